@@ -1,0 +1,110 @@
+// Package conformance is the core that all suites share: what a rule is, how a
+// suite of them runs against a plugin, and what its report looks like.
+//
+// A suite (conformance/cnisuite and its siblings) is a table of rules over one
+// kind of target. Each rule holds the target to one sentence of a published
+// specification and looks only at the wire and the kernel, never at how a
+// plugin is made. `nodekit conform` and a plugin's own `go test` run the same
+// table.
+//
+// Every rule is proven: for each there is a mutant, a plugin with one fault,
+// that the rule must catch (see Mutant). Rule ids are stable and never reused.
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+)
+
+// Level is how binding the specification makes a rule's sentence.
+type Level string
+
+// The levels, in the sense of RFC 2119. A failed Advisory or Should rule is
+// reported and does not make a report fail.
+const (
+	Must     Level = "MUST"
+	Should   Level = "SHOULD"
+	Advisory Level = "ADVISORY"
+)
+
+// Tier says how long a rule may take, and so when it is run. Quick rules
+// together take seconds; crash rules kill the plugin; soak rules run for
+// minutes. A run of one tier includes the tiers before it.
+type Tier int
+
+// The tiers.
+const (
+	Quick Tier = iota
+	Crash
+	Soak
+)
+
+// Spec is the place in a specification that a rule comes from.
+type Spec struct {
+	Document string // "CNI", "CSI", "CRI", "device plugin API", ...
+	Version  string // the version of the document that the sentence is quoted from
+	Section  string // the document's own heading or method name
+	Sentence string // the duty, in the specification's words, shortened at most
+}
+
+// String returns "CNI 1.1.0, DEL: ...".
+func (s Spec) String() string {
+	return fmt.Sprintf("%s %s, %s: %s", s.Document, s.Version, s.Section, s.Sentence)
+}
+
+// Rule is one requirement, checked on a target of type T.
+type Rule[T any] struct {
+	// ID is stable across releases and never reused: "CNI-DEL-001".
+	ID    string
+	Level Level
+	Tier  Tier
+	// Title says in a few words what a conforming plugin does.
+	Title string
+	Spec  Spec
+	// Check returns nil when the target conforms, an error that says what was
+	// seen (and what was expected) when it does not, and NotApplicable when
+	// the target does not claim what the rule is about. A check leaves the
+	// machine as it found it, also when it fails. It must stop when ctx ends.
+	Check func(ctx context.Context, in *Input[T]) error
+}
+
+// Input is what a check gets. A new one is made for every run of a rule.
+type Input[T any] struct {
+	Target T
+	// Rand is seeded from the run's seed and the rule's id alone, so that
+	// `--rule ID --seed N` repeats exactly this rule's choices.
+	Rand *rand.Rand
+	// Log goes to the user with --verbose. It is never nil.
+	Log *slog.Logger
+	// TempDir is an empty directory that is removed after the check.
+	TempDir string
+}
+
+// Suite is a table of rules for one interface.
+type Suite[T any] struct {
+	Name    string // "cni", "csi", "deviceplugin", "cri", "pod"
+	Version string // the suite's own version, which changes with its rules
+	Rules   []Rule[T]
+}
+
+// NotApplicable returns the error with which a check says that the target does
+// not claim what the rule is about; the result is "na" with the reason.
+func NotApplicable(format string, args ...any) error {
+	return &notApplicable{fmt.Sprintf(format, args...)}
+}
+
+type notApplicable struct{ reason string }
+
+func (n *notApplicable) Error() string { return n.reason }
+
+// naReason returns the reason of a NotApplicable error in err's chain.
+func naReason(err error) (string, bool) {
+	var n *notApplicable
+	if errors.As(err, &n) {
+		return n.reason, true
+	}
+	return "", false
+}

@@ -1,0 +1,249 @@
+// Package journal records intents: what a process is about to do to the
+// machine, written durably before the act and confirmed after it. After a
+// crash the open intents say exactly what may be half done.
+//
+//	id, err := j.Begin("cni-add", attachment) // durable when it returns
+//	...                                       // act; must be safe to undo or repeat
+//	err = j.Done(id)
+//
+// At the next start Pending returns every intent that was not confirmed, in the
+// order they were begun; the owner finishes or undoes each and confirms it.
+// A confirmation is not synced to disk: one lost in a crash only means that the
+// intent is replayed, so acts and their undoing must be idempotent.
+//
+// The file is a version line and one checksummed JSON record a line. A torn
+// last line, which is what a crash leaves, is dropped; damage anywhere else is
+// an error, because dropping it could leak what it describes. A file of a newer
+// version is refused. One process owns a journal at a time (flock).
+//
+// A Journal is safe for concurrent use.
+package journal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+const header = "nodekit-journal 1\n"
+
+// compactAbove is the size in bytes above which a journal without open
+// intents is emptied. It bounds both the file and the time to open it.
+const compactAbove = 256 << 10
+
+// ID identifies an intent among those its journal holds.
+type ID uint64
+
+// Entry is an intent that was begun and not confirmed.
+type Entry struct {
+	ID   ID              `json:"id"`
+	Kind string          `json:"kind,omitempty"`
+	Data json.RawMessage `json:"data,omitempty"`
+	Done bool            `json:"done,omitempty"`
+}
+
+// Journal is an open journal file.
+type Journal struct {
+	mu   sync.Mutex
+	path string
+	file *os.File
+	size int64
+	next ID
+	open []Entry // in the order they were begun
+}
+
+// Open opens or creates the journal at path, whose directory must exist. A
+// journal that another process has open is refused with fault.AlreadyExists, a
+// damaged or newer one with fault.FailedPrecondition.
+func Open(path string) (*Journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening journal: %w", err)
+	}
+	j := &Journal{path: path, file: f, next: 1}
+	if err := j.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening journal %q: %w", path, err), f.Close())
+	}
+	return j, nil
+}
+
+func (j *Journal) load() error {
+	if err := unix.Flock(int(j.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fault.AlreadyExists.Errorf("another process has it open")
+		}
+		return err
+	}
+	content, err := os.ReadFile(j.path)
+	if err != nil {
+		return err
+	}
+	if len(content) < len(header) { // new, or torn while it was created
+		return j.reset()
+	}
+	body, ok := bytes.CutPrefix(content, []byte(header))
+	if !ok {
+		first, _, _ := bytes.Cut(content, []byte("\n"))
+		return fault.FailedPrecondition.Errorf("it begins with %.40q, and this program reads %q: use the version that wrote it", first, header)
+	}
+	good, err := j.replay(body)
+	if err != nil {
+		return err
+	}
+	j.size = int64(len(header) + good)
+	if err := j.file.Truncate(j.size); err != nil {
+		return err
+	}
+	_, err = j.file.Seek(j.size, 0)
+	return err
+}
+
+// replay rebuilds the open intents and returns how many bytes are whole lines.
+func (j *Journal) replay(body []byte) (good int, err error) {
+	for good < len(body) {
+		end := bytes.IndexByte(body[good:], '\n')
+		if end < 0 {
+			return good, nil // torn tail
+		}
+		e, err := parse(body[good : good+end])
+		if err != nil {
+			if good+end+1 == len(body) {
+				return good, nil // torn tail that happens to end in a newline
+			}
+			return 0, fault.FailedPrecondition.Errorf("byte %d: %w; move the file away to start without it, after checking what it describes", len(header)+good, err)
+		}
+		j.apply(e)
+		good += end + 1
+	}
+	return good, nil
+}
+
+func (j *Journal) apply(e Entry) {
+	j.next = max(j.next, e.ID+1)
+	if !e.Done {
+		j.open = append(j.open, e)
+		return
+	}
+	j.open = slices.DeleteFunc(j.open, func(o Entry) bool { return o.ID == e.ID })
+}
+
+// Begin records that the caller is about to act. It returns once the record is
+// on disk. On an error the act must not be done.
+func (j *Journal) Begin(kind string, data any) (ID, error) {
+	raw, err := json.Marshal(data)
+	if err != nil {
+		return 0, fmt.Errorf("journalling %s: %w", kind, err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e := Entry{ID: j.next, Kind: kind, Data: raw}
+	if err := j.append(e); err != nil {
+		return 0, fmt.Errorf("journalling %s: %w", kind, err)
+	}
+	if err := syncData(j.file); err != nil {
+		return 0, fmt.Errorf("journalling %s: %w", kind, err)
+	}
+	j.apply(e)
+	return e.ID, nil
+}
+
+// Done confirms that the act of the intent is complete, or undone. Confirming
+// an intent twice does nothing.
+func (j *Journal) Done(id ID) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !slices.ContainsFunc(j.open, func(e Entry) bool { return e.ID == id }) {
+		return nil
+	}
+	e := Entry{ID: id, Done: true}
+	if err := j.append(e); err != nil {
+		return fmt.Errorf("confirming intent %d: %w", id, err)
+	}
+	j.apply(e)
+	if len(j.open) == 0 && j.size > compactAbove {
+		return j.compact()
+	}
+	return nil
+}
+
+// Pending returns the open intents, oldest first.
+func (j *Journal) Pending() []Entry {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.open)
+}
+
+// Close releases the journal. Open intents stay open.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.file.Close()
+}
+
+func (j *Journal) append(e Entry) error {
+	line, err := format(e)
+	if err != nil {
+		return err
+	}
+	n, err := j.file.WriteAt(line, j.size)
+	if err != nil {
+		// A part of the line may be there; the next append overwrites it.
+		return err
+	}
+	j.size += int64(n)
+	return nil
+}
+
+// reset makes the file an empty journal of this version.
+func (j *Journal) reset() error {
+	if err := j.file.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := j.file.WriteAt([]byte(header), 0); err != nil {
+		return err
+	}
+	j.size = int64(len(header))
+	if err := j.file.Sync(); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(j.path))
+}
+
+// compact empties the file but keeps the id counter moving: ids are only
+// unique within a file, and an empty one has no intent to confuse them with.
+func (j *Journal) compact() error {
+	if err := j.file.Truncate(int64(len(header))); err != nil {
+		return err
+	}
+	j.size = int64(len(header))
+	return nil
+}
+
+func format(e Entry) ([]byte, error) {
+	rec, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%08x %s\n", crc32.ChecksumIEEE(rec), rec), nil
+}
+
+func parse(line []byte) (e Entry, err error) {
+	sum, rec, ok := bytes.Cut(line, []byte(" "))
+	want, perr := strconv.ParseUint(string(sum), 16, 32)
+	if !ok || perr != nil || uint32(want) != crc32.ChecksumIEEE(rec) {
+		return e, errors.New("the checksum of a record does not match")
+	}
+	return e, json.Unmarshal(rec, &e)
+}

@@ -1,0 +1,115 @@
+package journal_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/journal"
+)
+
+func open(t *testing.T, path string) *journal.Journal {
+	t.Helper()
+	j, err := journal.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func begin(t *testing.T, j *journal.Journal, kind string) journal.ID {
+	t.Helper()
+	id, err := j.Begin(kind, map[string]string{"of": kind})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestPendingSurvivesReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	a, b := begin(t, j, "a"), begin(t, j, "b")
+	begin(t, j, "c")
+	if err := errors.Join(j.Done(b), j.Done(b), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	j = open(t, path)
+	defer j.Close()
+	p := j.Pending()
+	if len(p) != 2 || p[0].ID != a || p[0].Kind != "a" || p[1].Kind != "c" || string(p[1].Data) != `{"of":"c"}` {
+		t.Fatalf("pending after reopen: %v", p)
+	}
+	if next := begin(t, j, "d"); next <= p[1].ID {
+		t.Fatalf("id %d was given twice", next)
+	}
+}
+
+// TestCutAnywhere cuts the file after every byte, which is what a crash can
+// leave, and expects every intent whose line is whole.
+func TestCutAnywhere(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "j")
+	j := open(t, path)
+	begin(t, j, "a")
+	begin(t, j, "b")
+	j.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(whole) + 1 {
+		cut := filepath.Join(dir, "cut")
+		if err := os.WriteFile(cut, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := open(t, cut)
+		if got, want := len(j.Pending()), max(0, strings.Count(string(whole[:n]), "\n")-1); got != want {
+			t.Errorf("cut at %d: %d intents, want %d", n, got, want)
+		}
+		begin(t, j, "again")
+		j.Close()
+		open(t, cut).Close()
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	begin(t, j, "a")
+	begin(t, j, "b")
+	if _, err := journal.Open(path); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("second opener got %v", err)
+	}
+	j.Close()
+
+	whole, _ := os.ReadFile(path)
+	damaged := []byte(strings.Replace(string(whole), `"a"`, `"x"`, 1))
+	newer := []byte(strings.Replace(string(whole), "journal 1", "journal 2", 1))
+	for name, content := range map[string][]byte{"damaged": damaged, "newer": newer} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := journal.Open(path); !errors.Is(err, fault.FailedPrecondition) {
+			t.Errorf("%s journal: got %v", name, err)
+		}
+	}
+}
+
+func TestStaysSmall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	defer j.Close()
+	for range 5000 {
+		if err := j.Done(begin(t, j, strings.Repeat("x", 100))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Size() > 300<<10 {
+		t.Fatalf("journal has %d bytes (%v)", fi.Size(), err)
+	}
+}

@@ -1,0 +1,174 @@
+// Package rpc is the gRPC plumbing that CRI, CSI and device plugins share:
+// endpoints on unix sockets, one interceptor on each side, and the one table
+// between error kinds (internal/fault) and gRPC codes.
+//
+// Server side: a handler's error kind becomes its code, a panic becomes
+// Internal and the server goes on, each call is one debug line. Client side:
+// the code becomes the kind again, the call is attributed to the Pod of its
+// context (internal/call) and reported to the Observer.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// MaxMessage is the size limit for messages in both directions, in bytes: the
+// 16 MiB that the kubelet uses for CRI.
+const MaxMessage = 16 << 20
+
+// SocketPath returns the file of a unix endpoint: "unix:///run/x.sock",
+// "unix:/run/x.sock" or an absolute path.
+func SocketPath(endpoint string) (string, error) {
+	p := endpoint
+	if rest, ok := strings.CutPrefix(endpoint, "unix:"); ok {
+		p = rest
+		if after, ok := strings.CutPrefix(rest, "//"); ok {
+			p = after
+		}
+	}
+	if !strings.HasPrefix(p, "/") {
+		return "", fault.Invalid.Errorf("endpoint %q: want unix:///absolute/path.sock", endpoint)
+	}
+	if len(p) > 107 {
+		return "", fault.Invalid.Errorf("endpoint %q: the path has %d bytes, and unix(7) allows 107: choose a shorter directory", endpoint, len(p))
+	}
+	return p, nil
+}
+
+// Listen listens on a unix endpoint, readable by its owner alone. A socket
+// file that nobody answers on any more is replaced; one that somebody serves
+// is refused with fault.AlreadyExists. Closing the listener removes the file.
+func Listen(endpoint string) (net.Listener, error) {
+	p, err := SocketPath(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if c, err := net.DialTimeout("unix", p, time.Second); err == nil {
+		c.Close()
+		return nil, fault.AlreadyExists.Errorf("listening on %q: another process serves this socket", p)
+	}
+	if fi, err := os.Lstat(p); err == nil {
+		if fi.Mode()&os.ModeSocket == 0 {
+			return nil, fault.AlreadyExists.Errorf("listening on %q: the path exists and is not a socket", p)
+		}
+		if err := os.Remove(p); err != nil {
+			return nil, fmt.Errorf("listening on %q: removing the stale socket: %w", p, err)
+		}
+	}
+	l, err := net.Listen("unix", p)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %q: %w", p, err)
+	}
+	if err := os.Chmod(p, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// ServerOptions returns the options every server of the kit is made with.
+// A nil logger discards.
+func ServerOptions(family string, log *slog.Logger) []grpc.ServerOption {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	in := &serverSide{family: family, log: log}
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
+		grpc.ChainUnaryInterceptor(in.unary), grpc.ChainStreamInterceptor(in.stream),
+	}
+}
+
+// Serve serves on l until ctx ends, lets calls in flight finish for up to
+// grace, and returns nil then. It returns the listener's error otherwise.
+func Serve(ctx context.Context, s *grpc.Server, l net.Listener, grace time.Duration) error {
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(grace, s.Stop)
+		s.GracefulStop()
+		t.Stop()
+	})
+	defer stop()
+	if err := s.Serve(l); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serving %q: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Dial returns a connection to a unix endpoint. It does not wait for the peer:
+// the first call connects, and a peer that restarts is reconnected to.
+func Dial(endpoint, family string, observe call.Observer) (*grpc.ClientConn, error) {
+	p, err := SocketPath(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	in := &clientSide{family: family, plugin: p, observe: observe}
+	return grpc.NewClient("unix://"+p,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(quickReconnect()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithChainUnaryInterceptor(in.unary), grpc.WithChainStreamInterceptor(in.stream))
+}
+
+type serverSide struct {
+	family string
+	log    *slog.Logger
+}
+
+func (s *serverSide) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	start := time.Now()
+	defer func() { err = s.finish(ctx, info.FullMethod, start, recover(), err) }()
+	return next(ctx, req)
+}
+
+func (s *serverSide) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	start := time.Now()
+	defer func() { err = s.finish(ss.Context(), info.FullMethod, start, recover(), err) }()
+	return next(srv, ss)
+}
+
+func (s *serverSide) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
+	if panicked != nil {
+		s.log.ErrorContext(ctx, "handler panicked", "method", method, "panic", panicked, "stack", string(debug.Stack()))
+		err = fault.Internal.Errorf("%s panicked: see the log of the plugin", path.Base(method))
+	}
+	s.log.DebugContext(ctx, "rpc", "family", s.family, "method", path.Base(method), "dur", time.Since(start), "err", err)
+	return ToStatus(err)
+}
+
+type clientSide struct {
+	family, plugin string
+	observe        call.Observer
+}
+
+func (c *clientSide) call(method string) call.Call {
+	return call.Call{Family: c.family, Plugin: c.plugin, Method: path.Base(method), Start: time.Now()}
+}
+
+func (c *clientSide) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	this := c.call(method)
+	err := FromStatus(invoke(ctx, method, req, reply, cc, opts...))
+	c.observe.Done(ctx, this, err)
+	return err
+}
+
+func (c *clientSide) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	this := c.call(method)
+	s, err := open(ctx, desc, cc, method, opts...)
+	err = FromStatus(err)
+	c.observe.Done(ctx, this, err)
+	return s, err
+}

@@ -1,0 +1,89 @@
+// Package testenv is the only way in which a test of this repository may
+// skip: it names what the test needs from the machine. A name listed in
+// TESTENV_REQUIRE (comma separated, "all" for every one) turns the skip into a
+// failure, which is how CI proves that nothing was silently left out.
+package testenv
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Need is something that a test needs from the machine.
+type Need string
+
+// What tests may need. Root means effective uid 0 with the capability to
+// create namespaces and mounts; OCIRuntime means crun or runc in PATH.
+const (
+	Root       Need = "root"
+	OCIRuntime Need = "ociruntime"
+	NFT        Need = "nft"        // the nft tool, to look at rules from outside
+	Containerd Need = "containerd" // Debian's containerd and ctr
+	CNIPlugins Need = "cniplugins" // upstream's binaries in /usr/lib/cni
+	QEMU       Need = "qemu"
+)
+
+// Require skips the test unless the machine has every one of the needs, or
+// fails it when TESTENV_REQUIRE names the missing one.
+func Require(t testing.TB, needs ...Need) {
+	t.Helper()
+	for _, n := range needs {
+		missing := check(n)
+		if missing == "" {
+			continue
+		}
+		if required(n) {
+			t.Fatalf("this test needs %s, TESTENV_REQUIRE demands it, and %s", n, missing)
+		}
+		t.Skipf("this test needs %s, and %s", n, missing)
+	}
+}
+
+func required(n Need) bool {
+	list := strings.Split(os.Getenv("TESTENV_REQUIRE"), ",")
+	return slices.Contains(list, "all") || slices.Contains(list, string(n))
+}
+
+func check(n Need) (missing string) {
+	switch n {
+	case Root:
+		if os.Geteuid() != 0 {
+			return "the effective uid is not 0: run it with sudo"
+		}
+		return ""
+	case OCIRuntime:
+		if anyInPath("crun", "runc") {
+			return ""
+		}
+		return "neither crun nor runc is in PATH: apt-get install runc"
+	case NFT:
+		return inPath("nft", "nftables")
+	case Containerd:
+		return inPath("containerd", "containerd")
+	case QEMU:
+		return inPath("qemu-system-x86_64", "qemu-system-x86")
+	case CNIPlugins:
+		if _, err := os.Stat("/usr/lib/cni/bridge"); err != nil {
+			return "/usr/lib/cni/bridge is missing: apt-get install containernetworking-plugins"
+		}
+		return ""
+	}
+	return "testenv does not know " + string(n)
+}
+
+func anyInPath(names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool {
+		_, err := exec.LookPath(n)
+		return err == nil
+	})
+}
+
+func inPath(program, pkg string) (missing string) {
+	if anyInPath(program) {
+		return ""
+	}
+	return program + " is not in PATH: apt-get install " + pkg
+}

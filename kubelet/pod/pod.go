@@ -1,0 +1,96 @@
+// Package pod holds the plain data that the parts of the kubelet hand to each
+// other, and the pure decisions over it: the plan (what to do next with a Pod)
+// and its helpers. Nothing here does I/O, reads a clock or starts a goroutine,
+// so all of it is tested without root.
+//
+// The parts of the kubelet import this package and never each other.
+package pod
+
+import (
+	"errors"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+)
+
+// CallOf returns the identity under which calls for the Pod are made.
+func CallOf(p *v1.Pod) call.Pod {
+	return call.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}
+}
+
+// Volume is a Pod's volume, ready on the host.
+type Volume struct {
+	// HostPath is the directory, or the file of a file hostPath, that containers mount.
+	HostPath string
+	// ReadOnly forces every mount of the volume read-only.
+	ReadOnly bool
+}
+
+// Volumes are a Pod's volumes by their name in the spec.
+type Volumes map[string]Volume
+
+// Devices is what device plugins answered for one container, merged over all
+// its resources.
+type Devices struct {
+	Envs        map[string]string
+	Mounts      []DeviceMount
+	Nodes       []DeviceNode
+	Annotations map[string]string
+	CDI         []string // fully qualified CDI device names
+}
+
+// DeviceMount is a mount that a device plugin asked for.
+type DeviceMount struct {
+	ContainerPath, HostPath string
+	ReadOnly                bool
+}
+
+// DeviceNode is a device node that a device plugin asked for. Permissions is
+// some of "rwm".
+type DeviceNode struct {
+	ContainerPath, HostPath, Permissions string
+}
+
+// WaitError says that a Pod cannot go on yet and for what it waits: a plugin
+// that has not registered, an object that does not exist. It is not a failure:
+// the worker shows it in the Pod's status and tries again, at once when a
+// source it watches changes and otherwise with back-off.
+type WaitError struct {
+	// Reason is one CamelCase word for the status, e.g. "FailedMount".
+	Reason string
+	// For is what is waited for, and what the user can do about it.
+	For string
+	Err error
+}
+
+// Error returns what is waited for, with the cause.
+func (w *WaitError) Error() string {
+	if w.Err == nil {
+		return "waiting for " + w.For
+	}
+	return fmt.Sprintf("waiting for %s: %v", w.For, w.Err)
+}
+
+// Unwrap returns the cause.
+func (w *WaitError) Unwrap() error { return w.Err }
+
+// Waiting returns the WaitError in err's chain, or nil.
+func Waiting(err error) *WaitError {
+	var w *WaitError
+	if errors.As(err, &w) {
+		return w
+	}
+	return nil
+}
+
+// RejectError says that a Pod can never run here. Its phase becomes Failed
+// with the reason, finally.
+type RejectError struct {
+	Reason  string // one CamelCase word: "UnexpectedAdmissionError", ...
+	Message string
+}
+
+// Error returns the message.
+func (r *RejectError) Error() string { return r.Message }
