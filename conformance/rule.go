@@ -74,6 +74,9 @@ type Rule[T any] struct {
 // Input is what a check gets. A new one is made for every run of a rule.
 type Input[T any] struct {
 	Target T
+	// Profile is what the author of the target declares; nil when nothing.
+	// Its methods accept nil.
+	Profile *Profile
 	// Rand is seeded from the run's seed and the rule's id alone, so that
 	// `--rule ID --seed N` repeats exactly this rule's choices.
 	Rand *rand.Rand
@@ -88,6 +91,9 @@ type Suite[T any] struct {
 	Name    string // "cni", "csi", "deviceplugin", "cri", "pod"
 	Version string // the suite's own version, which changes with its rules
 	Rules   []Rule[T]
+	// Facts are the names that a profile may declare for this suite, each
+	// with its meaning. A profile that declares another is refused.
+	Facts map[string]string
 }
 
 // NotApplicable returns the error with which a check says that the target does

@@ -1,0 +1,81 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"runtime/debug"
+	"time"
+)
+
+// panicked is the error of a check that did not return: a fault of the check,
+// which makes its rule fail and proves nothing about the target.
+type panicked struct{ what string }
+
+func (p *panicked) Error() string { return p.what }
+
+// check runs a rule's check in a goroutine of its own, so that one that
+// ignores its context cannot hold up the run for ever. stopped is false when
+// the check was still at work stopGrace after ctx ended.
+func (r *runner[T]) check(ctx context.Context, rule *Rule[T]) (seen error, stopped bool) {
+	done := make(chan error, 1)
+	go func() { done <- r.checkInDir(ctx, rule) }()
+	select {
+	case seen = <-done:
+		return seen, true
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(stopGrace)
+	defer grace.Stop()
+	select {
+	case seen = <-done:
+		return seen, true
+	case <-grace.C:
+		return nil, false
+	}
+}
+
+func (r *runner[T]) checkInDir(ctx context.Context, rule *Rule[T]) (seen error) {
+	// The name is short: checks put unix sockets below it, whose paths are
+	// limited to 107 bytes.
+	dir, err := os.MkdirTemp("", "nk")
+	if err != nil {
+		return &panicked{fmt.Sprintf("making a directory for the check: %v", err)}
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil && seen == nil {
+			seen = fmt.Errorf("removing the check's directory: %w", err)
+		}
+	}()
+	in := &Input[T]{
+		Target: r.target, Profile: r.opts.Profile, TempDir: dir,
+		Rand: rand.New(rand.NewPCG(r.opts.Seed, hash(rule.ID))),
+		Log:  r.opts.Logger.With("rule", rule.ID),
+	}
+	return protect(ctx, rule, in)
+}
+
+// protect turns a panic or a runtime.Goexit of the check into an error.
+func protect[T any](ctx context.Context, rule *Rule[T], in *Input[T]) (seen error) {
+	returned := make(chan error, 1)
+	go func() {
+		seen := error(&panicked{"the check ended its goroutine without a result"})
+		defer func() {
+			if p := recover(); p != nil {
+				in.Log.Error("check panicked", "panic", p, "stack", string(debug.Stack()))
+				seen = &panicked{fmt.Sprintf("the check panicked: %v", p)}
+			}
+			returned <- seen
+		}()
+		seen = rule.Check(ctx, in)
+	}()
+	return <-returned
+}
+
+func hash(id string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id)) // never fails
+	return h.Sum64()
+}

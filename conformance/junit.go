@@ -1,0 +1,71 @@
+package conformance
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+)
+
+type junitSuites struct {
+	XMLName xml.Name   `xml:"testsuites"`
+	Suite   junitSuite `xml:"testsuite"`
+}
+
+type junitSuite struct {
+	Name      string      `xml:"name,attr"`
+	Tests     int         `xml:"tests,attr"`
+	Failures  int         `xml:"failures,attr"`
+	Skipped   int         `xml:"skipped,attr"`
+	Time      string      `xml:"time,attr"`
+	Timestamp string      `xml:"timestamp,attr"`
+	Cases     []junitCase `xml:"testcase"`
+}
+
+type junitCase struct {
+	Class   string     `xml:"classname,attr"`
+	Name    string     `xml:"name,attr"`
+	Time    string     `xml:"time,attr"`
+	Failure *junitText `xml:"failure,omitempty"`
+	Skipped *junitText `xml:"skipped,omitempty"`
+}
+
+type junitText struct {
+	Message string `xml:"message,attr"`
+	Text    string `xml:",chardata"`
+}
+
+// WriteJUnit writes the report as JUnit XML. Only a failed Must rule is a
+// failure there. What was waived, is not applicable or is not as recommended
+// is skipped, with the reason.
+func (r *Report) WriteJUnit(w io.Writer) error {
+	suite := junitSuite{
+		Name: "conformance." + r.Suite, Tests: len(r.Results), Time: fmt.Sprintf("%.3f", r.Seconds()),
+		Timestamp: r.Started.Format("2006-01-02T15:04:05"),
+	}
+	for i := range r.Results {
+		result := &r.Results[i]
+		c := junitCase{Class: suite.Name, Name: result.ID + " " + result.Title, Time: fmt.Sprintf("%.3f", result.Seconds)}
+		switch {
+		case result.violation():
+			suite.Failures++
+			c.Failure = &junitText{Message: result.Message, Text: r.failure(result)}
+		case result.Status == Fail:
+			suite.Skipped++
+			c.Skipped = &junitText{Message: fmt.Sprintf("%s not met", result.Level), Text: r.failure(result)}
+		case result.Status != Pass:
+			suite.Skipped++
+			c.Skipped = &junitText{Message: result.word() + ": " + result.Message}
+		}
+		suite.Cases = append(suite.Cases, c)
+	}
+	if _, err := io.WriteString(w, xml.Header); err != nil {
+		return err
+	}
+	enc := xml.NewEncoder(w)
+	enc.Indent("", "  ")
+	if err := enc.Encode(junitSuites{Suite: suite}); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}

@@ -1,0 +1,100 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Profile is what the author of a plugin declares about it before it is
+// tested: which rules do not apply and why, and facts that no wire tells.
+//
+//	suite: cni
+//	waivers:
+//	  CNI-CHECK-002: the fabric re-creates routes by itself within a second
+//	facts:
+//	  mtu: "1450"
+//
+// The methods accept a nil profile, which declares nothing. A profile must not
+// be changed while a run uses it.
+type Profile struct {
+	// Suite is the name of the suite that the profile is for. Empty means any.
+	Suite string `json:"suite,omitempty"`
+	// Waivers maps the id of a rule to the reason why it does not apply. A
+	// waived rule is not run. An id that the suite does not have and an empty
+	// reason are errors.
+	Waivers map[string]string `json:"waivers,omitempty"`
+	// Facts maps names that the suite knows to values.
+	Facts map[string]string `json:"facts,omitempty"`
+}
+
+// ParseProfile reads a profile from YAML. Unknown and duplicate fields are
+// errors. Whether ids and facts exist is checked when a suite runs with it.
+func ParseProfile(data []byte) (*Profile, error) {
+	var p Profile
+	if err := yaml.UnmarshalStrict(data, &p); err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	return &p, nil
+}
+
+// LoadProfile reads a profile from a YAML file.
+func LoadProfile(path string) (*Profile, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading profile: %w", err)
+	}
+	p, err := ParseProfile(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// Fact returns the declared value of a fact, and whether there is one.
+func (p *Profile) Fact(name string) (value string, declared bool) {
+	if p == nil {
+		return "", false
+	}
+	value, declared = p.Facts[name]
+	return value, declared
+}
+
+// waiver returns the reason why a rule is waived, and whether it is.
+func (p *Profile) waiver(id string) (reason string, waived bool) {
+	if p == nil {
+		return "", false
+	}
+	reason, waived = p.Waivers[id]
+	return reason, waived
+}
+
+// checkProfile holds a profile against the suite: everything in it must mean
+// something there.
+func (s *Suite[T]) checkProfile(p *Profile) error {
+	if p == nil {
+		return nil
+	}
+	var errs []error
+	if p.Suite != "" && p.Suite != s.Name {
+		errs = append(errs, fmt.Errorf("profile is for suite %q, not %q", p.Suite, s.Name))
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.Waivers)) {
+		if s.rule(id) == nil {
+			errs = append(errs, fmt.Errorf("waiver for %q: suite %q has no such rule", id, s.Name))
+		}
+		if p.Waivers[id] == "" {
+			errs = append(errs, fmt.Errorf("waiver for %q: the reason is missing", id))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Facts)) {
+		if _, known := s.Facts[name]; !known {
+			errs = append(errs, fmt.Errorf("fact %q: suite %q knows %q", name, s.Name, slices.Sorted(maps.Keys(s.Facts))))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,209 @@
+package conformance_test
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// mixed returns a report that has each status, and failures of both kinds.
+func mixed(t *testing.T, progress *strings.Builder) *conformance.Report {
+	t.Helper()
+	s := newSuite()
+	s.Rules = append(s.Rules, newRule("T-C-001", conformance.Must, conformance.Quick))
+	seen := target{
+		"T-A-001": errors.New("left <b>eth0</b> behind\nand \x1b[31mveth1"),
+		"T-A-002": errors.New("slow"),
+		"T-B-001": conformance.NotApplicable("no %s", "IPv6"),
+	}
+	opts := &conformance.Options{
+		Tier: conformance.Crash, Seed: 42, Command: "nodekit conform test ./p",
+		Profile: &conformance.Profile{Waivers: map[string]string{"T-C-001": "agreed"}},
+	}
+	if progress != nil {
+		opts.Progress = progress
+	}
+	report, err := s.Run(t.Context(), seen, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func TestFailed(t *testing.T) {
+	report := mixed(t, nil)
+	if !report.Failed() {
+		t.Error("a failed MUST did not fail the report")
+	}
+	report.Result("T-A-001").Status = conformance.Pass
+	if report.Failed() {
+		t.Error("a failed SHOULD failed the report")
+	}
+}
+
+func TestTextAndProgress(t *testing.T) {
+	var progress, text strings.Builder
+	report := mixed(t, &progress)
+	if err := report.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"T 1.0, S: A plugin MUST do T-A-001.", "left <b>eth0</b> behind",
+		"nodekit conform test ./p --rule T-A-001 --seed 42", "warn T-A-002",
+		"FAILED: suite test 1 (crash, seed 42): 0 passed, 1 failed, 1 not as recommended, 1 waived, 1 not applicable",
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("text lacks %q:\n%s", want, text.String())
+		}
+	}
+	if lines := strings.Count(progress.String(), "\n"); lines != len(report.Results) {
+		t.Errorf("%d progress lines for %d rules:\n%s", lines, len(report.Results), progress.String())
+	}
+	if strings.Contains(text.String()+progress.String(), "\x1b") {
+		t.Error("a plugin's escape sequence reached the terminal")
+	}
+}
+
+func TestJUnit(t *testing.T) {
+	var b strings.Builder
+	if err := mixed(t, nil).WriteJUnit(&b); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Suite struct {
+			Tests    int `xml:"tests,attr"`
+			Failures int `xml:"failures,attr"`
+			Skipped  int `xml:"skipped,attr"`
+			Cases    []struct {
+				Name    string `xml:"name,attr"`
+				Failure *struct {
+					Text string `xml:",chardata"`
+				} `xml:"failure"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
+	if err := xml.Unmarshal([]byte(b.String()), &got); err != nil {
+		t.Fatalf("%v in\n%s", err, b.String())
+	}
+	if s := got.Suite; s.Tests != 4 || s.Failures != 1 || s.Skipped != 3 || len(s.Cases) != 4 {
+		t.Errorf("suite %+v", s)
+	}
+	if f := got.Suite.Cases[0].Failure; f == nil || !strings.Contains(f.Text, "--rule T-A-001 --seed 42") {
+		t.Errorf("failure %+v", f)
+	}
+}
+
+func TestHTML(t *testing.T) {
+	var b strings.Builder
+	if err := mixed(t, nil).WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	page := b.String()
+	if strings.Contains(page, "<b>eth0") || !strings.Contains(page, "&lt;b&gt;eth0") {
+		t.Error("what a plugin printed is not escaped")
+	}
+	if loads := regexp.MustCompile(`(?i)(src|href)=|@import|url\(`).FindString(page); loads != "" {
+		t.Errorf("the page is not self-contained: %q", loads)
+	}
+	for _, want := range []string{"T-B-001", "no IPv6", "--rule T-A-001 --seed 42", "agreed"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("page lacks %q", want)
+		}
+	}
+}
+
+func TestJSONFollowsSchema(t *testing.T) {
+	var schema map[string]any
+	if err := json.Unmarshal([]byte(conformance.JSONSchema()), &schema); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := mixed(t, nil).WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var report map[string]any
+	if err := json.Unmarshal([]byte(b.String()), &report); err != nil {
+		t.Fatal(err)
+	}
+	if errs := validate(schema, report, "report"); len(errs) > 0 {
+		t.Errorf("a report does not follow the schema: %q", errs)
+	}
+	for name, spoil := range map[string]func(first map[string]any){
+		"status":  func(first map[string]any) { first["status"] = "ok" },
+		"missing": func(first map[string]any) { delete(first, "spec") },
+		"id":      func(first map[string]any) { first["id"] = "t1" },
+		"type":    func(first map[string]any) { first["seconds"] = "1" },
+	} {
+		if err := json.Unmarshal([]byte(b.String()), &report); err != nil {
+			t.Fatal(err)
+		}
+		spoil(report["results"].([]any)[0].(map[string]any))
+		if errs := validate(schema, report, "report"); len(errs) == 0 {
+			t.Errorf("%s: the schema allows a spoilt report", name)
+		}
+	}
+}
+
+// validate checks a value against the part of JSON schema that the published
+// one uses; an unknown keyword is an error, so that none goes unchecked.
+func validate(schema map[string]any, value any, at string) (errs []string) {
+	for keyword, want := range schema {
+		ok := true
+		switch keyword {
+		case "$schema", "title", "description", "format":
+		case "type":
+			ok = hasType(value, want.(string))
+		case "const":
+			ok = value == want
+		case "enum":
+			ok = slices.Contains(want.([]any), value)
+		case "pattern":
+			ok = regexp.MustCompile(want.(string)).MatchString(fmt.Sprint(value))
+		case "minLength":
+			ok = float64(len(fmt.Sprint(value))) >= want.(float64)
+		case "minimum":
+			number, is := value.(float64)
+			ok = is && number >= want.(float64)
+		case "required":
+			object, is := value.(map[string]any)
+			ok = is && !slices.ContainsFunc(want.([]any), func(k any) bool { return object[k.(string)] == nil })
+		case "properties":
+			for name, s := range want.(map[string]any) {
+				if v, has := value.(map[string]any)[name]; has {
+					errs = append(errs, validate(s.(map[string]any), v, at+"."+name)...)
+				}
+			}
+		case "items":
+			for i, v := range value.([]any) {
+				errs = append(errs, validate(want.(map[string]any), v, fmt.Sprintf("%s[%d]", at, i))...)
+			}
+		default:
+			ok = false
+		}
+		if !ok {
+			errs = append(errs, fmt.Sprintf("%s: %v is against %s %v", at, value, keyword, want))
+		}
+	}
+	return errs
+}
+
+func hasType(value any, want string) bool {
+	switch v := value.(type) {
+	case string:
+		return want == "string"
+	case float64:
+		return want == "number" || (want == "integer" && v == float64(int64(v)))
+	case []any:
+		return want == "array"
+	case map[string]any:
+		return want == "object"
+	}
+	return false
+}

@@ -1,0 +1,152 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+)
+
+// Options of a run. Nil means the defaults, which are the zero values.
+type Options struct {
+	// Tier is the last tier to run. The zero value is Quick.
+	Tier Tier
+	// Only names the rules to run, by id or by pattern ("CNI-DEL-*", as in
+	// path.Match), whatever their tier. Empty means every rule up to Tier.
+	Only []string
+	// Seed makes the choices of every check repeatable. 0 means a new one,
+	// which the report names.
+	Seed uint64
+	// Profile is what the plugin's author declares. Nil means nothing.
+	Profile *Profile
+	// Progress gets one line per rule as soon as its result is known. Nil
+	// means none.
+	Progress io.Writer
+	// Timeout bounds one rule. 0 means 30 s for a quick rule, 2 minutes for
+	// a crash rule and 30 minutes for a soak rule.
+	Timeout time.Duration
+	// Command is the command that made this run, up to --rule and --seed:
+	// "nodekit conform cni ./my-plugin". Failures print it as the way to
+	// repeat them. Empty means "nodekit conform SUITE TARGET".
+	Command string
+	// Logger gets what checks log. Nil means discard.
+	Logger *slog.Logger
+}
+
+// stopGrace is how long a check may take to clean up after its context ended.
+const stopGrace = 20 * time.Second
+
+// Run runs the suite's rules one after the other and reports on them. A rule
+// that fails is part of the report, not an error: see Report.Failed.
+//
+// The error is for a run that could not start (an unknown rule, a profile that
+// does not fit) and for one that was cut short, because ctx ended or because a
+// check did not stop at its timeout and so may still be at work; the report
+// then holds the results so far, and is nil only when the run did not start.
+func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, error) {
+	r, rules, err := s.prepare(target, opts)
+	if err != nil {
+		return nil, err
+	}
+	for _, rule := range rules {
+		result, err := r.run(ctx, rule)
+		if result != nil {
+			r.report.add(*result)
+			r.progress(*result)
+		}
+		if err != nil {
+			return r.report, err
+		}
+	}
+	return r.report, nil
+}
+
+// runner is one run of a suite. It is used by one goroutine.
+type runner[T any] struct {
+	target T
+	opts   Options
+	report *Report
+}
+
+func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], error) {
+	r := &runner[T]{target: target}
+	if opts != nil {
+		r.opts = *opts
+	}
+	if r.opts.Logger == nil {
+		r.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if r.opts.Seed == 0 {
+		r.opts.Seed = uint64(rand.Uint32()) + 1 // short enough to type, and exact in every JSON reader
+	}
+	if r.opts.Command == "" {
+		r.opts.Command = fmt.Sprintf("nodekit conform %s TARGET", s.Name)
+	}
+	if err := s.Validate(); err != nil {
+		return nil, nil, err
+	}
+	if err := s.checkProfile(r.opts.Profile); err != nil {
+		return nil, nil, err
+	}
+	rules, err := s.selected(r.opts.Tier, r.opts.Only)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.report = &Report{
+		Schema: Schema, Suite: s.Name, Version: s.Version,
+		Tier: r.opts.Tier.String(), Seed: r.opts.Seed, Command: r.opts.Command,
+		Started: time.Now().UTC().Truncate(time.Millisecond), Results: []Result{},
+	}
+	return r, rules, nil
+}
+
+// run runs one rule. The result is nil when the run was cut short in it.
+func (r *runner[T]) run(ctx context.Context, rule *Rule[T]) (*Result, error) {
+	result := &Result{ID: rule.ID, Level: rule.Level, Title: rule.Title, Spec: rule.Spec.String()}
+	if reason, waived := r.opts.Profile.waiver(rule.ID); waived {
+		result.Status, result.Message = Waived, reason
+		return result, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("run of suite %q cut short before %s: %w", r.report.Suite, rule.ID, err)
+	}
+	limit := r.limit(rule.Tier)
+	ruleCtx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	start := time.Now()
+	seen, stopped := r.check(ruleCtx, rule)
+	result.Seconds = time.Since(start).Seconds()
+	if !stopped {
+		result.Status = Fail
+		result.Message = fmt.Sprintf("the check did not stop %s after its timeout of %s", stopGrace, limit)
+		return result, fmt.Errorf("run of suite %q cut short in %s: the check does not stop", r.report.Suite, rule.ID)
+	}
+	if err := ctx.Err(); err != nil && seen != nil {
+		return nil, fmt.Errorf("run of suite %q cut short in %s: %w", r.report.Suite, rule.ID, err)
+	}
+	result.judge(seen, errors.Is(ruleCtx.Err(), context.DeadlineExceeded), limit)
+	return result, nil
+}
+
+func (r *runner[T]) limit(tier Tier) time.Duration {
+	switch {
+	case r.opts.Timeout > 0:
+		return r.opts.Timeout
+	case tier == Quick:
+		return 30 * time.Second
+	case tier == Crash:
+		return 2 * time.Minute
+	}
+	return 30 * time.Minute
+}
+
+// progress prints the one line of a result. A broken terminal does not end
+// the run.
+func (r *runner[T]) progress(result Result) {
+	if r.opts.Progress != nil {
+		_, _ = fmt.Fprintln(r.opts.Progress, result.line())
+	}
+}

@@ -1,0 +1,254 @@
+package conformance_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// target is what the suite of these tests looks at: what each rule shall see.
+type target map[string]error
+
+type (
+	rule  = conformance.Rule[target]
+	input = conformance.Input[target]
+	suite = conformance.Suite[target]
+)
+
+func newRule(id string, level conformance.Level, tier conformance.Tier) rule {
+	return rule{
+		ID: id, Level: level, Tier: tier, Title: "does " + id,
+		Spec:  conformance.Spec{Document: "T", Version: "1.0", Section: "S", Sentence: "A plugin MUST do " + id + "."},
+		Check: func(_ context.Context, in *input) error { return in.Target[id] },
+	}
+}
+
+func newSuite() *suite {
+	return &suite{Name: "test", Version: "1", Rules: []rule{
+		newRule("T-A-001", conformance.Must, conformance.Quick),
+		newRule("T-A-002", conformance.Should, conformance.Quick),
+		newRule("T-B-001", conformance.Must, conformance.Crash),
+		newRule("T-B-002", conformance.Must, conformance.Soak),
+	}, Facts: map[string]string{"mtu": "what the links have"}}
+}
+
+func statuses(r *conformance.Report) map[string]conformance.Status {
+	got := make(map[string]conformance.Status)
+	for _, result := range r.Results {
+		got[result.ID] = result.Status
+	}
+	return got
+}
+
+func TestRunSelects(t *testing.T) {
+	tests := map[string]struct {
+		opts *conformance.Options
+		want map[string]conformance.Status
+	}{
+		"nil options": {nil, map[string]conformance.Status{"T-A-001": "pass", "T-A-002": "pass"}},
+		"crash includes quick": {
+			&conformance.Options{Tier: conformance.Crash},
+			map[string]conformance.Status{"T-A-001": "pass", "T-A-002": "pass", "T-B-001": "pass"},
+		},
+		"a named rule of a later tier": {
+			&conformance.Options{Only: []string{"T-B-002"}},
+			map[string]conformance.Status{"T-B-002": "pass"},
+		},
+		"a pattern": {
+			&conformance.Options{Only: []string{"T-B-*"}},
+			map[string]conformance.Status{"T-B-001": "pass", "T-B-002": "pass"},
+		},
+		"a waiver": {
+			&conformance.Options{Profile: &conformance.Profile{Waivers: map[string]string{"T-A-001": "because"}}},
+			map[string]conformance.Status{"T-A-001": "waived", "T-A-002": "pass"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			report, err := newSuite().Run(t.Context(), nil, test.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, statuses(report)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestRunRefuses(t *testing.T) {
+	twice := newSuite()
+	twice.Rules = append(twice.Rules, twice.Rules[0])
+	tests := map[string]struct {
+		suite *suite
+		opts  *conformance.Options
+		want  string
+	}{
+		"unknown rule":      {newSuite(), &conformance.Options{Only: []string{"T-Z-*"}}, `suite "test" has no rule "T-Z-*"`},
+		"unknown waiver":    {newSuite(), profile("waivers: {T-Z-001: why}"), `waiver for "T-Z-001": suite "test" has no such rule`},
+		"empty reason":      {newSuite(), profile(`waivers: {T-A-001: ""}`), "the reason is missing"},
+		"other suite":       {newSuite(), profile("suite: cni"), `profile is for suite "cni", not "test"`},
+		"unknown fact":      {newSuite(), profile("facts: {mut: '3'}"), `fact "mut": suite "test" knows ["mtu"]`},
+		"duplicate rule id": {twice, nil, `rule "T-A-001" stands twice`},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			report, err := test.suite.Run(t.Context(), nil, test.opts)
+			if err == nil || !strings.Contains(err.Error(), test.want) || report != nil {
+				t.Errorf("report %v, error %v; want an error with %q", report, err, test.want)
+			}
+		})
+	}
+}
+
+func profile(yaml string) *conformance.Options {
+	p, err := conformance.ParseProfile([]byte(yaml))
+	if err != nil {
+		panic(err)
+	}
+	return &conformance.Options{Profile: p}
+}
+
+func TestProfileIsStrict(t *testing.T) {
+	for name, text := range map[string]string{
+		"unknown field": "wavers: {}", "duplicate": "facts: {a: '1', a: '2'}", "not YAML": "\t:", "wrong type": "waivers: [x]",
+	} {
+		if _, err := conformance.ParseProfile([]byte(text)); err == nil {
+			t.Errorf("%s: %q was read without an error", name, text)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "p.yaml")
+	if err := os.WriteFile(path, []byte("suite: test\nfacts: {mtu: '1450'}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := conformance.LoadProfile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, ok := p.Fact("mtu"); v != "1450" || !ok {
+		t.Errorf("fact mtu is %q, %v", v, ok)
+	}
+}
+
+// TestRunSurvivesChecks holds that no way of not returning ends the run.
+func TestRunSurvivesChecks(t *testing.T) {
+	s := newSuite()
+	s.Rules = s.Rules[:2]
+	for name, test := range map[string]struct {
+		check func(context.Context, *input) error
+		want  string
+	}{
+		"panic":    {func(context.Context, *input) error { panic("oh") }, "the check panicked: oh"},
+		"nil map":  {func(_ context.Context, in *input) error { in.Target["x"] = nil; return nil }, "assignment to entry in nil map"},
+		"goexit":   {func(context.Context, *input) error { runtime.Goexit(); return nil }, "without a result"},
+		"too late": {func(ctx context.Context, _ *input) error { <-ctx.Done(); return errors.New("gone") }, "not done after 30s: gone"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s.Rules[0].Check = test.check
+				report, err := s.Run(t.Context(), nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := report.Results[0]; got.Status != conformance.Fail || !strings.Contains(got.Message, test.want) {
+					t.Errorf("result %+v, want a failure with %q", got, test.want)
+				}
+				if report.Results[1].Status != conformance.Pass {
+					t.Errorf("the rule after it: %+v", report.Results[1])
+				}
+			})
+		})
+	}
+}
+
+// TestRunGivesUpOnCheck: a check that never stops may still change the
+// machine, so nothing may run beside it.
+func TestRunGivesUpOnCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSuite()
+		release := make(chan struct{})
+		s.Rules[0].Check = func(context.Context, *input) error { <-release; return nil }
+		start := time.Now()
+		report, err := s.Run(t.Context(), nil, &conformance.Options{Timeout: time.Minute})
+		if err == nil || len(report.Results) != 1 || report.Results[0].Status != conformance.Fail {
+			t.Errorf("report %+v, error %v", report, err)
+		}
+		if took := time.Since(start); took != 80*time.Second {
+			t.Errorf("gave up after %s", took)
+		}
+		close(release)
+	})
+}
+
+func TestRunStopsWithContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s := newSuite()
+	s.Rules[1].Check = func(ctx context.Context, _ *input) error { cancel(); <-ctx.Done(); return ctx.Err() }
+	report, err := s.Run(ctx, nil, &conformance.Options{Tier: conformance.Soak})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	want := map[string]conformance.Status{"T-A-001": "pass"}
+	if diff := cmp.Diff(want, statuses(report)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSeedRepeatsChoices: a rule's choices depend on seed and id alone, not
+// on which other rules run.
+func TestSeedRepeatsChoices(t *testing.T) {
+	s := newSuite()
+	seen := make(map[string][]uint64)
+	for i := range s.Rules {
+		id := s.Rules[i].ID
+		s.Rules[i].Check = func(_ context.Context, in *input) error {
+			seen[id] = append(seen[id], in.Rand.Uint64())
+			return nil
+		}
+	}
+	for _, opts := range []*conformance.Options{{Seed: 7}, {Seed: 7, Only: []string{"T-A-002"}}, {Seed: 8}} {
+		if _, err := s.Run(t.Context(), nil, opts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := seen["T-A-002"]
+	if got[0] != got[1] || got[0] == got[2] || got[0] == seen["T-A-001"][0] {
+		t.Errorf("choices: %v", seen)
+	}
+}
+
+func TestTempDirIsRemoved(t *testing.T) {
+	s := newSuite()
+	var dir string
+	s.Rules[0].Check = func(_ context.Context, in *input) error {
+		dir = in.TempDir
+		return os.WriteFile(filepath.Join(dir, "f"), nil, 0o600)
+	}
+	if _, err := s.Run(t.Context(), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); dir == "" || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("directory %q: %v", dir, err)
+	}
+}
+
+func TestParseTier(t *testing.T) {
+	for _, tier := range []conformance.Tier{conformance.Quick, conformance.Crash, conformance.Soak} {
+		if got, err := conformance.ParseTier(tier.String()); got != tier || err != nil {
+			t.Errorf("%s: %v, %v", tier, got, err)
+		}
+	}
+	if _, err := conformance.ParseTier("slow"); err == nil {
+		t.Error(`"slow" is a tier`)
+	}
+}

@@ -1,0 +1,89 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"path"
+)
+
+// Validate says what is wrong with the table itself: a rule without an id, a
+// sentence or a check, an id used twice, an unknown level or tier.
+func (s *Suite[T]) Validate() error {
+	var errs []error
+	seen := make(map[string]bool, len(s.Rules))
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		if r.ID == "" {
+			errs = append(errs, fmt.Errorf("rule %d has no id", i))
+			continue
+		}
+		if seen[r.ID] {
+			errs = append(errs, fmt.Errorf("rule %q stands twice", r.ID))
+		}
+		seen[r.ID] = true
+		if err := r.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("rule %q: %w", r.ID, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("suite %q: %w", s.Name, err)
+	}
+	return nil
+}
+
+func (r *Rule[T]) validate() error {
+	switch {
+	case r.Check == nil:
+		return errors.New("no check")
+	case r.Spec.Document == "" || r.Spec.Sentence == "":
+		return errors.New("no sentence of a specification")
+	case r.Title == "":
+		return errors.New("no title")
+	case r.Level != Must && r.Level != Should && r.Level != Advisory:
+		return fmt.Errorf("unknown level %q", r.Level)
+	case r.Tier < Quick || r.Tier > Soak:
+		return fmt.Errorf("unknown %s", r.Tier)
+	}
+	return nil
+}
+
+// rule returns the rule with an id, or nil.
+func (s *Suite[T]) rule(id string) *Rule[T] {
+	for i := range s.Rules {
+		if s.Rules[i].ID == id {
+			return &s.Rules[i]
+		}
+	}
+	return nil
+}
+
+// selected returns the rules of a run in the suite's order: those that a
+// pattern of only matches, whatever their tier, or else those of the tier and
+// the tiers before it. A pattern that matches nothing is an error.
+func (s *Suite[T]) selected(tier Tier, only []string) ([]*Rule[T], error) {
+	wanted := make(map[string]bool)
+	for _, pattern := range only {
+		matches := 0
+		for i := range s.Rules {
+			ok, err := path.Match(pattern, s.Rules[i].ID)
+			if err != nil {
+				return nil, fmt.Errorf("rule pattern %q: %w", pattern, err)
+			}
+			if ok {
+				wanted[s.Rules[i].ID] = true
+				matches++
+			}
+		}
+		if matches == 0 {
+			return nil, fmt.Errorf("suite %q has no rule %q", s.Name, pattern)
+		}
+	}
+	var rules []*Rule[T]
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		if wanted[r.ID] || (len(only) == 0 && r.Tier <= tier) {
+			rules = append(rules, r)
+		}
+	}
+	return rules, nil
+}

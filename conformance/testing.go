@@ -1,0 +1,118 @@
+package conformance
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// Test runs the suite inside go test, one subtest per rule. A failed Must rule
+// fails its subtest; everything else that is not a pass is logged by it. Opts
+// may be nil; its Progress is not used.
+//
+// The context of the checks ends shortly before the test's deadline, so that
+// checks clean up before go test kills the process.
+func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
+	t.Helper()
+	r, rules, err := s.prepare(target, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := testContext(t)
+	defer cancel()
+	for _, rule := range rules {
+		t.Run(rule.ID, func(t *testing.T) {
+			result, err := r.run(ctx, rule)
+			if result != nil {
+				r.report.add(*result)
+				r.log(t, result)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	t.Log(r.report.summary())
+}
+
+func (r *runner[T]) log(t *testing.T, result *Result) {
+	t.Helper()
+	switch {
+	case result.violation():
+		t.Error("\n" + r.report.failure(result))
+	case result.Status == Fail:
+		t.Log("\n" + r.report.failure(result))
+	case result.Status != Pass:
+		t.Logf("%s: %s", result.word(), result.Message)
+	}
+}
+
+func testContext(t *testing.T) (context.Context, context.CancelFunc) {
+	const margin = 10 * time.Second
+	if deadline, ok := t.Deadline(); ok {
+		return context.WithDeadline(t.Context(), deadline.Add(-margin))
+	}
+	return context.WithCancel(t.Context())
+}
+
+// Mutant is a target with one fault. It proves that a rule can fail.
+type Mutant[T any] struct {
+	// Name says what is wrong with it: "forgets the second address".
+	Name string
+	// Rule is the id of the rule that must catch it.
+	Rule string
+	// Target makes the faulty target. It may use t.Cleanup.
+	Target func(t testing.TB) T
+}
+
+// TestMutants proves a suite: it runs each mutant's rule on the mutant and
+// fails unless the rule fails. It fails, too, for each Must rule without a
+// mutant and for a mutant of a rule that does not exist. A check that panics
+// has caught nothing.
+func TestMutants[T any](t *testing.T, s *Suite[T], mutants []Mutant[T]) {
+	t.Helper()
+	proven := make(map[string]bool, len(mutants))
+	for _, m := range mutants {
+		if s.rule(m.Rule) == nil {
+			t.Errorf("mutant %q: suite %q has no rule %q", m.Name, s.Name, m.Rule)
+			continue
+		}
+		proven[m.Rule] = true
+		t.Run(m.Rule+"/"+m.Name, func(t *testing.T) {
+			if err := s.catches(t, m); err != "" {
+				t.Error(err)
+			}
+		})
+	}
+	for _, id := range s.unproven(proven) {
+		t.Errorf("rule %q is a MUST and has no mutant that it catches", id)
+	}
+}
+
+// catches runs a mutant's rule and returns why it did not catch the mutant.
+func (s *Suite[T]) catches(t *testing.T, m Mutant[T]) (problem string) {
+	t.Helper()
+	report, err := s.Run(t.Context(), m.Target(t), &Options{Only: []string{m.Rule}})
+	if err != nil {
+		return err.Error()
+	}
+	result := report.Result(m.Rule)
+	if result.Status != Fail {
+		return "the rule did not catch the mutant: " + result.line()
+	}
+	if result.broken {
+		return "the check itself broke: " + result.Message
+	}
+	t.Logf("caught: %s", result.Message)
+	return ""
+}
+
+func (s *Suite[T]) unproven(proven map[string]bool) []string {
+	var ids []string
+	for i := range s.Rules {
+		if s.Rules[i].Level == Must && !proven[s.Rules[i].ID] {
+			ids = append(ids, s.Rules[i].ID)
+		}
+	}
+	return ids
+}

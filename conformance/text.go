@@ -1,0 +1,84 @@
+package conformance
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// word is how a status reads in text. A failure that does not count is told
+// apart from one that does.
+func (r *Result) word() string {
+	switch {
+	case r.violation():
+		return "FAIL"
+	case r.Status == Fail:
+		return "warn"
+	}
+	return string(r.Status)
+}
+
+// line is the result in one line.
+func (r *Result) line() string {
+	text := fmt.Sprintf("%-6s  %-14s  %-8s  %6.2fs  %s", r.word(), r.ID, r.Level, r.Seconds, r.Title)
+	if r.Message == "" {
+		return text
+	}
+	first, _, _ := strings.Cut(r.Message, "\n")
+	return text + ": " + first
+}
+
+// failure is all that the reader of a failure needs: the duty, what was seen,
+// and how to see it again.
+func (r *Report) failure(result *Result) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s (%s): %s\n", result.word(), result.ID, result.Level, result.Title)
+	fmt.Fprintf(&b, "  spec:   %s\n", result.Spec)
+	fmt.Fprintf(&b, "  seen:   %s\n", strings.ReplaceAll(result.Message, "\n", "\n          "))
+	fmt.Fprintf(&b, "  repeat: %s\n", r.Repeat(result.ID))
+	return b.String()
+}
+
+// WriteText writes the report for a person to read: the failures in full and
+// a summary. The line per rule is the progress of the run, see
+// Options.Progress.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	for i := range r.Results {
+		if r.Results[i].Status == Fail {
+			b.WriteString(r.failure(&r.Results[i]))
+			b.WriteByte('\n')
+		}
+	}
+	fmt.Fprintln(&b, r.summary())
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (r *Report) summary() string {
+	verdict := "ok"
+	if r.Failed() {
+		verdict = "FAILED"
+	}
+	violations := 0
+	for i := range r.Results {
+		if r.Results[i].violation() {
+			violations++
+		}
+	}
+	text := fmt.Sprintf("%s: suite %s %s (%s, seed %d): %d passed, %d failed", verdict, r.Suite, r.Version, r.Tier, r.Seed,
+		r.Count(Pass), violations)
+	for _, more := range []struct {
+		n    int
+		what string
+	}{
+		{r.Count(Fail) - violations, "not as recommended"},
+		{r.Count(Waived), "waived"},
+		{r.Count(NA), "not applicable"},
+	} {
+		if more.n > 0 {
+			text += fmt.Sprintf(", %d %s", more.n, more.what)
+		}
+	}
+	return fmt.Sprintf("%s, in %.1f s", text, r.Seconds())
+}
