@@ -2,10 +2,15 @@
 // (k8s.io/kubelet pluginregistration/v1) on both sides: Watch is the kubelet's,
 // which watches <root>/plugins_registry once for every kind of plugin, and
 // Serve the plugin's, which puts a socket there.
+//
+// Both are driven by inotify: a plugin is registered some milliseconds after
+// its socket appears. A slow scan of the directory is the safety net behind it.
+// Both functions may be called any number of times in one process.
 package registration
 
 import (
 	"context"
+	"log/slog"
 
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
@@ -30,9 +35,35 @@ type Plugin struct {
 type Handler struct {
 	// Register takes the plugin in use. An error is told to the plugin, and the
 	// registration is tried again with back-off while its socket is there.
-	// It is called again for a plugin whose process was replaced.
+	// It is called again for a plugin whose process was replaced, after
+	// Deregister for the one before. Its context ends when the socket goes.
 	Register func(context.Context, Plugin) error
 	// Deregister is told that the plugin's socket is gone. It is called only
-	// for an instance that Register accepted.
+	// for an instance that Register accepted, and not when Watch ends.
 	Deregister func(Plugin)
+}
+
+// Options are the options of Watch and Serve; nil means the defaults.
+type Options struct {
+	// Logger gets registrations, refusals and their reasons. Nil discards.
+	Logger *slog.Logger
+	// Status is told by Serve what the kubelet answered: nil for each
+	// registration, an error with the kubelet's words for each refusal. It is
+	// called while the kubelet waits and so must be quick. Nil means nobody asks.
+	// Watch does not use it.
+	Status func(error)
+}
+
+func (o *Options) orDefaults() Options {
+	var out Options
+	if o != nil {
+		out = *o
+	}
+	if out.Logger == nil {
+		out.Logger = slog.New(slog.DiscardHandler)
+	}
+	if out.Status == nil {
+		out.Status = func(error) {}
+	}
+	return out
 }

@@ -1,0 +1,185 @@
+package registration
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"google.golang.org/grpc"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+const (
+	// stopGrace is what a call in flight gets when the server stops.
+	stopGrace = time.Second
+	// recheckEvery is how often a registry that was removed is looked for.
+	recheckEvery = time.Second
+)
+
+// Serve announces the plugin in dir, the kubelet's plugins_registry, until ctx
+// ends; it removes its socket and returns nil then. The plugin's endpoint must
+// be served before.
+//
+// The socket is p.Socket, or has a stable name made from p.Name. One that a
+// killed predecessor left is replaced; a live one is fault.AlreadyExists. It
+// appears only when it can be connected to. When somebody removes it, as
+// administrators do to force a registration, it is put there again.
+//
+// No watch for a restart of the kubelet is needed: a kubelet that starts
+// registers what it finds in the directory.
+func Serve(ctx context.Context, dir string, p Plugin, opts *Options) error {
+	o := opts.orDefaults()
+	if p.Socket == "" {
+		p.Socket = filepath.Join(dir, strings.ReplaceAll(p.Name, "/", "_")+"-reg.sock")
+	}
+	if err := os.MkdirAll(filepath.Dir(p.Socket), 0o750); err != nil {
+		return fmt.Errorf("making the plugin registry: %w", err)
+	}
+	log := o.Logger.With("kind", p.Kind, "plugin", p.Name, "socket", p.Socket)
+	for ctx.Err() == nil {
+		if err := serveOnce(ctx, p, &o, log); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serveOnce serves until ctx ends or the socket file is not ours any more.
+func serveOnce(ctx context.Context, p Plugin, o *Options, log *slog.Logger) error {
+	l, id, err := listen(p.Socket)
+	if err != nil {
+		return err
+	}
+	defer removeOwn(p.Socket, id)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watching := make(chan error, 1)
+	go func() {
+		defer cancel()
+		watching <- watchOwn(ctx, p.Socket, id, log)
+	}()
+	s := grpc.NewServer(rpc.ServerOptions("registration", log)...)
+	registerapi.RegisterRegistrationServer(s, &server{plugin: p, status: o.Status, log: log})
+	log.Debug("announcing the plugin")
+	err = rpc.Serve(ctx, s, l, stopGrace)
+	cancel()
+	return errors.Join(err, <-watching)
+}
+
+// listen puts a listening socket at path in one step: a kubelet that saw it
+// between bind(2) and listen(2) would be refused the connection.
+func listen(path string) (net.Listener, *identity, error) {
+	if _, err := rpc.SocketPath(path); err != nil {
+		return nil, nil, err
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, nil, fault.AlreadyExists.Errorf("registering at %q: another process serves this socket", path)
+	}
+	hidden := filepath.Join(filepath.Dir(path), "."+rand.Text()[:8])
+	l, err := rpc.Listen(hidden)
+	if err != nil {
+		return nil, nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // by now the path may be another's
+	id, err := identify(hidden)
+	if err == nil {
+		err = removeStale(path)
+	}
+	if err == nil {
+		err = os.Rename(hidden, path)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("registering at %q: %w", path, err), l.Close(), os.Remove(hidden))
+	}
+	return l, id, nil
+}
+
+// removeStale makes the kubelet see the end of a predecessor: a rename over its
+// socket would be one event instead of two.
+func removeStale(path string) error {
+	id, err := identify(path)
+	if err != nil || id == nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func removeOwn(path string, id *identity) {
+	if now, err := identify(path); err == nil && now.same(id) {
+		os.Remove(path)
+	}
+}
+
+// watchOwn returns when the file at path is another one than id, and its
+// directory is there, or when ctx ends.
+func watchOwn(ctx context.Context, path string, id *identity, log *slog.Logger) error {
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watching %q: %w", path, err)
+	}
+	defer events.Close()
+	if err := events.Add(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("watching %q: %w", path, err)
+	}
+	recheck := time.NewTicker(recheckEvery)
+	defer recheck.Stop()
+	for {
+		if now, err := identify(path); err == nil && !now.same(id) {
+			if _, err := os.Stat(filepath.Dir(path)); err == nil {
+				log.Info("the registration socket was removed: announcing the plugin again")
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-events.Events:
+		case <-events.Errors:
+		case <-recheck.C:
+		}
+	}
+}
+
+// server is the plugin's side of the protocol.
+type server struct {
+	registerapi.UnimplementedRegistrationServer
+	plugin Plugin
+	status func(error)
+	log    *slog.Logger
+}
+
+// GetInfo says what the plugin is.
+func (s *server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
+	return &registerapi.PluginInfo{
+		Type:              s.plugin.Kind,
+		Name:              s.plugin.Name,
+		Endpoint:          s.plugin.Endpoint,
+		SupportedVersions: s.plugin.Versions,
+	}, nil
+}
+
+// NotifyRegistrationStatus takes the kubelet's verdict. A refusal does not end
+// the plugin: the kubelet tries again.
+func (s *server) NotifyRegistrationStatus(_ context.Context, in *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
+	if in.GetPluginRegistered() {
+		s.log.Info("the kubelet registered the plugin")
+		s.status(nil)
+	} else {
+		s.log.Error("the kubelet refused to register the plugin and will try again", "err", in.GetError())
+		s.status(fault.FailedPrecondition.Errorf("the kubelet refused to register %s %q: %s", s.plugin.Kind, s.plugin.Name, in.GetError()))
+	}
+	return &registerapi.RegistrationStatusResponse{}, nil
+}
