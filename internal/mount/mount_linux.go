@@ -1,0 +1,307 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Table returns the mounts that the calling thread sees.
+func Table() ([]Mount, error) {
+	f, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("reading the mount table: %w", err)
+	}
+	defer f.Close()
+	return Parse(f)
+}
+
+// At returns the topmost mount whose mount point is path, or nil when path is
+// not a mount point or does not exist.
+func At(path string) (*Mount, error) {
+	p, err := resolve(path)
+	if err != nil || p == "" {
+		return nil, err
+	}
+	table, err := Table()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range slices.Backward(table) {
+		if m.Point == p {
+			return &m, nil
+		}
+	}
+	return nil, nil
+}
+
+// IsMountPoint reports whether something is mounted at path.
+func IsMountPoint(path string) (bool, error) {
+	m, err := At(path)
+	return m != nil, err
+}
+
+// Below returns the mount points at dir and below it, the latest mounted
+// first, which is an order in which they can be unmounted.
+func Below(dir string) ([]string, error) {
+	p, err := resolve(dir)
+	if err != nil || p == "" {
+		return nil, err
+	}
+	table, err := Table()
+	if err != nil {
+		return nil, err
+	}
+	var points []string
+	for _, m := range slices.Backward(table) {
+		if below(m.Point, p) {
+			points = append(points, m.Point)
+		}
+	}
+	// A mount can be older than the one it lies below (mount --move, or a bind
+	// mount made later over a parent), so depth decides and age breaks ties.
+	slices.SortStableFunc(points, func(a, b string) int { return len(b) - len(a) })
+	return points, nil
+}
+
+// resolve returns path with the links of its directory resolved and its last
+// component as it is, or "" when the directory does not exist.
+func resolve(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("resolving %q: %w", path, err)
+	}
+	return filepath.Join(dir, filepath.Base(abs)), nil
+}
+
+// Bind mounts source at target. The mount appears with all its options at
+// once. It stacks on a mount that is there already: callers that must be
+// idempotent ask IsBind first. Both paths must exist, and target must not be a
+// symbolic link (fault.Invalid).
+func Bind(source, target string, o *BindOptions) error {
+	if o == nil {
+		o = &BindOptions{}
+	}
+	if err := refuseLink(target); err != nil {
+		return err
+	}
+	err := bindTree(source, target, o)
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
+		err = bindClassic(source, target, o)
+	}
+	if err != nil {
+		return fmt.Errorf("bind mounting %q at %q: %w", source, target, err)
+	}
+	return nil
+}
+
+// bindTree makes the mount detached, sets its attributes and only then moves it
+// to its place, so that no one ever sees it without them, a kill included.
+func bindTree(source, target string, o *BindOptions) error {
+	flags, at := uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC), uint(unix.AT_EMPTY_PATH)
+	if o.Recursive {
+		flags |= unix.AT_RECURSIVE
+		at |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source, flags)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	attr := &unix.MountAttr{Attr_set: attributes(o), Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(fd, "", at, attr); err != nil {
+		return err
+	}
+	return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+func attributes(o *BindOptions) (set uint64) {
+	for _, a := range []struct {
+		on  bool
+		bit uint64
+	}{
+		{o.ReadOnly, unix.MOUNT_ATTR_RDONLY}, {o.NoExec, unix.MOUNT_ATTR_NOEXEC},
+		{o.NoSUID, unix.MOUNT_ATTR_NOSUID}, {o.NoDev, unix.MOUNT_ATTR_NODEV},
+	} {
+		if a.on {
+			set |= a.bit
+		}
+	}
+	return set
+}
+
+// bindClassic needs two calls for a restricted mount. When the second fails or
+// never happens, a caller's retry finds an unrestricted mount, which IsBind
+// does not accept as the restricted one.
+func bindClassic(source, target string, o *BindOptions) error {
+	flags := uintptr(unix.MS_BIND)
+	if o.Recursive {
+		flags |= unix.MS_REC
+	}
+	if err := unix.Mount(source, target, "", flags, ""); err != nil {
+		return err
+	}
+	change := uintptr(0)
+	for _, a := range []struct {
+		on  bool
+		bit uintptr
+	}{{o.ReadOnly, unix.MS_RDONLY}, {o.NoExec, unix.MS_NOEXEC}, {o.NoSUID, unix.MS_NOSUID}, {o.NoDev, unix.MS_NODEV}} {
+		if a.on {
+			change |= a.bit
+		}
+	}
+	err := unix.Mount("", target, "", unix.MS_PRIVATE, "")
+	if err == nil && change != 0 {
+		err = unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|change, "")
+	}
+	if err != nil {
+		return errors.Join(err, unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW))
+	}
+	return nil
+}
+
+func refuseLink(target string) error {
+	fi, err := os.Lstat(target)
+	if err != nil {
+		return err
+	}
+	if fi.Mode()&os.ModeSymlink != 0 {
+		return fault.Invalid.Errorf("mount target %q is a symbolic link", target)
+	}
+	return nil
+}
+
+// IsBind reports whether the topmost mount at target shows source, and whether
+// it is read-only. A target that is not mounted is neither.
+func IsBind(source, target string) (is, readOnly bool, err error) {
+	m, err := At(target)
+	if err != nil || m == nil {
+		return false, false, err
+	}
+	s, err := os.Stat(source)
+	if err != nil {
+		return false, false, err
+	}
+	t, err := os.Stat(target)
+	if err != nil {
+		return false, false, err
+	}
+	return os.SameFile(s, t), m.ReadOnly, nil
+}
+
+// Tmpfs mounts a new tmpfs at target, which nobody but the mode's classes may
+// enter, without device files and set-uid programs.
+func Tmpfs(target string, o *TmpfsOptions) error {
+	if o == nil {
+		o = &TmpfsOptions{}
+	}
+	mode := o.Mode
+	if mode == 0 {
+		mode = 0o777
+	}
+	data := fmt.Sprintf("mode=%o", mode)
+	if o.Size > 0 {
+		data += fmt.Sprintf(",size=%d", o.Size)
+	}
+	if err := refuseLink(target); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
+		return fmt.Errorf("mounting a tmpfs at %q: %w", target, err)
+	}
+	return nil
+}
+
+// Unmount takes away every mount at path, the topmost first, and leaves the
+// path itself. A path that is not mounted or does not exist is not an error; one
+// that is in use is, with unix.EBUSY in the chain.
+func Unmount(path string) error { return unmountAll(path, unix.UMOUNT_NOFOLLOW) }
+
+// Detach is Unmount for a mount that may be in use: it disappears from the tree
+// at once, and from the kernel when its last user is gone.
+func Detach(path string) error {
+	return unmountAll(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+}
+
+func unmountAll(path string, flags int) error {
+	for {
+		mounted, err := IsMountPoint(path)
+		if err != nil || !mounted {
+			return err
+		}
+		// ENOENT and EINVAL: somebody else was faster; the next look decides.
+		err = unix.Unmount(path, flags)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmounting %q: %w", path, err)
+		}
+		if err != nil {
+			still, lookErr := IsMountPoint(path)
+			if lookErr != nil || still {
+				return errors.Join(fmt.Errorf("unmounting %q: %w", path, err), lookErr)
+			}
+		}
+	}
+}
+
+// DetachTree detaches every mount at dir and below it and returns nil when none
+// is left.
+func DetachTree(dir string) error {
+	points, err := Below(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range points {
+		errs = append(errs, Detach(p))
+	}
+	return errors.Join(errs...)
+}
+
+// RemoveAll removes dir and everything below it, but nothing that is mounted
+// there: it refuses (fault.FailedPrecondition) while dir or anything below it
+// is a mount point, so that a volume whose unmount went wrong keeps its data.
+func RemoveAll(dir string) error {
+	points, err := Below(dir)
+	if err != nil {
+		return err
+	}
+	if len(points) > 0 {
+		return fault.FailedPrecondition.Errorf("removing %q: %q is still mounted", dir, points[0])
+	}
+	return os.RemoveAll(dir)
+}
+
+// MakeShared makes dir a mount point whose mounts propagate to and from its
+// peers, which a kubelet's root must be for mounts that plugins and containers
+// make below it. Idempotent. Undo it with Detach.
+func MakeShared(dir string) error {
+	m, err := At(dir)
+	if err != nil {
+		return err
+	}
+	if m != nil && m.Shared {
+		return nil
+	}
+	if m == nil {
+		if err := Bind(dir, dir, &BindOptions{Recursive: true}); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("making %q a shared mount: %w", dir, err)
+	}
+	return nil
+}
