@@ -1,0 +1,43 @@
+// Package hostcheck looks at a machine the way a node needs it: each check
+// names one thing, says whether it is there, and, where it is not, the command
+// that mends it. It only looks: it loads no module and changes nothing.
+package hostcheck
+
+// Result is the outcome of one check.
+type Result struct {
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Needed is false for what only some Pods or plugins need.
+	Needed bool   `json:"needed"`
+	Found  string `json:"found"`         // what was seen, for people
+	Fix    string `json:"fix,omitempty"` // the command or action that mends it; empty when OK
+}
+
+// check is one row of the table: look returns what it found and "" when all is
+// well, or the fix.
+type check struct {
+	name   string
+	needed bool
+	look   func() (found, fix string)
+}
+
+// Run makes every check, in a fixed order.
+func Run() []Result {
+	var results []Result
+	for _, c := range checks() {
+		found, fix := c.look()
+		results = append(results, Result{Name: c.name, OK: fix == "", Needed: c.needed, Found: found, Fix: fix})
+	}
+	return results
+}
+
+// Missing returns the results of needed things that are not there.
+func Missing(results []Result) []Result {
+	var missing []Result
+	for _, r := range results {
+		if r.Needed && !r.OK {
+			missing = append(missing, r)
+		}
+	}
+	return missing
+}

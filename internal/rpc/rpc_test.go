@@ -1,0 +1,136 @@
+package rpc_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// peer answers GetInfo with whatever its function says.
+type peer struct {
+	registerapi.UnimplementedRegistrationServer
+	answer func() error
+}
+
+func (p *peer) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
+	return &registerapi.PluginInfo{}, p.answer()
+}
+
+// serve serves p until the test ends and returns its endpoint.
+func serve(t *testing.T, p *peer) string {
+	t.Helper()
+	endpoint := "unix://" + filepath.Join(t.TempDir(), "s")
+	l, err := rpc.Listen(endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer(rpc.ServerOptions("test", nil)...)
+	registerapi.RegisterRegistrationServer(s, p)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- rpc.Serve(ctx, s, l, time.Second) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return endpoint
+}
+
+func TestErrorsCrossTheWire(t *testing.T) {
+	tests := []struct {
+		name   string
+		answer func() error
+		is     error
+		code   codes.Code
+		text   string
+	}{
+		{"kind", func() error { return fault.NotFound.Errorf("volume %q is not there", "v") }, fault.NotFound, codes.NotFound, `volume "v" is not there`},
+		{"context", func() error { return context.DeadlineExceeded }, context.DeadlineExceeded, codes.DeadlineExceeded, "context deadline exceeded"},
+		{"status", func() error { return status.Error(codes.Aborted, "busy") }, fault.Aborted, codes.Aborted, "busy"},
+		{"no kind", func() error { return errors.New("broken") }, fault.Internal, codes.Internal, "broken"},
+		{"panic", func() error { panic("ouch") }, fault.Internal, codes.Internal, "GetInfo panicked: see the log of the plugin"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			endpoint := serve(t, &peer{answer: tt.answer})
+			conn, err := rpc.Dial(endpoint, "test", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, err = registerapi.NewRegistrationClient(conn).GetInfo(t.Context(), &registerapi.InfoRequest{})
+			if !errors.Is(err, tt.is) || status.Code(err) != tt.code || err.Error() != tt.text {
+				t.Fatalf("got %v (%v), want %v %q", err, status.Code(err), tt.code, tt.text)
+			}
+		})
+	}
+}
+
+func TestObserverKnowsThePod(t *testing.T) {
+	endpoint := serve(t, &peer{answer: func() error { return nil }})
+	var seen call.Call
+	conn, err := rpc.Dial(endpoint, "test", func(_ context.Context, c call.Call) { seen = c })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	pod := call.Pod{Namespace: "default", Name: "p", UID: "1"}
+	if _, err := registerapi.NewRegistrationClient(conn).GetInfo(call.WithPod(t.Context(), pod), &registerapi.InfoRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if seen.Pod != pod || seen.Method != "GetInfo" || seen.Family != "test" || seen.Took <= 0 || seen.Err != nil {
+		t.Fatalf("observed %+v", seen)
+	}
+}
+
+func TestListen(t *testing.T) {
+	endpoint := serve(t, &peer{})
+	if _, err := rpc.Listen(endpoint); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("a served socket: %v", err)
+	}
+	path, _ := rpc.SocketPath(endpoint)
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rpc.Listen(file); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("a file in the way: %v", err)
+	}
+	if got, _ := os.ReadFile(file); string(got) != "mine" {
+		t.Error("the file in the way was changed")
+	}
+}
+
+func TestSocketPath(t *testing.T) {
+	for endpoint, want := range map[string]string{
+		"unix:///run/x.sock": "/run/x.sock", "unix:/run/x.sock": "/run/x.sock", "/run/x.sock": "/run/x.sock",
+	} {
+		if got, err := rpc.SocketPath(endpoint); err != nil || got != want {
+			t.Errorf("%q: %q, %v", endpoint, got, err)
+		}
+	}
+	for _, endpoint := range []string{"", "run/x.sock", "tcp://127.0.0.1:1", "unix://run/x", "/" + strings.Repeat("x", 107)} {
+		if _, err := rpc.SocketPath(endpoint); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v", endpoint, err)
+		}
+	}
+}
