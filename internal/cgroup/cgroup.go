@@ -1,0 +1,175 @@
+// Package cgroup makes, limits, empties and removes control groups.
+//
+// A path is relative to the root of the hierarchies and begins with a slash
+// ("/nodekit-x/pod123"). On cgroup v2 it is one directory; on v1 and hybrid
+// hosts it is one directory in every hierarchy that is mounted below
+// /sys/fs/cgroup, with cpuset filled from the parents, and callers need not
+// know which it is. The cgroupfs driver only: on hosts where systemd owns the
+// tree, keep below a parent that was delegated.
+//
+// The work on files is that of github.com/opencontainers/cgroups, which runc
+// uses too; device rules are left to the OCI runtime. Functions keep no state,
+// and calls for different paths may run concurrently. All of them are
+// idempotent and may be repeated by another process after a crash.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Version returns 2 when the host has the unified hierarchy alone, else 1
+// (which includes hybrid hosts, where the controllers are on v1).
+func Version() int {
+	if cgroups.IsCgroup2UnifiedMode() {
+		return 2
+	}
+	return 1
+}
+
+// Create makes the cgroup and its missing parents, and on v2 enables every
+// available controller in the parents' subtree_control.
+func Create(path string) error {
+	m, err := managerOf(path)
+	if err == nil {
+		err = m.Apply(-1)
+	}
+	if dir := devicesDir(m); err == nil && dir != "" {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return fmt.Errorf("creating cgroup %q: %w", path, err)
+	}
+	return nil
+}
+
+// devicesDir returns the directory in v1's devices hierarchy, which the
+// library passes over because device rules are left to the OCI runtime.
+func devicesDir(m cgroups.Manager) string {
+	if m == nil || Version() == 2 {
+		return ""
+	}
+	return m.Path("devices")
+}
+
+// Exists reports whether the cgroup is there in any hierarchy.
+func Exists(path string) bool {
+	dirs, err := Dirs(path)
+	return err == nil && slices.ContainsFunc(dirs, cgroups.PathExists)
+}
+
+// Limits are what Set writes. A zero field leaves what the cgroup has.
+type Limits struct {
+	CPUShares  uint64 // v1's scale, 2 to 262144; converted on v2
+	CPUQuota   int64  // µs of CPU time per period; -1 takes the limit away
+	CPUPeriod  uint64 // µs, 1000 to 1000000
+	Memory     int64  // bytes; -1 takes the limit away
+	MemorySwap int64  // bytes of memory and swap together; -1 takes it away
+	PIDs       int64  // tasks; -1 takes the limit away
+	CPUs, Mems string // cpuset lists, "0-3,7"
+	// Unified is written as it is, file name to content. v2 only: on v1 a
+	// non-empty map is fault.Invalid.
+	Unified map[string]string
+}
+
+// Set changes the limits of a cgroup that exists. When it returns an error a
+// part of them may have been changed.
+func Set(path string, l Limits) error {
+	if len(l.Unified) > 0 && Version() == 1 {
+		return fault.Invalid.Errorf("limiting cgroup %q: unified resources need cgroup v2", path)
+	}
+	m, err := managerOf(path)
+	if err == nil {
+		err = m.Set(l.resources())
+	}
+	if err != nil {
+		return fmt.Errorf("limiting cgroup %q: %w", path, err)
+	}
+	return nil
+}
+
+func (l Limits) resources() *cgroups.Resources {
+	r := &cgroups.Resources{
+		CpuShares: l.CPUShares, CpuQuota: l.CPUQuota, CpuPeriod: l.CPUPeriod,
+		Memory: l.Memory, MemorySwap: l.MemorySwap,
+		CpusetCpus: l.CPUs, CpusetMems: l.Mems,
+		SkipDevices: true,
+	}
+	if l.PIDs != 0 {
+		r.PidsLimit = &l.PIDs
+	}
+	if Version() == 2 {
+		r.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(l.CPUShares)
+		r.Unified = l.Unified
+	}
+	return r
+}
+
+// Dirs returns the cgroup's directories: one on v2, one a hierarchy on v1.
+// They need not exist.
+func Dirs(path string) ([]string, error) {
+	m, err := managerOf(path)
+	if err != nil {
+		return nil, fmt.Errorf("locating cgroup %q: %w", path, err)
+	}
+	var dirs []string
+	for _, d := range m.GetPaths() {
+		dirs = append(dirs, d)
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs), nil // cpu and cpuacct may be mounted together
+}
+
+// ProcsFiles returns the cgroup.procs files into which a process must be
+// written to enter the cgroup.
+func ProcsFiles(cgroup string) ([]string, error) {
+	dirs, err := Dirs(cgroup)
+	for i, d := range dirs {
+		dirs[i] = path.Join(d, "cgroup.procs")
+	}
+	return dirs, err
+}
+
+// OOMFile returns the file whose line "oom_kill N" counts the processes of the
+// cgroup that the kernel killed for memory, or "" where there is none.
+func OOMFile(cgroup string) string {
+	m, err := managerOf(cgroup)
+	if err != nil {
+		return ""
+	}
+	if dir := m.Path("memory"); dir != "" {
+		if Version() == 2 {
+			return path.Join(dir, "memory.events")
+		}
+		return path.Join(dir, "memory.oom_control")
+	}
+	return ""
+}
+
+func managerOf(path string) (cgroups.Manager, error) {
+	if err := check(path); err != nil {
+		return nil, err
+	}
+	return manager.New(&cgroups.Cgroup{Path: path, Resources: &cgroups.Resources{SkipDevices: true}})
+}
+
+// check refuses every path that could name a cgroup which the caller did not
+// mean: the root, a relative one, or one that climbs.
+func check(p string) error {
+	switch {
+	case p == "" || p == "/":
+		return fault.Invalid.Wrap(errors.New("the root cgroup is not ours"))
+	case !strings.HasPrefix(p, "/") || path.Clean(p) != p:
+		return fault.Invalid.Wrap(errors.New("the path must be absolute and clean"))
+	}
+	return nil
+}

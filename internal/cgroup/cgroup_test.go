@@ -1,0 +1,144 @@
+package cgroup_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// fresh returns the path of a cgroup that does not exist and is removed after
+// the test, with what the test made below it.
+func fresh(t *testing.T) string {
+	t.Helper()
+	testenv.Require(t, testenv.Root)
+	path := fmt.Sprintf("/nodekit-test-%08x", rand.Uint32())
+	t.Cleanup(func() {
+		if err := errors.Join(cgroup.Kill(path), cgroup.Remove(path)); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+// enter starts a sleeping process inside the cgroup.
+func enter(t *testing.T, path string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := cgroup.ProcsFiles(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := os.WriteFile(f, fmt.Append(nil, cmd.Process.Pid), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cmd
+}
+
+func TestLife(t *testing.T) {
+	path := fresh(t) + "/pod/container"
+	if cgroup.Exists(path) {
+		t.Fatal("it exists before Create")
+	}
+	for range 2 {
+		if err := cgroup.Create(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := enter(t, path) // on v1 this fails unless cpuset was filled
+	if pids, err := cgroup.Processes(filepath.Dir(path)); err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Fatalf("Processes = %v, %v; want [%d]", pids, err, cmd.Process.Pid)
+	}
+	if u, err := cgroup.Read(path); err != nil || u.PIDs != 1 || u.Limit != 0 {
+		t.Fatalf("Read = %+v, %v; want one process without a limit", u, err)
+	}
+	if err := cgroup.Kill(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != -1 {
+		t.Fatalf("the process ended with %v; want a signal", cmd.ProcessState)
+	}
+	for range 2 {
+		if err := cgroup.Remove(filepath.Dir(path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cgroup.Exists(path) {
+		t.Fatal("it exists after Remove")
+	}
+	if err := cgroup.Kill(path); err != nil {
+		t.Fatalf("killing a cgroup that is not there: %v", err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	path := fresh(t)
+	if err := cgroup.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	l := cgroup.Limits{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 64 << 20, PIDs: 7}
+	if err := cgroup.Set(path, l); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := cgroup.Read(path); err != nil || u.Limit != 64<<20 {
+		t.Fatalf("Read = %+v, %v; want a limit of 64 MiB", u, err)
+	}
+	if err := cgroup.Set(path, cgroup.Limits{Memory: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := cgroup.Read(path); err != nil || u.Limit != 0 {
+		t.Fatalf("Read = %+v, %v; want no limit", u, err)
+	}
+	dirs, err := cgroup.Dirs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids string
+	for _, d := range dirs {
+		if b, err := os.ReadFile(filepath.Join(d, "pids.max")); err == nil {
+			pids = strings.TrimSpace(string(b))
+		}
+	}
+	if pids != "7" {
+		t.Errorf("pids.max = %q, want 7", pids)
+	}
+}
+
+func TestPathsThatAreRefused(t *testing.T) {
+	for _, path := range []string{"", "/", "a", "/a/../..", "/a/", "//a", "/../a"} {
+		for name, f := range map[string]func(string) error{"Create": cgroup.Create, "Remove": cgroup.Remove, "Kill": cgroup.Kill} {
+			if err := f(path); !errors.Is(err, fault.Invalid) {
+				t.Errorf("%s(%q) = %v, want fault.Invalid", name, path, err)
+			}
+		}
+	}
+}
+
+func TestOOMKills(t *testing.T) {
+	for content, want := range map[string]uint64{
+		"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n":           3,
+		"low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill": 1,
+		"": 0,
+	} {
+		file := filepath.Join(t.TempDir(), "events")
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := cgroup.OOMKills(file); got != want {
+			t.Errorf("OOMKills(%q) = %d, want %d", content, got, want)
+		}
+	}
+}

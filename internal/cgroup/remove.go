@@ -1,0 +1,161 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How long Remove and Kill wait for the kernel. A process that was killed
+// leaves its cgroup only when its address space is gone, which takes
+// milliseconds, or seconds for gigabytes.
+const (
+	removeLimit = 5 * time.Second
+	killLimit   = 10 * time.Second
+)
+
+// Remove removes the cgroup and everything below it. It waits up to five
+// seconds for processes that are on their way out and kills nothing. A cgroup
+// that is not there is not an error.
+func Remove(path string) error {
+	dirs, err := Dirs(path)
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(removeLimit)
+	var errs []error
+	for _, d := range dirs {
+		errs = append(errs, removeTree(d, deadline))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("removing cgroup %q: %w", path, err)
+	}
+	return nil
+}
+
+func removeTree(dir string, deadline time.Time) error {
+	if err := rmdir(dir); err == nil {
+		return nil
+	}
+	for delay := time.Millisecond; ; delay *= 2 {
+		for _, child := range children(dir) {
+			if err := removeTree(child, deadline); err != nil {
+				return err
+			}
+		}
+		err := rmdir(dir)
+		if err == nil || !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(min(delay, 100*time.Millisecond)) // no event tells when a v1 cgroup is free
+	}
+}
+
+func rmdir(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+}
+
+func children(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // gone, or rmdir reports why not
+	}
+	var dirs []string
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(dir, e.Name()))
+		}
+	}
+	return dirs
+}
+
+// Kill kills every process in the cgroup and below it and returns when they
+// are gone. A cgroup that is not there has none. On v2 the kernel does it at
+// once (cgroup.kill); on v1, or before Linux 5.14, the processes are killed
+// again and again until none is left.
+func Kill(path string) error {
+	dirs, err := Dirs(path)
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(killLimit)
+	for delay := time.Millisecond; ; delay *= 2 {
+		pids := processes(dirs)
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("killing cgroup %q: processes %v do not end", path, pids)
+		}
+		if !killAtOnce(dirs) {
+			for pid := range pids {
+				// The process may be gone by now, which is what we want.
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		time.Sleep(min(delay, 50*time.Millisecond))
+	}
+}
+
+func killAtOnce(dirs []string) bool {
+	return len(dirs) == 1 && os.WriteFile(filepath.Join(dirs[0], "cgroup.kill"), []byte("1"), 0) == nil
+}
+
+// Processes returns the ids of all processes in the cgroup and below it.
+func Processes(path string) ([]int, error) {
+	dirs, err := Dirs(path)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for pid := range processes(dirs) {
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+func processes(dirs []string) map[int]bool {
+	pids := map[int]bool{}
+	for _, d := range dirs {
+		collect(d, pids)
+	}
+	return pids
+}
+
+// collect adds the live processes of dir and below. A zombie stays listed on
+// v1 until its parent reaps it; it holds nothing and cannot be killed.
+func collect(dir string, into map[int]bool) {
+	content, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return // gone
+	}
+	for line := range strings.FieldsSeq(string(content)) {
+		if pid, err := strconv.Atoi(line); err == nil && pid > 0 && !zombie(pid) {
+			into[pid] = true
+		}
+	}
+	for _, child := range children(dir) {
+		collect(child, into)
+	}
+}
+
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true // gone
+	}
+	// The state follows the command in parentheses, which may hold anything.
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
+	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
+}
