@@ -1,0 +1,68 @@
+package supervisor
+
+import (
+	"context"
+	"time"
+)
+
+// The back-off between two starts of a kept process: it doubles while the
+// process keeps dying, and starts anew after it ran for calm.
+const (
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = 10 * time.Second
+	calm         = 10 * time.Second
+	stopGrace    = 5 * time.Second
+)
+
+// Event is what Keep tells of the process that it keeps.
+type Event struct {
+	// PID is that of a process that has just started; 0 for one that ended
+	// or could not be started.
+	PID int
+	// Err is how the process ended, nil for exit code 0, or why it could not
+	// be started.
+	Err error
+	// Restart is after how long the process is started again.
+	Restart time.Duration
+	// Tail is the end of what the process printed before it ended.
+	Tail string
+}
+
+// Keep runs a command and starts it again, with back-off, whenever it ends. It
+// blocks until ctx ends, then stops the process and returns nil. It returns an
+// error if the very first start is impossible, and if the process did not stop
+// when asked to and was killed. onEvent may be nil; it is called by one
+// goroutine.
+func Keep(ctx context.Context, command Command, onEvent func(Event)) error {
+	if onEvent == nil {
+		onEvent = func(Event) {}
+	}
+	process, err := Start(command)
+	if err != nil {
+		return err
+	}
+	backoff := firstBackoff
+	for {
+		began := time.Now()
+		if err == nil {
+			onEvent(Event{PID: process.PID()})
+			select {
+			case <-ctx.Done():
+				return process.Stop(stopGrace)
+			case <-process.Done():
+			}
+			err = process.Err()
+		}
+		if time.Since(began) >= calm {
+			backoff = firstBackoff
+		}
+		onEvent(Event{Err: err, Restart: backoff, Tail: process.Tail()})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, lastBackoff)
+		err = process.Restart()
+	}
+}

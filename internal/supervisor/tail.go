@@ -1,0 +1,55 @@
+package supervisor
+
+import (
+	"io"
+	"os"
+	"sync"
+)
+
+// tailSize is how much of a process's output is kept for messages.
+const tailSize = 16 << 10
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+// writer returns a writer that keeps the tail and passes everything on. All
+// writers of one tail write one at a time.
+func (t *tail) writer(next io.Writer) io.Writer { return &tee{t, next} }
+
+type tee struct {
+	tail *tail
+	next io.Writer // nil: nobody else listens
+}
+
+// Write never fails: a listener that went away must not stop the process
+// from being heard.
+func (w *tee) Write(b []byte) (int, error) {
+	w.tail.mu.Lock()
+	defer w.tail.mu.Unlock()
+	w.tail.end = append(w.tail.end, b...)
+	if over := len(w.tail.end) - tailSize; over > 0 {
+		w.tail.end = append(w.tail.end[:0], w.tail.end[over:]...)
+	}
+	if w.next != nil {
+		if _, err := w.next.Write(b); err != nil {
+			w.next = nil
+		}
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.end)
+}
+
+// pump copies a pipe until everybody who holds its other end closed it.
+func (t *tail) pump(from *os.File, next io.Writer, done *sync.WaitGroup) {
+	defer done.Done()
+	defer from.Close()
+	_, _ = io.Copy(t.writer(next), from) // a read error is the end of the pipe
+}
