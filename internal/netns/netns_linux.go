@@ -1,0 +1,181 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+const threadNS = "/proc/thread-self/ns/net"
+
+// Handle is an open network namespace. It keeps the namespace alive until it
+// is closed.
+type Handle struct {
+	file *os.File
+}
+
+// ID identifies a network namespace among those that are alive. The kernel
+// gives the number to another namespace once this one is gone.
+type ID struct {
+	Dev, Ino uint64
+}
+
+// Create makes a new network namespace, brings its loopback interface up and
+// pins it at path, whose directory must exist. A path where something is
+// mounted already is refused with fault.AlreadyExists; a plain file there, such
+// as a crash leaves between the two steps, is used.
+func Create(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("creating network namespace: %w", err)
+	}
+	f.Close()
+	if h, err := Open(path); err == nil {
+		h.Close()
+		return fault.AlreadyExists.Errorf("creating network namespace: %q is one already", path)
+	}
+	err = onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unsharing the network: %w", err)
+		}
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("bringing lo up: %w", err)
+		}
+		return unix.Mount(threadNS, path, "", unix.MS_BIND, "")
+	})
+	if err != nil {
+		return fmt.Errorf("creating network namespace %q: %w", path, errors.Join(err, Remove(path)))
+	}
+	return nil
+}
+
+// Remove takes the pin at path away, and with it the namespace as soon as
+// nothing else refers to it. It succeeds when nothing is there.
+func Remove(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break // nothing is mounted there, or there is no such path
+		}
+		if err != nil {
+			return fmt.Errorf("unmounting network namespace %q: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing network namespace: %w", err)
+	}
+	return nil
+}
+
+// Open opens the network namespace at path. A path that does not exist is
+// fault.NotFound; one that is anything but a network namespace is
+// fault.Invalid.
+func Open(path string) (*Handle, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fault.NotFound.Errorf("opening network namespace: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening network namespace: %w", err)
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		f.Close()
+		return nil, fault.Invalid.Errorf("%q is not a network namespace", path)
+	}
+	return &Handle{file: f}, nil
+}
+
+// Current opens the network namespace of the calling goroutine's thread.
+func Current() (*Handle, error) {
+	return Open(threadNS)
+}
+
+// FD returns the descriptor, which stays owned by the handle.
+func (h *Handle) FD() int { return int(h.file.Fd()) }
+
+// ID returns the namespace's identity.
+func (h *Handle) ID() (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(h.FD(), &st); err != nil {
+		return ID{}, fmt.Errorf("identifying network namespace %q: %w", h.file.Name(), err)
+	}
+	return ID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// Close gives the handle up.
+func (h *Handle) Close() error { return h.file.Close() }
+
+// Do calls fn in the namespace and returns its error. fn runs on another
+// goroutine, locked to its thread: goroutines that fn starts run outside of the
+// namespace, processes and sockets that it makes are inside. A panic in fn
+// continues in the caller.
+func (h *Handle) Do(fn func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Setns(h.FD(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("entering network namespace %q: %w", h.file.Name(), err)
+		}
+		return fn()
+	})
+}
+
+// Do calls fn in the network namespace at path, as Handle.Do does.
+func Do(path string, fn func() error) error {
+	h, err := Open(path)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Do(fn)
+}
+
+// onOwnThread runs fn on a goroutine that is locked to a thread and brings the
+// thread back into the namespace that the caller was in.
+func onOwnThread(fn func() error) error {
+	origin, err := Current()
+	if err != nil {
+		return err
+	}
+	defer origin.Close()
+	type outcome struct {
+		err      error
+		panicked any
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		runtime.LockOSThread()
+		var out outcome
+		defer func() {
+			out.panicked = recover()
+			if unix.Setns(origin.FD(), unix.CLONE_NEWNET) == nil {
+				runtime.UnlockOSThread()
+			} // otherwise the thread ends with this goroutine
+			done <- out
+		}()
+		out.err = fn()
+	}()
+	out := <-done
+	if out.panicked != nil {
+		panic(out.panicked)
+	}
+	return out.err
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}

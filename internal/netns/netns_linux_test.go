@@ -1,0 +1,140 @@
+package netns_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+func currentID(t *testing.T) netns.ID {
+	t.Helper()
+	h, err := netns.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	id, err := h.ID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func pinned(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ns")
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+func TestLifeCycle(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	path := pinned(t)
+	if err := netns.Create(path); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("creating it twice: %v", err)
+	}
+	var seen string
+	if err := netns.Do(path, func() error {
+		out, err := exec.Command("ip", "-br", "link").Output()
+		seen = string(out)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(seen), "\n"); len(lines) == 0 || !strings.Contains(seen, "LOOPBACK,UP") || strings.Contains(seen, "veth") {
+		t.Errorf("links in the new namespace: %q", seen)
+	}
+	for range 2 {
+		if err := netns.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the pin is still there: %v", err)
+	}
+	if err := netns.Do(path, func() error { return nil }); !errors.Is(err, fault.NotFound) {
+		t.Errorf("entering a namespace that is gone: %v", err)
+	}
+}
+
+// TestCreateAfterCrash starts from what a crash leaves: the file without the mount.
+func TestCreateAfterCrash(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	path := filepath.Join(t.TempDir(), "ns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := netns.Open(path); !errors.Is(err, fault.Invalid) {
+		t.Errorf("opening a plain file: %v", err)
+	}
+	if err := netns.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := netns.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNoThreadStrays enters from many goroutines at once, with functions that
+// fail, panic and wander off to a namespace of their own, and then looks where
+// the threads that run ordinary goroutines are.
+func TestNoThreadStrays(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	home, path := currentID(t), pinned(t)
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			defer func() {
+				if p := recover(); (p != nil) != (i%4 == 1) {
+					t.Errorf("goroutine %d: panic %v", i, p)
+				}
+			}()
+			_ = netns.Do(path, func() error {
+				switch i % 4 {
+				case 0:
+					return errors.New("no luck")
+				case 1:
+					panic("an author's mistake")
+				case 2:
+					return unix.Unshare(unix.CLONE_NEWNET)
+				}
+				return nil
+			})
+			if id := currentID(t); id != home {
+				t.Errorf("goroutine %d is in namespace %v, not %v", i, id, home)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkDo(b *testing.B) {
+	testenv.Require(b, testenv.Root)
+	path := filepath.Join(b.TempDir(), "ns")
+	if err := netns.Create(path); err != nil {
+		b.Fatal(err)
+	}
+	defer netns.Remove(path)
+	for b.Loop() {
+		if err := netns.Do(path, func() error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
