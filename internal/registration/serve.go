@@ -2,12 +2,10 @@ package registration
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/rpc"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 const (
@@ -58,17 +57,17 @@ func Serve(ctx context.Context, dir string, p Plugin, opts *Options) error {
 
 // serveOnce serves until ctx ends or the socket file is not ours any more.
 func serveOnce(ctx context.Context, p Plugin, o *Options, log *slog.Logger) error {
-	l, id, err := listen(p.Socket)
+	l, err := sockfile.Listen(p.Socket)
 	if err != nil {
-		return err
+		return fmt.Errorf("registering plugin %q: %w", p.Name, err)
 	}
-	defer removeOwn(p.Socket, id)
+	defer l.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watching := make(chan error, 1)
 	go func() {
 		defer cancel()
-		watching <- watchOwn(ctx, p.Socket, id, log)
+		watching <- watchOwn(ctx, l, log)
 	}()
 	s := grpc.NewServer(rpc.ServerOptions("registration", log)...)
 	registerapi.RegisterRegistrationServer(s, &server{plugin: p, status: o.Status, log: log})
@@ -78,54 +77,10 @@ func serveOnce(ctx context.Context, p Plugin, o *Options, log *slog.Logger) erro
 	return errors.Join(err, <-watching)
 }
 
-// listen puts a listening socket at path in one step: a kubelet that saw it
-// between bind(2) and listen(2) would be refused the connection.
-func listen(path string) (net.Listener, *identity, error) {
-	if _, err := rpc.SocketPath(path); err != nil {
-		return nil, nil, err
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, nil, fault.AlreadyExists.Errorf("registering at %q: another process serves this socket", path)
-	}
-	hidden := filepath.Join(filepath.Dir(path), "."+rand.Text()[:8])
-	l, err := rpc.Listen(hidden)
-	if err != nil {
-		return nil, nil, err
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // by now the path may be another's
-	id, err := identify(hidden)
-	if err == nil {
-		err = removeStale(path)
-	}
-	if err == nil {
-		err = os.Rename(hidden, path)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("registering at %q: %w", path, err), l.Close(), os.Remove(hidden))
-	}
-	return l, id, nil
-}
-
-// removeStale makes the kubelet see the end of a predecessor: a rename over its
-// socket would be one event instead of two.
-func removeStale(path string) error {
-	id, err := identify(path)
-	if err != nil || id == nil {
-		return err
-	}
-	return os.Remove(path)
-}
-
-func removeOwn(path string, id *identity) {
-	if now, err := identify(path); err == nil && now.same(id) {
-		os.Remove(path)
-	}
-}
-
-// watchOwn returns when the file at path is another one than id, and its
+// watchOwn returns when the file at l's path is not its own any more, and the
 // directory is there, or when ctx ends.
-func watchOwn(ctx context.Context, path string, id *identity, log *slog.Logger) error {
+func watchOwn(ctx context.Context, l *sockfile.Listener, log *slog.Logger) error {
+	path := l.Path()
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watching %q: %w", path, err)
@@ -137,7 +92,7 @@ func watchOwn(ctx context.Context, path string, id *identity, log *slog.Logger) 
 	recheck := time.NewTicker(recheckEvery)
 	defer recheck.Stop()
 	for {
-		if now, err := identify(path); err == nil && !now.same(id) {
+		if !l.Present() {
 			if _, err := os.Stat(filepath.Dir(path)); err == nil {
 				log.Info("the registration socket was removed: announcing the plugin again")
 				return nil

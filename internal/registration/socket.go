@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/rpc"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 type socket struct {
 	w      *watcher
 	path   string
-	id     *identity          // of the present instance; only the loop's goroutine uses it
+	id     *sockfile.ID       // of the present instance; only the loop's goroutine uses it
 	cancel context.CancelFunc // ends the present instance
 	ended  *sync.WaitGroup    // is done when the present instance has ended
 }
@@ -41,8 +42,8 @@ func (w *watcher) newSocket(path string) *socket {
 
 // replace ends the present instance, if it is another one than id, and starts
 // one for id, if that is not nil. It does not wait for either.
-func (s *socket) replace(id *identity) {
-	if s.id.same(id) {
+func (s *socket) replace(id *sockfile.ID) {
+	if s.id.Same(id) {
 		return
 	}
 	s.cancel()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // rescanEvery is the period of the safety net behind inotify.
@@ -101,7 +103,7 @@ func (w *watcher) gone(path string) {
 
 func (w *watcher) rescan() {
 	for p, s := range w.sockets {
-		if id, err := identify(p); err != nil || id == nil {
+		if id, err := sockfile.Identify(p); err != nil || id == nil {
 			s.replace(nil)
 			delete(w.sockets, p)
 		}
@@ -149,7 +151,7 @@ func (w *watcher) watchDir(dir string) error {
 
 // found takes the socket at path, unless it is the instance known already.
 func (w *watcher) found(path string) error {
-	id, err := identify(path)
+	id, err := sockfile.Identify(path)
 	if err != nil || id == nil {
 		return err
 	}
@@ -160,31 +162,4 @@ func (w *watcher) found(path string) error {
 	}
 	s.replace(id)
 	return nil
-}
-
-// identity tells the instances of a socket file apart. An inode number alone
-// is reused at once by the next file; the modification time is that of bind(2),
-// which chmod and rename leave alone.
-type identity struct {
-	info     os.FileInfo
-	modified time.Time
-}
-
-// identify returns the identity of the socket at path, nil for anything else
-// that is there and for nothing.
-func identify(path string) (*identity, error) {
-	fi, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case fi.Mode()&os.ModeSocket == 0:
-		return nil, nil
-	}
-	return &identity{info: fi, modified: fi.ModTime()}, nil
-}
-
-func (a *identity) same(b *identity) bool {
-	return a != nil && b != nil && os.SameFile(a.info, b.info) && a.modified.Equal(b.modified)
 }

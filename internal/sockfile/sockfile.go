@@ -1,0 +1,132 @@
+// Package sockfile is about the files of unix sockets: it tells instances of a
+// socket at one path apart, and listens so that the file appears only once it
+// can be connected to and disappears only if it is still one's own.
+//
+// Plugins and kubelets recognise each other's restarts by these files alone.
+package sockfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// ID tells the instances of a socket file apart. An inode number alone is
+// reused at once by the next file; the modification time is that of bind(2),
+// which chmod and rename leave alone. A nil ID stands for no socket.
+type ID struct {
+	info os.FileInfo
+}
+
+// Identify returns the identity of the socket at path: nil when nothing, or
+// something else, is there.
+func Identify(path string) (*ID, error) {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case fi.Mode()&os.ModeSocket == 0:
+		return nil, nil
+	}
+	return &ID{fi}, nil
+}
+
+// Same reports whether both are the same instance. No socket is not the same
+// as no socket.
+func (a *ID) Same(b *ID) bool {
+	return a != nil && b != nil && os.SameFile(a.info, b.info) && a.info.ModTime().Equal(b.info.ModTime())
+}
+
+// Listener is a listening socket that knows its file.
+type Listener struct {
+	net.Listener
+	path  string
+	id    *ID
+	close func() error
+}
+
+// Listen puts a listening socket at path, an absolute path, in one step: a peer
+// that saw it between bind(2) and listen(2) would be refused the connection.
+// What a killed predecessor left at path is replaced; a socket that somebody
+// serves is refused with fault.AlreadyExists, and so is another kind of file.
+func Listen(path string) (*Listener, error) {
+	if err := vacate(path); err != nil {
+		return nil, fmt.Errorf("listening on %q: %w", path, err)
+	}
+	// The name is always the same, so that what a crash leaves here is replaced
+	// at the next start; the kubelet ignores names with a dot.
+	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	inner, err := rpc.Listen(hidden)
+	if err != nil {
+		return nil, err
+	}
+	inner.(*net.UnixListener).SetUnlinkOnClose(false) // by then the path may be another's
+	id, err := Identify(hidden)
+	if err == nil {
+		err = os.Rename(hidden, path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listening on %q: %w", path, err), inner.Close(), os.Remove(hidden))
+	}
+	l := &Listener{Listener: inner, path: path, id: id}
+	l.close = sync.OnceValue(func() error { return errors.Join(l.remove(), inner.Close()) })
+	return l, nil
+}
+
+// vacate removes a stale socket. A rename over it would hide its end from who
+// watches the directory.
+func vacate(path string) error {
+	if _, err := rpc.SocketPath(path); err != nil {
+		return err
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return fault.AlreadyExists.Errorf("another process serves this socket")
+	}
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case fi.Mode()&os.ModeSocket == 0:
+		return fault.AlreadyExists.Errorf("the path exists and is not a socket")
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Path returns the path of the socket.
+func (l *Listener) Path() string { return l.path }
+
+// Present reports whether the file at the path is still this listener's.
+func (l *Listener) Present() bool {
+	now, err := Identify(l.path)
+	return err == nil && now.Same(l.id)
+}
+
+// Close stops listening and removes the file if it is still this listener's.
+// It may be called more than once.
+func (l *Listener) Close() error { return l.close() }
+
+func (l *Listener) remove() error {
+	if !l.Present() {
+		return nil
+	}
+	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
