@@ -1,0 +1,98 @@
+package pod
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// State is what a runtime says of a container.
+type State int
+
+// The states of a container, as CRI has them.
+const (
+	Unknown State = iota
+	Created
+	Running
+	Exited
+)
+
+// Sandbox is a sandbox of the Pod as the runtime reports it.
+type Sandbox struct {
+	ID        string
+	Attempt   uint32
+	Ready     bool
+	CreatedAt time.Time
+	IPs       []string // the primary address first; none on the host's network
+}
+
+// Container is one instance of a container as the runtime reports it.
+type Container struct {
+	ID, Name, SandboxID string
+	Attempt             uint32 // the restart count when it was created
+	Hash                string // Hash of the spec that it was made from
+	State               State
+	// Image is the reference that it was made from, ImageID the image's id.
+	Image, ImageID                   string
+	CreatedAt, StartedAt, FinishedAt time.Time
+	ExitCode                         int32
+	Reason, Message                  string
+	LogPath                          string
+	// Delay is the restart delay that was in force when it was created.
+	Delay time.Duration
+}
+
+// Observation is what the runtime reported of one Pod at one moment. Both
+// lists are sorted newest first (Sort).
+type Observation struct {
+	Sandboxes  []Sandbox
+	Containers []Container
+}
+
+// Sort puts both lists into their order: by attempt, then by creation.
+func (o *Observation) Sort() {
+	slices.SortStableFunc(o.Sandboxes, func(a, b Sandbox) int {
+		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+	})
+	slices.SortStableFunc(o.Containers, func(a, b Container) int {
+		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+	})
+}
+
+// Sandbox returns the newest sandbox, or nil.
+func (o *Observation) Sandbox() *Sandbox {
+	if len(o.Sandboxes) == 0 {
+		return nil
+	}
+	return &o.Sandboxes[0]
+}
+
+// Latest returns the newest instance of the container, or nil.
+func (o *Observation) Latest(name string) *Container { return o.nth(name, 0) }
+
+// Previous returns the instance before the newest, or nil.
+func (o *Observation) Previous(name string) *Container { return o.nth(name, 1) }
+
+func (o *Observation) nth(name string, n int) *Container {
+	for i := range o.Containers {
+		if o.Containers[i].Name != name {
+			continue
+		}
+		if n == 0 {
+			return &o.Containers[i]
+		}
+		n--
+	}
+	return nil
+}
+
+// Active returns the instances that run, or may run.
+func (o *Observation) Active() []Container {
+	var active []Container
+	for _, c := range o.Containers {
+		if c.State == Running || c.State == Unknown {
+			active = append(active, c)
+		}
+	}
+	return active
+}

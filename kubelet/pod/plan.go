@@ -1,0 +1,305 @@
+package pod
+
+import (
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// minGrace is the least time between stop signal and kill, also for a Pod
+// whose hooks used up its grace.
+const minGrace = 2 * time.Second
+
+// Why containers are killed.
+const (
+	KillUnhealthy = "Unhealthy"
+	KillChanged   = "Changed"
+	KillSandbox   = "SandboxChanged"
+	KillEnding    = "Ending"
+	KillFinished  = "Finished"
+)
+
+// Kill ends one container instance.
+type Kill struct {
+	ID, Name        string
+	Reason, Message string
+	// Grace includes the preStop hook's time.
+	Grace time.Duration
+}
+
+// Start creates and starts one container instance.
+type Start struct {
+	Name    string
+	Attempt uint32
+	Delay   time.Duration // to record with the instance (AnnotationDelay)
+}
+
+// NewSandbox creates a sandbox.
+type NewSandbox struct{ Attempt uint32 }
+
+// Plan is what to do next with a Pod, in the order of its fields. After any of
+// it the Pod is observed again and a new plan made, so a plan never guesses
+// what its own actions will bring.
+type Plan struct {
+	Kill          []Kill   // all at the same time
+	StopSandbox   []string // ids
+	Remove        []string // ids of ended or never started instances
+	RemoveSandbox []string // ids of sandboxes that hold nothing of interest
+	Sandbox       *NewSandbox
+	Start         []Start // one after the other
+	// Failed ends the Pod for good.
+	Failed *RejectError
+	// Ended is set for an ending Pod of which nothing runs any more.
+	Ended bool
+	// Again is when a decision may change without any event; zero is never.
+	Again time.Time
+}
+
+// Empty reports whether there is nothing to do now.
+func (p *Plan) Empty() bool {
+	return len(p.Kill) == 0 && len(p.StopSandbox) == 0 && len(p.Remove) == 0 && len(p.RemoveSandbox) == 0 &&
+		p.Sandbox == nil && len(p.Start) == 0 && p.Failed == nil
+}
+
+// Decide returns what to do next. It is a pure function of the view: the same
+// view gives the same plan, and a view in which the plan has been carried out
+// gives an empty one.
+func Decide(v *View) Plan {
+	switch {
+	case v.Ending != nil:
+		return end(v)
+	case v.Finished() || v.Failed != nil:
+		return finish(v)
+	}
+	var p Plan
+	late := deadline(v)
+	if !late.IsZero() && !v.Now.Before(late) {
+		p.Failed = &RejectError{Reason: "DeadlineExceeded",
+			Message: fmt.Sprintf("the Pod was active longer than its activeDeadlineSeconds of %d", *v.Pod.Spec.ActiveDeadlineSeconds)}
+		return p
+	}
+	p.again(late)
+	sandbox := v.Seen.Sandbox()
+	if sandbox == nil || !sandbox.Ready {
+		renew(v, sandbox, &p)
+		return p
+	}
+	run(v, sandbox, &p)
+	return p
+}
+
+func (p *Plan) again(at time.Time) {
+	if !at.IsZero() && (p.Again.IsZero() || at.Before(p.Again)) {
+		p.Again = at
+	}
+}
+
+// deadline is when activeDeadlineSeconds is over, or zero.
+func deadline(v *View) time.Time {
+	if v.Pod.Spec.ActiveDeadlineSeconds == nil || v.Was.StartTime == nil {
+		return time.Time{}
+	}
+	return v.Was.StartTime.Add(time.Duration(*v.Pod.Spec.ActiveDeadlineSeconds) * time.Second)
+}
+
+// renew replaces a sandbox that is missing or dead.
+func renew(v *View, old *Sandbox, p *Plan) {
+	if active := v.Seen.Active(); len(active) > 0 {
+		for _, c := range active {
+			p.Kill = append(p.Kill, Kill{ID: c.ID, Name: c.Name, Reason: KillSandbox, Message: "the Pod's sandbox ended", Grace: minGrace})
+		}
+		return
+	}
+	created := v.anyApp()
+	if created && v.Pod.Spec.RestartPolicy == v1.RestartPolicyNever {
+		if !v.ended() {
+			p.Failed = &RejectError{Reason: "SandboxLost",
+				Message: "the Pod's sandbox ended before its containers did, and restartPolicy Never forbids another"}
+		}
+		return
+	}
+	if created && v.ended() {
+		return
+	}
+	if initFailed(v, old) {
+		return
+	}
+	next := NewSandbox{}
+	if old != nil {
+		next.Attempt = old.Attempt + 1
+		p.StopSandbox = append(p.StopSandbox, old.ID)
+	}
+	p.Sandbox = &next
+}
+
+// ended reports whether every app container has ended and none restarts.
+func (v *View) ended() bool {
+	for i := range v.Pod.Spec.Containers {
+		c := &v.Pod.Spec.Containers[i]
+		latest := v.Seen.Latest(c.Name)
+		if latest == nil || latest.State != Exited || Restarts(v.Pod, c, latest.ExitCode) {
+			return false
+		}
+	}
+	return true
+}
+
+// initFailed reports whether an init container failed for good.
+func initFailed(v *View, sandbox *Sandbox) bool {
+	if sandbox == nil || v.appCreated(sandbox.ID) {
+		return false
+	}
+	for i := range v.Pod.Spec.InitContainers {
+		c := &v.Pod.Spec.InitContainers[i]
+		latest := v.Seen.Latest(c.Name)
+		if latest != nil && latest.SandboxID == sandbox.ID && latest.State == Exited && latest.ExitCode != 0 && !Restarts(v.Pod, c, latest.ExitCode) {
+			return true
+		}
+	}
+	return false
+}
+
+// run brings the containers of a ready sandbox forward.
+func run(v *View, sandbox *Sandbox, p *Plan) {
+	if initFailed(v, sandbox) {
+		return
+	}
+	p.Kill = unwanted(v)
+	prune(v, sandbox, p)
+	killed := make(map[string]bool, len(p.Kill))
+	for _, k := range p.Kill {
+		killed[k.Name] = true
+	}
+	initialized := initialize(v, sandbox, p, killed)
+	if !initialized || v.ended() {
+		return
+	}
+	for i := range v.Pod.Spec.Containers {
+		if c := &v.Pod.Spec.Containers[i]; !killed[c.Name] {
+			start(v, sandbox, c, p)
+		}
+	}
+}
+
+// initialize starts init containers one at a time, keeps sidecars running, and
+// reports whether app containers may start.
+func initialize(v *View, sandbox *Sandbox, p *Plan, killed map[string]bool) bool {
+	created := v.appCreated(sandbox.ID)
+	for i := range v.Pod.Spec.InitContainers {
+		c := &v.Pod.Spec.InitContainers[i]
+		latest := v.Seen.Latest(c.Name)
+		here := latest != nil && latest.SandboxID == sandbox.ID
+		switch {
+		case killed[c.Name]:
+			if !created {
+				return false
+			}
+		case IsSidecar(c):
+			if !here || latest.State != Running {
+				start(v, sandbox, c, p)
+			}
+			started := here && latest.State == Running && (c.StartupProbe == nil || v.Probed(latest).Startup == Success)
+			if !started && !created {
+				return false
+			}
+		case created || here && latest.State == Exited && latest.ExitCode == 0:
+		default:
+			start(v, sandbox, c, p)
+			return false
+		}
+	}
+	return true
+}
+
+// start adds the start of the container when it is not running and due.
+func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
+	latest := v.Seen.Latest(c.Name)
+	next := Start{Name: c.Name}
+	switch {
+	case latest == nil:
+	case latest.State == Created: // an interrupted start: it never ran
+		p.Remove = append(p.Remove, latest.ID)
+		next.Attempt, next.Delay = latest.Attempt, latest.Delay
+	case latest.State != Exited:
+		return
+	case latest.SandboxID != sandbox.ID && isInit(v.Pod, c.Name):
+		next.Attempt = latest.Attempt + 1
+	case !Restarts(v.Pod, c, latest.ExitCode):
+		return
+	case latest.SandboxID != sandbox.ID || latest.Hash != Hash(c):
+		next.Attempt = latest.Attempt + 1
+	default:
+		if at := RestartAt(latest); v.Now.Before(at) {
+			p.again(at)
+			return
+		}
+		next.Attempt, next.Delay = latest.Attempt+1, nextDelay(latest)
+	}
+	if b, ok := v.Blocks[c.Name]; ok && v.Now.Before(b.Until) {
+		p.again(b.Until)
+		return
+	}
+	p.Start = append(p.Start, next)
+}
+
+// unwanted returns the kills of running containers that the spec does not
+// have, has changed, or whose probes failed.
+func unwanted(v *View) []Kill {
+	var kills []Kill
+	for _, seen := range v.Seen.Active() {
+		c := Find(v.Pod, seen.Name)
+		k := Kill{ID: seen.ID, Name: seen.Name, Grace: grace(v.Pod)}
+		probed := v.Probed(&seen)
+		switch {
+		case c == nil:
+			k.Reason, k.Message = KillChanged, "the container is not in the spec any more"
+		case !isInit(v.Pod, c.Name) && seen.Hash != Hash(c):
+			k.Reason, k.Message = KillChanged, "the container's spec changed"
+		case probed.Startup == Failure:
+			k.Reason, k.Message = KillUnhealthy, "startup probe failed: "+probed.Message
+			k.Grace = probeGrace(c.StartupProbe, k.Grace)
+		case probed.Liveness == Failure:
+			k.Reason, k.Message = KillUnhealthy, "liveness probe failed: "+probed.Message
+			k.Grace = probeGrace(c.LivenessProbe, k.Grace)
+		default:
+			continue
+		}
+		kills = append(kills, k)
+	}
+	return kills
+}
+
+func grace(p *v1.Pod) time.Duration {
+	if p.Spec.TerminationGracePeriodSeconds == nil {
+		return 30 * time.Second
+	}
+	return time.Duration(*p.Spec.TerminationGracePeriodSeconds) * time.Second
+}
+
+func probeGrace(p *v1.Probe, otherwise time.Duration) time.Duration {
+	if p == nil || p.TerminationGracePeriodSeconds == nil {
+		return otherwise
+	}
+	return time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
+}
+
+// prune removes instances older than the previous one, and sandboxes that are
+// replaced and empty.
+func prune(v *View, current *Sandbox, p *Plan) {
+	kept := map[string]bool{current.ID: true}
+	count := map[string]int{}
+	for _, c := range v.Seen.Containers {
+		count[c.Name]++
+		if count[c.Name] > 2 && c.State == Exited {
+			p.Remove = append(p.Remove, c.ID)
+			continue
+		}
+		kept[c.SandboxID] = true
+	}
+	for _, s := range v.Seen.Sandboxes {
+		if !kept[s.ID] {
+			p.RemoveSandbox = append(p.RemoveSandbox, s.ID)
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package pod
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// LostExitCode is what a container counts as having exited with when its
+// runtime has no record of it any more.
+const LostExitCode = 137
+
+// Recall adds to the observation the containers that the recorded status knows
+// and the runtime does not: after a reboot, or when somebody removed them.
+// They have ended, with the recorded exit if there is one and else with reason
+// ContainerStatusUnknown. Without it a Pod whose records were lost would start
+// as if it were new, whatever its restart policy.
+func Recall(was *v1.PodStatus, seen *Observation) {
+	for _, list := range [][]v1.ContainerStatus{was.InitContainerStatuses, was.ContainerStatuses} {
+		for i := range list {
+			if c, ok := recalled(&list[i], seen); ok {
+				seen.Containers = append(seen.Containers, c)
+			}
+		}
+	}
+	seen.Sort()
+}
+
+func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
+	_, id, _ := strings.Cut(s.ContainerID, "://")
+	if id == "" {
+		return Container{}, false
+	}
+	for i := range seen.Containers {
+		if c := &seen.Containers[i]; c.ID == id || c.Name == s.Name && int32(c.Attempt) >= s.RestartCount {
+			return Container{}, false
+		}
+	}
+	c := Container{ID: id, Name: s.Name, Attempt: uint32(s.RestartCount), State: Exited, Image: s.Image, ImageID: s.ImageID,
+		ExitCode: LostExitCode, Reason: "ContainerStatusUnknown",
+		Message: "the runtime has no record of this container any more"}
+	if r := s.State.Running; r != nil {
+		c.StartedAt = r.StartedAt.Time
+	}
+	for _, t := range []*v1.ContainerStateTerminated{s.LastTerminationState.Terminated, s.State.Terminated} {
+		if t != nil && strings.HasSuffix(t.ContainerID, id) {
+			c.ExitCode, c.Reason, c.Message = t.ExitCode, t.Reason, t.Message
+			c.StartedAt, c.FinishedAt = t.StartedAt.Time, t.FinishedAt.Time
+		}
+	}
+	c.CreatedAt = c.StartedAt
+	if sandbox := seen.Sandbox(); sandbox != nil && sandbox.CreatedAt.Before(c.StartedAt) {
+		c.SandboxID = sandbox.ID
+	}
+	return c, true
+}

@@ -1,0 +1,66 @@
+package pod
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// The restart back-off, as the upstream kubelet has it.
+const (
+	delayMin   = 10 * time.Second
+	delayMax   = 300 * time.Second
+	delayReset = 10 * time.Minute // an instance that ran this long starts afresh
+)
+
+// Restarts reports whether a container that ended with the code is started
+// again.
+func Restarts(p *v1.Pod, c *v1.Container, code int32) bool {
+	if isInit(p, c.Name) {
+		if IsSidecar(c) {
+			return true
+		}
+		return code != 0 && p.Spec.RestartPolicy != v1.RestartPolicyNever
+	}
+	switch p.Spec.RestartPolicy {
+	case v1.RestartPolicyNever:
+		return false
+	case v1.RestartPolicyOnFailure:
+		return code != 0
+	default:
+		return true
+	}
+}
+
+// RestartAt is the earliest time at which the ended instance may be followed
+// by another: at once after the first, then after delays that double.
+func RestartAt(c *Container) time.Time {
+	return c.FinishedAt.Add(delayInForce(c))
+}
+
+// nextDelay is the delay that the instance after c is created with.
+func nextDelay(c *Container) time.Duration {
+	d := delayInForce(c)
+	if d == 0 {
+		return delayMin
+	}
+	return min(2*d, delayMax)
+}
+
+func delayInForce(c *Container) time.Duration {
+	if !c.StartedAt.IsZero() && c.FinishedAt.Sub(c.StartedAt) >= delayReset {
+		return 0
+	}
+	return c.Delay
+}
+
+// Backoff returns the delay after n failures in a row of something other than
+// a container's own run: an image pull, a creation, a mount. The first retry
+// comes after base, and the delay doubles up to limit.
+func Backoff(n int, base, limit time.Duration) time.Duration {
+	d := base
+	for ; n > 1 && d < limit; n-- {
+		d *= 2
+	}
+	return min(d, limit)
+}

@@ -1,0 +1,116 @@
+package pod
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Outcome is the verdict of a probe.
+type Outcome int
+
+// The verdicts. Pending is the state before enough probes ran.
+const (
+	Pending Outcome = iota
+	Success
+	Failure
+)
+
+// Probed is what the probes of one container instance say. A probe that the
+// spec does not have says Success.
+type Probed struct {
+	Startup, Liveness, Readiness Outcome
+	// Message is the last failure's output.
+	Message string
+}
+
+// Block says that the last attempt to start a container did not succeed.
+type Block struct {
+	Reason, Message string    // for the container's waiting state
+	Until           time.Time // the earliest next attempt
+}
+
+// Ending says that the Pod shall end.
+type Ending struct {
+	// Deadline is when its grace is over. It only ever moves forward to an
+	// earlier time.
+	Deadline time.Time
+	// Force lets no container have the minimum grace.
+	Force bool
+}
+
+// View is all that is known of a Pod at one moment: the input of every pure
+// decision about it.
+type View struct {
+	Pod *v1.Pod
+	// Was is the status as last recorded. Its terminal phase is final, and it
+	// remembers containers of which the runtime has lost the record.
+	Was    *v1.PodStatus
+	Seen   *Observation
+	Probes map[string]Probed // by container id; none means no verdict yet
+	Blocks map[string]Block  // by container name
+	// Wait is what the whole Pod waits for, or nil.
+	Wait *WaitError
+	// Failed is why the Pod can never run, or run on, or nil.
+	Failed *RejectError
+	// Ending is nil while the Pod shall run.
+	Ending *Ending
+	Now    time.Time
+}
+
+// Finished reports whether the recorded phase is final.
+func (v *View) Finished() bool {
+	return v.Was.Phase == v1.PodSucceeded || v.Was.Phase == v1.PodFailed
+}
+
+// Probed returns the verdicts for an instance.
+func (v *View) Probed(c *Container) Probed { return v.Probes[c.ID] }
+
+// IsSidecar reports whether an init container is a sidecar: one that runs
+// beside the app containers.
+func IsSidecar(c *v1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+}
+
+// Find returns the spec of the named container, init containers included, or nil.
+func Find(p *v1.Pod, name string) *v1.Container {
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// isInit reports whether the name is of an init container, sidecars included.
+func isInit(p *v1.Pod, name string) bool {
+	for i := range p.Spec.InitContainers {
+		if p.Spec.InitContainers[i].Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// appCreated reports whether an app container was ever created in the sandbox.
+// From then on init containers do not run again there.
+func (v *View) appCreated(sandbox string) bool {
+	for _, c := range v.Seen.Containers {
+		if c.SandboxID == sandbox && !isInit(v.Pod, c.Name) && Find(v.Pod, c.Name) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// anyApp reports whether an app container was ever created, in any sandbox.
+func (v *View) anyApp() bool {
+	for i := range v.Pod.Spec.Containers {
+		if v.Seen.Latest(v.Pod.Spec.Containers[i].Name) != nil {
+			return true
+		}
+	}
+	return false
+}

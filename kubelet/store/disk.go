@@ -1,0 +1,213 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+const (
+	formatVersion = 1
+	// reserve is how many resourceVersions are set aside with one write, so
+	// that statuses that were lost in a crash have not used up numbers that
+	// are given out again.
+	reserve = 10_000
+	// lazyDelay is how long a status may stay in memory only.
+	lazyDelay = 250 * time.Millisecond
+)
+
+var (
+	metaBucket  = []byte("meta")
+	versionKey  = []byte("version")
+	revisionKey = []byte("revision")
+	idKey       = []byte("id")
+)
+
+// Open opens the store in the file, or makes a new one. The file is readable
+// by its owner alone: it holds Secrets. A store of a newer format version is
+// refused.
+func Open(file string, opts *Options) (*Store, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	s := &Store{
+		objects: map[string]map[string]Object{}, watchers: map[*watcher]struct{}{}, lazy: map[ref]struct{}{}, log: opts.Logger,
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
+		Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 16 << 20,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the object store %q: %w", file, err)
+	}
+	s.db = db
+	if err := errors.Join(os.Chmod(file, 0o600), s.load()); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the object store %q: %w", file, err), db.Close())
+	}
+	return s, nil
+}
+
+// load reads all objects and reserves resourceVersions, in one transaction.
+func (s *Store) load() error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil {
+			return err
+		}
+		if v := number(meta.Get(versionKey)); v > formatVersion {
+			return fault.FailedPrecondition.Errorf("it has format version %d and this program knows %d: use a newer nodekit", v, formatVersion)
+		}
+		if meta.Get(idKey) == nil {
+			if err := meta.Put(idKey, []byte(uuid.NewUUID())); err != nil {
+				return err
+			}
+		}
+		s.id = string(meta.Get(idKey))
+		s.revision = number(meta.Get(revisionKey))
+		s.reserved = s.revision + reserve
+		if err := errors.Join(meta.Put(versionKey, bytesOf(formatVersion)), meta.Put(revisionKey, bytesOf(s.reserved))); err != nil {
+			return err
+		}
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			if string(name) == string(metaBucket) {
+				return nil
+			}
+			return s.loadKind(string(name), b)
+		})
+	})
+}
+
+func (s *Store) loadKind(kind string, b *bbolt.Bucket) error {
+	s.objects[kind] = map[string]Object{}
+	return b.ForEach(func(k, v []byte) error {
+		decoded, _, err := scheme.Codecs.UniversalDeserializer().Decode(v, nil, nil)
+		if err != nil {
+			return fmt.Errorf("reading %s %q: %w", kind, k, err)
+		}
+		o, ok := decoded.(Object)
+		if !ok {
+			return fault.Internal.Errorf("reading %s %q: %T is not an object", kind, k, decoded)
+		}
+		s.objects[kind][string(k)] = o
+		return nil
+	})
+}
+
+// commit runs change in one durable transaction together with the statuses
+// that are in memory only. The caller holds s.write.
+func (s *Store) commit(change func(*bbolt.Tx) error) error {
+	pending, err := s.pending()
+	if err != nil {
+		return err
+	}
+	reserved := s.reserved
+	err = s.db.Update(func(tx *bbolt.Tx) error {
+		for r, data := range pending {
+			if err := insert(tx, r, data); err != nil {
+				return err
+			}
+		}
+		if s.next()+reserve/2 > reserved {
+			reserved += reserve
+			if err := tx.Bucket(metaBucket).Put(revisionKey, bytesOf(reserved)); err != nil {
+				return err
+			}
+		}
+		if change == nil {
+			return nil
+		}
+		return change(tx)
+	})
+	if err != nil {
+		s.again(pending)
+		return err
+	}
+	s.reserved = reserved
+	return nil
+}
+
+// pending takes the objects that are in memory only.
+func (s *Store) pending() (map[ref][]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[ref][]byte, len(s.lazy))
+	for r := range s.lazy {
+		data, err := encode(s.objects[r.kind][r.key])
+		if err != nil {
+			return nil, err
+		}
+		out[r] = data
+	}
+	clear(s.lazy)
+	return out, nil
+}
+
+// again puts back what pending took and commit could not write.
+func (s *Store) again(pending map[ref][]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r := range pending {
+		if s.objects[r.kind][r.key] != nil {
+			s.lazy[r] = struct{}{}
+		}
+	}
+}
+
+// later sees to it that lazy writes reach the disk. The caller holds s.mu.
+func (s *Store) later() {
+	if s.flush == nil {
+		s.flush = time.AfterFunc(lazyDelay, s.flushNow)
+	} else if len(s.lazy) == 1 {
+		s.flush.Reset(lazyDelay)
+	}
+}
+
+func (s *Store) flushNow() {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if s.closed {
+		return
+	}
+	if err := s.commit(nil); err != nil {
+		s.log.Error("writing Pod statuses", "err", err)
+		s.mu.Lock()
+		s.flush.Reset(10 * lazyDelay)
+		s.mu.Unlock()
+	}
+}
+
+func insert(tx *bbolt.Tx, r ref, data []byte) error {
+	b, err := tx.CreateBucketIfNotExists([]byte(r.kind))
+	if err != nil {
+		return err
+	}
+	return b.Put([]byte(r.key), data)
+}
+
+func remove(tx *bbolt.Tx, r ref) error {
+	b := tx.Bucket([]byte(r.kind))
+	if b == nil {
+		return nil
+	}
+	return b.Delete([]byte(r.key))
+}
+
+func number(b []byte) uint64 {
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}
+
+func bytesOf(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
