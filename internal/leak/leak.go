@@ -1,0 +1,167 @@
+// Package leak audits what is left on a machine: it takes a snapshot of the
+// kernel objects and files in a scope, and tells what a later snapshot has
+// more. It reads the kernel only (/proc, /sys, netlink), so it sees what any
+// program left, and changes nothing.
+//
+// What a Take of the network sees is that of the calling thread's network
+// namespace. Rules of iptables-legacy are not seen; those of iptables-nft are.
+// The package needs Linux; elsewhere Take returns an error. A Snapshot is
+// immutable.
+package leak
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is a kind of thing that can be left behind.
+type Kind string
+
+// The kinds. In parentheses is what a thing's name begins with, which is what
+// Scope.Prefixes looks at.
+const (
+	Mount      Kind = "mount"      // a mount in this mount namespace (mount point)
+	Namespace  Kind = "namespace"  // a namespace pinned by a bind mount (path)
+	Link       Kind = "link"       // a network interface (its name)
+	Address    Kind = "address"    // an IP address (name of its interface)
+	NFT        Kind = "nft"        // an nftables table, chain, rule, set or element (name of the table)
+	Cgroup     Kind = "cgroup"     // a cgroup of any hierarchy, v1 or v2 (path below the hierarchy's mount)
+	Process    Kind = "process"    // a process, threads and kernel threads excepted (process id)
+	Descriptor Kind = "descriptor" // an open file of one of Scope.PIDs (process id)
+	Loop       Kind = "loop"       // a loop device in use (path of the backing file)
+	File       Kind = "file"       // a file or directory below Scope.Dirs (path)
+	// Audit is the kind of a finding that says why the audit itself could
+	// not be done. No snapshot holds it.
+	Audit Kind = "audit"
+)
+
+// Kinds returns all kinds that a snapshot can hold.
+func Kinds() []Kind {
+	return []Kind{Mount, Namespace, Link, Address, NFT, Cgroup, Process, Descriptor, Loop, File}
+}
+
+// Scope says what an audit looks at. Others work on the same machine: a scope
+// should be as narrow as what is tested allows. The zero value is everything
+// but descriptors and files, which need PIDs and Dirs.
+type Scope struct {
+	// Kinds are the kinds to look at. Empty means all.
+	Kinds []Kind
+	// Prefixes restricts a kind to things whose name begins with one of the
+	// strings. A kind without an entry is not restricted. See the list of
+	// kinds for what names begin with.
+	Prefixes map[Kind][]string
+	// Marker restricts processes to the descendants of this process and to
+	// those whose command line or environment contains it: a temporary
+	// directory's path is a good one. Empty means every process.
+	Marker string
+	// PIDs are the processes whose descriptors count.
+	PIDs []int
+	// Dirs are the directories below which files count.
+	Dirs []string
+}
+
+func (s *Scope) has(kind Kind) bool {
+	return len(s.Kinds) == 0 || slices.Contains(s.Kinds, kind)
+}
+
+func (s *Scope) matches(kind Kind, name string) bool {
+	prefixes, restricted := s.Prefixes[kind]
+	return !restricted || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// Leak is one thing that is there and should not be.
+type Leak struct {
+	Kind Kind
+	// Name tells what it is, in the words of the tool that shows it.
+	Name string
+}
+
+// String returns kind and name.
+func (l Leak) String() string { return fmt.Sprintf("%s %s", l.Kind, l.Name) }
+
+// Snapshot is what was there at one time.
+type Snapshot struct {
+	scope Scope
+	kinds map[Kind]things
+}
+
+// things are those of one kind by what identifies them. Several may share an
+// identity: mounts on the same mount point, equal rules.
+type things map[string]thing
+
+type thing struct {
+	name  string
+	count int
+}
+
+func (t things) add(id, name string) {
+	t[id] = thing{name: name, count: t[id].count + 1}
+}
+
+// Diff returns what after has more than s, sorted by kind and name. With the
+// snapshots exchanged it returns what has gone.
+func (s *Snapshot) Diff(after *Snapshot) []Leak {
+	var leaks []Leak
+	for _, kind := range Kinds() {
+		var names []string
+		for id, now := range after.kinds[kind] {
+			for range now.count - s.kinds[kind][id].count {
+				names = append(names, now.name)
+			}
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			leaks = append(leaks, Leak{kind, name})
+		}
+	}
+	return leaks
+}
+
+// Settled takes the snapshot's scope again until nothing is left that was not
+// there before, or until ctx ends; then it returns what is left. The kernel
+// takes some things down on its own time, a network namespace above all, so
+// an audit that looks once blames the innocent. If the scope cannot be read,
+// the finding is of kind Audit.
+func Settled(ctx context.Context, before *Snapshot) []Leak {
+	const first, last = 2 * time.Millisecond, 100 * time.Millisecond
+	for wait := first; ; wait = min(2*wait, last) {
+		leaks := before.again()
+		if len(leaks) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return leaks
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (s *Snapshot) again() []Leak {
+	now, err := Take(s.scope)
+	if err != nil {
+		return []Leak{{Audit, err.Error()}}
+	}
+	return s.Diff(now)
+}
+
+// Names returns the names of a kind's things in the snapshot, sorted.
+func (s *Snapshot) Names(kind Kind) []string {
+	var names []string
+	for _, t := range s.kinds[kind] {
+		names = append(names, t.name)
+	}
+	return slices.Sorted(slices.Values(names))
+}
+
+// clone copies a scope, so that the snapshot does not depend on what its
+// taker does with the parts.
+func (s Scope) clone() Scope {
+	s.Kinds, s.PIDs, s.Dirs = slices.Clone(s.Kinds), slices.Clone(s.PIDs), slices.Clone(s.Dirs)
+	s.Prefixes = maps.Clone(s.Prefixes)
+	return s
+}

@@ -1,0 +1,143 @@
+package leak
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// rules lists tables, chains, rules, named sets and their elements.
+func rules(scope *Scope) (things, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := dump(conn.ListTables)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return make(things), nil // a kernel without nftables has none
+	}
+	if err != nil {
+		return nil, err
+	}
+	found := make(things)
+	for _, table := range tables {
+		name := fmt.Sprintf("%s %s", table.Name, family(table.Family))
+		if !scope.matches(NFT, name) {
+			continue
+		}
+		found.add(name, "table "+name)
+		look := &ruleset{conn, table, name, found}
+		if err := errors.Join(look.chains(), look.sets()); err != nil {
+			return nil, fmt.Errorf("of table %q: %w", name, err)
+		}
+	}
+	return found, nil
+}
+
+// ruleset adds what is in one table to found.
+type ruleset struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+	name  string
+	found things
+}
+
+func (r *ruleset) chains() error {
+	all, err := dump(func() ([]*nftables.Chain, error) { return r.conn.ListChainsOfTableFamily(r.table.Family) })
+	if err != nil {
+		return err
+	}
+	for _, chain := range all {
+		if chain.Table.Name != r.table.Name {
+			continue
+		}
+		name := fmt.Sprintf("%s chain %s", r.name, chain.Name)
+		r.found.add(name, name)
+		rules, err := dump(func() ([]*nftables.Rule, error) { return r.conn.GetRules(r.table, chain) })
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("chain %q: %w", chain.Name, err)
+		}
+		for _, rule := range rules {
+			id, short, err := describe(rule)
+			if err != nil {
+				return fmt.Errorf("chain %q: %w", chain.Name, err)
+			}
+			r.found.add(name+id, fmt.Sprintf("%s rule %d (%s)", name, rule.Handle, short))
+		}
+	}
+	return nil
+}
+
+// describe identifies a rule by what it does, without what it counted and
+// without its handle: a rule that was put in again is the same.
+func describe(rule *nftables.Rule) (id, short string, err error) {
+	var words []string
+	for _, e := range rule.Exprs {
+		if _, counts := e.(*expr.Counter); counts {
+			continue
+		}
+		text, err := json.Marshal(e)
+		if err != nil {
+			return "", "", err
+		}
+		word := strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", e), "*expr."))
+		id += " " + word + string(text)
+		words = append(words, word)
+	}
+	return id + string(rule.UserData), strings.Join(words, " "), nil
+}
+
+func (r *ruleset) sets() error {
+	all, err := dump(func() ([]*nftables.Set, error) { return r.conn.GetSets(r.table) })
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, set := range all {
+		if set.Anonymous {
+			continue // part of a rule
+		}
+		name := fmt.Sprintf("%s set %s", r.name, set.Name)
+		r.found.add(name, name)
+		elements, err := dump(func() ([]nftables.SetElement, error) { return r.conn.GetSetElements(set) })
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("set %q: %w", set.Name, err)
+		}
+		for _, e := range elements {
+			element := fmt.Sprintf("%s element %x", name, e.Key)
+			r.found.add(element, element)
+		}
+	}
+	return nil
+}
+
+func family(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	case nftables.TableFamilyARP:
+		return "arp"
+	case nftables.TableFamilyNetdev:
+		return "netdev"
+	case nftables.TableFamilyBridge:
+		return "bridge"
+	}
+	return fmt.Sprintf("family%d", f)
+}
