@@ -25,7 +25,9 @@ func (p *Process) start() (*run, error) {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if p.command.Enter == nil {
+			defer runtime.UnlockOSThread()
+		} // else the thread, which has entered something, ends with its goroutine
 		printed, err := p.fork(r)
 		started <- err
 		if err != nil {
@@ -51,6 +53,11 @@ func (p *Process) fork(r *run) (printed <-chan struct{}, err error) {
 	}
 	r.cmd.SysProcAttr.Setpgid = true
 	r.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if p.command.Enter != nil {
+		if err := p.command.Enter(); err != nil {
+			return nil, err
+		}
+	}
 	stdout, childStdout, err := os.Pipe()
 	if err != nil {
 		return nil, err

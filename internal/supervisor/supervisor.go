@@ -34,6 +34,11 @@ type Command struct {
 	// SysProcAttr adds to how the process is started: namespaces, credentials.
 	// Its Setpgid and Pdeathsig are set in any case. Nil means nothing.
 	SysProcAttr *syscall.SysProcAttr
+	// Enter runs before each start, on the thread that forks the process and
+	// that nothing else uses: what it does to the thread's namespaces holds for
+	// the process and for nobody else. An error of it is one of the start. Nil
+	// means nothing.
+	Enter func() error
 }
 
 // Process is a started command. Its methods may be called by several
@@ -55,7 +60,7 @@ type run struct {
 }
 
 // Start starts a command. The process is in the namespaces of this process,
-// whatever the calling thread has entered, unless SysProcAttr says otherwise.
+// whatever the calling thread has entered, unless SysProcAttr or Enter says otherwise.
 // The caller ends it with Kill or Stop.
 func Start(command Command) (*Process, error) {
 	p := &Process{command: command}
