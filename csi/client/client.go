@@ -1,0 +1,181 @@
+// Package client is the orchestrator's side of the Container Storage Interface
+// v1.13: a connection to one driver, what the driver claims, the order of the
+// calls that the specification's state machine demands, and the classes of
+// error that say what must be undone.
+//
+// The specification asks nothing of a caller that it cannot do after a crash: every
+// call is idempotent, so a caller that does not know the outcome of a call (Uncertain)
+// either repeats it or calls its inverse, and never forgets it. This package keeps no
+// state; its user records an intent before each call (see internal/journal).
+//
+// A Client is safe for concurrent use.
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	spec "github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// DefaultTimeout is what one call may take: the two minutes of the kubelet.
+const DefaultTimeout = 2 * time.Minute
+
+// Options change a Client. nil means the defaults.
+type Options struct {
+	// Observe is told of every call.
+	Observe call.Observer
+	// Timeout bounds each call; 0 is DefaultTimeout.
+	Timeout time.Duration
+}
+
+// Client is a connection to a driver's socket. Its three services are the raw
+// ones of the specification; the methods are what an orchestrator does with them.
+type Client struct {
+	Identity   spec.IdentityClient
+	Controller spec.ControllerClient
+	Node       spec.NodeClient
+
+	conn    *grpc.ClientConn
+	timeout time.Duration
+}
+
+// Dial returns a client for a unix endpoint. It does not wait: the first call
+// connects, and a driver that restarts is connected to again.
+func Dial(endpoint string, o *Options) (*Client, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	conn, err := rpc.Dial(endpoint, "csi", o.Observe)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		Identity: spec.NewIdentityClient(conn), Controller: spec.NewControllerClient(conn), Node: spec.NewNodeClient(conn),
+		conn: conn, timeout: o.Timeout,
+	}
+	if c.timeout == 0 {
+		c.timeout = DefaultTimeout
+	}
+	return c, nil
+}
+
+// Close ends the connection. Calls in flight end with an Uncertain error.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Info is what a driver says about itself and this node.
+type Info struct {
+	Name, Version string
+	NodeID        string
+	Controller    []spec.ControllerServiceCapability_RPC_Type
+	Node          []spec.NodeServiceCapability_RPC_Type
+}
+
+// Can reports whether the driver claims the controller capability.
+func (i *Info) Can(t spec.ControllerServiceCapability_RPC_Type) bool {
+	return slices.Contains(i.Controller, t)
+}
+
+// NodeCan reports whether the driver claims the node capability.
+func (i *Info) NodeCan(t spec.NodeServiceCapability_RPC_Type) bool {
+	return slices.Contains(i.Node, t)
+}
+
+// GetInfo asks the driver for everything that an orchestrator needs to know
+// before it calls anything else. A driver without a node part has no NodeID.
+func (c *Client) GetInfo(ctx context.Context) (*Info, error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	plugin, err := c.Identity.GetPluginInfo(ctx, &spec.GetPluginInfoRequest{})
+	if err != nil {
+		return nil, err
+	}
+	info := &Info{Name: plugin.GetName(), Version: plugin.GetVendorVersion()}
+	plugCaps, err := c.Identity.GetPluginCapabilities(ctx, &spec.GetPluginCapabilitiesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range plugCaps.GetCapabilities() {
+		if p.GetService().GetType() != spec.PluginCapability_Service_CONTROLLER_SERVICE {
+			continue
+		}
+		list, err := c.Controller.ControllerGetCapabilities(ctx, &spec.ControllerGetCapabilitiesRequest{})
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list.GetCapabilities() {
+			info.Controller = append(info.Controller, r.GetRpc().GetType())
+		}
+	}
+	return info, c.addNode(ctx, info)
+}
+
+func (c *Client) addNode(ctx context.Context, info *Info) error {
+	list, err := c.Node.NodeGetCapabilities(ctx, &spec.NodeGetCapabilitiesRequest{})
+	if errors.Is(err, fault.Unimplemented) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range list.GetCapabilities() {
+		info.Node = append(info.Node, r.GetRpc().GetType())
+	}
+	node, err := c.Node.NodeGetInfo(ctx, &spec.NodeGetInfoRequest{})
+	info.NodeID = node.GetNodeId()
+	return err
+}
+
+// Ready asks Probe until the driver is ready or ctx ends.
+func (c *Client) Ready(ctx context.Context) error {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		once, cancel := c.bound(ctx)
+		p, err := c.Identity.Probe(once, &spec.ProbeRequest{}, grpc.WaitForReady(true))
+		cancel()
+		// "If the field is not set, the CO SHALL assume that the plugin is ready."
+		if err == nil && (p.GetReady() == nil || p.GetReady().GetValue()) {
+			return nil
+		}
+		if err != nil && !Uncertain(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Uncertain reports whether err leaves open what happened at the driver: the
+// operation may have been done, or may still be going on. Its caller repeats the
+// call or calls the inverse, and does not forget the volume before one of them
+// succeeded. Any other error is final: the driver says that the operation was not
+// done. The classes are the kubelet's.
+func Uncertain(err error) bool {
+	if err == nil {
+		return false
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return true // it never became an answer
+	}
+	switch s.Code() {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted, codes.Unknown:
+		return true
+	}
+	return false
+}
+
+func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, c.timeout)
+}

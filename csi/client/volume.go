@@ -1,0 +1,113 @@
+package client
+
+import (
+	"context"
+
+	spec "github.com/container-storage-interface/spec/lib/go/csi"
+)
+
+// Access says how a volume is used, on every call that needs it.
+type Access struct {
+	Mode       spec.VolumeCapability_AccessMode_Mode
+	Block      bool
+	FSType     string
+	MountFlags []string
+}
+
+// Capability returns the message for it.
+func (a Access) Capability() *spec.VolumeCapability {
+	c := &spec.VolumeCapability{AccessMode: &spec.VolumeCapability_AccessMode{Mode: a.Mode}}
+	if a.Block {
+		c.AccessType = &spec.VolumeCapability_Block{Block: &spec.VolumeCapability_BlockVolume{}}
+		return c
+	}
+	c.AccessType = &spec.VolumeCapability_Mount{Mount: &spec.VolumeCapability_MountVolume{FsType: a.FSType, MountFlags: a.MountFlags}}
+	return c
+}
+
+// Create is a volume that is wanted.
+type Create struct {
+	Name            string // the key: the same name is the same volume
+	Required, Limit int64  // bytes; 0 is no bound
+	Access          []Access
+	Parameters      map[string]string
+	Secrets         map[string]string
+}
+
+// CreateVolume makes the volume, or finds it made. After an Uncertain error
+// the volume may exist: only a repetition with the same Name tells its id, with
+// which it can be deleted.
+func (c *Client) CreateVolume(ctx context.Context, v Create) (*spec.Volume, error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	req := &spec.CreateVolumeRequest{Name: v.Name, Parameters: v.Parameters, Secrets: v.Secrets}
+	if v.Required != 0 || v.Limit != 0 {
+		req.CapacityRange = &spec.CapacityRange{RequiredBytes: v.Required, LimitBytes: v.Limit}
+	}
+	for _, a := range v.Access {
+		req.VolumeCapabilities = append(req.VolumeCapabilities, a.Capability())
+	}
+	resp, err := c.Controller.CreateVolume(ctx, req)
+	return resp.GetVolume(), err
+}
+
+// DeleteVolume deletes the volume; one that does not exist is success. It must
+// be unstaged everywhere. Repeat it after an Uncertain error.
+func (c *Client) DeleteVolume(ctx context.Context, id string, secrets map[string]string) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	_, err := c.Controller.DeleteVolume(ctx, &spec.DeleteVolumeRequest{VolumeId: id, Secrets: secrets})
+	return err
+}
+
+// Use is a volume that is used on this node.
+type Use struct {
+	VolumeID string
+	// StagingPath is the volume's one directory for staging, empty for a driver
+	// that does not stage. It must exist.
+	StagingPath string
+	Access      Access
+	Context     map[string]string // the volume's, as CreateVolume returned it
+	Secrets     map[string]string
+}
+
+// NodeStage prepares the volume on this node, once for all its targets. After
+// an Uncertain error NodeUnstage must succeed before the volume is forgotten.
+func (c *Client) NodeStage(ctx context.Context, u Use) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	_, err := c.Node.NodeStageVolume(ctx, &spec.NodeStageVolumeRequest{
+		VolumeId: u.VolumeID, StagingTargetPath: u.StagingPath, VolumeCapability: u.Access.Capability(),
+		VolumeContext: u.Context, Secrets: u.Secrets,
+	})
+	return err
+}
+
+// NodeUnstage is the inverse, after every NodeUnpublish of the volume succeeded.
+func (c *Client) NodeUnstage(ctx context.Context, volumeID, stagingPath string) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	_, err := c.Node.NodeUnstageVolume(ctx, &spec.NodeUnstageVolumeRequest{VolumeId: volumeID, StagingTargetPath: stagingPath})
+	return err
+}
+
+// NodePublish makes the volume appear at target, whose parent must exist. After
+// any error, final or Uncertain, NodeUnpublish is allowed; after an Uncertain one
+// it must succeed before the target is forgotten.
+func (c *Client) NodePublish(ctx context.Context, u Use, target string, readOnly bool) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	_, err := c.Node.NodePublishVolume(ctx, &spec.NodePublishVolumeRequest{
+		VolumeId: u.VolumeID, StagingTargetPath: u.StagingPath, TargetPath: target, Readonly: readOnly,
+		VolumeCapability: u.Access.Capability(), VolumeContext: u.Context, Secrets: u.Secrets,
+	})
+	return err
+}
+
+// NodeUnpublish is the inverse. The driver removes the target.
+func (c *Client) NodeUnpublish(ctx context.Context, volumeID, target string) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	_, err := c.Node.NodeUnpublishVolume(ctx, &spec.NodeUnpublishVolumeRequest{VolumeId: volumeID, TargetPath: target})
+	return err
+}

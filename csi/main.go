@@ -1,0 +1,65 @@
+package csi
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+)
+
+// Main serves the driver as a program does, and exits: 0 after SIGTERM or an
+// interrupt, 1 with one line on stderr when it cannot serve, 2 for wrong flags.
+//
+//	CSI_ENDPOINT          the socket, as the specification says; --endpoint wins
+//	KUBELET_REGISTRATION  a kubelet's plugins_registry directory; --registry wins
+//	                      none: the driver does not register itself
+//	NODE_ID               the node's id; --node-id wins, then Driver.NodeID, then
+//	                      the host's name
+//	-v                    logs every call on stderr
+//
+// Driver.StateDir, when empty, becomes StateDir(d.Name).
+func Main(d *Driver) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, d, os.Args[1:]))
+}
+
+// StateDir returns the directory in which a program with this driver keeps what
+// must survive its restart: STATE_DIRECTORY, which systemd and nodekit set for
+// the programs that they start, or /var/lib/<name>.
+func StateDir(name string) string {
+	return cmp.Or(os.Getenv("STATE_DIRECTORY"), filepath.Join("/var/lib", name))
+}
+
+func run(ctx context.Context, d *Driver, args []string) (exitCode int) {
+	host, _ := os.Hostname() // "" is reported by Validate
+	flags := flag.NewFlagSet(d.Name, flag.ContinueOnError)
+	endpoint := flags.String("endpoint", os.Getenv("CSI_ENDPOINT"), "`socket` to serve on, unix:///absolute/path.sock (CSI_ENDPOINT)")
+	registry := flags.String("registry", os.Getenv("KUBELET_REGISTRATION"), "`directory` plugins_registry of a kubelet to register with (KUBELET_REGISTRATION)")
+	nodeID := flags.String("node-id", cmp.Or(os.Getenv("NODE_ID"), d.NodeID, host), "`id` of this node (NODE_ID)")
+	verbose := flags.Bool("v", false, "log every call")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if *endpoint == "" {
+		fmt.Fprintln(os.Stderr, "no socket to serve on: set CSI_ENDPOINT, for example CSI_ENDPOINT=unix:///run/csi.sock")
+		return 2
+	}
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	served := *d
+	served.NodeID, served.StateDir = *nodeID, cmp.Or(d.StateDir, StateDir(d.Name))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if err := Serve(ctx, *endpoint, &served, &Options{Registry: *registry, Logger: log}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,161 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	spec "github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/registration"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// grace is what calls in flight get when the server stops.
+const grace = 5 * time.Second
+
+// Options change how Serve works. nil means the defaults.
+type Options struct {
+	// Registry is a kubelet's plugins_registry directory, where the driver
+	// announces itself for as long as it is served. Empty does not register, as
+	// when a registrar sidecar does.
+	Registry string
+	// Logger gets one debug line per call, without secrets. nil discards.
+	Logger *slog.Logger
+}
+
+// Serve serves the driver on a unix socket ("unix:///run/x.sock") until ctx
+// ends, lets the calls in flight finish for 5 seconds, and returns nil then. The
+// socket is readable by its owner alone and removed at the end; one left by a
+// killed process is replaced.
+//
+// It returns at once with ErrInvalid for a driver that contradicts itself, and
+// with ErrAlreadyExists when another process serves the socket or uses
+// Driver.StateDir.
+func Serve(ctx context.Context, endpoint string, d *Driver, o *Options) error {
+	if o == nil {
+		o = &Options{}
+	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if err := d.Validate(); err != nil {
+		return err
+	}
+	core, unlock, err := newCore(d)
+	if err != nil {
+		return fmt.Errorf("serving driver %q: %w", d.Name, err)
+	}
+	defer unlock()
+	defer core.abandon()
+	l, err := rpc.Listen(endpoint)
+	if err != nil {
+		return err
+	}
+	server := newServer(core, log)
+	log.InfoContext(ctx, "serving a CSI driver", "driver", d.Name, "version", d.Version, "endpoint", endpoint,
+		"controller", d.controllerTypes(), "node", d.nodeTypes())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return rpc.Serve(ctx, server, l, grace) })
+	if o.Registry != "" {
+		group.Go(func() error { return register(ctx, l.Addr().String(), d, o) })
+	}
+	return group.Wait()
+}
+
+func register(ctx context.Context, socket string, d *Driver, o *Options) error {
+	return registration.Serve(ctx, o.Registry, registration.Plugin{
+		Kind: registration.CSIPlugin, Name: d.Name, Endpoint: socket, Versions: []string{"1.0.0"},
+	}, &registration.Options{Logger: o.Logger})
+}
+
+func newServer(c *core, log *slog.Logger) *grpc.Server {
+	s := grpc.NewServer(append(rpc.ServerOptions("csi", log), grpc.ChainUnaryInterceptor(logRequests(log)))...)
+	spec.RegisterIdentityServer(s, &identityServer{driver: c.driver})
+	if c.driver.hasController() {
+		spec.RegisterControllerServer(s, &controllerServer{core: c})
+	}
+	if c.driver.hasNode() {
+		spec.RegisterNodeServer(s, &nodeServer{core: c})
+	}
+	return s
+}
+
+// core is what the services of one served driver share.
+type core struct {
+	driver  *Driver
+	locks   *locks
+	uses    *uses
+	life    context.Context // of the server: see change
+	abandon context.CancelFunc
+}
+
+func newCore(d *Driver) (c *core, unlock func(), err error) {
+	c = &core{driver: d, locks: &locks{}}
+	published, unlock := "", func() {}
+	if d.StateDir != "" {
+		if unlock, err = lockDir(d.StateDir); err != nil {
+			return nil, nil, err
+		}
+		published = filepath.Join(d.StateDir, "published")
+	}
+	if c.uses, err = openUses(published, c.locks); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	c.life, c.abandon = context.WithCancel(context.Background())
+	return c, unlock, nil
+}
+
+// lockDir takes dir for this process. The kernel gives it back on any death.
+func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fault.AlreadyExists.Errorf("another process uses the state directory %q", dir)
+		}
+		return nil, fmt.Errorf("locking %q: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// change runs an operation that changes something, under its claims. The
+// operation goes on when the caller gives up, and keeps its claims as long: the
+// caller's retry is answered ABORTED until the outcome is known.
+func (c *core) change(ctx context.Context, operation func(context.Context) error, claims ...claim) error {
+	release, err := c.locks.acquire(claims...)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(c.life, cancel)()
+	return classify(operation(ctx))
+}
+
+// classify gives a full disk its kind; every other error has its own or becomes
+// Internal at the wire.
+func classify(err error) error {
+	var k fault.Kind
+	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &k) {
+		return fault.Exhausted.Wrap(err)
+	}
+	return err
+}
