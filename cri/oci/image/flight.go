@@ -1,0 +1,95 @@
+package image
+
+import (
+	"context"
+	"sync"
+)
+
+// flights lets concurrent calls for one key share the work. The zero value is
+// ready.
+type flights struct {
+	mu    sync.Mutex
+	byKey map[string]*flight
+}
+
+// flight is work under way. It has a context of its own, which ends when
+// nobody waits for it any more.
+type flight struct {
+	cancel  context.CancelFunc
+	waiting int
+	watch   []func(Progress)
+	done    chan struct{}
+	id      string
+	err     error
+}
+
+// do runs work, or joins the run of an earlier call with the same key, and
+// returns its result. progress, when not nil, is called one call at a time
+// until do returns.
+func (fs *flights) do(ctx context.Context, key string, progress func(Progress), work func(context.Context, func(Progress)) (string, error)) (string, error) {
+	f, slot := fs.join(ctx, key, progress, work)
+	select {
+	case <-f.done:
+		return f.id, f.err
+	case <-ctx.Done():
+		fs.leave(key, f, slot)
+		return "", ctx.Err()
+	}
+}
+
+func (fs *flights) join(ctx context.Context, key string, progress func(Progress), work func(context.Context, func(Progress)) (string, error)) (f *flight, slot int) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f = fs.byKey[key]
+	if f == nil {
+		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		f = &flight{cancel: cancel, done: make(chan struct{})}
+		if fs.byKey == nil {
+			fs.byKey = map[string]*flight{}
+		}
+		fs.byKey[key] = f
+		go fs.run(own, key, f, work)
+	}
+	f.waiting++
+	f.watch = append(f.watch, progress)
+	return f, len(f.watch) - 1
+}
+
+func (fs *flights) run(ctx context.Context, key string, f *flight, work func(context.Context, func(Progress)) (string, error)) {
+	defer f.cancel()
+	f.id, f.err = work(ctx, func(p Progress) { fs.report(f, p) })
+	fs.mu.Lock()
+	if fs.byKey[key] == f {
+		delete(fs.byKey, key)
+	}
+	f.watch = nil
+	fs.mu.Unlock()
+	close(f.done)
+}
+
+func (fs *flights) report(f *flight, p Progress) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, watch := range f.watch {
+		if watch != nil {
+			watch(p)
+		}
+	}
+}
+
+// leave gives up waiting. The last to leave ends the work; a later call starts
+// it anew.
+func (fs *flights) leave(key string, f *flight, slot int) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if slot < len(f.watch) {
+		f.watch[slot] = nil
+	}
+	f.waiting--
+	if f.waiting == 0 {
+		f.cancel()
+		if fs.byKey[key] == f {
+			delete(fs.byKey, key)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+)
+
+// collect removes what nothing refers to. While some process is loading or
+// pulling it does nothing: that process collects when it is done.
+func (s *Store) collect() error {
+	ingest, err := tryAcquire(s.ingestLockPath(), unix.LOCK_EX)
+	if err != nil || ingest == nil {
+		return err
+	}
+	defer ingest.release()
+	if err := s.sweep(); err != nil {
+		return fmt.Errorf("collecting unused image content: %w", err)
+	}
+	return removeChildren(s.ingestPath(""))
+}
+
+// sweep moves unreferenced layers into the ingest directory, so that a crash
+// never leaves half of one under its name, and removes unreferenced blobs. It
+// holds the store's lock for that only; the long part, deleting, comes after.
+func (s *Store) sweep() error {
+	l, err := acquire(context.Background(), s.lockPath(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	blobs, layers, err := s.referenced()
+	if err != nil {
+		return err
+	}
+	err = eachUnreferenced(s.layerPath(""), layers, func(path string) error {
+		return os.Rename(path, s.ingestPath("trash-"+filepath.Base(path)))
+	})
+	return errors.Join(err,
+		eachUnreferenced(s.blobPath(""), blobs, os.Remove),
+		atomicfile.Clean(s.dir), atomicfile.Clean(s.mountsPath("")))
+}
+
+// referenced returns the blobs and layers in use by images and by mounted root
+// file systems, by the hex of their ids.
+func (s *Store) referenced() (blobs, layers map[string]bool, err error) {
+	snap, err := s.read()
+	if err != nil {
+		return nil, nil, err
+	}
+	blobs, layers = map[string]bool{}, map[string]bool{}
+	for id, rec := range snap.images {
+		blobs[strings.TrimPrefix(id, "sha256:")] = true
+		for _, m := range rec.Manifests {
+			blobs[m.Hex] = true
+		}
+		for i, chain := range chainIDs(rec.Layers) {
+			blobs[rec.Layers[i].Blob.Hex] = true
+			layers[chain] = true
+		}
+	}
+	records, err := filepath.Glob(s.mountsPath("*.json"))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, path := range records {
+		m, err := readMount(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !exists(m.Dir) { // whoever removed the directory had unmounted it
+			if err := ignoreNotExist(os.Remove(path)); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		for _, chain := range m.Layers {
+			layers[chain] = true
+		}
+	}
+	return blobs, layers, nil
+}
+
+func eachUnreferenced(dir string, keep map[string]bool, do func(path string) error) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			errs = append(errs, do(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeChildren(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}

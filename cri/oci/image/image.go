@@ -1,0 +1,142 @@
+// Package image is the image store of the reference runtime: it loads and
+// pulls container images, keeps their layers unpacked, and mounts writable root
+// file systems made of them.
+//
+// It follows the OCI image specification v1.1 (layout, manifest, config, layer
+// change sets), reads docker archives, and speaks the OCI distribution
+// protocol. It is not a build tool, it pushes nothing, and it is no
+// general snapshot store: a layer is always one read-only directory, and a root
+// file system always one overlay mount.
+//
+// # On disk
+//
+//	DIR/index.json           names and images; replaced atomically; versioned
+//	DIR/blobs/sha256/HEX     configs, manifests and layers as they were received
+//	DIR/layers/HEX/fs        an unpacked layer, named by its chain id
+//	DIR/layers/HEX/layer.json  what it takes on disk; versioned
+//	DIR/mounts/HEX.json      one record for each root file system in use
+//	DIR/ingest/              unfinished work; worthless after a crash
+//	DIR/lock, DIR/ingest.lock
+//
+// Content becomes visible by one rename after it is on disk (fsync of a blob,
+// syncfs for a layer), so neither a kill nor a loss of power leaves a blob or a
+// layer that is there and wrong. What no image and no root file system refers
+// to is collected when an image is removed, a root file system released or the
+// store opened, unless some process is loading or pulling: then its end does it.
+//
+// # Concurrency
+//
+// A Store is safe for concurrent use, and any number of processes may have one
+// directory open: changes are serialised by flock(2). Reads take no lock. They
+// are answered from memory while index.json is the file that was read last.
+package image
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+)
+
+// Store is an open image store. It holds no descriptors and needs no closing.
+type Store struct {
+	dir     string
+	log     *slog.Logger
+	limits  limits
+	current atomic.Pointer[snapshot]
+	pulls   flights
+}
+
+// Options adjust a Store. nil means the defaults.
+type Options struct {
+	// Logger receives what an operator may want to know. nil discards it.
+	Logger *slog.Logger
+	// MaxLayerBytes bounds what one layer may unpack to, in bytes. A layer
+	// beyond it is refused. Zero means 64 GiB.
+	MaxLayerBytes int64
+	// MaxLayerEntries bounds the files of one layer. Zero means 4 million.
+	MaxLayerEntries int
+}
+
+type limits struct {
+	bytes   int64
+	entries int
+}
+
+const (
+	defaultMaxLayerBytes   = 64 << 30
+	defaultMaxLayerEntries = 4 << 20
+)
+
+// Open opens the store in dir, which it creates when it is not there, and
+// collects what an interrupted process left. The directory is for root alone,
+// because images may hold set-uid programs. A store written by a newer version
+// is refused with fault.FailedPrecondition.
+func Open(dir string, opts *Options) (*Store, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening image store %q: %w", dir, err)
+	}
+	s := &Store{dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.limits.bytes == 0 {
+		s.limits.bytes = defaultMaxLayerBytes
+	}
+	if s.limits.entries == 0 {
+		s.limits.entries = defaultMaxLayerEntries
+	}
+	if err := s.prepare(); err != nil {
+		return nil, fmt.Errorf("opening image store %q: %w", dir, err)
+	}
+	return s, nil
+}
+
+func (s *Store) prepare() error {
+	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "ingest"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	if _, err := s.read(); err != nil {
+		return err
+	}
+	return s.collect()
+}
+
+func (s *Store) indexPath() string           { return filepath.Join(s.dir, "index.json") }
+func (s *Store) lockPath() string            { return filepath.Join(s.dir, "lock") }
+func (s *Store) ingestLockPath() string      { return filepath.Join(s.dir, "ingest.lock") }
+func (s *Store) ingestPath(n string) string  { return filepath.Join(s.dir, "ingest", n) }
+func (s *Store) blobPath(hex string) string  { return filepath.Join(s.dir, "blobs", "sha256", hex) }
+func (s *Store) layerPath(hex string) string { return filepath.Join(s.dir, "layers", hex) }
+func (s *Store) layerFS(hex string) string   { return filepath.Join(s.dir, "layers", hex, "fs") }
+func (s *Store) mountsPath(n string) string  { return filepath.Join(s.dir, "mounts", n) }
+
+// commit makes a finished file or directory visible under its final name.
+func commit(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(to))
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

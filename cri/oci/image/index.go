@@ -1,0 +1,204 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+const indexVersion = 1
+
+// index is the content of index.json: every image by its id, which is the
+// digest of its config.
+type index struct {
+	Version int               `json:"version"`
+	Images  map[string]record `json:"images"`
+}
+
+// record is one image. Its config is the blob that the id names. A record is
+// never changed in place: whoever changes one clones its slices.
+type record struct {
+	Names     []string   `json:"names,omitempty"`     // full form, sorted
+	Digests   []string   `json:"digests,omitempty"`   // repository@digest, sorted
+	Manifests []v1.Hash  `json:"manifests,omitempty"` // the blobs the digests are of
+	Layers    []layerRef `json:"layers"`              // the bottom first
+	Added     time.Time  `json:"added"`
+}
+
+// layerRef names a layer before and after decompression.
+type layerRef struct {
+	Blob   v1.Hash `json:"blob"`
+	DiffID v1.Hash `json:"diffID"`
+	Size   int64   `json:"size"` // of the blob
+}
+
+// snapshot is the index as it was read, with the parsed configs. It is
+// immutable and shared by all readers.
+type snapshot struct {
+	stamp   stamp
+	images  map[string]record
+	configs map[string]*v1.ConfigFile
+	sizes   map[string]int64
+}
+
+// stamp tells one index.json from the next. Every change makes a new inode.
+type stamp struct {
+	ino         uint64
+	size, mtime int64
+}
+
+// read returns the index as it is now. It does no more than one stat(2) while
+// nobody changed the index.
+func (s *Store) read() (*snapshot, error) {
+	for {
+		at, err := s.stampNow()
+		if err != nil {
+			return nil, err
+		}
+		if cur := s.current.Load(); cur != nil && cur.stamp == at {
+			return cur, nil
+		}
+		snap, err := s.readIndex(at)
+		if err == nil {
+			return snap, nil
+		}
+		// Between reading the index and a config the image may have been
+		// removed by another process. Then the index has changed.
+		if now, statErr := s.stampNow(); statErr != nil || now == at {
+			return nil, fmt.Errorf("reading image index %q: %w", s.indexPath(), err)
+		}
+	}
+}
+
+func (s *Store) readIndex(at stamp) (*snapshot, error) {
+	content, err := os.ReadFile(s.indexPath())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	idx, err := parseIndex(content)
+	if err != nil {
+		return nil, err
+	}
+	return s.publish(at, idx)
+}
+
+func (s *Store) stampNow() (stamp, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(s.indexPath(), &st); err != nil {
+		return stamp{}, ignoreNotExist(err)
+	}
+	return stamp{st.Ino, st.Size, st.Mtim.Nano()}, nil
+}
+
+func parseIndex(content []byte) (index, error) {
+	idx := index{Version: indexVersion, Images: map[string]record{}}
+	if len(content) == 0 {
+		return idx, nil
+	}
+	if err := json.Unmarshal(content, &idx); err != nil {
+		return idx, fault.FailedPrecondition.Errorf("damaged: %w", err)
+	}
+	if idx.Version != indexVersion {
+		return idx, fault.FailedPrecondition.Errorf("it has version %d, and this program reads %d: use the version that wrote it", idx.Version, indexVersion)
+	}
+	return idx, nil
+}
+
+// publish makes idx what readers see. Configs that the last snapshot has
+// parsed are taken over.
+func (s *Store) publish(at stamp, idx index) (*snapshot, error) {
+	snap := &snapshot{stamp: at, images: idx.Images, configs: map[string]*v1.ConfigFile{}, sizes: map[string]int64{}}
+	last := s.current.Load()
+	for id, rec := range idx.Images {
+		var size int64
+		for _, l := range rec.Layers {
+			size += l.Size
+		}
+		raw, config, err := s.config(last, id)
+		if err != nil {
+			return nil, err
+		}
+		snap.configs[id], snap.sizes[id] = config, size+raw
+	}
+	s.current.Store(snap)
+	return snap, nil
+}
+
+func (s *Store) config(last *snapshot, id string) (size int64, config *v1.ConfigFile, err error) {
+	if last != nil && last.configs[id] != nil {
+		var layers int64
+		for _, l := range last.images[id].Layers {
+			layers += l.Size
+		}
+		return last.sizes[id] - layers, last.configs[id], nil
+	}
+	h, err := v1.NewHash(id)
+	if err != nil {
+		return 0, nil, fault.FailedPrecondition.Errorf("image %q: %w", id, err)
+	}
+	content, err := os.ReadFile(s.blobPath(h.Hex))
+	if err != nil {
+		return 0, nil, fmt.Errorf("reading the config of image %q: %w", id, err)
+	}
+	config = &v1.ConfigFile{}
+	if err := json.Unmarshal(content, config); err != nil {
+		return 0, nil, fault.FailedPrecondition.Errorf("the config of image %q is damaged: %w", id, err)
+	}
+	return int64(len(content)), config, nil
+}
+
+// update changes the index under the store's lock; the change is durable when
+// it returns nil. change works on a copy whose records it may replace.
+func (s *Store) update(ctx context.Context, change func(images map[string]record) error) error {
+	l, err := acquire(ctx, s.lockPath(), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	snap, err := s.read()
+	if err != nil {
+		return err
+	}
+	next := index{Version: indexVersion, Images: maps.Clone(snap.images)}
+	if err := change(next.Images); err != nil {
+		return err
+	}
+	content, err := json.MarshalIndent(next, "", " ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(s.indexPath(), append(content, '\n'), 0o600)
+}
+
+// find returns the id of the image that ref means: an id, a name, or a name
+// with a digest. It returns "" when there is none, and fault.Invalid when ref
+// can mean no image.
+func (sn *snapshot) find(ref string) (id string, err error) {
+	if id := imageID(ref); id != "" {
+		if _, ok := sn.images[id]; ok {
+			return id, nil
+		}
+		return "", nil
+	}
+	full, err := Normalize(ref)
+	if err != nil {
+		return "", err
+	}
+	for id, rec := range sn.images {
+		if slices.Contains(rec.Names, full) || slices.Contains(rec.Digests, full) {
+			return id, nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,267 @@
+package image
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+const layerVersion = 1
+
+// layerInfo is the content of layer.json: what the layer takes on disk.
+type layerInfo struct {
+	Version int    `json:"version"`
+	Bytes   uint64 `json:"bytes"` // allocated, not apparent
+	Inodes  uint64 `json:"inodes"`
+}
+
+// chainIDs names each layer by its content and all that lies below it (OCI
+// image spec v1.1 config.md, "Layer ChainID"): unpacking depends on the layers
+// below, because a directory that a layer only implies has their attributes.
+func chainIDs(layers []layerRef) []string {
+	ids := make([]string, len(layers))
+	for i, l := range layers {
+		if i == 0 {
+			ids[i] = l.DiffID.Hex
+			continue
+		}
+		sum := sha256.Sum256([]byte("sha256:" + ids[i-1] + " " + l.DiffID.String()))
+		ids[i] = hex.EncodeToString(sum[:])
+	}
+	return ids
+}
+
+// staged is an unpacked layer that is not visible yet.
+type staged struct {
+	chain, tmp string
+	lock       *lock
+}
+
+// unpack makes every layer of the chain present. ready[i] is closed when the
+// blob of layer i can be read. The caller holds the ingest lock shared. Layers
+// that another goroutine or process is unpacking are waited for.
+func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan struct{}) (err error) {
+	var fresh []staged
+	defer func() {
+		for _, f := range fresh {
+			err = errors.Join(err, os.RemoveAll(f.tmp))
+			f.lock.release()
+		}
+	}()
+	var parents []string // the topmost first
+	for i, chain := range chainIDs(layers) {
+		select {
+		case <-ready[i]:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		root := s.layerFS(chain)
+		if !exists(s.layerPath(chain)) {
+			st, err := s.stage(ctx, chain, layers[i], parents)
+			if err != nil {
+				return fmt.Errorf("unpacking layer %q: %w", layers[i].Blob, err)
+			}
+			if st != nil {
+				fresh = append(fresh, *st)
+				root = filepath.Join(st.tmp, "fs")
+			}
+		}
+		parents = append([]string{root}, parents...)
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if err := syncFS(s.dir); err != nil {
+		return fmt.Errorf("syncing unpacked layers: %w", err)
+	}
+	for _, f := range fresh {
+		if err := commit(f.tmp, s.layerPath(f.chain)); err != nil {
+			return fmt.Errorf("committing layer: %w", err)
+		}
+	}
+	return nil
+}
+
+// stage unpacks one layer into a directory of its own. It returns nil when
+// somebody else committed the layer meanwhile.
+func (s *Store) stage(ctx context.Context, chain string, l layerRef, parents []string) (_ *staged, err error) {
+	st := staged{chain: chain}
+	st.lock, err = acquire(ctx, s.ingestPath("layer-"+chain+".lock"), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	if exists(s.layerPath(chain)) {
+		st.lock.release()
+		return nil, nil
+	}
+	st.tmp, err = os.MkdirTemp(s.ingestPath(""), "layer-"+chain+".*")
+	if err == nil {
+		err = s.fill(ctx, st.tmp, l, parents)
+	}
+	if err != nil {
+		err = errors.Join(err, os.RemoveAll(st.tmp))
+		st.lock.release()
+		return nil, err
+	}
+	return &st, nil
+}
+
+// fill unpacks the layer's blob below tmp, checks the digest of the
+// uncompressed bytes, and records what it takes.
+func (s *Store) fill(ctx context.Context, tmp string, l layerRef, parents []string) error {
+	root := filepath.Join(tmp, "fs")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	f, err := os.Open(s.blobPath(l.Blob.Hex))
+	if errors.Is(err, os.ErrNotExist) {
+		return fault.FailedPrecondition.Errorf("its blob is not in the store: load or pull the image again")
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	plain, err := decompress(f)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	g := &guard{limits: s.limits, log: s.log}
+	sum := sha256.New()
+	from := io.TeeReader(g.reader(plain), sum)
+	if err := applyLayer(ctx, root, from, archive.WithFilter(g.accept), archive.WithParents(parents)); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, &contextReader{ctx, from}); err != nil { // padding belongs to the digest
+		return err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != l.DiffID.Hex {
+		return fault.Invalid.Errorf("it unpacks to sha256:%s, and the image's config says %s", got, l.DiffID)
+	}
+	return writeLayerInfo(tmp)
+}
+
+func writeLayerInfo(tmp string) error {
+	bytes, inodes, err := diskUsage(tmp)
+	if err != nil {
+		return err
+	}
+	content, err := json.Marshal(layerInfo{layerVersion, bytes, inodes})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(tmp, "layer.json"), content, 0o600)
+}
+
+// guard refuses what no honest layer holds while it is being unpacked.
+type guard struct {
+	limits  limits
+	log     interface{ Warn(msg string, args ...any) }
+	bytes   int64
+	entries int
+}
+
+// accept is an archive.Filter. It counts the announced sizes, because a sparse
+// file unpacks to more than the bytes read for it.
+func (g *guard) accept(h *tar.Header) (bool, error) {
+	g.entries++
+	if g.entries > g.limits.entries {
+		return false, fault.Invalid.Errorf("it has more than %d files", g.limits.entries)
+	}
+	if h.Size < 0 || h.Size > g.limits.bytes-g.bytes {
+		return false, fault.Invalid.Errorf("it unpacks to more than %d bytes", g.limits.bytes)
+	}
+	g.bytes += h.Size
+	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+		// A container gets its devices from the runtime. A character device
+		// 0:0 would be overlay's own mark of a deleted file.
+		g.log.Warn("device node of an image left out", "file", h.Name)
+		return false, nil
+	}
+	for key := range h.PAXRecords {
+		// With these a layer could redirect overlay's lookups.
+		if strings.HasPrefix(key, "SCHILY.xattr.trusted.overlay.") || strings.HasPrefix(key, "SCHILY.xattr.user.overlay.") {
+			delete(h.PAXRecords, key)
+		}
+	}
+	return true, nil
+}
+
+// reader bounds the uncompressed stream: the limit for content, and one KiB
+// for each file's header.
+func (g *guard) reader(r io.Reader) io.Reader {
+	return &boundedReader{r: r, left: g.limits.bytes + int64(g.limits.entries)<<10}
+}
+
+type boundedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fault.Invalid.Errorf("its stream is longer than a layer may be")
+	}
+	n, err := b.r.Read(p)
+	b.left -= int64(n)
+	return n, err
+}
+
+// decompress recognises gzip and zstd by their first bytes and takes anything
+// else for a plain tar stream.
+func decompress(r io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReaderSize(r, 1<<16)
+	magic, err := buffered.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch compression(magic) {
+	case "gzip":
+		return gzip.NewReader(buffered)
+	case "zstd":
+		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}
+	return io.NopCloser(buffered), nil
+}
+
+func compression(magic []byte) string {
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		return "gzip"
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		return "zstd"
+	}
+	return ""
+}
+
+// diffIDs returns the layers of a config as hashes that are safe in paths.
+func diffIDs(config *v1.ConfigFile) ([]v1.Hash, error) {
+	for _, id := range config.RootFS.DiffIDs {
+		if id.Algorithm != "sha256" {
+			return nil, fault.Invalid.Errorf("layer %q: only sha256 digests are read", id)
+		}
+	}
+	return config.RootFS.DiffIDs, nil
+}

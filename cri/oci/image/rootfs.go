@@ -1,0 +1,274 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Rootfs is a mounted root file system.
+type Rootfs struct {
+	// Path is the mount point, below the directory given to Store.Rootfs.
+	Path string
+	// ImageID is the image it was made from.
+	ImageID string
+	// Config is how the image wants its program to be run (OCI image spec v1.1
+	// config.md): Entrypoint, Cmd, Env, User, WorkingDir, StopSignal, Volumes.
+	Config v1.Config
+}
+
+const mountVersion = 1
+
+// mountRecord is the content of a file in mounts/. It is written before the
+// mount is made and removed after everything below Dir is, and keeps the layers
+// from being collected. It is not synced: a loss of power takes the mounts too.
+type mountRecord struct {
+	Version int           `json:"version"`
+	Dir     string        `json:"dir"`
+	Image   string        `json:"image"`
+	Layers  []string      `json:"layers"` // chain ids, the bottom first
+	Config  v1.ConfigFile `json:"config"`
+}
+
+// overlay is what an overlay mount is made of.
+type overlay struct {
+	target, upper, work string
+	lower               []string // the topmost first
+}
+
+// Rootfs mounts a writable file system of the image below dir and returns it.
+// image is an id or any reference. What is written goes to dir as well. The
+// runtime calls it when it creates a container, with a directory that is that
+// container's alone and does not lie on an overlay itself.
+//
+// It may be called again, also after a crash or a reboot: a root file system
+// that is mounted is returned as it is, one that is not is mounted again with
+// what was written to it. Removing the image does not matter to either. When
+// it returns an error nothing new is left below dir.
+//
+// The image is not there: fault.NotFound. dir has a root file system of another
+// image: fault.AlreadyExists.
+func (s *Store) Rootfs(ctx context.Context, image, dir string) (*Rootfs, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("root file system of image %q: %w", image, err)
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("root file system of image %q: %w", image, err)
+	}
+	l, err := acquire(ctx, dir, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	defer l.release()
+	m, fresh, err := s.reserve(ctx, image, dir)
+	if err == nil {
+		err = s.mount(ctx, m)
+	}
+	if err != nil && fresh {
+		err = errors.Join(err, s.releaseLocked(dir))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("root file system of image %q in %q: %w", image, dir, err)
+	}
+	return &Rootfs{Path: mountPoint(dir), ImageID: m.Image, Config: m.Config.Config}, nil
+}
+
+// ReleaseRootfs unmounts what Rootfs mounted below dir and deletes what was
+// written to it; dir itself stays. Every process of the container must have
+// ended. It may be called at any time and again: for a directory without a root
+// file system, with half of one, or that is gone, it returns nil.
+func (s *Store) ReleaseRootfs(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("releasing root file system: %w", err)
+	}
+	if exists(dir) {
+		l, err := acquire(context.Background(), dir, unix.LOCK_EX)
+		if err != nil {
+			return err
+		}
+		defer l.release()
+	}
+	if err := s.releaseLocked(dir); err != nil {
+		return fmt.Errorf("releasing root file system in %q: %w", dir, err)
+	}
+	return nil
+}
+
+func mountPoint(dir string) string { return filepath.Join(dir, "rootfs") }
+
+// reserve records that dir is about to hold a root file system of the image,
+// or returns the record that does. While it has the store's lock nothing is
+// collected.
+func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, fresh bool, err error) {
+	l, err := acquire(ctx, s.lockPath(), unix.LOCK_SH)
+	if err != nil {
+		return m, false, err
+	}
+	defer l.release()
+	snap, err := s.read()
+	if err != nil {
+		return m, false, err
+	}
+	id, err := snap.find(image)
+	if err != nil {
+		return m, false, err
+	}
+	path := s.mountsPath(mountKey(dir))
+	if m, err = readMount(path); err != nil {
+		return m, false, err
+	}
+	if m.Image != "" && (m.Image == id || m.Image == imageID(image)) {
+		return m, false, nil
+	}
+	if m.Image != "" {
+		return m, false, fault.AlreadyExists.Errorf("it has one of image %q", m.Image)
+	}
+	if id == "" {
+		return m, false, fault.NotFound.Errorf("the image is not in the store: load or pull it")
+	}
+	m = mountRecord{mountVersion, dir, id, chainIDs(snap.images[id].Layers), *snap.configs[id]}
+	return m, true, writeMount(path, m)
+}
+
+func (s *Store) mount(ctx context.Context, m mountRecord) error {
+	target := mountPoint(m.Dir)
+	if mounted, err := isMounted(target); mounted || err != nil {
+		return err
+	}
+	if err := s.restore(ctx, m); err != nil {
+		return err
+	}
+	o := overlay{target: target, upper: filepath.Join(m.Dir, "upper"), work: filepath.Join(m.Dir, "work")}
+	for _, dir := range []string{o.upper, o.work, o.target} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	for _, chain := range m.Layers {
+		o.lower = append([]string{s.layerFS(chain)}, o.lower...)
+	}
+	if len(o.lower) == 0 { // overlay wants at least one
+		o.lower = []string{filepath.Join(s.dir, "empty")}
+		if err := os.MkdirAll(o.lower[0], 0o755); err != nil {
+			return err
+		}
+	}
+	return mountOverlay(o)
+}
+
+// restore unpacks layers again that somebody deleted. Normally there are none.
+func (s *Store) restore(ctx context.Context, m mountRecord) error {
+	missing := false
+	for _, chain := range m.Layers {
+		missing = missing || !exists(s.layerFS(chain))
+	}
+	if !missing {
+		return nil
+	}
+	snap, err := s.read()
+	if err != nil {
+		return err
+	}
+	rec, ok := snap.images[m.Image]
+	if !ok {
+		return fault.FailedPrecondition.Errorf("its layers are gone, and so is the image: load or pull it again")
+	}
+	ready := make(chan struct{})
+	close(ready)
+	all := make([]chan struct{}, len(rec.Layers))
+	for i := range all {
+		all[i] = ready
+	}
+	return s.ingesting(ctx, func() error { return s.unpack(ctx, rec.Layers, all) })
+}
+
+func (s *Store) releaseLocked(dir string) error {
+	target := mountPoint(dir)
+	for {
+		mounted, err := isMounted(target)
+		if err != nil {
+			return err
+		}
+		if !mounted {
+			break
+		}
+		if err := unmount(target); err != nil {
+			return err
+		}
+	}
+	// The mount point is removed as one empty directory, never as a tree.
+	err := errors.Join(ignoreNotExist(os.Remove(target)),
+		os.RemoveAll(filepath.Join(dir, "upper")), os.RemoveAll(filepath.Join(dir, "work")))
+	if err != nil {
+		return err
+	}
+	path := s.mountsPath(mountKey(dir))
+	m, err := readMount(path)
+	if err != nil || m.Image == "" {
+		return errors.Join(err, ignoreNotExist(os.Remove(path)))
+	}
+	if err := ignoreNotExist(os.Remove(path)); err != nil {
+		return err
+	}
+	snap, err := s.read()
+	if err != nil {
+		return err
+	}
+	if _, ok := snap.images[m.Image]; ok {
+		return nil
+	}
+	return s.collect()
+}
+
+func mountKey(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:16]) + ".json"
+}
+
+// readMount returns the record at path. One that is not there, or was torn by
+// a loss of power, is the zero record.
+func readMount(path string) (mountRecord, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return mountRecord{}, ignoreNotExist(err)
+	}
+	var m mountRecord
+	if json.Unmarshal(content, &m) != nil {
+		return mountRecord{}, nil
+	}
+	if m.Version != mountVersion {
+		return mountRecord{}, fault.FailedPrecondition.Errorf("%q has version %d, and this program reads %d: use the version that wrote it", path, m.Version, mountVersion)
+	}
+	return m, nil
+}
+
+func writeMount(path string, m mountRecord) error {
+	content, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
+	}
+	return nil
+}

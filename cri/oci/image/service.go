@@ -1,0 +1,145 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// CRI returns the store as the image service of a cri.Runtime.
+func (s *Store) CRI() *cri.Images {
+	return &cri.Images{
+		List:   s.list,
+		Status: s.Status,
+		Pull:   s.pullCRI,
+		Remove: s.Remove,
+		FsInfo: s.FsInfo,
+	}
+}
+
+func (s *Store) list(context.Context) ([]*runtimeapi.Image, error) { return s.List() }
+
+// List returns every image in the order of their ids. It reads no disk.
+func (s *Store) List() ([]*runtimeapi.Image, error) {
+	snap, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*runtimeapi.Image, 0, len(snap.images))
+	for _, id := range slices.Sorted(maps.Keys(snap.images)) {
+		all = append(all, snap.describe(id))
+	}
+	return all, nil
+}
+
+// Status returns the image that ref means, an id or any reference, or nil and
+// no error when the store has none. It reads no disk.
+func (s *Store) Status(_ context.Context, ref string) (*runtimeapi.Image, error) {
+	snap, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	id, err := snap.find(ref)
+	if err != nil || id == "" {
+		return nil, err
+	}
+	return snap.describe(id), nil
+}
+
+func (sn *snapshot) describe(id string) *runtimeapi.Image {
+	rec := sn.images[id]
+	im := &runtimeapi.Image{
+		Id:          id,
+		RepoTags:    slices.Clone(rec.Names),
+		RepoDigests: slices.Clone(rec.Digests),
+		Size:        uint64(sn.sizes[id]),
+		Spec:        &runtimeapi.ImageSpec{Image: id},
+	}
+	user, _, _ := strings.Cut(sn.configs[id].Config.User, ":")
+	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
+		im.Uid = &runtimeapi.Int64Value{Value: uid}
+	} else {
+		im.Username = user
+	}
+	return im
+}
+
+// Remove removes the image that ref means with all its names. Containers made
+// from it run on; its layers go when the last of them is released. An image that is not
+// there is not an error.
+func (s *Store) Remove(ctx context.Context, ref string) error {
+	removed := false
+	err := s.update(ctx, func(images map[string]record) error {
+		id, err := (&snapshot{images: images}).find(ref)
+		if err != nil || id == "" {
+			return err
+		}
+		delete(images, id)
+		removed = true
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("removing image %q: %w", ref, err)
+	}
+	if !removed {
+		return nil
+	}
+	return s.collect()
+}
+
+// FsInfo returns what the store takes on its file system: allocated bytes and
+// inodes of blobs and unpacked layers, counted once however many images share
+// them. Layers were measured when they were unpacked, so that it costs one
+// small file each.
+func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
+	var bytes, inodes uint64
+	layers, err := os.ReadDir(s.layerPath(""))
+	if err != nil {
+		return nil, fmt.Errorf("measuring image store: %w", err)
+	}
+	for _, l := range layers {
+		info, err := readLayerInfo(filepath.Join(s.layerPath(l.Name()), "layer.json"))
+		if err != nil {
+			return nil, fmt.Errorf("measuring image store: layer %q: %w", l.Name(), err)
+		}
+		bytes += info.Bytes
+		inodes += info.Inodes
+	}
+	blobBytes, blobInodes, err := diskUsage(s.blobPath(""))
+	if err != nil {
+		return nil, fmt.Errorf("measuring image store: %w", err)
+	}
+	return &runtimeapi.FilesystemUsage{
+		Timestamp:  time.Now().UnixNano(),
+		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: s.dir},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: bytes + blobBytes},
+		InodesUsed: &runtimeapi.UInt64Value{Value: inodes + blobInodes},
+	}, nil
+}
+
+// readLayerInfo returns zero for a layer that was collected meanwhile.
+func readLayerInfo(path string) (info layerInfo, err error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return info, ignoreNotExist(err)
+	}
+	if err := json.Unmarshal(content, &info); err != nil {
+		return info, fault.FailedPrecondition.Errorf("damaged: %w", err)
+	}
+	if info.Version != layerVersion {
+		return info, fault.FailedPrecondition.Errorf("version %d, and this program reads %d", info.Version, layerVersion)
+	}
+	return info, nil
+}

@@ -1,0 +1,180 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// source is the files of an archive or a directory, by slash-separated names.
+type source interface {
+	// open returns a file and its size. A name that is not there is
+	// fault.NotFound.
+	open(name string) (io.ReadCloser, int64, error)
+	Close() error
+}
+
+// maxDocument bounds what is read into memory of an archive's own JSON.
+const maxDocument = 8 << 20
+
+func readDocument(src source, name string) ([]byte, error) {
+	f, size, err := src.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if size > maxDocument {
+		return nil, fault.Invalid.Errorf("%q has %d bytes, too many for a description of an image", name, size)
+	}
+	return io.ReadAll(f)
+}
+
+// openSource opens an archive, plain or compressed, or a directory. scratch is
+// where a compressed archive is expanded; the file there is unlinked at once.
+func openSource(from, scratch string, limit int64) (source, error) {
+	fi, err := os.Stat(from)
+	if err != nil {
+		return nil, err
+	}
+	if fi.IsDir() {
+		root, err := os.OpenRoot(from)
+		if err != nil {
+			return nil, err
+		}
+		return dirSource{root}, nil
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return nil, err
+	}
+	if f, err = plainFile(f, scratch, limit); err != nil {
+		return nil, err
+	}
+	src, err := indexTar(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return src, nil
+}
+
+// plainFile returns f, or what f decompresses to and closes f.
+func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
+	var magic [4]byte
+	n, err := f.ReadAt(magic[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.Join(err, f.Close())
+	}
+	if compression(magic[:n]) == "" {
+		return f, nil
+	}
+	defer f.Close()
+	plain, err := decompress(f)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	tmp, err := os.CreateTemp(scratch, "archive.*")
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(tmp, &boundedReader{r: plain, left: limit})
+	if err = errors.Join(err, os.Remove(tmp.Name())); err != nil {
+		return nil, errors.Join(fmt.Errorf("decompressing: %w", err), tmp.Close())
+	}
+	return tmp, nil
+}
+
+// dirSource cannot be led out of its directory, also not by symbolic links.
+type dirSource struct{ root *os.Root }
+
+func (d dirSource) open(name string) (io.ReadCloser, int64, error) {
+	f, err := d.root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, fault.NotFound.Wrap(err)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		return nil, 0, errors.Join(fault.Invalid.Errorf("%q is not a regular file", name), err, f.Close())
+	}
+	return f, fi.Size(), nil
+}
+
+func (d dirSource) Close() error { return d.root.Close() }
+
+// tarSource reads members of a tar file where they lie.
+type tarSource struct {
+	file    *os.File
+	members map[string]member
+}
+
+type member struct {
+	offset, size int64
+	link         string // of a symbolic or hard link, what it points at
+}
+
+func indexTar(f *os.File) (*tarSource, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	src := &tarSource{file: f, members: map[string]member{}}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return src, nil
+		}
+		if err != nil {
+			return nil, fault.Invalid.Errorf("not a tar archive: %w", err)
+		}
+		name := path.Clean("/" + h.Name)[1:]
+		switch h.Typeflag {
+		case tar.TypeReg:
+			at, err := f.Seek(0, io.SeekCurrent)
+			if err != nil {
+				return nil, err
+			}
+			src.members[name] = member{offset: at, size: h.Size}
+		case tar.TypeSymlink:
+			src.members[name] = member{link: path.Join(path.Dir(name), h.Linkname)}
+		case tar.TypeLink:
+			src.members[name] = member{link: path.Clean("/" + h.Linkname)[1:]}
+		}
+	}
+}
+
+func (t *tarSource) open(name string) (io.ReadCloser, int64, error) {
+	m, ok := t.members[path.Clean(name)]
+	if ok && m.link != "" { // old docker archives link a layer that two images share
+		m, ok = t.members[strings.TrimPrefix(m.link, "/")]
+	}
+	if !ok || m.link != "" {
+		return nil, 0, fault.NotFound.Errorf("the archive has no file %q", name)
+	}
+	return io.NopCloser(io.NewSectionReader(t.file, m.offset, m.size)), m.size, nil
+}
+
+func (t *tarSource) Close() error { return t.file.Close() }
+
+// sniff tells how a file of the source is compressed.
+func sniff(src source, name string) (string, error) {
+	f, _, err := src.open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var magic bytes.Buffer
+	if _, err := io.CopyN(&magic, f, 4); err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return compression(magic.Bytes()), nil
+}

@@ -1,0 +1,32 @@
+//go:build !linux
+
+package image
+
+import (
+	"context"
+	"io"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+func notLinux(what string) error {
+	return fault.Unimplemented.Errorf("%s works on Linux only", what)
+}
+
+func applyLayer(context.Context, string, io.Reader, ...archive.ApplyOpt) error {
+	return notLinux("unpacking image layers")
+}
+
+func syncFS(string) error { return notLinux("unpacking image layers") }
+
+func diskUsage(string) (bytes, inodes uint64, err error) {
+	return 0, 0, notLinux("measuring disk usage")
+}
+
+func mountOverlay(overlay) error { return notLinux("mounting a root file system") }
+
+func isMounted(string) (bool, error) { return false, notLinux("looking for a root file system") }
+
+func unmount(string) error { return notLinux("unmounting a root file system") }
