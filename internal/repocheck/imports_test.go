@@ -1,0 +1,140 @@
+package repocheck_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/internal/repocheck"
+)
+
+// root is the repository's root, seen from this package.
+const root = "../.."
+
+func TestImports(t *testing.T) {
+	imports, err := repocheck.Scan(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(imports) < 50 {
+		t.Errorf("only %d imports were found", len(imports))
+	}
+	for _, i := range imports {
+		if err := i.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRules shows the rules to allow and forbid what they shall.
+func TestRules(t *testing.T) {
+	const test = true
+	for _, c := range []struct {
+		from, to string
+		test, ok bool
+	}{
+		{"cmd/nodekit", "kubelet/node", false, true},
+		{"kubelet/node", "csi/hostpath", false, true},
+		{"kubelet/node", "conformance", false, false},
+		{"kubelet", "kubelet/worker", false, true},
+		{"kubelet", "kubelet/node", false, false},
+		{"kubelet/worker", "kubelet/pod", false, true},
+		{"kubelet/worker", "kubelet/volume", false, false},
+		{"kubelet/worker", "kubelet/volume", test, false},
+		{"kubelet/volume", "csi/client", false, true},
+		{"kubelet/volume", "csi/hostpath", false, false},
+		{"kubelet/volume", "internal/mount", false, true},
+		{"examples/csi-hello", "csi", false, true},
+		{"examples/csi-hello", "internal/mount", false, false},
+		{"examples/csi-hello", "csi/hostpath", test, false},
+		{"examples/csi-hello", "conformance/csisuite", test, true},
+		{"conformance/cnisuite", "cni", false, true},
+		{"conformance/cnisuite", "cni/bridge", test, false},
+		{"conformance/cnisuite", "csi", false, false},
+		{"conformance/crisuite", "kubelet/pod", false, false},
+		{"cri/oci", "cni/runtime", false, true},
+		{"cri/oci", "cni/bridge", false, false},
+		{"cri/oci", "csi", false, false},
+		{"cri/oci/keeper", "cri/log", false, true},
+		{"cri", "cri/oci", false, false},
+		{"cri/client", "cri", false, true},
+		{"cri", "cni", false, false},
+		{"cni/bridge", "cni", false, true},
+		{"cni/bridge", "cni/hostlocal", false, false},
+		{"cni/bridge", "conformance/cnisuite", test, true},
+		{"cni/bridge", "conformance/cnisuite", false, false},
+		{"cni/bridge", "conformance/csisuite", test, false},
+		{"csi/hostpath/store", "csi/hostpath", false, true},
+		{"internal/mount", "internal/fault", false, true},
+		{"internal/mount", "csi", false, false},
+		{"pkg/util", "internal/fault", false, false},
+	} {
+		err := repocheck.Import{From: c.from, To: c.to, File: "x.go", Test: c.test}.Check()
+		if (err == nil) != c.ok {
+			t.Errorf("%s imports %s (test %v): %v", c.from, c.to, c.test, err)
+		}
+	}
+}
+
+// TestScanFindsViolations runs the whole check over a tree that breaks the
+// rules, one file a rule.
+func TestScanFindsViolations(t *testing.T) {
+	imports, err := repocheck.Scan("testdata/bad")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var broken []string
+	for _, i := range imports {
+		if i.Check() != nil {
+			broken = append(broken, i.File)
+		}
+	}
+	want := "cri/darwin.go cri/root.go kubelet/worker/sibling_test.go"
+	if got := strings.Join(broken, " "); got != want {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	if _, err := repocheck.Scan("testdata/kubernetes"); err == nil || !strings.Contains(err.Error(), "k8s.io/kubernetes") {
+		t.Errorf("an import of k8s.io/kubernetes: %v", err)
+	}
+}
+
+// TestSmallBinaries: what runtimes exec for every Pod, and what stays in
+// memory for every node, links neither grpc nor Kubernetes.
+func TestSmallBinaries(t *testing.T) {
+	for _, main := range []string{"./cmd/cni", "./cmd/keeper"} {
+		for _, dep := range deps(t, root, main) {
+			if strings.HasPrefix(dep, "google.golang.org/grpc") || strings.HasPrefix(dep, "k8s.io/") || strings.HasPrefix(dep, "sigs.k8s.io/") {
+				t.Errorf("%s links %s", main, dep)
+			}
+		}
+	}
+	if len(deps(t, root, "./cmd/nodekit")) < 200 {
+		t.Error("the list of what a binary links is not one")
+	}
+}
+
+func deps(t *testing.T, dir, pkg string) []string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", pkg)
+	cmd.Dir, cmd.Stderr = dir, os.Stderr
+	cmd.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("listing what %s links: %v", pkg, err)
+	}
+	return strings.Fields(string(out))
+}
+
+func TestGoMod(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, "k8s.io/kubernetes ") || strings.HasPrefix(line, "replace") {
+			t.Errorf("go.mod: %s", line)
+		}
+	}
+}

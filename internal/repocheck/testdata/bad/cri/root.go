@@ -1,0 +1,3 @@
+package cri
+
+import _ "github.com/nodekit-project/nodekit/cni"

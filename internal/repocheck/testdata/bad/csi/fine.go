@@ -1,0 +1,3 @@
+package csi
+
+import _ "github.com/nodekit-project/nodekit/internal/fault"

@@ -1,0 +1,3 @@
+package tools
+
+import _ "github.com/nodekit-project/nodekit/cri/oci"

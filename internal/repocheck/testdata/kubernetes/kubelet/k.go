@@ -1,0 +1,3 @@
+package kubelet
+
+import _ "k8s.io/kubernetes/pkg/kubelet"
