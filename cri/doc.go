@@ -1,0 +1,43 @@
+// Package cri is an SDK for container runtimes that serve the Kubernetes
+// Container Runtime Interface (cri-api v0.37, runtime.v1).
+//
+// The author fills in the functions of a [Runtime]; [Serve] makes a CRI server
+// of it and does everything that is the same in every runtime: requests are
+// validated; creation is idempotent and stopping and removing are, too; every
+// object is on record before anything is done for it, so that a killed server
+// converges when it is started again; lists, statuses and events are served
+// from memory; exec, attach and port-forward get their streaming server.
+//
+// The package makes no container itself (cri/oci does, on an OCI runtime), and
+// it is not a client (cri/client).
+//
+// # Identity
+//
+// RunPodSandbox is identified by the Pod's uid and attempt, CreateContainer by
+// the sandbox, the container's name and attempt. A repeated request joins the
+// one in flight, or answers with the sandbox while it is ready and with the
+// container until it was started; after that the name is taken
+// ([ErrAlreadyExists]). Ids may be shortened to any prefix that is unique.
+//
+// # Errors
+//
+// A function of the Runtime returns an error of one of the package's kinds;
+// Serve answers with the gRPC code. An error without a kind is Internal.
+//
+//	ErrInvalid             InvalidArgument     the request can never succeed
+//	ErrNotFound            NotFound            no such sandbox, container or image
+//	ErrAlreadyExists       AlreadyExists       the name is taken by another object
+//	ErrFailedPrecondition  FailedPrecondition  not in this state: start of an exited container
+//	ErrUnavailable         Unavailable         not now, the same call may succeed later
+//	ErrExhausted           ResourceExhausted   a limit is reached; a subscriber is too slow
+//	ErrUnimplemented       Unimplemented       the Runtime has no such function
+//	context.DeadlineExceeded  DeadlineExceeded the command of ExecSync ran out of time
+//
+// StopPodSandbox, RemovePodSandbox, StopContainer and RemoveContainer succeed
+// for an unknown id, ImageStatus answers an absent image without error.
+//
+// # Concurrency
+//
+// Serve may be called for several Runtimes in one process, each with a
+// StateDir of its own. See [Runtime] for what an author's function may expect.
+package cri

@@ -1,0 +1,208 @@
+package keeper
+
+import (
+	"errors"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// running returns the container or why it cannot be reached.
+func (s *server) running(id string) (*process, *stdio, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil {
+		return nil, nil, fault.NotFound.Errorf("the keeper has no container %q", id)
+	}
+	if c.proc == nil {
+		return nil, nil, fault.FailedPrecondition.Errorf("container %q is not running", id)
+	}
+	return c.proc, c.std, nil
+}
+
+// signal reaches the container's first process. One that ended is fine.
+func (s *server) signal(id string, sig int) error {
+	proc, _, err := s.running(id)
+	if errors.Is(err, fault.FailedPrecondition) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return proc.signal(sig)
+}
+
+func (s *server) acknowledge(id string) error {
+	c := s.lookup(id)
+	if c == nil {
+		return nil
+	}
+	return s.ack(c)
+}
+
+func (s *server) reopen(id string) error {
+	_, std, err := s.running(id)
+	if err != nil {
+		return err
+	}
+	if std.log == nil {
+		return nil
+	}
+	return std.log.reopen()
+}
+
+// wait replies once the container has ended.
+func (s *server) wait(conn *net.UnixConn, id string) error {
+	c := s.lookup(id)
+	if c == nil {
+		return fault.NotFound.Errorf("the keeper has no container %q", id)
+	}
+	select {
+	case <-c.ended:
+		return send(conn, reply{Exit: s.statusOf(c).Exit})
+	case <-gone(conn).Done():
+		return nil
+	}
+}
+
+// watch replies with each exit that is not acknowledged, those of the past
+// first, until the client goes away.
+func (s *server) watch(conn *net.UnixConn) error {
+	client := gone(conn)
+	for seq := uint64(0); ; {
+		list, changed := s.unacknowledged(seq)
+		for _, c := range list {
+			seq = c.seq
+			if err := send(conn, reply{Exit: c.exit}); err != nil {
+				return nil // gone
+			}
+		}
+		select {
+		case <-changed:
+		case <-client.Done():
+			return nil
+		}
+	}
+}
+
+// runtime runs a command of the OCI runtime that starts nothing.
+func (s *server) runtime(conn *net.UnixConn, cmd *Command) error {
+	if cmd == nil {
+		return fault.Invalid.Errorf("runtime without a command")
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	s.children.begin()
+	err = s.command(cmd, childFiles{null, null, null})
+	s.children.end()
+	return done(conn, reply{}, err)
+}
+
+// exec runs a program in a container. The first reply says that it runs, and
+// carries its terminal if it has one; the second how it ended. The program is
+// killed when the client goes away.
+func (s *server) exec(conn *net.UnixConn, cmd *Command, files []*os.File) error {
+	if cmd == nil || len(files) != maxFiles {
+		return fault.Invalid.Errorf("exec needs a command and %d descriptors, and came with %d", maxFiles, len(files))
+	}
+	s.children.begin()
+	proc, tty, err := s.invoke(cmd, childFiles(files))
+	s.children.end()
+	closeAll(files)
+	if err != nil {
+		return err
+	}
+	if tty != nil {
+		err = send(conn, reply{}, tty)
+		_ = tty.Close() // the client has it now, or nobody needs it
+	} else {
+		err = send(conn, reply{})
+	}
+	if err != nil {
+		_ = proc.signal(int(unix.SIGKILL))
+	}
+	ended := make(chan outcome, 1)
+	go func() {
+		out, err := proc.wait()
+		if err != nil {
+			s.log.Error("waiting for an exec", "err", err)
+		}
+		s.children.reap(proc)
+		ended <- out
+	}()
+	select {
+	case out := <-ended:
+		return send(conn, reply{Exit: &Exit{Code: out.code, At: out.at}})
+	case <-gone(conn).Done():
+		return proc.signal(int(unix.SIGKILL))
+	}
+}
+
+// attach sends the container's output from now on, and passes on the client's
+// input, until either ends.
+func (s *server) attach(conn *net.UnixConn, id string, r *attachRequest) error {
+	_, std, err := s.running(id)
+	if err != nil {
+		return err
+	}
+	a, err := std.attach()
+	if err != nil {
+		return err
+	}
+	defer std.detach(a)
+	if err := send(conn, reply{}); err != nil {
+		return nil
+	}
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		std.feed(conn)
+		if r != nil && r.Stdin && std.once {
+			std.closeStdin()
+		}
+	}()
+	for {
+		select {
+		case c, ok := <-a.queue:
+			if !ok {
+				return a.finish(conn)
+			}
+			if writeFrame(conn, c.frame, c.data) != nil {
+				return nil // gone
+			}
+		case <-left:
+			return nil
+		}
+	}
+}
+
+func (a *attachment) finish(conn *net.UnixConn) error {
+	if a.slow {
+		_ = writeFrame(conn, frameFault, []byte("the client reads too slowly"))
+	}
+	return nil
+}
+
+// shutdown ends the keeper when it keeps nothing any more.
+func (s *server) shutdown(conn *net.UnixConn) error {
+	s.mu.Lock()
+	alive := 0
+	for _, c := range s.containers {
+		if c.exit == nil {
+			alive++
+		}
+	}
+	s.mu.Unlock()
+	if alive > 0 {
+		return fault.FailedPrecondition.Errorf("%d containers are running", alive)
+	}
+	defer s.quit()
+	return send(conn, reply{})
+}

@@ -1,0 +1,154 @@
+// Package keeper is the process that outlives the runtime server: parent of
+// every container, owner of its standard streams, writer of its log and
+// witness of its exit. The server talks to it over a root-only unix socket
+// (Client); one keeper serves one run directory. It starts and executes
+// containers by running the OCI runtime, and knows nothing of images, pods,
+// networks or the CRI. It links neither grpc nor k8s.io.
+//
+// What survives what:
+//
+//   - The server is killed, restarted or replaced at any instant: containers run
+//     on, logs are written on, and exits wait in the keeper's journal until a
+//     server has acknowledged them.
+//   - The keeper is killed: its containers lose the readers of their output.
+//     What they had written and the keeper had not read is lost, which is at
+//     most what their pipes hold, and so are exits that happen until the next
+//     server finds out, ends those containers and reports them as unknown.
+//     Exits journalled before are kept.
+//
+// The rule for exits is peek, record, consume: an exit is read without reaping
+// the process, written to the journal and synced, and only then is the process
+// reaped and anybody told.
+//
+// All methods of Client are safe for concurrent use.
+package keeper
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// options are the arguments of the keeper process.
+type options struct {
+	state  string   // directory of its journal
+	run    string   // directory of its socket
+	cgroup []string // cgroup.procs files to write itself into
+	log    *slog.Logger
+}
+
+// readyFD is the descriptor on which a new keeper says that it serves.
+const readyFD = 3
+
+// Main is the keeper program. Its first argument says what it is:
+//
+//	start  start a keeper that is no child of the caller, and return
+//	run    be the keeper
+//	pause  be the first process of a PID namespace that containers share
+//
+// start and run take --state, --run and --cgroup, and expect an open pipe as
+// descriptor 3.
+func Main(args []string) error {
+	if len(args) == 0 {
+		return fault.Invalid.Errorf("the keeper is started by the runtime server: start, run or pause is missing")
+	}
+	switch args[0] {
+	case "start":
+		return daemonize(args[1:])
+	case "run":
+		return run(args[1:])
+	case "pause":
+		return pause()
+	}
+	return fault.Invalid.Errorf("%q is none of start, run and pause", args[0])
+}
+
+// daemonize starts the keeper in a session of its own and leaves it to init.
+func daemonize(args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	_, err = syscall.ForkExec(self, append([]string{"nodekit-keeper", "run"}, args...), &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2, readyFD}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	return err
+}
+
+func run(args []string) error {
+	ready := os.NewFile(readyFD, "ready")
+	defer ready.Close()
+	syscall.CloseOnExec(readyFD)
+	err := runOptions(args, func() error {
+		_, err := io.WriteString(ready, readyMessage+"\n")
+		return errors.Join(err, ready.Close())
+	})
+	if err != nil {
+		// Until it was ready, the one who started it reads this.
+		_, _ = fmt.Fprintf(ready, "%s %v\n", fault.Of(err), err)
+	}
+	return err
+}
+
+// readyMessage is the line of a keeper that serves. Any other line is the
+// kind of an error, with blanks as dashes, and its text.
+const readyMessage = "ready"
+
+func runOptions(args []string, ready func() error) error {
+	o := options{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	flags := flag.NewFlagSet("keeper", flag.ContinueOnError)
+	flags.StringVar(&o.state, "state", "", "directory of the journal")
+	flags.StringVar(&o.run, "run", "", "directory of the socket")
+	flags.Func("cgroup", "cgroup.procs file to enter", func(f string) error {
+		o.cgroup = append(o.cgroup, f)
+		return nil
+	})
+	if err := flags.Parse(args); err != nil {
+		return fault.Invalid.Wrap(err)
+	}
+	for _, f := range o.cgroup {
+		if err := os.WriteFile(f, []byte("0"), 0); err != nil {
+			return fmt.Errorf("leaving the server's cgroup: %w", err)
+		}
+	}
+	protect()
+	return serve(o, ready)
+}
+
+// protect makes the keeper the last process that the kernel kills for memory
+// and keeps its heap small.
+func protect() {
+	// Refused without CAP_SYS_RESOURCE, and then the keeper is an ordinary
+	// process. The OCI runtime sets the value of every container itself.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
+	debug.SetGCPercent(25)
+}
+
+// awaitReady reads what a new keeper says.
+func awaitReady(r io.Reader) error {
+	line, err := bufio.NewReader(r).ReadString('\n')
+	line = strings.TrimSuffix(line, "\n")
+	switch {
+	case line == readyMessage:
+		return nil
+	case line != "":
+		for _, kind := range []fault.Kind{fault.AlreadyExists, fault.FailedPrecondition, fault.Invalid} {
+			if text, ok := strings.CutPrefix(line, string(kind)+" "); ok {
+				return kind.Wrap(errors.New(text))
+			}
+		}
+		return errors.New(line)
+	case errors.Is(err, io.EOF):
+		return fault.Unavailable.Errorf("it ended without a word")
+	}
+	return err
+}

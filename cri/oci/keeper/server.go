@@ -1,0 +1,268 @@
+package keeper
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/journal"
+)
+
+// socketName is the keeper's socket in its run directory.
+const socketName = "keeper.sock"
+
+// server is the keeper process.
+type server struct {
+	log      *slog.Logger
+	journal  *journal.Journal
+	children *children
+	warmer   *warmer
+	buffers  buffers
+	quit     context.CancelFunc
+
+	mu         sync.Mutex
+	containers map[string]*container
+	exits      uint64        // how many have been seen
+	changed    chan struct{} // closed and replaced when an exit is added
+}
+
+// serve answers calls until a shutdown is asked for. ready is called when the
+// socket accepts connections.
+func serve(o options, ready func() error) (err error) {
+	j, err := journal.Open(filepath.Join(o.state, "exits"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.Close()) }()
+	kids, stop, err := newChildren()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := &server{
+		log: o.log, journal: j, children: kids, warmer: newWarmer(o.cgroup), quit: cancel,
+		containers: map[string]*container{}, changed: make(chan struct{}),
+	}
+	if err := s.restore(); err != nil {
+		return err
+	}
+	l, err := listenIn(o.run, socketName)
+	if err != nil {
+		return fmt.Errorf("opening socket: %w", err)
+	}
+	defer os.Remove(filepath.Join(o.run, socketName))
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	if err := ready(); err != nil {
+		return err
+	}
+	return s.accept(ctx, l)
+}
+
+func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
+	for {
+		conn, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accepting a connection: %w", err)
+		}
+		go s.handle(conn)
+	}
+}
+
+// restore brings back the exits that nobody has acknowledged.
+func (s *server) restore() error {
+	for _, e := range s.journal.Pending() {
+		var exit Exit
+		if err := json.Unmarshal(e.Data, &exit); err != nil {
+			return fmt.Errorf("reading the exit journal: %w", err)
+		}
+		c := newContainer(exit.ID)
+		s.exits++
+		c.exit, c.entry, c.seq = &exit, e.ID, s.exits
+		close(c.ended)
+		s.containers[c.id] = c
+	}
+	return nil
+}
+
+func newContainer(id string) *container { return &container{id: id, ended: make(chan struct{})} }
+
+// handle serves one connection, which carries one call.
+func (s *server) handle(conn *net.UnixConn) {
+	defer conn.Close()
+	if err := checkPeer(conn); err != nil {
+		s.log.Error("refusing a connection", "err", err)
+		return
+	}
+	var req request
+	files, err := receive(conn, &req)
+	if err != nil {
+		return // a client that went away
+	}
+	defer closeAll(files)
+	if req.Version > Protocol {
+		err = fault.FailedPrecondition.Errorf("the keeper speaks protocol %d and was asked in %d: it must be replaced", Protocol, req.Version)
+	} else {
+		err = s.call(conn, &req, files)
+	}
+	if err != nil {
+		_ = send(conn, failure(err)) // a client that went away learns nothing
+	}
+}
+
+// checkPeer admits the keeper's own user. The socket's mode does too; this
+// holds also where the run directory was opened up.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	err = raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, cerr); err != nil {
+		return err
+	}
+	if int(cred.Uid) != os.Geteuid() {
+		return fault.PermissionDenied.Errorf("user %d is not the keeper's", cred.Uid)
+	}
+	return nil
+}
+
+// call serves a request. An error that it returns is sent as the reply.
+func (s *server) call(conn *net.UnixConn, req *request, files []*os.File) error {
+	switch req.Op {
+	case opHello:
+		return send(conn, reply{Hello: &Hello{Protocol: Protocol, PID: os.Getpid()}})
+	case opStart:
+		if req.Start == nil {
+			return fault.Invalid.Errorf("start without a request")
+		}
+		st, err := s.start(req.ID, req.Start)
+		return done(conn, reply{Status: &st}, err)
+	case opRuntime:
+		return s.runtime(conn, req.Command)
+	case opSignal:
+		return done(conn, reply{}, s.signal(req.ID, req.Signal))
+	case opList:
+		return send(conn, reply{List: s.list()})
+	case opAck:
+		return done(conn, reply{}, s.acknowledge(req.ID))
+	case opRemove:
+		return done(conn, reply{}, s.remove(req.ID))
+	case opReopen:
+		return done(conn, reply{}, s.reopen(req.ID))
+	case opWait:
+		return s.wait(conn, req.ID)
+	case opWatch:
+		return s.watch(conn)
+	case opExec:
+		return s.exec(conn, req.Command, files)
+	case opAttach:
+		return s.attach(conn, req.ID, req.Attach)
+	case opShutdown:
+		return s.shutdown(conn)
+	}
+	return fault.Unimplemented.Errorf("the keeper does not know %q", req.Op)
+}
+
+func done(conn *net.UnixConn, r reply, err error) error {
+	if err != nil {
+		return err
+	}
+	return send(conn, r)
+}
+
+// gone returns a context that ends when the client closes its connection.
+func gone(conn *net.UnixConn) context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	return ctx
+}
+
+// claim returns the container, new or known, with its life held.
+func (s *server) claim(id string) *container {
+	for {
+		s.mu.Lock()
+		c := s.containers[id]
+		if c == nil {
+			c = newContainer(id)
+			s.containers[id] = c
+		}
+		s.mu.Unlock()
+		c.life.Lock()
+		if s.lookup(id) == c {
+			return c
+		}
+		c.life.Unlock() // removed while we waited
+	}
+}
+
+func (s *server) lookup(id string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.containers[id]
+}
+
+func (s *server) forget(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+}
+
+func (s *server) statusOf(c *container) Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.status()
+}
+
+func (s *server) list() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Status
+	for _, c := range s.containers {
+		all = append(all, c.status())
+	}
+	return all
+}
+
+// notify wakes every watcher. s.mu is held.
+func (s *server) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// unacknowledged returns the exits after seq that the server has not recorded,
+// in order, and the channel that is closed when there are more.
+func (s *server) unacknowledged(seq uint64) (list []*container, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.exit != nil && !c.acked && c.seq > seq {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b *container) int { return cmp.Compare(a.seq, b.seq) })
+	return list, s.changed
+}

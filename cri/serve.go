@@ -1,0 +1,208 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// Options of a server. Nil means the defaults.
+type Options struct {
+	// StateDir holds the records and the Dir of every object. It should
+	// survive what the containers survive. One server at a time uses it; a
+	// second is refused. "" means /var/lib/NAME, with the runtime's name.
+	StateDir string
+	// Logger gets state changes (Info), one line per call (Debug) and what
+	// went wrong where no caller sees it (Error). Nil discards.
+	Logger *slog.Logger
+}
+
+// drain is how long a stopping server waits for calls in flight before it
+// cancels them, and then for them to return.
+const drain = 5 * time.Second
+
+// Serve serves the CRI, RuntimeService and ImageService, on a unix endpoint
+// ("unix:///run/x.sock" or an absolute path). It first recovers what an
+// earlier server left in Options.StateDir: Runtime.Recover corrects the
+// records, then creations and removals that were cut short are undone and
+// finished. It listens after that, so that a client's first call sees the
+// truth.
+//
+// It blocks until ctx ends, then answers what is in flight and returns nil.
+// Sandboxes and containers live on. It returns an error when it cannot start,
+// when the endpoint fails, or when Runtime.Watch does.
+func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error {
+	var opts Options
+	if o != nil {
+		opts = *o
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := rt.validate(); err != nil {
+		return err
+	}
+	if opts.StateDir == "" {
+		opts.StateDir = filepath.Join("/var/lib", rt.Name)
+	}
+	records, err := openRecords(opts.StateDir)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(opts.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	s := newServer(base, rt, records, opts.Logger)
+	if err := s.recover(ctx); err != nil {
+		return fmt.Errorf("recovering the records in %q: %w", opts.StateDir, err)
+	}
+	return s.run(ctx, cancel, endpoint)
+}
+
+// run serves until ctx ends or Watch fails. cancel ends the context of calls
+// that do not finish in time.
+func (s *server) run(ctx context.Context, cancel context.CancelFunc, endpoint string) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := s.startStreaming(); err != nil {
+		return err
+	}
+	defer s.stopStreaming()
+	l, err := rpc.Listen(endpoint)
+	if err != nil {
+		return err
+	}
+	watched := s.startWatch(stop)
+
+	g := grpc.NewServer(rpc.ServerOptions("cri", s.log)...)
+	runtimeapi.RegisterRuntimeServiceServer(g, s)
+	runtimeapi.RegisterImageServiceServer(g, &imageServer{rt: s.rt, base: s.base, calls: &s.calls, log: s.log})
+	defer context.AfterFunc(ctx, s.events.close)()
+	s.log.InfoContext(ctx, "serving the cri", "runtime", s.rt.Name, "endpoint", endpoint, "unsupported", s.rt.unsupported())
+	err = rpc.Serve(ctx, g, l, drain)
+	s.stopStreaming()
+	return errors.Join(err, s.wind(cancel, watched))
+}
+
+// wind ends what outlives the last answer, detached calls and Watch, and
+// returns Watch's error.
+func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
+	idle := make(chan error, 1)
+	go func() {
+		s.calls.Wait()
+		cancel()
+		idle <- <-watched
+	}()
+	select {
+	case err := <-idle:
+		return err
+	case <-time.After(drain):
+		cancel()
+	}
+	select {
+	case err := <-idle:
+		return err
+	case <-time.After(drain):
+		return fmt.Errorf("stopping: a function of runtime %q ignored the end of its context for %v", s.rt.Name, drain)
+	}
+}
+
+// startWatch runs Watch until base ends. The channel gets its error, nil when
+// it ended as it should.
+func (s *server) startWatch(stop context.CancelFunc) <-chan error {
+	done := make(chan error, 1)
+	if s.rt.Watch == nil {
+		done <- nil
+		return done
+	}
+	go func() {
+		err := s.guard("Watch", func() error { return s.rt.Watch(s.base, s.ended) })
+		if err == nil || s.base.Err() != nil {
+			done <- nil
+			return
+		}
+		done <- fmt.Errorf("watching for exits: %w", err)
+		stop()
+	}()
+	return done
+}
+
+// validate refuses a Runtime that could create what it cannot end.
+func (rt *Runtime) validate() error {
+	var missing []string
+	need := func(ok bool, what string) {
+		if !ok {
+			missing = append(missing, what)
+		}
+	}
+	need(rt.Name != "", "Name")
+	need(rt.Version != "", "Version")
+	if rt.RunSandbox != nil || rt.CreateContainer != nil {
+		need(rt.RunSandbox != nil, "RunSandbox")
+		need(rt.StopSandbox != nil, "StopSandbox")
+		need(rt.RemoveSandbox != nil, "RemoveSandbox")
+	}
+	if rt.CreateContainer != nil || rt.StartContainer != nil {
+		need(rt.CreateContainer != nil, "CreateContainer")
+		need(rt.StartContainer != nil, "StartContainer")
+		need(rt.StopContainer != nil, "StopContainer")
+		need(rt.RemoveContainer != nil, "RemoveContainer")
+	}
+	if len(missing) > 0 {
+		return ErrInvalid.Errorf("serving runtime %q: the Runtime lacks %s", rt.Name, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// unsupported names the functions that answer Unimplemented.
+func (rt *Runtime) unsupported() []string {
+	var names []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"RunSandbox", rt.RunSandbox != nil},
+		{"CreateContainer", rt.CreateContainer != nil},
+		{"UpdateContainer", rt.UpdateContainer != nil},
+		{"ReopenLog", rt.ReopenLog != nil},
+		{"Exec", rt.Exec != nil},
+		{"Attach", rt.Attach != nil},
+		{"PortForward", rt.PortForward != nil},
+		{"Stats", rt.Stats != nil},
+		{"Images", rt.Images != nil},
+	} {
+		if !f.set {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// lockDir takes the directory for this process. The kernel gives it back when
+// the process dies.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(ErrAlreadyExists.Errorf("locking %q: another server uses this state directory: %w", dir, err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
