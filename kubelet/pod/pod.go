@@ -94,3 +94,29 @@ type RejectError struct {
 
 // Error returns the message.
 func (r *RejectError) Error() string { return r.Message }
+
+// StartError says that a container could not be started, with the reason that
+// its waiting state shows: "CreateContainerConfigError", "ErrImagePull", ...
+type StartError struct {
+	Reason string
+	Err    error
+}
+
+// Error returns the cause's text.
+func (s *StartError) Error() string { return s.Err.Error() }
+
+// Unwrap returns the cause.
+func (s *StartError) Unwrap() error { return s.Err }
+
+// Request is what a container's configuration is made from, beside the node.
+type Request struct {
+	Pod       *v1.Pod
+	Container *v1.Container
+	Start     Start
+	Volumes   Volumes
+	Devices   Devices
+	Sandbox   Sandbox // for its addresses
+	// ImageID and the user that the image names: an id, or a name.
+	ImageID, ImageUserName string
+	ImageUser              *int64
+}

@@ -1,0 +1,181 @@
+// Package observer watches a CRI runtime for the kubelet. It answers what the
+// runtime knows of one Pod (Observe), and tells when that may have changed
+// (Run): at once by the runtime's events, and by listing everything from time
+// to time, often where the runtime has no events, seldom where it has.
+//
+// It keeps no state that decides anything: what it tells is only "look again".
+// Safe for concurrent use.
+package observer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+const (
+	safetyNet = 15 * time.Second      // between lists beside events
+	polling   = time.Second           // between lists without events
+	retryMin  = 20 * time.Millisecond // after the runtime went away
+	retryMax  = 1000 * time.Millisecond
+)
+
+// Config is what an Observer works with.
+type Config struct {
+	Runtime runtimeapi.RuntimeServiceClient
+	NodeID  string // the value of pod.LabelNode on what belongs to this node
+	// Changed is told of a Pod whose sandbox or containers may have changed. It
+	// must not block.
+	Changed func(types.UID)
+	Logger  *slog.Logger // nil discards
+}
+
+// Observer observes one runtime.
+type Observer struct {
+	config Config
+	log    *slog.Logger
+}
+
+// New returns an observer that does nothing until Run.
+func New(c Config) *Observer {
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Observer{c, log}
+}
+
+// Run tells of changes until ctx ends, and returns nil then. The runtime may
+// go away and come back meanwhile.
+func (o *Observer) Run(ctx context.Context) error {
+	last := snapshot{}
+	failures := 0
+	for ctx.Err() == nil {
+		err := o.follow(ctx, &last, &failures)
+		if errors.Is(err, fault.Unimplemented) {
+			o.log.Info("the runtime has no container events: it is listed every second")
+			err = o.poll(ctx, &last, polling)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		failures++
+		o.log.Debug("lost sight of the runtime", "err", err)
+		pause(ctx, pod.Backoff(failures, retryMin, retryMax))
+	}
+	return nil
+}
+
+// follow reads the runtime's events and lists it at the beginning and every
+// now and then.
+func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := o.config.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		return err
+	}
+	listed := make(chan struct{})
+	go func() {
+		defer close(listed)
+		defer cancel() // a runtime that cannot be listed is followed anew
+		if err := o.poll(ctx, last, safetyNet); ctx.Err() == nil {
+			o.log.Debug("listing the runtime", "err", err)
+		}
+	}()
+	defer func() {
+		cancel()
+		<-listed
+	}()
+	for {
+		event, err := stream.Recv()
+		if err != nil {
+			return rpc.FromStatus(err)
+		}
+		*failures = 0
+		if meta := event.GetPodSandboxStatus().GetMetadata(); meta != nil {
+			o.config.Changed(types.UID(meta.Uid))
+		} else if uid, ok := last.owner(event.GetContainerId()); ok {
+			o.config.Changed(uid)
+		}
+	}
+}
+
+// poll lists the runtime at once and every so often, and tells of differences.
+// It returns the first error.
+func (o *Observer) poll(ctx context.Context, last *snapshot, every time.Duration) error {
+	for {
+		now, err := o.list(ctx)
+		if err != nil {
+			return err
+		}
+		for uid := range last.replace(now) {
+			o.config.Changed(uid)
+		}
+		if !pause(ctx, every) {
+			return ctx.Err()
+		}
+	}
+}
+
+// Found returns the Pods that have anything in the runtime and belong to this
+// node.
+func (o *Observer) Found(ctx context.Context) (map[types.UID]call.Pod, error) {
+	found := map[types.UID]call.Pod{}
+	filter := map[string]string{pod.LabelNode: o.config.NodeID}
+	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: filter}})
+	if err != nil {
+		return nil, fmt.Errorf("listing sandboxes: %w", err)
+	}
+	for _, s := range sandboxes.Items {
+		found[types.UID(s.Labels[pod.LabelPodUID])] = identity(s.Labels)
+	}
+	return found, nil
+}
+
+func identity(labels map[string]string) call.Pod {
+	return call.Pod{Namespace: labels[pod.LabelPodNamespace], Name: labels[pod.LabelPodName], UID: labels[pod.LabelPodUID]}
+}
+
+// list takes a snapshot of the states of all that belongs to this node.
+func (o *Observer) list(ctx context.Context) (map[string]entry, error) {
+	filter := map[string]string{pod.LabelNode: o.config.NodeID}
+	all := map[string]entry{}
+	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: filter}})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sandboxes.Items {
+		all[s.Id] = entry{types.UID(s.Labels[pod.LabelPodUID]), int32(s.State)}
+	}
+	containers, err := o.config.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{LabelSelector: filter}})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range containers.Containers {
+		all[c.Id] = entry{types.UID(c.Labels[pod.LabelPodUID]), int32(c.State)}
+	}
+	return all, nil
+}
+
+// pause sleeps, and reports false when ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

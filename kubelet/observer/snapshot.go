@@ -1,0 +1,47 @@
+package observer
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// entry is the state of one sandbox or container in a list.
+type entry struct {
+	pod   types.UID
+	state int32
+}
+
+// snapshot is the last list. It is shared by the reader of events and the
+// lister.
+type snapshot struct {
+	mu      sync.Mutex
+	entries map[string]entry
+}
+
+// replace stores the new list and returns the Pods for which it differs.
+func (s *snapshot) replace(now map[string]entry) map[types.UID]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := map[types.UID]bool{}
+	for id, e := range now {
+		if s.entries[id] != e {
+			changed[e.pod] = true
+		}
+	}
+	for id, e := range s.entries {
+		if _, still := now[id]; !still {
+			changed[e.pod] = true
+		}
+	}
+	s.entries = now
+	return changed
+}
+
+// owner returns the Pod of a listed id.
+func (s *snapshot) owner(id string) (types.UID, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.entries[id]
+	return e.pod, ok
+}
