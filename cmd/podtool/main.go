@@ -1,0 +1,76 @@
+// Command podtool is the program inside the images of nodekit's examples and
+// tests: one static binary that does what such containers do. It is small, needs
+// nothing from its image (no shell, no libraries, no files), and behaves as
+// process 1 of a container. It is not a shell: steps run one after the other
+// and there are no variables.
+//
+//	podtool COMMAND [ARGUMENTS]
+//	podtool do "write /data/x hello" "serve --port 8080 --requests 3"
+//	podtool help
+//
+// The exit code is 0, that of the exit and trap commands, 1 when something went
+// wrong, and 2 when the arguments made no sense. SIGTERM and SIGINT end every
+// command at once, also as process 1, with 143 and 130 as a shell reports it;
+// serve finishes its requests and ends with 0; ignore-term and trap do what
+// their names say. As process 1 it reaps orphans.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the whole program; it returns the exit code.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	sig, stop := watchSignals(context.Background())
+	defer stop()
+	t := &tool{stdin: stdin, stdout: stdout, stderr: stderr, signals: sig}
+	return t.code(t.execute(sig.ctx, args))
+}
+
+// tool is what every command works with.
+type tool struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	signals        *signals
+}
+
+// exitCode is the error of a command that ends the program with that code and
+// has nothing to say about it.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError is the error of arguments that make no sense.
+type usageError struct{ text string }
+
+func (e usageError) Error() string { return e.text }
+
+func misuse(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+// code reports err, where there is something to report, and returns what the
+// program ends with.
+func (t *tool) code(err error) int {
+	var exit exitCode
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	case errors.Is(err, context.Canceled):
+		return t.signals.exitCode()
+	case errors.As(err, &usage):
+		fmt.Fprintf(t.stderr, "podtool: %v\n", err)
+		return 2
+	}
+	fmt.Fprintf(t.stderr, "podtool: %v\n", err)
+	return 1
+}
