@@ -1,0 +1,129 @@
+package device
+
+import (
+	"time"
+
+	"github.com/nodekit-project/nodekit/deviceplugin/client"
+)
+
+// forgetAfter is how long the capacity of a resource without a plugin is still
+// reported, as in the kubelet (endpointStopGracePeriod).
+const forgetAfter = 5 * time.Minute
+
+// Resource counts the devices of one resource.
+type Resource struct {
+	// Capacity counts the devices that the plugin lists, or listed less than
+	// five minutes ago; Allocatable the healthy ones among them; InUse those
+	// that are allocated, whether they are still listed or not.
+	Capacity, Allocatable, InUse int
+}
+
+// resource is what the manager knows of one resource. The manager's lock
+// guards it.
+type resource struct {
+	endpoint *client.Endpoint // nil when no instance serves it
+	devices  []client.Device  // the last list, all unhealthy when there is no endpoint
+	gone     time.Time        // since when there is no endpoint
+}
+
+// end takes the endpoint out of the resource and returns it. Its devices stay,
+// unhealthy.
+func (r *resource) end() *client.Endpoint {
+	e := r.endpoint
+	r.endpoint, r.gone = nil, time.Now()
+	for i := range r.devices {
+		r.devices[i].Healthy = false
+	}
+	return e
+}
+
+func (r *resource) count() (capacity, allocatable int) {
+	if r.endpoint == nil && time.Since(r.gone) > forgetAfter {
+		return 0, 0
+	}
+	for _, d := range r.devices {
+		if d.Healthy {
+			allocatable++
+		}
+	}
+	return len(r.devices), allocatable
+}
+
+// listed takes a list, or the end of a stream when devices is nil. An instance
+// that another has replaced is not heard.
+func (m *Manager) listed(e *client.Endpoint, devices []client.Device) {
+	if devices == nil {
+		m.lost(e)
+		return
+	}
+	m.mu.Lock()
+	r := m.resources[e.Resource()]
+	current := r != nil && r.endpoint == e
+	if current {
+		r.devices = devices
+	}
+	m.mu.Unlock()
+	if current {
+		m.notify()
+	}
+}
+
+// lost takes an instance out of use, unless another has replaced it.
+func (m *Manager) lost(e *client.Endpoint) {
+	m.mu.Lock()
+	r := m.resources[e.Resource()]
+	current := r != nil && r.endpoint == e
+	if current {
+		r.end()
+		m.close(e)
+	}
+	m.mu.Unlock()
+	if current {
+		m.log.Info("device plugin gone", "resource", e.Resource(), "socket", e.Socket())
+		m.notify()
+	}
+}
+
+// Resources returns the counts of all resources that have a plugin or devices
+// in use.
+func (m *Manager) Resources() map[string]Resource {
+	out := map[string]Resource{}
+	used := m.ledger.inUse()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, r := range m.resources {
+		capacity, allocatable := r.count()
+		out[name] = Resource{Capacity: capacity, Allocatable: allocatable}
+	}
+	for name, ids := range used {
+		one := out[name]
+		one.InUse = len(ids)
+		out[name] = one
+	}
+	return out
+}
+
+// endpoint returns the instance that serves the resource, or nil.
+func (m *Manager) endpoint(name string) *client.Endpoint {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r := m.resources[name]; r != nil {
+		return r.endpoint
+	}
+	return nil
+}
+
+// healthy returns the ids of the healthy devices in the order of the list.
+func (m *Manager) healthy(name string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	if r := m.resources[name]; r != nil {
+		for _, d := range r.devices {
+			if d.Healthy {
+				ids = append(ids, d.ID)
+			}
+		}
+	}
+	return ids
+}
