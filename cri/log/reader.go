@@ -1,0 +1,227 @@
+package log
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ReadOptions say what of a log is read. Nil means all that is there now.
+type ReadOptions struct {
+	// Follow goes on with what is written later, over rotations of the file,
+	// and waits for a file that is not there yet (its directory must be),
+	// until Ended is closed or the context ends.
+	Follow bool
+	// Tail, when not nil, starts that many lines before the end. Parts of a
+	// line count as one.
+	Tail *int64
+	// Since leaves out what is older. The zero time leaves out nothing.
+	Since time.Time
+	// Timestamps puts the time and a space before every line.
+	Timestamps bool
+	// Ended, when not nil, is closed once the container has ended and its log
+	// is complete. It only matters with Follow: Read then returns when it has
+	// come to the end.
+	Ended <-chan struct{}
+}
+
+// Read copies a container's log to stdout and stderr, either of which may be
+// nil for a stream that is not wanted. It returns nil at the end of the log,
+// the context's error when that ends first, and the error of a writer.
+// Without Follow, an absent file is os.ErrNotExist. Lines that are not in the
+// format, and an unfinished one at the end, are passed over.
+func Read(ctx context.Context, path string, stdout, stderr io.Writer, o *ReadOptions) error {
+	r := &reader{path: path, out: map[Stream]*output{Stdout: {w: stdout}, Stderr: {w: stderr}}}
+	if o != nil {
+		r.opts = *o
+	}
+	defer r.close()
+	if !r.opts.Follow {
+		if err := r.open(); err != nil {
+			return fmt.Errorf("reading the container log: %w", err)
+		}
+		return r.drain(ctx)
+	}
+	return r.follow(ctx)
+}
+
+// reader is one Read. It is used by one goroutine.
+type reader struct {
+	path    string
+	opts    ReadOptions
+	file    *os.File
+	offset  int64  // of the next byte to read from file
+	pending []byte // an unfinished record
+	out     map[Stream]*output
+}
+
+// output is where a stream's content goes; inLine after a part of a line.
+type output struct {
+	w      io.Writer
+	inLine bool
+}
+
+func (r *reader) close() {
+	if r.file != nil {
+		r.file.Close()
+	}
+}
+
+// open opens the file for the first time, at the place that Tail says.
+func (r *reader) open() error {
+	f, err := os.Open(r.path)
+	if err != nil {
+		return err
+	}
+	r.file = f
+	if r.opts.Tail == nil {
+		return nil
+	}
+	r.offset, err = tailOffset(f, *r.opts.Tail)
+	return err
+}
+
+// next turns to another file, read from its beginning.
+func (r *reader) next(f *os.File) {
+	r.close()
+	r.file, r.offset, r.pending = f, 0, nil
+}
+
+// readSize is how much is read at once.
+const readSize = 64 << 10
+
+// drain reads to the end of the file that is open.
+func (r *reader) drain(ctx context.Context) error {
+	if err := r.mindTruncation(); err != nil {
+		return err
+	}
+	block := make([]byte, readSize)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.file.ReadAt(block, r.offset)
+		r.offset += int64(n)
+		if werr := r.records(block[:n]); werr != nil {
+			return werr
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading the container log: %w", err)
+		}
+	}
+}
+
+// mindTruncation begins again in a file that somebody cut off.
+func (r *reader) mindTruncation() error {
+	fi, err := r.file.Stat()
+	if err != nil {
+		return fmt.Errorf("reading the container log: %w", err)
+	}
+	if fi.Size() < r.offset {
+		r.offset, r.pending = 0, nil
+	}
+	return nil
+}
+
+// records writes the records that data completes.
+func (r *reader) records(data []byte) error {
+	for {
+		line, rest, ok := bytes.Cut(data, []byte{'\n'})
+		if !ok {
+			r.pending = append(r.pending, data...)
+			return nil
+		}
+		if len(r.pending) > 0 {
+			line = append(r.pending, line...)
+		}
+		if err := r.record(line); err != nil {
+			return err
+		}
+		r.pending, data = r.pending[:0], rest
+	}
+}
+
+func (r *reader) record(line []byte) error {
+	rec, err := Parse(line)
+	if err != nil || rec.Time.Before(r.opts.Since) {
+		return nil // documented: what is not a record is passed over
+	}
+	o := r.out[rec.Stream]
+	if o.w == nil {
+		return nil
+	}
+	buf := make([]byte, 0, len(line)+1)
+	if r.opts.Timestamps && !o.inLine {
+		stamp, _, _ := bytes.Cut(line, []byte{' '})
+		buf = append(append(buf, stamp...), ' ')
+	}
+	buf = append(buf, rec.Content...)
+	if !rec.Partial {
+		buf = append(buf, '\n')
+	}
+	o.inLine = rec.Partial
+	_, err = o.w.Write(buf)
+	return err
+}
+
+// follow drains, waits and turns to newer files until the end.
+func (r *reader) follow(ctx context.Context) error {
+	if real, err := filepath.EvalSymlinks(r.path); err == nil {
+		r.path = real // events come from the file's own directory
+	}
+	changes, err := watch(filepath.Dir(r.path))
+	if err != nil {
+		return fmt.Errorf("following the container log: %w", err)
+	}
+	defer changes.Close()
+	for {
+		ended := r.ended() // looked at first: what was written before it counts
+		if err := r.advance(ctx); err != nil || ended {
+			return err
+		}
+		if err := changes.Wait(ctx, r.opts.Ended); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *reader) ended() bool {
+	select {
+	case <-r.opts.Ended: // nil blocks
+		return true
+	default:
+		return false
+	}
+}
+
+// advance reads all there is: the rest of the open file, the files it was
+// rotated to meanwhile, and the newest.
+func (r *reader) advance(ctx context.Context) error {
+	if r.file == nil {
+		if err := r.open(); errors.Is(err, os.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("following the container log: %w", err)
+		}
+	}
+	for {
+		newer, err := r.newer()
+		if err != nil {
+			return fmt.Errorf("following the container log: %w", err)
+		}
+		// The writer left this file before a newer one appeared, so what is
+		// there now is all of it.
+		if err := r.drain(ctx); err != nil || newer == nil {
+			return err
+		}
+		r.next(newer)
+	}
+}

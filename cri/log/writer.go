@@ -1,0 +1,117 @@
+package log
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// Writer writes one container's log file. Records of both streams come in the
+// order of the writes, each in one piece.
+type Writer struct {
+	mu   sync.Mutex
+	path string
+	file *os.File
+	buf  []byte
+	// torn is true after a write that failed half way: the next one begins a
+	// new line, so that one damaged record does not take another along.
+	torn bool
+}
+
+// Open opens the log file for appending and makes it, but not its directory,
+// when it is not there.
+func Open(path string) (*Writer, error) {
+	f, err := openLog(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the container log: %w", err)
+	}
+	return &Writer{path: path, file: f}, nil
+}
+
+func openLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+}
+
+// Reopen goes on in a new file at the path, after somebody renamed the old one
+// away. When it returns an error, the old file stays in use. Nothing is lost in
+// either case.
+func (w *Writer) Reopen() error {
+	f, err := openLog(w.path)
+	if err != nil {
+		return fmt.Errorf("reopening the container log: %w", err)
+	}
+	w.mu.Lock()
+	old := w.file
+	w.file, w.torn = f, false
+	w.mu.Unlock()
+	return old.Close()
+}
+
+// Append writes data as records of the stream, with the time now, in one
+// write(2), and returns how many bytes of data are in the file: see [Append].
+// After an error that is what was written for certain, possibly less than what
+// is there.
+func (w *Writer) Append(s Stream, data []byte, flush bool) (consumed int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf = w.buf[:0]
+	if w.torn {
+		w.buf = append(w.buf, '\n')
+	}
+	w.buf, consumed = Append(w.buf, time.Now(), s, data, flush)
+	if consumed == 0 {
+		return 0, nil
+	}
+	n, err := w.file.Write(w.buf)
+	w.torn = err != nil && n > 0
+	if err != nil {
+		return 0, fmt.Errorf("writing the container log: %w", err)
+	}
+	return consumed, nil
+}
+
+// Close closes the file. Streams must have been closed before: they hold
+// unfinished lines.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.file.Close()
+}
+
+// Stream returns the writer of one stream. It keeps an unfinished line until
+// the rest comes; Close writes it with tag P. A stream's writer is for one
+// goroutine; Write never writes less than it is given without an error.
+func (w *Writer) Stream(s Stream) io.WriteCloser { return &lineWriter{w: w, stream: s} }
+
+type lineWriter struct {
+	w      *Writer
+	stream Stream
+	line   []byte // of a line without an end yet, at most MaxContent bytes
+}
+
+func (l *lineWriter) Write(p []byte) (int, error) {
+	data := p
+	if len(l.line) > 0 {
+		l.line = append(l.line, p...)
+		data = l.line
+	}
+	n, err := l.w.Append(l.stream, data, false)
+	if err != nil {
+		l.line = l.line[:0] // the caller was told; going on grows without bound
+		return 0, err
+	}
+	l.line = append(l.line[:0], data[n:]...)
+	return len(p), nil
+}
+
+func (l *lineWriter) Close() error {
+	_, err := l.w.Append(l.stream, l.line, true)
+	l.line = nil
+	if errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("an unfinished line is lost: %w", err)
+	}
+	return err
+}
