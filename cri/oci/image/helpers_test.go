@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
@@ -178,4 +179,19 @@ func program(t testing.TB, machine elf.Machine, segments ...elf.Prog64) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// archiveOf writes an OCI layout with one image that has no name; unlike in a
+// docker archive its layers are compressed.
+func archiveOf(t testing.TB, im v1.Image) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AppendImage(im); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
