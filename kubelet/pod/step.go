@@ -13,7 +13,7 @@ const (
 	StepDevice    = "device"    // devices are allocated
 	StepSandbox   = "sandbox"   // the sandbox is ready
 	StepNetwork   = "network"   // Name is the Pod's address
-	StepImage     = "image"     // an image was found or pulled; Name is the reference
+	StepImage     = "image"     // an image was pulled; Name is the reference
 	StepContainer = "container" // a container was started
 	StepExit      = "exit"      // a container ended; Err is nil for code 0
 	StepReady     = "ready"     // the Pod became Ready

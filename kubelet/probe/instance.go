@@ -1,0 +1,164 @@
+package probe
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// firstRetry is the first of the short intervals, which double.
+const firstRetry = 5 * time.Millisecond
+
+// instance probes one container instance.
+type instance struct {
+	ctx      context.Context // of all probes
+	cancel   context.CancelFunc
+	early    context.Context // of startup and liveness: ends when the Pod shall end
+	endEarly context.CancelFunc
+	spec     *v1.Container
+	check    checker
+	changed  func()
+	log      *slog.Logger
+
+	mu     sync.Mutex
+	result pod.Probed
+}
+
+func (i *instance) verdict() pod.Probed {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.result
+}
+
+// run runs the startup probe to its end, and then the others.
+func (i *instance) run() {
+	if p := i.spec.StartupProbe; p != nil && i.verdict().Startup != pod.Success {
+		i.loop(i.early, p, &i.result.Startup, true)
+		if i.verdict().Startup != pod.Success {
+			return
+		}
+	}
+	var group sync.WaitGroup
+	if p := i.spec.LivenessProbe; p != nil {
+		group.Go(func() { i.loop(i.early, p, &i.result.Liveness, true) })
+	}
+	if p := i.spec.ReadinessProbe; p != nil {
+		group.Go(func() { i.loop(i.ctx, p, &i.result.Readiness, false) })
+	}
+	group.Wait()
+}
+
+// loop probes until ctx ends. With hold it stops at the first failed verdict,
+// and a startup probe stops at success as well.
+func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, hold bool) {
+	if !sleep(ctx, time.Duration(p.InitialDelaySeconds)*time.Second) {
+		return
+	}
+	period := time.Duration(max(p.PeriodSeconds, 1)) * time.Second
+	retry := period // liveness has no short intervals: a failure costs the container
+	if verdict != &i.result.Liveness {
+		retry = firstRetry
+	}
+	counter := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1)}
+	for {
+		outcome, message := i.try(ctx, p)
+		if ctx.Err() != nil {
+			return
+		}
+		short := retry < period && outcome != pod.Success
+		if outcome != pod.Failure || !short {
+			if now := counter.count(outcome); now != pod.Pending {
+				i.set(verdict, now, message)
+			}
+		}
+		if now := i.read(verdict); hold && now == pod.Failure || verdict == &i.result.Startup && now == pod.Success {
+			return
+		}
+		wait := period
+		if i.read(verdict) != pod.Success && retry < period {
+			wait = retry
+			retry *= 2
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// try probes once. Errors of the probing itself, which say nothing of the
+// container, are tried again and then count as nothing.
+func (i *instance) try(ctx context.Context, p *v1.Probe) (pod.Outcome, string) {
+	timeout := time.Duration(max(p.TimeoutSeconds, 1)) * time.Second
+	for range 3 {
+		outcome, message, err := i.check.run(ctx, &p.ProbeHandler, timeout)
+		if err == nil {
+			return outcome, message
+		}
+		i.log.Debug("probing", "err", err)
+	}
+	return pod.Pending, ""
+}
+
+func (i *instance) read(verdict *pod.Outcome) pod.Outcome {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return *verdict
+}
+
+func (i *instance) set(verdict *pod.Outcome, now pod.Outcome, message string) {
+	i.mu.Lock()
+	same := *verdict == now
+	*verdict = now
+	if now == pod.Failure {
+		i.result.Message = message
+	}
+	i.mu.Unlock()
+	if !same {
+		i.changed()
+	}
+}
+
+// counter turns outcomes into verdicts by the probe's thresholds.
+type counter struct {
+	success, failure int32
+	last             pod.Outcome
+	n                int32
+}
+
+// count returns the verdict after one more outcome, Pending for no verdict.
+func (c *counter) count(o pod.Outcome) pod.Outcome {
+	if o == pod.Pending {
+		return pod.Pending
+	}
+	if o != c.last {
+		c.last, c.n = o, 0
+	}
+	c.n++
+	switch {
+	case o == pod.Success && c.n >= c.success:
+		return pod.Success
+	case o == pod.Failure && c.n >= c.failure:
+		return pod.Failure
+	}
+	return pod.Pending
+}
+
+// sleep sleeps, and reports false when ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,154 @@
+// Package probe runs the startup, liveness and readiness probes of running
+// containers, and keeps their verdicts by container id: a new instance starts
+// without one, and after a liveness or startup failure the verdict is held
+// until the instance is replaced.
+//
+// Defaults and counting are the kubelet's. One thing is not: a startup or
+// readiness probe is tried at once after the start (after initialDelaySeconds)
+// and then at short intervals that double until they reach the period, so that
+// a Pod that is ready at once is seen to be. Failures of these extra tries do
+// not count towards the failure threshold.
+//
+// All methods are safe for concurrent use.
+package probe
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// Exec runs a command in a container and returns its exit code and output. An
+// error is context.DeadlineExceeded when the command took longer than timeout.
+type Exec func(ctx context.Context, containerID string, command []string, timeout time.Duration) (code int32, output string, err error)
+
+// Config is what a Manager works with.
+type Config struct {
+	Exec Exec
+	// Changed is told when a verdict of the Pod changed. It must not block.
+	Changed func(types.UID)
+	Logger  *slog.Logger // nil discards
+}
+
+// Manager runs the probes of all Pods of a node.
+type Manager struct {
+	config Config
+	ctx    context.Context
+
+	mu   sync.Mutex
+	pods map[types.UID]map[string]*instance // by container id
+}
+
+// New returns a manager whose probes end with ctx.
+func New(ctx context.Context, c Config) *Manager {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{config: c, ctx: ctx, pods: map[types.UID]map[string]*instance{}}
+}
+
+// Sync starts the probes of instances that run and have none yet, and stops
+// those of instances that do not run. The probes of an ending Pod stop, except
+// readiness.
+func (m *Manager) Sync(p *v1.Pod, seen *pod.Observation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have := m.pods[p.UID]
+	running := map[string]bool{}
+	for i := range seen.Containers {
+		c := &seen.Containers[i]
+		spec := pod.Find(p, c.Name)
+		if c.State != pod.Running || spec == nil || spec.StartupProbe == nil && spec.LivenessProbe == nil && spec.ReadinessProbe == nil {
+			continue
+		}
+		running[c.ID] = true
+		if have[c.ID] == nil && p.DeletionTimestamp == nil {
+			if have == nil {
+				have = map[string]*instance{}
+				m.pods[p.UID] = have
+			}
+			have[c.ID] = m.start(p, spec, c, address(seen))
+		}
+	}
+	for id, i := range have {
+		if !running[id] {
+			i.cancel()
+			delete(have, id)
+		} else if p.DeletionTimestamp != nil {
+			i.endEarly()
+		}
+	}
+}
+
+// Results returns the verdicts on the Pod's instances.
+func (m *Manager) Results(uid types.UID) map[string]pod.Probed {
+	m.mu.Lock()
+	instances := maps.Clone(m.pods[uid])
+	m.mu.Unlock()
+	results := make(map[string]pod.Probed, len(instances))
+	for id, i := range instances {
+		results[id] = i.verdict()
+	}
+	return results
+}
+
+// Forget stops all probes of the Pod.
+func (m *Manager) Forget(uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, i := range m.pods[uid] {
+		i.cancel()
+	}
+	delete(m.pods, uid)
+}
+
+func address(seen *pod.Observation) string {
+	if s := seen.Sandbox(); s != nil && len(s.IPs) > 0 {
+		return s.IPs[0]
+	}
+	return "127.0.0.1"
+}
+
+// start starts the probes of an instance. What the recorded status says of it
+// holds until a probe says otherwise, so that a restart of the node does not
+// make Pods unready.
+func (m *Manager) start(p *v1.Pod, spec *v1.Container, c *pod.Container, address string) *instance {
+	ctx, cancel := context.WithCancel(m.ctx)
+	early, endEarly := context.WithCancel(ctx)
+	i := &instance{ctx: ctx, cancel: cancel, early: early, endEarly: endEarly, spec: spec,
+		check:   checker{exec: m.config.Exec, id: c.ID, address: address, container: spec},
+		changed: func() { m.config.Changed(p.UID) },
+		log:     m.config.Logger.With("pod", pod.CallOf(p).String(), "container", c.Name)}
+	i.result = pod.Probed{Startup: unless(spec.StartupProbe), Liveness: pod.Success, Readiness: unless(spec.ReadinessProbe)}
+	for _, list := range [][]v1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
+		for _, s := range list {
+			if !strings.HasSuffix(s.ContainerID, "://"+c.ID) {
+				continue
+			}
+			if s.Started != nil && *s.Started {
+				i.result.Startup = pod.Success
+			}
+			if s.Ready {
+				i.result.Readiness = pod.Success
+			}
+		}
+	}
+	go i.run()
+	return i
+}
+
+// unless returns the verdict before the first probe.
+func unless(p *v1.Probe) pod.Outcome {
+	if p == nil {
+		return pod.Success
+	}
+	return pod.Pending
+}

@@ -1,0 +1,217 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// Deadlines of runtime calls: those that upstream's kubelet sets.
+const (
+	callTimeout    = 2 * time.Minute
+	sandboxTimeout = 4 * time.Minute
+)
+
+// resources is what the Pod has been given in this process. After a restart it
+// is asked for again when a container has to be started, and not before: what
+// runs needs nothing.
+type resources struct {
+	have     bool
+	released bool
+	volumes  pod.Volumes
+	devices  map[string]pod.Devices
+}
+
+// apply carries out a plan. An error means that the rest of the plan was left;
+// failures that concern one container only are its block instead.
+func (w *worker) apply(v *pod.View, plan *pod.Plan) error {
+	if err := w.killAll(v, plan.Kill); err != nil {
+		return err
+	}
+	for _, id := range plan.StopSandbox {
+		if err := w.stopSandbox(w.ctx, id); err != nil {
+			return err
+		}
+	}
+	for _, id := range plan.Remove {
+		if err := w.forget(v, id); err != nil {
+			return err
+		}
+	}
+	for _, id := range plan.RemoveSandbox {
+		if err := w.removeSandbox(w.ctx, id); err != nil {
+			return err
+		}
+	}
+	if plan.Sandbox != nil {
+		return w.tryOrWait(w.newSandbox(v.Pod, plan.Sandbox))
+	}
+	if len(plan.Start) == 0 {
+		return nil
+	}
+	if err := w.acquire(v.Pod); err != nil {
+		return w.blockAll(plan.Start, err)
+	}
+	for _, s := range plan.Start {
+		w.startOne(v, s)
+	}
+	return nil
+}
+
+// tryOrWait turns an error that the Pod waits out into its waiting state.
+func (w *worker) tryOrWait(err error) error {
+	if err == nil {
+		w.waiting.clear()
+		return nil
+	}
+	var reject *pod.RejectError
+	if errors.As(err, &reject) {
+		w.failed = reject
+		return nil
+	}
+	if w.starting.Err() != nil {
+		return nil // the Pod shall end: the next plan knows
+	}
+	wait := pod.Waiting(err)
+	if wait == nil {
+		wait = &pod.WaitError{Reason: "FailedCreatePodSandBox", For: "its sandbox", Err: err}
+	}
+	if w.waiting.set(wait) {
+		w.step(pod.StepWait, wait.Reason, time.Time{}, wait)
+	}
+	return nil
+}
+
+// blockAll blocks containers that cannot be started because the Pod's volumes
+// or devices cannot be had again.
+func (w *worker) blockAll(starts []pod.Start, err error) error {
+	var reject *pod.RejectError
+	if errors.As(err, &reject) {
+		w.failed = reject
+		return nil
+	}
+	for _, s := range starts {
+		w.blocks.set(s.Name, &pod.StartError{Reason: "CreateContainerConfigError", Err: err})
+	}
+	return nil
+}
+
+// acquire gets what containers need, once in this process: devices, then the
+// cgroup, then volumes.
+func (w *worker) acquire(p *v1.Pod) error {
+	if w.ready.have {
+		return nil
+	}
+	w.ready.released = false
+	begun := time.Now()
+	devices, err := w.config.Devices.Allocate(w.starting, p)
+	if err != nil {
+		return fmt.Errorf("allocating devices: %w", err)
+	}
+	if len(devices) > 0 {
+		w.step(pod.StepDevice, "", begun, nil)
+	}
+	if err := w.config.Cgroups.Create(w.config.Builder.PodCgroup(p)); err != nil {
+		return fmt.Errorf("making the Pod's cgroup: %w", err)
+	}
+	begun = time.Now()
+	volumes, err := w.config.Volumes.Mount(w.starting, p)
+	if err != nil {
+		return fmt.Errorf("mounting volumes: %w", err)
+	}
+	if len(volumes) > 0 {
+		w.step(pod.StepVolume, "", begun, nil)
+	}
+	w.ready = resources{have: true, volumes: volumes, devices: devices}
+	return nil
+}
+
+// release gives back what acquire got, and what an earlier process got.
+func (w *worker) release(p *v1.Pod) error {
+	w.ready = resources{}
+	if err := w.config.Volumes.Unmount(w.ctx, p.UID); err != nil {
+		return fmt.Errorf("unmounting volumes: %w", err)
+	}
+	if err := w.config.Devices.Release(w.ctx, p.UID); err != nil {
+		return fmt.Errorf("releasing devices: %w", err)
+	}
+	return nil
+}
+
+func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
+	if err := w.acquire(p); err != nil {
+		return err
+	}
+	config, err := w.config.Builder.Sandbox(p, n.Attempt)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(w.starting, sandboxTimeout)
+	defer cancel()
+	handler := ""
+	if p.Spec.RuntimeClassName != nil {
+		handler = *p.Spec.RuntimeClassName
+	}
+	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	w.step(pod.StepSandbox, "", begun, err)
+	if err != nil {
+		return fmt.Errorf("running the Pod's sandbox: %w", err)
+	}
+	return nil
+}
+
+func (w *worker) stopSandbox(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
+	defer cancel()
+	_, err := w.config.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+	return unlessGone("stopping sandbox", id, err)
+}
+
+func (w *worker) removeSandbox(ctx context.Context, id string) error {
+	if err := w.stopSandbox(ctx, id); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := w.config.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+	return unlessGone("removing sandbox", id, err)
+}
+
+func (w *worker) removeContainer(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := w.config.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+	return unlessGone("removing container", id, err)
+}
+
+// forget removes an instance that is no longer of interest, and its log.
+func (w *worker) forget(v *pod.View, id string) error {
+	if err := w.removeContainer(w.ctx, id); err != nil {
+		return err
+	}
+	for _, c := range v.Seen.Containers {
+		if c.ID == id && filepath.Ext(c.LogPath) == ".log" {
+			if err := os.Remove(c.LogPath); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("removing the log of container %q: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+func unlessGone(what, id string, err error) error {
+	if err == nil || errors.Is(err, fault.NotFound) {
+		return nil
+	}
+	return fmt.Errorf("%s %q: %w", what, id, err)
+}

@@ -1,0 +1,89 @@
+// Package worker brings Pods into the state that their specs ask for: one
+// goroutine per Pod, which looks at the Pod, makes a plan (kubelet/pod.Decide),
+// carries it out and looks again, until there is nothing to do; then it sleeps
+// until something changes or the plan said to look again.
+//
+// A worker's observation is always newer than its last action, because it takes
+// it itself and acts alone: two instances of one container cannot come about. It
+// holds no state that a restart would miss: what was done is read from the
+// runtime, and volumes and devices are asked for again, which is idempotent.
+//
+// A Pod syncs until its object has a deletionTimestamp, then it terminates:
+// containers are stopped within the grace, then everything of it is taken away,
+// volumes after containers, and last its object is removed. Pods of one name
+// follow each other.
+package worker
+
+import (
+	"context"
+	"log/slog"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// Builder makes configurations and what they need on the host.
+type Builder interface {
+	Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error)
+	Container(context.Context, *pod.Request) (*runtimeapi.ContainerConfig, error)
+	PodCgroup(*v1.Pod) string
+	// Clean takes away what Container made, RemoveDir the Pod's directory.
+	Clean(*v1.Pod) error
+	RemoveDir(types.UID) error
+}
+
+// Volumes mounts and unmounts a Pod's volumes. Both are idempotent, also after
+// a crash. Mount returns a *pod.WaitError for what may still come.
+type Volumes interface {
+	Mount(context.Context, *v1.Pod) (pod.Volumes, error)
+	Unmount(context.Context, types.UID) error
+}
+
+// Devices allocates and releases a Pod's devices, durably and idempotently.
+type Devices interface {
+	Allocate(context.Context, *v1.Pod) (map[string]pod.Devices, error)
+	PreStart(ctx context.Context, p *v1.Pod, container string) error
+	Release(context.Context, types.UID) error
+}
+
+// Probes runs the probes of running containers.
+type Probes interface {
+	// Sync starts and stops probes as the Pod's running containers ask for.
+	Sync(*v1.Pod, *pod.Observation)
+	// Results returns the verdicts by container id.
+	Results(types.UID) map[string]pod.Probed
+	Forget(types.UID)
+}
+
+// Cgroups makes and removes Pod cgroups, idempotently.
+type Cgroups interface {
+	Create(path string) error
+	Remove(path string) error
+}
+
+// Objects is where workers write what became of their Pods.
+type Objects interface {
+	SetStatus(ctx context.Context, name types.NamespacedName, uid types.UID, status v1.PodStatus) error
+	// Remove removes the object of an ended Pod. Idempotent.
+	Remove(context.Context, *v1.Pod) error
+}
+
+// Config is what workers work with. Everything but OnStep and Logger is
+// required.
+type Config struct {
+	Runtime runtimeapi.RuntimeServiceClient
+	Images  runtimeapi.ImageServiceClient
+	Observe func(context.Context, types.UID) (*pod.Observation, error)
+	Status  func(*pod.View) v1.PodStatus
+	Objects Objects
+	Builder Builder
+	Volumes Volumes
+	Devices Devices
+	Probes  Probes
+	Cgroups Cgroups
+	OnStep  func(pod.Step) // nil tells nobody
+	Logger  *slog.Logger   // nil discards
+}

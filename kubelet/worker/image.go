@@ -1,0 +1,55 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// image returns the container's image, pulled if its policy asks for that.
+func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image, error) {
+	if _, err := name.ParseReference(c.Image); err != nil {
+		return nil, &pod.StartError{Reason: "InvalidImageName", Err: fmt.Errorf("image %q: %w", c.Image, err)}
+	}
+	begun := time.Now()
+	if c.ImagePullPolicy != v1.PullAlways {
+		image, err := w.imageStatus(ctx, c.Image)
+		if err != nil || image != nil {
+			return image, err
+		}
+		if c.ImagePullPolicy == v1.PullNever {
+			return nil, &pod.StartError{Reason: "ErrImageNeverPull", Err: fault.NotFound.Errorf(
+				"image %q is not on this node and imagePullPolicy is Never: load it with \"nodekit image load\"", c.Image)}
+		}
+	}
+	pulled, err := w.config.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}})
+	w.step(pod.StepImage, c.Image, begun, err)
+	if err != nil {
+		return nil, &pod.StartError{Reason: "ErrImagePull", Err: fmt.Errorf("pulling image %q: %w", c.Image, err)}
+	}
+	image, err := w.imageStatus(ctx, pulled.ImageRef)
+	if err != nil {
+		return nil, err
+	}
+	if image == nil {
+		return nil, &pod.StartError{Reason: "ErrImagePull", Err: fault.NotFound.Errorf("image %q was pulled as %q and is not there", c.Image, pulled.ImageRef)}
+	}
+	return image, nil
+}
+
+func (w *worker) imageStatus(ctx context.Context, reference string) (*runtimeapi.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := w.config.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: reference}})
+	if err != nil {
+		return nil, &pod.StartError{Reason: "ImageInspectError", Err: fmt.Errorf("asking for image %q: %w", reference, err)}
+	}
+	return resp.Image, nil
+}

@@ -1,0 +1,135 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// Manager holds one worker per Pod. All its methods are safe for concurrent use
+// and return at once, except Wait.
+type Manager struct {
+	config Config
+	ctx    context.Context // ends all workers; Pods keep running
+
+	mu      sync.Mutex
+	workers map[types.UID]*worker
+	names   map[types.NamespacedName]types.UID
+	next    map[types.NamespacedName]*v1.Pod // waits for the Pod that has its name
+	group   sync.WaitGroup
+}
+
+// New returns a manager whose workers end with ctx.
+func New(ctx context.Context, c Config) *Manager {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnStep == nil {
+		c.OnStep = func(pod.Step) {}
+	}
+	return &Manager{config: c, ctx: ctx, workers: map[types.UID]*worker{},
+		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName]*v1.Pod{}}
+}
+
+// Update tells of a new or changed Pod. The Pod must not be changed afterwards.
+func (m *Manager) Update(p *v1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.workers[p.UID]; w != nil {
+		w.update(p)
+		return
+	}
+	name := nameOf(p)
+	if _, taken := m.names[name]; taken {
+		m.next[name] = p
+		return
+	}
+	m.start(p)
+}
+
+// Gone tells that the Pod's object was removed by somebody else. What is left
+// of the Pod is ended at once.
+func (m *Manager) Gone(p *v1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if next := m.next[nameOf(p)]; next != nil && next.UID == p.UID {
+		delete(m.next, nameOf(p))
+	}
+	if w := m.workers[p.UID]; w != nil {
+		w.update(ended(p, time.Now()))
+	}
+}
+
+// Orphan ends what is left of a Pod that has no object.
+func (m *Manager) Orphan(id call.Pod) {
+	m.Update(ended(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name, UID: types.UID(id.UID)}}, time.Now()))
+}
+
+// ended returns p with a grace that is over.
+func ended(p *v1.Pod, now time.Time) *v1.Pod {
+	p = p.DeepCopy()
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: now}, new(int64)
+	return p
+}
+
+// Wake makes the Pod's worker look again.
+func (m *Manager) Wake(uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.workers[uid]; w != nil {
+		w.wakeUp()
+	}
+}
+
+// Retry makes the workers that wait for something try again at once.
+func (m *Manager) Retry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		w.retry.Store(true)
+		w.wakeUp()
+	}
+}
+
+// Wait returns when all workers have ended, after ctx did.
+func (m *Manager) Wait() { m.group.Wait() }
+
+// start starts a worker. The caller holds m.mu.
+func (m *Manager) start(p *v1.Pod) {
+	if m.ctx.Err() != nil {
+		return
+	}
+	w := newWorker(m.ctx, &m.config, p)
+	m.workers[p.UID] = w
+	m.names[nameOf(p)] = p.UID
+	m.group.Go(func() {
+		if w.run() {
+			m.finished(p)
+		}
+	})
+}
+
+// finished forgets an ended Pod and lets the next of its name begin.
+func (m *Manager) finished(p *v1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name := nameOf(p)
+	delete(m.workers, p.UID)
+	delete(m.names, name)
+	if next := m.next[name]; next != nil {
+		delete(m.next, name)
+		m.start(next)
+	}
+}
+
+func nameOf(p *v1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+}

@@ -1,0 +1,74 @@
+package worker
+
+import (
+	"errors"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// report records the status that the view amounts to, when it is news.
+func (w *worker) report(v *pod.View) error {
+	status := w.config.Status(v)
+	if equality.Semantic.DeepEqual(status, w.was) {
+		return nil
+	}
+	err := w.config.Objects.SetStatus(w.ctx, nameOf(v.Pod), v.Pod.UID, status)
+	if err != nil && !(errors.Is(err, fault.NotFound) && v.Ending != nil) {
+		return err
+	}
+	old := w.was
+	w.was = status
+	w.tell(&old, &status)
+	return nil
+}
+
+// tell reports what changed as steps.
+func (w *worker) tell(old, status *v1.PodStatus) {
+	if status.PodIP != "" && status.PodIP != old.PodIP {
+		w.step(pod.StepNetwork, status.PodIP, time.Time{}, nil)
+	}
+	if isReady(status) && !isReady(old) {
+		w.step(pod.StepReady, "", time.Time{}, nil)
+	}
+	if status.Phase != old.Phase {
+		w.step(pod.StepPhase, string(status.Phase), time.Time{}, nil)
+	}
+}
+
+func isReady(s *v1.PodStatus) bool {
+	for _, c := range s.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// noteExits reports containers that have ended since the last observation. The
+// first observation of a process is no news.
+func (w *worker) noteExits(p *v1.Pod, seen *pod.Observation) {
+	last := w.last
+	w.last = seen
+	if last == nil {
+		return
+	}
+	exited := map[string]bool{}
+	for _, c := range last.Containers {
+		exited[c.ID] = c.State == pod.Exited
+	}
+	for _, c := range seen.Containers {
+		if c.State != pod.Exited || exited[c.ID] || pod.Find(p, c.Name) == nil {
+			continue
+		}
+		var err error
+		if c.ExitCode != 0 {
+			err = fault.FailedPrecondition.Errorf("exit code %d (%s)", c.ExitCode, c.Reason)
+		}
+		w.step(pod.StepExit, c.Name, c.StartedAt, err)
+	}
+}

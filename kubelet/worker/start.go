@@ -1,0 +1,108 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// startOne starts a container. Its failure blocks that container alone.
+func (w *worker) startOne(v *pod.View, s pod.Start) {
+	if w.starting.Err() != nil {
+		return
+	}
+	err := w.start(w.starting, v, s)
+	if err == nil {
+		w.blocks.clear(s.Name)
+		return
+	}
+	if w.starting.Err() != nil {
+		return
+	}
+	before := w.blocks.now()[s.Name].Message
+	if b := w.blocks.set(s.Name, err); b.Message != before {
+		w.step(pod.StepWait, b.Reason, time.Time{}, fmt.Errorf("container %q: %w", s.Name, err))
+	}
+	w.log.Warn("container not started", "container", s.Name, "err", err)
+}
+
+func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
+	c := pod.Find(v.Pod, s.Name)
+	image, err := w.image(ctx, c)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	sandbox := v.Seen.Sandbox()
+	request := &pod.Request{Pod: v.Pod, Container: c, Start: s, Volumes: w.ready.volumes, Devices: w.ready.devices[c.Name], Sandbox: *sandbox,
+		ImageID: image.GetId(), ImageUserName: image.GetUsername()}
+	if uid := image.GetUid(); uid != nil {
+		request.ImageUser = &uid.Value
+	}
+	if err := w.config.Devices.PreStart(ctx, v.Pod, c.Name); err != nil {
+		return &pod.StartError{Reason: "PreStartContainerError", Err: fmt.Errorf("preparing devices: %w", err)}
+	}
+	config, err := w.config.Builder.Container(ctx, request)
+	if err != nil {
+		return err
+	}
+	sandboxConfig, err := w.config.Builder.Sandbox(v.Pod, sandbox.Attempt)
+	if err != nil {
+		return &pod.StartError{Reason: "CreateContainerConfigError", Err: err}
+	}
+	id, err := w.create(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.ID, Config: config, SandboxConfig: sandboxConfig})
+	w.step(pod.StepContainer, c.Name, begun, err)
+	if err != nil {
+		return err
+	}
+	return w.postStart(ctx, v, c, id)
+}
+
+// create creates and starts the container. A container that was created and
+// did not start is removed again.
+func (w *worker) create(ctx context.Context, request *runtimeapi.CreateContainerRequest) (id string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	created, err := w.config.Runtime.CreateContainer(ctx, request)
+	if err != nil {
+		return "", &pod.StartError{Reason: "CreateContainerError", Err: fmt.Errorf("creating the container: %w", err)}
+	}
+	id = created.ContainerId
+	if _, err := w.config.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		err = fmt.Errorf("starting the container: %w", err)
+		return "", &pod.StartError{Reason: "RunContainerError", Err: errors.Join(err, w.removeContainer(w.ctx, id))}
+	}
+	return id, nil
+}
+
+// postStart runs the container's postStart hook. When it fails the container
+// is killed, and its restart policy decides what follows.
+func (w *worker) postStart(ctx context.Context, v *pod.View, c *v1.Container, id string) error {
+	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	err := w.hook(ctx, c, c.Lifecycle.PostStart, target{id, address(v)})
+	if err == nil {
+		return nil
+	}
+	w.step(pod.StepWait, "PostStartHookError", time.Time{}, fmt.Errorf("postStart hook of container %q: %w", c.Name, err))
+	w.log.Warn("postStart hook failed: the container is killed", "container", c.Name, "err", err)
+	stop, cancel := context.WithTimeout(w.ctx, callTimeout)
+	defer cancel()
+	_, err = w.config.Runtime.StopContainer(stop, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 2})
+	return unlessGone("stopping container", id, err)
+}
+
+// address returns where the Pod's containers are reached from the node.
+func address(v *pod.View) string {
+	if s := v.Seen.Sandbox(); s != nil && len(s.IPs) > 0 {
+		return s.IPs[0]
+	}
+	return "127.0.0.1"
+}
