@@ -1,0 +1,409 @@
+package bridge_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/bridge"
+	"github.com/nodekit-project/nodekit/cni/hostlocal"
+	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+var plugins = cni.Set{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin()}
+
+// network is a configuration under test, with a bridge of its own.
+type network struct {
+	t      testing.TB
+	config map[string]any
+	data   string
+}
+
+var count struct {
+	sync.Mutex
+	n int
+}
+
+func newNetwork(t testing.TB, changes map[string]any) *network {
+	testenv.Require(t, testenv.Root)
+	count.Lock()
+	count.n++
+	id := count.n
+	count.Unlock()
+	n := &network{t: t, data: t.TempDir()}
+	n.config = map[string]any{
+		"cniVersion": "1.1.0", "name": fmt.Sprintf("net%d", id), "type": "bridge",
+		"bridge": fmt.Sprintf("br%d", id), "isDefaultGateway": true, "ipMasq": true,
+		"ipam": map[string]any{"type": "host-local", "dataDir": n.data, "ranges": [][]map[string]any{{{"subnet": fmt.Sprintf("10.77.%d.0/24", id)}}}},
+	}
+	maps.Copy(n.config, changes)
+	t.Cleanup(func() {
+		if err := bridge.Teardown(context.Background(), bridge.Config{Bridge: n.config["bridge"].(string)}); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+func (n *network) call(command, id, ns string, extra map[string]any) ([]byte, error) {
+	config := maps.Clone(n.config)
+	maps.Copy(config, extra)
+	stdin, err := json.Marshal(config)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return plugins.Invoke(context.Background(), "bridge", map[string]string{
+		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": ns,
+	}, stdin)
+}
+
+func (n *network) add(id, ns string) (raw json.RawMessage, result *cni.Result) {
+	n.t.Helper()
+	raw, err := n.call("ADD", id, ns, nil)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	result, err = cni.DecodeResult(raw, "")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return raw, result
+}
+
+func (n *network) del(id, ns string) {
+	n.t.Helper()
+	out, err := n.call("DEL", id, ns, nil)
+	if err != nil || len(out) > 0 {
+		n.t.Fatalf("DEL: %v, stdout %q", err, out)
+	}
+}
+
+// rest returns what is in the host namespace and on disk besides the bridge.
+func (n *network) rest() string {
+	links := strings.Count(netnstest.Run(n.t, "", "ip", "-o", "link", "show", "master", n.config["bridge"].(string)), "\n")
+	elements := strings.Count(netnstest.Run(n.t, "", "sh", "-c", "nft list table inet cni-"+n.config["bridge"].(string)+" 2>/dev/null || true"), "comment")
+	files, _ := filepath.Glob(filepath.Join(n.data, "*", "[0-9a-f]*[.:]*"))
+	return fmt.Sprintf("%d ports, %d elements, %d addresses", links, elements, len(files))
+}
+
+func TestDataPath(t *testing.T) {
+	n := newNetwork(t, nil)
+	a, b, outside := netnstest.New(t), netnstest.New(t), netnstest.New(t)
+	_, ra := n.add("a", a)
+	_, rb := n.add("b", b)
+	ipA, ipB := ra.IPs[0].Address.IP.String(), rb.IPs[0].Address.IP.String()
+
+	if seen := netnstest.Dial(t, a, ipB, netnstest.Listen(t, b)); seen != ipA {
+		t.Errorf("b saw %s instead of a's %s", seen, ipA)
+	}
+	gateway := ra.IPs[0].Gateway.String()
+	if seen := netnstest.Dial(t, a, gateway, netnstest.Listen(t, "")); seen != ipA {
+		t.Errorf("the host saw %s instead of a's %s", seen, ipA)
+	}
+	netnstest.Run(t, "", "ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", nsPID(t, outside))
+	t.Cleanup(func() { netnstest.Run(t, "", "ip", "link", "del", "up0") })
+	netnstest.Run(t, "", "ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
+	netnstest.Run(t, "", "ip", "link", "set", "up0", "up")
+	netnstest.Run(t, outside, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
+	netnstest.Run(t, outside, "ip", "link", "set", "eth0", "up")
+	if seen := netnstest.Dial(t, a, "192.0.2.2", netnstest.Listen(t, outside)); seen != "192.0.2.1" {
+		t.Errorf("outside saw %s instead of the host's 192.0.2.1", seen)
+	}
+	n.del("a", a)
+	n.del("b", b)
+	if rest := n.rest(); rest != "0 ports, 0 elements, 0 addresses" {
+		t.Error(rest)
+	}
+}
+
+// nsPID gives ip(8) a handle on a namespace that is pinned anywhere.
+func nsPID(t *testing.T, path string) string {
+	t.Helper()
+	link := filepath.Join("/run/netns", filepath.Base(t.TempDir())+fmt.Sprint(os.Getpid()))
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(link) })
+	return filepath.Base(link)
+}
+
+func TestCheckNoticesWhatIsGone(t *testing.T) {
+	n := newNetwork(t, nil)
+	br := n.config["bridge"].(string)
+	cases := map[string]struct {
+		breakIt func(ns, ip string)
+		names   string
+	}{
+		"nothing":   {func(ns, ip string) {}, ""},
+		"link down": {func(ns, ip string) { netnstest.Run(t, ns, "ip", "link", "set", "eth0", "down") }, `"eth0" in the container is down`},
+		"address":   {func(ns, ip string) { netnstest.Run(t, ns, "ip", "addr", "flush", "dev", "eth0") }, "lacks the address"},
+		"route":     {func(ns, ip string) { netnstest.Run(t, ns, "ip", "route", "del", "default") }, "route to 0.0.0.0/0 is missing"},
+		"port": {func(ns, ip string) {
+			netnstest.Run(t, "", "sh", "-c", "for l in $(ls /sys/class/net/"+br+"/brif 2>/dev/null || ip -o link show master "+br+" | cut -d' ' -f2 | cut -d@ -f1); do ip link set $l nomaster; done")
+		}, "is not a port"},
+		"gateway": {func(ns, ip string) { netnstest.Run(t, "", "ip", "addr", "flush", "dev", br) }, "lacks the address"},
+		"masquerade": {func(ns, ip string) {
+			netnstest.Run(t, "", "nft", "delete", "element", "inet", "cni-"+br, "masquerade4", "{", ip, "}")
+		}, "not masqueraded"},
+		"masquerade rules": {func(ns, ip string) { netnstest.Run(t, "", "nft", "flush", "chain", "inet", "cni-"+br, "postrouting") }, "has 0 rules"},
+		"reservation":      {func(ns, ip string) { os.Remove(filepath.Join(n.data, n.config["name"].(string), ip)) }, "no address is reserved"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			ns := netnstest.New(t)
+			raw, result := n.add("check", ns)
+			defer n.del("check", ns)
+			c.breakIt(ns, result.IPs[0].Address.IP.String())
+			_, err := n.call("CHECK", "check", ns, map[string]any{"prevResult": raw})
+			if (err == nil) != (c.names == "") || err != nil && !strings.Contains(err.Error(), c.names) {
+				t.Errorf("CHECK says %v, want %q", err, c.names)
+			}
+			// The next case begins with a whole network.
+			if err := bridge.Teardown(t.Context(), bridge.Config{Bridge: br}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestDelFromAnyState(t *testing.T) {
+	n := newNetwork(t, nil)
+	const clean = "0 ports, 0 elements, 0 addresses"
+	prepare := map[string]func(id, ns string) (delNS string){
+		"twice":       func(id, ns string) string { n.add(id, ns); n.del(id, ns); return ns },
+		"never added": func(id, ns string) string { return ns },
+		"no netns":    func(id, ns string) string { n.add(id, ns); return "" },
+		"netns gone":  func(id, ns string) string { n.add(id, ns); netns.Remove(ns); return ns },
+		"link gone": func(id, ns string) string {
+			n.add(id, ns)
+			netnstest.Run(t, ns, "ip", "link", "del", "eth0")
+			return ns
+		},
+		"foreign netns": func(id, ns string) string { n.add(id, ns); return netnstest.New(t) },
+		"bad prevResult": func(id, ns string) string {
+			n.add(id, ns)
+			n.config["prevResult"] = map[string]any{"ips": 7}
+			return ns
+		},
+	}
+	for name, p := range prepare {
+		t.Run(name, func(t *testing.T) {
+			defer delete(n.config, "prevResult")
+			id := strings.ReplaceAll(name, " ", "-")
+			n.del(id, p(id, netnstest.New(t)))
+			// Namespaces and their ends of a pair go a moment later.
+			if rest := n.rest(); rest != clean {
+				t.Errorf("left after DEL: %s", rest)
+			}
+		})
+	}
+}
+
+func TestFailedAddLeavesNothing(t *testing.T) {
+	cases := map[string]map[string]any{
+		"route that cannot be": {"ipam": map[string]any{"routes": []map[string]any{{"dst": "198.51.100.0/24", "gw": "203.0.113.1"}}}},
+		"bridge is no bridge":  {"bridge": "lo"},
+		"address of one":       {"ipam": map[string]any{"ranges": [][]map[string]any{{{"subnet": "10.99.0.0/31"}}}}},
+	}
+	for name, changes := range cases {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(t, nil)
+			own := n.config["bridge"]
+			defer func() { n.config["bridge"] = own }()
+			ipam := maps.Clone(n.config["ipam"].(map[string]any))
+			for key, value := range changes {
+				if sub, ok := value.(map[string]any); ok {
+					maps.Copy(ipam, sub)
+					n.config["ipam"] = ipam
+				} else {
+					n.config[key] = value
+				}
+			}
+			ns := netnstest.New(t)
+			out, err := n.call("ADD", "x", ns, nil)
+			if err == nil || !strings.Contains(string(out), `"code"`) || strings.Contains(string(out), "interfaces") {
+				t.Fatalf("ADD: %v, %s", err, out)
+			}
+			n.config["bridge"] = own
+			if links := netnstest.Run(t, ns, "ip", "-br", "link"); strings.Contains(links, "eth0") {
+				t.Errorf("left in the container: %s", links)
+			}
+			files, _ := filepath.Glob(filepath.Join(n.data, "*", "10.*"))
+			if veths := netnstest.Run(t, "", "ip", "-br", "link", "show", "type", "veth"); veths != "" || len(files) > 0 {
+				t.Errorf("left on the host: %q, %q", veths, files)
+			}
+		})
+	}
+}
+
+func TestSecondAddHarmsNothing(t *testing.T) {
+	n := newNetwork(t, nil)
+	ns := netnstest.New(t)
+	raw, _ := n.add("x", ns)
+	before := n.rest()
+	if _, err := n.call("ADD", "x", ns, nil); cni.CodeOf(err) != cni.CodeExists {
+		t.Errorf("second ADD: %v", err)
+	}
+	if _, err := n.call("CHECK", "x", ns, map[string]any{"prevResult": raw}); err != nil || n.rest() != before {
+		t.Errorf("the first attachment suffered: %v, %s instead of %s", err, n.rest(), before)
+	}
+	n.del("x", ns)
+}
+
+func TestDualStack(t *testing.T) {
+	n := newNetwork(t, nil)
+	ipam := n.config["ipam"].(map[string]any)
+	ipam["ranges"] = append(ipam["ranges"].([][]map[string]any), []map[string]any{{"subnet": "fd77::/64"}})
+	a, b := netnstest.New(t), netnstest.New(t)
+	raw, ra := n.add("a", a)
+	_, rb := n.add("b", b)
+	if len(ra.IPs) != 2 || len(ra.Routes) != 2 {
+		t.Fatalf("result %s", raw)
+	}
+	for i, ip := range rb.IPs {
+		want := ra.IPs[i].Address.IP.String()
+		if seen := netnstest.Dial(t, a, ip.Address.IP.String(), netnstest.Listen(t, b)); seen != want {
+			t.Errorf("b saw %s instead of %s", seen, want)
+		}
+	}
+	if _, err := n.call("CHECK", "a", a, map[string]any{"prevResult": raw}); err != nil {
+		t.Error(err)
+	}
+	n.del("a", a)
+	n.del("b", b)
+}
+
+func TestManyAtOnce(t *testing.T) {
+	n := newNetwork(t, nil)
+	const many = 40
+	spaces := make([]string, many)
+	for i := range spaces {
+		spaces[i] = netnstest.New(t)
+	}
+	var mu sync.Mutex
+	var ips []string
+	var wg sync.WaitGroup
+	for i, ns := range spaces {
+		wg.Go(func() {
+			out, err := n.call("ADD", fmt.Sprintf("c%d", i), ns, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r, err := cni.DecodeResult(out, "")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			ips = append(ips, r.IPs[0].Address.IP.String())
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	slices.Sort(ips)
+	if got := len(slices.Compact(ips)); got != many {
+		t.Errorf("%d different addresses for %d containers", got, many)
+	}
+	if rest := n.rest(); rest != "40 ports, 40 elements, 40 addresses" {
+		t.Error(rest)
+	}
+	for i, ns := range spaces {
+		wg.Go(func() {
+			if _, err := n.call("DEL", fmt.Sprintf("c%d", i), ns, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if rest := n.rest(); rest != "0 ports, 0 elements, 0 addresses" {
+		t.Error(rest)
+	}
+}
+
+func TestGC(t *testing.T) {
+	n := newNetwork(t, nil)
+	a, b := netnstest.New(t), netnstest.New(t)
+	n.add("a", a)
+	n.add("b", b)
+	if _, err := n.call("GC", "", "", nil); cni.CodeOf(err) != cni.CodeConfig {
+		t.Errorf("GC without a list: %v", err)
+	}
+	_, err := n.call("GC", "", "", map[string]any{"cni.dev/valid-attachments": []map[string]any{{"containerID": "b", "ifname": "eth0"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rest := n.rest(); rest != "2 ports, 1 elements, 1 addresses" {
+		t.Error(rest)
+	}
+	n.del("a", a)
+	n.del("b", b)
+}
+
+func TestStatus(t *testing.T) {
+	n := newNetwork(t, nil)
+	n.config["ipam"].(map[string]any)["ranges"] = [][]map[string]any{{{"subnet": "10.78.0.0/30"}}}
+	if _, err := n.call("STATUS", "", "", nil); err != nil {
+		t.Error(err)
+	}
+	ns := netnstest.New(t)
+	n.add("only", ns)
+	if _, err := n.call("STATUS", "", "", nil); cni.CodeOf(err) != cni.CodeUnavailable {
+		t.Errorf("STATUS of an exhausted network: %v", err)
+	}
+	n.del("only", ns)
+}
+
+func TestRefusesConfig(t *testing.T) {
+	cases := []struct {
+		key   string
+		value any
+		code  uint
+		says  string
+	}{
+		{"isGatway", true, cni.CodeUnsupportedField, `"isGatway" (value true)`},
+		{"vlan", 5, cni.CodeUnsupportedField, `"vlan"`},
+		{"mtu", 5, cni.CodeConfig, "mtu 5"},
+		{"mtu", "big", cni.CodeConfig, `"mtu"`},
+		{"ipMasqBackend", "iptables", cni.CodeConfig, "iptables"},
+		{"bridge", "a-name-that-is-too-long", cni.CodeConfig, "15"},
+		{"name", "a/b", cni.CodeConfig, "a/b"},
+		{"cniVersion", "9.9.9", cni.CodeVersion, "9.9.9"},
+	}
+	for _, c := range cases {
+		n := newNetwork(t, nil)
+		old := n.config["bridge"]
+		n.config[c.key] = c.value
+		_, err := n.call("ADD", "x", netnstest.New(t), nil)
+		n.config["bridge"] = old
+		if cni.CodeOf(err) != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
+			t.Errorf("%s = %v: code %d, %v", c.key, c.value, cni.CodeOf(err), err)
+		}
+	}
+}
+
+func BenchmarkAddDel(b *testing.B) {
+	n := newNetwork(b, nil)
+	ns := netnstest.New(b)
+	for b.Loop() {
+		n.add("bench", ns)
+		b.StopTimer()
+		n.del("bench", ns)
+		b.StartTimer()
+	}
+}

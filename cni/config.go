@@ -1,0 +1,214 @@
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// IPAM is the field of a configuration whose plugin delegates to an IPAM
+// plugin. The plugin itself reads the type alone; the other keys are the
+// delegate's, which gets the whole configuration.
+type IPAM struct {
+	Type string
+}
+
+// UnmarshalJSON reads the type and leaves the other keys to the delegate.
+func (i *IPAM) UnmarshalJSON(data []byte) error {
+	var head struct {
+		Type string `json:"type"`
+	}
+	err := json.Unmarshal(data, &head)
+	i.Type = head.Type
+	return err
+}
+
+// known are the keys that the specification and the runtime give to every
+// plugin (CNI 1.1.0, sections 1 and 3). Keys that begin with "cni.dev/" too.
+var known = []string{"cniVersion", "name", "type", "capabilities", "runtimeConfig", "args", "prevResult"}
+
+// opaque keys hold what callers may extend freely: unknown keys inside them are
+// no mistake of the configuration's author.
+var opaque = []string{"runtimeConfig", "args"}
+
+// input is the document on stdin.
+type input struct {
+	raw    []byte
+	fields map[string]json.RawMessage
+	env    map[string]string
+	peers  peers
+}
+
+func decodeInput(stdin []byte) (map[string]json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	dec := json.NewDecoder(bytes.NewReader(stdin))
+	if err := dec.Decode(&fields); err != nil {
+		return nil, Errorf(CodeDecode, "decoding network configuration: %w", err)
+	}
+	if fields == nil {
+		return nil, Errorf(CodeDecode, "decoding network configuration: it is null, not an object")
+	}
+	if rest := bytes.TrimSpace(stdin[dec.InputOffset():]); len(rest) > 0 {
+		return nil, Errorf(CodeDecode, "decoding network configuration: %.20q follows the document", rest)
+	}
+	return fields, nil
+}
+
+// strictness says which unknown keys are errors.
+type strictness int
+
+const (
+	lenient     strictness = iota // none
+	strictBelow                   // those below a key that the plugin knows
+	strict                        // all
+)
+
+// readConfig fills into from the plugin's keys. An unknown key that counts is an
+// error of code 2.
+func (in *input) readConfig(into any, s strictness) error {
+	fields := map[string]bool{}
+	if into != nil {
+		fields = keysOf(reflect.TypeOf(into).Elem())
+	}
+	for _, key := range sortedKeys(in.fields) {
+		value := in.fields[key]
+		switch {
+		case fields[key]:
+			if err := readKey(into, key, value, s >= strictBelow && !slices.Contains(opaque, key)); err != nil {
+				return err
+			}
+		case slices.Contains(known, key), strings.HasPrefix(key, "cni.dev/"):
+		case s == strict:
+			return Errorf(CodeUnsupportedField, "configuration key %q (value %s) is not supported", key, shorten(value))
+		}
+	}
+	return nil
+}
+
+func readKey(into any, key string, value json.RawMessage, strict bool) error {
+	one, err := json.Marshal(map[string]json.RawMessage{key: value})
+	if err != nil {
+		return Errorf(CodeDecode, "decoding configuration key %q: %w", key, err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(one))
+	if strict {
+		dec.DisallowUnknownFields()
+	}
+	err = dec.Decode(into)
+	if err == nil {
+		return nil
+	}
+	// encoding/json has no type for this error.
+	if inner, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return Errorf(CodeUnsupportedField, "configuration key %s below %q (value %s) is not supported", inner, key, shorten(value))
+	}
+	var typed *json.UnmarshalTypeError
+	if errors.As(err, &typed) {
+		return Errorf(CodeConfig, "configuration key %q: a %s stands where a %s belongs", typed.Field, typed.Value, typed.Type)
+	}
+	return Errorf(CodeConfig, "configuration key %q: %w", key, err)
+}
+
+// keysOf returns the JSON names of a struct's fields, those of embedded structs
+// included.
+func keysOf(t reflect.Type) map[string]bool {
+	keys := map[string]bool{}
+	if t.Kind() != reflect.Struct {
+		return keys
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && name == "" || !f.IsExported() || name == "-" {
+			continue
+		}
+		if name == "" {
+			name = f.Name
+		}
+		keys[name] = true
+	}
+	return keys
+}
+
+func sortedKeys(m map[string]json.RawMessage) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func shorten(value []byte) string {
+	const most = 60
+	if len(value) > most {
+		return string(value[:most]) + "..."
+	}
+	return string(value)
+}
+
+// readBase reads the keys that belong to every plugin.
+func (r *Request) readBase() error {
+	if raw, ok := r.input.fields["cniVersion"]; ok {
+		if err := json.Unmarshal(raw, &r.Version); err != nil {
+			return Errorf(CodeDecode, "decoding cniVersion: %w", err)
+		}
+	}
+	if !supported(r.Version) || !AtLeast(r.Version, since(r.Command)) {
+		return Errorf(CodeVersion, "%s of cniVersion %q is not supported: this plugin speaks %s", r.Command, r.Version, strings.Join(Versions(), ", "))
+	}
+	if raw, ok := r.input.fields["name"]; ok {
+		if err := json.Unmarshal(raw, &r.Network); err != nil {
+			return Errorf(CodeDecode, "decoding name: %w", err)
+		}
+	}
+	if !namePattern.MatchString(r.Network) {
+		return Errorf(CodeConfig, "the network's name is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", r.Network)
+	}
+	if r.Command == CmdGC {
+		return r.readValid()
+	}
+	return r.readPrevResult()
+}
+
+func (r *Request) readPrevResult() error {
+	raw, ok := r.input.fields["prevResult"]
+	if !ok || string(raw) == "null" {
+		if r.Command == CmdCheck {
+			return Errorf(CodeConfig, "CHECK needs prevResult")
+		}
+		return nil
+	}
+	prev, err := DecodeResult(raw, r.Version)
+	switch {
+	case err == nil:
+		r.PrevResult = prev
+	case r.Command == CmdDel: // best effort: what cannot be read is as good as absent
+		r.Log.Warn("ignoring prevResult", "err", err)
+	default:
+		return Errorf(CodeDecode, "reading prevResult: %w", err)
+	}
+	return nil
+}
+
+// readValid reads the attachments that GC keeps. Without the key nothing may be
+// removed: an empty list and no list are very different requests. The second
+// key is the one of drafts of the specification.
+func (r *Request) readValid() error {
+	for _, key := range []string{"cni.dev/valid-attachments", "cni.dev/attachments"} {
+		raw, ok := r.input.fields[key]
+		if !ok {
+			continue
+		}
+		if err := json.Unmarshal(raw, &r.Valid); err != nil {
+			return Errorf(CodeDecode, "decoding %s: %w", key, err)
+		}
+		if r.Valid == nil {
+			r.Valid = []Attachment{}
+		}
+		return nil
+	}
+	return Errorf(CodeConfig, "GC needs cni.dev/valid-attachments, if only an empty list")
+}

@@ -1,0 +1,85 @@
+package cni
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Delegate is another plugin, usually an IPAM plugin, that a plugin calls with
+// its own environment and configuration (CNI 1.1.0, section 4).
+type Delegate struct {
+	r    *Request
+	name string
+}
+
+// Delegate returns the plugin of that type as the request sees it: built into
+// the same process, or the first of that name on CNI_PATH.
+func (r *Request) Delegate(name string) Delegate { return Delegate{r, name} }
+
+// Add runs the delegate's ADD and returns its result. When the handler that
+// calls it returns an error, this one or a later one, the SDK runs the
+// delegate's DEL.
+func (d Delegate) Add(ctx context.Context) (*Result, error) {
+	d.r.Undo("ADD of "+d.name, d.Del)
+	stdout, err := d.call(ctx, CmdAdd)
+	if err != nil {
+		return nil, err
+	}
+	result, err := DecodeResult(stdout, d.r.Version)
+	if err != nil {
+		return nil, Errorf(CodeDelegate, "%s: %w", d.name, err)
+	}
+	return result, nil
+}
+
+// Del runs the delegate's DEL.
+func (d Delegate) Del(ctx context.Context) error { return d.verb(ctx, CmdDel) }
+
+// Check runs the delegate's CHECK.
+func (d Delegate) Check(ctx context.Context) error { return d.verb(ctx, CmdCheck) }
+
+// GC runs the delegate's GC.
+func (d Delegate) GC(ctx context.Context) error { return d.verb(ctx, CmdGC) }
+
+// Status runs the delegate's STATUS.
+func (d Delegate) Status(ctx context.Context) error { return d.verb(ctx, CmdStatus) }
+
+func (d Delegate) verb(ctx context.Context, command string) error {
+	_, err := d.call(ctx, command)
+	return err
+}
+
+func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
+	in := d.r.input
+	env := maps.Clone(in.env)
+	env["CNI_COMMAND"] = command
+	p, file := in.peers(d.name, d.r.Path)
+	if p != nil {
+		c := &invocation{plugin: p, peers: in.peers, log: d.r.Log}
+		return c.run(ctx, env, in.raw)
+	}
+	if file == "" {
+		var err error
+		if file, err = Find(d.name, d.r.Path); err != nil {
+			return nil, err
+		}
+	}
+	return Exec(ctx, file, env, in.raw, &ExecOptions{Stderr: os.Stderr})
+}
+
+// Find returns the first executable of that name in the directories.
+func Find(name string, dirs []string) (string, error) {
+	if name == "" || strings.ContainsAny(name, "/\\") {
+		return "", Errorf(CodeConfig, "%q is no plugin type", name)
+	}
+	for _, dir := range dirs {
+		file := filepath.Join(dir, name)
+		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return file, nil
+		}
+	}
+	return "", Errorf(CodeDelegate, "plugin %q is in none of the directories %q", name, dirs)
+}

@@ -1,0 +1,88 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// namePattern is what the specification allows for container ids and for the
+// names of networks.
+var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+
+// maxIfName is IFNAMSIZ without the terminating zero.
+const maxIfName = 15
+
+// readEnv fills the request from CNI_*; every problem is reported at once, with
+// the variables' names (CNI 1.1.0, Error, code 4).
+func (r *Request) readEnv(env map[string]string) error {
+	r.ContainerID, r.IfName, r.NetNS = env["CNI_CONTAINERID"], env["CNI_IFNAME"], env["CNI_NETNS"]
+	if env["CNI_PATH"] != "" {
+		r.Path = filepath.SplitList(env["CNI_PATH"])
+	}
+	var problems []error
+	switch r.Command {
+	case CmdAdd, CmdCheck:
+		problems = append(problems, checkID(r.ContainerID), checkIfName(r.IfName))
+		if r.NetNS == "" {
+			problems = append(problems, errors.New("CNI_NETNS is missing"))
+		}
+	case CmdDel:
+		problems = append(problems, checkID(r.ContainerID), checkIfName(r.IfName))
+	case CmdGC, CmdStatus:
+		r.Attachment, r.NetNS = Attachment{}, ""
+	case "":
+		problems = append(problems, errors.New("CNI_COMMAND is missing"))
+	default:
+		problems = append(problems, fmt.Errorf("CNI_COMMAND is %q, which is no command of CNI", r.Command))
+	}
+	args, err := parseArgs(env["CNI_ARGS"])
+	r.Args = args
+	if err := errors.Join(append(problems, err)...); err != nil {
+		return Errorf(CodeEnvironment, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return nil
+}
+
+func checkID(id string) error {
+	if id == "" {
+		return errors.New("CNI_CONTAINERID is missing")
+	}
+	if !namePattern.MatchString(id) {
+		return fmt.Errorf("CNI_CONTAINERID is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", id)
+	}
+	return nil
+}
+
+func checkIfName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("CNI_IFNAME is missing")
+	case len(name) > maxIfName:
+		return fmt.Errorf("CNI_IFNAME is %q: it must not exceed %d bytes", name, maxIfName)
+	case name == "." || name == "..":
+		return fmt.Errorf("CNI_IFNAME must not be %q", name)
+	case strings.ContainsFunc(name, func(c rune) bool { return c == '/' || c == ':' || unicode.IsSpace(c) || unicode.IsControl(c) }):
+		return fmt.Errorf("CNI_IFNAME is %q: it must not contain '/', ':', blanks or control characters", name)
+	}
+	return nil
+}
+
+// parseArgs reads "A=1;B=2". A value may hold further equal signs.
+func parseArgs(s string) (map[string]string, error) {
+	args := map[string]string{}
+	for pair := range strings.SplitSeq(s, ";") {
+		if pair == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return args, fmt.Errorf("CNI_ARGS has %q, which is no KEY=VALUE", pair)
+		}
+		args[key] = value
+	}
+	return args, nil
+}

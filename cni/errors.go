@@ -1,0 +1,146 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// The codes of the specification's error table (CNI 1.1.0, Error). Code 3 tells
+// the runtime that no DEL is needed, so no kind of error maps to it: a handler
+// that means it says so.
+const (
+	CodeVersion           uint = 1 // the version is not supported
+	CodeUnsupportedField  uint = 2 // the message has the key and its value
+	CodeUnknownContainer  uint = 3 // the runtime need not clean up
+	CodeEnvironment       uint = 4 // the message has the variables' names
+	CodeIO                uint = 5
+	CodeDecode            uint = 6
+	CodeConfig            uint = 7
+	CodeTryAgain          uint = 11
+	CodeUnavailable       uint = 50 // STATUS: ADD cannot be served
+	CodeLimitedConnection uint = 51 // STATUS: and running containers suffer too
+)
+
+// The SDK's own codes. The specification leaves those from 100 on to plugins.
+const (
+	CodeInternal      uint = 100
+	CodeExhausted     uint = 101 // nothing is left to allocate
+	CodeExists        uint = 102 // the interface is there already
+	CodeNotAsExpected uint = 103 // CHECK found something missing or changed
+	CodePanic         uint = 104
+	CodeDelegate      uint = 105 // a delegate could not be run or understood
+)
+
+// Error is the error object of the specification. Handlers may return one, in
+// any wrapping; Invoke and the clients of plugins return one for every failure
+// of a plugin.
+type Error struct {
+	CNIVersion string `json:"cniVersion"`
+	Code       uint   `json:"code"`
+	Msg        string `json:"msg"`
+	Details    string `json:"details,omitempty"`
+}
+
+// Errorf returns an Error with the code. The format and its %w verbs work as in
+// fmt.Errorf.
+func Errorf(code uint, format string, args ...any) error {
+	return &coded{code: code, err: fmt.Errorf(format, args...)}
+}
+
+// Error returns the message and the details.
+func (e *Error) Error() string {
+	if e.Details == "" {
+		return e.Msg
+	}
+	return e.Msg + ": " + e.Details
+}
+
+// Is makes errors.Is answer by kind: code 11 is fault.Unavailable, 7 and 4 are
+// fault.Invalid, and so on.
+func (e *Error) Is(target error) bool {
+	kind, ok := target.(fault.Kind)
+	return ok && kindOf(e.Code) == kind
+}
+
+func kindOf(code uint) fault.Kind {
+	switch code {
+	case CodeUnsupportedField, CodeEnvironment, CodeDecode, CodeConfig:
+		return fault.Invalid
+	case CodeVersion:
+		return fault.Unimplemented
+	case CodeUnknownContainer:
+		return fault.NotFound
+	case CodeTryAgain, CodeUnavailable, CodeLimitedConnection:
+		return fault.Unavailable
+	case CodeExhausted:
+		return fault.Exhausted
+	case CodeExists:
+		return fault.AlreadyExists
+	}
+	return fault.Internal
+}
+
+type coded struct {
+	code uint
+	err  error
+}
+
+func (c *coded) Error() string { return c.err.Error() }
+func (c *coded) Unwrap() error { return c.err }
+
+// CodeOf returns the code that err gets in an error object: that of an Error or
+// of Errorf, else the one that its fault kind stands for, else CodeInternal.
+func CodeOf(err error) uint {
+	var e *Error
+	var c *coded
+	switch {
+	case errors.As(err, &c):
+		return c.code
+	case errors.As(err, &e):
+		return e.Code
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return CodeTryAgain
+	}
+	switch fault.Of(err) {
+	case fault.Invalid, fault.OutOfRange:
+		return CodeConfig
+	case fault.Unavailable, fault.Aborted:
+		return CodeTryAgain
+	case fault.Exhausted:
+		return CodeExhausted
+	case fault.AlreadyExists:
+		return CodeExists
+	}
+	return CodeInternal
+}
+
+// object makes the error object of a request in the version. STATUS has codes
+// of its own: what would be a code of the plugin's becomes "not available".
+func object(err error, command, version string) *Error {
+	code := CodeOf(err)
+	if command == CmdStatus && (code >= CodeInternal || code == CodeTryAgain) {
+		code = CodeUnavailable
+	}
+	if version == "" {
+		version = Newest
+	}
+	out := &Error{CNIVersion: version, Code: code, Msg: err.Error()}
+	var e *Error
+	if errors.As(err, &e) && err == error(e) {
+		out.Msg, out.Details = e.Msg, e.Details
+	}
+	return out
+}
+
+// decodeError reads what a plugin that failed wrote to stdout.
+func decodeError(stdout []byte) (*Error, bool) {
+	var e Error
+	if err := json.Unmarshal(stdout, &e); err != nil || e.Msg == "" && e.Code == 0 {
+		return nil, false
+	}
+	return &e, true
+}

@@ -1,0 +1,84 @@
+package cni
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// ExecOptions says how Exec runs a plugin. Nil means the defaults.
+type ExecOptions struct {
+	// Stderr gets what the plugin writes to its stderr, also when it fails. Nil
+	// means that only the end of it is kept, for the error.
+	Stderr io.Writer
+}
+
+// Exec runs a plugin's executable with exactly the environment, and returns
+// what it wrote to stdout. A plugin that fails, cannot be started or is still
+// running when ctx ends gives a *Error; one that fails without an error object
+// gets CodeDelegate and the end of its stderr. The process is killed when ctx
+// ends, and on Linux when the caller's process dies, so that nothing goes on
+// behind the back of whoever cleans up after a crash.
+func Exec(ctx context.Context, file string, env map[string]string, stdin []byte, opts *ExecOptions) ([]byte, error) {
+	if opts == nil {
+		opts = &ExecOptions{}
+	}
+	// The kernel's parent death signal follows the thread that forked.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var stdout bytes.Buffer
+	tail := &tail{to: opts.Stderr}
+	cmd := exec.CommandContext(ctx, file)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, tail
+	cmd.Dir = "/"
+	cmd.Env = make([]string, 0, len(env))
+	for key, value := range env {
+		cmd.Env = append(cmd.Env, key+"="+value)
+	}
+	cmd.WaitDelay = time.Second // a descendant may hold the pipes
+	bindToParent(cmd)
+	err := cmd.Run()
+	if err == nil {
+		return stdout.Bytes(), nil
+	}
+	if e, ok := decodeError(stdout.Bytes()); ok && ctx.Err() == nil {
+		return stdout.Bytes(), e
+	}
+	return stdout.Bytes(), execError(ctx, file, err, tail.end)
+}
+
+func execError(ctx context.Context, file string, err error, stderr []byte) *Error {
+	e := &Error{CNIVersion: Newest, Code: CodeDelegate, Msg: fmt.Sprintf("running %q: %v", file, err), Details: strings.TrimSpace(string(stderr))}
+	if cause := ctx.Err(); cause != nil {
+		e.Code = CodeTryAgain
+		if errors.Is(cause, context.DeadlineExceeded) {
+			e.Msg = fmt.Sprintf("running %q: it did not end in time and was killed", file)
+		}
+	}
+	return e
+}
+
+// tail keeps the end of what passes through it.
+type tail struct {
+	to  io.Writer
+	end []byte
+}
+
+const tailSize = 4 << 10
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.end = append(t.end, b...)
+	if extra := len(t.end) - tailSize; extra > 0 {
+		t.end = t.end[extra:]
+	}
+	if t.to != nil {
+		return t.to.Write(b)
+	}
+	return len(b), nil
+}

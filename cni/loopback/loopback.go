@@ -1,0 +1,17 @@
+// Package loopback is the loopback CNI plugin (specification 1.1.0): it brings
+// a container's loopback interface up, whatever CNI_IFNAME says.
+//
+// The interface is the namespace's own and has its addresses from the kernel,
+// so there is nothing to undo: DEL leaves it as it is, which also keeps it from
+// touching a namespace that has another owner by then.
+package loopback
+
+import "github.com/nodekit-project/nodekit/cni"
+
+// config has no keys.
+type config struct{}
+
+// Plugin returns the plugin, under its usual name "loopback".
+func Plugin() *cni.Plugin {
+	return cni.New("loopback", cni.Handlers[config]{Add: add, Check: check})
+}

@@ -1,0 +1,121 @@
+package cni
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Main serves the plugins as this executable and does not return. With several
+// plugins the name that the executable was called by chooses one; a single
+// plugin is served under any name. Delegates that CNI_PATH finds to be this same
+// executable are called without executing it again.
+//
+// SIGTERM and SIGINT end the context of the handler, and so lead to a rollback.
+// What handlers print to os.Stdout goes to stderr, because stdout carries the
+// protocol.
+func Main(plugins ...*Plugin) {
+	stdout := os.Stdout
+	os.Stdout = os.Stderr
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := serve(ctx, process{os.Args[0], environ(), os.Stdin, stdout, os.Stderr}, plugins)
+	stop()
+	os.Exit(code)
+}
+
+// process is what Main takes from the operating system.
+type process struct {
+	name           string
+	env            map[string]string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func serve(ctx context.Context, proc process, plugins []*Plugin) (code int) {
+	p := choose(proc.name, plugins)
+	if p == nil || proc.env["CNI_COMMAND"] == "" {
+		fmt.Fprintf(proc.stderr, "This is a CNI plugin, which a container runtime executes with CNI_COMMAND set.\nIt serves CNI %s under the names: %s.\n",
+			strings.Join(Versions(), ", "), strings.Join(names(plugins), ", "))
+	}
+	if p == nil {
+		p = &Plugin{} // which complains in the protocol's own way
+		proc.env["CNI_COMMAND"] = ""
+	}
+	c := &invocation{plugin: p, peers: peersOfExecutable(plugins), log: slog.New(slog.NewTextHandler(proc.stderr, nil))}
+	var stdin, stdout []byte
+	var err error
+	if proc.env["CNI_COMMAND"] != "" { // a person at a terminal gets an answer at once
+		stdin, err = io.ReadAll(proc.stdin)
+	}
+	if err != nil {
+		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
+	} else {
+		stdout, err = c.run(ctx, proc.env, stdin)
+	}
+	if _, werr := proc.stdout.Write(stdout); err != nil || werr != nil {
+		return 1
+	}
+	return 0
+}
+
+// choose returns the plugin that argv[0] names.
+func choose(name string, plugins []*Plugin) *Plugin {
+	if len(plugins) == 1 {
+		return plugins[0]
+	}
+	base := filepath.Base(name)
+	for _, p := range plugins {
+		if p.Name == base {
+			return p
+		}
+	}
+	return nil
+}
+
+func names(plugins []*Plugin) []string {
+	out := make([]string, len(plugins))
+	for i, p := range plugins {
+		out[i] = p.Name
+	}
+	return out
+}
+
+// peersOfExecutable keeps to what CNI_PATH says, and only saves the execution
+// where it leads back to this executable.
+func peersOfExecutable(plugins []*Plugin) peers {
+	return func(name string, path []string) (*Plugin, string) {
+		file, err := Find(name, path)
+		if err != nil {
+			return nil, ""
+		}
+		if p := choose(name, plugins); p != nil && len(plugins) > 1 && isSelf(file) {
+			return p, file
+		}
+		return nil, file
+	}
+}
+
+func isSelf(file string) bool {
+	self, err := os.Executable()
+	if err != nil {
+		return false
+	}
+	a, aerr := os.Stat(self)
+	b, berr := os.Stat(file)
+	return aerr == nil && berr == nil && os.SameFile(a, b)
+}
+
+func environ() map[string]string {
+	env := map[string]string{}
+	for _, kv := range os.Environ() {
+		key, value, _ := strings.Cut(kv, "=")
+		env[key] = value
+	}
+	return env
+}

@@ -1,0 +1,125 @@
+package runtime
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// recordVersion is the version of the record format. A newer one is refused.
+const recordVersion = 1
+
+// record is an attachment as ADD was asked for it, with the chain's result once
+// there is one. It is the data of the intent and the content of the cache file:
+// DEL and CHECK must see the same parameters and configuration (CNI 1.1.0,
+// section 3).
+type record struct {
+	Version    int             `json:"version"`
+	Attachment Attachment      `json:"attachment"`
+	List       *list           `json:"list"`
+	Result     json.RawMessage `json:"result,omitempty"`
+}
+
+// records is the cache of results: one file for each attachment, in
+// <dir>/<container>/<interface>.json.
+type records struct{ dir string }
+
+func (rs records) path(a cni.Attachment) string {
+	return filepath.Join(rs.dir, a.ContainerID, a.IfName+".json")
+}
+
+// put makes the record durable.
+func (rs records) put(r *record) error {
+	path := rs.path(r.Attachment.key())
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("recording attachment: %w", err)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("recording attachment: %w", err)
+	}
+	return errors.Join(atomicfile.Write(path, data, 0o600), atomicfile.SyncDir(rs.dir))
+}
+
+// get returns the record, or fault.NotFound.
+func (rs records) get(a cni.Attachment) (*record, error) {
+	return readRecord(rs.path(a))
+}
+
+func readRecord(path string) (*record, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fault.NotFound.Errorf("reading attachment: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading attachment: %w", err)
+	}
+	return decodeRecord(data, path)
+}
+
+func decodeRecord(data []byte, from string) (*record, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fault.FailedPrecondition.Errorf("attachment record in %q is damaged: %w; run the network's GC and remove it", from, err)
+	}
+	if r.Version > recordVersion || r.List == nil {
+		return nil, fault.FailedPrecondition.Errorf("attachment record in %q has version %d, and this program reads %d: use the version that wrote it", from, r.Version, recordVersion)
+	}
+	return &r, nil
+}
+
+// remove forgets the attachment. It succeeds when there is none.
+func (rs records) remove(a cni.Attachment) error {
+	path := rs.path(a)
+	if err := atomicfile.Remove(path); err != nil {
+		return fmt.Errorf("forgetting attachment: %w", err)
+	}
+	// The directory goes with its last interface; an attachment that is being
+	// made there at the same time is excluded by the container's lock.
+	if err := os.Remove(filepath.Dir(path)); err != nil && !errors.Is(err, os.ErrNotExist) && !isNotEmpty(err) {
+		return fmt.Errorf("forgetting attachment: %w", err)
+	}
+	return nil
+}
+
+// all returns every record that can be read, and what is wrong with the others.
+func (rs records) all() ([]*record, error) {
+	files, err := filepath.Glob(filepath.Join(rs.dir, "*", "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var out []*record
+	var errs []error
+	for _, f := range files {
+		r, err := readRecord(f)
+		switch {
+		case err == nil:
+			out = append(out, r)
+		case !errors.Is(err, fault.NotFound):
+			errs = append(errs, err)
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// clean removes what interrupted writes left.
+func (rs records) clean() error {
+	dirs, err := filepath.Glob(filepath.Join(rs.dir, "*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range dirs {
+		errs = append(errs, atomicfile.Clean(d))
+		if err := os.Remove(d); err != nil && !errors.Is(err, os.ErrNotExist) && !isNotEmpty(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

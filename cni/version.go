@@ -1,0 +1,124 @@
+package cni
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
+)
+
+// Newest is the newest version of the specification that the SDK speaks.
+const Newest = "1.1.0"
+
+// Versions returns the versions that the SDK speaks, oldest first. Older ones
+// know neither chains nor interfaces in results.
+func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", Newest} }
+
+// since returns the version that introduced the verb.
+func since(command string) string {
+	switch command {
+	case CmdCheck:
+		return "0.4.0"
+	case CmdGC, CmdStatus:
+		return "1.1.0"
+	}
+	return "0.3.0"
+}
+
+func supported(version string) bool { return slices.Contains(Versions(), version) }
+
+// AtLeast reports whether version a is b or newer. Both are "major.minor.patch";
+// what is not a number counts as 0.
+func AtLeast(a, b string) bool {
+	return slices.Compare(numbers(a), numbers(b)) >= 0
+}
+
+func numbers(version string) []int {
+	out := make([]int, 3)
+	for i, s := range strings.SplitN(version, ".", 3) {
+		out[i], _ = strconv.Atoi(s)
+	}
+	return out
+}
+
+// DecodeResult reads a result of any version that the specification ever had.
+// A document without a cniVersion is read as one of the given version.
+func DecodeResult(data []byte, version string) (*Result, error) {
+	var head struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("decoding result: %w", err)
+	}
+	if head.CNIVersion == "" {
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(data, &object); err != nil || object == nil {
+			return nil, fmt.Errorf("decoding result: it is not a JSON object")
+		}
+		object["cniVersion"], _ = json.Marshal(version)
+		data, _ = json.Marshal(object)
+		head.CNIVersion = version
+	}
+	old, err := create.Create(head.CNIVersion, data)
+	if err != nil {
+		return nil, fmt.Errorf("decoding result: %w", err)
+	}
+	result, err := types100.NewResultFromResult(old)
+	if err != nil {
+		return nil, fmt.Errorf("converting result: %w", err)
+	}
+	return result, nil
+}
+
+// EncodeResult writes the result as a document of the version.
+func EncodeResult(r *Result, version string) ([]byte, error) {
+	as := *r
+	as.CNIVersion = Newest
+	if version != Newest {
+		as.Interfaces = make([]*types100.Interface, len(r.Interfaces))
+		for i, nic := range r.Interfaces { // fields that 1.1.0 introduced
+			as.Interfaces[i] = &types100.Interface{Name: nic.Name, Mac: nic.Mac, Sandbox: nic.Sandbox}
+		}
+	}
+	old, err := as.GetAsVersion(version)
+	if err != nil {
+		return nil, fmt.Errorf("converting result to version %s: %w", version, err)
+	}
+	out, err := json.Marshal(old)
+	if err != nil {
+		return nil, fmt.Errorf("encoding result: %w", err)
+	}
+	return out, nil
+}
+
+// Merge returns prev with what r adds: its interfaces, addresses and routes
+// after those of prev, and its DNS where it has one. A plugin that creates an
+// interface behind another one of the chain returns Merge(r.PrevResult, own).
+// A nil prev leaves r as it is. Neither argument is changed.
+func Merge(prev, r *Result) *Result {
+	if prev == nil {
+		return r
+	}
+	out := &Result{
+		CNIVersion: r.CNIVersion,
+		Interfaces: slices.Concat(prev.Interfaces, r.Interfaces),
+		IPs:        slices.Clone(prev.IPs),
+		Routes:     slices.Concat(prev.Routes, r.Routes),
+		DNS:        prev.DNS,
+	}
+	for _, ip := range r.IPs {
+		ip = ip.Copy()
+		if ip.Interface != nil {
+			*ip.Interface += len(prev.Interfaces)
+		}
+		out.IPs = append(out.IPs, ip)
+	}
+	if !r.DNS.IsEmpty() {
+		out.DNS = r.DNS
+	}
+	return out
+}
