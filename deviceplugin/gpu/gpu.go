@@ -1,0 +1,174 @@
+// Package gpu is the reference device plugin: it offers the machine's NVIDIA,
+// AMD and Intel GPUs, and simulated ones where there is none, as one resource.
+//
+// A container gets the device nodes of its GPUs, directly or through CDI, and
+// their ids in NODEKIT_GPU_IDS. GPUs are found in /proc/driver/nvidia and
+// /sys/class/drm, and are healthy as long as their device nodes are there: the
+// vendors' management libraries are not asked, so a GPU that fell off its bus
+// is noticed only when its nodes go. The user space of a driver is not injected;
+// for NVIDIA, its container runtime does that from NVIDIA_VISIBLE_DEVICES, or it
+// is part of the image.
+//
+// A simulated GPU is a real character device that behaves as /dev/null.
+package gpu
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/nodekit-project/nodekit/deviceplugin"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// DefaultResource is the resource that is offered unless the configuration
+// names another.
+const DefaultResource = "nodekit.dev/gpu"
+
+// The vendors, as in Config.Vendors.
+const (
+	NVIDIA = "nvidia"
+	AMD    = "amd"
+	Intel  = "intel"
+)
+
+// Config says which GPUs are offered and how. The zero Config offers those of
+// the machine with their device nodes.
+type Config struct {
+	// Resource is the resource's name; empty means DefaultResource.
+	Resource string `json:"resource,omitempty"`
+	// Vendors restricts the search: "nvidia", "amd", "intel". Empty means all.
+	Vendors []string `json:"vendors,omitempty"`
+	// Simulate is the number of GPUs to simulate if the machine has none; 0
+	// means that a machine without GPU is an error. It needs root.
+	Simulate int `json:"simulate,omitempty"`
+	// StateDir holds the device nodes of simulated GPUs. Required with Simulate.
+	StateDir string `json:"stateDir,omitempty"`
+	// CDIDir is a directory for CDI specs that the container runtime reads,
+	// such as /var/run/cdi. Containers then get CDI names instead of device
+	// nodes. The spec stays there at the end: containers need it to start
+	// again. Empty means plain device nodes.
+	CDIDir string `json:"cdiDir,omitempty"`
+
+	// Root is where the machine's /proc, /sys and /dev are found; empty means
+	// "/". Tests give a tree of their own.
+	Root string `json:"-"`
+	// Logger gets what was found and what changes. Nil discards.
+	Logger *slog.Logger `json:"-"`
+}
+
+// LoadConfig reads a YAML file. A key that Config does not have is ErrInvalid
+// and named.
+func LoadConfig(path string) (Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the GPU configuration: %w", err)
+	}
+	var c Config
+	if err := yaml.UnmarshalStrict(raw, &c); err != nil {
+		return Config{}, fault.Invalid.Errorf("reading the GPU configuration %q: %w", path, err)
+	}
+	if err := c.setDefaults(); err != nil {
+		return Config{}, fmt.Errorf("reading the GPU configuration %q: %w", path, err)
+	}
+	return c, nil
+}
+
+func (c *Config) setDefaults() error {
+	if c.Resource == "" {
+		c.Resource = DefaultResource
+	}
+	if c.Root == "" {
+		c.Root = "/"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if len(c.Vendors) == 0 {
+		c.Vendors = []string{NVIDIA, AMD, Intel}
+	}
+	for _, v := range c.Vendors {
+		if v != NVIDIA && v != AMD && v != Intel {
+			return fault.Invalid.Errorf("vendor %q: want nvidia, amd or intel", v)
+		}
+	}
+	if c.Simulate < 0 || c.Simulate > 1024 {
+		return fault.Invalid.Errorf("simulate is %d: want 0 to 1024", c.Simulate)
+	}
+	if c.Simulate > 0 && c.StateDir == "" {
+		return fault.Invalid.Errorf("simulate is set and stateDir is not: it is where the simulated devices are made")
+	}
+	return deviceplugin.ValidResource(c.Resource)
+}
+
+// New finds the GPUs and returns the plugin that offers them, for
+// deviceplugin.Serve. It makes the simulated devices and writes the CDI spec;
+// both are safe to repeat, also after a crash. A machine without GPUs is
+// ErrNotFound unless Config.Simulate says otherwise.
+func New(c Config) (*deviceplugin.Plugin, error) {
+	if err := c.setDefaults(); err != nil {
+		return nil, fmt.Errorf("configuring the GPU plugin: %w", err)
+	}
+	gpus, err := discover(c.Root, c.Vendors)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(gpus) > 0:
+	case c.Simulate > 0:
+		if gpus, err = simulate(c.StateDir, c.Simulate); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, deviceplugin.ErrNotFound.Errorf("no GPU of %s found in %sproc/driver/nvidia/gpus and %ssys/class/drm: load the driver, or set simulate to a number of GPUs to simulate", strings.Join(c.Vendors, ", "), slash(c.Root), slash(c.Root))
+	}
+	for _, g := range gpus {
+		c.Logger.Info("GPU found", "device", g.id, "vendor", g.vendor, "model", g.model, "pci", g.pci, "numa", g.numa)
+	}
+	if c.CDIDir != "" {
+		if err := writeSpec(c.CDIDir, c.Resource, gpus); err != nil {
+			return nil, err
+		}
+	}
+	o := &offer{config: c, gpus: gpus}
+	return &deviceplugin.Plugin{Resource: c.Resource, Watch: o.watch, Allocate: o.allocate, Prefer: o.prefer}, nil
+}
+
+// offer is the plugin's state: nothing but what New found.
+type offer struct {
+	config Config
+	gpus   []gpu
+}
+
+func (o *offer) allocate(_ context.Context, ids []string) (*deviceplugin.Allocation, error) {
+	a := &deviceplugin.Allocation{Envs: map[string]string{"NODEKIT_GPU_IDS": strings.Join(ids, ",")}}
+	var nvidia []string
+	for _, g := range o.gpus {
+		if !slices.Contains(ids, g.id) {
+			continue
+		}
+		if g.vendor == NVIDIA {
+			nvidia = append(nvidia, g.visible)
+		}
+		if o.config.CDIDir != "" {
+			a.CDI = append(a.CDI, qualified(o.config.Resource, g.id))
+			continue
+		}
+		for _, n := range g.allNodes() {
+			if !slices.Contains(a.Nodes, n) { // those that GPUs share
+				a.Nodes = append(a.Nodes, n)
+			}
+		}
+	}
+	if len(nvidia) > 0 {
+		a.Envs["NVIDIA_VISIBLE_DEVICES"] = strings.Join(nvidia, ",")
+	}
+	return a, nil
+}
+
+func slash(root string) string { return strings.TrimSuffix(root, "/") + "/" }

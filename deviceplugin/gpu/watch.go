@@ -1,0 +1,74 @@
+package gpu
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/nodekit-project/nodekit/deviceplugin"
+)
+
+// recheckEvery is the period of the safety net behind inotify, which does not
+// see a /dev that is mounted over.
+const recheckEvery = 10 * time.Second
+
+// watch tells the health of the GPUs whenever a device node comes or goes.
+func (o *offer) watch(ctx context.Context, update func([]deviceplugin.Device) error) error {
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watching device nodes: %w", err)
+	}
+	defer events.Close()
+	mine := map[string]bool{}
+	for _, g := range o.gpus {
+		for _, n := range g.nodes {
+			mine[n.HostPath] = true
+			if dir := filepath.Dir(n.HostPath); exists(dir) {
+				if err := events.Add(dir); err != nil {
+					return fmt.Errorf("watching %q: %w", dir, err)
+				}
+			}
+		}
+	}
+	recheck := time.NewTicker(recheckEvery)
+	defer recheck.Stop()
+	health := map[string]bool{}
+	for {
+		if err := update(o.devices(health)); err != nil {
+			return err
+		}
+		for changed := false; !changed; { // /dev is a busy place
+			select {
+			case <-ctx.Done():
+				return nil
+			case e := <-events.Events:
+				changed = mine[e.Name]
+			case <-events.Errors:
+				changed = true
+			case <-recheck.C:
+				changed = true
+			}
+		}
+	}
+}
+
+// devices returns the list, and logs which GPUs changed their health since the
+// last call.
+func (o *offer) devices(before map[string]bool) []deviceplugin.Device {
+	var out []deviceplugin.Device
+	for _, g := range o.gpus {
+		d := deviceplugin.Device{ID: g.id, Unhealthy: !g.healthy()}
+		if g.numa >= 0 {
+			d.NUMA = []int{g.numa}
+		}
+		if was, known := before[g.id]; d.Unhealthy != was && (known || d.Unhealthy) {
+			o.config.Logger.Warn("the health of a GPU changed", "device", g.id, "unhealthy", d.Unhealthy)
+		}
+		before[g.id] = d.Unhealthy
+		out = append(out, d)
+	}
+	return out
+}
