@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -50,7 +51,11 @@ func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id str
 	if opts == nil {
 		opts = &PullOptions{}
 	}
-	r, err := parse(ref)
+	var how []name.Option
+	if opts.PlainHTTP {
+		how = append(how, name.Insecure)
+	}
+	r, err := parse(ref, how...)
 	if err != nil {
 		return "", err
 	}
@@ -86,7 +91,7 @@ func (s *Store) pull(ctx context.Context, r name.Reference, opts *PullOptions, r
 		remote.WithContext(ctx),
 		remote.WithAuth(auth),
 		remote.WithTransport(&httpGuard{next: remote.DefaultTransport, allow: opts.PlainHTTP}),
-		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
 		remote.WithUserAgent("nodekit"),
 	}
 	desc, err := remote.Get(r, options...)
@@ -107,7 +112,7 @@ func (s *Store) pull(ctx context.Context, r name.Reference, opts *PullOptions, r
 // remoteCandidate resolves what the reference led to, an image or an index, to
 // this machine's image.
 func remoteCandidate(r name.Reference, desc *remote.Descriptor, report func(Progress)) (*candidate, error) {
-	im, err := desc.Image()
+	im, err := platformImage(desc)
 	if err != nil {
 		return nil, err
 	}
@@ -135,6 +140,25 @@ func remoteCandidate(r name.Reference, desc *remote.Descriptor, report func(Prog
 		c.names = []string{canonical(tag)}
 	}
 	return c, nil
+}
+
+func platformImage(desc *remote.Descriptor) (v1.Image, error) {
+	if !desc.MediaType.IsIndex() {
+		return desc.Image()
+	}
+	idx, err := desc.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	m, err := idx.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	fitting := forThisMachine(m.Manifests)
+	if len(fitting) == 0 {
+		return nil, fault.NotFound.Errorf("the registry has no such image for linux/%s; it has: %s", runtime.GOARCH, platforms(m.Manifests))
+	}
+	return idx.Image(fitting[0].Digest)
 }
 
 func remoteBlob(im v1.Image, d v1.Descriptor, report func(Progress)) blob {

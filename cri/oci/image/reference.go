@@ -15,8 +15,8 @@ const dockerHub = "docker.io"
 
 // parse reads a reference as users write it: "busybox", "repo/app:tag",
 // "registry:5000/app@sha256:...".
-func parse(ref string) (name.Reference, error) {
-	r, err := name.ParseReference(ref, name.WeakValidation)
+func parse(ref string, how ...name.Option) (name.Reference, error) {
+	r, err := name.ParseReference(ref, append(how, name.WeakValidation)...)
 	if err != nil {
 		return nil, fault.Invalid.Errorf("image reference %q: want [REGISTRY/]REPOSITORY[:TAG|@sha256:DIGEST]", ref)
 	}
