@@ -51,5 +51,6 @@ type BindOptions struct {
 // half of the memory.
 type TmpfsOptions struct {
 	Size int64  // in bytes; 0 is the kernel's default
-	Mode uint32 // permission bits of its root; 0 is 0777
+	Mode uint32 // permission bits of its root, set-gid (02000) included; 0 is 0777
+	GID  int    // group of its root
 }

@@ -202,8 +202,7 @@ func IsBind(source, target string) (is, readOnly bool, err error) {
 	return os.SameFile(s, t), m.ReadOnly, nil
 }
 
-// Tmpfs mounts a new tmpfs at target, which nobody but the mode's classes may
-// enter, without device files and set-uid programs.
+// Tmpfs mounts a new tmpfs at target, without device files and set-uid programs.
 func Tmpfs(target string, o *TmpfsOptions) error {
 	if o == nil {
 		o = &TmpfsOptions{}
@@ -212,7 +211,7 @@ func Tmpfs(target string, o *TmpfsOptions) error {
 	if mode == 0 {
 		mode = 0o777
 	}
-	data := fmt.Sprintf("mode=%o", mode)
+	data := fmt.Sprintf("mode=%o,gid=%d", mode, o.GID)
 	if o.Size > 0 {
 		data += fmt.Sprintf(",size=%d", o.Size)
 	}

@@ -1,0 +1,254 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodekit-project/nodekit/csi"
+	"github.com/nodekit-project/nodekit/csi/mount"
+	"github.com/nodekit-project/nodekit/csi/store"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+	"github.com/nodekit-project/nodekit/kubelet/volume"
+)
+
+const driverName = "dir.csi.example.com"
+
+// serve runs a driver whose volumes are directories, staged and published as
+// bind mounts, and returns its socket and its data directory.
+func serve(t *testing.T, change func(*csi.Driver)) (socket, data string) {
+	t.Helper()
+	dir := t.TempDir()
+	socket, data = filepath.Join(dir, "csi.sock"), filepath.Join(dir, "data")
+	path := func(id string) string { return filepath.Join(data, id) }
+	vols, err := store.Open(t.Context(), filepath.Join(dir, "volumes"), store.Backend{
+		Make:   func(_ context.Context, v *store.Volume) error { return os.MkdirAll(path(v.ID), 0o777) },
+		Remove: func(_ context.Context, v *store.Volume) error { return os.RemoveAll(path(v.ID)) },
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &csi.Driver{
+		Name: driverName, Version: "1", NodeID: "n1", StateDir: dir,
+		CreateVolume: vols.Create, DeleteVolume: vols.Delete, GetVolume: vols.Get,
+		StageVolume: func(_ context.Context, r *csi.StageRequest) error {
+			return mount.Stage(path(r.VolumeID), r.StagingPath)
+		},
+		UnstageVolume: func(_ context.Context, r *csi.UnstageRequest) error { return mount.Unstage(r.StagingPath) },
+		PublishVolume: func(ctx context.Context, r *csi.PublishRequest) error {
+			if r.Ephemeral() {
+				if err := vols.MakeEphemeral(ctx, r.VolumeID); err != nil {
+					return err
+				}
+			}
+			return mount.Publish(path(r.VolumeID), r.TargetPath, r.ReadOnly)
+		},
+		UnpublishVolume: func(ctx context.Context, r *csi.UnpublishRequest) error {
+			if err := mount.Unpublish(r.TargetPath); err != nil {
+				return err
+			}
+			if v, err := vols.Find(r.VolumeID); err == nil && v.Ephemeral {
+				return vols.Delete(ctx, &csi.DeleteRequest{VolumeID: r.VolumeID})
+			}
+			return nil
+		},
+	}
+	if change != nil {
+		change(d)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- csi.Serve(ctx, socket, d, nil) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	waitFor(t, "the driver", func() bool {
+		_, err := os.Stat(socket)
+		return err == nil
+	})
+	return socket, data
+}
+
+func claim(name string) *v1.PersistentVolumeClaim {
+	return &v1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: "uid-1"},
+		Spec: v1.PersistentVolumeClaimSpec{
+			AccessModes: []v1.PersistentVolumeAccessMode{v1.ReadWriteOnce},
+			Resources:   v1.VolumeResourceRequirements{Requests: v1.ResourceList{v1.ResourceStorage: resource.MustParse("1Mi")}},
+		},
+	}
+}
+
+func usesClaim(name string) v1.Volume {
+	return v1.Volume{Name: "data", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}
+}
+
+func TestClaimLives(t *testing.T) {
+	w := newWorld(t, claim("c"))
+	socket, data := serve(t, nil)
+	a, b := newPod("ua", usesClaim("c")), newPod("ub", usesClaim("c"))
+	if _, err := w.Mount(t.Context(), a); pod.Waiting(err) == nil {
+		t.Fatalf("without a driver: %v", err)
+	}
+	w.register(driverName, socket)
+	select {
+	case <-w.Changed():
+	default:
+		t.Error("Changed has nothing after a registration")
+	}
+	v := w.mount(a)
+	if got := w.since(); got != "CreateVolume NodeStageVolume NodePublishVolume" {
+		t.Errorf("the first pod's calls: %s", got)
+	}
+	if err := os.WriteFile(filepath.Join(v["data"].HostPath, "f"), []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vb := w.mount(b)
+	if got := w.since(); got != "NodePublishVolume" {
+		t.Errorf("the second pod's calls: %s", got)
+	}
+	if got := read(t, filepath.Join(vb["data"].HostPath, "f")); got != "kept" {
+		t.Errorf("the second pod reads %q", got)
+	}
+	w.restart() // with no driver registered: what is mounted stays usable
+	w.mount(a)
+	if err := w.Unmount(t.Context(), "ua"); pod.Waiting(err) == nil {
+		t.Errorf("unmounting without the driver: %v", err)
+	}
+	w.register(driverName, socket)
+	w.gone("ua")
+	if got := w.since(); got != "NodeUnpublishVolume" {
+		t.Errorf("the first pod's end: %s", got)
+	}
+	if err := w.DeleteClaim(t.Context(), "ns", "c"); !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("deleting a claim in use: %v", err)
+	}
+	w.gone("ub")
+	if got := w.since(); got != "NodeUnpublishVolume NodeUnstageVolume" {
+		t.Errorf("the second pod's end: %s", got)
+	}
+	var pv v1.PersistentVolume
+	if err := w.objects.Get(t.Context(), "", "pvc-uid-1", &pv); err != nil || pv.Spec.ClaimRef.Name != "c" {
+		t.Errorf("the PersistentVolume: %v, %v", pv.Spec.ClaimRef, err)
+	}
+	for range 2 {
+		if err := w.DeleteClaim(t.Context(), "ns", "c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := os.ReadDir(data); len(left) != 0 {
+		t.Errorf("the driver still has %v", left)
+	}
+	if len(w.objects.by) != 0 {
+		t.Errorf("objects left: %v", w.objects.by)
+	}
+	w.emptyRoot()
+}
+
+// emptyRoot checks that no file is left below the root.
+func (w *world) emptyRoot() {
+	w.t.Helper()
+	err := filepath.WalkDir(w.root, func(path string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			w.t.Errorf("%s is left", path)
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Error(err)
+	}
+}
+
+func TestInlineVolume(t *testing.T) {
+	w := newWorld(t)
+	socket, data := serve(t, nil)
+	w.register(driverName, socket)
+	p := newPod("ui", v1.Volume{Name: "scratch", VolumeSource: v1.VolumeSource{CSI: &v1.CSIVolumeSource{Driver: driverName}}})
+	v := w.mount(p)
+	if err := os.WriteFile(filepath.Join(v["scratch"].HostPath, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.since(); got != "NodePublishVolume" {
+		t.Errorf("calls: %s", got)
+	}
+	w.gone("ui")
+	if left, _ := os.ReadDir(data); len(left) != 0 {
+		t.Errorf("the driver still has %v", left)
+	}
+	w.emptyRoot()
+}
+
+// TestUncertainCreateDoesNotLeak lets CreateVolume make the volume and lose the
+// answer; the objects are gone when the claim is deleted.
+func TestUncertainCreateDoesNotLeak(t *testing.T) {
+	w := newWorld(t, claim("c"))
+	lose := true
+	socket, data := serve(t, func(d *csi.Driver) {
+		create := d.CreateVolume
+		d.CreateVolume = func(ctx context.Context, r *csi.CreateRequest) (*csi.Volume, error) {
+			v, err := create(ctx, r)
+			if lose {
+				return nil, csi.ErrUnavailable.Errorf("the answer is lost")
+			}
+			return v, err
+		}
+	})
+	w.register(driverName, socket)
+	if _, err := w.Mount(t.Context(), newPod("ua", usesClaim("c"))); !errors.Is(err, fault.Unavailable) {
+		t.Fatalf("mounting: %v", err)
+	}
+	if made, _ := os.ReadDir(data); len(made) != 1 {
+		t.Fatalf("the driver has %v", made)
+	}
+	w.restart()
+	w.register(driverName, socket)
+	w.objects.by = map[string]volume.Object{}
+	lose = false
+	w.gone("ua")
+	if err := w.DeleteClaim(t.Context(), "ns", "c"); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(data); len(left) != 0 {
+		t.Errorf("leaked %v", left)
+	}
+	w.emptyRoot()
+}
+
+// TestPublishThatFailsIsUndone has a driver that mounts and then reports an
+// error, final and not.
+func TestPublishThatFailsIsUndone(t *testing.T) {
+	for _, kind := range []fault.Kind{fault.Internal, fault.Unavailable} {
+		t.Run(string(kind), func(t *testing.T) {
+			w := newWorld(t, claim("c"))
+			socket, data := serve(t, func(d *csi.Driver) {
+				publish := d.PublishVolume
+				d.PublishVolume = func(ctx context.Context, r *csi.PublishRequest) error {
+					return errors.Join(publish(ctx, r), kind.Errorf("after the mount"))
+				}
+			})
+			w.register(driverName, socket)
+			if _, err := w.Mount(t.Context(), newPod("ua", usesClaim("c"))); !errors.Is(err, kind) {
+				t.Fatalf("mounting: %v", err)
+			}
+			w.restart()
+			w.register(driverName, socket)
+			w.gone("ua")
+			if err := w.DeleteClaim(t.Context(), "ns", "c"); err != nil {
+				t.Fatal(err)
+			}
+			if left, _ := os.ReadDir(data); len(left) != 0 {
+				t.Errorf("leaked %v", left)
+			}
+		})
+	}
+}

@@ -1,0 +1,111 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// DeleteClaim ends a claim: the volume that was provisioned for it is deleted
+// with its data, unless its class said Retain, and then the PersistentVolume and
+// the claim itself. It is idempotent, needs no object to be there, and finishes
+// what a crash interrupted. While a Pod has the volume it is refused with
+// fault.FailedPrecondition; a *pod.WaitError names a driver that must register first.
+func (m *Manager) DeleteClaim(ctx context.Context, namespace, name string) error {
+	unlock, err := m.claims.lock(ctx, namespace+"/"+name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	claim, err := m.claim(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	names, err := filepath.Glob(filepath.Join(m.root.claims(), "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, file := range names {
+		rec := &provisioned{}
+		if err := readJSON(file, rec); err != nil {
+			return err
+		}
+		if rec.Namespace != namespace || rec.Claim != name {
+			continue
+		}
+		pv := filepath.Base(file[:len(file)-len(".json")])
+		if err := m.reclaim(ctx, pv, rec); err != nil {
+			return fmt.Errorf("deleting PersistentVolumeClaim %q: %w", name, err)
+		}
+	}
+	if claim == nil {
+		return nil
+	}
+	return ignoreNotFound(m.objects.Delete(ctx, claim))
+}
+
+// reclaim ends one provisioned volume. The record goes last.
+func (m *Manager) reclaim(ctx context.Context, pvName string, rec *provisioned) error {
+	unlock, err := m.volumes.lock(ctx, (&record{Driver: rec.Driver, Handle: rec.Handle}).key())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	users, err := m.root.users(rec.Driver, rec.Handle)
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		return fault.FailedPrecondition.Errorf("its volume is in use at %q", users[0])
+	}
+	pv := &v1.PersistentVolume{}
+	if rec.Retain {
+		err := m.objects.Get(ctx, "", pvName, pv)
+		if err == nil {
+			pv.Status.Phase = v1.VolumeReleased
+			err = m.objects.Update(ctx, pv)
+		}
+		return errors.Join(ignoreNotFound(err), atomicfile.Remove(m.recordOf(pvName)))
+	}
+	if err := m.deleteVolume(ctx, pvName, rec); err != nil {
+		return err
+	}
+	pv.Name = pvName
+	if err := ignoreNotFound(m.objects.Delete(ctx, pv)); err != nil {
+		return fmt.Errorf("deleting PersistentVolume %q: %w", pvName, err)
+	}
+	return atomicfile.Remove(m.recordOf(pvName))
+}
+
+// deleteVolume calls DeleteVolume. Of a volume whose CreateVolume never answered
+// the id is learned by asking for it once more.
+func (m *Manager) deleteVolume(ctx context.Context, pvName string, rec *provisioned) error {
+	d, err := m.drivers.get(rec.Driver)
+	if err != nil {
+		return err
+	}
+	if err := m.create(ctx, pvName, rec); err != nil {
+		return err
+	}
+	secrets, err := m.secretRef(ctx, rec.Secret)
+	if err != nil {
+		return err
+	}
+	if err := d.DeleteVolume(ctx, rec.Handle, secrets); err != nil {
+		return fmt.Errorf("deleting volume %q with driver %q: %w", rec.Handle, rec.Driver, err)
+	}
+	return nil
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, fault.NotFound) {
+		return nil
+	}
+	return err
+}

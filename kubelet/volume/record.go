@@ -1,0 +1,111 @@
+package volume
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// recordVersion is the format of the records below; a newer one is refused.
+const recordVersion = 1
+
+// recordFile is the kubelet's name for the file beside a CSI mount. Ours has its
+// keys, so that tools which look for them find them, and is written atomically.
+const recordFile = "vol_data.json"
+
+// record says what a Pod's CSI volume is, or what is staged on this node. It is
+// written before the driver is told anything and removed after the driver has
+// undone it.
+type record struct {
+	Version   int    `json:"nodekitVersion"`
+	Driver    string `json:"driverName"`
+	Handle    string `json:"volumeHandle"`
+	SpecName  string `json:"specVolID"`
+	Node      string `json:"nodeName"`
+	Lifecycle string `json:"volumeLifecycleMode"` // "Persistent" or "Ephemeral"
+	// Staging is the staging path, empty when the driver does not stage.
+	Staging string `json:"nodekitStagingPath,omitempty"`
+	// DoneInBoot is the boot in which the driver finished: NodePublishVolume
+	// beside a Pod's mount, NodeStageVolume beside a staging path.
+	DoneInBoot string `json:"nodekitDoneInBoot,omitempty"`
+}
+
+func (r *record) key() string { return r.Driver + " " + r.Handle }
+
+// readRecord returns the record in dir, or nil when there is none.
+func readRecord(dir string) (*record, error) {
+	r := &record{}
+	if err := readJSON(filepath.Join(dir, recordFile), r); err != nil || r.Driver == "" {
+		return nil, err
+	}
+	if r.Version > recordVersion {
+		return nil, newer(filepath.Join(dir, recordFile), r.Version)
+	}
+	return r, nil
+}
+
+func (r *record) write(dir string) error {
+	if err := makeDurable(dir); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, recordFile), r)
+}
+
+// readJSON fills v from the file, or leaves it as it is when there is none.
+func readJSON(file string, v any) error {
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, v)
+	}
+	if err != nil {
+		return fmt.Errorf("reading %q: %w", file, err)
+	}
+	return nil
+}
+
+func writeJSON(file string, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(file, append(raw, '\n'), 0o600)
+}
+
+func newer(file string, version int) error {
+	return fault.FailedPrecondition.Errorf("%q has format version %d, and this program reads %d: use the version that wrote it", file, version, recordVersion)
+}
+
+// users returns the Pod volume directories whose records name the volume.
+func (l layout) users(driver, handle string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(string(l), "pods", "*", "volumes", pluginCSI, "*", recordFile))
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, f := range files {
+		r, err := readRecord(filepath.Dir(f))
+		if err != nil {
+			return nil, err
+		}
+		if r != nil && r.Driver == driver && r.Handle == handle {
+			dirs = append(dirs, filepath.Dir(f))
+		}
+	}
+	return dirs, nil
+}
+
+// bootID identifies the running boot: mounts do not outlive it.
+func bootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(raw)), err
+}
