@@ -38,8 +38,10 @@ type layer struct {
 // first match counts. What is below internal may be imported by all but the
 // examples.
 func layers() []layer {
-	reference := []string{"!cri/oci/...", "!cni/bridge/...", "!cni/hostlocal/...", "!cni/portmap/...", "!cni/loopback/...",
-		"!csi/hostpath/...", "!deviceplugin/gpu/..."}
+	reference := []string{
+		"!cri/oci/...", "!cni/bridge/...", "!cni/hostlocal/...", "!cni/portmap/...", "!cni/loopback/...",
+		"!csi/hostpath/...", "!deviceplugin/gpu/...",
+	}
 	wires := []string{"internal/...", "cri", "cri/client", "cri/log", "cni", "csi", "csi/client", "deviceplugin", "deviceplugin/client"}
 	return []layer{
 		{"cmd/...", []string{"..."}},

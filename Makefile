@@ -1,0 +1,81 @@
+# What a user needs: make run, make test. What a developer needs beside: make check.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+GO ?= go
+# One flag set for every build, so that they share the build cache. The binaries
+# are static and the same on every machine.
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-buildid=
+TEST := $(GO) test -count=1 -timeout=280s
+PODTOOL_IMAGE := nodekit.dev/podtool:latest
+
+.PHONY: help build run test soak bench conformance test-vm check fmt fmt-check vet imports cross lint deps clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build nodekit, its helpers and the demo image into bin/
+	$(BUILD) -o bin/ ./cmd/...
+	@mkdir -p bin/images
+	bin/nodekit image pack --name $(PODTOOL_IMAGE) --output bin/images/podtool.tar bin/podtool
+
+run: ## run examples/pod.yaml on a node of its own (as root)
+	@tools/deps run
+	@$(MAKE) --no-print-directory build
+	bin/nodekit run examples/pod.yaml
+
+test: ## run all tests; those that need root or a program say so when they skip
+	@tools/deps test
+	@$(MAKE) --no-print-directory build
+	$(TEST) ./...
+
+soak: build ## run the long tests and every tier of the conformance suites
+	@tools/deps test
+	SOAK=1 $(GO) test -count=1 -timeout=2h ./...
+	TIER=soak tools/conformance
+
+conformance: build ## hold the reference plugins to their specifications
+	@tools/deps test
+	tools/conformance
+
+bench: build ## measure a Pod's way to Ready, with the steps it is made of
+	@tools/deps run
+	bin/nodekit bench
+
+test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
+	@tools/deps vm
+	tools/vm/test bin
+
+check: fmt-check vet imports cross lint ## everything that needs no privilege
+
+fmt: bin/tools/gofumpt ## format the code
+	$< -w $$(git ls-files '*.go')
+
+fmt-check: bin/tools/gofumpt
+	@unformatted=$$($< -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+imports: ## check who imports whom
+	$(GO) test -count=1 -run 'Import|Scan|SmallBinaries|GoMod|Rules' ./internal/repocheck
+
+cross: ## build for linux/arm64, and what authors use for darwin
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) build ./...
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./...
+	GOOS=darwin CGO_ENABLED=0 $(GO) vet ./cri ./cri/client ./cri/log ./cni ./csi ./csi/client ./deviceplugin ./deviceplugin/client \
+		./conformance/... ./examples/...
+
+lint: bin/tools/golangci-lint ## run the linters of .golangci.yml
+	bin/tools/golangci-lint run ./...
+
+deps: ## install the Debian packages that tests need
+	tools/deps run test vm
+
+clean: ## remove what make has built
+	rm -rf bin
+
+# The tools have a module of their own, so that no user of nodekit gets their
+# dependencies.
+bin/tools/golangci-lint bin/tools/gofumpt &: tools/go.mod tools/go.sum
+	cd tools && $(GO) build -o ../bin/tools/ -trimpath tool
