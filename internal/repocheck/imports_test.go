@@ -127,14 +127,32 @@ func deps(t *testing.T, dir, pkg string) []string {
 	return strings.Fields(string(out))
 }
 
+// TestGoMod: each direct dependency has its line of reason, and none needs a
+// replace line, which users of this module would have to repeat.
 func TestGoMod(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	reasons, err := os.ReadFile(filepath.Join(root, "docs/decisions/001-dependencies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := 0
 	for line := range strings.Lines(string(data)) {
 		if strings.Contains(line, "k8s.io/kubernetes ") || strings.HasPrefix(line, "replace") {
 			t.Errorf("go.mod: %s", line)
 		}
+		words := strings.Fields(line)
+		if len(words) != 2 || !strings.HasPrefix(words[1], "v") {
+			continue // not "module version", or "// indirect" behind it
+		}
+		direct++
+		if !strings.Contains(string(reasons), "| "+words[0]+" | ") {
+			t.Errorf("docs/decisions/001-dependencies.md has no reason for %s", words[0])
+		}
+	}
+	if direct < 10 {
+		t.Errorf("%d direct dependencies were found", direct)
 	}
 }
