@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -95,7 +96,7 @@ func ociCandidates(src source, raw []byte) ([]*candidate, error) {
 	var found []*candidate
 	byDigest := map[v1.Hash]*candidate{}
 	for _, d := range forThisMachine(idx.Manifests) {
-		name, err := ociName(d)
+		tag, err := ociName(d)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +108,10 @@ func ociCandidates(src source, raw []byte) ([]*candidate, error) {
 			byDigest[d.Digest] = c
 			found = append(found, c)
 		}
-		c.names = union(c.names, name)
+		if tag != nil {
+			c.names = union(c.names, []string{canonical(tag)})
+			c.digests = union(c.digests, []string{repository(tag) + "@" + d.Digest.String()})
+		}
 	}
 	if len(found) == 0 {
 		return nil, fault.Invalid.Errorf("it has no image for linux/%s; it has: %s", runtime.GOARCH, platforms(idx.Manifests))
@@ -115,8 +119,8 @@ func ociCandidates(src source, raw []byte) ([]*candidate, error) {
 	return found, nil
 }
 
-// ociName returns the name a descriptor is annotated with, if any.
-func ociName(d v1.Descriptor) ([]string, error) {
+// ociName returns the name a descriptor is annotated with, or nil.
+func ociName(d v1.Descriptor) (name.Reference, error) {
 	given := d.Annotations[annotationName]
 	if given == "" {
 		given = d.Annotations[annotationRefName]
@@ -124,11 +128,7 @@ func ociName(d v1.Descriptor) ([]string, error) {
 			return nil, nil
 		}
 	}
-	full, err := Normalize(given)
-	if err != nil {
-		return nil, err
-	}
-	return []string{full}, nil
+	return parse(given)
 }
 
 // ociCandidate follows a descriptor to an image, through at most two levels of

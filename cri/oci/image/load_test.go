@@ -116,7 +116,13 @@ func TestLoadOCILayout(t *testing.T) {
 	if diff := cmp.Diff([]string{"example.com/multi:v1"}, names); diff != "" {
 		t.Error(diff)
 	}
-	wantFile(t, filepath.Join(mounted(t, s, names[0], t.TempDir()).Path, "here"), "")
+	digest, err := here.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{names[0], "example.com/multi@" + digest.String()} {
+		wantFile(t, filepath.Join(mounted(t, s, ref, t.TempDir()).Path, "here"), "")
+	}
 }
 
 func TestLoadNestedIndexWithoutName(t *testing.T) {

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+)
+
+func newImageRemoveCommand(root *string) *cobra.Command {
+	var ignoreNotFound bool
+	cmd := &cobra.Command{
+		Use:   "rm IMAGE...",
+		Short: "Remove images with all their names",
+		Long: `IMAGE is a name or an id, which may be cut short where it stays unique. Containers made from an image run on; what
+they share with it goes when they do.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, refs []string) error {
+			s, err := openImages(cmd, *root)
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, ref := range refs {
+				errs = append(errs, removeImage(cmd, s, ref, ignoreNotFound))
+			}
+			return errors.Join(errs...)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return imageNames(cmd, *root), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd.Flags().BoolVar(&ignoreNotFound, "ignore-not-found", false, "an image that is not there is no error")
+	return cmd
+}
+
+func removeImage(cmd *cobra.Command, s *image.Store, ref string, ignoreNotFound bool) error {
+	id, err := resolveImage(cmd, s, ref)
+	if err != nil {
+		return err
+	}
+	if id == "" {
+		if ignoreNotFound {
+			return nil
+		}
+		return fmt.Errorf("image %q is not in the store: nodekit image ls lists those that are", ref)
+	}
+	if err := s.Remove(cmd.Context(), id); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "image %s removed\n", ref)
+	return err
+}
+
+// resolveImage returns the id of the image that ref means, or "". A name comes
+// before the beginning of an id that reads the same.
+func resolveImage(cmd *cobra.Command, s *image.Store, ref string) (id string, err error) {
+	im, statusErr := s.Status(cmd.Context(), ref)
+	if im != nil {
+		return im.Id, nil
+	}
+	all, err := s.List()
+	if err != nil {
+		return "", err
+	}
+	const shortest = 4 // digits; less would be a guess
+	start := "sha256:" + strings.TrimPrefix(ref, "sha256:")
+	if len(start) < len("sha256:")+shortest {
+		return "", statusErr
+	}
+	var found []string
+	for _, im := range all {
+		if strings.HasPrefix(im.Id, start) {
+			found = append(found, im.Id)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", statusErr
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("image id %q is the beginning of %d ids: give more of it", ref, len(found))
+}
+
+// imageNames is what a shell offers for an image.
+func imageNames(cmd *cobra.Command, root string) (names []string) {
+	s, err := openImages(cmd, root)
+	if err != nil {
+		return nil
+	}
+	all, err := s.List()
+	if err != nil {
+		return nil
+	}
+	for _, im := range all {
+		names = slices.Concat(names, im.RepoTags)
+	}
+	return names
+}
