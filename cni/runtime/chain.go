@@ -138,6 +138,35 @@ func base(l *list, p plugin) (plugin, error) {
 	return config, errors.Join(err, nerr)
 }
 
+// Check asks every plugin in order whether the attachment is as ADD left it, with
+// the parameters and the configuration of that ADD. It stops at the first error;
+// an attachment that is not there is fault.NotFound. With disableCheck, or before
+// version 0.4.0 of the configuration, there is nothing to ask.
+func (n *Network) Check(ctx context.Context, a Attachment) error {
+	ctx, unlock, err := n.enter(ctx, a)
+	if err != nil {
+		return fmt.Errorf("checking %q: %w", a.key(), err)
+	}
+	defer unlock()
+	r, err := n.records.get(a.key())
+	if err != nil {
+		return fmt.Errorf("checking %q: %w", a.key(), err)
+	}
+	if r.List.DisableCheck || !cni.AtLeast(r.List.Version, "0.4.0") {
+		return nil
+	}
+	for _, p := range r.List.Plugins {
+		stdin, err := request(r, p, r.Result)
+		if err == nil {
+			_, err = n.call(ctx, p, n.env(cni.CmdCheck, r.Attachment), stdin)
+		}
+		if err != nil {
+			return fmt.Errorf("checking %q: %w", a.key(), err)
+		}
+	}
+	return nil
+}
+
 // Status reports whether the network can serve an Attach now: a valid
 // configuration is there and, from version 1.1.0 on, STATUS of every plugin
 // succeeds. No configuration is fault.Unavailable, with what is wrong with the

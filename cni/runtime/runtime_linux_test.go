@@ -1,0 +1,444 @@
+package runtime_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/bridge"
+	"github.com/nodekit-project/nodekit/cni/hostlocal"
+	"github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	switch filepath.Base(os.Args[0]) {
+	case "recorder": // a foreign plugin: this binary under another name
+		cni.Main(recorder("recorder"))
+	case "crasher":
+		crashInAdd(os.Args[1])
+	}
+	netnstest.Main(m)
+}
+
+// recorder is a plugin that notes every call in the file that the Pod's name is.
+// It is an IPAM plugin so that it needs no network namespace.
+func recorder(name string) *cni.Plugin {
+	note := func(_ context.Context, r *cni.Request) error {
+		if logOf(r) == "" { // STATUS and GC belong to no Pod
+			return nil
+		}
+		f, err := os.OpenFile(logOf(r), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = fmt.Fprintf(f, "%s %s %d\n", name, r.Command, lenIPs(r.PrevResult))
+		return err
+	}
+	p := &cni.Plugin{Name: name, IPAM: true, Del: note, Check: note, GC: note, Status: note}
+	p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		if err := note(ctx, r); err != nil {
+			return nil, err
+		}
+		if r.ContainerID == "fails" && name == "second" {
+			return nil, cni.Errorf(cni.CodeTryAgain, "not today")
+		}
+		ip, err := types100.NewResult([]byte(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/24"}]}`))
+		if err != nil {
+			return nil, err
+		}
+		return cni.Merge(r.PrevResult, ip.(*cni.Result)), nil
+	}
+	return p
+}
+
+func lenIPs(r *cni.Result) int {
+	if r == nil {
+		return 0
+	}
+	return len(r.IPs)
+}
+
+func logOf(r *cni.Request) string { return r.Args["K8S_POD_NAME"] }
+
+// world is a configuration directory and what goes with it.
+type world struct {
+	t          *testing.T
+	dir, log   string
+	config     runtime.Config
+	mu         sync.Mutex
+	calls      []string
+	attachment runtime.Attachment
+}
+
+func newWorld(t *testing.T, conflist string, builtin ...*cni.Plugin) *world {
+	w := &world{t: t, dir: t.TempDir()}
+	w.log = filepath.Join(w.dir, "log")
+	w.config = runtime.Config{
+		ConfDir: filepath.Join(w.dir, "net.d"), BinDirs: []string{filepath.Join(w.dir, "bin")},
+		StateDir: filepath.Join(w.dir, "state"), Builtin: map[string]*cni.Plugin{},
+		Observe: func(ctx context.Context, c call.Call) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.calls = append(w.calls, fmt.Sprintf("%s %s %s %s", c.Family, c.Plugin, c.Method, c.Pod))
+		},
+	}
+	for _, p := range builtin {
+		w.config.Builtin[p.Name] = p
+	}
+	for _, d := range []string{w.config.ConfDir, w.config.BinDirs[0]} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.write("50-test.conflist", conflist)
+	w.attachment = runtime.Attachment{ContainerID: "c1", IfName: "eth0", NetNS: w.dir, Pod: call.Pod{Namespace: "ns", Name: w.log, UID: "u"}}
+	return w
+}
+
+func (w *world) write(name, content string) {
+	w.t.Helper()
+	if err := os.WriteFile(filepath.Join(w.config.ConfDir, name), []byte(content), 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) open() *runtime.Network {
+	w.t.Helper()
+	n, err := runtime.Open(w.config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { n.Close() })
+	return n
+}
+
+// seen returns what the recorders wrote since the last call.
+func (w *world) seen() string {
+	content, err := os.ReadFile(w.log)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	os.Remove(w.log)
+	return strings.ReplaceAll(strings.TrimSpace(string(content)), "\n", ", ")
+}
+
+const chain = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"second"}]}`
+
+func TestChainOrderAndResults(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	n := w.open()
+	steps := []struct {
+		do   func() error
+		want string
+	}{
+		{func() error { return n.Status(t.Context()) }, ""},
+		{func() error { _, err := n.Attach(t.Context(), w.attachment); return err }, "first ADD 0, second ADD 1"},
+		{func() error { return n.Check(t.Context(), w.attachment) }, "first CHECK 2, second CHECK 2"},
+		{func() error { return n.Detach(t.Context(), w.attachment) }, "second DEL 2, first DEL 2"},
+		{func() error { return n.Detach(t.Context(), w.attachment) }, ""},
+	}
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.seen(); got != s.want {
+			t.Errorf("plugins saw %q, want %q", got, s.want)
+		}
+	}
+	want := "cni first STATUS node|cni second STATUS node|cni first ADD ns/" + w.log
+	if got := strings.Join(w.calls, "|"); !strings.HasPrefix(got, want) {
+		t.Errorf("observed %q", got)
+	}
+}
+
+func TestFailedAddIsUndone(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	n := w.open()
+	w.attachment.ContainerID = "fails"
+	_, err := n.Attach(t.Context(), w.attachment)
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "not today") {
+		t.Errorf("Attach: %v", err)
+	}
+	if got := w.seen(); got != "first ADD 0, second ADD 1, second DEL 0, first DEL 0" {
+		t.Errorf("plugins saw %q", got)
+	}
+	if _, err := n.Result(w.attachment); !errors.Is(err, fault.NotFound) {
+		t.Errorf("a failed attachment has a result: %v", err)
+	}
+	left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*"))
+	if len(left) > 0 {
+		t.Errorf("left in the state directory: %q", left)
+	}
+}
+
+// TestConfigOutlivesItsFile removes an attachment after its configuration was
+// replaced and the network restarted: DEL must see what ADD saw.
+func TestConfigOutlivesItsFile(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	n := w.open()
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	w.seen()
+	n.Close()
+	w.write("50-test.conflist", `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`)
+	n = w.open()
+	if r, err := n.Result(w.attachment); err != nil || len(r.IPs) != 2 {
+		t.Errorf("result after a restart: %v, %v", r, err)
+	}
+	if _, err := n.Attach(t.Context(), w.attachment); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("attaching twice: %v", err)
+	}
+	if err := n.Detach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.seen(); got != "second DEL 2, first DEL 2" {
+		t.Errorf("plugins saw %q", got)
+	}
+}
+
+func TestOneBadFile(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	w.write("10-broken.conflist", "{\n\"cniVersion\": \"1.1.0\",\n oops}")
+	w.write("20-old.conf", `{"cniVersion":"9.0.0","name":"n","type":"first"}`)
+	n := w.open()
+	if err := n.Status(t.Context()); err != nil {
+		t.Errorf("the good configuration does not count: %v", err)
+	}
+	os.Remove(filepath.Join(w.config.ConfDir, "50-test.conflist"))
+	err := n.Status(t.Context())
+	if !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Status without a valid configuration: %v", err)
+	}
+	for _, want := range []string{`10-broken.conflist" line 3`, "20-old.conf", "9.0.0"} {
+		if !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+	w.write("60-later.conf", `{"cniVersion":"0.4.0","name":"n","type":"first"}`)
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Errorf("with a single-plugin file that came later: %v", err)
+	}
+}
+
+// TestRequest looks at the very bytes that a foreign plugin gets.
+func TestRequest(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"0.4.0","cniVersions":["1.0.0","7.0.0"],"name":"n","plugins":[
+		{"type":"show","capabilities":{"portMappings":true,"bandwidth":true},"big":1152921504606846977,"cni.dev/x":1,"name":"other"}]}`)
+	script := "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && cat > " + w.log + " && echo '{\"cniVersion\":\"1.0.0\"}'\nexit 0\n"
+	if err := os.WriteFile(filepath.Join(w.config.BinDirs[0], "show"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.attachment.PortMappings = []runtime.PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}
+	if _, err := w.open().Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"big":1152921504606846977,"cniVersion":"1.0.0","name":"n","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]},"type":"show"}`
+	if got := w.seen(); got != want {
+		t.Errorf("the plugin got\n%s, want\n%s", got, want)
+	}
+}
+
+func TestForeignPlugin(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"recorder"}]}`, recorder("first"))
+	n := w.open()
+	if err := n.Status(t.Context()); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Status without the plugin's binary: %v", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(w.config.BinDirs[0], "recorder")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Detach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.seen(); got != "first ADD 0, recorder ADD 1, recorder DEL 2, first DEL 2" {
+		t.Errorf("plugins saw %q", got)
+	}
+}
+
+func TestHungPlugin(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"hang"}]}`)
+	if err := os.WriteFile(filepath.Join(w.config.BinDirs[0], "hang"), []byte("#!/bin/sh\n[ $CNI_COMMAND = ADD ] && exec sleep 60\nexit 0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.config.PluginTimeout = 100 * time.Millisecond
+	start := time.Now()
+	_, err := w.open().Attach(t.Context(), w.attachment)
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "did not end in time") || time.Since(start) > 5*time.Second {
+		t.Errorf("after %s: %v", time.Since(start), err)
+	}
+}
+
+func TestOneContainerAtATime(t *testing.T) {
+	var mu sync.Mutex
+	running, most := map[string]int{}, map[string]int{}
+	p := &cni.Plugin{Name: "first", IPAM: true}
+	p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+		mu.Lock()
+		running[r.ContainerID]++
+		running["all"]++
+		most[r.ContainerID] = max(most[r.ContainerID], running[r.ContainerID])
+		most["all"] = max(most["all"], running["all"])
+		mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		running[r.ContainerID]--
+		running["all"]--
+		return &cni.Result{}, nil
+	}
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`, p)
+	n := w.open()
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			a := runtime.Attachment{ContainerID: fmt.Sprintf("c%d", i%4), IfName: fmt.Sprintf("eth%d", i/4), NetNS: w.dir}
+			if _, err := n.Attach(t.Context(), a); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for id, m := range most {
+		if (m > 1) != (id == "all") {
+			t.Errorf("%s: %d operations at once", id, m)
+		}
+	}
+	if err := n.GC(t.Context(), []runtime.Attachment{{ContainerID: "c0", IfName: "eth0"}}); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*", "*"))
+	if len(left) != 1 || !strings.HasSuffix(left[0], "c0/eth0.json") {
+		t.Errorf("after GC: %q", left)
+	}
+}
+
+// crashConfig is a bridge network whose last plugin kills the process.
+const crashConfig = `{"cniVersion":"1.1.0","name":"crash","plugins":[
+	{"type":"bridge","bridge":"crash0","isDefaultGateway":true,"ipMasq":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.66.0.0/24"}]]}},
+	{"type":"killer"}]}`
+
+func builtins(kill func()) map[string]*cni.Plugin {
+	return map[string]*cni.Plugin{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin(), "killer": {
+		Name: "killer", IPAM: true,
+		Add: func(context.Context, *cni.Request) (*cni.Result, error) { kill(); return nil, nil },
+	}}
+}
+
+// crashInAdd is a process that dies in the middle of an ADD.
+func crashInAdd(dir string) {
+	n, err := runtime.Open(runtime.Config{
+		ConfDir: filepath.Join(dir, "net.d"), StateDir: filepath.Join(dir, "state"),
+		Builtin: builtins(func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }),
+	})
+	if err == nil {
+		_, err = n.Attach(context.Background(), runtime.Attachment{ContainerID: "c1", IfName: "eth0", NetNS: filepath.Join(dir, "ns")})
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func TestKilledInAdd(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	w := newWorld(t, "")
+	data := filepath.Join(w.dir, "data")
+	w.write("50-test.conflist", fmt.Sprintf(crashConfig, data))
+	t.Cleanup(func() {
+		if err := bridge.Teardown(context.Background(), bridge.Config{Bridge: "crash0"}); err != nil {
+			t.Error(err)
+		}
+	})
+	ns := filepath.Join(w.dir, "ns")
+	if err := netns.Create(ns); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netns.Remove(ns) })
+	crash := exec.Command("/proc/self/exe", w.dir)
+	crash.Args[0] = "crasher"
+	if out, err := crash.CombinedOutput(); crash.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the process did not die by its own hand: %v, %s", err, out)
+	}
+	if links := netnstest.Run(t, ns, "ip", "-br", "link"); !strings.Contains(links, "eth0") {
+		t.Fatalf("the crash came before anything was made: %s", links)
+	}
+	w.config.Builtin = builtins(func() {})
+	n := w.open()
+	ports := netnstest.Run(t, "", "ip", "-o", "link", "show", "master", "crash0")
+	rules := netnstest.Run(t, "", "nft", "list", "table", "inet", "cni-crash0")
+	files, _ := filepath.Glob(filepath.Join(data, "*", "10.*"))
+	if ports != "" || strings.Contains(rules, "10.66") || len(files) > 0 {
+		t.Errorf("left after the restart: %q, %q, %s", ports, files, rules)
+	}
+	a := runtime.Attachment{ContainerID: "c1", IfName: "eth0", NetNS: ns}
+	if _, err := n.Attach(t.Context(), a); err != nil {
+		t.Errorf("attaching again: %v", err)
+	}
+	if err := n.Detach(t.Context(), a); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStateDirHasOneOwner(t *testing.T) {
+	w := newWorld(t, chain)
+	w.open()
+	if _, err := runtime.Open(w.config); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("second Open: %v", err)
+	}
+}
+
+// TestFailedDelStaysDue makes DEL fail, also across a restart, and then succeed.
+func TestFailedDelStaysDue(t *testing.T) {
+	fail := true
+	p := recorder("first")
+	del := p.Del
+	p.Del = func(ctx context.Context, r *cni.Request) error {
+		if fail {
+			return errors.New("not now")
+		}
+		return del(ctx, r)
+	}
+	p.Add = func(context.Context, *cni.Request) (*cni.Result, error) { return nil, errors.New("no") }
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`, p)
+	n := w.open()
+	for _, err := range []error{errOf(n.Attach(t.Context(), w.attachment)), n.Detach(t.Context(), w.attachment)} {
+		if err == nil || !strings.Contains(err.Error(), "not now") {
+			t.Errorf("got %v", err)
+		}
+	}
+	n.Close()
+	n = w.open()
+	fail = false
+	if err := n.Detach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Fields(w.seen()); !slices.Equal(got, []string{"first", "DEL", "0"}) {
+		t.Errorf("the plugin saw %q", got)
+	}
+}
+
+func errOf(_ *cni.Result, err error) error { return err }
