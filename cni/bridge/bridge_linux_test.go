@@ -112,12 +112,7 @@ func TestDataPath(t *testing.T) {
 	if seen := netnstest.Dial(t, a, gateway, netnstest.Listen(t, "")); seen != ipA {
 		t.Errorf("the host saw %s instead of a's %s", seen, ipA)
 	}
-	netnstest.Run(t, "", "ip", "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", nsPID(t, outside))
-	t.Cleanup(func() { netnstest.Run(t, "", "ip", "link", "del", "up0") })
-	netnstest.Run(t, "", "ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
-	netnstest.Run(t, "", "ip", "link", "set", "up0", "up")
-	netnstest.Run(t, outside, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
-	netnstest.Run(t, outside, "ip", "link", "set", "eth0", "up")
+	netnstest.Link(t, outside, "up0", "192.0.2.1/24", "192.0.2.2/24")
 	if seen := netnstest.Dial(t, a, "192.0.2.2", netnstest.Listen(t, outside)); seen != "192.0.2.1" {
 		t.Errorf("outside saw %s instead of the host's 192.0.2.1", seen)
 	}
@@ -126,20 +121,6 @@ func TestDataPath(t *testing.T) {
 	if rest := n.rest(); rest != "0 ports, 0 elements, 0 addresses" {
 		t.Error(rest)
 	}
-}
-
-// nsPID gives ip(8) a handle on a namespace that is pinned anywhere.
-func nsPID(t *testing.T, path string) string {
-	t.Helper()
-	link := filepath.Join("/run/netns", filepath.Base(t.TempDir())+fmt.Sprint(os.Getpid()))
-	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Remove(link) })
-	return filepath.Base(link)
 }
 
 func TestCheckNoticesWhatIsGone(t *testing.T) {

@@ -132,3 +132,24 @@ func Listen(t testing.TB, path string) (port int) {
 	}()
 	return l.Addr().(*net.TCPAddr).Port
 }
+
+// Link connects the current namespace with the one at path by a veth pair: the
+// near end has the name, the far end is eth0.
+func Link(t testing.TB, path, name, near, far string) {
+	t.Helper()
+	// ip(8) knows namespaces by their names in /run/netns.
+	alias := fmt.Sprintf("%s-%d", name, os.Getpid())
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, filepath.Join("/run/netns", alias)); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(filepath.Join("/run/netns", alias))
+	Run(t, "", "ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", alias)
+	t.Cleanup(func() { Run(t, "", "ip", "link", "del", name) })
+	Run(t, "", "ip", "addr", "add", near, "dev", name)
+	Run(t, "", "ip", "link", "set", name, "up")
+	Run(t, path, "ip", "addr", "add", far, "dev", "eth0")
+	Run(t, path, "ip", "link", "set", "eth0", "up")
+}

@@ -66,5 +66,58 @@ func ToLocal() []expr.Any {
 	}
 }
 
+// FromTo matches the source and destination address against a set of such
+// pairs. Precede it with Protocol.
+func FromTo(family byte, set string) []expr.Any {
+	source, destination, words := uint32(12), uint32(16), uint32(1)
+	if family == unix.NFPROTO_IPV6 {
+		source, destination, words = 8, 24, 4
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: word0, Base: expr.PayloadBaseNetworkHeader, Offset: source, Len: 4 * words},
+		&expr.Payload{DestRegister: word0 + words, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: 4 * words},
+		&expr.Lookup{SourceRegister: word0, SetName: set},
+	}
+}
+
+// word0 is the first of the sixteen 4-byte registers, which concatenations use;
+// results of a map go to those from word8 on.
+const (
+	word0 = unix.NFT_REG32_00
+	word8 = unix.NFT_REG32_08
+)
+
+// Forward translates the destination by a map from (protocol, port), or with
+// byAddress from (protocol, address, port), to (address, port). Precede it with
+// Protocol.
+func Forward(family byte, table string, byAddress bool) []expr.Any {
+	offset, words := uint32(16), uint32(1)
+	if family == unix.NFPROTO_IPV6 {
+		offset, words = 24, 4
+	}
+	next := uint32(word0)
+	out := []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: next}}
+	next++
+	if byAddress {
+		out = append(out, &expr.Payload{DestRegister: next, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4 * words})
+		next += words
+	}
+	return append(out,
+		&expr.Payload{DestRegister: next, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: word0, SetName: table, DestRegister: word8, IsDestRegSet: true},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(family), RegAddrMin: word8, RegProtoMin: word8 + words},
+	)
+}
+
+// Forwarded matches packets of connections whose destination was translated.
+func Forwarded() []expr.Any {
+	const ipsDstNAT = 1 << 5 // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(ipsDstNAT), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},
+	}
+}
+
 // Masquerade translates the source to the address of the output interface.
 func Masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }

@@ -19,11 +19,12 @@ type Ruleset struct {
 }
 
 // Set is a named set, or a map when Value is set. Key and Value are lists of
-// types, which are concatenated.
+// types, which are concatenated; with Interval keys are ranges.
 type Set struct {
-	Name  string
-	Key   []nftables.SetDatatype
-	Value []nftables.SetDatatype
+	Name     string
+	Key      []nftables.SetDatatype
+	Value    []nftables.SetDatatype
+	Interval bool
 }
 
 // Chain is a base chain with its rules.
@@ -35,12 +36,19 @@ type Chain struct {
 	Rules    [][]expr.Any
 }
 
-// Element is one element of a set or map.
+// Element is one element of a set or map. Each part of a concatenated key or
+// value is padded to 4 bytes; Word does it.
 type Element struct {
-	Set   string
-	Key   []byte
-	Value []byte
-	Owner string
+	Set    string
+	Key    []byte
+	KeyEnd []byte // the end of the range, in a set of intervals
+	Value  []byte
+	Owner  string
+}
+
+// Word pads one part of a concatenation.
+func Word(part ...byte) []byte {
+	return append(part[:len(part):len(part)], make([]byte, (4-len(part)%4)%4)...)
 }
 
 func (rs *Ruleset) table() *nftables.Table {
@@ -55,7 +63,7 @@ func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set %q: %w", s.Name, err)
 	}
-	out := &nftables.Set{Table: rs.table(), Name: s.Name, ID: uint32(i + 1), KeyType: key, Concatenation: len(s.Key) > 1}
+	out := &nftables.Set{Table: rs.table(), Name: s.Name, ID: uint32(i + 1), KeyType: key, Concatenation: len(s.Key) > 1, Interval: s.Interval}
 	if len(s.Value) > 0 {
 		out.IsMap = true
 		if out.DataType, err = nftables.ConcatSetType(s.Value...); err != nil {
@@ -66,7 +74,8 @@ func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 }
 
 // Add adds the elements, all or none. A table that is not there is made in the
-// same transaction. An element that is there already stays with its owner.
+// same transaction. An element that is there already stays with its owner; in a
+// map one with another value is the error unix.EEXIST.
 func (rs *Ruleset) Add(elements ...Element) error {
 	err := rs.commit(func(c *nftables.Conn) error { return rs.addElements(c, elements) })
 	if errors.Is(err, unix.ENOENT) {
@@ -118,7 +127,7 @@ func (rs *Ruleset) addElements(c *nftables.Conn, elements []Element) error {
 		var list []nftables.SetElement
 		for _, e := range elements {
 			if e.Set == s.Name {
-				list = append(list, nftables.SetElement{Key: e.Key, Val: e.Value, Comment: e.Owner})
+				list = append(list, nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value, Comment: e.Owner})
 			}
 		}
 		if len(list) > 0 {
@@ -166,8 +175,7 @@ func (rs *Ruleset) remove(e Element) error {
 			if err != nil {
 				return err
 			}
-			// The kernel refuses a value here that it did not see in full.
-			return c.SetDeleteElements(s, []nftables.SetElement{{Key: e.Key}})
+			return c.SetDeleteElements(s, []nftables.SetElement{{Key: e.Key, KeyEnd: e.KeyEnd}})
 		}
 		return nil
 	})
@@ -199,7 +207,7 @@ func (rs *Ruleset) Elements() ([]Element, error) {
 			return nil, fmt.Errorf("listing set %q of nftables table %q: %w", s.Name, rs.Table, err)
 		}
 		for _, e := range list {
-			out = append(out, Element{Set: s.Name, Key: e.Key, Value: e.Val, Owner: e.Comment})
+			out = append(out, Element{Set: s.Name, Key: e.Key, KeyEnd: e.KeyEnd, Value: e.Val, Owner: e.Comment})
 		}
 	}
 	return out, nil
