@@ -1,0 +1,235 @@
+package csisuite
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	spec "github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/csi/client"
+	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/internal/supervisor"
+)
+
+const (
+	startTimeout = 10 * time.Second // of a driver, until Probe answers ready
+	callTimeout  = 15 * time.Second
+	stopTimeout  = 10 * time.Second
+	settle       = 3 * time.Second // what the kernel gets to take things down
+)
+
+// session is one rule's conversation with the driver. It remembers what it
+// asked for, so that close can take it back.
+type session struct {
+	*client.Client
+	info    *client.Info
+	dir     string // the rule's TempDir
+	target  Target
+	profile *conformance.Profile
+	before  *leak.Snapshot
+	process *supervisor.Process // nil for an endpoint
+
+	volumes []string            // ids to delete
+	staged  []string            // ids to unstage
+	targets map[string][]string // target paths by id
+}
+
+// with runs a check in a session and takes everything back after it, also when
+// the check fails.
+func with(check func(context.Context, *session) error) func(context.Context, *conformance.Input[Target]) error {
+	return func(ctx context.Context, in *conformance.Input[Target]) error {
+		s, err := open(ctx, in)
+		if err != nil {
+			return err
+		}
+		err = check(ctx, s)
+		if err != nil && s.process != nil {
+			if said := strings.TrimSpace(s.process.Tail()); said != "" {
+				in.Log.InfoContext(ctx, "the driver's output", "text", said)
+			}
+		}
+		return errors.Join(err, s.close(context.WithoutCancel(ctx)))
+	}
+}
+
+func open(ctx context.Context, in *conformance.Input[Target]) (*session, error) {
+	// The kernel shows resolved paths.
+	dir, err := filepath.EvalSymlinks(in.TempDir)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{dir: dir, target: in.Target, profile: in.Profile, targets: map[string][]string{}}
+	for _, d := range []string{s.stagingRoot(), s.targetRoot(), s.state()} {
+		if err := os.MkdirAll(d, 0o750); err != nil {
+			return nil, err
+		}
+	}
+	if s.before, err = leak.Take(s.scope()); err != nil {
+		return nil, fmt.Errorf("looking at the machine before the check: %w", err)
+	}
+	endpoint := in.Target.Endpoint
+	if len(in.Target.Exec) > 0 {
+		endpoint = s.socket()
+		if s.process, err = supervisor.Start(s.command()); err != nil {
+			return nil, fmt.Errorf("starting the driver: %w", err)
+		}
+	}
+	if s.Client, err = client.Dial(endpoint, &client.Options{Timeout: callTimeout}); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	if err := s.ready(ctx); err != nil {
+		return nil, errors.Join(err, s.Close(), s.stop())
+	}
+	return s, nil
+}
+
+// scope is everything that a driver could leave in this rule's directory, and
+// the processes that know of it.
+func (s *session) scope() leak.Scope {
+	prefix := map[leak.Kind][]string{leak.Mount: {s.dir + "/"}, leak.Loop: {s.dir + "/"}}
+	return leak.Scope{
+		Kinds:    []leak.Kind{leak.Mount, leak.Loop, leak.Process, leak.File},
+		Prefixes: prefix, Marker: s.dir + "/", Dirs: []string{s.stagingRoot(), s.targetRoot()},
+	}
+}
+
+func (s *session) stagingRoot() string       { return filepath.Join(s.dir, "staging") }
+func (s *session) targetRoot() string        { return filepath.Join(s.dir, "targets") }
+func (s *session) state() string             { return filepath.Join(s.dir, "state") }
+func (s *session) socket() string            { return "unix://" + filepath.Join(s.dir, "csi.sock") }
+func (s *session) path(target string) string { return filepath.Join(s.targetRoot(), target) }
+func (s *session) staging(id string) string {
+	return filepath.Join(s.stagingRoot(), fmt.Sprintf("%x", sha256.Sum256([]byte(id)))[:16])
+}
+
+func (s *session) command() supervisor.Command {
+	vars := []string{"CSI_ENDPOINT", s.socket(), "STATE_DIRECTORY", s.state(), "NODE_ID", "csisuite"}
+	env := os.Environ()
+	var inArgs []string
+	for pair := range slices.Chunk(vars, 2) {
+		env = append(env, pair[0]+"="+pair[1])
+		inArgs = append(inArgs, "$("+pair[0]+")", pair[1])
+	}
+	replace := strings.NewReplacer(inArgs...)
+	var args []string
+	for _, a := range s.target.Exec[1:] {
+		args = append(args, replace.Replace(a))
+	}
+	return supervisor.Command{Path: s.target.Exec[0], Args: args, Env: append(env, s.target.Env...)}
+}
+
+// ready waits for the driver and asks what it can do.
+func (s *session) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if s.process != nil {
+		go func(ended <-chan struct{}) { // no need to wait for a driver that is dead
+			select {
+			case <-ended:
+				cancel()
+			case <-ctx.Done():
+			}
+		}(s.process.Done())
+	}
+	err := s.Ready(ctx)
+	if err == nil {
+		s.info, err = s.GetInfo(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("the driver did not become ready within %s: %w%s", startTimeout, err, s.lastWords())
+	}
+	return nil
+}
+
+func (s *session) lastWords() string {
+	if s.process == nil {
+		return ""
+	}
+	return "; it printed: " + strings.TrimSpace(s.process.Tail())
+}
+
+// kill ends the driver with SIGKILL.
+func (s *session) kill() { s.process.Kill() }
+
+// restart starts the killed driver again.
+func (s *session) restart(ctx context.Context) error {
+	if err := s.process.Restart(); err != nil {
+		return fmt.Errorf("starting the driver again: %w", err)
+	}
+	return s.ready(ctx)
+}
+
+// canKill returns NotApplicable for a driver that is not ours to kill.
+func (s *session) canKill() error {
+	if s.process == nil {
+		return conformance.NotApplicable("the driver runs already: rules that kill it need --exec")
+	}
+	return nil
+}
+
+func (s *session) stop() error {
+	if s.process == nil {
+		return nil
+	}
+	select {
+	case <-s.process.Done():
+		return nil
+	default:
+		return s.process.Stop(stopTimeout)
+	}
+}
+
+// close takes back what the check left, whatever the driver says to it, and
+// ends the driver.
+func (s *session) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for id, targets := range s.targets {
+		for _, t := range targets {
+			s.NodeUnpublish(ctx, id, t) //nolint:errcheck // the rule has its verdict already
+		}
+	}
+	for _, id := range s.staged {
+		s.NodeUnstage(ctx, id, s.staging(id)) //nolint:errcheck // as above
+	}
+	for _, id := range s.volumes {
+		s.DeleteVolume(ctx, id, nil) //nolint:errcheck // as above
+	}
+	return errors.Join(s.Close(), s.stop(), mount.DetachTree(s.dir))
+}
+
+// access is how the suite uses volumes: by one writer on this node.
+func (s *session) access() client.Access {
+	fsType, _ := s.profile.Fact(factFSType)
+	return client.Access{Mode: spec.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, FSType: fsType}
+}
+
+// want is the volume of the given name that the suite asks for.
+func (s *session) want(name string) (client.Create, error) {
+	c := client.Create{Name: name, Required: 1 << 20, Access: []client.Access{s.access()}}
+	if size, ok := s.profile.Fact(factSize); ok {
+		n, err := strconv.ParseInt(size, 10, 64)
+		if err != nil {
+			return c, fmt.Errorf("profile: %s: %w", factSize, err)
+		}
+		c.Required = n
+	}
+	if list, ok := s.profile.Fact(factParameters); ok {
+		c.Parameters = map[string]string{}
+		for _, p := range strings.Split(list, ",") {
+			k, v, _ := strings.Cut(p, "=")
+			c.Parameters[k] = v
+		}
+	}
+	return c, nil
+}

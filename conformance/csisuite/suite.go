@@ -1,0 +1,74 @@
+// Package csisuite holds CSI drivers, in any language, to the Container Storage
+// Interface v1.13.
+//
+// It is the orchestrator of a driver that it starts itself (Target.Exec) or that
+// runs already (Target.Endpoint), and looks at what a workload would see: bytes in
+// the published directory, mounts, files and processes. With Exec it also kills
+// the driver and starts it again. A rule about a capability that the driver does
+// not claim is not applicable.
+//
+// The suite needs Linux and the right to mount; a driver reached by its endpoint
+// must see the directory for temporary files of the suite's process. Rules run
+// one after the other.
+package csisuite
+
+import (
+	"testing"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// Target is the driver under test: a program or a socket.
+type Target struct {
+	// Exec is a program and its arguments, started anew for each rule. It gets
+	// what a driver's deployment gives it, in its environment, and in its
+	// arguments for "$(NAME)":
+	//
+	//	CSI_ENDPOINT     the socket to serve on, unix:///...
+	//	STATE_DIRECTORY  an empty directory for what must survive a restart
+	//	NODE_ID          the node's id
+	Exec []string
+	// Env is added to the environment of Exec, as NAME=value.
+	Env []string
+	// Endpoint is the socket of a driver that runs already. Rules that restart
+	// the driver are not applicable then. It is used when Exec is empty.
+	Endpoint string
+}
+
+// Suite returns the rules.
+func Suite() *conformance.Suite[Target] {
+	return &conformance.Suite[Target]{
+		Name: "csi", Version: "0.1.0",
+		Rules: []conformance.Rule[Target]{
+			createIsIdempotent, createRefusesOtherSize,
+			publishIsIdempotent, publishReadOnly, publishRefusesOtherArguments, inversesAreIdempotent,
+			killBetweenStageAndPublish, killInCreate,
+			nothingRemains,
+		},
+		Facts: map[string]string{
+			factVolume:     "the id of an existing volume to use, for a driver that creates none",
+			factSize:       "the size in bytes of the volumes that the suite creates (default 1048576)",
+			factFSType:     "the file system type to ask for (default: the driver's own)",
+			factParameters: "the parameters of CreateVolume, as name=value,name=value",
+		},
+	}
+}
+
+// Facts that a profile may declare.
+const (
+	factVolume     = "volume-id"
+	factSize       = "volume-size"
+	factFSType     = "fs-type"
+	factParameters = "parameters"
+)
+
+// Test holds the target to every rule of the quick and crash tiers, as subtests.
+func Test(t *testing.T, target Target) {
+	t.Helper()
+	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
+}
+
+// says returns the sentence of the specification that a rule holds a driver to.
+func says(section, sentence string) conformance.Spec {
+	return conformance.Spec{Document: "CSI", Version: "1.13.0", Section: section, Sentence: sentence}
+}
