@@ -33,7 +33,7 @@ import (
 )
 
 // Object is any Kubernetes object. Its kind follows from its Go type.
-type Object interface {
+type Object = interface {
 	metav1.Object
 	runtime.Object
 }
@@ -285,4 +285,17 @@ func encode(o Object) ([]byte, error) {
 // assign copies from into into, which is of the same type.
 func assign(into, from Object) {
 	reflect.ValueOf(into).Elem().Set(reflect.ValueOf(from.DeepCopyObject()).Elem())
+}
+
+// All returns every object.
+func (s *Store) All() []Object {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var all []Object
+	for _, objects := range s.objects {
+		for _, o := range objects {
+			all = append(all, o.DeepCopyObject().(Object))
+		}
+	}
+	return all
 }

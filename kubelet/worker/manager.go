@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type Manager struct {
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	names   map[types.NamespacedName]types.UID
-	next    map[types.NamespacedName]*v1.Pod // waits for the Pod that has its name
+	next    map[types.NamespacedName][]*v1.Pod // wait for the Pod that has their name
 	group   sync.WaitGroup
 }
 
@@ -36,7 +37,7 @@ func New(ctx context.Context, c Config) *Manager {
 		c.OnStep = func(pod.Step) {}
 	}
 	return &Manager{config: c, ctx: ctx, workers: map[types.UID]*worker{},
-		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName]*v1.Pod{}}
+		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{}}
 }
 
 // Update tells of a new or changed Pod. The Pod must not be changed afterwards.
@@ -49,7 +50,7 @@ func (m *Manager) Update(p *v1.Pod) {
 	}
 	name := nameOf(p)
 	if _, taken := m.names[name]; taken {
-		m.next[name] = p
+		m.next[name] = append(without(m.next[name], p.UID), p)
 		return
 	}
 	m.start(p)
@@ -60,9 +61,7 @@ func (m *Manager) Update(p *v1.Pod) {
 func (m *Manager) Gone(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if next := m.next[nameOf(p)]; next != nil && next.UID == p.UID {
-		delete(m.next, nameOf(p))
-	}
+	m.next[nameOf(p)] = without(m.next[nameOf(p)], p.UID)
 	if w := m.workers[p.UID]; w != nil {
 		w.update(ended(p, time.Now()))
 	}
@@ -124,10 +123,16 @@ func (m *Manager) finished(p *v1.Pod) {
 	name := nameOf(p)
 	delete(m.workers, p.UID)
 	delete(m.names, name)
-	if next := m.next[name]; next != nil {
+	if queue := m.next[name]; len(queue) > 0 {
+		m.next[name] = queue[1:]
+		m.start(queue[0])
+	} else {
 		delete(m.next, name)
-		m.start(next)
 	}
+}
+
+func without(queue []*v1.Pod, uid types.UID) []*v1.Pod {
+	return slices.DeleteFunc(queue, func(p *v1.Pod) bool { return p.UID == uid })
 }
 
 func nameOf(p *v1.Pod) types.NamespacedName {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
@@ -53,15 +55,25 @@ func newWorker(ctx context.Context, c *Config, p *v1.Pod) *worker {
 
 // update gives the worker a newer version of its Pod. An ending Pod stays one.
 func (w *worker) update(p *v1.Pod) {
-	if old := w.spec.Load(); old != nil && old.DeletionTimestamp != nil && p.DeletionTimestamp == nil {
+	old := w.spec.Load()
+	if old != nil && old.DeletionTimestamp != nil && p.DeletionTimestamp == nil {
 		return
 	}
 	w.spec.Store(p)
+	if old != nil && !changed(old, p) {
+		return // our own status, most likely
+	}
 	if p.DeletionTimestamp != nil {
 		w.grace.set(p.DeletionTimestamp.Time, p.DeletionGracePeriodSeconds)
 		w.stop()
 	}
 	w.wakeUp()
+}
+
+// changed reports whether the versions differ in more than the status.
+func changed(old, p *v1.Pod) bool {
+	return !old.DeletionTimestamp.Equal(p.DeletionTimestamp) || !maps.Equal(old.Labels, p.Labels) ||
+		!maps.Equal(old.Annotations, p.Annotations) || !equality.Semantic.DeepEqual(old.Spec, p.Spec)
 }
 
 func (w *worker) wakeUp() {

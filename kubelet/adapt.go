@@ -1,0 +1,75 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/store"
+	"github.com/nodekit-project/nodekit/kubelet/volume"
+)
+
+type podUID = types.UID
+
+// objects gives the store the shapes that the parts ask for.
+type objects struct{ store *store.Store }
+
+func (o objects) Get(ctx context.Context, namespace, name string, into volume.Object) error {
+	return o.store.Get(ctx, namespace, name, into)
+}
+func (o objects) Create(ctx context.Context, x volume.Object) error { return o.store.Create(ctx, x) }
+func (o objects) Update(ctx context.Context, x volume.Object) error { return o.store.Update(ctx, x) }
+func (o objects) Delete(ctx context.Context, x volume.Object) error { return o.store.Delete(ctx, x) }
+
+func (o objects) SetStatus(ctx context.Context, name types.NamespacedName, uid types.UID, s v1.PodStatus) error {
+	return o.store.SetStatus(ctx, name, uid, s)
+}
+
+// Remove removes the object of an ended Pod.
+func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
+	if err := o.store.Delete(ctx, p); !errors.Is(err, fault.NotFound) {
+		return err
+	}
+	return nil
+}
+
+// cgroups makes Pod cgroups on this host.
+type cgroups struct{}
+
+func (cgroups) Create(path string) error { return cgroup.Create(path) }
+func (cgroups) Remove(path string) error { return cgroup.Remove(path) }
+
+// exec runs a probe's command.
+func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {
+	// The runtime enforces the timeout; a little more is for its answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout+5*time.Second)
+	defer cancel()
+	resp, err := k.cri.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(timeout / time.Second)})
+	if err != nil {
+		return 0, "", fmt.Errorf("running a probe's command: %w", err)
+	}
+	return resp.ExitCode, string(resp.Stdout) + string(resp.Stderr), nil
+}
+
+// healthy asks the runtime for its conditions.
+func (k *Kubelet) healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := k.cri.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
+	if err != nil {
+		return fmt.Errorf("asking the runtime for its status: %w", err)
+	}
+	for _, c := range resp.GetStatus().GetConditions() {
+		if !c.Status {
+			return fault.Unavailable.Errorf("the runtime says that %s is false: %s", c.Type, c.Message)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package kubelet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// lock takes the root for this process, until the function is called or the
+// process ends in any way.
+func lock(root string) (unlock func() error, err error) {
+	path := filepath.Join(root, "node.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the root: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fault.AlreadyExists.Errorf("another node runs on this root: stop it, or choose another root")
+		}
+		return nil, fmt.Errorf("locking %q: %w", path, err)
+	}
+	return f.Close, nil
+}
+
+// nodeIPs returns the node's addresses, IPv4 first; the loopback address of a
+// node that has no other.
+func nodeIPs() []string {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return []string{"127.0.0.1"}
+	}
+	var v4, v6 []string
+	for _, a := range addresses {
+		n, ok := a.(*net.IPNet)
+		switch {
+		case !ok || !n.IP.IsGlobalUnicast():
+		case n.IP.To4() != nil:
+			v4 = append(v4, n.IP.String())
+		default:
+			v6 = append(v6, n.IP.String())
+		}
+	}
+	var ips []string
+	for _, list := range [][]string{v4, v6} { // one of each family, as Kubernetes has it
+		if len(list) > 0 {
+			ips = append(ips, list[0])
+		}
+	}
+	if len(ips) == 0 {
+		return []string{"127.0.0.1"}
+	}
+	return ips
+}
+
+func cpus() int64 { return int64(runtime.NumCPU()) }
+
+// memory returns the machine's memory in bytes, or zero when it is not known.
+func memory() int64 {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "MemTotal:" {
+			if kib, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
+				return kib << 10
+			}
+		}
+	}
+	return 0
+}

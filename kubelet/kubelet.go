@@ -1,0 +1,157 @@
+// Package kubelet is a minimal kubelet: it runs Pods from an object store and a
+// manifest directory on any CRI runtime, with the volumes and devices of the
+// plugins that register with it.
+//
+// It only wires its parts (kubelet/worker, volume, device, probe, store, ...),
+// which know nothing of each other. It is crash-only: killed at any
+// instruction and started again on the same root, it goes on with the Pods as
+// they are. It is not a control plane, has no scheduler and joins no cluster.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/device"
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+	"github.com/nodekit-project/nodekit/kubelet/store"
+	"github.com/nodekit-project/nodekit/kubelet/volume"
+)
+
+// Config says where and with what a kubelet works.
+type Config struct {
+	// Root is the kubelet's root directory, in the upstream kubelet's layout.
+	// One kubelet at a time uses it. Required, absolute.
+	Root string
+	// RunDir holds the socket of the HTTP API, nodekit.sock. Required, absolute.
+	RunDir string
+	// ManifestDir is the directory of manifest files; "" for none. It must exist.
+	ManifestDir string
+	// NodeName is the node's name in Pods. Required.
+	NodeName string
+	// CRIEndpoint is the runtime's and image service's socket. Required.
+	CRIEndpoint string
+	// CgroupParent is the cgroup below which Pods get theirs; "" is "/nodekit".
+	CgroupParent string
+	// Observe is told of every call to a runtime or plugin; nil is allowed.
+	Observe call.Observer
+	// OnStep is told of every step in a Pod's life, from many goroutines; nil is
+	// allowed. It must be quick.
+	OnStep func(pod.Step)
+	// OnManifest is told of every manifest file that was read; nil is allowed.
+	OnManifest func(manifest.Report)
+	// Logger may be nil, which discards.
+	Logger *slog.Logger
+}
+
+// Kubelet runs the Pods of one node. Its methods are safe for concurrent use;
+// Run is called once.
+type Kubelet struct {
+	config  Config
+	unlock  func() error
+	store   *store.Store
+	cri     *client.Client
+	volumes *volume.Manager
+	devices *device.Manager
+
+	sources context.Context // ends when no new Pods shall come
+	drain   context.CancelFunc
+	closed  sync.Once
+}
+
+// New opens the kubelet's root. It talks to nobody yet. A root that another
+// node uses is refused with fault.AlreadyExists. Close releases it.
+func New(c Config) (*Kubelet, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	k := &Kubelet{config: c}
+	k.sources, k.drain = context.WithCancel(context.Background())
+	if err := k.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the node at %q: %w", c.Root, err), k.Close())
+	}
+	return k, nil
+}
+
+func (c *Config) check() error {
+	var errs []error
+	for name, value := range map[string]string{"Root": c.Root, "RunDir": c.RunDir} {
+		if !filepath.IsAbs(value) {
+			errs = append(errs, fault.Invalid.Errorf("%s is %q: want an absolute path", name, value))
+		}
+	}
+	for name, value := range map[string]string{"NodeName": c.NodeName, "CRIEndpoint": c.CRIEndpoint} {
+		if value == "" {
+			errs = append(errs, fault.Invalid.Errorf("%s is missing", name))
+		}
+	}
+	if c.CgroupParent == "" {
+		c.CgroupParent = "/nodekit"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnManifest == nil {
+		c.OnManifest = func(manifest.Report) {}
+	}
+	return errors.Join(errs...)
+}
+
+func (k *Kubelet) open() (err error) {
+	for _, dir := range []string{k.config.Root, k.config.RunDir, k.podsDir(), k.registry(), k.logDir()} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+	}
+	if k.unlock, err = lock(k.config.Root); err != nil {
+		return err
+	}
+	if k.store, err = store.Open(filepath.Join(k.config.Root, "objects.db"), &store.Options{Logger: k.config.Logger}); err != nil {
+		return err
+	}
+	if k.cri, err = client.Dial(k.config.CRIEndpoint, &client.Options{Observe: k.config.Observe}); err != nil {
+		return err
+	}
+	k.volumes, err = volume.New(volume.Config{Root: k.config.Root, NodeName: k.config.NodeName, Objects: objects{k.store},
+		Observe: k.config.Observe, Logger: k.config.Logger})
+	if err != nil {
+		return err
+	}
+	k.devices, err = device.New(device.Config{Root: k.config.Root, Observe: k.config.Observe, Logger: k.config.Logger})
+	return err
+}
+
+func (k *Kubelet) podsDir() string  { return filepath.Join(k.config.Root, "pods") }
+func (k *Kubelet) registry() string { return filepath.Join(k.config.Root, "plugins_registry") }
+func (k *Kubelet) logDir() string   { return filepath.Join(k.config.Root, "logs") }
+
+// Store returns the node's objects. Pods created there are run; Pods ended
+// there (store.End) are terminated and then removed.
+func (k *Kubelet) Store() *store.Store { return k.store }
+
+// Close releases the root. Call it after Run has returned. Idempotent.
+func (k *Kubelet) Close() error {
+	var errs []error
+	k.closed.Do(func() {
+		k.drain()
+		if k.cri != nil {
+			errs = append(errs, k.cri.Close())
+		}
+		if k.store != nil {
+			errs = append(errs, k.store.Close())
+		}
+		if k.unlock != nil {
+			errs = append(errs, k.unlock())
+		}
+	})
+	return errors.Join(errs...)
+}

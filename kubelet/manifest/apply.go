@@ -1,0 +1,165 @@
+package manifest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// Store is where objects are kept.
+type Store interface {
+	Create(context.Context, Object) error
+	Update(context.Context, Object) error
+	Delete(context.Context, Object) error
+	// End marks a Pod as ending; nil is its own grace.
+	End(ctx context.Context, pod types.NamespacedName, grace *int64) error
+	All() []Object
+}
+
+// Desired is what a directory asks for.
+type Desired struct {
+	Files map[string][]Object // by file name
+	// Keep are files that cannot be read now: what came from them stays.
+	Keep map[string]bool
+}
+
+// Apply brings the store to what is desired, as far as that goes at once: a
+// Pod that changed is ended, and created anew by an Apply after its object is
+// gone. Objects that did not come from files are never touched. A Pod whose
+// file is gone ends; a PersistentVolume or a claim stays, for its data; other
+// objects are deleted. Apply may be repeated, also after a crash.
+func Apply(ctx context.Context, store Store, want *Desired) error {
+	have := map[string]Object{}
+	for _, o := range store.All() {
+		have[keyOf(o)] = o
+	}
+	a := &applier{ctx: ctx, store: store, have: have, wanted: map[string]string{}}
+	for _, pods := range []bool{false, true} { // what Pods refer to comes first
+		for _, file := range slices.Sorted(maps.Keys(want.Files)) {
+			for _, o := range want.Files[file] {
+				if _, isPod := o.(*v1.Pod); isPod == pods {
+					a.note(file, a.put(file, o))
+				}
+			}
+		}
+	}
+	for key, o := range have {
+		file := o.GetAnnotations()[pod.AnnotationFile]
+		if _, wanted := a.wanted[key]; !wanted && file != "" && !want.Keep[file] {
+			a.note(file, a.drop(o))
+		}
+	}
+	return errors.Join(a.errs...)
+}
+
+type applier struct {
+	ctx    context.Context
+	store  Store
+	have   map[string]Object
+	wanted map[string]string // the file that wants the object
+	errs   []error
+}
+
+func (a *applier) note(file string, err error) {
+	if err != nil && !errors.Is(err, fault.NotFound) { // what is gone meanwhile is no problem
+		a.errs = append(a.errs, fmt.Errorf("%s: %w", file, err))
+	}
+}
+
+func (a *applier) put(file string, o Object) error {
+	key := keyOf(o)
+	if other, taken := a.wanted[key]; taken {
+		return fault.AlreadyExists.Errorf("%s is in file %q as well: that one is used", key, other)
+	}
+	a.wanted[key] = file
+	marked := mark(file, o)
+	have := a.have[key]
+	switch {
+	case have == nil:
+		return a.store.Create(a.ctx, marked)
+	case have.GetAnnotations()[pod.AnnotationSource] != "file":
+		return fault.AlreadyExists.Errorf("%s exists and did not come from a file: remove one of them", key)
+	case have.GetAnnotations()[pod.AnnotationHashOf] == marked.GetAnnotations()[pod.AnnotationHashOf]:
+		return nil
+	}
+	if p, ok := have.(*v1.Pod); ok {
+		return a.end(p)
+	}
+	keepBinding(have, marked)
+	marked.SetResourceVersion(have.GetResourceVersion())
+	return a.store.Update(a.ctx, marked)
+}
+
+func (a *applier) drop(o Object) error {
+	switch o := o.(type) {
+	case *v1.Pod:
+		return a.end(o)
+	case *v1.PersistentVolumeClaim, *v1.PersistentVolume:
+		return nil
+	}
+	return a.store.Delete(a.ctx, o)
+}
+
+func (a *applier) end(p *v1.Pod) error {
+	if p.DeletionTimestamp != nil {
+		return nil
+	}
+	return a.store.End(a.ctx, types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, nil)
+}
+
+// mark returns a copy of o that says where it came from.
+func mark(file string, o Object) Object {
+	marked := o.DeepCopyObject().(Object)
+	data, err := json.Marshal(o)
+	if err != nil {
+		panic(fmt.Sprintf("encoding %s, which was decoded: %v", keyOf(o), err))
+	}
+	sum := sha256.Sum256(data)
+	annotations := maps.Clone(o.GetAnnotations())
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[pod.AnnotationSource] = "file"
+	annotations[pod.AnnotationFile] = file
+	annotations[pod.AnnotationHashOf] = hex.EncodeToString(sum[:16])
+	marked.SetAnnotations(annotations)
+	return marked
+}
+
+// keepBinding takes over what the node wrote into a claim or a volume.
+func keepBinding(have, next Object) {
+	switch next := next.(type) {
+	case *v1.PersistentVolumeClaim:
+		old := have.(*v1.PersistentVolumeClaim)
+		if next.Spec.VolumeName == "" {
+			next.Spec.VolumeName = old.Spec.VolumeName
+		}
+		if next.Spec.StorageClassName == nil {
+			next.Spec.StorageClassName = old.Spec.StorageClassName
+		}
+		next.Status = *old.Status.DeepCopy()
+	case *v1.PersistentVolume:
+		old := have.(*v1.PersistentVolume)
+		if next.Spec.ClaimRef == nil {
+			next.Spec.ClaimRef = old.Spec.ClaimRef.DeepCopy()
+		}
+		next.Status = *old.Status.DeepCopy()
+	}
+	for key, value := range have.GetAnnotations() {
+		if _, ok := next.GetAnnotations()[key]; !ok {
+			next.GetAnnotations()[key] = value
+		}
+	}
+	next.SetFinalizers(slices.Clone(have.GetFinalizers()))
+}

@@ -1,0 +1,128 @@
+package manifest
+
+import (
+	"errors"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// explain makes a decoder's error readable: one line per unknown field, with
+// the name that was probably meant.
+func explain(err error, decoded runtime.Object) error {
+	strict, ok := runtime.AsStrictDecodingError(err)
+	if !ok {
+		return err
+	}
+	var errs []error
+	unknown := regexp.MustCompile(`^unknown field "(.*)"$`)
+	for _, e := range strict.Errors() {
+		if m := unknown.FindStringSubmatch(e.Error()); m != nil && decoded != nil {
+			e = errors.New(e.Error() + suggestion(reflect.TypeOf(decoded), m[1]))
+		}
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
+
+// suggestion looks for a name like the last of the path where it stands.
+func suggestion(t reflect.Type, path string) string {
+	elements := strings.Split(path, ".")
+	for _, e := range elements[:len(elements)-1] {
+		name, _, _ := strings.Cut(e, "[")
+		field, ok := fieldNamed(t, name)
+		if !ok {
+			return ""
+		}
+		t = field
+	}
+	last := elements[len(elements)-1]
+	return meant(last, fieldNames(t))
+}
+
+// under returns the struct type behind pointers and lists.
+func under(t reflect.Type) reflect.Type {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	return t
+}
+
+func fieldNamed(t reflect.Type, name string) (reflect.Type, bool) {
+	t = under(t)
+	if t.Kind() != reflect.Struct {
+		return nil, false
+	}
+	for f := range structFields(t) {
+		if jsonName(f) == name {
+			return f.Type, true
+		}
+	}
+	return nil, false
+}
+
+func fieldNames(t reflect.Type) []string {
+	t = under(t)
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	var names []string
+	for f := range structFields(t) {
+		names = append(names, jsonName(f))
+	}
+	return names
+}
+
+// structFields yields the fields of a struct with those of inlined ones.
+func structFields(t reflect.Type) func(func(reflect.StructField) bool) {
+	return func(yield func(reflect.StructField) bool) {
+		for _, f := range reflect.VisibleFields(t) {
+			if jsonName(f) != "" && !yield(f) {
+				return
+			}
+		}
+	}
+}
+
+func jsonName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
+}
+
+// meant returns ` (did you mean "x"?)` for the nearest of the candidates, if
+// one is near.
+func meant(word string, candidates []string) string {
+	best, nearest := "", 3
+	for _, c := range candidates {
+		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < nearest {
+			best, nearest = c, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return ` (did you mean "` + best + `"?)`
+}
+
+// distance is the Levenshtein distance of two words.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

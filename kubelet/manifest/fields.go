@@ -1,0 +1,159 @@
+package manifest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// class is what becomes of a field that a manifest sets.
+type class struct {
+	works bool
+	why   string // for a field that does not work: why it is harmless
+}
+
+// A field that the table does not have, neither itself nor a parent, is
+// refused by name. An entry holds for everything below it. Lists are written as
+// name[].
+const (
+	worksTable = `
+apiVersion kind metadata.name metadata.namespace metadata.labels metadata.annotations
+spec.restartPolicy spec.terminationGracePeriodSeconds spec.activeDeadlineSeconds spec.serviceAccountName
+spec.dnsPolicy spec.dnsConfig spec.hostname spec.subdomain spec.hostAliases
+spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace
+spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot
+spec.securityContext.supplementalGroups spec.securityContext.fsGroup spec.securityContext.seccompProfile
+spec.securityContext.seLinuxOptions spec.securityContext.sysctls
+spec.volumes[].name spec.volumes[].emptyDir spec.volumes[].hostPath spec.volumes[].configMap spec.volumes[].secret
+spec.volumes[].projected spec.volumes[].downwardAPI spec.volumes[].persistentVolumeClaim spec.volumes[].csi
+spec.initContainers[].restartPolicy`
+
+	containerTable = `
+name image command args workingDir imagePullPolicy stdin stdinOnce tty terminationMessagePath terminationMessagePolicy
+ports env[].name env[].value env[].valueFrom.fieldRef env[].valueFrom.resourceFieldRef env[].valueFrom.configMapKeyRef
+env[].valueFrom.secretKeyRef envFrom resources.limits resources.requests
+volumeMounts[].name volumeMounts[].mountPath volumeMounts[].readOnly volumeMounts[].subPath volumeMounts[].subPathExpr
+volumeMounts[].mountPropagation
+livenessProbe readinessProbe startupProbe lifecycle.postStart lifecycle.preStop
+securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot securityContext.privileged
+securityContext.allowPrivilegeEscalation securityContext.readOnlyRootFilesystem securityContext.capabilities
+securityContext.seccompProfile securityContext.seLinuxOptions securityContext.procMount`
+
+	noCluster   = "there is no scheduler on one node"
+	noToken     = "there is no API server whose token a Pod could use"
+	fromServer  = "the node sets it itself"
+	noResources = "there are no Services on one node"
+)
+
+func harmlessTable() map[string]string {
+	return map[string]string{
+		"status": fromServer, "metadata.uid": fromServer, "metadata.creationTimestamp": fromServer, "metadata.resourceVersion": fromServer,
+		"metadata.generation": fromServer, "metadata.managedFields": fromServer, "metadata.selfLink": fromServer,
+		"metadata.ownerReferences": "the owner is not here",
+		"spec.nodeName":            "every Pod of this directory runs on this node",
+		"spec.nodeSelector":        noCluster, "spec.affinity": noCluster, "spec.tolerations": noCluster, "spec.schedulerName": noCluster,
+		"spec.topologySpreadConstraints": noCluster, "spec.priority": noCluster, "spec.priorityClassName": noCluster, "spec.preemptionPolicy": noCluster,
+		"spec.serviceAccount": noToken, "spec.automountServiceAccountToken": noToken, "spec.enableServiceLinks": noResources,
+		"spec.os": "the node runs Linux",
+	}
+}
+
+// podTable returns the classes of a Pod's fields by path.
+func podTable() map[string]class {
+	table := map[string]class{}
+	for path, why := range harmlessTable() {
+		table[path] = class{why: why}
+	}
+	for path := range strings.FieldsSeq(worksTable) {
+		table[path] = class{works: true}
+	}
+	for name := range strings.FieldsSeq(containerTable) {
+		table["spec.containers[]."+name] = class{works: true}
+		table["spec.initContainers[]."+name] = class{works: true}
+	}
+	return table
+}
+
+// classify checks every field that a Pod's document sets. Objects of other
+// kinds are data: all their fields are kept, and what uses them judges.
+func classify(object, kind string, doc []byte) ([]Notice, error) {
+	if kind != "Pod" {
+		return nil, nil
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(doc, &tree); err != nil {
+		return nil, fmt.Errorf("%s: %w", object, err)
+	}
+	c := &classifier{table: podTable(), object: object, said: map[string]bool{}}
+	c.walk("", "", tree)
+	return c.notices, errors.Join(c.errs...)
+}
+
+type classifier struct {
+	table   map[string]class
+	object  string
+	said    map[string]bool
+	notices []Notice
+	errs    []error
+}
+
+// walk visits a value. path is as in the table, shown as the user counts, with
+// the indices of lists.
+func (c *classifier) walk(path, shown string, value any) {
+	if value == nil {
+		return
+	}
+	if entry, ok := c.table[path]; ok {
+		if !entry.works {
+			c.notice(path, entry.why)
+		}
+		return
+	}
+	if path != "" && !c.knows(path) {
+		c.refuse(shown)
+		return
+	}
+	switch v := value.(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			c.walk(join(path, name), join(shown, name), v[name])
+		}
+	case []any:
+		for i, item := range v {
+			c.walk(path+"[]", fmt.Sprintf("%s[%d]", shown, i), item)
+		}
+	}
+}
+
+// knows reports whether the table has anything below the path.
+func (c *classifier) knows(path string) bool {
+	for have := range c.table {
+		if strings.HasPrefix(have, path+".") || strings.HasPrefix(have, path+"[]") {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *classifier) refuse(shown string) {
+	c.errs = append(c.errs, fault.Unimplemented.Errorf("%s: field %s is not supported by nodekit: remove it", c.object, shown))
+}
+
+func (c *classifier) notice(path, why string) {
+	if !c.said[path] {
+		c.said[path] = true
+		c.notices = append(c.notices, Notice{Object: c.object, Field: path, Why: why})
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}

@@ -1,0 +1,197 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// validate checks what the Kubernetes API would refuse and the node could not
+// work with. All problems are joined.
+func validate(o Object) error {
+	var v problems
+	if o.GetName() == "" {
+		if o.GetGenerateName() != "" {
+			v.add("metadata.generateName", "a file needs metadata.name: its object is found again by it")
+		} else {
+			v.add("metadata.name", "is missing")
+		}
+	} else {
+		v.check("metadata.name", validation.IsDNS1123Subdomain(o.GetName()))
+	}
+	if o.GetNamespace() != "" {
+		v.check("metadata.namespace", validation.IsDNS1123Label(o.GetNamespace()))
+	}
+	if p, ok := o.(*v1.Pod); ok {
+		v.pod(p)
+	}
+	return errors.Join(v...)
+}
+
+// problems are the errors found so far.
+type problems []error
+
+func (v *problems) add(field, format string, args ...any) {
+	*v = append(*v, fault.Invalid.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+}
+
+func (v *problems) check(field string, wrong []string) {
+	for _, w := range wrong {
+		v.add(field, "%s", w)
+	}
+}
+
+func (v *problems) pod(p *v1.Pod) {
+	s := &p.Spec
+	switch s.RestartPolicy {
+	case v1.RestartPolicyAlways, v1.RestartPolicyOnFailure, v1.RestartPolicyNever:
+	default:
+		v.add("spec.restartPolicy", "%q is not Always, OnFailure or Never", s.RestartPolicy)
+	}
+	if g := s.TerminationGracePeriodSeconds; *g < 0 {
+		v.add("spec.terminationGracePeriodSeconds", "%d is negative", *g)
+	}
+	if d := s.ActiveDeadlineSeconds; d != nil && *d < 1 {
+		v.add("spec.activeDeadlineSeconds", "%d is less than 1", *d)
+	}
+	if s.DNSPolicy == v1.DNSNone && (s.DNSConfig == nil || len(s.DNSConfig.Nameservers) == 0) {
+		v.add("spec.dnsConfig.nameservers", "dnsPolicy None needs at least one")
+	}
+	volumes := v.volumes(s.Volumes)
+	if len(s.Containers) == 0 {
+		v.add("spec.containers", "a Pod needs at least one")
+	}
+	names := map[string]bool{}
+	for i := range s.InitContainers {
+		field := fmt.Sprintf("spec.initContainers[%d]", i)
+		c := &s.InitContainers[i]
+		v.container(field, c, names, volumes)
+		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+		if c.RestartPolicy != nil && !sidecar {
+			v.add(field+".restartPolicy", "%q is not Always", *c.RestartPolicy)
+		}
+		if !sidecar && (c.LivenessProbe != nil || c.ReadinessProbe != nil || c.StartupProbe != nil || c.Lifecycle != nil) {
+			v.add(field, "probes and lifecycle hooks are for sidecars (restartPolicy Always) and app containers")
+		}
+	}
+	for i := range s.Containers {
+		v.container(fmt.Sprintf("spec.containers[%d]", i), &s.Containers[i], names, volumes)
+	}
+}
+
+func (v *problems) volumes(list []v1.Volume) map[string]bool {
+	names := map[string]bool{}
+	for i := range list {
+		field := fmt.Sprintf("spec.volumes[%d].name", i)
+		v.check(field, validation.IsDNS1123Label(list[i].Name))
+		if names[list[i].Name] {
+			v.add(field, "%q is there twice", list[i].Name)
+		}
+		names[list[i].Name] = true
+	}
+	return names
+}
+
+func (v *problems) container(field string, c *v1.Container, names, volumes map[string]bool) {
+	v.check(field+".name", validation.IsDNS1123Label(c.Name))
+	if names[c.Name] {
+		v.add(field+".name", "%q is there twice", c.Name)
+	}
+	names[c.Name] = true
+	if strings.TrimSpace(c.Image) == "" {
+		v.add(field+".image", "is missing")
+	}
+	switch c.ImagePullPolicy {
+	case v1.PullAlways, v1.PullIfNotPresent, v1.PullNever:
+	default:
+		v.add(field+".imagePullPolicy", "%q is not Always, IfNotPresent or Never", c.ImagePullPolicy)
+	}
+	for i, e := range c.Env {
+		if e.Name == "" || strings.ContainsAny(e.Name, "=\x00") {
+			v.add(fmt.Sprintf("%s.env[%d].name", field, i), "%q is not the name of an environment variable", e.Name)
+		}
+	}
+	for i, p := range c.Ports {
+		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {
+			v.add(fmt.Sprintf("%s.ports[%d]", field, i), "a port is between 1 and 65535")
+		}
+	}
+	v.mounts(field, c.VolumeMounts, volumes)
+	v.probe(field+".livenessProbe", c.LivenessProbe)
+	v.probe(field+".readinessProbe", c.ReadinessProbe)
+	v.probe(field+".startupProbe", c.StartupProbe)
+	if c.Lifecycle != nil {
+		v.hook(field+".lifecycle.postStart", c.Lifecycle.PostStart)
+		v.hook(field+".lifecycle.preStop", c.Lifecycle.PreStop)
+	}
+	for name, request := range c.Resources.Requests {
+		if limit, ok := c.Resources.Limits[name]; ok && request.Cmp(limit) > 0 {
+			v.add(fmt.Sprintf("%s.resources.requests[%s]", field, name), "%s is more than the limit of %s", request.String(), limit.String())
+		}
+	}
+}
+
+func (v *problems) mounts(field string, list []v1.VolumeMount, volumes map[string]bool) {
+	targets := map[string]bool{}
+	for i, m := range list {
+		at := fmt.Sprintf("%s.volumeMounts[%d]", field, i)
+		if !volumes[m.Name] {
+			v.add(at+".name", "the Pod has no volume %q", m.Name)
+		}
+		if !path.IsAbs(m.MountPath) {
+			v.add(at+".mountPath", "%q is not an absolute path", m.MountPath)
+		}
+		if targets[path.Clean(m.MountPath)] {
+			v.add(at+".mountPath", "%q is there twice", m.MountPath)
+		}
+		targets[path.Clean(m.MountPath)] = true
+		if m.SubPath != "" && m.SubPathExpr != "" {
+			v.add(at, "subPath and subPathExpr exclude each other")
+		}
+		for _, sub := range []string{m.SubPath, m.SubPathExpr} {
+			if path.IsAbs(sub) || strings.Contains("/"+sub+"/", "/../") {
+				v.add(at, "subPath %q leaves the volume", sub)
+			}
+		}
+	}
+}
+
+func (v *problems) probe(field string, p *v1.Probe) {
+	if p == nil {
+		return
+	}
+	if n := count(p.Exec != nil, p.HTTPGet != nil, p.TCPSocket != nil, p.GRPC != nil); n != 1 {
+		v.add(field, "wants one of exec, httpGet, tcpSocket and grpc, and has %d", n)
+	}
+	if p.InitialDelaySeconds < 0 || p.TimeoutSeconds < 0 || p.PeriodSeconds < 0 || p.SuccessThreshold < 0 || p.FailureThreshold < 0 {
+		v.add(field, "a number is negative")
+	}
+	if p.SuccessThreshold != 1 && !strings.HasSuffix(field, "readinessProbe") {
+		v.add(field+".successThreshold", "must be 1")
+	}
+}
+
+func (v *problems) hook(field string, h *v1.LifecycleHandler) {
+	if h == nil {
+		return
+	}
+	if n := count(h.Exec != nil, h.HTTPGet != nil, h.Sleep != nil); n != 1 {
+		v.add(field, "wants one of exec, httpGet and sleep, and has %d", n)
+	}
+}
+
+func count(set ...bool) int {
+	n := 0
+	for _, s := range set {
+		if s {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package manifest
+
+import (
+	"context"
+	"log/slog"
+)
+
+// watch has no events here; the directory is listed from time to time.
+func watch(context.Context, string, *slog.Logger) <-chan []string { return nil }

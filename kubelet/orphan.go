@@ -1,0 +1,89 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+)
+
+// endOrphans ends what is left of Pods that have no object: sandboxes and
+// containers in the runtime, volumes, devices, directories and logs. It is
+// called when all sources have been read.
+func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
+	known := map[types.UID]bool{}
+	for _, have := range k.store.Pods() {
+		known[have.UID] = true
+	}
+	found, err := p.observer.Found(ctx)
+	for err != nil { // the runtime may be restarting
+		k.config.Logger.Warn("looking for orphans", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+		found, err = p.observer.Found(ctx)
+	}
+	left, err := k.onDisk()
+	if err != nil {
+		return err
+	}
+	for uid, id := range left {
+		if _, also := found[uid]; !also {
+			found[uid] = id
+		}
+	}
+	for uid, id := range found {
+		if !known[uid] && uid != "" {
+			k.config.Logger.Info("ending a Pod that has no object", "pod", id.String(), "uid", id.UID)
+			p.workers.Orphan(id)
+		}
+	}
+	return nil
+}
+
+// onDisk returns the Pods that have volumes, devices, a directory or logs. A
+// Pod of which only the uid is known takes that as its name.
+func (k *Kubelet) onDisk() (map[types.UID]call.Pod, error) {
+	found := map[types.UID]call.Pod{}
+	volumes, err := k.volumes.Pods()
+	if err != nil {
+		return nil, fmt.Errorf("looking for volumes of Pods that are gone: %w", err)
+	}
+	dirs, err := names(k.podsDir())
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range append(append(volumes, k.devices.Pods()...), dirs...) {
+		found[uid] = call.Pod{Name: string(uid), UID: string(uid)}
+	}
+	logs, err := names(k.logDir())
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range logs { // <namespace>_<name>_<uid>
+		if part := strings.Split(string(dir), "_"); len(part) == 3 {
+			found[types.UID(part[2])] = call.Pod{Namespace: part[0], Name: part[1], UID: part[2]}
+		}
+	}
+	return found, nil
+}
+
+func names(dir string) ([]types.UID, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("listing %q: %w", filepath.Base(dir), err)
+	}
+	var list []types.UID
+	for _, e := range entries {
+		list = append(list, types.UID(e.Name()))
+	}
+	return list, nil
+}

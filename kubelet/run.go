@@ -1,0 +1,156 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/internal/registration"
+	"github.com/nodekit-project/nodekit/kubelet/criconfig"
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
+	"github.com/nodekit-project/nodekit/kubelet/observer"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+	"github.com/nodekit-project/nodekit/kubelet/probe"
+	"github.com/nodekit-project/nodekit/kubelet/server"
+	"github.com/nodekit-project/nodekit/kubelet/status"
+	"github.com/nodekit-project/nodekit/kubelet/store"
+	"github.com/nodekit-project/nodekit/kubelet/worker"
+)
+
+// Run runs Pods until ctx ends and returns nil then; the Pods keep running. It
+// returns the first error of a part that cannot go on. The runtime and the
+// plugins may come, go and come back at any time.
+func (k *Kubelet) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	synced := make(chan struct{})
+	again := func() {}
+	if k.config.ManifestDir == "" {
+		close(synced)
+	} else {
+		dir, err := manifest.NewDirectory(k.config.ManifestDir, k.store, &manifest.Options{Report: k.config.OnManifest, Logger: k.config.Logger})
+		if err != nil {
+			return err
+		}
+		again = dir.Again
+		group.Go(func() error {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(k.sources, cancel)()
+			return dir.Run(ctx, func() { close(synced) })
+		})
+	}
+	group.Go(func() error {
+		return registration.Watch(ctx, k.registry(), map[string]registration.Handler{
+			registration.CSIPlugin: k.volumes.Handler(), registration.DevicePlugin: k.devices.Handler(),
+		}, &registration.Options{Logger: k.config.Logger})
+	})
+	group.Go(func() error { return k.devices.Run(ctx) })
+	group.Go(func() error {
+		return server.Serve(ctx, server.Config{Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), Pods: k.store.Pods,
+			Healthy: k.healthy, LogDir: k.logDir(), Logger: k.config.Logger})
+	})
+	group.Go(func() error { return k.runPods(ctx, synced, again) })
+	return group.Wait()
+}
+
+// runPods runs the workers. It begins when every source has been read and the
+// runtime answers: a Pod whose file is gone must not be started first, and
+// what belongs to no Pod must not be ended before all Pods are known.
+func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again func()) error {
+	select {
+	case <-synced:
+	case <-ctx.Done():
+		return nil
+	}
+	version, err := k.cri.Wait(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("connecting to the runtime: %w", err)
+	}
+	p := k.wire(ctx, version.RuntimeName)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.followPods(ctx, p, again) })
+	group.Go(func() error { return p.observer.Run(ctx) })
+	group.Go(func() error { return k.retry(ctx, p.workers) })
+	err = group.Wait()
+	p.workers.Wait()
+	return err
+}
+
+// parts are the parts that live as long as a Run.
+type parts struct {
+	workers  *worker.Manager
+	observer *observer.Observer
+}
+
+// wire makes the parts that need the runtime, and connects them.
+func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
+	p := &parts{}
+	log := k.config.Logger
+	wake := func(uid podUID) { p.workers.Wake(uid) }
+	ips := nodeIPs()
+	builder := criconfig.New(criconfig.Node{
+		Name: k.config.NodeName, ID: k.store.ID(), IPs: ips, PodsDir: k.podsDir(), LogDir: k.logDir(),
+		SeccompDir: filepath.Join(k.config.Root, "seccomp"), CgroupParent: k.config.CgroupParent, ResolvConf: "/etc/resolv.conf",
+		CPUs: cpus(), Memory: memory(),
+	}, k.store)
+	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.store.ID(), Changed: wake, Logger: log})
+	probes := probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Logger: log})
+	node := status.Node{IPs: ips, Runtime: runtimeName}
+	p.workers = worker.New(ctx, worker.Config{
+		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
+		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
+		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: probes, Cgroups: cgroups{},
+		OnStep: k.config.OnStep, Logger: log,
+	})
+	return p
+}
+
+// followPods gives the workers every change of a Pod.
+func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error {
+	events, err := k.store.Watch(ctx, &v1.Pod{})
+	if err != nil {
+		return err
+	}
+	for e := range events {
+		switch e.Type {
+		case store.Synced:
+			if err := k.endOrphans(ctx, p); err != nil {
+				return err
+			}
+		case store.Deleted:
+			p.workers.Gone(e.Object.(*v1.Pod))
+			again()
+		default:
+			p.workers.Update(e.Object.(*v1.Pod))
+		}
+	}
+	return nil
+}
+
+// retry makes waiting Pods try again when something came that they may be
+// waiting for.
+func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
+	events, err := k.store.Watch(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.volumes.Changed():
+		case <-k.devices.Changed():
+		case e := <-events:
+			if _, isPod := e.Object.(*v1.Pod); isPod || e.Object == nil {
+				continue
+			}
+		}
+		workers.Retry()
+	}
+}
