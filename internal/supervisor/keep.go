@@ -34,35 +34,42 @@ type Event struct {
 // when asked to and was killed. onEvent may be nil; it is called by one
 // goroutine.
 func Keep(ctx context.Context, command Command, onEvent func(Event)) error {
-	if onEvent == nil {
-		onEvent = func(Event) {}
-	}
 	process, err := Start(command)
 	if err != nil {
 		return err
 	}
+	return process.Keep(ctx, onEvent)
+}
+
+// Keep is like the function Keep for a process that was started already, and
+// may have ended since.
+func (p *Process) Keep(ctx context.Context, onEvent func(Event)) error {
+	if onEvent == nil {
+		onEvent = func(Event) {}
+	}
+	var err error
 	backoff := firstBackoff
 	for {
 		began := time.Now()
 		if err == nil {
-			onEvent(Event{PID: process.PID()})
+			onEvent(Event{PID: p.PID()})
 			select {
 			case <-ctx.Done():
-				return process.Stop(stopGrace)
-			case <-process.Done():
+				return p.Stop(stopGrace)
+			case <-p.Done():
 			}
-			err = process.Err()
+			err = p.Err()
 		}
 		if time.Since(began) >= calm {
 			backoff = firstBackoff
 		}
-		onEvent(Event{Err: err, Restart: backoff, Tail: process.Tail()})
+		onEvent(Event{Err: err, Restart: backoff, Tail: p.Tail()})
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, lastBackoff)
-		err = process.Restart()
+		err = p.Restart()
 	}
 }
