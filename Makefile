@@ -7,6 +7,8 @@ GO ?= go
 # are static and the same on every machine.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-buildid=
 TEST := $(GO) test -count=1 -timeout=280s
+# Tests whose outcome depends on the kernel and its cgroup version.
+VM_TESTS := ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/nft ./internal/supervisor
 PODTOOL_IMAGE := nodekit.dev/podtool:latest
 
 .PHONY: help build run test soak bench conformance test-vm check fmt fmt-check vet imports cross lint deps clean
@@ -44,6 +46,7 @@ bench: build ## measure a Pod's way to Ready, with the steps it is made of
 
 test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
 	@tools/deps vm
+	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/ $(VM_TESTS)
 	tools/vm/test bin
 
 check: fmt-check vet imports cross lint ## everything that needs no privilege
