@@ -40,6 +40,21 @@ func Remove(path string) error {
 	return nil
 }
 
+// Prune removes the cgroup if nothing is in it or below it, and leaves it alone
+// otherwise.
+func Prune(path string) error {
+	dirs, err := Dirs(path)
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		if err := rmdir(d); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("removing cgroup %q: %w", path, err)
+		}
+	}
+	return nil
+}
+
 func removeTree(dir string, deadline time.Time) error {
 	if err := rmdir(dir); err == nil {
 		return nil

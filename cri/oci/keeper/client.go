@@ -34,24 +34,18 @@ type Launch struct {
 	Procs []string
 }
 
-// Connect returns a client of the keeper that runs in l.Run, starting one if
-// none does. started says which it was: a new keeper knows no container. One
-// that speaks too old a protocol is fault.FailedPrecondition.
-func Connect(ctx context.Context, l Launch) (c *Client, started bool, err error) {
-	c = &Client{run: l.Run}
-	_, err = c.Hello(ctx)
-	if err == nil || !errors.Is(err, fault.Unavailable) {
-		return c, false, err
+// NewClient returns the client of the keeper in a run directory, which need not
+// be there yet.
+func NewClient(run string) *Client { return &Client{run: run} }
+
+// Start starts a keeper and returns once it accepts calls. It is no child of
+// the caller. Where another keeper runs already, or was faster, nothing is done.
+func Start(ctx context.Context, l Launch) error {
+	err := l.start(ctx)
+	if err == nil || errors.Is(err, fault.AlreadyExists) {
+		return nil
 	}
-	err = l.start(ctx)
-	if errors.Is(err, fault.AlreadyExists) { // another server was faster
-		_, err = c.Hello(ctx)
-		return c, false, err
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("starting keeper %q: %w", l.Binary, err)
-	}
-	return c, true, nil
+	return fmt.Errorf("starting keeper %q: %w", l.Binary, err)
 }
 
 func (l Launch) start(ctx context.Context) error {

@@ -65,7 +65,7 @@ func (s *server) start(id string, r *StartRequest) (Status, error) {
 
 // launch starts c's process and its attendants.
 func (s *server) launch(c *container, r *StartRequest) error {
-	std, child, err := newStdio(r, &s.buffers)
+	std, child, err := newStdio(r, &s.buffers, s.log.With("container", c.id))
 	if err != nil {
 		return fmt.Errorf("opening streams: %w", err)
 	}

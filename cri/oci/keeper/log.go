@@ -1,86 +1,39 @@
 package keeper
 
 import (
-	"bytes"
 	"errors"
-	"os"
-	"sync"
-	"time"
+	"io"
+
+	"github.com/nodekit-project/nodekit/cri/log"
 )
 
-// logFile writes the container's output in CRI's log format.
+// logFile is a container's log. An error of the file system, a full disk
+// mostly, loses the lines that were written meanwhile and nothing else: the
+// container must neither block nor die of it.
 type logFile struct {
-	mu   sync.Mutex
-	path string
-	file *os.File
-	rest map[byte][]byte
+	file           *log.Writer
+	stdout, stderr io.WriteCloser
 }
 
-const maxLine = 16 << 10
-
 func openLog(path string) (*logFile, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	w, err := log.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	return &logFile{path: path, file: f, rest: map[byte][]byte{}}, nil
+	return &logFile{w, w.Stream(log.Stdout), w.Stream(log.Stderr)}, nil
 }
 
-func (l *logFile) write(frame byte, data []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	var out []byte
-	rest := append(l.rest[frame], data...)
-	for {
-		i := bytes.IndexByte(rest, '\n')
-		switch {
-		case i >= 0 && i <= maxLine:
-			out = appendLine(out, now, frame, 'F', rest[:i])
-			rest = rest[i+1:]
-			continue
-		case len(rest) > maxLine:
-			out = appendLine(out, now, frame, 'P', rest[:maxLine])
-			rest = rest[maxLine:]
-			continue
-		}
-		break
-	}
-	l.rest[frame] = rest
-	_, _ = l.file.Write(out)
-}
-
-func appendLine(out []byte, now time.Time, frame, tag byte, text []byte) []byte {
-	out = now.UTC().AppendFormat(out, "2006-01-02T15:04:05.000000000Z07:00")
+func (l *logFile) write(frame byte, data []byte) error {
+	to := l.stdout
 	if frame == frameStderr {
-		out = append(out, " stderr "...)
-	} else {
-		out = append(out, " stdout "...)
+		to = l.stderr
 	}
-	out = append(out, tag, ' ')
-	out = append(out, text...)
-	return append(out, '\n')
+	_, err := to.Write(data)
+	return err
 }
 
-func (l *logFile) reopen() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	err = l.file.Close()
-	l.file = f
-	return errors.Join(err)
-}
+func (l *logFile) reopen() error { return l.file.Reopen() }
 
-func (l *logFile) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for frame, rest := range l.rest {
-		if len(rest) > 0 {
-			_, _ = l.file.Write(appendLine(nil, time.Now(), frame, 'F', rest))
-		}
-	}
-	_ = l.file.Close()
+func (l *logFile) close() error {
+	return errors.Join(l.stdout.Close(), l.stderr.Close(), l.file.Close())
 }

@@ -54,6 +54,7 @@ const readyFD = 3
 //	start  start a keeper that is no child of the caller, and return
 //	run    be the keeper
 //	pause  be the first process of a PID namespace that containers share
+//	true   do nothing, inside a container that shows whether containers work
 //
 // start and run take --state, --run and --cgroup, and expect an open pipe as
 // descriptor 3.
@@ -68,6 +69,8 @@ func Main(args []string) error {
 		return run(args[1:])
 	case "pause":
 		return pause()
+	case "true":
+		return nil
 	}
 	return fault.Invalid.Errorf("%q is none of start, run and pause", args[0])
 }

@@ -78,13 +78,18 @@ func (k *children) end() {
 // fork starts a program with files as its first descriptors. Call it between
 // begin and end.
 func (k *children) fork(args []string, dir string, files []*os.File) (*process, error) {
-	fds := make([]uintptr, len(files))
-	for i, f := range files {
-		fds[i] = f.Fd()
+	fds, err := descriptors(files)
+	if err == nil {
+		err = blocking(fds)
 	}
-	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
-		Dir: dir, Env: os.Environ(), Files: fds, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+	if err != nil {
+		return nil, fmt.Errorf("starting %q: %w", args[0], err)
+	}
+	attr := &syscall.ProcAttr{Dir: dir, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}}
+	for _, fd := range fds {
+		attr.Files = append(attr.Files, uintptr(fd))
+	}
+	pid, err := syscall.ForkExec(args[0], args, attr)
 	if err != nil {
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -237,12 +238,19 @@ func (s *server) statusOf(c *container) Status {
 	return c.status()
 }
 
+// list waits for starts under way, so that each container has a process or an
+// exit.
 func (s *server) list() []Status {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	containers := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
 	var all []Status
-	for _, c := range s.containers {
-		all = append(all, c.status())
+	for _, c := range containers {
+		c.life.Lock()
+		if s.lookup(c.id) == c {
+			all = append(all, s.statusOf(c))
+		}
+		c.life.Unlock()
 	}
 	return all
 }

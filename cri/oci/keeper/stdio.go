@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -18,6 +19,8 @@ import (
 // then to those who are attached.
 type stdio struct {
 	buffers *buffers
+	report  *slog.Logger
+	failed  sync.Once
 	log     *logFile
 	stdin   *os.File // write end of the pipe, or the terminal, or nil
 	once    bool     // close stdin after the first attach
@@ -39,8 +42,8 @@ type output struct {
 type childFiles [3]*os.File
 
 // newStdio opens the streams of a container. Nothing is read before pump.
-func newStdio(r *StartRequest, b *buffers) (s *stdio, child childFiles, err error) {
-	s = &stdio{buffers: b, once: r.StdinOnce, attached: map[*attachment]struct{}{}, drained: make(chan struct{})}
+func newStdio(r *StartRequest, b *buffers, report *slog.Logger) (s *stdio, child childFiles, err error) {
+	s = &stdio{buffers: b, report: report, once: r.StdinOnce, attached: map[*attachment]struct{}{}, drained: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			closeAll(child[:])
@@ -161,7 +164,7 @@ func readAgain(fd int, buf []byte) (n int, err error) {
 
 func (s *stdio) deliver(frame byte, data []byte) {
 	if s.log != nil {
-		s.log.write(frame, data)
+		s.complain(s.log.write(frame, data))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,9 +173,17 @@ func (s *stdio) deliver(frame byte, data []byte) {
 	}
 }
 
+// complain reports the first error of the log; the thousands that may follow
+// say the same.
+func (s *stdio) complain(err error) {
+	if err != nil {
+		s.failed.Do(func() { s.report.Error("writing a container's log", "err", err) })
+	}
+}
+
 func (s *stdio) finish() {
 	if s.log != nil {
-		s.log.close()
+		s.complain(s.log.close())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -136,9 +136,9 @@ func send(c *net.UnixConn, msg any, files ...*os.File) error {
 	packet = append(packet, body...)
 	var rights []byte
 	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = int(f.Fd())
+		fds, err := descriptors(files)
+		if err != nil {
+			return err
 		}
 		rights = unix.UnixRights(fds...)
 	}
@@ -147,6 +147,32 @@ func send(c *net.UnixConn, msg any, files ...*os.File) error {
 		_, err = c.Write(packet[n:])
 	}
 	return err
+}
+
+// descriptors returns the files' descriptors without changing their mode, as
+// os.File.Fd would. They stay valid while the files are open.
+func descriptors(files []*os.File) (fds []int, err error) {
+	for _, f := range files {
+		conn, err := f.SyscallConn()
+		if err == nil {
+			err = conn.Control(func(fd uintptr) { fds = append(fds, int(fd)) })
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return fds, nil
+}
+
+// blocking makes descriptors fit to be a program's standard streams, which
+// expects reads and writes to block.
+func blocking(fds []int) error {
+	for _, fd := range fds {
+		if err := unix.SetNonblock(fd, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // maxFiles is the most descriptors that ride on one message.

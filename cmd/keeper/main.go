@@ -1,0 +1,17 @@
+// Command keeper is the parent of an OCI runtime server's containers; see
+// cri/oci/keeper. The server starts it; people do not.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+)
+
+func main() {
+	if err := keeper.Main(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "keeper:", err)
+		os.Exit(1)
+	}
+}

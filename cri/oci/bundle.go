@@ -1,0 +1,188 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// buildSpec gathers what the machine and the image say about a container and
+// returns its spec.
+func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.Rootfs) (*specs.Spec, error) {
+	in := spec.Input{
+		Sandbox: c.Sandbox.Config, Container: c.Config, Image: root.Config, Rootfs: root.Path,
+		Cgroup: r.cgroupOf(c), Files: r.sandboxFiles(c.Sandbox), Host: r.host,
+	}
+	var err error
+	if in.Namespaces, err = r.namespacesOf(ctx, c); err != nil {
+		return nil, err
+	}
+	if in.Devices, err = devicesOf(c); err != nil {
+		return nil, err
+	}
+	if in.Users, err = usersOf(root.Path); err != nil {
+		return nil, err
+	}
+	if p := c.Config.GetLinux().GetSecurityContext().GetSeccomp(); p.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
+		if in.Seccomp, err = os.ReadFile(p.GetLocalhostRef()); err != nil {
+			return nil, fault.Invalid.Errorf("reading the seccomp profile: %w", err)
+		}
+	}
+	doc, err := spec.Build(in)
+	if err != nil {
+		return nil, err
+	}
+	if err := resolveMounts(doc); err != nil {
+		return nil, err
+	}
+	return doc, injectCDI(doc, c.Config)
+}
+
+// namespacesOf returns the namespaces that a container joins.
+func (r *Runtime) namespacesOf(ctx context.Context, c *cri.Container) (n spec.Namespaces, err error) {
+	dir := r.sandboxDir(c.Sandbox.ID)
+	if !hostNetwork(c.Sandbox) {
+		n.Net, n.UTS = filepath.Join(dir, "net"), filepath.Join(dir, "uts")
+	}
+	if !hostIPC(c.Sandbox) {
+		n.IPC = filepath.Join(dir, "ipc")
+	}
+	options := c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	switch options.GetPid() {
+	case runtimeapi.NamespaceMode_NODE:
+		n.HostPID = true
+	case runtimeapi.NamespaceMode_POD:
+		// The kubelet leaves the container's own options out, which reads as POD;
+		// the sandbox decides.
+		if sharesPID(c.Sandbox) {
+			n.PID = filepath.Join(dir, "pid")
+		}
+	case runtimeapi.NamespaceMode_TARGET:
+		n.PID, err = r.targetPID(ctx, options.GetTargetId())
+	}
+	return n, err
+}
+
+// targetPID returns the PID namespace of a running container, by a path that
+// is good for as long as that container runs.
+func (r *Runtime) targetPID(ctx context.Context, id string) (string, error) {
+	list, err := r.keeper.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, st := range list {
+		if st.ID == id && st.PID != 0 {
+			return fmt.Sprintf("/proc/%d/ns/pid", st.PID), nil
+		}
+	}
+	return "", fault.FailedPrecondition.Errorf("container %q, whose PID namespace is to be shared, is not running", id)
+}
+
+func devicesOf(c *cri.Container) ([]spec.Device, error) {
+	list, err := lookupDevices(c.Config.GetDevices())
+	if err != nil || !c.Config.GetLinux().GetSecurityContext().GetPrivileged() {
+		return list, err
+	}
+	all, err := allDevices()
+	return append(all, list...), err
+}
+
+// usersOf reads the image's accounts without following its links out of it.
+func usersOf(rootfs string) (u spec.Users, err error) {
+	root, err := os.OpenRoot(rootfs)
+	if err != nil {
+		return u, err
+	}
+	defer root.Close()
+	for name, into := range map[string]*[]byte{"etc/passwd": &u.Passwd, "etc/group": &u.Group} {
+		content, err := root.ReadFile(name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return u, fmt.Errorf("reading the image's accounts: %w", err)
+		}
+		*into = content
+	}
+	return u, nil
+}
+
+// resolveMounts follows the host paths of bind mounts, as the CRI demands, and
+// reports those that are not there.
+func resolveMounts(doc *specs.Spec) error {
+	for i := range doc.Mounts {
+		m := &doc.Mounts[i]
+		if m.Type != "bind" {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(m.Source)
+		if err != nil {
+			return fault.Invalid.Errorf("the mount at %q: %w", m.Destination, err)
+		}
+		m.Source = real
+	}
+	return nil
+}
+
+// injectCDI applies the devices that are named in the way of the Container
+// Device Interface, by field or by annotation.
+func injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
+	var names []string
+	for _, d := range c.GetCDIDevices() {
+		names = append(names, d.GetName())
+	}
+	_, annotated, err := cdi.ParseAnnotations(c.GetAnnotations())
+	if err != nil {
+		return fault.Invalid.Errorf("reading CDI annotations: %w", err)
+	}
+	for _, n := range annotated {
+		if !contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	cache, err := cdi.NewCache(cdi.WithAutoRefresh(false))
+	if err != nil {
+		return fmt.Errorf("reading CDI specs: %w", err)
+	}
+	if missing, err := cache.InjectDevices(doc, names...); err != nil {
+		return fault.Invalid.Errorf("injecting CDI devices (not found: %s): %w", strings.Join(missing, " "), err)
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+// stopSignal is the container's own, the image's, or SIGTERM.
+func stopSignal(c *runtimeapi.ContainerConfig, image string) (unix.Signal, error) {
+	name := image
+	if s := c.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		name = strings.TrimPrefix(s.String(), "SIGNAL_")
+	}
+	if name == "" {
+		return unix.SIGTERM, nil
+	}
+	if sig := parseSignal(name); sig != 0 {
+		return sig, nil
+	}
+	return 0, fault.Invalid.Errorf("stop signal %q is unknown", name)
+}

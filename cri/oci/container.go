@@ -1,0 +1,252 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// containerState is cri.Container.State: what later calls need and nothing
+// else says.
+type containerState struct {
+	Version    int    `json:"version"`
+	Engine     string `json:"engine"` // path of the OCI runtime that runs it
+	StopSignal int    `json:"stopSignal"`
+}
+
+const stateVersion = 1
+
+func bundleOf(c *cri.Container) string { return filepath.Join(c.Dir, "bundle") }
+
+// imageDir is where the image store keeps the container's root file system.
+func imageDir(c *cri.Container) string { return filepath.Join(c.Dir, "image") }
+
+func (r *Runtime) cgroupOf(c *cri.Container) string {
+	parent, _ := r.parentCgroup(c.Sandbox)
+	return filepath.Join(parent, c.ID)
+}
+
+// engineOf returns the OCI runtime that runs the container, which need not be
+// the one that new containers get.
+func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
+	st := containerState{Engine: r.engine.path, StopSignal: int(unix.SIGTERM)}
+	if len(c.State) > 0 {
+		if err := json.Unmarshal(c.State, &st); err != nil {
+			return engine{}, st, fmt.Errorf("reading the state of container %q: %w", c.ID, err)
+		}
+		if st.Version > stateVersion {
+			return engine{}, st, fault.FailedPrecondition.Errorf("the state of container %q is of version %d, and this program knows %d", c.ID, st.Version, stateVersion)
+		}
+	}
+	return engine{path: st.Engine, root: r.engine.root}, st, nil
+}
+
+// createContainer mounts the root file system and writes the bundle.
+func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
+	root, err := r.cfg.Images.Rootfs(ctx, c.ImageRef, imageDir(c))
+	if err != nil {
+		return err
+	}
+	c.ImageRef = root.ImageID
+	doc, err := r.buildSpec(ctx, c, root)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(bundleOf(c), 0o700); err != nil {
+		return fmt.Errorf("making the bundle: %w", err)
+	}
+	if err := writeJSON(filepath.Join(bundleOf(c), "config.json"), doc); err != nil {
+		return fmt.Errorf("writing the bundle: %w", err)
+	}
+	sig, err := stopSignal(c.Config, root.Config.StopSignal)
+	if err != nil {
+		return err
+	}
+	c.State, err = json.Marshal(containerState{Version: stateVersion, Engine: r.engine.path, StopSignal: int(sig)})
+	return err
+}
+
+// startContainer runs the program. One run of the OCI runtime creates and
+// starts the container, which costs half of doing it in two.
+func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
+	r.mu.Lock()
+	r.containers[c.ID] = c
+	r.mu.Unlock()
+	_, err := r.launch(ctx, c.ID, bundleOf(c), &keeper.StartRequest{
+		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
+		OOMFile: cgroup.OOMFile(r.cgroupOf(c)),
+		Command: keeper.Command{Console: consoleName(c.Config.GetTty())},
+	})
+	return err
+}
+
+func consoleName(tty bool) string {
+	if tty {
+		return "console.sock"
+	}
+	return ""
+}
+
+// launch has the keeper run a bundle. The pid file and the console lie in the
+// bundle, and so do the OCI runtime's complaints.
+func (r *Runtime) launch(ctx context.Context, id, bundle string, req *keeper.StartRequest) (keeper.Status, error) {
+	const pidFile, log = "pid", "runtime.log"
+	rest := []string{"--detach", "--bundle", bundle, "--pid-file", filepath.Join(bundle, pidFile)}
+	if req.Command.Console != "" {
+		rest = append(rest, "--console-socket", req.Command.Console)
+	}
+	req.Command.Args = r.engine.args(filepath.Join(bundle, log), "run", append(rest, id)...)
+	req.Command.Dir, req.Command.PIDFile = bundle, pidFile
+	st, err := r.keeper.Start(ctx, id, req)
+	if err != nil {
+		if msg := logMessage(filepath.Join(bundle, log)); msg != "" && !errors.Is(err, fault.Unavailable) {
+			err = fault.Of(err).Wrap(errors.New(msg))
+		}
+		return st, err
+	}
+	return st, nil
+}
+
+// stopContainer asks the program to end and kills it after grace.
+func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace time.Duration) error {
+	_, st, err := r.engineOf(c)
+	if err != nil {
+		return err
+	}
+	if grace > 0 {
+		ended, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace)
+		if err != nil || ended {
+			return errors.Join(err, r.killRest(c))
+		}
+	}
+	if _, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit); err != nil {
+		return err
+	}
+	return r.killRest(c)
+}
+
+// killLimit is how long a process that was sent SIGKILL may take to end; with
+// gigabytes of memory to give back that is seconds.
+const killLimit = 30 * time.Second
+
+// endWithin signals the container and waits for its end. A container that the
+// keeper does not know has ended.
+func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration) (ended bool, err error) {
+	err = r.keeper.Signal(ctx, id, sig)
+	if errors.Is(err, fault.NotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	timed, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	_, err = r.keeper.Wait(timed, id)
+	switch {
+	case err == nil || errors.Is(err, fault.NotFound):
+		return true, nil
+	case timed.Err() != nil && ctx.Err() == nil:
+		return false, nil
+	}
+	return false, err
+}
+
+// killRest kills what a container left behind in its cgroup: everything, when
+// it shared its PID namespace with others.
+func (r *Runtime) killRest(c *cri.Container) error { return cgroup.Kill(r.cgroupOf(c)) }
+
+// removeContainer ends the container and takes away all that it had, by the
+// ways of the kernel and not of the OCI runtime, which costs a third.
+func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
+	if err := r.keeper.Remove(ctx, c.ID); err != nil {
+		return err
+	}
+	if err := r.killRest(c); err != nil {
+		return err
+	}
+	e, _, err := r.engineOf(c)
+	if err != nil {
+		return err
+	}
+	if err := r.deleteState(ctx, e, c); err != nil {
+		return err
+	}
+	if err := cgroup.Remove(r.cgroupOf(c)); err != nil {
+		return err
+	}
+	if err := r.cfg.Images.ReleaseRootfs(imageDir(c)); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	delete(r.containers, c.ID)
+	r.mu.Unlock()
+	return os.RemoveAll(bundleOf(c))
+}
+
+// deleteState removes what the OCI runtime remembers of the container. Only
+// hooks that run after the end need the runtime itself for that.
+func (r *Runtime) deleteState(ctx context.Context, e engine, c *cri.Container) error {
+	state := e.stateDir(c.ID)
+	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	doc, err := readSpec(bundleOf(c))
+	if err == nil && doc.Hooks != nil && len(doc.Hooks.Poststop) > 0 {
+		log := filepath.Join(bundleOf(c), "delete.log")
+		cmd := &keeper.Command{Args: e.args(log, "delete", "--force", c.ID), Dir: bundleOf(c)}
+		if err := r.keeper.Runtime(ctx, cmd); err != nil {
+			return fmt.Errorf("deleting container %q: %s: %w", c.ID, logMessage(log), err)
+		}
+	}
+	return os.RemoveAll(state)
+}
+
+func readSpec(bundle string) (*specs.Spec, error) {
+	content, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the bundle: %w", err)
+	}
+	var doc specs.Spec
+	if err := json.Unmarshal(content, &doc); err != nil {
+		return nil, fmt.Errorf("reading the bundle: %w", err)
+	}
+	return &doc, nil
+}
+
+// updateContainer writes new limits to the container's cgroup. When that fails
+// half way the limits that the container had are written again.
+func (r *Runtime) updateContainer(_ context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
+	if len(res.GetHugepageLimits()) > 0 {
+		return fault.Unimplemented.Errorf("hugepage limits cannot be changed")
+	}
+	err := cgroup.Set(r.cgroupOf(c), limitsOf(res))
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, cgroup.Set(r.cgroupOf(c), limitsOf(c.Config.GetLinux().GetResources())))
+}
+
+func limitsOf(res *runtimeapi.LinuxContainerResources) cgroup.Limits {
+	return cgroup.Limits{
+		CPUShares: uint64(max(res.GetCpuShares(), 0)), CPUQuota: res.GetCpuQuota(), CPUPeriod: uint64(max(res.GetCpuPeriod(), 0)),
+		Memory: res.GetMemoryLimitInBytes(), MemorySwap: res.GetMemorySwapLimitInBytes(),
+		CPUs: res.GetCpusetCpus(), Mems: res.GetCpusetMems(), Unified: res.GetUnified(),
+	}
+}
+
+func (r *Runtime) reopenLog(ctx context.Context, c *cri.Container) error {
+	return r.keeper.Reopen(ctx, c.ID)
+}

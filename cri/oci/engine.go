@@ -1,0 +1,145 @@
+package oci
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// engine is an OCI runtime program.
+type engine struct {
+	path string // of the program
+	root string // its --root, for the state of its containers
+}
+
+// args are the arguments of one invocation. What goes wrong is written to log.
+func (e engine) args(log, verb string, rest ...string) []string {
+	return append([]string{e.path, "--root", e.root, "--log", log, "--log-format", "json", verb}, rest...)
+}
+
+// stateDir is where the engine keeps what it knows of a container.
+func (e engine) stateDir(id string) string { return filepath.Join(e.root, id) }
+
+// chooseEngine finds the OCI runtime. An empty name means crun where it works,
+// because it is several times faster, else runc.
+func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
+	candidates := []string{"crun", "runc"}
+	if c.Runtime != "" {
+		candidates = []string{c.Runtime}
+	}
+	var tried []error
+	for _, name := range candidates {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			tried = append(tried, err)
+			continue
+		}
+		e := engine{path: path, root: root}
+		if err := e.probe(ctx, c); err != nil {
+			tried = append(tried, err)
+			continue
+		}
+		c.Logger.Info("oci runtime chosen", "path", path)
+		return e, nil
+	}
+	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime works here, install runc or crun (apt-get install runc): %w", errors.Join(tried...))
+}
+
+// probe runs the smallest container there is, because a version number does
+// not tell whether a runtime can work with this machine's cgroups: crun, for
+// one, refuses a hybrid host.
+func (e engine) probe(ctx context.Context, c *Config) (err error) {
+	id := "probe-" + randomID()
+	cg := filepath.Join(c.CgroupParent, id)
+	bundle := filepath.Join(c.RunDir, id)
+	defer func() {
+		err = errors.Join(err, cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(e.stateDir(id)), os.RemoveAll(bundle))
+	}()
+	if err := writeBundle(bundle, bareSpec(c.Keeper, cg, "/keeper", "true")); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	log := filepath.Join(bundle, "log")
+	args := e.args(log, "run", "--bundle", bundle, id)
+	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %s", e.path, firstText(logMessage(log), string(out), err.Error()))
+	}
+	return nil
+}
+
+// writeBundle makes the bundle of a bare container. Its root must be open to
+// the container's user; the bundle around it need not.
+func writeBundle(bundle string, s *specs.Spec) error {
+	root := filepath.Join(bundle, "rootfs")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(bundle, "config.json"), s)
+}
+
+// bareSpec is a container that sees one program and nothing else.
+func bareSpec(program, cgroupPath string, args ...string) *specs.Spec {
+	return &specs.Spec{
+		Version: "1.0.2",
+		Root:    &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{
+			Args: args, Cwd: "/", NoNewPrivileges: true,
+			User:         specs.User{UID: 65535, GID: 65535},
+			Capabilities: &specs.LinuxCapabilities{},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: args[0], Type: "bind", Source: program, Options: []string{"bind", "ro", "nosuid", "nodev"}},
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: cgroupPath,
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}},
+			Resources:   &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			MaskedPaths: []string{"/proc/keys", "/proc/kcore", "/proc/timer_list", "/proc/sched_debug"},
+		},
+	}
+}
+
+// logMessage returns the last error that an engine wrote to its log.
+func logMessage(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	var last string
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
+		var line struct{ Level, Msg string }
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Level == "error" {
+			last = line.Msg
+		}
+	}
+	return last
+}
+
+func firstText(texts ...string) string {
+	for _, t := range texts {
+		if t = strings.TrimSpace(t); t != "" {
+			return t
+		}
+	}
+	return ""
+}

@@ -1,0 +1,189 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// exec runs a command in a container.
+func (r *Runtime) exec(ctx context.Context, c *cri.Container, argv []string, s cri.Streams) (int32, error) {
+	dir := r.run("exec", randomID())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("executing in container %q: %w", c.ID, err)
+	}
+	defer os.RemoveAll(dir)
+	cmd, err := r.execCommand(c, argv, s.TTY, dir)
+	if err != nil {
+		return 0, err
+	}
+	streams, err := newExecStreams(s)
+	if err != nil {
+		return 0, err
+	}
+	defer streams.close()
+	p, err := r.keeper.Exec(ctx, cmd, streams.child)
+	streams.closeChild()
+	if err != nil {
+		if msg := logMessage(filepath.Join(dir, "log")); msg != "" {
+			err = fault.Of(err).Wrap(errors.New(msg))
+		}
+		return 0, fmt.Errorf("executing in container %q: %w", c.ID, err)
+	}
+	streams.copy(s, p.Terminal)
+	code, err := p.Wait()
+	if err != nil {
+		return 0, fmt.Errorf("executing in container %q: %w", c.ID, err)
+	}
+	streams.drain()
+	return code, nil
+}
+
+// execCommand writes the process document: the container's own process with
+// another program.
+func (r *Runtime) execCommand(c *cri.Container, argv []string, tty bool, dir string) (*keeper.Command, error) {
+	e, _, err := r.engineOf(c)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := readSpec(bundleOf(c))
+	if err != nil {
+		return nil, err
+	}
+	doc.Process.Args, doc.Process.Terminal = argv, tty
+	if err := writeJSON(filepath.Join(dir, "process.json"), doc.Process); err != nil {
+		return nil, err
+	}
+	rest := []string{"--detach", "--pid-file", filepath.Join(dir, "pid"), "--process", filepath.Join(dir, "process.json")}
+	if tty {
+		rest = append(rest, "--console-socket", consoleName(tty))
+	}
+	return &keeper.Command{
+		Args: e.args(filepath.Join(dir, "log"), "exec", append(rest, c.ID)...),
+		Dir:  dir, PIDFile: "pid", Console: consoleName(tty),
+	}, nil
+}
+
+// execStreams are the pipes between the client's streams and the program's.
+type execStreams struct {
+	child [3]*os.File // the program's ends
+	own   [3]*os.File // ours; nil where nothing was asked for
+	outs  sync.WaitGroup
+}
+
+func newExecStreams(s cri.Streams) (x *execStreams, err error) {
+	x = &execStreams{}
+	defer func() {
+		if err != nil {
+			x.closeChild()
+			x.close()
+		}
+	}()
+	for i, wanted := range []bool{s.Stdin != nil, s.Stdout != nil, s.Stderr != nil} {
+		switch {
+		case !wanted || s.TTY:
+			x.child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		case i == 0:
+			x.child[0], x.own[0], err = os.Pipe()
+		default:
+			x.own[i], x.child[i], err = os.Pipe()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return x, nil
+}
+
+// copy begins to move bytes. With a terminal it takes the place of the pipes.
+func (x *execStreams) copy(s cri.Streams, tty *os.File) {
+	if tty != nil {
+		x.own = [3]*os.File{tty, tty, nil}
+		go func() {
+			for size := range s.Resize {
+				_ = keeper.Resize(tty, size.Width, size.Height) // the terminal may be gone
+			}
+		}()
+	}
+	if s.Stdin != nil {
+		go func() {
+			_, _ = io.Copy(x.own[0], s.Stdin) // the program may not want it
+			if tty == nil {
+				_ = x.own[0].Close()
+			}
+		}()
+	}
+	for i, to := range map[int]io.Writer{1: s.Stdout, 2: s.Stderr} {
+		if from := x.own[i]; from != nil && to != nil {
+			x.outs.Go(func() { _, _ = io.Copy(to, from) }) // a terminal ends with EIO
+		}
+	}
+}
+
+// drainLimit is how long output is waited for after the program's end while a
+// process that it started still holds the streams.
+const drainLimit = time.Second
+
+// drain waits until everything that the program wrote has been copied.
+func (x *execStreams) drain() {
+	done := make(chan struct{})
+	go func() {
+		x.outs.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(drainLimit):
+		for _, f := range x.own[1:] {
+			if f != nil {
+				_ = f.Close() // ends the copies
+			}
+		}
+		<-done
+	}
+}
+
+func (x *execStreams) closeChild() { closeFiles(x.child[:]) }
+
+func (x *execStreams) close() { closeFiles(x.own[:]) }
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close() // pipes and terminals: nothing is buffered
+		}
+	}
+}
+
+// attach joins the streams of the container's own program.
+func (r *Runtime) attach(ctx context.Context, c *cri.Container, s cri.Streams) error {
+	a, err := r.keeper.Attach(ctx, c.ID, s.Stdin != nil)
+	if err != nil {
+		return fmt.Errorf("attaching to container %q: %w", c.ID, err)
+	}
+	defer a.Close()
+	if s.Stdin != nil {
+		go func() {
+			if _, err := io.Copy(a, s.Stdin); err == nil {
+				_ = a.CloseStdin()
+			}
+		}()
+	}
+	if s.TTY {
+		go func() {
+			for size := range s.Resize {
+				_ = a.Resize(size.Width, size.Height)
+			}
+		}()
+	}
+	return a.Copy(s.Stdout, s.Stderr)
+}

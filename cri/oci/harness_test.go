@@ -1,0 +1,377 @@
+package oci_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/rpc"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// The test binary is also the runtime server that the tests kill: with
+// serverDir in its environment it serves the node in that directory.
+const (
+	serverDir = "NODEKIT_OCI_TEST_DIR"
+	toolsDir  = "NODEKIT_OCI_TEST_TOOLS"
+	imageName = "nodekit.dev/podtool:latest"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(serverDir); dir != "" {
+		if err := serve(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "nodekit-oci-tools-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/keeper", "../../cmd/podtool")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("building the test programs: %v\n%s", err, out))
+	}
+	os.Setenv(toolsDir, dir)
+	return m.Run()
+}
+
+// paths of a test node.
+type paths struct{ dir string }
+
+func (p paths) socket() string { return "unix://" + p.dir + "/s" }
+func (p paths) cgroup() string { return "/nodekit-oci-" + filepath.Base(p.dir) }
+func (p paths) cfg() oci.Config {
+	return oci.Config{
+		StateDir: p.dir + "/oci", RunDir: p.dir + "/run", CgroupParent: p.cgroup(),
+		Keeper: filepath.Join(os.Getenv(toolsDir), "keeper"),
+	}
+}
+
+func openRuntime(ctx context.Context, dir string, log *slog.Logger) (*oci.Runtime, error) {
+	p := paths{dir}
+	cfg := p.cfg()
+	cfg.Logger = log
+	var err error
+	if cfg.Images, err = image.Open(dir+"/images", nil); err != nil {
+		return nil, err
+	}
+	cfg.Network, err = cniruntime.Open(cniruntime.Config{ConfDir: dir + "/net.d", BinDirs: []string{dir + "/bin"}, StateDir: dir + "/cni"})
+	if err != nil {
+		return nil, err
+	}
+	return oci.New(ctx, cfg)
+}
+
+// serve is the server process.
+func serve(dir string) error {
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer cancel()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	rt, err := openRuntime(ctx, dir, log)
+	if err != nil {
+		return err
+	}
+	err = cri.Serve(ctx, paths{dir}.socket(), rt.CRI(), &cri.Options{StateDir: dir + "/cri", Logger: log})
+	return errors.Join(err, rt.Close())
+}
+
+// node is a runtime server under test, in a process of its own.
+type node struct {
+	paths
+	t   *testing.T
+	cmd *exec.Cmd
+	rs  runtimeapi.RuntimeServiceClient
+	log *os.File
+}
+
+// fakeCNI gives every sandbox one address of the documentation range and keeps
+// a file per attachment, so that a DEL that was forgotten is seen.
+const fakeCNI = `#!/bin/sh
+d=$(dirname "$0")/../attached
+case "$CNI_COMMAND" in
+ADD) : >"$d/$CNI_CONTAINERID"
+echo '{"cniVersion":"1.0.0","interfaces":[],"ips":[{"address":"192.0.2.7/24"}]}' ;;
+DEL) rm -f "$d/$CNI_CONTAINERID" ;;
+VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}' ;;
+esac
+`
+
+// newNode starts a node and checks at the end that nothing of it is left.
+func newNode(t *testing.T) *node {
+	t.Helper()
+	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
+	dir, err := os.MkdirTemp("", "nkoci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{paths: paths{dir}, t: t}
+	before, err := leak.Take(leak.Scope{
+		Kinds:    []leak.Kind{leak.Mount, leak.Namespace, leak.Cgroup, leak.Process},
+		Prefixes: map[leak.Kind][]string{leak.Mount: {dir}, leak.Namespace: {dir}, leak.Cgroup: {n.cgroup()}},
+		Marker:   dir,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.end(before) })
+	for _, d := range []string{"net.d", "bin", "attached", "logs"} {
+		n.must(os.Mkdir(filepath.Join(dir, d), 0o755))
+	}
+	n.must(os.WriteFile(dir+"/net.d/10-test.conflist", []byte(`{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"fake"}]}`), 0o644))
+	n.must(os.WriteFile(dir+"/bin/fake", []byte(fakeCNI), 0o755))
+	archive, err := image.Pack(filepath.Join(os.Getenv(toolsDir), "podtool"), imageName)
+	n.must(err)
+	n.must(os.WriteFile(dir+"/podtool.tar", archive, 0o600))
+	store, err := image.Open(dir+"/images", nil)
+	n.must(err)
+	_, err = store.Load(t.Context(), dir+"/podtool.tar")
+	n.must(err)
+	n.start()
+	return n
+}
+
+func (n *node) must(err error) {
+	n.t.Helper()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// start starts the server and returns when it answers.
+func (n *node) start() {
+	n.t.Helper()
+	log, err := os.OpenFile(n.dir+"/server.log", os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	n.must(err)
+	defer log.Close()
+	n.cmd = exec.Command("/proc/self/exe")
+	n.cmd.Env = append(os.Environ(), serverDir+"="+n.dir)
+	n.cmd.Stdout, n.cmd.Stderr = log, log
+	n.must(n.cmd.Start())
+	conn, err := rpc.Dial(n.socket(), "cri", nil)
+	n.must(err)
+	n.t.Cleanup(func() { _ = conn.Close() })
+	n.rs = runtimeapi.NewRuntimeServiceClient(conn)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		_, err := n.rs.Version(context.Background(), &runtimeapi.VersionRequest{})
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) || hasEnded(n.cmd.Process.Pid) {
+			n.t.Fatalf("the server does not answer: %v\n%s", err, n.serverLog())
+		}
+	}
+}
+
+// hasEnded also sees a zombie.
+func hasEnded(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+func (n *node) serverLog() string {
+	text, _ := os.ReadFile(n.dir + "/server.log")
+	keeper, _ := os.ReadFile(n.dir + "/oci/keeper/log")
+	return string(text) + "\nkeeper:\n" + string(keeper)
+}
+
+// kill is kill -9 of the server.
+func (n *node) kill() {
+	n.t.Helper()
+	n.must(n.cmd.Process.Kill())
+	_ = n.cmd.Wait()
+}
+
+func (n *node) restart() {
+	n.t.Helper()
+	n.kill()
+	n.start()
+}
+
+// end shuts everything down, in this process, and looks for what is left.
+func (n *node) end(before *leak.Snapshot) {
+	if n.cmd != nil {
+		_ = n.cmd.Process.Kill()
+		_ = n.cmd.Wait()
+	}
+	if n.t.Failed() {
+		n.t.Logf("server log:\n%s", n.serverLog())
+	}
+	// Not the test's context, which has ended.
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := shutDown(ctx, n.dir); err != nil {
+		n.t.Errorf("shutting down: %v", err)
+	}
+	for _, l := range leak.Settled(ctx, before) {
+		n.t.Errorf("left behind: %v", l)
+	}
+	for _, d := range []string{"attached", "run"} {
+		left, _ := filepath.Glob(filepath.Join(n.dir, d, "*"))
+		if len(left) > 0 {
+			n.t.Errorf("left behind: %v", left)
+		}
+	}
+	if err := os.RemoveAll(n.dir); err != nil {
+		n.t.Error(err)
+	}
+}
+
+// shutDown takes over a node whose server was killed and ends it.
+func shutDown(ctx context.Context, dir string) error {
+	rt, err := openRuntime(ctx, dir, nil)
+	if err != nil {
+		return err
+	}
+	served, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- cri.Serve(served, paths{dir}.socket(), rt.CRI(), &cri.Options{StateDir: dir + "/cri"})
+	}()
+	conn, err := rpc.Dial(paths{dir}.socket(), "cri", nil)
+	if err != nil {
+		stop()
+		return err
+	}
+	defer conn.Close()
+	rs := runtimeapi.NewRuntimeServiceClient(conn)
+	for ctx.Err() == nil { // until it has recovered
+		if _, err := rs.Version(ctx, &runtimeapi.VersionRequest{}); err == nil {
+			break
+		}
+		runtime.Gosched()
+	}
+	stop()
+	return errors.Join(<-done, rt.Shutdown(ctx))
+}
+
+// sandbox runs a sandbox and returns its id and config. change may adjust it.
+func (n *node) sandbox(name string, change func(*runtimeapi.PodSandboxConfig)) (string, *runtimeapi.PodSandboxConfig) {
+	n.t.Helper()
+	cfg := &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "test", Uid: "uid-" + name},
+		Hostname:     name,
+		LogDirectory: n.dir + "/logs/" + name,
+		DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"192.0.2.53"}, Searches: []string{"test.local"}},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
+		}},
+	}
+	if change != nil {
+		change(cfg)
+	}
+	resp, err := n.rs.RunPodSandbox(n.t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	n.must(err)
+	return resp.PodSandboxId, cfg
+}
+
+// create makes a container that runs podtool with args.
+func (n *node) create(sandbox string, cfg *runtimeapi.PodSandboxConfig, name string, change func(*runtimeapi.ContainerConfig), args ...string) string {
+	n.t.Helper()
+	c := &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: name},
+		Image:    &runtimeapi.ImageSpec{Image: imageName},
+		Args:     args,
+		LogPath:  name + ".log",
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+			NamespaceOptions: cfg.GetLinux().GetSecurityContext().GetNamespaceOptions(),
+		}},
+	}
+	if change != nil {
+		change(c)
+	}
+	resp, err := n.rs.CreateContainer(n.t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, Config: c, SandboxConfig: cfg})
+	n.must(err)
+	return resp.ContainerId
+}
+
+func (n *node) startContainer(id string) {
+	n.t.Helper()
+	_, err := n.rs.StartContainer(n.t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
+	n.must(err)
+}
+
+// run makes a sandbox with one container in it and starts that.
+func (n *node) run(name string, change func(*runtimeapi.ContainerConfig), args ...string) (sandbox, container string) {
+	n.t.Helper()
+	sandbox, cfg := n.sandbox(name, nil)
+	container = n.create(sandbox, cfg, "main", change, args...)
+	n.startContainer(container)
+	return sandbox, container
+}
+
+func (n *node) status(id string) *runtimeapi.ContainerStatus {
+	n.t.Helper()
+	resp, err := n.rs.ContainerStatus(n.t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	n.must(err)
+	return resp.Status
+}
+
+// exited waits for the container's end.
+func (n *node) exited(id string) *runtimeapi.ContainerStatus {
+	n.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		st := n.status(id)
+		if st.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+			return st
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("container %s has not ended: %v", id, st)
+		}
+	}
+}
+
+// logOf returns the text of a container's log without the record heads.
+func (n *node) logOf(sandbox, container string) string {
+	n.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(n.dir, "logs", sandbox, container+".log"))
+	n.must(err)
+	var b strings.Builder
+	for line := range strings.Lines(string(raw)) {
+		f := strings.SplitN(line, " ", 4)
+		if len(f) != 4 {
+			n.t.Fatalf("bad log record %q", line)
+		}
+		b.WriteString(f[3])
+	}
+	return b.String()
+}
+
+func (n *node) exec(id string, argv ...string) (stdout string, code int32) {
+	n.t.Helper()
+	resp, err := n.rs.ExecSync(n.t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: argv, Timeout: 10})
+	n.must(err)
+	return string(resp.Stdout) + string(resp.Stderr), resp.ExitCode
+}
+
+func (n *node) removeSandbox(id string) {
+	n.t.Helper()
+	_, err := n.rs.StopPodSandbox(n.t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+	n.must(err)
+	_, err = n.rs.RemovePodSandbox(n.t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+	n.must(err)
+}

@@ -1,0 +1,56 @@
+package oci_test
+
+import (
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestLife(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("life", nil)
+	st, err := n.rs.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: sandbox})
+	n.must(err)
+	if st.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY || st.Status.Network.Ip != "192.0.2.7" {
+		t.Fatalf("the sandbox is %v", st.Status)
+	}
+	id := n.create(sandbox, cfg, "main", nil, "do", "echo hello", "hostname", "cat /etc/resolv.conf", "exit 7")
+	if got := n.status(id).State; got != runtimeapi.ContainerState_CONTAINER_CREATED {
+		t.Fatalf("the container is %v, want created", got)
+	}
+	n.startContainer(id)
+	if got := n.exited(id); got.ExitCode != 7 || got.Reason != "Error" {
+		t.Fatalf("it ended with %d (%s), want 7 (Error)", got.ExitCode, got.Reason)
+	}
+	want := "hello\nlife\nsearch test.local\nnameserver 192.0.2.53\n"
+	if got := n.logOf("life", "main"); got != want {
+		t.Errorf("log = %q, want %q", got, want)
+	}
+	n.removeSandbox(sandbox)
+	n.removeSandbox(sandbox)
+}
+
+func TestStop(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("stop", nil)
+	for name, tc := range map[string]struct {
+		args  []string
+		grace int64
+		code  int32
+	}{
+		"heeds":   {[]string{"trap", "5"}, 10, 5},
+		"ignores": {[]string{"ignore-term"}, 1, 137},
+		"now":     {[]string{"trap", "5"}, 0, 137},
+	} {
+		id := n.create(sandbox, cfg, name, nil, tc.args...)
+		n.startContainer(id)
+		time.Sleep(100 * time.Millisecond) // for the handler to be there
+		_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: tc.grace})
+		n.must(err)
+		if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != tc.code {
+			t.Errorf("%s: it is %v with code %d, want exited with %d", name, st.State, st.ExitCode, tc.code)
+		}
+	}
+	n.removeSandbox(sandbox)
+}

@@ -1,0 +1,123 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strconv"
+
+	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// attachment is how the sandbox is connected. It follows from the record, so
+// that whoever undoes it need not know whether it was done.
+func (r *Runtime) attachment(s *cri.Sandbox) cniruntime.Attachment {
+	meta := s.Config.GetMetadata()
+	a := cniruntime.Attachment{
+		ContainerID: s.ID,
+		NetNS:       filepath.Join(r.sandboxDir(s.ID), "net"),
+		IfName:      "eth0",
+		Pod:         call.Pod{Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid()},
+	}
+	for _, p := range s.Config.GetPortMappings() {
+		if p.HostPort <= 0 {
+			continue
+		}
+		a.PortMappings = append(a.PortMappings, cniruntime.PortMapping{
+			HostPort: int(p.HostPort), ContainerPort: int(p.ContainerPort),
+			Protocol: portProtocol(p.Protocol.String()), HostIP: p.HostIp,
+		})
+	}
+	return a
+}
+
+func portProtocol(name string) string {
+	switch name {
+	case "UDP":
+		return "udp"
+	case "SCTP":
+		return "sctp"
+	}
+	return "tcp"
+}
+
+func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox) error {
+	if r.cfg.Network == nil {
+		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
+	}
+	result, err := r.cfg.Network.Attach(ctx, r.attachment(s))
+	if err != nil {
+		return fmt.Errorf("connecting to the network: %w", err)
+	}
+	for _, ip := range result.IPs {
+		s.IPs = append(s.IPs, ip.Address.IP.String())
+	}
+	if len(s.IPs) == 0 {
+		return fault.FailedPrecondition.Errorf("the network gave the sandbox no address")
+	}
+	return nil
+}
+
+func (r *Runtime) detachNetwork(ctx context.Context, s *cri.Sandbox) error {
+	if r.cfg.Network == nil || hostNetwork(s) {
+		return nil
+	}
+	if err := r.cfg.Network.Detach(ctx, r.attachment(s)); err != nil {
+		return fmt.Errorf("disconnecting from the network: %w", err)
+	}
+	return nil
+}
+
+// portForward carries conn to a port on the sandbox's loopback.
+func (r *Runtime) portForward(ctx context.Context, s *cri.Sandbox, port int32, conn io.ReadWriteCloser) error {
+	defer conn.Close()
+	to, err := r.dialInside(ctx, s, port)
+	if err != nil {
+		return fault.Unavailable.Errorf("connecting to port %d of the sandbox: %w", port, err)
+	}
+	defer to.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close(); _ = to.Close() })()
+	answered := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(conn, to)
+		answered <- err
+	}()
+	asked := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(to, conn)
+		_ = to.(*net.TCPConn).CloseWrite() // the server may answer after our end
+		asked <- err
+	}()
+	select {
+	case err = <-answered:
+	case err = <-asked:
+		if err == nil {
+			err = <-answered
+		}
+	}
+	return err
+}
+
+func (r *Runtime) dialInside(ctx context.Context, s *cri.Sandbox, port int32) (conn net.Conn, err error) {
+	dial := func() error {
+		var d net.Dialer
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			if conn, err = d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port)))); err == nil {
+				return nil
+			}
+		}
+		return err
+	}
+	if hostNetwork(s) {
+		return conn, dial()
+	}
+	// A literal address is dialled on the calling goroutine, whose thread is the
+	// one inside the namespace.
+	return conn, netns.Do(filepath.Join(r.sandboxDir(s.ID), "net"), dial)
+}

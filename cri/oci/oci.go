@@ -1,0 +1,250 @@
+// Package oci is the reference CRI runtime: it fills in cri.Runtime with
+// sandboxes made of pinned namespaces and containers run by an OCI runtime
+// (crun or runc), whose parent is the keeper.
+//
+// A sandbox has no process. Its network, IPC and UTS namespaces are pinned by
+// bind mounts below the run directory; only a Pod that shares its PID namespace
+// gets a first process for it. Creating a container mounts its root file system
+// and writes its bundle; starting it is one run of the OCI runtime. Teardown
+// goes to the kernel directly: kill, remove cgroups, unmount.
+//
+// The package keeps nothing on disk that the SDK's records and the keeper's
+// journal do not say; every path, cgroup and name follows from ids. That is why
+// every function may be called again, by another process, after a crash at any
+// instruction. What the process keeps in memory only helps to notice the death
+// of the keeper and to shut down.
+//
+// It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs
+// driver. What it refuses (user namespaces, image volumes, SELinux) is refused
+// by name; see cri/oci/spec.
+package oci
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Config says where a Runtime lives and what it is made of.
+type Config struct {
+	// StateDir holds what must survive a reboot, RunDir what must not. Both are
+	// made, root only. Two runtimes share neither: the second is refused.
+	StateDir, RunDir string
+	// CgroupParent is where sandboxes whose Pod names no parent go, and the
+	// keeper. Empty means "/nodekit".
+	CgroupParent string
+	// Runtime is an OCI runtime by name or path. Empty means crun if it works on
+	// this machine, else runc.
+	Runtime string
+	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
+	Keeper string
+	// Network connects Pods; nil serves only Pods on the host's network.
+	Network *cniruntime.Network
+	// Images holds the images.
+	Images *image.Store
+	// Logger receives what an operator may want to know. nil discards it.
+	Logger *slog.Logger
+}
+
+// Runtime is a CRI runtime. Its methods are safe for concurrent use.
+type Runtime struct {
+	cfg    Config
+	engine engine
+	host   spec.Host
+	lock   *os.File
+	keeper *keeper.Client
+
+	mu         sync.Mutex
+	sandboxes  map[string]*cri.Sandbox
+	containers map[string]*cri.Container
+}
+
+// New makes the runtime ready: it probes the OCI runtime and connects to the
+// keeper of RunDir, starting one where none runs.
+func New(ctx context.Context, cfg Config) (*Runtime, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
+	}
+	r := &Runtime{
+		cfg: cfg, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
+		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{},
+	}
+	for _, d := range []string{cfg.StateDir, r.keeperState(), cfg.RunDir, r.run("sandboxes"), r.run("exec"), r.run("runtime")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("making a directory of the oci runtime: %w", err)
+		}
+	}
+	var err error
+	if r.lock, err = lockDir(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	r.engine, err = chooseEngine(ctx, &r.cfg, r.run("runtime"))
+	if err == nil {
+		err = r.connect(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, cgroup.Prune(cfg.CgroupParent), r.lock.Close())
+	}
+	return r, nil
+}
+
+func (c *Config) complete() error {
+	if c.CgroupParent == "" {
+		c.CgroupParent = "/nodekit"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.StateDir == "" || c.RunDir == "":
+		return fault.Invalid.Errorf("a state and a run directory are needed")
+	case c.Images == nil:
+		return fault.Invalid.Errorf("an image store is needed")
+	case os.Geteuid() != 0:
+		return fault.PermissionDenied.Errorf("running containers needs root: run it with sudo")
+	}
+	for _, p := range []*string{&c.StateDir, &c.RunDir, &c.Keeper} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		*p = abs
+	}
+	if info, err := os.Stat(c.Keeper); err != nil || info.IsDir() {
+		return fault.FailedPrecondition.Errorf("the keeper program %q is not there: build cmd/keeper", c.Keeper)
+	}
+	return nil
+}
+
+// lockDir keeps a second runtime off the same state.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fault.AlreadyExists.Errorf("another runtime uses %q", dir), f.Close())
+	}
+	return f, nil
+}
+
+// connect finds the keeper or starts one. A new keeper inherits nothing, so
+// what an earlier one left running in its cgroup, an OCI runtime at work
+// perhaps, is ended first.
+func (r *Runtime) connect(ctx context.Context) error {
+	cg := r.keeperCgroup()
+	if _, err := r.keeper.Hello(ctx); err == nil || !errors.Is(err, fault.Unavailable) {
+		return err
+	}
+	if err := errors.Join(cgroup.Kill(cg), cgroup.Create(cg)); err != nil {
+		return err
+	}
+	procs, err := cgroup.ProcsFiles(cg)
+	if err != nil {
+		return err
+	}
+	return keeper.Start(ctx, keeper.Launch{
+		Binary: r.cfg.Keeper, State: r.keeperState(), Run: r.cfg.RunDir,
+		Log: filepath.Join(r.keeperState(), "log"), Procs: procs,
+	})
+}
+
+func (r *Runtime) keeperState() string { return filepath.Join(r.cfg.StateDir, "keeper") }
+
+// keeperCgroup is the keeper's own, one for each run directory.
+func (r *Runtime) keeperCgroup() string {
+	sum := sha256.Sum256([]byte(r.cfg.RunDir))
+	return filepath.Join(r.cfg.CgroupParent, "keeper-"+hex.EncodeToString(sum[:4]))
+}
+
+func (r *Runtime) run(elem ...string) string {
+	return filepath.Join(append([]string{r.cfg.RunDir}, elem...)...)
+}
+
+// Engine returns the path of the OCI runtime in use.
+func (r *Runtime) Engine() string { return r.engine.path }
+
+// CRI returns the runtime as the SDK serves it.
+func (r *Runtime) CRI() *cri.Runtime {
+	return &cri.Runtime{
+		Name: "nodekit", Version: "0.1.0",
+		CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS,
+
+		RunSandbox: r.runSandbox, StopSandbox: r.stopSandbox, RemoveSandbox: r.removeSandbox,
+		CreateContainer: r.createContainer, StartContainer: r.startContainer,
+		StopContainer: r.stopContainer, RemoveContainer: r.removeContainer,
+		UpdateContainer: r.updateContainer, ReopenLog: r.reopenLog,
+		Exec: r.exec, Attach: r.attach, PortForward: r.portForward,
+		Stats: r.stats, NetworkReady: r.networkReady,
+		Recover: r.recover, Watch: r.watch,
+		Images: r.cfg.Images.CRI(),
+	}
+}
+
+// Close gives the runtime up. Containers and the keeper run on, and the next
+// New with the same directories finds them.
+func (r *Runtime) Close() error { return r.lock.Close() }
+
+// Shutdown ends every container, removes every sandbox that this Runtime has
+// served or recovered, ends the keeper, and leaves nothing behind. It is for
+// nodes that are thrown away; nothing may be called at the same time or after.
+func (r *Runtime) Shutdown(ctx context.Context) error {
+	var errs []error
+	sandboxes, containers := r.known()
+	for _, c := range containers {
+		errs = append(errs, r.stopContainer(ctx, c, 0), r.removeContainer(ctx, c))
+	}
+	for _, s := range sandboxes {
+		errs = append(errs, r.stopSandbox(ctx, s), r.removeSandbox(ctx, s))
+	}
+	errs = append(errs, r.keeper.Shutdown(ctx))
+	cg := r.keeperCgroup()
+	errs = append(errs, cgroup.Kill(cg), cgroup.Remove(cg), cgroup.Prune(r.cfg.CgroupParent))
+	for _, d := range []string{"sandboxes", "exec", "runtime"} {
+		errs = append(errs, os.RemoveAll(r.run(d)))
+	}
+	return errors.Join(append(errs, r.Close())...)
+}
+
+func (r *Runtime) known() (sandboxes []*cri.Sandbox, containers []*cri.Container) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sandboxes {
+		sandboxes = append(sandboxes, s)
+	}
+	for _, c := range r.containers {
+		containers = append(containers, c)
+	}
+	return sandboxes, containers
+}
+
+func (r *Runtime) networkReady(ctx context.Context) error {
+	if r.cfg.Network == nil {
+		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
+	}
+	return r.cfg.Network.Status(ctx)
+}
+
+func randomID() string {
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}

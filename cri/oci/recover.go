@@ -1,0 +1,173 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// recover corrects the records to what the keeper and the kernel say.
+func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, containers []*cri.Container) error {
+	statuses, err := r.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	if err := emptyDir(r.run("exec")); err != nil {
+		return err
+	}
+	for _, s := range sandboxes {
+		s.Ready = s.Ready && r.sandboxAlive(s, statuses)
+	}
+	for _, c := range containers {
+		if err := r.recoverContainer(c, statuses); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range sandboxes {
+		r.sandboxes[s.ID] = s
+	}
+	for _, c := range containers {
+		r.containers[c.ID] = c
+	}
+	return nil
+}
+
+func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.Status) error {
+	st, kept := statuses[c.ID]
+	switch {
+	case c.Exit != nil || c.StartedAt.IsZero():
+		return nil
+	case kept && st.Exit != nil:
+		e := exitOf(*st.Exit)
+		c.Exit = &e
+	case !kept:
+		lost := lostExit()
+		c.Exit = &lost
+		return r.killRest(c)
+	}
+	return nil
+}
+
+// sandboxAlive reports whether what the sandbox's containers would join is
+// there. After a reboot it is not.
+func (r *Runtime) sandboxAlive(s *cri.Sandbox, statuses map[string]keeper.Status) bool {
+	dir := r.sandboxDir(s.ID)
+	if _, err := os.Stat(dir); err != nil {
+		return false
+	}
+	if !hostNetwork(s) && (!pinned(filepath.Join(dir, "net")) || !pinned(filepath.Join(dir, "uts"))) {
+		return false
+	}
+	if !hostIPC(s) && !pinned(filepath.Join(dir, "ipc")) {
+		return false
+	}
+	return !sharesPID(s) || statuses[pauseID(s.ID)].PID != 0
+}
+
+func (r *Runtime) statuses(ctx context.Context) (map[string]keeper.Status, error) {
+	list, err := r.keeper.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byID := map[string]keeper.Status{}
+	for _, st := range list {
+		byID[st.ID] = st
+	}
+	return byID, nil
+}
+
+func exitOf(e keeper.Exit) cri.Exit {
+	out := cri.Exit{Code: e.Code, At: e.At}
+	if e.OOM {
+		out.Reason = "OOMKilled"
+	}
+	return out
+}
+
+// lostExit is the end of a container that nobody witnessed.
+func lostExit() cri.Exit {
+	return cri.Exit{
+		Code: 137, At: time.Now(), Reason: "ContainerStatusUnknown",
+		Message: "the keeper of the container is gone, and its exit code with it",
+	}
+}
+
+// watch reports exits as the keeper sees them. When the keeper dies, its
+// containers have lost the readers of their output: they are ended and
+// reported, and a new keeper is started for those to come.
+func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error {
+	for {
+		err := r.keeper.Watch(ctx, func(e keeper.Exit) error {
+			ended(e.ID, exitOf(e))
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, fault.Unavailable) {
+			return err
+		}
+		r.cfg.Logger.Error("the keeper died: its containers are ended and a new one is started", "err", err)
+		if err := r.replaceKeeper(ctx, ended); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Runtime) replaceKeeper(ctx context.Context, ended func(string, cri.Exit)) error {
+	if err := r.connect(ctx); err != nil {
+		return err
+	}
+	statuses, err := r.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	_, containers := r.known()
+	for _, c := range containers {
+		if _, kept := statuses[c.ID]; kept {
+			continue // started since, or its exit is in the journal
+		}
+		if err := r.killRest(c); err != nil {
+			return err
+		}
+		ended(c.ID, lostExit())
+	}
+	return r.killPauses(statuses)
+}
+
+// killPauses ends the first processes of shared PID namespaces that a dead
+// keeper left; their sandboxes are found broken when something is started there.
+func (r *Runtime) killPauses(statuses map[string]keeper.Status) error {
+	sandboxes, _ := r.known()
+	var errs []error
+	for _, s := range sandboxes {
+		id := pauseID(s.ID)
+		if _, kept := statuses[id]; kept || !sharesPID(s) {
+			continue
+		}
+		parent, _ := r.parentCgroup(s)
+		errs = append(errs, cgroup.Kill(filepath.Join(parent, id)))
+	}
+	return errors.Join(errs...)
+}
+
+func emptyDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,48 @@
+package oci
+
+import (
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kernel's real-time signals; a C library takes the first two for itself.
+const (
+	rtMin = 34
+	rtMax = 64
+)
+
+// parseSignal reads "SIGTERM", "TERM", "15", "SIGRTMIN+3", "SIGRTMINPLUS3" (as
+// the CRI spells it) and the like. 0 is no signal.
+func parseSignal(name string) unix.Signal {
+	if n, err := strconv.Atoi(name); err == nil && n > 0 && n <= rtMax {
+		return unix.Signal(n)
+	}
+	name = strings.ToUpper(name)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if s := unix.SignalNum(name); s != 0 {
+		return s
+	}
+	rest, ok := strings.CutPrefix(name, "SIGRT")
+	if !ok {
+		return 0
+	}
+	rest = strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(rest)
+	for prefix, base := range map[string]int{"MIN": rtMin, "MAX": rtMax} {
+		offset, ok := strings.CutPrefix(rest, prefix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi(offset)
+		if err != nil && offset != "" {
+			return 0
+		}
+		if s := base + n; s >= rtMin && s <= rtMax {
+			return unix.Signal(s)
+		}
+	}
+	return 0
+}

@@ -1,0 +1,236 @@
+// Package spec turns what a kubelet asks for (cri-api v0.37 ContainerConfig)
+// and what an image says into what an OCI runtime is given (runtime-spec 1.3
+// config.json).
+//
+// Build is a pure function: it reads no file, no clock and no environment;
+// everything it must know of the machine is in its Input. So the translation of
+// a security context can be read and tested as a table, without root.
+//
+// A request that cannot be honoured is an error, never left out: user
+// namespaces, id-mapped mounts, image volumes and SELinux labels are refused
+// with fault.Unimplemented.
+package spec
+
+import (
+	"path"
+
+	"github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Input is everything that a container's spec is made of.
+type Input struct {
+	Sandbox   *runtimeapi.PodSandboxConfig
+	Container *runtimeapi.ContainerConfig
+	Image     v1.Config
+	// Rootfs is the host path of the mounted root file system.
+	Rootfs string
+	// Cgroup is the container's cgroup, from the root of the hierarchies.
+	Cgroup string
+	// Namespaces are the host paths of the namespaces that the container joins.
+	Namespaces Namespaces
+	// Files are the host paths that every container of the Pod sees.
+	Files Files
+	// Devices are the container's devices, already looked up on the host.
+	Devices []Device
+	// Users are the image's own user and group files.
+	Users Users
+	// Seccomp is the content of a localhost profile, when that is asked for.
+	Seccomp []byte
+	Host    Host
+}
+
+// Namespaces are paths to join. An empty path is the host's namespace, except
+// for PID, where it is a new one unless HostPID is set.
+type Namespaces struct {
+	Net, IPC, UTS, PID string
+	HostPID            bool
+}
+
+// Files are bind-mounted over the image's. An empty path leaves the image's.
+type Files struct{ ResolvConf, Hostname, Hosts, Shm string }
+
+// Device is a device node and what the container may do with it.
+type Device struct {
+	Node   specs.LinuxDevice
+	Access string // of "r", "w" and "m"
+}
+
+// Users are the contents of the image's /etc/passwd and /etc/group.
+type Users struct{ Passwd, Group []byte }
+
+// Host is what the spec depends on beside the request.
+type Host struct {
+	// Capabilities are those that a privileged container gets: "CAP_CHOWN", ...
+	Capabilities []string
+	// MinOOMScoreAdj is the lowest value that the runtime is allowed to set.
+	MinOOMScoreAdj int
+	// CgroupV2 says that the host has the unified hierarchy alone.
+	CgroupV2 bool
+	// Seccomp makes the filter of RuntimeDefault and of localhost profiles from
+	// the profile's text (empty is the default) and the spec so far. nil means
+	// that the machine has no seccomp.
+	Seccomp func(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error)
+}
+
+// Build returns the spec of a container. The error is fault.Invalid for what
+// can never work and fault.Unimplemented for what this runtime does not do.
+func Build(in Input) (*specs.Spec, error) {
+	if err := refuse(in); err != nil {
+		return nil, err
+	}
+	s := &specs.Spec{
+		Version: "1.0.2", // of runc 1.1 and crun 1.8, which refuse nothing below 2
+		Root:    &specs.Root{Path: in.Rootfs, Readonly: in.security().GetReadonlyRootfs()},
+		Linux: &specs.Linux{
+			CgroupsPath: in.Cgroup,
+			Namespaces:  namespaces(in),
+			Resources:   resources(in),
+		},
+	}
+	var err error
+	if s.Process, err = process(in); err != nil {
+		return nil, err
+	}
+	if s.Mounts, s.Linux.RootfsPropagation, err = mounts(in); err != nil {
+		return nil, err
+	}
+	for _, d := range in.Devices {
+		s.Linux.Devices = append(s.Linux.Devices, d.Node)
+	}
+	if !in.security().GetPrivileged() {
+		s.Linux.MaskedPaths = in.security().GetMaskedPaths()
+		s.Linux.ReadonlyPaths = in.security().GetReadonlyPaths()
+	}
+	if s.Linux.Seccomp, err = filter(in, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (in Input) security() *runtimeapi.LinuxContainerSecurityContext {
+	return in.Container.GetLinux().GetSecurityContext()
+}
+
+// refuse names the first thing that is asked for and not done.
+func refuse(in Input) error {
+	sec := in.security()
+	userns := sec.GetNamespaceOptions().GetUsernsOptions()
+	switch {
+	case userns != nil && userns.GetMode() == runtimeapi.NamespaceMode_POD:
+		return fault.Unimplemented.Errorf("user namespaces are not supported")
+	case sec.GetSelinuxOptions() != nil && sec.GetSelinuxOptions().String() != "":
+		return fault.Unimplemented.Errorf("SELinux options are not supported")
+	case sec.GetPrivileged() && !in.Sandbox.GetLinux().GetSecurityContext().GetPrivileged():
+		return fault.Invalid.Errorf("a privileged container needs a privileged sandbox")
+	}
+	return nil
+}
+
+// namespaces lists the container's namespaces. One that is missing from the
+// list is the host's.
+func namespaces(in Input) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	for _, n := range []struct {
+		kind specs.LinuxNamespaceType
+		path string
+	}{
+		{specs.NetworkNamespace, in.Namespaces.Net},
+		{specs.IPCNamespace, in.Namespaces.IPC},
+		{specs.UTSNamespace, in.Namespaces.UTS},
+	} {
+		if n.path != "" {
+			list = append(list, specs.LinuxNamespace{Type: n.kind, Path: n.path})
+		}
+	}
+	if !in.Namespaces.HostPID {
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: in.Namespaces.PID})
+	}
+	if in.Host.CgroupV2 && !in.security().GetPrivileged() {
+		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return list
+}
+
+func resources(in Input) *specs.LinuxResources {
+	r := Resources(in.Container.GetLinux().GetResources())
+	if in.security().GetPrivileged() {
+		r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		return r
+	}
+	// The OCI runtime adds /dev/null and its kind to every container.
+	r.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, d := range in.Devices {
+		major, minor := d.Node.Major, d.Node.Minor
+		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{
+			Allow: true, Type: d.Node.Type, Major: &major, Minor: &minor, Access: d.Access,
+		})
+	}
+	return r
+}
+
+// Resources translates limits alone. A zero field of the CRI means "not set".
+func Resources(r *runtimeapi.LinuxContainerResources) *specs.LinuxResources {
+	out := &specs.LinuxResources{}
+	if r == nil {
+		return out
+	}
+	cpu := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
+	cpu.Shares = nonZero(uint64(max(r.CpuShares, 0)))
+	cpu.Period = nonZero(uint64(max(r.CpuPeriod, 0)))
+	cpu.Quota = nonZero(r.CpuQuota)
+	if *cpu != (specs.LinuxCPU{}) {
+		out.CPU = cpu
+	}
+	memory := &specs.LinuxMemory{Limit: nonZero(r.MemoryLimitInBytes), Swap: nonZero(r.MemorySwapLimitInBytes)}
+	if *memory != (specs.LinuxMemory{}) {
+		out.Memory = memory
+	}
+	for _, h := range r.HugepageLimits {
+		out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.PageSize, Limit: h.Limit})
+	}
+	if len(r.Unified) > 0 {
+		out.Unified = r.Unified
+	}
+	return out
+}
+
+func nonZero[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func filter(in Input, s *specs.Spec) (*specs.LinuxSeccomp, error) {
+	p := in.security().GetSeccomp()
+	if in.security().GetPrivileged() || p == nil || p.ProfileType == runtimeapi.SecurityProfile_Unconfined {
+		return nil, nil
+	}
+	if in.Host.Seccomp == nil {
+		if p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault {
+			return nil, nil // the default of a machine without seccomp
+		}
+		return nil, fault.FailedPrecondition.Errorf("the kernel has no seccomp, and profile %q is asked for", p.LocalhostRef)
+	}
+	profile := in.Seccomp
+	if p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault {
+		profile = nil
+	}
+	f, err := in.Host.Seccomp(profile, s)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("making the seccomp filter: %w", err)
+	}
+	return f, nil
+}
+
+func cleanAbs(p string) (string, error) {
+	if !path.IsAbs(p) {
+		return "", fault.Invalid.Errorf("mount path %q is not absolute", p)
+	}
+	return path.Clean(p), nil
+}
