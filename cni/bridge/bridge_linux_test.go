@@ -3,18 +3,20 @@ package bridge_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
-	"github.com/nodekit-project/nodekit/cni/hostlocal"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -22,13 +24,93 @@ import (
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-var plugins = cni.Set{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin()}
-
-// network is a configuration under test, with a bridge of its own.
+// network is a configuration under test, with a bridge and addresses of its own.
 type network struct {
-	t      testing.TB
-	config map[string]any
-	data   string
+	t       testing.TB
+	config  map[string]any
+	plugins cni.Set
+	id      int
+
+	mu    sync.Mutex
+	taken map[int]cni.Attachment // by the last byte of the address
+}
+
+// ipamConfig says what the IPAM plugin of these tests gives.
+type ipamConfig struct {
+	IPAM struct {
+		Type   string         `json:"type"`
+		Six    bool           `json:"six"`
+		Most   int            `json:"most"`
+		Routes []*types.Route `json:"routes"`
+		Fail   bool           `json:"fail"`
+	} `json:"ipam"`
+}
+
+// ipam is an IPAM plugin that keeps its addresses in memory.
+func (n *network) ipam() *cni.Plugin {
+	p := cni.New("test-ipam", cni.Handlers[ipamConfig]{
+		Add: n.allocate,
+		Del: func(_ context.Context, r *cni.Request, _ *ipamConfig) error {
+			n.release(func(a cni.Attachment) bool { return a == r.Attachment })
+			return nil
+		},
+		GC: func(_ context.Context, r *cni.Request, _ *ipamConfig) error {
+			n.release(func(a cni.Attachment) bool { return !slices.Contains(r.Valid, a) })
+			return nil
+		},
+		Check: func(_ context.Context, r *cni.Request, _ *ipamConfig) error {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, a := range n.taken {
+				if a == r.Attachment {
+					return nil
+				}
+			}
+			return errors.New("no address is reserved")
+		},
+		Status: func(_ context.Context, _ *cni.Request, c *ipamConfig) error {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if c.IPAM.Most > 0 && len(n.taken) >= c.IPAM.Most {
+				return cni.Errorf(cni.CodeUnavailable, "exhausted")
+			}
+			return nil
+		},
+	})
+	p.IPAM = true
+	return p
+}
+
+func (n *network) allocate(_ context.Context, r *cni.Request, c *ipamConfig) (*cni.Result, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	last := 2
+	for n.taken[last] != (cni.Attachment{}) {
+		last++
+	}
+	n.taken[last] = r.Attachment
+	if c.IPAM.Fail { // after the act, as a plugin may
+		return nil, errors.New("no address for you")
+	}
+	out := &cni.Result{Routes: c.IPAM.Routes}
+	out.IPs = []*types100.IPConfig{{
+		Address: net.IPNet{IP: net.IPv4(10, 77, byte(n.id), byte(last)).To4(), Mask: net.CIDRMask(24, 32)},
+		Gateway: net.IPv4(10, 77, byte(n.id), 1).To4(),
+	}}
+	if c.IPAM.Six {
+		ip, subnet, err := net.ParseCIDR(fmt.Sprintf("fd77:%d::%x/64", n.id, last))
+		if err != nil {
+			return nil, err
+		}
+		out.IPs = append(out.IPs, &types100.IPConfig{Address: net.IPNet{IP: ip, Mask: subnet.Mask}})
+	}
+	return out, nil
+}
+
+func (n *network) release(matches func(cni.Attachment) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.taken, func(_ int, a cni.Attachment) bool { return matches(a) })
 }
 
 var count struct {
@@ -42,11 +124,12 @@ func newNetwork(t testing.TB, changes map[string]any) *network {
 	count.n++
 	id := count.n
 	count.Unlock()
-	n := &network{t: t, data: t.TempDir()}
+	n := &network{t: t, id: id, taken: map[int]cni.Attachment{}}
+	n.plugins = cni.Set{"bridge": bridge.Plugin(), "test-ipam": n.ipam()}
 	n.config = map[string]any{
 		"cniVersion": "1.1.0", "name": fmt.Sprintf("net%d", id), "type": "bridge",
 		"bridge": fmt.Sprintf("br%d", id), "isDefaultGateway": true, "ipMasq": true,
-		"ipam": map[string]any{"type": "host-local", "dataDir": n.data, "ranges": [][]map[string]any{{{"subnet": fmt.Sprintf("10.77.%d.0/24", id)}}}},
+		"ipam": map[string]any{"type": "test-ipam"},
 	}
 	maps.Copy(n.config, changes)
 	t.Cleanup(func() {
@@ -64,7 +147,7 @@ func (n *network) call(command, id, ns string, extra map[string]any) ([]byte, er
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	return plugins.Invoke(context.Background(), "bridge", map[string]string{
+	return n.plugins.Invoke(context.Background(), "bridge", map[string]string{
 		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": ns,
 	}, stdin)
 }
@@ -90,12 +173,13 @@ func (n *network) del(id, ns string) {
 	}
 }
 
-// rest returns what is in the host namespace and on disk besides the bridge.
+// rest returns what is in the host namespace and with IPAM besides the bridge.
 func (n *network) rest() string {
 	links := strings.Count(netnstest.Run(n.t, "", "ip", "-o", "link", "show", "master", n.config["bridge"].(string)), "\n")
 	elements := strings.Count(netnstest.Run(n.t, "", "sh", "-c", "nft list table inet cni-"+n.config["bridge"].(string)+" 2>/dev/null || true"), "comment")
-	files, _ := filepath.Glob(filepath.Join(n.data, "*", "[0-9a-f]*[.:]*"))
-	return fmt.Sprintf("%d ports, %d elements, %d addresses", links, elements, len(files))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return fmt.Sprintf("%d ports, %d elements, %d addresses", links, elements, len(n.taken))
 }
 
 func TestDataPath(t *testing.T) {
@@ -142,7 +226,7 @@ func TestCheckNoticesWhatIsGone(t *testing.T) {
 			netnstest.Run(t, "", "nft", "delete", "element", "inet", "cni-"+br, "masquerade4", "{", ip, "}")
 		}, "not masqueraded"},
 		"masquerade rules": {func(ns, ip string) { netnstest.Run(t, "", "nft", "flush", "chain", "inet", "cni-"+br, "postrouting") }, "has 0 rules"},
-		"reservation":      {func(ns, ip string) { os.Remove(filepath.Join(n.data, n.config["name"].(string), ip)) }, "no address is reserved"},
+		"reservation":      {func(ns, ip string) { n.release(func(cni.Attachment) bool { return true }) }, "no address is reserved"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -199,7 +283,7 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 	cases := map[string]map[string]any{
 		"route that cannot be": {"ipam": map[string]any{"routes": []map[string]any{{"dst": "198.51.100.0/24", "gw": "203.0.113.1"}}}},
 		"bridge is no bridge":  {"bridge": "lo"},
-		"address of one":       {"ipam": map[string]any{"ranges": [][]map[string]any{{{"subnet": "10.99.0.0/31"}}}}},
+		"IPAM fails":           {"ipam": map[string]any{"fail": true}},
 	}
 	for name, changes := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -224,9 +308,8 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 			if links := netnstest.Run(t, ns, "ip", "-br", "link"); strings.Contains(links, "eth0") {
 				t.Errorf("left in the container: %s", links)
 			}
-			files, _ := filepath.Glob(filepath.Join(n.data, "*", "10.*"))
-			if veths := netnstest.Run(t, "", "ip", "-br", "link", "show", "type", "veth"); veths != "" || len(files) > 0 {
-				t.Errorf("left on the host: %q, %q", veths, files)
+			if veths := netnstest.Run(t, "", "ip", "-br", "link", "show", "type", "veth"); veths != "" || len(n.taken) > 0 {
+				t.Errorf("left on the host: %q, %v", veths, n.taken)
 			}
 		})
 	}
@@ -248,8 +331,7 @@ func TestSecondAddHarmsNothing(t *testing.T) {
 
 func TestDualStack(t *testing.T) {
 	n := newNetwork(t, nil)
-	ipam := n.config["ipam"].(map[string]any)
-	ipam["ranges"] = append(ipam["ranges"].([][]map[string]any), []map[string]any{{"subnet": "fd77::/64"}})
+	n.config["ipam"].(map[string]any)["six"] = true
 	a, b := netnstest.New(t), netnstest.New(t)
 	raw, ra := n.add("a", a)
 	_, rb := n.add("b", b)
@@ -338,7 +420,7 @@ func TestGC(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	n := newNetwork(t, nil)
-	n.config["ipam"].(map[string]any)["ranges"] = [][]map[string]any{{{"subnet": "10.78.0.0/30"}}}
+	n.config["ipam"].(map[string]any)["most"] = 1
 	if _, err := n.call("STATUS", "", "", nil); err != nil {
 		t.Error(err)
 	}

@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"github.com/nodekit-project/nodekit/cni"
-	"github.com/nodekit-project/nodekit/cni/bridge"
-	"github.com/nodekit-project/nodekit/cni/hostlocal"
 	"github.com/nodekit-project/nodekit/cni/portmap"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -17,41 +15,30 @@ import (
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-var plugins = cni.Set{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin(), "portmap": portmap.Plugin()}
-
-// pod is a container behind a bridge with one server.
+// pod is a container behind a bridge, with one server.
 type pod struct {
 	id, ns, ip string
 	port       int
 	prev       json.RawMessage
 }
 
-const bridgeConfig = `{"cniVersion":"1.1.0","name":"pm","type":"bridge","bridge":"pm0","isDefaultGateway":true,"hairpinMode":true,
-	"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.55.0.0/24"}]]}}`
-
-func newPod(t *testing.T, data, id string) *pod {
+// newPod connects a namespace to the bridge pm0 as the bridge plugin would.
+func newPod(t *testing.T, id string, last int) *pod {
 	t.Helper()
-	p := &pod{id: id, ns: netnstest.New(t)}
-	out, err := p.call("bridge", "ADD", fmt.Sprintf(bridgeConfig, data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := cni.DecodeResult(out, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.prev, p.ip, p.port = out, r.IPs[0].Address.IP.String(), netnstest.Listen(t, p.ns)
-	t.Cleanup(func() {
-		if _, err := p.call("bridge", "DEL", fmt.Sprintf(bridgeConfig, data)); err != nil {
-			t.Error(err)
-		}
-	})
+	p := &pod{id: id, ns: netnstest.New(t), ip: fmt.Sprintf("10.55.0.%d", last)}
+	p.port = netnstest.Listen(t, p.ns)
+	netnstest.Link(t, p.ns, "to-"+id, "", p.ip+"/24")
+	netnstest.Run(t, "", "ip", "link", "set", "to-"+id, "master", "pm0")
+	netnstest.Run(t, "", "ip", "link", "set", "to-"+id, "type", "bridge_slave", "hairpin", "on")
+	netnstest.Run(t, p.ns, "ip", "route", "add", "default", "via", "10.55.0.1")
+	p.prev = fmt.Appendf(nil, `{"cniVersion":"1.1.0","interfaces":[{"name":"pm0"},{"name":"eth0","sandbox":%q}],`+
+		`"ips":[{"address":"%s/24","interface":1}],"extra":1}`, p.ns, p.ip)
 	return p
 }
 
-func (p *pod) call(plugin, command, config string) ([]byte, error) {
+func (p *pod) call(command, config string) ([]byte, error) {
 	env := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": p.id, "CNI_IFNAME": "eth0", "CNI_NETNS": p.ns}
-	return plugins.Invoke(context.Background(), plugin, env, []byte(config))
+	return cni.Invoke(context.Background(), portmap.Plugin(), env, []byte(config))
 }
 
 func (p *pod) portmap(command string, mappings ...portmap.Mapping) ([]byte, error) {
@@ -63,21 +50,21 @@ func (p *pod) portmap(command string, mappings ...portmap.Mapping) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	return p.call("portmap", command, string(stdin))
+	return p.call(command, string(stdin))
 }
 
 func setUp(t *testing.T) (a, b *pod, outside string) {
 	testenv.Require(t, testenv.Root)
-	data := t.TempDir()
+	netnstest.Run(t, "", "ip", "link", "add", "pm0", "type", "bridge")
+	netnstest.Run(t, "", "ip", "addr", "add", "10.55.0.1/24", "dev", "pm0")
+	netnstest.Run(t, "", "ip", "link", "set", "pm0", "up")
 	t.Cleanup(func() {
-		if err := bridge.Teardown(context.Background(), bridge.Config{Bridge: "pm0"}); err != nil {
-			t.Error(err)
-		}
+		netnstest.Run(t, "", "ip", "link", "del", "pm0")
 		if err := portmap.Teardown(context.Background(), portmap.Config{NFTTable: "pm-test"}); err != nil {
 			t.Error(err)
 		}
 	})
-	a, b, outside = newPod(t, data, "a"), newPod(t, data, "b"), netnstest.New(t)
+	a, b, outside = newPod(t, "a", 2), newPod(t, "b", 3), netnstest.New(t)
 	netnstest.Link(t, outside, "out0", "192.0.2.1/24", "192.0.2.2/24")
 	netnstest.Run(t, outside, "ip", "route", "add", "default", "via", "192.0.2.1")
 	return a, b, outside
@@ -164,7 +151,7 @@ func TestConflictsAndMistakes(t *testing.T) {
 			t.Errorf("%v: %v", m, err)
 		}
 	}
-	if _, err := a.call("portmap", "GC", `{"cniVersion":"1.1.0","name":"pm","nftTable":"pm-test","cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0"}]}`); err == nil {
+	if _, err := a.call("GC", `{"cniVersion":"1.1.0","name":"pm","nftTable":"pm-test","cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0"}]}`); err == nil {
 		rules := netnstest.Run(t, "", "nft", "list", "table", "inet", "pm-test")
 		if strings.Contains(rules, "pm/a/eth0") || !strings.Contains(rules, "pm/b/eth0") {
 			t.Errorf("after GC: %s", rules)

@@ -5,36 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/nodekit-project/nodekit/cni"
-	"github.com/nodekit-project/nodekit/cni/bridge"
-	"github.com/nodekit-project/nodekit/cni/hostlocal"
 	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/internal/netns"
-	"github.com/nodekit-project/nodekit/internal/netnstest"
-	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
-	switch filepath.Base(os.Args[0]) {
-	case "recorder": // a foreign plugin: this binary under another name
+	if filepath.Base(os.Args[0]) == "recorder" { // a foreign plugin: this binary under another name
 		cni.Main(recorder("recorder"))
-	case "crasher":
-		crashInAdd(os.Args[1])
 	}
-	netnstest.Main(m)
+	os.Exit(m.Run())
 }
 
 // recorder is a plugin that notes every call in the file that the Pod's name is.
@@ -335,71 +325,6 @@ func TestOneContainerAtATime(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*", "*"))
 	if len(left) != 1 || !strings.HasSuffix(left[0], "c0/eth0.json") {
 		t.Errorf("after GC: %q", left)
-	}
-}
-
-// crashConfig is a bridge network whose last plugin kills the process.
-const crashConfig = `{"cniVersion":"1.1.0","name":"crash","plugins":[
-	{"type":"bridge","bridge":"crash0","isDefaultGateway":true,"ipMasq":true,"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.66.0.0/24"}]]}},
-	{"type":"killer"}]}`
-
-func builtins(kill func()) map[string]*cni.Plugin {
-	return map[string]*cni.Plugin{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin(), "killer": {
-		Name: "killer", IPAM: true,
-		Add: func(context.Context, *cni.Request) (*cni.Result, error) { kill(); return nil, nil },
-	}}
-}
-
-// crashInAdd is a process that dies in the middle of an ADD.
-func crashInAdd(dir string) {
-	n, err := runtime.Open(runtime.Config{
-		ConfDir: filepath.Join(dir, "net.d"), StateDir: filepath.Join(dir, "state"),
-		Builtin: builtins(func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }),
-	})
-	if err == nil {
-		_, err = n.Attach(context.Background(), runtime.Attachment{ContainerID: "c1", IfName: "eth0", NetNS: filepath.Join(dir, "ns")})
-	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
-}
-
-func TestKilledInAdd(t *testing.T) {
-	testenv.Require(t, testenv.Root)
-	w := newWorld(t, "")
-	data := filepath.Join(w.dir, "data")
-	w.write("50-test.conflist", fmt.Sprintf(crashConfig, data))
-	t.Cleanup(func() {
-		if err := bridge.Teardown(context.Background(), bridge.Config{Bridge: "crash0"}); err != nil {
-			t.Error(err)
-		}
-	})
-	ns := filepath.Join(w.dir, "ns")
-	if err := netns.Create(ns); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { netns.Remove(ns) })
-	crash := exec.Command("/proc/self/exe", w.dir)
-	crash.Args[0] = "crasher"
-	if out, err := crash.CombinedOutput(); crash.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("the process did not die by its own hand: %v, %s", err, out)
-	}
-	if links := netnstest.Run(t, ns, "ip", "-br", "link"); !strings.Contains(links, "eth0") {
-		t.Fatalf("the crash came before anything was made: %s", links)
-	}
-	w.config.Builtin = builtins(func() {})
-	n := w.open()
-	ports := netnstest.Run(t, "", "ip", "-o", "link", "show", "master", "crash0")
-	rules := netnstest.Run(t, "", "nft", "list", "table", "inet", "cni-crash0")
-	files, _ := filepath.Glob(filepath.Join(data, "*", "10.*"))
-	if ports != "" || strings.Contains(rules, "10.66") || len(files) > 0 {
-		t.Errorf("left after the restart: %q, %q, %s", ports, files, rules)
-	}
-	a := runtime.Attachment{ContainerID: "c1", IfName: "eth0", NetNS: ns}
-	if _, err := n.Attach(t.Context(), a); err != nil {
-		t.Errorf("attaching again: %v", err)
-	}
-	if err := n.Detach(t.Context(), a); err != nil {
-		t.Error(err)
 	}
 }
 

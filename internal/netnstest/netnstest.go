@@ -134,7 +134,7 @@ func Listen(t testing.TB, path string) (port int) {
 }
 
 // Link connects the current namespace with the one at path by a veth pair: the
-// near end has the name, the far end is eth0.
+// near end has the name, the far end is eth0. The near end may have no address.
 func Link(t testing.TB, path, name, near, far string) {
 	t.Helper()
 	// ip(8) knows namespaces by their names in /run/netns.
@@ -148,7 +148,9 @@ func Link(t testing.TB, path, name, near, far string) {
 	defer os.Remove(filepath.Join("/run/netns", alias))
 	Run(t, "", "ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", alias)
 	t.Cleanup(func() { Run(t, "", "ip", "link", "del", name) })
-	Run(t, "", "ip", "addr", "add", near, "dev", name)
+	if near != "" {
+		Run(t, "", "ip", "addr", "add", near, "dev", name)
+	}
 	Run(t, "", "ip", "link", "set", name, "up")
 	Run(t, path, "ip", "addr", "add", far, "dev", "eth0")
 	Run(t, path, "ip", "link", "set", "eth0", "up")
