@@ -42,19 +42,21 @@ func layers() []layer {
 		"!cri/oci/...", "!cni/bridge/...", "!cni/hostlocal/...", "!cni/portmap/...", "!cni/loopback/...",
 		"!csi/hostpath/...", "!deviceplugin/gpu/...",
 	}
-	wires := []string{"internal/...", "cri", "cri/client", "cri/log", "cni", "csi", "csi/client", "deviceplugin", "deviceplugin/client"}
+	// What an author builds a plugin with: the SDK roots, and the toolkits of CSI.
+	sdks := []string{"cri", "cni", "csi", "csi/mount", "csi/store", "deviceplugin"}
+	wires := slices.Concat(sdks, []string{"internal/...", "cri/client", "cri/log", "csi/client", "deviceplugin/client"})
 	return []layer{
 		{"cmd/...", []string{"..."}},
 		{"kubelet/node", []string{"...", "!cmd/...", "!examples/...", "!conformance/...", "!kubelet/nodetest"}},
 		{"kubelet/nodetest", []string{"kubelet/node", "internal/..."}},
 		{"kubelet", slices.Concat(wires, []string{"kubelet/...", "!kubelet/node", "!kubelet/nodetest"})},
 		{"kubelet/...", slices.Concat(wires, []string{"kubelet/pod"})},
-		{"examples/...", []string{"cri", "cni", "csi", "deviceplugin", "conformance/...", "kubelet/nodetest"}},
+		{"examples/...", slices.Concat(sdks, []string{"conformance/...", "kubelet/nodetest"})},
 
 		{"conformance", []string{"internal/..."}},
 		{"conformance/crisuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
 		{"conformance/cnisuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
-		{"conformance/csisuite/...", []string{"conformance", "csi", "csi/client", "internal/..."}},
+		{"conformance/csisuite/...", []string{"conformance", "csi", "csi/mount", "csi/store", "csi/client", "internal/..."}},
 		{"conformance/devicesuite/...", []string{"conformance", "deviceplugin", "deviceplugin/client", "internal/..."}},
 		{"conformance/podsuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
 
