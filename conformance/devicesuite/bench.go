@@ -1,0 +1,245 @@
+package devicesuite
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/kubeletdir"
+	"github.com/nodekit-project/nodekit/internal/supervisor"
+)
+
+const (
+	defaultPatience = 30 * time.Second
+	// restartDelay is after how long a plugin that ended is started again.
+	restartDelay = 200 * time.Millisecond
+)
+
+// bench is a kubelet with the plugin under test.
+type bench struct {
+	in       *conformance.Input[Target]
+	root     string // plays /var/lib/kubelet
+	patience time.Duration
+	kubelet  *kubelet
+	plugin   *supervisor.Process
+	release  func() error
+	ends     atomic.Int32 // how often the plugin ended by itself or was killed
+	keeping  chan struct{}
+	done     chan struct{}
+}
+
+func start(in *conformance.Input[Target]) (*bench, error) {
+	b := &bench{
+		in: in, root: filepath.Join(in.TempDir, "kubelet"), patience: cmp.Or(in.Target.Patience, defaultPatience),
+		release: func() error { return nil }, keeping: make(chan struct{}), done: make(chan struct{}),
+	}
+	if len(in.Target.Command) == 0 {
+		return nil, errors.New("the target has no command")
+	}
+	k, err := startKubelet(b.dir(), b.patience)
+	if err != nil {
+		return nil, err
+	}
+	b.kubelet = k
+	if err := b.launch(); err != nil {
+		k.die()
+		return nil, errors.Join(err, b.release())
+	}
+	go b.keep()
+	return b, nil
+}
+
+func (b *bench) dir() string { return filepath.Join(b.root, "device-plugins") }
+
+func (b *bench) launch() error {
+	command, told := expand(b.in.Target, b.root)
+	if !told {
+		release, err := kubeletdir.Hold()
+		if err != nil {
+			return fmt.Errorf("the command does not take %s, and %s cannot be put in its place: %w", KubeletDir, kubeletdir.Path, err)
+		}
+		b.release = release
+		command.Enter = kubeletdir.Enter(b.root)
+	}
+	var err error
+	b.plugin, err = supervisor.Start(command)
+	return err
+}
+
+// expand returns the command with KubeletDir replaced, and whether it occurs.
+func expand(t Target, root string) (command supervisor.Command, told bool) {
+	replace := func(list []string) []string {
+		out := slices.Clone(list)
+		for i := range out {
+			told = told || strings.Contains(out[i], KubeletDir)
+			out[i] = strings.ReplaceAll(out[i], KubeletDir, root)
+		}
+		return out
+	}
+	words, env := replace(t.Command), replace(t.Env)
+	return supervisor.Command{Path: words[0], Args: words[1:], Env: append(os.Environ(), env...)}, told
+}
+
+// keep starts the plugin again whenever it ends, as a DaemonSet does, until
+// keeping is closed.
+func (b *bench) keep() {
+	defer close(b.done)
+	for {
+		select {
+		case <-b.keeping:
+			return
+		case <-b.plugin.Done():
+		}
+		b.ends.Add(1)
+		select {
+		case <-b.keeping:
+			return
+		case <-time.After(restartDelay):
+		}
+		if err := b.plugin.Restart(); err != nil {
+			b.in.Log.Error("starting the plugin again", "err", err)
+			return
+		}
+	}
+}
+
+// letGo ends the keeping. The plugin is left as it is.
+func (b *bench) letGo() {
+	select {
+	case <-b.keeping:
+	default:
+		close(b.keeping)
+	}
+	<-b.done
+}
+
+func (b *bench) stop() error {
+	b.letGo()
+	b.plugin.Kill()
+	b.kubelet.die()
+	return b.release()
+}
+
+// explain adds what an author needs to understand a failure.
+func (b *bench) explain(err error) error {
+	text := fmt.Sprintf("the plugin is %s", b.plugin)
+	if n := b.ends.Load(); n > 0 {
+		text += fmt.Sprintf("; it ended %d times", n)
+	}
+	tail := strings.TrimSpace(b.plugin.Tail())
+	if len(tail) > 2000 {
+		tail = "..." + tail[len(tail)-2000:]
+	}
+	if tail != "" {
+		text += "; it printed last:\n" + tail
+	}
+	return fmt.Errorf("%w\n%s", err, text)
+}
+
+// await returns the next registration that a kubelet accepts, of the resource
+// unless that is empty.
+func (b *bench) await(ctx context.Context, resource string) (*registered, error) {
+	timeout := time.After(b.patience)
+	what := "the plugin"
+	if resource != "" {
+		what = fmt.Sprintf("resource %q", resource)
+	}
+	var refused error
+	for {
+		select {
+		case r := <-b.kubelet.arrived:
+			if r.refused != nil {
+				refused = r.refused
+			} else if resource == "" || r.request.GetResourceName() == resource {
+				return r, nil
+			}
+		case <-timeout:
+			if refused != nil {
+				return nil, fmt.Errorf("%s tried to register and was refused: %w", what, refused)
+			}
+			return nil, fmt.Errorf("%s did not register within %s", what, b.patience)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// ready returns a registration with an open stream and its first list.
+func (b *bench) ready(ctx context.Context, resource string) (*registered, *stream, []*pluginapi.Device, error) {
+	r, err := b.await(ctx, resource)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := r.watch(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	list, err := s.next(ctx, b.patience)
+	return r, s, list, err
+}
+
+// readyWith waits for a registration and a list of just these ids. A list
+// before it may be one still being made, and a registration whose stream ends
+// may be that of an instance that died.
+func (b *bench) readyWith(ctx context.Context, resource string, want []string) (*stream, error) {
+	deadline := time.Now().Add(b.patience)
+	var got []string
+	for {
+		_, s, list, err := b.ready(ctx, resource)
+		for err == nil {
+			if got = idsOf(list); slices.Equal(got, want) {
+				return s, nil
+			}
+			list, err = s.next(ctx, time.Until(deadline).Round(time.Millisecond))
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			if got != nil {
+				err = fmt.Errorf("resource %q has devices %q now, and had %q before: %w", resource, got, want, err)
+			}
+			return nil, err
+		}
+	}
+}
+
+// idsOf returns the ids, sorted.
+func idsOf(devices []*pluginapi.Device) []string {
+	out := []string{}
+	for _, d := range devices {
+		out = append(out, d.GetID())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// restart kills the kubelet and starts another one after a while.
+func (b *bench) restart(ctx context.Context, after time.Duration) error {
+	b.kubelet.die()
+	if err := pause(ctx, after); err != nil {
+		return err
+	}
+	k, err := startKubelet(b.dir(), b.patience)
+	if err != nil {
+		return err
+	}
+	b.kubelet = k
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

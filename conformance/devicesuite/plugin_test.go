@@ -1,0 +1,198 @@
+package devicesuite_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+)
+
+// raw is a device plugin written without the SDK, as people write them, with the
+// oddities and faults that its trait names.
+type raw struct {
+	api.UnimplementedDevicePluginServer
+	trait string
+	dir   string // device-plugins
+	round int    // how often it has registered
+}
+
+func (p *raw) is(traits ...string) bool { return slices.Contains(traits, p.trait) }
+
+// runRaw is the main function of the test binary when it is started as a plugin.
+func runRaw(trait string, args []string) error {
+	flags := flag.NewFlagSet("raw", flag.ExitOnError)
+	root := flags.String("kubelet-dir", "/var/lib/kubelet", "")
+	_ = flags.Parse(args)
+	p := &raw{trait: trait, dir: filepath.Join(*root, "device-plugins")}
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	for {
+		again, err := p.live(term)
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+// live serves and registers once, and watches for the next restart.
+func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
+	socket := p.socket()
+	if p.is("registers first") {
+		if err := p.register(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	if !p.is("keeps a stale socket") {
+		os.Remove(socket)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return false, err
+	}
+	l.SetUnlinkOnClose(false)
+	s := grpc.NewServer()
+	api.RegisterDevicePluginServer(s, p)
+	go s.Serve(l)
+	defer s.Stop()
+	if p.is("leaves a process") {
+		child := exec.Command("sleep", "2")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		child.Start()
+	}
+	for p.round == 0 || !p.is("forgets restarts") {
+		if err := p.register(socket); err == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	p.round++
+	return p.watch(socket, term)
+}
+
+func (p *raw) socket() string {
+	if p.is("odd") { // a new name each time, as many do
+		return filepath.Join(p.dir, fmt.Sprintf("dp.%d.%d", os.Getpid(), p.round))
+	}
+	return filepath.Join(p.dir, "raw.sock")
+}
+
+// watch polls for the loss of the socket, as many do.
+func (p *raw) watch(socket string, term <-chan os.Signal) (again bool, err error) {
+	for {
+		select {
+		case <-term:
+			switch {
+			case p.is("ignores SIGTERM"):
+				continue
+			case !p.is("leaves its socket", "odd"):
+				os.Remove(socket)
+			}
+			return false, nil
+		case <-time.After(20 * time.Millisecond):
+		}
+		if _, err := os.Stat(socket); err == nil {
+			continue
+		}
+		switch {
+		case p.is("exits at restarts"):
+			return false, fmt.Errorf("the socket is gone")
+		case p.is("forgets restarts"):
+			continue
+		case p.is("leaks descriptors"):
+			for range 3 {
+				syscall.Open("/dev/null", syscall.O_RDONLY, 0)
+			}
+		}
+		return true, nil
+	}
+}
+
+func (p *raw) register(socket string) error {
+	conn, err := grpc.NewClient("unix://"+filepath.Join(p.dir, "kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	in := &api.RegisterRequest{Version: api.Version, Endpoint: filepath.Base(socket), ResourceName: "example.com/raw"}
+	switch p.trait {
+	case "wrong version":
+		in.Version = "v1alpha"
+	case "endpoint is a path":
+		in.Endpoint = socket
+	case "resource without domain":
+		in.ResourceName = "raw"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err = api.NewRegistrationClient(conn).Register(ctx, in)
+	return err
+}
+
+func (p *raw) GetDevicePluginOptions(context.Context, *api.Empty) (*api.DevicePluginOptions, error) {
+	return &api.DevicePluginOptions{PreStartRequired: p.is("odd")}, nil
+}
+
+func (p *raw) devices() []*api.Device {
+	out := []*api.Device{{ID: "a", Health: api.Healthy}, {ID: "b", Health: api.Unhealthy}}
+	switch p.trait {
+	case "id twice":
+		out[1].ID = "a"
+	case "long id":
+		out[0].ID = strings.Repeat("x", 64)
+	case "no id":
+		out[0].ID = ""
+	case "health in lower case":
+		out[0].Health = "healthy"
+	case "nothing healthy":
+		out[0].Health = api.Unhealthy
+	case "new ids":
+		out[0].ID = fmt.Sprintf("%d-%d", os.Getpid(), p.round)
+	}
+	return out
+}
+
+func (p *raw) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAndWatchResponse]) error {
+	if p.is("odd") { // nothing at first, then the same list over and over
+		s.Send(&api.ListAndWatchResponse{})
+		time.Sleep(200 * time.Millisecond)
+		for s.Send(&api.ListAndWatchResponse{Devices: p.devices()}) == nil {
+			time.Sleep(100 * time.Millisecond)
+		}
+		return nil
+	}
+	if !p.is("lists nothing") {
+		s.Send(&api.ListAndWatchResponse{Devices: p.devices()})
+	}
+	if p.is("ends its stream") && p.round > 0 {
+		return nil
+	}
+	<-s.Context().Done()
+	return nil
+}
+
+func (p *raw) Allocate(_ context.Context, in *api.AllocateRequest) (*api.AllocateResponse, error) {
+	out := &api.AllocateResponse{}
+	for _, c := range in.GetContainerRequests() {
+		if !slices.Equal(c.GetDevicesIds(), []string{"a"}) && !p.is("allocates anything") {
+			return nil, status.Error(codes.Unknown, "no such device")
+		}
+		if !p.is("answers no container") {
+			out.ContainerResponses = append(out.ContainerResponses, &api.ContainerAllocateResponse{})
+		}
+	}
+	return out, nil
+}

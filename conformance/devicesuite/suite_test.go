@@ -1,0 +1,85 @@
+package devicesuite_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/conformance/devicesuite"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+const trait = "NODEKIT_TEST_RAW_PLUGIN"
+
+func TestMain(m *testing.M) {
+	if t := os.Getenv(trait); t != "" {
+		if err := runRaw(t, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func rawPlugin(t testing.TB, name string, patience time.Duration) devicesuite.Target {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return devicesuite.Target{
+		Command:  []string{self, "--kubelet-dir", devicesuite.KubeletDir},
+		Env:      []string{trait + "=" + name},
+		Patience: patience,
+	}
+}
+
+// TestLegalPlugins stay green, however odd they are.
+func TestLegalPlugins(t *testing.T) {
+	for _, name := range []string{"plain", "odd", "exits at restarts", "nothing healthy"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			devicesuite.Test(t, rawPlugin(t, name, 10*time.Second))
+		})
+	}
+}
+
+// TestHardCodedDirectory runs a plugin that cannot be told the directory.
+func TestHardCodedDirectory(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	target := rawPlugin(t, "plain", 10*time.Second)
+	target.Command = target.Command[:1]
+	devicesuite.Suite().Test(t, target, &conformance.Options{Only: []string{"DEV-REG-001", "DEV-CRASH-001"}})
+}
+
+func TestMutants(t *testing.T) {
+	mutant := func(rule, name string) conformance.Mutant[devicesuite.Target] {
+		return conformance.Mutant[devicesuite.Target]{Name: name, Rule: rule, Target: func(t testing.TB) devicesuite.Target {
+			return rawPlugin(t, name, time.Second)
+		}}
+	}
+	conformance.TestMutants(t, devicesuite.Suite(), []conformance.Mutant[devicesuite.Target]{
+		mutant("DEV-REG-001", "registers first"),
+		mutant("DEV-REG-001", "lists nothing"),
+		mutant("DEV-REG-002", "wrong version"),
+		mutant("DEV-REG-002", "endpoint is a path"),
+		mutant("DEV-REG-002", "resource without domain"),
+		mutant("DEV-LIST-001", "id twice"),
+		mutant("DEV-LIST-001", "long id"),
+		mutant("DEV-LIST-001", "no id"),
+		mutant("DEV-LIST-001", "health in lower case"),
+		mutant("DEV-ALLOC-001", "answers no container"),
+		mutant("DEV-ALLOC-002", "allocates anything"),
+		mutant("DEV-CRASH-001", "forgets restarts"),
+		mutant("DEV-CRASH-001", "ends its stream"),
+		mutant("DEV-CRASH-002", "keeps a stale socket"),
+		mutant("DEV-CRASH-002", "new ids"),
+		mutant("DEV-LEAK-001", "ignores SIGTERM"),
+		mutant("DEV-LEAK-001", "leaves a process"),
+		mutant("DEV-LEAK-002", "leaves its socket"),
+		mutant("DEV-LEAK-003", "leaks descriptors"),
+	})
+}
