@@ -31,6 +31,10 @@ type Driver struct {
 	// repeated calls are only right until the driver restarts.
 	StateDir string
 
+	// Recover is called once by Serve, before any other function and when no
+	// other process has StateDir: it finishes or removes what an earlier process
+	// left half done. Its error ends Serve. nil has nothing to do.
+	Recover func(context.Context) error
 	// Probe returns nil when the driver is healthy, ErrNotReady while it is still
 	// starting, and anything else when it cannot work. nil is always ready.
 	Probe func(context.Context) error

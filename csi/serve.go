@@ -51,7 +51,7 @@ func Serve(ctx context.Context, endpoint string, d *Driver, o *Options) error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
-	core, unlock, err := newCore(d)
+	core, unlock, err := newCore(ctx, d)
 	if err != nil {
 		return fmt.Errorf("serving driver %q: %w", d.Name, err)
 	}
@@ -99,7 +99,8 @@ type core struct {
 	abandon context.CancelFunc
 }
 
-func newCore(d *Driver) (c *core, unlock func(), err error) {
+// newCore takes the state directory and recovers what is in it.
+func newCore(ctx context.Context, d *Driver) (c *core, unlock func(), err error) {
 	c = &core{driver: d, locks: &locks{}}
 	published, unlock := "", func() {}
 	if d.StateDir != "" {
@@ -108,7 +109,11 @@ func newCore(d *Driver) (c *core, unlock func(), err error) {
 		}
 		published = filepath.Join(d.StateDir, "published")
 	}
-	if c.uses, err = openUses(published, c.locks); err != nil {
+	c.uses, err = openUses(published, c.locks)
+	if err == nil && d.Recover != nil {
+		err = d.Recover(ctx)
+	}
+	if err != nil {
 		unlock()
 		return nil, nil, err
 	}

@@ -41,16 +41,13 @@ func serveDriver(name string) {
 // goodDriver keeps directories in dir.
 func goodDriver(dir string) *csi.Driver {
 	path := func(id string) string { return filepath.Join(dir, "data", id) }
-	vols, err := store.Open(context.Background(), filepath.Join(dir, "volumes"), store.Backend{
+	vols := store.New(filepath.Join(dir, "volumes"), store.Backend{
 		Make:   func(_ context.Context, v *store.Volume) error { return os.MkdirAll(path(v.ID), 0o755) },
 		Remove: func(_ context.Context, v *store.Volume) error { return os.RemoveAll(path(v.ID)) },
 	}, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
 	d := &csi.Driver{
 		Name: "suite.csi.example.com", Version: "1",
-		CreateVolume: vols.Create, DeleteVolume: vols.Delete, GetVolume: vols.Get, ListVolumes: vols.List,
+		Recover: vols.Recover, CreateVolume: vols.Create, DeleteVolume: vols.Delete, GetVolume: vols.Get, ListVolumes: vols.List,
 	}
 	d.StageVolume = func(ctx context.Context, r *csi.StageRequest) error {
 		if _, err := d.GetVolume(ctx, r.VolumeID); err != nil {
@@ -156,7 +153,8 @@ var faults = map[string]func(d *csi.Driver, dir string){
 			if err := stage(ctx, r); err != nil {
 				return err
 			}
-			return internalmount.Bind(r.StagingPath, filepath.Join(dir, "data"), nil)
+			extra := filepath.Join(dir, "extra")
+			return errors.Join(os.MkdirAll(extra, 0o700), internalmount.Bind(r.StagingPath, extra, nil))
 		}
 	},
 	"leaves a file in the staging directory": func(d *csi.Driver, _ string) {

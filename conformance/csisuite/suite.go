@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // Target is the driver under test: a program or a socket.
@@ -62,9 +63,11 @@ const (
 	factParameters = "parameters"
 )
 
-// Test holds the target to every rule of the quick and crash tiers, as subtests.
+// Test holds the target to every rule of the quick and crash tiers, as
+// subtests. It skips when the machine does not allow mounts.
 func Test(t *testing.T, target Target) {
 	t.Helper()
+	testenv.Require(t, testenv.Root)
 	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
 }
 

@@ -45,8 +45,7 @@ type driver struct {
 	volumes *store.Store
 }
 
-// New returns the driver after it has finished what an earlier process left half
-// done in the state directory. It starts nothing: pass the driver to csi.Serve.
+// New returns the driver. It touches nothing: pass the driver to csi.Serve.
 func New(c Config) (*csi.Driver, error) {
 	if c.Name == "" {
 		c.Name = DefaultName
@@ -55,23 +54,23 @@ func New(c Config) (*csi.Driver, error) {
 		return nil, csi.ErrInvalid.Errorf("hostpath: StateDir and NodeID are required")
 	}
 	d := &driver{name: c.Name, dir: filepath.Join(c.StateDir, "data")}
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("hostpath: %w", err)
-	}
-	volumes, err := store.Open(context.Background(), filepath.Join(c.StateDir, "volumes"),
-		store.Backend{Make: d.make, Remove: d.remove}, &store.Options{Logger: c.Logger})
-	if err != nil {
-		return nil, fmt.Errorf("hostpath: %w", err)
-	}
+	volumes := store.New(filepath.Join(c.StateDir, "volumes"), store.Backend{Make: d.make, Remove: d.remove}, &store.Options{Logger: c.Logger})
 	d.volumes = volumes
 	return &csi.Driver{
 		Name: c.Name, Version: Version, NodeID: c.NodeID, StateDir: c.StateDir,
-		Supports:     d.supports,
+		Recover: d.recover, Supports: d.supports,
 		CreateVolume: volumes.Create, DeleteVolume: volumes.Delete, GetVolume: volumes.Get, ListVolumes: volumes.List,
 		GetCapacity: d.capacity,
 		StageVolume: d.stage, UnstageVolume: d.unstage, PublishVolume: d.publish, UnpublishVolume: d.unpublish,
 		GetVolumeStats: d.stats,
 	}, nil
+}
+
+func (d *driver) recover(ctx context.Context) error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	return d.volumes.Recover(ctx)
 }
 
 // supports accepts every access mode: this driver's one node is all nodes.

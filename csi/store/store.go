@@ -2,10 +2,10 @@
 // machine: one durable record a volume, names that map to ids, sizes, and the
 // rules of CreateVolume and DeleteVolume for repeated calls. The author says how
 // a volume is made and removed; the methods of Store are then the driver's
-// CreateVolume, DeleteVolume, GetVolume and ListVolumes.
+// Recover, CreateVolume, DeleteVolume, GetVolume and ListVolumes.
 //
 // A volume exists once its record says "ready", which is written after Make
-// returned. A kill before that leaves a record that the next Open removes, and a
+// returned. A kill before that leaves a record that the next Recover removes, and a
 // kill during a deletion is finished by it, so no half of a volume stays.
 //
 // A driver whose backend is the record, as a cloud's disks are, does not need
@@ -29,6 +29,8 @@ import (
 
 // DefaultCapacity is the size of a volume for which nobody asked for one.
 const DefaultCapacity = 1 << 30
+
+var errNotRecovered = fault.Internal.Errorf("the volume store has not been read: set the driver's Recover to Store.Recover")
 
 // Volume is a volume on record. Only the Store changes it.
 type Volume struct {
@@ -70,31 +72,43 @@ type Store struct {
 	busy   map[string]bool // names with an operation going on
 }
 
-// Open reads the records in dir, which is made when missing, and removes the
-// volumes that were half made or half deleted. One process may use dir at a time.
-func Open(ctx context.Context, dir string, b Backend, o *Options) (*Store, error) {
+// New returns a store of the records in dir. It reads nothing: Recover does,
+// and every other method fails until it has. dir should lie in the driver's
+// StateDir, which no other process has while the driver is served.
+func New(dir string, b Backend, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
 	}
-	s := &Store{dir: dir, backend: b, log: o.Logger, byID: map[string]*record{}, byName: map[string]string{}, busy: map[string]bool{}}
+	s := &Store{dir: dir, backend: b, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	records, err := load(dir)
+	return s
+}
+
+// Recover is a driver's Recover: it reads the records, makes dir when it is
+// missing, and removes the volumes that were half made or half deleted.
+func (s *Store) Recover(ctx context.Context) error {
+	records, err := load(s.dir)
 	if err != nil {
-		return nil, fmt.Errorf("opening the volume store: %w", err)
+		return fmt.Errorf("opening the volume store: %w", err)
 	}
+	s.mu.Lock()
+	s.byID, s.byName, s.busy = map[string]*record{}, map[string]string{}, map[string]bool{}
 	for _, r := range records {
 		s.byID[r.ID], s.byName[r.Name] = r, r.ID
+	}
+	s.mu.Unlock()
+	for _, r := range records {
 		if r.Ready {
 			continue
 		}
 		s.log.InfoContext(ctx, "removing a volume that was half made or half deleted", "volume", r.ID)
 		if err := s.forget(ctx, r); err != nil {
-			return nil, fmt.Errorf("removing the incomplete volume %q: %w", r.ID, err)
+			return fmt.Errorf("removing the incomplete volume %q: %w", r.ID, err)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // Create is a driver's CreateVolume. The volume's size is the required one, or
@@ -153,6 +167,9 @@ func (s *Store) Delete(ctx context.Context, r *csi.DeleteRequest) error {
 	if errors.Is(err, fault.NotFound) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
 	release, err := s.begin(v.Name)
 	if err != nil {
 		return err
@@ -177,6 +194,9 @@ func (s *Store) Delete(ctx context.Context, r *csi.DeleteRequest) error {
 func (s *Store) Find(id string) (*Volume, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.byID == nil {
+		return nil, errNotRecovered
+	}
 	r := s.byID[id]
 	if r == nil {
 		return nil, fault.NotFound.Errorf("volume %q does not exist", id)
@@ -199,6 +219,9 @@ func (s *Store) Get(_ context.Context, id string) (*csi.Volume, error) {
 func (s *Store) List(context.Context) ([]*csi.Volume, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.byID == nil {
+		return nil, errNotRecovered
+	}
 	var list []*csi.Volume
 	for _, r := range s.byID {
 		if r.Ready && !r.Ephemeral {
@@ -206,16 +229,6 @@ func (s *Store) List(context.Context) ([]*csi.Volume, error) {
 		}
 	}
 	return list, nil
-}
-
-// Allocated returns the sum of the sizes of all volumes in bytes.
-func (s *Store) Allocated() (n int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.byID {
-		n += r.Capacity
-	}
-	return n
 }
 
 // build makes a volume: record, storage, record.
@@ -257,6 +270,9 @@ func (s *Store) forget(ctx context.Context, r *record) error {
 func (s *Store) begin(name string) (release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.byID == nil {
+		return nil, errNotRecovered
+	}
 	if s.busy[name] {
 		return nil, fault.Aborted.Errorf("an operation on volume %q is still going on: try again", name)
 	}

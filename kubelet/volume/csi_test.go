@@ -28,16 +28,13 @@ func serve(t *testing.T, change func(*csi.Driver)) (socket, data string) {
 	dir := t.TempDir()
 	socket, data = filepath.Join(dir, "csi.sock"), filepath.Join(dir, "data")
 	path := func(id string) string { return filepath.Join(data, id) }
-	vols, err := store.Open(t.Context(), filepath.Join(dir, "volumes"), store.Backend{
+	vols := store.New(filepath.Join(dir, "volumes"), store.Backend{
 		Make:   func(_ context.Context, v *store.Volume) error { return os.MkdirAll(path(v.ID), 0o777) },
 		Remove: func(_ context.Context, v *store.Volume) error { return os.RemoveAll(path(v.ID)) },
 	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	d := &csi.Driver{
 		Name: driverName, Version: "1", NodeID: "n1", StateDir: dir,
-		CreateVolume: vols.Create, DeleteVolume: vols.Delete, GetVolume: vols.Get,
+		Recover: vols.Recover, CreateVolume: vols.Create, DeleteVolume: vols.Delete, GetVolume: vols.Get,
 		StageVolume: func(_ context.Context, r *csi.StageRequest) error {
 			return mount.Stage(path(r.VolumeID), r.StagingPath)
 		},
