@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,59 +9,41 @@ import (
 	"io"
 	"os"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
-
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
-
-// blob is content that was announced with its digest and can be read.
-type blob struct {
-	digest v1.Hash
-	size   int64 // in bytes, -1 when it is not known
-	open   func() (io.ReadCloser, error)
-}
-
-// bytesBlob is a blob in memory; its digest is computed.
-func bytesBlob(content []byte) blob {
-	sum := sha256.Sum256(content)
-	return blob{
-		digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])},
-		size:   int64(len(content)),
-		open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
-	}
-}
 
 // addBlob stores b unless it is there already. Two that add the same blob at
 // the same time, in whatever processes, read it once. The caller holds the
 // ingest lock shared.
-func (s *Store) addBlob(ctx context.Context, b blob) error {
-	if b.digest.Algorithm != "sha256" {
-		return fault.Invalid.Errorf("blob %q: only sha256 digests are read", b.digest)
+func (s *Store) addBlob(ctx context.Context, b content.Blob) error {
+	if b.Digest.Algorithm != "sha256" {
+		return fault.Invalid.Errorf("blob %q: only sha256 digests are read", b.Digest)
 	}
-	path := s.blobPath(b.digest.Hex)
+	path := s.blobPath(b.Digest.Hex)
 	if exists(path) {
 		return nil
 	}
-	l, err := acquire(ctx, s.ingestPath(b.digest.Hex+".lock"), unix.LOCK_EX)
+	l, err := flock.Acquire(ctx, s.ingestPath(b.Digest.Hex+".lock"), flock.Exclusive)
 	if err != nil {
 		return err
 	}
-	defer l.release()
+	defer l.Release()
 	if exists(path) {
 		return nil
 	}
-	part := s.ingestPath(b.digest.Hex + ".part")
+	part := s.ingestPath(b.Digest.Hex + ".part")
 	if err := writeBlob(ctx, part, b); err != nil {
-		return errors.Join(fmt.Errorf("storing blob %q: %w", b.digest, err), ignoreNotExist(os.Remove(part)))
+		return errors.Join(fmt.Errorf("storing blob %q: %w", b.Digest, err), ignoreNotExist(os.Remove(part)))
 	}
 	return commit(part, path)
 }
 
 // writeBlob writes b to path, durably, and checks that it is what its digest
 // and size announce.
-func writeBlob(ctx context.Context, path string, b blob) error {
-	r, err := b.open()
+func writeBlob(ctx context.Context, path string, b content.Blob) error {
+	r, err := b.Open()
 	if err != nil {
 		return err
 	}
@@ -72,10 +53,7 @@ func writeBlob(ctx context.Context, path string, b blob) error {
 		return err
 	}
 	sum := sha256.New()
-	var from io.Reader = &contextReader{ctx, r}
-	if b.size >= 0 {
-		from = io.LimitReader(from, b.size+1)
-	}
+	from := io.LimitReader(&contextReader{ctx, r}, b.Size+1)
 	n, err := io.Copy(io.MultiWriter(f, sum), from)
 	if err == nil {
 		err = f.Sync()
@@ -83,10 +61,10 @@ func writeBlob(ctx context.Context, path string, b blob) error {
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if b.size >= 0 && n != b.size {
-		return fault.Invalid.Errorf("its size is announced as %d bytes, and reading gave %d or more", b.size, n)
+	if n != b.Size {
+		return fault.Invalid.Errorf("its size is announced as %d bytes, and reading gave %d or more", b.Size, n)
 	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != b.digest.Hex {
+	if got := hex.EncodeToString(sum.Sum(nil)); got != b.Digest.Hex {
 		return fault.Invalid.Errorf("its content has the digest sha256:%s: it is corrupt", got)
 	}
 	return nil

@@ -8,19 +8,18 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
 // collect removes what nothing refers to. While some process is loading or
 // pulling it does nothing: that process collects when it is done.
 func (s *Store) collect() error {
-	ingest, err := tryAcquire(s.ingestLockPath(), unix.LOCK_EX)
+	ingest, err := flock.TryAcquire(s.ingestLockPath(), flock.Exclusive)
 	if err != nil || ingest == nil {
 		return err
 	}
-	defer ingest.release()
+	defer ingest.Release()
 	if err := s.sweep(); err != nil {
 		return fmt.Errorf("collecting unused image content: %w", err)
 	}
@@ -31,11 +30,11 @@ func (s *Store) collect() error {
 // never leaves half of one under its name, and removes unreferenced blobs. It
 // holds the store's lock for that only; the long part, deleting, comes after.
 func (s *Store) sweep() error {
-	l, err := acquire(context.Background(), s.lockPath(), unix.LOCK_EX)
+	l, err := flock.Acquire(context.Background(), s.lockPath(), flock.Exclusive)
 	if err != nil {
 		return err
 	}
-	defer l.release()
+	defer l.Release()
 	blobs, layers, err := s.referenced()
 	if err != nil {
 		return err

@@ -8,13 +8,16 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
 const indexVersion = 1
@@ -82,11 +85,11 @@ func (s *Store) read() (*snapshot, error) {
 }
 
 func (s *Store) readIndex(at stamp) (*snapshot, error) {
-	content, err := os.ReadFile(s.indexPath())
+	raw, err := os.ReadFile(s.indexPath())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	idx, err := parseIndex(content)
+	idx, err := parseIndex(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -101,12 +104,12 @@ func (s *Store) stampNow() (stamp, error) {
 	return stamp{st.Ino, st.Size, st.Mtim.Nano()}, nil
 }
 
-func parseIndex(content []byte) (index, error) {
+func parseIndex(raw []byte) (index, error) {
 	idx := index{Version: indexVersion, Images: map[string]record{}}
-	if len(content) == 0 {
+	if len(raw) == 0 {
 		return idx, nil
 	}
-	if err := json.Unmarshal(content, &idx); err != nil {
+	if err := json.Unmarshal(raw, &idx); err != nil {
 		return idx, fault.FailedPrecondition.Errorf("damaged: %w", err)
 	}
 	if idx.Version != indexVersion {
@@ -147,25 +150,25 @@ func (s *Store) config(last *snapshot, id string) (size int64, config *v1.Config
 	if err != nil {
 		return 0, nil, fault.FailedPrecondition.Errorf("image %q: %w", id, err)
 	}
-	content, err := os.ReadFile(s.blobPath(h.Hex))
+	raw, err := os.ReadFile(s.blobPath(h.Hex))
 	if err != nil {
 		return 0, nil, fmt.Errorf("reading the config of image %q: %w", id, err)
 	}
 	config = &v1.ConfigFile{}
-	if err := json.Unmarshal(content, config); err != nil {
+	if err := json.Unmarshal(raw, config); err != nil {
 		return 0, nil, fault.FailedPrecondition.Errorf("the config of image %q is damaged: %w", id, err)
 	}
-	return int64(len(content)), config, nil
+	return int64(len(raw)), config, nil
 }
 
 // update changes the index under the store's lock; the change is durable when
 // it returns nil. change works on a copy whose records it may replace.
 func (s *Store) update(ctx context.Context, change func(images map[string]record) error) error {
-	l, err := acquire(ctx, s.lockPath(), unix.LOCK_EX)
+	l, err := flock.Acquire(ctx, s.lockPath(), flock.Exclusive)
 	if err != nil {
 		return err
 	}
-	defer l.release()
+	defer l.Release()
 	snap, err := s.read()
 	if err != nil {
 		return err
@@ -174,11 +177,11 @@ func (s *Store) update(ctx context.Context, change func(images map[string]record
 	if err := change(next.Images); err != nil {
 		return err
 	}
-	content, err := json.MarshalIndent(next, "", " ")
+	raw, err := json.MarshalIndent(next, "", " ")
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(s.indexPath(), append(content, '\n'), 0o600)
+	return atomicfile.Write(s.indexPath(), append(raw, '\n'), 0o600)
 }
 
 // find returns the id of the image that ref means: an id, a name, or a name
@@ -191,7 +194,7 @@ func (sn *snapshot) find(ref string) (id string, err error) {
 		}
 		return "", nil
 	}
-	full, err := Normalize(ref)
+	full, err := content.Normalize(ref)
 	if err != nil {
 		return "", err
 	}
@@ -201,4 +204,14 @@ func (sn *snapshot) find(ref string) (id string, err error) {
 		}
 	}
 	return "", nil
+}
+
+// imageID returns the image id that ref spells out, with or without its
+// "sha256:", or "" when it is a name.
+func imageID(ref string) string {
+	h, err := v1.NewHash("sha256:" + strings.TrimPrefix(ref, "sha256:"))
+	if err != nil {
+		return ""
+	}
+	return h.String()
 }

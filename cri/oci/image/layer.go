@@ -2,8 +2,6 @@ package image
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,11 +15,10 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/internal/decompress"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
 const layerVersion = 1
@@ -52,7 +49,7 @@ func chainIDs(layers []layerRef) []string {
 // staged is an unpacked layer that is not visible yet.
 type staged struct {
 	chain, tmp string
-	lock       *lock
+	lock       *flock.Lock
 }
 
 // unpack makes every layer of the chain present. ready[i] is closed when the
@@ -63,7 +60,7 @@ func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan stru
 	defer func() {
 		for _, f := range fresh {
 			err = errors.Join(err, os.RemoveAll(f.tmp))
-			f.lock.release()
+			f.lock.Release()
 		}
 	}()
 	var parents []string // the topmost first
@@ -104,12 +101,12 @@ func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan stru
 // somebody else committed the layer meanwhile.
 func (s *Store) stage(ctx context.Context, chain string, l layerRef, parents []string) (_ *staged, err error) {
 	st := staged{chain: chain}
-	st.lock, err = acquire(ctx, s.ingestPath("layer-"+chain+".lock"), unix.LOCK_EX)
+	st.lock, err = flock.Acquire(ctx, s.ingestPath("layer-"+chain+".lock"), flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
 	if exists(s.layerPath(chain)) {
-		st.lock.release()
+		st.lock.Release()
 		return nil, nil
 	}
 	st.tmp, err = os.MkdirTemp(s.ingestPath(""), "layer-"+chain+".*")
@@ -118,7 +115,7 @@ func (s *Store) stage(ctx context.Context, chain string, l layerRef, parents []s
 	}
 	if err != nil {
 		err = errors.Join(err, os.RemoveAll(st.tmp))
-		st.lock.release()
+		st.lock.Release()
 		return nil, err
 	}
 	return &st, nil
@@ -139,7 +136,7 @@ func (s *Store) fill(ctx context.Context, tmp string, l layerRef, parents []stri
 		return err
 	}
 	defer f.Close()
-	plain, err := decompress(f)
+	plain, err := decompress.Reader(f)
 	if err != nil {
 		return err
 	}
@@ -223,37 +220,6 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	b.left -= int64(n)
 	return n, err
-}
-
-// decompress recognises gzip and zstd by their first bytes and takes anything
-// else for a plain tar stream.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	buffered := bufio.NewReaderSize(r, 1<<16)
-	magic, err := buffered.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch compression(magic) {
-	case "gzip":
-		return gzip.NewReader(buffered)
-	case "zstd":
-		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
-	}
-	return io.NopCloser(buffered), nil
-}
-
-func compression(magic []byte) string {
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		return "gzip"
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		return "zstd"
-	}
-	return ""
 }
 
 // diffIDs returns the layers of a config as hashes that are safe in paths.

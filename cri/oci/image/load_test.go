@@ -200,7 +200,7 @@ func TestLoadRefuses(t *testing.T) {
 		"corrupt layer":    {write(corrupt), fault.Invalid, "it is corrupt"},
 		"no manifest":      {write(tarOf(t, file("manifest.json", "[]"))), fault.Invalid, "lists no image"},
 		"bad json":         {write(tarOf(t, file("index.json", "{"))), fault.Invalid, "index.json"},
-		"other platform":   {foreign, fault.Invalid, "it has: linux/s390x"},
+		"other platform":   {foreign, fault.Invalid, "no image for linux/" + runtime.GOARCH + "; there is: linux/s390x"},
 		"missing config":   {write(tarOf(t, file("manifest.json", `[{"Config":"c.json"}]`))), fault.NotFound, `no file "c.json"`},
 		"missing layer":    {write(tarOf(t, file("manifest.json", `[{"Config":"c.json","Layers":["l"]}]`), file("c.json", `{"rootfs":{"diff_ids":["sha256:`+strings.Repeat("0", 64)+`"]}}`))), fault.NotFound, `no file "l"`},
 		"digest as path":   {write(tarOf(t, file("index.json", `{"manifests":[{"digest":"sha256:../../../../etc/passwd"}]}`))), fault.Invalid, "index.json"},

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
 // Rootfs is a mounted root file system.
@@ -37,13 +39,8 @@ type mountRecord struct {
 	Dir     string        `json:"dir"`
 	Image   string        `json:"image"`
 	Layers  []string      `json:"layers"` // chain ids, the bottom first
+	Boot    string        `json:"boot"`   // of the machine, when it was made
 	Config  v1.ConfigFile `json:"config"`
-}
-
-// overlay is what an overlay mount is made of.
-type overlay struct {
-	target, upper, work string
-	lower               []string // the topmost first
 }
 
 // Rootfs mounts a writable file system of the image below dir and returns it.
@@ -51,10 +48,12 @@ type overlay struct {
 // runtime calls it when it creates a container, with a directory that is that
 // container's alone and does not lie on an overlay itself.
 //
-// It may be called again, also after a crash or a reboot: a root file system
-// that is mounted is returned as it is, one that is not is mounted again with
-// what was written to it. Removing the image does not matter to either. When
-// it returns an error nothing new is left below dir.
+// It may be called again, also after a crash of this process: a root file
+// system that is mounted is returned as it is, one that is not is mounted again
+// with what was written to it. Removing the image does not matter to either.
+// After a reboot it starts anew, as every container does; for that, and so that
+// releasing costs no sync of the disk, fsync(2) in it does nothing. When Rootfs
+// returns an error nothing new is left below dir.
 //
 // The image is not there: fault.NotFound. dir has a root file system of another
 // image: fault.AlreadyExists.
@@ -66,11 +65,11 @@ func (s *Store) Rootfs(ctx context.Context, image, dir string) (*Rootfs, error) 
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("root file system of image %q: %w", image, err)
 	}
-	l, err := acquire(ctx, dir, unix.LOCK_EX)
+	l, err := flock.Acquire(ctx, dir, flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
-	defer l.release()
+	defer l.Release()
 	m, fresh, err := s.reserve(ctx, image, dir)
 	if err == nil {
 		err = s.mount(ctx, m)
@@ -94,11 +93,11 @@ func (s *Store) ReleaseRootfs(dir string) error {
 		return fmt.Errorf("releasing root file system: %w", err)
 	}
 	if exists(dir) {
-		l, err := acquire(context.Background(), dir, unix.LOCK_EX)
+		l, err := flock.Acquire(context.Background(), dir, flock.Exclusive)
 		if err != nil {
 			return err
 		}
-		defer l.release()
+		defer l.Release()
 	}
 	if err := s.releaseLocked(dir); err != nil {
 		return fmt.Errorf("releasing root file system in %q: %w", dir, err)
@@ -112,11 +111,11 @@ func mountPoint(dir string) string { return filepath.Join(dir, "rootfs") }
 // or returns the record that does. While it has the store's lock nothing is
 // collected.
 func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, fresh bool, err error) {
-	l, err := acquire(ctx, s.lockPath(), unix.LOCK_SH)
+	l, err := flock.Acquire(ctx, s.lockPath(), flock.Shared)
 	if err != nil {
 		return m, false, err
 	}
-	defer l.release()
+	defer l.Release()
 	snap, err := s.read()
 	if err != nil {
 		return m, false, err
@@ -138,34 +137,63 @@ func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, 
 	if id == "" {
 		return m, false, fault.NotFound.Errorf("the image is not in the store: load or pull it")
 	}
-	m = mountRecord{mountVersion, dir, id, chainIDs(snap.images[id].Layers), *snap.configs[id]}
+	boot, err := bootID()
+	if err != nil {
+		return m, false, err
+	}
+	m = mountRecord{mountVersion, dir, id, chainIDs(snap.images[id].Layers), boot, *snap.configs[id]}
 	return m, true, writeMount(path, m)
 }
 
 func (s *Store) mount(ctx context.Context, m mountRecord) error {
 	target := mountPoint(m.Dir)
-	if mounted, err := isMounted(target); mounted || err != nil {
+	if mounted, err := overlay.IsMounted(target); mounted || err != nil {
 		return err
 	}
 	if err := s.restore(ctx, m); err != nil {
 		return err
 	}
-	o := overlay{target: target, upper: filepath.Join(m.Dir, "upper"), work: filepath.Join(m.Dir, "work")}
-	for _, dir := range []string{o.upper, o.work, o.target} {
+	o := overlay.Options{Target: target, Upper: filepath.Join(m.Dir, "upper"), Work: filepath.Join(m.Dir, "work"), Volatile: true}
+	if err := s.reuse(o, m); err != nil {
+		return err
+	}
+	for _, dir := range []string{o.Upper, o.Work, o.Target} {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
 	for _, chain := range m.Layers {
-		o.lower = append([]string{s.layerFS(chain)}, o.lower...)
+		o.Lower = append([]string{s.layerFS(chain)}, o.Lower...)
 	}
-	if len(o.lower) == 0 { // overlay wants at least one
-		o.lower = []string{filepath.Join(s.dir, "empty")}
-		if err := os.MkdirAll(o.lower[0], 0o755); err != nil {
+	if len(o.Lower) == 0 { // overlay wants at least one
+		o.Lower = []string{filepath.Join(s.dir, "empty")}
+		if err := os.MkdirAll(o.Lower[0], 0o755); err != nil {
 			return err
 		}
 	}
-	return mountOverlay(o)
+	return overlay.Mount(o)
+}
+
+// reuse prepares the directories of an earlier mount for the next. What was
+// written to it is kept unless the machine was booted since.
+func (s *Store) reuse(o overlay.Options, m mountRecord) error {
+	now, err := bootID()
+	if err != nil {
+		return err
+	}
+	if now == m.Boot {
+		return overlay.Forget(o.Work)
+	}
+	if err := errors.Join(os.RemoveAll(o.Upper), os.RemoveAll(o.Work)); err != nil {
+		return err
+	}
+	m.Boot = now
+	return writeMount(s.mountsPath(mountKey(m.Dir)), m)
+}
+
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
 }
 
 // restore unpacks layers again that somebody deleted. Normally there are none.
@@ -197,14 +225,14 @@ func (s *Store) restore(ctx context.Context, m mountRecord) error {
 func (s *Store) releaseLocked(dir string) error {
 	target := mountPoint(dir)
 	for {
-		mounted, err := isMounted(target)
+		mounted, err := overlay.IsMounted(target)
 		if err != nil {
 			return err
 		}
 		if !mounted {
 			break
 		}
-		if err := unmount(target); err != nil {
+		if err := overlay.Unmount(target); err != nil {
 			return err
 		}
 	}

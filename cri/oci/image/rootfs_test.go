@@ -111,6 +111,49 @@ func TestRootfsAfterCrash(t *testing.T) {
 	}
 }
 
+func TestRootfsRemounted(t *testing.T) {
+	store, dir := t.TempDir(), t.TempDir()
+	s := open(t, store, nil)
+	if _, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layerOf(t, file("a", "below")))})); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(mounted(t, s, testName, dir).Path, "a")
+	if err := os.WriteFile(path, []byte("above"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	undo(t, dir)
+	mounted(t, s, testName, dir)
+	wantFile(t, path, "above")
+
+	undo(t, dir)
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := filepath.Glob(filepath.Join(store, "mounts", "*.json"))
+	if err != nil || len(records) != 1 {
+		t.Fatalf("records %v, %v; want one", records, err)
+	}
+	record, err := os.ReadFile(records[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	record = bytes.Replace(record, bytes.TrimSpace(boot), []byte("an earlier boot"), 1)
+	if err := os.WriteFile(records[0], record, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time is in one boot with the first
+		mounted(t, s, testName, dir)
+		wantFile(t, path, "below")
+		if err := os.WriteFile(filepath.Join(filepath.Dir(path), "new"), []byte("kept"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		undo(t, dir)
+	}
+	mounted(t, s, testName, dir)
+	wantFile(t, filepath.Join(filepath.Dir(path), "new"), "kept")
+}
+
 // undo unmounts the root file system in dir and removes the named parts.
 func undo(t *testing.T, dir string, parts ...string) {
 	t.Helper()

@@ -24,9 +24,3 @@ func syncFS(string) error { return notLinux("unpacking image layers") }
 func diskUsage(string) (bytes, inodes uint64, err error) {
 	return 0, 0, notLinux("measuring disk usage")
 }
-
-func mountOverlay(overlay) error { return notLinux("mounting a root file system") }
-
-func isMounted(string) (bool, error) { return false, notLinux("looking for a root file system") }
-
-func unmount(string) error { return notLinux("unmounting a root file system") }

@@ -1,4 +1,7 @@
-package image
+// Package flock takes locks that exclude goroutines as well as processes, and
+// that the kernel frees when their process dies (flock(2)). Functions are safe
+// for concurrent use.
+package flock
 
 import (
 	"context"
@@ -9,15 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is a held flock(2). Each lock has an open file of its own, so it
-// excludes other goroutines as well as other processes, and the kernel frees it
-// when the process dies.
-type lock struct{ file *os.File }
+// Lock is a lock that is held. It has an open file of its own.
+type Lock struct{ file *os.File }
 
-// acquire waits for the lock on path, unix.LOCK_SH or unix.LOCK_EX, until ctx
-// ends. The file is created when it is not there; a directory serves as well.
-func acquire(ctx context.Context, path string, how int) (*lock, error) {
-	l, err := tryAcquire(path, how)
+// How a lock is taken.
+const (
+	Shared    = unix.LOCK_SH
+	Exclusive = unix.LOCK_EX
+)
+
+// Acquire waits for the lock on path, Shared or Exclusive, until ctx ends. The file is created when it is not there; a directory serves as well.
+func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
+	l, err := TryAcquire(path, how)
 	if l != nil || err != nil {
 		return l, err
 	}
@@ -32,7 +38,7 @@ func acquire(ctx context.Context, path string, how int) (*lock, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), f.Close())
 		}
-		return &lock{f}, nil
+		return &Lock{f}, nil
 	case <-ctx.Done():
 		go func() { // flock cannot be given up: close the file once it has the lock
 			<-done
@@ -42,15 +48,15 @@ func acquire(ctx context.Context, path string, how int) (*lock, error) {
 	}
 }
 
-// tryAcquire returns nil and no error when somebody else has the lock.
-func tryAcquire(path string, how int) (*lock, error) {
+// TryAcquire returns nil and no error when somebody else has the lock.
+func TryAcquire(path string, how int) (*Lock, error) {
 	f, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
 	err = flock(f, how|unix.LOCK_NB)
 	if err == nil {
-		return &lock{f}, nil
+		return &Lock{f}, nil
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, f.Close()
@@ -74,8 +80,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// release frees the lock. A nil lock is not held.
-func (l *lock) release() {
+// Release frees the lock. A nil lock is not held.
+func (l *Lock) Release() {
 	if l != nil {
 		l.file.Close()
 	}

@@ -1,4 +1,4 @@
-package image
+package archive
 
 import (
 	"archive/tar"
@@ -13,11 +13,13 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // Pack makes an image of one file, a statically linked program, and returns it
-// as an archive that Store.Load, "docker load" and "ctr images import" take.
+// as an archive that image.Store.Load, "docker load" and "ctr
+// images import" take.
 // The program lies at the root under its own name and is the entrypoint; "/" is
 // first in PATH. Equal programs give equal archives: every time is 1970.
 //
@@ -32,7 +34,7 @@ func Pack(binary, name string) ([]byte, error) {
 }
 
 func pack(binary, name string) ([]byte, error) {
-	full, err := Normalize(name)
+	full, err := content.Normalize(name)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +51,7 @@ func pack(binary, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := packConfig(file, arch, bytesBlob(layer).digest)
+	config, err := packConfig(file, arch, content.Bytes(layer).Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -117,26 +119,26 @@ func packArchive(name, arch string, config, layer []byte) ([]byte, error) {
 	)
 }
 
-func descriptor(t types.MediaType, content []byte) v1.Descriptor {
-	b := bytesBlob(content)
-	return v1.Descriptor{MediaType: t, Digest: b.digest, Size: b.size}
+func descriptor(t types.MediaType, raw []byte) v1.Descriptor {
+	b := content.Bytes(raw)
+	return v1.Descriptor{MediaType: t, Digest: b.Digest, Size: b.Size}
 }
 
 type tarFile struct {
-	name    string
-	content []byte
-	mode    int64
+	name string
+	body []byte
+	mode int64
 }
 
 func tarball(files ...tarFile) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	for _, f := range files {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.content)), Mode: f.mode, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.body)), Mode: f.mode, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(f.content); err != nil {
+		if _, err := w.Write(f.body); err != nil {
 			return nil, err
 		}
 	}

@@ -1,4 +1,4 @@
-package image
+package archive
 
 import (
 	"archive/tar"
@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/nodekit-project/nodekit/internal/decompress"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -72,11 +73,11 @@ func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, errors.Join(err, f.Close())
 	}
-	if compression(magic[:n]) == "" {
+	if decompress.Kind(magic[:n]) == "" {
 		return f, nil
 	}
 	defer f.Close()
-	plain, err := decompress(f)
+	plain, err := decompress.Reader(f)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,10 @@ func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.Copy(tmp, &boundedReader{r: plain, left: limit})
+	copied, err := io.Copy(tmp, io.LimitReader(plain, limit+1))
+	if err == nil && copied > limit {
+		err = fault.Invalid.Errorf("it is longer than %d bytes", limit)
+	}
 	if err = errors.Join(err, os.Remove(tmp.Name())); err != nil {
 		return nil, errors.Join(fmt.Errorf("decompressing: %w", err), tmp.Close())
 	}
@@ -176,5 +180,5 @@ func sniff(src source, name string) (string, error) {
 	if _, err := io.CopyN(&magic, f, 4); err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	return compression(magic.Bytes()), nil
+	return decompress.Kind(magic.Bytes()), nil
 }

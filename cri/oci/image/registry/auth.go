@@ -1,11 +1,9 @@
-package image
+package registry
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -13,9 +11,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -59,14 +57,15 @@ func isFor(server, registry string) bool {
 		return false
 	}
 	host := u.Host
-	if host == dockerHub || host == "registry-1.docker.io" {
+	if host == content.DockerHub || host == "registry-1.docker.io" {
 		host = name.DefaultRegistry
 	}
 	return host == registry
 }
 
-// authKey tells credentials apart without showing them.
-func authKey(a *runtimeapi.AuthConfig) string {
+// AuthKey returns the same text for the same credentials and shows nothing of
+// them. It is empty when there are none.
+func AuthKey(a *runtimeapi.AuthConfig) string {
 	if isEmpty(a) {
 		return ""
 	}
@@ -91,41 +90,4 @@ func (g *httpGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// explain gives an error of the registry or of the way to it a kind, and a
-// sentence that says what to do.
-func explain(r name.Reference, err error) error {
-	registry := strings.SplitN(repository(r), "/", 2)[0]
-	var te *transport.Error
-	if errors.As(err, &te) {
-		return explainStatus(registry, te)
-	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) && dns.IsNotFound {
-		return fault.Unavailable.Errorf("registry %q is unknown: check the name: %w", registry, err)
-	}
-	var netErr net.Error
-	var op *net.OpError
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if errors.As(err, &netErr) || errors.As(err, &op) {
-		return fault.Unavailable.Errorf("registry %q cannot be reached: %w", registry, err)
-	}
-	return err
-}
-
-func explainStatus(registry string, te *transport.Error) error {
-	switch code := te.StatusCode; {
-	case code == http.StatusNotFound:
-		return fault.NotFound.Errorf("registry %q has no such image: check its name and tag: %w", registry, te)
-	case code == http.StatusUnauthorized:
-		return fault.Unauthenticated.Errorf("registry %q wants credentials for it, or the image does not exist: docker login %s: %w", registry, registry, te)
-	case code == http.StatusForbidden:
-		return fault.PermissionDenied.Errorf("registry %q does not allow these credentials to pull it: %w", registry, te)
-	case code == http.StatusTooManyRequests || code >= 500:
-		return fault.Unavailable.Errorf("registry %q cannot serve it now: %w", registry, te)
-	}
-	return fault.Internal.Errorf("registry %q: %w", registry, te)
 }

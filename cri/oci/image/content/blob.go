@@ -1,0 +1,29 @@
+package content
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// Blob is content that was announced with its digest and can be read.
+type Blob struct {
+	Digest v1.Hash
+	Size   int64 // in bytes
+	// Open starts reading from the beginning. It may be called again, also
+	// while another reader is open.
+	Open func() (io.ReadCloser, error)
+}
+
+// Bytes returns a blob in memory, with its digest.
+func Bytes(raw []byte) Blob {
+	sum := sha256.Sum256(raw)
+	return Blob{
+		Digest: v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])},
+		Size:   int64(len(raw)),
+		Open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },
+	}
+}

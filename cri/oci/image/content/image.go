@@ -1,0 +1,63 @@
+// Package content describes container images as archives and registries hand
+// them out: by digests, with readers for what the digests name (OCI image
+// specification v1.1). It stores nothing, checks no content, and knows no
+// transport. Its values are plain data.
+package content
+
+import (
+	"encoding/json"
+	"runtime"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Image is an image that an archive or a registry offers.
+type Image struct {
+	Names     []string // in full form, see Canonical
+	Digests   []string // repository@digest, of the manifest or the index that led to it
+	Config    Blob
+	Manifests []Blob // the image's own and the indexes it was found through
+	Layers    []Blob // the bottom first
+}
+
+// FromManifest reads an image manifest and returns the image it describes,
+// without names; open returns the blob of each descriptor. What is no manifest
+// of an image that can run is fault.Invalid.
+func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
+	var m v1.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fault.Invalid.Errorf("image manifest: %w", err)
+	}
+	if m.Config.Digest.Hex == "" {
+		return nil, fault.Invalid.Errorf("image manifest without a config: schema 1 and artifacts are not images that can run")
+	}
+	im := &Image{Config: open(m.Config), Manifests: []Blob{Bytes(raw)}}
+	for _, l := range m.Layers {
+		im.Layers = append(im.Layers, open(l))
+	}
+	return im, nil
+}
+
+// ForThisMachine returns the descriptors of an index without those for other
+// platforms and without attestations, which have a platform of their own.
+func ForThisMachine(all []v1.Descriptor) []v1.Descriptor {
+	return slices.DeleteFunc(slices.Clone(all), func(d v1.Descriptor) bool {
+		p := d.Platform
+		return p != nil && p.OS != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH)
+	})
+}
+
+// NoPlatform says that an index has no image for this machine, and which it has.
+func NoPlatform(all []v1.Descriptor) string {
+	var names []string
+	for _, d := range all {
+		if d.Platform != nil {
+			names = append(names, d.Platform.String())
+		}
+	}
+	return "no image for linux/" + runtime.GOARCH + "; there is: " + strings.Join(names, ", ")
+}

@@ -1,0 +1,49 @@
+package content
+
+import (
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// DockerHub is the name under which users, docker and the kubelet know the
+// registry that go-containerregistry calls index.docker.io.
+const DockerHub = "docker.io"
+
+// ParseReference reads a reference as users write it: "busybox",
+// "repo/app:tag", "registry:5000/app@sha256:...". What is none is fault.Invalid.
+func ParseReference(ref string, how ...name.Option) (name.Reference, error) {
+	r, err := name.ParseReference(ref, append(how, name.WeakValidation)...)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("image reference %q: want [REGISTRY/]REPOSITORY[:TAG|@sha256:DIGEST]", ref)
+	}
+	return r, nil
+}
+
+// Normalize returns the full form of a reference as users write it.
+func Normalize(ref string) (string, error) {
+	r, err := ParseReference(ref)
+	if err != nil {
+		return "", err
+	}
+	return Canonical(r), nil
+}
+
+// Canonical returns the full form of a reference, in which names are stored
+// and reported: "busybox" is "docker.io/library/busybox:latest". One with a
+// digest loses its tag.
+func Canonical(r name.Reference) string {
+	if d, ok := r.(name.Digest); ok {
+		return Repository(r) + "@" + d.DigestStr()
+	}
+	return Repository(r) + ":" + r.Identifier()
+}
+
+// Repository returns the full form of a reference without tag and digest.
+func Repository(r name.Reference) string {
+	registry := r.Context().RegistryStr()
+	if registry == name.DefaultRegistry {
+		registry = DockerHub
+	}
+	return registry + "/" + r.Context().RepositoryStr()
+}

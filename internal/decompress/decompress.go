@@ -1,0 +1,46 @@
+// Package decompress reads streams whose compression is not announced.
+// Functions are safe for concurrent use on different readers.
+package decompress
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Reader recognises gzip and zstd by their first bytes and returns what r
+// decompresses to. Anything else is returned as it is.
+func Reader(r io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReaderSize(r, 1<<16)
+	magic, err := buffered.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch Kind(magic) {
+	case "gzip":
+		return gzip.NewReader(buffered)
+	case "zstd":
+		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}
+	return io.NopCloser(buffered), nil
+}
+
+// Kind names the compression of a stream that begins with magic: "gzip",
+// "zstd", or "" for none. It looks at four bytes.
+func Kind(magic []byte) string {
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		return "gzip"
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		return "zstd"
+	}
+	return ""
+}
