@@ -90,7 +90,7 @@ func (o *Observer) container(ctx context.Context, item *runtimeapi.Container, se
 		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(), LogPath: s.GetLogPath(),
 	}
 	if c.State == pod.Exited {
-		if message := terminationMessage(s); message != "" {
+		if message := terminationMessage(ctx, s); message != "" {
 			c.Message = message
 		}
 	}
@@ -132,10 +132,10 @@ func moment(ns int64) time.Time {
 
 // terminationMessage reads what the container left in its termination message
 // file, or the end of its log where its policy asks for that.
-func terminationMessage(s *runtimeapi.ContainerStatus) string {
+func terminationMessage(ctx context.Context, s *runtimeapi.ContainerStatus) string {
 	text := readMessage(s.GetAnnotations()[pod.AnnotationTerminationFile])
 	if text == "" && s.GetExitCode() != 0 && s.GetAnnotations()[pod.AnnotationTerminationPolicy] == "FallbackToLogsOnError" {
-		text = logTail(s.GetLogPath())
+		text = logTail(ctx, s.GetLogPath())
 	}
 	return text
 }

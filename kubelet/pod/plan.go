@@ -162,8 +162,8 @@ func initFailed(v *View, sandbox *Sandbox) bool {
 
 // run brings the containers of a ready sandbox forward.
 func run(v *View, sandbox *Sandbox, p *Plan) {
-	if initFailed(v, sandbox) {
-		return
+	if initFailed(v, sandbox) || v.ended() {
+		return // the phase says so, and then it is a finished Pod
 	}
 	p.Kill = unwanted(v)
 	prune(v, sandbox, p)
@@ -171,8 +171,7 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 	for _, k := range p.Kill {
 		killed[k.Name] = true
 	}
-	initialized := initialize(v, sandbox, p, killed)
-	if !initialized || v.ended() {
+	if !initialize(v, sandbox, p, killed) {
 		return
 	}
 	for i := range v.Pod.Spec.Containers {

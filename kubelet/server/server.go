@@ -16,6 +16,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
@@ -31,6 +32,9 @@ type Config struct {
 	Healthy func(context.Context) error
 	// LogDir is the directory of all Pods' logs.
 	LogDir string
+	// Ended returns a channel that is closed when the container instance has
+	// ended, or ctx has.
+	Ended  func(ctx context.Context, pod types.UID, container string, attempt uint32) <-chan struct{}
 	Logger *slog.Logger // nil discards
 }
 
@@ -60,6 +64,7 @@ func handler(c Config) http.Handler {
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /pods/", s.pods)
 	mux.HandleFunc("GET /runningpods/", s.runningPods)
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	mux.HandleFunc("GET /runningpods", s.runningPods)
 	return mux
 }
