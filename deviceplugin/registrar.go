@@ -186,15 +186,26 @@ func (r *registrar) registerOnce(ctx context.Context) error {
 // is not told by any file; without a stream the resource would stay at zero.
 func (r *registrar) attend(ctx context.Context, srv *server, l *sockfile.Listener, wake *signals) {
 	over := func() bool { return !l.Present() || r.restarted(r.kubelet) }
-	began, patience := time.Now(), streamTimeout
+	watching := func() bool { now, _ := srv.open(); return now }
+	began := time.Now()
 	for ctx.Err() == nil && !over() {
-		if srv.open() > 0 {
-			patience = reopenGrace
-			wake.await(ctx, time.Hour, func() bool { return srv.open() == 0 || over() })
+		if watching() {
+			wake.await(ctx, time.Hour, func() bool { return !watching() || over() })
 			continue
 		}
-		wake.await(ctx, patience, func() bool { return srv.open() > 0 || over() })
-		if srv.open() == 0 && !over() && ctx.Err() == nil {
+		patience := reopenGrace
+		_, before := srv.open()
+		if !before {
+			patience = streamTimeout
+		}
+		wake.await(ctx, patience, func() bool {
+			now, ever := srv.open()
+			return now || ever != before || over()
+		})
+		if _, ever := srv.open(); ever != before {
+			continue // it was open, however shortly
+		}
+		if ctx.Err() == nil && !watching() && !over() {
 			r.backOff(time.Since(began))
 			r.log.Warn("the kubelet does not watch the devices: registering again", "delay", r.delay)
 			return

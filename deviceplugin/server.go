@@ -25,6 +25,7 @@ type server struct {
 
 	mu      sync.Mutex
 	streams int           // open ListAndWatch streams
+	watched bool          // one was open at some time
 	changed chan struct{} // holds a token when streams has changed
 }
 
@@ -70,16 +71,18 @@ func (s *server) count(delta int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams += delta
+	s.watched = true
 	select {
 	case s.changed <- struct{}{}:
 	default:
 	}
 }
 
-func (s *server) open() int {
+// open reports whether the kubelet watches now, and whether it ever did.
+func (s *server) open() (now, ever bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.streams
+	return s.streams > 0, s.watched
 }
 
 // Allocate answers one response for each container request, in order.
