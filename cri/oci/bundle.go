@@ -127,7 +127,7 @@ func resolveMounts(doc *specs.Spec) error {
 		}
 		real, err := filepath.EvalSymlinks(m.Source)
 		if err != nil {
-			return fault.Invalid.Errorf("the mount at %q: %w", m.Destination, err)
+			return fault.Invalid.Errorf("mounting %q at %q: %w", m.Source, m.Destination, err)
 		}
 		m.Source = real
 	}

@@ -34,28 +34,34 @@ func (e engine) args(log, verb string, rest ...string) []string {
 func (e engine) stateDir(id string) string { return filepath.Join(e.root, id) }
 
 // chooseEngine finds the OCI runtime. An empty name means crun where it works,
-// because it is several times faster, else runc.
+// because it is several times faster, else runc. A runtime that has no
+// alternative is not tried out: it says what is wrong when a container starts.
 func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
-	candidates := []string{"crun", "runc"}
+	names := []string{"crun", "runc"}
 	if c.Runtime != "" {
-		candidates = []string{c.Runtime}
+		names = []string{c.Runtime}
 	}
+	var candidates []engine
 	var tried []error
-	for _, name := range candidates {
+	for _, name := range names {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			tried = append(tried, err)
 			continue
 		}
-		e := engine{path: path, root: root}
-		if err := e.probe(ctx, c); err != nil {
-			tried = append(tried, err)
-			continue
+		candidates = append(candidates, engine{path: path, root: root})
+	}
+	for i, e := range candidates {
+		if i < len(candidates)-1 {
+			if err := e.probe(ctx, c); err != nil {
+				c.Logger.Info("oci runtime does not work here", "path", e.path, "err", err)
+				continue
+			}
 		}
-		c.Logger.Info("oci runtime chosen", "path", path)
+		c.Logger.Info("oci runtime chosen", "path", e.path)
 		return e, nil
 	}
-	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime works here, install runc or crun (apt-get install runc): %w", errors.Join(tried...))
+	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", errors.Join(tried...))
 }
 
 // probe runs the smallest container there is, because a version number does

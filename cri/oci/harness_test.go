@@ -72,19 +72,24 @@ func (p paths) cfg() oci.Config {
 	}
 }
 
-func openRuntime(ctx context.Context, dir string, log *slog.Logger) (*oci.Runtime, error) {
+// openRuntime returns a runtime and the function that closes its network.
+func openRuntime(ctx context.Context, dir string, log *slog.Logger) (*oci.Runtime, func() error, error) {
 	p := paths{dir}
 	cfg := p.cfg()
 	cfg.Logger = log
 	var err error
 	if cfg.Images, err = image.Open(dir+"/images", nil); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cfg.Network, err = cniruntime.Open(cniruntime.Config{ConfDir: dir + "/net.d", BinDirs: []string{dir + "/bin"}, StateDir: dir + "/cni"})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return oci.New(ctx, cfg)
+	rt, err := oci.New(ctx, cfg)
+	if err != nil {
+		return nil, nil, errors.Join(err, cfg.Network.Close())
+	}
+	return rt, cfg.Network.Close, nil
 }
 
 // serve is the server process.
@@ -92,12 +97,12 @@ func serve(dir string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	rt, err := openRuntime(ctx, dir, log)
+	rt, closeNetwork, err := openRuntime(ctx, dir, log)
 	if err != nil {
 		return err
 	}
 	err = cri.Serve(ctx, paths{dir}.socket(), rt.CRI(), &cri.Options{StateDir: dir + "/cri", Logger: log})
-	return errors.Join(err, rt.Close())
+	return errors.Join(err, rt.Close(), closeNetwork())
 }
 
 // node is a runtime server under test, in a process of its own.
@@ -243,7 +248,7 @@ func (n *node) end(before *leak.Snapshot) {
 
 // shutDown takes over a node whose server was killed and ends it.
 func shutDown(ctx context.Context, dir string) error {
-	rt, err := openRuntime(ctx, dir, nil)
+	rt, closeNetwork, err := openRuntime(ctx, dir, nil)
 	if err != nil {
 		return err
 	}
@@ -266,7 +271,7 @@ func shutDown(ctx context.Context, dir string) error {
 		runtime.Gosched()
 	}
 	stop()
-	return errors.Join(<-done, rt.Shutdown(ctx))
+	return errors.Join(<-done, rt.Shutdown(ctx), closeNetwork())
 }
 
 // sandbox runs a sandbox and returns its id and config. change may adjust it.

@@ -12,34 +12,44 @@ import (
 )
 
 // pinIPCAndUTS makes new IPC and UTS namespaces (flags says which), runs setup
-// inside them and pins them at dir/ipc and dir/uts. The namespaces belong to a
-// thread, which is thrown away afterwards.
+// inside them and pins them at dir/ipc and dir/uts.
 func pinIPCAndUTS(dir string, flags int, setup func() error) error {
 	if flags == 0 {
 		return setup()
 	}
-	result := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, and so nobody else
-		// ever runs in the new namespaces.
-		runtime.LockOSThread()
-		result <- func() error {
-			if err := unix.Unshare(flags); err != nil {
-				return fmt.Errorf("making namespaces: %w", err)
+	return onThrowAwayThread(func() error {
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("making namespaces: %w", err)
+		}
+		if err := setup(); err != nil {
+			return err
+		}
+		for name, flag := range map[string]int{"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS} {
+			if flags&flag == 0 {
+				continue
 			}
-			if err := setup(); err != nil {
+			if err := pin("/proc/thread-self/ns/"+name, filepath.Join(dir, name)); err != nil {
 				return err
 			}
-			for name, flag := range map[string]int{"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS} {
-				if flags&flag == 0 {
-					continue
-				}
-				if err := pin("/proc/thread-self/ns/"+name, filepath.Join(dir, name)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}()
+		}
+		return nil
+	})
+}
+
+// onThrowAwayThread runs f on a thread that ends with it, so that nobody else
+// ever runs in the namespaces that f enters. It is never the process's first
+// thread, which cannot end and is what others see in /proc/PID.
+func onThrowAwayThread(f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			result <- f()
+			return // without unlocking, which ends the thread
+		}
+		// While this goroutine holds the first thread, another gets another.
+		defer runtime.UnlockOSThread()
+		result <- onThrowAwayThread(f)
 	}()
 	return <-result
 }

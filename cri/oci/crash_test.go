@@ -1,0 +1,176 @@
+package oci_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+)
+
+// TestServerDies: containers run on while there is no server, their logs are
+// written on, and the exits that happen meanwhile are known afterwards.
+func TestServerDies(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("dies", nil)
+	const count = 400
+	ends := n.create(sandbox, cfg, "ends", nil, "do", "lines --interval 1ms "+strconv.Itoa(count), "exit 42")
+	stays := n.create(sandbox, cfg, "stays", nil, "trap", "3")
+	n.startContainer(ends)
+	n.startContainer(stays)
+	pid := n.pidOf(stays)
+	for range 3 {
+		n.restart()
+	}
+	n.kill()
+	time.Sleep(600 * time.Millisecond) // "ends" ends
+	n.start()
+	if st := n.status(ends); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 42 {
+		t.Errorf("the container that ended without a server is %v with code %d, want exited with 42", st.State, st.ExitCode)
+	}
+	var want strings.Builder
+	for i := 1; i <= count; i++ {
+		fmt.Fprintln(&want, i)
+	}
+	if got := n.logOf("dies", "ends"); got != want.String() {
+		t.Errorf("the log has %d lines, want %d", strings.Count(got, "\n"), count)
+	}
+	if st := n.status(stays); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING || n.pidOf(stays) != pid {
+		t.Errorf("the container that runs is %v with pid %d, want running with %d", st.State, n.pidOf(stays), pid)
+	}
+	if out, code := n.exec(stays, "/podtool", "hostname"); out != "dies\n" || code != 0 {
+		t.Errorf("exec printed %q and ended with %d", out, code)
+	}
+	_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: stays, Timeout: 5})
+	n.must(err)
+	if st := n.status(stays); st.ExitCode != 3 {
+		t.Errorf("stop ended it with %d, want 3", st.ExitCode)
+	}
+	n.removeSandbox(sandbox)
+}
+
+// pidOf asks the keeper.
+func (n *node) pidOf(id string) int {
+	n.t.Helper()
+	list, err := keeper.NewClient(n.dir + "/run").List(n.t.Context())
+	n.must(err)
+	for _, st := range list {
+		if st.ID == id {
+			return st.PID
+		}
+	}
+	return 0
+}
+
+// TestKilledAnywhere kills the server at random moments of a Pod's life. The
+// harness checks that nothing is left when the rest has been removed.
+func TestKilledAnywhere(t *testing.T) {
+	n := newNode(t)
+	for round := range 12 {
+		var life sync.WaitGroup
+		for p := range 2 {
+			life.Go(func() { n.wholeLife(fmt.Sprintf("r%dp%d", round, p)) })
+		}
+		time.Sleep(time.Duration(rand.IntN(120)) * time.Millisecond)
+		n.kill()
+		life.Wait()
+		n.start()
+		n.consistent()
+	}
+	list, err := n.rs.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
+	n.must(err)
+	for _, s := range list.Items {
+		n.removeSandbox(s.Id)
+	}
+}
+
+// consistent holds what the runtime says against the processes there are.
+func (n *node) consistent() {
+	n.t.Helper()
+	list, err := n.rs.ListContainers(n.t.Context(), &runtimeapi.ListContainersRequest{})
+	n.must(err)
+	for _, c := range list.Containers {
+		running, pid := n.status(c.Id).State == runtimeapi.ContainerState_CONTAINER_RUNNING, n.pidOf(c.Id)
+		if running != (pid != 0) {
+			n.t.Errorf("container %s is running: %v, and its process is %d", c.Id, running, pid)
+		}
+	}
+}
+
+// wholeLife runs a Pod until the server is gone.
+func (n *node) wholeLife(name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cfg := &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "test", Uid: name},
+		LogDirectory: n.dir + "/logs/" + name,
+	}
+	rs := n.rs
+	s, err := rs.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	if err != nil {
+		return
+	}
+	c, err := rs.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.PodSandboxId, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, Image: &runtimeapi.ImageSpec{Image: imageName}, Args: []string{"sleep", "forever"}, LogPath: "main.log",
+	}})
+	if err != nil {
+		return
+	}
+	if _, err := rs.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+		return
+	}
+	if _, err := rs.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: s.PodSandboxId}); err != nil {
+		return
+	}
+	_, _ = rs.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: s.PodSandboxId})
+}
+
+// TestKeeperDies: the documented loss, and nothing more. What ended before is
+// kept, what ran is ended and reported, and the next container runs.
+func TestKeeperDies(t *testing.T) {
+	for name, withServer := range map[string]bool{"beside the server": true, "with the server": false} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			sandbox, cfg := n.sandbox("orphans", nil)
+			runs := n.create(sandbox, cfg, "runs", nil, "sleep", "forever")
+			ended := n.create(sandbox, cfg, "ended", nil, "exit", "9")
+			n.startContainer(runs)
+			n.startContainer(ended)
+			n.exited(ended)
+			pid := n.pidOf(runs)
+			hello, err := keeper.NewClient(n.dir + "/run").Hello(t.Context())
+			n.must(err)
+			if !withServer {
+				n.kill()
+			}
+			n.must(unix.Kill(hello.PID, unix.SIGKILL))
+			if !withServer {
+				n.start()
+			}
+			if st := n.exited(runs); st.Reason != "ContainerStatusUnknown" || st.ExitCode != 137 {
+				t.Errorf("it ended with %d (%s), want 137 (ContainerStatusUnknown)", st.ExitCode, st.Reason)
+			}
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil && !hasEnded(pid) {
+				t.Errorf("process %d still runs", pid)
+			}
+			if st := n.status(ended); st.ExitCode != 9 {
+				t.Errorf("the exit that was known is %d, want 9", st.ExitCode)
+			}
+			next := n.create(sandbox, cfg, "next", nil, "exit", "4")
+			n.startContainer(next)
+			if st := n.exited(next); st.ExitCode != 4 {
+				t.Errorf("the next container ended with %d, want 4", st.ExitCode)
+			}
+			n.removeSandbox(sandbox)
+		})
+	}
+}

@@ -1,0 +1,168 @@
+package oci_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+func TestOOM(t *testing.T) {
+	n := newNode(t)
+	sandbox, id := n.run("oom", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
+	}, "eat", "128Mi")
+	if st := n.exited(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
+		t.Errorf("it ended with %d (%s), want 137 (OOMKilled)", st.ExitCode, st.Reason)
+	}
+	n.removeSandbox(sandbox)
+}
+
+func TestStartFails(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("fails", nil)
+	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) { c.Command = []string{"/no-such-program"} })
+	_, err := n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
+	if err == nil || !strings.Contains(err.Error(), "/no-such-program") {
+		t.Errorf("start says %v, want the program's name", err)
+	}
+	if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode == 0 {
+		t.Errorf("the container is %v with code %d", st.State, st.ExitCode)
+	}
+	if got := n.logOf("fails", "main"); got != "" {
+		t.Errorf("the runtime's complaint is in the container's log: %q", got)
+	}
+	_, err = n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "mount"}, Image: &runtimeapi.ImageSpec{Image: imageName},
+		Mounts: []*runtimeapi.Mount{{ContainerPath: "/x", HostPath: n.dir + "/not/there"}},
+	}})
+	if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "/not/there") {
+		t.Errorf("create with a missing host path says %v", err)
+	}
+	n.removeSandbox(sandbox)
+}
+
+func TestExecSync(t *testing.T) {
+	n := newNode(t)
+	sandbox, id := n.run("exec", nil, "sleep", "forever")
+	if out, code := n.exec(id, "/podtool", "do", "echo out", "echo --stderr err", "exit 5"); out != "out\nerr\n" || code != 5 {
+		t.Errorf("exec printed %q and ended with %d", out, code)
+	}
+	_, err := n.rs.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/nothing"}})
+	if err == nil || !strings.Contains(err.Error(), "/nothing") {
+		t.Errorf("executing what is not there says %v", err)
+	}
+	begin := time.Now()
+	_, err = n.rs.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/podtool", "sleep", "forever"}, Timeout: 1})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 5*time.Second {
+		t.Errorf("after %v exec says %v, want DeadlineExceeded", time.Since(begin), err)
+	}
+	n.removeSandbox(sandbox)
+}
+
+func TestNamespaces(t *testing.T) {
+	n := newNode(t)
+	for name, tc := range map[string]struct {
+		options *runtimeapi.NamespaceOption
+		host    map[string]bool // which of the container's namespaces are the host's
+	}{
+		"own":    {&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}, nil},
+		"shared": {&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_POD}, nil},
+		"host": {&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE, Ipc: runtimeapi.NamespaceMode_NODE},
+			map[string]bool{"net": true, "pid": true, "ipc": true, "uts": true}},
+	} {
+		sandbox, cfg := n.sandbox(name, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = tc.options
+			if name != "host" {
+				c.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}
+			}
+		})
+		var first, second string
+		for _, c := range []string{"first", "second"} {
+			id := n.create(sandbox, cfg, c, nil, "sleep", "forever")
+			n.startContainer(id)
+			first, second = second, id
+		}
+		for _, ns := range []string{"net", "ipc", "uts", "pid", "mnt"} {
+			a, b, host := n.namespace(first, ns), n.namespace(second, ns), readlink(t, "/proc/self/ns/"+ns)
+			if shared := ns != "mnt" && (ns != "pid" || name != "own"); (a == b) != shared {
+				t.Errorf("%s: two containers share their %s namespace: %v, want %v", name, ns, a == b, shared)
+			}
+			if (a == host) != tc.host[ns] {
+				t.Errorf("%s: the container is in the host's %s namespace: %v, want %v", name, ns, a == host, tc.host[ns])
+			}
+		}
+		if name == "shared" {
+			n.restart()
+			if out, _ := n.exec(first, "/podtool", "cat", "/proc/1/cmdline"); !strings.HasPrefix(out, "/pause") {
+				t.Errorf("process 1 is %q, want the pause program", out)
+			}
+		}
+		if name != "host" {
+			if out, _ := n.exec(first, "/podtool", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/kernel/shm_rmid_forced"); out != "80\n1\n" {
+				t.Errorf("%s: the sysctls are %q", name, out)
+			}
+		}
+		n.removeSandbox(sandbox)
+	}
+}
+
+func (n *node) namespace(id, kind string) string {
+	return readlink(n.t, filepath.Join("/proc", itoa(n.pidOf(id)), "ns", kind))
+}
+
+func TestSharedMemoryAndMounts(t *testing.T) {
+	n := newNode(t)
+	volume := t.TempDir()
+	sandbox, cfg := n.sandbox("share", nil)
+	writer := n.create(sandbox, cfg, "writer", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: volume}}
+	}, "do", "write /dev/shm/a shared", "write /data/b mounted")
+	n.startContainer(writer)
+	if st := n.exited(writer); st.ExitCode != 0 {
+		t.Fatalf("the writer ended with %d: %s", st.ExitCode, n.logOf("share", "writer"))
+	}
+	reader := n.create(sandbox, cfg, "reader", func(c *runtimeapi.ContainerConfig) {
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: volume, Readonly: true}}
+		c.Devices = []*runtimeapi.Device{{ContainerPath: "/dev/other", HostPath: "/dev/full", Permissions: "r"}}
+		c.Linux.SecurityContext.ReadonlyRootfs = true
+		c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+		c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 2000}
+		c.Linux.SecurityContext.SupplementalGroups = []int64{3000}
+		c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		c.Linux.SecurityContext.NoNewPrivs = true
+	}, "do", "cat /dev/shm/a /data/b", "id", "stat-device /dev/other", "write /data/c no")
+	n.startContainer(reader)
+	if st := n.exited(reader); st.ExitCode == 0 {
+		t.Error("the reader could write to a read-only mount")
+	}
+	got := n.logOf("share", "reader")
+	for _, want := range []string{"shared\n", "mounted\n", "1000", "2000", "3000", "character 1:7\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the reader printed %q, want %q in it", got, want)
+		}
+	}
+	n.removeSandbox(sandbox)
+}
+
+func TestUpdateAndStats(t *testing.T) {
+	n := newNode(t)
+	sandbox, id := n.run("update", nil, "sleep", "forever")
+	_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 200},
+	})
+	n.must(err)
+	resp, err := n.rs.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: id})
+	n.must(err)
+	m := resp.Stats.Memory
+	if m.UsageBytes.GetValue() == 0 || m.AvailableBytes.GetValue() == 0 || m.AvailableBytes.GetValue() > 64<<20 {
+		t.Errorf("the stats are %v, want some use of at most 64 MiB", m)
+	}
+	n.removeSandbox(sandbox)
+}
