@@ -23,6 +23,9 @@ func start(t *testing.T, asInit bool, args ...string) *exec.Cmd {
 		testenv.Require(t, testenv.Root)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	}
+	if _, err := cmd.StdinPipe(); err != nil { // stays open
+		t.Fatal(err)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +77,7 @@ func TestSignals(t *testing.T) {
 		{"serve", []string{"do", "serve --port 0", "exit 9"}, syscall.SIGTERM, 0},
 		{"trap", []string{"do", "echo up", "trap --delay 10ms 7"}, syscall.SIGTERM, 7},
 		{"eat", []string{"eat", "1Mi"}, syscall.SIGTERM, 143},
+		{"copy-stdin", []string{"do", "echo up", "copy-stdin"}, syscall.SIGTERM, 143},
 		{"lines", []string{"lines", "--interval", "1ms", "0"}, syscall.SIGTERM, 143},
 		{"get", []string{"do", "echo up", "get --retry 1m http://127.0.0.1:1/"}, syscall.SIGTERM, 143},
 	} {

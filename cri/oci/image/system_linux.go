@@ -39,24 +39,25 @@ func syncFS(dir string) error {
 // counts once.
 func diskUsage(root string) (bytes, inodes uint64, err error) {
 	seen := map[uint64]bool{}
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
+	count := func(fi fs.FileInfo) {
 		st := fi.Sys().(*syscall.Stat_t)
-		if st.Nlink > 1 && !d.IsDir() {
+		if st.Nlink > 1 && !fi.IsDir() {
 			if seen[st.Ino] {
-				return nil
+				return
 			}
 			seen[st.Ino] = true
 		}
 		bytes += uint64(st.Blocks) * 512
 		inodes++
-		return nil
+	}
+	err = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil {
+			var fi fs.FileInfo
+			if fi, err = d.Info(); err == nil {
+				count(fi)
+			}
+		}
+		return ignoreNotExist(err) // a blob may be collected meanwhile
 	})
 	return bytes, inodes, err
 }

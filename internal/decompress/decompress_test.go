@@ -1,0 +1,70 @@
+package decompress_test
+
+import (
+	"bytes"
+	"io"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/nodekit-project/nodekit/internal/decompress"
+)
+
+func TestReader(t *testing.T) {
+	packed := map[string]func(io.Writer) io.WriteCloser{
+		"gzip": func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"zstd": func(w io.Writer) io.WriteCloser {
+			z, err := zstd.NewWriter(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return z
+		},
+	}
+	for _, text := range []string{"", "a", "some text that is long enough"} {
+		streams := map[string][]byte{"": []byte(text)}
+		for kind, writer := range packed {
+			var out bytes.Buffer
+			w := writer(&out)
+			if _, err := io.WriteString(w, text); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			streams[kind] = out.Bytes()
+		}
+		for kind, stream := range streams {
+			if kind == "zstd" && text == "" {
+				continue // an empty zstd stream has no frame
+			}
+			if got := decompress.Kind(stream); got != kind {
+				t.Errorf("Kind of %q in %q: %q", text, kind, got)
+			}
+			r, err := decompress.Reader(bytes.NewReader(stream))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if err != nil || string(got) != text {
+				t.Errorf("%q in %q reads as %q, %v", text, kind, got, err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestReaderDamaged(t *testing.T) {
+	for _, stream := range []string{"\x1f\x8b", "\x1f\x8bnot gzip really", "\x28\xb5\x2f\xfdnot zstd really"} {
+		r, err := decompress.Reader(bytes.NewReader([]byte(stream)))
+		if err == nil {
+			_, err = io.ReadAll(r)
+		}
+		if err == nil {
+			t.Errorf("%q was read", stream)
+		}
+	}
+}
