@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
@@ -37,4 +38,24 @@ func verifyNetNS(path string) error {
 		return Errorf(CodeEnvironment, "CNI_NETNS: %q is the network namespace that the plugin runs in", path)
 	}
 	return nil
+}
+
+// InNetNS calls fn in the container's network namespace, on a goroutine that is
+// locked to its thread: fn must not start goroutines that count on the namespace.
+//
+// For DEL a namespace that is not given, or gone, holds nothing to undo: fn is
+// not called and the result is nil.
+func (r *Request) InNetNS(fn func() error) error {
+	if r.Command != CmdDel {
+		return netns.Do(r.NetNS, fn)
+	}
+	h, err := netns.Open(r.NetNS)
+	if errors.Is(err, fault.NotFound) || errors.Is(err, fault.Invalid) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Do(fn)
 }

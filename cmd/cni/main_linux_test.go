@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni/hostlocal"
 	"github.com/nodekit-project/nodekit/cni/portmap"
 	"github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/conformance/cnisuite"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -91,6 +92,28 @@ func TestProtocol(t *testing.T) {
 			if rc := cmd.ProcessState.ExitCode(); rc != c.rc || string(out) != c.stdout {
 				t.Errorf("rc %d, stdout\n%s, want\n%s", rc, out, c.stdout)
 			}
+		})
+	}
+}
+
+// TestConforms holds the plugins to the suite, with the suite's IPAM plugin and
+// with the real one.
+func TestConforms(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	dir := build(t)
+	for name, target := range map[string]cnisuite.Target{
+		"bridge": {Config: `{"bridge":"suite0","isDefaultGateway":true,"ipMasq":true,"ipam":{"type":"suite-ipam"}}`},
+		"bridge and host-local": {
+			Config: `{"type":"bridge","bridge":"suite0","isDefaultGateway":true,"ipMasq":true,
+				"ipam":{"type":"host-local","dataDir":"${DIR}","ranges":[[{"subnet":"10.33.0.0/24"}],[{"subnet":"fd33::/64"}]]}}`,
+			Path: []string{dir},
+		},
+		"bridge without addresses": {Config: `{"type":"bridge"}`},
+		"portmap":                  {Chained: true, Config: `{"runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target.Binary = filepath.Join(dir, strings.Fields(name)[0])
+			cnisuite.Test(t, target)
 		})
 	}
 }

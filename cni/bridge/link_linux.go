@@ -148,15 +148,17 @@ func (w *wiring) connect(r *cni.Request, c *Config, br netlink.Link) (host, gues
 	return host, guest, nil
 }
 
-// configure gives the container's end its addresses and routes.
+// configure gives the container's end its addresses and routes. The link comes
+// up first: packets to an IPv6 address that was there before it are lost for the
+// first second (measured on Linux 6.18).
 func (w *wiring) configure(guest netlink.Link, result *cni.Result) error {
+	if err := w.inside.LinkSetUp(guest); err != nil {
+		return fmt.Errorf("bringing %q up: %w", guest.Attrs().Name, err)
+	}
 	for _, ip := range result.IPs {
 		if err := w.inside.AddrAdd(guest, address(ip.Address)); err != nil {
 			return fmt.Errorf("adding address %s: %w", &ip.Address, err)
 		}
-	}
-	if err := w.inside.LinkSetUp(guest); err != nil {
-		return fmt.Errorf("bringing %q up: %w", guest.Attrs().Name, err)
 	}
 	for _, r := range result.Routes {
 		route := &netlink.Route{

@@ -1,0 +1,291 @@
+package cnisuite
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// lifeRules are about an attachment's life.
+func lifeRules() []conformance.Rule[Target] {
+	const must = conformance.Must
+	add := rule("CNI-ADD-001", must, "ADD makes the interface that its result describes",
+		"ADD", "create the interface defined by CNI_IFNAME inside the container at CNI_NETNS; it must output a result structure on standard out")
+	add.Check = inLab(checkAdd)
+	exists := rule("CNI-ADD-002", must, "ADD refuses an interface name that is taken and leaves that interface alone",
+		"ADD", "If an interface of the requested name already exists in the container, the CNI plugin MUST return with an error")
+	exists.Check = inLab(checkExisting)
+	twice := rule("CNI-DEL-001", must, "DEL succeeds again and again, and without an ADD",
+		"DEL", "Plugins MUST accept multiple DEL calls for the same (CNI_CONTAINERID, CNI_IFNAME) pair, and return success if the interface in question, or any modifications added, are missing")
+	twice.Check = inLab(checkDelTwice)
+	gone := rule("CNI-DEL-002", must, "DEL without the network namespace succeeds and frees everything",
+		"DEL", "the bridge plugin should delegate the DEL action to the IPAM plugin and clean up its own resources even if the container network namespace and/or container network interface no longer exist")
+	gone.Check = inLab(checkDelNetNSGone)
+	leaks := rule("CNI-DEL-003", must, "ADD and DEL leave the machine as it was",
+		"DEL", "delete the interface defined by CNI_IFNAME inside the container at CNI_NETNS, or undo any modifications applied in the plugin's ADD functionality")
+	leaks.Check = inLab(checkLeak)
+	crash := rule("CNI-DEL-004", must, "DEL after a kill -9 in the middle of ADD leaves the machine as it was",
+		"Section 3, Lifecycle & Ordering", "A delete must still be executed even if the add fails")
+	crash.Tier, crash.Check = conformance.Crash, inLab(checkKilled)
+	return []conformance.Rule[Target]{add, exists, twice, gone, leaks, crash}
+}
+
+func checkAdd(ctx context.Context, l *lab) error {
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := l.add(ctx, c)
+	if err != nil {
+		return err
+	}
+	if r.CNIVersion != l.version {
+		return fmt.Errorf("the result's cniVersion is %q, that of the request was %q", r.CNIVersion, l.version)
+	}
+	mine := r.inside(c.ifName, c.ns)
+	if mine < 0 {
+		return fmt.Errorf("the result lists no interface %q whose sandbox is CNI_NETNS (%s): %+v", c.ifName, c.ns, r.Interfaces)
+	}
+	seen, err := c.look()
+	if err != nil {
+		return err
+	}
+	if seen == nil {
+		return fmt.Errorf("the result lists interface %q, and there is none in the container", c.ifName)
+	}
+	if mac := r.Interfaces[mine].Mac; mac != "" && !strings.EqualFold(mac, seen.mac) {
+		return fmt.Errorf("the result says that %q has the address %s, the kernel says %s", c.ifName, mac, seen.mac)
+	}
+	for _, ip := range r.IPs {
+		switch {
+		case ip.Interface == nil:
+		case *ip.Interface < 0 || *ip.Interface >= len(r.Interfaces):
+			return fmt.Errorf("the result's address %s is on interface %d of %d", ip.Address, *ip.Interface, len(r.Interfaces))
+		case *ip.Interface == mine && !seen.addresses[ip.Address]:
+			return fmt.Errorf("the result says that %q has %s, the kernel knows %v", c.ifName, ip.Address, seen.addresses)
+		}
+	}
+	return nil
+}
+
+func checkExisting(ctx context.Context, l *lab) error {
+	if l.target.Chained {
+		return conformance.NotApplicable("a chained plugin adjusts an interface that exists")
+	}
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.occupy(); err != nil {
+		return err
+	}
+	before, err := c.look()
+	if err != nil {
+		return err
+	}
+	config, err := l.request(c, nil)
+	if err != nil {
+		return err
+	}
+	out, err := l.exec(ctx, l.env("ADD", c), config)
+	if err != nil {
+		return err
+	}
+	if _, err := out.failure("ADD for an interface that exists"); err != nil {
+		return err
+	}
+	after, err := c.look()
+	if err != nil {
+		return err
+	}
+	if after == nil || after.mac != before.mac {
+		return fmt.Errorf("the failed ADD changed the interface that was there before: %v, now %v", before, after)
+	}
+	return nil
+}
+
+func checkDelTwice(ctx context.Context, l *lab) error {
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.del(ctx, c, "DEL without an ADD"); err != nil {
+		return err
+	}
+	if _, err := l.add(ctx, c); err != nil {
+		return err
+	}
+	for _, what := range []string{"DEL", "second DEL", "third DEL"} {
+		if err := l.del(ctx, c, what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkDelNetNSGone removes the namespace first. CNI_NETNS keeps its value, as it
+// does with runtimes that do not look.
+func checkDelNetNSGone(ctx context.Context, l *lab) error {
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	for _, how := range []string{"gone", "not given"} {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := l.add(ctx, c); err != nil {
+			return err
+		}
+		if err := netns.Remove(c.ns); err != nil {
+			return err
+		}
+		env := l.env("DEL", c)
+		if how == "not given" {
+			delete(env, "CNI_NETNS")
+		}
+		if err := l.delWith(ctx, c, env, "DEL with CNI_NETNS "+how); err != nil {
+			return err
+		}
+		if err := l.released(c); err != nil {
+			return fmt.Errorf("after DEL with CNI_NETNS %s: %w", how, err)
+		}
+		if err := l.clean(ctx, before); err != nil {
+			return fmt.Errorf("after DEL with CNI_NETNS %s: %w", how, err)
+		}
+	}
+	return nil
+}
+
+func checkLeak(ctx context.Context, l *lab) error {
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	for range 3 {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.life(ctx, c); err != nil {
+			return err
+		}
+		if err := l.clean(ctx, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkKilled kills the plugin and what it started at random moments of ADD. A
+// run of ADD that was not killed tells how long one takes.
+func checkKilled(ctx context.Context, l *lab) error {
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	const rounds = 20
+	for i := range rounds {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		config, err := l.request(c, nil)
+		if err != nil {
+			return err
+		}
+		after := time.Duration(l.rand.Int64N(int64(l.addTook) + int64(l.addTook)/4 + 1))
+		killed, err := l.execKilled(ctx, l.env("ADD", c), config, after)
+		if err != nil {
+			return err
+		}
+		l.log.Debug("ADD", "round", i, "killed", killed, "after", after)
+		what := fmt.Sprintf("DEL after an ADD that was killed after %s", after)
+		if err := l.del(ctx, c, what); err != nil {
+			return err
+		}
+		if err := l.released(c); err != nil {
+			return fmt.Errorf("after %s: %w", what, err)
+		}
+		if err := c.empty(); err != nil {
+			return fmt.Errorf("after %s: %w", what, err)
+		}
+		if err := l.clean(ctx, before); err != nil {
+			return fmt.Errorf("after %s: %w", what, err)
+		}
+	}
+	return nil
+}
+
+// life runs one ADD and one DEL.
+func (l *lab) life(ctx context.Context, c *container) error {
+	if _, err := l.add(ctx, c); err != nil {
+		return err
+	}
+	if err := l.del(ctx, c, "DEL"); err != nil {
+		return err
+	}
+	if err := l.released(c); err != nil {
+		return err
+	}
+	return c.empty()
+}
+
+// baseline is what the machine looks like after the first attachment has gone:
+// what networks share, as a bridge, is allowed to stay.
+func (l *lab) baseline(ctx context.Context) (*leak.Snapshot, error) {
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.life(ctx, c); err != nil {
+		return nil, err
+	}
+	return l.snapshot()
+}
+
+func (l *lab) add(ctx context.Context, c *container) (*result, error) {
+	config, err := l.request(c, nil)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	out, err := l.exec(ctx, l.env("ADD", c), config)
+	if err != nil {
+		return nil, err
+	}
+	l.addTook = time.Since(start)
+	var r result
+	if err := out.success("ADD", &r); err != nil {
+		return nil, err
+	}
+	c.result = json.RawMessage(out.stdout)
+	return &r, nil
+}
+
+func (l *lab) del(ctx context.Context, c *container, what string) error {
+	return l.delWith(ctx, c, l.env("DEL", c), what)
+}
+
+func (l *lab) delWith(ctx context.Context, c *container, env map[string]string, what string) error {
+	extra := map[string]any{}
+	if c.result != nil {
+		extra["prevResult"] = c.result
+	}
+	config, err := l.request(c, extra)
+	if err != nil {
+		return err
+	}
+	out, err := l.exec(ctx, env, config)
+	if err != nil {
+		return err
+	}
+	return out.success(what, nil)
+}

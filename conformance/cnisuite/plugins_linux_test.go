@@ -1,0 +1,257 @@
+package cnisuite_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/conformance/cnisuite"
+)
+
+// The plugins of these tests are this binary under other names.
+const prefix = "test-plugin-"
+
+func TestMain(m *testing.M) {
+	name, isPlugin := strings.CutPrefix(filepath.Base(os.Args[0]), prefix)
+	if !isPlugin {
+		os.Exit(m.Run())
+	}
+	if raw := rawPlugins()[name]; raw != nil {
+		os.Exit(raw())
+	}
+	p := good()
+	if change := changes()[name]; change != nil {
+		change(p)
+	}
+	cni.Main(p)
+}
+
+// target returns a plugin of these tests under its name.
+func target(t testing.TB, name string) cnisuite.Target {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), prefix+name)
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	return cnisuite.Target{Binary: link, Config: `{"ipam":{"type":"suite-ipam"},"state":"${DIR}"}`}
+}
+
+type config struct {
+	IPAM  cni.IPAM `json:"ipam"`
+	State string   `json:"state"`
+}
+
+// good is a plugin without fault: a veth pair whose host's end has a name that
+// follows from the attachment.
+func good() *cni.Plugin {
+	return cni.New("good", cni.Handlers[config]{Add: add, Del: del})
+}
+
+func hostEnd(r *cni.Request) string {
+	sum := sha256.Sum256([]byte(r.Attachment.String()))
+	return fmt.Sprintf("good%x", sum[:4])
+}
+
+func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+	if err := r.InNetNS(func() error {
+		if _, err := netlink.LinkByName(r.IfName); err == nil {
+			return cni.Errorf(cni.CodeExists, "%q exists", r.IfName)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	result := &cni.Result{}
+	if c.IPAM.Type != "" {
+		var err error
+		if result, err = r.Delegate(c.IPAM.Type).Add(ctx); err != nil {
+			return nil, err
+		}
+	}
+	ns, err := os.Open(r.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = hostEnd(r)
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: r.IfName, PeerNamespace: netlink.NsFd(int(ns.Fd()))}); err != nil {
+		return nil, err
+	}
+	r.Undo("veth pair", func(context.Context) error { return remove(attrs.Name) })
+	return result, r.InNetNS(func() error {
+		l, err := netlink.LinkByName(r.IfName)
+		if err != nil {
+			return err
+		}
+		result.Interfaces = []*types100.Interface{{Name: r.IfName, Sandbox: r.NetNS, Mac: l.Attrs().HardwareAddr.String()}}
+		for _, ip := range result.IPs {
+			ip.Interface = types100.Int(0)
+			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: &ip.Address}); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(l)
+	})
+}
+
+func del(ctx context.Context, r *cni.Request, c *config) error {
+	err := remove(hostEnd(r))
+	if c.IPAM.Type != "" {
+		err = errors.Join(err, r.Delegate(c.IPAM.Type).Del(ctx))
+	}
+	return err
+}
+
+func remove(name string) error {
+	l, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(l)
+}
+
+// changes are faults, and oddities that are legal, by the plugin's name.
+func changes() map[string]func(*cni.Plugin) {
+	return map[string]func(*cni.Plugin){
+		"forgets-sandbox": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				out, err := add(ctx, r, r.Config.(*config))
+				if err == nil {
+					out.Interfaces[0].Sandbox = ""
+				}
+				return out, err
+			}
+		},
+		"replaces-interface": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				if err := r.InNetNS(func() error { return remove(r.IfName) }); err != nil {
+					return nil, err
+				}
+				return add(ctx, r, r.Config.(*config))
+			}
+		},
+		"del-needs-link": func(p *cni.Plugin) {
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				if _, err := netlink.LinkByName(hostEnd(r)); err != nil {
+					return err
+				}
+				return del(ctx, r, r.Config.(*config))
+			}
+		},
+		"del-needs-netns": func(p *cni.Plugin) {
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				if _, err := os.Stat(r.NetNS); err != nil {
+					return nil // there is nothing left, or so it thinks
+				}
+				return del(ctx, r, r.Config.(*config))
+			}
+		},
+		"leaves-a-file": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				c := r.Config.(*config)
+				if err := os.WriteFile(filepath.Join(c.State, r.ContainerID), nil, 0o600); err != nil {
+					return nil, err
+				}
+				return add(ctx, r, c)
+			}
+		},
+		"notes-too-late": func(p *cni.Plugin) {
+			note := func(r *cni.Request) string { return filepath.Join(r.Config.(*config).State, r.ContainerID) }
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				out, err := add(ctx, r, r.Config.(*config))
+				time.Sleep(20 * time.Millisecond)
+				return out, errors.Join(err, os.WriteFile(note(r), nil, 0o600))
+			}
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				if _, err := os.Stat(note(r)); err != nil {
+					return r.Delegate("suite-ipam").Del(ctx)
+				}
+				return errors.Join(del(ctx, r, r.Config.(*config)), os.Remove(note(r)))
+			}
+		},
+		// Odd but legal.
+		"talks": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				fmt.Fprintln(os.Stderr, "a line for the log, { and no JSON")
+				out, err := add(ctx, r, r.Config.(*config))
+				if err == nil { // an interface and an address on the host
+					out.Interfaces = append(out.Interfaces, &types100.Interface{Name: hostEnd(r)})
+					out.IPs = append(out.IPs, out.IPs[0].Copy())
+					out.IPs[1].Interface = nil
+				}
+				return out, err
+			}
+		},
+		"passes-on": func(p *cni.Plugin) { p.Add, p.Del = nil, nil },
+	}
+}
+
+// rawPlugins answer by themselves what the SDK would answer for them.
+func rawPlugins() map[string]func() int {
+	answer := func(text string) int { fmt.Print(text); return 1 }
+	return map[string]func() int{
+		"version-of-its-own": func() int {
+			fmt.Print(`{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}`)
+			return 0
+		},
+		"code-999":   func() int { return answer(`{"cniVersion":"1.1.0","code":999,"msg":"something is missing"}`) },
+		"no-version": func() int { return answer(`{"code":4,"msg":"CNI_CONTAINERID is missing"}`) },
+		"two-documents": func() int {
+			return answer(`{"cniVersion":"1.1.0"}{"code":4,"msg":"no CNI_COMMAND CNI_CONTAINERID CNI_NETNS CNI_IFNAME"}`)
+		},
+		"any-version":     anyVersion,
+		"exits-with-17":   func() int { return 17 * exact() },
+		"dies-on-version": func() int { panic("an author's mistake") },
+	}
+}
+
+// anyVersion takes every version for the newest.
+func anyVersion() int {
+	var config map[string]any
+	in, _ := io.ReadAll(os.Stdin)
+	if err := json.Unmarshal(in, &config); err != nil {
+		return 1
+	}
+	config["cniVersion"] = cni.Newest
+	in, _ = json.Marshal(config)
+	return invoke(in)
+}
+
+// exact is the good plugin with another exit status.
+func exact() int {
+	in, _ := io.ReadAll(os.Stdin)
+	return invoke(in)
+}
+
+func invoke(stdin []byte) int {
+	env := map[string]string{}
+	for _, kv := range os.Environ() {
+		key, value, _ := strings.Cut(kv, "=")
+		env[key] = value
+	}
+	out, err := cni.Invoke(context.Background(), good(), env, stdin)
+	os.Stdout.Write(out)
+	if err != nil {
+		return 1
+	}
+	return 0
+}
