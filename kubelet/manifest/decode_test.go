@@ -1,0 +1,154 @@
+package manifest_test
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
+)
+
+const head = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n"
+
+func TestDecodeErrors(t *testing.T) {
+	cases := map[string]struct{ text, want string }{
+		"not YAML":             {"a: [", "document 1 is not YAML or JSON"},
+		"a string":             {"hello", "not a Kubernetes object"},
+		"the same key twice":   {head + "spec: {restartPolicy: Never, restartPolicy: Always}", "already set"},
+		"no kind":              {"apiVersion: v1", "has no kind"},
+		"no apiVersion":        {"kind: Pod", "Pod has no apiVersion"},
+		"a controller":         {"apiVersion: apps/v1\nkind: Deployment", "write its Pod template as a Pod"},
+		"an unknown kind":      {"apiVersion: v1\nkind: Pood", `did you mean "Pod"?`},
+		"an unknown version":   {"apiVersion: storage.k8s.io/v9\nkind: CSIDriver", `no version "storage.k8s.io/v9"`},
+		"an unknown field":     {head + "spec: {containers: [{name: a, image: i, comand: [x]}]}", `unknown field "spec.containers[0].comand" (did you mean "command"?)`},
+		"a wrong type":         {head + "spec: {containers: 3}", "containers"},
+		"a refused field":      {head + "spec: {hostUsers: false, containers: [{name: a, image: i}]}", "field spec.hostUsers is not supported by nodekit"},
+		"refused in a list":    {head + "spec: {containers: [{name: a, image: i, resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}]}", "field spec.containers[0].resizePolicy is not supported"},
+		"a refused volume":     {head + "spec: {volumes: [{name: v, nfs: {server: s, path: /}}], containers: [{name: a, image: i}]}", "field spec.volumes[0].nfs is not supported"},
+		"no containers":        {head + "spec: {}", "spec.containers: a Pod needs at least one"},
+		"no image":             {head + "spec: {containers: [{name: a}]}", "spec.containers[0].image: is missing"},
+		"no name":              {"apiVersion: v1\nkind: ConfigMap", "metadata.name: is missing"},
+		"generateName":         {"apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: x}", "a file needs metadata.name"},
+		"a bad name":           {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_b}", "metadata.name"},
+		"a volume that is not": {head + "spec: {containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /m}]}]}", `the Pod has no volume "v"`},
+		"a subPath that leaves": {head + "spec: {volumes: [{name: v}], containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /m, subPath: ../x}]}]}",
+			"leaves the volume"},
+		"two probes in one":   {head + "spec: {containers: [{name: a, image: i, livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}}]}", "has 2"},
+		"a request too large": {head + "spec: {containers: [{name: a, image: i, resources: {limits: {cpu: 1}, requests: {cpu: 2}}}]}", "more than the limit"},
+		"twice in a file":     {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}", "is there twice"},
+		"the second document": {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\nkind: Pod", "document 2: Pod has no apiVersion"},
+	}
+	for name, c := range cases {
+		_, _, err := manifest.Decode([]byte(c.text))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
+		}
+	}
+}
+
+func TestDefaultsAndNotices(t *testing.T) {
+	objects, notices, err := manifest.Decode([]byte(head + `
+spec:
+  nodeName: elsewhere
+  tolerations: [{operator: Exists}]
+  containers:
+  - name: a
+    image: registry.example:5000/app
+    ports: [{containerPort: 80}]
+    readinessProbe: {httpGet: {port: 80}}
+    resources: {limits: {cpu: 100m}}
+  volumes: [{name: empty}]
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {k: v}}
+- {apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: fast}, provisioner: x}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := objects[0].(*v1.Pod)
+	c := p.Spec.Containers[0]
+	got := []any{p.Namespace, p.Spec.RestartPolicy, *p.Spec.TerminationGracePeriodSeconds, p.Spec.NodeName, c.ImagePullPolicy, c.TerminationMessagePath,
+		c.Ports[0].Protocol, c.ReadinessProbe.PeriodSeconds, c.ReadinessProbe.HTTPGet.Path, c.Resources.Requests.Cpu().MilliValue(), p.Spec.Volumes[0].EmptyDir != nil}
+	want := []any{"default", v1.RestartPolicyAlways, int64(30), "", v1.PullAlways, "/dev/termination-log", v1.ProtocolTCP, int32(10), "/", int64(100), true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+	if s := objects[1].(*v1.Secret); string(s.Data["k"]) != "v" || s.StringData != nil || s.Type != v1.SecretTypeOpaque {
+		t.Errorf("secret %+v", s)
+	}
+	if s := objects[2].(*storagev1.StorageClass); s.Namespace != "" || *s.ReclaimPolicy != v1.PersistentVolumeReclaimDelete {
+		t.Errorf("class %+v", s)
+	}
+	var said []string
+	for _, n := range notices {
+		said = append(said, n.Object+" "+n.Field)
+	}
+	if diff := cmp.Diff([]string{"Pod default/web spec.nodeName", "Pod default/web spec.tolerations"}, said); diff != "" {
+		t.Errorf("notices (-want +got):\n%s", diff)
+	}
+}
+
+// TestPullPolicy has the image names whose tag is easily misread.
+func TestPullPolicy(t *testing.T) {
+	for image, want := range map[string]v1.PullPolicy{
+		"a": v1.PullAlways, "a:latest": v1.PullAlways, "r:5000/a": v1.PullAlways, "a:1": v1.PullIfNotPresent,
+		"r:5000/a:1": v1.PullIfNotPresent, "a@sha256:0123": v1.PullIfNotPresent, "a:latest@sha256:0123": v1.PullIfNotPresent,
+	} {
+		objects, _, err := manifest.Decode([]byte(head + "spec: {containers: [{name: a, image: '" + image + "'}]}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := objects[0].(*v1.Pod).Spec.Containers[0].ImagePullPolicy; got != want {
+			t.Errorf("%s: got %s, want %s", image, got, want)
+		}
+	}
+}
+
+// TestTableNamesRealFields holds the table of fields to the Pod type: a typing
+// mistake would refuse a field that works.
+func TestTableNamesRealFields(t *testing.T) {
+	for _, path := range manifest.TablePaths() {
+		typ := reflect.TypeFor[v1.Pod]()
+		for element := range strings.SplitSeq(strings.ReplaceAll(path, "[]", ""), ".") {
+			next, ok := fieldByJSON(typ, element)
+			if !ok {
+				t.Errorf("the table has %q, and %s has no field %q", path, typ, element)
+				break
+			}
+			typ = next
+		}
+	}
+}
+
+func fieldByJSON(t reflect.Type, name string) (reflect.Type, bool) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil, false
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		if tag, _, _ := strings.Cut(f.Tag.Get("json"), ","); tag == name {
+			return f.Type, true
+		}
+	}
+	return nil, false
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(head + "spec: {containers: [{name: a, image: i}]}"))
+	f.Add([]byte("a: [\n---\n{}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		objects, _, err := manifest.Decode(data)
+		if err != nil && objects != nil {
+			t.Error("objects beside an error")
+		}
+	})
+}

@@ -1,0 +1,221 @@
+package manifest_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
+)
+
+// memory is a store that removes ended Pods when told to.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string]manifest.Object
+}
+
+func key(o manifest.Object) string {
+	kind := "other"
+	switch o.(type) {
+	case *v1.Pod:
+		kind = "pod"
+	case *v1.ConfigMap:
+		kind = "configmap"
+	case *v1.PersistentVolumeClaim:
+		kind = "claim"
+	}
+	return kind + "/" + o.GetName()
+}
+
+func (m *memory) Create(_ context.Context, o manifest.Object) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.objects[key(o)] != nil {
+		return fault.AlreadyExists.Errorf("%s exists", key(o))
+	}
+	m.objects[key(o)] = o
+	return nil
+}
+
+func (m *memory) Update(_ context.Context, o manifest.Object) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.objects[key(o)] = o
+	return nil
+}
+
+func (m *memory) Delete(_ context.Context, o manifest.Object) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, key(o))
+	return nil
+}
+
+func (m *memory) End(_ context.Context, name types.NamespacedName, _ *int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, "pod/"+name.Name) // a Pod that ends at once
+	return nil
+}
+
+func (m *memory) All() []manifest.Object {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []manifest.Object
+	for _, o := range m.objects {
+		all = append(all, o.DeepCopyObject().(manifest.Object))
+	}
+	return all
+}
+
+func (m *memory) keys() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var keys []string
+	for k := range m.objects {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func document(kind, name, rest string) string {
+	return "apiVersion: v1\nkind: " + kind + "\nmetadata: {name: " + name + "}\n" + rest + "\n---\n"
+}
+
+const podSpec = "spec: {containers: [{name: c, image: 'i:1'}]}"
+
+// run starts a directory source over a new directory.
+func run(t *testing.T, store manifest.Store) (dir string, reports <-chan manifest.Report, source *manifest.Directory) {
+	t.Helper()
+	dir = t.TempDir()
+	heard := make(chan manifest.Report, 100)
+	source, err := manifest.NewDirectory(dir, store, &manifest.Options{Report: func(r manifest.Report) { heard <- r }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	synced := make(chan struct{})
+	go func() { done <- source.Run(ctx, func() { close(synced) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	<-synced
+	return dir, heard, source
+}
+
+func write(t *testing.T, dir, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func until(t *testing.T, m *memory, want ...string) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if slices.Equal(m.keys(), want) {
+			return
+		}
+	}
+	t.Fatalf("the store has %v, want %v", m.keys(), want)
+}
+
+func TestFilesComeChangeAndGo(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{"configmap/foreign": &v1.ConfigMap{}}}
+	m.objects["configmap/foreign"].SetName("foreign")
+	dir, reports, source := run(t, m)
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec)+document("PersistentVolumeClaim", "data", "")+document("ConfigMap", "c", ""))
+	until(t, m, "claim/data", "configmap/c", "configmap/foreign", "pod/p")
+	if r := <-reports; r.Err != nil {
+		t.Errorf("report %+v", r)
+	}
+
+	write(t, dir, "a.yaml", "not: [valid")
+	if r := <-reports; r.File != "a.yaml" || r.Err == nil {
+		t.Errorf("an invalid change was reported as %+v", r)
+	}
+	until(t, m, "claim/data", "configmap/c", "configmap/foreign", "pod/p")
+
+	write(t, dir, "b.yaml", document("Pod", "q", podSpec))
+	until(t, m, "claim/data", "configmap/c", "configmap/foreign", "pod/p", "pod/q")
+	write(t, dir, "b.yaml", document("Pod", "q", "spec: {containers: [{name: c, image: 'i:2'}]}"))
+	until(t, m, "claim/data", "configmap/c", "configmap/foreign", "pod/p") // q ended, to be made anew
+	source.Again()
+	until(t, m, "claim/data", "configmap/c", "configmap/foreign", "pod/p", "pod/q")
+
+	if err := errors.Join(os.Remove(filepath.Join(dir, "a.yaml")), os.Rename(filepath.Join(dir, "b.yaml"), filepath.Join(dir, ".b"))); err != nil {
+		t.Fatal(err)
+	}
+	until(t, m, "claim/data", "configmap/foreign") // data stays, and what came from elsewhere
+}
+
+func TestFileThatNeverCouldBeReadKeepsItsPods(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir := t.TempDir()
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec))
+	runOnce := func() {
+		source, err := manifest.NewDirectory(dir, m, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := source.Run(ctx, cancel); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runOnce()
+	write(t, dir, "a.yaml", "not: [valid")
+	runOnce() // a restart of the node
+	if got := m.keys(); !slices.Equal(got, []string{"pod/p"}) {
+		t.Errorf("after a restart over an invalid file: %v", got)
+	}
+}
+
+func TestVanishedDirectoryKeepsItsPods(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir, _, source := run(t, m)
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec))
+	until(t, m, "pod/p")
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	source.Again()
+	time.Sleep(20 * time.Millisecond)
+	until(t, m, "pod/p")
+}
+
+func TestOneObjectInTwoFiles(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir, reports, _ := run(t, m)
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec))
+	write(t, dir, "b.yaml", document("Pod", "p", podSpec))
+	for r := range reports {
+		if r.Err != nil {
+			if !errors.Is(r.Err, fault.AlreadyExists) {
+				t.Errorf("reported %v", r.Err)
+			}
+			break
+		}
+	}
+	until(t, m, "pod/p")
+}
+
+func TestDirectoryMustExist(t *testing.T) {
+	if _, err := manifest.NewDirectory(filepath.Join(t.TempDir(), "no"), &memory{}, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
