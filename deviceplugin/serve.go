@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -19,6 +20,9 @@ const DefaultKubeletDir = "/var/lib/kubelet"
 // maxSocketPath is what unix(7) allows, less the dot of the hidden name under
 // which the socket is made.
 const maxSocketPath = 106
+
+// longDiscovery is when a first list is late.
+const longDiscovery = 5 * time.Second
 
 // Options are the options of Serve; nil means the defaults.
 type Options struct {
@@ -70,11 +74,9 @@ func Serve(ctx context.Context, p *Plugin, opts *Options) error {
 		}
 		watched <- err
 	}()
-	err = awaitList(ctx, devices)
-	if err == nil {
-		r := &registrar{plugin: p, devices: devices, dir: dir, socket: socketName(dir, p.Resource), log: log}
-		err = r.run(ctx)
-	}
+	awaitList(ctx, devices, log)
+	r := &registrar{plugin: p, devices: devices, dir: dir, socket: socketName(dir, p.Resource), log: log}
+	err = r.run(ctx)
 	cancel()
 	return errors.Join(<-watched, err)
 }
@@ -93,18 +95,20 @@ func watch(ctx context.Context, p *Plugin, devices *inventory) error {
 	return nil
 }
 
-// awaitList waits for the first list or the end of ctx.
-func awaitList(ctx context.Context, devices *inventory) error {
-	for {
-		list, changed := devices.get()
-		if list != nil {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil
-		}
+// awaitList waits for the first list or the end of ctx. It says so when that
+// takes long: a Watch that does not call update is easily written.
+func awaitList(ctx context.Context, devices *inventory, log *slog.Logger) {
+	long := time.AfterFunc(longDiscovery, func() {
+		log.Warn("not registering yet: Watch has not called update", "after", longDiscovery)
+	})
+	defer long.Stop()
+	list, changed := devices.get()
+	if list != nil {
+		return
+	}
+	select {
+	case <-changed:
+	case <-ctx.Done():
 	}
 }
 

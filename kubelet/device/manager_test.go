@@ -362,6 +362,38 @@ func TestConcurrentPodsNeverShare(t *testing.T) {
 	}
 }
 
+// TestHungPlugin is kubernetes#117435: a plugin that does not answer must hold
+// up nobody but the Pod that waits for it.
+func TestHungPlugin(t *testing.T) {
+	root := newRoot(t)
+	m, _ := startManager(t, root)
+	hung := newFake("example.com/hung", "0")
+	hung.Allocate = func(ctx context.Context, _ []string) (*deviceplugin.Allocation, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	hung.start(t, root)
+	newFake(gpu, "0").start(t, root)
+	await(t, m, gpu, device.Resource{Capacity: 1, Allocatable: 1})
+	await(t, m, "example.com/hung", device.Resource{Capacity: 1, Allocatable: 1})
+
+	p := newPod("hung", 0)
+	p.Spec.Containers[0].Resources.Limits = v1.ResourceList{"example.com/hung": resource.MustParse("1")}
+	ctx, giveUp := context.WithCancel(t.Context())
+	waiting := make(chan error, 1)
+	go func() { _, err := m.Allocate(ctx, p); waiting <- err }()
+	await(t, m, "example.com/hung", device.Resource{Capacity: 1, Allocatable: 1, InUse: 1})
+	allocate(t, m, newPod("other", 1))
+	if err := m.Release(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	giveUp()
+	if err := <-waiting; pod.Waiting(err) == nil {
+		t.Errorf("the Pod of the hung plugin got %v, want a WaitError", err)
+	}
+	await(t, m, "example.com/hung", device.Resource{Capacity: 1, Allocatable: 1})
+}
+
 func TestBadRecords(t *testing.T) {
 	for name, content := range map[string]string{"damaged": "{", "newer": `{"version": 2}`} {
 		t.Run(name, func(t *testing.T) {
