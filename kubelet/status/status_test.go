@@ -1,0 +1,178 @@
+package status_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+	"github.com/nodekit-project/nodekit/kubelet/status"
+)
+
+func at(s int) time.Time {
+	return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC).Add(time.Duration(s) * time.Second)
+}
+
+func node() status.Node { return status.Node{IPs: []string{"10.0.0.1"}, Runtime: "x"} }
+
+func scene(change func(*pod.View)) *pod.View {
+	v := &pod.View{
+		Pod: &v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyAlways, Containers: []v1.Container{{Name: "a", Image: "i"}}}},
+		Was: &v1.PodStatus{}, Seen: &pod.Observation{}, Now: at(0),
+	}
+	change(v)
+	return v
+}
+
+func up(v *pod.View) {
+	v.Seen.Sandboxes = []pod.Sandbox{{ID: "s", Ready: true, IPs: []string{"10.1.0.2", "fd00::2"}}}
+}
+
+func add(v *pod.View, c pod.Container) {
+	c.ID, c.Name, c.SandboxID = "c"+string(rune('0'+c.Attempt)), "a", "s"
+	v.Seen.Containers = append([]pod.Container{c}, v.Seen.Containers...)
+}
+
+// conditionsOf returns the conditions that are not True, with their reasons.
+func conditionsOf(s v1.PodStatus) map[string]string {
+	got := map[string]string{}
+	for _, c := range s.Conditions {
+		if c.Status != v1.ConditionTrue {
+			got[string(c.Type)] = c.Reason
+		}
+	}
+	return got
+}
+
+func TestContainerStates(t *testing.T) {
+	exit := func(code int32, reason string, delay time.Duration) pod.Container {
+		return pod.Container{State: pod.Exited, ExitCode: code, Reason: reason, StartedAt: at(-10), FinishedAt: at(-1), Delay: delay}
+	}
+	cases := map[string]struct {
+		view  *pod.View
+		state string // the reason, or "running"
+		last  string
+		ready bool
+	}{
+		"nothing yet": {scene(func(*pod.View) {}), "ContainerCreating", "", false},
+		"init containers first": {scene(func(v *pod.View) { v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}} }),
+			"PodInitializing", "", false},
+		"a missing volume": {scene(func(v *pod.View) { v.Wait = &pod.WaitError{Reason: "FailedMount", For: "a driver"} }), "ContainerCreating", "", false},
+		"a failed pull":    {scene(func(v *pod.View) { v.Blocks = map[string]pod.Block{"a": {Reason: "ErrImagePull"}} }), "ErrImagePull", "", false},
+		"running":          {scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running}) }), "running", "", true},
+		"not ready yet": {scene(func(v *pod.View) {
+			up(v)
+			add(v, pod.Container{State: pod.Running})
+			v.Pod.Spec.Containers[0].ReadinessProbe = &v1.Probe{}
+		}), "running", "", false},
+		"ready by its probe": {scene(func(v *pod.View) {
+			up(v)
+			add(v, pod.Container{State: pod.Running})
+			v.Pod.Spec.Containers[0].ReadinessProbe = &v1.Probe{}
+			v.Probes = map[string]pod.Probed{"c0": {Readiness: pod.Success}}
+		}), "running", "", true},
+		"startup not passed": {scene(func(v *pod.View) {
+			up(v)
+			add(v, pod.Container{State: pod.Running})
+			v.Pod.Spec.Containers[0].StartupProbe = &v1.Probe{}
+			v.Probes = map[string]pod.Probed{"c0": {Readiness: pod.Success}}
+		}), "running", "", false},
+		"about to restart": {scene(func(v *pod.View) { up(v); add(v, exit(1, "", 0)) }), "ContainerCreating", "Error", false},
+		"backing off":      {scene(func(v *pod.View) { up(v); add(v, exit(1, "", 10*time.Second)) }), "CrashLoopBackOff", "Error", false},
+		"out of memory": {scene(func(v *pod.View) {
+			v.Pod.Spec.RestartPolicy = v1.RestartPolicyNever
+			add(v, exit(137, "OOMKilled", 0))
+		}), "OOMKilled", "", false},
+		"completed": {scene(func(v *pod.View) {
+			v.Pod.Spec.RestartPolicy = v1.RestartPolicyNever
+			add(v, exit(0, "", 0))
+		}), "Completed", "", false},
+		"ended with the Pod": {scene(func(v *pod.View) { v.Ending = &pod.Ending{}; add(v, exit(143, "", 0)) }), "Error", "", false},
+		"restarted": {scene(func(v *pod.View) {
+			up(v)
+			add(v, exit(2, "", 0))
+			add(v, pod.Container{State: pod.Running, Attempt: 1})
+		}), "running", "Error", true},
+	}
+	for name, c := range cases {
+		s := status.Compute(c.view, node()).ContainerStatuses[0]
+		state, last := "running", ""
+		if w := s.State.Waiting; w != nil {
+			state = w.Reason
+		}
+		if x := s.State.Terminated; x != nil {
+			state = x.Reason
+		}
+		if x := s.LastTerminationState.Terminated; x != nil {
+			last = x.Reason
+		}
+		if state != c.state || last != c.last || s.Ready != c.ready {
+			t.Errorf("%s: state %q last %q ready %t, want %q %q %t", name, state, last, s.Ready, c.state, c.last, c.ready)
+		}
+	}
+}
+
+func TestConditions(t *testing.T) {
+	cases := map[string]struct {
+		view *pod.View
+		want map[string]string
+	}{
+		"new": {scene(func(*pod.View) {}), map[string]string{"PodReadyToStartContainers": "", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"}},
+		"waiting": {scene(func(v *pod.View) { v.Wait = &pod.WaitError{Reason: "FailedMount", For: "a driver"} }),
+			map[string]string{"PodReadyToStartContainers": "FailedMount", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"}},
+		"initializing": {scene(func(v *pod.View) { up(v); v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}} }),
+			map[string]string{"Initialized": "ContainersNotInitialized", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"}},
+		"ready": {scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running}) }), map[string]string{}},
+		"a gate": {scene(func(v *pod.View) {
+			up(v)
+			add(v, pod.Container{State: pod.Running})
+			v.Pod.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "g"}}
+		}), map[string]string{"Ready": "ReadinessGatesNotReady"}},
+		"succeeded": {scene(func(v *pod.View) {
+			v.Pod.Spec.RestartPolicy = v1.RestartPolicyNever
+			add(v, pod.Container{State: pod.Exited})
+		}), map[string]string{"PodReadyToStartContainers": "", "ContainersReady": "PodCompleted", "Ready": "PodCompleted"}},
+	}
+	for name, c := range cases {
+		if diff := cmp.Diff(c.want, conditionsOf(status.Compute(c.view, node()))); diff != "" {
+			t.Errorf("%s: not True (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestWhatStaysOverTime(t *testing.T) {
+	v := scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running, StartedAt: at(-1)}) })
+	first := status.Compute(v, node())
+	if first.PodIP != "10.1.0.2" || len(first.PodIPs) != 2 || first.HostIP != "10.0.0.1" || !first.StartTime.Time.Equal(at(0)) {
+		t.Errorf("addresses and start: %+v", first)
+	}
+	v.Was, v.Now = first.DeepCopy(), at(60)
+	if second := status.Compute(v, node()); !status.Same(&first, &second) {
+		t.Errorf("a minute later nothing has changed, and the status has:\n%s", cmp.Diff(first, second))
+	}
+	v.Seen = &pod.Observation{}
+	v.Ending = &pod.Ending{}
+	ended := status.Compute(v, node())
+	if ended.PodIP != first.PodIP || !ended.StartTime.Equal(first.StartTime) {
+		t.Errorf("an ended Pod lost its address or its start: %+v", ended)
+	}
+	for _, c := range ended.Conditions {
+		if c.Type == v1.PodReady && (c.Status != v1.ConditionFalse || !c.LastTransitionTime.Equal(&metav1.Time{Time: at(60)})) {
+			t.Errorf("Ready %+v", c)
+		}
+		if c.Type == v1.PodScheduled && !c.LastTransitionTime.Time.Equal(at(0)) {
+			t.Errorf("PodScheduled moved: %+v", c)
+		}
+	}
+}
+
+func TestRestartCountNeverFalls(t *testing.T) {
+	v := scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running, Attempt: 0}) })
+	v.Was.ContainerStatuses = []v1.ContainerStatus{{Name: "a", RestartCount: 4}}
+	if got := status.Compute(v, node()).ContainerStatuses[0].RestartCount; got != 4 {
+		t.Errorf("restart count %d, want 4", got)
+	}
+}
