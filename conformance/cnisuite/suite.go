@@ -17,6 +17,7 @@ package cnisuite
 import (
 	"encoding/json"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -111,4 +112,21 @@ func rule(id string, level conformance.Level, title, section, sentence string) c
 		ID: id, Level: level, Title: title,
 		Spec: conformance.Spec{Document: "CNI", Version: "1.1.0", Section: section, Sentence: sentence},
 	}
+}
+
+// Build builds the program in a folder, which a test gives as ".", and returns
+// it as a target without configuration.
+func Build(t testing.TB, dir string) Target {
+	t.Helper()
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(t.TempDir(), filepath.Base(abs))
+	cmd := exec.Command("go", "build", "-o", binary, ".")
+	cmd.Dir = abs
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building the plugin in %q: %v\n%s", dir, err, out)
+	}
+	return Target{Binary: binary}
 }
