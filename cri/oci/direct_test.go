@@ -119,7 +119,7 @@ func TestExecStreams(t *testing.T) {
 	}()
 	fmt.Fprint(type_, "typed\n")
 	tty.waitFor(t, "typed\r\ntyped\r\n") // the echo and the copy
-	fmt.Fprint(type_, "\x04")           // end of file
+	fmt.Fprint(type_, "\x04")            // end of file
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

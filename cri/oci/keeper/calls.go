@@ -184,9 +184,11 @@ func (s *server) attach(conn *net.UnixConn, id string, r *attachRequest) error {
 }
 
 func (a *attachment) finish(conn *net.UnixConn) error {
+	kind, text := byte(frameEnd), ""
 	if a.slow {
-		_ = writeFrame(conn, frameFault, []byte("the client reads too slowly"))
+		kind, text = frameFault, "the client reads too slowly"
 	}
+	_ = writeFrame(conn, kind, []byte(text)) // a client that went away learns nothing
 	return nil
 }
 

@@ -211,7 +211,8 @@ func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
 		if err := ended(*s.reply.Exit); err != nil {
 			return err
 		}
-		if err := c.Ack(ctx, s.reply.Exit.ID); err != nil {
+		// It is on record, whether or not ctx has ended since.
+		if err := c.Ack(context.WithoutCancel(ctx), s.reply.Exit.ID); err != nil {
 			return err
 		}
 	}
@@ -296,14 +297,13 @@ func (a *Attached) Copy(stdout, stderr io.Writer) error {
 		if a.session.ctx.Err() != nil {
 			return a.session.ctx.Err()
 		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
 		if err != nil {
 			return a.session.lost(err)
 		}
 		to := stdout
 		switch kind {
+		case frameEnd:
+			return nil
 		case frameFault:
 			return fault.Aborted.Wrap(errors.New(string(data)))
 		case frameStderr:

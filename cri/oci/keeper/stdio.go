@@ -188,7 +188,9 @@ func (s *stdio) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for a := range s.attached {
-		close(a.queue)
+		if !a.slow {
+			close(a.queue)
+		}
 	}
 	s.attached = nil
 }
@@ -249,7 +251,7 @@ type chunk struct {
 }
 
 // attachQueue is how many chunks a client may be behind.
-const attachQueue = 256
+const attachQueue = 64
 
 // offer is called with stdio.mu held.
 func (a *attachment) offer(frame byte, data []byte) {

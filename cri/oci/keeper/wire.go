@@ -121,6 +121,7 @@ const (
 	frameStdout     = 'o' // keeper to client
 	frameStderr     = 'e' // keeper to client
 	frameFault      = 'f' // keeper to client, the last one: why it stops early
+	frameEnd        = 'x' // keeper to client, the last one: the output has ended
 	maxFrame        = 64 << 10
 )
 

@@ -1,0 +1,441 @@
+package keeper_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// The test binary is also the keeper, and what stands in for an OCI runtime:
+// "runtime SCRIPT" starts the script, writes its process id down and ends
+// without waiting for it.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "runtime" {
+		pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", os.Args[2]}, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+		if err == nil {
+			err = os.WriteFile("pid", []byte(strconv.Itoa(pid)), 0o600)
+		}
+		if err != nil {
+			panic(err)
+		}
+		return
+	}
+	if len(os.Args) > 1 && (os.Args[1] == "start" || os.Args[1] == "run") {
+		if err := keeper.Main(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+type host struct {
+	*keeper.Client
+	t   *testing.T
+	dir string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir := t.TempDir()
+	h := &host{Client: keeper.NewClient(dir), t: t, dir: dir}
+	h.startKeeper()
+	t.Cleanup(func() {
+		ctx := context.Background()
+		list, err := h.List(ctx)
+		if errors.Is(err, fault.Unavailable) {
+			return // the test ended it
+		}
+		for _, st := range list {
+			err = errors.Join(err, h.Remove(ctx, st.ID))
+		}
+		if err = errors.Join(err, h.Shutdown(ctx)); err != nil {
+			log, _ := os.ReadFile(dir + "/log")
+			t.Errorf("ending the keeper: %v\n%s", err, log)
+		}
+	})
+	return h
+}
+
+func (h *host) startKeeper() {
+	h.t.Helper()
+	self, err := os.Executable()
+	h.must(err)
+	h.must(keeper.Start(h.t.Context(), keeper.Launch{Binary: self, State: h.dir, Run: h.dir, Log: h.dir + "/log"}))
+}
+
+func (h *host) killKeeper() {
+	h.t.Helper()
+	hello, err := h.Hello(h.t.Context())
+	h.must(err)
+	h.must(unix.Kill(hello.PID, unix.SIGKILL))
+	for err == nil {
+		_, err = h.Hello(h.t.Context())
+	}
+}
+
+func (h *host) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) container(id, script string, change func(*keeper.StartRequest)) (keeper.Status, error) {
+	self, err := os.Executable()
+	h.must(err)
+	dir := filepath.Join(h.dir, id)
+	h.must(os.MkdirAll(dir, 0o700))
+	r := &keeper.StartRequest{
+		Log:     dir + "/log",
+		Command: keeper.Command{Args: []string{self, "runtime", script}, Dir: dir, PIDFile: "pid"},
+	}
+	if change != nil {
+		change(r)
+	}
+	return h.Start(h.t.Context(), id, r)
+}
+
+func (h *host) start(id, script string) keeper.Status {
+	h.t.Helper()
+	st, err := h.container(id, script, nil)
+	h.must(err)
+	return st
+}
+
+func (h *host) exit(id string) keeper.Exit {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
+	defer cancel()
+	e, err := h.Wait(ctx, id)
+	h.must(err)
+	return e
+}
+
+// text is a log's text without the heads of its records.
+func (h *host) text(id string) string {
+	h.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(h.dir, id, "log"))
+	h.must(err)
+	var b strings.Builder
+	for line := range strings.Lines(string(raw)) {
+		f := strings.SplitN(line, " ", 4)
+		if f[2] == "P" {
+			f[3] = strings.TrimSuffix(f[3], "\n")
+		}
+		b.WriteString(f[3])
+	}
+	return b.String()
+}
+
+func TestExits(t *testing.T) {
+	h := newHost(t)
+	for script, code := range map[string]int32{"exit 0": 0, "exit 3": 3, "kill -9 $$": 137, "kill -15 $$": 143} {
+		id := fmt.Sprintf("code%d", code)
+		h.start(id, "echo "+id+"; "+script)
+		if got := h.exit(id); got.Code != code || got.ID != id || time.Since(got.At) > time.Minute {
+			t.Errorf("%q ended as %+v, want code %d", script, got, code)
+		}
+		if got := h.text(id); got != id+"\n" {
+			t.Errorf("%q: the log is %q when the exit is known", script, got)
+		}
+		// A second start is no start.
+		if st := h.start(id, "exit 99"); st.Exit == nil || st.Exit.Code != code {
+			t.Errorf("%q: starting it again gives %+v", script, st)
+		}
+	}
+}
+
+// TestManyAtOnce: short lives and many of them, so that process ids and exits
+// meet in every order.
+func TestManyAtOnce(t *testing.T) {
+	h := newHost(t)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 12 {
+				id, code := fmt.Sprintf("c%d-%d", w, i), int32(w*12+i)
+				if _, err := h.container(id, fmt.Sprintf("exit %d", code), nil); err != nil {
+					t.Error(err)
+					return
+				}
+				if e, err := h.Wait(t.Context(), id); err != nil || e.Code != code {
+					t.Errorf("%s ended with %d, %v; want %d", id, e.Code, err, code)
+				}
+				if err := h.Remove(t.Context(), id); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if left := h.children(); len(left) > 0 {
+		t.Errorf("the keeper still has children: %v", left)
+	}
+}
+
+// children are the keeper's, zombies included.
+func (h *host) children() (list []string) {
+	h.t.Helper()
+	hello, err := h.Hello(h.t.Context())
+	h.must(err)
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", hello.PID))
+	h.must(err)
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		list = nil
+		for _, f := range tasks {
+			text, _ := os.ReadFile(f)
+			list = append(list, strings.Fields(string(text))...)
+		}
+		if len(list) == 0 || time.Now().After(deadline) {
+			return list
+		}
+	}
+}
+
+func TestStrangersAreReaped(t *testing.T) {
+	h := newHost(t)
+	// The daemon's parent is the container, which ends first.
+	h.start("parent", "(sleep 0.2; exit 1) >/dev/null 2>&1 & exit 0")
+	h.exit("parent")
+	if left := h.children(); len(left) > 0 {
+		t.Errorf("an orphan was not reaped: %v", left)
+	}
+}
+
+// TestExitsSurviveTheKeeper: an exit is durable before anybody hears of it,
+// and stays until it is acknowledged.
+func TestExitsSurviveTheKeeper(t *testing.T) {
+	h := newHost(t)
+	h.start("one", "exit 11")
+	h.start("two", "exit 12")
+	h.exit("one")
+	h.exit("two")
+	h.must(h.Ack(t.Context(), "one"))
+	h.killKeeper()
+	h.startKeeper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var seen []keeper.Exit
+	h.must(h.Watch(ctx, func(e keeper.Exit) error {
+		seen = append(seen, e)
+		cancel()
+		return nil
+	}))
+	if len(seen) != 1 || seen[0].ID != "two" || seen[0].Code != 12 {
+		t.Fatalf("the next keeper reports %+v, want the exit of two", seen)
+	}
+	h.must(h.Ack(t.Context(), "two"))
+	h.killKeeper()
+	h.startKeeper()
+	if list, err := h.List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("acknowledged exits come back: %+v, %v", list, err)
+	}
+}
+
+func TestWatchIsOrderedAndComplete(t *testing.T) {
+	h := newHost(t)
+	var want []string
+	for i := range 5 {
+		id := fmt.Sprintf("past%d", i)
+		h.start(id, "exit 0")
+		h.exit(id)
+		want = append(want, id)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	go func() {
+		for i := range 5 {
+			id := fmt.Sprintf("future%d", i)
+			_, _ = h.container(id, "exit 0", nil)
+			_, _ = h.Wait(ctx, id)
+		}
+	}()
+	for i := range 5 {
+		want = append(want, fmt.Sprintf("future%d", i))
+	}
+	var got []string
+	h.must(h.Watch(ctx, func(e keeper.Exit) error {
+		if got = append(got, e.ID); len(got) == len(want) {
+			cancel()
+		}
+		return nil
+	}))
+	if !slices.Equal(got, want) {
+		t.Errorf("watched %v, want %v", got, want)
+	}
+}
+
+func TestLogIsComplete(t *testing.T) {
+	h := newHost(t)
+	h.start("much", `i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo "line $i"; done; printf 'no end'`)
+	h.exit("much")
+	got := h.text("much")
+	var want strings.Builder
+	for i := 1; i <= 20000; i++ {
+		fmt.Fprintf(&want, "line %d\n", i)
+	}
+	want.WriteString("no end")
+	if got != want.String() {
+		t.Errorf("the log has %d bytes, want %d", len(got), want.Len())
+	}
+}
+
+// TestSlowAttach: a client that does not read holds nobody up.
+func TestSlowAttach(t *testing.T) {
+	h := newHost(t)
+	h.start("chatty", "sleep 0.2; i=0; while [ $i -lt 80 ]; do i=$((i+1)); head -c 65536 /dev/zero | tr '\\0' x; echo; done")
+	a, err := h.Attach(t.Context(), "chatty", false)
+	h.must(err)
+	defer a.Close()
+	h.exit("chatty") // within its ten seconds
+	err = a.Copy(io.Discard, io.Discard)
+	if !errors.Is(err, fault.Aborted) {
+		t.Errorf("the slow client is told %v, want fault.Aborted", err)
+	}
+}
+
+func TestAttachStdin(t *testing.T) {
+	h := newHost(t)
+	_, err := h.container("cat", "cat; echo end >&2", func(r *keeper.StartRequest) { r.Stdin, r.StdinOnce = true, true })
+	h.must(err)
+	a, err := h.Attach(t.Context(), "cat", true)
+	h.must(err)
+	defer a.Close()
+	_, err = a.Write(bytes.Repeat([]byte("0123456789abcde\n"), 10000))
+	h.must(err)
+	h.must(a.CloseStdin())
+	var out, errOut bytes.Buffer
+	h.must(a.Copy(&out, &errOut))
+	if out.Len() != 160000 || errOut.String() != "end\n" {
+		t.Errorf("%d bytes and %q came back, want 160000 and the end", out.Len(), errOut.String())
+	}
+	if e := h.exit("cat"); e.Code != 0 {
+		t.Errorf("it ended with %d", e.Code)
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	h := newHost(t)
+	for name, args := range map[string][]string{
+		"runtime fails":      {"/bin/sh", "-c", "echo what went wrong >&2; exit 1"},
+		"runtime is missing": {"/not/there"},
+		"no pid file":        {"/bin/true"},
+		"pid of another":     {"/bin/sh", "-c", "echo 1 >pid"},
+		"pid is nonsense":    {"/bin/sh", "-c", "echo x >pid"},
+	} {
+		_, err := h.container("fails", "", func(r *keeper.StartRequest) { r.Command.Args = args })
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if name == "runtime fails" && !strings.Contains(err.Error(), "what went wrong") {
+			t.Errorf("%s: the error is %v", name, err)
+		}
+		if _, err := h.Wait(t.Context(), "fails"); !errors.Is(err, fault.NotFound) {
+			t.Errorf("%s: the keeper still has it: %v", name, err)
+		}
+		h.must(os.RemoveAll(h.dir + "/fails"))
+	}
+}
+
+func TestShutdownOnlyWhenNothingRuns(t *testing.T) {
+	h := newHost(t)
+	h.start("runs", "sleep 1000")
+	if err := h.Shutdown(t.Context()); !errors.Is(err, fault.FailedPrecondition) {
+		t.Fatalf("shutdown with a container says %v", err)
+	}
+	h.must(h.Signal(t.Context(), "runs", unix.SIGTERM))
+	if e := h.exit("runs"); e.Code != 143 {
+		t.Errorf("it ended with %d, want 143", e.Code)
+	}
+	h.must(h.Signal(t.Context(), "runs", unix.SIGTERM)) // ended: nothing to do
+	h.must(h.Remove(t.Context(), "runs"))
+	h.must(h.Remove(t.Context(), "runs"))
+	h.must(h.Shutdown(t.Context()))
+	h.must(h.Shutdown(t.Context()))
+}
+
+func TestSecondKeeperIsRefused(t *testing.T) {
+	h := newHost(t)
+	first, err := h.Hello(t.Context())
+	h.must(err)
+	h.startKeeper()
+	second, err := h.Hello(t.Context())
+	if err != nil || first != second {
+		t.Errorf("the keeper changed from %+v to %+v, %v", first, second, err)
+	}
+}
+
+// TestGarbage: whoever may connect may send anything; the keeper lives on.
+func TestGarbage(t *testing.T) {
+	h := newHost(t)
+	for _, message := range []string{
+		"", "x", "\xff\xff\xff\xff", "\x00\x00\x00\x02{}", "\x00\x00\x00\x04null", "\x00\x00\x00\x09not json!",
+		frame(`{"version":1,"op":"start"}`), frame(`{"version":1,"op":"exec"}`), frame(`{"version":1,"op":"runtime"}`),
+		frame(`{"version":1,"op":"attach","id":"none"}`), frame(`{"version":99,"op":"hello"}`), frame(`{"version":1,"op":"?"}`),
+	} {
+		conn, err := net.Dial("unix", h.dir+"/keeper.sock")
+		h.must(err)
+		_, err = io.WriteString(conn, message)
+		h.must(err)
+		_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, _ = io.ReadAll(conn)
+		h.must(conn.Close())
+	}
+	if _, err := h.Hello(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func frame(body string) string {
+	return string([]byte{0, 0, byte(len(body) >> 8), byte(len(body))}) + body
+}
+
+// TestMemory prints what containers cost the keeper.
+func TestMemory(t *testing.T) {
+	h := newHost(t)
+	before := h.rss()
+	const count = 50
+	for i := range count {
+		h.start("m"+strconv.Itoa(i), "echo hello; exec sleep 1000")
+	}
+	after := h.rss()
+	t.Logf("keeper: %d kB alone, %d kB with %d containers (the test binary, which is larger than cmd/keeper)", before, after, count)
+	if perContainer := (after - before) / count; perContainer > 64 {
+		t.Errorf("a container costs %d kB", perContainer)
+	}
+}
+
+func (h *host) rss() int {
+	h.t.Helper()
+	hello, err := h.Hello(h.t.Context())
+	h.must(err)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", hello.PID))
+	h.must(err)
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, err := strconv.Atoi(strings.Fields(v)[0])
+			h.must(err)
+			return kb
+		}
+	}
+	h.t.Fatal("no VmRSS")
+	return 0
+}

@@ -1,0 +1,275 @@
+package spec_test
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// input is a container that asks for nothing, on a machine of three
+// capabilities beyond the default ones.
+func input() spec.Input {
+	return spec.Input{
+		Sandbox:   &runtimeapi.PodSandboxConfig{Hostname: "pod", Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{}}},
+		Container: &runtimeapi.ContainerConfig{Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}}},
+		Image:     v1.Config{Entrypoint: []string{"/entry"}, Cmd: []string{"cmd"}, Env: []string{"A=image", "B=image"}},
+		Rootfs:    "/rootfs", Cgroup: "/pod/container",
+		Namespaces: spec.Namespaces{Net: "/ns/net", IPC: "/ns/ipc", UTS: "/ns/uts"},
+		Files:      spec.Files{ResolvConf: "/f/resolv.conf", Hostname: "/f/hostname", Hosts: "/f/hosts", Shm: "/f/shm"},
+		Users: spec.Users{
+			Passwd: []byte("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/:\nbroken\n"),
+			Group:  []byte("root:x:0:\nusers:x:100:app,other\nwheel:x:10:other\n"),
+		},
+		Host: spec.Host{
+			Capabilities: []string{
+				"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
+				"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_SETFCAP",
+				"CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_TIME",
+			},
+			MinOOMScoreAdj: -1000,
+			Seccomp: func(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error) {
+				return &specs.LinuxSeccomp{DefaultAction: "SCMP_ACT_ERRNO", ListenerMetadata: string(profile)}, nil
+			},
+		},
+	}
+}
+
+// TestGolden builds whole documents and compares them with testdata.
+func TestGolden(t *testing.T) {
+	for name, change := range map[string]func(*spec.Input){
+		"plain": func(*spec.Input) {},
+		"full": func(in *spec.Input) {
+			sec := in.Container.Linux.SecurityContext
+			sec.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+			sec.SupplementalGroups = []int64{5, 7}
+			sec.ReadonlyRootfs, sec.NoNewPrivs = true, true
+			sec.MaskedPaths, sec.ReadonlyPaths = []string{"/proc/kcore"}, []string{"/proc/sys"}
+			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+			sec.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"NET_ADMIN"}, DropCapabilities: []string{"ALL"}}
+			in.Container.Envs = []*runtimeapi.KeyValue{{Key: "B", Value: []byte("pod")}, {Key: "C", Value: []byte("x=y")}}
+			in.Container.Mounts = []*runtimeapi.Mount{
+				{ContainerPath: "/data/deep/er", HostPath: "/h/deep", Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL},
+				{ContainerPath: "/data", HostPath: "/h/data", Readonly: true},
+				{ContainerPath: "/etc/hosts", HostPath: "/h/hosts"},
+				{ContainerPath: "/rro", HostPath: "/h/rro", Readonly: true, RecursiveReadOnly: true, MountOptions: []string{"noexec"}},
+			}
+			in.Container.Linux.Resources = &runtimeapi.LinuxContainerResources{
+				CpuShares: 512, CpuQuota: 50000, CpuPeriod: 100000, MemoryLimitInBytes: 1 << 20, OomScoreAdj: 985, CpusetCpus: "0-1",
+				HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4}}, Unified: map[string]string{"memory.high": "9"},
+			}
+			in.Devices = []spec.Device{{Node: specs.LinuxDevice{Path: "/dev/gpu0", Type: "c", Major: 195, Minor: 3}, Access: "rw"}}
+			in.Container.Tty = true
+			in.Host.CgroupV2 = true
+		},
+		"privileged": func(in *spec.Input) {
+			in.Sandbox.Linux.SecurityContext.Privileged = true
+			sec := in.Container.Linux.SecurityContext
+			sec.Privileged = true
+			sec.MaskedPaths = []string{"/proc/kcore"}
+			sec.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+			in.Namespaces = spec.Namespaces{HostPID: true}
+			in.Files.Shm = "/dev/shm"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input()
+			change(&in)
+			doc, err := spec.Build(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := json.MarshalIndent(doc, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join("testdata", name+".json")
+			if *update {
+				if err := os.WriteFile(file, append(got, '\n'), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
+				t.Errorf("%s differs (-want +got):\n%s", file, diff)
+			}
+		})
+	}
+}
+
+func TestArgs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		entrypoint, cmd, command, args, want []string
+	}{
+		"image alone":          {[]string{"e"}, []string{"c"}, nil, nil, []string{"e", "c"}},
+		"args replace cmd":     {[]string{"e"}, []string{"c"}, nil, []string{"a"}, []string{"e", "a"}},
+		"command replaces all": {[]string{"e"}, []string{"c"}, []string{"k"}, nil, []string{"k"}},
+		"command and args":     {[]string{"e"}, []string{"c"}, []string{"k"}, []string{"a"}, []string{"k", "a"}},
+		"cmd alone":            {nil, []string{"c"}, nil, nil, []string{"c"}},
+		"args alone":           {nil, nil, nil, []string{"a"}, []string{"a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input()
+			in.Image.Entrypoint, in.Image.Cmd = tc.entrypoint, tc.cmd
+			in.Container.Command, in.Container.Args = tc.command, tc.args
+			got, err := spec.Args(in)
+			if err != nil || !slices.Equal(got, tc.want) {
+				t.Errorf("Args = %q, %v; want %q", got, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestUser(t *testing.T) {
+	num := func(n int64) *runtimeapi.Int64Value { return &runtimeapi.Int64Value{Value: n} }
+	for name, tc := range map[string]struct {
+		image  string
+		sec    *runtimeapi.LinuxContainerSecurityContext
+		uid    uint32
+		gid    uint32
+		groups []uint32
+	}{
+		"nobody says":            {"", nil, 0, 0, []uint32{0}},
+		"image by name":          {"app", nil, 1000, 1001, []uint32{100, 1001}},
+		"image by number":        {"1000", nil, 1000, 1001, []uint32{100, 1001}},
+		"image with group name":  {"app:wheel", nil, 1000, 10, []uint32{10, 100}},
+		"image of no account":    {"4711:12", nil, 4711, 12, []uint32{12}},
+		"pod by number":          {"app", &runtimeapi.LinuxContainerSecurityContext{RunAsUser: num(0)}, 0, 0, []uint32{0}},
+		"pod by name":            {"", &runtimeapi.LinuxContainerSecurityContext{RunAsUsername: "app"}, 1000, 1001, []uint32{100, 1001}},
+		"pod with group":         {"", &runtimeapi.LinuxContainerSecurityContext{RunAsUser: num(1000), RunAsGroup: num(3)}, 1000, 3, []uint32{3, 100}},
+		"pod with more groups":   {"", &runtimeapi.LinuxContainerSecurityContext{RunAsUser: num(9), SupplementalGroups: []int64{4, 2}}, 9, 0, []uint32{0, 2, 4}},
+		"groups of the pod only": {"app", &runtimeapi.LinuxContainerSecurityContext{SupplementalGroupsPolicy: runtimeapi.SupplementalGroupsPolicy_Strict}, 1000, 1001, []uint32{1001}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input()
+			in.Image.User = tc.image
+			if tc.sec != nil {
+				in.Container.Linux.SecurityContext = tc.sec
+			}
+			doc, err := spec.Build(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := specs.User{UID: tc.uid, GID: tc.gid, AdditionalGids: tc.groups}
+			if diff := cmp.Diff(want, doc.Process.User); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ask  *runtimeapi.Capability
+		want []string // of a few that tell the cases apart
+		not  []string
+	}{
+		"default":          {nil, []string{"CAP_CHOWN"}, []string{"CAP_NET_ADMIN"}},
+		"drop all add one": {&runtimeapi.Capability{DropCapabilities: []string{"ALL"}, AddCapabilities: []string{"cap_net_admin"}}, []string{"CAP_NET_ADMIN"}, []string{"CAP_CHOWN"}},
+		"add all drop one": {&runtimeapi.Capability{AddCapabilities: []string{"all"}, DropCapabilities: []string{"SYS_TIME"}}, []string{"CAP_NET_ADMIN", "CAP_CHOWN"}, []string{"CAP_SYS_TIME"}},
+		"drop one":         {&runtimeapi.Capability{DropCapabilities: []string{"CHOWN"}}, []string{"CAP_KILL"}, []string{"CAP_CHOWN"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input()
+			in.Container.Linux.SecurityContext.Capabilities = tc.ask
+			doc, err := spec.Build(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for set, got := range map[string][]string{"bounding": doc.Process.Capabilities.Bounding, "effective": doc.Process.Capabilities.Effective} {
+				for _, c := range tc.want {
+					if !slices.Contains(got, c) {
+						t.Errorf("the %s set lacks %s: %v", set, c, got)
+					}
+				}
+				for _, c := range tc.not {
+					if slices.Contains(got, c) {
+						t.Errorf("the %s set has %s: %v", set, c, got)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestOOMScoreAdjIsClamped(t *testing.T) {
+	in := input()
+	in.Container.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: -997}
+	in.Host.MinOOMScoreAdj = 0
+	doc, err := spec.Build(in)
+	if err != nil || *doc.Process.OOMScoreAdj != 0 {
+		t.Errorf("the score is %v, %v; want 0", doc.Process.OOMScoreAdj, err)
+	}
+}
+
+// TestRefused names what is asked for in vain, never leaves it out.
+func TestRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		kind   fault.Kind
+		change func(*spec.Input)
+	}{
+		"no command":           {fault.Invalid, func(in *spec.Input) { in.Image = v1.Config{} }},
+		"unknown user":         {fault.Invalid, func(in *spec.Input) { in.Image.User = "nobody-here" }},
+		"unknown group":        {fault.Invalid, func(in *spec.Input) { in.Image.User = "app:nothing" }},
+		"negative user":        {fault.Invalid, func(in *spec.Input) { in.Container.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: -1} }},
+		"group without a user": {fault.Invalid, func(in *spec.Input) { in.Container.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1} }},
+		"unknown capability": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"FLY"}}
+		}},
+		"privileged in an unprivileged sandbox": {fault.Invalid, func(in *spec.Input) { in.Container.Linux.SecurityContext.Privileged = true }},
+		"relative mount":                        {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "x", HostPath: "/h"})},
+		"mount over the root":                   {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/a/..", HostPath: "/h"})},
+		"mount of nothing":                      {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x"})},
+		"recursive read-only but writable":      {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", RecursiveReadOnly: true})},
+		"image mount":                           {fault.Unimplemented, mountOf(&runtimeapi.Mount{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i"}})},
+		"id mapping":                            {fault.Unimplemented, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", UidMappings: []*runtimeapi.IDMapping{{}}})},
+		"user namespace": {fault.Unimplemented, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}}
+		}},
+		"seccomp profile without seccomp": {fault.FailedPrecondition, func(in *spec.Input) {
+			in.Host.Seccomp = nil
+			in.Container.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p"}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := input()
+			tc.change(&in)
+			if _, err := spec.Build(in); fault.Of(err) != tc.kind {
+				t.Errorf("Build says %v (%s), want an error of kind %q", err, fault.Of(err), tc.kind)
+			}
+		})
+	}
+}
+
+func mountOf(m *runtimeapi.Mount) func(*spec.Input) {
+	return func(in *spec.Input) { in.Container.Mounts = []*runtimeapi.Mount{m} }
+}
+
+// FuzzUsers: an image's own files must never break anything but the image.
+func FuzzUsers(f *testing.F) {
+	f.Add([]byte("a:x:1:2:::\n"), []byte("g:x:3:a,b\n"), "a:g")
+	f.Add([]byte(":::::\n\x00"), []byte("::::"), ":")
+	f.Fuzz(func(t *testing.T, passwd, group []byte, user string) {
+		in := input()
+		in.Users, in.Image.User = spec.Users{Passwd: passwd, Group: group}, user
+		doc, err := spec.Build(in)
+		if err == nil && (doc.Process.User.UID > 1<<31-1 || doc.Process.User.GID > 1<<31-1) {
+			t.Errorf("user %v", doc.Process.User)
+		}
+	})
+}
