@@ -3,8 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"io"
-	"log"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -117,7 +116,7 @@ func TestImageErrors(t *testing.T) {
 func TestImagePull(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	srv := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	defer srv.Close()
 	im, err := random.Image(100_000, 2)
 	if err != nil {

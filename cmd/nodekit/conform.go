@@ -1,0 +1,160 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+func newConformCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "conform",
+		Short: "Hold a plugin to its specification",
+		Long: `Conform runs a conformance suite against a plugin in any language and prints which
+sentence of the specification it broke. The exit code is 1 when a MUST rule failed.`,
+	}
+	cmd.AddCommand(newConformCNICommand(), newConformCSICommand(), newConformDeviceCommand(), newConformCRICommand())
+	return cmd
+}
+
+// conformFlags are the flags of every suite.
+type conformFlags struct {
+	verbosity
+	tier    string
+	rules   []string
+	seed    uint64
+	profile string
+	output  string
+	reports []string
+}
+
+func (f *conformFlags) addTo(cmd *cobra.Command) {
+	f.verbosity.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
+	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
+	fs.Uint64Var(&f.seed, "seed", 0, "repeat the random choices of an earlier run")
+	fs.StringVar(&f.profile, "profile", "", "YAML `file` in which the plugin's author declares facts and waivers")
+	fs.StringVarP(&f.output, "output", "o", "text", "what to print: text, json, junit or html")
+	fs.StringArrayVar(&f.reports, "report", nil, "also write a report to this `file`: .json, .xml (JUnit), .html or .txt")
+}
+
+func (f *conformFlags) options(cmd *cobra.Command, args []string) (*conformance.Options, error) {
+	tier, err := conformance.ParseTier(f.tier)
+	if err != nil {
+		return nil, err
+	}
+	o := &conformance.Options{
+		Tier: tier, Only: f.rules, Seed: f.seed,
+		Command: f.command(cmd, args),
+		Logger:  f.logger(slog.LevelError),
+	}
+	if f.output == "text" {
+		o.Progress = cmd.OutOrStdout()
+	}
+	o.Profile, err = f.loadProfile()
+	return o, err
+}
+
+// loadProfile returns nil when there is none.
+func (f *conformFlags) loadProfile() (*conformance.Profile, error) {
+	if f.profile == "" {
+		return nil, nil
+	}
+	return conformance.LoadProfile(f.profile)
+}
+
+// command is the command line that repeats this run, for people to copy.
+func (f *conformFlags) command(cmd *cobra.Command, args []string) string {
+	words := []string{cmd.CommandPath()}
+	for _, name := range []string{"endpoint", "exec", "profile"} {
+		if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed {
+			words = append(words, "--"+name, shellQuote(flag.Value.String()))
+		}
+	}
+	for _, a := range args {
+		words = append(words, shellQuote(a))
+	}
+	return strings.Join(words, " ")
+}
+
+// shellQuote returns s as one word of a POSIX shell.
+func shellQuote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=@%+,", r)
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// conform runs a suite against a target and reports as the flags say.
+func conform[T any](cmd *cobra.Command, args []string, f *conformFlags, s *conformance.Suite[T], target T) error {
+	opts, err := f.options(cmd, args)
+	if err != nil {
+		return err
+	}
+	report, err := s.Run(cmd.Context(), target, opts)
+	if report == nil {
+		return err
+	}
+	if err := f.print(cmd.OutOrStdout(), report); err != nil {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if report.Failed() {
+		return exitCode(1)
+	}
+	return nil
+}
+
+func (f *conformFlags) print(stdout io.Writer, report *conformance.Report) error {
+	if err := writeReport(stdout, f.output, report); err != nil {
+		return err
+	}
+	for _, path := range f.reports {
+		if err := writeReportFile(path, report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeReportFile(path string, report *conformance.Report) error {
+	format := map[string]string{"json": "json", "xml": "junit", "html": "html", "txt": "text"}[path[strings.LastIndexByte(path, '.')+1:]]
+	if format == "" {
+		return fmt.Errorf("report %s: want a name that ends in .json, .xml, .html or .txt", strconv.Quote(path))
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := writeReport(file, format, report); err != nil {
+		file.Close()
+		return err
+	}
+	return file.Close()
+}
+
+func writeReport(w io.Writer, format string, report *conformance.Report) error {
+	switch format {
+	case "text":
+		return report.WriteText(w)
+	case "json":
+		return report.WriteJSON(w)
+	case "junit":
+		return report.WriteJUnit(w)
+	case "html":
+		return report.WriteHTML(w)
+	}
+	return fmt.Errorf("output format %q: want text, json, junit or html", format)
+}

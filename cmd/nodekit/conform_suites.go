@@ -1,0 +1,145 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/conformance/cnisuite"
+	"github.com/nodekit-project/nodekit/conformance/crisuite"
+	"github.com/nodekit-project/nodekit/conformance/csisuite"
+	"github.com/nodekit-project/nodekit/conformance/devicesuite"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+func newConformCNICommand() *cobra.Command {
+	var f conformFlags
+	cmd := &cobra.Command{
+		Use:   "cni BINARY [--profile FILE]",
+		Short: "Hold a CNI plugin to the CNI specification",
+		Long: `The plugin is executed in network namespaces of the suite's own. A profile declares its
+configuration, its state directories and whether it is a chained plugin:
+
+  facts:
+    config: '{"bridge": "test0", "ipam": {"type": "suite-ipam"}}'
+    dirs: /var/lib/my-plugin`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			profile, err := f.loadProfile()
+			if err != nil {
+				return err
+			}
+			target, err := cnisuite.NewTarget(args[0], profile)
+			if err != nil {
+				return err
+			}
+			return conform(cmd, args, &f, cnisuite.Suite(), target)
+		},
+	}
+	f.addTo(cmd)
+	return cmd
+}
+
+func newConformCSICommand() *cobra.Command {
+	var f conformFlags
+	var endpoint, exec string
+	cmd := &cobra.Command{
+		Use:   "csi --exec COMMAND | --endpoint unix:///...",
+		Short: "Hold a CSI driver to the Container Storage Interface",
+		Long: `The command is started anew for each rule, with CSI_ENDPOINT, STATE_DIRECTORY and
+NODE_ID in its environment; $(CSI_ENDPOINT) and the like in its arguments are replaced.
+A driver that runs already is reached at its endpoint; rules that kill it do not apply then.
+
+  nodekit conform csi --exec './my-driver --endpoint $(CSI_ENDPOINT)'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			command, err := execOrEndpoint(exec, endpoint)
+			if err != nil {
+				return err
+			}
+			return conform(cmd, args, &f, csisuite.Suite(), csisuite.Target{Exec: command, Endpoint: endpoint})
+		},
+	}
+	f.addTo(cmd)
+	addTargetFlags(cmd, &exec, &endpoint)
+	return cmd
+}
+
+func newConformDeviceCommand() *cobra.Command {
+	var f conformFlags
+	var exec string
+	cmd := &cobra.Command{
+		Use:   "deviceplugin --exec COMMAND",
+		Short: "Hold a device plugin to the device plugin API",
+		Long: `The suite plays a kubelet for the plugin that the command starts. $(KUBELET_DIR) in the
+command is replaced by its directory; without it the plugin finds that directory at
+/var/lib/kubelet, in a mount namespace of its own.
+
+  nodekit conform deviceplugin --exec ./my-plugin`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			command, err := words(exec)
+			if err != nil {
+				return err
+			}
+			return conform(cmd, args, &f, devicesuite.Suite(), devicesuite.Target{Command: command})
+		},
+	}
+	f.addTo(cmd)
+	cmd.Flags().StringVar(&exec, "exec", "", "the `command` that starts the plugin (required)")
+	requireFlags(cmd, "exec")
+	return cmd
+}
+
+func newConformCRICommand() *cobra.Command {
+	var f conformFlags
+	var endpoint, exec, sleep, fail string
+	var target crisuite.Target
+	cmd := &cobra.Command{
+		Use:   "cri --exec COMMAND | --endpoint unix:///...",
+		Short: "Hold a container runtime to the Container Runtime Interface",
+		Long: `The command is started anew for each rule, with CONTAINER_RUNTIME_ENDPOINT and
+STATE_DIRECTORY in its environment; $(CONTAINER_RUNTIME_ENDPOINT) and the like in its
+arguments are replaced. A runtime that runs already is reached at its endpoint; rules that
+kill it do not apply then.
+
+Rules about containers need an image that the runtime has, and two commands in it:
+
+  nodekit conform cri --endpoint unix:///run/containerd/containerd.sock \
+    --image busybox:1.36 --sleep 'sleep 1000' --fail 'sh -c "exit 7"'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if target.Command, err = execOrEndpoint(exec, endpoint); err != nil {
+				return err
+			}
+			if target.Sleep, err = words(sleep); err != nil {
+				return err
+			}
+			if target.Fail, err = words(fail); err != nil {
+				return err
+			}
+			target.Endpoint = endpoint
+			return conform(cmd, args, &f, crisuite.Suite(), target)
+		},
+	}
+	f.addTo(cmd)
+	addTargetFlags(cmd, &exec, &endpoint)
+	fs := cmd.Flags()
+	fs.StringVar(&target.Image, "image", "", "an `image` that the runtime has or can pull, for the rules about containers")
+	fs.StringVar(&sleep, "sleep", "", "a `command` in the image that runs until it is killed")
+	fs.StringVar(&fail, "fail", "", "a `command` in the image that ends with code 7")
+	return cmd
+}
+
+func addTargetFlags(cmd *cobra.Command, exec, endpoint *string) {
+	cmd.Flags().StringVar(exec, "exec", "", "the `command` that starts what is tested")
+	cmd.Flags().StringVar(endpoint, "endpoint", "", "the `socket` of what is tested, when it runs already")
+	cmd.MarkFlagsMutuallyExclusive("exec", "endpoint")
+	cmd.MarkFlagsOneRequired("exec", "endpoint")
+}
+
+func execOrEndpoint(exec, endpoint string) ([]string, error) {
+	command, err := words(exec)
+	if err == nil && len(command) == 0 && endpoint == "" {
+		return nil, fault.Invalid.Errorf("--exec is empty: give the command that starts what is tested")
+	}
+	return command, err
+}

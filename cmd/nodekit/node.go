@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+func newNodeCommand() *cobra.Command {
+	var v verbosity
+	cfg := node.Config{}
+	var parts partFlags
+	cmd := &cobra.Command{
+		Use:   "node --root DIR --run DIR --manifests DIR",
+		Short: "Run a node until it is interrupted",
+		Long: `Run a node. Its Pods come from the manifest directory and run on when the node ends or
+dies: the next node at the same root takes them over without a restart.
+
+The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
+
+  curl --unix-socket /run/nodekit/nodekit.sock http://node/pods`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Logger = v.logger(slog.LevelInfo)
+			if err := parts.apply(&cfg); err != nil {
+				return err
+			}
+			return runNode(cmd, cfg)
+		},
+	}
+	v.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for everything that survives a restart")
+	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for sockets")
+	fs.StringVar(&cfg.Manifests, "manifests", "", "`directory` of manifests to run")
+	parts.addTo(cmd)
+	return cmd
+}
+
+func runNode(cmd *cobra.Command, cfg node.Config) error {
+	n, err := node.Start(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "node %s is up: http over %s\n", cfg.Root, filepath.Join(cfg.Run, "nodekit.sock"))
+	select {
+	case <-cmd.Context().Done():
+		return n.Stop()
+	case <-n.Done():
+		return n.Stop()
+	}
+}
+
+// partFlags are the flags that swap or switch off parts of a node.
+type partFlags struct {
+	runtimeEndpoint, ociRuntime, keeper string
+	cniConfDir                          string
+	cniBinDirs, without, plugins        []string
+	pluginArgs, images                  []string
+	gpus                                int
+}
+
+func (f *partFlags) addTo(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket` instead of the reference runtime")
+	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
+	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
+	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
+	fs.StringSliceVar(&f.without, "without", nil, "switch reference plugins off: gpu, csi-hostpath")
+	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; kind=program names the kind (cni, csi, deviceplugin, cri)")
+	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "arguments of the --plugin at the same place, split at spaces; $(CSI_ENDPOINT) and the like are replaced")
+	fs.StringArrayVar(&f.images, "image-archive", nil, "put the images of this `archive` into the store at start")
+	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")
+}
+
+func (f *partFlags) apply(cfg *node.Config) error {
+	cfg.RuntimeEndpoint, cfg.OCIRuntime, cfg.Keeper = f.runtimeEndpoint, f.ociRuntime, f.keeper
+	cfg.CNIConfDir, cfg.CNIBinDirs = f.cniConfDir, f.cniBinDirs
+	cfg.GPUs = f.gpus
+	if f.gpus == 0 {
+		cfg.GPUs = -1
+	}
+	for _, name := range f.without {
+		switch name {
+		case "gpu":
+			cfg.Without.GPU = true
+		case "csi-hostpath":
+			cfg.Without.Hostpath = true
+		default:
+			return fault.Invalid.Errorf("--without %q: want gpu or csi-hostpath", name)
+		}
+	}
+	if len(f.pluginArgs) > len(f.plugins) {
+		return fault.Invalid.Errorf("there are more --plugin-args than --plugin: give the arguments of one plugin in one --plugin-args")
+	}
+	for i, value := range f.plugins {
+		p, err := node.ParsePlugin(value)
+		if err != nil {
+			return err
+		}
+		if i < len(f.pluginArgs) {
+			if p.Args, err = words(f.pluginArgs[i]); err != nil {
+				return err
+			}
+		}
+		cfg.Plugins = append(cfg.Plugins, p)
+	}
+	cfg.Images = append(cfg.Images, f.images...)
+	return nil
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// Where a node lives unless it is told otherwise.
+const (
+	defaultRoot = "/var/lib/nodekit"
+	defaultRun  = "/run/nodekit"
+)
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "nodekit",
+		Short: "Build, run and prove Kubernetes node plugins",
+		Long: `nodekit is a kit for CNI plugins, CSI drivers, device plugins and CRI runtimes.
+
+Run a Pod on a real node of its own:        nodekit run examples/pod.yaml
+Run it with the plugin you are writing:     nodekit run --plugin ./my-driver pod.yaml
+Hold a plugin to its specification:         nodekit conform cni ./my-plugin
+See whether this machine has what it takes: nodekit doctor`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(
+		newRunCommand(),
+		newNodeCommand(),
+		newServeCommand(),
+		newImageCommand(),
+		newConformCommand(),
+		newBenchCommand(),
+		newDoctorCommand(),
+		newVersionCommand(),
+	)
+	return root
+}
+
+// verbosity is the --verbose flag that several commands share.
+type verbosity struct{ verbose bool }
+
+func (v *verbosity) addTo(cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&v.verbose, "verbose", "v", false, "log every call to every plugin")
+}
+
+// logger writes to standard error: warnings and worse, or all of it.
+func (v *verbosity) logger(quiet slog.Level) *slog.Logger {
+	level := quiet
+	if v.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// interrupted is the exit code of a run that was ended by Ctrl-C.
+const interrupted = 130
+
+func newRunCommand() *cobra.Command {
+	var v verbosity
+	var parts partFlags
+	cmd := &cobra.Command{
+		Use:   "run FILE",
+		Short: "Run the Pods of a file on a node of their own, and take everything down after",
+		Long: `Run starts a node with directories, a bridge and a subnet of its own, runs the Pods of
+the file (- is standard input) on it, shows each step and what the containers print, and
+takes everything down when the Pods have ended, or at Ctrl-C.
+
+The exit code is 0 when all Pods succeeded, that of the first container that failed
+otherwise, 130 after Ctrl-C and 1 for everything else.
+
+  nodekit run examples/pod.yaml
+  nodekit run --plugin ./my-driver --plugin-args '--endpoint=$(CSI_ENDPOINT)' pod.yaml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			objects, err := readManifest(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			cfg := node.Config{Logger: v.logger(slog.LevelError)}
+			if err := parts.apply(&cfg); err != nil {
+				return err
+			}
+			return runObjects(cmd, cfg, objects)
+		},
+	}
+	v.addTo(cmd)
+	parts.addTo(cmd)
+	return cmd
+}
+
+// readManifest reads a file whole before anything is touched on the machine.
+func readManifest(cmd *cobra.Command, path string) ([]manifest.Object, error) {
+	raw, err := os.ReadFile(path)
+	if path == "-" {
+		raw, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), manifest.MaxFile+1))
+	}
+	if err != nil {
+		return nil, err
+	}
+	objects, notices, err := manifest.Decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, n := range notices {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
+	}
+	if len(podsOf(objects)) == 0 {
+		return nil, fault.Invalid.Errorf("%s holds no Pod: there is nothing to run", path)
+	}
+	return objects, nil
+}
+
+func podsOf(objects []manifest.Object) []*v1.Pod {
+	var pods []*v1.Pod
+	for _, o := range objects {
+		if p, ok := o.(*v1.Pod); ok {
+			pods = append(pods, p)
+		}
+	}
+	return pods
+}
+
+// builtinImages are the archives that were built beside this program.
+func builtinImages() []string {
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	archives, _ := filepath.Glob(filepath.Join(filepath.Dir(self), "images", "*.tar"))
+	return archives
+}
+
+// session is one `nodekit run`.
+type session struct {
+	node *node.Node
+	view *view
+	pods []*v1.Pod
+	logs sync.WaitGroup
+}
+
+func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) (err error) {
+	s := &session{pods: podsOf(objects)}
+	s.view = newView(cmd.OutOrStdout(), len(s.pods))
+	sweep(cmd.Context(), node.Config{Keeper: cfg.Keeper, Logger: cfg.Logger, OCIRuntime: cfg.OCIRuntime, RuntimeEndpoint: cfg.RuntimeEndpoint}, func(text string) {
+		s.view.line(text + "\n")
+	})
+	dir, err := makeRunDir()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.remove()) }()
+	start := time.Now()
+	if s.node, err = s.start(cmd.Context(), cfg, dir); err != nil {
+		return err
+	}
+	s.view.line(fmt.Sprintf("%9s  %-9s  %s\n", took(time.Since(start)), "node", s.node))
+	code, err := s.runPods(cmd.Context(), objects)
+	return errors.Join(err, s.end(cmd.Context()), code)
+}
+
+func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*node.Node, error) {
+	cfg.Root, cfg.Run = dir.root(), dir.run()
+	cfg.Images = append(builtinImages(), cfg.Images...)
+	cfg.OnPlugin = s.view.plugin
+	for i := range cfg.Plugins {
+		cfg.Plugins[i].Stderr = s.view.lines(filepath.Base(cfg.Plugins[i].Path))
+	}
+	started := make(chan struct{})
+	var n *node.Node
+	cfg.OnStep = func(step pod.Step) {
+		<-started // steps of a Pod come only after the node is there
+		s.step(ctx, n, step)
+	}
+	n, err := node.Start(ctx, cfg)
+	close(started)
+	return n, err
+}
+
+// step shows a step and, when it is the start of a container, what that prints.
+func (s *session) step(ctx context.Context, n *node.Node, step pod.Step) {
+	s.view.step(step)
+	if step.What != pod.StepContainer || step.Err != nil {
+		return
+	}
+	s.logs.Go(func() {
+		prefix := step.Name
+		if s.view.many {
+			prefix = step.Pod.Name + " " + step.Name
+		}
+		out := s.view.lines(prefix)
+		defer out.Close()
+		// A container that is gone by now has nothing more to show.
+		_ = n.Logs(context.WithoutCancel(ctx), step.Pod, step.Name, out)
+	})
+}
+
+// runPods creates the objects and waits until all Pods have ended, the node
+// fails or the user has had enough. The exit code is nil for success.
+func (s *session) runPods(ctx context.Context, objects []manifest.Object) (code, err error) {
+	finished, err := s.node.Run(ctx, objects)
+	switch {
+	case ctx.Err() != nil:
+		return exitCode(interrupted), nil
+	case err != nil:
+		return exitCode(1), err
+	}
+	s.logs.Wait()
+	for _, p := range finished {
+		if c := exitCodeOf(p); c != 0 {
+			return exitCode(c), nil
+		}
+	}
+	return nil, nil
+}
+
+// exitCodeOf returns the code of the Pod's container that failed first, 0 for a
+// Pod that succeeded, and 1 for one that failed without a container's doing.
+func exitCodeOf(p *v1.Pod) int {
+	if p.Status.Phase == v1.PodSucceeded {
+		return 0
+	}
+	var first *v1.ContainerStateTerminated
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for _, c := range list {
+			t := c.State.Terminated
+			if t != nil && t.ExitCode != 0 && (first == nil || t.FinishedAt.Before(&first.FinishedAt)) {
+				first = t
+			}
+		}
+	}
+	if first == nil {
+		return 1
+	}
+	return int(first.ExitCode)
+}
+
+// end takes the node down. The context of a run that was interrupted has ended;
+// Pods still get their grace.
+func (s *session) end(ctx context.Context) error {
+	start := time.Now()
+	err := s.node.Destroy(context.WithoutCancel(ctx))
+	s.logs.Wait()
+	s.view.line(fmt.Sprintf("%9s  %-9s  everything is taken down\n", took(time.Since(start)), "node"))
+	return err
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+// runDirPrefix begins the names of the directories that throw-away nodes live in.
+const runDirPrefix = "nodekit-run-"
+
+// runDir is the home of a throw-away node. Its lock is held as long as its
+// process lives, so that a later run can tell what a killed one left.
+type runDir struct {
+	path string
+	lock *os.File
+}
+
+func (d *runDir) root() string { return filepath.Join(d.path, "root") }
+func (d *runDir) run() string  { return filepath.Join(d.path, "run") }
+
+// makeRunDir makes a directory for a node of this process.
+func makeRunDir() (*runDir, error) {
+	fresh, err := os.MkdirTemp("", "nodekit-new-")
+	if err != nil {
+		return nil, err
+	}
+	d, err := lockRunDir(fresh)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(fresh))
+	}
+	// It gets the name that sweep looks for only once it is locked.
+	d.path = strings.Replace(fresh, "nodekit-new-", runDirPrefix, 1)
+	if err := os.Rename(fresh, d.path); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(fresh), d.lock.Close())
+	}
+	return d, nil
+}
+
+// lockRunDir takes the directory's lock; unix.EWOULDBLOCK says that the process
+// it belongs to lives.
+func lockRunDir(path string) (*runDir, error) {
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return &runDir{path: path, lock: lock}, nil
+}
+
+// remove deletes the directory, when nothing is mounted there any more.
+func (d *runDir) remove() error {
+	return errors.Join(mount.RemoveAll(d.path), d.lock.Close())
+}
+
+// sweep takes down what runs that were killed have left: it starts each dead
+// node once more, which takes over what is there, and destroys it.
+func sweep(ctx context.Context, cfg node.Config, tell func(string)) {
+	left, _ := filepath.Glob(filepath.Join(os.TempDir(), runDirPrefix+"*"))
+	for _, path := range left {
+		if !mine(path) {
+			continue
+		}
+		d, err := lockRunDir(path)
+		if err != nil {
+			continue // it lives
+		}
+		tell("taking down what a killed run left in " + path)
+		if err := d.destroyNode(ctx, cfg); err != nil {
+			tell(fmt.Sprintf("it is not all gone: %v", err))
+			d.lock.Close()
+			continue
+		}
+		if err := d.remove(); err != nil {
+			tell(err.Error())
+		}
+	}
+}
+
+// mine reports whether path is a directory that only this user can have made:
+// the temporary directory is open to everybody.
+func mine(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil || !fi.IsDir() || fi.Mode().Perm() != 0o700 {
+		return false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
+func (d *runDir) destroyNode(ctx context.Context, cfg node.Config) error {
+	cfg.Root, cfg.Run = d.root(), d.run()
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return n.Destroy(ctx)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"log/slog"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/csi"
+	"github.com/nodekit-project/nodekit/csi/hostpath"
+	"github.com/nodekit-project/nodekit/deviceplugin"
+	"github.com/nodekit-project/nodekit/deviceplugin/gpu"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+func newServeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve one reference plugin alone, for a stock kubelet, crictl or another suite",
+	}
+	cmd.AddCommand(newServeRuntimeCommand(), newServeHostpathCommand(), newServeGPUCommand())
+	return cmd
+}
+
+func newServeRuntimeCommand() *cobra.Command {
+	var v verbosity
+	var cfg node.RuntimeConfig
+	cmd := &cobra.Command{
+		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
+		Short: "Serve the reference CRI runtime",
+		Long: `Serve the reference CRI runtime until it is interrupted. Containers run on when it
+ends, and the next one at the same root takes them over.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Logger = v.logger(slog.LevelInfo)
+			return node.ServeRuntime(cmd.Context(), cfg)
+		},
+	}
+	v.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&cfg.Endpoint, "endpoint", "unix://"+filepath.Join(defaultRun, "cri.sock"), "socket to serve on")
+	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for images and containers")
+	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for the keeper's socket and the namespaces")
+	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
+	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
+	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", nil, "`directories` of CNI plugins")
+	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
+	return cmd
+}
+
+func newServeHostpathCommand() *cobra.Command {
+	var v verbosity
+	var endpoint, registry string
+	var cfg hostpath.Config
+	cmd := &cobra.Command{
+		Use:   "csi-hostpath --endpoint unix:///tmp/csi.sock --node-id N --state-dir DIR",
+		Short: "Serve the hostpath CSI driver",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			driver, err := hostpath.New(cfg)
+			if err != nil {
+				return err
+			}
+			return csi.Serve(cmd.Context(), endpoint, driver, &csi.Options{Registry: registry, Logger: v.logger(slog.LevelInfo)})
+		},
+	}
+	v.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&endpoint, "endpoint", "", "socket to serve on (required)")
+	fs.StringVar(&cfg.NodeID, "node-id", "", "the node's id (required)")
+	fs.StringVar(&cfg.StateDir, "state-dir", "", "`directory` for the volumes (required)")
+	fs.StringVar(&cfg.Name, "name", "", "the driver's name; empty is hostpath.csi.nodekit.dev")
+	fs.StringVar(&registry, "registry", "", "the kubelet's plugins_registry `directory` to register in; empty does not register")
+	requireFlags(cmd, "endpoint", "node-id", "state-dir")
+	return cmd
+}
+
+func newServeGPUCommand() *cobra.Command {
+	var v verbosity
+	var kubeletDir, config string
+	cmd := &cobra.Command{
+		Use:   "gpu --kubelet-dir DIR --config FILE",
+		Short: "Serve the GPU device plugin",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var cfg gpu.Config
+			if config != "" {
+				var err error
+				if cfg, err = gpu.LoadConfig(config); err != nil {
+					return err
+				}
+			}
+			plugin, err := gpu.New(cfg)
+			if err != nil {
+				return err
+			}
+			return deviceplugin.Serve(cmd.Context(), plugin, &deviceplugin.Options{KubeletDir: kubeletDir, Logger: v.logger(slog.LevelInfo)})
+		},
+	}
+	v.addTo(cmd)
+	cmd.Flags().StringVar(&kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's `directory`")
+	cmd.Flags().StringVar(&config, "config", "", "YAML `file` that says which devices there are; empty takes what the machine has")
+	return cmd
+}
+
+func requireFlags(cmd *cobra.Command, names ...string) {
+	for _, n := range names {
+		if err := cmd.MarkFlagRequired(n); err != nil {
+			panic(err) // a programmer's error: the flag does not exist
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/nodekit-project/nodekit/kubelet/node"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// view is what `nodekit run` shows: one line for each step of a Pod's life, and
+// what containers and plugins print, prefixed with who said it. Whole lines
+// are written at a time, from any goroutine.
+type view struct {
+	mu   sync.Mutex
+	w    io.Writer
+	many bool // several Pods: lines name theirs
+	seen map[string]bool
+}
+
+func newView(w io.Writer, pods int) *view {
+	return &view{w: w, many: pods > 1, seen: map[string]bool{}}
+}
+
+// step prints a step of a Pod. A Pod that waits says so once for each reason.
+func (v *view) step(s pod.Step) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	subject := s.Name
+	if v.many {
+		subject = s.Pod.Name + " " + subject
+	}
+	if s.What == pod.StepWait {
+		key := subject + s.Err.Error()
+		if v.seen[key] {
+			return
+		}
+		v.seen[key] = true
+	}
+	text := subject
+	if s.Err != nil {
+		text = fmt.Sprintf("%s  %v", subject, s.Err)
+	}
+	fmt.Fprintf(v.w, "%9s  %-9s  %s\n", took(s.Took), s.What, text)
+}
+
+// plugin prints what became of one of the author's plugins.
+func (v *view) plugin(e node.PluginEvent) {
+	v.line(fmt.Sprintf("%9s  %-9s  %s: %s\n", took(e.Took), "plugin", e.Plugin, e.What))
+}
+
+func (v *view) line(s string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, _ = io.WriteString(v.w, s) // a closed terminal is no reason to end a Pod
+}
+
+// took prints a duration with three significant digits, and nothing for zero.
+func took(d time.Duration) string {
+	switch {
+	case d == 0:
+		return ""
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
+	case d < time.Second:
+		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
+	default:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	}
+}
+
+// lines returns a writer that passes whole lines on to the view, each behind
+// the prefix. Close passes on a last line that has no end.
+func (v *view) lines(prefix string) io.WriteCloser {
+	return &prefixed{view: v, prefix: prefix}
+}
+
+type prefixed struct {
+	view   *view
+	prefix string
+	mu     sync.Mutex
+	rest   []byte
+}
+
+func (p *prefixed) Write(data []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rest = append(p.rest, data...)
+	for {
+		line, rest, whole := bytes.Cut(p.rest, []byte("\n"))
+		if !whole {
+			return len(data), nil
+		}
+		p.view.line(fmt.Sprintf("%9s  %s | %s\n", "", p.prefix, line))
+		p.rest = rest
+	}
+}
+
+func (p *prefixed) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.rest) > 0 {
+		p.view.line(fmt.Sprintf("%9s  %s | %s\n", "", p.prefix, p.rest))
+		p.rest = nil
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodekit-project/nodekit/csi/client"
+	"github.com/nodekit-project/nodekit/internal/kubeletdir"
+	"github.com/nodekit-project/nodekit/internal/registration"
+	"github.com/nodekit-project/nodekit/internal/supervisor"
+)
+
+// author is one of the author's plugins, started.
+type author struct {
+	Plugin
+	sign    sign
+	at      places
+	process *supervisor.Process
+}
+
+// startAuthors starts the author's plugins one after the other and finds out
+// what they are.
+func (n *Node) startAuthors(ctx context.Context) ([]*author, error) {
+	if len(n.cfg.Plugins) == 0 {
+		return nil, nil
+	}
+	release, err := kubeletdir.Hold()
+	if err != nil {
+		return nil, err
+	}
+	n.onEnd(release)
+	var authors []*author
+	for i := range n.cfg.Plugins {
+		a, err := n.startAuthor(ctx, &n.cfg.Plugins[i])
+		if err != nil {
+			return nil, fmt.Errorf("starting plugin %q: %w", n.cfg.Plugins[i].Path, err)
+		}
+		authors = append(authors, a)
+	}
+	return authors, nil
+}
+
+func (n *Node) startAuthor(ctx context.Context, p *Plugin) (*author, error) {
+	start := time.Now()
+	env, at := n.surroundings(p)
+	for _, dir := range append(at.dirs(), env["STATE_DIRECTORY"]) {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, err
+		}
+	}
+	at.remember()
+	stdout := &output{pass: func([]byte) {}}
+	if p.Stderr != nil {
+		stdout.pass = func(b []byte) { _, _ = p.Stderr.Write(b) } // what a plugin prints is only shown
+	}
+	process, err := supervisor.Start(supervisor.Command{
+		Path: p.Path, Args: expand(p.Args, env), Env: environ(env),
+		Stdout: stdout, Stderr: cmp.Or[io.Writer](p.Stderr, io.Discard),
+		Enter: kubeletdir.Enter(n.cfg.Root),
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.onEnd(func() error { process.Kill(); return nil })
+	s, err := detect(ctx, process, stdout, &at, p.Kind)
+	if err != nil {
+		return nil, err
+	}
+	n.cfg.OnPlugin(PluginEvent{Plugin: p.name(), What: "is a " + string(s.kind) + " plugin", Took: time.Since(start)})
+	return &author{Plugin: *p, sign: s, at: at, process: process}, nil
+}
+
+// surroundings returns the environment of a plugin beside this process's own,
+// and the places where it may show itself.
+func (n *Node) surroundings(p *Plugin) (map[string]string, places) {
+	at := places{
+		csi:      filepath.Join(n.cfg.Root, "plugins", p.name(), "csi.sock"),
+		cri:      strings.TrimPrefix(n.criEndpoint(), "unix://"),
+		registry: filepath.Join(n.cfg.Root, "plugins_registry"),
+		devices:  filepath.Join(n.cfg.Root, "device-plugins"),
+	}
+	env := map[string]string{
+		"CSI_ENDPOINT":               "unix://" + at.csi,
+		"CONTAINER_RUNTIME_ENDPOINT": "unix://" + at.cri,
+		"NODE_ID":                    n.cfg.Name,
+		"NODE_NAME":                  n.cfg.Name,
+		"KUBE_NODE_NAME":             n.cfg.Name,
+		"STATE_DIRECTORY":            filepath.Join(n.cfg.Root, "plugin-state", p.name()),
+	}
+	if p.Kind == "" || p.Kind == CNI {
+		// A CNI plugin answers this and ends; others do not look at it.
+		env["CNI_COMMAND"] = "VERSION"
+	}
+	return env, at
+}
+
+func environ(extra map[string]string) []string {
+	env := os.Environ()
+	for _, name := range slices.Sorted(maps.Keys(extra)) {
+		env = append(env, name+"="+extra[name])
+	}
+	return env
+}
+
+// keep is the part that keeps the plugin running, and registers it if it
+// counts on somebody else to do so.
+func (n *Node) keep(a *author) {
+	n.parts.run("plugin "+a.name(), func(ctx context.Context) error {
+		return a.process.Keep(ctx, func(e supervisor.Event) {
+			if e.PID == 0 {
+				n.cfg.OnPlugin(PluginEvent{Plugin: a.name(), What: fmt.Sprintf("ended (%s), starts again in %v", ending(e.Err), e.Restart), Err: e.Err})
+			}
+		})
+	})
+	if a.sign.kind == CSI && !a.sign.registered {
+		n.parts.run("registration of "+a.name(), func(ctx context.Context) error { return n.register(ctx, a) })
+	}
+}
+
+func ending(err error) string {
+	if err == nil {
+		return "exit status 0"
+	}
+	return err.Error()
+}
+
+// register announces a CSI driver that does not do so itself, as the registrar
+// sidecar does in a cluster.
+func (n *Node) register(ctx context.Context, a *author) error {
+	c, err := client.Dial("unix://"+a.at.csi, &client.Options{Observe: n.cfg.Observe})
+	if err != nil {
+		return err
+	}
+	info, err := c.GetInfo(ctx)
+	if err := c.Close(); err != nil {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("asking for its name: %w", err)
+	}
+	return registration.Serve(ctx, a.at.registry, registration.Plugin{
+		Kind: registration.CSIPlugin, Name: info.Name, Endpoint: a.at.csi, Versions: []string{"1.0.0"},
+	}, &registration.Options{Logger: n.cfg.Logger})
+}

@@ -1,0 +1,110 @@
+package node
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// Config says what a node is made of. The zero value of each optional field
+// is the reference part.
+type Config struct {
+	// Root holds everything that survives a restart, in the kubelet's own
+	// layout; Run holds sockets and what a reboot may lose. Both are required,
+	// absolute, and this node's alone.
+	Root, Run string
+	// Manifests is a directory of manifests to run; "" for none.
+	Manifests string
+	// Name is the node's name; "" means the host's.
+	Name string
+
+	// RuntimeEndpoint is a foreign CRI runtime ("unix:///run/containerd/containerd.sock").
+	// "" means the reference runtime, in this process.
+	RuntimeEndpoint string
+	// OCIRuntime names the OCI runtime of the reference runtime: "crun", "runc",
+	// a path, or "" to take the first that works here.
+	OCIRuntime string
+	// Keeper is the keeper program; "" looks beside this program and in PATH.
+	Keeper string
+	// CNIConfDir and CNIBinDirs are a foreign network's configuration and
+	// programs. "" means the node's own bridge, in this process.
+	CNIConfDir string
+	CNIBinDirs []string
+	// Network places the node's own network on the host. The zero value is
+	// chosen at the first start so that it collides with nothing, and kept.
+	Network Network
+	// Without switches reference parts off.
+	Without Parts
+	// Plugins are the author's own, started before any Pod is; see Plugin.
+	Plugins []Plugin
+	// GPUs is the number of GPUs to simulate where the machine has none; zero
+	// means 2, negative none.
+	GPUs int
+	// Images are archives to put into the reference runtime's store at start,
+	// unless what they hold is there already.
+	Images []string
+
+	// Observe is told of every call to every plugin, OnStep of every step of
+	// every Pod, OnPlugin of what becomes of the author's plugins. All may be
+	// called from many goroutines; nil is allowed.
+	Observe  call.Observer
+	OnStep   func(pod.Step)
+	OnPlugin func(PluginEvent)
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// Parts are the reference plugins that can be switched off.
+type Parts struct {
+	GPU, Hostpath bool
+}
+
+func (c *Config) setDefaults() error {
+	var errs []error
+	for name, dir := range map[string]string{"root": c.Root, "run": c.Run} {
+		if !filepath.IsAbs(dir) {
+			errs = append(errs, fault.Invalid.Errorf("the %s directory is %q: want an absolute path", name, dir))
+		}
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		errs = append(errs, err)
+		c.Name = host
+	}
+	if c.GPUs == 0 {
+		c.GPUs = 2
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnPlugin == nil {
+		c.OnPlugin = func(PluginEvent) {}
+	}
+	if c.RuntimeEndpoint == "" && c.Keeper == "" {
+		keeper, err := findKeeper()
+		errs = append(errs, err)
+		c.Keeper = keeper
+	}
+	return errors.Join(errs...)
+}
+
+// findKeeper looks for the keeper beside the running program, then in PATH.
+func findKeeper() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "keeper")
+		if fi, err := os.Stat(beside); err == nil && fi.Mode()&0o111 != 0 {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath("keeper")
+	if err != nil {
+		return "", fault.NotFound.Errorf("the program \"keeper\" is neither beside this program nor in PATH: build it with `make build`, or go build ./cmd/keeper")
+	}
+	return filepath.Abs(path)
+}

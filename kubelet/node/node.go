@@ -1,0 +1,242 @@
+// Package node is the reference node: the kubelet wired to a CRI runtime, a Pod
+// network, a CSI driver and a device plugin, each replaceable. It is the one
+// place where the families meet; they know nothing of each other.
+//
+// Every part is reached over its interface's own wire, also the ones that run
+// in this process: gRPC on unix sockets below Run and Root, and CNI's
+// environment and JSON documents.
+//
+// Two nodes may live in one process and any number on one machine, as long as
+// no two share a root or a run directory.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/hostcheck"
+	"github.com/nodekit-project/nodekit/kubelet"
+	"github.com/nodekit-project/nodekit/kubelet/store"
+)
+
+// Node is a node that was started. Its methods are safe for concurrent use.
+type Node struct {
+	cfg     Config
+	kubelet *kubelet.Kubelet
+	runtime *Runtime // nil with a foreign one
+	parts   *parts
+	stop    context.CancelFunc // ends every part
+
+	atStop    []func() error                // what Stop releases
+	atDestroy []func(context.Context) error // what Destroy takes down instead
+
+	stopped chan struct{} // closed when every part has ended
+	failure error         // why, valid after stopped
+	end     sync.Once
+}
+
+// Start brings a node up and returns when Pods can run on it. The node lives
+// until Stop, Destroy or the failure of a part (see Done); ctx bounds only the
+// start. What an earlier node at the same root left, alive or crashed, is
+// taken over: containers run on.
+//
+// A root that another node uses is refused with fault.AlreadyExists, a machine
+// that lacks something with fault.FailedPrecondition and the command that
+// mends it.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	if err := checkHost(&cfg); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, stopped: make(chan struct{})}
+	if err := n.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the node: %w", err), n.abandon())
+	}
+	go n.watch()
+	return n, nil
+}
+
+// checkHost refuses a machine on which the reference runtime cannot work.
+func checkHost(cfg *Config) error {
+	if cfg.RuntimeEndpoint != "" && os.Geteuid() == 0 {
+		return nil
+	}
+	var errs []error
+	for _, r := range hostcheck.Missing(hostcheck.Run()) {
+		if r.Name == "OCI runtime" && cfg.OCIRuntime != "" {
+			continue
+		}
+		errs = append(errs, fault.FailedPrecondition.Errorf("%s: %s: %s", r.Name, r.Found, r.Fix))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) start(ctx context.Context) error {
+	for _, dir := range []string{n.cfg.Root, n.cfg.Run} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	k, err := kubelet.New(n.kubeletConfig())
+	if err != nil {
+		return err
+	}
+	n.kubelet = k
+	if err := n.shareRoot(); err != nil {
+		return err
+	}
+	n.onDestroy(func(context.Context) error { return cgroup.Remove(cgroupParent(n.cfg.Root)) })
+	live, stop := context.WithCancel(context.WithoutCancel(ctx))
+	n.stop = stop
+	n.parts = newParts(live)
+	n.parts.run("kubelet", k.Run)
+	if err := n.startParts(ctx); err != nil {
+		return err
+	}
+	return n.ready(ctx)
+}
+
+// ready waits until the runtime answers, or a part fails.
+func (n *Node) ready(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.parts.ctx, cancel)()
+	c, err := client.Dial(n.criEndpoint(), nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Wait(ctx); err != nil {
+		if cause := context.Cause(n.parts.ctx); cause != nil {
+			return cause
+		}
+		return fmt.Errorf("waiting for the runtime at %q: %w", n.criEndpoint(), err)
+	}
+	return nil
+}
+
+// Store returns the node's objects.
+func (n *Node) Store() *store.Store { return n.kubelet.Store() }
+
+// Done is closed when the node has stopped, by Stop, Destroy or the failure of
+// a part; Err then says which.
+func (n *Node) Done() <-chan struct{} { return n.stopped }
+
+// Err returns nil for a node that runs or was stopped, and otherwise the error
+// of the part that failed.
+func (n *Node) Err() error {
+	select {
+	case <-n.stopped:
+		return n.failure
+	default:
+		return nil
+	}
+}
+
+func (n *Node) watch() {
+	n.failure = n.parts.wait()
+	close(n.stopped)
+}
+
+// Stop ends the node's parts and leaves its Pods running: a later Start on the
+// same root takes them over. It returns the error of the part that failed, if
+// one did. After the first Stop or Destroy, both only wait.
+func (n *Node) Stop() error {
+	n.stop()
+	<-n.stopped
+	err := n.failure
+	n.end.Do(func() {
+		errs := []error{err}
+		for _, release := range slices.Backward(n.atStop) {
+			errs = append(errs, release())
+		}
+		err = errors.Join(append(errs, n.kubelet.Close())...)
+	})
+	return err
+}
+
+// Destroy ends every Pod, with its grace, and takes down everything that the
+// node put on the machine, except its root and run directories, which belong to
+// the caller. When ctx ends first it goes on without grace.
+func (n *Node) Destroy(ctx context.Context) error {
+	drained := n.kubelet.Drain(ctx)
+	n.stop()
+	<-n.stopped
+	err := n.failure
+	n.end.Do(func() { err = errors.Join(drained, n.failure, n.kubelet.Close(), n.takeDown(ctx)) })
+	return err
+}
+
+// takeDownWithin bounds what is left to do once all Pods have ended.
+const takeDownWithin = time.Minute
+
+func (n *Node) takeDown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeDownWithin)
+	defer cancel()
+	var errs []error
+	for _, undo := range slices.Backward(n.atDestroy) {
+		errs = append(errs, undo(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// abandon releases what a start that failed has begun. Pods that an earlier
+// node left at the root run on.
+func (n *Node) abandon() error {
+	var errs []error
+	if n.parts != nil {
+		n.stop()
+		errs = append(errs, n.parts.wait())
+	}
+	for _, release := range slices.Backward(n.atStop) {
+		errs = append(errs, release())
+	}
+	if n.kubelet != nil {
+		errs = append(errs, n.kubelet.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// onStop and onDestroy note what to release when the node stops, and what to
+// take down when it is destroyed, both last first.
+func (n *Node) onStop(release func() error) { n.atStop = append(n.atStop, release) }
+
+func (n *Node) onDestroy(undo func(context.Context) error) { n.atDestroy = append(n.atDestroy, undo) }
+
+// onEnd notes what to release in either case.
+func (n *Node) onEnd(release func() error) {
+	n.onStop(release)
+	n.onDestroy(func(context.Context) error { return release() })
+}
+
+func (n *Node) criEndpoint() string {
+	if n.cfg.RuntimeEndpoint != "" {
+		return n.cfg.RuntimeEndpoint
+	}
+	return "unix://" + filepath.Join(n.cfg.Run, "cri.sock")
+}
+
+func (n *Node) kubeletConfig() kubelet.Config {
+	return kubelet.Config{
+		Root:         n.cfg.Root,
+		RunDir:       n.cfg.Run,
+		ManifestDir:  n.cfg.Manifests,
+		NodeName:     n.cfg.Name,
+		CRIEndpoint:  n.criEndpoint(),
+		CgroupParent: cgroupParent(n.cfg.Root),
+		Observe:      n.cfg.Observe,
+		OnStep:       n.cfg.OnStep,
+		Logger:       n.cfg.Logger,
+	}
+}

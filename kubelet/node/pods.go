@@ -1,0 +1,137 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/store"
+)
+
+// Run creates the objects and returns their Pods, in order, once all of them
+// have ended; a Pod that restarts for ever never does. When ctx ends or the
+// node fails it returns earlier, with an error. The Pods are not removed.
+func (n *Node) Run(ctx context.Context, objects []store.Object) ([]*v1.Pod, error) {
+	pods, err := n.Create(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	for i := range pods {
+		if pods[i], err = n.Wait(ctx, types.NamespacedName{Namespace: pods[i].Namespace, Name: pods[i].Name}, ended); err != nil {
+			return nil, err
+		}
+	}
+	return pods, nil
+}
+
+// Create stores the objects, Pods last, so that what a Pod refers to is there
+// when it starts. It returns the Pods.
+func (n *Node) Create(ctx context.Context, objects []store.Object) ([]*v1.Pod, error) {
+	var pods []*v1.Pod
+	for _, o := range objects {
+		if p, ok := o.(*v1.Pod); ok {
+			pods = append(pods, p)
+			continue
+		}
+		if err := n.Store().Create(ctx, o); err != nil {
+			return nil, fmt.Errorf("creating %q: %w", o.GetName(), err)
+		}
+	}
+	for _, p := range pods {
+		if err := n.Store().Create(ctx, p); err != nil {
+			return nil, fmt.Errorf("creating Pod %q: %w", p.Name, err)
+		}
+	}
+	return pods, nil
+}
+
+func ended(p *v1.Pod) bool {
+	return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
+}
+
+// Ready reports whether the Pod is ready, as its condition says.
+func Ready(p *v1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// Wait returns the Pod as soon as it is as wanted, at once if it is already. A
+// Pod that does not exist is waited for; one that is deleted meanwhile is
+// fault.NotFound. It ends early with ctx and with the node.
+func (n *Node) Wait(ctx context.Context, name types.NamespacedName, wanted func(*v1.Pod) bool) (*v1.Pod, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := n.Store().Watch(ctx, &v1.Pod{})
+	if err != nil {
+		return nil, err
+	}
+	for {
+		select {
+		case <-n.stopped:
+			return nil, errors.Join(fmt.Errorf("waiting for Pod %q: the node ended", name), n.Err())
+		case e, open := <-events:
+			if !open {
+				return nil, fmt.Errorf("waiting for Pod %q: %w", name, context.Cause(ctx))
+			}
+			p, ok := e.Object.(*v1.Pod)
+			switch {
+			case !ok || p.Namespace != name.Namespace || p.Name != name.Name:
+			case e.Type == store.Deleted:
+				return nil, fault.NotFound.Errorf("waiting for Pod %q: it was deleted", name)
+			case wanted(p):
+				return p, nil
+			}
+		}
+	}
+}
+
+// Logs copies what the container printed and prints to w until it ends. It
+// asks the kubelet's HTTP API, as kubectl's server would.
+func (n *Node) Logs(ctx context.Context, p call.Pod, container string, w io.Writer) error {
+	socket := filepath.Join(n.cfg.Run, "nodekit.sock")
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	u := url.URL{Scheme: "http", Host: "node", RawQuery: "follow=true"}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("containerLogs", p.Namespace, p.Name, container).String(), nil)
+	if err != nil {
+		return err
+	}
+	answer, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return fmt.Errorf("reading the log of %q: %s: %s", container, answer.Status, text)
+	}
+	_, err = io.Copy(w, answer.Body)
+	return err
+}
+
+// String describes the node in one line, for people.
+func (n *Node) String() string {
+	if n.runtime == nil {
+		return fmt.Sprintf("%s, runtime at %s", n.cfg.Name, n.criEndpoint())
+	}
+	if n.cfg.CNIConfDir != "" {
+		return fmt.Sprintf("%s, %s, networks of %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.cfg.CNIConfDir)
+	}
+	return fmt.Sprintf("%s, %s, bridge %s, Pods in %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.runtime.cfg.Network.Bridge, n.runtime.cfg.Network.Subnet)
+}

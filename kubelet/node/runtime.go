@@ -1,0 +1,182 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/bridge"
+	"github.com/nodekit-project/nodekit/cni/hostlocal"
+	"github.com/nodekit-project/nodekit/cni/loopback"
+	"github.com/nodekit-project/nodekit/cni/portmap"
+	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/call"
+)
+
+// RuntimeConfig says where the reference runtime lives and what it is made of.
+// Its fields mean what Config's of the same name do.
+type RuntimeConfig struct {
+	Endpoint   string // the socket to serve on
+	Root, Run  string
+	OCIRuntime string
+	Keeper     string
+
+	CNIConfDir string
+	CNIBinDirs []string
+	Network    Network // zero: chosen at the first start
+
+	Observe call.Observer
+	Logger  *slog.Logger
+
+	// chainType puts a plugin of the author's in the place of the bridge.
+	chainType string
+}
+
+// Runtime is the reference runtime with its image store and its network.
+type Runtime struct {
+	cfg     RuntimeConfig
+	oci     *oci.Runtime
+	images  *image.Store
+	network *cniruntime.Network
+}
+
+// ServeRuntime serves the reference runtime alone until ctx ends, for a stock
+// kubelet or crictl. Containers run on when it returns nil; a later call with
+// the same directories takes them over.
+func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
+	if cfg.Keeper == "" {
+		keeper, err := findKeeper()
+		if err != nil {
+			return err
+		}
+		cfg.Keeper = keeper
+	}
+	r, err := openRuntime(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.serve(ctx), r.close())
+}
+
+// openRuntime makes the runtime ready. It has to be closed or destroyed.
+func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, dir := range []string{cfg.Root, cfg.Run} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	r := &Runtime{cfg: cfg}
+	var err error
+	if r.network, err = openNetwork(&r.cfg); err != nil {
+		return nil, err
+	}
+	if r.images, err = image.Open(imageDir(cfg.Root), &image.Options{Logger: cfg.Logger}); err != nil {
+		return nil, errors.Join(err, r.network.Close())
+	}
+	r.oci, err = oci.New(ctx, oci.Config{
+		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
+		CgroupParent: cgroupParent(cfg.Root),
+		Runtime:      cfg.OCIRuntime, Keeper: cfg.Keeper,
+		Network: r.network, Images: r.images, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, r.network.Close())
+	}
+	return r, nil
+}
+
+// imageDir is where the image store of the runtime at root is.
+func imageDir(root string) string { return filepath.Join(root, "oci", "images") }
+
+// serve serves the CRI until ctx ends.
+func (r *Runtime) serve(ctx context.Context) error {
+	return cri.Serve(ctx, r.cfg.Endpoint, r.oci.CRI(), &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger})
+}
+
+// close releases the runtime and leaves its containers running.
+func (r *Runtime) close() error { return errors.Join(r.oci.Close(), r.network.Close()) }
+
+// destroy takes down everything that the runtime put on the machine.
+func (r *Runtime) destroy(ctx context.Context) error {
+	errs := []error{r.oci.Shutdown(ctx), r.network.Close()}
+	if r.cfg.CNIConfDir == "" {
+		errs = append(errs, bridge.Teardown(ctx, bridge.Config{Bridge: r.cfg.Network.Bridge, NFTTable: r.cfg.Network.Table}))
+	}
+	return errors.Join(errs...)
+}
+
+// builtin are the reference CNI plugins, called in process.
+func builtin() map[string]*cni.Plugin {
+	plugins := map[string]*cni.Plugin{}
+	for _, p := range []*cni.Plugin{bridge.Plugin(), hostlocal.Plugin(), portmap.Plugin(), loopback.Plugin()} {
+		plugins[p.Name] = p
+	}
+	return plugins
+}
+
+// openNetwork opens the configured network, or the node's own.
+func openNetwork(cfg *RuntimeConfig) (*cniruntime.Network, error) {
+	c := cniruntime.Config{
+		ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDirs, StateDir: filepath.Join(cfg.Root, "cni"),
+		Observe: cfg.Observe, Logger: cfg.Logger,
+	}
+	if cfg.CNIConfDir != "" {
+		// A foreign network gets its own programs, also where a reference plugin
+		// has the same name: that is what a user who brings them wants to run.
+		return cniruntime.Open(c)
+	}
+	c.Builtin = builtin()
+	if cfg.Network == (Network{}) {
+		var err error
+		if cfg.Network, err = networkOf(cfg.Root); err != nil {
+			return nil, err
+		}
+	}
+	c.ConfDir = filepath.Join(c.StateDir, "net.d")
+	if err := writeChain(c.ConfDir, cfg); err != nil {
+		return nil, fmt.Errorf("configuring the node's network: %w", err)
+	}
+	return cniruntime.Open(c)
+}
+
+// writeChain writes the node's own network configuration: what a user would
+// put into /etc/cni/net.d.
+func writeChain(dir string, cfg *RuntimeConfig) error {
+	ipam := map[string]any{
+		"type": "host-local", "dataDir": filepath.Join(cfg.Root, "cni", "addresses"),
+		"ranges": [][]map[string]string{{{"subnet": cfg.Network.Subnet}}},
+	}
+	first := map[string]any{
+		"type": "bridge", "bridge": cfg.Network.Bridge, "nftTable": cfg.Network.Table,
+		"isDefaultGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam,
+	}
+	chain := []map[string]any{first, {"type": "portmap", "capabilities": map[string]bool{"portMappings": true}}}
+	if cfg.chainType != "" {
+		chain[0] = map[string]any{"type": cfg.chainType, "ipam": ipam}
+	}
+	raw, err := json.MarshalIndent(map[string]any{"cniVersion": "1.1.0", "name": cfg.Network.Bridge, "plugins": chain}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(dir, "10-nodekit.conflist"), raw, 0o644)
+}
+
+// cgroupParent is the control group, below which all of the node's are.
+func cgroupParent(root string) string {
+	return "/nodekit-" + deriveID(root)
+}
