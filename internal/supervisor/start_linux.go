@@ -45,7 +45,7 @@ func (p *Process) start() (*run, error) {
 // fork starts the process and returns a channel that is closed when all it
 // printed was read.
 func (p *Process) fork(r *run) (printed <-chan struct{}, err error) {
-	r.cmd = exec.Command(p.command.Path, p.command.Args...) //nolint:noctx // its life is not that of a context: see Stop
+	r.cmd = exec.Command(p.command.Path, p.command.Args...)
 	r.cmd.Env, r.cmd.Dir = p.command.Env, p.command.Dir
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if p.command.SysProcAttr != nil {
