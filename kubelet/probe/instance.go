@@ -60,18 +60,20 @@ func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, 
 		return
 	}
 	period := time.Duration(max(p.PeriodSeconds, 1)) * time.Second
-	retry := period // liveness has no short intervals: a failure costs the container
-	if verdict != &i.result.Liveness {
-		retry = firstRetry
-	}
 	counter := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1)}
+	wait := firstRetry
+	if verdict == &i.result.Liveness || i.read(verdict) == pod.Success {
+		wait = period // no extra tries: a failure costs the container, or there is nothing to find out
+	}
 	for {
 		outcome, message := i.try(ctx, p)
 		if ctx.Err() != nil {
 			return
 		}
-		short := retry < period && outcome != pod.Success
-		if outcome != pod.Failure || !short {
+		if outcome == pod.Success {
+			wait = period
+		}
+		if extra := wait < period; !extra {
 			if now := counter.count(outcome); now != pod.Pending {
 				i.set(verdict, now, message)
 			}
@@ -79,13 +81,11 @@ func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, 
 		if now := i.read(verdict); hold && now == pod.Failure || verdict == &i.result.Startup && now == pod.Success {
 			return
 		}
-		wait := period
-		if i.read(verdict) != pod.Success && retry < period {
-			wait = retry
-			retry *= 2
-		}
 		if !sleep(ctx, wait) {
 			return
+		}
+		if wait < period {
+			wait = min(2*wait, period)
 		}
 	}
 }
