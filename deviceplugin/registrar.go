@@ -74,7 +74,7 @@ func (r *registrar) session(ctx context.Context) error {
 		defer cancel()
 		served <- rpc.Serve(ctx, g, l, stopGrace)
 	}()
-	wake := &signals{files: events, streams: srv.changed}
+	wake := &signals{files: events, streams: srv.changed, log: r.log}
 	if r.register(ctx, l, wake) {
 		r.attend(ctx, srv, l, wake)
 	}
@@ -231,6 +231,7 @@ func (r *registrar) backOff(lived time.Duration) {
 type signals struct {
 	files   *fsnotify.Watcher
 	streams <-chan struct{}
+	log     *slog.Logger
 }
 
 // await waits until the time is up, ctx ends or cond holds, which it asks at
@@ -247,7 +248,8 @@ func (s *signals) await(ctx context.Context, d time.Duration, cond func() bool) 
 		case <-timeout.C:
 			return
 		case <-s.files.Events:
-		case <-s.files.Errors:
+		case err := <-s.files.Errors: // an overflow: events were lost
+			s.log.Debug("looking again", "err", err)
 		case <-s.streams:
 		case <-recheck.C:
 		}

@@ -43,7 +43,7 @@ func start(in *conformance.Input[Target]) (*bench, error) {
 		in: in, root: filepath.Join(in.TempDir, "kubelet"), patience: cmp.Or(in.Target.Patience, defaultPatience),
 		release: func() error { return nil }, keeping: make(chan struct{}), done: make(chan struct{}),
 	}
-	if len(in.Target.Command) == 0 {
+	if len(in.Target.Exec) == 0 {
 		return nil, errors.New("the target has no command")
 	}
 	k, err := startKubelet(b.dir(), b.patience)
@@ -86,7 +86,7 @@ func expand(t Target, root string) (command supervisor.Command, told bool) {
 		}
 		return out
 	}
-	words, env := replace(t.Command), replace(t.Env)
+	words, env := replace(t.Exec), replace(t.Env)
 	return supervisor.Command{Path: words[0], Args: words[1:], Env: append(os.Environ(), env...)}, told
 }
 

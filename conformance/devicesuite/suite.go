@@ -23,16 +23,17 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// KubeletDir stands for the suite's directory in Target.Command and Target.Env.
-const KubeletDir = "{kubelet-dir}"
+// KubeletDir stands for the suite's directory in Target.Exec and Target.Env.
+const KubeletDir = "$(KUBELET_DIR)"
 
 // Target is a device plugin under test.
 type Target struct {
-	// Command is the plugin's program and its arguments. KubeletDir in it is
-	// replaced by the directory that plays /var/lib/kubelet. A target in which
-	// KubeletDir does not occur hard-codes /var/lib/kubelet: it is run in a
-	// mount namespace in which that is the suite's directory, which needs root.
-	Command []string
+	// Exec is the plugin's program and its arguments, started anew for each
+	// rule. KubeletDir in it is replaced by the directory that plays
+	// /var/lib/kubelet. A target in which KubeletDir does not occur hard-codes
+	// /var/lib/kubelet: it is run in a mount namespace in which that is the
+	// suite's directory, which needs root.
+	Exec []string
 	// Env is added to this process's environment, "NAME=value" each.
 	Env []string
 	// Patience is how long the suite waits for what the plugin should do by
@@ -64,7 +65,7 @@ func Build(t testing.TB, dir string) Target {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building %q: %v\n%s", dir, err, out)
 	}
-	return Target{Command: []string{program, "--kubelet-dir", KubeletDir}}
+	return Target{Exec: []string{program, "--kubelet-dir", KubeletDir}}
 }
 
 const (

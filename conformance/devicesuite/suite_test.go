@@ -31,7 +31,7 @@ func rawPlugin(t testing.TB, name string, patience time.Duration) devicesuite.Ta
 		t.Fatal(err)
 	}
 	return devicesuite.Target{
-		Command:  []string{self, "--kubelet-dir", devicesuite.KubeletDir},
+		Exec:     []string{self, "--kubelet-dir", devicesuite.KubeletDir},
 		Env:      []string{trait + "=" + name},
 		Patience: patience,
 	}
@@ -56,7 +56,7 @@ func TestLegalPlugins(t *testing.T) {
 func TestHardCodedDirectory(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	target := rawPlugin(t, "plain", 10*time.Second)
-	target.Command = target.Command[:1]
+	target.Exec = target.Exec[:1]
 	devicesuite.Suite().Test(t, target, &conformance.Options{Only: []string{"DEV-REG-001", "DEV-CRASH-001"}})
 }
 

@@ -47,6 +47,12 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// Where the kernel and the NVIDIA driver tell of GPUs.
+const (
+	nvidiaDir = "/proc/driver/nvidia/gpus"
+	drmDir    = "/sys/class/drm"
+)
+
 // machine reads a tree of /proc, /sys and /dev.
 type machine struct {
 	root string
@@ -76,13 +82,13 @@ func discover(root string, vendors []string) ([]gpu, error) {
 // nvidia reads what the NVIDIA driver says in /proc: one directory a GPU, named
 // by its PCI address, with a file of "Key: value" lines.
 func (m *machine) nvidia() ([]gpu, error) {
-	addresses, err := m.list("/proc/driver/nvidia/gpus")
+	addresses, err := m.list(nvidiaDir)
 	if err != nil {
 		return nil, err
 	}
 	var out []gpu
 	for _, pci := range addresses {
-		raw, err := os.ReadFile(m.path("/proc/driver/nvidia/gpus/" + pci + "/information"))
+		raw, err := os.ReadFile(m.path(nvidiaDir + "/" + pci + "/information"))
 		if err != nil {
 			return nil, err
 		}
@@ -111,8 +117,7 @@ var card = regexp.MustCompile(`^card[0-9]+$`)
 
 // drm reads the graphics cards of the kernel's own drivers.
 func (m *machine) drm(vendors []string) ([]gpu, error) {
-	const class = "/sys/class/drm"
-	names, err := m.list(class)
+	names, err := m.list(drmDir)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +127,7 @@ func (m *machine) drm(vendors []string) ([]gpu, error) {
 		if !card.MatchString(name) {
 			continue // card0-DP-1, renderD128, version
 		}
-		device := filepath.Join(class, name, "device")
+		device := filepath.Join(drmDir, name, "device")
 		vendor := byID[m.read(device+"/vendor")]
 		if !slices.Contains(vendors, vendor) {
 			continue

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -125,7 +126,8 @@ func New(c Config) (*deviceplugin.Plugin, error) {
 			return nil, err
 		}
 	default:
-		return nil, deviceplugin.ErrNotFound.Errorf("no GPU of %s found in %sproc/driver/nvidia/gpus and %ssys/class/drm: load the driver, or set simulate to a number of GPUs to simulate", strings.Join(c.Vendors, ", "), slash(c.Root), slash(c.Root))
+		return nil, deviceplugin.ErrNotFound.Errorf("no GPU of %s found in %s and %s: load the driver, or set simulate to a number of GPUs to simulate",
+			strings.Join(c.Vendors, ", "), filepath.Join(c.Root, nvidiaDir), filepath.Join(c.Root, drmDir))
 	}
 	for _, g := range gpus {
 		c.Logger.Info("GPU found", "device", g.id, "vendor", g.vendor, "model", g.model, "pci", g.pci, "numa", g.numa)
@@ -170,5 +172,3 @@ func (o *offer) allocate(_ context.Context, ids []string) (*deviceplugin.Allocat
 	}
 	return a, nil
 }
-
-func slash(root string) string { return strings.TrimSuffix(root, "/") + "/" }

@@ -46,7 +46,7 @@ func tree(t *testing.T, files map[string]string) string {
 func mixed(t *testing.T) string {
 	pci := "sys/devices/pci0000:00/"
 	return tree(t, map[string]string{
-		"proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA H200\nIRQ:   \t\t 1\nGPU UUID: \t GPU-aaaa\nBus Location: \t 0000:01:00.0\nDevice Minor: \t 0\n",
+		"proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-aaaa\nBus Location: \t 0000:01:00.0\nDevice Minor: \t 0\n",
 		"proc/driver/nvidia/gpus/0000:02:00.0/information": "Model: \t\t NVIDIA H200\nGPU UUID: \t GPU-????????-????\nDevice Minor: \t 1\n",
 		"sys/bus/pci/devices/0000:01:00.0/numa_node":       "1\n",
 		"sys/bus/pci/devices/0000:02:00.0/numa_node":       "-1\n",
@@ -245,7 +245,7 @@ func TestPreferKeepsTogether(t *testing.T) {
 func TestLoadConfig(t *testing.T) {
 	for name, c := range map[string]struct{ content, wrong string }{
 		"good":           {"resource: example.com/gpu\nsimulate: 4\nstateDir: /x\n", ""},
-		"unknown key":    {"resourse: example.com/gpu\n", "resourse"},
+		"unknown key":    {"resources: example.com/gpu\n", "resources"},
 		"bad resource":   {"resource: gpu\n", "domain"},
 		"no state":       {"simulate: 1\n", "stateDir"},
 		"unknown vendor": {"vendors: [matrox]\n", "matrox"},

@@ -44,5 +44,5 @@ func TestConformance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	devicesuite.Test(t, devicesuite.Target{Command: []string{self}, Env: []string{asPlugin + "=" + t.TempDir()}})
+	devicesuite.Test(t, devicesuite.Target{Exec: []string{self}, Env: []string{asPlugin + "=" + t.TempDir()}})
 }

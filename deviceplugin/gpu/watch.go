@@ -46,7 +46,8 @@ func (o *offer) watch(ctx context.Context, update func([]deviceplugin.Device) er
 				return nil
 			case e := <-events.Events:
 				changed = mine[e.Name]
-			case <-events.Errors:
+			case err := <-events.Errors: // an overflow: events were lost
+				o.config.Logger.Debug("looking at all device nodes again", "err", err)
 				changed = true
 			case <-recheck.C:
 				changed = true

@@ -102,7 +102,8 @@ func watchOwn(ctx context.Context, l *sockfile.Listener, log *slog.Logger) error
 		case <-ctx.Done():
 			return nil
 		case <-events.Events:
-		case <-events.Errors:
+		case err := <-events.Errors: // an overflow: events were lost
+			log.Debug("looking again", "err", err)
 		case <-recheck.C:
 		}
 	}

@@ -55,11 +55,11 @@ func (m *Manager) reserve(ctx context.Context, uid types.UID, needs []need) (map
 	held := m.ledger.held(uid)
 	for _, n := range needs {
 		if ids, ok := held[n.slot]; ok && len(ids) != n.count {
-			return nil, &pod.RejectError{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf("container %q holds %d devices of %q and now asks for %d", n.container, len(ids), n.resource, n.count)}
+			return nil, reject("container %q holds %d devices of %q and now asks for %d", n.container, len(ids), n.resource, n.count)
 		}
 	}
 	for try := 0; ; try++ {
-		free, err := m.free(uid, needs, held)
+		free, err := m.free(needs, held)
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ func (m *Manager) reserve(ctx context.Context, uid types.UID, needs []need) (map
 
 // free returns the healthy devices that nobody holds of the resources of which
 // the Pod needs some that it does not hold.
-func (m *Manager) free(uid types.UID, needs []need, held map[slot][]string) (map[string][]string, error) {
+func (m *Manager) free(needs []need, held map[slot][]string) (map[string][]string, error) {
 	used := m.ledger.inUse()
 	out := map[string][]string{}
 	for _, n := range needs {
@@ -87,7 +87,7 @@ func (m *Manager) free(uid types.UID, needs []need, held map[slot][]string) (map
 			continue
 		}
 		if m.endpoint(n.resource) == nil {
-			return nil, &pod.WaitError{Reason: "DevicePluginMissing", For: fmt.Sprintf("a device plugin for %q, which container %q asks for: none is registered at %s/kubelet.sock", n.resource, n.container, m.dir)}
+			return nil, missing("a device plugin for %q, which container %q asks for: none is registered at %s/kubelet.sock", n.resource, n.container, m.dir)
 		}
 		ids := m.healthy(n.resource)
 		out[n.resource] = slices.DeleteFunc(ids, func(id string) bool { return used[n.resource][id] })
@@ -97,7 +97,18 @@ func (m *Manager) free(uid types.UID, needs []need, held map[slot][]string) (map
 
 func (m *Manager) short(s *shortage) error {
 	r := m.Resources()[s.resource]
-	return &pod.WaitError{Reason: "DevicesUnavailable", For: fmt.Sprintf("%d free devices of %q for container %q: there are %d, %d healthy, %d in use", s.want, s.resource, s.container, r.Capacity, r.Allocatable, r.InUse)}
+	return &pod.WaitError{Reason: "DevicesUnavailable", For: fmt.Sprintf("%d free devices of %q for container %q: there are %d, %d healthy, %d in use",
+		s.want, s.resource, s.container, r.Capacity, r.Allocatable, r.InUse)}
+}
+
+// missing says that a Pod waits for a plugin.
+func missing(format string, args ...any) error {
+	return &pod.WaitError{Reason: "DevicePluginMissing", For: fmt.Sprintf(format, args...)}
+}
+
+// reject says that a Pod can never get what it asks for.
+func reject(format string, args ...any) error {
+	return &pod.RejectError{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf(format, args...)}
 }
 
 // preference asks plugins that have one. A plugin that does not answer has none.
@@ -120,7 +131,7 @@ func (m *Manager) ask(ctx context.Context, uid types.UID, chosen map[slot][]stri
 	for s, ids := range chosen {
 		e := m.endpoint(s.resource)
 		if e == nil {
-			return &pod.WaitError{Reason: "DevicePluginMissing", For: fmt.Sprintf("the device plugin for %q to come back", s.resource)}
+			return missing("the device plugin for %q to come back", s.resource)
 		}
 		answer, err := e.Allocate(ctx, ids)
 		if err != nil {
@@ -142,7 +153,7 @@ func (m *Manager) PreStart(ctx context.Context, p *v1.Pod, container string) err
 		}
 		e := m.endpoint(s.resource)
 		if e == nil {
-			return &pod.WaitError{Reason: "DevicePluginMissing", For: fmt.Sprintf("the device plugin for %q, which prepares devices before container %q starts", s.resource, container)}
+			return missing("the device plugin for %q, which prepares devices before container %q starts", s.resource, container)
 		}
 		if err := e.PreStart(ctx, g.ids); err != nil {
 			return err

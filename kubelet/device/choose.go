@@ -1,14 +1,12 @@
 package device
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodekit-project/nodekit/deviceplugin"
-	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // slot is one container's share of one resource.
@@ -38,7 +36,7 @@ func needsOf(p *v1.Pod) ([]need, error) {
 			}
 			count, whole := q.AsInt64()
 			if !whole || count < 0 || count > 1<<20 {
-				return &pod.RejectError{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf("container %q asks for %s of %q: want a whole number of devices", c.Name, q.String(), name)}
+				return reject("container %q asks for %s of %q: want a whole number of devices", c.Name, q.String(), name)
 			}
 			out = append(out, need{slot{c.Name, string(name)}, int(count), lends})
 		}

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -93,7 +94,9 @@ func TestPreference(t *testing.T) {
 
 func TestNeedsOf(t *testing.T) {
 	limits := func(name, q string) v1.ResourceRequirements {
-		return v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceName(name): quantity.MustParse(q), "cpu": quantity.MustParse("1"), "hugepages-2Mi": quantity.MustParse("2Mi")}}
+		return v1.ResourceRequirements{Limits: v1.ResourceList{
+			v1.ResourceName(name): quantity.MustParse(q), "cpu": quantity.MustParse("1"), "hugepages-2Mi": quantity.MustParse("2Mi"),
+		}}
 	}
 	always := v1.ContainerRestartPolicyAlways
 	p := &v1.Pod{Spec: v1.PodSpec{
@@ -106,7 +109,8 @@ func TestNeedsOf(t *testing.T) {
 		t.Errorf("needs %v, %v, want %v", got, err, want)
 	}
 	p.Spec.Containers[1].Resources = limits(gpu, "500m")
-	if _, err := needsOf(p); err == nil || err.(*pod.RejectError).Message == "" {
+	var rejected *pod.RejectError
+	if _, err := needsOf(p); !errors.As(err, &rejected) {
 		t.Errorf("half a device: %v, want a RejectError", err)
 	}
 }

@@ -75,7 +75,8 @@ func openLedger(path string) (*ledger, error) {
 		return nil, fault.FailedPrecondition.Errorf("reading the device allocations from %q: %w: end the Pods that use devices and remove the file", path, err)
 	}
 	if d.Version != ledgerVersion {
-		return nil, fault.FailedPrecondition.Errorf("reading the device allocations from %q: the file has version %d and this program reads %d: use the program that wrote it", path, d.Version, ledgerVersion)
+		return nil, fault.FailedPrecondition.Errorf("reading the device allocations from %q: it has version %d and this program reads %d: use the one that wrote it",
+			path, d.Version, ledgerVersion)
 	}
 	for _, r := range d.Grants {
 		g := &grant{ids: r.IDs, preStart: r.PreStart, answer: &api.ContainerAllocateResponse{}}
