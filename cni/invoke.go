@@ -78,7 +78,7 @@ func fail(e *Error) ([]byte, error) {
 }
 
 func (c *invocation) handle(ctx context.Context, r *Request) ([]byte, error) {
-	if err := c.prepare(r); err != nil {
+	if err := guard(ctx, r, func(context.Context, *Request) error { return c.prepare(r) }); err != nil {
 		return nil, err
 	}
 	switch r.Command {

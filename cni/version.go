@@ -49,10 +49,18 @@ func numbers(version string) []int {
 // A document without a cniVersion is read as one of the given version.
 func DecodeResult(data []byte, version string) (*Result, error) {
 	var head struct {
-		CNIVersion string `json:"cniVersion"`
+		CNIVersion string            `json:"cniVersion"`
+		Interfaces []json.RawMessage `json:"interfaces"`
+		IPs        []json.RawMessage `json:"ips"`
+		Routes     []json.RawMessage `json:"routes"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, fmt.Errorf("decoding result: %w", err)
+	}
+	for _, entry := range slices.Concat(head.Interfaces, head.IPs, head.Routes) {
+		if string(entry) == "null" { // which the types' own conversions do not expect
+			return nil, fmt.Errorf("decoding result: an entry of a list is null")
+		}
 	}
 	if head.CNIVersion == "" {
 		var object map[string]json.RawMessage

@@ -21,9 +21,8 @@ func main() { cni.Main(cni.New("hello", cni.Handlers[config]{Add: add, Del: del}
 
 // add makes the interface. The SDK has verified the network namespace, and a failure undoes what was done.
 func add(_ context.Context, r *cni.Request, c *config) (*cni.Result, error) {
-	nic := &types100.Interface{Name: r.IfName, Sandbox: r.NetNS}
+	nic, attrs := &types100.Interface{Name: r.IfName, Sandbox: r.NetNS}, netlink.LinkAttrs{Name: r.IfName, MTU: c.MTU, TxQLen: -1}
 	return &cni.Result{Interfaces: []*types100.Interface{nic}}, r.InNetNS(func() error {
-		attrs := netlink.LinkAttrs{Name: r.IfName, MTU: c.MTU, TxQLen: -1}
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer"}); err != nil {
 			return err // also when the name is taken, as the specification demands
 		}
@@ -39,12 +38,11 @@ func add(_ context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 // del succeeds when there is nothing to delete: a namespace that is gone took the pair with it.
 func del(_ context.Context, r *cni.Request, _ *config) error {
 	return r.InNetNS(func() error {
-		link, err := netlink.LinkByName(r.IfName)
-		if err == nil {
+		if link, err := netlink.LinkByName(r.IfName); err == nil {
 			return netlink.LinkDel(link)
-		} else if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
+		} else if !errors.As(err, &netlink.LinkNotFoundError{}) {
+			return err
 		}
-		return err
+		return nil
 	})
 }

@@ -1,0 +1,262 @@
+package hostlocal_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/hostlocal"
+)
+
+// pool is a network under test.
+type pool struct {
+	t    testing.TB
+	dir  string
+	ipam map[string]any
+	more map[string]any
+}
+
+func newPool(t testing.TB, ranges string) *pool {
+	p := &pool{t: t, dir: t.TempDir(), more: map[string]any{}}
+	p.ipam = map[string]any{"type": "host-local", "dataDir": p.dir, "ranges": json.RawMessage(ranges)}
+	return p
+}
+
+func (p *pool) call(command, id string) ([]byte, error) {
+	config := map[string]any{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true, "ipam": p.ipam}
+	for key, value := range p.more {
+		config[key] = value
+	}
+	stdin, err := json.Marshal(config)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return cni.Invoke(context.Background(), hostlocal.Plugin(), map[string]string{
+		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none",
+	}, stdin)
+}
+
+// add returns the addresses, or the error's text.
+func (p *pool) add(id string) string {
+	out, err := p.call("ADD", id)
+	if err != nil {
+		return fmt.Sprintf("code %d", cni.CodeOf(err))
+	}
+	r, err := cni.DecodeResult(out, "")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var ips []string
+	for _, ip := range r.IPs {
+		ips = append(ips, fmt.Sprintf("%s via %s", &ip.Address, ip.Gateway))
+	}
+	return strings.Join(ips, ", ")
+}
+
+func (p *pool) del(id string) {
+	p.t.Helper()
+	if out, err := p.call("DEL", id); err != nil || len(out) > 0 {
+		p.t.Errorf("DEL %s: %v, %s", id, err, out)
+	}
+}
+
+// reserved returns the reservations on disk.
+func (p *pool) reserved() string {
+	files, _ := filepath.Glob(filepath.Join(p.dir, "n", "[0-9a-f]*[.:]*"))
+	for i := range files {
+		files[i] = filepath.Base(files[i])
+	}
+	return strings.Join(files, " ")
+}
+
+func TestOrderAndExhaustion(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/29","rangeStart":"10.0.0.2","rangeEnd":"10.0.0.4"}]]`)
+	for i, want := range []string{"10.0.0.2/29 via 10.0.0.1", "10.0.0.3/29 via 10.0.0.1", "10.0.0.4/29 via 10.0.0.1", "code 101"} {
+		if got := p.add(fmt.Sprint("c", i)); got != want {
+			t.Errorf("c%d got %s, want %s", i, got, want)
+		}
+	}
+	if got := p.add("c1"); got != "10.0.0.3/29 via 10.0.0.1" {
+		t.Errorf("asking again, c1 got %s", got)
+	}
+	if _, err := p.call("STATUS", ""); cni.CodeOf(err) != cni.CodeUnavailable {
+		t.Errorf("STATUS of an exhausted pool: %v", err)
+	}
+	p.del("c1")
+	p.del("c1")
+	p.del("c0")
+	// The search goes on behind the last address, so that one that was freed just
+	// now comes last.
+	if got := p.add("new"); got != "10.0.0.2/29 via 10.0.0.1" {
+		t.Errorf("after a release: %s", got)
+	}
+	if got := p.reserved(); got != "10.0.0.2 10.0.0.4" {
+		t.Errorf("reserved: %s", got)
+	}
+}
+
+func TestEveryUsableAddressOnce(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/28"},{"subnet":"10.1.0.0/29","gateway":"10.1.0.3"}]]`)
+	seen := map[string]bool{}
+	for i := 0; ; i++ {
+		got := p.add(fmt.Sprint("c", i))
+		if got == "code 101" {
+			break
+		}
+		seen[strings.Split(got, "/")[0]] = true
+	}
+	if len(seen) != 13+5 {
+		t.Errorf("%d addresses: %v", len(seen), seen)
+	}
+	for _, never := range []string{"10.0.0.0", "10.0.0.1", "10.0.0.15", "10.1.0.0", "10.1.0.3", "10.1.0.7"} {
+		if seen[never] {
+			t.Errorf("%s was handed out", never)
+		}
+	}
+}
+
+func TestDualStackIsAllOrNothing(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"fd00::/126","rangeStart":"fd00::2","rangeEnd":"fd00::2"}]]`)
+	if got := p.add("a"); got != "10.0.0.2/24 via 10.0.0.1, fd00::2/126 via fd00::1" {
+		t.Errorf("a got %s", got)
+	}
+	if got := p.add("b"); got != "code 101" {
+		t.Errorf("b got %s", got)
+	}
+	if got := p.reserved(); got != "10.0.0.2 fd00::2" {
+		t.Errorf("reserved: %s", got)
+	}
+}
+
+func TestRequested(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
+	for _, c := range []struct{ id, ip, want string }{
+		{"a", "10.0.0.77", "10.0.0.77/24 via 10.0.0.1"},
+		{"b", "10.0.0.77/24", "code 101"},
+		{"b", "10.0.1.1", "code 7"},
+		{"b", "10.0.0.1", "code 7"},
+		{"a", "10.0.0.78", "code 102"},
+	} {
+		p.more["runtimeConfig"] = map[string]any{"ips": []string{c.ip}}
+		if got := p.add(c.id); got != c.want {
+			t.Errorf("%s asking for %s got %s, want %s", c.id, c.ip, got, c.want)
+		}
+	}
+}
+
+// TestUpstreamFiles begins with what upstream's plugin, in several versions,
+// and its crashes leave on disk.
+func TestUpstreamFiles(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
+	dir := filepath.Join(p.dir, "n")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"10.0.0.2": "theirs\r\neth0", "10.0.0.3": "old", "10.0.0.4": "",
+		"last_reserved_ip.0": "10.0.0.2", "lock": "", ".tmp-10.0.0.9": "half",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := p.add("new"); got != "10.0.0.4/24 via 10.0.0.1" {
+		t.Errorf("new got %s: the empty file is no reservation", got)
+	}
+	if content, _ := os.ReadFile(filepath.Join(dir, "10.0.0.4")); string(content) != "new\r\neth0" {
+		t.Errorf("the reservation reads %q", content)
+	}
+	if got := p.add("theirs"); got != "10.0.0.2/24 via 10.0.0.1" {
+		t.Errorf("theirs got %s", got)
+	}
+	p.more["cni.dev/valid-attachments"] = []cni.Attachment{{ContainerID: "old", IfName: "eth7"}, {ContainerID: "new", IfName: "eth0"}}
+	if _, err := p.call("GC", ""); err != nil {
+		t.Error(err)
+	}
+	if got := p.reserved(); got != "10.0.0.3 10.0.0.4" {
+		t.Errorf("after GC: %s", got)
+	}
+	p.del("old")
+	p.del("new")
+	if got := p.reserved(); got != "" {
+		t.Errorf("after DEL: %s", got)
+	}
+	if half, _ := filepath.Glob(filepath.Join(dir, ".tmp*")); len(half) > 0 {
+		t.Errorf("left of a torn write: %s", half)
+	}
+}
+
+func TestParallel(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/22"}]]`)
+	const many = 200
+	got := make([]string, many)
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() { got[i] = p.add(fmt.Sprint("c", i)) })
+	}
+	wg.Wait()
+	slices.Sort(got)
+	if n := len(slices.Compact(got)); n != many {
+		t.Errorf("%d different addresses for %d containers", n, many)
+	}
+}
+
+func TestNothingIsMadeForDel(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
+	p.del("x")
+	if _, err := p.call("STATUS", ""); err != nil {
+		t.Error(err)
+	}
+	if entries, _ := os.ReadDir(p.dir); len(entries) > 0 {
+		t.Errorf("made %v", entries)
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for ranges, says := range map[string]string{
+		`[]`:                           "neither",
+		`[[]]`:                         "empty",
+		`[[{"subnet":"10.0.0.0/31"}]]`: "too small",
+		`[[{"subnet":"10.0.0.0"}]]`:    "subnet",
+		`[[{"subnet":"10.0.0.0/24","gateway":"10.1.0.1"}]]`:                          "gateway 10.1.0.1",
+		`[[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.9","rangeEnd":"10.0.0.3"}]]`: "before",
+		`[[{"subnet":"10.0.0.0/24"}],[{"subnet":"10.0.0.128/25"}]]`:                  "overlap",
+		`[[{"subnet":"10.0.0.0/24"},{"subnet":"fd00::/64"}]]`:                        "mixes",
+		`[[{"subnet":"10.0.0.0/24","rangeStrat":"10.0.0.9"}]]`:                       "rangeStrat",
+	} {
+		p := newPool(t, ranges)
+		_, err := p.call("ADD", "x")
+		if code := cni.CodeOf(err); code != cni.CodeConfig && code != cni.CodeUnsupportedField || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: code %d, %v, want %q", ranges, code, err, says)
+		}
+	}
+}
+
+func BenchmarkAddDel(b *testing.B) {
+	for _, n := range []int{0, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p := newPool(b, `[[{"subnet":"10.0.0.0/8"}]]`)
+			dir := filepath.Join(p.dir, "n")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				b.Fatal(err)
+			}
+			for a, i := netip.MustParseAddr("10.0.0.2"), 0; i < n; a, i = a.Next(), i+1 {
+				if err := os.WriteFile(filepath.Join(dir, a.String()), fmt.Appendf(nil, "other%d\r\neth0", i), 0o600); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				p.add("x")
+				p.del("x")
+			}
+		})
+	}
+}

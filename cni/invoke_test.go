@@ -1,0 +1,299 @@
+package cni_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+type config struct {
+	Colour string   `json:"colour"`
+	IPAM   cni.IPAM `json:"ipam"`
+	Nested struct {
+		Depth int `json:"depth"`
+	} `json:"nested"`
+	Runtime struct {
+		MAC string `json:"mac"`
+	} `json:"runtimeConfig"`
+}
+
+// plugin is one that needs no namespace.
+func plugin(h cni.Handlers[config]) *cni.Plugin {
+	p := cni.New("p", h)
+	p.IPAM = true
+	return p
+}
+
+func env(command string) map[string]string {
+	return map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_NETNS": "/none"}
+}
+
+func invoke(t *testing.T, p *cni.Plugin, command, stdin string) (string, *cni.Error) {
+	t.Helper()
+	out, err := cni.Invoke(t.Context(), p, env(command), []byte(stdin))
+	if err == nil {
+		return string(out), nil
+	}
+	var e *cni.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("the error is no *cni.Error: %v", err)
+	}
+	var document cni.Error
+	if jerr := json.Unmarshal(out, &document); jerr != nil || document != *e {
+		t.Errorf("document %s does not say what the error says: %v", out, err)
+	}
+	return string(out), e
+}
+
+func request(extra string) string {
+	return `{"cniVersion":"1.1.0","name":"n","type":"p"` + extra + `}`
+}
+
+func TestConfig(t *testing.T) {
+	var got *config
+	strict := cni.New("p", cni.Handlers[config]{Status: func(_ context.Context, _ *cni.Request, c *config) error { got = c; return nil }})
+	cases := []struct {
+		extra string
+		code  uint
+		says  string
+	}{
+		{`,"colour":"red","nested":{"depth":3},"runtimeConfig":{"mac":"m","new":1},"args":{"x":1},"cni.dev/new":2,"capabilities":{}`, 0, ""},
+		{`,"color":"red"`, cni.CodeUnsupportedField, `"color" (value "red")`},
+		{`,"Colour":"red"`, cni.CodeUnsupportedField, `"Colour"`},
+		{`,"nested":{"deepth":3}`, cni.CodeUnsupportedField, `"deepth" below "nested" (value {"deepth":3})`},
+		{`,"colour":7`, cni.CodeConfig, `"colour": a number`},
+		{`,"prevResult":{"cniVersion":"7"}`, cni.CodeDecode, "prevResult"},
+		{`} {"more":1`, cni.CodeDecode, "follows the document"},
+	}
+	for _, c := range cases {
+		_, e := invoke(t, strict, cni.CmdStatus, request(c.extra))
+		switch {
+		case e == nil && c.code != 0, e != nil && e.Code != c.code, e != nil && !strings.Contains(e.Msg, c.says):
+			t.Errorf("%s: %v, want code %d, %q", c.extra, e, c.code, c.says)
+		case e == nil && (got.Colour != "red" || got.Nested.Depth != 3 || got.Runtime.MAC != "m"):
+			t.Errorf("%s: decoded %+v", c.extra, got)
+		}
+	}
+	if _, e := invoke(t, strict, cni.CmdDel, request(`,"color":"red"`)); e != nil {
+		t.Errorf("DEL with an unknown key: %v", e)
+	}
+}
+
+func TestVersionsOfVerbs(t *testing.T) {
+	for command, oldest := range map[string]string{"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"} {
+		for _, v := range append(cni.Versions(), "0.1.0", "0.2.0", "1.2.0", "", "x") {
+			stdin := fmt.Sprintf(`{"cniVersion":%q,"name":"n","cni.dev/valid-attachments":[],"prevResult":{"cniVersion":"1.0.0"}}`, v)
+			_, e := invoke(t, plugin(cni.Handlers[config]{}), command, stdin)
+			want := slices.Contains(cni.Versions(), v) && cni.AtLeast(v, oldest)
+			if (e == nil) != want || e != nil && e.Code != cni.CodeVersion {
+				t.Errorf("%s of %q: %v", command, v, e)
+			}
+		}
+	}
+}
+
+// TestResultVersions asks for every version of one result.
+func TestResultVersions(t *testing.T) {
+	raw := `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mtu":1400,"sandbox":"/ns"}],"ips":[{"address":"10.0.0.2/24","interface":0}],"routes":[{"dst":"0.0.0.0/0"}]}`
+	result, err := types100.NewResult([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plugin(cni.Handlers[config]{Add: func(context.Context, *cni.Request, *config) (*cni.Result, error) { return result.(*cni.Result), nil }})
+	for _, v := range cni.Versions() {
+		out, e := invoke(t, p, cni.CmdAdd, fmt.Sprintf(`{"cniVersion":%q,"name":"n"}`, v))
+		if e != nil {
+			t.Fatal(e)
+		}
+		for text, want := range map[string]bool{
+			fmt.Sprintf(`"cniVersion":%q`, v): true,
+			`"version":"4"`:                   !cni.AtLeast(v, "1.0.0"),
+			`"mtu":1400`:                      cni.AtLeast(v, "1.1.0"),
+		} {
+			if strings.Contains(out, text) != want {
+				t.Errorf("version %s: %s has %s: %t, want %t", v, out, text, !want, want)
+			}
+		}
+		back, err := cni.DecodeResult([]byte(out), "")
+		if err != nil || len(back.IPs) != 1 || len(back.Interfaces) != 1 || back.IPs[0].Interface == nil {
+			t.Errorf("version %s read back: %v, %v", v, back, err)
+		}
+	}
+}
+
+func TestPrevResultPassesUntouched(t *testing.T) {
+	prev := `{"cniVersion":"1.1.0","interfaces":[{"name":"x","vendor":{"big":1152921504606846977}}]}`
+	out, e := invoke(t, plugin(cni.Handlers[config]{}), cni.CmdAdd, request(`,"prevResult":`+prev))
+	if e != nil || out != prev {
+		t.Errorf("got %s, %v", out, e)
+	}
+}
+
+// TestFailedAdd looks at the rollback and at the code, by what made ADD fail.
+func TestFailedAdd(t *testing.T) {
+	cases := map[string]struct {
+		fail func() error
+		code uint
+	}{
+		"code":    {func() error { return fmt.Errorf("wrapped: %w", cni.Errorf(cni.CodeTryAgain, "later")) }, cni.CodeTryAgain},
+		"kind":    {func() error { return fault.Exhausted.Errorf("none left") }, cni.CodeExhausted},
+		"plain":   {func() error { return errors.New("broken") }, cni.CodeInternal},
+		"panic":   {func() error { panic("an author's mistake") }, cni.CodePanic},
+		"timeout": {func() error { return context.DeadlineExceeded }, cni.CodeTryAgain},
+	}
+	for name, c := range cases {
+		var undone []string
+		p := plugin(cni.Handlers[config]{Add: func(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
+			for _, step := range []string{"first", "second"} {
+				r.Undo(step, func(ctx context.Context) error {
+					undone = append(undone, step)
+					if step == "second" {
+						panic("in the rollback too")
+					}
+					return ctx.Err()
+				})
+			}
+			return &cni.Result{}, c.fail()
+		}})
+		out, e := invoke(t, p, cni.CmdAdd, request(""))
+		if e == nil || e.Code != c.code || e.CNIVersion != "1.1.0" || strings.Count(out, "cniVersion") != 1 {
+			t.Errorf("%s: %s, want code %d", name, out, c.code)
+		}
+		if !slices.Equal(undone, []string{"second", "first"}) {
+			t.Errorf("%s: undone %q", name, undone)
+		}
+		if e != nil && !strings.Contains(e.Msg, "undoing second") {
+			t.Errorf("%s: the error hides that the rollback failed: %s", name, e.Msg)
+		}
+	}
+}
+
+// TestDelegate calls an IPAM plugin inside the process.
+func TestDelegate(t *testing.T) {
+	var calls []string
+	ipam := &cni.Plugin{Name: "ipam", IPAM: true}
+	note := func(_ context.Context, r *cni.Request) error {
+		calls = append(calls, r.Command+" "+r.ContainerID+" "+r.Network)
+		return nil
+	}
+	ipam.Del = note
+	ipam.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		if err := note(ctx, r); err != nil || r.ContainerID == "unlucky" {
+			return nil, cni.Errorf(cni.CodeExhausted, "none for %s", r.ContainerID)
+		}
+		return &cni.Result{IPs: []*types100.IPConfig{}}, nil
+	}
+	p := plugin(cni.Handlers[config]{Add: func(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+		result, err := r.Delegate(c.IPAM.Type).Add(ctx)
+		if err == nil && r.ContainerID == "late" {
+			err = errors.New("after IPAM")
+		}
+		return result, err
+	}})
+	set := cni.Set{"p": p, "ipam": ipam}
+	for id, want := range map[string]string{
+		"lucky":   "ADD lucky n",
+		"unlucky": "ADD unlucky n, DEL unlucky n",
+		"late":    "ADD late n, DEL late n",
+	} {
+		calls = nil
+		e := env("ADD")
+		e["CNI_CONTAINERID"] = id
+		_, err := set.Invoke(t.Context(), "p", e, []byte(request(`,"ipam":{"type":"ipam","range":"x"}`)))
+		if got := strings.Join(calls, ", "); got != want || (err == nil) != (id == "lucky") {
+			t.Errorf("%s: delegated %q, want %q (%v)", id, got, want, err)
+		}
+		if id == "unlucky" && cni.CodeOf(err) != cni.CodeExhausted {
+			t.Errorf("the delegate's code was lost: %v", err)
+		}
+	}
+	e := env("ADD")
+	e["CNI_PATH"] = "/nowhere:/nowhere/else"
+	if _, err := set.Invoke(t.Context(), "p", e, []byte(request(`,"ipam":{"type":"absent"}`))); !strings.Contains(fmt.Sprint(err), `"/nowhere/else"`) {
+		t.Errorf("a delegate that is nowhere: %v", err)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	cases := map[string]struct{ name, value, says string }{
+		"id":         {"CNI_CONTAINERID", "-x", "CNI_CONTAINERID"},
+		"long":       {"CNI_IFNAME", "sixteen-bytes-ab", "CNI_IFNAME"},
+		"slash":      {"CNI_IFNAME", "a/b", "CNI_IFNAME"},
+		"dots":       {"CNI_IFNAME", "..", "CNI_IFNAME"},
+		"netns":      {"CNI_NETNS", "", "CNI_NETNS"},
+		"args":       {"CNI_ARGS", "A=1;B", "CNI_ARGS"},
+		"no command": {"CNI_COMMAND", "", "CNI_COMMAND"},
+	}
+	for name, c := range cases {
+		e := env("ADD")
+		e[c.name] = c.value
+		_, err := cni.Invoke(t.Context(), plugin(cni.Handlers[config]{}), e, []byte(request("")))
+		if cni.CodeOf(err) != cni.CodeEnvironment || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var args map[string]string
+	p := plugin(cni.Handlers[config]{Add: func(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
+		args = r.Args
+		return &cni.Result{}, nil
+	}})
+	e := env("ADD")
+	e["CNI_ARGS"] = "IgnoreUnknown=1;X=a=b;"
+	if _, err := cni.Invoke(t.Context(), p, e, []byte(request(""))); err != nil || args["X"] != "a=b" || len(args) != 2 {
+		t.Errorf("CNI_ARGS %q: %v, %v", e["CNI_ARGS"], args, err)
+	}
+}
+
+func TestStatusCodes(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want uint
+	}{
+		{errors.New("plain"), cni.CodeUnavailable},
+		{cni.Errorf(cni.CodeTryAgain, "later"), cni.CodeUnavailable},
+		{cni.Errorf(cni.CodeLimitedConnection, "worse"), cni.CodeLimitedConnection},
+		{cni.Errorf(cni.CodeConfig, "bad"), cni.CodeConfig},
+	} {
+		p := plugin(cni.Handlers[config]{Status: func(context.Context, *cni.Request, *config) error { return c.err }})
+		if _, e := invoke(t, p, cni.CmdStatus, request("")); e == nil || e.Code != c.want {
+			t.Errorf("%v: %v, want code %d", c.err, e, c.want)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	prev := &cni.Result{Interfaces: []*types100.Interface{{Name: "a"}}, IPs: []*types100.IPConfig{{Interface: types100.Int(0)}}}
+	own := &cni.Result{Interfaces: []*types100.Interface{{Name: "b"}}, IPs: []*types100.IPConfig{{Interface: types100.Int(0)}, {}}}
+	got := cni.Merge(prev, own)
+	if len(got.Interfaces) != 2 || *got.IPs[0].Interface != 0 || *got.IPs[1].Interface != 1 || got.IPs[2].Interface != nil || *own.IPs[0].Interface != 0 {
+		t.Errorf("merged %+v, own is now %+v", got, own)
+	}
+}
+
+// FuzzInvoke: whatever stands on stdin and in CNI_ARGS, there is one document
+// or none, and no panic of the SDK's own.
+func FuzzInvoke(f *testing.F) {
+	f.Add("ADD", "A=1", request(`,"prevResult":{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.1/8"}]}`))
+	f.Add("DEL", "", request(`,"prevResult":{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.1/8"}}`))
+	f.Add("ADD", "", request(`,"prevResult":{"cniVersion":"0.4.0","interfaces":[null],"ips":[null],"routes":[null]}`))
+	f.Add("CHECK", "", request(`,"prevResult":{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.1/8","routes":[null]}}`))
+	f.Add("GC", ";", request(`,"cni.dev/valid-attachments":null`))
+	f.Add("VERSION", "", `{"cniVersion":7}`)
+	f.Fuzz(func(t *testing.T, command, args, stdin string) {
+		e := env(command)
+		e["CNI_ARGS"] = args
+		out, err := cni.Invoke(t.Context(), plugin(cni.Handlers[config]{}), e, []byte(stdin))
+		if len(out) > 0 && !json.Valid(out) || err != nil && len(out) == 0 || cni.CodeOf(err) == cni.CodePanic {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
+}
