@@ -20,7 +20,10 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"do", "STEP...", "run steps in order, each one a quoted command; stop at the first that fails or exits", runDo},
-		{"serve", "[--port 8080] [--text TEXT] [--ready-after D] [--requests N]", "HTTP server: / says TEXT, /healthz is 200 once ready and 503 before; end with 0 after N requests for /", runServe},
+		{
+			"serve", "[--port 8080] [--text TEXT] [--ready-after D] [--requests N]",
+			"HTTP server: / says TEXT, /healthz is 503 until ready; end with 0 after N requests for /", runServe,
+		},
 		{"get", "[--count 1] [--retry D] [--interval D] URL", "request URL, print what it answers; try again for up to D", runGet},
 		{"write", "FILE TEXT", "write TEXT and a newline to FILE", runWrite},
 		{"append", "FILE TEXT", "append TEXT and a newline to FILE", runAppend},

@@ -147,12 +147,14 @@ func runStatDevice(t *tool, _ context.Context, args []string) error {
 	if fi.Mode()&fs.ModeCharDevice != 0 {
 		kind = "character"
 	}
-	major, minor := deviceNumber(uint64(fi.Sys().(*syscall.Stat_t).Rdev))
+	major, minor := deviceNumber(fi.Sys().(*syscall.Stat_t).Rdev)
 	_, err = fmt.Fprintf(t.stdout, "%s %d:%d\n", kind, major, minor)
 	return err
 }
 
-// deviceNumber takes Linux's 64-bit dev_t apart (makedev(3)).
-func deviceNumber(dev uint64) (major, minor uint64) {
+// deviceNumber takes Linux's 64-bit dev_t apart (makedev(3)). Other systems
+// have narrower ones.
+func deviceNumber[T ~int32 | ~uint32 | ~uint64](number T) (major, minor uint64) {
+	dev := uint64(number)
 	return dev>>32&0xfffff000 | dev>>8&0xfff, dev>>12&0xffffff00 | dev&0xff
 }

@@ -43,7 +43,7 @@ func runServe(t *tool, ctx context.Context, args []string) error {
 		}
 		o.text = "hello from " + host
 	}
-	l, err := net.Listen("tcp", ":"+strconv.Itoa(o.port))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(o.port))
 	if err != nil {
 		return err
 	}

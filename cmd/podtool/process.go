@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -186,20 +187,19 @@ func runEat(t *tool, ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	memory, err := syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
-	if err != nil {
-		return fmt.Errorf("mapping %d bytes: %w", n, err)
-	}
-	defer syscall.Munmap(memory)
-	for i := 0; i < n; i += os.Getpagesize() {
-		memory[i] = 1
-	}
-	fmt.Fprintf(t.stdout, "holding %d bytes\n", n)
 	d, err := parseDuration(hold)
 	if err != nil {
 		return err
 	}
-	return pause(ctx, d)
+	memory, err := syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		return fmt.Errorf("mapping %d bytes: %w", n, err)
+	}
+	for i := 0; i < n; i += os.Getpagesize() {
+		memory[i] = 1
+	}
+	fmt.Fprintf(t.stdout, "holding %d bytes\n", n)
+	return errors.Join(pause(ctx, d), syscall.Munmap(memory))
 }
 
 func parseBytes(s string) (int, error) {

@@ -21,7 +21,8 @@ const (
 	Exclusive = unix.LOCK_EX
 )
 
-// Acquire waits for the lock on path, Shared or Exclusive, until ctx ends. The file is created when it is not there; a directory serves as well.
+// Acquire waits for the lock on path, Shared or Exclusive, until ctx ends. The
+// file is created when it is not there; a directory serves as well.
 func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	l, err := TryAcquire(path, how)
 	if l != nil || err != nil {
@@ -31,10 +32,13 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	done := make(chan error, 1)
-	go func() { done <- flock(f, how) }()
+	done := make(chan struct{})
+	go func() {
+		err = flock(f, how)
+		close(done)
+	}()
 	select {
-	case err := <-done:
+	case <-done:
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), f.Close())
 		}
@@ -42,7 +46,7 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	case <-ctx.Done():
 		go func() { // flock cannot be given up: close the file once it has the lock
 			<-done
-			f.Close()
+			_ = f.Close()
 		}()
 		return nil, fmt.Errorf("waiting for the lock on %q: %w", path, ctx.Err())
 	}

@@ -71,7 +71,7 @@ func (o Options) byDescriptor() (options string, closeAll func(), err error) {
 	})
 	return options, func() {
 		for _, fd := range open {
-			unix.Close(fd)
+			_ = unix.Close(fd)
 		}
 	}, err
 }

@@ -5,6 +5,9 @@ import (
 	"sync"
 )
 
+// pullFunc does the work of a pull and returns the image's id.
+type pullFunc func(ctx context.Context, report func(Progress)) (id string, err error)
+
 // flights lets concurrent calls for one key share the work. The zero value is
 // ready.
 type flights struct {
@@ -26,7 +29,7 @@ type flight struct {
 // do runs work, or joins the run of an earlier call with the same key, and
 // returns its result. progress, when not nil, is called one call at a time
 // until do returns.
-func (fs *flights) do(ctx context.Context, key string, progress func(Progress), work func(context.Context, func(Progress)) (string, error)) (string, error) {
+func (fs *flights) do(ctx context.Context, key string, progress func(Progress), work pullFunc) (string, error) {
 	f, slot := fs.join(ctx, key, progress, work)
 	select {
 	case <-f.done:
@@ -37,7 +40,7 @@ func (fs *flights) do(ctx context.Context, key string, progress func(Progress), 
 	}
 }
 
-func (fs *flights) join(ctx context.Context, key string, progress func(Progress), work func(context.Context, func(Progress)) (string, error)) (f *flight, slot int) {
+func (fs *flights) join(ctx context.Context, key string, progress func(Progress), work pullFunc) (f *flight, slot int) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	f = fs.byKey[key]
@@ -55,7 +58,7 @@ func (fs *flights) join(ctx context.Context, key string, progress func(Progress)
 	return f, len(f.watch) - 1
 }
 
-func (fs *flights) run(ctx context.Context, key string, f *flight, work func(context.Context, func(Progress)) (string, error)) {
+func (fs *flights) run(ctx context.Context, key string, f *flight, work pullFunc) {
 	defer f.cancel()
 	f.id, f.err = work(ctx, func(p Progress) { fs.report(f, p) })
 	fs.mu.Lock()

@@ -27,7 +27,6 @@ type entry struct {
 	name, body, link string
 	kind             byte // a regular file when zero
 	mode             int64
-	size             int64 // announced instead of len(body), with a sparse map
 	pax              map[string]string
 }
 
@@ -165,7 +164,10 @@ func wantGone(t testing.TB, path string) {
 // program writes the smallest file that is an ELF executable without a loader.
 func program(t testing.TB, machine elf.Machine, segments ...elf.Prog64) string {
 	t.Helper()
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1, Ehsize: 64, Phentsize: 56, Phnum: uint16(len(segments)), Phoff: 64, Shentsize: 64}
+	h := elf.Header64{
+		Type: uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1,
+		Ehsize: 64, Phoff: 64, Phentsize: 56, Phnum: uint16(len(segments)), Shentsize: 64,
+	}
 	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
 	var out bytes.Buffer
 	if err := binary.Write(&out, binary.LittleEndian, h); err != nil {

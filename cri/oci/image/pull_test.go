@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -43,7 +43,7 @@ func newRegistry(t testing.TB) *testRegistry {
 	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir()) // never the developer's own
 	r := &testRegistry{}
-	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	inner := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if f := r.serve.Load(); f != nil && (*f)(w, req) {
 			return
@@ -139,7 +139,8 @@ func wantProgress(t *testing.T, im v1.Image, seen []image.Progress) {
 func TestPullChoosesPlatform(t *testing.T) {
 	r := newRegistry(t)
 	add := func(arch, body string) mutate.IndexAddendum {
-		return mutate.IndexAddendum{Add: imageOf(t, layerOf(t, file("arch", body))), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}}
+		d := v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}
+		return mutate.IndexAddendum{Add: imageOf(t, layerOf(t, file("arch", body))), Descriptor: d}
 	}
 	ref := r.push(t, "multi:v1", mutate.AppendManifests(empty.Index, add("s390x", "other"), add(runtime.GOARCH, "mine")))
 	s := open(t, t.TempDir(), nil)

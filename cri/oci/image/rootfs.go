@@ -277,7 +277,8 @@ func readMount(path string) (mountRecord, error) {
 		return mountRecord{}, nil
 	}
 	if m.Version != mountVersion {
-		return mountRecord{}, fault.FailedPrecondition.Errorf("%q has version %d, and this program reads %d: use the version that wrote it", path, m.Version, mountVersion)
+		return mountRecord{}, fault.FailedPrecondition.Errorf(
+			"%q has version %d, and this program reads %d: use the version that wrote it", path, m.Version, mountVersion)
 	}
 	return m, nil
 }

@@ -206,7 +206,8 @@ func TestRootfsOutlivesItsImage(t *testing.T) {
 func TestRootfsRestoresLostLayers(t *testing.T) {
 	store := t.TempDir()
 	s := open(t, store, nil)
-	if _, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layerOf(t, file("a", "b")), layerOf(t, file("c", "d")))})); err != nil {
+	im := imageOf(t, layerOf(t, file("a", "b")), layerOf(t, file("c", "d")))
+	if _, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: im})); err != nil {
 		t.Fatal(err)
 	}
 	layers, err := filepath.Glob(filepath.Join(store, "layers", "*"))

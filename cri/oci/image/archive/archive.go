@@ -65,7 +65,7 @@ func (a *Archive) Images() ([]*content.Image, error) {
 	src := a.src
 	raw, err := readDocument(src, "index.json")
 	if err == nil {
-		return ociCandidates(src, raw)
+		return ociImages(src, raw)
 	}
 	if !errors.Is(err, fault.NotFound) {
 		return nil, err
@@ -77,10 +77,10 @@ func (a *Archive) Images() ([]*content.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return dockerCandidates(src, raw)
+	return dockerImages(src, raw)
 }
 
-func ociCandidates(src source, raw []byte) ([]*content.Image, error) {
+func ociImages(src source, raw []byte) ([]*content.Image, error) {
 	var idx v1.IndexManifest
 	if err := json.Unmarshal(raw, &idx); err != nil {
 		return nil, fault.Invalid.Errorf("index.json: %w", err)
@@ -94,7 +94,7 @@ func ociCandidates(src source, raw []byte) ([]*content.Image, error) {
 		}
 		c := byDigest[d.Digest]
 		if c == nil {
-			if c, err = ociCandidate(src, d, 0); err != nil {
+			if c, err = ociImage(src, d, 0); err != nil {
 				return nil, err
 			}
 			byDigest[d.Digest] = c
@@ -123,9 +123,9 @@ func ociName(d v1.Descriptor) (name.Reference, error) {
 	return content.ParseReference(given)
 }
 
-// ociCandidate follows a descriptor to an image, through at most two levels of
+// ociImage follows a descriptor to an image, through at most two levels of
 // indexes.
-func ociCandidate(src source, d v1.Descriptor, depth int) (*content.Image, error) {
+func ociImage(src source, d v1.Descriptor, depth int) (*content.Image, error) {
 	raw, err := readDocument(src, blobName(d.Digest))
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func ociCandidate(src source, d v1.Descriptor, depth int) (*content.Image, error
 	if len(fitting) == 0 || depth == 2 {
 		return nil, fault.Invalid.Errorf("index %q has %s", d.Digest, content.NoPlatform(idx.Manifests))
 	}
-	c, err := ociCandidate(src, fitting[0], depth+1)
+	c, err := ociImage(src, fitting[0], depth+1)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ type dockerImage struct {
 	Layers   []string
 }
 
-func dockerCandidates(src source, raw []byte) ([]*content.Image, error) {
+func dockerImages(src source, raw []byte) ([]*content.Image, error) {
 	var images []dockerImage
 	if err := json.Unmarshal(raw, &images); err != nil {
 		return nil, fault.Invalid.Errorf("manifest.json: %w", err)
@@ -178,7 +178,7 @@ func dockerCandidates(src source, raw []byte) ([]*content.Image, error) {
 	}
 	var found []*content.Image
 	for _, im := range images {
-		c, err := dockerCandidate(src, im)
+		c, err := dockerImageAt(src, im)
 		if err != nil {
 			return nil, err
 		}
@@ -187,7 +187,7 @@ func dockerCandidates(src source, raw []byte) ([]*content.Image, error) {
 	return found, nil
 }
 
-func dockerCandidate(src source, im dockerImage) (*content.Image, error) {
+func dockerImageAt(src source, im dockerImage) (*content.Image, error) {
 	raw, err := readDocument(src, im.Config)
 	if err != nil {
 		return nil, err

@@ -108,7 +108,8 @@ func TestLinksStayInside(t *testing.T) {
 func FuzzImages(f *testing.F) {
 	f.Add([]byte(`{"manifests":[{"digest":"sha256:00"}]}`), []byte(`[]`))
 	f.Add([]byte(nil), []byte(`[{"Config":"manifest.json","Layers":["manifest.json"]}]`))
-	f.Add([]byte(`{"manifests":[{"digest":"`+content.Bytes([]byte(`{}`)).Digest.String()+`","platform":{"os":"linux","architecture":"`+runtime.GOARCH+`"}}]}`), []byte(`{}`))
+	digest := content.Bytes([]byte(`{}`)).Digest.String()
+	f.Add([]byte(`{"manifests":[{"digest":"`+digest+`","platform":{"os":"linux","architecture":"`+runtime.GOARCH+`"}}]}`), []byte(`{}`))
 	f.Fuzz(func(t *testing.T, index, manifest []byte) {
 		files := []member{
 			{name: "manifest.json", body: string(manifest)},

@@ -82,7 +82,8 @@ type httpGuard struct {
 
 func (g *httpGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && !g.allow && !isLoopback(r.URL.Hostname()) {
-		return nil, fault.Unavailable.Errorf("%q was not reached by https, and plain http is only used for this machine's own registries unless it is allowed (--plain-http)", r.URL.Host)
+		return nil, fault.Unavailable.Errorf(
+			"%q was not reached by https; plain http is for this machine's own registries, unless it is allowed (--plain-http)", r.URL.Host)
 	}
 	return g.next.RoundTrip(r)
 }

@@ -29,7 +29,9 @@ func TestExplainUnknownHost(t *testing.T) {
 
 type answers struct{}
 
-func (answers) RoundTrip(*http.Request) (*http.Response, error) { return &http.Response{}, nil }
+func (answers) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{Body: http.NoBody}, nil
+}
 
 func TestHTTPGuard(t *testing.T) {
 	for _, c := range []struct {
@@ -49,8 +51,12 @@ func TestHTTPGuard(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := (&httpGuard{next: answers{}, allow: c.allow}).RoundTrip(req); (err == nil) != c.ok {
+		resp, err := (&httpGuard{next: answers{}, allow: c.allow}).RoundTrip(req)
+		if (err == nil) != c.ok {
 			t.Errorf("%s, allowed %v: %v", c.url, c.allow, err)
+		}
+		if err == nil {
+			resp.Body.Close()
 		}
 	}
 }

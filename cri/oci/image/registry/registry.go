@@ -5,6 +5,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -44,8 +45,8 @@ type Options struct {
 //
 // No such image: fault.NotFound. Wrong or missing credentials:
 // fault.Unauthenticated or fault.PermissionDenied. The registry cannot be
-// reached, or cannot serve now: fault.Unavailable. What it serves makes no sense, or
-// ref does not: fault.Invalid. The errors of open blobs are the same.
+// reached, or cannot serve now: fault.Unavailable. What it serves is no image,
+// or ref no reference: fault.Invalid. The errors of open blobs are the same.
 func Resolve(ctx context.Context, ref string, opts *Options) (*content.Image, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -160,7 +161,7 @@ func (l *layerReader) Read(b []byte) (int, error) {
 	if l.at.Done-l.told >= progressStep || (l.at.Done == l.at.Total && l.told != l.at.Done) {
 		l.tell()
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = explain(l.from, err)
 	}
 	return n, err
