@@ -56,15 +56,15 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	if opts.StateDir == "" {
 		opts.StateDir = filepath.Join("/var/lib", rt.Name)
 	}
-	records, err := openRecords(opts.StateDir)
-	if err != nil {
-		return err
-	}
 	unlock, err := lockDir(opts.StateDir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	records, err := openRecords(opts.StateDir)
+	if err != nil {
+		return err
+	}
 
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -194,9 +194,12 @@ func (rt *Runtime) unsupported() []string {
 	return names
 }
 
-// lockDir takes the directory for this process. The kernel gives it back when
-// the process dies.
+// lockDir makes the directory and takes it for this process. The kernel gives
+// it back when the process dies.
 func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the state directory: %w", err)

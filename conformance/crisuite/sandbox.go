@@ -67,6 +67,12 @@ func sandboxRules() []conformance.Rule[Target] {
 		Title: "rejects an unknown runtime handler",
 		Spec:  spec("RunPodSandboxRequest", "If the runtime handler is unknown, this request should be rejected."),
 		Check: with(checkHandler),
+	}, {
+		ID: "CRI-SBX-005", Level: conformance.Must, Tier: conformance.Quick,
+		Title: "stops a sandbox that has been removed without an error",
+		Spec: spec("StopPodSandbox", "This call is idempotent, and must not return an error if all relevant resources have already been reclaimed. "+
+			"[...] Hence, multiple StopPodSandbox calls are expected."),
+		Check: with(checkStopRemoved),
 	}}
 }
 
@@ -81,11 +87,25 @@ func checkIdempotent(ctx context.Context, s *subject) error {
 		}
 	}
 	for i := range 3 {
-		if err := s.remove(ctx, id); err != nil {
-			return fmt.Errorf("call %d for a sandbox that has been removed: %w", i+1, err)
+		if _, err := s.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+			return fmt.Errorf("call %d: RemovePodSandbox: %w", i+1, err)
 		}
 	}
 	return s.absent(ctx, id)
+}
+
+func checkStopRemoved(ctx context.Context, s *subject) error {
+	id, err := s.run(ctx, s.sandbox("removed"))
+	if err != nil {
+		return err
+	}
+	if err := s.remove(ctx, id); err != nil {
+		return err
+	}
+	if err := s.stop(ctx, id); err != nil {
+		return fmt.Errorf("for a sandbox that has been removed: %w", err)
+	}
+	return nil
 }
 
 func checkReady(ctx context.Context, s *subject) error {

@@ -235,15 +235,16 @@ func carries(pid int, mark string) bool {
 }
 
 // sandbox returns the config of a sandbox as the kubelet makes it for an
-// ordinary Pod, on the host's network where the runtime has no other.
+// ordinary Pod, on the host's network, and with its name, where the runtime has
+// no other: runtimes refuse a name for the host.
 func (s *subject) sandbox(name string) *runtimeapi.PodSandboxConfig {
-	network := runtimeapi.NamespaceMode_POD
+	network, hostname := runtimeapi.NamespaceMode_POD, name
 	if !s.network {
-		network = runtimeapi.NamespaceMode_NODE
+		network, hostname = runtimeapi.NamespaceMode_NODE, ""
 	}
 	return &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "conformance", Uid: s.mark + "-" + name},
-		Hostname: name,
+		Hostname: hostname,
 		Labels:   map[string]string{label: s.mark, "name": name},
 		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Network: network, Pid: runtimeapi.NamespaceMode_CONTAINER},

@@ -53,6 +53,7 @@ func TestMutants(t *testing.T) {
 		mutant("CRI-SBX-002", "loses labels", "no labels"),
 		mutant("CRI-SBX-003", "filters by one field alone", "one filter"),
 		mutant("CRI-SBX-004", "takes any handler for the default", "any handler"),
+		mutant("CRI-SBX-005", "knows a sandbox only until it is removed", "stop removed"),
 		mutant("CRI-CTR-001", "removes a container once", "second container remove"),
 		mutant("CRI-CTR-002", "reports success for every end", "exit 0"),
 		mutant("CRI-CRASH-001", "gives sandboxes new ids when it starts", "new ids"),
@@ -105,6 +106,7 @@ func faults() map[string]func(w wire, resp proto.Message, err error) (proto.Mess
 	}
 	return map[string]func(wire, proto.Message, error) (proto.Message, error){
 		"second stop":             once("StopPodSandbox"),
+		"stop removed":            once("StopPodSandbox"),
 		"second remove":           once("RemovePodSandbox"),
 		"second container remove": once("RemoveContainer"),
 		"one condition": edit(func(_ wire, m proto.Message) {
