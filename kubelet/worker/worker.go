@@ -126,8 +126,12 @@ func (w *worker) sync() (again time.Time, done bool) {
 			w.failed = plan.Failed
 			continue
 		}
+		finished := view.Finished()
 		if err := w.report(view); err != nil {
 			return w.later("recording the status", err), false
+		}
+		if !finished && view.Finished() {
+			continue // a finished Pod's plan is another
 		}
 		if plan.Ended {
 			return w.end(view)
