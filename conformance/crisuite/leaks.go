@@ -17,7 +17,7 @@ import (
 
 // settleTime is how long the kernel and the runtime may take to take things
 // down after RemovePodSandbox.
-const settleTime = 5 * time.Second
+const settleTime = 3 * time.Second
 
 func leakRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{{
