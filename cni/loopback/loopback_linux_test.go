@@ -1,0 +1,41 @@
+package loopback_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/loopback"
+	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+func TestLoopback(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	ns := netnstest.New(t)
+	netnstest.Run(t, ns, "ip", "link", "set", "lo", "down")
+	call := func(command, prev string) ([]byte, error) {
+		env := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": "c", "CNI_IFNAME": "lo", "CNI_NETNS": ns}
+		return cni.Invoke(context.Background(), loopback.Plugin(), env, fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"lo"%s}`, prev))
+	}
+	out, err := call("ADD", "")
+	if err != nil || !strings.Contains(string(out), `"127.0.0.1/8"`) {
+		t.Fatalf("ADD: %s, %v", out, err)
+	}
+	if seen := netnstest.Dial(t, ns, "127.0.0.1", netnstest.Listen(t, ns)); seen != "127.0.0.1" {
+		t.Errorf("the server saw %s", seen)
+	}
+	prev := `,"prevResult":` + string(out)
+	if _, err := call("CHECK", prev); err != nil {
+		t.Error(err)
+	}
+	netnstest.Run(t, ns, "ip", "link", "set", "lo", "down")
+	if _, err := call("CHECK", prev); cni.CodeOf(err) != cni.CodeNotAsExpected {
+		t.Errorf("CHECK with lo down: %v", err)
+	}
+	if out, err := call("DEL", prev); err != nil || len(out) > 0 {
+		t.Errorf("DEL: %s, %v", out, err)
+	}
+}
