@@ -130,7 +130,7 @@ func object(err error, command, version string) *Error {
 	}
 	out := &Error{CNIVersion: version, Code: code, Msg: err.Error()}
 	var e *Error
-	if errors.As(err, &e) && err == error(e) {
+	if errors.As(err, &e) && err.Error() == e.Error() {
 		out.Msg, out.Details = e.Msg, e.Details
 	}
 	return out

@@ -144,8 +144,11 @@ func TestConflictsAndMistakes(t *testing.T) {
 		t.Errorf("the same port of another protocol: %v", err)
 	}
 	for _, m := range []portmap.Mapping{
-		{HostPort: 99999, ContainerPort: 80}, {HostPort: 80, ContainerPort: 0}, {HostPort: 80, ContainerPort: 80, Protocol: "sctp"},
-		{HostPort: 80, ContainerPort: 80, HostIP: "bogus"}, {HostPort: 80, ContainerPort: 80, HostIP: "fd00::1"},
+		{HostPort: 99999, ContainerPort: 80},
+		{HostPort: 80, ContainerPort: 0},
+		{HostPort: 80, ContainerPort: 80, Protocol: "sctp"},
+		{HostPort: 80, ContainerPort: 80, HostIP: "bogus"},
+		{HostPort: 80, ContainerPort: 80, HostIP: "fd00::1"},
 	} {
 		if _, err := a.portmap("ADD", m); cni.CodeOf(err) != cni.CodeConfig {
 			t.Errorf("%v: %v", m, err)

@@ -42,9 +42,11 @@ func table(c *Config) *nft.Ruleset {
 	out := &nft.Ruleset{Table: c.NFTTable}
 	var in, local, back [][]expr.Any
 	for _, f := range families() {
+		proto, port := nftables.TypeInetProto, nftables.TypeInetService
+		target := []nftables.SetDatatype{f.addr, port}
 		out.Sets = append(out.Sets,
-			nft.Set{Name: f.any, Key: []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}, Value: []nftables.SetDatatype{f.addr, nftables.TypeInetService}},
-			nft.Set{Name: f.one, Key: []nftables.SetDatatype{nftables.TypeInetProto, f.addr, nftables.TypeInetService}, Value: []nftables.SetDatatype{f.addr, nftables.TypeInetService}},
+			nft.Set{Name: f.any, Key: []nftables.SetDatatype{proto, port}, Value: target},
+			nft.Set{Name: f.one, Key: []nftables.SetDatatype{proto, f.addr, port}, Value: target},
 			nft.Set{Name: f.near, Key: []nftables.SetDatatype{f.addr, f.addr}, Interval: true},
 		)
 		toHost := slices.Concat(nft.Protocol(f.proto), nft.ToLocal(), nft.NotTo(f.proto, f.loopback.IP, f.loopback.Mask))

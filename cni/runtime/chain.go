@@ -30,7 +30,7 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 			return nil, err
 		}
 		if _, err := cni.DecodeResult(result, r.List.Version); err != nil {
-			return nil, fmt.Errorf("plugin %q: %w", p.text("type"), err)
+			return nil, fmt.Errorf("plugin %q: %w", p.kind(), err)
 		}
 	}
 	return result, nil
@@ -57,7 +57,7 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 
 // call runs one plugin, in process or by executing it, and observes the call.
 func (n *Network) call(ctx context.Context, p plugin, env map[string]string, stdin []byte) (stdout []byte, err error) {
-	name := p.text("type")
+	name := p.kind()
 	ctx, cancel := context.WithTimeout(ctx, n.config.PluginTimeout)
 	defer cancel()
 	done := call.Call{Family: "cni", Plugin: name, Method: env["CNI_COMMAND"], Start: time.Now()}
@@ -177,7 +177,7 @@ func (n *Network) Status(ctx context.Context) error {
 		return err
 	}
 	for _, p := range l.Plugins {
-		if name := p.text("type"); n.config.Builtin[name] == nil {
+		if name := p.kind(); n.config.Builtin[name] == nil {
 			if _, err := cni.Find(name, n.config.BinDirs); err != nil {
 				return fault.Unavailable.Wrap(err)
 			}

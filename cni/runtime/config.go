@@ -30,9 +30,10 @@ type list struct {
 // a round trip through Go numbers would change large ones.
 type plugin map[string]json.RawMessage
 
-func (p plugin) text(key string) string {
+// kind returns the plugin's type, or "".
+func (p plugin) kind() string {
 	var s string
-	if json.Unmarshal(p[key], &s) != nil {
+	if json.Unmarshal(p["type"], &s) != nil {
 		return ""
 	}
 	return s
@@ -187,8 +188,8 @@ func (l *list) complete(versions []string) error {
 		return fault.Invalid.Errorf("it has no plugins")
 	}
 	for i, p := range l.Plugins {
-		if !namePattern.MatchString(p.text("type")) {
-			return fault.Invalid.Errorf("plugins[%d] has the type %q", i, p.text("type"))
+		if !namePattern.MatchString(p.kind()) {
+			return fault.Invalid.Errorf("plugins[%d] has the type %q", i, p.kind())
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func (rs records) put(r *record) error {
 	return errors.Join(atomicfile.Write(path, data, 0o600), atomicfile.SyncDir(rs.dir))
 }
 
-// get returns the record, or fault.NotFound.
+// get returns the record. None is fault.NotFound, a damaged one fault.Invalid.
 func (rs records) get(a cni.Attachment) (*record, error) {
 	return readRecord(rs.path(a))
 }
@@ -66,10 +66,14 @@ func readRecord(path string) (*record, error) {
 func decodeRecord(data []byte, from string) (*record, error) {
 	var r record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fault.FailedPrecondition.Errorf("attachment record in %q is damaged: %w; run the network's GC and remove it", from, err)
+		return nil, fault.Invalid.Errorf("attachment record in %q is damaged: %w", from, err)
 	}
-	if r.Version > recordVersion || r.List == nil {
-		return nil, fault.FailedPrecondition.Errorf("attachment record in %q has version %d, and this program reads %d: use the version that wrote it", from, r.Version, recordVersion)
+	if r.Version > recordVersion {
+		return nil, fault.FailedPrecondition.Errorf("attachment record in %q has version %d, and this program reads %d: use the version that wrote it",
+			from, r.Version, recordVersion)
+	}
+	if r.List == nil {
+		return nil, fault.Invalid.Errorf("attachment record in %q is damaged: it has no configuration", from)
 	}
 	return &r, nil
 }

@@ -224,6 +224,12 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 	}
 	defer unlock()
 	r, err := n.known(a.key())
+	if errors.Is(err, fault.Invalid) {
+		// Better a DEL with the configuration of today than none.
+		n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
+		r = &record{Version: recordVersion, Attachment: a}
+		r.List, _, err = loadDir(n.config.ConfDir)
+	}
 	if err == nil && r != nil {
 		err = n.detach(ctx, r)
 	}

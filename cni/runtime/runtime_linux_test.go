@@ -205,6 +205,29 @@ func TestConfigOutlivesItsFile(t *testing.T) {
 	}
 }
 
+// TestDamagedRecord must not keep a Pod from ending.
+func TestDamagedRecord(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	n := w.open()
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	w.seen()
+	file := filepath.Join(w.config.StateDir, "attachments", "c1", "eth0.json")
+	for content, want := range map[string]string{`{"version":2}`: "", "": "second DEL 0, first DEL 0"} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := n.Detach(t.Context(), w.attachment)
+		if got := w.seen(); got != want || (err == nil) != (want != "") {
+			t.Errorf("record %q: plugins saw %q, %v", content, got, err)
+		}
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOneBadFile(t *testing.T) {
 	w := newWorld(t, chain, recorder("first"), recorder("second"))
 	w.write("10-broken.conflist", "{\n\"cniVersion\": \"1.1.0\",\n oops}")

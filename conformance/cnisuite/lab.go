@@ -167,7 +167,9 @@ func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byt
 	if err := netns.Do(l.host, cmd.Start); err != nil {
 		return false, fmt.Errorf("executing the plugin: %w", err)
 	}
-	timer := time.AfterFunc(after, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	timer := time.AfterFunc(after, func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
+	})
 	err = cmd.Wait()
 	timer.Stop()
 	var exit *exec.ExitError
