@@ -23,7 +23,7 @@ func main() {
 		StartContainer: host.Start, StopContainer: host.Stop,
 		Watch: host.Watch, Recover: host.Recover,
 		NetworkReady: func(context.Context) error { return errors.New("hello has the host's network only") },
-		Images:       &cri.Images{Status: image},
+		Images:       &cri.Images{Status: image, FsInfo: fsInfo},
 	})
 }
 
@@ -40,4 +40,9 @@ func command(c *cri.Container) (*exec.Cmd, error) {
 // image finds every image present. Add List, Pull and Remove for real ones.
 func image(_ context.Context, ref string) (*runtimeapi.Image, error) {
 	return &runtimeapi.Image{Id: ref, RepoTags: []string{ref}, Size: 1}, nil
+}
+
+// fsInfo reports the images' file system, which the kubelet asks for at start.
+func fsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
+	return &runtimeapi.FilesystemUsage{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/"}}, nil
 }
