@@ -85,8 +85,12 @@ func (s *session) unpublish(ctx context.Context, v *spec.Volume, target string) 
 	if err := s.NodeUnpublish(ctx, v.GetVolumeId(), s.path(target)); err != nil {
 		return answered("NodeUnpublishVolume", err, "OK")
 	}
-	if _, err := os.Lstat(s.path(target)); !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("NodeUnpublishVolume answered OK, and the target path still exists (%v)", err)
+	_, err := os.Lstat(s.path(target))
+	switch {
+	case err == nil:
+		return errors.New("NodeUnpublishVolume answered OK, and the target path still exists")
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("NodeUnpublishVolume answered OK, and looking at the target path: %w", err)
 	}
 	return nil
 }

@@ -133,8 +133,10 @@ func attributes(o *BindOptions) (set uint64) {
 		on  bool
 		bit uint64
 	}{
-		{o.ReadOnly, unix.MOUNT_ATTR_RDONLY}, {o.NoExec, unix.MOUNT_ATTR_NOEXEC},
-		{o.NoSUID, unix.MOUNT_ATTR_NOSUID}, {o.NoDev, unix.MOUNT_ATTR_NODEV},
+		{o.ReadOnly, unix.MOUNT_ATTR_RDONLY},
+		{o.NoExec, unix.MOUNT_ATTR_NOEXEC},
+		{o.NoSUID, unix.MOUNT_ATTR_NOSUID},
+		{o.NoDev, unix.MOUNT_ATTR_NODEV},
 	} {
 		if a.on {
 			set |= a.bit

@@ -174,7 +174,7 @@ func (m *Manager) unstage(ctx context.Context, d *driver, r *record) error {
 	if err := mount.RemoveAll(dir); err != nil {
 		return err
 	}
-	os.Remove(filepath.Dir(dir)) //nolint:errcheck // the driver's directory: ENOTEMPTY is normal
+	os.Remove(filepath.Dir(dir)) // the driver's directory: ENOTEMPTY is normal
 	return nil
 }
 

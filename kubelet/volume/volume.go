@@ -215,7 +215,7 @@ func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 		return fmt.Errorf("unmounting the volumes of pod %q: %w", uid, err)
 	}
 	// The Pod's directory has other owners; it goes when this was the last thing in it.
-	os.Remove(m.root.pod(uid)) //nolint:errcheck // ENOTEMPTY is normal
+	os.Remove(m.root.pod(uid)) // ENOTEMPTY is normal
 	return nil
 }
 
