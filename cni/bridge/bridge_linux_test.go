@@ -175,8 +175,9 @@ func (n *network) del(id, ns string) {
 
 // rest returns what is in the host namespace and with IPAM besides the bridge.
 func (n *network) rest() string {
-	links := strings.Count(netnstest.Run(n.t, "", "ip", "-o", "link", "show", "master", n.config["bridge"].(string)), "\n")
-	elements := strings.Count(netnstest.Run(n.t, "", "sh", "-c", "nft list table inet cni-"+n.config["bridge"].(string)+" 2>/dev/null || true"), "comment")
+	br := n.config["bridge"].(string) // which may not be there
+	links := strings.Count(netnstest.Run(n.t, "", "sh", "-c", "ip -o link show master "+br+" 2>/dev/null || true"), "\n")
+	elements := strings.Count(netnstest.Run(n.t, "", "sh", "-c", "nft list table inet cni-"+br+" 2>/dev/null || true"), "comment")
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return fmt.Sprintf("%d ports, %d elements, %d addresses", links, elements, len(n.taken))
@@ -269,6 +270,9 @@ func TestDelFromAnyState(t *testing.T) {
 	for name, p := range prepare {
 		t.Run(name, func(t *testing.T) {
 			defer delete(n.config, "prevResult")
+			outer := n.t
+			n.t = t
+			defer func() { n.t = outer }()
 			id := strings.ReplaceAll(name, " ", "-")
 			n.del(id, p(id, netnstest.New(t)))
 			// Namespaces and their ends of a pair go a moment later.
