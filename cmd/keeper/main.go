@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/daemon"
 )
 
 func main() {
-	if err := keeper.Main(os.Args[1:]); err != nil {
+	if err := daemon.Main(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "keeper:", err)
 		os.Exit(1)
 	}

@@ -21,7 +21,7 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-func readlink(t *testing.T, path string) string {
+func readlink(t testing.TB, path string) string {
 	t.Helper()
 	to, err := os.Readlink(path)
 	if err != nil {
@@ -179,7 +179,9 @@ func (d *direct) ask(port int32, request string) (reply string, err error) {
 func TestReopenLog(t *testing.T) {
 	d := newDirect(t)
 	c := d.start("log", &runtimeapi.ContainerConfig{Args: []string{"lines", "--interval", "1ms", "300"}})
-	time.Sleep(50 * time.Millisecond)
+	for text := []byte(nil); bytes.Count(text, []byte("\n")) < 10; time.Sleep(time.Millisecond) {
+		text, _ = os.ReadFile(c.LogPath)
+	}
 	d.must(os.Rename(c.LogPath, c.LogPath+".1"))
 	d.must(d.rt.ReopenLog(t.Context(), c))
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

@@ -74,8 +74,10 @@ func TestNamespaces(t *testing.T) {
 	}{
 		"own":    {&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}, nil},
 		"shared": {&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_POD}, nil},
-		"host": {&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE, Ipc: runtimeapi.NamespaceMode_NODE},
-			map[string]bool{"net": true, "pid": true, "ipc": true, "uts": true}},
+		"host": {
+			&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_NODE, Ipc: runtimeapi.NamespaceMode_NODE},
+			map[string]bool{"net": true, "pid": true, "ipc": true, "uts": true},
+		},
 	} {
 		sandbox, cfg := n.sandbox(name, func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.NamespaceOptions = tc.options

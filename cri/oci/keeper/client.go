@@ -1,3 +1,26 @@
+// Package keeper is the process that outlives the runtime server: parent of
+// every container, owner of its standard streams, writer of its log and
+// witness of its exit. The server talks to it over a root-only unix socket
+// (Client); one keeper serves one run directory. It starts and executes
+// containers by running the OCI runtime, and knows nothing of images, pods,
+// networks or the CRI. It links neither grpc nor k8s.io.
+//
+// What survives what:
+//
+//   - The server is killed, restarted or replaced at any instant: containers run
+//     on, logs are written on, and exits wait in the keeper's journal until a
+//     server has acknowledged them.
+//   - The keeper is killed: its containers lose the readers of their output.
+//     What they had written and the keeper had not read is lost, which is at
+//     most what their pipes hold, and so are exits that happen until the next
+//     server finds out, ends those containers and reports them as unknown.
+//     Exits journalled before are kept.
+//
+// The rule for exits is peek, record, consume: an exit is read without reaping
+// the process, written to the journal and synced, and only then is the process
+// reaped and anybody told.
+//
+// All methods of Client are safe for concurrent use.
 package keeper
 
 import (
@@ -13,7 +36,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// The messages that a caller makes or gets.
+type (
+	// Hello is who answers.
+	Hello = wire.Hello
+	// Command is an invocation of the OCI runtime.
+	Command = wire.Command
+	// StartRequest says how a container is started.
+	StartRequest = wire.StartRequest
+	// Status is what the keeper knows of a container that it started.
+	Status = wire.Status
+	// Exit is how a process ended.
+	Exit = wire.Exit
 )
 
 // Client talks to the keeper of a run directory. It holds no connection:
@@ -72,18 +110,18 @@ func (l Launch) start(ctx context.Context) error {
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
-	return awaitReady(r)
+	return wire.AwaitReady(r)
 }
 
 // call sends a request and reads the first reply.
-func (c *Client) call(ctx context.Context, req *request, files ...*os.File) (*session, error) {
-	req.Version = Protocol
-	conn, err := dialIn(c.run, socketName)
+func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
+	req.Version = wire.Protocol
+	conn, err := wire.Dial(c.run, wire.SocketName)
 	if err != nil {
 		return nil, fault.Unavailable.Errorf("calling the keeper: %w", err)
 	}
 	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
-	if err := send(conn, req, files...); err != nil {
+	if err := wire.Send(conn, req, files...); err != nil {
 		return nil, errors.Join(s.lost(err), s.close())
 	}
 	if err := s.next(); err != nil {
@@ -97,17 +135,17 @@ type session struct {
 	conn  *net.UnixConn
 	stop  func() bool
 	ctx   context.Context
-	reply reply
+	reply wire.Reply
 	files []*os.File
 }
 
 // next reads the following reply.
 func (s *session) next() (err error) {
-	s.reply = reply{}
-	if s.files, err = receive(s.conn, &s.reply); err != nil {
+	s.reply = wire.Reply{}
+	if s.files, err = wire.Receive(s.conn, &s.reply); err != nil {
 		return s.lost(err)
 	}
-	return s.reply.err()
+	return s.reply.Err()
 }
 
 // lost says why a connection ended early.
@@ -127,17 +165,17 @@ func (s *session) close() error {
 }
 
 // simple makes a call with one reply.
-func (c *Client) simple(ctx context.Context, req *request) (reply, error) {
+func (c *Client) simple(ctx context.Context, req *wire.Request) (wire.Reply, error) {
 	s, err := c.call(ctx, req)
 	if err != nil {
-		return reply{}, err
+		return wire.Reply{}, err
 	}
 	return s.reply, s.close()
 }
 
 // Hello asks who is there.
 func (c *Client) Hello(ctx context.Context) (Hello, error) {
-	r, err := c.simple(ctx, &request{Op: opHello})
+	r, err := c.simple(ctx, &wire.Request{Op: wire.OpHello})
 	if err != nil {
 		return Hello{}, err
 	}
@@ -150,7 +188,7 @@ func (c *Client) Hello(ctx context.Context) (Hello, error) {
 // start that failed leaves nothing behind in the keeper, and what it left
 // elsewhere is for the runtime's delete. ctx does not interrupt a start.
 func (c *Client) Start(ctx context.Context, id string, r *StartRequest) (Status, error) {
-	rep, err := c.simple(context.WithoutCancel(ctx), &request{Op: opStart, ID: id, Start: r})
+	rep, err := c.simple(context.WithoutCancel(ctx), &wire.Request{Op: wire.OpStart, ID: id, Start: r})
 	if err != nil {
 		return Status{}, err
 	}
@@ -159,21 +197,21 @@ func (c *Client) Start(ctx context.Context, id string, r *StartRequest) (Status,
 
 // Runtime runs a command of the OCI runtime that starts no process.
 func (c *Client) Runtime(ctx context.Context, cmd *Command) error {
-	_, err := c.simple(ctx, &request{Op: opRuntime, Command: cmd})
+	_, err := c.simple(ctx, &wire.Request{Op: wire.OpRuntime, Command: cmd})
 	return err
 }
 
 // Signal sends a signal to a container's first process. It does nothing when
 // the container has ended; fault.NotFound when the keeper does not know it.
 func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
-	_, err := c.simple(ctx, &request{Op: opSignal, ID: id, Signal: int(sig)})
+	_, err := c.simple(ctx, &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig)})
 	return err
 }
 
 // Wait returns how the container ended, once it has. fault.NotFound when the
 // keeper does not know it.
 func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
-	r, err := c.simple(ctx, &request{Op: opWait, ID: id})
+	r, err := c.simple(ctx, &wire.Request{Op: wire.OpWait, ID: id})
 	if err != nil {
 		return Exit{}, err
 	}
@@ -182,7 +220,7 @@ func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
 
 // List returns every container that the keeper knows.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
-	r, err := c.simple(ctx, &request{Op: opList})
+	r, err := c.simple(ctx, &wire.Request{Op: wire.OpList})
 	return r.List, err
 }
 
@@ -190,14 +228,14 @@ func (c *Client) List(ctx context.Context) ([]Status, error) {
 // and acknowledges it when ended returns nil. It returns when ctx ends, with
 // nil, or when the keeper goes away, with fault.Unavailable.
 func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
-	req := &request{Op: opWatch, Version: Protocol}
-	conn, err := dialIn(c.run, socketName)
+	req := &wire.Request{Op: wire.OpWatch, Version: wire.Protocol}
+	conn, err := wire.Dial(c.run, wire.SocketName)
 	if err != nil {
 		return fault.Unavailable.Errorf("calling the keeper: %w", err)
 	}
 	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
 	defer s.close()
-	if err := send(conn, req); err != nil {
+	if err := wire.Send(conn, req); err != nil {
 		return s.lost(err)
 	}
 	for {
@@ -220,20 +258,20 @@ func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
 
 // Ack tells the keeper that the exit of a container is on record elsewhere.
 func (c *Client) Ack(ctx context.Context, id string) error {
-	_, err := c.simple(ctx, &request{Op: opAck, ID: id})
+	_, err := c.simple(ctx, &wire.Request{Op: wire.OpAck, ID: id})
 	return err
 }
 
 // Remove kills the container if it runs, forgets it and acknowledges its exit.
 // Idempotent.
 func (c *Client) Remove(ctx context.Context, id string) error {
-	_, err := c.simple(ctx, &request{Op: opRemove, ID: id})
+	_, err := c.simple(ctx, &wire.Request{Op: wire.OpRemove, ID: id})
 	return err
 }
 
 // Reopen opens the container's log file anew after a rotation.
 func (c *Client) Reopen(ctx context.Context, id string) error {
-	_, err := c.simple(ctx, &request{Op: opReopen, ID: id})
+	_, err := c.simple(ctx, &wire.Request{Op: wire.OpReopen, ID: id})
 	return err
 }
 
@@ -248,7 +286,7 @@ type Process struct {
 // its standard streams unless it has a terminal. The program is killed when
 // ctx ends before it.
 func (c *Client) Exec(ctx context.Context, cmd *Command, files [3]*os.File) (*Process, error) {
-	s, err := c.call(ctx, &request{Op: opExec, Command: cmd}, files[:]...)
+	s, err := c.call(ctx, &wire.Request{Op: wire.OpExec, Command: cmd}, files[:]...)
 	if err != nil {
 		return nil, err
 	}
@@ -270,7 +308,7 @@ func (p *Process) Wait() (int32, error) {
 }
 
 // Resize sets the size of a terminal.
-func Resize(tty *os.File, columns, rows uint16) error { return resizeTerminal(tty, columns, rows) }
+func Resize(tty *os.File, columns, rows uint16) error { return wire.ResizeTerminal(tty, columns, rows) }
 
 // Attached is a connection to a container's streams.
 type Attached struct {
@@ -281,7 +319,7 @@ type Attached struct {
 // Attach joins the container's streams. stdin says that the caller will write
 // to its standard input.
 func (c *Client) Attach(ctx context.Context, id string, stdin bool) (*Attached, error) {
-	s, err := c.call(ctx, &request{Op: opAttach, ID: id, Attach: &attachRequest{Stdin: stdin}})
+	s, err := c.call(ctx, &wire.Request{Op: wire.OpAttach, ID: id, Attach: &wire.AttachRequest{Stdin: stdin}})
 	if err != nil {
 		return nil, err
 	}
@@ -291,9 +329,9 @@ func (c *Client) Attach(ctx context.Context, id string, stdin bool) (*Attached, 
 // Copy passes the container's output on until it ends (nil), the writers fail
 // or ctx of Attach ends.
 func (a *Attached) Copy(stdout, stderr io.Writer) error {
-	buf := make([]byte, maxFrame)
+	buf := make([]byte, wire.MaxFrame)
 	for {
-		kind, data, err := readFrame(a.session.conn, buf)
+		kind, data, err := wire.ReadFrame(a.session.conn, buf)
 		if a.session.ctx.Err() != nil {
 			return a.session.ctx.Err()
 		}
@@ -302,11 +340,11 @@ func (a *Attached) Copy(stdout, stderr io.Writer) error {
 		}
 		to := stdout
 		switch kind {
-		case frameEnd:
+		case wire.FrameEnd:
 			return nil
-		case frameFault:
+		case wire.FrameFault:
 			return fault.Aborted.Wrap(errors.New(string(data)))
-		case frameStderr:
+		case wire.FrameStderr:
 			to = stderr
 		}
 		if to == nil {
@@ -321,8 +359,8 @@ func (a *Attached) Copy(stdout, stderr io.Writer) error {
 // Write writes to the container's standard input.
 func (a *Attached) Write(p []byte) (n int, err error) {
 	for n < len(p) {
-		part := p[n:min(len(p), n+maxFrame)]
-		if err := a.frame(frameStdin, part); err != nil {
+		part := p[n:min(len(p), n+wire.MaxFrame)]
+		if err := a.frame(wire.FrameStdin, part); err != nil {
 			return n, err
 		}
 		n += len(part)
@@ -332,18 +370,18 @@ func (a *Attached) Write(p []byte) (n int, err error) {
 
 // CloseStdin says that no more input comes. The container sees its end only if
 // it was started with StdinOnce.
-func (a *Attached) CloseStdin() error { return a.frame(frameStdinClose, nil) }
+func (a *Attached) CloseStdin() error { return a.frame(wire.FrameStdinClose, nil) }
 
 // Resize sets the size of the container's terminal.
 func (a *Attached) Resize(columns, rows uint16) error {
 	size := binary.BigEndian.AppendUint16(nil, columns)
-	return a.frame(frameResize, binary.BigEndian.AppendUint16(size, rows))
+	return a.frame(wire.FrameResize, binary.BigEndian.AppendUint16(size, rows))
 }
 
 func (a *Attached) frame(kind byte, payload []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return writeFrame(a.session.conn, kind, payload)
+	return wire.WriteFrame(a.session.conn, kind, payload)
 }
 
 // Close leaves the container's streams.
@@ -366,7 +404,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	}
 	pidfd := os.NewFile(uintptr(fd), "pidfd")
 	defer pidfd.Close()
-	if _, err := c.simple(ctx, &request{Op: opShutdown}); err != nil {
+	if _, err := c.simple(ctx, &wire.Request{Op: wire.OpShutdown}); err != nil {
 		return err
 	}
 	return awaitEnd(ctx, pidfd)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/daemon"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if len(os.Args) > 1 && (os.Args[1] == "start" || os.Args[1] == "run") {
-		if err := keeper.Main(os.Args[1:]); err != nil {
+		if err := daemon.Main(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

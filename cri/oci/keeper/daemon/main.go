@@ -1,30 +1,12 @@
-// Package keeper is the process that outlives the runtime server: parent of
-// every container, owner of its standard streams, writer of its log and
-// witness of its exit. The server talks to it over a root-only unix socket
-// (Client); one keeper serves one run directory. It starts and executes
-// containers by running the OCI runtime, and knows nothing of images, pods,
-// networks or the CRI. It links neither grpc nor k8s.io.
+// Package daemon is the keeper process (see package keeper for what it is and
+// what survives what): cmd/keeper is Main of this package and nothing else.
 //
-// What survives what:
-//
-//   - The server is killed, restarted or replaced at any instant: containers run
-//     on, logs are written on, and exits wait in the keeper's journal until a
-//     server has acknowledged them.
-//   - The keeper is killed: its containers lose the readers of their output.
-//     What they had written and the keeper had not read is lost, which is at
-//     most what their pipes hold, and so are exits that happen until the next
-//     server finds out, ends those containers and reports them as unknown.
-//     Exits journalled before are kept.
-//
-// The rule for exits is peek, record, consume: an exit is read without reaping
-// the process, written to the journal and synced, and only then is the process
-// reaped and anybody told.
-//
-// All methods of Client are safe for concurrent use.
-package keeper
+// One goroutine waits for each container and one reads each of its outputs;
+// an output that is idle costs no buffer. The package links neither grpc nor
+// k8s.io.
+package daemon
 
 import (
-	"bufio"
 	"errors"
 	"flag"
 	"fmt"
@@ -32,9 +14,9 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -92,7 +74,7 @@ func run(args []string) error {
 	defer ready.Close()
 	syscall.CloseOnExec(readyFD)
 	err := runOptions(args, func() error {
-		_, err := io.WriteString(ready, readyMessage+"\n")
+		_, err := io.WriteString(ready, wire.Ready+"\n")
 		return errors.Join(err, ready.Close())
 	})
 	if err != nil {
@@ -101,10 +83,6 @@ func run(args []string) error {
 	}
 	return err
 }
-
-// readyMessage is the line of a keeper that serves. Any other line is the
-// kind of an error, with blanks as dashes, and its text.
-const readyMessage = "ready"
 
 func runOptions(args []string, ready func() error) error {
 	o := options{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
@@ -134,24 +112,4 @@ func protect() {
 	// process. The OCI runtime sets the value of every container itself.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
 	debug.SetGCPercent(25)
-}
-
-// awaitReady reads what a new keeper says.
-func awaitReady(r io.Reader) error {
-	line, err := bufio.NewReader(r).ReadString('\n')
-	line = strings.TrimSuffix(line, "\n")
-	switch {
-	case line == readyMessage:
-		return nil
-	case line != "":
-		for _, kind := range []fault.Kind{fault.AlreadyExists, fault.FailedPrecondition, fault.Invalid} {
-			if text, ok := strings.CutPrefix(line, string(kind)+" "); ok {
-				return kind.Wrap(errors.New(text))
-			}
-		}
-		return errors.New(line)
-	case errors.Is(err, io.EOF):
-		return fault.Unavailable.Errorf("it ended without a word")
-	}
-	return err
 }

@@ -1,4 +1,4 @@
-package keeper
+package daemon
 
 import (
 	"encoding/binary"
@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -42,11 +43,11 @@ type output struct {
 type childFiles [3]*os.File
 
 // newStdio opens the streams of a container. Nothing is read before pump.
-func newStdio(r *StartRequest, b *buffers, report *slog.Logger) (s *stdio, child childFiles, err error) {
+func newStdio(r *wire.StartRequest, b *buffers, report *slog.Logger) (s *stdio, child childFiles, err error) {
 	s = &stdio{buffers: b, report: report, once: r.StdinOnce, attached: map[*attachment]struct{}{}, drained: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			closeAll(child[:])
+			wire.CloseAll(child[:])
 			s.close()
 		}
 	}()
@@ -60,7 +61,7 @@ func newStdio(r *StartRequest, b *buffers, report *slog.Logger) (s *stdio, child
 	} else {
 		child[0], err = os.Open(os.DevNull)
 	}
-	for i, frame := range []byte{frameStdout, frameStderr} {
+	for i, frame := range []byte{wire.FrameStdout, wire.FrameStderr} {
 		if err != nil {
 			return nil, child, err
 		}
@@ -89,7 +90,7 @@ func (s *stdio) useTerminal(tty *os.File, stdin bool) {
 		_ = o.file.Close()
 	}
 	s.terminal = tty
-	s.outputs = []output{{tty, frameStdout}}
+	s.outputs = []output{{tty, wire.FrameStdout}}
 	if stdin {
 		s.stdin = tty
 	}
@@ -223,19 +224,7 @@ func (s *stdio) resize(columns, rows uint16) error {
 	if s.terminal == nil {
 		return nil
 	}
-	return resizeTerminal(s.terminal, columns, rows)
-}
-
-func resizeTerminal(tty *os.File, columns, rows uint16) error {
-	conn, err := tty.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var serr error
-	err = conn.Control(func(fd uintptr) {
-		serr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows})
-	})
-	return errors.Join(err, serr)
+	return wire.ResizeTerminal(s.terminal, columns, rows)
 }
 
 // attachment is one client that sees a container's output. The container is
@@ -285,22 +274,22 @@ func (s *stdio) detach(a *attachment) {
 
 // feed passes the client's frames on until its connection ends.
 func (s *stdio) feed(r io.Reader) {
-	buf := make([]byte, maxFrame)
+	buf := make([]byte, wire.MaxFrame)
 	for {
-		kind, data, err := readFrame(r, buf)
+		kind, data, err := wire.ReadFrame(r, buf)
 		if err != nil {
 			return
 		}
 		switch kind {
-		case frameStdin:
+		case wire.FrameStdin:
 			if in := s.input(); in != nil {
 				_, _ = in.Write(data) // the container closed its end: its choice
 			}
-		case frameStdinClose:
+		case wire.FrameStdinClose:
 			if s.once {
 				s.closeStdin()
 			}
-		case frameResize:
+		case wire.FrameResize:
 			if len(data) == 4 {
 				_ = s.resize(binary.BigEndian.Uint16(data), binary.BigEndian.Uint16(data[2:]))
 			}

@@ -1,4 +1,4 @@
-package keeper
+package daemon
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
@@ -27,7 +28,7 @@ type container struct {
 	// The fields below are guarded by server.mu.
 	proc  *process // nil before it is started and after its end
 	std   *stdio
-	exit  *Exit
+	exit  *wire.Exit
 	seq   uint64     // position among the exits of this keeper's life
 	entry journal.ID // the exit in the journal; 0 without one
 	acked bool       // the server has recorded the exit
@@ -35,8 +36,8 @@ type container struct {
 	ended chan struct{}
 }
 
-func (c *container) status() Status {
-	s := Status{ID: c.id, Exit: c.exit}
+func (c *container) status() wire.Status {
+	s := wire.Status{ID: c.id, Exit: c.exit}
 	if c.proc != nil {
 		s.PID = c.proc.pid
 	}
@@ -49,7 +50,7 @@ const drainLimit = 500 * time.Millisecond
 
 // start runs the OCI runtime, which is to start a container and end. A
 // container that was started already is not started again.
-func (s *server) start(id string, r *StartRequest) (Status, error) {
+func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
 	c := s.claim(id)
 	defer c.life.Unlock()
 	if st := s.statusOf(c); st.PID != 0 || st.Exit != nil {
@@ -58,13 +59,13 @@ func (s *server) start(id string, r *StartRequest) (Status, error) {
 	err := s.launch(c, r)
 	if err != nil {
 		s.forget(c)
-		return Status{}, err
+		return wire.Status{}, err
 	}
 	return s.statusOf(c), nil
 }
 
 // launch starts c's process and its attendants.
-func (s *server) launch(c *container, r *StartRequest) error {
+func (s *server) launch(c *container, r *wire.StartRequest) error {
 	std, child, err := newStdio(r, &s.buffers, s.log.With("container", c.id))
 	if err != nil {
 		return fmt.Errorf("opening streams: %w", err)
@@ -72,7 +73,7 @@ func (s *server) launch(c *container, r *StartRequest) error {
 	s.children.begin()
 	defer s.children.end()
 	proc, tty, err := s.invoke(&r.Command, child)
-	closeAll(child[:])
+	wire.CloseAll(child[:])
 	if err != nil {
 		var failed *runtimeError
 		if errors.As(err, &failed) {
@@ -94,7 +95,7 @@ func (s *server) launch(c *container, r *StartRequest) error {
 
 // invoke runs a command of the OCI runtime that starts a process, and returns
 // the process and its terminal. Call it between children.begin and end.
-func (s *server) invoke(cmd *Command, files childFiles) (proc *process, tty *os.File, err error) {
+func (s *server) invoke(cmd *wire.Command, files childFiles) (proc *process, tty *os.File, err error) {
 	var con *console
 	if cmd.Console != "" {
 		if con, err = newConsole(cmd); err != nil {
@@ -123,7 +124,7 @@ func (s *server) invoke(cmd *Command, files childFiles) (proc *process, tty *os.
 }
 
 // command runs the OCI runtime to its end.
-func (s *server) command(cmd *Command, files childFiles) error {
+func (s *server) command(cmd *wire.Command, files childFiles) error {
 	defer s.warmer.warm()()
 	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:])
 	if err != nil {
@@ -182,7 +183,7 @@ func (s *server) witness(c *container, proc *process, oomFile string) {
 		s.log.Error("waiting for a container", "container", c.id, "err", err)
 		return
 	}
-	exit := &Exit{ID: c.id, Code: out.code, At: out.at, OOM: out.code != 0 && oomKills(oomFile) > 0}
+	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: out.code != 0 && oomKills(oomFile) > 0}
 	entry, err := s.journal.Begin("exit", exit)
 	if err != nil {
 		// Kept in memory, which is all that is left to do; the process stays a

@@ -1,4 +1,4 @@
-package keeper
+package daemon
 
 import (
 	"cmp"
@@ -17,12 +17,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
-
-// socketName is the keeper's socket in its run directory.
-const socketName = "keeper.sock"
 
 // server is the keeper process.
 type server struct {
@@ -61,11 +59,11 @@ func serve(o options, ready func() error) (err error) {
 	if err := s.restore(); err != nil {
 		return err
 	}
-	l, err := listenIn(o.run, socketName)
+	l, err := wire.Listen(o.run, wire.SocketName)
 	if err != nil {
 		return fmt.Errorf("opening socket: %w", err)
 	}
-	defer os.Remove(filepath.Join(o.run, socketName))
+	defer os.Remove(filepath.Join(o.run, wire.SocketName))
 	context.AfterFunc(ctx, func() { _ = l.Close() })
 	if err := ready(); err != nil {
 		return err
@@ -89,7 +87,7 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
 // restore brings back the exits that nobody has acknowledged.
 func (s *server) restore() error {
 	for _, e := range s.journal.Pending() {
-		var exit Exit
+		var exit wire.Exit
 		if err := json.Unmarshal(e.Data, &exit); err != nil {
 			return fmt.Errorf("reading the exit journal: %w", err)
 		}
@@ -111,19 +109,19 @@ func (s *server) handle(conn *net.UnixConn) {
 		s.log.Error("refusing a connection", "err", err)
 		return
 	}
-	var req request
-	files, err := receive(conn, &req)
+	var req wire.Request
+	files, err := wire.Receive(conn, &req)
 	if err != nil {
 		return // a client that went away
 	}
-	defer closeAll(files)
-	if req.Version > Protocol {
-		err = fault.FailedPrecondition.Errorf("the keeper speaks protocol %d and was asked in %d: it must be replaced", Protocol, req.Version)
+	defer wire.CloseAll(files)
+	if req.Version > wire.Protocol {
+		err = fault.FailedPrecondition.Errorf("the keeper speaks protocol %d and was asked in %d: it must be replaced", wire.Protocol, req.Version)
 	} else {
 		err = s.call(conn, &req, files)
 	}
 	if err != nil {
-		_ = send(conn, failure(err)) // a client that went away learns nothing
+		_ = wire.Send(conn, wire.Failure(err)) // a client that went away learns nothing
 	}
 }
 
@@ -147,47 +145,47 @@ func checkPeer(conn *net.UnixConn) error {
 }
 
 // call serves a request. An error that it returns is sent as the reply.
-func (s *server) call(conn *net.UnixConn, req *request, files []*os.File) error {
+func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) error {
 	switch req.Op {
-	case opHello:
-		return send(conn, reply{Hello: &Hello{Protocol: Protocol, PID: os.Getpid()}})
-	case opStart:
+	case wire.OpHello:
+		return wire.Send(conn, wire.Reply{Hello: &wire.Hello{Protocol: wire.Protocol, PID: os.Getpid()}})
+	case wire.OpStart:
 		if req.Start == nil {
 			return fault.Invalid.Errorf("start without a request")
 		}
 		st, err := s.start(req.ID, req.Start)
-		return done(conn, reply{Status: &st}, err)
-	case opRuntime:
+		return done(conn, wire.Reply{Status: &st}, err)
+	case wire.OpRuntime:
 		return s.runtime(conn, req.Command)
-	case opSignal:
-		return done(conn, reply{}, s.signal(req.ID, req.Signal))
-	case opList:
-		return send(conn, reply{List: s.list()})
-	case opAck:
-		return done(conn, reply{}, s.acknowledge(req.ID))
-	case opRemove:
-		return done(conn, reply{}, s.remove(req.ID))
-	case opReopen:
-		return done(conn, reply{}, s.reopen(req.ID))
-	case opWait:
+	case wire.OpSignal:
+		return done(conn, wire.Reply{}, s.signal(req.ID, req.Signal))
+	case wire.OpList:
+		return wire.Send(conn, wire.Reply{List: s.list()})
+	case wire.OpAck:
+		return done(conn, wire.Reply{}, s.acknowledge(req.ID))
+	case wire.OpRemove:
+		return done(conn, wire.Reply{}, s.remove(req.ID))
+	case wire.OpReopen:
+		return done(conn, wire.Reply{}, s.reopen(req.ID))
+	case wire.OpWait:
 		return s.wait(conn, req.ID)
-	case opWatch:
+	case wire.OpWatch:
 		return s.watch(conn)
-	case opExec:
+	case wire.OpExec:
 		return s.exec(conn, req.Command, files)
-	case opAttach:
+	case wire.OpAttach:
 		return s.attach(conn, req.ID, req.Attach)
-	case opShutdown:
+	case wire.OpShutdown:
 		return s.shutdown(conn)
 	}
 	return fault.Unimplemented.Errorf("the keeper does not know %q", req.Op)
 }
 
-func done(conn *net.UnixConn, r reply, err error) error {
+func done(conn *net.UnixConn, r wire.Reply, err error) error {
 	if err != nil {
 		return err
 	}
-	return send(conn, r)
+	return wire.Send(conn, r)
 }
 
 // gone returns a context that ends when the client closes its connection.
@@ -232,7 +230,7 @@ func (s *server) forget(c *container) {
 	}
 }
 
-func (s *server) statusOf(c *container) Status {
+func (s *server) statusOf(c *container) wire.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return c.status()
@@ -240,11 +238,11 @@ func (s *server) statusOf(c *container) Status {
 
 // list waits for starts under way, so that each container has a process or an
 // exit.
-func (s *server) list() []Status {
+func (s *server) list() []wire.Status {
 	s.mu.Lock()
 	containers := slices.Collect(maps.Values(s.containers))
 	s.mu.Unlock()
-	var all []Status
+	var all []wire.Status
 	for _, c := range containers {
 		c.life.Lock()
 		if s.lookup(c.id) == c {

@@ -1,4 +1,4 @@
-package keeper
+package daemon
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -78,9 +79,9 @@ func (k *children) end() {
 // fork starts a program with files as its first descriptors. Call it between
 // begin and end.
 func (k *children) fork(args []string, dir string, files []*os.File) (*process, error) {
-	fds, err := descriptors(files)
+	fds, err := wire.Descriptors(files)
 	if err == nil {
-		err = blocking(fds)
+		err = wire.Blocking(fds)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)

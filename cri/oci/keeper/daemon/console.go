@@ -1,4 +1,4 @@
-package keeper
+package daemon
 
 import (
 	"errors"
@@ -10,41 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
-
-// listenIn listens on the unix socket dir/name, also where that path is too
-// long for a socket address: it goes by way of the directory's descriptor. A
-// socket that is there already is replaced.
-func listenIn(dir, name string) (*net.UnixListener, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", viaDescriptor(d, name))
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false) // the address means another file once d is closed
-	return l, os.Chmod(filepath.Join(dir, name), 0o600)
-}
-
-func dialIn(dir, name string) (*net.UnixConn, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return net.DialUnix("unix", nil, viaDescriptor(d, name))
-}
-
-func viaDescriptor(dir *os.File, name string) *net.UnixAddr {
-	return &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)}
-}
 
 // console is the socket to which the OCI runtime sends a terminal.
 type console struct {
@@ -52,8 +20,8 @@ type console struct {
 	path     string
 }
 
-func newConsole(c *Command) (*console, error) {
-	l, err := listenIn(c.Dir, c.Console)
+func newConsole(c *wire.Command) (*console, error) {
+	l, err := wire.Listen(c.Dir, c.Console)
 	if err != nil {
 		return nil, fmt.Errorf("opening console socket: %w", err)
 	}
@@ -76,7 +44,7 @@ func (c *console) terminal() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receiving the terminal: %w", err)
 	}
-	fds, err := parseDescriptors(rights[:rn])
+	fds, err := wire.ParseDescriptors(rights[:rn])
 	if err != nil {
 		return nil, err
 	}

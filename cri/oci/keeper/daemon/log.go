@@ -1,10 +1,11 @@
-package keeper
+package daemon
 
 import (
 	"errors"
 	"io"
 
 	"github.com/nodekit-project/nodekit/cri/log"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 )
 
 // logFile is a container's log. An error of the file system, a full disk
@@ -25,7 +26,7 @@ func openLog(path string) (*logFile, error) {
 
 func (l *logFile) write(frame byte, data []byte) error {
 	to := l.stdout
-	if frame == frameStderr {
+	if frame == wire.FrameStderr {
 		to = l.stderr
 	}
 	_, err := to.Write(data)

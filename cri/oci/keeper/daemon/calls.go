@@ -1,4 +1,4 @@
-package keeper
+package daemon
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -63,7 +64,7 @@ func (s *server) wait(conn *net.UnixConn, id string) error {
 	}
 	select {
 	case <-c.ended:
-		return send(conn, reply{Exit: s.statusOf(c).Exit})
+		return wire.Send(conn, wire.Reply{Exit: s.statusOf(c).Exit})
 	case <-gone(conn).Done():
 		return nil
 	}
@@ -77,7 +78,7 @@ func (s *server) watch(conn *net.UnixConn) error {
 		list, changed := s.unacknowledged(seq)
 		for _, c := range list {
 			seq = c.seq
-			if err := send(conn, reply{Exit: c.exit}); err != nil {
+			if err := wire.Send(conn, wire.Reply{Exit: c.exit}); err != nil {
 				return nil // gone
 			}
 		}
@@ -90,7 +91,7 @@ func (s *server) watch(conn *net.UnixConn) error {
 }
 
 // runtime runs a command of the OCI runtime that starts nothing.
-func (s *server) runtime(conn *net.UnixConn, cmd *Command) error {
+func (s *server) runtime(conn *net.UnixConn, cmd *wire.Command) error {
 	if cmd == nil {
 		return fault.Invalid.Errorf("runtime without a command")
 	}
@@ -102,28 +103,28 @@ func (s *server) runtime(conn *net.UnixConn, cmd *Command) error {
 	s.children.begin()
 	err = s.command(cmd, childFiles{null, null, null})
 	s.children.end()
-	return done(conn, reply{}, err)
+	return done(conn, wire.Reply{}, err)
 }
 
 // exec runs a program in a container. The first reply says that it runs, and
 // carries its terminal if it has one; the second how it ended. The program is
 // killed when the client goes away.
-func (s *server) exec(conn *net.UnixConn, cmd *Command, files []*os.File) error {
-	if cmd == nil || len(files) != maxFiles {
-		return fault.Invalid.Errorf("exec needs a command and %d descriptors, and came with %d", maxFiles, len(files))
+func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) error {
+	if cmd == nil || len(files) != wire.MaxFiles {
+		return fault.Invalid.Errorf("exec needs a command and %d descriptors, and came with %d", wire.MaxFiles, len(files))
 	}
 	s.children.begin()
 	proc, tty, err := s.invoke(cmd, childFiles(files))
 	s.children.end()
-	closeAll(files)
+	wire.CloseAll(files)
 	if err != nil {
 		return err
 	}
 	if tty != nil {
-		err = send(conn, reply{}, tty)
+		err = wire.Send(conn, wire.Reply{}, tty)
 		_ = tty.Close() // the client has it now, or nobody needs it
 	} else {
-		err = send(conn, reply{})
+		err = wire.Send(conn, wire.Reply{})
 	}
 	if err != nil {
 		_ = proc.signal(int(unix.SIGKILL))
@@ -139,7 +140,7 @@ func (s *server) exec(conn *net.UnixConn, cmd *Command, files []*os.File) error 
 	}()
 	select {
 	case out := <-ended:
-		return send(conn, reply{Exit: &Exit{Code: out.code, At: out.at}})
+		return wire.Send(conn, wire.Reply{Exit: &wire.Exit{Code: out.code, At: out.at}})
 	case <-gone(conn).Done():
 		return proc.signal(int(unix.SIGKILL))
 	}
@@ -147,7 +148,7 @@ func (s *server) exec(conn *net.UnixConn, cmd *Command, files []*os.File) error 
 
 // attach sends the container's output from now on, and passes on the client's
 // input, until either ends.
-func (s *server) attach(conn *net.UnixConn, id string, r *attachRequest) error {
+func (s *server) attach(conn *net.UnixConn, id string, r *wire.AttachRequest) error {
 	_, std, err := s.running(id)
 	if err != nil {
 		return err
@@ -157,7 +158,7 @@ func (s *server) attach(conn *net.UnixConn, id string, r *attachRequest) error {
 		return err
 	}
 	defer std.detach(a)
-	if err := send(conn, reply{}); err != nil {
+	if err := wire.Send(conn, wire.Reply{}); err != nil {
 		return nil
 	}
 	left := make(chan struct{})
@@ -174,7 +175,7 @@ func (s *server) attach(conn *net.UnixConn, id string, r *attachRequest) error {
 			if !ok {
 				return a.finish(conn)
 			}
-			if writeFrame(conn, c.frame, c.data) != nil {
+			if wire.WriteFrame(conn, c.frame, c.data) != nil {
 				return nil // gone
 			}
 		case <-left:
@@ -184,11 +185,11 @@ func (s *server) attach(conn *net.UnixConn, id string, r *attachRequest) error {
 }
 
 func (a *attachment) finish(conn *net.UnixConn) error {
-	kind, text := byte(frameEnd), ""
+	kind, text := byte(wire.FrameEnd), ""
 	if a.slow {
-		kind, text = frameFault, "the client reads too slowly"
+		kind, text = wire.FrameFault, "the client reads too slowly"
 	}
-	_ = writeFrame(conn, kind, []byte(text)) // a client that went away learns nothing
+	_ = wire.WriteFrame(conn, kind, []byte(text)) // a client that went away learns nothing
 	return nil
 }
 
@@ -206,5 +207,5 @@ func (s *server) shutdown(conn *net.UnixConn) error {
 		return fault.FailedPrecondition.Errorf("%d containers are running", alive)
 	}
 	defer s.quit()
-	return send(conn, reply{})
+	return wire.Send(conn, wire.Reply{})
 }

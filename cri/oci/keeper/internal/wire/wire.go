@@ -1,0 +1,138 @@
+// Package wire is the protocol between the keeper and its clients, and what
+// both sides need to speak it over a unix socket. It links neither grpc nor
+// k8s.io.
+package wire
+
+import (
+	"errors"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// SocketName is the keeper's socket in its run directory.
+const SocketName = "keeper.sock"
+
+// Protocol is the version of the protocol that this package speaks. A keeper
+// answers every version up to its own.
+const Protocol = 1
+
+// One connection carries one call: a request, one or more replies and, for
+// attach, frames after the first reply. Requests and replies are JSON after a
+// big-endian 32-bit length; descriptors ride on the length. Closing the
+// connection cancels exec, wait, watch and attach, and nothing else.
+const (
+	OpHello    = "hello"
+	OpStart    = "start"
+	OpRuntime  = "runtime"
+	OpSignal   = "signal"
+	OpWait     = "wait"
+	OpList     = "list"
+	OpWatch    = "watch"
+	OpAck      = "ack"
+	OpRemove   = "remove"
+	OpReopen   = "reopen"
+	OpExec     = "exec"
+	OpAttach   = "attach"
+	OpShutdown = "shutdown"
+)
+
+// maxMessage bounds what one side makes the other allocate.
+const maxMessage = 8 << 20
+
+// Request begins a call. Beside Version and Op, an operation reads what it
+// needs.
+type Request struct {
+	Version int            `json:"version"`
+	Op      string         `json:"op"`
+	ID      string         `json:"id,omitempty"`
+	Signal  int            `json:"signal,omitempty"`
+	Start   *StartRequest  `json:"start,omitempty"`
+	Command *Command       `json:"command,omitempty"`
+	Attach  *AttachRequest `json:"attach,omitempty"`
+}
+
+// Reply answers a call: with an error when Kind is set.
+type Reply struct {
+	Kind   fault.Kind `json:"kind,omitempty"` // of an error
+	Error  string     `json:"error,omitempty"`
+	Hello  *Hello     `json:"hello,omitempty"`
+	Status *Status    `json:"status,omitempty"`
+	List   []Status   `json:"list,omitempty"`
+	Exit   *Exit      `json:"exit,omitempty"`
+}
+
+// Hello is who answers.
+type Hello struct {
+	Protocol int `json:"protocol"`
+	PID      int `json:"pid"`
+}
+
+// Command is an invocation of the OCI runtime.
+type Command struct {
+	Args []string `json:"args"` // Args[0] is the program's absolute path
+	Dir  string   `json:"dir"`  // its working directory
+	// PIDFile is the file, relative to Dir, into which the runtime writes the
+	// process id of what it started.
+	PIDFile string `json:"pidFile,omitempty"`
+	// Console is the socket, relative to Dir, to which the runtime sends the
+	// terminal of what it started. Empty means no terminal.
+	Console string `json:"console,omitempty"`
+}
+
+// StartRequest says how a container is started.
+type StartRequest struct {
+	Command Command `json:"command"`
+	// Log is the container's log file; empty means that its output is only seen
+	// by those who attach.
+	Log       string `json:"log,omitempty"`
+	Stdin     bool   `json:"stdin,omitempty"`     // keep its standard input open
+	StdinOnce bool   `json:"stdinOnce,omitempty"` // close it after the first attach
+	// OOMFile is read when the container ends: its line "oom_kill N" says
+	// whether the kernel killed a process for memory.
+	OOMFile string `json:"oomFile,omitempty"`
+}
+
+// Status is what the keeper knows of a container that it started.
+type Status struct {
+	ID   string `json:"id"`
+	PID  int    `json:"pid,omitempty"` // 0 once ended
+	Exit *Exit  `json:"exit,omitempty"`
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	ID   string    `json:"id"`
+	Code int32     `json:"code"` // 128+n for death by signal n
+	At   time.Time `json:"at"`
+	OOM  bool      `json:"oom,omitempty"`
+}
+
+// AttachRequest says what the client will do beside reading.
+type AttachRequest struct {
+	Stdin bool `json:"stdin,omitempty"`
+}
+
+// A frame of an attached connection is its kind, the payload's length and the
+// payload.
+const (
+	FrameStdin      = 'i' // client to keeper
+	FrameStdinClose = 'c' // client to keeper, no payload
+	FrameResize     = 'r' // client to keeper: columns and rows, 16 bits each
+	FrameStdout     = 'o' // keeper to client
+	FrameStderr     = 'e' // keeper to client
+	FrameFault      = 'f' // keeper to client, the last one: why it stops early
+	FrameEnd        = 'x' // keeper to client, the last one: the output has ended
+	MaxFrame        = 64 << 10
+)
+
+// Failure turns an error into a reply.
+func Failure(err error) Reply { return Reply{Kind: fault.Of(err), Error: err.Error()} }
+
+// Err is the error that Failure was made of, or nil.
+func (r Reply) Err() error {
+	if r.Kind == "" {
+		return nil
+	}
+	return r.Kind.Wrap(errors.New(r.Error))
+}
