@@ -33,9 +33,9 @@ test: ## run all tests; those that need root or a program say so when they skip
 	@$(MAKE) --no-print-directory build
 	$(TEST) ./...
 
-soak: build ## run the long tests and every tier of the conformance suites
+soak: build ## run all tests again and again with the race detector, and every tier of the suites
 	@tools/deps test
-	SOAK=1 $(GO) test -count=1 -timeout=2h ./...
+	$(GO) test -race -count=5 -timeout=2h ./...
 	TIER=soak tools/conformance
 
 conformance: build ## hold the reference plugins to their specifications
