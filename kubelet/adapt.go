@@ -12,6 +12,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/store"
 	"github.com/nodekit-project/nodekit/kubelet/volume"
 )
@@ -72,4 +73,18 @@ func (k *Kubelet) healthy(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sandbox returns the id of the Pod's ready sandbox.
+func (k *Kubelet) sandbox(ctx context.Context, uid types.UID) (string, error) {
+	resp, err := k.cri.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
+		LabelSelector: map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: k.store.ID()}}})
+	if err != nil {
+		return "", fmt.Errorf("looking for the Pod's sandbox: %w", err)
+	}
+	if len(resp.Items) == 0 {
+		return "", fault.FailedPrecondition.Errorf("the Pod has no sandbox that is ready")
+	}
+	return resp.Items[0].Id, nil
 }

@@ -1,6 +1,7 @@
 // Package server is the kubelet's HTTP API on a unix socket that only root can
-// open: /healthz, /pods and /runningpods of the upstream kubelet, and the logs
-// of containers. It has no authentication of its own; the socket's mode is it.
+// open: /healthz, /pods, /runningpods, /containerLogs, /exec, /attach and
+// /portForward of the upstream kubelet. It has no authentication of its own: the
+// socket's mode is it.
 package server
 
 import (
@@ -17,6 +18,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
@@ -34,8 +36,12 @@ type Config struct {
 	LogDir string
 	// Ended returns a channel that is closed when the container instance has
 	// ended, or ctx has.
-	Ended  func(ctx context.Context, pod types.UID, container string, attempt uint32) <-chan struct{}
-	Logger *slog.Logger // nil discards
+	Ended func(ctx context.Context, pod types.UID, container string, attempt uint32) <-chan struct{}
+	// Runtime says where it serves the streams of exec, attach and port-forward,
+	// and Sandbox which sandbox a Pod has.
+	Runtime runtimeapi.RuntimeServiceClient
+	Sandbox func(ctx context.Context, pod types.UID) (id string, err error)
+	Logger  *slog.Logger // nil discards
 }
 
 // Serve serves until ctx ends and returns nil then.
@@ -65,6 +71,11 @@ func handler(c Config) http.Handler {
 	mux.HandleFunc("GET /pods/", s.pods)
 	mux.HandleFunc("GET /runningpods/", s.runningPods)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+	for _, method := range []string{"GET", "POST"} { // WebSocket and SPDY
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
+		mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.attach)
+		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.portForward)
+	}
 	mux.HandleFunc("GET /runningpods", s.runningPods)
 	return mux
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -27,6 +28,7 @@ const (
 type resources struct {
 	have     bool
 	released bool
+	stale    bool // an object that volumes may show has changed
 	volumes  pod.Volumes
 	devices  map[string]pod.Devices
 }
@@ -133,6 +135,24 @@ func (w *worker) acquire(p *v1.Pod) error {
 	}
 	w.ready = resources{have: true, volumes: volumes, devices: devices}
 	return nil
+}
+
+// refresh brings the files of volumes that show objects up to date.
+func (w *worker) refresh(v *pod.View) error {
+	w.ready.stale = false
+	if v.Ending != nil || v.Finished() || len(v.Seen.Active()) == 0 || !showsObjects(v.Pod) {
+		return nil
+	}
+	if _, err := w.config.Volumes.Mount(w.starting, v.Pod); err != nil {
+		return fmt.Errorf("refreshing volumes: %w", err)
+	}
+	return nil
+}
+
+func showsObjects(p *v1.Pod) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool {
+		return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
+	})
 }
 
 // release gives back what acquire got, and what an earlier process got.

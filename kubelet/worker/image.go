@@ -32,7 +32,7 @@ func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image,
 	pulled, err := w.config.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}})
 	w.step(pod.StepImage, c.Image, begun, err)
 	if err != nil {
-		return nil, &pod.StartError{Reason: "ErrImagePull", Err: fmt.Errorf("pulling image %q: %w", c.Image, err)}
+		return nil, &pod.StartError{Reason: "ErrImagePull", Err: err}
 	}
 	image, err := w.imageStatus(ctx, pulled.ImageRef)
 	if err != nil {

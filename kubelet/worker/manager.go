@@ -88,7 +88,8 @@ func (m *Manager) Wake(uid types.UID) {
 	}
 }
 
-// Retry makes the workers that wait for something try again at once.
+// Retry makes the workers that wait for something try again at once, and the
+// others bring volumes that show objects up to date.
 func (m *Manager) Retry() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

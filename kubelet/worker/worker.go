@@ -114,6 +114,7 @@ func (w *worker) sync() (again time.Time, done bool) {
 	if w.retry.Swap(false) {
 		w.waiting.retryNow()
 		w.blocks.retryNow()
+		w.ready.stale = true
 	}
 	for w.ctx.Err() == nil {
 		view, err := w.look()
@@ -169,9 +170,14 @@ func (w *worker) look() (*pod.View, error) {
 	return v, nil
 }
 
-// rest is what a worker does before it sleeps: a finished Pod gives back what
-// it holds beside its containers.
+// rest is what a worker does before it sleeps: volumes follow their objects, and
+// a finished Pod gives back what it holds beside its containers.
 func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
+	if w.ready.stale {
+		if err := w.refresh(view); err != nil && pod.Waiting(err) == nil {
+			return w.later("bringing volumes up to date", err), false
+		}
+	}
 	w.trouble = 0
 	if !view.Finished() || w.ready.released {
 		return again, false

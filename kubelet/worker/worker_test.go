@@ -243,3 +243,16 @@ func TestFailedStartIsUndone(t *testing.T) {
 		expect(t, w, "again", "create a", "start")
 	})
 }
+
+func TestVolumesFollowTheirObjects(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Update(somePod("1", func(s *v1.PodSpec) {
+			s.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}}
+		}))
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
+		w.manager.Retry()
+		expect(t, w, "an object changed", "mount")
+		w.manager.Wake("1")
+		expect(t, w, "nothing changed")
+	})
+}
