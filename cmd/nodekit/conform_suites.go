@@ -80,7 +80,7 @@ command is replaced by its directory; without it the plugin finds that directory
 			if err != nil {
 				return err
 			}
-			return conform(cmd, args, &f, devicesuite.Suite(), devicesuite.Target{Command: command})
+			return conform(cmd, args, &f, devicesuite.Suite(), devicesuite.Target{Exec: command})
 		},
 	}
 	f.addTo(cmd)
@@ -107,7 +107,7 @@ Rules about containers need an image that the runtime has, and two commands in i
     --image busybox:1.36 --sleep 'sleep 1000' --fail 'sh -c "exit 7"'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if target.Command, err = execOrEndpoint(exec, endpoint); err != nil {
+			if target.Exec, err = execOrEndpoint(exec, endpoint); err != nil {
 				return err
 			}
 			if target.Sleep, err = words(sleep); err != nil {

@@ -19,13 +19,13 @@ func crashRules() []conformance.Rule[Target] {
 		Title: "knows a sandbox after a SIGKILL as the one that it was",
 		Spec: spec("RunPodSandbox, PodSandboxMetadata", "This information will uniquely identify the sandbox, and the runtime should leverage "+
 			"this to ensure correct operation."),
-		Check: withCommand(checkKilledAfterRun),
+		Check: withExec(checkKilledAfterRun),
 	}, {
 		ID: "CRI-CRASH-002", Level: conformance.Must, Tier: conformance.Crash,
 		Title: "comes to one ready sandbox when RunPodSandbox is killed half way and tried again",
 		Spec: spec("RunPodSandbox, PodSandboxMetadata", "This information will uniquely identify the sandbox, and the runtime should leverage "+
 			"this to ensure correct operation."),
-		Check: withCommand(checkKilledDuringRun),
+		Check: withExec(checkKilledDuringRun),
 	}}
 }
 

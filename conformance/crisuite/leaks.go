@@ -36,7 +36,7 @@ func leakRules() []conformance.Rule[Target] {
 // bears a name of the sandboxes counts.
 func checkNothingLeft(ctx context.Context, in *input) error {
 	a := &audit{in: in}
-	if len(in.Target.Command) > 0 && os.Geteuid() == 0 {
+	if len(in.Target.Exec) > 0 && os.Geteuid() == 0 {
 		if err := a.isolate(); err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (a *audit) look() []leak.Leak {
 // processes is narrowed by the runtime's directory, and everything below that
 // directory is the runtime's.
 func (a *audit) foreign(l leak.Leak) bool {
-	if l.Kind == leak.Audit || (l.Kind == leak.Process && len(a.in.Target.Command) > 0) {
+	if l.Kind == leak.Audit || (l.Kind == leak.Process && len(a.in.Target.Exec) > 0) {
 		return false
 	}
 	return !slices.ContainsFunc(append(a.names, a.in.TempDir), func(name string) bool {

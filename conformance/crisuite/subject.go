@@ -37,7 +37,7 @@ type subject struct {
 	*client.Client
 	in      *input
 	process *supervisor.Process // nil for a target with an Endpoint
-	root    string              // of a target with a Command
+	root    string              // of a target with Exec
 	mark    string              // in the names of all that the rule makes
 	network bool                // Pods can have a network of their own
 }
@@ -54,11 +54,11 @@ func with(look func(context.Context, *subject) error) func(context.Context, *inp
 	}
 }
 
-// withCommand is with for rules that kill the runtime.
-func withCommand(look func(context.Context, *subject) error) func(context.Context, *input) error {
+// withExec is with for rules that kill the runtime.
+func withExec(look func(context.Context, *subject) error) func(context.Context, *input) error {
 	return func(ctx context.Context, in *input) error {
-		if len(in.Target.Command) == 0 {
-			return conformance.NotApplicable("the target is an endpoint: give a command for rules that kill the runtime")
+		if len(in.Target.Exec) == 0 {
+			return conformance.NotApplicable("the target is an endpoint: rules that kill the runtime need Target.Exec")
 		}
 		return with(look)(ctx, in)
 	}
@@ -68,7 +68,7 @@ func withCommand(look func(context.Context, *subject) error) func(context.Contex
 func start(ctx context.Context, in *input, enter func() error) (*subject, error) {
 	s := &subject{in: in, mark: "nk" + strconv.FormatUint(in.Rand.Uint64(), 36)}
 	endpoint := in.Target.Endpoint
-	if len(in.Target.Command) > 0 {
+	if len(in.Target.Exec) > 0 {
 		var err error
 		if endpoint, err = s.exec(enter); err != nil {
 			return nil, err
@@ -94,11 +94,11 @@ func (s *subject) exec(enter func() error) (endpoint string, err error) {
 	}
 	endpoint = "unix://" + filepath.Join(s.in.TempDir, "s.sock")
 	place := strings.NewReplacer(Endpoint, endpoint, Root, s.root)
-	command := make([]string, len(s.in.Target.Command))
-	for i, arg := range s.in.Target.Command {
+	command := make([]string, len(s.in.Target.Exec))
+	for i, arg := range s.in.Target.Exec {
 		command[i] = place.Replace(arg)
 	}
-	env := append(os.Environ(), "CONTAINER_RUNTIME_ENDPOINT="+endpoint)
+	env := append(os.Environ(), "CONTAINER_RUNTIME_ENDPOINT="+endpoint, "STATE_DIRECTORY="+s.root)
 	for _, e := range s.in.Target.Env {
 		env = append(env, place.Replace(e))
 	}

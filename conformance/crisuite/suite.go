@@ -1,14 +1,14 @@
 // Package crisuite holds container runtimes, in any language, to the
 // Kubernetes Container Runtime Interface (cri-api v0.37, runtime.v1).
 //
-// The suite is a client of the runtime's socket. A target that is given as a
-// command is started anew for every rule, in directories of its own, and is
-// killed and restarted by the crash rules; one that is given as an endpoint is
+// The suite is a client of the runtime's socket. A program (Target.Exec) is
+// started anew for every rule, in directories of its own, and is killed and
+// restarted by the crash rules; a runtime that runs already (Target.Endpoint) is
 // used as it is, beside its other clients, and the crash rules do not apply.
 //
 // Rules about sandboxes need no image. Rules about containers run the image
 // that the target names, and do not apply without one. What a rule makes on
-// the runtime it removes again, also when it fails. Commands need Linux.
+// the runtime it removes again, also when it fails. Exec needs Linux.
 package crisuite
 
 import (
@@ -21,22 +21,28 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// Endpoint and Root stand in Target.Command and Target.Env for the socket's
-// URL and for a directory in which the runtime may keep state.
+// Endpoint and Root stand in Target.Exec and Target.Env for what a rule gives
+// the runtime.
 const (
-	Endpoint = "{endpoint}"
-	Root     = "{root}"
+	Endpoint = "$(CONTAINER_RUNTIME_ENDPOINT)"
+	Root     = "$(STATE_DIRECTORY)"
 )
 
-// Target is a runtime under test: Endpoint or Command is set.
+// Target is the runtime under test: a program or a socket.
 type Target struct {
-	// Endpoint is the socket of a runtime that is running.
-	Endpoint string
-	// Command is the runtime's program and its arguments, with Endpoint and
-	// Root replaced. CONTAINER_RUNTIME_ENDPOINT is in its environment, too.
-	Command []string
-	// Env is added to this process's environment, "NAME=value" each.
+	// Exec is a program and its arguments, started anew for each rule. It gets
+	// what a node's init system gives a runtime, in its environment, and in its
+	// arguments for "$(NAME)":
+	//
+	//	CONTAINER_RUNTIME_ENDPOINT  the socket to serve on, unix:///...
+	//	STATE_DIRECTORY             an empty directory for what must survive a restart
+	Exec []string
+	// Env is added to the environment of Exec, as NAME=value, with "$(NAME)"
+	// replaced, too.
 	Env []string
+	// Endpoint is the socket of a runtime that runs already. Rules that kill
+	// the runtime do not apply then. It is used when Exec is empty.
+	Endpoint string
 	// Image is an image that the runtime has, or can pull, and Sleep a command
 	// in it that runs until it is killed and Fail one that ends with code 7.
 	// Rules about containers do not apply without them.
@@ -68,7 +74,7 @@ func Build(t testing.TB, dir string) Target {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the runtime in %q: %v\n%s", dir, err, out)
 	}
-	return Target{Command: []string{binary, "--endpoint", Endpoint, "--root", Root}}
+	return Target{Exec: []string{binary, "--endpoint", Endpoint, "--root", Root}}
 }
 
 // spec names a place in api.proto.

@@ -1,6 +1,7 @@
 package crisuite_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,16 +21,20 @@ import (
 // starts it again with the name of a fault.
 func TestMain(m *testing.M) {
 	if name, ok := os.LookupEnv("CRISUITE_FAKE"); ok {
-		os.Exit(serveFake(name, os.Getenv("CRISUITE_ROOT"), os.Getenv("CONTAINER_RUNTIME_ENDPOINT")))
+		if root := os.Getenv("STATE_DIRECTORY"); len(os.Args) != 2 || os.Args[1] != root {
+			fmt.Fprintf(os.Stderr, "arguments %q, want the state directory %q\n", os.Args[1:], root)
+			os.Exit(2)
+		}
+		os.Exit(serveFake(name, os.Args[1], os.Getenv("CONTAINER_RUNTIME_ENDPOINT")))
 	}
 	os.Exit(m.Run())
 }
 
 func target(name string) crisuite.Target {
 	return crisuite.Target{
-		Command: []string{os.Args[0]},
-		Env:     []string{"CRISUITE_FAKE=" + name, "CRISUITE_ROOT=" + crisuite.Root},
-		Image:   "any", Sleep: []string{"sleep"}, Fail: []string{"fail"},
+		Exec:  []string{os.Args[0], crisuite.Root},
+		Env:   []string{"CRISUITE_FAKE=" + name},
+		Image: "any", Sleep: []string{"sleep"}, Fail: []string{"fail"},
 	}
 }
 
