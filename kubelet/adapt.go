@@ -25,8 +25,11 @@ type objects struct{ store *store.Store }
 func (o objects) Get(ctx context.Context, namespace, name string, into volume.Object) error {
 	return o.store.Get(ctx, namespace, name, into)
 }
+
 func (o objects) Create(ctx context.Context, x volume.Object) error { return o.store.Create(ctx, x) }
+
 func (o objects) Update(ctx context.Context, x volume.Object) error { return o.store.Update(ctx, x) }
+
 func (o objects) Delete(ctx context.Context, x volume.Object) error { return o.store.Delete(ctx, x) }
 
 func (o objects) SetStatus(ctx context.Context, name types.NamespacedName, uid types.UID, s v1.PodStatus) error {
@@ -79,7 +82,8 @@ func (k *Kubelet) healthy(ctx context.Context) error {
 func (k *Kubelet) sandbox(ctx context.Context, uid types.UID) (string, error) {
 	resp, err := k.cri.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
 		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
-		LabelSelector: map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: k.store.ID()}}})
+		LabelSelector: map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: k.store.ID()},
+	}})
 	if err != nil {
 		return "", fmt.Errorf("looking for the Pod's sandbox: %w", err)
 	}

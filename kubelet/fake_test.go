@@ -43,8 +43,10 @@ func newFake(t *testing.T) *fake {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	f := &fake{endpoint: "unix://" + filepath.Join(dir, "cri.sock"), state: filepath.Join(dir, "state"), ended: make(chan end, 100),
-		running: map[string]*time.Timer{}, images: map[string]bool{"nodekit.test/image:1": true}}
+	f := &fake{
+		endpoint: "unix://" + filepath.Join(dir, "cri.sock"), state: filepath.Join(dir, "state"), ended: make(chan end, 100),
+		running: map[string]*time.Timer{}, images: map[string]bool{"nodekit.test/image:1": true},
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- cri.Serve(ctx, f.endpoint, f.runtime(), &cri.Options{StateDir: f.state}) }()

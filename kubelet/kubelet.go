@@ -121,8 +121,10 @@ func (k *Kubelet) open() (err error) {
 	if k.cri, err = client.Dial(k.config.CRIEndpoint, &client.Options{Observe: k.config.Observe}); err != nil {
 		return err
 	}
-	k.volumes, err = volume.New(volume.Config{Root: k.config.Root, NodeName: k.config.NodeName, Objects: objects{k.store},
-		Observe: k.config.Observe, Logger: k.config.Logger})
+	k.volumes, err = volume.New(volume.Config{
+		Root: k.config.Root, NodeName: k.config.NodeName, Objects: objects{k.store},
+		Observe: k.config.Observe, Logger: k.config.Logger,
+	})
 	if err != nil {
 		return err
 	}

@@ -56,13 +56,15 @@ func newBench(t *testing.T) *bench {
 }
 
 func (b *bench) config() kubelet.Config {
-	return kubelet.Config{Root: filepath.Join(b.dir, "root"), RunDir: filepath.Join(b.dir, "run"), ManifestDir: b.manifests,
+	return kubelet.Config{
+		Root: filepath.Join(b.dir, "root"), RunDir: filepath.Join(b.dir, "run"), ManifestDir: b.manifests,
 		NodeName: "node", CRIEndpoint: b.fake.endpoint, CgroupParent: b.cgroup,
 		OnStep: func(s pod.Step) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.steps = append(b.steps, s)
-		}}
+		},
+	}
 }
 
 // start runs the kubelet; stop ends it and leaves its Pods.

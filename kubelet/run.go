@@ -49,8 +49,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
-		return server.Serve(ctx, server.Config{Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), Pods: k.store.Pods,
-			Healthy: k.healthy, LogDir: k.logDir(), Ended: k.ended, Runtime: k.cri.Runtime, Sandbox: k.sandbox, Logger: k.config.Logger})
+		return server.Serve(ctx, server.Config{
+			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), Pods: k.store.Pods,
+			Healthy: k.healthy, LogDir: k.logDir(), Ended: k.ended, Runtime: k.cri.Runtime, Sandbox: k.sandbox, Logger: k.config.Logger,
+		})
 	})
 	group.Go(func() error { return k.runPods(ctx, synced, again) })
 	return group.Wait()

@@ -138,8 +138,10 @@ func portMappings(p *v1.Pod) []*runtimeapi.PortMapping {
 				if port.HostPort == 0 {
 					continue
 				}
-				list = append(list, &runtimeapi.PortMapping{ContainerPort: port.ContainerPort, HostPort: port.HostPort,
-					HostIp: port.HostIP, Protocol: protocol(port.Protocol)})
+				list = append(list, &runtimeapi.PortMapping{
+					ContainerPort: port.ContainerPort, HostPort: port.HostPort,
+					HostIp: port.HostIP, Protocol: protocol(port.Protocol),
+				})
 			}
 		}
 	}

@@ -46,13 +46,17 @@ func builder(t *testing.T) (*criconfig.Builder, string) {
 	if err := os.WriteFile(resolv, []byte("# comment\nsearch a.example b.example\nnameserver 192.0.2.1\noptions ndots:1 rotate\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return criconfig.New(criconfig.Node{Name: "node", ID: "n1", IPs: []string{"10.0.0.1"}, PodsDir: filepath.Join(dir, "pods"), LogDir: filepath.Join(dir, "logs"),
-		SeccompDir: "/seccomp", CgroupParent: "/kit", ResolvConf: resolv, CPUs: 2, Memory: 4 << 30}, data{}), dir
+	return criconfig.New(criconfig.Node{
+		Name: "node", ID: "n1", IPs: []string{"10.0.0.1"}, PodsDir: filepath.Join(dir, "pods"), LogDir: filepath.Join(dir, "logs"),
+		SeccompDir: "/seccomp", CgroupParent: "/kit", ResolvConf: resolv, CPUs: 2, Memory: 4 << 30,
+	}, data{}), dir
 }
 
 func request(change func(*v1.Pod, *v1.Container)) *pod.Request {
-	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web", UID: "u1", Labels: map[string]string{"app": "web"},
-		Annotations: map[string]string{"note": "n"}}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c", Image: "i:1", TerminationMessagePath: "/dev/termination-log"}}}}
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "web", UID: "u1", Labels: map[string]string{"app": "web"},
+		Annotations: map[string]string{"note": "n"},
+	}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c", Image: "i:1", TerminationMessagePath: "/dev/termination-log"}}}}
 	c := &p.Spec.Containers[0]
 	change(p, c)
 	return &pod.Request{Pod: p, Container: c, Sandbox: pod.Sandbox{IPs: []string{"10.1.0.2"}}, ImageID: "sha256:1"}
@@ -65,10 +69,14 @@ func TestEnvironment(t *testing.T) {
 	yes := true
 	local := func(name string) v1.LocalObjectReference { return v1.LocalObjectReference{Name: name} }
 	r := request(func(_ *v1.Pod, c *v1.Container) {
-		c.EnvFrom = []v1.EnvFromSource{{Prefix: "P_", ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: local("settings")}},
-			{SecretRef: &v1.SecretEnvSource{LocalObjectReference: local("none"), Optional: &yes}}}
+		c.EnvFrom = []v1.EnvFromSource{
+			{Prefix: "P_", ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: local("settings")}},
+			{SecretRef: &v1.SecretEnvSource{LocalObjectReference: local("none"), Optional: &yes}},
+		}
 		c.Env = []v1.EnvVar{
-			{Name: "A", Value: "1"}, {Name: "B", Value: "$(A)-$(P_color)-$(NOT)-$$(A)-$x"}, {Name: "A", Value: "2"},
+			{Name: "A", Value: "1"},
+			{Name: "B", Value: "$(A)-$(P_color)-$(NOT)-$$(A)-$x"},
+			{Name: "A", Value: "2"},
 			{Name: "S", ValueFrom: value(v1.EnvVarSource{SecretKeyRef: &v1.SecretKeySelector{LocalObjectReference: local("key"), Key: "token"}})},
 			{Name: "O", ValueFrom: value(v1.EnvVarSource{ConfigMapKeyRef: &v1.ConfigMapKeySelector{LocalObjectReference: local("settings"), Key: "no", Optional: &yes}})},
 			{Name: "IP", ValueFrom: value(v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "status.podIP"}})},
@@ -130,26 +138,37 @@ func TestContainerConfig(t *testing.T) {
 	uid, no, ro := int64(1000), false, true
 	r := request(func(p *v1.Pod, c *v1.Container) {
 		p.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: new(int64), FSGroup: &uid, SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}}
-		c.SecurityContext = &v1.SecurityContext{RunAsUser: &uid, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &ro,
-			Capabilities: &v1.Capabilities{Drop: []v1.Capability{"ALL"}}}
+		c.SecurityContext = &v1.SecurityContext{
+			RunAsUser: &uid, AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &ro,
+			Capabilities: &v1.Capabilities{Drop: []v1.Capability{"ALL"}},
+		}
 		c.Resources.Limits = v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("64Mi")}
 		c.VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/data"}, {Name: "r", MountPath: "/ro"}}
 	})
 	r.Start = pod.Start{Name: "c", Attempt: 3, Delay: 20e9}
 	r.Volumes = pod.Volumes{"v": {HostPath: "/host/v"}, "r": {HostPath: "/host/r", ReadOnly: true}}
-	r.Devices = pod.Devices{Nodes: []pod.DeviceNode{{ContainerPath: "/dev/x", HostPath: "/dev/y", Permissions: "rw"}}, CDI: []string{"v/c=0"},
-		Mounts: []pod.DeviceMount{{ContainerPath: "/lib/x", HostPath: "/host/x", ReadOnly: true}}, Annotations: map[string]string{"dev": "1"}}
+	r.Devices = pod.Devices{
+		Nodes: []pod.DeviceNode{{ContainerPath: "/dev/x", HostPath: "/dev/y", Permissions: "rw"}}, CDI: []string{"v/c=0"},
+		Mounts: []pod.DeviceMount{{ContainerPath: "/lib/x", HostPath: "/host/x", ReadOnly: true}}, Annotations: map[string]string{"dev": "1"},
+	}
 	config, err := b.Container(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := config.Linux.SecurityContext
 	res := config.Linux.Resources
-	got := []any{config.LogPath, config.Metadata.Attempt, config.Labels[pod.LabelContainerName], config.Labels[pod.LabelNode], config.Annotations[pod.AnnotationDelay],
+	got := []any{
+		config.LogPath, config.Metadata.Attempt, config.Labels[pod.LabelContainerName], config.Labels[pod.LabelNode], config.Annotations[pod.AnnotationDelay],
 		config.Annotations["dev"], s.RunAsUser.Value, s.NoNewPrivs, s.ReadonlyRootfs, s.SupplementalGroups, s.Seccomp.ProfileType, s.Capabilities.DropCapabilities,
-		s.NamespaceOptions.Pid, len(s.MaskedPaths) > 0, res.CpuQuota, res.CpuShares, res.MemoryLimitInBytes, res.OomScoreAdj, config.CDIDevices[0].Name}
-	want := []any{"c/3.log", uint32(3), "c", "n1", "20s", "1", int64(1000), true, true, []int64{1000}, runtimeapi.SecurityProfile_RuntimeDefault, []string{"ALL"},
-		runtimeapi.NamespaceMode_CONTAINER, true, int64(50000), int64(512), int64(64 << 20), int64(-997), "v/c=0"} // limits alone are requests too: Guaranteed
+		s.NamespaceOptions.Pid, len(s.MaskedPaths) > 0, res.CpuQuota, res.CpuShares, res.MemoryLimitInBytes, res.OomScoreAdj, config.CDIDevices[0].Name,
+	}
+	want := []any{
+		"c/3.log", uint32(3), "c", "n1", "20s", "1", int64(1000), true, true,
+		[]int64{1000},
+		runtimeapi.SecurityProfile_RuntimeDefault,
+		[]string{"ALL"},
+		runtimeapi.NamespaceMode_CONTAINER, true, int64(50000), int64(512), int64(64 << 20), int64(-997), "v/c=0",
+	} // limits alone are requests too: Guaranteed
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
@@ -161,8 +180,10 @@ func TestContainerConfig(t *testing.T) {
 		}
 		mounts = append(mounts, strings.TrimPrefix(m.HostPath, dir)+":"+m.ContainerPath+":"+mode)
 	}
-	if diff := cmp.Diff([]string{"/host/v:/data:rw", "/host/r:/ro:ro", "/pods/u1/etc-hosts:/etc/hosts:rw",
-		"/pods/u1/containers/c/termination-3:/dev/termination-log:rw", "/host/x:/lib/x:ro"}, mounts); diff != "" {
+	if diff := cmp.Diff([]string{
+		"/host/v:/data:rw", "/host/r:/ro:ro", "/pods/u1/etc-hosts:/etc/hosts:rw",
+		"/pods/u1/containers/c/termination-3:/dev/termination-log:rw", "/host/x:/lib/x:ro",
+	}, mounts); diff != "" {
 		t.Errorf("mounts (-want +got):\n%s", diff)
 	}
 	hosts, err := os.ReadFile(filepath.Join(dir, "pods/u1/etc-hosts"))
@@ -191,10 +212,17 @@ func TestSandboxConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := []any{s.Metadata.Uid, s.Metadata.Attempt, s.Hostname, strings.TrimPrefix(s.LogDirectory, dir), s.Linux.CgroupParent, s.Labels["app"], s.Labels[pod.LabelPodName],
-		s.Annotations["note"], len(s.PortMappings), s.PortMappings[0].Protocol, s.DnsConfig.Servers, s.DnsConfig.Searches, s.DnsConfig.Options, s.Linux.Sysctls}
-	want := []any{"u1", uint32(2), "web", "/logs/ns_web_u1", "/kit/podu1", "web", "web", "n", 1, runtimeapi.Protocol_UDP, []string{"192.0.2.1", "192.0.2.9"},
-		[]string{"a.example", "b.example"}, []string{"rotate", "ndots:2"}, map[string]string{"net.ipv4.ip_forward": "1"}}
+	got := []any{
+		s.Metadata.Uid, s.Metadata.Attempt, s.Hostname, strings.TrimPrefix(s.LogDirectory, dir), s.Linux.CgroupParent, s.Labels["app"], s.Labels[pod.LabelPodName],
+		s.Annotations["note"], len(s.PortMappings), s.PortMappings[0].Protocol, s.DnsConfig.Servers, s.DnsConfig.Searches, s.DnsConfig.Options, s.Linux.Sysctls,
+	}
+	want := []any{
+		"u1", uint32(2), "web", "/logs/ns_web_u1", "/kit/podu1", "web", "web", "n", 1, runtimeapi.Protocol_UDP,
+		[]string{"192.0.2.1", "192.0.2.9"},
+		[]string{"a.example", "b.example"},
+		[]string{"rotate", "ndots:2"},
+		map[string]string{"net.ipv4.ip_forward": "1"},
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("sandbox (-want +got):\n%s", diff)
 	}

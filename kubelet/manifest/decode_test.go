@@ -35,8 +35,10 @@ func TestDecodeErrors(t *testing.T) {
 		"generateName":         {"apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: x}", "a file needs metadata.name"},
 		"a bad name":           {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_b}", "metadata.name"},
 		"a volume that is not": {head + "spec: {containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /m}]}]}", `the Pod has no volume "v"`},
-		"a subPath that leaves": {head + "spec: {volumes: [{name: v}], containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /m, subPath: ../x}]}]}",
-			"leaves the volume"},
+		"a subPath that leaves": {
+			head + "spec: {volumes: [{name: v}], containers: [{name: a, image: i, volumeMounts: [{name: v, mountPath: /m, subPath: ../x}]}]}",
+			"leaves the volume",
+		},
 		"two probes in one":   {head + "spec: {containers: [{name: a, image: i, livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}}]}", "has 2"},
 		"a request too large": {head + "spec: {containers: [{name: a, image: i, resources: {limits: {cpu: 1}, requests: {cpu: 2}}}]}", "more than the limit"},
 		"twice in a file":     {"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}", "is there twice"},
@@ -74,8 +76,10 @@ items:
 	}
 	p := objects[0].(*v1.Pod)
 	c := p.Spec.Containers[0]
-	got := []any{p.Namespace, p.Spec.RestartPolicy, *p.Spec.TerminationGracePeriodSeconds, p.Spec.NodeName, c.ImagePullPolicy, c.TerminationMessagePath,
-		c.Ports[0].Protocol, c.ReadinessProbe.PeriodSeconds, c.ReadinessProbe.HTTPGet.Path, c.Resources.Requests.Cpu().MilliValue(), p.Spec.Volumes[0].EmptyDir != nil}
+	got := []any{
+		p.Namespace, p.Spec.RestartPolicy, *p.Spec.TerminationGracePeriodSeconds, p.Spec.NodeName, c.ImagePullPolicy, c.TerminationMessagePath,
+		c.Ports[0].Protocol, c.ReadinessProbe.PeriodSeconds, c.ReadinessProbe.HTTPGet.Path, c.Resources.Requests.Cpu().MilliValue(), p.Spec.Volumes[0].EmptyDir != nil,
+	}
 	want := []any{"default", v1.RestartPolicyAlways, int64(30), "", v1.PullAlways, "/dev/termination-log", v1.ProtocolTCP, int32(10), "/", int64(100), true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

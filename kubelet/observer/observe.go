@@ -25,7 +25,8 @@ func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation
 	labels := map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: o.config.NodeID}
 	seen := &pod.Observation{}
 	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{
-		Filter: &runtimeapi.PodSandboxFilter{LabelSelector: labels}})
+		Filter: &runtimeapi.PodSandboxFilter{LabelSelector: labels},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the Pod's sandboxes: %w", err)
 	}
@@ -38,7 +39,8 @@ func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation
 		return seen, nil // a container is never without its sandbox
 	}
 	containers, err := o.config.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{
-		Filter: &runtimeapi.ContainerFilter{LabelSelector: labels}})
+		Filter: &runtimeapi.ContainerFilter{LabelSelector: labels},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the Pod's containers: %w", err)
 	}
@@ -60,8 +62,10 @@ func (o *Observer) sandbox(ctx context.Context, id string, seen *pod.Observation
 		return fmt.Errorf("asking for sandbox %q: %w", id, err)
 	}
 	s := resp.GetStatus()
-	sandbox := pod.Sandbox{ID: id, Attempt: s.GetMetadata().GetAttempt(), CreatedAt: moment(s.GetCreatedAt()),
-		Ready: s.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY}
+	sandbox := pod.Sandbox{
+		ID: id, Attempt: s.GetMetadata().GetAttempt(), CreatedAt: moment(s.GetCreatedAt()),
+		Ready: s.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY,
+	}
 	if ip := s.GetNetwork().GetIp(); ip != "" {
 		sandbox.IPs = append(sandbox.IPs, ip)
 	}

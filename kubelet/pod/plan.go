@@ -75,8 +75,10 @@ func Decide(v *View) Plan {
 	var p Plan
 	late := deadline(v)
 	if !late.IsZero() && !v.Now.Before(late) {
-		p.Failed = &RejectError{Reason: "DeadlineExceeded",
-			Message: fmt.Sprintf("the Pod was active longer than its activeDeadlineSeconds of %d", *v.Pod.Spec.ActiveDeadlineSeconds)}
+		p.Failed = &RejectError{
+			Reason:  "DeadlineExceeded",
+			Message: fmt.Sprintf("the Pod was active longer than its activeDeadlineSeconds of %d", *v.Pod.Spec.ActiveDeadlineSeconds),
+		}
 		return p
 	}
 	p.again(late)
@@ -114,8 +116,10 @@ func renew(v *View, old *Sandbox, p *Plan) {
 	created := v.anyApp()
 	if created && v.Pod.Spec.RestartPolicy == v1.RestartPolicyNever {
 		if !v.ended() {
-			p.Failed = &RejectError{Reason: "SandboxLost",
-				Message: "the Pod's sandbox ended before its containers did, and restartPolicy Never forbids another"}
+			p.Failed = &RejectError{
+				Reason:  "SandboxLost",
+				Message: "the Pod's sandbox ended before its containers did, and restartPolicy Never forbids another",
+			}
 		}
 		return
 	}

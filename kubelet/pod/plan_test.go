@@ -17,7 +17,8 @@ func noon() time.Time { return time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC) }
 func spec(policy v1.RestartPolicy, change ...func(*v1.PodSpec)) *v1.Pod {
 	grace := int64(30)
 	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u"}, Spec: v1.PodSpec{
-		RestartPolicy: policy, TerminationGracePeriodSeconds: &grace, Containers: []v1.Container{{Name: "a", Image: "i"}, {Name: "b", Image: "i"}}}}
+		RestartPolicy: policy, TerminationGracePeriodSeconds: &grace, Containers: []v1.Container{{Name: "a", Image: "i"}, {Name: "b", Image: "i"}},
+	}}
 	for _, c := range change {
 		c(&p.Spec)
 	}
@@ -49,8 +50,10 @@ func sandbox(attempt uint32, ready bool) pod.Sandbox {
 
 // instance is a container in the first sandbox "S".
 func instance(name string, attempt uint32, state pod.State, code int32) pod.Container {
-	c := pod.Container{ID: name + string(rune('0'+attempt)), Name: name, SandboxID: "S", Attempt: attempt, State: state, ExitCode: code,
-		Hash: pod.Hash(&v1.Container{Name: name, Image: "i"}), CreatedAt: noon(), StartedAt: noon().Add(-time.Minute)}
+	c := pod.Container{
+		ID: name + string(rune('0'+attempt)), Name: name, SandboxID: "S", Attempt: attempt, State: state, ExitCode: code,
+		Hash: pod.Hash(&v1.Container{Name: name, Image: "i"}), CreatedAt: noon(), StartedAt: noon().Add(-time.Minute),
+	}
 	if state == pod.Exited {
 		c.FinishedAt = noon().Add(-time.Second)
 	}
@@ -88,40 +91,60 @@ func TestDecide(t *testing.T) {
 		"a new Pod gets a sandbox": {view(spec("Always"), nil), pod.Plan{Sandbox: &pod.NewSandbox{}}},
 		"then all its containers":  {view(spec("Always"), up), pod.Plan{Start: []pod.Start{{Name: "a"}, {Name: "b"}}}},
 		"what runs is left alone":  {view(spec("Always"), up, running("a"), running("b")), pod.Plan{}},
-		"init containers come one at a time": {view(spec("Always", inits("x", "y")), up),
-			pod.Plan{Start: []pod.Start{{Name: "x"}}}},
+		"init containers come one at a time": {
+			view(spec("Always", inits("x", "y")), up),
+			pod.Plan{Start: []pod.Start{{Name: "x"}}},
+		},
 		"a running init container is waited for": {view(spec("Always", inits("x", "y")), up, running("x")), pod.Plan{}},
-		"the next init container after success": {view(spec("Always", inits("x", "y")), up, exited("x", 0)),
-			pod.Plan{Start: []pod.Start{{Name: "y"}}}},
-		"a failed init container is tried again": {view(spec("Always", inits("x")), up, exited("x", 1)),
-			pod.Plan{Start: []pod.Start{{Name: "x", Attempt: 1, Delay: 10 * time.Second}}}},
+		"the next init container after success": {
+			view(spec("Always", inits("x", "y")), up, exited("x", 0)),
+			pod.Plan{Start: []pod.Start{{Name: "y"}}},
+		},
+		"a failed init container is tried again": {
+			view(spec("Always", inits("x")), up, exited("x", 1)),
+			pod.Plan{Start: []pod.Start{{Name: "x", Attempt: 1, Delay: 10 * time.Second}}},
+		},
 		"but not with Never": {view(spec("Never", inits("x")), up, exited("x", 1)), pod.Plan{}},
 		"init containers never run again beside an app container": {view(spec("Always", inits("x")), up, running("a"), running("b")), pod.Plan{}},
 		"a sidecar is started and waited for":                     {view(spec("Always", sidecar("s", true)), up, running("s")), pod.Plan{}},
 		"a started sidecar lets the others start": {with(view(spec("Always", sidecar("s", true)), up, running("s")), func(v *pod.View) {
 			v.Probes = map[string]pod.Probed{"s0": {Startup: pod.Success}}
 		}), pod.Plan{Start: []pod.Start{{Name: "a"}, {Name: "b"}}}},
-		"a sidecar is started again while apps run": {view(spec("Never", sidecar("s", false)), up, exited("s", 0), running("a"), running("b")),
-			pod.Plan{Start: []pod.Start{{Name: "s", Attempt: 1, Delay: 10 * time.Second}}}},
+		"a sidecar is started again while apps run": {
+			view(spec("Never", sidecar("s", false)), up, exited("s", 0), running("a"), running("b")),
+			pod.Plan{Start: []pod.Start{{Name: "s", Attempt: 1, Delay: 10 * time.Second}}},
+		},
 		"but not when they are done": {view(spec("Never", sidecar("s", false)), up, exited("s", 0), exited("a", 0), exited("b", 0)), pod.Plan{}},
-		"Always restarts after success": {view(spec("Always"), up, exited("a", 0), running("b")),
-			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1, Delay: 10 * time.Second}}}},
+		"Always restarts after success": {
+			view(spec("Always"), up, exited("a", 0), running("b")),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1, Delay: 10 * time.Second}}},
+		},
 		"OnFailure does not": {view(spec("OnFailure"), up, exited("a", 0), running("b")), pod.Plan{}},
-		"OnFailure restarts after failure": {view(spec("OnFailure"), up, exited("a", 2), running("b")),
-			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1, Delay: 10 * time.Second}}}},
+		"OnFailure restarts after failure": {
+			view(spec("OnFailure"), up, exited("a", 2), running("b")),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1, Delay: 10 * time.Second}}},
+		},
 		"Never restarts nothing":   {view(spec("Never"), up, exited("a", 2), running("b")), pod.Plan{}},
 		"the second restart waits": {view(spec("Always"), up, backed, running("b")), pod.Plan{Again: noon().Add(9 * time.Second)}},
-		"and doubles the delay": {with(view(spec("Always"), up, backed, running("b")), func(v *pod.View) { v.Now = noon().Add(9 * time.Second) }),
-			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 2, Delay: 20 * time.Second}}}},
-		"a long life resets the delay": {view(spec("Always"), up, long, running("b")),
-			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 5, Delay: 10 * time.Second}}}},
-		"an interrupted start is undone and repeated": {view(spec("Always"), up, instance("a", 0, pod.Created, 0), running("b")),
-			pod.Plan{Remove: []string{"a0"}, Start: []pod.Start{{Name: "a"}}}},
+		"and doubles the delay": {
+			with(view(spec("Always"), up, backed, running("b")), func(v *pod.View) { v.Now = noon().Add(9 * time.Second) }),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 2, Delay: 20 * time.Second}}},
+		},
+		"a long life resets the delay": {
+			view(spec("Always"), up, long, running("b")),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 5, Delay: 10 * time.Second}}},
+		},
+		"an interrupted start is undone and repeated": {
+			view(spec("Always"), up, instance("a", 0, pod.Created, 0), running("b")),
+			pod.Plan{Remove: []string{"a0"}, Start: []pod.Start{{Name: "a"}}},
+		},
 		"a blocked start waits": {with(view(spec("Always"), up, running("b")), func(v *pod.View) {
 			v.Blocks = map[string]pod.Block{"a": {Until: noon().Add(time.Second)}}
 		}), pod.Plan{Again: noon().Add(time.Second)}},
-		"a changed container is killed": {view(spec("Always"), up, changed, running("b")),
-			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillChanged, Message: "the container's spec changed", Grace: grace}}}},
+		"a changed container is killed": {
+			view(spec("Always"), up, changed, running("b")),
+			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillChanged, Message: "the container's spec changed", Grace: grace}}},
+		},
 		"an unhealthy one as well": {with(view(spec("Always"), up, running("a"), running("b")), func(v *pod.View) {
 			v.Probes = map[string]pod.Probed{"b0": {Startup: pod.Success, Liveness: pod.Failure, Message: "no answer"}}
 		}), pod.Plan{Kill: []pod.Kill{{ID: "b0", Name: "b", Reason: pod.KillUnhealthy, Message: "liveness probe failed: no answer", Grace: grace}}}},
@@ -130,12 +153,18 @@ func TestDecide(t *testing.T) {
 		}), pod.Plan{}},
 		"old instances are removed, the previous one is kept": {view(spec("Never"), up, instance("a", 0, pod.Exited, 1), instance("a", 1, pod.Exited, 1),
 			instance("a", 2, pod.Running, 0), running("b")), pod.Plan{Remove: []string{"a0"}}},
-		"a dead sandbox takes its containers with it": {view(spec("Always"), down, running("a"), exited("b", 1)),
-			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillSandbox, Message: "the Pod's sandbox ended", Grace: 2 * time.Second}}}},
-		"and is replaced": {view(spec("Always"), down, exited("a", 137), exited("b", 1)),
-			pod.Plan{StopSandbox: []string{"S"}, Sandbox: &pod.NewSandbox{Attempt: 1}}},
-		"init containers run again in the new one": {view(spec("Always", inits("x")), []pod.Sandbox{sandbox(1, true), sandbox(0, false)}, exited("x", 0), exited("a", 137)),
-			pod.Plan{Start: []pod.Start{{Name: "x", Attempt: 1}}}},
+		"a dead sandbox takes its containers with it": {
+			view(spec("Always"), down, running("a"), exited("b", 1)),
+			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillSandbox, Message: "the Pod's sandbox ended", Grace: 2 * time.Second}}},
+		},
+		"and is replaced": {
+			view(spec("Always"), down, exited("a", 137), exited("b", 1)),
+			pod.Plan{StopSandbox: []string{"S"}, Sandbox: &pod.NewSandbox{Attempt: 1}},
+		},
+		"init containers run again in the new one": {
+			view(spec("Always", inits("x")), []pod.Sandbox{sandbox(1, true), sandbox(0, false)}, exited("x", 0), exited("a", 137)),
+			pod.Plan{Start: []pod.Start{{Name: "x", Attempt: 1}}},
+		},
 		"an empty replaced sandbox is removed": {view(spec("Always"), []pod.Sandbox{sandbox(1, true), sandbox(0, false)}, func() pod.Container {
 			c := running("a")
 			c.SandboxID = "T"
@@ -146,8 +175,10 @@ func TestDecide(t *testing.T) {
 			return c
 		}()), pod.Plan{RemoveSandbox: []string{"S"}}},
 		"a Pod whose work is done gets no new sandbox": {view(spec("OnFailure"), down, exited("a", 0), exited("b", 0)), pod.Plan{}},
-		"Never gets no second sandbox": {view(spec("Never"), down, exited("a", 0)), pod.Plan{Failed: &pod.RejectError{Reason: "SandboxLost",
-			Message: "the Pod's sandbox ended before its containers did, and restartPolicy Never forbids another"}}},
+		"Never gets no second sandbox": {view(spec("Never"), down, exited("a", 0)), pod.Plan{Failed: &pod.RejectError{
+			Reason:  "SandboxLost",
+			Message: "the Pod's sandbox ended before its containers did, and restartPolicy Never forbids another",
+		}}},
 		"a finished Pod stays finished and gives back its address": {with(view(spec("Always"), up, exited("a", 0), exited("b", 0)), func(v *pod.View) {
 			v.Was.Phase = v1.PodSucceeded
 		}), pod.Plan{StopSandbox: []string{"S"}}},

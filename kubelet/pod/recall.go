@@ -36,9 +36,11 @@ func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
 			return Container{}, false
 		}
 	}
-	c := Container{ID: id, Name: s.Name, Attempt: uint32(s.RestartCount), State: Exited, Image: s.Image, ImageID: s.ImageID,
+	c := Container{
+		ID: id, Name: s.Name, Attempt: uint32(s.RestartCount), State: Exited, Image: s.Image, ImageID: s.ImageID,
 		ExitCode: LostExitCode, Reason: "ContainerStatusUnknown",
-		Message: "the runtime has no record of this container any more"}
+		Message: "the runtime has no record of this container any more",
+	}
 	if r := s.State.Running; r != nil {
 		c.StartedAt = r.StartedAt.Time
 	}

@@ -106,8 +106,10 @@ func (c *checker) runHTTP(ctx context.Context, get *v1.HTTPGetAction) (pod.Outco
 // like any other below 400.
 func client() *http.Client {
 	return &http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true,
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, //nolint:gosec // the Pod API has no place for a probe's certificates
+		Transport: &http.Transport{
+			DisableKeepAlives: true, DisableCompression: true,
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		}, //nolint:gosec // the Pod API has no place for a probe's certificates
 		CheckRedirect: func(next *http.Request, via []*http.Request) error {
 			if next.URL.Hostname() != via[0].URL.Hostname() || len(via) >= 10 {
 				return http.ErrUseLastResponse

@@ -123,10 +123,12 @@ func address(seen *pod.Observation) string {
 func (m *Manager) start(p *v1.Pod, spec *v1.Container, c *pod.Container, address string) *instance {
 	ctx, cancel := context.WithCancel(m.ctx)
 	early, endEarly := context.WithCancel(ctx)
-	i := &instance{ctx: ctx, cancel: cancel, early: early, endEarly: endEarly, spec: spec,
+	i := &instance{
+		ctx: ctx, cancel: cancel, early: early, endEarly: endEarly, spec: spec,
 		check:   checker{exec: m.config.Exec, id: c.ID, address: address, container: spec},
 		changed: func() { m.config.Changed(p.UID) },
-		log:     m.config.Logger.With("pod", pod.CallOf(p).String(), "container", c.Name)}
+		log:     m.config.Logger.With("pod", pod.CallOf(p).String(), "container", c.Name),
+	}
 	i.result = pod.Probed{Startup: unless(spec.StartupProbe), Liveness: pod.Success, Readiness: unless(spec.ReadinessProbe)}
 	for _, list := range [][]v1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
 		for _, s := range list {

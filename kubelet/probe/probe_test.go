@@ -54,8 +54,10 @@ func (a *app) count() int {
 }
 
 func execProbe(name string) *v1.Probe {
-	return &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{name}}},
-		TimeoutSeconds: 1, PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: 3}
+	return &v1.Probe{
+		ProbeHandler:   v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{name}}},
+		TimeoutSeconds: 1, PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: 3,
+	}
 }
 
 func podWith(c v1.Container) *v1.Pod {
@@ -251,7 +253,7 @@ func TestNetworkProbes(t *testing.T) {
 	checks := health.NewServer()
 	server := grpc.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, checks)
-	go server.Serve(l) //nolint:errcheck // ends with Stop
+	go server.Serve(l) // ends with Stop
 	defer server.Stop()
 	checks.SetServingStatus("sick", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	sick, well := "sick", ""

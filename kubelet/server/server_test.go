@@ -67,11 +67,13 @@ func start(t *testing.T) *scene {
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		done <- server.Serve(ctx, server.Config{Socket: socket, LogDir: dir, Runtime: s.rt,
+		done <- server.Serve(ctx, server.Config{
+			Socket: socket, LogDir: dir, Runtime: s.rt,
 			Pods:    func() []*v1.Pod { return []*v1.Pod{p, {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a"}}} },
 			Healthy: func(context.Context) error { return s.sick },
 			Ended:   func(context.Context, types.UID, string, uint32) <-chan struct{} { return s.ended },
-			Sandbox: func(context.Context, types.UID) (string, error) { return "s", nil }})
+			Sandbox: func(context.Context, types.UID) (string, error) { return "s", nil },
+		})
 	}()
 	t.Cleanup(func() {
 		cancel()

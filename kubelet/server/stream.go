@@ -25,8 +25,10 @@ func (s *server) exec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	resp, err := s.config.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: q["command"],
-		Stdin: wants(q, "input", "stdin"), Stdout: wants(q, "output", "stdout"), Stderr: wants(q, "error", "stderr"), Tty: wants(q, "tty")})
+	resp, err := s.config.Runtime.Exec(r.Context(), &runtimeapi.ExecRequest{
+		ContainerId: id, Cmd: q["command"],
+		Stdin: wants(q, "input", "stdin"), Stdout: wants(q, "output", "stdout"), Stderr: wants(q, "error", "stderr"), Tty: wants(q, "tty"),
+	})
 	s.pass(w, r, resp.GetUrl(), err)
 }
 
@@ -37,8 +39,10 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
-	resp, err := s.config.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{ContainerId: id,
-		Stdin: wants(q, "input", "stdin"), Stdout: wants(q, "output", "stdout"), Stderr: wants(q, "error", "stderr"), Tty: wants(q, "tty")})
+	resp, err := s.config.Runtime.Attach(r.Context(), &runtimeapi.AttachRequest{
+		ContainerId: id,
+		Stdin:       wants(q, "input", "stdin"), Stdout: wants(q, "output", "stdout"), Stderr: wants(q, "error", "stderr"), Tty: wants(q, "tty"),
+	})
 	s.pass(w, r, resp.GetUrl(), err)
 }
 

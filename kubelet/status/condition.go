@@ -33,8 +33,10 @@ func conditions(v *pod.View, s *v1.PodStatus) {
 	done := initialized(v)
 	switch {
 	case done && s.Phase == v1.PodSucceeded:
-		put(&s.Conditions, v1.PodCondition{Type: v1.PodInitialized, Status: v1.ConditionTrue, Reason: "PodCompleted",
-			ObservedGeneration: v.Pod.Generation}, metav1.NewTime(v.Now))
+		put(&s.Conditions, v1.PodCondition{
+			Type: v1.PodInitialized, Status: v1.ConditionTrue, Reason: "PodCompleted",
+			ObservedGeneration: v.Pod.Generation,
+		}, metav1.NewTime(v.Now))
 	default:
 		set(v1.PodInitialized, done, "ContainersNotInitialized", "containers with incomplete status: "+missing)
 	}

@@ -88,8 +88,10 @@ func (c *containers) restarting(spec *v1.Container, latest *pod.Container) *v1.C
 		return c.waiting(spec)
 	}
 	if wait := pod.RestartAt(latest).Sub(c.view.Now); wait > 0 {
-		return &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff",
-			Message: "back-off " + latest.Delay.Round(time.Second).String() + " restarting container " + spec.Name}
+		return &v1.ContainerStateWaiting{
+			Reason:  "CrashLoopBackOff",
+			Message: "back-off " + latest.Delay.Round(time.Second).String() + " restarting container " + spec.Name,
+		}
 	}
 	return c.waiting(spec)
 }
@@ -109,9 +111,11 @@ func (c *containers) waiting(spec *v1.Container) *v1.ContainerStateWaiting {
 }
 
 func (c *containers) terminated(seen *pod.Container) *v1.ContainerStateTerminated {
-	t := &v1.ContainerStateTerminated{ExitCode: seen.ExitCode, Reason: seen.Reason, Message: seen.Message,
+	t := &v1.ContainerStateTerminated{
+		ExitCode: seen.ExitCode, Reason: seen.Reason, Message: seen.Message,
 		StartedAt: metav1.NewTime(seen.StartedAt), FinishedAt: metav1.NewTime(seen.FinishedAt),
-		ContainerID: c.node.Runtime + "://" + seen.ID}
+		ContainerID: c.node.Runtime + "://" + seen.ID,
+	}
 	if t.Reason == "" {
 		t.Reason = "Completed"
 		if t.ExitCode != 0 {

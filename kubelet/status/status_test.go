@@ -58,8 +58,10 @@ func TestContainerStates(t *testing.T) {
 		ready bool
 	}{
 		"nothing yet": {scene(func(*pod.View) {}), "ContainerCreating", "", false},
-		"init containers first": {scene(func(v *pod.View) { v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}} }),
-			"PodInitializing", "", false},
+		"init containers first": {
+			scene(func(v *pod.View) { v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}} }),
+			"PodInitializing", "", false,
+		},
 		"a missing volume": {scene(func(v *pod.View) { v.Wait = &pod.WaitError{Reason: "FailedMount", For: "a driver"} }), "ContainerCreating", "", false},
 		"a failed pull":    {scene(func(v *pod.View) { v.Blocks = map[string]pod.Block{"a": {Reason: "ErrImagePull"}} }), "ErrImagePull", "", false},
 		"running":          {scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running}) }), "running", "", true},
@@ -121,10 +123,14 @@ func TestConditions(t *testing.T) {
 		want map[string]string
 	}{
 		"new": {scene(func(*pod.View) {}), map[string]string{"PodReadyToStartContainers": "", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"}},
-		"waiting": {scene(func(v *pod.View) { v.Wait = &pod.WaitError{Reason: "FailedMount", For: "a driver"} }),
-			map[string]string{"PodReadyToStartContainers": "FailedMount", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"}},
-		"initializing": {scene(func(v *pod.View) { up(v); v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}} }),
-			map[string]string{"Initialized": "ContainersNotInitialized", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"}},
+		"waiting": {
+			scene(func(v *pod.View) { v.Wait = &pod.WaitError{Reason: "FailedMount", For: "a driver"} }),
+			map[string]string{"PodReadyToStartContainers": "FailedMount", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"},
+		},
+		"initializing": {
+			scene(func(v *pod.View) { up(v); v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}} }),
+			map[string]string{"Initialized": "ContainersNotInitialized", "ContainersReady": "ContainersNotReady", "Ready": "ContainersNotReady"},
+		},
 		"ready": {scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running}) }), map[string]string{}},
 		"a gate": {scene(func(v *pod.View) {
 			up(v)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -112,7 +113,8 @@ func (s *Store) Create(_ context.Context, o Object) error {
 
 // Update replaces the object and sets its new resourceVersion. It returns
 // fault.NotFound when there is none, and fault.Aborted when o has a
-// resourceVersion or uid that is not the stored one's.
+// resourceVersion or uid that is not the stored one's. An update that changes
+// nothing writes nothing and is no event.
 func (s *Store) Update(_ context.Context, o Object) error {
 	r, err := refOf(o, o.GetNamespace(), o.GetName())
 	if err != nil {
@@ -122,6 +124,10 @@ func (s *Store) Update(_ context.Context, o Object) error {
 	defer s.write.Unlock()
 	if err := s.current(r, o); err != nil {
 		return err
+	}
+	o.SetResourceVersion(s.at(r).GetResourceVersion())
+	if equality.Semantic.DeepEqual(o, s.at(r)) {
+		return nil
 	}
 	return s.put(r, o, Modified)
 }

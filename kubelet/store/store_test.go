@@ -49,6 +49,10 @@ func TestObjectsSurviveReopening(t *testing.T) {
 	if got.Data["k"] != "v" || got.UID != made.UID || s.ID() != id {
 		t.Errorf("after reopening: %v, id %q", got, s.ID())
 	}
+	if err := s.Update(t.Context(), &got); err != nil || got.ResourceVersion != made.ResourceVersion {
+		t.Fatalf("an update that changes nothing: resourceVersion %s after %s, %v", got.ResourceVersion, made.ResourceVersion, err)
+	}
+	got.Data["k"] = "w"
 	if err := s.Update(t.Context(), &got); err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +69,7 @@ func TestStaleWritesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale := first.DeepCopy()
+	first.Data = map[string][]byte{"k": nil}
 	if err := s.Update(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,9 @@ func (w *worker) kill(v *pod.View, k pod.Kill) error {
 			return unlessGone("stopping container", k.ID, err)
 		case <-changed:
 			cancel()
-			<-done
+			if err := <-done; err == nil {
+				return nil
+			}
 			v = &pod.View{Pod: v.Pod, Seen: v.Seen, Was: v.Was} // the hook has had its turn
 			k.Reason = ""
 		}
@@ -106,7 +108,8 @@ func (w *worker) stopContainer(ctx context.Context, v *pod.View, k pod.Kill, dea
 	ctx, cancel := context.WithTimeout(ctx, left+callTimeout)
 	defer cancel()
 	_, err := w.config.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{
-		ContainerId: k.ID, Timeout: int64(math.Ceil(left.Seconds()))})
+		ContainerId: k.ID, Timeout: int64(math.Ceil(left.Seconds())),
+	})
 	return err
 }
 

@@ -38,7 +38,6 @@ type world struct {
 	n        int
 	// stubborn containers end only when their grace is over.
 	stubborn bool
-	stopping chan time.Duration
 }
 
 func (w *world) note(format string, args ...any) error {
@@ -127,8 +126,10 @@ func (w *world) CreateContainer(_ context.Context, r *runtimeapi.CreateContainer
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.n++
-	c := pod.Container{ID: fmt.Sprintf("c%d", w.n), Name: r.Config.Metadata.Name, SandboxID: r.PodSandboxId, Attempt: r.Config.Metadata.Attempt,
-		State: pod.Created, Hash: r.Config.Annotations[pod.AnnotationHash], CreatedAt: time.Now()}
+	c := pod.Container{
+		ID: fmt.Sprintf("c%d", w.n), Name: r.Config.Metadata.Name, SandboxID: r.PodSandboxId, Attempt: r.Config.Metadata.Attempt,
+		State: pod.Created, Hash: r.Config.Annotations[pod.AnnotationHash], CreatedAt: time.Now(),
+	}
 	c.Delay, _ = time.ParseDuration(r.Config.Annotations[pod.AnnotationDelay])
 	for _, o := range w.pods {
 		if s := o.Sandbox(); s != nil && s.ID == r.PodSandboxId {
@@ -216,8 +217,10 @@ func (w *world) Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig
 }
 
 func (w *world) Container(_ context.Context, r *pod.Request) (*runtimeapi.ContainerConfig, error) {
-	return &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: r.Container.Name, Attempt: r.Start.Attempt},
-		Annotations: map[string]string{pod.AnnotationHash: pod.Hash(r.Container), pod.AnnotationDelay: r.Start.Delay.String()}}, nil
+	return &runtimeapi.ContainerConfig{
+		Metadata:    &runtimeapi.ContainerMetadata{Name: r.Container.Name, Attempt: r.Start.Attempt},
+		Annotations: map[string]string{pod.AnnotationHash: pod.Hash(r.Container), pod.AnnotationDelay: r.Start.Delay.String()},
+	}, nil
 }
 func (w *world) PodCgroup(p *v1.Pod) string { return "/pod" + string(p.UID) }
 func (w *world) Clean(*v1.Pod) error        { return w.note("clean") }
@@ -258,7 +261,8 @@ func inWorld(t *testing.T, test func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		w := &world{pods: map[types.UID]*pod.Observation{}, fail: map[string]error{}}
-		w.manager = worker.New(ctx, worker.Config{Runtime: w, Images: w, Observe: w.observe, Objects: objects{w}, Builder: w, Volumes: w, Devices: w,
+		w.manager = worker.New(ctx, worker.Config{
+			Runtime: w, Images: w, Observe: w.observe, Objects: objects{w}, Builder: w, Volumes: w, Devices: w,
 			Probes: w, Cgroups: cgroups{w},
 			Status: func(v *pod.View) v1.PodStatus {
 				s := v1.PodStatus{Phase: pod.Phase(v)}
@@ -277,7 +281,8 @@ func inWorld(t *testing.T, test func(w *world)) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				w.steps = append(w.steps, strings.TrimSpace(s.What+" "+s.Name))
-			}})
+			},
+		})
 		test(w)
 		cancel()
 		w.manager.Wait()
@@ -295,8 +300,10 @@ func (w *world) last() v1.PodStatus {
 
 func somePod(uid types.UID, change ...func(*v1.PodSpec)) *v1.Pod {
 	grace := int64(30)
-	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: uid}, Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyAlways,
-		TerminationGracePeriodSeconds: &grace, Containers: []v1.Container{{Name: "a", Image: "image:1"}}}}
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: uid}, Spec: v1.PodSpec{
+		RestartPolicy:                 v1.RestartPolicyAlways,
+		TerminationGracePeriodSeconds: &grace, Containers: []v1.Container{{Name: "a", Image: "image:1"}},
+	}}
 	for _, c := range change {
 		c(&p.Spec)
 	}

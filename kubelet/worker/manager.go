@@ -36,8 +36,10 @@ func New(ctx context.Context, c Config) *Manager {
 	if c.OnStep == nil {
 		c.OnStep = func(pod.Step) {}
 	}
-	return &Manager{config: c, ctx: ctx, workers: map[types.UID]*worker{},
-		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{}}
+	return &Manager{
+		config: c, ctx: ctx, workers: map[types.UID]*worker{},
+		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{},
+	}
 }
 
 // Update tells of a new or changed Pod. The Pod must not be changed afterwards.

@@ -40,8 +40,10 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	}
 	begun := time.Now()
 	sandbox := v.Seen.Sandbox()
-	request := &pod.Request{Pod: v.Pod, Container: c, Start: s, Volumes: w.ready.volumes, Devices: w.ready.devices[c.Name], Sandbox: *sandbox,
-		ImageID: image.GetId(), ImageUserName: image.GetUsername()}
+	request := &pod.Request{
+		Pod: v.Pod, Container: c, Start: s, Volumes: w.ready.volumes, Devices: w.ready.devices[c.Name], Sandbox: *sandbox,
+		ImageID: image.GetId(), ImageUserName: image.GetUsername(),
+	}
 	if uid := image.GetUid(); uid != nil {
 		request.ImageUser = &uid.Value
 	}

@@ -46,8 +46,10 @@ type worker struct {
 
 func newWorker(ctx context.Context, c *Config, p *v1.Pod) *worker {
 	id := pod.CallOf(p)
-	w := &worker{config: c, ctx: call.WithPod(ctx, id), wake: make(chan struct{}, 1), grace: newGraceClock(),
-		was: *p.Status.DeepCopy(), blocks: blocks{}, log: c.Logger.With("pod", id.String(), "uid", id.UID)}
+	w := &worker{
+		config: c, ctx: call.WithPod(ctx, id), wake: make(chan struct{}, 1), grace: newGraceClock(),
+		was: *p.Status.DeepCopy(), blocks: blocks{}, log: c.Logger.With("pod", id.String(), "uid", id.UID),
+	}
 	w.starting, w.stop = context.WithCancel(w.ctx)
 	w.update(p)
 	return w
@@ -161,8 +163,10 @@ func (w *worker) look() (*pod.View, error) {
 	}
 	pod.Recall(&w.was, seen)
 	w.noteExits(p, seen)
-	v := &pod.View{Pod: p, Was: &w.was, Seen: seen, Probes: probes, Blocks: w.blocks.now(),
-		Wait: w.waiting.reason, Failed: w.failed, Now: time.Now()}
+	v := &pod.View{
+		Pod: p, Was: &w.was, Seen: seen, Probes: probes, Blocks: w.blocks.now(),
+		Wait: w.waiting.reason, Failed: w.failed, Now: time.Now(),
+	}
 	if p.DeletionTimestamp != nil {
 		deadline, force := w.grace.get()
 		v.Ending = &pod.Ending{Deadline: deadline, Force: force}

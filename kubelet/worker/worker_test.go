@@ -156,8 +156,10 @@ func TestGraceShrinks(t *testing.T) {
 func TestPreStopRunsBeforeTheSignal(t *testing.T) {
 	inWorld(t, func(w *world) {
 		p := somePod("1", func(s *v1.PodSpec) {
-			s.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 10}},
-				PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"hello"}}}}
+			s.Containers[0].Lifecycle = &v1.Lifecycle{
+				PreStop:   &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 10}},
+				PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"hello"}}},
+			}
 		})
 		w.manager.Update(p)
 		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start", "exec hello")

@@ -1,0 +1,180 @@
+package observer_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/observer"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// runtime has one Pod "u" with one container, and events if it is told so.
+type runtime struct {
+	runtimeapi.RuntimeServiceClient
+	mu     sync.Mutex
+	events chan *runtimeapi.ContainerEventResponse // nil: it has no events
+	state  runtimeapi.ContainerState
+	status *runtimeapi.ContainerStatus
+	gone   bool // the container is removed between list and status
+}
+
+type stream struct {
+	grpc.ClientStream
+	ctx    context.Context
+	events chan *runtimeapi.ContainerEventResponse
+}
+
+func (s *stream) Recv() (*runtimeapi.ContainerEventResponse, error) {
+	if s.events == nil {
+		return nil, grpcstatus.Error(codes.Unimplemented, "unknown method GetContainerEvents")
+	}
+	select {
+	case e, ok := <-s.events:
+		if !ok {
+			return nil, grpcstatus.Error(codes.Unavailable, "gone")
+		}
+		return e, nil
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+
+func (r *runtime) GetContainerEvents(ctx context.Context, _ *runtimeapi.GetEventsRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[runtimeapi.ContainerEventResponse], error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &stream{ctx: ctx, events: r.events}, nil
+}
+
+func labels() map[string]string {
+	return map[string]string{pod.LabelPodUID: "u", pod.LabelNode: "n", pod.LabelPodName: "web", pod.LabelPodNamespace: "ns", pod.LabelContainerName: "c"}
+}
+
+func (r *runtime) ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest, ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+	return &runtimeapi.ListPodSandboxResponse{Items: []*runtimeapi.PodSandbox{{Id: "s", Labels: labels()}}}, nil
+}
+
+func (r *runtime) PodSandboxStatus(context.Context, *runtimeapi.PodSandboxStatusRequest, ...grpc.CallOption) (*runtimeapi.PodSandboxStatusResponse, error) {
+	return &runtimeapi.PodSandboxStatusResponse{Status: &runtimeapi.PodSandboxStatus{
+		Id: "s", Metadata: &runtimeapi.PodSandboxMetadata{Uid: "u", Attempt: 1},
+		Network: &runtimeapi.PodSandboxNetworkStatus{Ip: "10.0.0.2", AdditionalIps: []*runtimeapi.PodIP{{Ip: "fd00::2"}}},
+	}}, nil
+}
+
+func (r *runtime) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "c1", PodSandboxId: "s", State: r.state, Labels: labels()}}}, nil
+}
+
+func (r *runtime) ContainerStatus(context.Context, *runtimeapi.ContainerStatusRequest, ...grpc.CallOption) (*runtimeapi.ContainerStatusResponse, error) {
+	if r.gone {
+		return nil, fault.NotFound.Errorf("gone")
+	}
+	return &runtimeapi.ContainerStatusResponse{Status: r.status}, nil
+}
+
+// follow runs an observer and returns what it tells.
+func follow(t *testing.T, r *runtime) <-chan types.UID {
+	told := make(chan types.UID, 100)
+	o := observer.New(observer.Config{Runtime: r, NodeID: "n", Changed: func(uid types.UID) { told <- uid }})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- o.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return told
+}
+
+func wait(t *testing.T, told <-chan types.UID, within time.Duration, what string) {
+	t.Helper()
+	select {
+	case uid := <-told:
+		if uid != "u" {
+			t.Errorf("%s: told of Pod %q", what, uid)
+		}
+	case <-time.After(within):
+		t.Fatalf("%s: told of nothing within %s", what, within)
+	}
+}
+
+func TestEventsAreToldAtOnce(t *testing.T) {
+	r := &runtime{events: make(chan *runtimeapi.ContainerEventResponse)}
+	told := follow(t, r)
+	wait(t, told, time.Second, "the first list")
+	r.events <- &runtimeapi.ContainerEventResponse{ContainerId: "c1", PodSandboxStatus: &runtimeapi.PodSandboxStatus{Metadata: &runtimeapi.PodSandboxMetadata{Uid: "u"}}}
+	wait(t, told, 500*time.Millisecond, "an event")
+	r.events <- &runtimeapi.ContainerEventResponse{ContainerId: "c1"}
+	wait(t, told, 500*time.Millisecond, "an event that names only the container")
+
+	// The runtime restarts, and the container ends while nobody looks.
+	r.mu.Lock()
+	lost := r.events
+	r.events, r.state = make(chan *runtimeapi.ContainerEventResponse), runtimeapi.ContainerState_CONTAINER_EXITED
+	r.mu.Unlock()
+	close(lost)
+	wait(t, told, time.Second, "what happened while the runtime was away")
+}
+
+func TestRuntimeWithoutEventsIsListed(t *testing.T) {
+	r := &runtime{}
+	told := follow(t, r)
+	wait(t, told, time.Second, "the first list")
+	r.mu.Lock()
+	r.state = runtimeapi.ContainerState_CONTAINER_EXITED
+	r.mu.Unlock()
+	wait(t, told, 3*time.Second, "a change")
+}
+
+func TestObserve(t *testing.T) {
+	dir := t.TempDir()
+	message, log := filepath.Join(dir, "message"), filepath.Join(dir, "0.log")
+	if err := os.WriteFile(log, []byte("2026-11-23T12:00:00Z stdout F hello\n2026-11-23T12:00:01Z stderr F bad luck\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &runtime{status: &runtimeapi.ContainerStatus{
+		Id: "c1", Metadata: &runtimeapi.ContainerMetadata{Name: "c", Attempt: 2}, State: runtimeapi.ContainerState_CONTAINER_EXITED,
+		ExitCode: 3, FinishedAt: 5, Labels: labels(), LogPath: log, Image: &runtimeapi.ImageSpec{Image: "sha256:1", UserSpecifiedImage: "i:1"}, ImageRef: "sha256:1",
+		Annotations: map[string]string{pod.AnnotationDelay: "20s", pod.AnnotationTerminationFile: message, pod.AnnotationTerminationPolicy: "FallbackToLogsOnError"},
+	}}
+	o := observer.New(observer.Config{Runtime: r, NodeID: "n"})
+	seen, err := o.Observe(t.Context(), "u")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, c := seen.Sandbox(), seen.Latest("c")
+	if s == nil || len(s.IPs) != 2 || s.Attempt != 1 || c == nil {
+		t.Fatalf("observed %+v", seen)
+	}
+	if c.Attempt != 2 || c.State != pod.Exited || c.ExitCode != 3 || c.Delay != 20*time.Second || c.Image != "i:1" || !c.StartedAt.IsZero() || c.Message != "hello\nbad luck\n" {
+		t.Errorf("observed %+v", c)
+	}
+	if err := os.WriteFile(message, []byte("my last words"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if seen, err = o.Observe(t.Context(), "u"); err != nil || seen.Latest("c").Message != "my last words" {
+		t.Errorf("the message is %q (%v)", seen.Latest("c").Message, err)
+	}
+	r.gone = true
+	if seen, err = o.Observe(t.Context(), "u"); err != nil || len(seen.Containers) != 0 {
+		t.Errorf("a container that was removed meanwhile: %+v (%v)", seen, err)
+	}
+	found, err := o.Found(t.Context())
+	if err != nil || found["u"].String() != "ns/web" {
+		t.Errorf("found %v (%v)", found, err)
+	}
+}
