@@ -56,6 +56,9 @@ func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
 
 // createContainer mounts the root file system and writes the bundle.
 func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
+	r.mu.Lock()
+	r.containers[c.ID] = c
+	r.mu.Unlock()
 	root, err := r.cfg.Images.Rootfs(ctx, c.ImageRef, imageDir(c))
 	if err != nil {
 		return err
@@ -82,15 +85,20 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 // startContainer runs the program. One run of the OCI runtime creates and
 // starts the container, which costs half of doing it in two.
 func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
-	r.mu.Lock()
-	r.containers[c.ID] = c
-	r.mu.Unlock()
+	r.starting.RLock()
+	defer r.starting.RUnlock()
 	_, err := r.launch(ctx, c.ID, bundleOf(c), &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(r.cgroupOf(c)),
 		Command: keeper.Command{Console: consoleName(c.Config.GetTty())},
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running[c.ID] = c
+	return nil
 }
 
 func consoleName(tty bool) string {
@@ -192,6 +200,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	}
 	r.mu.Lock()
 	delete(r.containers, c.ID)
+	delete(r.running, c.ID)
 	r.mu.Unlock()
 	return os.RemoveAll(bundleOf(c))
 }

@@ -27,8 +27,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -75,6 +77,11 @@ type Runtime struct {
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
 	containers map[string]*cri.Container
+	running    map[string]*cri.Container // those whose exit was not seen
+
+	// starting is held, shared, while a container is started, so that it is
+	// either in running when the keeper is replaced or started by the next one.
+	starting sync.RWMutex
 }
 
 // New makes the runtime ready: it probes the OCI runtime and connects to the
@@ -85,7 +92,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	}
 	r := &Runtime{
 		cfg: cfg, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
-		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{},
+		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
 	}
 	for _, d := range []string{cfg.StateDir, r.keeperState(), cfg.RunDir, r.run("sandboxes"), r.run("exec"), r.run("runtime")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -207,7 +214,8 @@ func (r *Runtime) Close() error { return r.lock.Close() }
 // served or recovered, ends the keeper, and leaves nothing behind. It is for
 // nodes that are thrown away; nothing may be called at the same time or after.
 func (r *Runtime) Shutdown(ctx context.Context) error {
-	var errs []error
+	// A keeper that died is replaced first, for the sake of what it left.
+	errs := []error{r.connect(ctx)}
 	sandboxes, containers := r.known()
 	for _, c := range containers {
 		errs = append(errs, r.stopContainer(ctx, c, 0), r.removeContainer(ctx, c))
@@ -227,13 +235,7 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 func (r *Runtime) known() (sandboxes []*cri.Sandbox, containers []*cri.Container) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, s := range r.sandboxes {
-		sandboxes = append(sandboxes, s)
-	}
-	for _, c := range r.containers {
-		containers = append(containers, c)
-	}
-	return sandboxes, containers
+	return slices.Collect(maps.Values(r.sandboxes)), slices.Collect(maps.Values(r.containers))
 }
 
 func (r *Runtime) networkReady(ctx context.Context) error {

@@ -37,6 +37,9 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 	}
 	for _, c := range containers {
 		r.containers[c.ID] = c
+		if c.Running() {
+			r.running[c.ID] = c
+		}
 	}
 	return nil
 }
@@ -105,9 +108,15 @@ func lostExit() cri.Exit {
 // containers have lost the readers of their output: they are ended and
 // reported, and a new keeper is started for those to come.
 func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error {
+	report := func(id string, e cri.Exit) {
+		ended(id, e)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.running, id)
+	}
 	for {
 		err := r.keeper.Watch(ctx, func(e keeper.Exit) error {
-			ended(e.ID, exitOf(e))
+			report(e.ID, exitOf(e))
 			return nil
 		})
 		if ctx.Err() != nil {
@@ -117,13 +126,15 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 			return err
 		}
 		r.cfg.Logger.Error("the keeper died: its containers are ended and a new one is started", "err", err)
-		if err := r.replaceKeeper(ctx, ended); err != nil {
+		if err := r.replaceKeeper(ctx, report); err != nil {
 			return err
 		}
 	}
 }
 
-func (r *Runtime) replaceKeeper(ctx context.Context, ended func(string, cri.Exit)) error {
+func (r *Runtime) replaceKeeper(ctx context.Context, report func(string, cri.Exit)) error {
+	r.starting.Lock() // starts with the dead keeper have failed or are in running
+	defer r.starting.Unlock()
 	if err := r.connect(ctx); err != nil {
 		return err
 	}
@@ -131,17 +142,26 @@ func (r *Runtime) replaceKeeper(ctx context.Context, ended func(string, cri.Exit
 	if err != nil {
 		return err
 	}
-	_, containers := r.known()
-	for _, c := range containers {
-		if _, kept := statuses[c.ID]; kept {
-			continue // started since, or its exit is in the journal
-		}
+	for _, c := range r.notKept(statuses) {
 		if err := r.killRest(c); err != nil {
 			return err
 		}
-		ended(c.ID, lostExit())
+		report(c.ID, lostExit())
 	}
 	return r.killPauses(statuses)
+}
+
+// notKept returns the running containers that the keeper knows nothing of. An
+// exit that the dead one had journalled is known to the next.
+func (r *Runtime) notKept(statuses map[string]keeper.Status) (lost []*cri.Container) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, c := range r.running {
+		if _, kept := statuses[id]; !kept {
+			lost = append(lost, c)
+		}
+	}
+	return lost
 }
 
 // killPauses ends the first processes of shared PID namespaces that a dead

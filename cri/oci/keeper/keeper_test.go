@@ -8,12 +8,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,20 +24,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// The test binary is also the keeper, and what stands in for an OCI runtime:
-// "runtime SCRIPT" starts the script, writes its process id down and ends
-// without waiting for it.
+// The test binary is also the keeper, so that the race detector sees it.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "runtime" {
-		pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", os.Args[2]}, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
-		if err == nil {
-			err = os.WriteFile("pid", []byte(strconv.Itoa(pid)), 0o600)
-		}
-		if err != nil {
-			panic(err)
-		}
-		return
-	}
 	if len(os.Args) > 1 && (os.Args[1] == "start" || os.Args[1] == "run") {
 		if err := daemon.Main(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -45,19 +33,49 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(runTests(m))
 }
+
+// toolsDir has the programs keeper and standin while the tests run.
+const toolsDir = "NODEKIT_KEEPER_TEST_TOOLS"
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "nodekit-keeper-tools-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+"/", "./testdata/standin", "../../../cmd/keeper")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("building the test programs: %v\n%s", err, out))
+	}
+	os.Setenv(toolsDir, dir)
+	return m.Run()
+}
+
+func tool(name string) string { return filepath.Join(os.Getenv(toolsDir), name) }
 
 type host struct {
 	*keeper.Client
-	t   *testing.T
-	dir string
+	t           *testing.T
+	dir, binary string
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newHostOf(t, self)
+}
+
+// newHostOf starts that keeper program.
+func newHostOf(t *testing.T, binary string) *host {
+	t.Helper()
 	dir := t.TempDir()
-	h := &host{Client: keeper.NewClient(dir), t: t, dir: dir}
+	h := &host{Client: keeper.NewClient(dir), t: t, dir: dir, binary: binary}
 	h.startKeeper()
 	t.Cleanup(func() {
 		ctx := context.Background()
@@ -78,9 +96,7 @@ func newHost(t *testing.T) *host {
 
 func (h *host) startKeeper() {
 	h.t.Helper()
-	self, err := os.Executable()
-	h.must(err)
-	h.must(keeper.Start(h.t.Context(), keeper.Launch{Binary: self, State: h.dir, Run: h.dir, Log: h.dir + "/log"}))
+	h.must(keeper.Start(h.t.Context(), keeper.Launch{Binary: h.binary, State: h.dir, Run: h.dir, Log: h.dir + "/log"}))
 }
 
 func (h *host) killKeeper() {
@@ -101,13 +117,11 @@ func (h *host) must(err error) {
 }
 
 func (h *host) container(id, script string, change func(*keeper.StartRequest)) (keeper.Status, error) {
-	self, err := os.Executable()
-	h.must(err)
 	dir := filepath.Join(h.dir, id)
 	h.must(os.MkdirAll(dir, 0o700))
 	r := &keeper.StartRequest{
 		Log:     dir + "/log",
-		Command: keeper.Command{Args: []string{self, "runtime", script}, Dir: dir, PIDFile: "pid"},
+		Command: keeper.Command{Args: []string{tool("standin"), script}, Dir: dir, PIDFile: "pid"},
 	}
 	if change != nil {
 		change(r)
@@ -411,14 +425,14 @@ func frame(body string) string {
 
 // TestMemory prints what containers cost the keeper.
 func TestMemory(t *testing.T) {
-	h := newHost(t)
+	h := newHostOf(t, tool("keeper"))
 	before := h.rss()
 	const count = 50
 	for i := range count {
 		h.start("m"+strconv.Itoa(i), "echo hello; exec sleep 1000")
 	}
 	after := h.rss()
-	t.Logf("keeper: %d kB alone, %d kB with %d containers (the test binary, which is larger than cmd/keeper)", before, after, count)
+	t.Logf("keeper: %d kB alone, %d kB with %d containers", before, after, count)
 	if perContainer := (after - before) / count; perContainer > 64 {
 		t.Errorf("a container costs %d kB", perContainer)
 	}
