@@ -1,18 +1,15 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/nodekit-project/nodekit/internal/hostcheck"
 )
 
 func newDoctorCommand() *cobra.Command {
-	var output string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether this machine can run a node",
@@ -20,35 +17,26 @@ func newDoctorCommand() *cobra.Command {
 thing that is missing, the command that mends it. It changes nothing. The exit code is 1
 when something that every node needs is missing.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			results := hostcheck.Run()
-			if err := printChecks(cmd, results, output); err != nil {
-				return err
-			}
-			if len(hostcheck.Missing(results)) > 0 {
-				return exitCode(1)
-			}
-			return nil
-		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "output format: json or yaml")
+	format := addOutputFlag(cmd, "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		results := hostcheck.Run()
+		if err := printChecks(cmd, results, format.value); err != nil {
+			return err
+		}
+		if len(hostcheck.Missing(results)) > 0 {
+			return exitCode(1)
+		}
+		return nil
+	}
 	return cmd
 }
 
-func printChecks(cmd *cobra.Command, results []hostcheck.Result, output string) error {
-	switch output {
-	case "":
-		return printCheckTable(cmd, results)
-	case "json":
-		out, err := json.MarshalIndent(results, "", "  ")
-		fmt.Fprintln(cmd.OutOrStdout(), string(out))
-		return err
-	case "yaml":
-		out, err := yaml.Marshal(results)
-		fmt.Fprint(cmd.OutOrStdout(), string(out))
-		return err
+func printChecks(cmd *cobra.Command, results []hostcheck.Result, format string) error {
+	if format != "" {
+		return printDocument(cmd.OutOrStdout(), format, results)
 	}
-	return fmt.Errorf("output format %q: want json or yaml", output)
+	return printCheckTable(cmd, results)
 }
 
 func printCheckTable(cmd *cobra.Command, results []hostcheck.Result) error {

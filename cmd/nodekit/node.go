@@ -27,6 +27,9 @@ The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
+			if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
+				return err
+			}
 			if err := parts.apply(&cfg); err != nil {
 				return err
 			}
@@ -40,6 +43,21 @@ The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
 	fs.StringVar(&cfg.Manifests, "manifests", "", "`directory` of manifests to run")
 	parts.addTo(cmd)
 	return cmd
+}
+
+// absolute makes paths absolute; an empty one stays empty.
+func absolute(paths ...*string) error {
+	for _, p := range paths {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		*p = abs
+	}
+	return nil
 }
 
 func runNode(cmd *cobra.Command, cfg node.Config) error {

@@ -29,6 +29,7 @@ See whether this machine has what it takes: nodekit doctor`,
 	root.AddCommand(
 		newRunCommand(),
 		newNodeCommand(),
+		newResetCommand(),
 		newServeCommand(),
 		newImageCommand(),
 		newConformCommand(),

@@ -107,6 +107,9 @@ type session struct {
 }
 
 func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) (err error) {
+	if err := node.CheckHost(&cfg); err != nil {
+		return err
+	}
 	s := &session{pods: podsOf(objects)}
 	s.view = newView(cmd.OutOrStdout(), len(s.pods))
 	sweep(cmd.Context(), node.Config{Keeper: cfg.Keeper, Logger: cfg.Logger, OCIRuntime: cfg.OCIRuntime, RuntimeEndpoint: cfg.RuntimeEndpoint}, func(text string) {
@@ -129,7 +132,7 @@ func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) 
 func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*node.Node, error) {
 	cfg.Root, cfg.Run = dir.root(), dir.run()
 	cfg.Images = append(builtinImages(), cfg.Images...)
-	cfg.OnPlugin = s.view.plugin
+	cfg.OnPlugin, cfg.Observe = s.view.plugin, s.view.call
 	for i := range cfg.Plugins {
 		cfg.Plugins[i].Stderr = s.view.lines(filepath.Base(cfg.Plugins[i].Path))
 	}

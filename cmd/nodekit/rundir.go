@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/internal/kubeletdir"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
@@ -101,9 +102,14 @@ func mine(path string) bool {
 
 func (d *runDir) destroyNode(ctx context.Context, cfg node.Config) error {
 	cfg.Root, cfg.Run = d.root(), d.run()
-	n, err := node.Start(ctx, cfg)
+	// The killed run may have made /var/lib/kubelet for its plugins.
+	release, err := kubeletdir.Hold()
 	if err != nil {
 		return err
 	}
-	return n.Destroy(ctx)
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		return errors.Join(err, release())
+	}
+	return errors.Join(n.Destroy(ctx), release())
 }

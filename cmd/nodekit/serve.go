@@ -33,6 +33,9 @@ ends, and the next one at the same root takes them over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
+			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
+				return err
+			}
 			return node.ServeRuntime(cmd.Context(), cfg)
 		},
 	}
@@ -44,6 +47,8 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", nil, "`directories` of CNI plugins")
+	fs.StringArrayVar(&cfg.Images, "image-archive", nil, "put the images of this `archive` into the store at start")
+	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")
 	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
 	return cmd
 }
@@ -57,11 +62,15 @@ func newServeHostpathCommand() *cobra.Command {
 		Short: "Serve the hostpath CSI driver",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Logger = v.logger(slog.LevelInfo)
+			if err := absolute(&cfg.StateDir, &registry); err != nil {
+				return err
+			}
 			driver, err := hostpath.New(cfg)
 			if err != nil {
 				return err
 			}
-			return csi.Serve(cmd.Context(), endpoint, driver, &csi.Options{Registry: registry, Logger: v.logger(slog.LevelInfo)})
+			return csi.Serve(cmd.Context(), endpoint, driver, &csi.Options{Registry: registry, Logger: cfg.Logger})
 		},
 	}
 	v.addTo(cmd)
@@ -90,11 +99,12 @@ func newServeGPUCommand() *cobra.Command {
 					return err
 				}
 			}
+			cfg.Logger = v.logger(slog.LevelInfo)
 			plugin, err := gpu.New(cfg)
 			if err != nil {
 				return err
 			}
-			return deviceplugin.Serve(cmd.Context(), plugin, &deviceplugin.Options{KubeletDir: kubeletDir, Logger: v.logger(slog.LevelInfo)})
+			return deviceplugin.Serve(cmd.Context(), plugin, &deviceplugin.Options{KubeletDir: kubeletDir, Logger: cfg.Logger})
 		},
 	}
 	v.addTo(cmd)

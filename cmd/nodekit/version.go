@@ -1,13 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 )
 
 // versionInfo is what `nodekit version -o json` prints.
@@ -20,35 +18,21 @@ type versionInfo struct {
 }
 
 func newVersionCommand() *cobra.Command {
-	var output string
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return printVersion(cmd, output)
-		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "output format: json or yaml")
+	format := addOutputFlag(cmd, "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v := readVersion()
+		if format.value == "" {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "nodekit %s (%s, %s)\n", v.Version, v.GoVersion, v.Platform)
+			return err
+		}
+		return printDocument(cmd.OutOrStdout(), format.value, v)
+	}
 	return cmd
-}
-
-func printVersion(cmd *cobra.Command, output string) error {
-	v := readVersion()
-	switch output {
-	case "":
-		fmt.Fprintf(cmd.OutOrStdout(), "nodekit %s (%s, %s)\n", v.Version, v.GoVersion, v.Platform)
-		return nil
-	case "json":
-		out, err := json.MarshalIndent(v, "", "  ")
-		fmt.Fprintln(cmd.OutOrStdout(), string(out))
-		return err
-	case "yaml":
-		out, err := yaml.Marshal(v)
-		fmt.Fprint(cmd.OutOrStdout(), string(out))
-		return err
-	}
-	return fmt.Errorf("output format %q: want json or yaml", output)
 }
 
 func readVersion() versionInfo {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
@@ -19,10 +22,22 @@ type view struct {
 	w    io.Writer
 	many bool // several Pods: lines name theirs
 	seen map[string]bool
+	// network is the time that CNI plugins took, by the Pod's uid
+	network map[string]time.Duration
 }
 
 func newView(w io.Writer, pods int) *view {
-	return &view{w: w, many: pods > 1, seen: map[string]bool{}}
+	return &view{w: w, many: pods > 1, seen: map[string]bool{}, network: map[string]time.Duration{}}
+}
+
+// call notes what the network's plugins took: that is inside the sandbox's
+// time, and no step of its own.
+func (v *view) call(_ context.Context, c call.Call) {
+	if c.Family == "cni" && c.Method == "ADD" {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.network[c.Pod.UID] += c.Took
+	}
 }
 
 // step prints a step of a Pod. A Pod that waits says so once for each reason.
@@ -30,8 +45,17 @@ func (v *view) step(s pod.Step) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	subject := s.Name
-	if v.many {
-		subject = s.Pod.Name + " " + subject
+	switch {
+	case v.many:
+		subject = strings.TrimSpace(s.Pod.Name + " " + subject)
+	case subject == "":
+		subject = s.Pod.Name
+	}
+	if s.What == pod.StepNetwork {
+		s.Took = v.network[s.Pod.UID]
+	}
+	if s.What == pod.StepImage && s.Err != nil {
+		return // the Pod waits for it, and says so
 	}
 	if s.What == pod.StepWait {
 		key := subject + s.Err.Error()

@@ -15,7 +15,7 @@ func checks() []check {
 	return []check{
 		{"root privileges", true, root},
 		{"kernel", true, kernel},
-		{"OCI runtime", true, ociRuntime},
+		{OCIRuntime, true, ociRuntime},
 		{"cgroups", true, cgroups},
 		{"namespaces", true, namespaces},
 		{"overlay file system", true, filesystem("overlay")},

@@ -3,6 +3,10 @@
 // that mends it. It only looks: it loads no module and changes nothing.
 package hostcheck
 
+// OCIRuntime is the name of the check that a node on a foreign CRI runtime
+// does not need.
+const OCIRuntime = "OCI runtime"
+
 // Result is the outcome of one check.
 type Result struct {
 	Name string `json:"name"`

@@ -116,7 +116,11 @@ func Dial(endpoint, family string, observe call.Observer) (*grpc.ClientConn, err
 		return nil, err
 	}
 	in := &clientSide{family: family, plugin: p, observe: observe}
-	return grpc.NewClient("unix://"+p,
+	// The path is dialled as it is: in a target it would be parsed as a URL.
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", p)
+	}
+	return grpc.NewClient("passthrough:///localhost", grpc.WithContextDialer(dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(quickReconnect()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),

@@ -32,7 +32,7 @@ func (p *peer) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.
 // serve serves p until the test ends and returns its endpoint.
 func serve(t *testing.T, p *peer) string {
 	t.Helper()
-	endpoint := "unix://" + filepath.Join(t.TempDir(), "s")
+	endpoint := "unix://" + filepath.Join(t.TempDir(), "a#b%25?c")
 	l, err := rpc.Listen(endpoint)
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/csi"
 	"github.com/nodekit-project/nodekit/csi/hostpath"
 	"github.com/nodekit-project/nodekit/deviceplugin"
@@ -63,7 +62,7 @@ func (n *Node) startRuntime(ctx context.Context, authors []*author) error {
 		Endpoint: n.criEndpoint(), Root: n.cfg.Root, Run: n.cfg.Run,
 		OCIRuntime: n.cfg.OCIRuntime, Keeper: n.cfg.Keeper,
 		CNIConfDir: n.cfg.CNIConfDir, CNIBinDirs: n.cfg.CNIBinDirs, Network: n.cfg.Network,
-		Observe: n.cfg.Observe, Logger: n.cfg.Logger,
+		Images: n.cfg.Images, Observe: n.cfg.Observe, Logger: n.cfg.Logger,
 	}
 	for _, a := range authors {
 		if a.sign.kind == CNI {
@@ -78,19 +77,10 @@ func (n *Node) startRuntime(ctx context.Context, authors []*author) error {
 	n.runtime = r
 	n.onDestroy(r.destroy)
 	n.onStop(r.close)
-	if err := loadImages(ctx, r.images, n.cfg.Images); err != nil {
+	if err := r.load(ctx); err != nil {
 		return err
 	}
 	n.parts.run("runtime", r.serve)
-	return nil
-}
-
-func loadImages(ctx context.Context, s *image.Store, archives []string) error {
-	for _, a := range archives {
-		if _, err := s.Load(ctx, a); err != nil {
-			return fmt.Errorf("loading %q: %w", a, err)
-		}
-	}
 	return nil
 }
 

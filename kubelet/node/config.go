@@ -67,9 +67,9 @@ type Parts struct {
 
 func (c *Config) setDefaults() error {
 	var errs []error
-	for name, dir := range map[string]string{"root": c.Root, "run": c.Run} {
+	for _, dir := range []string{c.Root, c.Run} {
 		if !filepath.IsAbs(dir) {
-			errs = append(errs, fault.Invalid.Errorf("the %s directory is %q: want an absolute path", name, dir))
+			errs = append(errs, fault.Invalid.Errorf("the node's directory %q: want an absolute path", dir))
 		}
 	}
 	if c.Name == "" {

@@ -23,9 +23,12 @@ type Network struct {
 	Bridge string `json:"bridge"`
 	// Subnet is the Pods' IPv4 network; its first address is the gateway.
 	Subnet string `json:"subnet"`
-	// Table is the nftables table that holds the node's masquerade and port rules.
+	// Table is the nftables table that holds the node's masquerade rules; that of
+	// its port rules is named after it.
 	Table string `json:"table"`
 }
+
+func (n Network) portTable() string { return n.Table + "-ports" }
 
 // record is what a node remembers about itself between starts.
 type record struct {

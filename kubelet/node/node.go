@@ -39,6 +39,7 @@ type Node struct {
 	atStop    []func() error                // what Stop releases
 	atDestroy []func(context.Context) error // what Destroy takes down instead
 
+	fresh   bool          // no node was at the root before
 	stopped chan struct{} // closed when every part has ended
 	failure error         // why, valid after stopped
 	end     sync.Once
@@ -53,10 +54,10 @@ type Node struct {
 // that lacks something with fault.FailedPrecondition and the command that
 // mends it.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	if err := cfg.setDefaults(); err != nil {
+	if err := CheckHost(&cfg); err != nil {
 		return nil, err
 	}
-	if err := checkHost(&cfg); err != nil {
+	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, stopped: make(chan struct{})}
@@ -67,14 +68,13 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// checkHost refuses a machine on which the reference runtime cannot work.
-func checkHost(cfg *Config) error {
-	if cfg.RuntimeEndpoint != "" && os.Geteuid() == 0 {
-		return nil
-	}
+// CheckHost refuses a machine on which such a node cannot work, with
+// fault.FailedPrecondition: the error names what is missing, a line each, and
+// the command that mends it. Start does the same first of all.
+func CheckHost(cfg *Config) error {
 	var errs []error
 	for _, r := range hostcheck.Missing(hostcheck.Run()) {
-		if r.Name == "OCI runtime" && cfg.OCIRuntime != "" {
+		if r.Name == hostcheck.OCIRuntime && (cfg.OCIRuntime != "" || cfg.RuntimeEndpoint != "") {
 			continue
 		}
 		errs = append(errs, fault.FailedPrecondition.Errorf("%s: %s: %s", r.Name, r.Found, r.Fix))
@@ -83,6 +83,8 @@ func checkHost(cfg *Config) error {
 }
 
 func (n *Node) start(ctx context.Context) error {
+	before, _ := os.ReadDir(n.cfg.Root) // empty, or not there yet
+	n.fresh = len(before) == 0
 	for _, dir := range []string{n.cfg.Root, n.cfg.Run} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
@@ -191,19 +193,22 @@ func (n *Node) takeDown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// abandon releases what a start that failed has begun. Pods that an earlier
-// node left at the root run on.
+// abandon releases what a start that failed has begun, all of it at a new
+// root. Pods that an earlier node left run on.
 func (n *Node) abandon() error {
 	var errs []error
 	if n.parts != nil {
 		n.stop()
-		errs = append(errs, n.parts.wait())
-	}
-	for _, release := range slices.Backward(n.atStop) {
-		errs = append(errs, release())
+		_ = n.parts.wait() // the start's own error says it
 	}
 	if n.kubelet != nil {
 		errs = append(errs, n.kubelet.Close())
+	}
+	if n.fresh {
+		return errors.Join(append(errs, n.takeDown(context.Background()))...)
+	}
+	for _, release := range slices.Backward(n.atStop) {
+		errs = append(errs, release())
 	}
 	return errors.Join(errs...)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/store"
 )
 
@@ -32,6 +33,19 @@ func (n *Node) Run(ctx context.Context, objects []store.Object) ([]*v1.Pod, erro
 		}
 	}
 	return pods, nil
+}
+
+// Apply creates the objects of a manifest, YAML or JSON, and returns its Pods.
+// A manifest that is refused creates nothing.
+func (n *Node) Apply(ctx context.Context, text []byte) ([]*v1.Pod, error) {
+	objects, notices, err := manifest.Decode(text)
+	if err != nil {
+		return nil, err
+	}
+	for _, notice := range notices {
+		n.cfg.Logger.Warn(notice.String())
+	}
+	return n.Create(ctx, objects)
 }
 
 // Create stores the objects, Pods last, so that what a Pod refers to is there

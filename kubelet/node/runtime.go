@@ -20,6 +20,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
 // RuntimeConfig says where the reference runtime lives and what it is made of.
@@ -37,6 +39,10 @@ type RuntimeConfig struct {
 	Observe call.Observer
 	Logger  *slog.Logger
 
+	Images []string // archives to load at start
+	// Ephemeral makes the end of ServeRuntime take everything down.
+	Ephemeral bool
+
 	// chainType puts a plugin of the author's in the place of the bridge.
 	chainType string
 }
@@ -50,8 +56,9 @@ type Runtime struct {
 }
 
 // ServeRuntime serves the reference runtime alone until ctx ends, for a stock
-// kubelet or crictl. Containers run on when it returns nil; a later call with
-// the same directories takes them over.
+// kubelet or crictl. Containers run on when it returns nil, and a later call with
+// the same directories takes them over; with Ephemeral they are ended, and all
+// that the runtime put on the machine is gone, its directories excepted.
 func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	if cfg.Keeper == "" {
 		keeper, err := findKeeper()
@@ -60,11 +67,23 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 		}
 		cfg.Keeper = keeper
 	}
+	if _, err := rpc.SocketPath(cfg.Endpoint); err != nil {
+		return err
+	}
 	r, err := openRuntime(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.serve(ctx), r.close())
+	served := r.load(ctx)
+	if served == nil {
+		served = r.serve(ctx)
+	}
+	if !cfg.Ephemeral {
+		return errors.Join(served, r.close())
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeDownWithin)
+	defer cancel()
+	return errors.Join(served, r.destroy(ctx), cgroup.Remove(cgroupParent(cfg.Root)))
 }
 
 // openRuntime makes the runtime ready. It has to be closed or destroyed.
@@ -97,6 +116,20 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	return r, nil
 }
 
+// load puts the configured archives into the image store.
+func (r *Runtime) load(ctx context.Context) error {
+	for _, a := range r.cfg.Images {
+		if _, err := r.images.Load(ctx, a); err != nil {
+			return fmt.Errorf("loading %q: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// PackImage makes an image of one static program, which is its entry point, and
+// returns it as an archive for Config.Images.
+func PackImage(program, name string) (archive []byte, err error) { return image.Pack(program, name) }
+
 // imageDir is where the image store of the runtime at root is.
 func imageDir(root string) string { return filepath.Join(root, "oci", "images") }
 
@@ -111,8 +144,10 @@ func (r *Runtime) close() error { return errors.Join(r.oci.Close(), r.network.Cl
 // destroy takes down everything that the runtime put on the machine.
 func (r *Runtime) destroy(ctx context.Context) error {
 	errs := []error{r.oci.Shutdown(ctx), r.network.Close()}
-	if r.cfg.CNIConfDir == "" {
-		errs = append(errs, bridge.Teardown(ctx, bridge.Config{Bridge: r.cfg.Network.Bridge, NFTTable: r.cfg.Network.Table}))
+	if n := r.cfg.Network; r.cfg.CNIConfDir == "" {
+		errs = append(errs,
+			bridge.Teardown(ctx, bridge.Config{Bridge: n.Bridge, NFTTable: n.Table}),
+			portmap.Teardown(ctx, portmap.Config{NFTTable: n.portTable()}))
 	}
 	return errors.Join(errs...)
 }
@@ -162,7 +197,9 @@ func writeChain(dir string, cfg *RuntimeConfig) error {
 		"type": "bridge", "bridge": cfg.Network.Bridge, "nftTable": cfg.Network.Table,
 		"isDefaultGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam,
 	}
-	chain := []map[string]any{first, {"type": "portmap", "capabilities": map[string]bool{"portMappings": true}}}
+	chain := []map[string]any{first, {
+		"type": "portmap", "nftTable": cfg.Network.portTable(), "capabilities": map[string]bool{"portMappings": true},
+	}}
 	if cfg.chainType != "" {
 		chain[0] = map[string]any{"type": cfg.chainType, "ipam": ipam}
 	}

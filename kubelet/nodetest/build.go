@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
 // Build builds a Go package, named as for go build from the test's directory,
@@ -32,7 +32,7 @@ func Build(t testing.TB, pkg string) string {
 // returns the archive, for node.Config.Images.
 func Image(t testing.TB, pkg, name string) string {
 	t.Helper()
-	archive, err := image.Pack(Build(t, pkg), name)
+	archive, err := node.PackImage(Build(t, pkg), name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/call"
-	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
@@ -107,11 +106,7 @@ func (n *Node) Restart() {
 // Apply creates the objects of a manifest, YAML or JSON.
 func (n *Node) Apply(text string) {
 	n.t.Helper()
-	objects, _, err := manifest.Decode([]byte(text))
-	if err == nil {
-		_, err = n.Create(n.t.Context(), objects)
-	}
-	if err != nil {
+	if _, err := n.Node.Apply(n.t.Context(), []byte(text)); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestInputThatIsRefused is about what is wrong with a file: it is refused
+// before anything is touched, in one line that names the mistake.
+func TestInputThatIsRefused(t *testing.T) {
+	c := newCLI(t)
+	pod := podRunning(`[exit, "0"]`)
+	tests := []struct{ name, manifest, want string }{
+		{"not YAML", "{{{", "p.yaml: "},
+		{"no Pod", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", "holds no Pod: there is nothing to run"},
+		{"unknown kind", "apiVersion: v1\nkind: Podd\nmetadata: {name: a}\n", "Podd"},
+		{"unknown field", strings.Replace(pod, "restartPolicy", "restartPolcy", 1), `restartPolcy`},
+		{"unsupported field", strings.Replace(pod, "spec:", "spec:\n  hostUsers: false", 1), "spec.hostUsers"},
+		{"a kind for a cluster", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n", "Deployment"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			out, code := c.run("run", c.write("p.yaml", tt.manifest))
+			if code != 1 || !strings.Contains(out, tt.want) || strings.Count(strings.TrimSpace(out), "\n") > 0 {
+				t.Errorf("exit code %d, want 1 and one line with %q:\n%s", code, tt.want, out)
+			}
+			c.clean(out)
+		})
+	}
+}
+
+// TestPodsThatWait is about what is not there and may come: the Pod waits and
+// says for what.
+func TestPodsThatWait(t *testing.T) {
+	pod := podRunning(`[exit, "0"]`)
+	volume := func(v string) string {
+		return strings.Replace(pod, "  containers:", "  volumes:\n    - name: v\n      "+v+"\n  containers:", 1)
+	}
+	tests := []struct {
+		name, manifest string
+		flags          []string
+		want           string
+	}{
+		{"image that does not exist", strings.Replace(pod, "nodekit.dev/podtool:v1", "127.0.0.1:1/nobody/nothing:v1", 1), nil, `127\.0\.0\.1:1/nobody/nothing:v1.*127\.0\.0\.1:1`},
+		{"missing ConfigMap", volume("configMap: {name: absent}"), nil, `wait .*ConfigMap.*absent`},
+		{"missing claim", volume("persistentVolumeClaim: {claimName: absent}"), nil, `wait .*absent`},
+		{"no CSI driver", volume("persistentVolumeClaim: {claimName: c}") + `---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: c}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+`, []string{"--without", "csi-hostpath"}, `wait .*driver`},
+		{"no device plugin", strings.Replace(pod, "      args:", "      resources: {limits: {nodekit.dev/gpu: 1}}\n      args:", 1),
+			[]string{"--without", "gpu"}, `wait .*nodekit\.dev/gpu`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCLI(t)
+			p := c.start(append(append([]string{"run"}, tt.flags...), c.write("p.yaml", tt.manifest))...)
+			p.await(tt.want)
+			p.interrupt()
+			if code := p.exit(); code != interrupted {
+				t.Errorf("exit code %d", code)
+			}
+			t.Log(p.out)
+			c.clean(p.out.String())
+		})
+	}
+}
+
+func TestWithoutAnOCIRuntime(t *testing.T) {
+	c := newCLI(t)
+	t.Setenv("PATH", t.TempDir())
+	out, code := c.run("run", c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	if code != 1 || !strings.Contains(out, "apt-get install runc") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(out)
+}
+
+func TestWithoutRoot(t *testing.T) {
+	c := newCLI(t)
+	for _, path := range []string{c.bin, c.tmp} {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	manifest := filepath.Join(c.tmp, "p.yaml")
+	if err := os.WriteFile(manifest, []byte(podRunning(`[exit, "0"]`)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", filepath.Join(c.bin, "nodekit"), "run", manifest)
+	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "sudo") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func TestPluginThatIsNone(t *testing.T) {
+	c := newCLI(t)
+	out, code := c.run("run", "--plugin", "/bin/true", c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	if code != 1 || !strings.Contains(out, "before it served or registered anything") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	out2, code := c.run("run", "--plugin", "./not-there", c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	if code != 1 || !strings.Contains(out2, "not-there") {
+		t.Errorf("exit code %d:\n%s", code, out2)
+	}
+	c.clean(out + out2)
+}

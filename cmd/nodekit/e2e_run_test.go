@@ -1,0 +1,134 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestRunExample(t *testing.T) {
+	c := newCLI(t)
+	out, code := c.run("run", "../../examples/pod.yaml")
+	if code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, out)
+	}
+	for _, want := range []string{"sandbox", "network", "volume", "device", "prepare", "server", "client", "ready", "phase      Succeeded",
+		"server | character 1:3", "client | the server was here", "client | the init container was here", "server | request 3", "10."} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the output lacks %q", want)
+		}
+	}
+	if n := strings.Count(out, "client | hello"); n != 3 {
+		t.Errorf("the client got %d answers, want 3", n)
+	}
+	if t.Failed() {
+		t.Log(out)
+	}
+	c.clean(out)
+}
+
+func TestRunsSideBySide(t *testing.T) {
+	c := newCLI(t)
+	var outs [2]string
+	var wg sync.WaitGroup
+	for i := range outs {
+		p := c.start("run", "../../examples/pod.yaml")
+		wg.Go(func() {
+			if code := p.exit(); code != 0 {
+				t.Errorf("run %d: exit code %d:\n%s", i, code, p.out)
+			}
+			outs[i] = p.out.String()
+		})
+	}
+	wg.Wait()
+	c.clean(outs[0] + outs[1])
+}
+
+const podOf = `apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: main
+      image: nodekit.dev/podtool:v1
+      args: ARGS
+`
+
+func podRunning(args string) string { return strings.Replace(podOf, "ARGS", args, 1) }
+
+func TestExitCodeIsTheContainers(t *testing.T) {
+	c := newCLI(t)
+	out, code := c.run("run", c.write("p.yaml", podRunning(`[do, "echo last words", "exit 7"]`)))
+	if code != 7 || !strings.Contains(out, "main | last words") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(out)
+}
+
+func TestInterruptTakesEverythingDown(t *testing.T) {
+	c := newCLI(t)
+	p := c.start("run", c.write("p.yaml", podRunning(`[trap, "0"]`)))
+	p.await(`ready`)
+	p.interrupt()
+	if code := p.exit(); code != interrupted {
+		t.Errorf("exit code %d:\n%s", code, p.out)
+	}
+	c.clean(p.out.String())
+}
+
+func TestInterruptWhileStarting(t *testing.T) {
+	c := newCLI(t)
+	for _, seen := range []string{`node `, `sandbox`, `container  prepare`} {
+		p := c.start("run", "../../examples/pod.yaml")
+		p.await(seen)
+		p.interrupt()
+		if code := p.exit(); code != interrupted {
+			t.Errorf("after %q: exit code %d:\n%s", seen, code, p.out)
+		}
+		c.clean(p.out.String())
+	}
+}
+
+func TestNextRunTakesDownWhatAKilledOneLeft(t *testing.T) {
+	c := newCLI(t)
+	killed := c.start("run", c.write("p.yaml", podRunning(`[trap, "0"]`)))
+	killed.await(`ready`)
+	killed.kill()
+	if left, _ := filepath.Glob(filepath.Join(c.tmp, runDirPrefix+"*")); len(left) != 1 {
+		t.Fatalf("a killed run left %v", left)
+	}
+	out, code := c.run("run", c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	if code != 0 || !strings.Contains(out, "taking down what a killed run left") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(killed.out.String() + out)
+}
+
+func TestRunWithAPluginOfYourOwn(t *testing.T) {
+	c := newCLI(t)
+	manifest := strings.Replace(podRunning(`[do, "stat-device /dev/hello", "env HELLO"]`), "      args:", "      resources: {limits: {example.com/hello: 1}}\n      args:", 1)
+	out, code := c.run("run", "--plugin", filepath.Join(c.bin, "device-hello"), c.write("p.yaml", manifest))
+	if code != 0 || !strings.Contains(out, "is a deviceplugin plugin") || !strings.Contains(out, "main | hello from hello-") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(out)
+}
+
+func TestPluginThatDiesIsStartedAgain(t *testing.T) {
+	c := newCLI(t)
+	script := filepath.Join(t.TempDir(), "dies-once")
+	text := "#!/bin/sh\n" + filepath.Join(c.bin, "csi-hello") + " &\nsleep 0.5; kill -9 $!; exit 3\n"
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[trap, "0"]`)))
+	p.await(`is a csi plugin`)
+	p.await(`dies-once: ended \(exit status 3\), starts again`)
+	p.interrupt()
+	p.exit()
+	c.clean(p.out.String())
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+func newResetCommand() *cobra.Command {
+	var v verbosity
+	var cfg node.Config
+	cmd := &cobra.Command{
+		Use:   "reset --root DIR --run DIR",
+		Short: "Take down a node that was stopped or died, with its Pods and its data",
+		Long: `Reset ends the Pods of a node whose process has gone, deletes the volumes that were
+provisioned for them, takes down its network and removes both directories. A node that
+runs is refused: stop it first.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Logger = v.logger(slog.LevelWarn)
+			if err := absolute(&cfg.Root, &cfg.Run); err != nil {
+				return err
+			}
+			return reset(cmd, cfg)
+		},
+	}
+	v.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&cfg.Root, "root", defaultRoot, "the node's `directory` for everything that survives a restart")
+	fs.StringVar(&cfg.Run, "run", defaultRun, "the node's `directory` for sockets")
+	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
+	fs.StringVar(&cfg.RuntimeEndpoint, "runtime-endpoint", "", "the CRI runtime that the node used, if not its own")
+	return cmd
+}
+
+func reset(cmd *cobra.Command, cfg node.Config) error {
+	if _, err := os.Stat(cfg.Root); errors.Is(err, os.ErrNotExist) {
+		return fault.NotFound.Errorf("there is no node at %q: name its directory with --root", cfg.Root)
+	}
+	n, err := node.Start(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	if err := n.Destroy(cmd.Context()); err != nil {
+		return err
+	}
+	if err := errors.Join(mount.RemoveAll(cfg.Root), mount.RemoveAll(cfg.Run)); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "the node at %s is gone (%s)\n", cfg.Root, n)
+	return nil
+}
