@@ -25,6 +25,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/hostcheck"
 	"github.com/nodekit-project/nodekit/kubelet"
+	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/store"
 )
 
@@ -225,6 +226,14 @@ func (n *Node) onEnd(release func() error) {
 	n.onDestroy(func(context.Context) error { return release() })
 }
 
+// notices passes on what a manifest file asks for in vain; its errors are
+// logged by the kubelet.
+func (n *Node) notices(r manifest.Report) {
+	for _, notice := range r.Notices {
+		n.cfg.Logger.Warn(notice.String(), "file", r.File)
+	}
+}
+
 func (n *Node) criEndpoint() string {
 	if n.cfg.RuntimeEndpoint != "" {
 		return n.cfg.RuntimeEndpoint
@@ -242,6 +251,7 @@ func (n *Node) kubeletConfig() kubelet.Config {
 		CgroupParent: cgroupParent(n.cfg.Root),
 		Observe:      n.cfg.Observe,
 		OnStep:       n.cfg.OnStep,
+		OnManifest:   n.notices,
 		Logger:       n.cfg.Logger,
 	}
 }

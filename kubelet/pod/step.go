@@ -9,8 +9,8 @@ import (
 // The steps of a Pod's life that are reported, Step.What.
 const (
 	StepWait      = "wait"      // the Pod waits; Err says for what
-	StepVolume    = "volume"    // all volumes are mounted
-	StepDevice    = "device"    // devices are allocated
+	StepVolume    = "volume"    // all volumes are mounted; Name lists them
+	StepDevice    = "device"    // devices are allocated; Name lists them
 	StepSandbox   = "sandbox"   // the sandbox is ready
 	StepNetwork   = "network"   // Name is the Pod's address
 	StepImage     = "image"     // an image was pulled; Name is the reference

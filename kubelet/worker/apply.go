@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -120,7 +122,7 @@ func (w *worker) acquire(p *v1.Pod) error {
 		return fmt.Errorf("allocating devices: %w", err)
 	}
 	if len(devices) > 0 {
-		w.step(pod.StepDevice, "", begun, nil)
+		w.step(pod.StepDevice, devicesOf(devices), begun, nil)
 	}
 	if err := w.config.Cgroups.Create(w.config.Builder.PodCgroup(p)); err != nil {
 		return fmt.Errorf("making the Pod's cgroup: %w", err)
@@ -131,10 +133,24 @@ func (w *worker) acquire(p *v1.Pod) error {
 		return fmt.Errorf("mounting volumes: %w", err)
 	}
 	if len(volumes) > 0 {
-		w.step(pod.StepVolume, "", begun, nil)
+		w.step(pod.StepVolume, strings.Join(slices.Sorted(maps.Keys(volumes)), ", "), begun, nil)
 	}
 	w.ready = resources{have: true, volumes: volumes, devices: devices}
 	return nil
+}
+
+// devicesOf names what device plugins gave to containers, for people.
+func devicesOf(all map[string]pod.Devices) string {
+	var parts []string
+	for _, container := range slices.Sorted(maps.Keys(all)) {
+		d := all[container]
+		names := slices.Clone(d.CDI)
+		for _, n := range d.Nodes {
+			names = append(names, n.ContainerPath)
+		}
+		parts = append(parts, strings.TrimSpace(strings.Join(names, " ")+" for "+container))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // refresh brings the files of volumes that show objects up to date.

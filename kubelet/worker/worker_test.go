@@ -35,7 +35,7 @@ func TestLifeInOrder(t *testing.T) {
 		}
 		w.manager.Update(ending(p, 30))
 		expect(t, w, "end", append([]string{"stop 30"}, takenAway()...)...)
-		if want := []string{"phase Pending", "volume", "sandbox", "container a", "phase Running", "exit a", "phase Failed", "end"}; !slices.Equal(w.steps, want) {
+		if want := []string{"phase Pending", "volume v", "sandbox", "container a", "phase Running", "exit a", "phase Failed", "end"}; !slices.Equal(w.steps, want) {
 			t.Errorf("steps %v, want %v", w.steps, want)
 		}
 	})
