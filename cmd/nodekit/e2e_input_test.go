@@ -53,8 +53,11 @@ kind: PersistentVolumeClaim
 metadata: {name: c}
 spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
 `, []string{"--without", "csi-hostpath"}, `wait .*driver`},
-		{"no device plugin", strings.Replace(pod, "      args:", "      resources: {limits: {nodekit.dev/gpu: 1}}\n      args:", 1),
-			[]string{"--without", "gpu"}, `wait .*nodekit\.dev/gpu`},
+		{
+			"no device plugin", strings.Replace(pod, "      args:", "      resources: {limits: {nodekit.dev/gpu: 1}}\n      args:", 1),
+			[]string{"--without", "gpu"},
+			`wait .*nodekit\.dev/gpu`,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -14,8 +14,10 @@ func TestRunExample(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, out)
 	}
-	for _, want := range []string{"sandbox", "network", "volume", "device", "prepare", "server", "client", "ready", "phase      Succeeded",
-		"server | character 1:3", "client | the server was here", "client | the init container was here", "server | request 3", "10."} {
+	for _, want := range []string{
+		"sandbox", "network", "volume", "device", "prepare", "server", "client", "ready", "phase      Succeeded",
+		"server | character 1:3", "client | the server was here", "client | the init container was here", "server | request 3", "10.",
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the output lacks %q", want)
 		}

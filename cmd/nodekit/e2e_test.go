@@ -28,11 +28,15 @@ var programs = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	for _, args := range [][]string{
-		{"go", "build", "-trimpath", "-ldflags=-buildid=", "-o", dir, "../nodekit", "../keeper", "../podtool",
-			"../../examples/device-hello", "../../examples/csi-hello"},
+		{
+			"go", "build", "-trimpath", "-ldflags=-buildid=", "-o", dir, "../nodekit", "../keeper", "../podtool",
+			"../../examples/device-hello", "../../examples/csi-hello",
+		},
 		{"mkdir", filepath.Join(dir, "images")},
-		{filepath.Join(dir, "nodekit"), "image", "pack", "--name", "nodekit.dev/podtool:v1",
-			"--output", filepath.Join(dir, "images", "podtool.tar"), filepath.Join(dir, "podtool")},
+		{
+			filepath.Join(dir, "nodekit"), "image", "pack", "--name", "nodekit.dev/podtool:v1",
+			"--output", filepath.Join(dir, "images", "podtool.tar"), filepath.Join(dir, "podtool"),
+		},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -91,7 +91,8 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
 	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
 	fs.StringSliceVar(&f.without, "without", nil, "switch reference plugins off: gpu, csi-hostpath")
-	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; kind=program names the kind (cni, csi, deviceplugin, cri)")
+	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; "+
+		"kind=program names the kind (cni, csi, deviceplugin, cri)")
 	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "arguments of the --plugin at the same place, split at spaces; $(CSI_ENDPOINT) and the like are replaced")
 	fs.StringArrayVar(&f.images, "image-archive", nil, "put the images of this `archive` into the store at start")
 	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")

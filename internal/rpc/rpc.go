@@ -169,7 +169,9 @@ func (c *clientSide) unary(ctx context.Context, method string, req, reply any, c
 	return err
 }
 
-func (c *clientSide) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+func (c *clientSide) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
+	open grpc.Streamer, opts ...grpc.CallOption,
+) (grpc.ClientStream, error) {
 	this := c.call(method)
 	s, err := open(ctx, desc, cc, method, opts...)
 	err = FromStatus(err)

@@ -102,7 +102,8 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 			return sign{}, fault.FailedPrecondition.Errorf("it ended (%v) before it served or registered anything%s", exitOf(p), tailOf(p))
 		case <-time.After(50 * time.Millisecond): // a socket that is bound and does not listen yet makes no second event
 		case <-ctx.Done():
-			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v it neither served CSI_ENDPOINT or CONTAINER_RUNTIME_ENDPOINT nor registered below /var/lib/kubelet%s", detectWithin, tailOf(p))
+			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v it neither served CSI_ENDPOINT "+
+				"or CONTAINER_RUNTIME_ENDPOINT nor registered below /var/lib/kubelet%s", detectWithin, tailOf(p))
 		}
 	}
 }

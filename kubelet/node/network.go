@@ -67,7 +67,8 @@ func parseRecord(path string, raw []byte) (Network, error) {
 		return Network{}, fmt.Errorf("reading %q: %w", path, err)
 	}
 	if r.Version != recordVersion {
-		return Network{}, fault.FailedPrecondition.Errorf("reading %q: it has version %d and this nodekit writes %d: use the nodekit that wrote it", path, r.Version, recordVersion)
+		return Network{}, fault.FailedPrecondition.Errorf("reading %q: it has version %d and this nodekit writes %d: use the nodekit that wrote it",
+			path, r.Version, recordVersion)
 	}
 	return r.Network, nil
 }

@@ -142,7 +142,7 @@ func (n *Node) Logs(ctx context.Context, p call.Pod, container string, w io.Writ
 // String describes the node in one line, for people.
 func (n *Node) String() string {
 	if n.runtime == nil {
-		return fmt.Sprintf("%s, runtime at %s", n.cfg.Name, n.criEndpoint())
+		return fmt.Sprintf("%s, runtime at %s, control group %s", n.cfg.Name, n.criEndpoint(), cgroupParent(n.cfg.Root))
 	}
 	if n.cfg.CNIConfDir != "" {
 		return fmt.Sprintf("%s, %s, networks of %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.cfg.CNIConfDir)
