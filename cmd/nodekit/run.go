@@ -132,7 +132,7 @@ func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) 
 func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*node.Node, error) {
 	cfg.Root, cfg.Run = dir.root(), dir.run()
 	cfg.Images = append(builtinImages(), cfg.Images...)
-	cfg.OnPlugin, cfg.Observe = s.view.plugin, s.view.call
+	cfg.OnPlugin, cfg.OnPull, cfg.Observe = s.view.plugin, s.view.pull, s.view.call
 	for i := range cfg.Plugins {
 		cfg.Plugins[i].Stderr = s.view.lines(filepath.Base(cfg.Plugins[i].Path))
 	}

@@ -24,10 +24,14 @@ type view struct {
 	seen map[string]bool
 	// network is the time that CNI plugins took, by the Pod's uid
 	network map[string]time.Duration
+	pulls   map[string]*download // by image
 }
 
 func newView(w io.Writer, pods int) *view {
-	return &view{w: w, many: pods > 1, seen: map[string]bool{}, network: map[string]time.Duration{}}
+	return &view{
+		w: w, many: pods > 1,
+		seen: map[string]bool{}, network: map[string]time.Duration{}, pulls: map[string]*download{},
+	}
 }
 
 // call notes what the network's plugins took: that is inside the sandbox's
@@ -69,6 +73,36 @@ func (v *view) step(s pod.Step) {
 		text = fmt.Sprintf("%s  %v", subject, s.Err)
 	}
 	fmt.Fprintf(v.w, "%9s  %-9s  %s\n", took(s.Took), s.What, text)
+}
+
+// pullEvery is how often the progress of a download is shown.
+const pullEvery = time.Second
+
+// pull shows how far an image's download is.
+func (v *view) pull(p node.Pull) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	d := v.pulls[p.Image]
+	if d == nil {
+		d = &download{layers: map[string]node.Pull{}}
+		v.pulls[p.Image] = d
+	}
+	d.layers[p.Layer] = p
+	if time.Since(d.shown) < pullEvery {
+		return
+	}
+	d.shown = time.Now()
+	var done, total int64
+	for _, l := range d.layers {
+		done, total = done+l.Done, total+l.Total
+	}
+	fmt.Fprintf(v.w, "%9s  %-9s  %s  %s of %s\n", "", "pull", p.Image, size(uint64(done)), size(uint64(total)))
+}
+
+// download is an image on its way.
+type download struct {
+	layers map[string]node.Pull // by digest
+	shown  time.Time
 }
 
 // plugin prints what became of one of the author's plugins.

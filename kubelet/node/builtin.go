@@ -62,7 +62,7 @@ func (n *Node) startRuntime(ctx context.Context, authors []*author) error {
 		Endpoint: n.criEndpoint(), Root: n.cfg.Root, Run: n.cfg.Run,
 		OCIRuntime: n.cfg.OCIRuntime, Keeper: n.cfg.Keeper,
 		CNIConfDir: n.cfg.CNIConfDir, CNIBinDirs: n.cfg.CNIBinDirs, Network: n.cfg.Network,
-		Images: n.cfg.Images, Observe: n.cfg.Observe, Logger: n.cfg.Logger,
+		Images: n.cfg.Images, Observe: n.cfg.Observe, OnPull: n.cfg.OnPull, Logger: n.cfg.Logger,
 	}
 	for _, a := range authors {
 		if a.sign.kind == CNI {

@@ -51,13 +51,21 @@ type Config struct {
 	Images []string
 
 	// Observe is told of every call to every plugin, OnStep of every step of
-	// every Pod, OnPlugin of what becomes of the author's plugins. All may be
-	// called from many goroutines; nil is allowed.
+	// every Pod, OnPlugin of what becomes of the author's plugins, OnPull of how
+	// far the reference runtime's pulls are. All may be called from many
+	// goroutines and must be quick; nil is allowed.
 	Observe  call.Observer
 	OnStep   func(pod.Step)
 	OnPlugin func(PluginEvent)
+	OnPull   func(Pull)
 	// Logger may be nil.
 	Logger *slog.Logger
+}
+
+// Pull is how far the download of one layer of an image is, in bytes.
+type Pull struct {
+	Image, Layer string
+	Done, Total  int64
 }
 
 // Parts are the reference plugins that can be switched off.

@@ -37,6 +37,7 @@ type RuntimeConfig struct {
 	Network    Network // zero: chosen at the first start
 
 	Observe call.Observer
+	OnPull  func(Pull)
 	Logger  *slog.Logger
 
 	Images []string // archives to load at start
@@ -101,7 +102,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	if r.network, err = openNetwork(&r.cfg); err != nil {
 		return nil, err
 	}
-	if r.images, err = image.Open(imageDir(cfg.Root), &image.Options{Logger: cfg.Logger}); err != nil {
+	if r.images, err = image.Open(imageDir(cfg.Root), r.imageOptions()); err != nil {
 		return nil, errors.Join(err, r.network.Close())
 	}
 	r.oci, err = oci.New(ctx, oci.Config{
@@ -114,6 +115,16 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 		return nil, errors.Join(err, r.network.Close())
 	}
 	return r, nil
+}
+
+func (r *Runtime) imageOptions() *image.Options {
+	o := &image.Options{Logger: r.cfg.Logger}
+	if tell := r.cfg.OnPull; tell != nil {
+		o.Progress = func(ref string, p image.Progress) {
+			tell(Pull{Image: ref, Layer: p.Layer, Done: p.Done, Total: p.Total})
+		}
+	}
+	return o
 }
 
 // load puts the configured archives into the image store.

@@ -49,12 +49,18 @@ type Store struct {
 	limits  limits
 	current atomic.Pointer[snapshot]
 	pulls   flights
+
+	progress func(ref string, p Progress) // of pulls over CRI; may be nil
 }
 
 // Options adjust a Store. nil means the defaults.
 type Options struct {
 	// Logger receives what an operator may want to know. nil discards it.
 	Logger *slog.Logger
+	// Progress is told, for every layer, how far the pulls are that come over
+	// CRI, which itself has no word for it. It is called as PullOptions.Progress
+	// is, for different references at once. nil means nobody is.
+	Progress func(ref string, p Progress)
 	// MaxLayerBytes bounds what one layer may unpack to, in bytes. A layer
 	// beyond it is refused. Zero means 64 GiB.
 	MaxLayerBytes int64
@@ -84,7 +90,7 @@ func Open(dir string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening image store %q: %w", dir, err)
 	}
-	s := &Store{dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries}}
+	s := &Store{dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries}, progress: opts.Progress}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

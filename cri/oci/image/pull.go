@@ -63,7 +63,11 @@ func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id str
 
 // pullCRI adds what the kubelet looks for in the text of an error.
 func (s *Store) pullCRI(ctx context.Context, ref string, auth *runtimeapi.AuthConfig) (string, error) {
-	id, err := s.Pull(ctx, ref, &PullOptions{Auth: auth})
+	opts := &PullOptions{Auth: auth}
+	if s.progress != nil {
+		opts.Progress = func(p Progress) { s.progress(ref, p) }
+	}
+	id, err := s.Pull(ctx, ref, opts)
 	if errors.Is(err, fault.Unavailable) {
 		return "", fmt.Errorf("RegistryUnavailable: %w", err)
 	}
