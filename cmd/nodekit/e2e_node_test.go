@@ -31,18 +31,18 @@ func (c *cli) daemon() *daemon {
 }
 
 // up starts the node and waits until Pods can run on it.
-func (d *daemon) up() *process {
+func (d *daemon) up(args ...string) *process {
 	d.t.Helper()
-	p := d.start("node", "--root", d.root, "--run", d.runDir, "--manifests", d.manifests,
-		"--image-archive", filepath.Join(d.bin, "images", "podtool.tar"))
+	p := d.start(append([]string{"node", "--root", d.root, "--run", d.runDir, "--manifests", d.manifests,
+		"--image-archive", filepath.Join(d.bin, "images", "podtool.tar")}, args...)...)
 	p.await(`is up`)
 	return p
 }
 
 // reset takes down what the node left, as a user does.
-func (d *daemon) reset() string {
+func (d *daemon) reset(args ...string) string {
 	d.t.Helper()
-	out, code := d.run("reset", "--root", d.root, "--run", d.runDir)
+	out, code := d.run(append([]string{"reset", "--root", d.root, "--run", d.runDir}, args...)...)
 	if code != 0 {
 		d.t.Errorf("reset: exit code %d:\n%s", code, out)
 	}
@@ -96,6 +96,23 @@ func (d *daemon) ready() *v1.Pod {
 	}
 	d.t.Fatalf("no Pod became Ready: %v", last)
 	return nil
+}
+
+// remove removes the manifest and waits until no Pod is there.
+func (d *daemon) remove(name string) {
+	d.t.Helper()
+	if err := os.Remove(filepath.Join(d.manifests, name)); err != nil {
+		d.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		pods, err := d.pods()
+		if err == nil && len(pods) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("the Pod is still there: %v %v", pods, err)
+		}
+	}
 }
 
 func isReady(p *v1.Pod) bool {
@@ -184,18 +201,7 @@ func TestStoppedNodeLeavesItsPodsRunning(t *testing.T) {
 	if after := d.ready(); after.Status.ContainerStatuses[0].ContainerID != before.Status.ContainerStatuses[0].ContainerID {
 		t.Error("the container was replaced")
 	}
-	if err := os.Remove(filepath.Join(d.manifests, "p.yaml")); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		pods, err := d.pods()
-		if err == nil && len(pods) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the Pod is still there: %v %v", pods, err)
-		}
-	}
+	d.remove("p.yaml")
 	p.interrupt()
 	p.exit()
 	c.clean(out + p.out.String() + d.reset())

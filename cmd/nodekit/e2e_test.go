@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,6 +64,7 @@ type cli struct {
 	t   *testing.T
 	bin string
 	tmp string // TMPDIR of what is started
+	own []int  // processes of the test's own, which clean leaves out
 }
 
 // newCLI fails the test unless, at its end, everything that it started has
@@ -79,7 +81,7 @@ func newCLI(t *testing.T) *cli {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cli{t: t, bin: bin, tmp: tmp}
+	c := &cli{t: t, bin: bin, tmp: tmp, own: []int{os.Getpid()}}
 	t.Cleanup(func() {
 		if err := os.RemoveAll(tmp); err != nil {
 			t.Error(err)
@@ -172,7 +174,7 @@ func (c *cli) write(name, content string) string {
 	return path
 }
 
-var bridgeName = regexp.MustCompile(`bridge nk-([0-9a-f]+)`)
+var nodeID = regexp.MustCompile(`(?:bridge nk-|control group /nodekit-)([0-9a-f]+)`)
 
 // clean fails the test unless nothing is left of the nodes that the output
 // speaks of: processes, mounts, namespaces, links, rules, cgroups, files.
@@ -183,7 +185,7 @@ func (c *cli) clean(output string) {
 		Prefixes: map[leak.Kind][]string{leak.Mount: {c.tmp}, leak.Namespace: {c.tmp}, leak.Loop: {c.tmp}, leak.Link: {"none"}, leak.NFT: {"none"}, leak.Cgroup: {"none"}},
 		Marker:   c.tmp, Dirs: []string{c.tmp},
 	}
-	for _, m := range bridgeName.FindAllStringSubmatch(output, -1) {
+	for _, m := range nodeID.FindAllStringSubmatch(output, -1) {
 		scope.Prefixes[leak.Link] = append(scope.Prefixes[leak.Link], "nk-"+m[1])
 		scope.Prefixes[leak.NFT] = append(scope.Prefixes[leak.NFT], "nodekit-"+m[1])
 		scope.Prefixes[leak.Cgroup] = append(scope.Prefixes[leak.Cgroup], "/nodekit-"+m[1])
@@ -200,20 +202,20 @@ func (c *cli) clean(output string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		if left = withoutRoot(nothing.Diff(after), c.tmp); len(left) == 0 {
+		if left = c.withoutOwn(nothing.Diff(after)); len(left) == 0 {
 			return
 		}
 	}
 	c.t.Errorf("left on the machine: %v\nafter:\n%s", left, output)
 }
 
-// withoutRoot leaves out the directory itself, which is the test's own, and
-// the test's own process, whose environment names it.
-func withoutRoot(all []leak.Leak, dir string) []leak.Leak {
+// withoutOwn leaves out the directory itself and the processes that are the
+// test's own.
+func (c *cli) withoutOwn(all []leak.Leak) []leak.Leak {
 	var left []leak.Leak
 	for _, l := range all {
-		own := l.Kind == leak.Process && strings.HasPrefix(l.Name, fmt.Sprint(os.Getpid(), " "))
-		if l.Name != dir && !own {
+		own := l.Kind == leak.Process && slices.ContainsFunc(c.own, func(pid int) bool { return strings.HasPrefix(l.Name, fmt.Sprint(pid, " ")) })
+		if l.Name != c.tmp && !own {
 			left = append(left, l)
 		}
 	}
