@@ -217,6 +217,33 @@ func TestOOMScoreAdjIsClamped(t *testing.T) {
 	}
 }
 
+// TestNumbersAreNoNames: an image must not turn the user that the kubelet
+// checked into another one by an account with a number for a name.
+func TestNumbersAreNoNames(t *testing.T) {
+	in := input()
+	in.Users.Passwd = []byte("1000:x:0:0::/:\n")
+	in.Users.Group = []byte("2000:x:0:\n")
+	for from, change := range map[string]func(){
+		"the pod": func() {
+			in.Container.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+			in.Container.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 2000}
+		},
+		"the image": func() {
+			in.Container.Linux.SecurityContext.RunAsUser, in.Container.Linux.SecurityContext.RunAsGroup = nil, nil
+			in.Image.User = "1000:2000"
+		},
+	} {
+		change()
+		doc, err := spec.Build(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u := doc.Process.User; u.UID != 1000 || u.GID != 2000 {
+			t.Errorf("1000:2000 of %s became %d:%d", from, u.UID, u.GID)
+		}
+	}
+}
+
 // TestRefused names what is asked for in vain, never leaves it out.
 func TestRefused(t *testing.T) {
 	for name, tc := range map[string]struct {

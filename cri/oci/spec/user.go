@@ -82,16 +82,18 @@ func id(v int64) (uint32, error) {
 	return uint32(v), nil
 }
 
-// findAccount looks a name or number up. A number that is in no file has
+// findAccount looks a name or number up. A number is never taken for a name:
+// an image whose passwd says "1000:x:0:0" would turn user 1000, whom the
+// kubelet has found not to be root, into root. A number that is in no file has
 // group 0, as docker's has.
 func findAccount(accounts []account, name string) (account, error) {
-	for _, a := range accounts {
-		if a.name == name {
-			return a, nil
-		}
-	}
 	n, err := strconv.ParseInt(name, 10, 64)
 	if err != nil {
+		for _, a := range accounts {
+			if a.name == name {
+				return a, nil
+			}
+		}
 		return account{}, fault.Invalid.Errorf("the image has no user %q", name)
 	}
 	uid, err := id(n)
@@ -107,6 +109,9 @@ func findAccount(accounts []account, name string) (account, error) {
 }
 
 func findGroup(file []byte, name string) (uint32, error) {
+	if n, err := strconv.ParseInt(name, 10, 64); err == nil {
+		return id(n)
+	}
 	for f := range lines(file, 3) {
 		if f[0] == name {
 			n, err := strconv.ParseInt(f[2], 10, 64)
@@ -115,11 +120,7 @@ func findGroup(file []byte, name string) (uint32, error) {
 			}
 		}
 	}
-	n, err := strconv.ParseInt(name, 10, 64)
-	if err != nil {
-		return 0, fault.Invalid.Errorf("the image has no group %q", name)
-	}
-	return id(n)
+	return 0, fault.Invalid.Errorf("the image has no group %q", name)
 }
 
 func parsePasswd(file []byte) (list []account) {
