@@ -7,8 +7,10 @@
 // a security context can be read and tested as a table, without root.
 //
 // A request that cannot be honoured is an error, never left out: user
-// namespaces, id-mapped mounts, image volumes and SELinux labels are refused
-// with fault.Unimplemented.
+// namespaces, id-mapped mounts, mounted images, SELinux labels, Windows
+// options and the deprecated fields for profiles are refused with
+// fault.Unimplemented. Of Mount, selinux_relabel alone does nothing: kubelets
+// set it on every host, and hosts with SELinux are not supported.
 package spec
 
 import (
@@ -124,11 +126,21 @@ func refuse(in Input) error {
 		return fault.Unimplemented.Errorf("user namespaces are not supported")
 	case sec.GetSelinuxOptions() != nil && sec.GetSelinuxOptions().String() != "":
 		return fault.Unimplemented.Errorf("SELinux options are not supported")
+	case in.Container.GetWindows() != nil:
+		return fault.Unimplemented.Errorf("Windows options are not supported")
+	case sec.GetSeccomp() == nil && !unconfined(sec.GetSeccompProfilePath()): //nolint:staticcheck // to refuse it
+		return fault.Unimplemented.Errorf("the deprecated field seccomp_profile_path is not supported: set seccomp")
+	case sec.GetApparmor() == nil && !unconfined(sec.GetApparmorProfile()): //nolint:staticcheck // to refuse it
+		return fault.Unimplemented.Errorf("the deprecated field apparmor_profile is not supported: set apparmor")
+	case sec.GetSeccomp().GetProfileType() == runtimeapi.SecurityProfile_Localhost && len(in.Seccomp) == 0:
+		return fault.Invalid.Errorf("the seccomp profile %q is empty", sec.GetSeccomp().GetLocalhostRef())
 	case sec.GetPrivileged() && !in.Sandbox.GetLinux().GetSecurityContext().GetPrivileged():
 		return fault.Invalid.Errorf("a privileged container needs a privileged sandbox")
 	}
 	return nil
 }
+
+func unconfined(profile string) bool { return profile == "" || profile == "unconfined" }
 
 // namespaces lists the container's namespaces. One that is missing from the
 // list is the host's.

@@ -268,8 +268,20 @@ func TestRefused(t *testing.T) {
 		"user namespace": {fault.Unimplemented, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}}
 		}},
+		"seccomp by the old field": {fault.Unimplemented, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.Seccomp = nil
+			in.Container.Linux.SecurityContext.SeccompProfilePath = "runtime/default"
+		}},
+		"AppArmor by the old field": {fault.Unimplemented, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.Apparmor = nil
+			in.Container.Linux.SecurityContext.ApparmorProfile = "localhost/strict"
+		}},
+		"empty seccomp profile": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p"}
+		}},
+		"Windows": {fault.Unimplemented, func(in *spec.Input) { in.Container.Windows = &runtimeapi.WindowsContainerConfig{} }},
 		"seccomp profile without seccomp": {fault.FailedPrecondition, func(in *spec.Input) {
-			in.Host.Seccomp = nil
+			in.Host.Seccomp, in.Seccomp = nil, []byte("{}")
 			in.Container.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p"}
 		}},
 	} {
