@@ -464,7 +464,7 @@ func TestRefusesConfig(t *testing.T) {
 	}
 }
 
-func BenchmarkAddDel(b *testing.B) {
+func BenchmarkAdd(b *testing.B) {
 	n := newNetwork(b, nil)
 	ns := netnstest.New(b)
 	for b.Loop() {
@@ -472,5 +472,16 @@ func BenchmarkAddDel(b *testing.B) {
 		b.StopTimer()
 		n.del("bench", ns)
 		b.StartTimer()
+	}
+}
+
+func BenchmarkDel(b *testing.B) {
+	n := newNetwork(b, map[string]any{"ipMasq": true})
+	ns := netnstest.New(b)
+	for b.Loop() {
+		b.StopTimer()
+		n.add("bench", ns)
+		b.StartTimer()
+		n.del("bench", ns)
 	}
 }

@@ -140,7 +140,8 @@ func del(ctx context.Context, r *cni.Request, c *Config) error {
 		r.Log.Warn("removing an attachment of an invalid configuration", "err", err)
 	}
 	owner := nft.Owner(r.Network, r.Attachment.String())
-	err := errors.Join(unmasquerade(c, owner), disconnect(hostName(r.Network, r.Attachment)))
+	err := table(c).RemoveDuring(func(o string) bool { return o == owner },
+		func() error { return disconnect(hostName(r.Network, r.Attachment)) })
 	if c.IPAM.Type != "" {
 		err = errors.Join(err, r.Delegate(c.IPAM.Type).Del(ctx))
 	}

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -119,21 +120,33 @@ func (rs *Ruleset) define(c *nftables.Conn) error {
 }
 
 func (rs *Ruleset) addElements(c *nftables.Conn, elements []Element) error {
+	return rs.forEachSet(elements, func(s *nftables.Set, list []Element) error {
+		out := make([]nftables.SetElement, len(list))
+		for i, e := range list {
+			out[i] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value, Comment: e.Owner}
+		}
+		return c.SetAddElements(s, out)
+	})
+}
+
+// forEachSet calls fn with every set that elements belong to, and those.
+func (rs *Ruleset) forEachSet(elements []Element, fn func(*nftables.Set, []Element) error) error {
 	for i := range rs.Sets {
+		var list []Element
+		for _, e := range elements {
+			if e.Set == rs.Sets[i].Name {
+				list = append(list, e)
+			}
+		}
+		if len(list) == 0 {
+			continue
+		}
 		s, err := rs.set(i)
 		if err != nil {
 			return err
 		}
-		var list []nftables.SetElement
-		for _, e := range elements {
-			if e.Set == s.Name {
-				list = append(list, nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd, Val: e.Value, Comment: e.Owner})
-			}
-		}
-		if len(list) > 0 {
-			if err := c.SetAddElements(s, list); err != nil {
-				return err
-			}
+		if err := fn(s, list); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,6 +155,20 @@ func (rs *Ruleset) addElements(c *nftables.Conn, elements []Element) error {
 // Remove removes every element whose owner matches. It succeeds when there is
 // none, or no table.
 func (rs *Ruleset) Remove(matches func(owner string) bool) error {
+	return rs.RemoveDuring(matches, func() error { return nil })
+}
+
+// RemoveDuring is Remove with something else to do, whatever comes of the
+// removal. The kernel frees elements only after a grace period, and the close of
+// the socket that removed them waits for it (10 ms, measured on Linux 6.18):
+// meanwhile is called before that.
+func (rs *Ruleset) RemoveDuring(matches func(owner string) bool, meanwhile func() error) error {
+	var open sockets
+	err := rs.removeAll(matches, &open)
+	return errors.Join(err, meanwhile(), open.close())
+}
+
+func (rs *Ruleset) removeAll(matches func(owner string) bool, open *sockets) error {
 	// The kernel's listing may miss an element while others come and go, so an
 	// empty answer is asked for again.
 	const tries = 3
@@ -150,39 +177,58 @@ func (rs *Ruleset) Remove(matches func(owner string) bool) error {
 		if err != nil {
 			return err
 		}
-		var errs []error
-		found := false
-		for _, e := range all {
-			if matches(e.Owner) {
-				found = true
-				errs = append(errs, rs.remove(e))
-			}
-		}
-		if found {
-			return errors.Join(errs...)
+		gone := slices.DeleteFunc(all, func(e Element) bool { return !matches(e.Owner) })
+		if len(gone) > 0 {
+			return rs.remove(gone, open)
 		}
 	}
 	return nil
 }
 
-func (rs *Ruleset) remove(e Element) error {
-	err := rs.commit(func(c *nftables.Conn) error {
-		for i := range rs.Sets {
-			if rs.Sets[i].Name != e.Set {
-				continue
-			}
-			s, err := rs.set(i)
-			if err != nil {
-				return err
-			}
-			return c.SetDeleteElements(s, []nftables.SetElement{{Key: e.Key, KeyEnd: e.KeyEnd}})
+// remove removes the elements at once or, when another was faster with one of
+// them, one by one.
+func (rs *Ruleset) remove(gone []Element, open *sockets) error {
+	err := rs.commitOn(open.new, func(c *nftables.Conn) error { return rs.deleteElements(c, gone) })
+	if errors.Is(err, unix.ENOENT) && len(gone) > 1 {
+		var errs []error
+		for i := range gone {
+			errs = append(errs, rs.remove(gone[i:i+1], open))
 		}
-		return nil
-	})
+		return errors.Join(errs...)
+	}
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("removing an element of %q from nftables table %q: %w", e.Owner, rs.Table, err)
+		return fmt.Errorf("removing elements of %q from nftables table %q: %w", gone[0].Owner, rs.Table, err)
 	}
 	return nil
+}
+
+func (rs *Ruleset) deleteElements(c *nftables.Conn, gone []Element) error {
+	return rs.forEachSet(gone, func(s *nftables.Set, list []Element) error {
+		out := make([]nftables.SetElement, len(list))
+		for i, e := range list {
+			out[i] = nftables.SetElement{Key: e.Key, KeyEnd: e.KeyEnd}
+		}
+		return c.SetDeleteElements(s, out)
+	})
+}
+
+// sockets are connections whose close is put off.
+type sockets []*nftables.Conn
+
+func (s *sockets) new() (*nftables.Conn, error) {
+	c, err := nftables.New(nftables.AsLasting())
+	if err == nil {
+		*s = append(*s, c)
+	}
+	return c, err
+}
+
+func (s *sockets) close() error {
+	var errs []error
+	for _, c := range *s {
+		errs = append(errs, c.CloseLasting())
+	}
+	return errors.Join(errs...)
 }
 
 // Elements returns what the sets and maps hold; nothing when there is no table.
@@ -261,12 +307,16 @@ func Available() error {
 // commit runs one transaction. The kernel refuses one that raced with another
 // (ERESTART is its business, EBUSY ours), which is then tried again.
 func (rs *Ruleset) commit(build func(*nftables.Conn) error) error {
+	return rs.commitOn(func() (*nftables.Conn, error) { return nftables.New() }, build)
+}
+
+func (rs *Ruleset) commitOn(open func() (*nftables.Conn, error), build func(*nftables.Conn) error) error {
 	const tries = 5
 	var err error
 	for range tries {
-		c, nerr := nftables.New()
+		c, nerr := open()
 		if nerr != nil {
-			return nerr
+			return fmt.Errorf("opening nftables: %w", nerr)
 		}
 		if err = build(c); err != nil {
 			return err
