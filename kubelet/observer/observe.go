@@ -22,6 +22,10 @@ const maxMessage = 4096
 // Observe asks the runtime for everything it knows of the Pod now. It sees
 // only what this node made.
 func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation, error) {
+	select {
+	case o.active <- struct{}{}:
+	default:
+	}
 	labels := map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: o.config.NodeID}
 	seen := &pod.Observation{}
 	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{

@@ -24,11 +24,19 @@ import (
 )
 
 const (
-	safetyNet = 15 * time.Second      // between lists beside events
-	polling   = time.Second           // between lists without events
-	retryMin  = 20 * time.Millisecond // after the runtime went away
-	retryMax  = 1000 * time.Millisecond
+	retryMin = 20 * time.Millisecond // after the runtime went away
+	retryMax = 1000 * time.Millisecond
 )
+
+// rhythm is the time between lists: the least after a change or an observation,
+// twice as much each time that nothing has changed, until it is the most.
+type rhythm struct{ least, most time.Duration }
+
+// besideEvents is the safety net of a runtime with events; withoutEvents lets
+// an exit be noticed after about as long again as the container ran, and a
+// second at most.
+func besideEvents() rhythm  { return rhythm{15 * time.Second, 15 * time.Second} }
+func withoutEvents() rhythm { return rhythm{50 * time.Millisecond, time.Second} }
 
 // Config is what an Observer works with.
 type Config struct {
@@ -44,6 +52,7 @@ type Config struct {
 type Observer struct {
 	config Config
 	log    *slog.Logger
+	active chan struct{} // holds a token after an observation
 }
 
 // New returns an observer that does nothing until Run.
@@ -52,7 +61,7 @@ func New(c Config) *Observer {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Observer{c, log}
+	return &Observer{c, log, make(chan struct{}, 1)}
 }
 
 // Run tells of changes until ctx ends, and returns nil then. The runtime may
@@ -63,8 +72,8 @@ func (o *Observer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := o.follow(ctx, &last, &failures)
 		if errors.Is(err, fault.Unimplemented) {
-			o.log.Info("the runtime has no container events: it is listed every second")
-			err = o.poll(ctx, &last, polling)
+			o.log.Info("the runtime has no container events: it is listed every second, more often while something goes on")
+			err = o.poll(ctx, &last, withoutEvents())
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -89,7 +98,7 @@ func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) er
 	go func() {
 		defer close(listed)
 		defer cancel() // a runtime that cannot be listed is followed anew
-		if err := o.poll(ctx, last, safetyNet); ctx.Err() == nil {
+		if err := o.poll(ctx, last, besideEvents()); ctx.Err() == nil {
 			o.log.Debug("listing the runtime", "err", err)
 		}
 	}()
@@ -111,21 +120,46 @@ func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) er
 	}
 }
 
-// poll lists the runtime at once and every so often, and tells of differences.
+// poll lists the runtime at once and in the rhythm, and tells of differences.
 // It returns the first error.
-func (o *Observer) poll(ctx context.Context, last *snapshot, every time.Duration) error {
+func (o *Observer) poll(ctx context.Context, last *snapshot, r rhythm) error {
+	wait := r.least
 	for {
 		now, err := o.list(ctx)
 		if err != nil {
 			return err
 		}
-		for uid := range last.replace(now) {
+		changed := last.replace(now)
+		for uid := range changed {
 			o.config.Changed(uid)
 		}
-		if !pause(ctx, every) {
+		wait = min(2*wait, r.most)
+		if len(changed) > 0 || o.rest(ctx, wait, r) {
+			wait = r.least
+			pause(ctx, wait)
+		}
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
+}
+
+// rest waits, and reports true when somebody observed a Pod meanwhile and the
+// rhythm answers to that: whoever does works on it.
+func (o *Observer) rest(ctx context.Context, wait time.Duration, r rhythm) (active bool) {
+	answering := o.active
+	if r.least == r.most {
+		answering = nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-answering:
+		return true
+	}
+	return false
 }
 
 // Found returns the Pods that have anything in the runtime and belong to this
@@ -168,14 +202,12 @@ func (o *Observer) list(ctx context.Context) (map[string]entry, error) {
 	return all, nil
 }
 
-// pause sleeps, and reports false when ctx ended.
-func pause(ctx context.Context, d time.Duration) bool {
+// pause sleeps until ctx ends at the latest.
+func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-t.C:
-		return true
 	}
 }

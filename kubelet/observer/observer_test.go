@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,6 +28,7 @@ type runtime struct {
 	state  runtimeapi.ContainerState
 	status *runtimeapi.ContainerStatus
 	gone   bool // the container is removed between list and status
+	lists  int
 }
 
 type stream struct {
@@ -74,6 +76,7 @@ func (r *runtime) PodSandboxStatus(context.Context, *runtimeapi.PodSandboxStatus
 func (r *runtime) ListContainers(context.Context, *runtimeapi.ListContainersRequest, ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.lists++
 	return &runtimeapi.ListContainersResponse{Containers: []*runtimeapi.Container{{Id: "c1", PodSandboxId: "s", State: r.state, Labels: labels()}}}, nil
 }
 
@@ -138,6 +141,49 @@ func TestRuntimeWithoutEventsIsListed(t *testing.T) {
 	r.state = runtimeapi.ContainerState_CONTAINER_EXITED
 	r.mu.Unlock()
 	wait(t, told, 3*time.Second, "a change")
+}
+
+// A runtime without events is listed every second, and more often while Pods
+// are worked on, so that nobody waits a second for a short container to end.
+func TestRuntimeWithoutEventsIsListedOftenWhileSomethingGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &runtime{}
+		told := make(chan time.Time, 10)
+		o := observer.New(observer.Config{Runtime: r, NodeID: "n", Changed: func(types.UID) { told <- time.Now() }})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = o.Run(ctx) }() // its end is nobody's concern here
+		lists := func() int {
+			synctest.Wait()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.lists
+		}
+		count := func(d time.Duration) int {
+			before := lists()
+			time.Sleep(d)
+			return lists() - before
+		}
+		count(time.Minute)
+		<-told
+		if n := count(10 * time.Second); n < 9 || n > 11 {
+			t.Errorf("%d lists in 10 idle seconds", n)
+		}
+		if _, err := o.Observe(ctx, "u"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150 * time.Millisecond)
+		r.mu.Lock()
+		r.state = runtimeapi.ContainerState_CONTAINER_EXITED
+		r.mu.Unlock()
+		ended := time.Now()
+		if n := count(10 * time.Second); n > 20 {
+			t.Errorf("%d lists in the 10 seconds after a change", n)
+		}
+		if late := (<-told).Sub(ended); late > 300*time.Millisecond {
+			t.Errorf("the end was noticed after %v", late)
+		}
+	})
 }
 
 func TestObserve(t *testing.T) {
