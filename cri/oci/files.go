@@ -30,7 +30,9 @@ func writeSandboxFiles(s *cri.Sandbox) error {
 		}
 	}
 	for name, content := range map[string][]byte{"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(hostname + "\n")} {
-		if err := os.WriteFile(filepath.Join(s.Dir, name), content, 0o644); err != nil {
+		file := filepath.Join(s.Dir, name)
+		// Open to every user of a container, whatever this process's umask is.
+		if err := errors.Join(os.WriteFile(file, content, 0o644), os.Chmod(file, 0o644)); err != nil {
 			return fmt.Errorf("writing the sandbox's files: %w", err)
 		}
 	}

@@ -125,7 +125,7 @@ func (s *Store) stage(ctx context.Context, chain string, l layerRef, parents []s
 // uncompressed bytes, and records what it takes.
 func (s *Store) fill(ctx context.Context, tmp string, l layerRef, parents []string) error {
 	root := filepath.Join(tmp, "fs")
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if err := makeOpen(root); err != nil {
 		return err
 	}
 	f, err := os.Open(s.blobPath(l.Blob.Hex))

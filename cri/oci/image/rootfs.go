@@ -157,13 +157,13 @@ func (s *Store) mount(ctx context.Context, m mountRecord) error {
 	if err := s.reuse(o, m); err != nil {
 		return err
 	}
-	for _, dir := range []string{o.Upper, o.Work, o.Target} {
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
 	for _, chain := range m.Layers {
 		o.Lower = append([]string{s.layerFS(chain)}, o.Lower...)
+	}
+	for _, dir := range []string{o.Upper, o.Work, o.Target} {
+		if err := makeOpen(dir); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
 	}
 	if len(o.Lower) == 0 { // overlay wants at least one
 		o.Lower = []string{filepath.Join(s.dir, "empty")}
@@ -172,6 +172,15 @@ func (s *Store) mount(ctx context.Context, m mountRecord) error {
 		}
 	}
 	return overlay.Mount(o)
+}
+
+// makeOpen makes a directory that every user may enter, whatever this process's
+// umask is: one that becomes the root of a container.
+func makeOpen(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 // reuse prepares the directories of an earlier mount for the next. What was

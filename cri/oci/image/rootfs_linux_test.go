@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -242,6 +243,21 @@ func TestRootfsMergesLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantGone(t, filepath.Join(root, "kept"))
+}
+
+// TestRootfsIsOpen: programs of other users than root must reach their files,
+// whatever umask this process has.
+func TestRootfsIsOpen(t *testing.T) {
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	for name, layers := range map[string][]v1.Layer{"a layer": {layerOf(t, file("a/b", ""))}, "no layer": nil} {
+		root := mounted(t, loaded(t, nil, layers...), testName, t.TempDir()).Path
+		for _, dir := range []string{root, filepath.Join(root, "a")} {
+			if fi, err := os.Stat(dir); err == nil && fi.Mode().Perm() != 0o755 {
+				t.Errorf("with %s %s is %v, want mode 0755", name, dir, fi.Mode())
+			}
+		}
+	}
 }
 
 func TestRootfsOfManyLayers(t *testing.T) {
