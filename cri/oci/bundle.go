@@ -2,10 +2,10 @@ package oci
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -46,6 +46,9 @@ func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.R
 		return nil, err
 	}
 	if err := resolveMounts(doc); err != nil {
+		return nil, err
+	}
+	if err := addVolumes(doc, root.Config.Volumes); err != nil {
 		return nil, err
 	}
 	return doc, injectCDI(doc, c.Config)
@@ -100,23 +103,6 @@ func devicesOf(c *cri.Container) ([]spec.Device, error) {
 	return append(all, list...), err
 }
 
-// usersOf reads the image's accounts without following its links out of it.
-func usersOf(rootfs string) (u spec.Users, err error) {
-	root, err := os.OpenRoot(rootfs)
-	if err != nil {
-		return u, err
-	}
-	defer root.Close()
-	for name, into := range map[string]*[]byte{"etc/passwd": &u.Passwd, "etc/group": &u.Group} {
-		content, err := root.ReadFile(name)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
-			return u, fmt.Errorf("reading the image's accounts: %w", err)
-		}
-		*into = content
-	}
-	return u, nil
-}
-
 // resolveMounts follows the host paths of bind mounts, as the CRI demands, and
 // reports those that are not there.
 func resolveMounts(doc *specs.Spec) error {
@@ -146,7 +132,7 @@ func injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
 		return fault.Invalid.Errorf("reading CDI annotations: %w", err)
 	}
 	for _, n := range annotated {
-		if !contains(names, n) {
+		if !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
@@ -161,15 +147,6 @@ func injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
 		return fault.Invalid.Errorf("injecting CDI devices (not found: %s): %w", strings.Join(missing, " "), err)
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // stopSignal is the container's own, the image's, or SIGTERM.

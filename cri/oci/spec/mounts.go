@@ -30,10 +30,16 @@ func mounts(in Input) (list []specs.Mount, rootPropagation string, err error) {
 		}
 	}
 	list = append(base, list...)
+	SortMounts(list)
+	return list, rootPropagation, nil
+}
+
+// SortMounts puts mounts nearer to the root first, because one hides what was
+// mounted below it before. Mounts of one depth keep their order.
+func SortMounts(list []specs.Mount) {
 	slices.SortStableFunc(list, func(a, b specs.Mount) int {
 		return cmp.Compare(strings.Count(a.Destination, "/"), strings.Count(b.Destination, "/"))
 	})
-	return list, rootPropagation, nil
 }
 
 func systemMounts(in Input) []specs.Mount {

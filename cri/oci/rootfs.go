@@ -1,0 +1,142 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// maxAccounts bounds what is read of an image's passwd and group, which may be
+// as large as a layer.
+const maxAccounts = 4 << 20
+
+// usersOf reads the image's accounts. Its symbolic links are followed as the
+// container would follow them, and so never lead out of it.
+func usersOf(rootfs string) (u spec.Users, err error) {
+	root, err := os.Open(rootfs)
+	if err != nil {
+		return u, err
+	}
+	defer root.Close()
+	for name, into := range map[string]*[]byte{"etc/passwd": &u.Passwd, "etc/group": &u.Group} {
+		if *into, err = readInside(root, name); err != nil {
+			return u, fault.Invalid.Errorf("reading the image's /%s: %w", name, err)
+		}
+	}
+	return u, nil
+}
+
+// readInside reads a regular file; one that is not there is empty.
+func readInside(root *os.File, name string) ([]byte, error) {
+	// Not blocking, in case it is a named pipe.
+	f, err := openInside(root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxAccounts {
+		return nil, fmt.Errorf("want a file of at most %d bytes, and it is %v with %d", maxAccounts, info.Mode(), info.Size())
+	}
+	return io.ReadAll(io.LimitReader(f, maxAccounts))
+}
+
+// openInside opens a path as if root were the root of the file system.
+func openInside(root *os.File, name string, flags int) (*os.File, error) {
+	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for {
+		fd, err := unix.Openat2(int(root.Fd()), name, how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), name), nil
+		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN): // a rename anywhere
+			continue
+		}
+		return nil, &os.PathError{Op: "openat2", Path: name, Err: err}
+	}
+}
+
+// addVolumes gives the container the volumes that its image declares, but for
+// those in or below a mount that it has already. They are directories of its own root file system,
+// which live and die with it; where that is read-only, they stay writable.
+func addVolumes(doc *specs.Spec, volumes map[string]struct{}) error {
+	root, err := os.Open(doc.Root.Path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, name := range slices.Sorted(maps.Keys(volumes)) {
+		to := path.Clean("/" + name)
+		if to == "/" || slices.ContainsFunc(doc.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(to+"/", m.Destination+"/") }) {
+			continue
+		}
+		source, err := makeInside(root, to)
+		if err != nil {
+			return fault.Invalid.Errorf("making the image's volume %q: %w", name, err)
+		}
+		if doc.Root.Readonly {
+			doc.Mounts = append(doc.Mounts, specs.Mount{Destination: to, Type: "bind", Source: source, Options: []string{"rbind", "rw"}})
+		}
+	}
+	spec.SortMounts(doc.Mounts)
+	return nil
+}
+
+// directory are the flags of a descriptor that only names a directory.
+const directory = unix.O_PATH | unix.O_DIRECTORY
+
+// makeInside makes the missing directories of an absolute path below root and
+// returns where it really is. Nobody changes root meanwhile: the container has
+// never run.
+func makeInside(root *os.File, dir string) (string, error) {
+	at, err := openInside(root, ".", directory)
+	if err != nil {
+		return "", err
+	}
+	whole := ""
+	for name := range strings.SplitSeq(strings.TrimPrefix(dir, "/"), "/") {
+		whole = path.Join(whole, name)
+		if at, err = stepInside(root, at, whole, name); err != nil {
+			return "", err
+		}
+	}
+	defer at.Close()
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
+}
+
+// stepInside opens the directory whole, whose parent is at, and closes that.
+func stepInside(root, at *os.File, whole, name string) (*os.File, error) {
+	defer at.Close()
+	next, err := openInside(root, whole, directory)
+	if !errors.Is(err, unix.ENOENT) {
+		return next, err
+	}
+	if err := unix.Mkdirat(int(at.Fd()), name, 0o755); err != nil {
+		return nil, &os.PathError{Op: "mkdir", Path: whole, Err: err}
+	}
+	if next, err = openInside(root, whole, directory); err != nil {
+		return nil, err
+	}
+	// Whatever this process's umask is. fchmod takes no O_PATH descriptor.
+	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", next.Fd()), 0o755); err != nil {
+		return nil, errors.Join(err, next.Close())
+	}
+	return next, nil
+}
