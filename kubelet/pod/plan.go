@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ const (
 	KillSandbox   = "SandboxChanged"
 	KillEnding    = "Ending"
 	KillFinished  = "Finished"
+	KillUnknown   = "Unknown"
 )
 
 // Kill ends one container instance.
@@ -60,6 +62,31 @@ type Plan struct {
 func (p *Plan) Empty() bool {
 	return len(p.Kill) == 0 && len(p.StopSandbox) == 0 && len(p.Remove) == 0 && len(p.RemoveSandbox) == 0 &&
 		p.Sandbox == nil && len(p.Start) == 0 && p.Failed == nil
+}
+
+// String says what the plan does, for logs: the same for two plans that do the same.
+func (p *Plan) String() string {
+	var parts []string
+	add := func(what string, id any) { parts = append(parts, fmt.Sprintf("%s %v", what, id)) }
+	for _, k := range p.Kill {
+		add("stop container", k.ID)
+	}
+	for _, id := range p.StopSandbox {
+		add("stop sandbox", id)
+	}
+	for _, id := range p.Remove {
+		add("remove container", id)
+	}
+	for _, id := range p.RemoveSandbox {
+		add("remove sandbox", id)
+	}
+	if p.Sandbox != nil {
+		add("run sandbox", p.Sandbox.Attempt)
+	}
+	for _, s := range p.Start {
+		add("start "+s.Name, s.Attempt)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Decide returns what to do next. It is a pure function of the view: the same
@@ -246,8 +273,8 @@ func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 	p.Start = append(p.Start, next)
 }
 
-// unwanted returns the kills of running containers that the spec does not
-// have, has changed, or whose probes failed.
+// unwanted returns the kills of containers that the spec does not have or has
+// changed, whose probes failed, or of which the runtime has lost track.
 func unwanted(v *View) []Kill {
 	var kills []Kill
 	for _, seen := range v.Seen.Active() {
@@ -259,6 +286,8 @@ func unwanted(v *View) []Kill {
 			k.Reason, k.Message = KillChanged, "the container is not in the spec any more"
 		case !isInit(v.Pod, c.Name) && seen.Hash != Hash(c):
 			k.Reason, k.Message = KillChanged, "the container's spec changed"
+		case seen.State == Unknown:
+			k.Reason, k.Message = KillUnknown, "the runtime does not know the container's state: it is ended, so that its restart policy can decide"
 		case probed.Startup == Failure:
 			k.Reason, k.Message = KillUnhealthy, "startup probe failed: "+probed.Message
 			k.Grace = probeGrace(c.StartupProbe, k.Grace)

@@ -148,6 +148,13 @@ func TestDecide(t *testing.T) {
 		"an unhealthy one as well": {with(view(spec("Always"), up, running("a"), running("b")), func(v *pod.View) {
 			v.Probes = map[string]pod.Probed{"b0": {Startup: pod.Success, Liveness: pod.Failure, Message: "no answer"}}
 		}), pod.Plan{Kill: []pod.Kill{{ID: "b0", Name: "b", Reason: pod.KillUnhealthy, Message: "liveness probe failed: no answer", Grace: grace}}}},
+		"a container of which the runtime lost track is ended": {
+			view(spec("Always"), up, running("a"), instance("b", 0, pod.Unknown, 0)),
+			pod.Plan{Kill: []pod.Kill{{
+				ID: "b0", Name: "b", Reason: pod.KillUnknown, Grace: grace,
+				Message: "the runtime does not know the container's state: it is ended, so that its restart policy can decide",
+			}}},
+		},
 		"readiness kills nothing": {with(view(spec("Always"), up, running("a"), running("b")), func(v *pod.View) {
 			v.Probes = map[string]pod.Probed{"b0": {Readiness: pod.Failure}}
 		}), pod.Plan{}},
@@ -294,5 +301,26 @@ func TestRecallKeepsWhatTheRuntimeForgot(t *testing.T) {
 	pod.Recall(was, there)
 	if len(there.Containers) != 2 {
 		t.Errorf("recalled instances that are older than what runs: %+v", there.Containers)
+	}
+}
+
+// TestRecallLeavesOutWhatNeverRan holds a container that was created, reported
+// and removed again before it could start: it did not exit, and a Pod that shall
+// not restart still starts it.
+func TestRecallLeavesOutWhatNeverRan(t *testing.T) {
+	was := &v1.PodStatus{ContainerStatuses: []v1.ContainerStatus{
+		{Name: "a", ContainerID: "x://a0", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ContainerCreating"}}},
+		{
+			Name: "b", ContainerID: "x://b1", RestartCount: 1, State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			LastTerminationState: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: 7, ContainerID: "x://b1"}},
+		},
+	}}
+	seen := &pod.Observation{}
+	pod.Recall(was, seen)
+	if a := seen.Latest("a"); a != nil {
+		t.Errorf("a never ran and is recalled as %+v", a)
+	}
+	if b := seen.Latest("b"); b == nil || b.ExitCode != 7 {
+		t.Errorf("b ran, waits to be restarted, and is recalled as %+v", b)
 	}
 }

@@ -28,7 +28,7 @@ func Recall(was *v1.PodStatus, seen *Observation) {
 
 func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
 	_, id, _ := strings.Cut(s.ContainerID, "://")
-	if id == "" {
+	if id == "" || !ran(s, id) {
 		return Container{}, false
 	}
 	for i := range seen.Containers {
@@ -55,4 +55,11 @@ func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
 		c.SandboxID = sandbox.ID
 	}
 	return c, true
+}
+
+// ran reports whether the status says of the instance that it ever ran. One that
+// was created only is not missed: the next start makes another.
+func ran(s *v1.ContainerStatus, id string) bool {
+	last := s.LastTerminationState.Terminated
+	return s.State.Running != nil || s.State.Terminated != nil || last != nil && strings.HasSuffix(last.ContainerID, id)
 }

@@ -85,14 +85,21 @@ func (w *worker) tryOrWait(err error) error {
 	if w.starting.Err() != nil {
 		return nil // the Pod shall end: the next plan knows
 	}
-	wait := pod.Waiting(err)
-	if wait == nil {
-		wait = &pod.WaitError{Reason: "FailedCreatePodSandBox", For: "its sandbox", Err: err}
-	}
+	wait := pod.Waiting(waitFor("FailedCreatePodSandBox", "its sandbox", err))
 	if w.waiting.set(wait) {
 		w.step(pod.StepWait, wait.Reason, time.Time{}, wait)
 	}
 	return nil
+}
+
+// waitFor makes an error one that the Pod waits out, unless it says itself what
+// is to become of the Pod.
+func waitFor(reason, what string, err error) error {
+	var reject *pod.RejectError
+	if pod.Waiting(err) != nil || errors.As(err, &reject) {
+		return err
+	}
+	return &pod.WaitError{Reason: reason, For: what, Err: err}
 }
 
 // blockAll blocks containers that cannot be started because the Pod's volumes
@@ -119,18 +126,18 @@ func (w *worker) acquire(p *v1.Pod) error {
 	begun := time.Now()
 	devices, err := w.config.Devices.Allocate(w.starting, p)
 	if err != nil {
-		return fmt.Errorf("allocating devices: %w", err)
+		return waitFor("DeviceAllocationFailed", "its devices", err)
 	}
 	if len(devices) > 0 {
 		w.step(pod.StepDevice, devicesOf(devices), begun, nil)
 	}
 	if err := w.config.Cgroups.Create(w.config.Builder.PodCgroup(p)); err != nil {
-		return fmt.Errorf("making the Pod's cgroup: %w", err)
+		return waitFor("FailedCreatePodContainer", "its cgroup", err)
 	}
 	begun = time.Now()
 	volumes, err := w.config.Volumes.Mount(w.starting, p)
 	if err != nil {
-		return fmt.Errorf("mounting volumes: %w", err)
+		return waitFor("FailedMount", "its volumes", err)
 	}
 	if len(volumes) > 0 {
 		w.step(pod.StepVolume, strings.Join(slices.Sorted(maps.Keys(volumes)), ", "), begun, nil)
@@ -194,14 +201,10 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(w.starting, sandboxTimeout)
 	defer cancel()
-	handler := ""
-	if p.Spec.RuntimeClassName != nil {
-		handler = *p.Spec.RuntimeClassName
-	}
-	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
 	w.step(pod.StepSandbox, "", begun, err)
 	if err != nil {
-		return fmt.Errorf("running the Pod's sandbox: %w", err)
+		return err
 	}
 	return nil
 }

@@ -13,6 +13,10 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
+// leastGrace is what a container has for its stop signal although its hook, or
+// the wait for others, used up the grace.
+const leastGrace = 2 * time.Second
+
 // graceClock is the end of an ending Pod's grace. It only moves to an earlier
 // time, and tells who waits on it.
 type graceClock struct {
@@ -59,69 +63,84 @@ func (w *worker) killAll(v *pod.View, kills []pod.Kill) error {
 }
 
 // kill ends one container within its grace: the preStop hook, then the stop
-// signal with what is left. When the Pod's grace shrinks meanwhile, both are cut
-// short.
+// signal with what is left. A grace of the Pod that shrinks meanwhile holds at
+// once, for both.
 func (w *worker) kill(v *pod.View, k pod.Kill) error {
 	w.log.Info("killing a container", "container", k.Name, "reason", k.Reason, "message", k.Message, "grace", k.Grace)
-	deadline := time.Now().Add(k.Grace)
+	limit := time.Now().Add(k.Grace)
+	if k.Reason != pod.KillSandbox && k.Reason != pod.KillUnknown && k.Grace > 0 {
+		w.preStop(v, k, limit)
+	}
 	for {
 		changed := w.grace.changed()
-		if until, force := w.grace.get(); !until.IsZero() && until.Before(deadline) {
-			deadline = until
-			if !force {
-				deadline = lastOf(deadline, time.Now().Add(2*time.Second))
-			}
-		}
 		ctx, cancel := context.WithCancel(w.ctx)
 		done := make(chan error, 1)
-		go func() { done <- w.stopContainer(ctx, v, k, deadline) }()
+		go func() { done <- w.stopContainer(ctx, k.ID, w.left(k, limit)) }()
 		select {
 		case err := <-done:
 			cancel()
-			return unlessGone("stopping container", k.ID, err)
-		case <-changed:
+			return err
+		case <-changed: // the runtime is told again, with less
 			cancel()
 			if err := <-done; err == nil {
 				return nil
 			}
-			v = &pod.View{Pod: v.Pod, Seen: v.Seen, Was: v.Was} // the hook has had its turn
-			k.Reason = ""
 		}
 	}
 }
 
-func lastOf(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// sooner returns when a kill's own grace or the Pod's is over.
+func (g *graceClock) sooner(limit time.Time) time.Time {
+	if until, _ := g.get(); !until.IsZero() && until.Before(limit) {
+		return until
 	}
-	return b
+	return limit
 }
 
-func (w *worker) stopContainer(ctx context.Context, v *pod.View, k pod.Kill, deadline time.Time) error {
-	if k.Reason != "" && k.Reason != pod.KillSandbox {
-		w.preStop(ctx, v, k, deadline)
+// left returns what a kill may still take. A hook that used up the grace leaves
+// the container a moment for its signal, unless there shall be no grace at all.
+func (w *worker) left(k pod.Kill, limit time.Time) time.Duration {
+	least := leastGrace
+	if _, force := w.grace.get(); force || k.Grace < leastGrace {
+		least = 0
 	}
-	left := max(time.Until(deadline), 0)
-	if k.Grace >= 2*time.Second {
-		left = max(left, 2*time.Second) // a hook that used up the grace leaves this
-	}
-	ctx, cancel := context.WithTimeout(ctx, left+callTimeout)
+	return max(time.Until(w.grace.sooner(limit)), least)
+}
+
+func (w *worker) stopContainer(ctx context.Context, id string, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, grace+callTimeout)
 	defer cancel()
 	_, err := w.config.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{
-		ContainerId: k.ID, Timeout: int64(math.Ceil(left.Seconds())),
+		ContainerId: id, Timeout: int64(math.Ceil(grace.Seconds())),
 	})
-	return err
+	return unlessGone("stopping container", id, err)
 }
 
 // preStop runs the container's preStop hook, for as long as the grace lasts. A
 // hook that fails does not keep the container.
-func (w *worker) preStop(ctx context.Context, v *pod.View, k pod.Kill, deadline time.Time) {
+func (w *worker) preStop(v *pod.View, k pod.Kill, limit time.Time) {
 	c := pod.Find(v.Pod, k.Name)
-	if c == nil || c.Lifecycle == nil || c.Lifecycle.PreStop == nil || k.Grace == 0 {
+	if c == nil || c.Lifecycle == nil || c.Lifecycle.PreStop == nil {
 		return
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
+	ctx, cancel := context.WithDeadline(w.ctx, limit)
 	defer cancel()
+	go func() { // ends the hook when the Pod's grace is over earlier
+		for {
+			changed := w.grace.changed()
+			over := time.NewTimer(time.Until(w.grace.sooner(limit)))
+			select {
+			case <-changed:
+			case <-over.C:
+				cancel()
+			case <-ctx.Done():
+			}
+			over.Stop()
+			if ctx.Err() != nil {
+				return
+			}
+		}
+	}()
 	if err := w.hook(ctx, c, c.Lifecycle.PreStop, target{k.ID, address(v)}); err != nil && ctx.Err() == nil {
 		w.log.Warn("preStop hook failed", "container", k.Name, "err", err)
 	}

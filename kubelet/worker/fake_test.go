@@ -38,6 +38,12 @@ type world struct {
 	n        int
 	// stubborn containers end only when their grace is over.
 	stubborn bool
+	// deaf is a runtime that says it stopped a container and did not.
+	deaf bool
+	// recording is a runtime that records a failed start as an exit, as CRI wants.
+	recording bool
+	probed    map[types.UID]map[string]pod.Probed // verdicts by Pod and container, once it is synced
+	synced    map[types.UID]bool
 }
 
 func (w *world) note(format string, args ...any) error {
@@ -157,6 +163,11 @@ func (w *world) change(id string, do func(*pod.Container)) {
 
 func (w *world) StartContainer(_ context.Context, r *runtimeapi.StartContainerRequest, _ ...grpc.CallOption) (*runtimeapi.StartContainerResponse, error) {
 	if err := w.note("start"); err != nil {
+		if w.recording {
+			w.change(r.ContainerId, func(c *pod.Container) {
+				c.State, c.ExitCode, c.Reason, c.FinishedAt = pod.Exited, 128, "StartError", time.Now()
+			})
+		}
 		return nil, err
 	}
 	w.change(r.ContainerId, func(c *pod.Container) { c.State, c.StartedAt = pod.Running, time.Now() })
@@ -175,7 +186,9 @@ func (w *world) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRe
 			return nil, ctx.Err()
 		}
 	}
-	w.exit(r.ContainerId, 143)
+	if !w.deaf {
+		w.exit(r.ContainerId, 143)
+	}
 	return &runtimeapi.StopContainerResponse{}, nil
 }
 
@@ -197,8 +210,14 @@ func (w *world) RemoveContainer(_ context.Context, r *runtimeapi.RemoveContainer
 	return &runtimeapi.RemoveContainerResponse{}, err
 }
 
+// ExecSync knows one program: "sleep", which only ctx ends.
 func (w *world) ExecSync(ctx context.Context, r *runtimeapi.ExecSyncRequest, _ ...grpc.CallOption) (*runtimeapi.ExecSyncResponse, error) {
-	return &runtimeapi.ExecSyncResponse{}, w.note("exec %s", strings.Join(r.Cmd, " "))
+	err := w.note("exec %s", strings.Join(r.Cmd, " "))
+	if r.Cmd[0] == "sleep" {
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	return &runtimeapi.ExecSyncResponse{}, err
 }
 
 func (w *world) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest, _ ...grpc.CallOption) (*runtimeapi.ImageStatusResponse, error) {
@@ -236,10 +255,24 @@ func (w *world) Allocate(context.Context, *v1.Pod) (map[string]pod.Devices, erro
 }
 func (w *world) PreStart(context.Context, *v1.Pod, string) error { return nil }
 func (w *world) Release(context.Context, types.UID) error        { return w.note("release") }
-func (w *world) Sync(*v1.Pod, *pod.Observation)                  {}
-func (w *world) Results(types.UID) map[string]pod.Probed         { return nil }
 func (w *world) Forget(types.UID)                                {}
-func (w *world) Create(string) error                             { return w.note("cgroup") }
+
+func (w *world) Sync(p *v1.Pod, _ *pod.Observation) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.synced[p.UID] = true
+}
+
+func (w *world) Results(uid types.UID) map[string]pod.Probed {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.synced[uid] {
+		return nil
+	}
+	return w.probed[uid]
+}
+
+func (w *world) Create(string) error { return w.note("cgroup") }
 func (w *world) SetStatus(_ context.Context, _ types.NamespacedName, _ types.UID, s v1.PodStatus) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -260,7 +293,7 @@ func (c cgroups) Remove(string) error { return c.note("rmcgroup") }
 func inWorld(t *testing.T, test func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		w := &world{pods: map[types.UID]*pod.Observation{}, fail: map[string]error{}}
+		w := &world{pods: map[types.UID]*pod.Observation{}, fail: map[string]error{}, synced: map[types.UID]bool{}}
 		w.manager = worker.New(ctx, worker.Config{
 			Runtime: w, Images: w, Observe: w.observe, Objects: objects{w}, Builder: w, Volumes: w, Devices: w,
 			Probes: w, Cgroups: cgroups{w},
@@ -271,6 +304,9 @@ func inWorld(t *testing.T, test func(w *world)) {
 				}
 				if v.Wait != nil {
 					s.Message = v.Wait.Error()
+				}
+				for _, probed := range v.Probes {
+					s.Message = fmt.Sprintf("readiness %d", probed.Readiness)
 				}
 				if v.Failed != nil {
 					s.Reason = v.Failed.Reason

@@ -63,15 +63,25 @@ func (m *Manager) Update(p *v1.Pod) {
 func (m *Manager) Gone(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.next[nameOf(p)] = without(m.next[nameOf(p)], p.UID)
+	if queue := without(m.next[nameOf(p)], p.UID); len(queue) > 0 {
+		m.next[nameOf(p)] = queue
+	} else {
+		delete(m.next, nameOf(p))
+	}
 	if w := m.workers[p.UID]; w != nil {
 		w.update(ended(p, time.Now()))
 	}
 }
 
-// Orphan ends what is left of a Pod that has no object.
+// Orphan ends what is left of a Pod that has no object, beside a Pod of its name
+// that has one.
 func (m *Manager) Orphan(id call.Pod) {
-	m.Update(ended(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name, UID: types.UID(id.UID)}}, time.Now()))
+	p := ended(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name, UID: types.UID(id.UID)}}, time.Now())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.workers[p.UID] == nil {
+		m.run(p)
+	}
 }
 
 // ended returns p with a grace that is over.
@@ -81,13 +91,15 @@ func ended(p *v1.Pod, now time.Time) *v1.Pod {
 	return p
 }
 
-// Wake makes the Pod's worker look again.
-func (m *Manager) Wake(uid types.UID) {
+// Wake makes the Pod's worker look again. It reports whether there is one.
+func (m *Manager) Wake(uid types.UID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if w := m.workers[uid]; w != nil {
+	w := m.workers[uid]
+	if w != nil {
 		w.wakeUp()
 	}
+	return w != nil
 }
 
 // Retry makes the workers that wait for something try again at once, and the
@@ -104,14 +116,19 @@ func (m *Manager) Retry() {
 // Wait returns when all workers have ended, after ctx did.
 func (m *Manager) Wait() { m.group.Wait() }
 
-// start starts a worker. The caller holds m.mu.
+// start starts the worker of the Pod that has its name now. The caller holds m.mu.
 func (m *Manager) start(p *v1.Pod) {
+	m.names[nameOf(p)] = p.UID
+	m.run(p)
+}
+
+// run starts a worker. The caller holds m.mu.
+func (m *Manager) run(p *v1.Pod) {
 	if m.ctx.Err() != nil {
 		return
 	}
 	w := newWorker(m.ctx, &m.config, p)
 	m.workers[p.UID] = w
-	m.names[nameOf(p)] = p.UID
 	m.group.Go(func() {
 		if w.run() {
 			m.finished(p)
@@ -125,6 +142,9 @@ func (m *Manager) finished(p *v1.Pod) {
 	defer m.mu.Unlock()
 	name := nameOf(p)
 	delete(m.workers, p.UID)
+	if m.names[name] != p.UID {
+		return // an orphan
+	}
 	delete(m.names, name)
 	if queue := m.next[name]; len(queue) > 0 {
 		m.next[name] = queue[1:]

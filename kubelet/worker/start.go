@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -48,7 +47,7 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 		request.ImageUser = &uid.Value
 	}
 	if err := w.config.Devices.PreStart(ctx, v.Pod, c.Name); err != nil {
-		return &pod.StartError{Reason: "PreStartContainerError", Err: fmt.Errorf("preparing devices: %w", err)}
+		return &pod.StartError{Reason: "PreStartHookError", Err: fmt.Errorf("preparing devices: %w", err)}
 	}
 	config, err := w.config.Builder.Container(ctx, request)
 	if err != nil {
@@ -66,8 +65,10 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	return w.postStart(ctx, v, c, id)
 }
 
-// create creates and starts the container. A container that was created and
-// did not start is removed again.
+// create creates and starts the container. One that did not start stays: the
+// runtime's record of it decides what follows, like that of one that ran and
+// failed. A runtime that has none still calls it created, and the next plan
+// replaces it.
 func (w *worker) create(ctx context.Context, request *runtimeapi.CreateContainerRequest) (id string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -77,20 +78,21 @@ func (w *worker) create(ctx context.Context, request *runtimeapi.CreateContainer
 	}
 	id = created.ContainerId
 	if _, err := w.config.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
-		err = fmt.Errorf("starting the container: %w", err)
-		return "", &pod.StartError{Reason: "RunContainerError", Err: errors.Join(err, w.removeContainer(w.ctx, id))}
+		return "", &pod.StartError{Reason: "RunContainerError", Err: fmt.Errorf("starting the container: %w", err)}
 	}
 	return id, nil
 }
 
 // postStart runs the container's postStart hook. When it fails the container
-// is killed, and its restart policy decides what follows.
+// is killed, and its restart policy decides what follows. A hook that is cut
+// short because the Pod shall end has not failed: the container ends with the
+// Pod, by its grace.
 func (w *worker) postStart(ctx context.Context, v *pod.View, c *v1.Container, id string) error {
 	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
 		return nil
 	}
 	err := w.hook(ctx, c, c.Lifecycle.PostStart, target{id, address(v)})
-	if err == nil {
+	if err == nil || ctx.Err() != nil {
 		return nil
 	}
 	w.step(pod.StepWait, "PostStartHookError", time.Time{}, fmt.Errorf("postStart hook of container %q: %w", c.Name, err))

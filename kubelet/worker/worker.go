@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -20,16 +22,23 @@ import (
 const (
 	troubleMin = 50 * time.Millisecond
 	troubleMax = 10 * time.Second
+	// troubleTold is the failure in a row from which on people are told.
+	troubleTold = 3
 )
 
-// worker is the life of one Pod in this process. What other goroutines give it
-// goes through the first group of fields; the rest is its own.
+// inbox is what other goroutines give a worker.
+type inbox struct {
+	wake  chan struct{}
+	spec  atomic.Pointer[v1.Pod]
+	retry atomic.Bool
+}
+
+// worker is the life of one Pod in this process. Only its own goroutine uses
+// what is not in the inbox, grace aside.
 type worker struct {
+	inbox
 	config   *Config
 	ctx      context.Context // of all its calls; carries the Pod's identity
-	wake     chan struct{}
-	spec     atomic.Pointer[v1.Pod]
-	retry    atomic.Bool
 	starting context.Context // ends when the Pod shall end
 	stop     context.CancelFunc
 	grace    *graceClock
@@ -40,14 +49,21 @@ type worker struct {
 	blocks  blocks
 	waiting waiting
 	failed  *pod.RejectError
-	trouble int // failures in a row
+	trouble trouble
 	log     *slog.Logger
+}
+
+// trouble is how often the worker's own work failed in a row, and what was said
+// of it last.
+type trouble struct {
+	count int
+	said  string
 }
 
 func newWorker(ctx context.Context, c *Config, p *v1.Pod) *worker {
 	id := pod.CallOf(p)
 	w := &worker{
-		config: c, ctx: call.WithPod(ctx, id), wake: make(chan struct{}, 1), grace: newGraceClock(),
+		inbox: inbox{wake: make(chan struct{}, 1)}, config: c, ctx: call.WithPod(ctx, id), grace: newGraceClock(),
 		was: *p.Status.DeepCopy(), blocks: blocks{}, log: c.Logger.With("pod", id.String(), "uid", id.UID),
 	}
 	w.starting, w.stop = context.WithCancel(w.ctx)
@@ -112,18 +128,18 @@ func (w *worker) run() bool {
 // sync looks, plans and acts until there is nothing to do now. It returns when
 // to look again even if nothing happens, zero for never, and whether the Pod is
 // gone.
-func (w *worker) sync() (again time.Time, done bool) {
+func (w *worker) sync() (again time.Time, gone bool) {
 	if w.retry.Swap(false) {
 		w.waiting.retryNow()
 		w.blocks.retryNow()
 		w.ready.stale = true
 	}
+	done := ""
 	for w.ctx.Err() == nil {
 		view, err := w.look()
 		if err != nil {
 			return w.later("observing the Pod", err), false
 		}
-		w.config.Probes.Sync(view.Pod, view.Seen)
 		plan := pod.Decide(view)
 		if plan.Failed != nil {
 			w.failed = plan.Failed
@@ -143,12 +159,17 @@ func (w *worker) sync() (again time.Time, done bool) {
 			return w.rest(view, plan.Again)
 		}
 		if until := w.waiting.until; plan.Sandbox != nil && time.Now().Before(until) {
+			w.trouble = trouble{}
 			return sooner(until, plan.Again), false
+		}
+		next := plan.String()
+		if next == done {
+			return w.later("carrying out the plan", fault.Internal.Errorf("the runtime answered OK to %s, and nothing changed", next)), false
 		}
 		if err := w.apply(view, &plan); err != nil {
 			return w.later("carrying out the plan", err), false
 		}
-		w.trouble = 0
+		done = next
 	}
 	return time.Time{}, false
 }
@@ -156,11 +177,14 @@ func (w *worker) sync() (again time.Time, done bool) {
 // look takes everything that is known of the Pod now.
 func (w *worker) look() (*pod.View, error) {
 	p := w.spec.Load()
-	probes := w.config.Probes.Results(p.UID)
 	seen, err := w.config.Observe(w.ctx, p.UID)
 	if err != nil {
 		return nil, err
 	}
+	// Before their results: an instance that this process sees for the first time
+	// has the verdicts that were recorded of it, or a restart would make it unready.
+	w.config.Probes.Sync(p, seen)
+	probes := w.config.Probes.Results(p.UID)
 	pod.Recall(&w.was, seen)
 	w.noteExits(p, seen)
 	v := &pod.View{
@@ -182,7 +206,7 @@ func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
 			return w.later("bringing volumes up to date", err), false
 		}
 	}
-	w.trouble = 0
+	w.trouble = trouble{}
 	if !view.Finished() || w.ready.released {
 		return again, false
 	}
@@ -193,14 +217,19 @@ func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
 	return again, false
 }
 
-// later logs the error and returns when to try again.
+// later logs the error, tells people when it is news, and returns when to try
+// again.
 func (w *worker) later(what string, err error) time.Time {
 	if w.ctx.Err() != nil || errors.Is(err, context.Canceled) && w.starting.Err() != nil {
 		return time.Now()
 	}
-	w.trouble++
-	w.log.Warn(what, "err", err, "failures", w.trouble)
-	return time.Now().Add(pod.Backoff(w.trouble, troubleMin, troubleMax))
+	w.trouble.count++
+	w.log.Warn(what, "err", err, "failures", w.trouble.count)
+	if text := err.Error(); text != w.trouble.said && w.trouble.count >= troubleTold {
+		w.trouble.said = text
+		w.step(pod.StepWait, "Trouble", time.Time{}, fmt.Errorf("%s: %w", what, err))
+	}
+	return time.Now().Add(pod.Backoff(w.trouble.count, troubleMin, troubleMax))
 }
 
 // sooner returns the earlier time; a zero time is never.

@@ -8,7 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -231,7 +233,8 @@ func TestRuntimeThatIsAwayIsWaitedFor(t *testing.T) {
 	})
 }
 
-// TestFailedStartIsUndone holds a start that failed half-way.
+// TestFailedStartIsUndone holds a start that failed half-way on a runtime that
+// keeps no record of the failure.
 func TestFailedStartIsUndone(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.failing("start", errDown)
@@ -256,5 +259,116 @@ func TestVolumesFollowTheirObjects(t *testing.T) {
 		expect(t, w, "an object changed", "mount")
 		w.manager.Wake("1")
 		expect(t, w, "nothing changed")
+	})
+}
+
+// TestFailedStartObeysTheRestartPolicy holds a command that cannot be run: a Pod
+// that shall not restart has failed, as one whose command ended has.
+func TestFailedStartObeysTheRestartPolicy(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.recording = true
+		w.failing("start", errDown)
+		w.manager.Update(somePod("1", func(s *v1.PodSpec) { s.RestartPolicy = v1.RestartPolicyNever }))
+		expect(t, w, "the only try", "allocate", "cgroup", "mount", "sandbox", "create a", "start", "stopsandbox", "unmount", "release")
+		if got := w.last(); got.Phase != v1.PodFailed {
+			t.Errorf("status %+v", got)
+		}
+	})
+}
+
+// TestRecordedVerdictsCountAtOnce holds the first look of a process at a Pod that
+// an earlier one started: no status may say that it knows of no verdict.
+func TestRecordedVerdictsCountAtOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.pods["1"] = &pod.Observation{
+			Sandboxes:  []pod.Sandbox{{ID: "s", Ready: true}},
+			Containers: []pod.Container{{ID: "c", Name: "a", SandboxID: "s", State: pod.Running, Hash: pod.Hash(&v1.Container{Name: "a", Image: "image:1"})}},
+		}
+		w.probed = map[types.UID]map[string]pod.Probed{"1": {"c": {Readiness: pod.Success}}}
+		w.manager.Update(somePod("1"))
+		expect(t, w, "nothing is done")
+		for _, s := range w.statuses {
+			if s.Message != "readiness 1" {
+				t.Errorf("a status said %q", s.Message)
+			}
+		}
+	})
+}
+
+func TestPostStartThatTheEndCutsShortIsNoFailure(t *testing.T) {
+	inWorld(t, func(w *world) {
+		p := somePod("1", func(s *v1.PodSpec) {
+			s.Containers[0].Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"sleep"}}}}
+		})
+		w.manager.Update(p)
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start", "exec sleep")
+		w.manager.Update(ending(p, 30))
+		expect(t, w, "the whole grace", append([]string{"stop 30"}, takenAway()...)...)
+	})
+}
+
+func TestShrinkingGraceKeepsAHookThatHasTime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		p := somePod("1", func(s *v1.PodSpec) {
+			s.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 10}}}
+		})
+		w.manager.Update(p)
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
+		w.manager.Update(ending(p, 60))
+		time.Sleep(5 * time.Second)
+		w.manager.Update(ending(p, 25))
+		time.Sleep(4 * time.Second)
+		expect(t, w, "the hook goes on")
+		time.Sleep(time.Second)
+		expect(t, w, "then the signal", append([]string{"stop 20"}, takenAway()...)...)
+	})
+}
+
+func TestNoGraceEndsAHookAndAStopAtOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.stubborn = true
+		p := somePod("1", func(s *v1.PodSpec) {
+			s.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 50}}}
+			s.Containers = append(s.Containers, v1.Container{Name: "b", Image: "image:1"})
+		})
+		w.manager.Update(p)
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start", "create b", "start")
+		w.manager.Update(ending(p, 60))
+		expect(t, w, "the one without a hook", "stop 60")
+		w.manager.Update(ending(p, 0))
+		expect(t, w, "both, now", append([]string{"stop 0", "stop 0"}, takenAway()...)...)
+	})
+}
+
+func TestRuntimeThatSaysOKAndDoesNothingIsNotFlooded(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.deaf = true
+		p := somePod("1")
+		w.manager.Update(p)
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
+		w.manager.Update(ending(p, 30))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if stops := len(w.did()); stops < 5 || stops > 20 {
+			t.Errorf("the container was stopped %d times in a minute", stops)
+		}
+		if !slices.Contains(w.steps, "wait Trouble") {
+			t.Errorf("nobody was told: %v", w.steps)
+		}
+		w.deaf = false
+		time.Sleep(11 * time.Second)
+		expect(t, w, "then it ends", append([]string{"stop 2"}, takenAway()...)...)
+	})
+}
+
+func TestOrphanEndsBesideThePodOfItsName(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.manager.Update(somePod("1"))
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
+		w.pods["0"] = &pod.Observation{Sandboxes: []pod.Sandbox{{ID: "old", Ready: true}}}
+		w.manager.Orphan(call.Pod{Namespace: "default", Name: "p", UID: "0"})
+		expect(t, w, "the orphan ends", takenAway()...)
+		w.manager.Update(somePod("2"))
+		expect(t, w, "the next of the name waits still")
 	})
 }
