@@ -1,6 +1,7 @@
 package registration_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -155,6 +156,27 @@ func TestRefusalIsToldAndRetried(t *testing.T) {
 		case <-deadline:
 			t.Fatal("the registration was not retried")
 		}
+	}
+}
+
+func TestEndInTheMiddleOfARegistrationIsNobodysFault(t *testing.T) {
+	dir, begun := t.TempDir(), make(chan struct{})
+	var log bytes.Buffer // read once Watch has returned
+	stop := run(t, func(ctx context.Context) error {
+		return registration.Watch(ctx, dir, map[string]registration.Handler{registration.CSIPlugin: {
+			Register: func(ctx context.Context, _ registration.Plugin) error {
+				close(begun)
+				<-ctx.Done()
+				return ctx.Err()
+			},
+			Deregister: func(registration.Plugin) { t.Error("deregistered what was never registered") },
+		}}, &registration.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	})
+	serve(t, dir, "a.example.com", func(err error) { t.Errorf("the plugin was told %v", err) })
+	<-begun
+	stop()
+	if strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("the log says:\n%s", &log)
 	}
 }
 

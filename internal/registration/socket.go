@@ -77,6 +77,9 @@ func (s *socket) serve(ctx context.Context) {
 			}
 			return
 		}
+		if ctx.Err() != nil {
+			return // the plugin or the watch went away meanwhile: nobody is to blame
+		}
 		log.Warn("registering a plugin", "plugin", p.Name, "err", err, "retry", wait)
 		select {
 		case <-ctx.Done():
@@ -100,6 +103,9 @@ func (s *socket) register(ctx context.Context) (Plugin, error) {
 		return p, err
 	}
 	refused := s.accept(ctx, p)
+	if refused != nil && ctx.Err() != nil {
+		return p, refused
+	}
 	status := &registerapi.RegistrationStatus{PluginRegistered: refused == nil}
 	if refused != nil {
 		status.Error = refused.Error()
