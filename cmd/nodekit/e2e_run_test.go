@@ -88,6 +88,20 @@ func TestInterruptTakesEverythingDown(t *testing.T) {
 	c.clean(p.out.String())
 }
 
+func TestSecondInterruptEndsTheGrace(t *testing.T) {
+	c := newCLI(t)
+	manifest := strings.Replace(podRunning(`[ignore-term]`), "terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 600", 1)
+	p := c.start("run", c.write("p.yaml", manifest))
+	p.await(`ready`)
+	p.interrupt()
+	p.await(`once more ends them at once`)
+	p.interrupt()
+	if code := p.exit(); code != interrupted { // exit gives it a minute
+		t.Errorf("exit code %d:\n%s", code, p.out)
+	}
+	c.clean(p.out.String())
+}
+
 func TestInterruptWhileStarting(t *testing.T) {
 	c := newCLI(t)
 	for _, seen := range []string{`node `, `sandbox`, `container  prepare`} {

@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -205,11 +207,16 @@ func exitCodeOf(p *v1.Pod) int {
 	return int(first.ExitCode)
 }
 
-// end takes the node down. The context of a run that was interrupted has ended;
-// Pods still get their grace.
+// end takes the node down. Pods still get their grace after an interrupt, until
+// the next one.
 func (s *session) end(ctx context.Context) error {
+	patient, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if ctx.Err() != nil {
+		s.view.line("interrupted: the Pods get their grace; once more ends them at once\n")
+	}
 	start := time.Now()
-	err := s.node.Destroy(context.WithoutCancel(ctx))
+	err := s.node.Destroy(patient)
 	s.logs.Wait()
 	s.view.line(fmt.Sprintf("%9s  %-9s  everything is taken down\n", took(time.Since(start)), "node"))
 	return err
