@@ -11,15 +11,12 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // DefaultKubeletDir is the root directory of a kubelet that was not told
 // another.
 const DefaultKubeletDir = "/var/lib/kubelet"
-
-// maxSocketPath is what unix(7) allows, less the dot of the hidden name under
-// which the socket is made.
-const maxSocketPath = 106
 
 // longDiscovery is when a first list is late.
 const longDiscovery = 5 * time.Second
@@ -116,7 +113,7 @@ func awaitList(ctx context.Context, devices *inventory, log *slog.Logger) {
 // killed predecessor left is replaced and never piles up.
 func socketName(dir, resource string) string {
 	name := strings.ReplaceAll(resource, "/", "_") + ".sock"
-	if len(filepath.Join(dir, name)) <= maxSocketPath {
+	if len(filepath.Join(dir, name)) <= sockfile.MaxPath {
 		return name
 	}
 	h := fnv.New32a()

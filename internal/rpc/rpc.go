@@ -10,11 +10,9 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path"
 	"runtime/debug"
 	"strings"
@@ -25,6 +23,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // MaxMessage is the size limit for messages in both directions, in bytes: the
@@ -52,30 +51,16 @@ func SocketPath(endpoint string) (string, error) {
 
 // Listen listens on a unix endpoint, readable by its owner alone. A socket
 // file that nobody answers on any more is replaced; one that somebody serves
-// is refused with fault.AlreadyExists. Closing the listener removes the file.
+// is refused with fault.AlreadyExists. Closing the listener removes the file, if
+// it is still its own. See sockfile.Listen.
 func Listen(endpoint string) (net.Listener, error) {
 	p, err := SocketPath(endpoint)
 	if err != nil {
 		return nil, err
 	}
-	if c, err := net.DialTimeout("unix", p, time.Second); err == nil {
-		c.Close()
-		return nil, fault.AlreadyExists.Errorf("listening on %q: another process serves this socket", p)
-	}
-	if fi, err := os.Lstat(p); err == nil {
-		if fi.Mode()&os.ModeSocket == 0 {
-			return nil, fault.AlreadyExists.Errorf("listening on %q: the path exists and is not a socket", p)
-		}
-		if err := os.Remove(p); err != nil {
-			return nil, fmt.Errorf("listening on %q: removing the stale socket: %w", p, err)
-		}
-	}
-	l, err := net.Listen("unix", p)
+	l, err := sockfile.Listen(p)
 	if err != nil {
-		return nil, fmt.Errorf("listening on %q: %w", p, err)
-	}
-	if err := os.Chmod(p, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, err
 	}
 	return l, nil
 }

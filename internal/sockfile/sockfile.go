@@ -6,6 +6,7 @@
 package sockfile
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,8 +17,12 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/internal/rpc"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
+
+// MaxPath is the longest path of a socket in bytes: what unix(7) allows, less the
+// dot of the hidden name under which a socket is made.
+const MaxPath = 106
 
 // ID tells the instances of a socket file apart. An inode number alone is
 // reused at once by the next file; the modification time is that of bind(2),
@@ -55,28 +60,57 @@ type Listener struct {
 	close func() error
 }
 
-// Listen puts a listening socket at path, an absolute path, in one step: a peer
-// that saw it between bind(2) and listen(2) would be refused the connection.
-// What a killed predecessor left at path is replaced; a socket that somebody
-// serves is refused with fault.AlreadyExists, and so is another kind of file.
+// lockTime bounds the wait for another process that takes a socket in the same
+// directory at this moment.
+const lockTime = 5 * time.Second
+
+// Listen puts a listening socket, readable by its owner alone, at path, an
+// absolute path of at most 106 bytes, in one step: a peer that saw it between
+// bind(2) and listen(2) would be refused the connection. What a killed
+// predecessor left at path is replaced; a socket that somebody serves is refused
+// with fault.AlreadyExists, and so is another kind of file. Of several processes
+// that listen at one path at the same time, one succeeds.
 func Listen(path string) (*Listener, error) {
-	if err := vacate(path); err != nil {
+	l, err := listen(path)
+	if err != nil {
 		return nil, fmt.Errorf("listening on %q: %w", path, err)
 	}
-	// The name is always the same, so that what a crash leaves here is replaced
-	// at the next start; the kubelet ignores names with a dot.
-	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	inner, err := rpc.Listen(hidden)
+	return l, nil
+}
+
+func listen(path string) (*Listener, error) {
+	if len(path) > MaxPath {
+		return nil, fault.Invalid.Errorf("the path has %d bytes, and %d are the most: choose a shorter directory", len(path), MaxPath)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
+	defer cancel()
+	// "/." so that a directory that is not there is not made as a file.
+	lock, err := flock.Acquire(ctx, filepath.Dir(path)+"/.", flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
-	inner.(*net.UnixListener).SetUnlinkOnClose(false) // by then the path may be another's
-	id, err := Identify(hidden)
+	defer lock.Release()
+	// The name is always the same, so that what a crash leaves here is replaced
+	// at the next start; the kubelet ignores names with a dot.
+	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := errors.Join(vacate(path), vacate(hidden)); err != nil {
+		return nil, err
+	}
+	inner, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	inner.SetUnlinkOnClose(false) // by then the path may be another's
+	err = os.Chmod(hidden, 0o600)
+	var id *ID
+	if err == nil {
+		id, err = Identify(hidden)
+	}
 	if err == nil {
 		err = os.Rename(hidden, path)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listening on %q: %w", path, err), inner.Close(), os.Remove(hidden))
+		return nil, errors.Join(err, inner.Close(), os.Remove(hidden))
 	}
 	l := &Listener{Listener: inner, path: path, id: id}
 	l.close = sync.OnceValue(func() error { return errors.Join(l.remove(), inner.Close()) })
@@ -86,9 +120,6 @@ func Listen(path string) (*Listener, error) {
 // vacate removes a stale socket. A rename over it would hide its end from who
 // watches the directory.
 func vacate(path string) error {
-	if _, err := rpc.SocketPath(path); err != nil {
-		return err
-	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
 		return fault.AlreadyExists.Errorf("another process serves this socket")
@@ -100,13 +131,16 @@ func vacate(path string) error {
 	case err != nil:
 		return err
 	case fi.Mode()&os.ModeSocket == 0:
-		return fault.AlreadyExists.Errorf("the path exists and is not a socket")
+		return fault.AlreadyExists.Errorf("the path exists and is not a socket: move it away")
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return fmt.Errorf("removing the stale socket: %w", err)
 	}
 	return nil
 }
+
+// Addr returns the address of the path.
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
 // Path returns the path of the socket.
 func (l *Listener) Path() string { return l.path }
