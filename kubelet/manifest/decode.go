@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -151,6 +152,9 @@ func decodeObject(doc []byte, head metav1.TypeMeta) (Object, []Notice, error) {
 	setDefaults(o)
 	if err := validate(o); err != nil {
 		return nil, nil, fault.Invalid.Errorf("%s: %w", label, err)
+	}
+	if p, ok := o.(*v1.Pod); ok {
+		notices = append(notices, unenforced(label, p)...)
 	}
 	return o, notices, nil
 }

@@ -99,6 +99,56 @@ items:
 	}
 }
 
+// TestUnknownValuesAreRefused has values that would otherwise be taken for the
+// default, and say nothing.
+func TestUnknownValuesAreRefused(t *testing.T) {
+	container := func(rest string) string { return "spec: {containers: [{name: a, image: i, " + rest + "}]}" }
+	for spec, want := range map[string]string{
+		"spec: {dnsPolicy: Cluster, containers: [{name: a, image: i}]}":                                   "spec.dnsPolicy",
+		"spec: {os: {name: windows}, containers: [{name: a, image: i}]}":                                  "spec.os.name",
+		"spec: {hostname: A_B, containers: [{name: a, image: i}]}":                                        "spec.hostname",
+		"spec: {hostPID: true, shareProcessNamespace: true, containers: [{name: a, image: i}]}":           "spec.shareProcessNamespace",
+		"spec: {hostAliases: [{ip: x}], containers: [{name: a, image: i}]}":                               "spec.hostAliases[0].ip",
+		"spec: {securityContext: {fsGroupChangePolicy: Never}, containers: [{name: a, image: i}]}":        "spec.securityContext.fsGroupChangePolicy",
+		"spec: {securityContext: {seccompProfile: {type: Localhost}}, containers: [{name: a, image: i}]}": "localhostProfile",
+		"spec: {securityContext: {seccompProfile: {type: Default}}, containers: [{name: a, image: i}]}":   "seccompProfile.type",
+		container("ports: [{containerPort: 80, protocol: HTTP}]"):                                         "spec.containers[0].ports[0].protocol",
+		container("ports: [{containerPort: 80, name: a}, {containerPort: 81, name: a}]"):                  "spec.containers[0].ports[1].name",
+		container("terminationMessagePolicy: Log"):                                                        "terminationMessagePolicy",
+		container("resources: {limits: {hugepages-2Mi: 2Mi}}"):                                            "hugepages-2Mi is not supported",
+		container("lifecycle: {preStop: {tcpSocket: {port: 80}}}"):                                        "lifecycle.preStop.tcpSocket",
+		container("readinessProbe: {terminationGracePeriodSeconds: 5, tcpSocket: {port: 80}}"):            "readinessProbe.terminationGracePeriodSeconds",
+		container("volumeMounts: [{name: v, mountPath: /v, mountPropagation: Bidirectional}]"):            "Bidirectional is for privileged",
+		container("securityContext: {procMount: Masked}"):                                                 "procMount",
+		"spec: {readinessGates: [{conditionType: x}], containers: [{name: a, image: i}]}":                 "field spec.readinessGates is not supported",
+		container("volumeDevices: [{name: v, devicePath: /dev/x}]"):                                       "volumeDevices",
+	} {
+		if _, _, err := manifest.Decode([]byte(head + spec)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want an error that names %s", spec, err, want)
+		}
+	}
+}
+
+// TestUnenforcedLimitsAreSaid holds limits that the node takes and cannot keep.
+func TestUnenforcedLimitsAreSaid(t *testing.T) {
+	_, notices, err := manifest.Decode([]byte(head + `spec:
+  serviceAccountName: robot
+  containers: [{name: a, image: i, resources: {limits: {ephemeral-storage: 1Gi}}}]
+  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}, {name: m, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, n := range notices {
+		said = append(said, n.Field)
+	}
+	want := []string{"spec.serviceAccountName", "spec.volumes[0].emptyDir.sizeLimit", "spec.containers[0].resources.limits[ephemeral-storage]"}
+	if diff := cmp.Diff(want, said); diff != "" {
+		t.Errorf("notices (-want +got):\n%s", diff)
+	}
+}
+
 // TestPullPolicy has the image names whose tag is easily misread.
 func TestPullPolicy(t *testing.T) {
 	for image, want := range map[string]v1.PullPolicy{

@@ -23,11 +23,12 @@ type class struct {
 const (
 	worksTable = `
 apiVersion kind metadata.name metadata.namespace metadata.labels metadata.annotations
-spec.restartPolicy spec.terminationGracePeriodSeconds spec.activeDeadlineSeconds spec.serviceAccountName
+spec.restartPolicy spec.terminationGracePeriodSeconds spec.activeDeadlineSeconds
 spec.dnsPolicy spec.dnsConfig spec.hostname spec.subdomain spec.hostAliases
 spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace
 spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot
-spec.securityContext.supplementalGroups spec.securityContext.fsGroup spec.securityContext.seccompProfile
+spec.securityContext.supplementalGroups spec.securityContext.fsGroup spec.securityContext.fsGroupChangePolicy
+spec.securityContext.seccompProfile
 spec.securityContext.seLinuxOptions spec.securityContext.sysctls
 spec.volumes[].name spec.volumes[].emptyDir spec.volumes[].hostPath spec.volumes[].configMap spec.volumes[].secret
 spec.volumes[].projected spec.volumes[].downwardAPI spec.volumes[].persistentVolumeClaim spec.volumes[].csi
@@ -58,7 +59,7 @@ func harmlessTable() map[string]string {
 		"spec.nodeName":            "every Pod of this directory runs on this node",
 		"spec.nodeSelector":        noCluster, "spec.affinity": noCluster, "spec.tolerations": noCluster, "spec.schedulerName": noCluster,
 		"spec.topologySpreadConstraints": noCluster, "spec.priority": noCluster, "spec.priorityClassName": noCluster, "spec.preemptionPolicy": noCluster,
-		"spec.serviceAccount": noToken, "spec.automountServiceAccountToken": noToken, "spec.enableServiceLinks": noResources,
+		"spec.serviceAccountName": noToken, "spec.serviceAccount": noToken, "spec.automountServiceAccountToken": noToken, "spec.enableServiceLinks": noResources,
 		"spec.os": "the node runs Linux",
 	}
 }

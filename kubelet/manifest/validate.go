@@ -60,6 +60,7 @@ func (v *problems) pod(p *v1.Pod) {
 	if d := s.ActiveDeadlineSeconds; d != nil && *d < 1 {
 		v.add("spec.activeDeadlineSeconds", "%d is less than 1", *d)
 	}
+	v.values(s)
 	if s.DNSPolicy == v1.DNSNone && (s.DNSConfig == nil || len(s.DNSConfig.Nameservers) == 0) {
 		v.add("spec.dnsConfig.nameservers", "dnsPolicy None needs at least one")
 	}
@@ -122,6 +123,7 @@ func (v *problems) container(field string, c *v1.Container, names, volumes map[s
 			v.add(fmt.Sprintf("%s.ports[%d]", field, i), "a port is between 1 and 65535")
 		}
 	}
+	v.containerValues(field, c)
 	v.mounts(field, c.VolumeMounts, volumes)
 	v.probe(field+".livenessProbe", c.LivenessProbe)
 	v.probe(field+".readinessProbe", c.ReadinessProbe)
@@ -172,8 +174,12 @@ func (v *problems) probe(field string, p *v1.Probe) {
 	if p.InitialDelaySeconds < 0 || p.TimeoutSeconds < 0 || p.PeriodSeconds < 0 || p.SuccessThreshold < 0 || p.FailureThreshold < 0 {
 		v.add(field, "a number is negative")
 	}
-	if p.SuccessThreshold != 1 && !strings.HasSuffix(field, "readinessProbe") {
+	readiness := strings.HasSuffix(field, "readinessProbe")
+	if p.SuccessThreshold != 1 && !readiness {
 		v.add(field+".successThreshold", "must be 1")
+	}
+	if p.TerminationGracePeriodSeconds != nil && (readiness || *p.TerminationGracePeriodSeconds < 1) {
+		v.add(field+".terminationGracePeriodSeconds", "is for probes that end their container, and at least 1")
 	}
 }
 
@@ -181,7 +187,9 @@ func (v *problems) hook(field string, h *v1.LifecycleHandler) {
 	if h == nil {
 		return
 	}
-	if n := count(h.Exec != nil, h.HTTPGet != nil, h.Sleep != nil); n != 1 {
+	if h.TCPSocket != nil {
+		v.add(field+".tcpSocket", "is not supported by Kubernetes as a hook")
+	} else if n := count(h.Exec != nil, h.HTTPGet != nil, h.Sleep != nil); n != 1 {
 		v.add(field, "wants one of exec, httpGet and sleep, and has %d", n)
 	}
 }
