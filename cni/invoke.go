@@ -130,16 +130,16 @@ func (c *invocation) strictness(command string) strictness {
 // add runs the ADD handler and, when it or the encoding of its result fails,
 // the rollback stack.
 func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err error) {
-	var result *Result
 	err = guard(ctx, r, func(ctx context.Context, r *Request) (err error) {
+		var result *Result
 		if c.plugin.Add != nil {
 			result, err = c.plugin.Add(ctx, r)
 		}
+		if err == nil {
+			stdout, err = encodeAdd(r, result)
+		}
 		return err
 	})
-	if err == nil {
-		stdout, err = encodeAdd(r, result)
-	}
 	if err != nil {
 		return nil, r.rollBack(ctx, err)
 	}

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/nodekit-project/nodekit/cni"
@@ -276,6 +278,40 @@ func TestMerge(t *testing.T) {
 	got := cni.Merge(prev, own)
 	if len(got.Interfaces) != 2 || *got.IPs[0].Interface != 0 || *got.IPs[1].Interface != 1 || got.IPs[2].Interface != nil || *own.IPs[0].Interface != 0 {
 		t.Errorf("merged %+v, own is now %+v", got, own)
+	}
+}
+
+// TestOlderResult: 1.1.0 brought mtu, socketPath and pciID of interfaces, and all
+// but dst and gw of routes.
+func TestOlderResult(t *testing.T) {
+	r := &cni.Result{
+		Interfaces: []*types100.Interface{{Name: "a", Mtu: 1400, PciID: "x"}},
+		Routes:     []*types.Route{{Dst: net.IPNet{IP: net.IPv4(10, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, MTU: 1400, Priority: 5}},
+	}
+	for version, want := range map[string]bool{"0.4.0": false, "1.0.0": false, "1.1.0": true} {
+		out, err := cni.EncodeResult(r, version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"mtu", "pciID", "priority"} {
+			if strings.Contains(string(out), key) != want {
+				t.Errorf("%s: %s", version, out)
+			}
+		}
+	}
+}
+
+// TestBadResultIsUndone: a result that cannot be written is a failed ADD.
+func TestBadResultIsUndone(t *testing.T) {
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		undone := false
+		p := plugin(cni.Handlers[config]{Add: func(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
+			r.Undo("it", func(context.Context) error { undone = true; return nil })
+			return &cni.Result{Interfaces: []*types100.Interface{nil}}, nil
+		}})
+		if _, e := invoke(t, p, cni.CmdAdd, `{"cniVersion":"`+version+`","name":"n","type":"p"}`); e == nil || !undone {
+			t.Errorf("%s: %v, undone %v", version, e, undone)
+		}
 	}
 }
 

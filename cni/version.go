@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
 )
@@ -82,15 +83,16 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 	return result, nil
 }
 
-// EncodeResult writes the result as a document of the version.
+// EncodeResult writes the result as a document of the version: fields that the
+// version does not know are left out. An entry of a list that is nil is an error.
 func EncodeResult(r *Result, version string) ([]byte, error) {
+	if slices.Contains(r.Interfaces, nil) || slices.Contains(r.IPs, nil) || slices.Contains(r.Routes, nil) {
+		return nil, fmt.Errorf("encoding result: an entry of a list is nil")
+	}
 	as := *r
 	as.CNIVersion = Newest
 	if version != Newest {
-		as.Interfaces = make([]*types100.Interface, len(r.Interfaces))
-		for i, nic := range r.Interfaces { // fields that 1.1.0 introduced
-			as.Interfaces[i] = &types100.Interface{Name: nic.Name, Mac: nic.Mac, Sandbox: nic.Sandbox}
-		}
+		as = before110(as)
 	}
 	old, err := as.GetAsVersion(version)
 	if err != nil {
@@ -101,6 +103,19 @@ func EncodeResult(r *Result, version string) ([]byte, error) {
 		return nil, fmt.Errorf("encoding result: %w", err)
 	}
 	return out, nil
+}
+
+// before110 leaves out what 1.1.0 introduced.
+func before110(r Result) Result {
+	interfaces, routes := r.Interfaces, r.Routes
+	r.Interfaces, r.Routes = make([]*types100.Interface, len(interfaces)), make([]*types.Route, len(routes))
+	for i, nic := range interfaces {
+		r.Interfaces[i] = &types100.Interface{Name: nic.Name, Mac: nic.Mac, Sandbox: nic.Sandbox}
+	}
+	for i, route := range routes {
+		r.Routes[i] = &types.Route{Dst: route.Dst, GW: route.GW}
+	}
+	return r
 }
 
 // Merge returns prev with what r adds: its interfaces, addresses and routes
