@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,6 +30,33 @@ func Open(path string) (*Writer, error) {
 		return nil, fmt.Errorf("opening the container log: %w", err)
 	}
 	return &Writer{path: path, file: f}, nil
+}
+
+// OpenStreams opens the log file as Open does and returns the writers of both
+// streams. Closing both writes what is unfinished and closes the file.
+func OpenStreams(path string) (stdout, stderr io.WriteCloser, err error) {
+	w, err := Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	open := &atomic.Int32{}
+	open.Store(2)
+	return &shared{w.Stream(Stdout), w, open}, &shared{w.Stream(Stderr), w, open}, nil
+}
+
+// shared closes the file with the last of the streams.
+type shared struct {
+	io.WriteCloser
+	file *Writer
+	open *atomic.Int32
+}
+
+func (s *shared) Close() error {
+	err := s.WriteCloser.Close()
+	if s.open.Add(-1) == 0 {
+		err = errors.Join(err, s.file.Close())
+	}
+	return err
 }
 
 func openLog(path string) (*os.File, error) {
