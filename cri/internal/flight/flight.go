@@ -1,0 +1,128 @@
+// Package flight runs the calls that change something: detached from the
+// client that asked, at most one creation of the same thing at a time (Group);
+// one after the other for one sandbox (Gate); and a stop as soon as the most
+// impatient caller wants it (Deadline).
+//
+// It calls functions of an author, whose panic must not end the server (Guard).
+// The package knows nothing of containers. Its types are safe for concurrent
+// use.
+package flight
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Group has the calls that are under way. NewGroup makes it.
+type Group struct {
+	base context.Context
+
+	mu      sync.Mutex
+	flights map[string]*flight
+	calls   sync.WaitGroup // Add only with mu held and closed false
+	closed  bool
+}
+
+type flight struct {
+	done chan struct{}
+	id   string
+	err  error
+}
+
+// NewGroup returns a group whose calls get the context base.
+func NewGroup(base context.Context) *Group {
+	return &Group{base: base, flights: map[string]*flight{}}
+}
+
+// Go runs f in the group, or returns fault.Unavailable after Close.
+func (g *Group) Go(f func(context.Context)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.start(f)
+}
+
+// start wants the lock.
+func (g *Group) start(f func(context.Context)) error {
+	if g.closed {
+		return fault.Unavailable.Errorf("the server is stopping")
+	}
+	g.calls.Go(func() { f(g.base) })
+	return nil
+}
+
+// Do runs f to its end, also when the client gives up waiting for it, which is
+// answered with the error of the client's context.
+func (g *Group) Do(client context.Context, f func(context.Context) error) error {
+	done := make(chan error, 1)
+	if err := g.Go(func(ctx context.Context) { done <- f(ctx) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-client.Done():
+		return client.Err()
+	}
+}
+
+// Join is Do for a creation that answers with an id: one that has the same key
+// and is under way is joined.
+func (g *Group) Join(client context.Context, key string, create func(context.Context) (id string, err error)) (string, error) {
+	f, err := g.flight(key, create)
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-f.done:
+		return f.id, f.err
+	case <-client.Done():
+		return "", client.Err()
+	}
+}
+
+func (g *Group) flight(key string, create func(context.Context) (string, error)) (*flight, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if f := g.flights[key]; f != nil {
+		return f, nil
+	}
+	f := &flight{done: make(chan struct{})}
+	err := g.start(func(ctx context.Context) {
+		f.id, f.err = create(ctx)
+		g.mu.Lock()
+		delete(g.flights, key)
+		g.mu.Unlock()
+		close(f.done)
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.flights[key] = f
+	return f, nil
+}
+
+// Close refuses new calls and waits for those under way. A call that starts
+// after it would act for a server that is gone.
+func (g *Group) Close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.calls.Wait()
+}
+
+// Guard calls a function of the author. A panic becomes an error, and its stack
+// goes to the log.
+func Guard(log *slog.Logger, name string, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.Error("the runtime panicked", "function", name, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%s panicked: %v", name, p)
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,143 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+func TestDoGoesOnWithoutItsClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := flight.NewGroup(t.Context())
+		client, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var finished error
+		err := g.Do(client, func(ctx context.Context) error {
+			time.Sleep(time.Minute)
+			finished = errors.Join(ctx.Err(), errors.New("finished"))
+			return nil
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		g.Close()
+		if finished == nil || finished.Error() != "finished" {
+			t.Errorf("Close returned before the call did: %v", finished)
+		}
+		if err := g.Do(t.Context(), nil); !errors.Is(err, fault.Unavailable) {
+			t.Errorf("Do after Close: %v", err)
+		}
+		if _, err := g.Join(t.Context(), "a", nil); !errors.Is(err, fault.Unavailable) {
+			t.Errorf("Join after Close: %v", err)
+		}
+	})
+}
+
+func TestJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := flight.NewGroup(t.Context())
+		var made atomic.Int32
+		create := func(context.Context) (string, error) {
+			time.Sleep(time.Second)
+			if made.Add(1) > 2 {
+				return "", errors.New("third")
+			}
+			return "id", nil
+		}
+		join := func(key string) {
+			if id, err := g.Join(t.Context(), key, create); id != "id" || err != nil {
+				t.Errorf("got %q, %v", id, err)
+			}
+		}
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() { join("a") })
+		}
+		wg.Wait()
+		join("b")
+		if made.Load() != 2 {
+			t.Errorf("made %d times, want once for each key", made.Load())
+		}
+		if _, err := g.Join(t.Context(), "a", create); err == nil {
+			t.Error("a key was remembered after its flight")
+		}
+		g.Close()
+	})
+}
+
+func TestGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := flight.NewGate()
+		leave1, _ := g.Share(t.Context())
+		leave2, _ := g.Share(t.Context())
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := g.Alone(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("alone among two: %v", err)
+		}
+		leave1()
+		leave2()
+		leave, err := g.Alone(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var after atomic.Bool
+		go func() {
+			leave, _ := g.Share(context.Background())
+			after.Store(true)
+			leave()
+		}()
+		synctest.Wait()
+		if after.Load() {
+			t.Error("shared with one that is alone")
+		}
+		leave()
+		synctest.Wait()
+		if !after.Load() {
+			t.Error("nobody got in afterwards")
+		}
+	})
+}
+
+func TestDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d flight.Deadline
+		start := time.Now()
+		d.Hasten(start.Add(time.Hour))
+		go func() {
+			time.Sleep(time.Second)
+			d.Hasten(time.Now())
+		}()
+		var given []time.Duration
+		err := d.Meet(t.Context(), start.Add(2*time.Hour), func(ctx context.Context, by time.Time) error {
+			given = append(given, by.Sub(start))
+			select {
+			case <-time.After(time.Until(by)):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err != nil || time.Since(start) != time.Second || len(given) != 2 || given[0] != time.Hour || given[1] != time.Second {
+			t.Errorf("given %v, took %v: %v", given, time.Since(start), err)
+		}
+		cannot := func(context.Context, time.Time) error { return errors.New("cannot") }
+		if err := d.Meet(t.Context(), time.Now(), cannot); err == nil || err.Error() != "cannot" {
+			t.Errorf("an error of its own: %v", err)
+		}
+		again := time.Now().Add(time.Minute)
+		_ = d.Meet(t.Context(), again, func(_ context.Context, by time.Time) error {
+			if !by.Equal(again) {
+				t.Errorf("after a failure the time is %v, want a minute", time.Until(by))
+			}
+			return nil
+		})
+	})
+}

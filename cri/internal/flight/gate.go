@@ -1,0 +1,98 @@
+package flight
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// longest keeps a client's number of seconds within a Duration.
+const longest = 100 * 365 * 24 * time.Hour
+
+// Seconds is the time that a client asks for; less than none is none.
+func Seconds(n int64) time.Duration {
+	return time.Duration(min(max(n, 0), int64(longest/time.Second))) * time.Second
+}
+
+// everybody is the weight of a call that wants the gate alone.
+const everybody = 1 << 20
+
+// Gate orders calls, first come first served: a call passes it alone, or
+// together with others that share it. NewGate makes it.
+type Gate struct{ s *semaphore.Weighted }
+
+// NewGate returns an open gate.
+func NewGate() Gate { return Gate{semaphore.NewWeighted(everybody)} }
+
+// Alone waits until nobody is inside, or for the end of ctx, whose error it
+// returns then. leave must be called once.
+func (g Gate) Alone(ctx context.Context) (leave func(), err error) { return g.pass(ctx, everybody) }
+
+// Share waits until nobody is inside alone. It is otherwise like Alone.
+func (g Gate) Share(ctx context.Context) (leave func(), err error) { return g.pass(ctx, 1) }
+
+func (g Gate) pass(ctx context.Context, weight int64) (func(), error) {
+	if err := g.s.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	return func() { g.s.Release(weight) }, nil
+}
+
+// Deadline is the time by which an act must be done, set by several callers:
+// the earliest counts, also for an attempt that is under way. The zero
+// Deadline is ready to use and has no time.
+type Deadline struct {
+	mu        sync.Mutex
+	by        time.Time
+	interrupt context.CancelFunc // of the attempt under way
+}
+
+// Hasten moves the deadline to t if that is earlier, and interrupts an attempt
+// that was given more time.
+func (d *Deadline) Hasten(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.by.IsZero() && !t.Before(d.by) {
+		return
+	}
+	d.by = t
+	if d.interrupt != nil {
+		d.interrupt()
+	}
+}
+
+// Meet hastens the deadline to by and calls attempt with it, and again with an
+// earlier one when it was interrupted and failed. Its callers take turns (a
+// Gate); Hasten may come at any time. After a failure there is no deadline, so
+// that who tries again later gets the time that it asks for.
+func (d *Deadline) Meet(ctx context.Context, by time.Time, attempt func(ctx context.Context, by time.Time) error) error {
+	d.Hasten(by)
+	for {
+		hastened, err := d.once(ctx, attempt)
+		if err == nil {
+			return nil
+		}
+		if !hastened || ctx.Err() != nil {
+			d.mu.Lock()
+			d.by = time.Time{}
+			d.mu.Unlock()
+			return err
+		}
+	}
+}
+
+func (d *Deadline) once(ctx context.Context, attempt func(context.Context, time.Time) error) (hastened bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.mu.Lock()
+	by := d.by
+	d.interrupt = cancel
+	d.mu.Unlock()
+	err = attempt(ctx, by)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.interrupt = nil
+	return d.by.Before(by), err
+}
