@@ -1,0 +1,178 @@
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+)
+
+// version is that of the files. A server refuses files of a newer version,
+// because it would lose what it does not know.
+const version = 1
+
+// sandboxFile is the file sandboxes/ID.json. The config is kept in the wire
+// format of its message, the one encoding that later versions of the CRI
+// promise to read; the metadata is repeated for the people who look.
+type sandboxFile struct {
+	Version   int             `json:"version"`
+	Phase     Phase           `json:"phase"`
+	ID        string          `json:"id"`
+	Pod       string          `json:"pod"`
+	Config    []byte          `json:"config"`
+	Handler   string          `json:"handler,omitempty"`
+	CreatedAt time.Time       `json:"createdAt"`
+	Ready     bool            `json:"ready"`
+	IPs       []string        `json:"ips,omitempty"`
+	State     json.RawMessage `json:"state,omitempty"`
+}
+
+// containerFile is the file containers/ID.json.
+type containerFile struct {
+	Version   int             `json:"version"`
+	Phase     Phase           `json:"phase"`
+	ID        string          `json:"id"`
+	SandboxID string          `json:"sandboxId"`
+	Name      string          `json:"name"`
+	Config    []byte          `json:"config"`
+	CreatedAt time.Time       `json:"createdAt"`
+	StartedAt time.Time       `json:"startedAt,omitzero"`
+	Exit      *Exit           `json:"exit,omitempty"`
+	ImageRef  string          `json:"imageRef"`
+	LogPath   string          `json:"logPath,omitempty"`
+	State     json.RawMessage `json:"state,omitempty"`
+}
+
+// PutSandbox and PutContainer write the record durably.
+func (d *Dir) PutSandbox(s *Sandbox, p Phase) error {
+	config, err := proto.Marshal(s.Config)
+	if err != nil {
+		return fmt.Errorf("encoding the config of sandbox %q: %w", s.ID, err)
+	}
+	meta := s.Config.GetMetadata()
+	return put(d.sandboxFile(s.ID), sandboxFile{
+		Version: version, Phase: p, ID: s.ID,
+		Pod:    fmt.Sprintf("%s/%s uid %s attempt %d", meta.GetNamespace(), meta.GetName(), meta.GetUid(), meta.GetAttempt()),
+		Config: config, Handler: s.Handler, CreatedAt: s.CreatedAt,
+		Ready: s.Ready, IPs: s.IPs, State: s.State,
+	})
+}
+
+// PutContainer is PutSandbox for containers.
+func (d *Dir) PutContainer(c *Container, p Phase) error {
+	config, err := proto.Marshal(c.Config)
+	if err != nil {
+		return fmt.Errorf("encoding the config of container %q: %w", c.ID, err)
+	}
+	return put(d.containerFile(c.ID), containerFile{
+		Version: version, Phase: p, ID: c.ID, SandboxID: c.Sandbox.ID,
+		Name: c.Config.GetMetadata().GetName(), Config: config,
+		CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, Exit: c.Exit,
+		ImageRef: c.ImageRef, LogPath: c.LogPath, State: c.State,
+	})
+}
+
+func put(file string, content any) error {
+	data, err := json.Marshal(content)
+	if err != nil {
+		return fmt.Errorf("encoding %q: %w", file, err)
+	}
+	return atomicfile.Write(file, append(data, '\n'), 0o600)
+}
+
+// Content is what a directory has on record, by id.
+type Content struct {
+	Sandboxes  map[string]*Sandbox
+	Containers map[string]*Container
+	phases     map[string]Phase
+}
+
+// Phase is that of the object with the id.
+func (c *Content) Phase(id string) Phase { return c.phases[id] }
+
+// Load reads every record. One that cannot be read is an error that names the
+// file: going on without it would leak what it stands for.
+func (d *Dir) Load() (*Content, error) {
+	all := &Content{Sandboxes: map[string]*Sandbox{}, Containers: map[string]*Container{}, phases: map[string]Phase{}}
+	if err := each(filepath.Join(d.path, "sandboxes"), func(data []byte) error { return d.loadSandbox(all, data) }); err != nil {
+		return nil, err
+	}
+	if err := each(filepath.Join(d.path, "containers"), func(data []byte) error { return d.loadContainer(all, data) }); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+func (d *Dir) loadSandbox(all *Content, data []byte) error {
+	var f sandboxFile
+	config := &runtimeapi.PodSandboxConfig{}
+	if err := decode(data, &f, func() (int, []byte) { return f.Version, f.Config }, config); err != nil {
+		return err
+	}
+	all.phases[f.ID] = f.Phase
+	all.Sandboxes[f.ID] = &Sandbox{
+		ID: f.ID, Config: config, Handler: f.Handler, CreatedAt: f.CreatedAt,
+		Dir: d.Home(f.ID), Ready: f.Ready, IPs: f.IPs, State: f.State,
+	}
+	return nil
+}
+
+func (d *Dir) loadContainer(all *Content, data []byte) error {
+	var f containerFile
+	config := &runtimeapi.ContainerConfig{}
+	if err := decode(data, &f, func() (int, []byte) { return f.Version, f.Config }, config); err != nil {
+		return err
+	}
+	sandbox := all.Sandboxes[f.SandboxID]
+	if sandbox == nil {
+		return fmt.Errorf("its sandbox %q is not on record", f.SandboxID)
+	}
+	all.phases[f.ID] = f.Phase
+	all.Containers[f.ID] = &Container{
+		ID: f.ID, Sandbox: sandbox, Config: config, CreatedAt: f.CreatedAt,
+		StartedAt: f.StartedAt, Exit: f.Exit, ImageRef: f.ImageRef,
+		LogPath: f.LogPath, Dir: d.Home(f.ID), State: f.State,
+	}
+	return nil
+}
+
+func each(dir string, read func(data []byte) error) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("reading the records: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		file := filepath.Join(dir, e.Name())
+		data, err := os.ReadFile(file)
+		if err == nil {
+			err = read(data)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reading the record %q: %w", file, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func decode(data []byte, file any, fields func() (version int, config []byte), config proto.Message) error {
+	if err := json.Unmarshal(data, file); err != nil {
+		return err
+	}
+	have, wire := fields()
+	if have != version {
+		return fmt.Errorf("it has version %d and this program knows version %d: use the program that wrote it", have, version)
+	}
+	return proto.Unmarshal(wire, config)
+}

@@ -1,0 +1,167 @@
+// Package record keeps one file for every sandbox and container of a CRI
+// server, from which the next server goes on after a crash.
+//
+// A record says what its object is and how far the server had come with it
+// (Phase). The package decides nothing: when to write is the server's business
+// (state), what to do about a phase that was cut short, too. Files are replaced
+// whole (internal/atomicfile). A Dir keeps no state of its own and is safe for
+// concurrent use; callers order the writes of one object.
+package record
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/mount"
+)
+
+// Phase is what the server was about to do with an object when it last wrote
+// the record: the intent that a restarted server completes.
+type Phase string
+
+// The phases.
+const (
+	Creating Phase = "creating" // the author's create may have begun: roll back
+	Live     Phase = "live"
+	Removing Phase = "removing" // the author's remove may have begun: finish it
+)
+
+// Sandbox is a sandbox on record. Its fields are those of cri.Sandbox, which
+// documents them.
+type Sandbox struct {
+	ID        string
+	Config    *runtimeapi.PodSandboxConfig
+	Handler   string
+	CreatedAt time.Time
+	Dir       string
+
+	Ready bool
+	IPs   []string
+	State json.RawMessage
+}
+
+// Container is a container on record. Its fields are those of cri.Container,
+// which documents them.
+type Container struct {
+	ID        string
+	Sandbox   *Sandbox
+	Config    *runtimeapi.ContainerConfig
+	CreatedAt time.Time
+	StartedAt time.Time
+	Exit      *Exit
+	ImageRef  string
+	LogPath   string
+	Dir       string
+	State     json.RawMessage
+}
+
+// Running reports whether the container was started and has not ended.
+func (c *Container) Running() bool { return !c.StartedAt.IsZero() && c.Exit == nil }
+
+// Exit is how a container ended; cri.Exit documents its fields.
+type Exit struct {
+	Code    int32
+	At      time.Time
+	Reason  string
+	Message string
+}
+
+// Normal returns the exit with what an author may leave out.
+func (e Exit) Normal() *Exit {
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	if e.Reason == "" {
+		e.Reason = "Completed"
+		if e.Code != 0 {
+			e.Reason = "Error"
+		}
+	}
+	return &e
+}
+
+// NewID returns an id of the length that tools expect of container runtimes.
+func NewID() string {
+	var b [32]byte
+	rand.Read(b[:]) // never fails, see crypto/rand
+	return hex.EncodeToString(b[:])
+}
+
+// Dir is a directory of records.
+type Dir struct {
+	path string
+	lock *flock.Lock
+}
+
+// Open makes the directory if need be and takes it for this process, until
+// Close or until the process dies. A directory that another server has is
+// refused with fault.AlreadyExists.
+func Open(path string) (*Dir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	lock, err := flock.TryAcquire(filepath.Join(path, "lock"), flock.Exclusive)
+	if err != nil {
+		return nil, fmt.Errorf("taking the state directory: %w", err)
+	}
+	if lock == nil {
+		return nil, fault.AlreadyExists.Errorf("taking the state directory %q: another server uses it", path)
+	}
+	for _, sub := range []string{"sandboxes", "containers", "dirs"} {
+		err := os.MkdirAll(filepath.Join(path, sub), 0o700)
+		if err == nil {
+			err = atomicfile.Clean(filepath.Join(path, sub))
+		}
+		if err != nil {
+			lock.Release()
+			return nil, fmt.Errorf("preparing the state directory: %w", err)
+		}
+	}
+	return &Dir{path: path, lock: lock}, nil
+}
+
+// Close lets go of the directory.
+func (d *Dir) Close() { d.lock.Release() }
+
+// Home is the directory of an object's own, which its author gets as Dir.
+func (d *Dir) Home(id string) string { return filepath.Join(d.path, "dirs", id) }
+
+func (d *Dir) sandboxFile(id string) string {
+	return filepath.Join(d.path, "sandboxes", id+".json")
+}
+
+func (d *Dir) containerFile(id string) string {
+	return filepath.Join(d.path, "containers", id+".json")
+}
+
+// RemoveSandbox and RemoveContainer delete the object's own directory and then
+// its record, so that a crash between the two leaves a record that says what to
+// finish. A directory with a mount below is refused. They are idempotent.
+func (d *Dir) RemoveSandbox(id string) error { return d.remove(id, d.sandboxFile(id)) }
+
+// RemoveContainer is RemoveSandbox for containers.
+func (d *Dir) RemoveContainer(id string) error { return d.remove(id, d.containerFile(id)) }
+
+func (d *Dir) remove(id, file string) error {
+	home := d.Home(id)
+	if left, err := mount.Below(home); err != nil && !errors.Is(err, mount.ErrUnsupported) {
+		return err
+	} else if len(left) > 0 {
+		return fmt.Errorf("removing the directory of %q: %q is still mounted, and what it shows must not be deleted", id, left[0])
+	}
+	if err := os.RemoveAll(home); err != nil {
+		return fmt.Errorf("removing the directory of %q: %w", id, err)
+	}
+	return atomicfile.Remove(file)
+}
