@@ -1,0 +1,92 @@
+package state
+
+import (
+	"slices"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/event"
+	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/record"
+)
+
+// IntendSandbox writes that a sandbox is about to be made. Nobody sees it yet.
+func (t *Table) IntendSandbox(r *record.Sandbox) error {
+	return t.records.PutSandbox(r, record.Creating)
+}
+
+// AddSandbox shows a sandbox that was made.
+func (t *Table) AddSandbox(r *record.Sandbox) error {
+	if err := t.records.PutSandbox(r, record.Live); err != nil {
+		return err
+	}
+	s := newSandbox(r, record.Live)
+	t.publish(s, r.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, func() { t.sandboxes[r.ID] = s })
+	t.publish(s, r.ID, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, func() {})
+	return nil
+}
+
+// ForgetSandbox deletes what IntendSandbox wrote, after a creation that failed
+// and was undone.
+func (t *Table) ForgetSandbox(id string) error { return t.records.RemoveSandbox(id) }
+
+// KeepSandbox shows a sandbox whose creation could not be undone, so that the
+// kubelet removes it. It stays on record as half made.
+func (t *Table) KeepSandbox(r *record.Sandbox) {
+	r.Ready = false
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sandboxes[r.ID] = newSandbox(r, record.Creating)
+}
+
+func newSandbox(r *record.Sandbox, p record.Phase) *Sandbox {
+	s := &Sandbox{Gate: flight.NewGate(), phase: p, containers: map[string]*Container{}}
+	s.cur.Store(r)
+	return s
+}
+
+// StopSandbox shows the sandbox as not ready, and otherwise as next has it. It
+// reports whether that changed anything.
+func (t *Table) StopSandbox(s *Sandbox, next *record.Sandbox) (changed bool, err error) {
+	next.Ready = false
+	if sameSandbox(s.Now(), next) {
+		return false, nil
+	}
+	if err := t.records.PutSandbox(next, s.phase); err != nil {
+		return false, err
+	}
+	t.publish(s, next.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, func() { s.cur.Store(next) })
+	return true, nil
+}
+
+func sameSandbox(a, b *record.Sandbox) bool {
+	return a.Ready == b.Ready && string(a.State) == string(b.State) && slices.Equal(a.IPs, b.IPs)
+}
+
+// IntendSandboxRemoval writes that the sandbox is about to be removed.
+func (t *Table) IntendSandboxRemoval(s *Sandbox) error {
+	s.phase = record.Removing
+	return t.records.PutSandbox(s.Now(), s.phase)
+}
+
+// RemoveSandbox deletes the sandbox, its directory and its record. Its
+// containers went before.
+func (t *Table) RemoveSandbox(s *Sandbox) error {
+	id := s.Now().ID
+	if err := t.records.RemoveSandbox(id); err != nil {
+		return err
+	}
+	t.publish(s, id, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT, func() { delete(t.sandboxes, id) })
+	return nil
+}
+
+// publish applies a change to what readers see and tells the subscribers, in
+// one step, so that the order of events is that of the states. The event shows
+// the sandbox with all its containers after the change; id is the container's,
+// or the sandbox's for its own events.
+func (t *Table) publish(s *Sandbox, id string, kind runtimeapi.ContainerEventType, apply func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	apply()
+	t.events.Publish(func() *event.Event { return eventOf(s, id, kind) })
+}
