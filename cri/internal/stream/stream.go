@@ -1,0 +1,214 @@
+// Package stream serves what a person or a probe does inside a container: exec,
+// attach and port-forward of the CRI (cri-api v0.37), over HTTP with the
+// protocols of kubectl (k8s.io/cri-streaming), and ExecSync, which answers with
+// the output.
+//
+// HTTP is on a loopback address that the kernel picks; a URL carries a token
+// that works once, for a minute. The package runs nothing itself: Functions do.
+// A Server is safe for concurrent use.
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Functions are what a Server serves. Exec, Attach and PortForward may be nil,
+// and are Unimplemented then.
+type Functions struct {
+	// Exec runs a command and returns its exit code. When ctx ends the command
+	// is killed.
+	Exec        func(ctx context.Context, containerID string, cmd []string, s Streams) (code int32, err error)
+	Attach      func(ctx context.Context, containerID string, s Streams) error
+	PortForward func(ctx context.Context, sandboxID string, port int32, conn io.ReadWriteCloser) error
+	// Running and Ready return the error of a container or sandbox in which
+	// there is nothing to stream, before a URL is given away.
+	Running func(containerID string) error
+	Ready   func(sandboxID string) error
+}
+
+// Streams are the ends of an exec or attach. A nil stream was not asked for.
+type Streams struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	TTY            bool
+	// Sizes delivers terminal sizes; nil without TTY. See Latest.
+	Sizes <-chan Size
+}
+
+// Size is a terminal's size in characters.
+type Size = remotecommand.TerminalSize
+
+// Server answers the calls of the RuntimeService that stream. New makes it.
+type Server struct {
+	functions Functions
+	calls     *flight.Group
+	base      context.Context
+	log       *slog.Logger
+	urls      streaming.Server
+	http      *http.Server
+}
+
+// New returns a server that answers ExecSync, and the rest after Start. base ends
+// when the server stops for good; ExecSync's commands run in calls.
+func New(base context.Context, f Functions, calls *flight.Group, log *slog.Logger) *Server {
+	return &Server{functions: f, calls: calls, base: base, log: log}
+}
+
+// Start listens, unless no function needs it, and serves until Close.
+func (s *Server) Start() error {
+	if f := s.functions; f.Exec == nil && f.Attach == nil && f.PortForward == nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listening for streams: %w", err)
+	}
+	config := streaming.DefaultConfig
+	config.Addr = l.Addr().String()
+	config.BaseURL = &url.URL{Scheme: "http", Host: config.Addr}
+	if s.urls, err = streaming.NewServer(config, runtime{s}); err != nil {
+		return errors.Join(fmt.Errorf("making the streaming server: %w", err), l.Close())
+	}
+	s.http = &http.Server{
+		Handler: s.urls, ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return s.base },
+	}
+	go func() {
+		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.ErrorContext(s.base, "serving streams", "err", err)
+		}
+	}()
+	return nil
+}
+
+// Close gives no stream to anybody any more. Streams under way end with the
+// server's base context.
+func (s *Server) Close() {
+	if s.http == nil {
+		return
+	}
+	if err := s.http.Close(); err != nil {
+		s.log.ErrorContext(s.base, "closing the streaming server", "err", err)
+	}
+}
+
+// Exec returns the URL at which the command will run.
+func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
+	if s.functions.Exec == nil {
+		return nil, unsupported("Exec")
+	}
+	if len(req.GetCmd()) == 0 {
+		return nil, fault.Invalid.Errorf("the request has no command")
+	}
+	if err := s.functions.Running(req.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return s.urls.GetExec(req)
+}
+
+// Attach returns the URL at which the container's streams will be.
+func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
+	if s.functions.Attach == nil {
+		return nil, unsupported("Attach")
+	}
+	if err := s.functions.Running(req.GetContainerId()); err != nil {
+		return nil, err
+	}
+	return s.urls.GetAttach(req)
+}
+
+// PortForward returns the URL at which the ports will be.
+func (s *Server) PortForward(_ context.Context, req *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
+	if s.functions.PortForward == nil {
+		return nil, unsupported("PortForward")
+	}
+	if err := s.functions.Ready(req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	return s.urls.GetPortForward(req)
+}
+
+func unsupported(what string) error {
+	return fault.Unimplemented.Errorf("%s: this runtime does not support it", what)
+}
+
+// runtime is what the streaming server calls for a token.
+type runtime struct{ s *Server }
+
+// Exec runs the command. The streaming server sends an exitError's code on.
+func (r runtime) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, sizes <-chan Size) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	code, err := r.s.functions.Exec(ctx, id, cmd, Streams{in, out, errOut, tty, sizes})
+	if err == nil && code != 0 {
+		return exitError(code)
+	}
+	return err
+}
+
+// Attach joins the container's streams.
+func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, sizes <-chan Size) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return r.s.functions.Attach(ctx, id, Streams{in, out, errOut, tty, sizes})
+}
+
+// PortForward carries one connection.
+func (r runtime) PortForward(ctx context.Context, id string, port int32, conn io.ReadWriteCloser) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return r.s.functions.PortForward(ctx, id, port, conn)
+}
+
+// Latest hands on the values of in until it is closed or ctx ends, and keeps
+// only the latest for a reader who is slow. A nil channel stays nil.
+func Latest[From, To any](ctx context.Context, in <-chan From, convert func(From) To) <-chan To {
+	if in == nil {
+		return nil
+	}
+	out := make(chan To, 1)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case v, ok := <-in:
+				if !ok {
+					return
+				}
+				select {
+				case <-out: // drop the one that nobody took
+				default:
+				}
+				out <- convert(v)
+			}
+		}
+	}()
+	return out
+}
+
+// exitError has the methods by which the streaming server knows an exit code.
+type exitError int32
+
+func (e exitError) Error() string {
+	return fmt.Sprintf("command terminated with exit code %d", int32(e))
+}
+func (e exitError) String() string  { return e.Error() }
+func (e exitError) Exited() bool    { return true }
+func (e exitError) ExitStatus() int { return int(e) }
