@@ -1,0 +1,193 @@
+// Package images serves the CRI's ImageService (cri-api v0.37) from the
+// functions of a runtime's author. It keeps nothing: the author does. A pull
+// goes on when its client gives up.
+//
+// A Server is safe for concurrent use.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/state"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Functions are what a Server serves. They are those of cri.Images, which
+// documents them; one that is nil is Unimplemented. Their errors are passed on
+// as they are: they name the image.
+type Functions struct {
+	List   func(context.Context) ([]*runtimeapi.Image, error)
+	Status func(ctx context.Context, ref string) (*runtimeapi.Image, error)
+	Pull   func(ctx context.Context, ref string, auth *runtimeapi.AuthConfig) (id string, err error)
+	Remove func(ctx context.Context, ref string) error
+	FsInfo func(context.Context) (*runtimeapi.FilesystemUsage, error)
+}
+
+// Server is the ImageService. NewServer makes it.
+type Server struct {
+	runtimeapi.UnimplementedImageServiceServer
+
+	functions Functions
+	calls     *flight.Group
+	log       *slog.Logger
+}
+
+// NewServer returns a server whose pulls run in calls.
+func NewServer(f Functions, calls *flight.Group, log *slog.Logger) *Server {
+	return &Server{functions: f, calls: calls, log: log}
+}
+
+// ListImages lists all images, or the one that the filter names.
+func (s *Server) ListImages(ctx context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
+	images, err := s.list(ctx, req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ListImagesResponse{Images: images}, nil
+}
+
+// StreamImages sends what ListImages answers, in pieces.
+func (s *Server) StreamImages(req *runtimeapi.StreamImagesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
+	images, err := s.list(stream.Context(), req.GetFilter())
+	if err != nil {
+		return err
+	}
+	return state.InChunks(images, func(part []*runtimeapi.Image) error {
+		return stream.Send(&runtimeapi.StreamImagesResponse{Images: part})
+	})
+}
+
+func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	if s.functions.List == nil {
+		return nil, unsupported("ListImages")
+	}
+	ref := f.GetImage().GetImage()
+	if ref == "" {
+		return s.functions.List(ctx)
+	}
+	image, err := s.status(ctx, ref)
+	if err != nil || image == nil {
+		return nil, err
+	}
+	return []*runtimeapi.Image{image}, nil
+}
+
+// ImageStatus answers an absent image with an empty response.
+func (s *Server) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+	ref, err := reference(req)
+	if err != nil {
+		return nil, err
+	}
+	image, err := s.status(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ImageStatusResponse{Image: image}, nil
+}
+
+func (s *Server) status(ctx context.Context, ref string) (*runtimeapi.Image, error) {
+	if s.functions.Status == nil {
+		return nil, unsupported("ImageStatus")
+	}
+	image, err := s.functions.Status(ctx, ref)
+	if errors.Is(err, fault.NotFound) {
+		return nil, nil
+	}
+	return image, err
+}
+
+// Resolve returns the id of an image that is present, which is how containers
+// report it, and fault.NotFound for one that is not. Without a Status function
+// the reference is the id.
+func (s *Server) Resolve(ctx context.Context, ref string) (id string, err error) {
+	if s.functions.Status == nil {
+		return ref, nil
+	}
+	image, err := s.status(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if image == nil {
+		return "", fault.NotFound.Errorf("image %q: not present, pull it first", ref)
+	}
+	return image.GetId(), nil
+}
+
+// PullImage pulls detached from the client: a caller that gives up and tries
+// again finds the work done, or joins it (Functions.Pull).
+func (s *Server) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	if s.functions.Pull == nil {
+		return nil, unsupported("PullImage")
+	}
+	ref, err := reference(req)
+	if err != nil {
+		return nil, err
+	}
+	id := make(chan string, 1)
+	err = s.calls.Do(ctx, func(ctx context.Context) error {
+		start := time.Now()
+		var pulled string
+		err := flight.Guard(s.log, "Images.Pull", func() (err error) {
+			pulled, err = s.functions.Pull(ctx, ref, req.GetAuth())
+			return err
+		})
+		s.log.InfoContext(ctx, "image pulled", "image", ref, "id", pulled, "dur", time.Since(start), "err", err)
+		id <- pulled
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PullImageResponse{ImageRef: <-id}, nil
+}
+
+// RemoveImage succeeds for an absent image.
+func (s *Server) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
+	if s.functions.Remove == nil {
+		return nil, unsupported("RemoveImage")
+	}
+	ref, err := reference(req)
+	if err != nil {
+		return nil, err
+	}
+	err = s.calls.Do(ctx, func(ctx context.Context) error {
+		return flight.Guard(s.log, "Images.Remove", func() error { return s.functions.Remove(ctx, ref) })
+	})
+	if err != nil && !errors.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	return &runtimeapi.RemoveImageResponse{}, nil
+}
+
+// ImageFsInfo reports one file system for images and containers alike.
+func (s *Server) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	if s.functions.FsInfo == nil {
+		return nil, unsupported("ImageFsInfo")
+	}
+	usage, err := s.functions.FsInfo(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("image file system: %w", err)
+	}
+	both := []*runtimeapi.FilesystemUsage{usage}
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: both, ContainerFilesystems: both}, nil
+}
+
+func reference(req interface{ GetImage() *runtimeapi.ImageSpec }) (string, error) {
+	ref := req.GetImage().GetImage()
+	if ref == "" {
+		return "", fault.Invalid.Errorf("the request has no image")
+	}
+	return ref, nil
+}
+
+func unsupported(what string) error {
+	return fault.Unimplemented.Errorf("%s: this runtime does not support it", what)
+}
