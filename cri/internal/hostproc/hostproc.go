@@ -1,0 +1,161 @@
+// Package hostproc runs processes of the host that stand for containers: it
+// starts them, ends them with everything that they started in their process
+// group, and says how they ended.
+//
+// A process belongs to the program that started it. What a killed program left
+// is found by a variable in the environment (KillLeft, Linux only). The package
+// knows no container, only its id; it is no sandbox and no init.
+//
+// A Set is safe for concurrent use.
+package hostproc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// mark is the environment variable by which a later program knows the processes
+// that a killed one left.
+const mark = "NODEKIT_CONTAINER="
+
+// outputDelay is how long a process that ended waits for others that keep its
+// output open.
+const outputDelay = time.Second
+
+// Set has the processes that run, and the exits that nobody took yet. NewSet
+// makes it.
+type Set struct {
+	mu      sync.Mutex
+	running map[string]*process
+	exits   []exit
+	news    chan struct{} // has a value when there are exits
+}
+
+type process struct {
+	pid  int
+	done chan struct{} // closed when it was reaped
+
+	mu sync.Mutex
+	// over is set before the process is reaped: until then its id is its own.
+	over bool
+}
+
+type exit struct {
+	id    string
+	state *os.ProcessState
+}
+
+// NewSet returns an empty set.
+func NewSet() *Set {
+	return &Set{running: map[string]*process{}, news: make(chan struct{}, 1)}
+}
+
+// Start starts cmd as the process of that id, the leader of a process group,
+// with its output to stdout and stderr, which it closes at the end and also
+// when it returns an error.
+func (s *Set) Start(id string, cmd *exec.Cmd, stdout, stderr io.WriteCloser) error {
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Env = append(cmd.Environ(), mark+id)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = outputDelay
+	if err := cmd.Start(); err != nil {
+		return errors.Join(fmt.Errorf("starting the process: %w", err), stdout.Close(), stderr.Close())
+	}
+	p := &process{pid: cmd.Process.Pid, done: make(chan struct{})}
+	s.mu.Lock()
+	s.running[id] = p
+	s.mu.Unlock()
+	go func() {
+		p.reap(cmd)
+		_, _ = stdout.Close(), stderr.Close() // nobody is left to tell
+		close(p.done)
+		s.ended(exit{id, cmd.ProcessState})
+	}()
+	return nil
+}
+
+// ended never waits: whoever watches may be gone.
+func (s *Set) ended(e exit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, e.id)
+	s.exits = append(s.exits, e)
+	select {
+	case s.news <- struct{}{}:
+	default:
+	}
+}
+
+// signal sends a signal to the process's group, unless the process is over.
+func (p *process) signal(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		_ = syscall.Kill(-p.pid, sig) // its own group: what fails is only that nobody is left
+	}
+}
+
+// Stop sends SIGTERM to the process's group, and SIGKILL after grace or, with
+// none, at once. It returns when the process has ended, and at once when there
+// is none.
+func (s *Set) Stop(ctx context.Context, id string, grace time.Duration) error {
+	s.mu.Lock()
+	p := s.running[id]
+	s.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	if grace > 0 {
+		p.signal(syscall.SIGTERM)
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late.C:
+		}
+	}
+	p.signal(syscall.SIGKILL)
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Watch hands every exit to ended, once, until ctx ends.
+func (s *Set) Watch(ctx context.Context, ended func(id string, state *os.ProcessState)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.news:
+		}
+		s.mu.Lock()
+		exits := s.exits
+		s.exits = nil
+		s.mu.Unlock()
+		for _, e := range exits {
+			ended(e.id, e.state)
+		}
+	}
+}
+
+// Code is how a process ended: its code, or 128 and the number of the signal
+// that killed it.
+func Code(state *os.ProcessState) int32 {
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int32(ws.Signal())
+	}
+	return int32(state.ExitCode())
+}
