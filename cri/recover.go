@@ -4,61 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/nodekit-project/nodekit/cri/internal/state"
 )
 
 // recover reads the records, lets the author correct them, undoes creations
-// and finishes removals that were cut short, and fills the index. What cannot
-// be undone now becomes visible, so that the kubelet removes it.
+// and finishes removals that were cut short. What cannot be undone now becomes
+// visible, so that the kubelet removes it.
 func (s *server) recover(ctx context.Context) error {
-	sandboxes, sandboxPhases, err := s.records.loadSandboxes()
-	if err != nil {
+	if err := s.table.Load(); err != nil {
 		return err
 	}
-	containers, containerPhases, err := s.records.loadContainers(sandboxes)
-	if err != nil {
+	if err := s.recoverWhole(ctx); err != nil {
 		return err
 	}
-	whole := func(c *Container) bool {
-		return containerPhases[c.ID] == live && sandboxPhases[c.Sandbox.ID] == live
-	}
-	for id, sb := range sandboxes {
-		s.index.sandboxes[id] = newSandbox(sb)
-	}
-	for _, c := range containers {
-		if !whole(c) && c.Exit == nil {
-			c.Exit = Exit{Code: 137, Reason: "ContainerStatusUnknown", Message: "the server ended while it made or removed the container"}.normal()
-		}
-		s.add(newContainer(s.index.sandboxes[c.Sandbox.ID], c))
-	}
-	if err := s.recoverWhole(ctx, sandboxPhases, whole); err != nil {
-		return err
-	}
-	s.clearHalves(ctx, sandboxPhases, whole)
+	s.clearHalves(ctx)
 	return nil
 }
 
 // recoverWhole hands the author copies of what is complete and takes over what
 // it corrected.
-func (s *server) recoverWhole(ctx context.Context, phases map[string]phase, whole func(*Container) bool) error {
+func (s *server) recoverWhole(ctx context.Context) error {
 	var sandboxes []*Sandbox
 	var containers []*Container
 	byID := map[string]*Sandbox{}
-	for _, sb := range s.index.allSandboxes() {
-		if phases[sb.ID] == live {
-			byID[sb.ID] = s.index.sandboxes[sb.ID].copy()
-			sandboxes = append(sandboxes, byID[sb.ID])
+	for _, sb := range s.table.Sandboxes() {
+		if sb.Whole() {
+			view := viewSandbox(sb.Copy())
+			byID[view.ID] = view
+			sandboxes = append(sandboxes, view)
 		}
 	}
-	for _, c := range s.index.allContainers() {
-		if whole(c) {
-			dup := *c
-			dup.Sandbox = byID[c.Sandbox.ID]
-			containers = append(containers, &dup)
+	for _, c := range s.table.Containers() {
+		if c.Whole() {
+			view := viewContainer(c.Copy())
+			view.Sandbox = byID[view.Sandbox.ID]
+			containers = append(containers, view)
 		}
 	}
 	if s.rt.Recover != nil {
@@ -67,12 +51,12 @@ func (s *server) recoverWhole(ctx context.Context, phases map[string]phase, whol
 		}
 	}
 	for _, sb := range sandboxes {
-		if err := s.adoptRecovered(sb); err != nil {
+		if err := s.table.AdoptSandbox(sb.record()); err != nil {
 			return err
 		}
 	}
 	for _, c := range containers {
-		if err := s.adoptRecoveredContainer(c); err != nil {
+		if err := s.table.AdoptContainer(c.record()); err != nil {
 			return err
 		}
 	}
@@ -80,65 +64,35 @@ func (s *server) recoverWhole(ctx context.Context, phases map[string]phase, whol
 	return nil
 }
 
-func (s *server) adoptRecovered(sb *Sandbox) error {
-	m := s.index.sandboxes[sb.ID]
-	was := m.cur.Load()
-	m.cur.Store(sb)
-	if was.Ready == sb.Ready && string(was.State) == string(sb.State) && slices.Equal(was.IPs, sb.IPs) {
-		return nil
-	}
-	return s.records.putSandbox(sb, live)
-}
-
-func (s *server) adoptRecoveredContainer(c *Container) error {
-	m := s.index.containers[c.ID]
-	was := m.cur.Load()
-	if c.Exit != nil {
-		c.Exit = c.Exit.normal()
-		if was.Exit == nil {
-			close(m.ended)
-		}
-	}
-	m.cur.Store(c)
-	same := string(was.State) == string(c.State) && was.ImageRef == c.ImageRef && was.LogPath == c.LogPath
-	if same && (was.Exit == nil) == (c.Exit == nil) {
-		return nil
-	}
-	return s.records.putContainer(c, live)
-}
-
 // clearHalves removes what is half created or half removed, the sandboxes in
-// parallel.
-func (s *server) clearHalves(ctx context.Context, phases map[string]phase, whole func(*Container) bool) {
+// parallel. Nobody else calls yet, and so the gates stay open.
+func (s *server) clearHalves(ctx context.Context) {
 	var g errgroup.Group
-	for _, sb := range slices.Collect(maps.Values(s.index.sandboxes)) {
+	for _, sb := range s.table.Sandboxes() {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(podContext(ctx, sb.cur.Load()), rollbackTime)
+			ctx, cancel := context.WithTimeout(podContext(ctx, sb.Now()), rollbackTime)
 			defer cancel()
-			var errs []error
-			for _, c := range s.index.containersOf(sb) {
-				if !whole(c.cur.Load()) {
-					errs = append(errs, s.removeContainer(ctx, c))
-				}
+			if err := s.clearHalf(ctx, sb); err != nil {
+				s.log.ErrorContext(ctx, "clearing what a killed server left", "sandbox", sb.Now().ID, "err", err)
 			}
-			id := sb.cur.Load().ID
-			if phases[id] != live {
-				errs = append(errs, s.removeHalf(ctx, sb))
-			}
-			s.logged(ctx, "clearing what a killed server left", errors.Join(errs...), "sandbox", id)
 			return nil
 		})
 	}
 	_ = g.Wait() // the functions log, and return nil
 }
 
-// removeHalf removes a sandbox whose creation or removal was cut short.
-func (s *server) removeHalf(ctx context.Context, sb *sandbox) error {
-	half := sb.copy()
-	half.Ready = false
-	sb.cur.Store(half)
-	if err := s.removeSandbox(ctx, sb); err != nil {
-		return fmt.Errorf("after %v: %w", time.Since(half.CreatedAt).Round(time.Second), err)
+func (s *server) clearHalf(ctx context.Context, sb *state.Sandbox) error {
+	var errs []error
+	for _, c := range s.table.ContainersOf(sb) {
+		if !c.Whole() {
+			errs = append(errs, s.removeContainer(ctx, c))
+		}
 	}
-	return nil
+	if !sb.Whole() {
+		if err := s.removeSandbox(ctx, sb); err != nil {
+			age := time.Since(sb.Now().CreatedAt).Round(time.Second)
+			errs = append(errs, fmt.Errorf("after %v: %w", age, err))
+		}
+	}
+	return errors.Join(errs...)
 }

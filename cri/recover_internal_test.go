@@ -6,13 +6,14 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/record"
 )
 
 // author notes its calls and succeeds.
@@ -37,45 +38,52 @@ func author(calls *[]string) *Runtime {
 }
 
 // left writes the records of a server that was killed.
-func left(t *testing.T) records {
+func left(t *testing.T) remains {
 	t.Helper()
-	r, err := openRecords(t.TempDir())
+	dir := t.TempDir()
+	r, err := record.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	t.Cleanup(r.Close)
+	return remains{r, dir}
 }
 
-func (r records) leaveSandbox(t *testing.T, id string, p phase) *Sandbox {
+type remains struct {
+	*record.Dir
+	path string
+}
+
+func (r remains) leaveSandbox(t *testing.T, id string, p record.Phase) *record.Sandbox {
 	t.Helper()
-	s := &Sandbox{
-		ID: id, Dir: r.home(id), CreatedAt: time.Now().Round(0), Ready: p == live, IPs: []string{"10.0.0.1"},
+	s := &record.Sandbox{
+		ID: id, Dir: r.Home(id), CreatedAt: time.Now().Round(0), Ready: p == record.Live, IPs: []string{"10.0.0.1"},
 		Config: &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: id, Namespace: "n", Uid: id}},
 		State:  []byte(`{"a":1}`),
 	}
-	if err := errors.Join(os.Mkdir(s.Dir, 0o700), r.putSandbox(s, p)); err != nil {
+	if err := errors.Join(os.Mkdir(s.Dir, 0o700), r.PutSandbox(s, p)); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func (r records) leaveContainer(t *testing.T, s *Sandbox, id string, p phase, started bool) {
+func (r remains) leaveContainer(t *testing.T, s *record.Sandbox, id string, p record.Phase, started bool) {
 	t.Helper()
-	c := &Container{
-		ID: id, Sandbox: s, Dir: r.home(id), CreatedAt: time.Now().Round(0), ImageRef: "i",
+	c := &record.Container{
+		ID: id, Sandbox: s, Dir: r.Home(id), CreatedAt: time.Now().Round(0), ImageRef: "i",
 		Config: &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: id}},
 	}
 	if started {
 		c.StartedAt = c.CreatedAt
 	}
-	if err := errors.Join(os.Mkdir(c.Dir, 0o700), r.putContainer(c, p)); err != nil {
+	if err := errors.Join(os.Mkdir(c.Dir, 0o700), r.PutContainer(c, p)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func recovered(t *testing.T, r records, rt *Runtime) *server {
+func recovered(t *testing.T, r remains, rt *Runtime) *server {
 	t.Helper()
-	s := newServer(t.Context(), rt, r, slog.New(slog.DiscardHandler))
+	s := newServer(t.Context(), rt, r.Dir, slog.New(slog.DiscardHandler))
 	if err := s.recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -84,12 +92,12 @@ func recovered(t *testing.T, r records, rt *Runtime) *server {
 
 func TestRecoverClearsHalves(t *testing.T) {
 	r := left(t)
-	r.leaveSandbox(t, "half", creating)
-	r.leaveSandbox(t, "going", removing)
-	ok := r.leaveSandbox(t, "whole", live)
-	r.leaveContainer(t, ok, "c-half", creating, false)
-	r.leaveContainer(t, ok, "c-going", removing, true)
-	r.leaveContainer(t, ok, "c-whole", live, true)
+	r.leaveSandbox(t, "half", record.Creating)
+	r.leaveSandbox(t, "going", record.Removing)
+	ok := r.leaveSandbox(t, "whole", record.Live)
+	r.leaveContainer(t, ok, "c-half", record.Creating, false)
+	r.leaveContainer(t, ok, "c-going", record.Removing, true)
+	r.leaveContainer(t, ok, "c-whole", record.Live, true)
 
 	var calls, shown []string
 	rt := author(&calls)
@@ -114,10 +122,10 @@ func TestRecoverClearsHalves(t *testing.T) {
 	if diff := cmp.Diff(want, calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
-	if len(s.index.sandboxes) != 1 || len(s.index.containers) != 1 {
-		t.Errorf("index: %d sandboxes, %d containers", len(s.index.sandboxes), len(s.index.containers))
+	if sandboxes, containers := s.table.Sandboxes(), s.table.Containers(); len(sandboxes) != 1 || len(containers) != 1 {
+		t.Errorf("left: %d sandboxes, %d containers", len(sandboxes), len(containers))
 	}
-	dirs, err := os.ReadDir(r.dir + "/dirs")
+	dirs, err := os.ReadDir(r.path + "/dirs")
 	if err != nil || len(dirs) != 2 {
 		t.Errorf("directories left: %v, %v", dirs, err)
 	}
@@ -127,9 +135,9 @@ func TestRecoverClearsHalves(t *testing.T) {
 // Recover, sees it.
 func TestRecoverPersistsCorrections(t *testing.T) {
 	r := left(t)
-	sb := r.leaveSandbox(t, "sandbox", live)
-	r.leaveContainer(t, sb, "ended", live, true)
-	r.leaveContainer(t, sb, "runs", live, true)
+	sb := r.leaveSandbox(t, "sandbox", record.Live)
+	r.leaveContainer(t, sb, "ended", record.Live, true)
+	r.leaveContainer(t, sb, "runs", record.Live, true)
 	var calls []string
 	rt := author(&calls)
 	rt.Recover = func(_ context.Context, sandboxes []*Sandbox, containers []*Container) error {
@@ -144,13 +152,13 @@ func TestRecoverPersistsCorrections(t *testing.T) {
 	recovered(t, r, rt)
 	rt.Recover = nil
 	s := recovered(t, r, rt)
-	if sb := s.index.sandboxes["sandbox"].cur.Load(); sb.Ready || string(sb.State) != `{"a":2}` || len(sb.IPs) != 1 {
+	if sb := sandboxOf(t, s, "sandbox"); sb.Ready || string(sb.State) != `{"a":2}` || len(sb.IPs) != 1 {
 		t.Errorf("sandbox: %+v", sb)
 	}
-	if c := s.index.containers["ended"].cur.Load(); c.Exit == nil || c.Exit.Code != 5 || c.Exit.Reason != "Error" || c.Exit.At.IsZero() {
+	if c := containerOf(t, s, "ended"); c.Exit == nil || c.Exit.Code != 5 || c.Exit.Reason != "Error" || c.Exit.At.IsZero() {
 		t.Errorf("ended container: %+v", c.Exit)
 	}
-	if c := s.index.containers["runs"].cur.Load(); !c.Running() {
+	if c := containerOf(t, s, "runs"); !c.Running() {
 		t.Errorf("running container: %+v", c)
 	}
 }
@@ -159,37 +167,35 @@ func TestRecoverPersistsCorrections(t *testing.T) {
 // removes it, and is undone at the next start at the latest.
 func TestRecoverKeepsWhatItCannotClear(t *testing.T) {
 	r := left(t)
-	r.leaveSandbox(t, "half", creating)
+	r.leaveSandbox(t, "half", record.Creating)
 	var calls []string
 	rt := author(&calls)
 	rt.StopSandbox = func(context.Context, *Sandbox) error { return errors.New("not yet") }
 	s := recovered(t, r, rt)
-	if sb := s.index.sandboxes["half"]; sb == nil || sb.cur.Load().Ready {
+	if sb := sandboxOf(t, s, "half"); sb.Ready {
 		t.Errorf("got %+v", sb)
 	}
-	if s = recovered(t, r, author(&calls)); len(s.index.sandboxes) != 0 {
+	if s = recovered(t, r, author(&calls)); len(s.table.Sandboxes()) != 0 {
 		t.Error("it is still there")
 	}
 }
 
-func TestRecoverRefusesWhatItDoesNotKnow(t *testing.T) {
-	for name, content := range map[string]string{
-		"newer version": `{"version":2,"id":"x"}`,
-		"no json":       `{"version"`,
-		"bad config":    `{"version":1,"id":"x","config":"////"}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := left(t)
-			if err := os.WriteFile(r.sandboxFile("x"), []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s := newServer(t.Context(), author(new([]string)), r, slog.New(slog.DiscardHandler))
-			err := s.recover(t.Context())
-			if err == nil || !strings.Contains(err.Error(), r.sandboxFile("x")) {
-				t.Errorf("got %v, want an error that names the file", err)
-			}
-		})
+func sandboxOf(t *testing.T, s *server, id string) *record.Sandbox {
+	t.Helper()
+	sb, err := s.table.Sandbox(id)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return sb.Now()
+}
+
+func containerOf(t *testing.T, s *server, id string) *record.Container {
+	t.Helper()
+	c, err := s.table.Container(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Now()
 }
 
 // Every write of a start or an exit that a kill could come between leaves a
@@ -198,11 +204,11 @@ func TestStartIsOnRecordBeforeItHappens(t *testing.T) {
 	r := left(t)
 	var calls []string
 	rt := author(&calls)
-	sb := r.leaveSandbox(t, "sandbox", live)
-	r.leaveContainer(t, sb, "c", live, false)
+	sb := r.leaveSandbox(t, "sandbox", record.Live)
+	r.leaveContainer(t, sb, "c", record.Live, false)
 	rt.StartContainer = func(context.Context, *Container) error {
 		later := recovered(t, r, author(&calls)) // as if killed here
-		if c := later.index.containers["c"].cur.Load(); !c.Running() {
+		if c := containerOf(t, later, "c"); !c.Running() {
 			t.Errorf("on record while it starts: %+v", c)
 		}
 		return nil
@@ -211,8 +217,8 @@ func TestStartIsOnRecordBeforeItHappens(t *testing.T) {
 	if _, err := s.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: "c"}); err != nil {
 		t.Fatal(err)
 	}
-	s.ended("c", Exit{Code: 9})
-	if c := recovered(t, r, author(&calls)).index.containers["c"].cur.Load(); c.Exit == nil || c.Exit.Code != 9 {
+	s.table.Report("c", record.Exit{Code: 9})
+	if c := containerOf(t, recovered(t, r, author(&calls)), "c"); c.Exit == nil || c.Exit.Code != 9 {
 		t.Errorf("after its end: %+v", c)
 	}
 }

@@ -10,6 +10,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/record"
+	"github.com/nodekit-project/nodekit/cri/internal/state"
+	"github.com/nodekit-project/nodekit/cri/internal/validate"
 )
 
 // RunPodSandbox creates a sandbox, joins a creation in flight, or returns the
@@ -18,16 +22,16 @@ func (s *server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if s.rt.RunSandbox == nil {
 		return nil, unimplemented("RunPodSandbox")
 	}
-	if err := validateSandbox(req.GetConfig()); err != nil {
+	if err := validate.Sandbox(req.GetConfig()); err != nil {
 		return nil, err
 	}
 	if h := req.GetRuntimeHandler(); h != "" && !slices.Contains(s.rt.Handlers, h) {
 		return nil, ErrInvalid.Errorf("runtime handler %q: unknown, this runtime has %q", h, s.rt.Handlers)
 	}
 	meta := req.GetConfig().GetMetadata()
-	id, err := s.fly(ctx, fmt.Sprintf("sandbox/%s/%d", meta.GetUid(), meta.GetAttempt()), func(ctx context.Context) (string, error) {
-		if have := s.index.byPod(meta); have != nil {
-			return adoptSandbox(have.cur.Load(), meta)
+	id, err := s.calls.Join(ctx, fmt.Sprintf("sandbox/%s/%d", meta.GetUid(), meta.GetAttempt()), func(ctx context.Context) (string, error) {
+		if have := s.table.ByPod(meta); have != nil {
+			return adoptSandbox(have.Now(), meta)
 		}
 		return s.runSandbox(ctx, req)
 	})
@@ -38,7 +42,7 @@ func (s *server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 }
 
 // adoptSandbox answers a repeated RunPodSandbox.
-func adoptSandbox(have *Sandbox, meta *runtimeapi.PodSandboxMetadata) (string, error) {
+func adoptSandbox(have *record.Sandbox, meta *runtimeapi.PodSandboxMetadata) (string, error) {
 	m := have.Config.GetMetadata()
 	same := m.GetName() == meta.GetName() && m.GetNamespace() == meta.GetNamespace()
 	if !same || !have.Ready {
@@ -49,15 +53,15 @@ func adoptSandbox(have *Sandbox, meta *runtimeapi.PodSandboxMetadata) (string, e
 }
 
 func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (id string, err error) {
-	sb := &Sandbox{ID: newID(), Config: req.GetConfig(), Handler: req.GetRuntimeHandler(), CreatedAt: time.Now()}
-	sb.Dir = s.records.home(sb.ID)
-	ctx = podContext(ctx, sb)
+	sb := &Sandbox{ID: record.NewID(), Config: req.GetConfig(), Handler: req.GetRuntimeHandler(), CreatedAt: time.Now()}
+	sb.Dir = s.table.Home(sb.ID)
+	ctx = podContext(ctx, sb.record())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.rollbackSandbox(ctx, sb))
 		}
 	}()
-	if err := s.records.putSandbox(sb, creating); err != nil {
+	if err := s.table.IntendSandbox(sb.record()); err != nil {
 		return "", err
 	}
 	if err := os.Mkdir(sb.Dir, 0o700); err != nil {
@@ -67,13 +71,10 @@ func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRe
 		return "", err
 	}
 	sb.Ready = true
-	if err := s.records.putSandbox(sb, live); err != nil {
+	if err := s.table.AddSandbox(sb.record()); err != nil {
 		return "", err
 	}
-	m := newSandbox(sb)
-	s.publish(m, sb.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, func() { s.index.sandboxes[sb.ID] = m })
-	s.publish(m, sb.ID, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, func() {})
-	s.log.InfoContext(ctx, "sandbox ready", "sandbox", sb.ID, "pod", sb.podName(), "ips", sb.IPs)
+	s.log.InfoContext(ctx, "sandbox ready", "sandbox", sb.ID, "pod", podName(sb.Config), "ips", sb.IPs)
 	return sb.ID, nil
 }
 
@@ -89,128 +90,101 @@ func (s *server) rollbackSandbox(ctx context.Context, sb *Sandbox) error {
 		err = s.guard("RemoveSandbox", func() error { return s.rt.RemoveSandbox(ctx, sb) })
 	}
 	if err == nil {
-		err = s.records.removeSandbox(sb.ID)
+		err = s.table.ForgetSandbox(sb.ID)
 	}
 	if err == nil {
 		return nil
 	}
-	s.index.mu.Lock()
-	defer s.index.mu.Unlock()
-	s.index.sandboxes[sb.ID] = newSandbox(sb)
+	s.table.KeepSandbox(sb.record())
 	return fmt.Errorf("undoing the creation of sandbox %q: %w", sb.ID, err)
 }
 
 // StopPodSandbox kills the containers and frees the network. It succeeds for
 // an unknown sandbox and for a stopped one.
 func (s *server) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
-	sb, err := s.index.sandbox(req.GetPodSandboxId())
-	if err != nil {
-		return nil, err
-	}
-	if sb != nil {
-		err = s.alone(ctx, sb, func(ctx context.Context) error { return s.stopSandbox(ctx, sb) })
-	}
-	if err != nil {
+	if err := s.end(ctx, req.GetPodSandboxId(), s.stopSandbox); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.StopPodSandboxResponse{}, nil
 }
 
-// alone passes the sandbox's gate, hastening every stop that holds it, and
-// runs f detached from the client.
-func (s *server) alone(client context.Context, sb *sandbox, f func(context.Context) error) error {
-	now := time.Now()
-	for _, c := range s.index.containersOf(sb) {
-		c.hasten(now)
-	}
-	return s.exclusive(client, sb, f)
-}
-
-// exclusive passes the sandbox's gate and runs f detached from the client.
-func (s *server) exclusive(client context.Context, sb *sandbox, f func(context.Context) error) error {
-	if err := sb.gate.Acquire(client, everybody); err != nil {
-		return err
-	}
-	return s.detach(client, func(ctx context.Context) error {
-		defer sb.gate.Release(everybody)
-		return f(podContext(ctx, sb.cur.Load()))
-	})
-}
-
-func (s *server) stopSandbox(ctx context.Context, sb *sandbox) error {
-	if err := s.killContainers(ctx, sb); err != nil {
-		return err
-	}
-	next := sb.copy()
-	if err := s.guard("StopSandbox", func() error { return s.rt.StopSandbox(ctx, next) }); err != nil {
-		return fmt.Errorf("stopping sandbox %q: %w", next.ID, err)
-	}
-	was := sb.cur.Load()
-	next.Ready = false
-	if !was.Ready && string(was.State) == string(next.State) && slices.Equal(was.IPs, next.IPs) {
-		return nil
-	}
-	if err := s.records.putSandbox(next, live); err != nil {
-		return err
-	}
-	s.publish(sb, next.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, func() { sb.cur.Store(next) })
-	s.log.InfoContext(ctx, "sandbox stopped", "sandbox", next.ID, "pod", next.podName())
-	return nil
-}
-
-// killContainers ends all containers at once. It wants the gate.
-func (s *server) killContainers(ctx context.Context, sb *sandbox) error {
-	var g errgroup.Group
-	for _, c := range s.index.containersOf(sb) {
-		g.Go(func() error { return s.stopUntil(ctx, c, time.Now()) })
-	}
-	return g.Wait()
-}
-
 // RemovePodSandbox removes the sandbox with its containers. It succeeds for an
 // unknown one.
 func (s *server) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
-	sb, err := s.index.sandbox(req.GetPodSandboxId())
-	if err != nil {
-		return nil, err
-	}
-	if sb != nil {
-		err = s.alone(ctx, sb, func(ctx context.Context) error { return s.removeSandbox(ctx, sb) })
-	}
-	if err != nil {
+	if err := s.end(ctx, req.GetPodSandboxId(), s.removeSandbox); err != nil {
 		return nil, err
 	}
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
-func (s *server) removeSandbox(ctx context.Context, sb *sandbox) error {
-	if gone, err := s.index.sandbox(sb.cur.Load().ID); gone == nil {
-		return err // removed while this call waited
+// end passes the sandbox's gate, hastening every stop that holds it, and does
+// what ends the sandbox, if there is one.
+func (s *server) end(ctx context.Context, id string, do func(context.Context, *state.Sandbox) error) error {
+	sb, err := s.table.Sandbox(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, c := range s.table.ContainersOf(sb) {
+		c.Deadline.Hasten(now)
+	}
+	return s.alone(ctx, sb, func(ctx context.Context) error { return do(ctx, sb) })
+}
+
+// stopSandbox wants the gate alone, as do those below.
+func (s *server) stopSandbox(ctx context.Context, sb *state.Sandbox) error {
+	if err := s.killContainers(ctx, sb); err != nil {
+		return err
+	}
+	next := sb.Copy()
+	if err := s.guard("StopSandbox", func() error { return s.rt.StopSandbox(ctx, viewSandbox(next)) }); err != nil {
+		return fmt.Errorf("stopping sandbox %q: %w", next.ID, err)
+	}
+	changed, err := s.table.StopSandbox(sb, next)
+	if changed {
+		s.log.InfoContext(ctx, "sandbox stopped", "sandbox", next.ID, "pod", podName(next.Config))
+	}
+	return err
+}
+
+// killContainers ends all containers at once.
+func (s *server) killContainers(ctx context.Context, sb *state.Sandbox) error {
+	var g errgroup.Group
+	for _, c := range s.table.ContainersOf(sb) {
+		g.Go(func() error { return s.stopUntil(ctx, c, time.Now()) })
+	}
+	return g.Wait()
+}
+
+func (s *server) removeSandbox(ctx context.Context, sb *state.Sandbox) error {
+	id := sb.Now().ID
+	if _, err := s.table.Sandbox(id); errors.Is(err, ErrNotFound) {
+		return nil // removed while this call waited
 	}
 	if err := s.stopSandbox(ctx, sb); err != nil {
 		return err
 	}
-	for _, c := range s.index.containersOf(sb) {
+	for _, c := range s.table.ContainersOf(sb) {
 		if err := s.removeContainer(ctx, c); err != nil {
 			return err
 		}
 	}
-	last := sb.copy()
-	if err := s.records.putSandbox(last, removing); err != nil {
+	if err := s.table.IntendSandboxRemoval(sb); err != nil {
 		return err
 	}
-	if err := s.guard("RemoveSandbox", func() error { return s.rt.RemoveSandbox(ctx, last) }); err != nil {
-		return fmt.Errorf("removing sandbox %q: %w", last.ID, err)
+	if err := s.guard("RemoveSandbox", func() error { return s.rt.RemoveSandbox(ctx, viewSandbox(sb.Copy())) }); err != nil {
+		return fmt.Errorf("removing sandbox %q: %w", id, err)
 	}
-	if err := s.records.removeSandbox(last.ID); err != nil {
+	if err := s.table.RemoveSandbox(sb); err != nil {
 		return err
 	}
-	s.publish(sb, last.ID, runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT, func() { delete(s.index.sandboxes, last.ID) })
-	s.log.InfoContext(ctx, "sandbox removed", "sandbox", last.ID, "pod", last.podName())
+	s.log.InfoContext(ctx, "sandbox removed", "sandbox", id, "pod", podName(sb.Now().Config))
 	return nil
 }
 
-func (s *Sandbox) podName() string {
-	m := s.Config.GetMetadata()
-	return m.GetNamespace() + "/" + m.GetName()
+func podName(c *runtimeapi.PodSandboxConfig) string {
+	return c.GetMetadata().GetNamespace() + "/" + c.GetMetadata().GetName()
 }

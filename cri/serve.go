@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri/internal/record"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
@@ -56,15 +55,11 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	if opts.StateDir == "" {
 		opts.StateDir = filepath.Join("/var/lib", rt.Name)
 	}
-	unlock, err := lockDir(opts.StateDir)
+	records, err := record.Open(opts.StateDir)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	records, err := openRecords(opts.StateDir)
-	if err != nil {
-		return err
-	}
+	defer records.Close()
 
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -72,31 +67,31 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	if err := s.recover(ctx); err != nil {
 		return fmt.Errorf("recovering the records in %q: %w", opts.StateDir, err)
 	}
-	return s.run(ctx, cancel, endpoint)
-}
-
-// run serves until ctx ends or Watch fails. cancel ends the context of calls
-// that do not finish in time.
-func (s *server) run(ctx context.Context, cancel context.CancelFunc, endpoint string) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	if err := s.startStreaming(); err != nil {
+	if err := s.Server.Start(); err != nil {
 		return err
 	}
-	defer s.stopStreaming()
+	defer s.Server.Close()
+	return s.run(ctx, base, cancel, endpoint)
+}
+
+// run serves until ctx ends or Watch fails. cancel ends base, the context of
+// detached calls and of Watch, for those that do not finish in time.
+func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpoint string) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	l, err := rpc.Listen(endpoint)
 	if err != nil {
 		return err
 	}
-	watched := s.startWatch(stop)
+	watched := s.startWatch(base, stop)
 
 	g := grpc.NewServer(rpc.ServerOptions("cri", s.log)...)
 	runtimeapi.RegisterRuntimeServiceServer(g, s)
-	runtimeapi.RegisterImageServiceServer(g, &imageServer{rt: s.rt, base: s.base, calls: &s.calls, log: s.log})
-	defer context.AfterFunc(ctx, s.events.close)()
+	runtimeapi.RegisterImageServiceServer(g, s.images)
+	defer context.AfterFunc(ctx, s.events.Close)()
 	s.log.InfoContext(ctx, "serving the cri", "runtime", s.rt.Name, "endpoint", endpoint, "unsupported", s.rt.unsupported())
 	err = rpc.Serve(ctx, g, l, drain)
-	s.stopStreaming()
+	s.Server.Close()
 	return errors.Join(err, s.wind(cancel, watched))
 }
 
@@ -105,7 +100,7 @@ func (s *server) run(ctx context.Context, cancel context.CancelFunc, endpoint st
 func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
 	idle := make(chan error, 1)
 	go func() {
-		s.calls.Wait()
+		s.calls.Close()
 		cancel()
 		idle <- <-watched
 	}()
@@ -125,15 +120,16 @@ func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
 
 // startWatch runs Watch until base ends. The channel gets its error, nil when
 // it ended as it should.
-func (s *server) startWatch(stop context.CancelFunc) <-chan error {
+func (s *server) startWatch(base context.Context, stop context.CancelFunc) <-chan error {
 	done := make(chan error, 1)
 	if s.rt.Watch == nil {
 		done <- nil
 		return done
 	}
+	ended := func(id string, e Exit) { s.table.Report(id, record.Exit(e)) }
 	go func() {
-		err := s.guard("Watch", func() error { return s.rt.Watch(s.base, s.ended) })
-		if err == nil || s.base.Err() != nil {
+		err := s.guard("Watch", func() error { return s.rt.Watch(base, ended) })
+		if err == nil || base.Err() != nil {
 			done <- nil
 			return
 		}
@@ -192,20 +188,4 @@ func (rt *Runtime) unsupported() []string {
 		}
 	}
 	return names
-}
-
-// lockDir makes the directory and takes it for this process. The kernel gives
-// it back when the process dies.
-func lockDir(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the state directory: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking the state directory: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(ErrAlreadyExists.Errorf("locking %q: another server uses this state directory: %w", dir, err), f.Close())
-	}
-	return func() { f.Close() }, nil
 }

@@ -2,44 +2,80 @@ package cri
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
-	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri/internal/event"
+	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/images"
+	"github.com/nodekit-project/nodekit/cri/internal/record"
+	"github.com/nodekit-project/nodekit/cri/internal/state"
+	"github.com/nodekit-project/nodekit/cri/internal/stats"
+	"github.com/nodekit-project/nodekit/cri/internal/stream"
 	"github.com/nodekit-project/nodekit/internal/call"
 )
 
-// server is the RuntimeService. Its calls that change something follow one
-// pattern: find the object, pass its sandbox's gate, then go on detached from
-// the client: write the intent, call the author, write and publish the result.
+// server is the RuntimeService: reads are the Reader's and
+// the Reporter's, exec and the like the stream Server's. Its own calls change something, and follow one pattern: find the
+// object, pass its sandbox's gate, then go on detached from the client: write
+// the intent, call the author, write and publish the result.
 type server struct {
-	runtimeapi.UnimplementedRuntimeServiceServer
+	unsupported
+	*state.Reader
+	*stream.Server
+	*stats.Reporter
 
-	rt      *Runtime
-	log     *slog.Logger
-	records records
-	index   *index
-	events  *hub
-	flights flights
-	streams *streams
-
-	// base is the context of detached calls; it ends when the server stops.
-	base  context.Context
-	calls sync.WaitGroup
+	rt     *Runtime
+	log    *slog.Logger
+	table  *state.Table
+	events *event.Hub
+	images *images.Server
+	calls  *flight.Group
 }
 
-func newServer(base context.Context, rt *Runtime, r records, log *slog.Logger) *server {
-	return &server{
-		rt: rt, log: log, records: r, base: base,
-		index: newIndex(), events: newHub(), flights: flights{byKey: map[string]*flight{}},
+// unsupported answers calls that nobody else does. It is embedded deeper than
+// those who do.
+type unsupported struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+}
+
+// newServer returns a server that does not listen yet, neither for streams.
+func newServer(base context.Context, rt *Runtime, records *record.Dir, log *slog.Logger) *server {
+	s := &server{rt: rt, log: log, events: event.NewHub(), calls: flight.NewGroup(base)}
+	s.table = state.NewTable(records, s.events, log)
+	s.Reader = state.NewReader(s.table)
+	var functions images.Functions
+	if rt.Images != nil {
+		functions = images.Functions(*rt.Images)
 	}
+	var usage stats.Function
+	if rt.Stats != nil {
+		usage = s.usage
+	}
+	s.Server = stream.New(base, s.streams(), s.calls, log)
+	s.Reporter = stats.NewReporter(usage, s.table, log)
+	s.images = images.NewServer(functions, s.calls, log)
+	return s
+}
+
+// alone passes the sandbox's gate alone and runs f detached from the client.
+func (s *server) alone(client context.Context, sb *state.Sandbox, f func(context.Context) error) error {
+	leave, err := sb.Gate.Alone(client)
+	if err != nil {
+		return err
+	}
+	return s.inside(client, sb, leave, f)
+}
+
+// inside runs f detached from the client and leaves the gate after it. A server
+// that stops refuses f and stays inside: nobody comes after it.
+func (s *server) inside(client context.Context, sb *state.Sandbox, leave func(), f func(context.Context) error) error {
+	return s.calls.Do(client, func(ctx context.Context) error {
+		defer leave()
+		return f(podContext(ctx, sb.Now()))
+	})
 }
 
 // rollbackTime bounds the undoing of a failed creation, which must go on when
@@ -50,78 +86,13 @@ func rollbackContext(ctx context.Context) (context.Context, context.CancelFunc) 
 	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 }
 
-// detach runs f to its end, also when the client gives up waiting.
-func (s *server) detach(client context.Context, f func(context.Context) error) error {
-	done := make(chan error, 1)
-	s.calls.Go(func() { done <- f(s.base) })
-	select {
-	case err := <-done:
-		return err
-	case <-client.Done():
-		return client.Err()
-	}
-}
-
-// guard calls a function of the author. A panic becomes an error, because it
-// must not end the containers' server.
-func (s *server) guard(name string, f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("the runtime panicked", "function", name, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("%s panicked: %v", name, p)
-		}
-	}()
-	return f()
-}
+// guard calls a function of the author.
+func (s *server) guard(name string, f func() error) error { return flight.Guard(s.log, name, f) }
 
 // podContext attributes what the author calls in turn to the sandbox's Pod.
-func podContext(ctx context.Context, s *Sandbox) context.Context {
+func podContext(ctx context.Context, s *record.Sandbox) context.Context {
 	m := s.Config.GetMetadata()
 	return call.WithPod(ctx, call.Pod{Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid()})
-}
-
-// flights lets a repeated creation join the one that is under way.
-type flights struct {
-	mu    sync.Mutex
-	byKey map[string]*flight
-}
-
-type flight struct {
-	done chan struct{}
-	id   string
-	err  error
-}
-
-// fly runs create, detached, unless one of the same key is in flight, and
-// waits for its result.
-func (s *server) fly(client context.Context, key string, create func(context.Context) (string, error)) (string, error) {
-	s.flights.mu.Lock()
-	f := s.flights.byKey[key]
-	if f == nil {
-		f = &flight{done: make(chan struct{})}
-		s.flights.byKey[key] = f
-		s.calls.Go(func() {
-			f.id, f.err = create(s.base)
-			s.flights.mu.Lock()
-			delete(s.flights.byKey, key)
-			s.flights.mu.Unlock()
-			close(f.done)
-		})
-	}
-	s.flights.mu.Unlock()
-	select {
-	case <-f.done:
-		return f.id, f.err
-	case <-client.Done():
-		return "", client.Err()
-	}
-}
-
-// newID returns an id of the length that tools expect of container runtimes.
-func newID() string {
-	var b [32]byte
-	rand.Read(b[:]) // never fails, see crypto/rand
-	return hex.EncodeToString(b[:])
 }
 
 func unimplemented(what string) error {
@@ -129,7 +100,7 @@ func unimplemented(what string) error {
 }
 
 // Version answers with the runtime's name and version.
-func (s *server) Version(_ context.Context, req *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+func (s *server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
 	return &runtimeapi.VersionResponse{
 		Version: "0.1.0", RuntimeName: s.rt.Name, RuntimeVersion: s.rt.Version, RuntimeApiVersion: "v1",
 	}, nil
@@ -167,11 +138,4 @@ func (s *server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 func (s *server) UpdateRuntimeConfig(ctx context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	s.log.InfoContext(ctx, "pod cidr not used: the network configuration has its own", "cidr", req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
-}
-
-// logged reports an error that no caller will see.
-func (s *server) logged(ctx context.Context, msg string, err error, args ...any) {
-	if err != nil && !errors.Is(err, context.Canceled) {
-		s.log.ErrorContext(ctx, msg, append(args, "err", err)...)
-	}
 }

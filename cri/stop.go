@@ -2,133 +2,102 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/record"
+	"github.com/nodekit-project/nodekit/cri/internal/state"
 )
 
-const (
-	// longestGrace keeps a client's number of seconds within a Duration.
-	longestGrace = 100 * 365 * 24 * time.Hour
-	// exitReport is how long a stopped container's exit may take to come
-	// through Watch before the end is recorded without its code.
-	exitReport = 2 * time.Second
-)
+// exitReport is how long a stopped container's exit may take to come through
+// Watch before the end is recorded without its code.
+const exitReport = 2 * time.Second
 
 // StopContainer ends the container. It succeeds for an unknown container and
 // for one that has ended. A second stop with less grace hastens the first.
 func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	c, err := s.index.container(req.GetContainerId())
+	c, err := s.table.Container(req.GetContainerId())
+	if errors.Is(err, ErrNotFound) {
+		return &runtimeapi.StopContainerResponse{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	if c == nil {
-		return &runtimeapi.StopContainerResponse{}, nil
-	}
-	deadline := time.Now().Add(graceOf(req.GetTimeout()))
-	c.hasten(deadline)
-	if err := c.sandbox.gate.Acquire(ctx, 1); err != nil {
+	deadline := time.Now().Add(flight.Seconds(req.GetTimeout()))
+	c.Deadline.Hasten(deadline)
+	leave, err := c.Sandbox.Gate.Share(ctx)
+	if err != nil {
 		return nil, err
 	}
-	err = s.detach(ctx, func(ctx context.Context) error {
-		defer c.sandbox.gate.Release(1)
-		return s.stopUntil(podContext(ctx, c.sandbox.cur.Load()), c, deadline)
-	})
+	err = s.inside(ctx, c.Sandbox, leave, func(ctx context.Context) error { return s.stopUntil(ctx, c, deadline) })
 	if err != nil {
 		return nil, err
 	}
 	return &runtimeapi.StopContainerResponse{}, nil
 }
 
-func graceOf(seconds int64) time.Duration {
-	return time.Duration(min(max(seconds, 0), int64(longestGrace/time.Second))) * time.Second
-}
-
-// hasten moves the container's end forward: a stop that is with the author
-// with more time than that is interrupted and repeated with less.
-func (c *container) hasten(deadline time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.stopBy.IsZero() && !deadline.Before(c.stopBy) {
-		return
-	}
-	c.stopBy = deadline
-	if c.interrupt != nil {
-		c.interrupt()
-	}
-}
-
 // stopUntil ends the container: it asks the author to stop it with the grace
 // that is left, and again when the stop was hastened. It wants the sandbox's
 // gate, shared or alone.
-func (s *server) stopUntil(ctx context.Context, c *container, deadline time.Time) error {
-	c.hasten(deadline)
-	if err := c.gate.Acquire(ctx, 1); err != nil {
+func (s *server) stopUntil(ctx context.Context, c *state.Container, deadline time.Time) error {
+	c.Deadline.Hasten(deadline)
+	leave, err := c.Turn.Alone(ctx)
+	if err != nil {
 		return err
 	}
-	defer c.gate.Release(1)
-	for c.cur.Load().Exit == nil {
-		hastened, err := s.stopOnce(ctx, c)
-		if hastened && err != nil && ctx.Err() == nil {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("stopping container %q: %w", c.cur.Load().ID, err)
-		}
-		return s.awaitExit(ctx, c)
+	defer leave()
+	if c.Now().Exit != nil {
+		return nil
 	}
-	return nil
+	err = c.Deadline.Meet(ctx, deadline, func(ctx context.Context, by time.Time) error { return s.stop(ctx, c, by) })
+	if err != nil {
+		return fmt.Errorf("stopping container %q: %w", c.Now().ID, err)
+	}
+	return s.awaitExit(ctx, c)
 }
 
-// stopOnce calls the author and reports whether the call was hastened.
-func (s *server) stopOnce(ctx context.Context, c *container) (hastened bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c.mu.Lock()
-	by := c.stopBy
-	c.interrupt = cancel
-	c.mu.Unlock()
-	next := c.copy()
+// stop calls the author.
+func (s *server) stop(ctx context.Context, c *state.Container, by time.Time) error {
+	next := viewContainer(c.Copy())
+	if next.Exit != nil {
+		return nil
+	}
 	grace := max(time.Until(by), 0)
 	if !next.Running() {
 		grace = 0 // its program never ran: there is nobody to ask
 	}
-	err = s.guard("StopContainer", func() error { return s.rt.StopContainer(ctx, next, grace) })
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.interrupt = nil
+	err := s.guard("StopContainer", func() error { return s.rt.StopContainer(ctx, next, grace) })
 	if err == nil && next.Exit != nil {
-		s.commitExit(c, *next.Exit)
+		s.table.Exit(c, record.Exit(*next.Exit))
 	}
-	return c.stopBy.Before(by), err
+	return err
 }
 
 // awaitExit waits for Watch to report the container that StopContainer ended.
-func (s *server) awaitExit(ctx context.Context, c *container) error {
-	cur := c.cur.Load()
-	if s.rt.Watch != nil && cur.Running() {
-		late := time.NewTimer(exitReport)
-		defer late.Stop()
-		select {
-		case <-c.ended:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-late.C:
-			s.log.ErrorContext(ctx, "no exit reported for a stopped container", "container", cur.ID, "waited", exitReport)
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (s *server) awaitExit(ctx context.Context, c *state.Container) error {
+	now := c.Now()
 	switch {
-	case !cur.Running():
-		s.commitExit(c, Exit{Code: 137, Reason: "Error", Message: "stopped before it was started"})
+	case !now.Running():
+		s.table.Exit(c, record.Exit{Code: 137, Reason: "Error", Message: "stopped before it was started"})
+		return nil
 	case s.rt.Watch == nil:
-		s.commitExit(c, Exit{Code: 137})
-	default:
-		s.commitExit(c, Exit{Code: 137, Reason: "ContainerStatusUnknown", Message: "it was stopped, and nobody reported its exit code"})
+		s.table.Exit(c, record.Exit{Code: 137})
+		return nil
 	}
+	late := time.NewTimer(exitReport)
+	defer late.Stop()
+	select {
+	case <-c.Ended():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+	}
+	s.log.ErrorContext(ctx, "no exit reported for a stopped container", "container", now.ID, "waited", exitReport)
+	s.table.Exit(c, record.Exit{Code: 137, Reason: "ContainerStatusUnknown", Message: "it was stopped, and nobody reported its exit code"})
 	return nil
 }

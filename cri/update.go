@@ -1,0 +1,63 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/state"
+)
+
+// UpdateContainerResources applies new limits and records them.
+func (s *server) UpdateContainerResources(ctx context.Context, req *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	if s.rt.UpdateContainer == nil {
+		return nil, unimplemented("UpdateContainerResources")
+	}
+	if req.GetLinux() == nil {
+		return nil, ErrInvalid.Errorf("the request has no linux resources")
+	}
+	c, err := s.table.Container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	err = s.alone(ctx, c.Sandbox, func(ctx context.Context) error { return s.updateContainer(ctx, c, req.GetLinux()) })
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
+}
+
+func (s *server) updateContainer(ctx context.Context, c *state.Container, limits *runtimeapi.LinuxContainerResources) error {
+	next := viewContainer(c.Copy())
+	if next.Exit != nil {
+		return ErrFailedPrecondition.Errorf("container %q: it has ended", next.ID)
+	}
+	if err := s.guard("UpdateContainer", func() error { return s.rt.UpdateContainer(ctx, next, limits) }); err != nil {
+		return fmt.Errorf("updating container %q: %w", next.ID, err)
+	}
+	s.table.Limit(c, limits)
+	return nil
+}
+
+// ReopenContainerLog tells the author that the log file was rotated away.
+func (s *server) ReopenContainerLog(ctx context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
+	if s.rt.ReopenLog == nil {
+		return nil, unimplemented("ReopenContainerLog")
+	}
+	c, err := s.table.Container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	err = s.alone(ctx, c.Sandbox, func(ctx context.Context) error {
+		next, err := s.running(c.Now().ID)
+		if err != nil {
+			return err
+		}
+		return s.guard("ReopenLog", func() error { return s.rt.ReopenLog(ctx, next) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.ReopenContainerLogResponse{}, nil
+}
