@@ -56,7 +56,8 @@ type (
 
 // Client talks to the keeper of a run directory. It holds no connection:
 // every call makes its own, so it stays usable when the keeper is replaced.
-// Calls fail with fault.Unavailable when no keeper answers.
+// Calls fail with fault.Unavailable when no keeper answers, and with
+// fault.Exhausted when the caller has no means left to ask one.
 type Client struct {
 	run string
 }
@@ -113,12 +114,25 @@ func (l Launch) start(ctx context.Context) error {
 	return wire.AwaitReady(r)
 }
 
+// dial tells a keeper that is gone from a caller that has run out of
+// descriptors, say: the first is replaced, and its containers are ended.
+func (c *Client) dial() (*net.UnixConn, error) {
+	conn, err := wire.Dial(c.run, wire.SocketName)
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED):
+		return nil, fault.Unavailable.Errorf("calling the keeper: %w", err)
+	}
+	return nil, fault.Exhausted.Errorf("calling the keeper: %w", err)
+}
+
 // call sends a request and reads the first reply.
 func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
 	req.Version = wire.Protocol
-	conn, err := wire.Dial(c.run, wire.SocketName)
+	conn, err := c.dial()
 	if err != nil {
-		return nil, fault.Unavailable.Errorf("calling the keeper: %w", err)
+		return nil, err
 	}
 	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
 	if err := wire.Send(conn, req, files...); err != nil {
@@ -226,12 +240,13 @@ func (c *Client) List(ctx context.Context) ([]Status, error) {
 
 // Watch calls ended for every exit that was not acknowledged, past and future,
 // and acknowledges it when ended returns nil. It returns when ctx ends, with
-// nil, or when the keeper goes away, with fault.Unavailable.
+// nil, or when the keeper goes away, with fault.Unavailable. What was not
+// acknowledged comes again at the next Watch.
 func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
 	req := &wire.Request{Op: wire.OpWatch, Version: wire.Protocol}
-	conn, err := wire.Dial(c.run, wire.SocketName)
+	conn, err := c.dial()
 	if err != nil {
-		return fault.Unavailable.Errorf("calling the keeper: %w", err)
+		return err
 	}
 	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
 	defer s.close()

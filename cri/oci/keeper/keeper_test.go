@@ -387,6 +387,62 @@ func TestShutdownOnlyWhenNothingRuns(t *testing.T) {
 	h.must(h.Shutdown(t.Context()))
 }
 
+// TestDescriptorsRunOut: a keeper that cannot accept calls for a while keeps
+// its containers and answers again, and a client that cannot call does not take
+// it for dead.
+func TestDescriptorsRunOut(t *testing.T) {
+	h := newHost(t)
+	h.start("c", "sleep 100")
+	hello, err := h.Hello(t.Context())
+	h.must(err)
+	var old unix.Rlimit
+	h.must(unix.Prlimit(hello.PID, unix.RLIMIT_NOFILE, nil, &old))
+	h.must(unix.Prlimit(hello.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}, nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := h.Hello(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a keeper without descriptors answers %v, want nothing", err)
+	}
+	h.must(unix.Prlimit(hello.PID, unix.RLIMIT_NOFILE, &old, nil))
+	list, err := h.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].PID == 0 {
+		t.Errorf("afterwards the keeper has %v, %v", list, err)
+	}
+
+	var own unix.Rlimit
+	h.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &own))
+	h.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: own.Max}))
+	_, err = h.Hello(t.Context())
+	h.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &own))
+	if !errors.Is(err, fault.Exhausted) {
+		t.Errorf("a client without descriptors says %v, want %q", err, fault.Exhausted)
+	}
+}
+
+// TestEndedContainersHoldNoDescriptors, although they are not removed yet.
+func TestEndedContainersHoldNoDescriptors(t *testing.T) {
+	h := newHost(t)
+	hello, err := h.Hello(t.Context())
+	h.must(err)
+	count := func() int {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", hello.PID))
+		h.must(err)
+		return len(fds)
+	}
+	h.start("first", "exit 0") // opens what the keeper keeps for itself
+	h.exit("first")
+	before := count()
+	for i := range 5 {
+		id := fmt.Sprint("c", i)
+		_, err := h.container(id, "exit 0", func(r *keeper.StartRequest) { r.Stdin = true })
+		h.must(err)
+		h.exit(id)
+	}
+	if after := count(); after > before {
+		t.Errorf("5 containers that ended hold %d descriptors", after-before)
+	}
+}
+
 func TestSecondKeeperIsRefused(t *testing.T) {
 	h := newHost(t)
 	first, err := h.Hello(t.Context())

@@ -195,6 +195,7 @@ func (s *server) witness(c *container, proc *process, oomFile string) {
 	case <-c.std.drained:
 	case <-time.After(drainLimit):
 	}
+	c.std.closeStdin()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.proc, c.exit, c.entry = nil, exit, entry

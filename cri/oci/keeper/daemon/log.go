@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/nodekit-project/nodekit/cri/log"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
@@ -14,6 +15,9 @@ import (
 type logFile struct {
 	file           *log.Writer
 	stdout, stderr io.WriteCloser
+
+	mu     sync.Mutex // of reopen and close
+	closed bool
 }
 
 func openLog(path string) (*logFile, error) {
@@ -21,7 +25,7 @@ func openLog(path string) (*logFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &logFile{w, w.Stream(log.Stdout), w.Stream(log.Stderr)}, nil
+	return &logFile{file: w, stdout: w.Stream(log.Stdout), stderr: w.Stream(log.Stderr)}, nil
 }
 
 func (l *logFile) write(frame byte, data []byte) error {
@@ -33,8 +37,19 @@ func (l *logFile) write(frame byte, data []byte) error {
 	return err
 }
 
-func (l *logFile) reopen() error { return l.file.Reopen() }
+// reopen does nothing for a log that is complete.
+func (l *logFile) reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	return l.file.Reopen()
+}
 
 func (l *logFile) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	return errors.Join(l.stdout.Close(), l.stderr.Close(), l.file.Close())
 }

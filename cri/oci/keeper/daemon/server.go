@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,18 +72,28 @@ func serve(o options, ready func() error) (err error) {
 	return s.accept(ctx, l)
 }
 
+// accept serves connections until ctx ends. Whatever else is wrong, a lack of
+// descriptors mostly, passes or not, and the containers must not pay for it.
 func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
-	for {
+	for failed := false; ; {
 		conn, err := l.AcceptUnix()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
+		case err == nil:
+			failed = false
+			go s.handle(conn)
+			continue
+		case !failed:
+			failed = true // the thousands that may follow say the same
+			s.log.Error("accepting a connection", "err", err)
 		}
-		if err != nil {
-			return fmt.Errorf("accepting a connection: %w", err)
-		}
-		go s.handle(conn)
+		time.Sleep(acceptPause)
 	}
 }
+
+// acceptPause keeps a keeper that cannot accept from doing nothing but trying.
+const acceptPause = 50 * time.Millisecond
 
 // restore brings back the exits that nobody has acknowledged.
 func (s *server) restore() error {

@@ -122,7 +122,9 @@ func (b *buffers) get() *[bufferSize]byte {
 	return new([bufferSize]byte)
 }
 
+// copy reads an output to its end and closes it.
 func (s *stdio) copy(o output) {
+	defer o.file.Close()
 	conn, err := o.file.SyscallConn()
 	if err != nil {
 		return
