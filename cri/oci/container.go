@@ -136,14 +136,15 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 	}
 	if grace > 0 {
 		ended, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace)
+		if ctx.Err() != nil {
+			return ctx.Err() // the grace is not over; who calls again decides
+		}
 		if err != nil || ended {
 			return errors.Join(err, r.killRest(c))
 		}
 	}
-	if _, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit); err != nil {
-		return err
-	}
-	return r.killRest(c)
+	_, err = r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit)
+	return errors.Join(err, r.killRest(c)) // nothing runs on, also where the keeper is gone
 }
 
 // killLimit is how long a process that was sent SIGKILL may take to end; with

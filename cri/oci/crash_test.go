@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
 // TestServerDies: containers run on while there is no server, their logs are
@@ -173,4 +174,34 @@ func TestKeeperDies(t *testing.T) {
 			n.removeSandbox(sandbox)
 		})
 	}
+}
+
+// TestKeeperDiesInAStart: a program that began while the keeper died does not
+// run on beside the one that takes its place.
+func TestKeeperDiesInAStart(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("start", nil)
+	for round := range 6 {
+		id := n.create(sandbox, cfg, fmt.Sprint("c", round), nil, "sleep", "forever")
+		hello, err := keeper.NewClient(n.dir + "/run").Hello(t.Context())
+		for err != nil { // the next one is being started
+			hello, err = keeper.NewClient(n.dir + "/run").Hello(t.Context())
+		}
+		killed := make(chan error, 1)
+		time.AfterFunc(time.Duration(10+round*8)*time.Millisecond, func() { killed <- unix.Kill(hello.PID, unix.SIGKILL) })
+		_, _ = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}) // it may fail
+		n.must(<-killed)
+		n.exited(id)
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			left, err := cgroup.Processes(n.cgroup() + "/sandbox-" + sandbox)
+			n.must(err)
+			if len(left) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: the container has ended, and processes %v run on", round, left)
+			}
+		}
+	}
+	n.removeSandbox(sandbox)
 }

@@ -15,7 +15,7 @@
 // of the keeper and to shut down.
 //
 // It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs
-// driver. What it refuses (user namespaces, image volumes, SELinux) is refused
+// driver. What it does not do (user namespaces, mounted images, SELinux) is refused
 // by name; see cri/oci/spec.
 package oci
 
@@ -33,7 +33,6 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
@@ -43,12 +42,14 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
 // Config says where a Runtime lives and what it is made of.
 type Config struct {
 	// StateDir holds what must survive a reboot, RunDir what must not. Both are
-	// made, root only. Two runtimes share neither: the second is refused.
+	// made, root only. Two runtimes share neither: the second is refused with
+	// fault.AlreadyExists.
 	StateDir, RunDir string
 	// CgroupParent is where sandboxes whose Pod names no parent go, and the
 	// keeper. Empty means "/nodekit".
@@ -71,7 +72,7 @@ type Runtime struct {
 	cfg    Config
 	engine engine
 	host   spec.Host
-	lock   *os.File
+	locks  []*flock.Lock
 	keeper *keeper.Client
 
 	mu         sync.Mutex
@@ -99,16 +100,16 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("making a directory of the oci runtime: %w", err)
 		}
 	}
-	var err error
-	if r.lock, err = lockDir(cfg.StateDir); err != nil {
-		return nil, err
+	if err := r.own(cfg.StateDir, cfg.RunDir); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
+	var err error
 	r.engine, err = chooseEngine(ctx, &r.cfg, r.run("runtime"))
 	if err == nil {
 		err = r.connect(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, cgroup.Prune(cfg.CgroupParent), r.lock.Close())
+		return nil, errors.Join(err, cgroup.Prune(cfg.CgroupParent), r.Close())
 	}
 	return r, nil
 }
@@ -141,16 +142,19 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// lockDir keeps a second runtime off the same state.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
+// own keeps a second runtime off the same state and the same keeper.
+func (r *Runtime) own(dirs ...string) error {
+	for _, d := range dirs {
+		l, err := flock.TryAcquire(d, flock.Exclusive)
+		if err != nil {
+			return err
+		}
+		if l == nil {
+			return fault.AlreadyExists.Errorf("another runtime uses %q", d)
+		}
+		r.locks = append(r.locks, l)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fault.AlreadyExists.Errorf("another runtime uses %q", dir), f.Close())
-	}
-	return f, nil
+	return nil
 }
 
 // connect finds the keeper or starts one. A new keeper inherits nothing, so
@@ -208,7 +212,12 @@ func (r *Runtime) CRI() *cri.Runtime {
 
 // Close gives the runtime up. Containers and the keeper run on, and the next
 // New with the same directories finds them.
-func (r *Runtime) Close() error { return r.lock.Close() }
+func (r *Runtime) Close() error {
+	for _, l := range r.locks {
+		l.Release()
+	}
+	return nil
+}
 
 // Shutdown ends every container, removes every sandbox that this Runtime has
 // served or recovered, ends the keeper, and leaves nothing behind. It is for

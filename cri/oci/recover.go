@@ -47,15 +47,18 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.Status) error {
 	st, kept := statuses[c.ID]
 	switch {
-	case c.Exit != nil || c.StartedAt.IsZero():
+	case c.Exit != nil:
 		return nil
-	case kept && st.Exit != nil:
+	case !kept:
+		// Whatever runs there has no keeper: a start may have been under way.
+		if !c.StartedAt.IsZero() {
+			lost := lostExit()
+			c.Exit = &lost
+		}
+		return r.killRest(c)
+	case !c.StartedAt.IsZero() && st.Exit != nil:
 		e := exitOf(*st.Exit)
 		c.Exit = &e
-	case !kept:
-		lost := lostExit()
-		c.Exit = &lost
-		return r.killRest(c)
 	}
 	return nil
 }
@@ -119,10 +122,14 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 			report(e.ID, exitOf(e))
 			return nil
 		})
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if !errors.Is(err, fault.Unavailable) {
+		case errors.Is(err, fault.Exhausted):
+			r.cfg.Logger.Error("exits cannot be watched now", "err", err)
+			time.Sleep(watchPause)
+			continue
+		case !errors.Is(err, fault.Unavailable):
 			return err
 		}
 		r.cfg.Logger.Error("the keeper died: its containers are ended and a new one is started", "err", err)
@@ -131,6 +138,10 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 		}
 	}
 }
+
+// watchPause is the rest before exits are watched again when there was no
+// descriptor for it.
+const watchPause = time.Second
 
 func (r *Runtime) replaceKeeper(ctx context.Context, report func(string, cri.Exit)) error {
 	r.starting.Lock() // starts with the dead keeper have failed or are in running
@@ -142,26 +153,33 @@ func (r *Runtime) replaceKeeper(ctx context.Context, report func(string, cri.Exi
 	if err != nil {
 		return err
 	}
-	for _, c := range r.notKept(statuses) {
+	lost, reported := r.notKept(statuses)
+	for _, c := range lost {
 		if err := r.killRest(c); err != nil {
 			return err
 		}
-		report(c.ID, lostExit())
+		if reported[c.ID] {
+			report(c.ID, lostExit())
+		}
 	}
 	return r.killPauses(statuses)
 }
 
-// notKept returns the running containers that the keeper knows nothing of. An
-// exit that the dead one had journalled is known to the next.
-func (r *Runtime) notKept(statuses map[string]keeper.Status) (lost []*cri.Container) {
+// notKept returns the containers that the keeper knows nothing of, and which of
+// them are running as far as others know; a start that failed when the keeper
+// died may have left its program behind, too. An exit that the dead keeper had
+// journalled is known to the next.
+func (r *Runtime) notKept(statuses map[string]keeper.Status) (lost []*cri.Container, running map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for id, c := range r.running {
+	running = map[string]bool{}
+	for id, c := range r.containers {
 		if _, kept := statuses[id]; !kept {
 			lost = append(lost, c)
+			running[id] = r.running[id] != nil
 		}
 	}
-	return lost
+	return lost, running
 }
 
 // killPauses ends the first processes of shared PID namespaces that a dead
