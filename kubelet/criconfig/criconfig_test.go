@@ -245,6 +245,9 @@ func TestSubPathStaysInItsVolume(t *testing.T) {
 		os.WriteFile(filepath.Join(volume, "file"), []byte("text"), 0o644), os.Symlink(outside, filepath.Join(volume, "escape")), os.Symlink("in", filepath.Join(volume, "link"))); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(volume, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	mounted := func(sub string) (string, error) {
 		r := request(func(_ *v1.Pod, c *v1.Container) {
 			c.Env = []v1.EnvVar{{Name: "N", Value: "in"}}
@@ -273,9 +276,28 @@ func TestSubPathStaysInItsVolume(t *testing.T) {
 			t.Errorf("%s: %q does not show it (%v)", good, path, err)
 		}
 	}
+	if fi, err := os.Stat(filepath.Join(volume, "new/deep")); err != nil || fi.Mode().Perm() != 0o777 {
+		t.Errorf("a subPath that was made has the mode %v (%v), want the volume's", fi.Mode(), err)
+	}
 	for _, bad := range []string{"escape", "escape/secret", "../outside", "/etc", "$(NOT)"} {
 		if path, err := mounted(bad); err == nil {
 			t.Errorf("%s was mounted at %q", bad, path)
 		}
+	}
+}
+
+// TestGroupComesWithAUser holds CRI's rule that run_as_group is only given
+// beside a user, for an image that names none.
+func TestGroupComesWithAUser(t *testing.T) {
+	b, _ := builder(t)
+	group := int64(7)
+	config, err := b.Container(t.Context(), request(func(_ *v1.Pod, c *v1.Container) {
+		c.SecurityContext = &v1.SecurityContext{RunAsGroup: &group}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := config.Linux.SecurityContext; s.RunAsGroup.GetValue() != 7 || s.RunAsUser == nil || s.RunAsUser.Value != 0 {
+		t.Errorf("user %v, group %v", s.RunAsUser, s.RunAsGroup)
 	}
 }

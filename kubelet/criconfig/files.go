@@ -87,7 +87,7 @@ func (b *Builder) subPath(uid types.UID, volume, container string, i int) string
 // element of sub is resolved inside the volume (os.Root), and what was opened
 // there is what gets mounted, so that a container that swaps a directory for a
 // symbolic link at the wrong moment cannot reach the host. What does not exist
-// is made, as a directory.
+// is made, as a directory that whoever may use the volume may use.
 func bindSubPath(volume, sub, target string) (string, error) {
 	if !filepath.IsLocal(sub) {
 		return "", fault.Invalid.Errorf("subPath %q leaves the volume", sub)
@@ -99,7 +99,7 @@ func bindSubPath(volume, sub, target string) (string, error) {
 	defer root.Close()
 	f, err := root.OpenFile(sub, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold us
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = root.MkdirAll(sub, 0o750); err == nil {
+		if err = makeLike(root, sub); err == nil {
 			f, err = root.OpenFile(sub, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 		}
 	}
@@ -118,6 +118,28 @@ func bindSubPath(volume, sub, target string) (string, error) {
 		return "", err
 	}
 	return target, mount.Bind(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, &mount.BindOptions{Recursive: true})
+}
+
+// makeLike makes the directories of sub that are missing, with the mode of the
+// volume's own.
+func makeLike(root *os.Root, sub string) error {
+	fi, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	mode := fi.Mode() & (fs.ModePerm | fs.ModeSetgid)
+	at := ""
+	for part := range strings.SplitSeq(filepath.Clean(sub), "/") {
+		at = filepath.Join(at, part)
+		err := root.Mkdir(at, mode.Perm())
+		if err == nil {
+			err = root.Chmod(at, mode) // whatever the umask is
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeTarget makes an empty directory or file to mount on.

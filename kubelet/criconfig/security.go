@@ -68,6 +68,9 @@ func (b *Builder) user(r *pod.Request, common *v1.PodSecurityContext, own *v1.Se
 	if uid == nil {
 		uid = r.ImageUser
 	}
+	if uid == nil && r.ImageUserName == "" {
+		uid = new(int64) // an image that names nobody runs as root, and CRI wants a user with every group
+	}
 	if uid != nil {
 		s.RunAsUser = &runtimeapi.Int64Value{Value: *uid}
 	} else {

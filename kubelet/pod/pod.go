@@ -9,6 +9,7 @@ package pod
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -26,6 +27,9 @@ type Volume struct {
 	HostPath string
 	// ReadOnly forces every mount of the volume read-only.
 	ReadOnly bool
+	// Refresh is how often it is to be mounted again while the Pod runs, to bring
+	// its content up to date; zero is only when an object has changed.
+	Refresh time.Duration
 }
 
 // Volumes are a Pod's volumes by their name in the spec.

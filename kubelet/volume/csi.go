@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -26,12 +27,19 @@ type csiVolume struct {
 	ownership    bool // fsGroup is the kubelet's to apply
 }
 
+// republishEvery is how often a volume is published again for a driver that
+// wants to bring its content up to date (CSIDriver.requiresRepublish).
+const republishEvery = time.Minute
+
 func (v *csiVolume) target() string { return filepath.Join(v.dir, "mount") }
 
 // mountCSI takes the volume from whatever state the disk says it is in to
 // published.
 func (m *Manager) mountCSI(ctx context.Context, p *v1.Pod, v *csiVolume) (pod.Volume, error) {
 	ready := pod.Volume{HostPath: v.target(), ReadOnly: v.readOnly}
+	if v.republish {
+		ready.Refresh = republishEvery
+	}
 	unlock, err := m.volumes.lock(ctx, v.key())
 	if err != nil {
 		return ready, err
@@ -67,7 +75,7 @@ func (m *Manager) mountCSI(ctx context.Context, p *v1.Pod, v *csiVolume) (pod.Vo
 	if err := d.NodePublish(ctx, v.use, v.target(), v.readOnly); err != nil {
 		return ready, fmt.Errorf("publishing it with driver %q: %w", v.Driver, err)
 	}
-	if v.ownership {
+	if first := old == nil || old.DoneInBoot != boot; first && v.ownership {
 		if err := own(v.target(), p); err != nil {
 			return ready, err
 		}

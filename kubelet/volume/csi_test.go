@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -248,4 +249,54 @@ func TestPublishThatFailsIsUndone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRepublishKeepsWhatThePodDid holds that a volume which is published again
+// for its content is not given to the fsGroup again: the Pod may have changed
+// modes since.
+func TestRepublishKeepsWhatThePodDid(t *testing.T) {
+	w := newWorld(t, &storagev1.CSIDriver{
+		ObjectMeta: metav1.ObjectMeta{Name: driverName},
+		Spec: storagev1.CSIDriverSpec{
+			RequiresRepublish: ptr(true), FSGroupPolicy: ptr(storagev1.FileFSGroupPolicy), AttachRequired: ptr(false),
+			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecycleEphemeral},
+		},
+	})
+	socket, _ := serve(t, nil)
+	w.register(driverName, socket)
+	p := newPod("ua", v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{CSI: &v1.CSIVolumeSource{Driver: driverName}}})
+	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr(int64(4242))}
+	v := w.mount(p)["v"]
+	if v.Refresh == 0 {
+		t.Error("nobody is told to publish it again")
+	}
+	file := filepath.Join(v.HostPath, "f")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Chmod(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	w.since()
+	w.mount(p)
+	if got := w.since(); got != "NodePublishVolume" {
+		t.Errorf("the second time: %s", got)
+	}
+	if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the Pod's file has mode %v (%v)", fi.Mode(), err)
+	}
+	w.gone("ua")
+}
+
+// TestFailureIsNotHiddenByAWait has a Pod with two volumes, one of which waits
+// and one of which fails: the failure is what a person must see.
+func TestFailureIsNotHiddenByAWait(t *testing.T) {
+	w := newWorld(t, claim("c"))
+	socket, _ := serve(t, func(d *csi.Driver) {
+		d.PublishVolume = func(context.Context, *csi.PublishRequest) error { return fault.Internal.Errorf("the disk is on fire") }
+	})
+	w.register(driverName, socket)
+	_, err := w.Mount(t.Context(), newPod("ua", usesClaim("c"),
+		v1.Volume{Name: "w", VolumeSource: v1.VolumeSource{Secret: &v1.SecretVolumeSource{SecretName: "nope"}}}))
+	if err == nil || pod.Waiting(err) != nil {
+		t.Errorf("got %v, want the driver's failure", err)
+	}
+	w.gone("ua")
 }

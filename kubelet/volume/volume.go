@@ -146,8 +146,9 @@ func named(volume string, err error) error {
 	return fmt.Errorf("volume %q: %w", volume, err)
 }
 
-// worst returns what the worker must act on first: a rejection, then failures,
-// then what is waited for.
+// worst returns what the worker must act on first: a rejection, or failures, or
+// what is waited for. The others are left for the next try: beside a failure,
+// what is waited for would be all that anybody sees.
 func worst(errs []error) error {
 	var waits, failures []error
 	for _, err := range errs {
@@ -163,7 +164,7 @@ func worst(errs []error) error {
 		}
 	}
 	if len(failures) > 0 {
-		return errors.Join(append(failures, waits...)...)
+		return errors.Join(failures...)
 	}
 	return errors.Join(waits...)
 }

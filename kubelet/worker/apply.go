@@ -30,7 +30,8 @@ const (
 type resources struct {
 	have     bool
 	released bool
-	stale    bool // an object that volumes may show has changed
+	stale    bool      // an object that volumes may show has changed
+	again    time.Time // when volumes want to be mounted again, zero for never
 	volumes  pod.Volumes
 	devices  map[string]pod.Devices
 }
@@ -142,7 +143,7 @@ func (w *worker) acquire(p *v1.Pod) error {
 	if len(volumes) > 0 {
 		w.step(pod.StepVolume, strings.Join(slices.Sorted(maps.Keys(volumes)), ", "), begun, nil)
 	}
-	w.ready = resources{have: true, volumes: volumes, devices: devices}
+	w.ready = resources{have: true, volumes: volumes, devices: devices, again: refreshAt(volumes)}
 	return nil
 }
 
@@ -160,21 +161,41 @@ func devicesOf(all map[string]pod.Devices) string {
 	return strings.Join(parts, ", ")
 }
 
-// refresh brings the files of volumes that show objects up to date.
+// refresh brings the content of volumes up to date, where it is not fixed.
 func (w *worker) refresh(v *pod.View) error {
-	w.ready.stale = false
-	if v.Ending != nil || v.Finished() || len(v.Seen.Active()) == 0 || !showsObjects(v.Pod) {
+	w.ready.stale, w.ready.again = false, time.Time{}
+	if v.Ending != nil || v.Finished() || len(v.Seen.Active()) == 0 || !changes(v.Pod) {
 		return nil
 	}
-	if _, err := w.config.Volumes.Mount(w.starting, v.Pod); err != nil {
+	volumes, err := w.config.Volumes.Mount(w.starting, v.Pod)
+	switch {
+	case err == nil:
+		w.ready.again = refreshAt(volumes)
+	case pod.Waiting(err) != nil: // what is mounted stays as it is
+		w.ready.again = time.Now().Add(waitMax)
+	default:
+		w.ready.stale = true
 		return fmt.Errorf("refreshing volumes: %w", err)
 	}
 	return nil
 }
 
-func showsObjects(p *v1.Pod) bool {
+// refreshAt is when the first of the volumes wants to be mounted again.
+func refreshAt(volumes pod.Volumes) (at time.Time) {
+	for _, v := range volumes {
+		if v.Refresh > 0 {
+			at = sooner(time.Now().Add(v.Refresh), at)
+		}
+	}
+	return at
+}
+
+// changes reports whether the Pod has volumes whose content follows objects, or
+// a driver's wish.
+func changes(p *v1.Pod) bool {
 	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool {
-		return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
+		return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil ||
+			v.CSI != nil || v.PersistentVolumeClaim != nil
 	})
 }
 

@@ -44,6 +44,7 @@ type world struct {
 	recording bool
 	probed    map[types.UID]map[string]pod.Probed // verdicts by Pod and container, once it is synced
 	synced    map[types.UID]bool
+	refresh   time.Duration // of the volume
 }
 
 func (w *world) note(format string, args ...any) error {
@@ -246,7 +247,7 @@ func (w *world) Clean(*v1.Pod) error        { return w.note("clean") }
 func (w *world) RemoveDir(types.UID) error  { return w.note("rmdir") }
 
 func (w *world) Mount(context.Context, *v1.Pod) (pod.Volumes, error) {
-	return pod.Volumes{"v": {}}, w.note("mount")
+	return pod.Volumes{"v": {Refresh: w.refresh}}, w.note("mount")
 }
 func (w *world) Unmount(context.Context, types.UID) error { return w.note("unmount") }
 

@@ -201,12 +201,15 @@ func (w *worker) look() (*pod.View, error) {
 // rest is what a worker does before it sleeps: volumes follow their objects, and
 // a finished Pod gives back what it holds beside its containers.
 func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
-	if w.ready.stale {
-		if err := w.refresh(view); err != nil && pod.Waiting(err) == nil {
+	if due := w.ready.again; w.ready.stale || !due.IsZero() && !time.Now().Before(due) {
+		if err := w.refresh(view); err != nil {
 			return w.later("bringing volumes up to date", err), false
 		}
 	}
 	w.trouble = trouble{}
+	if at := w.ready.again; !at.IsZero() {
+		again = sooner(at, again)
+	}
 	if !view.Finished() || w.ready.released {
 		return again, false
 	}

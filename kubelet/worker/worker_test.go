@@ -372,3 +372,15 @@ func TestOrphanEndsBesideThePodOfItsName(t *testing.T) {
 		expect(t, w, "the next of the name waits still")
 	})
 }
+
+func TestVolumesThatWantItAreMountedAgain(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.refresh = time.Minute
+		w.manager.Update(somePod("1", func(s *v1.PodSpec) {
+			s.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{CSI: &v1.CSIVolumeSource{}}}}
+		}))
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
+		time.Sleep(2*time.Minute + time.Second)
+		expect(t, w, "two minutes later", "mount", "mount")
+	})
+}
