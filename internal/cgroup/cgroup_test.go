@@ -126,19 +126,3 @@ func TestPathsThatAreRefused(t *testing.T) {
 		}
 	}
 }
-
-func TestOOMKills(t *testing.T) {
-	for content, want := range map[string]uint64{
-		"oom_kill_disable 0\nunder_oom 0\noom_kill 3\n":           3,
-		"low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill": 1,
-		"": 0,
-	} {
-		file := filepath.Join(t.TempDir(), "events")
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := cgroup.OOMKills(file); got != want {
-			t.Errorf("OOMKills(%q) = %d, want %d", content, got, want)
-		}
-	}
-}

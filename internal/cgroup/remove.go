@@ -114,10 +114,7 @@ func Kill(path string) error {
 			return fmt.Errorf("killing cgroup %q: processes %v do not end", path, pids)
 		}
 		if !killAtOnce(dirs) {
-			for pid := range pids {
-				// The process may be gone by now, which is what we want.
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
+			killEach(dirs, pids)
 		}
 		time.Sleep(min(delay, 50*time.Millisecond))
 	}
@@ -125,6 +122,25 @@ func Kill(path string) error {
 
 func killAtOnce(dirs []string) bool {
 	return len(dirs) == 1 && os.WriteFile(filepath.Join(dirs[0], "cgroup.kill"), []byte("1"), 0) == nil
+}
+
+// killEach kills processes by their ids, none of which may be another's by now:
+// a descriptor keeps hold of whatever has the id, and the signal is sent if that
+// id is in the cgroup still, or again.
+func killEach(dirs []string, pids map[int]bool) {
+	held := map[int]int{}
+	for pid := range pids {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil { // else it is gone, which is what we want
+			held[pid] = fd
+		}
+	}
+	still := processes(dirs)
+	for pid, fd := range held {
+		if still[pid] {
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may be gone by now, too
+		}
+		_ = unix.Close(fd)
+	}
 }
 
 // Processes returns the ids of all processes in the cgroup and below it.
@@ -171,6 +187,6 @@ func zombie(pid int) bool {
 		return true // gone
 	}
 	// The state follows the command in parentheses, which may hold anything.
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
 	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }

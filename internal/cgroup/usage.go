@@ -1,10 +1,7 @@
 package cgroup
 
 import (
-	"bytes"
 	"fmt"
-	"os"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/cgroups"
@@ -56,20 +53,4 @@ func Read(path string) (Usage, error) {
 		u.Limit = mem.Usage.Limit
 	}
 	return u, nil
-}
-
-// OOMKills returns the number in the line "oom_kill N" of file, or 0 when the
-// file or the line is not there.
-func OOMKills(file string) uint64 {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	for line := range bytes.Lines(content) {
-		if v, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			n, _ := strconv.ParseUint(string(bytes.TrimSpace(v)), 10, 64)
-			return n
-		}
-	}
-	return 0
 }
