@@ -258,7 +258,7 @@ func TestRepublishKeepsWhatThePodDid(t *testing.T) {
 	w := newWorld(t, &storagev1.CSIDriver{
 		ObjectMeta: metav1.ObjectMeta{Name: driverName},
 		Spec: storagev1.CSIDriverSpec{
-			RequiresRepublish: ptr(true), FSGroupPolicy: ptr(storagev1.FileFSGroupPolicy), AttachRequired: ptr(false),
+			RequiresRepublish: ptr(true), PodInfoOnMount: ptr(true), FSGroupPolicy: ptr(storagev1.FileFSGroupPolicy), AttachRequired: ptr(false),
 			VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecycleEphemeral},
 		},
 	})
