@@ -283,3 +283,19 @@ func TestBenchAgainstContainerd(t *testing.T) {
 	c.clean(out)
 	c.networkClean()
 }
+
+func TestRuntimeThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	c := newCLI(t)
+	manifest := c.write("p.yaml", podRunning(`[exit, "0"]`))
+	endpoint := "unix://" + filepath.Join(t.TempDir(), "absent.sock")
+	out, code := c.run("run", "--runtime-endpoint", endpoint, manifest)
+	if code != 1 || !strings.Contains(out, "absent.sock: connect: no such file") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	refused, code := c.run("run", "--runtime-endpoint", endpoint, "--image-archive", "i.tar", manifest)
+	if code != 1 || !strings.Contains(refused, "images import i.tar") {
+		t.Errorf("exit code %d:\n%s", code, refused)
+	}
+	c.clean(out + refused)
+}

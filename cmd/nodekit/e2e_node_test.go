@@ -30,11 +30,14 @@ func (c *cli) daemon() *daemon {
 	return d
 }
 
-// up starts the node and waits until Pods can run on it.
+// up starts the node, with podtool's image or with the arguments, and waits
+// until Pods can run on it.
 func (d *daemon) up(args ...string) *process {
 	d.t.Helper()
-	p := d.start(append([]string{"node", "--root", d.root, "--run", d.runDir, "--manifests", d.manifests,
-		"--image-archive", filepath.Join(d.bin, "images", "podtool.tar")}, args...)...)
+	if len(args) == 0 {
+		args = []string{"--image-archive", filepath.Join(d.bin, "images", "podtool.tar")}
+	}
+	p := d.start(append([]string{"node", "--root", d.root, "--run", d.runDir, "--manifests", d.manifests}, args...)...)
 	p.await(`is up`)
 	return p
 }

@@ -85,7 +85,7 @@ type partFlags struct {
 
 func (f *partFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket` instead of the reference runtime")
+	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
 	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
@@ -129,6 +129,9 @@ func (f *partFlags) apply(cfg *node.Config) error {
 			}
 		}
 		cfg.Plugins = append(cfg.Plugins, p)
+	}
+	if f.runtimeEndpoint != "" && len(f.images) > 0 {
+		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
 	}
 	cfg.Images = append(cfg.Images, f.images...)
 	return nil

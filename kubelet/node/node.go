@@ -110,9 +110,12 @@ func (n *Node) start(ctx context.Context) error {
 	return n.ready(ctx)
 }
 
+// answerWithin is how long a runtime has to answer.
+const answerWithin = 5 * time.Second
+
 // ready waits until the runtime answers, or a part fails.
 func (n *Node) ready(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	defer context.AfterFunc(n.parts.ctx, cancel)()
 	c, err := client.Dial(n.criEndpoint(), nil)
