@@ -74,24 +74,9 @@ func (r *Runtime) namespacesOf(ctx context.Context, c *cri.Container) (n spec.Na
 			n.PID = filepath.Join(dir, "pid")
 		}
 	case runtimeapi.NamespaceMode_TARGET:
-		n.PID, err = r.targetPID(ctx, options.GetTargetId())
+		n.PID, err = r.pinTarget(ctx, c, options.GetTargetId())
 	}
 	return n, err
-}
-
-// targetPID returns the PID namespace of a running container, by a path that
-// is good for as long as that container runs.
-func (r *Runtime) targetPID(ctx context.Context, id string) (string, error) {
-	list, err := r.keeper.List(ctx)
-	if err != nil {
-		return "", err
-	}
-	for _, st := range list {
-		if st.ID == id && st.PID != 0 {
-			return fmt.Sprintf("/proc/%d/ns/pid", st.PID), nil
-		}
-	}
-	return "", fault.FailedPrecondition.Errorf("container %q, whose PID namespace is to be shared, is not running", id)
 }
 
 func devicesOf(c *cri.Container) ([]spec.Device, error) {

@@ -196,6 +196,9 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	if err := cgroup.Remove(r.cgroupOf(c)); err != nil {
 		return err
 	}
+	if err := unpin(r.targetPin(c)); err != nil {
+		return err
+	}
 	if err := r.cfg.Images.ReleaseRootfs(imageDir(c)); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // pinIPCAndUTS makes new IPC and UTS namespaces (flags says which), runs setup
@@ -62,6 +66,58 @@ func pin(namespace, path string) error {
 	}
 	if err := errors.Join(f.Close(), unix.Mount(namespace, path, "", unix.MS_BIND, "")); err != nil {
 		return fmt.Errorf("pinning namespace %q at %q: %w", namespace, path, err)
+	}
+	return nil
+}
+
+// targetPin is where a container that shares another one's PID namespace has
+// that pinned.
+func (r *Runtime) targetPin(c *cri.Container) string {
+	return filepath.Join(r.sandboxDir(c.Sandbox.ID), "target-"+c.ID)
+}
+
+// pinTarget pins the PID namespace of a running container of the same sandbox
+// and returns where. A path below /proc would not do: when the target has ended
+// before the container starts, its process id may be anybody's.
+func (r *Runtime) pinTarget(ctx context.Context, c *cri.Container, target string) (path string, err error) {
+	r.mu.Lock()
+	t := r.containers[target]
+	r.mu.Unlock()
+	if t == nil || t.Sandbox.ID != c.Sandbox.ID {
+		return "", fault.Invalid.Errorf("container %q, whose PID namespace is to be shared, is not of the same sandbox", target)
+	}
+	pid, err := r.pidOf(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	path = r.targetPin(c)
+	if err := pin(fmt.Sprintf("/proc/%d/ns/pid", pid), path); err != nil {
+		return "", err
+	}
+	// It still runs, so the process was its own all the while.
+	if again, err := r.pidOf(ctx, target); err != nil || again != pid {
+		return "", errors.Join(err, unpin(path))
+	}
+	return path, nil
+}
+
+func (r *Runtime) pidOf(ctx context.Context, container string) (int, error) {
+	statuses, err := r.statuses(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if pid := statuses[container].PID; pid != 0 {
+		return pid, nil
+	}
+	return 0, fault.FailedPrecondition.Errorf("container %q, whose PID namespace is to be shared, is not running", container)
+}
+
+func unpin(path string) error {
+	if err := detach(path); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -168,3 +168,43 @@ func TestUpdateAndStats(t *testing.T) {
 	}
 	n.removeSandbox(sandbox)
 }
+
+// TestTargetPID: a container that shares another one's PID namespace sees that
+// one's processes or does not run.
+func TestTargetPID(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("target", nil)
+	aim := func(id string) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: id}
+		}
+	}
+	target := n.create(sandbox, cfg, "target", nil, "sleep", "forever")
+	n.startContainer(target)
+	seer := n.create(sandbox, cfg, "seer", aim(target), "sleep", "forever")
+	n.startContainer(seer)
+	if a, b := n.namespace(target, "pid"), n.namespace(seer, "pid"); a != b {
+		t.Errorf("the namespaces are %s and %s, want one", a, b)
+	}
+	late := n.create(sandbox, cfg, "late", aim(target), "sleep", "forever")
+	n.restart()
+	_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: target})
+	n.must(err)
+	if _, err = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: late}); err == nil {
+		t.Errorf("a container runs in a namespace that has ended: %s", n.namespace(late, "pid"))
+	}
+	other, cfg := n.sandbox("other", nil)
+	for what, id := range map[string]string{"in another sandbox": seer, "unknown": "none"} {
+		c := &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "x"}, Image: &runtimeapi.ImageSpec{Image: imageName}, Args: []string{"exit", "0"},
+			Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}},
+		}
+		aim(id)(c)
+		_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: other, SandboxConfig: cfg, Config: c})
+		if !errors.Is(err, fault.Invalid) {
+			t.Errorf("a target %s is answered with %v, want %q", what, err, fault.Invalid)
+		}
+	}
+	n.removeSandbox(sandbox)
+	n.removeSandbox(other)
+}
