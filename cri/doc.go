@@ -33,6 +33,11 @@
 //	ErrUnimplemented       Unimplemented       the Runtime has no such function
 //	context.DeadlineExceeded  DeadlineExceeded the command of ExecSync ran out of time
 //
+// The text of an error says what the author could not do, and why. For a sandbox
+// or a container the SDK puts before it what it asked for and the id (starting
+// container "id": ...), so that the author does not name it. Errors of Images
+// and Exec it passes on as they are.
+//
 // StopPodSandbox, RemovePodSandbox, StopContainer and RemoveContainer succeed
 // for an unknown id, ImageStatus answers an absent image without error.
 //
@@ -40,4 +45,11 @@
 //
 // Serve may be called for several Runtimes in one process, each with a
 // StateDir of its own. See [Runtime] for what an author's function may expect.
+//
+// # Inside
+//
+// The server is composed of packages below internal: state (what it knows, over
+// record on disk and event for subscribers), flight (which call may run when),
+// stream, images, stats and validate. This package holds the contract and the
+// order of things: intent, the author's call, result.
 package cri

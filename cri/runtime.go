@@ -17,11 +17,14 @@ import (
 // container events. A function left nil answers Unimplemented, which Serve
 // logs once.
 //
-// Calls for one sandbox and its containers never overlap, except Exec, Attach,
-// PortForward and the stats functions. Calls for different sandboxes do. The
-// context of a call that changes something is detached from the client's: it
-// ends when the server stops, not when the client gives up, so that a retry
-// joins the call in flight.
+// Calls for one sandbox and its containers never overlap, with two exceptions:
+// StopContainer of different containers of the sandbox may overlap, and Exec,
+// Attach, PortForward and Stats overlap with anything. Calls for different
+// sandboxes do, too. The context of a call that changes something is detached
+// from the client's: it ends when the server stops, not when the client gives
+// up, so that a retry joins the call in flight. That of StopContainer ends also
+// when somebody wants the container dead sooner; it is called again then, with
+// less grace.
 //
 // After a crash the SDK calls Recover with what its records say before it
 // serves anybody.
