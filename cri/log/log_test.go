@@ -269,3 +269,23 @@ func TestFollowATruncatedFile(t *testing.T) {
 	_, _ = s.Write([]byte("after\n"))
 	out.await(t, "a long line before\nafter\n")
 }
+
+// What is no log does not fill the memory, and the records after it are read.
+func TestReadPassesOverWhatIsTooLong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	junk := strings.Repeat("x", 3<<20)
+	if err := os.WriteFile(path, []byte(stamp+"stdout F first\n"+junk+"\n"+stamp+"stdout F last\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	one, ten := int64(1), int64(10)
+	for want, o := range map[string]*log.ReadOptions{"first\nlast\n": {Tail: &ten}, "last\n": {Tail: &one}} {
+		var out bytes.Buffer
+		if err := log.Read(t.Context(), path, &out, nil, o); err != nil || out.String() != want {
+			t.Errorf("tail %d: got %q, %v, want %q", *o.Tail, out.String(), err, want)
+		}
+	}
+	var out bytes.Buffer
+	if err := log.Read(t.Context(), path, &out, nil, nil); err != nil || out.String() != "first\nlast\n" {
+		t.Errorf("got %q, %v", out.String(), err)
+	}
+}

@@ -34,7 +34,8 @@ type ReadOptions struct {
 // nil for a stream that is not wanted. It returns nil at the end of the log,
 // the context's error when that ends first, and the error of a writer.
 // Without Follow, an absent file is os.ErrNotExist. Lines that are not in the
-// format, and an unfinished one at the end, are passed over.
+// format, those longer than 1 MiB, and an unfinished one at the end, are passed
+// over.
 func Read(ctx context.Context, path string, stdout, stderr io.Writer, o *ReadOptions) error {
 	r := &reader{path: path, out: map[Stream]*output{Stdout: {w: stdout}, Stderr: {w: stderr}}}
 	if o != nil {
@@ -57,6 +58,7 @@ type reader struct {
 	file    *os.File
 	offset  int64  // of the next byte to read from file
 	pending []byte // an unfinished record
+	skip    bool   // the record is too long: it is passed over up to its end
 	out     map[Stream]*output
 }
 
@@ -89,7 +91,7 @@ func (r *reader) open() error {
 // next turns to another file, read from its beginning.
 func (r *reader) next(f *os.File) {
 	r.close()
-	r.file, r.offset, r.pending = f, 0, nil
+	r.file, r.offset, r.pending, r.skip = f, 0, nil, false
 }
 
 // readSize is how much is read at once.
@@ -126,7 +128,7 @@ func (r *reader) mindTruncation() error {
 		return fmt.Errorf("reading the container log: %w", err)
 	}
 	if fi.Size() < r.offset {
-		r.offset, r.pending = 0, nil
+		r.offset, r.pending, r.skip = 0, nil, false
 	}
 	return nil
 }
@@ -136,8 +138,12 @@ func (r *reader) records(data []byte) error {
 	for {
 		line, rest, ok := bytes.Cut(data, []byte{'\n'})
 		if !ok {
-			r.pending = append(r.pending, data...)
+			r.hold(data)
 			return nil
+		}
+		if r.skip {
+			r.skip, data = false, rest
+			continue
 		}
 		if len(r.pending) > 0 {
 			line = append(r.pending, line...)
@@ -147,6 +153,19 @@ func (r *reader) records(data []byte) error {
 		}
 		r.pending, data = r.pending[:0], rest
 	}
+}
+
+// longestRecord bounds what a reader holds in memory. Writers of other runtimes
+// make longer records than this one's, but none so long.
+const longestRecord = 1 << 20
+
+// hold keeps the beginning of a record until its end comes.
+func (r *reader) hold(data []byte) {
+	if r.skip || len(r.pending)+len(data) > longestRecord {
+		r.pending, r.skip = nil, true
+		return
+	}
+	r.pending = append(r.pending, data...)
 }
 
 func (r *reader) record(line []byte) error {

@@ -114,6 +114,10 @@ func (b *backward) line() (line []byte, start int64, err error) {
 			b.done = true
 			return b.held, 0, nil
 		}
+		if len(b.held) > longestRecord { // no record: its parts are as good as lines
+			line, b.held = b.held, nil
+			return line, b.end, nil
+		}
 		n := min(b.end, readSize)
 		block := make([]byte, n, n+int64(len(b.held)))
 		if _, err := b.f.ReadAt(block, b.end-n); err != nil {
