@@ -61,7 +61,7 @@ func NewSet() *Set {
 // with its output to stdout and stderr, which it closes at the end and also
 // when it returns an error.
 func (s *Set) Start(id string, cmd *exec.Cmd, stdout, stderr io.WriteCloser) error {
-	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.Stdout, cmd.Stderr = lossy{stdout}, lossy{stderr}
 	cmd.Env = append(cmd.Environ(), mark+id)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = outputDelay
@@ -79,6 +79,15 @@ func (s *Set) Start(id string, cmd *exec.Cmd, stdout, stderr io.WriteCloser) err
 		s.ended(exit{id, cmd.ProcessState})
 	}()
 	return nil
+}
+
+// lossy takes everything: a process whose output cannot be written, because the
+// disk is full, loses that output and does not die of a broken pipe.
+type lossy struct{ w io.Writer }
+
+func (l lossy) Write(p []byte) (int, error) {
+	_, _ = l.w.Write(p) // documented
+	return len(p), nil
 }
 
 // ended never waits: whoever watches may be gone.

@@ -82,6 +82,25 @@ func TestAProcessTakesItsGroupAlong(t *testing.T) {
 	}
 }
 
+type full struct{ sink }
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// A full disk does not end a process.
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	s := hostproc.NewSet()
+	if err := s.Start("c", exec.Command("sh", "-c", "for i in 1 2 3; do echo x || exit 1; sleep 0.01; done"), full{}, full{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	code := int32(-1)
+	s.Watch(ctx, func(_ string, state *os.ProcessState) { code = hostproc.Code(state); cancel() })
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 func TestStopGivesUpWithItsContext(t *testing.T) {
 	s := hostproc.NewSet()
 	start(t, s, "c", "trap '' TERM; echo x; while :; do sleep 0.01; done")

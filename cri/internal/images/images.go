@@ -97,11 +97,18 @@ func (s *Server) status(ctx context.Context, ref string) (*runtimeapi.Image, err
 	if s.functions.Status == nil {
 		return nil, unsupported("ImageStatus")
 	}
-	image, err := s.functions.Status(ctx, ref)
+	var image *runtimeapi.Image
+	err := flight.Guard(s.log, "Images.Status", func() (err error) {
+		image, err = s.functions.Status(ctx, ref)
+		return err
+	})
 	if errors.Is(err, fault.NotFound) {
 		return nil, nil
 	}
-	return image, err
+	if err != nil {
+		return nil, err
+	}
+	return image, nil
 }
 
 // Resolve returns the id of an image that is present, which is how containers

@@ -92,6 +92,14 @@ func TestPull(t *testing.T) {
 	})
 }
 
+// Resolve is called on a goroutine of the server's own.
+func TestResolveOutlivesAPanic(t *testing.T) {
+	s, _ := serve(t, images.Functions{Status: func(context.Context, string) (*runtimeapi.Image, error) { panic("a bug") }})
+	if _, err := s.Resolve(t.Context(), "x"); err == nil {
+		t.Error("a panic was a success")
+	}
+}
+
 func TestUnsupported(t *testing.T) {
 	s, _ := serve(t, images.Functions{})
 	_, list := s.ListImages(t.Context(), nil)
