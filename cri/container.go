@@ -67,7 +67,7 @@ func (s *server) createContainer(ctx context.Context, sb *state.Sandbox, config 
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.rollbackContainer(ctx, sb, c))
+			err = undone(err, s.rollbackContainer(ctx, sb, c))
 		}
 	}()
 	if err := s.table.IntendContainer(c.record()); err != nil {
@@ -152,7 +152,7 @@ func (s *server) startContainer(ctx context.Context, c *state.Container) error {
 		return err
 	}
 	if err := s.guard("StartContainer", func() error { return s.rt.StartContainer(ctx, next) }); err != nil {
-		return errors.Join(fmt.Errorf("starting container %q: %w", now.ID, err), s.startFailed(ctx, c, err))
+		return undone(fmt.Errorf("starting container %q: %w", now.ID, err), s.startFailed(ctx, c, err))
 	}
 	next.StartedAt = started
 	s.log.InfoContext(ctx, "container started", "container", now.ID, "name", now.Config.GetMetadata().GetName(), "sandbox", now.Sandbox.ID)

@@ -58,7 +58,7 @@ func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRe
 	ctx = podContext(ctx, sb.record())
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.rollbackSandbox(ctx, sb))
+			err = undone(err, s.rollbackSandbox(ctx, sb))
 		}
 	}()
 	if err := s.table.IntendSandbox(sb.record()); err != nil {

@@ -64,7 +64,9 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	s := newServer(base, rt, records, opts.Logger)
-	if err := s.recover(ctx); err != nil {
+	if err := s.recover(ctx); ctx.Err() != nil {
+		return nil // what was not recovered is still on record
+	} else if err != nil {
 		return fmt.Errorf("recovering the records in %q: %w", opts.StateDir, err)
 	}
 	if err := s.Server.Start(); err != nil {

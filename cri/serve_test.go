@@ -183,8 +183,8 @@ func TestFailedUndoingStaysVisible(t *testing.T) {
 	var healed bool
 	rt.RunSandbox = func(context.Context, *cri.Sandbox) error { panic("a bug") }
 	rt.StopSandbox = func(context.Context, *cri.Sandbox) error {
-		if !healed {
-			return errors.New("network daemon is down")
+		if !healed { // its kind says nothing about RunPodSandbox
+			return cri.ErrUnavailable.Errorf("network daemon is down")
 		}
 		return nil
 	}

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -84,6 +85,15 @@ const rollbackTime = 30 * time.Second
 
 func rollbackContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
+}
+
+// undone returns the error of a creation and says whether undoing it failed,
+// too. What the caller may do about it depends on the first alone.
+func undone(err, undoing error) error {
+	if undoing == nil {
+		return err
+	}
+	return fmt.Errorf("%w; %v", err, undoing)
 }
 
 // guard calls a function of the author.
