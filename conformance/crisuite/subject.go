@@ -214,10 +214,11 @@ func killMarked(s *leak.Snapshot, mark string) (killed int) {
 	for _, name := range s.Names(leak.Process) {
 		id, _, _ := strings.Cut(name, " ")
 		pid, err := strconv.Atoi(id)
-		if err != nil || !carries(pid, mark) {
+		if err != nil {
 			continue
 		}
-		if p, err := os.FindProcess(pid); err == nil && p.Kill() == nil {
+		p, err := os.FindProcess(pid) // holds the process, whoever gets its id next
+		if err == nil && carries(pid, mark) && p.Kill() == nil {
 			killed++
 		}
 	}
