@@ -52,9 +52,16 @@ func (cgroups) Remove(path string) error { return cgroup.Remove(path) }
 
 // exec runs a probe's command.
 func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {
-	// The runtime enforces the timeout; a little more is for its answer.
+	// The runtime enforces the timeout; a little more is for its answer. Only the
+	// end of the probe, or of the node, breaks it off.
+	probing := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout+5*time.Second)
 	defer cancel()
+	defer context.AfterFunc(probing, func() {
+		if errors.Is(probing.Err(), context.Canceled) {
+			cancel()
+		}
+	})()
 	resp, err := k.cri.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: int64(timeout / time.Second)})
 	if err != nil {
 		return 0, "", fmt.Errorf("running a probe's command: %w", err)

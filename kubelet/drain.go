@@ -21,7 +21,8 @@ const drainForced = 30 * time.Second
 // and deletes the claims with the volumes that were provisioned for them. From
 // then on manifest files are not read any more. Run must be running: it does the
 // work. When ctx ends first, Pods that are left are killed, and Drain goes on
-// for at most half a minute.
+// for at most half a minute. When Run ends first, so does Drain, with
+// fault.Unavailable if anything is left.
 func (k *Kubelet) Drain(ctx context.Context) error {
 	k.drain()
 	live, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -46,12 +47,39 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 			err = k.endAll(live, new(int64))
 		case <-hard:
 			return fault.Unavailable.Errorf("draining the node: %d Pods are left: see the log for what holds them", len(k.store.Pods()))
+		case <-k.over:
+			return fault.Unavailable.Errorf("draining the node: it does not run any more, and %d Pods are left", len(k.store.Pods()))
 		}
 		if err != nil {
 			return err
 		}
 	}
+	if err := k.waitEmpty(live); err != nil {
+		return err
+	}
 	return k.deleteClaims(live)
+}
+
+// waitEmpty waits for what is left of Pods that have no object: somebody else
+// deleted it, or it was an orphan.
+func (k *Kubelet) waitEmpty(ctx context.Context) error {
+	workers := k.workers.Load()
+	if workers == nil {
+		return nil // no runtime has answered, so nothing was begun
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainForced)
+	defer cancel()
+	go func() {
+		select {
+		case <-k.over:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := workers.WaitEmpty(ctx); err != nil {
+		return fault.Unavailable.Errorf("draining the node: parts of Pods that have no object are left: see the log for what holds them")
+	}
+	return nil
 }
 
 func (k *Kubelet) endAll(ctx context.Context, grace *int64) error {

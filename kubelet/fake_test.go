@@ -27,6 +27,10 @@ type fake struct {
 	starts  []string // container names in the order in which they started
 	running map[string]*time.Timer
 	images  map[string]bool
+	// hold, when it is set, holds up the making of sandboxes until it is closed,
+	// whether anybody still waits for them or not.
+	hold chan struct{}
+	deaf bool // StopContainer waits for ever
 }
 
 const imageID = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
@@ -64,6 +68,12 @@ func (f *fake) runtime() *cri.Runtime {
 		Name: "fake", Version: "1",
 		RunSandbox: func(_ context.Context, s *cri.Sandbox) error {
 			s.IPs = []string{"127.0.0.1"}
+			f.mu.Lock()
+			hold := f.hold
+			f.mu.Unlock()
+			if hold != nil {
+				<-hold
+			}
 			return nil
 		},
 		StopSandbox:   func(context.Context, *cri.Sandbox) error { return nil },
@@ -137,10 +147,14 @@ func script(words []string) (after time.Duration, code int32) {
 	return after, code
 }
 
-func (f *fake) stop(_ context.Context, c *cri.Container, _ time.Duration) error {
+func (f *fake) stop(ctx context.Context, c *cri.Container, _ time.Duration) error {
 	f.mu.Lock()
-	timer := f.running[c.ID]
+	timer, deaf := f.running[c.ID], f.deaf
 	f.mu.Unlock()
+	if deaf {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if timer != nil && timer.Stop() {
 		f.ended <- end{c.ID, cri.Exit{Code: 143, At: time.Now()}}
 	}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/call"
@@ -25,6 +26,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/store"
 	"github.com/nodekit-project/nodekit/kubelet/volume"
+	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
 // Config says where and with what a kubelet works.
@@ -66,6 +68,8 @@ type Kubelet struct {
 	sources context.Context // ends when no new Pods shall come
 	drain   context.CancelFunc
 	closed  sync.Once
+	over    chan struct{}                  // closed when Run has returned
+	workers atomic.Pointer[worker.Manager] // once the runtime has answered
 }
 
 // New opens the kubelet's root. It talks to nobody yet. A root that another
@@ -74,7 +78,7 @@ func New(c Config) (*Kubelet, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	k := &Kubelet{config: c}
+	k := &Kubelet{config: c, over: make(chan struct{})}
 	k.sources, k.drain = context.WithCancel(context.Background())
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the node at %q: %w", c.Root, err), k.Close())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +15,9 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -297,5 +300,101 @@ func TestSecondNodeOnOneRootIsRefused(t *testing.T) {
 	_, err := kubelet.New(b.config())
 	if !errors.Is(err, fault.AlreadyExists) || !strings.Contains(err.Error(), "another node runs on this root") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestReadyDoesNotFlapOverARestart watches every status that a restarted kubelet
+// records of a Pod that was Ready by its probe.
+func TestReadyDoesNotFlapOverARestart(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	b := newBench(t)
+	b.start()
+	b.write("p.yaml", manifest("p", fmt.Sprintf(`
+  containers:
+  - name: c
+    image: 'nodekit.test/image:1'
+    command: [run]
+    startupProbe: {tcpSocket: {port: %[1]d}}
+    readinessProbe: {tcpSocket: {port: %[1]d}}
+`, l.Addr().(*net.TCPAddr).Port)))
+	b.until("p", "Ready", ready)
+	for range 5 {
+		b.stop()
+		b.start()
+		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+		events, err := b.kubelet.Store().Watch(ctx, &v1.Pod{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e := range events {
+			if p, _ := e.Object.(*v1.Pod); p != nil && !ready(p) {
+				t.Errorf("after a restart a status says: %s", describe(p))
+			}
+		}
+		cancel()
+	}
+	b.drain()
+}
+
+// TestSandboxThatComesAfterItsPodIsEnded has a runtime that makes a sandbox
+// although its kubelet, whose Pod was to end, has given up on it.
+func TestSandboxThatComesAfterItsPodIsEnded(t *testing.T) {
+	b := newBench(t)
+	b.fake.hold = make(chan struct{})
+	b.start()
+	b.write("p.yaml", manifest("p", runForever))
+	b.until("p", "there", func(p *v1.Pod) bool { return p != nil && p.Status.Phase == v1.PodPending })
+	time.Sleep(50 * time.Millisecond) // the runtime is at it
+	if err := os.Remove(filepath.Join(b.manifests, "p.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	b.until("p", "gone", gone)
+	close(b.fake.hold)
+	c, err := client.Dial(b.fake.endpoint, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	time.Sleep(50 * time.Millisecond)
+	var left int
+	for range 1000 {
+		resp, err := c.Runtime.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left = len(resp.Items); left == 0 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if left > 0 {
+		t.Errorf("%d sandboxes are left of a Pod that is gone", left)
+	}
+	b.drain()
+}
+
+func TestDrainEndsWithTheKubelet(t *testing.T) {
+	b := newBench(t)
+	b.start()
+	b.write("p.yaml", manifest("p", runForever))
+	b.until("p", "Ready", ready)
+	b.fake.mu.Lock()
+	b.fake.deaf = true
+	b.fake.mu.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- b.kubelet.Drain(context.Background()) }()
+	b.until("p", "ending", func(p *v1.Pod) bool { return p.DeletionTimestamp != nil })
+	b.stop()
+	select {
+	case err := <-done:
+		if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "does not run any more") {
+			t.Errorf("draining a kubelet that stopped: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("draining a kubelet that stopped does not end")
 	}
 }

@@ -49,6 +49,35 @@ func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	return nil
 }
 
+// endStrays ends sandboxes of Pods that have no object any more, whenever the
+// runtime tells of one: a sandbox whose making was broken off because its Pod
+// was to end may come about after the Pod is gone.
+func (k *Kubelet) endStrays(ctx context.Context, p *parts) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.stray:
+		}
+		// First what is known, then what is there: a Pod that ends in between is not
+		// a stray, and one that comes in between has a worker.
+		known := map[types.UID]bool{}
+		for _, have := range k.store.Pods() {
+			known[have.UID] = true
+		}
+		found, err := p.observer.Found(ctx)
+		if err != nil { // what lists the runtime tells again
+			k.config.Logger.Warn("looking for strays", "err", err)
+			continue
+		}
+		for uid, id := range found {
+			if !known[uid] && uid != "" {
+				p.workers.Orphan(id)
+			}
+		}
+	}
+}
+
 // onDisk returns the Pods that have volumes, devices, a directory or logs. A
 // Pod of which only the uid is known takes that as its name.
 func (k *Kubelet) onDisk() (map[types.UID]call.Pod, error) {

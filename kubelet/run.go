@@ -24,6 +24,7 @@ import (
 // returns the first error of a part that cannot go on. The runtime and the
 // plugins may come, go and come back at any time.
 func (k *Kubelet) Run(ctx context.Context) error {
+	defer close(k.over)
 	group, ctx := errgroup.WithContext(ctx)
 	synced := make(chan struct{})
 	again := func() {}
@@ -78,9 +79,11 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.followPods(ctx, p, again) })
 	group.Go(func() error { return p.observer.Run(ctx) })
+	group.Go(func() error { return k.endStrays(ctx, p) })
 	group.Go(func() error { return k.retry(ctx, p.workers) })
 	err = group.Wait()
 	p.workers.Wait()
+	p.probes.Wait()
 	return err
 }
 
@@ -88,13 +91,22 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 type parts struct {
 	workers  *worker.Manager
 	observer *observer.Observer
+	probes   *probe.Manager
+	stray    chan struct{} // holds a token when the runtime told of a Pod that has no worker
 }
 
 // wire makes the parts that need the runtime, and connects them.
 func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
-	p := &parts{}
+	p := &parts{stray: make(chan struct{}, 1)}
 	log := k.config.Logger
-	wake := func(uid podUID) { p.workers.Wake(uid) }
+	wake := func(uid podUID) {
+		if !p.workers.Wake(uid) {
+			select {
+			case p.stray <- struct{}{}:
+			default:
+			}
+		}
+	}
 	ips := nodeIPs()
 	builder := criconfig.New(criconfig.Node{
 		Name: k.config.NodeName, ID: k.store.ID(), IPs: ips, PodsDir: k.podsDir(), LogDir: k.logDir(),
@@ -102,14 +114,15 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 		CPUs: cpus(), Memory: memory(),
 	}, k.store)
 	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.store.ID(), Changed: wake, Logger: log})
-	probes := probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Logger: log})
+	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Logger: log})
 	node := status.Node{IPs: ips, Runtime: runtimeName}
 	p.workers = worker.New(ctx, worker.Config{
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
-		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: probes, Cgroups: cgroups{},
+		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes, Cgroups: cgroups{},
 		OnStep: k.config.OnStep, Logger: log,
 	})
+	k.workers.Store(p.workers)
 	return p
 }
 

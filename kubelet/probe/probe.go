@@ -42,6 +42,7 @@ type Config struct {
 type Manager struct {
 	config Config
 	ctx    context.Context
+	group  sync.WaitGroup
 
 	mu   sync.Mutex
 	pods map[types.UID]map[string]*instance // by container id
@@ -100,6 +101,10 @@ func (m *Manager) Results(uid types.UID) map[string]pod.Probed {
 	return results
 }
 
+// Wait returns when no probe runs any more, after the manager's context ended.
+// Sync must not be called any more.
+func (m *Manager) Wait() { m.group.Wait() }
+
 // Forget stops all probes of the Pod.
 func (m *Manager) Forget(uid types.UID) {
 	m.mu.Lock()
@@ -143,7 +148,7 @@ func (m *Manager) start(p *v1.Pod, spec *v1.Container, c *pod.Container, address
 			}
 		}
 	}
-	go i.run()
+	m.group.Go(i.run)
 	return i
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 // Manager holds one worker per Pod. All its methods are safe for concurrent use
-// and return at once, except Wait.
+// and return at once, except Wait and WaitEmpty.
 type Manager struct {
 	config Config
 	ctx    context.Context // ends all workers; Pods keep running
@@ -25,6 +25,7 @@ type Manager struct {
 	workers map[types.UID]*worker
 	names   map[types.NamespacedName]types.UID
 	next    map[types.NamespacedName][]*v1.Pod // wait for the Pod that has their name
+	left    chan struct{}                      // closed and replaced when a worker has ended its Pod
 	group   sync.WaitGroup
 }
 
@@ -39,6 +40,7 @@ func New(ctx context.Context, c Config) *Manager {
 	return &Manager{
 		config: c, ctx: ctx, workers: map[types.UID]*worker{},
 		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{},
+		left: make(chan struct{}),
 	}
 }
 
@@ -113,6 +115,23 @@ func (m *Manager) Retry() {
 	}
 }
 
+// WaitEmpty returns when nothing is left of any Pod, or with ctx's error.
+func (m *Manager) WaitEmpty(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		n, left := len(m.workers), m.left
+		m.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-left:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Wait returns when all workers have ended, after ctx did.
 func (m *Manager) Wait() { m.group.Wait() }
 
@@ -142,6 +161,8 @@ func (m *Manager) finished(p *v1.Pod) {
 	defer m.mu.Unlock()
 	name := nameOf(p)
 	delete(m.workers, p.UID)
+	close(m.left)
+	m.left = make(chan struct{})
 	if m.names[name] != p.UID {
 		return // an orphan
 	}
