@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/cri/oci/image/registry"
@@ -61,7 +64,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id str
 	return id, nil
 }
 
-// pullCRI adds what the kubelet looks for in the text of an error.
+// pullCRI is Pull for the CRI.
 func (s *Store) pullCRI(ctx context.Context, ref string, auth *runtimeapi.AuthConfig) (string, error) {
 	opts := &PullOptions{Auth: auth}
 	if s.progress != nil {
@@ -69,7 +72,22 @@ func (s *Store) pullCRI(ctx context.Context, ref string, auth *runtimeapi.AuthCo
 	}
 	id, err := s.Pull(ctx, ref, opts)
 	if errors.Is(err, fault.Unavailable) {
-		return "", fmt.Errorf("RegistryUnavailable: %w", err)
+		return "", registryUnavailable{err}
 	}
 	return id, err
 }
+
+// registryUnavailable is the error by which a kubelet tells that the registry
+// is to blame: its text begins with the name in cri-api's pkg/errors, and its
+// code is Unknown, the only one that kubelets take off before they compare.
+type registryUnavailable struct{ error }
+
+func (e registryUnavailable) Error() string {
+	return crierrors.ErrRegistryUnavailable.Error() + ": " + e.error.Error()
+}
+
+// Unwrap returns the error of Pull.
+func (e registryUnavailable) Unwrap() error { return e.error }
+
+// GRPCStatus is how the error goes over the wire.
+func (e registryUnavailable) GRPCStatus() *status.Status { return status.New(codes.Unknown, e.Error()) }

@@ -25,6 +25,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image"
@@ -330,5 +332,18 @@ func TestPullErrors(t *testing.T) {
 			}
 			wantEmpty(t, store)
 		})
+	}
+}
+
+// TestPullErrorOverCRI: one sentence, in which each name comes once, and which
+// a kubelet recognises.
+func TestPullErrorOverCRI(t *testing.T) {
+	_, err := open(t, t.TempDir(), nil).CRI().Pull(t.Context(), "127.0.0.1:1/app:v1", nil)
+	const want = `RegistryUnavailable: pulling image "127.0.0.1:1/app:v1": registry "127.0.0.1:1" cannot be reached: dial tcp 127.0.0.1:1: connect: connection refused`
+	if s, ok := status.FromError(err); !ok || s.Code() != codes.Unknown || s.Message() != want {
+		t.Errorf("the error is %v\nwant %s", err, want)
+	}
+	if !errors.Is(err, fault.Unavailable) {
+		t.Errorf("the error is not of kind %q", fault.Unavailable)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -26,15 +27,22 @@ func explain(r name.Reference, err error) error {
 	if errors.As(err, &dns) && dns.IsNotFound {
 		return fault.Unavailable.Errorf("registry %q is unknown: check the name: %w", registry, err)
 	}
-	var netErr net.Error
-	var op *net.OpError
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	if errors.As(err, &netErr) || errors.As(err, &op) {
-		return fault.Unavailable.Errorf("registry %q cannot be reached: %w", registry, err)
+	// What went wrong, without the requests that it went wrong in.
+	var op *net.OpError
+	var request *url.Error
+	var netErr net.Error
+	switch {
+	case errors.As(err, &op):
+		err = op
+	case errors.As(err, &request):
+		err = request.Err
+	case !errors.As(err, &netErr):
+		return err
 	}
-	return err
+	return fault.Unavailable.Errorf("registry %q cannot be reached: %w", registry, err)
 }
 
 func explainStatus(registry string, te *transport.Error) error {
