@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,6 +125,52 @@ func TestExecStreams(t *testing.T) {
 		t.Error(err)
 	}
 	close(sizes)
+}
+
+// TestExecGivenUp: when the caller gives up, nothing is written any more once
+// the call has returned, although the program still had much to say.
+func TestExecGivenUp(t *testing.T) {
+	d := newDirect(t)
+	c := d.start("main", &runtimeapi.ContainerConfig{Args: []string{"sleep", "forever"}})
+	for range 5 {
+		ctx, cancel := context.WithCancel(t.Context())
+		out := &watched{first: cancel}
+		if _, err := d.rt.Exec(ctx, c, []string{"/podtool", "lines", "0"}, cri.Streams{Stdout: out}); err == nil {
+			t.Error("an exec that was given up ended well")
+		}
+		if !out.end() {
+			t.Error("something was being written when the call returned")
+		}
+		time.Sleep(20 * time.Millisecond)
+		if out.late.Load() {
+			t.Error("something was written after the call had returned")
+		}
+	}
+}
+
+// watched notices writes that come or go on after end.
+type watched struct {
+	first            func()
+	inside           atomic.Int32
+	over, late, once atomic.Bool
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.inside.Add(1)
+	defer w.inside.Add(-1)
+	if w.over.Load() {
+		w.late.Store(true)
+	}
+	if w.once.CompareAndSwap(false, true) {
+		w.first()
+	}
+	time.Sleep(2 * time.Millisecond)
+	return len(p), nil
+}
+
+func (w *watched) end() (quiet bool) {
+	w.over.Store(true)
+	return w.inside.Load() == 0
 }
 
 func TestAttach(t *testing.T) {

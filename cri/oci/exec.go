@@ -42,6 +42,7 @@ func (r *Runtime) exec(ctx context.Context, c *cri.Container, argv []string, s c
 	streams.copy(s, p.Terminal)
 	code, err := p.Wait()
 	if err != nil {
+		streams.cut()
 		return 0, fmt.Errorf("executing in container %q: %w", c.ID, err)
 	}
 	streams.drain()
@@ -143,13 +144,14 @@ func (x *execStreams) drain() {
 	select {
 	case <-done:
 	case <-time.After(drainLimit):
-		for _, f := range x.own[1:] {
-			if f != nil {
-				_ = f.Close() // ends the copies
-			}
-		}
-		<-done
+		x.cut()
 	}
+}
+
+// cut ends the copies of the output: nobody is written to after exec returned.
+func (x *execStreams) cut() {
+	closeFiles(x.own[1:])
+	x.outs.Wait()
 }
 
 func (x *execStreams) closeChild() { closeFiles(x.child[:]) }
