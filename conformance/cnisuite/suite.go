@@ -48,7 +48,7 @@ type Target struct {
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
 		Name:    "cni",
-		Version: "0.1.0",
+		Version: "1",
 		Rules:   append(protocolRules(), lifeRules()...),
 		Facts: map[string]string{
 			"config":  "the plugin's configuration, a JSON object",

@@ -2,6 +2,7 @@ package csisuite_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -29,16 +30,42 @@ func TestGoodDriverPasses(t *testing.T) {
 	csisuite.Test(t, target("good")(t))
 }
 
-func TestOddDriverPasses(t *testing.T) {
+func TestOddDriversPass(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	report, err := csisuite.Suite().Run(t.Context(), target("odd")(t), &conformance.Options{Tier: conformance.Crash})
+	for name, applicable := range map[string]int{"odd": 7, "odd, attaches": 9, "odd, its node has no id": 9} {
+		t.Run(name, func(t *testing.T) {
+			report, err := csisuite.Suite().Run(t.Context(), target(name)(t), &conformance.Options{Tier: conformance.Crash})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range report.Results {
+				if r.Status == conformance.Fail {
+					t.Errorf("%s: %s", r.ID, r.Message)
+				}
+			}
+			if got := report.Count(conformance.Pass); got < applicable {
+				t.Errorf("%d rules passed, %d apply", got, applicable)
+			}
+		})
+	}
+}
+
+// TestReadOnlyVolumes: rules that write do not apply.
+func TestReadOnlyVolumes(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	of := target("good")(t)
+	of.Volume.AccessMode = "SINGLE_NODE_READER_ONLY"
+	report, err := csisuite.Suite().Run(t.Context(), of, &conformance.Options{Only: []string{"CSI-NODE-00[12]"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range report.Results {
-		if r.Status == conformance.Fail {
-			t.Errorf("%s: %s", r.ID, r.Message)
-		}
+	if a, b := report.Result("CSI-NODE-001"), report.Result("CSI-NODE-002"); a.Status != conformance.NA || b.Status != conformance.Pass {
+		t.Errorf("%+v, %+v", a, b)
+	}
+	of.Volume.AccessMode = "READER"
+	report, err = csisuite.Suite().Run(t.Context(), of, &conformance.Options{Only: []string{"CSI-NODE-001"}})
+	if r := report.Result("CSI-NODE-001"); err != nil || r.Status != conformance.Fail || !strings.Contains(r.Message, "SINGLE_NODE_WRITER") {
+		t.Errorf("%v, %+v", err, r)
 	}
 }
 

@@ -31,8 +31,8 @@ func serveDriver(name string) {
 	if change := faults[name]; change != nil {
 		change(d, dir)
 	}
-	if name == "ignores the arguments of a repeated publication" {
-		serveForgetful(d, dir)
+	if register := behindProxy[name]; register != nil {
+		serveBehind(d, dir, register)
 		return
 	}
 	csi.Main(d)
@@ -193,9 +193,9 @@ func makeNameless(d *csi.Driver, dir string) {
 	}
 }
 
-// serveForgetful serves the driver behind a proxy that answers OK to every
-// repeated publication: a fault that the SDK itself cannot have.
-func serveForgetful(d *csi.Driver, dir string) {
+// serveBehind serves the driver behind a proxy, for what the SDK itself cannot
+// do.
+func serveBehind(d *csi.Driver, dir string, register func(*grpc.Server, *proxy)) {
 	inner := "unix://" + filepath.Join(dir, "inner.sock")
 	outer := strings.TrimPrefix(os.Getenv("CSI_ENDPOINT"), "unix://")
 	d.NodeID = "n"
@@ -214,14 +214,13 @@ func serveForgetful(d *csi.Driver, dir string) {
 	s := grpc.NewServer()
 	p := &proxy{c: c, seen: map[string]bool{}}
 	spec.RegisterIdentityServer(s, &identityProxy{proxy: p})
-	spec.RegisterControllerServer(s, &controllerProxy{proxy: p})
-	spec.RegisterNodeServer(s, &nodeProxy{proxy: p})
+	register(s, p)
 	log.Fatal(s.Serve(l))
 }
 
 type proxy struct {
 	c    *client.Client
-	seen map[string]bool // targets; the suite makes one call at a time
+	seen map[string]bool // targets, or attached volumes; the suite makes one call at a time
 }
 
 type identityProxy struct {
@@ -258,6 +257,10 @@ func (p *controllerProxy) DeleteVolume(ctx context.Context, r *spec.DeleteVolume
 	return p.c.Controller.DeleteVolume(ctx, r)
 }
 
+func (p *controllerProxy) ListVolumes(ctx context.Context, r *spec.ListVolumesRequest) (*spec.ListVolumesResponse, error) {
+	return p.c.Controller.ListVolumes(ctx, r)
+}
+
 type nodeProxy struct {
 	spec.UnimplementedNodeServer
 	*proxy
@@ -280,14 +283,9 @@ func (p *nodeProxy) NodeUnstageVolume(ctx context.Context, r *spec.NodeUnstageVo
 }
 
 func (p *nodeProxy) NodePublishVolume(ctx context.Context, r *spec.NodePublishVolumeRequest) (*spec.NodePublishVolumeResponse, error) {
-	if p.seen[r.GetTargetPath()] {
-		return &spec.NodePublishVolumeResponse{}, nil
-	}
-	p.seen[r.GetTargetPath()] = true
 	return p.c.Node.NodePublishVolume(ctx, r)
 }
 
 func (p *nodeProxy) NodeUnpublishVolume(ctx context.Context, r *spec.NodeUnpublishVolumeRequest) (*spec.NodeUnpublishVolumeResponse, error) {
-	delete(p.seen, r.GetTargetPath())
 	return p.c.Node.NodeUnpublishVolume(ctx, r)
 }

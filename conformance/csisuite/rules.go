@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
@@ -53,10 +54,7 @@ var createRefusesOtherSize = conformance.Rule[Target]{
 		if v.GetCapacityBytes() == 0 {
 			return conformance.NotApplicable("the driver does not report capacities, so no size is incompatible")
 		}
-		want, err := s.want("csisuite-size")
-		if err != nil {
-			return err
-		}
+		want := s.target.Volume.want("csisuite-size")
 		want.Required = v.GetCapacityBytes() + 1<<20
 		_, err = s.CreateVolume(ctx, want)
 		return refused("CreateVolume with 1 MiB more", err, codes.AlreadyExists)
@@ -240,6 +238,10 @@ func (s *session) killInCreate(ctx context.Context, after func() time.Duration) 
 	if !s.creates() {
 		return conformance.NotApplicable("the driver does not claim CREATE_DELETE_VOLUME")
 	}
+	before, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
 	for i := range 5 {
 		name := fmt.Sprintf("csisuite-crash-%d", i)
 		gone := make(chan struct{})
@@ -264,7 +266,7 @@ func (s *session) killInCreate(ctx context.Context, after func() time.Duration) 
 		if v.GetVolumeId() != again.GetVolumeId() {
 			return fmt.Errorf("after a kill one name made the volumes %q and %q", v.GetVolumeId(), again.GetVolumeId())
 		}
-		if err := s.alone(ctx, v.GetVolumeId()); err != nil {
+		if err := s.alone(ctx, append(before, v.GetVolumeId())); err != nil {
 			return err
 		}
 		if err := s.remove(ctx, v); err != nil {
@@ -274,21 +276,39 @@ func (s *session) killInCreate(ctx context.Context, after func() time.Duration) 
 	return nil
 }
 
-// alone checks that the driver, which started with no volumes, lists only one.
-func (s *session) alone(ctx context.Context, id string) error {
-	if !s.info.Can(spec.ControllerServiceCapability_RPC_LIST_VOLUMES) {
-		return nil
-	}
-	list, err := s.Controller.ListVolumes(ctx, &spec.ListVolumesRequest{})
+// alone checks that the driver lists no other volumes than these.
+func (s *session) alone(ctx context.Context, known []string) error {
+	list, err := s.list(ctx)
 	if err != nil {
-		return answered("ListVolumes", err, "OK")
+		return err
 	}
-	for _, e := range list.GetEntries() {
-		if other := e.GetVolume().GetVolumeId(); other != id {
-			return fmt.Errorf("a kill in CreateVolume left the volume %q, which no answer ever named", other)
+	for _, id := range list {
+		if !slices.Contains(known, id) {
+			return fmt.Errorf("a kill in CreateVolume left the volume %q, which no answer ever named", id)
 		}
 	}
 	return nil
+}
+
+// list returns the ids of all volumes, none for a driver that cannot list.
+func (s *session) list(ctx context.Context) (ids []string, err error) {
+	if !s.info.Can(spec.ControllerServiceCapability_RPC_LIST_VOLUMES) {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for token := ""; ; {
+		page, err := s.Controller.ListVolumes(ctx, &spec.ListVolumesRequest{StartingToken: token})
+		if err != nil {
+			return nil, answered("ListVolumes", err, "OK")
+		}
+		for _, e := range page.GetEntries() {
+			ids = append(ids, e.GetVolume().GetVolumeId())
+		}
+		if token = page.GetNextToken(); token == "" {
+			return ids, nil
+		}
+	}
 }
 
 var nothingRemains = conformance.Rule[Target]{

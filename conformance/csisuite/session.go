@@ -8,11 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-
-	spec "github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/csi/client"
@@ -35,13 +32,13 @@ type session struct {
 	info    *client.Info
 	dir     string // the rule's TempDir
 	target  Target
-	profile *conformance.Profile
 	before  *leak.Snapshot
 	process *supervisor.Process // nil for an endpoint
 
-	volumes []string            // ids to delete
-	staged  []string            // ids to unstage
-	targets map[string][]string // target paths by id
+	volumes  []string                     // ids to delete
+	attached map[string]map[string]string // publish contexts by id
+	staged   []string                     // ids to unstage
+	targets  map[string][]string          // target paths by id
 }
 
 // with runs a check in a session and takes everything back after it, also when
@@ -68,7 +65,10 @@ func open(ctx context.Context, in *conformance.Input[Target]) (*session, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dir: dir, target: in.Target, profile: in.Profile, targets: map[string][]string{}}
+	s := &session{dir: dir, target: in.Target, attached: map[string]map[string]string{}, targets: map[string][]string{}}
+	if err := s.target.Volume.complete(in.Profile); err != nil {
+		return nil, err
+	}
 	for _, d := range []string{s.stagingRoot(), s.targetRoot(), s.state()} {
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return nil, err
@@ -125,7 +125,10 @@ func (s *session) command() supervisor.Command {
 	for _, a := range s.target.Exec[1:] {
 		args = append(args, replace.Replace(a))
 	}
-	return supervisor.Command{Path: s.target.Exec[0], Args: args, Env: append(env, s.target.Env...)}
+	for _, e := range s.target.Env {
+		env = append(env, replace.Replace(e))
+	}
+	return supervisor.Command{Path: replace.Replace(s.target.Exec[0]), Args: args, Env: env}
 }
 
 // ready waits for the driver and asks what it can do.
@@ -202,34 +205,11 @@ func (s *session) close(ctx context.Context) error {
 	for _, id := range s.staged {
 		s.NodeUnstage(ctx, id, s.staging(id)) //nolint:errcheck // as above
 	}
+	for id := range s.attached {
+		s.ControllerUnpublish(ctx, id, s.info.NodeID, nil) //nolint:errcheck // as above
+	}
 	for _, id := range s.volumes {
 		s.DeleteVolume(ctx, id, nil) //nolint:errcheck // as above
 	}
 	return errors.Join(s.Close(), s.stop(), mount.DetachTree(s.dir))
-}
-
-// access is how the suite uses volumes: by one writer on this node.
-func (s *session) access() client.Access {
-	fsType, _ := s.profile.Fact(factFSType)
-	return client.Access{Mode: spec.VolumeCapability_AccessMode_SINGLE_NODE_WRITER, FSType: fsType}
-}
-
-// want is the volume of the given name that the suite asks for.
-func (s *session) want(name string) (client.Create, error) {
-	c := client.Create{Name: name, Required: 1 << 20, Access: []client.Access{s.access()}}
-	if size, ok := s.profile.Fact(factSize); ok {
-		n, err := strconv.ParseInt(size, 10, 64)
-		if err != nil {
-			return c, fmt.Errorf("profile: %s: %w", factSize, err)
-		}
-		c.Required = n
-	}
-	if list, ok := s.profile.Fact(factParameters); ok {
-		c.Parameters = map[string]string{}
-		for _, p := range strings.Split(list, ",") {
-			k, v, _ := strings.Cut(p, "=")
-			c.Parameters[k] = v
-		}
-	}
-	return c, nil
 }

@@ -24,24 +24,52 @@ func (s *session) creates() bool {
 
 // volume returns a volume to use: a new one, or the profile's.
 func (s *session) volume(ctx context.Context) (*spec.Volume, error) {
-	if s.info.NodeID == "" {
+	if !s.info.HasNode {
 		return nil, conformance.NotApplicable("the driver has no node service")
 	}
+	v := &spec.Volume{VolumeId: s.target.Volume.ID}
 	if s.creates() {
-		return s.create(ctx, "csisuite-"+filepath.Base(s.dir))
+		var err error
+		if v, err = s.create(ctx, "csisuite-"+filepath.Base(s.dir)); err != nil {
+			return nil, err
+		}
 	}
-	if id, ok := s.profile.Fact(factVolume); ok {
-		return &spec.Volume{VolumeId: id}, nil
+	if v.GetVolumeId() == "" {
+		return nil, conformance.NotApplicable("the driver creates no volumes, and the profile names none in the fact %q", factVolume)
 	}
-	return nil, conformance.NotApplicable("the driver creates no volumes, and the profile names none in the fact %q", factVolume)
+	return v, s.attach(ctx, v)
+}
+
+func (s *session) attaches() bool {
+	return s.info.Can(spec.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME)
+}
+
+// attach comes before anything on the node, for a driver that says so.
+func (s *session) attach(ctx context.Context, v *spec.Volume) error {
+	if !s.attaches() {
+		return nil
+	}
+	id := v.GetVolumeId()
+	s.attached[id] = nil
+	out, err := s.ControllerPublish(ctx, s.use(v), s.info.NodeID, false)
+	s.attached[id] = out
+	return answered("ControllerPublishVolume", err, "OK")
+}
+
+func (s *session) detach(ctx context.Context, v *spec.Volume) error {
+	id := v.GetVolumeId()
+	if _, ok := s.attached[id]; !ok {
+		return nil
+	}
+	if err := s.ControllerUnpublish(ctx, id, s.info.NodeID, nil); err != nil {
+		return answered("ControllerUnpublishVolume", err, "OK")
+	}
+	delete(s.attached, id)
+	return nil
 }
 
 func (s *session) create(ctx context.Context, name string) (*spec.Volume, error) {
-	want, err := s.want(name)
-	if err != nil {
-		return nil, err
-	}
-	v, err := s.CreateVolume(ctx, want)
+	v, err := s.CreateVolume(ctx, s.target.Volume.want(name))
 	if err != nil {
 		return nil, answered("CreateVolume", err, "OK")
 	}
@@ -53,7 +81,7 @@ func (s *session) create(ctx context.Context, name string) (*spec.Volume, error)
 }
 
 func (s *session) use(v *spec.Volume) client.Use {
-	u := client.Use{VolumeID: v.GetVolumeId(), Access: s.access(), Context: v.GetVolumeContext()}
+	u := client.Use{VolumeID: v.GetVolumeId(), Access: s.target.Volume.access(), Context: v.GetVolumeContext(), PublishContext: s.attached[v.GetVolumeId()]}
 	if s.stages() {
 		u.StagingPath = s.staging(v.GetVolumeId())
 	}
@@ -104,6 +132,9 @@ func (s *session) unstage(ctx context.Context, v *spec.Volume) error {
 }
 
 func (s *session) remove(ctx context.Context, v *spec.Volume) error {
+	if err := s.detach(ctx, v); err != nil {
+		return err
+	}
 	if !s.creates() {
 		return nil
 	}
@@ -125,6 +156,9 @@ func (s *session) down(ctx context.Context, v *spec.Volume, target string) error
 const bytes = "written by the CSI suite\n"
 
 func (s *session) write(target string) error {
+	if err := s.target.Volume.mustWrite(); err != nil {
+		return err
+	}
 	if err := os.WriteFile(filepath.Join(s.path(target), "csisuite.txt"), []byte(bytes), 0o600); err != nil {
 		return fmt.Errorf("NodePublishVolume answered OK, and the volume takes no file: %w", err)
 	}

@@ -13,10 +13,20 @@
 package csisuite
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// What stands in Target.Exec and Target.Env for what a rule gives the driver.
+const (
+	Endpoint = "$(CSI_ENDPOINT)"
+	Root     = "$(STATE_DIRECTORY)"
+	NodeID   = "$(NODE_ID)"
 )
 
 // Target is the driver under test: a program or a socket.
@@ -29,17 +39,36 @@ type Target struct {
 	//	STATE_DIRECTORY  an empty directory for what must survive a restart
 	//	NODE_ID          the node's id
 	Exec []string
-	// Env is added to the environment of Exec, as NAME=value.
+	// Env is added to the environment of Exec, as NAME=value, with "$(NAME)"
+	// replaced, too.
 	Env []string
 	// Endpoint is the socket of a driver that runs already. Rules that restart
 	// the driver are not applicable then. It is used when Exec is empty.
 	Endpoint string
+	// Volume says which volumes the suite uses. The facts of a profile come before
+	// it.
+	Volume Volume
+}
+
+// Volume says which volumes the suite uses; the zero value suits most drivers.
+type Volume struct {
+	// ID is an existing volume, for a driver that creates none.
+	ID string
+	// Size is what the suite asks for, in bytes. 0 means 1 MiB.
+	Size int64
+	// FSType is the file system type. Empty means the driver's own.
+	FSType string
+	// AccessMode is the specification's name. Empty means SINGLE_NODE_WRITER.
+	// Rules that write do not apply to a mode without writers.
+	AccessMode string
+	// Parameters are those of CreateVolume.
+	Parameters map[string]string
 }
 
 // Suite returns the rules.
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
-		Name: "csi", Version: "0.1.0",
+		Name: "csi", Version: "1",
 		Rules: []conformance.Rule[Target]{
 			createIsIdempotent, createRefusesOtherSize,
 			publishIsIdempotent, publishReadOnly, publishRefusesOtherArguments, inversesAreIdempotent,
@@ -50,6 +79,7 @@ func Suite() *conformance.Suite[Target] {
 			factVolume:     "the id of an existing volume to use, for a driver that creates none",
 			factSize:       "the size in bytes of the volumes that the suite creates (default 1048576)",
 			factFSType:     "the file system type to ask for (default: the driver's own)",
+			factAccessMode: "the access mode to use volumes in (default SINGLE_NODE_WRITER)",
 			factParameters: "the parameters of CreateVolume, as name=value,name=value",
 		},
 	}
@@ -60,6 +90,7 @@ const (
 	factVolume     = "volume-id"
 	factSize       = "volume-size"
 	factFSType     = "fs-type"
+	factAccessMode = "access-mode"
 	factParameters = "parameters"
 )
 
@@ -69,6 +100,20 @@ func Test(t *testing.T, target Target) {
 	t.Helper()
 	testenv.Require(t, testenv.Root)
 	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
+}
+
+// Build builds the program in the directory dir and returns it as a target that
+// reads CSI_ENDPOINT and the rest from its environment, as drivers with csi.Main
+// do.
+func Build(t testing.TB, dir string) Target {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "driver")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".")
+	build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the driver in %q: %v\n%s", dir, err, out)
+	}
+	return Target{Exec: []string{binary}}
 }
 
 // says returns the sentence of the specification that a rule holds a driver to.

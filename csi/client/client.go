@@ -75,7 +75,8 @@ func (c *Client) Close() error { return c.conn.Close() }
 // Info is what a driver says about itself and this node.
 type Info struct {
 	Name, Version string
-	NodeID        string
+	HasNode       bool   // the driver has a node part
+	NodeID        string // "" without a node part, or one that does not say
 	Controller    []spec.ControllerServiceCapability_RPC_Type
 	Node          []spec.NodeServiceCapability_RPC_Type
 }
@@ -130,7 +131,11 @@ func (c *Client) addNode(ctx context.Context, info *Info) error {
 	for _, r := range list.GetCapabilities() {
 		info.Node = append(info.Node, r.GetRpc().GetType())
 	}
+	info.HasNode = true
 	node, err := c.Node.NodeGetInfo(ctx, &spec.NodeGetInfoRequest{})
+	if errors.Is(err, fault.Unimplemented) {
+		return nil // "A Node Plugin MUST implement this RPC call if the plugin has PUBLISH_UNPUBLISH_VOLUME", and may else
+	}
 	info.NodeID = node.GetNodeId()
 	return err
 }

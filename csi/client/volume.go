@@ -60,6 +60,29 @@ func (c *Client) DeleteVolume(ctx context.Context, id string, secrets map[string
 	return err
 }
 
+// ControllerPublish makes the volume available on the node, which a driver with
+// PUBLISH_UNPUBLISH_VOLUME needs before NodeStage and NodePublish, and returns
+// their Use.PublishContext. After any error ControllerUnpublish is allowed; after
+// an Uncertain one it must succeed before the volume is used elsewhere.
+func (c *Client) ControllerPublish(ctx context.Context, u Use, nodeID string, readOnly bool) (publishContext map[string]string, err error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	resp, err := c.Controller.ControllerPublishVolume(ctx, &spec.ControllerPublishVolumeRequest{
+		VolumeId: u.VolumeID, NodeId: nodeID, VolumeCapability: u.Access.Capability(), Readonly: readOnly,
+		VolumeContext: u.Context, Secrets: u.Secrets,
+	})
+	return resp.GetPublishContext(), err
+}
+
+// ControllerUnpublish is the inverse, after NodeUnstage and every NodeUnpublish of
+// the volume on the node succeeded.
+func (c *Client) ControllerUnpublish(ctx context.Context, volumeID, nodeID string, secrets map[string]string) error {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	_, err := c.Controller.ControllerUnpublishVolume(ctx, &spec.ControllerUnpublishVolumeRequest{VolumeId: volumeID, NodeId: nodeID, Secrets: secrets})
+	return err
+}
+
 // Use is a volume that is used on this node.
 type Use struct {
 	VolumeID string
@@ -68,7 +91,10 @@ type Use struct {
 	StagingPath string
 	Access      Access
 	Context     map[string]string // the volume's, as CreateVolume returned it
-	Secrets     map[string]string
+	// PublishContext is what ControllerPublish returned, nil for a driver without
+	// PUBLISH_UNPUBLISH_VOLUME.
+	PublishContext map[string]string
+	Secrets        map[string]string
 }
 
 // NodeStage prepares the volume on this node, once for all its targets. After
@@ -78,7 +104,7 @@ func (c *Client) NodeStage(ctx context.Context, u Use) error {
 	defer cancel()
 	_, err := c.Node.NodeStageVolume(ctx, &spec.NodeStageVolumeRequest{
 		VolumeId: u.VolumeID, StagingTargetPath: u.StagingPath, VolumeCapability: u.Access.Capability(),
-		VolumeContext: u.Context, Secrets: u.Secrets,
+		VolumeContext: u.Context, PublishContext: u.PublishContext, Secrets: u.Secrets,
 	})
 	return err
 }
@@ -99,7 +125,7 @@ func (c *Client) NodePublish(ctx context.Context, u Use, target string, readOnly
 	defer cancel()
 	_, err := c.Node.NodePublishVolume(ctx, &spec.NodePublishVolumeRequest{
 		VolumeId: u.VolumeID, StagingTargetPath: u.StagingPath, TargetPath: target, Readonly: readOnly,
-		VolumeCapability: u.Access.Capability(), VolumeContext: u.Context, Secrets: u.Secrets,
+		VolumeCapability: u.Access.Capability(), VolumeContext: u.Context, PublishContext: u.PublishContext, Secrets: u.Secrets,
 	})
 	return err
 }
