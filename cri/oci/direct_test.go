@@ -59,12 +59,18 @@ func newDirect(t *testing.T) *direct {
 	return d
 }
 
-func (d *direct) start(id string, config *runtimeapi.ContainerConfig) *cri.Container {
+func (d *direct) create(id string, config *runtimeapi.ContainerConfig) *cri.Container {
 	d.t.Helper()
 	config.Metadata, config.Image = &runtimeapi.ContainerMetadata{Name: id}, &runtimeapi.ImageSpec{Image: imageName}
 	c := &cri.Container{ID: id, Sandbox: d.sandbox, Config: config, Dir: d.dir + "/" + id, ImageRef: imageName, LogPath: d.dir + "/logs/" + id}
 	d.must(os.Mkdir(c.Dir, 0o700))
 	d.must(d.rt.CreateContainer(d.t.Context(), c))
+	return c
+}
+
+func (d *direct) start(id string, config *runtimeapi.ContainerConfig) *cri.Container {
+	d.t.Helper()
+	c := d.create(id, config)
 	d.must(d.rt.StartContainer(d.t.Context(), c))
 	c.StartedAt = time.Now()
 	return c
