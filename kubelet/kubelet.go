@@ -72,8 +72,9 @@ type Kubelet struct {
 	workers atomic.Pointer[worker.Manager] // once the runtime has answered
 }
 
-// New opens the kubelet's root. It talks to nobody yet. A root that another
-// node uses is refused with fault.AlreadyExists. Close releases it.
+// New opens the kubelet's root. It talks to nobody yet, but plugins that start
+// from now on find it. A root that another node uses is refused with
+// fault.AlreadyExists. Close releases it.
 func New(c Config) (*Kubelet, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -133,7 +134,10 @@ func (k *Kubelet) open() (err error) {
 		return err
 	}
 	k.devices, err = device.New(device.Config{Root: k.config.Root, Observe: k.config.Observe, Logger: k.config.Logger})
-	return err
+	if err != nil {
+		return err
+	}
+	return k.devices.Listen()
 }
 
 func (k *Kubelet) podsDir() string  { return filepath.Join(k.config.Root, "pods") }
@@ -149,6 +153,9 @@ func (k *Kubelet) Close() error {
 	var errs []error
 	k.closed.Do(func() {
 		k.drain()
+		if k.devices != nil {
+			errs = append(errs, k.devices.Close())
+		}
 		if k.cri != nil {
 			errs = append(errs, k.cri.Close())
 		}

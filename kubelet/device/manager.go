@@ -61,6 +61,8 @@ type Manager struct {
 	changed chan struct{}
 	closing sync.WaitGroup // endpoints that are being closed
 
+	listener net.Listener // made by Listen, until Run serves on it
+
 	mu        sync.Mutex
 	stopped   bool // Run has ended
 	resources map[string]*resource
@@ -102,11 +104,11 @@ func (m *Manager) notify() {
 	}
 }
 
-// Run serves device-plugins/kubelet.sock until ctx ends, hangs up on all
-// plugins and returns nil then. Before that it removes every socket in the
-// directory: this is how plugins know that the kubelet restarted. Another
+// Listen makes device-plugins/kubelet.sock, at which Run answers. Before that it
+// removes every socket in the directory: this is how plugins know that the
+// kubelet restarted, and one that starts after Listen keeps its own. Another
 // kubelet that serves there is fault.AlreadyExists.
-func (m *Manager) Run(ctx context.Context) error {
+func (m *Manager) Listen() error {
 	path := filepath.Join(m.dir, filepath.Base(api.KubeletSocket))
 	if err := m.wipe(path); err != nil {
 		return err
@@ -115,10 +117,34 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("serving the registration of device plugins: %w", err)
 	}
+	m.listener = l
+	return nil
+}
+
+// Close takes back what Listen made, for a manager that is not run.
+func (m *Manager) Close() error {
+	if m.listener == nil {
+		return nil
+	}
+	l := m.listener
+	m.listener = nil
+	return l.Close()
+}
+
+// Run serves the registration of device plugins until ctx ends, hangs up on all
+// plugins and returns nil then. It calls Listen, unless that was done.
+func (m *Manager) Run(ctx context.Context) error {
+	if m.listener == nil {
+		if err := m.Listen(); err != nil {
+			return err
+		}
+	}
+	l := m.listener
+	m.listener = nil
 	defer l.Close()
 	s := grpc.NewServer(rpc.ServerOptions("deviceplugin", m.log)...)
 	api.RegisterRegistrationServer(s, &registrar{m: m})
-	err = rpc.Serve(ctx, s, l, stopGrace)
+	err := rpc.Serve(ctx, s, l, stopGrace)
 	return errors.Join(err, m.hangUp())
 }
 

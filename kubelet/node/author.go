@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/csi/client"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/kubeletdir"
 	"github.com/nodekit-project/nodekit/internal/registration"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
@@ -32,6 +34,9 @@ func (n *Node) startAuthors(ctx context.Context) ([]*author, error) {
 	if len(n.cfg.Plugins) == 0 {
 		return nil, nil
 	}
+	if err := differ(n.cfg.Plugins); err != nil {
+		return nil, err
+	}
 	release, err := kubeletdir.Hold()
 	if err != nil {
 		return nil, err
@@ -39,18 +44,55 @@ func (n *Node) startAuthors(ctx context.Context) ([]*author, error) {
 	n.onEnd(release)
 	var authors []*author
 	for i := range n.cfg.Plugins {
-		a, err := n.startAuthor(ctx, &n.cfg.Plugins[i])
+		a, err := n.startAuthor(ctx, &n.cfg.Plugins[i], authors)
 		if err != nil {
 			return nil, fmt.Errorf("starting plugin %q: %w", n.cfg.Plugins[i].Path, err)
 		}
 		authors = append(authors, a)
 	}
-	return authors, nil
+	return authors, placed(&n.cfg, authors)
 }
 
-func (n *Node) startAuthor(ctx context.Context, p *Plugin) (*author, error) {
+// differ refuses plugins of one name: their directories are named after them.
+func differ(plugins []Plugin) error {
+	seen := map[string]string{}
+	for i := range plugins {
+		p := &plugins[i]
+		if other, ok := seen[p.name()]; ok {
+			return fault.Invalid.Errorf("the plugins %q and %q have one name, after which their directories are called: rename one", other, p.Path)
+		}
+		seen[p.name()] = p.Path
+	}
+	return nil
+}
+
+// placed refuses plugins for which the node has no use beside its others.
+func placed(cfg *Config, authors []*author) error {
+	first := map[Kind]string{}
+	for _, a := range authors {
+		other, again := first[a.sign.kind]
+		first[a.sign.kind] = a.Path
+		switch {
+		case again && (a.sign.kind == CNI || a.sign.kind == CRI):
+			return fault.Invalid.Errorf("the plugins %q and %q are both %s plugins, and a node uses one: leave one out", other, a.Path, a.sign.kind)
+		case a.sign.kind == CNI && cfg.CNIConfDir != "":
+			return fault.Invalid.Errorf("the CNI plugin %q has no place beside a network configuration of your own: name it there, or leave the configuration out", a.Path)
+		case a.sign.kind == CNI && cfg.RuntimeEndpoint != "":
+			return fault.Invalid.Errorf("the CNI plugin %q would never be called: the runtime at %q has a network configuration of its own", a.Path, cfg.RuntimeEndpoint)
+		case a.sign.kind == CRI && cfg.RuntimeEndpoint != "":
+			return fault.Invalid.Errorf("the plugin %q is a runtime, and so is what serves %q: leave one out", a.Path, cfg.RuntimeEndpoint)
+		}
+	}
+	return nil
+}
+
+// startAuthor starts one plugin beside those that run already.
+func (n *Node) startAuthor(ctx context.Context, p *Plugin, others []*author) (*author, error) {
 	start := time.Now()
 	env, at := n.surroundings(p)
+	for _, o := range others {
+		at.others = append(at.others, o.process.PID())
+	}
 	for _, dir := range append(at.dirs(), env["STATE_DIRECTORY"]) {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return nil, err
@@ -133,20 +175,40 @@ func ending(err error) string {
 }
 
 // register announces a CSI driver that does not do so itself, as the registrar
-// sidecar does in a cluster.
+// sidecar does in a cluster. A driver that cannot say its name is asked again: it
+// may have died, and starts again.
 func (n *Node) register(ctx context.Context, a *author) error {
-	c, err := client.Dial("unix://"+a.at.csi, &client.Options{Observe: n.cfg.Observe})
-	if err != nil {
-		return err
-	}
-	info, err := c.GetInfo(ctx)
-	if err := c.Close(); err != nil {
-		return err
-	}
-	if err != nil {
-		return fmt.Errorf("asking for its name: %w", err)
+	info, err := n.askName(ctx, a)
+	for wait := askAgainMin; err != nil; wait = min(2*wait, askAgainMax) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		n.cfg.OnPlugin(PluginEvent{Plugin: a.name(), What: fmt.Sprintf("does not say its name: %v", err), Err: err})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		info, err = n.askName(ctx, a)
 	}
 	return registration.Serve(ctx, a.at.registry, registration.Plugin{
 		Kind: registration.CSIPlugin, Name: info.Name, Endpoint: a.at.csi, Versions: []string{"1.0.0"},
 	}, &registration.Options{Logger: n.cfg.Logger})
+}
+
+const (
+	askAgainMin = 100 * time.Millisecond
+	askAgainMax = 5 * time.Second
+	askWithin   = 10 * time.Second
+)
+
+func (n *Node) askName(ctx context.Context, a *author) (*client.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	c, err := client.Dial("unix://"+a.at.csi, &client.Options{Observe: n.cfg.Observe})
+	if err != nil {
+		return nil, err
+	}
+	info, err := c.GetInfo(ctx)
+	return info, errors.Join(err, c.Close())
 }

@@ -35,14 +35,16 @@ type places struct {
 	registry string                  // plugins_registry
 	devices  string                  // device-plugins
 	before   map[string]*sockfile.ID // the sockets that were there before it started
+	others   []int                   // the processes of plugins that started earlier
 }
 
-// fresh returns the sockets in dir that appeared since the plugin started.
+// fresh returns the sockets in dir that appeared since the plugin started and
+// are of no other one.
 func (p *places) fresh(dir string) []string {
 	var found []string
 	for _, socket := range socketsIn(dir) {
 		id, err := sockfile.Identify(socket)
-		if err == nil && id != nil && !id.Same(p.before[socket]) {
+		if err == nil && id != nil && !id.Same(p.before[socket]) && !p.another(socket) {
 			found = append(found, socket)
 		}
 	}

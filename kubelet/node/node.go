@@ -180,7 +180,7 @@ func (n *Node) Destroy(ctx context.Context) error {
 	n.stop()
 	<-n.stopped
 	err := n.failure
-	n.end.Do(func() { err = errors.Join(drained, n.failure, n.kubelet.Close(), n.takeDown(ctx)) })
+	n.end.Do(func() { err = errors.Join(drained, n.failure, n.takeDown(ctx), n.kubelet.Close()) })
 	return err
 }
 
@@ -205,14 +205,15 @@ func (n *Node) abandon() error {
 		n.stop()
 		_ = n.parts.wait() // the start's own error says it
 	}
-	if n.kubelet != nil {
-		errs = append(errs, n.kubelet.Close())
-	}
 	if n.fresh {
-		return errors.Join(append(errs, n.takeDown(context.Background()))...)
+		errs = append(errs, n.takeDown(context.Background()))
+	} else {
+		for _, release := range slices.Backward(n.atStop) {
+			errs = append(errs, release())
+		}
 	}
-	for _, release := range slices.Backward(n.atStop) {
-		errs = append(errs, release())
+	if n.kubelet != nil {
+		errs = append(errs, n.kubelet.Close()) // last: the root is ours until then
 	}
 	return errors.Join(errs...)
 }
