@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -97,16 +98,26 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, in *s
 	if c.err != nil {
 		return nil, c.err
 	}
-	if _, err := s.driver.GetVolume(ctx, in.GetVolumeId()); err != nil {
+	v, err := s.driver.GetVolume(ctx, in.GetVolumeId())
+	if err != nil {
 		return nil, classify(err)
+	}
+	if _, err := volumeOut(v); err != nil {
+		return nil, err
+	}
+	for key, value := range v.Context { // "MUST match the volume_context of the volume"; an orchestrator may add to it
+		if got, ok := in.GetVolumeContext()[key]; ok && got != value {
+			return &spec.ValidateVolumeCapabilitiesResponse{Message: fmt.Sprintf("volume_context %q is not that of volume %q", key, v.ID)}, nil
+		}
 	}
 	for _, w := range wanted {
 		if err := s.driver.supports(w); err != nil {
 			return &spec.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
 		}
 	}
+	// Parameters are not among what the driver was asked about.
 	return &spec.ValidateVolumeCapabilitiesResponse{Confirmed: &spec.ValidateVolumeCapabilitiesResponse_Confirmed{
-		VolumeContext: in.GetVolumeContext(), VolumeCapabilities: in.GetVolumeCapabilities(), Parameters: in.GetParameters(),
+		VolumeContext: in.GetVolumeContext(), VolumeCapabilities: in.GetVolumeCapabilities(),
 	}}, nil
 }
 

@@ -125,6 +125,24 @@ func TestCapabilitiesFollowTheFunctions(t *testing.T) {
 	}
 }
 
+// TestOnlyWhatWasValidatedIsConfirmed: the driver is not asked about parameters.
+func TestOnlyWhatWasValidatedIsConfirmed(t *testing.T) {
+	d := fake()
+	d.GetVolume = func(_ context.Context, id string) (*csi.Volume, error) {
+		return &csi.Volume{ID: id, Context: map[string]string{"pool": "a"}}, nil
+	}
+	c, _, _ := serve(t, d)
+	for pool, confirmed := range map[string]bool{"a": true, "b": false} {
+		resp, err := c.Controller.ValidateVolumeCapabilities(t.Context(), &spec.ValidateVolumeCapabilitiesRequest{
+			VolumeId: "v", VolumeCapabilities: []*spec.VolumeCapability{access.Capability()},
+			VolumeContext: map[string]string{"pool": pool, "csi.storage.k8s.io/more": "x"}, Parameters: map[string]string{"p": "q"},
+		})
+		if err != nil || (resp.GetConfirmed() != nil) != confirmed || confirmed == (resp.GetMessage() != "") || len(resp.GetConfirmed().GetParameters()) > 0 {
+			t.Errorf("pool %q: %v, %v", pool, resp, err)
+		}
+	}
+}
+
 func TestContradictionsAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*csi.Driver){
 		"name":        func(d *csi.Driver) { d.Name = "under_score" },

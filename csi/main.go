@@ -20,7 +20,7 @@ import (
 //	                      none: the driver does not register itself
 //	NODE_ID               the node's id; --node-id wins, then Driver.NodeID, then
 //	                      the host's name
-//	-v                    logs every call on stderr
+//	--verbose             logs every call on stderr
 //
 // Driver.StateDir, when empty, becomes StateDir(d.Name).
 func Main(d *Driver) {
@@ -42,7 +42,7 @@ func run(ctx context.Context, d *Driver, args []string) (exitCode int) {
 	endpoint := flags.String("endpoint", os.Getenv("CSI_ENDPOINT"), "`socket` to serve on, unix:///absolute/path.sock (CSI_ENDPOINT)")
 	registry := flags.String("registry", os.Getenv("KUBELET_REGISTRATION"), "`directory` plugins_registry of a kubelet to register with (KUBELET_REGISTRATION)")
 	nodeID := flags.String("node-id", cmp.Or(os.Getenv("NODE_ID"), d.NodeID, host), "`id` of this node (NODE_ID)")
-	verbose := flags.Bool("v", false, "log every call")
+	verbose := flags.Bool("verbose", false, "log every call")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}

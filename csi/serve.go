@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 	"github.com/nodekit-project/nodekit/internal/registration"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
@@ -126,18 +127,14 @@ func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := flock.TryAcquire(filepath.Join(dir, "lock"), flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fault.AlreadyExists.Errorf("another process uses the state directory %q", dir)
-		}
-		return nil, fmt.Errorf("locking %q: %w", dir, err)
+	if lock == nil {
+		return nil, fault.AlreadyExists.Errorf("another process uses the state directory %q", dir)
 	}
-	return func() { f.Close() }, nil
+	return lock.Release, nil
 }
 
 // change runs an operation that changes something, under its claims. The

@@ -48,11 +48,7 @@ func (d *driver) unpublish(ctx context.Context, r *csi.UnpublishRequest) error {
 	if err := mount.Unpublish(r.TargetPath); err != nil {
 		return err
 	}
-	v, err := d.volumes.Find(r.VolumeID)
-	if err != nil || !v.Ephemeral {
-		return nil // a volume that is unknown is unpublished
-	}
-	return d.volumes.Delete(ctx, &csi.DeleteRequest{VolumeID: r.VolumeID})
+	return d.volumes.RemoveEphemeral(ctx, r.VolumeID)
 }
 
 // stats reports the recorded size as the total, because that is what the user

@@ -87,7 +87,9 @@ func New(dir string, b Backend, o *Options) *Store {
 }
 
 // Recover is a driver's Recover: it reads the records, makes dir when it is
-// missing, and removes the volumes that were half made or half deleted.
+// missing, and removes the volumes that were half made or half deleted. One that
+// cannot be removed is logged and does not keep the driver from serving the
+// others: Create with its name, Delete and the next Recover try again.
 func (s *Store) Recover(ctx context.Context) error {
 	records, err := load(s.dir)
 	if err != nil {
@@ -105,7 +107,7 @@ func (s *Store) Recover(ctx context.Context) error {
 		}
 		s.log.InfoContext(ctx, "removing a volume that was half made or half deleted", "volume", r.ID)
 		if err := s.forget(ctx, r); err != nil {
-			return fmt.Errorf("removing the incomplete volume %q: %w", r.ID, err)
+			s.log.ErrorContext(ctx, "removing an incomplete volume", "volume", r.ID, "err", err)
 		}
 	}
 	return nil
@@ -151,34 +153,45 @@ func (s *Store) MakeEphemeral(ctx context.Context, id string) error {
 		return err
 	}
 	defer release()
-	if old, err := s.Find(id); err == nil {
-		if !old.Ephemeral {
-			return fault.AlreadyExists.Errorf("volume %q is not an ephemeral one", id)
-		}
+	switch old := s.withID(id); {
+	case old == nil:
+	case !old.Ephemeral:
+		return fault.AlreadyExists.Errorf("volume %q is not an ephemeral one", id)
+	case old.Ready:
 		return nil
+	default: // its removal did not succeed
+		if err := s.forget(ctx, old); err != nil {
+			return err
+		}
 	}
 	_, err = s.build(ctx, Volume{ID: id, Name: id, Capacity: DefaultCapacity, Ephemeral: true})
 	return err
 }
 
-// Delete is a driver's DeleteVolume.
-func (s *Store) Delete(ctx context.Context, r *csi.DeleteRequest) error {
-	v, err := s.Find(r.VolumeID)
-	if errors.Is(err, fault.NotFound) {
+// RemoveEphemeral is the inverse of MakeEphemeral. It does nothing to other
+// volumes, and succeeds when there is none of the id.
+func (s *Store) RemoveEphemeral(ctx context.Context, id string) error {
+	if r := s.withID(id); r != nil && !r.Ephemeral {
 		return nil
 	}
-	if err != nil {
+	return s.Delete(ctx, &csi.DeleteRequest{VolumeID: id})
+}
+
+// Delete is a driver's DeleteVolume.
+func (s *Store) Delete(ctx context.Context, r *csi.DeleteRequest) error {
+	if err := s.recovered(); err != nil {
 		return err
 	}
-	release, err := s.begin(v.Name)
+	rec := s.withID(r.VolumeID)
+	if rec == nil {
+		return nil
+	}
+	release, err := s.begin(rec.Name)
 	if err != nil {
 		return err
 	}
 	defer release()
-	s.mu.Lock()
-	rec := s.byID[r.VolumeID]
-	s.mu.Unlock()
-	if rec == nil {
+	if rec = s.withID(r.VolumeID); rec == nil {
 		return nil
 	}
 	dying := *rec
@@ -190,15 +203,14 @@ func (s *Store) Delete(ctx context.Context, r *csi.DeleteRequest) error {
 	return s.forget(ctx, &dying)
 }
 
-// Find returns a copy of the volume's record, or csi.ErrNotFound.
+// Find returns a copy of the volume's record, or csi.ErrNotFound, also for a
+// volume that is being made or removed.
 func (s *Store) Find(id string) (*Volume, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.byID == nil {
-		return nil, errNotRecovered
+	if err := s.recovered(); err != nil {
+		return nil, err
 	}
-	r := s.byID[id]
-	if r == nil {
+	r := s.withID(id)
+	if r == nil || !r.Ready {
 		return nil, fault.NotFound.Errorf("volume %q does not exist", id)
 	}
 	v := r.Volume
@@ -288,6 +300,22 @@ func (s *Store) put(r *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.byID[r.ID], s.byName[r.Name] = r, r.ID
+}
+
+func (s *Store) recovered() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID == nil {
+		return errNotRecovered
+	}
+	return nil
+}
+
+// withID returns the record, also of a volume that is not ready, or nil.
+func (s *Store) withID(id string) *record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[id]
 }
 
 func (s *Store) named(name string) *record {

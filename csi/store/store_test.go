@@ -121,3 +121,46 @@ func TestUnreadStoreSaysSo(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestHalfDeletedVolumesAreGone: what could not be removed is no volume any more,
+// neither for who looks nor for who asks for it again.
+func TestHalfDeletedVolumesAreGone(t *testing.T) {
+	b := &backend{dir: t.TempDir()}
+	stuck := errors.New("device or resource busy")
+	s := store.New(filepath.Join(b.dir, "records"), store.Backend{Make: b.make, Remove: func(ctx context.Context, v *store.Volume) error {
+		return errors.Join(b.remove(ctx, v), stuck)
+	}}, nil)
+	if err := s.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Create(t.Context(), request("n", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MakeEphemeral(t.Context(), "e"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), &csi.DeleteRequest{VolumeID: v.ID}); !errors.Is(err, stuck) {
+		t.Errorf("deleting: %v", err)
+	}
+	if err := s.RemoveEphemeral(t.Context(), "e"); !errors.Is(err, stuck) {
+		t.Errorf("removing the ephemeral one: %v", err)
+	}
+	for _, id := range []string{v.ID, "e"} {
+		if _, err := s.Find(id); !errors.Is(err, csi.ErrNotFound) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if err := s.Recover(t.Context()); err != nil {
+		t.Errorf("one volume that is stuck keeps the driver from starting: %v", err)
+	}
+	stuck = nil
+	if err := s.MakeEphemeral(t.Context(), "e"); err != nil || b.made(t) != 1 {
+		t.Errorf("making it again: %v, %d", err, b.made(t))
+	}
+	for range 2 {
+		if err := errors.Join(s.RemoveEphemeral(t.Context(), "e"), s.Delete(t.Context(), &csi.DeleteRequest{VolumeID: v.ID})); err != nil || b.made(t) != 0 {
+			t.Errorf("once it works: %v, %d", err, b.made(t))
+		}
+	}
+}
