@@ -131,7 +131,8 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		cfg.Plugins = append(cfg.Plugins, p)
 	}
 	if f.runtimeEndpoint != "" && len(f.images) > 0 {
-		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
+		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: "+
+			"load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
 	}
 	cfg.Images = append(cfg.Images, f.images...)
 	return nil
