@@ -11,14 +11,16 @@
 //     on, logs are written on, and exits wait in the keeper's journal until a
 //     server has acknowledged them.
 //   - The keeper is killed: its containers lose the readers of their output.
-//     What they had written and the keeper had not read is lost, which is at
-//     most what their pipes hold, and so are exits that happen until the next
-//     server finds out, ends those containers and reports them as unknown.
-//     Exits journalled before are kept.
+//     Lost is, of each output, what its pipe or terminal holds (64 KiB unless
+//     the container changed it), what was read and not yet written (32 KiB) and
+//     an unfinished line (16 KiB); and exits that happen until the server finds
+//     out, ends those containers and reports them as unknown. Exits journalled
+//     before are kept.
 //
 // The rule for exits is peek, record, consume: an exit is read without reaping
 // the process, written to the journal and synced, and only then is the process
-// reaped and anybody told.
+// reaped and anybody told. The same rule for output (tee(2), and the read ends
+// held by the server as well) is not implemented.
 //
 // All methods of Client are safe for concurrent use.
 package keeper
