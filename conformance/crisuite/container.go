@@ -15,6 +15,9 @@ import (
 // at once, may be shown as running.
 const endTime = 5 * time.Second
 
+// logName is the log path of the containers that the suite makes.
+const logName = "main.log"
+
 func containerRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{{
 		ID: "CRI-CTR-001", Level: conformance.Must, Tier: conformance.Quick,
@@ -71,7 +74,7 @@ func (s *subject) create(ctx context.Context, command []string) (id string, err 
 		PodSandboxId: sandbox, SandboxConfig: config,
 		Config: &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
-			Image:    &runtimeapi.ImageSpec{Image: s.in.Target.Image}, Command: command,
+			Image:    &runtimeapi.ImageSpec{Image: s.in.Target.Image}, Command: command, LogPath: logName,
 			Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 				NamespaceOptions: config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
 			}},

@@ -2,7 +2,9 @@ package crisuite_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -66,7 +68,7 @@ func serveBoth(ctx context.Context, fault, root, endpoint string) error {
 	}
 	defer p.conn.Close()
 	g := grpc.NewServer(grpc.UnaryInterceptor(p.forward))
-	runtimeapi.RegisterRuntimeServiceServer(g, runtimeapi.UnimplementedRuntimeServiceServer{})
+	runtimeapi.RegisterRuntimeServiceServer(g, eventProxy{p: p})
 	runtimeapi.RegisterImageServiceServer(g, runtimeapi.UnimplementedImageServiceServer{})
 	l, err := rpc.Listen(endpoint)
 	if err != nil {
@@ -106,6 +108,39 @@ func (p *proxy) forward(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	return resp, err
 }
 
+// eventProxy is the one method of the proxy that streams.
+type eventProxy struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	p *proxy
+}
+
+func (e eventProxy) GetContainerEvents(req *runtimeapi.GetEventsRequest, to grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
+	from, err := runtimeapi.NewRuntimeServiceClient(e.p.conn).GetContainerEvents(to.Context(), req)
+	if err != nil {
+		return err
+	}
+	if _, err := from.Header(); err != nil {
+		return err
+	}
+	if e.p.fault != "odd" { // a subscription need not be confirmed
+		if err := to.SendHeader(nil); err != nil {
+			return err
+		}
+	}
+	for {
+		event, err := from.Recv()
+		if err != nil {
+			return err
+		}
+		if e.p.fault == "no stop event" && event.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+			continue
+		}
+		if err := to.Send(event); err != nil {
+			return err
+		}
+	}
+}
+
 // answerOf returns an empty answer of a method ("/runtime.v1.X/Y").
 func answerOf(method string) (proto.Message, error) {
 	service, name := path.Split(method)
@@ -133,13 +168,23 @@ func (f *fake) runtime() *cri.Runtime {
 		},
 		RemoveContainer: func(context.Context, *cri.Container) error { return nil },
 		Recover:         f.recover,
+		Exec: func(ctx context.Context, _ *cri.Container, cmd []string, _ cri.Streams) (int32, error) {
+			if cmd[0] == "fail" {
+				return 7, nil
+			}
+			<-ctx.Done()
+			return 137, nil
+		},
 		Watch: func(ctx context.Context, ended func(string, cri.Exit)) error {
 			f.ended = ended
 			<-ctx.Done()
 			return nil
 		},
 		Images: &cri.Images{
-			Status: func(context.Context, string) (*runtimeapi.Image, error) {
+			Status: func(_ context.Context, ref string) (*runtimeapi.Image, error) {
+				if ref != "any" && f.fault != "any image" {
+					return nil, nil
+				}
 				return &runtimeapi.Image{Id: "sha256:0", Size: 1}, nil
 			},
 		},
@@ -182,7 +227,19 @@ func (f *fake) startContainer(_ context.Context, c *cri.Container) error {
 	if c.Config.Command[0] == "fail" {
 		time.AfterFunc(10*time.Millisecond, func() { f.ended(c.ID, cri.Exit{Code: 7}) })
 	}
-	return nil
+	if c.Config.Command[0] != "print" {
+		return nil
+	}
+	defer time.AfterFunc(10*time.Millisecond, func() { f.ended(c.ID, cri.Exit{}) })
+	if f.fault == "raw log" {
+		return os.WriteFile(c.LogPath, []byte("hello\n"), 0o600)
+	}
+	stdout, stderr, err := c.OpenLog()
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(stdout, "hello\n")
+	return errors.Join(err, stdout.Close(), stderr.Close())
 }
 
 // recover: nothing of this runtime outlives it.

@@ -38,6 +38,7 @@ type subject struct {
 	in      *input
 	process *supervisor.Process // nil for a target with an Endpoint
 	root    string              // of a target with Exec
+	logs    string              // the log directory of all sandboxes
 	mark    string              // in the names of all that the rule makes
 	network bool                // Pods can have a network of their own
 }
@@ -67,10 +68,14 @@ func withExec(look func(context.Context, *subject) error) func(context.Context, 
 // start starts or dials the target. enter is the supervisor's, or nil.
 func start(ctx context.Context, in *input, enter func() error) (*subject, error) {
 	s := &subject{in: in, mark: "nk" + strconv.FormatUint(in.Rand.Uint64(), 36)}
+	s.logs = filepath.Join(in.TempDir, "logs")
+	if err := os.Mkdir(s.logs, 0o755); err != nil { // the kubelet's part
+		return nil, err
+	}
 	endpoint := in.Target.Endpoint
 	if len(in.Target.Exec) > 0 {
 		var err error
-		if endpoint, err = s.exec(enter); err != nil {
+		if endpoint, err = s.launch(enter); err != nil {
 			return nil, err
 		}
 	}
@@ -87,7 +92,7 @@ func start(ctx context.Context, in *input, enter func() error) (*subject, error)
 	return s, nil
 }
 
-func (s *subject) exec(enter func() error) (endpoint string, err error) {
+func (s *subject) launch(enter func() error) (endpoint string, err error) {
 	s.root = filepath.Join(s.in.TempDir, "root")
 	if err := os.Mkdir(s.root, 0o700); err != nil {
 		return "", err
@@ -244,9 +249,10 @@ func (s *subject) sandbox(name string) *runtimeapi.PodSandboxConfig {
 		network, hostname = runtimeapi.NamespaceMode_NODE, ""
 	}
 	return &runtimeapi.PodSandboxConfig{
-		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "conformance", Uid: s.mark + "-" + name},
-		Hostname: hostname,
-		Labels:   map[string]string{label: s.mark, "name": name},
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "conformance", Uid: s.mark + "-" + name},
+		Hostname:     hostname,
+		Labels:       map[string]string{label: s.mark, "name": name},
+		LogDirectory: s.logs,
 		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Network: network, Pid: runtimeapi.NamespaceMode_CONTAINER},
 		}},

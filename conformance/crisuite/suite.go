@@ -48,13 +48,16 @@ type Target struct {
 	// Rules about containers do not apply without them.
 	Image       string
 	Sleep, Fail []string
+	// Print is a command in the image that writes "hello" and a newline to its
+	// output, and ends. The rule about logs does not apply without it.
+	Print []string
 }
 
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
 		Name: "cri", Version: "1",
-		Rules: slices.Concat(runtimeRules(), sandboxRules(), containerRules(), crashRules(), leakRules()),
+		Rules: slices.Concat(runtimeRules(), sandboxRules(), containerRules(), execRules(), imageRules(), logRules(), eventRules(), crashRules(), leakRules()),
 	}
 }
 

@@ -34,7 +34,7 @@ func target(name string) crisuite.Target {
 	return crisuite.Target{
 		Exec:  []string{os.Args[0], crisuite.Root},
 		Env:   []string{"CRISUITE_FAKE=" + name},
-		Image: "any", Sleep: []string{"sleep"}, Fail: []string{"fail"},
+		Image: "any", Sleep: []string{"sleep"}, Fail: []string{"fail"}, Print: []string{"print"},
 	}
 }
 
@@ -61,6 +61,11 @@ func TestMutants(t *testing.T) {
 		mutant("CRI-SBX-005", "knows a sandbox only until it is removed", "stop removed"),
 		mutant("CRI-CTR-001", "removes a container once", "second container remove"),
 		mutant("CRI-CTR-002", "reports success for every end", "exit 0"),
+		mutant("CRI-EXEC-001", "executes with success only", "exec 0"),
+		mutant("CRI-EXEC-002", "takes a timeout for an end", "timeout is success"),
+		mutant("CRI-IMG-001", "has every image", "any image"),
+		mutant("CRI-LOG-001", "logs what is printed as it is", "raw log"),
+		mutant("CRI-EVENT-001", "does not tell that containers end", "no stop event"),
 		mutant("CRI-CRASH-001", "gives sandboxes new ids when it starts", "new ids"),
 		mutant("CRI-CRASH-001", "lists what it does not know", "forgets"),
 		mutant("CRI-CRASH-002", "makes a second sandbox of a retry", "two of each"),
@@ -134,6 +139,17 @@ func faults() map[string]func(w wire, resp proto.Message, err error) (proto.Mess
 				r.Status.ExitCode = 0
 			}
 		}),
+		"exec 0": edit(func(_ wire, m proto.Message) {
+			if r, ok := m.(*runtimeapi.ExecSyncResponse); ok {
+				r.ExitCode = 0
+			}
+		}),
+		"timeout is success": func(w wire, resp proto.Message, err error) (proto.Message, error) {
+			if w.method == "ExecSync" && status.Code(err) == codes.DeadlineExceeded {
+				return &runtimeapi.ExecSyncResponse{}, nil
+			}
+			return resp, err
+		},
 		"new ids": edit(func(w wire, m proto.Message) {
 			if r, ok := m.(*runtimeapi.ListPodSandboxResponse); ok && w.again {
 				for _, item := range r.Items {
