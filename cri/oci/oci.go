@@ -16,7 +16,9 @@
 //
 // It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs
 // driver. What it does not do (user namespaces, mounted images, SELinux) is refused
-// by name; see cri/oci/spec.
+// by name; see cri/oci/spec. What the CRI says of the sandbox's own process
+// (user, groups, root, profiles, resources) has nothing to apply to: the first
+// process of a shared PID namespace is always without privileges.
 package oci
 
 import (

@@ -208,3 +208,35 @@ func TestTargetPID(t *testing.T) {
 	n.removeSandbox(sandbox)
 	n.removeSandbox(other)
 }
+
+// TestSandboxRefused names what is asked for in vain, and leaves nothing.
+func TestSandboxRefused(t *testing.T) {
+	n := newNode(t)
+	for what, change := range map[string]func(*runtimeapi.PodSandboxConfig){
+		"user namespaces": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}
+		},
+		"SELinux": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Type: "t"}
+		},
+		"Windows":       func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} },
+		"kernel.domain": func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"kernel.domainname": "x"} },
+		"net.ipv4":      func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.nothing": "x"} },
+	} {
+		cfg := &runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: "refused", Namespace: "test", Uid: what},
+			Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+				NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
+			}},
+		}
+		change(cfg)
+		_, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
+		if err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("a sandbox is refused with %v, want %q named", err, what)
+		}
+	}
+	list, err := n.rs.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
+	if err != nil || len(list.Items) > 0 {
+		t.Errorf("there are sandboxes: %v, %v", list, err)
+	}
+}

@@ -58,8 +58,8 @@ func sharesPID(s *cri.Sandbox) bool {
 
 // runSandbox makes the namespaces and files of a sandbox and connects it.
 func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
-	if u := namespaceOptions(s).GetUsernsOptions(); u != nil && u.GetMode() == runtimeapi.NamespaceMode_POD {
-		return fault.Unimplemented.Errorf("user namespaces are not supported")
+	if err := refuseSandbox(s.Config); err != nil {
+		return err
 	}
 	r.mu.Lock()
 	r.sandboxes[s.ID] = s
@@ -81,6 +81,21 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	}
 	if sharesPID(s) {
 		return r.startPause(ctx, s, dir)
+	}
+	return nil
+}
+
+// refuseSandbox names the first thing that is asked for and not done.
+func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
+	sec := c.GetLinux().GetSecurityContext()
+	userns := sec.GetNamespaceOptions().GetUsernsOptions()
+	switch {
+	case userns != nil && userns.GetMode() == runtimeapi.NamespaceMode_POD:
+		return fault.Unimplemented.Errorf("user namespaces are not supported")
+	case sec.GetSelinuxOptions() != nil && sec.GetSelinuxOptions().String() != "":
+		return fault.Unimplemented.Errorf("SELinux options are not supported")
+	case c.GetWindows() != nil:
+		return fault.Unimplemented.Errorf("Windows options are not supported")
 	}
 	return nil
 }
