@@ -35,8 +35,8 @@ func (r *Rule[T]) validate() error {
 	switch {
 	case r.Check == nil:
 		return errors.New("no check")
-	case r.Spec.Document == "" || r.Spec.Sentence == "":
-		return errors.New("no sentence of a specification")
+	case r.Spec.Document == "" || r.Spec.Version == "" || r.Spec.Section == "" || r.Spec.Sentence == "":
+		return errors.New("no sentence with its place in a specification")
 	case r.Title == "":
 		return errors.New("no title")
 	case r.Level != Must && r.Level != Should && r.Level != Advisory:

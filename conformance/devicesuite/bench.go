@@ -188,23 +188,23 @@ func (b *bench) ready(ctx context.Context, resource string) (*registered, *strea
 	return r, s, list, err
 }
 
-// readyWith waits for a registration and a list of just these ids. A list
-// before it may be one still being made, and a registration whose stream ends
-// may be that of an instance that died.
-func (b *bench) readyWith(ctx context.Context, resource string, want []string) (*stream, error) {
+// readyAgain waits for a registration and a list whose ids are like before. A
+// list ahead of it may be one still being made, and a registration whose stream
+// ends may be that of an instance that died.
+func (b *bench) readyAgain(ctx context.Context, resource string, before []string, like func(before, after []string) bool) (*stream, error) {
 	deadline := time.Now().Add(b.patience)
 	var got []string
 	for {
 		_, s, list, err := b.ready(ctx, resource)
 		for err == nil {
-			if got = idsOf(list); slices.Equal(got, want) {
+			if got = idsOf(list); like(before, got) {
 				return s, nil
 			}
 			list, err = s.next(ctx, time.Until(deadline).Round(time.Millisecond))
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			if got != nil {
-				err = fmt.Errorf("resource %q has devices %q now, and had %q before: %w", resource, got, want, err)
+				err = fmt.Errorf("resource %q has devices %q now, and had %q before: %w", resource, got, before, err)
 			}
 			return nil, err
 		}

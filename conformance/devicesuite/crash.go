@@ -3,6 +3,7 @@ package devicesuite
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -12,7 +13,7 @@ func crashRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{
 		{
 			ID: "DEV-CRASH-001", Level: conformance.Must, Tier: conformance.Crash,
-			Title: "registers again after each restart of the kubelet, with the same devices",
+			Title: "registers again after each restart of the kubelet, with its devices",
 			Spec: specOf(docs, "Handling kubelet restarts",
 				"A device plugin is expected to detect kubelet restarts and re-register itself with the new kubelet instance. A new kubelet instance deletes all the existing Unix sockets under /var/lib/kubelet/device-plugins when it starts."),
 			Check: with(checkKubeletRestart),
@@ -24,6 +25,13 @@ func crashRules() []conformance.Rule[Target] {
 				"If you choose the DaemonSet approach you can rely on Kubernetes to: place the device plugin's Pod onto Nodes, to restart the daemon Pod after failure"),
 			Check: with(checkKill),
 		},
+		{
+			ID: "DEV-CRASH-003", Level: conformance.Advisory, Tier: conformance.Crash,
+			Title: "gives its devices the same ids after a restart, by which a kubelet remembers who holds them",
+			Spec: specOf(api, "Device",
+				"A unique ID assigned by the device plugin used to identify devices during the communication"),
+			Check: with(checkSameIDs),
+		},
 	}
 }
 
@@ -34,12 +42,12 @@ func checkKubeletRestart(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	want, resource := idsOf(list), r.request.GetResourceName()
+	before, resource := idsOf(list), r.request.GetResourceName()
 	for _, delay := range []time.Duration{0, time.Second} {
 		if err := b.restart(ctx, delay); err != nil {
 			return err
 		}
-		s, err := b.readyWith(ctx, resource, want)
+		s, err := b.readyAgain(ctx, resource, before, asMany)
 		if err != nil {
 			return fmt.Errorf("after the kubelet was down for %s: %w", delay, err)
 		}
@@ -74,7 +82,7 @@ func checkKill(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	want, resource := idsOf(list), r.request.GetResourceName()
+	before, resource := idsOf(list), r.request.GetResourceName()
 	for range 4 {
 		b.plugin.Kill()
 		b.drain()
@@ -84,11 +92,28 @@ func checkKill(ctx context.Context, b *bench) error {
 	}
 	b.plugin.Kill()
 	b.drain()
-	if _, err := b.readyWith(ctx, resource, want); err != nil {
+	if _, err := b.readyAgain(ctx, resource, before, asMany); err != nil {
 		return fmt.Errorf("after SIGKILL and a new start: %w", err)
 	}
 	return nil
 }
+
+func checkSameIDs(ctx context.Context, b *bench) error {
+	r, _, list, err := b.ready(ctx, "")
+	if err != nil {
+		return err
+	}
+	b.plugin.Kill()
+	b.drain()
+	if _, err := b.readyAgain(ctx, r.request.GetResourceName(), idsOf(list), slices.Equal); err != nil {
+		return fmt.Errorf("after SIGKILL and a new start: %w", err)
+	}
+	return nil
+}
+
+// asMany is what is expected of the devices after a restart: no sentence says
+// that ids are those of before.
+func asMany(before, after []string) bool { return len(before) == len(after) }
 
 // drain forgets registrations of instances that are dead by now.
 func (b *bench) drain() {

@@ -81,7 +81,7 @@ func TestMutants(t *testing.T) {
 		mutant("DEV-CRASH-001", "forgets restarts"),
 		mutant("DEV-CRASH-001", "ends its stream"),
 		mutant("DEV-CRASH-002", "keeps a stale socket"),
-		mutant("DEV-CRASH-002", "new ids"),
+		mutant("DEV-CRASH-003", "new ids"),
 		mutant("DEV-LEAK-001", "ignores SIGTERM"),
 		mutant("DEV-LEAK-001", "leaves a process"),
 		mutant("DEV-LEAK-002", "leaves its socket"),
