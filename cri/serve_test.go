@@ -414,7 +414,10 @@ func TestUpdateContainerResources(t *testing.T) {
 		_, err := n.Runtime.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
 		return err
 	}
-	if err := errors.Join(update(&runtimeapi.LinuxContainerResources{CpuShares: 512}), update(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 20})); err != nil {
+	if err := errors.Join(
+		update(&runtimeapi.LinuxContainerResources{CpuShares: 512}),
+		update(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 20}),
+	); err != nil {
 		t.Fatal(err)
 	}
 	fail = true
