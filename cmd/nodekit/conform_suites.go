@@ -91,7 +91,7 @@ command is replaced by its directory; without it the plugin finds that directory
 
 func newConformCRICommand() *cobra.Command {
 	var f conformFlags
-	var endpoint, exec, sleep, fail string
+	var endpoint, exec, sleep, fail, printing string
 	var target crisuite.Target
 	cmd := &cobra.Command{
 		Use:   "cri --exec COMMAND | --endpoint unix:///...",
@@ -116,6 +116,9 @@ Rules about containers need an image that the runtime has, and two commands in i
 			if target.Fail, err = words(fail); err != nil {
 				return err
 			}
+			if target.Print, err = words(printing); err != nil {
+				return err
+			}
 			target.Endpoint = endpoint
 			return conform(cmd, args, &f, crisuite.Suite(), target)
 		},
@@ -126,6 +129,7 @@ Rules about containers need an image that the runtime has, and two commands in i
 	fs.StringVar(&target.Image, "image", "", "an `image` that the runtime has or can pull, for the rules about containers")
 	fs.StringVar(&sleep, "sleep", "", "a `command` in the image that runs until it is killed")
 	fs.StringVar(&fail, "fail", "", "a `command` in the image that ends with code 7")
+	fs.StringVar(&printing, "print", "", "a `command` in the image that prints hello")
 	return cmd
 }
 
