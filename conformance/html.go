@@ -23,7 +23,11 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		return err
 	}
 	rows := make([]htmlRow, 0, len(r.Results))
+	violations := 0
 	for _, result := range r.Results {
+		if result.violation() {
+			violations++
+		}
 		row := htmlRow{Result: result, Word: result.word()}
 		if result.Status == Fail {
 			row.Repeat = r.Repeat(result.ID)
@@ -32,6 +36,6 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	}
 	return page.Execute(w, map[string]any{
 		"Report": r, "Rows": rows, "Summary": r.summary(),
-		"Passed": r.Count(Pass), "Failed": r.Count(Fail), "Waived": r.Count(Waived), "NA": r.Count(NA),
+		"Passed": r.Count(Pass), "Failed": violations, "Warned": r.Count(Fail) - violations, "Waived": r.Count(Waived), "NA": r.Count(NA),
 	})
 }

@@ -6,19 +6,33 @@ import (
 	"io"
 )
 
+// The totals stand on both elements: some readers take those of the outer one,
+// some those of the inner one, and some refuse a document that lacks any.
 type junitSuites struct {
-	XMLName xml.Name   `xml:"testsuites"`
-	Suite   junitSuite `xml:"testsuite"`
+	XMLName xml.Name `xml:"testsuites"`
+	junitTotals
+	Suite junitSuite `xml:"testsuite"`
+}
+
+type junitTotals struct {
+	Name     string `xml:"name,attr"`
+	Tests    int    `xml:"tests,attr"`
+	Failures int    `xml:"failures,attr"`
+	Errors   int    `xml:"errors,attr"`
+	Skipped  int    `xml:"skipped,attr"`
+	Time     string `xml:"time,attr"`
 }
 
 type junitSuite struct {
-	Name      string      `xml:"name,attr"`
-	Tests     int         `xml:"tests,attr"`
-	Failures  int         `xml:"failures,attr"`
-	Skipped   int         `xml:"skipped,attr"`
-	Time      string      `xml:"time,attr"`
-	Timestamp string      `xml:"timestamp,attr"`
-	Cases     []junitCase `xml:"testcase"`
+	junitTotals
+	Timestamp  string          `xml:"timestamp,attr"`
+	Properties []junitProperty `xml:"properties>property"`
+	Cases      []junitCase     `xml:"testcase"`
+}
+
+type junitProperty struct {
+	Name  string `xml:"name,attr"`
+	Value string `xml:"value,attr"`
 }
 
 type junitCase struct {
@@ -31,6 +45,7 @@ type junitCase struct {
 
 type junitText struct {
 	Message string `xml:"message,attr"`
+	Type    string `xml:"type,attr,omitempty"` // the rule's level
 	Text    string `xml:",chardata"`
 }
 
@@ -39,8 +54,9 @@ type junitText struct {
 // is skipped, with the reason.
 func (r *Report) WriteJUnit(w io.Writer) error {
 	suite := junitSuite{
-		Name: "conformance." + r.Suite, Tests: len(r.Results), Time: fmt.Sprintf("%.3f", r.Seconds()),
-		Timestamp: r.Started.Format("2006-01-02T15:04:05"),
+		junitTotals: junitTotals{Name: "conformance." + r.Suite, Tests: len(r.Results), Time: fmt.Sprintf("%.3f", r.Seconds())},
+		Timestamp:   r.Started.Format("2006-01-02T15:04:05"),
+		Properties:  []junitProperty{{"version", r.Version}, {"tier", r.Tier}, {"seed", fmt.Sprint(r.Seed)}, {"command", r.Command}},
 	}
 	for i := range r.Results {
 		result := &r.Results[i]
@@ -48,7 +64,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 		switch {
 		case result.violation():
 			suite.Failures++
-			c.Failure = &junitText{Message: result.Message, Text: r.failure(result)}
+			c.Failure = &junitText{Message: result.Message, Type: string(result.Level), Text: r.failure(result)}
 		case result.Status == Fail:
 			suite.Skipped++
 			c.Skipped = &junitText{Message: fmt.Sprintf("%s not met", result.Level), Text: r.failure(result)}
@@ -63,7 +79,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 	}
 	enc := xml.NewEncoder(w)
 	enc.Indent("", "  ")
-	if err := enc.Encode(junitSuites{Suite: suite}); err != nil {
+	if err := enc.Encode(junitSuites{junitTotals: suite.junitTotals, Suite: suite}); err != nil {
 		return err
 	}
 	_, err := io.WriteString(w, "\n")

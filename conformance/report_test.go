@@ -76,14 +76,25 @@ func TestJUnit(t *testing.T) {
 	if err := mixed(t, nil).WriteJUnit(&b); err != nil {
 		t.Fatal(err)
 	}
+	type totals struct {
+		Name     string `xml:"name,attr"`
+		Tests    int    `xml:"tests,attr"`
+		Failures int    `xml:"failures,attr"`
+		Errors   *int   `xml:"errors,attr"`
+		Skipped  int    `xml:"skipped,attr"`
+		Time     string `xml:"time,attr"`
+	}
 	var got struct {
+		totals
 		Suite struct {
-			Tests    int `xml:"tests,attr"`
-			Failures int `xml:"failures,attr"`
-			Skipped  int `xml:"skipped,attr"`
-			Cases    []struct {
+			totals
+			Properties []struct {
+				Name string `xml:"name,attr"`
+			} `xml:"properties>property"`
+			Cases []struct {
 				Name    string `xml:"name,attr"`
 				Failure *struct {
+					Type string `xml:"type,attr"`
 					Text string `xml:",chardata"`
 				} `xml:"failure"`
 			} `xml:"testcase"`
@@ -92,10 +103,15 @@ func TestJUnit(t *testing.T) {
 	if err := xml.Unmarshal([]byte(b.String()), &got); err != nil {
 		t.Fatalf("%v in\n%s", err, b.String())
 	}
-	if s := got.Suite; s.Tests != 4 || s.Failures != 1 || s.Skipped != 3 || len(s.Cases) != 4 {
+	if s := got.Suite; s.Tests != 4 || s.Failures != 1 || s.Skipped != 3 || len(s.Cases) != 4 || len(s.Properties) != 4 {
 		t.Errorf("suite %+v", s)
 	}
-	if f := got.Suite.Cases[0].Failure; f == nil || !strings.Contains(f.Text, "--rule T-A-001 --seed 42") {
+	for _, n := range []totals{got.totals, got.Suite.totals} {
+		if n.Name != "conformance.test" || n.Tests != 4 || n.Failures != 1 || n.Errors == nil || *n.Errors != 0 || n.Skipped != 3 || n.Time == "" {
+			t.Errorf("totals %+v", n)
+		}
+	}
+	if f := got.Suite.Cases[0].Failure; f == nil || f.Type != "MUST" || !strings.Contains(f.Text, "--rule T-A-001 --seed 42") {
 		t.Errorf("failure %+v", f)
 	}
 }
@@ -112,7 +128,7 @@ func TestHTML(t *testing.T) {
 	if loads := regexp.MustCompile(`(?i)(src|href)=|@import|url\(`).FindString(page); loads != "" {
 		t.Errorf("the page is not self-contained: %q", loads)
 	}
-	for _, want := range []string{"T-B-001", "no IPv6", "--rule T-A-001 --seed 42", "agreed"} {
+	for _, want := range []string{"T-B-001", "no IPv6", "--rule T-A-001 --seed 42", "agreed", `id="T-A-001"`, "1 not as recommended", "flex:1;background:var(--bad)"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("page lacks %q", want)
 		}
