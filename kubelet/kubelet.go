@@ -68,6 +68,7 @@ type Kubelet struct {
 	sources context.Context // ends when no new Pods shall come
 	drain   context.CancelFunc
 	closed  sync.Once
+	ready   chan struct{}                  // closed when Pods can run
 	over    chan struct{}                  // closed when Run has returned
 	workers atomic.Pointer[worker.Manager] // once the runtime has answered
 }
@@ -79,7 +80,7 @@ func New(c Config) (*Kubelet, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	k := &Kubelet{config: c, over: make(chan struct{})}
+	k := &Kubelet{config: c, over: make(chan struct{}), ready: make(chan struct{})}
 	k.sources, k.drain = context.WithCancel(context.Background())
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the node at %q: %w", c.Root, err), k.Close())
@@ -147,6 +148,10 @@ func (k *Kubelet) logDir() string   { return filepath.Join(k.config.Root, "logs"
 // Store returns the node's objects. Pods created there are run; Pods ended
 // there (store.End) are terminated and then removed.
 func (k *Kubelet) Store() *store.Store { return k.store }
+
+// Ready is closed when Run has read the manifests once and the runtime has
+// answered: from then on Pods are started, and the HTTP API can reach them.
+func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
 
 // Close releases the root. Call it after Run has returned. Idempotent.
 func (k *Kubelet) Close() error {

@@ -123,6 +123,7 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 		OnStep: k.config.OnStep, Logger: log,
 	})
 	k.workers.Store(p.workers)
+	close(k.ready)
 	return p
 }
 

@@ -71,6 +71,7 @@ func (c *Client) Wait(ctx context.Context) (*runtimeapi.VersionResponse, error) 
 		if !errors.Is(err, fault.Unavailable) {
 			return nil, fmt.Errorf("asking the runtime for its version: %w", err)
 		}
+		c.conn.ResetConnectBackoff() // or a runtime that comes is noticed up to a second late
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for the runtime: %w", err)

@@ -23,11 +23,7 @@ const lastWords = 200 * time.Millisecond
 func (p *Process) start() (*run, error) {
 	r := &run{done: make(chan struct{})}
 	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if p.command.Enter == nil {
-			defer runtime.UnlockOSThread()
-		} // else the thread, which has entered something, ends with its goroutine
+	onThread(p.command.Enter != nil, func() {
 		printed, err := p.fork(r)
 		started <- err
 		if err != nil {
@@ -35,11 +31,34 @@ func (p *Process) start() (*run, error) {
 		}
 		r.reap(printed)
 		close(r.done)
-	}()
+	})
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("starting %q: %w", p.command.Path, err)
 	}
 	return r, nil
+}
+
+// onThread runs f on a thread of its own. One that is spent enters something, so
+// it ends with f. It is never the first thread of the process: Go cannot end
+// that one, and what it has entered is what /proc/self shows of the process.
+func onThread(spent bool, f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if !spent {
+			defer runtime.UnlockOSThread()
+		} else if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			another := make(chan struct{})
+			go func() {
+				runtime.LockOSThread()
+				close(another)
+				f()
+			}()
+			<-another
+			return
+		}
+		f()
+	}()
 }
 
 // fork starts the process and returns a channel that is closed when all it

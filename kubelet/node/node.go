@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -113,23 +115,35 @@ func (n *Node) start(ctx context.Context) error {
 // answerWithin is how long a runtime has to answer.
 const answerWithin = 5 * time.Second
 
-// ready waits until the runtime answers, or a part fails.
+// ready waits until the kubelet has the runtime, or a part fails.
 func (n *Node) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	defer context.AfterFunc(n.parts.ctx, cancel)()
+	patience := time.NewTimer(answerWithin)
+	defer patience.Stop()
+	select {
+	case <-n.kubelet.Ready():
+		return nil
+	case <-n.parts.ctx.Done():
+		return context.Cause(n.parts.ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-patience.C:
+		return fmt.Errorf("waiting for the runtime at %q: %w", n.criEndpoint(), n.asked())
+	}
+}
+
+// asked asks the runtime once, for its error.
+func (n *Node) asked() error {
 	c, err := client.Dial(n.criEndpoint(), nil)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if _, err := c.Wait(ctx); err != nil {
-		if cause := context.Cause(n.parts.ctx); cause != nil {
-			return cause
-		}
-		return fmt.Errorf("waiting for the runtime at %q: %w", n.criEndpoint(), err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
+		return err
 	}
-	return nil
+	return fault.Unavailable.Errorf("it answers now, after more than %s", answerWithin)
 }
 
 // Store returns the node's objects.
