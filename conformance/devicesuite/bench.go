@@ -23,6 +23,9 @@ const (
 	defaultPatience = 30 * time.Second
 	// restartDelay is after how long a plugin that ended is started again.
 	restartDelay = 200 * time.Millisecond
+	// hopeless is how often a plugin may end before it registers. With a DaemonSet
+	// it would take most of an hour to get there.
+	hopeless = 15
 )
 
 // bench is a kubelet with the plugin under test.
@@ -150,6 +153,9 @@ func (b *bench) explain(err error) error {
 // unless that is empty.
 func (b *bench) await(ctx context.Context, resource string) (*registered, error) {
 	timeout := time.After(b.patience)
+	look := time.NewTicker(restartDelay)
+	defer look.Stop()
+	ends := b.ends.Load()
 	what := "the plugin"
 	if resource != "" {
 		what = fmt.Sprintf("resource %q", resource)
@@ -163,6 +169,10 @@ func (b *bench) await(ctx context.Context, resource string) (*registered, error)
 			} else if resource == "" || r.request.GetResourceName() == resource {
 				return r, nil
 			}
+		case <-look.C:
+			if err := b.lost(ends); err != nil {
+				return nil, err
+			}
 		case <-timeout:
 			if refused != nil {
 				return nil, fmt.Errorf("%s tried to register and was refused: %w", what, refused)
@@ -172,6 +182,15 @@ func (b *bench) await(ctx context.Context, resource string) (*registered, error)
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// lost returns an error once the plugin has ended too often since it had ended
+// some times.
+func (b *bench) lost(before int32) error {
+	if n := b.ends.Load() - before; n >= hopeless {
+		return fmt.Errorf("the plugin ended %d times, each time it was started, and did not register", n)
+	}
+	return nil
 }
 
 // ready returns a registration with an open stream and its first list.

@@ -49,13 +49,22 @@ func (b *bench) first(ctx context.Context) (*registered, error) {
 
 // request returns the first request to register, before anybody calls back.
 func (b *bench) request(ctx context.Context) (*pluginapi.RegisterRequest, error) {
-	select {
-	case in := <-b.kubelet.requests:
-		return in, nil
-	case <-time.After(b.patience):
-		return nil, fmt.Errorf("the plugin did not register within %s", b.patience)
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	timeout := time.After(b.patience)
+	look := time.NewTicker(restartDelay)
+	defer look.Stop()
+	for {
+		select {
+		case in := <-b.kubelet.requests:
+			return in, nil
+		case <-look.C:
+			if err := b.lost(0); err != nil {
+				return nil, err
+			}
+		case <-timeout:
+			return nil, fmt.Errorf("the plugin did not register within %s", b.patience)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 

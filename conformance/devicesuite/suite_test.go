@@ -3,6 +3,7 @@ package devicesuite_test
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,4 +88,19 @@ func TestMutants(t *testing.T) {
 		mutant("DEV-LEAK-002", "leaves its socket"),
 		mutant("DEV-LEAK-003", "leaks descriptors"),
 	})
+}
+
+// TestEndsAtOnce: a program with a wrong flag is no reason to wait long.
+func TestEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	target := devicesuite.Target{Exec: []string{"/bin/sh", "-c", "echo no such flag >&2; exit 2", devicesuite.KubeletDir}}
+	start := time.Now()
+	report, err := devicesuite.Suite().Run(t.Context(), target, &conformance.Options{Only: []string{"DEV-REG-002"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := report.Result("DEV-REG-002")
+	if took := time.Since(start); r.Status != conformance.Fail || took > 15*time.Second || !strings.Contains(r.Message, "no such flag") {
+		t.Errorf("after %s: %+v", took, r)
+	}
 }
