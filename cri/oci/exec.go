@@ -70,7 +70,7 @@ func (r *Runtime) execCommand(c *cri.Container, argv []string, tty bool, dir str
 	}
 	return &keeper.Command{
 		Args: e.args(filepath.Join(dir, "log"), "exec", append(rest, c.ID)...),
-		Dir:  dir, PIDFile: "pid", Console: consoleName(tty),
+		Dir:  dir, PIDFile: "pid", Console: consoleName(tty), OOMScoreAdj: doc.Process.OOMScoreAdj,
 	}, nil
 }
 

@@ -443,6 +443,30 @@ func TestEndedContainersHoldNoDescriptors(t *testing.T) {
 	}
 }
 
+// TestOOMScore: what the keeper starts is not protected as the keeper is.
+func TestOOMScore(t *testing.T) {
+	h := newHost(t)
+	score := 321
+	_, err := h.container("c", "cat /proc/self/oom_score_adj", func(r *keeper.StartRequest) { r.Command.OOMScoreAdj = &score })
+	h.must(err)
+	h.exit("c")
+	if got := h.text("c"); got != "321\n" {
+		t.Errorf("the score is %q, want 321", got)
+	}
+}
+
+// TestRuntimeForks: an OCI runtime may end before a process of its own that is
+// the container's parent does.
+func TestRuntimeForks(t *testing.T) {
+	h := newHost(t)
+	const script = `(sh -c 'sleep 0.4; exit 7' & echo $! >pid; sleep 0.2) & while ! [ -s pid ]; do sleep 0.01; done`
+	_, err := h.container("c", "", func(r *keeper.StartRequest) { r.Command.Args = []string{"/bin/sh", "-c", script} })
+	h.must(err)
+	if e := h.exit("c"); e.Code != 7 {
+		t.Errorf("the container ended with %d, want 7", e.Code)
+	}
+}
+
 func TestSecondKeeperIsRefused(t *testing.T) {
 	h := newHost(t)
 	first, err := h.Hello(t.Context())

@@ -131,6 +131,14 @@ func (s *server) command(cmd *wire.Command, files childFiles) error {
 		return err
 	}
 	defer s.children.reap(run)
+	if cmd.OOMScoreAdj != nil {
+		// Long before it forks: it was just loaded. The keeper has the lowest score
+		// that it may set, so this is never lower and never refused.
+		file := fmt.Sprintf("/proc/%d/oom_score_adj", run.pid)
+		if err := os.WriteFile(file, []byte(strconv.Itoa(*cmd.OOMScoreAdj)), 0); err != nil {
+			s.log.Warn("setting the oom score of an oci runtime", "err", err)
+		}
+	}
 	// A runtime that hangs, on a stuck file system perhaps, must not hold its
 	// caller for ever.
 	alarm := time.AfterFunc(runtimeLimit, func() { _ = run.signal(int(unix.SIGKILL)) })

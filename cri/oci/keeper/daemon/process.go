@@ -105,13 +105,32 @@ func (k *children) adopt(pid int) (*process, error) {
 		return nil, fmt.Errorf("opening process %d: %w", pid, err)
 	}
 	p := &process{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
-	if _, err := p.poll(); errors.Is(err, unix.ECHILD) {
+	if !p.becomesChild(fd) {
 		return nil, errors.Join(fault.FailedPrecondition.Errorf("process %d is not a child of the keeper", pid), p.pidfd.Close())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.known[pid] = true
 	return p, nil
+}
+
+// adoptLimit is how long a process may take to become a child of the keeper
+// after the OCI runtime has ended. crun forks to detach: what it started becomes
+// ours when that fork ends, too, some microseconds later or, on a busy machine,
+// many milliseconds.
+const adoptLimit = 2 * time.Second
+
+// becomesChild reports whether the process is a child of the keeper or becomes
+// one in time. One that its parent has reaped never does.
+func (p *process) becomesChild(pidfd int) bool {
+	for deadline := time.Now().Add(adoptLimit); ; time.Sleep(time.Millisecond) {
+		if _, err := p.poll(); !errors.Is(err, unix.ECHILD) {
+			return true
+		}
+		if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil || time.Now().After(deadline) {
+			return false
+		}
+	}
 }
 
 // reap consumes a process that ended. Its id is free afterwards, and p can be

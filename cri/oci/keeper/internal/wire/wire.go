@@ -78,6 +78,9 @@ type Command struct {
 	// Console is the socket, relative to Dir, to which the runtime sends the
 	// terminal of what it started. Empty means no terminal.
 	Console string `json:"console,omitempty"`
+	// OOMScoreAdj is the runtime's own, which what it starts inherits; nil is the
+	// keeper's. crun sets that of a container, but not of what is executed there.
+	OOMScoreAdj *int `json:"oomScoreAdj,omitempty"`
 }
 
 // StartRequest says how a container is started.
