@@ -92,11 +92,10 @@ func (e engine) probe(ctx context.Context, c *Config) (err error) {
 // the container's user; the bundle around it need not.
 func writeBundle(bundle string, s *specs.Spec) error {
 	root := filepath.Join(bundle, "rootfs")
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return err
-	}
-	if err := os.Chmod(root, 0o755); err != nil {
-		return err
+	for _, dir := range []string{root, filepath.Join(root, "dev")} { // crun wants /dev to be there
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o755)); err != nil {
+			return err
+		}
 	}
 	return writeJSON(filepath.Join(bundle, "config.json"), s)
 }
@@ -113,6 +112,7 @@ func bareSpec(program, cgroupPath string, args ...string) *specs.Spec {
 		},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
 			{Destination: args[0], Type: "bind", Source: program, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
 		Linux: &specs.Linux{

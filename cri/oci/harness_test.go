@@ -28,11 +28,13 @@ import (
 
 // The test binary is also the runtime server that the tests kill: with
 // serverDir in its environment it serves the node in that directory. toolsDir
-// names the folder with keeper and podtool; without it they are built.
+// names the folder with keeper and podtool; without it they are built. ociRuntime
+// names the OCI runtime; without it the one that a node would choose is used.
 const (
-	serverDir = "NODEKIT_OCI_TEST_DIR"
-	toolsDir  = "NODEKIT_TEST_TOOLS"
-	imageName = "nodekit.dev/podtool:latest"
+	serverDir  = "NODEKIT_OCI_TEST_DIR"
+	toolsDir   = "NODEKIT_TEST_TOOLS"
+	ociRuntime = "NODEKIT_TEST_RUNTIME"
+	imageName  = "nodekit.dev/podtool:latest"
 )
 
 func TestMain(m *testing.M) {
@@ -72,7 +74,7 @@ func (p paths) cgroup() string { return "/nodekit-oci-" + filepath.Base(p.dir) }
 func (p paths) cfg() oci.Config {
 	return oci.Config{
 		StateDir: p.dir + "/oci", RunDir: p.dir + "/run", CgroupParent: p.cgroup(),
-		Keeper: filepath.Join(os.Getenv(toolsDir), "keeper"),
+		Keeper: filepath.Join(os.Getenv(toolsDir), "keeper"), Runtime: os.Getenv(ociRuntime),
 	}
 }
 
