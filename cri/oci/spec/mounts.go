@@ -53,12 +53,23 @@ func systemMounts(in Input) []specs.Mount {
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+		cgroupMount(in, access),
 	}
 	if in.Files.Shm != "" {
 		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: in.Files.Shm, Options: []string{"rbind", "rw"}})
 	}
 	return list
+}
+
+// cgroupMount shows the container its cgroups. In the host's cgroup namespace
+// that is the host's own mount: mounting cgroup2 anew there would take the
+// options nsdelegate and memory_recursiveprot away from the whole machine.
+func cgroupMount(in Input, access string) specs.Mount {
+	m := specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}}
+	if in.Host.CgroupV2 && !ownCgroupNamespace(in) {
+		m.Type, m.Source, m.Options = "bind", m.Destination, append([]string{"rbind", "rprivate"}, m.Options...)
+	}
+	return m
 }
 
 func fileMounts(in Input) (list []specs.Mount) {

@@ -161,11 +161,13 @@ func namespaces(in Input) []specs.LinuxNamespace {
 	if !in.Namespaces.HostPID {
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: in.Namespaces.PID})
 	}
-	if in.Host.CgroupV2 && !in.security().GetPrivileged() {
+	if ownCgroupNamespace(in) {
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	return list
 }
+
+func ownCgroupNamespace(in Input) bool { return in.Host.CgroupV2 && !in.security().GetPrivileged() }
 
 func resources(in Input) *specs.LinuxResources {
 	r := Resources(in.Container.GetLinux().GetResources())

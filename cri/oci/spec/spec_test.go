@@ -244,6 +244,26 @@ func TestNumbersAreNoNames(t *testing.T) {
 	}
 }
 
+// TestCgroupMount: a container in the host's cgroup namespace must not mount
+// cgroup2 anew, which changes the options of the host's mount.
+func TestCgroupMount(t *testing.T) {
+	for _, privileged := range []bool{false, true} {
+		in := input()
+		in.Host.CgroupV2 = true
+		in.Container.Linux.SecurityContext.Privileged = privileged
+		in.Sandbox.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{Privileged: privileged}}
+		doc, err := spec.Build(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(doc.Mounts, func(m specs.Mount) bool { return m.Destination == "/sys/fs/cgroup" })
+		own := slices.ContainsFunc(doc.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+		if fresh := doc.Mounts[i].Type == "cgroup"; fresh != own || own == privileged {
+			t.Errorf("privileged %v: a cgroup namespace of its own: %v, and its mount is %v", privileged, own, doc.Mounts[i])
+		}
+	}
+}
+
 // TestRefused names what is asked for in vain, never leaves it out.
 func TestRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
