@@ -64,34 +64,27 @@ func add(_ context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 
 func del(_ context.Context, r *cni.Request, c *config) error {
 	return withStore(c, r.Network, func(s *store) error {
-		return s.release(func(owner cni.Attachment) bool { return owns(r.Attachment, owner) })
+		return s.release(func(held reservation) bool { return held.of(r.Attachment) })
 	})
 }
 
 func gc(_ context.Context, r *cni.Request, c *config) error {
+	keys, containers := map[string]bool{}, map[string]bool{}
+	for _, v := range r.Valid {
+		keys[keyOf(v)], containers[v.ContainerID] = true, true
+	}
 	return withStore(c, r.Network, func(s *store) error {
-		return s.release(func(owner cni.Attachment) bool {
-			for _, v := range r.Valid {
-				if owns(v, owner) {
-					return false
-				}
-			}
-			return true
+		return s.release(func(held reservation) bool {
+			return !keys[held.key] && (held.owner.IfName != "" || !containers[held.owner.ContainerID])
 		})
 	})
-}
-
-// owns reports whether the reservation is the attachment's. Early versions of
-// the upstream plugin wrote no interface name.
-func owns(a, owner cni.Attachment) bool {
-	return owner.ContainerID == a.ContainerID && (owner.IfName == a.IfName || owner.IfName == "")
 }
 
 func check(_ context.Context, r *cni.Request, c *config) error {
 	found := false
 	err := withStore(c, r.Network, func(s *store) error {
-		for _, owner := range s.owners {
-			found = found || owns(r.Attachment, owner)
+		for _, held := range s.held {
+			found = found || held.of(r.Attachment)
 		}
 		return nil
 	})

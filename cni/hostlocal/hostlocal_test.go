@@ -3,8 +3,8 @@ package hostlocal_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -240,18 +240,53 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// TestUpstreamInBetween: an index file is believed only while it is another name
+// of the reservation.
+func TestUpstreamInBetween(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
+	dir := filepath.Join(p.dir, "n")
+	indexes := func() int {
+		files, _ := filepath.Glob(filepath.Join(dir, ".owner-*"))
+		return len(files)
+	}
+	p.add("x")
+	p.add("y")
+	if n := indexes(); n != 2 {
+		t.Fatalf("%d index files for 2 reservations", n)
+	}
+	// Upstream's plugin gives x's address to z.
+	file := filepath.Join(dir, "10.0.0.2")
+	if err := errors.Join(os.Remove(file), os.WriteFile(file, []byte("z\r\neth0"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.add("z"); got != "10.0.0.2/24 via 10.0.0.1" {
+		t.Errorf("z got %s", got)
+	}
+	p.del("x")
+	if got := p.reserved(); got != "10.0.0.2 10.0.0.3" {
+		t.Errorf("after DEL of x, whose address it is no more: %s", got)
+	}
+	// A crash between the two names, in either order.
+	if err := errors.Join(os.Remove(filepath.Join(dir, "10.0.0.3")), os.WriteFile(filepath.Join(dir, "10.0.0.9"), []byte("w\r\neth0"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p.del("y")
+	p.del("z")
+	p.more["cni.dev/valid-attachments"] = []cni.Attachment{}
+	if _, err := p.call("GC", ""); err != nil {
+		t.Error(err)
+	}
+	if got := p.reserved(); got != "" || indexes() > 0 {
+		t.Errorf("left: %s, %d index files", got, indexes())
+	}
+}
+
 func BenchmarkAddDel(b *testing.B) {
 	for _, n := range []int{0, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			p := newPool(b, `[[{"subnet":"10.0.0.0/8"}]]`)
-			dir := filepath.Join(p.dir, "n")
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				b.Fatal(err)
-			}
-			for a, i := netip.MustParseAddr("10.0.0.2"), 0; i < n; a, i = a.Next(), i+1 {
-				if err := os.WriteFile(filepath.Join(dir, a.String()), fmt.Appendf(nil, "other%d\r\neth0", i), 0o600); err != nil {
-					b.Fatal(err)
-				}
+			for i := range n {
+				p.add(fmt.Sprint("other", i))
 			}
 			for b.Loop() {
 				p.add("x")
