@@ -66,7 +66,7 @@ func (n *Node) startRuntime(ctx context.Context, authors []*author) error {
 	}
 	for _, a := range authors {
 		if a.sign.kind == CNI {
-			cfg.chainType = a.name()
+			cfg.chainType, cfg.chainBare = a.name(), refusesIPAM(ctx, a.Path)
 			cfg.CNIBinDirs = append([]string{filepath.Dir(a.Path)}, cfg.CNIBinDirs...)
 		}
 	}

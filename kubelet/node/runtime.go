@@ -44,8 +44,10 @@ type RuntimeConfig struct {
 	// Ephemeral makes the end of ServeRuntime take everything down.
 	Ephemeral bool
 
-	// chainType puts a plugin of the author's in the place of the bridge.
+	// chainType puts a plugin of the author's in the place of the bridge, with
+	// addresses of host-local unless chainBare is set.
 	chainType string
+	chainBare bool
 }
 
 // Runtime is the reference runtime with its image store and its network.
@@ -212,7 +214,10 @@ func writeChain(dir string, cfg *RuntimeConfig) error {
 		"type": "portmap", "nftTable": cfg.Network.portTable(), "capabilities": map[string]bool{"portMappings": true},
 	}}
 	if cfg.chainType != "" {
-		chain[0] = map[string]any{"type": cfg.chainType, "ipam": ipam}
+		chain[0] = map[string]any{"type": cfg.chainType}
+		if !cfg.chainBare {
+			chain[0]["ipam"] = ipam
+		}
 	}
 	raw, err := json.MarshalIndent(map[string]any{"cniVersion": "1.1.0", "name": cfg.Network.Bridge, "plugins": chain}, "", "  ")
 	if err != nil {
