@@ -191,6 +191,13 @@ func TestKeeperDiesInAStart(t *testing.T) {
 		time.AfterFunc(time.Duration(10+round*8)*time.Millisecond, func() { killed <- unix.Kill(hello.PID, unix.SIGKILL) })
 		_, _ = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}) // it may fail
 		n.must(<-killed)
+		for _, err := keeper.NewClient(n.dir + "/run").Hello(t.Context()); err != nil; { // until the next one serves
+			_, err = keeper.NewClient(n.dir + "/run").Hello(t.Context())
+		}
+		if n.pidOf(id) != 0 { // the start came so late that the next keeper did it
+			_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id})
+			n.must(err)
+		}
 		n.exited(id)
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			left, err := cgroup.Processes(n.cgroup() + "/sandbox-" + sandbox)

@@ -34,6 +34,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -174,11 +175,25 @@ func (r *Runtime) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return keeper.Start(ctx, keeper.Launch{
+	l := keeper.Launch{
 		Binary: r.cfg.Keeper, State: r.keeperState(), Run: r.cfg.RunDir,
 		Log: filepath.Join(r.keeperState(), "log"), Procs: procs,
-	})
+	}
+	// A thread of the dead one may still hold its journal's lock, which looks as
+	// if another keeper ran; but that one would answer.
+	for deadline := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
+		if err := keeper.Start(ctx, l); err != nil {
+			return err
+		}
+		_, err := r.keeper.Hello(ctx)
+		if !errors.Is(err, fault.Unavailable) || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
+
+// startLimit is how long a killed keeper may take to be gone.
+const startLimit = 10 * time.Second
 
 func (r *Runtime) keeperState() string { return filepath.Join(r.cfg.StateDir, "keeper") }
 

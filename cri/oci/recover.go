@@ -125,22 +125,20 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, fault.Exhausted):
-			r.cfg.Logger.Error("exits cannot be watched now", "err", err)
-			time.Sleep(watchPause)
-			continue
-		case !errors.Is(err, fault.Unavailable):
+		case errors.Is(err, fault.Unavailable):
+			r.cfg.Logger.Error("the keeper died: its containers are ended and a new one is started", "err", err)
+			err = r.replaceKeeper(ctx, report)
+		case !errors.Is(err, fault.Exhausted):
 			return err
 		}
-		r.cfg.Logger.Error("the keeper died: its containers are ended and a new one is started", "err", err)
-		if err := r.replaceKeeper(ctx, report); err != nil {
-			return err
+		if err != nil { // it may pass, and nothing runs here without a keeper
+			r.cfg.Logger.Error("exits cannot be watched now", "err", err)
+			time.Sleep(watchPause)
 		}
 	}
 }
 
-// watchPause is the rest before exits are watched again when there was no
-// descriptor for it.
+// watchPause is the rest before exits are watched again when that failed.
 const watchPause = time.Second
 
 func (r *Runtime) replaceKeeper(ctx context.Context, report func(string, cri.Exit)) error {
