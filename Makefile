@@ -49,6 +49,7 @@ bench: build ## measure a Pod's way to Ready, with the steps it is made of
 test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
 	@tools/deps vm
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/ $(VM_TESTS)
+	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/oci ./cri/oci
 	tools/vm/test bin
 
 check: fmt-check vet imports cross lint ## everything that needs no privilege
