@@ -4,13 +4,10 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
-
-func equal(a, b *v1.PodStatus) bool { return equality.Semantic.DeepEqual(a, b) }
 
 // containers computes container statuses.
 type containers struct {

@@ -72,7 +72,3 @@ func addresses(v *pod.View, node Node, was, s *v1.PodStatus) {
 		s.PodIPs = append(s.PodIPs, v1.PodIP{IP: ip})
 	}
 }
-
-// Same reports whether two statuses say the same, so that nothing need be
-// recorded or told.
-func Same(a, b *v1.PodStatus) bool { return equal(a, b) }

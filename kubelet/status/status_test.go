@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodekit-project/nodekit/kubelet/pod"
@@ -156,7 +157,7 @@ func TestWhatStaysOverTime(t *testing.T) {
 		t.Errorf("addresses and start: %+v", first)
 	}
 	v.Was, v.Now = first.DeepCopy(), at(60)
-	if second := status.Compute(v, node()); !status.Same(&first, &second) {
+	if second := status.Compute(v, node()); !equality.Semantic.DeepEqual(first, second) {
 		t.Errorf("a minute later nothing has changed, and the status has:\n%s", cmp.Diff(first, second))
 	}
 	v.Seen = &pod.Observation{}
