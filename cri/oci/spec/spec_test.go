@@ -290,11 +290,11 @@ func TestRefused(t *testing.T) {
 		}},
 		"seccomp by the old field": {fault.Unimplemented, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Seccomp = nil
-			in.Container.Linux.SecurityContext.SeccompProfilePath = "runtime/default"
+			in.Container.Linux.SecurityContext.SeccompProfilePath = "runtime/default" //nolint:staticcheck // it is refused
 		}},
 		"AppArmor by the old field": {fault.Unimplemented, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Apparmor = nil
-			in.Container.Linux.SecurityContext.ApparmorProfile = "localhost/strict"
+			in.Container.Linux.SecurityContext.ApparmorProfile = "localhost/strict" //nolint:staticcheck // it is refused
 		}},
 		"empty seccomp profile": {fault.Invalid, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p"}
