@@ -11,6 +11,9 @@ import (
 // the version that the runtime asked for.
 type Result = types100.Result
 
+// Interface is an interface in a Result.
+type Interface = types100.Interface
+
 // The verbs, as CNI_COMMAND names them.
 const (
 	CmdAdd     = "ADD"

@@ -140,6 +140,15 @@ func TestRunWithAPluginOfYourOwn(t *testing.T) {
 	c.clean(out)
 }
 
+func TestRunWithANetworkOfYourOwn(t *testing.T) {
+	c := newCLI(t)
+	out, code := c.run("run", "--plugin", filepath.Join(c.bin, "cni-hello"), c.write("p.yaml", podRunning(`[do, "echo connected"]`)))
+	if code != 0 || !strings.Contains(out, "is a cni plugin") || !strings.Contains(out, "network    10.") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(out)
+}
+
 func TestPluginThatDiesIsStartedAgain(t *testing.T) {
 	c := newCLI(t)
 	script := filepath.Join(t.TempDir(), "dies-once")

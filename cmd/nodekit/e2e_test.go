@@ -30,8 +30,8 @@ var programs = sync.OnceValues(func() (string, error) {
 	}
 	for _, args := range [][]string{
 		{
-			"go", "build", "-trimpath", "-ldflags=-buildid=", "-o", dir, "../nodekit", "../keeper", "../podtool",
-			"../../examples/device-hello", "../../examples/csi-hello",
+			"go", "build", "-trimpath", "-ldflags=-buildid=", "-o", dir, "../nodekit", "../keeper", "../podtool", "../cni",
+			"../../examples/device-hello", "../../examples/csi-hello", "../../examples/cni-hello",
 		},
 		{"mkdir", filepath.Join(dir, "images")},
 		{

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/nodekit-project/nodekit/internal/call"
@@ -95,24 +94,9 @@ func (c *Config) setDefaults() error {
 		c.OnPlugin = func(PluginEvent) {}
 	}
 	if c.RuntimeEndpoint == "" && c.Keeper == "" {
-		keeper, err := findKeeper()
+		keeper, err := findProgram("keeper")
 		errs = append(errs, err)
 		c.Keeper = keeper
 	}
 	return errors.Join(errs...)
-}
-
-// findKeeper looks for the keeper beside the running program, then in PATH.
-func findKeeper() (string, error) {
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "keeper")
-		if fi, err := os.Stat(beside); err == nil && fi.Mode()&0o111 != 0 {
-			return beside, nil
-		}
-	}
-	path, err := exec.LookPath("keeper")
-	if err != nil {
-		return "", fault.NotFound.Errorf("the program \"keeper\" is neither beside this program nor in PATH: build it with `make build`, or go build ./cmd/keeper")
-	}
-	return filepath.Abs(path)
 }

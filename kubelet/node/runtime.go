@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
@@ -64,7 +65,7 @@ type Runtime struct {
 // that the runtime put on the machine is gone, its directories excepted.
 func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	if cfg.Keeper == "" {
-		keeper, err := findKeeper()
+		keeper, err := findProgram("keeper")
 		if err != nil {
 			return err
 		}
@@ -191,6 +192,14 @@ func openNetwork(cfg *RuntimeConfig) (*cniruntime.Network, error) {
 		if cfg.Network, err = networkOf(cfg.Root); err != nil {
 			return nil, err
 		}
+	}
+	if cfg.chainType != "" {
+		delegates, err := linkDelegates(filepath.Join(cfg.Root, "cni", "bin"))
+		if err != nil {
+			return nil, fmt.Errorf("providing IPAM plugins: %w", err)
+		}
+		// The plugin's own directory, then ours, then the machine's.
+		c.BinDirs = slices.Insert(slices.Clone(c.BinDirs), 1, delegates...)
 	}
 	c.ConfDir = filepath.Join(c.StateDir, "net.d")
 	if err := writeChain(c.ConfDir, cfg); err != nil {

@@ -1,0 +1,53 @@
+package node
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// findProgram looks for one of this project's programs beside the running one,
+// then in PATH.
+func findProgram(name string) (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), name)
+		if fi, err := os.Stat(beside); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fault.NotFound.Errorf("the program %q is neither beside this program nor in PATH: build it with `make build`, or go build ./cmd/%s", name, name)
+	}
+	return filepath.Abs(path)
+}
+
+// linkDelegates makes dir hold the reference CNI plugins as programs, for a
+// plugin of the author's that executes them as delegates: host-local gives the
+// addresses of the node's network. Without the program there is nothing to link,
+// and the plugin finds what the machine has.
+func linkDelegates(dir string) (binDirs []string, err error) {
+	program, err := findProgram("cni")
+	if errors.Is(err, fault.NotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	for name := range builtin() {
+		link := filepath.Join(dir, name)
+		if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if err := os.Symlink(program, link); err != nil {
+			return nil, err
+		}
+	}
+	return []string{dir}, nil
+}
