@@ -93,7 +93,7 @@ func undone(err, undoing error) error {
 	if undoing == nil {
 		return err
 	}
-	return fmt.Errorf("%w; %v", err, undoing)
+	return fmt.Errorf("%w; %s", err, undoing.Error())
 }
 
 // guard calls a function of the author.

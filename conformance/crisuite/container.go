@@ -101,8 +101,9 @@ func (s *subject) container(ctx context.Context, id string) (*runtimeapi.Contain
 	return resp.GetStatus(), nil
 }
 
-// becomes waits for a state of the container.
-func (s *subject) becomes(ctx context.Context, id string, want runtimeapi.ContainerState) (*runtimeapi.ContainerStatus, error) {
+// exited waits until the container is shown as exited.
+func (s *subject) exited(ctx context.Context, id string) (*runtimeapi.ContainerStatus, error) {
+	const want = runtimeapi.ContainerState_CONTAINER_EXITED
 	for late := time.Now().Add(endTime); ; time.Sleep(5 * time.Millisecond) {
 		st, err := s.container(ctx, id)
 		if err != nil || st.GetState() == want {
@@ -127,7 +128,7 @@ func checkContainerIdempotent(ctx context.Context, s *subject) error {
 			return fmt.Errorf("StopContainer, call %d: %w", i+1, err)
 		}
 	}
-	if _, err := s.becomes(ctx, id, runtimeapi.ContainerState_CONTAINER_EXITED); err != nil {
+	if _, err := s.exited(ctx, id); err != nil {
 		return err
 	}
 	for i := range 3 {
@@ -156,7 +157,7 @@ func checkExitCode(ctx context.Context, s *subject) error {
 	if err := s.startContainer(ctx, id); err != nil {
 		return err
 	}
-	st, err = s.becomes(ctx, id, runtimeapi.ContainerState_CONTAINER_EXITED)
+	st, err = s.exited(ctx, id)
 	if err != nil {
 		return err
 	}

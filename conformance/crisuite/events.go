@@ -82,7 +82,7 @@ func (s *subject) comeAndGo(ctx context.Context) (id string, err error) {
 	if err := s.startContainer(ctx, id); err != nil {
 		return "", err
 	}
-	if _, err := s.becomes(ctx, id, runtimeapi.ContainerState_CONTAINER_EXITED); err != nil {
+	if _, err := s.exited(ctx, id); err != nil {
 		return "", err
 	}
 	if _, err := s.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {

@@ -39,7 +39,7 @@ func checkLog(ctx context.Context, s *subject) error {
 	if err := s.startContainer(ctx, id); err != nil {
 		return err
 	}
-	if _, err := s.becomes(ctx, id, runtimeapi.ContainerState_CONTAINER_EXITED); err != nil {
+	if _, err := s.exited(ctx, id); err != nil {
 		return err
 	}
 	st, err := s.container(ctx, id)
