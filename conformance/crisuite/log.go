@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/cri/log"
