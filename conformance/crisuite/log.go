@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/cri/log"
 )
