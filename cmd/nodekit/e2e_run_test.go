@@ -2,10 +2,12 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestRunExample(t *testing.T) {
@@ -100,6 +102,34 @@ func TestSecondInterruptEndsTheGrace(t *testing.T) {
 		t.Errorf("exit code %d:\n%s", code, p.out)
 	}
 	c.clean(p.out.String())
+}
+
+func TestReaderThatGoesAwayEndsTheRun(t *testing.T) {
+	c := newCLI(t)
+	cmd := exec.Command("sh", "-c", `"$0" run "$1" | head -n 3`, filepath.Join(c.bin, "nodekit"), c.write("p.yaml", podRunning(`[lines, --interval, 10ms, "0"]`)))
+	cmd.Env = append(os.Environ(), "TMPDIR="+c.tmp)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "bridge nk-") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	c.clean(string(out))
+}
+
+func TestInterruptWhileTheNodeStarts(t *testing.T) {
+	c := newCLI(t)
+	for _, after := range []time.Duration{0, 20 * time.Millisecond, 40 * time.Millisecond} {
+		p := c.start("run", "../../examples/pod.yaml")
+		for dirs := 0; dirs == 0; time.Sleep(time.Millisecond) { // until it has begun
+			made, _ := filepath.Glob(filepath.Join(c.tmp, runDirPrefix+"*"))
+			dirs = len(made)
+		}
+		time.Sleep(after)
+		p.interrupt()
+		if code := p.exit(); code != interrupted {
+			t.Errorf("after %v: exit code %d:\n%s", after, code, p.out)
+		}
+		c.clean(p.out.String())
+	}
 }
 
 func TestInterruptWhileStarting(t *testing.T) {

@@ -108,27 +108,46 @@ type session struct {
 	logs sync.WaitGroup
 }
 
-func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) (err error) {
+// runObjects runs the objects' Pods and returns their exit code as its error,
+// nil for success. What else went wrong is said, and does not hide that code.
+func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) error {
 	if err := node.CheckHost(&cfg); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
 	s := &session{pods: podsOf(objects)}
-	s.view = newView(cmd.OutOrStdout(), len(s.pods))
-	sweep(cmd.Context(), node.Config{Keeper: cfg.Keeper, Logger: cfg.Logger, OCIRuntime: cfg.OCIRuntime, RuntimeEndpoint: cfg.RuntimeEndpoint}, func(text string) {
+	s.view = newView(cmd.OutOrStdout(), len(s.pods), cancel)
+	code, err := s.run(ctx, cfg, objects)
+	if code == nil {
+		return err
+	}
+	if err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "nodekit:", err)
+	}
+	return code
+}
+
+// run is a node's whole life: what earlier ones left, the start, the Pods, the end.
+func (s *session) run(ctx context.Context, cfg node.Config, objects []manifest.Object) (code, err error) {
+	sweep(ctx, node.Config{Keeper: cfg.Keeper, Logger: cfg.Logger, OCIRuntime: cfg.OCIRuntime, RuntimeEndpoint: cfg.RuntimeEndpoint}, func(text string) {
 		s.view.line(text + "\n")
 	})
 	dir, err := makeRunDir()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, dir.remove()) }()
 	start := time.Now()
-	if s.node, err = s.start(cmd.Context(), cfg, dir); err != nil {
-		return err
+	if s.node, err = s.start(ctx, cfg, dir); err != nil {
+		if ctx.Err() != nil {
+			code = exitCode(interrupted)
+		}
+		return code, err
 	}
 	s.view.line(fmt.Sprintf("%9s  %-9s  %s\n", took(time.Since(start)), "node", s.node))
-	code, err := s.runPods(cmd.Context(), objects)
-	return errors.Join(err, s.end(cmd.Context()), code)
+	code, err = s.runPods(ctx, objects)
+	return code, errors.Join(err, s.end(ctx))
 }
 
 func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*node.Node, error) {

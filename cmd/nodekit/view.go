@@ -21,15 +21,17 @@ type view struct {
 	mu   sync.Mutex
 	w    io.Writer
 	many bool // several Pods: lines name theirs
-	seen map[string]bool
+	// unread is called when the output cannot be written any more.
+	unread func()
+	seen   map[string]bool
 	// network is the time that CNI plugins took, by the Pod's uid
 	network map[string]time.Duration
 	pulls   map[string]*download // by image
 }
 
-func newView(w io.Writer, pods int) *view {
+func newView(w io.Writer, pods int, unread func()) *view {
 	return &view{
-		w: w, many: pods > 1,
+		w: w, many: pods > 1, unread: unread,
 		seen: map[string]bool{}, network: map[string]time.Duration{}, pulls: map[string]*download{},
 	}
 }
@@ -72,7 +74,7 @@ func (v *view) step(s pod.Step) {
 	if s.Err != nil {
 		text = fmt.Sprintf("%s  %v", subject, s.Err)
 	}
-	fmt.Fprintf(v.w, "%9s  %-9s  %s\n", took(s.Took), s.What, text)
+	v.print(fmt.Sprintf("%9s  %-9s  %s\n", took(s.Took), s.What, text))
 }
 
 // pullEvery is how often the progress of a download is shown.
@@ -96,7 +98,7 @@ func (v *view) pull(p node.Pull) {
 	for _, l := range d.layers {
 		done, total = done+l.Done, total+l.Total
 	}
-	fmt.Fprintf(v.w, "%9s  %-9s  %s  %s of %s\n", "", "pull", p.Image, size(uint64(done)), size(uint64(total)))
+	v.print(fmt.Sprintf("%9s  %-9s  %s  %s of %s\n", "", "pull", p.Image, size(uint64(done)), size(uint64(total))))
 }
 
 // download is an image on its way.
@@ -113,7 +115,15 @@ func (v *view) plugin(e node.PluginEvent) {
 func (v *view) line(s string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	_, _ = io.WriteString(v.w, s) // a closed terminal is no reason to end a Pod
+	v.print(s)
+}
+
+// print writes while the lock is held. When nobody reads any more, the run ends
+// as it does at an interrupt.
+func (v *view) print(s string) {
+	if _, err := io.WriteString(v.w, s); err != nil {
+		v.unread()
+	}
 }
 
 // took prints a duration with three significant digits, and nothing for zero.
