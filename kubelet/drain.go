@@ -15,13 +15,13 @@ import (
 )
 
 // drainForced is how long Drain goes on after its context ended.
-const drainForced = 30 * time.Second
+const drainForced = 10 * time.Second
 
 // Drain ends every Pod with its own grace, waits until nothing of them is left,
 // and deletes the claims with the volumes that were provisioned for them. From
 // then on manifest files are not read any more. Run must be running: it does the
 // work. When ctx ends first, Pods that are left are killed, and Drain goes on
-// for at most half a minute. When Run ends first, so does Drain, with
+// for a few seconds more. When Run ends first, so does Drain, with
 // fault.Unavailable if anything is left.
 func (k *Kubelet) Drain(ctx context.Context) error {
 	k.drain()

@@ -179,6 +179,31 @@ func TestRunWithANetworkOfYourOwn(t *testing.T) {
 	c.clean(out)
 }
 
+func TestPluginThatNeverLetsGo(t *testing.T) {
+	c := newCLI(t)
+	script := filepath.Join(t.TempDir(), "stubborn")
+	text := `#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}' ;;
+STATUS) ;;
+*) echo '{"cniVersion":"1.1.0","code":100,"msg":"never"}'; exit 1 ;;
+esac
+`
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	p.await(`wait .*plugin "stubborn", ADD: never`)
+	p.interrupt()
+	if code := p.exit(); code != interrupted || !strings.Contains(p.out.String(), "not everything could be taken down") {
+		t.Errorf("exit code %d", code)
+	}
+	if !strings.Contains(p.out.String(), `nodekit: `) {
+		t.Error("the error is not shown")
+	}
+	c.clean(p.out.String())
+}
+
 func TestPluginThatDiesIsStartedAgain(t *testing.T) {
 	c := newCLI(t)
 	script := filepath.Join(t.TempDir(), "dies-once")

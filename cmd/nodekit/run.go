@@ -234,9 +234,30 @@ func (s *session) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		s.view.line("interrupted: the Pods get their grace; once more ends them at once\n")
 	}
+	patient, cancel := context.WithTimeout(patient, s.patience())
+	defer cancel()
 	start := time.Now()
 	err := s.node.Destroy(patient)
 	s.logs.Wait()
-	s.view.line(fmt.Sprintf("%9s  %-9s  everything is taken down\n", took(time.Since(start)), "node"))
+	done := "everything is taken down"
+	if err != nil {
+		done = "not everything could be taken down"
+	}
+	s.view.line(fmt.Sprintf("%9s  %-9s  %s\n", took(time.Since(start)), "node", done))
 	return err
+}
+
+// slack is what the Pods' end may take beyond their grace.
+const slack = 5 * time.Second
+
+// patience is how long the Pods get to end: the longest grace and some slack. A
+// plugin that never lets go of a Pod shall not hold the terminal.
+func (s *session) patience() time.Duration {
+	var longest int64
+	for _, p := range s.pods {
+		if grace := p.Spec.TerminationGracePeriodSeconds; grace != nil {
+			longest = max(longest, *grace)
+		}
+	}
+	return time.Duration(longest)*time.Second + slack
 }

@@ -247,7 +247,9 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 		errs = append(errs, r.stopContainer(ctx, c, 0), r.removeContainer(ctx, c))
 	}
 	for _, s := range sandboxes {
-		errs = append(errs, r.stopSandbox(ctx, s), r.removeSandbox(ctx, s))
+		// A plugin that cannot undo its ADD shall not hold the rest: what it left in
+		// the namespace goes with it.
+		errs = append(errs, r.detachNetwork(ctx, s), r.unpin(ctx, s), r.removeSandbox(ctx, s))
 	}
 	errs = append(errs, r.keeper.Shutdown(ctx))
 	cg := r.keeperCgroup()

@@ -203,6 +203,11 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if err := r.detachNetwork(ctx, s); err != nil {
 		return err
 	}
+	return r.unpin(ctx, s)
+}
+
+// unpin ends the sandbox's pause, if it has one, and gives its namespaces up.
+func (r *Runtime) unpin(ctx context.Context, s *cri.Sandbox) error {
 	if err := r.removePause(ctx, s); err != nil {
 		return err
 	}
