@@ -136,7 +136,9 @@ func (p *raw) register(socket string) error {
 	case "resource without domain":
 		in.ResourceName = "raw"
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	// A kubelet that goes down may take the connection and never answer; the
+	// patience of these tests is no longer than what plugins usually wait.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	_, err = api.NewRegistrationClient(conn).Register(ctx, in)
 	return err
