@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -42,7 +43,7 @@ type Desired struct {
 func Apply(ctx context.Context, store Store, want *Desired) error {
 	have := map[string]Object{}
 	for _, o := range store.All() {
-		have[keyOf(o)] = o
+		have[object.Name(o)] = o
 	}
 	a := &applier{ctx: ctx, store: store, have: have, wanted: map[string]string{}}
 	for _, pods := range []bool{false, true} { // what Pods refer to comes first
@@ -78,7 +79,7 @@ func (a *applier) note(file string, err error) {
 }
 
 func (a *applier) put(file string, o Object) error {
-	key := keyOf(o)
+	key := object.Name(o)
 	if other, taken := a.wanted[key]; taken {
 		return fault.AlreadyExists.Errorf("%s is in file %q as well: that one is used", key, other)
 	}
@@ -123,7 +124,7 @@ func mark(file string, o Object) Object {
 	marked := o.DeepCopyObject().(Object)
 	data, err := json.Marshal(o)
 	if err != nil {
-		panic(fmt.Sprintf("encoding %s, which was decoded: %v", keyOf(o), err))
+		panic(fmt.Sprintf("encoding %s, which was decoded: %v", object.Name(o), err))
 	}
 	sum := sha256.Sum256(data)
 	annotations := maps.Clone(o.GetAnnotations())

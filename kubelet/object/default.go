@@ -1,11 +1,11 @@
-package manifest
+package object
 
 import (
 	"maps"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	nodev1 "k8s.io/api/node/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -33,9 +33,9 @@ func clean(o Object) {
 	}
 }
 
-// setDefaults sets what the Kubernetes API documents as the default of a field
-// that is left out.
-func setDefaults(o Object) {
+// Default sets what the Kubernetes API documents as the default of a field that
+// is left out. It may be called again.
+func Default(o Object) {
 	switch o := o.(type) {
 	case *v1.Pod:
 		defaultPod(o)
@@ -69,7 +69,10 @@ func setDefaults(o Object) {
 		if len(s.VolumeLifecycleModes) == 0 {
 			s.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
 		}
-	case *nodev1.RuntimeClass:
+	case *schedulingv1.PriorityClass:
+		setIfNil(&o.PreemptionPolicy, v1.PreemptLowerPriority)
+	case *v1.Namespace:
+		setIfZero(&o.Status.Phase, v1.NamespaceActive)
 	}
 }
 

@@ -1,4 +1,4 @@
-package manifest
+package object
 
 import (
 	"errors"
@@ -9,22 +9,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// explain makes a decoder's error readable: one line per unknown field, with
-// the name that was probably meant.
-func explain(err error, decoded runtime.Object) error {
-	strict, ok := runtime.AsStrictDecodingError(err)
-	if !ok {
-		return err
-	}
+// explain makes a decoder's complaints readable: one error per unknown field,
+// with the name that was probably meant.
+func explain(strict interface{ Errors() []error }, decoded runtime.Object) []error {
 	var errs []error
 	unknown := regexp.MustCompile(`^unknown field "(.*)"$`)
 	for _, e := range strict.Errors() {
-		if m := unknown.FindStringSubmatch(e.Error()); m != nil && decoded != nil {
+		if m := unknown.FindStringSubmatch(e.Error()); m != nil {
 			e = errors.New(e.Error() + suggestion(reflect.TypeOf(decoded), m[1]))
 		}
 		errs = append(errs, e)
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // suggestion looks for a name like the last of the path where it stands.

@@ -1,12 +1,14 @@
-package manifest
+package object
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -80,19 +82,20 @@ func podTable() map[string]class {
 	return table
 }
 
-// classify checks every field that a Pod's document sets. Objects of other
-// kinds are data: all their fields are kept, and what uses them judges.
-func classify(object, kind string, doc []byte) ([]Notice, error) {
-	if kind != "Pod" {
+// classify checks every field that a Pod sets.
+func classify(o Object) ([]Notice, error) {
+	p, ok := o.(*v1.Pod)
+	if !ok {
 		return nil, nil
 	}
-	var tree map[string]any
-	if err := json.Unmarshal(doc, &tree); err != nil {
-		return nil, fmt.Errorf("%s: %w", object, err)
+	tree, err := runtime.DefaultUnstructuredConverter.ToUnstructured(p)
+	if err != nil {
+		return nil, err
 	}
+	object := Name(p)
 	c := &classifier{table: podTable(), object: object, said: map[string]bool{}}
 	c.walk("", "", tree)
-	return c.notices, errors.Join(c.errs...)
+	return append(c.notices, unenforced(object, p)...), errors.Join(c.errs...)
 }
 
 type classifier struct {
@@ -106,7 +109,7 @@ type classifier struct {
 // walk visits a value. path is as in the table, shown as the user counts, with
 // the indices of lists.
 func (c *classifier) walk(path, shown string, value any) {
-	if value == nil {
+	if empty(value) {
 		return
 	}
 	if entry, ok := c.table[path]; ok {
@@ -131,6 +134,19 @@ func (c *classifier) walk(path, shown string, value any) {
 	}
 }
 
+// empty reports whether the value is what a field has that was not set.
+func empty(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return false
+}
+
 // knows reports whether the table has anything below the path.
 func (c *classifier) knows(path string) bool {
 	for have := range c.table {
@@ -142,7 +158,7 @@ func (c *classifier) knows(path string) bool {
 }
 
 func (c *classifier) refuse(shown string) {
-	c.errs = append(c.errs, fault.Unimplemented.Errorf("%s: field %s is not supported by nodekit: remove it", c.object, shown))
+	c.errs = append(c.errs, fault.Unimplemented.Errorf("field %s is not supported by nodekit: remove it", shown))
 }
 
 func (c *classifier) notice(path, why string) {

@@ -1,0 +1,44 @@
+// Package object knows the kinds of objects that a node keeps: how they are
+// called on the wire, what the Kubernetes API sets in them by default, which
+// values and changes of them are refused, and which fields of a Pod work here.
+//
+// It checks what a node can check. It is no admission control and has no
+// cluster to ask. Everything in it is a pure function and safe for concurrent
+// use; nothing does I/O.
+package object
+
+import (
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Object is any Kubernetes object. Its kind follows from its Go type.
+type Object = interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Notice says that a field was accepted and has no effect here.
+type Notice struct {
+	Object string // "Pod default/web"
+	Field  string // "spec.tolerations"
+	Why    string
+}
+
+// String returns the notice as one line.
+func (n Notice) String() string {
+	return fmt.Sprintf("%s: %s has no effect: %s", n.Object, n.Field, n.Why)
+}
+
+// Name names an object for people: "Pod default/web". An object of a kind that
+// no node keeps is named without its kind.
+func Name(o Object) string {
+	name := strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/")
+	if k, err := KindOf(o); err == nil {
+		return k.Kind + " " + name
+	}
+	return name
+}

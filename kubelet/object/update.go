@@ -1,0 +1,146 @@
+package object
+
+import (
+	"errors"
+	"fmt"
+
+	v1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// ValidateUpdate checks what the Kubernetes API lets a user change of an object:
+// next is what shall be stored, complete, and old what is. The error is
+// fault.Invalid and names every problem.
+func ValidateUpdate(next, old Object) error {
+	var v problems
+	switch next := next.(type) {
+	case *v1.Pod:
+		v.podUpdate(next, old.(*v1.Pod))
+	case *v1.ConfigMap:
+		old := old.(*v1.ConfigMap)
+		v.immutable("data", isTrue(old.Immutable), isTrue(next.Immutable) &&
+			equality.Semantic.DeepEqual(next.Data, old.Data) && equality.Semantic.DeepEqual(next.BinaryData, old.BinaryData))
+	case *v1.Secret:
+		old := old.(*v1.Secret)
+		v.immutable("data", isTrue(old.Immutable), isTrue(next.Immutable) && equality.Semantic.DeepEqual(next.Data, old.Data))
+		v.immutable("type", true, next.Type == old.Type)
+	case *v1.PersistentVolumeClaim:
+		v.claimUpdate(next, old.(*v1.PersistentVolumeClaim))
+	case *v1.PersistentVolume:
+		old := old.(*v1.PersistentVolume)
+		v.immutable("spec.persistentvolumesource", true, equality.Semantic.DeepEqual(next.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource))
+	case *storagev1.StorageClass:
+		old := old.(*storagev1.StorageClass)
+		v.immutable("provisioner", true, next.Provisioner == old.Provisioner)
+		v.immutable("parameters", true, equality.Semantic.DeepEqual(next.Parameters, old.Parameters))
+		v.immutable("reclaimPolicy", true, equality.Semantic.DeepEqual(next.ReclaimPolicy, old.ReclaimPolicy))
+	}
+	if err := validate(next); err != nil {
+		v = append(v, err)
+	}
+	if err := errors.Join(v...); err != nil {
+		return fault.Invalid.Errorf("%s: %w", Name(next), err)
+	}
+	return nil
+}
+
+// immutable complains about a field that may not change and did.
+func (v *problems) immutable(field string, fixed, same bool) {
+	if fixed && !same {
+		v.add(field, "may not be changed: delete the object and create it anew")
+	}
+}
+
+// podUpdate allows what the Kubernetes API allows: images, a shorter
+// activeDeadlineSeconds, and more tolerations.
+func (v *problems) podUpdate(next, old *v1.Pod) {
+	if d, was := next.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds; was != nil && (d == nil || *d > *was) {
+		v.add("spec.activeDeadlineSeconds", "may only become less")
+	}
+	allowed := old.Spec.DeepCopy()
+	allowed.ActiveDeadlineSeconds, allowed.Tolerations = next.Spec.ActiveDeadlineSeconds, next.Spec.Tolerations
+	takeImages(allowed.Containers, next.Spec.Containers)
+	takeImages(allowed.InitContainers, next.Spec.InitContainers)
+	if !equality.Semantic.DeepEqual(allowed, &next.Spec) {
+		v.add("spec", "of a Pod only image, activeDeadlineSeconds and tolerations may be changed (resources by the subresource resize, "+
+			"ephemeral containers by theirs): delete the Pod and create it anew")
+	}
+}
+
+func takeImages(to, from []v1.Container) {
+	for i := range min(len(to), len(from)) {
+		to[i].Image = from[i].Image
+	}
+}
+
+func (v *problems) claimUpdate(next, old *v1.PersistentVolumeClaim) {
+	allowed := old.Spec.DeepCopy()
+	if allowed.VolumeName == "" {
+		allowed.VolumeName = next.Spec.VolumeName
+	}
+	if allowed.StorageClassName == nil {
+		allowed.StorageClassName = next.Spec.StorageClassName
+	}
+	was, want := old.Spec.Resources.Requests[v1.ResourceStorage], next.Spec.Resources.Requests[v1.ResourceStorage]
+	if want.Cmp(was) < 0 {
+		v.add("spec.resources.requests[storage]", "%s is less than the %s that it was", want.String(), was.String())
+	}
+	allowed.Resources = next.Spec.Resources
+	allowed.VolumeAttributesClassName = next.Spec.VolumeAttributesClassName
+	if !equality.Semantic.DeepEqual(allowed, &next.Spec) {
+		v.add("spec", "of a claim only the requested storage may be changed, upwards: delete the claim and create it anew")
+	}
+}
+
+// ValidateEphemeral checks what may be changed by a Pod's subresource
+// ephemeralcontainers: ephemeral containers are added, and never changed or
+// removed.
+func ValidateEphemeral(next, old *v1.Pod) error {
+	var v problems
+	have := map[string]*v1.EphemeralContainer{}
+	for i := range next.Spec.EphemeralContainers {
+		have[next.Spec.EphemeralContainers[i].Name] = &next.Spec.EphemeralContainers[i]
+	}
+	for i := range old.Spec.EphemeralContainers {
+		was := &old.Spec.EphemeralContainers[i]
+		if now := have[was.Name]; now == nil || !equality.Semantic.DeepEqual(was, now) {
+			v.add(fmt.Sprintf("spec.ephemeralContainers[%d]", i), "%q may not be changed or removed once it was added", was.Name)
+		}
+	}
+	return v.onlyChanged(next, old, "spec.ephemeralContainers", func(s *v1.PodSpec) { s.EphemeralContainers = nil })
+}
+
+// ValidateResize checks what may be changed by a Pod's subresource resize: the
+// resources of containers.
+func ValidateResize(next, old *v1.Pod) error {
+	var v problems
+	return v.onlyChanged(next, old, "the resources of its containers", func(s *v1.PodSpec) {
+		for _, list := range [][]v1.Container{s.InitContainers, s.Containers} {
+			for i := range list {
+				list[i].Resources, list[i].ResizePolicy = v1.ResourceRequirements{}, nil
+			}
+		}
+		s.Resources = nil
+	})
+}
+
+func (v *problems) onlyChanged(next, old *v1.Pod, what string, without func(*v1.PodSpec)) error {
+	a, b := next.Spec.DeepCopy(), old.Spec.DeepCopy()
+	without(a)
+	without(b)
+	if !equality.Semantic.DeepEqual(a, b) {
+		v.add("spec", "only %s may be changed here", what)
+	}
+	if err := validate(next); err != nil {
+		*v = append(*v, err)
+	}
+	if err := errors.Join(*v...); err != nil {
+		return fault.Invalid.Errorf("%s: %w", Name(next), err)
+	}
+	return nil
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
