@@ -7,41 +7,70 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/client"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
-	"github.com/nodekit-project/nodekit/kubelet/store"
-	"github.com/nodekit-project/nodekit/kubelet/volume"
 )
 
 type podUID = types.UID
 
-// objects gives the store the shapes that the parts ask for.
-type objects struct{ store *store.Store }
+// objects gives the client the shapes that the parts ask for.
+type objects struct{ client *client.Client }
 
-func (o objects) Get(ctx context.Context, namespace, name string, into volume.Object) error {
-	return o.store.Get(ctx, namespace, name, into)
+func (o objects) Get(ctx context.Context, namespace, name string, into object.Object) error {
+	return o.client.Get(ctx, namespace, name, into)
 }
 
-func (o objects) Create(ctx context.Context, x volume.Object) error { return o.store.Create(ctx, x) }
+func (o objects) Create(ctx context.Context, x object.Object) error { return o.client.Create(ctx, x) }
 
-func (o objects) Update(ctx context.Context, x volume.Object) error { return o.store.Update(ctx, x) }
+func (o objects) Update(ctx context.Context, x object.Object) error { return o.client.Update(ctx, x) }
 
-func (o objects) Delete(ctx context.Context, x volume.Object) error { return o.store.Delete(ctx, x) }
+func (o objects) Delete(ctx context.Context, x object.Object) error {
+	return o.client.Delete(ctx, x, nil)
+}
 
-func (o objects) SetStatus(ctx context.Context, name types.NamespacedName, uid types.UID, s v1.PodStatus) error {
-	return o.store.SetStatus(ctx, name, uid, s)
+// SetStatus records what became of a Pod.
+func (o objects) SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error {
+	meta := metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+	return o.client.PatchStatus(ctx, &v1.Pod{ObjectMeta: meta, Status: *was}, &v1.Pod{ObjectMeta: meta, Status: *now})
 }
 
 // Remove removes the object of an ended Pod.
 func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
-	if err := o.store.Delete(ctx, p); !errors.Is(err, fault.NotFound) {
+	if err := o.client.Delete(ctx, p, new(int64)); !errors.Is(err, fault.NotFound) {
 		return err
 	}
 	return nil
+}
+
+// files is where manifest files put their objects.
+type files struct{ objects }
+
+// End ends a Pod.
+func (f files) End(ctx context.Context, name types.NamespacedName, grace *int64) error {
+	return f.client.Delete(ctx, &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}, grace)
+}
+
+// All returns the objects of all kinds that files may hold.
+func (f files) All(ctx context.Context) ([]object.Object, error) {
+	var all []object.Object
+	for _, k := range object.Kinds() {
+		if !k.InFiles {
+			continue
+		}
+		list, err := f.client.ListKind(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
 }
 
 // cgroups makes Pod cgroups on this host.
@@ -89,7 +118,7 @@ func (k *Kubelet) healthy(ctx context.Context) error {
 func (k *Kubelet) sandbox(ctx context.Context, uid types.UID) (string, error) {
 	resp, err := k.cri.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
 		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
-		LabelSelector: map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: k.store.ID()},
+		LabelSelector: map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: k.config.ID},
 	}})
 	if err != nil {
 		return "", fmt.Errorf("looking for the Pod's sandbox: %w", err)

@@ -7,11 +7,11 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/client"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
-	"github.com/nodekit-project/nodekit/kubelet/store"
 )
 
 // drainForced is how long Drain goes on after its context ended.
@@ -27,31 +27,35 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 	k.drain()
 	live, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	events, err := k.store.Watch(live, &v1.Pod{})
-	if err != nil {
-		return err
+	changed := make(chan struct{}, 1)
+	tell := func(object.Object) {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
 	}
-	if err := k.endAll(live, nil); err != nil {
-		return err
-	}
+	go func() { // errors only for what is no object
+		_ = k.client.Follow(live, &v1.Pod{}, "", client.Handler{Changed: tell, Gone: tell, Synced: func() { tell(nil) }})
+	}()
 	soft := ctx.Done()
 	var hard <-chan time.Time
-	for len(k.store.Pods()) > 0 {
-		select {
-		case e := <-events:
-			if e.Type == store.Added { // raced with a source
-				err = k.endAll(live, nil)
-			}
-		case <-soft:
-			soft, hard = nil, time.After(drainForced)
-			err = k.endAll(live, new(int64))
-		case <-hard:
-			return fault.Unavailable.Errorf("draining the node: %d Pods are left: see the log for what holds them", len(k.store.Pods()))
-		case <-k.over:
-			return fault.Unavailable.Errorf("draining the node: it does not run any more, and %d Pods are left", len(k.store.Pods()))
-		}
+	var grace *int64
+	for {
+		left, err := k.endAll(live, grace)
 		if err != nil {
 			return err
+		}
+		if left == 0 {
+			break
+		}
+		select {
+		case <-changed:
+		case <-soft:
+			soft, hard, grace = nil, time.After(drainForced), new(int64)
+		case <-hard:
+			return fault.Unavailable.Errorf("draining the node: %d Pods are left: see the log for what holds them", left)
+		case <-k.over:
+			return fault.Unavailable.Errorf("draining the node: it does not run any more, and %d Pods are left", left)
 		}
 	}
 	if err := k.waitEmpty(live); err != nil {
@@ -82,26 +86,43 @@ func (k *Kubelet) waitEmpty(ctx context.Context) error {
 	return nil
 }
 
-func (k *Kubelet) endAll(ctx context.Context, grace *int64) error {
-	for _, p := range k.store.Pods() {
-		err := k.store.End(ctx, types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, grace)
-		if err != nil && !errors.Is(err, fault.NotFound) {
-			return fmt.Errorf("ending Pod %q: %w", p.Name, err)
+// endAll ends all Pods that do not end yet, within the grace or their own, and
+// returns how many there are. A grace of zero is for those that end too: the
+// kubelet kills them, and their objects are removed when nothing of them is left.
+func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left int, err error) {
+	pods, err := client.List[*v1.Pod](ctx, k.client, "")
+	if err != nil {
+		return 0, fmt.Errorf("listing the Pods: %w", err)
+	}
+	for _, p := range pods {
+		if p.DeletionTimestamp != nil && (grace == nil || *p.DeletionGracePeriodSeconds <= soonest) {
+			continue
+		}
+		ask := grace
+		if grace != nil { // zero would remove the object before the kubelet has ended the Pod
+			ask = new(soonest)
+		}
+		if err := k.client.Delete(ctx, p, ask); err != nil && !errors.Is(err, fault.NotFound) {
+			return 0, fmt.Errorf("ending Pod %q: %w", p.Name, err)
 		}
 	}
-	return nil
+	return len(pods), nil
 }
+
+// soonest is the shortest grace in seconds with which a Pod still ends in order.
+const soonest = int64(1)
 
 // deleteClaims deletes all claims. A driver that is away is waited for a little.
 func (k *Kubelet) deleteClaims(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, drainForced)
 	defer cancel()
-	var errs []error
-	for _, c := range store.List[*v1.PersistentVolumeClaim](k.store, "") {
-		err := k.volumes.DeleteClaim(ctx, c.Namespace, c.Name)
+	claims, err := client.List[*v1.PersistentVolumeClaim](ctx, k.client, "")
+	errs := []error{err}
+	for _, c := range claims {
+		err := k.deleteClaim(ctx, c)
 		for n := 1; err != nil && n < 5 && ctx.Err() == nil; n++ {
 			time.Sleep(pod.Backoff(n, 50*time.Millisecond, time.Second))
-			err = k.volumes.DeleteClaim(ctx, c.Namespace, c.Name)
+			err = k.deleteClaim(ctx, c)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("deleting claim %q: %w", c.Namespace+"/"+c.Name, err))

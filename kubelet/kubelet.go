@@ -18,13 +18,15 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/nodekit-project/nodekit/cri/client"
+	"k8s.io/client-go/rest"
+
+	criclient "github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/device"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
-	"github.com/nodekit-project/nodekit/kubelet/store"
 	"github.com/nodekit-project/nodekit/kubelet/volume"
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
@@ -40,6 +42,13 @@ type Config struct {
 	ManifestDir string
 	// NodeName is the node's name in Pods. Required.
 	NodeName string
+	// ID marks what belongs to this node in a runtime that it shares with others.
+	// It stays the same as long as Root does. Required.
+	ID string
+	// API is the Kubernetes API through which the kubelet reads and writes its
+	// world: its Pods are those with this node's name. Required. It may go away
+	// and come back.
+	API *rest.Config
 	// CRIEndpoint is the runtime's and image service's socket. Required.
 	CRIEndpoint string
 	// CgroupParent is the cgroup below which Pods get theirs; "" is "/nodekit".
@@ -60,8 +69,9 @@ type Config struct {
 type Kubelet struct {
 	config  Config
 	unlock  func() error
-	store   *store.Store
-	cri     *client.Client
+	client  *client.Client
+	pods    *podCache
+	cri     *criclient.Client
 	volumes *volume.Manager
 	devices *device.Manager
 
@@ -80,7 +90,7 @@ func New(c Config) (*Kubelet, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	k := &Kubelet{config: c, over: make(chan struct{}), ready: make(chan struct{})}
+	k := &Kubelet{config: c, pods: newPodCache(), over: make(chan struct{}), ready: make(chan struct{})}
 	k.sources, k.drain = context.WithCancel(context.Background())
 	if err := k.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the node at %q: %w", c.Root, err), k.Close())
@@ -95,8 +105,8 @@ func (c *Config) check() error {
 			errs = append(errs, fault.Invalid.Errorf("%s is %q: want an absolute path", name, value))
 		}
 	}
-	for name, value := range map[string]string{"NodeName": c.NodeName, "CRIEndpoint": c.CRIEndpoint} {
-		if value == "" {
+	for name, missing := range map[string]bool{"NodeName": c.NodeName == "", "ID": c.ID == "", "API": c.API == nil, "CRIEndpoint": c.CRIEndpoint == ""} {
+		if missing {
 			errs = append(errs, fault.Invalid.Errorf("%s is missing", name))
 		}
 	}
@@ -121,14 +131,14 @@ func (k *Kubelet) open() (err error) {
 	if k.unlock, err = lock(k.config.Root); err != nil {
 		return err
 	}
-	if k.store, err = store.Open(filepath.Join(k.config.Root, "objects.db"), &store.Options{Logger: k.config.Logger}); err != nil {
+	if k.client, err = client.New(k.config.API, k.config.Logger); err != nil {
 		return err
 	}
-	if k.cri, err = client.Dial(k.config.CRIEndpoint, &client.Options{Observe: k.config.Observe}); err != nil {
+	if k.cri, err = criclient.Dial(k.config.CRIEndpoint, &criclient.Options{Observe: k.config.Observe}); err != nil {
 		return err
 	}
 	k.volumes, err = volume.New(volume.Config{
-		Root: k.config.Root, NodeName: k.config.NodeName, Objects: objects{k.store},
+		Root: k.config.Root, NodeName: k.config.NodeName, Objects: objects{k.client},
 		Observe: k.config.Observe, Logger: k.config.Logger,
 	})
 	if err != nil {
@@ -145,9 +155,9 @@ func (k *Kubelet) podsDir() string  { return filepath.Join(k.config.Root, "pods"
 func (k *Kubelet) registry() string { return filepath.Join(k.config.Root, "plugins_registry") }
 func (k *Kubelet) logDir() string   { return filepath.Join(k.config.Root, "logs") }
 
-// Store returns the node's objects. Pods created there are run; Pods ended
-// there (store.End) are terminated and then removed.
-func (k *Kubelet) Store() *store.Store { return k.store }
+// Client returns the client of the Kubernetes API that the kubelet works
+// through. Pods created there are run; Pods deleted there are ended first.
+func (k *Kubelet) Client() *client.Client { return k.client }
 
 // Ready is closed when Run has read the manifests once and the runtime has
 // answered: from then on Pods are started, and the HTTP API can reach them.
@@ -164,8 +174,8 @@ func (k *Kubelet) Close() error {
 		if k.cri != nil {
 			errs = append(errs, k.cri.Close())
 		}
-		if k.store != nil {
-			errs = append(errs, k.store.Close())
+		if k.client != nil {
+			k.client.Close()
 		}
 		if k.unlock != nil {
 			errs = append(errs, k.unlock())

@@ -22,6 +22,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 	"github.com/nodekit-project/nodekit/kubelet"
+	kubeclient "github.com/nodekit-project/nodekit/kubelet/client"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -29,6 +31,7 @@ import (
 type bench struct {
 	t         *testing.T
 	fake      *fake
+	api       *testAPI
 	dir       string
 	manifests string
 	cgroup    string
@@ -51,7 +54,7 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 	})
-	b := &bench{t: t, fake: newFake(t), dir: dir, manifests: filepath.Join(dir, "manifests"), cgroup: parent}
+	b := &bench{t: t, fake: newFake(t), api: newAPI(t, dir), dir: dir, manifests: filepath.Join(dir, "manifests"), cgroup: parent}
 	if err := os.Mkdir(b.manifests, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +64,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) config() kubelet.Config {
 	return kubelet.Config{
 		Root: filepath.Join(b.dir, "root"), RunDir: filepath.Join(b.dir, "run"), ManifestDir: b.manifests,
-		NodeName: "node", CRIEndpoint: b.fake.endpoint, CgroupParent: b.cgroup,
+		NodeName: "node", ID: "bench", API: b.api.config, CRIEndpoint: b.fake.endpoint, CgroupParent: b.cgroup,
 		OnStep: func(s pod.Step) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -111,7 +114,7 @@ func (b *bench) write(file, text string) {
 
 // pod returns the Pod, or nil.
 func (b *bench) pod(name string) *v1.Pod {
-	for _, p := range b.kubelet.Store().Pods() {
+	for _, p := range b.api.pods() {
 		if p.Name == name {
 			return p
 		}
@@ -326,16 +329,18 @@ func TestReadyDoesNotFlapOverARestart(t *testing.T) {
 		b.stop()
 		b.start()
 		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
-		events, err := b.kubelet.Store().Watch(ctx, &v1.Pod{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for e := range events {
-			if p, _ := e.Object.(*v1.Pod); p != nil && !ready(p) {
-				t.Errorf("after a restart a status says: %s", describe(p))
-			}
-		}
+		err := b.kubelet.Client().Follow(ctx, &v1.Pod{}, "", kubeclient.Handler{
+			Changed: func(o object.Object) {
+				if p := o.(*v1.Pod); !ready(p) {
+					t.Errorf("after a restart a status says: %s", describe(p))
+				}
+			},
+			Gone: func(object.Object) {}, Synced: func() {},
+		})
 		cancel()
+		if err != nil {
+			t.Error(err)
+		}
 	}
 	b.drain()
 }

@@ -18,7 +18,7 @@ import (
 // called when all sources have been read.
 func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	known := map[types.UID]bool{}
-	for _, have := range k.store.Pods() {
+	for _, have := range k.pods.list() {
 		known[have.UID] = true
 	}
 	found, err := p.observer.Found(ctx)
@@ -62,7 +62,7 @@ func (k *Kubelet) endStrays(ctx context.Context, p *parts) error {
 		// First what is known, then what is there: a Pod that ends in between is not
 		// a stray, and one that comes in between has a worker.
 		known := map[types.UID]bool{}
-		for _, have := range k.store.Pods() {
+		for _, have := range k.pods.list() {
 			known[have.UID] = true
 		}
 		found, err := p.observer.Found(ctx)

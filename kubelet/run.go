@@ -7,16 +7,19 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/nodekit-project/nodekit/internal/registration"
+	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/criconfig"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/observer"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/probe"
 	"github.com/nodekit-project/nodekit/kubelet/server"
 	"github.com/nodekit-project/nodekit/kubelet/status"
-	"github.com/nodekit-project/nodekit/kubelet/store"
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
@@ -31,7 +34,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	if k.config.ManifestDir == "" {
 		close(synced)
 	} else {
-		dir, err := manifest.NewDirectory(k.config.ManifestDir, k.store, &manifest.Options{Report: k.config.OnManifest, Logger: k.config.Logger})
+		dir, err := manifest.NewDirectory(k.config.ManifestDir, files{objects{k.client}}, &manifest.Options{Report: k.config.OnManifest, Logger: k.config.Logger})
 		if err != nil {
 			return err
 		}
@@ -51,7 +54,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
 		return server.Serve(ctx, server.Config{
-			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), Pods: k.store.Pods,
+			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), Pods: k.pods.list,
 			Healthy: k.healthy, LogDir: k.logDir(), Ended: k.ended, Runtime: k.cri.Runtime, Sandbox: k.sandbox, Logger: k.config.Logger,
 		})
 	})
@@ -79,8 +82,8 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.followPods(ctx, p, again) })
 	group.Go(func() error { return p.observer.Run(ctx) })
-	group.Go(func() error { return k.endStrays(ctx, p) })
 	group.Go(func() error { return k.retry(ctx, p.workers) })
+	group.Go(func() error { return k.endClaims(ctx) })
 	err = group.Wait()
 	p.workers.Wait()
 	p.probes.Wait()
@@ -109,17 +112,17 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 	}
 	ips := nodeIPs()
 	builder := criconfig.New(criconfig.Node{
-		Name: k.config.NodeName, ID: k.store.ID(), IPs: ips, PodsDir: k.podsDir(), LogDir: k.logDir(),
+		Name: k.config.NodeName, ID: k.config.ID, IPs: ips, PodsDir: k.podsDir(), LogDir: k.logDir(),
 		SeccompDir: filepath.Join(k.config.Root, "seccomp"), CgroupParent: k.config.CgroupParent, ResolvConf: "/etc/resolv.conf",
 		CPUs: cpus(), Memory: memory(),
-	}, k.store)
-	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.store.ID(), Changed: wake, Logger: log})
+	}, objects{k.client})
+	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.config.ID, Changed: wake, Logger: log})
 	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Logger: log})
 	node := status.Node{IPs: ips, Runtime: runtimeName}
 	p.workers = worker.New(ctx, worker.Config{
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
-		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes, Cgroups: cgroups{},
+		Objects: objects{k.client}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes, Cgroups: cgroups{},
 		OnStep: k.config.OnStep, Logger: log,
 	})
 	k.workers.Store(p.workers)
@@ -127,46 +130,73 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 	return p
 }
 
-// followPods gives the workers every change of a Pod.
+// followPods gives the workers every change of a Pod of this node.
 func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error {
-	events, err := k.store.Watch(ctx, &v1.Pod{})
-	if err != nil {
-		return err
-	}
-	for e := range events {
-		switch e.Type {
-		case store.Synced:
-			if err := k.endOrphans(ctx, p); err != nil {
-				return err
-			}
-		case store.Deleted:
-			p.workers.Gone(e.Object.(*v1.Pod))
-			again()
-		default:
-			p.workers.Update(e.Object.(*v1.Pod))
+	synced := make(chan struct{})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return k.client.Follow(ctx, &v1.Pod{}, "spec.nodeName="+k.config.NodeName, client.Handler{
+			Changed: func(o object.Object) {
+				k.pods.set(o.(*v1.Pod))
+				p.workers.Update(o.(*v1.Pod))
+			},
+			Gone: func(o object.Object) {
+				k.pods.remove(o.GetUID())
+				p.workers.Gone(o.(*v1.Pod))
+				again()
+			},
+			Synced: func() { close(synced) },
+		})
+	})
+	group.Go(func() error {
+		select {
+		case <-synced: // until then every Pod would look like an orphan
+		case <-ctx.Done():
+			return nil
 		}
-	}
-	return nil
+		if err := k.endOrphans(ctx, p); err != nil {
+			return err
+		}
+		return k.endStrays(ctx, p)
+	})
+	return group.Wait()
 }
 
 // retry makes waiting Pods try again when something came that they may be
 // waiting for.
 func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
-	events, err := k.store.Watch(ctx, nil)
-	if err != nil {
-		return err
-	}
-	for {
+	changed := make(chan struct{}, 1)
+	tell := func(object.Object) {
 		select {
-		case <-ctx.Done():
-			return nil
-		case <-k.volumes.Changed():
-		case <-k.devices.Changed():
-		case e := <-events:
-			if _, isPod := e.Object.(*v1.Pod); isPod || e.Object == nil {
-				continue
-			}
+		case changed <- struct{}{}:
+		default:
 		}
-		workers.Retry()
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, example := range referred() {
+		group.Go(func() error {
+			return k.client.Follow(ctx, example, "", client.Handler{Changed: tell, Gone: tell, Synced: func() {}})
+		})
+	}
+	group.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-k.volumes.Changed():
+			case <-k.devices.Changed():
+			case <-changed:
+			}
+			workers.Retry()
+		}
+	})
+	return group.Wait()
+}
+
+// referred are the kinds that a Pod may wait for.
+func referred() []object.Object {
+	return []object.Object{
+		&v1.ConfigMap{}, &v1.Secret{}, &v1.PersistentVolumeClaim{}, &v1.PersistentVolume{},
+		&storagev1.StorageClass{}, &storagev1.CSIDriver{}, &nodev1.RuntimeClass{},
 	}
 }

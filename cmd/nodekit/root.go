@@ -29,6 +29,8 @@ See whether this machine has what it takes: nodekit doctor`,
 	root.AddCommand(
 		newRunCommand(),
 		newNodeCommand(),
+		newKubectlCommand(),
+		newKubeconfigCommand(),
 		newResetCommand(),
 		newServeCommand(),
 		newImageCommand(),

@@ -50,6 +50,7 @@ func layers() []layer {
 		{"kubelet/node", []string{"...", "!cmd/...", "!examples/...", "!conformance/...", "!kubelet/nodetest"}},
 		{"kubelet/nodetest", []string{"kubelet/node", "internal/..."}},
 		{"kubelet", slices.Concat(wires, []string{"kubelet/...", "!kubelet/node", "!kubelet/nodetest"})},
+		{"kubelet/api/...", slices.Concat(wires, []string{"kubelet/pod", "kubelet/object", "kubelet/api/..."})},
 		{"kubelet/...", slices.Concat(wires, []string{"kubelet/pod", "kubelet/object"})},
 		{"examples/...", slices.Concat(sdks, []string{"conformance/...", "kubelet/nodetest"})},
 

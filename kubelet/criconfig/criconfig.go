@@ -15,19 +15,15 @@ import (
 	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // Object is any Kubernetes object.
-type Object = interface {
-	metav1.Object
-	runtime.Object
-}
+type Object = object.Object
 
 // Objects is where ConfigMaps and Secrets for environments are read.
 type Objects interface {

@@ -25,7 +25,8 @@ type Store interface {
 	Delete(context.Context, Object) error
 	// End marks a Pod as ending; nil is its own grace.
 	End(ctx context.Context, pod types.NamespacedName, grace *int64) error
-	All() []Object
+	// All returns the objects of all kinds that files may hold.
+	All(context.Context) ([]Object, error)
 }
 
 // Desired is what a directory asks for.
@@ -41,8 +42,12 @@ type Desired struct {
 // file is gone ends; a PersistentVolume or a claim stays, for its data; other
 // objects are deleted. Apply may be repeated, also after a crash.
 func Apply(ctx context.Context, store Store, want *Desired) error {
+	all, err := store.All(ctx)
+	if err != nil {
+		return fmt.Errorf("reading what there is: %w", err)
+	}
 	have := map[string]Object{}
-	for _, o := range store.All() {
+	for _, o := range all {
 		have[object.Name(o)] = o
 	}
 	a := &applier{ctx: ctx, store: store, have: have, wanted: map[string]string{}}

@@ -67,14 +67,14 @@ func (m *memory) End(_ context.Context, name types.NamespacedName, _ *int64) err
 	return nil
 }
 
-func (m *memory) All() []manifest.Object {
+func (m *memory) All(context.Context) ([]manifest.Object, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []manifest.Object
 	for _, o := range m.objects {
 		all = append(all, o.DeepCopyObject().(manifest.Object))
 	}
-	return all
+	return all, nil
 }
 
 func (m *memory) keys() []string {

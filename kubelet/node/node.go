@@ -22,18 +22,19 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/nodekit-project/nodekit/cri/client"
+	criclient "github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/hostcheck"
 	"github.com/nodekit-project/nodekit/kubelet"
+	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
-	"github.com/nodekit-project/nodekit/kubelet/store"
 )
 
 // Node is a node that was started. Its methods are safe for concurrent use.
 type Node struct {
 	cfg     Config
+	api     *kubernetes
 	kubelet *kubelet.Kubelet
 	runtime *Runtime // nil with a foreign one
 	parts   *parts
@@ -93,6 +94,11 @@ func (n *Node) start(ctx context.Context) error {
 			return err
 		}
 	}
+	var err error
+	if n.api, err = openAPI(&n.cfg); err != nil {
+		return err
+	}
+	n.onDestroy(n.removeKubeconfig)
 	k, err := kubelet.New(n.kubeletConfig())
 	if err != nil {
 		return err
@@ -105,6 +111,7 @@ func (n *Node) start(ctx context.Context) error {
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
 	n.parts = newParts(live)
+	n.parts.run("Kubernetes API", n.api.serve)
 	n.parts.run("kubelet", k.Run)
 	if err := n.startParts(ctx); err != nil {
 		return err
@@ -133,7 +140,7 @@ func (n *Node) ready(ctx context.Context) error {
 
 // asked asks the runtime once, for its error.
 func (n *Node) asked() error {
-	c, err := client.Dial(n.criEndpoint(), nil)
+	c, err := criclient.Dial(n.criEndpoint(), nil)
 	if err != nil {
 		return err
 	}
@@ -146,8 +153,9 @@ func (n *Node) asked() error {
 	return fault.Unavailable.Errorf("it answers now, after more than %s", answerWithin)
 }
 
-// Store returns the node's objects.
-func (n *Node) Store() *store.Store { return n.kubelet.Store() }
+// Client returns a client of the node's Kubernetes API that works with objects
+// by their Go type.
+func (n *Node) Client() *client.Client { return n.kubelet.Client() }
 
 // Done is closed when the node has stopped, by Stop, Destroy or the failure of
 // a part; Err then says which.
@@ -181,7 +189,7 @@ func (n *Node) Stop() error {
 		for _, release := range slices.Backward(n.atStop) {
 			errs = append(errs, release())
 		}
-		err = errors.Join(append(errs, n.kubelet.Close())...)
+		err = errors.Join(append(errs, n.kubelet.Close(), n.api.close())...)
 	})
 	return err
 }
@@ -194,7 +202,7 @@ func (n *Node) Destroy(ctx context.Context) error {
 	n.stop()
 	<-n.stopped
 	err := n.failure
-	n.end.Do(func() { err = errors.Join(drained, n.failure, n.takeDown(ctx), n.kubelet.Close()) })
+	n.end.Do(func() { err = errors.Join(drained, n.failure, n.takeDown(ctx), n.kubelet.Close(), n.api.close()) })
 	return err
 }
 
@@ -227,7 +235,10 @@ func (n *Node) abandon() error {
 		}
 	}
 	if n.kubelet != nil {
-		errs = append(errs, n.kubelet.Close()) // last: the root is ours until then
+		errs = append(errs, n.kubelet.Close())
+	}
+	if n.api != nil {
+		errs = append(errs, n.api.close()) // last: the root is ours until then
 	}
 	return errors.Join(errs...)
 }
@@ -265,6 +276,8 @@ func (n *Node) kubeletConfig() kubelet.Config {
 		RunDir:       n.cfg.Run,
 		ManifestDir:  n.cfg.Manifests,
 		NodeName:     n.cfg.Name,
+		ID:           n.api.store.ID(),
+		API:          n.api.kubelet,
 		CRIEndpoint:  n.criEndpoint(),
 		CgroupParent: cgroupParent(n.cfg.Root),
 		Observe:      n.cfg.Observe,

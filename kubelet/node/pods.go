@@ -1,11 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -15,14 +15,15 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
-	"github.com/nodekit-project/nodekit/kubelet/store"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
 // Run creates the objects and returns their Pods, in order, once all of them
 // have ended; a Pod that restarts for ever never does. When ctx ends or the
 // node fails it returns earlier, with an error. The Pods are not removed.
-func (n *Node) Run(ctx context.Context, objects []store.Object) ([]*v1.Pod, error) {
+func (n *Node) Run(ctx context.Context, objects []manifest.Object) ([]*v1.Pod, error) {
 	pods, err := n.Create(ctx, objects)
 	if err != nil {
 		return nil, err
@@ -50,19 +51,19 @@ func (n *Node) Apply(ctx context.Context, text []byte) ([]*v1.Pod, error) {
 
 // Create stores the objects, Pods last, so that what a Pod refers to is there
 // when it starts. It returns the Pods.
-func (n *Node) Create(ctx context.Context, objects []store.Object) ([]*v1.Pod, error) {
+func (n *Node) Create(ctx context.Context, objects []manifest.Object) ([]*v1.Pod, error) {
 	var pods []*v1.Pod
 	for _, o := range objects {
 		if p, ok := o.(*v1.Pod); ok {
 			pods = append(pods, p)
 			continue
 		}
-		if err := n.Store().Create(ctx, o); err != nil {
+		if err := n.Client().Create(ctx, o); err != nil {
 			return nil, fmt.Errorf("creating %q: %w", o.GetName(), err)
 		}
 	}
 	for _, p := range pods {
-		if err := n.Store().Create(ctx, p); err != nil {
+		if err := n.Client().Create(ctx, p); err != nil {
 			return nil, fmt.Errorf("creating Pod %q: %w", p.Name, err)
 		}
 	}
@@ -89,27 +90,37 @@ func Ready(p *v1.Pod) bool {
 func (n *Node) Wait(ctx context.Context, name types.NamespacedName, wanted func(*v1.Pod) bool) (*v1.Pod, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events, err := n.Store().Watch(ctx, &v1.Pod{})
-	if err != nil {
-		return nil, err
+	type seen struct {
+		pod  *v1.Pod
+		gone bool
 	}
-	for {
-		select {
-		case <-n.stopped:
-			return nil, errors.Join(fmt.Errorf("waiting for Pod %q: the node ended", name), n.Err())
-		case e, open := <-events:
-			if !open {
-				return nil, fmt.Errorf("waiting for Pod %q: %w", name, context.Cause(ctx))
-			}
-			p, ok := e.Object.(*v1.Pod)
-			switch {
-			case !ok || p.Namespace != name.Namespace || p.Name != name.Name:
-			case e.Type == store.Deleted:
-				return nil, fault.NotFound.Errorf("waiting for Pod %q: it was deleted", name)
-			case wanted(p):
-				return p, nil
-			}
+	found := make(chan seen)
+	tell := func(o object.Object, gone bool) {
+		p := o.(*v1.Pod)
+		if p.Namespace != name.Namespace || p.Name != name.Name || !gone && !wanted(p) {
+			return
 		}
+		select {
+		case found <- seen{p, gone}:
+		case <-ctx.Done():
+		}
+	}
+	followed := make(chan error, 1)
+	go func() {
+		followed <- n.Client().Follow(ctx, &v1.Pod{}, "metadata.name="+name.Name, client.Handler{
+			Changed: func(o object.Object) { tell(o, false) }, Gone: func(o object.Object) { tell(o, true) }, Synced: func() {},
+		})
+	}()
+	select {
+	case <-n.stopped:
+		return nil, errors.Join(fmt.Errorf("waiting for Pod %q: the node ended", name), n.Err())
+	case err := <-followed:
+		return nil, fmt.Errorf("waiting for Pod %q: %w", name, cmp.Or(err, context.Cause(ctx)))
+	case s := <-found:
+		if s.gone {
+			return nil, fault.NotFound.Errorf("waiting for Pod %q: it was deleted", name)
+		}
+		return s.pod, nil
 	}
 }
 
@@ -117,9 +128,7 @@ func (n *Node) Wait(ctx context.Context, name types.NamespacedName, wanted func(
 // asks the kubelet's HTTP API, as kubectl's server would.
 func (n *Node) Logs(ctx context.Context, p call.Pod, container string, w io.Writer) error {
 	socket := filepath.Join(n.cfg.Run, "nodekit.sock")
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
+	transport := overSocket(socket)
 	defer transport.CloseIdleConnections()
 	u := url.URL{Scheme: "http", Host: "node", RawQuery: "follow=true"}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("containerLogs", p.Namespace, p.Name, container).String(), nil)

@@ -36,9 +36,13 @@ func (n Notice) String() string {
 // Name names an object for people: "Pod default/web". An object of a kind that
 // no node keeps is named without its kind.
 func Name(o Object) string {
-	name := strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/")
 	if k, err := KindOf(o); err == nil {
-		return k.Kind + " " + name
+		return NameOf(k, o.GetNamespace(), o.GetName())
 	}
-	return name
+	return strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/")
+}
+
+// NameOf is Name for an object that is not at hand.
+func NameOf(k *Kind, namespace, name string) string {
+	return k.Kind + " " + strings.TrimPrefix(namespace+"/"+name, "/")
 }

@@ -11,6 +11,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
+// ClaimProtection is the finalizer that keeps a claim until no Pod uses it and
+// its volume is deleted, which the kubelet does
+// (kubernetes.io/docs/concepts/storage/persistent-volumes, "Storage Object in
+// Use Protection").
+const ClaimProtection = "kubernetes.io/pvc-protection"
+
 // ValidateUpdate checks what the Kubernetes API lets a user change of an object:
 // next is what shall be stored, complete, and old what is. The error is
 // fault.Invalid and names every problem.

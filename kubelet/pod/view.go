@@ -114,3 +114,18 @@ func (v *View) anyApp() bool {
 	}
 	return false
 }
+
+// Names returns the names of all the Pod's containers: those of its spec's
+// lists in the order app, init, ephemeral.
+func Names(p *v1.Pod) []string {
+	var names []string
+	for _, list := range [][]v1.Container{p.Spec.Containers, p.Spec.InitContainers} {
+		for i := range list {
+			names = append(names, list[i].Name)
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		names = append(names, p.Spec.EphemeralContainers[i].Name)
+	}
+	return names
+}

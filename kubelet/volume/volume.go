@@ -31,22 +31,18 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // Object is a Kubernetes object. Its kind follows from its Go type.
-type Object interface {
-	metav1.Object
-	runtime.Object
-}
+type Object = object.Object
 
 // Objects is where the manager reads and writes Kubernetes objects. The
 // namespace of objects that have none is "".

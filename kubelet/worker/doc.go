@@ -66,7 +66,10 @@ type Cgroups interface {
 
 // Objects is where workers write what became of their Pods.
 type Objects interface {
-	SetStatus(ctx context.Context, name types.NamespacedName, uid types.UID, status v1.PodStatus) error
+	// SetStatus records what changed of the Pod's status since was, which is what
+	// was recorded last, or was there at the start. It returns fault.NotFound when
+	// the Pod's object is gone.
+	SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error
 	// Remove removes the object of an ended Pod. Idempotent.
 	Remove(context.Context, *v1.Pod) error
 }

@@ -274,10 +274,10 @@ func (w *world) Results(uid types.UID) map[string]pod.Probed {
 }
 
 func (w *world) Create(string) error { return w.note("cgroup") }
-func (w *world) SetStatus(_ context.Context, _ types.NamespacedName, _ types.UID, s v1.PodStatus) error {
+func (w *world) SetStatus(_ context.Context, _ *v1.Pod, _, now *v1.PodStatus) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.statuses = append(w.statuses, s)
+	w.statuses = append(w.statuses, *now)
 	return nil
 }
 

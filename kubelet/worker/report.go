@@ -17,7 +17,7 @@ func (w *worker) report(v *pod.View) error {
 	if equality.Semantic.DeepEqual(status, w.was) {
 		return nil
 	}
-	err := w.config.Objects.SetStatus(w.ctx, nameOf(v.Pod), v.Pod.UID, status)
+	err := w.config.Objects.SetStatus(w.ctx, v.Pod, &w.was, &status)
 	if err != nil && !(errors.Is(err, fault.NotFound) && v.Ending != nil) {
 		return err
 	}

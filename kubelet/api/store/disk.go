@@ -2,26 +2,31 @@ package store
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 	"k8s.io/apimachinery/pkg/util/uuid"
-	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
 const (
 	formatVersion = 1
 	// reserve is how many resourceVersions are set aside with one write, so
-	// that statuses that were lost in a crash have not used up numbers that
+	// that lazy changes that were lost in a crash have not used up numbers that
 	// are given out again.
 	reserve = 10_000
-	// lazyDelay is how long a status may stay in memory only.
+	// lockWithin is how long another process may take to let go of the file.
+	lockWithin = 200 * time.Millisecond
+	// lazyDelay is how long a change may stay in memory only.
 	lazyDelay = 250 * time.Millisecond
 )
 
@@ -40,14 +45,20 @@ func Open(file string, opts *Options) (*Store, error) {
 		opts = &Options{}
 	}
 	s := &Store{
-		objects: map[string]map[string]Object{}, watchers: map[*watcher]struct{}{}, lazy: map[ref]struct{}{}, log: opts.Logger,
+		collections: map[*object.Kind]*collection{}, lazy: map[ref]struct{}{}, log: opts.Logger,
+	}
+	for _, k := range object.Kinds() {
+		s.collections[k] = newCollection()
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
-		Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 16 << 20,
+		Timeout: lockWithin, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: 16 << 20,
 	})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fault.AlreadyExists.Errorf("another node runs on this root: stop it, or choose another root")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the object store %q: %w", file, err)
 	}
@@ -75,6 +86,9 @@ func (s *Store) load() error {
 		}
 		s.id = string(meta.Get(idKey))
 		s.revision = number(meta.Get(revisionKey))
+		for _, c := range s.collections {
+			c.horizon = s.revision // what happened before is not known
+		}
 		s.reserved = s.revision + reserve
 		if err := errors.Join(meta.Put(versionKey, bytesOf(formatVersion)), meta.Put(revisionKey, bytesOf(s.reserved))); err != nil {
 			return err
@@ -88,18 +102,19 @@ func (s *Store) load() error {
 	})
 }
 
-func (s *Store) loadKind(kind string, b *bbolt.Bucket) error {
-	s.objects[kind] = map[string]Object{}
-	return b.ForEach(func(k, v []byte) error {
-		decoded, _, err := scheme.Codecs.UniversalDeserializer().Decode(v, nil, nil)
-		if err != nil {
-			return fmt.Errorf("reading %s %q: %w", kind, k, err)
+func (s *Store) loadKind(name string, b *bbolt.Bucket) error {
+	all := object.Kinds()
+	i := slices.IndexFunc(all, func(k *object.Kind) bool { return k.Key() == name })
+	if i < 0 {
+		return fault.FailedPrecondition.Errorf("it holds objects of kind %s, which this program does not know: use a newer nodekit", name)
+	}
+	k := all[i]
+	return b.ForEach(func(key, data []byte) error {
+		o := k.New()
+		if err := json.Unmarshal(data, o); err != nil {
+			return fmt.Errorf("reading %s %q: %w", name, key, err)
 		}
-		o, ok := decoded.(Object)
-		if !ok {
-			return fault.Internal.Errorf("reading %s %q: %T is not an object", kind, k, decoded)
-		}
-		s.objects[kind][string(k)] = o
+		s.collections[k].objects[string(key)] = o
 		return nil
 	})
 }
@@ -143,7 +158,7 @@ func (s *Store) pending() (map[ref][]byte, error) {
 	defer s.mu.Unlock()
 	out := make(map[ref][]byte, len(s.lazy))
 	for r := range s.lazy {
-		data, err := encode(s.objects[r.kind][r.key])
+		data, err := encode(s.collections[r.kind].objects[r.key])
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +173,7 @@ func (s *Store) again(pending map[ref][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for r := range pending {
-		if s.objects[r.kind][r.key] != nil {
+		if s.collections[r.kind].objects[r.key] != nil {
 			s.lazy[r] = struct{}{}
 		}
 	}
@@ -180,7 +195,7 @@ func (s *Store) flushNow() {
 		return
 	}
 	if err := s.commit(nil); err != nil {
-		s.log.Error("writing Pod statuses", "err", err)
+		s.log.Error("writing changes that were held back", "err", err)
 		s.mu.Lock()
 		s.flush.Reset(10 * lazyDelay)
 		s.mu.Unlock()
@@ -188,7 +203,7 @@ func (s *Store) flushNow() {
 }
 
 func insert(tx *bbolt.Tx, r ref, data []byte) error {
-	b, err := tx.CreateBucketIfNotExists([]byte(r.kind))
+	b, err := tx.CreateBucketIfNotExists([]byte(r.kind.Key()))
 	if err != nil {
 		return err
 	}
@@ -196,7 +211,7 @@ func insert(tx *bbolt.Tx, r ref, data []byte) error {
 }
 
 func remove(tx *bbolt.Tx, r ref) error {
-	b := tx.Bucket([]byte(r.kind))
+	b := tx.Bucket([]byte(r.kind.Key()))
 	if b == nil {
 		return nil
 	}
@@ -211,3 +226,19 @@ func number(b []byte) uint64 {
 }
 
 func bytesOf(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// Close writes what is not written yet and closes the file. Idempotent.
+func (s *Store) Close() error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.mu.Lock()
+	if s.flush != nil {
+		s.flush.Stop()
+	}
+	s.mu.Unlock()
+	return errors.Join(s.commit(nil), s.db.Close())
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+func newKubeconfigCommand() *cobra.Command {
+	run := defaultRun
+	cmd := &cobra.Command{
+		Use:   "kubeconfig [--run DIR]",
+		Short: "Print the path of a node's kubeconfig",
+		Long: `Print the path of the kubeconfig of a node that runs, for kubectl, client-go and whatever
+else speaks to a Kubernetes API:
+
+  export KUBECONFIG=$(nodekit kubeconfig)`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := kubeconfig(run)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), path)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&run, "run", run, "the node's run `directory`")
+	return cmd
+}
+
+// kubeconfig returns the path of the kubeconfig of the node with the run directory.
+func kubeconfig(run string) (string, error) {
+	if err := absolute(&run); err != nil {
+		return "", err
+	}
+	path := node.Kubeconfig(run)
+	if _, err := os.Stat(path); err != nil {
+		return "", fault.NotFound.Errorf("no node has its run directory at %q: start one with \"nodekit node\", or name its directory with --run", run)
+	}
+	return path, nil
+}
+
+func newKubectlCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "kubectl [--run DIR] ARGUMENTS...",
+		Short: "Run the kubectl that comes with nodekit against a node",
+		Long: `Run the kubectl that comes with nodekit against a node. --run comes first and names the
+node's run directory; everything after it is kubectl's:
+
+  nodekit kubectl --run /run/nodekit get pods -A`,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run, rest := splitRun(args)
+			if len(rest) > 0 && slices.Contains([]string{"-h", "--help"}, rest[0]) && run == "" {
+				return cmd.Help()
+			}
+			if run == "" {
+				run = defaultRun
+			}
+			path, err := kubeconfig(run)
+			if err != nil {
+				return err
+			}
+			return execKubectl(path, rest)
+		},
+	}
+}
+
+// splitRun takes --run DIR or --run=DIR off the front.
+func splitRun(args []string) (run string, rest []string) {
+	if len(args) > 1 && args[0] == "--run" {
+		return args[1], args[2:]
+	}
+	if len(args) > 0 {
+		if run, ok := strings.CutPrefix(args[0], "--run="); ok {
+			return run, args[1:]
+		}
+	}
+	return "", args
+}
+
+// execKubectl becomes the kubectl beside this program. KUBECONFIG names the node:
+// a --kubeconfig among the arguments still wins.
+func execKubectl(kubeconfig string, args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(filepath.Dir(self), "kubectl")
+	if _, err := os.Stat(program); err != nil {
+		return fault.NotFound.Errorf("the program %q is missing: build it with \"make build\", or set KUBECONFIG=%s for a kubectl of your own", program, kubeconfig)
+	}
+	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KUBECONFIG=") }), "KUBECONFIG="+kubeconfig)
+	return unix.Exec(program, append([]string{"kubectl"}, args...), env)
+}

@@ -1,0 +1,283 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/api/store"
+	"github.com/nodekit-project/nodekit/kubelet/object"
+)
+
+// gather is how long the collector waits for more to do before it looks at
+// everything.
+const gather = 5 * time.Millisecond
+
+// collect does until ctx ends what follows from the end of an object: its
+// dependents go with it or are let go, as its deletion asked for, and what is in
+// a namespace ends with that. It looks at all objects whenever something went, or
+// came that has an owner or ends; what it does is idempotent, so a crash between
+// any two steps is followed by the rest.
+func (s *Server) collect(ctx context.Context) error {
+	kick := make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, k := range object.Kinds() {
+		_, at := s.config.Store.List(k, "")
+		w := s.config.Store.Watch(k, at)
+		group.Go(func() error { return s.notice(ctx, k, w, kick) })
+	}
+	group.Go(func() error {
+		for again := true; ; {
+			if again {
+				again = s.sweep()
+			}
+			if !again {
+				select {
+				case <-kick:
+				case <-ctx.Done():
+					return nil
+				}
+				time.Sleep(gather)
+				again = true
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// notice kicks the collector when it may have to do something.
+func (s *Server) notice(ctx context.Context, k *object.Kind, w *store.Watch, kick chan<- struct{}) error {
+	for {
+		events, err := w.Next(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, fault.OutOfRange) { // the sweep looks at everything anyway
+			_, at := s.config.Store.List(k, "")
+			w = s.config.Store.Watch(k, at)
+		}
+		if err != nil || slices.ContainsFunc(events, concerns) {
+			select {
+			case kick <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func concerns(e *store.Event) bool {
+	return e.Type == store.Deleted || e.Object.GetDeletionTimestamp() != nil || e.Type == store.Added && len(e.Object.GetOwnerReferences()) > 0
+}
+
+// world is everything that is there, at about one moment.
+type world struct {
+	objects    []object.Object
+	alive      map[types.UID]bool
+	dependents map[types.UID][]object.Object
+}
+
+func (s *Server) world() *world {
+	w := &world{alive: map[types.UID]bool{}, dependents: map[types.UID][]object.Object{}}
+	// Dependents first: an owner that comes in between is alive, one that goes is
+	// seen by the next sweep.
+	for _, k := range object.Kinds() {
+		objects, _ := s.config.Store.List(k, "")
+		w.objects = append(w.objects, objects...)
+	}
+	for _, k := range object.Kinds() {
+		objects, _ := s.config.Store.List(k, "")
+		for _, o := range objects {
+			w.alive[o.GetUID()] = true
+		}
+	}
+	for _, o := range w.objects {
+		for _, ref := range o.GetOwnerReferences() {
+			w.dependents[ref.UID] = append(w.dependents[ref.UID], o)
+		}
+	}
+	return w
+}
+
+// sweep does what is due once and reports whether it changed anything, after
+// which more may be due.
+func (s *Server) sweep() (changed bool) {
+	w := s.world()
+	for _, o := range w.objects {
+		switch {
+		case o.GetDeletionTimestamp() != nil:
+			changed = s.finalize(w, o) || changed
+		case w.ownerless(o):
+			changed = s.discard(o, metav1.DeletePropagationBackground) || changed
+		}
+	}
+	return changed
+}
+
+// ownerless reports whether the object had owners of kinds that are kept here
+// and all of them are gone.
+func (w *world) ownerless(o object.Object) bool {
+	refs := o.GetOwnerReferences()
+	for _, ref := range refs {
+		if object.KindFor(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)) == nil || w.alive[ref.UID] {
+			return false
+		}
+	}
+	return len(refs) > 0
+}
+
+// finalize does what an object waits for that ends.
+func (s *Server) finalize(w *world, o object.Object) (changed bool) {
+	if slices.Contains(o.GetFinalizers(), metav1.FinalizerOrphanDependents) {
+		for _, d := range w.dependents[o.GetUID()] {
+			s.release(d, o.GetUID())
+		}
+		return s.unfinalize(o, metav1.FinalizerOrphanDependents)
+	}
+	if slices.Contains(o.GetFinalizers(), metav1.FinalizerDeleteDependents) {
+		return s.finalizeForeground(w, o)
+	}
+	if ns, ok := o.(*v1.Namespace); ok && slices.Contains(ns.Spec.Finalizers, v1.FinalizerKubernetes) {
+		return s.finalizeNamespace(w, ns)
+	}
+	return false
+}
+
+// finalizeForeground deletes the dependents, and lets the object go when none is
+// left that blocks it.
+func (s *Server) finalizeForeground(w *world, o object.Object) (changed bool) {
+	blocked := false
+	for _, d := range w.dependents[o.GetUID()] {
+		for _, ref := range d.GetOwnerReferences() {
+			blocked = blocked || ref.UID == o.GetUID() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
+		}
+		if d.GetDeletionTimestamp() == nil {
+			changed = s.discard(d, metav1.DeletePropagationForeground) || changed
+		}
+	}
+	if blocked {
+		return changed
+	}
+	return s.unfinalize(o, metav1.FinalizerDeleteDependents)
+}
+
+func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
+	empty := true
+	for _, o := range w.objects {
+		if o.GetNamespace() != ns.Name {
+			continue
+		}
+		empty = false
+		if o.GetDeletionTimestamp() == nil {
+			changed = s.discard(o, metav1.DeletePropagationBackground) || changed
+		}
+	}
+	if !empty {
+		return changed
+	}
+	return s.rewrite(ns, "finalize", func(o object.Object) { o.(*v1.Namespace).Spec.Finalizers = nil })
+}
+
+// discard deletes an object for the collector.
+func (s *Server) discard(o object.Object, policy metav1.DeletionPropagation) bool {
+	k, err := object.KindOf(o)
+	if err == nil {
+		uid := o.GetUID()
+		_, _, err = s.remove(target{kind: k, namespace: o.GetNamespace(), name: o.GetName()},
+			&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &policy})
+	}
+	return s.done("deleting what lost its owner", o, err)
+}
+
+func (s *Server) release(o object.Object, owner types.UID) {
+	s.rewrite(o, "", func(o object.Object) {
+		o.SetOwnerReferences(slices.DeleteFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == owner }))
+	})
+}
+
+func (s *Server) unfinalize(o object.Object, name string) bool {
+	return s.rewrite(o, "", func(o object.Object) {
+		o.SetFinalizers(slices.DeleteFunc(o.GetFinalizers(), func(f string) bool { return f == name }))
+	})
+}
+
+// rewrite changes an object for the collector.
+func (s *Server) rewrite(o object.Object, subresource string, change func(object.Object)) bool {
+	k, err := object.KindOf(o)
+	if err == nil {
+		e := &edit{target: target{kind: k, namespace: o.GetNamespace(), name: o.GetName(), subresource: subresource}, manager: "nodekit"}
+		_, err = s.change(e, func(old object.Object) (object.Object, error) {
+			if old.GetUID() != o.GetUID() {
+				return nil, notFound(e.target)
+			}
+			next := old.DeepCopyObject().(object.Object)
+			change(next)
+			return next, nil
+		})
+	}
+	return s.done("letting go of an object", o, err)
+}
+
+// done reports whether a step was taken. One that failed is taken again when
+// something else happens.
+func (s *Server) done(what string, o object.Object, err error) bool {
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		s.log.Error(what, "object", object.Name(o), "err", err)
+	}
+	return err == nil
+}
+
+const (
+	// eventLife is how long an Event is kept, and eventMost how many are.
+	eventLife = time.Hour
+	eventMost = 5000
+)
+
+// forgetEvents deletes Events that are old, or too many, until ctx ends.
+func (s *Server) forgetEvents(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			s.forgetEventsBefore(now.Add(-eventLife))
+		}
+	}
+}
+
+func (s *Server) forgetEventsBefore(limit time.Time) {
+	kind := find(schema.GroupVersion{Version: "v1"}, "events")
+	objects, _ := s.config.Store.List(kind, "")
+	slices.SortFunc(objects, func(a, b object.Object) int { return lastSeen(a).Compare(lastSeen(b)) })
+	for i, o := range objects {
+		if lastSeen(o).After(limit) && len(objects)-i <= eventMost {
+			return
+		}
+		s.discard(o, metav1.DeletePropagationBackground)
+	}
+}
+
+func lastSeen(o object.Object) time.Time {
+	e := o.(*v1.Event)
+	at := e.LastTimestamp.Time
+	if e.Series != nil && e.Series.LastObservedTime.After(at) {
+		at = e.Series.LastObservedTime.Time
+	}
+	if e.EventTime.After(at) {
+		at = e.EventTime.Time
+	}
+	if at.IsZero() {
+		at = e.CreationTimestamp.Time
+	}
+	return at
+}

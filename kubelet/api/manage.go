@@ -1,0 +1,106 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	"github.com/nodekit-project/nodekit/kubelet/api/openapi"
+	"github.com/nodekit-project/nodekit/kubelet/object"
+)
+
+// managers keep the record of who set which field, for server-side apply. An
+// object has such a record from its first server-side apply on: until then
+// nobody asks for it, and it would cost each write a millisecond. What was
+// there before belongs to "before-first-apply", as with objects that are older
+// than the record in an API server.
+type managers struct {
+	types func() (managedfields.TypeConverter, error)
+
+	mu   sync.Mutex
+	made map[string]*managedfields.FieldManager
+}
+
+func newManagers() *managers {
+	return &managers{types: sync.OnceValues(typeConverter), made: map[string]*managedfields.FieldManager{}}
+}
+
+// typeConverter knows all kinds by their OpenAPI schemas.
+func typeConverter() (managedfields.TypeConverter, error) {
+	models := map[string]*spec.Schema{}
+	for name, s := range openapi.Schemas(object.Kinds()) {
+		models[name] = inPlace(s)
+	}
+	return managedfields.NewTypeConverter(models, false)
+}
+
+// inPlace rewrites the schema's references as OpenAPI v2 has them, which the
+// converter reads.
+func inPlace(s *spec.Schema) *spec.Schema {
+	out := *s
+	if ref := s.Ref.String(); ref != "" {
+		return spec.RefSchema("#/definitions/" + strings.TrimPrefix(ref, "#/components/schemas/"))
+	}
+	if len(s.AllOf) == 1 {
+		out.AllOf = nil
+		out.Ref = inPlace(&s.AllOf[0]).Ref
+	}
+	if s.Items != nil {
+		out.Items = &spec.SchemaOrArray{Schema: inPlace(s.Items.Schema)}
+	}
+	if s.AdditionalProperties != nil {
+		out.AdditionalProperties = &spec.SchemaOrBool{Allows: true, Schema: inPlace(s.AdditionalProperties.Schema)}
+	}
+	if s.Properties != nil {
+		out.Properties = map[string]spec.Schema{}
+		for name, p := range s.Properties {
+			out.Properties[name] = *inPlace(&p)
+		}
+	}
+	return &out
+}
+
+// of returns the manager of a kind or of a part of it.
+func (m *managers) of(t target) (*managedfields.FieldManager, error) {
+	types, err := m.types()
+	if err != nil {
+		return nil, fmt.Errorf("reading the schemas of all kinds: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := t.kind.Key() + "/" + t.subresource
+	if m.made[key] == nil {
+		s := object.Scheme()
+		made, err := managedfields.NewDefaultFieldManager(types, s, defaulter{}, s, t.kind.GroupVersionKind, t.kind.GroupVersion(), t.subresource, nil)
+		if err != nil {
+			return nil, err
+		}
+		m.made[key] = made
+	}
+	return m.made[key], nil
+}
+
+// note records the change that a manager made, where there is a record.
+func (m *managers) note(e *edit, o, old object.Object) object.Object {
+	if len(old.GetManagedFields()) == 0 || e.applied {
+		return o
+	}
+	manager, err := m.of(e.target)
+	if err != nil {
+		return o
+	}
+	return manager.UpdateNoErrors(old.DeepCopyObject(), o, e.manager).(object.Object)
+}
+
+// defaulter sets the defaults of what was applied, as the manager asks for.
+type defaulter struct{}
+
+func (defaulter) Default(o runtime.Object) {
+	if o, ok := o.(object.Object); ok {
+		object.Default(o)
+	}
+}

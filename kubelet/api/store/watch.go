@@ -1,0 +1,133 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"sync/atomic"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/object"
+)
+
+// EventType says what happened to an object.
+type EventType string
+
+// What may happen.
+const (
+	Added    EventType = "ADDED"
+	Modified EventType = "MODIFIED"
+	Deleted  EventType = "DELETED"
+)
+
+const (
+	// window is how many changes of a kind are kept for who watches: a watch that
+	// is further behind has to list again.
+	window = 4096
+	// hot is how many of the newest changes keep their JSON, so that it is made
+	// once for any number of watches.
+	hot = 128
+)
+
+// Event is one change. It is shared between watchers: read only.
+type Event struct {
+	Type EventType
+	// Object is what is stored since, for Deleted what was stored last, and
+	// Before what was stored until then, nil for Added.
+	Object, Before Object
+	Revision       uint64
+
+	json atomic.Pointer[[]byte]
+}
+
+// JSON returns the object's JSON.
+func (e *Event) JSON() ([]byte, error) {
+	if data := e.json.Load(); data != nil {
+		return *data, nil
+	}
+	data, err := json.Marshal(e.Object)
+	if err != nil {
+		return nil, err
+	}
+	e.json.Store(&data)
+	return data, nil
+}
+
+// collection is what the store has of one kind. The store's mu guards it.
+type collection struct {
+	objects map[string]Object
+	events  []*Event // the last changes, oldest first
+	// horizon is the revision up to which changes are not known any more.
+	horizon uint64
+	changed chan struct{} // closed and replaced at each change
+}
+
+func newCollection() *collection {
+	return &collection{objects: map[string]Object{}, changed: make(chan struct{})}
+}
+
+func (c *collection) add(e *Event) {
+	if len(c.events) >= 2*window {
+		c.horizon = c.events[len(c.events)-window-1].Revision
+		c.events = append(make([]*Event, 0, 2*window), c.events[len(c.events)-window:]...)
+	}
+	c.events = append(c.events, e)
+	if cold := len(c.events) - 1 - hot; cold >= 0 {
+		c.events[cold].json.Store(nil)
+	}
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// after returns the changes that follow the revision.
+func (c *collection) after(revision uint64) []*Event {
+	low, high := 0, len(c.events)
+	for low < high {
+		if mid := (low + high) / 2; c.events[mid].Revision > revision {
+			high = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	return c.events[low:len(c.events):len(c.events)]
+}
+
+// Watch follows the changes of one kind. One goroutine uses it.
+type Watch struct {
+	store *Store
+	kind  *object.Kind
+	seen  uint64
+}
+
+// Watch returns a watch of the changes that follow a revision, usually that of
+// a List. Its first Next returns fault.OutOfRange when they are not known any more, or
+// when no such revision was ever given out: then list again. A watch costs
+// nothing while nobody waits in Next and needs no closing.
+func (s *Store) Watch(k *object.Kind, after uint64) *Watch { return &Watch{s, k, after} }
+
+// Revision returns the revision up to which Next has returned every change.
+func (w *Watch) Revision() uint64 { return w.seen }
+
+// Next waits until there are changes and returns all of them in order, none
+// left out. It returns fault.OutOfRange when the watch has fallen so far behind
+// that changes were forgotten, and the context's error when that ends.
+func (w *Watch) Next(ctx context.Context) ([]*Event, error) {
+	for {
+		w.store.mu.RLock()
+		c := w.store.collections[w.kind]
+		revision, horizon, changed := w.store.revision, c.horizon, c.changed
+		events := c.after(w.seen)
+		w.store.mu.RUnlock()
+		if w.seen < horizon || w.seen > revision {
+			return nil, fault.OutOfRange.Errorf("the changes of %s since resourceVersion %d are not known any more: list them again", w.kind.Resource, w.seen)
+		}
+		w.seen = revision
+		if len(events) > 0 {
+			return events, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,263 @@
+// Package client is how the kubelet reads and writes its world: through a
+// Kubernetes API, be it the node's own or that of a cluster. It gets, lists,
+// follows and writes objects by their Go type, and turns the API's errors into
+// kinds of fault.
+//
+// All of it is safe for concurrent use. Nothing is cached.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path"
+	"reflect"
+
+	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/client-go/rest"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/object"
+)
+
+// Client talks to one API.
+type Client struct {
+	config *rest.Config
+	rest   *rest.RESTClient
+	log    logr.Logger
+}
+
+// New returns a client. It talks to nobody yet. A nil logger discards.
+func New(c *rest.Config, logger *slog.Logger) (*Client, error) {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	own := rest.CopyConfig(c)
+	own.WarningHandler = rest.NoWarnings{} // they are for people
+	own.QPS = -1 // a node's own calls are bounded by its Pods
+	own.ContentConfig = rest.ContentConfig{NegotiatedSerializer: serializer.NewCodecFactory(object.Scheme()).WithoutConversion()}
+	r, err := rest.UnversionedRESTClientFor(own)
+	if err != nil {
+		return nil, fmt.Errorf("making a client of the API at %q: %w", c.Host, err)
+	}
+	return &Client{rest.CopyConfig(c), r, logr.FromSlogHandler(logger.Handler())}, nil
+}
+
+// Config returns how the API is reached, for other clients.
+func (c *Client) Config() *rest.Config { return rest.CopyConfig(c.config) }
+
+// Close closes the connections that are idle.
+func (c *Client) Close() { c.rest.Client.CloseIdleConnections() }
+
+// at returns the path of an object, of a part of it, or of a collection.
+func at(k *object.Kind, namespace string, more ...string) string {
+	p := "/apis/" + k.GroupVersion().String()
+	if k.Group == "" {
+		p = "/api/" + k.Version
+	}
+	if k.Namespaced && namespace != "" {
+		p = path.Join(p, "namespaces", namespace)
+	}
+	return path.Join(append([]string{p, k.Resource}, more...)...)
+}
+
+// Get reads an object into into. It returns fault.NotFound when there is none.
+func (c *Client) Get(ctx context.Context, namespace, name string, into object.Object) error {
+	k, err := object.KindOf(into)
+	if err != nil {
+		return err
+	}
+	return told(c.rest.Get().AbsPath(at(k, namespace, name)).Do(ctx).Into(into))
+}
+
+// List reads all objects of T's kind in the namespace, "" for all.
+func List[T object.Object](ctx context.Context, c *Client, namespace string) ([]T, error) {
+	k, err := object.KindOf(*new(T))
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.list(ctx, k, namespace)
+	out := make([]T, len(list))
+	for i, o := range list {
+		out[i] = o.(T)
+	}
+	return out, err
+}
+
+// ListKind is List for a kind that is known by its name only.
+func (c *Client) ListKind(ctx context.Context, k *object.Kind) ([]object.Object, error) {
+	return c.list(ctx, k, "")
+}
+
+func (c *Client) list(ctx context.Context, k *object.Kind, namespace string) ([]object.Object, error) {
+	list := k.NewList()
+	if err := c.rest.Get().AbsPath(at(k, namespace)).Do(ctx).Into(list); err != nil {
+		return nil, told(err)
+	}
+	items, err := meta.ExtractList(list)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]object.Object, len(items))
+	for i, o := range items {
+		out[i] = o.(object.Object)
+	}
+	return out, nil
+}
+
+// Create adds the object, and its status in a second step as Update does. It
+// becomes what is stored. It returns fault.AlreadyExists when there is one of
+// that name.
+func (c *Client) Create(ctx context.Context, o object.Object) error {
+	k, err := object.KindOf(o)
+	if err != nil {
+		return err
+	}
+	body := o.DeepCopyObject().(object.Object)
+	body.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
+	if err := told(c.rest.Post().AbsPath(at(k, o.GetNamespace())).Body(body).Do(ctx).Into(o)); err != nil {
+		return err
+	}
+	if p, ok := o.(*v1.Pod); ok && p.Spec.NodeName != "" {
+		return nil // its status is the kubelet's
+	}
+	return c.status(ctx, o, body)
+}
+
+// Patch changes the object by a patch, and o becomes what is stored.
+func (c *Client) Patch(ctx context.Context, o object.Object, kind types.PatchType, patch []byte) error {
+	k, err := object.KindOf(o)
+	if err != nil {
+		return err
+	}
+	return told(c.rest.Patch(kind).AbsPath(at(k, o.GetNamespace(), o.GetName())).Body(patch).Do(ctx).Into(o))
+}
+
+// Update replaces the object, with its status where its kind has one apart, in
+// a second step. It becomes what is stored. It returns fault.NotFound when there
+// is none, and fault.Aborted when o has a resourceVersion or uid that is not the
+// stored one's. After a crash between the steps only the first is done.
+func (c *Client) Update(ctx context.Context, o object.Object) error {
+	want := o.DeepCopyObject().(object.Object)
+	if err := c.put(ctx, o); err != nil {
+		return err
+	}
+	return c.status(ctx, o, want)
+}
+
+// status writes the status that want has, if o's is another.
+func (c *Client) status(ctx context.Context, o, want object.Object) error {
+	k, err := object.KindOf(o)
+	if err != nil || !k.Status {
+		return err
+	}
+	have, next := reflect.ValueOf(o).Elem().FieldByName("Status"), reflect.ValueOf(want).Elem().FieldByName("Status")
+	if equality.Semantic.DeepEqual(have.Interface(), next.Interface()) {
+		return nil
+	}
+	have.Set(next)
+	return c.put(ctx, o, "status")
+}
+
+func (c *Client) put(ctx context.Context, o object.Object, part ...string) error {
+	k, err := object.KindOf(o)
+	if err != nil {
+		return err
+	}
+	body := o.DeepCopyObject().(object.Object)
+	body.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
+	return told(c.rest.Put().AbsPath(at(k, o.GetNamespace(), append([]string{o.GetName()}, part...)...)).Body(body).Do(ctx).Into(o))
+}
+
+// PatchStatus writes the difference between two versions of an object, which is
+// meant to be in the status, and leaves what others wrote there. now is for the
+// object with its uid: another of its name is fault.NotFound.
+func (c *Client) PatchStatus(ctx context.Context, was, now object.Object) error {
+	k, err := object.KindOf(now)
+	if err != nil {
+		return err
+	}
+	patch, err := difference(was, now)
+	if err != nil {
+		return fmt.Errorf("comparing statuses of %s: %w", object.Name(now), err)
+	}
+	err = c.rest.Patch(types.StrategicMergePatchType).AbsPath(at(k, now.GetNamespace(), now.GetName(), "status")).Body(patch).Do(ctx).Error()
+	if apierrors.IsConflict(err) {
+		return fault.NotFound.Wrap(err)
+	}
+	return told(err)
+}
+
+// difference is a strategic merge patch that is bound to the object's uid.
+func difference(was, now object.Object) ([]byte, error) {
+	old := was.DeepCopyObject().(object.Object)
+	old.SetUID("") // so that the patch names it
+	a, err := json.Marshal(old)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(now)
+	if err != nil {
+		return nil, err
+	}
+	return strategicpatch.CreateTwoWayMergePatch(a, b, now)
+}
+
+// Delete ends an object. When o has a uid, only the object with that uid is
+// meant. grace is a Pod's, in seconds: nil is its own. It returns
+// fault.NotFound when there is none.
+func (c *Client) Delete(ctx context.Context, o object.Object, grace *int64) error {
+	k, err := object.KindOf(o)
+	if err != nil {
+		return err
+	}
+	opts := &metav1.DeleteOptions{TypeMeta: metav1.TypeMeta{Kind: "DeleteOptions", APIVersion: "v1"}, GracePeriodSeconds: grace}
+	if uid := o.GetUID(); uid != "" {
+		opts.Preconditions = &metav1.Preconditions{UID: &uid}
+	}
+	err = c.rest.Delete().AbsPath(at(k, o.GetNamespace(), o.GetName())).Body(opts).Do(ctx).Error()
+	if apierrors.IsConflict(err) {
+		return fault.NotFound.Wrap(err)
+	}
+	return told(err)
+}
+
+// told gives an error of the API its kind.
+func told(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case apierrors.IsNotFound(err):
+		return fault.NotFound.Wrap(err)
+	case apierrors.IsAlreadyExists(err):
+		return fault.AlreadyExists.Wrap(err)
+	case apierrors.IsConflict(err):
+		return fault.Aborted.Wrap(err)
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		return fault.Invalid.Wrap(err)
+	case apierrors.IsForbidden(err):
+		return fault.PermissionDenied.Wrap(err)
+	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+		return fault.OutOfRange.Wrap(err)
+	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown, code(err) >= http.StatusInternalServerError:
+		return fault.Unavailable.Wrap(err)
+	}
+	return err
+}
+
+func code(err error) int32 {
+	if s, ok := err.(apierrors.APIStatus); ok { //nolint:errorlint // the client returns it bare
+		return s.Status().Code
+	}
+	return 0
+}

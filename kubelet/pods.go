@@ -1,0 +1,90 @@
+package kubelet
+
+import (
+	"context"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// podCache is what the kubelet knows of its Pods from the API. Its Pods are
+// shared and must not be changed. Safe for concurrent use.
+type podCache struct {
+	mu      sync.Mutex
+	pods    map[types.UID]*v1.Pod
+	changed chan struct{} // closed and replaced at each change
+}
+
+func newPodCache() *podCache {
+	return &podCache{pods: map[types.UID]*v1.Pod{}, changed: make(chan struct{})}
+}
+
+func (c *podCache) set(p *v1.Pod) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pods[p.UID] = p
+	c.wake()
+}
+
+func (c *podCache) remove(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pods, uid)
+	c.wake()
+}
+
+func (c *podCache) wake() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *podCache) list() []*v1.Pod {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]*v1.Pod, 0, len(c.pods))
+	for _, p := range c.pods {
+		list = append(list, p)
+	}
+	return list
+}
+
+// get returns the Pod, or nil, and a channel that is closed when any changes.
+func (c *podCache) get(uid types.UID) (*v1.Pod, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pods[uid], c.changed
+}
+
+// ended returns a channel that is closed when the container instance has ended
+// by the Pod's recorded status, or when ctx ends.
+func (k *Kubelet) ended(ctx context.Context, uid types.UID, container string, attempt uint32) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			p, changed := k.pods.get(uid)
+			if p == nil || instanceEnded(&p.Status, container, int32(attempt)) { //nolint:gosec // restarts are fewer
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return done
+}
+
+func instanceEnded(s *v1.PodStatus, container string, attempt int32) bool {
+	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+		for i := range list {
+			if c := &list[i]; c.Name == container {
+				return c.RestartCount > attempt || c.State.Terminated != nil ||
+					c.State.Waiting != nil && c.LastTerminationState.Terminated != nil
+			}
+		}
+	}
+	return false
+}
