@@ -6,6 +6,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/store"
 )
 
@@ -38,7 +39,7 @@ func (k *Kubelet) ended(ctx context.Context, uid types.UID, container string, at
 }
 
 func instanceEnded(s *v1.PodStatus, container string, attempt int32) bool {
-	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+	for _, list := range pod.Statuses(s) {
 		for i := range list {
 			if c := &list[i]; c.Name == container {
 				return c.RestartCount > attempt || c.State.Terminated != nil ||

@@ -25,6 +25,7 @@ func TestDecodeErrors(t *testing.T) {
 		"an unknown version":   {"apiVersion: storage.k8s.io/v9\nkind: CSIDriver", `no version "storage.k8s.io/v9"`},
 		"an unknown field":     {head + "spec: {containers: [{name: a, image: i, comand: [x]}]}", `unknown field "spec.containers[0].comand" (did you mean "command"?)`},
 		"a wrong type":         {head + "spec: {containers: 3}", "containers"},
+		"ephemeral containers": {head + "spec: {ephemeralContainers: [{name: e, image: i}], containers: [{name: a, image: i}]}", "field spec.ephemeralContainers cannot be set when a Pod is created"},
 		"a refused field":      {head + "spec: {hostUsers: false, containers: [{name: a, image: i}]}", "field spec.hostUsers is not supported by nodekit"},
 		"refused in a list":    {head + "spec: {containers: [{name: a, image: i, resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]}]}", "field spec.containers[0].resizePolicy is not supported"},
 		"a refused volume":     {head + "spec: {volumes: [{name: v, nfs: {server: s, path: /}}], containers: [{name: a, image: i}]}", "field spec.volumes[0].nfs is not supported"},

@@ -158,6 +158,11 @@ func (c *classifier) knows(path string) bool {
 }
 
 func (c *classifier) refuse(shown string) {
+	if shown == "spec.ephemeralContainers" {
+		c.errs = append(c.errs, fault.Invalid.Errorf(
+			"field %s cannot be set when a Pod is created: remove it, and add ephemeral containers to the Pod while it runs", shown))
+		return
+	}
 	c.errs = append(c.errs, fault.Unimplemented.Errorf("field %s is not supported by nodekit: remove it", shown))
 }
 

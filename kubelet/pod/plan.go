@@ -202,6 +202,7 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 	for _, k := range p.Kill {
 		killed[k.Name] = true
 	}
+	debug(v, sandbox, p)
 	if !initialize(v, sandbox, p, killed) {
 		return
 	}
@@ -209,6 +210,14 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 		if c := &v.Pod.Spec.Containers[i]; !killed[c.Name] {
 			start(v, sandbox, c, p)
 		}
+	}
+}
+
+// debug starts ephemeral containers, each once in the Pod's life. They wait for
+// nobody, so that a Pod that hangs in its init containers can be looked into.
+func debug(v *View, sandbox *Sandbox, p *Plan) {
+	for i := range v.Pod.Spec.EphemeralContainers {
+		start(v, sandbox, Common(&v.Pod.Spec.EphemeralContainers[i]), p)
 	}
 }
 
@@ -284,7 +293,7 @@ func unwanted(v *View) []Kill {
 		switch {
 		case c == nil:
 			k.Reason, k.Message = KillChanged, "the container is not in the spec any more"
-		case !isInit(v.Pod, c.Name) && seen.Hash != Hash(c):
+		case isApp(v.Pod, c.Name) && seen.Hash != Hash(c):
 			k.Reason, k.Message = KillChanged, "the container's spec changed"
 		case seen.State == Unknown:
 			k.Reason, k.Message = KillUnknown, "the runtime does not know the container's state: it is ended, so that its restart policy can decide"

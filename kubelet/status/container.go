@@ -71,6 +71,17 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 	return s
 }
 
+// ephemeral computes the status of an ephemeral container, which is neither
+// ready nor started: nothing waits for it.
+func (c *containers) ephemeral(spec *v1.Container, was *v1.ContainerStatus) v1.ContainerStatus {
+	s := c.one(spec, was)
+	s.Ready, s.Started = false, nil
+	if w := s.State.Waiting; w != nil && w.Reason == "PodInitializing" {
+		w.Reason = "ContainerCreating" // it does not wait for init containers
+	}
+	return s
+}
+
 // restarts reports whether the ended instance will be followed by another.
 func (c *containers) restarts(spec *v1.Container, latest *pod.Container) bool {
 	v := c.view

@@ -150,6 +150,33 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// TestEphemeralContainers: their statuses are listed apart, and they count for
+// nothing.
+func TestEphemeralContainers(t *testing.T) {
+	v := scene(func(v *pod.View) {
+		up(v)
+		add(v, pod.Container{State: pod.Running})
+		v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}}
+		for _, name := range []string{"e", "late"} {
+			v.Pod.Spec.EphemeralContainers = append(v.Pod.Spec.EphemeralContainers,
+				v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: name, Image: "i"}})
+		}
+		v.Seen.Containers = append(v.Seen.Containers, pod.Container{ID: "e0", Name: "e", SandboxID: "s", State: pod.Running, StartedAt: at(-1)})
+		v.Blocks = map[string]pod.Block{"late": {Reason: "ErrImagePull"}}
+	})
+	s := status.Compute(v, node())
+	want := []v1.ContainerStatus{
+		{Name: "e", Image: "i", ContainerID: "x://e0", State: v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.NewTime(at(-1))}}},
+		{Name: "late", Image: "i", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ErrImagePull"}}},
+	}
+	if diff := cmp.Diff(want, s.EphemeralContainerStatuses); diff != "" {
+		t.Errorf("statuses (-want +got):\n%s", diff)
+	}
+	if got := conditionsOf(s); len(got) > 0 || s.Phase != v1.PodRunning {
+		t.Errorf("phase %s, not True: %v", s.Phase, got)
+	}
+}
+
 func TestWhatStaysOverTime(t *testing.T) {
 	v := scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running, StartedAt: at(-1)}) })
 	first := status.Compute(v, node())

@@ -127,7 +127,11 @@ func (w *world) RemovePodSandbox(_ context.Context, r *runtimeapi.RemovePodSandb
 }
 
 func (w *world) CreateContainer(_ context.Context, r *runtimeapi.CreateContainerRequest, _ ...grpc.CallOption) (*runtimeapi.CreateContainerResponse, error) {
-	if err := w.note("create %s", r.Config.Metadata.Name); err != nil {
+	name := r.Config.Metadata.Name
+	if target := r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetTargetId(); target != "" {
+		name += " of " + target
+	}
+	if err := w.note("create %s", name); err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
@@ -240,6 +244,9 @@ func (w *world) Container(_ context.Context, r *pod.Request) (*runtimeapi.Contai
 	return &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: r.Container.Name, Attempt: r.Start.Attempt},
 		Annotations: map[string]string{pod.AnnotationHash: pod.Hash(r.Container), pod.AnnotationDelay: r.Start.Delay.String()},
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+			NamespaceOptions: &runtimeapi.NamespaceOption{TargetId: r.Target},
+		}},
 	}, nil
 }
 func (w *world) PodCgroup(p *v1.Pod) string { return "/pod" + string(p.UID) }

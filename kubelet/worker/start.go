@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -46,6 +47,9 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	if uid := image.GetUid(); uid != nil {
 		request.ImageUser = &uid.Value
 	}
+	if request.Target, err = targetOf(v, c.Name); err != nil {
+		return err
+	}
 	if err := w.config.Devices.PreStart(ctx, v.Pod, c.Name); err != nil {
 		return &pod.StartError{Reason: "PreStartHookError", Err: fmt.Errorf("preparing devices: %w", err)}
 	}
@@ -63,6 +67,20 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 		return err
 	}
 	return w.postStart(ctx, v, c, id)
+}
+
+// targetOf returns the instance whose processes an ephemeral container shall
+// see, "" when it names none. One that does not run is waited for.
+func targetOf(v *pod.View, name string) (id string, err error) {
+	e := pod.Ephemeral(v.Pod, name)
+	if e == nil || e.TargetContainerName == "" {
+		return "", nil
+	}
+	if c := v.Seen.Latest(e.TargetContainerName); c != nil && c.State == pod.Running {
+		return c.ID, nil
+	}
+	return "", &pod.StartError{Reason: "CreateContainerConfigError", Err: fault.FailedPrecondition.Errorf(
+		"the target container %q does not run", e.TargetContainerName)}
 }
 
 // create creates and starts the container. One that did not start stays: the
