@@ -49,6 +49,9 @@ type Config struct {
 	// OnStep is told of every step in a Pod's life, from many goroutines; nil is
 	// allowed. It must be quick.
 	OnStep func(pod.Step)
+	// OnEvent is told of every event of a Pod that a user of the Kubernetes API
+	// shall hear of, from many goroutines; nil is allowed. It must be quick.
+	OnEvent func(pod.Event)
 	// OnManifest is told of every manifest file that was read; nil is allowed.
 	OnManifest func(manifest.Report)
 	// Logger may be nil, which discards.

@@ -114,13 +114,13 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 		CPUs: cpus(), Memory: memory(),
 	}, k.store)
 	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.store.ID(), Changed: wake, Logger: log})
-	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Logger: log})
+	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Event: k.config.OnEvent, Logger: log})
 	node := status.Node{IPs: ips, Runtime: runtimeName}
 	p.workers = worker.New(ctx, worker.Config{
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
 		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes, Cgroups: cgroups{},
-		OnStep: k.config.OnStep, Logger: log,
+		NetworkReady: k.networkReady, OnStep: k.config.OnStep, Event: k.config.OnEvent, Logger: log,
 	})
 	k.workers.Store(p.workers)
 	close(k.ready)

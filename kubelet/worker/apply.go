@@ -80,13 +80,14 @@ func (w *worker) tryOrWait(err error) error {
 	}
 	var reject *pod.RejectError
 	if errors.As(err, &reject) {
-		w.failed = reject
+		w.reject(reject)
 		return nil
 	}
 	if w.starting.Err() != nil {
 		return nil // the Pod shall end: the next plan knows
 	}
 	wait := pod.Waiting(waitFor("FailedCreatePodSandBox", "its sandbox", err))
+	w.warn("", wait.Reason, wait.Error())
 	if w.waiting.set(wait) {
 		w.step(pod.StepWait, wait.Reason, time.Time{}, wait)
 	}
@@ -108,8 +109,11 @@ func waitFor(reason, what string, err error) error {
 func (w *worker) blockAll(starts []pod.Start, err error) error {
 	var reject *pod.RejectError
 	if errors.As(err, &reject) {
-		w.failed = reject
+		w.reject(reject)
 		return nil
+	}
+	if wait := pod.Waiting(err); wait != nil {
+		w.warn("", wait.Reason, wait.Error())
 	}
 	for _, s := range starts {
 		w.blocks.set(s.Name, &pod.StartError{Reason: "CreateContainerConfigError", Err: err})
@@ -219,15 +223,20 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	if err != nil {
 		return err
 	}
+	if n.Attempt > 0 && w.told.once(fmt.Sprintf("sandbox %d", n.Attempt), time.Hour) {
+		w.event("", pod.EventSandboxChanged, "The Pod's sandbox ended: it is replaced")
+	}
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(w.starting, sandboxTimeout)
 	defer cancel()
 	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
 	w.step(pod.StepSandbox, "", begun, err)
-	if err != nil {
-		return err
+	if err != nil && !p.Spec.HostNetwork && w.starting.Err() == nil {
+		if why := w.config.NetworkReady(w.starting); why != nil {
+			return &pod.WaitError{Reason: "NetworkNotReady", For: "the runtime's network", Err: errors.Join(why, err)}
+		}
 	}
-	return nil
+	return err
 }
 
 func (w *worker) stopSandbox(ctx context.Context, id string) error {

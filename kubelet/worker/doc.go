@@ -71,8 +71,8 @@ type Objects interface {
 	Remove(context.Context, *v1.Pod) error
 }
 
-// Config is what workers work with. Everything but OnStep and Logger is
-// required.
+// Config is what workers work with. Everything is required but what says what
+// nil does.
 type Config struct {
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
@@ -84,6 +84,13 @@ type Config struct {
 	Devices Devices
 	Probes  Probes
 	Cgroups Cgroups
-	OnStep  func(pod.Step) // nil tells nobody
-	Logger  *slog.Logger   // nil discards
+	// NetworkReady says why the runtime cannot connect Pods, or nil. It is asked
+	// when a sandbox could not be made, to tell that from other causes; nil is
+	// not asked.
+	NetworkReady func(context.Context) error
+	OnStep       func(pod.Step) // nil tells nobody
+	// Event is told what users shall hear of a Pod, from many goroutines. It must
+	// be quick; nil discards.
+	Event  func(pod.Event)
+	Logger *slog.Logger // nil discards
 }

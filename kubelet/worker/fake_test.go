@@ -34,6 +34,7 @@ type world struct {
 	pods     map[types.UID]*pod.Observation
 	statuses []v1.PodStatus
 	steps    []string
+	events   []string
 	fail     map[string]error // by the first word of a diary entry
 	n        int
 	// stubborn containers end only when their grace is over.
@@ -306,7 +307,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 			Runtime: w, Images: w, Observe: w.observe, Objects: objects{w}, Builder: w, Volumes: w, Devices: w,
 			Probes: w, Cgroups: cgroups{w},
 			Status: func(v *pod.View) v1.PodStatus {
-				s := v1.PodStatus{Phase: pod.Phase(v)}
+				s := v1.PodStatus{Phase: pod.Phase(v), ContainerStatuses: backingOff(v)}
 				for _, b := range v.Blocks {
 					s.Message = b.Reason
 				}
@@ -321,6 +322,12 @@ func inWorld(t *testing.T, test func(w *world)) {
 				}
 				return s
 			},
+			NetworkReady: func(context.Context) error { return w.note("network?") },
+			Event: func(e pod.Event) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.events = append(w.events, strings.TrimSpace(e.Type+" "+e.Reason+" "+e.Field)+": "+e.Message)
+			},
 			OnStep: func(s pod.Step) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -331,6 +338,22 @@ func inWorld(t *testing.T, test func(w *world)) {
 		cancel()
 		w.manager.Wait()
 	})
+}
+
+// backingOff has the containers that wait to be restarted.
+func backingOff(v *pod.View) []v1.ContainerStatus {
+	var list []v1.ContainerStatus
+	for i := range v.Pod.Spec.Containers {
+		c := &v.Pod.Spec.Containers[i]
+		last := v.Seen.Latest(c.Name)
+		if v.Ending != nil || last == nil || last.State != pod.Exited || !pod.Restarts(v.Pod, c, last.ExitCode) || !pod.RestartAt(last).After(v.Now) {
+			continue
+		}
+		list = append(list, v1.ContainerStatus{Name: c.Name, ContainerID: last.ID, State: v1.ContainerState{
+			Waiting: &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off " + last.Delay.String() + " restarting container " + c.Name},
+		}})
+	}
+	return list
 }
 
 func (w *world) last() v1.PodStatus {

@@ -37,6 +37,12 @@ func New(ctx context.Context, c Config) *Manager {
 	if c.OnStep == nil {
 		c.OnStep = func(pod.Step) {}
 	}
+	if c.Event == nil {
+		c.Event = func(pod.Event) {}
+	}
+	if c.NetworkReady == nil {
+		c.NetworkReady = func(context.Context) error { return nil }
+	}
 	return &Manager{
 		config: c, ctx: ctx, workers: map[types.UID]*worker{},
 		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{},

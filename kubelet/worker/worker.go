@@ -50,6 +50,7 @@ type worker struct {
 	waiting waiting
 	failed  *pod.RejectError
 	trouble trouble
+	told    told
 	log     *slog.Logger
 }
 
@@ -142,7 +143,7 @@ func (w *worker) sync() (again time.Time, gone bool) {
 		}
 		plan := pod.Decide(view)
 		if plan.Failed != nil {
-			w.failed = plan.Failed
+			w.reject(plan.Failed)
 			continue
 		}
 		finished := view.Finished()
@@ -231,6 +232,7 @@ func (w *worker) later(what string, err error) time.Time {
 	if text := err.Error(); text != w.trouble.said && w.trouble.count >= troubleTold {
 		w.trouble.said = text
 		w.step(pod.StepWait, "Trouble", time.Time{}, fmt.Errorf("%s: %w", what, err))
+		w.warn("", pod.EventFailedSync, fmt.Sprintf("%s: %v", what, err))
 	}
 	return time.Now().Add(pod.Backoff(w.trouble.count, troubleMin, troubleMax))
 }
