@@ -45,11 +45,11 @@ func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
 	return nil
 }
 
-// cgroups makes Pod cgroups on this host.
-type cgroups struct{}
+// cgroups makes Pod cgroups on this host, where path says.
+type cgroups struct{ path func(*v1.Pod) string }
 
-func (cgroups) Create(path string) error { return cgroup.Create(path) }
-func (cgroups) Remove(path string) error { return cgroup.Remove(path) }
+func (c cgroups) Apply(p *v1.Pod) error    { return cgroup.Create(c.path(p)) }
+func (c cgroups) Remove(path string) error { return cgroup.Remove(path) }
 
 // exec runs a probe's command.
 func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {

@@ -40,6 +40,11 @@ type Config struct {
 	ManifestDir string
 	// NodeName is the node's name in Pods. Required.
 	NodeName string
+	// NodeLabels are the node's labels beside those for its host name, operating
+	// system and architecture, for Pods that select nodes.
+	NodeLabels map[string]string
+	// MaxPods is how many Pods may run at once; zero means 110.
+	MaxPods int
 	// CRIEndpoint is the runtime's and image service's socket. Required.
 	CRIEndpoint string
 	// CgroupParent is the cgroup below which Pods get theirs; "" is "/nodekit".
@@ -105,6 +110,9 @@ func (c *Config) check() error {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "/nodekit"
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -9,6 +9,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodekit-project/nodekit/internal/registration"
+	"github.com/nodekit-project/nodekit/kubelet/admission"
 	"github.com/nodekit-project/nodekit/kubelet/criconfig"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/observer"
@@ -119,7 +120,8 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 	p.workers = worker.New(ctx, worker.Config{
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
-		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes, Cgroups: cgroups{},
+		Objects: objects{k.store}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes,
+		Cgroups: cgroups{builder.PodCgroup}, Admission: admission.New(k.admits(), k.store.Pods()),
 		NetworkReady: k.networkReady, OnStep: k.config.OnStep, Event: k.config.OnEvent, Logger: log,
 	})
 	k.workers.Store(p.workers)

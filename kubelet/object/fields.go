@@ -31,6 +31,7 @@ spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace
 spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot
 spec.securityContext.supplementalGroups spec.securityContext.fsGroup spec.securityContext.fsGroupChangePolicy
 spec.securityContext.seccompProfile
+spec.nodeSelector spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution
 spec.securityContext.seLinuxOptions spec.securityContext.sysctls
 spec.volumes[].name spec.volumes[].emptyDir spec.volumes[].hostPath spec.volumes[].configMap spec.volumes[].secret
 spec.volumes[].projected spec.volumes[].downwardAPI spec.volumes[].persistentVolumeClaim spec.volumes[].csi
@@ -59,7 +60,8 @@ func harmlessTable() map[string]string {
 		"metadata.generation": fromServer, "metadata.managedFields": fromServer, "metadata.selfLink": fromServer,
 		"metadata.ownerReferences": "the owner is not here",
 		"spec.nodeName":            "every Pod of this directory runs on this node",
-		"spec.nodeSelector":        noCluster, "spec.affinity": noCluster, "spec.tolerations": noCluster, "spec.schedulerName": noCluster,
+		"spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution": noCluster,
+		"spec.affinity.podAffinity": noCluster, "spec.affinity.podAntiAffinity": noCluster, "spec.tolerations": noCluster, "spec.schedulerName": noCluster,
 		"spec.topologySpreadConstraints": noCluster, "spec.priority": noCluster, "spec.priorityClassName": noCluster, "spec.preemptionPolicy": noCluster,
 		"spec.serviceAccountName": noToken, "spec.serviceAccount": noToken, "spec.automountServiceAccountToken": noToken, "spec.enableServiceLinks": noResources,
 		"spec.os": "the node runs Linux",

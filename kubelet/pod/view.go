@@ -49,6 +49,15 @@ type View struct {
 	Seen   *Observation
 	Probes map[string]Probed // by container id; none means no verdict yet
 	Blocks map[string]Block  // by container name
+	// Resizes says of running instances, by container id, that the last attempt to
+	// change their resources did not succeed.
+	Resizes map[string]Block
+	// Pending is set while the spec asks for resources that are not granted. Pod
+	// has those that are.
+	Pending *ResizePending
+	// Admitting is set while the Pod has not been admitted to the node: nothing of
+	// it is started.
+	Admitting bool
 	// Wait is what the whole Pod waits for, or nil.
 	Wait *WaitError
 	// Failed is why the Pod can never run, or run on, or nil.

@@ -32,7 +32,7 @@ func Compute(v *pod.View, node Node) v1.PodStatus {
 		Reason:             was.Reason,
 		Message:            was.Message,
 	}
-	if s.StartTime == nil {
+	if s.StartTime == nil && (!v.Admitting || v.Failed != nil) {
 		s.StartTime = &metav1.Time{Time: v.Now}
 	}
 	if s.QOSClass == "" {

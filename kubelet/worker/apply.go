@@ -42,6 +42,7 @@ func (w *worker) apply(v *pod.View, plan *pod.Plan) error {
 	if err := w.killAll(v, plan.Kill); err != nil {
 		return err
 	}
+	w.resize(v, plan.Update)
 	for _, id := range plan.StopSandbox {
 		if err := w.stopSandbox(w.ctx, id); err != nil {
 			return err
@@ -136,7 +137,7 @@ func (w *worker) acquire(p *v1.Pod) error {
 	if len(devices) > 0 {
 		w.step(pod.StepDevice, devicesOf(devices), begun, nil)
 	}
-	if err := w.config.Cgroups.Create(w.config.Builder.PodCgroup(p)); err != nil {
+	if err := w.config.Cgroups.Apply(p); err != nil {
 		return waitFor("FailedCreatePodContainer", "its cgroup", err)
 	}
 	begun = time.Now()
@@ -212,6 +213,8 @@ func (w *worker) release(p *v1.Pod) error {
 	if err := w.config.Devices.Release(w.ctx, p.UID); err != nil {
 		return fmt.Errorf("releasing devices: %w", err)
 	}
+	w.config.Admission.Release(p.UID)
+	w.freed()
 	return nil
 }
 

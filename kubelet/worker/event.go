@@ -96,6 +96,28 @@ func crashLoops(s *v1.ContainerStatus) bool {
 	return s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff"
 }
 
+// tellPending tells of a resize that is not granted, when that is news.
+func (w *worker) tellPending(old, status *v1.PodStatus) {
+	now, before := pendingOf(status), pendingOf(old)
+	switch {
+	case now == before:
+	case now == v1.PodReasonDeferred:
+		w.tellEvent(v1.EventTypeWarning, "", pod.EventResizeDeferred, "The Pod's new resources wait for room on the node")
+	case now == v1.PodReasonInfeasible:
+		w.tellEvent(v1.EventTypeWarning, "", pod.EventResizeInfeasible, "The node is too small for the Pod's new resources")
+	}
+}
+
+// pendingOf returns why a resize is not granted, or "".
+func pendingOf(s *v1.PodStatus) string {
+	for _, c := range s.Conditions {
+		if c.Type == v1.PodResizePending && c.Status == v1.ConditionTrue {
+			return c.Reason
+		}
+	}
+	return ""
+}
+
 // reject makes the Pod one that can never run, or run on, and tells why.
 func (w *worker) reject(why *pod.RejectError) {
 	if w.failed == nil {

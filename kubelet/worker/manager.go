@@ -55,6 +55,9 @@ func (m *Manager) Update(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if w := m.workers[p.UID]; w != nil {
+		if p.DeletionTimestamp != nil { // before the Pod that may wait for it is told of
+			m.config.Admission.Ending(p)
+		}
 		w.update(p)
 		return
 	}
@@ -77,7 +80,9 @@ func (m *Manager) Gone(p *v1.Pod) {
 		delete(m.next, nameOf(p))
 	}
 	if w := m.workers[p.UID]; w != nil {
-		w.update(ended(p, time.Now()))
+		p = ended(p, time.Now())
+		m.config.Admission.Ending(p)
+		w.update(p)
 	}
 }
 
@@ -153,6 +158,7 @@ func (m *Manager) run(p *v1.Pod) {
 		return
 	}
 	w := newWorker(m.ctx, &m.config, p)
+	w.freed = m.freed
 	m.workers[p.UID] = w
 	m.group.Go(func() {
 		if w.run() {

@@ -36,6 +36,7 @@ func (w *worker) tell(old, status *v1.PodStatus) {
 		w.step(pod.StepReady, "", time.Time{}, nil)
 	}
 	w.tellBackOff(old, status)
+	w.tellPending(old, status)
 	if status.Phase != old.Phase {
 		w.step(pod.StepPhase, string(status.Phase), time.Time{}, nil)
 	}
