@@ -135,9 +135,12 @@ func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error 
 	if err != nil {
 		return err
 	}
+	synced, found := false, []*v1.Pod(nil)
 	for e := range events {
 		switch e.Type {
 		case store.Synced:
+			synced = true
+			updateAll(p.workers, found)
 			if err := k.endOrphans(ctx, p); err != nil {
 				return err
 			}
@@ -145,10 +148,26 @@ func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error 
 			p.workers.Gone(e.Object.(*v1.Pod))
 			again()
 		default:
-			p.workers.Update(e.Object.(*v1.Pod))
+			if have := e.Object.(*v1.Pod); synced {
+				p.workers.Update(have)
+			} else {
+				found = append(found, have)
+			}
 		}
 	}
 	return nil
+}
+
+// updateAll tells of the Pods that there are at the start: first of those that
+// end, because others may wait for their room.
+func updateAll(workers *worker.Manager, pods []*v1.Pod) {
+	for _, ending := range []bool{true, false} {
+		for _, p := range pods {
+			if (p.DeletionTimestamp != nil) == ending {
+				workers.Update(p)
+			}
+		}
+	}
 }
 
 // retry makes waiting Pods try again when something came that they may be

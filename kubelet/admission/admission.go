@@ -17,9 +17,11 @@ package admission
 import (
 	"fmt"
 	"runtime"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -32,6 +34,9 @@ type Node struct {
 	// MaxPods is how many Pods may run at once.
 	MaxPods int
 }
+
+// rejected begins the message of a refusal.
+const rejected = "Pod was rejected: "
 
 // Decide returns nil when p may run on the node beside the Pods that have been
 // admitted, a *pod.WaitError when it may once Pods that are ending have ended,
@@ -57,9 +62,16 @@ func Decide(p *v1.Pod, node Node, held []*v1.Pod) error {
 		return err
 	}
 	if err := room(p, node, others); err != nil { // of those that end
-		return &pod.WaitError{Reason: err.Reason, For: "Pods that are ending to make room", Err: err}
+		return waitFor("Pods that are ending to make room", err)
 	}
 	return nil
+}
+
+// waitFor makes a refusal one that time will change. What it returns is no
+// refusal any more, also not to errors.As.
+func waitFor(what string, why *pod.RejectError) error {
+	text := strings.TrimPrefix(why.Message, rejected)
+	return &pod.WaitError{Reason: why.Reason, For: what, Err: fault.Exhausted.Errorf("%s", text)}
 }
 
 // room checks resources and ports beside the others.
@@ -101,7 +113,7 @@ func over(asked, used, capacity int64) bool {
 func outOf(what v1.ResourceName, asked, used, capacity int64) *pod.RejectError {
 	return &pod.RejectError{
 		Reason: "OutOf" + string(what),
-		Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+		Message: fmt.Sprintf(rejected+"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
 			what, asked, used, capacity),
 	}
 }
@@ -111,11 +123,11 @@ func suits(p *v1.Pod, node Node) error {
 	if os := p.Spec.OS; os != nil && os.Name != "" && string(os.Name) != runtime.GOOS {
 		return &pod.RejectError{
 			Reason:  "PodOSNotSupported",
-			Message: fmt.Sprintf("Pod was rejected: it is for %s (spec.os.name), and this node runs %s", os.Name, runtime.GOOS),
+			Message: fmt.Sprintf(rejected+"it is for %s (spec.os.name), and this node runs %s", os.Name, runtime.GOOS),
 		}
 	}
 	if why := mismatch(&p.Spec, node); why != "" {
-		return &pod.RejectError{Reason: "NodeAffinity", Message: "Pod was rejected: " + why}
+		return &pod.RejectError{Reason: "NodeAffinity", Message: rejected + why}
 	}
 	return nil
 }

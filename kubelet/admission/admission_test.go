@@ -64,10 +64,10 @@ func verdict(err error) string {
 	switch wait := pod.Waiting(err); {
 	case err == nil:
 		return ""
+	case errors.As(err, &reject): // never both
+		return reject.Reason
 	case wait != nil:
 		return "wait " + wait.Reason
-	case errors.As(err, &reject):
-		return reject.Reason
 	}
 	return err.Error()
 }

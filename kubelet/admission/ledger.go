@@ -79,7 +79,7 @@ func (l *Ledger) Resize(p *v1.Pod) error {
 		return err
 	}
 	if err := Fits(p, l.node, l.others(p.UID)); err != nil {
-		return &pod.WaitError{Reason: err.Reason, For: "room on the node", Err: err}
+		return waitFor("room on the node", err)
 	}
 	if l.held[p.UID] != nil {
 		l.held[p.UID] = p

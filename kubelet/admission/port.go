@@ -31,7 +31,7 @@ func portsFree(p *v1.Pod, others []*v1.Pod) *pod.RejectError {
 				if want.conflicts(have) {
 					return &pod.RejectError{
 						Reason:  "NodePorts",
-						Message: fmt.Sprintf("Pod was rejected: its hostPort %d/%s is taken by Pod %q", want.port, want.protocol, o.Namespace+"/"+o.Name),
+						Message: fmt.Sprintf(rejected+"its hostPort %d/%s is taken by Pod %q", want.port, want.protocol, o.Namespace+"/"+o.Name),
 					}
 				}
 			}

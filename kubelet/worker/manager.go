@@ -54,10 +54,10 @@ func New(ctx context.Context, c Config) *Manager {
 func (m *Manager) Update(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if p.DeletionTimestamp != nil { // known before the Pod that may wait for its room is told of
+		m.config.Admission.Ending(p)
+	}
 	if w := m.workers[p.UID]; w != nil {
-		if p.DeletionTimestamp != nil { // before the Pod that may wait for it is told of
-			m.config.Admission.Ending(p)
-		}
 		w.update(p)
 		return
 	}
