@@ -33,6 +33,7 @@ type Update struct {
 	From, To v1.ResourceRequirements
 }
 
+// String says what is changed, for logs.
 func (u Update) String() string { return fmt.Sprintf("%s to %s", u.ID, quantities(&u.To)) }
 
 func quantities(r *v1.ResourceRequirements) string {

@@ -98,12 +98,14 @@ func crashLoops(s *v1.ContainerStatus) bool {
 
 // tellPending tells of a resize that is not granted, when that is news.
 func (w *worker) tellPending(old, status *v1.PodStatus) {
-	now, before := pendingOf(status), pendingOf(old)
-	switch {
-	case now == before:
-	case now == v1.PodReasonDeferred:
+	now := pendingOf(status)
+	if now == pendingOf(old) {
+		return
+	}
+	switch now {
+	case v1.PodReasonDeferred:
 		w.tellEvent(v1.EventTypeWarning, "", pod.EventResizeDeferred, "The Pod's new resources wait for room on the node")
-	case now == v1.PodReasonInfeasible:
+	case v1.PodReasonInfeasible:
 		w.tellEvent(v1.EventTypeWarning, "", pod.EventResizeInfeasible, "The node is too small for the Pod's new resources")
 	}
 }
