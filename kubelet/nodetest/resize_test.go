@@ -67,11 +67,9 @@ func TestResize(t *testing.T) {
     image: nodekit.dev/podtool:v1
     args: [sleep, forever]
     resources: {limits: {memory: 64Mi}}
+    resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]
 `))
-	change(t, n, func(p *v1.Pod) {
-		p.Spec.RestartPolicy = v1.RestartPolicyAlways
-		p.Spec.Containers[1].ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer}}
-	})
+	change(t, n, func(p *v1.Pod) { p.Spec.RestartPolicy = v1.RestartPolicyAlways })
 	before := n.WaitReady("p")
 	change(t, n, memory(0, "96Mi"))
 	after := n.WaitPod("p", resized(0, "96Mi"))

@@ -40,7 +40,7 @@ spec.initContainers[].restartPolicy`
 	containerTable = `
 name image command args workingDir imagePullPolicy stdin stdinOnce tty terminationMessagePath terminationMessagePolicy
 ports env[].name env[].value env[].valueFrom.fieldRef env[].valueFrom.resourceFieldRef env[].valueFrom.configMapKeyRef
-env[].valueFrom.secretKeyRef envFrom resources.limits resources.requests
+env[].valueFrom.secretKeyRef envFrom resources.limits resources.requests resizePolicy
 volumeMounts[].name volumeMounts[].mountPath volumeMounts[].readOnly volumeMounts[].subPath volumeMounts[].subPathExpr
 volumeMounts[].mountPropagation
 livenessProbe readinessProbe startupProbe lifecycle.postStart lifecycle.preStop
