@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -73,11 +74,11 @@ func (f files) All(ctx context.Context) ([]object.Object, error) {
 	return all, nil
 }
 
-// cgroups makes Pod cgroups on this host.
-type cgroups struct{}
+// cgroups makes Pod cgroups on this host, where path says.
+type cgroups struct{ path func(*v1.Pod) string }
 
-func (cgroups) Create(path string) error { return cgroup.Create(path) }
-func (cgroups) Remove(path string) error { return cgroup.Remove(path) }
+func (c cgroups) Apply(p *v1.Pod) error    { return cgroup.Create(c.path(p)) }
+func (c cgroups) Remove(path string) error { return cgroup.Remove(path) }
 
 // exec runs a probe's command.
 func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {
@@ -100,14 +101,37 @@ func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout
 
 // healthy asks the runtime for its conditions.
 func (k *Kubelet) healthy(ctx context.Context) error {
+	resp, err := k.runtimeStatus(ctx)
+	if err != nil {
+		return err
+	}
+	return falseOf(resp, runtimeapi.RuntimeReady, runtimeapi.NetworkReady)
+}
+
+// networkReady says why the runtime cannot connect Pods. A runtime that does
+// not answer says nothing of its network.
+func (k *Kubelet) networkReady(ctx context.Context) error {
+	resp, err := k.runtimeStatus(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // whoever asks has another error already
+	}
+	return falseOf(resp, runtimeapi.NetworkReady)
+}
+
+func (k *Kubelet) runtimeStatus(ctx context.Context) (*runtimeapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	resp, err := k.cri.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
-		return fmt.Errorf("asking the runtime for its status: %w", err)
+		return nil, fmt.Errorf("asking the runtime for its status: %w", err)
 	}
+	return resp, nil
+}
+
+// falseOf returns the first of the conditions that the runtime says is false.
+func falseOf(resp *runtimeapi.StatusResponse, conditions ...string) error {
 	for _, c := range resp.GetStatus().GetConditions() {
-		if !c.Status {
+		if !c.Status && slices.Contains(conditions, c.Type) {
 			return fault.Unavailable.Errorf("the runtime says that %s is false: %s", c.Type, c.Message)
 		}
 	}

@@ -3,6 +3,7 @@ package kubelet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,8 +12,11 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/admission"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // lock takes the root for this process, until the function is called or the
@@ -61,6 +65,16 @@ func nodeIPs() []string {
 		return []string{"127.0.0.1"}
 	}
 	return ips
+}
+
+// admits is what Pods are admitted to: all that the machine has.
+func (k *Kubelet) admits() admission.Node {
+	labels := map[string]string{v1.LabelHostname: k.config.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH}
+	maps.Copy(labels, k.config.NodeLabels)
+	return admission.Node{
+		Name: k.config.NodeName, Labels: labels, MaxPods: k.config.MaxPods,
+		Room: pod.Amount{MilliCPU: cpus() * 1000, Memory: memory()},
+	}
 }
 
 func cpus() int64 { return int64(runtime.NumCPU()) }

@@ -49,6 +49,11 @@ type Config struct {
 	// world: its Pods are those with this node's name. Required. It may go away
 	// and come back.
 	API *rest.Config
+	// NodeLabels are the node's labels beside those for its host name, operating
+	// system and architecture, for Pods that select nodes.
+	NodeLabels map[string]string
+	// MaxPods is how many Pods may run at once; zero means 110.
+	MaxPods int
 	// CRIEndpoint is the runtime's and image service's socket. Required.
 	CRIEndpoint string
 	// CgroupParent is the cgroup below which Pods get theirs; "" is "/nodekit".
@@ -58,6 +63,9 @@ type Config struct {
 	// OnStep is told of every step in a Pod's life, from many goroutines; nil is
 	// allowed. It must be quick.
 	OnStep func(pod.Step)
+	// OnEvent is told of every event of a Pod that a user of the Kubernetes API
+	// shall hear of, from many goroutines; nil is allowed. It must be quick.
+	OnEvent func(pod.Event)
 	// OnManifest is told of every manifest file that was read; nil is allowed.
 	OnManifest func(manifest.Report)
 	// Logger may be nil, which discards.
@@ -112,6 +120,9 @@ func (c *Config) check() error {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "/nodekit"
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

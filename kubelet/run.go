@@ -7,14 +7,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
-	nodev1 "k8s.io/api/node/v1"
-	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/nodekit-project/nodekit/internal/registration"
-	"github.com/nodekit-project/nodekit/kubelet/client"
+	"github.com/nodekit-project/nodekit/kubelet/admission"
 	"github.com/nodekit-project/nodekit/kubelet/criconfig"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
-	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/observer"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/probe"
@@ -54,7 +51,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
 		return server.Serve(ctx, server.Config{
-			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), Pods: k.pods.list,
+			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), NodeName: k.config.NodeName, NodeID: k.config.ID, Pods: k.pods.list,
 			Healthy: k.healthy, LogDir: k.logDir(), Ended: k.ended, Runtime: k.cri.Runtime, Sandbox: k.sandbox, Logger: k.config.Logger,
 		})
 	})
@@ -78,12 +75,17 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	if err != nil {
 		return fmt.Errorf("connecting to the runtime: %w", err)
 	}
-	p := k.wire(ctx, version.RuntimeName)
+	admitted, err := k.listPods(ctx)
+	if err != nil {
+		return nil // it ended before the API answered
+	}
+	p := k.wire(ctx, version.RuntimeName, admitted)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.followPods(ctx, p, again) })
 	group.Go(func() error { return p.observer.Run(ctx) })
 	group.Go(func() error { return k.retry(ctx, p.workers) })
 	group.Go(func() error { return k.endClaims(ctx) })
+	group.Go(func() error { return k.register(ctx, version) })
 	err = group.Wait()
 	p.workers.Wait()
 	p.probes.Wait()
@@ -98,10 +100,12 @@ type parts struct {
 	stray    chan struct{} // holds a token when the runtime told of a Pod that has no worker
 }
 
-// wire makes the parts that need the runtime, and connects them.
-func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
+// wire makes the parts that need the runtime, and connects them. Those of the
+// Pods that were admitted have their room.
+func (k *Kubelet) wire(ctx context.Context, runtimeName string, pods []*v1.Pod) *parts {
 	p := &parts{stray: make(chan struct{}, 1)}
 	log := k.config.Logger
+	tell := k.recorder(ctx)
 	wake := func(uid podUID) {
 		if !p.workers.Wake(uid) {
 			select {
@@ -117,86 +121,16 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string) *parts {
 		CPUs: cpus(), Memory: memory(),
 	}, objects{k.client})
 	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.config.ID, Changed: wake, Logger: log})
-	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Logger: log})
+	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Event: tell, Logger: log})
 	node := status.Node{IPs: ips, Runtime: runtimeName}
 	p.workers = worker.New(ctx, worker.Config{
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
-		Objects: objects{k.client}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes, Cgroups: cgroups{},
-		OnStep: k.config.OnStep, Logger: log,
+		Objects: objects{k.client}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes,
+		Cgroups: cgroups{builder.PodCgroup}, Admission: admission.New(k.admits(), pods),
+		NetworkReady: k.networkReady, OnStep: k.config.OnStep, Event: tell, Logger: log,
 	})
 	k.workers.Store(p.workers)
 	close(k.ready)
 	return p
-}
-
-// followPods gives the workers every change of a Pod of this node.
-func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error {
-	synced := make(chan struct{})
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return k.client.Follow(ctx, &v1.Pod{}, "spec.nodeName="+k.config.NodeName, client.Handler{
-			Changed: func(o object.Object) {
-				k.pods.set(o.(*v1.Pod))
-				p.workers.Update(o.(*v1.Pod))
-			},
-			Gone: func(o object.Object) {
-				k.pods.remove(o.GetUID())
-				p.workers.Gone(o.(*v1.Pod))
-				again()
-			},
-			Synced: func() { close(synced) },
-		})
-	})
-	group.Go(func() error {
-		select {
-		case <-synced: // until then every Pod would look like an orphan
-		case <-ctx.Done():
-			return nil
-		}
-		if err := k.endOrphans(ctx, p); err != nil {
-			return err
-		}
-		return k.endStrays(ctx, p)
-	})
-	return group.Wait()
-}
-
-// retry makes waiting Pods try again when something came that they may be
-// waiting for.
-func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
-	changed := make(chan struct{}, 1)
-	tell := func(object.Object) {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, example := range referred() {
-		group.Go(func() error {
-			return k.client.Follow(ctx, example, "", client.Handler{Changed: tell, Gone: tell, Synced: func() {}})
-		})
-	}
-	group.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-k.volumes.Changed():
-			case <-k.devices.Changed():
-			case <-changed:
-			}
-			workers.Retry()
-		}
-	})
-	return group.Wait()
-}
-
-// referred are the kinds that a Pod may wait for.
-func referred() []object.Object {
-	return []object.Object{
-		&v1.ConfigMap{}, &v1.Secret{}, &v1.PersistentVolumeClaim{}, &v1.PersistentVolume{},
-		&storagev1.StorageClass{}, &storagev1.CSIDriver{}, &nodev1.RuntimeClass{},
-	}
 }

@@ -147,6 +147,9 @@ func merge(e *edit, o, old object.Object) object.Object {
 		if e.kind.Status {
 			set(o, "Status", old)
 		}
+		if p, ok := o.(*v1.Pod); ok && p.Spec.NodeName == "" {
+			p.Spec.NodeName = old.(*v1.Pod).Spec.NodeName // a client that applies may leave it out
+		}
 	case "status":
 		set(o, "Spec", old)
 		o.SetOwnerReferences(old.GetOwnerReferences())

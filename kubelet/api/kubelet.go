@@ -86,7 +86,7 @@ func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, t target) err
 
 // pass sends the request on to a path of the kubelet's, with its query.
 func (s *Server) pass(w http.ResponseWriter, r *http.Request, path ...string) error {
-	to := (&url.URL{Scheme: "http", Host: "kubelet"}).JoinPath(path...)
+	to := (&url.URL{Scheme: "http", Host: "kubelet", Path: "/"}).JoinPath(path...)
 	to.RawQuery = r.URL.RawQuery
 	var failed error
 	proxy := &httputil.ReverseProxy{

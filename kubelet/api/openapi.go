@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,7 +39,7 @@ func (d *documents) get(path string, gv schema.GroupVersion) *document {
 	}
 	d.mu.Unlock()
 	have.once.Do(func() {
-		have.data, have.err = json.Marshal(openapi.Document("/"+path, gv, kindsOf(gv)))
+		have.data, have.err = json.Marshal(openapi.Document("/"+path, gv, kindsOf(gv), refusedOf(gv)))
 		sum := sha256.Sum256(have.data)
 		have.hash = hex.EncodeToString(sum[:])
 	})
@@ -55,15 +56,21 @@ func kindsOf(gv schema.GroupVersion) []*object.Kind {
 	return list
 }
 
+func refusedOf(gv schema.GroupVersion) []object.Refused {
+	return slices.DeleteFunc(object.RefusedKinds(), func(r object.Refused) bool { return r.GroupVersion() != gv })
+}
+
 // openapiPaths are the paths of the documents.
 func openapiPaths() map[string]schema.GroupVersion {
 	paths := map[string]schema.GroupVersion{}
-	for _, k := range object.Kinds() {
-		path := "apis/" + k.GroupVersion().String()
-		if k.Group == "" {
-			path = "api/" + k.Version
+	for _, gv := range groupVersions() {
+		path := "apis/" + gv.String()
+		if gv.Group == "" {
+			path = "api/" + gv.Version
 		}
-		paths[path] = k.GroupVersion()
+		if gv != metricsVersion {
+			paths[path] = gv
+		}
 	}
 	return paths
 }

@@ -44,7 +44,7 @@ func New(c *rest.Config, logger *slog.Logger) (*Client, error) {
 	}
 	own := rest.CopyConfig(c)
 	own.WarningHandler = rest.NoWarnings{} // they are for people
-	own.QPS = -1 // a node's own calls are bounded by its Pods
+	own.QPS = -1                           // a node's own calls are bounded by its Pods
 	own.ContentConfig = rest.ContentConfig{NegotiatedSerializer: serializer.NewCodecFactory(object.Scheme()).WithoutConversion()}
 	r, err := rest.UnversionedRESTClientFor(own)
 	if err != nil {
@@ -153,6 +153,12 @@ func (c *Client) Update(ctx context.Context, o object.Object) error {
 		return err
 	}
 	return c.status(ctx, o, want)
+}
+
+// UpdatePart writes a part of the object that the API keeps apart: a Pod's
+// "ephemeralcontainers" or "resize".
+func (c *Client) UpdatePart(ctx context.Context, part string, o object.Object) error {
+	return c.put(ctx, o, part)
 }
 
 // status writes the status that want has, if o's is another.

@@ -2,6 +2,7 @@ package criconfig
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"strconv"
 
@@ -72,6 +73,9 @@ func (b *Builder) annotations(r *pod.Request, host *hostFiles) map[string]string
 	all[pod.AnnotationTerminationPolicy] = string(r.Container.TerminationMessagePolicy)
 	all[pod.AnnotationTerminationFile] = host.termination
 	all[pod.AnnotationDelay] = r.Start.Delay.String()
+	if text, err := json.Marshal(r.Container.Resources); err == nil { // quantities always encode
+		all[pod.AnnotationResources] = string(text)
+	}
 	return all
 }
 

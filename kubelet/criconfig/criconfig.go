@@ -155,6 +155,16 @@ func protocol(p v1.Protocol) runtimeapi.Protocol {
 	}
 }
 
+// containerNamespaces are the Pod's, except that an ephemeral container may be
+// in the PID namespace of the container that it shall look into.
+func containerNamespaces(r *pod.Request) *runtimeapi.NamespaceOption {
+	n := namespaces(r.Pod)
+	if r.Target != "" && n.Pid == runtimeapi.NamespaceMode_CONTAINER {
+		n.Pid, n.TargetId = runtimeapi.NamespaceMode_TARGET, r.Target
+	}
+	return n
+}
+
 func namespaces(p *v1.Pod) *runtimeapi.NamespaceOption {
 	n := &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 	if s := p.Spec.ShareProcessNamespace; s != nil && *s {

@@ -301,3 +301,29 @@ func TestGroupComesWithAUser(t *testing.T) {
 		t.Errorf("user %v, group %v", s.RunAsUser, s.RunAsGroup)
 	}
 }
+
+// TestTarget holds in which PID namespace an ephemeral container is: that of its
+// target, unless the Pod has one for all or none of its own.
+func TestTarget(t *testing.T) {
+	b, _ := builder(t)
+	yes := true
+	for name, c := range map[string]struct {
+		change func(*v1.PodSpec)
+		pid    runtimeapi.NamespaceMode
+		id     string
+	}{
+		"own":    {func(*v1.PodSpec) {}, runtimeapi.NamespaceMode_TARGET, "c1"},
+		"shared": {func(s *v1.PodSpec) { s.ShareProcessNamespace = &yes }, runtimeapi.NamespaceMode_POD, ""},
+		"host's": {func(s *v1.PodSpec) { s.HostPID = true }, runtimeapi.NamespaceMode_NODE, ""},
+	} {
+		r := request(func(p *v1.Pod, _ *v1.Container) { c.change(&p.Spec) })
+		r.Target = "c1"
+		config, err := b.Container(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := config.Linux.SecurityContext.NamespaceOptions; n.Pid != c.pid || n.TargetId != c.id {
+			t.Errorf("%s: namespaces %v", name, n)
+		}
+	}
+}

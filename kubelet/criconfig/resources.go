@@ -31,6 +31,22 @@ func (b *Builder) resources(p *v1.Pod, c *v1.Container) *runtimeapi.LinuxContain
 	return r
 }
 
+// Update returns what a running instance is told when its resources change: its
+// processor and memory. A limit that it had and shall not have is taken away.
+func (b *Builder) Update(p *v1.Pod, u *pod.Update) *runtimeapi.LinuxContainerResources {
+	all := b.resources(p, &v1.Container{Name: u.Name, Resources: u.To})
+	r := &runtimeapi.LinuxContainerResources{
+		CpuShares: all.CpuShares, CpuPeriod: all.CpuPeriod, CpuQuota: all.CpuQuota, MemoryLimitInBytes: all.MemoryLimitInBytes,
+	}
+	if _, had := u.From.Limits[v1.ResourceCPU]; had && r.CpuQuota == 0 {
+		r.CpuPeriod, r.CpuQuota = cpuPeriod, -1
+	}
+	if _, had := u.From.Limits[v1.ResourceMemory]; had && r.MemoryLimitInBytes == 0 {
+		r.MemoryLimitInBytes = -1
+	}
+	return r
+}
+
 // oomScore is the kubelet's documented formula: Guaranteed is hardly ever
 // killed, BestEffort always first, and a Burstable container the sooner the
 // less of the node's memory it asked for.

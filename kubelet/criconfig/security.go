@@ -33,7 +33,7 @@ func (b *Builder) security(r *pod.Request) (*runtimeapi.LinuxContainerSecurityCo
 		own = &v1.SecurityContext{}
 	}
 	s := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions:   namespaces(r.Pod),
+		NamespaceOptions:   containerNamespaces(r),
 		Privileged:         isTrue(own.Privileged),
 		ReadonlyRootfs:     isTrue(own.ReadOnlyRootFilesystem),
 		NoNewPrivs:         own.AllowPrivilegeEscalation != nil && !*own.AllowPrivilegeEscalation,
@@ -180,6 +180,11 @@ func anyPrivileged(p *v1.Pod) bool {
 			if s := list[i].SecurityContext; s != nil && isTrue(s.Privileged) {
 				return true
 			}
+		}
+	}
+	for i := range p.Spec.EphemeralContainers {
+		if s := p.Spec.EphemeralContainers[i].SecurityContext; s != nil && isTrue(s.Privileged) {
+			return true
 		}
 	}
 	return false

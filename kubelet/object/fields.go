@@ -31,6 +31,7 @@ spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace
 spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot
 spec.securityContext.supplementalGroups spec.securityContext.fsGroup spec.securityContext.fsGroupChangePolicy
 spec.securityContext.seccompProfile
+spec.nodeSelector spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution
 spec.securityContext.seLinuxOptions spec.securityContext.sysctls
 spec.volumes[].name spec.volumes[].emptyDir spec.volumes[].hostPath spec.volumes[].configMap spec.volumes[].secret
 spec.volumes[].projected spec.volumes[].downwardAPI spec.volumes[].persistentVolumeClaim spec.volumes[].csi
@@ -39,7 +40,7 @@ spec.initContainers[].restartPolicy`
 	containerTable = `
 name image command args workingDir imagePullPolicy stdin stdinOnce tty terminationMessagePath terminationMessagePolicy
 ports env[].name env[].value env[].valueFrom.fieldRef env[].valueFrom.resourceFieldRef env[].valueFrom.configMapKeyRef
-env[].valueFrom.secretKeyRef envFrom resources.limits resources.requests
+env[].valueFrom.secretKeyRef envFrom resources.limits resources.requests resizePolicy
 volumeMounts[].name volumeMounts[].mountPath volumeMounts[].readOnly volumeMounts[].subPath volumeMounts[].subPathExpr
 volumeMounts[].mountPropagation
 livenessProbe readinessProbe startupProbe lifecycle.postStart lifecycle.preStop
@@ -59,7 +60,8 @@ func harmlessTable() map[string]string {
 		"metadata.generation": fromServer, "metadata.managedFields": fromServer, "metadata.selfLink": fromServer,
 		"metadata.ownerReferences": "the owner is not here",
 		"spec.nodeName":            "every Pod of this directory runs on this node",
-		"spec.nodeSelector":        noCluster, "spec.affinity": noCluster, "spec.tolerations": noCluster, "spec.schedulerName": noCluster,
+		"spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution": noCluster,
+		"spec.affinity.podAffinity": noCluster, "spec.affinity.podAntiAffinity": noCluster, "spec.tolerations": noCluster, "spec.schedulerName": noCluster,
 		"spec.topologySpreadConstraints": noCluster, "spec.priority": noCluster, "spec.priorityClassName": noCluster, "spec.preemptionPolicy": noCluster,
 		"spec.serviceAccountName": noToken, "spec.serviceAccount": noToken, "spec.automountServiceAccountToken": noToken, "spec.enableServiceLinks": noResources,
 		"spec.os": "the node runs Linux",
@@ -158,6 +160,11 @@ func (c *classifier) knows(path string) bool {
 }
 
 func (c *classifier) refuse(shown string) {
+	if shown == "spec.ephemeralContainers" {
+		c.errs = append(c.errs, fault.Invalid.Errorf(
+			"field %s cannot be set when a Pod is created: remove it, and add ephemeral containers to the Pod while it runs", shown))
+		return
+	}
 	c.errs = append(c.errs, fault.Unimplemented.Errorf("field %s is not supported by nodekit: remove it", shown))
 }
 

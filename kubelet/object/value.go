@@ -73,6 +73,11 @@ func (v *problems) containerValues(field string, c *v1.Container) {
 		}
 		names[p.Name] = true
 	}
+	for i, r := range c.ResizePolicy {
+		at := fmt.Sprintf("%s.resizePolicy[%d]", field, i)
+		oneOf(v, at+".resourceName", r.ResourceName, v1.ResourceCPU, v1.ResourceMemory)
+		oneOf(v, at+".restartPolicy", r.RestartPolicy, v1.NotRequired, v1.RestartContainer)
+	}
 	privileged := c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 	for i, m := range c.VolumeMounts {
 		if m.MountPropagation == nil {

@@ -2,6 +2,7 @@ package observer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -96,6 +98,12 @@ func (o *Observer) container(ctx context.Context, item *runtimeapi.Container, se
 		State: stateOf(s.GetState()), Image: imageName(s.GetImage()), ImageID: s.GetImageRef(),
 		CreatedAt: moment(s.GetCreatedAt()), StartedAt: moment(s.GetStartedAt()), FinishedAt: moment(s.GetFinishedAt()),
 		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(), LogPath: s.GetLogPath(),
+	}
+	if text := s.GetAnnotations()[pod.AnnotationResources]; text != "" {
+		c.Resources = &v1.ResourceRequirements{}
+		if err := json.Unmarshal([]byte(text), c.Resources); err != nil {
+			c.Resources = nil // not ours: nothing is known
+		}
 	}
 	if c.State == pod.Exited {
 		if message := terminationMessage(ctx, s); message != "" {

@@ -31,6 +31,9 @@ const (
 	// Go duration. It makes back-off a matter of record: a restarted node goes
 	// on where the old one was.
 	AnnotationDelay = "nodekit.dev/restart-delay"
+	// AnnotationResources is the JSON of the resources that the instance was
+	// created with.
+	AnnotationResources = "nodekit.dev/resources"
 )
 
 // Annotations on Pods that came from a manifest file.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // State is what a runtime says of a container.
@@ -40,6 +42,8 @@ type Container struct {
 	LogPath                          string
 	// Delay is the restart delay that was in force when it was created.
 	Delay time.Duration
+	// Resources is what it was given, nil when that is not known.
+	Resources *v1.ResourceRequirements
 }
 
 // Observation is what the runtime reported of one Pod at one moment. Both

@@ -20,6 +20,7 @@ const (
 	KillEnding    = "Ending"
 	KillFinished  = "Finished"
 	KillUnknown   = "Unknown"
+	KillResized   = "Resized"
 )
 
 // Kill ends one container instance.
@@ -45,6 +46,7 @@ type NewSandbox struct{ Attempt uint32 }
 // what its own actions will bring.
 type Plan struct {
 	Kill          []Kill   // all at the same time
+	Update        []Update // of instances that run on
 	StopSandbox   []string // ids
 	Remove        []string // ids of ended or never started instances
 	RemoveSandbox []string // ids of sandboxes that hold nothing of interest
@@ -60,7 +62,7 @@ type Plan struct {
 
 // Empty reports whether there is nothing to do now.
 func (p *Plan) Empty() bool {
-	return len(p.Kill) == 0 && len(p.StopSandbox) == 0 && len(p.Remove) == 0 && len(p.RemoveSandbox) == 0 &&
+	return len(p.Kill) == 0 && len(p.Update) == 0 && len(p.StopSandbox) == 0 && len(p.Remove) == 0 && len(p.RemoveSandbox) == 0 &&
 		p.Sandbox == nil && len(p.Start) == 0 && p.Failed == nil
 }
 
@@ -70,6 +72,9 @@ func (p *Plan) String() string {
 	add := func(what string, id any) { parts = append(parts, fmt.Sprintf("%s %v", what, id)) }
 	for _, k := range p.Kill {
 		add("stop container", k.ID)
+	}
+	for _, u := range p.Update {
+		add("resize container", u)
 	}
 	for _, id := range p.StopSandbox {
 		add("stop sandbox", id)
@@ -98,6 +103,8 @@ func Decide(v *View) Plan {
 		return end(v)
 	case v.Finished() || v.Failed != nil:
 		return finish(v)
+	case v.Admitting:
+		return Plan{}
 	}
 	var p Plan
 	late := deadline(v)
@@ -202,6 +209,8 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 	for _, k := range p.Kill {
 		killed[k.Name] = true
 	}
+	resize(v, p, killed)
+	debug(v, sandbox, p)
 	if !initialize(v, sandbox, p, killed) {
 		return
 	}
@@ -209,6 +218,14 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 		if c := &v.Pod.Spec.Containers[i]; !killed[c.Name] {
 			start(v, sandbox, c, p)
 		}
+	}
+}
+
+// debug starts ephemeral containers, each once in the Pod's life. They wait for
+// nobody, so that a Pod that hangs in its init containers can be looked into.
+func debug(v *View, sandbox *Sandbox, p *Plan) {
+	for i := range v.Pod.Spec.EphemeralContainers {
+		start(v, sandbox, Common(&v.Pod.Spec.EphemeralContainers[i]), p)
 	}
 }
 
@@ -257,7 +274,7 @@ func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 		next.Attempt = latest.Attempt + 1
 	case !Restarts(v.Pod, c, latest.ExitCode):
 		return
-	case latest.SandboxID != sandbox.ID || latest.Hash != Hash(c):
+	case latest.SandboxID != sandbox.ID || latest.Hash != Hash(c) || latest.Resources != nil && len(differing(latest.Resources, &c.Resources)) > 0:
 		next.Attempt = latest.Attempt + 1
 	default:
 		if at := RestartAt(latest); v.Now.Before(at) {
@@ -284,8 +301,10 @@ func unwanted(v *View) []Kill {
 		switch {
 		case c == nil:
 			k.Reason, k.Message = KillChanged, "the container is not in the spec any more"
-		case !isInit(v.Pod, c.Name) && seen.Hash != Hash(c):
+		case isApp(v.Pod, c.Name) && seen.Hash != Hash(c):
 			k.Reason, k.Message = KillChanged, "the container's spec changed"
+		case resizeRestarts(v.Pod, &seen, c):
+			k.Reason, k.Message = KillResized, "its resources change, and its resizePolicy asks for a restart"
 		case seen.State == Unknown:
 			k.Reason, k.Message = KillUnknown, "the runtime does not know the container's state: it is ended, so that its restart policy can decide"
 		case probed.Startup == Failure:

@@ -120,6 +120,9 @@ type Request struct {
 	Volumes   Volumes
 	Devices   Devices
 	Sandbox   Sandbox // for its addresses
+	// Target is the id of the container whose processes an ephemeral container
+	// shall see, or "".
+	Target string
 	// ImageID and the user that the image names: an id, or a name.
 	ImageID, ImageUserName string
 	ImageUser              *int64

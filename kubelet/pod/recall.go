@@ -16,7 +16,7 @@ const LostExitCode = 137
 // ContainerStatusUnknown. Without it a Pod whose records were lost would start
 // as if it were new, whatever its restart policy.
 func Recall(was *v1.PodStatus, seen *Observation) {
-	for _, list := range [][]v1.ContainerStatus{was.InitContainerStatuses, was.ContainerStatuses} {
+	for _, list := range Statuses(was) {
 		for i := range list {
 			if c, ok := recalled(&list[i], seen); ok {
 				seen.Containers = append(seen.Containers, c)

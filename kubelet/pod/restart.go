@@ -14,8 +14,11 @@ const (
 )
 
 // Restarts reports whether a container that ended with the code is started
-// again.
+// again. An ephemeral container never is.
 func Restarts(p *v1.Pod, c *v1.Container, code int32) bool {
+	if Ephemeral(p, c.Name) != nil {
+		return false
+	}
 	if isInit(p, c.Name) {
 		if IsSidecar(c) {
 			return true

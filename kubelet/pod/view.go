@@ -49,6 +49,15 @@ type View struct {
 	Seen   *Observation
 	Probes map[string]Probed // by container id; none means no verdict yet
 	Blocks map[string]Block  // by container name
+	// Resizes says of running instances, by container id, that the last attempt to
+	// change their resources did not succeed.
+	Resizes map[string]Block
+	// Pending is set while the spec asks for resources that are not granted. Pod
+	// has those that are.
+	Pending *ResizePending
+	// Admitting is set while the Pod has not been admitted to the node: nothing of
+	// it is started.
+	Admitting bool
 	// Wait is what the whole Pod waits for, or nil.
 	Wait *WaitError
 	// Failed is why the Pod can never run, or run on, or nil.
@@ -72,7 +81,8 @@ func IsSidecar(c *v1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 
-// Find returns the spec of the named container, init containers included, or nil.
+// Find returns the spec of the named container, init and ephemeral containers
+// included, or nil.
 func Find(p *v1.Pod, name string) *v1.Container {
 	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
@@ -81,7 +91,42 @@ func Find(p *v1.Pod, name string) *v1.Container {
 			}
 		}
 	}
+	if e := Ephemeral(p, name); e != nil {
+		return Common(e)
+	}
 	return nil
+}
+
+// Ephemeral returns the named ephemeral container, or nil.
+func Ephemeral(p *v1.Pod, name string) *v1.EphemeralContainer {
+	for i := range p.Spec.EphemeralContainers {
+		if e := &p.Spec.EphemeralContainers[i]; e.Name == name {
+			return e
+		}
+	}
+	return nil
+}
+
+// Common returns what an ephemeral container has in common with others. It
+// shares e's memory.
+func Common(e *v1.EphemeralContainer) *v1.Container {
+	return (*v1.Container)(&e.EphemeralContainerCommon)
+}
+
+// Statuses returns the statuses of all containers: init, app, ephemeral. The
+// lists share the status's memory.
+func Statuses(s *v1.PodStatus) [][]v1.ContainerStatus {
+	return [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses}
+}
+
+// isApp reports whether the name is of an app container.
+func isApp(p *v1.Pod, name string) bool {
+	for i := range p.Spec.Containers {
+		if p.Spec.Containers[i].Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // isInit reports whether the name is of an init container, sidecars included.
@@ -98,7 +143,7 @@ func isInit(p *v1.Pod, name string) bool {
 // From then on init containers do not run again there.
 func (v *View) appCreated(sandbox string) bool {
 	for _, c := range v.Seen.Containers {
-		if c.SandboxID == sandbox && !isInit(v.Pod, c.Name) && Find(v.Pod, c.Name) != nil {
+		if c.SandboxID == sandbox && isApp(v.Pod, c.Name) {
 			return true
 		}
 	}

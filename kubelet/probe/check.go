@@ -26,6 +26,10 @@ import (
 // maxOutput is how much of a probe's answer is kept, in bytes.
 const maxOutput = 10 << 10
 
+// redirected begins the message of a probe that passed because it was sent to
+// another host, which says little of the container.
+const redirected = "redirected to another host: "
+
 // checker runs single probes of one container.
 type checker struct {
 	exec      Exec
@@ -98,6 +102,9 @@ func (c *checker) runHTTP(ctx context.Context, get *v1.HTTPGetAction) (pod.Outco
 	}
 	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
 		return pod.Failure, fmt.Sprintf("%s answered %s", u.String(), resp.Status), nil
+	}
+	if resp.StatusCode >= 300 { // client followed those on the same host
+		return pod.Success, redirected + resp.Header.Get("Location"), nil
 	}
 	return pod.Success, string(body), nil
 }

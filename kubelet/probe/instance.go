@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type instance struct {
 	spec     *v1.Container
 	check    checker
 	changed  func()
+	event    func(reason, message string) // a warning
 	log      *slog.Logger
 
 	mu     sync.Mutex
@@ -74,6 +76,7 @@ func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, 
 			wait = period
 		}
 		if extra := wait < period; !extra {
+			i.tell(verdict, outcome, message)
 			if now := counter.count(outcome); now != pod.Pending {
 				i.set(verdict, now, message)
 			}
@@ -94,14 +97,35 @@ func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, 
 // container, are tried again and then count as nothing.
 func (i *instance) try(ctx context.Context, p *v1.Probe) (pod.Outcome, string) {
 	timeout := time.Duration(max(p.TimeoutSeconds, 1)) * time.Second
+	last := ""
 	for range 3 {
 		outcome, message, err := i.check.run(ctx, &p.ProbeHandler, timeout)
 		if err == nil {
 			return outcome, message
 		}
+		last = err.Error()
 		i.log.Debug("probing", "err", err)
 	}
-	return pod.Pending, ""
+	return pod.Pending, last
+}
+
+// tell tells of a probe that failed, could not be made, or has a doubtful answer.
+func (i *instance) tell(verdict *pod.Outcome, outcome pod.Outcome, message string) {
+	kind := "Readiness"
+	switch verdict {
+	case &i.result.Startup:
+		kind = "Startup"
+	case &i.result.Liveness:
+		kind = "Liveness"
+	}
+	switch {
+	case outcome == pod.Failure:
+		i.event(pod.EventUnhealthy, kind+" probe failed: "+message)
+	case outcome == pod.Pending:
+		i.event(pod.EventUnhealthy, kind+" probe could not be made: "+message)
+	case strings.HasPrefix(message, redirected):
+		i.event(pod.EventProbeWarning, kind+" probe: "+message)
+	}
 }
 
 func (i *instance) read(verdict *pod.Outcome) pod.Outcome {

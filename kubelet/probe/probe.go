@@ -35,7 +35,10 @@ type Config struct {
 	Exec Exec
 	// Changed is told when a verdict of the Pod changed. It must not block.
 	Changed func(types.UID)
-	Logger  *slog.Logger // nil discards
+	// Event is told of probes that fail, from many goroutines. It must be quick;
+	// nil discards.
+	Event  func(pod.Event)
+	Logger *slog.Logger // nil discards
 }
 
 // Manager runs the probes of all Pods of a node.
@@ -52,6 +55,9 @@ type Manager struct {
 func New(ctx context.Context, c Config) *Manager {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Event == nil {
+		c.Event = func(pod.Event) {}
 	}
 	return &Manager{config: c, ctx: ctx, pods: map[types.UID]map[string]*instance{}}
 }
@@ -132,7 +138,10 @@ func (m *Manager) start(p *v1.Pod, spec *v1.Container, c *pod.Container, address
 		ctx: ctx, cancel: cancel, early: early, endEarly: endEarly, spec: spec,
 		check:   checker{exec: m.config.Exec, id: c.ID, address: address, container: spec},
 		changed: func() { m.config.Changed(p.UID) },
-		log:     m.config.Logger.With("pod", pod.CallOf(p).String(), "container", c.Name),
+		event: func(reason, message string) {
+			m.config.Event(pod.Event{Pod: pod.CallOf(p), Field: pod.FieldOf(p, c.Name), Type: v1.EventTypeWarning, Reason: reason, Message: message})
+		},
+		log: m.config.Logger.With("pod", pod.CallOf(p).String(), "container", c.Name),
 	}
 	i.result = pod.Probed{Startup: unless(spec.StartupProbe), Liveness: pod.Success, Readiness: unless(spec.ReadinessProbe)}
 	for _, list := range [][]v1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {

@@ -1,6 +1,6 @@
 // Package server is the kubelet's HTTP API on a unix socket that only root can
-// open: /healthz, /pods, /runningpods, /containerLogs, /exec, /attach and
-// /portForward of the upstream kubelet. It has no authentication of its own: the
+// open: /healthz, /pods, /runningpods, /stats/summary, /containerLogs, /exec, /attach
+// and /portForward of the upstream kubelet. It has no authentication of its own: the
 // socket's mode is it.
 package server
 
@@ -28,6 +28,9 @@ import (
 type Config struct {
 	// Socket is the path of the unix socket. A stale one is replaced.
 	Socket string
+	// NodeName is the node's name, NodeID the value of pod.LabelNode on what belongs
+	// to it.
+	NodeName, NodeID string
 	// Pods returns all Pods with their statuses.
 	Pods func() []*v1.Pod
 	// Healthy returns why the node is not healthy, or nil.
@@ -66,12 +69,13 @@ func Serve(ctx context.Context, c Config) error {
 }
 
 func handler(c Config) http.Handler {
-	s := &server{c}
+	s := &server{config: c}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /pods", s.pods)
 	mux.HandleFunc("GET /pods/", s.pods)
 	mux.HandleFunc("GET /runningpods/", s.runningPods)
+	mux.HandleFunc("GET /stats/summary", s.summary)
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	for _, method := range []string{"GET", "POST"} { // WebSocket and SPDY
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
@@ -82,7 +86,10 @@ func handler(c Config) http.Handler {
 	return mux
 }
 
-type server struct{ config Config }
+type server struct {
+	config Config
+	meter  meter
+}
 
 func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
 	if err := s.config.Healthy(r.Context()); err != nil {

@@ -51,6 +51,8 @@ func start(t *testing.T) *scene {
 	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "c"}, {Name: "d"}}}}
 	p.Status.Phase = v1.PodRunning
 	p.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "c", ContainerID: "x://id", State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}
+	p.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "e"}}}
+	p.Status.EphemeralContainerStatuses = []v1.ContainerStatus{{Name: "e", ContainerID: "x://debug", State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}
 	logs := filepath.Join(dir, "ns_p_u", "c")
 	line := func(text string) []byte { return []byte("2026-11-23T12:00:00.000000000Z stdout F " + text + "\n") }
 	if err := errors.Join(os.MkdirAll(logs, 0o755), os.WriteFile(filepath.Join(logs, "0.log"), line("before"), 0o600),
@@ -135,7 +137,8 @@ func TestLogs(t *testing.T) {
 		"/containerLogs/ns/p/c?previous=true": {200, "before\n"},
 		"/containerLogs/ns/p/c?limitBytes=5":  {200, "one\nt"},
 		"/containerLogs/ns/p/c?tailLines=x":   {400, "tailLines \"x\" is not a number of lines\n"},
-		"/containerLogs/ns/p/e":               {404, "Pod \"ns/p\" has no container \"e\" here\n"},
+		"/containerLogs/ns/p/x":               {404, "Pod \"ns/p\" has no container \"x\" here\n"},
+		"/containerLogs/ns/p/e":               {404, "container \"e\" of Pod \"p\" has no such log: it is waiting to start, or never ran before\n"},
 		"/containerLogs/ns/p/d":               {404, "container \"d\" of Pod \"p\" has no such log: it is waiting to start, or never ran before\n"},
 	} {
 		if code, body := s.get(t, path); code != want.code || body != want.body {
@@ -155,6 +158,9 @@ func TestExecIsPassedToTheRuntime(t *testing.T) {
 	}
 	if r := s.rt.got; r.ContainerId != "id" || len(r.Cmd) != 2 || !r.Stdout || !r.Tty || r.Stdin {
 		t.Errorf("the runtime was asked for %v", r)
+	}
+	if code, _ := s.get(t, "/exec/ns/p/e?command=ls"); code != http.StatusOK || s.rt.got.ContainerId != "debug" {
+		t.Errorf("exec in an ephemeral container answered %d, and the runtime was asked for %q", code, s.rt.got.ContainerId)
 	}
 	if code, _ := s.get(t, "/exec/ns/p/d?command=ls"); code != http.StatusNotFound {
 		t.Errorf("exec in a container that does not run answered %d", code)

@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // The runtime serves streams itself: it answers Exec, Attach and PortForward
@@ -87,7 +87,7 @@ func (s *server) running(r *http.Request) (string, error) {
 	if p == nil {
 		return "", fault.NotFound.Errorf("Pod %q is not here", name)
 	}
-	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+	for _, list := range pod.Statuses(&p.Status) {
 		for _, c := range list {
 			if c.Name == r.PathValue("container") && c.State.Running != nil {
 				_, id, _ := strings.Cut(c.ContainerID, "://")

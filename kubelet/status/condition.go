@@ -1,6 +1,7 @@
 package status
 
 import (
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -62,6 +63,37 @@ func conditions(v *pod.View, s *v1.PodStatus) {
 		ready, why, detail = gates(v, s)
 	}
 	set(v1.PodReady, ready, why, detail)
+	resizes(v, s)
+}
+
+// resizes says what becomes of a change of resources. Both conditions are there
+// while they are true only.
+func resizes(v *pod.View, s *v1.PodStatus) {
+	show := func(kind v1.PodConditionType, ok bool, reason, message string) {
+		if !ok {
+			s.Conditions = slices.DeleteFunc(s.Conditions, func(c v1.PodCondition) bool { return c.Type == kind })
+			return
+		}
+		put(&s.Conditions, v1.PodCondition{
+			Type: kind, Status: v1.ConditionTrue, Reason: reason, Message: message, ObservedGeneration: v.Pod.Generation,
+		}, metav1.NewTime(v.Now))
+	}
+	var pending pod.ResizePending
+	if v.Pending != nil {
+		pending = *v.Pending
+	}
+	show(v1.PodResizePending, v.Pending != nil, pending.Reason, pending.Message)
+	running, reason, message := false, "", ""
+	for i := range v.Seen.Containers {
+		c := &v.Seen.Containers[i]
+		if v.Ending == nil && pod.Resizing(v.Pod, c) {
+			running = true
+			if b, failed := v.Resizes[c.ID]; failed {
+				reason, message = v1.PodReasonError, b.Message
+			}
+		}
+	}
+	show(v1.PodResizeInProgress, running, reason, message)
 }
 
 // gates evaluates the Pod's readiness gates.

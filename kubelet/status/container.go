@@ -37,6 +37,7 @@ func find(list []v1.ContainerStatus, name string) *v1.ContainerStatus {
 func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.ContainerStatus {
 	s := v1.ContainerStatus{Name: spec.Name, Image: spec.Image, Started: new(bool)}
 	latest := c.view.Seen.Latest(spec.Name)
+	c.resources(&s, spec, latest)
 	if latest == nil {
 		s.State.Waiting = c.waiting(spec)
 		return s
@@ -67,6 +68,32 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 		s.LastTerminationState.Terminated = c.terminated(previous)
 	} else if previous == nil && int32(latest.Attempt) == was.RestartCount {
 		s.LastTerminationState = was.LastTerminationState
+	}
+	return s
+}
+
+// resources says what is allocated to the container, and what its instance has:
+// until it runs, what it will be given. Before the Pod is admitted it is
+// nothing. What is said here is also the record that a resize goes by
+// (pod.Settled, pod.RecallResources).
+func (c *containers) resources(s *v1.ContainerStatus, spec *v1.Container, latest *pod.Container) {
+	if c.view.Admitting {
+		return
+	}
+	s.AllocatedResources = spec.Resources.Requests.DeepCopy()
+	s.Resources = spec.Resources.DeepCopy()
+	if latest != nil && latest.State == pod.Running && latest.Resources != nil {
+		s.Resources = latest.Resources.DeepCopy()
+	}
+}
+
+// ephemeral computes the status of an ephemeral container, which is neither
+// ready nor started: nothing waits for it.
+func (c *containers) ephemeral(spec *v1.Container, was *v1.ContainerStatus) v1.ContainerStatus {
+	s := c.one(spec, was)
+	s.Ready, s.Started, s.Resources, s.AllocatedResources = false, nil, nil, nil
+	if w := s.State.Waiting; w != nil && w.Reason == "PodInitializing" {
+		w.Reason = "ContainerCreating" // it does not wait for init containers
 	}
 	return s
 }

@@ -32,7 +32,7 @@ func Compute(v *pod.View, node Node) v1.PodStatus {
 		Reason:             was.Reason,
 		Message:            was.Message,
 	}
-	if s.StartTime == nil {
+	if s.StartTime == nil && (!v.Admitting || v.Failed != nil) {
 		s.StartTime = &metav1.Time{Time: v.Now}
 	}
 	if s.QOSClass == "" {
@@ -45,6 +45,10 @@ func Compute(v *pod.View, node Node) v1.PodStatus {
 	c := &containers{view: v, node: node, was: was}
 	s.InitContainerStatuses = c.list(v.Pod.Spec.InitContainers, was.InitContainerStatuses)
 	s.ContainerStatuses = c.list(v.Pod.Spec.Containers, was.ContainerStatuses)
+	for i := range v.Pod.Spec.EphemeralContainers {
+		e := pod.Common(&v.Pod.Spec.EphemeralContainers[i])
+		s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, c.ephemeral(e, find(was.EphemeralContainerStatuses, e.Name)))
+	}
 	conditions(v, &s)
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodekit-project/nodekit/kubelet/pod"
@@ -150,6 +151,33 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// TestEphemeralContainers: their statuses are listed apart, and they count for
+// nothing.
+func TestEphemeralContainers(t *testing.T) {
+	v := scene(func(v *pod.View) {
+		up(v)
+		add(v, pod.Container{State: pod.Running})
+		v.Pod.Spec.InitContainers = []v1.Container{{Name: "x"}}
+		for _, name := range []string{"e", "late"} {
+			v.Pod.Spec.EphemeralContainers = append(v.Pod.Spec.EphemeralContainers,
+				v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: name, Image: "i"}})
+		}
+		v.Seen.Containers = append(v.Seen.Containers, pod.Container{ID: "e0", Name: "e", SandboxID: "s", State: pod.Running, StartedAt: at(-1)})
+		v.Blocks = map[string]pod.Block{"late": {Reason: "ErrImagePull"}}
+	})
+	s := status.Compute(v, node())
+	want := []v1.ContainerStatus{
+		{Name: "e", Image: "i", ContainerID: "x://e0", State: v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.NewTime(at(-1))}}},
+		{Name: "late", Image: "i", State: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ErrImagePull"}}},
+	}
+	if diff := cmp.Diff(want, s.EphemeralContainerStatuses); diff != "" {
+		t.Errorf("statuses (-want +got):\n%s", diff)
+	}
+	if got := conditionsOf(s); len(got) > 0 || s.Phase != v1.PodRunning {
+		t.Errorf("phase %s, not True: %v", s.Phase, got)
+	}
+}
+
 func TestWhatStaysOverTime(t *testing.T) {
 	v := scene(func(v *pod.View) { up(v); add(v, pod.Container{State: pod.Running, StartedAt: at(-1)}) })
 	first := status.Compute(v, node())
@@ -181,5 +209,70 @@ func TestRestartCountNeverFalls(t *testing.T) {
 	v.Was.ContainerStatuses = []v1.ContainerStatus{{Name: "a", RestartCount: 4}}
 	if got := status.Compute(v, node()).ContainerStatuses[0].RestartCount; got != 4 {
 		t.Errorf("restart count %d, want 4", got)
+	}
+}
+
+// TestAdmission: nothing is recorded of a Pod that waits for room on the node;
+// that it was let in is its startTime.
+func TestAdmission(t *testing.T) {
+	limits := v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1")}}
+	v := scene(func(v *pod.View) {
+		v.Admitting, v.Wait = true, &pod.WaitError{Reason: "NodePorts", For: "a port"}
+		v.Pod.Spec.Containers[0].Resources = limits
+	})
+	s := status.Compute(v, node())
+	if c := s.ContainerStatuses[0]; s.StartTime != nil || c.Resources != nil || c.AllocatedResources != nil || s.Phase != v1.PodPending {
+		t.Errorf("before: %+v", s)
+	}
+	v.Failed = &pod.RejectError{Reason: "NodePorts", Message: "taken"}
+	if s := status.Compute(v, node()); s.StartTime == nil || s.Phase != v1.PodFailed || s.Reason != "NodePorts" || s.Message != "taken" {
+		t.Errorf("refused: %+v", s)
+	}
+	v.Failed, v.Admitting = nil, false
+	s = status.Compute(v, node())
+	if c := s.ContainerStatuses[0]; s.StartTime == nil || c.Resources == nil || c.AllocatedResources.Cpu().String() != "1" {
+		t.Errorf("admitted: %+v", s)
+	}
+}
+
+func TestResize(t *testing.T) {
+	cpu := func(n string) v1.ResourceRequirements {
+		return v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(n)}}
+	}
+	conditions := func(v *pod.View) map[string]string {
+		got := map[string]string{}
+		for _, c := range status.Compute(v, node()).Conditions {
+			if c.Type == v1.PodResizePending || c.Type == v1.PodResizeInProgress {
+				got[string(c.Type)] = string(c.Status) + " " + c.Reason + " " + c.Message
+			}
+		}
+		return got
+	}
+	has := cpu("1")
+	v := scene(func(v *pod.View) {
+		up(v)
+		add(v, pod.Container{State: pod.Running, Resources: &has})
+		v.Pod.Spec.Containers[0].Resources = cpu("2")
+	})
+	if diff := cmp.Diff(map[string]string{"PodResizeInProgress": "True  "}, conditions(v)); diff != "" {
+		t.Errorf("in progress (-want +got):\n%s", diff)
+	}
+	c := status.Compute(v, node()).ContainerStatuses[0]
+	if c.Resources.Requests.Cpu().String() != "1" || c.AllocatedResources.Cpu().String() != "2" {
+		t.Errorf("the instance has %v, and %v is allocated", c.Resources, c.AllocatedResources)
+	}
+	v.Resizes = map[string]pod.Block{"c0": {Message: "no"}}
+	if diff := cmp.Diff(map[string]string{"PodResizeInProgress": "True Error no"}, conditions(v)); diff != "" {
+		t.Errorf("failed (-want +got):\n%s", diff)
+	}
+	s := status.Compute(v, node())
+	v.Was = &s
+	v.Pod.Spec.Containers[0].Resources, v.Pending = has, &pod.ResizePending{Reason: "Deferred", Message: "later"}
+	if diff := cmp.Diff(map[string]string{"PodResizePending": "True Deferred later"}, conditions(v)); diff != "" {
+		t.Errorf("pending (-want +got):\n%s", diff)
+	}
+	v.Pending = nil
+	if diff := cmp.Diff(map[string]string{}, conditions(v)); diff != "" {
+		t.Errorf("done (-want +got):\n%s", diff)
 	}
 }

@@ -42,6 +42,7 @@ func (w *worker) apply(v *pod.View, plan *pod.Plan) error {
 	if err := w.killAll(v, plan.Kill); err != nil {
 		return err
 	}
+	w.resize(v, plan.Update)
 	for _, id := range plan.StopSandbox {
 		if err := w.stopSandbox(w.ctx, id); err != nil {
 			return err
@@ -80,13 +81,14 @@ func (w *worker) tryOrWait(err error) error {
 	}
 	var reject *pod.RejectError
 	if errors.As(err, &reject) {
-		w.failed = reject
+		w.reject(reject)
 		return nil
 	}
 	if w.starting.Err() != nil {
 		return nil // the Pod shall end: the next plan knows
 	}
 	wait := pod.Waiting(waitFor("FailedCreatePodSandBox", "its sandbox", err))
+	w.warn("", wait.Reason, wait.Error())
 	if w.waiting.set(wait) {
 		w.step(pod.StepWait, wait.Reason, time.Time{}, wait)
 	}
@@ -108,8 +110,11 @@ func waitFor(reason, what string, err error) error {
 func (w *worker) blockAll(starts []pod.Start, err error) error {
 	var reject *pod.RejectError
 	if errors.As(err, &reject) {
-		w.failed = reject
+		w.reject(reject)
 		return nil
+	}
+	if wait := pod.Waiting(err); wait != nil {
+		w.warn("", wait.Reason, wait.Error())
 	}
 	for _, s := range starts {
 		w.blocks.set(s.Name, &pod.StartError{Reason: "CreateContainerConfigError", Err: err})
@@ -132,7 +137,7 @@ func (w *worker) acquire(p *v1.Pod) error {
 	if len(devices) > 0 {
 		w.step(pod.StepDevice, devicesOf(devices), begun, nil)
 	}
-	if err := w.config.Cgroups.Create(w.config.Builder.PodCgroup(p)); err != nil {
+	if err := w.config.Cgroups.Apply(p); err != nil {
 		return waitFor("FailedCreatePodContainer", "its cgroup", err)
 	}
 	begun = time.Now()
@@ -208,6 +213,8 @@ func (w *worker) release(p *v1.Pod) error {
 	if err := w.config.Devices.Release(w.ctx, p.UID); err != nil {
 		return fmt.Errorf("releasing devices: %w", err)
 	}
+	w.config.Admission.Release(p.UID)
+	w.freed()
 	return nil
 }
 
@@ -219,15 +226,20 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	if err != nil {
 		return err
 	}
+	if n.Attempt > 0 && w.told.once(fmt.Sprintf("sandbox %d", n.Attempt), time.Hour) {
+		w.event("", pod.EventSandboxChanged, "The Pod's sandbox ended: it is replaced")
+	}
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(w.starting, sandboxTimeout)
 	defer cancel()
 	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
 	w.step(pod.StepSandbox, "", begun, err)
-	if err != nil {
-		return err
+	if err != nil && !p.Spec.HostNetwork && w.starting.Err() == nil {
+		if why := w.config.NetworkReady(w.starting); why != nil {
+			return &pod.WaitError{Reason: "NetworkNotReady", For: "the runtime's network", Err: errors.Join(why, err)}
+		}
 	}
-	return nil
+	return err
 }
 
 func (w *worker) stopSandbox(ctx context.Context, id string) error {

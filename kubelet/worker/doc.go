@@ -29,6 +29,8 @@ import (
 type Builder interface {
 	Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error)
 	Container(context.Context, *pod.Request) (*runtimeapi.ContainerConfig, error)
+	// Update returns what a running instance is told when its resources change.
+	Update(*v1.Pod, *pod.Update) *runtimeapi.LinuxContainerResources
 	PodCgroup(*v1.Pod) string
 	// Clean takes away what Container made, RemoveDir the Pod's directory.
 	Clean(*v1.Pod) error
@@ -58,9 +60,29 @@ type Probes interface {
 	Forget(types.UID)
 }
 
-// Cgroups makes and removes Pod cgroups, idempotently.
+// Admission gives Pods room on the node. All methods are idempotent and quick.
+type Admission interface {
+	// Admit gives the Pod room before its first start. It returns a
+	// *pod.WaitError when others have it and are ending, and a *pod.RejectError
+	// when the Pod will not run here.
+	Admit(*v1.Pod) error
+	// Adopt gives room to a Pod that was admitted by an earlier process.
+	Adopt(*v1.Pod)
+	// Ending notes that an admitted Pod shall end.
+	Ending(*v1.Pod)
+	// Resize gives an admitted Pod the room that its spec asks for now. A
+	// *pod.RejectError says that the node can never give it; after any error the
+	// Pod keeps what it has.
+	Resize(*v1.Pod) error
+	// Release takes the room of a Pod that has stopped.
+	Release(types.UID)
+}
+
+// Cgroups makes Pod cgroups, with the limits that the Pod's resources amount to,
+// and removes them, idempotently.
 type Cgroups interface {
-	Create(path string) error
+	// Apply makes the Pod's cgroup, or fits the limits of the one that is there.
+	Apply(*v1.Pod) error
 	Remove(path string) error
 }
 
@@ -74,19 +96,27 @@ type Objects interface {
 	Remove(context.Context, *v1.Pod) error
 }
 
-// Config is what workers work with. Everything but OnStep and Logger is
-// required.
+// Config is what workers work with. Everything is required but what says what
+// nil does.
 type Config struct {
-	Runtime runtimeapi.RuntimeServiceClient
-	Images  runtimeapi.ImageServiceClient
-	Observe func(context.Context, types.UID) (*pod.Observation, error)
-	Status  func(*pod.View) v1.PodStatus
-	Objects Objects
-	Builder Builder
-	Volumes Volumes
-	Devices Devices
-	Probes  Probes
-	Cgroups Cgroups
-	OnStep  func(pod.Step) // nil tells nobody
-	Logger  *slog.Logger   // nil discards
+	Runtime   runtimeapi.RuntimeServiceClient
+	Images    runtimeapi.ImageServiceClient
+	Observe   func(context.Context, types.UID) (*pod.Observation, error)
+	Status    func(*pod.View) v1.PodStatus
+	Objects   Objects
+	Builder   Builder
+	Volumes   Volumes
+	Devices   Devices
+	Probes    Probes
+	Cgroups   Cgroups
+	Admission Admission
+	// NetworkReady says why the runtime cannot connect Pods, or nil. It is asked
+	// when a sandbox could not be made, to tell that from other causes; nil is
+	// not asked.
+	NetworkReady func(context.Context) error
+	OnStep       func(pod.Step) // nil tells nobody
+	// Event is told what users shall hear of a Pod, from many goroutines. It must
+	// be quick; nil discards.
+	Event  func(pod.Event)
+	Logger *slog.Logger // nil discards
 }

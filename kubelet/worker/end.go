@@ -67,6 +67,7 @@ func (w *worker) killAll(v *pod.View, kills []pod.Kill) error {
 // once, for both.
 func (w *worker) kill(v *pod.View, k pod.Kill) error {
 	w.log.Info("killing a container", "container", k.Name, "reason", k.Reason, "message", k.Message, "grace", k.Grace)
+	w.tellKill(k)
 	limit := time.Now().Add(k.Grace)
 	if k.Reason != pod.KillSandbox && k.Reason != pod.KillUnknown && k.Grace > 0 {
 		w.preStop(v, k, limit)
@@ -142,6 +143,7 @@ func (w *worker) preStop(v *pod.View, k pod.Kill, limit time.Time) {
 		}
 	}()
 	if err := w.hook(ctx, c, c.Lifecycle.PreStop, target{k.ID, address(v)}); err != nil && ctx.Err() == nil {
+		w.warn(k.Name, pod.EventFailedPreStop, "The preStop hook failed: "+err.Error())
 		w.log.Warn("preStop hook failed", "container", k.Name, "err", err)
 	}
 }

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,6 +35,8 @@ type world struct {
 	pods     map[types.UID]*pod.Observation
 	statuses []v1.PodStatus
 	steps    []string
+	events   []string
+	adopted  []types.UID
 	fail     map[string]error // by the first word of a diary entry
 	n        int
 	// stubborn containers end only when their grace is over.
@@ -127,7 +130,11 @@ func (w *world) RemovePodSandbox(_ context.Context, r *runtimeapi.RemovePodSandb
 }
 
 func (w *world) CreateContainer(_ context.Context, r *runtimeapi.CreateContainerRequest, _ ...grpc.CallOption) (*runtimeapi.CreateContainerResponse, error) {
-	if err := w.note("create %s", r.Config.Metadata.Name); err != nil {
+	name := r.Config.Metadata.Name
+	if target := r.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetTargetId(); target != "" {
+		name += " of " + target
+	}
+	if err := w.note("create %s", name); err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
@@ -135,7 +142,10 @@ func (w *world) CreateContainer(_ context.Context, r *runtimeapi.CreateContainer
 	w.n++
 	c := pod.Container{
 		ID: fmt.Sprintf("c%d", w.n), Name: r.Config.Metadata.Name, SandboxID: r.PodSandboxId, Attempt: r.Config.Metadata.Attempt,
-		State: pod.Created, Hash: r.Config.Annotations[pod.AnnotationHash], CreatedAt: time.Now(),
+		Resources: &v1.ResourceRequirements{}, State: pod.Created, Hash: r.Config.Annotations[pod.AnnotationHash], CreatedAt: time.Now(),
+	}
+	if err := json.Unmarshal([]byte(r.Config.Annotations[pod.AnnotationResources]), c.Resources); err != nil {
+		return nil, err
 	}
 	c.Delay, _ = time.ParseDuration(r.Config.Annotations[pod.AnnotationDelay])
 	for _, o := range w.pods {
@@ -237,9 +247,16 @@ func (w *world) Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig
 }
 
 func (w *world) Container(_ context.Context, r *pod.Request) (*runtimeapi.ContainerConfig, error) {
+	resources, err := json.Marshal(r.Container.Resources)
+	if err != nil {
+		return nil, err
+	}
 	return &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: r.Container.Name, Attempt: r.Start.Attempt},
-		Annotations: map[string]string{pod.AnnotationHash: pod.Hash(r.Container), pod.AnnotationDelay: r.Start.Delay.String()},
+		Annotations: map[string]string{pod.AnnotationHash: pod.Hash(r.Container), pod.AnnotationDelay: r.Start.Delay.String(), pod.AnnotationResources: string(resources)},
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+			NamespaceOptions: &runtimeapi.NamespaceOption{TargetId: r.Target},
+		}},
 	}, nil
 }
 func (w *world) PodCgroup(p *v1.Pod) string { return "/pod" + string(p.UID) }
@@ -273,12 +290,47 @@ func (w *world) Results(uid types.UID) map[string]pod.Probed {
 	return w.probed[uid]
 }
 
-func (w *world) Create(string) error { return w.note("cgroup") }
+func (w *world) Apply(*v1.Pod) error { return w.note("cgroup") }
+
+func (w *world) Update(_ *v1.Pod, u *pod.Update) *runtimeapi.LinuxContainerResources {
+	return &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: u.To.Limits.Memory().Value()}
+}
+
+func (w *world) UpdateContainerResources(_ context.Context, r *runtimeapi.UpdateContainerResourcesRequest, _ ...grpc.CallOption) (*runtimeapi.UpdateContainerResourcesResponse, error) {
+	return &runtimeapi.UpdateContainerResourcesResponse{}, w.note("update %s %d", r.ContainerId, r.Linux.MemoryLimitInBytes)
+}
+
+func (w *world) ContainerStats(context.Context, *runtimeapi.ContainerStatsRequest, ...grpc.CallOption) (*runtimeapi.ContainerStatsResponse, error) {
+	return &runtimeapi.ContainerStatsResponse{Stats: &runtimeapi.ContainerStats{Memory: &runtimeapi.MemoryUsage{
+		WorkingSetBytes: &runtimeapi.UInt64Value{Value: 10 << 20},
+	}}}, nil
+}
+
 func (w *world) SetStatus(_ context.Context, _ *v1.Pod, _, now *v1.PodStatus) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.statuses = append(w.statuses, *now)
 	return nil
+}
+
+// desk is an admission that answers what failing("admit") and ("resize") say,
+// until a Pod gives back its room.
+type desk struct{ *world }
+
+func (d desk) Admit(p *v1.Pod) error { return d.quietly("admit") }
+func (d desk) Adopt(p *v1.Pod)       { d.adopted = append(d.adopted, p.UID) }
+func (d desk) Ending(*v1.Pod)        {}
+func (d desk) Resize(*v1.Pod) error  { return d.quietly("resize") }
+func (d desk) Release(types.UID) {
+	d.failing("admit", nil)
+	d.failing("resize", nil)
+}
+
+// quietly is note without the diary.
+func (w *world) quietly(what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fail[what]
 }
 
 // objects and cgroups have a Remove each.
@@ -297,9 +349,12 @@ func inWorld(t *testing.T, test func(w *world)) {
 		w := &world{pods: map[types.UID]*pod.Observation{}, fail: map[string]error{}, synced: map[types.UID]bool{}}
 		w.manager = worker.New(ctx, worker.Config{
 			Runtime: w, Images: w, Observe: w.observe, Objects: objects{w}, Builder: w, Volumes: w, Devices: w,
-			Probes: w, Cgroups: cgroups{w},
+			Probes: w, Cgroups: cgroups{w}, Admission: desk{w},
 			Status: func(v *pod.View) v1.PodStatus {
-				s := v1.PodStatus{Phase: pod.Phase(v)}
+				s := v1.PodStatus{Phase: pod.Phase(v), ContainerStatuses: containersOf(v)}
+				if v.Pending != nil {
+					s.Conditions = []v1.PodCondition{{Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: v.Pending.Reason, Message: v.Pending.Message}}
+				}
 				for _, b := range v.Blocks {
 					s.Message = b.Reason
 				}
@@ -314,6 +369,12 @@ func inWorld(t *testing.T, test func(w *world)) {
 				}
 				return s
 			},
+			NetworkReady: func(context.Context) error { return w.note("network?") },
+			Event: func(e pod.Event) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.events = append(w.events, strings.TrimSpace(e.Type+" "+e.Reason+" "+e.Field)+": "+e.Message)
+			},
 			OnStep: func(s pod.Step) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -324,6 +385,23 @@ func inWorld(t *testing.T, test func(w *world)) {
 		cancel()
 		w.manager.Wait()
 	})
+}
+
+// containersOf has what is allocated to containers, and which wait to be
+// restarted.
+func containersOf(v *pod.View) []v1.ContainerStatus {
+	var list []v1.ContainerStatus
+	for i := range v.Pod.Spec.Containers {
+		c := &v.Pod.Spec.Containers[i]
+		s := v1.ContainerStatus{Name: c.Name, Resources: c.Resources.DeepCopy(), AllocatedResources: c.Resources.Requests}
+		last := v.Seen.Latest(c.Name)
+		if v.Ending == nil && last != nil && last.State == pod.Exited && pod.Restarts(v.Pod, c, last.ExitCode) && pod.RestartAt(last).After(v.Now) {
+			s.ContainerID = last.ID
+			s.State.Waiting = &v1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off " + last.Delay.String() + " restarting container " + c.Name}
+		}
+		list = append(list, s)
+	}
+	return list
 }
 
 func (w *world) last() v1.PodStatus {

@@ -21,6 +21,9 @@ func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image,
 	begun := time.Now()
 	if c.ImagePullPolicy != v1.PullAlways {
 		image, err := w.imageStatus(ctx, c.Image)
+		if image != nil && err == nil {
+			w.event(c.Name, pod.EventPulled, fmt.Sprintf("Image %q is already present on machine", c.Image))
+		}
 		if err != nil || image != nil {
 			return image, err
 		}
@@ -29,6 +32,7 @@ func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image,
 				"image %q is not on this node and imagePullPolicy is Never: load it with \"nodekit image load\"", c.Image)}
 		}
 	}
+	w.event(c.Name, pod.EventPulling, fmt.Sprintf("Pulling image %q", c.Image))
 	pulled, err := w.config.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}})
 	w.step(pod.StepImage, c.Image, begun, err)
 	if err != nil {
@@ -41,6 +45,7 @@ func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image,
 	if image == nil {
 		return nil, &pod.StartError{Reason: "ErrImagePull", Err: fault.NotFound.Errorf("image %q was pulled as %q and is not there", c.Image, pulled.ImageRef)}
 	}
+	w.event(c.Name, pod.EventPulled, fmt.Sprintf("Pulled image %q in %s", c.Image, time.Since(begun).Round(time.Millisecond)))
 	return image, nil
 }
 

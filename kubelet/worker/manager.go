@@ -37,6 +37,12 @@ func New(ctx context.Context, c Config) *Manager {
 	if c.OnStep == nil {
 		c.OnStep = func(pod.Step) {}
 	}
+	if c.Event == nil {
+		c.Event = func(pod.Event) {}
+	}
+	if c.NetworkReady == nil {
+		c.NetworkReady = func(context.Context) error { return nil }
+	}
 	return &Manager{
 		config: c, ctx: ctx, workers: map[types.UID]*worker{},
 		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{},
@@ -48,6 +54,9 @@ func New(ctx context.Context, c Config) *Manager {
 func (m *Manager) Update(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if p.DeletionTimestamp != nil { // known before the Pod that may wait for its room is told of
+		m.config.Admission.Ending(p)
+	}
 	if w := m.workers[p.UID]; w != nil {
 		w.update(p)
 		return
@@ -71,7 +80,9 @@ func (m *Manager) Gone(p *v1.Pod) {
 		delete(m.next, nameOf(p))
 	}
 	if w := m.workers[p.UID]; w != nil {
-		w.update(ended(p, time.Now()))
+		p = ended(p, time.Now())
+		m.config.Admission.Ending(p)
+		w.update(p)
 	}
 }
 
@@ -147,6 +158,7 @@ func (m *Manager) run(p *v1.Pod) {
 		return
 	}
 	w := newWorker(m.ctx, &m.config, p)
+	w.freed = m.freed
 	m.workers[p.UID] = w
 	m.group.Go(func() {
 		if w.run() {

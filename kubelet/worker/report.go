@@ -35,6 +35,8 @@ func (w *worker) tell(old, status *v1.PodStatus) {
 	if isReady(status) && !isReady(old) {
 		w.step(pod.StepReady, "", time.Time{}, nil)
 	}
+	w.tellBackOff(old, status)
+	w.tellPending(old, status)
 	if status.Phase != old.Phase {
 		w.step(pod.StepPhase, string(status.Phase), time.Time{}, nil)
 	}

@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -25,8 +26,13 @@ func (w *worker) startOne(v *pod.View, s pod.Start) {
 		return
 	}
 	before := w.blocks.now()[s.Name].Message
-	if b := w.blocks.set(s.Name, err); b.Message != before {
+	b := w.blocks.set(s.Name, err)
+	if b.Message != before {
 		w.step(pod.StepWait, b.Reason, time.Time{}, fmt.Errorf("container %q: %w", s.Name, err))
+	}
+	w.warn(s.Name, pod.StartEvent(b.Reason), b.Message)
+	if b.Reason == "ImagePullBackOff" {
+		w.event(s.Name, pod.EventBackOff, fmt.Sprintf("Back-off pulling image %q", pod.Find(v.Pod, s.Name).Image))
 	}
 	w.log.Warn("container not started", "container", s.Name, "err", err)
 }
@@ -46,6 +52,9 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	if uid := image.GetUid(); uid != nil {
 		request.ImageUser = &uid.Value
 	}
+	if request.Target, err = targetOf(v, c.Name); err != nil {
+		return err
+	}
 	if err := w.config.Devices.PreStart(ctx, v.Pod, c.Name); err != nil {
 		return &pod.StartError{Reason: "PreStartHookError", Err: fmt.Errorf("preparing devices: %w", err)}
 	}
@@ -57,7 +66,7 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	if err != nil {
 		return &pod.StartError{Reason: "CreateContainerConfigError", Err: err}
 	}
-	id, err := w.create(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.ID, Config: config, SandboxConfig: sandboxConfig})
+	id, err := w.create(ctx, c.Name, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.ID, Config: config, SandboxConfig: sandboxConfig})
 	w.step(pod.StepContainer, c.Name, begun, err)
 	if err != nil {
 		return err
@@ -65,11 +74,25 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	return w.postStart(ctx, v, c, id)
 }
 
+// targetOf returns the instance whose processes an ephemeral container shall
+// see, "" when it names none. One that does not run is waited for.
+func targetOf(v *pod.View, name string) (id string, err error) {
+	e := pod.Ephemeral(v.Pod, name)
+	if e == nil || e.TargetContainerName == "" {
+		return "", nil
+	}
+	if c := v.Seen.Latest(e.TargetContainerName); c != nil && c.State == pod.Running {
+		return c.ID, nil
+	}
+	return "", &pod.StartError{Reason: "CreateContainerConfigError", Err: fault.FailedPrecondition.Errorf(
+		"the target container %q does not run", e.TargetContainerName)}
+}
+
 // create creates and starts the container. One that did not start stays: the
 // runtime's record of it decides what follows, like that of one that ran and
 // failed. A runtime that has none still calls it created, and the next plan
 // replaces it.
-func (w *worker) create(ctx context.Context, request *runtimeapi.CreateContainerRequest) (id string, err error) {
+func (w *worker) create(ctx context.Context, name string, request *runtimeapi.CreateContainerRequest) (id string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	created, err := w.config.Runtime.CreateContainer(ctx, request)
@@ -77,9 +100,11 @@ func (w *worker) create(ctx context.Context, request *runtimeapi.CreateContainer
 		return "", &pod.StartError{Reason: "CreateContainerError", Err: fmt.Errorf("creating the container: %w", err)}
 	}
 	id = created.ContainerId
+	w.event(name, pod.EventCreated, "Created container "+name)
 	if _, err := w.config.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		return "", &pod.StartError{Reason: "RunContainerError", Err: fmt.Errorf("starting the container: %w", err)}
 	}
+	w.event(name, pod.EventStarted, "Started container "+name)
 	return id, nil
 }
 
@@ -96,7 +121,9 @@ func (w *worker) postStart(ctx context.Context, v *pod.View, c *v1.Container, id
 		return nil
 	}
 	w.step(pod.StepWait, "PostStartHookError", time.Time{}, fmt.Errorf("postStart hook of container %q: %w", c.Name, err))
+	w.warn(c.Name, pod.EventFailedPostStart, "The postStart hook failed: "+err.Error())
 	w.log.Warn("postStart hook failed: the container is killed", "container", c.Name, "err", err)
+	w.tellKill(pod.Kill{ID: id, Name: c.Name, Message: "its postStart hook failed"})
 	stop, cancel := context.WithTimeout(w.ctx, callTimeout)
 	defer cancel()
 	_, err = w.config.Runtime.StopContainer(stop, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 2})

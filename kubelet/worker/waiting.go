@@ -12,6 +12,9 @@ import (
 const (
 	waitMin = 500 * time.Millisecond
 	waitMax = 15 * time.Second
+	// resizeMin and resizeMax are for a resize that a runtime refuses.
+	resizeMin = time.Second
+	resizeMax = time.Minute
 	// pullMin and pullMax are the kubelet's image and restart back-off.
 	pullMin = 10 * time.Second
 	pullMax = 300 * time.Second

@@ -31,6 +31,8 @@ type inbox struct {
 	wake  chan struct{}
 	spec  atomic.Pointer[v1.Pod]
 	retry atomic.Bool
+	// queues is set while the worker waits for room on the node.
+	queues atomic.Bool
 }
 
 // worker is the life of one Pod in this process. Only its own goroutine uses
@@ -43,14 +45,18 @@ type worker struct {
 	stop     context.CancelFunc
 	grace    *graceClock
 
-	was     v1.PodStatus     // as last recorded
-	last    *pod.Observation // as last seen
-	ready   resources        // what the Pod has been given in this process
-	blocks  blocks
-	waiting waiting
-	failed  *pod.RejectError
-	trouble trouble
-	log     *slog.Logger
+	was      v1.PodStatus     // as last recorded
+	last     *pod.Observation // as last seen
+	ready    resources        // what the Pod has been given in this process
+	blocks   blocks
+	resizes  resizes
+	admitted bool
+	freed    func() // tells that room on the node was given back
+	waiting  waiting
+	failed   *pod.RejectError
+	trouble  trouble
+	told     told
+	log      *slog.Logger
 }
 
 // trouble is how often the worker's own work failed in a row, and what was said
@@ -64,7 +70,7 @@ func newWorker(ctx context.Context, c *Config, p *v1.Pod) *worker {
 	id := pod.CallOf(p)
 	w := &worker{
 		inbox: inbox{wake: make(chan struct{}, 1)}, config: c, ctx: call.WithPod(ctx, id), grace: newGraceClock(),
-		was: *p.Status.DeepCopy(), blocks: blocks{}, log: c.Logger.With("pod", id.String(), "uid", id.UID),
+		was: *p.Status.DeepCopy(), blocks: blocks{}, resizes: newResizes(), log: c.Logger.With("pod", id.String(), "uid", id.UID),
 	}
 	w.starting, w.stop = context.WithCancel(w.ctx)
 	w.update(p)
@@ -142,7 +148,7 @@ func (w *worker) sync() (again time.Time, gone bool) {
 		}
 		plan := pod.Decide(view)
 		if plan.Failed != nil {
-			w.failed = plan.Failed
+			w.reject(plan.Failed)
 			continue
 		}
 		finished := view.Finished()
@@ -154,6 +160,9 @@ func (w *worker) sync() (again time.Time, gone bool) {
 		}
 		if plan.Ended {
 			return w.end(view)
+		}
+		if view.Admitting && view.Ending == nil && w.failed == nil {
+			return w.waiting.until, false
 		}
 		if plan.Empty() {
 			return w.rest(view, plan.Again)
@@ -186,10 +195,14 @@ func (w *worker) look() (*pod.View, error) {
 	w.config.Probes.Sync(p, seen)
 	probes := w.config.Probes.Results(p.UID)
 	pod.Recall(&w.was, seen)
+	pod.RecallResources(&w.was, w.resizes.given, seen)
 	w.noteExits(p, seen)
+	w.resizes.forget(seen)
+	w.admit(p, seen)
+	settled, pending := w.settle(p)
 	v := &pod.View{
-		Pod: p, Was: &w.was, Seen: seen, Probes: probes, Blocks: w.blocks.now(),
-		Wait: w.waiting.reason, Failed: w.failed, Now: time.Now(),
+		Pod: settled, Was: &w.was, Seen: seen, Probes: probes, Blocks: w.blocks.now(), Resizes: w.resizes.failed.now(),
+		Pending: pending, Admitting: !w.admitted, Wait: w.waiting.reason, Failed: w.failed, Now: time.Now(),
 	}
 	if p.DeletionTimestamp != nil {
 		deadline, force := w.grace.get()
@@ -231,6 +244,7 @@ func (w *worker) later(what string, err error) time.Time {
 	if text := err.Error(); text != w.trouble.said && w.trouble.count >= troubleTold {
 		w.trouble.said = text
 		w.step(pod.StepWait, "Trouble", time.Time{}, fmt.Errorf("%s: %w", what, err))
+		w.warn("", pod.EventFailedSync, fmt.Sprintf("%s: %v", what, err))
 	}
 	return time.Now().Add(pod.Backoff(w.trouble.count, troubleMin, troubleMax))
 }

@@ -18,22 +18,33 @@ import (
 
 // Document returns the description of the kinds, which are all of one group and
 // version. prefix is the path below which their resources are served.
-func Document(prefix string, gv schema.GroupVersion, kinds []*object.Kind) *spec3.OpenAPI {
+//
+// The kinds that are refused have operations too, without schemas: a client
+// that checks what it sends against them sends it, and is told why not.
+func Document(prefix string, gv schema.GroupVersion, kinds []*object.Kind, refused []object.Refused) *spec3.OpenAPI {
 	b := &builder{schemas: map[string]*spec.Schema{}}
 	paths := map[string]*spec3.Path{}
 	for _, k := range kinds {
 		name := b.object(k)
 		all := prefix + "/" + k.Resource
 		if k.Namespaced {
-			paths[all] = &spec3.Path{PathProps: spec3.PathProps{Get: operation(k, "list", "")}}
+			paths[all] = &spec3.Path{PathProps: spec3.PathProps{Get: operation(k.GroupVersionKind, "list", "")}}
 			all = prefix + "/namespaces/{namespace}/" + k.Resource
 		}
 		paths[all] = &spec3.Path{PathProps: spec3.PathProps{
-			Get: operation(k, "list", ""), Post: operation(k, "post", name), Delete: operation(k, "deletecollection", ""),
+			Get: operation(k.GroupVersionKind, "list", ""), Post: operation(k.GroupVersionKind, "post", name), Delete: operation(k.GroupVersionKind, "deletecollection", ""),
 		}}
 		paths[all+"/{name}"] = &spec3.Path{PathProps: spec3.PathProps{
-			Get: operation(k, "get", ""), Put: operation(k, "put", name), Patch: patch(k), Delete: operation(k, "delete", ""),
+			Get: operation(k.GroupVersionKind, "get", ""), Put: operation(k.GroupVersionKind, "put", name), Patch: patch(k.GroupVersionKind), Delete: operation(k.GroupVersionKind, "delete", ""),
 		}}
+	}
+	for _, r := range refused {
+		all := prefix + "/" + r.Resource
+		if r.Namespaced() {
+			all = prefix + "/namespaces/{namespace}/" + r.Resource
+		}
+		paths[all] = &spec3.Path{PathProps: spec3.PathProps{Post: operation(r.GroupVersionKind, "post", "")}}
+		paths[all+"/{name}"] = &spec3.Path{PathProps: spec3.PathProps{Patch: patch(r.GroupVersionKind)}}
 	}
 	return &spec3.OpenAPI{
 		Version: "3.0.0", Info: &spec.Info{InfoProps: spec.InfoProps{Title: "nodekit, " + gv.String(), Version: gv.Version}},
@@ -51,12 +62,12 @@ func Schemas(kinds []*object.Kind) map[string]*spec.Schema {
 	return b.schemas
 }
 
-func gvk(k *object.Kind) map[string]any {
+func gvk(k schema.GroupVersionKind) map[string]any {
 	return map[string]any{"group": k.Group, "version": k.Version, "kind": k.Kind}
 }
 
 // operation describes one verb; body is the schema of what is sent, "" for none.
-func operation(k *object.Kind, action, body string) *spec3.Operation {
+func operation(k schema.GroupVersionKind, action, body string) *spec3.Operation {
 	o := &spec3.Operation{OperationProps: spec3.OperationProps{
 		OperationId: action + k.Kind, Parameters: parameters(action),
 		Responses: &spec3.Responses{ResponsesProps: spec3.ResponsesProps{StatusCodeResponses: map[int]*spec3.Response{
@@ -70,7 +81,7 @@ func operation(k *object.Kind, action, body string) *spec3.Operation {
 	return o
 }
 
-func patch(k *object.Kind) *spec3.Operation {
+func patch(k schema.GroupVersionKind) *spec3.Operation {
 	o := operation(k, "patch", "")
 	anything := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}}}
 	o.RequestBody = content(map[string]*spec.Schema{

@@ -17,7 +17,7 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := openapi.Document("/api/v1", v1.SchemeGroupVersion, []*object.Kind{pod})
+	d := openapi.Document("/api/v1", v1.SchemeGroupVersion, []*object.Kind{pod}, nil)
 	s := d.Components.Schemas
 	spec := s["io.k8s.api.core.v1.PodSpec"].Properties
 	at := "/api/v1/namespaces/{namespace}/pods/{name}"
@@ -44,7 +44,7 @@ func TestDocument(t *testing.T) {
 
 func BenchmarkDocument(b *testing.B) {
 	for b.Loop() {
-		if _, err := json.Marshal(openapi.Document("/api/v1", v1.SchemeGroupVersion, object.Kinds())); err != nil {
+		if _, err := json.Marshal(openapi.Document("/api/v1", v1.SchemeGroupVersion, object.Kinds(), nil)); err != nil {
 			b.Fatal(err)
 		}
 	}

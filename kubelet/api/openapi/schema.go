@@ -26,7 +26,7 @@ type builder struct{ schemas map[string]*spec.Schema }
 // object adds a kind and returns the name of its schema.
 func (b *builder) object(k *object.Kind) string {
 	name := b.add(reflect.TypeOf(k.New()).Elem())
-	b.schemas[name].Extensions = spec.Extensions{"x-kubernetes-group-version-kind": []any{gvk(k)}}
+	b.schemas[name].Extensions = spec.Extensions{"x-kubernetes-group-version-kind": []any{gvk(k.GroupVersionKind)}}
 	return name
 }
 

@@ -1,0 +1,53 @@
+package kubelet
+
+import (
+	"context"
+
+	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+
+	"github.com/nodekit-project/nodekit/kubelet/client"
+	"github.com/nodekit-project/nodekit/kubelet/object"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// recorder returns a function that writes events of Pods to the API until ctx
+// ends, like ones as one with a count, and tells OnEvent of them. It returns at
+// once; events that come faster than they can be written are dropped.
+func (k *Kubelet) recorder(ctx context.Context) func(pod.Event) {
+	quiet := klog.NewContext(ctx, logr.FromSlogHandler(k.config.Logger.Handler()))
+	broadcaster := record.NewBroadcaster(record.WithContext(quiet))
+	broadcaster.StartRecordingToSink(&sink{ctx, k.client})
+	recorder := broadcaster.NewRecorder(object.Scheme(), v1.EventSource{Component: "kubelet", Host: k.config.NodeName})
+	return func(e pod.Event) {
+		if k.config.OnEvent != nil {
+			k.config.OnEvent(e)
+		}
+		of := &v1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.Pod.Namespace, Name: e.Pod.Name, UID: types.UID(e.Pod.UID), FieldPath: e.Field}
+		recorder.Event(of, e.Type, e.Reason, e.Message)
+	}
+}
+
+// sink writes events for a broadcaster.
+type sink struct {
+	ctx    context.Context
+	client *client.Client
+}
+
+func (s *sink) Create(e *v1.Event) (*v1.Event, error) {
+	made := e.DeepCopy()
+	return made, s.client.Create(s.ctx, made)
+}
+
+func (s *sink) Update(e *v1.Event) (*v1.Event, error) {
+	made := e.DeepCopy()
+	return made, s.client.Update(s.ctx, made)
+}
+
+func (s *sink) Patch(e *v1.Event, patch []byte) (*v1.Event, error) {
+	made := e.DeepCopy()
+	return made, s.client.Patch(s.ctx, made, types.StrategicMergePatchType, patch)
+}
