@@ -43,9 +43,13 @@ conformance: build ## hold the reference plugins to their specifications
 	@tools/deps test
 	tools/conformance
 
-bench: build ## measure a Pod's way to Ready, with the steps it is made of
+bench: build ## measure a Pod's way to Ready, a node's start and restart, and its Kubernetes API
 	@tools/deps run
 	bin/nodekit bench
+	bin/nodekit bench start
+	bin/nodekit bench apply
+	bin/nodekit bench restart --rounds 10
+	bin/nodekit bench api
 
 test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
 	@tools/deps vm

@@ -53,7 +53,7 @@ func newBenchCommand() *cobra.Command {
 	var f benchFlags
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure a Pod's way from its manifest file to Ready",
+		Short: "Measure a Pod's way from its manifest file to Ready, and what a node does beside",
 		Long: `Bench runs a node and measures, over and over, how long a Pod of one container takes
 from the moment its manifest appears in the node's directory until it is Ready, and how
 long its removal takes, with the steps that they are made of.
@@ -64,12 +64,13 @@ With --against a second node on another runtime takes turns with it:
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, &f) },
 	}
-	f.verbosity.addTo(cmd)
-	fs := cmd.Flags()
+	fs := cmd.PersistentFlags()
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log every call to every plugin")
 	fs.IntVar(&f.rounds, "rounds", 20, "how often to measure")
 	fs.StringVar(&f.image, "image", "nodekit.dev/podtool:v1", "the image of the container: podtool under any name that the runtimes have")
-	fs.StringVar(&f.endpoint, "against", "", "also measure a node on the CRI runtime at this `socket`, alternating")
+	cmd.Flags().StringVar(&f.endpoint, "against", "", "also measure a node on the CRI runtime at this `socket`, alternating")
 	fs.BoolVar(&f.progress, "progress", false, "show each round")
+	cmd.AddCommand(newBenchStartCommand(&f), newBenchApplyCommand(&f), newBenchRestartCommand(&f), newBenchAPICommand(&f))
 	return cmd
 }
 

@@ -115,6 +115,20 @@ func (c *Client) list(ctx context.Context, k *object.Kind, namespace string) ([]
 	return out, nil
 }
 
+// Revision returns the resourceVersion of the API now, as a list of example's
+// kind has it: a watch from there misses nothing.
+func (c *Client) Revision(ctx context.Context, example object.Object) (string, error) {
+	k, err := object.KindOf(example)
+	if err != nil {
+		return "", err
+	}
+	list := k.NewList()
+	if err := c.rest.Get().AbsPath(at(k, "")).Param("limit", "1").Do(ctx).Into(list); err != nil {
+		return "", told(err)
+	}
+	return list.(metav1.ListInterface).GetResourceVersion(), nil
+}
+
 // Create adds the object, and its status in a second step as Update does. It
 // becomes what is stored. It returns fault.AlreadyExists when there is one of
 // that name.
