@@ -18,11 +18,12 @@ func TestProbe(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
 	dir := t.TempDir()
 	c := &Config{
-		RunDir: dir, CgroupParent: "/nodekit-oci-" + randomID(), Logger: slog.New(slog.DiscardHandler),
+		Systemd: os.Getenv("NODEKIT_TEST_SYSTEMD") != "",
+		RunDir:  dir, CgroupParent: "/nodekit-oci-" + randomID(), Logger: slog.New(slog.DiscardHandler),
 		Keeper: filepath.Join(os.Getenv("NODEKIT_TEST_TOOLS"), "keeper"),
 	}
 	t.Cleanup(func() {
-		if err := cgroup.Prune(c.CgroupParent); err != nil {
+		if err := c.pruneCgroups(); err != nil {
 			t.Error(err)
 		}
 	})
