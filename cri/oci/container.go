@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -82,11 +83,11 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.starting.RLock()
 	defer r.starting.RUnlock()
-	cg := r.cgroupOf(c)
+	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
 	_, err := r.launch(ctx, c.ID, cg, bundleOf(c), &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(cg),
-		Command: keeper.Command{Console: consoleName(c.Config.GetTty())},
+		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
 	})
 	if err != nil {
 		return err

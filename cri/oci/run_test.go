@@ -30,6 +30,24 @@ func TestOOM(t *testing.T) {
 	}
 }
 
+// TestOOMScore: a container has the score that it asks for, none is zero, and not
+// that of the keeper.
+func TestOOMScore(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("score", nil)
+	for name, score := range map[string]int64{"zero": 0, "some": 500} {
+		id := n.create(sandbox, cfg, name, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: score}
+		}, "cat", "/proc/self/oom_score_adj")
+		n.startContainer(id)
+		n.exited(id)
+		if got := strings.TrimSpace(n.logOf("score", name)); got != fmt.Sprint(score) {
+			t.Errorf("%s: oom_score_adj is %s, want %d", name, got, score)
+		}
+	}
+	n.removeSandbox(sandbox)
+}
+
 // TestCgroupParent: containers are in the cgroup that the Pod has, whose memory
 // limit holds for all of them and is the reason of the end of one.
 func TestCgroupParent(t *testing.T) {
