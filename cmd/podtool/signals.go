@@ -14,7 +14,7 @@ import (
 type signals struct {
 	ctx        context.Context
 	ignoreTerm atomic.Bool
-	waiting    atomic.Bool // for a child of our own, which reap must not take
+	waiting    atomic.Bool  // for a child of our own, which reap must not take
 	got        atomic.Int32 // the signal that ended ctx
 }
 
