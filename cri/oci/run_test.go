@@ -64,7 +64,7 @@ func TestCgroupParent(t *testing.T) {
 	if pids, err := cgroup.Processes(parent); err != nil || len(pids) != 1 {
 		t.Errorf("processes in the Pod's cgroup: %v, %v; want the container's", pids, err)
 	}
-	for round := range 5 { // systemd and the keeper race for the cgroup of an ended container
+	for round := range 3 { // systemd and the keeper race for the cgroup of an ended container
 		id := n.create(sandbox, cfg, fmt.Sprint("eats", round), nil, "eat", "128Mi")
 		n.startContainer(id)
 		if st := n.exited(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
