@@ -70,6 +70,14 @@ func TestOOMWatch(t *testing.T) {
 			}
 		})
 	}
+	// A kill that came before the container is not its own.
+	above := filepath.Join(t.TempDir(), "events")
+	if err := os.WriteFile(above, []byte(one), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if watchOOM(filepath.Join(filepath.Dir(above), "c", "events")).killed(137) {
+		t.Error("an earlier kill counts")
+	}
 	if watchOOM("").killed(137) {
 		t.Error("without a file a kill is seen")
 	}
