@@ -36,14 +36,21 @@ func (o objects) Delete(ctx context.Context, x object.Object) error {
 	return o.client.Delete(ctx, x, nil)
 }
 
-// SetStatus records what became of a Pod.
+// SetStatus records what became of a Pod. One of which only the uid is known has
+// no object.
 func (o objects) SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error {
+	if p.Namespace == "" {
+		return nil
+	}
 	meta := metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}
 	return o.client.PatchStatus(ctx, &v1.Pod{ObjectMeta: meta, Status: *was}, &v1.Pod{ObjectMeta: meta, Status: *now})
 }
 
-// Remove removes the object of an ended Pod.
+// Remove removes the object of an ended Pod, if it has one.
 func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
+	if p.Namespace == "" {
+		return nil
+	}
 	if err := o.client.Delete(ctx, p, new(int64)); !errors.Is(err, fault.NotFound) {
 		return err
 	}

@@ -45,6 +45,16 @@ func PodLimits(p *v1.Pod, pids int64) cgroup.Limits {
 	return l
 }
 
+// unbounded leaves out the taking away of bounds, of which a new cgroup has
+// none: on the way of a Pod to its start each write counts.
+func unbounded(l cgroup.Limits) cgroup.Limits {
+	if l.CPUQuota < 0 {
+		l.CPUQuota, l.CPUPeriod = 0, 0
+	}
+	l.Memory = max(l.Memory, 0)
+	return l
+}
+
 // classShares returns the weight of a class of the Pods that are to run on the
 // node: of Burstable that of all its Pods together, of BestEffort the least
 // there is.

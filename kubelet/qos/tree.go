@@ -92,11 +92,14 @@ func slicePrefix(class string) string {
 // made, and when its resources have changed. A memory limit below what the Pod
 // uses is an error, and what the cgroup had stays.
 func (t *Tree) Apply(p *v1.Pod) error {
-	at := t.PodPath(p)
+	at, limits := t.PodPath(p), PodLimits(p, t.config.PIDs)
+	if !cgroup.Exists(at) {
+		limits = unbounded(limits)
+	}
 	if err := cgroup.Create(at); err != nil {
 		return err
 	}
-	if err := cgroup.Set(at, PodLimits(p, t.config.PIDs)); err != nil {
+	if err := cgroup.Set(at, limits); err != nil {
 		return err
 	}
 	return t.refresh("")
