@@ -36,14 +36,21 @@ func (o objects) Delete(ctx context.Context, x object.Object) error {
 	return o.client.Delete(ctx, x, nil)
 }
 
-// SetStatus records what became of a Pod.
+// SetStatus records what became of a Pod. One of which only the uid is known has
+// no object.
 func (o objects) SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error {
+	if p.Namespace == "" {
+		return nil
+	}
 	meta := metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}
 	return o.client.PatchStatus(ctx, &v1.Pod{ObjectMeta: meta, Status: *was}, &v1.Pod{ObjectMeta: meta, Status: *now})
 }
 
-// Remove removes the object of an ended Pod.
+// Remove removes the object of an ended Pod, if it has one.
 func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
+	if p.Namespace == "" {
+		return nil
+	}
 	if err := o.client.Delete(ctx, p, new(int64)); !errors.Is(err, fault.NotFound) {
 		return err
 	}
@@ -74,12 +81,6 @@ func (f files) All(ctx context.Context) ([]object.Object, error) {
 	return all, nil
 }
 
-// cgroups makes Pod cgroups on this host, where path says.
-type cgroups struct{ path func(*v1.Pod) string }
-
-func (c cgroups) Apply(p *v1.Pod) error    { return cgroup.Create(c.path(p)) }
-func (c cgroups) Remove(path string) error { return cgroup.Remove(path) }
-
 // exec runs a probe's command.
 func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {
 	// The runtime enforces the timeout; a little more is for its answer. Only the
@@ -97,6 +98,48 @@ func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout
 		return 0, "", fmt.Errorf("running a probe's command: %w", err)
 	}
 	return resp.ExitCode, string(resp.Stdout) + string(resp.Stderr), nil
+}
+
+// facts are what the runtime says of itself.
+type facts struct {
+	version *runtimeapi.VersionResponse
+	systemd bool // makes the cgroups
+}
+
+// meet waits until the runtime answers and asks it. A runtime that goes away
+// meanwhile is waited for again.
+func (k *Kubelet) meet(ctx context.Context) (facts, error) {
+	for {
+		version, err := k.cri.Wait(ctx)
+		if err != nil {
+			return facts{}, err
+		}
+		systemd, err := k.systemdCgroups(ctx)
+		if !errors.Is(err, fault.Unavailable) {
+			return facts{version, systemd}, err
+		}
+	}
+}
+
+// systemdCgroups asks the runtime whether systemd is to make the cgroups. A
+// runtime that does not say leaves it to the configuration.
+func (k *Kubelet) systemdCgroups(ctx context.Context) (bool, error) {
+	resp, err := k.cri.Runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{})
+	asked := k.config.SystemdCgroups
+	switch {
+	case errors.Is(err, fault.Unimplemented) || err == nil && resp.GetLinux() == nil:
+	case err != nil:
+		return false, fmt.Errorf("asking the runtime for its cgroup driver: %w", err)
+	default:
+		asked = resp.Linux.CgroupDriver == runtimeapi.CgroupDriver_SYSTEMD
+	}
+	if asked && !cgroup.Systemd() {
+		// A runtime that leaves the field out says so, too, and one that means it
+		// refuses every Pod by itself.
+		k.config.Logger.Warn("the runtime says that systemd makes its cgroups, and systemd is not process 1 here: files are used")
+		return false, nil
+	}
+	return asked, nil
 }
 
 // healthy asks the runtime for its conditions.

@@ -56,8 +56,17 @@ type Config struct {
 	MaxPods int
 	// CRIEndpoint is the runtime's and image service's socket. Required.
 	CRIEndpoint string
-	// CgroupParent is the cgroup below which Pods get theirs; "" is "/nodekit".
+	// CgroupParent is the cgroup below which Pods get theirs, as the cgroupfs
+	// driver names it, this kubelet's alone; "" is "/nodekit".
 	CgroupParent string
+	// SystemdCgroups has systemd make cgroups where the runtime does not say
+	// whether it is to (RuntimeConfig). What the runtime says counts.
+	SystemdCgroups bool
+	// PodPIDs bounds the tasks of each Pod; zero does not.
+	PodPIDs int64
+	// SingleProcessOOMKill leaves the other processes of a container alone when
+	// the kernel kills one for memory. cgroup v1 knows nothing else.
+	SingleProcessOOMKill bool
 	// Observe is told of every call to a runtime or plugin; nil is allowed.
 	Observe call.Observer
 	// OnStep is told of every step in a Pod's life, from many goroutines; nil is

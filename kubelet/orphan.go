@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 )
 
 // endOrphans ends what is left of Pods that have no object: sandboxes and
-// containers in the runtime, volumes, devices, directories and logs. It is
-// called when all sources have been read.
+// containers in the runtime, volumes, devices, cgroups, directories and logs. It
+// is called when all sources have been read.
 func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	known := map[types.UID]bool{}
 	for _, have := range k.pods.list() {
@@ -31,7 +32,7 @@ func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 		}
 		found, err = p.observer.Found(ctx)
 	}
-	left, err := k.onDisk()
+	left, err := k.leftHere(p)
 	if err != nil {
 		return err
 	}
@@ -39,6 +40,9 @@ func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 		if _, also := found[uid]; !also {
 			found[uid] = id
 		}
+	}
+	if err := p.cgroups.Refresh(); err != nil { // the next Pod's start does it, too
+		k.config.Logger.Warn("bringing the weights of Pods up to date", "err", err)
 	}
 	for uid, id := range found {
 		if !known[uid] && uid != "" {
@@ -78,19 +82,23 @@ func (k *Kubelet) endStrays(ctx context.Context, p *parts) error {
 	}
 }
 
-// onDisk returns the Pods that have volumes, devices, a directory or logs. A
-// Pod of which only the uid is known takes that as its name.
-func (k *Kubelet) onDisk() (map[types.UID]call.Pod, error) {
+// leftHere returns the Pods that have volumes, devices, a cgroup, a directory or
+// logs. A Pod of which only the uid is known takes that as its name.
+func (k *Kubelet) leftHere(p *parts) (map[types.UID]call.Pod, error) {
 	found := map[types.UID]call.Pod{}
 	volumes, err := k.volumes.Pods()
 	if err != nil {
 		return nil, fmt.Errorf("looking for volumes of Pods that are gone: %w", err)
 	}
+	cgroups, err := p.cgroups.Pods()
+	if err != nil {
+		return nil, err
+	}
 	dirs, err := names(k.podsDir())
 	if err != nil {
 		return nil, err
 	}
-	for _, uid := range append(append(volumes, k.devices.Pods()...), dirs...) {
+	for _, uid := range slices.Concat(volumes, k.devices.Pods(), cgroups, dirs) {
 		found[uid] = call.Pod{Name: string(uid), UID: string(uid)}
 	}
 	logs, err := names(k.logDir())

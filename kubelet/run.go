@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/registration"
 	"github.com/nodekit-project/nodekit/kubelet/admission"
 	"github.com/nodekit-project/nodekit/kubelet/criconfig"
@@ -15,6 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/observer"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/probe"
+	"github.com/nodekit-project/nodekit/kubelet/qos"
 	"github.com/nodekit-project/nodekit/kubelet/server"
 	"github.com/nodekit-project/nodekit/kubelet/status"
 	"github.com/nodekit-project/nodekit/kubelet/worker"
@@ -68,7 +70,7 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	case <-ctx.Done():
 		return nil
 	}
-	version, err := k.cri.Wait(ctx)
+	runtime, err := k.meet(ctx)
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -79,13 +81,13 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	if err != nil {
 		return nil // it ended before the API answered
 	}
-	p := k.wire(ctx, version.RuntimeName, admitted)
+	p := k.wire(ctx, runtime, admitted)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return k.followPods(ctx, p, again) })
 	group.Go(func() error { return p.observer.Run(ctx) })
 	group.Go(func() error { return k.retry(ctx, p.workers) })
 	group.Go(func() error { return k.endClaims(ctx) })
-	group.Go(func() error { return k.register(ctx, version) })
+	group.Go(func() error { return k.register(ctx, runtime.version) })
 	err = group.Wait()
 	p.workers.Wait()
 	p.probes.Wait()
@@ -97,13 +99,17 @@ type parts struct {
 	workers  *worker.Manager
 	observer *observer.Observer
 	probes   *probe.Manager
+	cgroups  *qos.Tree
 	stray    chan struct{} // holds a token when the runtime told of a Pod that has no worker
 }
 
 // wire makes the parts that need the runtime, and connects them. Those of the
 // Pods that were admitted have their room.
-func (k *Kubelet) wire(ctx context.Context, runtimeName string, pods []*v1.Pod) *parts {
+func (k *Kubelet) wire(ctx context.Context, runtime facts, pods []*v1.Pod) *parts {
 	p := &parts{stray: make(chan struct{}, 1)}
+	p.cgroups = qos.New(qos.Config{
+		Parent: k.config.CgroupParent, Systemd: runtime.systemd, PIDs: k.config.PodPIDs, Pods: k.pods.list,
+	})
 	log := k.config.Logger
 	tell := k.recorder(ctx)
 	wake := func(uid podUID) {
@@ -117,17 +123,18 @@ func (k *Kubelet) wire(ctx context.Context, runtimeName string, pods []*v1.Pod) 
 	ips := nodeIPs()
 	builder := criconfig.New(criconfig.Node{
 		Name: k.config.NodeName, ID: k.config.ID, IPs: ips, PodsDir: k.podsDir(), LogDir: k.logDir(),
-		SeccompDir: filepath.Join(k.config.Root, "seccomp"), CgroupParent: k.config.CgroupParent, ResolvConf: "/etc/resolv.conf",
-		CPUs: cpus(), Memory: memory(),
+		SeccompDir: filepath.Join(k.config.Root, "seccomp"), ResolvConf: "/etc/resolv.conf", PodCgroup: p.cgroups.PodPath,
+		GroupOOMKill: cgroup.Version() == 2 && !k.config.SingleProcessOOMKill,
+		CPUs:         cpus(), Memory: memory(),
 	}, objects{k.client})
 	p.observer = observer.New(observer.Config{Runtime: k.cri.Runtime, NodeID: k.config.ID, Changed: wake, Logger: log})
 	p.probes = probe.New(ctx, probe.Config{Exec: k.exec, Changed: wake, Event: tell, Logger: log})
-	node := status.Node{IPs: ips, Runtime: runtimeName}
+	node := status.Node{IPs: ips, Runtime: runtime.version.RuntimeName}
 	p.workers = worker.New(ctx, worker.Config{
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
 		Objects: objects{k.client}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes,
-		Cgroups: cgroups{builder.PodCgroup}, Admission: admission.New(k.admits(), pods),
+		Cgroups: p.cgroups, Admission: admission.New(k.admits(), pods),
 		NetworkReady: k.networkReady, OnStep: k.config.OnStep, Event: tell, Logger: log,
 	})
 	k.workers.Store(p.workers)

@@ -81,6 +81,7 @@ type partFlags struct {
 	cniBinDirs, without, plugins        []string
 	pluginArgs, images                  []string
 	gpus                                int
+	systemd                             bool // makes the cgroups
 }
 
 func (f *partFlags) addTo(cmd *cobra.Command) {
@@ -95,12 +96,14 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 		"kind=program names the kind (cni, csi, deviceplugin, cri)")
 	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "arguments of the --plugin at the same place, split at spaces; $(CSI_ENDPOINT) and the like are replaced")
 	fs.StringArrayVar(&f.images, "image-archive", nil, "put the images of this `archive` into the store at start")
+	addCgroupDriver(cmd, &f.systemd)
 	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")
 }
 
 func (f *partFlags) apply(cfg *node.Config) error {
 	cfg.RuntimeEndpoint, cfg.OCIRuntime, cfg.Keeper = f.runtimeEndpoint, f.ociRuntime, f.keeper
 	cfg.CNIConfDir, cfg.CNIBinDirs = f.cniConfDir, f.cniBinDirs
+	cfg.SystemdCgroups = f.systemd
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {
 		cfg.GPUs = -1

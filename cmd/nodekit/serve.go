@@ -45,6 +45,7 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for images and containers")
 	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for the keeper's socket and the namespaces")
 	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
+	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", nil, "`directories` of CNI plugins")
 	fs.StringArrayVar(&cfg.Images, "image-archive", nil, "put the images of this `archive` into the store at start")

@@ -44,6 +44,7 @@ func commands() []command {
 		{"trap", "[--delay D] CODE", "wait for SIGTERM, then, after D, end with CODE", runTrap},
 		{"ignore-term", "[D]", "ignore SIGTERM for D, or for ever", runIgnoreTerm},
 		{"eat", "[--hold D] BYTES", "take memory (64Mi, 1Gi, ...) and hold it for D, or for ever", runEat},
+		{"child", "COMMAND [ARGUMENTS]", "run podtool in a child process and end as it did, with 128+n for signal n", runChild},
 		{"help", "", "print this", runHelp},
 	}
 }

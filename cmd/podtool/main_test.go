@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 func TestCommands(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PODTOOL_TEST_VALUE", "a value")
+	t.Setenv("PODTOOL_TEST_RUN", "1") // for children
 	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("content\n"), 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +55,8 @@ func TestCommands(t *testing.T) {
 		{"ls link", []string{"ls", in("link")}, 0, "link -> file\n", ""},
 		{"device", []string{"stat-device", "/dev/null"}, 0, "character 1:3\n", ""},
 		{"no device", []string{"stat-device", in("file")}, 1, "", "is no device"},
+		{"child", []string{"child", "do", "echo a", "exit 7"}, 7, "a\n", ""},
+		{"child of nothing", []string{"child"}, 2, "", "at least one argument"},
 		{"echo", []string{"echo", "a", "b"}, 0, "a b\n", ""},
 		{"echo to stderr", []string{"echo", "--stderr", "a"}, 0, "", "a\n"},
 		{"lines", []string{"lines", "3"}, 0, "1\n2\n3\n", ""},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,6 +174,35 @@ func runIgnoreTerm(t *tool, ctx context.Context, args []string) error {
 	t.signals.ignoreTerm.Store(true)
 	defer t.signals.ignoreTerm.Store(false)
 	return runSleep(t, ctx, args)
+}
+
+// runChild is for what befalls a process that is not the container's first.
+func runChild(t *tool, ctx context.Context, args []string) error {
+	args, err := flags(args, -1, nil)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	t.signals.waiting.Store(true)
+	defer func() {
+		t.signals.waiting.Store(false)
+		t.signals.reap()
+	}()
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.stdin, t.stdout, t.stderr
+	err = cmd.Run()
+	var ended *exec.ExitError
+	if !errors.As(err, &ended) {
+		return err
+	}
+	if status, ok := ended.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitCode(128 + int(status.Signal()))
+	}
+	return exitCode(ended.ExitCode())
 }
 
 // runEat maps memory instead of allocating it, so that the garbage collector

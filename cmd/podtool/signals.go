@@ -14,6 +14,7 @@ import (
 type signals struct {
 	ctx        context.Context
 	ignoreTerm atomic.Bool
+	waiting    atomic.Bool  // for a child of our own, which reap must not take
 	got        atomic.Int32 // the signal that ended ctx
 }
 
@@ -24,11 +25,11 @@ func watchSignals(parent context.Context) (s *signals, stop func()) {
 	incoming := make(chan os.Signal, 8)
 	signal.Notify(incoming, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
 	go func() {
-		reap() // what ended before there was a handler
+		s.reap() // what ended before there was a handler
 		for sig := range incoming {
 			switch {
 			case sig == syscall.SIGCHLD:
-				reap()
+				s.reap()
 			case sig == syscall.SIGTERM && s.ignoreTerm.Load():
 			default:
 				s.got.CompareAndSwap(0, int32(sig.(syscall.Signal)))
@@ -46,10 +47,10 @@ func watchSignals(parent context.Context) (s *signals, stop func()) {
 // exitCode is what a shell reports for death by the signal that came.
 func (s *signals) exitCode() int { return 128 + int(s.got.Load()) }
 
-// reap collects orphans that ended, which only process 1 is given. podtool has
-// no children of its own.
-func reap() {
-	if os.Getpid() != 1 {
+// reap collects orphans that ended, which only process 1 is given. It cannot
+// tell them from a child of our own, and waits until that has ended.
+func (s *signals) reap() {
+	if os.Getpid() != 1 || s.waiting.Load() {
 		return
 	}
 	for {

@@ -24,7 +24,7 @@ import (
 func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.Rootfs) (*specs.Spec, error) {
 	in := spec.Input{
 		Sandbox: c.Sandbox.Config, Container: c.Config, Image: root.Config, Rootfs: root.Path,
-		Cgroup: r.cgroupOf(c), Files: r.sandboxFiles(c.Sandbox), Host: r.host,
+		Cgroup: specPath(r.cgroupOf(c)), Files: r.sandboxFiles(c.Sandbox), Host: r.host,
 	}
 	var err error
 	if in.Namespaces, err = r.namespacesOf(ctx, c); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -33,11 +34,6 @@ func bundleOf(c *cri.Container) string { return filepath.Join(c.Dir, "bundle") }
 
 // imageDir is where the image store keeps the container's root file system.
 func imageDir(c *cri.Container) string { return filepath.Join(c.Dir, "image") }
-
-func (r *Runtime) cgroupOf(c *cri.Container) string {
-	parent, _ := r.parentCgroup(c.Sandbox)
-	return filepath.Join(parent, c.ID)
-}
 
 // engineOf returns the OCI runtime that runs the container, which need not be
 // the one that new containers get.
@@ -87,10 +83,11 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.starting.RLock()
 	defer r.starting.RUnlock()
-	_, err := r.launch(ctx, c.ID, bundleOf(c), &keeper.StartRequest{
+	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
+	_, err := r.launch(ctx, c.ID, cg, bundleOf(c), &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
-		OOMFile: cgroup.OOMFile(r.cgroupOf(c)),
-		Command: keeper.Command{Console: consoleName(c.Config.GetTty())},
+		OOMFile: cgroup.OOMFile(cg),
+		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
 	})
 	if err != nil {
 		return err
@@ -108,15 +105,15 @@ func consoleName(tty bool) string {
 	return ""
 }
 
-// launch has the keeper run a bundle. The pid file and the console lie in the
-// bundle, and so do the OCI runtime's complaints.
-func (r *Runtime) launch(ctx context.Context, id, bundle string, req *keeper.StartRequest) (keeper.Status, error) {
+// launch has the keeper run a bundle in a cgroup. The pid file and the console
+// lie in the bundle, and so do the OCI runtime's complaints.
+func (r *Runtime) launch(ctx context.Context, id, cg, bundle string, req *keeper.StartRequest) (keeper.Status, error) {
 	const pidFile, log = "pid", "runtime.log"
 	rest := []string{"--detach", "--bundle", bundle, "--pid-file", filepath.Join(bundle, pidFile)}
 	if req.Command.Console != "" {
 		rest = append(rest, "--console-socket", req.Command.Console)
 	}
-	req.Command.Args = r.engine.args(filepath.Join(bundle, log), "run", append(rest, id)...)
+	req.Command.Args = r.engine.runArgs(filepath.Join(bundle, log), cg, append(rest, id)...)
 	req.Command.Dir, req.Command.PIDFile = bundle, pidFile
 	st, err := r.keeper.Start(ctx, id, req)
 	if err != nil {

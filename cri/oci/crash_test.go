@@ -200,7 +200,7 @@ func TestKeeperDiesInAStart(t *testing.T) {
 		}
 		n.exited(id)
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			left, err := cgroup.Processes(n.cgroup() + "/sandbox-" + sandbox)
+			left, err := cgroup.Processes(n.sandboxCgroup(sandbox))
 			n.must(err)
 			if len(left) == 0 {
 				break

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,15 @@ type engine struct {
 // args are the arguments of one invocation. What goes wrong is written to log.
 func (e engine) args(log, verb string, rest ...string) []string {
 	return append([]string{e.path, "--root", e.root, "--log", log, "--log-format", "json", verb}, rest...)
+}
+
+// runArgs are the arguments for a container that is to run in the cgroup.
+func (e engine) runArgs(log, cg string, rest ...string) []string {
+	args := e.args(log, "run", rest...)
+	if cgroup.IsUnit(cg) {
+		args = slices.Insert(args, 1, "--systemd-cgroup")
+	}
+	return args
 }
 
 // stateDir is where the engine keeps what it knows of a container.
@@ -69,7 +79,8 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 // one, refuses a hybrid host.
 func (e engine) probe(ctx context.Context, c *Config) (err error) {
 	id := "probe-" + randomID()
-	cg := filepath.Join(c.CgroupParent, id)
+	parent, _ := c.driven(c.CgroupParent)
+	cg := cgroupIn(parent, id)
 	bundle := filepath.Join(c.RunDir, id)
 	defer func() {
 		err = errors.Join(err, cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(e.stateDir(id)), os.RemoveAll(bundle))
@@ -80,7 +91,7 @@ func (e engine) probe(ctx context.Context, c *Config) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	log := filepath.Join(bundle, "log")
-	args := e.args(log, "run", "--bundle", bundle, id)
+	args := e.runArgs(log, cg, "--bundle", bundle, id)
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %s", e.path, firstText(logMessage(log), string(out), err.Error()))
@@ -101,7 +112,7 @@ func writeBundle(bundle string, s *specs.Spec) error {
 }
 
 // bareSpec is a container that sees one program and nothing else.
-func bareSpec(program, cgroupPath string, args ...string) *specs.Spec {
+func bareSpec(program, cg string, args ...string) *specs.Spec {
 	return &specs.Spec{
 		Version: "1.0.2",
 		Root:    &specs.Root{Path: "rootfs", Readonly: true},
@@ -116,7 +127,7 @@ func bareSpec(program, cgroupPath string, args ...string) *specs.Spec {
 			{Destination: args[0], Type: "bind", Source: program, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: cgroupPath,
+			CgroupsPath: specPath(cg),
 			Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}},
 			Resources:   &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			MaskedPaths: []string{"/proc/keys", "/proc/kcore", "/proc/timer_list", "/proc/sched_debug"},

@@ -21,6 +21,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -31,10 +32,11 @@ import (
 // names the folder with keeper and podtool; without it they are built. ociRuntime
 // names the OCI runtime; without it the one that a node would choose is used.
 const (
-	serverDir  = "NODEKIT_OCI_TEST_DIR"
-	toolsDir   = "NODEKIT_TEST_TOOLS"
-	ociRuntime = "NODEKIT_TEST_RUNTIME"
-	imageName  = "nodekit.dev/podtool:latest"
+	serverDir     = "NODEKIT_OCI_TEST_DIR"
+	toolsDir      = "NODEKIT_TEST_TOOLS"
+	ociRuntime    = "NODEKIT_TEST_RUNTIME"
+	systemdDriver = "NODEKIT_TEST_SYSTEMD" // not empty: the systemd cgroup driver
+	imageName     = "nodekit.dev/podtool:latest"
 )
 
 func TestMain(m *testing.M) {
@@ -71,10 +73,20 @@ type paths struct{ dir string }
 
 func (p paths) socket() string { return "unix://" + p.dir + "/s" }
 func (p paths) cgroup() string { return "/nodekit-oci-" + filepath.Base(p.dir) }
+
+// sandboxCgroup is where the containers of a sandbox of no Pod are.
+func (p paths) sandboxCgroup(id string) string {
+	files := p.cgroup() + "/sandbox-" + id
+	if p.cfg().Systemd {
+		return cgroup.Slice(files)
+	}
+	return files
+}
+
 func (p paths) cfg() oci.Config {
 	return oci.Config{
 		StateDir: p.dir + "/oci", RunDir: p.dir + "/run", CgroupParent: p.cgroup(),
-		Keeper: filepath.Join(os.Getenv(toolsDir), "keeper"), Runtime: os.Getenv(ociRuntime),
+		Keeper: filepath.Join(os.Getenv(toolsDir), "keeper"), Runtime: os.Getenv(ociRuntime), Systemd: os.Getenv(systemdDriver) != "",
 	}
 }
 
@@ -142,7 +154,7 @@ func newNode(t testing.TB) *node {
 	n := &node{paths: paths{dir}, t: t}
 	before, err := leak.Take(leak.Scope{
 		Kinds:    []leak.Kind{leak.Mount, leak.Namespace, leak.Cgroup, leak.Process},
-		Prefixes: map[leak.Kind][]string{leak.Mount: {dir}, leak.Namespace: {dir}, leak.Cgroup: {n.cgroup()}},
+		Prefixes: map[leak.Kind][]string{leak.Mount: {dir}, leak.Namespace: {dir}, leak.Cgroup: {n.cgroup(), cgroup.Slice(n.cgroup())}},
 		Marker:   dir,
 	})
 	if err != nil {

@@ -14,8 +14,8 @@
 // instruction. What the process keeps in memory only helps to notice the death
 // of the keeper and to shut down.
 //
-// It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs
-// driver. What it does not do (user namespaces, mounted images, SELinux) is refused
+// It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs or
+// the systemd driver. What it does not do (user namespaces, mounted images, SELinux) is refused
 // by name; see cri/oci/spec. What the CRI says of the sandbox's own process
 // (user, groups, root, profiles, resources) has nothing to apply to: the first
 // process of a shared PID namespace is always without privileges.
@@ -24,7 +24,6 @@ package oci
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -55,8 +54,13 @@ type Config struct {
 	// fault.AlreadyExists.
 	StateDir, RunDir string
 	// CgroupParent is where sandboxes whose Pod names no parent go, and the
-	// keeper. Empty means "/nodekit".
+	// keeper, as the cgroupfs driver names it. Empty means "/nodekit".
 	CgroupParent string
+	// Systemd has systemd make the cgroups of new containers: a scope for each.
+	// Where systemd is not process 1 it is refused with fault.FailedPrecondition.
+	// Containers that were made with the other driver go on in the cgroups that
+	// they have.
+	Systemd bool
 	// Runtime is an OCI runtime by name or path. Empty means crun if it works on
 	// this machine, else runc.
 	Runtime string
@@ -112,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		err = r.connect(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, cgroup.Prune(cfg.CgroupParent), r.Close())
+		return nil, errors.Join(err, r.cfg.pruneCgroups(), r.Close())
 	}
 	return r, nil
 }
@@ -131,6 +135,8 @@ func (c *Config) complete() error {
 		return fault.Invalid.Errorf("an image store is needed")
 	case os.Geteuid() != 0:
 		return fault.PermissionDenied.Errorf("running containers needs root: run it with sudo")
+	case c.Systemd && !cgroup.Systemd():
+		return fault.FailedPrecondition.Errorf("the systemd cgroup driver needs systemd as process 1, and here it is not: use the cgroupfs driver")
 	}
 	for _, p := range []*string{&c.StateDir, &c.RunDir, &c.Keeper} {
 		abs, err := filepath.Abs(*p)
@@ -164,14 +170,14 @@ func (r *Runtime) own(dirs ...string) error {
 // what an earlier one left running in its cgroup, an OCI runtime at work
 // perhaps, is ended first.
 func (r *Runtime) connect(ctx context.Context) error {
-	cg := r.keeperCgroup()
-	if _, err := r.keeper.Hello(ctx); err == nil || !errors.Is(err, fault.Unavailable) {
+	hello, err := r.keeper.Hello(ctx)
+	if err == nil {
+		return r.settleKeeper(hello.PID)
+	}
+	if !errors.Is(err, fault.Unavailable) {
 		return err
 	}
-	if err := errors.Join(cgroup.Kill(cg), cgroup.Create(cg)); err != nil {
-		return err
-	}
-	procs, err := cgroup.ProcsFiles(cg)
+	procs, err := r.clearKeeperCgroup()
 	if err != nil {
 		return err
 	}
@@ -185,7 +191,10 @@ func (r *Runtime) connect(ctx context.Context) error {
 		if err := keeper.Start(ctx, l); err != nil {
 			return err
 		}
-		_, err := r.keeper.Hello(ctx)
+		hello, err := r.keeper.Hello(ctx)
+		if err == nil {
+			return r.settleKeeper(hello.PID)
+		}
 		if !errors.Is(err, fault.Unavailable) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
@@ -197,12 +206,6 @@ const startLimit = 10 * time.Second
 
 func (r *Runtime) keeperState() string { return filepath.Join(r.cfg.StateDir, "keeper") }
 
-// keeperCgroup is the keeper's own, one for each run directory.
-func (r *Runtime) keeperCgroup() string {
-	sum := sha256.Sum256([]byte(r.cfg.RunDir))
-	return filepath.Join(r.cfg.CgroupParent, "keeper-"+hex.EncodeToString(sum[:4]))
-}
-
 func (r *Runtime) run(elem ...string) string {
 	return filepath.Join(append([]string{r.cfg.RunDir}, elem...)...)
 }
@@ -212,9 +215,13 @@ func (r *Runtime) Engine() string { return r.engine.path }
 
 // CRI returns the runtime as the SDK serves it.
 func (r *Runtime) CRI() *cri.Runtime {
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if r.cfg.Systemd {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",
-		CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS,
+		CgroupDriver: driver,
 
 		RunSandbox: r.runSandbox, StopSandbox: r.stopSandbox, RemoveSandbox: r.removeSandbox,
 		CreateContainer: r.createContainer, StartContainer: r.startContainer,
@@ -252,8 +259,10 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 		errs = append(errs, r.detachNetwork(ctx, s), r.unpin(ctx, s), r.removeSandbox(ctx, s))
 	}
 	errs = append(errs, r.keeper.Shutdown(ctx))
-	cg := r.keeperCgroup()
-	errs = append(errs, cgroup.Kill(cg), cgroup.Remove(cg), cgroup.Prune(r.cfg.CgroupParent))
+	for _, cg := range r.keeperCgroups() {
+		errs = append(errs, cgroup.Kill(cg), cgroup.Remove(cg))
+	}
+	errs = append(errs, r.cfg.pruneCgroups())
 	for _, d := range []string{"sandboxes", "exec", "runtime"} {
 		errs = append(errs, os.RemoveAll(r.run(d)))
 	}

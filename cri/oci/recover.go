@@ -191,7 +191,7 @@ func (r *Runtime) killPauses(statuses map[string]keeper.Status) error {
 			continue
 		}
 		parent, _ := r.parentCgroup(s)
-		errs = append(errs, cgroup.Kill(filepath.Join(parent, id)))
+		errs = append(errs, cgroup.Kill(cgroupIn(parent, id)))
 	}
 	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package oci_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,18 +11,88 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
+// TestOOM: the kernel's kill is the reason of the container's end, also when it
+// met a child of the container's first process, which then failed.
 func TestOOM(t *testing.T) {
 	n := newNode(t)
-	sandbox, id := n.run("oom", func(c *runtimeapi.ContainerConfig) {
-		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
-	}, "eat", "128Mi")
-	if st := n.exited(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
-		t.Errorf("it ended with %d (%s), want 137 (OOMKilled)", st.ExitCode, st.Reason)
+	for name, args := range map[string][]string{"first": {"eat", "128Mi"}, "child": {"child", "eat", "128Mi"}} {
+		sandbox, id := n.run(name, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20}
+		}, args...)
+		if st := n.exited(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
+			t.Errorf("%s: it ended with %d (%s), want 137 (OOMKilled)", name, st.ExitCode, st.Reason)
+		}
+		n.removeSandbox(sandbox)
+	}
+}
+
+// TestOOMScore: a container has the score that it asks for, none is zero, and not
+// that of the keeper.
+func TestOOMScore(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("score", nil)
+	for name, score := range map[string]int64{"zero": 0, "some": 500} {
+		id := n.create(sandbox, cfg, name, func(c *runtimeapi.ContainerConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: score}
+		}, "cat", "/proc/self/oom_score_adj")
+		n.startContainer(id)
+		n.exited(id)
+		if got := strings.TrimSpace(n.logOf("score", name)); got != fmt.Sprint(score) {
+			t.Errorf("%s: oom_score_adj is %s, want %d", name, got, score)
+		}
 	}
 	n.removeSandbox(sandbox)
+}
+
+// TestCgroupParent: containers are in the cgroup that the Pod has, whose memory
+// limit holds for all of them and is the reason of the end of one.
+func TestCgroupParent(t *testing.T) {
+	n := newNode(t)
+	parent := n.cgroup() + "/pod1"
+	if n.cfg().Systemd {
+		parent = cgroup.Slice(parent)
+	}
+	n.must(cgroup.Create(parent))
+	n.must(cgroup.Set(parent, cgroup.Limits{Memory: 48 << 20}))
+	sandbox, cfg := n.sandbox("parent", func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
+	stays := n.create(sandbox, cfg, "stays", nil, "sleep", "forever")
+	n.startContainer(stays)
+	if pids, err := cgroup.Processes(parent); err != nil || len(pids) != 1 {
+		t.Errorf("processes in the Pod's cgroup: %v, %v; want the container's", pids, err)
+	}
+	for round := range 3 { // systemd and the keeper race for the cgroup of an ended container
+		id := n.create(sandbox, cfg, fmt.Sprint("eats", round), nil, "eat", "128Mi")
+		n.startContainer(id)
+		if st := n.exited(id); st.Reason != "OOMKilled" || st.ExitCode != 137 {
+			t.Errorf("round %d: it ended with %d (%s), want 137 (OOMKilled)", round, st.ExitCode, st.Reason)
+		}
+	}
+	if st := n.status(stays); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the other container is %v", st.State)
+	}
+	n.removeSandbox(sandbox)
+	if !cgroup.Exists(parent) {
+		t.Error("the Pod's cgroup was removed with the sandbox: it is the kubelet's")
+	}
+	n.must(cgroup.Remove(parent))
+}
+
+// TestForeignDriver: a kubelet that has the other cgroup driver is told.
+func TestForeignDriver(t *testing.T) {
+	n := newNode(t)
+	for driver, parent := range map[bool]string{true: n.cgroup() + "/pod1", false: cgroup.Slice(n.cgroup() + "/pod1")} {
+		_, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
+			Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Namespace: "test", Uid: parent},
+			Linux:    &runtimeapi.LinuxPodSandboxConfig{CgroupParent: parent},
+		}})
+		if n.cfg().Systemd == driver && (!errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "driver")) {
+			t.Errorf("parent %q: %v, want fault.Invalid", parent, err)
+		}
+	}
 }
 
 func TestStartFails(t *testing.T) {

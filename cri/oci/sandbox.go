@@ -27,15 +27,6 @@ func (r *Runtime) sandboxDir(id string) string { return r.run("sandboxes", id) }
 // its PID namespace.
 func pauseID(sandbox string) string { return sandbox + "-pause" }
 
-// parentCgroup is where the sandbox's containers go: where the Pod says, or in
-// a cgroup that is the sandbox's own.
-func (r *Runtime) parentCgroup(s *cri.Sandbox) (path string, own bool) {
-	if p := s.Config.GetLinux().GetCgroupParent(); p != "" {
-		return filepath.Clean("/" + p), false
-	}
-	return filepath.Join(r.cfg.CgroupParent, "sandbox-"+s.ID), true
-}
-
 func namespaceOptions(s *cri.Sandbox) *runtimeapi.NamespaceOption {
 	return s.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 }
@@ -59,6 +50,9 @@ func sharesPID(s *cri.Sandbox) bool {
 // runSandbox makes the namespaces and files of a sandbox and connects it.
 func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if err := refuseSandbox(s.Config); err != nil {
+		return err
+	}
+	if err := r.checkParent(s); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -177,7 +171,8 @@ func splitSysctls(s *cri.Sandbox) (sysctls, error) {
 func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, dir string) error {
 	id, bundle := pauseID(s.ID), filepath.Join(s.Dir, "pause")
 	parent, _ := r.parentCgroup(s)
-	doc := bareSpec(r.cfg.Keeper, filepath.Join(parent, id), "/pause", "pause")
+	cg := cgroupIn(parent, id)
+	doc := bareSpec(r.cfg.Keeper, cg, "/pause", "pause")
 	for kind, name := range map[specs.LinuxNamespaceType]string{
 		specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
 	} {
@@ -188,7 +183,7 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, dir string) er
 	if err := writeBundle(bundle, doc); err != nil {
 		return err
 	}
-	st, err := r.launch(ctx, id, bundle, &keeper.StartRequest{})
+	st, err := r.launch(ctx, id, cg, bundle, &keeper.StartRequest{})
 	if err != nil {
 		return fmt.Errorf("starting the sandbox's first process: %w", err)
 	}
@@ -225,7 +220,7 @@ func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
 	}
 	id := pauseID(s.ID)
 	parent, _ := r.parentCgroup(s)
-	cg := filepath.Join(parent, id)
+	cg := cgroupIn(parent, id)
 	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(r.engine.stateDir(id)))
 }
 

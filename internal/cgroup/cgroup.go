@@ -4,11 +4,16 @@
 // ("/nodekit-x/pod123"). On cgroup v2 it is one directory; on v1 and hybrid
 // hosts it is one directory in every hierarchy that is mounted below
 // /sys/fs/cgroup, with cpuset filled from the parents, and callers need not
-// know which it is. The cgroupfs driver only: on hosts where systemd owns the
-// tree, keep below a parent that was delegated.
+// know which it is.
 //
-// The work on files is that of github.com/opencontainers/cgroups, which runc
-// uses too; device rules are left to the OCI runtime. Functions keep no state,
+// The name says whose a cgroup is, as in every CRI runtime: one whose last
+// element ends in ".slice" or ".scope" is a unit of systemd, which is asked to
+// make, limit and remove it (the systemd driver); Slice and Scope name those.
+// Every other is made of files (the cgroupfs driver), and on hosts where
+// systemd owns the tree belongs below a parent that was delegated.
+//
+// The work is that of github.com/opencontainers/cgroups, which runc uses too;
+// device rules are left to the OCI runtime. Functions keep no state,
 // and calls for different paths may run concurrently. All of them are
 // idempotent and may be repeated by another process after a crash.
 package cgroup
@@ -37,9 +42,13 @@ func Version() int {
 }
 
 // Create makes the cgroup and its missing parents, and on v2 enables every
-// available controller in the parents' subtree_control.
+// available controller in the parents' subtree_control. A slice without systemd
+// is fault.FailedPrecondition, and a scope fault.Invalid: see Enter.
 func Create(path string) error {
-	m, err := managerOf(path)
+	if isScope(path) {
+		return fault.Invalid.Errorf("creating cgroup %q: a scope is made around a process", path)
+	}
+	m, err := ownerOf(path)
 	if err == nil {
 		err = m.Apply(-1)
 	}
@@ -76,6 +85,9 @@ type Limits struct {
 	MemorySwap int64  // bytes of memory and swap together; -1 takes it away
 	PIDs       int64  // tasks; -1 takes the limit away
 	CPUs, Mems string // cpuset lists, "0-3,7"
+	// KeepAlive refuses a memory limit below what is used now, which v1 does by
+	// itself and for which v2 would kill.
+	KeepAlive bool
 	// Unified is written as it is, file name to content. v2 only: on v1 a
 	// non-empty map is fault.Invalid.
 	Unified map[string]string
@@ -87,7 +99,7 @@ func Set(path string, l Limits) error {
 	if len(l.Unified) > 0 && Version() == 1 {
 		return fault.Invalid.Errorf("limiting cgroup %q: unified resources need cgroup v2", path)
 	}
-	m, err := managerOf(path)
+	m, err := ownerOf(path)
 	if err == nil {
 		err = m.Set(l.resources())
 	}
@@ -102,7 +114,7 @@ func (l Limits) resources() *cgroups.Resources {
 		CpuShares: l.CPUShares, CpuQuota: l.CPUQuota, CpuPeriod: l.CPUPeriod,
 		Memory: l.Memory, MemorySwap: l.MemorySwap,
 		CpusetCpus: l.CPUs, CpusetMems: l.Mems,
-		SkipDevices: true,
+		SkipDevices: true, MemoryCheckBeforeUpdate: l.KeepAlive,
 	}
 	if l.PIDs != 0 {
 		r.PidsLimit = &l.PIDs
@@ -172,4 +184,21 @@ func check(p string) error {
 		return fault.Invalid.Wrap(errors.New("the path must be absolute and clean"))
 	}
 	return nil
+}
+
+// Children returns the names of the cgroups directly below, each once. A cgroup
+// that is not there has none.
+func Children(p string) ([]string, error) {
+	dirs, err := Dirs(p)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, d := range dirs {
+		for _, child := range children(d) {
+			names = append(names, path.Base(child))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }

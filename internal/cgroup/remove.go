@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,9 @@ func Remove(path string) error {
 	}
 	deadline := time.Now().Add(removeLimit)
 	var errs []error
+	if IsUnit(path) && Systemd() {
+		errs = append(errs, removeUnit(path, dirs, deadline))
+	}
 	for _, d := range dirs {
 		errs = append(errs, removeTree(d, deadline))
 	}
@@ -46,6 +50,12 @@ func Prune(path string) error {
 	dirs, err := Dirs(path)
 	if err != nil {
 		return err
+	}
+	if IsUnit(path) && Systemd() {
+		if len(processes(dirs)) > 0 || slices.ContainsFunc(dirs, func(d string) bool { return len(children(d)) > 0 }) {
+			return nil
+		}
+		return Remove(path)
 	}
 	for _, d := range dirs {
 		if err := rmdir(d); err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {

@@ -24,6 +24,7 @@ const (
 	Containerd Need = "containerd" // Debian's containerd and ctr
 	CNIPlugins Need = "cniplugins" // upstream's binaries in /usr/lib/cni
 	QEMU       Need = "qemu"
+	Systemd    Need = "systemd" // as process 1
 )
 
 // Require skips the test unless the machine has every one of the needs, or
@@ -65,6 +66,11 @@ func check(n Need) (missing string) {
 		return inPath("containerd", "containerd")
 	case QEMU:
 		return inPath("qemu-system-x86_64", "qemu-system-x86")
+	case Systemd:
+		if _, err := os.Stat("/run/systemd/system"); err != nil {
+			return "systemd is not process 1: make test-vm runs this test in a virtual machine"
+		}
+		return ""
 	case CNIPlugins:
 		if _, err := os.Stat("/usr/lib/cni/bridge"); err != nil {
 			return "/usr/lib/cni/bridge is missing: apt-get install containernetworking-plugins"

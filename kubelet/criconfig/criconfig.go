@@ -11,7 +11,6 @@ package criconfig
 
 import (
 	"context"
-	"path"
 	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
@@ -40,8 +39,11 @@ type Node struct {
 	PodsDir, LogDir string
 	// SeccompDir holds the profiles that localhostProfile names.
 	SeccompDir string
-	// CgroupParent is the cgroup below which each Pod gets one, "/nodekit".
-	CgroupParent string
+	// PodCgroup returns the path of a Pod's cgroup, as runtimes are given it.
+	PodCgroup func(*v1.Pod) string
+	// GroupOOMKill makes all processes of a container end when the kernel kills
+	// one of them for memory. It needs cgroup v2.
+	GroupOOMKill bool
 	// ResolvConf is the node's resolver configuration.
 	ResolvConf string
 	// CPUs and Memory are what a container without limits may use at most, for
@@ -59,11 +61,6 @@ type Builder struct {
 // New returns a builder.
 func New(node Node, objects Objects) *Builder { return &Builder{node, objects} }
 
-// PodCgroup returns the cgroup of the Pod, relative to the hierarchies' roots.
-func (b *Builder) PodCgroup(p *v1.Pod) string {
-	return path.Join("/", b.node.CgroupParent, "pod"+string(p.UID))
-}
-
 func (b *Builder) podDir(uid types.UID) string { return filepath.Join(b.node.PodsDir, string(uid)) }
 
 // Sandbox returns the configuration of the Pod's sandbox.
@@ -80,7 +77,7 @@ func (b *Builder) Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConf
 		Labels:       b.labels(p, p.Labels),
 		Annotations:  p.Annotations,
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent: b.PodCgroup(p),
+			CgroupParent: b.node.PodCgroup(p),
 			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 				NamespaceOptions: namespaces(p),
 				Privileged:       anyPrivileged(p),

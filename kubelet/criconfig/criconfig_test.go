@@ -48,7 +48,7 @@ func builder(t *testing.T) (*criconfig.Builder, string) {
 	}
 	return criconfig.New(criconfig.Node{
 		Name: "node", ID: "n1", IPs: []string{"10.0.0.1"}, PodsDir: filepath.Join(dir, "pods"), LogDir: filepath.Join(dir, "logs"),
-		SeccompDir: "/seccomp", CgroupParent: "/kit", ResolvConf: resolv, CPUs: 2, Memory: 4 << 30,
+		SeccompDir: "/seccomp", PodCgroup: func(p *v1.Pod) string { return "/kit/pod" + string(p.UID) }, ResolvConf: resolv, CPUs: 2, Memory: 4 << 30,
 	}, data{}), dir
 }
 

@@ -15,18 +15,17 @@ const (
 
 // resources translates the container's requests and limits.
 func (b *Builder) resources(p *v1.Pod, c *v1.Container) *runtimeapi.LinuxContainerResources {
-	r := &runtimeapi.LinuxContainerResources{OomScoreAdj: b.oomScore(p, c), CpuShares: minShares}
-	request, ok := c.Resources.Requests[v1.ResourceCPU]
-	if !ok {
-		request = c.Resources.Limits[v1.ResourceCPU]
-	}
-	r.CpuShares = max(request.MilliValue()*1024/1000, minShares)
+	r := &runtimeapi.LinuxContainerResources{OomScoreAdj: b.oomScore(p, c)}
+	r.CpuShares = max(pod.AmountOf(&c.Resources).MilliCPU*1024/1000, minShares)
 	if limit, ok := c.Resources.Limits[v1.ResourceCPU]; ok && limit.Sign() > 0 {
 		r.CpuPeriod = cpuPeriod
 		r.CpuQuota = max(limit.MilliValue()*cpuPeriod/1000, minQuota)
 	}
 	if limit, ok := c.Resources.Limits[v1.ResourceMemory]; ok {
 		r.MemoryLimitInBytes = limit.Value()
+	}
+	if b.node.GroupOOMKill {
+		r.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	return r
 }
@@ -47,20 +46,49 @@ func (b *Builder) Update(p *v1.Pod, u *pod.Update) *runtimeapi.LinuxContainerRes
 	return r
 }
 
+// The scores of Pods that the kernel is to spare, and to end first.
+const (
+	spared    = -997
+	firstToGo = 1000
+)
+
 // oomScore is the kubelet's documented formula: Guaranteed is hardly ever
 // killed, BestEffort always first, and a Burstable container the sooner the
-// less of the node's memory it asked for.
+// less of the node's memory it asked for. A sidecar is not killed before the
+// containers that it serves.
 func (b *Builder) oomScore(p *v1.Pod, c *v1.Container) int64 {
 	switch pod.QOS(p) {
 	case v1.PodQOSGuaranteed:
-		return -997
+		return spared
 	case v1.PodQOSBestEffort:
-		return 1000
+		return firstToGo
 	}
-	request := c.Resources.Requests[v1.ResourceMemory]
 	if b.node.Memory == 0 {
-		return 999
+		return firstToGo - 1
 	}
-	score := 1000 - 1000*request.Value()/b.node.Memory
-	return min(max(score, 3), 999)
+	share := unclaimed(p)
+	request := memoryRequest(c) + share
+	if pod.IsSidecar(c) {
+		least := memoryRequest(&p.Spec.Containers[0])
+		for i := range p.Spec.Containers {
+			least = min(least, memoryRequest(&p.Spec.Containers[i]))
+		}
+		request = max(request, least+share)
+	}
+	score := firstToGo - firstToGo*request/b.node.Memory
+	return min(max(score, firstToGo+spared), firstToGo-1)
+}
+
+func memoryRequest(c *v1.Container) int64 { return pod.AmountOf(&c.Resources).Memory }
+
+// unclaimed is each container's part of what the Pod itself asks for beyond what
+// its containers do.
+func unclaimed(p *v1.Pod) int64 {
+	if p.Spec.Resources == nil {
+		return 0
+	}
+	bare := *p
+	bare.Spec.Resources = nil
+	count := int64(len(p.Spec.InitContainers) + len(p.Spec.Containers))
+	return max(pod.Requests(p).Memory-pod.Requests(&bare).Memory, 0) / count
 }

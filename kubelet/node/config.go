@@ -29,6 +29,15 @@ type Config struct {
 	// OCIRuntime names the OCI runtime of the reference runtime: "crun", "runc",
 	// a path, or "" to take the first that works here.
 	OCIRuntime string
+	// SystemdCgroups has systemd make the cgroups of Pods and containers, instead
+	// of files; a machine without systemd is refused. A foreign runtime has its
+	// own way, and this counts only where it does not say which.
+	SystemdCgroups bool
+	// PodPIDs bounds the tasks of each Pod; zero does not.
+	PodPIDs int64
+	// SingleProcessOOMKill leaves the other processes of a container alone when
+	// the kernel kills one for memory.
+	SingleProcessOOMKill bool
 	// Keeper is the keeper program; "" looks beside this program and in PATH.
 	Keeper string
 	// CNIConfDir and CNIBinDirs are a foreign network's configuration and

@@ -83,6 +83,9 @@ func CheckHost(cfg *Config) error {
 		}
 		errs = append(errs, fault.FailedPrecondition.Errorf("%s: %s: %s", r.Name, r.Found, r.Fix))
 	}
+	if cfg.SystemdCgroups && cfg.RuntimeEndpoint == "" && !cgroup.Systemd() {
+		errs = append(errs, fault.FailedPrecondition.Errorf("cgroup driver: systemd is not process 1 here: use cgroupfs"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -107,7 +110,7 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.shareRoot(); err != nil {
 		return err
 	}
-	n.onDestroy(func(context.Context) error { return cgroup.Remove(cgroupParent(n.cfg.Root)) })
+	n.onDestroy(func(context.Context) error { return removeCgroups(n.cfg.Root) })
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
 	n.parts = newParts(live)
@@ -280,9 +283,12 @@ func (n *Node) kubeletConfig() kubelet.Config {
 		API:          n.api.kubelet,
 		CRIEndpoint:  n.criEndpoint(),
 		CgroupParent: cgroupParent(n.cfg.Root),
-		Observe:      n.cfg.Observe,
-		OnStep:       n.cfg.OnStep,
-		OnManifest:   n.notices,
-		Logger:       n.cfg.Logger,
+
+		SystemdCgroups: n.cfg.SystemdCgroups, PodPIDs: n.cfg.PodPIDs, SingleProcessOOMKill: n.cfg.SingleProcessOOMKill,
+
+		Observe:    n.cfg.Observe,
+		OnStep:     n.cfg.OnStep,
+		OnManifest: n.notices,
+		Logger:     n.cfg.Logger,
 	}
 }

@@ -33,6 +33,8 @@ type RuntimeConfig struct {
 	OCIRuntime string
 	Keeper     string
 
+	SystemdCgroups bool
+
 	CNIConfDir string
 	CNIBinDirs []string
 	Network    Network // zero: chosen at the first start
@@ -87,7 +89,7 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeDownWithin)
 	defer cancel()
-	return errors.Join(served, r.destroy(ctx), cgroup.Remove(cgroupParent(cfg.Root)))
+	return errors.Join(served, r.destroy(ctx), removeCgroups(cfg.Root))
 }
 
 // openRuntime makes the runtime ready. It has to be closed or destroyed.
@@ -110,8 +112,8 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	}
 	r.oci, err = oci.New(ctx, oci.Config{
 		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
-		CgroupParent: cgroupParent(cfg.Root),
-		Runtime:      cfg.OCIRuntime, Keeper: cfg.Keeper,
+		CgroupParent: cgroupParent(cfg.Root), Systemd: cfg.SystemdCgroups,
+		Runtime: cfg.OCIRuntime, Keeper: cfg.Keeper,
 		Network: r.network, Images: r.images, Logger: cfg.Logger,
 	})
 	if err != nil {
@@ -238,7 +240,14 @@ func writeChain(dir string, cfg *RuntimeConfig) error {
 	return atomicfile.Write(filepath.Join(dir, "10-nodekit.conflist"), raw, 0o644)
 }
 
-// cgroupParent is the control group, below which all of the node's are.
+// cgroupParent is the control group, below which all of the node's are, as the
+// cgroupfs driver names it.
 func cgroupParent(root string) string {
 	return "/nodekit-" + deriveID(root)
+}
+
+// removeCgroups removes all of the node's, with whichever driver they were made.
+func removeCgroups(root string) error {
+	parent := cgroupParent(root)
+	return errors.Join(cgroup.Remove(parent), cgroup.Remove(cgroup.Slice(parent)))
 }

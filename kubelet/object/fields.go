@@ -35,6 +35,7 @@ spec.nodeSelector spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuri
 spec.securityContext.seLinuxOptions spec.securityContext.sysctls
 spec.volumes[].name spec.volumes[].emptyDir spec.volumes[].hostPath spec.volumes[].configMap spec.volumes[].secret
 spec.volumes[].projected spec.volumes[].downwardAPI spec.volumes[].persistentVolumeClaim spec.volumes[].csi
+spec.resources.limits spec.resources.requests
 spec.initContainers[].restartPolicy`
 
 	containerTable = `

@@ -61,6 +61,7 @@ func (v *problems) pod(p *v1.Pod) {
 		v.add("spec.activeDeadlineSeconds", "%d is less than 1", *d)
 	}
 	v.values(s)
+	v.podResources(s)
 	if s.DNSPolicy == v1.DNSNone && (s.DNSConfig == nil || len(s.DNSConfig.Nameservers) == 0) {
 		v.add("spec.dnsConfig.nameservers", "dnsPolicy None needs at least one")
 	}
@@ -132,11 +133,7 @@ func (v *problems) container(field string, c *v1.Container, names, volumes map[s
 		v.hook(field+".lifecycle.postStart", c.Lifecycle.PostStart)
 		v.hook(field+".lifecycle.preStop", c.Lifecycle.PreStop)
 	}
-	for name, request := range c.Resources.Requests {
-		if limit, ok := c.Resources.Limits[name]; ok && request.Cmp(limit) > 0 {
-			v.add(fmt.Sprintf("%s.resources.requests[%s]", field, name), "%s is more than the limit of %s", request.String(), limit.String())
-		}
-	}
+	v.requestsFit(field+".resources", c.Resources)
 }
 
 func (v *problems) mounts(field string, list []v1.VolumeMount, volumes map[string]bool) {

@@ -1,6 +1,8 @@
 package pod
 
 import (
+	"cmp"
+
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -19,35 +21,86 @@ func (a Amount) most(b Amount) Amount {
 // Requests returns what the Pod asks for: the sum of what may run at the same
 // time, which is its app containers and sidecars, or one of its init containers
 // beside the sidecars declared before it. Requests of the Pod itself replace
-// that, and its overhead comes on top. A limit without a request is one.
+// that, and its overhead comes on top. A limit without a request is one; that of
+// the Pod where its containers do not ask.
 func Requests(p *v1.Pod) Amount {
-	var apps, sidecars, inits Amount
+	return ownRequests(p).Plus(amountIn(p.Spec.Overhead))
+}
+
+func ownRequests(p *v1.Pod) Amount {
+	total := peak(p, AmountOf)
+	if own := p.Spec.Resources; own != nil {
+		all := AmountOf(own)
+		if _, ok := own.Requests[v1.ResourceCPU]; ok || total.MilliCPU == 0 {
+			total.MilliCPU = all.MilliCPU
+		}
+		if _, ok := own.Requests[v1.ResourceMemory]; ok || total.Memory == 0 {
+			total.Memory = all.Memory
+		}
+	}
+	return total
+}
+
+// Limits returns what the Pod may use at most, reckoned as Requests is. It is no
+// bound where a container has no limit: see Bounded. What is zero has none.
+func Limits(p *v1.Pod) Amount {
+	total := peak(p, func(r *v1.ResourceRequirements) Amount { return amountIn(r.Limits) })
+	if p.Spec.Resources != nil {
+		own := amountIn(p.Spec.Resources.Limits)
+		total = Amount{cmp.Or(own.MilliCPU, total.MilliCPU), cmp.Or(own.Memory, total.Memory)}
+	}
+	over := amountIn(p.Spec.Overhead)
+	if total.MilliCPU > 0 {
+		total.MilliCPU += over.MilliCPU
+	}
+	if total.Memory > 0 {
+		total.Memory += over.Memory
+	}
+	return total
+}
+
+// Bounded reports whether the Pod's use of the resource is limited as a whole:
+// by the Pod itself, or by every one of its containers.
+func Bounded(p *v1.Pod, name v1.ResourceName) bool {
+	if own := p.Spec.Resources; own != nil {
+		if _, ok := positive(own.Limits, name); ok {
+			return true
+		}
+	}
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			if _, ok := positive(list[i].Resources.Limits, name); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// peak returns the most that the Pod's containers take at one time.
+func peak(p *v1.Pod, of func(*v1.ResourceRequirements) Amount) Amount {
+	var running, inits Amount
 	for i := range p.Spec.InitContainers {
 		c := &p.Spec.InitContainers[i]
 		if IsSidecar(c) {
-			sidecars = sidecars.Plus(amountOf(&c.Resources))
-			inits = inits.most(sidecars)
+			running = running.Plus(of(&c.Resources))
+			inits = inits.most(running)
 		} else {
-			inits = inits.most(sidecars.Plus(amountOf(&c.Resources)))
+			inits = inits.most(running.Plus(of(&c.Resources)))
 		}
 	}
 	for i := range p.Spec.Containers {
-		apps = apps.Plus(amountOf(&p.Spec.Containers[i].Resources))
+		running = running.Plus(of(&p.Spec.Containers[i].Resources))
 	}
-	total := apps.Plus(sidecars).most(inits)
-	if p.Spec.Resources != nil {
-		own := amountOf(p.Spec.Resources)
-		if _, ok := requested(p.Spec.Resources, v1.ResourceCPU); ok {
-			total.MilliCPU = own.MilliCPU
-		}
-		if _, ok := requested(p.Spec.Resources, v1.ResourceMemory); ok {
-			total.Memory = own.Memory
-		}
-	}
-	return total.Plus(Amount{p.Spec.Overhead.Cpu().MilliValue(), p.Spec.Overhead.Memory().Value()})
+	return running.most(inits)
 }
 
-func amountOf(r *v1.ResourceRequirements) Amount {
+func amountIn(list v1.ResourceList) Amount {
+	return Amount{list.Cpu().MilliValue(), list.Memory().Value()}
+}
+
+// AmountOf returns what is asked for: the limit, where there is no request.
+func AmountOf(r *v1.ResourceRequirements) Amount {
 	var a Amount
 	if q, ok := requested(r, v1.ResourceCPU); ok {
 		a.MilliCPU = q.MilliValue()

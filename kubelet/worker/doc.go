@@ -31,7 +31,6 @@ type Builder interface {
 	Container(context.Context, *pod.Request) (*runtimeapi.ContainerConfig, error)
 	// Update returns what a running instance is told when its resources change.
 	Update(*v1.Pod, *pod.Update) *runtimeapi.LinuxContainerResources
-	PodCgroup(*v1.Pod) string
 	// Clean takes away what Container made, RemoveDir the Pod's directory.
 	Clean(*v1.Pod) error
 	RemoveDir(types.UID) error
@@ -78,12 +77,12 @@ type Admission interface {
 	Release(types.UID)
 }
 
-// Cgroups makes Pod cgroups, with the limits that the Pod's resources amount to,
-// and removes them, idempotently.
+// Cgroups makes and removes Pod cgroups, idempotently, also after a crash.
 type Cgroups interface {
-	// Apply makes the Pod's cgroup, or fits the limits of the one that is there.
+	// Apply makes the Pod's cgroup, or brings it up to the Pod's resources: before
+	// the first container is made, and whenever the resources have changed.
 	Apply(*v1.Pod) error
-	Remove(path string) error
+	Remove(types.UID) error
 }
 
 // Objects is where workers write what became of their Pods.

@@ -175,7 +175,7 @@ func (w *worker) takeAway(v *pod.View) error {
 	if err := w.config.Builder.Clean(v.Pod); err != nil {
 		return fmt.Errorf("removing the Pod's files: %w", err)
 	}
-	if err := w.config.Cgroups.Remove(w.config.Builder.PodCgroup(v.Pod)); err != nil {
+	if err := w.config.Cgroups.Remove(v.Pod.UID); err != nil {
 		return fmt.Errorf("removing the Pod's cgroup: %w", err)
 	}
 	return w.config.Builder.RemoveDir(v.Pod.UID)

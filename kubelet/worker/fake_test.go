@@ -259,9 +259,8 @@ func (w *world) Container(_ context.Context, r *pod.Request) (*runtimeapi.Contai
 		}},
 	}, nil
 }
-func (w *world) PodCgroup(p *v1.Pod) string { return "/pod" + string(p.UID) }
-func (w *world) Clean(*v1.Pod) error        { return w.note("clean") }
-func (w *world) RemoveDir(types.UID) error  { return w.note("rmdir") }
+func (w *world) Clean(*v1.Pod) error       { return w.note("clean") }
+func (w *world) RemoveDir(types.UID) error { return w.note("rmdir") }
 
 func (w *world) Mount(context.Context, *v1.Pod) (pod.Volumes, error) {
 	return pod.Volumes{"v": {Refresh: w.refresh}}, w.note("mount")
@@ -340,7 +339,7 @@ func (o objects) Remove(context.Context, *v1.Pod) error { return o.note("gone") 
 
 type cgroups struct{ *world }
 
-func (c cgroups) Remove(string) error { return c.note("rmcgroup") }
+func (c cgroups) Remove(types.UID) error { return c.note("rmcgroup") }
 
 // inWorld runs a test in a bubble of virtual time.
 func inWorld(t *testing.T, test func(w *world)) {

@@ -29,7 +29,7 @@ func process(in Input) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	oom := max(int(in.Container.GetLinux().GetResources().GetOomScoreAdj()), in.Host.MinOOMScoreAdj)
+	oom := OOMScore(in.Container, in.Host)
 	return &specs.Process{
 		Terminal:        in.Container.GetTty(),
 		User:            u,
@@ -41,6 +41,12 @@ func process(in Input) (*specs.Process, error) {
 		ApparmorProfile: profile,
 		OOMScoreAdj:     &oom,
 	}, nil
+}
+
+// OOMScore is the oom_score_adj of the container: what it asks for, as far as the
+// runtime may set it.
+func OOMScore(c *runtimeapi.ContainerConfig, h Host) int {
+	return max(int(c.GetLinux().GetResources().GetOomScoreAdj()), h.MinOOMScoreAdj)
 }
 
 // Args are the program and its arguments. The kubelet's command replaces the

@@ -30,7 +30,8 @@ type Input struct {
 	Image     v1.Config
 	// Rootfs is the host path of the mounted root file system.
 	Rootfs string
-	// Cgroup is the container's cgroup, from the root of the hierarchies.
+	// Cgroup is the container's cgroup as the OCI runtime is to be given it: from
+	// the root of the hierarchies, or "SLICE:prefix:name".
 	Cgroup string
 	// Namespaces are the host paths of the namespaces that the container joins.
 	Namespaces Namespaces

@@ -70,6 +70,7 @@ func (s *server) launch(c *container, r *wire.StartRequest) error {
 	if err != nil {
 		return fmt.Errorf("opening streams: %w", err)
 	}
+	oom := watchOOM(r.OOMFile)
 	s.children.begin()
 	defer s.children.end()
 	proc, tty, err := s.invoke(&r.Command, child)
@@ -89,7 +90,7 @@ func (s *server) launch(c *container, r *wire.StartRequest) error {
 	c.proc, c.std = proc, std
 	s.mu.Unlock()
 	std.pump()
-	go s.witness(c, proc, r.OOMFile)
+	go s.witness(c, proc, oom)
 	return nil
 }
 
@@ -185,13 +186,13 @@ func readPID(file string) (int, error) {
 
 // witness waits for the container's end and makes it known: first durably,
 // then by reaping the process, then to those who wait.
-func (s *server) witness(c *container, proc *process, oomFile string) {
+func (s *server) witness(c *container, proc *process, oom oomWatch) {
 	out, err := proc.wait()
 	if err != nil {
 		s.log.Error("waiting for a container", "container", c.id, "err", err)
 		return
 	}
-	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: out.code != 0 && oomKills(oomFile) > 0}
+	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: oom.killed(out.code)}
 	entry, err := s.journal.Begin("exit", exit)
 	if err != nil {
 		// Kept in memory, which is all that is left to do; the process stays a
@@ -211,21 +212,6 @@ func (s *server) witness(c *container, proc *process, oomFile string) {
 	c.seq = s.exits
 	close(c.ended)
 	s.notify()
-}
-
-// oomKills reads the counter of a v1 memory.oom_control or v2 memory.events.
-func oomKills(file string) int {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, _ := strconv.Atoi(strings.TrimSpace(v))
-			return n
-		}
-	}
-	return 0
 }
 
 // remove ends the container if it runs and forgets it.

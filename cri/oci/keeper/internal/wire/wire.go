@@ -79,7 +79,8 @@ type Command struct {
 	// terminal of what it started. Empty means no terminal.
 	Console string `json:"console,omitempty"`
 	// OOMScoreAdj is the runtime's own, which what it starts inherits; nil is the
-	// keeper's. crun sets that of a container, but not of what is executed there.
+	// keeper's. crun sets that of a container unless it is zero, but not of what is
+	// executed there.
 	OOMScoreAdj *int `json:"oomScoreAdj,omitempty"`
 }
 

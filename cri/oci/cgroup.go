@@ -1,0 +1,124 @@
+package oci
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// scopePrefix is how the names of containers' scopes begin.
+const scopePrefix = "nodekit"
+
+// cgroupIn returns the cgroup of a container below its sandbox's. Whose that
+// is says its name: below a slice a container is in a scope.
+func cgroupIn(parent, id string) string {
+	if cgroup.IsUnit(parent) {
+		return cgroup.Scope(parent, scopePrefix, id)
+	}
+	return filepath.Join(parent, id)
+}
+
+// specPath returns a container's cgroup as an OCI runtime is given it: a path,
+// or "SLICE:prefix:name" for a scope.
+func specPath(cg string) string {
+	if !cgroup.IsUnit(cg) {
+		return cg
+	}
+	prefix, name, _ := strings.Cut(strings.TrimSuffix(filepath.Base(cg), ".scope"), "-")
+	return strings.Join([]string{filepath.Base(filepath.Dir(cg)), prefix, name}, ":")
+}
+
+// cgroupOf returns the container's cgroup.
+func (r *Runtime) cgroupOf(c *cri.Container) string {
+	parent, _ := r.parentCgroup(c.Sandbox)
+	return cgroupIn(parent, c.ID)
+}
+
+// parentCgroup is where the sandbox's containers go: where the Pod says, or in
+// a cgroup that is the sandbox's own, and which may have been made when the
+// runtime had the other driver.
+func (r *Runtime) parentCgroup(s *cri.Sandbox) (path string, own bool) {
+	if p := s.Config.GetLinux().GetCgroupParent(); p != "" {
+		return filepath.Clean("/" + p), false
+	}
+	p, other := filepath.Join(r.cfg.CgroupParent, "sandbox-"+s.ID), ""
+	if p, other = r.cfg.driven(p); !cgroup.Exists(p) && cgroup.Exists(other) {
+		return other, true
+	}
+	return p, true
+}
+
+// checkParent refuses a Pod whose kubelet has the other driver.
+func (r *Runtime) checkParent(s *cri.Sandbox) error {
+	parent, own := r.parentCgroup(s)
+	switch slice := cgroup.IsUnit(parent); {
+	case own || slice == r.cfg.Systemd:
+		return nil
+	case slice:
+		return fault.Invalid.Errorf("the Pod's cgroup parent %q is a slice, and this runtime has the cgroupfs driver: kubelet and runtime must have the same", parent)
+	}
+	return fault.Invalid.Errorf("the Pod's cgroup parent %q is no slice, and this runtime has the systemd driver: kubelet and runtime must have the same", parent)
+}
+
+// driven returns a path below CgroupParent as the configured driver has it, and
+// as the other.
+func (c *Config) driven(files string) (path, other string) {
+	if c.Systemd {
+		return cgroup.Slice(files), files
+	}
+	return files, cgroup.Slice(files)
+}
+
+// pruneCgroups takes the parent away when nothing is in it.
+func (c *Config) pruneCgroups() error {
+	path, other := c.driven(c.CgroupParent)
+	return errors.Join(cgroup.Prune(path), cgroup.Prune(other))
+}
+
+// keeperCgroups are where the keeper is, one for each run directory, and where
+// it is if it was started with the other driver.
+func (r *Runtime) keeperCgroups() []string {
+	sum := sha256.Sum256([]byte(r.cfg.RunDir))
+	name := hex.EncodeToString(sum[:4])
+	files := filepath.Join(r.cfg.CgroupParent, "keeper-"+name)
+	scope := cgroup.Scope(cgroup.Slice(r.cfg.CgroupParent), "keeper", name)
+	if r.cfg.Systemd {
+		return []string{scope, files}
+	}
+	return []string{files, scope}
+}
+
+// settleKeeper moves the keeper into its scope, unless it is there: a keeper
+// does not do that by itself as it enters a cgroup of files.
+func (r *Runtime) settleKeeper(pid int) error {
+	scope := r.keeperCgroups()[0]
+	if !r.cfg.Systemd || cgroup.Exists(scope) {
+		return nil
+	}
+	return cgroup.Enter(scope, pid)
+}
+
+// clearKeeperCgroup ends what a keeper that has gone left running, and returns
+// the files by which the next one enters its cgroup: none for a scope, which
+// cannot be made before it.
+func (r *Runtime) clearKeeperCgroup() (procs []string, err error) {
+	all := r.keeperCgroups()
+	for _, cg := range all { // a scope that lingers would pass for the next keeper's
+		if err := errors.Join(cgroup.Kill(cg), cgroup.Remove(cg)); err != nil {
+			return nil, err
+		}
+	}
+	if r.cfg.Systemd {
+		return nil, nil
+	}
+	if err := cgroup.Create(all[0]); err != nil {
+		return nil, err
+	}
+	return cgroup.ProcsFiles(all[0])
+}

@@ -1,0 +1,77 @@
+package qos
+
+import (
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
+)
+
+// The kernel's bounds, in the units of cgroup v1.
+const (
+	minShares = 2
+	maxShares = 1 << 18
+	period    = 100_000 // µs
+	minQuota  = 1_000   // µs
+)
+
+// shares returns the CPU shares for a request in thousandths of a CPU, of which
+// a whole one is 1024. On cgroup v2 internal/cgroup makes a weight of them, by
+// the function of github.com/opencontainers/cgroups 0.1, which crun since 1.23
+// and runc since 1.3.2 have, too: 1024 shares are the default weight, 100. Older
+// OCI runtimes have another. That does no harm, because only siblings compete:
+// classes and Pods have their weights from here, containers from the runtime.
+func shares(milli int64) uint64 {
+	return uint64(min(max(milli*1024/1000, minShares), maxShares))
+}
+
+// PodLimits returns what the Pod's cgroup gets: weight for its requests, and
+// bounds for CPU and memory where the Pod is bounded as a whole. Where it is
+// not, bounds that the cgroup has are taken away. pids is the Pod's number of
+// tasks, zero for what the cgroup has.
+func PodLimits(p *v1.Pod, pids int64) cgroup.Limits {
+	l := cgroup.Limits{CPUShares: minShares, CPUQuota: -1, CPUPeriod: period, Memory: -1, PIDs: pids, KeepAlive: true}
+	if pod.QOS(p) == v1.PodQOSBestEffort {
+		return l
+	}
+	requests, limits := pod.Requests(p), pod.Limits(p)
+	l.CPUShares = shares(requests.MilliCPU)
+	if pod.Bounded(p, v1.ResourceCPU) {
+		l.CPUQuota = max(limits.MilliCPU*period/1000, minQuota)
+	}
+	if pod.Bounded(p, v1.ResourceMemory) {
+		l.Memory = limits.Memory
+	}
+	return l
+}
+
+// unbounded leaves out the taking away of bounds, of which a new cgroup has
+// none: on the way of a Pod to its start each write counts.
+func unbounded(l cgroup.Limits) cgroup.Limits {
+	if l.CPUQuota < 0 {
+		l.CPUQuota, l.CPUPeriod = 0, 0
+	}
+	l.Memory = max(l.Memory, 0)
+	return l
+}
+
+// classShares returns the weight of a class of the Pods that are to run on the
+// node: of Burstable that of all its Pods together, of BestEffort the least
+// there is.
+func classShares(class v1.PodQOSClass, pods []*v1.Pod) uint64 {
+	if class == v1.PodQOSBestEffort {
+		return minShares
+	}
+	var milli int64
+	for _, p := range pods {
+		if !over(p) && pod.QOS(p) == class {
+			milli += pod.Requests(p).MilliCPU
+		}
+	}
+	return shares(milli)
+}
+
+// over reports whether nothing of the Pod runs any more, for good.
+func over(p *v1.Pod) bool {
+	return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
+}
