@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -39,7 +40,7 @@ type Desired struct {
 // Apply brings the store to what is desired, as far as that goes at once: a
 // Pod that changed is ended, and created anew by an Apply after its object is
 // gone. Objects that did not come from files are never touched. A Pod whose
-// file is gone ends; a PersistentVolume or a claim stays, for its data; other
+// file is gone ends; a volume, a claim or a snapshot stays, for its data; other
 // objects are deleted. Apply may be repeated, also after a crash.
 func Apply(ctx context.Context, store Store, want *Desired) error {
 	all, err := store.All(ctx)
@@ -111,7 +112,7 @@ func (a *applier) drop(o Object) error {
 	switch o := o.(type) {
 	case *v1.Pod:
 		return a.end(o)
-	case *v1.PersistentVolumeClaim, *v1.PersistentVolume:
+	case *v1.PersistentVolumeClaim, *v1.PersistentVolume, *snapshotv1.VolumeSnapshot, *snapshotv1.VolumeSnapshotContent:
 		return nil
 	}
 	return a.store.Delete(a.ctx, o)

@@ -3,9 +3,11 @@ package manifest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,7 +128,7 @@ func write(t *testing.T, dir, file, text string) {
 
 func until(t *testing.T, m *memory, want ...string) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if slices.Equal(m.keys(), want) {
 			return
 		}
@@ -218,4 +220,55 @@ func TestDirectoryMustExist(t *testing.T) {
 	if _, err := manifest.NewDirectory(filepath.Join(t.TempDir(), "no"), &memory{}, nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestLargeFile has a file at the limit, which is read whole, and one beyond it,
+// which is refused with its size.
+func TestLargeFile(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir, reports, _ := run(t, m)
+	fill := func(size int) string {
+		head := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: big}\n#"
+		return head + strings.Repeat("x", size-len(head))
+	}
+	write(t, dir, "a.yaml", fill(manifest.MaxFile))
+	if r := <-reports; r.Err != nil {
+		t.Errorf("a file of %d bytes: %v", manifest.MaxFile, r.Err)
+	}
+	until(t, m, "configmap/big")
+	write(t, dir, "a.yaml", fill(manifest.MaxFile+1))
+	if r := <-reports; r.Err == nil || !strings.Contains(r.Err.Error(), "larger than 10 MiB") {
+		t.Errorf("a file that is too large: %v", r.Err)
+	}
+	until(t, m, "configmap/big")
+}
+
+// TestManyFiles has a thousand files come at once, as in a checkout, and go at
+// once, as when another branch is checked out: data stays.
+func TestManyFiles(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir, reports, _ := run(t, m)
+	go func() {
+		for range reports { //nolint:revive // nobody else reads them
+		}
+	}()
+	want := []string{"claim/data"}
+	write(t, dir, "data.yaml", document("PersistentVolumeClaim", "data", ""))
+	for i := range 1000 {
+		name := fmt.Sprintf("c%d", i)
+		write(t, dir, name+".yaml", document("ConfigMap", name, ""))
+		want = append(want, "configmap/"+name)
+	}
+	slices.Sort(want)
+	until(t, m, want...)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, m, "claim/data")
 }

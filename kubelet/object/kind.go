@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	snapshotv1 "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -66,7 +67,7 @@ func kind(gv schema.GroupVersion, o Object, resource string, k Kind) *Kind {
 }
 
 var table = sync.OnceValue(func() []*Kind {
-	core, storage := v1.SchemeGroupVersion, storagev1.SchemeGroupVersion
+	core, storage, snapshots := v1.SchemeGroupVersion, storagev1.SchemeGroupVersion, snapshotv1.SchemeGroupVersion
 	return []*Kind{
 		kind(core, &v1.ConfigMap{}, "configmaps", Kind{ShortNames: []string{"cm"}, Namespaced: true, InFiles: true}),
 		kind(core, &v1.Event{}, "events", Kind{ShortNames: []string{"ev"}, Namespaced: true}),
@@ -80,6 +81,9 @@ var table = sync.OnceValue(func() []*Kind {
 		kind(coordinationv1.SchemeGroupVersion, &coordinationv1.Lease{}, "leases", Kind{Namespaced: true}),
 		kind(nodev1.SchemeGroupVersion, &nodev1.RuntimeClass{}, "runtimeclasses", Kind{InFiles: true}),
 		kind(schedulingv1.SchemeGroupVersion, &schedulingv1.PriorityClass{}, "priorityclasses", Kind{ShortNames: []string{"pc"}, InFiles: true}),
+		kind(snapshots, &snapshotv1.VolumeSnapshot{}, "volumesnapshots", Kind{ShortNames: []string{"vs"}, Namespaced: true, Status: true, InFiles: true}),
+		kind(snapshots, &snapshotv1.VolumeSnapshotClass{}, "volumesnapshotclasses", Kind{ShortNames: []string{"vsclass", "vsclasses"}, InFiles: true}),
+		kind(snapshots, &snapshotv1.VolumeSnapshotContent{}, "volumesnapshotcontents", Kind{ShortNames: []string{"vsc", "vscs"}, Status: true, InFiles: true}),
 		kind(storage, &storagev1.CSIDriver{}, "csidrivers", Kind{InFiles: true}),
 		kind(storage, &storagev1.CSINode{}, "csinodes", Kind{}),
 		kind(storage, &storagev1.StorageClass{}, "storageclasses", Kind{ShortNames: []string{"sc"}, InFiles: true}),
