@@ -28,6 +28,8 @@ func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation
 	case o.active <- struct{}{}:
 	default:
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookMost)
+	defer cancel()
 	labels := map[string]string{pod.LabelPodUID: string(uid), pod.LabelNode: o.config.NodeID}
 	seen := &pod.Observation{}
 	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{
@@ -41,6 +43,11 @@ func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation
 			return nil, err
 		}
 	}
+	states := map[string]int32{}
+	for _, item := range sandboxes.Items {
+		states[item.Id] = int32(item.State)
+	}
+	defer o.last.saw(uid, states)
 	if len(seen.Sandboxes) == 0 {
 		return seen, nil // a container is never without its sandbox
 	}
@@ -51,6 +58,7 @@ func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation
 		return nil, fmt.Errorf("listing the Pod's containers: %w", err)
 	}
 	for _, item := range containers.Containers {
+		states[item.Id] = int32(item.State)
 		if err := o.container(ctx, item, seen); err != nil {
 			return nil, err
 		}

@@ -26,6 +26,9 @@ import (
 const (
 	retryMin = 20 * time.Millisecond // after the runtime went away
 	retryMax = 1000 * time.Millisecond
+	// lookMost is the most that a look at the runtime takes, the kubelet's own
+	// deadline for a call: one that is never answered must not hold a Pod for ever.
+	lookMost = 2 * time.Minute
 )
 
 // rhythm is the time between lists: the least after a change or an observation,
@@ -53,6 +56,7 @@ type Observer struct {
 	config Config
 	log    *slog.Logger
 	active chan struct{} // holds a token after an observation
+	last   snapshot      // what was seen last
 }
 
 // New returns an observer that does nothing until Run.
@@ -61,19 +65,18 @@ func New(c Config) *Observer {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Observer{c, log, make(chan struct{}, 1)}
+	return &Observer{config: c, log: log, active: make(chan struct{}, 1)}
 }
 
 // Run tells of changes until ctx ends, and returns nil then. The runtime may
 // go away and come back meanwhile.
 func (o *Observer) Run(ctx context.Context) error {
-	last := snapshot{}
 	failures := 0
 	for ctx.Err() == nil {
-		err := o.follow(ctx, &last, &failures)
+		err := o.follow(ctx, &failures)
 		if errors.Is(err, fault.Unimplemented) {
 			o.log.Info("the runtime has no container events: it is listed every second, more often while something goes on")
-			err = o.poll(ctx, &last, withoutEvents())
+			err = o.poll(ctx, withoutEvents())
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -87,7 +90,7 @@ func (o *Observer) Run(ctx context.Context) error {
 
 // follow reads the runtime's events and lists it at the beginning and every
 // now and then.
-func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) error {
+func (o *Observer) follow(ctx context.Context, failures *int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := o.config.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
@@ -98,7 +101,7 @@ func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) er
 	go func() {
 		defer close(listed)
 		defer cancel() // a runtime that cannot be listed is followed anew
-		if err := o.poll(ctx, last, besideEvents()); ctx.Err() == nil {
+		if err := o.poll(ctx, besideEvents()); ctx.Err() == nil {
 			o.log.Debug("listing the runtime", "err", err)
 		}
 	}()
@@ -114,7 +117,7 @@ func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) er
 		*failures = 0
 		if meta := event.GetPodSandboxStatus().GetMetadata(); meta != nil {
 			o.config.Changed(types.UID(meta.Uid))
-		} else if uid, ok := last.owner(event.GetContainerId()); ok {
+		} else if uid, ok := o.last.owner(event.GetContainerId()); ok {
 			o.config.Changed(uid)
 		}
 	}
@@ -122,14 +125,14 @@ func (o *Observer) follow(ctx context.Context, last *snapshot, failures *int) er
 
 // poll lists the runtime at once and in the rhythm, and tells of differences.
 // It returns the first error.
-func (o *Observer) poll(ctx context.Context, last *snapshot, r rhythm) error {
+func (o *Observer) poll(ctx context.Context, r rhythm) error {
 	wait := r.least
 	for {
 		now, err := o.list(ctx)
 		if err != nil {
 			return err
 		}
-		changed := last.replace(now)
+		changed := o.last.replace(now)
 		for uid := range changed {
 			o.config.Changed(uid)
 		}
@@ -165,6 +168,8 @@ func (o *Observer) rest(ctx context.Context, wait time.Duration, r rhythm) (acti
 // Found returns the Pods that have anything in the runtime and belong to this
 // node.
 func (o *Observer) Found(ctx context.Context) (map[types.UID]call.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookMost)
+	defer cancel()
 	found := map[types.UID]call.Pod{}
 	filter := map[string]string{pod.LabelNode: o.config.NodeID}
 	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: filter}})
@@ -183,6 +188,8 @@ func identity(labels map[string]string) call.Pod {
 
 // list takes a snapshot of the states of all that belongs to this node.
 func (o *Observer) list(ctx context.Context) (map[string]entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookMost)
+	defer cancel()
 	filter := map[string]string{pod.LabelNode: o.config.NodeID}
 	all := map[string]entry{}
 	sandboxes, err := o.config.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: filter}})

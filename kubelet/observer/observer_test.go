@@ -2,9 +2,11 @@ package observer_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,4 +225,65 @@ func TestObserve(t *testing.T) {
 	if err != nil || found["u"].String() != "ns/web" {
 		t.Errorf("found %v (%v)", found, err)
 	}
+}
+
+// absent is a runtime whose lists say that nothing is there, and after an
+// observation has seen a container nothing is there again.
+type absent struct {
+	*runtime
+	there atomic.Bool
+	deaf  bool
+}
+
+func (a *absent) ListPodSandbox(ctx context.Context, in *runtimeapi.ListPodSandboxRequest, o ...grpc.CallOption) (*runtimeapi.ListPodSandboxResponse, error) {
+	if a.deaf {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if !a.there.Load() {
+		return &runtimeapi.ListPodSandboxResponse{}, nil
+	}
+	return a.runtime.ListPodSandbox(ctx, in, o...)
+}
+
+func (a *absent) ListContainers(ctx context.Context, in *runtimeapi.ListContainersRequest, o ...grpc.CallOption) (*runtimeapi.ListContainersResponse, error) {
+	if !a.there.Load() {
+		return &runtimeapi.ListContainersResponse{}, nil
+	}
+	return a.runtime.ListContainers(ctx, in, o...)
+}
+
+// TestWhatIsGoneBetweenTwoListsIsTold holds what comes and goes between two lists:
+// who has observed it is told that it went.
+func TestWhatIsGoneBetweenTwoListsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &absent{runtime: &runtime{status: &runtimeapi.ContainerStatus{}}}
+		told := make(chan types.UID, 10)
+		o := observer.New(observer.Config{Runtime: r, NodeID: "n", Changed: func(uid types.UID) { told <- uid }})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = o.Run(ctx) }() // its end is nobody's concern here
+		synctest.Wait()
+		r.there.Store(true)
+		if _, err := o.Observe(ctx, "u"); err != nil {
+			t.Fatal(err)
+		}
+		r.there.Store(false)
+		time.Sleep(2 * time.Second)
+		if len(told) == 0 {
+			t.Error("nobody was told")
+		}
+	})
+}
+
+func TestALookThatIsNeverAnsweredEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := observer.New(observer.Config{Runtime: &absent{deaf: true}, NodeID: "n"})
+		if _, err := o.Observe(t.Context(), "u"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("observing: %v", err)
+		}
+		if _, err := o.Found(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("looking for Pods: %v", err)
+		}
+	})
 }

@@ -38,6 +38,19 @@ func (s *snapshot) replace(now map[string]entry) map[types.UID]bool {
 	return changed
 }
 
+// saw adds what an observation of one Pod found. What was seen only then, between
+// two lists, would be missed by nobody when it goes.
+func (s *snapshot) saw(uid types.UID, seen map[string]int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entries == nil {
+		s.entries = map[string]entry{}
+	}
+	for id, state := range seen {
+		s.entries[id] = entry{uid, state}
+	}
+}
+
 // owner returns the Pod of a listed id.
 func (s *snapshot) owner(id string) (types.UID, bool) {
 	s.mu.Lock()
