@@ -39,6 +39,7 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 	latest := c.view.Seen.Latest(spec.Name)
 	c.resources(&s, spec, latest)
 	if latest == nil {
+		s.RestartCount, s.LastTerminationState = was.RestartCount, was.LastTerminationState
 		s.State.Waiting = c.waiting(spec)
 		return s
 	}
@@ -61,6 +62,10 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 	case latest.State == pod.Exited:
 		s.State.Terminated = c.terminated(latest)
 		s.Ready = c.isInit(spec.Name) && !pod.IsSidecar(spec) && latest.ExitCode == 0
+	case latest.State == pod.Unknown && was.State.Running != nil && was.ContainerID == s.ContainerID:
+		// It did run, which must not be forgotten: when the runtime loses its record as
+		// well, it has ended and was not merely created.
+		s.State.Running = was.State.Running
 	default: // created and not yet started, or unknown
 		s.State.Waiting = c.waiting(spec)
 	}
@@ -101,17 +106,38 @@ func (c *containers) ephemeral(spec *v1.Container, was *v1.ContainerStatus) v1.C
 // restarts reports whether the ended instance will be followed by another.
 func (c *containers) restarts(spec *v1.Container, latest *pod.Container) bool {
 	v := c.view
-	if v.Ending != nil || v.Failed != nil || v.Finished() || !pod.Restarts(v.Pod, spec, latest.ExitCode) {
+	if v.Ending != nil || v.Failed != nil || v.Finished() {
+		return false
+	}
+	if c.renewed(spec, latest) {
+		return true
+	}
+	if !pod.Restarts(v.Pod, spec, latest.ExitCode) {
 		return false
 	}
 	return !c.isInit(spec.Name) || pod.IsSidecar(spec) || !appStarted(v)
+}
+
+// renewed reports whether an init container that ended runs again because the Pod
+// has got another sandbox since.
+func (c *containers) renewed(spec *v1.Container, latest *pod.Container) bool {
+	s := c.view.Seen.Sandbox()
+	if s == nil || !s.Ready || s.ID == latest.SandboxID || !c.isInit(spec.Name) || pod.IsSidecar(spec) {
+		return false
+	}
+	for _, other := range c.view.Seen.Containers {
+		if other.SandboxID == s.ID && !c.isInit(other.Name) && pod.Ephemeral(c.view.Pod, other.Name) == nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *containers) restarting(spec *v1.Container, latest *pod.Container) *v1.ContainerStateWaiting {
 	if _, blocked := c.view.Blocks[spec.Name]; blocked {
 		return c.waiting(spec)
 	}
-	if wait := pod.RestartAt(latest).Sub(c.view.Now); wait > 0 {
+	if wait := pod.RestartAt(latest).Sub(c.view.Now); wait > 0 && !c.renewed(spec, latest) {
 		return &v1.ContainerStateWaiting{
 			Reason:  "CrashLoopBackOff",
 			Message: "back-off " + latest.Delay.Round(time.Second).String() + " restarting container " + spec.Name,

@@ -276,3 +276,36 @@ func TestResize(t *testing.T) {
 		t.Errorf("done (-want +got):\n%s", diff)
 	}
 }
+
+// TestWhatRanStaysOnRecord holds what Recall needs when the runtime loses a
+// container in two steps: first its state, then its record.
+func TestWhatRanStaysOnRecord(t *testing.T) {
+	v := scene(up)
+	add(v, pod.Container{State: pod.Running, StartedAt: at(-10), Attempt: 2})
+	was := status.Compute(v, node())
+	v.Was, v.Seen.Containers[0].State = &was, pod.Unknown
+	lost := status.Compute(v, node())
+	if lost.ContainerStatuses[0].State.Running == nil || lost.ContainerStatuses[0].Ready {
+		t.Errorf("of unknown state: %+v", lost.ContainerStatuses[0])
+	}
+	v.Was, v.Seen.Containers = &lost, nil
+	if got := status.Compute(v, node()).ContainerStatuses[0]; got.RestartCount != 2 {
+		t.Errorf("without a record: %+v", got)
+	}
+}
+
+// TestInitContainerOfAnotherSandboxRunsAgain holds what the plan does in a new
+// sandbox, as long as no app container is in it.
+func TestInitContainerOfAnotherSandboxRunsAgain(t *testing.T) {
+	v := scene(up)
+	v.Pod.Spec.InitContainers = []v1.Container{{Name: "x", Image: "i"}}
+	v.Seen.Containers = []pod.Container{{ID: "x0", Name: "x", SandboxID: "old", State: pod.Exited, FinishedAt: at(-1), Delay: time.Minute}}
+	s := status.Compute(v, node()).InitContainerStatuses[0]
+	if s.State.Waiting == nil || s.State.Waiting.Reason == "CrashLoopBackOff" || s.LastTerminationState.Terminated == nil {
+		t.Errorf("in a new sandbox: %+v", s)
+	}
+	add(v, pod.Container{State: pod.Running})
+	if s = status.Compute(v, node()).InitContainerStatuses[0]; s.State.Terminated == nil {
+		t.Errorf("beside an app container: %+v", s)
+	}
+}
