@@ -47,23 +47,46 @@ type Container struct {
 }
 
 // Observation is what the runtime reported of one Pod at one moment. Both
-// lists are sorted newest first (Sort).
+// lists are sorted as Sort does.
 type Observation struct {
 	Sandboxes  []Sandbox
 	Containers []Container
 }
 
-// Sort puts both lists into their order: by attempt, then by creation.
+// Sort puts both lists into their order: what is in use, then the newest, by
+// attempt and then by creation. What is newer than what is in use, or was only
+// created although another of its attempt ran, comes from a call whose caller is
+// gone (a node that was killed): the runtime carried it out late.
 func (o *Observation) Sort() {
+	used := map[string]int{}
+	for i := range o.Containers {
+		used[o.Containers[i].SandboxID] += o.Containers[i].active()
+	}
 	slices.SortStableFunc(o.Sandboxes, func(a, b Sandbox) int {
-		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+		return cmp.Or(cmp.Compare(used[b.ID], used[a.ID]), cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
 	})
 	slices.SortStableFunc(o.Containers, func(a, b Container) int {
-		return cmp.Or(cmp.Compare(b.Attempt, a.Attempt), b.CreatedAt.Compare(a.CreatedAt))
+		return cmp.Or(cmp.Compare(b.active(), a.active()), cmp.Compare(b.Attempt, a.Attempt), cmp.Compare(b.ran(), a.ran()), b.CreatedAt.Compare(a.CreatedAt))
 	})
 }
 
-// Sandbox returns the newest sandbox, or nil.
+// active is 1 for an instance that runs, or may run, and else 0.
+func (c *Container) active() int {
+	if c.State == Running || c.State == Unknown {
+		return 1
+	}
+	return 0
+}
+
+// ran is 0 for an instance that was created only, and else 1.
+func (c *Container) ran() int {
+	if c.State == Created {
+		return 0
+	}
+	return 1
+}
+
+// Sandbox returns the sandbox in use, else the newest, or nil.
 func (o *Observation) Sandbox() *Sandbox {
 	if len(o.Sandboxes) == 0 {
 		return nil
@@ -71,7 +94,8 @@ func (o *Observation) Sandbox() *Sandbox {
 	return &o.Sandboxes[0]
 }
 
-// Latest returns the newest instance of the container, or nil.
+// Latest returns the instance of the container that is active, else the newest,
+// or nil.
 func (o *Observation) Latest(name string) *Container { return o.nth(name, 0) }
 
 // Previous returns the instance before the newest, or nil.
@@ -94,7 +118,7 @@ func (o *Observation) nth(name string, n int) *Container {
 func (o *Observation) Active() []Container {
 	var active []Container
 	for _, c := range o.Containers {
-		if c.State == Running || c.State == Unknown {
+		if c.active() == 1 {
 			active = append(active, c)
 		}
 	}

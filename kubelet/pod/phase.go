@@ -1,6 +1,10 @@
 package pod
 
-import v1 "k8s.io/api/core/v1"
+import (
+	"cmp"
+
+	v1 "k8s.io/api/core/v1"
+)
 
 // Phase returns the Pod's phase. It never leaves a terminal phase and never
 // goes back from Running to Pending.
@@ -10,6 +14,8 @@ func Phase(v *View) v1.PodPhase {
 		return v.Was.Phase
 	case v.Failed != nil && len(v.Seen.Active()) == 0:
 		return v1.PodFailed
+	case v.Failed != nil: // however what still runs ends
+		return cmp.Or(v.Was.Phase, v1.PodPending)
 	}
 	phase := phaseOf(v)
 	if phase == v1.PodPending && v.Was.Phase == v1.PodRunning {

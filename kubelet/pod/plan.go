@@ -203,7 +203,7 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 	if initFailed(v, sandbox) || v.ended() {
 		return // the phase says so, and then it is a finished Pod
 	}
-	p.Kill = unwanted(v)
+	p.Kill = unwanted(v, sandbox)
 	prune(v, sandbox, p)
 	killed := make(map[string]bool, len(p.Kill))
 	for _, k := range p.Kill {
@@ -291,14 +291,17 @@ func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 }
 
 // unwanted returns the kills of containers that the spec does not have or has
-// changed, whose probes failed, or of which the runtime has lost track.
-func unwanted(v *View) []Kill {
+// changed, whose probes failed, of which the runtime has lost track, or which are
+// in a sandbox that is not the Pod's any more.
+func unwanted(v *View, sandbox *Sandbox) []Kill {
 	var kills []Kill
 	for _, seen := range v.Seen.Active() {
 		c := Find(v.Pod, seen.Name)
 		k := Kill{ID: seen.ID, Name: seen.Name, Grace: grace(v.Pod)}
 		probed := v.Probed(&seen)
 		switch {
+		case seen.SandboxID != sandbox.ID:
+			k.Reason, k.Message, k.Grace = KillSandbox, "the Pod has another sandbox", minGrace
 		case c == nil:
 			k.Reason, k.Message = KillChanged, "the container is not in the spec any more"
 		case isApp(v.Pod, c.Name) && seen.Hash != Hash(c):
@@ -335,22 +338,26 @@ func probeGrace(p *v1.Probe, otherwise time.Duration) time.Duration {
 	return time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
 }
 
-// prune removes instances older than the previous one, and sandboxes that are
-// replaced and empty.
+// prune removes instances older than the previous one, or that were created beside
+// one that runs, and sandboxes that are not in use: those with instances on record
+// are stopped only.
 func prune(v *View, current *Sandbox, p *Plan) {
 	kept := map[string]bool{current.ID: true}
 	count := map[string]int{}
 	for _, c := range v.Seen.Containers {
 		count[c.Name]++
-		if count[c.Name] > 2 && c.State == Exited {
+		if count[c.Name] > 2 && c.State == Exited || count[c.Name] > 1 && c.State == Created {
 			p.Remove = append(p.Remove, c.ID)
 			continue
 		}
 		kept[c.SandboxID] = true
 	}
 	for _, s := range v.Seen.Sandboxes {
-		if !kept[s.ID] {
+		switch {
+		case !kept[s.ID]:
 			p.RemoveSandbox = append(p.RemoveSandbox, s.ID)
+		case s.Ready && s.ID != current.ID && len(p.Kill) == 0:
+			p.StopSandbox = append(p.StopSandbox, s.ID)
 		}
 	}
 }

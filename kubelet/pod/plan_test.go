@@ -63,6 +63,19 @@ func instance(name string, attempt uint32, state pod.State, code int32) pod.Cont
 func running(name string) pod.Container         { return instance(name, 0, pod.Running, 0) }
 func exited(name string, n int32) pod.Container { return instance(name, 0, pod.Exited, n) }
 
+// late is an instance that was created after the last, by a call whose caller is gone.
+func late(name string, attempt uint32) pod.Container {
+	c := instance(name, attempt, pod.Created, 0)
+	c.ID, c.CreatedAt, c.StartedAt = "late "+name, noon().Add(time.Second), time.Time{}
+	return c
+}
+
+// elsewhere moves a container into the second sandbox, "T".
+func elsewhere(c pod.Container) pod.Container {
+	c.SandboxID = "T"
+	return c
+}
+
 func view(p *v1.Pod, sandboxes []pod.Sandbox, containers ...pod.Container) *pod.View {
 	v := &pod.View{Pod: p, Was: &v1.PodStatus{}, Seen: &pod.Observation{Sandboxes: sandboxes, Containers: containers}, Now: noon()}
 	v.Seen.Sort()
@@ -160,6 +173,25 @@ func TestDecide(t *testing.T) {
 		}), pod.Plan{}},
 		"old instances are removed, the previous one is kept": {view(spec("Never"), up, instance("a", 0, pod.Exited, 1), instance("a", 1, pod.Exited, 1),
 			instance("a", 2, pod.Running, 0), running("b")), pod.Plan{Remove: []string{"a0"}}},
+		"a late instance beside one that runs is removed": {
+			view(spec("Always"), up, running("a"), late("a", 0), running("b")), pod.Plan{Remove: []string{"late a"}},
+		},
+		"and changes nothing in a back-off": {
+			view(spec("Always"), up, backed, late("a", 1), running("b")),
+			pod.Plan{Remove: []string{"late a"}, Again: noon().Add(9 * time.Second)},
+		},
+		"a late sandbox is removed": {
+			view(spec("Always", inits("x")), []pod.Sandbox{sandbox(0, true), sandbox(1, true)}, exited("x", 0), running("a"), running("b")),
+			pod.Plan{RemoveSandbox: []string{"T"}},
+		},
+		"of two sandboxes in use the newer stays": {
+			view(spec("Always"), []pod.Sandbox{sandbox(0, true), sandbox(1, true)}, running("a"), elsewhere(running("b"))),
+			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillSandbox, Message: "the Pod has another sandbox", Grace: 2 * time.Second}}},
+		},
+		"and the other is stopped": {
+			view(spec("Never"), []pod.Sandbox{sandbox(0, true), sandbox(1, true)}, exited("a", 137), elsewhere(running("b"))),
+			pod.Plan{StopSandbox: []string{"S"}},
+		},
 		"a dead sandbox takes its containers with it": {
 			view(spec("Always"), down, running("a"), exited("b", 1)),
 			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillSandbox, Message: "the Pod's sandbox ended", Grace: 2 * time.Second}}},
@@ -251,20 +283,23 @@ func TestPhase(t *testing.T) {
 		view *pod.View
 		want v1.PodPhase
 	}{
-		"nothing yet":                         {view(spec("Always"), nil), v1.PodPending},
-		"one container not created":           {view(spec("Always"), up, running("a")), v1.PodPending},
-		"all run":                             {view(spec("Always"), up, running("a"), running("b")), v1.PodRunning},
-		"one ended, one runs":                 {view(spec("Never"), up, exited("a", 1), running("b")), v1.PodRunning},
-		"all ended well":                      {view(spec("Never"), up, exited("a", 0), exited("b", 0)), v1.PodSucceeded},
-		"one failed":                          {view(spec("Never"), up, exited("a", 0), exited("b", 1)), v1.PodFailed},
-		"failed, to be restarted":             {view(spec("OnFailure"), up, exited("a", 0), exited("b", 1)), v1.PodRunning},
-		"ended, with Always":                  {view(spec("Always"), up, exited("a", 0), exited("b", 0)), v1.PodRunning},
-		"init container failed for good":      {view(spec("Never", inits("x")), up, exited("x", 1)), v1.PodFailed},
-		"init container failed, again":        {view(spec("Always", inits("x")), up, exited("x", 1)), v1.PodPending},
-		"a sidecar's code does not count":     {view(spec("Never", sidecar("s", false)), up, exited("s", 1), exited("a", 0), exited("b", 0)), v1.PodSucceeded},
-		"never back from Running":             {with(view(spec("Always"), nil), func(v *pod.View) { v.Was.Phase = v1.PodRunning }), v1.PodRunning},
-		"never out of Failed":                 {with(view(spec("Always"), up, running("a"), running("b")), func(v *pod.View) { v.Was.Phase = v1.PodFailed }), v1.PodFailed},
-		"rejected":                            {with(view(spec("Always"), nil), func(v *pod.View) { v.Failed = &pod.RejectError{} }), v1.PodFailed},
+		"nothing yet":                     {view(spec("Always"), nil), v1.PodPending},
+		"one container not created":       {view(spec("Always"), up, running("a")), v1.PodPending},
+		"all run":                         {view(spec("Always"), up, running("a"), running("b")), v1.PodRunning},
+		"one ended, one runs":             {view(spec("Never"), up, exited("a", 1), running("b")), v1.PodRunning},
+		"all ended well":                  {view(spec("Never"), up, exited("a", 0), exited("b", 0)), v1.PodSucceeded},
+		"one failed":                      {view(spec("Never"), up, exited("a", 0), exited("b", 1)), v1.PodFailed},
+		"failed, to be restarted":         {view(spec("OnFailure"), up, exited("a", 0), exited("b", 1)), v1.PodRunning},
+		"ended, with Always":              {view(spec("Always"), up, exited("a", 0), exited("b", 0)), v1.PodRunning},
+		"init container failed for good":  {view(spec("Never", inits("x")), up, exited("x", 1)), v1.PodFailed},
+		"init container failed, again":    {view(spec("Always", inits("x")), up, exited("x", 1)), v1.PodPending},
+		"a sidecar's code does not count": {view(spec("Never", sidecar("s", false)), up, exited("s", 1), exited("a", 0), exited("b", 0)), v1.PodSucceeded},
+		"never back from Running":         {with(view(spec("Always"), nil), func(v *pod.View) { v.Was.Phase = v1.PodRunning }), v1.PodRunning},
+		"never out of Failed":             {with(view(spec("Always"), up, running("a"), running("b")), func(v *pod.View) { v.Was.Phase = v1.PodFailed }), v1.PodFailed},
+		"rejected":                        {with(view(spec("Always"), nil), func(v *pod.View) { v.Failed = &pod.RejectError{} }), v1.PodFailed},
+		"failed, however its apps end": {with(view(spec("Never", sidecar("s", false)), up, running("s"), exited("a", 0), exited("b", 0)), func(v *pod.View) {
+			v.Failed, v.Was.Phase = &pod.RejectError{Reason: "DeadlineExceeded"}, v1.PodRunning
+		}), v1.PodRunning},
 		"ended by the user after success":     {with(view(spec("Always"), up, exited("a", 0), exited("b", 0)), func(v *pod.View) { v.Ending = &pod.Ending{} }), v1.PodSucceeded},
 		"ended by the user before it started": {with(view(spec("Always"), nil), func(v *pod.View) { v.Ending = &pod.Ending{} }), v1.PodFailed},
 		"ending, and still running":           {with(view(spec("Always"), up, running("a"), exited("b", 0)), func(v *pod.View) { v.Ending = &pod.Ending{} }), v1.PodRunning},
@@ -322,5 +357,41 @@ func TestRecallLeavesOutWhatNeverRan(t *testing.T) {
 	}
 	if b := seen.Latest("b"); b == nil || b.ExitCode != 7 {
 		t.Errorf("b ran, waits to be restarted, and is recalled as %+v", b)
+	}
+}
+
+// TestRecallOfAStatusThatWasReadBack holds what a restarted node knows of a Pod
+// that began within one second: its init container has run in this sandbox.
+func TestRecallOfAStatusThatWasReadBack(t *testing.T) {
+	s := sandbox(0, true)
+	s.CreatedAt = noon().Add(200 * time.Millisecond)
+	recalled := func(started time.Time) string {
+		was := &v1.PodStatus{InitContainerStatuses: []v1.ContainerStatus{{
+			Name: "x", ContainerID: "x://x0", State: v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}},
+		}}}
+		seen := &pod.Observation{Sandboxes: []pod.Sandbox{s}}
+		pod.Recall(was, seen)
+		return seen.Latest("x").SandboxID
+	}
+	for started, want := range map[time.Time]string{
+		noon():                             s.ID, // cut to its second
+		noon().Add(500 * time.Millisecond): s.ID,
+		noon().Add(100 * time.Millisecond): "",
+		noon().Add(-time.Second):           "",
+	} {
+		if got := recalled(started); got != want {
+			t.Errorf("started at %s: it counts to sandbox %q, want %q", started, got, want)
+		}
+	}
+}
+
+// TestRecallBesideALateInstance holds an instance that ran and is lost, beside one
+// that a forgotten call created after it.
+func TestRecallBesideALateInstance(t *testing.T) {
+	was := &v1.PodStatus{ContainerStatuses: []v1.ContainerStatus{{Name: "a", ContainerID: "x://a0", State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}}
+	seen := &pod.Observation{Containers: []pod.Container{late("a", 0)}}
+	pod.Recall(was, seen)
+	if a := seen.Latest("a"); a.ID != "a0" || a.State != pod.Exited {
+		t.Errorf("the latest instance is %+v", a)
 	}
 }

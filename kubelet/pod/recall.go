@@ -2,6 +2,7 @@ package pod
 
 import (
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -16,11 +17,16 @@ const LostExitCode = 137
 // ContainerStatusUnknown. Without it a Pod whose records were lost would start
 // as if it were new, whatever its restart policy.
 func Recall(was *v1.PodStatus, seen *Observation) {
-	for _, list := range Statuses(was) {
+	for n, list := range Statuses(was) {
 		for i := range list {
-			if c, ok := recalled(&list[i], seen); ok {
-				seen.Containers = append(seen.Containers, c)
+			c, ok := recalled(&list[i], seen)
+			if !ok {
+				continue
 			}
+			if n == 0 && list[i].State.Waiting != nil { // an init container that is to run again, maybe for a sandbox that came within the second
+				c.SandboxID = ""
+			}
+			seen.Containers = append(seen.Containers, c)
 		}
 	}
 	seen.Sort()
@@ -32,7 +38,7 @@ func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
 		return Container{}, false
 	}
 	for i := range seen.Containers {
-		if c := &seen.Containers[i]; c.ID == id || c.Name == s.Name && int32(c.Attempt) >= s.RestartCount {
+		if c := &seen.Containers[i]; c.ID == id || c.Name == s.Name && follows(c, s.RestartCount) {
 			return Container{}, false
 		}
 	}
@@ -51,10 +57,26 @@ func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
 		}
 	}
 	c.CreatedAt = c.StartedAt
-	if sandbox := seen.Sandbox(); sandbox != nil && sandbox.CreatedAt.Before(c.StartedAt) {
+	if sandbox := seen.Sandbox(); sandbox != nil && !before(c.StartedAt, sandbox.CreatedAt) {
 		c.SandboxID = sandbox.ID
 	}
 	return c, true
+}
+
+// before compares a time from a status. One that was read back from the store has
+// whole seconds only: then what is of the same second is not before.
+func before(recorded, t time.Time) bool {
+	if recorded.Nanosecond() == 0 {
+		t = t.Truncate(time.Second)
+	}
+	return recorded.Before(t)
+}
+
+// follows reports whether an instance on record makes one that ran, of that restart
+// count, a thing of the past. One of the same count that was created only does not:
+// it comes from a call whose caller is gone.
+func follows(c *Container, count int32) bool {
+	return int32(c.Attempt) > count || int32(c.Attempt) == count && c.State != Created
 }
 
 // ran reports whether the status says of the instance that it ever ran. One that
