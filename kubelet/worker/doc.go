@@ -102,6 +102,7 @@ type Config struct {
 	Images    runtimeapi.ImageServiceClient
 	Observe   func(context.Context, types.UID) (*pod.Observation, error)
 	Status    func(*pod.View) v1.PodStatus
+	Decide    func(*pod.View) pod.Plan // nil is pod.Decide; a wrong one shows what a test sees
 	Objects   Objects
 	Builder   Builder
 	Volumes   Volumes

@@ -31,10 +31,15 @@ func newGraceClock() *graceClock { return &graceClock{shrunk: make(chan struct{}
 func (g *graceClock) set(deadline time.Time, grace *int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.deadline.IsZero() && !deadline.Before(g.deadline) {
+	force := grace != nil && *grace == 0
+	later := !g.deadline.IsZero() && !deadline.Before(g.deadline)
+	if later && (!force || g.force) {
 		return
 	}
-	g.deadline, g.force = deadline, grace != nil && *grace == 0
+	if !later {
+		g.deadline = deadline
+	}
+	g.force = g.force || force
 	close(g.shrunk)
 	g.shrunk = make(chan struct{})
 }
@@ -158,8 +163,29 @@ func (w *worker) end(v *pod.View) (again time.Time, done bool) {
 	if err := w.config.Objects.Remove(w.ctx, v.Pod); err != nil {
 		return w.later("removing the Pod's object", err), false
 	}
+	if err := w.takeLate(v); err != nil {
+		return w.later("taking away what came late", err), false
+	}
 	w.step(pod.StepEnd, "", begun, nil)
 	return time.Time{}, true
+}
+
+// takeLate takes away sandboxes that have come since the Pod was last looked at:
+// one whose making was broken off may come about all the same. The runtime told this
+// worker of it, and tells nobody else.
+func (w *worker) takeLate(v *pod.View) error {
+	for w.woken() {
+		seen, err := w.config.Observe(w.ctx, v.Pod.UID)
+		if err != nil {
+			return fmt.Errorf("observing the Pod: %w", err)
+		}
+		for _, s := range seen.Sandboxes {
+			if err := w.removeSandbox(w.ctx, s.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (w *worker) takeAway(v *pod.View) error {

@@ -48,6 +48,7 @@ type world struct {
 	probed    map[types.UID]map[string]pod.Probed // verdicts by Pod and container, once it is synced
 	synced    map[types.UID]bool
 	refresh   time.Duration // of the volume
+	onRelease func()        // what happens when devices are released
 }
 
 func (w *world) note(format string, args ...any) error {
@@ -197,7 +198,10 @@ func (w *world) StopContainer(ctx context.Context, r *runtimeapi.StopContainerRe
 			return nil, ctx.Err()
 		}
 	}
-	if !w.deaf {
+	w.mu.Lock()
+	deaf := w.deaf
+	w.mu.Unlock()
+	if !deaf {
 		w.exit(r.ContainerId, 143)
 	}
 	return &runtimeapi.StopContainerResponse{}, nil
@@ -271,8 +275,14 @@ func (w *world) Allocate(context.Context, *v1.Pod) (map[string]pod.Devices, erro
 	return nil, w.note("allocate")
 }
 func (w *world) PreStart(context.Context, *v1.Pod, string) error { return nil }
-func (w *world) Release(context.Context, types.UID) error        { return w.note("release") }
-func (w *world) Forget(types.UID)                                {}
+
+func (w *world) Release(context.Context, types.UID) error {
+	if w.onRelease != nil {
+		w.onRelease()
+	}
+	return w.note("release")
+}
+func (w *world) Forget(types.UID) {}
 
 func (w *world) Sync(p *v1.Pod, _ *pod.Observation) {
 	w.mu.Lock()
@@ -309,7 +319,7 @@ func (w *world) SetStatus(_ context.Context, _ *v1.Pod, _, now *v1.PodStatus) er
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.statuses = append(w.statuses, *now)
-	return nil
+	return w.fail["status"]
 }
 
 // desk is an admission that answers what failing("admit") and ("resize") say,

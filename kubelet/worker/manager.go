@@ -34,6 +34,9 @@ func New(ctx context.Context, c Config) *Manager {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.Decide == nil {
+		c.Decide = pod.Decide
+	}
 	if c.OnStep == nil {
 		c.OnStep = func(pod.Step) {}
 	}
@@ -161,22 +164,26 @@ func (m *Manager) run(p *v1.Pod) {
 	w.freed = m.freed
 	m.workers[p.UID] = w
 	m.group.Go(func() {
-		if w.run() {
-			m.finished(p)
+		for w.run() && !m.finished(w, p) {
 		}
 	})
 }
 
-// finished forgets an ended Pod and lets the next of its name begin.
-func (m *Manager) finished(p *v1.Pod) {
+// finished forgets an ended Pod and lets the next of its name begin. It returns
+// false when the worker was woken meanwhile: from then on nobody else would be told
+// of what has come late.
+func (m *Manager) finished(w *worker, p *v1.Pod) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if w.woken() {
+		return false
+	}
 	name := nameOf(p)
 	delete(m.workers, p.UID)
 	close(m.left)
 	m.left = make(chan struct{})
 	if m.names[name] != p.UID {
-		return // an orphan
+		return true // an orphan
 	}
 	delete(m.names, name)
 	if queue := m.next[name]; len(queue) > 0 {
@@ -185,6 +192,7 @@ func (m *Manager) finished(p *v1.Pod) {
 	} else {
 		delete(m.next, name)
 	}
+	return true
 }
 
 func without(queue []*v1.Pod, uid types.UID) []*v1.Pod {

@@ -11,18 +11,34 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// report records the status that the view amounts to, when it is news.
+// report records the status that the view amounts to, when it is news. One whose
+// recording failed may have been recorded: it counts as that, since a phase must not
+// be taken back, and is recorded again first.
 func (w *worker) report(v *pod.View) error {
+	if w.unsure {
+		if err := w.record(v, w.was); err != nil {
+			return err
+		}
+	}
 	status := w.config.Status(v)
 	if equality.Semantic.DeepEqual(status, w.was) {
 		return nil
 	}
-	err := w.config.Objects.SetStatus(w.ctx, v.Pod, &w.was, &status)
-	if err != nil && !(errors.Is(err, fault.NotFound) && v.Ending != nil) {
+	return w.record(v, status)
+}
+
+// record records a status.
+func (w *worker) record(v *pod.View, status v1.PodStatus) error {
+	err := w.config.Objects.SetStatus(w.ctx, v.Pod, &w.sure, &status)
+	if errors.Is(err, fault.NotFound) && v.Ending != nil {
+		err = nil
+	}
+	w.was, w.unsure = status, err != nil
+	if err != nil {
 		return err
 	}
-	old := w.was
-	w.was = status
+	old := w.sure
+	w.sure = status
 	w.tell(&old, &status)
 	return nil
 }

@@ -46,6 +46,8 @@ type worker struct {
 	grace    *graceClock
 
 	was      v1.PodStatus     // as last recorded
+	unsure   bool             // the last recording failed, and may have had its effect
+	sure     v1.PodStatus     // as last recorded for certain
 	last     *pod.Observation // as last seen
 	ready    resources        // what the Pod has been given in this process
 	blocks   blocks
@@ -70,7 +72,7 @@ func newWorker(ctx context.Context, c *Config, p *v1.Pod) *worker {
 	id := pod.CallOf(p)
 	w := &worker{
 		inbox: inbox{wake: make(chan struct{}, 1)}, config: c, ctx: call.WithPod(ctx, id), grace: newGraceClock(),
-		was: *p.Status.DeepCopy(), blocks: blocks{}, resizes: newResizes(), log: c.Logger.With("pod", id.String(), "uid", id.UID),
+		was: *p.Status.DeepCopy(), sure: *p.Status.DeepCopy(), blocks: blocks{}, resizes: newResizes(), log: c.Logger.With("pod", id.String(), "uid", id.UID),
 	}
 	w.starting, w.stop = context.WithCancel(w.ctx)
 	w.update(p)
@@ -104,6 +106,16 @@ func (w *worker) wakeUp() {
 	select {
 	case w.wake <- struct{}{}:
 	default:
+	}
+}
+
+// woken reports whether somebody has woken the worker since it last looked.
+func (w *worker) woken() bool {
+	select {
+	case <-w.wake:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -146,7 +158,7 @@ func (w *worker) sync() (again time.Time, gone bool) {
 		if err != nil {
 			return w.later("observing the Pod", err), false
 		}
-		plan := pod.Decide(view)
+		plan := w.config.Decide(view)
 		if plan.Failed != nil {
 			w.reject(plan.Failed)
 			continue

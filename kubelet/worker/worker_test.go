@@ -352,10 +352,12 @@ func TestRuntimeThatSaysOKAndDoesNothingIsNotFlooded(t *testing.T) {
 		if stops := len(w.did()); stops < 5 || stops > 20 {
 			t.Errorf("the container was stopped %d times in a minute", stops)
 		}
+		w.mu.Lock()
 		if !slices.Contains(w.steps, "wait Trouble") {
 			t.Errorf("nobody was told: %v", w.steps)
 		}
 		w.deaf = false
+		w.mu.Unlock()
 		time.Sleep(11 * time.Second)
 		expect(t, w, "then it ends", append([]string{"stop 2"}, takenAway()...)...)
 	})
@@ -382,5 +384,63 @@ func TestVolumesThatWantItAreMountedAgain(t *testing.T) {
 		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
 		time.Sleep(2*time.Minute + time.Second)
 		expect(t, w, "two minutes later", "mount", "mount")
+	})
+}
+
+// TestSandboxThatComesWhileThePodIsTakenAway has a runtime that tells of it when
+// its worker has looked for the last time.
+func TestSandboxThatComesWhileThePodIsTakenAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.onRelease = func() {
+			w.onRelease = nil
+			w.mu.Lock()
+			w.pods["1"] = &pod.Observation{Sandboxes: []pod.Sandbox{{ID: "late", Ready: true}}}
+			w.mu.Unlock()
+			w.manager.Wake("1")
+		}
+		w.manager.Update(ending(somePod("1"), 30))
+		expect(t, w, "all is taken away", append(takenAway()[2:], "stopsandbox", "removesandbox")...)
+	})
+}
+
+// TestStatusWhoseRecordingFailedMayBeRecorded has a store that records and says that
+// it did not: the phase must not be taken back.
+func TestStatusWhoseRecordingFailedMayBeRecorded(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.failing("allocate", &pod.RejectError{Reason: "UnexpectedAdmissionError", Message: "never"})
+		w.failing("status", errDown)
+		w.manager.Update(somePod("1"))
+		time.Sleep(time.Second)
+		w.failing("status", nil)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		failed := false
+		for _, s := range w.statuses {
+			if failed = failed || s.Phase == v1.PodFailed; failed && s.Phase != v1.PodFailed {
+				t.Errorf("a Pod that failed is %s", s.Phase)
+			}
+		}
+		if !failed {
+			t.Error("the phase was never recorded")
+		}
+	})
+}
+
+// TestNoGraceCountsAlsoWhenTheGraceIsOver has a Pod whose containers outlive their
+// grace in a runtime that does nothing, and a user who loses patience.
+func TestNoGraceCountsAlsoWhenTheGraceIsOver(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.deaf = true
+		p := somePod("1")
+		w.manager.Update(p)
+		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
+		w.manager.Update(ending(p, 1))
+		time.Sleep(time.Minute)
+		w.did()
+		w.manager.Update(ending(p, 0))
+		synctest.Wait()
+		if did := w.did(); len(did) == 0 || did[0] != "stop 0" {
+			t.Errorf("did %v", did)
+		}
 	})
 }
