@@ -22,15 +22,9 @@ func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	for _, have := range k.pods.list() {
 		known[have.UID] = true
 	}
-	found, err := p.observer.Found(ctx)
-	for err != nil { // the runtime may be restarting
-		k.config.Logger.Warn("looking for orphans", "err", err)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
-		found, err = p.observer.Found(ctx)
+	found, err := k.found(ctx, p)
+	if err != nil {
+		return nil // ctx ended
 	}
 	left, err := k.leftHere(p)
 	if err != nil {
@@ -53,6 +47,24 @@ func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	return nil
 }
 
+// found returns the Pods that have anything in the runtime. It tries until the
+// runtime answers, which may be restarting: nobody tells of a stray twice. The error
+// is ctx's.
+func (k *Kubelet) found(ctx context.Context, p *parts) (map[types.UID]call.Pod, error) {
+	for {
+		found, err := p.observer.Found(ctx)
+		if err == nil {
+			return found, nil
+		}
+		k.config.Logger.Warn("looking for Pods that have no object", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
 // endStrays ends sandboxes of Pods that have no object any more, whenever the
 // runtime tells of one: a sandbox whose making was broken off because its Pod
 // was to end may come about after the Pod is gone.
@@ -69,10 +81,9 @@ func (k *Kubelet) endStrays(ctx context.Context, p *parts) error {
 		for _, have := range k.pods.list() {
 			known[have.UID] = true
 		}
-		found, err := p.observer.Found(ctx)
-		if err != nil { // what lists the runtime tells again
-			k.config.Logger.Warn("looking for strays", "err", err)
-			continue
+		found, err := k.found(ctx, p)
+		if err != nil {
+			return nil // ctx ended
 		}
 		for uid, id := range found {
 			if !known[uid] && uid != "" {
