@@ -51,6 +51,7 @@ func layers() []layer {
 		{"kubelet/nodetest", []string{"kubelet/node", "internal/..."}},
 		{"kubelet", slices.Concat(wires, []string{"kubelet/...", "!kubelet/node", "!kubelet/nodetest"})},
 		{"kubelet/api/...", slices.Concat(wires, []string{"kubelet/pod", "kubelet/object", "kubelet/api/..."})},
+		{"kubelet/simulation", []string{"internal/...", "kubelet/observer", "kubelet/pod", "kubelet/probe", "kubelet/status", "kubelet/worker"}},
 		{"kubelet/...", slices.Concat(wires, []string{"kubelet/pod", "kubelet/object"})},
 		{"examples/...", slices.Concat(sdks, []string{"conformance/...", "kubelet/nodetest"})},
 
