@@ -74,23 +74,39 @@ func runNode(cmd *cobra.Command, cfg node.Config) error {
 	}
 }
 
+// foreignFlags are the flags that name what of a node's is not its own. They say
+// how it is reached when the node is taken down, too.
+type foreignFlags struct {
+	runtimeEndpoint, cniConfDir string
+	cniBinDirs                  []string
+}
+
+func (f *foreignFlags) addTo(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
+	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
+}
+
+func (f *foreignFlags) apply(cfg *node.Config) {
+	cfg.RuntimeEndpoint, cfg.CNIConfDir, cfg.CNIBinDirs = f.runtimeEndpoint, f.cniConfDir, f.cniBinDirs
+}
+
 // partFlags are the flags that swap or switch off parts of a node.
 type partFlags struct {
-	runtimeEndpoint, ociRuntime, keeper string
-	cniConfDir                          string
-	cniBinDirs, without, plugins        []string
-	pluginArgs, images                  []string
-	gpus                                int
-	systemd                             bool // makes the cgroups
+	foreignFlags
+	ociRuntime, keeper string
+	without, plugins   []string
+	pluginArgs, images []string
+	gpus               int
+	systemd            bool // makes the cgroups
 }
 
 func (f *partFlags) addTo(cmd *cobra.Command) {
+	f.foreignFlags.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
 	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
-	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
 	fs.StringSliceVar(&f.without, "without", nil, "switch reference plugins off: gpu, csi-hostpath")
 	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; "+
 		"kind=program names the kind (cni, csi, deviceplugin, cri)")
@@ -101,8 +117,8 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 }
 
 func (f *partFlags) apply(cfg *node.Config) error {
-	cfg.RuntimeEndpoint, cfg.OCIRuntime, cfg.Keeper = f.runtimeEndpoint, f.ociRuntime, f.keeper
-	cfg.CNIConfDir, cfg.CNIBinDirs = f.cniConfDir, f.cniBinDirs
+	f.foreignFlags.apply(cfg)
+	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups = f.systemd
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {
