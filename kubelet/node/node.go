@@ -199,7 +199,9 @@ func (n *Node) Stop() error {
 
 // Destroy ends every Pod, with its grace, and takes down everything that the
 // node put on the machine, except its root and run directories, which belong to
-// the caller. When ctx ends first it goes on without grace.
+// the caller. When ctx ends first, or a plugin does not let go of a Pod within
+// the Pods' longest grace and some slack, it goes on without grace and returns
+// what is left as its error.
 func (n *Node) Destroy(ctx context.Context) error {
 	drained := n.kubelet.Drain(ctx)
 	n.stop()
