@@ -8,40 +8,59 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/systemd"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
+// nodeFlags are the flags that say what a node is made of.
+type nodeFlags struct {
+	verbosity
+	partFlags
+	root, run, manifests string
+}
+
+// addTo adds the flags. manifests is where manifests are read unless the user
+// says where.
+func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
+	f.verbosity.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&f.root, "root", defaultRoot, "`directory` for everything that survives a restart")
+	fs.StringVar(&f.run, "run", defaultRun, "`directory` for sockets")
+	fs.StringVar(&f.manifests, "manifests", manifests, "`directory` of manifests to run")
+	f.partFlags.addTo(cmd)
+}
+
+// config is the node that the flags describe.
+func (f *nodeFlags) config() (node.Config, error) {
+	cfg := node.Config{Root: f.root, Run: f.run, Manifests: f.manifests, Logger: f.logger(slog.LevelInfo)}
+	if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
+		return cfg, err
+	}
+	return cfg, f.apply(&cfg)
+}
+
 func newNodeCommand() *cobra.Command {
-	var v verbosity
-	cfg := node.Config{}
-	var parts partFlags
+	var f nodeFlags
 	cmd := &cobra.Command{
 		Use:   "node --root DIR --run DIR --manifests DIR",
 		Short: "Run a node until it is interrupted",
 		Long: `Run a node. Its Pods come from the manifest directory and run on when the node ends or
-dies: the next node at the same root takes them over without a restart.
+dies: the next node at the same root takes them over without a restart. To have the
+machine run it as a service, see nodekit install.
 
 The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
 
   curl --unix-socket /run/nodekit/nodekit.sock http://node/pods`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg.Logger = v.logger(slog.LevelInfo)
-			if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
-				return err
-			}
-			if err := parts.apply(&cfg); err != nil {
+			cfg, err := f.config()
+			if err != nil {
 				return err
 			}
 			return runNode(cmd, cfg)
 		},
 	}
-	v.addTo(cmd)
-	fs := cmd.Flags()
-	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for everything that survives a restart")
-	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for sockets")
-	fs.StringVar(&cfg.Manifests, "manifests", "", "`directory` of manifests to run")
-	parts.addTo(cmd)
+	f.addTo(cmd, "")
 	return cmd
 }
 
@@ -61,17 +80,27 @@ func absolute(paths ...*string) error {
 }
 
 func runNode(cmd *cobra.Command, cfg node.Config) error {
+	service, err := systemd.TakeNotifier()
+	if err != nil {
+		return err
+	}
+	tell := func(state string) {
+		if err := service.Tell(state); err != nil {
+			cfg.Logger.Warn("systemd does not listen", "err", err)
+		}
+	}
 	n, err := node.Start(cmd.Context(), cfg)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "node %s is up: http over %s\n", cfg.Root, filepath.Join(cfg.Run, "nodekit.sock"))
+	tell(systemd.Ready)
 	select {
 	case <-cmd.Context().Done():
-		return n.Stop()
 	case <-n.Done():
-		return n.Stop()
 	}
+	tell(systemd.Stopping)
+	return n.Stop()
 }
 
 // foreignFlags are the flags that name what of a node's is not its own. They say
