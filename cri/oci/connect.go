@@ -85,7 +85,7 @@ func (r *Runtime) endKeeper(ctx context.Context) error {
 	if cgroup.Systemd() {
 		// Without an answer there is no scope, most likely, or it goes when it is empty.
 		if err := systemd.StopScope(ctx, r.keeperScope()); err != nil {
-			r.cfg.Logger.Warn("the keeper's scope may be left", "err", err)
+			r.cfg.Logger.Info("the keeper's scope may be left", "err", err)
 		}
 	}
 	cg := r.keeperCgroup()
