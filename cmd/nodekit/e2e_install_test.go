@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nodekit-project/nodekit/internal/systemd"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
 // unitDir is a directory for units that no systemd reads.
@@ -77,7 +77,7 @@ func TestInstallIsRefused(t *testing.T) {
 		{"a flag that the node refuses", []string{"install", "--unit-dir", dir, "--without", "nothing"}, "--without"},
 		{"a directory that is not there", []string{"install", "--unit-dir", filepath.Join(dir, "absent")}, "absent"},
 	}
-	if !systemd.Running() {
+	if !cgroup.Systemd() {
 		tests = append(tests, []struct {
 			name string
 			args []string

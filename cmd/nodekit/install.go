@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/internal/systemd"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
@@ -129,7 +129,7 @@ func (f *install) unit(cmd *cobra.Command, cfg *node.Config) ([]byte, error) {
 
 // check refuses, before anything is written, what cannot come to a running node.
 func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
-	running := systemd.Running()
+	running := cgroup.Systemd()
 	if !running && (f.now || !cmd.Flags().Changed("unit-dir")) {
 		return fault.FailedPrecondition.Errorf("systemd is not process 1 of this machine, so it can run no node: run \"nodekit node\" by what does, " +
 			"or name a --unit-dir to write the unit for another machine, without --now")
@@ -146,7 +146,7 @@ func (f *install) write(text []byte, manifests string) (changed bool, err error)
 	if err != nil {
 		return false, err
 	}
-	if manifests == defaultManifests && systemd.Running() {
+	if manifests == defaultManifests && cgroup.Systemd() {
 		if err := os.MkdirAll(manifests, 0o755); err != nil {
 			return false, err
 		}
@@ -165,7 +165,7 @@ func (f *install) activate(cmd *cobra.Command, changed bool) error {
 		what = "%s is as it should be"
 	}
 	say(what, f.path())
-	if !systemd.Running() {
+	if !cgroup.Systemd() {
 		say("systemd does not run here; where it does: systemctl daemon-reload && systemctl enable --now %s", f.name)
 		return nil
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/internal/systemd"
 )
 
 func newUninstallCommand() *cobra.Command {
@@ -39,7 +39,7 @@ func (f *unitFlags) uninstall(cmd *cobra.Command) error {
 		return fault.NotFound.Errorf("there is no %s: name the unit as nodekit install did, with --name and --unit-dir", f.path())
 	}
 	known := false
-	if systemd.Running() {
+	if cgroup.Systemd() {
 		if known, err = f.loaded(cmd.Context()); err != nil {
 			return err
 		}
