@@ -10,12 +10,6 @@ import (
 	"os"
 )
 
-// Running reports whether systemd is process 1 of this machine or container.
-func Running() bool {
-	fi, err := os.Lstat("/run/systemd/system")
-	return err == nil && fi.IsDir()
-}
-
 // The states that a service tells of itself.
 const (
 	Ready    = "READY=1"
