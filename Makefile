@@ -55,6 +55,8 @@ test-vm: build ## run the example Pod in a virtual machine with systemd and cgro
 	@tools/deps vm
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/ $(VM_TESTS)
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/oci ./cri/oci
+	CGO_ENABLED=0 $(GO) test -c -trimpath -ldflags='-s -w' -o bin/tests/nodekit ./cmd/nodekit
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=next' -o bin/tests/next ./cmd/nodekit
 	tools/vm/test bin
 
 check: fmt-check vet imports cross lint ## everything that needs no privilege

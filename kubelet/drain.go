@@ -17,16 +17,42 @@ import (
 // drainForced is how long Drain goes on after its context ended.
 const drainForced = 10 * time.Second
 
+// What the Pods' end may take beyond their grace: slack in any case, and
+// slackPerPod for each, because many Pods share the machine's cores.
+const (
+	slack       = 5 * time.Second
+	slackPerPod = 200 * time.Millisecond
+)
+
+// patience is how long the Pods get to end: the longest grace of them and the
+// slack. A plugin that never lets go of a Pod shall hold nobody for ever.
+func patience(pods []*v1.Pod) time.Duration {
+	var longest int64
+	for _, p := range pods {
+		if grace := p.Spec.TerminationGracePeriodSeconds; grace != nil {
+			longest = max(longest, *grace)
+		}
+	}
+	return time.Duration(longest)*time.Second + slack + time.Duration(len(pods))*slackPerPod
+}
+
 // Drain ends every Pod with its own grace, waits until nothing of them is left,
 // and deletes the claims with the volumes that were provisioned for them. From
 // then on manifest files are not read any more. Run must be running: it does the
-// work. When ctx ends first, Pods that are left are killed, and Drain goes on
-// for a few seconds more. When Run ends first, so does Drain, with
-// fault.Unavailable if anything is left.
+// work. When ctx ends first, or the Pods do not end within their longest grace
+// and some slack, those that are left are killed, and Drain goes on for a few
+// seconds more. When Run ends first, so does Drain, with fault.Unavailable if
+// anything is left.
 func (k *Kubelet) Drain(ctx context.Context) error {
 	k.drain()
 	live, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	pods, err := client.List[*v1.Pod](live, k.client, "")
+	if err != nil {
+		return fmt.Errorf("listing the Pods: %w", err)
+	}
+	ctx, stop := context.WithTimeout(ctx, patience(pods))
+	defer stop()
 	changed := make(chan struct{}, 1)
 	tell := func(object.Object) {
 		select {

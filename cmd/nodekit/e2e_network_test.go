@@ -140,3 +140,25 @@ func TestRunOnUpstreamsNetwork(t *testing.T) {
 	c.clean(p.out.String())
 	c.networkClean()
 }
+
+// What the network's plugins keep of a Pod goes with it also when the node is
+// taken down later, by a command of its own.
+func TestResetOfANodeOnUpstreamsNetwork(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.OCIRuntime, testenv.CNIPlugins)
+	ownNetwork(t)
+	c := newCLI(t)
+	d := c.daemon()
+	conf := filepath.Join(t.TempDir(), "net.d")
+	writeNetwork(t, conf)
+	network := []string{"--cni-conf-dir", conf, "--cni-bin-dir", upstreamPlugins}
+	p := d.up(append([]string{"--image-archive", filepath.Join(d.bin, "images", "podtool.tar")}, network...)...)
+	d.manifest("p.yaml", counterPod)
+	d.ready()
+	p.interrupt()
+	p.exit()
+	c.clean(p.out.String() + d.reset(network...))
+	c.networkClean()
+	if left, _ := filepath.Glob(filepath.Join(conf, "addresses", "e2e", testSubnet+"*")); len(left) > 0 {
+		t.Errorf("addresses that are still given out: %q", left)
+	}
+}

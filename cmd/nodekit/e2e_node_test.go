@@ -87,7 +87,7 @@ func (d *daemon) pods() ([]v1.Pod, error) {
 func (d *daemon) ready() *v1.Pod {
 	d.t.Helper()
 	var last any
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		pods, err := d.pods()
 		last = err
 		if err == nil && len(pods) == 1 {

@@ -22,8 +22,14 @@ import (
 
 // The tests in the files e2e_*_test.go use the built program as a user does.
 
+// toolsDir names a folder with the built programs, for a machine without Go.
+const toolsDir = "NODEKIT_TEST_TOOLS"
+
 // programs builds what `make build` builds, once, and returns the directory.
 var programs = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv(toolsDir); dir != "" {
+		return dir, nil
+	}
 	dir, err := os.MkdirTemp("", "nodekit-bin-")
 	if err != nil {
 		return "", err
@@ -50,7 +56,7 @@ var programs = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := programs(); testBuilt && err == nil {
+	if dir, err := programs(); testBuilt && err == nil && os.Getenv(toolsDir) == "" {
 		os.RemoveAll(dir)
 	}
 	os.Exit(code)

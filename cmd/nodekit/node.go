@@ -8,40 +8,59 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/systemd"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
+// nodeFlags are the flags that say what a node is made of.
+type nodeFlags struct {
+	verbosity
+	partFlags
+	root, run, manifests string
+}
+
+// addTo adds the flags. manifests is where manifests are read unless the user
+// says where.
+func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
+	f.verbosity.addTo(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&f.root, "root", defaultRoot, "`directory` for everything that survives a restart")
+	fs.StringVar(&f.run, "run", defaultRun, "`directory` for sockets")
+	fs.StringVar(&f.manifests, "manifests", manifests, "`directory` of manifests to run")
+	f.partFlags.addTo(cmd)
+}
+
+// config is the node that the flags describe.
+func (f *nodeFlags) config() (node.Config, error) {
+	cfg := node.Config{Root: f.root, Run: f.run, Manifests: f.manifests, Logger: f.logger(slog.LevelInfo)}
+	if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
+		return cfg, err
+	}
+	return cfg, f.apply(&cfg)
+}
+
 func newNodeCommand() *cobra.Command {
-	var v verbosity
-	cfg := node.Config{}
-	var parts partFlags
+	var f nodeFlags
 	cmd := &cobra.Command{
 		Use:   "node --root DIR --run DIR --manifests DIR",
 		Short: "Run a node until it is interrupted",
 		Long: `Run a node. Its Pods come from the manifest directory and run on when the node ends or
-dies: the next node at the same root takes them over without a restart.
+dies: the next node at the same root takes them over without a restart. To have the
+machine run it as a service, see nodekit install.
 
 The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
 
   curl --unix-socket /run/nodekit/nodekit.sock http://node/pods`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg.Logger = v.logger(slog.LevelInfo)
-			if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
-				return err
-			}
-			if err := parts.apply(&cfg); err != nil {
+			cfg, err := f.config()
+			if err != nil {
 				return err
 			}
 			return runNode(cmd, cfg)
 		},
 	}
-	v.addTo(cmd)
-	fs := cmd.Flags()
-	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for everything that survives a restart")
-	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for sockets")
-	fs.StringVar(&cfg.Manifests, "manifests", "", "`directory` of manifests to run")
-	parts.addTo(cmd)
+	f.addTo(cmd, "")
 	return cmd
 }
 
@@ -61,36 +80,62 @@ func absolute(paths ...*string) error {
 }
 
 func runNode(cmd *cobra.Command, cfg node.Config) error {
+	service, err := systemd.TakeNotifier()
+	if err != nil {
+		return err
+	}
+	tell := func(state string) {
+		if err := service.Tell(state); err != nil {
+			cfg.Logger.Warn("systemd does not listen", "err", err)
+		}
+	}
 	n, err := node.Start(cmd.Context(), cfg)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "node %s is up: http over %s\n", cfg.Root, filepath.Join(cfg.Run, "nodekit.sock"))
+	tell(systemd.Ready)
 	select {
 	case <-cmd.Context().Done():
-		return n.Stop()
 	case <-n.Done():
-		return n.Stop()
 	}
+	tell(systemd.Stopping)
+	return n.Stop()
+}
+
+// foreignFlags are the flags that name what of a node's is not its own. They say
+// how it is reached when the node is taken down, too.
+type foreignFlags struct {
+	runtimeEndpoint, cniConfDir string
+	cniBinDirs                  []string
+}
+
+func (f *foreignFlags) addTo(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
+	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
+}
+
+func (f *foreignFlags) apply(cfg *node.Config) {
+	cfg.RuntimeEndpoint, cfg.CNIConfDir, cfg.CNIBinDirs = f.runtimeEndpoint, f.cniConfDir, f.cniBinDirs
 }
 
 // partFlags are the flags that swap or switch off parts of a node.
 type partFlags struct {
-	runtimeEndpoint, ociRuntime, keeper string
-	cniConfDir                          string
-	cniBinDirs, without, plugins        []string
-	pluginArgs, images                  []string
-	gpus                                int
-	systemd                             bool // makes the cgroups
+	foreignFlags
+	ociRuntime, keeper string
+	without, plugins   []string
+	pluginArgs, images []string
+	gpus               int
+	systemd            bool // makes the cgroups
 }
 
 func (f *partFlags) addTo(cmd *cobra.Command) {
+	f.foreignFlags.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
 	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
-	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
 	fs.StringSliceVar(&f.without, "without", nil, "switch reference plugins off: gpu, csi-hostpath")
 	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; "+
 		"kind=program names the kind (cni, csi, deviceplugin, cri)")
@@ -101,8 +146,8 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 }
 
 func (f *partFlags) apply(cfg *node.Config) error {
-	cfg.RuntimeEndpoint, cfg.OCIRuntime, cfg.Keeper = f.runtimeEndpoint, f.ociRuntime, f.keeper
-	cfg.CNIConfDir, cfg.CNIBinDirs = f.cniConfDir, f.cniBinDirs
+	f.foreignFlags.apply(cfg)
+	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups = f.systemd
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {

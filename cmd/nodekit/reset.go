@@ -16,16 +16,19 @@ import (
 func newResetCommand() *cobra.Command {
 	var v verbosity
 	var cfg node.Config
+	var foreign foreignFlags
 	cmd := &cobra.Command{
 		Use:   "reset --root DIR --run DIR",
 		Short: "Take down a node that was stopped or died, with its Pods and its data",
 		Long: `Reset ends the Pods of a node whose process has gone, deletes the volumes that were
 provisioned for them, takes down its network and removes both directories. A node that
-runs is refused: stop it first.`,
+runs is refused: stop it first. Of a node that used another runtime or another CNI
+network, name it as the node did.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelWarn)
-			if err := absolute(&cfg.Root, &cfg.Run); err != nil {
+			foreign.apply(&cfg)
+			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
 				return err
 			}
 			return reset(cmd, cfg)
@@ -36,7 +39,7 @@ runs is refused: stop it first.`,
 	fs.StringVar(&cfg.Root, "root", defaultRoot, "the node's `directory` for everything that survives a restart")
 	fs.StringVar(&cfg.Run, "run", defaultRun, "the node's `directory` for sockets")
 	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
-	fs.StringVar(&cfg.RuntimeEndpoint, "runtime-endpoint", "", "the CRI runtime that the node used, if not its own")
+	foreign.addTo(cmd)
 	return cmd
 }
 

@@ -11,6 +11,8 @@ import (
 const (
 	defaultRoot = "/var/lib/nodekit"
 	defaultRun  = "/run/nodekit"
+	// defaultManifests is that of a node that the machine runs.
+	defaultManifests = "/etc/nodekit/manifests"
 )
 
 func newRootCommand() *cobra.Command {
@@ -31,6 +33,8 @@ See whether this machine has what it takes: nodekit doctor`,
 		newNodeCommand(),
 		newKubectlCommand(),
 		newKubeconfigCommand(),
+		newInstallCommand(),
+		newUninstallCommand(),
 		newResetCommand(),
 		newServeCommand(),
 		newImageCommand(),

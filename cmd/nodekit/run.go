@@ -104,7 +104,6 @@ func builtinImages() []string {
 type session struct {
 	node *node.Node
 	view *view
-	pods []*v1.Pod
 	logs sync.WaitGroup
 }
 
@@ -116,8 +115,7 @@ func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) 
 	}
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	s := &session{pods: podsOf(objects)}
-	s.view = newView(cmd.OutOrStdout(), len(s.pods), cancel)
+	s := &session{view: newView(cmd.OutOrStdout(), len(podsOf(objects)), cancel)}
 	code, err := s.run(ctx, cfg, objects)
 	if code == nil {
 		return err
@@ -234,8 +232,6 @@ func (s *session) end(ctx context.Context) error {
 	if ctx.Err() != nil {
 		s.view.line("interrupted: the Pods get their grace; once more ends them at once\n")
 	}
-	patient, cancel := context.WithTimeout(patient, s.patience())
-	defer cancel()
 	start := time.Now()
 	err := s.node.Destroy(patient)
 	s.logs.Wait()
@@ -245,19 +241,4 @@ func (s *session) end(ctx context.Context) error {
 	}
 	s.view.line(fmt.Sprintf("%9s  %-9s  %s\n", took(time.Since(start)), "node", done))
 	return err
-}
-
-// slack is what the Pods' end may take beyond their grace.
-const slack = 5 * time.Second
-
-// patience is how long the Pods get to end: the longest grace and some slack. A
-// plugin that never lets go of a Pod shall not hold the terminal.
-func (s *session) patience() time.Duration {
-	var longest int64
-	for _, p := range s.pods {
-		if grace := p.Spec.TerminationGracePeriodSeconds; grace != nil {
-			longest = max(longest, *grace)
-		}
-	}
-	return time.Duration(longest)*time.Second + slack
 }

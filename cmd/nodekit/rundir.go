@@ -78,15 +78,30 @@ func sweep(ctx context.Context, cfg node.Config, tell func(string)) {
 			continue // it lives
 		}
 		tell("taking down what a killed run left in " + path)
-		if err := d.destroyNode(ctx, cfg); err != nil {
+		if err := d.sweep(ctx, cfg, tell); err != nil {
 			tell(fmt.Sprintf("it is not all gone: %v", err))
-			d.lock.Close()
-			continue
-		}
-		if err := d.remove(); err != nil {
-			tell(err.Error())
 		}
 	}
+}
+
+// sweep takes down the directory's node. One that does not start keeps the
+// directory, for the next run to try; of one that did, what a plugin never lets
+// go of is told and given up, as the run itself does at its end.
+func (d *runDir) sweep(ctx context.Context, cfg node.Config, tell func(string)) error {
+	cfg.Root, cfg.Run = d.root(), d.run()
+	// The killed run may have made /var/lib/kubelet for its plugins.
+	release, err := kubeletdir.Hold()
+	if err != nil {
+		return errors.Join(err, d.lock.Close())
+	}
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		return errors.Join(err, release(), d.lock.Close())
+	}
+	if err := n.Destroy(ctx); err != nil {
+		tell(fmt.Sprintf("given up: %v", err))
+	}
+	return errors.Join(release(), d.remove())
 }
 
 // mine reports whether path is a directory that only this user can have made:
@@ -98,18 +113,4 @@ func mine(path string) bool {
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == os.Geteuid()
-}
-
-func (d *runDir) destroyNode(ctx context.Context, cfg node.Config) error {
-	cfg.Root, cfg.Run = d.root(), d.run()
-	// The killed run may have made /var/lib/kubelet for its plugins.
-	release, err := kubeletdir.Hold()
-	if err != nil {
-		return err
-	}
-	n, err := node.Start(ctx, cfg)
-	if err != nil {
-		return errors.Join(err, release())
-	}
-	return errors.Join(n.Destroy(ctx), release())
 }

@@ -1,8 +1,6 @@
 package oci
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -79,46 +77,4 @@ func (c *Config) driven(files string) (path, other string) {
 func (c *Config) pruneCgroups() error {
 	path, other := c.driven(c.CgroupParent)
 	return errors.Join(cgroup.Prune(path), cgroup.Prune(other))
-}
-
-// keeperCgroups are where the keeper is, one for each run directory, and where
-// it is if it was started with the other driver.
-func (r *Runtime) keeperCgroups() []string {
-	sum := sha256.Sum256([]byte(r.cfg.RunDir))
-	name := hex.EncodeToString(sum[:4])
-	files := filepath.Join(r.cfg.CgroupParent, "keeper-"+name)
-	scope := cgroup.Scope(cgroup.Slice(r.cfg.CgroupParent), "keeper", name)
-	if r.cfg.Systemd {
-		return []string{scope, files}
-	}
-	return []string{files, scope}
-}
-
-// settleKeeper moves the keeper into its scope, unless it is there: a keeper
-// does not do that by itself as it enters a cgroup of files.
-func (r *Runtime) settleKeeper(pid int) error {
-	scope := r.keeperCgroups()[0]
-	if !r.cfg.Systemd || cgroup.Exists(scope) {
-		return nil
-	}
-	return cgroup.Enter(scope, pid)
-}
-
-// clearKeeperCgroup ends what a keeper that has gone left running, and returns
-// the files by which the next one enters its cgroup: none for a scope, which
-// cannot be made before it.
-func (r *Runtime) clearKeeperCgroup() (procs []string, err error) {
-	all := r.keeperCgroups()
-	for _, cg := range all { // a scope that lingers would pass for the next keeper's
-		if err := errors.Join(cgroup.Kill(cg), cgroup.Remove(cg)); err != nil {
-			return nil, err
-		}
-	}
-	if r.cfg.Systemd {
-		return nil, nil
-	}
-	if err := cgroup.Create(all[0]); err != nil {
-		return nil, err
-	}
-	return cgroup.ProcsFiles(all[0])
 }

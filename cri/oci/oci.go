@@ -33,7 +33,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -53,8 +52,9 @@ type Config struct {
 	// made, root only. Two runtimes share neither: the second is refused with
 	// fault.AlreadyExists.
 	StateDir, RunDir string
-	// CgroupParent is where sandboxes whose Pod names no parent go, and the
-	// keeper, as the cgroupfs driver names it. Empty means "/nodekit".
+	// CgroupParent is where sandboxes whose Pod names no parent go, and the keeper
+	// where systemd gives it no scope, as the cgroupfs driver names it. Empty means
+	// "/nodekit".
 	CgroupParent string
 	// Systemd has systemd make the cgroups of new containers: a scope for each.
 	// Where systemd is not process 1 it is refused with fault.FailedPrecondition.
@@ -166,46 +166,6 @@ func (r *Runtime) own(dirs ...string) error {
 	return nil
 }
 
-// connect finds the keeper or starts one. A new keeper inherits nothing, so
-// what an earlier one left running in its cgroup, an OCI runtime at work
-// perhaps, is ended first.
-func (r *Runtime) connect(ctx context.Context) error {
-	hello, err := r.keeper.Hello(ctx)
-	if err == nil {
-		return r.settleKeeper(hello.PID)
-	}
-	if !errors.Is(err, fault.Unavailable) {
-		return err
-	}
-	procs, err := r.clearKeeperCgroup()
-	if err != nil {
-		return err
-	}
-	l := keeper.Launch{
-		Binary: r.cfg.Keeper, State: r.keeperState(), Run: r.cfg.RunDir,
-		Log: filepath.Join(r.keeperState(), "log"), Procs: procs,
-	}
-	// A thread of the dead one may still hold its journal's lock, which looks as
-	// if another keeper ran; but that one would answer.
-	for deadline := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
-		if err := keeper.Start(ctx, l); err != nil {
-			return err
-		}
-		hello, err := r.keeper.Hello(ctx)
-		if err == nil {
-			return r.settleKeeper(hello.PID)
-		}
-		if !errors.Is(err, fault.Unavailable) || ctx.Err() != nil || time.Now().After(deadline) {
-			return err
-		}
-	}
-}
-
-// startLimit is how long a killed keeper may take to be gone.
-const startLimit = 10 * time.Second
-
-func (r *Runtime) keeperState() string { return filepath.Join(r.cfg.StateDir, "keeper") }
-
 func (r *Runtime) run(elem ...string) string {
 	return filepath.Join(append([]string{r.cfg.RunDir}, elem...)...)
 }
@@ -258,11 +218,7 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 		// the namespace goes with it.
 		errs = append(errs, r.detachNetwork(ctx, s), r.unpin(ctx, s), r.removeSandbox(ctx, s))
 	}
-	errs = append(errs, r.keeper.Shutdown(ctx))
-	for _, cg := range r.keeperCgroups() {
-		errs = append(errs, cgroup.Kill(cg), cgroup.Remove(cg))
-	}
-	errs = append(errs, r.cfg.pruneCgroups())
+	errs = append(errs, r.endKeeper(ctx), r.cfg.pruneCgroups())
 	for _, d := range []string{"sandboxes", "exec", "runtime"} {
 		errs = append(errs, os.RemoveAll(r.run(d)))
 	}

@@ -122,12 +122,20 @@ func (n *Node) start(ctx context.Context) error {
 	return n.ready(ctx)
 }
 
-// answerWithin is how long a runtime has to answer.
-const answerWithin = 5 * time.Second
+// How long a runtime has to answer: one that runs already answers at once or
+// never, and the node's own first finds out about every container that runs.
+const (
+	answerWithin = 5 * time.Second
+	serveWithin  = 30 * time.Second
+)
 
 // ready waits until the kubelet has the runtime, or a part fails.
 func (n *Node) ready(ctx context.Context) error {
-	patience := time.NewTimer(answerWithin)
+	limit := answerWithin
+	if n.runtime != nil {
+		limit = serveWithin
+	}
+	patience := time.NewTimer(limit)
 	defer patience.Stop()
 	select {
 	case <-n.kubelet.Ready():
@@ -137,7 +145,7 @@ func (n *Node) ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-patience.C:
-		return fmt.Errorf("waiting for the runtime at %q: %w", n.criEndpoint(), n.asked())
+		return fmt.Errorf("waiting %v for the runtime at %q: %w", limit, n.criEndpoint(), n.asked())
 	}
 }
 
@@ -153,7 +161,7 @@ func (n *Node) asked() error {
 	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
 		return err
 	}
-	return fault.Unavailable.Errorf("it answers now, after more than %s", answerWithin)
+	return fault.Unavailable.Errorf("it answers only now")
 }
 
 // Client returns a client of the node's Kubernetes API that works with objects
@@ -199,7 +207,9 @@ func (n *Node) Stop() error {
 
 // Destroy ends every Pod, with its grace, and takes down everything that the
 // node put on the machine, except its root and run directories, which belong to
-// the caller. When ctx ends first it goes on without grace.
+// the caller. When ctx ends first, or a plugin does not let go of a Pod within
+// the Pods' longest grace and some slack, it goes on without grace and returns
+// what is left as its error.
 func (n *Node) Destroy(ctx context.Context) error {
 	drained := n.kubelet.Drain(ctx)
 	n.stop()

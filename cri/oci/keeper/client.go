@@ -70,9 +70,11 @@ type Launch struct {
 	State  string // directory of its journal, made by the caller; survives a reboot
 	Run    string // directory of its socket, made by the caller; root only
 	Log    string // file for what it has to say
-	// Procs are the cgroup.procs files of the cgroup that it enters, so that it
-	// lives on when the server's cgroup is killed. Empty means the caller's.
-	Procs []string
+	// Place puts a process, and so the keeper that it starts a moment later, where
+	// it is to live: in a cgroup that lives on when the caller's is killed. Its
+	// error is Start's, and no keeper was started then. Nil leaves it where the
+	// caller is.
+	Place func(ctx context.Context, pid int) error
 }
 
 // NewClient returns the client of the keeper in a run directory, which need not
@@ -101,19 +103,36 @@ func (l Launch) start(ctx context.Context) error {
 		return errors.Join(err, w.Close())
 	}
 	defer log.Close()
-	args := []string{"start", "--state", l.State, "--run", l.Run}
-	for _, p := range l.Procs {
-		args = append(args, "--cgroup", p)
-	}
 	// Not CommandContext: the launcher is gone in a millisecond, and the
 	// keeper is to live on when ctx ends.
-	cmd := exec.Command(l.Binary, args...)
+	cmd := exec.Command(l.Binary, "start", "--state", l.State, "--run", l.Run)
 	cmd.Stderr, cmd.ExtraFiles = log, []*os.File{w}
-	err = cmd.Run()
+	err = l.launch(ctx, cmd)
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
 	return wire.AwaitReady(r)
+}
+
+// launch runs the launcher: it waits for a word on its standard input, starts
+// the keeper and ends. When the word does not come, because Place failed or this
+// process died, it ends without.
+func (l Launch) launch(ctx context.Context, cmd *exec.Cmd) error {
+	word, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if l.Place != nil {
+		err = l.Place(ctx, cmd.Process.Pid)
+	}
+	if err == nil {
+		_, err = io.WriteString(word, wire.Launch)
+	}
+	err = errors.Join(err, word.Close())
+	return errors.Join(err, cmd.Wait())
 }
 
 // dial tells a keeper that is gone from a caller that has run out of

@@ -99,6 +99,32 @@ func (h *host) startKeeper() {
 	h.must(keeper.Start(h.t.Context(), keeper.Launch{Binary: h.binary, State: h.dir, Run: h.dir, Log: h.dir + "/log"}))
 }
 
+// TestPlace: the keeper is where its launcher was put, and is not started when
+// that failed.
+func TestPlace(t *testing.T) {
+	dir := t.TempDir()
+	h := &host{Client: keeper.NewClient(dir), t: t, dir: dir, binary: tool("keeper")}
+	l := keeper.Launch{Binary: h.binary, State: dir, Run: dir, Log: dir + "/log"}
+	full := fault.Exhausted.Errorf("no place")
+	l.Place = func(context.Context, int) error { return full }
+	if err := keeper.Start(t.Context(), l); !errors.Is(err, full) {
+		t.Errorf("%v, want the error of Place", err)
+	}
+	if _, err := h.Hello(t.Context()); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("a keeper without a place: %v", err)
+	}
+	limit := unix.Rlimit{Cur: 4096, Max: 8192} // inherited, as a cgroup is
+	l.Place = func(_ context.Context, pid int) error { return unix.Prlimit(pid, unix.RLIMIT_CORE, &limit, nil) }
+	h.must(keeper.Start(t.Context(), l))
+	hello, err := h.Hello(t.Context())
+	h.must(err)
+	var got unix.Rlimit
+	if err := unix.Prlimit(hello.PID, unix.RLIMIT_CORE, nil, &got); err != nil || got != limit {
+		t.Errorf("the keeper's limit is %+v, %v; want its launcher's, %+v", got, err, limit)
+	}
+	h.must(h.Shutdown(t.Context()))
+}
+
 func (h *host) killKeeper() {
 	h.t.Helper()
 	hello, err := h.Hello(h.t.Context())

@@ -22,10 +22,9 @@ import (
 
 // options are the arguments of the keeper process.
 type options struct {
-	state  string   // directory of its journal
-	run    string   // directory of its socket
-	cgroup []string // cgroup.procs files to write itself into
-	log    *slog.Logger
+	state string // directory of its journal
+	run   string // directory of its socket
+	log   *slog.Logger
 }
 
 // readyFD is the descriptor on which a new keeper says that it serves.
@@ -38,8 +37,9 @@ const readyFD = 3
 //	pause  be the first process of a PID namespace that containers share
 //	true   do nothing, inside a container that shows whether containers work
 //
-// start and run take --state, --run and --cgroup, and expect an open pipe as
-// descriptor 3.
+// start and run take --state and --run, and expect an open pipe as descriptor 3.
+// start waits for a word on its standard input, until its caller has put it into
+// the cgroup in which the keeper is to live; at the end of the input it does nothing.
 func Main(args []string) error {
 	if len(args) == 0 {
 		return fault.Invalid.Errorf("the keeper is started by the runtime server: start, run or pause is missing")
@@ -59,12 +59,20 @@ func Main(args []string) error {
 
 // daemonize starts the keeper in a session of its own and leaves it to init.
 func daemonize(args []string) error {
+	if word, _ := io.ReadAll(os.Stdin); string(word) != wire.Launch {
+		return nil // the caller thought better of it, or died
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	_, err = syscall.ForkExec(self, append([]string{"nodekit-keeper", "run"}, args...), &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2, readyFD}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), 1, 2, readyFD}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	return err
 }
@@ -89,17 +97,8 @@ func runOptions(args []string, ready func() error) error {
 	flags := flag.NewFlagSet("keeper", flag.ContinueOnError)
 	flags.StringVar(&o.state, "state", "", "directory of the journal")
 	flags.StringVar(&o.run, "run", "", "directory of the socket")
-	flags.Func("cgroup", "cgroup.procs file to enter", func(f string) error {
-		o.cgroup = append(o.cgroup, f)
-		return nil
-	})
 	if err := flags.Parse(args); err != nil {
 		return fault.Invalid.Wrap(err)
-	}
-	for _, f := range o.cgroup {
-		if err := os.WriteFile(f, []byte("0"), 0); err != nil {
-			return fmt.Errorf("leaving the server's cgroup: %w", err)
-		}
 	}
 	protect()
 	return serve(o, ready)

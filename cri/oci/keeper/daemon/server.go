@@ -54,7 +54,7 @@ func serve(o options, ready func() error) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := &server{
-		log: o.log, journal: j, children: kids, warmer: newWarmer(o.cgroup), quit: cancel,
+		log: o.log, journal: j, children: kids, warmer: &warmer{file: ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")}, quit: cancel,
 		containers: map[string]*container{}, changed: make(chan struct{}),
 	}
 	if err := s.restore(); err != nil {

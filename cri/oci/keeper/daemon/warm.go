@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -27,12 +29,26 @@ const (
 	warmFor   = 100 * time.Millisecond
 )
 
-func newWarmer(procsFiles []string) *warmer {
-	w := &warmer{}
-	if len(procsFiles) > 0 {
-		w.file = procsFiles[0]
+// ownProcs returns a cgroup.procs of the cgroup that this process is in, of
+// whichever hierarchy is found first below mounts: the lock is the same. It is ""
+// when none is found. list is the process's /proc/self/cgroup.
+func ownProcs(list, mounts string) string {
+	raw, err := os.ReadFile(list)
+	if err != nil {
+		return ""
 	}
-	return w
+	for line := range strings.Lines(string(raw)) {
+		// "4:memory:/a/b" on v1, "0::/a/b" on v2
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		file := filepath.Join(mounts, strings.TrimPrefix(fields[1], "name="), fields[2], "cgroup.procs")
+		if _, err := os.Stat(file); err == nil {
+			return file
+		}
+	}
+	return ""
 }
 
 // warm begins and returns the function that ends it.

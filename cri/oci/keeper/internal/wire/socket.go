@@ -215,6 +215,9 @@ func ResizeTerminal(tty *os.File, columns, rows uint16) error {
 	return errors.Join(err, serr)
 }
 
+// Launch is the word for which a launcher waits on its standard input.
+const Launch = "go\n"
+
 // Ready is the line of a keeper that serves. Any other line is the kind of an
 // error and its text.
 const Ready = "ready"

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+const defaultUnitDir = "/etc/systemd/system"
+
+// unitFlags say which unit file is meant.
+type unitFlags struct{ dir, name string }
+
+func (f *unitFlags) addTo(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.dir, "unit-dir", defaultUnitDir, "`directory` of the unit file")
+	cmd.Flags().StringVar(&f.name, "name", "nodekit", "`name` of the unit, for more than one node on a machine")
+}
+
+// resolve checks the flags and makes the directory absolute.
+func (f *unitFlags) resolve() (err error) {
+	if f.name, err = unitName(f.name); err != nil {
+		return err
+	}
+	return absolute(&f.dir)
+}
+
+func (f *unitFlags) path() string { return filepath.Join(f.dir, f.name) }
+
+// read returns the unit file, nil when there is none. One that install did not
+// write is fault.AlreadyExists.
+func (f *unitFlags) read() ([]byte, error) {
+	have, err := os.ReadFile(f.path())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.HasPrefix(have, []byte(unitMark+"\n")) {
+		return nil, fault.AlreadyExists.Errorf("%s was not written by nodekit install and is left alone: choose another --name, or remove it", f.path())
+	}
+	return have, nil
+}
+
+// install is one `nodekit install`.
+type install struct {
+	nodeFlags
+	unitFlags
+	now, print bool
+}
+
+func newInstallCommand() *cobra.Command {
+	var f install
+	cmd := &cobra.Command{
+		Use:   "install [--now]",
+		Short: "Let systemd run a node on this machine",
+		Long: `Install writes a systemd unit that runs "nodekit node" with the flags given here, and
+makes systemd read it. With --now the unit is enabled and started, or restarted when the
+file has changed. Stopping, restarting or upgrading it leaves every container running.
+
+  nodekit install --now                       # Pods come from /etc/nodekit/manifests
+  nodekit install --print --gpus 4            # show the unit and change nothing
+  nodekit install --unit-dir ./image/units    # only write the file, for another machine
+
+Repeat the command to change the flags, put a new nodekit in the place of the old and
+"systemctl restart nodekit" to upgrade it, and see nodekit uninstall.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.install(cmd) },
+	}
+	f.nodeFlags.addTo(cmd, defaultManifests)
+	f.unitFlags.addTo(cmd)
+	fs := cmd.Flags()
+	fs.BoolVar(&f.now, "now", false, "enable the unit and start it")
+	fs.BoolVar(&f.print, "print", false, "print the unit and change nothing")
+	cmd.MarkFlagsMutuallyExclusive("now", "print")
+	return cmd
+}
+
+func (f *install) install(cmd *cobra.Command) error {
+	cfg, err := f.config()
+	if err != nil {
+		return err
+	}
+	if err := f.resolve(); err != nil {
+		return err
+	}
+	text, err := f.unit(cmd, &cfg)
+	if err != nil {
+		return err
+	}
+	if f.print {
+		_, err := cmd.OutOrStdout().Write(text)
+		return err
+	}
+	if err := f.check(cmd, &cfg); err != nil {
+		return err
+	}
+	changed, err := f.write(text, cfg.Manifests)
+	if err != nil {
+		return err
+	}
+	return f.activate(cmd, changed)
+}
+
+func (f *install) unit(cmd *cobra.Command, cfg *node.Config) ([]byte, error) {
+	program, err := ownPath()
+	if err != nil {
+		return nil, err
+	}
+	args, err := unitArguments(cmd)
+	if err != nil {
+		return nil, err
+	}
+	u := unit{Program: program, Args: args, Root: cfg.Root, Run: cfg.Run, Manifests: cfg.Manifests}
+	return u.text()
+}
+
+// check refuses, before anything is written, what cannot come to a running node.
+func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
+	running := cgroup.Systemd()
+	if !running && (f.now || !cmd.Flags().Changed("unit-dir")) {
+		return fault.FailedPrecondition.Errorf("systemd is not process 1 of this machine, so it can run no node: run \"nodekit node\" by what does, " +
+			"or name a --unit-dir to write the unit for another machine, without --now")
+	}
+	if f.now {
+		return node.CheckHost(cfg)
+	}
+	return nil
+}
+
+// write writes the unit and says whether that changed anything.
+func (f *install) write(text []byte, manifests string) (changed bool, err error) {
+	have, err := f.read()
+	if err != nil {
+		return false, err
+	}
+	if manifests == defaultManifests && cgroup.Systemd() {
+		if err := os.MkdirAll(manifests, 0o755); err != nil {
+			return false, err
+		}
+	}
+	if bytes.Equal(have, text) {
+		return false, nil
+	}
+	return true, atomicfile.Write(f.path(), text, 0o644)
+}
+
+// activate makes systemd know the unit, and run it if the user wants so.
+func (f *install) activate(cmd *cobra.Command, changed bool) error {
+	say := func(format string, args ...any) { fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...) }
+	what := "%s is written"
+	if !changed {
+		what = "%s is as it should be"
+	}
+	say(what, f.path())
+	if !cgroup.Systemd() {
+		say("systemd does not run here; where it does: systemctl daemon-reload && systemctl enable --now %s", f.name)
+		return nil
+	}
+	if err := systemctl(cmd.Context(), "daemon-reload"); err != nil {
+		return err
+	}
+	read, err := f.loaded(cmd.Context())
+	switch {
+	case err != nil:
+		return err
+	case !read && f.now:
+		return fault.FailedPrecondition.Errorf("systemd does not read units from %s: leave --unit-dir out", f.dir)
+	case !read:
+		say("systemd reads no units from there: it is for another machine")
+		return nil
+	case !f.now:
+		say("start it, now and at every boot: systemctl enable --now %s", f.name)
+		return nil
+	}
+	if err := f.start(cmd.Context(), changed); err != nil {
+		return err
+	}
+	say("%s runs: http over %s", f.name, filepath.Join(f.run, "nodekit.sock"))
+	return nil
+}
+
+// start returns when the node is up.
+func (f *unitFlags) start(ctx context.Context, again bool) error {
+	if err := systemctl(ctx, "enable", f.name); err != nil {
+		return err
+	}
+	verb := "start"
+	if again {
+		verb = "restart"
+	}
+	if err := systemctl(ctx, verb, f.name); err != nil {
+		return fmt.Errorf("%w; see what it says: journalctl -u %s", err, f.name)
+	}
+	return nil
+}
+
+// loaded reports whether systemd takes the unit of that name from this file.
+func (f *unitFlags) loaded(ctx context.Context) (bool, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=FragmentPath", "--value", f.name).Output()
+	if err != nil {
+		return false, fmt.Errorf("systemctl show %s: %w", f.name, err)
+	}
+	theirs, err := os.Stat(string(bytes.TrimSpace(out)))
+	if err != nil {
+		return false, nil // it knows no such unit
+	}
+	ours, err := os.Stat(f.path())
+	return err == nil && os.SameFile(ours, theirs), err
+}
+
+// systemctl runs a command of systemd's, whose own words are the error.
+func systemctl(ctx context.Context, args ...string) error {
+	out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// ownPath is the path of this program under which its next version will be
+// found, too: the one by which it was called, if that leads here, links and all.
+func ownPath() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	called, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return self, nil
+	}
+	is, err := os.Stat(self)
+	if err != nil {
+		return "", err
+	}
+	if other, err := os.Stat(called); err != nil || !os.SameFile(is, other) {
+		return self, nil
+	}
+	return filepath.Abs(called)
+}

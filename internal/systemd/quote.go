@@ -1,0 +1,29 @@
+package systemd
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Quote returns s as one word of a unit file's setting, such as an argument in
+// ExecStart: with its % not read as a specifier and in quotes where it needs
+// them. What no line can hold (control characters, not UTF-8) is fault.Invalid.
+//
+// A $ is not touched, so a command line of such words begins with a colon,
+// which switches variables off.
+func Quote(s string) (string, error) {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return "", fault.Invalid.Errorf("%q cannot stand in a unit file: it holds a control character or is not UTF-8", s)
+	}
+	s = strings.ReplaceAll(s, "%", "%%")
+	plain := func(r rune) bool {
+		return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_./:=@%+,$", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s, nil
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`, nil
+}
