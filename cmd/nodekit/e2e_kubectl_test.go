@@ -162,6 +162,21 @@ func (k *kubectl) match(out string, patterns ...string) {
 	}
 }
 
+// soon runs kubectl until it prints something that matches.
+func (k *kubectl) soon(pattern string, args ...string) {
+	k.Helper()
+	re := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		out := k.ok(args...)
+		if re.MatchString(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			k.Fatalf("kubectl %s does not say %q:\n%s", strings.Join(args, " "), pattern, out)
+		}
+	}
+}
+
 // is waits until a field of an object has the value: what nodes and collectors
 // do takes a moment.
 func (k *kubectl) is(value, object, jsonpath string) {

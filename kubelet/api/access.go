@@ -22,9 +22,9 @@ var (
 // questions returns what may be asked, by its path below /apis.
 func (s *Server) questions() map[string]handler {
 	return map[string]handler{
-		"authentication.k8s.io/v1/selfsubjectreviews":                               s.whoAmI,
-		"authorization.k8s.io/v1/selfsubjectaccessreviews":                          s.mayI,
-		"authorization.k8s.io/v1/selfsubjectrulesreviews":                           s.whatMayI,
+		"authentication.k8s.io/v1/selfsubjectreviews":      s.whoAmI,
+		"authorization.k8s.io/v1/selfsubjectaccessreviews": s.mayI,
+		"authorization.k8s.io/v1/selfsubjectrulesreviews":  s.whatMayI,
 	}
 }
 
