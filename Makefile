@@ -33,6 +33,7 @@ test: ## run all tests; those that need root or a program say so when they skip
 	@tools/deps test
 	@$(MAKE) --no-print-directory build
 	$(TEST) ./...
+	cd tools/controller && $(TEST) ./...
 
 soak: build ## run all tests again and again with the race detector, and every tier of the suites
 	@tools/deps test

@@ -25,6 +25,7 @@ const (
 	CNIPlugins Need = "cniplugins" // upstream's binaries in /usr/lib/cni
 	QEMU       Need = "qemu"
 	Systemd    Need = "systemd" // as process 1
+	Busybox    Need = "busybox" // a static one, for a shell and tar in a container
 )
 
 // Require skips the test unless the machine has every one of the needs, or
@@ -71,6 +72,8 @@ func check(n Need) (missing string) {
 			return "systemd is not process 1: make test-vm runs this test in a virtual machine"
 		}
 		return ""
+	case Busybox:
+		return inPath("busybox", "busybox-static")
 	case CNIPlugins:
 		if _, err := os.Stat("/usr/lib/cni/bridge"); err != nil {
 			return "/usr/lib/cni/bridge is missing: apt-get install containernetworking-plugins"

@@ -26,7 +26,7 @@ var metricsVersion = schema.GroupVersion{Group: "metrics.k8s.io", Version: "v1be
 
 // groupVersions returns the groups and versions that are served, the core first.
 func groupVersions() []schema.GroupVersion {
-	list := []schema.GroupVersion{metricsVersion}
+	list := []schema.GroupVersion{metricsVersion, authenticationVersion, authorizationVersion}
 	for _, k := range object.Kinds() {
 		list = append(list, k.GroupVersion())
 	}
@@ -41,7 +41,7 @@ func groupVersions() []schema.GroupVersion {
 
 // resourcesOf returns what is served of one group and version.
 func resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
-	var list []metav1.APIResource
+	list := questionResources(gv)
 	for _, k := range object.Kinds() {
 		if k.GroupVersion() == gv {
 			list = append(list, kindResources(k)...)

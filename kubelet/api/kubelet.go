@@ -1,7 +1,9 @@
 package api
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -9,6 +11,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
@@ -91,11 +94,32 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, path ...string) er
 	var failed error
 	proxy := &httputil.ReverseProxy{
 		Transport: s.config.Kubelet, FlushInterval: -1,
-		Rewrite: func(p *httputil.ProxyRequest) { p.Out.URL, p.Out.Host = to, to.Host },
+		Rewrite:        func(p *httputil.ProxyRequest) { p.Out.URL, p.Out.Host = to, to.Host },
+		ModifyResponse: refusal,
 		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) {
-			failed = apierrors.NewServiceUnavailable("asking the kubelet: " + err.Error())
+			if failed = err; !errors.As(err, new(apierrors.APIStatus)) {
+				failed = apierrors.NewServiceUnavailable("asking the kubelet: " + err.Error())
+			}
 		},
 	}
 	proxy.ServeHTTP(w, r)
 	return failed
 }
+
+// refusal returns what the kubelet says where it refuses, as an error whose
+// words reach the user: it answers in plain text, of which clients show nothing.
+func refusal(answer *http.Response) error {
+	if answer.StatusCode < http.StatusBadRequest {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxRefusal))
+	if err = errors.Join(err, answer.Body.Close()); err != nil {
+		return err
+	}
+	status := apierrors.NewGenericServerResponse(answer.StatusCode, "", schema.GroupResource{}, "", "", 0, false)
+	status.ErrStatus.Message, status.ErrStatus.Details = strings.TrimSpace(string(text)), nil
+	return status
+}
+
+// maxRefusal is the most that is read of an error of the kubelet's, in bytes.
+const maxRefusal = 4096

@@ -173,12 +173,21 @@ func statusOf(err error) metav1.Status {
 // notFound is the error for an object that is not there.
 func notFound(t target) error { return apierrors.NewNotFound(t.kind.GroupResource(), t.name) }
 
-// invalid is the error for an object whose values are refused.
+// invalid is the error for an object whose values are refused. Each problem is a
+// cause of its own: kubectl shows those and not the message.
 func invalid(t target, name string, err error) error {
+	text := strings.TrimPrefix(err.Error(), object.NameOf(t.kind, t.namespace, name)+": ")
+	details := &metav1.StatusDetails{Group: t.kind.Group, Kind: t.kind.Kind, Name: name}
+	for problem := range strings.SplitSeq(text, "\n") {
+		cause := metav1.StatusCause{Type: metav1.CauseTypeFieldValueInvalid, Message: problem}
+		if field, message, ok := strings.Cut(problem, ": "); ok {
+			cause.Field, cause.Message = field, message
+		}
+		details.Causes = append(details.Causes, cause)
+	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid,
-		Details: &metav1.StatusDetails{Group: t.kind.Group, Kind: t.kind.Kind, Name: name},
-		Message: fmt.Sprintf("%s %q is invalid: %s", t.kind.Kind, name, strings.TrimPrefix(oneLine(err), object.NameOf(t.kind, t.namespace, name)+": ")),
+		Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Details: details,
+		Message: fmt.Sprintf("%s %q is invalid: %s", t.kind.Kind, name, strings.ReplaceAll(text, "\n", "; ")),
 	}}
 }
 

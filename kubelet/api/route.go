@@ -43,6 +43,9 @@ func (s *Server) routes() http.Handler {
 	handle("GET /api/v1", s.discoverResources)
 	handle("GET /apis/{group}", s.discoverGroup)
 	handle("GET /apis/{group}/{version}", s.discoverResources)
+	for path, answer := range s.questions() {
+		handle("POST /apis/"+path, answer)
+	}
 	handle("/api/v1/", s.resource)
 	handle("/apis/metrics.k8s.io/v1beta1/", s.metrics)
 	handle("/apis/{group}/{version}/", s.resource)

@@ -3,6 +3,7 @@ package object
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -108,7 +109,11 @@ func ValidateEphemeral(next, old *v1.Pod) error {
 	var v problems
 	have := map[string]*v1.EphemeralContainer{}
 	for i := range next.Spec.EphemeralContainers {
-		have[next.Spec.EphemeralContainers[i].Name] = &next.Spec.EphemeralContainers[i]
+		c := &next.Spec.EphemeralContainers[i]
+		have[c.Name] = c
+		if target := c.TargetContainerName; target != "" && !hasContainer(next, target) {
+			v.add(fmt.Sprintf("spec.ephemeralContainers[%d].targetContainerName", i), "there is no container %q", target)
+		}
 	}
 	for i := range old.Spec.EphemeralContainers {
 		was := &old.Spec.EphemeralContainers[i]
@@ -117,6 +122,13 @@ func ValidateEphemeral(next, old *v1.Pod) error {
 		}
 	}
 	return v.onlyChanged(next, old, "spec.ephemeralContainers", func(s *v1.PodSpec) { s.EphemeralContainers = nil })
+}
+
+// hasContainer reports whether the Pod has a container or an init container of
+// that name.
+func hasContainer(p *v1.Pod, name string) bool {
+	is := func(c v1.Container) bool { return c.Name == name }
+	return slices.ContainsFunc(p.Spec.Containers, is) || slices.ContainsFunc(p.Spec.InitContainers, is)
 }
 
 // ValidateResize checks what may be changed by a Pod's subresource resize: the
