@@ -68,8 +68,14 @@ func (s *Server) accepted(r *http.Request) (shape, error) {
 			return shape{media, info, params["as"]}, nil
 		}
 	}
-	return shape{}, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, metav1.SchemeGroupVersion.WithResource("").GroupResource(), "",
-		fmt.Sprintf("none of what the request accepts (%s) is spoken here: want %s, %s or %s", header, mediaJSON, mediaYAML, mediaProtobuf), 0, true)
+	return shape{}, notAcceptable(header, "objects are", mediaJSON, mediaYAML, mediaProtobuf)
+}
+
+func notAcceptable(asked, what string, spoken ...string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: fmt.Sprintf("none of what the request accepts (%s) is spoken here: %s told as %s", asked, what, strings.Join(spoken, ", ")),
+	}}
 }
 
 // asKnown reports whether objects can be shown so in the media type. A Table has

@@ -178,7 +178,7 @@ type frameWriter interface{ Write([]byte) (int, error) }
 
 func newStream(w http.ResponseWriter, as shape, k *object.Kind, include metav1.IncludeObjectPolicy) (*stream, error) {
 	if as.info.StreamSerializer == nil {
-		return nil, apierrors.NewBadRequest("a watch cannot be served as " + as.media)
+		return nil, notAcceptable(as.media, "a watch is", mediaJSON, mediaProtobuf)
 	}
 	media := as.media
 	if media != mediaJSON {
