@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
 	"github.com/nodekit-project/nodekit/kubelet/object"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request, t target) error {
@@ -147,8 +148,13 @@ func merge(e *edit, o, old object.Object) object.Object {
 		if e.kind.Status {
 			set(o, "Status", old)
 		}
-		if p, ok := o.(*v1.Pod); ok && p.Spec.NodeName == "" {
-			p.Spec.NodeName = old.(*v1.Pod).Spec.NodeName // a client that applies may leave it out
+		switch o := o.(type) {
+		case *v1.Pod:
+			if o.Spec.NodeName == "" {
+				o.Spec.NodeName = old.(*v1.Pod).Spec.NodeName // a client that applies may leave it out
+			}
+		case *v1.Namespace:
+			set(o, "Spec", old) // its finalizers, which only the subresource changes
 		}
 	case "status":
 		set(o, "Spec", old)
@@ -213,7 +219,11 @@ func validate(e *edit, o, old object.Object) error {
 	case "ephemeralcontainers":
 		return object.ValidateEphemeral(o.(*v1.Pod), old.(*v1.Pod))
 	case "resize":
-		return object.ValidateResize(o.(*v1.Pod), old.(*v1.Pod))
+		next, old := o.(*v1.Pod), old.(*v1.Pod)
+		if is, was := pod.QOS(next), pod.QOS(old); is != was {
+			return fmt.Errorf("spec.containers: with these resources its quality of service would be %s, and it is to stay %s", is, was)
+		}
+		return object.ValidateResize(next, old)
 	}
 	return nil
 }

@@ -22,6 +22,10 @@ import (
 // everything.
 const gather = 5 * time.Millisecond
 
+// retry is how long the collector waits before it does again what failed, as it
+// does while the disk is full.
+const retry = time.Second
+
 // collect does until ctx ends what follows from the end of an object: its
 // dependents go with it or are let go, as its deletion asked for, and what is in
 // a namespace ends with that. It looks at all objects whenever something went, or
@@ -36,20 +40,22 @@ func (s *Server) collect(ctx context.Context) error {
 		group.Go(func() error { return s.notice(ctx, k, w, kick) })
 	}
 	group.Go(func() error {
-		for again := true; ; {
-			if again {
-				again = s.sweep()
+		for ctx.Err() == nil {
+			var later <-chan time.Time
+			switch changed, failed := s.sweep(); {
+			case failed:
+				later = time.After(retry)
+			case changed:
+				continue
 			}
-			if !again {
-				select {
-				case <-kick:
-				case <-ctx.Done():
-					return nil
-				}
+			select {
+			case <-kick:
 				time.Sleep(gather)
-				again = true
+			case <-later:
+			case <-ctx.Done():
 			}
 		}
+		return nil
 	})
 	return group.Wait()
 }
@@ -83,6 +89,7 @@ type world struct {
 	objects    []object.Object
 	alive      map[types.UID]bool
 	dependents map[types.UID][]object.Object
+	failed     bool // to change some of it
 }
 
 func (s *Server) world() *world {
@@ -107,19 +114,19 @@ func (s *Server) world() *world {
 	return w
 }
 
-// sweep does what is due once and reports whether it changed anything, after
-// which more may be due.
-func (s *Server) sweep() (changed bool) {
+// sweep does what is due once. It reports whether it changed anything, after
+// which more may be due, and whether something failed.
+func (s *Server) sweep() (changed, failed bool) {
 	w := s.world()
 	for _, o := range w.objects {
 		switch {
 		case o.GetDeletionTimestamp() != nil:
 			changed = s.finalize(w, o) || changed
 		case w.ownerless(o):
-			changed = s.discard(o, metav1.DeletePropagationBackground) || changed
+			changed = s.discard(w, o, metav1.DeletePropagationBackground) || changed
 		}
 	}
-	return changed
+	return changed, w.failed
 }
 
 // ownerless reports whether the object had owners of kinds that are kept here
@@ -137,10 +144,11 @@ func (w *world) ownerless(o object.Object) bool {
 // finalize does what an object waits for that ends.
 func (s *Server) finalize(w *world, o object.Object) (changed bool) {
 	if slices.Contains(o.GetFinalizers(), metav1.FinalizerOrphanDependents) {
+		released := true
 		for _, d := range w.dependents[o.GetUID()] {
-			s.release(d, o.GetUID())
+			released = s.release(w, d, o.GetUID()) && released
 		}
-		return s.unfinalize(o, metav1.FinalizerOrphanDependents)
+		return released && s.unfinalize(w, o, metav1.FinalizerOrphanDependents) // or who was not let go would go with it
 	}
 	if slices.Contains(o.GetFinalizers(), metav1.FinalizerDeleteDependents) {
 		return s.finalizeForeground(w, o)
@@ -160,13 +168,13 @@ func (s *Server) finalizeForeground(w *world, o object.Object) (changed bool) {
 			blocked = blocked || ref.UID == o.GetUID() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
 		}
 		if d.GetDeletionTimestamp() == nil {
-			changed = s.discard(d, metav1.DeletePropagationForeground) || changed
+			changed = s.discard(w, d, metav1.DeletePropagationForeground) || changed
 		}
 	}
 	if blocked {
 		return changed
 	}
-	return s.unfinalize(o, metav1.FinalizerDeleteDependents)
+	return s.unfinalize(w, o, metav1.FinalizerDeleteDependents)
 }
 
 func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
@@ -177,40 +185,41 @@ func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
 		}
 		empty = false
 		if o.GetDeletionTimestamp() == nil {
-			changed = s.discard(o, metav1.DeletePropagationBackground) || changed
+			changed = s.discard(w, o, metav1.DeletePropagationBackground) || changed
 		}
 	}
 	if !empty {
 		return changed
 	}
-	return s.rewrite(ns, "finalize", func(o object.Object) { o.(*v1.Namespace).Spec.Finalizers = nil })
+	return s.rewrite(w, ns, "finalize", func(o object.Object) { o.(*v1.Namespace).Spec.Finalizers = nil })
 }
 
 // discard deletes an object for the collector.
-func (s *Server) discard(o object.Object, policy metav1.DeletionPropagation) bool {
+func (s *Server) discard(w *world, o object.Object, policy metav1.DeletionPropagation) bool {
 	k, err := object.KindOf(o)
 	if err == nil {
 		uid := o.GetUID()
 		_, _, err = s.remove(target{kind: k, namespace: o.GetNamespace(), name: o.GetName()},
 			&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &policy})
 	}
-	return s.done("deleting what lost its owner", o, err)
+	return s.done(w, "deleting what is not wanted any more", o, err)
 }
 
-func (s *Server) release(o object.Object, owner types.UID) {
-	s.rewrite(o, "", func(o object.Object) {
+// release takes an owner from an object.
+func (s *Server) release(w *world, o object.Object, owner types.UID) bool {
+	return s.rewrite(w, o, "", func(o object.Object) {
 		o.SetOwnerReferences(slices.DeleteFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == owner }))
 	})
 }
 
-func (s *Server) unfinalize(o object.Object, name string) bool {
-	return s.rewrite(o, "", func(o object.Object) {
+func (s *Server) unfinalize(w *world, o object.Object, name string) bool {
+	return s.rewrite(w, o, "", func(o object.Object) {
 		o.SetFinalizers(slices.DeleteFunc(o.GetFinalizers(), func(f string) bool { return f == name }))
 	})
 }
 
 // rewrite changes an object for the collector.
-func (s *Server) rewrite(o object.Object, subresource string, change func(object.Object)) bool {
+func (s *Server) rewrite(w *world, o object.Object, subresource string, change func(object.Object)) bool {
 	k, err := object.KindOf(o)
 	if err == nil {
 		e := &edit{target: target{kind: k, namespace: o.GetNamespace(), name: o.GetName(), subresource: subresource}, manager: "nodekit"}
@@ -223,16 +232,17 @@ func (s *Server) rewrite(o object.Object, subresource string, change func(object
 			return next, nil
 		})
 	}
-	return s.done("letting go of an object", o, err)
+	return s.done(w, "letting go of an object", o, err)
 }
 
-// done reports whether a step was taken. One that failed is taken again when
-// something else happens.
-func (s *Server) done(what string, o object.Object, err error) bool {
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		s.log.Error(what, "object", object.Name(o), "err", err)
+// done reports whether a step is behind us, also because the object is.
+func (s *Server) done(w *world, what string, o object.Object, err error) bool {
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return true
 	}
-	return err == nil
+	w.failed = true
+	s.log.Error(what, "object", object.Name(o), "err", err)
+	return false
 }
 
 const (
@@ -263,7 +273,7 @@ func (s *Server) forgetEventsBefore(limit time.Time) {
 		if lastSeen(o).After(limit) && len(objects)-i <= eventMost {
 			return
 		}
-		s.discard(o, metav1.DeletePropagationBackground)
+		s.discard(&world{}, o, metav1.DeletePropagationBackground)
 	}
 }
 

@@ -41,12 +41,9 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, t target) error 
 // maxTries bounds the names that are tried for a generateName.
 const maxTries = 8
 
-// insert stores a new object that was prepared. It makes up its name where only
-// the beginning is given.
+// insert stores a new object that was prepared, and its namespace before it. It
+// makes up its name where only the beginning is given.
 func (s *Server) insert(e *edit, o object.Object) (object.Object, error) {
-	if err := s.ensureNamespace(e, o.GetNamespace()); err != nil {
-		return nil, err
-	}
 	generated := o.GetName() == ""
 	for n := 1; ; n++ {
 		if generated {
@@ -54,6 +51,9 @@ func (s *Server) insert(e *edit, o object.Object) (object.Object, error) {
 		}
 		if err := object.Prepare(o); err != nil {
 			return nil, invalid(e.target, o.GetName(), err)
+		}
+		if err := s.ensureNamespace(e, o.GetNamespace()); err != nil {
+			return nil, err
 		}
 		made, err := s.config.Store.Write(e.kind, o.GetNamespace(), o.GetName(), func(old store.Object) (store.Object, error) {
 			if old != nil {
@@ -105,14 +105,16 @@ func (s *Server) prepare(w http.ResponseWriter, e *edit, o object.Object) error 
 	return nil
 }
 
-// asWritten returns an object without the defaults of fields that have no effect
-// here: nobody who sends back what he was given is to be warned of them.
+// asWritten returns an object without its metadata, all of which works here or
+// is the server's to set, and without the defaults of fields that have no
+// effect: nobody who sends back what he was given is to be warned of them.
 func asWritten(o object.Object) object.Object {
 	p, ok := o.(*v1.Pod)
 	if !ok {
 		return o
 	}
 	p = p.DeepCopy()
+	p.ObjectMeta = metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace}
 	p.Status, p.Spec.NodeName = v1.PodStatus{}, ""
 	if p.Spec.SchedulerName == v1.DefaultSchedulerName {
 		p.Spec.SchedulerName = ""

@@ -63,14 +63,34 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, e *edit) (object.O
 	if media != mediaJSON && media != mediaYAML && media != "" {
 		return nil, unspoken(media)
 	}
-	asJSON, err := yaml.YAMLToJSONStrict(data) // JSON is YAML
-	if media != mediaYAML {
-		asJSON, err = data, nil
+	if media == mediaYAML {
+		if data, err = e.toJSON(w, data); err != nil {
+			return nil, err
+		}
 	}
+	return e.decode(w, data)
+}
+
+// toJSON makes JSON of YAML, which JSON is as well. A key that stands there twice
+// is as strict a matter as in decode; its last value holds.
+func (e *edit) toJSON(w http.ResponseWriter, data []byte) ([]byte, error) {
+	asJSON, err := yaml.YAMLToJSON(data)
 	if err != nil {
-		return nil, apierrors.NewBadRequest("the request is not YAML: " + err.Error())
+		return nil, apierrors.NewBadRequest("the request is not YAML: " + e.quotable(err))
 	}
-	return e.decode(w, asJSON)
+	if _, err := yaml.YAMLToJSONStrict(data); err != nil {
+		return asJSON, e.complain(w, []error{err})
+	}
+	return asJSON, nil
+}
+
+// quotable returns what a library says about what a client sent. It may quote
+// values, and those of a Secret belong neither into answers nor into logs.
+func (e *edit) quotable(err error) string {
+	if e.kind.Kind == "Secret" {
+		return "what is wrong is not told of a Secret, since it would quote from it"
+	}
+	return oneLine(err)
 }
 
 func (s *Server) readProtobuf(data []byte, e *edit) (object.Object, error) {
@@ -92,16 +112,20 @@ func (e *edit) decode(w http.ResponseWriter, data []byte) (object.Object, error)
 	if err != nil {
 		return nil, apierrors.NewBadRequest("decoding the request: " + err.Error())
 	}
-	if len(strict) == 0 {
-		return o, nil
-	}
-	switch e.validation {
-	case metav1.FieldValidationStrict:
-		return nil, apierrors.NewBadRequest("strict decoding error: " + oneLine(errors.Join(strict...)))
-	case metav1.FieldValidationWarn:
+	return o, e.complain(w, strict)
+}
+
+// complain does about what is only wrong strictly what the request asks for. Its
+// error is that of a request that wants it refused.
+func (e *edit) complain(w http.ResponseWriter, strict []error) error {
+	switch {
+	case len(strict) == 0:
+	case e.validation == metav1.FieldValidationStrict:
+		return apierrors.NewBadRequest("strict decoding error: " + oneLine(errors.Join(strict...)))
+	case e.validation == metav1.FieldValidationWarn:
 		for _, problem := range strict {
 			warn(w, problem.Error())
 		}
 	}
-	return o, nil
+	return nil
 }

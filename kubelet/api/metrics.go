@@ -31,7 +31,10 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 	if len(parts) > 2 && parts[0] == "namespaces" {
 		namespace, parts = parts[1], parts[2:]
 	}
-	name := ""
+	resource, name := "", ""
+	if len(parts) > 0 {
+		resource = parts[0]
+	}
 	if len(parts) == 2 {
 		name = parts[1]
 	}
@@ -44,9 +47,9 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	switch {
-	case len(parts) <= 2 && parts[0] == "nodes":
+	case len(parts) <= 2 && resource == "nodes":
 		return s.nodeMetrics(w, summary, name)
-	case len(parts) <= 2 && parts[0] == "pods":
+	case len(parts) <= 2 && resource == "pods":
 		return s.podMetrics(w, summary, namespace, name, selector)
 	}
 	return apierrors.NewNotFound(metricsVersion.WithResource(strings.Join(parts, "/")).GroupResource(), name)

@@ -64,16 +64,24 @@ func (s *Server) accepted(r *http.Request) (shape, error) {
 			media = mediaJSON
 		}
 		info, ok := s.codecs.byType[media]
-		if ok && (params["as"] == "" || params["v"] == "v1" && params["g"] == "meta.k8s.io" && asKnown(params["as"])) {
+		if ok && (params["as"] == "" || params["v"] == "v1" && params["g"] == "meta.k8s.io" && asKnown(params["as"], media)) {
 			return shape{media, info, params["as"]}, nil
 		}
 	}
-	return shape{}, apierrors.NewGenericServerResponse(http.StatusNotAcceptable, r.Method, metav1.SchemeGroupVersion.WithResource("").GroupResource(), "",
-		fmt.Sprintf("none of what the request accepts (%s) is spoken here: want %s, %s or %s", header, mediaJSON, mediaYAML, mediaProtobuf), 0, true)
+	return shape{}, notAcceptable(header, "objects are", mediaJSON, mediaYAML, mediaProtobuf)
 }
 
-func asKnown(as string) bool {
-	return as == "Table" || as == "PartialObjectMetadata" || as == "PartialObjectMetadataList"
+func notAcceptable(asked, what string, spoken ...string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: fmt.Sprintf("none of what the request accepts (%s) is spoken here: %s told as %s", asked, what, strings.Join(spoken, ", ")),
+	}}
+}
+
+// asKnown reports whether objects can be shown so in the media type. A Table has
+// no protobuf.
+func asKnown(as, media string) bool {
+	return as == "Table" && media != mediaProtobuf || as == "PartialObjectMetadata" || as == "PartialObjectMetadataList"
 }
 
 // body reads a request's body and returns it with its media type.
@@ -107,8 +115,12 @@ func (s *Server) decode(r *http.Request, into runtime.Object) error {
 	if !ok {
 		return unspoken(media)
 	}
-	if _, _, err := info.Serializer.Decode(data, nil, into); err != nil {
+	got, gvk, err := info.Serializer.Decode(data, nil, into)
+	if err != nil {
 		return apierrors.NewBadRequest("decoding the request: " + err.Error())
+	}
+	if got != into {
+		return apierrors.NewBadRequest(fmt.Sprintf("the request carries a %s, which is not asked for here", gvk.Kind))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -11,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
-	"sigs.k8s.io/yaml"
 
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
@@ -78,7 +78,7 @@ func (e *edit) patched(w http.ResponseWriter, old object.Object, do patcher) (ob
 	if err != nil {
 		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid,
-			Message: fmt.Sprintf("applying the patch to %s: %v", object.Name(old), err),
+			Message: fmt.Sprintf("applying the patch to %s: %s", object.Name(old), e.quotable(err)),
 		}}
 	}
 	return e.decode(w, data)
@@ -91,9 +91,9 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, e *edit, data []b
 	if r.URL.Query().Get("fieldManager") == "" {
 		return apierrors.NewBadRequest("server-side apply needs a fieldManager")
 	}
-	asJSON, err := yaml.YAMLToJSONStrict(data)
+	asJSON, err := e.toJSON(w, data)
 	if err != nil {
-		return apierrors.NewBadRequest("the applied object is not YAML: " + err.Error())
+		return err
 	}
 	if _, err := e.decode(w, asJSON); err != nil { // for what is strict
 		return err
@@ -109,38 +109,44 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, e *edit, data []b
 	e.applied = true
 	merged := func(live object.Object) (object.Object, error) {
 		o, err := manager.Apply(live, applied.DeepCopy(), e.manager, force)
+		if status := apierrors.APIStatus(nil); err != nil && !errors.As(err, &status) { // it does not fit the schema
+			return nil, apierrors.NewBadRequest("applying: " + e.quotable(err))
+		}
 		if err != nil {
 			return nil, err
 		}
 		return o.(object.Object), nil
 	}
-	o, err := s.change(e, func(old object.Object) (object.Object, error) { return merged(old.DeepCopyObject().(object.Object)) })
-	if !apierrors.IsNotFound(err) || e.subresource != "" {
+	for {
+		o, err := s.change(e, func(old object.Object) (object.Object, error) { return merged(old.DeepCopyObject().(object.Object)) })
+		code := http.StatusOK
+		if apierrors.IsNotFound(err) && e.subresource == "" {
+			o, err = s.applyNew(w, e, merged)
+			code = http.StatusCreated
+		}
+		if apierrors.IsAlreadyExists(err) {
+			continue // somebody else created it meanwhile
+		}
 		if err != nil {
 			return err
 		}
-		return s.sendObject(w, r, http.StatusOK, e.kind, o)
+		return s.sendObject(w, r, code, e.kind, o)
 	}
-	return s.applyNew(w, r, e, merged)
 }
 
 // applyNew creates the object that was applied.
-func (s *Server) applyNew(w http.ResponseWriter, r *http.Request, e *edit, merged func(object.Object) (object.Object, error)) error {
+func (s *Server) applyNew(w http.ResponseWriter, e *edit, merged func(object.Object) (object.Object, error)) (object.Object, error) {
 	o, err := merged(e.kind.New())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if o.GetName() != e.name {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) is not that of the request (%s)", o.GetName(), e.name))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) is not that of the request (%s)", o.GetName(), e.name))
 	}
 	record := o.GetManagedFields()
 	if err := s.prepare(w, e, o); err != nil {
-		return err
+		return nil, err
 	}
 	o.SetManagedFields(record)
-	made, err := s.insert(e, o)
-	if err != nil {
-		return err
-	}
-	return s.sendObject(w, r, http.StatusCreated, e.kind, made)
+	return s.insert(e, o)
 }

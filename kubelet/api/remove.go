@@ -169,6 +169,13 @@ func (s *Server) evict(w http.ResponseWriter, r *http.Request, t target) error {
 	if r.Method != http.MethodPost {
 		return notAllowed(r, t)
 	}
+	if _, err := s.accepted(r); err != nil { // before anything is changed
+		return err
+	}
+	var create metav1.CreateOptions
+	if err := s.options(r, &create); err != nil {
+		return err
+	}
 	var e policyv1.Eviction
 	if err := s.decode(r, &e); err != nil {
 		return err
@@ -177,6 +184,7 @@ func (s *Server) evict(w http.ResponseWriter, r *http.Request, t target) error {
 	if opts == nil {
 		opts = &metav1.DeleteOptions{}
 	}
+	opts.DryRun = append(opts.DryRun, create.DryRun...)
 	if _, _, err := s.remove(t, opts); err != nil {
 		return err
 	}

@@ -69,26 +69,20 @@ func (s *Server) sendObject(w http.ResponseWriter, r *http.Request, code int, k 
 	if err != nil {
 		return err
 	}
-	shaped, err := one(k, o, as, include(r))
-	if err != nil {
-		return err
-	}
-	return s.sendAs(w, as, code, shaped)
+	return s.sendAs(w, as, code, one(k, o, as, include(r)))
 }
 
 // one gives an object the shape.
-func one(k *object.Kind, o object.Object, as shape, include metav1.IncludeObjectPolicy) (runtime.Object, error) {
+func one(k *object.Kind, o object.Object, as shape, include metav1.IncludeObjectPolicy) runtime.Object {
 	switch as.as {
 	case "":
-		return o, nil
+		return o
 	case "Table":
 		t := table.Of(k, []object.Object{o}, time.Now(), include)
 		t.ResourceVersion = o.GetResourceVersion()
-		return t, nil
-	case "PartialObjectMetadata":
-		return partial(o), nil
+		return t
 	}
-	return nil, apierrors.NewBadRequest("one object cannot be shown as a " + as.as)
+	return partial(o) // also where a list of such is asked for, which this belongs to
 }
 
 // many makes a list of the objects, in the shape.

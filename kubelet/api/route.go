@@ -128,6 +128,9 @@ func (s *Server) subresources(t target) map[string]subresource {
 
 // main serves an object, or all objects of a kind.
 func (s *Server) main(w http.ResponseWriter, r *http.Request, t target) error {
+	if _, err := s.accepted(r); err != nil { // before anything is changed
+		return err
+	}
 	collection := t.name == ""
 	switch {
 	case r.Method == http.MethodGet && isWatch(r):
@@ -136,9 +139,9 @@ func (s *Server) main(w http.ResponseWriter, r *http.Request, t target) error {
 		return s.list(w, r, t)
 	case r.Method == http.MethodPost && collection:
 		return s.create(w, r, t)
-	case r.Method == http.MethodDelete && collection:
+	case r.Method == http.MethodDelete && collection && (t.namespace != "" || !t.kind.Namespaced):
 		return s.deleteCollection(w, r, t)
-	case r.Method == http.MethodDelete:
+	case r.Method == http.MethodDelete && !collection:
 		return s.delete(w, r, t)
 	case !collection:
 		return s.part(w, r, t)
@@ -148,6 +151,9 @@ func (s *Server) main(w http.ResponseWriter, r *http.Request, t target) error {
 
 // part reads or changes an object, or the part of it that a subresource is.
 func (s *Server) part(w http.ResponseWriter, r *http.Request, t target) error {
+	if _, err := s.accepted(r); err != nil { // before anything is changed
+		return err
+	}
 	switch r.Method {
 	case http.MethodGet:
 		return s.get(w, r, t)

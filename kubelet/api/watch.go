@@ -59,6 +59,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, t target) error {
 	}
 	f := &follower{stream: stream, selection: sel, bookmarks: o.AllowWatchBookmarks}
 	initial := o.SendInitialEvents != nil && *o.SendInitialEvents
+	if at == 0 && o.SendInitialEvents != nil && !initial {
+		at = s.config.Store.Revision()
+	}
 	if err := f.follow(ctx, s.config.Store, at, initial); err != nil {
 		s.log.Debug("a watch ended", "resource", t.kind.Resource, "err", err)
 	}
@@ -175,10 +178,7 @@ type frameWriter interface{ Write([]byte) (int, error) }
 
 func newStream(w http.ResponseWriter, as shape, k *object.Kind, include metav1.IncludeObjectPolicy) (*stream, error) {
 	if as.info.StreamSerializer == nil {
-		return nil, apierrors.NewBadRequest("a watch cannot be served as " + as.media)
-	}
-	if as.as == "PartialObjectMetadataList" {
-		as.as = "PartialObjectMetadata"
+		return nil, notAcceptable(as.media, "a watch is", mediaJSON, mediaProtobuf)
 	}
 	media := as.media
 	if media != mediaJSON {
@@ -216,10 +216,7 @@ func (s *stream) event(kind watch.EventType, e *store.Event) error {
 
 // object sends an object in the shape.
 func (s *stream) object(kind watch.EventType, o object.Object) error {
-	shaped, err := one(s.kind, o, s.shape, s.include)
-	if err != nil {
-		return err
-	}
+	shaped := one(s.kind, o, s.shape, s.include)
 	if t, ok := shaped.(*metav1.Table); ok {
 		if s.rows++; s.rows > 1 {
 			t.ColumnDefinitions = nil // as an API server, which tells them once

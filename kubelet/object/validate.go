@@ -3,11 +3,16 @@ package object
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -28,10 +33,25 @@ func validate(o Object) error {
 	if o.GetNamespace() != "" {
 		v.check("metadata.namespace", validation.IsDNS1123Label(o.GetNamespace()))
 	}
-	if p, ok := o.(*v1.Pod); ok {
-		v.pod(p)
+	v.fields(metavalidation.ValidateLabels(o.GetLabels(), field.NewPath("metadata", "labels")))
+	v.fields(apivalidation.ValidateAnnotations(o.GetAnnotations(), field.NewPath("metadata", "annotations")))
+	switch o := o.(type) {
+	case *v1.Pod:
+		v.pod(o)
+	case *v1.ConfigMap:
+		keys(&v, "data", o.Data)
+		keys(&v, "binaryData", o.BinaryData)
+	case *v1.Secret:
+		keys(&v, "data", o.Data)
 	}
 	return errors.Join(v...)
+}
+
+// keys checks the keys of data, each of which becomes a file in a volume.
+func keys[T any](v *problems, name string, data map[string]T) {
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		v.check(fmt.Sprintf("%s[%s]", name, key), validation.IsConfigMapKey(key))
+	}
 }
 
 // problems are the errors found so far.
@@ -44,6 +64,12 @@ func (v *problems) add(field, format string, args ...any) {
 func (v *problems) check(field string, wrong []string) {
 	for _, w := range wrong {
 		v.add(field, "%s", w)
+	}
+}
+
+func (v *problems) fields(wrong field.ErrorList) {
+	for _, w := range wrong {
+		*v = append(*v, fault.Invalid.Wrap(w))
 	}
 }
 

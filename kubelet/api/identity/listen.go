@@ -20,8 +20,8 @@ import (
 // keeps that.
 func Listen(dir string) (net.Listener, error) {
 	path := filepath.Join(dir, "port")
-	if kept, err := os.ReadFile(path); err == nil {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strings.TrimSpace(string(kept))))
+	if port := kept(path); port != 0 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil || !errors.Is(err, unix.EADDRINUSE) {
 			return l, err
 		}
@@ -35,4 +35,17 @@ func Listen(dir string) (net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("keeping the API's port: %w", err), l.Close())
 	}
 	return l, nil
+}
+
+// kept returns the port in the file, or 0 when there is none.
+func kept(path string) uint16 {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	port, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(port)
 }

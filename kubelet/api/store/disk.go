@@ -191,7 +191,10 @@ func (s *Store) later() {
 func (s *Store) flushNow() {
 	s.write.Lock()
 	defer s.write.Unlock()
-	if s.closed {
+	s.mu.RLock()
+	nothing := len(s.lazy) == 0 // another write took it along
+	s.mu.RUnlock()
+	if s.closed || nothing {
 		return
 	}
 	if err := s.commit(nil); err != nil {
