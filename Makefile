@@ -7,14 +7,14 @@ GO ?= go
 # are static and the same on every machine.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
 KUBECTL_VERSION := v1.37.2
-TEST := $(GO) test -count=1 -timeout=280s
+TEST := $(GO) test -count=1 -timeout=900s
 # What an author builds a plugin with, on any system.
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
 VM_TESTS := ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
 PODTOOL_IMAGE := nodekit.dev/podtool:v1
 
-.PHONY: help build run test soak bench conformance test-vm check fmt fmt-check vet imports cross lint deps clean
+.PHONY: help build run test kills soak bench conformance test-vm check fmt fmt-check vet imports cross lint deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test: ## run all tests; those that need root or a program say so when they skip
 	@$(MAKE) --no-print-directory build
 	$(TEST) ./...
 	cd tools/controller && $(TEST) ./...
+
+kills: build ## kill a node 300 times at random moments under living Pods
+	@tools/deps test
+	$(TEST) -run TestRandomKills -v ./cmd/nodekit -kills 300
 
 soak: build ## run all tests again and again with the race detector, and every tier of the suites
 	@tools/deps test

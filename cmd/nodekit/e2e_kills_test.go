@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	kills    = flag.Int("kills", 300, "how often TestRandomKills kills the node")
+	kills    = flag.Int("kills", 30, "how often TestRandomKills kills the node; make kills does it 300 times")
 	killSeed = flag.Uint64("kill-seed", 0, "what TestRandomKills draws its moments from; 0 takes the time")
 )
 

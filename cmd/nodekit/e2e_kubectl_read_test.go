@@ -159,7 +159,7 @@ func testKubectlTop(k *kubectl) {
 // testKubectlNobody is another user of the machine, who gets nothing.
 func testKubectlNobody(k *kubectl) {
 	dir := openDir(k)
-	copyFile(k, filepath.Join(k.d.bin, "kubectl"), filepath.Join(dir, "kubectl"), 0o755)
+	k.copyProgram(filepath.Join(k.d.bin, "kubectl"), filepath.Join(dir, "kubectl"), 0o755)
 	config := filepath.Join(k.d.runDir, "kubeconfig")
 	server := k.ok("config", "view", "--raw", "-o", "jsonpath={.clusters[0].cluster.server}")
 	nobody := func(want string, args ...string) {
@@ -193,7 +193,7 @@ func openDir(k *kubectl) string {
 	return dir
 }
 
-func copyFile(k *kubectl, from, to string, mode os.FileMode) {
+func (k *kubectl) copyProgram(from, to string, mode os.FileMode) {
 	k.Helper()
 	in, err := os.Open(from)
 	if err != nil {

@@ -100,10 +100,14 @@ func (s *Server) serveHTTP(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+// finishWithin is how long requests that are under way may take when the server
+// ends. Connections that are idle but open, as clients keep them, take all of it.
+const finishWithin = 100 * time.Millisecond
+
 // shut lets requests that are under way finish. Watches end at once, by the
 // context that all requests have.
 func shut(server *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), finishWithin)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
 		server.Close()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -69,50 +70,77 @@ func Open(file string, opts *Options) (*Store, error) {
 	return s, nil
 }
 
-// load reads all objects and reserves resourceVersions, in one transaction.
+// load reads all objects and sets resourceVersions aside. On a disk that is full
+// it sets none aside: then every change waits for room, and what there is can be
+// read.
 func (s *Store) load() error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(metaBucket)
-		if err != nil {
-			return err
+	if err := s.db.View(s.read); err != nil {
+		return err
+	}
+	err := s.db.Update(s.reserve)
+	if s.id != "" && errors.Is(err, syscall.ENOSPC) {
+		s.log.Error("the disk under the object store is full: its objects can be read and not changed", "err", err)
+		s.reserved, err = s.revision, nil
+	}
+	for _, c := range s.collections {
+		c.horizon = s.revision // what happened before is not known
+	}
+	return err
+}
+
+// read reads the store that is in the file, if there is one.
+func (s *Store) read(tx *bbolt.Tx) error {
+	meta := tx.Bucket(metaBucket)
+	if meta == nil {
+		return nil
+	}
+	if v := number(meta.Get(versionKey)); v > formatVersion {
+		return fault.FailedPrecondition.Errorf("it has format version %d and this program knows %d: use a newer nodekit", v, formatVersion)
+	}
+	s.id, s.revision = string(meta.Get(idKey)), number(meta.Get(revisionKey))
+	return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		if string(name) == string(metaBucket) {
+			return nil
 		}
-		if v := number(meta.Get(versionKey)); v > formatVersion {
-			return fault.FailedPrecondition.Errorf("it has format version %d and this program knows %d: use a newer nodekit", v, formatVersion)
+		k := kindNamed(string(name))
+		if k == nil {
+			return fault.FailedPrecondition.Errorf("it holds objects of kind %s, which this program does not know: use a newer nodekit", name)
 		}
-		if meta.Get(idKey) == nil {
-			if err := meta.Put(idKey, []byte(uuid.NewUUID())); err != nil {
-				return err
-			}
-		}
-		s.id = string(meta.Get(idKey))
-		s.revision = number(meta.Get(revisionKey))
-		for _, c := range s.collections {
-			c.horizon = s.revision // what happened before is not known
-		}
-		s.reserved = s.revision + reserve
-		if err := errors.Join(meta.Put(versionKey, bytesOf(formatVersion)), meta.Put(revisionKey, bytesOf(s.reserved))); err != nil {
-			return err
-		}
-		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-			if string(name) == string(metaBucket) {
-				return nil
-			}
-			return s.loadKind(string(name), b)
-		})
+		return s.readKind(k, b)
 	})
 }
 
-func (s *Store) loadKind(name string, b *bbolt.Bucket) error {
-	all := object.Kinds()
-	i := slices.IndexFunc(all, func(k *object.Kind) bool { return k.Key() == name })
-	if i < 0 {
-		return fault.FailedPrecondition.Errorf("it holds objects of kind %s, which this program does not know: use a newer nodekit", name)
+// reserve makes the file a store, if it is none, and sets resourceVersions aside.
+func (s *Store) reserve(tx *bbolt.Tx) error {
+	meta, err := tx.CreateBucketIfNotExists(metaBucket)
+	if err != nil {
+		return err
 	}
-	k := all[i]
+	id := s.id
+	if id == "" {
+		id = string(uuid.NewUUID())
+	}
+	s.reserved = s.revision + reserve
+	if err := errors.Join(meta.Put(idKey, []byte(id)), meta.Put(versionKey, bytesOf(formatVersion)), meta.Put(revisionKey, bytesOf(s.reserved))); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { s.id = id })
+	return nil
+}
+
+func kindNamed(key string) *object.Kind {
+	all := object.Kinds()
+	if i := slices.IndexFunc(all, func(k *object.Kind) bool { return k.Key() == key }); i >= 0 {
+		return all[i]
+	}
+	return nil
+}
+
+func (s *Store) readKind(k *object.Kind, b *bbolt.Bucket) error {
 	return b.ForEach(func(key, data []byte) error {
 		o := k.New()
 		if err := json.Unmarshal(data, o); err != nil {
-			return fmt.Errorf("reading %s %q: %w", name, key, err)
+			return fmt.Errorf("reading %s %q: %w", k.Key(), key, err)
 		}
 		s.collections[k].objects[string(key)] = o
 		return nil

@@ -11,10 +11,12 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
@@ -256,6 +258,48 @@ func TestFilesThatAreRefused(t *testing.T) {
 		if after, _ := os.ReadFile(file); string(after) != string(before) {
 			t.Errorf("%s: the file was changed", name)
 		}
+	}
+}
+
+// TestFullDiskAtTheStart has a store whose disk is full when it is opened: what
+// there is can be read, and changed when there is room.
+func TestFullDiskAtTheStart(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	file, ballast := filepath.Join(dir, "objects.db"), filepath.Join(dir, "ballast")
+	s := open(t, file)
+	set(t, s, "a", "1", store.WriteOptions{})
+	last := s.Revision()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	big := strings.Repeat("x", 300<<10) // more than the file has free pages for
+	write := func() error {
+		_, err := s.Write(secret(t), "default", "b", func(store.Object) (store.Object, error) {
+			return &v1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "b"}, Data: map[string][]byte{"k": []byte(big)}}, nil
+		}, store.WriteOptions{})
+		return err
+	}
+	s = open(t, file)
+	if err := write(); value(t, s, "a") != "1" || !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("on a full disk: a is %s, and a write said %v", value(t, s, "a"), err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(); err != nil || s.Revision() <= last {
+		t.Errorf("with room again: %v at %d after %d", err, s.Revision(), last)
 	}
 }
 
