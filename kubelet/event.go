@@ -31,7 +31,8 @@ func (k *Kubelet) recorder(ctx context.Context) func(pod.Event) {
 	}
 }
 
-// sink writes events for a broadcaster.
+// sink writes events for a broadcaster. What comes when the kubelet ends is
+// dropped.
 type sink struct {
 	ctx    context.Context
 	client *client.Client
@@ -39,15 +40,22 @@ type sink struct {
 
 func (s *sink) Create(e *v1.Event) (*v1.Event, error) {
 	made := e.DeepCopy()
-	return made, s.client.Create(s.ctx, made)
+	return made, s.unlessOver(s.client.Create(s.ctx, made))
 }
 
 func (s *sink) Update(e *v1.Event) (*v1.Event, error) {
 	made := e.DeepCopy()
-	return made, s.client.Update(s.ctx, made)
+	return made, s.unlessOver(s.client.Update(s.ctx, made))
 }
 
 func (s *sink) Patch(e *v1.Event, patch []byte) (*v1.Event, error) {
 	made := e.DeepCopy()
-	return made, s.client.Patch(s.ctx, made, types.StrategicMergePatchType, patch)
+	return made, s.unlessOver(s.client.Patch(s.ctx, made, types.StrategicMergePatchType, patch))
+}
+
+func (s *sink) unlessOver(err error) error {
+	if s.ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
