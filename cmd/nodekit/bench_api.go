@@ -131,7 +131,7 @@ func (w *watchers) open(ctx context.Context, n *node.Node, l *apiLoad) error {
 			if err != nil {
 				return err
 			}
-			answer, err := hc.Do(request)
+			answer, err := hc.Do(request) //nolint:bodyclose // follow closes it
 			if err != nil {
 				return err
 			}

@@ -50,7 +50,8 @@ func (s *Server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	if g := opts.GracePeriodSeconds; g != nil && *g < 0 {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds %d is negative", *g))
 	}
-	if p := opts.PropagationPolicy; p != nil && *p != metav1.DeletePropagationBackground && *p != metav1.DeletePropagationForeground && *p != metav1.DeletePropagationOrphan {
+	known := []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan}
+	if p := opts.PropagationPolicy; p != nil && !slices.Contains(known, *p) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("propagationPolicy %q is none of Background, Foreground, Orphan", *p))
 	}
 	return &opts, nil

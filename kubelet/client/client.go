@@ -9,6 +9,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -276,7 +277,8 @@ func told(err error) error {
 }
 
 func code(err error) int32 {
-	if s, ok := err.(apierrors.APIStatus); ok { //nolint:errorlint // the client returns it bare
+	var s apierrors.APIStatus
+	if errors.As(err, &s) {
 		return s.Status().Code
 	}
 	return 0

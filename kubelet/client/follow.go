@@ -36,7 +36,8 @@ func (c *Client) Follow(ctx context.Context, example object.Object, fields strin
 	if err != nil {
 		return err
 	}
-	reflector := cache.NewReflectorWithOptions(&source{c, k, fields}, k.New(), &follower{handler: h, known: map[types.UID]object.Object{}}, cache.ReflectorOptions{Name: k.Resource})
+	f := &follower{handler: h, known: map[types.UID]object.Object{}}
+	reflector := cache.NewReflectorWithOptions(&source{c, k, fields}, k.New(), f, cache.ReflectorOptions{Name: k.Resource})
 	reflector.RunWithContext(klog.NewContext(ctx, c.log))
 	return nil
 }

@@ -35,7 +35,8 @@ func Document(prefix string, gv schema.GroupVersion, kinds []*object.Kind, refus
 			Get: operation(k.GroupVersionKind, "list", ""), Post: operation(k.GroupVersionKind, "post", name), Delete: operation(k.GroupVersionKind, "deletecollection", ""),
 		}}
 		paths[all+"/{name}"] = &spec3.Path{PathProps: spec3.PathProps{
-			Get: operation(k.GroupVersionKind, "get", ""), Put: operation(k.GroupVersionKind, "put", name), Patch: patch(k.GroupVersionKind), Delete: operation(k.GroupVersionKind, "delete", ""),
+			Get: operation(k.GroupVersionKind, "get", ""), Put: operation(k.GroupVersionKind, "put", name),
+			Patch: patch(k.GroupVersionKind), Delete: operation(k.GroupVersionKind, "delete", ""),
 		}}
 	}
 	for _, r := range refused {

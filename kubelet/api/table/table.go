@@ -112,7 +112,8 @@ func storageLayout(example object.Object) ([]metav1.TableColumnDefinition, cells
 	case *v1.PersistentVolumeClaim:
 		return columns("Status", "Volume", "Capacity", "Access Modes", "StorageClass", "VolumeAttributesClass", "Age", "+VolumeMode"), row(claimCells)
 	case *v1.PersistentVolume:
-		return columns("Capacity", "Access Modes", "Reclaim Policy", "Status", "Claim", "StorageClass", "VolumeAttributesClass", "Reason", "Age", "+VolumeMode"), row(volumeCells)
+		return columns("Capacity", "Access Modes", "Reclaim Policy", "Status", "Claim", "StorageClass",
+			"VolumeAttributesClass", "Reason", "Age", "+VolumeMode"), row(volumeCells)
 	case *storagev1.StorageClass:
 		return columns("Provisioner", "ReclaimPolicy", "VolumeBindingMode", "AllowVolumeExpansion", "Age"), row(classCells)
 	case *storagev1.CSIDriver:
