@@ -5,8 +5,8 @@ SHELL := /bin/bash
 GO ?= go
 # One flag set for every build, so that they share the build cache. The binaries
 # are static and the same on every machine.
-BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
 KUBECTL_VERSION := v1.37.2
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
 TEST := $(GO) test -count=1 -timeout=900s
 # What an author builds a plugin with, on any system.
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...

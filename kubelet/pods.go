@@ -2,10 +2,13 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // podCache is what the kubelet knows of its Pods from the API. Its Pods are
@@ -54,6 +57,25 @@ func (c *podCache) get(uid types.UID) (*v1.Pod, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pods[uid], c.changed
+}
+
+// pod returns a Pod of this node as the API has it, or as it was last seen when
+// the API is away; nil where there is none.
+func (k *Kubelet) pod(ctx context.Context, namespace, name string) *v1.Pod {
+	var p v1.Pod
+	err := k.client.Get(ctx, namespace, name, &p)
+	switch {
+	case err == nil && p.Spec.NodeName == k.config.NodeName:
+		return &p
+	case err == nil, errors.Is(err, fault.NotFound):
+		return nil
+	}
+	for _, p := range k.pods.list() {
+		if p.Namespace == namespace && p.Name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // ended returns a channel that is closed when the container instance has ended

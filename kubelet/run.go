@@ -53,7 +53,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	group.Go(func() error { return k.devices.Run(ctx) })
 	group.Go(func() error {
 		return server.Serve(ctx, server.Config{
-			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), NodeName: k.config.NodeName, NodeID: k.config.ID, Pods: k.pods.list,
+			Socket: filepath.Join(k.config.RunDir, "nodekit.sock"), NodeName: k.config.NodeName, NodeID: k.config.ID, Pods: k.pods.list, Pod: k.pod,
 			Healthy: k.healthy, LogDir: k.logDir(), Ended: k.ended, Runtime: k.cri.Runtime, Sandbox: k.sandbox, Logger: k.config.Logger,
 		})
 	})

@@ -159,7 +159,7 @@ func lived(p *v1.Pod, want v1.PodPhase) error {
 	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
 		for _, c := range list {
 			if c.RestartCount > 0 {
-				return fmt.Errorf("%w: container %s was restarted %d times", errFinal, c.Name, c.RestartCount)
+				return fmt.Errorf("%w: container %s was restarted %d times: it had ended with %+v", errFinal, c.Name, c.RestartCount, c.LastTerminationState.Terminated)
 			}
 		}
 	}

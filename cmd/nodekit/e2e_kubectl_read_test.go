@@ -87,7 +87,8 @@ func testKubectlDescribe(k *kubectl) {
 	k.says([]string{
 		`Ready +True`, `Capacity:`, `nodekit.dev/gpu: +2`, `Container Runtime Version: +nodekit://`, `describe +p +0 \(0%\)`, `Lease:\n +HolderIdentity:`,
 	}, "describe", "node")
-	k.says([]string{`Name: +kube-root-ca.crt|Data\n====`}, "describe", "configmaps", "-A")
+	k.says([]string{`created`}, "create", "configmap", "words", "--from-literal=a=b")
+	k.says([]string{`Name: +words`, `Data\n====`}, "describe", "configmap", "words")
 	k.fails(1, `"none" not found`, "", "describe", "pod", "none")
 }
 

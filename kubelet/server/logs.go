@@ -23,7 +23,7 @@ import (
 // previous=true the one before. The other parameters are those of
 // v1.PodLogOptions.
 func (s *server) containerLogs(w http.ResponseWriter, r *http.Request) {
-	p := s.find(r.PathValue("namespace"), r.PathValue("pod"))
+	p := s.config.Pod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
 	container := r.PathValue("container")
 	if p == nil || pod.Find(p, container) == nil {
 		http.Error(w, fmt.Sprintf("Pod %q has no container %q here", r.PathValue("namespace")+"/"+r.PathValue("pod"), container), http.StatusNotFound)
@@ -53,15 +53,6 @@ func (s *server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	if err := log.Read(r.Context(), path, out, out, options); err != nil && !errors.Is(err, errEnough) {
 		s.config.Logger.Debug("reading a log", "path", path, "err", err)
 	}
-}
-
-func (s *server) find(namespace, name string) *v1.Pod {
-	for _, p := range s.config.Pods() {
-		if p.Namespace == namespace && p.Name == name {
-			return p
-		}
-	}
-	return nil
 }
 
 // attempt returns the newest instance that has a log, or the one before.

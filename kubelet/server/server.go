@@ -33,6 +33,9 @@ type Config struct {
 	NodeName, NodeID string
 	// Pods returns all Pods with their statuses.
 	Pods func() []*v1.Pod
+	// Pod returns a Pod as it is now, or nil. Who asks for a container that he has
+	// just seen running must find it.
+	Pod func(ctx context.Context, namespace, name string) *v1.Pod
 	// Healthy returns why the node is not healthy, or nil.
 	Healthy func(context.Context) error
 	// LogDir is the directory of all Pods' logs.

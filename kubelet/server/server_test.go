@@ -71,6 +71,12 @@ func start(t *testing.T) *scene {
 	go func() {
 		done <- server.Serve(ctx, server.Config{
 			Socket: socket, LogDir: dir, Runtime: s.rt,
+			Pod: func(_ context.Context, namespace, name string) *v1.Pod {
+				if namespace == p.Namespace && name == p.Name {
+					return p
+				}
+				return nil
+			},
 			Pods:    func() []*v1.Pod { return []*v1.Pod{p, {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a"}}} },
 			Healthy: func(context.Context) error { return s.sick },
 			Ended:   func(context.Context, types.UID, string, uint32) <-chan struct{} { return s.ended },

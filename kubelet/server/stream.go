@@ -47,7 +47,7 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) portForward(w http.ResponseWriter, r *http.Request) {
-	p := s.find(r.PathValue("namespace"), r.PathValue("pod"))
+	p := s.config.Pod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
 	if p == nil {
 		http.Error(w, fmt.Sprintf("Pod %q is not here", r.PathValue("namespace")+"/"+r.PathValue("pod")), http.StatusNotFound)
 		return
@@ -83,7 +83,7 @@ func wants(q url.Values, names ...string) bool {
 // running returns the id of the running container that the request names.
 func (s *server) running(r *http.Request) (string, error) {
 	name := r.PathValue("namespace") + "/" + r.PathValue("pod")
-	p := s.find(r.PathValue("namespace"), r.PathValue("pod"))
+	p := s.config.Pod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
 	if p == nil {
 		return "", fault.NotFound.Errorf("Pod %q is not here", name)
 	}
