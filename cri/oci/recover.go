@@ -51,9 +51,13 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 		return nil
 	case !kept:
 		// Whatever runs there has no keeper: a start may have been under way.
-		if !c.StartedAt.IsZero() {
+		switch {
+		case c.StartedAt.IsZero():
+		case reachedKeeper(c):
 			lost := lostExit()
 			c.Exit = &lost
+		default:
+			c.StartedAt = time.Time{} // the start was meant, and never begun
 		}
 		return r.killRest(c)
 	case !c.StartedAt.IsZero() && st.Exit != nil:
@@ -61,6 +65,17 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 		c.Exit = &e
 	}
 	return nil
+}
+
+// reachedKeeper reports whether a start of the container ever got as far as a
+// keeper, which opens the log before anything else. A container without a log
+// leaves no such trace, and counts as one that ran: better it ends than runs twice.
+func reachedKeeper(c *cri.Container) bool {
+	if c.LogPath == "" {
+		return true
+	}
+	_, err := os.Stat(c.LogPath)
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // sandboxAlive reports whether what the sandbox's containers would join is
