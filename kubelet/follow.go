@@ -61,13 +61,14 @@ func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error 
 	})
 	group.Go(func() error {
 		select {
-		case <-synced: // until then every Pod would look like an orphan
+		case <-synced: // until then every Pod would look like an orphan, and every claim unused
 		case <-ctx.Done():
 			return nil
 		}
 		if err := k.endOrphans(ctx, p); err != nil {
 			return err
 		}
+		group.Go(func() error { return k.endClaims(ctx) })
 		return k.endStrays(ctx, p)
 	})
 	return group.Wait()

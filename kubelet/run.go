@@ -86,7 +86,6 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	group.Go(func() error { return k.followPods(ctx, p, again) })
 	group.Go(func() error { return p.observer.Run(ctx) })
 	group.Go(func() error { return k.retry(ctx, p.workers) })
-	group.Go(func() error { return k.endClaims(ctx) })
 	group.Go(func() error { return k.register(ctx, runtime.version) })
 	err = group.Wait()
 	p.workers.Wait()
