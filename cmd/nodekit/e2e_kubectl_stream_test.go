@@ -21,7 +21,8 @@ func testKubectlLogs(k *kubectl) {
 	k.says([]string{`^\d+\n\d+\n$`}, "logs", "p", "-c", "main", "--tail=2")
 	k.says([]string{`^20\d\d-\d\d-\d\dT\S+Z \d+\n$`}, "logs", "p", "-c", "main", "--tail=1", "--timestamps")
 	k.says([]string{`^1\n2\n$`}, "logs", "p", "-c", "main", "--limit-bytes=4")
-	k.says([]string{`(?m)^once$`, `(?m)^\d+$`}, "logs", "p", "--all-containers")
+	// Where it has just been restarted, its log is still empty.
+	k.soon(`(?ms)^once$.*^\d+$`, "logs", "p", "--all-containers")
 	k.says([]string{`\[pod/p/main\] \d+\n`}, "logs", "-l", "app=p", "--prefix", "--all-containers")
 	k.says([]string{`(?m)^\d+$`}, "logs", "p", "-c", "main", "--since=10s", "--tail=-1")
 	// It is restarted, so there is a log before the one there is.
