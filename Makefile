@@ -53,6 +53,7 @@ bench: build ## measure a Pod's way to Ready, a node's start and restart, and it
 	bin/nodekit bench
 	bin/nodekit bench start
 	bin/nodekit bench apply
+	bin/nodekit bench exit
 	bin/nodekit bench restart --rounds 10
 	bin/nodekit bench api
 

@@ -3,15 +3,14 @@
 package main
 
 import (
-	"os"
-
+	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
 )
 
 func main() {
-	if err := cmd.NewDefaultKubectlCommand().Execute(); err != nil {
+	// It adds the logging flags, -v among them.
+	if err := cli.RunNoErrOutput(cmd.NewDefaultKubectlCommand()); err != nil {
 		util.CheckErr(err)
-		os.Exit(1)
 	}
 }

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/internal/bench"
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+func newBenchExitCommand(f *benchFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit",
+		Short: "Measure how soon a node acts on the death of a container",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			b := &exitBench{flags: f}
+			if err := b.begin(cmd.Context()); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, b.node.Destroy(context.Background()), b.dir.remove()) }()
+			return f.table(cmd, "from SIGKILL to a container's process until the kubelet's first call for its Pod, and until the API shows the end",
+				bench.Side{Name: "first call", Run: b.call}, bench.Side{Name: "status", Run: b.status})
+		},
+	}
+}
+
+// exitBench is a node whose containers are killed from outside.
+type exitBench struct {
+	flags *benchFlags
+	dir   *runDir
+	node  *node.Node
+	count int
+
+	mu    sync.Mutex
+	uid   string         // the Pod whose calls are awaited
+	since time.Time      // earlier ones do not count
+	first chan time.Time // gets the beginning of the first; holds one
+}
+
+func (b *exitBench) begin(ctx context.Context) (err error) {
+	if b.dir, err = makeRunDir(); err != nil {
+		return err
+	}
+	cfg := b.flags.config(b.dir)
+	cfg.Observe = b.observe
+	if b.node, err = node.Start(ctx, cfg); err != nil {
+		return errors.Join(err, b.dir.remove())
+	}
+	return nil
+}
+
+func (b *exitBench) observe(_ context.Context, c call.Call) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.uid == "" || c.Pod.UID != b.uid || c.Start.Before(b.since) {
+		return
+	}
+	b.uid = ""
+	b.first <- c.Start
+}
+
+// call measures until the kubelet begins to look.
+func (b *exitBench) call(ctx context.Context) (s bench.Sample, err error) {
+	p, pid, err := b.run(ctx)
+	if err != nil {
+		return s, err
+	}
+	first := make(chan time.Time, 1)
+	b.mu.Lock()
+	b.uid, b.since, b.first = string(p.UID), time.Now(), first
+	killed := b.since
+	b.mu.Unlock()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return s, err
+	}
+	select {
+	case at := <-first:
+		s.Total = at.Sub(killed)
+	case <-time.After(time.Minute):
+		return s, fault.Unavailable.Errorf("the kubelet made no call for Pod %q within a minute of its container's death", p.Name)
+	}
+	return s, takeAway(ctx, b.node, nameOf(p))
+}
+
+// status measures until a client of the API sees the end.
+func (b *exitBench) status(ctx context.Context) (s bench.Sample, err error) {
+	p, pid, err := b.run(ctx)
+	if err != nil {
+		return s, err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := b.node.Wait(ctx, nameOf(p), func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].State.Terminated != nil })
+		ended <- err
+	}()
+	time.Sleep(settle) // it watches now
+	s, err = bench.Timed(func() error { return errors.Join(unix.Kill(pid, unix.SIGKILL), <-ended) })
+	return s, errors.Join(err, takeAway(ctx, b.node, nameOf(p)))
+}
+
+// run returns a Pod that runs and will not be started again, and the process
+// of its container.
+func (b *exitBench) run(ctx context.Context) (*v1.Pod, int, error) {
+	b.count++
+	mark := fmt.Sprintf("%d.%d", 100_000_000+os.Getpid(), b.count) // seconds
+	p := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("exit-%d", b.count), Namespace: v1.NamespaceDefault},
+		Spec: v1.PodSpec{
+			RestartPolicy:                 v1.RestartPolicyNever,
+			TerminationGracePeriodSeconds: new(int64(1)),
+			Containers:                    []v1.Container{{Name: "main", Image: b.flags.image, ImagePullPolicy: v1.PullNever, Args: []string{"sleep", mark}}},
+		},
+	}
+	if err := b.node.Client().Create(ctx, p); err != nil {
+		return nil, 0, err
+	}
+	p, err := b.node.Wait(ctx, nameOf(p), node.Ready)
+	if err != nil {
+		return nil, 0, err
+	}
+	time.Sleep(settle) // what belongs to the start is over
+	pid, err := findProcess(mark)
+	return p, pid, err
+}
+
+func nameOf(p *v1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+}
+
+// findProcess returns the process whose last argument is arg.
+func findProcess(arg string) (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err == nil && bytes.HasSuffix(line, []byte("\x00"+arg+"\x00")) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return 0, fault.NotFound.Errorf("no process has the argument %q", arg)
+}
