@@ -155,8 +155,16 @@ func (s *Server) placePod(e *edit, p *v1.Pod) error {
 	return nil
 }
 
+// permanent reports whether the namespace is one that always is, as in every
+// cluster: it is made when the first object needs it.
+func permanent(namespace string) bool {
+	return namespace == metav1.NamespaceDefault || namespace == metav1.NamespaceSystem
+}
+
 // ensureNamespace makes the namespace of a new object if it is not there: on one
-// node nobody else would. One that ends takes nothing new.
+// node nobody else would. One that ends takes nothing new. An Event makes none:
+// it tells of what is over, and the namespace that it is late for would come
+// back with nothing else in it. Those that always are take Events all the same.
 func (s *Server) ensureNamespace(e *edit, name string) error {
 	if name == "" {
 		return nil
@@ -170,6 +178,9 @@ func (s *Server) ensureNamespace(e *edit, name string) error {
 		}
 		if old != nil {
 			return old, nil
+		}
+		if e.kind.Kind == "Event" && !permanent(name) {
+			return nil, apierrors.NewNotFound(kind.GroupResource(), name)
 		}
 		ns := &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1.NamespaceSpec{Finalizers: []v1.FinalizerName{v1.FinalizerKubernetes}}}
 		if err := object.Prepare(ns); err != nil {

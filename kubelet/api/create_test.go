@@ -110,6 +110,19 @@ func TestNamespaceThatEnds(t *testing.T) {
 	s.do(t, "GET", namespaces+"/own", "").want(t, 200, "status.phase==Active")
 }
 
+// TestEventMakesNoNamespace has an Event that comes when its namespace is gone.
+func TestEventMakesNoNamespace(t *testing.T) {
+	s := serve(t, t.TempDir())
+	const event = `{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"own","name":"p"},"reason":"Killing"}`
+	s.make(t, "POST", namespaces, `{"metadata":{"name":"own"}}`)
+	s.make(t, "POST", namespaces+"/own/events", event)
+	s.make(t, "DELETE", namespaces+"/own", "")
+	eventually(t, "the namespace goes", func() bool { return s.do(t, "GET", namespaces+"/own", "").code == 404 })
+	s.do(t, "POST", namespaces+"/own/events", event).want(t, 404, "reason==NotFound", "details.kind==namespaces", "details.name==own")
+	s.do(t, "GET", namespaces+"/own", "").want(t, 404)
+	s.do(t, "POST", namespaces+"/default/events", `{"metadata":{"name":"e"},"involvedObject":{"kind":"Node","name":"node"}}`).want(t, 201)
+}
+
 // TestReplacedNamespaceKeepsItsContent has clients that write a namespace
 // without the finalizer that they need not know.
 func TestReplacedNamespaceKeepsItsContent(t *testing.T) {
