@@ -87,13 +87,13 @@ func concerns(e *store.Event) bool {
 // world is everything that is there, at about one moment.
 type world struct {
 	objects    []object.Object
-	alive      map[types.UID]bool
+	alive      map[types.UID]object.Object
 	dependents map[types.UID][]object.Object
 	failed     bool // to change some of it
 }
 
 func (s *Server) world() *world {
-	w := &world{alive: map[types.UID]bool{}, dependents: map[types.UID][]object.Object{}}
+	w := &world{alive: map[types.UID]object.Object{}, dependents: map[types.UID][]object.Object{}}
 	// Dependents first: an owner that comes in between is alive, one that goes is
 	// seen by the next sweep.
 	for _, k := range object.Kinds() {
@@ -103,7 +103,7 @@ func (s *Server) world() *world {
 	for _, k := range object.Kinds() {
 		objects, _ := s.config.Store.List(k, "")
 		for _, o := range objects {
-			w.alive[o.GetUID()] = true
+			w.alive[o.GetUID()] = o
 		}
 	}
 	for _, o := range w.objects {
@@ -134,11 +134,32 @@ func (s *Server) sweep() (changed, failed bool) {
 func (w *world) ownerless(o object.Object) bool {
 	refs := o.GetOwnerReferences()
 	for _, ref := range refs {
-		if object.KindFor(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)) == nil || w.alive[ref.UID] {
+		if elsewhere(&ref) || w.alive[ref.UID] != nil {
 			return false
 		}
 	}
 	return len(refs) > 0
+}
+
+// elsewhere reports whether the owner is of a kind that no node keeps, so that
+// nobody here can say that it is gone.
+func elsewhere(ref *metav1.OwnerReference) bool {
+	return object.KindFor(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)) == nil
+}
+
+// kept reports whether the object has an owner other than that one which
+// is there and does not wait for its dependents to go.
+func (w *world) kept(o object.Object, other types.UID) bool {
+	return slices.ContainsFunc(o.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
+		owner := w.alive[ref.UID]
+		switch {
+		case ref.UID == other:
+			return false
+		case owner == nil:
+			return elsewhere(&ref)
+		}
+		return owner.GetDeletionTimestamp() == nil || !slices.Contains(owner.GetFinalizers(), metav1.FinalizerDeleteDependents)
+	})
 }
 
 // finalize does what an object waits for that ends.
@@ -159,11 +180,17 @@ func (s *Server) finalize(w *world, o object.Object) (changed bool) {
 	return false
 }
 
-// finalizeForeground deletes the dependents, and lets the object go when none is
-// left that blocks it.
+// finalizeForeground deletes the dependents, lets those be that another owner
+// keeps, and lets the object go when none is left that blocks it.
 func (s *Server) finalizeForeground(w *world, o object.Object) (changed bool) {
 	blocked := false
 	for _, d := range w.dependents[o.GetUID()] {
+		if d.GetDeletionTimestamp() == nil && w.kept(d, o.GetUID()) {
+			released := s.release(w, d, o.GetUID())
+			blocked = blocked || !released
+			changed = released || changed
+			continue
+		}
 		for _, ref := range d.GetOwnerReferences() {
 			blocked = blocked || ref.UID == o.GetUID() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
 		}

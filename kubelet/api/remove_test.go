@@ -154,3 +154,31 @@ func TestForegroundWaits(t *testing.T) {
 	s.make(t, "PATCH", configMaps+"/child", `[{"op":"remove","path":"/metadata/finalizers"}]`, jsonPatch)
 	eventually(t, "both go", func() bool { return s.do(t, "GET", configMaps, "").at("items") == "[]" })
 }
+
+// TestForegroundSparesOthers has dependents with a second owner: one that stays,
+// one of a kind that is not here, one that goes as well, and one that is gone.
+func TestForegroundSparesOthers(t *testing.T) {
+	s := serve(t, t.TempDir())
+	uid := func(name string) string {
+		return s.make(t, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":%q}}`, name)).at("metadata.uid")
+	}
+	ref := func(kind, name, uid string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":%q,"name":%q,"uid":%q,"blockOwnerDeletion":true}`, kind, name, uid)
+	}
+	owner, stays, goes, gone := uid("a"), uid("b"), uid("c"), uid("d")
+	for name, other := range map[string]string{
+		"of-b": ref("ConfigMap", "b", stays), "of-c": ref("ConfigMap", "c", goes), "of-d": ref("ConfigMap", "d", gone), "of-service": ref("Service", "s", "s"),
+	} {
+		s.make(t, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":%q,"ownerReferences":[%s,%s]}}`, name, ref("ConfigMap", "a", owner), other))
+	}
+	s.make(t, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"holds-c","finalizers":["example.com/x"],"ownerReferences":[%s]}}`, ref("ConfigMap", "c", goes)))
+	s.make(t, "DELETE", configMaps+"/d", "")
+	s.make(t, "DELETE", configMaps+"/c?propagationPolicy=Foreground", "")
+	s.make(t, "DELETE", configMaps+"/a?propagationPolicy=Foreground", "")
+	eventually(t, "the owner goes", func() bool { return s.do(t, "GET", configMaps+"/a", "").code == 404 })
+	s.do(t, "GET", configMaps+"/of-b", "").want(t, 200, "metadata.deletionTimestamp==", "metadata.ownerReferences.0.name==b", "metadata.ownerReferences.1==")
+	s.do(t, "GET", configMaps+"/of-service", "").want(t, 200, "metadata.deletionTimestamp==", "metadata.ownerReferences.0.name==s", "metadata.ownerReferences.1==")
+	for _, name := range []string{"of-c", "of-d"} {
+		s.do(t, "GET", configMaps+"/"+name, "").want(t, 404)
+	}
+}
