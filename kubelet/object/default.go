@@ -9,6 +9,8 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // clean drops what a node sets itself, as an API server does on creation.
@@ -103,6 +105,9 @@ func defaultPod(p *v1.Pod) {
 		for i := range list {
 			defaultContainer(&list[i], s.HostNetwork)
 		}
+	}
+	for i := range s.EphemeralContainers {
+		defaultContainer(pod.Common(&s.EphemeralContainers[i]), s.HostNetwork)
 	}
 }
 

@@ -5,5 +5,9 @@ import (
 	"slices"
 )
 
-// TablePaths returns the paths of the table of fields.
-func TablePaths() []string { return slices.Sorted(maps.Keys(podTable())) }
+// TablePaths returns the paths of the tables of fields.
+func TablePaths() []string {
+	table := podTable()
+	maps.Copy(table, ephemeralTable())
+	return slices.Sorted(maps.Keys(table))
+}

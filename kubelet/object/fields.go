@@ -3,6 +3,7 @@ package object
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -78,12 +79,15 @@ func podTable() map[string]class {
 	for path := range strings.FieldsSeq(worksTable) {
 		table[path] = class{works: true}
 	}
-	for name := range strings.FieldsSeq(containerTable) {
+	for name := range containerFields() {
 		table["spec.containers[]."+name] = class{works: true}
 		table["spec.initContainers[]."+name] = class{works: true}
 	}
 	return table
 }
+
+// containerFields yields the fields of a container that work.
+func containerFields() iter.Seq[string] { return strings.FieldsSeq(containerTable) }
 
 // classify checks every field that a Pod sets.
 func classify(o Object) ([]Notice, error) {

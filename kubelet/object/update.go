@@ -2,8 +2,6 @@ package object
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -25,7 +23,7 @@ func ValidateUpdate(next, old Object) error {
 	var v problems
 	switch next := next.(type) {
 	case *v1.Pod:
-		v.podUpdate(next, old.(*v1.Pod))
+		v.podUpdate(next, defaulted(old.(*v1.Pod)))
 	case *v1.ConfigMap:
 		old := old.(*v1.ConfigMap)
 		v.immutable("data", isTrue(old.Immutable), isTrue(next.Immutable) &&
@@ -77,6 +75,14 @@ func (v *problems) podUpdate(next, old *v1.Pod) {
 	}
 }
 
+// defaulted returns the Pod with the defaults that it would have were it written
+// now: one that an older version stored is not changed by what came since.
+func defaulted(p *v1.Pod) *v1.Pod {
+	p = p.DeepCopy()
+	Default(p)
+	return p
+}
+
 func takeImages(to, from []v1.Container) {
 	for i := range min(len(to), len(from)) {
 		to[i].Image = from[i].Image
@@ -102,35 +108,6 @@ func (v *problems) claimUpdate(next, old *v1.PersistentVolumeClaim) {
 	}
 }
 
-// ValidateEphemeral checks what may be changed by a Pod's subresource
-// ephemeralcontainers: ephemeral containers are added, and never changed or
-// removed.
-func ValidateEphemeral(next, old *v1.Pod) error {
-	var v problems
-	have := map[string]*v1.EphemeralContainer{}
-	for i := range next.Spec.EphemeralContainers {
-		c := &next.Spec.EphemeralContainers[i]
-		have[c.Name] = c
-		if target := c.TargetContainerName; target != "" && !hasContainer(next, target) {
-			v.add(fmt.Sprintf("spec.ephemeralContainers[%d].targetContainerName", i), "there is no container %q", target)
-		}
-	}
-	for i := range old.Spec.EphemeralContainers {
-		was := &old.Spec.EphemeralContainers[i]
-		if now := have[was.Name]; now == nil || !equality.Semantic.DeepEqual(was, now) {
-			v.add(fmt.Sprintf("spec.ephemeralContainers[%d]", i), "%q may not be changed or removed once it was added", was.Name)
-		}
-	}
-	return v.onlyChanged(next, old, "spec.ephemeralContainers", func(s *v1.PodSpec) { s.EphemeralContainers = nil })
-}
-
-// hasContainer reports whether the Pod has a container or an init container of
-// that name.
-func hasContainer(p *v1.Pod, name string) bool {
-	is := func(c v1.Container) bool { return c.Name == name }
-	return slices.ContainsFunc(p.Spec.Containers, is) || slices.ContainsFunc(p.Spec.InitContainers, is)
-}
-
 // ValidateResize checks what may be changed by a Pod's subresource resize: the
 // resources of containers.
 func ValidateResize(next, old *v1.Pod) error {
@@ -146,7 +123,7 @@ func ValidateResize(next, old *v1.Pod) error {
 }
 
 func (v *problems) onlyChanged(next, old *v1.Pod, what string, without func(*v1.PodSpec)) error {
-	a, b := next.Spec.DeepCopy(), old.Spec.DeepCopy()
+	a, b := next.Spec.DeepCopy(), defaulted(old).Spec.DeepCopy()
 	without(a)
 	without(b)
 	if !equality.Semantic.DeepEqual(a, b) {

@@ -111,6 +111,9 @@ func (v *problems) pod(p *v1.Pod) {
 	for i := range s.Containers {
 		v.container(fmt.Sprintf("spec.containers[%d]", i), &s.Containers[i], names, volumes)
 	}
+	for i := range s.EphemeralContainers {
+		v.ephemeral(fmt.Sprintf("%s[%d]", ephemeralPath, i), &s.EphemeralContainers[i], s, names, volumes)
+	}
 }
 
 func (v *problems) volumes(list []v1.Volume) map[string]bool {
