@@ -216,6 +216,8 @@ func validate(e *edit, o, old object.Object) error {
 	switch e.subresource {
 	case "":
 		return object.ValidateUpdate(o, old)
+	case "status":
+		return object.ValidateStatus(o, old)
 	case "ephemeralcontainers":
 		return object.ValidateEphemeral(o.(*v1.Pod), old.(*v1.Pod))
 	case "resize":

@@ -29,6 +29,8 @@ func TestUpdate(t *testing.T) {
 		"another node":    {pods + "/web", podDoc, `{"spec":{"nodeName":"x"}}`, 422, nil, false},
 		"status by main":  {pods + "/web", podDoc, `{"status":{"phase":"Running"}}`, 200, []string{"status.phase==Pending"}, false},
 		"by status":       {pods + "/web/status", podDoc, `{"status":{"phase":"Running"},"spec":{"hostPID":true}}`, 200, []string{"status.phase==Running", "spec.hostPID==", "metadata.generation==1"}, true},
+		"a bad owner":     {configMaps + "/cm", cmDoc, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n"}]}}`, 422, []string{"metadata.ownerReferences[0].uid"}, false},
+		"bad, by status":  {pods + "/web/status", podDoc, `{"metadata":{"finalizers":["a b"]}}`, 422, []string{"metadata.finalizers"}, false},
 		"owner by status": {pods + "/web/status", podDoc, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]}}`, 200, nil, false},
 		"ephemeral": {
 			pods + "/web/ephemeralcontainers", podDoc, `{"spec":{"hostPID":true,"ephemeralContainers":[{"name":"d","image":"x"}]}}`, 200,

@@ -98,12 +98,8 @@ func precondition(t target, o object.Object, p *metav1.Preconditions) error {
 // already can only shrink.
 func ending(old object.Object, opts *metav1.DeleteOptions, now time.Time) object.Object {
 	next := old.DeepCopyObject().(object.Object)
-	switch p := opts.PropagationPolicy; {
-	case p == nil:
-	case *p == metav1.DeletePropagationOrphan:
-		addFinalizer(next, metav1.FinalizerOrphanDependents)
-	case *p == metav1.DeletePropagationForeground:
-		addFinalizer(next, metav1.FinalizerDeleteDependents)
+	if p := opts.PropagationPolicy; p != nil {
+		propagate(next, *p)
 	}
 	seconds := int64(0)
 	if p, ok := old.(*v1.Pod); ok {
@@ -121,6 +117,20 @@ func ending(old object.Object, opts *metav1.DeleteOptions, now time.Time) object
 		ns.Status.Phase = v1.NamespaceTerminating
 	}
 	return next
+}
+
+// propagate notes what becomes of the object's dependents, instead of what was
+// asked for before.
+func propagate(o object.Object, policy metav1.DeletionPropagation) {
+	finalizer := map[metav1.DeletionPropagation]string{
+		metav1.DeletePropagationOrphan: metav1.FinalizerOrphanDependents, metav1.DeletePropagationForeground: metav1.FinalizerDeleteDependents,
+	}[policy]
+	o.SetFinalizers(slices.DeleteFunc(o.GetFinalizers(), func(f string) bool {
+		return f != finalizer && (f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents)
+	}))
+	if finalizer != "" {
+		addFinalizer(o, finalizer)
+	}
 }
 
 // graceOf is the grace in seconds of a Pod that shall end: nil asks for its own.

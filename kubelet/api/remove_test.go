@@ -182,3 +182,18 @@ func TestForegroundSparesOthers(t *testing.T) {
 		s.do(t, "GET", configMaps+"/"+name, "").want(t, 404)
 	}
 }
+
+// TestEndingTakesNoFinalizers has an object that ends: what holds it can only
+// become less, and the last word on its dependents holds.
+func TestEndingTakesNoFinalizers(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.make(t, "POST", configMaps, with(cmDoc, `{"metadata":{"finalizers":["example.com/x","example.com/y"]}}`))
+	s.make(t, "DELETE", configMaps+"/cm", "")
+	s.do(t, "PATCH", configMaps+"/cm", `{"metadata":{"finalizers":["example.com/x","example.com/z"]}}`, mergePatch).want(t, 422, "metadata.finalizers", "example.com/z")
+	s.do(t, "PATCH", configMaps+"/cm", `{"metadata":{"finalizers":["example.com/x"]}}`, mergePatch).want(t, 200)
+	s.make(t, "POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"child","finalizers":["example.com/x"],"ownerReferences":[
+		{"apiVersion":"v1","kind":"ConfigMap","name":"cm","uid":%q,"blockOwnerDeletion":true}]}}`, s.do(t, "GET", configMaps+"/cm", "").at("metadata.uid")))
+	s.do(t, "DELETE", configMaps+"/cm?propagationPolicy=Foreground", "").want(t, 202, `metadata.finalizers==["example.com/x","foregroundDeletion"]`)
+	s.do(t, "DELETE", configMaps+"/cm?propagationPolicy=Orphan&dryRun=All", "").want(t, 202, `metadata.finalizers==["example.com/x","orphan"]`)
+	s.do(t, "DELETE", configMaps+"/cm?propagationPolicy=Background", "").want(t, 202, `metadata.finalizers==["example.com/x"]`)
+}

@@ -43,9 +43,22 @@ func ValidateUpdate(next, old Object) error {
 		v.immutable("parameters", true, equality.Semantic.DeepEqual(next.Parameters, old.Parameters))
 		v.immutable("reclaimPolicy", true, equality.Semantic.DeepEqual(next.ReclaimPolicy, old.ReclaimPolicy))
 	}
+	v.metadataUpdate(next, old)
 	if err := validate(next); err != nil {
 		v = append(v, err)
 	}
+	if err := errors.Join(v...); err != nil {
+		return fault.Invalid.Errorf("%s: %w", Name(next), err)
+	}
+	return nil
+}
+
+// ValidateStatus checks what a user may change of an object with its status: its
+// metadata, too.
+func ValidateStatus(next, old Object) error {
+	var v problems
+	v.metadata(next)
+	v.metadataUpdate(next, old)
 	if err := errors.Join(v...); err != nil {
 		return fault.Invalid.Errorf("%s: %w", Name(next), err)
 	}

@@ -21,6 +21,20 @@ import (
 // work with. All problems are joined.
 func validate(o Object) error {
 	var v problems
+	v.metadata(o)
+	switch o := o.(type) {
+	case *v1.Pod:
+		v.pod(o)
+	case *v1.ConfigMap:
+		keys(&v, "data", o.Data)
+		keys(&v, "binaryData", o.BinaryData)
+	case *v1.Secret:
+		keys(&v, "data", o.Data)
+	}
+	return errors.Join(v...)
+}
+
+func (v *problems) metadata(o Object) {
 	if o.GetName() == "" {
 		if o.GetGenerateName() != "" {
 			v.add("metadata.generateName", "a file needs metadata.name: its object is found again by it")
@@ -33,18 +47,19 @@ func validate(o Object) error {
 	if o.GetNamespace() != "" {
 		v.check("metadata.namespace", validation.IsDNS1123Label(o.GetNamespace()))
 	}
-	v.fields(metavalidation.ValidateLabels(o.GetLabels(), field.NewPath("metadata", "labels")))
-	v.fields(apivalidation.ValidateAnnotations(o.GetAnnotations(), field.NewPath("metadata", "annotations")))
-	switch o := o.(type) {
-	case *v1.Pod:
-		v.pod(o)
-	case *v1.ConfigMap:
-		keys(&v, "data", o.Data)
-		keys(&v, "binaryData", o.BinaryData)
-	case *v1.Secret:
-		keys(&v, "data", o.Data)
+	at := field.NewPath("metadata")
+	v.fields(metavalidation.ValidateLabels(o.GetLabels(), at.Child("labels")))
+	v.fields(apivalidation.ValidateAnnotations(o.GetAnnotations(), at.Child("annotations")))
+	v.fields(apivalidation.ValidateOwnerReferences(o.GetOwnerReferences(), at.Child("ownerReferences")))
+	v.fields(apivalidation.ValidateFinalizers(o.GetFinalizers(), at.Child("finalizers")))
+}
+
+// metadataUpdate checks what may not change: nothing new holds up an object that
+// ends.
+func (v *problems) metadataUpdate(next, old Object) {
+	if old.GetDeletionTimestamp() != nil {
+		v.fields(apivalidation.ValidateNoNewFinalizers(next.GetFinalizers(), old.GetFinalizers(), field.NewPath("metadata", "finalizers")))
 	}
-	return errors.Join(v...)
 }
 
 // keys checks the keys of data, each of which becomes a file in a volume.
