@@ -28,17 +28,23 @@ func (s *Server) questions() map[string]handler {
 	}
 }
 
+// client returns who the client's certificate says it is: "" without one.
+func client(r *http.Request) (user string, groups []string) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return "", nil
+	}
+	subject := r.TLS.PeerCertificates[0].Subject
+	return subject.CommonName, subject.Organization
+}
+
 func (s *Server) whoAmI(w http.ResponseWriter, r *http.Request) error {
 	var review authenticationv1.SelfSubjectReview
 	if err := s.decode(r, &review); err != nil {
 		return err
 	}
 	review.Status = authenticationv1.SelfSubjectReviewStatus{}
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		subject := r.TLS.PeerCertificates[0].Subject
-		review.Status.UserInfo = authenticationv1.UserInfo{
-			Username: subject.CommonName, Groups: slices.Concat(subject.Organization, []string{"system:authenticated"}),
-		}
+	if user, groups := client(r); user != "" {
+		review.Status.UserInfo = authenticationv1.UserInfo{Username: user, Groups: slices.Concat(groups, []string{"system:authenticated"})}
 	}
 	review.SetGroupVersionKind(authenticationVersion.WithKind("SelfSubjectReview"))
 	return s.send(w, r, http.StatusCreated, &review)

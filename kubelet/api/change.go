@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"reflect"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -86,18 +87,24 @@ func over(o object.Object) bool {
 }
 
 // lazy reports whether the change may be lost in a crash that follows within a
-// moment, because who made it makes it again: statuses but the last, which is
-// final, and signs of life.
+// moment, because who made it makes it again: a kubelet its statuses and its signs
+// of life, and whoever tells of an Event its next repeat. A status is durable
+// that is final, or says that the Pod was admitted: nothing of it may run before
+// that would be known after a crash. So is a Lease that changes hands.
 func lazy(e *edit, o, old object.Object) bool {
 	switch o := o.(type) {
-	case *v1.Pod:
-		return e.subresource == "status" && (!terminal(o) || terminal(old.(*v1.Pod)))
-	case *v1.Node:
-		return e.subresource == "status"
 	case *v1.Event:
 		return true
+	case *v1.Pod:
+		old := old.(*v1.Pod)
+		admitted := o.Status.StartTime != nil && old.Status.StartTime == nil
+		return e.kubelet && e.subresource == "status" && !admitted && (!terminal(o) || terminal(old))
+	case *v1.Node:
+		return e.kubelet && e.subresource == "status"
+	case *coordinationv1.Lease:
+		return e.kubelet && equality.Semantic.DeepEqual(o.Spec.HolderIdentity, old.(*coordinationv1.Lease).Spec.HolderIdentity)
 	}
-	return e.kind.Kind == "Lease"
+	return false
 }
 
 func terminal(p *v1.Pod) bool {

@@ -20,11 +20,13 @@ type edit struct {
 	dryRun     bool
 	validation string // metav1.FieldValidation...
 	applied    bool   // by server-side apply, which records who owns what itself
+	kubelet    bool   // by a kubelet, which tells again what was lost
 }
 
 // newEdit reads what create, update and patch have in common.
 func newEdit(r *http.Request, t target, dryRun []string, manager, validation string) (*edit, error) {
-	e := &edit{target: t, manager: manager, validation: validation}
+	user, _ := client(r)
+	e := &edit{target: t, manager: manager, validation: validation, kubelet: strings.HasPrefix(user, "system:node:")}
 	var err error
 	if e.dryRun, err = isDryRun(dryRun); err != nil {
 		return nil, err

@@ -40,6 +40,7 @@ const (
 type testServer struct {
 	store    *store.Store
 	config   *rest.Config
+	kubelet  *http.Client // that comes as the node's kubelet
 	client   *http.Client
 	handler  http.Handler
 	log      *buffer
@@ -73,11 +74,17 @@ func serve(t testing.TB, dir string) *testServer {
 	server, err := api.New(api.Config{Store: s.store, NodeName: "node", Kubelet: kubelet{}, TLS: serverTLS, Logger: logger})
 	must(t, err)
 	s.handler = server.Handler()
+	asKubelet, err := id.Client(l.Addr().String(), "system:node:node", "system:nodes")
+	must(t, err)
+	asKubelet.NextProtos = plain.NextProtos
+	s.kubelet, err = rest.HTTPClientFor(asKubelet)
+	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, s.listener) }()
 	s.stop = sync.OnceFunc(func() {
 		s.client.CloseIdleConnections()
+		s.kubelet.CloseIdleConnections()
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("serving: %v", err)
@@ -175,6 +182,11 @@ type answer struct {
 // otherwise.
 func (s *testServer) do(t testing.TB, method, path, body string, headers ...string) *answer {
 	t.Helper()
+	return s.doAs(t, s.client, method, path, body, headers...)
+}
+
+func (s *testServer) doAs(t testing.TB, client *http.Client, method, path, body string, headers ...string) *answer {
+	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, s.config.Host+path, strings.NewReader(body))
 	must(t, err)
 	if body != "" {
@@ -184,7 +196,7 @@ func (s *testServer) do(t testing.TB, method, path, body string, headers ...stri
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Set(name, value)
 	}
-	got, err := s.client.Do(r)
+	got, err := client.Do(r)
 	must(t, err)
 	defer got.Body.Close()
 	data, err := io.ReadAll(got.Body)
