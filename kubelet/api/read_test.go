@@ -150,6 +150,9 @@ func TestBodies(t *testing.T) {
 	big := `{"metadata":{"name":"big"},"data":{"k":"` + strings.Repeat("x", 10<<20) + `"}}`
 	s.do(t, "POST", configMaps, big).want(t, 413, "reason==RequestEntityTooLarge", "10 MiB")
 	s.do(t, "POST", configMaps, big[:len(big)-1024]).want(t, 400)
+	one := `{"metadata":{"name":"big"},"data":{"k":"` + strings.Repeat("x", object.MaxSize) + `"}}`
+	s.do(t, "POST", configMaps, one).want(t, 413, "reason==RequestEntityTooLarge", "ConfigMap default/big is too large", "1.5 MiB")
+	s.do(t, "POST", configMaps+"?dryRun=All", one).want(t, 413)
 	s.do(t, "GET", configMaps, "").want(t, 200, "items==[]")
 }
 

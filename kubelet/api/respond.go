@@ -153,6 +153,8 @@ func statusOf(err error) metav1.Status {
 				Status: metav1.StatusFailure, Code: http.StatusInsufficientStorage, Reason: metav1.StatusReasonInternalError,
 				Message: "the disk under the node's object store is full, so nothing was changed: make room and try again: " + err.Error(),
 			}}
+		case errors.Is(err, fault.Exhausted):
+			status = apierrors.NewRequestEntityTooLargeError(err.Error())
 		case errors.Is(err, fault.Unavailable):
 			status = apierrors.NewServiceUnavailable(err.Error())
 		case errors.Is(err, fault.Invalid), errors.Is(err, fault.Unimplemented):

@@ -266,6 +266,8 @@ func told(err error) error {
 		return fault.Aborted.Wrap(err)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		return fault.Invalid.Wrap(err)
+	case apierrors.IsRequestEntityTooLargeError(err):
+		return fault.Exhausted.Wrap(err)
 	case apierrors.IsForbidden(err):
 		return fault.PermissionDenied.Wrap(err)
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):

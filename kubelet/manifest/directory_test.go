@@ -222,25 +222,39 @@ func TestDirectoryMustExist(t *testing.T) {
 	}
 }
 
-// TestLargeFile has a file at the limit, which is read whole, and one beyond it,
-// which is refused with its size.
+// TestLargeFile has a file of many objects at the limit, which is read whole, one
+// beyond it, which is refused with its size, and one with an object that is too
+// large, which is refused with its name.
 func TestLargeFile(t *testing.T) {
 	m := &memory{objects: map[string]manifest.Object{}}
 	dir, reports, _ := run(t, m)
-	fill := func(size int) string {
-		head := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: big}\n#"
-		return head + strings.Repeat("x", size-len(head))
+	fill := func(size, objects int) string {
+		var file strings.Builder
+		for i := range objects {
+			head := fmt.Sprintf("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: big%d}\ndata:\n  k: ", i)
+			rest := (size - file.Len()) / (objects - i)
+			file.WriteString(head + strings.Repeat("x", rest-len(head)-1) + "\n")
+		}
+		return file.String()
 	}
-	write(t, dir, "a.yaml", fill(manifest.MaxFile))
+	var all []string
+	for i := range 10 {
+		all = append(all, fmt.Sprintf("configmap/big%d", i))
+	}
+	write(t, dir, "a.yaml", fill(manifest.MaxFile, 10))
 	if r := <-reports; r.Err != nil {
 		t.Errorf("a file of %d bytes: %v", manifest.MaxFile, r.Err)
 	}
-	until(t, m, "configmap/big")
-	write(t, dir, "a.yaml", fill(manifest.MaxFile+1))
+	until(t, m, all...)
+	write(t, dir, "a.yaml", fill(manifest.MaxFile+1, 10))
 	if r := <-reports; r.Err == nil || !strings.Contains(r.Err.Error(), "larger than 10 MiB") {
 		t.Errorf("a file that is too large: %v", r.Err)
 	}
-	until(t, m, "configmap/big")
+	write(t, dir, "a.yaml", fill(manifest.MaxFile, 5))
+	if r := <-reports; r.Err == nil || !strings.Contains(r.Err.Error(), "document 1: ConfigMap default/big0 is too large: it takes 2.0 MiB") {
+		t.Errorf("an object that is too large: %v", r.Err)
+	}
+	until(t, m, all...)
 }
 
 // TestManyFiles has a thousand files come at once, as in a checkout, and go at

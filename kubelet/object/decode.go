@@ -65,8 +65,9 @@ func Known(head metav1.TypeMeta) (*Kind, error) {
 
 // Complete makes an object of a manifest one that can be stored: it drops what
 // only a node sets, sets defaults, and checks fields and values. Notices say
-// which fields have no effect. The error is fault.Invalid or
-// fault.Unimplemented and names every problem.
+// which fields have no effect. The error is fault.Invalid,
+// fault.Unimplemented or, for an object that is too large, fault.Exhausted, and
+// names every problem.
 func Complete(o Object) ([]Notice, error) {
 	k, err := KindOf(o)
 	if err != nil {
@@ -81,6 +82,9 @@ func Complete(o Object) ([]Notice, error) {
 	}
 	clean(o)
 	if err := Prepare(o); err != nil {
+		return nil, err
+	}
+	if _, err := Encode(o); err != nil {
 		return nil, err
 	}
 	return notices, nil

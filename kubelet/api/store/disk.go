@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"syscall"
@@ -46,7 +47,7 @@ func Open(file string, opts *Options) (*Store, error) {
 		opts = &Options{}
 	}
 	s := &Store{
-		collections: map[*object.Kind]*collection{}, lazy: map[ref]struct{}{}, log: opts.Logger,
+		collections: map[*object.Kind]*collection{}, lazy: map[ref][]byte{}, log: opts.Logger,
 	}
 	for _, k := range object.Kinds() {
 		s.collections[k] = newCollection()
@@ -150,12 +151,9 @@ func (s *Store) readKind(k *object.Kind, b *bbolt.Bucket) error {
 // commit runs change in one durable transaction together with the statuses
 // that are in memory only. The caller holds s.write.
 func (s *Store) commit(change func(*bbolt.Tx) error) error {
-	pending, err := s.pending()
-	if err != nil {
-		return err
-	}
+	pending := s.pending()
 	reserved := s.reserved
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for r, data := range pending {
 			if err := insert(tx, r, data); err != nil {
 				return err
@@ -181,30 +179,19 @@ func (s *Store) commit(change func(*bbolt.Tx) error) error {
 }
 
 // pending takes the objects that are in memory only.
-func (s *Store) pending() (map[ref][]byte, error) {
+func (s *Store) pending() map[ref][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make(map[ref][]byte, len(s.lazy))
-	for r := range s.lazy {
-		data, err := encode(s.collections[r.kind].objects[r.key])
-		if err != nil {
-			return nil, err
-		}
-		out[r] = data
-	}
-	clear(s.lazy)
-	return out, nil
+	out := s.lazy
+	s.lazy = map[ref][]byte{}
+	return out
 }
 
 // again puts back what pending took and commit could not write.
 func (s *Store) again(pending map[ref][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for r := range pending {
-		if s.collections[r.kind].objects[r.key] != nil {
-			s.lazy[r] = struct{}{}
-		}
-	}
+	maps.Copy(s.lazy, pending)
 }
 
 // later sees to it that lazy writes reach the disk. The caller holds s.mu.

@@ -43,7 +43,7 @@ type Store struct {
 	mu          sync.RWMutex // guards what follows; never held over I/O
 	collections map[*object.Kind]*collection
 	revision    uint64
-	lazy        map[ref]struct{} // written to memory only so far
+	lazy        map[ref][]byte // written to memory only so far
 	flush       *time.Timer
 
 	reserved uint64 // guarded by write
@@ -123,7 +123,8 @@ type WriteOptions struct {
 // one, as it was last. An object that change returns belongs to the store from
 // then on, which sets its resourceVersion, and for a new one uid,
 // creationTimestamp and generation where they are missing. The error is that of
-// change, or of the disk, and nothing has changed then.
+// change, or of the disk, or fault.Exhausted for an object that is too large, and
+// nothing has changed then.
 func (s *Store) Write(k *object.Kind, namespace, name string, change Change, opts WriteOptions) (Object, error) {
 	r := refOf(k, namespace, name)
 	s.write.Lock()
@@ -146,7 +147,8 @@ func (s *Store) Write(k *object.Kind, namespace, name string, change Change, opt
 	}
 	next.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind)
 	if opts.DryRun {
-		return next, nil
+		_, err := object.Encode(next)
+		return next, err
 	}
 	return s.put(r, next, old, opts)
 }
@@ -170,11 +172,11 @@ func (s *Store) put(r ref, o, old Object, opts WriteOptions) (Object, error) {
 	// A disk that takes no writes does not set resourceVersions aside either: then
 	// lazy changes wait for it, or a number could be given out twice.
 	lazy := opts.Lazy && old != nil && next < s.reserved
+	data, err := object.Encode(o)
+	if err != nil {
+		return nil, err
+	}
 	if !lazy {
-		data, err := encode(o)
-		if err != nil {
-			return nil, err
-		}
 		if err := s.commit(func(tx *bbolt.Tx) error { return insert(tx, r, data) }); err != nil {
 			return nil, fmt.Errorf("writing %s %q: %w", r.kind.Kind, r.key, err)
 		}
@@ -182,7 +184,7 @@ func (s *Store) put(r ref, o, old Object, opts WriteOptions) (Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if lazy {
-		s.lazy[r] = struct{}{}
+		s.lazy[r] = data
 		s.later()
 	} else {
 		delete(s.lazy, r)
@@ -190,7 +192,7 @@ func (s *Store) put(r ref, o, old Object, opts WriteOptions) (Object, error) {
 	s.revision = next
 	c := s.collections[r.kind]
 	c.objects[r.key] = o
-	c.add(&Event{Type: typeOf(old), Object: o, Before: old, Revision: next})
+	c.add(&Event{Type: typeOf(old), Object: o, Before: old, Revision: next}, data)
 	return o, nil
 }
 
@@ -207,18 +209,22 @@ func (s *Store) remove(r ref, old Object, opts WriteOptions) (Object, error) {
 		return old, nil
 	}
 	next := s.next()
+	last := old.DeepCopyObject().(Object)
+	last.SetResourceVersion(formatRevision(next))
+	data, err := json.Marshal(last) // whatever its size: it is to go
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s %q: %w", r.kind.Kind, r.key, err)
+	}
 	if err := s.commit(func(tx *bbolt.Tx) error { return remove(tx, r) }); err != nil {
 		return nil, fmt.Errorf("deleting %s %q: %w", r.kind.Kind, r.key, err)
 	}
-	last := old.DeepCopyObject().(Object)
-	last.SetResourceVersion(formatRevision(next))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.revision = next
 	c := s.collections[r.kind]
 	delete(c.objects, r.key)
 	delete(s.lazy, r)
-	c.add(&Event{Type: Deleted, Object: last, Before: old, Revision: next})
+	c.add(&Event{Type: Deleted, Object: last, Before: old, Revision: next}, data)
 	return last, nil
 }
 
@@ -232,11 +238,3 @@ func (s *Store) at(r ref) Object {
 func (s *Store) next() uint64 { return s.Revision() + 1 }
 
 func formatRevision(n uint64) string { return strconv.FormatUint(n, 10) }
-
-func encode(o Object) ([]byte, error) {
-	data, err := json.Marshal(o)
-	if err != nil {
-		return nil, fmt.Errorf("encoding %s: %w", object.Name(o), err)
-	}
-	return data, nil
-}

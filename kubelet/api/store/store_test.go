@@ -213,6 +213,50 @@ func TestWatchThatFellBehind(t *testing.T) {
 	}
 }
 
+// TestWindowOfLargeObjects has an object that is large and changes often: little
+// of what it was is kept, and a watch that is that far behind lists again.
+func TestWindowOfLargeObjects(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "objects.db"))
+	set(t, s, "other", "1", store.WriteOptions{})
+	large := strings.Repeat("x", 1<<20)
+	for n := range 100 {
+		set(t, s, "a", large+strconv.Itoa(n), store.WriteOptions{Lazy: true})
+	}
+	last := s.Revision()
+	if _, err := s.Watch(secret(t), last-16).Next(t.Context()); !errors.Is(err, fault.OutOfRange) {
+		t.Errorf("16 changes back: %v", err)
+	}
+	if events, err := s.Watch(secret(t), last-4).Next(t.Context()); err != nil || len(events) != 4 || events[3].Revision != last {
+		t.Errorf("4 changes back: %d events, %v", len(events), err)
+	}
+	for n := range 2000 { // small ones follow
+		set(t, s, "b", strconv.Itoa(n), store.WriteOptions{Lazy: true})
+	}
+	if events, err := s.Watch(secret(t), last).Next(t.Context()); err != nil || len(events) != 2000 {
+		t.Errorf("2000 changes back: %d events, %v", len(events), err)
+	}
+}
+
+// TestTooLarge has an object that is too large to be stored: nothing changes.
+func TestTooLarge(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "objects.db"))
+	set(t, s, "a", "1", store.WriteOptions{})
+	before := s.Revision()
+	for name, opts := range map[string]store.WriteOptions{"durable": {}, "lazy": {Lazy: true}, "dry": {DryRun: true}} {
+		_, err := s.Write(secret(t), "default", "a", func(old store.Object) (store.Object, error) {
+			next := old.DeepCopyObject().(*v1.Secret)
+			next.Data = map[string][]byte{"k": make([]byte, object.MaxSize)}
+			return next, nil
+		}, opts)
+		if !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "Secret default/a is too large") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if s.Revision() != before || value(t, s, "a") != "1" {
+		t.Errorf("a is %s at %d, after %d", value(t, s, "a"), s.Revision(), before)
+	}
+}
+
 // TestFilesThatAreRefused has stores that a newer program wrote, and what is no store.
 func TestFilesThatAreRefused(t *testing.T) {
 	change := func(change func(*bbolt.Tx) error) func(t *testing.T, file string) {

@@ -23,6 +23,9 @@ const (
 	// window is how many changes of a kind are kept for who watches: a watch that
 	// is further behind has to list again.
 	window = 4096
+	// windowBytes is how much the objects of these changes may take as JSON, so
+	// that large ones that change often pin little of what they were.
+	windowBytes = 16 << 20
 	// hot is how many of the newest changes keep their JSON, so that it is made
 	// once for any number of watches.
 	hot = 128
@@ -36,6 +39,7 @@ type Event struct {
 	Object, Before Object
 	Revision       uint64
 
+	size int // of the object's JSON
 	json atomic.Pointer[[]byte]
 }
 
@@ -56,6 +60,7 @@ func (e *Event) JSON() ([]byte, error) {
 type collection struct {
 	objects map[string]Object
 	events  []*Event // the last changes, oldest first
+	bytes   int      // that these take
 	// horizon is the revision up to which changes are not known any more.
 	horizon uint64
 	changed chan struct{} // closed and replaced at each change
@@ -65,17 +70,39 @@ func newCollection() *collection {
 	return &collection{objects: map[string]Object{}, changed: make(chan struct{})}
 }
 
-func (c *collection) add(e *Event) {
-	if len(c.events) >= 2*window {
-		c.horizon = c.events[len(c.events)-window-1].Revision
-		c.events = append(make([]*Event, 0, 2*window), c.events[len(c.events)-window:]...)
-	}
+// add appends a change, with its object's JSON.
+func (c *collection) add(e *Event, data []byte) {
+	e.size = len(data)
+	e.json.Store(&data)
 	c.events = append(c.events, e)
+	c.bytes += e.size
+	if len(c.events) > 2*window {
+		c.forget(len(c.events) - window)
+	}
+	if c.bytes > windowBytes { // half of it goes, so that this is seldom
+		n, left := 0, c.bytes
+		for ; left > windowBytes/2 && n < len(c.events)-1; n++ {
+			left -= c.events[n].size
+		}
+		c.forget(n)
+	}
 	if cold := len(c.events) - 1 - hot; cold >= 0 {
 		c.events[cold].json.Store(nil)
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// forget drops the n oldest changes. Readers may still hold them.
+func (c *collection) forget(n int) {
+	if n == 0 {
+		return
+	}
+	c.horizon = c.events[n-1].Revision
+	for _, e := range c.events[:n] {
+		c.bytes -= e.size
+	}
+	c.events = append(make([]*Event, 0, len(c.events)), c.events[n:]...)
 }
 
 // after returns the changes that follow the revision.
