@@ -182,10 +182,20 @@ func merge(e *edit, o, old object.Object) object.Object {
 	return o
 }
 
+// takeResources takes over what a resize is about, by the containers' names. What
+// is none of the Pod's is taken over whole, for validation to refuse.
 func takeResources(to, from *v1.PodSpec) {
-	for _, pair := range [][2][]v1.Container{{to.InitContainers, from.InitContainers}, {to.Containers, from.Containers}} {
-		for i := range min(len(pair[0]), len(pair[1])) {
-			pair[0][i].Resources, pair[0][i].ResizePolicy = pair[1][i].Resources, pair[1][i].ResizePolicy
+	for _, pair := range [][2]*[]v1.Container{{&to.InitContainers, &from.InitContainers}, {&to.Containers, &from.Containers}} {
+		have := map[string]*v1.Container{}
+		for i := range *pair[0] {
+			have[(*pair[0])[i].Name] = &(*pair[0])[i]
+		}
+		for _, c := range *pair[1] {
+			if mine := have[c.Name]; mine != nil {
+				mine.Resources, mine.ResizePolicy = c.Resources, c.ResizePolicy
+			} else {
+				*pair[0] = append(*pair[0], c)
+			}
 		}
 	}
 	to.Resources = from.Resources

@@ -44,6 +44,23 @@ func TestUpdate(t *testing.T) {
 			[]string{"spec.containers.0.resources.requests.cpu==2", "spec.containers.0.image==x"},
 			true,
 		},
+		"resize by name": {
+			pods + "/web/resize", with(podDoc, `{"spec":{"containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"1"}}},{"name":"d","image":"x"}]}}`),
+			`{"spec":{"containers":[{"name":"d","image":"x","resources":{"requests":{"cpu":"3"}}},{"name":"c","image":"x","resources":{"requests":{"cpu":"2"}}}]}}`, 200,
+			[]string{"spec.containers.0.name==c", "spec.containers.0.resources.requests.cpu==2", "spec.containers.1.resources.requests.cpu==3"},
+			true,
+		},
+		"resize of nobody": {
+			pods + "/web/resize", podDoc, `{"spec":{"containers":[{"name":"c","image":"busybox"},{"name":"d","image":"x"}]}}`, 422,
+			[]string{"only the resources"},
+			false,
+		},
+		"resize of the Pod": {
+			pods + "/web/resize", with(podDoc, `{"spec":{"containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"1"}}}]}}`),
+			`{"spec":{"resources":{"requests":{"cpu":"2"}}}}`, 422,
+			[]string{"spec.resources", "delete the Pod"},
+			false,
+		},
 		"resize of class": {pods + "/web/resize", podDoc, `{"spec":{"containers":[{"name":"c","image":"x","resources":{"requests":{"cpu":"2"}}}]}}`, 422, []string{"Burstable", "BestEffort"}, false},
 		"no subresource":  {pods + "/web/wonder", podDoc, `{}`, 404, []string{"no such subresource"}, false},
 		"no status":       {configMaps + "/cm/status", cmDoc, `{}`, 404, nil, false},

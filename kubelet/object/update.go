@@ -2,12 +2,14 @@ package object
 
 import (
 	"errors"
+	"fmt"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // ClaimProtection is the finalizer that keeps a claim until no Pod uses it and
@@ -122,17 +124,48 @@ func (v *problems) claimUpdate(next, old *v1.PersistentVolumeClaim) {
 }
 
 // ValidateResize checks what may be changed by a Pod's subresource resize: the
-// resources of containers.
+// cpu and memory of containers and sidecars. Another change would have no effect
+// on a Pod that runs.
 func ValidateResize(next, old *v1.Pod) error {
 	var v problems
+	if !equality.Semantic.DeepEqual(next.Spec.Resources, old.Spec.Resources) {
+		v.add("spec.resources", "what the Pod itself asks for cannot be changed while it runs, only the resources of its containers: delete the Pod and create it anew")
+	}
+	v.resized("spec.initContainers", next.Spec.InitContainers, old.Spec.InitContainers, pod.IsSidecar)
+	v.resized("spec.containers", next.Spec.Containers, old.Spec.Containers, func(*v1.Container) bool { return true })
 	return v.onlyChanged(next, old, "the resources of its containers", func(s *v1.PodSpec) {
 		for _, list := range [][]v1.Container{s.InitContainers, s.Containers} {
 			for i := range list {
 				list[i].Resources, list[i].ResizePolicy = v1.ResourceRequirements{}, nil
 			}
 		}
-		s.Resources = nil
+		s.Resources = nil // has a complaint of its own
 	})
+}
+
+// resized checks how the resources of containers change: not of those that do
+// not run long enough, and of the others cpu and memory only.
+func (v *problems) resized(field string, next, old []v1.Container, may func(*v1.Container) bool) {
+	for i := range min(len(next), len(old)) {
+		at, is, was := fmt.Sprintf("%s[%d].resources", field, i), &next[i].Resources, &old[i].Resources
+		switch {
+		case equality.Semantic.DeepEqual(is, was):
+		case !may(&next[i]):
+			v.add(at, "of an init container that ends cannot be changed: delete the Pod and create it anew")
+		case !equality.Semantic.DeepEqual(fixed(is), fixed(was)):
+			v.add(at, "only cpu and memory can be changed")
+		}
+	}
+}
+
+// fixed returns what a resize must leave as it is.
+func fixed(r *v1.ResourceRequirements) *v1.ResourceRequirements {
+	r = r.DeepCopy()
+	for _, list := range []v1.ResourceList{r.Requests, r.Limits} {
+		delete(list, v1.ResourceCPU)
+		delete(list, v1.ResourceMemory)
+	}
+	return r
 }
 
 func (v *problems) onlyChanged(next, old *v1.Pod, what string, without func(*v1.PodSpec)) error {

@@ -101,6 +101,21 @@ func TestValidateParts(t *testing.T) {
 	check(t, "something else", object.ValidateEphemeral(pod(host), pod(same)), "only spec.ephemeralContainers")
 	check(t, "resized", object.ValidateResize(pod(cpu), pod(same)), "")
 	check(t, "more than the limit", object.ValidateResize(pod(more), pod(cpu)), "more than the limit")
+	own := func(s *v1.PodSpec) {
+		s.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}}
+	}
+	initCPU := func(s *v1.PodSpec) {
+		s.InitContainers[0].Resources.Limits = v1.ResourceList{v1.ResourceCPU: resource.MustParse("2")}
+	}
+	sidecar := func(s *v1.PodSpec) { s.InitContainers[0].RestartPolicy = ptr(v1.ContainerRestartPolicyAlways) }
+	gpu := func(s *v1.PodSpec) {
+		s.Containers[0].Resources.Limits = v1.ResourceList{"example.com/gpu": resource.MustParse("1")}
+	}
+	check(t, "the Pod's own", object.ValidateResize(pod(own), pod(same)), "spec.resources: what the Pod itself asks for")
+	check(t, "the Pod's own, kept", object.ValidateResize(pod(own), pod(own)), "")
+	check(t, "an init container", object.ValidateResize(pod(initCPU), pod(same)), "spec.initContainers[0].resources")
+	check(t, "a sidecar", object.ValidateResize(pod(func(s *v1.PodSpec) { sidecar(s); initCPU(s) }), pod(sidecar)), "")
+	check(t, "a device", object.ValidateResize(pod(gpu), pod(same)), "only cpu and memory")
 	check(t, "resized and more", object.ValidateResize(pod(host), pod(same)), "only the resources")
 }
 
