@@ -118,15 +118,21 @@ func (s *Server) world() *world {
 // which more may be due, and whether something failed.
 func (s *Server) sweep() (changed, failed bool) {
 	w := s.world()
+	return s.tidy(w), w.failed
+}
+
+// tidy does what is due by what was seen. What changed since is left for the next
+// sweep, which sees it.
+func (s *Server) tidy(w *world) (changed bool) {
 	for _, o := range w.objects {
 		switch {
 		case o.GetDeletionTimestamp() != nil:
 			changed = s.finalize(w, o) || changed
 		case w.ownerless(o):
-			changed = s.discard(w, o, metav1.DeletePropagationBackground) || changed
+			changed = s.discard(w, o, asSeen(o), metav1.DeletePropagationBackground) || changed
 		}
 	}
-	return changed, w.failed
+	return changed
 }
 
 // ownerless reports whether the object had owners of kinds that are kept here
@@ -195,7 +201,7 @@ func (s *Server) finalizeForeground(w *world, o object.Object) (changed bool) {
 			blocked = blocked || ref.UID == o.GetUID() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
 		}
 		if d.GetDeletionTimestamp() == nil {
-			changed = s.discard(w, d, metav1.DeletePropagationForeground) || changed
+			changed = s.discard(w, d, asSeen(d), metav1.DeletePropagationForeground) || changed
 		}
 	}
 	if blocked {
@@ -212,7 +218,7 @@ func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
 		}
 		empty = false
 		if o.GetDeletionTimestamp() == nil {
-			changed = s.discard(w, o, metav1.DeletePropagationBackground) || changed
+			changed = s.discard(w, o, itself(o), metav1.DeletePropagationBackground) || changed
 		}
 	}
 	if !empty {
@@ -221,13 +227,26 @@ func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
 	return s.rewrite(w, ns, "finalize", func(o object.Object) { o.(*v1.Namespace).Spec.Finalizers = nil })
 }
 
+// asSeen is for a deletion that follows from what an object says: its owners may
+// have changed since, or it was told again.
+func asSeen(o object.Object) *metav1.Preconditions {
+	p, revision := itself(o), o.GetResourceVersion()
+	p.ResourceVersion = &revision
+	return p
+}
+
+// itself is for a deletion that does not: the object, and no other of its name.
+func itself(o object.Object) *metav1.Preconditions {
+	uid := o.GetUID()
+	return &metav1.Preconditions{UID: &uid}
+}
+
 // discard deletes an object for the collector.
-func (s *Server) discard(w *world, o object.Object, policy metav1.DeletionPropagation) bool {
+func (s *Server) discard(w *world, o object.Object, only *metav1.Preconditions, policy metav1.DeletionPropagation) bool {
 	k, err := object.KindOf(o)
 	if err == nil {
-		uid := o.GetUID()
 		_, _, err = s.remove(target{kind: k, namespace: o.GetNamespace(), name: o.GetName()},
-			&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &policy})
+			&metav1.DeleteOptions{Preconditions: only, PropagationPolicy: &policy})
 	}
 	return s.done(w, "deleting what is not wanted any more", o, err)
 }
@@ -270,51 +289,4 @@ func (s *Server) done(w *world, what string, o object.Object, err error) bool {
 	w.failed = true
 	s.log.Error(what, "object", object.Name(o), "err", err)
 	return false
-}
-
-const (
-	// eventLife is how long an Event is kept, and eventMost how many are.
-	eventLife = time.Hour
-	eventMost = 5000
-)
-
-// forgetEvents deletes Events that are old, or too many, until ctx ends.
-func (s *Server) forgetEvents(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-tick.C:
-			s.forgetEventsBefore(now.Add(-eventLife))
-		}
-	}
-}
-
-func (s *Server) forgetEventsBefore(limit time.Time) {
-	kind := find(schema.GroupVersion{Version: "v1"}, "events")
-	objects, _ := s.config.Store.List(kind, "")
-	slices.SortFunc(objects, func(a, b object.Object) int { return lastSeen(a).Compare(lastSeen(b)) })
-	for i, o := range objects {
-		if lastSeen(o).After(limit) && len(objects)-i <= eventMost {
-			return
-		}
-		s.discard(&world{}, o, metav1.DeletePropagationBackground)
-	}
-}
-
-func lastSeen(o object.Object) time.Time {
-	e := o.(*v1.Event)
-	at := e.LastTimestamp.Time
-	if e.Series != nil && e.Series.LastObservedTime.After(at) {
-		at = e.Series.LastObservedTime.Time
-	}
-	if e.EventTime.After(at) {
-		at = e.EventTime.Time
-	}
-	if at.IsZero() {
-		at = e.CreationTimestamp.Time
-	}
-	return at
 }

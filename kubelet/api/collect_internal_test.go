@@ -1,0 +1,98 @@
+package api
+
+import (
+	"crypto/tls"
+	"net/http"
+	"path/filepath"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodekit-project/nodekit/kubelet/api/store"
+	"github.com/nodekit-project/nodekit/kubelet/object"
+)
+
+// idle returns a server that serves nobody and does not collect.
+func idle(t *testing.T) *Server {
+	t.Helper()
+	objects, err := store.Open(filepath.Join(t.TempDir(), "objects.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := objects.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := New(Config{Store: objects, NodeName: "node", Kubelet: http.DefaultTransport, TLS: &tls.Config{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// put stores an object as change makes it of what is stored.
+func put[T object.Object](t *testing.T, s *Server, name string, change func(T)) T {
+	t.Helper()
+	k, err := object.KindOf(*new(T))
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace := ""
+	if k.Namespaced {
+		namespace = "ns"
+	}
+	o, err := s.config.Store.Write(k, namespace, name, func(old store.Object) (store.Object, error) {
+		next := k.New()
+		if old != nil {
+			next = old.DeepCopyObject().(object.Object)
+		}
+		next.SetNamespace(namespace)
+		next.SetName(name)
+		change(next.(T))
+		return next, nil
+	}, store.WriteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o.(T)
+}
+
+func (s *Server) has(resource, name string) bool {
+	_, err := s.config.Store.Get(find(schema.GroupVersion{Version: "v1"}, resource), "ns", name)
+	return err == nil
+}
+
+// TestCollectorActsOnWhatIs has objects that change after the collector looked:
+// it does not end one that got an owner that stays.
+func TestCollectorActsOnWhatIs(t *testing.T) {
+	of := func(owner types.UID) func(*v1.ConfigMap) {
+		return func(c *v1.ConfigMap) {
+			c.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: owner}}
+		}
+	}
+	s := idle(t)
+	stays := put(t, s, "stays", func(*v1.ConfigMap) {})
+	ends := put(t, s, "ends", func(c *v1.ConfigMap) {
+		now, none := metav1.Now(), int64(0)
+		c.DeletionTimestamp, c.DeletionGracePeriodSeconds, c.Finalizers = &now, &none, []string{metav1.FinalizerDeleteDependents}
+	})
+	put(t, s, "orphan", of("gone"))
+	put(t, s, "child", of(ends.UID))
+	put(t, s, "lost", of("gone"))
+	seen := s.world()
+	put(t, s, "orphan", of(stays.UID))
+	put(t, s, "child", of(stays.UID))
+	if !s.tidy(seen) || seen.failed {
+		t.Error("nothing was done, or something failed")
+	}
+	if !s.has("configmaps", "orphan") || !s.has("configmaps", "child") {
+		t.Error("what has an owner again was deleted")
+	}
+	if s.has("configmaps", "lost") {
+		t.Error("what has no owner is there")
+	}
+}
