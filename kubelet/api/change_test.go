@@ -159,6 +159,7 @@ func TestDryRun(t *testing.T) {
 	s := serve(t, t.TempDir())
 	s.make(t, "POST", pods, podDoc)
 	s.make(t, "POST", configMaps, cmDoc)
+	s.make(t, "POST", namespaces, `{"metadata":{"name":"own"}}`)
 	before, all := s.store.Revision(), s.do(t, "GET", configMaps, "").body+s.do(t, "GET", pods, "").body+s.do(t, "GET", namespaces, "").body
 	for name, c := range map[string]struct {
 		method, path, body string
@@ -181,7 +182,7 @@ func TestDryRun(t *testing.T) {
 		"evict":             {"POST", pods + "/web/eviction", `{"deleteOptions":{"dryRun":["All"]}}`, "", 201, "status==Success"},
 		"evict by query":    {"POST", pods + "/web/eviction?dryRun=All", `{}`, "", 201, "status==Success"},
 		"delete collection": {"DELETE", configMaps + "?dryRun=All", "", "", 200, "status==Success"},
-		"delete namespace":  {"DELETE", namespaces + "/default?dryRun=All", "", "", 202, "status.phase==Terminating"},
+		"delete namespace":  {"DELETE", namespaces + "/own?dryRun=All", "", "", 202, "status.phase==Terminating"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var headers []string

@@ -221,10 +221,25 @@ func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
 			changed = s.discard(w, o, itself(o), metav1.DeletePropagationBackground) || changed
 		}
 	}
-	if !empty {
+	if !empty || s.holds(ns.Name) {
 		return changed
 	}
 	return s.rewrite(w, ns, "finalize", func(o object.Object) { o.(*v1.Namespace).Spec.Finalizers = nil })
+}
+
+// holds reports whether anything is in the namespace now. One that ends takes
+// nothing new, so when nothing is, nothing will be; what was seen may be from
+// before it ended.
+func (s *Server) holds(namespace string) bool {
+	for _, k := range object.Kinds() {
+		if !k.Namespaced {
+			continue
+		}
+		if objects, _ := s.config.Store.List(k, namespace); len(objects) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // asSeen is for a deletion that follows from what an object says: its owners may

@@ -96,3 +96,57 @@ func TestCollectorActsOnWhatIs(t *testing.T) {
 		t.Error("what has no owner is there")
 	}
 }
+
+// TestNamespaceGoesEmpty has an object that came when the collector had looked
+// at its kind, and before its namespace ended: that stays for it.
+func TestNamespaceGoesEmpty(t *testing.T) {
+	s := idle(t)
+	put(t, s, "ns", func(ns *v1.Namespace) {
+		now, none := metav1.Now(), int64(0)
+		ns.DeletionTimestamp, ns.DeletionGracePeriodSeconds, ns.Spec.Finalizers = &now, &none, []v1.FinalizerName{v1.FinalizerKubernetes}
+	})
+	seen := s.world()
+	put(t, s, "late", func(*v1.ConfigMap) {})
+	s.tidy(seen)
+	if _, err := s.config.Store.Get(find(schema.GroupVersion{Version: "v1"}, "namespaces"), "", "ns"); err != nil {
+		t.Errorf("the namespace went before what is in it: %v", err)
+	}
+}
+
+// slipping is an object whose namespace goes once, as soon as somebody made it.
+type slipping struct {
+	*v1.ConfigMap
+
+	slip func() (slipped bool)
+	done bool
+}
+
+func (s *slipping) GetNamespace() string {
+	s.done = s.done || s.slip()
+	return s.ConfigMap.GetNamespace()
+}
+
+// TestCreateInNamespaceThatGoes has a namespace that goes between the step that
+// makes it and the one that needs it: it is made again.
+func TestCreateInNamespaceThatGoes(t *testing.T) {
+	s := idle(t)
+	spaces := find(schema.GroupVersion{Version: "v1"}, "namespaces")
+	o := &slipping{ConfigMap: &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}}
+	o.slip = func() bool {
+		if _, err := s.config.Store.Get(spaces, "", "ns"); err != nil {
+			return false
+		}
+		_, err := s.config.Store.Write(spaces, "", "ns", func(store.Object) (store.Object, error) { return nil, nil }, store.WriteOptions{}) //nolint:nilnil // it goes
+		if err != nil {
+			t.Error(err)
+		}
+		return true
+	}
+	e := &edit{target: target{kind: find(schema.GroupVersion{Version: "v1"}, "configmaps"), namespace: "ns"}}
+	if _, err := s.insert(e, o); err != nil || !o.done {
+		t.Fatalf("%v, and the namespace went: %v", err, o.done)
+	}
+	if _, err := s.config.Store.Get(spaces, "", "ns"); err != nil {
+		t.Errorf("the object is there, and its namespace is not: %v", err)
+	}
+}

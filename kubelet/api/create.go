@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -59,9 +60,9 @@ func (s *Server) insert(e *edit, o object.Object) (object.Object, error) {
 			if old != nil {
 				return nil, apierrors.NewAlreadyExists(e.kind.GroupResource(), o.GetName())
 			}
-			return o, nil
+			return o, s.stillOpen(e, o.GetNamespace())
 		}, store.WriteOptions{DryRun: e.dryRun})
-		if apierrors.IsAlreadyExists(err) && generated && n < maxTries {
+		if errors.Is(err, errStale) || apierrors.IsAlreadyExists(err) && generated && n < maxTries {
 			continue
 		}
 		return made, err
@@ -155,31 +156,20 @@ func (s *Server) placePod(e *edit, p *v1.Pod) error {
 	return nil
 }
 
-// permanent reports whether the namespace is one that always is, as in every
-// cluster: it is made when the first object needs it.
-func permanent(namespace string) bool {
-	return namespace == metav1.NamespaceDefault || namespace == metav1.NamespaceSystem
-}
-
 // ensureNamespace makes the namespace of a new object if it is not there: on one
-// node nobody else would. One that ends takes nothing new. An Event makes none:
-// it tells of what is over, and the namespace that it is late for would come
-// back with nothing else in it. Those that always are take Events all the same.
+// node nobody else would. An Event makes none: it tells of what is over, and the
+// namespace that it is late for would come back with nothing else in it. Those
+// that always are take Events all the same.
 func (s *Server) ensureNamespace(e *edit, name string) error {
 	if name == "" {
 		return nil
 	}
 	kind := find(schema.GroupVersion{Version: "v1"}, "namespaces")
 	_, err := s.config.Store.Write(kind, "", name, func(old store.Object) (store.Object, error) {
-		if old != nil && old.GetDeletionTimestamp() != nil {
-			err := apierrors.NewForbidden(e.kind.GroupResource(), e.name, fmt.Errorf("namespace %s is being terminated: wait until it is gone", name))
-			err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: v1.NamespaceTerminatingCause, Message: err.ErrStatus.Message, Field: "metadata.namespace"}}
-			return nil, err
-		}
 		if old != nil {
-			return old, nil
+			return old, open(e, old)
 		}
-		if e.kind.Kind == "Event" && !permanent(name) {
+		if e.kind.Kind == "Event" && !object.Permanent(name) {
 			return nil, apierrors.NewNotFound(kind.GroupResource(), name)
 		}
 		ns := &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1.NamespaceSpec{Finalizers: []v1.FinalizerName{v1.FinalizerKubernetes}}}
@@ -189,4 +179,30 @@ func (s *Server) ensureNamespace(e *edit, name string) error {
 		return ns, nil
 	}, store.WriteOptions{DryRun: e.dryRun})
 	return err
+}
+
+// open returns the error of a namespace that ends, which takes nothing new.
+func open(e *edit, ns object.Object) error {
+	if ns.GetDeletionTimestamp() == nil {
+		return nil
+	}
+	err := apierrors.NewForbidden(e.kind.GroupResource(), e.name, fmt.Errorf("namespace %s is being terminated: wait until it is gone", ns.GetName()))
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: v1.NamespaceTerminatingCause, Message: err.ErrStatus.Message, Field: "metadata.namespace"}}
+	return err
+}
+
+// stillOpen checks the namespace once more in the transaction that adds to it. It
+// returns errStale when it is gone since it was ensured.
+func (s *Server) stillOpen(e *edit, name string) error {
+	if name == "" {
+		return nil
+	}
+	ns, err := s.config.Store.Get(find(schema.GroupVersion{Version: "v1"}, "namespaces"), "", name)
+	switch {
+	case err == nil:
+		return open(e, ns)
+	case e.dryRun: // which makes none
+		return nil
+	}
+	return errStale
 }

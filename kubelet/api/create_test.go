@@ -129,6 +129,16 @@ func TestEventMakesNoNamespace(t *testing.T) {
 	s.do(t, "POST", namespaces+"/default/events", `{"metadata":{"name":"e"},"involvedObject":{"kind":"Node","name":"node"}}`).want(t, 201)
 }
 
+// TestPermanentNamespaces has the namespaces that a cluster always has.
+func TestPermanentNamespaces(t *testing.T) {
+	s := serve(t, t.TempDir())
+	for _, name := range []string{"default", "kube-system"} {
+		s.make(t, "POST", namespaces+"/"+name+"/configmaps", cmDoc)
+		s.do(t, "DELETE", namespaces+"/"+name, "").want(t, 403, "reason==Forbidden", "may not be deleted", "details.name=="+name)
+		s.do(t, "GET", namespaces+"/"+name, "").want(t, 200, "status.phase==Active")
+	}
+}
+
 // TestReplacedNamespaceKeepsItsContent has clients that write a namespace
 // without the finalizer that they need not know.
 func TestReplacedNamespaceKeepsItsContent(t *testing.T) {

@@ -71,6 +71,9 @@ func (s *Server) remove(t target, opts *metav1.DeleteOptions) (o object.Object, 
 		if err := precondition(t, old, opts.Preconditions); err != nil {
 			return nil, err
 		}
+		if t.kind.Kind == "Namespace" && object.Permanent(t.name) {
+			return nil, apierrors.NewForbidden(t.kind.GroupResource(), t.name, errors.New("this namespace may not be deleted: delete what is in it"))
+		}
 		next := ending(old, opts, time.Now())
 		if gone = over(next); gone {
 			return nil, nil

@@ -112,6 +112,10 @@ func (a *applier) drop(o Object) error {
 	switch o := o.(type) {
 	case *v1.Pod:
 		return a.end(o)
+	case *v1.Namespace:
+		if object.Permanent(o.Name) {
+			return nil
+		}
 	case *v1.PersistentVolumeClaim, *v1.PersistentVolume, *snapshotv1.VolumeSnapshot, *snapshotv1.VolumeSnapshotContent:
 		return nil
 	}

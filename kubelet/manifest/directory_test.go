@@ -34,6 +34,8 @@ func key(o manifest.Object) string {
 		kind = "configmap"
 	case *v1.PersistentVolumeClaim:
 		kind = "claim"
+	case *v1.Namespace:
+		kind = "namespace"
 	}
 	return kind + "/" + o.GetName()
 }
@@ -198,6 +200,19 @@ func TestVanishedDirectoryKeepsItsPods(t *testing.T) {
 	source.Again()
 	time.Sleep(20 * time.Millisecond)
 	until(t, m, "pod/p")
+}
+
+// TestPermanentNamespaceStays has files of namespaces go: one that a node always
+// has cannot be deleted, and nobody tries.
+func TestPermanentNamespaceStays(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir, _, _ := run(t, m)
+	write(t, dir, "a.yaml", document("Namespace", "default", "")+document("Namespace", "own", ""))
+	until(t, m, "namespace/default", "namespace/own")
+	if err := os.Remove(filepath.Join(dir, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, m, "namespace/default")
 }
 
 func TestOneObjectInTwoFiles(t *testing.T) {

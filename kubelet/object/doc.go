@@ -42,6 +42,12 @@ func Name(o Object) string {
 	return strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/")
 }
 
+// Permanent reports whether a namespace is one that always is, as in every
+// cluster: it is made when the first object needs it, and cannot be deleted.
+func Permanent(namespace string) bool {
+	return namespace == metav1.NamespaceDefault || namespace == metav1.NamespaceSystem
+}
+
 // NameOf is Name for an object that is not at hand.
 func NameOf(k *Kind, namespace, name string) string {
 	return k.Kind + " " + strings.TrimPrefix(namespace+"/"+name, "/")
