@@ -108,6 +108,19 @@ func TestUpdateTakesFieldsFromAppliers(t *testing.T) {
 	s.apply(t, configMaps+"/cm", "a", cmDoc).want(t, 409, `\"u\"`, ".data.a")
 }
 
+// TestApplyDoesNotOwnStatus has a client that applies what it read, status and
+// all, and a kubelet that goes on to report: neither is in the other's way.
+func TestApplyDoesNotOwnStatus(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.apply(t, pods+"/web", "a", podDoc).want(t, 201)
+	whole := with(podDoc, `{"metadata":{"labels":{"x":"y"}},"status":{"phase":"Pending","message":"mine"}}`)
+	s.apply(t, pods+"/web", "a", whole).want(t, 200, "status.message==")
+	s.doAs(t, s.kubelet, "PATCH", pods+"/web/status?fieldManager=kubelet", `{"status":{"phase":"Running"}}`, mergePatch).want(t, 200)
+	s.apply(t, pods+"/web", "a", whole).want(t, 200, "status.phase==Running", "metadata.labels.x==y")
+	s.apply(t, pods+"/web/status", "b", with(podDoc, `{"status":{"message":"b"}}`)).want(t, 200, "status.message==b")
+	s.apply(t, pods+"/web", "a", strings.ReplaceAll(whole, "busybox", "other")).want(t, 200, "spec.containers.0.image==other", "status.message==b")
+}
+
 // TestApplyAtOnce has managers that create the same object at the same time:
 // each finds its fields in it.
 func TestApplyAtOnce(t *testing.T) {

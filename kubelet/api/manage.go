@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/nodekit-project/nodekit/kubelet/api/openapi"
 	"github.com/nodekit-project/nodekit/kubelet/object"
@@ -75,13 +76,29 @@ func (m *managers) of(t target) (*managedfields.FieldManager, error) {
 	key := t.kind.Key() + "/" + t.subresource
 	if m.made[key] == nil {
 		s := object.Scheme()
-		made, err := managedfields.NewDefaultFieldManager(types, s, defaulter{}, s, t.kind.GroupVersionKind, t.kind.GroupVersion(), t.subresource, nil)
+		made, err := managedfields.NewDefaultFieldManager(types, s, defaulter{}, s, t.kind.GroupVersionKind, t.kind.GroupVersion(), t.subresource, reset(t))
 		if err != nil {
 			return nil, err
 		}
 		m.made[key] = made
 	}
 	return m.made[key], nil
+}
+
+// reset returns the fields of an object that a request to it, or to the part that
+// is its status, does not change: who sends them along does not come to own them.
+func reset(t target) map[fieldpath.APIVersion]fieldpath.Filter {
+	var fields *fieldpath.Set
+	switch {
+	case t.kind.Status && t.subresource == "":
+		fields = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	case t.subresource == "status":
+		fields = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata", "ownerReferences"))
+	default:
+		return nil
+	}
+	version := fieldpath.APIVersion(t.kind.GroupVersion().String())
+	return map[fieldpath.APIVersion]fieldpath.Filter{version: fieldpath.NewExcludeSetFilter(fields)}
 }
 
 // note records the change that a manager made, where there is a record.

@@ -2,13 +2,17 @@ package api
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
@@ -32,8 +36,8 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, t target) error {
 	if err != nil {
 		return err
 	}
-	if at, err := revisionIn(o.ResourceVersion); err != nil || at > revision {
-		return cmp.Or(err, error(tooLarge(at, revision)))
+	if revision, err = s.asOf(r, t, &o, revision); err != nil {
+		return err
 	}
 	as, err := s.accepted(r)
 	if err != nil {
@@ -59,6 +63,47 @@ func (s *Server) find(t target, o *metav1.ListOptions) ([]object.Object, uint64,
 		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 	})
 	return objects, revision, nil
+}
+
+// asOf returns the revision that a list of what there is at have answers to: that
+// one, or exactly the one that is asked for, if nothing of the kind has changed
+// since.
+func (s *Server) asOf(r *http.Request, t target, o *metav1.ListOptions, have uint64) (uint64, error) {
+	if err := matchable(o, false); err != nil {
+		return 0, err
+	}
+	at, err := revisionIn(o.ResourceVersion)
+	switch {
+	case err != nil:
+		return 0, err
+	case at > have:
+		return 0, tooLarge(at, have)
+	case o.ResourceVersionMatch != metav1.ResourceVersionMatchExact:
+		return have, nil
+	}
+	now, cancel := context.WithCancel(r.Context())
+	cancel() // what has happened, not what will
+	events, err := s.config.Store.Watch(t.kind, at).Next(now)
+	if errors.Is(err, fault.OutOfRange) || len(events) > 0 && events[0].Revision <= have {
+		return 0, apierrors.NewResourceExpired(fmt.Sprintf("what the %s were at resourceVersion %d is not known any more: list them as they are", t.kind.Resource, at))
+	}
+	return at, nil
+}
+
+// matchable checks a resourceVersionMatch.
+func matchable(o *metav1.ListOptions, watch bool) error {
+	switch m := o.ResourceVersionMatch; {
+	case m == "":
+	case m != metav1.ResourceVersionMatchExact && m != metav1.ResourceVersionMatchNotOlderThan:
+		return apierrors.NewBadRequest(fmt.Sprintf("resourceVersionMatch %q is none of Exact, NotOlderThan", m))
+	case watch && m == metav1.ResourceVersionMatchExact:
+		return apierrors.NewBadRequest("resourceVersionMatch=Exact is for lists")
+	case !watch && o.ResourceVersion == "":
+		return apierrors.NewBadRequest("resourceVersionMatch needs a resourceVersion")
+	case m == metav1.ResourceVersionMatchExact && o.ResourceVersion == "0":
+		return apierrors.NewBadRequest("resourceVersionMatch=Exact needs a resourceVersion other than 0")
+	}
+	return nil
 }
 
 // tooLarge is the error for a resourceVersion from the future, which client-go

@@ -78,6 +78,29 @@ func TestListBySelectors(t *testing.T) {
 	s.do(t, "GET", pods+"/other", "").want(t, 404, "reason==NotFound", "details.name==other", "details.kind==pods", "kind==Status", "apiVersion==v1")
 }
 
+// TestListAsItWas has lists that are to be exactly as of a resourceVersion: they
+// are if nothing of the kind has changed since.
+func TestListAsItWas(t *testing.T) {
+	s := serve(t, t.TempDir())
+	s.make(t, "POST", configMaps, cmDoc)
+	was := s.do(t, "GET", configMaps, "").at("metadata.resourceVersion")
+	s.make(t, "POST", pods, podDoc)
+	at := func(revision, match string) *answer {
+		return s.do(t, "GET", configMaps+"?resourceVersion="+revision+"&resourceVersionMatch="+match, "")
+	}
+	at(was, "Exact").want(t, 200, "metadata.resourceVersion=="+was, "items.0.data.a==1")
+	at(was, "NotOlderThan").want(t, 200, "metadata.resourceVersion=="+fmt.Sprint(s.store.Revision()))
+	s.make(t, "PATCH", configMaps+"/cm", `{"data":{"a":"2"}}`, mergePatch)
+	at(was, "Exact").want(t, 410, "reason==Expired")
+	at(was, "NotOlderThan").want(t, 200, "items.0.data.a==2")
+	at(fmt.Sprint(s.store.Revision()), "Exact").want(t, 200, "items.0.data.a==2")
+	at("99999999", "Exact").want(t, 504)
+	at("0", "Exact").want(t, 400, "other than 0")
+	at("", "Exact").want(t, 400, "needs a resourceVersion")
+	at(was, "Perhaps").want(t, 400, "none of Exact, NotOlderThan")
+	s.do(t, "GET", configMaps+"?watch=1&resourceVersion="+was+"&resourceVersionMatch=Exact", "").want(t, 400, "is for lists")
+}
+
 func TestAnswersInManyShapes(t *testing.T) {
 	s := serve(t, t.TempDir())
 	s.make(t, "POST", pods, podDoc)

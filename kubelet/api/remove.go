@@ -47,14 +47,19 @@ func (s *Server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	if err := s.decode(r, &opts); err != nil {
 		return nil, err
 	}
+	return &opts, sane(&opts)
+}
+
+// sane checks the values of options.
+func sane(opts *metav1.DeleteOptions) error {
 	if g := opts.GracePeriodSeconds; g != nil && *g < 0 {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds %d is negative", *g))
+		return apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds %d is negative", *g))
 	}
 	known := []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan}
 	if p := opts.PropagationPolicy; p != nil && !slices.Contains(known, *p) {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("propagationPolicy %q is none of Background, Foreground, Orphan", *p))
+		return apierrors.NewBadRequest(fmt.Sprintf("propagationPolicy %q is none of Background, Foreground, Orphan", *p))
 	}
-	return &opts, nil
+	return nil
 }
 
 // remove deletes an object, or marks it as one that ends: a Pod that has a
@@ -197,6 +202,12 @@ func (s *Server) evict(w http.ResponseWriter, r *http.Request, t target) error {
 	opts := e.DeleteOptions
 	if opts == nil {
 		opts = &metav1.DeleteOptions{}
+	}
+	if err := sane(opts); err != nil {
+		return err
+	}
+	if e.Name != "" && e.Name != t.name {
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the eviction (%s) is not that of the request (%s)", e.Name, t.name))
 	}
 	opts.DryRun = append(opts.DryRun, create.DryRun...)
 	if _, _, err := s.remove(t, opts); err != nil {

@@ -68,7 +68,15 @@ func TestEviction(t *testing.T) {
 	s.make(t, "POST", pods, podDoc)
 	body := `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"web"},"deleteOptions":{"gracePeriodSeconds":3}}`
 	s.do(t, "GET", pods+"/web/eviction", "").want(t, 405)
-	s.do(t, "POST", pods+"/other/eviction", body).want(t, 404)
+	s.do(t, "POST", pods+"/other/eviction", `{}`).want(t, 404)
+	for name, bad := range map[string]string{
+		"negative":          `{"deleteOptions":{"gracePeriodSeconds":-1}}`,
+		"propagationPolicy": `{"deleteOptions":{"propagationPolicy":"Perhaps"}}`,
+		"(other)":           `{"metadata":{"name":"other"}}`,
+	} {
+		s.do(t, "POST", pods+"/web/eviction", bad).want(t, 400, name)
+	}
+	s.do(t, "GET", pods+"/web", "").want(t, 200, "metadata.deletionTimestamp==")
 	s.do(t, "POST", pods+"/web/eviction", body).want(t, 201, "status==Success")
 	s.do(t, "GET", pods+"/web", "").want(t, 200, "metadata.deletionGracePeriodSeconds==3")
 	s.do(t, "POST", pods+"/web/binding", `{}`).want(t, 409, `node \"node\"`)

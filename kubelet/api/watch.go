@@ -35,6 +35,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, t target) error {
 	if err := s.options(r, &o); err != nil {
 		return err
 	}
+	if err := matchable(&o, true); err != nil {
+		return err
+	}
 	sel, err := selected(t, &o)
 	if err != nil {
 		return err

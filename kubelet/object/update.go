@@ -3,6 +3,7 @@ package object
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -80,6 +81,11 @@ func (v *problems) podUpdate(next, old *v1.Pod) {
 	if d, was := next.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds; was != nil && (d == nil || *d > *was) {
 		v.add("spec.activeDeadlineSeconds", "may only become less")
 	}
+	for _, t := range old.Spec.Tolerations {
+		if !slices.ContainsFunc(next.Spec.Tolerations, func(n v1.Toleration) bool { return sameToleration(n, t) }) {
+			v.add("spec.tolerations", "may only be added to: the one of %q is missing", t.Key)
+		}
+	}
 	allowed := old.Spec.DeepCopy()
 	allowed.ActiveDeadlineSeconds, allowed.Tolerations = next.Spec.ActiveDeadlineSeconds, next.Spec.Tolerations
 	takeImages(allowed.Containers, next.Spec.Containers)
@@ -96,6 +102,12 @@ func defaulted(p *v1.Pod) *v1.Pod {
 	p = p.DeepCopy()
 	Default(p)
 	return p
+}
+
+// sameToleration leaves out for how long: that may be changed.
+func sameToleration(a, b v1.Toleration) bool {
+	a.TolerationSeconds, b.TolerationSeconds = nil, nil
+	return a == b
 }
 
 func takeImages(to, from []v1.Container) {

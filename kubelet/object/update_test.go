@@ -43,6 +43,13 @@ func TestValidateUpdate(t *testing.T) {
 	none := func(*v1.PersistentVolumeClaim) {}
 	named := func(c *v1.PersistentVolumeClaim) { c.Spec.VolumeName, c.Spec.StorageClassName = "v", ptr("sc") }
 	deadline := func(n int64) func(*v1.PodSpec) { return func(s *v1.PodSpec) { s.ActiveDeadlineSeconds = ptr(n) } }
+	tolerates := func(keys ...string) func(*v1.PodSpec) {
+		return func(s *v1.PodSpec) {
+			for _, k := range keys {
+				s.Tolerations = append(s.Tolerations, v1.Toleration{Key: k})
+			}
+		}
+	}
 	for name, c := range map[string]struct {
 		next, old object.Object
 		want      string
@@ -52,6 +59,10 @@ func TestValidateUpdate(t *testing.T) {
 		"init image":        {pod(func(s *v1.PodSpec) { s.InitContainers[0].Image = "y" }), pod(same), ""},
 		"no image":          {pod(func(s *v1.PodSpec) { s.Containers[0].Image = "" }), pod(same), "image"},
 		"tolerations":       {pod(func(s *v1.PodSpec) { s.Tolerations = []v1.Toleration{{Key: "k"}} }), pod(same), ""},
+		"more tolerations":  {pod(tolerates("k", "l")), pod(tolerates("k")), ""},
+		"for longer":        {pod(func(s *v1.PodSpec) { s.Tolerations = []v1.Toleration{{Key: "k", TolerationSeconds: ptr(int64(9))}} }), pod(tolerates("k")), ""},
+		"less tolerations":  {pod(tolerates("l")), pod(tolerates("k", "l")), `spec.tolerations: may only be added to: the one of "k"`},
+		"no tolerations":    {pod(same), pod(tolerates("k")), "spec.tolerations"},
 		"command":           {pod(func(s *v1.PodSpec) { s.Containers[0].Command = []string{"x"} }), pod(same), "only image"},
 		"another container": {pod(func(s *v1.PodSpec) { s.Containers = append(s.Containers, v1.Container{Name: "d", Image: "x"}) }), pod(same), "only image"},
 		"a deadline":        {pod(deadline(5)), pod(same), ""},
