@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -26,7 +27,7 @@ var metricsVersion = schema.GroupVersion{Group: "metrics.k8s.io", Version: "v1be
 
 // groupVersions returns the groups and versions that are served, the core first.
 func groupVersions() []schema.GroupVersion {
-	list := []schema.GroupVersion{metricsVersion, authenticationVersion, authorizationVersion}
+	list := []schema.GroupVersion{metricsVersion, authenticationVersion, authorizationVersion, eventsv1.SchemeGroupVersion}
 	for _, k := range object.Kinds() {
 		list = append(list, k.GroupVersion())
 	}
@@ -51,6 +52,9 @@ func resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 		if r.GroupVersion() == gv {
 			list = append(list, refusedResource(&r))
 		}
+	}
+	if gv == eventsv1.SchemeGroupVersion {
+		list = append(list, kindResources(find(schema.GroupVersion{Version: "v1"}, "events"))...)
 	}
 	if gv == metricsVersion {
 		list = append(list,

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -68,7 +69,7 @@ func openapiPaths() map[string]schema.GroupVersion {
 		if gv.Group == "" {
 			path = "api/" + gv.Version
 		}
-		if gv != metricsVersion {
+		if gv != metricsVersion && gv != eventsv1.SchemeGroupVersion {
 			paths[path] = gv
 		}
 	}

@@ -47,6 +47,7 @@ func (s *Server) routes() http.Handler {
 		handle("POST /apis/"+path, answer)
 	}
 	handle("/api/v1/", s.resource)
+	handle(newEventsPath, s.newEvents)
 	handle("/apis/metrics.k8s.io/v1beta1/", s.metrics)
 	handle("/apis/{group}/{version}/", s.resource)
 	handle("/", func(_ http.ResponseWriter, r *http.Request) error {
