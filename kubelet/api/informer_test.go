@@ -48,20 +48,88 @@ func (s *sight) told(o any, deleted bool) {
 	s.last[cm.Name] = cm.ResourceVersion
 }
 
-// follow starts an informer with a client, and so connections, of its own.
-func follow(t *testing.T, ctx context.Context, config *rest.Config, n int) *sight {
+// ownClient returns a client with connections of its own.
+func ownClient(t *testing.T, config *rest.Config, n int) kubernetes.Interface {
 	t.Helper()
 	own := rest.CopyConfig(config)
-	own.UserAgent = fmt.Sprint("informer-", n) // a transport of its own
-	own.Dial = (&net.Dialer{}).DialContext     // which is not shared by equal configurations
+	own.UserAgent = fmt.Sprint("client-", n) // a transport of its own
+	own.Dial = (&net.Dialer{}).DialContext   // which is not shared by equal configurations
 	if n%2 == 0 {
 		own.ContentType = "application/vnd.kubernetes.protobuf"
 	}
 	client, err := kubernetes.NewForConfig(own)
 	must(t, err)
-	factory := informers.NewSharedInformerFactoryWithOptions(client, 0)
+	return client
+}
+
+// trail is what one watch was told, in order, over all its resumptions.
+type trail struct {
+	mu      sync.Mutex
+	steps   []string
+	resumed int
+}
+
+func step(kind any, name, revision string) string { return fmt.Sprint(kind, " ", name, " ", revision) }
+
+// trace watches without an informer until ctx ends: when the watch is cut, another
+// goes on from the last resourceVersion that it saw.
+func trace(ctx context.Context, client kubernetes.Interface, from string) *trail {
+	tr := &trail{}
+	go func() {
+		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+			w, err := client.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{ResourceVersion: from})
+			if err != nil {
+				continue // cut before it began
+			}
+			for e := range w.ResultChan() {
+				tr.mu.Lock()
+				if cm, ok := e.Object.(*v1.ConfigMap); ok {
+					from = cm.ResourceVersion
+					tr.steps = append(tr.steps, step(e.Type, cm.Name, from))
+				} else {
+					tr.steps = append(tr.steps, fmt.Sprintf("%s %v", e.Type, e.Object))
+				}
+				tr.mu.Unlock()
+			}
+			tr.mu.Lock()
+			tr.resumed++
+			tr.mu.Unlock()
+		}
+	}()
+	return tr
+}
+
+// holds waits until the trail is as long as the store's, which it is to be.
+func (tr *trail) holds(t *testing.T, n int, want []string) {
+	t.Helper()
+	tr.wait(len(want))
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if diff := cmp.Diff(want, tr.steps); diff != "" {
+		t.Fatalf("watch %d, resumed %d times:\n%s", n, tr.resumed, diff)
+	}
+	if tr.resumed == 0 {
+		t.Errorf("watch %d was never cut", n)
+	}
+}
+
+func (tr *trail) wait(length int) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		tr.mu.Lock()
+		enough := len(tr.steps) >= length
+		tr.mu.Unlock()
+		if enough {
+			return
+		}
+	}
+}
+
+// follow starts an informer with a client of its own.
+func follow(t *testing.T, ctx context.Context, config *rest.Config, n int) *sight {
+	t.Helper()
+	factory := informers.NewSharedInformerFactoryWithOptions(ownClient(t, config, n), 0)
 	s := &sight{informer: factory.Core().V1().ConfigMaps().Informer(), last: map[string]string{}}
-	_, err = s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	_, err := s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(o any) { s.told(o, false) }, UpdateFunc: func(_, o any) { s.told(o, false) }, DeleteFunc: func(o any) { s.told(o, true) },
 	})
 	must(t, err)
@@ -70,35 +138,40 @@ func follow(t *testing.T, ctx context.Context, config *rest.Config, n int) *sigh
 	return s
 }
 
-// TestInformersMissNothing has 50 informers whose connections are cut at random
-// while objects change: in the end each has what the store has, and was told so.
+// TestInformersMissNothing has 50 informers and 10 bare watches whose connections
+// are cut at random while objects change. In the end each informer has what the
+// store has, and was told so, also of the half that does not change again once
+// nothing is cut any more; and each watch was told every change, once, in order.
 func TestInformersMissNothing(t *testing.T) {
 	s := serve(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
+	kind, err := object.KindOf(&v1.ConfigMap{})
+	must(t, err)
+	s.make(t, "POST", pods, podDoc) // so that there is a revision to watch from
+	start := s.store.Revision()
+	all := s.store.Watch(kind, start)
 	var sights []*sight
 	for n := range 50 {
 		sights = append(sights, follow(t, ctx, s.config, n))
 	}
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable on purpose
-	client, err := kubernetes.NewForConfig(s.config)
-	must(t, err)
-	maps, cut := client.CoreV1().ConfigMaps("default"), 0
-	for i := range 600 {
-		name := fmt.Sprint("cm", random.IntN(20))
-		change(ctx, maps, name, fmt.Sprint(i), random.IntN(3))
-		if i%20 == 0 {
-			cut += s.listener.cut(func() bool { return random.IntN(8) == 0 })
-		}
+	var trails []*trail
+	for n := range 10 {
+		trails = append(trails, trace(ctx, ownClient(t, s.config, 50+n), fmt.Sprint(start)))
 	}
-	for i := range 20 { // a final state that is sure to differ from what was before
-		change(ctx, maps, fmt.Sprint("cm", i), "last", i%2*2)
-	}
+	cut := disturb(ctx, t, s)
 	if cut < 50 {
 		t.Errorf("only %d connections were cut", cut)
 	}
-	kind, err := object.KindOf(&v1.ConfigMap{})
+	events, err := all.Next(t.Context())
 	must(t, err)
+	var steps []string
+	for _, e := range events {
+		steps = append(steps, step(e.Type, e.Object.GetName(), e.Object.GetResourceVersion()))
+	}
+	for n, trail := range trails {
+		trail.holds(t, n, steps)
+	}
 	objects, _ := s.store.List(kind, "")
 	want := map[string]string{}
 	for _, o := range objects {
@@ -107,6 +180,27 @@ func TestInformersMissNothing(t *testing.T) {
 	for n, sight := range sights {
 		settle(t, n, sight, want)
 	}
+}
+
+// disturb changes 20 objects at random and cuts connections meanwhile, and then
+// changes every other one once more. It returns how many connections were cut.
+func disturb(ctx context.Context, t *testing.T, s *testServer) (cut int) {
+	t.Helper()
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable on purpose
+	client, err := kubernetes.NewForConfig(s.config)
+	must(t, err)
+	maps := client.CoreV1().ConfigMaps("default")
+	for i := range 600 {
+		change(ctx, maps, fmt.Sprint("cm", random.IntN(20)), fmt.Sprint(i), random.IntN(3))
+		if i%20 == 0 {
+			cut += s.listener.cut(func() bool { return random.IntN(8) == 0 })
+		}
+	}
+	cut += s.listener.cut(func() bool { return true }) // after the last change of half of them
+	for i := 0; i < 20; i += 2 {
+		change(ctx, maps, fmt.Sprint("cm", i), "last", i%4)
+	}
+	return cut
 }
 
 // change creates or updates, or deletes. Its connection may be cut: then it tries again.
