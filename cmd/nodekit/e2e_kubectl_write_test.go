@@ -3,7 +3,9 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -64,7 +66,7 @@ func testKubectlCreate(k *kubectl) {
 	k.is("Succeeded", "pod/demo", "{.status.phase}")
 	k.says([]string{"character 1:3", "the server was here"}, "logs", "demo", "--all-containers")
 	k.ok("create", "configmap", "from", "--from-literal=a=b", "--from-file="+dir)
-	k.says([]string{"^b generateName"}, "get", "configmap", "from", "-o", `go-template={{.data.a}} {{if .data}}generateName{{end}}`)
+	k.says([]string{`^b \{"apiVersion": "v1", .*"generateName": "g-"`}, "get", "configmap", "from", "-o", `go-template={{.data.a}} {{index .data "4.json"}}`)
 	k.ok("create", "secret", "generic", "token", "--from-literal=a=b")
 	k.says([]string{`^Yg==$`}, "get", "secret", "token", "-o", "jsonpath={.data.a}")
 	k.ok("create", "namespace", "create-more")
@@ -108,7 +110,8 @@ func testKubectlEdit(k *kubectl) {
 
 func testKubectlDelete(k *kubectl) {
 	k.end()
-	stubborn := strings.Replace(podtoolPod("NAME", "[ignore-term]"), "terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 300", 1)
+	mark := "DELETED_FROM=" + k.d.runDir + "/"
+	stubborn := strings.Replace(podtoolPod("NAME", `[ignore-term], env: [{name: DELETED_FROM, value: "`+k.d.runDir+`/NAME"}]`), "terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 300", 1)
 	for _, c := range []struct {
 		name string
 		args []string
@@ -119,12 +122,20 @@ func testKubectlDelete(k *kubectl) {
 		{"force", []string{"--force", "--grace-period=0"}, 0},
 	} {
 		k.ready(strings.ReplaceAll(stubborn, "NAME", c.name), c.name)
+		if !inEnvironment(k.T, mark+c.name) {
+			k.Errorf("no process of Pod %s is found", c.name)
+		}
 		start := time.Now()
 		k.ok(append([]string{"delete", "pod", c.name}, c.args...)...)
 		if took := time.Since(start); took < c.min || took > 40*time.Second {
 			k.Errorf("delete %v took %v", c.args, took)
 		}
 		k.fails(1, "not found", "", "get", "pod", c.name)
+		for deadline := time.Now().Add(10 * time.Second); inEnvironment(k.T, mark+c.name); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				k.Fatalf("delete %v: the Pod is gone, and its process is not", c.args)
+			}
+		}
 	}
 	k.ready(strings.ReplaceAll(stubborn, "NAME", "slow"), "slow")
 	k.ok("delete", "pod", "slow", "--wait=false")
@@ -133,6 +144,22 @@ func testKubectlDelete(k *kubectl) {
 	k.ok("delete", "pod", "slow", "--grace-period=1") // grace may shrink
 	k.fails(1, "not found", "", "delete", "pod", "slow")
 	k.ok("delete", "pod", "slow", "--ignore-not-found")
+}
+
+// inEnvironment reports whether a process of the machine has the variable.
+func inEnvironment(t *testing.T, variable string) bool {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f) // of a process that may have ended meanwhile
+		if err == nil && slices.Contains(strings.Split(string(data), "\x00"), variable) {
+			return true
+		}
+	}
+	return false
 }
 
 func testKubectlDrain(k *kubectl) {
