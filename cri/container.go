@@ -197,6 +197,13 @@ func (s *server) removeContainer(ctx context.Context, c *state.Container) error 
 	if _, err := s.table.Container(id); errors.Is(err, ErrNotFound) {
 		return nil // removed while this call waited
 	}
+	// What never ran goes at once. Ending it first would, after a crash in
+	// between, show as a run that failed.
+	if now := c.Now(); now.Exit == nil && !now.Running() {
+		if err := s.table.IntendContainerRemoval(c); err != nil {
+			return err
+		}
+	}
 	if err := s.stopUntil(ctx, c, time.Now()); err != nil {
 		return err
 	}

@@ -222,3 +222,24 @@ func TestStartIsOnRecordBeforeItHappens(t *testing.T) {
 		t.Errorf("after its end: %+v", c)
 	}
 }
+
+// A container that never ran is not seen to have ended, whenever the server is
+// killed while it is removed.
+func TestRemovalOfWhatNeverRanIsOnRecordFirst(t *testing.T) {
+	r := left(t)
+	var calls []string
+	rt := author(&calls)
+	sb := r.leaveSandbox(t, "sandbox", record.Live)
+	r.leaveContainer(t, sb, "c", record.Live, false)
+	rt.StopContainer = func(context.Context, *Container, time.Duration) error {
+		later := recovered(t, r, author(&calls)) // as if killed here
+		if c, err := later.table.Container("c"); err == nil {
+			t.Errorf("on record while it is removed: %+v", c.Now())
+		}
+		return nil
+	}
+	s := recovered(t, r, rt)
+	if _, err := s.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: "c"}); err != nil {
+		t.Fatal(err)
+	}
+}

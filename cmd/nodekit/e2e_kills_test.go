@@ -8,11 +8,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -25,7 +27,7 @@ var (
 
 // lives are Pods that a node is killed under, with the phase that they end in.
 // A file is printed only once however often the node dies, so a container that
-// was run twice shows.
+// was run twice shows. ROUND stands for the number of the round.
 func lives() map[string]struct {
 	spec  string
 	phase v1.PodPhase
@@ -48,6 +50,31 @@ func lives() map[string]struct {
   - {name: i, image: ` + image + `, args: [do, "echo once", "write /v/x done"], volumeMounts: [{name: v, mountPath: /v}]}
   containers:
   - {name: c, image: ` + image + `, args: [do, "echo once", "check-file /v/x done", "sleep 100ms"], volumeMounts: [{name: v, mountPath: /v}, {name: cm, mountPath: /cm}]}`, v1.PodSucceeded},
+		"claim": {`
+  restartPolicy: Never
+  volumes: [{name: v, persistentVolumeClaim: {claimName: claim-ROUND}}]
+  initContainers:
+  - {name: i, image: ` + image + `, args: [do, "echo once", "write /v/x done"], volumeMounts: [{name: v, mountPath: /v}]}
+  containers:
+  - {name: c, image: ` + image + `, args: [do, "echo once", "check-file /v/x done"], volumeMounts: [{name: v, mountPath: /v}]}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim-ROUND}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}`, v1.PodSucceeded},
+		// Both GPUs, so a round whose Pod left one behind stops the next.
+		"device": {`
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: ` + image + `
+    args: [do, "echo once", "stat-device /dev/nodekit-gpu0", "stat-device /dev/nodekit-gpu1"]
+    resources: {limits: {nodekit.dev/gpu: 2}}`, v1.PodSucceeded},
+		"sidecar": {`
+  restartPolicy: Never
+  initContainers:
+  - {name: s, image: ` + image + `, restartPolicy: Always, args: [trap, "0"]}
+  containers: [{name: c, image: ` + image + `, args: [do, "echo once", "sleep 200ms"]}]`, v1.PodSucceeded},
 		"stays": {`
   terminationGracePeriodSeconds: 1
   containers: [{name: c, image: ` + image + `, args: [trap, "0"]}]`, v1.PodRunning},
@@ -76,6 +103,7 @@ func TestRandomKills(t *testing.T) {
 	}
 	k.lifetime()
 	k.objects()
+	k.volumes()
 	for _, p := range k.list() {
 		t.Errorf("Pod %q is left", p.Name)
 	}
@@ -118,7 +146,7 @@ func (k *killer) round(n int) {
 	k.t.Helper()
 	k.keep()
 	for name, life := range lives() {
-		k.manifest(name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s-%d}\nspec:%s\n", name, n, life.spec))
+		k.manifest(name+".yaml", fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s-%d}\nspec:%s\n", name, n, strings.ReplaceAll(life.spec, "ROUND", strconv.Itoa(n))))
 	}
 	k.until("as their specs say", func(pods map[string]*v1.Pod) error {
 		for name, life := range lives() {
@@ -140,6 +168,7 @@ func (k *killer) round(n int) {
 		}
 		return nil
 	})
+	k.unclaim(fmt.Sprintf("claim-%d", n))
 }
 
 // errFinal is for what no time mends.
@@ -267,4 +296,38 @@ func (k *killer) objects() {
 func (k *killer) lifetime() {
 	k.t.Helper()
 	k.until("listed", func(map[string]*v1.Pod) error { return nil })
+}
+
+// unclaim deletes a claim through the API: no missing file does that.
+func (k *killer) unclaim(name string) {
+	k.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); k.tick() {
+		c := k.client()
+		if c == nil {
+			continue
+		}
+		if err := c.CoreV1().PersistentVolumeClaims("default").Delete(context.Background(), name, metav1.DeleteOptions{}); err == nil || apierrors.IsNotFound(err) {
+			return
+		}
+	}
+	k.t.Fatalf("the API does not delete claim %s within a minute", name)
+}
+
+// volumes waits until the storage of all claims, which were deleted, is gone too.
+func (k *killer) volumes() {
+	k.t.Helper()
+	var left []string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		var err error
+		if left, err = filepath.Glob(filepath.Join(k.root, "hostpath", "volumes", "*")); err != nil {
+			k.t.Fatal(err)
+		}
+		if len(left) == 0 {
+			return
+		}
+	}
+	for _, path := range left {
+		record, err := os.ReadFile(path)
+		k.t.Errorf("a volume is left of a claim that is gone: %s %v", record, err)
+	}
 }
