@@ -235,6 +235,14 @@ func TestService(t *testing.T) {
 	if out, code := c.run(append(s.args, "--gpus", "1")...); code != 0 || s.mainPID() == pid {
 		t.Errorf("installed with another flag: exit code %d, still process %d:\n%s", code, pid, out)
 	}
+	pid = s.mainPID()
+	later := append(slices.DeleteFunc(slices.Clone(s.args), func(a string) bool { return a == "--now" }), "--gpus", "3")
+	if out, code := c.run(later...); code != 0 || s.mainPID() != pid {
+		t.Errorf("installed for later: exit code %d, process %d, then %d:\n%s", code, pid, s.mainPID(), out)
+	}
+	if out, code := c.run(append(later, "--now")...); code != 0 || s.mainPID() == pid {
+		t.Errorf("and now: exit code %d, still process %d:\n%s", code, pid, out)
+	}
 	same("installed with another flag")
 	checkCounting(t, log)
 

@@ -2,13 +2,11 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -185,48 +183,14 @@ func (f *install) activate(cmd *cobra.Command, changed bool) error {
 		say("start it, now and at every boot: systemctl enable --now %s", f.name)
 		return nil
 	}
-	if err := f.start(cmd.Context(), changed); err != nil {
+	stale, err := f.stale(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if err := f.start(cmd.Context(), changed || stale); err != nil {
 		return err
 	}
 	say("%s runs: http over %s", f.name, filepath.Join(f.run, "nodekit.sock"))
-	return nil
-}
-
-// start returns when the node is up.
-func (f *unitFlags) start(ctx context.Context, again bool) error {
-	if err := systemctl(ctx, "enable", f.name); err != nil {
-		return err
-	}
-	verb := "start"
-	if again {
-		verb = "restart"
-	}
-	if err := systemctl(ctx, verb, f.name); err != nil {
-		return fmt.Errorf("%w; see what it says: journalctl -u %s", err, f.name)
-	}
-	return nil
-}
-
-// loaded reports whether systemd takes the unit of that name from this file.
-func (f *unitFlags) loaded(ctx context.Context) (bool, error) {
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=FragmentPath", "--value", f.name).Output()
-	if err != nil {
-		return false, fmt.Errorf("systemctl show %s: %w", f.name, err)
-	}
-	theirs, err := os.Stat(string(bytes.TrimSpace(out)))
-	if err != nil {
-		return false, nil // it knows no such unit
-	}
-	ours, err := os.Stat(f.path())
-	return err == nil && os.SameFile(ours, theirs), err
-}
-
-// systemctl runs a command of systemd's, whose own words are the error.
-func systemctl(ctx context.Context, args ...string) error {
-	out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
-	}
 	return nil
 }
 
