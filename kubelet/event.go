@@ -2,9 +2,11 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 
 	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -31,8 +33,10 @@ func (k *Kubelet) recorder(ctx context.Context) func(pod.Event) {
 	}
 }
 
-// sink writes events for a broadcaster. What comes when the kubelet ends is
-// dropped.
+// sink writes events for a broadcaster, which looks at the type of an error, not
+// at what it wraps: an event that the API refuses is given up, one that is gone is
+// made again, and anything else is taken for an API that is away and waited for,
+// by one goroutine for all events. What comes when the kubelet ends is dropped.
 type sink struct {
 	ctx    context.Context
 	client *client.Client
@@ -40,22 +44,27 @@ type sink struct {
 
 func (s *sink) Create(e *v1.Event) (*v1.Event, error) {
 	made := e.DeepCopy()
-	return made, s.unlessOver(s.client.Create(s.ctx, made))
+	return made, s.told(s.client.Create(s.ctx, made))
 }
 
 func (s *sink) Update(e *v1.Event) (*v1.Event, error) {
 	made := e.DeepCopy()
-	return made, s.unlessOver(s.client.Update(s.ctx, made))
+	return made, s.told(s.client.Update(s.ctx, made))
 }
 
 func (s *sink) Patch(e *v1.Event, patch []byte) (*v1.Event, error) {
 	made := e.DeepCopy()
-	return made, s.unlessOver(s.client.Patch(s.ctx, made, types.StrategicMergePatchType, patch))
+	return made, s.told(s.client.Patch(s.ctx, made, types.StrategicMergePatchType, patch))
 }
 
-func (s *sink) unlessOver(err error) error {
+// told returns the API's own answer, bare, where err wraps one.
+func (s *sink) told(err error) error {
 	if s.ctx.Err() != nil {
 		return nil
+	}
+	var answer *apierrors.StatusError
+	if errors.As(err, &answer) {
+		return answer
 	}
 	return err
 }
