@@ -39,7 +39,8 @@ type Desired struct {
 
 // Apply brings the store to what is desired, as far as that goes at once: a
 // Pod that changed is ended, and created anew by an Apply after its object is
-// gone. Objects that did not come from files are never touched. A Pod whose
+// gone. Objects that did not come from files are never touched, copies of such as did
+// included. A Pod whose
 // file is gone ends; a volume, a claim or a snapshot stays, for its data; other
 // objects are deleted. Apply may be repeated, also after a crash.
 func Apply(ctx context.Context, store Store, want *Desired) error {
@@ -63,7 +64,7 @@ func Apply(ctx context.Context, store Store, want *Desired) error {
 	}
 	for key, o := range have {
 		file := o.GetAnnotations()[pod.AnnotationFile]
-		if _, wanted := a.wanted[key]; !wanted && file != "" && !want.Keep[file] {
+		if _, wanted := a.wanted[key]; !wanted && fromFile(o) && file != "" && !want.Keep[file] {
 			a.note(file, a.drop(o))
 		}
 	}
@@ -95,10 +96,10 @@ func (a *applier) put(file string, o Object) error {
 	switch {
 	case have == nil:
 		return a.store.Create(a.ctx, marked)
-	case have.GetAnnotations()[pod.AnnotationSource] != "file":
+	case !fromFile(have):
 		return fault.AlreadyExists.Errorf("%s exists and did not come from a file: remove one of them", key)
 	case have.GetAnnotations()[pod.AnnotationHashOf] == marked.GetAnnotations()[pod.AnnotationHashOf]:
-		return nil
+		return a.name(have)
 	}
 	if p, ok := have.(*v1.Pod); ok {
 		return a.end(p)
@@ -106,6 +107,25 @@ func (a *applier) put(file string, o Object) error {
 	keepBinding(have, marked)
 	marked.SetResourceVersion(have.GetResourceVersion())
 	return a.store.Update(a.ctx, marked)
+}
+
+// fromFile reports whether the object came from a file. A user's copy of one that
+// did has its annotations, too, and another name. One that an older version of
+// this program applied does not say what it was called: it counts.
+func fromFile(o Object) bool {
+	of, named := o.GetAnnotations()[pod.AnnotationFileOf]
+	return o.GetAnnotations()[pod.AnnotationSource] == "file" && (!named || of == object.Name(o))
+}
+
+// name writes down what an object that an older version applied is called, so
+// that copies made from now on are known as such.
+func (a *applier) name(o Object) error {
+	if o.GetAnnotations()[pod.AnnotationFileOf] != "" || o.GetDeletionTimestamp() != nil {
+		return nil
+	}
+	next := o.DeepCopyObject().(Object)
+	next.GetAnnotations()[pod.AnnotationFileOf] = object.Name(o)
+	return a.store.Update(a.ctx, next)
 }
 
 func (a *applier) drop(o Object) error {
@@ -143,6 +163,7 @@ func mark(file string, o Object) Object {
 	}
 	annotations[pod.AnnotationSource] = "file"
 	annotations[pod.AnnotationFile] = file
+	annotations[pod.AnnotationFileOf] = object.Name(o)
 	annotations[pod.AnnotationHashOf] = hex.EncodeToString(sum[:16])
 	marked.SetAnnotations(annotations)
 	return marked

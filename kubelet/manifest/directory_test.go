@@ -17,6 +17,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // memory is a store that removes ended Pods when told to.
@@ -300,4 +301,72 @@ func TestManyFiles(t *testing.T) {
 		}
 	}
 	until(t, m, "claim/data")
+}
+
+// TestCopyOfAnObjectFromAFile has a user copy a Pod and a ConfigMap with all
+// their annotations: the copies are the user's, also when a file wants their name.
+func TestCopyOfAnObjectFromAFile(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	dir, reports, source := run(t, m)
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec)+document("ConfigMap", "c", ""))
+	until(t, m, "configmap/c", "pod/p")
+	<-reports
+	all, err := m.All(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range all {
+		o.SetName(o.GetName() + "-copy")
+		if err := m.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source.Again()
+	write(t, dir, "b.yaml", document("Pod", "p-copy", podSpec))
+	for r := range reports {
+		if r.Err != nil {
+			if !errors.Is(r.Err, fault.AlreadyExists) {
+				t.Errorf("a file that wants the copy's name: %v", r.Err)
+			}
+			break
+		}
+	}
+	until(t, m, "configmap/c", "configmap/c-copy", "pod/p", "pod/p-copy")
+	if err := errors.Join(os.Remove(filepath.Join(dir, "a.yaml")), os.Remove(filepath.Join(dir, "b.yaml"))); err != nil {
+		t.Fatal(err)
+	}
+	until(t, m, "configmap/c-copy", "pod/p-copy")
+}
+
+// TestObjectsOfAnOlderVersion has objects that do not say what they are called:
+// they are neither ended nor made twice, and say it from then on.
+func TestObjectsOfAnOlderVersion(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	text := document("Pod", "p", podSpec) + document("ConfigMap", "c", "")
+	apply := func(objects []manifest.Object) {
+		t.Helper()
+		if err := manifest.Apply(t.Context(), m, &manifest.Desired{Files: map[string][]manifest.Object{"a.yaml": objects}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	objects, _, err := manifest.Decode([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(objects)
+	for _, o := range m.objects {
+		delete(o.GetAnnotations(), pod.AnnotationFileOf)
+		o.SetUID("first")
+	}
+	apply(objects)
+	for key, o := range m.objects {
+		if o.GetAnnotations()[pod.AnnotationFileOf] == "" || o.GetUID() != "first" {
+			t.Errorf("%s became %v of uid %q", key, o.GetAnnotations(), o.GetUID())
+		}
+		delete(o.GetAnnotations(), pod.AnnotationFileOf)
+	}
+	apply(nil)
+	if left := m.keys(); len(left) > 0 {
+		t.Errorf("without their file %v stay", left)
+	}
 }

@@ -41,6 +41,7 @@ const (
 	AnnotationSource = "kubernetes.io/config.source" // "file"
 	AnnotationHashOf = "kubernetes.io/config.hash"   // of the object as the file has it
 	AnnotationFile   = "nodekit.dev/manifest"        // the file's name in its directory
+	AnnotationFileOf = "nodekit.dev/manifest-object" // the object's kind and name, which tells it from a copy
 )
 
 // Hash identifies the part of a container's spec whose change restarts it: its
