@@ -109,9 +109,10 @@ func (k *Kubelet) uses(claim *v1.PersistentVolumeClaim) bool {
 	})
 }
 
-// deleteClaim deletes the claim's volume, and then the claim. It is idempotent.
+// deleteClaim deletes the claim's volume, and then the claim. It is idempotent,
+// and leaves another claim of its name alone.
 func (k *Kubelet) deleteClaim(ctx context.Context, claim *v1.PersistentVolumeClaim) error {
-	if err := k.volumes.DeleteClaim(ctx, claim.Namespace, claim.Name); err != nil {
+	if err := k.volumes.DeleteClaim(ctx, claim); err != nil {
 		return err
 	}
 	var have v1.PersistentVolumeClaim

@@ -128,7 +128,7 @@ func TestClaimLives(t *testing.T) {
 	if got := w.since(); got != "NodeUnpublishVolume" {
 		t.Errorf("the first pod's end: %s", got)
 	}
-	if err := w.DeleteClaim(t.Context(), "ns", "c"); !errors.Is(err, fault.FailedPrecondition) {
+	if err := w.DeleteClaim(t.Context(), claim("c")); !errors.Is(err, fault.FailedPrecondition) {
 		t.Errorf("deleting a claim in use: %v", err)
 	}
 	w.gone("ub")
@@ -140,7 +140,7 @@ func TestClaimLives(t *testing.T) {
 		t.Errorf("the PersistentVolume: %v, %v", pv.Spec.ClaimRef, err)
 	}
 	for range 2 {
-		if err := w.DeleteClaim(t.Context(), "ns", "c"); err != nil {
+		if err := w.DeleteClaim(t.Context(), claim("c")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -149,6 +149,41 @@ func TestClaimLives(t *testing.T) {
 	}
 	if len(w.objects.by) != 0 {
 		t.Errorf("objects left: %v", w.objects.by)
+	}
+	w.emptyRoot()
+}
+
+// TestClaimOfTheSameName has a claim end after another of its name was created
+// and got its volume: that one keeps it.
+func TestClaimOfTheSameName(t *testing.T) {
+	first, second := claim("c"), claim("c")
+	second.UID = "uid-2"
+	w := newWorld(t, first)
+	socket, data := serve(t, nil)
+	w.register(driverName, socket)
+	w.mount(newPod("ua", usesClaim("c")))
+	w.gone("ua")
+	w.objects.replace(second)
+	v := w.mount(newPod("ub", usesClaim("c")))
+	if err := os.WriteFile(filepath.Join(v["data"].HostPath, "f"), []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.gone("ub")
+	for range 2 {
+		if err := w.DeleteClaim(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := os.ReadDir(data); len(left) != 1 {
+		t.Errorf("the driver has %v, want the second claim's volume", left)
+	}
+	v = w.mount(newPod("uc", usesClaim("c")))
+	if got := read(t, filepath.Join(v["data"].HostPath, "f")); got != "kept" {
+		t.Errorf("the second claim's volume has %q", got)
+	}
+	w.gone("uc")
+	if err := w.DeleteClaim(t.Context(), second); err != nil {
+		t.Fatal(err)
 	}
 	w.emptyRoot()
 }
@@ -213,7 +248,7 @@ func TestUncertainCreateDoesNotLeak(t *testing.T) {
 	w.objects.by = map[string]volume.Object{}
 	lose = false
 	w.gone("ua")
-	if err := w.DeleteClaim(t.Context(), "ns", "c"); err != nil {
+	if err := w.DeleteClaim(t.Context(), claim("c")); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(data); len(left) != 0 {
@@ -241,7 +276,7 @@ func TestPublishThatFailsIsUndone(t *testing.T) {
 			w.restart()
 			w.register(driverName, socket)
 			w.gone("ua")
-			if err := w.DeleteClaim(t.Context(), "ns", "c"); err != nil {
+			if err := w.DeleteClaim(t.Context(), claim("c")); err != nil {
 				t.Fatal(err)
 			}
 			if left, _ := os.ReadDir(data); len(left) != 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -14,38 +13,28 @@ import (
 
 // DeleteClaim ends a claim: the volume that was provisioned for it is deleted
 // with its data, unless its class said Retain, and then the PersistentVolume and
-// the claim itself. It is idempotent, needs no object to be there, and finishes
-// what a crash interrupted. While a Pod has the volume it is refused with
-// fault.FailedPrecondition; a *pod.WaitError names a driver that must register first.
-func (m *Manager) DeleteClaim(ctx context.Context, namespace, name string) error {
-	unlock, err := m.claims.lock(ctx, namespace+"/"+name)
+// the claim itself. Only the claim with that uid is meant, and what was made for
+// it: another of its name may have been created since. It is idempotent, needs no
+// object to be there, and finishes what a crash interrupted. While a Pod has the
+// volume it is refused with fault.FailedPrecondition; a *pod.WaitError names a
+// driver that must register first.
+func (m *Manager) DeleteClaim(ctx context.Context, claim *v1.PersistentVolumeClaim) error {
+	unlock, err := m.claims.lock(ctx, claim.Namespace+"/"+claim.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	claim, err := m.claim(ctx, namespace, name)
-	if err != nil {
+	name, rec := volumeName(claim), &provisioned{}
+	if err := readJSON(m.recordOf(name), rec); err != nil {
 		return err
 	}
-	names, err := filepath.Glob(filepath.Join(m.root.claims(), "*.json"))
-	if err != nil {
-		return err
+	if rec.Version > recordVersion {
+		return newer(m.recordOf(name), rec.Version)
 	}
-	for _, file := range names {
-		rec := &provisioned{}
-		if err := readJSON(file, rec); err != nil {
-			return err
+	if rec.Driver != "" {
+		if err := m.reclaim(ctx, name, rec); err != nil {
+			return fmt.Errorf("deleting PersistentVolumeClaim %q: %w", claim.Name, err)
 		}
-		if rec.Namespace != namespace || rec.Claim != name {
-			continue
-		}
-		pv := filepath.Base(file[:len(file)-len(".json")])
-		if err := m.reclaim(ctx, pv, rec); err != nil {
-			return fmt.Errorf("deleting PersistentVolumeClaim %q: %w", name, err)
-		}
-	}
-	if claim == nil {
-		return nil
 	}
 	return ignoreNotFound(m.objects.Delete(ctx, claim))
 }

@@ -52,7 +52,8 @@ type Objects interface {
 	// Create stores the object, or returns fault.AlreadyExists.
 	Create(ctx context.Context, o Object) error
 	Update(ctx context.Context, o Object) error
-	// Delete removes the object, or returns fault.NotFound.
+	// Delete removes the object, if it has o's uid or o has none, or returns
+	// fault.NotFound.
 	Delete(ctx context.Context, o Object) error
 }
 

@@ -70,11 +70,20 @@ func (s *objects) Delete(_ context.Context, o volume.Object) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := key(o, o.GetNamespace(), o.GetName())
-	if s.by[k] == nil {
+	if have := s.by[k]; have == nil || o.GetUID() != "" && o.GetUID() != have.GetUID() {
 		return fault.NotFound.Errorf("no %s", o.GetName())
 	}
 	delete(s.by, k)
 	return nil
+}
+
+// replace puts the object in the place of another of its name.
+func (s *objects) replace(o volume.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.put(o); err != nil {
+		panic(err)
+	}
 }
 
 // world is one node's kubelet root with a volume manager.
