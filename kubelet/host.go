@@ -1,9 +1,9 @@
 package kubelet
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-	v1 "k8s.io/api/core/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/admission"
@@ -67,12 +66,10 @@ func nodeIPs() []string {
 	return ips
 }
 
-// admits is what Pods are admitted to: all that the machine has.
-func (k *Kubelet) admits() admission.Node {
-	labels := map[string]string{v1.LabelHostname: k.config.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH}
-	maps.Copy(labels, k.config.NodeLabels)
+// admits is what Pods are admitted to until ctx ends: all that the machine has.
+func (k *Kubelet) admits(ctx context.Context) admission.Node {
 	return admission.Node{
-		Name: k.config.NodeName, Labels: labels, MaxPods: k.config.MaxPods,
+		Name: k.config.NodeName, Labels: func() map[string]string { return k.labels(ctx) }, MaxPods: k.config.MaxPods,
 		Room: pod.Amount{MilliCPU: cpus() * 1000, Memory: memory()},
 	}
 }

@@ -49,8 +49,9 @@ type Config struct {
 	// world: its Pods are those with this node's name. Required. It may go away
 	// and come back.
 	API *rest.Config
-	// NodeLabels are the node's labels beside those for its host name, operating
-	// system and architecture, for Pods that select nodes.
+	// NodeLabels are the labels that the node's object is given beside those for its
+	// host name, operating system and architecture. Pods that select nodes find
+	// them, and what users label the object with.
 	NodeLabels map[string]string
 	// MaxPods is how many Pods may run at once; zero means 110.
 	MaxPods int
@@ -95,9 +96,10 @@ type Kubelet struct {
 	sources context.Context // ends when no new Pods shall come
 	drain   context.CancelFunc
 	closed  sync.Once
-	ready   chan struct{}                  // closed when Pods can run
-	over    chan struct{}                  // closed when Run has returned
-	workers atomic.Pointer[worker.Manager] // once the runtime has answered
+	ready   chan struct{}                     // closed when Pods can run
+	over    chan struct{}                     // closed when Run has returned
+	workers atomic.Pointer[worker.Manager]    // once the runtime has answered
+	labeled atomic.Pointer[map[string]string] // the labels of the node's object, as last seen
 }
 
 // New opens the kubelet's root. It talks to nobody yet, but plugins that start

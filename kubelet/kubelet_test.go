@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/client"
@@ -341,6 +342,31 @@ func TestReadyDoesNotFlapOverARestart(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+	b.drain()
+}
+
+// TestLabelOfAUser has a Pod that selects a label which a user gave the node, and
+// one for a label that it does not have.
+func TestLabelOfAUser(t *testing.T) {
+	b := newBench(t)
+	b.start()
+	api := b.kubelet.Client()
+	var n v1.Node
+	for end := time.Now().Add(10 * time.Second); api.Get(t.Context(), "", "node", &n) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the node's object does not come")
+		}
+	}
+	patch := []byte(`{"metadata":{"labels":{"disk":"ssd"}}}`)
+	if err := api.Patch(t.Context(), &n, types.MergePatchType, patch); err != nil {
+		t.Fatal(err)
+	}
+	b.write("fast.yaml", manifest("fast", "  nodeSelector: {disk: ssd}\n"+runForever))
+	b.write("slow.yaml", manifest("slow", "  nodeSelector: {disk: hdd}\n"+runForever))
+	b.until("fast", "Ready", ready)
+	if p := b.until("slow", "Failed", phase(v1.PodFailed)); p.Status.Reason != "NodeAffinity" {
+		t.Errorf("the Pod for another disk failed with %q: %s", p.Status.Reason, p.Status.Message)
 	}
 	b.drain()
 }

@@ -3,6 +3,7 @@ package kubelet
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
@@ -25,6 +26,8 @@ const (
 	statusEvery = 10 * time.Second
 	leaseEvery  = 10 * time.Second
 	leaseFor    = 40 * time.Second
+	// labelsWithin is how long a Pod's admission waits for the node's labels.
+	labelsWithin = 2 * time.Second
 	// leaseNamespace is where nodes have their leases.
 	leaseNamespace = v1.NamespaceNodeLease
 )
@@ -62,9 +65,7 @@ func (k *Kubelet) writeNode(ctx context.Context, version *runtimeapi.VersionResp
 	if next.Labels == nil {
 		next.Labels = map[string]string{}
 	}
-	for label, value := range k.admits().Labels {
-		next.Labels[label] = value
-	}
+	maps.Copy(next.Labels, k.ownLabels())
 	k.nodeStatus(&next.Status, version, k.healthy(ctx))
 	switch {
 	case missing:
@@ -75,12 +76,36 @@ func (k *Kubelet) writeNode(ctx context.Context, version *runtimeapi.VersionResp
 	return k.client.Update(ctx, next)
 }
 
+// ownLabels are the labels that the kubelet gives the node's object.
+func (k *Kubelet) ownLabels() map[string]string {
+	own := map[string]string{v1.LabelHostname: k.config.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH}
+	maps.Copy(own, k.config.NodeLabels)
+	return own
+}
+
+// labels returns the labels of the node's object, those of its users included, as
+// they are: a Pod that is created after its label was must find it. While the
+// API is away they are as they were last seen.
+func (k *Kubelet) labels(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, labelsWithin)
+	defer cancel()
+	var n v1.Node
+	if err := k.client.Get(ctx, "", k.config.NodeName, &n); err == nil {
+		k.labeled.Store(&n.Labels)
+	}
+	all := map[string]string{}
+	if seen := k.labeled.Load(); seen != nil {
+		maps.Copy(all, *seen)
+	}
+	maps.Copy(all, k.ownLabels())
+	return all
+}
+
 func (k *Kubelet) nodeStatus(s *v1.NodeStatus, version *runtimeapi.VersionResponse, unwell error) {
-	maxPods := k.admits().MaxPods
 	s.Capacity = v1.ResourceList{
 		v1.ResourceCPU:    *resource.NewQuantity(cpus(), resource.DecimalSI),
 		v1.ResourceMemory: *resource.NewQuantity(memory(), resource.BinarySI),
-		v1.ResourcePods:   *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
+		v1.ResourcePods:   *resource.NewQuantity(int64(k.config.MaxPods), resource.DecimalSI),
 	}
 	s.Allocatable = s.Capacity.DeepCopy()
 	for name, r := range k.devices.Resources() {

@@ -133,7 +133,7 @@ func (k *Kubelet) wire(ctx context.Context, runtime facts, pods []*v1.Pod) *part
 		Runtime: k.cri.Runtime, Images: k.cri.Images, Observe: p.observer.Observe,
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
 		Objects: objects{k.client}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes,
-		Cgroups: p.cgroups, Admission: admission.New(k.admits(), pods),
+		Cgroups: p.cgroups, Admission: admission.New(k.admits(ctx), pods),
 		NetworkReady: k.networkReady, OnStep: k.config.OnStep, Event: tell, Logger: log,
 	})
 	k.workers.Store(p.workers)

@@ -27,8 +27,11 @@ import (
 
 // Node is what Pods are admitted to.
 type Node struct {
-	Name   string
-	Labels map[string]string // for node selectors and affinity
+	Name string
+	// Labels are the node's at the moment, for node selectors and affinity. It is
+	// called for Pods that have such and for no others, from many goroutines; nil
+	// has none.
+	Labels func() map[string]string
 	// Room is what all Pods together may ask for; a zero part is not counted.
 	Room pod.Amount
 	// MaxPods is how many Pods may run at once.
@@ -47,6 +50,11 @@ func Decide(p *v1.Pod, node Node, held []*v1.Pod) error {
 	if err := suits(p, node); err != nil {
 		return err
 	}
+	return beside(p, node, held)
+}
+
+// beside checks what depends on the other Pods.
+func beside(p *v1.Pod, node Node, held []*v1.Pod) error {
 	others := make([]*v1.Pod, 0, len(held))
 	var staying []*v1.Pod
 	for _, h := range held {

@@ -16,7 +16,9 @@ import (
 
 func node() admission.Node {
 	return admission.Node{
-		Name: "n", Labels: map[string]string{v1.LabelHostname: "n", "disk": "ssd", "size": "5"},
+		Name: "n", Labels: func() map[string]string {
+			return map[string]string{v1.LabelHostname: "n", "disk": "ssd", "size": "5"}
+		},
 		Room: pod.Amount{MilliCPU: 2000, Memory: 1 << 30}, MaxPods: 3,
 	}
 }
@@ -117,6 +119,29 @@ func TestMessage(t *testing.T) {
 	err := admission.Decide(somePod("p", "600m", ""), node(), []*v1.Pod{somePod("o", "1500m", "")})
 	if want := "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000"; err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("got %v, want %q at its end", err, want)
+	}
+}
+
+// TestLabelsThatChange has a node that gets a label, and Pods for which nobody
+// asks for labels.
+func TestLabelsThatChange(t *testing.T) {
+	have, asked := map[string]string{}, 0
+	n := node()
+	n.Labels = func() map[string]string {
+		asked++
+		return have
+	}
+	l := admission.New(n, nil)
+	selects := func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "ssd"} }
+	if got := verdict(l.Admit(somePod("p", "", "", selects))); got != "NodeAffinity" {
+		t.Errorf("without the label: %q", got)
+	}
+	have["disk"] = "ssd"
+	if got := verdict(l.Admit(somePod("q", "", "", selects))); got != "" {
+		t.Errorf("with the label: %q", got)
+	}
+	if got := verdict(l.Admit(somePod("r", "", ""))); got != "" || asked != 2 {
+		t.Errorf("a Pod for any node: %q, and the labels were asked for %d times", got, asked)
 	}
 }
 

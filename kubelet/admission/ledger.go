@@ -33,18 +33,27 @@ func New(node Node, pods []*v1.Pod) *Ledger {
 }
 
 // Admit gives the Pod room on the node, or returns Decide's error. A Pod that
-// has room keeps it.
+// has room keeps it. Calls for one Pod follow each other.
 func (l *Ledger) Admit(p *v1.Pod) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.held[p.UID] != nil {
+	if l.has(p.UID) {
 		return nil
 	}
-	if err := Decide(p, l.node, l.others(p.UID)); err != nil {
+	if err := suits(p, l.node); err != nil { // which may take its time to learn the labels
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := beside(p, l.node, l.others(p.UID)); err != nil {
 		return err
 	}
 	l.held[p.UID] = p
 	return nil
+}
+
+func (l *Ledger) has(uid types.UID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held[uid] != nil
 }
 
 // Adopt gives a Pod that was admitted by an earlier process its room, whether
