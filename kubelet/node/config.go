@@ -2,9 +2,14 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -20,7 +25,8 @@ type Config struct {
 	Root, Run string
 	// Manifests is a directory of manifests to run; "" for none.
 	Manifests string
-	// Name is the node's name; "" means the host's.
+	// Name is the node's name, which has to be valid in Kubernetes; "" means the
+	// host's, in lower case.
 	Name string
 
 	// RuntimeEndpoint is a foreign CRI runtime ("unix:///run/containerd/containerd.sock").
@@ -88,11 +94,9 @@ func (c *Config) setDefaults() error {
 			errs = append(errs, fault.Invalid.Errorf("the node's directory %q: want an absolute path", dir))
 		}
 	}
-	if c.Name == "" {
-		host, err := os.Hostname()
-		errs = append(errs, err)
-		c.Name = host
-	}
+	name, err := nodeName(c.Name, os.Hostname)
+	errs = append(errs, err)
+	c.Name = name
 	if c.GPUs == 0 {
 		c.GPUs = 2
 	}
@@ -108,4 +112,22 @@ func (c *Config) setDefaults() error {
 		c.Keeper = keeper
 	}
 	return errors.Join(errs...)
+}
+
+// nodeName returns the name that was asked for, or makes one of the host's as
+// Kubernetes does. One that cannot be a Node's name, or the value of its host name
+// label, is refused with fault.Invalid.
+func nodeName(asked string, hostname func() (string, error)) (string, error) {
+	name, from := asked, "the node's name"
+	if asked == "" {
+		host, err := hostname()
+		if err != nil {
+			return "", fmt.Errorf("asking for the host's name: %w", err)
+		}
+		name, from = strings.ToLower(strings.TrimSpace(host)), "the host's name, which is to be the node's,"
+	}
+	if why := slices.Concat(validation.IsDNS1123Subdomain(name), validation.IsValidLabelValue(name)); len(why) > 0 {
+		return "", fault.Invalid.Errorf("%s is %q: %s; give the node another name", from, name, why[0])
+	}
+	return name, nil
 }
