@@ -115,8 +115,13 @@ func ending(old object.Object, opts *metav1.DeleteOptions, now time.Time) object
 	}
 	// deletionTimestamp is when the grace is over, as in the Kubernetes API.
 	at := metav1.NewTime(now.Add(time.Duration(seconds) * time.Second)).Rfc3339Copy()
-	if d := old.GetDeletionTimestamp(); d != nil && (seconds > 0 || *old.GetDeletionGracePeriodSeconds() == 0) && !at.Before(d) {
-		return next
+	if d := old.GetDeletionTimestamp(); d != nil {
+		// Graces are compared and not times, between which the clock may have been set.
+		was := *old.GetDeletionGracePeriodSeconds()
+		if seconds >= was {
+			return next
+		}
+		at = metav1.NewTime(d.Add(time.Duration(seconds-was) * time.Second))
 	}
 	next.SetDeletionTimestamp(&at)
 	next.SetDeletionGracePeriodSeconds(&seconds)

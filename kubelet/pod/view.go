@@ -32,8 +32,8 @@ type Block struct {
 
 // Ending says that the Pod shall end.
 type Ending struct {
-	// Deadline is when its grace is over. It only ever moves forward to an
-	// earlier time.
+	// Deadline is when its grace is over, by the clock of Now. It only ever moves
+	// forward to an earlier time.
 	Deadline time.Time
 	// Force lets no container have the minimum grace.
 	Force bool

@@ -18,28 +18,41 @@ import (
 const leastGrace = 2 * time.Second
 
 // graceClock is the end of an ending Pod's grace. It only moves to an earlier
-// time, and tells who waits on it.
+// time, and tells who waits on it. From the moment it is set it runs by the
+// monotonic clock: somebody who sets the wall clock meanwhile changes nothing.
 type graceClock struct {
 	mu       sync.Mutex
-	deadline time.Time
-	force    bool
+	deadline time.Time     // with a monotonic reading; zero before the first set
+	seconds  int64         // the grace that was asked for last
 	shrunk   chan struct{} // closed at the next change
 }
 
 func newGraceClock() *graceClock { return &graceClock{shrunk: make(chan struct{})} }
 
-func (g *graceClock) set(deadline time.Time, grace *int64) {
+// set is told when the grace is over by the wall clock, and how long it is as a
+// whole; nil is not known. What is left is never more than the whole, whatever
+// became of the wall clock since the first was written. Only a shorter grace than
+// the last counts: the times of two are not compared, which a step of the clock
+// may lie between.
+func (g *graceClock) set(over time.Time, grace *int64) {
+	now := time.Now()
+	left, seconds := over.Sub(now), int64(math.MaxInt64)
+	if grace != nil {
+		seconds = *grace
+		if int64(left/time.Second) >= seconds {
+			left = time.Duration(seconds) * time.Second
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	force := grace != nil && *grace == 0
-	later := !g.deadline.IsZero() && !deadline.Before(g.deadline)
-	if later && (!force || g.force) {
+	first := g.deadline.IsZero()
+	if !first && seconds >= g.seconds {
 		return
 	}
-	if !later {
+	if deadline := now.Add(left); first || deadline.Before(g.deadline) {
 		g.deadline = deadline
 	}
-	g.force = g.force || force
+	g.seconds = seconds
 	close(g.shrunk)
 	g.shrunk = make(chan struct{})
 }
@@ -47,7 +60,7 @@ func (g *graceClock) set(deadline time.Time, grace *int64) {
 func (g *graceClock) get() (deadline time.Time, force bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.deadline, g.force
+	return g.deadline, !g.deadline.IsZero() && g.seconds <= 0
 }
 
 func (g *graceClock) changed() <-chan struct{} {
