@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
@@ -42,7 +43,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			defer context.AfterFunc(k.sources, cancel)()
-			return dir.Run(ctx, func() { close(synced) })
+			done := sync.OnceFunc(func() { close(synced) })
+			defer done() // Drain may have come first: what there is has to be ended
+			return dir.Run(ctx, done)
 		})
 	}
 	group.Go(func() error {

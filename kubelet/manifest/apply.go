@@ -46,7 +46,7 @@ type Desired struct {
 func Apply(ctx context.Context, store Store, want *Desired) error {
 	all, err := store.All(ctx)
 	if err != nil {
-		return fmt.Errorf("reading what there is: %w", err)
+		return &undone{fmt.Errorf("reading what there is: %w", err)}
 	}
 	have := map[string]Object{}
 	for _, o := range all {
@@ -80,9 +80,27 @@ type applier struct {
 }
 
 func (a *applier) note(file string, err error) {
-	if err != nil && !errors.Is(err, fault.NotFound) { // what is gone meanwhile is no problem
-		a.errs = append(a.errs, fmt.Errorf("%s: %w", file, err))
+	if err == nil || errors.Is(err, fault.NotFound) { // what is gone meanwhile is no problem
+		return
 	}
+	err = fmt.Errorf("%s: %w", file, err)
+	switch fault.Of(err) {
+	case fault.Invalid, fault.AlreadyExists, fault.PermissionDenied, fault.Exhausted: // until somebody changes something
+	default:
+		err = &undone{err}
+	}
+	a.errs = append(a.errs, err)
+}
+
+// undone is the error of something that comes about when it is tried again.
+type undone struct{ error }
+
+func (u *undone) Unwrap() error { return u.error }
+
+// unfinished reports whether anything is left that is worth another try.
+func unfinished(err error) bool {
+	var u *undone
+	return errors.As(err, &u)
 }
 
 func (a *applier) put(file string, o Object) error {

@@ -10,14 +10,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 const (
 	relistEvery = 20 * time.Second // behind inotify, as the kubelet does
-	settled     = time.Second      // how old a change must be for the relist, which cannot see that a writer is done
+	retryMin    = 100 * time.Millisecond
+	settled     = time.Second // how old a change must be for the relist, which cannot see that a writer is done
 )
 
 // Report is what reading a file came to: an error, in which case its last good
@@ -88,15 +91,27 @@ func (d *Directory) Again() {
 }
 
 // Run keeps the store in step until ctx ends and returns nil then. It calls
-// synced once, after the first reading.
+// synced once, when the store has for the first time all that the files can give
+// it and nothing that they do not have any more; a store that does not answer is
+// asked again until it does. That a file is refused holds nothing up.
 func (d *Directory) Run(ctx context.Context, synced func()) error {
 	changes := watch(ctx, d.path, d.log)
 	d.list(true)
-	d.apply(ctx)
-	synced()
 	relist := time.NewTicker(relistEvery)
 	defer relist.Stop()
-	for {
+	var once sync.Once
+	for failures := 0; ; {
+		var retry <-chan time.Time
+		err := d.apply(ctx)
+		if err == nil {
+			failures = 0
+		} else {
+			failures++
+			retry = time.After(pod.Backoff(failures, retryMin, relistEvery))
+		}
+		if !unfinished(err) {
+			once.Do(synced)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -110,8 +125,8 @@ func (d *Directory) Run(ctx context.Context, synced func()) error {
 		case <-relist.C:
 			d.list(false)
 		case <-d.again:
+		case <-retry:
 		}
-		d.apply(ctx)
 	}
 }
 
@@ -199,8 +214,8 @@ func load(path string) ([]Object, []Notice, error) {
 	return Decode(data)
 }
 
-// apply brings the store to what the files say.
-func (d *Directory) apply(ctx context.Context) {
+// apply brings the store to what the files say, as far as that goes now.
+func (d *Directory) apply(ctx context.Context) error {
 	want := &Desired{Files: map[string][]Object{}, Keep: map[string]bool{}}
 	for name, f := range d.files {
 		if f.good {
@@ -212,14 +227,12 @@ func (d *Directory) apply(ctx context.Context) {
 	err := Apply(ctx, d.store, want)
 	if err == nil {
 		d.said = ""
-		return
+		return nil
 	}
 	if text := err.Error(); text != d.said && ctx.Err() == nil {
 		d.said = text
 		d.report(Report{Err: err})
 		d.log.Error("applying the manifests", "err", err)
 	}
-	if errors.Is(err, fault.Aborted) {
-		d.Again() // somebody wrote meanwhile
-	}
+	return err
 }

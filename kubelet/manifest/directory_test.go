@@ -24,6 +24,15 @@ import (
 type memory struct {
 	mu      sync.Mutex
 	objects map[string]manifest.Object
+	// fail is what writing comes to, away what reading does.
+	fail, away error
+}
+
+// works makes all that the store is asked for work again, or fail.
+func (m *memory) works(fail, away error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail, m.away = fail, away
 }
 
 func key(o manifest.Object) string {
@@ -44,6 +53,9 @@ func key(o manifest.Object) string {
 func (m *memory) Create(_ context.Context, o manifest.Object) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
 	if m.objects[key(o)] != nil {
 		return fault.AlreadyExists.Errorf("%s exists", key(o))
 	}
@@ -68,6 +80,9 @@ func (m *memory) Delete(_ context.Context, o manifest.Object) error {
 func (m *memory) End(_ context.Context, name types.NamespacedName, _ *int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
 	delete(m.objects, "pod/"+name.Name) // a Pod that ends at once
 	return nil
 }
@@ -75,6 +90,9 @@ func (m *memory) End(_ context.Context, name types.NamespacedName, _ *int64) err
 func (m *memory) All(context.Context) ([]manifest.Object, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.away != nil {
+		return nil, m.away
+	}
 	var all []manifest.Object
 	for _, o := range m.objects {
 		all = append(all, o.DeepCopyObject().(manifest.Object))
@@ -230,6 +248,78 @@ func TestOneObjectInTwoFiles(t *testing.T) {
 		}
 	}
 	until(t, m, "pod/p")
+}
+
+// TestStoreThatDoesNotAnswer has a Pod whose file went while no node ran, and a
+// store that is away when it runs again: nobody is told that all is in step
+// before the Pod has ended. Later failures are tried again, too.
+func TestStoreThatDoesNotAnswer(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}}
+	objects, _, err := manifest.Decode([]byte(document("Pod", "old", podSpec)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := manifest.Apply(t.Context(), m, &manifest.Desired{Files: map[string][]manifest.Object{"gone.yaml": objects}}); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	away := fault.Unavailable.Errorf("the store is away")
+	m.works(away, away)
+	source, err := manifest.NewDirectory(dir, m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done, synced := make(chan error, 1), make(chan struct{})
+	go func() { done <- source.Run(ctx, func() { close(synced) }) }()
+	early := func() {
+		t.Helper()
+		select {
+		case <-synced:
+			t.Fatalf("in step, they say, and there is %v", m.keys())
+		case <-time.After(150 * time.Millisecond):
+		}
+	}
+	early()
+	m.works(away, nil) // it can be read
+	early()
+	m.works(nil, nil)
+	select {
+	case <-synced:
+	case <-time.After(20 * time.Second):
+		t.Fatal("not tried again")
+	}
+	until(t, m)
+	m.works(away, nil)
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec))
+	time.Sleep(50 * time.Millisecond)
+	begun := time.Now()
+	m.works(nil, nil)
+	until(t, m, "pod/p")
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("tried again after %v", took)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRefusedFileHoldsNothingUp has a file that can never be applied from the
+// beginning.
+func TestRefusedFileHoldsNothingUp(t *testing.T) {
+	m := &memory{objects: map[string]manifest.Object{}, fail: fault.Invalid.Errorf("no")}
+	dir := t.TempDir()
+	write(t, dir, "a.yaml", document("Pod", "p", podSpec))
+	source, err := manifest.NewDirectory(dir, m, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	if err := source.Run(ctx, cancel); err != nil || !errors.Is(ctx.Err(), context.Canceled) {
+		t.Errorf("not in step: %v, %v", err, ctx.Err())
+	}
 }
 
 func TestDirectoryMustExist(t *testing.T) {
