@@ -87,14 +87,10 @@ func updateAll(workers *worker.Manager, pods []*v1.Pod) {
 }
 
 // retry makes waiting Pods try again when something came that they may be
-// waiting for.
+// waiting for: an object that they refer to, or any plugin.
 func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
-	changed := make(chan struct{}, 1)
-	tell := func(object.Object) {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
+	tell := func(o object.Object) {
+		workers.Retry(func(p *v1.Pod) bool { return refers(p, o) })
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, example := range referred() {
@@ -109,9 +105,8 @@ func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
 				return nil
 			case <-k.volumes.Changed():
 			case <-k.devices.Changed():
-			case <-changed:
 			}
-			workers.Retry()
+			workers.Retry(func(*v1.Pod) bool { return true })
 		}
 	})
 	return group.Wait()

@@ -70,7 +70,7 @@ func (l *life) tellOfObjects(string) {
 	l.mu.Unlock()
 	if p != nil {
 		l.note("objects change")
-		p.manager.Retry()
+		p.manager.Retry(func(*v1.Pod) bool { return true })
 	}
 }
 

@@ -74,7 +74,7 @@ func TestOneOccurrenceIsOneEvent(t *testing.T) {
 		}
 		hear(t, w, "one failure", "Warning FailedMount: waiting for the driver")
 		w.failing("mount", nil)
-		w.manager.Retry()
+		w.manager.Retry(func(*v1.Pod) bool { return true })
 		hear(t, w, "and then", present, created, started)
 	})
 }

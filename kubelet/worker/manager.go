@@ -118,12 +118,16 @@ func (m *Manager) Wake(uid types.UID) bool {
 	return w != nil
 }
 
-// Retry makes the workers that wait for something try again at once, and the
-// others bring volumes that show objects up to date.
-func (m *Manager) Retry() {
+// Retry makes the workers of the Pods that are concerned try again at once what
+// they wait for, or bring volumes that show objects up to date. What others wait
+// for keeps its back-off. concerned must be quick.
+func (m *Manager) Retry(concerned func(*v1.Pod) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.workers {
+		if !concerned(w.spec.Load()) {
+			continue
+		}
 		w.retry.Store(true)
 		w.wakeUp()
 	}

@@ -87,7 +87,9 @@ func TestWaitingForAVolume(t *testing.T) {
 		time.Sleep(600 * time.Millisecond)
 		expect(t, w, "again by itself", "allocate", "cgroup", "mount")
 		w.failing("mount", nil)
-		w.manager.Retry()
+		w.manager.Retry(func(p *v1.Pod) bool { return p.UID != "1" })
+		expect(t, w, "what others wait for came")
+		w.manager.Retry(func(p *v1.Pod) bool { return p.UID == "1" })
 		expect(t, w, "at once when told", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
 		if got := w.last().Message; got != "" {
 			t.Errorf("the status still says %q", got)
@@ -255,7 +257,7 @@ func TestVolumesFollowTheirObjects(t *testing.T) {
 			s.Volumes = []v1.Volume{{Name: "v", VolumeSource: v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{}}}}
 		}))
 		expect(t, w, "start", "allocate", "cgroup", "mount", "sandbox", "create a", "start")
-		w.manager.Retry()
+		w.manager.Retry(func(*v1.Pod) bool { return true })
 		expect(t, w, "an object changed", "mount")
 		w.manager.Wake("1")
 		expect(t, w, "nothing changed")
