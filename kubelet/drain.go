@@ -36,7 +36,7 @@ func patience(pods []*v1.Pod) time.Duration {
 	return time.Duration(longest)*time.Second + slack + time.Duration(len(pods))*slackPerPod
 }
 
-// Drain ends every Pod with its own grace, waits until nothing of them is left,
+// Drain ends every Pod of this node with its own grace, waits until nothing of them is left,
 // and deletes the claims with the volumes that were provisioned for them. From
 // then on manifest files are not read any more. Run must be running: it does the
 // work. When ctx ends first, or the Pods do not end within their longest grace
@@ -47,7 +47,7 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 	k.drain()
 	live, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	pods, err := client.List[*v1.Pod](live, k.client, "")
+	pods, err := client.List[*v1.Pod](live, k.client, k.here())
 	if err != nil {
 		return fmt.Errorf("listing the Pods: %w", err)
 	}
@@ -61,7 +61,7 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 		}
 	}
 	go func() { // errors only for what is no object
-		_ = k.client.Follow(live, &v1.Pod{}, "", client.Handler{Changed: tell, Gone: tell, Synced: func() { tell(nil) }})
+		_ = k.client.Follow(live, &v1.Pod{}, k.here(), client.Handler{Changed: tell, Gone: tell, Synced: func() { tell(nil) }})
 	}()
 	soft := ctx.Done()
 	var hard <-chan time.Time
@@ -116,7 +116,7 @@ func (k *Kubelet) waitEmpty(ctx context.Context) error {
 // returns how many there are. A grace of zero is for those that end too: the
 // kubelet kills them, and their objects are removed when nothing of them is left.
 func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left int, err error) {
-	pods, err := client.List[*v1.Pod](ctx, k.client, "")
+	pods, err := client.List[*v1.Pod](ctx, k.client, k.here())
 	if err != nil {
 		return 0, fmt.Errorf("listing the Pods: %w", err)
 	}

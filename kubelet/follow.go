@@ -14,11 +14,14 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
-// listPods returns the Pods that there are, as soon as the API answers. The
+// here selects the Pods of this node: an API may have others.
+func (k *Kubelet) here() string { return "spec.nodeName=" + k.config.NodeName }
+
+// listPods returns the Pods of this node, as soon as the API answers. The
 // error is the context's.
 func (k *Kubelet) listPods(ctx context.Context) ([]*v1.Pod, error) {
 	for {
-		pods, err := client.List[*v1.Pod](ctx, k.client, "")
+		pods, err := client.List[*v1.Pod](ctx, k.client, k.here())
 		if err == nil {
 			return pods, nil
 		}
@@ -38,7 +41,7 @@ func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error 
 	isSynced := false
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return k.client.Follow(ctx, &v1.Pod{}, "spec.nodeName="+k.config.NodeName, client.Handler{
+		return k.client.Follow(ctx, &v1.Pod{}, k.here(), client.Handler{
 			Changed: func(o object.Object) {
 				k.pods.set(o.(*v1.Pod))
 				if !isSynced {

@@ -81,13 +81,13 @@ func (c *Client) Get(ctx context.Context, namespace, name string, into object.Ob
 	return told(c.rest.Get().AbsPath(at(k, namespace, name)).Do(ctx).Into(into))
 }
 
-// List reads all objects of T's kind in the namespace, "" for all.
-func List[T object.Object](ctx context.Context, c *Client, namespace string) ([]T, error) {
+// List reads all objects of T's kind for which fields hold, "" for all.
+func List[T object.Object](ctx context.Context, c *Client, fields string) ([]T, error) {
 	k, err := object.KindOf(*new(T))
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.list(ctx, k, namespace)
+	list, err := c.list(ctx, k, fields)
 	out := make([]T, len(list))
 	for i, o := range list {
 		out[i] = o.(T)
@@ -100,9 +100,10 @@ func (c *Client) ListKind(ctx context.Context, k *object.Kind) ([]object.Object,
 	return c.list(ctx, k, "")
 }
 
-func (c *Client) list(ctx context.Context, k *object.Kind, namespace string) ([]object.Object, error) {
+func (c *Client) list(ctx context.Context, k *object.Kind, fields string) ([]object.Object, error) {
 	list := k.NewList()
-	if err := c.rest.Get().AbsPath(at(k, namespace)).Do(ctx).Into(list); err != nil {
+	o := metav1.ListOptions{FieldSelector: fields}
+	if err := c.rest.Get().AbsPath(at(k, "")).VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Into(list); err != nil {
 		return nil, told(err)
 	}
 	items, err := meta.ExtractList(list)
