@@ -107,9 +107,9 @@ type facts struct {
 }
 
 // meet waits until the runtime answers and asks it. A runtime that goes away
-// meanwhile is waited for again.
+// meanwhile, or that answers to its version only, is waited for again.
 func (k *Kubelet) meet(ctx context.Context) (facts, error) {
-	for {
+	for failures := 1; ; failures++ {
 		version, err := k.cri.Wait(ctx)
 		if err != nil {
 			return facts{}, err
@@ -117,6 +117,12 @@ func (k *Kubelet) meet(ctx context.Context) (facts, error) {
 		systemd, err := k.systemdCgroups(ctx)
 		if !errors.Is(err, fault.Unavailable) {
 			return facts{version, systemd}, err
+		}
+		k.config.Logger.Info("waiting for the runtime", "err", err)
+		select {
+		case <-ctx.Done():
+			return facts{}, err
+		case <-time.After(pod.Backoff(failures, 10*time.Millisecond, time.Second)):
 		}
 	}
 }

@@ -19,12 +19,12 @@ import (
 // TestPodsOfOtherNodes has an API with Pods of two nodes: the kubelet knows and
 // ends those of its own only.
 func TestPodsOfOtherNodes(t *testing.T) {
-	var deleted []string
+	ended := make(chan string, 2)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		var body any = &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess}
 		if r.Method == http.MethodDelete {
-			deleted = append(deleted, r.URL.Path)
+			ended <- r.URL.Path
 		} else {
 			wanted, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
 			if err != nil {
@@ -58,6 +58,14 @@ func TestPodsOfOtherNodes(t *testing.T) {
 	if left, err := k.endAll(t.Context(), nil); left != 1 || err != nil {
 		t.Errorf("%d Pods are left, %v", left, err)
 	}
+	close(ended)
+	deleted := slices.Collect(func(yield func(string) bool) {
+		for path := range ended {
+			if !yield(path) {
+				return
+			}
+		}
+	})
 	if want := []string{"/api/v1/namespaces/ns/pods/on-node"}; !slices.Equal(deleted, want) {
 		t.Errorf("deleted %v", deleted)
 	}

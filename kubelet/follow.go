@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/object"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
@@ -20,7 +21,7 @@ func (k *Kubelet) here() string { return "spec.nodeName=" + k.config.NodeName }
 // listPods returns the Pods of this node, as soon as the API answers. The
 // error is the context's.
 func (k *Kubelet) listPods(ctx context.Context) ([]*v1.Pod, error) {
-	for {
+	for failures := 1; ; failures++ {
 		pods, err := client.List[*v1.Pod](ctx, k.client, k.here())
 		if err == nil {
 			return pods, nil
@@ -29,7 +30,7 @@ func (k *Kubelet) listPods(ctx context.Context) ([]*v1.Pod, error) {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pod.Backoff(failures, 100*time.Millisecond, 5*time.Second)):
 		}
 	}
 }

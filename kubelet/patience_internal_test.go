@@ -1,0 +1,76 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"k8s.io/client-go/rest"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	criclient "github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/client"
+)
+
+// starting answers to its version and to nothing else.
+type starting struct {
+	runtimeapi.RuntimeServiceClient
+	asked int
+}
+
+func (*starting) Version(context.Context, *runtimeapi.VersionRequest, ...grpc.CallOption) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{}, nil
+}
+
+func (s *starting) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest, ...grpc.CallOption) (*runtimeapi.RuntimeConfigResponse, error) {
+	s.asked++
+	return nil, fault.Unavailable.Errorf("not yet")
+}
+
+// nobody is an API that is away.
+type nobody struct{ asked int }
+
+func (n *nobody) RoundTrip(*http.Request) (*http.Response, error) {
+	n.asked++
+	return nil, errors.New("nobody listens")
+}
+
+// TestPatience has a runtime and an API that do not answer for ten minutes: both
+// are asked again, soon at first and seldom in the end.
+func TestPatience(t *testing.T) {
+	for name, wait := range map[string]func(context.Context, *Kubelet) error{
+		"runtime": func(ctx context.Context, k *Kubelet) error { _, err := k.meet(ctx); return err },
+		"API":     func(ctx context.Context, k *Kubelet) error { _, err := k.listPods(ctx); return err },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			runtime, api := &starting{}, &nobody{}
+			c, err := client.New(&rest.Config{Host: "http://api.test", Transport: api}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := &Kubelet{client: c, cri: &criclient.Client{Runtime: runtime}, config: Config{NodeName: "node", Logger: slog.New(slog.DiscardHandler)}}
+			asked := func() int { return runtime.asked + api.asked }
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- wait(ctx, k) }()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if n := asked(); n < 3 || n > 10 {
+				t.Errorf("%s: asked %d times in the first second", name, n)
+			}
+			if err := <-done; err == nil {
+				t.Errorf("%s: no error", name)
+			}
+			if n := asked(); n < 100 || n > 700 {
+				t.Errorf("%s: asked %d times in ten minutes", name, n)
+			}
+		})
+	}
+}
