@@ -102,7 +102,7 @@ func (k *Kubelet) endUnused(ctx context.Context, ending []*v1.PersistentVolumeCl
 // uses reports whether a Pod that is not finished has the claim.
 func (k *Kubelet) uses(claim *v1.PersistentVolumeClaim) bool {
 	return slices.ContainsFunc(k.pods.list(), func(p *v1.Pod) bool {
-		return p.Namespace == claim.Namespace && p.Status.Phase != v1.PodSucceeded && p.Status.Phase != v1.PodFailed &&
+		return p.Namespace == claim.Namespace && !pod.Terminal(p.Status.Phase) &&
 			slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool {
 				return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
 			})

@@ -8,12 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/meminfo"
 	"github.com/nodekit-project/nodekit/kubelet/admission"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
@@ -78,16 +77,9 @@ func cpus() int64 { return int64(runtime.NumCPU()) }
 
 // memory returns the machine's memory in bytes, or zero when it is not known.
 func memory() int64 {
-	data, err := os.ReadFile("/proc/meminfo")
+	sizes, err := meminfo.Read()
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "MemTotal:" {
-			if kib, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
-				return kib << 10
-			}
-		}
-	}
-	return 0
+	return int64(sizes["MemTotal"]) //nolint:gosec // no machine has that much
 }

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // podCache is what the kubelet knows of its Pods from the API. Its Pods are
@@ -100,7 +101,7 @@ func (k *Kubelet) ended(ctx context.Context, uid types.UID, container string, at
 }
 
 func instanceEnded(s *v1.PodStatus, container string, attempt int32) bool {
-	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses} {
+	for _, list := range pod.Statuses(s) {
 		for i := range list {
 			if c := &list[i]; c.Name == container {
 				return c.RestartCount > attempt || c.State.Terminated != nil ||

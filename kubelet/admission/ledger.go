@@ -25,7 +25,7 @@ type Ledger struct {
 func New(node Node, pods []*v1.Pod) *Ledger {
 	l := &Ledger{node: node, held: map[types.UID]*v1.Pod{}}
 	for _, p := range pods {
-		if p.Status.StartTime != nil && p.Status.Phase != v1.PodSucceeded && p.Status.Phase != v1.PodFailed {
+		if p.Status.StartTime != nil && !pod.Terminal(p.Status.Phase) {
 			l.held[p.UID] = pod.Settled(p, &p.Status)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/object"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 // Run creates the objects and returns their Pods, in order, once all of them
@@ -71,18 +72,11 @@ func (n *Node) Create(ctx context.Context, objects []manifest.Object) ([]*v1.Pod
 }
 
 func ended(p *v1.Pod) bool {
-	return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
+	return pod.Terminal(p.Status.Phase)
 }
 
 // Ready reports whether the Pod is ready, as its condition says.
-func Ready(p *v1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == v1.PodReady {
-			return c.Status == v1.ConditionTrue
-		}
-	}
-	return false
-}
+func Ready(p *v1.Pod) bool { return pod.Ready(&p.Status) }
 
 // Wait returns the Pod as soon as it is as wanted, at once if it is already. A
 // Pod that does not exist is waited for; one that is deleted meanwhile is

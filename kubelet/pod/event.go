@@ -51,7 +51,7 @@ func FieldOf(p *v1.Pod, container string) string {
 	switch {
 	case isApp(p, container):
 		return "spec.containers{" + container + "}"
-	case isInit(p, container):
+	case IsInit(p, container):
 		return "spec.initContainers{" + container + "}"
 	case Ephemeral(p, container) != nil:
 		return "spec.ephemeralContainers{" + container + "}"

@@ -6,6 +6,20 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
+// Terminal reports whether a Pod in the phase is finished: nothing of it will run
+// again.
+func Terminal(phase v1.PodPhase) bool { return phase == v1.PodSucceeded || phase == v1.PodFailed }
+
+// Ready reports whether the Pod is ready, as its condition says.
+func Ready(s *v1.PodStatus) bool {
+	for _, c := range s.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
+}
+
 // Phase returns the Pod's phase. It never leaves a terminal phase and never
 // goes back from Running to Pending.
 func Phase(v *View) v1.PodPhase {

@@ -270,7 +270,7 @@ func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 		next.Attempt, next.Delay = latest.Attempt, latest.Delay
 	case latest.State != Exited:
 		return
-	case latest.SandboxID != sandbox.ID && isInit(v.Pod, c.Name):
+	case latest.SandboxID != sandbox.ID && IsInit(v.Pod, c.Name):
 		next.Attempt = latest.Attempt + 1
 	case !Restarts(v.Pod, c, latest.ExitCode):
 		return

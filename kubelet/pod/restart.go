@@ -19,7 +19,7 @@ func Restarts(p *v1.Pod, c *v1.Container, code int32) bool {
 	if Ephemeral(p, c.Name) != nil {
 		return false
 	}
-	if isInit(p, c.Name) {
+	if IsInit(p, c.Name) {
 		if IsSidecar(c) {
 			return true
 		}

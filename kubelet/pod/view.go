@@ -69,7 +69,7 @@ type View struct {
 
 // Finished reports whether the recorded phase is final.
 func (v *View) Finished() bool {
-	return v.Was.Phase == v1.PodSucceeded || v.Was.Phase == v1.PodFailed
+	return Terminal(v.Was.Phase)
 }
 
 // Probed returns the verdicts for an instance.
@@ -129,8 +129,8 @@ func isApp(p *v1.Pod, name string) bool {
 	return false
 }
 
-// isInit reports whether the name is of an init container, sidecars included.
-func isInit(p *v1.Pod, name string) bool {
+// IsInit reports whether the name is of an init container, sidecars included.
+func IsInit(p *v1.Pod, name string) bool {
 	for i := range p.Spec.InitContainers {
 		if p.Spec.InitContainers[i].Name == name {
 			return true

@@ -64,14 +64,9 @@ func classShares(class v1.PodQOSClass, pods []*v1.Pod) uint64 {
 	}
 	var milli int64
 	for _, p := range pods {
-		if !over(p) && pod.QOS(p) == class {
+		if !pod.Terminal(p.Status.Phase) && pod.QOS(p) == class {
 			milli += pod.Requests(p).MilliCPU
 		}
 	}
 	return shares(milli)
-}
-
-// over reports whether nothing of the Pod runs any more, for good.
-func over(p *v1.Pod) bool {
-	return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
 }

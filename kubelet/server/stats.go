@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
+	"github.com/nodekit-project/nodekit/internal/meminfo"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -156,18 +157,10 @@ func (s *server) machineCPU() (cpu *stats.CPUStats, complete bool) {
 
 // machineMemory reads what cannot be given to a new program (proc(5), MemAvailable).
 func machineMemory() *stats.MemoryStats {
-	data, err := os.ReadFile("/proc/meminfo")
+	sizes, err := meminfo.Read()
 	if err != nil {
 		return nil
 	}
-	values := map[string]uint64{}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) == 3 {
-			if kib, err := strconv.ParseUint(f[1], 10, 64); err == nil {
-				values[f[0]] = kib << 10
-			}
-		}
-	}
-	available, used := values["MemAvailable:"], values["MemTotal:"]-values["MemAvailable:"]
+	available, used := sizes["MemAvailable"], sizes["MemTotal"]-sizes["MemAvailable"]
 	return &stats.MemoryStats{Time: metav1.Now(), AvailableBytes: &available, WorkingSetBytes: &used}
 }

@@ -13,7 +13,7 @@ import (
 // conditions recomputes the kubelet's conditions in s. Conditions of others
 // stay, and one that does not change keeps its transition time.
 func conditions(v *pod.View, s *v1.PodStatus) {
-	terminal := s.Phase == v1.PodSucceeded || s.Phase == v1.PodFailed
+	terminal := pod.Terminal(s.Phase)
 	set := func(kind v1.PodConditionType, ok bool, reason, message string) {
 		c := v1.PodCondition{Type: kind, Status: v1.ConditionTrue, ObservedGeneration: v.Pod.Generation}
 		if !ok {

@@ -61,7 +61,7 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 		previous = latest
 	case latest.State == pod.Exited:
 		s.State.Terminated = c.terminated(latest)
-		s.Ready = c.isInit(spec.Name) && !pod.IsSidecar(spec) && latest.ExitCode == 0
+		s.Ready = pod.IsInit(c.view.Pod, spec.Name) && !pod.IsSidecar(spec) && latest.ExitCode == 0
 	case latest.State == pod.Unknown && was.State.Running != nil && was.ContainerID == s.ContainerID:
 		// It did run, which must not be forgotten: when the runtime loses its record as
 		// well, it has ended and was not merely created.
@@ -115,18 +115,18 @@ func (c *containers) restarts(spec *v1.Container, latest *pod.Container) bool {
 	if !pod.Restarts(v.Pod, spec, latest.ExitCode) {
 		return false
 	}
-	return !c.isInit(spec.Name) || pod.IsSidecar(spec) || !appStarted(v)
+	return !pod.IsInit(c.view.Pod, spec.Name) || pod.IsSidecar(spec) || !appStarted(v)
 }
 
 // renewed reports whether an init container that ended runs again because the Pod
 // has got another sandbox since.
 func (c *containers) renewed(spec *v1.Container, latest *pod.Container) bool {
 	s := c.view.Seen.Sandbox()
-	if s == nil || !s.Ready || s.ID == latest.SandboxID || !c.isInit(spec.Name) || pod.IsSidecar(spec) {
+	if s == nil || !s.Ready || s.ID == latest.SandboxID || !pod.IsInit(c.view.Pod, spec.Name) || pod.IsSidecar(spec) {
 		return false
 	}
 	for _, other := range c.view.Seen.Containers {
-		if other.SandboxID == s.ID && !c.isInit(other.Name) && pod.Ephemeral(c.view.Pod, other.Name) == nil {
+		if other.SandboxID == s.ID && !pod.IsInit(c.view.Pod, other.Name) && pod.Ephemeral(c.view.Pod, other.Name) == nil {
 			return false
 		}
 	}
@@ -173,15 +173,6 @@ func (c *containers) terminated(seen *pod.Container) *v1.ContainerStateTerminate
 		}
 	}
 	return t
-}
-
-func (c *containers) isInit(name string) bool {
-	for i := range c.view.Pod.Spec.InitContainers {
-		if c.view.Pod.Spec.InitContainers[i].Name == name {
-			return true
-		}
-	}
-	return false
 }
 
 func appStarted(v *pod.View) bool {

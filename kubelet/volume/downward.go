@@ -1,9 +1,7 @@
 package volume
 
 import (
-	"fmt"
 	"maps"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -11,6 +9,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/nodekit-project/nodekit/internal/meminfo"
 )
 
 // downward adds the files of a downwardAPI source.
@@ -126,15 +126,11 @@ func machine(name v1.ResourceName) (resource.Quantity, error) {
 	case v1.ResourceCPU:
 		return *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI), nil
 	case v1.ResourceMemory:
-		raw, err := os.ReadFile("/proc/meminfo")
+		sizes, err := meminfo.Read()
 		if err != nil {
 			return resource.Quantity{}, err
 		}
-		var kib int64
-		if _, err := fmt.Sscanf(string(raw), "MemTotal: %d kB", &kib); err != nil {
-			return resource.Quantity{}, fmt.Errorf("reading /proc/meminfo: %w", err)
-		}
-		return *resource.NewQuantity(kib<<10, resource.BinarySI), nil
+		return *resource.NewQuantity(int64(sizes["MemTotal"]), resource.BinarySI), nil //nolint:gosec // no machine has that much
 	}
 	return resource.Quantity{}, nil
 }

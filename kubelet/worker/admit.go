@@ -17,7 +17,7 @@ func (w *worker) admit(p *v1.Pod, seen *pod.Observation) {
 	switch {
 	case w.admitted || w.failed != nil:
 		return
-	case w.was.Phase == v1.PodSucceeded || w.was.Phase == v1.PodFailed:
+	case pod.Terminal(w.was.Phase):
 		w.admitted = true
 		return
 	case w.was.StartTime != nil || len(seen.Sandboxes) > 0 || len(seen.Containers) > 0:

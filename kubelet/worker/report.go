@@ -48,7 +48,7 @@ func (w *worker) tell(old, status *v1.PodStatus) {
 	if status.PodIP != "" && status.PodIP != old.PodIP {
 		w.step(pod.StepNetwork, status.PodIP, time.Time{}, nil)
 	}
-	if isReady(status) && !isReady(old) {
+	if pod.Ready(status) && !pod.Ready(old) {
 		w.step(pod.StepReady, "", time.Time{}, nil)
 	}
 	w.tellBackOff(old, status)
@@ -56,15 +56,6 @@ func (w *worker) tell(old, status *v1.PodStatus) {
 	if status.Phase != old.Phase {
 		w.step(pod.StepPhase, string(status.Phase), time.Time{}, nil)
 	}
-}
-
-func isReady(s *v1.PodStatus) bool {
-	for _, c := range s.Conditions {
-		if c.Type == v1.PodReady {
-			return c.Status == v1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // noteExits reports containers that have ended since the last observation. The
