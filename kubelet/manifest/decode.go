@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,6 +58,14 @@ func Decode(data []byte) ([]Object, []Notice, error) {
 	return objects, notices, nil
 }
 
+// quoted is how the YAML parser quotes what it could not read. It may be a
+// Secret's, and errors go into logs.
+var quoted = regexp.MustCompile("(^|\\s)['`][^'`]*\\w[^'`]*['`]")
+
+func withoutValues(err error) string {
+	return quoted.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "$1(a value)")
+}
+
 // split returns the documents of a YAML stream that are not empty, as JSON.
 func split(data []byte) ([][]byte, error) {
 	var documents [][]byte
@@ -71,7 +80,7 @@ func split(data []byte) ([][]byte, error) {
 		}
 		asJSON, err := yaml.YAMLToJSONStrict(doc)
 		if err != nil {
-			return nil, fault.Invalid.Errorf("document %d is not YAML or JSON: %s", len(documents)+1, strings.TrimPrefix(err.Error(), "yaml: "))
+			return nil, fault.Invalid.Errorf("document %d is not YAML or JSON: %s", len(documents)+1, withoutValues(err))
 		}
 		if text := bytes.TrimSpace(asJSON); len(text) > 0 && !bytes.Equal(text, []byte("null")) {
 			documents = append(documents, text)

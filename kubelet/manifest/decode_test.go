@@ -180,3 +180,31 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// However a Secret is broken, the error, which goes into the log, does not hold
+// what it keeps secret.
+func TestErrorsKeepSecrets(t *testing.T) {
+	const word = "hunter2"
+	for _, text := range []string{
+		"stringData: {token: [" + word + "]}",
+		"stringData: {token: {" + word + ": x}}",
+		"stringData: {token: 'a " + word + "}",
+		"stringData: {token: \"\\q" + word + "\"}",
+		"stringData: " + word,
+		"stringData:\n  token: " + word + ": " + word,
+		"stringData:\n  token: *" + word,
+		"stringData:\n  token: !!int " + word,
+		"stringData:\n  token: @" + word,
+		"stringData:\n  " + word + "\n  a: b",
+		"data: {token: " + word + "!}",
+		"data: [" + word + "]",
+		"data:\n  token: " + word + "\n\tx: y",
+	} {
+		_, _, err := manifest.Decode([]byte("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n" + text + "\n"))
+		if err == nil {
+			t.Errorf("accepted:\n%s", text)
+		} else if strings.Contains(err.Error(), word) {
+			t.Errorf("%s\nbecomes: %v", text, err)
+		}
+	}
+}
