@@ -74,7 +74,7 @@ func tally(v *View) counts {
 			n.missing++
 		case latest.State != Exited:
 			n.running++
-		case v.Ending == nil && Restarts(v.Pod, c, latest.ExitCode):
+		case v.Ending == nil && v.Restarts(c, latest):
 			n.restarting++
 		case latest.ExitCode == 0:
 			n.succeeded++

@@ -176,7 +176,7 @@ func (v *View) ended() bool {
 	for i := range v.Pod.Spec.Containers {
 		c := &v.Pod.Spec.Containers[i]
 		latest := v.Seen.Latest(c.Name)
-		if latest == nil || latest.State != Exited || Restarts(v.Pod, c, latest.ExitCode) {
+		if latest == nil || latest.State != Exited || v.Restarts(c, latest) {
 			return false
 		}
 	}
@@ -272,7 +272,7 @@ func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 		return
 	case latest.SandboxID != sandbox.ID && IsInit(v.Pod, c.Name):
 		next.Attempt = latest.Attempt + 1
-	case !Restarts(v.Pod, c, latest.ExitCode):
+	case !v.Restarts(c, latest):
 		return
 	case latest.SandboxID != sandbox.ID || latest.Hash != Hash(c) || latest.Resources != nil && len(differing(latest.Resources, &c.Resources)) > 0:
 		next.Attempt = latest.Attempt + 1

@@ -87,6 +87,13 @@ func with(v *pod.View, change func(*pod.View)) *pod.View {
 	return v
 }
 
+// recorded has the status say of container "a" what it does.
+func recorded(id string, state v1.ContainerState) func(*pod.View) {
+	return func(v *pod.View) {
+		v.Was.ContainerStatuses = []v1.ContainerStatus{{Name: "a", ContainerID: id, State: state}}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	up := []pod.Sandbox{sandbox(0, true)}
 	down := []pod.Sandbox{sandbox(0, false)}
@@ -96,6 +103,10 @@ func TestDecide(t *testing.T) {
 	long.Delay, long.StartedAt = 80*time.Second, noon().Add(-11*time.Minute)
 	changed := running("a")
 	changed.Hash = "other"
+	replaced := exited("a", 0)
+	replaced.Hash = "other"
+	forgotten := exited("a", 0)
+	forgotten.Hash = ""
 	grace := 30 * time.Second
 	cases := map[string]struct {
 		view *pod.View
@@ -157,6 +168,33 @@ func TestDecide(t *testing.T) {
 		"a changed container is killed": {
 			view(spec("Always"), up, changed, running("b")),
 			pod.Plan{Kill: []pod.Kill{{ID: "a0", Name: "a", Reason: pod.KillChanged, Message: "the container's spec changed", Grace: grace}}},
+		},
+		"and followed by another, whatever the policy": {
+			with(view(spec("Never"), up, replaced, running("b")), recorded("rt://a0", v1.ContainerState{Running: &v1.ContainerStateRunning{}})),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1}}},
+		},
+		"also if nobody saw it run, or the node was killed meanwhile": {
+			with(view(spec("OnFailure"), up, replaced, exited("b", 0)), recorded("rt://a0", v1.ContainerState{Waiting: &v1.ContainerStateWaiting{}})),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1}}},
+		},
+		"that another follows is kept when the runtime forgot the first": {
+			with(view(spec("Never"), up, forgotten, running("b")), func(v *pod.View) {
+				recorded("rt://a0", v1.ContainerState{Waiting: &v1.ContainerStateWaiting{}})(v)
+				v.Was.ContainerStatuses[0].LastTerminationState.Terminated = &v1.ContainerStateTerminated{ContainerID: "rt://a0"}
+			}),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1}}},
+		},
+		"but not if it changed after its end": {
+			with(view(spec("Never"), up, replaced, running("b")), recorded("rt://a0", v1.ContainerState{Terminated: &v1.ContainerStateTerminated{}})),
+			pod.Plan{},
+		},
+		"what the record says of an earlier instance does not count": {
+			with(view(spec("Never"), up, replaced, running("b")), recorded("rt://a", v1.ContainerState{Terminated: &v1.ContainerStateTerminated{}})),
+			pod.Plan{Start: []pod.Start{{Name: "a", Attempt: 1}}},
+		},
+		"a changed container of an ending Pod does not": {
+			with(view(spec("Always"), up, replaced), func(v *pod.View) { v.Ending = &pod.Ending{Deadline: noon()} }),
+			pod.Plan{Ended: true},
 		},
 		"an unhealthy one as well": {with(view(spec("Always"), up, running("a"), running("b")), func(v *pod.View) {
 			v.Probes = map[string]pod.Probed{"b0": {Startup: pod.Success, Liveness: pod.Failure, Message: "no answer"}}

@@ -202,7 +202,8 @@ func restartPolicy(v *pod.View, p *pod.Plan) string {
 			return s.Name + " is not in the spec"
 		}
 		renewed := latest != nil && latest.SandboxID != v.Seen.Sandbox().ID && (s.Name[0] == 'i')
-		if latest != nil && latest.State == pod.Exited && !renewed && !pod.Restarts(v.Pod, c, latest.ExitCode) {
+		replaced := latest != nil && latest.Hash != pod.Hash(c) && s.Name[0] != 'i' // while it ran
+		if latest != nil && latest.State == pod.Exited && !renewed && !replaced && !pod.Restarts(v.Pod, c, latest.ExitCode) {
 			return s.Name + " is started again"
 		}
 	}

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -33,6 +34,34 @@ func Restarts(p *v1.Pod, c *v1.Container, code int32) bool {
 	default:
 		return true
 	}
+}
+
+// Restarts reports whether the ended instance is followed by another: as the
+// restart policy says, and whatever it says when it was ended for a change of its
+// spec.
+func (v *View) Restarts(c *v1.Container, ended *Container) bool {
+	return v.replaced(c, ended) || Restarts(v.Pod, c, ended.ExitCode)
+}
+
+// replaced reports whether the app container changed while the ended instance ran.
+// One that had ended before is recorded as terminated for good, so a user who
+// changes it later does not have it run again. One that is recorded as to be
+// followed is, also when the runtime has forgotten what it was made from.
+func (v *View) replaced(c *v1.Container, ended *Container) bool {
+	if !isApp(v.Pod, c.Name) {
+		return false
+	}
+	differs := ended.Hash != "" && ended.Hash != Hash(c)
+	for i := range v.Was.ContainerStatuses {
+		s := &v.Was.ContainerStatuses[i]
+		if s.Name != c.Name || !strings.HasSuffix(s.ContainerID, "://"+ended.ID) {
+			continue
+		}
+		last := s.LastTerminationState.Terminated
+		promised := s.State.Waiting != nil && last != nil && last.ContainerID == s.ContainerID
+		return promised || differs && s.State.Terminated == nil
+	}
+	return differs
 }
 
 // RestartAt is the earliest time at which the ended instance may be followed

@@ -216,7 +216,8 @@ func (r *rules) restarts(c, last *container) {
 	p := r.pods[c.sandbox.uid].pod
 	spec, place := find(p, c.name)
 	renewed := place >= 0 && c.sandbox != last.sandbox // init containers run again
-	if !renewed && !r.restartable(p, spec, last) {
+	replaced := place < 0 && last.doomed               // another image comes whatever the policy
+	if !renewed && !replaced && !r.restartable(p, spec, last) {
 		r.life.violate("restart policy", "%s starts although %s ended with code %d and restartPolicy is %s", c.id, last.id, last.code, p.Spec.RestartPolicy)
 	}
 	if last.lost || c.sandbox != last.sandbox || c.hash() != last.hash() {

@@ -112,7 +112,7 @@ func (c *containers) restarts(spec *v1.Container, latest *pod.Container) bool {
 	if c.renewed(spec, latest) {
 		return true
 	}
-	if !pod.Restarts(v.Pod, spec, latest.ExitCode) {
+	if !v.Restarts(spec, latest) {
 		return false
 	}
 	return !pod.IsInit(c.view.Pod, spec.Name) || pod.IsSidecar(spec) || !appStarted(v)
