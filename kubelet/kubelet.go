@@ -1,9 +1,9 @@
-// Package kubelet is a minimal kubelet: it runs Pods from an object store and a
-// manifest directory on any CRI runtime, with the volumes and devices of the
-// plugins that register with it.
+// Package kubelet is a minimal kubelet: it runs the Pods of a Kubernetes API, and
+// those of a manifest directory, on any CRI runtime, with the volumes and devices
+// of the plugins that register with it.
 //
-// It only wires its parts (kubelet/worker, volume, device, probe, store, ...),
-// which know nothing of each other. It is crash-only: killed at any
+// It only wires its parts (kubelet/worker, volume, device, probe, client, ...), which
+// know nothing of each other. It is crash-only: killed at any
 // instruction and started again on the same root, it goes on with the Pods as
 // they are. It is not a control plane, has no scheduler and joins no cluster.
 package kubelet

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/registration"
@@ -114,7 +115,7 @@ func (k *Kubelet) wire(ctx context.Context, runtime facts, pods []*v1.Pod) *part
 	})
 	log := k.config.Logger
 	tell := k.recorder(ctx)
-	wake := func(uid podUID) {
+	wake := func(uid types.UID) {
 		if !p.workers.Wake(uid) {
 			select {
 			case p.stray <- struct{}{}:

@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// lazyDelay is how long a status may be lost by a crash, as in kubelet/store.
+// lazyDelay is how long a status may be lost by a crash, as in kubelet/api.
 const lazyDelay = 250 * time.Millisecond
 
 // store holds the one Pod that has the life's name. Like the kubelet's store it
@@ -45,7 +45,7 @@ func (s *store) get() *v1.Pod {
 	return s.pod
 }
 
-// end marks the Pod as ending, as kubelet/store.End does.
+// end marks the Pod as ending, as a DELETE of kubelet/api does.
 func (s *store) end(grace int64) {
 	p := s.get()
 	if p == nil {

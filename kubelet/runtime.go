@@ -7,79 +7,13 @@ import (
 	"slices"
 	"time"
 
-	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/kubelet/client"
-	"github.com/nodekit-project/nodekit/kubelet/object"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
-
-type podUID = types.UID
-
-// objects gives the client the shapes that the parts ask for.
-type objects struct{ client *client.Client }
-
-func (o objects) Get(ctx context.Context, namespace, name string, into object.Object) error {
-	return o.client.Get(ctx, namespace, name, into)
-}
-
-func (o objects) Create(ctx context.Context, x object.Object) error { return o.client.Create(ctx, x) }
-
-func (o objects) Update(ctx context.Context, x object.Object) error { return o.client.Update(ctx, x) }
-
-func (o objects) Delete(ctx context.Context, x object.Object) error {
-	return o.client.Delete(ctx, x, nil)
-}
-
-// SetStatus records what became of a Pod. One of which only the uid is known has
-// no object.
-func (o objects) SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error {
-	if p.Namespace == "" {
-		return nil
-	}
-	meta := metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}
-	return o.client.PatchStatus(ctx, &v1.Pod{ObjectMeta: meta, Status: *was}, &v1.Pod{ObjectMeta: meta, Status: *now})
-}
-
-// Remove removes the object of an ended Pod, if it has one.
-func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
-	if p.Namespace == "" {
-		return nil
-	}
-	if err := o.client.Delete(ctx, p, new(int64)); !errors.Is(err, fault.NotFound) {
-		return err
-	}
-	return nil
-}
-
-// files is where manifest files put their objects.
-type files struct{ objects }
-
-// End ends a Pod.
-func (f files) End(ctx context.Context, name types.NamespacedName, grace *int64) error {
-	return f.client.Delete(ctx, &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}, grace)
-}
-
-// All returns the objects of all kinds that files may hold.
-func (f files) All(ctx context.Context) ([]object.Object, error) {
-	var all []object.Object
-	for _, k := range object.Kinds() {
-		if !k.InFiles {
-			continue
-		}
-		list, err := f.client.ListKind(ctx, k)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, list...)
-	}
-	return all, nil
-}
 
 // exec runs a probe's command.
 func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {
