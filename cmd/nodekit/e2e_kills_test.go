@@ -91,13 +91,12 @@ func TestRandomKills(t *testing.T) {
 	}
 	t.Logf("to repeat: go test ./cmd/nodekit -run TestRandomKills -kills %d -kill-seed %d", *kills, seed)
 	k := &killer{daemon: newCLI(t).daemon(), random: rand.New(rand.NewPCG(seed, 0)), left: *kills}
-	k.begin()
 	t.Cleanup(func() {
 		if t.Failed() { // what is left would be in the way of others
-			k.node.kill()
 			k.reset()
 		}
 	})
+	k.begin() // the nodes' own cleanups, which kill them, come first
 	for round := 0; k.left > 0; round++ {
 		k.round(round)
 	}
