@@ -345,14 +345,15 @@ func probeGrace(p *v1.Probe, otherwise time.Duration) time.Duration {
 }
 
 // prune removes instances older than the previous one, or that were created beside
-// one that runs, and sandboxes that are not in use: those with instances on record
-// are stopped only.
+// another of the container, and sandboxes that are not in use: those with instances
+// on record are stopped only.
 func prune(v *View, current *Sandbox, p *Plan) {
 	kept := map[string]bool{current.ID: true}
-	count := map[string]int{}
+	count, ran := map[string]int{}, map[string]int{}
 	for _, c := range v.Seen.Containers {
 		count[c.Name]++
-		if count[c.Name] > 2 && c.State == Exited || count[c.Name] > 1 && c.State == Created {
+		ran[c.Name] += c.ran() // what was created only makes nothing a thing of the past
+		if ran[c.Name] > 2 && c.State == Exited || count[c.Name] > 1 && c.State == Created {
 			p.Remove = append(p.Remove, c.ID)
 			continue
 		}
