@@ -254,7 +254,8 @@ func (c *Client) Delete(ctx context.Context, o object.Object, grace *int64) erro
 	return told(err)
 }
 
-// told gives an error of the API its kind.
+// told gives an error of the API its kind. A full disk under the API is an answer,
+// not an API that is away: who waits for one does not wait for the other.
 func told(err error) error {
 	switch {
 	case err == nil:
@@ -267,7 +268,7 @@ func told(err error) error {
 		return fault.Aborted.Wrap(err)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		return fault.Invalid.Wrap(err)
-	case apierrors.IsRequestEntityTooLargeError(err):
+	case apierrors.IsRequestEntityTooLargeError(err), code(err) == http.StatusInsufficientStorage:
 		return fault.Exhausted.Wrap(err)
 	case apierrors.IsForbidden(err):
 		return fault.PermissionDenied.Wrap(err)

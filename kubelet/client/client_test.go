@@ -49,7 +49,7 @@ func TestKindsOfErrors(t *testing.T) {
 		"forbidden":   {403, metav1.StatusReasonForbidden, fault.PermissionDenied},
 		"expired":     {410, metav1.StatusReasonExpired, fault.OutOfRange},
 		"gone":        {410, metav1.StatusReasonGone, fault.OutOfRange},
-		"full disk":   {507, metav1.StatusReasonInternalError, fault.Unavailable},
+		"full disk":   {507, metav1.StatusReasonInternalError, fault.Exhausted},
 		"unavailable": {503, metav1.StatusReasonServiceUnavailable, fault.Unavailable},
 		"timeout":     {504, metav1.StatusReasonTimeout, fault.Unavailable},
 	} {

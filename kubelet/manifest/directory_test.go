@@ -309,16 +309,23 @@ func TestStoreThatDoesNotAnswer(t *testing.T) {
 // TestRefusedFileHoldsNothingUp has a file that can never be applied from the
 // beginning.
 func TestRefusedFileHoldsNothingUp(t *testing.T) {
-	m := &memory{objects: map[string]manifest.Object{}, fail: fault.Invalid.Errorf("no")}
-	dir := t.TempDir()
-	write(t, dir, "a.yaml", document("Pod", "p", podSpec))
-	source, err := manifest.NewDirectory(dir, m, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	if err := source.Run(ctx, cancel); err != nil || !errors.Is(ctx.Err(), context.Canceled) {
-		t.Errorf("not in step: %v, %v", err, ctx.Err())
+	for what, refusal := range map[string]error{
+		"invalid":   fault.Invalid.Errorf("no"),
+		"full disk": fault.Exhausted.Errorf("no room"),
+	} {
+		t.Run(what, func(t *testing.T) {
+			m := &memory{objects: map[string]manifest.Object{}, fail: refusal}
+			dir := t.TempDir()
+			write(t, dir, "a.yaml", document("Pod", "p", podSpec))
+			source, err := manifest.NewDirectory(dir, m, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			if err := source.Run(ctx, cancel); err != nil || !errors.Is(ctx.Err(), context.Canceled) {
+				t.Errorf("not in step: %v, %v", err, ctx.Err())
+			}
+		})
 	}
 }
 
