@@ -36,9 +36,9 @@ func patience(pods []*v1.Pod) time.Duration {
 	return time.Duration(longest)*time.Second + slack + time.Duration(len(pods))*slackPerPod
 }
 
-// Drain ends every Pod of this node with its own grace, waits until nothing of them is left,
-// and deletes the claims with the volumes that were provisioned for them. From
-// then on manifest files are not read any more. Run must be running: it does the
+// Drain ends every Pod of this node with its own grace, waits until nothing of
+// them is left, and deletes the claims with the volumes that were provisioned for
+// them. From then on manifest files are not read any more. Run must be running: it does the
 // work. When ctx ends first, or the Pods do not end within their longest grace
 // and some slack, those that are left are killed, and Drain goes on for a few
 // seconds more. When Run ends first, so does Drain, with fault.Unavailable if

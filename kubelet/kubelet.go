@@ -2,10 +2,10 @@
 // those of a manifest directory, on any CRI runtime, with the volumes and devices
 // of the plugins that register with it.
 //
-// It only wires its parts (kubelet/worker, volume, device, probe, client, ...), which
-// know nothing of each other. It is crash-only: killed at any
-// instruction and started again on the same root, it goes on with the Pods as
-// they are. It is not a control plane, has no scheduler and joins no cluster.
+// It only wires its parts (kubelet/worker, volume, device, probe, client, ...),
+// which know nothing of each other. It is crash-only: killed at any instruction
+// and started again on the same root, it goes on with the Pods as they are. It is
+// not a control plane, has no scheduler and joins no cluster.
 package kubelet
 
 import (

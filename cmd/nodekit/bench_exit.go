@@ -1,22 +1,20 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -30,7 +28,7 @@ func newBenchExitCommand(f *benchFlags) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			b := &exitBench{flags: f}
-			if err := b.begin(cmd.Context()); err != nil {
+			if b.dir, b.node, err = f.node(cmd.Context(), b.observe); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, b.node.Destroy(context.Background()), b.dir.remove()) }()
@@ -51,18 +49,6 @@ type exitBench struct {
 	uid   string         // the Pod whose calls are awaited
 	since time.Time      // earlier ones do not count
 	first chan time.Time // gets the beginning of the first; holds one
-}
-
-func (b *exitBench) begin(ctx context.Context) (err error) {
-	if b.dir, err = makeRunDir(); err != nil {
-		return err
-	}
-	cfg := b.flags.config(b.dir)
-	cfg.Observe = b.observe
-	if b.node, err = node.Start(ctx, cfg); err != nil {
-		return errors.Join(err, b.dir.remove())
-	}
-	return nil
 }
 
 func (b *exitBench) observe(_ context.Context, c call.Call) {
@@ -110,7 +96,12 @@ func (b *exitBench) status(ctx context.Context) (s bench.Sample, err error) {
 		ended <- err
 	}()
 	time.Sleep(settle) // it watches now
-	s, err = bench.Timed(func() error { return errors.Join(unix.Kill(pid, unix.SIGKILL), <-ended) })
+	s, err = bench.Timed(func() error {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			return err
+		}
+		return <-ended
+	})
 	return s, errors.Join(err, takeAway(ctx, b.node, nameOf(p)))
 }
 
@@ -118,15 +109,8 @@ func (b *exitBench) status(ctx context.Context) (s bench.Sample, err error) {
 // of its container.
 func (b *exitBench) run(ctx context.Context) (*v1.Pod, int, error) {
 	b.count++
-	mark := fmt.Sprintf("%d.%d", 100_000_000+os.Getpid(), b.count) // seconds
-	p := &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("exit-%d", b.count), Namespace: v1.NamespaceDefault},
-		Spec: v1.PodSpec{
-			RestartPolicy:                 v1.RestartPolicyNever,
-			TerminationGracePeriodSeconds: new(int64(1)),
-			Containers:                    []v1.Container{{Name: "main", Image: b.flags.image, ImagePullPolicy: v1.PullNever, Args: []string{"sleep", mark}}},
-		},
-	}
+	p := b.flags.pod(fmt.Sprintf("exit-%d", b.count))
+	p.Spec.RestartPolicy = v1.RestartPolicyNever
 	if err := b.node.Client().Create(ctx, p); err != nil {
 		return nil, 0, err
 	}
@@ -135,25 +119,18 @@ func (b *exitBench) run(ctx context.Context) (*v1.Pod, int, error) {
 		return nil, 0, err
 	}
 	time.Sleep(settle) // what belongs to the start is over
-	pid, err := findProcess(mark)
-	return p, pid, err
+	list, err := keeper.NewClient(filepath.Join(b.dir.run(), "oci")).List(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, c := range list {
+		if strings.HasSuffix(p.Status.ContainerStatuses[0].ContainerID, "://"+c.ID) && c.PID != 0 {
+			return p, c.PID, nil
+		}
+	}
+	return nil, 0, fault.NotFound.Errorf("the keeper has no running container of Pod %q", p.Name)
 }
 
 func nameOf(p *v1.Pod) types.NamespacedName {
 	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-}
-
-// findProcess returns the process whose last argument is arg.
-func findProcess(arg string) (int, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return 0, err
-	}
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		if err == nil && bytes.HasSuffix(line, []byte("\x00"+arg+"\x00")) {
-			return strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		}
-	}
-	return 0, fault.NotFound.Errorf("no process has the argument %q", arg)
 }

@@ -59,6 +59,32 @@ func (f *benchFlags) config(dir *runDir) node.Config {
 	}
 }
 
+// node starts a node that is measured while it runs.
+func (f *benchFlags) node(ctx context.Context, observe call.Observer) (*runDir, *node.Node, error) {
+	dir, err := makeRunDir()
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := f.config(dir)
+	cfg.Observe = observe
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		return nil, nil, errors.Join(err, dir.remove())
+	}
+	return dir, n, nil
+}
+
+// pod is benchPod as an object.
+func (f *benchFlags) pod(name string) *v1.Pod {
+	return &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: v1.NamespaceDefault},
+		Spec: v1.PodSpec{
+			TerminationGracePeriodSeconds: new(int64(1)),
+			Containers:                    []v1.Container{{Name: "main", Image: f.image, ImagePullPolicy: v1.PullNever, Args: []string{"trap", "0"}}},
+		},
+	}
+}
+
 // start measures one start, of a node that was there before or not.
 func (f *benchFlags) start(ctx context.Context, again bool) (s bench.Sample, err error) {
 	dir, err := makeRunDir()
@@ -107,7 +133,7 @@ func newBenchApplyCommand(f *benchFlags) *cobra.Command {
 type applyBench struct {
 	node    *node.Node
 	dir     *runDir
-	image   string
+	flags   *benchFlags
 	program string
 	count   int
 }
@@ -117,14 +143,9 @@ func newApplyBench(ctx context.Context, f *benchFlags) (*applyBench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &applyBench{image: f.image, program: filepath.Join(filepath.Dir(self), "kubectl")}
-	if b.dir, err = makeRunDir(); err != nil {
-		return nil, err
-	}
-	if b.node, err = node.Start(ctx, f.config(b.dir)); err != nil {
-		return nil, errors.Join(err, b.dir.remove())
-	}
-	return b, nil
+	b := &applyBench{flags: f, program: filepath.Join(filepath.Dir(self), "kubectl")}
+	b.dir, b.node, err = f.node(ctx, nil)
+	return b, err
 }
 
 func (b *applyBench) next() string {
@@ -135,7 +156,7 @@ func (b *applyBench) next() string {
 func (b *applyBench) kubectl(ctx context.Context) (bench.Sample, error) {
 	name := b.next()
 	file := filepath.Join(b.dir.path, name+".yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, benchPod, name, b.image), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, benchPod, name, b.flags.image), 0o600); err != nil {
 		return bench.Sample{}, err
 	}
 	return b.measure(ctx, name, func() error {
@@ -157,14 +178,7 @@ func (b *applyBench) alone(ctx context.Context) (bench.Sample, error) {
 
 func (b *applyBench) post(ctx context.Context) (bench.Sample, error) {
 	name := b.next()
-	p := &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: v1.NamespaceDefault},
-		Spec: v1.PodSpec{
-			TerminationGracePeriodSeconds: new(int64(1)),
-			Containers:                    []v1.Container{{Name: "main", Image: b.image, ImagePullPolicy: v1.PullNever, Args: []string{"trap", "0"}}},
-		},
-	}
-	return b.measure(ctx, name, func() error { return b.node.Client().Create(ctx, p) })
+	return b.measure(ctx, name, func() error { return b.node.Client().Create(ctx, b.flags.pod(name)) })
 }
 
 // measure times from the beginning of apply to the first sight of the running

@@ -265,18 +265,43 @@ func (k *killer) until(what string, ok func(map[string]*v1.Pod) error) {
 // keep creates an object through the API. What it has taken must never be lost.
 func (k *killer) keep() {
 	k.t.Helper()
+	o := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("kept-%d", k.kept)}}
+	k.ask("takes object "+o.Name, func(c *kubernetes.Clientset) error {
+		_, err := c.CoreV1().ConfigMaps("default").Create(context.Background(), o, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil // it was taken, and the answer lost
+		}
+		return err
+	})
+	k.kept++
+}
+
+// unclaim deletes a claim through the API: no missing file does that.
+func (k *killer) unclaim(name string) {
+	k.t.Helper()
+	k.ask("deletes claim "+name, func(c *kubernetes.Clientset) error {
+		err := c.CoreV1().PersistentVolumeClaims("default").Delete(context.Background(), name, metav1.DeleteOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// ask makes a request until it is answered while the node dies and lives.
+func (k *killer) ask(what string, request func(*kubernetes.Clientset) error) {
+	k.t.Helper()
+	var last error
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); k.tick() {
 		c := k.client()
 		if c == nil {
 			continue
 		}
-		o := &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("kept-%d", k.kept)}}
-		if _, err := c.CoreV1().ConfigMaps("default").Create(context.Background(), o, metav1.CreateOptions{}); err == nil || strings.Contains(err.Error(), "already exists") {
-			k.kept++
+		if last = request(c); last == nil {
 			return
 		}
 	}
-	k.t.Fatal("the API took no object within a minute")
+	k.t.Fatalf("the API never %s within a minute: %v", what, last)
 }
 
 // objects checks that every object that was taken is there.
@@ -295,21 +320,6 @@ func (k *killer) objects() {
 func (k *killer) lifetime() {
 	k.t.Helper()
 	k.until("listed", func(map[string]*v1.Pod) error { return nil })
-}
-
-// unclaim deletes a claim through the API: no missing file does that.
-func (k *killer) unclaim(name string) {
-	k.t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); k.tick() {
-		c := k.client()
-		if c == nil {
-			continue
-		}
-		if err := c.CoreV1().PersistentVolumeClaims("default").Delete(context.Background(), name, metav1.DeleteOptions{}); err == nil || apierrors.IsNotFound(err) {
-			return
-		}
-	}
-	k.t.Fatalf("the API does not delete claim %s within a minute", name)
 }
 
 // volumes waits until the storage of all claims, which were deleted, is gone too.

@@ -98,17 +98,13 @@ func lazy(e *edit, o, old object.Object) bool {
 	case *v1.Pod:
 		old := old.(*v1.Pod)
 		admitted := o.Status.StartTime != nil && old.Status.StartTime == nil
-		return e.kubelet && e.subresource == "status" && !admitted && (!terminal(o) || terminal(old))
+		return e.kubelet && e.subresource == "status" && !admitted && (!pod.Terminal(o.Status.Phase) || pod.Terminal(old.Status.Phase))
 	case *v1.Node:
 		return e.kubelet && e.subresource == "status"
 	case *coordinationv1.Lease:
 		return e.kubelet && equality.Semantic.DeepEqual(o.Spec.HolderIdentity, old.(*coordinationv1.Lease).Spec.HolderIdentity)
 	}
 	return false
-}
-
-func terminal(p *v1.Pod) bool {
-	return p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed
 }
 
 // settle makes what shall be stored of what a client wants: it keeps what the

@@ -64,6 +64,7 @@ func ownClient(t *testing.T, config *rest.Config, n int) kubernetes.Interface {
 
 // trail is what one watch was told, in order, over all its resumptions.
 type trail struct {
+	begun   chan struct{} // closed when the first watch is there
 	mu      sync.Mutex
 	steps   []string
 	resumed int
@@ -74,13 +75,15 @@ func step(kind any, name, revision string) string { return fmt.Sprint(kind, " ",
 // trace watches without an informer until ctx ends: when the watch is cut, another
 // goes on from the last resourceVersion that it saw.
 func trace(ctx context.Context, client kubernetes.Interface, from string) *trail {
-	tr := &trail{}
+	tr := &trail{begun: make(chan struct{})}
+	begin := sync.OnceFunc(func() { close(tr.begun) })
 	go func() {
 		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
 			w, err := client.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{ResourceVersion: from})
 			if err != nil {
 				continue // cut before it began
 			}
+			begin()
 			for e := range w.ResultChan() {
 				tr.mu.Lock()
 				if cm, ok := e.Object.(*v1.ConfigMap); ok {
@@ -158,6 +161,13 @@ func TestInformersMissNothing(t *testing.T) {
 	var trails []*trail
 	for n := range 10 {
 		trails = append(trails, trace(ctx, ownClient(t, s.config, 50+n), fmt.Sprint(start)))
+	}
+	for _, trail := range trails { // one that begins when all is over is never cut
+		select {
+		case <-trail.begun:
+		case <-time.After(time.Minute):
+			t.Fatal("a watch did not begin within a minute")
+		}
 	}
 	cut := disturb(ctx, t, s)
 	if cut < 50 {

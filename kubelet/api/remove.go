@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
 	"github.com/nodekit-project/nodekit/kubelet/object"
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 func (s *Server) delete(w http.ResponseWriter, r *http.Request, t target) error {
@@ -150,7 +151,7 @@ func propagate(o object.Object, policy metav1.DeletionPropagation) {
 // One that is finished needs none.
 func graceOf(p *v1.Pod, asked *int64) int64 {
 	switch {
-	case terminal(p):
+	case pod.Terminal(p.Status.Phase):
 		return 0
 	case asked != nil:
 		return *asked

@@ -39,10 +39,10 @@ type Desired struct {
 
 // Apply brings the store to what is desired, as far as that goes at once: a
 // Pod that changed is ended, and created anew by an Apply after its object is
-// gone. Objects that did not come from files are never touched, copies of such as did
-// included. A Pod whose
-// file is gone ends; a volume, a claim or a snapshot stays, for its data; other
-// objects are deleted. Apply may be repeated, also after a crash.
+// gone. Objects that did not come from files are never touched, copies of such as
+// did included. A Pod whose file is gone ends; a volume, a claim or a snapshot
+// stays, for its data; other objects are deleted. Apply may be repeated, also
+// after a crash.
 func Apply(ctx context.Context, store Store, want *Desired) error {
 	all, err := store.All(ctx)
 	if err != nil {

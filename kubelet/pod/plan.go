@@ -166,11 +166,9 @@ func renew(v *View, old *Sandbox, p *Plan) {
 	next := NewSandbox{}
 	if old != nil {
 		next.Attempt = old.Attempt + 1
-		p.StopSandbox = append(p.StopSandbox, old.ID)
 	}
-	for _, s := range v.Seen.Sandboxes {
-		// One behind the dead one is still ready when that came late.
-		if s.Ready && s.ID != old.ID {
+	for _, s := range v.Seen.Sandboxes { // one behind the dead one is still ready when that came late
+		if s.Ready || s.ID == old.ID {
 			p.StopSandbox = append(p.StopSandbox, s.ID)
 		}
 	}

@@ -79,6 +79,7 @@ func TestSeeds(t *testing.T) {
 		"a status whose recording failed was forgotten, and its phase taken back":      32444,
 		"a stray sandbox was forgotten because the runtime was down":                   58460,
 		"a sandbox was made beside one that a late and dead one hid":                   130938,
+		"creates that came late pushed out the instance that the back-off is from":     315431,
 	} {
 		t.Run(what, func(t *testing.T) {
 			if l := live(t, seed, nil); len(l.broken) > 0 {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
 func podCells(p *v1.Pod, now time.Time) []any {
@@ -72,7 +74,7 @@ func podStatus(p *v1.Pod) string {
 		word = appStatus(p, word)
 	}
 	if p.DeletionTimestamp != nil {
-		if p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed {
+		if pod.Terminal(p.Status.Phase) {
 			return word
 		}
 		return "Terminating"
