@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // IPAM is the field of a configuration whose plugin delegates to an IPAM
@@ -27,8 +30,11 @@ func (i *IPAM) UnmarshalJSON(data []byte) error {
 }
 
 // known are the keys that the specification and the runtime give to every
-// plugin (CNI 1.1.0, sections 1 and 3). Keys that begin with "cni.dev/" too.
+// plugin (CNI 1.1.0, sections 1 and 3). Keys that begin with runtimePrefix too.
 var known = []string{"cniVersion", "name", "type", "capabilities", "runtimeConfig", "args", "prevResult"}
+
+// runtimePrefix begins the keys that belong to the runtime.
+const runtimePrefix = "cni.dev/"
 
 // opaque keys hold what callers may extend freely: unknown keys inside them are
 // no mistake of the configuration's author.
@@ -80,9 +86,10 @@ func (in *input) readConfig(into any, s strictness) error {
 			if err := readKey(into, key, value, s >= strictBelow && !slices.Contains(opaque, key)); err != nil {
 				return err
 			}
-		case slices.Contains(known, key), strings.HasPrefix(key, "cni.dev/"):
+		case slices.Contains(known, key), strings.HasPrefix(key, runtimePrefix):
 		case s == strict:
-			return Errorf(CodeUnsupportedField, "configuration key %q (value %s) is not supported", key, shorten(value))
+			return Errorf(CodeUnsupportedField, "configuration key %q (value %s) is not supported%s",
+				key, shorten(value), spelling.Meant(key, slices.Sorted(maps.Keys(fields))))
 		}
 	}
 	return nil
@@ -103,7 +110,8 @@ func readKey(into any, key string, value json.RawMessage, strict bool) error {
 	}
 	// encoding/json has no type for this error.
 	if inner, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return Errorf(CodeUnsupportedField, "configuration key %s below %q (value %s) is not supported", inner, key, shorten(value))
+		return Errorf(CodeUnsupportedField, "configuration key %s below %q (value %s) is not supported%s",
+			inner, key, shorten(value), spelling.Meant(strings.Trim(inner, `"`), namesBelow(reflect.TypeOf(into).Elem(), key)))
 	}
 	var typed *json.UnmarshalTypeError
 	if errors.As(err, &typed) {
@@ -132,13 +140,34 @@ func keysOf(t reflect.Type) map[string]bool {
 	return keys
 }
 
-func sortedKeys(m map[string]json.RawMessage) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// namesBelow returns the JSON names of all fields below the one of that name, at
+// any depth: the decoder does not tell how deep it was.
+func namesBelow(t reflect.Type, key string) []string {
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name == key || name == "" && f.Name == key {
+			return collectNames(f.Type, map[reflect.Type]bool{})
+		}
 	}
-	slices.Sort(keys)
-	return keys
+	return nil
+}
+
+func collectNames(t reflect.Type, seen map[reflect.Type]bool) []string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || seen[t] {
+		return nil
+	}
+	seen[t] = true
+	names := slices.Sorted(maps.Keys(keysOf(t)))
+	for _, f := range reflect.VisibleFields(t) {
+		names = append(names, collectNames(f.Type, seen)...)
+	}
+	return names
+}
+
+func sortedKeys(m map[string]json.RawMessage) []string {
+	return slices.Sorted(maps.Keys(m))
 }
 
 func shorten(value []byte) string {
@@ -176,7 +205,7 @@ func (r *Request) readBase() error {
 func (r *Request) readPrevResult() error {
 	raw, ok := r.input.fields["prevResult"]
 	if !ok || string(raw) == "null" {
-		if r.Command == CmdCheck {
+		if r.Command == CmdCheck || r.Command == cmdRepair {
 			return Errorf(CodeConfig, "CHECK needs prevResult")
 		}
 		return nil
@@ -197,7 +226,7 @@ func (r *Request) readPrevResult() error {
 // removed: an empty list and no list are very different requests. The second
 // key is the one of drafts of the specification.
 func (r *Request) readValid() error {
-	for _, key := range []string{"cni.dev/valid-attachments", "cni.dev/attachments"} {
+	for _, key := range []string{runtimePrefix + "valid-attachments", runtimePrefix + "attachments"} {
 		raw, ok := r.input.fields[key]
 		if !ok {
 			continue

@@ -9,7 +9,9 @@ import (
 )
 
 // Delegate is another plugin, usually an IPAM plugin, that a plugin calls with
-// its own environment and configuration (CNI 1.1.0, section 4).
+// its own environment and configuration (CNI 1.1.0, section 4). Of the plugin
+// that a configuration's IPAM field names, handlers call ADD alone; the SDK
+// calls the other verbs behind the handlers.
 type Delegate struct {
 	r    *Request
 	name string
@@ -46,6 +48,14 @@ func (d Delegate) GC(ctx context.Context) error { return d.verb(ctx, CmdGC) }
 
 // Status runs the delegate's STATUS.
 func (d Delegate) Status(ctx context.Context) error { return d.verb(ctx, CmdStatus) }
+
+// repair runs the delegate's Repair, where the delegate is in this process.
+func (d Delegate) repair(ctx context.Context) error {
+	if p, _ := d.r.input.peers(d.name, d.r.Path); p == nil {
+		return nil
+	}
+	return d.verb(ctx, cmdRepair)
+}
 
 func (d Delegate) verb(ctx context.Context, command string) error {
 	_, err := d.call(ctx, command)

@@ -25,7 +25,7 @@ func (r *Request) readEnv(env map[string]string) error {
 	}
 	var problems []error
 	switch r.Command {
-	case CmdAdd, CmdCheck:
+	case CmdAdd, CmdCheck, cmdRepair:
 		problems = append(problems, checkID(r.ContainerID), checkIfName(r.IfName))
 		if r.NetNS == "" {
 			problems = append(problems, errors.New("CNI_NETNS is missing"))
@@ -37,7 +37,7 @@ func (r *Request) readEnv(env map[string]string) error {
 	case "":
 		problems = append(problems, errors.New("CNI_COMMAND is missing"))
 	default:
-		problems = append(problems, fmt.Errorf("CNI_COMMAND is %q, which is no command of CNI", r.Command))
+		problems = append(problems, unknownCommand(r.Command))
 	}
 	args, err := parseArgs(env["CNI_ARGS"])
 	r.Args = args
@@ -46,6 +46,14 @@ func (r *Request) readEnv(env map[string]string) error {
 	}
 	return nil
 }
+
+func unknownCommand(command string) error {
+	return Errorf(CodeEnvironment, "CNI_COMMAND is %q, which is no command of CNI", command)
+}
+
+// traceOf returns the trace context that OpenTelemetry's conventions put into
+// the environment of child processes.
+func traceOf(env map[string]string) string { return env["TRACEPARENT"] }
 
 func checkID(id string) error {
 	if id == "" {

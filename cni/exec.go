@@ -12,6 +12,10 @@ import (
 	"time"
 )
 
+// terminateTime is what a plugin gets for its rollback between SIGTERM and
+// SIGKILL.
+const terminateTime = 2 * time.Second
+
 // ExecOptions says how Exec runs a plugin. Nil means the defaults.
 type ExecOptions struct {
 	// Stderr gets what the plugin writes to its stderr, also when it fails. Nil
@@ -22,9 +26,12 @@ type ExecOptions struct {
 // Exec runs a plugin's executable with exactly the environment, and returns
 // what it wrote to stdout. A plugin that fails, cannot be started or is still
 // running when ctx ends gives a *Error; one that fails without an error object
-// gets CodeDelegate and the end of its stderr. The process is killed when ctx
-// ends, and on Linux when the caller's process dies, so that nothing goes on
-// behind the back of whoever cleans up after a crash.
+// gets CodeDelegate and the end of its stderr.
+//
+// When ctx ends, the process and those that it started are told to end (SIGTERM)
+// and, two seconds later, killed; on Linux the process is also killed when the
+// caller's process dies, so that nothing goes on behind the back of whoever
+// cleans up after a crash.
 func Exec(ctx context.Context, file string, env map[string]string, stdin []byte, opts *ExecOptions) ([]byte, error) {
 	if opts == nil {
 		opts = &ExecOptions{}
@@ -41,8 +48,8 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	for key, value := range env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
-	cmd.WaitDelay = time.Second // a descendant may hold the pipes
-	bindToParent(cmd)
+	cmd.WaitDelay = terminateTime + time.Second // a descendant may hold the pipes
+	defer contain(cmd)()
 	err := cmd.Run()
 	if err == nil {
 		return stdout.Bytes(), nil
@@ -58,7 +65,7 @@ func execError(ctx context.Context, file string, err error, stderr []byte) *Erro
 	if cause := ctx.Err(); cause != nil {
 		e.Code = CodeTryAgain
 		if errors.Is(cause, context.DeadlineExceeded) {
-			e.Msg = fmt.Sprintf("running %q: it did not end in time and was killed", file)
+			e.Msg = fmt.Sprintf("running %q: it did not end in time and was stopped", file)
 		}
 	}
 	return e

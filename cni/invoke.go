@@ -3,16 +3,13 @@ package cni
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
+	"maps"
 	"time"
 )
 
-// undoTime bounds the rollback of a failed ADD, which runs on although the
-// call's context may have ended.
-const undoTime = 10 * time.Second
+// defaultTimeout bounds a call of a plugin that sets no Timeout.
+const defaultTimeout = time.Minute
 
 // Invoke calls the plugin inside this process with the documents of the
 // execution protocol: the environment's CNI_* variables, the configuration on
@@ -31,6 +28,13 @@ type Set map[string]*Plugin
 
 // Invoke calls one plugin of the set as the function Invoke does.
 func (s Set) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
+	if env["CNI_COMMAND"] == cmdRepair { // which is not on the wire
+		return fail(object(unknownCommand(cmdRepair), cmdRepair, ""))
+	}
+	return s.invoke(ctx, name, env, stdin)
+}
+
+func (s Set) invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	p := s[name]
 	if p == nil {
 		return nil, Errorf(CodeIO, "no plugin %q is built in", name)
@@ -47,11 +51,25 @@ func (s Set) Invoke(ctx context.Context, name string, env map[string]string, std
 // empty file is looked up on the path.
 type peers func(name string, path []string) (p *Plugin, file string)
 
+// Repair puts back what CHECK would miss of an attachment, as far as the plugin
+// can: a lost rule, an address of the gateway, a port of the bridge. It is no
+// verb of the specification and so not on its wire: a runtime calls it inside
+// its process after a CHECK that failed, with the documents of that CHECK, and
+// checks again. A plugin without Repair does nothing. Errors are those of Invoke.
+func (s Set) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
+	repair := maps.Clone(env)
+	repair["CNI_COMMAND"] = cmdRepair
+	_, err := s.invoke(ctx, name, repair, stdin)
+	return err
+}
+
 // invocation is one run of one plugin.
 type invocation struct {
 	plugin *Plugin
 	peers  peers
 	log    *slog.Logger
+	// lastCall says that the process ends with the call.
+	lastCall bool
 }
 
 // run turns the documents of a call into those of its answer.
@@ -60,7 +78,13 @@ func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byt
 	if command == CmdVersion {
 		return answerVersion(stdin)
 	}
-	r := &Request{Command: command, Log: c.log, input: input{raw: stdin, env: env, peers: c.peers}}
+	timeout := c.plugin.Timeout
+	if timeout == 0 {
+		timeout = defaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r := &Request{Command: command, Log: c.log, Trace: traceOf(env), input: input{raw: stdin, env: env, peers: c.peers}}
 	stdout, err = c.handle(ctx, r)
 	if err == nil {
 		return stdout, nil
@@ -77,23 +101,6 @@ func fail(e *Error) ([]byte, error) {
 	return stdout, e
 }
 
-func (c *invocation) handle(ctx context.Context, r *Request) ([]byte, error) {
-	if err := guard(ctx, r, func(context.Context, *Request) error { return c.prepare(r) }); err != nil {
-		return nil, err
-	}
-	switch r.Command {
-	case CmdAdd:
-		return c.add(ctx, r)
-	case CmdDel:
-		return nil, guard(ctx, r, c.plugin.Del)
-	case CmdCheck:
-		return nil, guard(ctx, r, c.plugin.Check)
-	case CmdGC:
-		return nil, guard(ctx, r, c.plugin.GC)
-	}
-	return nil, guard(ctx, r, c.plugin.Status)
-}
-
 // prepare reads and checks everything before a handler can touch anything.
 func (c *invocation) prepare(r *Request) (err error) {
 	if err := r.readEnv(r.input.env); err != nil {
@@ -105,16 +112,32 @@ func (c *invocation) prepare(r *Request) (err error) {
 	if err := r.readBase(); err != nil {
 		return err
 	}
-	if c.plugin.NewConfig != nil {
-		r.Config = c.plugin.NewConfig()
-	}
-	if err := r.input.readConfig(r.Config, c.strictness(r.Command)); err != nil {
+	if err := c.configure(r); err != nil {
 		return err
 	}
-	if !c.plugin.IPAM && (r.Command == CmdAdd || r.Command == CmdCheck) {
-		return verifyNetNS(r.NetNS)
+	if !c.plugin.IPAM {
+		if err := r.openNetNS(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if err := c.findRecord(r); err != nil {
+		return err
+	}
+	r.dropForeignNetNS()
+	return c.recall(r)
+}
+
+// configure decodes the plugin's configuration.
+func (c *invocation) configure(r *Request) error {
+	if c.plugin.NewConfig == nil {
+		return r.input.readConfig(nil, c.strictness(r.Command))
+	}
+	r.Config = c.plugin.NewConfig()
+	s := c.strictness(r.Command)
+	if err := r.input.readConfig(r.Config, s); err != nil {
+		return err
+	}
+	return r.input.readParams(r.Config, r.Args, s)
 }
 
 func (c *invocation) strictness(command string) strictness {
@@ -125,80 +148,6 @@ func (c *invocation) strictness(command string) strictness {
 		return strictBelow
 	}
 	return strict
-}
-
-// add runs the ADD handler and, when it or the encoding of its result fails,
-// the rollback stack.
-func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err error) {
-	err = guard(ctx, r, func(ctx context.Context, r *Request) (err error) {
-		var result *Result
-		if c.plugin.Add != nil {
-			result, err = c.plugin.Add(ctx, r)
-		}
-		if err == nil {
-			stdout, err = encodeAdd(r, result)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, r.rollBack(ctx, err)
-	}
-	return stdout, nil
-}
-
-func encodeAdd(r *Request, result *Result) ([]byte, error) {
-	if result != nil {
-		return EncodeResult(result, r.Version)
-	}
-	if r.PrevResult == nil {
-		return nil, Errorf(CodeConfig, "there is no prevResult to pass on: this plugin adjusts what an earlier plugin of the chain made")
-	}
-	return r.input.fields["prevResult"], nil
-}
-
-// guard calls a handler and turns a panic into an error. The place of the panic
-// goes to the log, not to the runtime.
-func guard(ctx context.Context, r *Request, handler func(context.Context, *Request) error) (err error) {
-	if handler == nil {
-		return nil
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			r.Log.Error("plugin panicked", "command", r.Command, "panic", p, "stack", string(debug.Stack()))
-			err = Errorf(CodePanic, "the plugin panicked: %v", p)
-		}
-	}()
-	return handler(ctx, r)
-}
-
-type undoStep struct {
-	what string
-	fn   func(context.Context) error
-}
-
-// Undo puts a step onto the rollback stack of an ADD: call it right after (or,
-// where undoing nothing is harmless, right before) the act that fn undoes. If
-// ADD fails or panics, the steps run in the reverse order with a context that
-// has not ended, each although others failed. The other verbs ignore it.
-func (r *Request) Undo(what string, fn func(ctx context.Context) error) {
-	r.undo = append(r.undo, undoStep{what, fn})
-}
-
-func (r *Request) rollBack(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
-	errs := []error{cause}
-	for i := len(r.undo) - 1; i >= 0; i-- {
-		step := r.undo[i]
-		err := guard(ctx, r, func(ctx context.Context, _ *Request) error { return step.fn(ctx) })
-		if err != nil {
-			errs = append(errs, fmt.Errorf("undoing %s: %w", step.what, err))
-		}
-	}
-	if len(errs) == 1 {
-		return cause
-	}
-	return Errorf(CodeOf(cause), "%w", errors.Join(errs...))
 }
 
 // answerVersion echoes the version of the request (CNI 1.1.0, VERSION). An empty

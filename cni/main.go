@@ -17,7 +17,10 @@ import (
 // plugin is served under any name. Delegates that CNI_PATH finds to be this same
 // executable are called without executing it again.
 //
-// SIGTERM and SIGINT end the context of the handler, and so lead to a rollback.
+// SIGTERM and SIGINT end the context of the handler and of the delegates that it
+// runs, and so lead to the rollback of an ADD; a handler that does not return
+// within three seconds is left behind for it. When the plugin's Timeout is over
+// the same happens. The runtime gets code 11.
 // What handlers print to os.Stdout goes to stderr, because stdout carries the
 // protocol.
 func Main(plugins ...*Plugin) {
@@ -47,15 +50,18 @@ func serve(ctx context.Context, proc process, plugins []*Plugin) (code int) {
 		p = &Plugin{} // which complains in the protocol's own way
 		proc.env["CNI_COMMAND"] = ""
 	}
-	c := &invocation{plugin: p, peers: peersOfExecutable(plugins), log: slog.New(slog.NewTextHandler(proc.stderr, nil))}
+	c := &invocation{plugin: p, peers: peersOfExecutable(plugins), log: slog.New(slog.NewTextHandler(proc.stderr, nil)), lastCall: true}
 	var stdin, stdout []byte
 	var err error
 	if proc.env["CNI_COMMAND"] != "" { // a person at a terminal gets an answer at once
 		stdin, err = io.ReadAll(proc.stdin)
 	}
-	if err != nil {
+	switch {
+	case proc.env["CNI_COMMAND"] == cmdRepair:
+		stdout, err = fail(object(unknownCommand(cmdRepair), cmdRepair, ""))
+	case err != nil:
 		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
-	} else {
+	default:
 		stdout, err = c.run(ctx, proc.env, stdin)
 	}
 	if _, werr := proc.stdout.Write(stdout); err != nil || werr != nil {

@@ -3,8 +3,11 @@ package cni
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
 // Result is the result of ADD in the newest version. The SDK converts it to
@@ -22,6 +25,9 @@ const (
 	CmdGC      = "GC"
 	CmdStatus  = "STATUS"
 	CmdVersion = "VERSION"
+
+	// cmdRepair is Plugin.Repair's, which has no place on the wire.
+	cmdRepair = "(repair)"
 )
 
 // Plugin is a CNI plugin as the SDK serves it. Authors make one with New, which
@@ -45,6 +51,13 @@ type Plugin struct {
 	// are no mistake, and it never enters CNI_NETNS, which is not verified.
 	IPAM bool
 
+	// Adjusts says that the plugin works on an interface that is there already
+	// when no prevResult tells of one, as loopback does on "lo". For all others
+	// the SDK refuses an ADD whose CNI_IFNAME exists, before Add is called and so
+	// before a delegate is: undoing what such an ADD did would take the addresses
+	// away from the attachment that is there.
+	Adjusts bool
+
 	// Add creates or adjusts the interface (CNI 1.1.0, ADD). What it has done
 	// before it fails is undone by the functions given to Request.Undo. A nil
 	// result stands for prevResult without changes.
@@ -65,6 +78,27 @@ type Plugin struct {
 
 	// Status returns an error when an ADD cannot succeed now (CNI 1.1.0, STATUS).
 	Status func(ctx context.Context, r *Request) error
+
+	// Repair puts back what Check would miss, without an ADD or a DEL and without
+	// a change of addresses. A runtime in the same process calls it, see Set.Repair.
+	Repair func(ctx context.Context, r *Request) error
+
+	// State returns the directory in which the SDK keeps a record of every
+	// attachment: written before Add is called, completed with its result, removed
+	// after Del. Nil, or an empty directory, means that the plugin needs none,
+	// because what it makes can be found by its name. With records
+	//   - Request.Save and Load keep data of the plugin's own;
+	//   - DEL gets the result, runtimeConfig and args of its ADD where the runtime
+	//     forgot them, and no namespace when CNI_NETNS leads to another one by now;
+	//   - ADD of an attachment that is recorded is refused, except when the machine
+	//     was started anew meanwhile: then its DEL runs first;
+	//   - GC runs the DEL of every recorded attachment that is not valid;
+	//   - STATUS fails while the directory cannot be written to.
+	State func(config any) (dir string)
+
+	// Timeout bounds one call of the plugin, delegates included; when it is over
+	// the context ends. Zero means one minute.
+	Timeout time.Duration
 }
 
 // Handlers is what an author writes: the functions of a Plugin, with the
@@ -72,13 +106,24 @@ type Plugin struct {
 //
 // The SDK fills C from the keys of the plugin's configuration: a key that is
 // neither a field of C nor one that the specification gives to every plugin is
-// refused. A plugin that delegates to an IPAM plugin has a field of type IPAM.
+// refused, with the name that was probably meant.
+//
+// A field with the tag `json:"-" cni:"mac,MAC"` is what callers set at run time:
+// the capability "mac" in runtimeConfig, else mac in args.cni, else MAC in
+// CNI_ARGS.
+//
+// A plugin that delegates to an IPAM plugin has a field of type IPAM, and calls
+// ADD of the delegate itself. DEL, CHECK, GC and STATUS are delegated by the SDK,
+// behind the handler: DEL and GC whatever came of it, CHECK and STATUS when it
+// found nothing wrong.
 type Handlers[C any] struct {
 	Add    func(ctx context.Context, r *Request, config *C) (*Result, error)
 	Del    func(ctx context.Context, r *Request, config *C) error
 	Check  func(ctx context.Context, r *Request, config *C) error
 	GC     func(ctx context.Context, r *Request, config *C) error
 	Status func(ctx context.Context, r *Request, config *C) error
+	Repair func(ctx context.Context, r *Request, config *C) error
+	State  func(config *C) (dir string)
 }
 
 // New returns the plugin that the handlers make.
@@ -90,6 +135,10 @@ func New[C any](name string, h Handlers[C]) *Plugin {
 		Check:     erase(h.Check),
 		GC:        erase(h.GC),
 		Status:    erase(h.Status),
+		Repair:    erase(h.Repair),
+	}
+	if h.State != nil {
+		p.State = func(config any) string { return h.State(config.(*C)) }
 	}
 	if h.Add != nil {
 		p.Add = func(ctx context.Context, r *Request) (*Result, error) {
@@ -140,7 +189,12 @@ type Request struct {
 	// Log writes to the plugin's stderr, or to the log of the process that calls
 	// the plugin. It is never nil.
 	Log *slog.Logger
+	// Trace is the W3C trace context that the runtime gave (TRACEPARENT), or "".
+	// Delegates get it too.
+	Trace string
 
 	input input
-	undo  []undoStep
+	undo  Rollback
+	kept  keeping
+	ns    *netns.Handle
 }

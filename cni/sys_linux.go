@@ -2,7 +2,9 @@ package cni
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -10,52 +12,149 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// bindToParent makes the kernel kill the process when this one dies.
-func bindToParent(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+// contain puts the process into a group of its own, which is told to end, and
+// later killed, when the command's context ends, and makes the kernel kill the
+// process when this one dies. The function that it returns is called when the
+// process has ended.
+func contain(cmd *exec.Cmd) (ended func()) {
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	var kill *time.Timer
+	cmd.Cancel = func() error {
+		group := -cmd.Process.Pid
+		kill = time.AfterFunc(terminateTime, func() { _ = unix.Kill(group, unix.SIGKILL) })
+		return unix.Kill(group, unix.SIGTERM)
+	}
+	return func() {
+		if kill != nil {
+			kill.Stop()
+		}
+	}
 }
 
-// verifyNetNS refuses a CNI_NETNS that is no network namespace, or the one that
-// the plugin itself runs in: configuring that as a container's would cut off
-// the host.
-func verifyNetNS(path string) error {
-	container, err := netns.Open(path)
-	if err != nil {
+// openNetNS opens CNI_NETNS. For ADD and CHECK it refuses what is no network
+// namespace, or the one that the plugin itself runs in: configuring that as a
+// container's would cut off the host. For DEL there is nothing to be done in
+// either.
+func (r *Request) openNetNS() error {
+	switch r.Command {
+	case CmdGC, CmdStatus:
+		return nil
+	}
+	h, err := foreign(r.NetNS)
+	if err == nil {
+		r.ns = h
+		return nil
+	}
+	if r.Command != CmdDel {
 		return Errorf(CodeEnvironment, "CNI_NETNS: %w", err)
 	}
-	defer container.Close()
+	if r.NetNS != "" && !errors.Is(err, fault.NotFound) {
+		r.Log.Warn("deleting without the network namespace", "err", err)
+	}
+	return nil
+}
+
+// foreign opens a network namespace that is not the calling thread's.
+func foreign(path string) (*netns.Handle, error) {
+	container, err := netns.Open(path)
+	if err != nil {
+		return nil, err
+	}
 	own, err := netns.Current()
 	if err != nil {
-		return err
+		return nil, errors.Join(err, container.Close())
 	}
 	defer own.Close()
 	a, aerr := container.ID()
 	b, berr := own.ID()
-	if err := errors.Join(aerr, berr); err != nil {
+	if err = errors.Join(aerr, berr); err == nil && a == b {
+		err = fault.Invalid.Errorf("%q is the network namespace that the plugin runs in", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, container.Close())
+	}
+	return container, nil
+}
+
+// exists reports whether the container has the interface already.
+func (r *Request) exists() (found bool, err error) {
+	if r.ns == nil {
+		return false, nil
+	}
+	request, err := unix.NewIfreq(r.IfName)
+	if err != nil {
+		return false, err
+	}
+	err = r.ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any socket does
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request) // netdevice(7)
+		found = err == nil
+		if errors.Is(err, unix.ENODEV) {
+			return nil
+		}
 		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("looking for interface %q in the container: %w", r.IfName, err)
 	}
-	if a == b {
-		return Errorf(CodeEnvironment, "CNI_NETNS: %q is the network namespace that the plugin runs in", path)
+	return found, nil
+}
+
+// netnsID names the open namespace, or is "".
+func (r *Request) netnsID() string {
+	if r.ns == nil {
+		return ""
 	}
-	return nil
+	id, err := r.ns.ID()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", id.Dev, id.Ino)
+}
+
+// dropForeignNetNS forgets a namespace that the path of a DEL leads to by now
+// and that its ADD did not have: it is another container's.
+func (r *Request) dropForeignNetNS() {
+	rec := r.kept.record
+	if r.Command != CmdDel || r.ns == nil || rec == nil || rec.NetNSID == "" || rec.NetNSID == r.netnsID() {
+		return
+	}
+	r.Log.Warn("CNI_NETNS leads to another namespace than at the ADD: deleting without it", "netns", r.NetNS)
+	r.close()
+}
+
+func (r *Request) close() {
+	if r.ns != nil {
+		r.ns.Close()
+		r.ns = nil
+	}
+}
+
+// NetNSFD returns a descriptor of the verified CNI_NETNS, which the request
+// closes at its end, or -1: always for IPAM plugins, GC and STATUS, and for a DEL
+// without a namespace that it could mean.
+func (r *Request) NetNSFD() int {
+	if r.ns == nil {
+		return -1
+	}
+	return r.ns.FD()
 }
 
 // InNetNS calls fn in the container's network namespace, on a goroutine that is
 // locked to its thread: fn must not start goroutines that count on the namespace.
 //
-// For DEL a namespace that is not given, or gone, holds nothing to undo: fn is
-// not called and the result is nil.
+// For DEL a namespace that is not given, gone, or another one than at the ADD
+// holds nothing to undo: fn is not called and the result is nil.
 func (r *Request) InNetNS(fn func() error) error {
-	if r.Command != CmdDel {
-		return netns.Do(r.NetNS, fn)
-	}
-	h, err := netns.Open(r.NetNS)
-	if errors.Is(err, fault.NotFound) || errors.Is(err, fault.Invalid) {
+	switch {
+	case r.ns != nil:
+		return r.ns.Do(fn)
+	case r.Command == CmdDel:
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return h.Do(fn)
+	return netns.Do(r.NetNS, fn)
 }

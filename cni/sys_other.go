@@ -8,11 +8,22 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-func bindToParent(*exec.Cmd) {}
+func contain(*exec.Cmd) (ended func()) { return func() {} }
 
-func verifyNetNS(string) error {
+func (r *Request) openNetNS() error {
 	return fault.Unimplemented.Errorf("network namespaces need Linux")
 }
+
+func (r *Request) exists() (bool, error) {
+	return false, fault.Unimplemented.Errorf("network namespaces need Linux")
+}
+
+func (r *Request) netnsID() string   { return "" }
+func (r *Request) dropForeignNetNS() {}
+func (r *Request) close()            {}
+
+// NetNSFD needs Linux.
+func (r *Request) NetNSFD() int { return -1 }
 
 // InNetNS needs Linux.
 func (r *Request) InNetNS(func() error) error {

@@ -15,19 +15,22 @@ import (
 // Newest is the newest version of the specification that the SDK speaks.
 const Newest = "1.1.0"
 
-// Versions returns the versions that the SDK speaks, oldest first. Older ones
-// know neither chains nor interfaces in results.
-func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", Newest} }
+// Versions returns the versions that the SDK speaks, oldest first: all that there
+// ever were. Those before 0.3.0 know neither chains nor interfaces in results,
+// and one address of each family.
+func Versions() []string {
+	return []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", Newest}
+}
 
 // since returns the version that introduced the verb.
 func since(command string) string {
 	switch command {
-	case CmdCheck:
+	case CmdCheck, cmdRepair:
 		return "0.4.0"
 	case CmdGC, CmdStatus:
 		return "1.1.0"
 	}
-	return "0.3.0"
+	return Versions()[0]
 }
 
 func supported(version string) bool { return slices.Contains(Versions(), version) }

@@ -133,22 +133,18 @@ func letOut(r *cni.Request, c *Config, ips []*types100.IPConfig) error {
 	return masquerade(c, owner, ips)
 }
 
-// del goes from the outside in, and gives the addresses back last: until then
+// del goes from the outside in. The addresses go back behind it: until then
 // nobody else can have them.
-func del(ctx context.Context, r *cni.Request, c *Config) error {
+func del(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		r.Log.Warn("removing an attachment of an invalid configuration", "err", err)
 	}
 	owner := nft.Owner(r.Network, r.Attachment.String())
-	err := table(c).RemoveDuring(func(o string) bool { return o == owner },
+	return table(c).RemoveDuring(func(o string) bool { return o == owner },
 		func() error { return disconnect(hostName(r.Network, r.Attachment)) })
-	if c.IPAM.Type != "" {
-		err = errors.Join(err, r.Delegate(c.IPAM.Type).Del(ctx))
-	}
-	return err
 }
 
-func gc(ctx context.Context, r *cni.Request, c *Config) error {
+func gc(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -156,14 +152,10 @@ func gc(ctx context.Context, r *cni.Request, c *Config) error {
 	for _, a := range r.Valid {
 		keep[nft.Owner(r.Network, a.String())] = true
 	}
-	err := table(c).Remove(func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] })
-	if c.IPAM.Type != "" {
-		err = errors.Join(err, r.Delegate(c.IPAM.Type).GC(ctx))
-	}
-	return err
+	return table(c).Remove(func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] })
 }
 
-func status(ctx context.Context, r *cni.Request, c *Config) error {
+func status(_ context.Context, _ *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -172,10 +164,7 @@ func status(ctx context.Context, r *cni.Request, c *Config) error {
 			return cni.Errorf(cni.CodeUnavailable, "masquerading: %w", err)
 		}
 	}
-	if c.IPAM.Type == "" {
-		return nil
-	}
-	return r.Delegate(c.IPAM.Type).Status(ctx)
+	return nil
 }
 
 // Teardown removes the bridge and the nftables table of the configuration, for

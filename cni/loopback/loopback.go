@@ -13,5 +13,7 @@ type config struct{}
 
 // Plugin returns the plugin, under its usual name "loopback".
 func Plugin() *cni.Plugin {
-	return cni.New("loopback", cni.Handlers[config]{Add: add, Check: check})
+	p := cni.New("loopback", cni.Handlers[config]{Add: add, Check: check})
+	p.Adjusts = true
+	return p
 }

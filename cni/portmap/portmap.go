@@ -48,7 +48,9 @@ type Mapping struct {
 
 // Plugin returns the plugin, under its usual name "portmap".
 func Plugin() *cni.Plugin {
-	return cni.New("portmap", cni.Handlers[Config]{Add: add, Del: del, Check: check, GC: gc, Status: status})
+	p := cni.New("portmap", cni.Handlers[Config]{Add: add, Del: del, Check: check, GC: gc, Status: status})
+	p.Adjusts = true
+	return p
 }
 
 func (c *Config) complete() error {

@@ -25,7 +25,7 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: r.IfName, TxQLen: -1}, PeerName: "peer"}
 	return result, r.InNetNS(func() error {
 		if err := netlink.LinkAdd(pair); err != nil {
-			return err // also when the name is taken, as the specification demands
+			return err
 		}
 		r.Undo("veth pair", func(ctx context.Context) error { return del(ctx, r, c) })
 		for _, ip := range result.IPs {
@@ -37,13 +37,14 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 }
 
 // del succeeds when there is nothing to delete: a namespace that is gone took the pair with it.
-func del(ctx context.Context, r *cni.Request, c *config) error {
-	return errors.Join(r.Delegate(c.IPAM.Type).Del(ctx), r.InNetNS(func() error {
+// The addresses go back behind it, as CHECK, GC and STATUS of the IPAM plugin do.
+func del(_ context.Context, r *cni.Request, _ *config) error {
+	return r.InNetNS(func() error {
 		if link, err := netlink.LinkByName(r.IfName); err == nil {
 			return netlink.LinkDel(link)
 		} else if !errors.As(err, &netlink.LinkNotFoundError{}) {
 			return err
 		}
 		return nil
-	}))
+	})
 }

@@ -11,6 +11,7 @@ import (
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // DecodeJSON decodes one object. Fields that its kind does not have, and keys
@@ -60,7 +61,7 @@ func Known(head metav1.TypeMeta) (*Kind, error) {
 	}
 	slices.Sort(names)
 	return nil, fault.Invalid.Errorf("%s %s is not a kind that a node keeps%s: it keeps %s", head.APIVersion, head.Kind,
-		meant(head.Kind, names), strings.Join(names, ", "))
+		spelling.Meant(head.Kind, names), strings.Join(names, ", "))
 }
 
 // Complete makes an object of a manifest one that can be stored: it drops what

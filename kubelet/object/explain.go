@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // explain makes a decoder's complaints readable: one error per unknown field,
@@ -35,7 +37,7 @@ func suggestion(t reflect.Type, path string) string {
 		t = field
 	}
 	last := elements[len(elements)-1]
-	return meant(last, fieldNames(t))
+	return spelling.Meant(last, fieldNames(t))
 }
 
 // under returns the struct type behind pointers and lists.
@@ -85,40 +87,4 @@ func structFields(t reflect.Type) func(func(reflect.StructField) bool) {
 func jsonName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 	return name
-}
-
-// meant returns ` (did you mean "x"?)` for the nearest of the candidates, if
-// one is near.
-func meant(word string, candidates []string) string {
-	best, nearest := "", 3
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < nearest {
-			best, nearest = c, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return ` (did you mean "` + best + `"?)`
-}
-
-// distance is the Levenshtein distance of two words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -1,0 +1,89 @@
+package cni
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+)
+
+// paramTag marks a configuration field that callers set at run time, by the
+// names that the conventions give it: first that of the capability, which is
+// also its name in args.cni, then that in CNI_ARGS.
+const paramTag = "cni"
+
+// readParams fills the fields of a configuration that have the tag, as
+//
+//	MAC string   `json:"-" cni:"mac,MAC"`
+//	IPs []string `json:"-" cni:"ips,IP"`
+//
+// from runtimeConfig, else from args.cni, else from CNI_ARGS (CONVENTIONS.md of
+// containernetworking/cni). The first that is there counts, whole. With lenient,
+// values that do not fit are left out.
+func (in *input) readParams(into any, args map[string]string, s strictness) error {
+	t := reflect.TypeOf(into).Elem()
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	var given map[string]json.RawMessage
+	var conventional struct {
+		CNI map[string]json.RawMessage `json:"cni"`
+	}
+	loaded := false
+	for _, f := range reflect.VisibleFields(t) {
+		tag := f.Tag.Get(paramTag)
+		if tag == "" {
+			continue
+		}
+		if !loaded {
+			loaded = true
+			if err := in.decodeParams(&given, &conventional); err != nil && s != lenient {
+				return err
+			}
+		}
+		name, arg, _ := strings.Cut(tag, ",")
+		raw, from := given[name], "runtimeConfig."+name
+		if raw == nil {
+			raw, from = conventional.CNI[name], "args.cni."+name
+		}
+		field := reflect.ValueOf(into).Elem().FieldByIndex(f.Index)
+		if value, ok := args[arg]; raw == nil && ok && arg != "" {
+			raw, from = argument(value, field.Kind()), "CNI_ARGS "+arg
+		}
+		if raw == nil {
+			continue
+		}
+		if err := json.Unmarshal(raw, field.Addr().Interface()); err != nil && s != lenient {
+			return Errorf(CodeConfig, "%s (value %s): %w", from, shorten(raw), err)
+		}
+	}
+	return nil
+}
+
+func (in *input) decodeParams(runtimeConfig, args any) error {
+	for key, into := range map[string]any{"runtimeConfig": runtimeConfig, "args": args} {
+		if raw, ok := in.fields[key]; ok {
+			if err := json.Unmarshal(raw, into); err != nil {
+				return Errorf(CodeConfig, "configuration key %q: %w", key, err)
+			}
+		}
+	}
+	return nil
+}
+
+// argument returns a value of CNI_ARGS as JSON for a field of that kind: words
+// for a string, a comma separated list for a slice, and for all else the value
+// itself, which then is a number or a boolean.
+func argument(value string, kind reflect.Kind) json.RawMessage {
+	var out any = json.RawMessage(value)
+	switch kind {
+	case reflect.String:
+		out = value
+	case reflect.Slice:
+		out = strings.Split(value, ",")
+	}
+	raw, err := json.Marshal(out)
+	if err != nil { // no JSON: the decoder says so, of the text itself
+		return json.RawMessage(value)
+	}
+	return raw
+}

@@ -1,0 +1,202 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cni/state"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// keeping is the record of a request's attachment, where the plugin has State.
+type keeping struct {
+	store  *state.Store
+	record *state.Record // nil when there is none
+}
+
+// Save keeps v, as JSON, with the record of the attachment: before Save returns
+// it is on disk, and Load finds it in every later request, whatever happens to
+// this one. It is for ADD of a plugin with State; others get an error.
+func (r *Request) Save(v any) error {
+	if r.kept.record == nil || r.Command != CmdAdd {
+		return fault.FailedPrecondition.Errorf("saving state: only an ADD of a plugin with State has a record")
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("saving state: %w", err)
+	}
+	r.kept.record.Data = data
+	return r.kept.store.Put(r.kept.record)
+}
+
+// Load reads what Save kept into v and reports whether there was something. What
+// cannot be read into v is an error.
+func (r *Request) Load(v any) (bool, error) {
+	if r.kept.record == nil || r.kept.record.Data == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(r.kept.record.Data, v); err != nil {
+		return false, fmt.Errorf("loading state: %w", err)
+	}
+	return true, nil
+}
+
+// findRecord opens the plugin's store and, for the verbs of an attachment, its
+// record. A damaged one is reported; DEL does with what it says.
+func (c *invocation) findRecord(r *Request) error {
+	if c.plugin.State == nil {
+		return nil
+	}
+	dir := c.plugin.State(r.Config)
+	if dir == "" {
+		return nil
+	}
+	r.kept.store = state.Open(dir)
+	if r.ContainerID == "" {
+		return nil
+	}
+	record, err := r.kept.store.Get(r.Network, r.ContainerID, r.IfName)
+	switch {
+	case errors.Is(err, fault.NotFound):
+		return nil
+	case r.Command == CmdDel && record != nil && err != nil:
+		r.Log.Warn("deleting with a damaged record", "err", err)
+		err = nil
+	case err == nil && record.Plugin != c.plugin.Name:
+		return fault.FailedPrecondition.Errorf("the record of %q in %q is that of plugin %q: give each a directory of its own", r.Attachment, dir, record.Plugin)
+	}
+	r.kept.record = record
+	return err
+}
+
+// begin records an ADD before it acts. An attachment that is recorded must get
+// its DEL first, unless it ended with an earlier boot of the machine: then this
+// is that DEL's time.
+func (c *invocation) begin(ctx context.Context, r *Request) error {
+	if r.kept.store == nil {
+		return nil
+	}
+	boot, err := state.Boot()
+	if err != nil {
+		return err
+	}
+	if old := r.kept.record; old != nil {
+		if old.Boot == boot {
+			return Errorf(CodeExists, "an ADD of %q is recorded already: DEL removes it", r.Attachment)
+		}
+		if err := c.delRecorded(ctx, r, old); err != nil {
+			return fmt.Errorf("removing what is left of %q from before the machine's restart: %w", r.Attachment, err)
+		}
+	}
+	r.kept.record = &state.Record{
+		Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Plugin: c.plugin.Name,
+		Boot: boot, NetNS: r.NetNS, NetNSID: r.netnsID(), Args: r.input.env["CNI_ARGS"], Config: r.input.raw,
+	}
+	return r.kept.store.Put(r.kept.record)
+}
+
+// confirm records that the ADD has succeeded.
+func (r *Request) confirm(result []byte) error {
+	if r.kept.record == nil {
+		return nil
+	}
+	r.kept.record.Done, r.kept.record.Result = true, result
+	return r.kept.store.Put(r.kept.record)
+}
+
+// forget removes the record.
+func (r *Request) forget() error {
+	if r.kept.store == nil {
+		return nil
+	}
+	return r.kept.store.Delete(r.Network, r.ContainerID, r.IfName)
+}
+
+// recall completes a DEL with what its ADD was given: the result, and what a
+// runtime forgets most, the values of runtimeConfig and args.
+func (c *invocation) recall(r *Request) error {
+	rec := r.kept.record
+	if r.Command != CmdDel || rec == nil {
+		return nil
+	}
+	if r.PrevResult == nil && rec.Result != nil {
+		prev, err := DecodeResult(rec.Result, r.Version)
+		if err != nil {
+			r.Log.Warn("ignoring the recorded result", "err", err)
+		}
+		r.PrevResult = prev
+	}
+	var config map[string]json.RawMessage
+	if rec.Config == nil || json.Unmarshal(rec.Config, &config) != nil {
+		return nil
+	}
+	changed := false
+	for _, key := range opaque {
+		if r.input.fields[key] == nil && config[key] != nil {
+			r.input.fields[key], changed = config[key], true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	var err error
+	if r.input.raw, err = json.Marshal(r.input.fields); err != nil {
+		return err
+	}
+	return c.configure(r)
+}
+
+// collectRecords runs the DEL of every recorded attachment that is not valid
+// (CNI 1.1.0, GC), each although others failed.
+func (c *invocation) collectRecords(ctx context.Context, r *Request) error {
+	if r.kept.store == nil {
+		return nil
+	}
+	keep := map[Attachment]bool{}
+	for _, a := range r.Valid {
+		keep[a] = true
+	}
+	records, err := r.kept.store.List(r.Network)
+	errs := []error{r.kept.store.Clean(r.Network)}
+	if err != nil { // of damaged ones, whose names are in the list all the same
+		r.Log.Warn("collecting damaged records", "err", err)
+	}
+	for _, rec := range records {
+		mine := rec.Plugin == c.plugin.Name || rec.Plugin == ""
+		if !mine || keep[Attachment{rec.ContainerID, rec.IfName}] {
+			continue
+		}
+		if err := c.delRecorded(ctx, r, rec); err != nil {
+			errs = append(errs, fmt.Errorf("container %q, interface %q: %w", rec.ContainerID, rec.IfName, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// delRecorded runs the DEL of a recorded attachment with the documents of its
+// ADD, or of the request when the record is damaged.
+func (c *invocation) delRecorded(ctx context.Context, r *Request, rec *state.Record) error {
+	env := maps.Clone(r.input.env)
+	env["CNI_COMMAND"], env["CNI_CONTAINERID"], env["CNI_IFNAME"] = CmdDel, rec.ContainerID, rec.IfName
+	env["CNI_NETNS"], env["CNI_ARGS"] = rec.NetNS, rec.Args
+	fields := map[string]json.RawMessage{}
+	if rec.Config == nil || json.Unmarshal(rec.Config, &fields) != nil {
+		fields = maps.Clone(r.input.fields)
+	}
+	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
+		return strings.HasPrefix(key, runtimePrefix) || key == "prevResult"
+	})
+	if rec.Result != nil {
+		fields["prevResult"] = rec.Result
+	}
+	stdin, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	_, err = (&invocation{plugin: c.plugin, peers: c.peers, log: c.log}).run(ctx, env, stdin)
+	return err
+}

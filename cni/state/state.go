@@ -1,0 +1,223 @@
+// Package state keeps what a CNI plugin must know of its attachments after its
+// process has ended: one small file for each network, container and interface,
+// replaced whole and synced, so that a kill -9 or a power failure at any instant
+// leaves the old record or the new one.
+//
+// It is the rung of the SDK that a plugin on any other footing can take alone:
+// Put a record with Done unset before the first act of ADD, Put it again with the
+// result, Get it in DEL, Delete it when DEL is done, and let GC remove what List
+// returns and the runtime does not name. Plugins of package cni get all that by
+// Handlers.State.
+//
+// What a crash can leave is a record without Done: its DEL is due. A record that
+// cannot be read any more is reported by Get and List, which still know whose it
+// is by its name, and goes with the DEL that follows.
+//
+// Methods are safe for concurrent use, by several processes too, as long as one
+// attachment has one writer at a time, which the specification demands of
+// runtimes (CNI 1.1.0, section 3).
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Version is the version of the record format. A newer one is refused.
+const Version = 1
+
+// Record is what is kept of one attachment.
+type Record struct {
+	Version     int    `json:"version"`
+	Network     string `json:"network"`
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+	// Plugin is the type of the plugin that owns the record. Plugins that share a
+	// directory see each other's records and leave them alone.
+	Plugin string `json:"plugin"`
+	// Boot is the kernel's boot id when the record was begun: what the attachment
+	// had in another boot's kernel is gone. Put sets it when it is empty.
+	Boot string `json:"boot"`
+	// NetNS is CNI_NETNS, and NetNSID says which namespace that was, because a
+	// path may lead to another one by now. Empty where it is not known.
+	NetNS   string `json:"netns,omitempty"`
+	NetNSID string `json:"netnsID,omitempty"`
+	// Args is CNI_ARGS of the ADD.
+	Args string `json:"args,omitempty"`
+	// Done says that ADD has succeeded.
+	Done bool `json:"done,omitempty"`
+	// Config is the configuration of the ADD, Result its result, Data the plugin's
+	// own. Each may be nil.
+	Config json.RawMessage `json:"config,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+	Data   json.RawMessage `json:"data,omitempty"`
+}
+
+// Store is a directory of records.
+type Store struct{ dir string }
+
+// Open returns the store in dir, which the first Put makes. Nothing is read.
+func Open(dir string) *Store { return &Store{dir} }
+
+// Put makes the record durable, in place of one that is there. Names that cannot
+// be those of an attachment are fault.Invalid.
+func (s *Store) Put(r *Record) error {
+	path, err := s.path(r.Network, r.ContainerID, r.IfName)
+	if err != nil {
+		return err
+	}
+	if r.Boot == "" {
+		if r.Boot, err = Boot(); err != nil {
+			return err
+		}
+	}
+	r.Version = Version
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("recording attachment: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("recording attachment: %w", err)
+	}
+	return errors.Join(atomicfile.Write(path, data, 0o600), atomicfile.SyncDir(s.dir))
+}
+
+// Get returns the record of an attachment. None is fault.NotFound. One that is
+// damaged is fault.Invalid, and the record that is returned beside the error has
+// the names alone. One of a newer program is fault.FailedPrecondition.
+func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
+	path, err := s.path(network, containerID, ifName)
+	if err != nil {
+		return nil, err
+	}
+	return read(path, Record{Network: network, ContainerID: containerID, IfName: ifName})
+}
+
+// Delete forgets the attachment. It succeeds when there is no record.
+func (s *Store) Delete(network, containerID, ifName string) error {
+	path, err := s.path(network, containerID, ifName)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Remove(path); err != nil {
+		return fmt.Errorf("forgetting attachment: %w", err)
+	}
+	return nil
+}
+
+// List returns the network's records in the order of their names. What Get
+// reports of a record that is damaged or newer is joined into the error; the
+// names of the damaged ones are among the records.
+func (s *Store) List(network string) ([]*Record, error) {
+	if !names.MatchString(network) {
+		return nil, fault.Invalid.Errorf("%q is no name of a network", network)
+	}
+	dir := filepath.Join(s.dir, network)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing attachments: %w", err)
+	}
+	var out []*Record
+	var errs []error
+	for _, e := range entries {
+		id, ifName, ok := parseName(e.Name())
+		if !ok {
+			continue // an interrupted write's, which Clean removes
+		}
+		r, err := read(filepath.Join(dir, e.Name()), Record{Network: network, ContainerID: id, IfName: ifName})
+		if err != nil && !errors.Is(err, fault.NotFound) {
+			errs = append(errs, err)
+		}
+		if r != nil {
+			out = append(out, r)
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// Clean removes what interrupted writes of the network's records left. A write
+// that is going on at the same time fails by it, so this is for GC, which the
+// specification keeps apart from ADD and DEL.
+func (s *Store) Clean(network string) error {
+	if !names.MatchString(network) {
+		return fault.Invalid.Errorf("%q is no name of a network", network)
+	}
+	return atomicfile.Clean(filepath.Join(s.dir, network))
+}
+
+// Check reports why no record could be written now, without writing one.
+func (s *Store) Check() error {
+	for dir := s.dir; ; dir = filepath.Dir(dir) {
+		err := writable(dir)
+		if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+			continue // Put makes it
+		}
+		if err != nil {
+			return fmt.Errorf("state directory %q cannot be written to: %w", s.dir, err)
+		}
+		return nil
+	}
+}
+
+// names are what the specification allows for networks and container ids. The
+// character that separates the parts of a file's name is none of theirs.
+var names = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+
+const (
+	separator = "@"
+	suffix    = ".json"
+	maxName   = 200 // what a file system takes, less what a temporary file adds
+)
+
+func (s *Store) path(network, containerID, ifName string) (string, error) {
+	name := containerID + separator + ifName + suffix
+	switch {
+	case !names.MatchString(network), !names.MatchString(containerID), ifName == "", ifName == ".", ifName == "..", strings.ContainsRune(ifName, '/'):
+		return "", fault.Invalid.Errorf("network %q, container %q, interface %q cannot be an attachment", network, containerID, ifName)
+	case len(name) > maxName, len(network) > maxName:
+		return "", fault.Invalid.Errorf("network %q, container %q: the names are too long to be kept as a file's", network, containerID)
+	}
+	return filepath.Join(s.dir, network, name), nil
+}
+
+func parseName(name string) (containerID, ifName string, ok bool) {
+	base, ok := strings.CutSuffix(name, suffix)
+	if !ok || strings.HasPrefix(name, ".") {
+		return "", "", false
+	}
+	return strings.Cut(base, separator)
+}
+
+// read reads a record that must be about the names.
+func read(path string, names Record) (*Record, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.NotFound.Errorf("nothing is recorded of container %q, interface %q in network %q", names.ContainerID, names.IfName, names.Network)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading attachment: %w", err)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return &names, fault.Invalid.Errorf("the record in %q is damaged (%w): DEL of the attachment removes it", path, err)
+	}
+	switch {
+	case r.Version > Version:
+		return nil, fault.FailedPrecondition.Errorf("the record in %q has version %d, and this program reads %d: use the version that wrote it", path, r.Version, Version)
+	case r.Version < 1, r.Network != names.Network, r.ContainerID != names.ContainerID, r.IfName != names.IfName:
+		return &names, fault.Invalid.Errorf("the record in %q is damaged (it does not say whose it is): DEL of the attachment removes it", path)
+	}
+	return &r, nil
+}

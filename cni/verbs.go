@@ -1,0 +1,202 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"time"
+)
+
+// handle prepares the request and runs its verb.
+func (c *invocation) handle(ctx context.Context, r *Request) ([]byte, error) {
+	defer r.close()
+	if err := c.guard(ctx, r, func(context.Context, *Request) error { return c.prepare(r) }); err != nil {
+		return nil, err
+	}
+	switch r.Command {
+	case CmdAdd:
+		return c.add(ctx, r)
+	case CmdDel:
+		return nil, c.del(ctx, r)
+	case CmdCheck:
+		return nil, c.check(ctx, r)
+	case CmdGC:
+		return nil, c.collect(ctx, r)
+	case cmdRepair:
+		return nil, c.repair(ctx, r)
+	}
+	return nil, c.status(ctx, r)
+}
+
+// add runs the ADD handler and, when it or what follows it fails, the rollback
+// stack. An ADD that succeeds after its context has ended fails too: whoever
+// asked for it has gone.
+func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err error) {
+	if err := c.refuseTaken(r); err != nil {
+		return nil, err
+	}
+	if err := c.begin(ctx, r); err != nil {
+		return nil, err
+	}
+	err = c.guard(ctx, r, func(ctx context.Context, r *Request) (err error) {
+		var result *Result
+		if c.plugin.Add != nil {
+			result, err = c.plugin.Add(ctx, r)
+		}
+		if err == nil {
+			stdout, err = encodeAdd(r, result)
+		}
+		return err
+	})
+	if err == nil && ctx.Err() != nil {
+		err = Errorf(CodeTryAgain, "the ADD was told to end: %w", context.Cause(ctx))
+	}
+	if err == nil {
+		err = r.confirm(stdout)
+	}
+	if err == nil {
+		return stdout, nil
+	}
+	undone := r.undo.Run(ctx, err)
+	if undone == err { //nolint:errorlint // Run returns the very same error when all is undone
+		undone = errors.Join(err, r.forget())
+	}
+	return nil, undone
+}
+
+// refuseTaken refuses an interface name that is taken by something else than
+// what an earlier plugin of the chain made (CNI 1.1.0, ADD).
+func (c *invocation) refuseTaken(r *Request) error {
+	if c.plugin.Adjusts || c.plugin.Add == nil {
+		return nil
+	}
+	if r.PrevResult != nil && slices.ContainsFunc(r.PrevResult.Interfaces, func(i *Interface) bool { return i.Name == r.IfName }) {
+		return nil
+	}
+	found, err := r.exists()
+	if err != nil {
+		return err
+	}
+	if found {
+		return Errorf(CodeExists, "interface %q (CNI_IFNAME) exists in the container already", r.IfName)
+	}
+	return nil
+}
+
+func encodeAdd(r *Request, result *Result) ([]byte, error) {
+	if result != nil {
+		return EncodeResult(result, r.Version)
+	}
+	if r.PrevResult == nil {
+		return nil, Errorf(CodeConfig, "there is no prevResult to pass on: this plugin adjusts what an earlier plugin of the chain made")
+	}
+	return r.input.fields["prevResult"], nil
+}
+
+// del runs the handler, and the delegate's DEL whatever came of it: addresses go
+// back last, when nothing uses them any more.
+func (c *invocation) del(ctx context.Context, r *Request) error {
+	err := errors.Join(c.guard(ctx, r, c.plugin.Del), c.delegate(ctx, r, Delegate.Del))
+	if err != nil {
+		return err
+	}
+	return r.forget()
+}
+
+func (c *invocation) check(ctx context.Context, r *Request) error {
+	if err := c.guard(ctx, r, c.plugin.Check); err != nil {
+		return err
+	}
+	return c.delegate(ctx, r, Delegate.Check)
+}
+
+func (c *invocation) collect(ctx context.Context, r *Request) error {
+	return errors.Join(
+		c.collectRecords(ctx, r),
+		c.guard(ctx, r, c.plugin.GC),
+		c.delegate(ctx, r, Delegate.GC),
+	)
+}
+
+func (c *invocation) status(ctx context.Context, r *Request) error {
+	if r.kept.store != nil {
+		if err := r.kept.store.Check(); err != nil {
+			return Errorf(CodeUnavailable, "%w", err)
+		}
+	}
+	if err := c.guard(ctx, r, c.plugin.Status); err != nil {
+		return err
+	}
+	return c.delegate(ctx, r, Delegate.Status)
+}
+
+func (c *invocation) repair(ctx context.Context, r *Request) error {
+	if err := c.guard(ctx, r, c.plugin.Repair); err != nil {
+		return err
+	}
+	return c.delegate(ctx, r, Delegate.repair)
+}
+
+// delegate calls the IPAM plugin that the configuration names, if it has one.
+func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegate, context.Context) error) error {
+	name := ipamOf(r.Config)
+	if name == "" {
+		return nil
+	}
+	return verb(r.Delegate(name), ctx)
+}
+
+// ipamOf returns the type in the configuration's field of type IPAM, or "".
+func ipamOf(config any) string {
+	v := reflect.ValueOf(config)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return ""
+	}
+	for _, f := range reflect.VisibleFields(v.Elem().Type()) {
+		if f.Type == reflect.TypeFor[IPAM]() && f.IsExported() {
+			return v.Elem().FieldByIndex(f.Index).Interface().(IPAM).Type
+		}
+	}
+	return ""
+}
+
+// abandonTime is how long a handler may go on after its context has ended where
+// the process ends with it.
+const abandonTime = 3 * time.Second
+
+// guard calls a handler and turns a panic into an error. The place of the panic
+// goes to the log, not to the runtime. Where the process is about to end, a
+// handler that ignores its context is left behind.
+func (c *invocation) guard(ctx context.Context, r *Request, handler func(context.Context, *Request) error) error {
+	if handler == nil {
+		return nil
+	}
+	if !c.lastCall {
+		return protect(ctx, r, handler)
+	}
+	done := make(chan error, 1)
+	go func() { done <- protect(ctx, r, handler) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(abandonTime):
+		return Errorf(CodeTryAgain, "the plugin was told to end and did not: %w", context.Cause(ctx))
+	}
+}
+
+func protect(ctx context.Context, r *Request, handler func(context.Context, *Request) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.Log.Error("plugin panicked", "command", r.Command, "panic", p, "stack", string(debug.Stack()))
+			err = Errorf(CodePanic, "the plugin panicked: %v", p)
+		}
+	}()
+	return handler(ctx, r)
+}
