@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"reflect"
 	"slices"
@@ -46,6 +47,7 @@ type input struct {
 	fields map[string]json.RawMessage
 	env    map[string]string
 	peers  peers
+	stderr io.Writer // of delegates that are executed
 }
 
 func decodeInput(stdin []byte) (map[string]json.RawMessage, error) {

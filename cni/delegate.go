@@ -68,7 +68,7 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 	env["CNI_COMMAND"] = command
 	p, file := in.peers(d.name, d.r.Path)
 	if p != nil {
-		c := &invocation{plugin: p, peers: in.peers, log: d.r.Log}
+		c := &invocation{plugin: p, peers: in.peers, output: output{d.r.Log, in.stderr}}
 		return c.run(ctx, env, in.raw)
 	}
 	if file == "" {
@@ -77,7 +77,7 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return Exec(ctx, file, env, in.raw, &ExecOptions{Stderr: os.Stderr})
+	return Exec(ctx, file, env, in.raw, &ExecOptions{Stderr: in.stderr})
 }
 
 // Find returns the first executable of that name in the directories.

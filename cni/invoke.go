@@ -3,8 +3,10 @@ package cni
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"time"
 )
 
@@ -28,21 +30,26 @@ type Set map[string]*Plugin
 
 // Invoke calls one plugin of the set as the function Invoke does.
 func (s Set) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
-	if env["CNI_COMMAND"] == cmdRepair { // which is not on the wire
-		return fail(object(unknownCommand(cmdRepair), cmdRepair, ""))
-	}
-	return s.invoke(ctx, name, env, stdin)
+	return s.wire(ctx, name, env, stdin, output{slog.New(slog.DiscardHandler), os.Stderr})
 }
 
-func (s Set) invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
+// wire is invoke for callers who may say anything.
+func (s Set) wire(ctx context.Context, name string, env map[string]string, stdin []byte, out output) ([]byte, error) {
+	if env["CNI_COMMAND"] == cmdRepair {
+		return fail(object(unknownCommand(cmdRepair), cmdRepair, ""))
+	}
+	return s.invoke(ctx, name, env, stdin, out)
+}
+
+func (s Set) invoke(ctx context.Context, name string, env map[string]string, stdin []byte, out output) ([]byte, error) {
 	p := s[name]
 	if p == nil {
-		return nil, Errorf(CodeIO, "no plugin %q is built in", name)
+		return fail(object(Errorf(CodeIO, "no plugin %q is built in", name), env["CNI_COMMAND"], ""))
 	}
 	c := &invocation{
 		plugin: p,
 		peers:  func(name string, _ []string) (*Plugin, string) { return s[name], "" },
-		log:    slog.New(slog.DiscardHandler),
+		output: out,
 	}
 	return c.run(ctx, env, stdin)
 }
@@ -59,15 +66,22 @@ type peers func(name string, path []string) (p *Plugin, file string)
 func (s Set) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
 	repair := maps.Clone(env)
 	repair["CNI_COMMAND"] = cmdRepair
-	_, err := s.invoke(ctx, name, repair, stdin)
+	_, err := s.invoke(ctx, name, repair, stdin, output{slog.New(slog.DiscardHandler), os.Stderr})
 	return err
+}
+
+// output is where all goes that is not the protocol's: what a plugin logs, and
+// what the delegates that it executes write to stderr.
+type output struct {
+	log    *slog.Logger
+	stderr io.Writer
 }
 
 // invocation is one run of one plugin.
 type invocation struct {
 	plugin *Plugin
 	peers  peers
-	log    *slog.Logger
+	output
 	// lastCall says that the process ends with the call.
 	lastCall bool
 }
@@ -84,7 +98,7 @@ func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byt
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	r := &Request{Command: command, Log: c.log, Trace: traceOf(env), input: input{raw: stdin, env: env, peers: c.peers}}
+	r := &Request{Command: command, Log: c.log, Trace: traceOf(env), input: input{raw: stdin, env: env, peers: c.peers, stderr: c.stderr}}
 	stdout, err = c.handle(ctx, r)
 	if err == nil {
 		return stdout, nil

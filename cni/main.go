@@ -50,7 +50,10 @@ func serve(ctx context.Context, proc process, plugins []*Plugin) (code int) {
 		p = &Plugin{} // which complains in the protocol's own way
 		proc.env["CNI_COMMAND"] = ""
 	}
-	c := &invocation{plugin: p, peers: peersOfExecutable(plugins), log: slog.New(slog.NewTextHandler(proc.stderr, nil)), lastCall: true}
+	c := &invocation{
+		plugin: p, peers: peersOfExecutable(plugins), lastCall: true,
+		output: output{slog.New(slog.NewTextHandler(proc.stderr, nil)), proc.stderr},
+	}
 	var stdin, stdout []byte
 	var err error
 	if proc.env["CNI_COMMAND"] != "" { // a person at a terminal gets an answer at once

@@ -197,6 +197,6 @@ func (c *invocation) delRecorded(ctx context.Context, r *Request, rec *state.Rec
 	if err != nil {
 		return err
 	}
-	_, err = (&invocation{plugin: c.plugin, peers: c.peers, log: c.log}).run(ctx, env, stdin)
+	_, err = (&invocation{plugin: c.plugin, peers: c.peers, output: c.output}).run(ctx, env, stdin)
 	return err
 }

@@ -36,8 +36,7 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	})
 }
 
-// del succeeds when there is nothing to delete: a namespace that is gone took the pair with it.
-// The addresses go back behind it, as CHECK, GC and STATUS of the IPAM plugin do.
+// del succeeds when there is nothing to delete. The SDK gives the addresses back behind it.
 func del(_ context.Context, r *cni.Request, _ *config) error {
 	return r.InNetNS(func() error {
 		if link, err := netlink.LinkByName(r.IfName); err == nil {

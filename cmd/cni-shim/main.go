@@ -1,0 +1,159 @@
+// Command cni-shim is a CNI plugin that has a daemon do its work (cni.Server). A
+// runtime executes it under the plugin's name:
+//
+//	install cni-shim /opt/cni/bin/my-plugin
+//
+// It hands its environment and stdin to the daemon at <its own path>.sock, which
+// usually is a symbolic link, or where there is none at /run/cni/<name>.sock, and
+// exits as the daemon says. While the daemon is being restarted it waits, at most
+// two seconds; without one it answers with the error object of code 11 (try again
+// later), or 50 to STATUS.
+//
+// It is small and imports next to nothing, because all that it costs is the
+// start of a process.
+package main
+
+import (
+	"os"
+	"syscall"
+
+	"github.com/nodekit-project/nodekit/internal/shimwire"
+)
+
+const (
+	defaultDir = "/run/cni/"
+	patience   = 100 // tries
+	pause      = 20_000_000
+)
+
+func main() {
+	stdin, ok := readAll(0)
+	if !ok {
+		os.Exit(refuse(nil, "reading stdin failed"))
+	}
+	name := base(os.Args[0])
+	path := socket(os.Args[0], name)
+	request := shimwire.Request{Plugin: name, Env: syscall.Environ(), Stdin: stdin}
+	fd, problem := connect(path)
+	if problem != "" {
+		os.Exit(refuse(stdin, "the daemon of this plugin cannot be reached at "+path+": "+problem))
+	}
+	answer, ok := exchange(fd, request.Append(nil))
+	if !ok {
+		os.Exit(refuse(stdin, "the daemon of this plugin at "+path+" went away before it answered"))
+	}
+	writeAll(2, answer.Stderr)
+	writeAll(1, answer.Stdout)
+	if !answer.OK {
+		os.Exit(1)
+	}
+}
+
+func base(path string) string {
+	for i := len(path) - 1; i >= 0; i-- {
+		if path[i] == '/' {
+			return path[i+1:]
+		}
+	}
+	return path
+}
+
+// socket returns the path beside the shim if something is there.
+func socket(self, name string) string {
+	var st syscall.Stat_t
+	if beside := self + ".sock"; syscall.Stat(beside, &st) == nil {
+		return beside
+	}
+	return defaultDir + name + ".sock"
+}
+
+// connect waits for a daemon that is on its way up.
+func connect(path string) (fd int, problem string) {
+	var err error
+	for range patience {
+		if fd, err = dial(path); err == nil {
+			return fd, ""
+		}
+		if err != syscall.ENOENT && err != syscall.ECONNREFUSED { //nolint:errorlint // system calls return the bare number
+			break
+		}
+		sleep := syscall.NsecToTimespec(pause)
+		_ = syscall.Nanosleep(&sleep, nil) // cut short by a signal, it is only a pause
+	}
+	return -1, err.Error()
+}
+
+func dial(path string) (int, error) {
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		_ = syscall.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func exchange(fd int, request []byte) (shimwire.Answer, bool) {
+	if !writeAll(fd, request) {
+		return shimwire.Answer{}, false
+	}
+	var length [shimwire.LengthSize]byte
+	if !readFull(fd, length[:]) {
+		return shimwire.Answer{}, false
+	}
+	n := shimwire.Length(length)
+	if n < 0 {
+		return shimwire.Answer{}, false
+	}
+	message := make([]byte, n)
+	if !readFull(fd, message) {
+		return shimwire.Answer{}, false
+	}
+	return shimwire.ParseAnswer(message)
+}
+
+func readAll(fd int) (all []byte, ok bool) {
+	buf := make([]byte, 8<<10)
+	for {
+		n, err := syscall.Read(fd, buf)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return nil, false
+		case n == 0:
+			return all, true
+		default:
+			all = append(all, buf[:n]...)
+		}
+	}
+}
+
+func readFull(fd int, b []byte) bool {
+	for len(b) > 0 {
+		n, err := syscall.Read(fd, b)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
+
+func writeAll(fd int, b []byte) bool {
+	for len(b) > 0 {
+		n, err := syscall.Write(fd, b)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}

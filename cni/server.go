@@ -1,0 +1,168 @@
+package cni
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/shimwire"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
+)
+
+// DefaultSocketDir is where cmd/cni-shim looks for <plugin>.sock.
+const DefaultSocketDir = "/run/cni"
+
+// maxCalls is how many calls a server handles at once; others wait. It bounds
+// the memory and the threads of a node that starts all its Pods at once.
+const maxCalls = 64
+
+// Server serves plugins as a daemon: a process that stays, so that a call costs
+// no start of a large program and can use what earlier calls left open. A
+// runtime executes cmd/cni-shim under the plugin's name, which hands environment
+// and stdin over a unix socket and brings the answer back, as if the shim were
+// the plugin. Handlers cannot tell the difference.
+//
+// The paths in a request (CNI_NETNS, CNI_PATH) must lead to the same things for
+// the daemon as for the runtime: it runs in the host's mount and network
+// namespace, or mounts /run/netns and the like where the host has them.
+type Server struct {
+	// Plugins are served, each on a socket of its own. They find each other as
+	// delegates.
+	Plugins []*Plugin
+	// Dir is the directory of the sockets <name>.sock, made if need be, for root
+	// alone. Empty means DefaultSocketDir.
+	Dir string
+	// Logger gets what handlers log, which also goes to the shim's stderr. Nil
+	// discards it.
+	Logger *slog.Logger
+
+	calls chan struct{}
+}
+
+// Serve serves until ctx ends, which is no error. Calls that have begun then are
+// brought to their end. A shim that goes away, because its runtime killed it,
+// ends the context of its call, and so an ADD is rolled back. Call it once; a
+// socket that another process serves is fault.AlreadyExists, one that a killed
+// process left is replaced.
+func (s *Server) Serve(ctx context.Context) error {
+	if s.Logger == nil {
+		s.Logger = slog.New(slog.DiscardHandler)
+	}
+	if s.Dir == "" {
+		s.Dir = DefaultSocketDir
+	}
+	s.calls = make(chan struct{}, maxCalls)
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("serving CNI plugins: %w", err)
+	}
+	var listeners []*sockfile.Listener
+	var running sync.WaitGroup
+	stop := func() (err error) {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
+		running.Wait()
+		return err
+	}
+	for _, p := range s.Plugins {
+		l, err := sockfile.Listen(filepath.Join(s.Dir, p.Name+".sock"))
+		if err != nil {
+			return errors.Join(fmt.Errorf("serving CNI plugin %q: %w", p.Name, err), stop())
+		}
+		listeners = append(listeners, l)
+	}
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		running.Go(func() { failed <- s.accept(ctx, l, &running) })
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	return errors.Join(err, stop())
+}
+
+func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitGroup) error {
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accepting calls of CNI plugins: %w", err)
+		}
+		running.Go(func() {
+			defer conn.Close()
+			if err := s.answer(context.WithoutCancel(ctx), conn); err != nil {
+				s.Logger.Error("answering a call of a CNI plugin", "err", err)
+			}
+		})
+	}
+}
+
+// answer serves one connection: one call.
+func (s *Server) answer(ctx context.Context, conn net.Conn) error {
+	r, err := readRequest(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() { // the shim says nothing more, so a read ends with the connection
+		_, _ = conn.Read(make([]byte, 1))
+		cancel(fault.Aborted.Errorf("the runtime ended the call"))
+	}()
+	s.calls <- struct{}{}
+	defer func() { <-s.calls }()
+	a := s.call(ctx, r)
+	if _, err := conn.Write(a.Append(nil)); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+func readRequest(conn net.Conn) (*shimwire.Request, error) {
+	var length [shimwire.LengthSize]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return nil, err
+	}
+	n := shimwire.Length(length)
+	if n < 0 {
+		return nil, fault.Invalid.Errorf("a request is larger than %d bytes", shimwire.MaxSize)
+	}
+	message := make([]byte, n)
+	if _, err := io.ReadFull(conn, message); err != nil {
+		return nil, err
+	}
+	r, ok := shimwire.ParseRequest(message)
+	if !ok {
+		return nil, fault.Invalid.Errorf("a request is not of the protocol %q: the shim and the daemon do not belong together", shimwire.Protocol)
+	}
+	return &r, nil
+}
+
+func (s *Server) call(ctx context.Context, r *shimwire.Request) *shimwire.Answer {
+	env := map[string]string{}
+	for _, kv := range r.Env {
+		key, value, _ := strings.Cut(kv, "=")
+		env[key] = value
+	}
+	var stderr bytes.Buffer
+	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(&stderr, nil), s.Logger.Handler()))
+	set := Set{}
+	for _, p := range s.Plugins {
+		set[p.Name] = p
+	}
+	out, err := set.wire(ctx, r.Plugin, env, r.Stdin, output{log, &stderr})
+	return &shimwire.Answer{OK: err == nil, Stdout: out, Stderr: stderr.Bytes()}
+}
