@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -93,15 +95,19 @@ func (c *coded) Error() string { return c.err.Error() }
 func (c *coded) Unwrap() error { return c.err }
 
 // CodeOf returns the code that err gets in an error object: that of an Error or
-// of Errorf, else the one that its fault kind stands for, else CodeInternal.
+// of Errorf or of containernetworking/cni, else the one that its fault kind
+// stands for, else CodeInternal.
 func CodeOf(err error) uint {
 	var e *Error
 	var c *coded
+	var theirs *types.Error
 	switch {
 	case errors.As(err, &c):
 		return c.code
 	case errors.As(err, &e):
 		return e.Code
+	case errors.As(err, &theirs):
+		return theirs.Code
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return CodeTryAgain
 	}
@@ -116,6 +122,17 @@ func CodeOf(err error) uint {
 		return CodeExists
 	}
 	return CodeInternal
+}
+
+// TypesError returns err as the error of containernetworking/cni, for a plugin
+// that is served by its skel package, which takes code 999 for every other. The
+// code is that of CodeOf. Nil stays nil.
+func TypesError(err error) *types.Error {
+	if err == nil {
+		return nil
+	}
+	e := object(err, "", "")
+	return types.NewError(e.Code, e.Msg, e.Details)
 }
 
 // object makes the error object of a request in the version. STATUS has codes

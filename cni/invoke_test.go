@@ -149,6 +149,7 @@ func TestFailedAdd(t *testing.T) {
 		code uint
 	}{
 		"code":    {func() error { return fmt.Errorf("wrapped: %w", cni.Errorf(cni.CodeTryAgain, "later")) }, cni.CodeTryAgain},
+		"theirs":  {func() error { return fmt.Errorf("wrapped: %w", types.NewError(types.ErrTryAgainLater, "later", "")) }, cni.CodeTryAgain},
 		"kind":    {func() error { return fault.Exhausted.Errorf("none left") }, cni.CodeExhausted},
 		"plain":   {func() error { return errors.New("broken") }, cni.CodeInternal},
 		"panic":   {func() error { panic("an author's mistake") }, cni.CodePanic},

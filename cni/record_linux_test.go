@@ -14,6 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/state"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 type statefulConfig struct {
@@ -208,6 +210,13 @@ func TestStatusOfReadOnlyState(t *testing.T) {
 
 // TestDelegatesAreCalled: the verbs that handlers do not delegate.
 func TestDelegatesAreCalled(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	ns := netnstest.New(t)
+	inside := func(command string) map[string]string {
+		e := env(command)
+		e["CNI_NETNS"] = ns
+		return e
+	}
 	var calls []string
 	note := func(_ context.Context, r *cni.Request) error { calls = append(calls, r.Command); return nil }
 	ipam := &cni.Plugin{Name: "ipam", IPAM: true, Del: note, Check: note, GC: note, Status: note, Repair: note}
@@ -220,14 +229,14 @@ func TestDelegatesAreCalled(t *testing.T) {
 		"fail": {cni.Handlers[config]{Del: fail, Check: fail, GC: fail, Status: fail, Repair: fail}, "DEL GC"},
 	} {
 		calls = nil
-		set := cni.Set{"p": plugin(c.handlers), "ipam": ipam}
+		set := cni.Set{"p": cni.New("p", c.handlers), "ipam": ipam}
 		stdin := []byte(request(`,"ipam":{"type":"ipam"},"cni.dev/valid-attachments":[],"prevResult":{"cniVersion":"1.1.0"}`))
 		for _, verb := range []string{"DEL", "CHECK", "GC", "STATUS"} {
-			if _, err := set.Invoke(t.Context(), "p", env(verb), stdin); (err != nil) != (name == "fail") {
+			if _, err := set.Invoke(t.Context(), "p", inside(verb), stdin); (err != nil) != (name == "fail") {
 				t.Errorf("%s: %v", verb, err)
 			}
 		}
-		_ = set.Repair(t.Context(), "p", env("CHECK"), stdin)
+		_ = set.Repair(t.Context(), "p", inside("CHECK"), stdin)
 		if got := strings.Join(calls, " "); got != c.want {
 			t.Errorf("%s: delegated %q, want %q", name, got, c.want)
 		}

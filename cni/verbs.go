@@ -139,10 +139,11 @@ func (c *invocation) repair(ctx context.Context, r *Request) error {
 	return c.delegate(ctx, r, Delegate.repair)
 }
 
-// delegate calls the IPAM plugin that the configuration names, if it has one.
+// delegate calls the IPAM plugin that the configuration names, if it has one. To
+// an IPAM plugin that name is its own.
 func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegate, context.Context) error) error {
 	name := ipamOf(r.Config)
-	if name == "" {
+	if name == "" || c.plugin.IPAM {
 		return nil
 	}
 	return verb(r.Delegate(name), ctx)
