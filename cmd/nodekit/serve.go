@@ -18,7 +18,7 @@ func newServeCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve one reference plugin alone, for a stock kubelet, crictl or another suite",
 	}
-	cmd.AddCommand(newServeRuntimeCommand(), newServeHostpathCommand(), newServeGPUCommand())
+	cmd.AddCommand(newServeRuntimeCommand(), newServeHostpathCommand(), newServeGPUCommand(), newServeCNICommand())
 	return cmd
 }
 

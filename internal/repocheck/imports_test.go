@@ -103,7 +103,7 @@ func TestScanFindsViolations(t *testing.T) {
 // TestSmallBinaries: what runtimes exec for every Pod, and what stays in
 // memory for every node, links neither grpc nor Kubernetes.
 func TestSmallBinaries(t *testing.T) {
-	for _, main := range []string{"./cmd/cni", "./cmd/keeper"} {
+	for _, main := range []string{"./cmd/cni", "./cmd/cni-shim", "./cmd/keeper"} {
 		for _, dep := range deps(t, root, main) {
 			if strings.HasPrefix(dep, "google.golang.org/grpc") || strings.HasPrefix(dep, "k8s.io/") || strings.HasPrefix(dep, "sigs.k8s.io/") {
 				t.Errorf("%s links %s", main, dep)

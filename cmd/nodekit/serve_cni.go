@@ -1,0 +1,37 @@
+package main
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/bridge"
+	"github.com/nodekit-project/nodekit/cni/hostlocal"
+	"github.com/nodekit-project/nodekit/cni/loopback"
+	"github.com/nodekit-project/nodekit/cni/portmap"
+)
+
+func newServeCNICommand() *cobra.Command {
+	var v verbosity
+	s := cni.Server{Plugins: []*cni.Plugin{bridge.Plugin(), hostlocal.Plugin(), loopback.Plugin(), portmap.Plugin()}}
+	cmd := &cobra.Command{
+		Use:   "cni [--socket-dir DIR]",
+		Short: "Serve the CNI plugins as a daemon behind cni-shim",
+		Long: `Serve bridge, host-local, portmap and loopback on unix sockets until it is interrupted.
+A runtime executes cni-shim under the plugins' names, which hands the calls over:
+
+  for name in bridge host-local portmap loopback; do install bin/cni-shim /opt/cni/bin/$name; done`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s.Logger = v.logger(slog.LevelInfo)
+			if err := absolute(&s.Dir); err != nil {
+				return err
+			}
+			return s.Serve(cmd.Context())
+		},
+	}
+	v.addTo(cmd)
+	cmd.Flags().StringVar(&s.Dir, "socket-dir", cni.DefaultSocketDir, "`directory` of the sockets, one for each plugin")
+	return cmd
+}

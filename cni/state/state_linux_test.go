@@ -1,0 +1,110 @@
+package state_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nodekit-project/nodekit/cni/state"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+func TestLife(t *testing.T) {
+	s := state.Open(filepath.Join(t.TempDir(), "deep", "state"))
+	if _, err := s.Get("n", "c", "eth0"); !errors.Is(err, fault.NotFound) {
+		t.Errorf("a record that never was: %v", err)
+	}
+	if list, err := s.List("n"); err != nil || len(list) != 0 {
+		t.Errorf("a store that never was: %v, %v", list, err)
+	}
+	r := &state.Record{Network: "n", ContainerID: "c", IfName: "net@1", Plugin: "p", Config: []byte(`{"big":1152921504606846977}`)}
+	if err := s.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	boot, err := state.Boot()
+	if err != nil || r.Boot != boot || r.Version != state.Version {
+		t.Errorf("put %+v, boot %q, %v", r, boot, err)
+	}
+	r.Done, r.Result, r.Boot = true, []byte(`{}`), "earlier"
+	if err := s.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Get("n", "c", "net@1")
+	if err != nil || !cmp.Equal(got, r) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for range 2 {
+		if err := s.Delete("n", "c", "net@1"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Get("n", "c", "net@1"); !errors.Is(err, fault.NotFound) {
+		t.Errorf("after Delete: %v", err)
+	}
+}
+
+func TestList(t *testing.T) {
+	dir := t.TempDir()
+	s := state.Open(dir)
+	for _, id := range []string{"b", "a", "damaged", "newer"} {
+		if err := s.Put(&state.Record{Network: "n", ContainerID: id, IfName: "eth0", Plugin: "p"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range map[string]string{"damaged@eth0.json": "{", "newer@eth0.json": `{"version":99}`, ".a@eth0.json.tmp1": "{", "notes": "of a person"} {
+		if err := os.WriteFile(filepath.Join(dir, "n", name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := s.List("n")
+	var ids []string
+	for _, r := range list {
+		ids = append(ids, r.ContainerID)
+	}
+	if !cmp.Equal(ids, []string{"a", "b", "damaged"}) {
+		t.Errorf("listed %v", ids)
+	}
+	for _, says := range []string{"damaged@eth0.json", "version 99"} {
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("the error is silent about %s: %v", says, err)
+		}
+	}
+	if err := s.Clean("n"); err != nil {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "n", ".*")); len(left) != 0 {
+		t.Errorf("Clean left %v", left)
+	}
+}
+
+func TestNames(t *testing.T) {
+	s := state.Open(t.TempDir())
+	for _, r := range []state.Record{
+		{Network: "../n", ContainerID: "c", IfName: "eth0"},
+		{Network: "n", ContainerID: "c/d", IfName: "eth0"},
+		{Network: "n", ContainerID: "", IfName: "eth0"},
+		{Network: "n", ContainerID: "c", IfName: ".."},
+		{Network: "n", ContainerID: "c", IfName: "a/b"},
+		{Network: "n", ContainerID: strings.Repeat("c", 300), IfName: "eth0"},
+	} {
+		if err := s.Put(&r); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	if _, err := s.List("../n"); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a network outside of the store: %v", err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	if err := state.Open(filepath.Join(t.TempDir(), "a", "b")).Check(); err != nil {
+		t.Errorf("a directory that Put would make: %v", err)
+	}
+	if err := state.Open("/proc/1/x").Check(); err == nil {
+		t.Error("a directory that nobody can make")
+	}
+}
