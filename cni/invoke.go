@@ -98,7 +98,11 @@ func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byt
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	r := &Request{Command: command, Log: c.log, Trace: traceOf(env), input: input{raw: stdin, env: env, peers: c.peers, stderr: c.stderr}}
+	log := c.log
+	if trace := traceOf(env); trace != "" {
+		log = log.With("traceparent", trace)
+	}
+	r := &Request{Command: command, Log: log, Trace: traceOf(env), input: input{raw: stdin, env: env, peers: c.peers, stderr: c.stderr}}
 	stdout, err = c.handle(ctx, r)
 	if err == nil {
 		return stdout, nil

@@ -247,14 +247,19 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	var args map[string]string
+	var trace string
 	p := plugin(cni.Handlers[config]{Add: func(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
-		args = r.Args
+		args, trace = r.Args, r.Trace
 		return &cni.Result{}, nil
 	}})
 	e := env("ADD")
+	e["TRACEPARENT"] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	e["CNI_ARGS"] = "IgnoreUnknown=1;X=a=b;"
 	if _, err := cni.Invoke(t.Context(), p, e, []byte(request(""))); err != nil || args["X"] != "a=b" || len(args) != 2 {
 		t.Errorf("CNI_ARGS %q: %v, %v", e["CNI_ARGS"], args, err)
+	}
+	if trace != e["TRACEPARENT"] {
+		t.Errorf("the trace context is %q", trace)
 	}
 }
 
