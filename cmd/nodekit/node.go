@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -129,6 +130,7 @@ type partFlags struct {
 	pluginArgs, images []string
 	gpus               int
 	systemd            bool // makes the cgroups
+	checkNetwork       time.Duration
 }
 
 func (f *partFlags) addTo(cmd *cobra.Command) {
@@ -143,12 +145,27 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.images, "image-archive", nil, "put the images of this `archive` into the store at start")
 	addCgroupDriver(cmd, &f.systemd)
 	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")
+	addCheckNetwork(cmd, &f.checkNetwork)
+}
+
+func addCheckNetwork(cmd *cobra.Command, d *time.Duration) {
+	cmd.Flags().DurationVar(d, "check-network", time.Minute, "check the network of each Pod once in this `time`, and repair what a plugin of nodekit's own has lost; 0 never does")
+}
+
+// orNever is what an interval's flag means to a configuration whose zero is the
+// default.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 func (f *partFlags) apply(cfg *node.Config) error {
 	f.foreignFlags.apply(cfg)
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups = f.systemd
+	cfg.CheckNetwork = orNever(f.checkNetwork)
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {
 		cfg.GPUs = -1

@@ -33,6 +33,7 @@ ends, and the next one at the same root takes them over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
+			cfg.CheckNetwork = orNever(cfg.CheckNetwork)
 			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
 				return err
 			}
@@ -49,6 +50,7 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", nil, "`directories` of CNI plugins")
 	fs.StringArrayVar(&cfg.Images, "image-archive", nil, "put the images of this `archive` into the store at start")
+	addCheckNetwork(cmd, &cfg.CheckNetwork)
 	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")
 	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
 	return cmd

@@ -5,35 +5,36 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/call"
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // runAdd runs the chain in order, each plugin with the result of the one before,
-// and returns the final result.
-func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage, err error) {
-	for _, p := range r.List.Plugins {
+// and returns the final result. begun is how many plugins may have done
+// something: all that ran, without a last one that says it knows no such
+// container (CNI 1.1.0, Error, code 3), which spares the runtime its DEL.
+func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage, begun int, err error) {
+	for i, p := range r.List.Plugins {
 		stdin, err := request(r, p, result)
 		if err != nil {
-			return nil, err
+			return nil, i, err
 		}
 		result, err = n.call(ctx, p, n.env(cni.CmdAdd, r.Attachment), stdin)
+		if unknownContainer(err) {
+			return nil, i, err
+		}
 		if err != nil {
-			return nil, err
+			return nil, i + 1, err
 		}
 		if _, err := cni.DecodeResult(result, r.List.Version); err != nil {
-			return nil, fmt.Errorf("plugin %q: %w", p.kind(), err)
+			return nil, i + 1, fmt.Errorf("plugin %q: %w", p.kind(), err)
 		}
 	}
-	return result, nil
+	return result, len(r.List.Plugins), nil
 }
 
 // runDel runs the chain in reverse order with the final result of ADD, if there
@@ -48,209 +49,134 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 	for _, p := range slices.Backward(r.List.Plugins) {
 		stdin, err := request(r, p, r.Result)
 		if err == nil {
-			_, err = n.call(ctx, p, n.env(cni.CmdDel, a), stdin)
+			err = n.insist(ctx, p, n.env(cni.CmdDel, a), stdin)
 		}
-		errs = append(errs, err)
+		if !unknownContainer(err) { // there is nothing to clean up
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// runCheck runs CHECK of the plugins from the one of that index on. It stops at
+// the first error and returns the index of the plugin that had it.
+func (n *Network) runCheck(ctx context.Context, r *record, from int) (failed int, err error) {
+	for i, p := range r.List.Plugins[from:] {
+		stdin, err := request(r, p, r.Result)
+		if err == nil {
+			err = n.insist(ctx, p, n.env(cni.CmdCheck, r.Attachment), stdin)
+		}
+		if err != nil {
+			return from + i, err
+		}
+	}
+	return -1, nil
 }
 
 // call runs one plugin, in process or by executing it, and observes the call.
 func (n *Network) call(ctx context.Context, p plugin, env map[string]string, stdin []byte) (stdout []byte, err error) {
-	name := p.kind()
-	ctx, cancel := context.WithTimeout(ctx, n.config.PluginTimeout)
-	defer cancel()
-	done := call.Call{Family: "cni", Plugin: name, Method: env["CNI_COMMAND"], Start: time.Now()}
-	defer func() { n.config.Observe.Done(ctx, done, err) }()
-	if n.config.Builtin[name] != nil {
-		stdout, err = cni.Set(n.config.Builtin).Invoke(ctx, name, env, stdin)
-	} else {
-		var file string
-		if file, err = cni.Find(name, n.config.BinDirs); err == nil {
-			stdout, err = cni.Exec(ctx, file, env, stdin, nil)
+	return n.observed(ctx, p.kind(), env["CNI_COMMAND"], env, func(ctx context.Context) ([]byte, error) {
+		if n.config.Builtin[p.kind()] != nil {
+			return cni.Set(n.config.Builtin).Invoke(ctx, p.kind(), env, stdin)
 		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("plugin %q, %s: %w", name, env["CNI_COMMAND"], err)
-	}
-	return stdout, nil
-}
-
-// env is the environment of a call. Executed plugins get nothing else but PATH,
-// which those that run tools need.
-func (n *Network) env(command string, a Attachment) map[string]string {
-	env := map[string]string{
-		"CNI_COMMAND": command,
-		"CNI_PATH":    strings.Join(n.config.BinDirs, string(filepath.ListSeparator)),
-		"PATH":        os.Getenv("PATH"),
-	}
-	if command == cni.CmdGC || command == cni.CmdStatus {
-		return env
-	}
-	env["CNI_CONTAINERID"], env["CNI_IFNAME"], env["CNI_NETNS"] = a.ContainerID, a.IfName, a.NetNS
-	if a.Pod.IsZero() {
-		return env
-	}
-	// The conventions of Kubernetes' runtimes, which many plugins read.
-	env["CNI_ARGS"] = fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_INFRA_CONTAINER_ID=%s;K8S_POD_UID=%s",
-		a.Pod.Namespace, a.Pod.Name, a.ContainerID, a.Pod.UID)
-	return env
-}
-
-// request derives a plugin's request from its configuration (CNI 1.1.0, section
-// 3, "Deriving request configuration").
-func request(r *record, p plugin, prev json.RawMessage) ([]byte, error) {
-	config, err := base(r.List, p)
-	if err != nil {
-		return nil, err
-	}
-	offered := map[string]any{}
-	if len(r.Attachment.PortMappings) > 0 {
-		offered["portMappings"] = r.Attachment.PortMappings
-	}
-	given := map[string]any{}
-	for name, wanted := range p.capabilities() {
-		if value, ok := offered[name]; ok && wanted {
-			given[name] = value
-		}
-	}
-	if len(given) > 0 {
-		if config["runtimeConfig"], err = json.Marshal(given); err != nil {
+		file, err := cni.Find(p.kind(), n.config.BinDirs)
+		if err != nil {
 			return nil, err
 		}
-	}
-	if len(prev) > 0 {
-		config["prevResult"] = prev
-	}
-	return json.Marshal(config)
-}
-
-// base is the part of the request that all verbs share: the configuration with
-// the network's name and version, without what belongs to the runtime.
-func base(l *list, p plugin) (plugin, error) {
-	config := maps.Clone(p)
-	maps.DeleteFunc(config, func(key string, _ json.RawMessage) bool {
-		return key == "capabilities" || key == "runtimeConfig" || key == "prevResult" || strings.HasPrefix(key, "cni.dev/")
+		return cni.Exec(ctx, file, env, stdin, nil)
 	})
-	var err, nerr error
-	config["cniVersion"], err = json.Marshal(l.Version)
-	config["name"], nerr = json.Marshal(l.Name)
-	return config, errors.Join(err, nerr)
 }
 
-// Check asks every plugin in order whether the attachment is as ADD left it, with
-// the parameters and the configuration of that ADD. It stops at the first error;
-// an attachment that is not there is fault.NotFound. With disableCheck, or before
-// version 0.4.0 of the configuration, there is nothing to ask.
-func (n *Network) Check(ctx context.Context, a Attachment) error {
-	ctx, unlock, err := n.enter(ctx, a)
-	if err != nil {
-		return fmt.Errorf("checking %q: %w", a.key(), err)
-	}
-	defer unlock()
-	r, err := n.records.get(a.key())
-	if err != nil {
-		return fmt.Errorf("checking %q: %w", a.key(), err)
-	}
-	if r.List.DisableCheck || !cni.AtLeast(r.List.Version, "0.4.0") {
-		return nil
-	}
-	for _, p := range r.List.Plugins {
-		stdin, err := request(r, p, r.Result)
-		if err == nil {
-			_, err = n.call(ctx, p, n.env(cni.CmdCheck, r.Attachment), stdin)
-		}
-		if err != nil {
-			return fmt.Errorf("checking %q: %w", a.key(), err)
+// observed makes one step of one plugin: with its deadline, its span and its
+// report to the observer, whose context carries the span.
+func (n *Network) observed(ctx context.Context, name, method string, env map[string]string, step func(context.Context) ([]byte, error)) (stdout []byte, err error) {
+	if span := call.TraceFrom(ctx).Child(); span.Parent != "" {
+		ctx = call.WithTrace(ctx, span)
+		env["TRACEPARENT"] = span.Parent
+		if span.State != "" {
+			env["TRACESTATE"] = span.State
 		}
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(ctx, n.timeout(name))
+	defer cancel()
+	done := call.Call{Family: "cni", Plugin: name, Method: method, Start: time.Now()}
+	stdout, err = step(ctx)
+	if err != nil && cni.CodeOf(err) == cni.CodeTryAgain && ctx.Err() == nil {
+		err = &transient{err}
+	}
+	if err != nil {
+		err = fmt.Errorf("plugin %q, %s: %w", name, method, err)
+	}
+	n.config.Observe.Done(ctx, done, err)
+	return stdout, err
 }
 
-// Status reports whether the network can serve an Attach now: a valid
-// configuration is there and, from version 1.1.0 on, STATUS of every plugin
-// succeeds. No configuration is fault.Unavailable, with what is wrong with the
-// files that there are.
-func (n *Network) Status(ctx context.Context) error {
-	l, _, err := loadDir(n.config.ConfDir)
-	if err != nil {
+// timeout is the plugin's deadline. Where the SDK has a shorter one for a built-in
+// plugin it counts, too, so that running out of time is never taken for code 11.
+func (n *Network) timeout(name string) time.Duration {
+	d := n.config.PluginTimeout
+	if own := n.config.Timeouts[name]; own > 0 {
+		d = own
+	}
+	if p := n.config.Builtin[name]; p != nil && p.Timeout > 0 {
+		d = min(d, p.Timeout)
+	}
+	return d
+}
+
+// insist runs a plugin again when it says that it may work later.
+func (n *Network) insist(ctx context.Context, p plugin, env map[string]string, stdin []byte) error {
+	return retry(ctx, func() error {
+		_, err := n.call(ctx, p, env, stdin)
 		return err
-	}
-	for _, p := range l.Plugins {
-		if name := p.kind(); n.config.Builtin[name] == nil {
-			if _, err := cni.Find(name, n.config.BinDirs); err != nil {
-				return fault.Unavailable.Wrap(err)
-			}
-		}
-		if !cni.AtLeast(l.Version, "1.1.0") {
-			continue
-		}
-		config, err := base(l, p)
-		if err != nil {
-			return err
-		}
-		stdin, err := json.Marshal(config)
-		if err != nil {
-			return err
-		}
-		if _, err := n.call(ctx, p, n.env(cni.CmdStatus, Attachment{}), stdin); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
-// GC removes every attachment that is not in valid: those that this network
-// recorded get their DEL, and then, from version 1.1.0 on and unless the
-// configuration says disableGC, GC of every plugin frees what nobody recorded.
-// It goes on past errors and joins them, and it waits for running operations
-// and holds new ones back.
-func (n *Network) GC(ctx context.Context, valid []Attachment) error {
-	n.gc.Lock()
-	defer n.gc.Unlock()
-	keep := map[cni.Attachment]bool{}
-	list := make([]cni.Attachment, 0, len(valid))
-	for _, a := range valid {
-		keep[a.key()] = true
-		list = append(list, a.key())
-	}
-	records, err := n.records.all()
-	errs := []error{err}
-	n.mu.Lock()
-	for _, i := range n.intents { // ADDs whose DEL failed
-		records = append(records, i.record)
-	}
-	n.mu.Unlock()
-	for _, r := range records {
-		if !keep[r.Attachment.key()] {
-			errs = append(errs, n.detach(call.WithPod(ctx, r.Attachment.Pod), r))
+// transient is an error of code 11 that the plugin itself gave, other than one
+// that stands for its running out of time.
+type transient struct{ err error }
+
+func (t *transient) Error() string { return t.err.Error() }
+func (t *transient) Unwrap() error { return t.err }
+
+// settled is an error that is not tried again, whatever it is made of.
+type settled struct{ err error }
+
+func (s *settled) Error() string { return s.err.Error() }
+func (s *settled) Unwrap() error { return s.err }
+
+// retryPauses are the rests before an operation that a plugin put off is tried
+// again (CNI 1.1.0, Error, code 11). After the last the error is the caller's,
+// as fault.Unavailable, who has a patience of its own.
+var retryPauses = [...]time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 800 * time.Millisecond}
+
+// retry calls f until it returns something else than a transient error, the
+// pauses are used up or ctx ends.
+func retry(ctx context.Context, f func() error) error {
+	err := f()
+	for _, pause := range retryPauses {
+		if !passes(err) {
+			break
 		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+		err = f()
 	}
-	errs = append(errs, n.collect(ctx, list))
-	return errors.Join(errs...)
+	return err
 }
 
-func (n *Network) collect(ctx context.Context, valid []cni.Attachment) error {
-	l, _, err := loadDir(n.config.ConfDir)
-	if err != nil || l.DisableGC || !cni.AtLeast(l.Version, "1.1.0") {
-		return err
-	}
-	list, err := json.Marshal(valid)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, p := range l.Plugins {
-		config, err := base(l, p)
-		if err != nil {
-			return err
-		}
-		config["cni.dev/valid-attachments"] = list
-		stdin, err := json.Marshal(config)
-		if err == nil {
-			_, err = n.call(ctx, p, n.env(cni.CmdGC, Attachment{}), stdin)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+// passes reports whether the operation may succeed when it is tried again.
+func passes(err error) bool {
+	_, again := errors.AsType[*transient](err)
+	_, not := errors.AsType[*settled](err)
+	return again && !not
+}
+
+// unknownContainer reports whether a plugin answered with code 3.
+func unknownContainer(err error) bool {
+	e, ok := errors.AsType[*cni.Error](err)
+	return ok && e.Code == cni.CodeUnknownContainer
 }

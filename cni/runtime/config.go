@@ -3,12 +3,9 @@ package runtime
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -21,9 +18,19 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
 type list struct {
 	Name         string   `json:"name"`
 	Version      string   `json:"cniVersion"`
-	DisableCheck bool     `json:"disableCheck,omitempty"`
-	DisableGC    bool     `json:"disableGC,omitempty"`
+	DisableCheck flag     `json:"disableCheck,omitempty"`
+	DisableGC    flag     `json:"disableGC,omitempty"`
 	Plugins      []plugin `json:"plugins"`
+}
+
+// flag is a boolean that may also be written as a string, which other runtimes
+// accept.
+type flag bool
+
+// UnmarshalJSON reads true, false, "true" and "false".
+func (f *flag) UnmarshalJSON(data []byte) error {
+	text := bytes.ToLower(bytes.Trim(data, `"`))
+	return json.Unmarshal(text, (*bool)(f))
 }
 
 // plugin is one plugin's configuration. Values are kept as they were written:
@@ -48,130 +55,88 @@ func (p plugin) capabilities() map[string]bool {
 	return c
 }
 
-// loadDir returns the first valid network configuration of the directory in the
-// order of file names, and what is wrong with the files before and after it. No
-// valid one is fault.Unavailable: it may appear later.
-func loadDir(dir string) (l *list, problems []error, err error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("reading network configurations: %w", err)
+// check says what is wrong with a plugin's configuration, and under which key.
+func (p plugin) check() error {
+	kind := p.kind()
+	if !namePattern.MatchString(kind) {
+		return atKey(fault.Invalid.Errorf("the type is %q: it must be the name of a plugin's file", kind), "type")
 	}
-	for _, e := range entries { // sorted by name
-		file := filepath.Join(dir, e.Name())
-		if e.IsDir() || !slices.Contains([]string{".conflist", ".conf", ".json"}, filepath.Ext(file)) {
-			continue
-		}
-		found, err := loadFile(file)
-		if err != nil {
-			problems = append(problems, err)
-		} else if l == nil {
-			l = found
+	if raw, ok := p["capabilities"]; ok {
+		var c map[string]bool
+		if err := json.Unmarshal(raw, &c); err != nil {
+			return atKey(fault.Invalid.Errorf("capabilities of %q: they must be an object of true and false", kind), "capabilities")
 		}
 	}
-	if l == nil {
-		return nil, problems, fault.Unavailable.Wrap(errors.Join(append([]error{fmt.Errorf("no valid network configuration is in %q", dir)}, problems...)...))
-	}
-	return l, problems, nil
+	return nil
 }
 
-// loadFile reads a *.conflist, or a file with a single plugin.
-func loadFile(file string) (*list, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading network configuration: %w", err)
-	}
-	l, err := parse(content, filepath.Dir(file))
-	if err != nil {
-		return nil, fmt.Errorf("network configuration %s: %w", place(file, content, err), err)
-	}
-	return l, nil
-}
-
-// place returns the file and, where the error tells, the line.
-func place(file string, content []byte, err error) string {
-	var syntax *json.SyntaxError
-	var typed *json.UnmarshalTypeError
-	offset := int64(-1)
-	switch {
-	case errors.As(err, &syntax):
-		offset = syntax.Offset
-	case errors.As(err, &typed):
-		offset = typed.Offset
-	}
-	if offset < 0 || offset > int64(len(content)) {
-		return fmt.Sprintf("%q", file)
-	}
-	return fmt.Sprintf("%q line %d", file, 1+bytes.Count(content[:offset], []byte("\n")))
-}
-
-// document is a configuration file as it is written.
+// document is a configuration file as it is written: a list, or the single
+// plugin that a list of one stands for.
 type document struct {
 	list
-	Versions    []string        `json:"cniVersions"`
-	OnlyInlined bool            `json:"loadOnlyInlinedPlugins"`
-	Plugins     json.RawMessage `json:"plugins"`
+	Versions    []string `json:"cniVersions"`
+	OnlyInlined flag     `json:"loadOnlyInlinedPlugins"`
 }
 
-func parse(content []byte, dir string) (*list, error) {
+// parse reads a configuration. besides returns the plugins that stand in files
+// of their own for the network of that name.
+func parse(content []byte, besides func(name string) ([]plugin, error)) (*list, error) {
 	var d document
 	if err := json.Unmarshal(content, &d); err != nil {
 		return nil, err
 	}
 	l := &d.list
-	switch {
-	case d.Plugins != nil:
-		if err := json.Unmarshal(d.Plugins, &l.Plugins); err != nil {
-			return nil, fmt.Errorf("plugins: %w", err)
-		}
-	case d.OnlyInlined:
-		return nil, fault.Invalid.Errorf("loadOnlyInlinedPlugins is set and plugins is missing")
-	default:
-		var single plugin
-		if err := json.Unmarshal(content, &single); err != nil {
-			return nil, err
-		}
-		if single["type"] != nil {
-			l.Plugins = []plugin{single}
-		}
-	}
 	if !namePattern.MatchString(l.Name) {
-		return nil, fault.Invalid.Errorf("its name is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", l.Name)
+		return nil, atKey(fault.Invalid.Errorf("the name is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", l.Name), "name")
 	}
-	if !d.OnlyInlined && d.Plugins != nil || len(l.Plugins) == 0 {
-		more, err := besides(filepath.Join(dir, l.Name))
+	if err := l.selectVersion(d.Versions); err != nil {
+		return nil, err
+	}
+	single, err := singlePlugin(content, &d)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case single != nil:
+		l.Plugins = []plugin{single}
+	case l.Plugins == nil && bool(d.OnlyInlined):
+		return nil, atKey(fault.Invalid.Errorf("loadOnlyInlinedPlugins is true and there are no plugins"), "loadOnlyInlinedPlugins")
+	}
+	if err := l.checkPlugins(single != nil); err != nil {
+		return nil, err
+	}
+	if single == nil && !bool(d.OnlyInlined) {
+		more, err := besides(l.Name)
 		if err != nil {
 			return nil, err
 		}
 		l.Plugins = append(l.Plugins, more...)
 	}
-	return l, l.complete(d.Versions)
+	if len(l.Plugins) == 0 {
+		return nil, atKey(fault.Invalid.Errorf("there are no plugins"), "plugins")
+	}
+	return l, nil
 }
 
-// besides reads the plugins that stand in files of their own below a directory
-// with the network's name (CNI 1.1.0, section 1, loadOnlyInlinedPlugins).
-func besides(dir string) ([]plugin, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.conf"))
-	if err != nil {
+// singlePlugin returns the plugin that the whole document is, or nil.
+func singlePlugin(content []byte, d *document) (plugin, error) {
+	if d.Plugins != nil {
+		return nil, nil
+	}
+	var p plugin
+	if err := json.Unmarshal(content, &p); err != nil || p["type"] == nil {
 		return nil, err
 	}
-	var out []plugin
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		var p plugin
-		if err := json.Unmarshal(content, &p); err != nil {
-			return nil, fmt.Errorf("%s: %w", place(file, content, err), err)
-		}
-		out = append(out, p)
+	// What speaks to the runtime is no part of the plugin's configuration.
+	for _, key := range []string{"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"} {
+		delete(p, key)
 	}
-	return out, nil
+	return p, nil
 }
 
-// complete checks the list and selects the version: the highest that both the
-// configuration and this runtime know.
-func (l *list) complete(versions []string) error {
+// selectVersion chooses the highest version that both the configuration and
+// this runtime know (CNI 1.1.0, Version considerations).
+func (l *list) selectVersion(versions []string) error {
 	if l.Version != "" {
 		versions = append(versions, l.Version)
 	}
@@ -181,15 +146,23 @@ func (l *list) complete(versions []string) error {
 			l.Version = v
 		}
 	}
-	if l.Version == "" {
-		return fault.Invalid.Errorf("its cniVersion is %q, and this runtime speaks %q", versions, cni.Versions())
+	if l.Version != "" {
+		return nil
 	}
-	if len(l.Plugins) == 0 {
-		return fault.Invalid.Errorf("it has no plugins")
+	if len(versions) == 0 {
+		return fault.Invalid.Errorf("cniVersion is missing")
 	}
+	return atKey(fault.Invalid.Errorf("cniVersion is %s, and this runtime speaks %s", strings.Join(versions, ", "), strings.Join(cni.Versions(), ", ")), "cniVersion")
+}
+
+func (l *list) checkPlugins(single bool) error {
 	for i, p := range l.Plugins {
-		if !namePattern.MatchString(p.kind()) {
-			return fault.Invalid.Errorf("plugins[%d] has the type %q", i, p.kind())
+		err := p.check()
+		if err != nil && !single {
+			err = atKey(err, "plugins", i)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

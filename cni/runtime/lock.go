@@ -3,13 +3,93 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// locks serialises operations by key: those of one container exclude each other
-// (CNI 1.1.0, section 3: "must not invoke parallel operations for the same
-// container"). The zero value is ready.
+// guard excludes operations as the specification wants it (CNI 1.1.0, Lifecycle
+// & Ordering): those of one container exclude each other, and GC excludes all.
+// Inside the process it goes by fair queues that a context leaves; between
+// processes by the lock files of the state directory, see the package comment.
+type guard struct {
+	dir        string
+	containers locks
+	gc         *semaphore.Weighted // GC takes all of it, any other operation one
+}
+
+func newGuard(dir string) (*guard, error) {
+	g := &guard{dir: dir, gc: semaphore.NewWeighted(math.MaxInt64)}
+	if err := os.MkdirAll(g.containerFile(""), 0o700); err != nil {
+		return nil, err
+	}
+	return g, g.sweep()
+}
+
+func (g *guard) containerFile(id string) string { return filepath.Join(g.dir, "locks", id) }
+func (g *guard) gcFile() string                 { return filepath.Join(g.dir, "gc.lock") }
+
+// sweep removes the lock files that killed processes left.
+func (g *guard) sweep() error {
+	entries, err := os.ReadDir(g.containerFile(""))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		l, err := flock.TryAcquireTemporary(g.containerFile(e.Name()))
+		l.Release()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// enter waits until no other operation of the container and no GC runs, here or
+// in another process.
+func (g *guard) enter(ctx context.Context, container string) (leave func(), err error) {
+	unlock, err := g.containers.lock(ctx, container)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for another operation of the container: %w", err)
+	}
+	file, err := flock.AcquireTemporary(ctx, g.containerFile(container))
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	out, err := g.pass(ctx, 1, flock.Shared)
+	if err != nil {
+		file.Release()
+		unlock()
+		return nil, err
+	}
+	return func() { out(); file.Release(); unlock() }, nil
+}
+
+// alone waits until no operation of any container runs and holds new ones back.
+func (g *guard) alone(ctx context.Context) (leave func(), err error) {
+	return g.pass(ctx, math.MaxInt64, flock.Exclusive)
+}
+
+func (g *guard) pass(ctx context.Context, weight int64, how int) (leave func(), err error) {
+	if err := g.gc.Acquire(ctx, weight); err != nil {
+		return nil, fmt.Errorf("waiting for garbage collection: %w", err)
+	}
+	file, err := flock.Acquire(ctx, g.gcFile(), how)
+	if err != nil {
+		g.gc.Release(weight)
+		return nil, err
+	}
+	return func() { file.Release(); g.gc.Release(weight) }, nil
+}
+
+// locks serialises goroutines by key. The zero value is ready.
 type locks struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // closed when the holder is done

@@ -1,14 +1,17 @@
 package runtime
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -26,6 +29,14 @@ type record struct {
 	Result     json.RawMessage `json:"result,omitempty"`
 }
 
+// context attributes calls to the attachment's Pod, if it has one.
+func (r *record) context(ctx context.Context) context.Context {
+	if r.Attachment.Pod.IsZero() {
+		return ctx
+	}
+	return call.WithPod(ctx, r.Attachment.Pod)
+}
+
 // records is the cache of results: one file for each attachment, in
 // <dir>/<container>/<interface>.json.
 type records struct{ dir string }
@@ -40,7 +51,7 @@ func (rs records) put(r *record) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
-	data, err := json.Marshal(r)
+	data, err := encode(r)
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
@@ -75,6 +86,9 @@ func decodeRecord(data []byte, from string) (*record, error) {
 	if r.List == nil {
 		return nil, fault.Invalid.Errorf("attachment record in %q is damaged: it has no configuration", from)
 	}
+	if err := r.List.checkPlugins(false); err != nil {
+		return nil, fault.Invalid.Errorf("attachment record in %q is damaged: %w", from, err)
+	}
 	return &r, nil
 }
 
@@ -92,24 +106,17 @@ func (rs records) remove(a cni.Attachment) error {
 	return nil
 }
 
-// all returns every record that can be read, and what is wrong with the others.
-func (rs records) all() ([]*record, error) {
+// keys returns the attachments that are recorded, whatever their records are worth.
+func (rs records) keys() ([]cni.Attachment, error) {
 	files, err := filepath.Glob(filepath.Join(rs.dir, "*", "*.json"))
 	if err != nil {
 		return nil, err
 	}
-	var out []*record
-	var errs []error
-	for _, f := range files {
-		r, err := readRecord(f)
-		switch {
-		case err == nil:
-			out = append(out, r)
-		case !errors.Is(err, fault.NotFound):
-			errs = append(errs, err)
-		}
+	keys := make([]cni.Attachment, len(files))
+	for i, f := range files {
+		keys[i] = cni.Attachment{ContainerID: filepath.Base(filepath.Dir(f)), IfName: strings.TrimSuffix(filepath.Base(f), ".json")}
 	}
-	return out, errors.Join(errs...)
+	return keys, nil
 }
 
 // clean removes what interrupted writes left.

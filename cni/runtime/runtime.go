@@ -10,14 +10,35 @@
 // the next Open, or when Detach is called. DEL runs with the configuration and
 // the parameters that ADD had, whatever the directory says by then.
 //
+// # Locks
+//
 // Operations of one container exclude each other, those of different containers
-// run in parallel, and GC excludes all. One process owns a state directory.
+// run in parallel, and GC excludes all. One process has a Network open on a state
+// directory at a time: its journal is locked, and a second Open is refused. The
+// other two locks (flock(2)) are there for whoever else works on the same
+// attachments: a program that looks at or mends one, and the process that takes
+// the state directory over while calls of the one before still run.
+//
+//	<StateDir>/gc.lock         shared by every operation, exclusive for GC
+//	<StateDir>/locks/<id>      exclusive for the operations of one container
+//
+// A container's file goes with its lock. Whoever takes one from outside has to
+// look afterwards whether the file is still at its path, and start over if not.
+// The container's lock comes first where both are taken.
+//
+// # Codes of plugins
+//
+// Code 11 (try again later) is tried again a few times, after a DEL where it was
+// ADD that failed, and then returned as fault.Unavailable. Code 3 (unknown
+// container) from the first plugin of an ADD spares the DEL, and from DEL it is
+// as good as success.
 //
 // It is not a plugin (see package cni) and does not make network namespaces.
 package runtime
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,6 +69,8 @@ type Config struct {
 	Builtin map[string]*cni.Plugin
 	// PluginTimeout bounds one call of one plugin. Zero means one minute.
 	PluginTimeout time.Duration
+	// Timeouts are the bounds of plugins, by type, that differ.
+	Timeouts map[string]time.Duration
 	// Observe is told of every call of a plugin. Nil means nobody.
 	Observe call.Observer
 	// Logger gets what has no caller to be returned to. Nil discards.
@@ -59,18 +82,27 @@ const defaultPluginTimeout = time.Minute
 // Attachment is one interface of one container, as its runtime asks for it.
 // ContainerID and IfName identify it.
 type Attachment struct {
-	ContainerID  string        `json:"containerID"`
-	NetNS        string        `json:"netns"` // path of the network namespace
-	IfName       string        `json:"ifname"`
-	Pod          call.Pod      `json:"pod"`
+	ContainerID string   `json:"containerID"`
+	NetNS       string   `json:"netns"` // path of the network namespace
+	IfName      string   `json:"ifname"`
+	Pod         call.Pod `json:"pod"`
+	// Args are CNI_ARGS as they are given to every plugin. Empty means those of
+	// Kubernetes' runtimes, made of Pod; a zero Pod has none.
+	Args         [][2]string   `json:"args,omitempty"`
 	PortMappings []PortMapping `json:"portMappings,omitempty"`
+	// CapabilityArgs are arguments by capability, as CNI's conventions name them
+	// ("mac", "ips", "ipRanges", "bandwidth", "dns", "aliases", "deviceID",
+	// "cgroupPath", "infinibandGUID") or as others agree. A plugin gets those that
+	// its configuration declares, byte for byte but for white space. Port mappings
+	// are given here or in PortMappings, not in both.
+	CapabilityArgs map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
 }
 
 // PortMapping is the portMappings capability of the CNI conventions.
 type PortMapping struct {
 	HostPort      int    `json:"hostPort"`
 	ContainerPort int    `json:"containerPort"`
-	Protocol      string `json:"protocol"`         // "tcp" or "udp"
+	Protocol      string `json:"protocol"`         // "tcp", "udp" or "sctp"
 	HostIP        string `json:"hostIP,omitempty"` // "" means every address
 }
 
@@ -80,11 +112,11 @@ func (a Attachment) key() cni.Attachment {
 
 // Network is an open network. It is safe for concurrent use.
 type Network struct {
-	config     Config
-	records    records
-	journal    *journal.Journal
-	containers locks
-	gc         sync.RWMutex // GC writes, all else reads
+	config  Config
+	records records
+	journal *journal.Journal
+	guard   *guard
+	status  status
 
 	mu      sync.Mutex
 	intents map[cni.Attachment]intent // begun and not confirmed
@@ -117,6 +149,10 @@ func Open(c Config) (*Network, error) {
 	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
+	var err error
+	if n.guard, err = newGuard(c.StateDir); err != nil {
+		return nil, fmt.Errorf("opening network: %w", err)
+	}
 	j, err := journal.Open(filepath.Join(c.StateDir, "journal"))
 	if err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
@@ -130,7 +166,10 @@ func Open(c Config) (*Network, error) {
 }
 
 // Close gives the state directory up. Attachments stay as they are.
-func (n *Network) Close() error { return n.journal.Close() }
+func (n *Network) Close() error {
+	n.status.close()
+	return n.journal.Close()
+}
 
 // recover runs the DEL of every ADD that was begun and not confirmed.
 func (n *Network) recover() error {
@@ -145,12 +184,21 @@ func (n *Network) recover() error {
 		n.intents[r.Attachment.key()] = intent{e.ID, r}
 	}
 	for key, i := range n.intents {
-		ctx := call.WithPod(context.Background(), i.record.Attachment.Pod)
-		if err := n.Detach(ctx, i.record.Attachment); err != nil {
+		if err := n.recoverOne(i.record.Attachment); err != nil {
 			n.config.Logger.Error("undoing an interrupted attachment", "container", key.ContainerID, "interface", key.IfName, "err", err)
 		}
 	}
 	return nil
+}
+
+// recoverWithin bounds the undoing of one interrupted attachment at Open. What
+// does not end by then stays due.
+const recoverWithin = time.Minute
+
+func (n *Network) recoverOne(a Attachment) error {
+	ctx, cancel := context.WithTimeout(context.Background(), recoverWithin)
+	defer cancel()
+	return n.Detach(ctx, a)
 }
 
 func (n *Network) logProblems() {
@@ -158,157 +206,4 @@ func (n *Network) logProblems() {
 	for _, p := range problems {
 		n.config.Logger.Warn("ignoring a network configuration", "err", p)
 	}
-}
-
-// Attach adds the container to the network: ADD of every plugin in order. When
-// it fails, DEL of every plugin has been run, and the runtime need not call
-// Detach, though it may. An attachment that exists, or whose DEL is still due,
-// is fault.AlreadyExists; no valid configuration is fault.Unavailable.
-func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error) {
-	ctx, unlock, err := n.enter(ctx, a)
-	if err != nil {
-		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)
-	}
-	defer unlock()
-	result, err := n.attach(ctx, a)
-	if err != nil {
-		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)
-	}
-	return result, nil
-}
-
-func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error) {
-	l, _, err := loadDir(n.config.ConfDir)
-	if err != nil {
-		return nil, err
-	}
-	if known, err := n.known(a.key()); err != nil || known != nil {
-		return nil, errors.Join(fault.AlreadyExists.Errorf("it is attached already, or its removal is due"), err)
-	}
-	r := &record{Version: recordVersion, Attachment: a, List: l}
-	if err := n.begin(r); err != nil {
-		return nil, err
-	}
-	raw, err := n.runAdd(ctx, r)
-	if err == nil {
-		r.Result = raw
-		err = n.records.put(r)
-	}
-	var result *cni.Result
-	if err == nil {
-		result, err = cni.DecodeResult(raw, l.Version)
-	}
-	if err != nil {
-		return nil, errors.Join(err, n.undo(ctx, r))
-	}
-	return result, n.confirm(a.key())
-}
-
-// undo runs the DEL of a failed ADD. The specification demands one, and the
-// caller's context may have ended.
-func (n *Network) undo(ctx context.Context, r *record) error {
-	if err := n.detach(context.WithoutCancel(ctx), r); err != nil {
-		return fmt.Errorf("undoing it: %w", err)
-	}
-	return nil
-}
-
-// Detach removes the container from the network: DEL of every plugin in reverse
-// order, each although others failed. It succeeds at once when nothing is
-// recorded of the attachment: then no ADD was begun, or its DEL is done. NetNS
-// may be empty or gone. When it fails it can be called again.
-func (n *Network) Detach(ctx context.Context, a Attachment) error {
-	ctx, unlock, err := n.enter(ctx, a)
-	if err != nil {
-		return fmt.Errorf("detaching %q: %w", a.key(), err)
-	}
-	defer unlock()
-	r, err := n.known(a.key())
-	if errors.Is(err, fault.Invalid) {
-		// Better a DEL with the configuration of today than none.
-		n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
-		r = &record{Version: recordVersion, Attachment: a}
-		r.List, _, err = loadDir(n.config.ConfDir)
-	}
-	if err == nil && r != nil {
-		err = n.detach(ctx, r)
-	}
-	if err != nil {
-		return fmt.Errorf("detaching %q: %w", a.key(), err)
-	}
-	return nil
-}
-
-func (n *Network) detach(ctx context.Context, r *record) error {
-	if err := n.runDel(ctx, r); err != nil {
-		return err
-	}
-	if err := n.records.remove(r.Attachment.key()); err != nil {
-		return err
-	}
-	return n.confirm(r.Attachment.key())
-}
-
-// enter takes the container's lock and puts the Pod into the context.
-func (n *Network) enter(ctx context.Context, a Attachment) (context.Context, func(), error) {
-	if !namePattern.MatchString(a.ContainerID) || a.IfName == "" || filepath.Base(a.IfName) != a.IfName {
-		return ctx, nil, fault.Invalid.Errorf("container id %q or interface name %q is not valid", a.ContainerID, a.IfName)
-	}
-	if !a.Pod.IsZero() {
-		ctx = call.WithPod(ctx, a.Pod)
-	}
-	unlock, err := n.containers.lock(ctx, a.ContainerID)
-	if err != nil {
-		return ctx, nil, err
-	}
-	n.gc.RLock()
-	return ctx, func() { n.gc.RUnlock(); unlock() }, nil
-}
-
-// known returns what is recorded of the attachment, or nil.
-func (n *Network) known(key cni.Attachment) (*record, error) {
-	r, err := n.records.get(key)
-	if err == nil {
-		return r, nil
-	}
-	if !errors.Is(err, fault.NotFound) {
-		return nil, err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.intents[key].record, nil
-}
-
-// begin makes the intent durable.
-func (n *Network) begin(r *record) error {
-	id, err := n.journal.Begin(kindAdd, r)
-	if err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.intents[r.Attachment.key()] = intent{id, r}
-	return nil
-}
-
-// confirm ends the intent: the attachment is recorded, or gone.
-func (n *Network) confirm(key cni.Attachment) error {
-	n.mu.Lock()
-	i, ok := n.intents[key]
-	delete(n.intents, key)
-	n.mu.Unlock()
-	if !ok {
-		return nil
-	}
-	return n.journal.Done(i.id)
-}
-
-// Result returns the result of an attachment that exists, also after a restart,
-// or fault.NotFound.
-func (n *Network) Result(a Attachment) (*cni.Result, error) {
-	r, err := n.records.get(a.key())
-	if err != nil {
-		return nil, err
-	}
-	return cni.DecodeResult(r.Result, r.List.Version)
 }

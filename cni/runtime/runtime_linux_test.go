@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +24,9 @@ import (
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "recorder" { // a foreign plugin: this binary under another name
 		cni.Main(recorder("recorder"))
+	}
+	if dir := os.Getenv(attachIn); dir != "" {
+		attachForever(dir)
 	}
 	os.Exit(m.Run())
 }
@@ -48,7 +52,7 @@ func recorder(name string) *cni.Plugin {
 			return nil, err
 		}
 		if r.ContainerID == "fails" && name == "second" {
-			return nil, cni.Errorf(cni.CodeTryAgain, "not today")
+			return nil, cni.Errorf(cni.CodeExhausted, "not today")
 		}
 		ip, err := types100.NewResult([]byte(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/24"}]}`))
 		if err != nil {
@@ -164,7 +168,7 @@ func TestFailedAddIsUndone(t *testing.T) {
 	n := w.open()
 	w.attachment.ContainerID = "fails"
 	_, err := n.Attach(t.Context(), w.attachment)
-	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "not today") {
+	if !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "not today") {
 		t.Errorf("Attach: %v", err)
 	}
 	if got := w.seen(); got != "first ADD 0, second ADD 1, second DEL 0, first DEL 0" {
@@ -252,21 +256,88 @@ func TestOneBadFile(t *testing.T) {
 	}
 }
 
+// script installs a shell script as a foreign plugin.
+func (w *world) script(name, body string) {
+	w.t.Helper()
+	if err := os.WriteFile(filepath.Join(w.config.BinDirs[0], name), []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // TestRequest looks at the very bytes that a foreign plugin gets.
 func TestRequest(t *testing.T) {
 	w := newWorld(t, `{"cniVersion":"0.4.0","cniVersions":["1.0.0","7.0.0"],"name":"n","plugins":[
-		{"type":"show","capabilities":{"portMappings":true,"bandwidth":true},"big":1152921504606846977,"cni.dev/x":1,"name":"other"}]}`)
-	script := "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && cat > " + w.log + " && echo '{\"cniVersion\":\"1.0.0\"}'\nexit 0\n"
-	if err := os.WriteFile(filepath.Join(w.config.BinDirs[0], "show"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+		{"type":"show","capabilities":{"portMappings":true,"bandwidth":true,"mac":true,"ips":false},"args":{"cni":{}},
+		"big":1152921504606846977,"float":1.10e+03,"text":"<a&b>","cni.dev/x":1,"prevResult":{},"runtimeConfig":{"dns":{}},"name":"other"}]}`)
+	w.script("show", `cat >> `+w.log+`; echo >> `+w.log+`; [ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.0.0"}'; exit 0`)
 	w.attachment.PortMappings = []runtime.PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}
-	if _, err := w.open().Attach(t.Context(), w.attachment); err != nil {
+	w.attachment.CapabilityArgs = map[string]json.RawMessage{
+		"mac": json.RawMessage(`"02:00:00:00:00:01"`), "bandwidth": json.RawMessage(`{"ingressRate": 9007199254740993}`),
+		"ips": json.RawMessage(`["10.0.0.9"]`), "dns": json.RawMessage(`{}`),
+	}
+	n := w.open()
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
 		t.Fatal(err)
 	}
-	want := `{"big":1152921504606846977,"cniVersion":"1.0.0","name":"n","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]},"type":"show"}`
+	n.Close()
+	n = w.open() // the record must keep it all
+	if err := errors.Join(n.Check(t.Context(), w.attachment), n.Detach(t.Context(), w.attachment)); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"args":{"cni":{}},"big":1152921504606846977,"cniVersion":"1.0.0","float":1.10e+03,"name":"n",PREV` +
+		`"runtimeConfig":{"bandwidth":{"ingressRate":9007199254740993},"mac":"02:00:00:00:00:01",` +
+		`"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]},"text":"<a&b>","type":"show"}`
+	later := strings.ReplaceAll(want, "PREV", `"prevResult":{"cniVersion":"1.0.0"},`)
+	want = strings.Join([]string{strings.ReplaceAll(want, "PREV", ""), later, later}, ", ")
 	if got := w.seen(); got != want {
 		t.Errorf("the plugin got\n%s, want\n%s", got, want)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"show"},{"type":"show"}]}`)
+	w.script("show", `env | grep -v -e ^PWD= -e ^_= | sort | tr '\n' ' ' >> `+w.log+`; echo >> `+w.log+`; [ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0"}'; exit 0`)
+	var traced []string
+	w.config.Observe = func(ctx context.Context, c call.Call) { traced = append(traced, call.TraceFrom(ctx).Parent) }
+	w.attachment.Args = [][2]string{{"IgnoreUnknown", "1"}, {"A", "b=c"}}
+	const trace, state = "00-0af7651916cd43dd8448eb211c80319c-", "vendor=1"
+	ctx := call.WithTrace(t.Context(), call.Trace{Parent: trace + "b7ad6b7169203331-01", State: state})
+	if _, err := w.open().Attach(ctx, w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(w.seen(), ", ")
+	if len(got) != 2 || len(traced) != 2 || traced[0] == traced[1] {
+		t.Fatalf("plugins saw %q, the observer %q", got, traced)
+	}
+	for i, env := range got {
+		want := fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;A=b=c CNI_COMMAND=ADD CNI_CONTAINERID=c1 CNI_IFNAME=eth0 CNI_NETNS=%s CNI_PATH=%s PATH=%s TRACEPARENT=%s TRACESTATE=%s",
+			w.dir, w.config.BinDirs[0], os.Getenv("PATH"), traced[i], state)
+		if strings.TrimSpace(env) != want || !strings.HasPrefix(traced[i], trace) {
+			t.Errorf("plugin %d saw\n%q, want\n%q", i, env, want)
+		}
+	}
+}
+
+func TestRefusedAttachments(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	n := w.open()
+	for name, change := range map[string]func(*runtime.Attachment){
+		"no id":                func(a *runtime.Attachment) { a.ContainerID = "" },
+		"a path":               func(a *runtime.Attachment) { a.ContainerID = "../c" },
+		"no interface":         func(a *runtime.Attachment) { a.IfName = "" },
+		"interface is a path":  func(a *runtime.Attachment) { a.IfName = "a/b" },
+		"no JSON":              func(a *runtime.Attachment) { a.CapabilityArgs = map[string]json.RawMessage{"mac": []byte("{")} },
+		"two arguments in one": func(a *runtime.Attachment) { a.Args = [][2]string{{"A", "b;C=d"}} },
+		"ports twice": func(a *runtime.Attachment) {
+			a.PortMappings = []runtime.PortMapping{{HostPort: 1}}
+			a.CapabilityArgs = map[string]json.RawMessage{"portMappings": []byte("[]")}
+		},
+	} {
+		a := w.attachment
+		change(&a)
+		if _, err := n.Attach(t.Context(), a); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -296,14 +367,15 @@ func TestForeignPlugin(t *testing.T) {
 
 func TestHungPlugin(t *testing.T) {
 	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"hang"}]}`)
-	if err := os.WriteFile(filepath.Join(w.config.BinDirs[0], "hang"), []byte("#!/bin/sh\n[ $CNI_COMMAND = ADD ] && exec sleep 60\nexit 0\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	w.config.PluginTimeout = 100 * time.Millisecond
+	w.script("hang", "echo $CNI_COMMAND >> "+w.log+"; [ $CNI_COMMAND = ADD ] && exec sleep 60\nexit 0\n")
+	w.config.Timeouts = map[string]time.Duration{"hang": 100 * time.Millisecond}
 	start := time.Now()
 	_, err := w.open().Attach(t.Context(), w.attachment)
 	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "did not end in time") || time.Since(start) > 5*time.Second {
 		t.Errorf("after %s: %v", time.Since(start), err)
+	}
+	if got := w.seen(); got != "ADD, DEL" { // it is not tried again
+		t.Errorf("the plugin saw %q", got)
 	}
 }
 

@@ -2,11 +2,13 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/cri"
@@ -51,7 +53,12 @@ func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox) error {
 	if r.cfg.Network == nil {
 		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
 	}
-	result, err := r.cfg.Network.Attach(ctx, r.attachment(s))
+	a := r.attachment(s)
+	var err error
+	if a.CapabilityArgs, err = capabilityArgs(s.Config); err != nil {
+		return err
+	}
+	result, err := r.cfg.Network.Attach(ctx, a)
 	if err != nil {
 		return fmt.Errorf("connecting to the network: %w", err)
 	}
@@ -72,6 +79,46 @@ func (r *Runtime) detachNetwork(ctx context.Context, s *cri.Sandbox) error {
 		return fmt.Errorf("disconnecting from the network: %w", err)
 	}
 	return nil
+}
+
+// networkPatience is how long the runtime's own status waits for the plugins':
+// less than a kubelet waits for the runtime's, which would look dead otherwise.
+const networkPatience = 3 * time.Second
+
+func (r *Runtime) networkReady(ctx context.Context) error {
+	if r.cfg.Network == nil {
+		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
+	}
+	ctx, cancel := context.WithTimeout(ctx, networkPatience)
+	defer cancel()
+	return r.cfg.Network.Status(ctx)
+}
+
+// collectWithin bounds the garbage collection at start, which Pods wait for.
+const collectWithin = 30 * time.Second
+
+// collectNetwork frees what the network holds for sandboxes that are no more: a
+// sandbox that is stopped keeps its place until its record goes, which costs
+// nothing once it is detached. What cannot be freed now must not keep the
+// runtime down: it is logged, and the next start tries again.
+func (r *Runtime) collectNetwork(ctx context.Context, sandboxes []*cri.Sandbox) {
+	if r.cfg.Network == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, collectWithin)
+	defer cancel()
+	var valid []cniruntime.Attachment
+	for _, s := range sandboxes {
+		if !hostNetwork(s) {
+			valid = append(valid, r.attachment(s))
+		}
+	}
+	switch err := r.cfg.Network.GC(ctx, valid); {
+	case errors.Is(err, fault.Unavailable): // often there is no configuration yet
+		r.cfg.Logger.Info("the network's garbage is not collected", "err", err)
+	case err != nil:
+		r.cfg.Logger.Error("the network's garbage is not collected", "err", err)
+	}
 }
 
 // portForward carries conn to a port on the sandbox's loopback.

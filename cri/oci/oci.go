@@ -231,13 +231,6 @@ func (r *Runtime) known() (sandboxes []*cri.Sandbox, containers []*cri.Container
 	return slices.Collect(maps.Values(r.sandboxes)), slices.Collect(maps.Values(r.containers))
 }
 
-func (r *Runtime) networkReady(ctx context.Context) error {
-	if r.cfg.Network == nil {
-		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
-	}
-	return r.cfg.Network.Status(ctx)
-}
-
 func randomID() string {
 	b := make([]byte, 8)
 	_, _ = rand.Read(b) // never fails

@@ -13,7 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// recover corrects the records to what the keeper and the kernel say.
+// recover corrects the records to what the keeper and the kernel say, and frees
+// the network of what they do not tell of.
 func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, containers []*cri.Container) error {
 	statuses, err := r.statuses(ctx)
 	if err != nil {
@@ -30,6 +31,7 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 			return err
 		}
 	}
+	r.collectNetwork(ctx, sandboxes)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range sandboxes {

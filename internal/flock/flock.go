@@ -13,7 +13,10 @@ import (
 )
 
 // Lock is a lock that is held. It has an open file of its own.
-type Lock struct{ file *os.File }
+type Lock struct {
+	file *os.File
+	path string // of a file that goes with the lock, else ""
+}
 
 // How a lock is taken.
 const (
@@ -42,7 +45,7 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), f.Close())
 		}
-		return &Lock{f}, nil
+		return &Lock{file: f}, nil
 	case <-ctx.Done():
 		go func() { // flock cannot be given up: close the file once it has the lock
 			<-done
@@ -60,12 +63,52 @@ func TryAcquire(path string, how int) (*Lock, error) {
 	}
 	err = flock(f, how|unix.LOCK_NB)
 	if err == nil {
-		return &Lock{f}, nil
+		return &Lock{file: f}, nil
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, f.Close()
 	}
 	return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), f.Close())
+}
+
+// AcquireTemporary is Acquire, Exclusive, on a file that Release removes, so
+// that locks with many names leave no files. Everybody who locks the path must
+// do so with this function: a holder may have removed the file that a waiter
+// has open, and the waiter starts over then.
+func AcquireTemporary(ctx context.Context, path string) (*Lock, error) {
+	for {
+		l, err := Acquire(ctx, path, Exclusive)
+		if err != nil {
+			return nil, err
+		}
+		if l.keepsTo(path) {
+			return l, nil
+		}
+		l.Release()
+	}
+}
+
+// TryAcquireTemporary is AcquireTemporary without waiting: it returns nil and no
+// error when somebody else has the lock.
+func TryAcquireTemporary(path string) (*Lock, error) {
+	for {
+		l, err := TryAcquire(path, Exclusive)
+		if l == nil || err != nil || l.keepsTo(path) {
+			return l, err
+		}
+		l.Release()
+	}
+}
+
+// keepsTo makes the path the lock's own if its file is still there.
+func (l *Lock) keepsTo(path string) bool {
+	mine, err := l.file.Stat()
+	there, terr := os.Stat(path)
+	if err != nil || terr != nil || !os.SameFile(mine, there) {
+		return false
+	}
+	l.path = path
+	return true
 }
 
 func openLock(path string) (*os.File, error) {
@@ -86,7 +129,11 @@ func flock(f *os.File, how int) error {
 
 // Release frees the lock. A nil lock is not held.
 func (l *Lock) Release() {
-	if l != nil {
-		l.file.Close()
+	if l == nil {
+		return
 	}
+	if l.path != "" {
+		os.Remove(l.path) // while the lock is held, so that nobody else's goes
+	}
+	l.file.Close()
 }

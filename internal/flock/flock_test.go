@@ -3,7 +3,10 @@ package flock_test
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,4 +86,39 @@ func TestAcquireErrors(t *testing.T) {
 	if _, err := flock.Acquire(t.Context(), filepath.Join(t.TempDir(), "no", "lock"), flock.Shared); err == nil {
 		t.Error("a lock in a directory that is not there was given")
 	}
+}
+
+// TestTemporary has many take the same lock and looks whether two ever had it.
+func TestTemporary(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	var inside atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				l, err := flock.AcquireTemporary(t.Context(), path)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inside.Add(1) != 1 {
+					t.Error("two have the lock")
+				}
+				if other, err := flock.TryAcquireTemporary(path); other != nil || err != nil {
+					t.Errorf("a held lock was given: %v", err)
+				}
+				inside.Add(-1)
+				l.Release()
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is left: %v", err)
+	}
+	l, err := flock.TryAcquireTemporary(path)
+	if l == nil || err != nil {
+		t.Errorf("a free lock is not given: %v", err)
+	}
+	l.Release()
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -50,6 +51,9 @@ type Config struct {
 	// programs. "" means the node's own bridge, in this process.
 	CNIConfDir string
 	CNIBinDirs []string
+	// CheckNetwork is how often the network of each Pod is checked and, where its
+	// plugin is one of the node's own, repaired. Zero means a minute, less never.
+	CheckNetwork time.Duration
 	// Network places the node's own network on the host. The zero value is
 	// chosen at the first start so that it collides with nothing, and kept.
 	Network Network

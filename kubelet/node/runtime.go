@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
@@ -38,6 +41,8 @@ type RuntimeConfig struct {
 	CNIConfDir string
 	CNIBinDirs []string
 	Network    Network // zero: chosen at the first start
+
+	CheckNetwork time.Duration
 
 	Observe call.Observer
 	OnPull  func(Pull)
@@ -149,8 +154,16 @@ func PackImage(program, name string) (archive []byte, err error) { return image.
 // imageDir is where the image store of the runtime at root is.
 func imageDir(root string) string { return filepath.Join(root, "oci", "images") }
 
-// serve serves the CRI until ctx ends.
+// defaultCheckNetwork is how often each Pod's network is checked.
+const defaultCheckNetwork = time.Minute
+
+// serve serves the CRI, and watches the Pods' network, until ctx ends.
 func (r *Runtime) serve(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.network.Watch(ctx, cmp.Or(r.cfg.CheckNetwork, defaultCheckNetwork)) })
+	defer watch.Wait() // before anybody closes the network
+	defer stop()
 	return cri.Serve(ctx, r.cfg.Endpoint, r.oci.CRI(), &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger})
 }
 

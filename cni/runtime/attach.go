@@ -1,0 +1,184 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Attach adds the container to the network: ADD of every plugin in order. When
+// it fails, DEL of every plugin has been run, and the runtime need not call
+// Detach, though it may. An attachment that exists, or whose DEL is still due,
+// is fault.AlreadyExists; no valid configuration is fault.Unavailable.
+func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error) {
+	ctx, unlock, err := n.enter(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)
+	}
+	defer unlock()
+	result, err := n.attach(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)
+	}
+	return result, nil
+}
+
+func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error) {
+	l, _, err := loadDir(n.config.ConfDir)
+	if err != nil {
+		return nil, err
+	}
+	if known, err := n.known(a.key()); err != nil || known != nil {
+		return nil, errors.Join(fault.AlreadyExists.Errorf("it is attached already, or its removal is due"), err)
+	}
+	r := &record{Version: recordVersion, Attachment: a, List: l}
+	var result *cni.Result
+	err = retry(ctx, func() (err error) {
+		result, err = n.tryAttach(ctx, r)
+		return err
+	})
+	if err != nil {
+		n.status.forget()
+	}
+	return result, err
+}
+
+// tryAttach makes the attachment or leaves nothing of it. A failure that may
+// pass is transient; with an undoing that failed, too, there is no next try.
+func (n *Network) tryAttach(ctx context.Context, r *record) (*cni.Result, error) {
+	r.Result = nil
+	if err := n.begin(r); err != nil {
+		return nil, err
+	}
+	raw, begun, err := n.runAdd(ctx, r)
+	if err == nil {
+		r.Result = raw
+		err = n.records.put(r)
+	}
+	var result *cni.Result
+	if err == nil {
+		result, err = cni.DecodeResult(raw, r.List.Version)
+	}
+	if err == nil {
+		return result, n.confirm(r.Attachment.key())
+	}
+	if begun == 0 {
+		return nil, errors.Join(err, n.confirm(r.Attachment.key()))
+	}
+	if uerr := n.undo(ctx, r); uerr != nil {
+		return nil, &settled{errors.Join(err, uerr)}
+	}
+	return nil, err
+}
+
+// undo runs the DEL of a failed ADD. The specification demands one, and the
+// caller's context may have ended.
+func (n *Network) undo(ctx context.Context, r *record) error {
+	if err := n.detach(context.WithoutCancel(ctx), r); err != nil {
+		return fmt.Errorf("undoing it: %w", err)
+	}
+	return nil
+}
+
+// Detach removes the container from the network: DEL of every plugin in reverse
+// order, each although others failed. It succeeds at once when nothing is
+// recorded of the attachment: then no ADD was begun, or its DEL is done. NetNS
+// may be empty or gone. When it fails it can be called again.
+func (n *Network) Detach(ctx context.Context, a Attachment) error {
+	ctx, unlock, err := n.enter(ctx, a)
+	if err != nil {
+		return fmt.Errorf("detaching %q: %w", a.key(), err)
+	}
+	defer unlock()
+	r, err := n.due(a)
+	if err == nil && r != nil {
+		err = n.detach(ctx, r)
+	}
+	if err != nil {
+		return fmt.Errorf("detaching %q: %w", a.key(), err)
+	}
+	return nil
+}
+
+// due returns what is recorded of an attachment that has to go, or nil. Where the
+// record is damaged, a DEL with the configuration of today is better than none.
+func (n *Network) due(a Attachment) (*record, error) {
+	r, err := n.known(a.key())
+	if !errors.Is(err, fault.Invalid) {
+		return r, err
+	}
+	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
+	l, _, err := loadDir(n.config.ConfDir)
+	return &record{Version: recordVersion, Attachment: a, List: l}, err
+}
+
+func (n *Network) detach(ctx context.Context, r *record) error {
+	if err := n.runDel(r.context(ctx), r); err != nil {
+		return err
+	}
+	if err := n.records.remove(r.Attachment.key()); err != nil {
+		return err
+	}
+	return n.confirm(r.Attachment.key())
+}
+
+// enter takes the container's locks and puts the Pod into the context.
+func (n *Network) enter(ctx context.Context, a Attachment) (context.Context, func(), error) {
+	if err := a.validate(); err != nil {
+		return ctx, nil, err
+	}
+	ctx = (&record{Attachment: a}).context(ctx)
+	leave, err := n.guard.enter(ctx, a.ContainerID)
+	return ctx, leave, err
+}
+
+// known returns what is recorded of the attachment, or nil.
+func (n *Network) known(key cni.Attachment) (*record, error) {
+	r, err := n.records.get(key)
+	if err == nil {
+		return r, nil
+	}
+	if !errors.Is(err, fault.NotFound) {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.intents[key].record, nil
+}
+
+// begin makes the intent durable.
+func (n *Network) begin(r *record) error {
+	id, err := n.journal.Begin(kindAdd, r)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.intents[r.Attachment.key()] = intent{id, r}
+	return nil
+}
+
+// confirm ends the intent: the attachment is recorded, or gone.
+func (n *Network) confirm(key cni.Attachment) error {
+	n.mu.Lock()
+	i, ok := n.intents[key]
+	delete(n.intents, key)
+	n.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	return n.journal.Done(i.id)
+}
+
+// Result returns the result of an attachment that exists, also after a restart,
+// or fault.NotFound.
+func (n *Network) Result(a Attachment) (*cni.Result, error) {
+	r, err := n.records.get(a.key())
+	if err != nil {
+		return nil, err
+	}
+	return cni.DecodeResult(r.Result, r.List.Version)
+}

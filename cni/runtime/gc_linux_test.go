@@ -1,0 +1,72 @@
+package runtime_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/runtime"
+)
+
+// collector is a plugin that notes GC with what it must keep, and DEL.
+func collector(name string, seen *[]string, gc error) *cni.Plugin {
+	return &cni.Plugin{
+		Name: name, IPAM: true,
+		Add: func(context.Context, *cni.Request) (*cni.Result, error) { return &cni.Result{}, nil },
+		Del: func(_ context.Context, r *cni.Request) error {
+			*seen = append(*seen, name+" DEL "+r.ContainerID)
+			return nil
+		},
+		GC: func(_ context.Context, r *cni.Request) error {
+			words := []string{name, "GC"}
+			for _, a := range r.Valid {
+				words = append(words, a.String())
+			}
+			*seen = append(*seen, strings.Join(words, " "))
+			return gc
+		},
+	}
+}
+
+func TestGC(t *testing.T) {
+	const conf = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"second"}]}`
+	for name, c := range map[string]struct {
+		conf string
+		want string
+		ok   bool
+	}{
+		"every plugin though one fails": {conf, "second DEL a, first DEL a, second DEL b, first DEL b, first GC c/eth0, second GC c/eth0", false},
+		"disabled":                      {strings.Replace(conf, `"name"`, `"disableGC":true,"name"`, 1), "second DEL a, first DEL a, second DEL b, first DEL b", true},
+		"before 1.1.0":                  {strings.Replace(conf, "1.1.0", "1.0.0", 1), "second DEL a, first DEL a, second DEL b, first DEL b", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen []string
+			w := newWorld(t, c.conf, collector("first", &seen, errors.New("the first cannot")), collector("second", &seen, nil))
+			n := w.open()
+			kept := runtime.Attachment{ContainerID: "c", IfName: "eth0", NetNS: w.dir}
+			for _, id := range []string{"a", "b", "c"} {
+				if _, err := n.Attach(t.Context(), runtime.Attachment{ContainerID: id, IfName: "eth0", NetNS: w.dir}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// A damaged record is no reason to keep what it stands for.
+			if err := os.WriteFile(filepath.Join(w.config.StateDir, "attachments", "a", "eth0.json"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := n.GC(t.Context(), []runtime.Attachment{kept})
+			if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "the first cannot") {
+				t.Errorf("GC: %v", err)
+			}
+			if got := strings.Join(seen, ", "); got != c.want {
+				t.Errorf("plugins saw %q, want %q", got, c.want)
+			}
+			if _, err := n.Result(kept); err != nil {
+				t.Errorf("what is valid is gone: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,154 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// LibcniResults is where runtimes that use libcni keep their results.
+const LibcniResults = "/var/lib/cni/results"
+
+// Import takes attachments over that another runtime made with libcni, from the
+// directory of its results: from then on they are this network's, with the
+// configuration and the arguments that they were made with, and Detach, Check,
+// Watch and GC know them. It returns those that were not known before.
+//
+// A file that is empty, damaged or of a format without the configuration, as
+// crashes and old versions leave, is skipped and part of the joined error; it
+// never stands in the way of others. The files stay where they are: whoever
+// retires the other runtime removes them. Import may be called again.
+func (n *Network) Import(ctx context.Context, dir string) ([]cni.Attachment, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("importing attachments: %w", err)
+	}
+	var imported []cni.Attachment
+	var errs []error
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		key, fresh, err := n.importFile(ctx, filepath.Join(dir, e.Name()))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("importing attachment from %q: %w", filepath.Join(dir, e.Name()), err))
+		} else if fresh {
+			imported = append(imported, key)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return imported, errors.Join(errs...)
+}
+
+func (n *Network) importFile(ctx context.Context, file string) (key cni.Attachment, fresh bool, err error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return key, false, err
+	}
+	r, err := decodeLibcni(content, besides(n.config.ConfDir))
+	if err != nil {
+		return key, false, err
+	}
+	key = r.Attachment.key()
+	if want := r.List.Name + "-" + key.ContainerID + "-" + key.IfName; filepath.Base(file) != want {
+		return key, false, fault.Invalid.Errorf("it is about %q", want)
+	}
+	_, leave, err := n.enter(ctx, r.Attachment)
+	if err != nil {
+		return key, false, err
+	}
+	defer leave()
+	if known, err := n.known(key); err != nil || known != nil {
+		return key, false, err
+	}
+	return key, true, n.records.put(r)
+}
+
+// libcniRecord is what libcni keeps of an attachment.
+type libcniRecord struct {
+	Kind           string                     `json:"kind"`
+	ContainerID    string                     `json:"containerId"`
+	Config         []byte                     `json:"config"` // the list, or the single plugin, as it was read
+	IfName         string                     `json:"ifName"`
+	NetworkName    string                     `json:"networkName"`
+	NetNS          string                     `json:"netns"`
+	Args           [][2]string                `json:"cniArgs"`
+	CapabilityArgs map[string]json.RawMessage `json:"capabilityArgs"`
+	Result         json.RawMessage            `json:"result"`
+}
+
+// libcniKind is the only format that libcni has ever given a name; the one
+// before was a bare result, without the configuration that a DEL needs.
+const libcniKind = "cniCacheV1"
+
+func decodeLibcni(content []byte, besides func(string) ([]plugin, error)) (*record, error) {
+	if len(content) == 0 {
+		return nil, fault.Invalid.Errorf("it is empty")
+	}
+	var in libcniRecord
+	if err := json.Unmarshal(content, &in); err != nil {
+		return nil, fault.Invalid.Errorf("it is damaged: %w", err)
+	}
+	if in.Kind != libcniKind {
+		return nil, fault.Invalid.Errorf("its kind is %q, and only %q tells the configuration", in.Kind, libcniKind)
+	}
+	l, err := parse(in.Config, besides)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("its configuration: %w", err)
+	}
+	if l.Name != in.NetworkName {
+		return nil, fault.Invalid.Errorf("its network is %q, and that of its configuration %q", in.NetworkName, l.Name)
+	}
+	result, err := importResult(in.Result, l.Version)
+	if err != nil {
+		return nil, err
+	}
+	r := &record{Version: recordVersion, List: l, Result: result, Attachment: Attachment{
+		ContainerID: in.ContainerID, NetNS: in.NetNS, IfName: in.IfName,
+		Args: in.Args, CapabilityArgs: in.CapabilityArgs, Pod: podOf(in.Args),
+	}}
+	return r, r.Attachment.validate()
+}
+
+// importResult returns the result in the version of the configuration, which is
+// the one that plugins are spoken to in. One that is not there stays so.
+func importResult(raw json.RawMessage, version string) (json.RawMessage, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	result, err := cni.DecodeResult(raw, version)
+	if err != nil {
+		return nil, fault.Invalid.Wrap(err)
+	}
+	var is struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(raw, &is); err != nil || is.CNIVersion == version {
+		return raw, err
+	}
+	return cni.EncodeResult(result, version)
+}
+
+// podOf reads the Pod that Kubernetes' runtimes put into CNI_ARGS.
+func podOf(args [][2]string) (p call.Pod) {
+	for _, pair := range args {
+		switch pair[0] {
+		case "K8S_POD_NAMESPACE":
+			p.Namespace = pair[1]
+		case "K8S_POD_NAME":
+			p.Name = pair[1]
+		case "K8S_POD_UID":
+			p.UID = pair[1]
+		}
+	}
+	return p
+}

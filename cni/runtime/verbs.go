@@ -1,0 +1,119 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/nodekit-project/nodekit/cni"
+)
+
+// Check asks every plugin in order whether the attachment is as ADD left it, with
+// the parameters and the configuration of that ADD. It stops at the first error;
+// an attachment that is not there is fault.NotFound. With disableCheck, or before
+// version 0.4.0 of the configuration, there is nothing to ask.
+func (n *Network) Check(ctx context.Context, a Attachment) error {
+	ctx, leave, err := n.enter(ctx, a)
+	if err != nil {
+		return fmt.Errorf("checking %q: %w", a.key(), err)
+	}
+	defer leave()
+	r, err := n.records.get(a.key())
+	if err == nil && r.checkable() {
+		_, err = n.runCheck(r.context(ctx), r, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("checking %q: %w", a.key(), err)
+	}
+	return nil
+}
+
+// checkable reports whether the configuration lets its plugins be checked.
+func (r *record) checkable() bool {
+	return !bool(r.List.DisableCheck) && cni.AtLeast(r.List.Version, "0.4.0")
+}
+
+// GC removes every attachment that is not in valid: those that this network
+// recorded get their DEL, and then, from version 1.1.0 on and unless the
+// configuration says disableGC, GC of every plugin frees what nobody recorded.
+// It goes on past errors and joins them, and it waits for running operations
+// and holds new ones back. A runtime calls it when it starts, with everything
+// that its records say is there.
+func (n *Network) GC(ctx context.Context, valid []Attachment) error {
+	leave, err := n.guard.alone(ctx)
+	if err != nil {
+		return fmt.Errorf("collecting garbage: %w", err)
+	}
+	defer leave()
+	keep := map[cni.Attachment]bool{}
+	list := make([]cni.Attachment, 0, len(valid))
+	for _, a := range valid {
+		keep[a.key()] = true
+		list = append(list, a.key())
+	}
+	stale, err := n.stale(keep)
+	errs := []error{err}
+	for _, key := range stale {
+		errs = append(errs, n.detachStale(ctx, key))
+	}
+	errs = append(errs, n.collect(ctx, list))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("collecting garbage: %w", err)
+	}
+	return nil
+}
+
+// stale returns what is recorded and not kept, with the ADDs whose DEL failed.
+func (n *Network) stale(keep map[cni.Attachment]bool) ([]cni.Attachment, error) {
+	keys, err := n.records.keys()
+	n.mu.Lock()
+	for key := range n.intents {
+		keys = append(keys, key)
+	}
+	n.mu.Unlock()
+	var out []cni.Attachment
+	for _, key := range keys {
+		if !keep[key] {
+			out, keep[key] = append(out, key), true
+		}
+	}
+	return out, err
+}
+
+func (n *Network) detachStale(ctx context.Context, key cni.Attachment) error {
+	r, err := n.due(Attachment{ContainerID: key.ContainerID, IfName: key.IfName})
+	if err == nil && r != nil {
+		err = n.detach(ctx, r)
+	}
+	if err != nil {
+		return fmt.Errorf("detaching %q: %w", key, err)
+	}
+	return nil
+}
+
+// collect runs GC of every plugin of the configuration.
+func (n *Network) collect(ctx context.Context, valid []cni.Attachment) error {
+	l, _, err := loadDir(n.config.ConfDir)
+	if err != nil || bool(l.DisableGC) || !cni.AtLeast(l.Version, "1.1.0") {
+		return err
+	}
+	list, err := json.Marshal(valid)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range l.Plugins {
+		config, err := base(l, p)
+		if err != nil {
+			return err
+		}
+		config["cni.dev/valid-attachments"] = list
+		stdin, err := encode(config)
+		if err == nil {
+			err = n.insist(ctx, p, n.env(cni.CmdGC, Attachment{}), stdin)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
