@@ -51,7 +51,7 @@ conformance: build ## hold the reference plugins to their specifications
 upstream: ## build upstream's CNI plugins, which ours are compared with, into bin/upstream/
 	cd tools/upstream && CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=' -o ../../bin/upstream/ tool ./nothing
 
-bench: build ## measure a Pod's way to Ready, a node's start and restart, and its Kubernetes API
+bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes API, and the CNI plugins beside upstream's
 	@tools/deps run
 	bin/nodekit bench
 	bin/nodekit bench start
@@ -59,6 +59,7 @@ bench: build ## measure a Pod's way to Ready, a node's start and restart, and it
 	bin/nodekit bench exit
 	bin/nodekit bench restart --rounds 10
 	bin/nodekit bench api
+	bin/nodekit bench cni
 
 test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
 	@tools/deps vm
