@@ -14,7 +14,7 @@ PORTABLE := ./cri ./cri/client ./cri/log ./cni ./csi ./csi/client ./deviceplugin
 VM_TESTS := ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
 PODTOOL_IMAGE := nodekit.dev/podtool:v1
 
-.PHONY: help build run test kills soak bench conformance test-vm check fmt fmt-check vet imports cross lint deps clean
+.PHONY: help build run test kills soak bench upstream conformance test-vm check fmt fmt-check vet imports cross lint deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ conformance: build ## hold the reference plugins to their specifications
 	@tools/deps test
 	tools/conformance
 
-bench: build ## measure a Pod's way to Ready, a node's start and restart, and its Kubernetes API
+upstream: ## build upstream's CNI plugins, which ours are compared with, into bin/upstream/
+	cd tools/upstream && CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=' -o ../../bin/upstream/ tool ./nothing
+
+bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes API, and the CNI plugins beside upstream's
 	@tools/deps run
 	bin/nodekit bench
 	bin/nodekit bench start
@@ -56,6 +59,7 @@ bench: build ## measure a Pod's way to Ready, a node's start and restart, and it
 	bin/nodekit bench exit
 	bin/nodekit bench restart --rounds 10
 	bin/nodekit bench api
+	bin/nodekit bench cni
 
 test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
 	@tools/deps vm

@@ -1,0 +1,179 @@
+// Package cnibench measures the CNI plugins beside upstream's: every way in
+// which a runtime can call them, with the least that the machine asks for.
+//
+// Isolate executes the program again in namespaces of its own; Run measures
+// there, and changes what it finds without asking. What upstream's plugins need
+// from the machine, iptables and nft, is taken as it is; a side whose tool is
+// missing is left out, and the report says so.
+package cnibench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/bridge"
+	"github.com/nodekit-project/nodekit/cni/hostlocal"
+	"github.com/nodekit-project/nodekit/cni/portmap"
+	"github.com/nodekit-project/nodekit/internal/bench"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Options say what is measured.
+type Options struct {
+	CNI      string // nodekit's plugins, one executable
+	Upstream string // directory of upstream's; what is not there is left out
+	Data     string // directory for reservations; empty: one in memory
+	Rounds   int    // samples of each side
+	Only     []string
+	Progress io.Writer
+	Out      io.Writer
+}
+
+// table is one of the things that are measured.
+type table struct {
+	name string
+	run  func(*lab, context.Context) error
+}
+
+func tables() []table {
+	return []table{
+		{"floors", (*lab).floors},
+		{"bridge", (*lab).bridge},
+		{"masquerade", (*lab).masquerade},
+		{"portmap", (*lab).portmap},
+		{"teardown", (*lab).teardown},
+		{"parallel", (*lab).parallel},
+		{"ipam", (*lab).ipam},
+	}
+}
+
+// Names returns the names of the tables, for Options.Only.
+func Names() string {
+	var names []string
+	for _, t := range tables() {
+		names = append(names, t.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Run measures, and writes each table as soon as it is there. It must run in
+// the namespaces that Isolate makes, and once.
+func Run(ctx context.Context, o *Options) error {
+	for _, name := range o.Only {
+		if !slices.ContainsFunc(tables(), func(t table) bool { return t.name == name }) {
+			return fault.Invalid.Errorf("no table %q: there are %s", name, Names())
+		}
+	}
+	if err := settleIn(); err != nil {
+		return err
+	}
+	l := &lab{Options: *o}
+	if err := l.open(); err != nil {
+		return err
+	}
+	for _, t := range tables() {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, t.name) {
+			continue
+		}
+		err := t.run(l, ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("benchmark cut short: %w", ctx.Err())
+		}
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", t.name, err)
+		}
+	}
+	return nil
+}
+
+// door is a way in which a runtime reaches the plugins.
+type door struct {
+	name     string
+	upstream bool
+	backend  string // that upstream's plugins shall use for their rules
+	resident bool   // nothing is executed
+	call     func(ctx context.Context, plugin string, env map[string]string, stdin []byte) ([]byte, error)
+}
+
+// lab is a run.
+type lab struct {
+	Options
+	doors []door
+	count int // of what has needed a name
+}
+
+func (l *lab) open() error {
+	if l.Data == "" {
+		l.Data = filepath.Join(home, "data")
+		if err := os.Mkdir(l.Data, 0o700); err != nil {
+			return err
+		}
+	}
+	ours := filepath.Join(home, "bin")
+	if err := os.Mkdir(ours, 0o700); err != nil {
+		return err
+	}
+	for _, name := range []string{"bridge", "host-local", "portmap"} {
+		if err := os.Symlink(l.CNI, filepath.Join(ours, name)); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(ours, "bridge")); err != nil {
+		return fmt.Errorf("looking for nodekit's CNI plugins: %w", err)
+	}
+	set := cni.Set{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin(), "portmap": portmap.Plugin()}
+	l.doors = []door{{name: "nodekit", call: executed(ours)}, {name: "nodekit in process", resident: true, call: set.Invoke}}
+	l.doors = append(l.doors, l.upstream()...)
+	return nil
+}
+
+// upstream returns the doors to upstream's plugins, and tells of those that are
+// missing.
+func (l *lab) upstream() (doors []door) {
+	if _, err := os.Stat(filepath.Join(l.Upstream, "bridge")); err != nil {
+		fmt.Fprintf(l.Out, "Upstream's plugins are not measured: %v. make upstream builds them.\n", err)
+		l.Upstream = ""
+		return nil
+	}
+	for backend, tool := range map[string]string{"iptables": "iptables", "nftables": "nft"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			fmt.Fprintf(l.Out, "Upstream's plugins are not measured with %s: %v\n", backend, err)
+			continue
+		}
+		doors = append(doors, door{name: "upstream, " + backend, upstream: true, backend: backend, call: executed(l.Upstream)})
+	}
+	slices.SortFunc(doors, func(a, b door) int { return strings.Compare(a.name, b.name) })
+	return doors
+}
+
+// executed is the door of a runtime that executes what is in the directory.
+func executed(dir string) func(context.Context, string, map[string]string, []byte) ([]byte, error) {
+	return func(ctx context.Context, plugin string, env map[string]string, stdin []byte) ([]byte, error) {
+		env["CNI_PATH"], env["PATH"] = dir, os.Getenv("PATH")
+		return cni.Exec(ctx, filepath.Join(dir, plugin), env, stdin, nil)
+	}
+}
+
+// measure runs the sides in turn and writes the table.
+func (l *lab) measure(ctx context.Context, title string, rounds int, sides []bench.Side) error {
+	t, err := bench.Run(ctx, sides, &bench.Options{Rounds: rounds, Progress: l.Progress})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(l.Out, "\n%s\n", title)
+	return errors.Join(err, t.Write(l.Out))
+}
+
+// next returns a number that nothing has yet.
+func (l *lab) next() int {
+	l.count++
+	return l.count
+}

@@ -1,0 +1,67 @@
+package cnibench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Isolate executes this program again with the arguments, in a network and a
+// mount namespace of its own, and waits for it. Whatever the run makes is gone
+// with its process, which the kernel kills when this one dies. data, unless it
+// is empty, is a directory that must not be there: it is made, and removed at
+// the end.
+func Isolate(ctx context.Context, args []string, data string) (err error) {
+	if os.Geteuid() != 0 {
+		return fault.PermissionDenied.Errorf("network namespaces need root")
+	}
+	if data != "" {
+		if err := os.Mkdir(data, 0o700); err != nil {
+			return fmt.Errorf("making the directory for reservations: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(data)) }()
+	}
+	// The kernel's parent death signal follows the thread that forked.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Pdeathsig:    unix.SIGKILL,
+		Unshareflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
+	}
+	return cmd.Run()
+}
+
+// home is where a run keeps what it makes. Only its mount namespace sees it.
+const home = "/run/nodekit-bench"
+
+// settleIn turns the fresh namespaces into a host: /run is in memory and empty,
+// so that sockets, locks and pins of namespaces are this run's, and the
+// loopback interface is up.
+func settleIn() error {
+	if err := unix.Mount("none", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mounting a file system in memory at /run: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Join(home, "netns"), 0o700); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}

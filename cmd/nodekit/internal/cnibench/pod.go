@@ -1,0 +1,158 @@
+package cnibench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/bench"
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// network is a chain of plugins behind a door.
+type network struct {
+	door
+	name    string
+	plugins []map[string]any
+}
+
+// newNetwork returns a network of a bridge and addresses of its own.
+func (l *lab) newNetwork(d door, masquerade, ports bool) *network {
+	id := l.next()
+	n := &network{door: d, name: fmt.Sprintf("bench%d", id)}
+	br := map[string]any{
+		"type": "bridge", "bridge": fmt.Sprintf("bench%d", id), "isDefaultGateway": true, "ipMasq": masquerade,
+		"ipam": map[string]any{"type": "host-local", "dataDir": l.Data, "ranges": [][]any{{map[string]any{"subnet": fmt.Sprintf("10.%d.0.0/16", id)}}}},
+	}
+	n.plugins = append(n.plugins, br)
+	if d.upstream {
+		br["ipMasqBackend"] = d.backend
+	}
+	if ports {
+		n.plugins = append(n.plugins, map[string]any{
+			"type": "portmap", "runtimeConfig": map[string]any{"portMappings": []any{map[string]any{"hostPort": 20000 + id, "containerPort": 80, "protocol": "tcp"}}},
+		})
+		if d.upstream {
+			n.plugins[1]["backend"] = d.backend
+		}
+	}
+	return n
+}
+
+// pod is a container with what its runtime knows.
+type pod struct {
+	id, ns string
+	result json.RawMessage
+}
+
+func (l *lab) newPod() (*pod, error) {
+	id := fmt.Sprintf("pod-%d", l.next())
+	p := &pod{id: id, ns: filepath.Join(home, "netns", id)}
+	return p, netns.Create(p.ns)
+}
+
+// add attaches the Pod, and returns what each plugin took.
+func (n *network) add(ctx context.Context, p *pod) (steps []bench.Step, err error) {
+	for _, c := range n.plugins {
+		out, step, err := n.invoke(ctx, "ADD", p, c)
+		if err != nil {
+			return steps, err
+		}
+		p.result, steps = out, append(steps, step)
+	}
+	return steps, nil
+}
+
+// del detaches the Pod.
+func (n *network) del(ctx context.Context, p *pod) (took time.Duration, err error) {
+	for _, c := range slices.Backward(n.plugins) {
+		_, step, err := n.invoke(ctx, "DEL", p, c)
+		if err != nil {
+			return took, err
+		}
+		took += step.Took
+	}
+	return took, nil
+}
+
+// invoke calls one plugin. Only the call is timed.
+func (n *network) invoke(ctx context.Context, command string, p *pod, config map[string]any) ([]byte, bench.Step, error) {
+	config = maps.Clone(config)
+	config["cniVersion"], config["name"] = "1.1.0", n.name
+	if p.result != nil {
+		config["prevResult"] = p.result
+	}
+	kind := config["type"].(string)
+	stdin, err := json.Marshal(config)
+	if err != nil {
+		return nil, bench.Step{}, err
+	}
+	env := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": p.id, "CNI_IFNAME": "eth0", "CNI_NETNS": p.ns}
+	start := time.Now()
+	out, err := n.call(ctx, kind, env, stdin)
+	took := time.Since(start)
+	if err != nil {
+		return nil, bench.Step{}, fmt.Errorf("%s of %s, %s: %w", command, kind, n.name, err)
+	}
+	return out, bench.Step{Name: kind, Took: took}, nil
+}
+
+func total(steps []bench.Step) (sum time.Duration) {
+	for _, s := range steps {
+		sum += s.Took
+	}
+	return sum
+}
+
+// life measures ADD, and DEL while the network namespace stays.
+func (l *lab) life(ctx context.Context, n *network) (s bench.Sample, err error) {
+	p, err := l.newPod()
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, netns.Remove(p.ns), l.settled(ctx)) }()
+	steps, err := n.add(ctx, p)
+	if err != nil {
+		return s, err
+	}
+	s.Total = total(steps)
+	if len(steps) > 1 {
+		s.Steps = steps
+	}
+	took, err := n.del(ctx, p)
+	s.Steps = append(s.Steps, bench.Step{Name: "DEL", Took: took})
+	return s, err
+}
+
+// lives measures the lives of Pods through every door.
+func (l *lab) lives(ctx context.Context, title string, masquerade, ports bool) error {
+	var sides []bench.Side
+	for _, d := range l.doors {
+		if d.upstream && !masquerade {
+			if len(sides) > 0 && sides[len(sides)-1].Name == "upstream" {
+				continue // without rules the backends are the same
+			}
+			d.name = "upstream"
+		}
+		n := l.newNetwork(d, masquerade, ports)
+		sides = append(sides, bench.Side{Name: d.name, Run: func(ctx context.Context) (bench.Sample, error) { return l.life(ctx, n) }})
+	}
+	return l.measure(ctx, title, l.Rounds, sides)
+}
+
+func (l *lab) bridge(ctx context.Context) error {
+	return l.lives(ctx, "ADD of bridge and host-local; DEL while the network namespace stays", false, false)
+}
+
+func (l *lab) masquerade(ctx context.Context) error {
+	return l.lives(ctx, "the same with ipMasq", true, false)
+}
+
+func (l *lab) portmap(ctx context.Context) error {
+	return l.lives(ctx, "the same with ipMasq, and portmap behind it", true, true)
+}
