@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -115,42 +114,4 @@ func (h *host) mendFiltering(br *rtnl.Link) error {
 		return cni.Errorf(cni.CodeConfig, "vlan: bridge %q does not filter VLANs, and switching that on could cut its %d ports off: do it (ip link set %s type bridge vlan_filtering 1) or use another bridge", br.Name, len(ports), br.Name)
 	}
 	return h.links.Do(rtnl.FilterVLANs(br))
-}
-
-// ignoreAdvertisements keeps containers from telling the host its routes.
-func ignoreAdvertisements(link string) error {
-	err := writeSysctl("net/ipv6/conf/"+link+"/accept_ra", "0")
-	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
-		return nil
-	}
-	return err
-}
-
-// enableForwarding switches the host's forwarding on where it is off.
-func enableForwarding(ipv4 bool) error {
-	name := forwardingOf(ipv4)
-	// /proc/sys may be read-only.
-	if old, err := os.ReadFile("/proc/sys/" + name); err == nil && string(old) == "1\n" {
-		return nil
-	}
-	return writeSysctl(name, "1")
-}
-
-func forwardingOf(ipv4 bool) string {
-	if ipv4 {
-		return "net/ipv4/ip_forward"
-	}
-	return "net/ipv6/conf/all/forwarding"
-}
-
-func writeSysctl(name, value string) error {
-	f, err := os.OpenFile("/proc/sys/"+name, os.O_WRONLY, 0)
-	if err == nil {
-		_, err = f.WriteString(value)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("setting sysctl %s: %w", name, err)
-	}
-	return nil
 }

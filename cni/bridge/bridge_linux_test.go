@@ -474,25 +474,3 @@ func TestRefusesConfig(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkAdd(b *testing.B) {
-	n := newNetwork(b, nil)
-	ns := netnstest.New(b)
-	for b.Loop() {
-		n.add("bench", ns)
-		b.StopTimer()
-		n.del("bench", ns)
-		b.StartTimer()
-	}
-}
-
-func BenchmarkDel(b *testing.B) {
-	n := newNetwork(b, map[string]any{"ipMasq": true})
-	ns := netnstest.New(b)
-	for b.Loop() {
-		b.StopTimer()
-		n.add("bench", ns)
-		b.StartTimer()
-		n.del("bench", ns)
-	}
-}

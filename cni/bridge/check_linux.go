@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -329,8 +328,8 @@ func checkForwarding(want *expected, c *Config) error {
 	var errs []error
 	for _, ip := range want.ips {
 		name := forwardingOf(ip.Addr().Is4())
-		if now, err := os.ReadFile("/proc/sys/" + name); err == nil && string(now) != "1\n" {
-			errs = append(errs, fmt.Errorf("the host does not forward packets of %s: sysctl %s is %s", ip.Addr(), name, bytes.TrimSpace(now)))
+		if now, err := readSysctl(name); err == nil && now != "1" {
+			errs = append(errs, fmt.Errorf("the host does not forward packets of %s: sysctl %s is %s", ip.Addr(), name, now))
 		}
 	}
 	return errors.Join(errs...)

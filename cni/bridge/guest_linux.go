@@ -3,7 +3,6 @@ package bridge
 import (
 	"context"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -85,14 +84,6 @@ func prepareIPv6(link string, detect bool) error {
 		}
 	}
 	return nil
-}
-
-// ensureSysctl writes the value unless it is set.
-func ensureSysctl(name, value string) error {
-	if old, err := os.ReadFile("/proc/sys/" + name); err == nil && string(old) == value+"\n" {
-		return nil
-	}
-	return writeSysctl(name, value)
 }
 
 // settleTime is how long duplicate address detection may take.

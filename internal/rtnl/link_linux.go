@@ -20,6 +20,7 @@ const (
 	brDefaultVLAN                = 39
 	portState, portHairpin       = 1, 4
 	portIsolated                 = 33
+	skipStats                    = 1 << 3 // of IFLA_EXT_MASK
 )
 
 // Link is a network interface.
@@ -46,15 +47,7 @@ type Link struct {
 func (c *Conn) Link(name string) (*Link, error) {
 	m := nlsock.New(named("looking for", name), unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	m.String(unix.IFLA_IFNAME, name)
-	return c.link(m)
-}
-
-// LinkOf returns the link of that index, or fault.NotFound.
-func (c *Conn) LinkOf(index int) (*Link, error) {
-	return c.link(nlsock.New("looking for a link by its index", unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, index, 0, 0)))
-}
-
-func (c *Conn) link(m *nlsock.Message) (*Link, error) {
+	m.U32(unix.IFLA_EXT_MASK, skipStats)
 	answers, err := c.socket.Exchange(m)
 	switch {
 	case err != nil:
