@@ -3,7 +3,6 @@ package hostlocal_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,16 +21,19 @@ type pool struct {
 	dir  string
 	ipam map[string]any
 	more map[string]any
+	args string
+
+	plugin *cni.Plugin
 }
 
 func newPool(t testing.TB, ranges string) *pool {
-	p := &pool{t: t, dir: t.TempDir(), more: map[string]any{}}
+	p := &pool{t: t, dir: t.TempDir(), more: map[string]any{}, plugin: hostlocal.Plugin()}
 	p.ipam = map[string]any{"type": "host-local", "dataDir": p.dir, "ranges": json.RawMessage(ranges)}
 	return p
 }
 
 func (p *pool) call(command, id string) ([]byte, error) {
-	config := map[string]any{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true, "ipam": p.ipam}
+	config := map[string]any{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true, "prevResult": map[string]any{"cniVersion": "1.1.0"}, "ipam": p.ipam}
 	for key, value := range p.more {
 		config[key] = value
 	}
@@ -39,8 +41,8 @@ func (p *pool) call(command, id string) ([]byte, error) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return cni.Invoke(context.Background(), hostlocal.Plugin(), map[string]string{
-		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none",
+	return cni.Invoke(context.Background(), p.plugin, map[string]string{
+		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_ARGS": p.args,
 	}, stdin)
 }
 
@@ -136,22 +138,6 @@ func TestDualStackIsAllOrNothing(t *testing.T) {
 	}
 }
 
-func TestRequested(t *testing.T) {
-	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
-	for _, c := range []struct{ id, ip, want string }{
-		{"a", "10.0.0.77", "10.0.0.77/24 via 10.0.0.1"},
-		{"b", "10.0.0.77/24", "code 101"},
-		{"b", "10.0.1.1", "code 7"},
-		{"b", "10.0.0.1", "code 7"},
-		{"a", "10.0.0.78", "code 102"},
-	} {
-		p.more["runtimeConfig"] = map[string]any{"ips": []string{c.ip}}
-		if got := p.add(c.id); got != c.want {
-			t.Errorf("%s asking for %s got %s, want %s", c.id, c.ip, got, c.want)
-		}
-	}
-}
-
 // TestUpstreamFiles begins with what upstream's plugin, in several versions,
 // and its crashes leave on disk.
 func TestUpstreamFiles(t *testing.T) {
@@ -217,81 +203,5 @@ func TestNothingIsMadeForDel(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(p.dir); len(entries) > 0 {
 		t.Errorf("made %v", entries)
-	}
-}
-
-func TestMistakes(t *testing.T) {
-	for ranges, says := range map[string]string{
-		`[]`:                           "neither",
-		`[[]]`:                         "empty",
-		`[[{"subnet":"10.0.0.0/31"}]]`: "too small",
-		`[[{"subnet":"10.0.0.0"}]]`:    "subnet",
-		`[[{"subnet":"10.0.0.0/24","gateway":"10.1.0.1"}]]`:                          "gateway 10.1.0.1",
-		`[[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.9","rangeEnd":"10.0.0.3"}]]`: "before",
-		`[[{"subnet":"10.0.0.0/24"}],[{"subnet":"10.0.0.128/25"}]]`:                  "overlap",
-		`[[{"subnet":"10.0.0.0/24"},{"subnet":"fd00::/64"}]]`:                        "mixes",
-		`[[{"subnet":"10.0.0.0/24","rangeStrat":"10.0.0.9"}]]`:                       "rangeStrat",
-	} {
-		p := newPool(t, ranges)
-		_, err := p.call("ADD", "x")
-		if code := cni.CodeOf(err); code != cni.CodeConfig && code != cni.CodeUnsupportedField || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: code %d, %v, want %q", ranges, code, err, says)
-		}
-	}
-}
-
-// TestUpstreamInBetween: an index file is believed only while it is another name
-// of the reservation.
-func TestUpstreamInBetween(t *testing.T) {
-	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
-	dir := filepath.Join(p.dir, "n")
-	indexes := func() int {
-		files, _ := filepath.Glob(filepath.Join(dir, ".owner-*"))
-		return len(files)
-	}
-	p.add("x")
-	p.add("y")
-	if n := indexes(); n != 2 {
-		t.Fatalf("%d index files for 2 reservations", n)
-	}
-	// Upstream's plugin gives x's address to z.
-	file := filepath.Join(dir, "10.0.0.2")
-	if err := errors.Join(os.Remove(file), os.WriteFile(file, []byte("z\r\neth0"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if got := p.add("z"); got != "10.0.0.2/24 via 10.0.0.1" {
-		t.Errorf("z got %s", got)
-	}
-	p.del("x")
-	if got := p.reserved(); got != "10.0.0.2 10.0.0.3" {
-		t.Errorf("after DEL of x, whose address it is no more: %s", got)
-	}
-	// A crash between the two names, in either order.
-	if err := errors.Join(os.Remove(filepath.Join(dir, "10.0.0.3")), os.WriteFile(filepath.Join(dir, "10.0.0.9"), []byte("w\r\neth0"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	p.del("y")
-	p.del("z")
-	p.more["cni.dev/valid-attachments"] = []cni.Attachment{}
-	if _, err := p.call("GC", ""); err != nil {
-		t.Error(err)
-	}
-	if got := p.reserved(); got != "" || indexes() > 0 {
-		t.Errorf("left: %s, %d index files", got, indexes())
-	}
-}
-
-func BenchmarkAddDel(b *testing.B) {
-	for _, n := range []int{0, 1000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			p := newPool(b, `[[{"subnet":"10.0.0.0/8"}]]`)
-			for i := range n {
-				p.add(fmt.Sprint("other", i))
-			}
-			for b.Loop() {
-				p.add("x")
-				p.del("x")
-			}
-		})
 	}
 }

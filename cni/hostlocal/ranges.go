@@ -3,32 +3,56 @@ package hostlocal
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
-// addrRange is the addresses first to last of a subnet, without the gateway.
+// span is the addresses first to last.
+type span struct{ first, last netip.Addr }
+
+func (s span) String() string { return fmt.Sprintf("%s-%s", s.first, s.last) }
+
+func (s span) contains(a netip.Addr) bool { return !a.Less(s.first) && !s.last.Less(a) }
+
+func (s span) overlaps(o span) bool { return s.contains(o.first) || o.contains(s.first) }
+
+// addrRange is the addresses of a subnet's span that are not excluded.
 type addrRange struct {
-	subnet      netip.Prefix
-	gateway     netip.Addr
-	first, last netip.Addr
+	span
+	subnet  netip.Prefix
+	gateway netip.Addr // not valid where there is none
+	// excluded is in order and without overlaps: the configuration's exclusions,
+	// the gateway, and what the subnet has for itself.
+	excluded []span
 }
 
-func (r addrRange) String() string { return fmt.Sprintf("%s-%s", r.first, r.last) }
-
-func (r addrRange) contains(a netip.Addr) bool {
-	return !a.Less(r.first) && !r.last.Less(a)
-}
-
-func (r addrRange) overlaps(o addrRange) bool {
-	return r.contains(o.first) || o.contains(r.first)
-}
-
-// usable leaves out the subnet's own addresses, which a range may include.
-func (r addrRange) usable(a netip.Addr) bool {
-	if a == r.gateway || a == r.subnet.Addr() {
-		return false
+// usable returns the first address from a on that may be handed out.
+func (r *addrRange) usable(a netip.Addr) (netip.Addr, bool) {
+	if a.Less(r.first) {
+		a = r.first
 	}
-	return !a.Is4() || a != lastOf(r.subnet)
+	i, _ := slices.BinarySearchFunc(r.excluded, a, func(s span, a netip.Addr) int { return s.last.Compare(a) })
+	for ; i < len(r.excluded) && r.excluded[i].contains(a); i++ {
+		a = r.excluded[i].last.Next()
+	}
+	return a, a.IsValid() && r.contains(a) // Next of the highest address is not valid
+}
+
+// exclude takes spans out of the range.
+func (r *addrRange) exclude(spans []span) {
+	all := slices.Concat(r.excluded, spans)
+	slices.SortFunc(all, func(a, b span) int { return a.first.Compare(b.first) })
+	r.excluded = nil
+	for _, s := range all {
+		n := len(r.excluded)
+		if n > 0 && r.excluded[n-1].contains(s.first) {
+			if r.excluded[n-1].last.Less(s.last) {
+				r.excluded[n-1].last = s.last
+			}
+			continue
+		}
+		r.excluded = append(r.excluded, s)
+	}
 }
 
 // rangeSet is the ranges of which an attachment gets one address.
@@ -52,50 +76,41 @@ func (s rangeSet) rangeOf(a netip.Addr) *addrRange {
 	return nil
 }
 
-// after calls yield with every usable address once, beginning behind last and
-// going round, until yield returns false.
-func (s rangeSet) after(last netip.Addr, yield func(netip.Addr) bool) {
-	start := 0
-	for i := range s {
-		if s[i].contains(last) {
-			start = i
-		}
-	}
-	begin := s[start].first
-	if s[start].contains(last) && last != s[start].last {
-		begin = last.Next()
-	} else if s[start].contains(last) {
-		start = (start + 1) % len(s)
-		begin = s[start].first
-	}
-	for i := range len(s) + 1 { // the first range is visited in two parts
-		r := s[(start+i)%len(s)]
-		from, to := r.first, r.last
-		switch {
-		case i == 0:
-			from = begin
-		case i == len(s) && begin == r.first:
-			return
-		case i == len(s):
-			to = begin.Prev()
-		}
-		for a := from; !to.Less(a); a = a.Next() {
-			if r.usable(a) && !yield(a) {
-				return
-			}
-			if a == to { // Next of the highest address is not valid
-				break
-			}
-		}
-	}
+// part is a piece of a range.
+type part struct {
+	*addrRange
+	span
 }
 
-// lastOf returns the highest address of the subnet.
-func lastOf(p netip.Prefix) netip.Addr {
+// after returns the set in the order of a search that begins behind last and
+// goes round.
+func (s rangeSet) after(last netip.Addr) []part {
+	start := slices.IndexFunc(s, func(r addrRange) bool { return r.contains(last) })
+	if start < 0 {
+		start, last = 0, netip.Addr{}
+	}
+	var parts []part
+	if r := &s[start]; last.IsValid() && last != r.last {
+		parts = append(parts, part{r, span{last.Next(), r.last}})
+	} else if !last.IsValid() {
+		parts = append(parts, part{r, r.span})
+	}
+	for i := 1; i < len(s); i++ {
+		r := &s[(start+i)%len(s)]
+		parts = append(parts, part{r, r.span})
+	}
+	if r := &s[start]; last.IsValid() {
+		parts = append(parts, part{r, span{r.first, last}})
+	}
+	return parts
+}
+
+// spanOf returns all addresses of a subnet.
+func spanOf(p netip.Prefix) span {
 	b := p.Addr().AsSlice()
 	for bit := p.Bits(); bit < len(b)*8; bit++ {
 		b[bit/8] |= 1 << (7 - bit%8)
 	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
+	last, _ := netip.AddrFromSlice(b)
+	return span{p.Addr(), last}
 }

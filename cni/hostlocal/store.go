@@ -1,296 +1,190 @@
 package hostlocal
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// tmpPrefix marks files that are being written. The lock's holder may remove
-// any that it finds.
-const tmpPrefix = ".tmp-"
-
-// store is the reservations of one network, read under the network's lock,
-// which is held until close.
+// store is the reservations of one network under the network's lock, which is
+// held until close. Its directory holds upstream's files and, beside them, an
+// index.
+//
+// How the index knows that nobody else changed the directory: the last act of a
+// call that changed anything sets the directory's time to one that the index
+// names and that no clock gives, a second ago with a random fraction. Whoever
+// creates, removes or renames a file afterwards, a call of this plugin that is
+// killed included, makes the kernel set another time; then every file is read
+// and the index made new.
 type store struct {
-	dir  string
-	lock *os.File // nil when the network has no directory
-	held map[netip.Addr]reservation
+	path    string
+	network string
+	dir     int // -1 when the network has no directory
+	lock    *flock.Lock
+	boot    boot
+	log     *slog.Logger
+	idx     *index
+	changed bool
 }
 
-// open opens the network's store, making its directory.
-func open(dataDir, network string) (*store, error) {
-	dir := filepath.Join(dataDir, network)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("making reservation directory: %w", err)
-	}
-	return openExisting(dataDir, network)
-}
+// errOutdated tells that the index and the files disagree.
+var errOutdated = errors.New("the index disagrees with the reservations")
 
-// openExisting opens the network's store, or an empty one that is nowhere.
-func openExisting(dataDir, network string) (*store, error) {
-	s := &store{dir: filepath.Join(dataDir, network), held: map[netip.Addr]reservation{}}
-	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		return s, nil
+// withStore calls fn with the network's reservations, and again when the index
+// turns out to be outdated. Where the network was never used fn sees none and,
+// unless create is set, nothing is made.
+func withStore(ctx context.Context, s *store, create bool, fn func() error) (err error) {
+	s.dir = -1
+	defer s.close()
+	if err := s.open(ctx, create); err != nil {
+		return fmt.Errorf("opening reservations of network %q: %w", s.network, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("opening reservation lock: %w", err)
-	}
-	s.lock = f
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-	}
-	if err == nil {
-		err = s.read()
-	}
-	if err != nil {
-		s.close()
-		return nil, fmt.Errorf("reading reservations of network %q: %w", network, err)
-	}
-	return s, nil
-}
-
-func (s *store) close() {
-	if s.lock != nil {
-		s.lock.Close() // and with it the lock
-	}
-}
-
-// read finds every reservation, and reads those that no index file vouches for.
-func (s *store) read() error {
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	entries, err := list(dir)
-	if err != nil {
-		return err
-	}
-	index := map[netip.Addr]indexed{}
-	var addrs []entry
-	for _, e := range entries {
-		switch i, ok := parseIndex(e); {
-		case strings.HasPrefix(e.name, tmpPrefix):
-			err = os.Remove(s.path(e.name))
-		case ok && index[i.addr].entry.name != "": // one of them is stale: read the file
-			err = errors.Join(os.Remove(s.path(e.name)), os.Remove(s.path(index[i.addr].entry.name)))
-			delete(index, i.addr)
-		case ok:
-			index[i.addr] = i
-		default:
-			if e.addr, err = netip.ParseAddr(e.name); err == nil {
-				addrs = append(addrs, e)
-			}
-			err = nil // the lock, the last addresses, or a stranger's
+	err = fn()
+	if errors.Is(err, errOutdated) || s.idx.err != nil {
+		s.log.Warn("making the index of reservations new", "network", s.network, "err", errors.Join(err, s.idx.err))
+		if err := s.scan(); err != nil {
+			return fmt.Errorf("reading reservations of network %q: %w", s.network, err)
 		}
-		if err != nil {
-			return err
-		}
+		err = fn()
 	}
-	buf := make([]byte, maxReservation)
-	for _, e := range addrs {
-		if i := index[e.addr]; i.entry.inode == e.inode && e.inode != 0 {
-			s.held[e.addr] = reservation{key: i.key}
-			delete(index, e.addr)
-		} else if err := s.readOne(int(dir.Fd()), e, buf); err != nil {
-			return err
-		}
-	}
-	for _, stale := range index {
-		if err := os.Remove(s.path(stale.entry.name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *store) readOne(dir int, e entry, buf []byte) error {
-	n, err := readAt(dir, e.name, buf)
-	if err != nil {
-		return &os.PathError{Op: "reading", Path: s.path(e.name), Err: err}
-	}
-	owner := parseOwner(buf[:n])
-	if owner.ContainerID == "" {
-		// Its writer died between creating and filling it: no reservation.
-		return os.Remove(s.path(e.name))
-	}
-	s.held[e.addr] = reservation{key: keyOf(owner), owner: owner}
-	return nil
-}
-
-// maxReservation is more than a container id and an interface name need.
-const maxReservation = 4 << 10
-
-func readAt(dir int, name string, buf []byte) (n int, err error) {
-	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
-	if err != nil {
-		return 0, err
-	}
-	n, err = retry(func() (int, error) { return unix.Read(fd, buf) })
-	return n, errors.Join(err, unix.Close(fd))
-}
-
-func retry(call func() (int, error)) (n int, err error) {
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		n, err = call()
-	}
-	return n, err
-}
-
-func parseOwner(content []byte) cni.Attachment {
-	id, ifName, _ := strings.Cut(strings.TrimSpace(string(content)), "\n")
-	return cni.Attachment{ContainerID: strings.TrimSpace(id), IfName: strings.TrimSpace(ifName)}
-}
-
-func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
-
-// reserve reserves an address of every set for the owner, or none. An owner
-// that has one of a set keeps it.
-func (s *store) reserve(owner cni.Attachment, sets []rangeSet, asked []netip.Addr) (addrs []netip.Addr, err error) {
-	var fresh []netip.Addr
-	defer func() {
-		if err != nil {
-			for _, a := range fresh {
-				err = errors.Join(err, s.remove(a))
-			}
-		}
-	}()
-	for i, set := range sets {
-		addr, isNew, err := s.choose(owner, set, i, asked[i])
-		if err != nil {
-			return nil, err
-		}
-		addrs = append(addrs, addr)
-		if !isNew {
-			continue
-		}
-		if err := s.write(addr, owner); err != nil {
-			return nil, fmt.Errorf("reserving %s: %w", addr, err)
-		}
-		fresh = append(fresh, addr)
-		if err := s.setLast(i, addr); err != nil {
-			return nil, fmt.Errorf("noting the last address: %w", err)
-		}
-	}
-	return addrs, nil
-}
-
-// choose returns the owner's address in the set, or one that is free.
-func (s *store) choose(owner cni.Attachment, set rangeSet, index int, asked netip.Addr) (addr netip.Addr, isNew bool, err error) {
-	key := keyOf(owner)
-	for a, r := range s.held {
-		if r.key == key && set.rangeOf(a) != nil {
-			addr = a
-		}
-	}
-	if asked.IsValid() {
-		_, taken := s.held[asked]
-		switch {
-		case addr == asked:
-			return addr, false, nil
-		case addr.IsValid():
-			return addr, false, cni.Errorf(cni.CodeExists, "requested address %s: %q has %s already", asked, owner, addr)
-		case taken:
-			return asked, false, cni.Errorf(cni.CodeExhausted, "requested address %s is reserved for %q", asked, s.ownerOf(asked))
-		case !set.rangeOf(asked).usable(asked):
-			return asked, false, cni.Errorf(cni.CodeConfig, "requested address %s belongs to the subnet itself", asked)
-		}
-		return asked, true, nil
-	}
-	if addr.IsValid() {
-		return addr, false, nil
-	}
-	addr, ok := s.free(set, s.last(index))
-	if !ok {
-		return addr, false, cni.Errorf(cni.CodeExhausted, "no address is free in %s", set)
-	}
-	return addr, true, nil
-}
-
-// free returns the first free address of the set behind last.
-func (s *store) free(set rangeSet, last netip.Addr) (addr netip.Addr, ok bool) {
-	set.after(last, func(a netip.Addr) bool {
-		_, taken := s.held[a]
-		if !taken {
-			addr, ok = a, true
-		}
-		return taken
-	})
-	return addr, ok
-}
-
-// release removes the reservations that match, going on past errors.
-func (s *store) release(matches func(reservation) bool) error {
-	var errs []error
-	for a, r := range s.held {
-		if matches(r) {
-			if err := s.remove(a); err != nil {
-				errs = append(errs, fmt.Errorf("releasing %s: %w", a, err))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// remove removes a reservation, and its index file behind it.
-func (s *store) remove(a netip.Addr) error {
-	if err := os.Remove(s.path(a.String())); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	err := os.Remove(s.path(indexName(s.held[a].key, a)))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil // it was read
-	}
-	delete(s.held, a)
 	return err
 }
 
-// write makes the reservation's file appear with its content.
-func (s *store) write(a netip.Addr, owner cni.Attachment) error {
-	tmp := s.path(tmpPrefix + a.String())
-	if err := os.WriteFile(tmp, []byte(owner.ContainerID+"\r\n"+owner.IfName), 0o600); err != nil {
-		return errors.Join(err, os.Remove(tmp))
+func (s *store) open(ctx context.Context, create bool) (err error) {
+	s.lock, err = flock.Acquire(ctx, filepath.Join(s.path, "lock"), flock.Exclusive)
+	if errors.Is(err, fs.ErrNotExist) && create {
+		if err = os.MkdirAll(s.path, 0o755); err == nil {
+			s.lock, err = flock.Acquire(ctx, filepath.Join(s.path, "lock"), flock.Exclusive)
+		}
 	}
-	if err := os.Rename(tmp, s.path(a.String())); err != nil {
+	if errors.Is(err, fs.ErrNotExist) && !create {
+		s.idx = newIndex(s.boot, 0, 0)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	s.held[a] = reservation{key: keyOf(owner), owner: owner}
-	// Without it, as on a file system without hard links, the file is read.
-	_ = os.Link(s.path(a.String()), s.path(indexName(keyOf(owner), a)))
+	s.dir, err = retry(func() (int, error) {
+		return unix.Open(s.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return err
+	}
+	return s.load()
+}
+
+// load opens the index, or makes one.
+func (s *store) load() error {
+	var st unix.Stat_t
+	err := unix.Fstat(s.dir, &st)
+	if err != nil {
+		return err
+	}
+	s.idx, err = openIndex(s.dir, s.boot, st.Mtim)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		s.log.Warn("the index of reservations cannot be used and is made new", "network", s.network, "err", err)
+	}
+	if s.idx != nil {
+		return nil
+	}
+	return s.scan()
+}
+
+// close saves the index and ends the lock. An index that cannot be saved costs
+// the next call a look at every file, and nothing else.
+func (s *store) close() {
+	if s.changed && s.dir >= 0 && s.idx != nil {
+		if err := s.save(); err != nil {
+			s.log.Warn("the index of reservations cannot be saved", "network", s.network, "err", err)
+		}
+	}
+	s.idx.close()
+	if s.dir >= 0 {
+		unix.Close(s.dir)
+	}
+	s.lock.Release()
+}
+
+func (s *store) save() error {
+	now := time.Now()
+	at := now.Add(-time.Second - time.Duration(now.Nanosecond()) + rand.N(time.Second))
+	times := []unix.Timespec{unix.NsecToTimespec(now.UnixNano()), unix.NsecToTimespec(at.UnixNano())}
+	if err := s.idx.save(s.dir, times[1]); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(s.dir, ".", times, 0)
+}
+
+// heldBy returns what the attachment has, as the files say. Files of early
+// versions of upstream's plugin name no interface and are the container's.
+func (s *store) heldBy(a cni.Attachment) (held []holding, err error) {
+	for _, owner := range []cni.Attachment{a, {ContainerID: a.ContainerID}} {
+		for _, h := range s.idx.held(keyOf(owner)) {
+			r, err := s.read(h)
+			if err != nil {
+				return nil, err
+			}
+			if r.owner == owner {
+				h.stale = r.stale
+				held = append(held, h)
+			}
+		}
+	}
+	if s.idx.err != nil {
+		return nil, errOutdated
+	}
+	return held, nil
+}
+
+// read reads the file of a holding and compares.
+func (s *store) read(h holding) (reservation, error) {
+	r, err := readReservation(s.dir, h.addr.String(), s.boot)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return r, fmt.Errorf("reading reservation %s: %w", h.addr, err)
+	}
+	if err != nil || r.damage != "" || keyOf(r.owner) != h.key {
+		return r, errOutdated
+	}
+	return r, nil
+}
+
+// create reserves a free address.
+func (s *store) create(a netip.Addr, owner cni.Attachment) error {
+	s.changed = true
+	err := createReservation(s.dir, a.String(), owner, s.boot)
+	if errors.Is(err, unix.EEXIST) {
+		return errOutdated
+	}
+	if err != nil {
+		return fmt.Errorf("reserving %s: %w", a, err)
+	}
+	s.idx.add(holding{key: keyOf(owner), addr: a})
+	if s.idx.crowded() {
+		larger := s.idx.grown()
+		s.idx.close()
+		s.idx = larger
+	}
 	return nil
 }
 
-func (s *store) ownerOf(a netip.Addr) cni.Attachment {
-	content, err := os.ReadFile(s.path(a.String()))
-	if err != nil {
-		return s.held[a].owner
+// remove gives an address back, which rests for the delay.
+func (s *store) remove(h holding, delay time.Duration) error {
+	s.changed = true
+	if err := unix.Unlinkat(s.dir, h.addr.String(), 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("releasing %s: %w", h.addr, err)
 	}
-	return parseOwner(content)
-}
-
-func lastName(index int) string { return "last_reserved_ip." + strconv.Itoa(index) }
-
-// last returns where the search for a free address of the set goes on. The file
-// is a hint: without it, or with a torn one, the search begins at the start.
-func (s *store) last(index int) netip.Addr {
-	content, err := os.ReadFile(s.path(lastName(index)))
-	if err != nil {
-		return netip.Addr{}
-	}
-	a, _ := netip.ParseAddr(strings.TrimSpace(string(content)))
-	return a
-}
-
-func (s *store) setLast(index int, a netip.Addr) error {
-	return os.WriteFile(s.path(lastName(index)), []byte(a.String()), 0o600)
+	s.idx.remove(h, delay)
+	return nil
 }

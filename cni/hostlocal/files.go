@@ -1,0 +1,182 @@
+package hostlocal
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cni"
+)
+
+const (
+	// tmpPrefix marks files that are being written. The lock's holder may remove
+	// any that it finds.
+	tmpPrefix = ".tmp-"
+	// quarantinePrefix marks files whose owner cannot be told and needs no
+	// address any more. People look at them; release and GC remove them.
+	quarantinePrefix = ".damaged-"
+	// maxReservation is more than a container id and an interface name need.
+	maxReservation = 4 << 10
+)
+
+// reservation is what the file of an address says.
+type reservation struct {
+	addr   netip.Addr
+	owner  cni.Attachment
+	stale  bool   // made in an earlier boot
+	damage string // why there is no owner, or empty
+	empty  bool   // nothing was ever written into it
+	since  unix.Timespec
+}
+
+func (r reservation) holding() holding {
+	if r.damage != "" {
+		return holding{damagedKey(), r.addr, r.stale}
+	}
+	return holding{keyOf(r.owner), r.addr, r.stale}
+}
+
+// readReservation reads the file of an address. An error is one of the file
+// system alone.
+func readReservation(dir int, name string, b boot) (r reservation, err error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	})
+	if err != nil {
+		return r, err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, maxReservation)
+	n, err := retry(func() (int, error) { return unix.Read(fd, buf) })
+	if err != nil {
+		return r, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return r, err
+	}
+	r.since = st.Mtim
+	if r.stale, err = b.isStale(fd); err != nil {
+		return r, err
+	}
+	r.owner, err = parseOwner(string(buf[:n]))
+	if err != nil {
+		r.damage = err.Error()
+		r.empty = strings.Trim(string(buf[:n]), "\x00 \r\n") == ""
+	}
+	return r, nil
+}
+
+// parseOwner reads the content of a reservation: the container id, and behind a
+// line's end the interface name, which early versions of upstream's plugin did
+// not write.
+func parseOwner(content string) (cni.Attachment, error) {
+	text := strings.TrimSpace(content)
+	id, ifName, _ := strings.Cut(text, "\n")
+	a := cni.Attachment{ContainerID: strings.TrimSpace(id), IfName: strings.TrimSpace(ifName)}
+	odd := func(c rune) bool {
+		return unicode.IsSpace(c) || unicode.IsControl(c) || c == unicode.ReplacementChar || c == '/'
+	}
+	switch {
+	case text == "":
+		return cni.Attachment{}, errors.New("it is empty")
+	case len(content) >= maxReservation, strings.ContainsFunc(a.ContainerID, odd), strings.ContainsFunc(a.IfName, odd):
+		return cni.Attachment{}, errors.New("it has no container id and interface name")
+	}
+	return a, nil
+}
+
+// createReservation makes the file of an address appear with its content and
+// stamp, or not at all. It is fs.ErrExist when there is one.
+func createReservation(dir int, name string, owner cni.Attachment, b boot) error {
+	tmp := tmpPrefix + name
+	err := writeFile(dir, tmp, owner.ContainerID+"\r\n"+owner.IfName, b.stamp)
+	if err == nil {
+		err = unix.Linkat(dir, tmp, dir, name, 0)
+	}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
+		return moveReservation(dir, tmp, name)
+	}
+	rerr := unix.Unlinkat(dir, tmp, 0)
+	if errors.Is(rerr, unix.ENOENT) {
+		rerr = nil // it could not even be created
+	}
+	return errors.Join(err, rerr)
+}
+
+// moveReservation is for file systems without hard links; the lock keeps others
+// from creating the name meanwhile.
+func moveReservation(dir int, tmp, name string) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err == nil:
+		return errors.Join(unix.EEXIST, unix.Unlinkat(dir, tmp, 0))
+	case !errors.Is(err, unix.ENOENT):
+		return errors.Join(err, unix.Unlinkat(dir, tmp, 0))
+	}
+	return unix.Renameat(dir, tmp, dir, name)
+}
+
+func writeFile(dir int, name, content string, stamp func(fd int)) error {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	})
+	if err != nil {
+		return err
+	}
+	n, err := retry(func() (int, error) { return unix.Write(fd, []byte(content)) })
+	if err == nil && n != len(content) {
+		err = unix.ENOSPC
+	}
+	if stamp != nil {
+		stamp(fd)
+	}
+	return errors.Join(err, unix.Close(fd))
+}
+
+// refreshReservation makes a reservation one of this boot, also on a file system
+// that keeps no stamp.
+func refreshReservation(dir int, name string, b boot) error {
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0) })
+	if err != nil {
+		return err
+	}
+	b.stamp(fd)
+	return errors.Join(unix.Close(fd), unix.UtimesNanoAt(dir, name, nil, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+func retry(call func() (int, error)) (n int, err error) {
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		n, err = call()
+	}
+	return n, err
+}
+
+func lastName(set int) string { return "last_reserved_ip." + strconv.Itoa(set) }
+
+// readLast returns where the search for a free address of the set goes on. The
+// file is a hint: without it, or with a torn one, the search begins at the start.
+func readLast(dir, set int) netip.Addr {
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, lastName(set), unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 64)
+	n, _ := retry(func() (int, error) { return unix.Read(fd, buf) })
+	a, _ := netip.ParseAddr(strings.TrimSpace(string(buf[:max(n, 0)])))
+	return a
+}
+
+func writeLast(dir, set int, a netip.Addr) error {
+	if err := writeFile(dir, lastName(set), a.String(), nil); err != nil {
+		return fmt.Errorf("noting the last address: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package hostlocal
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cni"
+)
+
+// takeBackAtOnce bounds what one ADD takes back of earlier boots.
+const takeBackAtOnce = 128
+
+// reserve reserves an address of every set for the owner, or none. An owner
+// that has one of a set keeps it.
+func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, err error) {
+	var fresh []holding
+	defer func() {
+		if err != nil {
+			for _, h := range fresh {
+				err = errors.Join(err, s.remove(h, 0))
+			}
+		}
+	}()
+	held, err := s.heldBy(owner)
+	if err != nil {
+		return nil, err
+	}
+	for i, set := range p.sets {
+		h, isNew, err := s.choose(owner, held, set, request{i, p.asked[i]})
+		if err == nil && isNew {
+			if err = s.create(h.addr, owner); err == nil {
+				fresh = append(fresh, h)
+				err = writeLast(s.dir, i, h.addr)
+			}
+		} else if err == nil && h.stale {
+			err = s.refresh(h)
+		}
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, h.addr)
+	}
+	return addrs, nil
+}
+
+func (s *store) refresh(h holding) error {
+	s.changed = true
+	if err := refreshReservation(s.dir, h.addr.String(), s.boot); err != nil {
+		return err
+	}
+	s.idx.refresh(h)
+	return nil
+}
+
+// request is what is asked of a set.
+type request struct {
+	set  int
+	addr netip.Addr // not valid: any
+}
+
+// choose returns the owner's address in the set, or one that is free.
+func (s *store) choose(owner cni.Attachment, held []holding, set rangeSet, ask request) (h holding, isNew bool, err error) {
+	own := slices.IndexFunc(held, func(h holding) bool { return set.rangeOf(h.addr) != nil })
+	switch {
+	case own >= 0 && ask.addr.IsValid() && held[own].addr != ask.addr:
+		return h, false, cni.Errorf(cni.CodeExists, "requested address %s: %q has %s already", ask.addr, owner, held[own].addr)
+	case own >= 0:
+		return held[own], false, nil
+	case ask.addr.IsValid():
+		h, err = s.chooseAsked(owner, ask.addr)
+		return h, true, err
+	}
+	addr, ok := s.idx.free(set, readLast(s.dir, ask.set))
+	if !ok && s.idx.err == nil && s.idx.Stale > 0 {
+		if err := s.takeBack(set); err != nil {
+			return h, false, err
+		}
+		addr, ok = s.idx.free(set, readLast(s.dir, ask.set))
+	}
+	if s.idx.err != nil {
+		return h, false, errOutdated
+	}
+	if !ok {
+		return h, false, cni.Errorf(cni.CodeExhausted, "no address is free in %s%s", set, s.keptBack(set))
+	}
+	return holding{key: keyOf(owner), addr: addr}, true, nil
+}
+
+// chooseAsked returns the address that is asked for, unless somebody has it who
+// may live.
+func (s *store) chooseAsked(owner cni.Attachment, a netip.Addr) (holding, error) {
+	h := holding{key: keyOf(owner), addr: a}
+	taken := s.idx.isTaken(a)
+	if s.idx.err != nil {
+		return h, errOutdated
+	}
+	if !taken {
+		return h, nil
+	}
+	r, err := readReservation(s.dir, a.String(), s.boot)
+	switch {
+	case err != nil:
+		return h, errOutdated
+	case r.damage != "":
+		return h, cni.Errorf(cni.CodeExhausted, "requested address %s has a damaged reservation: %s", a, r.damage)
+	case !r.stale:
+		return h, cni.Errorf(cni.CodeExhausted, "requested address %s is reserved for %q", a, r.owner)
+	}
+	s.log.Info("taking back an address of an earlier boot", "network", s.network, "address", a, "owner", r.owner)
+	r.addr = a
+	return h, s.remove(r.holding(), 0)
+}
+
+// takeBack frees addresses of the set whose containers an earlier boot of the
+// machine ended, so many that not every ADD has to.
+func (s *store) takeBack(set rangeSet) error {
+	count := 0
+	for _, h := range s.staleIn(set) {
+		r, err := s.read(h)
+		if err != nil {
+			return err
+		}
+		if !r.stale {
+			return errOutdated
+		}
+		if err := s.remove(h, 0); err != nil {
+			return err
+		}
+		if count++; count == takeBackAtOnce {
+			break
+		}
+	}
+	s.log.Info("taking back addresses of an earlier boot", "network", s.network, "count", count)
+	return nil
+}
+
+func (s *store) staleIn(set rangeSet) []holding {
+	if s.idx.Stale == 0 {
+		return nil
+	}
+	return s.idx.all(func(h holding) bool {
+		return h.stale && h.key != damagedKey() && set.rangeOf(h.addr) != nil
+	})
+}
+
+// release gives back what the attachment has.
+func (s *store) release(a cni.Attachment, delay time.Duration) error {
+	held, err := s.heldBy(a)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, h := range held {
+		errs = append(errs, s.remove(h, delay))
+	}
+	return errors.Join(errs...)
+}
+
+// collect gives back what belongs to none of the attachments, and removes what
+// was put aside. Whom a damaged reservation belongs to is not known: it goes
+// when nothing is to be kept.
+func (s *store) collect(valid []cni.Attachment, delay time.Duration) error {
+	keep := map[ownerKey]bool{damagedKey(): len(valid) > 0}
+	for _, a := range valid {
+		for _, key := range keysOf(a) {
+			keep[key] = true
+		}
+	}
+	doomed := s.idx.all(func(h holding) bool { return !keep[h.key] })
+	if s.idx.err != nil {
+		return errOutdated
+	}
+	var errs []error
+	for _, h := range doomed {
+		err := s.collectOne(h, delay)
+		if errors.Is(err, errOutdated) {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	s.reportDamage()
+	return errors.Join(errs...)
+}
+
+func (s *store) collectOne(h holding, delay time.Duration) error {
+	switch h.key {
+	case quarantinedKey():
+		s.log.Warn("removing a damaged reservation that was put aside", "network", s.network, "address", h.addr)
+		return s.removeQuarantined(h)
+	case damagedKey():
+		s.log.Warn("removing a damaged reservation", "network", s.network, "address", h.addr)
+		return s.remove(h, delay)
+	}
+	if _, err := s.read(h); err != nil {
+		return err
+	}
+	return s.remove(h, delay)
+}
