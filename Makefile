@@ -39,8 +39,9 @@ kills: build ## kill a node 300 times at random moments under living Pods
 	@tools/deps test
 	$(TEST) -run TestRandomKills -v ./cmd/nodekit -kills 300
 
-soak: build ## run all tests again and again with the race detector, and every tier of the suites
+soak: build ## run all tests again and again with the race detector, every tier of the suites, and 10000 operations of CNI
 	@tools/deps test
+	$(GO) test -count=1 -timeout=2h -run TestRandomOperations -v ./cmd/cni -ops 10000
 	$(GO) test -race -count=5 -timeout=2h ./...
 	TIER=soak tools/conformance
 

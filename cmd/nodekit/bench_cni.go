@@ -41,6 +41,7 @@ least. All of it happens in namespaces of its own, so that nothing is left howev
 	fs := cmd.Flags()
 	bin := besideMe()
 	fs.StringVar(&o.CNI, "cni", filepath.Join(bin, "cni"), "nodekit's CNI plugins, an `executable`")
+	fs.StringVar(&o.Shim, "shim", filepath.Join(bin, "cni-shim"), "nodekit's thin plugin before a daemon, an `executable`")
 	fs.StringVar(&o.Upstream, "upstream", filepath.Join(bin, "upstream"), "the `directory` of upstream's plugins; without it ours are measured alone")
 	fs.StringVar(&o.Data, "data", "", "the `directory` where reservations are kept, which is made and removed; by default one in memory")
 	fs.StringSliceVar(&o.Only, "only", nil, "only these tables: "+cnibench.Names())

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
 	"github.com/nodekit-project/nodekit/cni/hostlocal"
@@ -29,6 +31,7 @@ import (
 // Options say what is measured.
 type Options struct {
 	CNI      string // nodekit's plugins, one executable
+	Shim     string // the executable that has a daemon do its work
 	Upstream string // directory of upstream's; what is not there is left out
 	Data     string // directory for reservations; empty: one in memory
 	Rounds   int    // samples of each side
@@ -76,11 +79,18 @@ func Run(ctx context.Context, o *Options) error {
 		return err
 	}
 	l := &lab{Options: *o}
-	if err := l.open(); err != nil {
-		return err
+	ctx, stop := context.WithCancel(ctx)
+	err := l.open(ctx)
+	if err == nil {
+		err = l.tables(ctx)
 	}
+	stop()
+	return errors.Join(err, l.serving.Wait())
+}
+
+func (l *lab) tables(ctx context.Context) error {
 	for _, t := range tables() {
-		if len(o.Only) > 0 && !slices.Contains(o.Only, t.name) {
+		if len(l.Only) > 0 && !slices.Contains(l.Only, t.name) {
 			continue
 		}
 		err := t.run(l, ctx)
@@ -106,11 +116,12 @@ type door struct {
 // lab is a run.
 type lab struct {
 	Options
-	doors []door
-	count int // of what has needed a name
+	doors   []door
+	serving errgroup.Group // the daemon
+	count   int            // of what has needed a name
 }
 
-func (l *lab) open() error {
+func (l *lab) open(ctx context.Context) error {
 	if l.Data == "" {
 		l.Data = filepath.Join(home, "data")
 		if err := os.Mkdir(l.Data, 0o700); err != nil {
@@ -126,13 +137,38 @@ func (l *lab) open() error {
 			return err
 		}
 	}
-	if _, err := os.Stat(filepath.Join(ours, "bridge")); err != nil {
-		return fmt.Errorf("looking for nodekit's CNI plugins: %w", err)
+	for _, file := range []string{l.CNI, l.Shim} {
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("looking for nodekit's CNI plugins: %w", err)
+		}
 	}
 	set := cni.Set{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin(), "portmap": portmap.Plugin()}
 	l.doors = []door{{name: "nodekit", call: executed(ours)}, {name: "nodekit in process", resident: true, call: set.Invoke}}
+	daemon, err := l.daemon(ctx, set)
+	if err != nil {
+		return err
+	}
+	l.doors = append(l.doors, daemon)
 	l.doors = append(l.doors, l.upstream()...)
 	return nil
+}
+
+// daemon serves the plugins in this process, and returns the door of a runtime
+// that executes shims.
+func (l *lab) daemon(ctx context.Context, set cni.Set) (d door, err error) {
+	shims, sockets := filepath.Join(home, "shims"), cni.DefaultSocketDir
+	if err := errors.Join(os.Mkdir(shims, 0o700), os.Mkdir(sockets, 0o700)); err != nil {
+		return d, err
+	}
+	s := &cni.Server{Dir: sockets}
+	for name, p := range set {
+		s.Plugins = append(s.Plugins, p)
+		if err := os.Symlink(l.Shim, filepath.Join(shims, name)); err != nil {
+			return d, err
+		}
+	}
+	l.serving.Go(func() error { return s.Serve(ctx) }) // a shim waits until it answers
+	return door{name: "nodekit, shim and daemon", call: executed(shims)}, nil
 }
 
 // upstream returns the doors to upstream's plugins, and tells of those that are

@@ -21,6 +21,7 @@ func (l *lab) floors(ctx context.Context) error {
 		execution("exec /bin/true", "/bin/true", nil),
 		execution("exec nodekit's bridge, VERSION", filepath.Join(home, "bin", "bridge"), version),
 	}
+	sides = append(sides, execution("exec the shim, the daemon answers VERSION", filepath.Join(home, "shims", "bridge"), version))
 	if l.Upstream != "" {
 		sides = append(sides,
 			execution("exec upstream's bridge, VERSION", filepath.Join(l.Upstream, "bridge"), version),
