@@ -77,7 +77,7 @@ func TestProtocol(t *testing.T) {
 		rc                       int
 		stdout                   string
 	}{
-		{"version is echoed", "bridge", "CNI_COMMAND=VERSION", `{"cniVersion":"0.4.0"}`, 0, `{"cniVersion":"0.4.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}`},
+		{"version is echoed", "bridge", "CNI_COMMAND=VERSION", `{"cniVersion":"0.4.0"}`, 0, `{"cniVersion":"0.4.0","supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}`},
 		{"no command", "portmap", "", "", 1, `{"cniVersion":"1.1.0","code":4,"msg":"CNI_COMMAND is missing"}`},
 		{"strange command", "loopback", "CNI_COMMAND=FOO", "{}", 1, `{"cniVersion":"1.1.0","code":4,"msg":"CNI_COMMAND is \"FOO\", which is no command of CNI"}`},
 		{"several variables", "bridge", "CNI_COMMAND=ADD CNI_CONTAINERID=../x", "{}", 1, `{"cniVersion":"1.1.0","code":4,"msg":"CNI_CONTAINERID is \"../x\": it must begin with a letter or digit and go on with those, '_', '.' and '-'; CNI_IFNAME is missing; CNI_NETNS is missing"}`},
