@@ -15,7 +15,7 @@
 // address: DEL or GC finds what it left. A file that a crashed writer of another
 // program left empty is put aside, and its address is free again; one that is
 // damaged in another way keeps its address back. Both are reported to the log,
-// by CHECK, STATUS and List, and never passed over in silence.
+// by CHECK, STATUS and the list for people, and never passed over in silence.
 //
 // Nothing is synced to disk. A power failure can lose reservations, bring back
 // some that were released, and leave empty files: all of them are of containers
@@ -37,7 +37,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -60,10 +59,6 @@ func plugin(current func() boot) *cni.Plugin {
 
 type keeper struct{ boot func() boot }
 
-func (k keeper) store(r *cni.Request, c *config) *store {
-	return &store{path: filepath.Join(c.IPAM.dataDir(), r.Network), network: r.Network, boot: k.boot(), log: r.Log}
-}
-
 func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	p, err := c.plan(r)
 	if err != nil {
@@ -74,7 +69,7 @@ func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result
 		return nil, err
 	}
 	var addrs []netip.Addr
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	err = withStore(ctx, s, true, func() (err error) {
 		addrs, err = s.reserve(r.Attachment, p)
 		return err
@@ -95,12 +90,12 @@ func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result
 }
 
 func (k keeper) del(ctx context.Context, r *cni.Request, c *config) error {
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error { return s.release(r.Attachment, c.IPAM.delay()) })
 }
 
 func (k keeper) gc(ctx context.Context, r *cni.Request, c *config) error {
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error { return s.collect(r.Valid, c.IPAM.delay()) })
 }
 
@@ -111,9 +106,12 @@ func (k keeper) check(ctx context.Context, r *cni.Request, c *config) error {
 	if err != nil {
 		return err
 	}
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error {
-		kept, aside := s.reportDamage()
+		damaged, err := s.reportDamage()
+		if err != nil {
+			return err
+		}
 		held, err := s.heldBy(r.Attachment)
 		if err != nil {
 			return err
@@ -124,7 +122,7 @@ func (k keeper) check(ctx context.Context, r *cni.Request, c *config) error {
 				continue
 			}
 			why := ""
-			if slices.ContainsFunc(slices.Concat(kept, aside), is) {
+			if slices.ContainsFunc(damaged, is) {
 				why = ": its reservation is damaged"
 			}
 			return cni.Errorf(cni.CodeNotAsExpected, "address %s is not reserved for %q in network %q%s", a, r.Attachment, r.Network, why)
@@ -152,9 +150,11 @@ func (k keeper) status(ctx context.Context, r *cni.Request, c *config) error {
 	if err != nil {
 		return err
 	}
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error {
-		s.reportDamage()
+		if _, err := s.reportDamage(); err != nil {
+			return err
+		}
 		for _, set := range p.sets {
 			_, ok := s.idx.free(set, netip.Addr{})
 			ok = ok || len(s.staleIn(set)) > 0

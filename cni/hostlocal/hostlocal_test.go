@@ -26,8 +26,10 @@ type pool struct {
 	plugin *cni.Plugin
 }
 
-func newPool(t testing.TB, ranges string) *pool {
-	p := &pool{t: t, dir: t.TempDir(), more: map[string]any{}, plugin: hostlocal.Plugin()}
+func newPool(t testing.TB, ranges string) *pool { return newPoolIn(t, t.TempDir(), ranges) }
+
+func newPoolIn(t testing.TB, dir, ranges string) *pool {
+	p := &pool{t: t, dir: dir, more: map[string]any{}, plugin: hostlocal.Plugin()}
 	p.ipam = map[string]any{"type": "host-local", "dataDir": p.dir, "ranges": json.RawMessage(ranges)}
 	return p
 }

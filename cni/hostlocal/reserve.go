@@ -10,7 +10,7 @@ import (
 )
 
 // takeBackAtOnce bounds what one ADD takes back of earlier boots.
-const takeBackAtOnce = 128
+const takeBackAtOnce = 64
 
 // reserve reserves an address of every set for the owner, or none. An owner
 // that has one of a set keeps it.
@@ -113,11 +113,13 @@ func (s *store) chooseAsked(owner cni.Attachment, a netip.Addr) (holding, error)
 	return h, s.remove(r.holding(), 0)
 }
 
-// takeBack frees addresses of the set whose containers an earlier boot of the
-// machine ended, so many that not every ADD has to.
+// takeBack frees addresses of the set whose containers died with an earlier boot:
+// a few, so that containers that come back find their own address, but of many
+// so many that not every ADD has to.
 func (s *store) takeBack(set rangeSet) error {
-	count := 0
-	for _, h := range s.staleIn(set) {
+	stale := s.staleIn(set)
+	most := min(1+len(stale)/16, takeBackAtOnce)
+	for _, h := range stale[:min(most, len(stale))] {
 		r, err := s.read(h)
 		if err != nil {
 			return err
@@ -128,11 +130,8 @@ func (s *store) takeBack(set rangeSet) error {
 		if err := s.remove(h, 0); err != nil {
 			return err
 		}
-		if count++; count == takeBackAtOnce {
-			break
-		}
+		s.log.Info("taking back an address of an earlier boot", "network", s.network, "address", h.addr, "owner", r.owner)
 	}
-	s.log.Info("taking back addresses of an earlier boot", "network", s.network, "count", count)
 	return nil
 }
 
@@ -180,8 +179,8 @@ func (s *store) collect(valid []cni.Attachment, delay time.Duration) error {
 		}
 		errs = append(errs, err)
 	}
-	s.reportDamage()
-	return errors.Join(errs...)
+	_, err := s.reportDamage()
+	return errors.Join(append(errs, err)...)
 }
 
 func (s *store) collectOne(h holding, delay time.Duration) error {
