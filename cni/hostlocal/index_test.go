@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,11 +61,10 @@ func TestDamagedIndex(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for round := range 60 {
-		bad := index
+		bad := slices.Clone(index)
 		if round%10 == 0 {
-			bad = index[:random.IntN(len(index))]
+			bad = bad[:random.IntN(len(bad))]
 		} else {
-			bad = []byte(string(index))
 			for range 1 + random.IntN(20) {
 				bad[random.IntN(len(bad))] ^= byte(1 << random.IntN(8))
 			}
