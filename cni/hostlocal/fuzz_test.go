@@ -26,15 +26,18 @@ func FuzzConfig(f *testing.F) {
 		p.ipam["dataDir"] = p.dir
 		delete(p.ipam, "resolvConf") // which would read any file
 		p.more["runtimeConfig"] = map[string]any{"ips": json.RawMessage(ips)}
+		var err error
 		for range 2 {
-			_, err := p.call("ADD", "x")
+			_, err = p.call("ADD", "x")
 			switch code := cni.CodeOf(err); {
 			case err == nil, code == cni.CodeConfig, code == cni.CodeUnsupportedField, code == cni.CodeDecode, code == cni.CodeExhausted:
 			default:
 				t.Fatalf("code %d: %v", code, err)
 			}
 		}
-		p.del("x")
+		if err == nil {
+			p.del("x")
+		}
 		if got := p.reserved(); got != "" {
 			t.Errorf("left: %s", got)
 		}
