@@ -35,7 +35,20 @@ func newPoolIn(t testing.TB, dir, ranges string) *pool {
 }
 
 func (p *pool) call(command, id string) ([]byte, error) {
-	config := map[string]any{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true, "prevResult": map[string]any{"cniVersion": "1.1.0"}, "ipam": p.ipam}
+	return cni.Invoke(context.Background(), p.plugin, p.env(command, id), p.stdin())
+}
+
+func (p *pool) env(command, id string) map[string]string {
+	return map[string]string{
+		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_ARGS": p.args,
+	}
+}
+
+func (p *pool) stdin() []byte {
+	config := map[string]any{
+		"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true,
+		"prevResult": map[string]any{"cniVersion": "1.1.0"}, "ipam": p.ipam,
+	}
 	for key, value := range p.more {
 		config[key] = value
 	}
@@ -43,9 +56,7 @@ func (p *pool) call(command, id string) ([]byte, error) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return cni.Invoke(context.Background(), p.plugin, map[string]string{
-		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_ARGS": p.args,
-	}, stdin)
+	return stdin
 }
 
 // add returns the addresses, or the error's text.

@@ -113,6 +113,27 @@ func (s *store) chooseAsked(owner cni.Attachment, a netip.Addr) (holding, error)
 	return h, s.remove(r.holding(), 0)
 }
 
+// restore makes the address the owner's, of whose live interface it is known to
+// be.
+func (s *store) restore(owner cni.Attachment, held []holding, a netip.Addr) error {
+	if i := slices.IndexFunc(held, func(h holding) bool { return h.addr == a }); i >= 0 {
+		if held[i].stale {
+			return s.refresh(held[i])
+		}
+		return nil
+	}
+	if damaged := (holding{key: damagedKey(), addr: a}); slices.ContainsFunc(s.idx.held(damagedKey()), func(h holding) bool { return h.addr == a }) {
+		if err := s.remove(damaged, 0); err != nil {
+			return err
+		}
+	}
+	if _, err := s.chooseAsked(owner, a); err != nil {
+		return err
+	}
+	s.log.Warn("putting back a reservation", "network", s.network, "address", a, "owner", owner)
+	return s.create(a, owner)
+}
+
 // takeBack frees addresses of the set whose containers died with an earlier boot:
 // a few, so that containers that come back find their own address, but of many
 // so many that not every ADD has to.

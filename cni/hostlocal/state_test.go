@@ -234,6 +234,41 @@ func TestCheckNamesTheDamage(t *testing.T) {
 	}
 }
 
+func TestRepair(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"fd00::/64"}]]`)
+	p.add("x")
+	p.add("y")
+	result := json.RawMessage(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.2/24"},{"address":"fd00::2/64"}]}`)
+	repair := func() error {
+		p.more["prevResult"] = result
+		defer delete(p.more, "prevResult")
+		return cni.Set{"host-local": p.plugin}.Repair(t.Context(), "host-local", p.env("CHECK", "x"), p.stdin())
+	}
+	for what, breaks := range map[string]func(){
+		"lost":    func() { os.Remove(p.path("10.0.0.2")) },
+		"damaged": func() { p.write("fd00::2", "\xff") },
+		"both":    func() { os.Remove(p.path("fd00::2")); p.write("10.0.0.2", "\xff") },
+		"neither": func() {},
+		"all":     func() { os.RemoveAll(p.path("")) },
+	} {
+		breaks()
+		if err := repair(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		p.more["prevResult"] = result
+		if _, err := p.call("CHECK", "x"); err != nil {
+			t.Errorf("%s: CHECK after the repair: %v", what, err)
+		}
+		delete(p.more, "prevResult")
+	}
+	p.del("x")
+	p.more["runtimeConfig"] = map[string]any{"ips": []string{"10.0.0.2"}}
+	p.add("z")
+	if err := repair(); cni.CodeOf(err) != cni.CodeExhausted {
+		t.Errorf("the address is z's now: %v", err)
+	}
+}
+
 func TestCommand(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"fd00::/64"}]]`)
 	p.add("x")

@@ -172,7 +172,7 @@ func (s *Store) Check() error {
 }
 
 const (
-	separator = "@"
+	separator = "@" // which no name of CNI has
 	suffix    = ".json"
 	maxName   = 200 // what a file system takes, less what a temporary file adds
 )
