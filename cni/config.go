@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
@@ -195,7 +196,7 @@ func (r *Request) readBase() error {
 			return Errorf(CodeDecode, "decoding name: %w", err)
 		}
 	}
-	if !namePattern.MatchString(r.Network) {
+	if !cniname.Valid(r.Network) {
 		return Errorf(CodeConfig, "the network's name is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", r.Network)
 	}
 	if r.Command == CmdGC {

@@ -4,14 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"unicode"
-)
 
-// namePattern is what the specification allows for container ids and for the
-// names of networks.
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
+	"github.com/nodekit-project/nodekit/internal/cniname"
+)
 
 // maxIfName is IFNAMSIZ without the terminating zero.
 const maxIfName = 15
@@ -59,7 +56,7 @@ func checkID(id string) error {
 	if id == "" {
 		return errors.New("CNI_CONTAINERID is missing")
 	}
-	if !namePattern.MatchString(id) {
+	if !cniname.Valid(id) {
 		return fmt.Errorf("CNI_CONTAINERID is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", id)
 	}
 	return nil

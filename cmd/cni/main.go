@@ -4,11 +4,16 @@
 //	install cni /opt/cni/bin/bridge
 //	for name in host-local portmap loopback; do ln -s bridge /opt/cni/bin/$name; done
 //
-// It speaks the CNI specification and no other interface; what it links is kept
-// free of grpc and k8s.io, because a runtime starts it for every container.
+// It speaks the CNI specification, and with arguments to people, who see and
+// release addresses: host-local list. What it links is kept free of grpc and
+// k8s.io, because a runtime starts it for every container.
 package main
 
 import (
+	"context"
+	"fmt"
+	"os"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
 	"github.com/nodekit-project/nodekit/cni/hostlocal"
@@ -17,5 +22,12 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Getenv("CNI_COMMAND") == "" {
+		if err := hostlocal.Command(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	cni.Main(bridge.Plugin(), hostlocal.Plugin(), loopback.Plugin(), portmap.Plugin())
 }

@@ -49,27 +49,6 @@ func build(t testing.TB) (dir string) {
 	return dir
 }
 
-// TestSmall holds the size of what a runtime starts for every container, and
-// what makes it small.
-func TestSmall(t *testing.T) {
-	fi, err := os.Stat(filepath.Join(build(t), "bridge"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if fi.Size() > 6<<20 {
-		t.Errorf("the stripped binary has %d bytes, more than 6 MiB", fi.Size())
-	}
-	deps, err := exec.Command("go", "list", "-deps", ".").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for dep := range strings.FieldsSeq(string(deps)) {
-		if strings.HasPrefix(dep, "google.golang.org/grpc") || strings.HasPrefix(dep, "k8s.io/") || strings.HasPrefix(dep, "net/http") {
-			t.Errorf("it links %s", dep)
-		}
-	}
-}
-
 func TestProtocol(t *testing.T) {
 	dir := build(t)
 	cases := []struct {

@@ -31,6 +31,7 @@ type reservation struct {
 	stale  bool   // made in an earlier boot
 	damage string // why there is no owner, or empty
 	empty  bool   // nothing was ever written into it
+	aside  bool   // put aside, which holds no address
 	since  unix.Timespec
 }
 

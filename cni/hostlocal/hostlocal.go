@@ -1,35 +1,3 @@
-// Package hostlocal is the host-local IPAM plugin: it hands out addresses of
-// configured ranges and keeps the reservations in files on this host (CNI
-// specification 1.1.0, section 4).
-//
-// The files are those of the upstream plugin of the same name: one per address
-// below dataDir/<network>, named by the address, with the container id and the
-// interface name inside. Either program can follow the other at any time. What
-// upstream's does not know stays out of its way: an extended attribute with the
-// boot, files that begin with a dot, and an index that makes a call's time
-// independent of the number of reservations. The index is never the truth.
-//
-// # Crashes
-//
-// A reservation appears whole or not at all, so a kill -9 never loses an
-// address: DEL or GC finds what it left. A file that a crashed writer of another
-// program left empty is put aside, and its address is free again; one that is
-// damaged in another way keeps its address back. Both are reported to the log,
-// by CHECK, STATUS and List, and never passed over in silence.
-//
-// Nothing is synced to disk. A power failure can lose reservations, bring back
-// some that were released, and leave empty files: all of them are of containers
-// that died with the power, and are treated as such because of their boot.
-//
-// # Reboots
-//
-// No container outlives the kernel's boot. The reservation of an earlier boot
-// still serves the container of the same name, which gets its old address, and
-// otherwise counts as free for STATUS, for an ADD that asks for the address and
-// for one that finds no other. GC goes by the runtime's list alone.
-//
-// Calls of any number of processes may overlap; a file lock per network, which
-// is upstream's too, orders them.
 package hostlocal
 
 import (
@@ -37,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -53,16 +20,12 @@ func Plugin() *cni.Plugin { return plugin(thisBoot) }
 // every call.
 func plugin(current func() boot) *cni.Plugin {
 	k := keeper{current}
-	p := cni.New("host-local", cni.Handlers[config]{Add: k.add, Del: k.del, Check: k.check, GC: k.gc, Status: k.status})
+	p := cni.New("host-local", cni.Handlers[config]{Add: k.add, Del: k.del, Check: k.check, GC: k.gc, Status: k.status, Repair: k.repair})
 	p.IPAM = true
 	return p
 }
 
 type keeper struct{ boot func() boot }
-
-func (k keeper) store(r *cni.Request, c *config) *store {
-	return &store{path: filepath.Join(c.IPAM.dataDir(), r.Network), network: r.Network, boot: k.boot(), log: r.Log}
-}
 
 func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	p, err := c.plan(r)
@@ -74,7 +37,7 @@ func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result
 		return nil, err
 	}
 	var addrs []netip.Addr
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	err = withStore(ctx, s, true, func() (err error) {
 		addrs, err = s.reserve(r.Attachment, p)
 		return err
@@ -95,12 +58,12 @@ func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result
 }
 
 func (k keeper) del(ctx context.Context, r *cni.Request, c *config) error {
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error { return s.release(r.Attachment, c.IPAM.delay()) })
 }
 
 func (k keeper) gc(ctx context.Context, r *cni.Request, c *config) error {
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error { return s.collect(r.Valid, c.IPAM.delay()) })
 }
 
@@ -111,9 +74,12 @@ func (k keeper) check(ctx context.Context, r *cni.Request, c *config) error {
 	if err != nil {
 		return err
 	}
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error {
-		kept, aside := s.reportDamage()
+		damaged, err := s.reportDamage()
+		if err != nil {
+			return err
+		}
 		held, err := s.heldBy(r.Attachment)
 		if err != nil {
 			return err
@@ -124,13 +90,37 @@ func (k keeper) check(ctx context.Context, r *cni.Request, c *config) error {
 				continue
 			}
 			why := ""
-			if slices.ContainsFunc(slices.Concat(kept, aside), is) {
+			if slices.ContainsFunc(damaged, is) {
 				why = ": its reservation is damaged"
 			}
 			return cni.Errorf(cni.CodeNotAsExpected, "address %s is not reserved for %q in network %q%s", a, r.Attachment, r.Network, why)
 		}
 		if len(held) == 0 {
 			return cni.Errorf(cni.CodeNotAsExpected, "no address is reserved for %q in network %q", r.Attachment, r.Network)
+		}
+		return nil
+	})
+}
+
+// repair puts back reservations of prevResult's addresses that are lost, are
+// damaged or bear an earlier boot. What somebody else has by now stays theirs, and
+// is what CHECK goes on to report.
+func (k keeper) repair(ctx context.Context, r *cni.Request, c *config) error {
+	p, err := c.plan(r)
+	if err != nil {
+		return err
+	}
+	own := p.own(r.PrevResult)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
+	return withStore(ctx, s, len(own) > 0, func() error {
+		held, err := s.heldBy(r.Attachment)
+		if err != nil {
+			return err
+		}
+		for _, a := range own {
+			if err := s.restore(r.Attachment, held, a); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -152,9 +142,11 @@ func (k keeper) status(ctx context.Context, r *cni.Request, c *config) error {
 	if err != nil {
 		return err
 	}
-	s := k.store(r, c)
+	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error {
-		s.reportDamage()
+		if _, err := s.reportDamage(); err != nil {
+			return err
+		}
 		for _, set := range p.sets {
 			_, ok := s.idx.free(set, netip.Addr{})
 			ok = ok || len(s.staleIn(set)) > 0

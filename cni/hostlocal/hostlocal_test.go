@@ -26,14 +26,29 @@ type pool struct {
 	plugin *cni.Plugin
 }
 
-func newPool(t testing.TB, ranges string) *pool {
-	p := &pool{t: t, dir: t.TempDir(), more: map[string]any{}, plugin: hostlocal.Plugin()}
+func newPool(t testing.TB, ranges string) *pool { return newPoolIn(t, t.TempDir(), ranges) }
+
+func newPoolIn(t testing.TB, dir, ranges string) *pool {
+	p := &pool{t: t, dir: dir, more: map[string]any{}, plugin: hostlocal.Plugin()}
 	p.ipam = map[string]any{"type": "host-local", "dataDir": p.dir, "ranges": json.RawMessage(ranges)}
 	return p
 }
 
 func (p *pool) call(command, id string) ([]byte, error) {
-	config := map[string]any{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true, "prevResult": map[string]any{"cniVersion": "1.1.0"}, "ipam": p.ipam}
+	return cni.Invoke(context.Background(), p.plugin, p.env(command, id), p.stdin())
+}
+
+func (p *pool) env(command, id string) map[string]string {
+	return map[string]string{
+		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_ARGS": p.args,
+	}
+}
+
+func (p *pool) stdin() []byte {
+	config := map[string]any{
+		"cniVersion": "1.1.0", "name": "n", "type": "bridge", "isGateway": true,
+		"prevResult": map[string]any{"cniVersion": "1.1.0"}, "ipam": p.ipam,
+	}
 	for key, value := range p.more {
 		config[key] = value
 	}
@@ -41,9 +56,7 @@ func (p *pool) call(command, id string) ([]byte, error) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return cni.Invoke(context.Background(), p.plugin, map[string]string{
-		"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_ARGS": p.args,
-	}, stdin)
+	return stdin
 }
 
 // add returns the addresses, or the error's text.

@@ -10,7 +10,7 @@ import (
 )
 
 // takeBackAtOnce bounds what one ADD takes back of earlier boots.
-const takeBackAtOnce = 128
+const takeBackAtOnce = 64
 
 // reserve reserves an address of every set for the owner, or none. An owner
 // that has one of a set keeps it.
@@ -113,11 +113,34 @@ func (s *store) chooseAsked(owner cni.Attachment, a netip.Addr) (holding, error)
 	return h, s.remove(r.holding(), 0)
 }
 
-// takeBack frees addresses of the set whose containers an earlier boot of the
-// machine ended, so many that not every ADD has to.
+// restore makes the address the owner's, of whose live interface it is known to
+// be.
+func (s *store) restore(owner cni.Attachment, held []holding, a netip.Addr) error {
+	if i := slices.IndexFunc(held, func(h holding) bool { return h.addr == a }); i >= 0 {
+		if held[i].stale {
+			return s.refresh(held[i])
+		}
+		return nil
+	}
+	if damaged := (holding{key: damagedKey(), addr: a}); slices.ContainsFunc(s.idx.held(damagedKey()), func(h holding) bool { return h.addr == a }) {
+		if err := s.remove(damaged, 0); err != nil {
+			return err
+		}
+	}
+	if _, err := s.chooseAsked(owner, a); err != nil {
+		return err
+	}
+	s.log.Warn("putting back a reservation", "network", s.network, "address", a, "owner", owner)
+	return s.create(a, owner)
+}
+
+// takeBack frees addresses of the set whose containers died with an earlier boot:
+// a few, so that containers that come back find their own address, but of many
+// so many that not every ADD has to.
 func (s *store) takeBack(set rangeSet) error {
-	count := 0
-	for _, h := range s.staleIn(set) {
+	stale := s.staleIn(set)
+	most := min(1+len(stale)/16, takeBackAtOnce)
+	for _, h := range stale[:min(most, len(stale))] {
 		r, err := s.read(h)
 		if err != nil {
 			return err
@@ -128,11 +151,8 @@ func (s *store) takeBack(set rangeSet) error {
 		if err := s.remove(h, 0); err != nil {
 			return err
 		}
-		if count++; count == takeBackAtOnce {
-			break
-		}
+		s.log.Info("taking back an address of an earlier boot", "network", s.network, "address", h.addr, "owner", r.owner)
 	}
-	s.log.Info("taking back addresses of an earlier boot", "network", s.network, "count", count)
 	return nil
 }
 
@@ -180,8 +200,8 @@ func (s *store) collect(valid []cni.Attachment, delay time.Duration) error {
 		}
 		errs = append(errs, err)
 	}
-	s.reportDamage()
-	return errors.Join(errs...)
+	_, err := s.reportDamage()
+	return errors.Join(append(errs, err)...)
 }
 
 func (s *store) collectOne(h holding, delay time.Duration) error {

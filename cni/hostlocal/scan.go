@@ -84,16 +84,22 @@ func (s *store) settle(r reservation) holding {
 	return holding{key: quarantinedKey(), addr: r.addr}
 }
 
-// reportDamage logs what is damaged in the network, and returns it.
-func (s *store) reportDamage() (kept, aside []holding) {
-	kept, aside = s.idx.held(damagedKey()), s.idx.held(quarantinedKey())
-	for _, h := range kept {
+// reportDamage logs what is damaged in the network, and returns it. What somebody
+// has mended makes the index outdated.
+func (s *store) reportDamage() (damaged []holding, err error) {
+	for _, h := range s.idx.held(damagedKey()) {
+		r, err := readReservation(s.dir, h.addr.String(), s.boot)
+		if err == nil && r.damage == "" {
+			return nil, errOutdated
+		}
 		s.log.Warn("a reservation is damaged; its address is kept back", "network", s.network, "address", h.addr)
+		damaged = append(damaged, h)
 	}
-	for _, h := range aside {
+	for _, h := range s.idx.held(quarantinedKey()) {
 		s.log.Warn("a damaged reservation is put aside", "network", s.network, "file", quarantinePrefix+h.addr.String())
+		damaged = append(damaged, h)
 	}
-	return kept, aside
+	return damaged, nil
 }
 
 // removeQuarantined removes a file that was put aside.

@@ -39,6 +39,10 @@ type store struct {
 	changed bool
 }
 
+func newStore(dataDir, network string, b boot, log *slog.Logger) *store {
+	return &store{path: filepath.Join(dataDir, network), network: network, dir: -1, boot: b, log: log}
+}
+
 // errOutdated tells that the index and the files disagree.
 var errOutdated = errors.New("the index disagrees with the reservations")
 
@@ -46,7 +50,6 @@ var errOutdated = errors.New("the index disagrees with the reservations")
 // turns out to be outdated. Where the network was never used fn sees none and,
 // unless create is set, nothing is made.
 func withStore(ctx context.Context, s *store, create bool, fn func() error) (err error) {
-	s.dir = -1
 	defer s.close()
 	if err := s.open(ctx, create); err != nil {
 		return fmt.Errorf("opening reservations of network %q: %w", s.network, err)

@@ -3,15 +3,13 @@ package runtime
 import (
 	"bytes"
 	"encoding/json"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
-
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
 
 // list is a network configuration: a name and the plugins of its chain. It is
 // what a record keeps, so that DEL sees the configuration that ADD saw.
@@ -58,7 +56,7 @@ func (p plugin) capabilities() map[string]bool {
 // check says what is wrong with a plugin's configuration, and under which key.
 func (p plugin) check() error {
 	kind := p.kind()
-	if !namePattern.MatchString(kind) {
+	if !cniname.Valid(kind) {
 		return atKey(fault.Invalid.Errorf("the type is %q: it must be the name of a plugin's file", kind), "type")
 	}
 	if raw, ok := p["capabilities"]; ok {
@@ -86,7 +84,7 @@ func parse(content []byte, besides func(name string) ([]plugin, error)) (*list, 
 		return nil, err
 	}
 	l := &d.list
-	if !namePattern.MatchString(l.Name) {
+	if !cniname.Valid(l.Name) {
 		return nil, atKey(fault.Invalid.Errorf("the name is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", l.Name), "name")
 	}
 	if err := l.selectVersion(d.Versions); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -66,7 +67,7 @@ func (a Attachment) capabilityArgs() (map[string]json.RawMessage, error) {
 
 // validate refuses what no plugin could be given.
 func (a Attachment) validate() error {
-	if !namePattern.MatchString(a.ContainerID) || a.IfName == "" || filepath.Base(a.IfName) != a.IfName {
+	if !cniname.Valid(a.ContainerID) || a.IfName == "" || filepath.Base(a.IfName) != a.IfName {
 		return fault.Invalid.Errorf("container id %q or interface name %q is not valid", a.ContainerID, a.IfName)
 	}
 	if len(a.PortMappings) > 0 && a.CapabilityArgs["portMappings"] != nil {

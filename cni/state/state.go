@@ -25,10 +25,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -118,7 +118,7 @@ func (s *Store) Delete(network, containerID, ifName string) error {
 // reports of a record that is damaged or newer is joined into the error; the
 // names of the damaged ones are among the records.
 func (s *Store) List(network string) ([]*Record, error) {
-	if !names.MatchString(network) {
+	if !cniname.Valid(network) {
 		return nil, fault.Invalid.Errorf("%q is no name of a network", network)
 	}
 	dir := filepath.Join(s.dir, network)
@@ -151,7 +151,7 @@ func (s *Store) List(network string) ([]*Record, error) {
 // that is going on at the same time fails by it, so this is for GC, which the
 // specification keeps apart from ADD and DEL.
 func (s *Store) Clean(network string) error {
-	if !names.MatchString(network) {
+	if !cniname.Valid(network) {
 		return fault.Invalid.Errorf("%q is no name of a network", network)
 	}
 	return atomicfile.Clean(filepath.Join(s.dir, network))
@@ -171,12 +171,8 @@ func (s *Store) Check() error {
 	}
 }
 
-// names are what the specification allows for networks and container ids. The
-// character that separates the parts of a file's name is none of theirs.
-var names = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`)
-
 const (
-	separator = "@"
+	separator = "@" // which no name of CNI has
 	suffix    = ".json"
 	maxName   = 200 // what a file system takes, less what a temporary file adds
 )
@@ -184,7 +180,7 @@ const (
 func (s *Store) path(network, containerID, ifName string) (string, error) {
 	name := containerID + separator + ifName + suffix
 	switch {
-	case !names.MatchString(network), !names.MatchString(containerID), ifName == "", ifName == ".", ifName == "..", strings.ContainsRune(ifName, '/'):
+	case !cniname.Valid(network), !cniname.Valid(containerID), ifName == "", ifName == ".", ifName == "..", strings.ContainsRune(ifName, '/'):
 		return "", fault.Invalid.Errorf("network %q, container %q, interface %q cannot be an attachment", network, containerID, ifName)
 	case len(name) > maxName, len(network) > maxName:
 		return "", fault.Invalid.Errorf("network %q, container %q: the names are too long to be kept as a file's", network, containerID)
