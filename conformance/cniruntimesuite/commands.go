@@ -1,14 +1,12 @@
 package cniruntimesuite
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/supervisor"
@@ -23,6 +21,7 @@ import (
 type Commands struct {
 	Add, Del, Check, GC, Status string
 	// Serve runs the runtime's daemon, if it has one. It is killed at the end.
+	// Without it a restart kills the commands that run, and what they started.
 	Serve string
 	// Ready is repeated after the start of Serve until it succeeds.
 	Ready string
@@ -39,11 +38,14 @@ type commander struct {
 	Commands
 	dirs   Dirs
 	daemon *supervisor.Process // nil without Serve
+
+	mu      sync.Mutex
+	running map[*supervisor.Process]bool // commands
 }
 
 func (c Commands) open(ctx context.Context, d Dirs) (*Runtime, error) {
-	r := &commander{Commands: c, dirs: d}
-	rt := &Runtime{Add: r.verb(c.Add), Del: r.verb(c.Del), Check: r.verb(c.Check)}
+	r := &commander{Commands: c, dirs: d, running: map[*supervisor.Process]bool{}}
+	rt := &Runtime{Add: r.verb(c.Add), Del: r.verb(c.Del), Check: r.verb(c.Check), Restart: r.restart}
 	if c.GC != "" {
 		rt.GC = r.collect
 	}
@@ -58,7 +60,6 @@ func (c Commands) open(ctx context.Context, d Dirs) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	rt.Restart = r.restart
 	rt.Close = func(context.Context) error { return r.daemon.Stop(closeTime / 2) }
 	if err := r.await(ctx); err != nil {
 		r.daemon.Kill()
@@ -68,6 +69,14 @@ func (c Commands) open(ctx context.Context, d Dirs) (*Runtime, error) {
 }
 
 func (r *commander) restart(ctx context.Context) error {
+	if r.daemon == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for p := range r.running {
+			p.Kill()
+		}
+		return nil
+	}
 	if err := r.daemon.Restart(); err != nil {
 		return err
 	}
@@ -116,12 +125,25 @@ func (r *commander) env(more ...string) []string {
 }
 
 func (r *commander) run(ctx context.Context, command string, env ...string) error {
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	cmd.Env, cmd.Stdout, cmd.Stderr = r.env(env...), io.Writer(&out), &out
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w: %s", command, err, bytes.TrimSpace(out.Bytes()))
+	p, err := supervisor.Start(supervisor.Command{Path: "/bin/sh", Args: []string{"-c", command}, Env: r.env(env...)})
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.running[p] = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.running, p)
+	}()
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		p.Kill()
+	}
+	if err := p.Err(); err != nil {
+		return fmt.Errorf("%s: %w: %s", command, err, strings.TrimSpace(p.Tail()))
 	}
 	return nil
 }

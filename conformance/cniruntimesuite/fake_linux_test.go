@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -180,7 +179,7 @@ func (f *fake) exec(ctx context.Context, a *attachment, p map[string]json.RawMes
 	switch {
 	case f.has("no-path"):
 		delete(env, "CNI_PATH")
-	case f.has("args-"+verb):
+	case f.has("args-" + verb):
 		env["CNI_ARGS"] = "B=c"
 	}
 	run := func() error {
@@ -448,11 +447,9 @@ func (f *fake) close(ctx context.Context) error {
 		return nil
 	}
 	entries, err := os.ReadDir(f.dirs.State)
-	errs := []error{err}
+	errs := []error{err, ctx.Err()}
 	for _, e := range entries {
 		errs = append(errs, netns.Remove(filepath.Join(f.dirs.State, e.Name())))
 	}
-	return errors.Join(append(errs, context.Cause(ctx))...)
+	return errors.Join(errs...)
 }
-
-var _ = fmt.Sprint

@@ -19,7 +19,7 @@ import (
 const (
 	network = "suite-net"
 	// settle is how long a runtime may take to do what it need not do at once.
-	settle = 3 * time.Second
+	settle = 1500 * time.Millisecond
 	// overlap is how long a plugin takes when a rule looks for calls beside it.
 	overlap = 100 * time.Millisecond
 	// closeTime bounds the end of a runtime.
@@ -132,7 +132,7 @@ func (l *lab) configure(ctx context.Context, keys object) error {
 func (l *lab) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
-	var errs []error
+	errs := []error{l.heal()} // so that what is left can be deleted
 	if l.Runtime != nil && l.Close != nil {
 		if err := l.Close(ctx); err != nil {
 			l.out.Warn("ending the runtime", "err", err) // no duty that a rule is about
@@ -169,6 +169,18 @@ func (l *lab) prepare(plugin, verb string, f fault) error {
 	}
 	l.faults++
 	return os.WriteFile(faultFile(l.log, plugin, verb, l.faults), raw, 0o666)
+}
+
+// heal ends all faults.
+func (l *lab) heal() error {
+	files, err := filepath.Glob(filepath.Join(l.log, "*.*.*"))
+	errs := []error{err}
+	for _, file := range files {
+		if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // added is a lab whose network has further keys, with a container that Add has

@@ -11,6 +11,9 @@ import (
 
 func TestMain(m *testing.M) {
 	cniruntimesuite.Main(os.Args[1:])
+	if len(os.Args) == 3 && os.Args[1] == "runtime-verb" {
+		os.Exit(runVerb(os.Args[2]))
+	}
 	os.Exit(m.Run())
 }
 
@@ -69,13 +72,13 @@ func TestMutants(t *testing.T) {
 	conformance.TestMutants(t, cniruntimesuite.Suite(), mutants)
 }
 
-// TestLegal runs the whole suite on runtimes that do nothing wrong.
+// TestLegal runs a runtime that does nothing wrong, and makes the namespaces
+// itself; TestOurs is the other kind.
 func TestLegal(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	for name, target := range map[string]cniruntimesuite.Target{
-		"plain":                    faulty("", false),
-		"makes network namespaces": faulty("", true),
-	} {
-		t.Run(name, func(t *testing.T) { cniruntimesuite.Test(t, target) })
+	results := map[string]conformance.Status{}
+	for _, id := range []string{"001", "002", "003", "004", "005", "007", "011", "015", "024", "026", "032", "036", "043", "050", "055"} {
+		results["CNIRT-"+id] = conformance.Pass
 	}
+	expect(t, faulty("", true), results)
 }
