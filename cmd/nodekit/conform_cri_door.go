@@ -72,8 +72,18 @@ func (d criDoor) open(ctx context.Context, dirs cniruntimesuite.Dirs) (*cnirunti
 func (r *criRuntime) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, doorStart)
 	defer cancel()
-	if _, err := r.Wait(ctx); err != nil {
-		return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
+	for {
+		_, err := r.Wait(ctx)
+		if err == nil {
+			break
+		}
+		select {
+		case <-r.process.Done():
+			return fmt.Errorf("the runtime ended: %w\nit printed: %s", errors.Join(err, r.process.Err()), r.process.Tail())
+		case <-ctx.Done():
+			return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
+		case <-time.After(50 * time.Millisecond): // some answer that they are not ready yet
+		}
 	}
 	for r.ready != "" {
 		cmd := exec.CommandContext(ctx, "/bin/sh", "-c", r.ready)

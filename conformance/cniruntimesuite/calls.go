@@ -98,6 +98,17 @@ func (cs calls) last(plugin string) *call {
 	return nil
 }
 
+// firsts are the first call of each plugin: a DEL may be repeated when the runtime
+// has forgotten what it did.
+func (cs calls) firsts() calls {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(cs), func(c *call) bool {
+		again := seen[c.Plugin]
+		seen[c.Plugin] = true
+		return again
+	})
+}
+
 // sameJSON compares documents by what they mean: numbers digit by digit, and
 // something empty is as good as absent.
 func sameJSON(a, b []byte) bool {

@@ -16,7 +16,9 @@
 // Positions where the specification's text is not clear: whether DEL of a chain
 // halts at an error (section 3) or goes on is the runtime's choice, because plugins
 // must do their best (section 2). A DEL may come without CNI_NETNS once the
-// namespace is gone. A runtime may or may not read plugins from the directory with
+// namespace is gone, and one that follows another may come without anything that
+// was remembered. Arguments and fields have no order, and a number may be written
+// otherwise as long as it is the same one. A runtime may or may not read plugins from the directory with
 // the network's name, and only loadOnlyInlinedPlugins forbids it.
 //
 // The suite needs Linux, root and /bin/sh.
