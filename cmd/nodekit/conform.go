@@ -20,7 +20,8 @@ func newConformCommand() *cobra.Command {
 		Long: `Conform runs a conformance suite against a plugin in any language and prints which
 sentence of the specification it broke. The exit code is 1 when a MUST rule failed.`,
 	}
-	cmd.AddCommand(newConformCNICommand(), newConformCSICommand(), newConformDeviceCommand(), newConformCRICommand())
+	cmd.AddCommand(newConformCNICommand(), newConformCSICommand(), newConformDeviceCommand(), newConformCRICommand(),
+		newConformCNIRuntimeCommand())
 	return cmd
 }
 
@@ -74,7 +75,7 @@ func (f *conformFlags) loadProfile() (*conformance.Profile, error) {
 // command is the command line that repeats this run, for people to copy.
 func (f *conformFlags) command(cmd *cobra.Command, args []string) string {
 	words := []string{cmd.CommandPath()}
-	for _, name := range []string{"endpoint", "exec", "profile"} {
+	for _, name := range []string{"endpoint", "exec", "add", "del", "check", "gc", "status", "serve", "ready", "profile"} {
 		if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed {
 			words = append(words, "--"+name, shellQuote(flag.Value.String()))
 		}

@@ -15,7 +15,6 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/client"
-	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
@@ -196,11 +195,11 @@ func (s *subject) end() {
 		s.in.Log.Warn("stopping the runtime", "err", err)
 	}
 	for range 10 {
-		left, err := leak.Take(leak.Scope{Kinds: []leak.Kind{leak.Process}, Marker: s.root})
+		killed, err := supervisor.KillMarked(s.root)
 		if err != nil {
-			s.in.Log.Warn("looking for what the runtime left running", "err", err)
+			s.in.Log.Warn("ending what the runtime left running", "err", err)
 		}
-		if killed := killMarked(left, s.root); killed == 0 {
+		if killed == 0 {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -208,36 +207,6 @@ func (s *subject) end() {
 	if err := mount.DetachTree(s.in.TempDir); err != nil && !errors.Is(err, mount.ErrUnsupported) {
 		s.in.Log.Warn("detaching what the runtime left mounted", "err", err)
 	}
-}
-
-// killMarked kills the processes that carry the mark in their own command line
-// or environment.
-func killMarked(s *leak.Snapshot, mark string) (killed int) {
-	if s == nil {
-		return 0
-	}
-	for _, name := range s.Names(leak.Process) {
-		id, _, _ := strings.Cut(name, " ")
-		pid, err := strconv.Atoi(id)
-		if err != nil {
-			continue
-		}
-		p, err := os.FindProcess(pid) // holds the process, whoever gets its id next
-		if err == nil && carries(pid, mark) && p.Kill() == nil {
-			killed++
-		}
-	}
-	return killed
-}
-
-func carries(pid int, mark string) bool {
-	for _, file := range []string{"cmdline", "environ"} {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
-		if err == nil && strings.Contains(string(data), mark) {
-			return true
-		}
-	}
-	return false
 }
 
 // sandbox returns the config of a sandbox as the kubelet makes it for an

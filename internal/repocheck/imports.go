@@ -58,6 +58,7 @@ func layers() []layer {
 		{"conformance", []string{"internal/..."}},
 		{"conformance/crisuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
 		{"conformance/cnisuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
+		{"conformance/cniruntimesuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
 		{"conformance/csisuite/...", []string{"conformance", "csi", "csi/mount", "csi/store", "csi/client", "internal/..."}},
 		{"conformance/devicesuite/...", []string{"conformance", "deviceplugin", "deviceplugin/client", "internal/..."}},
 		{"conformance/podsuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},

@@ -53,6 +53,8 @@ func TestRules(t *testing.T) {
 		{"conformance/cnisuite", "cni", false, true},
 		{"conformance/cnisuite", "cni/bridge", test, false},
 		{"conformance/cnisuite", "csi", false, false},
+		{"conformance/cniruntimesuite", "cni/runtime", test, true},
+		{"conformance/cniruntimesuite", "cri/client", false, false},
 		{"conformance/crisuite", "kubelet/pod", false, false},
 		{"cri/oci", "cni/runtime", false, true},
 		{"cri/oci", "cni/bridge", false, false},

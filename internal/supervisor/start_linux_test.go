@@ -1,8 +1,10 @@
 package supervisor_test
 
 import (
+	"os/exec"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,4 +35,30 @@ func TestEnterIsNeverOnTheFirstThread(t *testing.T) {
 	if n := first.Load(); n > 0 {
 		t.Errorf("%d of 400 starts entered on the first thread", n)
 	}
+}
+
+func TestKillMarked(t *testing.T) {
+	mark := t.TempDir()
+	byArgument := exec.Command("sh", "-c", "sleep 60; : "+mark)
+	byEnvironment := exec.Command("sleep", "60")
+	byEnvironment.Env = []string{"MARK=" + mark}
+	other := exec.Command("sleep", "60")
+	for _, cmd := range []*exec.Cmd{byArgument, byEnvironment, other} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if killed, err := supervisor.KillMarked(mark); err != nil || killed < 2 { // the shell's own child may count, too
+		t.Errorf("%d killed, %v", killed, err)
+	}
+	for _, cmd := range []*exec.Cmd{byArgument, byEnvironment} {
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.String() != "signal: killed" {
+			t.Errorf("%v: %v", cmd, cmd.ProcessState)
+		}
+	}
+	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("an unmarked process: %v", err)
+	}
+	_ = other.Process.Kill()
+	_ = other.Wait() // it was killed
 }

@@ -1,0 +1,232 @@
+package cniruntimesuite
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// gcRules are about garbage collection.
+func gcRules() []conformance.Rule[Target] {
+	const collecting = "3, Garbage-collecting a network"
+	return []conformance.Rule[Target]{
+		rule("CNIRT-050", "no ADD and no DEL runs beside GC", lifecycle,
+			"The runtime must ensure that no add or delete operations are in progress before executing gc, and must wait for gc to complete before issuing new add or delete commands.", gcAlone),
+		rule("CNIRT-051", "GC runs the plugins in order", collecting,
+			"For every plugin defined in the plugins key of the network configuration, [...] Execute the plugin binary, with CNI_COMMAND=GC.", gcOrder),
+		rule("CNIRT-052", "GC goes on past errors and returns them", collecting,
+			"If the plugin returns an error, continue with execution, returning all errors to the caller.", gcContinues),
+		rule("CNIRT-053", "GC is told of every attachment that is valid", "2, GC",
+			"The runtime must provide a JSON-serialized plugin configuration object [...]. It contains an additional key; cni.dev/valid-attachments.", gcValid),
+		rule("CNIRT-054", "disableGC keeps GC away from the plugins", "1, Configuration format",
+			"If disableGC is true, runtimes must not call GC for this network configuration list.", disableGC),
+		rule("CNIRT-055", "what GC shall remove gets its DEL", "2, GC",
+			"The runtime MUST NOT use GC as a substitute for DEL.", gcNotForDel),
+	}
+}
+
+// collectable is a lab whose runtime can collect garbage, with a container.
+func (l *lab) collectable(ctx context.Context, keys object) (Container, error) {
+	c, err := l.added(ctx, keys)
+	if err != nil {
+		return c, err
+	}
+	return c, need(l.GC != nil, "GC")
+}
+
+// collected returns the calls of GC. A runtime that speaks no version that has it
+// calls none.
+func (l *lab) collected() (calls, error) {
+	cs, err := l.calls()
+	if err != nil {
+		return nil, err
+	}
+	gc := cs.of("GC")
+	if add := cs.of("ADD"); len(gc) == 0 && len(add) > 0 && string(add[0].request["cniVersion"]) != `"1.1.0"` {
+		return nil, conformance.NotApplicable("the runtime does not speak version 1.1.0, which has GC")
+	}
+	if len(gc) == 0 {
+		return nil, errors.New("GC of no plugin was called")
+	}
+	return gc, nil
+}
+
+func gcAlone(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for _, verb := range []string{"ADD", "DEL", "GC"} {
+		if err := l.prepare(chain[1], verb, fault{Sleep: overlap, Keep: true}); err != nil {
+			return err
+		}
+	}
+	other, err := l.container()
+	if err != nil {
+		return err
+	}
+	third, err := l.container()
+	if err != nil {
+		return err
+	}
+	// An ADD that runs when GC begins, and a DEL and an ADD that come while it does.
+	gc := func() error {
+		if err := l.await(ctx, settle, func(cs calls) error { return began(cs, "ADD", 2) }); err != nil {
+			return err
+		}
+		return l.GC(ctx, []Container{c, other, third})
+	}
+	during := func(f func() error) func() error {
+		return func() error {
+			_ = l.await(ctx, settle, func(cs calls) error { return began(cs, "GC", 1) })
+			return f()
+		}
+	}
+	for _, err := range atOnce([]func() error{
+		func() error { return l.mustAdd(ctx, other) }, gc,
+		during(func() error { return l.mustDel(ctx, c) }), during(func() error { return l.mustAdd(ctx, third) }),
+	}) {
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := l.collected(); err != nil {
+		return err
+	}
+	cs, err := l.calls()
+	if err != nil {
+		return err
+	}
+	return cs.parallel(func(a, b *call) bool {
+		return (a.verb == "GC") != (b.verb == "GC") && changes(a) && changes(b)
+	})
+}
+
+func changes(c *call) bool { return c.verb == "ADD" || c.verb == "DEL" || c.verb == "GC" }
+
+func began(cs calls, verb string, n int) error {
+	count := 0
+	for _, c := range cs.of(verb) {
+		if c.Plugin == chain[1] {
+			count++
+		}
+	}
+	if count < n {
+		return fmt.Errorf("%s was called %d times", verb, count)
+	}
+	return nil
+}
+
+func gcOrder(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := l.GC(ctx, []Container{c}); err != nil {
+		return fmt.Errorf("the runtime does not collect garbage: %w", err)
+	}
+	if _, err := l.collected(); err != nil {
+		return err
+	}
+	return l.inOrder("GC", strings.Join(chain, " "))
+}
+
+func gcContinues(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := l.prepare(chain[0], "GC", fault{Code: 100, Keep: true}); err != nil {
+		return err
+	}
+	reported := l.GC(ctx, []Container{c})
+	gc, err := l.collected()
+	if err != nil {
+		return err
+	}
+	if gc.last(chain[1]) == nil || gc.last(chain[2]) == nil {
+		return fmt.Errorf("after an error of %s, GC was called for %q alone", chain[0], gc.plugins())
+	}
+	if reported == nil {
+		return errors.New("the runtime reports no error although a plugin's GC failed")
+	}
+	return nil
+}
+
+// gcValid compares what plugins are told with the ADDs that they have seen.
+func gcValid(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	other, err := l.container()
+	if err != nil {
+		return err
+	}
+	if err := l.mustAdd(ctx, other); err != nil {
+		return err
+	}
+	if err := l.GC(ctx, []Container{c, other}); err != nil {
+		return fmt.Errorf("the runtime does not collect garbage: %w", err)
+	}
+	gc, err := l.collected()
+	if err != nil {
+		return err
+	}
+	cs, err := l.calls()
+	if err != nil {
+		return err
+	}
+	for _, g := range gc {
+		var valid []struct {
+			ContainerID string `json:"containerID"`
+			IfName      string `json:"ifname"`
+		}
+		raw := g.request["cni.dev/valid-attachments"]
+		if err := json.Unmarshal(raw, &valid); err != nil {
+			return fmt.Errorf("%v got cni.dev/valid-attachments %s: %w", g, raw, err)
+		}
+		told := map[string]bool{}
+		for _, v := range valid {
+			told[v.ContainerID+"/"+v.IfName] = true
+		}
+		for _, add := range cs.of("ADD") {
+			if key := add.container() + "/" + add.Env["CNI_IFNAME"]; !told[key] {
+				return fmt.Errorf("%v is not told that %s is valid: %s", g, key, raw)
+			}
+		}
+	}
+	return nil
+}
+
+func disableGC(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, object{"disableGC": true})
+	if err != nil {
+		return err
+	}
+	if err := l.GC(ctx, []Container{c}); err != nil {
+		return fmt.Errorf("the runtime does not report success of a disabled GC: %w", err)
+	}
+	cs, err := l.calls()
+	if err != nil {
+		return err
+	}
+	if len(cs.of("GC")) > 0 {
+		return fmt.Errorf("GC was called: %v", cs)
+	}
+	return nil
+}
+
+func gcNotForDel(ctx context.Context, l *lab) error {
+	if _, err := l.collectable(ctx, nil); err != nil {
+		return err
+	}
+	if err := l.GC(ctx, nil); err != nil {
+		return fmt.Errorf("the runtime does not collect garbage: %w", err)
+	}
+	return l.await(ctx, 0, deletedAfterAdd)
+}
