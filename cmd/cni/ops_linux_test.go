@@ -194,8 +194,8 @@ func (w *world) gc(n *network) {
 	w.collected(n, kept)
 }
 
-// collected looks for what GC should have removed. A pair on the machine may
-// wait for its DEL, or for the death of the container.
+// collected looks for what GC should have removed, and takes it as gone. Pairs
+// may take the kernel a moment, so quiet looks for those.
 func (w *world) collected(n *network, kept map[*attachment]bool) {
 	owners, reserved := w.ruleOwners(), w.reservations()
 	for _, a := range w.attachments(n) {
@@ -211,9 +211,7 @@ func (w *world) collected(n *network, kept map[*attachment]bool) {
 				w.fail(a, "%s is still reserved after a GC that did not keep it", ip)
 			}
 		}
-		if a.state == live {
-			a.state = dirty
-		}
+		a.state = absent
 	}
 }
 
