@@ -85,6 +85,7 @@ func FuzzIndex(f *testing.F) {
 	f.Add(uint16(100), []byte{1, 2, 3})
 	f.Add(uint16(0), []byte{})
 	f.Add(uint16(4096+8), []byte{255, 255})
+	f.Add(uint16(59), []byte{180}) // three billion owners
 	f.Fuzz(func(t *testing.T, at uint16, with []byte) {
 		p := newPool(t, pool3)
 		p.add("a")

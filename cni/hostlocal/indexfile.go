@@ -51,7 +51,9 @@ func (i *index) decode(page []byte) error {
 		return err
 	}
 	pages := 1 + int64(i.OwnerPages) + int64(i.BlockPages)
-	if i.OwnerPages == 0 || i.BlockPages == 0 || pages*pageSize != st.Size {
+	full := uint64(i.OwnerPages)*uint64(i.ownerTable().most()) < uint64(i.Owners) ||
+		uint64(i.BlockPages)*uint64(i.blockTable().most()) < uint64(i.Blocks)
+	if i.OwnerPages == 0 || i.BlockPages == 0 || pages*pageSize != st.Size || full {
 		return errIndex
 	}
 	return nil
