@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"maps"
 	"reflect"
 	"slices"
@@ -76,8 +77,9 @@ const (
 )
 
 // readConfig fills into from the plugin's keys. An unknown key that counts is an
-// error of code 2.
-func (in *input) readConfig(into any, s strictness) error {
+// error of code 2. Where none counts, a value that does not fit is left out, too,
+// and told of.
+func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
 	fields := map[string]bool{}
 	if into != nil {
 		fields = keysOf(reflect.TypeOf(into).Elem())
@@ -86,8 +88,12 @@ func (in *input) readConfig(into any, s strictness) error {
 		value := in.fields[key]
 		switch {
 		case fields[key]:
-			if err := readKey(into, key, value, s >= strictBelow && !slices.Contains(opaque, key)); err != nil {
+			err := readKey(into, key, value, s >= strictBelow && !slices.Contains(opaque, key))
+			if err != nil && s != lenient {
 				return err
+			}
+			if err != nil {
+				log.Warn("ignoring a part of the configuration", "err", err)
 			}
 		case slices.Contains(known, key), strings.HasPrefix(key, runtimePrefix):
 		case s == strict:

@@ -148,11 +148,11 @@ func (c *invocation) prepare(r *Request) (err error) {
 // configure decodes the plugin's configuration.
 func (c *invocation) configure(r *Request) error {
 	if c.plugin.NewConfig == nil {
-		return r.input.readConfig(nil, c.strictness(r.Command))
+		return r.input.readConfig(nil, c.strictness(r.Command), r.Log)
 	}
 	r.Config = c.plugin.NewConfig()
 	s := c.strictness(r.Command)
-	if err := r.input.readConfig(r.Config, s); err != nil {
+	if err := r.input.readConfig(r.Config, s, r.Log); err != nil {
 		return err
 	}
 	return r.input.readParams(r.Config, r.Args, s)

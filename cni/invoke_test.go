@@ -86,8 +86,10 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: decoded %+v", c.extra, got)
 		}
 	}
-	if _, e := invoke(t, strict, cni.CmdDel, request(`,"color":"red"`)); e != nil {
-		t.Errorf("DEL with an unknown key: %v", e)
+	for _, wrong := range []string{`,"color":"red"`, `,"colour":7`, `,"runtimeConfig":[]`, `,"ipam":"x"`} {
+		if _, e := invoke(t, strict, cni.CmdDel, request(wrong)); e != nil {
+			t.Errorf("DEL with %s: %v", wrong, e)
+		}
 	}
 }
 
