@@ -26,9 +26,6 @@ func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, to
 	for _, ip := range todo.ips {
 		requests = append(requests, rtnl.AddAddress(l, ip, detect))
 	}
-	if len(todo.ips) > 0 {
-		requests = append(requests, rtnl.Announce(l))
-	}
 	routes, err := routesBy(l, todo.result.Routes)
 	if err != nil {
 		return err
