@@ -62,6 +62,12 @@ func bigEndian(n uint16) uint16 {
 // send broadcasts a text; vlan 0 is untagged.
 func (s *station) send(source []byte, vlan uint16, text string) {
 	s.t.Helper()
+	if _, err := unix.Write(s.fd, s.frame(source, vlan, text)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *station) frame(source []byte, vlan uint16, text string) []byte {
 	frame := bytes.Repeat([]byte{0xff}, 6)
 	frame = append(frame, source...)
 	if vlan != 0 {
@@ -70,10 +76,7 @@ func (s *station) send(source []byte, vlan uint16, text string) {
 	}
 	frame = binary.BigEndian.AppendUint16(frame, ownType)
 	frame = append(frame, text...)
-	frame = append(frame, make([]byte, max(0, 60-len(frame)))...)
-	if _, err := unix.Write(s.fd, frame); err != nil {
-		s.t.Fatal(err)
-	}
+	return append(frame, make([]byte, max(0, 60-len(frame)))...)
 }
 
 // receive returns the next frame's text and VLAN.

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -37,6 +39,8 @@ func TestPendingRemoval(t *testing.T) {
 	sa, sb, sc := newStation(t, a), newStation(t, b), newStation(t, c)
 	n.del("a", a)
 	sa.send(sa.link.MAC, 0, "from the dead")
+	netnstest.Run(t, a, "sh", "-c", "ip link set eth0 down; ip link set eth0 up || true")
+	_, _ = unix.Write(sa.fd, sa.frame(sa.link.MAC, 0, "from the undead")) // which may be gone by now
 	sc.send(sc.link.MAC, 0, "from c")
 	if text, _ := sb.receive(); text != "from c" {
 		t.Errorf("b hears %q", text)

@@ -19,7 +19,13 @@ const (
 	brVLANFiltering              = 7
 	brDefaultVLAN                = 39
 	portState, portHairpin       = 1, 4
+	portLearning                 = 8
+	portUnicastFlood             = 9
+	portFlush                    = 24
+	portMulticastFlood           = 27
+	portBroadcastFlood           = 30
 	portIsolated                 = 33
+	portLocked                   = 39
 	skipStats                    = 1 << 3 // of IFLA_EXT_MASK
 )
 
