@@ -39,7 +39,7 @@ func newStation(t *testing.T, ns string) *station {
 		if err != nil {
 			return err
 		}
-		return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: bigEndian(ownType), Ifindex: s.link.Index})
+		return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ALL), Ifindex: s.link.Index})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -79,24 +79,30 @@ func (s *station) frame(source []byte, vlan uint16, text string) []byte {
 	return append(frame, make([]byte, max(0, 60-len(frame)))...)
 }
 
-// receive returns the next frame's text and VLAN.
+// receive returns the next frame's text and VLAN. The socket hears all types: to
+// those of one type the kernel does not tell the VLAN.
 func (s *station) receive() (text string, vlan uint16) {
 	s.t.Helper()
 	b, control := make([]byte, 2048), make([]byte, 256)
-	n, cn, _, _, err := unix.Recvmsg(s.fd, b, control, 0)
-	if err != nil {
-		return "nothing: " + err.Error(), 0
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:cn])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, m := range messages {
-		const tciAt = 16 // in struct tpacket_auxdata
-		if m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA {
-			vlan = binary.NativeEndian.Uint16(m.Data[tciAt:])
+	for {
+		n, cn, _, from, err := unix.Recvmsg(s.fd, b, control, 0)
+		if err != nil {
+			return "nothing: " + err.Error(), 0
 		}
+		if from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING || binary.BigEndian.Uint16(b[12:]) != ownType {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(control[:cn])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, m := range messages {
+			const tciAt = 16 // in struct tpacket_auxdata
+			if m.Header.Level == unix.SOL_PACKET && m.Header.Type == unix.PACKET_AUXDATA {
+				vlan = binary.NativeEndian.Uint16(m.Data[tciAt:])
+			}
+		}
+		body, _, _ := bytes.Cut(b[14:n], []byte{0})
+		return string(body), vlan
 	}
-	body, _, _ := bytes.Cut(b[14:n], []byte{0})
-	return string(body), vlan
 }

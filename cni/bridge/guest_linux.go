@@ -68,8 +68,11 @@ func routesBy(l *rtnl.Link, routes []*types.Route) (out []rtnl.Route, err error)
 func prepareIPv6(link string, detect bool) error {
 	conf := "net/ipv6/conf/" + link + "/"
 	settings := [][2]string{
-		{"net/ipv6/conf/lo/disable_ipv6", "0"}, {conf + "disable_ipv6", "0"},
-		{conf + "keep_addr_on_down", "1"}, {conf + "ndisc_notify", "1"}, {conf + "accept_dad", "0"},
+		{"net/ipv6/conf/lo/disable_ipv6", "0"},
+		{conf + "disable_ipv6", "0"},
+		{conf + "keep_addr_on_down", "1"},
+		{conf + "ndisc_notify", "1"},
+		{conf + "accept_dad", "0"},
 	}
 	if detect {
 		settings[len(settings)-1][1] = "1"

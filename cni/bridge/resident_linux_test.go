@@ -38,9 +38,11 @@ func TestPendingRemoval(t *testing.T) {
 	n.add("c", c)
 	sa, sb, sc := newStation(t, a), newStation(t, b), newStation(t, c)
 	n.del("a", a)
-	sa.send(sa.link.MAC, 0, "from the dead")
+	// The interface may be gone by now, and the kernel enables a port whose carrier
+	// comes anew.
+	_, _ = unix.Write(sa.fd, sa.frame(sa.link.MAC, 0, "from the dead"))
 	netnstest.Run(t, a, "sh", "-c", "ip link set eth0 down; ip link set eth0 up || true")
-	_, _ = unix.Write(sa.fd, sa.frame(sa.link.MAC, 0, "from the undead")) // which may be gone by now
+	_, _ = unix.Write(sa.fd, sa.frame(sa.link.MAC, 0, "from the undead"))
 	sc.send(sc.link.MAC, 0, "from c")
 	if text, _ := sb.receive(); text != "from c" {
 		t.Errorf("b hears %q", text)
