@@ -3,6 +3,8 @@ package bridge
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
@@ -34,16 +36,25 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 	if err != nil {
 		return nil, err
 	}
-	links, err := w.build(r, c, id, todo)
+	far, err := w.build(r, c, id, todo)
 	if err != nil {
 		return nil, err
 	}
 	if !c.DisableContainerInterface {
-		if err := w.configure(ctx, r, links[guest], todo, c.EnableDAD); err != nil {
+		if err := w.configure(ctx, r, far, todo, c.EnableDAD); err != nil {
 			return nil, err
 		}
 	}
-	todo.result.Interfaces = describe(r.NetNS, links)
+	links, err := w.awaitPort(ctx, c, id, todo)
+	if err != nil {
+		return nil, err
+	}
+	if len(todo.ips) > 0 { // now that the bridge passes it on
+		if err := w.inside.Do(rtnl.Announce(far)); err != nil {
+			return nil, err
+		}
+	}
+	todo.result.Interfaces = describe(r.NetNS, slices.Insert(links, guest, far))
 	return cni.Merge(r.PrevResult, todo.result), nil
 }
 
@@ -88,67 +99,82 @@ func allocate(ctx context.Context, r *cni.Request, c *Config) (*plan, error) {
 }
 
 // build makes everything but what is inside the container, whose interface is
-// down meanwhile. It returns the bridge, both ends and, with a VLAN, the gateway.
-func (w *wiring) build(r *cni.Request, c *Config, id identity, todo *plan) ([]*rtnl.Link, error) {
+// down meanwhile, and returns that.
+func (w *wiring) build(r *cni.Request, c *Config, id identity, todo *plan) (far *rtnl.Link, err error) {
 	br, err := w.ensureBridge(c)
 	if err != nil {
 		return nil, err
 	}
-	var gateway *rtnl.Link
 	if len(todo.gateways) > 0 {
-		if gateway, err = w.ensureGateway(br, c, todo.gateways); err != nil {
+		if _, err = w.ensureGateway(br, c, todo.gateways); err != nil {
 			return nil, err
 		}
 	}
-	near, far, err := w.connect(r, c, id, br)
-	if err != nil {
+	if far, err = w.connect(r, c, id, br); err != nil {
 		return nil, err
 	}
-	if err := w.addRules(r, c, id, todo, far); err != nil {
-		return nil, err
+	return far, w.addRules(r, c, id, todo, far)
+}
+
+// carrierTime is how long the kernel may take to notice that both ends are up.
+const carrierTime = 3 * time.Second
+
+// awaitPort waits until the bridge passes the container's frames on, and returns
+// the interfaces on the host as they are then: the bridge, which a new port may
+// have changed, the near end and, with a VLAN, the gateway.
+func (w *wiring) awaitPort(ctx context.Context, c *Config, id identity, todo *plan) ([]*rtnl.Link, error) {
+	ctx, cancel := context.WithTimeout(ctx, carrierTime)
+	defer cancel()
+	names := []string{c.Bridge, id.host}
+	if c.VLAN != 0 && len(todo.gateways) > 0 {
+		names = append(names, c.gatewayName())
 	}
-	// A new port may have changed the bridge's MTU or MAC address.
-	if br, err = w.links.Link(c.Bridge); err != nil {
-		return nil, err
+	for {
+		links, err := w.links.Links(names...)
+		if err != nil {
+			return nil, err
+		}
+		if port := links[1]; c.DisableContainerInterface || port.Operational && !port.Disabled {
+			return links, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, cni.Errorf(cni.CodeTryAgain, "interface %q on the host gets no carrier: %w", id.host, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
 	}
-	links := []*rtnl.Link{br, near, far}
-	if c.VLAN != 0 && gateway != nil {
-		links = append(links, gateway)
-	}
-	return links, nil
 }
 
 // connect makes the pair, with the far end in the container, in a single request:
 // nothing is ever half moved.
-func (w *wiring) connect(r *cni.Request, c *Config, id identity, br *rtnl.Link) (near, far *rtnl.Link, err error) {
+func (w *wiring) connect(r *cni.Request, c *Config, id identity, br *rtnl.Link) (far *rtnl.Link, err error) {
 	mac, err := c.mac()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if mac == nil {
 		mac = newMAC()
 	}
-	near, err = w.links.AddPair(&rtnl.Pair{
+	near, err := w.links.AddPair(&rtnl.Pair{
 		Name: id.host, Peer: r.IfName, Master: br.Index, MTU: c.MTU, PeerMAC: mac, PeerNS: r.NetNSFD(),
 		Alias: id.alias, Hairpin: c.HairpinMode, Isolated: c.PortIsolation, Up: !c.filtersVLANs(),
 	})
 	if errors.Is(err, fault.AlreadyExists) {
-		return nil, nil, cni.Errorf(cni.CodeExists, "interface %q or %q was made by another call just now: %w", id.host, r.IfName, err)
+		return nil, cni.Errorf(cni.CodeExists, "interface %q or %q was made by another call just now: %w", id.host, r.IfName, err)
 	}
 	r.Undo("veth pair "+id.host, func(context.Context) error { return undoPair(id) })
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if c.filtersVLANs() {
 		if err := w.setVLANs(br, near, c); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	if err := ignoreAdvertisements(id.host); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	far = &rtnl.Link{Name: r.IfName, Index: near.Peer, MTU: near.MTU, MAC: mac}
-	return near, far, nil
+	return &rtnl.Link{Name: r.IfName, Index: near.Peer, MTU: near.MTU, MAC: mac}, nil
 }
 
 // undoPair removes the pair on a connection of its own: the ADD's is closed when

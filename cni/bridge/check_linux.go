@@ -307,10 +307,12 @@ func (w *wiring) checkElement(rs *nft.Ruleset, want nft.Element) error {
 	if have[0] != nil && have[0].Owner == want.Owner && bytes.HasPrefix(have[0].Value, want.Value) {
 		return nil
 	}
-	what := fmt.Sprintf("of MAC address check (%s) of interface %q", want.Set, nameOf(want.Key))
-	if ip, ok := netip.AddrFromSlice(want.Key); ok {
-		what = fmt.Sprintf("that address %s is masqueraded", ip)
-	} else if want.Set == index {
+	what := fmt.Sprintf("for the MAC address check of interface %q (%s)", nameOf(want.Key), want.Set)
+	switch want.Set {
+	case masq4, masq6:
+		ip, _ := netip.AddrFromSlice(want.Key)
+		what = fmt.Sprintf("by which address %s is masqueraded", ip)
+	case index:
 		what = fmt.Sprintf("that indexes the addresses of interface %q", nameOf(want.Key))
 	}
 	return fmt.Errorf("nftables table %q lacks the element %s", rs.Table, what)

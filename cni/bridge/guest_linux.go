@@ -26,9 +26,6 @@ func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, to
 	for _, ip := range todo.ips {
 		requests = append(requests, rtnl.AddAddress(l, ip, detect))
 	}
-	if len(todo.ips) > 0 {
-		requests = append(requests, rtnl.Announce(l))
-	}
 	routes, err := routesBy(l, todo.result.Routes)
 	if err != nil {
 		return err
@@ -71,8 +68,11 @@ func routesBy(l *rtnl.Link, routes []*types.Route) (out []rtnl.Route, err error)
 func prepareIPv6(link string, detect bool) error {
 	conf := "net/ipv6/conf/" + link + "/"
 	settings := [][2]string{
-		{"net/ipv6/conf/lo/disable_ipv6", "0"}, {conf + "disable_ipv6", "0"},
-		{conf + "keep_addr_on_down", "1"}, {conf + "ndisc_notify", "1"}, {conf + "accept_dad", "0"},
+		{"net/ipv6/conf/lo/disable_ipv6", "0"},
+		{conf + "disable_ipv6", "0"},
+		{conf + "keep_addr_on_down", "1"},
+		{conf + "ndisc_notify", "1"},
+		{conf + "accept_dad", "0"},
 	}
 	if detect {
 		settings[len(settings)-1][1] = "1"

@@ -20,6 +20,12 @@ type plan struct {
 	gateways []netip.Prefix // of the bridge; none unless it is a gateway
 }
 
+// leastIPv6 is the smallest MTU of a link with IPv6 (RFC 8200, section 5).
+const leastIPv6 = 1280
+
+// linkScope is RT_SCOPE_LINK of rtnetlink(7).
+const linkScope = 253
+
 // guest is the place of the container's interface in the result.
 const guest = 2
 
@@ -30,6 +36,9 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 		p.result.DNS = c.DNS
 	}
 	for _, ip := range given.IPs {
+		if c.MTU > 0 && c.MTU < leastIPv6 && ip.Address.IP.To4() == nil {
+			return nil, cni.Errorf(cni.CodeConfig, "mtu %d is too small for the address %s: IPv6 needs %d", c.MTU, &ip.Address, leastIPv6)
+		}
 		if err := p.addIP(c, ip); err != nil {
 			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q: %w", c.IPAM.Type, err)
 		}
@@ -45,7 +54,8 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 		if _, err := prefixOf(route.Dst); err != nil {
 			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q: route: %w", c.IPAM.Type, err)
 		}
-		if route.GW == nil {
+		// A route with link scope or a narrower one leads to neighbours.
+		if route.GW == nil && (route.Scope == nil || *route.Scope < linkScope) {
 			p.result.Routes[i] = route.Copy()
 			p.result.Routes[i].GW = gatewayFor(route.Dst.IP, p.result.IPs)
 		}
@@ -54,16 +64,12 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 }
 
 func (p *plan) addIP(c *Config, given *types100.IPConfig) error {
-	const leastIPv6 = 1280 // RFC 8200, section 5
 	address, err := prefixOf(given.Address)
 	if err != nil {
 		return fmt.Errorf("address: %w", err)
 	}
 	if address.Addr().IsUnspecified() || address.Addr().IsMulticast() {
 		return fmt.Errorf("address %s cannot be that of an interface", address)
-	}
-	if c.MTU > 0 && c.MTU < leastIPv6 && address.Addr().Is6() {
-		return cni.Errorf(cni.CodeConfig, "mtu %d is too small for the address %s: IPv6 needs %d", c.MTU, address, leastIPv6)
 	}
 	ip := given.Copy()
 	ip.Interface = types100.Int(guest)

@@ -74,7 +74,7 @@ func (s *resident) remove(h *host, l *rtnl.Link, id identity, log *slog.Logger) 
 	if err := s.schedule(h.ns, log); err != nil {
 		return errors.Join(err, deleteLink(h.links, l))
 	}
-	err := h.links.Do(rtnl.DisablePort(l, id.leaving(), s.group))
+	err := h.links.Do(rtnl.DisablePort(l, id.leaving(), s.group)...)
 	if rtnl.IsNotFound(err) {
 		return nil
 	}

@@ -22,7 +22,7 @@ const (
 	masq4 = "masquerade4"
 	masq6 = "masquerade6"
 	near  = "near"
-	index = "index"
+	index = "byport"
 )
 
 // Sets and maps of the table of family bridge: the ports that are watched, with
@@ -128,7 +128,7 @@ func indexKey(id identity, n int) []byte {
 func spoofElements(id identity, mac net.HardwareAddr) []nft.Element {
 	port := nft.IfName(id.host)
 	return []nft.Element{
-		{Set: watched, Key: port, Value: mac, Owner: id.owner},
+		{Set: watched, Key: port, Value: nft.Word(mac...), Owner: id.owner},
 		{Set: allowed, Key: append(slices.Clone(port), nft.Word(mac...)...), Owner: id.owner},
 	}
 }

@@ -13,7 +13,7 @@ type config struct{}
 
 // Plugin returns the plugin, under its usual name "loopback".
 func Plugin() *cni.Plugin {
-	p := cni.New("loopback", cni.Handlers[config]{Add: add, Check: check})
+	p := cni.New("loopback", cni.Handlers[config]{Add: add, Check: check, Repair: repair})
 	p.Adjusts = true
 	return p
 }

@@ -2,60 +2,78 @@ package loopback
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
-	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
 func add(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
-	result := &cni.Result{Interfaces: []*types100.Interface{{Name: "lo", Mac: "00:00:00:00:00:00", Sandbox: r.NetNS}}}
-	err := withLo(r.NetNS, func(h *netlink.Handle, lo netlink.Link) error {
-		result.Interfaces[0].Mtu = lo.Attrs().MTU
-		if err := h.LinkSetUp(lo); err != nil {
-			return fmt.Errorf("bringing lo up: %w", err)
+	var result *cni.Result
+	err := withLo(r, func(conn *rtnl.Conn, lo *rtnl.Link) error {
+		if err := conn.Do(rtnl.Up(lo)); err != nil {
+			return err
 		}
-		addrs, err := h.AddrList(lo, netlink.FAMILY_ALL)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return fmt.Errorf("listing addresses of lo: %w", err)
+		addresses, err := conn.AllAddresses(lo)
+		if err != nil {
+			return err
 		}
-		for _, a := range addrs {
-			result.IPs = append(result.IPs, &types100.IPConfig{Interface: types100.Int(0), Address: *a.IPNet})
-		}
-		return nil
+		result, err = describe(r, lo, addresses)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return cni.Merge(r.PrevResult, result), nil
+	if r.PrevResult != nil {
+		return nil, nil // it is about other interfaces, and passed on as it is
+	}
+	return result, nil
+}
+
+// describe makes the result. Another address than the kernel's own on lo is
+// somebody's mistake, which a result that names it would spread.
+func describe(r *cni.Request, lo *rtnl.Link, addresses []rtnl.Address) (*cni.Result, error) {
+	out := &cni.Result{Interfaces: []*cni.Interface{{Name: lo.Name, Mac: "00:00:00:00:00:00", Mtu: lo.MTU, Sandbox: r.NetNS}}}
+	for _, a := range addresses {
+		ip := a.Prefix.Addr()
+		if !ip.IsLoopback() {
+			return nil, cni.Errorf(cni.CodeExists, "lo has the address %s, which is no loopback address", a.Prefix)
+		}
+		out.IPs = append(out.IPs, &types100.IPConfig{
+			Interface: types100.Int(0),
+			Address:   net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(a.Prefix.Bits(), ip.BitLen())},
+		})
+	}
+	return out, nil
 }
 
 func check(_ context.Context, r *cni.Request, _ *config) error {
-	return withLo(r.NetNS, func(_ *netlink.Handle, lo netlink.Link) error {
-		if lo.Attrs().Flags&net.FlagUp == 0 {
+	return withLo(r, func(_ *rtnl.Conn, lo *rtnl.Link) error {
+		if !lo.Up {
 			return cni.Errorf(cni.CodeNotAsExpected, "lo is down")
 		}
 		return nil
 	})
 }
 
-func withLo(path string, fn func(*netlink.Handle, netlink.Link) error) error {
-	return netns.Do(path, func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+func repair(_ context.Context, r *cni.Request, _ *config) error {
+	return withLo(r, func(conn *rtnl.Conn, lo *rtnl.Link) error { return conn.Do(rtnl.Up(lo)) })
+}
+
+// withLo calls fn with the loopback interface of the container.
+func withLo(r *cni.Request, fn func(*rtnl.Conn, *rtnl.Link) error) error {
+	return r.InNetNS(func() error {
+		conn, err := rtnl.Open()
 		if err != nil {
-			return fmt.Errorf("opening netlink: %w", err)
+			return err
 		}
-		defer h.Close()
-		lo, err := h.LinkByName("lo")
+		defer conn.Close()
+		lo, err := conn.Link("lo")
 		if err != nil {
-			return fmt.Errorf("looking for lo: %w", err)
+			return err
 		}
-		return fn(h, lo)
+		return fn(conn, lo)
 	})
 }

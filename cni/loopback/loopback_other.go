@@ -13,3 +13,4 @@ var errOS = fault.Unimplemented.Errorf("loopback interfaces need Linux")
 
 func add(context.Context, *cni.Request, *config) (*cni.Result, error) { return nil, errOS }
 func check(context.Context, *cni.Request, *config) error              { return errOS }
+func repair(context.Context, *cni.Request, *config) error             { return errOS }

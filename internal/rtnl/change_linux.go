@@ -112,18 +112,27 @@ func SetPort(l *Link, hairpin, isolated bool) *nlsock.Message {
 }
 
 // DisablePort makes the bridge drop what comes from the port and goes to it,
-// without the wait that taking it down or out costs.
-func DisablePort(l *Link, alias string, group uint32) *nlsock.Message {
-	m := nlsock.New(named("disabling", l.Name), unix.RTM_NEWLINK, 0, linkHeader(unix.AF_UNSPEC, l.Index, 0, 0))
-	m.String(unix.IFLA_IFALIAS, alias)
-	m.U32(unix.IFLA_GROUP, group)
-	if l.Master != 0 {
-		m.Nest(unix.IFLA_LINKINFO, func() {
-			m.String(infoSlaveKind, "bridge")
-			m.Nest(infoSlaveData, func() { m.U8(portState, 0) })
-		})
+// without the wait that taking it down or out costs. The link also gets an alias
+// and into a group.
+func DisablePort(l *Link, alias string, group uint32) []*nlsock.Message {
+	mark := setLink("marking", l, 0)
+	mark.String(unix.IFLA_IFALIAS, alias)
+	mark.U32(unix.IFLA_GROUP, group)
+	if l.Master == 0 {
+		return []*nlsock.Message{mark}
 	}
-	return m
+	// A request of another family, because any change of the link itself enables a
+	// port that has a carrier, as does the carrier when it comes anew. So the
+	// port is locked as well: it learns nothing, and what it does not know it drops.
+	disable := nlsock.New(named("disabling port", l.Name), unix.RTM_SETLINK, 0, linkHeader(unix.AF_BRIDGE, l.Index, 0, 0))
+	disable.Nest(unix.IFLA_PROTINFO, func() {
+		for _, option := range []uint16{portState, portLearning, portUnicastFlood, portMulticastFlood, portBroadcastFlood} {
+			disable.U8(option, 0)
+		}
+		disable.U8(portLocked, 1)
+		disable.Bytes(portFlush, nil)
+	})
+	return []*nlsock.Message{mark, disable}
 }
 
 // AddBridge makes a bridge that is up and has a MAC address of its own.

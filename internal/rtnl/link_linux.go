@@ -19,7 +19,13 @@ const (
 	brVLANFiltering              = 7
 	brDefaultVLAN                = 39
 	portState, portHairpin       = 1, 4
+	portLearning                 = 8
+	portUnicastFlood             = 9
+	portFlush                    = 24
+	portMulticastFlood           = 27
+	portBroadcastFlood           = 30
 	portIsolated                 = 33
+	portLocked                   = 39
 	skipStats                    = 1 << 3 // of IFLA_EXT_MASK
 )
 
@@ -43,23 +49,40 @@ type Link struct {
 	Operational bool
 }
 
-// Link returns the link of that name, or fault.NotFound.
+// Link returns the link of that name, or fault.NotFound. Since 6.9 the kernel
+// first does what is due since the link's carrier came: Operational is the truth.
 func (c *Conn) Link(name string) (*Link, error) {
-	m := nlsock.New(named("looking for", name), unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
-	m.String(unix.IFLA_IFNAME, name)
-	m.U32(unix.IFLA_EXT_MASK, skipStats)
-	answers, err := c.socket.Exchange(m)
-	switch {
-	case err != nil:
+	all, err := c.Links(name)
+	if err != nil {
 		return nil, err
-	case IsNotFound(answers[0].Err):
-		return nil, fault.NotFound.Wrap(answers[0].Err)
-	case answers[0].Err != nil:
-		return nil, answers[0].Err
-	case len(answers[0].Replies) == 0:
-		return nil, fault.Internal.Errorf("%s: the kernel answered nothing", m.What)
 	}
-	return parseLink(answers[0].Replies[0]), nil
+	return all[0], nil
+}
+
+// Links is Link for several names.
+func (c *Conn) Links(names ...string) (out []*Link, err error) {
+	requests := make([]*nlsock.Message, len(names))
+	for i, name := range names {
+		requests[i] = nlsock.New(named("looking for", name), unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+		requests[i].String(unix.IFLA_IFNAME, name)
+		requests[i].U32(unix.IFLA_EXT_MASK, skipStats)
+	}
+	answers, err := c.socket.Exchange(requests...)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range answers {
+		switch {
+		case IsNotFound(a.Err):
+			return nil, fault.NotFound.Wrap(a.Err)
+		case a.Err != nil:
+			return nil, a.Err
+		case len(a.Replies) == 0:
+			return nil, fault.Internal.Errorf("%s: the kernel answered nothing", requests[i].What)
+		}
+		out = append(out, parseLink(a.Replies[0]))
+	}
+	return out, nil
 }
 
 // Veths lists the links of kind veth.

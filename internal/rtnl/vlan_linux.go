@@ -56,22 +56,29 @@ func vlanMessage(kind uint16, l *Link, vlans []VLANs) *nlsock.Message {
 	return m
 }
 
-// VLANsOf lists the VLANs that a port takes part in.
+// VLANsOf lists the VLANs that a port takes part in, one by one.
 func (c *Conn) VLANsOf(l *Link) (out []VLANs, err error) {
-	const filterVLAN = 1 << 1 // RTEXT_FILTER_BRVLAN
-	m := nlsock.New(named("listing the VLANs of", l.Name), unix.RTM_GETLINK, unix.NLM_F_DUMP, linkHeader(unix.AF_BRIDGE, 0, 0, 0))
-	m.U32(unix.IFLA_EXT_MASK, filterVLAN)
-	if l.Master != 0 {
-		m.U32(unix.IFLA_MASTER, uint32(l.Master))
-	}
-	err = c.dump(m, func(entry []byte) {
-		if len(entry) < unix.SizeofIfInfomsg || int(binary.NativeEndian.Uint32(entry[4:])) != l.Index {
+	// Of linux/if_bridge.h; kernels before 5.6 have none of it.
+	const sizeOfHeader, entry, info, rangeEnd = 8, 1, 1, 2
+	header := make([]byte, sizeOfHeader)
+	header[0] = unix.AF_BRIDGE
+	binary.NativeEndian.PutUint32(header[4:], uint32(l.Index))
+	m := nlsock.New(named("listing the VLANs of", l.Name), unix.RTM_GETVLAN, unix.NLM_F_DUMP, header)
+	err = c.dump(m, func(reply []byte) {
+		if len(reply) < sizeOfHeader {
 			return
 		}
-		spec := nlsock.Attr(entry[unix.SizeofIfInfomsg:], unix.IFLA_AF_SPEC)
-		nlsock.Attrs(spec, func(kind uint16, v []byte) {
-			if kind == bridgeVLANInfo && len(v) >= 4 {
-				flags, id := binary.NativeEndian.Uint16(v), binary.NativeEndian.Uint16(v[2:])
+		nlsock.Attrs(reply[sizeOfHeader:], func(kind uint16, v []byte) {
+			vlan := nlsock.Attr(v, info)
+			if kind != entry || len(vlan) < 4 {
+				return
+			}
+			flags, first := binary.NativeEndian.Uint16(vlan), binary.NativeEndian.Uint16(vlan[2:])
+			last := first
+			if end := nlsock.Attr(v, rangeEnd); len(end) >= 2 {
+				last = binary.NativeEndian.Uint16(end)
+			}
+			for id := first; id <= last; id++ {
 				out = append(out, VLANs{First: id, Last: id, Native: flags&vlanPVID != 0 && flags&vlanUntagged != 0})
 			}
 		})

@@ -2,8 +2,9 @@
 // skip: it names what the test needs from the machine. A name listed in
 // TESTENV_REQUIRE (comma separated, "all" for every one that can be installed)
 // turns the skip into a failure, which is how CI proves that nothing was silently
-// left out. Systemd as process 1 cannot be installed: make test-vm names it, in
-// the virtual machine that it makes for the tests that need it.
+// left out. Systemd as process 1 and another kernel cannot be installed: make
+// test-vm names them, in the virtual machine that it makes for the tests that need
+// them.
 package testenv
 
 import (
@@ -26,8 +27,9 @@ const (
 	Containerd Need = "containerd" // Debian's containerd and ctr
 	CNIPlugins Need = "cniplugins" // upstream's binaries in /usr/lib/cni
 	QEMU       Need = "qemu"
-	Systemd    Need = "systemd" // as process 1
-	Busybox    Need = "busybox" // a static one, for a shell and tar in a container
+	Systemd    Need = "systemd"    // as process 1
+	Busybox    Need = "busybox"    // a static one, for a shell and tar in a container
+	BridgeVLAN Need = "bridgevlan" // a kernel whose bridges can keep VLANs apart
 )
 
 // Require skips the test unless the machine has every one of the needs, or
@@ -48,7 +50,7 @@ func Require(t testing.TB, needs ...Need) {
 
 func required(n Need) bool {
 	list := strings.Split(os.Getenv("TESTENV_REQUIRE"), ",")
-	return slices.Contains(list, "all") && n != Systemd || slices.Contains(list, string(n))
+	return slices.Contains(list, "all") && n != Systemd && n != BridgeVLAN || slices.Contains(list, string(n))
 }
 
 func check(n Need) (missing string) {
@@ -72,6 +74,12 @@ func check(n Need) (missing string) {
 	case Systemd:
 		if _, err := os.Stat("/run/systemd/system"); err != nil {
 			return "systemd is not process 1: make test-vm runs this test in a virtual machine"
+		}
+		return ""
+	case BridgeVLAN:
+		// In a namespace of its own, which goes with the command.
+		if out, err := exec.Command("unshare", "-n", "ip", "link", "add", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
+			return "the kernel makes no bridge with vlan_filtering: make test-vm runs this test in a virtual machine: " + string(out)
 		}
 		return ""
 	case Busybox:
