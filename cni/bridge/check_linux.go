@@ -5,47 +5,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"net/netip"
+	"slices"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
 // check compares the kernel with the final result of ADD, which later plugins
-// of the chain may have changed, and never writes.
-func check(_ context.Context, r *cni.Request, c *Config) error {
+// of the chain may have changed, and never writes. It reports all that is missing.
+func (p *plugin) check(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
-	w, err := open(r.NetNS)
+	want, err := expect(r, c)
 	if err != nil {
 		return err
 	}
-	defer w.close()
-	mine := -1
-	for i, nic := range r.PrevResult.Interfaces {
-		if nic.Name == r.IfName && nic.Sandbox != "" {
-			mine = i
-		}
+	w, err := p.open(r)
+	if err != nil {
+		return err
 	}
-	if mine < 0 {
-		return cni.Errorf(cni.CodeConfig, "prevResult has no interface %q", r.IfName)
-	}
-	var ips []*types100.IPConfig
-	for _, ip := range r.PrevResult.IPs {
-		if ip.Interface != nil && *ip.Interface == mine {
-			ips = append(ips, ip)
-		}
-	}
+	defer p.closeWiring(w)
 	err = errors.Join(
-		w.checkGuest(r.PrevResult.Interfaces[mine], ips),
-		w.checkRoutes(r),
-		w.checkHost(r, c, ips),
-		checkMasquerade(r, c, ips),
+		w.checkGuest(want, c),
+		w.checkRoutes(r.PrevResult.Routes),
+		w.checkHost(want, c),
+		w.checkRules(want, c),
+		checkForwarding(want, c),
 	)
 	if err != nil {
 		return cni.Errorf(cni.CodeNotAsExpected, "%w", err)
@@ -53,124 +45,292 @@ func check(_ context.Context, r *cni.Request, c *Config) error {
 	return nil
 }
 
-func (w *wiring) checkGuest(want *types100.Interface, ips []*types100.IPConfig) error {
-	l, err := w.inside.LinkByName(want.Name)
-	if err != nil {
-		return fmt.Errorf("interface %q in the container: %w", want.Name, err)
-	}
-	if l.Attrs().Flags&net.FlagUp == 0 {
-		return fmt.Errorf("interface %q in the container is down", want.Name)
-	}
-	if got := l.Attrs().HardwareAddr.String(); want.Mac != "" && got != want.Mac {
-		return fmt.Errorf("interface %q in the container has the address %s instead of %s", want.Name, got, want.Mac)
-	}
-	for _, ip := range ips {
-		if err := hasAddress(w.inside, l, &ip.Address); err != nil {
-			return err
-		}
-	}
-	return nil
+// expected is what the final result says of the attachment.
+type expected struct {
+	identity
+	nic      *cni.Interface // in the container
+	ips      []netip.Prefix
+	gateways []netip.Prefix
 }
 
-func (w *wiring) checkRoutes(r *cni.Request) error {
-	for _, want := range r.PrevResult.Routes {
-		filter := &netlink.Route{Dst: &want.Dst, Table: unix.RT_TABLE_MAIN}
-		if want.Table != nil {
-			filter.Table = *want.Table
+func expect(r *cni.Request, c *Config) (*expected, error) {
+	mine := slices.IndexFunc(r.PrevResult.Interfaces, func(nic *cni.Interface) bool { return nic.Name == r.IfName && nic.Sandbox != "" })
+	if mine < 0 {
+		return nil, cni.Errorf(cni.CodeConfig, "prevResult has no interface %q in a sandbox", r.IfName)
+	}
+	out := &expected{identity: identify(r.Network, r.Attachment), nic: r.PrevResult.Interfaces[mine]}
+	for _, ip := range r.PrevResult.IPs {
+		if ip.Interface == nil || *ip.Interface != mine {
+			continue
 		}
-		routes, err := retry(func() ([]netlink.Route, error) {
-			return w.inside.RouteListFiltered(family(want.Dst.IP), filter, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
-		})
-		if err != nil {
-			return fmt.Errorf("listing routes: %w", err)
-		}
-		if len(routes) == 0 {
-			return fmt.Errorf("the route to %s is missing in the container", &want.Dst)
+		if err := out.addIP(c, ip); err != nil {
+			return nil, cni.Errorf(cni.CodeConfig, "prevResult: %w", err)
 		}
 	}
-	return nil
+	return out, nil
 }
 
-func (w *wiring) checkHost(r *cni.Request, c *Config, ips []*types100.IPConfig) error {
-	br, err := w.host.LinkByName(c.Bridge)
-	if err != nil {
-		return fmt.Errorf("bridge %q: %w", c.Bridge, err)
-	}
-	if br.Attrs().Flags&net.FlagUp == 0 {
-		return fmt.Errorf("bridge %q is down", c.Bridge)
-	}
-	name := hostName(r.Network, r.Attachment)
-	host, err := w.host.LinkByName(name)
-	switch {
-	case err != nil:
-		return fmt.Errorf("interface %q on the host: %w", name, err)
-	case host.Attrs().Flags&net.FlagUp == 0:
-		return fmt.Errorf("interface %q on the host is down", name)
-	case host.Attrs().MasterIndex != br.Attrs().Index:
-		return fmt.Errorf("interface %q on the host is not a port of bridge %q", name, c.Bridge)
-	}
-	for _, ip := range ips {
-		if c.IsGateway {
-			if err := hasAddress(w.host, br, gatewayAddr(ip).IPNet); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func checkMasquerade(r *cni.Request, c *Config, ips []*types100.IPConfig) error {
-	if !c.IPMasq {
-		return nil
-	}
-	rules := table(c)
-	if err := rules.Verify(); err != nil {
-		return fmt.Errorf("masquerading: %w", err)
-	}
-	have, err := rules.Elements()
+func (e *expected) addIP(c *Config, ip *types100.IPConfig) error {
+	address, err := prefixOf(ip.Address)
 	if err != nil {
 		return err
 	}
-	owner := nft.Owner(r.Network, r.Attachment.String())
-	for _, ip := range ips {
-		want, found := masqElement(ip.Address.IP, owner), false
-		for _, e := range have {
-			found = found || e.Set == want.Set && e.Owner == owner && bytes.Equal(e.Key, want.Key)
-		}
-		if !found {
-			return fmt.Errorf("address %s is not masqueraded", ip.Address.IP)
-		}
+	e.ips = append(e.ips, address)
+	if !c.IsGateway {
+		return nil
 	}
-	return nil
+	gateway, err := gatewayOf(address, ip.Gateway)
+	e.gateways = append(e.gateways, gateway)
+	return err
 }
 
-func hasAddress(h *netlink.Handle, l netlink.Link, want *net.IPNet) error {
-	addrs, err := retry(func() ([]netlink.Addr, error) { return h.AddrList(l, family(want.IP)) })
+func (w *wiring) checkGuest(want *expected, c *Config) error {
+	l, err := w.inside.Link(want.nic.Name)
 	if err != nil {
-		return fmt.Errorf("listing addresses of %q: %w", l.Attrs().Name, err)
+		return fmt.Errorf("interface %q in the container: %w", want.nic.Name, err)
 	}
-	for _, a := range addrs {
-		if a.IP.Equal(want.IP) && a.Mask.String() == want.Mask.String() {
-			return nil
-		}
+	var errs []error
+	if !l.Up && !c.DisableContainerInterface {
+		errs = append(errs, fmt.Errorf("interface %q in the container is down", l.Name))
 	}
-	return fmt.Errorf("interface %q lacks the address %s", l.Attrs().Name, want)
+	if got := l.MAC.String(); want.nic.Mac != "" && got != want.nic.Mac {
+		errs = append(errs, fmt.Errorf("interface %q in the container has the MAC address %s instead of %s", l.Name, got, want.nic.Mac))
+	}
+	return errors.Join(append(errs, hasAddresses(w.inside, l, want.ips))...)
 }
 
-func family(ip net.IP) int {
-	if ip.To4() != nil {
-		return netlink.FAMILY_V4
+func hasAddresses(conn *rtnl.Conn, l *rtnl.Link, want []netip.Prefix) error {
+	if len(want) == 0 {
+		return nil
 	}
-	return netlink.FAMILY_V6
-}
-
-// retry asks the kernel again when its answer was interrupted by a change.
-func retry[T any](list func() ([]T, error)) (out []T, err error) {
-	const tries = 10
-	for range tries {
-		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
+	have, err := conn.AllAddresses(l)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ip := range want {
+		if !slices.ContainsFunc(have, func(a rtnl.Address) bool { return a.Prefix == ip }) {
+			errs = append(errs, fmt.Errorf("interface %q lacks the address %s", l.Name, ip))
 		}
 	}
-	return out, err
+	return errors.Join(errs...)
+}
+
+// missingRoutes returns the routes of the result that the container lacks.
+func (w *wiring) missingRoutes(routes []*types.Route) (out []*types.Route, err error) {
+	wanted, err := routesBy(&rtnl.Link{}, routes)
+	if err != nil {
+		return nil, err
+	}
+	type list struct {
+		ipv4  bool
+		table int
+	}
+	have := map[list][]rtnl.Route{}
+	for i, r := range wanted {
+		from := list{r.Dst.Addr().Is4(), unix.RT_TABLE_MAIN}
+		if r.Table > 0 {
+			from.table = r.Table
+		}
+		if _, known := have[from]; !known {
+			if have[from], err = w.inside.Routes(from.ipv4, from.table); err != nil {
+				return nil, err
+			}
+		}
+		if !slices.ContainsFunc(have[from], func(h rtnl.Route) bool { return serves(&h, &r) }) {
+			out = append(out, routes[i])
+		}
+	}
+	return out, nil
+}
+
+// serves reports whether the kernel's route is the wanted one; what that leaves
+// open can be anything.
+func serves(have, want *rtnl.Route) bool {
+	open := func(w, h int) bool { return w == 0 || w == h }
+	return have.Dst == want.Dst &&
+		(!want.Gateway.IsValid() || have.Gateway == want.Gateway) &&
+		open(want.Priority, have.Priority) && open(want.MTU, have.MTU) && open(want.AdvMSS, have.AdvMSS) &&
+		(want.Scope == nil || !want.Dst.Addr().Is4() || *want.Scope == *have.Scope)
+}
+
+func (w *wiring) checkRoutes(routes []*types.Route) error {
+	missing, err := w.missingRoutes(routes)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range missing {
+		via := ""
+		if r.GW != nil {
+			via = " by " + r.GW.String()
+		}
+		errs = append(errs, fmt.Errorf("the route to %s%s is missing in the container", &r.Dst, via))
+	}
+	return errors.Join(errs...)
+}
+
+func (w *wiring) checkHost(want *expected, c *Config) error {
+	br, err := w.links.Link(c.Bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %q: %w", c.Bridge, err)
+	}
+	var errs []error
+	complain := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	complain(br.Kind != "bridge", "interface %q is no bridge", c.Bridge)
+	complain(!br.Up, "bridge %q is down", c.Bridge)
+	complain(c.PromiscMode && !br.Promisc, "bridge %q is not promiscuous", c.Bridge)
+	complain(c.filtersVLANs() && !br.VLANFiltering, "bridge %q does not filter VLANs", c.Bridge)
+	return errors.Join(append(errs, w.checkPort(br, want, c), w.checkGateway(br, want, c))...)
+}
+
+func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
+	port, err := w.links.Link(want.host)
+	if err != nil {
+		return fmt.Errorf("interface %q on the host: %w", want.host, err)
+	}
+	if port.Alias == want.leaving() {
+		return fmt.Errorf("interface %q on the host is being removed", port.Name)
+	}
+	if port.Master != br.Index {
+		return fmt.Errorf("interface %q on the host is not a port of bridge %q", port.Name, c.Bridge)
+	}
+	var errs []error
+	complain := func(bad bool, what string) {
+		if bad {
+			errs = append(errs, fmt.Errorf("interface %q on the host %s", port.Name, what))
+		}
+	}
+	complain(!port.Up, "is down")
+	complain(port.Hairpin != c.HairpinMode, fmt.Sprintf("has hairpin mode %t instead of %t", port.Hairpin, c.HairpinMode))
+	complain(port.Isolated != c.PortIsolation, fmt.Sprintf("has port isolation %t instead of %t", port.Isolated, c.PortIsolation))
+	return errors.Join(append(errs, w.checkVLANs(br, port, c))...)
+}
+
+func (w *wiring) checkVLANs(br, port *rtnl.Link, c *Config) error {
+	if !c.filtersVLANs() {
+		return nil
+	}
+	missing, extra, err := w.compareVLANs(br, port, c)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if len(missing) > 0 {
+		errs = append(errs, fmt.Errorf("interface %q on the host is not in VLAN %d as it should be", port.Name, missing[0].First))
+	}
+	if len(extra) > 0 {
+		errs = append(errs, fmt.Errorf("interface %q on the host is in VLAN %d and should not be", port.Name, extra[0].First))
+	}
+	return errors.Join(errs...)
+}
+
+// compareVLANs returns the VLANs that the port lacks, and those it should not be
+// in, one by one.
+func (w *wiring) compareVLANs(br, port *rtnl.Link, c *Config) (missing, extra []rtnl.VLANs, err error) {
+	have, err := w.links.VLANsOf(port)
+	if err != nil {
+		return nil, nil, err
+	}
+	ranges, err := c.portVLANs()
+	if err != nil {
+		return nil, nil, err
+	}
+	wanted := map[uint16]rtnl.VLANs{}
+	if id := br.DefaultVLAN; c.PreserveDefaultVLAN && id != 0 {
+		wanted[id] = rtnl.VLANs{First: id, Last: id, Native: c.native() == 0}
+	}
+	for _, v := range ranges { // the native one is last
+		for id := v.First; id <= v.Last; id++ {
+			wanted[id] = rtnl.VLANs{First: id, Last: id, Native: v.Native}
+		}
+	}
+	for _, v := range have {
+		if w, ok := wanted[v.First]; !ok {
+			extra = append(extra, v)
+		} else if w.Native == v.Native {
+			delete(wanted, v.First)
+		}
+	}
+	for _, v := range wanted {
+		missing = append(missing, v)
+	}
+	slices.SortFunc(missing, func(a, b rtnl.VLANs) int { return int(a.First) - int(b.First) })
+	return missing, extra, nil
+}
+
+func (w *wiring) checkGateway(br *rtnl.Link, want *expected, c *Config) error {
+	if len(want.gateways) == 0 {
+		return nil
+	}
+	dev := br
+	if c.VLAN != 0 {
+		var err error
+		if dev, err = w.links.Link(c.gatewayName()); err != nil {
+			return fmt.Errorf("the gateway of VLAN %d: %w", c.VLAN, err)
+		}
+		if !dev.Up {
+			return fmt.Errorf("the gateway %q of VLAN %d is down", dev.Name, c.VLAN)
+		}
+	}
+	return hasAddresses(w.links, dev, want.gateways)
+}
+
+// checkRules looks for every element by its key, and for the rules that use them.
+func (w *wiring) checkRules(want *expected, c *Config) error {
+	mac, err := macOf(want.nic)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, g := range groups(c, want.identity, want.ips, mac) {
+		if err := g.Rules.Verify(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, e := range g.Elements {
+			errs = append(errs, w.checkElement(g.Rules, e))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (w *wiring) checkElement(rs *nft.Ruleset, want nft.Element) error {
+	have, err := w.rules.Get(rs, want.Set, want.Key)
+	if err != nil {
+		return err
+	}
+	if have[0] != nil && have[0].Owner == want.Owner && bytes.HasPrefix(have[0].Value, want.Value) {
+		return nil
+	}
+	what := fmt.Sprintf("of MAC address check (%s) of interface %q", want.Set, nameOf(want.Key))
+	if ip, ok := netip.AddrFromSlice(want.Key); ok {
+		what = fmt.Sprintf("that address %s is masqueraded", ip)
+	} else if want.Set == index {
+		what = fmt.Sprintf("that indexes the addresses of interface %q", nameOf(want.Key))
+	}
+	return fmt.Errorf("nftables table %q lacks the element %s", rs.Table, what)
+}
+
+func nameOf(key []byte) string {
+	name, _, _ := bytes.Cut(key, []byte{0})
+	return string(name)
+}
+
+func checkForwarding(want *expected, c *Config) error {
+	if !c.IsGateway && !c.IPMasq {
+		return nil
+	}
+	var errs []error
+	for _, ip := range want.ips {
+		name := forwardingOf(ip.Addr().Is4())
+		if now, err := readSysctl(name); err == nil && now != "1" {
+			errs = append(errs, fmt.Errorf("the host does not forward packets of %s: sysctl %s is %s", ip.Addr(), name, now))
+		}
+	}
+	return errors.Join(errs...)
 }

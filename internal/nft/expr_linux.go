@@ -43,19 +43,57 @@ func NotTo(family byte, prefix, mask []byte) []expr.Any {
 	}
 }
 
+// IfName is an interface's name as keys of sets hold it.
+func IfName(name string) []byte {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return padded
+}
+
 // LeavesBy matches packets whose output interface is, or is not, the named one.
 func LeavesBy(name string, is bool) []expr.Any {
 	op := expr.CmpOpEq
 	if !is {
 		op = expr.CmpOpNeq
 	}
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg},
-		&expr.Cmp{Op: op, Register: reg, Data: padded},
+		&expr.Cmp{Op: op, Register: reg, Data: IfName(name)},
 	}
 }
+
+// LeavesNotBy matches packets whose output interface is not in the set.
+func LeavesNotBy(set string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg},
+		&expr.Lookup{SourceRegister: reg, SetName: set, Invert: true},
+	}
+}
+
+// PortIn matches frames that came by a port which is a key of the map.
+func PortIn(ports string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
+		&expr.Lookup{SourceRegister: reg, SetName: ports, DestRegister: unix.NFT_REG_2, IsDestRegSet: true},
+	}
+}
+
+// PortAndSourceIn matches frames whose port and source MAC address are together
+// in the set.
+func PortAndSourceIn(set string) []expr.Any {
+	const source, size, nameWords = 6, 6, unix.IFNAMSIZ / 4
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: word0},
+		&expr.Payload{DestRegister: word0 + nameWords, Base: expr.PayloadBaseLLHeader, Offset: source, Len: size},
+		&expr.Lookup{SourceRegister: word0, SetName: set},
+	}
+}
+
+// Accept ends the work on a packet in the chain.
+func Accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+
+// Drop drops the packet.
+func Drop() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
 
 // ToLocal matches packets whose destination is an address of this host.
 func ToLocal() []expr.Any {

@@ -2,6 +2,7 @@ package nft_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/nftables"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/nft"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -86,11 +88,56 @@ func TestRemoveTogether(t *testing.T) {
 	}
 }
 
-func TestMeanwhileIsAlwaysDone(t *testing.T) {
-	rs := newRuleset(t) // which does not exist
-	done := false
-	err := rs.RemoveDuring(func(string) bool { return true }, func() error { done = true; return nil })
-	if err != nil || !done {
-		t.Errorf("%v, %v", err, done)
+// TestPutReplacesWhatAnotherLeft: the element of an owner that is gone must not
+// keep its name on what belongs to a new one.
+func TestPutReplacesWhatAnotherLeft(t *testing.T) {
+	rs := newRuleset(t)
+	c, err := nft.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, owner := range []string{"n/old", "n/new"} {
+		if err := c.Put(nft.Group{Rules: rs, Elements: []nft.Element{element(owner, 1), element(owner, len(owner))}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := c.Get(rs, "a", element("", 1).Key, element("", 77).Key)
+	if err != nil || have[0] == nil || have[0].Owner != "n/new" || have[1] != nil {
+		t.Errorf("the kernel has %v, %v", have, err)
+	}
+}
+
+// TestRemoveIsAllOrNothing: who lost a race for one element must not take the
+// others, which may be a new owner's.
+func TestRemoveIsAllOrNothing(t *testing.T) {
+	rs := newRuleset(t)
+	c, err := nft.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Add(nft.Group{Rules: rs, Elements: []nft.Element{element("n/c", 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	err = c.Remove(nft.Group{Rules: rs, Elements: []nft.Element{element("", 1), element("", 2)}})
+	if !errors.Is(err, fault.NotFound) || left(t, rs) != 1 {
+		t.Errorf("removing one that is not there: %v, and %d elements are left", err, left(t, rs))
+	}
+}
+
+func BenchmarkAddRemove(b *testing.B) {
+	testenv.Require(b, testenv.Root)
+	rs := &nft.Ruleset{Table: "bench", Sets: []nft.Set{{Name: "a", Key: []nftables.SetDatatype{nftables.TypeIPAddr}}}}
+	c, err := nft.Open()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	for b.Loop() {
+		g := nft.Group{Rules: rs, Elements: []nft.Element{element("n/c", 1)}}
+		if err := errors.Join(c.Add(g), c.Remove(g)); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

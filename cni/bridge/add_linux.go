@@ -1,0 +1,205 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// add touches the host only when the container is known to be fit, and the
+// container only when the host is ready for it.
+func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	w, err := p.open(r)
+	if err != nil {
+		return nil, err
+	}
+	defer p.closeWiring(w)
+	id := identify(r.Network, r.Attachment)
+	// This comes before IPAM: the rollback of an ADD that finds the container
+	// connected already must not release the addresses of that connection.
+	if err := w.refuseTaken(r, id); err != nil {
+		return nil, err
+	}
+	todo, err := allocate(ctx, r, c)
+	if err != nil {
+		return nil, err
+	}
+	links, err := w.build(r, c, id, todo)
+	if err != nil {
+		return nil, err
+	}
+	if !c.DisableContainerInterface {
+		if err := w.configure(ctx, r, links[guest], todo, c.EnableDAD); err != nil {
+			return nil, err
+		}
+	}
+	todo.result.Interfaces = describe(r.NetNS, links)
+	return cni.Merge(r.PrevResult, todo.result), nil
+}
+
+// refuseTaken refuses names that are taken, after it has finished a removal of
+// the same attachment that is pending.
+func (w *wiring) refuseTaken(r *cni.Request, id identity) error {
+	l, err := w.links.Link(id.host)
+	switch {
+	case errors.Is(err, fault.NotFound):
+	case err != nil:
+		return err
+	case l.Alias != id.leaving():
+		return cni.Errorf(cni.CodeExists, "interface %q of an earlier ADD exists on the host: DEL removes it", id.host)
+	default:
+		if err := deleteLink(w.links, l); err != nil {
+			return err
+		}
+	}
+	_, err = w.inside.Link(r.IfName)
+	switch {
+	case errors.Is(err, fault.NotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return cni.Errorf(cni.CodeExists, "interface %q (CNI_IFNAME) exists in the container already", r.IfName)
+}
+
+// allocate asks IPAM and plans with what it gives.
+func allocate(ctx context.Context, r *cni.Request, c *Config) (*plan, error) {
+	given := &cni.Result{}
+	if c.IPAM.Type != "" {
+		var err error
+		if given, err = r.Delegate(c.IPAM.Type).Add(ctx); err != nil {
+			return nil, err
+		}
+		if len(given.IPs) == 0 {
+			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q gave no address", c.IPAM.Type)
+		}
+	}
+	return makePlan(c, given)
+}
+
+// build makes everything but what is inside the container, whose interface is
+// down meanwhile. It returns the bridge, both ends and, with a VLAN, the gateway.
+func (w *wiring) build(r *cni.Request, c *Config, id identity, todo *plan) ([]*rtnl.Link, error) {
+	br, err := w.ensureBridge(c)
+	if err != nil {
+		return nil, err
+	}
+	var gateway *rtnl.Link
+	if len(todo.gateways) > 0 {
+		if gateway, err = w.ensureGateway(br, c, todo.gateways); err != nil {
+			return nil, err
+		}
+	}
+	near, far, err := w.connect(r, c, id, br)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.addRules(r, c, id, todo, far); err != nil {
+		return nil, err
+	}
+	// A new port may have changed the bridge's MTU or MAC address.
+	if br, err = w.links.Link(c.Bridge); err != nil {
+		return nil, err
+	}
+	links := []*rtnl.Link{br, near, far}
+	if c.VLAN != 0 && gateway != nil {
+		links = append(links, gateway)
+	}
+	return links, nil
+}
+
+// connect makes the pair, with the far end in the container, in a single request:
+// nothing is ever half moved.
+func (w *wiring) connect(r *cni.Request, c *Config, id identity, br *rtnl.Link) (near, far *rtnl.Link, err error) {
+	mac, err := c.mac()
+	if err != nil {
+		return nil, nil, err
+	}
+	if mac == nil {
+		mac = newMAC()
+	}
+	near, err = w.links.AddPair(&rtnl.Pair{
+		Name: id.host, Peer: r.IfName, Master: br.Index, MTU: c.MTU, PeerMAC: mac, PeerNS: r.NetNSFD(),
+		Alias: id.alias, Hairpin: c.HairpinMode, Isolated: c.PortIsolation, Up: !c.filtersVLANs(),
+	})
+	if errors.Is(err, fault.AlreadyExists) {
+		return nil, nil, cni.Errorf(cni.CodeExists, "interface %q or %q was made by another call just now: %w", id.host, r.IfName, err)
+	}
+	r.Undo("veth pair "+id.host, func(context.Context) error { return undoPair(id) })
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.filtersVLANs() {
+		if err := w.setVLANs(br, near, c); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := ignoreAdvertisements(id.host); err != nil {
+		return nil, nil, err
+	}
+	far = &rtnl.Link{Name: r.IfName, Index: near.Peer, MTU: near.MTU, MAC: mac}
+	return near, far, nil
+}
+
+// undoPair removes the pair on a connection of its own: the ADD's is closed when
+// its rollback runs.
+func undoPair(id identity) error {
+	links, err := rtnl.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(disconnect(links, id, nil), links.Close())
+}
+
+// addRules switches forwarding on and puts the rules' elements in, as configured.
+func (w *wiring) addRules(r *cni.Request, c *Config, id identity, todo *plan, far *rtnl.Link) error {
+	for _, ip := range todo.ips {
+		if c.IsGateway || c.IPMasq {
+			if err := enableForwarding(ip.Addr().Is4()); err != nil {
+				return err
+			}
+		}
+	}
+	elements := groups(c, id, todo.ips, far.MAC)
+	if len(elements) == 0 {
+		return nil
+	}
+	r.Undo("nftables elements", func(context.Context) error {
+		rules, err := nft.Open()
+		if err != nil {
+			return err
+		}
+		return errors.Join(removeRules(rules, c, id), rules.Close())
+	})
+	return w.rules.Put(elements...)
+}
+
+// describe returns the interfaces of the result.
+func describe(netns string, links []*rtnl.Link) (out []*cni.Interface) {
+	for i, l := range links {
+		nic := &types100.Interface{Name: l.Name, Mac: l.MAC.String(), Mtu: l.MTU}
+		if i == guest {
+			nic.Sandbox = netns
+		}
+		out = append(out, nic)
+	}
+	return out
+}
+
+// deleteLink removes a link and waits for it. It succeeds when there is none.
+func deleteLink(links *rtnl.Conn, l *rtnl.Link) error {
+	if err := links.Do(rtnl.Delete(l)); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package bridge
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// ensureBridge returns the bridge, made if need be, up and as it is configured.
+func (h *host) ensureBridge(c *Config) (*rtnl.Link, error) {
+	br, err := h.links.Link(c.Bridge)
+	if errors.Is(err, fault.NotFound) {
+		br, err = h.makeBridge(c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bridge %q: %w", c.Bridge, err)
+	}
+	if br.Kind != "bridge" {
+		return nil, wrongKind(br)
+	}
+	return br, h.mend(br, c)
+}
+
+func wrongKind(l *rtnl.Link) error {
+	kind := l.Kind
+	if kind == "" {
+		kind = "device"
+	}
+	return cni.Errorf(cni.CodeConfig, "bridge %q: an interface of this name exists and is a %s", l.Name, kind)
+}
+
+// makeBridge makes the bridge with an address of its own: one without would
+// take that of a port, and change it as ports come and go. When another ADD is
+// faster, that one's bridge is as good.
+func (h *host) makeBridge(c *Config) (*rtnl.Link, error) {
+	err := h.links.Do(rtnl.AddBridge(c.Bridge, c.MTU, newMAC(), c.filtersVLANs()))
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, err
+	}
+	if err := ignoreAdvertisements(c.Bridge); err != nil {
+		return nil, err
+	}
+	return h.links.Link(c.Bridge)
+}
+
+// newMAC returns an address of one interface that is administered locally.
+func newMAC() net.HardwareAddr {
+	mac := make(net.HardwareAddr, 6)
+	_, _ = rand.Read(mac) // it never fails
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+// mend makes a bridge that was there already what the configuration asks for,
+// as far as that harms nobody who uses it.
+func (h *host) mend(br *rtnl.Link, c *Config) error {
+	var changes []func() error
+	if !br.Up {
+		changes = append(changes, func() error { return h.links.Do(rtnl.Up(br)) })
+	}
+	if c.PromiscMode && !br.Promisc {
+		changes = append(changes, func() error { return h.links.Do(rtnl.Promisc(br)) })
+	}
+	if c.MTU > 0 && br.MTU != c.MTU {
+		changes = append(changes, func() error { return h.mendMTU(br, c.MTU) })
+	}
+	if c.filtersVLANs() && !br.VLANFiltering {
+		changes = append(changes, func() error { return h.mendFiltering(br) })
+	}
+	for _, change := range changes {
+		if err := change(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mendMTU lowers the MTU at any time; it raises it only while the bridge has no
+// port that could be too small for it.
+func (h *host) mendMTU(br *rtnl.Link, mtu int) error {
+	if mtu > br.MTU {
+		ports, err := h.links.Ports(br.Index)
+		if err != nil {
+			return err
+		}
+		for _, p := range ports {
+			if p.MTU < mtu {
+				return cni.Errorf(cni.CodeConfig, "mtu %d: bridge %q has %d, and its port %q no more than %d: use that, or another bridge", mtu, br.Name, br.MTU, p.Name, p.MTU)
+			}
+		}
+	}
+	if err := h.links.Do(rtnl.SetMTU(br, mtu)); err != nil {
+		return err
+	}
+	br.MTU = mtu
+	return nil
+}
+
+// mendFiltering switches VLAN filtering on while no port relies on tagged frames
+// that pass.
+func (h *host) mendFiltering(br *rtnl.Link) error {
+	ports, err := h.links.Ports(br.Index)
+	if err != nil {
+		return err
+	}
+	if len(ports) > 0 {
+		return cni.Errorf(cni.CodeConfig, "vlan: bridge %q does not filter VLANs, and switching that on could cut its %d ports off: do it (ip link set %s type bridge vlan_filtering 1) or use another bridge", br.Name, len(ports), br.Name)
+	}
+	return h.links.Do(rtnl.FilterVLANs(br))
+}

@@ -1,0 +1,188 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// del goes from the outside in. The addresses go back behind it: until then
+// nobody else can have them. It never looks into a network namespace, so it
+// cannot harm one that has another owner by now.
+func (p *plugin) del(_ context.Context, r *cni.Request, c *Config) error {
+	if err := c.complete(); err != nil {
+		r.Log.Warn("removing an attachment of an invalid configuration", "err", err)
+	}
+	h, err := p.openHost()
+	if err != nil {
+		return err
+	}
+	// The kernel's grace period for elements runs while it removes the pair.
+	defer p.release(h)
+	id := identify(r.Network, r.Attachment)
+	err = removeRules(h.rules, c, id)
+	if p.stays == nil {
+		return errors.Join(err, disconnect(h.links, id, r.Log))
+	}
+	l, lerr := ownLink(h.links, id, r.Log)
+	if lerr != nil || l == nil {
+		return errors.Join(err, lerr)
+	}
+	return errors.Join(err, p.stays.remove(h, l, id, r.Log))
+}
+
+// disconnect removes an attachment's pair and waits for it. It succeeds when
+// there is none.
+func disconnect(links *rtnl.Conn, id identity, log *slog.Logger) error {
+	l, err := ownLink(links, id, log)
+	if err != nil || l == nil {
+		return err
+	}
+	return deleteLink(links, l)
+}
+
+// ownLink returns the host's end of the attachment's pair, or nil when there is
+// none, or another interface of that name.
+func ownLink(links *rtnl.Conn, id identity, log *slog.Logger) (*rtnl.Link, error) {
+	l, err := links.Link(id.host)
+	if errors.Is(err, fault.NotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.Kind != "veth" || !id.owns(l.Alias) {
+		if log != nil {
+			log.Warn("leaving an interface that has an attachment's name and is not its", "link", l.Name, "kind", l.Kind, "alias", l.Alias)
+		}
+		return nil, nil
+	}
+	return l, nil
+}
+
+// gc removes the pairs and the elements of the network's attachments that are
+// not valid, all pairs in the time of one.
+func (p *plugin) gc(_ context.Context, r *cni.Request, c *Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	h, err := p.openHost()
+	if err != nil {
+		return err
+	}
+	defer p.release(h)
+	keep := map[string]bool{}
+	for _, a := range r.Valid {
+		keep[nft.Owner(r.Network, a.String())] = true
+	}
+	stale := func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] }
+	return errors.Join(
+		h.rules.RemoveOwned(masquerading(c), stale),
+		h.rules.RemoveOwned(spoofChecking(c), stale),
+		h.removePairs(r.Network, stale),
+	)
+}
+
+// removePairs removes the network's pairs whose owner is stale, and those that
+// are only to be removed.
+func (h *host) removePairs(network string, stale func(owner string) bool) error {
+	all, err := h.links.Veths()
+	if err != nil {
+		return err
+	}
+	group := newGroup()
+	var errs []error
+	found := false
+	for _, l := range all {
+		owner, leaving := ownerOf(l.Alias)
+		if !stale(owner) && (!leaving || !nft.OfNetwork(owner, network)) {
+			continue
+		}
+		err := h.links.Do(rtnl.SetGroup(l, group))
+		if err != nil && !rtnl.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+		found = true
+	}
+	if found {
+		if err := h.links.Do(rtnl.DeleteGroup(group)); err != nil && !rtnl.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// status reports what ADD would miss of the kernel.
+func (p *plugin) status(_ context.Context, _ *cni.Request, c *Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	h, err := p.openHost()
+	if err != nil {
+		return cni.Errorf(cni.CodeUnavailable, "%w", err)
+	}
+	defer p.release(h)
+	if c.IPMasq || c.MACSpoofCheck {
+		if err := h.rules.Available(); err != nil {
+			return cni.Errorf(cni.CodeUnavailable, "nftables: %w", err)
+		}
+	}
+	br, err := h.links.Link(c.Bridge)
+	switch {
+	case errors.Is(err, fault.NotFound):
+		err = errors.Join(h.links.Probe("bridge"), h.links.Probe("veth"))
+	case err == nil && br.Kind != "bridge":
+		err = wrongKind(br)
+	}
+	if err != nil {
+		return cni.Errorf(cni.CodeUnavailable, "%w", err)
+	}
+	return nil
+}
+
+// Teardown removes the bridge, its nftables tables and the gateways of its VLANs,
+// for an owner who knows that no container uses them any more: a node that leaves
+// the machine. The plugin itself never does, because networks may share them. It
+// succeeds when they are not there. Sysctls stay as they are.
+func Teardown(_ context.Context, c Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	links, err := rtnl.Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		masquerading(&c).Delete(), spoofChecking(&c).Delete(),
+		removeBridge(links, c.Bridge), links.Close(),
+	)
+}
+
+// removeBridge removes the bridge and the pairs that were made for it: those of
+// its gateways, and those that are only to be removed.
+func removeBridge(links *rtnl.Conn, name string) error {
+	br, err := links.Link(name)
+	if errors.Is(err, fault.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if br.Kind != "bridge" {
+		return wrongKind(br)
+	}
+	ports, err := links.Ports(br.Index)
+	errs := []error{err}
+	for _, port := range ports {
+		if _, leaving := ownerOf(port.Alias); leaving || strings.HasPrefix(port.Alias, gatewayPrefix) {
+			errs = append(errs, deleteLink(links, port))
+		}
+	}
+	return errors.Join(append(errs, deleteLink(links, br))...)
+}

@@ -1,0 +1,117 @@
+package bridge
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// configure brings the container's end up and gives it its addresses and routes,
+// in one request. The link comes up first: packets to an IPv6 address that was
+// there before it are lost for the first second (measured on Linux 6.18).
+func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, todo *plan, detect bool) error {
+	if slices.ContainsFunc(todo.ips, func(ip netip.Prefix) bool { return ip.Addr().Is6() }) {
+		if err := r.InNetNS(func() error { return prepareIPv6(l.Name, detect) }); err != nil {
+			return err
+		}
+	}
+	requests := []*nlsock.Message{rtnl.AnnounceARP(l)}
+	for _, ip := range todo.ips {
+		requests = append(requests, rtnl.AddAddress(l, ip, detect))
+	}
+	if len(todo.ips) > 0 {
+		requests = append(requests, rtnl.Announce(l))
+	}
+	routes, err := routesBy(l, todo.result.Routes)
+	if err != nil {
+		return err
+	}
+	if detect { // routes whose source is an address that is not usable yet are refused
+		if err := w.inside.Do(requests...); err != nil {
+			return err
+		}
+		if err := w.settle(ctx, l); err != nil {
+			return err
+		}
+		requests = nil
+	}
+	for i := range routes {
+		requests = append(requests, rtnl.AddRoute(&routes[i]))
+	}
+	return w.inside.Do(requests...)
+}
+
+// routesBy returns the result's routes in the kernel's shape.
+func routesBy(l *rtnl.Link, routes []*types.Route) (out []rtnl.Route, err error) {
+	for _, r := range routes {
+		dst, err := prefixOf(r.Dst)
+		if err != nil {
+			return nil, err
+		}
+		route := rtnl.Route{Dst: dst.Masked(), Link: l.Index, Priority: r.Priority, MTU: r.MTU, AdvMSS: r.AdvMSS, Scope: r.Scope}
+		if gw, ok := netip.AddrFromSlice(r.GW); ok {
+			route.Gateway = gw.Unmap()
+		}
+		if r.Table != nil {
+			route.Table = *r.Table
+		}
+		out = append(out, route)
+	}
+	return out, nil
+}
+
+// prepareIPv6 sets what only sysctls can. It runs in the container's namespace.
+func prepareIPv6(link string, detect bool) error {
+	conf := "net/ipv6/conf/" + link + "/"
+	settings := [][2]string{
+		{"net/ipv6/conf/lo/disable_ipv6", "0"}, {conf + "disable_ipv6", "0"},
+		{conf + "keep_addr_on_down", "1"}, {conf + "ndisc_notify", "1"}, {conf + "accept_dad", "0"},
+	}
+	if detect {
+		settings[len(settings)-1][1] = "1"
+		settings = append(settings, [2]string{conf + "enhanced_dad", "1"})
+	}
+	for _, s := range settings {
+		if err := ensureSysctl(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleTime is how long duplicate address detection may take.
+const settleTime = 10 * time.Second
+
+// settle waits until no address of the link is tentative.
+func (w *wiring) settle(ctx context.Context, l *rtnl.Link) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for {
+		have, err := w.inside.AllAddresses(l)
+		if err != nil {
+			return err
+		}
+		tentative := false
+		for _, a := range have {
+			if a.Duplicate {
+				return cni.Errorf(cni.CodeExists, "address %s is in use by another interface on the link (duplicate address detection)", a.Prefix)
+			}
+			tentative = tentative || a.Tentative
+		}
+		if !tentative {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return cni.Errorf(cni.CodeTryAgain, "duplicate address detection on %q does not end: %w", l.Name, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// plugin is the handlers' receiver.
+type plugin struct {
+	stays *resident // nil: nothing is kept between calls
+}
+
+// host is the connections to the kernel in the network namespace that the plugin
+// is called in. It belongs to one call at a time.
+type host struct {
+	ns    netns.ID
+	links *rtnl.Conn
+	rules *nft.Conn
+}
+
+// openHost returns connections, which are given back with release.
+func (p *plugin) openHost() (*host, error) {
+	id, err := currentNS()
+	if err != nil {
+		return nil, err
+	}
+	if p.stays != nil {
+		if h := p.stays.take(id); h != nil {
+			return h, nil
+		}
+	}
+	h := &host{ns: id}
+	if h.links, err = rtnl.Open(); err != nil {
+		return nil, err
+	}
+	if h.rules, err = nft.Open(); err != nil {
+		return nil, errors.Join(err, h.links.Close())
+	}
+	return h, nil
+}
+
+func (p *plugin) release(h *host) {
+	if p.stays == nil || !p.stays.put(h) {
+		h.close()
+	}
+}
+
+// close closes the sockets; a netlink socket has nothing to lose by it.
+func (h *host) close() {
+	_ = h.links.Close()
+	_ = h.rules.Close()
+}
+
+// currentNS identifies the calling thread's network namespace without opening it.
+func currentNS() (netns.ID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return netns.ID{}, fmt.Errorf("identifying the network namespace: %w", err)
+	}
+	return netns.ID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// wiring is the connections to both ends of a pair.
+type wiring struct {
+	*host
+	inside *rtnl.Conn
+}
+
+// open opens the connections of an ADD, a CHECK or a repair.
+func (p *plugin) open(r *cni.Request) (*wiring, error) {
+	h, err := p.openHost()
+	if err != nil {
+		return nil, err
+	}
+	w := &wiring{host: h}
+	// A socket stays in the namespace that it was made in.
+	err = r.InNetNS(func() (err error) {
+		w.inside, err = rtnl.Open()
+		return err
+	})
+	if err != nil {
+		p.release(h)
+		return nil, err
+	}
+	return w, nil
+}
+
+func (p *plugin) closeWiring(w *wiring) {
+	_ = w.inside.Close()
+	p.release(w.host)
+}

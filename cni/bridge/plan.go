@@ -1,0 +1,125 @@
+package bridge
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/nodekit-project/nodekit/cni"
+)
+
+// plan is what an ADD puts into effect, known before anything is touched. Its
+// slices run along with those of the result.
+type plan struct {
+	result   *cni.Result // without interfaces
+	ips      []netip.Prefix
+	gateways []netip.Prefix // of the bridge; none unless it is a gateway
+}
+
+// guest is the place of the container's interface in the result.
+const guest = 2
+
+// makePlan completes what IPAM gave.
+func makePlan(c *Config, given *cni.Result) (*plan, error) {
+	p := &plan{result: &cni.Result{Routes: slices.Clone(given.Routes), DNS: given.DNS}}
+	if !c.DNS.IsEmpty() {
+		p.result.DNS = c.DNS
+	}
+	for _, ip := range given.IPs {
+		if err := p.addIP(c, ip); err != nil {
+			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q: %w", c.IPAM.Type, err)
+		}
+	}
+	for _, ip := range p.result.IPs {
+		all := defaultRoute(ip.Address.IP)
+		has := slices.ContainsFunc(p.result.Routes, func(r *types.Route) bool { return r.Dst.String() == all.String() })
+		if c.IsDefaultGateway && !has {
+			p.result.Routes = append(p.result.Routes, &types.Route{Dst: all, GW: ip.Gateway})
+		}
+	}
+	for i, route := range p.result.Routes {
+		if _, err := prefixOf(route.Dst); err != nil {
+			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q: route: %w", c.IPAM.Type, err)
+		}
+		if route.GW == nil {
+			p.result.Routes[i] = route.Copy()
+			p.result.Routes[i].GW = gatewayFor(route.Dst.IP, p.result.IPs)
+		}
+	}
+	return p, nil
+}
+
+func (p *plan) addIP(c *Config, given *types100.IPConfig) error {
+	const leastIPv6 = 1280 // RFC 8200, section 5
+	address, err := prefixOf(given.Address)
+	if err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	if address.Addr().IsUnspecified() || address.Addr().IsMulticast() {
+		return fmt.Errorf("address %s cannot be that of an interface", address)
+	}
+	if c.MTU > 0 && c.MTU < leastIPv6 && address.Addr().Is6() {
+		return cni.Errorf(cni.CodeConfig, "mtu %d is too small for the address %s: IPv6 needs %d", c.MTU, address, leastIPv6)
+	}
+	ip := given.Copy()
+	ip.Interface = types100.Int(guest)
+	if c.IsGateway {
+		gateway, err := gatewayOf(address, ip.Gateway)
+		if err != nil {
+			return err
+		}
+		ip.Gateway = gateway.Addr().AsSlice()
+		p.gateways = append(p.gateways, gateway)
+	}
+	p.ips = append(p.ips, address)
+	p.result.IPs = append(p.result.IPs, ip)
+	return nil
+}
+
+// gatewayOf returns the bridge's address in the subnet: the given one, or the
+// subnet's first.
+func gatewayOf(address netip.Prefix, given net.IP) (netip.Prefix, error) {
+	gw, ok := netip.AddrFromSlice(given)
+	if !ok {
+		gw = address.Masked().Addr().Next()
+	}
+	out := netip.PrefixFrom(gw.Unmap(), address.Bits())
+	if !ok && (!address.Contains(out.Addr()) || out == address) {
+		return out, fmt.Errorf("address %s leaves none for a gateway in its subnet", address)
+	}
+	if !out.IsValid() || out == address {
+		return out, fmt.Errorf("gateway %s of address %s", given, address)
+	}
+	return out, nil
+}
+
+// prefixOf returns the network in the shape of net/netip.
+func prefixOf(n net.IPNet) (netip.Prefix, error) {
+	ip, ok := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	out := netip.PrefixFrom(ip.Unmap(), ones)
+	if !ok || bits != ip.Unmap().BitLen() || !out.IsValid() {
+		return out, fmt.Errorf("%s is no address with a length of its prefix", &n)
+	}
+	return out, nil
+}
+
+func defaultRoute(ip net.IP) net.IPNet {
+	if ip.To4() != nil {
+		return net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	}
+	return net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+}
+
+func gatewayFor(dst net.IP, ips []*types100.IPConfig) net.IP {
+	for _, ip := range ips {
+		if ip.Gateway != nil && (ip.Gateway.To4() != nil) == (dst.To4() != nil) {
+			return ip.Gateway
+		}
+	}
+	return nil
+}

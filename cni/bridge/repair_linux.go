@@ -1,0 +1,154 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// repair puts back what check would miss and nobody would want to be missing:
+// the bridge, the gateway's addresses, the port with its options and VLANs, link
+// states, routes and rules. The container's addresses are not its business, and a
+// pair that is gone needs a new ADD.
+func (p *plugin) repair(_ context.Context, r *cni.Request, c *Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	want, err := expect(r, c)
+	if err != nil {
+		return err
+	}
+	w, err := p.open(r)
+	if err != nil {
+		return err
+	}
+	defer p.closeWiring(w)
+	port, err := ownLink(w.links, want.identity, r.Log)
+	if err != nil {
+		return err
+	}
+	if port == nil || port.Alias == want.leaving() {
+		return cni.Errorf(cni.CodeNotAsExpected, "interface %q on the host is gone, which only a new ADD can mend", want.host)
+	}
+	br, err := w.ensureBridge(c)
+	if err != nil {
+		return err
+	}
+	if len(want.gateways) > 0 {
+		if _, err := w.ensureGateway(br, c, want.gateways); err != nil {
+			return err
+		}
+	}
+	return errors.Join(w.repairPort(br, port, c), w.repairRules(want, c), w.repairGuest(r, want, c))
+}
+
+func (w *wiring) repairPort(br, port *rtnl.Link, c *Config) error {
+	var requests []*nlsock.Message
+	if port.Master != br.Index {
+		requests = append(requests, rtnl.SetMaster(port, br.Index))
+		port.Hairpin, port.Isolated = false, false // those of a new port
+	}
+	if port.Hairpin != c.HairpinMode || port.Isolated != c.PortIsolation {
+		requests = append(requests, rtnl.SetPort(port, c.HairpinMode, c.PortIsolation))
+	}
+	if err := w.links.Do(requests...); err != nil {
+		return err
+	}
+	port.Master = br.Index
+	if c.filtersVLANs() {
+		if err := w.repairVLANs(br, port, c); err != nil {
+			return err
+		}
+	}
+	if port.Up {
+		return nil
+	}
+	return w.links.Do(rtnl.Up(port))
+}
+
+func (w *wiring) repairVLANs(br, port *rtnl.Link, c *Config) error {
+	missing, extra, err := w.compareVLANs(br, port, c)
+	if err != nil {
+		return err
+	}
+	var requests []*nlsock.Message
+	if len(extra) > 0 {
+		requests = append(requests, rtnl.RemoveVLANs(port, extra...))
+	}
+	if len(missing) > 0 {
+		requests = append(requests, rtnl.AddVLANs(port, missing...))
+	}
+	return w.links.Do(requests...)
+}
+
+func (w *wiring) repairRules(want *expected, c *Config) error {
+	for _, ip := range want.ips {
+		if c.IsGateway || c.IPMasq {
+			if err := enableForwarding(ip.Addr().Is4()); err != nil {
+				return err
+			}
+		}
+	}
+	if w.checkRules(want, c) == nil {
+		return nil
+	}
+	mac, err := macOf(want.nic)
+	if err != nil {
+		return err
+	}
+	elements := groups(c, want.identity, want.ips, mac)
+	for _, g := range elements {
+		if err := g.Rules.Verify(); errors.Is(err, fault.NotFound) {
+			err = g.Rules.Define()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return w.rules.Put(elements...)
+}
+
+// repairGuest brings the container's end up and puts routes back that the kernel
+// dropped when it went down.
+func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
+	if c.DisableContainerInterface {
+		return nil
+	}
+	l, err := w.inside.Link(want.nic.Name)
+	if err != nil {
+		return err
+	}
+	if !l.Up {
+		if err := w.inside.Do(rtnl.AnnounceARP(l)); err != nil {
+			return err
+		}
+	}
+	missing, err := w.missingRoutes(r.PrevResult.Routes)
+	if err != nil {
+		return err
+	}
+	routes, err := routesBy(l, missing)
+	if err != nil {
+		return err
+	}
+	var requests []*nlsock.Message
+	for i := range routes {
+		requests = append(requests, rtnl.AddRoute(&routes[i]))
+	}
+	return w.inside.Do(requests...)
+}
+
+// macOf returns the address of the result's interface.
+func macOf(nic *cni.Interface) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(nic.Mac)
+	if err != nil && nic.Mac != "" {
+		return nil, fmt.Errorf("prevResult, interface %q: %w", nic.Name, err)
+	}
+	return mac, nil
+}

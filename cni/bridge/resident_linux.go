@@ -1,0 +1,126 @@
+package bridge
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+const (
+	// linger is how long a removal waits for others, or for the namespace to go.
+	linger = 15 * time.Millisecond
+	// maxKept is how many pairs of sockets are kept: more calls at once only wait
+	// for the kernel's lock on links.
+	maxKept = 8
+)
+
+// resident is what the plugin keeps in a process that stays.
+type resident struct {
+	group uint32 // of links that are to be removed
+
+	mu     sync.Mutex
+	hosts  []*host
+	batch  map[netns.ID]*rtnl.Conn // of removals that have not begun
+	under  sync.WaitGroup          // removals that have not ended
+	closed bool
+}
+
+func newResident() *resident {
+	return &resident{group: newGroup(), batch: map[netns.ID]*rtnl.Conn{}}
+}
+
+// newGroup returns a number that no group of links has, in all likelihood. It
+// is never 0, the group of all links that were put into none.
+func newGroup() uint32 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return binary.NativeEndian.Uint32(b[:])>>1 | 1<<30
+}
+
+// take returns kept sockets of the namespace, or nil.
+func (s *resident) take(id netns.ID) *host {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.hosts) - 1; i >= 0; i-- {
+		if h := s.hosts[i]; h.ns == id {
+			s.hosts[i] = s.hosts[len(s.hosts)-1]
+			s.hosts = s.hosts[:len(s.hosts)-1]
+			return h
+		}
+	}
+	return nil
+}
+
+// put keeps the sockets, or says that there are enough.
+func (s *resident) put(h *host) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.hosts) >= maxKept {
+		return false
+	}
+	s.hosts = append(s.hosts, h)
+	return true
+}
+
+// remove makes the pair ineffective and has it removed soon. A port that cannot
+// be disabled is removed at once.
+func (s *resident) remove(h *host, l *rtnl.Link, id identity, log *slog.Logger) error {
+	if err := s.schedule(h.ns, log); err != nil {
+		return errors.Join(err, deleteLink(h.links, l))
+	}
+	err := h.links.Do(rtnl.DisablePort(l, id.leaving(), s.group))
+	if rtnl.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		log.Warn("removing a pair at once because its port cannot be disabled", "link", l.Name, "err", err)
+		return deleteLink(h.links, l)
+	}
+	return nil
+}
+
+// schedule makes sure that a removal begins in the namespace soon.
+func (s *resident) schedule(ns netns.ID, log *slog.Logger) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.batch[ns] != nil {
+		return nil
+	}
+	// The socket is opened here: this thread is in the right namespace.
+	conn, err := rtnl.Open()
+	if err != nil {
+		return err
+	}
+	s.batch[ns] = conn
+	s.under.Go(func() {
+		time.Sleep(linger)
+		s.mu.Lock()
+		delete(s.batch, ns) // what comes from now on may be too late for this one
+		s.mu.Unlock()
+		// What fails is left to the next DEL, ADD or GC.
+		if err := conn.Do(rtnl.DeleteGroup(s.group)); err != nil && !rtnl.IsNotFound(err) {
+			log.Error("removing veth pairs", "err", err)
+		}
+		_ = conn.Close()
+	})
+	return nil
+}
+
+// close waits for the removals and closes the sockets.
+func (s *resident) close() error {
+	s.under.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, h := range s.hosts {
+		h.close()
+	}
+	s.hosts = nil
+	return nil
+}

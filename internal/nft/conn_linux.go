@@ -1,0 +1,306 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+)
+
+// Conn changes elements over one socket, in the network namespace of the thread
+// that opened it. It is safe for concurrent use.
+//
+// The kernel frees what was removed only after a grace period, for which the
+// close of any such socket waits (10 ms, measured on Linux 6.18): a process that
+// stays keeps its Conn.
+type Conn struct {
+	socket *nlsock.Socket
+}
+
+// Open opens a connection.
+func Open() (*Conn, error) {
+	s, err := nlsock.Open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{s}, nil
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.socket.Close() }
+
+// Available reports whether the kernel and the caller's privileges allow
+// nftables at all.
+func (c *Conn) Available() error {
+	answers, err := c.socket.Exchange(message("asking for nftables", unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC))
+	if err != nil {
+		return err
+	}
+	return answers[0].Err
+}
+
+// Available is Conn.Available with a connection of its own.
+func Available() error {
+	c, err := Open()
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.Available(), c.Close())
+}
+
+// Group is elements of one ruleset.
+type Group struct {
+	Rules    *Ruleset
+	Elements []Element
+}
+
+// Add adds the elements of all groups in one transaction, all or none. A table
+// that is not there is made before. An element that is there already stays with
+// its owner; in a map one with another value is the error unix.EEXIST.
+func (c *Conn) Add(groups ...Group) error { return c.add(0, groups) }
+
+// Put is Add for elements that nobody else may have: one that is there already,
+// a leftover of another owner, is replaced.
+func (c *Conn) Put(groups ...Group) error {
+	err := c.add(unix.NLM_F_EXCL, groups)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	stale, err := c.present(groups)
+	if err != nil {
+		return err
+	}
+	// In one transaction, so that what was there works on until it is replaced.
+	return c.transact("replacing elements", func() []*nlsock.Message {
+		return append(elementMessages(unix.NFT_MSG_DELSETELEM, 0, stale), elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, groups)...)
+	})
+}
+
+func (c *Conn) add(flags uint16, groups []Group) error {
+	add := func() error {
+		return c.transact("adding elements", func() []*nlsock.Message {
+			return elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|flags, groups)
+		})
+	}
+	err := add()
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	for _, g := range groups {
+		if err := g.Rules.Define(); err != nil {
+			return err
+		}
+	}
+	return add()
+}
+
+// present returns those of the elements that there are.
+func (c *Conn) present(groups []Group) (out []Group, err error) {
+	for _, g := range groups {
+		found := Group{Rules: g.Rules}
+		for _, e := range g.Elements {
+			have, err := c.Get(g.Rules, e.Set, e.Key)
+			if err != nil {
+				return nil, err
+			}
+			if have[0] != nil {
+				found.Elements = append(found.Elements, e)
+			}
+		}
+		if len(found.Elements) > 0 {
+			out = append(out, found)
+		}
+	}
+	return out, nil
+}
+
+// Remove removes the elements of all groups in one transaction. When one of them
+// is not there the error is fault.NotFound and all others stay.
+func (c *Conn) Remove(groups ...Group) error {
+	err := c.transact("removing elements", func() []*nlsock.Message {
+		return elementMessages(unix.NFT_MSG_DELSETELEM, 0, groups)
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return fault.NotFound.Wrap(err)
+	}
+	return err
+}
+
+// transact runs one transaction.
+func (c *Conn) transact(what string, build func() []*nlsock.Message) error {
+	return again(func() error {
+		changes := build()
+		if len(changes) == 0 {
+			return nil
+		}
+		answers, err := c.socket.Exchange(framed(what, changes)...)
+		if err != nil {
+			return err
+		}
+		for _, a := range answers {
+			if a.Err != nil {
+				return a.Err
+			}
+		}
+		return nil
+	})
+}
+
+// Get returns the elements with the keys; nil for one that is not there.
+func (c *Conn) Get(rs *Ruleset, set string, keys ...[]byte) ([]*Element, error) {
+	messages := make([]*nlsock.Message, len(keys))
+	for i, key := range keys {
+		messages[i] = rs.elementMessage(unix.NFT_MSG_GETSETELEM, 0, set, []Element{{Key: key}})
+	}
+	answers, err := c.socket.Exchange(messages...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Element, len(keys))
+	for i, a := range answers {
+		if a.Err != nil && !errors.Is(a.Err, unix.ENOENT) {
+			return nil, a.Err
+		}
+		for _, reply := range a.Replies {
+			for _, e := range parseElements(set, reply) {
+				out[i] = &e
+			}
+		}
+	}
+	return out, nil
+}
+
+// List returns what the sets and maps hold; nothing when there is no table.
+func (c *Conn) List(rs *Ruleset) (out []Element, err error) {
+	for _, s := range rs.Sets {
+		list, err := c.list(rs, s.Name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	return out, nil
+}
+
+func (c *Conn) list(rs *Ruleset, set string) (out []Element, err error) {
+	const tries = 10
+	for range tries {
+		answers, xerr := c.socket.Exchange(rs.elementMessage(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, set, nil))
+		if xerr != nil {
+			return nil, xerr
+		}
+		if err = answers[0].Err; errors.Is(err, nlsock.ErrInterrupted) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil, nil
+		}
+		for _, reply := range answers[0].Replies {
+			out = append(out, parseElements(set, reply)...)
+		}
+		return out, err
+	}
+	return nil, err
+}
+
+// message begins a message of nfnetlink's nftables part.
+func message(what string, kind, flags uint16, family uint8) *nlsock.Message {
+	return nlsock.New(what, unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, []byte{family, unix.NFNETLINK_V0, 0, 0})
+}
+
+// framed puts the messages between the marks of a transaction.
+func framed(what string, changes []*nlsock.Message) []*nlsock.Message {
+	mark := func(kind uint16) *nlsock.Message {
+		header := binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES)
+		m := nlsock.New(what+", an nftables transaction", kind, 0, header)
+		m.Silent = true
+		return m
+	}
+	out := append([]*nlsock.Message{mark(unix.NFNL_MSG_BATCH_BEGIN)}, changes...)
+	return append(out, mark(unix.NFNL_MSG_BATCH_END))
+}
+
+// elementMessages returns one message for each set that elements belong to.
+func elementMessages(kind, flags uint16, groups []Group) (out []*nlsock.Message) {
+	for _, g := range groups {
+		for _, s := range g.Rules.Sets {
+			var list []Element
+			for _, e := range g.Elements {
+				if e.Set == s.Name {
+					list = append(list, e)
+				}
+			}
+			if len(list) > 0 {
+				out = append(out, g.Rules.elementMessage(kind, flags, s.Name, list))
+			}
+		}
+	}
+	return out
+}
+
+func (rs *Ruleset) elementMessage(kind, flags uint16, set string, elements []Element) *nlsock.Message {
+	m := message(fmt.Sprintf("elements of set %q in nftables table %q", set, rs.Table), kind, flags, uint8(rs.family()))
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, rs.Table)
+	m.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+	if elements == nil {
+		return m
+	}
+	value := func(attr uint16, v []byte) {
+		if v != nil {
+			m.Nest(attr, func() { m.Bytes(unix.NFTA_DATA_VALUE, v) })
+		}
+	}
+	m.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
+		for _, e := range elements {
+			m.Nest(unix.NFTA_LIST_ELEM, func() {
+				value(unix.NFTA_SET_ELEM_KEY, e.Key)
+				value(keyEnd, e.KeyEnd)
+				if kind == unix.NFT_MSG_NEWSETELEM {
+					value(unix.NFTA_SET_ELEM_DATA, e.Value)
+					if e.Owner != "" {
+						m.Bytes(unix.NFTA_SET_ELEM_USERDATA, comment(e.Owner))
+					}
+				}
+			})
+		}
+	})
+	return m
+}
+
+// keyEnd is NFTA_SET_ELEM_KEY_END, which golang.org/x/sys/unix lacks.
+const keyEnd = 10
+
+// comment encodes a text as nft(8) does: kind 0, the length, the text with its
+// terminating zero.
+func comment(s string) []byte { return append(append([]byte{0, byte(len(s) + 1)}, s...), 0) }
+
+func parseElements(set string, reply []byte) (out []Element) {
+	const header = 4 // struct nfgenmsg
+	if len(reply) < header {
+		return nil
+	}
+	list := nlsock.Attr(reply[header:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	nlsock.Attrs(list, func(_ uint16, b []byte) {
+		e := Element{Set: set}
+		nlsock.Attrs(b, func(kind uint16, v []byte) {
+			switch kind {
+			case unix.NFTA_SET_ELEM_KEY:
+				e.Key = nlsock.Attr(v, unix.NFTA_DATA_VALUE)
+			case keyEnd:
+				e.KeyEnd = nlsock.Attr(v, unix.NFTA_DATA_VALUE)
+			case unix.NFTA_SET_ELEM_DATA:
+				e.Value = nlsock.Attr(v, unix.NFTA_DATA_VALUE)
+			case unix.NFTA_SET_ELEM_USERDATA:
+				if len(v) > 2 && v[0] == 0 {
+					e.Owner = nlsock.String(v[2:])
+				}
+			}
+		})
+		out = append(out, e)
+	})
+	return out
+}

@@ -1,0 +1,96 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+)
+
+// Conn is a route netlink socket. It is safe for concurrent use.
+type Conn struct {
+	socket *nlsock.Socket
+}
+
+// Open opens a connection to the network namespace of the calling thread.
+func Open() (*Conn, error) {
+	s, err := nlsock.Open(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{s}, nil
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.socket.Close() }
+
+// Do sends the messages in one write and returns the first refusal. The kernel
+// works on all of them: what follows a message that may fail must be harmless
+// without it.
+func (c *Conn) Do(messages ...*nlsock.Message) error {
+	if len(messages) == 0 {
+		return nil
+	}
+	answers, err := c.socket.Exchange(messages...)
+	if err != nil {
+		return err
+	}
+	for _, a := range answers {
+		if a.Err != nil {
+			return a.Err
+		}
+	}
+	return nil
+}
+
+// dump sends a request for a list and calls fn with each entry. It begins again
+// when a change ran through the list.
+func (c *Conn) dump(m *nlsock.Message, fn func(entry []byte)) error {
+	const tries = 10
+	var answers []nlsock.Answer
+	var err error
+	for range tries {
+		if answers, err = c.socket.Exchange(m); err != nil {
+			return err
+		}
+		if err = answers[0].Err; !errors.Is(err, nlsock.ErrInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range answers[0].Replies {
+		fn(entry)
+	}
+	return nil
+}
+
+// linkHeader is struct ifinfomsg.
+func linkHeader(family uint8, index int, flags, change uint32) []byte {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	b[0] = family
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	binary.NativeEndian.PutUint32(b[8:], flags)
+	binary.NativeEndian.PutUint32(b[12:], change)
+	return b
+}
+
+func familyOf(ip []byte) uint8 {
+	if len(ip) == 4 {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// IsNotFound reports whether the kernel said that there is no such link,
+// address or route.
+func IsNotFound(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) ||
+		errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+func named(what, name string) string { return fmt.Sprintf("%s %q", what, name) }

@@ -1,0 +1,155 @@
+package rtnl
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+)
+
+// Attributes of linux/if_link.h that golang.org/x/sys/unix does not name.
+const (
+	infoKind, infoData           = 1, 2
+	infoSlaveKind, infoSlaveData = 4, 5
+	vethPeer                     = 1
+	brVLANFiltering              = 7
+	brDefaultVLAN                = 39
+	portState, portHairpin       = 1, 4
+	portIsolated                 = 33
+	skipStats                    = 1 << 3 // of IFLA_EXT_MASK
+)
+
+// Link is a network interface.
+type Link struct {
+	Index, Master int // Master is 0 for one that is no port
+	Peer          int // the index of a veth's other end, in the namespace of that
+	Name, Kind    string
+	Alias         string
+	MAC           net.HardwareAddr
+	MTU           int
+	Group         uint32
+	Up, Promisc   bool
+	// VLANFiltering and DefaultVLAN are those of a bridge: whether it keeps VLANs
+	// apart, and the one that its ports are in at first, or 0.
+	VLANFiltering bool
+	DefaultVLAN   uint16
+	// Hairpin, Isolated and Disabled are those of a bridge's port.
+	Hairpin, Isolated, Disabled bool
+	// Operational is up with a carrier, as the kernel sees it at last.
+	Operational bool
+}
+
+// Link returns the link of that name, or fault.NotFound.
+func (c *Conn) Link(name string) (*Link, error) {
+	m := nlsock.New(named("looking for", name), unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+	m.String(unix.IFLA_IFNAME, name)
+	m.U32(unix.IFLA_EXT_MASK, skipStats)
+	answers, err := c.socket.Exchange(m)
+	switch {
+	case err != nil:
+		return nil, err
+	case IsNotFound(answers[0].Err):
+		return nil, fault.NotFound.Wrap(answers[0].Err)
+	case answers[0].Err != nil:
+		return nil, answers[0].Err
+	case len(answers[0].Replies) == 0:
+		return nil, fault.Internal.Errorf("%s: the kernel answered nothing", m.What)
+	}
+	return parseLink(answers[0].Replies[0]), nil
+}
+
+// Veths lists the links of kind veth.
+func (c *Conn) Veths() ([]*Link, error) {
+	m := nlsock.New("listing veth pairs", unix.RTM_GETLINK, unix.NLM_F_DUMP, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+	m.Nest(unix.IFLA_LINKINFO, func() { m.String(infoKind, "veth") })
+	return c.links(m, func(l *Link) bool { return l.Kind == "veth" })
+}
+
+// Probe reports why the kernel would not make a link of the kind, without making
+// one.
+func (c *Conn) Probe(kind string) error {
+	// A MAC address of one byte is refused after everything else was found good.
+	m := nlsock.New("trying whether there can be links of kind "+kind, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+	m.String(unix.IFLA_IFNAME, "probe-%d")
+	m.U8(unix.IFLA_ADDRESS, 2)
+	m.Nest(unix.IFLA_LINKINFO, func() { m.String(infoKind, kind) })
+	if err := c.Do(m); !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+// Ports lists the ports of the bridge.
+func (c *Conn) Ports(bridge int) ([]*Link, error) {
+	m := nlsock.New("listing the ports of a bridge", unix.RTM_GETLINK, unix.NLM_F_DUMP, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+	m.U32(unix.IFLA_MASTER, uint32(bridge))
+	return c.links(m, func(l *Link) bool { return l.Master == bridge })
+}
+
+func (c *Conn) links(m *nlsock.Message, want func(*Link) bool) (out []*Link, err error) {
+	err = c.dump(m, func(entry []byte) {
+		if l := parseLink(entry); want(l) {
+			out = append(out, l)
+		}
+	})
+	return out, err
+}
+
+func parseLink(b []byte) *Link {
+	l := &Link{}
+	if len(b) < unix.SizeofIfInfomsg {
+		return l
+	}
+	l.Index = int(binary.NativeEndian.Uint32(b[4:]))
+	flags := binary.NativeEndian.Uint32(b[8:])
+	l.Up, l.Promisc = flags&unix.IFF_UP != 0, flags&unix.IFF_PROMISC != 0
+	nlsock.Attrs(b[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.Name = nlsock.String(v)
+		case unix.IFLA_IFALIAS:
+			l.Alias = nlsock.String(v)
+		case unix.IFLA_ADDRESS:
+			if len(v) > 0 {
+				l.MAC = net.HardwareAddr(v)
+			}
+		case unix.IFLA_MTU:
+			l.MTU = int(nlsock.U32(v))
+		case unix.IFLA_MASTER:
+			l.Master = int(nlsock.U32(v))
+		case unix.IFLA_LINK:
+			l.Peer = int(nlsock.U32(v))
+		case unix.IFLA_GROUP:
+			l.Group = nlsock.U32(v)
+		case unix.IFLA_OPERSTATE:
+			const up = 6 // IF_OPER_UP
+			l.Operational = len(v) > 0 && v[0] == up
+		case unix.IFLA_LINKINFO:
+			l.parseInfo(v)
+		}
+	})
+	return l
+}
+
+func (l *Link) parseInfo(b []byte) {
+	l.Kind = nlsock.String(nlsock.Attr(b, infoKind))
+	is := func(v []byte) bool { return len(v) > 0 && v[0] != 0 }
+	if l.Kind == "bridge" {
+		data := nlsock.Attr(b, infoData)
+		l.VLANFiltering = is(nlsock.Attr(data, brVLANFiltering))
+		if id := nlsock.Attr(data, brDefaultVLAN); len(id) >= 2 {
+			l.DefaultVLAN = binary.NativeEndian.Uint16(id)
+		}
+	}
+	if nlsock.String(nlsock.Attr(b, infoSlaveKind)) != "bridge" {
+		return
+	}
+	port := nlsock.Attr(b, infoSlaveData)
+	l.Hairpin, l.Isolated = is(nlsock.Attr(port, portHairpin)), is(nlsock.Attr(port, portIsolated))
+	state := nlsock.Attr(port, portState)
+	l.Disabled = len(state) > 0 && state[0] == 0 // BR_STATE_DISABLED
+}
