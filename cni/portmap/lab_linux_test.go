@@ -37,6 +37,7 @@ type pod struct {
 func newPod(t testing.TB, id string, last int) *pod {
 	t.Helper()
 	p := &pod{id: id, ns: netnstest.New(t), ip: fmt.Sprintf("10.55.0.%d", last), ip6: fmt.Sprintf("fd55::%d", last), config: map[string]any{}}
+	impatient(t, p.ns)
 	p.port = netnstest.Listen(t, p.ns)
 	netnstest.Link(t, p.ns, "to-"+id, "", p.ip+"/24")
 	netnstest.Run(t, "", "ip", "link", "set", "to-"+id, "master", "pm0")
@@ -112,9 +113,16 @@ func (p *pod) del(t testing.TB, mappings ...portmap.Mapping) {
 	}
 }
 
+// impatient makes IPv6 usable at once: new interfaces look for no duplicates.
+func impatient(t testing.TB, ns string) {
+	t.Helper()
+	netnstest.Run(t, ns, "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+}
+
 // newBridge makes the bridge pm0 and takes it and the table away in the end.
 func newBridge(t testing.TB) {
 	testenv.Require(t, testenv.Root)
+	impatient(t, "")
 	netnstest.Run(t, "", "ip", "link", "set", "lo", "up")
 	netnstest.Run(t, "", "ip", "link", "add", "pm0", "type", "bridge")
 	netnstest.Run(t, "", "ip", "addr", "add", "10.55.0.1/24", "dev", "pm0")
@@ -131,6 +139,7 @@ func newBridge(t testing.TB) {
 // newOutside connects a machine that is not this host.
 func newOutside(t testing.TB) (ns string) {
 	ns = netnstest.New(t)
+	impatient(t, ns)
 	netnstest.Link(t, ns, "out0", "192.0.2.1/24", "192.0.2.2/24")
 	netnstest.Run(t, ns, "ip", "route", "add", "default", "via", "192.0.2.1")
 	netnstest.Run(t, "", "ip", "addr", "add", "2001:db8::1/64", "dev", "out0", "nodad")

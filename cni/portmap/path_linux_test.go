@@ -171,20 +171,34 @@ func TestLoopbackIsShared(t *testing.T) {
 func TestLoopbackIsGuarded(t *testing.T) {
 	newBridge(t)
 	a, b := newPod(t, "a", 2), newPod(t, "b", 3)
-	answer(t, "127.0.0.1:7000")
-	a.add(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
+	mapping := portmap.Mapping{HostPort: 8080, ContainerPort: a.port}
+	a.add(t, mapping)
+	// b sends packets for 127.0.0.1 to its gateway.
 	netnstest.Run(t, b.ns, "ip", "addr", "flush", "dev", "lo")
 	netnstest.Run(t, b.ns, "sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1")
 	netnstest.Run(t, b.ns, "ip", "route", "add", "127.0.0.1/32", "via", "10.55.0.1", "src", b.ip)
-	if seen, err := netnstest.TryDial(b.ns, "127.0.0.1", 7000); err == nil {
-		t.Errorf("a container reached a server on the host's 127.0.0.1: %q", seen)
+	host, container := listenUDP(t, "", "0.0.0.0:7000"), listenUDP(t, b.ns, "0.0.0.0:0")
+	attack := func() (first string) {
+		send(t, container, "127.0.0.1:7000", "attack")
+		send(t, container, "10.55.0.1:7000", "fair")
+		first, _ = receive(t, host)
+		return first
+	}
+	if attack() != "fair" {
+		t.Error("a container reached the host's 127.0.0.1")
 	}
 	netnstest.Run(t, "", "nft", "flush", "chain", "inet", testTable, "guard")
-	if seen, err := netnstest.TryDial(b.ns, "127.0.0.1", 7000); err != nil || seen != "local" {
-		t.Errorf("the attack does not even work without the guard: %q (%v)", seen, err)
+	if attack() != "attack" {
+		t.Error("the attack does not even work without the guard")
 	}
-	_, err := a.portmap("CHECK", portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
+	_, err := a.portmap("CHECK", mapping)
 	wantCode(t, "CHECK without the guard", err, 103, `"guard"`)
+	// Nobody opens an interface without the guard.
+	netnstest.Run(t, "", "sysctl", "-qw", "net.ipv4.conf.pm0.route_localnet=0")
+	b.add(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port})
+	if _, err := a.portmap("CHECK", mapping); err != nil {
+		t.Errorf("after another ADD: %v", err)
+	}
 }
 
 func TestMasqAll(t *testing.T) {
