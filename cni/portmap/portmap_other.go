@@ -16,6 +16,7 @@ func del(context.Context, *cni.Request, *Config) error                { return e
 func check(context.Context, *cni.Request, *Config) error              { return errOS }
 func gc(context.Context, *cni.Request, *Config) error                 { return errOS }
 func status(context.Context, *cni.Request, *Config) error             { return errOS }
+func repair(context.Context, *cni.Request, *Config) error             { return errOS }
 
 // Teardown needs Linux.
 func Teardown(context.Context, Config) error { return errOS }

@@ -1,0 +1,127 @@
+package portmap
+
+import (
+	"context"
+	"errors"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/nft"
+)
+
+func del(ctx context.Context, r *cni.Request, c *Config) error {
+	known := knownElements(r, c)
+	return connected(r, c, func(v *view) error {
+		return v.remove(ctx, r, func() (nft.Change, error) { return v.uninstall(known) })
+	})
+}
+
+// knownElements returns what ADD must have made of the same documents; nil when
+// they do not tell.
+func knownElements(r *cni.Request, c *Config) []nft.Element {
+	if err := c.complete(); err != nil {
+		r.Log.Warn("removing port mappings of an invalid configuration", "err", err)
+		return nil
+	}
+	if r.PrevResult == nil {
+		return nil
+	}
+	forwards, err := c.forwards(r.PrevResult, r.IfName)
+	if err != nil {
+		r.Log.Warn("looking for port mappings by their owner", "err", err)
+		return nil
+	}
+	return c.elements(forwards, nft.Owner(r.Network, r.Attachment.String()))
+}
+
+// uninstall plans the removal of what the attachment owns. When all that it is
+// known to have is there nothing else is looked for; else everything is.
+func (v *view) uninstall(known []nft.Element) (nft.Change, error) {
+	if len(known) > 0 && len(known) <= maxAsked {
+		found, err := v.find(known)
+		if err != nil {
+			return nft.Change{}, err
+		}
+		complete := true
+		for i, h := range found {
+			complete = complete && h != nil && same(known[i], *h)
+		}
+		if complete {
+			return nft.Change{Remove: known}, nil
+		}
+	}
+	return v.owned(func(owner string) bool { return owner == v.owner })
+}
+
+// owned plans the removal of every element whose owner matches.
+func (v *view) owned(matches func(owner string) bool) (change nft.Change, err error) {
+	all, err := v.conn.List(v.rules)
+	for _, e := range all {
+		if matches(e.Owner) {
+			change.Remove = append(change.Remove, e)
+		}
+	}
+	return change, err
+}
+
+// remove removes what is planned, and the connections that were forwarded by it.
+func (v *view) remove(ctx context.Context, r *cni.Request, plan func() (nft.Change, error)) error {
+	made, err := v.conn.Decide(ctx, v.rules, plan)
+	if ferr := forgetAfter(made.Remove); ferr != nil {
+		r.Log.Warn("tracked connections of UDP may still lead to the container", "err", ferr)
+	}
+	return err
+}
+
+// undo removes those of the elements that are still the attachment's.
+func (v *view) undo(ctx context.Context, elements []nft.Element) error {
+	return connectedTo(v.rules, func(v *view) error {
+		_, err := v.conn.Decide(ctx, v.rules, func() (change nft.Change, err error) {
+			found, err := v.find(elements)
+			for i, h := range found {
+				if h != nil && h.Owner != "" && same(elements[i], *h) {
+					change.Remove = append(change.Remove, *h)
+				}
+			}
+			return change, err
+		})
+		return err
+	})
+}
+
+func gc(ctx context.Context, r *cni.Request, c *Config) error {
+	if err := c.complete(); err != nil {
+		r.Log.Warn("collecting port mappings of an invalid configuration", "err", err)
+	}
+	keep := map[string]bool{}
+	for _, a := range r.Valid {
+		keep[nft.Owner(r.Network, a.String())] = true
+	}
+	return connected(r, c, func(v *view) error {
+		return v.remove(ctx, r, func() (nft.Change, error) {
+			return v.owned(func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] })
+		})
+	})
+}
+
+// Teardown removes the nftables table of the configuration with every mapping in
+// it, for an owner who knows that no container uses it any more, and closes the
+// interfaces that were opened for 127.0.0.1. It succeeds when there is none.
+func Teardown(_ context.Context, c Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	rules := table(&c)
+	// The guard goes last.
+	err := connectedTo(rules, func(v *view) error {
+		open, err := v.list(localnet)
+		errs := []error{err}
+		for _, e := range open {
+			errs = append(errs, closeLocalnet(e))
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		return err
+	}
+	return rules.Delete()
+}

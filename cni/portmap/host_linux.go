@@ -1,0 +1,100 @@
+package portmap
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/nft"
+)
+
+// interfaceTo returns the host's interface towards the container's IPv4 address;
+// "" when there is no route, and so nothing that could be forwarded.
+func interfaceTo(forwards []forward) (string, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return "", fmt.Errorf("opening netlink: %w", err)
+	}
+	defer h.Close()
+	for _, f := range forwards {
+		if !f.container.Addr().Is4() {
+			continue
+		}
+		routes, err := h.RouteGet(f.container.Addr().AsSlice())
+		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || err == nil && len(routes) == 0 {
+			return "", nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("looking for the route to %s: %w", f.container.Addr(), err)
+		}
+		link, err := h.LinkByIndex(routes[0].LinkIndex)
+		if err != nil {
+			return "", fmt.Errorf("looking for the interface towards %s: %w", f.container.Addr(), err)
+		}
+		if link.Attrs().Flags&net.FlagLoopback != 0 {
+			return "", nil
+		}
+		return link.Attrs().Name, nil
+	}
+	return "", nil
+}
+
+func forwardingOf(ipv4 bool) string {
+	if ipv4 {
+		return "net/ipv4/ip_forward"
+	}
+	return "net/ipv6/conf/all/forwarding"
+}
+
+func localnetOf(name string) string { return "net/ipv4/conf/" + name + "/route_localnet" }
+
+// openLocalnet lets the interface carry the host's own addresses. The table has
+// the interface under guard by now, if nobody emptied the chain: this is when
+// that would be dangerous, so the rules are made anew.
+func openLocalnet(c *Config, name string) error {
+	if expectSysctl(localnetOf(name), "1") == nil {
+		return nil
+	}
+	if err := table(c).Define(); err != nil {
+		return err
+	}
+	if err := setSysctl(localnetOf(name), "1"); err != nil {
+		return fmt.Errorf("forwarding 127.0.0.1: %w", err)
+	}
+	return nil
+}
+
+// closeLocalnet undoes openLocalnet for an element of that set.
+func closeLocalnet(e nft.Element) error {
+	err := setSysctl(localnetOf(ifaceOf(e)), "0")
+	if errors.Is(err, os.ErrNotExist) { // with its interface
+		return nil
+	}
+	return err
+}
+
+func ifaceOf(e nft.Element) string { return strings.TrimRight(string(e.Key), "\x00") }
+
+func expectSysctl(name, value string) error {
+	got, err := os.ReadFile("/proc/sys/" + name)
+	if err != nil {
+		return fmt.Errorf("sysctl %s: %w", name, err)
+	}
+	if now := strings.TrimSpace(string(got)); now != value {
+		return fmt.Errorf("sysctl %s is %s instead of %s", name, now, value)
+	}
+	return nil
+}
+
+// setSysctl writes the value unless it is set: /proc/sys may be read-only.
+func setSysctl(name, value string) error {
+	if expectSysctl(name, value) == nil {
+		return nil
+	}
+	return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+}

@@ -1,0 +1,175 @@
+package portmap
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/nft"
+)
+
+// view is the table as one connection sees it.
+type view struct {
+	conn  *nft.Conn
+	rules *nft.Ruleset
+	owner string // of the request's attachment
+}
+
+// maxAsked is how many elements are asked for by their keys; of more a list is
+// cheaper.
+const maxAsked = 48
+
+// find returns what the table has in the place of each of the elements, nil for
+// nothing.
+func (v *view) find(wanted []nft.Element) ([]*nft.Element, error) {
+	if len(wanted) > maxAsked {
+		return v.findInList(wanted)
+	}
+	keys, places := map[string][][]byte{}, map[string][]int{}
+	for i, w := range wanted {
+		keys[w.Set], places[w.Set] = append(keys[w.Set], w.Key), append(places[w.Set], i)
+	}
+	out := make([]*nft.Element, len(wanted))
+	for set, list := range keys {
+		found, err := v.conn.Get(v.rules, set, list...)
+		if err != nil {
+			return nil, err
+		}
+		for i, e := range found {
+			out[places[set][i]] = e
+		}
+	}
+	return out, nil
+}
+
+func (v *view) findInList(wanted []nft.Element) ([]*nft.Element, error) {
+	all, err := v.conn.List(v.rules)
+	if err != nil {
+		return nil, err
+	}
+	place := func(e nft.Element) string { return e.Set + "\x00" + string(e.Key) }
+	byPlace := make(map[string]*nft.Element, len(all))
+	for i := range all {
+		byPlace[place(all[i])] = &all[i]
+	}
+	out := make([]*nft.Element, len(wanted))
+	for i, w := range wanted {
+		out[i] = byPlace[place(w)]
+	}
+	return out, nil
+}
+
+// list returns the elements of some sets.
+func (v *view) list(sets ...string) ([]nft.Element, error) {
+	some := &nft.Ruleset{Table: v.rules.Table}
+	for _, s := range v.rules.Sets {
+		for _, name := range sets {
+			if s.Name == name {
+				some.Sets = append(some.Sets, s)
+			}
+		}
+	}
+	return v.conn.List(some)
+}
+
+// install plans what is missing of the elements. What another attachment left
+// behind at the container's own address gives way; a port that it has does not.
+func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
+	if err := v.refuseTaken(wanted); err != nil {
+		return change, err
+	}
+	found, err := v.find(wanted)
+	if err != nil {
+		return change, err
+	}
+	for i, w := range wanted {
+		h := found[i]
+		switch {
+		case h != nil && same(w, *h):
+			continue
+		case h != nil && isPort(w) && h.Owner != w.Owner:
+			return nft.Change{}, taken(w, *h)
+		case h != nil:
+			change.Remove = append(change.Remove, *h)
+		}
+		change.Add = append(change.Add, w)
+	}
+	return change, nil
+}
+
+// refuseTaken compares ports of every address with those of one: they are in
+// different maps, where the kernel would take both.
+func (v *view) refuseTaken(wanted []nft.Element) error {
+	var single, every []nft.Element // what the other map would have
+	sets := map[string]bool{}
+	for _, w := range wanted {
+		for _, f := range families() {
+			switch w.Set {
+			case f.one:
+				every = append(every, nft.Element{Set: f.any, Key: append(nft.Word(protocolOf(w)), portWord(hostPort(w))...), Value: w.Value})
+			case f.any:
+				single = append(single, w)
+				sets[f.one] = true
+			}
+		}
+	}
+	found, err := v.find(every)
+	if err != nil {
+		return err
+	}
+	for i, h := range found {
+		if h != nil && h.Owner != v.owner {
+			return taken(every[i], *h)
+		}
+	}
+	for set := range sets {
+		have, err := v.list(set)
+		if err != nil {
+			return err
+		}
+		ports := map[[3]byte]nft.Element{}
+		for _, h := range have {
+			ports[slotOf(h)] = h
+		}
+		for _, w := range single {
+			if h, ok := ports[slotOf(w)]; ok && h.Owner != w.Owner && len(h.Value) == len(w.Value) {
+				return taken(w, h)
+			}
+		}
+	}
+	return nil
+}
+
+// slotOf returns protocol and port.
+func slotOf(e nft.Element) [3]byte {
+	n := hostPort(e)
+	return [3]byte{protocolOf(e), byte(n >> 8), byte(n)}
+}
+
+func taken(w, h nft.Element) error {
+	return cni.Errorf(cni.CodeExists, "host port %s is forwarded to %q already", portName(w), h.Owner)
+}
+
+// portName returns protocol and host port as people write them.
+func portName(e nft.Element) string {
+	name := map[byte]string{protoTCP: "tcp", protoUDP: "udp", protoSCTP: "sctp"}[protocolOf(e)]
+	return fmt.Sprintf("%d/%s", hostPort(e), name)
+}
+
+// same reports whether the table has the element just as it is wanted.
+func same(w, h nft.Element) bool {
+	return h.Owner == w.Owner && bytes.Equal(h.Key, w.Key) && bytes.Equal(h.Value, w.Value) && bytes.Equal(h.KeyEnd, w.KeyEnd)
+}
+
+// describe names an element in an error.
+func describe(e nft.Element) string {
+	switch {
+	case isPort(e):
+		return "the forwarding of host port " + portName(e)
+	case e.Set == quiet4:
+		return "the exception of 127.0.0.1 from host port " + portName(e)
+	case e.Set == localnet:
+		return "the guard of interface " + ifaceOf(e)
+	}
+	return "masquerading"
+}

@@ -1,0 +1,191 @@
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+)
+
+// Change is what one transaction removes and, after that, adds. What is added
+// must not be there, what is removed must.
+type Change struct {
+	Remove, Add []Element
+}
+
+func (c *Change) empty() bool { return len(c.Remove)+len(c.Add) == 0 }
+
+// maxChange is how many elements one transaction changes, which the kernel takes
+// in one write, and maxMessage how many there are in one of its messages.
+const (
+	maxChange  = 1000
+	maxMessage = 100
+)
+
+// Decide makes a change that depends on what there is. The kernel makes it only
+// if nothing in the rulesets of the network namespace has changed since plan was
+// called, by whomever; else plan is called again. So of two callers who want what
+// only one can have, exactly one gets it, and the other's plan sees that.
+//
+// A table that is not there is made before. An empty change is made of what was
+// true at one moment, too. One of more than 1,000 elements is made in several
+// transactions, after the first of which plan's errors leave a part: made tells
+// how far it came, also with an error.
+func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (made Change, err error) {
+	for defined := false; ; {
+		if err := ctx.Err(); err != nil {
+			return made, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
+		}
+		generation, err := c.generation()
+		if err != nil {
+			return made, err
+		}
+		want, err := plan()
+		if err != nil {
+			return made, err
+		}
+		if want.empty() {
+			now, err := c.generation()
+			if err == nil && now != generation {
+				continue // plan may have seen half of somebody's change
+			}
+			return made, err
+		}
+		step := want.first()
+		err = c.transactAt(generation, rs, &step)
+		switch {
+		case err == nil:
+			made.Remove, made.Add = append(made.Remove, step.Remove...), append(made.Add, step.Add...)
+			if len(step.Remove)+len(step.Add) == len(want.Remove)+len(want.Add) {
+				return made, nil
+			}
+		case errors.Is(err, unix.ENOENT) && !defined:
+			defined = true
+			if err := rs.Define(); err != nil {
+				return made, err
+			}
+		case !retried(err):
+			return made, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
+		}
+	}
+}
+
+// first returns as much of the change as fits into one transaction.
+func (c *Change) first() Change {
+	out := Change{Remove: c.Remove[:min(len(c.Remove), maxChange)]}
+	out.Add = c.Add[:min(len(c.Add), maxChange-len(out.Remove))]
+	return out
+}
+
+// retried are the kernel's words for "something else was faster".
+func retried(err error) bool {
+	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINTR)
+}
+
+// transactAt makes the change if the rulesets are at that generation.
+func (c *Conn) transactAt(generation uint32, rs *Ruleset, change *Change) error {
+	messages := append(
+		elementMessages(unix.NFT_MSG_DELSETELEM, 0, rs.groups(change.Remove)),
+		elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, rs.groups(change.Add))...)
+	batch := framed("changing elements", messages)
+	batch[0].Bytes(unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation))
+	answers, err := c.socket.Exchange(batch...)
+	return errors.Join(err, firstError(answers))
+}
+
+func firstError(answers []nlsock.Answer) error {
+	for _, a := range answers {
+		if a.Err != nil {
+			return a.Err
+		}
+	}
+	return nil
+}
+
+// groups splits elements so that none of their messages becomes too long.
+func (rs *Ruleset) groups(elements []Element) (out []Group) {
+	for len(elements) > 0 {
+		n := min(len(elements), maxMessage)
+		out = append(out, Group{rs, elements[:n]})
+		elements = elements[n:]
+	}
+	return out
+}
+
+// generation returns the number that every change of a ruleset raises.
+func (c *Conn) generation() (uint32, error) {
+	answers, err := c.socket.Exchange(message("asking for nftables", unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC))
+	if err != nil {
+		return 0, err
+	}
+	a := answers[0]
+	const header = 4 // struct nfgenmsg
+	if a.Err != nil || len(a.Replies) == 0 || len(a.Replies[0]) < header {
+		return 0, errors.Join(fault.Internal.Errorf("nftables did not tell its generation"), a.Err)
+	}
+	id := nlsock.Attr(a.Replies[0][header:], unix.NFTA_GEN_ID)
+	if len(id) != 4 {
+		return 0, fault.Internal.Errorf("nftables told its generation in %d bytes", len(id))
+	}
+	return binary.BigEndian.Uint32(id), nil
+}
+
+// Verify is Ruleset.Verify over this connection. Rules are counted and not read.
+func (c *Conn) Verify(rs *Ruleset) error {
+	for _, ch := range rs.Chains {
+		m := message(fmt.Sprintf("listing chain %q of nftables table %q", ch.Name, rs.Table), unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, uint8(rs.family()))
+		m.String(unix.NFTA_RULE_TABLE, rs.Table)
+		m.String(unix.NFTA_RULE_CHAIN, ch.Name)
+		have, err := c.count(m)
+		if err != nil {
+			return err
+		}
+		if have != len(ch.Rules) {
+			return fault.NotFound.Errorf("chain %q of nftables table %q has %d rules instead of %d", ch.Name, rs.Table, have, len(ch.Rules))
+		}
+	}
+	return nil
+}
+
+// count returns how many answers a request for a list gets.
+func (c *Conn) count(m *nlsock.Message) (int, error) {
+	const tries = 10
+	var err error
+	for range tries {
+		answers, xerr := c.socket.Exchange(m)
+		if xerr != nil {
+			return 0, xerr
+		}
+		if err = answers[0].Err; !errors.Is(err, nlsock.ErrInterrupted) && !errors.Is(err, unix.EINTR) {
+			if errors.Is(err, unix.ENOENT) {
+				err = nil
+			}
+			return len(answers[0].Replies), err
+		}
+	}
+	return 0, err
+}
+
+// NAT reports whether the kernel and the caller's privileges allow to translate
+// addresses in nftables: it begins a transaction that makes the table with one
+// such chain, and never ends it, so that the kernel forgets it again.
+func (c *Conn) NAT(table string) error {
+	t := message("trying an nftables table", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, unix.NFPROTO_INET)
+	t.String(unix.NFTA_TABLE_NAME, table)
+	ch := message("trying a NAT chain of nftables", unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, unix.NFPROTO_INET)
+	ch.String(unix.NFTA_CHAIN_TABLE, table)
+	ch.String(unix.NFTA_CHAIN_NAME, "trial")
+	ch.String(unix.NFTA_CHAIN_TYPE, "nat")
+	ch.Nest(unix.NFTA_CHAIN_HOOK, func() {
+		ch.Bytes(unix.NFTA_HOOK_HOOKNUM, binary.BigEndian.AppendUint32(nil, unix.NF_INET_PRE_ROUTING))
+		ch.Bytes(unix.NFTA_HOOK_PRIORITY, binary.BigEndian.AppendUint32(nil, 0))
+	})
+	batch := framed("trying nftables", []*nlsock.Message{t, ch})
+	answers, err := c.socket.Exchange(batch[:len(batch)-1]...)
+	return errors.Join(err, firstError(answers))
+}

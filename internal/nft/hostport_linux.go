@@ -1,0 +1,72 @@
+package nft
+
+import (
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// side is the place of an address in the network header.
+func side(family byte, destination bool) (offset, length uint32) {
+	switch {
+	case family == unix.NFPROTO_IPV6 && destination:
+		return 24, 16
+	case family == unix.NFPROTO_IPV6:
+		return 8, 16
+	case destination:
+		return 16, 4
+	}
+	return 12, 4
+}
+
+// To matches a destination address inside of the prefix, which is given masked.
+// Precede it with Protocol.
+func To(family byte, prefix, mask []byte) []expr.Any { return within(family, true, prefix, mask) }
+
+// From matches a source address inside of the prefix, which is given masked.
+// Precede it with Protocol.
+func From(family byte, prefix, mask []byte) []expr.Any { return within(family, false, prefix, mask) }
+
+func within(family byte, destination bool, prefix, mask []byte) []expr.Any {
+	offset, length := side(family, destination)
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: length, Mask: mask, Xor: make([]byte, length)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: prefix},
+	}
+}
+
+// CameByOneOf matches packets whose input interface is in the set.
+func CameByOneOf(set string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
+		&expr.Lookup{SourceRegister: reg, SetName: set},
+	}
+}
+
+// ToPortIn matches the protocol and the destination port against a set of such
+// pairs.
+func ToPortIn(set string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: word0},
+		&expr.Payload{DestRegister: word0 + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: word0, SetName: set},
+	}
+}
+
+// FromToAsked matches source address, destination address, protocol and the port
+// that the connection was meant for, before anything was translated, against a
+// set of such tuples. Precede it with Protocol.
+func FromToAsked(family byte, set string) []expr.Any {
+	next := uint32(word0)
+	var out []expr.Any
+	for _, destination := range []bool{false, true} {
+		offset, length := side(family, destination)
+		out = append(out, &expr.Payload{DestRegister: next, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length})
+		next += length / 4
+	}
+	return append(out,
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: next},
+		&expr.Ct{Key: expr.CtKeyPROTODST, Register: next + 1}, // direction 0: the original one
+		&expr.Lookup{SourceRegister: word0, SetName: set},
+	)
+}
