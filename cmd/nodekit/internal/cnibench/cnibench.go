@@ -116,9 +116,10 @@ type door struct {
 // lab is a run.
 type lab struct {
 	Options
-	doors   []door
-	serving errgroup.Group // the daemon
-	count   int            // of what has needed a name
+	doors    []door
+	serving  errgroup.Group // the daemon
+	count    int            // of what has needed a name
+	networks int            // made by newNetwork
 }
 
 func (l *lab) open(ctx context.Context) error {

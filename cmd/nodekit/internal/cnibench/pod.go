@@ -23,7 +23,8 @@ type network struct {
 
 // newNetwork returns a network of a bridge and addresses of its own.
 func (l *lab) newNetwork(d door, masquerade, ports bool) *network {
-	id := l.next()
+	l.networks++
+	id := l.networks // its subnet's second byte
 	n := &network{door: d, name: fmt.Sprintf("bench%d", id)}
 	br := map[string]any{
 		"type": "bridge", "bridge": fmt.Sprintf("bench%d", id), "isDefaultGateway": true, "ipMasq": masquerade,
