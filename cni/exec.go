@@ -16,6 +16,11 @@ import (
 // SIGKILL.
 const terminateTime = 2 * time.Second
 
+// drainTime is how long the pipes of a plugin that has ended, or was told to, may
+// be held open by a descendant of it. On a busy machine it also has to do for
+// reading what stands in them.
+const drainTime = 10 * time.Second
+
 // ExecOptions says how Exec runs a plugin. Nil means the defaults.
 type ExecOptions struct {
 	// Stderr gets what the plugin writes to its stderr, also when it fails. Nil
@@ -48,7 +53,7 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	for key, value := range env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
-	cmd.WaitDelay = terminateTime + time.Second // a descendant may hold the pipes
+	cmd.WaitDelay = drainTime
 	defer contain(cmd)()
 	err := cmd.Run()
 	if err == nil {
