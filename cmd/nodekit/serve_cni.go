@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,7 @@ import (
 
 func newServeCNICommand() *cobra.Command {
 	var v verbosity
-	s := cni.Server{Plugins: []*cni.Plugin{bridge.Plugin(), hostlocal.Plugin(), loopback.Plugin(), portmap.Plugin()}}
+	var s cni.Server
 	cmd := &cobra.Command{
 		Use:   "cni [--socket-dir DIR]",
 		Short: "Serve the CNI plugins as a daemon behind cni-shim",
@@ -28,7 +29,9 @@ A runtime executes cni-shim under the plugins' names, which hands the calls over
 			if err := absolute(&s.Dir); err != nil {
 				return err
 			}
-			return s.Serve(cmd.Context())
+			connect, leave := bridge.Resident()
+			s.Plugins = []*cni.Plugin{connect, hostlocal.Plugin(), loopback.Plugin(), portmap.Plugin()}
+			return errors.Join(s.Serve(cmd.Context()), leave())
 		},
 	}
 	v.addTo(cmd)

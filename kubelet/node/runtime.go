@@ -64,6 +64,8 @@ type Runtime struct {
 	oci     *oci.Runtime
 	images  *image.Store
 	network *cniruntime.Network
+	// leave waits for what the network's plugins still do, behind Network.Close.
+	leave func() error
 }
 
 // ServeRuntime serves the reference runtime alone until ctx ends, for a stock
@@ -109,11 +111,11 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	}
 	r := &Runtime{cfg: cfg}
 	var err error
-	if r.network, err = openNetwork(&r.cfg); err != nil {
+	if err := r.openNetwork(); err != nil {
 		return nil, err
 	}
 	if r.images, err = image.Open(imageDir(cfg.Root), r.imageOptions()); err != nil {
-		return nil, errors.Join(err, r.network.Close())
+		return nil, errors.Join(err, r.closeNetwork())
 	}
 	r.oci, err = oci.New(ctx, oci.Config{
 		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
@@ -122,7 +124,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 		Network: r.network, Images: r.images, Logger: cfg.Logger,
 	})
 	if err != nil {
-		return nil, errors.Join(err, r.network.Close())
+		return nil, errors.Join(err, r.closeNetwork())
 	}
 	return r, nil
 }
@@ -168,11 +170,13 @@ func (r *Runtime) serve(ctx context.Context) error {
 }
 
 // close releases the runtime and leaves its containers running.
-func (r *Runtime) close() error { return errors.Join(r.oci.Close(), r.network.Close()) }
+func (r *Runtime) close() error { return errors.Join(r.oci.Close(), r.closeNetwork()) }
+
+func (r *Runtime) closeNetwork() error { return errors.Join(r.network.Close(), r.leave()) }
 
 // destroy takes down everything that the runtime put on the machine.
 func (r *Runtime) destroy(ctx context.Context) error {
-	errs := []error{r.oci.Shutdown(ctx), r.network.Close()}
+	errs := []error{r.oci.Shutdown(ctx), r.closeNetwork()}
 	if n := r.cfg.Network; r.cfg.CNIConfDir == "" {
 		errs = append(errs,
 			bridge.Teardown(ctx, bridge.Config{Bridge: n.Bridge, NFTTable: n.Table}),
@@ -181,17 +185,27 @@ func (r *Runtime) destroy(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// builtin are the reference CNI plugins, called in process.
-func builtin() map[string]*cni.Plugin {
+// openNetwork opens the configured network, or the node's own, whose plugins are
+// called in process.
+func (r *Runtime) openNetwork() (err error) {
+	if r.cfg.CNIConfDir != "" {
+		r.leave = func() error { return nil }
+		r.network, err = openNetwork(&r.cfg, nil)
+		return err
+	}
+	connect, leave := bridge.Resident()
 	plugins := map[string]*cni.Plugin{}
-	for _, p := range []*cni.Plugin{bridge.Plugin(), hostlocal.Plugin(), portmap.Plugin(), loopback.Plugin()} {
+	for _, p := range []*cni.Plugin{connect, hostlocal.Plugin(), portmap.Plugin(), loopback.Plugin()} {
 		plugins[p.Name] = p
 	}
-	return plugins
+	if r.network, err = openNetwork(&r.cfg, plugins); err != nil {
+		return errors.Join(err, leave())
+	}
+	r.leave = leave
+	return nil
 }
 
-// openNetwork opens the configured network, or the node's own.
-func openNetwork(cfg *RuntimeConfig) (*cniruntime.Network, error) {
+func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntime.Network, error) {
 	c := cniruntime.Config{
 		ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDirs, StateDir: filepath.Join(cfg.Root, "cni"),
 		Observe: cfg.Observe, Logger: cfg.Logger,
@@ -201,7 +215,7 @@ func openNetwork(cfg *RuntimeConfig) (*cniruntime.Network, error) {
 		// has the same name: that is what a user who brings them wants to run.
 		return cniruntime.Open(c)
 	}
-	c.Builtin = builtin()
+	c.Builtin = builtin
 	if cfg.Network == (Network{}) {
 		var err error
 		if cfg.Network, err = networkOf(cfg.Root); err != nil {

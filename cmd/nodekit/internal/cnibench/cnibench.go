@@ -78,14 +78,14 @@ func Run(ctx context.Context, o *Options) error {
 	if err := settleIn(); err != nil {
 		return err
 	}
-	l := &lab{Options: *o}
+	l := &lab{Options: *o, leave: func() error { return nil }}
 	ctx, stop := context.WithCancel(ctx)
 	err := l.open(ctx)
 	if err == nil {
 		err = l.tables(ctx)
 	}
 	stop()
-	return errors.Join(err, l.serving.Wait())
+	return errors.Join(err, l.serving.Wait(), l.leave())
 }
 
 func (l *lab) tables(ctx context.Context) error {
@@ -118,6 +118,7 @@ type lab struct {
 	Options
 	doors    []door
 	serving  errgroup.Group // the daemon
+	leave    func() error   // waits for what the resident plugins still do
 	count    int            // of what has needed a name
 	networks int            // made by newNetwork
 }
@@ -143,7 +144,9 @@ func (l *lab) open(ctx context.Context) error {
 			return fmt.Errorf("looking for nodekit's CNI plugins: %w", err)
 		}
 	}
-	set := cni.Set{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin(), "portmap": portmap.Plugin()}
+	connect, leave := bridge.Resident()
+	l.leave = leave
+	set := cni.Set{"bridge": connect, "host-local": hostlocal.Plugin(), "portmap": portmap.Plugin()}
 	l.doors = []door{{name: "nodekit", call: executed(ours)}, {name: "nodekit in process", resident: true, call: set.Invoke}}
 	daemon, err := l.daemon(ctx, set)
 	if err != nil {
