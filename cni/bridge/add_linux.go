@@ -106,7 +106,7 @@ func (w *wiring) build(r *cni.Request, c *Config, id identity, todo *plan) (far 
 		return nil, err
 	}
 	if len(todo.gateways) > 0 {
-		if _, err = w.ensureGateway(br, c, todo.gateways); err != nil {
+		if err = w.ensureGateway(br, c, todo.gateways); err != nil {
 			return nil, err
 		}
 	}

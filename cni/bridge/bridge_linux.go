@@ -111,7 +111,8 @@ func (h *host) mendFiltering(br *rtnl.Link) error {
 		return err
 	}
 	if len(ports) > 0 {
-		return cni.Errorf(cni.CodeConfig, "vlan: bridge %q does not filter VLANs, and switching that on could cut its %d ports off: do it (ip link set %s type bridge vlan_filtering 1) or use another bridge", br.Name, len(ports), br.Name)
+		return cni.Errorf(cni.CodeConfig, "vlan: bridge %q does not filter VLANs, and switching that on could cut its %d ports off: "+
+			"do it (ip link set %s type bridge vlan_filtering 1) or use another bridge", br.Name, len(ports), br.Name)
 	}
 	return h.links.Do(rtnl.FilterVLANs(br))
 }

@@ -312,6 +312,8 @@ func (w *wiring) checkElement(rs *nft.Ruleset, want nft.Element) error {
 	case masq4, masq6:
 		ip, _ := netip.AddrFromSlice(want.Key)
 		what = fmt.Sprintf("by which address %s is masqueraded", ip)
+	case vlan4, vlan6:
+		what = "for the way to its VLAN's gateway"
 	case index:
 		what = fmt.Sprintf("that indexes the addresses of interface %q", nameOf(want.Key))
 	}

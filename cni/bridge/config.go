@@ -97,7 +97,8 @@ func (c *Config) complete() error {
 	case c.MTU < 0 || c.MTU > 65535 || c.MTU > 0 && c.MTU < 68:
 		return cni.Errorf(cni.CodeConfig, "mtu %d: it must be 68 to 65535", c.MTU)
 	case c.IPMasqBackend == "iptables":
-		return cni.Errorf(cni.CodeConfig, `ipMasqBackend "iptables": this plugin has nftables only; leave the key out or write "nftables", which does not touch the rules of iptables`)
+		return cni.Errorf(cni.CodeConfig, `ipMasqBackend "iptables": this plugin has nftables only; `+
+			`leave the key out or write "nftables", which does not touch the rules of iptables`)
 	case c.IPMasqBackend != "" && c.IPMasqBackend != "nftables":
 		return cni.Errorf(cni.CodeConfig, "ipMasqBackend %q: this plugin has nftables only", c.IPMasqBackend)
 	}

@@ -15,18 +15,18 @@ import (
 )
 
 // ensureGateway gives the bridge, or the interface of the VLAN, the gateway's
-// addresses, and returns that interface.
-func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) (*rtnl.Link, error) {
+// addresses.
+func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) error {
 	dev := br
 	if c.VLAN != 0 {
 		var err error
 		if dev, err = h.ensureVLANGateway(br, c); err != nil {
-			return nil, fmt.Errorf("the gateway of vlan %d: %w", c.VLAN, err)
+			return fmt.Errorf("the gateway of vlan %d: %w", c.VLAN, err)
 		}
 	}
 	have, err := h.links.Addresses(dev)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	others := slices.DeleteFunc(slices.Clone(have), func(a rtnl.Address) bool { return slices.Contains(gateways, a.Prefix) })
 	added := false
@@ -35,10 +35,10 @@ func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) 
 			continue
 		}
 		if err := h.replaceAddresses(dev, c.ForceAddress, want, others); err != nil {
-			return nil, err
+			return err
 		}
 		if err := h.links.Do(rtnl.AddAddress(dev, want, false)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, err
+			return err
 		}
 		added = true
 	}
@@ -46,7 +46,7 @@ func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) 
 		// A bridge that somebody else made may have a port's MAC address until then.
 		err = h.links.Do(rtnl.Announce(br))
 	}
-	return dev, err
+	return err
 }
 
 // replaceAddresses removes the addresses that the gateway's replaces, or reports

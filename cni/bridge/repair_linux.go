@@ -41,7 +41,7 @@ func (p *plugin) repair(_ context.Context, r *cni.Request, c *Config) error {
 		return err
 	}
 	if len(want.gateways) > 0 {
-		if _, err := w.ensureGateway(br, c, want.gateways); err != nil {
+		if err := w.ensureGateway(br, c, want.gateways); err != nil {
 			return err
 		}
 	}

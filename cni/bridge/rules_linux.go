@@ -16,11 +16,13 @@ import (
 )
 
 // Sets and maps of the table of family inet: the addresses whose packets are
-// masqueraded, interfaces that lead to containers besides the bridge, and the
-// index from (host's end, number) to the address that it has an element for.
+// masqueraded, those of them that are in a VLAN with a gateway, interfaces that
+// lead to containers besides the bridge, and the index from (host's end, number) to the address that it has an element for.
 const (
 	masq4 = "masquerade4"
 	masq6 = "masquerade6"
+	vlan4 = "vlan4"
+	vlan6 = "vlan6"
 	near  = "near"
 	index = "byport"
 )
@@ -52,6 +54,8 @@ func masquerading(c *Config) *nft.Ruleset {
 		Sets: []nft.Set{
 			{Name: masq4, Key: []nftables.SetDatatype{nftables.TypeIPAddr}},
 			{Name: masq6, Key: []nftables.SetDatatype{nftables.TypeIP6Addr}},
+			{Name: vlan4, Key: []nftables.SetDatatype{nftables.TypeIPAddr}},
+			{Name: vlan6, Key: []nftables.SetDatatype{nftables.TypeIP6Addr}},
 			{Name: near, Key: []nftables.SetDatatype{nftables.TypeIFName}},
 			{Name: index, Key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeMark}, Value: []nftables.SetDatatype{nftables.TypeIP6Addr}},
 		},
@@ -62,7 +66,24 @@ func masquerading(c *Config) *nft.Ruleset {
 				rule(unix.NFPROTO_IPV4, masq4, net.IPNet{IP: net.IP{224, 0, 0, 0}, Mask: net.CIDRMask(4, 32)}),
 				rule(unix.NFPROTO_IPV6, masq6, net.IPNet{IP: append(net.IP{0xff}, make([]byte, 15)...), Mask: net.CIDRMask(8, 128)}),
 			},
+		}, {
+			Name: "prerouting", Type: nftables.ChainTypeFilter,
+			Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+			Rules: slices.Concat(untrackedOnTheBridge(c, unix.NFPROTO_IPV4, vlan4), untrackedOnTheBridge(c, unix.NFPROTO_IPV6, vlan6)),
 		}},
+	}
+}
+
+// untrackedOnTheBridge returns the rules for packets on their way to the gateway
+// of a VLAN, or back. Where br_netfilter is in use they pass netfilter on the
+// bridge already, and a connection that is tracked there is not masqueraded any
+// more when it is routed. What stays among the VLANs' containers is tracked:
+// answers of a container to a service may need it.
+func untrackedOnTheBridge(c *Config, family byte, set string) [][]expr.Any {
+	bridged := slices.Concat(nft.EntersBy(c.Bridge), nft.Protocol(family))
+	return [][]expr.Any{
+		slices.Concat(bridged, nft.SourceIn(family, set), nft.DestinationIn(family, set, false), nft.Untracked()),
+		slices.Concat(bridged, nft.DestinationIn(family, set, true), nft.SourceNotIn(family, set), nft.Untracked()),
 	}
 }
 
@@ -91,7 +112,7 @@ func spoofChecking(c *Config) *nft.Ruleset {
 // groups returns the elements that an attachment with the addresses needs.
 func groups(c *Config, id identity, ips []netip.Prefix, mac net.HardwareAddr) (out []nft.Group) {
 	if c.IPMasq && len(ips) > 0 {
-		out = append(out, nft.Group{Rules: masquerading(c), Elements: masqElements(id, ips)})
+		out = append(out, nft.Group{Rules: masquerading(c), Elements: masqElements(c, id, ips)})
 	}
 	if c.MACSpoofCheck {
 		out = append(out, nft.Group{Rules: spoofChecking(c), Elements: spoofElements(id, mac)})
@@ -99,8 +120,13 @@ func groups(c *Config, id identity, ips []netip.Prefix, mac net.HardwareAddr) (o
 	return out
 }
 
-func masqElements(id identity, ips []netip.Prefix) (out []nft.Element) {
+func masqElements(c *Config, id identity, ips []netip.Prefix) (out []nft.Element) {
 	for i, ip := range ips {
+		if c.VLAN != 0 && c.IsGateway {
+			e := masqElement(id.owner, ip.Addr())
+			e.Set = vlanSet(e.Set)
+			out = append(out, e)
+		}
 		out = append(out, masqElement(id.owner, ip.Addr()), nft.Element{
 			Set: index, Owner: id.owner, Key: indexKey(id, i), Value: binary16(ip.Addr()),
 		})
@@ -114,6 +140,14 @@ func masqElement(owner string, ip netip.Addr) nft.Element {
 		set = masq4
 	}
 	return nft.Element{Set: set, Key: ip.AsSlice(), Owner: owner}
+}
+
+// vlanSet returns the set for VLANs of the same family.
+func vlanSet(masq string) string {
+	if masq == masq4 {
+		return vlan4
+	}
+	return vlan6
 }
 
 func binary16(ip netip.Addr) []byte {
@@ -158,7 +192,7 @@ func removeMasquerade(rules *nft.Conn, c *Config, id identity) error {
 				continue
 			}
 			gone = append(gone, *entry)
-			e, err := ownElement(rules, rs, id, entry.Value)
+			e, err := ownElements(rules, rs, id, entry.Value)
 			if err != nil {
 				return err
 			}
@@ -171,18 +205,23 @@ func removeMasquerade(rules *nft.Conn, c *Config, id identity) error {
 	return removeElements(rules, rs, gone)
 }
 
-// ownElement returns the element for the address if it is the attachment's.
-func ownElement(rules *nft.Conn, rs *nft.Ruleset, id identity, address []byte) ([]nft.Element, error) {
+// ownElements returns the elements for the address that are the attachment's.
+func ownElements(rules *nft.Conn, rs *nft.Ruleset, id identity, address []byte) (out []nft.Element, err error) {
 	ip, ok := netip.AddrFromSlice(address)
 	if !ok {
 		return nil, nil
 	}
 	want := masqElement(id.owner, ip.Unmap())
-	have, err := rules.Get(rs, want.Set, want.Key)
-	if err != nil || have[0] == nil || have[0].Owner != id.owner {
-		return nil, err
+	for _, set := range []string{want.Set, vlanSet(want.Set)} {
+		have, err := rules.Get(rs, set, want.Key)
+		if err != nil {
+			return nil, err
+		}
+		if have[0] != nil && have[0].Owner == id.owner {
+			out = append(out, nft.Element{Set: set, Key: want.Key, Owner: id.owner})
+		}
 	}
-	return []nft.Element{want}, nil
+	return out, nil
 }
 
 func removeSpoofCheck(rules *nft.Conn, c *Config, id identity) error {

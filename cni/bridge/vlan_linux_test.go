@@ -35,7 +35,7 @@ func TestVLANsAreApart(t *testing.T) {
 	trunk := map[string]any{"vlanTrunk": []map[string]int{{"id": 10}, {"minID": 20, "maxID": 22}}, "vlan": 30}
 	stations := map[string]*station{}
 	for id, changes := range map[string]map[string]any{
-		"ten": ten, "tenth": ten, "twenty": {"vlan": 20}, "fourty": {"vlan": 40}, "trunk": trunk, "thirty": {"vlan": 30},
+		"ten": ten, "tenth": ten, "twenty": {"vlan": 20}, "forty": {"vlan": 40}, "trunk": trunk, "thirty": {"vlan": 30},
 	} {
 		ns, _ := n.addWith(id, changes)
 		stations[id] = newStation(t, ns)
@@ -47,7 +47,7 @@ func TestVLANsAreApart(t *testing.T) {
 			t.Errorf("%s hears %q with tag %d, want %q with %d", who, text, tag, want, vlan)
 		}
 	}
-	say("fourty", 0, "of 40")
+	say("forty", 0, "of 40")
 	say("ten", 0, "of 10")
 	hears("tenth", 0, "of 10")
 	hears("trunk", 10, "of 10")

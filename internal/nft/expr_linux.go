@@ -18,16 +18,7 @@ func Protocol(family byte) []expr.Any {
 }
 
 // SourceIn matches a source address in the set. Precede it with Protocol.
-func SourceIn(family byte, set string) []expr.Any {
-	offset, length := uint32(12), uint32(4)
-	if family == unix.NFPROTO_IPV6 {
-		offset, length = 8, 16
-	}
-	return []expr.Any{
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
-		&expr.Lookup{SourceRegister: reg, SetName: set},
-	}
-}
+func SourceIn(family byte, set string) []expr.Any { return addressIn(family, set, true, 12, 8) }
 
 // NotTo matches a destination address outside of the prefix, which is given
 // masked. Precede it with Protocol.
@@ -88,6 +79,38 @@ func PortAndSourceIn(set string) []expr.Any {
 		&expr.Lookup{SourceRegister: word0, SetName: set},
 	}
 }
+
+// EntersBy matches packets whose input interface is the named one.
+func EntersBy(name string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: IfName(name)},
+	}
+}
+
+// DestinationIn matches a destination address that is in the set, or is not.
+// Precede it with Protocol.
+func DestinationIn(family byte, set string, is bool) []expr.Any {
+	return addressIn(family, set, is, 16, 24)
+}
+
+// SourceNotIn matches a source address outside of the set. Precede it with
+// Protocol.
+func SourceNotIn(family byte, set string) []expr.Any { return addressIn(family, set, false, 12, 8) }
+
+func addressIn(family byte, set string, is bool, ipv4, ipv6 uint32) []expr.Any {
+	offset, length := ipv4, uint32(4)
+	if family == unix.NFPROTO_IPV6 {
+		offset, length = ipv6, 16
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Lookup{SourceRegister: reg, SetName: set, Invert: !is},
+	}
+}
+
+// Untracked keeps connection tracking from seeing the packet.
+func Untracked() []expr.Any { return []expr.Any{&expr.Notrack{}} }
 
 // Accept ends the work on a packet in the chain.
 func Accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }

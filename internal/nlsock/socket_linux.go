@@ -52,6 +52,7 @@ type Error struct {
 	Errno unix.Errno
 }
 
+// Error says what was asked for and why the kernel refused it.
 func (e *Error) Error() string {
 	if e.Text == "" {
 		return e.What + ": " + e.Errno.Error()
