@@ -11,7 +11,7 @@ TEST := $(GO) test -count=1 -timeout=900s
 # What an author builds a plugin with, on any system.
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
-VM_TESTS := ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
+VM_TESTS := ./cni/bridge ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
 PODTOOL_IMAGE := nodekit.dev/podtool:v1
 
 .PHONY: help build run test kills soak bench upstream conformance test-vm check fmt fmt-check vet imports cross lint deps clean
