@@ -260,3 +260,22 @@ func TestUnusableAddresses(t *testing.T) {
 		})
 	}
 }
+
+// TestDuplicateDetection: with enabledad an address that another container has is
+// found out before the ADD ends, and one that is free is usable then.
+func TestDuplicateDetection(t *testing.T) {
+	n := newNetwork(t, map[string]any{"enabledad": true, "isDefaultGateway": false, "ipMasq": false})
+	n.config["ipam"].(map[string]any)["ips"] = []map[string]any{{"address": "fd77:99::9/64"}}
+	a, b := netnstest.New(t), netnstest.New(t)
+	n.add("first", a)
+	if out := netnstest.Run(t, a, "ip", "-6", "addr", "show", "dev", "eth0"); strings.Contains(out, "tentative") {
+		t.Errorf("after the ADD: %s", out)
+	}
+	if _, err := n.call("ADD", "second", b, nil); cni.CodeOf(err) != cni.CodeExists || !strings.Contains(err.Error(), "fd77:99::9") {
+		t.Errorf("ADD with an address that is taken: %v", err)
+	}
+	if links := netnstest.Run(t, b, "ip", "-br", "link"); strings.Contains(links, "eth0") {
+		t.Error(links)
+	}
+	n.del("first", a)
+}
