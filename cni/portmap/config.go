@@ -181,7 +181,7 @@ func (p port) overlaps(o port) bool {
 // forward is a mapping to one of the container's addresses.
 type forward struct {
 	port
-	container netip.Prefix
+	container netip.Addr
 }
 
 // forwards returns what the mappings come to for the container's addresses: one
@@ -202,7 +202,7 @@ func (c *Config) forwards(prev *cni.Result, ifname string) ([]forward, error) {
 		}
 		before := len(out)
 		for _, a := range addrs {
-			if p.covers(a.Addr()) {
+			if p.covers(a) {
 				out = append(out, forward{p, a})
 			}
 		}
@@ -215,7 +215,7 @@ func (c *Config) forwards(prev *cni.Result, ifname string) ([]forward, error) {
 
 // containerAddrs returns the first address of each family that is on the
 // interface, or of which the result does not say where it is.
-func containerAddrs(prev *cni.Result, ifname string) (out []netip.Prefix, err error) {
+func containerAddrs(prev *cni.Result, ifname string) (out []netip.Addr, err error) {
 	have4, have6 := false, false
 	for n, ip := range prev.IPs {
 		if i := ip.Interface; i != nil {
@@ -227,9 +227,8 @@ func containerAddrs(prev *cni.Result, ifname string) (out []netip.Prefix, err er
 			}
 		}
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
-		bits, size := ip.Address.Mask.Size()
 		a = a.Unmap()
-		if !ok || size != a.BitLen() {
+		if !ok {
 			return nil, cni.Errorf(cni.CodeConfig, "prevResult.ips[%d].address: %s is no address", n, &ip.Address)
 		}
 		have := &have4
@@ -238,7 +237,7 @@ func containerAddrs(prev *cni.Result, ifname string) (out []netip.Prefix, err er
 		}
 		if !*have {
 			*have = true
-			out = append(out, netip.PrefixFrom(a, bits))
+			out = append(out, a)
 		}
 	}
 	return out, nil

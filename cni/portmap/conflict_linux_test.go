@@ -79,7 +79,7 @@ func TestConflicts(t *testing.T) {
 // different maps.
 func TestConflictOfProcesses(t *testing.T) {
 	newBridge(t)
-	const processes, rounds = 6, 8
+	const processes, rounds = 6, 4
 	ns := netnstest.New(t)
 	var pods []*pod
 	for i := range processes {
