@@ -181,15 +181,16 @@ func same(w, h nft.Element) bool {
 func describe(e nft.Element) string {
 	switch {
 	case isPort(e):
-		return "the forwarding of host port " + portName(e)
+		return fmt.Sprintf("the forwarding of host port %s to %s", portName(e), targetOf(e))
 	case e.Set == quiet4:
 		return "the exception of 127.0.0.1 from host port " + portName(e)
 	case e.Set == localnet:
 		return "the guard of interface " + ifaceOf(e)
 	case e.Set == back:
 		return "the masquerading of what goes back by interface " + ifaceOf(e)
-	case len(e.Owner) > 0 && (e.Set == families()[0].self || e.Set == families()[1].self):
+	case e.Set == families()[0].self || e.Set == families()[1].self:
 		return "the masquerading of the container's connections to itself"
 	}
-	return "the masquerading of host port " + portName(nft.Element{Key: e.Key[:8]})
+	slot := nft.Element{Key: e.Key[:8]} // as in the port maps
+	return "the masquerading of host port " + portName(slot)
 }
