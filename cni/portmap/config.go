@@ -24,7 +24,8 @@ type Config struct {
 	// SNAT, true by default, masquerades what would be answered behind the host's
 	// back, and forwards 127.0.0.1.
 	SNAT *bool `json:"snat"`
-	// MasqAll masquerades every forwarded connection. It needs SNAT.
+	// MasqAll masquerades every forwarded connection, and those that others, such as
+	// a proxy of Services, translate to the same port of the container. It needs SNAT.
 	MasqAll bool `json:"masqAll"`
 	// MarkMasqBit is the bit, 0 to 31, with which iptables would mark packets.
 	// Connection tracking tells what to masquerade, so no packet is marked and every

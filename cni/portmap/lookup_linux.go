@@ -192,5 +192,5 @@ func describe(e nft.Element) string {
 		return "the masquerading of the container's connections to itself"
 	}
 	slot := nft.Element{Key: e.Key[:8]} // as in the port maps
-	return "the masquerading of host port " + portName(slot)
+	return "the masquerading of container port " + portName(slot)
 }

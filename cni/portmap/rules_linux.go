@@ -21,8 +21,8 @@ type family struct {
 	// have.
 	loopback net.IPNet
 	// Names of the maps from ports of every address, and of one; and of the sets of
-	// (protocol, host port, container) whose connections are masqueraded when they
-	// leave by the interface that they came by, and always; and of the set of
+	// (protocol, container port, container) whose connections are masqueraded when
+	// they leave by the interface that they came by, and always; and of the set of
 	// (container, container) for connections of a container to itself.
 	any, one, near, wide, self string
 }
@@ -120,14 +120,15 @@ func hostRules() [][]expr.Any {
 }
 
 // answerRules masquerade what would not be answered through the host. Only
-// connections that wanted to go to a mapped port are looked at: others may
-// translate addresses too, and containers are known by theirs.
+// connections whose destination was translated are looked at. Whether it was
+// translated here cannot be told: what others translate to the same port of the
+// same container needs the same, except for masqAll.
 func answerRules() (out [][]expr.Any) {
 	for _, f := range families() {
 		forwarded := slices.Concat(nft.Protocol(f.proto), nft.Forwarded())
 		out = append(out,
-			slices.Concat(forwarded, nft.AskedIn(f.proto, f.wide), nft.Masquerade()),
-			slices.Concat(forwarded, nft.AskedIn(f.proto, f.near), nft.ThroughIn(back), nft.Masquerade()),
+			slices.Concat(forwarded, nft.DeliveredIn(f.proto, f.wide), nft.Masquerade()),
+			slices.Concat(forwarded, nft.DeliveredIn(f.proto, f.near), nft.ThroughIn(back), nft.Masquerade()),
 			slices.Concat(forwarded, nft.FromTo(f.proto, f.self), nft.Masquerade()),
 		)
 	}
@@ -137,7 +138,7 @@ func answerRules() (out [][]expr.Any) {
 }
 
 // elements returns what the forwards come to in the table and belongs to the
-// attachment. Mappings of one port of several addresses share what masquerades.
+// attachment. Mappings to one port of the container share what masquerades.
 func (c *Config) elements(forwards []forward, owner string) (out []nft.Element) {
 	have := map[string]bool{}
 	put := func(e nft.Element) {
@@ -150,15 +151,15 @@ func (c *Config) elements(forwards []forward, owner string) (out []nft.Element) 
 	for _, f := range forwards {
 		put(f.element())
 		fam, a := familyOf(f.container), f.container.AsSlice()
-		slot := append(nft.Word(f.protocol), portWord(f.from)...)
+		server := slices.Concat(nft.Word(f.protocol), portWord(f.to), a)
 		switch {
 		case *c.SNAT && c.MasqAll:
-			put(nft.Element{Set: fam.wide, Key: append(slot, a...)})
+			put(nft.Element{Set: fam.wide, Key: server})
 		case *c.SNAT:
-			put(nft.Element{Set: fam.near, Key: append(slot, a...)})
+			put(nft.Element{Set: fam.near, Key: server})
 			put(nft.Element{Set: fam.self, Key: append(a, a...)})
 		case f.container.Is4() && !f.single():
-			put(nft.Element{Set: quiet4, Key: slot})
+			put(nft.Element{Set: quiet4, Key: append(nft.Word(f.protocol), portWord(f.from)...)})
 		}
 	}
 	return out

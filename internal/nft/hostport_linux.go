@@ -46,24 +46,25 @@ func CameByOneOf(set string) []expr.Any {
 // ToPortIn matches the protocol and the destination port against a set of such
 // pairs.
 func ToPortIn(set string) []expr.Any {
+	return append(toPort(), &expr.Lookup{SourceRegister: word0, SetName: set})
+}
+
+// toPort loads protocol and destination port into the first two registers.
+func toPort() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: word0},
 		&expr.Payload{DestRegister: word0 + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: word0, SetName: set},
 	}
 }
 
-// AskedIn matches protocol, the port that the connection was meant for before
-// anything was translated, and the destination address against a set of such
-// tuples. Precede it with Protocol.
-func AskedIn(family byte, set string) []expr.Any {
+// DeliveredIn matches protocol, destination port and destination address against
+// a set of such tuples. Precede it with Protocol.
+func DeliveredIn(family byte, set string) []expr.Any {
 	offset, length := side(family, true)
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: word0},
-		&expr.Ct{Key: expr.CtKeyPROTODST, Register: word0 + 1}, // direction 0: the original one
+	return append(toPort(),
 		&expr.Payload{DestRegister: word0 + 2, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
 		&expr.Lookup{SourceRegister: word0, SetName: set},
-	}
+	)
 }
 
 // ThroughIn matches input and output interface against a set of such pairs.
