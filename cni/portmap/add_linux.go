@@ -4,6 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
@@ -13,8 +19,8 @@ import (
 type wanted struct {
 	forwards []forward
 	elements []nft.Element
-	ifaces   []string // that 127.0.0.1 is forwarded by
-	families []bool   // those that forwarding is needed for: true is IPv4
+	ipv4     []bool // for each family that has to be forwarded whether it is IPv4
+	open     string // the interface that 127.0.0.1 is forwarded by, if any
 }
 
 // want returns what the request asks for; nil when it asks for nothing.
@@ -24,27 +30,46 @@ func want(r *cni.Request, c *Config) (*wanted, error) {
 		return nil, err
 	}
 	w := &wanted{forwards: forwards, elements: c.elements(forwards, nft.Owner(r.Network, r.Attachment.String()))}
-	v4, v6 := false, false
+	containers := map[bool]netip.Addr{}
 	for _, f := range forwards {
-		v4, v6 = v4 || f.container.Addr().Is4(), v6 || f.container.Addr().Is6()
+		containers[f.container.Is4()] = f.container
 	}
-	if v6 {
-		w.families = append(w.families, false)
-	}
-	if !v4 {
-		return w, nil
-	}
-	w.families = append(w.families, true)
+	w.ipv4 = slices.Collect(maps.Keys(containers))
 	if !*c.SNAT {
 		return w, nil
 	}
-	name, err := interfaceTo(forwards)
-	if err != nil || name == "" {
-		return w, err
+	return w, w.addInterfaces(containers)
+}
+
+// addInterfaces completes what is wanted by elements that attachments share:
+// those of the interfaces towards the container.
+func (w *wanted) addInterfaces(containers map[bool]netip.Addr) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("opening netlink: %w", err)
 	}
-	w.ifaces = []string{name}
-	w.elements = append(w.elements, nft.Element{Set: localnet, Key: nft.IfName(name)})
-	return w, nil
+	defer h.Close()
+	names := map[string]bool{}
+	for v4, a := range containers {
+		name, err := interfaceTo(h, a)
+		if err != nil {
+			return err
+		}
+		if name == "" {
+			continue
+		}
+		if v4 {
+			w.open = name
+		}
+		names[name] = true
+	}
+	for name := range names {
+		w.elements = append(w.elements, nft.Element{Set: back, Key: append(nft.IfName(name), nft.IfName(name)...)})
+	}
+	if w.open != "" {
+		w.elements = append(w.elements, nft.Element{Set: localnet, Key: nft.IfName(w.open)})
+	}
+	return nil
 }
 
 func add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
@@ -88,13 +113,13 @@ func connectedTo(rules *nft.Ruleset, fn func(*view) error) error {
 // finish does what is not in the table: it opens the host for what the rules
 // forward, and makes connection tracking forget where that went before.
 func (w *wanted) finish(r *cni.Request, c *Config) error {
-	for _, v4 := range w.families {
+	for _, v4 := range w.ipv4 {
 		if err := setSysctl(forwardingOf(v4), "1"); err != nil {
 			return fmt.Errorf("switching forwarding on: %w", err)
 		}
 	}
-	for _, name := range w.ifaces {
-		if err := openLocalnet(c, name); err != nil {
+	if w.open != "" {
+		if err := openLocalnet(c, w.open); err != nil {
 			return err
 		}
 	}

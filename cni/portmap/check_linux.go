@@ -42,11 +42,11 @@ func check(_ context.Context, r *cni.Request, c *Config) error {
 
 func (w *wanted) checkSysctls() error {
 	var errs []error
-	for _, v4 := range w.families {
+	for _, v4 := range w.ipv4 {
 		errs = append(errs, expectSysctl(forwardingOf(v4), "1"))
 	}
-	for _, name := range w.ifaces {
-		errs = append(errs, expectSysctl(localnetOf(name), "1"))
+	if w.open != "" {
+		errs = append(errs, expectSysctl(localnetOf(w.open), "1"))
 	}
 	return errors.Join(errs...)
 }

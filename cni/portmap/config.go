@@ -24,7 +24,8 @@ type Config struct {
 	// SNAT, true by default, masquerades what would be answered behind the host's
 	// back, and forwards 127.0.0.1.
 	SNAT *bool `json:"snat"`
-	// MasqAll masquerades every forwarded connection. It needs SNAT.
+	// MasqAll masquerades every forwarded connection, and those that others, such as
+	// a proxy of Services, translate to the same port of the container. It needs SNAT.
 	MasqAll bool `json:"masqAll"`
 	// MarkMasqBit is the bit, 0 to 31, with which iptables would mark packets.
 	// Connection tracking tells what to masquerade, so no packet is marked and every
@@ -181,7 +182,7 @@ func (p port) overlaps(o port) bool {
 // forward is a mapping to one of the container's addresses.
 type forward struct {
 	port
-	container netip.Prefix
+	container netip.Addr
 }
 
 // forwards returns what the mappings come to for the container's addresses: one
@@ -202,7 +203,7 @@ func (c *Config) forwards(prev *cni.Result, ifname string) ([]forward, error) {
 		}
 		before := len(out)
 		for _, a := range addrs {
-			if p.covers(a.Addr()) {
+			if p.covers(a) {
 				out = append(out, forward{p, a})
 			}
 		}
@@ -215,7 +216,7 @@ func (c *Config) forwards(prev *cni.Result, ifname string) ([]forward, error) {
 
 // containerAddrs returns the first address of each family that is on the
 // interface, or of which the result does not say where it is.
-func containerAddrs(prev *cni.Result, ifname string) (out []netip.Prefix, err error) {
+func containerAddrs(prev *cni.Result, ifname string) (out []netip.Addr, err error) {
 	have4, have6 := false, false
 	for n, ip := range prev.IPs {
 		if i := ip.Interface; i != nil {
@@ -227,9 +228,8 @@ func containerAddrs(prev *cni.Result, ifname string) (out []netip.Prefix, err er
 			}
 		}
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
-		bits, size := ip.Address.Mask.Size()
 		a = a.Unmap()
-		if !ok || size != a.BitLen() {
+		if !ok {
 			return nil, cni.Errorf(cni.CodeConfig, "prevResult.ips[%d].address: %s is no address", n, &ip.Address)
 		}
 		have := &have4
@@ -238,7 +238,7 @@ func containerAddrs(prev *cni.Result, ifname string) (out []netip.Prefix, err er
 		}
 		if !*have {
 			*have = true
-			out = append(out, netip.PrefixFrom(a, bits))
+			out = append(out, a)
 		}
 	}
 	return out, nil

@@ -25,7 +25,7 @@ func elements(t testing.TB) []string {
 // bare returns a container without a network of its own, for tests that send
 // nothing.
 func bare(t testing.TB, ns, id, ip string) *pod {
-	return &pod{id: id, ns: ns, ip: ip, prev: result(ns, ip+"/24", "fd55::"+id+"/64"), config: map[string]any{}}
+	return &pod{id: id, ns: ns, ip: ip, prev: result(ns, ip+"/24", "fd55::"+strings.ReplaceAll(ip, ".", ":")+"/64"), config: map[string]any{}}
 }
 
 func TestConflicts(t *testing.T) {
@@ -79,7 +79,7 @@ func TestConflicts(t *testing.T) {
 // different maps.
 func TestConflictOfProcesses(t *testing.T) {
 	newBridge(t)
-	const processes, rounds = 6, 8
+	const processes, rounds = 6, 4
 	ns := netnstest.New(t)
 	var pods []*pod
 	for i := range processes {

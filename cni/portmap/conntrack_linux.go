@@ -38,7 +38,7 @@ func forgetBefore(forwards []forward) error {
 		match := flows{}
 		var local map[netip.Addr]bool
 		for _, f := range forwards {
-			if f.protocol != protoUDP || f.container.Addr().Is4() != v4 {
+			if f.protocol != protoUDP || f.container.Is4() != v4 {
 				continue
 			}
 			if local == nil {
@@ -47,7 +47,7 @@ func forgetBefore(forwards []forward) error {
 					return err
 				}
 			}
-			target, before := netip.AddrPortFrom(f.container.Addr(), f.to), match[f.from]
+			target, before := netip.AddrPortFrom(f.container, f.to), match[f.from]
 			match[f.from] = func(to netip.Addr, now netip.AddrPort) bool {
 				here := to == f.host || !f.single() && (local[to] || to.IsLoopback())
 				return here && now != target || before != nil && before(to, now)

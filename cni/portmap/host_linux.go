@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -13,35 +14,24 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// interfaceTo returns the host's interface towards the container's IPv4 address;
-// "" when there is no route, and so nothing that could be forwarded.
-func interfaceTo(forwards []forward) (string, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+// interfaceTo returns the host's interface towards a container's address; ""
+// when there is no route, and so nothing that could be forwarded.
+func interfaceTo(h *netlink.Handle, container netip.Addr) (string, error) {
+	routes, err := h.RouteGet(container.AsSlice())
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || err == nil && len(routes) == 0 {
+		return "", nil
+	}
 	if err != nil {
-		return "", fmt.Errorf("opening netlink: %w", err)
+		return "", fmt.Errorf("looking for the route to %s: %w", container, err)
 	}
-	defer h.Close()
-	for _, f := range forwards {
-		if !f.container.Addr().Is4() {
-			continue
-		}
-		routes, err := h.RouteGet(f.container.Addr().AsSlice())
-		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || err == nil && len(routes) == 0 {
-			return "", nil
-		}
-		if err != nil {
-			return "", fmt.Errorf("looking for the route to %s: %w", f.container.Addr(), err)
-		}
-		link, err := h.LinkByIndex(routes[0].LinkIndex)
-		if err != nil {
-			return "", fmt.Errorf("looking for the interface towards %s: %w", f.container.Addr(), err)
-		}
-		if link.Attrs().Flags&net.FlagLoopback != 0 {
-			return "", nil
-		}
-		return link.Attrs().Name, nil
+	link, err := h.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("looking for the interface towards %s: %w", container, err)
 	}
-	return "", nil
+	if link.Attrs().Flags&net.FlagLoopback != 0 {
+		return "", nil
+	}
+	return link.Attrs().Name, nil
 }
 
 func forwardingOf(ipv4 bool) string {
@@ -78,7 +68,17 @@ func closeLocalnet(e nft.Element) error {
 	return err
 }
 
-func ifaceOf(e nft.Element) string { return strings.TrimRight(string(e.Key), "\x00") }
+// ifaceOf reads elements of localnet and back.
+func ifaceOf(e nft.Element) string {
+	name, _, _ := strings.Cut(string(e.Key), "\x00")
+	return name
+}
+
+// gone reports whether there is no interface of that name any more.
+func gone(name string) bool {
+	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
+	return errors.Is(err, os.ErrNotExist)
+}
 
 func expectSysctl(name, value string) error {
 	got, err := os.ReadFile("/proc/sys/" + name)

@@ -3,6 +3,7 @@ package portmap
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
@@ -94,7 +95,22 @@ func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
 		}
 		change.Add = append(change.Add, w)
 	}
-	return change, nil
+	return change, v.forgetInterfaces(&change)
+}
+
+// forgetInterfaces removes those that are gone when a new one comes: networks
+// may have one for each container.
+func (v *view) forgetInterfaces(change *nft.Change) error {
+	if !slices.ContainsFunc(change.Add, func(e nft.Element) bool { return e.Set == back }) {
+		return nil
+	}
+	all, err := v.list(back, localnet)
+	for _, e := range all {
+		if gone(ifaceOf(e)) {
+			change.Remove = append(change.Remove, e)
+		}
+	}
+	return err
 }
 
 // refuseTaken compares ports of every address with those of one: they are in
@@ -158,18 +174,23 @@ func portName(e nft.Element) string {
 
 // same reports whether the table has the element just as it is wanted.
 func same(w, h nft.Element) bool {
-	return h.Owner == w.Owner && bytes.Equal(h.Key, w.Key) && bytes.Equal(h.Value, w.Value) && bytes.Equal(h.KeyEnd, w.KeyEnd)
+	return h.Owner == w.Owner && bytes.Equal(h.Key, w.Key) && bytes.Equal(h.Value, w.Value)
 }
 
 // describe names an element in an error.
 func describe(e nft.Element) string {
 	switch {
 	case isPort(e):
-		return "the forwarding of host port " + portName(e)
+		return fmt.Sprintf("the forwarding of host port %s to %s", portName(e), targetOf(e))
 	case e.Set == quiet4:
 		return "the exception of 127.0.0.1 from host port " + portName(e)
 	case e.Set == localnet:
 		return "the guard of interface " + ifaceOf(e)
+	case e.Set == back:
+		return "the masquerading of what goes back by interface " + ifaceOf(e)
+	case e.Set == families()[0].self || e.Set == families()[1].self:
+		return "the masquerading of the container's connections to itself"
 	}
-	return "masquerading"
+	slot := nft.Element{Key: e.Key[:8]} // as in the port maps
+	return "the masquerading of container port " + portName(slot)
 }

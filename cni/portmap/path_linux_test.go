@@ -2,6 +2,7 @@ package portmap_test
 
 import (
 	"net"
+	"os"
 	"strconv"
 	"testing"
 
@@ -17,22 +18,45 @@ func TestDataPath(t *testing.T) {
 	if _, err := a.portmap("CHECK", mapping); err != nil {
 		t.Error(err)
 	}
-	for _, c := range []struct{ name, from, to, seen string }{
-		{"from outside", outside, "192.0.2.1", "192.0.2.2"},
-		{"from outside to the bridge", outside, "10.55.0.1", "192.0.2.2"},
-		{"from the host", "", "192.0.2.1", "192.0.2.1"},
-		{"from the host to localhost", "", "127.0.0.1", "10.55.0.1"},
-		{"from a neighbour", b.ns, "192.0.2.1", "10.55.0.1"},
-		{"from a neighbour to the bridge", b.ns, "10.55.0.1", "10.55.0.1"},
-		{"from itself", a.ns, "192.0.2.1", "10.55.0.1"},
-		{"IPv6 from outside", outside, "2001:db8::1", "2001:db8::2"},
-		{"IPv6 from the host", "", "2001:db8::1", "2001:db8::1"},
-		{"IPv6 from a neighbour", b.ns, "2001:db8::1", "fd55::ff"},
-		{"IPv6 from itself", a.ns, "fd55::ff", "fd55::ff"},
-	} {
-		if seen, err := netnstest.TryDial(c.from, c.to, 8080); err != nil || seen != c.seen {
-			t.Errorf("%s: the server saw %q instead of %q (%v)", c.name, seen, c.seen, err)
+	type path struct{ name, from, to, seen string }
+	try := func(paths ...path) {
+		t.Helper()
+		for _, c := range paths {
+			if seen, err := netnstest.TryDial(c.from, c.to, 8080); err != nil || seen != c.seen {
+				t.Errorf("%s: the server saw %q instead of %q (%v)", c.name, seen, c.seen, err)
+			}
 		}
+	}
+	try(
+		path{"from outside", outside, "192.0.2.1", "192.0.2.2"},
+		path{"from outside to the bridge", outside, "10.55.0.1", "192.0.2.2"},
+		path{"from the host", "", "192.0.2.1", "192.0.2.1"},
+		path{"from the host to localhost", "", "127.0.0.1", "10.55.0.1"},
+		path{"IPv6 from outside", outside, "2001:db8::1", "2001:db8::2"},
+		path{"IPv6 from the host", "", "2001:db8::1", "2001:db8::1"},
+	)
+	// Where a bridge's frames are tracked, answers between its ports are, too.
+	filtered := func(on string) {
+		if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+			netnstest.Run(t, "", "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables="+on, "net.bridge.bridge-nf-call-ip6tables="+on)
+		}
+	}
+	filtered("0")
+	try(
+		path{"from itself", a.ns, "192.0.2.1", "10.55.0.1"},
+		path{"from a neighbour", b.ns, "192.0.2.1", "10.55.0.1"},
+		path{"from a neighbour to the bridge", b.ns, "10.55.0.1", "10.55.0.1"},
+		path{"IPv6 from itself", a.ns, "fd55::ff", "fd55::ff"},
+		path{"IPv6 from a neighbour", b.ns, "2001:db8::1", "fd55::ff"},
+	)
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		filtered("1")
+		try(
+			path{"tracked, from itself", a.ns, "192.0.2.1", "10.55.0.1"},
+			path{"tracked, from a neighbour", b.ns, "192.0.2.1", b.ip},
+			path{"tracked, IPv6 from itself", a.ns, "fd55::ff", "fd55::ff"},
+			path{"tracked, IPv6 from a neighbour", b.ns, "2001:db8::1", b.ip6},
+		)
 	}
 	a.del(t, mapping)
 	for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
@@ -215,4 +239,3 @@ func TestMasqAll(t *testing.T) {
 		t.Errorf("a connection that is not forwarded: the server saw %q (%v)", seen, err)
 	}
 }
-

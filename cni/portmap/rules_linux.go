@@ -20,16 +20,17 @@ type family struct {
 	// loopback are the host's own addresses, which packets from elsewhere never
 	// have.
 	loopback net.IPNet
-	// Names of the maps from ports of every address, and of one, and of the set of
-	// (source subnet, container, protocol, host port) whose connections would be
-	// answered behind our back.
-	any, one, near string
+	// Names of the maps from ports of every address, and of one; and of the sets of
+	// (protocol, container port, container) whose connections are masqueraded when
+	// they leave by the interface that they came by, and always; and of the set of
+	// (container, container) for connections of a container to itself.
+	any, one, near, wide, self string
 }
 
 func families() []family {
 	return []family{
-		{unix.NFPROTO_IPV4, nftables.TypeIPAddr, net.IPNet{IP: net.IP{127, 0, 0, 0}, Mask: net.CIDRMask(8, 32)}, "any4", "one4", "near4"},
-		{unix.NFPROTO_IPV6, nftables.TypeIP6Addr, net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)}, "any6", "one6", "near6"},
+		{unix.NFPROTO_IPV4, nftables.TypeIPAddr, net.IPNet{IP: net.IP{127, 0, 0, 0}, Mask: net.CIDRMask(8, 32)}, "any4", "one4", "near4", "wide4", "self4"},
+		{unix.NFPROTO_IPV6, nftables.TypeIP6Addr, net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)}, "any6", "one6", "near6", "wide6", "self6"},
 	}
 }
 
@@ -45,6 +46,8 @@ const (
 	quiet4 = "quiet4"
 	// localnet has the interfaces that route_localnet was switched on for.
 	localnet = "localnet"
+	// back has the interfaces towards containers, each twice: input and output.
+	back = "back"
 )
 
 // table describes the nftables table of the port mappings.
@@ -56,12 +59,15 @@ func table(c *Config) *nft.Ruleset {
 		out.Sets = append(out.Sets,
 			nft.Set{Name: f.any, Key: []nftables.SetDatatype{proto, port}, Value: target},
 			nft.Set{Name: f.one, Key: []nftables.SetDatatype{proto, f.addr, port}, Value: target},
-			nft.Set{Name: f.near, Key: []nftables.SetDatatype{f.addr, f.addr, proto, port}, Interval: true},
+			nft.Set{Name: f.near, Key: []nftables.SetDatatype{proto, port, f.addr}},
+			nft.Set{Name: f.wide, Key: []nftables.SetDatatype{proto, port, f.addr}},
+			nft.Set{Name: f.self, Key: []nftables.SetDatatype{f.addr, f.addr}},
 		)
 	}
 	out.Sets = append(out.Sets,
 		nft.Set{Name: quiet4, Key: []nftables.SetDatatype{proto, port}},
 		nft.Set{Name: localnet, Key: []nftables.SetDatatype{nftables.TypeIFName}},
+		nft.Set{Name: back, Key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeIFName}},
 	)
 	out.Chains = []nft.Chain{
 		// Before connection tracking, which gives answers the address 127.0.0.1 again.
@@ -114,43 +120,57 @@ func hostRules() [][]expr.Any {
 }
 
 // answerRules masquerade what would not be answered through the host. Only
-// connections that wanted to go to a mapped port are looked at: others may
-// translate addresses too, and containers are known by theirs.
+// connections whose destination was translated are looked at. Whether it was
+// translated here cannot be told: what others translate to the same port of the
+// same container needs the same, except for masqAll.
 func answerRules() (out [][]expr.Any) {
 	for _, f := range families() {
-		out = append(out, slices.Concat(nft.Protocol(f.proto), nft.Forwarded(), nft.FromToAsked(f.proto, f.near), nft.Masquerade()))
+		forwarded := slices.Concat(nft.Protocol(f.proto), nft.Forwarded())
+		out = append(out,
+			slices.Concat(forwarded, nft.DeliveredIn(f.proto, f.wide), nft.Masquerade()),
+			slices.Concat(forwarded, nft.DeliveredIn(f.proto, f.near), nft.ThroughIn(back), nft.Masquerade()),
+			slices.Concat(forwarded, nft.FromTo(f.proto, f.self), nft.Masquerade()),
+		)
 	}
 	v4 := families()[0]
 	return append(out, slices.Concat(nft.Protocol(v4.proto), nft.Forwarded(),
 		nft.From(v4.proto, v4.loopback.IP, v4.loopback.Mask), nft.LeavesBy("lo", false), nft.Masquerade()))
 }
 
-// elements returns what the forwards come to in the table. Mappings of one port
-// of several addresses have one element of near together.
+// elements returns what the forwards come to in the table and belongs to the
+// attachment. Mappings to one port of the container share what masquerades.
 func (c *Config) elements(forwards []forward, owner string) (out []nft.Element) {
-	near := map[string]bool{}
-	for _, f := range forwards {
-		out = append(out, f.element(owner))
-		if !*c.SNAT && f.container.Addr().Is4() && !f.single() {
-			out = append(out, nft.Element{Set: quiet4, Owner: owner, Key: append(nft.Word(f.protocol), portWord(f.from)...)})
-		}
-		if !*c.SNAT {
-			continue
-		}
-		if e := f.nearElement(c.MasqAll, owner); !near[string(e.Key)] {
-			near[string(e.Key)] = true
+	have := map[string]bool{}
+	put := func(e nft.Element) {
+		if place := e.Set + string(e.Key); !have[place] {
+			have[place] = true
+			e.Owner = owner
 			out = append(out, e)
+		}
+	}
+	for _, f := range forwards {
+		put(f.element())
+		fam, a := familyOf(f.container), f.container.AsSlice()
+		server := slices.Concat(nft.Word(f.protocol), portWord(f.to), a)
+		switch {
+		case *c.SNAT && c.MasqAll:
+			put(nft.Element{Set: fam.wide, Key: server})
+		case *c.SNAT:
+			put(nft.Element{Set: fam.near, Key: server})
+			put(nft.Element{Set: fam.self, Key: append(a, a...)})
+		case f.container.Is4() && !f.single():
+			put(nft.Element{Set: quiet4, Key: append(nft.Word(f.protocol), portWord(f.from)...)})
 		}
 	}
 	return out
 }
 
 // element returns the map element of a forwarded port.
-func (f forward) element(owner string) nft.Element {
-	fam := familyOf(f.container.Addr())
+func (f forward) element() nft.Element {
+	fam := familyOf(f.container)
 	e := nft.Element{
-		Set: fam.any, Owner: owner, Key: nft.Word(f.protocol),
-		Value: append(f.container.Addr().AsSlice(), portWord(f.to)...),
+		Set: fam.any, Key: nft.Word(f.protocol),
+		Value: append(f.container.AsSlice(), portWord(f.to)...),
 	}
 	if f.single() {
 		e.Set = fam.one
@@ -158,24 +178,6 @@ func (f forward) element(owner string) nft.Element {
 	}
 	e.Key = append(e.Key, portWord(f.from)...)
 	return e
-}
-
-// nearElement returns the element for connections that come from the container's
-// subnet, or from everywhere.
-func (f forward) nearElement(everywhere bool, owner string) nft.Element {
-	container, subnet := f.container.Addr(), f.container.Masked()
-	if everywhere {
-		subnet = netip.PrefixFrom(container, 0).Masked()
-	}
-	first, last := subnet.Addr().AsSlice(), subnet.Addr().AsSlice()
-	for bit := subnet.Bits(); bit < len(last)*8; bit++ {
-		last[bit/8] |= 1 << (7 - bit%8)
-	}
-	rest := slices.Concat(container.AsSlice(), nft.Word(f.protocol), portWord(f.from))
-	return nft.Element{
-		Set: familyOf(container).near, Owner: owner,
-		Key: append(first, rest...), KeyEnd: append(last, rest...),
-	}
 }
 
 func portWord(n uint16) []byte {
@@ -186,7 +188,7 @@ func portWord(n uint16) []byte {
 func isPort(e nft.Element) bool { return len(e.Value) > 0 }
 
 // hostPort, protocolOf and targetOf read elements of the port maps.
-func hostPort(e nft.Element) uint16  { return binary.BigEndian.Uint16(e.Key[len(e.Key)-4:]) }
+func hostPort(e nft.Element) uint16 { return binary.BigEndian.Uint16(e.Key[len(e.Key)-4:]) }
 func protocolOf(e nft.Element) byte { return e.Key[0] }
 
 func targetOf(e nft.Element) netip.AddrPort {

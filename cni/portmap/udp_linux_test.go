@@ -167,10 +167,10 @@ func TestSCTP(t *testing.T) {
 func initChunk(from, to uint16) []byte {
 	p := binary.BigEndian.AppendUint16(nil, from)
 	p = binary.BigEndian.AppendUint16(p, to)
-	p = append(p, 0, 0, 0, 0, 0, 0, 0, 0)       // verification tag, checksum
-	p = append(p, 1, 0, 0, 20)                  // INIT of 20 bytes
-	p = append(p, 0, 0, 0, 1, 0, 1, 0, 0)       // tag, window
-	p = append(p, 0, 1, 0, 1, 0, 0, 0, 1)       // streams, sequence number
+	p = append(p, 0, 0, 0, 0, 0, 0, 0, 0) // verification tag, checksum
+	p = append(p, 1, 0, 0, 20)            // INIT of 20 bytes
+	p = append(p, 0, 0, 0, 1, 0, 1, 0, 0) // tag, window
+	p = append(p, 0, 1, 0, 1, 0, 0, 0, 1) // streams, sequence number
 	sum := crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli))
 	binary.LittleEndian.PutUint32(p[8:], sum)
 	return p

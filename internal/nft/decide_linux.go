@@ -18,7 +18,7 @@ type Change struct {
 	Remove, Add []Element
 }
 
-func (c *Change) empty() bool { return len(c.Remove)+len(c.Add) == 0 }
+func (c *Change) size() int { return len(c.Remove) + len(c.Add) }
 
 // maxChange is how many elements one transaction changes, which the kernel takes
 // in one write, and maxMessage how many there are in one of its messages.
@@ -37,31 +37,13 @@ const (
 // transactions, after the first of which plan's errors leave a part: made tells
 // how far it came, also with an error.
 func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (made Change, err error) {
-	for defined := false; ; {
-		if err := ctx.Err(); err != nil {
-			return made, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
-		}
-		generation, err := c.generation()
-		if err != nil {
-			return made, err
-		}
-		want, err := plan()
-		if err != nil {
-			return made, err
-		}
-		if want.empty() {
-			now, err := c.generation()
-			if err == nil && now != generation {
-				continue // plan may have seen half of somebody's change
-			}
-			return made, err
-		}
-		step := want.first()
-		err = c.transactAt(generation, rs, &step)
+	defined := false
+	for {
+		step, left, err := c.attempt(ctx, rs, plan)
 		switch {
 		case err == nil:
 			made.Remove, made.Add = append(made.Remove, step.Remove...), append(made.Add, step.Add...)
-			if len(step.Remove)+len(step.Add) == len(want.Remove)+len(want.Add) {
+			if !left {
 				return made, nil
 			}
 		case errors.Is(err, unix.ENOENT) && !defined:
@@ -70,9 +52,35 @@ func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, err
 				return made, err
 			}
 		case !retried(err):
-			return made, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
+			return made, err
 		}
 	}
+}
+
+// attempt makes one transaction of what is planned now, and tells whether more
+// is left to do.
+func (c *Conn) attempt(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (step Change, left bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return step, false, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
+	}
+	generation, err := c.generation()
+	if err != nil {
+		return step, false, err
+	}
+	want, err := plan()
+	if err != nil {
+		return step, false, err
+	}
+	if want.size() == 0 {
+		// What plan saw may have been half of somebody's change.
+		now, err := c.generation()
+		return step, now != generation, err
+	}
+	step = want.first()
+	if err := c.transactAt(generation, rs, &step); err != nil {
+		return Change{}, true, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
+	}
+	return step, step.size() < want.size(), nil
 }
 
 // first returns as much of the change as fits into one transaction.
@@ -135,8 +143,10 @@ func (c *Conn) generation() (uint32, error) {
 	return binary.BigEndian.Uint32(id), nil
 }
 
-// Verify is Ruleset.Verify over this connection. Rules are counted and not read.
+// Verify reports every chain that is missing or has lost rules, as
+// fault.NotFound. Rules are counted and not read.
 func (c *Conn) Verify(rs *Ruleset) error {
+	var errs []error
 	for _, ch := range rs.Chains {
 		m := message(fmt.Sprintf("listing chain %q of nftables table %q", ch.Name, rs.Table), unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, uint8(rs.family()))
 		m.String(unix.NFTA_RULE_TABLE, rs.Table)
@@ -146,10 +156,10 @@ func (c *Conn) Verify(rs *Ruleset) error {
 			return err
 		}
 		if have != len(ch.Rules) {
-			return fault.NotFound.Errorf("chain %q of nftables table %q has %d rules instead of %d", ch.Name, rs.Table, have, len(ch.Rules))
+			errs = append(errs, fault.NotFound.Errorf("chain %q of nftables table %q has %d rules instead of %d", ch.Name, rs.Table, have, len(ch.Rules)))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // count returns how many answers a request for a list gets.

@@ -46,27 +46,33 @@ func CameByOneOf(set string) []expr.Any {
 // ToPortIn matches the protocol and the destination port against a set of such
 // pairs.
 func ToPortIn(set string) []expr.Any {
+	return append(toPort(), &expr.Lookup{SourceRegister: word0, SetName: set})
+}
+
+// toPort loads protocol and destination port into the first two registers.
+func toPort() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: word0},
 		&expr.Payload{DestRegister: word0 + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: word0, SetName: set},
 	}
 }
 
-// FromToAsked matches source address, destination address, protocol and the port
-// that the connection was meant for, before anything was translated, against a
-// set of such tuples. Precede it with Protocol.
-func FromToAsked(family byte, set string) []expr.Any {
-	next := uint32(word0)
-	var out []expr.Any
-	for _, destination := range []bool{false, true} {
-		offset, length := side(family, destination)
-		out = append(out, &expr.Payload{DestRegister: next, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length})
-		next += length / 4
-	}
-	return append(out,
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: next},
-		&expr.Ct{Key: expr.CtKeyPROTODST, Register: next + 1}, // direction 0: the original one
+// DeliveredIn matches protocol, destination port and destination address against
+// a set of such tuples. Precede it with Protocol.
+func DeliveredIn(family byte, set string) []expr.Any {
+	offset, length := side(family, true)
+	return append(toPort(),
+		&expr.Payload{DestRegister: word0 + 2, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
 		&expr.Lookup{SourceRegister: word0, SetName: set},
 	)
+}
+
+// ThroughIn matches input and output interface against a set of such pairs.
+// Behind the routing of a packet it needs Linux 5.7.
+func ThroughIn(set string) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: word0},
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: word0 + unix.IFNAMSIZ/4},
+		&expr.Lookup{SourceRegister: word0, SetName: set},
+	}
 }
