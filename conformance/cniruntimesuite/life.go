@@ -71,7 +71,7 @@ func namespaceRemoved(ctx context.Context, l *lab) error {
 	if err := l.needOwnNetNS(); err != nil {
 		return err
 	}
-	cs, err := l.addedAndDeleted(ctx, nil)
+	cs, err := l.addedAndDeleted(ctx)
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 		return fmt.Errorf("restarting the runtime: %w", err)
 	}
 	stop()
-	<-ended
+	_ = <-ended       // what it says was cut off with it
 	_ = l.Del(ctx, c) // a runtime that has cleaned up may not know it any more
 	return l.await(ctx, settle, deletedAfterAdd)
 }
