@@ -205,8 +205,11 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 	}
 	adding, stop := context.WithCancel(ctx)
 	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- l.Add(adding, c) }()
+	ended := make(chan struct{})
+	go func() {
+		_ = l.Add(adding, c) // what it says is cut off with it
+		close(ended)
+	}()
 	if err := l.awaitBegin(ctx, chain[1], "ADD"); err != nil {
 		return err
 	}
@@ -214,7 +217,7 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 		return fmt.Errorf("restarting the runtime: %w", err)
 	}
 	stop()
-	_ = <-ended       // what it says was cut off with it
+	<-ended
 	_ = l.Del(ctx, c) // a runtime that has cleaned up may not know it any more
 	return l.await(ctx, settle, deletedAfterAdd)
 }
