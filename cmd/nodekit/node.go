@@ -149,7 +149,7 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 }
 
 func addCheckNetwork(cmd *cobra.Command, d *time.Duration) {
-	cmd.Flags().DurationVar(d, "check-network", time.Minute, "check the network of each Pod once in this `time`, and repair what a plugin of nodekit's own has lost; 0 never does")
+	cmd.Flags().DurationVar(d, "check-network", time.Minute, "check each Pod's network once in this `time`, and repair what plugins of nodekit's own have lost; 0: never")
 }
 
 // orNever is what an interval's flag means to a configuration whose zero is the

@@ -140,6 +140,9 @@ func (f *fake) request(a *attachment, p map[string]json.RawMessage, prev json.Ra
 	if (declared["portMappings"] || f.has("all-capabilities")) && len(a.Ports) > 0 && !f.has("no-capabilities") {
 		out["runtimeConfig"] = json.RawMessage(a.CapabilityArgs())
 	}
+	if f.has("odd") && out["runtimeConfig"] == nil {
+		out["runtimeConfig"] = json.RawMessage("{}")
+	}
 	if len(prev) > 0 {
 		out["prevResult"] = prev
 	}
@@ -177,6 +180,12 @@ func (f *fake) exec(ctx context.Context, a *attachment, p map[string]json.RawMes
 		env["CNI_ARGS"] = "A=" + a.ID
 	}
 	switch {
+	case f.has("odd"): // pairs have no order, and other variables are nobody's business
+		pairs := []string{"A=" + a.ID, "Z=1"}
+		if verb == cni.CmdDel {
+			slices.Reverse(pairs)
+		}
+		env["CNI_ARGS"], env["OTHER"] = strings.Join(pairs, ";"), "1"
 	case f.has("no-path"):
 		delete(env, "CNI_PATH")
 	case f.has("args-" + verb):
@@ -279,6 +288,9 @@ func (f *fake) delChain(ctx context.Context, key string, a *attachment) error {
 		if err != nil {
 			return err
 		}
+	}
+	if f.has("odd") && a.result != nil { // once more, with all forgotten
+		return f.delChain(ctx, key, &attachment{container: container{ID: a.ID, IfName: a.IfName}, list: a.list})
 	}
 	f.put(key, nil)
 	if f.own && !f.has("keeps-netns") {

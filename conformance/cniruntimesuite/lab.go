@@ -210,9 +210,9 @@ func (l *lab) mustDel(ctx context.Context, c Container) error {
 	return nil
 }
 
-// addedAndDeleted is the life of one container in the network with further keys.
-func (l *lab) addedAndDeleted(ctx context.Context, keys object) (calls, error) {
-	c, err := l.added(ctx, keys)
+// addedAndDeleted is the life of one container.
+func (l *lab) addedAndDeleted(ctx context.Context) (calls, error) {
+	c, err := l.added(ctx, nil)
 	if err != nil {
 		return nil, err
 	}

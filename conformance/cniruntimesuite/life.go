@@ -71,7 +71,7 @@ func namespaceRemoved(ctx context.Context, l *lab) error {
 	if err := l.needOwnNetNS(); err != nil {
 		return err
 	}
-	cs, err := l.addedAndDeleted(ctx, nil)
+	cs, err := l.addedAndDeleted(ctx)
 	if err != nil {
 		return err
 	}
@@ -205,8 +205,11 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 	}
 	adding, stop := context.WithCancel(ctx)
 	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- l.Add(adding, c) }()
+	ended := make(chan struct{})
+	go func() {
+		_ = l.Add(adding, c) // what it says is cut off with it
+		close(ended)
+	}()
 	if err := l.awaitBegin(ctx, chain[1], "ADD"); err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (l *lab) inOrder(verb, want string) error {
 }
 
 func delOrder(ctx context.Context, l *lab) error {
-	if _, err := l.addedAndDeleted(ctx, nil); err != nil {
+	if _, err := l.addedAndDeleted(ctx); err != nil {
 		return err
 	}
 	cs, err := l.calls()

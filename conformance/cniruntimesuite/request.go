@@ -58,7 +58,7 @@ func (l *lab) attached(ctx context.Context, keys object, ports ...Port) (calls, 
 		return nil, err
 	}
 	cs, err := l.calls()
-	cs = slices.Concat(cs.of("ADD"), cs.of("CHECK"), cs.of("DEL"))
+	cs = slices.Concat(cs.of("ADD"), cs.of("CHECK"), cs.of("DEL").firsts())
 	if err == nil && len(cs) == 0 {
 		err = errors.New("no plugin was called")
 	}

@@ -109,7 +109,7 @@ func (l *lab) haveFinal(verb string) error {
 }
 
 func resultOnDel(ctx context.Context, l *lab) error {
-	if _, err := l.addedAndDeleted(ctx, nil); err != nil {
+	if _, err := l.addedAndDeleted(ctx); err != nil {
 		return err
 	}
 	return l.haveFinal("DEL")
@@ -182,7 +182,7 @@ func inAnyOrder(value string) string {
 }
 
 func parametersOnDel(ctx context.Context, l *lab) error {
-	if _, err := l.addedAndDeleted(ctx, nil); err != nil {
+	if _, err := l.addedAndDeleted(ctx); err != nil {
 		return err
 	}
 	return l.sameParameters("DEL", true)

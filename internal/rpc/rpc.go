@@ -20,6 +20,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -120,7 +121,19 @@ type serverSide struct {
 func (s *serverSide) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { err = s.finish(ctx, info.FullMethod, start, recover(), err) }()
-	return next(ctx, req)
+	return next(traced(ctx), req)
+}
+
+// traced makes what the call leads to part of the caller's trace, as a stock
+// kubelet sends one.
+func traced(ctx context.Context) context.Context {
+	first := func(name string) string {
+		if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {
+			return v[0]
+		}
+		return ""
+	}
+	return call.WithTrace(ctx, call.Trace{Parent: first("traceparent"), State: first("tracestate")})
 }
 
 func (s *serverSide) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {

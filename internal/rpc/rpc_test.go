@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
@@ -23,9 +24,13 @@ import (
 type peer struct {
 	registerapi.UnimplementedRegistrationServer
 	answer func() error
+	saw    func(context.Context) // nil is nobody
 }
 
-func (p *peer) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
+func (p *peer) GetInfo(ctx context.Context, _ *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
+	if p.saw != nil {
+		p.saw(ctx)
+	}
 	return &registerapi.PluginInfo{}, p.answer()
 }
 
@@ -95,6 +100,21 @@ func TestObserverKnowsThePod(t *testing.T) {
 	}
 	if seen.Pod != pod || seen.Method != "GetInfo" || seen.Family != "test" || seen.Took <= 0 || seen.Err != nil {
 		t.Fatalf("observed %+v", seen)
+	}
+}
+
+func TestTraceOfTheCaller(t *testing.T) {
+	want := call.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", State: "vendor=1"}
+	var got call.Trace
+	endpoint := serve(t, &peer{answer: func() error { return nil }, saw: func(ctx context.Context) { got = call.TraceFrom(ctx) }})
+	conn, err := rpc.Dial(endpoint, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", want.Parent, "tracestate", want.State)
+	if _, err := registerapi.NewRegistrationClient(conn).GetInfo(ctx, &registerapi.InfoRequest{}); err != nil || got != want {
+		t.Errorf("the handler is in the trace %v, want %v (%v)", got, want, err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -59,7 +60,7 @@ func (g *Group) start(f func(context.Context)) error {
 // answered with the error of the client's context.
 func (g *Group) Do(client context.Context, f func(context.Context) error) error {
 	done := make(chan error, 1)
-	if err := g.Go(func(ctx context.Context) { done <- f(ctx) }); err != nil {
+	if err := g.Go(func(ctx context.Context) { done <- f(call.WithTrace(ctx, call.TraceFrom(client))) }); err != nil {
 		return err
 	}
 	select {
@@ -73,7 +74,9 @@ func (g *Group) Do(client context.Context, f func(context.Context) error) error 
 // Join is Do for a creation that answers with an id: one that has the same key
 // and is under way is joined.
 func (g *Group) Join(client context.Context, key string, create func(context.Context) (id string, err error)) (string, error) {
-	f, err := g.flight(key, create)
+	f, err := g.flight(key, func(ctx context.Context) (string, error) {
+		return create(call.WithTrace(ctx, call.TraceFrom(client)))
+	})
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -38,6 +39,20 @@ func TestDoGoesOnWithoutItsClient(t *testing.T) {
 			t.Errorf("Join after Close: %v", err)
 		}
 	})
+}
+
+// What outlives its client stays in the client's trace.
+func TestTrace(t *testing.T) {
+	g := flight.NewGroup(t.Context())
+	defer g.Close()
+	want := call.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+	client := call.WithTrace(t.Context(), want)
+	var done, joined call.Trace
+	err := g.Do(client, func(ctx context.Context) error { done = call.TraceFrom(ctx); return nil })
+	_, jerr := g.Join(client, "a", func(ctx context.Context) (string, error) { joined = call.TraceFrom(ctx); return "id", nil })
+	if err := errors.Join(err, jerr); err != nil || done != want || joined != want {
+		t.Errorf("Do is in the trace %v, Join in %v, want %v (%v)", done, joined, want, err)
+	}
 }
 
 func TestJoin(t *testing.T) {
