@@ -27,7 +27,10 @@ func TestMutants(t *testing.T) {
 	} {
 		mutants = append(mutants, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
-			Target: func(t testing.TB) cnisuite.Target { return target(t, m.name) },
+			Target: func(t testing.TB) cnisuite.Target {
+				t.(*testing.T).Parallel() // each rule has a lab of its own
+				return target(t, m.name)
+			},
 		})
 	}
 	conformance.TestMutants(t, cnisuite.Suite(), mutants)
@@ -38,10 +41,11 @@ func TestLegal(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	for _, name := range []string{"plain", "talks", "exits-with-17", "passes-on", "no-ipam"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			tgt := target(t, name)
 			switch name {
 			case "passes-on":
-				tgt.Chained = true
+				tgt.Kind = cnisuite.Chained
 			case "no-ipam":
 				tgt.Config = ""
 			}
