@@ -151,6 +151,13 @@ func (l *lab) note(command string, a *answer) {
 	}
 }
 
+// slowest is the longest that a command took so far.
+func (l *lab) slowest(command string) time.Duration {
+	l.notes.Lock()
+	defer l.notes.Unlock()
+	return slices.Max(append([]time.Duration{time.Millisecond}, l.took[command]...))
+}
+
 // result is what the rules read of a result.
 type result struct {
 	CNIVersion string  `json:"cniVersion"`

@@ -117,6 +117,11 @@ func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*a
 	if err := netns.Do(l.host, cmd.Start); err != nil {
 		return nil, fmt.Errorf("executing the plugin: %w", err)
 	}
+	return collect(ctx, cmd)
+}
+
+// collect waits for the plugin.
+func collect(ctx context.Context, cmd *exec.Cmd) (*answer, error) {
 	err := cmd.Wait()
 	out := &answer{rc: cmd.ProcessState.ExitCode()}
 	out.stdout, out.stderr = cmd.Stdout.(*bytes.Buffer).Bytes(), cmd.Stderr.(*bytes.Buffer).Bytes()

@@ -143,7 +143,10 @@ type container struct {
 	result         json.RawMessage // of ADD, once it succeeded
 }
 
-func (l *lab) newContainer(context.Context) (*container, error) {
+func (l *lab) newContainer(context.Context) (*container, error) { return l.newContainerOf(l.version) }
+
+// newContainerOf makes one for requests of the version.
+func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
 	c := &container{id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
 	if err := netns.Create(c.ns); err != nil {
@@ -154,7 +157,7 @@ func (l *lab) newContainer(context.Context) (*container, error) {
 	if c.nsName, err = nameOf(c.ns); err != nil {
 		return nil, err
 	}
-	if err := l.ipam.prepare(c, l.version, l.count); err != nil {
+	if err := l.ipam.prepare(c, version, l.count); err != nil {
 		return nil, err
 	}
 	if l.target.Kind != Chained {
@@ -163,7 +166,7 @@ func (l *lab) newContainer(context.Context) (*container, error) {
 	if err := c.occupy(); err != nil {
 		return nil, err
 	}
-	c.prev, err = l.prevResult(c, l.version)
+	c.prev, err = l.prevResult(c, version)
 	return c, err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -199,7 +198,7 @@ func checkKilled(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		took := slices.Max(l.took["ADD"])
+		took := l.slowest("ADD")
 		after := time.Duration(l.rand.Int64N(int64(took) + int64(took)/4 + 1))
 		out, err := l.execKilled(ctx, l.env("ADD", c), config, after, syscall.SIGKILL, true)
 		if err != nil {

@@ -21,7 +21,7 @@ func protocolRules() []conformance.Rule[Target] {
 	unsupported := rule("CNI-ERROR-003", conformance.Must, "an unsupported version is an error of code 1",
 		"Error", "1: Incompatible CNI version")
 	unsupported.Check = inLab(checkUnsupportedVersion)
-	return []conformance.Rule[Target]{version, env, inError, unsupported}
+	return append(versionRules(version), env, inError, unsupported)
 }
 
 func checkVersion(ctx context.Context, l *lab) error {

@@ -15,6 +15,8 @@
 package cnisuite
 
 import (
+	"context"
+	"slices"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -25,7 +27,7 @@ func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
 		Name:    "cni",
 		Version: "1",
-		Rules:   append(protocolRules(), lifeRules()...),
+		Rules:   slices.Concat(protocolRules(), environmentRules(), inputRules(), processRules(), lifeRules()),
 		Facts:   facts(),
 	}
 }
@@ -45,3 +47,9 @@ func rule(id string, level conformance.Level, title, section, sentence string) c
 	}
 }
 
+
+// checked gives a rule its check, which runs in a lab.
+func checked(r conformance.Rule[Target], check func(context.Context, *lab) error) conformance.Rule[Target] {
+	r.Check = inLab(check)
+	return r
+}

@@ -77,3 +77,13 @@ func TestUpstream(t *testing.T) {
 		}
 	}
 }
+
+func TestQuickDev(t *testing.T) {
+	r, err := cnisuite.Suite().Run(t.Context(), target(t, "plain"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range r.Results {
+		t.Logf("%s %s %.2fs %s", x.Status, x.ID, x.Seconds, x.Message)
+	}
+}
