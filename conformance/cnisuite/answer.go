@@ -167,10 +167,12 @@ type result struct {
 		Gateway   string `json:"gateway"`
 		Interface *int   `json:"interface"`
 	} `json:"ips"`
-	Routes []struct {
-		Dst string `json:"dst"`
-		GW  string `json:"gw"`
-	} `json:"routes"`
+	Routes []routeEntry `json:"routes"`
+}
+
+type routeEntry struct {
+	Dst string `json:"dst"`
+	GW  string `json:"gw"`
 }
 
 type iface struct {

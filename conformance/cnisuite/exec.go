@@ -66,6 +66,9 @@ func (l *lab) call(ctx context.Context, command string, c *container, w with) (*
 		out.what = command
 	}
 	out.took = time.Since(start)
+	if c != nil {
+		c.owed = command == "ADD" || c.owed && (command != "DEL" || out.rc != 0)
+	}
 	l.note(command, out)
 	return out, nil
 }

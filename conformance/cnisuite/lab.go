@@ -101,8 +101,17 @@ func (l *lab) negotiate(ctx context.Context) error {
 // speaks says whether plugin and suite can talk in a version at least so new.
 func (l *lab) speaks(version string) bool { return cni.AtLeast(l.version, version) }
 
+// close sends the DELs that a rule left out, for what the plugin keeps outside of
+// the lab. Whether they succeed is not what the rule is about.
 func (l *lab) close(ctx context.Context) error {
-	errs := []error{l.ipam.wake(), l.tearDown(ctx)}
+	errs := []error{l.ipam.wake()}
+	for _, c := range l.made {
+		if c.owed {
+			_, err := l.call(context.WithoutCancel(ctx), "DEL", c, with{})
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, l.tearDown(ctx))
 	for _, c := range l.made {
 		errs = append(errs, netns.Remove(c.ns))
 	}
@@ -141,6 +150,7 @@ type container struct {
 	nsName         string          // as the kernel has it
 	prev           json.RawMessage // for a chained plugin
 	result         json.RawMessage // of ADD, once it succeeded
+	owed           bool            // a DEL, because there was an ADD
 }
 
 func (l *lab) newContainer(context.Context) (*container, error) { return l.newContainerOf(l.version) }

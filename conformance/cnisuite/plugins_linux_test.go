@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +61,7 @@ type config struct {
 // good is a plugin without fault: a veth pair whose host's end has a name that
 // follows from the attachment.
 func good() *cni.Plugin {
-	return cni.New("good", cni.Handlers[config]{Add: add, Del: del})
+	return cni.New("good", cni.Handlers[config]{Add: add, Del: del, Check: check("")})
 }
 
 func hostEnd(r *cni.Request) string {
@@ -106,8 +108,82 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 				return err
 			}
 		}
-		return netlink.LinkSetUp(l)
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+		for _, route := range result.Routes {
+			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &route.Dst, Gw: route.GW}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// check finds everything but what it is told to overlook.
+func check(blind string) func(context.Context, *cni.Request, *config) error {
+	return func(_ context.Context, r *cni.Request, _ *config) error {
+		return r.InNetNS(func() error {
+			l, err := netlink.LinkByName(r.IfName)
+			if err != nil {
+				return unless(blind == "link", "interface %q is missing", r.IfName)
+			}
+			for i, iface := range r.PrevResult.Interfaces {
+				if iface.Name != r.IfName || iface.Sandbox != r.NetNS {
+					continue
+				}
+				if iface.Mac != "" && iface.Mac != l.Attrs().HardwareAddr.String() && blind != "mac" {
+					return cni.Errorf(cni.CodeNotAsExpected, "%q has another hardware address", r.IfName)
+				}
+				if err := checkAddresses(r, l, i); err != nil && blind != "address" {
+					return err
+				}
+			}
+			if l.Attrs().Flags&net.FlagUp == 0 {
+				return unless(blind == "up", "%q is down", r.IfName)
+			}
+			if blind == "route" {
+				return nil
+			}
+			return checkRoutes(r, l)
+		})
+	}
+}
+
+func unless(blind bool, format string, args ...any) error {
+	if blind {
+		return nil
+	}
+	return cni.Errorf(cni.CodeNotAsExpected, format, args...)
+}
+
+func checkAddresses(r *cni.Request, l netlink.Link, index int) error {
+	have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, ip := range r.PrevResult.IPs {
+		if ip.Interface == nil || *ip.Interface != index {
+			continue
+		}
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IPNet.String() == ip.Address.String() }) {
+			return cni.Errorf(cni.CodeNotAsExpected, "address %s is missing", &ip.Address)
+		}
+	}
+	return nil
+}
+
+func checkRoutes(r *cni.Request, l netlink.Link) error {
+	have, err := netlink.RouteList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, route := range r.PrevResult.Routes {
+		if !slices.ContainsFunc(have, func(h netlink.Route) bool { return h.Dst != nil && h.Dst.String() == route.Dst.String() }) {
+			return cni.Errorf(cni.CodeNotAsExpected, "the route to %s is missing", &route.Dst)
+		}
+	}
+	return nil
 }
 
 func del(_ context.Context, r *cni.Request, _ *config) error {
@@ -207,7 +283,7 @@ func changes() map[string]func(*cni.Plugin) {
 				return out, err
 			}
 		},
-		"passes-on": func(p *cni.Plugin) { p.Add, p.Del = nil, nil },
+		"passes-on": func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
 }
 

@@ -139,7 +139,13 @@ func (l *lab) pins(mount string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(l.made, func(c *container) bool { return strings.Contains(mount, "("+c.nsName+")") })
+	return slices.ContainsFunc(l.made, func(c *container) bool {
+		if !strings.Contains(mount, "("+c.nsName+")") {
+			return false
+		}
+		name, err := nameOf(c.ns)
+		return err == nil && name == c.nsName // or the number is another's by now
+	})
 }
 
 // unchanged reports what of the host, of the container unless it is nil, and of
