@@ -50,8 +50,12 @@ func died(a *answer) bool {
 // odd are values that stand where others are expected.
 func odd() []any {
 	return []any{
-		nil, true, -1, json.Number("1e400"), "", strings.Repeat("x", 5000), "\u0000", []any{}, []any{nil},
-		map[string]any{}, map[string]any{"": map[string]any{}}, "10.0.0.1/99", "::/0",
+		nil, true, -1, json.Number("1e400"), "", strings.Repeat("x", 5000), "\u0000",
+		[]any{},
+		[]any{nil},
+		map[string]any{},
+		map[string]any{"": map[string]any{}},
+		"10.0.0.1/99", "::/0",
 	}
 }
 

@@ -30,10 +30,15 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	if raw := rawPlugins()[name]; raw != nil {
-		os.Exit(raw())
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges()} {
+		if plugin := table[name]; plugin != nil {
+			os.Exit(plugin())
+		}
 	}
 	p := good()
+	if change := observers()[name]; change != nil {
+		change(p)
+	}
 	if change := changes()[name]; change != nil {
 		change(p)
 	}
@@ -142,7 +147,7 @@ func check(blind string) func(context.Context, *cni.Request, *config) error {
 			if l.Attrs().Flags&net.FlagUp == 0 {
 				return unless(blind == "up", "%q is down", r.IfName)
 			}
-			if blind == "route" {
+			if blind == "route" || blind == "address" { // the route goes with the address
 				return nil
 			}
 			return checkRoutes(r, l)

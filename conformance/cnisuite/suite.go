@@ -47,7 +47,6 @@ func rule(id string, level conformance.Level, title, section, sentence string) c
 	}
 }
 
-
 // checked gives a rule its check, which runs in a lab.
 func checked(r conformance.Rule[Target], check func(context.Context, *lab) error) conformance.Rule[Target] {
 	r.Check = inLab(check)
