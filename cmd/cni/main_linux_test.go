@@ -88,7 +88,7 @@ func TestConforms(t *testing.T) {
 			Path: []string{dir},
 		},
 		"bridge without addresses": {Config: `{"type":"bridge"}`},
-		"portmap":                  {Chained: true, Config: `{"runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}}`},
+		"portmap":                  {Kind: cnisuite.Chained, Config: `{"runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target.Binary = filepath.Join(dir, strings.Fields(name)[0])

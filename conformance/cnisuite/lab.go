@@ -1,91 +1,117 @@
 package cnisuite
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance"
-	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
 // newest is the newest version of the specification that the suite speaks.
 const newest = "1.1.0"
 
-// settleTime is how long the kernel may take to remove what a DEL gave up.
-const settleTime = 3 * time.Second
-
 // lab is the place where one check runs: a network namespace that stands for
 // the host, and directories.
 type lab struct {
-	target  *Target
-	dir     string // everything below it is the check's
-	host    string // pinned namespace
-	version string // of requests: the newest that plugin and suite speak
-	ipam    spy
-	rand    *rand.Rand
-	log     *slog.Logger
-	addTook time.Duration // the last ADD that was not killed
-	count   int
-	made    []*container
+	target   *Target
+	dir      string   // everything below it is the check's
+	host     string   // pinned namespace
+	version  string   // of requests: the newest that plugin and suite speak
+	versions []string // all that both speak, oldest first
+	ipam     spy
+	rand     *rand.Rand
+	log      *slog.Logger
+	count    int
+	made     []*container
+	daemon   int // process group that Target.Setup left, or 0
+
+	notes sync.Mutex // guards what follows
+	codes map[int][]string
+	took  map[string][]time.Duration
 }
 
 // inLab gives a check a lab, and takes it down afterwards.
 func inLab(check func(context.Context, *lab) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) (err error) {
-		l := &lab{target: &in.Target, dir: in.TempDir, host: filepath.Join(in.TempDir, "host"), rand: in.Rand, log: in.Log, addTook: time.Millisecond}
-		l.ipam.dir = filepath.Join(in.TempDir, "ipam")
-		defer func() { err = errors.Join(err, l.close()) }()
-		if err := os.Mkdir(l.state(), 0o755); err != nil {
+		if os.Geteuid() != 0 {
+			return errors.New("making network namespaces needs root: run it as root, or in namespaces of your own with `unshare -Urnm nodekit conform cni ...`")
+		}
+		l := &lab{
+			target: &in.Target, dir: in.TempDir, host: filepath.Join(in.TempDir, "host"), rand: in.Rand, log: in.Log,
+			ipam:  spy{filepath.Join(in.TempDir, "ipam")},
+			codes: map[int][]string{}, took: map[string][]time.Duration{},
+		}
+		defer func() { err = errors.Join(err, l.close(ctx)) }()
+		if err := l.open(ctx); err != nil {
 			return err
 		}
-		if err := errors.Join(netns.Create(l.host), l.ipam.install()); err != nil {
-			return err
-		}
-		l.version = l.negotiate(ctx)
 		return check(ctx, l)
 	}
 }
 
+func (l *lab) open(ctx context.Context) error {
+	if err := l.target.validate(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(l.state(), 0o755); err != nil {
+		return err
+	}
+	if err := errors.Join(netns.Create(l.host), l.ipam.install()); err != nil {
+		return err
+	}
+	if err := l.setUp(ctx); err != nil {
+		return err
+	}
+	return l.negotiate(ctx)
+}
+
 // negotiate asks the plugin for its versions, as a runtime may. A plugin that
 // gives no usable answer gets the newest; a rule is about that.
-func (l *lab) negotiate(ctx context.Context) string {
-	out, err := l.exec(ctx, map[string]string{"CNI_COMMAND": "VERSION"}, []byte(`{"cniVersion":"1.0.0"}`))
+func (l *lab) negotiate(ctx context.Context) error {
+	l.version, l.versions = newest, []string{newest}
+	out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
 	if err != nil {
-		return newest
+		return err
 	}
 	var a struct {
 		SupportedVersions []string `json:"supportedVersions"`
 	}
-	if out.success("VERSION", &a) != nil {
-		return newest
+	if out.ok(&a) != nil {
+		return nil
 	}
-	for _, v := range slices.Backward(cni.Versions()) { // oldest first
-		if slices.Contains(a.SupportedVersions, v) {
-			return v
-		}
+	common := slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) })
+	if len(common) > 0 {
+		l.version, l.versions = common[len(common)-1], common
 	}
-	return newest
+	return nil
 }
 
-func (l *lab) close() error {
-	var errs []error
+// speaks says whether plugin and suite can talk in a version at least so new.
+func (l *lab) speaks(version string) bool { return cni.AtLeast(l.version, version) }
+
+// close sends the DELs that a rule left out, for what the plugin keeps outside of
+// the lab. Whether they succeed is not what the rule is about.
+func (l *lab) close(ctx context.Context) error {
+	errs := []error{l.ipam.wake()}
+	for _, c := range l.made {
+		if c.owed {
+			_, err := l.call(context.WithoutCancel(ctx), "DEL", c, with{})
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, l.tearDown(ctx))
 	for _, c := range l.made {
 		errs = append(errs, netns.Remove(c.ns))
 	}
@@ -95,143 +121,92 @@ func (l *lab) close() error {
 // state is what ${DIR} stands for.
 func (l *lab) state() string { return filepath.Join(l.dir, "state") }
 
+// setUp starts what the target's daemon needs, in a process group of its own.
+func (l *lab) setUp(ctx context.Context) error {
+	if l.target.Setup == "" {
+		return nil
+	}
+	pid, err := l.shell(ctx, "setup", l.target.Setup)
+	l.daemon = pid
+	return err
+}
+
+func (l *lab) tearDown(ctx context.Context) error {
+	var err error
+	if l.target.Teardown != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+		defer cancel()
+		_, err = l.shell(ctx, "teardown", l.target.Teardown)
+	}
+	if l.daemon != 0 {
+		_ = syscall.Kill(-l.daemon, syscall.SIGKILL) // it may have ended
+	}
+	return err
+}
+
 // container is a network namespace with what the runtime knows of it.
 type container struct {
 	id, ifName, ns string
+	nsName         string          // as the kernel has it
 	prev           json.RawMessage // for a chained plugin
 	result         json.RawMessage // of ADD, once it succeeded
+	owed           bool            // a DEL, because there was an ADD
 }
 
-func (l *lab) newContainer(context.Context) (*container, error) {
+func (l *lab) newContainer(context.Context) (*container, error) { return l.newContainerOf(l.version) }
+
+// newContainerOf makes one for requests of the version.
+func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
 	c := &container{id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
 	if err := netns.Create(c.ns); err != nil {
 		return nil, err
 	}
 	l.made = append(l.made, c)
-	if err := l.ipam.prepare(c, l.version, l.count); err != nil {
+	var err error
+	if c.nsName, err = nameOf(c.ns); err != nil {
 		return nil, err
 	}
-	if !l.target.Chained {
+	if err := l.ipam.prepare(c, version, l.count); err != nil {
+		return nil, err
+	}
+	if l.target.Kind != Chained {
 		return c, nil
 	}
 	if err := c.occupy(); err != nil {
 		return nil, err
 	}
+	c.prev, err = l.prevResult(c, version)
+	return c, err
+}
+
+// prevResult describes the interface that occupy made, in the shape of the
+// version.
+func (l *lab) prevResult(c *container, version string) (json.RawMessage, error) {
 	seen, err := c.look()
+	if err != nil || seen == nil {
+		return nil, errors.Join(err, errors.New("the suite's own interface is gone"))
+	}
+	const address = "10.124.0.2/24"
+	if !cni.AtLeast(version, "0.3.0") {
+		return json.RawMessage(ipamResult(version, address, "")), nil
+	}
+	kind := ""
+	if !cni.AtLeast(version, "1.0.0") {
+		kind = `"version":"4",`
+	}
+	return fmt.Appendf(nil, `{"cniVersion":%q,"interfaces":[{"name":%q,"mac":%q,"sandbox":%q}],"ips":[{%s"address":%q,"interface":0}]}`,
+		version, c.ifName, seen.mac, c.ns, kind, address), nil
+}
+
+func nameOf(path string) (string, error) {
+	h, err := netns.Open(path)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	c.prev = fmt.Appendf(nil, `{"cniVersion":%q,"interfaces":[{"name":%q,"mac":%q,"sandbox":%q}],"ips":[{"address":"10.124.0.2/24","interface":0}]}`,
-		l.version, c.ifName, seen.mac, c.ns)
-	return c, nil
-}
-
-// request is the document for the container: the target's configuration with
-// what a runtime adds. Extra keys replace others.
-func (l *lab) request(c *container, extra map[string]any) ([]byte, error) {
-	config, err := l.target.config(l.state())
-	if err != nil {
-		return nil, err
-	}
-	config["cniVersion"], config["name"] = l.version, "suite"
-	if c.prev != nil {
-		config["prevResult"] = c.prev
-	}
-	for key, value := range extra {
-		config[key] = value
-	}
-	return json.Marshal(config)
-}
-
-// env is the exact environment of an execution.
-func (l *lab) env(command string, c *container) map[string]string {
-	return map[string]string{
-		"CNI_COMMAND": command, "CNI_CONTAINERID": c.id, "CNI_NETNS": c.ns, "CNI_IFNAME": c.ifName,
-		"CNI_PATH": strings.Join(append([]string{l.ipam.dir}, l.target.Path...), ":"),
-		"PATH":     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-	}
-}
-
-// exec runs the plugin in the host's namespace. An error is about the suite; a
-// plugin that fails is an answer.
-func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*answer, error) {
-	cmd, out := l.command(ctx, env, stdin)
-	err := netns.Do(l.host, cmd.Run)
-	return collect(cmd, out, err)
-}
-
-// execKilled kills the plugin, and what it started, after some time.
-func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byte, after time.Duration) (killed bool, err error) {
-	cmd, _ := l.command(ctx, env, stdin)
-	if err := netns.Do(l.host, cmd.Start); err != nil {
-		return false, fmt.Errorf("executing the plugin: %w", err)
-	}
-	timer := time.AfterFunc(after, func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
-	})
-	err = cmd.Wait()
-	timer.Stop()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return false, fmt.Errorf("executing the plugin: %w", err)
-	}
-	return !cmd.ProcessState.Exited(), nil
-}
-
-func (l *lab) command(ctx context.Context, env map[string]string, stdin []byte) (*exec.Cmd, *answer) {
-	out := &answer{}
-	cmd := exec.CommandContext(ctx, l.target.Binary)
-	cmd.Env = []string{}
-	for key, value := range env {
-		cmd.Env = append(cmd.Env, key+"="+value)
-	}
-	var stdout, stderr bytes.Buffer
-	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", bytes.NewReader(stdin), &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	return cmd, out
-}
-
-func collect(cmd *exec.Cmd, out *answer, err error) (*answer, error) {
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return nil, fmt.Errorf("executing the plugin: %w", err)
-	}
-	out.rc = cmd.ProcessState.ExitCode()
-	out.stdout, out.stderr = cmd.Stdout.(*bytes.Buffer).Bytes(), cmd.Stderr.(*bytes.Buffer).Bytes()
-	return out, nil
-}
-
-// snapshot is everything of the host namespace, and files of the plugin.
-func (l *lab) snapshot() (s *leak.Snapshot, err error) {
-	err = netns.Do(l.host, func() error {
-		s, err = leak.Take(leak.Scope{
-			Kinds:  []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Process, leak.File},
-			Marker: l.dir, Dirs: slices.Concat([]string{l.state()}, l.target.Dirs),
-		})
-		return err
-	})
-	return s, err
-}
-
-// clean compares the machine with the snapshot.
-func (l *lab) clean(ctx context.Context, before *leak.Snapshot) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	var left []leak.Leak
-	err := netns.Do(l.host, func() error {
-		left = leak.Settled(ctx, before)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("left behind: %v", left)
-	}
-	return nil
+	defer h.Close()
+	id, err := h.ID()
+	return fmt.Sprintf("net:[%d]", id.Ino), err
 }
 
 // released reports addresses that the scripted IPAM plugin was not told to free.
@@ -240,62 +215,8 @@ func (l *lab) released(c *container) error {
 	if err != nil {
 		return err
 	}
-	if last := len(calls) - 1; last >= 0 && calls[last] != "DEL" {
-		return fmt.Errorf("the IPAM plugin was called for %v and never for DEL after that", calls)
+	if last := len(calls) - 1; last >= 0 && calls[last].command != "DEL" {
+		return fmt.Errorf("the IPAM plugin was called for %v and never for DEL after that", commands(calls))
 	}
 	return nil
-}
-
-// nic is an interface as the kernel has it.
-type nic struct {
-	mac       string
-	addresses map[string]bool
-}
-
-// look returns the container's interface, or nil.
-func (c *container) look() (found *nic, err error) {
-	err = netns.Do(c.ns, func() error {
-		l, err := netlink.LinkByName(c.ifName)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		addrs, err := netlink.AddrList(l, syscall.AF_UNSPEC)
-		if err != nil {
-			return err
-		}
-		found = &nic{mac: l.Attrs().HardwareAddr.String(), addresses: map[string]bool{}}
-		for _, a := range addrs {
-			found.addresses[a.IPNet.String()] = true
-		}
-		return nil
-	})
-	return found, err
-}
-
-// empty reports an interface that DEL left, unless it was there before.
-func (c *container) empty() error {
-	found, err := c.look()
-	if err != nil {
-		return err
-	}
-	if found != nil && c.prev == nil {
-		return fmt.Errorf("interface %q is still in the container", c.ifName)
-	}
-	return nil
-}
-
-// occupy makes an interface of the container's name that is not the plugin's.
-func (c *container) occupy() error {
-	return netns.Do(c.ns, func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = c.ifName
-		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "suite-peer"}
-		if err := netlink.LinkAdd(pair); err != nil {
-			return fmt.Errorf("making an interface in the container: %w", err)
-		}
-		return netlink.AddrAdd(pair, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 124, 0, 2).To4(), Mask: net.CIDRMask(24, 32)}})
-	})
 }

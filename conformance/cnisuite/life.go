@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -75,7 +76,7 @@ func checkAdd(ctx context.Context, l *lab) error {
 }
 
 func checkExisting(ctx context.Context, l *lab) error {
-	if l.target.Chained {
+	if l.target.Kind == Chained {
 		return conformance.NotApplicable("a chained plugin adjusts an interface that exists")
 	}
 	c, err := l.newContainer(ctx)
@@ -89,15 +90,11 @@ func checkExisting(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	config, err := l.request(c, nil)
+	out, err := l.call(ctx, "ADD", c, with{what: "ADD for an interface that exists"})
 	if err != nil {
 		return err
 	}
-	out, err := l.exec(ctx, l.env("ADD", c), config)
-	if err != nil {
-		return err
-	}
-	if _, err := out.failure("ADD for an interface that exists"); err != nil {
+	if _, err := out.failure(); err != nil {
 		return err
 	}
 	after, err := c.look()
@@ -147,11 +144,11 @@ func checkDelNetNSGone(ctx context.Context, l *lab) error {
 		if err := netns.Remove(c.ns); err != nil {
 			return err
 		}
-		env := l.env("DEL", c)
+		w := with{what: "DEL with CNI_NETNS " + how}
 		if how == "not given" {
-			delete(env, "CNI_NETNS")
+			w.unset = []string{"CNI_NETNS"}
 		}
-		if err := l.delWith(ctx, c, env, "DEL with CNI_NETNS "+how); err != nil {
+		if err := l.delWith(ctx, c, w); err != nil {
 			return err
 		}
 		if err := l.released(c); err != nil {
@@ -197,16 +194,17 @@ func checkKilled(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		config, err := l.request(c, nil)
+		config, err := l.document("ADD", c, nil)
 		if err != nil {
 			return err
 		}
-		after := time.Duration(l.rand.Int64N(int64(l.addTook) + int64(l.addTook)/4 + 1))
-		killed, err := l.execKilled(ctx, l.env("ADD", c), config, after)
+		took := l.slowest("ADD")
+		after := time.Duration(l.rand.Int64N(int64(took) + int64(took)/4 + 1))
+		out, err := l.execKilled(ctx, l.env("ADD", c), config, after, syscall.SIGKILL, true)
 		if err != nil {
 			return err
 		}
-		l.log.Debug("ADD", "round", i, "killed", killed, "after", after)
+		l.log.Debug("ADD", "round", i, "killed", out.killed, "after", after)
 		what := fmt.Sprintf("DEL after an ADD that was killed after %s", after)
 		if err := l.del(ctx, c, what); err != nil {
 			return err
@@ -251,41 +249,33 @@ func (l *lab) baseline(ctx context.Context) (*leak.Snapshot, error) {
 	return l.snapshot()
 }
 
+// add runs an ADD that must succeed.
 func (l *lab) add(ctx context.Context, c *container) (*result, error) {
-	config, err := l.request(c, nil)
+	return l.addWith(ctx, c, with{})
+}
+
+func (l *lab) addWith(ctx context.Context, c *container, w with) (*result, error) {
+	out, err := l.call(ctx, "ADD", c, w)
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	out, err := l.exec(ctx, l.env("ADD", c), config)
-	if err != nil {
-		return nil, err
-	}
-	l.addTook = time.Since(start)
 	var r result
-	if err := out.success("ADD", &r); err != nil {
+	if err := out.ok(&r); err != nil {
 		return nil, err
 	}
 	c.result = json.RawMessage(out.stdout)
 	return &r, nil
 }
 
+// del runs a DEL that must succeed.
 func (l *lab) del(ctx context.Context, c *container, what string) error {
-	return l.delWith(ctx, c, l.env("DEL", c), what)
+	return l.delWith(ctx, c, with{what: what})
 }
 
-func (l *lab) delWith(ctx context.Context, c *container, env map[string]string, what string) error {
-	extra := map[string]any{}
-	if c.result != nil {
-		extra["prevResult"] = c.result
-	}
-	config, err := l.request(c, extra)
+func (l *lab) delWith(ctx context.Context, c *container, w with) error {
+	out, err := l.call(ctx, "DEL", c, w)
 	if err != nil {
 		return err
 	}
-	out, err := l.exec(ctx, env, config)
-	if err != nil {
-		return err
-	}
-	return out.success(what, nil)
+	return out.ok(nil)
 }

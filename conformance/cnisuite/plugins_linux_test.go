@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,10 +30,15 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	if raw := rawPlugins()[name]; raw != nil {
-		os.Exit(raw())
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges()} {
+		if plugin := table[name]; plugin != nil {
+			os.Exit(plugin())
+		}
 	}
 	p := good()
+	if change := observers()[name]; change != nil {
+		change(p)
+	}
 	if change := changes()[name]; change != nil {
 		change(p)
 	}
@@ -59,7 +66,7 @@ type config struct {
 // good is a plugin without fault: a veth pair whose host's end has a name that
 // follows from the attachment.
 func good() *cni.Plugin {
-	return cni.New("good", cni.Handlers[config]{Add: add, Del: del})
+	return cni.New("good", cni.Handlers[config]{Add: add, Del: del, Check: check("")})
 }
 
 func hostEnd(r *cni.Request) string {
@@ -106,16 +113,96 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 				return err
 			}
 		}
-		return netlink.LinkSetUp(l)
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+		for _, route := range result.Routes {
+			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &route.Dst, Gw: route.GW}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-func del(ctx context.Context, r *cni.Request, c *config) error {
-	err := remove(hostEnd(r))
-	if c.IPAM.Type != "" {
-		err = errors.Join(err, r.Delegate(c.IPAM.Type).Del(ctx))
+// check finds everything but what it is told to overlook.
+func check(blind string) func(context.Context, *cni.Request, *config) error {
+	return func(_ context.Context, r *cni.Request, _ *config) error {
+		return r.InNetNS(func() error {
+			l, err := netlink.LinkByName(r.IfName)
+			if err != nil {
+				return unless(blind == "link", "interface %q is missing", r.IfName)
+			}
+			for i, iface := range r.PrevResult.Interfaces {
+				if iface.Name != r.IfName || iface.Sandbox != r.NetNS {
+					continue
+				}
+				if iface.Mac != "" && iface.Mac != l.Attrs().HardwareAddr.String() && blind != "mac" {
+					return cni.Errorf(cni.CodeNotAsExpected, "%q has another hardware address", r.IfName)
+				}
+				if err := checkAddresses(r, l, i); err != nil && blind != "address" {
+					return err
+				}
+			}
+			if l.Attrs().Flags&net.FlagUp == 0 {
+				return unless(blind == "up", "%q is down", r.IfName)
+			}
+			if blind == "route" || blind == "address" { // the route goes with the address
+				return nil
+			}
+			return checkRoutes(r, l)
+		})
 	}
-	return err
+}
+
+func unless(blind bool, format string, args ...any) error {
+	if blind {
+		return nil
+	}
+	return cni.Errorf(cni.CodeNotAsExpected, format, args...)
+}
+
+func checkAddresses(r *cni.Request, l netlink.Link, index int) error {
+	have, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, ip := range r.PrevResult.IPs {
+		if ip.Interface == nil || *ip.Interface != index {
+			continue
+		}
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IPNet.String() == ip.Address.String() }) {
+			return cni.Errorf(cni.CodeNotAsExpected, "address %s is missing", &ip.Address)
+		}
+	}
+	return nil
+}
+
+func checkRoutes(r *cni.Request, l netlink.Link) error {
+	have, err := netlink.RouteList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, route := range r.PrevResult.Routes {
+		if !slices.ContainsFunc(have, func(h netlink.Route) bool { return h.Dst != nil && h.Dst.String() == route.Dst.String() }) {
+			return cni.Errorf(cni.CodeNotAsExpected, "the route to %s is missing", &route.Dst)
+		}
+	}
+	return nil
+}
+
+func del(_ context.Context, r *cni.Request, _ *config) error {
+	return remove(hostEnd(r))
+}
+
+// note is a file that some of the plugins keep for each container.
+func note(r *cni.Request) string { return filepath.Join(r.Config.(*config).State, r.ContainerID) }
+
+func noted(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+	if err := os.WriteFile(note(r), nil, 0o600); err != nil {
+		return nil, err
+	}
+	return add(ctx, r, c)
 }
 
 func remove(name string) error {
@@ -142,6 +229,7 @@ func changes() map[string]func(*cni.Plugin) {
 			}
 		},
 		"replaces-interface": func(p *cni.Plugin) {
+			p.Adjusts = true // or the SDK refuses
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				if err := r.InNetNS(func() error { return remove(r.IfName) }); err != nil {
 					return nil, err
@@ -158,24 +246,23 @@ func changes() map[string]func(*cni.Plugin) {
 			}
 		},
 		"del-needs-netns": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				c := r.Config.(*config)
+				return noted(ctx, r, c)
+			}
 			p.Del = func(ctx context.Context, r *cni.Request) error {
 				if _, err := os.Stat(r.NetNS); err != nil {
 					return nil // there is nothing left, or so it thinks
 				}
-				return del(ctx, r, r.Config.(*config))
+				return errors.Join(del(ctx, r, r.Config.(*config)), os.RemoveAll(note(r)))
 			}
 		},
 		"leaves-a-file": func(p *cni.Plugin) {
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
-				c := r.Config.(*config)
-				if err := os.WriteFile(filepath.Join(c.State, r.ContainerID), nil, 0o600); err != nil {
-					return nil, err
-				}
-				return add(ctx, r, c)
+				return noted(ctx, r, r.Config.(*config))
 			}
 		},
 		"notes-too-late": func(p *cni.Plugin) {
-			note := func(r *cni.Request) string { return filepath.Join(r.Config.(*config).State, r.ContainerID) }
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				out, err := add(ctx, r, r.Config.(*config))
 				time.Sleep(20 * time.Millisecond)
@@ -183,7 +270,7 @@ func changes() map[string]func(*cni.Plugin) {
 			}
 			p.Del = func(ctx context.Context, r *cni.Request) error {
 				if _, err := os.Stat(note(r)); err != nil {
-					return r.Delegate("suite-ipam").Del(ctx)
+					return nil
 				}
 				return errors.Join(del(ctx, r, r.Config.(*config)), os.Remove(note(r)))
 			}
@@ -201,7 +288,7 @@ func changes() map[string]func(*cni.Plugin) {
 				return out, err
 			}
 		},
-		"passes-on": func(p *cni.Plugin) { p.Add, p.Del = nil, nil },
+		"passes-on": func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
 }
 

@@ -1,6 +1,7 @@
 package leak
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,6 +48,34 @@ func files(scope *Scope) (things, error) {
 			if path != dir && scope.matches(File, path) {
 				found.add(path, path)
 			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// contents tells files apart by what they hold, which it does not keep.
+func contents(scope *Scope) (things, error) {
+	found := make(things)
+	for _, dir := range scope.Dirs {
+		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if gone(err) || err == nil && !entry.Type().IsRegular() || !scope.matches(Content, path) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if gone(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			found.add(fmt.Sprintf("%s %x", path, sha256.Sum256(data)), fmt.Sprintf("%s (%d bytes)", path, len(data)))
 			return nil
 		})
 		if err != nil {

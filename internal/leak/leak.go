@@ -34,6 +34,10 @@ const (
 	Descriptor Kind = "descriptor" // an open file of one of Scope.PIDs (process id)
 	Loop       Kind = "loop"       // a loop device in use (path of the backing file)
 	File       Kind = "file"       // a file or directory below Scope.Dirs (path)
+	Route      Kind = "route"      // a route of any table that the kernel did not make by itself (name of its interface, or "-")
+	Rule       Kind = "rule"       // a rule of policy routing (its priority)
+	Sysctl     Kind = "sysctl"     // a value below /proc/sys/net (path below /proc/sys)
+	Content    Kind = "content"    // what a file below Scope.Dirs holds (path)
 	// Audit is the kind of a finding that says why the audit itself could
 	// not be done. No snapshot holds it.
 	Audit Kind = "audit"
@@ -41,7 +45,7 @@ const (
 
 // Kinds returns all kinds that a snapshot can hold.
 func Kinds() []Kind {
-	return []Kind{Mount, Namespace, Link, Address, NFT, Cgroup, Process, Descriptor, Loop, File}
+	return []Kind{Mount, Namespace, Link, Address, NFT, Cgroup, Process, Descriptor, Loop, File, Route, Rule, Sysctl, Content}
 }
 
 // Scope says what an audit looks at. Others work on the same machine: a scope
@@ -58,6 +62,9 @@ type Scope struct {
 	// those whose command line or environment contains it: a temporary
 	// directory's path is a good one. Empty means every process.
 	Marker string
+	// MarkedOnly leaves out the descendants that do not contain the marker: an
+	// audit needs it where this process has other children meanwhile.
+	MarkedOnly bool
 	// PIDs are the processes whose descriptors count.
 	PIDs []int
 	// Dirs are the directories below which files count.

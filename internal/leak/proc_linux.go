@@ -37,12 +37,20 @@ func processes(scope *Scope) (things, error) {
 		if p.state == "Z" && !descends(all, pid, self) {
 			continue // its parent owes the wait; nothing of it is left but the id
 		}
-		if scope.Marker != "" && !descends(all, pid, self) && !marked(pid, scope.Marker) {
+		if !scope.concerns(all, pid) {
 			continue
 		}
 		found.add(strconv.Itoa(pid)+" "+p.started, fmt.Sprintf("%d %s", pid, p.command()))
 	}
 	return found, nil
+}
+
+// concerns tells whether a process is one of those that the marker selects.
+func (s *Scope) concerns(all map[int]proc, pid int) bool {
+	if s.Marker == "" || marked(pid, s.Marker) {
+		return true
+	}
+	return !s.MarkedOnly && descends(all, pid, os.Getpid())
 }
 
 func readProcs() (map[int]proc, error) {

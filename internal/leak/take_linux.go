@@ -52,6 +52,14 @@ func look(kind Kind, scope *Scope) (things, error) {
 		return descriptors(scope)
 	case Loop:
 		return loops(scope)
+	case Route:
+		return routes(scope)
+	case Rule:
+		return policyRules(scope)
+	case Sysctl:
+		return sysctls(scope)
+	case Content:
+		return contents(scope)
 	}
 	return files(scope)
 }

@@ -1,0 +1,187 @@
+package cnisuite
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// answer is what one execution gave.
+type answer struct {
+	what   string // the call in words
+	rc     int
+	stdout []byte
+	stderr []byte
+	took   time.Duration
+	hung   bool // until its deadline, when it was killed
+	killed bool // by a signal of the rule
+}
+
+func (a *answer) String() string {
+	return fmt.Sprintf("exit status %d, stdout %s, stderr %s", a.rc, shorten(a.stdout), shorten(a.stderr))
+}
+
+// shorten quotes what a plugin wrote, which may be long.
+func shorten(text []byte) string {
+	const most = 1000
+	if len(text) > most {
+		return fmt.Sprintf("%q... (%d bytes)", text[:most], len(text))
+	}
+	return fmt.Sprintf("%q", text)
+}
+
+func (a *answer) ended() error {
+	if a.hung {
+		return fmt.Errorf("%s did not end within %s", a.what, a.took.Round(time.Second))
+	}
+	return nil
+}
+
+// ok expects exit status 0 and, where into is given, one JSON document.
+func (a *answer) ok(into any) error {
+	if err := a.ended(); err != nil {
+		return err
+	}
+	if a.rc != 0 {
+		return fmt.Errorf("%s failed: %s", a.what, a)
+	}
+	if into == nil {
+		return nil
+	}
+	return a.document(into)
+}
+
+// silent expects exit status 0 and an empty stdout.
+func (a *answer) silent() error {
+	if err := a.ok(nil); err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(a.stdout)) > 0 {
+		return fmt.Errorf("%s succeeded and wrote to stdout, which must stay empty: %s", a.what, a)
+	}
+	return nil
+}
+
+// document reads the one JSON document of stdout.
+func (a *answer) document(into any) error {
+	dec := json.NewDecoder(bytes.NewReader(a.stdout))
+	if err := dec.Decode(into); err != nil {
+		return fmt.Errorf("%s: stdout is no JSON document: %w: %s", a.what, err, a)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: stdout has more than one JSON document: %s", a.what, a)
+	}
+	return nil
+}
+
+// failed expects another exit status than 0.
+func (a *answer) failed() error {
+	if err := a.ended(); err != nil {
+		return err
+	}
+	if a.rc == 0 {
+		return fmt.Errorf("%s succeeded: %s", a.what, a)
+	}
+	return nil
+}
+
+// errorObject is the specification's error.
+type errorObject struct {
+	CNIVersion string `json:"cniVersion"`
+	Code       int    `json:"code"`
+	Msg        string `json:"msg"`
+	Details    string `json:"details"`
+}
+
+// failure expects another exit status than 0 and one error object.
+func (a *answer) failure() (*errorObject, error) {
+	if err := a.failed(); err != nil {
+		return nil, err
+	}
+	var e errorObject
+	if err := a.document(&e); err != nil {
+		return nil, fmt.Errorf("%s failed without one error object on stdout: %s", a.what, a)
+	}
+	if e.Code == 0 || e.Msg == "" {
+		return nil, fmt.Errorf("%s failed with an error object that lacks code or msg: %s", a.what, a)
+	}
+	return &e, nil
+}
+
+// refused expects an error object with one of the codes; none means any.
+func (a *answer) refused(codes ...int) (*errorObject, error) {
+	e, err := a.failure()
+	if err != nil {
+		return nil, err
+	}
+	if len(codes) > 0 && !slices.Contains(codes, e.Code) {
+		return nil, fmt.Errorf("%s gave code %d instead of %s: %q", a.what, e.Code, either(codes), e.Msg)
+	}
+	return e, nil
+}
+
+func either(codes []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(codes), " ", " or "), "[]")
+}
+
+// names expects the words in message or details.
+func (e *errorObject) names(what string, words ...string) error {
+	for _, word := range words {
+		if !strings.Contains(e.Msg+"\n"+e.Details, word) {
+			return fmt.Errorf("%s: the error does not name %q: %q, details %q", what, word, e.Msg, e.Details)
+		}
+	}
+	return nil
+}
+
+// note keeps what rules ask for later: the codes that the plugin used, and how
+// long its commands took. It may be called concurrently.
+func (l *lab) note(command string, a *answer) {
+	l.notes.Lock()
+	defer l.notes.Unlock()
+	l.took[command] = append(l.took[command], a.took)
+	var e errorObject
+	if a.rc != 0 && json.Unmarshal(a.stdout, &e) == nil && e.Code != 0 {
+		l.codes[e.Code] = append(l.codes[e.Code], fmt.Sprintf("%s: %q", a.what, e.Msg))
+	}
+}
+
+// slowest is the longest that a command took so far.
+func (l *lab) slowest(command string) time.Duration {
+	l.notes.Lock()
+	defer l.notes.Unlock()
+	return slices.Max(append([]time.Duration{time.Millisecond}, l.took[command]...))
+}
+
+// result is what the rules read of a result.
+type result struct {
+	CNIVersion string  `json:"cniVersion"`
+	Interfaces []iface `json:"interfaces"`
+	IPs        []struct {
+		Address   string `json:"address"`
+		Gateway   string `json:"gateway"`
+		Interface *int   `json:"interface"`
+	} `json:"ips"`
+	Routes []routeEntry `json:"routes"`
+}
+
+type routeEntry struct {
+	Dst string `json:"dst"`
+	GW  string `json:"gw"`
+}
+
+type iface struct {
+	Name    string `json:"name"`
+	Mac     string `json:"mac"`
+	Sandbox string `json:"sandbox"`
+}
+
+// inside returns the index of the container's interface of that name.
+func (r *result) inside(name, sandbox string) int {
+	return slices.IndexFunc(r.Interfaces, func(i iface) bool { return i.Name == name && i.Sandbox == sandbox })
+}

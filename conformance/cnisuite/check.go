@@ -1,0 +1,277 @@
+package cnisuite
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// missing is the sentence behind the rules on what CHECK finds.
+const missing = "The plugin should return an error if a resource included in the CNI Result type (interface, address or route) was created by the plugin, and is listed in prevResult, but is missing or in an invalid state."
+
+// untracked is the sentence on what a result does not hold.
+const untracked = "The plugin should return an error if other resources not tracked in the Result type such as the following are missing or are in an invalid state: Firewall rules, Traffic shaping controls, IP reservations, External dependencies such as a daemon required for connectivity, etc."
+
+// checkRules are about CHECK; checkFaultRules are about what it must find.
+func checkRules() []conformance.Rule[Target] {
+	const must, should, advisory = conformance.Must, conformance.Should, conformance.Advisory
+	return []conformance.Rule[Target]{
+		checked(rule("CNI-CHECK-001", must, "CHECK succeeds right after ADD", "CHECK",
+			"The plugin must handle CHECK being called immediately after an ADD, and therefore should allow a reasonable convergence delay for any asynchronous resources."), checkAfterAdd),
+		checked(rule("CNI-CHECK-002", must, "CHECK without prevResult is an error", "CHECK",
+			"The plugin must consult the prevResult to determine the expected interfaces and addresses."), checkNoPrevResult),
+		checked(rule("CNI-CHECK-012", should, "CHECK passes on what the delegate's CHECK finds", "CHECK",
+			"The plugin should call CHECK on any delegated (e.g. IPAM) plugins and pass any errors on to its caller."), checkDelegateFinds),
+		checked(rule("CNI-CHECK-013", must, "CHECK executes the delegate, with the environment and configuration that it got", "Delegated plugin execution procedure",
+			"If a plugin is executed with CNI_COMMAND=CHECK, DEL, or GC, it must also execute any delegated plugins."), checkDelegated),
+		checked(rule("CNI-CHECK-014", must, "CHECK bears what a later plugin of the chain changed", "CHECK",
+			"The plugin must allow for a later chained plugin to have modified networking resources, e.g. routes, on ADD."), checkLaterChanges),
+		checked(rule("CNI-CHECK-015", must, "CHECK of a version that has no CHECK is an error of code 1", "Error",
+			"1: Incompatible CNI version"), checkOldCheck),
+		checked(rule("CNI-CHECK-016", advisory, "CHECK changes nothing", "CHECK",
+			"CHECK is a way for a runtime to probe the status of an existing container."), checkLooks),
+		checked(rule("CNI-CHECK-017", advisory, "CHECK is not alarmed by somebody who listens on the host's interfaces", "CHECK",
+			"A runtime may assume that a failed CHECK means the container is permanently in a misconfigured state."), checkListener),
+		checked(rule("CNI-CHECK-018", must, "CHECK works for a configuration without IPAM, if ADD does", "CHECK",
+			"A runtime may execute CHECK from immediately after a successful ADD, up until the container is DELeted from the network."), checkWithoutIPAM),
+	}
+}
+
+// hasCheck returns NotApplicable for plugins of older versions.
+func (l *lab) hasCheck() error {
+	if !l.speaks("0.4.0") {
+		return conformance.NotApplicable("the plugin speaks %s at most, which has no CHECK", l.version)
+	}
+	return nil
+}
+
+// attached makes a container and adds it.
+func (l *lab) attached(ctx context.Context) (*container, *result, error) {
+	if err := l.hasCheck(); err != nil {
+		return nil, nil, err
+	}
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := l.add(ctx, c)
+	return c, r, err
+}
+
+// check runs a CHECK that must succeed.
+func (l *lab) check(ctx context.Context, c *container, w with) error {
+	if w.what == "" {
+		w.what = "CHECK"
+	}
+	out, err := l.call(ctx, "CHECK", c, w)
+	if err != nil {
+		return err
+	}
+	return out.silent()
+}
+
+func checkAfterAdd(ctx context.Context, l *lab) error {
+	c, _, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.check(ctx, c, with{what: "CHECK right after ADD"}); err != nil {
+		return err
+	}
+	return l.check(ctx, c, with{what: "second CHECK"})
+}
+
+func checkNoPrevResult(ctx context.Context, l *lab) error {
+	c, _, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := l.call(ctx, "CHECK", c, with{what: "CHECK without prevResult", keys: map[string]any{"prevResult": nil}})
+	if err != nil {
+		return err
+	}
+	_, err = out.failure()
+	return err
+}
+
+func checkDelegateFinds(ctx context.Context, l *lab) error {
+	if err := errors.Join(l.hasCheck(), l.spied()); err != nil {
+		return err
+	}
+	c, _, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.ipam.answer(c, "CHECK", failing(111, "the suite's reservation is gone")); err != nil {
+		return err
+	}
+	out, err := l.call(ctx, "CHECK", c, with{what: "CHECK whose delegate finds the reservation gone"})
+	if err != nil {
+		return err
+	}
+	return out.failed()
+}
+
+func checkDelegated(ctx context.Context, l *lab) error {
+	if err := errors.Join(l.hasCheck(), l.spied()); err != nil {
+		return err
+	}
+	c, _, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	w := with{env: map[string]string{"CNI_ARGS": "IgnoreUnknown=1;SUITE=1"}}
+	if err := l.check(ctx, c, w); err != nil {
+		return err
+	}
+	calls, err := l.ipam.calls(c)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(calls, func(d delegated) bool { return d.command == "CHECK" })
+	if at < 0 {
+		return fmt.Errorf("the delegate was called for %v and not for CHECK", commands(calls))
+	}
+	sent := l.env("CHECK", c)
+	maps.Copy(sent, w.env)
+	for name, value := range sent {
+		if got := calls[at].env[name]; got != value {
+			return fmt.Errorf("the delegate's CHECK got %s=%q, the plugin %q", name, got, value)
+		}
+	}
+	var got map[string]json.RawMessage
+	if err := json.Unmarshal(calls[at].stdin, &got); err != nil || got["prevResult"] == nil || got["ipam"] == nil {
+		return fmt.Errorf("the delegate's CHECK did not get the plugin's whole configuration: %s", shorten(calls[at].stdin))
+	}
+	return nil
+}
+
+// checkLaterChanges adds a route. To an interface that the plugin itself made it
+// also gives another address of the hardware, as in the specification's own
+// example, unless the target says something about that.
+func checkLaterChanges(ctx context.Context, l *lab) error {
+	if l.target.Kind == IPAM {
+		return conformance.NotApplicable("an IPAM plugin makes no interface")
+	}
+	c, r, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	if found, err := c.look(); err != nil {
+		return err
+	} else if found == nil || !found.up {
+		return conformance.NotApplicable("there is no interface up in the container after ADD")
+	}
+	err = c.change(func(link netlink.Link) error {
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: net.IPv4(10, 125, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}})
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.check(ctx, c, with{what: "CHECK after another plugin added a route"}); err != nil {
+		return err
+	}
+	at := r.inside(c.ifName, c.ns)
+	if l.target.Kind == Chained || at < 0 || r.Interfaces[at].Mac == "" || strings.Contains(strings.ToLower(l.target.Config+l.target.RuntimeConfig), `"mac"`) {
+		return nil
+	}
+	return l.checkOtherMAC(ctx, c, r.Interfaces[at].Mac)
+}
+
+// checkOtherMAC changes the kernel's and the final result's address alike.
+func (l *lab) checkOtherMAC(ctx context.Context, c *container, old string) error {
+	const other = "02:00:00:00:12:34"
+	err := c.change(func(link netlink.Link) error {
+		mac, err := net.ParseMAC(other)
+		return errors.Join(err, netlink.LinkSetHardwareAddr(link, mac))
+	})
+	if err != nil {
+		l.log.Debug("the interface's address cannot be changed", "err", err)
+		return nil
+	}
+	final := strings.ReplaceAll(string(c.result), old, other)
+	return l.check(ctx, c, with{
+		what: "CHECK after another plugin changed the interface's address, with that one in prevResult",
+		keys: map[string]any{"prevResult": json.RawMessage(final)},
+	})
+}
+
+func checkOldCheck(ctx context.Context, l *lab) error {
+	c, _, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range []string{"0.3.0", "0.3.1"} {
+		if !slices.Contains(l.versions, v) {
+			continue
+		}
+		prev, err := l.oldResult(c, v)
+		if err != nil {
+			return err
+		}
+		w := with{what: "CHECK of cniVersion " + v, keys: map[string]any{"cniVersion": v, "prevResult": prev}}
+		if err := l.refusal(ctx, "CHECK", c, w, 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oldResult is a result without anything that versions write differently.
+func (l *lab) oldResult(c *container, version string) (json.RawMessage, error) {
+	return json.Marshal(map[string]any{
+		"cniVersion": version, "interfaces": []iface{{Name: c.ifName, Sandbox: c.ns}},
+	})
+}
+
+func checkLooks(ctx context.Context, l *lab) error {
+	c, _, err := l.attached(ctx)
+	if err != nil {
+		return err
+	}
+	same, err := l.unchanged(c)
+	if err != nil {
+		return err
+	}
+	if err := l.check(ctx, c, with{}); err != nil {
+		return err
+	}
+	if err := same(); err != nil {
+		return fmt.Errorf("CHECK: %w", err)
+	}
+	return nil
+}
+
+// checkWithoutIPAM takes the delegate out of the configuration.
+func checkWithoutIPAM(ctx context.Context, l *lab) error {
+	if l.target.Kind == IPAM || l.target.Kind == Meta {
+		return conformance.NotApplicable("the rule is about plugins that can do without an IPAM plugin")
+	}
+	if err := l.hasCheck(); err != nil {
+		return err
+	}
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	without := with{keys: map[string]any{"ipam": nil}}
+	out, err := l.call(ctx, "ADD", c, without)
+	if err != nil {
+		return err
+	}
+	if out.rc != 0 {
+		return conformance.NotApplicable("the plugin demands an IPAM plugin: %s", shorten(out.stdout))
+	}
+	c.result = out.stdout
+	without.what = "CHECK of a configuration without ipam"
+	return l.check(ctx, c, without)
+}

@@ -1,0 +1,110 @@
+package cnisuite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// nic is an interface as the kernel has it.
+type nic struct {
+	mac       string
+	up        bool
+	mtu       int
+	addresses map[string]bool
+}
+
+// look returns the container's interface, or nil.
+func (c *container) look() (found *nic, err error) {
+	err = netns.Do(c.ns, func() error {
+		l, err := netlink.LinkByName(c.ifName)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(l, syscall.AF_UNSPEC)
+		if err != nil {
+			return err
+		}
+		found = &nic{mac: l.Attrs().HardwareAddr.String(), mtu: l.Attrs().MTU, up: l.Attrs().Flags&net.FlagUp != 0, addresses: map[string]bool{}}
+		for _, a := range addrs {
+			found.addresses[a.IPNet.String()] = true
+		}
+		return nil
+	})
+	return found, err
+}
+
+// change does something to the container's interface, as an administrator by
+// mistake.
+func (c *container) change(do func(netlink.Link) error) error {
+	return netns.Do(c.ns, func() error {
+		l, err := netlink.LinkByName(c.ifName)
+		if err != nil {
+			return err
+		}
+		return do(l)
+	})
+}
+
+// empty reports an interface that DEL left, unless it was there before.
+func (c *container) empty() error {
+	found, err := c.look()
+	if err != nil {
+		return err
+	}
+	if found != nil && c.prev == nil {
+		return fmt.Errorf("interface %q is still in the container", c.ifName)
+	}
+	return nil
+}
+
+// occupy makes an interface of the container's name that is not the plugin's.
+func (c *container) occupy() error {
+	return netns.Do(c.ns, func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = c.ifName
+		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "suite-peer"}
+		if err := netlink.LinkAdd(pair); err != nil {
+			return fmt.Errorf("making an interface in the container: %w", err)
+		}
+		return netlink.AddrAdd(pair, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 124, 0, 2).To4(), Mask: net.CIDRMask(24, 32)}})
+	})
+}
+
+// shell runs a command of the profile in the host's namespace, and returns its
+// process group, which outlives it.
+func (l *lab) shell(ctx context.Context, name, script string) (group int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	// A file takes what it prints: a pipe would keep Wait waiting for a daemon.
+	log, err := os.Create(filepath.Join(l.dir, name+".log"))
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
+	cmd.Env = append(os.Environ(), "DIR="+l.state())
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := netns.Do(l.host, cmd.Start); err != nil {
+		return 0, fmt.Errorf("the profile's %s: %w", name, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		said, _ := os.ReadFile(log.Name())
+		return cmd.Process.Pid, fmt.Errorf("the profile's %s: %w: %s", name, err, bytes.TrimSpace(said))
+	}
+	return cmd.Process.Pid, nil
+}

@@ -1,0 +1,184 @@
+package cnisuite
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// answerTime is how long an execution may take. It is far from what is good:
+// it only ends a rule whose plugin hangs.
+const answerTime = 10 * time.Second
+
+// with is what one call has other than a runtime would send. The zero value is
+// a call as it should be.
+type with struct {
+	// keys replace keys of the configuration; nil takes the key away.
+	keys map[string]any
+	// env replaces variables; unset takes variables away.
+	env   map[string]string
+	unset []string
+	// stdin replaces the configuration altogether.
+	stdin []byte
+	// what is the call in words, for messages. Empty means the command.
+	what string
+	// within replaces answerTime.
+	within time.Duration
+}
+
+// call executes the plugin as a runtime would do it for the container; nil stands
+// for the commands that are about none. An error is about the suite: a plugin
+// that fails, or hangs until it is killed, is an answer.
+func (l *lab) call(ctx context.Context, command string, c *container, w with) (*answer, error) {
+	stdin := w.stdin
+	if stdin == nil {
+		var err error
+		if stdin, err = l.document(command, c, w.keys); err != nil {
+			return nil, err
+		}
+	}
+	env := l.env(command, c)
+	maps.Copy(env, w.env)
+	for _, name := range w.unset {
+		delete(env, name)
+	}
+	if w.within == 0 {
+		w.within = answerTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.within)
+	defer cancel()
+	start := time.Now()
+	out, err := l.exec(ctx, env, stdin)
+	if err != nil {
+		return nil, err
+	}
+	if out.what = w.what; out.what == "" {
+		out.what = command
+	}
+	out.took = time.Since(start)
+	if c != nil {
+		c.owed = command == "ADD" || c.owed && (command != "DEL" || out.rc != 0)
+	}
+	l.note(command, out)
+	return out, nil
+}
+
+// document is the request of a command for the container: the target's
+// configuration with what a runtime adds. Extra keys replace others.
+func (l *lab) document(command string, c *container, extra map[string]any) ([]byte, error) {
+	config, err := l.target.config(l.state())
+	if err != nil {
+		return nil, err
+	}
+	config["cniVersion"], config["name"] = l.version, "suite"
+	switch {
+	case c == nil:
+		delete(config, "runtimeConfig")
+		if command == "GC" {
+			config["cni.dev/valid-attachments"] = []any{}
+		}
+	case command != "ADD" && c.result != nil:
+		config["prevResult"] = c.result
+	case c.prev != nil:
+		config["prevResult"] = c.prev
+	}
+	for key, value := range extra {
+		if config[key] = value; value == nil {
+			delete(config, key)
+		}
+	}
+	return json.Marshal(config)
+}
+
+// env is the exact environment of an execution.
+func (l *lab) env(command string, c *container) map[string]string {
+	env := map[string]string{
+		"CNI_COMMAND": command,
+		"CNI_PATH":    strings.Join(slices.Concat(l.ipam.dirs(), l.target.Path), ":"),
+		"PATH":        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	}
+	if c != nil {
+		env["CNI_CONTAINERID"], env["CNI_NETNS"], env["CNI_IFNAME"] = c.id, c.ns, c.ifName
+	}
+	return env
+}
+
+// exec runs the plugin in the host's namespace until it ends or the context
+// does, which kills it and what it started.
+func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*answer, error) {
+	cmd := l.command(ctx, env, stdin)
+	if err := netns.Do(l.host, cmd.Start); err != nil {
+		return nil, fmt.Errorf("executing the plugin: %w", err)
+	}
+	return collect(ctx, cmd)
+}
+
+// collect waits for the plugin.
+func collect(ctx context.Context, cmd *exec.Cmd) (*answer, error) {
+	err := cmd.Wait()
+	out := &answer{rc: cmd.ProcessState.ExitCode()}
+	out.stdout, out.stderr = cmd.Stdout.(*bytes.Buffer).Bytes(), cmd.Stderr.(*bytes.Buffer).Bytes()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+		out.hung = true
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, exec.ErrWaitDelay), errors.Is(err, syscall.EPIPE):
+		// It left someone behind who holds stdout, or did not read stdin: other
+		// rules are about that.
+	case err != nil && !errors.As(err, &exit):
+		return nil, fmt.Errorf("executing the plugin: %w", err)
+	}
+	return out, nil
+}
+
+// execKilled sends the signal to the plugin, and to what it started where all is
+// set, after some time.
+func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byte, after time.Duration, signal syscall.Signal, all bool) (*answer, error) {
+	cmd := l.command(ctx, env, stdin)
+	if err := netns.Do(l.host, cmd.Start); err != nil {
+		return nil, fmt.Errorf("executing the plugin: %w", err)
+	}
+	pid := cmd.Process.Pid
+	if all {
+		pid = -pid
+	}
+	timer := time.AfterFunc(after, func() {
+		_ = syscall.Kill(pid, signal) // it may have ended already
+	})
+	err := cmd.Wait()
+	timer.Stop()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+		return nil, fmt.Errorf("executing the plugin: %w", err)
+	}
+	return &answer{
+		what: env["CNI_COMMAND"], rc: cmd.ProcessState.ExitCode(), killed: !cmd.ProcessState.Exited(),
+		stdout: cmd.Stdout.(*bytes.Buffer).Bytes(), stderr: cmd.Stderr.(*bytes.Buffer).Bytes(),
+	}, nil
+}
+
+func (l *lab) command(ctx context.Context, env map[string]string, stdin []byte) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, l.target.Binary)
+	cmd.Env = []string{}
+	for key, value := range env {
+		cmd.Env = append(cmd.Env, key+"="+value)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", bytes.NewReader(stdin), &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	return cmd
+}

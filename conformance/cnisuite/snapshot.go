@@ -1,0 +1,179 @@
+package cnisuite
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// settleTime is how long the kernel may take to remove what a DEL gave up.
+const settleTime = 3 * time.Second
+
+// network are the kinds of a network namespace.
+func network() []leak.Kind {
+	return []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule, leak.Sysctl}
+}
+
+// scope is the host's side of the lab: its namespace, processes, mounts and the
+// plugin's files.
+func (l *lab) scope() leak.Scope {
+	dirs := append([]string{l.state()}, l.target.Dirs...)
+	dirs = slices.DeleteFunc(dirs, func(dir string) bool { _, err := os.Stat(dir); return err != nil })
+	return leak.Scope{
+		Kinds:  append(network(), leak.Process, leak.File, leak.Mount, leak.Namespace),
+		Marker: l.dir, MarkedOnly: true, Dirs: dirs,
+		Prefixes: map[leak.Kind][]string{leak.Mount: append([]string{l.dir}, l.target.Dirs...)},
+	}
+}
+
+// snapshot is everything of the host that a rule may compare later.
+func (l *lab) snapshot() (*leak.Snapshot, error) { return takeIn(l.host, l.scope()) }
+
+// inside is everything of a container's network.
+func (l *lab) inside(c *container) (*leak.Snapshot, error) {
+	return takeIn(c.ns, leak.Scope{Kinds: network()})
+}
+
+func takeIn(ns string, scope leak.Scope) (s *leak.Snapshot, err error) {
+	err = netns.Do(ns, func() error {
+		s, err = leak.Take(scope)
+		return err
+	})
+	return s, err
+}
+
+// clean reports what the host has more than in the snapshot, apart from what the
+// target shares.
+func (l *lab) clean(ctx context.Context, before *leak.Snapshot) error {
+	return l.settled(ctx, func() ([]leak.Leak, error) {
+		now, err := l.snapshot()
+		if err != nil {
+			return nil, err
+		}
+		return before.Diff(now), nil
+	})
+}
+
+// cleanInside does the same for a container.
+func (l *lab) cleanInside(ctx context.Context, c *container, before *leak.Snapshot) error {
+	return l.settled(ctx, func() ([]leak.Leak, error) {
+		now, err := l.inside(c)
+		if err != nil {
+			return nil, err
+		}
+		return before.Diff(now), nil
+	})
+}
+
+// settled looks until nothing is left or settleTime is over: the kernel takes
+// some things down on its own time.
+func (l *lab) settled(ctx context.Context, look func() ([]leak.Leak, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		left, err := look()
+		if err != nil {
+			return err
+		}
+		if left = slices.DeleteFunc(left, l.mayStay); len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("left behind: %s", list(left))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// list is for people: a leaked interface alone has dozens of sysctls.
+func list(leaks []leak.Leak) string {
+	const most = 12
+	more := ""
+	if len(leaks) > most {
+		more = fmt.Sprintf(" and %d more", len(leaks)-most)
+		leaks = leaks[:most]
+	}
+	return fmt.Sprint(leaks) + more
+}
+
+// mayStay leaves out what the target shares, what the kernel does by itself, and
+// pins of network namespaces that are not the lab's.
+func (l *lab) mayStay(found leak.Leak) bool {
+	words := strings.FieldsFunc(found.Name, func(c rune) bool { return c == ' ' || c == '(' || c == ')' })
+	path := ""
+	if len(words) > 0 {
+		path = words[0]
+	}
+	for _, name := range l.target.Shared {
+		if slices.Contains(words, name) || path == name || strings.HasPrefix(path, name+"/") ||
+			found.Kind == leak.Sysctl && slices.Contains(strings.Split(path, "/"), name) || filepath.Base(path) == name {
+			return true
+		}
+	}
+	switch found.Kind {
+	case leak.Address:
+		return strings.Contains(found.Name, " fe80:")
+	case leak.Namespace, leak.Mount:
+		return !l.pins(found.Name)
+	}
+	return false
+}
+
+// pins says whether a mount holds one of the lab's namespaces, or stands in one
+// of the plugin's directories, and is not the suite's own.
+func (l *lab) pins(mount string) bool {
+	path, _, _ := strings.Cut(mount, " (")
+	if filepath.Dir(path) == l.dir {
+		return false // the suite's own pins
+	}
+	for _, dir := range append([]string{l.dir}, l.target.Dirs...) {
+		if strings.HasPrefix(path, dir+"/") {
+			return true
+		}
+	}
+	return slices.ContainsFunc(l.made, func(c *container) bool {
+		if !strings.Contains(mount, "("+c.nsName+")") {
+			return false
+		}
+		name, err := nameOf(c.ns)
+		return err == nil && name == c.nsName // or the number is another's by now
+	})
+}
+
+// unchanged reports what of the host, of the container unless it is nil, and of
+// the plugin's files is other than before: for commands that only look.
+func (l *lab) unchanged(c *container) (func() error, error) {
+	take := func() (all []*leak.Snapshot, err error) {
+		scope := l.scope()
+		scope.Kinds = append(scope.Kinds, leak.Content)
+		host, err := takeIn(l.host, scope)
+		if err != nil || c == nil {
+			return []*leak.Snapshot{host}, err
+		}
+		inside, err := l.inside(c)
+		return []*leak.Snapshot{host, inside}, err
+	}
+	before, err := take()
+	return func() error {
+		after, err := take()
+		if err != nil {
+			return err
+		}
+		for i, where := range []string{"on the host", "in the container"}[:len(after)] {
+			more := slices.DeleteFunc(before[i].Diff(after[i]), l.mayStay)
+			less := slices.DeleteFunc(after[i].Diff(before[i]), l.mayStay)
+			if len(more)+len(less) > 0 {
+				return fmt.Errorf("it changed things %s: new %s, gone %s", where, list(more), list(less))
+			}
+		}
+		return nil
+	}, err
+}

@@ -1,0 +1,184 @@
+package cnisuite
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// Kind is what a plugin does, as far as the specification tells plugins apart.
+type Kind string
+
+// The kinds. The empty string means Interface.
+const (
+	Interface Kind = "interface" // makes the interface that CNI_IFNAME names
+	Chained   Kind = "chained"   // adjusts an interface that an earlier plugin made
+	IPAM      Kind = "ipam"      // is a delegate that hands out addresses
+	Meta      Kind = "meta"      // leaves the work to other plugins
+)
+
+// Target is the plugin under test.
+type Target struct {
+	// Binary is the path of the plugin's executable. Required.
+	Binary string
+	// Kind decides what the suite prepares and expects. A chained plugin gets an
+	// interface and a prevResult that describes it; of an IPAM plugin no
+	// interface is expected.
+	Kind Kind
+	// Config is the plugin's configuration, a JSON object without cniVersion and
+	// name, which the suite sets. A type that is missing is the binary's name.
+	// "${DIR}" in it stands for a directory of its own that each check makes.
+	// Empty means an object without keys.
+	Config string
+	// RuntimeConfig is a JSON object of capability arguments, which every ADD,
+	// DEL and CHECK gets as runtimeConfig. Empty means none.
+	RuntimeConfig string
+	// BadConfigs is a JSON array of configurations, written as Config is, that the
+	// plugin must refuse. Empty means none.
+	BadConfigs string
+	// Path are further directories of CNI_PATH, where real delegates are.
+	Path []string
+	// Dirs are directories where the plugin keeps state, besides ${DIR}. Files
+	// that an attachment leaves there are leaks.
+	Dirs []string
+	// Shared are names of what may stay when the last attachment has gone: an
+	// interface, an nftables table, a file. What is there after the first
+	// attachment has gone counts as shared anyway.
+	Shared []string
+	// Setup and Teardown are shell commands around each check, for a plugin with
+	// a daemon: they run in the network namespace that stands for the host, with
+	// ${DIR} set. Setup returns when the daemon answers; what it leaves running
+	// is killed behind Teardown.
+	Setup, Teardown string
+}
+
+// facts are what a profile may declare.
+func facts() map[string]string {
+	return map[string]string{
+		"kind":          `what the plugin is: "interface" (when nothing is said), "chained", "ipam" or "meta"`,
+		"chained":       `"true" is an older way to say kind: chained`,
+		"config":        "the plugin's configuration, a JSON object",
+		"runtimeConfig": "sample capability arguments, a JSON object",
+		"badConfigs":    "configurations that the plugin must refuse, a JSON array of objects",
+		"path":          "further directories of CNI_PATH, separated by colons",
+		"dirs":          "directories where the plugin keeps state, separated by colons",
+		"shared":        "names of what may stay after the last attachment, separated by commas",
+		"setup":         "a shell command that starts the plugin's daemon in the background; ${DIR} is its directory",
+		"teardown":      "a shell command that ends it",
+	}
+}
+
+// NewTarget makes the target of a command line: the binary, and what a profile
+// declares about it, which may be nil.
+func NewTarget(binary string, profile *conformance.Profile) (Target, error) {
+	path, err := filepath.Abs(binary)
+	if err != nil {
+		return Target{}, fmt.Errorf("plugin %q: %w", binary, err)
+	}
+	fact := func(name string) string {
+		value, _ := profile.Fact(name)
+		return value
+	}
+	t := Target{
+		Binary: path, Kind: Kind(fact("kind")),
+		Config: fact("config"), RuntimeConfig: fact("runtimeConfig"), BadConfigs: fact("badConfigs"),
+		Path: filepath.SplitList(fact("path")), Dirs: filepath.SplitList(fact("dirs")),
+		Shared: strings.FieldsFunc(fact("shared"), func(c rune) bool { return c == ',' || c == ' ' }),
+		Setup:  fact("setup"), Teardown: fact("teardown"),
+	}
+	if t.Kind == "" && fact("chained") == "true" {
+		t.Kind = Chained
+	}
+	return t, t.validate()
+}
+
+// validate finds the mistakes of a profile before a rule runs.
+func (t *Target) validate() error {
+	var errs []error
+	switch t.Kind {
+	case "", Interface, Chained, IPAM, Meta:
+	default:
+		errs = append(errs, fmt.Errorf("fact kind: %q is none of interface, chained, ipam and meta", t.Kind))
+	}
+	_, err := t.config("/")
+	_, badErr := t.badConfigs("/")
+	return errors.Join(append(errs, err, badErr)...)
+}
+
+// config returns the configuration's keys with ${DIR} put in.
+func (t *Target) config(dir string) (map[string]any, error) {
+	out := map[string]any{}
+	if t.Config != "" {
+		if err := decodeFact("config", t.Config, dir, &out); err != nil {
+			return nil, err
+		}
+	}
+	if t.RuntimeConfig != "" {
+		args := map[string]any{}
+		if err := decodeFact("runtimeConfig", t.RuntimeConfig, dir, &args); err != nil {
+			return nil, err
+		}
+		out["runtimeConfig"] = args
+	}
+	return t.named(out), nil
+}
+
+// badConfigs returns the configurations that the plugin must refuse.
+func (t *Target) badConfigs(dir string) ([]map[string]any, error) {
+	var all []map[string]any
+	if t.BadConfigs == "" {
+		return nil, nil
+	}
+	err := decodeFact("badConfigs", t.BadConfigs, dir, &all)
+	for i := range all {
+		all[i] = t.named(all[i])
+	}
+	return all, err
+}
+
+func (t *Target) named(config map[string]any) map[string]any {
+	if config["type"] == nil {
+		config["type"] = filepath.Base(t.Binary)
+	}
+	return config
+}
+
+// decodeFact keeps numbers as they are written: they need not fit a float.
+func decodeFact(fact, text, dir string, into any) error {
+	quoted, err := json.Marshal(dir)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(strings.NewReader(strings.ReplaceAll(text, "${DIR}", strings.Trim(string(quoted), `"`))))
+	dec.UseNumber()
+	if err := dec.Decode(into); err != nil {
+		return fmt.Errorf("fact %s of the profile: %w", fact, err)
+	}
+	return nil
+}
+
+// delegates says whether the configuration names the suite's IPAM plugin.
+func (t *Target) delegates() bool { return strings.Contains(t.Config, `"`+spyName+`"`) }
+
+// Build builds the program in a folder, which a test gives as ".", and returns
+// it as a target without configuration.
+func Build(t testing.TB, dir string) Target {
+	t.Helper()
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(t.TempDir(), filepath.Base(abs))
+	cmd := exec.Command("go", "build", "-o", binary, ".")
+	cmd.Dir = abs
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building the plugin in %q: %v\n%s", dir, err, out)
+	}
+	return Target{Binary: binary}
+}

@@ -1,0 +1,142 @@
+package cnisuite
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// versionRules are about VERSION, behind the first of them.
+func versionRules(first conformance.Rule[Target]) []conformance.Rule[Target] {
+	const must, should, advisory = conformance.Must, conformance.Should, conformance.Advisory
+	return []conformance.Rule[Target]{
+		first,
+		checked(rule("CNI-VERSION-002", must, "VERSION needs no variable but CNI_COMMAND", "VERSION",
+			"Required environment parameters: CNI_COMMAND"), checkBareVersion),
+		checked(rule("CNI-VERSION-003", must, "the versions that it lists are ones that the specification has had", "VERSION Success",
+			"supportedVersions: A list of supported specification versions"), checkListedVersions),
+		checked(rule("CNI-VERSION-004", should, "it accepts each version that it lists, and refuses every other (de facto)", "Version considerations",
+			"Plugins indicate their set of supported versions through the VERSION command"), checkEveryVersion),
+		checked(rule("CNI-VERSION-005", should, "VERSION with an empty stdin is answered (de facto)", "VERSION",
+			"The plugin should output via standard-out a json-serialized version result object"), checkEmptyVersion),
+		checked(rule("CNI-VERSION-006", advisory, "VERSION changes nothing", "VERSION",
+			"VERSION: probe plugin version support"), checkVersionLooks),
+	}
+}
+
+// versionAnswer is what VERSION gives.
+type versionAnswer struct {
+	CNIVersion        string   `json:"cniVersion"`
+	SupportedVersions []string `json:"supportedVersions"`
+}
+
+func (l *lab) askVersion(ctx context.Context, w with) (*versionAnswer, error) {
+	if w.stdin == nil {
+		w.stdin = []byte(`{"cniVersion":"1.0.0"}`)
+	}
+	out, err := l.call(ctx, "VERSION", nil, w)
+	if err != nil {
+		return nil, err
+	}
+	var a versionAnswer
+	if err := out.ok(&a); err != nil {
+		return nil, err
+	}
+	if len(a.SupportedVersions) == 0 {
+		return nil, fmt.Errorf("%s listed no supportedVersions: %s", out.what, out)
+	}
+	return &a, nil
+}
+
+func checkBareVersion(ctx context.Context, l *lab) error {
+	_, err := l.askVersion(ctx, with{what: "VERSION with CNI_COMMAND alone", unset: []string{"CNI_PATH", "PATH"}})
+	return err
+}
+
+var semver = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$`)
+
+// checkListedVersions cannot know versions that are newer than the suite.
+func checkListedVersions(ctx context.Context, l *lab) error {
+	a, err := l.askVersion(ctx, with{})
+	if err != nil {
+		return err
+	}
+	for _, v := range a.SupportedVersions {
+		if !semver.MatchString(v) {
+			return fmt.Errorf("supportedVersions has %q, which is no version", v)
+		}
+		if cni.AtLeast(newest, v) && !slices.Contains(cni.Versions(), v) {
+			return fmt.Errorf("supportedVersions has %q, which the specification never had", v)
+		}
+	}
+	return nil
+}
+
+func checkEmptyVersion(ctx context.Context, l *lab) error {
+	_, err := l.askVersion(ctx, with{what: "VERSION with an empty stdin", stdin: []byte{}})
+	return err
+}
+
+func checkVersionLooks(ctx context.Context, l *lab) error {
+	same, err := l.unchanged(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := l.askVersion(ctx, with{}); err != nil {
+		return err
+	}
+	if err := same(); err != nil {
+		return fmt.Errorf("VERSION: %w", err)
+	}
+	return nil
+}
+
+// checkEveryVersion gives each version a container. Before 0.3.0 there were no
+// chains, so nothing to adjust.
+func checkEveryVersion(ctx context.Context, l *lab) error {
+	a, err := l.askVersion(ctx, with{})
+	if err != nil {
+		return err
+	}
+	for _, v := range cni.Versions() {
+		listed := slices.Contains(a.SupportedVersions, v)
+		if l.target.Kind == Chained && listed && !cni.AtLeast(v, "0.3.0") {
+			continue
+		}
+		if err := l.tryVersion(ctx, v, listed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lab) tryVersion(ctx context.Context, v string, listed bool) error {
+	c, err := l.newContainerOf(v)
+	if err != nil {
+		return err
+	}
+	w := with{what: "ADD of cniVersion " + v, keys: map[string]any{"cniVersion": v}}
+	if !listed {
+		out, err := l.call(ctx, "ADD", c, w)
+		if err != nil {
+			return err
+		}
+		if out.failed() != nil {
+			return fmt.Errorf("%s succeeded, and VERSION does not list it", w.what)
+		}
+		return nil
+	}
+	r, err := l.addWith(ctx, c, w)
+	if err != nil {
+		return fmt.Errorf("VERSION lists %s: %w", v, err)
+	}
+	if r.CNIVersion != v {
+		return fmt.Errorf("%s was answered with a result of cniVersion %q", w.what, r.CNIVersion)
+	}
+	w.what = "DEL of cniVersion " + v
+	return l.delWith(ctx, c, w)
+}
