@@ -65,7 +65,7 @@ func writeNetwork(t *testing.T, dir string) {
 // bridge and the chains through which those of Pods are reached.
 var kept = regexp.MustCompile(`^(link|address) (lo|` + testBridge + `)\b|^nft table |` +
 	`^nft nat ip6? chain (PREROUTING|OUTPUT|POSTROUTING|CNI-HOSTPORT-DNAT$|CNI-HOSTPORT-MASQ|CNI-HOSTPORT-SETMARK)|` +
-	`^nft cni-(` + testBridge + `|portmap) inet (chain|set [a-z0-9]+$)`)
+	`^nft cni-(` + testBridge + `|portmap) inet (chain|set [a-z0-9]+$|set (back|localnet) element)`)
 
 // networkClean fails the test unless nothing of a Pod is left in its network.
 func (c *cli) networkClean() {

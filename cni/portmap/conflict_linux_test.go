@@ -3,6 +3,7 @@ package portmap_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -127,5 +128,41 @@ func TestConflictOfProcesses(t *testing.T) {
 		for _, p := range pods {
 			p.del(t)
 		}
+	}
+}
+
+// TestManyAtOnce: attachments that want different ports never hinder each other,
+// from the first on, which makes the table.
+func TestManyAtOnce(t *testing.T) {
+	newBridge(t)
+	const many = 40
+	ns := netnstest.New(t)
+	run := func(fn func(p *pod, m portmap.Mapping) error) {
+		var running sync.WaitGroup
+		for i := range many {
+			p := bare(t, ns, fmt.Sprintf("c%d", i), fmt.Sprintf("10.55.0.%d", 10+i))
+			m := portmap.Mapping{HostPort: 8000 + i, ContainerPort: 80}
+			if i%2 == 0 {
+				m.HostIP = "192.0.2.1"
+			}
+			running.Go(func() {
+				if err := fn(p, m); err != nil {
+					t.Errorf("%s: %v", p.id, err)
+				}
+			})
+		}
+		running.Wait()
+	}
+	run(func(p *pod, m portmap.Mapping) error { _, err := p.portmap("ADD", m); return err })
+	run(func(p *pod, m portmap.Mapping) error { _, err := p.portmap("CHECK", m); return err })
+	run(func(p *pod, m portmap.Mapping) error {
+		if p.id[len(p.id)-1]%3 == 0 {
+			m = portmap.Mapping{} // looked for by its owner
+		}
+		_, err := p.portmap("DEL", m)
+		return err
+	})
+	if left := elements(t); len(left) > 0 {
+		t.Errorf("left: %q", left)
 	}
 }

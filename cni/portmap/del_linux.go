@@ -98,7 +98,13 @@ func gc(ctx context.Context, r *cni.Request, c *Config) error {
 	}
 	return connected(r, c, func(v *view) error {
 		return v.remove(ctx, r, func() (nft.Change, error) {
-			return v.owned(func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] })
+			change, err := v.owned(func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] })
+			if err != nil {
+				return nft.Change{}, err
+			}
+			gone, err := v.goneInterfaces()
+			change.Remove = append(change.Remove, gone...)
+			return change, err
 		})
 	})
 }

@@ -74,8 +74,8 @@ func ifaceOf(e nft.Element) string {
 	return name
 }
 
-// gone reports whether there is no interface of that name any more.
-func gone(name string) bool {
+// isGone reports whether there is no interface of that name any more.
+func isGone(name string) bool {
 	_, err := os.Stat("/proc/sys/net/ipv4/conf/" + name)
 	return errors.Is(err, os.ErrNotExist)
 }

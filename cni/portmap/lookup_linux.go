@@ -104,13 +104,19 @@ func (v *view) forgetInterfaces(change *nft.Change) error {
 	if !slices.ContainsFunc(change.Add, func(e nft.Element) bool { return e.Set == back }) {
 		return nil
 	}
+	gone, err := v.goneInterfaces()
+	change.Remove = append(change.Remove, gone...)
+	return err
+}
+
+func (v *view) goneInterfaces() (out []nft.Element, err error) {
 	all, err := v.list(back, localnet)
 	for _, e := range all {
-		if gone(ifaceOf(e)) {
-			change.Remove = append(change.Remove, e)
+		if isGone(ifaceOf(e)) {
+			out = append(out, e)
 		}
 	}
-	return err
+	return out, err
 }
 
 // refuseTaken compares ports of every address with those of one: they are in

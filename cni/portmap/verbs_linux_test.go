@@ -120,6 +120,44 @@ func TestGC(t *testing.T) {
 	wantCode(t, "GC without a list", gc(nil), cni.CodeConfig, "valid-attachments")
 }
 
+// TestInterfacesAreForgotten: what attachments share of an interface goes some
+// time after it.
+func TestInterfacesAreForgotten(t *testing.T) {
+	newBridge(t)
+	ns := netnstest.New(t)
+	on := func(id, ip string) *pod {
+		netnstest.Run(t, "", "ip", "link", "add", "pm-"+id, "type", "bridge")
+		netnstest.Run(t, "", "ip", "addr", "add", ip+"1/24", "dev", "pm-"+id)
+		netnstest.Run(t, "", "ip", "link", "set", "pm-"+id, "up")
+		return bare(t, ns, id, ip+"2")
+	}
+	mapping := portmap.Mapping{HostPort: 80, ContainerPort: 80, HostIP: "0.0.0.0"}
+	want := func(step string, names ...string) {
+		t.Helper()
+		list := netnstest.Run(t, "", "nft", "list", "set", "inet", testTable, "localnet") +
+			netnstest.Run(t, "", "nft", "list", "set", "inet", testTable, "back")
+		got := regexp.MustCompile(`"pm-?[a-z0-9]*"`).FindAllString(list, -1)
+		slices.Sort(got)
+		if diff := cmp.Diff(names, slices.Compact(got)); diff != "" {
+			t.Errorf("%s: %s", step, diff)
+		}
+	}
+	a := on("a", "10.56.0.")
+	a.add(t, mapping)
+	want("an ADD", `"pm-a"`)
+	a.del(t, mapping)
+	netnstest.Run(t, "", "ip", "link", "del", "pm-a")
+	b := on("b", "10.57.0.")
+	b.add(t, mapping)
+	want("an ADD by another", `"pm-b"`)
+	netnstest.Run(t, "", "ip", "link", "del", "pm-b")
+	gc := b.document(map[string]any{"prevResult": nil, "runtimeConfig": nil, "cni.dev/valid-attachments": []any{}})
+	if _, err := cni.Invoke(context.Background(), portmap.Plugin(), map[string]string{"CNI_COMMAND": "GC"}, gc); err != nil {
+		t.Error(err)
+	}
+	want("GC")
+}
+
 // withoutPrivileges runs fn on a thread that may not change the network. The
 // thread ends with it.
 func withoutPrivileges(t *testing.T, fn func()) {
