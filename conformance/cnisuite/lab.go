@@ -147,6 +147,7 @@ func (l *lab) tearDown(ctx context.Context) error {
 // container is a network namespace with what the runtime knows of it.
 type container struct {
 	id, ifName, ns string
+	number         int             // of the attachment, from 1
 	nsName         string          // as the kernel has it
 	prev           json.RawMessage // for a chained plugin
 	result         json.RawMessage // of ADD, once it succeeded
@@ -158,7 +159,7 @@ func (l *lab) newContainer(context.Context) (*container, error) { return l.newCo
 // newContainerOf makes one for requests of the version.
 func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
-	c := &container{id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
+	c := &container{id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count)), number: l.count}
 	if err := netns.Create(c.ns); err != nil {
 		return nil, err
 	}

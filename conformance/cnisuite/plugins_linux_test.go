@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), collectors()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
