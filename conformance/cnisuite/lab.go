@@ -188,7 +188,7 @@ func (l *lab) prevResult(c *container, version string) (json.RawMessage, error) 
 	if err != nil || seen == nil {
 		return nil, errors.Join(err, errors.New("the suite's own interface is gone"))
 	}
-	const address = "10.124.0.2/24"
+	address := c.address().String()
 	if !cni.AtLeast(version, "0.3.0") {
 		return json.RawMessage(ipamResult(version, address, "")), nil
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"reflect"
 	"slices"
@@ -180,14 +179,12 @@ func (l *lab) beside(of *container) (*container, error) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = c.ifName
 		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "suite-peer1"}
-		address := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 124, 1, 2).To4(), Mask: net.CIDRMask(24, 32)}}
-		return errors.Join(netlink.LinkAdd(pair), netlink.AddrAdd(pair, address))
+		return errors.Join(netlink.LinkAdd(pair), netlink.AddrAdd(pair, &netlink.Addr{IPNet: c.address()}))
 	})
 	if err != nil {
 		return nil, err
 	}
-	prev, err := l.prevResult(&c, l.version)
-	c.prev = bytes.ReplaceAll(prev, []byte("10.124.0.2"), []byte("10.124.1.2"))
+	c.prev, err = l.prevResult(&c, l.version)
 	return &c, err
 }
 
