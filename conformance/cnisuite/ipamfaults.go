@@ -80,8 +80,12 @@ func (l *lab) killOne(ctx context.Context, round int) error {
 	victim := "ADD"
 	if round%3 == 1 {
 		victim = "DEL"
-		if _, out, err := l.takeFor(ctx, c, with{}); err != nil || out.rc != 0 {
-			return errors.Join(err, fmt.Errorf("round %d: %s", round, out))
+		_, out, err := l.takeFor(ctx, c, with{})
+		if err != nil {
+			return err
+		}
+		if out.rc != 0 {
+			return fmt.Errorf("no address is left after %d kills: %s", round, out)
 		}
 	}
 	stdin, err := l.document(victim, c, nil)

@@ -77,13 +77,11 @@ func (l *lab) take(ctx context.Context, keys map[string]any) (lease, *answer, er
 
 func (l *lab) takeFor(ctx context.Context, c *container, w with) (lease, *answer, error) {
 	out, err := l.call(ctx, "ADD", c, w)
-	if err != nil || out.rc != 0 {
-		return lease{c: c}, out, errors.Join(err, func() error {
-			if out == nil {
-				return nil
-			}
-			return out.ended()
-		}())
+	if err != nil {
+		return lease{c: c}, nil, err
+	}
+	if out.rc != 0 {
+		return lease{c: c}, out, out.ended()
 	}
 	got := lease{c: c, result: &result{}}
 	if err := out.ok(got.result); err != nil {
@@ -105,9 +103,12 @@ func (l *lab) drain(ctx context.Context, keys map[string]any) (all []lease, refu
 			return nil, nil, err
 		}
 		if got.result == nil {
-			return all, out, distinct(all)
+			return all, out, nil
 		}
 		all = append(all, got)
+		if err := distinct(all); err != nil {
+			return nil, nil, err
+		}
 	}
 	return nil, nil, fmt.Errorf("the exhaustible configuration has more than %d addresses", most)
 }
@@ -152,13 +153,26 @@ func (l *lab) takeAtOnce(ctx context.Context, n int) ([]lease, error) {
 		all[i].c = c
 	}
 	outs := make([]*answer, n)
+	parallel, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	var wg sync.WaitGroup
+	var seen sync.Mutex
+	var given []lease
 	for i := range all {
 		wg.Go(func() {
-			all[i], outs[i], errs[i] = l.takeFor(ctx, all[i].c, with{within: time.Minute})
+			all[i], outs[i], errs[i] = l.takeFor(parallel, all[i].c, with{within: time.Minute})
+			seen.Lock()
+			defer seen.Unlock()
+			given = append(given, all[i])
+			if err := distinct(given); err != nil {
+				stop(err) // it is no use to wait for the others
+			}
 		})
 	}
 	wg.Wait()
+	if parallel.Err() != nil {
+		return nil, context.Cause(parallel)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

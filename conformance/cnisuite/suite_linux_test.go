@@ -1,6 +1,8 @@
 package cnisuite_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -81,7 +83,7 @@ func TestMutants(t *testing.T) {
 		{"del-needs-netns", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
-	}, gcFaults()...) {
+	}, slices.Concat(gcFaults(), ipamFaults())...) {
 		mutants = append(mutants, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {
@@ -101,6 +103,8 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 		tgt.Config = `{"state":"${DIR}"}`
 	case name == "code-999-for-config":
 		tgt.BadConfigs = `[{"ipam":{"type":"suite-ipam"},"state":7}]`
+	case strings.HasPrefix(name, "ipam-"):
+		declareIPAM(t, &tgt, name)
 	case name == "status-lies":
 		tgt.Kind = cnisuite.IPAM
 	}
