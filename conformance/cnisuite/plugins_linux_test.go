@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), collectors(), pools()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), collectors(), pools(), mappers()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
