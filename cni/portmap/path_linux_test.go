@@ -10,9 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 )
 
-func TestDataPath(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
+func (l *lab) testPaths(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
 	mapping := portmap.Mapping{HostPort: 8080, ContainerPort: a.port, Protocol: "TCP"}
 	a.add(t, mapping)
 	if _, err := a.portmap("CHECK", mapping); err != nil {
@@ -66,13 +65,12 @@ func TestDataPath(t *testing.T) {
 	}
 }
 
-// TestPassingThrough: a packet that passes through this host on its way to some
+// testPassingThrough: a packet that passes through this host on its way to some
 // other machine is never caught, whatever its port (GHSA-jv3w-x3r3-g6rm).
-func TestPassingThrough(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
+func (l *lab) testPassingThrough(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
 	elsewhere := netnstest.Listen(t, outside)
-	b.add(t,
+	b.hold(t,
 		portmap.Mapping{HostPort: elsewhere, ContainerPort: b.port},
 		portmap.Mapping{HostPort: a.port, ContainerPort: b.port},
 	)
@@ -107,17 +105,16 @@ func TestPassingThrough(t *testing.T) {
 	}
 }
 
-func TestHostIP(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
-	a.add(t,
+func (l *lab) testHostIP(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
+	a.hold(t,
 		portmap.Mapping{HostPort: 8081, ContainerPort: a.port, HostIP: "192.0.2.1"},
 		portmap.Mapping{HostPort: 8082, ContainerPort: a.port, HostIP: "0.0.0.0"},
 		portmap.Mapping{HostPort: 8083, ContainerPort: a.port, HostIP: "::"},
 		portmap.Mapping{HostPort: 8084, ContainerPort: a.port, HostIP: "127.0.0.1"},
 		portmap.Mapping{HostPort: 8085, ContainerPort: a.port, HostIP: "2001:db8::1"},
 	)
-	b.add(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port, HostIP: "10.55.0.1"})
+	b.hold(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port, HostIP: "10.55.0.1"})
 	for _, c := range []struct {
 		from, to string
 		port     int
@@ -167,21 +164,20 @@ func answer(t *testing.T, addr string) {
 	}()
 }
 
-func TestLoopbackIsShared(t *testing.T) {
-	newBridge(t)
-	a := newPod(t, "a", 2)
+func (l *lab) testLoopbackIsShared(t *testing.T) {
+	a := l.a
 	answer(t, "127.0.0.53:8080")
 	answer(t, "[::1]:8080")
 	answer(t, "127.0.0.1:8081")
-	a.add(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
+	a.hold(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
 	for to, want := range map[string]string{"127.0.0.1": "10.55.0.1", "127.0.0.53": "local", "::1": "local"} {
 		if seen, err := netnstest.TryDial("", to, 8080); err != nil || seen != want {
 			t.Errorf("%s: %q instead of %q (%v)", to, seen, want, err)
 		}
 	}
-	b := newPod(t, "b", 3)
-	b.config["snat"] = false
-	b.add(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port})
+	b := l.b
+	b.set(t, "snat", false)
+	b.hold(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port})
 	if seen, err := netnstest.TryDial("", "127.0.0.1", 8081); err != nil || seen != "local" {
 		t.Errorf("without snat: %q (%v)", seen, err)
 	}
@@ -225,11 +221,11 @@ func TestLoopbackIsGuarded(t *testing.T) {
 	}
 }
 
-func TestMasqAll(t *testing.T) {
-	newBridge(t)
-	a, outside := newPod(t, "a", 2), newOutside(t)
-	a.config["masqAll"], a.config["markMasqBit"] = true, 13
-	a.add(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
+func (l *lab) testMasqAll(t *testing.T) {
+	a, outside := l.a, l.outside
+	a.set(t, "masqAll", true)
+	a.set(t, "markMasqBit", 13)
+	a.hold(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
 	for to, want := range map[string]string{"192.0.2.1": "10.55.0.1", "2001:db8::1": "fd55::ff"} {
 		if seen, err := netnstest.TryDial(outside, to, 8080); err != nil || seen != want {
 			t.Errorf("the server saw %q instead of %q (%v)", seen, want, err)
