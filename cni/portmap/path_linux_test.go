@@ -70,9 +70,11 @@ func (l *lab) testPaths(t *testing.T) {
 func (l *lab) testPassingThrough(t *testing.T) {
 	a, b, outside := l.a, l.b, l.outside
 	elsewhere := netnstest.Listen(t, outside)
+	// The mapping leads to a server that does not tell whom it saw.
+	answer(t, b.ns, ":7070")
 	b.hold(t,
-		portmap.Mapping{HostPort: elsewhere, ContainerPort: b.port},
-		portmap.Mapping{HostPort: a.port, ContainerPort: b.port},
+		portmap.Mapping{HostPort: elsewhere, ContainerPort: 7070},
+		portmap.Mapping{HostPort: a.port, ContainerPort: 7070},
 	)
 	for _, c := range []struct {
 		name, from, to string
@@ -90,10 +92,8 @@ func (l *lab) testPassingThrough(t *testing.T) {
 			t.Errorf("%s: the server saw %q instead of %q (%v)", c.name, seen, c.seen, err)
 		}
 	}
-	// An address that is not the host's, with nobody behind it: the mapping would
-	// answer.
-	if _, err := netnstest.TryDial(a.ns, "192.0.2.1", elsewhere); err != nil {
-		t.Errorf("the mapping itself: %v", err)
+	if seen, err := netnstest.TryDial(outside, "192.0.2.1", elsewhere); err != nil || seen != "local" {
+		t.Errorf("the mapping itself: %q (%v)", seen, err)
 	}
 	// A DNAT of somebody else to the same container is none of ours either.
 	netnstest.Run(t, "", "nft", "add", "table", "ip", "other")
@@ -143,14 +143,15 @@ func (l *lab) testHostIP(t *testing.T) {
 	}
 }
 
-// answer serves TCP on the address until the test ends, with a line that is no
+// answer serves TCP in the namespace until the test ends, with a word that is no
 // address of a client.
-func answer(t *testing.T, addr string) {
+func answer(t *testing.T, ns, addr string) {
 	t.Helper()
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var l net.Listener
+	inside(t, ns, func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -166,9 +167,9 @@ func answer(t *testing.T, addr string) {
 
 func (l *lab) testLoopbackIsShared(t *testing.T) {
 	a := l.a
-	answer(t, "127.0.0.53:8080")
-	answer(t, "[::1]:8080")
-	answer(t, "127.0.0.1:8081")
+	answer(t, "", "127.0.0.53:8080")
+	answer(t, "", "[::1]:8080")
+	answer(t, "", "127.0.0.1:8081")
 	a.hold(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
 	for to, want := range map[string]string{"127.0.0.1": "10.55.0.1", "127.0.0.53": "local", "::1": "local"} {
 		if seen, err := netnstest.TryDial("", to, 8080); err != nil || seen != want {
