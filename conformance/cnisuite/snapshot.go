@@ -63,17 +63,6 @@ func (l *lab) clean(ctx context.Context, before *leak.Snapshot) error {
 	})
 }
 
-// cleanInside does the same for a container.
-func (l *lab) cleanInside(ctx context.Context, c *container, before *leak.Snapshot) error {
-	return l.settled(ctx, func() ([]leak.Leak, error) {
-		now, err := l.inside(c)
-		if err != nil {
-			return nil, err
-		}
-		return before.Diff(now), nil
-	})
-}
-
 // settled looks until nothing is left or settleTime is over: the kernel takes
 // some things down on its own time.
 func (l *lab) settled(ctx context.Context, look func() ([]leak.Leak, error)) error {
