@@ -280,7 +280,7 @@ func changes() map[string]func(*cni.Plugin) {
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				fmt.Fprintln(os.Stderr, "a line for the log, { and no JSON")
 				out, err := add(ctx, r, r.Config.(*config))
-				if err == nil { // an interface and an address on the host
+				if err == nil && len(out.IPs) > 0 { // an interface and an address on the host
 					out.Interfaces = append(out.Interfaces, &types100.Interface{Name: hostEnd(r)})
 					out.IPs = append(out.IPs, out.IPs[0].Copy())
 					out.IPs[1].Interface = nil

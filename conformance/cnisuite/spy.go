@@ -103,9 +103,6 @@ func (s spy) answer(c *container, command string, r reply) error {
 	return os.WriteFile(s.prepared(c, command), []byte(text), 0o644)
 }
 
-// obey takes a prepared reply back.
-func (s spy) obey(c *container, command string) error { return os.Remove(s.prepared(c, command)) }
-
 func (s spy) prepared(c *container, command string) string {
 	if c == nil {
 		return filepath.Join(s.dir, "any."+command)
