@@ -27,7 +27,7 @@ func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
 		Name:    "cni",
 		Version: "1",
-		Rules:   slices.Concat(protocolRules(), environmentRules(), inputRules(), processRules(), lifeRules(), statusRules(), checkRules(), checkFaultRules()),
+		Rules:   slices.Concat(protocolRules(), environmentRules(), inputRules(), processRules(), lifeRules(), statusRules(), checkRules(), checkFaultRules(), attachmentRules()),
 		Facts:   facts(),
 	}
 }
