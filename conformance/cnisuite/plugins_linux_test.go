@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 
@@ -101,12 +102,19 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 		return nil, err
 	}
 	r.Undo("veth pair", func(context.Context) error { return remove(attrs.Name) })
-	return result, r.InNetNS(func() error {
+	host, err := netlink.LinkByName(attrs.Name)
+	if err != nil {
+		return nil, err
+	}
+	err = r.InNetNS(func() error {
 		l, err := netlink.LinkByName(r.IfName)
 		if err != nil {
 			return err
 		}
-		result.Interfaces = []*types100.Interface{{Name: r.IfName, Sandbox: r.NetNS, Mac: l.Attrs().HardwareAddr.String()}}
+		result.Interfaces = []*types100.Interface{
+			{Name: r.IfName, Sandbox: r.NetNS, Mac: l.Attrs().HardwareAddr.String(), Mtu: l.Attrs().MTU},
+			{Name: attrs.Name, Mac: host.Attrs().HardwareAddr.String(), Mtu: host.Attrs().MTU},
+		}
 		for _, ip := range result.IPs {
 			ip.Interface = types100.Int(0)
 			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: &ip.Address}); err != nil {
@@ -117,12 +125,24 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 			return err
 		}
 		for _, route := range result.Routes {
-			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &route.Dst, Gw: route.GW}); err != nil {
+			if err := addRoute(l, route); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	return cni.Merge(r.PrevResult, result), err
+}
+
+func addRoute(l netlink.Link, told *types.Route) error {
+	route := netlink.Route{LinkIndex: l.Attrs().Index, Dst: &told.Dst, Gw: told.GW, MTU: told.MTU, AdvMSS: told.AdvMSS, Priority: told.Priority}
+	if told.Table != nil {
+		route.Table = *told.Table
+	}
+	if told.Scope != nil {
+		route.Scope = netlink.Scope(*told.Scope)
+	}
+	return netlink.RouteAdd(&route)
 }
 
 // check finds everything but what it is told to overlook.
