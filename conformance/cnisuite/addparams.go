@@ -256,7 +256,7 @@ func checkSysctls(ctx context.Context, l *lab) error {
 
 // checkTime takes the median, because machines are busy at times.
 func checkTime(ctx context.Context, l *lab) error {
-	const rounds, most = 5, time.Second
+	const rounds, most = 3, time.Second
 	for range rounds {
 		c, err := l.newContainer(ctx)
 		if err != nil {

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 		change(p)
 	}
 	if change := changes()[name]; change != nil {
+		change(p)
+	}
+	if change := attachers()[name]; change != nil {
 		change(p)
 	}
 	cni.Main(p)

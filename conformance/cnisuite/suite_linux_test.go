@@ -90,7 +90,7 @@ func TestMutants(t *testing.T) {
 			},
 		})
 	}
-	conformance.TestMutants(t, cnisuite.Suite(), mutants)
+	conformance.TestMutants(t, cnisuite.Suite(), append(mutants, attachmentMutants()...))
 }
 
 // mutant declares what the rule needs to know.
