@@ -176,7 +176,7 @@ func lacks(want, have any) string {
 	case []any:
 		there, _ := have.([]any)
 		if len(there) < len(want) {
-			return fmt.Sprintf("(%d elements, prevResult has %d)", len(there), len(want))
+			return fmt.Sprintf("(%d elements instead of %d)", len(there), len(want))
 		}
 		for i, value := range want {
 			if where := lacks(value, there[i]); where != "" {
@@ -188,5 +188,5 @@ func lacks(want, have any) string {
 	if strings.EqualFold(fmt.Sprint(want), fmt.Sprint(have)) {
 		return ""
 	}
-	return fmt.Sprintf("(%v, prevResult has %v)", have, want)
+	return fmt.Sprintf("(%v instead of %v)", have, want)
 }

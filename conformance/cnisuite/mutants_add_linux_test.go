@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ type attachment struct {
 }
 
 func attachmentMutants() (all []conformance.Mutant[cnisuite.Target]) {
-	for _, m := range addMutants() {
+	for _, m := range slices.Concat(addMutants(), delMutants()) {
 		all = append(all, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {

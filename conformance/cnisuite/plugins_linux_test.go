@@ -31,20 +31,16 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
 	}
 	p := good()
-	if change := observers()[name]; change != nil {
-		change(p)
-	}
-	if change := changes()[name]; change != nil {
-		change(p)
-	}
-	if change := attachers()[name]; change != nil {
-		change(p)
+	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers()} {
+		if change := table[name]; change != nil {
+			change(p)
+		}
 	}
 	cni.Main(p)
 }
