@@ -208,7 +208,7 @@ func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
 // noNetNS are values of CNI_NETNS that lead to no network namespace.
 func (l *lab) noNetNS() map[string]string {
 	return map[string]string{
-		"ADD with a CNI_NETNS that does not exist":           l.dir + "/no-such-namespace",
+		"ADD with a CNI_NETNS that does not exist":          l.dir + "/no-such-namespace",
 		"ADD with a CNI_NETNS that is no network namespace": l.ipam.dirs()[0] + "/" + spyName,
 	}
 }

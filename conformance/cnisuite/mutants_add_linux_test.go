@@ -27,7 +27,7 @@ type attachment struct {
 }
 
 func attachmentMutants() (all []conformance.Mutant[cnisuite.Target]) {
-	for _, m := range slices.Concat(addMutants(), delMutants()) {
+	for _, m := range slices.Concat(addMutants(), delMutants(), concurrentMutants()) {
 		all = append(all, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {

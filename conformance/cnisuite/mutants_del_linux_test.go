@@ -9,8 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -179,4 +182,62 @@ func (x *exchange) ask() error {
 	cmd := exec.Command(filepath.Join(dir, "suite-ipam"))
 	cmd.Stdin = bytes.NewReader(x.stdin)
 	return cmd.Run()
+}
+
+func concurrentMutants() []attachment {
+	return []attachment{
+		{"one-at-a-time", "CNI-ADD-028", nil},
+		{"counts-badly", "CNI-ADD-027", func(t *cnisuite.Target) { t.Config = `{"state":"${DIR}"}` }},
+		{"del-once", "CNI-DEL-016", nil},
+		{"plain", "CNI-DATA-001", nil}, // nothing connects its pairs
+		{"lonely-gateway", "CNI-DATA-002", nil},
+		{"lonely-gateway", "CNI-DATA-003", nil},
+	}
+}
+
+// hasty do not expect others beside them.
+func hasty() map[string]func(*cni.Plugin) {
+	locked := func(r *cni.Request) (unlock func() error, err error) {
+		path := filepath.Join(r.Config.(*config).State, "lock")
+		err = exclusive(path)
+		time.Sleep(20 * time.Millisecond)
+		return func() error { return os.Remove(path) }, err
+	}
+	return map[string]func(*cni.Plugin){
+		"one-at-a-time": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				unlock, err := locked(r)
+				if err != nil {
+					return nil, err
+				}
+				defer func() { _ = unlock() }()
+				return add(ctx, r, r.Config.(*config))
+			}
+		},
+		"counts-badly": altered(func(r *cni.Request, out *cni.Result) error {
+			path := filepath.Join(r.Config.(*config).State, "count")
+			text, _ := os.ReadFile(path) // none at first
+			count, _ := strconv.Atoi(string(text))
+			time.Sleep(20 * time.Millisecond)
+			address := network(fmt.Sprintf("10.123.9.%d/16", count+1))
+			out.IPs = []*types100.IPConfig{{Interface: types100.Int(0), Address: *address}}
+			return os.WriteFile(path, []byte(strconv.Itoa(count+1)), 0o600)
+		}),
+		"lonely-gateway": altered(func(*cni.Request, *cni.Result) error {
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			return netlink.AddrReplace(lo, &netlink.Addr{IPNet: network("10.123.0.1/32")})
+		}),
+		"del-once": func(p *cni.Plugin) {
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				unlock, err := locked(r)
+				if err != nil {
+					return err
+				}
+				return errors.Join(del(ctx, r, r.Config.(*config)), unlock())
+			}
+		},
+	}
 }

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	p := good()
-	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers()} {
+	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers(), hasty()} {
 		if change := table[name]; change != nil {
 			change(p)
 		}

@@ -55,5 +55,5 @@ func (c *container) veth(peer string, address net.IP) error {
 
 // attachmentRules are about ADD and DEL in detail.
 func attachmentRules() []conformance.Rule[Target] {
-	return slices.Concat(addRules(), resultRules(), prevRules(), paramRules(), delegateRules(), delRules())
+	return slices.Concat(addRules(), resultRules(), prevRules(), paramRules(), delegateRules(), delRules(), concurrentRules(), dataRules())
 }
