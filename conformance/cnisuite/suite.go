@@ -25,10 +25,12 @@ import (
 // Suite returns the suite's rules.
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
-		Name:    "cni",
-		Version: "1",
-		Rules:   slices.Concat(protocolRules(), environmentRules(), inputRules(), processRules(), lifeRules(), statusRules(), checkRules(), checkFaultRules(), latencyRules()),
-		Facts:   facts(),
+		Name: "cni", Version: "2",
+		Rules: slices.Concat(
+			protocolRules(), environmentRules(), inputRules(), processRules(),
+			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), latencyRules(),
+		),
+		Facts: facts(),
 	}
 }
 

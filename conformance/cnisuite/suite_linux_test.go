@@ -16,8 +16,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// inside tells TestUnprivileged how it was started.
-const inside = "NODEKIT_SUITE_INSIDE"
+// startedAs tells TestUnprivileged how it was started.
+const startedAs = "NODEKIT_SUITE_INSIDE"
 
 func TestMutants(t *testing.T) {
 	testenv.Require(t, testenv.Root)
@@ -102,7 +102,7 @@ func TestMutants(t *testing.T) {
 			},
 		})
 	}
-	conformance.TestMutants(t, cnisuite.Suite(), mutants)
+	conformance.TestMutants(t, cnisuite.Suite(), append(mutants, attachmentMutants()...))
 }
 
 // mutant declares what the rule needs to know.
@@ -184,7 +184,7 @@ func TestUpstream(t *testing.T) {
 // TestUnprivileged runs the suite in namespaces of a user of its own, and
 // without them, where it must say what to do.
 func TestUnprivileged(t *testing.T) {
-	if os.Getenv(inside) != "" {
+	if os.Getenv(startedAs) != "" {
 		runInside(t)
 		return
 	}
@@ -211,7 +211,7 @@ func TestUnprivileged(t *testing.T) {
 		"nothing":    {binary},
 	} {
 		cmd := exec.Command(args[0], append(args[1:], "-test.run=^TestUnprivileged$", "-test.v")...)
-		cmd.Env = append(os.Environ(), inside+"="+how, "TMPDIR="+dir)
+		cmd.Env = append(os.Environ(), startedAs+"="+how, "TMPDIR="+dir)
 		cmd.Dir = dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -226,7 +226,7 @@ func runInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, result := range report.Results {
-		switch os.Getenv(inside) {
+		switch os.Getenv(startedAs) {
 		case "nothing":
 			if !strings.Contains(result.Message, "unshare -Urnm nodekit conform cni") {
 				t.Errorf("%s: %s: %s", result.ID, result.Status, result.Message)
