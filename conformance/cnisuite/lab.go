@@ -36,6 +36,9 @@ type lab struct {
 	count    int
 	made     []*container
 	daemon   int // process group that Target.Setup left, or 0
+	// handOver is how long the suite may take to read what an execution wrote, when
+	// that is more than a second because many run at the same time.
+	handOver time.Duration
 
 	notes sync.Mutex // guards what follows
 	codes map[int][]string
