@@ -81,6 +81,9 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 		return nil, err
 	}
 	config["cniVersion"], config["name"] = l.version, "suite"
+	if args, ok := config["runtimeConfig"].(map[string]any); ok && c != nil {
+		config["runtimeConfig"] = ofItsOwn(args, c.number)
+	}
 	switch {
 	case c == nil:
 		delete(config, "runtimeConfig")
