@@ -7,13 +7,12 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
-// paramRules are about what an ADD is asked for, and what it costs.
+// paramRules are about what an ADD is asked for.
 func paramRules() []conformance.Rule[Target] {
 	const should, advisory = conformance.Should, conformance.Advisory
 	const only = "create the interface defined by CNI_IFNAME inside the container at CNI_NETNS"
@@ -25,7 +24,6 @@ func paramRules() []conformance.Rule[Target] {
 		checked(rule("CNI-ADD-021", should, "the configuration's dns is in the result (de facto)", "ADD Success",
 			"dns: a dictionary consisting of DNS configuration information"), checkDNS),
 		checked(rule("CNI-ADD-022", advisory, "ADD changes no variables of the host's network but forwarding and those of its interfaces", "ADD", only), checkSysctls),
-		checked(rule("CNI-ADD-023", advisory, "ADD and DEL take less than a second", "ADD", only), checkTime),
 	}
 }
 
@@ -250,28 +248,6 @@ func checkSysctls(ctx context.Context, l *lab) error {
 	})
 	if len(changed) > 0 {
 		return fmt.Errorf("ADD changed variables of the host: %s", list(changed))
-	}
-	return nil
-}
-
-// checkTime takes the median, because machines are busy at times.
-func checkTime(ctx context.Context, l *lab) error {
-	const rounds, most = 3, time.Second
-	for range rounds {
-		c, err := l.newContainer(ctx)
-		if err != nil {
-			return err
-		}
-		if err := l.life(ctx, c); err != nil {
-			return err
-		}
-	}
-	for _, command := range []string{"ADD", "DEL"} {
-		took := slices.Sorted(slices.Values(l.took[command]))
-		l.log.Info("time", "command", command, "median", took[len(took)/2], "longest", took[len(took)-1])
-		if median := took[len(took)/2]; median > most {
-			return fmt.Errorf("%s takes %s (the median of %d)", command, median.Round(time.Millisecond), len(took))
-		}
 	}
 	return nil
 }

@@ -65,6 +65,7 @@ func together(first, second int) func(context.Context, *lab) error {
 
 // crowd runs n ADDs at the same time, and then n DELs.
 func (l *lab) crowd(ctx context.Context, n int) error {
+	l.handOver = 10 * time.Second
 	all, results := make([]*container, n), make([]*result, n)
 	for i := range all {
 		var err error
@@ -147,6 +148,7 @@ func checkDelTogether(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
+	l.handOver = 10 * time.Second
 	if err := at(20, func(int) error {
 		mine := *c // calls note in it what they did
 		out, err := l.call(ctx, "DEL", &mine, with{what: "DEL beside others of the attachment", within: crowdTime})

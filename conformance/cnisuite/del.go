@@ -223,9 +223,18 @@ func (l *lab) well(ctx context.Context, c *container) (*answer, error) {
 	return l.call(ctx, "CHECK", c, with{what: "CHECK after the DEL of another attachment"})
 }
 
+// checkDelOtherNetwork begins with an attachment that goes: two networks with one
+// configuration may count alike, and must not give the same address here.
 func checkDelOtherNetwork(ctx context.Context, l *lab) error {
-	first, _, err := l.joined(ctx)
+	ahead, _, err := l.joined(ctx)
 	if err != nil {
+		return err
+	}
+	first, one, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.del(ctx, ahead, "DEL"); err != nil {
 		return err
 	}
 	kept, err := l.kept(ctx, first)
@@ -245,6 +254,15 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 		return conformance.NotApplicable("the plugin cannot serve two networks with this configuration: %q", e.Msg)
 	}
 	second.result = out.stdout
+	var two result
+	if err := out.ok(&two); err != nil {
+		return err
+	}
+	for _, ip := range one.IPs {
+		if l.target.Kind != Chained && two.has(ip.Address) {
+			return conformance.NotApplicable("two networks with this configuration give the same addresses")
+		}
+	}
 	if err := l.delWith(ctx, second, with{what: "DEL from a second network", keys: keys}); err != nil {
 		return err
 	}

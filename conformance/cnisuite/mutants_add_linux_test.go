@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -70,7 +69,6 @@ func addMutants() []attachment {
 		{"obeys-env", "CNI-ADD-020", func(t *cnisuite.Target) { t.RuntimeConfig = `{"mac":"02:00:00:00:bb:01"}` }},
 		{"ignores-dns", "CNI-ADD-021", nil},
 		{"sets-sysctl", "CNI-ADD-022", nil},
-		{"slow", "CNI-ADD-023", nil},
 	}
 }
 
@@ -184,10 +182,6 @@ func attachers() map[string]func(*cni.Plugin) {
 		},
 		"sets-sysctl": before(func(context.Context, *cni.Request) error {
 			return os.WriteFile("/proc/sys/net/ipv4/ip_default_ttl", []byte("77"), 0)
-		}),
-		"slow": before(func(context.Context, *cni.Request) error {
-			time.Sleep(1200 * time.Millisecond)
-			return nil
 		}),
 	}
 }

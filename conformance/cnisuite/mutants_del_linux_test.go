@@ -40,7 +40,7 @@ func delMutants() []attachment {
 		{"del-needs-interface", "CNI-DEL-008", nil},
 		{"del-needs-good-prev", "CNI-DEL-009", nil},
 		{"deletes-all", "CNI-DEL-010", nil},
-		{"deletes-all", "CNI-DEL-011", nil},
+		{"deletes-the-container", "CNI-DEL-011", nil},
 		{"deletes-by-name", "CNI-DEL-012", nil},
 		{"del-needs-args", "CNI-DEL-013", func(t *cnisuite.Target) { t.RuntimeConfig = `{"mac":"02:00:00:00:bb:01"}` }},
 		{"forgets-failures", "CNI-DEL-014", nil},
@@ -78,6 +78,9 @@ func detachers() map[string]func(*cni.Plugin) {
 				}
 			}
 			return err
+		}),
+		"deletes-the-container": deleting(func(r *cni.Request) error {
+			return remove(hostEnd(&cni.Request{Attachment: cni.Attachment{ContainerID: r.ContainerID, IfName: "eth0"}}))
 		}),
 		"deletes-by-name": deleting(func(r *cni.Request) error {
 			return inside(r, netlink.LinkDel)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 
@@ -26,7 +28,7 @@ func (l *lab) joined(ctx context.Context) (*container, *result, error) {
 // sibling is another attachment of the same container.
 func (l *lab) sibling(of *container, ifName string) (*container, error) {
 	l.count++
-	c := &container{id: of.id, ns: of.ns, nsName: of.nsName, ifName: ifName}
+	c := &container{number: l.count, id: of.id, ns: of.ns, nsName: of.nsName, ifName: ifName}
 	l.made = append(l.made, c)
 	if err := l.ipam.prepare(c, l.version, l.count); err != nil || l.target.Kind != Chained {
 		return c, err
@@ -56,4 +58,34 @@ func (c *container) veth(peer string, address net.IP) error {
 // attachmentRules are about ADD and DEL in detail.
 func attachmentRules() []conformance.Rule[Target] {
 	return slices.Concat(addRules(), resultRules(), prevRules(), paramRules(), delegateRules(), delRules(), concurrentRules(), dataRules())
+}
+
+// ofItsOwn makes an attachment's capability arguments of the sample, so that no two
+// attachments ask for the same address or port: only the first gets what cannot be
+// shared, and others get other ports of the host.
+func ofItsOwn(sample map[string]any, number int) map[string]any {
+	out := maps.Clone(sample)
+	if number <= 1 {
+		return out
+	}
+	for _, name := range []string{"mac", "ips", "infinibandGUID", "deviceID"} {
+		delete(out, name)
+	}
+	mappings, _ := out["portMappings"].([]any)
+	mappings = slices.Clone(mappings)
+	for i, mapping := range mappings {
+		entry, _ := mapping.(map[string]any)
+		port, err := strconv.Atoi(fmt.Sprint(entry["hostPort"]))
+		if err != nil {
+			continue
+		}
+		const lowest, span = 1024, 64000
+		entry = maps.Clone(entry)
+		entry["hostPort"] = lowest + (port+number*len(mappings))%span
+		mappings[i] = entry
+	}
+	if mappings != nil {
+		out["portMappings"] = mappings
+	}
+	return out
 }
