@@ -80,8 +80,15 @@ func (c *container) occupy() error {
 		if err := netlink.LinkAdd(pair); err != nil {
 			return fmt.Errorf("making an interface in the container: %w", err)
 		}
-		return netlink.AddrAdd(pair, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 124, 0, 2).To4(), Mask: net.CIDRMask(24, 32)}})
+		return netlink.AddrAdd(pair, &netlink.Addr{IPNet: c.address()})
 	})
+}
+
+// address is what a chained plugin finds on the container's interface; no other
+// attachment has it.
+func (c *container) address() *net.IPNet {
+	high, low := (c.number-1)/250, 2+(c.number-1)%250
+	return &net.IPNet{IP: net.IPv4(10, 124, byte(high), byte(low)).To4(), Mask: net.CIDRMask(24, 32)}
 }
 
 // shell runs a command of the profile in the host's namespace, and returns its

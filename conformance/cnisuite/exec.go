@@ -95,6 +95,9 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 	case c.prev != nil:
 		config["prevResult"] = c.prev
 	}
+	if c != nil {
+		ownPorts(config, c.number)
+	}
 	for key, value := range extra {
 		if config[key] = value; value == nil {
 			delete(config, key)

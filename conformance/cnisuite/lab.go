@@ -150,11 +150,11 @@ func (l *lab) tearDown(ctx context.Context) error {
 // container is a network namespace with what the runtime knows of it.
 type container struct {
 	id, ifName, ns string
+	number         int             // of the attachment, from 1
 	nsName         string          // as the kernel has it
 	prev           json.RawMessage // for a chained plugin
 	result         json.RawMessage // of ADD, once it succeeded
 	owed           bool            // a DEL, because there was an ADD
-	number         int             // among the lab's attachments, from 1
 }
 
 func (l *lab) newContainer(context.Context) (*container, error) { return l.newContainerOf(l.version) }
@@ -191,7 +191,7 @@ func (l *lab) prevResult(c *container, version string) (json.RawMessage, error) 
 	if err != nil || seen == nil {
 		return nil, errors.Join(err, errors.New("the suite's own interface is gone"))
 	}
-	const address = "10.124.0.2/24"
+	address := c.address().String()
 	if !cni.AtLeast(version, "0.3.0") {
 		return json.RawMessage(ipamResult(version, address, "")), nil
 	}

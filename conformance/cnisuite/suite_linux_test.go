@@ -22,7 +22,7 @@ const startedAs = "NODEKIT_SUITE_INSIDE"
 func TestMutants(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	var mutants []conformance.Mutant[cnisuite.Target]
-	for _, m := range []struct{ name, rule string }{
+	for _, m := range append([]fault{
 		{"forgets-names", "CNI-ENV-001"},
 		{"forgets-names", "CNI-ENV-002"},
 		{"forgets-names", "CNI-ENV-003"},
@@ -93,7 +93,7 @@ func TestMutants(t *testing.T) {
 		{"del-needs-netns", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
-	} {
+	}, gcFaults()...) {
 		mutants = append(mutants, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {
