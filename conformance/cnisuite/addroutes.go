@@ -31,18 +31,23 @@ func checkRouteAttributes(ctx context.Context, l *lab) error {
 		return conformance.NotApplicable("the plugin speaks %s at most, whose routes have no attributes", l.version)
 	}
 	routes := `{"dst":"10.202.0.0/16","gw":"10.123.0.1","mtu":1400,"advmss":1300,"priority":77},` +
-		`{"dst":"10.203.0.0/16","gw":"10.123.0.1","table":1234},{"dst":"10.204.0.0/16","scope":253}`
-	return l.routes(ctx, routes, func(told toldRoute, have netlink.Route) string {
-		for name, v := range map[string][2]int{
-			"mtu": {told.MTU, have.MTU}, "advmss": {told.AdvMSS, have.AdvMSS}, "priority": {told.Priority, have.Priority},
-			"table": {orZero(told.Table), have.Table}, "scope": {orZero(told.Scope), int(have.Scope)},
-		} {
-			if v[0] != 0 && v[0] != v[1] {
-				return fmt.Sprintf("%s %d", name, v[1])
-			}
+		`{"dst":"10.203.0.0/16","gw":"10.123.0.1","table":1234}`
+	if err := l.routes(ctx, routes, differsInAttributes); err != nil {
+		return err
+	}
+	return l.routes(ctx, `{"dst":"10.204.0.0/16","scope":253}`, differsInAttributes)
+}
+
+func differsInAttributes(told toldRoute, have netlink.Route) string {
+	for name, v := range map[string][2]int{
+		"mtu": {told.MTU, have.MTU}, "advmss": {told.AdvMSS, have.AdvMSS}, "priority": {told.Priority, have.Priority},
+		"table": {orZero(told.Table), have.Table}, "scope": {orZero(told.Scope), int(have.Scope)},
+	} {
+		if v[0] != 0 && v[0] != v[1] {
+			return fmt.Sprintf("%s %d", name, v[1])
 		}
-		return ""
-	})
+	}
+	return ""
 }
 
 func orZero(n *int) int {
