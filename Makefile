@@ -9,7 +9,7 @@ KUBECTL_VERSION := v1.37.2
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
 TEST := $(GO) test -count=1 -timeout=900s
 # What an author builds a plugin with, on any system.
-PORTABLE := ./cri ./cri/client ./cri/log ./cni ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
+PORTABLE := ./cri ./cri/client ./cri/log ./cni ./cni/state ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
 VM_TESTS := ./cni/bridge ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
 PODTOOL_IMAGE := nodekit.dev/podtool:v1

@@ -48,7 +48,7 @@ func damages() map[string]damage {
 		"masquerade table":      {host: "nft delete table inet cni-$BRIDGE", says: "has 0 rules"},
 		"spoof rules":           {config: spoof, host: "nft flush chain bridge cni-$BRIDGE prerouting", says: "has 0 rules"},
 		"spoof elements":        {config: spoof, host: "nft flush set bridge cni-$BRIDGE allowed", says: "MAC address check"},
-		"watched port":          {config: spoof, host: "nft flush map bridge cni-$BRIDGE watched", says: "MAC address check"},
+		"watched port":          {config: spoof, host: "nft flush set bridge cni-$BRIDGE watched", says: "MAC address check"},
 		"forwarding":            {host: "echo 0 >/proc/sys/net/ipv4/ip_forward", says: "does not forward"},
 		"without IPAM":          {config: map[string]any{"ipam": map[string]any{}}},
 	}

@@ -27,11 +27,13 @@ const (
 	index = "byport"
 )
 
-// Sets and maps of the table of family bridge: the ports that are watched, with
-// the address they may use, and the same as pairs.
+// Sets and maps of the table of family bridge: the ports that are watched, the
+// pairs of port and address that may be used, and the way from the port to the
+// address, which no rule uses: DEL does.
 const (
-	watched = "watched"
-	allowed = "allowed"
+	watched   = "watched"
+	allowed   = "allowed"
+	addressOf = "address"
 )
 
 // maxIndexed is how many addresses an attachment can have in the index.
@@ -95,8 +97,9 @@ func spoofChecking(c *Config) *nft.Ruleset {
 	return &nft.Ruleset{
 		Table: c.NFTTable, Bridge: true,
 		Sets: []nft.Set{
-			{Name: watched, Key: []nftables.SetDatatype{name}, Value: []nftables.SetDatatype{mac}},
+			{Name: watched, Key: []nftables.SetDatatype{name}},
 			{Name: allowed, Key: []nftables.SetDatatype{name, mac}},
+			{Name: addressOf, Key: []nftables.SetDatatype{name}, Value: []nftables.SetDatatype{mac}},
 		},
 		Chains: []nft.Chain{{
 			Name: "prerouting", Type: nftables.ChainTypeFilter,
@@ -162,7 +165,8 @@ func indexKey(id identity, n int) []byte {
 func spoofElements(id identity, mac net.HardwareAddr) []nft.Element {
 	port := nft.IfName(id.host)
 	return []nft.Element{
-		{Set: watched, Key: port, Value: nft.Word(mac...), Owner: id.owner},
+		{Set: watched, Key: port, Owner: id.owner},
+		{Set: addressOf, Key: port, Value: mac, Owner: id.owner},
 		{Set: allowed, Key: append(slices.Clone(port), nft.Word(mac...)...), Owner: id.owner},
 	}
 }
@@ -226,7 +230,7 @@ func ownElements(rules *nft.Conn, rs *nft.Ruleset, id identity, address []byte) 
 
 func removeSpoofCheck(rules *nft.Conn, c *Config, id identity) error {
 	rs := spoofChecking(c)
-	have, err := rules.Get(rs, watched, nft.IfName(id.host))
+	have, err := rules.Get(rs, addressOf, nft.IfName(id.host))
 	if err != nil || have[0] == nil {
 		return err
 	}

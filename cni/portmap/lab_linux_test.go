@@ -59,6 +59,12 @@ func result(ns string, addrs ...string) json.RawMessage {
 		ns, strings.Join(ips, ","))
 }
 
+// set changes the pod's configuration until the test ends.
+func (p *pod) set(t testing.TB, key string, value any) {
+	p.config[key] = value
+	t.Cleanup(func() { delete(p.config, key) })
+}
+
 // document returns the stdin of a request: the changes come last, and a nil one
 // takes the key away.
 func (p *pod) document(changes map[string]any, mappings ...portmap.Mapping) []byte {
@@ -105,6 +111,13 @@ func (p *pod) add(t testing.TB, mappings ...portmap.Mapping) {
 	}
 }
 
+// hold is add until the test ends.
+func (p *pod) hold(t testing.TB, mappings ...portmap.Mapping) {
+	t.Helper()
+	p.add(t, mappings...)
+	t.Cleanup(func() { p.del(t) })
+}
+
 // del ends it, with the documents of the ADD.
 func (p *pod) del(t testing.TB, mappings ...portmap.Mapping) {
 	t.Helper()
@@ -146,6 +159,26 @@ func newOutside(t testing.TB) (ns string) {
 	netnstest.Run(t, ns, "ip", "addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
 	netnstest.Run(t, ns, "ip", "-6", "route", "add", "default", "via", "2001:db8::1")
 	return ns
+}
+
+// lab is what tests of the way of packets share.
+type lab struct {
+	a, b    *pod
+	outside string
+}
+
+// TestPackets has the tests that send packets and leave the host as it was.
+func TestPackets(t *testing.T) {
+	newBridge(t)
+	l := &lab{newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)}
+	t.Run("paths", l.testPaths)
+	t.Run("passing through", l.testPassingThrough)
+	t.Run("host addresses", l.testHostIP)
+	t.Run("loopback is shared", l.testLoopbackIsShared)
+	t.Run("masqAll", l.testMasqAll)
+	t.Run("UDP clients follow", l.testUDPClientsFollow)
+	t.Run("SCTP", l.testSCTP)
+	t.Run("many ports", l.testManyPorts)
 }
 
 // rules returns the table as nft(8) prints it.

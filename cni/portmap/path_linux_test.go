@@ -10,9 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 )
 
-func TestDataPath(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
+func (l *lab) testPaths(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
 	mapping := portmap.Mapping{HostPort: 8080, ContainerPort: a.port, Protocol: "TCP"}
 	a.add(t, mapping)
 	if _, err := a.portmap("CHECK", mapping); err != nil {
@@ -66,15 +65,16 @@ func TestDataPath(t *testing.T) {
 	}
 }
 
-// TestPassingThrough: a packet that passes through this host on its way to some
+// testPassingThrough: a packet that passes through this host on its way to some
 // other machine is never caught, whatever its port (GHSA-jv3w-x3r3-g6rm).
-func TestPassingThrough(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
+func (l *lab) testPassingThrough(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
 	elsewhere := netnstest.Listen(t, outside)
-	b.add(t,
-		portmap.Mapping{HostPort: elsewhere, ContainerPort: b.port},
-		portmap.Mapping{HostPort: a.port, ContainerPort: b.port},
+	// The mapping leads to a server that does not tell whom it saw.
+	answer(t, b.ns, ":7070")
+	b.hold(t,
+		portmap.Mapping{HostPort: elsewhere, ContainerPort: 7070},
+		portmap.Mapping{HostPort: a.port, ContainerPort: 7070},
 	)
 	for _, c := range []struct {
 		name, from, to string
@@ -92,10 +92,8 @@ func TestPassingThrough(t *testing.T) {
 			t.Errorf("%s: the server saw %q instead of %q (%v)", c.name, seen, c.seen, err)
 		}
 	}
-	// An address that is not the host's, with nobody behind it: the mapping would
-	// answer.
-	if _, err := netnstest.TryDial(a.ns, "192.0.2.1", elsewhere); err != nil {
-		t.Errorf("the mapping itself: %v", err)
+	if seen, err := netnstest.TryDial(outside, "192.0.2.1", elsewhere); err != nil || seen != "local" {
+		t.Errorf("the mapping itself: %q (%v)", seen, err)
 	}
 	// A DNAT of somebody else to the same container is none of ours either.
 	netnstest.Run(t, "", "nft", "add", "table", "ip", "other")
@@ -107,17 +105,16 @@ func TestPassingThrough(t *testing.T) {
 	}
 }
 
-func TestHostIP(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
-	a.add(t,
+func (l *lab) testHostIP(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
+	a.hold(t,
 		portmap.Mapping{HostPort: 8081, ContainerPort: a.port, HostIP: "192.0.2.1"},
 		portmap.Mapping{HostPort: 8082, ContainerPort: a.port, HostIP: "0.0.0.0"},
 		portmap.Mapping{HostPort: 8083, ContainerPort: a.port, HostIP: "::"},
 		portmap.Mapping{HostPort: 8084, ContainerPort: a.port, HostIP: "127.0.0.1"},
 		portmap.Mapping{HostPort: 8085, ContainerPort: a.port, HostIP: "2001:db8::1"},
 	)
-	b.add(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port, HostIP: "10.55.0.1"})
+	b.hold(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port, HostIP: "10.55.0.1"})
 	for _, c := range []struct {
 		from, to string
 		port     int
@@ -146,14 +143,15 @@ func TestHostIP(t *testing.T) {
 	}
 }
 
-// answer serves TCP on the address until the test ends, with a line that is no
+// answer serves TCP in the namespace until the test ends, with a word that is no
 // address of a client.
-func answer(t *testing.T, addr string) {
+func answer(t *testing.T, ns, addr string) {
 	t.Helper()
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var l net.Listener
+	inside(t, ns, func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -167,21 +165,20 @@ func answer(t *testing.T, addr string) {
 	}()
 }
 
-func TestLoopbackIsShared(t *testing.T) {
-	newBridge(t)
-	a := newPod(t, "a", 2)
-	answer(t, "127.0.0.53:8080")
-	answer(t, "[::1]:8080")
-	answer(t, "127.0.0.1:8081")
-	a.add(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
+func (l *lab) testLoopbackIsShared(t *testing.T) {
+	a := l.a
+	answer(t, "", "127.0.0.53:8080")
+	answer(t, "", "[::1]:8080")
+	answer(t, "", "127.0.0.1:8081")
+	a.hold(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
 	for to, want := range map[string]string{"127.0.0.1": "10.55.0.1", "127.0.0.53": "local", "::1": "local"} {
 		if seen, err := netnstest.TryDial("", to, 8080); err != nil || seen != want {
 			t.Errorf("%s: %q instead of %q (%v)", to, seen, want, err)
 		}
 	}
-	b := newPod(t, "b", 3)
-	b.config["snat"] = false
-	b.add(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port})
+	b := l.b
+	b.set(t, "snat", false)
+	b.hold(t, portmap.Mapping{HostPort: 8081, ContainerPort: b.port})
 	if seen, err := netnstest.TryDial("", "127.0.0.1", 8081); err != nil || seen != "local" {
 		t.Errorf("without snat: %q (%v)", seen, err)
 	}
@@ -225,11 +222,11 @@ func TestLoopbackIsGuarded(t *testing.T) {
 	}
 }
 
-func TestMasqAll(t *testing.T) {
-	newBridge(t)
-	a, outside := newPod(t, "a", 2), newOutside(t)
-	a.config["masqAll"], a.config["markMasqBit"] = true, 13
-	a.add(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
+func (l *lab) testMasqAll(t *testing.T) {
+	a, outside := l.a, l.outside
+	a.set(t, "masqAll", true)
+	a.set(t, "markMasqBit", 13)
+	a.hold(t, portmap.Mapping{HostPort: 8080, ContainerPort: a.port})
 	for to, want := range map[string]string{"192.0.2.1": "10.55.0.1", "2001:db8::1": "fd55::ff"} {
 		if seen, err := netnstest.TryDial(outside, to, 8080); err != nil || seen != want {
 			t.Errorf("the server saw %q instead of %q (%v)", seen, want, err)

@@ -9,13 +9,18 @@
 // through the host never is.
 //
 // With snat (the default) connections that would be answered behind the host's
-// back are masqueraded: those of the container to its own mapping, and those of
-// its neighbours in the same subnet. So are the host's own to 127.0.0.1, for
-// which the host's interface towards the container is opened to such addresses
-// (route_localnet), and at once guarded against those that others send to it.
-// Other addresses of 127.0.0.0/8 are left to the host's own servers unless a
-// mapping names one as its hostIP, and ::1 is never forwarded: Linux has no
-// route from there.
+// back are masqueraded: those of the container to its own mapping, and those that
+// leave by the interface that they came by, as its neighbours' on a bridge do.
+// (Where br_netfilter tracks a bridge's frames, neighbours are answered through
+// the host anyway and keep their address.) This needs Linux 5.7.
+//
+// With snat the host's own connections to 127.0.0.1 are forwarded, too, for which
+// the host's interface towards the container is opened to such addresses
+// (route_localnet). The table has guarded it by then against packets from or to
+// 127.0.0.0/8 that others send; Teardown closes it before the guard goes. Other
+// addresses of 127.0.0.0/8 are left to the host's own servers unless a mapping
+// names one as its hostIP, and ::1 is never forwarded: Linux has no route from
+// there.
 //
 // A host port belongs to one attachment at a time; a second one is refused, also
 // when both come at the same moment. Protocols, and IPv4 and IPv6, have ports of

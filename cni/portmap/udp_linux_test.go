@@ -82,12 +82,11 @@ func tracked(t *testing.T, to string) (out []string) {
 	return out
 }
 
-// TestUDPClientsFollow: a client that never changes its port reaches whoever has
+// testUDPClientsFollow: a client that never changes its port reaches whoever has
 // the host port now.
-func TestUDPClientsFollow(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
-	b.add(t, portmap.Mapping{HostPort: 9999, ContainerPort: 9999}) // from now on connections are tracked
+func (l *lab) testUDPClientsFollow(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
+	b.hold(t, portmap.Mapping{HostPort: 9999, ContainerPort: 9999}) // from now on connections are tracked
 	client, elsewhere := listenUDP(t, outside, "192.0.2.2:5353"), listenUDP(t, outside, "192.0.2.2:5000")
 	atA, atB, host := listenUDP(t, a.ns, "0.0.0.0:0"), listenUDP(t, b.ns, "0.0.0.0:0"), listenUDP(t, "", "0.0.0.0:5000")
 
@@ -115,7 +114,7 @@ func TestUDPClientsFollow(t *testing.T) {
 		t.Errorf("after DEL connections are tracked to %q", got)
 	}
 	say("nobody has the port", host)
-	b.add(t, portmap.Mapping{HostPort: 5000, ContainerPort: portOf(atB), Protocol: "udp"})
+	b.hold(t, portmap.Mapping{HostPort: 5000, ContainerPort: portOf(atB), Protocol: "udp"})
 	say("b has the port", atB)
 	if got := tracked(t, "192.0.2.2:5000"); len(got) != 1 {
 		t.Errorf("after DEL connections that pass through are forgotten: %q", got)
@@ -129,12 +128,11 @@ func TestUDPClientsFollow(t *testing.T) {
 	}
 }
 
-// TestSCTP sends the first packet of an association, for which no kernel support
+// testSCTP sends the first packet of an association, for which no kernel support
 // is needed at either end.
-func TestSCTP(t *testing.T) {
-	newBridge(t)
-	a, outside := newPod(t, "a", 2), newOutside(t)
-	a.add(t, portmap.Mapping{HostPort: 3868, ContainerPort: 3869, Protocol: "SCTP"})
+func (l *lab) testSCTP(t *testing.T) {
+	a, outside := l.a, l.outside
+	a.hold(t, portmap.Mapping{HostPort: 3868, ContainerPort: 3869, Protocol: "SCTP"})
 	var server net.PacketConn
 	inside(t, a.ns, func() (err error) {
 		server, err = net.ListenPacket("ip4:132", "0.0.0.0")
@@ -176,11 +174,10 @@ func initChunk(from, to uint16) []byte {
 	return p
 }
 
-// TestManyPorts forwards more ports than one rule of iptables's multiport, one
+// testManyPorts forwards more ports than one rule of iptables's multiport, one
 // message and one transaction hold.
-func TestManyPorts(t *testing.T) {
-	newBridge(t)
-	a, b, outside := newPod(t, "a", 2), newPod(t, "b", 3), newOutside(t)
+func (l *lab) testManyPorts(t *testing.T) {
+	a, b, outside := l.a, l.b, l.outside
 	for _, count := range []int{16, 1200} {
 		var mappings []portmap.Mapping
 		for i := range count {

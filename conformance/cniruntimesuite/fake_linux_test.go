@@ -218,13 +218,16 @@ func (f *fake) add(ctx context.Context, c container) error {
 	if !f.has("forgets-begun") {
 		f.put(key, a)
 	}
+	f.mu.Lock()
+	life := f.alive // of the process that adds
+	f.mu.Unlock()
 	result, err := f.addChain(ctx, a)
 	if err != nil {
 		if f.has("second-add") || f.has("no-del") {
 			f.put(key, nil)
 			return err
 		}
-		if f.aliveNow() {
+		if life.Err() == nil {
 			return errors.Join(err, f.delChain(context.WithoutCancel(ctx), key, a))
 		}
 		return err
@@ -429,12 +432,6 @@ func (f *fake) restart(context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (f *fake) aliveNow() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.alive.Err() == nil
 }
 
 func (f *fake) put(key string, a *attachment) {

@@ -21,7 +21,7 @@ const (
 	// settle is how long a runtime may take to do what it need not do at once.
 	settle = 1500 * time.Millisecond
 	// overlap is how long a plugin takes when a rule looks for calls beside it.
-	overlap = 100 * time.Millisecond
+	overlap = 400 * time.Millisecond
 	// closeTime bounds the end of a runtime.
 	closeTime = 20 * time.Second
 )

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -59,16 +60,21 @@ func (c *container) change(do func(netlink.Link) error) error {
 	})
 }
 
-// empty reports an interface that DEL left, unless it was there before.
+// empty reports an interface that DEL left, unless it was there before. A DEL may
+// leave the removal to the kernel, which takes a moment.
 func (c *container) empty() error {
-	found, err := c.look()
-	if err != nil {
-		return err
+	if c.prev != nil {
+		return nil
 	}
-	if found != nil && c.prev == nil {
-		return fmt.Errorf("interface %q is still in the container", c.ifName)
+	for deadline := time.Now().Add(settleTime); ; time.Sleep(settleTime / 100) {
+		found, err := c.look()
+		if err != nil || found == nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("interface %q is still in the container", c.ifName)
+		}
 	}
-	return nil
 }
 
 // occupy makes an interface of the container's name that is not the plugin's.

@@ -81,6 +81,9 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 		return nil, err
 	}
 	config["cniVersion"], config["name"] = l.version, "suite"
+	if args, ok := config["runtimeConfig"].(map[string]any); ok && c != nil {
+		config["runtimeConfig"] = ofItsOwn(args, c.number)
+	}
 	switch {
 	case c == nil:
 		delete(config, "runtimeConfig")
@@ -91,9 +94,6 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 		config["prevResult"] = c.result
 	case c.prev != nil:
 		config["prevResult"] = c.prev
-	}
-	if c != nil {
-		ownPorts(config, c.number)
 	}
 	replace := func(keys map[string]any) {
 		for key, value := range keys {
@@ -188,6 +188,6 @@ func (l *lab) command(ctx context.Context, env map[string]string, stdin []byte) 
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = "/", bytes.NewReader(stdin), &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = max(time.Second, l.handOver)
 	return cmd
 }

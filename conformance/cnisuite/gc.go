@@ -88,7 +88,7 @@ func checkCollectsByName(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	keep, err := l.kept(ctx, s.valid, with{})
+	keep, err := l.holdings(ctx, s.valid, with{})
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func checkIsolated(ctx context.Context, l *lab) error {
 	if err := out.ok(nil); err != nil {
 		return err
 	}
-	keep, err := l.kept(ctx, held.c, with{})
+	keep, err := l.holdings(ctx, held.c, with{})
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ type lab struct {
 	count    int
 	made     []*container
 	daemon   int // process group that Target.Setup left, or 0
+	// handOver is how long the suite may take to read what an execution wrote, when
+	// that is more than a second because many run at the same time.
+	handOver time.Duration
 
 	notes sync.Mutex // guards what follows
 	codes map[int][]string
@@ -160,7 +163,7 @@ func (l *lab) newContainer(context.Context) (*container, error) { return l.newCo
 // newContainerOf makes one for requests of the version.
 func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
-	c := &container{id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count)), number: l.count}
+	c := &container{number: l.count, id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
 	if err := netns.Create(c.ns); err != nil {
 		return nil, err
 	}

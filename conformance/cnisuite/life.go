@@ -38,6 +38,9 @@ func lifeRules() []conformance.Rule[Target] {
 }
 
 func checkAdd(ctx context.Context, l *lab) error {
+	if l.target.Kind == IPAM {
+		return conformance.NotApplicable("an IPAM plugin makes no interface")
+	}
 	c, err := l.newContainer(ctx)
 	if err != nil {
 		return err
@@ -76,8 +79,8 @@ func checkAdd(ctx context.Context, l *lab) error {
 }
 
 func checkExisting(ctx context.Context, l *lab) error {
-	if l.target.Kind == Chained {
-		return conformance.NotApplicable("a chained plugin adjusts an interface that exists")
+	if l.target.Kind == Chained || l.target.Kind == IPAM {
+		return conformance.NotApplicable("a plugin of kind %s makes no interface of its own", l.target.Kind)
 	}
 	c, err := l.newContainer(ctx)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 
@@ -30,17 +31,16 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), collectors(), pools(), mappers()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), mappers()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
 	}
 	p := good()
-	if change := observers()[name]; change != nil {
-		change(p)
-	}
-	if change := changes()[name]; change != nil {
-		change(p)
+	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers(), hasty()} {
+		if change := table[name]; change != nil {
+			change(p)
+		}
 	}
 	cni.Main(p)
 }
@@ -101,12 +101,19 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 		return nil, err
 	}
 	r.Undo("veth pair", func(context.Context) error { return remove(attrs.Name) })
-	return result, r.InNetNS(func() error {
+	host, err := netlink.LinkByName(attrs.Name)
+	if err != nil {
+		return nil, err
+	}
+	err = r.InNetNS(func() error {
 		l, err := netlink.LinkByName(r.IfName)
 		if err != nil {
 			return err
 		}
-		result.Interfaces = []*types100.Interface{{Name: r.IfName, Sandbox: r.NetNS, Mac: l.Attrs().HardwareAddr.String()}}
+		result.Interfaces = []*types100.Interface{
+			{Name: r.IfName, Sandbox: r.NetNS, Mac: l.Attrs().HardwareAddr.String(), Mtu: l.Attrs().MTU},
+			{Name: attrs.Name, Mac: host.Attrs().HardwareAddr.String(), Mtu: host.Attrs().MTU},
+		}
 		for _, ip := range result.IPs {
 			ip.Interface = types100.Int(0)
 			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: &ip.Address}); err != nil {
@@ -117,12 +124,24 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 			return err
 		}
 		for _, route := range result.Routes {
-			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &route.Dst, Gw: route.GW}); err != nil {
+			if err := addRoute(l, route); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	return cni.Merge(r.PrevResult, result), err
+}
+
+func addRoute(l netlink.Link, told *types.Route) error {
+	route := netlink.Route{LinkIndex: l.Attrs().Index, Dst: &told.Dst, Gw: told.GW, MTU: told.MTU, AdvMSS: told.AdvMSS, Priority: told.Priority}
+	if told.Table != nil {
+		route.Table = *told.Table
+	}
+	if told.Scope != nil {
+		route.Scope = netlink.Scope(*told.Scope)
+	}
+	return netlink.RouteAdd(&route)
 }
 
 // check finds everything but what it is told to overlook.
@@ -280,7 +299,7 @@ func changes() map[string]func(*cni.Plugin) {
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				fmt.Fprintln(os.Stderr, "a line for the log, { and no JSON")
 				out, err := add(ctx, r, r.Config.(*config))
-				if err == nil { // an interface and an address on the host
+				if err == nil && len(out.IPs) > 0 { // an interface and an address on the host
 					out.Interfaces = append(out.Interfaces, &types100.Interface{Name: hostEnd(r)})
 					out.IPs = append(out.IPs, out.IPs[0].Copy())
 					out.IPs[1].Interface = nil

@@ -9,6 +9,14 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
+// portMapping is an entry of the capability portMappings (CONVENTIONS.md).
+type portMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP,omitempty"`
+}
+
 // portmapRules are about chained plugins with the capability portMappings.
 func portmapRules() []conformance.Rule[Target] {
 	const should, advisory = conformance.Should, conformance.Advisory

@@ -278,7 +278,7 @@ func checkTerminated(ctx context.Context, l *lab) error {
 		}
 		what := fmt.Sprintf("ADD that got SIGTERM after %s and failed", after)
 		if err := errors.Join(l.released(c), c.empty(), l.clean(ctx, before)); err != nil {
-			return fmt.Errorf("after an %s: %w", what, err)
+			return fmt.Errorf("after an %s: %w: %s", what, err, out)
 		}
 	}
 	return nil

@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/leak"
@@ -61,17 +63,6 @@ func (l *lab) clean(ctx context.Context, before *leak.Snapshot) error {
 	})
 }
 
-// cleanInside does the same for a container.
-func (l *lab) cleanInside(ctx context.Context, c *container, before *leak.Snapshot) error {
-	return l.settled(ctx, func() ([]leak.Leak, error) {
-		now, err := l.inside(c)
-		if err != nil {
-			return nil, err
-		}
-		return before.Diff(now), nil
-	})
-}
-
 // settled looks until nothing is left or settleTime is over: the kernel takes
 // some things down on its own time.
 func (l *lab) settled(ctx context.Context, look func() ([]leak.Leak, error)) error {
@@ -104,8 +95,8 @@ func list(leaks []leak.Leak) string {
 	return fmt.Sprint(leaks) + more
 }
 
-// mayStay leaves out what the target shares, what the kernel does by itself, and
-// pins of network namespaces that are not the lab's.
+// mayStay leaves out what the target shares, what its daemon and the kernel do by
+// themselves, and pins of network namespaces that are not the lab's.
 func (l *lab) mayStay(found leak.Leak) bool {
 	words := strings.FieldsFunc(found.Name, func(c rune) bool { return c == ' ' || c == '(' || c == ')' })
 	path := ""
@@ -119,6 +110,10 @@ func (l *lab) mayStay(found leak.Leak) bool {
 		}
 	}
 	switch found.Kind {
+	case leak.Process:
+		pid, _ := strconv.Atoi(path)
+		group, err := syscall.Getpgid(pid)
+		return err == nil && l.daemon != 0 && group == l.daemon
 	case leak.Address:
 		return strings.Contains(found.Name, " fe80:")
 	case leak.Namespace, leak.Mount:

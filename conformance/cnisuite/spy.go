@@ -103,7 +103,8 @@ func (s spy) answer(c *container, command string, r reply) error {
 	return os.WriteFile(s.prepared(c, command), []byte(text), 0o644)
 }
 
-// obey takes a prepared reply back.
+// obey takes the answer back that was prepared for a command: the spy then does
+// as it is told.
 func (s spy) obey(c *container, command string) error { return os.Remove(s.prepared(c, command)) }
 
 func (s spy) prepared(c *container, command string) string {

@@ -1,7 +1,6 @@
 package cnisuite
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -206,11 +205,11 @@ func (l *lab) keep(ctx context.Context, w with) (*keeping, error) {
 	if _, err := l.addWith(ctx, c, w); err != nil {
 		return nil, err
 	}
-	return l.kept(ctx, c, w)
+	return l.holdings(ctx, c, w)
 }
 
-// kept notes what an attachment has.
-func (l *lab) kept(ctx context.Context, c *container, w with) (*keeping, error) {
+// holdings notes what an attachment has.
+func (l *lab) holdings(ctx context.Context, c *container, w with) (*keeping, error) {
 	k := &keeping{c: c, w: with{what: "CHECK", keys: w.keys}}
 	var err error
 	if k.host, err = l.snapshot(); err != nil {
@@ -300,12 +299,6 @@ func sameJSON(sent, got []byte) error {
 		}
 	}
 	return nil
-}
-
-func decodeNumbers(text []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	return dec.Decode(into)
 }
 
 // sameEnv compares the variables that are CNI's.

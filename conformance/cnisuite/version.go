@@ -96,15 +96,19 @@ func checkVersionLooks(ctx context.Context, l *lab) error {
 }
 
 // checkEveryVersion gives each version a container. Before 0.3.0 there were no
-// chains, so nothing to adjust.
+// chains, so nothing to adjust, and no results without addresses.
 func checkEveryVersion(ctx context.Context, l *lab) error {
 	a, err := l.askVersion(ctx, with{})
 	if err != nil {
 		return err
 	}
+	bare, err := l.withoutAddresses(ctx)
+	if err != nil {
+		return err
+	}
 	for _, v := range cni.Versions() {
 		listed := slices.Contains(a.SupportedVersions, v)
-		if l.target.Kind == Chained && listed && !cni.AtLeast(v, "0.3.0") {
+		if (l.target.Kind == Chained || bare) && listed && !cni.AtLeast(v, "0.3.0") {
 			continue
 		}
 		if err := l.tryVersion(ctx, v, listed); err != nil {
@@ -139,4 +143,17 @@ func (l *lab) tryVersion(ctx context.Context, v string, listed bool) error {
 	}
 	w.what = "DEL of cniVersion " + v
 	return l.delWith(ctx, c, w)
+}
+
+// withoutAddresses says whether the plugin's results have none.
+func (l *lab) withoutAddresses(ctx context.Context) (bool, error) {
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return false, err
+	}
+	r, err := l.add(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	return len(r.IPs) == 0, l.del(ctx, c, "DEL")
 }

@@ -160,7 +160,7 @@ func TestNFT(t *testing.T) {
 				conn.DelTable(other)
 				must(t, conn.Flush())
 			}
-		}, "nft kept inet chain c rule 4 (verdict)", "nft kept inet chain d", "nft kept inet set s element 0050")
+		}, "nft kept inet chain c rule 4 (immediate)", "nft kept inet chain d", "nft kept inet set s element 0050")
 	})
 }
 

@@ -1,13 +1,11 @@
 package leak
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,7 +56,7 @@ func (r *ruleset) chains() error {
 		}
 		name := fmt.Sprintf("%s chain %s", r.name, chain.Name)
 		r.found.add(name, name)
-		rules, err := dump(func() ([]*nftables.Rule, error) { return r.conn.GetRules(r.table, chain) })
+		rules, err := dump(func() ([]nftRule, error) { return rulesOf(chain) })
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
@@ -66,33 +64,10 @@ func (r *ruleset) chains() error {
 			return fmt.Errorf("chain %q: %w", chain.Name, err)
 		}
 		for _, rule := range rules {
-			id, short, err := describe(rule)
-			if err != nil {
-				return fmt.Errorf("chain %q: %w", chain.Name, err)
-			}
-			r.found.add(name+id, fmt.Sprintf("%s rule %d (%s)", name, rule.Handle, short))
+			r.found.add(name+rule.id, fmt.Sprintf("%s rule %d (%s)", name, rule.handle, strings.Join(rule.words, " ")))
 		}
 	}
 	return nil
-}
-
-// describe identifies a rule by what it does, without what it counted and
-// without its handle: a rule that was put in again is the same.
-func describe(rule *nftables.Rule) (id, short string, err error) {
-	var words []string
-	for _, e := range rule.Exprs {
-		if _, counts := e.(*expr.Counter); counts {
-			continue
-		}
-		text, err := json.Marshal(e)
-		if err != nil {
-			return "", "", err
-		}
-		word := strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", e), "*expr."))
-		id += " " + word + string(text)
-		words = append(words, word)
-	}
-	return id + string(rule.UserData), strings.Join(words, " "), nil
 }
 
 func (r *ruleset) sets() error {

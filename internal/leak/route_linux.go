@@ -52,9 +52,14 @@ func destination(r *netlink.Route) string {
 		set  bool
 		is   any
 	}{
-		{"via", r.Gw != nil, r.Gw}, {"src", r.Src != nil, r.Src}, {"hops", len(r.MultiPath) > 0, r.MultiPath},
-		{"table", r.Table != unix.RT_TABLE_MAIN, r.Table}, {"metric", r.Priority != 0, r.Priority},
-		{"mtu", r.MTU != 0, r.MTU}, {"advmss", r.AdvMSS != 0, r.AdvMSS}, {"type", r.Type != unix.RTN_UNICAST, r.Type},
+		{"via", r.Gw != nil, r.Gw},
+		{"src", r.Src != nil, r.Src},
+		{"hops", len(r.MultiPath) > 0, r.MultiPath},
+		{"table", r.Table != unix.RT_TABLE_MAIN, r.Table},
+		{"metric", r.Priority != 0, r.Priority},
+		{"mtu", r.MTU != 0, r.MTU},
+		{"advmss", r.AdvMSS != 0, r.AdvMSS},
+		{"type", r.Type != unix.RTN_UNICAST, r.Type},
 	} {
 		if part.set {
 			to += fmt.Sprintf(" %s %v", part.word, part.is)
@@ -97,7 +102,13 @@ func sysctls(scope *Scope) (things, error) {
 	const root = "/proc/sys"
 	found := make(things)
 	err := filepath.WalkDir(root+"/net", func(path string, entry fs.DirEntry, err error) error {
-		if gone(err) || err == nil && (entry.IsDir() || strings.HasSuffix(path, "_count")) {
+		if gone(err) || err == nil && strings.HasSuffix(path, "_count") {
+			return nil
+		}
+		if err == nil && entry.IsDir() {
+			if filepath.Base(filepath.Dir(path)) == "neigh" && entry.Name() != "default" {
+				return fs.SkipDir // many, and nobody sets them one by one
+			}
 			return nil
 		}
 		if err != nil {

@@ -61,11 +61,11 @@ func LeavesNotBy(set string) []expr.Any {
 	}
 }
 
-// PortIn matches frames that came by a port which is a key of the map.
+// PortIn matches frames that came by a port of the set.
 func PortIn(ports string) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
-		&expr.Lookup{SourceRegister: reg, SetName: ports, DestRegister: unix.NFT_REG_2, IsDestRegSet: true},
+		&expr.Lookup{SourceRegister: reg, SetName: ports},
 	}
 }
 

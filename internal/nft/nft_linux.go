@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -65,18 +66,29 @@ func (rs *Ruleset) family() nftables.TableFamily {
 	return nftables.TableFamilyINet
 }
 
+// typeOf returns the type of a key or value. One that stands alone is not padded.
+func typeOf(types []nftables.SetDatatype) (nftables.SetDatatype, error) {
+	if len(types) == 1 {
+		return types[0], nil
+	}
+	return nftables.ConcatSetType(types...)
+}
+
 // set returns the library's form of a set. Its id only has to be unique within
 // a transaction; set here it keeps the library from counting in a global.
 func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 	s := rs.Sets[i]
-	key, err := nftables.ConcatSetType(s.Key...)
+	key, err := typeOf(s.Key)
 	if err != nil {
 		return nil, fmt.Errorf("set %q: %w", s.Name, err)
 	}
 	out := &nftables.Set{Table: rs.table(), Name: s.Name, ID: uint32(i + 1), KeyType: key, Concatenation: len(s.Key) > 1, Interval: s.Interval}
+	if len(s.Key) == 1 && s.Key[0] == nftables.TypeIFName {
+		out.KeyByteOrder = binaryutil.NativeEndian // or nft(8) prints names as empty
+	}
 	if len(s.Value) > 0 {
 		out.IsMap = true
-		if out.DataType, err = nftables.ConcatSetType(s.Value...); err != nil {
+		if out.DataType, err = typeOf(s.Value); err != nil {
 			return nil, fmt.Errorf("map %q: %w", s.Name, err)
 		}
 	}

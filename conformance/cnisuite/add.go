@@ -1,0 +1,332 @@
+package cnisuite
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// addRules are about ADD alone.
+func addRules() []conformance.Rule[Target] {
+	const must = conformance.Must
+	const exists = "If an interface of the requested name already exists in the container, the CNI plugin MUST return with an error"
+	return []conformance.Rule[Target]{
+		checked(rule("CNI-ADD-003", must, "the result has the version of the request, and its shape", "ADD Success",
+			"cniVersion: The same version supplied on input"), checkResultVersions),
+		checked(rule("CNI-ADD-010", must, "a second ADD of an attachment fails and leaves the first as it is", "ADD", exists), checkAddTwice),
+		checked(rule("CNI-ADD-011", conformance.Advisory, "an ADD that is refused gives no address back that is in use", "ADD", exists), checkRefusedReleases),
+		checked(rule("CNI-ADD-014", must, "a chained plugin without prevResult answers with a result or an error", "Errors",
+			"A plugin must exit with a return code of 0 on success, and non-zero on failure. If the plugin encounters an error, it should output an \"error\" result structure"), checkNoPrevOnAdd),
+		checked(rule("CNI-ADD-015", must, "ADD without a network namespace fails", "Parameters",
+			"CNI_NETNS: A reference to the container's \"isolation domain\". If using network namespaces, then a path to the network namespace"), checkNoNetNS),
+		checked(rule("CNI-ADD-016", conformance.Advisory, "ADD without a network namespace, or into the host's, changes nothing on the host", "ADD",
+			"create the interface defined by CNI_IFNAME inside the container at CNI_NETNS"), checkNoNetNSChanges),
+		checked(rule("CNI-ADD-017", must, "a container has several interfaces of one network", "ADD",
+			"a given container ID may be added to a specific network more than once only if each addition is done with a different interface name"), checkTwoInterfaces),
+		checked(rule("CNI-ADD-018", must, "ADD works again after DEL", "ADD",
+			"A runtime should not call ADD twice (without an intervening DEL) for the same (CNI_CONTAINERID, CNI_IFNAME) tuple"), again(3)),
+		soak(checked(rule("CNI-ADD-024", must, "ADD works again after many DELs", "ADD",
+			"A runtime should not call ADD twice (without an intervening DEL) for the same (CNI_CONTAINERID, CNI_IFNAME) tuple"), again(20))),
+	}
+}
+
+func soak(r conformance.Rule[Target]) conformance.Rule[Target] {
+	r.Tier = conformance.Soak
+	return r
+}
+
+// enters returns NotApplicable for plugins that need not touch the container.
+func (l *lab) enters() error {
+	switch l.target.Kind {
+	case IPAM:
+		return conformance.NotApplicable("an IPAM plugin makes no interface")
+	case Chained:
+		return conformance.NotApplicable("a chained plugin makes no interface of the name")
+	}
+	return nil
+}
+
+// describes returns NotApplicable where results have no list of interfaces.
+func (l *lab) describes() error {
+	if l.target.Kind == IPAM {
+		return conformance.NotApplicable("an IPAM plugin makes no interface")
+	}
+	if !l.speaks("0.3.0") {
+		return conformance.NotApplicable("the plugin speaks %s at most, whose results list no interfaces", l.version)
+	}
+	return nil
+}
+
+func checkResultVersions(ctx context.Context, l *lab) error {
+	for _, version := range l.versions {
+		c, err := l.newContainerOf(version)
+		if err != nil {
+			return err
+		}
+		keys := map[string]any{"cniVersion": version}
+		out, err := l.call(ctx, "ADD", c, with{what: "ADD of cniVersion " + version, keys: keys})
+		if err != nil {
+			return err
+		}
+		var r struct {
+			CNIVersion string          `json:"cniVersion"`
+			IP4        json.RawMessage `json:"ip4"`
+			IP6        json.RawMessage `json:"ip6"`
+			IPs        []struct {
+				Version string `json:"version"`
+				Address string `json:"address"`
+			} `json:"ips"`
+		}
+		if err := out.ok(&r); err != nil {
+			return err
+		}
+		c.result = out.stdout
+		if r.CNIVersion != version {
+			return fmt.Errorf("the result of an ADD of cniVersion %q has cniVersion %q", version, r.CNIVersion)
+		}
+		rich, old := len(r.IPs) > 0, len(r.IP4)+len(r.IP6) > 0
+		if !cni.AtLeast(version, "0.3.0") && rich && !old {
+			return fmt.Errorf("results of %s have ip4 and ip6 where this one has ips: %s", version, out.stdout)
+		}
+		if cni.AtLeast(version, "0.3.0") && old && !rich {
+			return fmt.Errorf("results of %s have ips where this one has ip4 or ip6: %s", version, out.stdout)
+		}
+		for _, ip := range r.IPs {
+			family := "4"
+			if strings.Contains(ip.Address, ":") {
+				family = "6"
+			}
+			if cni.AtLeast(version, "0.3.0") && !cni.AtLeast(version, "1.0.0") && ip.Version != family {
+				return fmt.Errorf("in results of %s each of ips has a version, %q for %s: %s", version, family, ip.Address, out.stdout)
+			}
+		}
+		if err := l.delWith(ctx, c, with{what: "DEL of cniVersion " + version, keys: keys}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAddTwice looks that the first attachment is served by the second ADD as
+// little as it is hurt.
+func checkAddTwice(ctx context.Context, l *lab) error {
+	if err := l.enters(); err != nil {
+		return err
+	}
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := c.look()
+	if err != nil {
+		return err
+	}
+	if before == nil {
+		return conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
+	}
+	out, err := l.call(ctx, "ADD", c, with{what: "second ADD of the same attachment"})
+	if err != nil {
+		return err
+	}
+	if _, err := out.failure(); err != nil {
+		return err
+	}
+	after, err := c.look()
+	if err != nil {
+		return err
+	}
+	if after == nil {
+		return fmt.Errorf("the second ADD took interface %q away", c.ifName)
+	}
+	for address := range before.addresses {
+		if !after.addresses[address] {
+			return fmt.Errorf("the second ADD took address %s away", address)
+		}
+	}
+	if after.mac != before.mac || before.up && !after.up {
+		return fmt.Errorf("the second ADD changed the interface: %+v, now %+v", *before, *after)
+	}
+	if err := l.del(ctx, c, "DEL after two ADDs"); err != nil {
+		return err
+	}
+	_, err = l.add(ctx, c)
+	return err
+}
+
+func checkRefusedReleases(ctx context.Context, l *lab) error {
+	if err := errors.Join(l.enters(), l.spied()); err != nil {
+		return err
+	}
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := l.call(ctx, "ADD", c, with{what: "second ADD of the same attachment"}); err != nil {
+		return err
+	}
+	if found, err := c.look(); err != nil || found == nil {
+		return err // another rule is about that
+	}
+	calls, err := l.ipam.calls(c)
+	if err != nil {
+		return err
+	}
+	if last := len(calls) - 1; last >= 0 && calls[last].command == "DEL" {
+		return fmt.Errorf("the second ADD gave the first one's address back (the delegate was called for %v) and left the interface that has it", commands(calls))
+	}
+	return nil
+}
+
+// checkNoPrevOnAdd does not ask which of the two: some chained plugins need no
+// prevResult.
+func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
+	if l.target.Kind != Chained {
+		return conformance.NotApplicable("only a chained plugin needs a prevResult")
+	}
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := l.call(ctx, "ADD", c, with{what: "ADD without prevResult", keys: map[string]any{"prevResult": nil}})
+	if err != nil {
+		return err
+	}
+	if out.rc == 0 {
+		var r result
+		return out.ok(&r)
+	}
+	_, err = out.failure()
+	return err
+}
+
+// noNetNS are values of CNI_NETNS that lead to no network namespace.
+func (l *lab) noNetNS() map[string]string {
+	return map[string]string{
+		"ADD with a CNI_NETNS that does not exist":          l.dir + "/no-such-namespace",
+		"ADD with a CNI_NETNS that is no network namespace": l.ipam.dirs()[0] + "/" + spyName,
+	}
+}
+
+func checkNoNetNS(ctx context.Context, l *lab) error {
+	if err := l.enters(); err != nil {
+		return err
+	}
+	for what, path := range l.noNetNS() {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		out, err := l.call(ctx, "ADD", c, with{what: what, env: map[string]string{"CNI_NETNS": path}})
+		if err != nil {
+			return err
+		}
+		if _, err := out.failure(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNoNetNSChanges allows what networks share: it stays, as a bridge does,
+// after the first attachment has gone.
+func checkNoNetNSChanges(ctx context.Context, l *lab) error {
+	if err := l.enters(); err != nil {
+		return err
+	}
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	cases := l.noNetNS()
+	cases["ADD with a CNI_NETNS that is the host's"] = l.host
+	for what, path := range cases {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		out, err := l.call(ctx, "ADD", c, with{what: what, env: map[string]string{"CNI_NETNS": path}})
+		if err != nil {
+			return err
+		}
+		if _, err := out.failure(); err != nil {
+			return err
+		}
+		if err := errors.Join(l.clean(ctx, before), l.released(c)); err != nil {
+			return fmt.Errorf("after an %s: %w", what, err)
+		}
+	}
+	return nil
+}
+
+func checkTwoInterfaces(ctx context.Context, l *lab) error {
+	if l.target.Kind == IPAM {
+		return conformance.NotApplicable("an IPAM plugin makes no interface")
+	}
+	first, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	second, err := l.sibling(first, "net1")
+	if err != nil {
+		return err
+	}
+	if _, err := l.addWith(ctx, second, with{what: "ADD of a second interface of the container"}); err != nil {
+		return err
+	}
+	one, err := first.look()
+	if err != nil {
+		return err
+	}
+	other, err := second.look()
+	if err != nil {
+		return err
+	}
+	if one == nil || other == nil {
+		return conformance.NotApplicable("ADD makes no interface %q in the kernel", first.ifName)
+	}
+	if err := l.del(ctx, second, "DEL of the second interface"); err != nil {
+		return err
+	}
+	if err := second.empty(); err != nil {
+		return err
+	}
+	still, err := first.look()
+	if err != nil {
+		return err
+	}
+	if still == nil || still.mac != one.mac {
+		return fmt.Errorf("DEL of interface %q took %q away", second.ifName, first.ifName)
+	}
+	return nil
+}
+
+func again(times int) func(context.Context, *lab) error {
+	return func(ctx context.Context, l *lab) error {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		for n := range times {
+			if err := l.life(ctx, c); err != nil {
+				return fmt.Errorf("ADD and DEL number %d of the same attachment: %w", n+1, err)
+			}
+			c.result = nil
+		}
+		return nil
+	}
+}
+
+// canonical is an address as the kernel's are written, or "".
+func canonical(cidr string) string {
+	ip, network, err := net.ParseCIDR(cidr)
+	if err != nil {
+		return ""
+	}
+	return (&net.IPNet{IP: ip, Mask: network.Mask}).String()
+}

@@ -1,0 +1,150 @@
+package cnisuite
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// checkRoutesExist has the delegate, where the suite stands in for it, return
+// routes with a gateway and without.
+func checkRoutesExist(ctx context.Context, l *lab) error {
+	routes := `{"dst":"10.200.0.0/16"},{"dst":"10.201.0.0/16","gw":"10.123.0.1"}`
+	return l.routes(ctx, routes, func(told toldRoute, have netlink.Route) string {
+		if told.GW != "" && !have.Gw.Equal(net.ParseIP(told.GW)) {
+			return fmt.Sprintf("next hop %s", have.Gw)
+		}
+		return ""
+	})
+}
+
+func checkRouteAttributes(ctx context.Context, l *lab) error {
+	if !l.speaks("1.1.0") {
+		return conformance.NotApplicable("the plugin speaks %s at most, whose routes have no attributes", l.version)
+	}
+	routes := `{"dst":"10.202.0.0/16","gw":"10.123.0.1","mtu":1400,"advmss":1300,"priority":77},` +
+		`{"dst":"10.203.0.0/16","gw":"10.123.0.1","table":1234}`
+	if err := l.routes(ctx, routes, differsInAttributes); err != nil {
+		return err
+	}
+	return l.routes(ctx, `{"dst":"10.204.0.0/16","scope":253}`, differsInAttributes)
+}
+
+func differsInAttributes(told toldRoute, have netlink.Route) string {
+	for name, v := range map[string][2]int{
+		"mtu": {told.MTU, have.MTU}, "advmss": {told.AdvMSS, have.AdvMSS}, "priority": {told.Priority, have.Priority},
+		"table": {orZero(told.Table), have.Table}, "scope": {orZero(told.Scope), int(have.Scope)},
+	} {
+		if v[0] != 0 && v[0] != v[1] {
+			return fmt.Sprintf("%s %d", name, v[1])
+		}
+	}
+	return ""
+}
+
+func orZero(n *int) int {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+// routes compares each route of the result with the kernel's of that destination;
+// differs says in what they differ.
+func (l *lab) routes(ctx context.Context, routes string, differs func(toldRoute, netlink.Route) string) error {
+	if err := l.describes(); err != nil {
+		return err
+	}
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.ipam.result(c, l.routed(routes)); err != nil {
+		return err
+	}
+	if _, err := l.add(ctx, c); err != nil {
+		return err
+	}
+	d, err := c.details()
+	if err != nil {
+		return err
+	}
+	if len(d.Routes) == 0 {
+		return conformance.NotApplicable("the result has no routes")
+	}
+	have, err := routesIn(c.ns)
+	if err != nil {
+		return err
+	}
+	host, err := routesIn(l.host) // the text does not say that they are the container's
+	if err != nil {
+		return err
+	}
+	have = append(have, host...)
+	for _, told := range d.Routes {
+		if err := exists(told, have, differs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// routed is a delegate's result with routes.
+func (l *lab) routed(routes string) string {
+	text := ipamResult(l.version, fmt.Sprintf("10.123.%d.%d/16", 1+l.count/250, 1+l.count%250), "10.123.0.1")
+	return strings.TrimSuffix(text, "}") + `,"routes":[` + routes + `]}`
+}
+
+func routesIn(ns string) (all []netlink.Route, err error) {
+	err = netns.Do(ns, func() error {
+		all, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		return err
+	})
+	return all, err
+}
+
+func exists(told toldRoute, have []netlink.Route, differs func(toldRoute, netlink.Route) string) error {
+	_, dst, err := net.ParseCIDR(told.Dst)
+	if err != nil {
+		return fmt.Errorf("the destination %q of the result's route is not in CIDR notation", told.Dst)
+	}
+	var others []string
+	for i := range have {
+		if !leads(have[i], dst) {
+			continue
+		}
+		difference := differs(told, have[i])
+		if difference == "" {
+			return nil
+		}
+		others = append(others, difference)
+	}
+	if len(others) == 0 {
+		return fmt.Errorf("the result has a route to %s, the kernel has none", told.Dst)
+	}
+	slices.Sort(others)
+	return fmt.Errorf("the result has the route %s, the kernel's has %s", told, strings.Join(others, ", and another "))
+}
+
+func (r toldRoute) String() string {
+	return fmt.Sprintf("%s via %q mtu %d advmss %d priority %d table %d scope %d",
+		r.Dst, r.GW, r.MTU, r.AdvMSS, r.Priority, orZero(r.Table), orZero(r.Scope))
+}
+
+// leads says whether a route is one to the destination. The kernel's default
+// routes may have none.
+func leads(r netlink.Route, dst *net.IPNet) bool {
+	if r.Dst == nil {
+		ones, bits := dst.Mask.Size()
+		return ones == 0 && (r.Family == netlink.FAMILY_V6) == (bits == 8*net.IPv6len)
+	}
+	return r.Dst.String() == dst.String()
+}

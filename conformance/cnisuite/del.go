@@ -1,0 +1,397 @@
+package cnisuite
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/leak"
+)
+
+// delRules are about DEL alone.
+func delRules() []conformance.Rule[Target] {
+	const must, should, advisory = conformance.Must, conformance.Should, conformance.Advisory
+	const undo = "delete the interface defined by CNI_IFNAME inside the container at CNI_NETNS, or undo any modifications applied in the plugin's ADD functionality"
+	const effort = "plugins should always complete a DEL action without error to the fullest extent possible, even if some resources or state are missing"
+	return []conformance.Rule[Target]{
+		checked(rule("CNI-DEL-005", must, "DEL leaves the container's network as it was", "DEL", undo), checkDelInside),
+		checked(rule("CNI-DEL-006", should, "DEL outputs nothing (de facto)", "Section 5, Result Types",
+			"For certain operations, plugins must output result information."), checkDelSilent),
+		checked(rule("CNI-DEL-007", should, "DEL without prevResult succeeds and leaves nothing", "DEL",
+			"Plugins should still return without error if prevResult is empty for a DEL command, however."),
+			deletes(with{what: "DEL without prevResult", keys: map[string]any{"prevResult": nil}})),
+		checked(rule("CNI-DEL-008", must, "DEL of an interface that somebody deleted succeeds and leaves nothing", "DEL",
+			"Plugins MUST accept multiple DEL calls for the same (CNI_CONTAINERID, CNI_IFNAME) pair, and return success if the interface in question, or any modifications added, are missing."), checkDelNoLink),
+		checked(rule("CNI-DEL-009", should, "DEL with a prevResult that is of no use succeeds and leaves nothing", "DEL", effort), checkDelOddPrev),
+		checked(rule("CNI-DEL-010", must, "DEL leaves other attachments alone", "Section 3, Execution of Network Configurations",
+			"An attachment may be uniquely identified by the (CNI_CONTAINERID, CNI_IFNAME) tuple."), checkDelOthers),
+		checked(rule("CNI-DEL-011", must, "DEL leaves the container's attachment to another network alone", "Section 3, Execution of Network Configurations",
+			"An attachment may be uniquely identified by the (CNI_CONTAINERID, CNI_IFNAME) tuple."), checkDelOtherNetwork),
+		checked(rule("CNI-DEL-012", advisory, "DEL leaves an interface alone that is another container's", "DEL", undo), checkDelForeign),
+		checked(rule("CNI-DEL-013", should, "DEL without runtimeConfig leaves nothing", "DEL", effort), checkDelNoRuntimeConfig),
+		checked(rule("CNI-DEL-014", must, "DEL after an ADD that failed leaves nothing", "Section 3, Lifecycle & Ordering",
+			"The container runtime must ensure that add is eventually followed by a corresponding delete. [...] A delete must still be executed even if the add fails."), checkDelAfterFailure),
+		checked(rule("CNI-DEL-015", advisory, "DEL succeeds and leaves nothing without the tools of PATH", "DEL", effort),
+			deletes(with{what: "DEL without the tools of PATH", env: map[string]string{"PATH": "/nonexistent"}})),
+		checked(rule("CNI-ADD-026", advisory, "an ADD that fails leaves nothing, before the DEL too", "Errors",
+			"A plugin must exit with a return code of 0 on success, and non-zero on failure."), checkRollback),
+	}
+}
+
+// checkDelInside leaves variables out: the container goes as a whole.
+func checkDelInside(ctx context.Context, l *lab) error {
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	scope := leak.Scope{Kinds: []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule}}
+	before, err := takeIn(c.ns, scope)
+	if err != nil {
+		return err
+	}
+	if err := l.life(ctx, c); err != nil {
+		return err
+	}
+	return l.settled(ctx, func() ([]leak.Leak, error) {
+		now, err := takeIn(c.ns, scope)
+		if err != nil {
+			return nil, err
+		}
+		return slices.DeleteFunc(before.Diff(now), func(found leak.Leak) bool { return strings.HasPrefix(found.Name, "lo ") }), nil
+	})
+}
+
+func checkDelSilent(ctx context.Context, l *lab) error {
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := l.call(ctx, "DEL", c, with{})
+	if err != nil {
+		return err
+	}
+	return out.silent()
+}
+
+// deletes expects that such a DEL does all its work.
+func deletes(w with) func(context.Context, *lab) error {
+	return func(ctx context.Context, l *lab) error {
+		before, err := l.baseline(ctx)
+		if err != nil {
+			return err
+		}
+		c, _, err := l.joined(ctx)
+		if err != nil {
+			return err
+		}
+		return l.deletes(ctx, c, before, w)
+	}
+}
+
+func (l *lab) deletes(ctx context.Context, c *container, before *leak.Snapshot, w with) error {
+	if err := l.delWith(ctx, c, w); err != nil {
+		return err
+	}
+	if err := errors.Join(l.released(c), c.empty(), l.clean(ctx, before)); err != nil {
+		return fmt.Errorf("after a %s: %w", w.what, err)
+	}
+	return nil
+}
+
+func checkDelNoLink(ctx context.Context, l *lab) error {
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	seen, err := c.look()
+	if err != nil {
+		return err
+	}
+	if seen == nil {
+		return conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
+	}
+	if err := c.change(netlink.LinkDel); err != nil {
+		return err
+	}
+	return l.deletes(ctx, c, before, with{what: "DEL of an interface that somebody deleted"})
+}
+
+func checkDelOddPrev(ctx context.Context, l *lab) error {
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	for what, prev := range map[string]string{
+		"an empty prevResult":                          `{}`,
+		"a prevResult of an older version":             `{"cniVersion":"0.2.0","ip4":{"ip":"10.124.0.2/24"}}`,
+		"a prevResult that is no object":               `"no result"`,
+		"a prevResult whose addresses are no such":     `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}],"ips":[{"address":"nowhere","interface":7}]}`,
+		"a prevResult of a version that nobody speaks": `{"cniVersion":"99.0.0"}`,
+	} {
+		c, _, err := l.joined(ctx)
+		if err != nil {
+			return err
+		}
+		w := with{what: "DEL with " + what, keys: map[string]any{"prevResult": json.RawMessage(prev)}}
+		if err := l.deletes(ctx, c, before, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kept returns what finds out later that the attachment, or anything else in the
+// network of host and container, has lost something.
+func (l *lab) kept(ctx context.Context, c *container) (func() error, error) {
+	scope := leak.Scope{Kinds: []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule}}
+	places := []string{l.host, c.ns}
+	var before []*leak.Snapshot
+	for _, ns := range places {
+		s, err := takeIn(ns, scope)
+		if err != nil {
+			return nil, err
+		}
+		before = append(before, s)
+	}
+	wasWell, err := l.well(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		for i, ns := range places {
+			now, err := takeIn(ns, scope)
+			if err != nil {
+				return err
+			}
+			if lost := slices.DeleteFunc(now.Diff(before[i]), l.mayStay); len(lost) > 0 {
+				return fmt.Errorf("gone is %s", list(lost))
+			}
+		}
+		out, err := l.well(ctx, c)
+		if err != nil || wasWell.rc != 0 {
+			return err // another rule is about a CHECK that always fails
+		}
+		return out.ok(nil)
+	}, nil
+}
+
+func checkDelOthers(ctx context.Context, l *lab) error {
+	other, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	kept, err := l.kept(ctx, other)
+	if err != nil {
+		return err
+	}
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.del(ctx, c, "DEL"); err != nil {
+		return err
+	}
+	if err := kept(); err != nil {
+		return fmt.Errorf("after the DEL of another container: %w", err)
+	}
+	calls, err := l.ipam.calls(other)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(commands(calls), "DEL") {
+		return errors.New("DEL of another container gave the address of an attachment back")
+	}
+	return nil
+}
+
+// well says whether a CHECK succeeds, where the version has one.
+func (l *lab) well(ctx context.Context, c *container) (*answer, error) {
+	if !l.speaks("0.4.0") {
+		return &answer{}, nil
+	}
+	return l.call(ctx, "CHECK", c, with{what: "CHECK after the DEL of another attachment"})
+}
+
+// checkDelOtherNetwork begins with an attachment that goes: two networks with one
+// configuration may count alike, and must not give the same address here.
+func checkDelOtherNetwork(ctx context.Context, l *lab) error {
+	ahead, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	first, one, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.del(ctx, ahead, "DEL"); err != nil {
+		return err
+	}
+	kept, err := l.kept(ctx, first)
+	if err != nil {
+		return err
+	}
+	second, err := l.sibling(first, "net1")
+	if err != nil {
+		return err
+	}
+	keys := map[string]any{"name": "suite-two"}
+	out, err := l.call(ctx, "ADD", second, with{what: "ADD to a second network", keys: keys})
+	if err != nil {
+		return err
+	}
+	if e, err := out.failure(); err == nil {
+		return conformance.NotApplicable("the plugin cannot serve two networks with this configuration: %q", e.Msg)
+	}
+	second.result = out.stdout
+	var two result
+	if err := out.ok(&two); err != nil {
+		return err
+	}
+	for _, ip := range one.IPs {
+		if l.target.Kind != Chained && two.has(ip.Address) {
+			return conformance.NotApplicable("two networks with this configuration give the same addresses")
+		}
+	}
+	if err := l.delWith(ctx, second, with{what: "DEL from a second network", keys: keys}); err != nil {
+		return err
+	}
+	if err := kept(); err != nil {
+		return fmt.Errorf("after the DEL of the container's attachment to another network: %w", err)
+	}
+	return nil
+}
+
+// checkDelForeign gives a DEL the namespace of a container that the plugin does
+// not know, as happens when the path of a namespace names a process.
+func checkDelForeign(ctx context.Context, l *lab) error {
+	if err := l.enters(); err != nil {
+		return err
+	}
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return err
+	}
+	foreign, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := foreign.occupy(); err != nil {
+		return err
+	}
+	w := with{what: "DEL with a CNI_NETNS that is another container's by now", env: map[string]string{"CNI_NETNS": foreign.ns}}
+	if err := l.delWith(ctx, c, w); err != nil {
+		return err
+	}
+	seen, err := foreign.look()
+	if err != nil {
+		return err
+	}
+	if seen == nil {
+		return fmt.Errorf("a %s deleted that container's %q", w.what, foreign.ifName)
+	}
+	return nil
+}
+
+func checkDelNoRuntimeConfig(ctx context.Context, l *lab) error {
+	if l.target.RuntimeConfig == "" {
+		return conformance.NotApplicable("the profile has no runtimeConfig")
+	}
+	return deletes(with{what: "DEL without runtimeConfig", keys: map[string]any{"runtimeConfig": nil}})(ctx, l)
+}
+
+// misfortune is a way to make an ADD fail half-way.
+type misfortune struct {
+	what string
+	ipam reply
+}
+
+// misfortunes are of the delegate: a failure of its own, and results that only
+// the kernel refuses. A plugin may take them, too.
+func (l *lab) misfortunes() []misfortune {
+	route := strings.TrimSuffix(ipamResult(l.version, "10.123.210.2/16", "10.123.0.1"), "}") + `,"routes":[{"dst":"10.205.0.0/16","gw":"203.0.113.1"}]}`
+	return []misfortune{
+		{"ADD whose delegate fails", failing(111, "the suite has no address")},
+		{"ADD with an address that the kernel refuses", reply{stdout: strings.Replace(ipamResult(l.version, "ff02::77/64", ""), `"version":"4"`, `"version":"6"`, 1)}},
+		{"ADD with a route that the kernel refuses", reply{stdout: route}},
+	}
+}
+
+// unfortunate runs the ADDs that fail, and then looks.
+func (l *lab) unfortunate(ctx context.Context, look func(*container, *leak.Snapshot) error) error {
+	if err := l.asksSpy(); err != nil {
+		return err
+	}
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return err
+	}
+	cases := l.misfortunes()
+	if !cni.AtLeast(l.version, "0.3.0") {
+		cases = cases[:1] // their results have another shape
+	}
+	for _, m := range cases {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.ipam.answer(c, "ADD", m.ipam); err != nil {
+			return err
+		}
+		out, err := l.call(ctx, "ADD", c, with{what: m.what})
+		if err != nil {
+			return err
+		}
+		if out.rc == 0 {
+			c.result = out.stdout
+			if err := l.del(ctx, c, "DEL"); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := look(c, before); err != nil {
+			return fmt.Errorf("after an %s (%s): %w", m.what, shorten(out.stdout), err)
+		}
+		if err := l.del(ctx, c, "DEL after an "+m.what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkDelAfterFailure(ctx context.Context, l *lab) error {
+	return l.unfortunate(ctx, func(c *container, before *leak.Snapshot) error {
+		if err := l.del(ctx, c, "DEL"); err != nil {
+			return err
+		}
+		return errors.Join(l.released(c), c.empty(), l.cleanButVariables(ctx, before))
+	})
+}
+
+func checkRollback(ctx context.Context, l *lab) error {
+	return l.unfortunate(ctx, func(c *container, before *leak.Snapshot) error {
+		return errors.Join(l.released(c), c.empty(), l.cleanButVariables(ctx, before))
+	})
+}
+
+// cleanButVariables does not mind that the first ADD of a family lets the host
+// forward it.
+func (l *lab) cleanButVariables(ctx context.Context, before *leak.Snapshot) error {
+	return l.settled(ctx, func() ([]leak.Leak, error) {
+		now, err := l.snapshot()
+		if err != nil {
+			return nil, err
+		}
+		return slices.DeleteFunc(before.Diff(now), func(found leak.Leak) bool { return found.Kind == leak.Sysctl }), nil
+	})
+}

@@ -1,0 +1,54 @@
+package cnisuite
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// latencyRules say how long the plugin takes. They are for eyes, not for gates:
+// a loaded machine is slow too.
+func latencyRules() []conformance.Rule[Target] {
+	return []conformance.Rule[Target]{
+		checked(rule("CNI-TIME-001", conformance.Advisory, "half of the calls of each command take less than a second", "Lifecycle & Ordering",
+			"The container runtime must not invoke parallel operations for the same container"), checkLatency),
+	}
+}
+
+// checkLatency lives a few lives, and logs how long each command took.
+func checkLatency(ctx context.Context, l *lab) error {
+	const lives, limit = 3, time.Second
+	for range lives {
+		c, err := l.newContainer(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := l.add(ctx, c); err != nil {
+			return err
+		}
+		if l.speaks("0.4.0") {
+			if err := l.check(ctx, c, with{}); err != nil {
+				return err
+			}
+		}
+		if err := l.del(ctx, c, "DEL"); err != nil {
+			return err
+		}
+	}
+	var slow error
+	for _, command := range []string{"VERSION", "ADD", "CHECK", "DEL"} {
+		took := slices.Sorted(slices.Values(l.took[command]))
+		if len(took) == 0 {
+			continue
+		}
+		half, most := took[len(took)/2], took[len(took)-1]
+		l.log.Info("latency", "command", command, "calls", len(took), "p50", half, "max", most)
+		if half > limit && slow == nil {
+			slow = fmt.Errorf("%s takes %s at the median, %s at most", command, half.Round(time.Millisecond), most.Round(time.Millisecond))
+		}
+	}
+	return slow
+}
