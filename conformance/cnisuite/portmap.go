@@ -41,10 +41,10 @@ func portmapRules() []conformance.Rule[Target] {
 	undone := of("CNI-PORTMAP-005", conformance.Must, "DEL without runtimeConfig takes the mappings away", checkUnmapped)
 	undone.Spec.Section, undone.Spec.Sentence = "DEL", "undo any modifications applied in the plugin's ADD functionality"
 	return []conformance.Rule[Target]{
-		of("CNI-PORTMAP-001", should, "a mapped port is reached from another machine (de facto)", reached("outside", hostOut)),
-		of("CNI-PORTMAP-002", should, "a mapped port is reached from the host (de facto)", reached("host", hostOut)),
-		of("CNI-PORTMAP-003", should, "a mapped port is reached from another container (de facto)", reached("neighbour", hostOut)),
-		of("CNI-PORTMAP-004", should, "a mapped port is reached from its own container (de facto)", reached("itself", hostOut)),
+		of("CNI-PORTMAP-001", should, "a mapped port is reached from another machine (de facto)", reached("outside")),
+		of("CNI-PORTMAP-002", should, "a mapped port is reached from the host (de facto)", reached("host")),
+		of("CNI-PORTMAP-003", should, "a mapped port is reached from another container (de facto)", reached("neighbour")),
+		of("CNI-PORTMAP-004", should, "a mapped port is reached from its own container (de facto)", reached("itself")),
 		undone,
 		of("CNI-PORTMAP-006", advisory, "a host port that leads to a container is not mapped to another one", checkPortTwice),
 		of("CNI-PORTMAP-007", should, "connections to the same port of another machine are left alone (de facto)", checkOtherMachine),
@@ -88,7 +88,7 @@ func (w *wires) reach(c *container, from, ns, host string, port int) error {
 	return nil
 }
 
-func reached(from, host string) func(context.Context, *wires) error {
+func reached(from string) func(context.Context, *wires) error {
 	return func(ctx context.Context, w *wires) error {
 		c, err := w.up(ctx, web())
 		if err != nil {
@@ -102,7 +102,7 @@ func reached(from, host string) func(context.Context, *wires) error {
 			}
 			ns = other.ns
 		}
-		return w.reach(c, from, ns, host, mappedPort)
+		return w.reach(c, from, ns, hostOut, mappedPort)
 	}
 }
 
