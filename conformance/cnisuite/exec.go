@@ -98,11 +98,17 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 	if c != nil {
 		ownPorts(config, c.number)
 	}
-	for key, value := range extra {
-		if config[key] = value; value == nil {
-			delete(config, key)
+	replace := func(keys map[string]any) {
+		for key, value := range keys {
+			if config[key] = value; value == nil {
+				delete(config, key)
+			}
 		}
 	}
+	if c != nil {
+		replace(c.keys)
+	}
+	replace(extra)
 	return json.Marshal(config)
 }
 

@@ -154,6 +154,7 @@ type container struct {
 	nsName         string          // as the kernel has it
 	prev           json.RawMessage // for a chained plugin
 	result         json.RawMessage // of ADD, once it succeeded
+	keys           map[string]any  // of its configuration that differ from the target's; nil takes one away
 	owed           bool            // a DEL, because there was an ADD
 }
 

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), mappers()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}

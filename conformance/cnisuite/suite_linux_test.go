@@ -93,7 +93,7 @@ func TestMutants(t *testing.T) {
 		{"del-needs-netns", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
-	}, gcFaults()...) {
+	}, slices.Concat(gcFaults(), ipamFaults(), portmapFaults())...) {
 		mutants = append(mutants, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {
@@ -113,6 +113,10 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 		tgt.Config = `{"state":"${DIR}"}`
 	case name == "code-999-for-config":
 		tgt.BadConfigs = `[{"ipam":{"type":"suite-ipam"},"state":7}]`
+	case strings.HasPrefix(name, "ipam-"):
+		declareIPAM(t, &tgt, name)
+	case strings.HasPrefix(name, "map-"):
+		declarePortmap(&tgt)
 	case name == "status-lies":
 		tgt.Kind = cnisuite.IPAM
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,6 +43,14 @@ type Target struct {
 	// BadConfigs is a JSON array of configurations, written as Config is, that the
 	// plugin must refuse. Empty means none.
 	BadConfigs string
+	// Exhaustible is a configuration of an IPAM plugin, written as Config is, that
+	// has no more than 64 addresses and no delay before one is used again. Empty
+	// means that rules on exhaustion do not apply.
+	Exhaustible string
+	// Requests are the ways in which an IPAM plugin can be asked for an address:
+	// "runtimeConfig" (also meant by a Config with the capability ips), "args" and
+	// "CNI_ARGS".
+	Requests []string
 	// Path are further directories of CNI_PATH, where real delegates are.
 	Path []string
 	// Dirs are directories where the plugin keeps state, besides ${DIR}. Files
@@ -66,6 +75,8 @@ func facts() map[string]string {
 		"config":        "the plugin's configuration, a JSON object",
 		"runtimeConfig": "sample capability arguments, a JSON object",
 		"badConfigs":    "configurations that the plugin must refuse, a JSON array of objects",
+		"exhaustible":   "a configuration of an IPAM plugin with at most 64 addresses, a JSON object",
+		"requests":      `how an IPAM plugin is asked for an address, separated by commas: "runtimeConfig", "args", "CNI_ARGS"`,
 		"path":          "further directories of CNI_PATH, separated by colons",
 		"dirs":          "directories where the plugin keeps state, separated by colons",
 		"shared":        "names of what may stay after the last attachment, separated by commas",
@@ -88,14 +99,19 @@ func NewTarget(binary string, profile *conformance.Profile) (Target, error) {
 	t := Target{
 		Binary: path, Kind: Kind(fact("kind")),
 		Config: fact("config"), RuntimeConfig: fact("runtimeConfig"), BadConfigs: fact("badConfigs"),
+		Exhaustible: fact("exhaustible"), Requests: words(fact("requests")),
 		Path: filepath.SplitList(fact("path")), Dirs: filepath.SplitList(fact("dirs")),
-		Shared: strings.FieldsFunc(fact("shared"), func(c rune) bool { return c == ',' || c == ' ' }),
+		Shared: words(fact("shared")),
 		Setup:  fact("setup"), Teardown: fact("teardown"),
 	}
 	if t.Kind == "" && fact("chained") == "true" {
 		t.Kind = Chained
 	}
 	return t, t.validate()
+}
+
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' })
 }
 
 // validate finds the mistakes of a profile before a rule runs.
@@ -108,7 +124,13 @@ func (t *Target) validate() error {
 	}
 	_, err := t.config("/")
 	_, badErr := t.badConfigs("/")
-	return errors.Join(append(errs, err, badErr)...)
+	_, smallErr := t.exhaustible("/")
+	for _, way := range t.Requests {
+		if !slices.Contains(requestWays, way) {
+			errs = append(errs, fmt.Errorf("fact requests: %q is none of %v", way, requestWays))
+		}
+	}
+	return errors.Join(append(errs, err, badErr, smallErr)...)
 }
 
 // config returns the configuration's keys with ${DIR} put in.
@@ -140,6 +162,17 @@ func (t *Target) badConfigs(dir string) ([]map[string]any, error) {
 		all[i] = t.named(all[i])
 	}
 	return all, err
+}
+
+// exhaustible returns the configuration with few addresses; nil means none.
+func (t *Target) exhaustible(dir string) (config map[string]any, err error) {
+	if t.Exhaustible == "" {
+		return nil, nil
+	}
+	if err := decodeFact("exhaustible", t.Exhaustible, dir, &config); err != nil {
+		return nil, err
+	}
+	return t.named(config), nil
 }
 
 func (t *Target) named(config map[string]any) map[string]any {

@@ -1,0 +1,285 @@
+package cnisuite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// killings kills so many executions of ADD and DEL. Two of three attachments
+// get the DEL that a runtime sends again; the rest is left to GC, if there is one.
+func killings(rounds int) func(context.Context, *lab) error {
+	return func(ctx context.Context, l *lab) error {
+		lost, err := l.capacity(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range rounds {
+			if err := l.killOne(ctx, i); err != nil {
+				return err
+			}
+		}
+		if l.hasGC() == nil {
+			if err := l.collectKilled(ctx); err != nil {
+				return err
+			}
+		}
+		return lost(ctx)
+	}
+}
+
+// capacity notes how many addresses there are, or what the plugin's files look
+// like where that is not known. What it returns reports that there are fewer.
+func (l *lab) capacity(ctx context.Context) (func(context.Context) error, error) {
+	if err := l.isIPAM(); err != nil {
+		return nil, err
+	}
+	if l.target.Exhaustible == "" {
+		before, err := l.baseline(ctx)
+		return func(ctx context.Context) error { return l.clean(ctx, before) }, err
+	}
+	count := func(ctx context.Context) (int, error) {
+		keys, err := l.small()
+		if err != nil {
+			return 0, err
+		}
+		all, _, err := l.drain(ctx, keys)
+		return len(all), errors.Join(err, l.giveBack(ctx, all...))
+	}
+	first, err := count(ctx)
+	return func(ctx context.Context) error {
+		now, err := count(ctx)
+		if err == nil && now != first {
+			err = fmt.Errorf("%d addresses of %d are left", now, first)
+		}
+		return err
+	}, err
+}
+
+func (l *lab) killOne(ctx context.Context, round int) error {
+	c, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	if l.target.Exhaustible != "" {
+		if c.keys, err = l.small(); err != nil {
+			return err
+		}
+	}
+	victim := "ADD"
+	if round%3 == 1 {
+		victim = "DEL"
+		_, out, err := l.takeFor(ctx, c, with{})
+		if err != nil {
+			return err
+		}
+		if out.rc != 0 {
+			return fmt.Errorf("no address is left after %d kills: %s", round, out)
+		}
+	}
+	stdin, err := l.document(victim, c, nil)
+	if err != nil {
+		return err
+	}
+	took := l.slowest(victim)
+	after := time.Duration(l.rand.Int64N(int64(took) + 1))
+	if _, err := l.execKilled(ctx, l.env(victim, c), stdin, after, syscall.SIGKILL, true); err != nil {
+		return err
+	}
+	if round%3 == 2 && l.hasGC() == nil {
+		return nil
+	}
+	return l.del(ctx, c, fmt.Sprintf("DEL after a kill of %s", victim))
+}
+
+// collectKilled runs a GC for which no attachment is valid.
+func (l *lab) collectKilled(ctx context.Context) error {
+	w := with{keys: attachments()}
+	if l.target.Exhaustible != "" {
+		keys, err := l.small()
+		if err != nil {
+			return err
+		}
+		maps.Copy(w.keys, keys)
+	}
+	out, err := l.call(ctx, "GC", nil, w)
+	if err != nil {
+		return err
+	}
+	return out.silent()
+}
+
+// checkIsolated has one attachment in two networks.
+func checkIsolated(ctx context.Context, l *lab) error {
+	if err := l.isIPAM(); err != nil {
+		return err
+	}
+	mine, err := l.newContainer(ctx)
+	if err != nil {
+		return err
+	}
+	theirs := *mine
+	theirs.keys = map[string]any{"name": "suite-other"}
+	l.made = append(l.made, &theirs)
+	held, out, err := l.takeFor(ctx, &theirs, with{})
+	if err != nil {
+		return err
+	}
+	if err := out.ok(nil); err != nil {
+		return err
+	}
+	keep, err := l.holdings(ctx, held.c, with{})
+	if err != nil {
+		return err
+	}
+	if _, err := l.add(ctx, mine); err != nil {
+		return err
+	}
+	if err := l.del(ctx, mine, "DEL in one network"); err != nil {
+		return err
+	}
+	if l.hasGC() == nil {
+		if err := l.collect(ctx); err != nil {
+			return err
+		}
+	}
+	return keep.kept(ctx, l)
+}
+
+// checkGCReleases drains a network whose containers then disappear.
+func checkGCReleases(ctx context.Context, l *lab) error {
+	keys, err := l.small()
+	if err := errors.Join(err, l.hasGC()); err != nil {
+		return err
+	}
+	all, _, err := l.drain(ctx, keys)
+	if err != nil {
+		return err
+	}
+	valid := all[:len(all)/2]
+	w := with{keys: attachments(containersOf(valid)...)}
+	maps.Copy(w.keys, keys)
+	out, err := l.call(ctx, "GC", nil, w)
+	if err != nil {
+		return err
+	}
+	if err := out.silent(); err != nil {
+		return err
+	}
+	again, _, err := l.drain(ctx, keys)
+	if err != nil {
+		return err
+	}
+	if err := distinct(append(slices.Clone(valid), again...)); err != nil {
+		return fmt.Errorf("GC released a valid attachment: %w", err)
+	}
+	switch want := len(all) - len(valid); {
+	case len(again) == 0:
+		return fmt.Errorf("not implemented: GC succeeded and released none of %d addresses", want)
+	case len(again) < want:
+		return fmt.Errorf("GC released %d addresses of %d", len(again), want)
+	}
+	return nil
+}
+
+func containersOf(all []lease) []*container {
+	var out []*container
+	for _, got := range all {
+		out = append(out, got.c)
+	}
+	return out
+}
+
+// checkCorruption empties the files of an attachment, as a machine does that
+// loses its power.
+func checkCorruption(ctx context.Context, l *lab) error {
+	if err := l.isIPAM(); err != nil {
+		return err
+	}
+	if _, err := l.baseline(ctx); err != nil {
+		return err
+	}
+	got, out, err := l.take(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := out.ok(nil); err != nil {
+		return err
+	}
+	files, err := l.filesOf(got.c)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return conformance.NotApplicable("no file of the plugin's names the container")
+	}
+	for _, path := range files {
+		if err := os.Truncate(path, 0); err != nil {
+			return err
+		}
+	}
+	reported, err := l.reports(ctx, got.c)
+	if err != nil || reported {
+		return err
+	}
+	for _, path := range files {
+		if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+			return nil // mended
+		}
+	}
+	return fmt.Errorf("neither STATUS nor CHECK said a word after %v lost their content", files)
+}
+
+// reports says whether STATUS or CHECK fails, or writes a line for the log.
+func (l *lab) reports(ctx context.Context, c *container) (bool, error) {
+	for _, command := range []string{"STATUS", "CHECK"} {
+		var of *container
+		since := l.hasStatus()
+		if command == "CHECK" {
+			of, since = c, l.hasCheck()
+		}
+		if since != nil {
+			continue
+		}
+		out, err := l.call(ctx, command, of, with{})
+		if err != nil {
+			return false, err
+		}
+		if out.rc != 0 || len(bytes.TrimSpace(out.stderr)) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// filesOf are the plugin's files that have the container's id in them.
+func (l *lab) filesOf(c *container) ([]string, error) {
+	var found []string
+	for _, dir := range append([]string{l.state()}, l.target.Dirs...) {
+		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err == nil && (strings.Contains(path, c.id) || bytes.Contains(text, []byte(c.id))) {
+				found = append(found, path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return found, nil
+}
