@@ -29,3 +29,11 @@ func (r *Request) NetNSFD() int { return -1 }
 func (r *Request) InNetNS(func() error) error {
 	return fault.Unimplemented.Errorf("network namespaces need Linux")
 }
+
+// Configure needs Linux.
+func (r *Request) Configure(*Result) error {
+	return fault.Unimplemented.Errorf("network interfaces need Linux")
+}
+
+// HostName needs Linux, as what it names does.
+func (r *Request) HostName(prefix string) string { return prefix }

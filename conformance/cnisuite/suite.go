@@ -42,7 +42,8 @@ func Suite() *conformance.Suite[Target] {
 		Name: "cni", Version: "2",
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
-			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), gcRules(), ipamRules(), portmapRules(), latencyRules(),
+			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), gcRules(),
+			ipamRules(), portmapRules(), latencyRules(),
 		),
 		Facts: facts(),
 	}

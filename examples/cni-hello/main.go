@@ -1,4 +1,4 @@
-// Command cni-hello gives a container one half of a veth pair, with the addresses of an IPAM plugin. It is a CNI plugin.
+// Command cni-hello connects a container to the host by a veth pair, with the addresses of an IPAM plugin. It is a CNI plugin.
 // Copy this folder, rename hello, and replace what add and del do.
 package main
 
@@ -21,29 +21,26 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result.Interfaces = []*cni.Interface{{Name: r.IfName, Sandbox: r.NetNS}}
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: r.IfName, TxQLen: -1}, PeerName: "peer"}
-	return result, r.InNetNS(func() error {
-		if err := netlink.LinkAdd(pair); err != nil {
-			return err
-		}
-		r.Undo("veth pair", func(ctx context.Context) error { return del(ctx, r, c) })
-		for _, ip := range result.IPs {
-			ip.Interface = new(int) // the first in the list of interfaces
-			err = errors.Join(err, netlink.AddrAdd(pair, &netlink.Addr{IPNet: &ip.Address}))
-		}
-		return errors.Join(err, netlink.LinkSetUp(pair))
-	})
+	pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: r.IfName, PeerNamespace: netlink.NsFd(r.NetNSFD())}
+	pair.Name = r.HostName("hello") // which del finds again, whatever happens to this process
+	if err := netlink.LinkAdd(pair); err != nil {
+		return nil, err
+	}
+	r.Undo("veth pair", func(ctx context.Context) error { return del(ctx, r, c) })
+	result.Interfaces = []*cni.Interface{{Name: pair.Name}} // Configure adds the container's end
+	if err := errors.Join(netlink.LinkSetUp(pair), r.Configure(result)); err != nil {
+		return nil, err
+	}
+	return cni.Merge(r.PrevResult, result), nil
 }
 
 // del succeeds when there is nothing to delete. The SDK gives the addresses back behind it.
 func del(_ context.Context, r *cni.Request, _ *config) error {
-	return r.InNetNS(func() error {
-		if link, err := netlink.LinkByName(r.IfName); err == nil {
-			return netlink.LinkDel(link)
-		} else if !errors.As(err, &netlink.LinkNotFoundError{}) {
-			return err
-		}
+	pair, err := netlink.LinkByName(r.HostName("hello"))
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
-	})
+	} else if err != nil {
+		return err
+	}
+	return netlink.LinkDel(pair)
 }
