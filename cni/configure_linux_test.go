@@ -51,7 +51,7 @@ func TestConfigure(t *testing.T) {
 	}
 	for command, wants := range map[string][]string{
 		"-o addr show eth0": {"10.7.0.2/16", "fd07::2/64"},
-		"-4 route":          {"default via 10.7.0.1 dev eth0 metric 7 mtu 1300", "10.8.0.0/16 dev eth0 scope link"},
+		"-4 route":          {"default via 10.7.0.1 dev eth0", "metric 7", "mtu 1300", "10.8.0.0/16 dev eth0"},
 		"-o link show eth0": {"UP", result.Interfaces[1].Mac},
 	} {
 		got := netnstest.Run(t, ns, append([]string{"ip"}, strings.Fields(command)...)...)

@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni/hostlocal"
 	"github.com/nodekit-project/nodekit/cni/portmap"
 	"github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
@@ -92,7 +93,8 @@ func TestConforms(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target.Binary = filepath.Join(dir, strings.Fields(name)[0])
-			cnisuite.Test(t, target)
+			// tools/conformance goes on to the crash tier.
+			cnisuite.Suite().Test(t, target, &conformance.Options{Tier: conformance.Quick})
 		})
 	}
 }

@@ -83,6 +83,9 @@ func checkResultVersions(ctx context.Context, l *lab) error {
 				Address string `json:"address"`
 			} `json:"ips"`
 		}
+		if out.rc != 0 && !cni.AtLeast(version, "0.3.0") {
+			continue // those results are addresses, and there may be none
+		}
 		if err := out.ok(&r); err != nil {
 			return err
 		}
