@@ -98,14 +98,20 @@ func (i Import) Check() error {
 }
 
 // usesOwnSuite tells whether the import is of the family's own suite, which
-// any test of the family may use.
+// any test of the family may use, or the other way round: the suite's tests make
+// mutants of the family's plugins.
 func (i Import) usesOwnSuite() bool {
 	suites := map[string]string{
 		"cri": "crisuite", "cni": "cnisuite", "csi": "csisuite", "deviceplugin": "devicesuite", "kubelet": "podsuite",
 	}
 	family, _, _ := strings.Cut(i.From, "/")
 	suite, ok := suites[family]
-	return ok && (i.To == "conformance" || i.To == "conformance/"+suite)
+	if ok {
+		return i.To == "conformance" || i.To == "conformance/"+suite
+	}
+	family, _, _ = strings.Cut(i.To, "/")
+	suite, ok = suites[family]
+	return ok && i.From == "conformance/"+suite
 }
 
 // allowed applies patterns in order: the last one that matches decides.
