@@ -12,7 +12,6 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -250,7 +249,7 @@ func addressesOf(ns, name string, lasting bool) (found []string, err error) {
 		found = []string{}
 		all, err := netlink.AddrList(link, syscall.AF_UNSPEC)
 		for _, a := range all {
-			if !lasting || a.Flags&unix.IFA_F_PERMANENT != 0 && !a.IP.IsLinkLocalUnicast() {
+			if !lasting || a.Flags&permanent != 0 && !a.IP.IsLinkLocalUnicast() {
 				found = append(found, a.IPNet.String())
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -105,7 +104,7 @@ func (l *lab) routed(routes string) string {
 
 func routesIn(ns string) (all []netlink.Route, err error) {
 	err = netns.Do(ns, func() error {
-		all, err = netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		all, err = netlink.RouteListFiltered(allFamilies, &netlink.Route{Table: anyTable}, netlink.RT_FILTER_TABLE)
 		return err
 	})
 	return all, err
@@ -144,7 +143,7 @@ func (r toldRoute) String() string {
 func leads(r netlink.Route, dst *net.IPNet) bool {
 	if r.Dst == nil {
 		ones, bits := dst.Mask.Size()
-		return ones == 0 && (r.Family == netlink.FAMILY_V6) == (bits == 8*net.IPv6len)
+		return ones == 0 && (r.Family == familyV6) == (bits == 8*net.IPv6len)
 	}
 	return r.Dst.String() == dst.String()
 }

@@ -172,7 +172,7 @@ func checkLaterChanges(ctx context.Context, l *lab) error {
 		return conformance.NotApplicable("there is no interface up in the container after ADD")
 	}
 	err = c.change(func(link netlink.Link) error {
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: net.IPv4(10, 125, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}})
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: linkScope, Dst: &net.IPNet{IP: net.IPv4(10, 125, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}})
 	})
 	if err != nil {
 		return err

@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
 // checkFaultRules each break one thing and hold that CHECK notices.
@@ -139,7 +139,7 @@ func breakRoute(l *lab, a *attachment) error {
 	}
 	var routes []netlink.Route
 	err := a.change(func(link netlink.Link) (err error) {
-		all, err := netlink.RouteList(link, netlink.FAMILY_ALL)
+		all, err := netlink.RouteList(link, allFamilies)
 		for _, r := range all {
 			if slices.ContainsFunc(a.result.Routes, func(listed routeEntry) bool { return leadsTo(r, listed.Dst) }) {
 				routes = append(routes, r)
@@ -226,7 +226,7 @@ func breakGateway(l *lab, a *attachment) error {
 	}
 	found := false
 	err := netns.Do(l.host, func() error {
-		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		addrs, err := netlink.AddrList(nil, allFamilies)
 		for i := range addrs {
 			if !gateways[addrs[i].IP.String()] {
 				continue
@@ -254,29 +254,15 @@ func breakFirewall(l *lab, a *attachment) error {
 	if !slices.ContainsFunc(a.before.Diff(now), func(found leak.Leak) bool { return found.Kind == leak.NFT }) {
 		return conformance.NotApplicable("ADD makes no nftables rules on the host")
 	}
-	return netns.Do(l.host, func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		conn.FlushRuleset()
-		return conn.Flush()
-	})
+	return netns.Do(l.host, nft.FlushAll)
 }
 
 // breakShaping deletes the queueing disciplines that no interface has by itself.
 func breakShaping(l *lab, a *attachment) error {
-	plain := []string{"noqueue", "noop", "pfifo_fast", "pfifo", "fq_codel", "fq", "mq"}
 	found := false
 	del := func() error {
-		all, err := netlink.QdiscList(nil)
-		for _, q := range all {
-			if slices.Contains(plain, q.Type()) || q.Attrs().Parent != netlink.HANDLE_ROOT && q.Attrs().Parent != netlink.HANDLE_INGRESS {
-				continue
-			}
-			found = true
-			err = errors.Join(err, netlink.QdiscDel(q))
-		}
+		here, err := unshape()
+		found = found || here
 		return err
 	}
 	err := errors.Join(netns.Do(l.host, del), netns.Do(a.ns, del))
@@ -298,7 +284,7 @@ func checkListener(ctx context.Context, l *lab) error {
 		}
 		return netns.Do(l.host, func() error {
 			for _, link := range links {
-				err = errors.Join(err, netlink.SetPromiscOn(link))
+				err = errors.Join(err, promiscuous(link))
 			}
 			return err
 		})

@@ -374,7 +374,8 @@ func (l *lab) execReadOnly(ctx context.Context, env map[string]string, stdin []b
 	args := append([]string{"-c", readOnly, "sh"}, append(writable, "--", l.target.Binary)...)
 	cmd := exec.CommandContext(ctx, "/bin/sh", args...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = plain.Env, plain.Stdin, plain.Stdout, plain.Stderr, plain.WaitDelay
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ownMounts(cmd.SysProcAttr)
 	if err := netns.Do(l.host, cmd.Start); err != nil {
 		return nil, fmt.Errorf("executing the plugin: %w", err)
 	}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package nft
+
+import "github.com/nodekit-project/nodekit/internal/fault"
+
+// FlushAll needs Linux.
+func FlushAll() error { return fault.Unimplemented.Errorf("nftables needs Linux") }
