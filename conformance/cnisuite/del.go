@@ -237,6 +237,9 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	if err := l.del(ctx, ahead, "DEL"); err != nil {
 		return err
 	}
+	if err := ahead.empty(); err != nil { // or its interface goes in between
+		return err
+	}
 	kept, err := l.kept(ctx, first)
 	if err != nil {
 		return err
