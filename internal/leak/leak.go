@@ -59,10 +59,10 @@ type Scope struct {
 	// kinds for what names begin with.
 	Prefixes map[Kind][]string
 	// Marker restricts processes to the descendants of this process and to
-	// those whose command line or environment contains it: a temporary
-	// directory's path is a good one. Empty means every process.
+	// those that carry it (see internal/procmark): a temporary directory's path
+	// is a good one. Empty means every process.
 	Marker string
-	// MarkedOnly leaves out the descendants that do not contain the marker: an
+	// MarkedOnly leaves out the descendants that do not carry the marker: an
 	// audit needs it where this process has other children meanwhile.
 	MarkedOnly bool
 	// PIDs are the processes whose descriptors count.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
 // proc is what /proc tells of a process.
@@ -47,7 +49,7 @@ func processes(scope *Scope) (things, error) {
 
 // concerns tells whether a process is one of those that the marker selects.
 func (s *Scope) concerns(all map[int]proc, pid int) bool {
-	if s.Marker == "" || marked(pid, s.Marker) {
+	if s.Marker == "" || procmark.Carries(pid, s.Marker) {
 		return true
 	}
 	return !s.MarkedOnly && descends(all, pid, os.Getpid())
@@ -125,16 +127,6 @@ func descends(all map[int]proc, pid, ancestor int) bool {
 			return true
 		}
 		pid = p.parent
-	}
-	return false
-}
-
-func marked(pid int, marker string) bool {
-	for _, file := range []string{"cmdline", "environ"} {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
-		if err == nil && bytes.Contains(data, []byte(marker)) {
-			return true
-		}
 	}
 	return false
 }

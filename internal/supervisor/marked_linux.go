@@ -1,17 +1,16 @@
 package supervisor
 
 import (
-	"bytes"
 	"errors"
 	"os"
-	"path/filepath"
 	"strconv"
+
+	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
-// KillMarked kills every process, other than this one, whose own command line or
-// environment holds the mark, and returns how many those were. It is for what a
-// process left running on purpose, as a monitor of containers does; the mark is
-// something that nobody else can have, as a temporary directory's path. What
+// KillMarked kills every process, other than this one, that carries the mark (see
+// internal/procmark), and returns how many those were. It is for what a process
+// left running on purpose: the monitors of containers, and the containers. What
 // starts another at that moment may need a second call.
 func KillMarked(mark string) (killed int, err error) {
 	entries, err := os.ReadDir("/proc")
@@ -25,7 +24,7 @@ func KillMarked(mark string) (killed int, err error) {
 			continue
 		}
 		p, err := os.FindProcess(pid) // holds the process, whoever gets its id next
-		if err != nil || !carries(pid, mark) {
+		if err != nil || !procmark.Carries(pid, mark) {
 			continue
 		}
 		if err := p.Kill(); err == nil {
@@ -35,14 +34,4 @@ func KillMarked(mark string) (killed int, err error) {
 		}
 	}
 	return killed, errors.Join(errs...)
-}
-
-func carries(pid int, mark string) bool {
-	for _, file := range []string{"cmdline", "environ"} {
-		data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), file))
-		if err == nil && bytes.Contains(data, []byte(mark)) {
-			return true
-		}
-	}
-	return false
 }
