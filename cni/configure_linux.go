@@ -1,11 +1,7 @@
 package cni
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"net"
-	"net/netip"
 
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
@@ -39,25 +35,18 @@ func (r *Request) Configure(result *Result) error {
 		r.describe(result, link)
 		requests := []*nlsock.Message{rtnl.Up(link)}
 		for _, ip := range result.IPs {
-			address, err := prefix(ip.Address)
+			address, err := rtnl.PrefixOf(ip.Address)
 			if err != nil {
-				return Errorf(CodeDelegate, "address %s: %w", &ip.Address, err)
+				return Errorf(CodeDelegate, "address: %w", err)
 			}
 			requests = append(requests, rtnl.AddAddress(link, address, false))
 		}
-		for _, route := range result.Routes {
-			dst, err := prefix(route.Dst)
-			if err != nil {
-				return Errorf(CodeDelegate, "route to %s: %w", &route.Dst, err)
-			}
-			out := rtnl.Route{Dst: dst.Masked(), Link: link.Index, Priority: route.Priority, MTU: route.MTU, AdvMSS: route.AdvMSS, Scope: route.Scope}
-			if gw, ok := netip.AddrFromSlice(route.GW); ok {
-				out.Gateway = gw.Unmap()
-			}
-			if route.Table != nil {
-				out.Table = *route.Table
-			}
-			requests = append(requests, rtnl.AddRoute(&out))
+		routes, err := rtnl.RoutesBy(link, result.Routes)
+		if err != nil {
+			return Errorf(CodeDelegate, "%w", err)
+		}
+		for i := range routes {
+			requests = append(requests, rtnl.AddRoute(&routes[i]))
 		}
 		return conn.Do(requests...)
 	})
@@ -117,23 +106,4 @@ func (r *Request) describe(result *Result, link *rtnl.Link) {
 			}
 		}
 	}
-}
-
-// prefix returns the network in the shape of net/netip.
-func prefix(n net.IPNet) (netip.Prefix, error) {
-	ip, ok := netip.AddrFromSlice(n.IP)
-	ones, bits := n.Mask.Size()
-	out := netip.PrefixFrom(ip.Unmap(), ones)
-	if !ok || bits != ip.Unmap().BitLen() || !out.IsValid() {
-		return out, fmt.Errorf("that is no address with a length of its prefix")
-	}
-	return out, nil
-}
-
-// HostName returns a name for an interface on the host: the prefix of at most
-// five characters, and ten that follow from the network, the container and the
-// interface. So DEL finds what ADD made without having written it down.
-func (r *Request) HostName(prefix string) string {
-	sum := sha256.Sum256([]byte(r.Network + "/" + r.Attachment.String()))
-	return prefix + hex.EncodeToString(sum[:5])
 }

@@ -21,7 +21,7 @@ func TestConfigure(t *testing.T) {
 	scope := 253
 	p := cni.New("p", cni.Handlers[struct{}]{Add: func(_ context.Context, r *cni.Request, _ *struct{}) (*cni.Result, error) {
 		pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: r.IfName, PeerNamespace: netlink.NsFd(r.NetNSFD())}
-		pair.Name = r.HostName("conf")
+		pair.Name = r.HostName("conf", r.Network)
 		if err := netlink.LinkAdd(pair); err != nil {
 			return nil, err
 		}

@@ -2,6 +2,8 @@ package cni
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -164,6 +166,15 @@ type Attachment struct {
 // String returns "containerID/ifname", which identifies an attachment within
 // its network; neither part can hold a slash.
 func (a Attachment) String() string { return a.ContainerID + "/" + a.IfName }
+
+// HostName returns a name for an interface on the host that belongs to the
+// attachment: the prefix, of at most five characters, and ten that follow from
+// the network, the container and the interface. So DEL and GC find what ADD made
+// without anybody having written it down.
+func (a Attachment) HostName(prefix, network string) string {
+	sum := sha256.Sum256([]byte(network + "/" + a.String()))
+	return fmt.Sprintf("%s%x", prefix, sum[:5])
+}
 
 // Request is one call of a plugin. It belongs to the call and is not used
 // after it.

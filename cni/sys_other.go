@@ -34,6 +34,3 @@ func (r *Request) InNetNS(func() error) error {
 func (r *Request) Configure(*Result) error {
 	return fault.Unimplemented.Errorf("network interfaces need Linux")
 }
-
-// HostName needs Linux, as what it names does.
-func (r *Request) HostName(prefix string) string { return prefix }

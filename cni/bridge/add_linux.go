@@ -13,6 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nft"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // add touches the host only when the container is known to be fit, and the
@@ -191,7 +192,7 @@ func undoPair(id identity) error {
 func (w *wiring) addRules(r *cni.Request, c *Config, id identity, todo *plan, far *rtnl.Link) error {
 	for _, ip := range todo.ips {
 		if c.IsGateway || c.IPMasq {
-			if err := enableForwarding(ip.Addr().Is4()); err != nil {
+			if err := sysctl.Ensure(sysctl.Forwarding(ip.Addr().Is4()), "1"); err != nil {
 				return err
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // check compares the kernel with the final result of ADD, which later plugins
@@ -71,7 +72,7 @@ func expect(r *cni.Request, c *Config) (*expected, error) {
 }
 
 func (e *expected) addIP(c *Config, ip *types100.IPConfig) error {
-	address, err := prefixOf(ip.Address)
+	address, err := rtnl.PrefixOf(ip.Address)
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func hasAddresses(conn *rtnl.Conn, l *rtnl.Link, want []netip.Prefix) error {
 
 // missingRoutes returns the routes of the result that the container lacks.
 func (w *wiring) missingRoutes(routes []*types.Route) (out []*types.Route, err error) {
-	wanted, err := routesBy(&rtnl.Link{}, routes)
+	wanted, err := rtnl.RoutesBy(&rtnl.Link{}, routes)
 	if err != nil {
 		return nil, err
 	}
@@ -331,8 +332,8 @@ func checkForwarding(want *expected, c *Config) error {
 	}
 	var errs []error
 	for _, ip := range want.ips {
-		name := forwardingOf(ip.Addr().Is4())
-		if now, err := readSysctl(name); err == nil && now != "1" {
+		name := sysctl.Forwarding(ip.Addr().Is4())
+		if now, err := sysctl.Read(name); err == nil && now != "1" {
 			errs = append(errs, fmt.Errorf("the host does not forward packets of %s: sysctl %s is %s", ip.Addr(), name, now))
 		}
 	}

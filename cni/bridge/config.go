@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"net"
 	"strconv"
@@ -202,9 +201,8 @@ type identity struct {
 }
 
 func identify(network string, a cni.Attachment) identity {
-	sum := sha256.Sum256([]byte(network + "/" + a.String()))
 	owner := nft.Owner(network, a.String())
-	return identity{owner: owner, host: fmt.Sprintf("veth%x", sum[:5]), alias: aliasPrefix + owner}
+	return identity{owner: owner, host: a.HostName("veth", network), alias: aliasPrefix + owner}
 }
 
 // The aliases of host's ends begin so; the second when the rest is only to be

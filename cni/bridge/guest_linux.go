@@ -6,11 +6,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
-
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // configure brings the container's end up and gives it its addresses and routes,
@@ -26,7 +25,7 @@ func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, to
 	for _, ip := range todo.ips {
 		requests = append(requests, rtnl.AddAddress(l, ip, detect))
 	}
-	routes, err := routesBy(l, todo.result.Routes)
+	routes, err := rtnl.RoutesBy(l, todo.result.Routes)
 	if err != nil {
 		return err
 	}
@@ -45,25 +44,6 @@ func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, to
 	return w.inside.Do(requests...)
 }
 
-// routesBy returns the result's routes in the kernel's shape.
-func routesBy(l *rtnl.Link, routes []*types.Route) (out []rtnl.Route, err error) {
-	for _, r := range routes {
-		dst, err := prefixOf(r.Dst)
-		if err != nil {
-			return nil, err
-		}
-		route := rtnl.Route{Dst: dst.Masked(), Link: l.Index, Priority: r.Priority, MTU: r.MTU, AdvMSS: r.AdvMSS, Scope: r.Scope}
-		if gw, ok := netip.AddrFromSlice(r.GW); ok {
-			route.Gateway = gw.Unmap()
-		}
-		if r.Table != nil {
-			route.Table = *r.Table
-		}
-		out = append(out, route)
-	}
-	return out, nil
-}
-
 // prepareIPv6 sets what only sysctls can. It runs in the container's namespace.
 func prepareIPv6(link string, detect bool) error {
 	conf := "net/ipv6/conf/" + link + "/"
@@ -79,7 +59,7 @@ func prepareIPv6(link string, detect bool) error {
 		settings = append(settings, [2]string{conf + "enhanced_dad", "1"})
 	}
 	for _, s := range settings {
-		if err := ensureSysctl(s[0], s[1]); err != nil {
+		if err := sysctl.Ensure(s[0], s[1]); err != nil {
 			return err
 		}
 	}

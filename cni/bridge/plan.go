@@ -10,6 +10,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
 // plan is what an ADD puts into effect, known before anything is touched. Its
@@ -51,7 +52,7 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 		}
 	}
 	for i, route := range p.result.Routes {
-		if _, err := prefixOf(route.Dst); err != nil {
+		if _, err := rtnl.PrefixOf(route.Dst); err != nil {
 			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q: route: %w", c.IPAM.Type, err)
 		}
 		// A route with link scope or a narrower one leads to neighbours.
@@ -64,7 +65,7 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 }
 
 func (p *plan) addIP(c *Config, given *types100.IPConfig) error {
-	address, err := prefixOf(given.Address)
+	address, err := rtnl.PrefixOf(given.Address)
 	if err != nil {
 		return fmt.Errorf("address: %w", err)
 	}
@@ -99,17 +100,6 @@ func gatewayOf(address netip.Prefix, given net.IP) (netip.Prefix, error) {
 	}
 	if !out.IsValid() || out == address {
 		return out, fmt.Errorf("gateway %s of address %s", given, address)
-	}
-	return out, nil
-}
-
-// prefixOf returns the network in the shape of net/netip.
-func prefixOf(n net.IPNet) (netip.Prefix, error) {
-	ip, ok := netip.AddrFromSlice(n.IP)
-	ones, bits := n.Mask.Size()
-	out := netip.PrefixFrom(ip.Unmap(), ones)
-	if !ok || bits != ip.Unmap().BitLen() || !out.IsValid() {
-		return out, fmt.Errorf("%s is no address with a length of its prefix", &n)
 	}
 	return out, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // repair puts back what check would miss and nobody would want to be missing:
@@ -90,7 +91,7 @@ func (w *wiring) repairVLANs(br, port *rtnl.Link, c *Config) error {
 func (w *wiring) repairRules(want *expected, c *Config) error {
 	for _, ip := range want.ips {
 		if c.IsGateway || c.IPMasq {
-			if err := enableForwarding(ip.Addr().Is4()); err != nil {
+			if err := sysctl.Ensure(sysctl.Forwarding(ip.Addr().Is4()), "1"); err != nil {
 				return err
 			}
 		}
@@ -133,7 +134,7 @@ func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
 	if err != nil {
 		return err
 	}
-	routes, err := routesBy(l, missing)
+	routes, err := rtnl.RoutesBy(l, missing)
 	if err != nil {
 		return err
 	}

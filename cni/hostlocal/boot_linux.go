@@ -1,11 +1,11 @@
 package hostlocal
 
 import (
-	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/bootid"
 )
 
 // thisBoot returns the boot that the process runs in.
@@ -17,9 +17,7 @@ import (
 // is earlier.
 func thisBoot() boot {
 	b := boot{uptime: uptime()}
-	if id, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		b.id = strings.TrimSpace(string(id))
-	}
+	b.id, _ = bootid.Read() // without one nothing is stale
 	b.since = time.Now().Add(-b.uptime)
 	var st unix.Stat_t
 	if err := unix.Stat("/dev/null", &st); err != nil {

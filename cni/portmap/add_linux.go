@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // wanted is what an attachment should have on the host.
@@ -114,7 +115,7 @@ func connectedTo(rules *nft.Ruleset, fn func(*view) error) error {
 // forward, and makes connection tracking forget where that went before.
 func (w *wanted) finish(r *cni.Request, c *Config) error {
 	for _, v4 := range w.ipv4 {
-		if err := setSysctl(forwardingOf(v4), "1"); err != nil {
+		if err := sysctl.Ensure(sysctl.Forwarding(v4), "1"); err != nil {
 			return fmt.Errorf("switching forwarding on: %w", err)
 		}
 	}

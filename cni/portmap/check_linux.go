@@ -8,6 +8,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // check compares the kernel with what ADD made, and never writes.
@@ -43,7 +44,7 @@ func check(_ context.Context, r *cni.Request, c *Config) error {
 func (w *wanted) checkSysctls() error {
 	var errs []error
 	for _, v4 := range w.ipv4 {
-		errs = append(errs, expectSysctl(forwardingOf(v4), "1"))
+		errs = append(errs, expectSysctl(sysctl.Forwarding(v4), "1"))
 	}
 	if w.open != "" {
 		errs = append(errs, expectSysctl(localnetOf(w.open), "1"))

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // interfaceTo returns the host's interface towards a container's address; ""
@@ -34,13 +35,6 @@ func interfaceTo(h *netlink.Handle, container netip.Addr) (string, error) {
 	return link.Attrs().Name, nil
 }
 
-func forwardingOf(ipv4 bool) string {
-	if ipv4 {
-		return "net/ipv4/ip_forward"
-	}
-	return "net/ipv6/conf/all/forwarding"
-}
-
 func localnetOf(name string) string { return "net/ipv4/conf/" + name + "/route_localnet" }
 
 // openLocalnet lets the interface carry the host's own addresses. The table has
@@ -53,7 +47,7 @@ func openLocalnet(c *Config, name string) error {
 	if err := table(c).Define(); err != nil {
 		return err
 	}
-	if err := setSysctl(localnetOf(name), "1"); err != nil {
+	if err := sysctl.Ensure(localnetOf(name), "1"); err != nil {
 		return fmt.Errorf("forwarding 127.0.0.1: %w", err)
 	}
 	return nil
@@ -61,7 +55,7 @@ func openLocalnet(c *Config, name string) error {
 
 // closeLocalnet undoes openLocalnet for an element of that set.
 func closeLocalnet(e nft.Element) error {
-	err := setSysctl(localnetOf(ifaceOf(e)), "0")
+	err := sysctl.Ensure(localnetOf(ifaceOf(e)), "0")
 	if errors.Is(err, os.ErrNotExist) { // with its interface
 		return nil
 	}
@@ -81,20 +75,9 @@ func isGone(name string) bool {
 }
 
 func expectSysctl(name, value string) error {
-	got, err := os.ReadFile("/proc/sys/" + name)
-	if err != nil {
-		return fmt.Errorf("sysctl %s: %w", name, err)
+	now, err := sysctl.Read(name)
+	if err == nil && now != value {
+		err = fmt.Errorf("sysctl %s is %s instead of %s", name, now, value)
 	}
-	if now := strings.TrimSpace(string(got)); now != value {
-		return fmt.Errorf("sysctl %s is %s instead of %s", name, now, value)
-	}
-	return nil
-}
-
-// setSysctl writes the value unless it is set: /proc/sys may be read-only.
-func setSysctl(name, value string) error {
-	if expectSysctl(name, value) == nil {
-		return nil
-	}
-	return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
+	return err
 }

@@ -28,6 +28,7 @@ import (
 	"strings"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/bootid"
 	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -61,6 +62,10 @@ type Record struct {
 	Result json.RawMessage `json:"result,omitempty"`
 	Data   json.RawMessage `json:"data,omitempty"`
 }
+
+// Boot returns the id of the kernel's boot that a record made now is of. It needs
+// Linux.
+func Boot() (string, error) { return bootid.Read() }
 
 // Store is a directory of records.
 type Store struct{ dir string }

@@ -22,7 +22,7 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 		return nil, err
 	}
 	pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: r.IfName, PeerNamespace: netlink.NsFd(r.NetNSFD())}
-	pair.Name = r.HostName("hello") // which del finds again, whatever happens to this process
+	pair.Name = r.HostName("hello", r.Network) // which del finds again, whatever happens to this process
 	if err := netlink.LinkAdd(pair); err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 
 // del succeeds when there is nothing to delete. The SDK gives the addresses back behind it.
 func del(_ context.Context, r *cni.Request, _ *config) error {
-	pair, err := netlink.LinkByName(r.HostName("hello"))
+	pair, err := netlink.LinkByName(r.HostName("hello", r.Network))
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	} else if err != nil {

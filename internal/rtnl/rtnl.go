@@ -5,3 +5,21 @@
 // A Conn works in the network namespace that it was opened in, whichever thread
 // uses it.
 package rtnl
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// PrefixOf returns a network of CNI's types, whose address need not be masked, in
+// the shape of net/netip.
+func PrefixOf(n net.IPNet) (netip.Prefix, error) {
+	ip, ok := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	out := netip.PrefixFrom(ip.Unmap(), ones)
+	if !ok || bits != ip.Unmap().BitLen() || !out.IsValid() {
+		return out, fmt.Errorf("%s is no address with a length of its prefix", &n)
+	}
+	return out, nil
+}

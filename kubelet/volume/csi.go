@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/csi/client"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/bootid"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
@@ -45,7 +46,7 @@ func (m *Manager) mountCSI(ctx context.Context, p *v1.Pod, v *csiVolume) (pod.Vo
 		return ready, err
 	}
 	defer unlock()
-	boot, err := bootID()
+	boot, err := bootid.Read()
 	if err != nil {
 		return ready, err
 	}

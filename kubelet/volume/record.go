@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -102,10 +101,4 @@ func (l layout) users(driver, handle string) ([]string, error) {
 		}
 	}
 	return dirs, nil
-}
-
-// bootID identifies the running boot: mounts do not outlive it.
-func bootID() (string, error) {
-	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(raw)), err
 }

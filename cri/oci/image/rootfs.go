@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nodekit-project/nodekit/internal/bootid"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/flock"
 	"github.com/nodekit-project/nodekit/internal/overlay"
@@ -137,7 +137,7 @@ func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, 
 	if id == "" {
 		return m, false, fault.NotFound.Errorf("the image is not in the store: load or pull it")
 	}
-	boot, err := bootID()
+	boot, err := bootid.Read()
 	if err != nil {
 		return m, false, err
 	}
@@ -186,7 +186,7 @@ func makeOpen(dir string) error {
 // reuse prepares the directories of an earlier mount for the next. What was
 // written to it is kept unless the machine was booted since.
 func (s *Store) reuse(o overlay.Options, m mountRecord) error {
-	now, err := bootID()
+	now, err := bootid.Read()
 	if err != nil {
 		return err
 	}
@@ -198,11 +198,6 @@ func (s *Store) reuse(o overlay.Options, m mountRecord) error {
 	}
 	m.Boot = now
 	return writeMount(s.mountsPath(mountKey(m.Dir)), m)
-}
-
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(id)), err
 }
 
 // restore unpacks layers again that somebody deleted. Normally there are none.
