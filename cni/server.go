@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/shimwire"
@@ -103,20 +104,32 @@ func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitG
 		}
 		running.Go(func() {
 			defer conn.Close()
-			if err := s.answer(context.WithoutCancel(ctx), conn); err != nil {
+			if err := s.answer(ctx, conn); err != nil {
 				s.Logger.Error("answering a call of a CNI plugin", "err", err)
 			}
 		})
 	}
 }
 
-// answer serves one connection: one call.
+// answer serves one connection: one call, which the end of the server does not
+// end. A connection that has said nothing by then is none.
 func (s *Server) answer(ctx context.Context, conn net.Conn) error {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()); close(ended) })
 	r, err := readRequest(conn)
-	if err != nil {
+	if !stop() {
+		<-ended // or the deadline would come in the middle of the call
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case err != nil:
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	go func() { // the shim says nothing more, so a read ends with the connection
 		_, _ = conn.Read(make([]byte, 1))

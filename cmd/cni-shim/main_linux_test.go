@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,6 +158,24 @@ func TestKilledShim(t *testing.T) {
 	}
 	_ = cmd.Wait() // it was killed
 	<-d.undone
+}
+
+// TestSilentConnection: who connects and says nothing does not hold up the end.
+func TestSilentConnection(t *testing.T) {
+	d := start(t)
+	for {
+		conn, err := net.Dial("unix", filepath.Join(d.server.Dir, "hello.sock"))
+		if err == nil {
+			defer conn.Close()
+			break
+		}
+		time.Sleep(time.Millisecond) // it is on its way up
+	}
+	cmd, stdout, _ := d.command(t.Context(), "VERSION", "")
+	if err := cmd.Run(); err != nil { // and by now has taken the silent one
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	d.stop()
 }
 
 func TestParallel(t *testing.T) {
