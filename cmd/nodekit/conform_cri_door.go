@@ -171,12 +171,5 @@ func (r *criRuntime) end() error {
 	if r.Client != nil {
 		errs = append(errs, r.Close())
 	}
-	for range 10 {
-		killed, err := supervisor.KillMarked(r.dir)
-		if errs = append(errs, err); killed == 0 {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return errors.Join(append(errs, mount.DetachTree(r.dir))...)
+	return errors.Join(append(errs, supervisor.EndMarked(r.dir), mount.DetachTree(r.dir))...)
 }

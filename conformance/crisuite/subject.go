@@ -194,15 +194,8 @@ func (s *subject) end() {
 	if err := s.process.Stop(5 * time.Second); err != nil {
 		s.in.Log.Warn("stopping the runtime", "err", err)
 	}
-	for range 10 {
-		killed, err := supervisor.KillMarked(s.root)
-		if err != nil {
-			s.in.Log.Warn("ending what the runtime left running", "err", err)
-		}
-		if killed == 0 {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
+	if err := supervisor.EndMarked(s.root); err != nil {
+		s.in.Log.Warn("ending what the runtime left running", "err", err)
 	}
 	if err := mount.DetachTree(s.in.TempDir); err != nil && !errors.Is(err, mount.ErrUnsupported) {
 		s.in.Log.Warn("detaching what the runtime left mounted", "err", err)

@@ -2,17 +2,33 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
-// KillMarked kills every process, other than this one, that carries the mark (see
-// internal/procmark), and returns how many those were. It is for what a process
-// left running on purpose: the monitors of containers, and the containers. What
-// starts another at that moment may need a second call.
-func KillMarked(mark string) (killed int, err error) {
+// EndMarked kills every process, other than this one, that carries the mark (see
+// internal/procmark), until there is none. It is for what a process left running
+// on purpose: the monitors of containers, and the containers. What goes on
+// starting others for a fifth of a second is left, and an error.
+func EndMarked(mark string) error {
+	const tries, pause = 10, 20 * time.Millisecond
+	var errs []error
+	for range tries {
+		killed, err := killMarked(mark)
+		errs = append(errs, err)
+		if killed == 0 {
+			return errors.Join(errs...)
+		}
+		time.Sleep(pause)
+	}
+	return errors.Join(append(errs, fmt.Errorf("processes of %q go on starting others", mark))...)
+}
+
+func killMarked(mark string) (killed int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err

@@ -11,5 +11,5 @@ func (p *Process) start() (*run, error) {
 	return nil, fmt.Errorf("starting %q: supervising a plugin needs Linux", p.command.Path)
 }
 
-// KillMarked needs Linux.
-func KillMarked(string) (int, error) { return 0, errors.New("ending processes by a mark needs Linux") }
+// EndMarked needs Linux.
+func EndMarked(string) error { return errors.New("ending processes by a mark needs Linux") }
