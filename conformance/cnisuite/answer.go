@@ -158,6 +158,25 @@ func (l *lab) slowest(command string) time.Duration {
 	return slices.Max(append([]time.Duration{time.Millisecond}, l.took[command]...))
 }
 
+// median is how long half of the calls of a command took at most.
+func (l *lab) median(command string) time.Duration {
+	l.notes.Lock()
+	defer l.notes.Unlock()
+	took := slices.Sorted(slices.Values(l.took[command]))
+	if len(took) == 0 {
+		return time.Millisecond
+	}
+	return took[len(took)/2]
+}
+
+// moment draws when to interrupt a command: up to a little after half of its
+// calls have ended. By the slowest call, which on a busy machine says little, most
+// interruptions would come too late.
+func (l *lab) moment(command string) time.Duration {
+	took := l.median(command)
+	return time.Duration(l.rand.Int64N(int64(took + took/4 + 1)))
+}
+
 // result is what the rules read of a result.
 type result struct {
 	CNIVersion string  `json:"cniVersion"`

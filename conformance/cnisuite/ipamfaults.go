@@ -12,13 +12,13 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// killings kills so many executions of ADD and DEL. Two of three attachments
-// get the DEL that a runtime sends again; the rest is left to GC, if there is one.
+// killings kills so many executions of ADD and DEL, each followed by the DEL that
+// a runtime sends again, and then some that are left to GC, if there is one: few
+// at a time, because there may be few addresses.
 func killings(rounds int) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		lost, err := l.capacity(ctx)
@@ -26,16 +26,39 @@ func killings(rounds int) func(context.Context, *lab) error {
 			return err
 		}
 		for i := range rounds {
-			if err := l.killOne(ctx, i); err != nil {
+			c, victim, err := l.killOne(ctx, i)
+			if err != nil {
+				return err
+			}
+			if err := l.del(ctx, c, fmt.Sprintf("DEL after a kill of %s", victim)); err != nil {
 				return err
 			}
 		}
-		if l.hasGC() == nil {
+		if err := lost(ctx); err != nil {
+			return fmt.Errorf("after DEL: %w", err)
+		}
+		if l.hasGC() != nil {
+			return nil
+		}
+		const atOnce = 2
+		for i := range max(rounds/4, atOnce) {
+			if _, _, err := l.killOne(ctx, i); err != nil {
+				return err
+			}
+			if i%atOnce < atOnce-1 {
+				continue
+			}
 			if err := l.collectKilled(ctx); err != nil {
 				return err
 			}
 		}
-		return lost(ctx)
+		if err := l.collectKilled(ctx); err != nil {
+			return err
+		}
+		if err := lost(ctx); err != nil {
+			return fmt.Errorf("after GC: %w", err)
+		}
+		return nil
 	}
 }
 
@@ -67,41 +90,33 @@ func (l *lab) capacity(ctx context.Context) (func(context.Context) error, error)
 	}, err
 }
 
-func (l *lab) killOne(ctx context.Context, round int) error {
-	c, err := l.newContainer(ctx)
-	if err != nil {
-		return err
+// killOne kills an ADD, or in one of three rounds the DEL of an attachment.
+func (l *lab) killOne(ctx context.Context, round int) (c *container, victim string, err error) {
+	if c, err = l.newContainer(ctx); err != nil {
+		return nil, "", err
 	}
 	if l.target.Exhaustible != "" {
 		if c.keys, err = l.small(); err != nil {
-			return err
+			return nil, "", err
 		}
 	}
-	victim := "ADD"
+	victim = "ADD"
 	if round%3 == 1 {
 		victim = "DEL"
 		_, out, err := l.takeFor(ctx, c, with{})
 		if err != nil {
-			return err
+			return nil, "", err
 		}
 		if out.rc != 0 {
-			return fmt.Errorf("no address is left after %d kills: %s", round, out)
+			return nil, "", fmt.Errorf("no address is left after %d kills: %s", round, out)
 		}
 	}
 	stdin, err := l.document(victim, c, nil)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	took := l.slowest(victim)
-	after := time.Duration(l.rand.Int64N(int64(took) + 1))
-	if _, err := l.execKilled(ctx, l.env(victim, c), stdin, after, syscall.SIGKILL, true); err != nil {
-		return err
-	}
-	const forGC = 6 // rounds of which two leave something to the GC at the end: there are few addresses
-	if round < forGC && round%3 == 2 && l.hasGC() == nil {
-		return nil
-	}
-	return l.del(ctx, c, fmt.Sprintf("DEL after a kill of %s", victim))
+	_, err = l.execKilled(ctx, l.env(victim, c), stdin, l.moment(victim), syscall.SIGKILL, true)
+	return c, victim, err
 }
 
 // collectKilled runs a GC for which no attachment is valid.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/leak"
@@ -191,8 +190,8 @@ func checkKilled(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	const rounds = 20
-	for i := range rounds {
+	const kills, rounds = 30, 60 // some come too late
+	for killed, i := 0, 0; killed < kills && i < rounds; i++ {
 		c, err := l.newContainer(ctx)
 		if err != nil {
 			return err
@@ -201,11 +200,13 @@ func checkKilled(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		took := l.slowest("ADD")
-		after := time.Duration(l.rand.Int64N(int64(took) + int64(took)/4 + 1))
+		after := l.moment("ADD")
 		out, err := l.execKilled(ctx, l.env("ADD", c), config, after, syscall.SIGKILL, true)
 		if err != nil {
 			return err
+		}
+		if out.killed {
+			killed++
 		}
 		l.log.Debug("ADD", "round", i, "killed", out.killed, "after", after)
 		what := fmt.Sprintf("DEL after an ADD that was killed after %s", after)

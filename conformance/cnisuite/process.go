@@ -271,8 +271,7 @@ func checkTerminated(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		took := l.slowest("ADD")
-		after := time.Duration(l.rand.Int64N(int64(took) + 1))
+		after := l.moment("ADD")
 		out, err := l.terminate(ctx, c, after)
 		if err != nil {
 			return err
