@@ -8,11 +8,9 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
@@ -44,15 +42,15 @@ func want(r *cni.Request, c *Config) (*wanted, error) {
 
 // addInterfaces completes what is wanted by elements that attachments share:
 // those of the interfaces towards the container.
-func (w *wanted) addInterfaces(containers map[bool]netip.Addr) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+func (w *wanted) addInterfaces(containers map[bool]netip.Addr) (err error) {
+	links, err := rtnl.Open()
 	if err != nil {
-		return fmt.Errorf("opening netlink: %w", err)
+		return err
 	}
-	defer h.Close()
+	defer func() { err = errors.Join(err, links.Close()) }()
 	names := map[string]bool{}
 	for v4, a := range containers {
-		name, err := interfaceTo(h, a)
+		name, err := interfaceTo(links, a)
 		if err != nil {
 			return err
 		}

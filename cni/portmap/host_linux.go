@@ -3,36 +3,29 @@ package portmap
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
 // interfaceTo returns the host's interface towards a container's address; ""
 // when there is no route, and so nothing that could be forwarded.
-func interfaceTo(h *netlink.Handle, container netip.Addr) (string, error) {
-	routes, err := h.RouteGet(container.AsSlice())
-	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || err == nil && len(routes) == 0 {
+func interfaceTo(c *rtnl.Conn, container netip.Addr) (string, error) {
+	link, err := c.LinkTo(container)
+	switch {
+	case errors.Is(err, fault.NotFound):
+		return "", nil
+	case err != nil:
+		return "", err
+	case link.Loopback:
 		return "", nil
 	}
-	if err != nil {
-		return "", fmt.Errorf("looking for the route to %s: %w", container, err)
-	}
-	link, err := h.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return "", fmt.Errorf("looking for the interface towards %s: %w", container, err)
-	}
-	if link.Attrs().Flags&net.FlagLoopback != 0 {
-		return "", nil
-	}
-	return link.Attrs().Name, nil
+	return link.Name, nil
 }
 
 func localnetOf(name string) string { return "net/ipv4/conf/" + name + "/route_localnet" }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
@@ -67,6 +68,27 @@ func (c *Conn) dump(m *nlsock.Message, fn func(entry []byte)) error {
 		fn(entry)
 	}
 	return nil
+}
+
+// ask sends requests that are answered by one object each, and returns those. What
+// is not there, or has no route, is fault.NotFound.
+func (c *Conn) ask(requests ...*nlsock.Message) (replies [][]byte, err error) {
+	answers, err := c.socket.Exchange(requests...)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range answers {
+		switch {
+		case IsNotFound(a.Err), errors.Is(a.Err, unix.ENETUNREACH), errors.Is(a.Err, unix.EHOSTUNREACH):
+			return nil, fault.NotFound.Wrap(a.Err)
+		case a.Err != nil:
+			return nil, a.Err
+		case len(a.Replies) == 0:
+			return nil, fault.Internal.Errorf("%s: the kernel answered nothing", requests[i].What)
+		}
+		replies = append(replies, a.Replies[0])
+	}
+	return replies, nil
 }
 
 // linkHeader is struct ifinfomsg.

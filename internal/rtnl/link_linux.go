@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,7 @@ type Link struct {
 	MTU           int
 	Group         uint32
 	Up, Promisc   bool
+	Loopback      bool
 	// VLANFiltering and DefaultVLAN are those of a bridge: whether it keeps VLANs
 	// apart, and the one that its ports are in at first, or 0.
 	VLANFiltering bool
@@ -67,22 +69,38 @@ func (c *Conn) Links(names ...string) (out []*Link, err error) {
 		requests[i].String(unix.IFLA_IFNAME, name)
 		requests[i].U32(unix.IFLA_EXT_MASK, skipStats)
 	}
-	answers, err := c.socket.Exchange(requests...)
+	replies, err := c.ask(requests...)
 	if err != nil {
 		return nil, err
 	}
-	for i, a := range answers {
-		switch {
-		case IsNotFound(a.Err):
-			return nil, fault.NotFound.Wrap(a.Err)
-		case a.Err != nil:
-			return nil, a.Err
-		case len(a.Replies) == 0:
-			return nil, fault.Internal.Errorf("%s: the kernel answered nothing", requests[i].What)
-		}
-		out = append(out, parseLink(a.Replies[0]))
+	for _, r := range replies {
+		out = append(out, parseLink(r))
 	}
 	return out, nil
+}
+
+// LinkTo returns the link by which the host sends to the address, or
+// fault.NotFound when it has no route to it.
+func (c *Conn) LinkTo(addr netip.Addr) (*Link, error) {
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[1] = familyOf(addr.AsSlice()), uint8(addr.BitLen())
+	m := nlsock.New("looking for the route to "+addr.String(), unix.RTM_GETROUTE, 0, header)
+	m.Bytes(unix.RTA_DST, addr.AsSlice())
+	route, err := c.ask(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(route[0]) < unix.SizeofRtMsg {
+		return nil, fault.Internal.Errorf("%s: the kernel answered in %d bytes", m.What, len(route[0]))
+	}
+	index := parseRoute(route[0])[0].Link
+	m = nlsock.New("looking for the interface towards "+addr.String(), unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, index, 0, 0))
+	m.U32(unix.IFLA_EXT_MASK, skipStats)
+	link, err := c.ask(m)
+	if err != nil {
+		return nil, err
+	}
+	return parseLink(link[0]), nil
 }
 
 // Veths lists the links of kind veth.
@@ -129,7 +147,7 @@ func parseLink(b []byte) *Link {
 	}
 	l.Index = int(binary.NativeEndian.Uint32(b[4:]))
 	flags := binary.NativeEndian.Uint32(b[8:])
-	l.Up, l.Promisc = flags&unix.IFF_UP != 0, flags&unix.IFF_PROMISC != 0
+	l.Up, l.Promisc, l.Loopback = flags&unix.IFF_UP != 0, flags&unix.IFF_PROMISC != 0, flags&unix.IFF_LOOPBACK != 0
 	nlsock.Attrs(b[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
 		switch kind {
 		case unix.IFLA_IFNAME:

@@ -121,6 +121,7 @@ type lab struct {
 	leave    func() error   // waits for what the resident plugins still do
 	count    int            // of what has needed a name
 	networks int            // made by newNetwork
+	staying  int            // neighbours
 }
 
 func (l *lab) open(ctx context.Context) error {

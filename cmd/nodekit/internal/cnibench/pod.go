@@ -35,9 +35,7 @@ func (l *lab) newNetwork(d door, masquerade, ports bool) *network {
 		br["ipMasqBackend"] = d.backend
 	}
 	if ports {
-		n.plugins = append(n.plugins, map[string]any{
-			"type": "portmap", "runtimeConfig": map[string]any{"portMappings": []any{map[string]any{"hostPort": 20000 + id, "containerPort": 80, "protocol": "tcp"}}},
-		})
+		n.plugins = append(n.plugins, map[string]any{"type": "portmap"})
 		if d.upstream {
 			n.plugins[1]["backend"] = d.backend
 		}
@@ -48,12 +46,15 @@ func (l *lab) newNetwork(d door, masquerade, ports bool) *network {
 // pod is a container with what its runtime knows.
 type pod struct {
 	id, ns string
+	port   int // of the host, when the network maps ports
 	result json.RawMessage
 }
 
 func (l *lab) newPod() (*pod, error) {
-	id := fmt.Sprintf("pod-%d", l.next())
-	p := &pod{id: id, ns: filepath.Join(home, "netns", id)}
+	const firstPort, ports = 20000, 40000
+	n := l.next()
+	id := fmt.Sprintf("pod-%d", n)
+	p := &pod{id: id, ns: filepath.Join(home, "netns", id), port: firstPort + n%ports}
 	return p, netns.Create(p.ns)
 }
 
@@ -89,6 +90,9 @@ func (n *network) invoke(ctx context.Context, command string, p *pod, config map
 		config["prevResult"] = p.result
 	}
 	kind := config["type"].(string)
+	if kind == "portmap" {
+		config["runtimeConfig"] = map[string]any{"portMappings": []any{map[string]any{"hostPort": p.port, "containerPort": 80, "protocol": "tcp"}}}
+	}
 	stdin, err := json.Marshal(config)
 	if err != nil {
 		return nil, bench.Step{}, err
@@ -130,9 +134,35 @@ func (l *lab) life(ctx context.Context, n *network) (s bench.Sample, err error) 
 	return s, err
 }
 
+// neighbour attaches a Pod that stays while others come and go, as on any node
+// that is in use: what the first Pod of a network makes and the last one takes
+// away is there already. leave detaches it.
+func (l *lab) neighbour(ctx context.Context, n *network) (leave func() error, err error) {
+	p, err := l.newPod()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.add(ctx, p); err != nil {
+		return nil, err
+	}
+	l.staying++
+	return func() error {
+		l.staying--
+		_, err := n.del(ctx, p)
+		return errors.Join(err, netns.Remove(p.ns))
+	}, nil
+}
+
 // lives measures the lives of Pods through every door.
-func (l *lab) lives(ctx context.Context, title string, masquerade, ports bool) error {
+func (l *lab) lives(ctx context.Context, title string, masquerade, ports bool) (err error) {
 	var sides []bench.Side
+	var leave []func() error
+	defer func() {
+		for _, fn := range leave {
+			err = errors.Join(err, fn())
+		}
+		err = errors.Join(err, l.settled(ctx))
+	}()
 	for _, d := range l.doors {
 		if d.upstream && !masquerade {
 			if len(sides) > 0 && sides[len(sides)-1].Name == "upstream" {
@@ -141,13 +171,18 @@ func (l *lab) lives(ctx context.Context, title string, masquerade, ports bool) e
 			d.name = "upstream"
 		}
 		n := l.newNetwork(d, masquerade, ports)
+		fn, err := l.neighbour(ctx, n)
+		if err != nil {
+			return err
+		}
+		leave = append(leave, fn)
 		sides = append(sides, bench.Side{Name: d.name, Run: func(ctx context.Context) (bench.Sample, error) { return l.life(ctx, n) }})
 	}
 	return l.measure(ctx, title, l.Rounds, sides)
 }
 
 func (l *lab) bridge(ctx context.Context) error {
-	return l.lives(ctx, "ADD of bridge and host-local; DEL while the network namespace stays", false, false)
+	return l.lives(ctx, "ADD of bridge and host-local beside another Pod; DEL while the network namespace stays", false, false)
 }
 
 func (l *lab) masquerade(ctx context.Context) error {
