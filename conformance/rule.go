@@ -69,6 +69,9 @@ type Rule[T any] struct {
 	// the target does not claim what the rule is about. A check leaves the
 	// machine as it found it, also when it fails. It must stop when ctx ends.
 	Check func(ctx context.Context, in *Input[T]) error
+	// Alone is for a check that measures time or fills the machine: no other runs
+	// beside it.
+	Alone bool
 }
 
 // Input is what a check gets. A new one is made for every run of a rule.
@@ -91,6 +94,9 @@ type Suite[T any] struct {
 	Name    string // "cni", "csi", "deviceplugin", "cri", "pod"
 	Version string // the suite's own version, which changes with its rules
 	Rules   []Rule[T]
+	// Concurrent says whether checks of the target can run at the same time,
+	// because each makes a place of its own. Nil means never.
+	Concurrent func(target T) bool
 	// Facts are the names that a profile may declare for this suite, each
 	// with its meaning. A profile that declares another is refused.
 	Facts map[string]string

@@ -7,7 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Options of a run. Nil means the defaults, which are the zero values.
@@ -22,8 +25,11 @@ type Options struct {
 	Seed uint64
 	// Profile is what the plugin's author declares. Nil means nothing.
 	Profile *Profile
-	// Progress gets one line per rule as soon as its result is known. Nil
-	// means none.
+	// Parallel is how many rules run at a time where the suite and the target
+	// allow several. 0 means as many as there are processors.
+	Parallel int
+	// Progress gets one line per rule, in the suite's order, as soon as its result
+	// is known. Nil means none.
 	Progress io.Writer
 	// Timeout bounds one rule. 0 means 30 s for a quick rule, 2 minutes for
 	// a crash rule and 30 minutes for a soak rule.
@@ -39,8 +45,9 @@ type Options struct {
 // stopGrace is how long a check may take to clean up after its context ended.
 const stopGrace = 20 * time.Second
 
-// Run runs the suite's rules one after the other and reports on them. A rule
-// that fails is part of the report, not an error: see Report.Failed.
+// Run runs the suite's rules and reports on them: one after the other, or several
+// at a time where Suite.Concurrent allows it, those that want to be alone last.
+// A rule that fails is part of the report, not an error: see Report.Failed.
 //
 // The error is for a run that could not start (an unknown rule, a profile that
 // does not fit) and for one that was cut short, because ctx ended or because a
@@ -51,20 +58,58 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	if err != nil {
 		return nil, err
 	}
-	for _, rule := range rules {
-		result, err := r.run(ctx, rule)
-		if result != nil {
-			r.report.add(*result)
-			r.progress(*result)
-		}
-		if err != nil {
-			return r.report, err
-		}
+	start := time.Now()
+	q := &queue{results: make([]*Result, len(rules)), show: r.progress}
+	beside, alone := split(rules, s.width(target, &r.opts))
+	err = r.all(ctx, rules, beside, s.width(target, &r.opts), q)
+	if err == nil {
+		err = r.all(ctx, rules, alone, 1, q)
 	}
-	return r.report, nil
+	r.report.Results, r.report.took = q.made(), time.Since(start)
+	return r.report, err
 }
 
-// runner is one run of a suite. It is used by one goroutine.
+// width returns how many checks run at a time.
+func (s *Suite[T]) width(target T, o *Options) int {
+	switch {
+	case s.Concurrent == nil || !s.Concurrent(target):
+		return 1
+	case o.Parallel > 0:
+		return o.Parallel
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// split returns the places of the rules that may run beside each other, and of
+// those that may not. One at a time, all keep the suite's order.
+func split[T any](rules []*Rule[T], width int) (beside, alone []int) {
+	for i, rule := range rules {
+		if rule.Alone && width > 1 {
+			alone = append(alone, i)
+		} else {
+			beside = append(beside, i)
+		}
+	}
+	return beside, alone
+}
+
+// all runs the rules at the places, width at a time, until one cuts the run
+// short.
+func (r *runner[T]) all(ctx context.Context, rules []*Rule[T], places []int, width int, q *queue) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(width)
+	for _, i := range places {
+		g.Go(func() error {
+			result, err := r.run(ctx, rules[i])
+			q.put(i, result)
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// runner is one run of a suite. Its rules may run at the same time; the report is
+// completed by one goroutine.
 type runner[T any] struct {
 	target T
 	opts   Options

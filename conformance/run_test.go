@@ -252,3 +252,67 @@ func TestParseTier(t *testing.T) {
 		t.Error(`"slow" is a tier`)
 	}
 }
+
+func TestRunsRulesAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSuite()
+		s.Concurrent = func(target) bool { return true }
+		working, most := 0, 0 // synctest runs one goroutine at a time
+		for i := range s.Rules {
+			rule := &s.Rules[i]
+			pause := time.Duration(len(s.Rules)-i) * time.Second // the first ends last
+			rule.Alone = i == 1
+			rule.Check = func(context.Context, *input) error {
+				working++
+				most = max(most, working)
+				if rule.Alone && working > 1 {
+					t.Errorf("%s runs beside %d others", rule.ID, working-1)
+				}
+				time.Sleep(pause)
+				working--
+				return nil
+			}
+		}
+		var progress strings.Builder
+		start := time.Now()
+		report, err := s.Run(t.Context(), nil, &conformance.Options{Tier: conformance.Soak, Parallel: 3, Progress: &progress})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); most != 3 || took != 7*time.Second || report.Seconds() != 7 {
+			t.Errorf("%d rules ran at a time, in %s, which the report has as %v s; want 3, in the 4 s of the longest and the 3 s of the one alone", most, took, report.Seconds())
+		}
+		var ids []string
+		for _, line := range strings.Split(strings.TrimSpace(progress.String()), "\n") {
+			ids = append(ids, strings.Fields(line)[1])
+		}
+		want := []string{"T-A-001", "T-A-002", "T-B-001", "T-B-002"}
+		if diff := cmp.Diff(want, ids); diff != "" {
+			t.Error("progress, -want +got:\n" + diff)
+		}
+		for i := range report.Results {
+			if report.Results[i].ID != want[i] {
+				t.Errorf("result %d is of %s, want %s", i, report.Results[i].ID, want[i])
+			}
+		}
+	})
+}
+
+func TestCutShortBesideOthers(t *testing.T) {
+	s := newSuite()
+	s.Concurrent = func(target) bool { return true }
+	ctx, cancel := context.WithCancel(t.Context())
+	s.Rules[1].Check = func(ctx context.Context, _ *input) error {
+		cancel()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	var progress strings.Builder
+	report, err := s.Run(ctx, nil, &conformance.Options{Parallel: 1, Tier: conformance.Soak, Progress: &progress})
+	if !errors.Is(err, context.Canceled) || len(report.Results) != 1 || report.Results[0].ID != "T-A-001" {
+		t.Errorf("got %+v and %v, want the first rule's result and an error", report.Results, err)
+	}
+	if !strings.Contains(progress.String(), "T-A-001") {
+		t.Errorf("progress is %q", progress.String())
+	}
+}

@@ -28,12 +28,13 @@ sentence of the specification it broke. The exit code is 1 when a MUST rule fail
 // conformFlags are the flags of every suite.
 type conformFlags struct {
 	verbosity
-	tier    string
-	rules   []string
-	seed    uint64
-	profile string
-	output  string
-	reports []string
+	tier     string
+	rules    []string
+	parallel int
+	seed     uint64
+	profile  string
+	output   string
+	reports  []string
 }
 
 func (f *conformFlags) addTo(cmd *cobra.Command) {
@@ -41,6 +42,7 @@ func (f *conformFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
 	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
+	fs.IntVar(&f.parallel, "parallel", 0, "run so many rules at a time, if suite and plugin allow it; 0: as many as there are processors")
 	fs.Uint64Var(&f.seed, "seed", 0, "repeat the random choices of an earlier run")
 	fs.StringVar(&f.profile, "profile", "", "YAML `file` in which the plugin's author declares facts and waivers")
 	fs.StringVarP(&f.output, "output", "o", "text", "what to print: text, json, junit or html")
@@ -53,7 +55,7 @@ func (f *conformFlags) options(cmd *cobra.Command, args []string) (*conformance.
 		return nil, err
 	}
 	o := &conformance.Options{
-		Tier: tier, Only: f.rules, Seed: f.seed,
+		Tier: tier, Only: f.rules, Seed: f.seed, Parallel: f.parallel,
 		Command: f.command(cmd, args),
 		Logger:  f.logger(slog.LevelError),
 	}

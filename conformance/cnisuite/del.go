@@ -248,7 +248,7 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	keys := map[string]any{"name": "suite-two"}
+	keys := map[string]any{"name": l.network("two")}
 	out, err := l.call(ctx, "ADD", second, with{what: "ADD to a second network", keys: keys})
 	if err != nil {
 		return err

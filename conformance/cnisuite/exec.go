@@ -80,7 +80,7 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 	if err != nil {
 		return nil, err
 	}
-	config["cniVersion"], config["name"] = l.version, "suite"
+	config["cniVersion"], config["name"] = l.version, l.network("")
 	if args, ok := config["runtimeConfig"].(map[string]any); ok && c != nil {
 		config["runtimeConfig"] = ofItsOwn(args, c.number)
 	}

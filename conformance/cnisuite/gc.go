@@ -213,7 +213,7 @@ func checkOtherNetwork(ctx context.Context, l *lab) error {
 	if err := l.hasGC(); err != nil {
 		return err
 	}
-	other := map[string]any{"name": "suite-other"}
+	other := map[string]any{"name": l.network("other")}
 	keep, err := l.keep(ctx, with{what: "ADD in another network", keys: other})
 	if err != nil {
 		return err

@@ -146,7 +146,7 @@ func checkIsolated(ctx context.Context, l *lab) error {
 		return err
 	}
 	theirs := *mine
-	theirs.keys = map[string]any{"name": "suite-other"}
+	theirs.keys = map[string]any{"name": l.network("other")}
 	l.made = append(l.made, &theirs)
 	held, out, err := l.takeFor(ctx, &theirs, with{})
 	if err != nil {

@@ -121,6 +121,11 @@ func (l *lab) close(ctx context.Context) error {
 	return errors.Join(append(errs, netns.Remove(l.host))...)
 }
 
+// network returns the name of the lab's network, or of another one that which
+// tells apart. No two labs have one name, as no two have a container's id: what a
+// plugin keeps outside of ${DIR} does not meet there.
+func (l *lab) network(which string) string { return "suite" + which + "-" + filepath.Base(l.dir) }
+
 // state is what ${DIR} stands for.
 func (l *lab) state() string { return filepath.Join(l.dir, "state") }
 
@@ -163,7 +168,7 @@ func (l *lab) newContainer(context.Context) (*container, error) { return l.newCo
 // newContainerOf makes one for requests of the version.
 func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
-	c := &container{number: l.count, id: fmt.Sprintf("suite-container-%d", l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
+	c := &container{number: l.count, id: fmt.Sprintf("suite-%s-%d", filepath.Base(l.dir), l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
 	if err := netns.Create(c.ns); err != nil {
 		return nil, err
 	}

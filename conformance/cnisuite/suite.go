@@ -38,15 +38,21 @@ import (
 
 // Suite returns the suite's rules.
 func Suite() *conformance.Suite[Target] {
-	return &conformance.Suite[Target]{
+	s := &conformance.Suite[Target]{
 		Name: "cni", Version: "2",
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
 			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), gcRules(),
 			ipamRules(), portmapRules(), latencyRules(),
 		),
-		Facts: facts(),
+		Facts:      facts(),
+		Concurrent: Target.apart,
 	}
+	for i := range s.Rules {
+		// Moments to kill at, and crowds, are for a machine that does nothing else.
+		s.Rules[i].Alone = s.Rules[i].Alone || s.Rules[i].Tier > conformance.Quick
+	}
+	return s
 }
 
 // Test runs the suite on the plugin inside go test, one subtest for each rule.

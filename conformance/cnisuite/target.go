@@ -110,6 +110,10 @@ func NewTarget(binary string, profile *conformance.Profile) (Target, error) {
 	return t, t.validate()
 }
 
+// apart says that labs have nothing in common: neither a daemon's socket nor
+// directories.
+func (t Target) apart() bool { return t.Setup == "" && len(t.Dirs) == 0 }
+
 func words(list string) []string {
 	return strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' })
 }
