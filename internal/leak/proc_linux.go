@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/procmark"
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // proc is what /proc tells of a process.
@@ -79,7 +80,7 @@ func readProcs() (map[int]proc, error) {
 
 // readProc reads /proc/PID/stat; a zero proc means that the process has ended.
 func readProc(pid int) (proc, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	data, err := rawfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
 	if gone(err) || errors.Is(err, unix.ESRCH) {
 		return proc{}, nil
 	}

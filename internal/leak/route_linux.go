@@ -3,12 +3,13 @@ package leak
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // routes leaves out what the kernel makes by itself for an address, and what
@@ -118,7 +119,7 @@ func sysctls(scope *Scope) (things, error) {
 		if !scope.matches(Sysctl, key) {
 			return nil
 		}
-		if value, err := os.ReadFile(path); err == nil {
+		if value, err := rawfile.Read(path); err == nil {
 			name := fmt.Sprintf("%s = %s", key, strings.TrimSpace(string(value)))
 			found.add(name, name)
 		}

@@ -27,9 +27,15 @@ func Carries(pid int, mark string) bool {
 
 // root returns the line of proc_pid_mountinfo(5) that is about the process's root,
 // the last where one mount hides another. Lines about other places tell nothing:
-// every process sees the host's mounts.
+// every process sees the host's mounts. A process in the caller's mount namespace
+// has the caller's root, and it is not looked for.
 func root(dir string) (found []byte) {
 	const mountPoint = 4 // the index of the field
+	if theirs, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err == nil {
+		if ours, err := os.Readlink("/proc/self/ns/mnt"); err == nil && ours == theirs {
+			return nil
+		}
+	}
 	data, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
 	if err != nil {
 		return nil
