@@ -26,12 +26,20 @@ func mutant(rule string, seen error) Mutant[faulty] {
 	return Mutant[faulty]{Name: "m", Rule: rule, Target: func(testing.TB) faulty { return faulty{seen} }}
 }
 
+func saying(m Mutant[faulty], seen string) Mutant[faulty] {
+	m.Seen = seen
+	return m
+}
+
 func TestMutantsAreCaught(t *testing.T) {
 	for name, test := range map[string]struct {
 		mutant Mutant[faulty]
 		want   string // "" means caught
 	}{
 		"caught":         {mutant("T-A-001", errors.New("bad")), ""},
+		"its fault":      {saying(mutant("T-A-001", errors.New("bad")), "ba"), ""},
+		"another fault":  {saying(mutant("T-A-001", errors.New("bad")), "worse"), "not for the mutant's fault"},
+		"unclean":        {mutant("T-A-001", errors.Join(NotApplicable("no"), errors.New("clean-up failed"))), ""},
 		"not caught":     {mutant("T-A-001", nil), "did not catch"},
 		"not applicable": {mutant("T-A-002", NotApplicable("no")), "did not catch"},
 		"broken check":   {mutant("T-A-003", nil), "the check itself broke"},

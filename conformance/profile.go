@@ -15,9 +15,9 @@ import (
 //
 //	suite: cni
 //	waivers:
-//	  CNI-CHECK-002: the fabric re-creates routes by itself within a second
+//	  CNI-CHECK-005: the fabric re-creates routes by itself within a second
 //	facts:
-//	  mtu: "1450"
+//	  kind: chained
 //
 // The methods accept a nil profile, which declares nothing. A profile must not
 // be changed while a run uses it.

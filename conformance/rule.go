@@ -94,6 +94,10 @@ type Suite[T any] struct {
 	Name    string // "cni", "csi", "deviceplugin", "cri", "pod"
 	Version string // the suite's own version, which changes with its rules
 	Rules   []Rule[T]
+	// Prepare, if it is set, is called once before a run with at least one rule. Its
+	// error is why the run cannot start: what is missing on the machine, or wrong
+	// with what the author declares. It is no verdict on the target.
+	Prepare func(ctx context.Context, target T) error
 	// Concurrent says whether checks of the target can run at the same time,
 	// because each makes a place of its own. Nil means never.
 	Concurrent func(target T) bool
@@ -112,11 +116,22 @@ type notApplicable struct{ reason string }
 
 func (n *notApplicable) Error() string { return n.reason }
 
-// naReason returns the reason of a NotApplicable error in err's chain.
+// naReason returns the reason of a NotApplicable error in err's chain. Joined with
+// another error, from a check's clean-up perhaps, it hides nothing.
 func naReason(err error) (string, bool) {
-	var n *notApplicable
-	if errors.As(err, &n) {
-		return n.reason, true
+	for err != nil {
+		switch e := err.(type) { //nolint:errorlint // each link of the chain is looked at
+		case *notApplicable:
+			return e.reason, true
+		case interface{ Unwrap() []error }:
+			parts := e.Unwrap()
+			if len(parts) != 1 {
+				return "", false
+			}
+			err = parts[0]
+		default:
+			err = errors.Unwrap(err)
+		}
 	}
 	return "", false
 }

@@ -17,8 +17,8 @@ import (
 type Options struct {
 	// Tier is the last tier to run. The zero value is Quick.
 	Tier Tier
-	// Only names the rules to run, by id or by pattern ("CNI-DEL-*", as in
-	// path.Match), whatever their tier. Empty means every rule up to Tier.
+	// Only names the rules to run: by id, whatever their tier, or by pattern
+	// ("CNI-DEL-*", as in path.Match), up to Tier. Empty means every rule up to Tier.
 	Only []string
 	// Seed makes the choices of every check repeatable. 0 means a new one,
 	// which the report names.
@@ -50,12 +50,15 @@ const stopGrace = 20 * time.Second
 // A rule that fails is part of the report, not an error: see Report.Failed.
 //
 // The error is for a run that could not start (an unknown rule, a profile that
-// does not fit) and for one that was cut short, because ctx ended or because a
+// does not fit, what Suite.Prepare misses) and for one that was cut short, because ctx ended or because a
 // check did not stop at its timeout and so may still be at work; the report
 // then holds the results so far, and is nil only when the run did not start.
 func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, error) {
 	r, rules, err := s.prepare(target, opts)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.ready(ctx, target, rules); err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -67,6 +70,16 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	}
 	r.report.Results, r.report.took = q.made(), time.Since(start)
 	return r.report, err
+}
+
+func (s *Suite[T]) ready(ctx context.Context, target T, rules []*Rule[T]) error {
+	if s.Prepare == nil || len(rules) == 0 {
+		return nil
+	}
+	if err := s.Prepare(ctx, target); err != nil {
+		return fmt.Errorf("suite %q cannot start: %w", s.Name, err)
+	}
+	return nil
 }
 
 // width returns how many checks run at a time.

@@ -42,6 +42,12 @@ func newSuite() *suite {
 	}, Facts: map[string]string{"mtu": "what the links have"}}
 }
 
+func unready() *suite {
+	s := newSuite()
+	s.Prepare = func(context.Context, target) error { return errors.New("no root") }
+	return s
+}
+
 func statuses(r *conformance.Report) map[string]conformance.Status {
 	got := make(map[string]conformance.Status)
 	for _, result := range r.Results {
@@ -65,8 +71,12 @@ func TestRunSelects(t *testing.T) {
 			map[string]conformance.Status{"T-B-002": "pass"},
 		},
 		"a pattern": {
-			&conformance.Options{Only: []string{"T-B-*"}},
+			&conformance.Options{Only: []string{"T-B-*"}, Tier: conformance.Soak},
 			map[string]conformance.Status{"T-B-001": "pass", "T-B-002": "pass"},
+		},
+		"a pattern of an earlier tier": {
+			&conformance.Options{Only: []string{"T-*"}, Tier: conformance.Crash},
+			map[string]conformance.Status{"T-A-001": "pass", "T-A-002": "pass", "T-B-001": "pass"},
 		},
 		"a waiver": {
 			&conformance.Options{Profile: &conformance.Profile{Waivers: map[string]string{"T-A-001": "because"}}},
@@ -94,6 +104,8 @@ func TestRunRefuses(t *testing.T) {
 		opts  *conformance.Options
 		want  string
 	}{
+		"a later tier":      {newSuite(), &conformance.Options{Only: []string{"T-B-*"}}, `later tier than quick: ask for tier crash`},
+		"not ready":         {unready(), nil, `suite "test" cannot start: no root`},
 		"unknown rule":      {newSuite(), &conformance.Options{Only: []string{"T-Z-*"}}, `suite "test" has no rule "T-Z-*"`},
 		"unknown waiver":    {newSuite(), profile("waivers: {T-Z-001: why}"), `waiver for "T-Z-001": suite "test" has no such rule`},
 		"empty reason":      {newSuite(), profile(`waivers: {T-A-001: ""}`), "the reason is missing"},

@@ -57,25 +57,19 @@ func (s *Suite[T]) rule(id string) *Rule[T] {
 	return nil
 }
 
-// selected returns the rules of a run in the suite's order: those that a
-// pattern of only matches, whatever their tier, or else those of the tier and
-// the tiers before it. A pattern that matches nothing is an error.
+// selected returns the rules of a run in the suite's order: those that only names
+// by id, whatever their tier, and those of the tier and the tiers before it that
+// one of its patterns matches; all of those when it is empty. What selects nothing
+// is an error.
 func (s *Suite[T]) selected(tier Tier, only []string) ([]*Rule[T], error) {
 	wanted := make(map[string]bool)
 	for _, pattern := range only {
-		matches := 0
-		for i := range s.Rules {
-			ok, err := path.Match(pattern, s.Rules[i].ID)
-			if err != nil {
-				return nil, fmt.Errorf("rule pattern %q: %w", pattern, err)
-			}
-			if ok {
-				wanted[s.Rules[i].ID] = true
-				matches++
-			}
+		found, err := s.matching(tier, pattern)
+		if err != nil {
+			return nil, err
 		}
-		if matches == 0 {
-			return nil, fmt.Errorf("suite %q has no rule %q", s.Name, pattern)
+		for _, id := range found {
+			wanted[id] = true
 		}
 	}
 	var rules []*Rule[T]
@@ -86,4 +80,27 @@ func (s *Suite[T]) selected(tier Tier, only []string) ([]*Rule[T], error) {
 		}
 	}
 	return rules, nil
+}
+
+func (s *Suite[T]) matching(tier Tier, pattern string) (ids []string, err error) {
+	later := Tier(0) // the first of the tiers of what matches and is left out
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		ok, err := path.Match(pattern, r.ID)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("rule pattern %q: %w", pattern, err)
+		case ok && (r.Tier <= tier || pattern == r.ID):
+			ids = append(ids, r.ID)
+		case ok && (later == 0 || r.Tier < later):
+			later = r.Tier
+		}
+	}
+	switch {
+	case len(ids) > 0:
+		return ids, nil
+	case later > 0:
+		return nil, fmt.Errorf("the rules %q of suite %q are of a later tier than %s: ask for tier %s, or name them one by one", pattern, s.Name, tier, later)
+	}
+	return nil, fmt.Errorf("suite %q has no rule %q", s.Name, pattern)
 }

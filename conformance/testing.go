@@ -2,6 +2,8 @@ package conformance
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -20,6 +22,9 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 	}
 	ctx, cancel := testContext(t)
 	defer cancel()
+	if err := s.ready(ctx, target, rules); err != nil {
+		t.Fatal(err)
+	}
 	for _, rule := range rules {
 		t.Run(rule.ID, func(t *testing.T) {
 			result, err := r.run(ctx, rule)
@@ -61,6 +66,9 @@ type Mutant[T any] struct {
 	Name string
 	// Rule is the id of the rule that must catch it.
 	Rule string
+	// Seen, if it is set, is a part of what the rule must have seen: proof that it
+	// failed for this fault and no other.
+	Seen string
 	// Target makes the faulty target. It may use t.Cleanup.
 	Target func(t testing.TB) T
 }
@@ -102,6 +110,9 @@ func (s *Suite[T]) catches(t *testing.T, m Mutant[T]) (problem string) {
 	}
 	if result.broken {
 		return "the check itself broke: " + result.Message
+	}
+	if !strings.Contains(result.Message, m.Seen) {
+		return fmt.Sprintf("the rule failed, and not for the mutant's fault: it saw %q, want %q in it", result.Message, m.Seen)
 	}
 	t.Logf("caught: %s", result.Message)
 	return ""

@@ -20,7 +20,7 @@ func (r *Result) word() string {
 
 // line is the result in one line.
 func (r *Result) line() string {
-	text := fmt.Sprintf("%-6s  %-14s  %-8s  %6.2fs  %s", r.word(), r.ID, r.Level, r.Seconds, r.Title)
+	text := fmt.Sprintf("%-6s  %-16s  %-8s  %6.2fs  %s", r.word(), r.ID, r.Level, r.Seconds, r.Title)
 	if r.Message == "" {
 		return text
 	}

@@ -1,16 +1,18 @@
 package main
 
 import (
-	"fmt"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 func newConformCommand() *cobra.Command {
@@ -21,7 +23,7 @@ func newConformCommand() *cobra.Command {
 sentence of the specification it broke. The exit code is 1 when a MUST rule failed.`,
 	}
 	cmd.AddCommand(newConformCNICommand(), newConformCSICommand(), newConformDeviceCommand(), newConformCRICommand(),
-		newConformCNIRuntimeCommand())
+		newConformCNIRuntimeCommand(), newConformRulesCommand())
 	return cmd
 }
 
@@ -31,6 +33,7 @@ type conformFlags struct {
 	tier     string
 	rules    []string
 	parallel int
+	timeout  time.Duration
 	seed     uint64
 	profile  string
 	output   string
@@ -43,6 +46,7 @@ func (f *conformFlags) addTo(cmd *cobra.Command) {
 	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
 	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
 	fs.IntVar(&f.parallel, "parallel", 0, "run so many rules at a time, if suite and plugin allow it; 0: as many as there are processors")
+	fs.DurationVar(&f.timeout, "timeout", 0, "how long one rule may take; 0: 30s for a quick one, 2m for one that kills")
 	fs.Uint64Var(&f.seed, "seed", 0, "repeat the random choices of an earlier run")
 	fs.StringVar(&f.profile, "profile", "", "YAML `file` in which the plugin's author declares facts and waivers")
 	fs.StringVarP(&f.output, "output", "o", "text", "what to print: text, json, junit or html")
@@ -51,11 +55,11 @@ func (f *conformFlags) addTo(cmd *cobra.Command) {
 
 func (f *conformFlags) options(cmd *cobra.Command, args []string) (*conformance.Options, error) {
 	tier, err := conformance.ParseTier(f.tier)
-	if err != nil {
+	if err := errors.Join(err, f.checkFormats()); err != nil {
 		return nil, err
 	}
 	o := &conformance.Options{
-		Tier: tier, Only: f.rules, Seed: f.seed, Parallel: f.parallel,
+		Tier: tier, Only: f.rules, Seed: f.seed, Parallel: f.parallel, Timeout: f.timeout,
 		Command: f.command(cmd, args),
 		Logger:  f.logger(slog.LevelError),
 	}
@@ -132,10 +136,36 @@ func (f *conformFlags) print(stdout io.Writer, report *conformance.Report) error
 	return nil
 }
 
+// checkFormats finds a report that could not be written before the run.
+func (f *conformFlags) checkFormats() error {
+	errs := []error{checkFormat(f.output)}
+	for _, path := range f.reports {
+		_, err := formatOf(path)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func checkFormat(format string) error {
+	switch format {
+	case "text", "json", "junit", "html":
+		return nil
+	}
+	return fault.Invalid.Errorf("output format %q: want text, json, junit or html", format)
+}
+
+func formatOf(path string) (string, error) {
+	format, known := map[string]string{".json": "json", ".xml": "junit", ".html": "html", ".txt": "text"}[filepath.Ext(path)]
+	if !known {
+		return "", fault.Invalid.Errorf("report %q: want a name that ends in .json, .xml, .html or .txt", path)
+	}
+	return format, nil
+}
+
 func writeReportFile(path string, report *conformance.Report) error {
-	format := map[string]string{"json": "json", "xml": "junit", "html": "html", "txt": "text"}[path[strings.LastIndexByte(path, '.')+1:]]
-	if format == "" {
-		return fmt.Errorf("report %s: want a name that ends in .json, .xml, .html or .txt", strconv.Quote(path))
+	format, err := formatOf(path)
+	if err != nil {
+		return err
 	}
 	file, err := os.Create(path)
 	if err != nil {
@@ -150,8 +180,6 @@ func writeReportFile(path string, report *conformance.Report) error {
 
 func writeReport(w io.Writer, format string, report *conformance.Report) error {
 	switch format {
-	case "text":
-		return report.WriteText(w)
 	case "json":
 		return report.WriteJSON(w)
 	case "junit":
@@ -159,5 +187,5 @@ func writeReport(w io.Writer, format string, report *conformance.Report) error {
 	case "html":
 		return report.WriteHTML(w)
 	}
-	return fmt.Errorf("output format %q: want text, json, junit or html", format)
+	return report.WriteText(w)
 }

@@ -16,7 +16,8 @@ func newConformCNICommand() *cobra.Command {
 		Use:   "cni BINARY [--profile FILE]",
 		Short: "Hold a CNI plugin to the CNI specification",
 		Long: `The plugin is executed in network namespaces of the suite's own. A profile declares its
-configuration, its state directories and whether it is a chained plugin:
+configuration, its state directories and what kind of plugin it is; nodekit conform rules
+cni lists all that it may declare:
 
   facts:
     config: '{"bridge": "test0", "ipam": {"type": "suite-ipam"}}'

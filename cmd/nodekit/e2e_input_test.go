@@ -116,3 +116,28 @@ func TestPluginThatIsNone(t *testing.T) {
 	}
 	c.clean(out + out2)
 }
+
+// TestConformRefuses is about what would be found out only at the end of a run.
+func TestConformRefuses(t *testing.T) {
+	c := newCLI(t)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"cni", "/bin/true", "-o", "yaml"}, `output format "yaml": want text, json, junit or html`},
+		{[]string{"cni", "/bin/true", "--report", "x.foo"}, `report "x.foo": want a name that ends in`},
+		{[]string{"cni", "/nowhere"}, "the plugin cannot be executed"},
+		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
+		{[]string{"rules", "pod"}, `no suite "pod": there are`},
+	} {
+		if out, code := c.run(append([]string{"conform"}, tt.args...)...); code != 1 || !strings.Contains(out, tt.want) {
+			t.Errorf("conform %q: exit code %d, want 1 and %q:\n%s", tt.args, code, tt.want, out)
+		}
+	}
+	out, code := c.run("conform", "rules", "cni")
+	for _, want := range []string{"CNI-DEL-001", "facts of a profile", "runtimeConfig"} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("conform rules: exit code %d, without %q:\n%s", code, want, out)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -48,14 +49,8 @@ type lab struct {
 // inLab gives a check a lab, and takes it down afterwards.
 func inLab(check func(context.Context, *lab) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) (err error) {
-		if os.Geteuid() != 0 {
-			return errors.New("making network namespaces needs root: run it as root, or in namespaces of your own with `unshare -Urnm nodekit conform cni ...`")
-		}
-		l := &lab{
-			target: &in.Target, dir: in.TempDir, host: filepath.Join(in.TempDir, "host"), rand: in.Rand, log: in.Log,
-			ipam:  spy{filepath.Join(in.TempDir, "ipam")},
-			codes: map[int][]string{}, took: map[string][]time.Duration{},
-		}
+		l := newLab(&in.Target, in.TempDir)
+		l.rand, l.log = in.Rand, in.Log
 		defer func() { err = errors.Join(err, l.close(ctx)) }()
 		if err := l.open(ctx); err != nil {
 			return err
@@ -64,10 +59,41 @@ func inLab(check func(context.Context, *lab) error) func(context.Context, *confo
 	}
 }
 
-func (l *lab) open(ctx context.Context) error {
-	if err := l.target.validate(); err != nil {
+func newLab(target *Target, dir string) *lab {
+	return &lab{
+		target: target, dir: dir, host: filepath.Join(dir, "host"), ipam: spy{filepath.Join(dir, "ipam")},
+		codes: map[int][]string{}, took: map[string][]time.Duration{},
+	}
+}
+
+// prepare reports what would keep every check from its work: the machine, the
+// profile, a daemon that does not start. It is the suite's Prepare.
+func prepare(ctx context.Context, target Target) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("making network namespaces needs root: run it as root, or in namespaces of your own with `unshare -Urnm nodekit conform cni ...`")
+	}
+	if err := target.validate(); err != nil {
 		return err
 	}
+	if _, err := exec.LookPath(target.Binary); err != nil {
+		return fmt.Errorf("the plugin cannot be executed: %w", err)
+	}
+	if target.Setup == "" {
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "nk")
+	if err != nil {
+		return err
+	}
+	l := newLab(&target, dir)
+	defer func() { err = errors.Join(err, l.close(ctx), os.RemoveAll(dir)) }()
+	if err := errors.Join(os.Mkdir(l.state(), 0o755), netns.Create(l.host), l.ipam.install()); err != nil {
+		return err
+	}
+	return l.setUp(ctx)
+}
+
+func (l *lab) open(ctx context.Context) error {
 	if err := os.Mkdir(l.state(), 0o755); err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ func Suite() *conformance.Suite[Target] {
 			ipamRules(), portmapRules(), latencyRules(),
 		),
 		Facts:      facts(),
+		Prepare:    prepare,
 		Concurrent: Target.apart,
 	}
 	for i := range s.Rules {

@@ -21,7 +21,7 @@ func Read(path string) ([]byte, error) {
 	for {
 		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
 		switch {
-		case err == unix.EINTR: //nolint:errorlint // system calls return the bare number
+		case err == unix.EINTR:
 		case err != nil:
 			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 		case n == 0:
@@ -37,7 +37,7 @@ func Read(path string) ([]byte, error) {
 func open(path string) (fd int, err error) {
 	for {
 		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR { //nolint:errorlint // system calls return the bare number
+		if err != unix.EINTR {
 			return fd, err
 		}
 	}
