@@ -27,7 +27,7 @@ func checkRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{
 		checked(rule("CNI-CHECK-001", must, "CHECK succeeds right after ADD", "CHECK",
 			"The plugin must handle CHECK being called immediately after an ADD, and therefore should allow a reasonable convergence delay for any asynchronous resources."), checkAfterAdd),
-		checked(rule("CNI-CHECK-002", must, "CHECK without prevResult is an error", "CHECK",
+		checked(rule("CNI-CHECK-002", must, "CHECK without prevResult is an error, or else CHECK is seen to consult it", "CHECK",
 			"The plugin must consult the prevResult to determine the expected interfaces and addresses."), checkNoPrevResult),
 		checked(rule("CNI-CHECK-012", should, "CHECK passes on what the delegate's CHECK finds", "CHECK",
 			"The plugin should call CHECK on any delegated (e.g. IPAM) plugins and pass any errors on to its caller."), checkDelegateFinds),
@@ -90,6 +90,8 @@ func checkAfterAdd(ctx context.Context, l *lab) error {
 	return l.check(ctx, c, with{what: "second CHECK"})
 }
 
+// checkNoPrevResult does not insist on the error: how to answer a runtime that
+// leaves prevResult out is not said, and a plugin may know better by itself.
 func checkNoPrevResult(ctx context.Context, l *lab) error {
 	c, _, err := l.attached(ctx)
 	if err != nil {
@@ -99,8 +101,29 @@ func checkNoPrevResult(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	_, err = out.failure()
-	return err
+	if out.rc != 0 {
+		_, err = out.failure()
+		return err
+	}
+	untrue := l.untrue(c)
+	out, err = l.call(ctx, "CHECK", c, with{what: "CHECK", keys: map[string]any{"prevResult": untrue}})
+	if err != nil {
+		return err
+	}
+	if out.rc == 0 {
+		return fmt.Errorf("CHECK succeeds without prevResult, and with one that is untrue: %s", untrue)
+	}
+	return nil
+}
+
+// untrue is a result with addresses that neither the container nor its interface
+// has.
+func (l *lab) untrue(c *container) json.RawMessage {
+	if l.target.Kind == IPAM {
+		return fmt.Appendf(nil, `{"cniVersion":%q,"ips":[{"address":"192.0.2.77/24"}]}`, l.version)
+	}
+	const text = `{"cniVersion":%q,"interfaces":[{"name":%q,"mac":"02:00:00:00:43:21","sandbox":%q}],"ips":[{"address":"192.0.2.77/24","interface":0}]}`
+	return fmt.Appendf(nil, text, l.version, c.ifName, c.ns)
 }
 
 func checkDelegateFinds(ctx context.Context, l *lab) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -128,6 +129,9 @@ func (l *lab) distinct(results []*result) error {
 		for _, ip := range r.IPs {
 			if l.target.Kind != IPAM && (ip.Interface == nil || *ip.Interface < 0 || *ip.Interface >= len(r.Interfaces) || r.Interfaces[*ip.Interface].Sandbox == "") {
 				continue // of the host, or of something else outside
+			}
+			if bare, _, err := net.ParseCIDR(ip.Address); err == nil && bare.IsLoopback() {
+				continue // everybody's
 			}
 			if other, taken := owner[ip.Address]; taken && other != i {
 				return fmt.Errorf("two containers got the address %s", ip.Address)

@@ -29,8 +29,9 @@ func dataRules() []conformance.Rule[Target] {
 	}
 }
 
-// reachTime is how long a path may take to come up.
-const reachTime = 2 * time.Second
+// reachTime is how long a path may take to come up: a host's new IPv6 address is
+// tried out for up to two seconds.
+const reachTime = 5 * time.Second
 
 // attached are two containers with addresses.
 type attached struct {

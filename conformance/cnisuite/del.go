@@ -15,11 +15,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
+// effort is the sentence on a DEL that lacks something.
+const effort = "plugins should always complete a DEL action without error to the fullest extent possible, even if some resources or state are missing"
+
 // delRules are about DEL alone.
 func delRules() []conformance.Rule[Target] {
 	const must, should, advisory = conformance.Must, conformance.Should, conformance.Advisory
 	const undo = "delete the interface defined by CNI_IFNAME inside the container at CNI_NETNS, or undo any modifications applied in the plugin's ADD functionality"
-	const effort = "plugins should always complete a DEL action without error to the fullest extent possible, even if some resources or state are missing"
 	return []conformance.Rule[Target]{
 		checked(rule("CNI-DEL-005", must, "DEL leaves the container's network as it was", "DEL", undo), checkDelInside),
 		checked(rule("CNI-DEL-006", should, "DEL outputs nothing (de facto)", "Section 5, Result Types",
@@ -27,8 +29,10 @@ func delRules() []conformance.Rule[Target] {
 		checked(rule("CNI-DEL-007", should, "DEL without prevResult succeeds and leaves nothing", "DEL",
 			"Plugins should still return without error if prevResult is empty for a DEL command, however."),
 			deletes(with{what: "DEL without prevResult", keys: map[string]any{"prevResult": nil}})),
-		checked(rule("CNI-DEL-008", must, "DEL of an interface that somebody deleted succeeds and leaves nothing", "DEL",
+		checked(rule("CNI-DEL-008", must, "DEL of an interface that somebody deleted succeeds", "DEL",
 			"Plugins MUST accept multiple DEL calls for the same (CNI_CONTAINERID, CNI_IFNAME) pair, and return success if the interface in question, or any modifications added, are missing."), checkDelNoLink),
+		checked(rule("CNI-DEL-017", should, "DEL of an interface that somebody deleted leaves nothing", "DEL",
+			"the bridge plugin should delegate the DEL action to the IPAM plugin and clean up its own resources even if the container network namespace and/or container network interface no longer exist"), checkDelNoLinkLeaves),
 		checked(rule("CNI-DEL-009", should, "DEL with a prevResult that is of no use succeeds and leaves nothing", "DEL", effort), checkDelOddPrev),
 		checked(rule("CNI-DEL-010", must, "DEL leaves other attachments alone", "Section 3, Execution of Network Configurations",
 			"An attachment may be uniquely identified by the (CNI_CONTAINERID, CNI_IFNAME) tuple."), checkDelOthers),
@@ -106,25 +110,39 @@ func (l *lab) deletes(ctx context.Context, c *container, before *leak.Snapshot, 
 }
 
 func checkDelNoLink(ctx context.Context, l *lab) error {
+	c, err := l.unlinked(ctx)
+	if err != nil {
+		return err
+	}
+	return l.del(ctx, c, "DEL of an interface that somebody deleted")
+}
+
+func checkDelNoLinkLeaves(ctx context.Context, l *lab) error {
 	before, err := l.baseline(ctx)
 	if err != nil {
 		return err
 	}
-	c, _, err := l.joined(ctx)
+	c, err := l.unlinked(ctx)
 	if err != nil {
-		return err
-	}
-	seen, err := c.look()
-	if err != nil {
-		return err
-	}
-	if seen == nil {
-		return conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
-	}
-	if err := c.change(netlink.LinkDel); err != nil {
 		return err
 	}
 	return l.deletes(ctx, c, before, with{what: "DEL of an interface that somebody deleted"})
+}
+
+// unlinked is a container whose interface somebody deleted after ADD.
+func (l *lab) unlinked(ctx context.Context) (*container, error) {
+	c, _, err := l.joined(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := c.look()
+	if err != nil {
+		return nil, err
+	}
+	if seen == nil {
+		return nil, conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
+	}
+	return c, c.change(netlink.LinkDel)
 }
 
 func checkDelOddPrev(ctx context.Context, l *lab) error {

@@ -26,7 +26,7 @@ func gcRules() []conformance.Rule[Target] {
 			"The runtime must provide a JSON-serialized plugin configuration object (defined below) on standard in. It contains an additional key; cni.dev/valid-attachments"), checkNoList),
 		checked(rule("CNI-GC-006", must, "GC executes the delegate, with the environment and configuration that it got", "GC",
 			"Plugins MUST, additionally, forward any GC calls to delegated plugins they are configured to use (see section 4)."), checkGCDelegated),
-		checked(rule("CNI-GC-007", must, "GC returns the delegate's error, and does its own part all the same", "GC",
+		checked(rule("CNI-GC-007", should, "GC returns the delegate's error, and does its own part all the same", "GC",
 			"If an error is encountered, a plugin should continue; removing as many resources as possible, and report the errors back to the runtime."), checkGCGoesOn),
 		checked(rule("CNI-GC-008", must, "GC of one network leaves others alone", "GC",
 			"The GC command provides a way for runtimes to specify the expected set of attachments to a network."), checkOtherNetwork),

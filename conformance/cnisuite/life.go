@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"syscall"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -62,7 +61,7 @@ func checkAdd(ctx context.Context, l *lab) error {
 	if seen == nil {
 		return fmt.Errorf("the result lists interface %q, and there is none in the container", c.ifName)
 	}
-	if mac := r.Interfaces[mine].Mac; mac != "" && !strings.EqualFold(mac, seen.mac) {
+	if mac := r.Interfaces[mine].Mac; mac != "" && !sameMAC(mac, seen.mac) {
 		return fmt.Errorf("the result says that %q has the address %s, the kernel says %s", c.ifName, mac, seen.mac)
 	}
 	for _, ip := range r.IPs {

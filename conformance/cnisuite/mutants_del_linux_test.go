@@ -38,6 +38,7 @@ func delMutants() []attachment {
 		{"tells-of-del", "CNI-DEL-006", nil},
 		{"del-needs-prev", "CNI-DEL-007", nil},
 		{"del-needs-interface", "CNI-DEL-008", nil},
+		{"del-trusts-interface", "CNI-DEL-017", nil},
 		{"del-needs-good-prev", "CNI-DEL-009", nil},
 		{"deletes-all", "CNI-DEL-010", nil},
 		{"deletes-the-container", "CNI-DEL-011", nil},
@@ -70,6 +71,17 @@ func detachers() map[string]func(*cni.Plugin) {
 		"del-needs-interface": deleting(func(r *cni.Request) error {
 			return inside(r, func(netlink.Link) error { return nil })
 		}),
+		"del-trusts-interface": func(p *cni.Plugin) {
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				return noted(ctx, r, r.Config.(*config))
+			}
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				if inside(r, func(netlink.Link) error { return nil }) != nil {
+					return nil // all has gone with the interface, or so it thinks
+				}
+				return errors.Join(del(ctx, r, r.Config.(*config)), os.RemoveAll(note(r)))
+			}
+		},
 		"deletes-all": deleting(func(*cni.Request) error {
 			links, err := netlink.LinkList()
 			for _, l := range links {

@@ -307,6 +307,17 @@ func changes() map[string]func(*cni.Plugin) {
 				return out, err
 			}
 		},
+		"tells-of-loopback": altered(func(r *cni.Request, out *cni.Result) error {
+			out.Interfaces = append(out.Interfaces, &types100.Interface{Name: "lo", Sandbox: r.NetNS, Mac: "00:00:00:00:00:00"})
+			out.IPs = append(out.IPs, &types100.IPConfig{Interface: types100.Int(2), Address: *network("127.0.0.1/8")})
+			return r.InNetNS(func() error {
+				lo, err := netlink.LinkByName("lo")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetUp(lo)
+			})
+		}),
 		"passes-on": func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
 }

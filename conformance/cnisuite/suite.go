@@ -17,6 +17,11 @@
 //     make one. Chained plugins adjust the interface that is there.
 //   - DEL is best effort, as its own section says. Section 3 has the runtime halt
 //     at an error, which is no excuse for the plugin to leave things.
+//   - "Upon receiving a DEL command, [a plugin] should either delete the interface
+//     or undo any modifications" leaves the choice between the two, and not
+//     whether to do one of them: a DEL that has all it needs must undo the ADD.
+//     Where something is missing (a namespace, an interface, runtimeConfig), the
+//     section asks for effort, and the rules are Should.
 //   - GC has CNI_PATH, STATUS may not have it: each section is taken at its word,
 //     and a plugin that delegates nothing has to do without in either.
 //

@@ -127,7 +127,7 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 // killed.
 func TestLegal(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	for _, name := range []string{"plain", "talks", "exits-with-17", "passes-on", "no-ipam", "daemon"} {
+	for _, name := range []string{"plain", "talks", "exits-with-17", "passes-on", "no-ipam", "daemon", "check-by-heart", "tells-of-loopback"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tgt, opts := target(t, name), &conformance.Options{}
@@ -145,6 +145,10 @@ func TestLegal(t *testing.T) {
 			case "no-ipam":
 				tgt.Config = ""
 				opts.Only = []string{"CNI-ENV-*", "CNI-VERSION-004", "CNI-ADD-*", "CNI-STATUS-*", "CNI-CHECK-01?"}
+			case "check-by-heart":
+				opts.Only = []string{"CNI-CHECK-*"}
+			case "tells-of-loopback":
+				opts.Tier, opts.Only = conformance.Crash, []string{"CNI-ADD-*"}
 			case "daemon":
 				tgt.Config = `{"ipam":{"type":"suite-ipam"},"state":"${DIR}/attachments"}`
 				opts.Only = []string{"CNI-ADD-*", "CNI-DEL-00[1-3]", "CNI-PROCESS-002"}
