@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -81,11 +83,15 @@ func (f *conformFlags) loadProfile() (*conformance.Profile, error) {
 // command is the command line that repeats this run, for people to copy.
 func (f *conformFlags) command(cmd *cobra.Command, args []string) string {
 	words := []string{cmd.CommandPath()}
-	for _, name := range []string{"endpoint", "exec", "add", "del", "check", "gc", "status", "serve", "ready", "profile"} {
-		if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed {
-			words = append(words, "--"+name, shellQuote(flag.Value.String()))
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		switch {
+		case slices.Contains([]string{"rule", "seed", "tier", "parallel", "output", "report", "verbose"}, flag.Name):
+		case flag.Value.Type() == "bool":
+			words = append(words, "--"+flag.Name+"="+flag.Value.String())
+		default:
+			words = append(words, "--"+flag.Name, shellQuote(flag.Value.String()))
 		}
-	}
+	})
 	for _, a := range args {
 		words = append(words, shellQuote(a))
 	}

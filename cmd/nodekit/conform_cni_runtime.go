@@ -26,8 +26,8 @@ like in its arguments are replaced. --ready is repeated after that until it succ
     --run $(STATE_DIRECTORY)/run --cni-conf-dir $(CNI_CONF_DIR) --cni-bin-dir $(CNI_BIN_DIR)'
 
 Any other runtime is driven by a command for each verb that it has. They are run by
-/bin/sh and find the container in $ID, $NETNS, $IFNAME, $CNI_ARGS and $CAP_ARGS (JSON), the
-directories in $CONF_DIR, $BIN_DIR and $STATE_DIR, and for --gc what to keep in
+/bin/sh and find the container in $ID, $NETNS, $IFNAME, $CNI_ARGS and $CAP_ARGS (JSON, with
+port mappings if --ports says that plugins get them from there), the directories in $CONF_DIR, $BIN_DIR and $STATE_DIR, and for --gc what to keep in
 $VALID_ATTACHMENTS (JSON):
 
   nodekit conform cni-runtime \
@@ -52,6 +52,8 @@ $VALID_ATTACHMENTS (JSON):
 	fs.StringVar(&verbs.Status, "status", "", "the `command` that fails when the network is not ready")
 	fs.StringVar(&verbs.Serve, "serve", "", "a `command` that runs as long as the runtime does, for the others to reach")
 	fs.StringVar(&verbs.Ready, "ready", "", "a `command` that succeeds once the runtime is ready")
+	fs.BoolVar(&verbs.OwnNetNS, "own-netns", false, "the commands make containers' network namespaces, and $NETNS is empty")
+	fs.BoolVar(&verbs.Ports, "ports", false, "the command of --add hands $CAP_ARGS to the plugins")
 	cmd.MarkFlagsMutuallyExclusive("exec", "add")
 	cmd.MarkFlagsOneRequired("exec", "add")
 	cmd.MarkFlagsRequiredTogether("add", "del")

@@ -22,7 +22,7 @@ func TestConformCNIRuntime(t *testing.T) {
 
 func TestConformCNIRuntimeByCommands(t *testing.T) {
 	c := newCLI(t)
-	add := `grep -q suite-net "$CONF_DIR"/*.conflist && test -x "$BIN_DIR/suite-a" && echo it cannot $CNI_ARGS; exit 4 # $NETNS`
+	add := `grep -q suite-net "$CONF_DIR"/*.conflist && test -x "$BIN_DIR/suite-a" && echo it cannot $CNI_ARGS; exit 4`
 	out, code := c.run("conform", "cni-runtime", "--add", add, "--del", "true", "--rule", "CNIRT-010")
 	if code != 1 || !strings.Contains(out, "it cannot IgnoreUnknown=1;K8S_POD_NAMESPACE=suite;K8S_POD_NAME=suite-1") {
 		t.Errorf("exit code %d:\n%s", code, out)

@@ -25,12 +25,13 @@ type Commands struct {
 	Serve string
 	// Ready is repeated after the start of Serve until it succeeds.
 	Ready string
+	// OwnNetNS and Ports are Target's.
+	OwnNetNS, Ports bool
 }
 
-// Target returns the runtime that the commands drive. Whether it makes network
-// namespaces itself, and whether it can be given port mappings, shows in its Add.
+// Target returns the runtime that the commands drive.
 func (c Commands) Target() Target {
-	return Target{Open: c.open, OwnNetNS: !strings.Contains(c.Add, "NETNS"), Ports: strings.Contains(c.Add, "CAP_ARGS")}
+	return Target{Open: c.open, OwnNetNS: c.OwnNetNS, Ports: c.Ports}
 }
 
 // commander is a runtime that is driven by commands.

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nodekit-project/nodekit/conformance"
 )
@@ -55,17 +58,13 @@ func (l *lab) collected() (calls, error) {
 	return gc, nil
 }
 
+// gcAlone has a GC come while an ADD is held, and an ADD and a DEL while GC is.
 func gcAlone(ctx context.Context, l *lab) error {
 	c, err := l.collectable(ctx, nil)
 	if err != nil {
 		return err
 	}
-	for _, verb := range []string{"ADD", "DEL", "GC"} {
-		if err := l.prepare(chain[1], verb, fault{Sleep: overlap, Keep: true}); err != nil {
-			return err
-		}
-	}
-	other, err := l.container()
+	second, err := l.container()
 	if err != nil {
 		return err
 	}
@@ -73,26 +72,31 @@ func gcAlone(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	// An ADD that runs when GC begins, and a DEL and an ADD that come while it does.
-	gc := func() error {
-		if err := l.await(ctx, settle, func(cs calls) error { return began(cs, "ADD", 2) }); err != nil {
+	for _, verb := range []string{"ADD", "GC"} {
+		if err := l.prepare(chain[1], verb, fault{Hold: true, Keep: true}); err != nil {
 			return err
 		}
-		return l.GC(ctx, []Container{c, other, third})
 	}
-	during := func(f func() error) func() error {
-		return func() error {
-			_ = l.await(ctx, settle, func(cs calls) error { return began(cs, "GC", 1) })
-			return f()
-		}
+	var calling errgroup.Group
+	start := time.Now()
+	calling.Go(func() error { return l.mustAdd(ctx, second) })
+	err = l.await(ctx, beginTime, func(cs calls) error { return began(cs, "ADD", 2) })
+	took := time.Since(start)
+	if err == nil {
+		calling.Go(func() error { return l.GC(ctx, []Container{c, second, third}) })
+		l.watch(ctx, took, "GC", 1)
 	}
-	for _, err := range atOnce([]func() error{
-		func() error { return l.mustAdd(ctx, other) }, gc,
-		during(func() error { return l.mustDel(ctx, c) }), during(func() error { return l.mustAdd(ctx, third) }),
-	}) {
-		if err != nil {
-			return err
-		}
+	if err := errors.Join(err, l.release("ADD")); err != nil {
+		return errors.Join(err, calling.Wait())
+	}
+	if err := l.await(ctx, beginTime, func(cs calls) error { return began(cs, "GC", 1) }); err == nil {
+		calling.Go(func() error { return l.mustDel(ctx, c) })
+		calling.Go(func() error { return l.mustAdd(ctx, third) })
+		l.watch(ctx, took, "ADD", 3)
+		l.watch(ctx, took, "DEL", 1)
+	} // else collected says what that means
+	if err := errors.Join(l.release("GC"), calling.Wait()); err != nil {
+		return err
 	}
 	if _, err := l.collected(); err != nil {
 		return err

@@ -19,11 +19,12 @@ import (
 const (
 	network = "suite-net"
 	// settle is how long a runtime may take to do what it need not do at once.
-	settle = 1500 * time.Millisecond
-	// overlap is how long a plugin takes when a rule looks for calls beside it.
-	overlap = 400 * time.Millisecond
-	// closeTime bounds the end of a runtime.
-	closeTime = 20 * time.Second
+	settle = 5 * time.Second
+	// beginTime is how long it may take to call a plugin that nothing keeps it from
+	// calling.
+	beginTime = 20 * time.Second
+	// closeTime bounds the end of a runtime, within the time that a check has for it.
+	closeTime = 10 * time.Second
 )
 
 // chain are the types of the network's plugins, in order.
@@ -171,10 +172,15 @@ func (l *lab) prepare(plugin, verb string, f fault) error {
 	return os.WriteFile(faultFile(l.log, plugin, verb, l.faults), raw, 0o666)
 }
 
+// release lets the held calls of the command answer, and those that come.
+func (l *lab) release(command string) error {
+	return os.WriteFile(releaseFile(l.log, command), nil, 0o666)
+}
+
 // heal ends all faults.
 func (l *lab) heal() error {
 	files, err := filepath.Glob(filepath.Join(l.log, "*.*.*"))
-	errs := []error{err}
+	errs := []error{err, l.release("ADD"), l.release("DEL"), l.release("GC")}
 	for _, file := range files {
 		if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
@@ -242,14 +248,23 @@ func (l *lab) await(ctx context.Context, within time.Duration, missing func(call
 	}
 }
 
-// awaitBegin waits for a call to begin.
-func (l *lab) awaitBegin(ctx context.Context, plugin, verb string) error {
-	return l.await(ctx, 20*time.Second, func(cs calls) error {
+// awaitBegin waits for a call to begin, and returns how long it took.
+func (l *lab) awaitBegin(ctx context.Context, plugin, verb string) (took time.Duration, err error) {
+	start := time.Now()
+	err = l.await(ctx, beginTime, func(cs calls) error {
 		if cs.of(verb).last(plugin) == nil {
 			return fmt.Errorf("%s of %s was not called", verb, plugin)
 		}
 		return nil
 	})
+	return time.Since(start), err
+}
+
+// watch gives calls that must not begin the time to begin: several times what one
+// that may has taken. A runtime that is slower than that is not blamed.
+func (l *lab) watch(ctx context.Context, took time.Duration, verb string, n int) {
+	const least, times = 300 * time.Millisecond, 3
+	_ = l.await(ctx, max(least, times*took), func(cs calls) error { return began(cs, verb, n) }) // what began shows later
 }
 
 // need says that rules about a verb do not apply to a runtime without it.

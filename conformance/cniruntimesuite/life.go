@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -87,15 +88,15 @@ func namespaceRemoved(ctx context.Context, l *lab) error {
 	})
 }
 
-// oneAtATime has a plugin take its time and calls, at once, what the runtime must
-// not do at once: ADD of two interfaces of a container, and its DEL twice.
+// oneAtATime holds a plugin while it calls what the runtime must not do at once:
+// ADD of two interfaces of a container, and its DEL twice.
 func oneAtATime(ctx context.Context, l *lab) error {
 	if err := l.configure(ctx, nil); err != nil {
 		return err
 	}
 	for _, verb := range []string{"ADD", "DEL"} {
 		for _, name := range []string{chain[1], "loopback"} {
-			if err := l.prepare(name, verb, fault{Sleep: overlap, Keep: true}); err != nil {
+			if err := l.prepare(name, verb, fault{Hold: true, Keep: true}); err != nil {
 				return err
 			}
 		}
@@ -105,41 +106,48 @@ func oneAtATime(ctx context.Context, l *lab) error {
 		return err
 	}
 	other := c
+	add := []func() error{func() error { return l.Add(ctx, c) }}
 	if !l.target.OwnNetNS {
 		other.IfName = "eth1"
-	}
-	add, del := []func() error{func() error { return l.Add(ctx, c) }}, []func() error{}
-	if other.IfName != c.IfName {
 		add = append(add, func() error { return l.Add(ctx, other) })
 	}
-	for _, which := range []Container{c, other} {
-		del = append(del, func() error { return l.Del(ctx, which) })
+	del := []func() error{func() error { return l.Del(ctx, c) }, func() error { return l.Del(ctx, other) }}
+	if err := errors.Join(l.atOnce(ctx, "ADD", add), l.atOnce(ctx, "DEL", del)); err != nil {
+		return err
 	}
-	atOnce(add)
-	atOnce(del) // what each says is no matter: a second one may be refused
 	cs, err := l.calls()
 	if err != nil {
 		return err
 	}
-	if len(cs.of("ADD")) == 0 || len(cs.of("DEL")) == 0 {
-		return fmt.Errorf("the runtime called %v", cs)
-	}
 	return cs.parallel(func(a, b *call) bool { return a.container() == b.container() && a.container() != "" })
 }
 
-func atOnce(fs []func() error) []error {
-	errs := make([]error, len(fs))
-	done := make(chan int)
-	for i, f := range fs {
-		go func() {
-			errs[i] = f()
-			done <- i
-		}()
+// atOnce calls the functions at the same time, and releases the command that they
+// come to once those have begun that will. What each says is no matter: a second
+// one may be refused.
+func (l *lab) atOnce(ctx context.Context, command string, fs []func() error) error {
+	var calling sync.WaitGroup
+	start := time.Now()
+	for _, f := range fs {
+		calling.Go(func() { _ = f() })
 	}
-	for range fs {
-		<-done
+	held := func(n int) func(calls) error {
+		return func(cs calls) error {
+			if got := len(cs.of(command)); got < n {
+				return fmt.Errorf("%s was called for %d plugins", command, got)
+			}
+			return nil
+		}
 	}
-	return errs
+	err := l.await(ctx, beginTime, held(1))
+	if err == nil {
+		// The first plugin may be loopback or one that is not held; what is not held
+		// may come behind it.
+		l.watch(ctx, time.Since(start), command, len(fs))
+	}
+	err = errors.Join(err, l.release(command))
+	calling.Wait()
+	return err
 }
 
 // parallel returns an error about two calls that ran at the same time and must
@@ -196,7 +204,7 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 	if err := need(l.Restart != nil, "restart"); err != nil {
 		return err
 	}
-	if err := l.prepare(chain[1], "ADD", fault{Sleep: 10 * time.Second, Keep: true}); err != nil {
+	if err := l.prepare(chain[1], "ADD", fault{Hold: true, Keep: true}); err != nil {
 		return err
 	}
 	c, err := l.container()
@@ -210,7 +218,7 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 		_ = l.Add(adding, c) // what it says is cut off with it
 		close(ended)
 	}()
-	if err := l.awaitBegin(ctx, chain[1], "ADD"); err != nil {
+	if _, err := l.awaitBegin(ctx, chain[1], "ADD"); err != nil {
 		return err
 	}
 	if err := l.Restart(ctx); err != nil {

@@ -44,10 +44,9 @@ func Record(dir, name string) int {
 	if err != nil {
 		return complain(err)
 	}
-	if f.Hang {
-		select {} // until somebody kills it
+	if err := r.hold(f); err != nil {
+		return complain(err)
 	}
-	time.Sleep(f.Sleep)
 	answer, code := r.answer(stdin, f)
 	if err := r.note(event{End: true, Result: answer, Failed: code != 0}); err != nil {
 		return complain(err)
@@ -63,10 +62,9 @@ func complain(err error) int {
 
 // fault is what a plugin does instead of succeeding at once.
 type fault struct {
-	Code  uint          // answer with this error code; 0 is success
-	Sleep time.Duration // before answering
-	Hang  bool          // for ever
-	Keep  bool          // every time; otherwise once
+	Code uint // answer with this error code; 0 is success
+	Hold bool // do not answer before the lab releases the command
+	Keep bool // every time; otherwise once
 }
 
 // event is a line of the log: the begin of a call, or its end.
@@ -101,6 +99,25 @@ func (r recorder) note(e event) error {
 	}
 	_, err = f.Write(append(line, '\n'))
 	return errors.Join(err, f.Close())
+}
+
+// releaseFile is there when held calls of the command may answer.
+func releaseFile(dir, command string) string { return filepath.Join(dir, "release-"+command) }
+
+// hold waits until the lab releases the command. It ends with the lab too, whose
+// directory goes.
+func (r recorder) hold(f fault) error {
+	for f.Hold {
+		_, err := os.Stat(releaseFile(r.dir, os.Getenv("CNI_COMMAND")))
+		if err == nil {
+			return nil
+		}
+		if _, gone := os.Stat(r.dir); gone != nil {
+			return gone
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
 }
 
 func faultFile(dir, plugin, command string, n int) string {
