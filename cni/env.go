@@ -5,13 +5,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"unicode"
 
 	"github.com/nodekit-project/nodekit/internal/cniname"
 )
-
-// maxIfName is IFNAMSIZ without the terminating zero.
-const maxIfName = 15
 
 // readEnv fills the request from CNI_*; every problem is reported at once, with
 // the variables' names (CNI 1.1.0, Error, code 4).
@@ -63,15 +59,11 @@ func checkID(id string) error {
 }
 
 func checkIfName(name string) error {
-	switch {
-	case name == "":
+	if name == "" {
 		return errors.New("CNI_IFNAME is missing")
-	case len(name) > maxIfName:
-		return fmt.Errorf("CNI_IFNAME is %q: it must not exceed %d bytes", name, maxIfName)
-	case name == "." || name == "..":
-		return fmt.Errorf("CNI_IFNAME must not be %q", name)
-	case strings.ContainsFunc(name, func(c rune) bool { return c == '/' || c == ':' || unicode.IsSpace(c) || unicode.IsControl(c) }):
-		return fmt.Errorf("CNI_IFNAME is %q: it must not contain '/', ':', blanks or control characters", name)
+	}
+	if err := cniname.InterfaceName(name); err != nil {
+		return fmt.Errorf("CNI_IFNAME: %w", err)
 	}
 	return nil
 }

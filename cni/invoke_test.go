@@ -236,6 +236,7 @@ func TestEnvironment(t *testing.T) {
 		"long":       {"CNI_IFNAME", "sixteen-bytes-ab", "CNI_IFNAME"},
 		"slash":      {"CNI_IFNAME", "a/b", "CNI_IFNAME"},
 		"dots":       {"CNI_IFNAME", "..", "CNI_IFNAME"},
+		"pattern":    {"CNI_IFNAME", "eth%d", "CNI_IFNAME"},
 		"netns":      {"CNI_NETNS", "", "CNI_NETNS"},
 		"args":       {"CNI_ARGS", "A=1;B", "CNI_ARGS"},
 		"no command": {"CNI_COMMAND", "", "CNI_COMMAND"},

@@ -67,8 +67,11 @@ func (a Attachment) capabilityArgs() (map[string]json.RawMessage, error) {
 
 // validate refuses what no plugin could be given.
 func (a Attachment) validate() error {
-	if !cniname.Valid(a.ContainerID) || a.IfName == "" || filepath.Base(a.IfName) != a.IfName {
-		return fault.Invalid.Errorf("container id %q or interface name %q is not valid", a.ContainerID, a.IfName)
+	if !cniname.Valid(a.ContainerID) {
+		return fault.Invalid.Errorf("container id %q is not valid", a.ContainerID)
+	}
+	if err := cniname.InterfaceName(a.IfName); err != nil {
+		return fault.Invalid.Wrap(err)
 	}
 	if len(a.PortMappings) > 0 && a.CapabilityArgs["portMappings"] != nil {
 		return fault.Invalid.Errorf("port mappings are given twice: as such and among the capability arguments")

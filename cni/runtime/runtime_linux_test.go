@@ -326,6 +326,7 @@ func TestRefusedAttachments(t *testing.T) {
 		"a path":               func(a *runtime.Attachment) { a.ContainerID = "../c" },
 		"no interface":         func(a *runtime.Attachment) { a.IfName = "" },
 		"interface is a path":  func(a *runtime.Attachment) { a.IfName = "a/b" },
+		"a pattern":            func(a *runtime.Attachment) { a.IfName = "eth%d" },
 		"no JSON":              func(a *runtime.Attachment) { a.CapabilityArgs = map[string]json.RawMessage{"mac": []byte("{")} },
 		"two arguments in one": func(a *runtime.Attachment) { a.Args = [][2]string{{"A", "b;C=d"}} },
 		"ports twice": func(a *runtime.Attachment) {
