@@ -66,7 +66,7 @@ func checkBadIfName(ctx context.Context, l *lab) error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin makes no interface")
 	}
-	return l.badVariable(ctx, "CNI_IFNAME", "sixteen-letters-", "a/b", "a:b", "a b", ".", "..")
+	return l.badVariable(ctx, "CNI_IFNAME", "sixteen-letters-", "a/b", "a:b", "a b", "eth%d", ".", "..")
 }
 
 // badVariable runs an ADD for each of the values, which must all be refused.
