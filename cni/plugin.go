@@ -183,7 +183,9 @@ type Request struct {
 	// Attachment is what ADD, DEL and CHECK are about; zero for GC and STATUS.
 	Attachment
 	// NetNS is CNI_NETNS. For ADD and CHECK it is a network namespace and not the
-	// caller's own. For DEL it may be empty, gone or something else by now.
+	// caller's own. For DEL it may be empty, gone or something else by now; what
+	// the SDK knows to be no longer the container's it makes empty, for delegates
+	// too.
 	NetNS   string
 	Args    map[string]string // CNI_ARGS
 	Path    []string          // CNI_PATH

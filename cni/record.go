@@ -94,8 +94,9 @@ func (c *invocation) begin(ctx context.Context, r *Request) error {
 	}
 	r.kept.record = &state.Record{
 		Network: r.Network, ContainerID: r.ContainerID, IfName: r.IfName, Plugin: c.plugin.Name,
-		Boot: boot, NetNS: r.NetNS, NetNSID: r.netnsID(), Args: r.input.env["CNI_ARGS"], Config: r.input.raw,
+		Boot: boot, NetNS: r.NetNS, Args: r.input.env["CNI_ARGS"], Config: r.input.raw,
 	}
+	r.kept.record.NetNSID, r.kept.record.NetNSCookie = r.netnsID()
 	return r.kept.store.Put(r.kept.record)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/state"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
@@ -285,4 +286,105 @@ func FuzzState(f *testing.F) {
 			t.Errorf("DEL left the record: %v", err)
 		}
 	})
+}
+
+// TestForeignNamespace changes what is recorded of the ADD's namespace, and then
+// lets the kernel give the very numbers of it to another.
+func TestForeignNamespace(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	ns := filepath.Join(t.TempDir(), "ns")
+	if err := netns.Create(ns); err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Remove(ns)
+	dir := t.TempDir()
+	given := map[string]string{} // by plugin
+	container, inside := "c", false
+	ipam := &cni.Plugin{Name: "ipam", IPAM: true, Del: func(_ context.Context, r *cni.Request) error {
+		given["ipam"] = r.NetNS
+		return nil
+	}}
+	p := cni.New("p", cni.Handlers[statefulConfig]{
+		State: func(*statefulConfig) string { return dir },
+		Add: func(context.Context, *cni.Request, *statefulConfig) (*cni.Result, error) {
+			return &cni.Result{}, nil
+		},
+		Del: func(_ context.Context, r *cni.Request, _ *statefulConfig) error {
+			given["p"] = r.NetNS
+			return r.InNetNS(func() error { inside = true; return nil })
+		},
+	})
+	set := cni.Set{"p": p, "ipam": ipam}
+	call := func(command string) *state.Record {
+		t.Helper()
+		e := env(command)
+		e["CNI_NETNS"], e["CNI_CONTAINERID"], inside = ns, container, false
+		if _, err := set.Invoke(t.Context(), "p", e, []byte(request(`,"ipam":{"type":"ipam"},"cni.dev/valid-attachments":[]`))); err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+		r, err := state.Open(dir).Get("n", container, "eth0")
+		if err != nil && !errors.Is(err, fault.NotFound) {
+			t.Fatal(err)
+		}
+		return r
+	}
+	expect := func(what string, in bool) {
+		t.Helper()
+		want := map[bool]string{true: ns}[in]
+		if inside != in || given["p"] != want || given["ipam"] != want {
+			t.Errorf("%s: entered %v, want %v; CNI_NETNS was %q", what, inside, in, given)
+		}
+	}
+	for what, c := range map[string]struct {
+		change func(*state.Record)
+		in     bool
+	}{
+		"the same":                     {func(*state.Record) {}, true},
+		"a record of an older program": {func(r *state.Record) { r.NetNSCookie = 0 }, true},
+		"nothing known of it":          {func(r *state.Record) { r.NetNSCookie, r.NetNSID = 0, "" }, true},
+		"another file":                 {func(r *state.Record) { r.NetNSCookie, r.NetNSID = 0, "1:2" }, false},
+		"another cookie":               {func(r *state.Record) { r.NetNSCookie++ }, false},
+		"another boot":                 {func(r *state.Record) { r.Boot = "earlier" }, false},
+	} {
+		for _, command := range []string{cni.CmdDel, cni.CmdGC} {
+			r := call(cni.CmdAdd)
+			c.change(r)
+			if err := state.Open(dir).Put(r); err != nil {
+				t.Fatal(err)
+			}
+			call(command)
+			expect(command+" with "+what, c.in)
+		}
+	}
+	owners := map[netns.ID]string{}
+	for i := range 500 {
+		if err := errors.Join(netns.Remove(ns), netns.Create(ns)); err != nil {
+			t.Fatal(err)
+		}
+		id := fileID(t, ns)
+		if owner := owners[id]; owner != "" {
+			container = owner
+			call(cni.CmdDel)
+			expect("DEL after the kernel gave the numbers again", false)
+			return
+		}
+		container = fmt.Sprint("c", i)
+		owners[id] = container
+		call(cni.CmdAdd)
+	}
+	t.Error("the kernel never gave numbers again")
+}
+
+func fileID(t *testing.T, path string) netns.ID {
+	t.Helper()
+	h, err := netns.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	id, err := h.ID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

@@ -3,11 +3,13 @@ package cni
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cni/state"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
@@ -50,6 +52,7 @@ func (r *Request) openNetNS() error {
 	}
 	if r.NetNS != "" && !errors.Is(err, fault.NotFound) {
 		r.Log.Warn("deleting without the network namespace", "err", err)
+		r.forgetNetNS()
 	}
 	return nil
 }
@@ -104,27 +107,49 @@ func (r *Request) exists() (found bool, err error) {
 	return found, nil
 }
 
-// netnsID names the open namespace, or is "".
-func (r *Request) netnsID() string {
+// netnsID names the open namespace: by the numbers of its file and by its cookie,
+// each as good as absent where it cannot be told.
+func (r *Request) netnsID() (id string, cookie uint64) {
 	if r.ns == nil {
-		return ""
+		return "", 0
 	}
-	id, err := r.ns.ID()
+	if n, err := r.ns.ID(); err == nil {
+		id = fmt.Sprintf("%d:%d", n.Dev, n.Ino)
+	}
+	cookie, err := r.ns.Cookie()
 	if err != nil {
-		return ""
+		return id, 0
 	}
-	return fmt.Sprintf("%d:%d", id.Dev, id.Ino)
+	return id, cookie
 }
 
-// dropForeignNetNS forgets a namespace that the path of a DEL leads to by now
-// and that its ADD did not have: it is another container's.
+// dropForeignNetNS makes a DEL one without a namespace where the path leads to
+// another than at the ADD: it is another container's. No namespace outlives the
+// boot of its ADD, and within a boot the kernel gives the numbers of a file again,
+// but no cookie.
 func (r *Request) dropForeignNetNS() {
 	rec := r.kept.record
-	if r.Command != CmdDel || r.ns == nil || rec == nil || rec.NetNSID == "" || rec.NetNSID == r.netnsID() {
+	if r.Command != CmdDel || r.ns == nil || rec == nil {
+		return
+	}
+	boot, err := state.Boot()
+	id, cookie := r.netnsID()
+	same := (rec.Boot == "" || err == nil && rec.Boot == boot) &&
+		(rec.NetNSID == "" || rec.NetNSID == id) &&
+		(rec.NetNSCookie == 0 || cookie == 0 || rec.NetNSCookie == cookie)
+	if same {
 		return
 	}
 	r.Log.Warn("CNI_NETNS leads to another namespace than at the ADD: deleting without it", "netns", r.NetNS)
+	r.forgetNetNS()
+}
+
+// forgetNetNS takes the namespace from the handler, and from delegates too.
+func (r *Request) forgetNetNS() {
 	r.close()
+	r.NetNS = ""
+	r.input.env = maps.Clone(r.input.env)
+	r.input.env["CNI_NETNS"] = ""
 }
 
 func (r *Request) close() {

@@ -18,9 +18,9 @@ func (r *Request) exists() (bool, error) {
 	return false, fault.Unimplemented.Errorf("network namespaces need Linux")
 }
 
-func (r *Request) netnsID() string   { return "" }
-func (r *Request) dropForeignNetNS() {}
-func (r *Request) close()            {}
+func (r *Request) netnsID() (string, uint64) { return "", 0 }
+func (r *Request) dropForeignNetNS()         {}
+func (r *Request) close()                    {}
 
 // NetNSFD needs Linux.
 func (r *Request) NetNSFD() int { return -1 }

@@ -48,10 +48,13 @@ type Record struct {
 	// Boot is the kernel's boot id when the record was begun: what the attachment
 	// had in another boot's kernel is gone. Put sets it when it is empty.
 	Boot string `json:"boot"`
-	// NetNS is CNI_NETNS, and NetNSID says which namespace that was, because a
-	// path may lead to another one by now. Empty where it is not known.
-	NetNS   string `json:"netns,omitempty"`
-	NetNSID string `json:"netnsID,omitempty"`
+	// NetNS is CNI_NETNS. NetNSID and NetNSCookie say which namespace that was,
+	// because a path may lead to another one by now: the device and inode of its
+	// file, which the kernel gives again, and the number that it gives once in a
+	// boot (SO_NETNS_COOKIE, Linux 5.14). Empty or 0 where it is not known.
+	NetNS       string `json:"netns,omitempty"`
+	NetNSID     string `json:"netnsID,omitempty"`
+	NetNSCookie uint64 `json:"netnsCookie,omitempty"`
 	// Args is CNI_ARGS of the ADD.
 	Args string `json:"args,omitempty"`
 	// Done says that ADD has succeeded.

@@ -20,7 +20,8 @@ type Handle struct {
 }
 
 // ID identifies a network namespace among those that are alive. The kernel
-// gives the number to another namespace once this one is gone.
+// gives the numbers to another namespace once this one is gone, often to the next;
+// what is kept for later is kept with Cookie.
 type ID struct {
 	Dev, Ino uint64
 }
@@ -106,6 +107,28 @@ func (h *Handle) ID() (ID, error) {
 		return ID{}, fmt.Errorf("identifying network namespace %q: %w", h.file.Name(), err)
 	}
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// Cookie returns a number that the kernel gives to no other network namespace
+// until the machine starts anew, unlike the numbers of ID. It enters the namespace
+// to ask. Linux has it since 5.14; before that it is fault.Unimplemented.
+func (h *Handle) Cookie() (cookie uint64, err error) {
+	err = h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any socket does
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, fault.Unimplemented.Errorf("identifying network namespace %q: the kernel gives no cookies: %w", h.file.Name(), err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("identifying network namespace %q: %w", h.file.Name(), err)
+	}
+	return cookie, nil
 }
 
 // Close gives the handle up.

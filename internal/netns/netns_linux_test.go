@@ -74,6 +74,40 @@ func TestLifeCycle(t *testing.T) {
 	}
 }
 
+// TestCookie makes namespaces until the kernel gives one the numbers of another
+// that is gone.
+func TestCookie(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	path := filepath.Join(t.TempDir(), "ns")
+	seen := map[netns.ID]uint64{}
+	for range 500 {
+		if err := netns.Create(path); err != nil {
+			t.Fatal(err)
+		}
+		h, err := netns.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := h.ID()
+		first, ferr := h.Cookie()
+		again, aerr := h.Cookie()
+		if err := errors.Join(err, ferr, aerr, h.Close(), netns.Remove(path)); err != nil {
+			t.Fatal(err)
+		}
+		if first != again {
+			t.Fatalf("the cookie was %d and is %d", first, again)
+		}
+		if earlier, reused := seen[id]; reused {
+			if earlier == first {
+				t.Errorf("two namespaces have the cookie %d", first)
+			}
+			return
+		}
+		seen[id] = first
+	}
+	t.Error("no number was given twice")
+}
+
 // TestCreateAfterCrash starts from what a crash leaves: the file without the mount.
 func TestCreateAfterCrash(t *testing.T) {
 	testenv.Require(t, testenv.Root)

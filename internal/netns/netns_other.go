@@ -32,6 +32,9 @@ func (h *Handle) FD() int { return -1 }
 // ID needs Linux.
 func (h *Handle) ID() (ID, error) { return ID{}, errOS }
 
+// Cookie needs Linux.
+func (h *Handle) Cookie() (uint64, error) { return 0, errOS }
+
 // Close needs Linux.
 func (h *Handle) Close() error { return errOS }
 
