@@ -68,7 +68,7 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 	env["CNI_COMMAND"] = command
 	p, file := in.peers(d.name, d.r.Path)
 	if p != nil {
-		c := &invocation{plugin: p, peers: in.peers, output: output{d.r.Log, in.stderr}}
+		c := &invocation{plugin: p, peers: in.peers, output: output{d.r.Log.With("delegate", d.name), in.stderr}}
 		return c.run(ctx, env, in.raw)
 	}
 	if file == "" {

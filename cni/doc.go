@@ -12,7 +12,7 @@
 // specification's table.
 //
 // The same plugin is served in three ways with the same documents: Main makes an
-// executable of it, Set calls it inside a process, and Server is a daemon behind
+// executable of it, Caller calls it inside a process, and Server is a daemon behind
 // the thin executable cmd/cni-shim.
 //
 // A handler must cope with a kill -9 at any instruction, which the runtime

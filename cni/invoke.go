@@ -13,13 +13,7 @@ import (
 // defaultTimeout bounds a call of a plugin that sets no Timeout.
 const defaultTimeout = time.Minute
 
-// Invoke calls the plugin inside this process with the documents of the
-// execution protocol: the environment's CNI_* variables, the configuration on
-// stdin and what the plugin would write to stdout, which is a result or an error
-// object or nothing, and never two of them. The error, a *Error, stands for the
-// exit status. Delegates are found on CNI_PATH and executed with env.
-//
-// It may be called concurrently for different containers.
+// Invoke calls one plugin as Caller.Invoke does. What it logs is discarded.
 func Invoke(ctx context.Context, p *Plugin, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return Set{p.Name: p}.Invoke(ctx, p.Name, env, stdin)
 }
@@ -28,9 +22,62 @@ func Invoke(ctx context.Context, p *Plugin, env map[string]string, stdin []byte)
 // process. What is not in the set is looked for on CNI_PATH and executed.
 type Set map[string]*Plugin
 
-// Invoke calls one plugin of the set as the function Invoke does.
+// Invoke calls one plugin of the set as Caller.Invoke does. What it logs is
+// discarded.
 func (s Set) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
-	return s.wire(ctx, name, env, stdin, output{slog.New(slog.DiscardHandler), os.Stderr})
+	return (&Caller{Plugins: s}).Invoke(ctx, name, env, stdin)
+}
+
+// Repair calls one plugin of the set as Caller.Repair does. What it logs is
+// discarded.
+func (s Set) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
+	return (&Caller{Plugins: s}).Repair(ctx, name, env, stdin)
+}
+
+// Caller calls plugins inside this process, for a runtime that has them built
+// in. It has no state of its own: one may be made for every call.
+type Caller struct {
+	Plugins Set
+	// Logger gets what handlers log (Request.Log). Nil discards it.
+	Logger *slog.Logger
+	// Stderr gets what delegates that are executed write to their stderr; it may
+	// be written to for some seconds after the call. Nil is that of the process.
+	Stderr io.Writer
+}
+
+// Invoke calls the plugin of that type with the documents of the execution
+// protocol: the environment's CNI_* variables, the configuration on stdin and
+// what the plugin would write to stdout, which is a result or an error object or
+// nothing, and never two of them. The error, a *Error, stands for the exit
+// status. Delegates are looked for among the plugins, else found on CNI_PATH and
+// executed with env.
+//
+// It may be called concurrently for different containers.
+func (c *Caller) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
+	return c.Plugins.wire(ctx, name, env, stdin, c.output())
+}
+
+// Repair puts back what CHECK would miss of an attachment, as far as the plugin
+// can: a lost rule, an address of the gateway, a port of the bridge. It is no
+// verb of the specification and so not on its wire: a runtime calls it inside
+// its process after a CHECK that failed, with the documents of that CHECK, and
+// checks again. A plugin without Repair does nothing. Errors are those of Invoke.
+func (c *Caller) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
+	repair := maps.Clone(env)
+	repair["CNI_COMMAND"] = cmdRepair
+	_, err := c.Plugins.invoke(ctx, name, repair, stdin, c.output())
+	return err
+}
+
+func (c *Caller) output() output {
+	out := output{c.Logger, c.Stderr}
+	if out.log == nil {
+		out.log = slog.New(slog.DiscardHandler)
+	}
+	if out.stderr == nil {
+		out.stderr = os.Stderr
+	}
+	return out
 }
 
 // wire is invoke for callers who may say anything.
@@ -57,18 +104,6 @@ func (s Set) invoke(ctx context.Context, name string, env map[string]string, std
 // peers finds a delegate: inside the process, else (nil) as an executable; an
 // empty file is looked up on the path.
 type peers func(name string, path []string) (p *Plugin, file string)
-
-// Repair puts back what CHECK would miss of an attachment, as far as the plugin
-// can: a lost rule, an address of the gateway, a port of the bridge. It is no
-// verb of the specification and so not on its wire: a runtime calls it inside
-// its process after a CHECK that failed, with the documents of that CHECK, and
-// checks again. A plugin without Repair does nothing. Errors are those of Invoke.
-func (s Set) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
-	repair := maps.Clone(env)
-	repair["CNI_COMMAND"] = cmdRepair
-	_, err := s.invoke(ctx, name, repair, stdin, output{slog.New(slog.DiscardHandler), os.Stderr})
-	return err
-}
 
 // output is where all goes that is not the protocol's: what a plugin logs, and
 // what the delegates that it executes write to stderr.

@@ -82,7 +82,7 @@ type Plugin struct {
 	Status func(ctx context.Context, r *Request) error
 
 	// Repair puts back what Check would miss, without an ADD or a DEL and without
-	// a change of addresses. A runtime in the same process calls it, see Set.Repair.
+	// a change of addresses. A runtime in the same process calls it, see Caller.Repair.
 	Repair func(ctx context.Context, r *Request) error
 
 	// State returns the directory in which the SDK keeps a record of every
@@ -199,8 +199,8 @@ type Request struct {
 	PrevResult *Result
 	// Valid is every attachment that GC must keep. It is set for GC alone.
 	Valid []Attachment
-	// Log writes to the plugin's stderr, or to the log of the process that calls
-	// the plugin. It is never nil.
+	// Log writes to the plugin's stderr, or to the log that the process which calls
+	// the plugin has for it (Caller.Logger). It is never nil.
 	Log *slog.Logger
 	// Trace is the W3C trace context that the runtime gave (TRACEPARENT), or "".
 	// Delegates get it too.

@@ -76,14 +76,16 @@ func (n *Network) runCheck(ctx context.Context, r *record, from int) (failed int
 // call runs one plugin, in process or by executing it, and observes the call.
 func (n *Network) call(ctx context.Context, p plugin, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return n.observed(ctx, p.kind(), env["CNI_COMMAND"], env, func(ctx context.Context) ([]byte, error) {
+		caller, done := n.caller(p.kind(), env)
+		defer done()
 		if n.config.Builtin[p.kind()] != nil {
-			return cni.Set(n.config.Builtin).Invoke(ctx, p.kind(), env, stdin)
+			return caller.Invoke(ctx, p.kind(), env, stdin)
 		}
 		file, err := cni.Find(p.kind(), n.config.BinDirs)
 		if err != nil {
 			return nil, err
 		}
-		return cni.Exec(ctx, file, env, stdin, nil)
+		return cni.Exec(ctx, file, env, stdin, &cni.ExecOptions{Stderr: caller.Stderr})
 	})
 }
 

@@ -73,7 +73,9 @@ type Config struct {
 	Timeouts map[string]time.Duration
 	// Observe is told of every call of a plugin. Nil means nobody.
 	Observe call.Observer
-	// Logger gets what has no caller to be returned to. Nil discards.
+	// Logger gets what has no caller to be returned to: what built-in plugins log,
+	// and the lines, up to a hundred of a call, that executed ones write to stderr,
+	// with the plugin, the command and the attachment. Nil discards.
 	Logger *slog.Logger
 }
 

@@ -131,7 +131,9 @@ func (n *Network) repairPlugin(ctx context.Context, r *record, p plugin) error {
 	}
 	env := n.env(cni.CmdCheck, r.Attachment)
 	_, err = n.observed(ctx, p.kind(), cmdRepair, env, func(ctx context.Context) ([]byte, error) {
-		return nil, cni.Set(n.config.Builtin).Repair(ctx, p.kind(), env, stdin)
+		caller, done := n.caller(p.kind(), env)
+		defer done()
+		return nil, caller.Repair(ctx, p.kind(), env, stdin)
 	})
 	if err != nil {
 		return err

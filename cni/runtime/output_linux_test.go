@@ -1,0 +1,111 @@
+package runtime_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/cni"
+)
+
+// logged is what a network logs.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+// lines returns the lines that have all the words.
+func (l *logged) lines(words ...string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.buf.String()) {
+		all := true
+		for _, w := range words {
+			all = all && strings.Contains(line, w)
+		}
+		if all {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// TestPluginsAreHeard: what plugins log and what they write to stderr, delegates
+// included, and although they succeed.
+func TestPluginsAreHeard(t *testing.T) {
+	say := func(_ context.Context, r *cni.Request) error { r.Log.Warn("said"); return nil }
+	missing := true
+	p := &cni.Plugin{
+		Name: "first", IPAM: true, Del: say, GC: say, Status: say,
+		Check: func(ctx context.Context, r *cni.Request) error {
+			if missing {
+				return errors.New("missing")
+			}
+			return say(ctx, r)
+		},
+		Repair: func(ctx context.Context, r *cni.Request) error { missing = false; return say(ctx, r) },
+		Add: func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+			_, berr := r.Delegate("builtin").Add(ctx)
+			_, ferr := r.Delegate("foreign").Add(ctx)
+			return &cni.Result{}, errors.Join(say(ctx, r), berr, ferr)
+		},
+	}
+	inner := &cni.Plugin{Name: "builtin", IPAM: true, Add: func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		return &cni.Result{}, say(ctx, r)
+	}}
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"foreign"}]}`, p, inner)
+	w.script("foreign", `echo "cried in $CNI_COMMAND" >&2; printf "no end" >&2; [ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0"}'; exit 0`)
+	out := &logged{}
+	w.config.Logger = slog.New(slog.NewTextHandler(out, nil))
+	n := w.open()
+	_, err := n.Attach(t.Context(), w.attachment)
+	_, rerr := n.CheckAndRepair(t.Context(), w.attachment)
+	err = errors.Join(err, rerr, n.Detach(t.Context(), w.attachment), n.Status(t.Context()), n.GC(t.Context(), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const about = "container=c1 interface=eth0"
+	for _, words := range [][]string{
+		{"said", "plugin=first", "command=ADD", about},
+		{"said", "plugin=first", "command=ADD", about, "delegate=builtin"},
+		{"cried in ADD", "plugin=first", about}, // as its delegate
+		{"cried in ADD", "plugin=foreign", about},
+		{"no end", "plugin=foreign", "command=ADD"},
+		{"said", "plugin=first", "command=CHECK", about},
+		{"said", "plugin=first", "command=DEL", about},
+		{"cried in DEL", "plugin=foreign", about},
+		{"said", "plugin=first", "command=STATUS"},
+		{"cried in GC", "plugin=foreign", "command=GC"},
+	} {
+		if len(out.lines(words...)) == 0 {
+			t.Errorf("nothing is logged with %q", words)
+		}
+	}
+	if t.Failed() {
+		t.Log(out.buf.String())
+	}
+}
+
+// TestBabblingPlugin writes more than a log can take, in lines and without any.
+func TestBabblingPlugin(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"babble"}]}`)
+	w.script("babble", `yes "many words" | head -c 1000000 >&2; head -c 1000000 /dev/zero | tr '\0' x >&2; echo '{"cniVersion":"1.1.0"}'`)
+	out := &logged{}
+	w.config.Logger = slog.New(slog.NewTextHandler(out, nil))
+	if _, err := w.open().Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if size, told := out.buf.Len(), len(out.lines("more to its stderr")); size > 64<<10 || told != 1 {
+		t.Errorf("%d bytes are logged, and %d times that it is not all", size, told)
+	}
+}
