@@ -77,7 +77,7 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return Exec(ctx, file, env, in.raw, &ExecOptions{Stderr: in.stderr})
+	return Exec(ctx, file, env, in.raw, &ExecOptions{Stderr: in.stderr, Grace: delegateGrace})
 }
 
 // Find returns the first executable of that name in the directories.

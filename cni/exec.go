@@ -2,6 +2,7 @@ package cni
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,11 +13,17 @@ import (
 	"time"
 )
 
-// terminateTime is what a plugin gets for its rollback between SIGTERM and
-// SIGKILL.
-const terminateTime = 2 * time.Second
+// How long an executed plugin has between SIGTERM and SIGKILL. One that delegates
+// needs the delegate's time, three seconds after which a handler is left behind
+// (abandonTime), its rollback, and in that the time of a delegate's DEL that hangs
+// too. A delegate that is killed loses its own rollback, but gets the DEL of the
+// plugin that called it.
+const (
+	delegateGrace = 2 * time.Second
+	pluginGrace   = abandonTime + undoTime + delegateGrace + 2*time.Second
+)
 
-// drainTime is how long the pipes of a plugin that has ended, or was told to, may
+// drainTime is how long the pipes of a plugin that has ended, or was killed, may
 // be held open by a descendant of it. On a busy machine it also has to do for
 // reading what stands in them.
 const drainTime = 10 * time.Second
@@ -26,6 +33,10 @@ type ExecOptions struct {
 	// Stderr gets what the plugin writes to its stderr, also when it fails. Nil
 	// means that only the end of it is kept, for the error.
 	Stderr io.Writer
+	// Grace is how long the plugin has for its rollback when ctx has ended, before
+	// it is killed. Zero means 17 s, which does for a plugin of this package with
+	// delegates, all of which may hang.
+	Grace time.Duration
 }
 
 // Exec runs a plugin's executable with exactly the environment, and returns
@@ -34,13 +45,14 @@ type ExecOptions struct {
 // gets CodeDelegate and the end of its stderr.
 //
 // When ctx ends, the process and those that it started are told to end (SIGTERM)
-// and, two seconds later, killed; on Linux the process is also killed when the
-// caller's process dies, so that nothing goes on behind the back of whoever
+// and, when the grace is over, killed; on Linux the process is also killed when
+// the caller's process dies, so that nothing goes on behind the back of whoever
 // cleans up after a crash.
 func Exec(ctx context.Context, file string, env map[string]string, stdin []byte, opts *ExecOptions) ([]byte, error) {
 	if opts == nil {
 		opts = &ExecOptions{}
 	}
+	grace := cmp.Or(opts.Grace, pluginGrace)
 	// The kernel's parent death signal follows the thread that forked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -53,8 +65,8 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	for key, value := range env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
-	cmd.WaitDelay = drainTime
-	defer contain(cmd)()
+	cmd.WaitDelay = grace + drainTime
+	defer contain(cmd, grace)()
 	err := cmd.Run()
 	if err == nil {
 		return stdout.Bytes(), nil

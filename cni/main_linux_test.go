@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -54,6 +56,13 @@ var executed = map[string]func(context.Context, *cni.Request, *execConfig) (*cni
 	},
 	"stubborn": func(_ context.Context, r *cni.Request, c *execConfig) (*cni.Result, error) {
 		r.Undo("it", func(context.Context) error { return c.touch("undone") })
+		if err := c.touch("working"); err != nil {
+			return nil, err
+		}
+		select {}
+	},
+	"deaf": func(_ context.Context, _ *cni.Request, c *execConfig) (*cni.Result, error) {
+		signal.Ignore(syscall.SIGTERM)
 		if err := c.touch("working"); err != nil {
 			return nil, err
 		}
@@ -162,6 +171,36 @@ func TestTerminated(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTerminatedWithDeafDelegate: the delegate is killed, and the plugin still has
+// the time for its rollback.
+func TestTerminatedWithDeafDelegate(t *testing.T) {
+	t.Parallel()
+	e := run(t, "delegating", `,"ipam":{"type":"test-plugin-deaf"}`)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		stdin, err := io.ReadAll(e.Stdin)
+		if err == nil {
+			_, err = cni.Exec(ctx, e.Path, environment(e.Env), stdin, nil)
+		}
+		ended <- err
+	}()
+	e.await(t, "working")
+	cancel()
+	if err := <-ended; cni.CodeOf(err) != cni.CodeTryAgain || !e.has("deleted") {
+		t.Errorf("%v, DEL of the delegate: %v", err, e.has("deleted"))
+	}
+}
+
+func environment(list []string) map[string]string {
+	env := map[string]string{}
+	for _, kv := range list {
+		key, value, _ := strings.Cut(kv, "=")
+		env[key] = value
+	}
+	return env
 }
 
 func TestExecuted(t *testing.T) {

@@ -15,15 +15,15 @@ import (
 )
 
 // contain puts the process into a group of its own, which is told to end, and
-// later killed, when the command's context ends, and makes the kernel kill the
+// killed after the grace, when the command's context ends, and makes the kernel kill the
 // process when this one dies. The function that it returns is called when the
 // process has ended.
-func contain(cmd *exec.Cmd) (ended func()) {
+func contain(cmd *exec.Cmd, grace time.Duration) (ended func()) {
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	var kill *time.Timer
 	cmd.Cancel = func() error {
 		group := -cmd.Process.Pid
-		kill = time.AfterFunc(terminateTime, func() { _ = unix.Kill(group, unix.SIGKILL) })
+		kill = time.AfterFunc(grace, func() { _ = unix.Kill(group, unix.SIGKILL) })
 		return unix.Kill(group, unix.SIGTERM)
 	}
 	return func() {

@@ -4,11 +4,12 @@ package cni
 
 import (
 	"os/exec"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-func contain(*exec.Cmd) (ended func()) { return func() {} }
+func contain(*exec.Cmd, time.Duration) (ended func()) { return func() {} }
 
 func (r *Request) openNetNS() error {
 	return fault.Unimplemented.Errorf("network namespaces need Linux")

@@ -164,7 +164,7 @@ func ipamOf(config any) string {
 }
 
 // abandonTime is how long a handler may go on after its context has ended where
-// the process ends with it.
+// the process ends with it: longer than a delegate that it waits for.
 const abandonTime = 3 * time.Second
 
 // guard calls a handler and turns a panic into an error. The place of the panic
