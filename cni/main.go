@@ -20,16 +20,14 @@ import (
 // SIGTERM and SIGINT end the context of the handler and of the delegates that it
 // runs, and so lead to the rollback of an ADD; a handler that does not return
 // within three seconds is left behind for it. When the plugin's Timeout is over
-// the same happens. The runtime gets code 11.
+// the same happens. The runtime gets code 11. Before the configuration has been
+// read to its end there is nothing to undo, and a signal ends the process.
 // What handlers print to os.Stdout goes to stderr, because stdout carries the
 // protocol.
 func Main(plugins ...*Plugin) {
 	stdout := os.Stdout
 	os.Stdout = os.Stderr
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := serve(ctx, process{os.Args[0], environ(), os.Stdin, stdout, os.Stderr}, plugins)
-	stop()
-	os.Exit(code)
+	os.Exit(serve(process{os.Args[0], environ(), os.Stdin, stdout, os.Stderr}, plugins))
 }
 
 // process is what Main takes from the operating system.
@@ -40,7 +38,7 @@ type process struct {
 	stdout, stderr io.Writer
 }
 
-func serve(ctx context.Context, proc process, plugins []*Plugin) (code int) {
+func serve(proc process, plugins []*Plugin) (code int) {
 	p := choose(proc.name, plugins)
 	if p == nil || proc.env["CNI_COMMAND"] == "" {
 		fmt.Fprintf(proc.stderr, "This is a CNI plugin, which a container runtime executes with CNI_COMMAND set.\nIt serves CNI %s under the names: %s.\n",
@@ -59,6 +57,8 @@ func serve(ctx context.Context, proc process, plugins []*Plugin) (code int) {
 	if proc.env["CNI_COMMAND"] != "" { // a person at a terminal gets an answer at once
 		stdin, err = io.ReadAll(proc.stdin)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
 	switch {
 	case proc.env["CNI_COMMAND"] == cmdRepair:
 		stdout, err = fail(object(unknownCommand(cmdRepair), cmdRepair, ""))

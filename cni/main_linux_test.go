@@ -173,6 +173,34 @@ func TestTerminated(t *testing.T) {
 	}
 }
 
+// TestTerminatedWhileReading: a runtime that never closes stdin can still end the
+// plugin.
+func TestTerminatedWhileReading(t *testing.T) {
+	t.Parallel()
+	e := run(t, "polite", "")
+	e.Stdin = nil
+	stdin, err := e.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// More than a pipe holds: some of it has been read.
+	if _, err := stdin.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(2*time.Second, func() { _ = e.Process.Kill() })
+	defer late.Stop()
+	var exit *exec.ExitError
+	if err := e.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
 // TestTerminatedWithDeafDelegate: the delegate is killed, and the plugin still has
 // the time for its rollback.
 func TestTerminatedWithDeafDelegate(t *testing.T) {
