@@ -13,15 +13,16 @@ import (
 	"time"
 )
 
-// How long an executed plugin has between SIGTERM and SIGKILL. One that delegates
-// needs the delegate's time, three seconds after which a handler is left behind
-// (abandonTime), its rollback, and in that the time of a delegate's DEL that hangs
-// too. A delegate that is killed loses its own rollback, but gets the DEL of the
-// plugin that called it.
-const (
-	delegateGrace = 2 * time.Second
-	pluginGrace   = abandonTime + undoTime + delegateGrace + 2*time.Second
-)
+// Grace is how long a plugin may go on when the context of its call has ended, for
+// its rollback: then whoever called it kills it, or leaves it behind. It is the
+// sum of what that can take where delegates hang as well: three seconds after
+// which a handler is left behind, the rollback, and in that the end of a delegate.
+const Grace = abandonTime + undoTime + delegateGrace + 2*time.Second
+
+// delegateGrace is the grace of a delegate, which must lie within that of the
+// plugin. A delegate that is killed loses its own rollback, but gets the DEL of
+// the plugin that called it.
+const delegateGrace = 2 * time.Second
 
 // drainTime is how long the pipes of a plugin that has ended, or was killed, may
 // be held open by a descendant of it. On a busy machine it also has to do for
@@ -34,8 +35,7 @@ type ExecOptions struct {
 	// means that only the end of it is kept, for the error.
 	Stderr io.Writer
 	// Grace is how long the plugin has for its rollback when ctx has ended, before
-	// it is killed. Zero means 17 s, which does for a plugin of this package with
-	// delegates, all of which may hang.
+	// it is killed. Zero means the constant of that name.
 	Grace time.Duration
 }
 
@@ -52,7 +52,7 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	if opts == nil {
 		opts = &ExecOptions{}
 	}
-	grace := cmp.Or(opts.Grace, pluginGrace)
+	grace := cmp.Or(opts.Grace, Grace)
 	// The kernel's parent death signal follows the thread that forked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -10,8 +11,8 @@ import (
 	"time"
 )
 
-// defaultTimeout bounds a call of a plugin that sets no Timeout.
-const defaultTimeout = time.Minute
+// DefaultTimeout bounds a call of a plugin that sets no Timeout.
+const DefaultTimeout = time.Minute
 
 // Invoke calls one plugin as Caller.Invoke does. What it logs is discarded.
 func Invoke(ctx context.Context, p *Plugin, env map[string]string, stdin []byte) (stdout []byte, err error) {
@@ -52,7 +53,9 @@ type Caller struct {
 // status. Delegates are looked for among the plugins, else found on CNI_PATH and
 // executed with env.
 //
-// It may be called concurrently for different containers.
+// It may be called concurrently for different containers. It returns when the
+// plugin does, which is told by ctx to end, or by the plugin's Timeout, but may
+// ignore that: see Grace.
 func (c *Caller) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return c.Plugins.wire(ctx, name, env, stdin, c.output())
 }
@@ -127,11 +130,7 @@ func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byt
 	if command == CmdVersion {
 		return answerVersion(stdin)
 	}
-	timeout := c.plugin.Timeout
-	if timeout == 0 {
-		timeout = defaultTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.plugin.Timeout, DefaultTimeout))
 	defer cancel()
 	log := c.log
 	if trace := traceOf(env); trace != "" {

@@ -99,7 +99,7 @@ type Plugin struct {
 	State func(config any) (dir string)
 
 	// Timeout bounds one call of the plugin, delegates included; when it is over
-	// the context ends. Zero means one minute.
+	// the context ends. Zero means DefaultTimeout, one minute.
 	Timeout time.Duration
 }
 

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,7 +80,9 @@ func (n *Network) call(ctx context.Context, p plugin, env map[string]string, std
 		caller, done := n.caller(p.kind(), env)
 		defer done()
 		if n.config.Builtin[p.kind()] != nil {
-			return caller.Invoke(ctx, p.kind(), env, stdin)
+			return n.strays.bounded(ctx, strayOf(p.kind(), env["CNI_COMMAND"], env), func(ctx context.Context) ([]byte, error) {
+				return caller.Invoke(ctx, p.kind(), env, stdin)
+			})
 		}
 		file, err := cni.Find(p.kind(), n.config.BinDirs)
 		if err != nil {
@@ -114,14 +117,14 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 }
 
 // timeout is the plugin's deadline. Where the SDK has a shorter one for a built-in
-// plugin it counts, too, so that running out of time is never taken for code 11.
+// plugin it counts, so that running out of time is never taken for code 11.
 func (n *Network) timeout(name string) time.Duration {
 	d := n.config.PluginTimeout
 	if own := n.config.Timeouts[name]; own > 0 {
 		d = own
 	}
-	if p := n.config.Builtin[name]; p != nil && p.Timeout > 0 {
-		d = min(d, p.Timeout)
+	if p := n.config.Builtin[name]; p != nil {
+		d = min(d, cmp.Or(p.Timeout, cni.DefaultTimeout))
 	}
 	return d
 }

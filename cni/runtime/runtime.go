@@ -67,7 +67,11 @@ type Config struct {
 	// Builtin are plugins, by type, that are called in process. They come before
 	// those in BinDirs, also as delegates of each other.
 	Builtin map[string]*cni.Plugin
-	// PluginTimeout bounds one call of one plugin. Zero means one minute.
+	// PluginTimeout bounds one call of one plugin; a shorter Timeout of a built-in
+	// one counts. Zero means one minute. A plugin that does not end when it is over
+	// has cni.Grace for its rollback. Then an executed one is killed, and a built-in
+	// one left behind: while it runs, that attachment gets no call of the plugin
+	// but DEL, and each call fails as fault.Unavailable.
 	PluginTimeout time.Duration
 	// Timeouts are the bounds of plugins, by type, that differ.
 	Timeouts map[string]time.Duration
@@ -78,8 +82,6 @@ type Config struct {
 	// with the plugin, the command and the attachment. Nil discards.
 	Logger *slog.Logger
 }
-
-const defaultPluginTimeout = time.Minute
 
 // Attachment is one interface of one container, as its runtime asks for it.
 // ContainerID and IfName identify it.
@@ -119,6 +121,7 @@ type Network struct {
 	journal *journal.Journal
 	guard   *guard
 	status  status
+	strays  strays
 
 	mu      sync.Mutex
 	intents map[cni.Attachment]intent // begun and not confirmed
@@ -145,7 +148,7 @@ func Open(c Config) (*Network, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.PluginTimeout == 0 {
-		c.PluginTimeout = defaultPluginTimeout
+		c.PluginTimeout = cni.DefaultTimeout
 	}
 	n := &Network{config: c, records: records{filepath.Join(c.StateDir, "attachments")}, intents: map[cni.Attachment]intent{}}
 	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {

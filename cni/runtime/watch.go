@@ -133,7 +133,9 @@ func (n *Network) repairPlugin(ctx context.Context, r *record, p plugin) error {
 	_, err = n.observed(ctx, p.kind(), cmdRepair, env, func(ctx context.Context) ([]byte, error) {
 		caller, done := n.caller(p.kind(), env)
 		defer done()
-		return nil, caller.Repair(ctx, p.kind(), env, stdin)
+		return n.strays.bounded(ctx, strayOf(p.kind(), cmdRepair, env), func(ctx context.Context) ([]byte, error) {
+			return nil, caller.Repair(ctx, p.kind(), env, stdin)
+		})
 	})
 	if err != nil {
 		return err
