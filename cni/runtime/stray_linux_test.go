@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,15 +16,29 @@ import (
 
 // deaf is a built-in plugin that ignores its context in the verbs that hang.
 type deaf struct {
-	seen    []string
-	hangs   map[string]bool
 	release chan struct{}
+
+	mu    sync.Mutex
+	seen  []string
+	hangs map[string]bool
+}
+
+func (d *deaf) note(what string) (hangs bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seen = append(d.seen, what)
+	return d.hangs[what]
+}
+
+func (d *deaf) heal() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hangs = nil
 }
 
 func (d *deaf) plugin() *cni.Plugin {
 	verb := func(_ context.Context, r *cni.Request) error {
-		d.seen = append(d.seen, r.Command)
-		if d.hangs[r.Command] {
+		if d.note(r.Command) {
 			<-d.release
 		}
 		return nil
@@ -31,13 +46,15 @@ func (d *deaf) plugin() *cni.Plugin {
 	return &cni.Plugin{
 		Name: "first", IPAM: true, Del: verb, Check: verb, GC: verb, Status: verb,
 		Add: func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
-			r.Undo("it", func(context.Context) error { d.seen = append(d.seen, "undone"); return nil })
+			r.Undo("it", func(context.Context) error { d.note("undone"); return nil })
 			return &cni.Result{}, verb(ctx, r)
 		},
 	}
 }
 
 func (d *deaf) take() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	defer func() { d.seen = nil }()
 	return strings.Join(d.seen, " ")
 }
@@ -76,7 +93,7 @@ func TestHungBuiltin(t *testing.T) {
 			}
 			other := w.attachment
 			other.ContainerID = "c2"
-			d.hangs = nil
+			d.heal()
 			if _, err := n.Attach(t.Context(), other); err != nil {
 				t.Errorf("%s: another container: %v", verb, err)
 			}
