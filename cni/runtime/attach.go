@@ -63,7 +63,10 @@ func (n *Network) tryAttach(ctx context.Context, r *record) (*cni.Result, error)
 		result, err = cni.DecodeResult(raw, r.List.Version)
 	}
 	if err == nil {
-		return result, n.confirm(r.Attachment.key())
+		err = n.confirm(r.Attachment.key())
+	}
+	if err == nil {
+		return result, nil
 	}
 	if begun == 0 {
 		return nil, errors.Join(err, n.confirm(r.Attachment.key()))
@@ -161,16 +164,22 @@ func (n *Network) begin(r *record) error {
 	return nil
 }
 
-// confirm ends the intent: the attachment is recorded, or gone.
+// confirm ends the intent: the attachment is recorded, or gone. When that cannot
+// be written the intent goes on, and a DEL is due, which a restart would run too.
 func (n *Network) confirm(key cni.Attachment) error {
 	n.mu.Lock()
 	i, ok := n.intents[key]
-	delete(n.intents, key)
 	n.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	return n.journal.Done(i.id)
+	if err := n.journal.Done(i.id); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.intents, key)
+	return nil
 }
 
 // Result returns the result of an attachment that exists, also after a restart,

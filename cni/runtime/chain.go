@@ -106,7 +106,7 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 	defer cancel()
 	done := call.Call{Family: "cni", Plugin: name, Method: method, Start: time.Now()}
 	stdout, err = step(ctx)
-	if err != nil && cni.CodeOf(err) == cni.CodeTryAgain && ctx.Err() == nil {
+	if err != nil && cni.CodeOf(err) == cni.CodeTryAgain && !outOfTime(ctx) {
 		err = &transient{err}
 	}
 	if err != nil {
@@ -114,6 +114,13 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 	}
 	n.config.Observe.Done(ctx, done, err)
 	return stdout, err
+}
+
+// outOfTime reports whether ctx has ended, or is about to: the SDK's own timer for
+// the same instant may have been faster.
+func outOfTime(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // timeout is the plugin's deadline. Where the SDK has a shorter one for a built-in

@@ -432,6 +432,37 @@ func TestStateDirHasOneOwner(t *testing.T) {
 	}
 }
 
+// TestUnconfirmedAdd: an ADD that cannot be confirmed, here because the journal is
+// closed meanwhile and else because a disk is full, is undone at once, and at the
+// next start, for the journal does not know better.
+func TestUnconfirmedAdd(t *testing.T) {
+	p := recorder("first")
+	w := newWorld(t, single, p)
+	n := w.open()
+	add := p.Add
+	p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		n.Close()
+		return add(ctx, r)
+	}
+	if _, err := n.Attach(t.Context(), w.attachment); err == nil {
+		t.Error("Attach succeeds")
+	}
+	if got := w.seen(); got != "first ADD 0, first DEL 1" {
+		t.Errorf("the plugin saw %q", got)
+	}
+	if _, err := n.Attach(t.Context(), w.attachment); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("Attach with a DEL that is due: %v", err)
+	}
+	n = w.open()
+	if got := w.seen(); got != "first DEL 0" {
+		t.Errorf("at the next start the plugin saw %q", got)
+	}
+	p.Add = add
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFailedDelStaysDue makes DEL fail, also across a restart, and then succeed.
 func TestFailedDelStaysDue(t *testing.T) {
 	fail := true
