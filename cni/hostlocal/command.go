@@ -10,25 +10,26 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/cniname"
 )
 
 const usage = `Usage:
   host-local list [--data-dir DIR] [NETWORK]
   host-local release [--data-dir DIR] NETWORK ADDRESS|CONTAINER
 
-list shows the reservations of a network, or of all. release gives one back, or
-all that a container has in the network, whatever state they are in: the
-container itself is not asked.
+list shows the reservations of a network, or of all, and changes nothing. release
+gives one back, or all that a container has in the network, whatever state they
+are in: the container itself is not asked.
 `
 
 // Command serves a person who calls the plugin with arguments: list and release.
-// It takes the networks' locks as the plugin does. What it logs goes to stderr.
+// It takes the networks' locks as the plugin does. list only reads. What release
+// logs goes to stderr.
 func Command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c := command{out: stdout, boot: thisBoot(), log: slog.New(slog.NewTextHandler(stderr, nil))}
 	flags := flag.NewFlagSet("host-local", flag.ContinueOnError)
@@ -45,8 +46,10 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	switch n := flags.NArg(); {
-	case n > 0 && flags.Arg(0) != filepath.Base(flags.Arg(0)):
+	case n > 0 && !cniname.Valid(flags.Arg(0)):
 		return fmt.Errorf("%q is no name of a network", flags.Arg(0))
+	case n > 1 && flags.Arg(1) == "":
+		return errors.New("the address or container to release is empty")
 	case verb == "list" && n <= 1:
 		return c.list(ctx, flags.Args())
 	case verb == "release" && n == 2:
@@ -73,7 +76,7 @@ func (c command) list(ctx context.Context, networks []string) error {
 			return err
 		}
 		for _, e := range entries {
-			if e.IsDir() {
+			if e.IsDir() && cniname.Valid(e.Name()) {
 				networks = append(networks, e.Name())
 			}
 		}
@@ -81,14 +84,9 @@ func (c command) list(ctx context.Context, networks []string) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NETWORK\tADDRESS\tCONTAINER\tINTERFACE\tSINCE\tSTATE")
 	for _, network := range networks {
-		s := newStore(c.dataDir, network, c.boot, c.log)
-		var all []reservation
-		err := withStore(ctx, s, false, func() (err error) {
-			all, err = s.everything()
-			return err
-		})
+		all, err := newStore(c.dataDir, network, c.boot, c.log).look(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("reading reservations of network %q: %w", network, err)
 		}
 		for _, r := range all {
 			since := time.Unix(r.since.Unix()).UTC().Format(time.RFC3339)
@@ -104,6 +102,8 @@ func (r reservation) state() string {
 	switch {
 	case r.aside:
 		return "put aside, damaged: " + r.damage
+	case r.damage != "" && (r.empty || r.stale):
+		return "free, damaged: " + r.damage // the next call puts it aside
 	case r.damage != "":
 		return "kept back, damaged: " + r.damage
 	case r.stale:

@@ -269,6 +269,42 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// TestListChangesNothing: neither in a network that a crash left untidy nor in the
+// directory around it.
+func TestListChangesNothing(t *testing.T) {
+	p := newPool(t, pool3)
+	p.add("x")
+	p.write(".tmp-10.0.0.3", "half")
+	p.write("10.0.0.3", "")
+	p.write("10.0.0.4", "\xff")
+	tree := func() (out string) {
+		err := filepath.Walk(p.dir, func(path string, fi os.FileInfo, err error) error {
+			if err == nil {
+				out += fmt.Sprintln(path, fi.Mode(), fi.Size(), fi.ModTime().UnixNano())
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	before := tree()
+	got := p.list("list")
+	for _, want := range []string{"x          eth0", "free, damaged", "kept back, damaged"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in the list:\n%s", want, got)
+		}
+	}
+	for _, args := range [][]string{{"n"}, {"unused"}, {".."}, {"."}} {
+		var out bytes.Buffer
+		_ = hostlocal.Command(t.Context(), append([]string{"list", "--data-dir", p.dir}, args...), &out, &out) // some are errors
+	}
+	if after := tree(); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
+}
+
 func TestCommand(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"fd00::/64"}]]`)
 	p.add("x")
@@ -283,15 +319,28 @@ func TestCommand(t *testing.T) {
 		{"fd00::3", "released fd00::3 of y\n"},
 		{"10.0.0.9", "released 10.0.0.9 of -\n"},
 	} {
-		var out bytes.Buffer
-		if err := hostlocal.Command(t.Context(), []string{"release", "--data-dir", p.dir, "n", c.what}, &out, &out); err != nil || out.String() != c.want {
+		var out, stderr bytes.Buffer
+		if err := hostlocal.Command(t.Context(), []string{"release", "--data-dir", p.dir, "n", c.what}, &out, &stderr); err != nil || out.String() != c.want {
 			t.Errorf("release %s: %v, %s", c.what, err, &out)
 		}
 	}
 	if got := p.reserved(); got != "10.0.0.3" {
 		t.Errorf("left: %s", got)
 	}
-	for _, args := range [][]string{{}, {"lst"}, {"release", "n"}, {"list", "../n"}, {"release", "--data-dir", p.dir, "n", "nobody"}, {"list", "--what"}} {
+	p.write("10.0.0.9", "\xff")
+	for _, args := range [][]string{
+		{},
+		{"lst"},
+		{"release", "n"},
+		{"list", "../n"},
+		{"list", ".."},
+		{"list", ""},
+		{"release", "..", "x"},
+		{"release", "n", ""},
+		{"release", "--data-dir", p.dir, "n", ""},
+		{"release", "--data-dir", p.dir, "n", "nobody"},
+		{"list", "--what"},
+	} {
 		var out bytes.Buffer
 		if err := hostlocal.Command(t.Context(), args, &out, &out); err == nil {
 			t.Errorf("%q: %s", args, &out)
