@@ -118,30 +118,16 @@ func (r *Request) forget() error {
 }
 
 // recall completes a DEL with what its ADD was given: the result, and what a
-// runtime forgets most, the values of runtimeConfig and args.
+// runtime forgets most, the values of runtimeConfig, args and CNI_ARGS. Delegates
+// get it too.
 func (c *invocation) recall(r *Request) error {
 	rec := r.kept.record
 	if r.Command != CmdDel || rec == nil {
 		return nil
 	}
-	if r.PrevResult == nil && rec.Result != nil {
-		prev, err := DecodeResult(rec.Result, r.Version)
-		if err != nil {
-			r.Log.Warn("ignoring the recorded result", "err", err)
-		}
-		r.PrevResult = prev
-	}
-	var config map[string]json.RawMessage
-	if rec.Config == nil || json.Unmarshal(rec.Config, &config) != nil {
-		return nil
-	}
-	changed := false
-	for _, key := range opaque {
-		if r.input.fields[key] == nil && config[key] != nil {
-			r.input.fields[key], changed = config[key], true
-		}
-	}
-	if !changed {
+	result, args := r.recallResult(rec), r.recallArgs(rec)
+	keys := r.recallKeys(rec)
+	if !result && !args && !keys {
 		return nil
 	}
 	var err error
@@ -149,6 +135,46 @@ func (c *invocation) recall(r *Request) error {
 		return err
 	}
 	return c.configure(r)
+}
+
+func (r *Request) recallResult(rec *state.Record) (changed bool) {
+	if r.PrevResult != nil || rec.Result == nil {
+		return false
+	}
+	prev, err := DecodeResult(rec.Result, r.Version)
+	if err != nil {
+		r.Log.Warn("ignoring the recorded result", "err", err)
+		return false
+	}
+	r.PrevResult, r.input.fields["prevResult"] = prev, rec.Result
+	return true
+}
+
+func (r *Request) recallArgs(rec *state.Record) (changed bool) {
+	if r.input.env["CNI_ARGS"] != "" || rec.Args == "" {
+		return false
+	}
+	args, err := parseArgs(rec.Args)
+	if err != nil { // a record that is damaged in a way that is still JSON
+		r.Log.Warn("ignoring the recorded CNI_ARGS", "err", err)
+		return false
+	}
+	r.Args, r.input.env = args, maps.Clone(r.input.env)
+	r.input.env["CNI_ARGS"] = rec.Args
+	return true
+}
+
+func (r *Request) recallKeys(rec *state.Record) (changed bool) {
+	var config map[string]json.RawMessage
+	if rec.Config == nil || json.Unmarshal(rec.Config, &config) != nil {
+		return false
+	}
+	for _, key := range opaque {
+		if r.input.fields[key] == nil && config[key] != nil {
+			r.input.fields[key], changed = config[key], true
+		}
+	}
+	return changed
 }
 
 // collectRecords runs the DEL of every recorded attachment that is not valid

@@ -104,6 +104,51 @@ func TestRecordCompletesDel(t *testing.T) {
 	}
 }
 
+// TestRecordCompletesDelegates: what the runtime forgot reaches the handler and its
+// delegate by CNI_ARGS and stdin.
+func TestRecordCompletesDelegates(t *testing.T) {
+	var got []string
+	note := func(_ context.Context, r *cni.Request) error {
+		domain := ""
+		if r.PrevResult != nil {
+			domain = r.PrevResult.DNS.Domain
+		}
+		got = append(got, fmt.Sprintf("%s prev=%q args=%v", r.Command, domain, r.Args))
+		return nil
+	}
+	dir := t.TempDir()
+	p := cni.New("p", cni.Handlers[statefulConfig]{
+		State: func(*statefulConfig) string { return dir },
+		Add: func(context.Context, *cni.Request, *statefulConfig) (*cni.Result, error) {
+			result := &cni.Result{}
+			result.DNS.Domain = "d"
+			return result, nil
+		},
+		Del: func(ctx context.Context, r *cni.Request, c *statefulConfig) error {
+			got = append(got, "mac="+c.MAC)
+			return errors.Join(note(ctx, r), r.Delegate("ipam").Del(ctx))
+		},
+	})
+	p.IPAM = true // which needs no namespace, and so calls its delegate itself
+	set := cni.Set{"p": p, "ipam": &cni.Plugin{Name: "ipam", IPAM: true, Del: note}}
+	for _, c := range []struct{ given, mac, want string }{
+		{"", "m", "map[MAC:m]"},
+		{"X=1", "", "map[X:1]"}, // not forgotten
+	} {
+		for _, call := range [][2]string{{cni.CmdAdd, "MAC=m"}, {cni.CmdDel, c.given}} {
+			e := env(call[0])
+			e["CNI_ARGS"], got = call[1], nil
+			if _, err := set.Invoke(t.Context(), "p", e, []byte(request(""))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		inner := `DEL prev="d" args=` + c.want
+		if want := []string{"mac=" + c.mac, inner, inner}; !slices.Equal(got, want) {
+			t.Errorf("DEL with CNI_ARGS %q: %q, want %q", c.given, got, want)
+		}
+	}
+}
+
 func TestRecordOfFailedCalls(t *testing.T) {
 	s := newStateful(t)
 	s.fail = errors.New("no")
