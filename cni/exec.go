@@ -41,8 +41,8 @@ type ExecOptions struct {
 
 // Exec runs a plugin's executable with exactly the environment, and returns
 // what it wrote to stdout. A plugin that fails, cannot be started or is still
-// running when ctx ends gives a *Error; one that fails without an error object
-// gets CodeDelegate and the end of its stderr.
+// running when ctx ends gives a *Error; one that fails without an error object, or
+// writes more than 16 MiB to stdout, gets CodeDelegate and the end of its stderr.
 //
 // When ctx ends, the process and those that it started are told to end (SIGTERM)
 // and, when the grace is over, killed; on Linux the process is also killed when
@@ -56,10 +56,10 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	// The kernel's parent death signal follows the thread that forked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var stdout bytes.Buffer
+	answer := &capture{most: maxStdout, strict: true}
 	tail := &tail{to: opts.Stderr}
 	cmd := exec.CommandContext(ctx, file)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, tail
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), answer, tail
 	cmd.Dir = "/"
 	cmd.Env = make([]string, 0, len(env))
 	for key, value := range env {
@@ -68,13 +68,16 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	cmd.WaitDelay = grace + drainTime
 	defer contain(cmd, grace)()
 	err := cmd.Run()
-	if err == nil {
-		return stdout.Bytes(), nil
+	stdout, over := answer.bytes()
+	switch e, failed := decodeError(stdout); {
+	case over:
+		err = fmt.Errorf("it writes more than %d bytes to stdout", maxStdout)
+	case err == nil:
+		return stdout, nil
+	case failed && ctx.Err() == nil:
+		return stdout, e
 	}
-	if e, ok := decodeError(stdout.Bytes()); ok && ctx.Err() == nil {
-		return stdout.Bytes(), e
-	}
-	return stdout.Bytes(), execError(ctx, file, err, tail.end)
+	return stdout, execError(ctx, file, err, tail.end)
 }
 
 func execError(ctx context.Context, file string, err error, stderr []byte) *Error {

@@ -41,8 +41,8 @@ type Caller struct {
 	Plugins Set
 	// Logger gets what handlers log (Request.Log). Nil discards it.
 	Logger *slog.Logger
-	// Stderr gets what delegates that are executed write to their stderr; it may
-	// be written to for some seconds after the call. Nil is that of the process.
+	// Stderr gets what delegates that are executed write to their stderr, several
+	// at once where a handler calls several. Nil is that of the process.
 	Stderr io.Writer
 }
 

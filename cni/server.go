@@ -1,7 +1,6 @@
 package cni
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,12 +169,16 @@ func (s *Server) call(ctx context.Context, r *shimwire.Request) *shimwire.Answer
 		key, value, _ := strings.Cut(kv, "=")
 		env[key] = value
 	}
-	var stderr bytes.Buffer
-	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(&stderr, nil), s.Logger.Handler()))
+	stderr := &capture{most: maxStderr}
+	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(stderr, nil), s.Logger.Handler()))
 	set := Set{}
 	for _, p := range s.Plugins {
 		set[p.Name] = p
 	}
-	out, err := set.wire(ctx, r.Plugin, env, r.Stdin, output{log, &stderr})
-	return &shimwire.Answer{OK: err == nil, Stdout: out, Stderr: stderr.Bytes()}
+	out, err := set.wire(ctx, r.Plugin, env, r.Stdin, output{log, stderr})
+	text, over := stderr.bytes()
+	if over {
+		text = append(text, "\n(more was written than is handed on)\n"...)
+	}
+	return &shimwire.Answer{OK: err == nil, Stdout: out, Stderr: text}
 }
