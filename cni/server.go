@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -48,7 +49,8 @@ type Server struct {
 	calls chan struct{}
 }
 
-// Serve serves until ctx ends, which is no error. Calls that have begun then are
+// Serve serves until ctx ends, which is no error; a node that has run out of file
+// descriptors or memory for a while does not end it. Calls that have begun then are
 // brought to their end. A shim that goes away, because its runtime killed it,
 // ends the context of its call, and so an ADD is rolled back. Call it once; a
 // socket that another process serves is fault.AlreadyExists, one that a killed
@@ -93,14 +95,26 @@ func (s *Server) Serve(ctx context.Context) error {
 }
 
 func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitGroup) error {
+	const first, longest = 5 * time.Millisecond, time.Second
+	pause := first
 	for {
 		conn, err := l.Accept()
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		switch {
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
 			return nil
-		}
-		if err != nil {
+		case passing(err):
+			s.Logger.Warn("accepting calls of CNI plugins, and trying again", "err", err, "pause", pause)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, longest)
+			continue
+		case err != nil:
 			return fmt.Errorf("accepting calls of CNI plugins: %w", err)
 		}
+		pause = first
 		running.Go(func() {
 			defer conn.Close()
 			if err := s.answer(ctx, conn); err != nil {
@@ -108,6 +122,18 @@ func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitG
 			}
 		})
 	}
+}
+
+// passing reports whether accepting may work again: the process or the node has
+// no descriptors or memory left, or who connected has gone. A daemon that ended
+// for it would take the calls that run with it.
+func passing(err error) bool {
+	for _, errno := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // answer serves one connection: one call, which the end of the server does not
