@@ -66,6 +66,8 @@ func (c *invocation) findRecord(r *Request) error {
 	case r.Command == CmdDel && record != nil && err != nil:
 		r.Log.Warn("deleting with a damaged record", "err", err)
 		err = nil
+	case record != nil && err != nil: // nobody's configuration is wrong
+		return Errorf(CodeIO, "%w", err)
 	case err == nil && record.Plugin != c.plugin.Name:
 		return fault.FailedPrecondition.Errorf("the record of %q in %q is that of plugin %q: give each a directory of its own", r.Attachment, dir, record.Plugin)
 	}

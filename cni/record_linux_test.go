@@ -223,8 +223,11 @@ func TestDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	damage(t, s.file("a"))
-	if err := s.invoke(cni.CmdAdd, "a", ""); err == nil || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "DEL") {
-		t.Errorf("ADD over a damaged record: %v", err)
+	for _, verb := range []string{cni.CmdAdd, cni.CmdCheck} {
+		err := s.invoke(verb, "a", `,"prevResult":{"cniVersion":"1.1.0"}`)
+		if cni.CodeOf(err) != cni.CodeIO || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "DEL") {
+			t.Errorf("%s over a damaged record: %v", verb, err)
+		}
 	}
 	s.expect(s.invoke(cni.CmdDel, "a", ""), `DEL a/eth0 data="" mac="" prev=""`)
 	if _, err := os.Stat(s.file("a")); !errors.Is(err, os.ErrNotExist) {
