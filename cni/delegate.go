@@ -25,6 +25,9 @@ func (r *Request) Delegate(name string) Delegate { return Delegate{r, name} }
 // calls it returns an error, this one or a later one, the SDK runs the
 // delegate's DEL.
 func (d Delegate) Add(ctx context.Context) (*Result, error) {
+	if err := d.named(); err != nil {
+		return nil, err
+	}
 	d.r.Undo("ADD of "+d.name, d.Del)
 	stdout, err := d.call(ctx, CmdAdd)
 	if err != nil {
@@ -35,6 +38,15 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 		return nil, Errorf(CodeDelegate, "%s: %w", d.name, err)
 	}
 	return result, nil
+}
+
+// named refuses what cannot be a plugin's type, before there is anything to undo.
+func (d Delegate) named() error {
+	key, ipam := ipamOf(d.r.Config)
+	if d.name != "" || key == "" || ipam != "" {
+		return checkType(d.name)
+	}
+	return Errorf(CodeConfig, "configuration key %q is missing: it names the plugin that gives the addresses", key+".type")
 }
 
 // Del runs the delegate's DEL.
@@ -82,8 +94,8 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 
 // Find returns the first executable of that name in the directories.
 func Find(name string, dirs []string) (string, error) {
-	if name == "" || strings.ContainsAny(name, "/\\") {
-		return "", Errorf(CodeConfig, "%q is no plugin type", name)
+	if err := checkType(name); err != nil {
+		return "", err
 	}
 	for _, dir := range dirs {
 		file := filepath.Join(dir, name)
@@ -92,4 +104,11 @@ func Find(name string, dirs []string) (string, error) {
 		}
 	}
 	return "", Errorf(CodeDelegate, "plugin %q is in none of the directories %q", name, dirs)
+}
+
+func checkType(name string) error {
+	if name == "" || strings.ContainsAny(name, "/\\") {
+		return Errorf(CodeConfig, "%q is no plugin type", name)
+	}
+	return nil
 }

@@ -230,6 +230,23 @@ func TestDelegate(t *testing.T) {
 	}
 }
 
+// TestDelegateWithoutType is what a user sees first who leaves out "ipam".
+func TestDelegateWithoutType(t *testing.T) {
+	p := plugin(cni.Handlers[config]{Add: func(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+		return r.Delegate(c.IPAM.Type).Add(ctx)
+	}})
+	for extra, says := range map[string]string{
+		"":                           `configuration key "ipam.type" is missing`,
+		`,"ipam":{"subnet":"x"}`:     `configuration key "ipam.type" is missing`,
+		`,"ipam":{"type":"../else"}`: `"../else" is no plugin type`,
+	} {
+		_, e := invoke(t, p, cni.CmdAdd, request(extra))
+		if e == nil || e.Code != cni.CodeConfig || !strings.HasPrefix(e.Msg, says) || strings.Contains(e.Msg, "undoing") {
+			t.Errorf("%s: %v", extra, e)
+		}
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	cases := map[string]struct{ name, value, says string }{
 		"id":         {"CNI_CONTAINERID", "-x", "CNI_CONTAINERID"},

@@ -1,11 +1,13 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"reflect"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -142,25 +144,27 @@ func (c *invocation) repair(ctx context.Context, r *Request) error {
 // delegate calls the IPAM plugin that the configuration names, if it has one. To
 // an IPAM plugin that name is its own.
 func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegate, context.Context) error) error {
-	name := ipamOf(r.Config)
+	_, name := ipamOf(r.Config)
 	if name == "" || c.plugin.IPAM {
 		return nil
 	}
 	return verb(r.Delegate(name), ctx)
 }
 
-// ipamOf returns the type in the configuration's field of type IPAM, or "".
-func ipamOf(config any) string {
+// ipamOf returns the key of the configuration's field of type IPAM and the type in
+// it. Either may be "".
+func ipamOf(config any) (key, name string) {
 	v := reflect.ValueOf(config)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
-		return ""
+		return "", ""
 	}
 	for _, f := range reflect.VisibleFields(v.Elem().Type()) {
 		if f.Type == reflect.TypeFor[IPAM]() && f.IsExported() {
-			return v.Elem().FieldByIndex(f.Index).Interface().(IPAM).Type
+			key, _, _ = strings.Cut(f.Tag.Get("json"), ",")
+			return cmp.Or(key, f.Name), v.Elem().FieldByIndex(f.Index).Interface().(IPAM).Type
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // abandonTime is how long a handler may go on after its context has ended where
