@@ -25,7 +25,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/bootid"
@@ -124,12 +123,13 @@ func (s *Store) Delete(network, containerID, ifName string) error {
 
 // List returns the network's records in the order of their names. What Get
 // reports of a record that is damaged or newer is joined into the error; the
-// names of the damaged ones are among the records.
+// names of the damaged ones are among the records, except where they are so long
+// that the file is not named by them (about 200 bytes): those only Get tells.
 func (s *Store) List(network string) ([]*Record, error) {
 	if !cniname.Valid(network) {
 		return nil, fault.Invalid.Errorf("%q is no name of a network", network)
 	}
-	dir := filepath.Join(s.dir, network)
+	dir := s.networkDir(network)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -140,11 +140,11 @@ func (s *Store) List(network string) ([]*Record, error) {
 	var out []*Record
 	var errs []error
 	for _, e := range entries {
-		id, ifName, ok := parseName(e.Name())
+		names, ok := namesOf(network, e.Name())
 		if !ok {
 			continue // an interrupted write's, which Clean removes
 		}
-		r, err := read(filepath.Join(dir, e.Name()), Record{Network: network, ContainerID: id, IfName: ifName})
+		r, err := read(filepath.Join(dir, e.Name()), names)
 		if err != nil && !errors.Is(err, fault.NotFound) {
 			errs = append(errs, err)
 		}
@@ -162,7 +162,7 @@ func (s *Store) Clean(network string) error {
 	if !cniname.Valid(network) {
 		return fault.Invalid.Errorf("%q is no name of a network", network)
 	}
-	return atomicfile.Clean(filepath.Join(s.dir, network))
+	return atomicfile.Clean(s.networkDir(network))
 }
 
 // Check reports why no record could be written now, without writing one.
@@ -177,51 +177,4 @@ func (s *Store) Check() error {
 		}
 		return nil
 	}
-}
-
-const (
-	separator = "@" // which no name of CNI has
-	suffix    = ".json"
-	maxName   = 200 // what a file system takes, less what a temporary file adds
-)
-
-func (s *Store) path(network, containerID, ifName string) (string, error) {
-	name := containerID + separator + ifName + suffix
-	switch {
-	case !cniname.Valid(network), !cniname.Valid(containerID), ifName == "", ifName == ".", ifName == "..", strings.ContainsRune(ifName, '/'):
-		return "", fault.Invalid.Errorf("network %q, container %q, interface %q cannot be an attachment", network, containerID, ifName)
-	case len(name) > maxName, len(network) > maxName:
-		return "", fault.Invalid.Errorf("network %q, container %q: the names are too long to be kept as a file's", network, containerID)
-	}
-	return filepath.Join(s.dir, network, name), nil
-}
-
-func parseName(name string) (containerID, ifName string, ok bool) {
-	base, ok := strings.CutSuffix(name, suffix)
-	if !ok || strings.HasPrefix(name, ".") {
-		return "", "", false
-	}
-	return strings.Cut(base, separator)
-}
-
-// read reads a record that must be about the names.
-func read(path string, names Record) (*Record, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.NotFound.Errorf("nothing is recorded of container %q, interface %q in network %q", names.ContainerID, names.IfName, names.Network)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading attachment: %w", err)
-	}
-	var r Record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return &names, fault.Invalid.Errorf("the record in %q is damaged (%w): DEL of the attachment removes it", path, err)
-	}
-	switch {
-	case r.Version > Version:
-		return nil, fault.FailedPrecondition.Errorf("the record in %q has version %d, and this program reads %d: use the version that wrote it", path, r.Version, Version)
-	case r.Version < 1, r.Network != names.Network, r.ContainerID != names.ContainerID, r.IfName != names.IfName:
-		return &names, fault.Invalid.Errorf("the record in %q is damaged (it does not say whose it is): DEL of the attachment removes it", path)
-	}
-	return &r, nil
 }

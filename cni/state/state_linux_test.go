@@ -89,7 +89,6 @@ func TestNames(t *testing.T) {
 		{Network: "n", ContainerID: "", IfName: "eth0"},
 		{Network: "n", ContainerID: "c", IfName: ".."},
 		{Network: "n", ContainerID: "c", IfName: "a/b"},
-		{Network: "n", ContainerID: strings.Repeat("c", 300), IfName: "eth0"},
 	} {
 		if err := s.Put(&r); !errors.Is(err, fault.Invalid) {
 			t.Errorf("%+v: %v", r, err)
@@ -97,6 +96,58 @@ func TestNames(t *testing.T) {
 	}
 	if _, err := s.List("../n"); !errors.Is(err, fault.Invalid) {
 		t.Errorf("a network outside of the store: %v", err)
+	}
+}
+
+// TestLongNames: CNI bounds neither a container's id nor a network's name, and file
+// systems do.
+func TestLongNames(t *testing.T) {
+	dir := t.TempDir()
+	s := state.Open(dir)
+	network := strings.Repeat("n", 300)
+	ids := []string{strings.Repeat("c", 300), strings.Repeat("c", 301), strings.Repeat("c", 190)}
+	for _, id := range ids {
+		if err := s.Put(&state.Record{Network: network, ContainerID: id, IfName: "eth0", Plugin: "p"}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.Get(network, id, "eth0"); err != nil || r.ContainerID != id {
+			t.Errorf("got %+v, %v", r, err)
+		}
+	}
+	if _, err := s.Get(network, ids[0], "eth1"); !errors.Is(err, fault.NotFound) {
+		t.Errorf("another interface: %v", err)
+	}
+	list, err := s.List(network)
+	if err != nil || len(list) != len(ids) {
+		t.Errorf("listed %v, %v", list, err)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*", "~*"))
+	if len(files) != 2 {
+		t.Fatalf("files %q", files)
+	}
+	swap, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range [][]byte{swap, []byte("{")} { // another's record, and none
+		if err := os.WriteFile(files[1], content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := s.List(network); !errors.Is(err, fault.Invalid) || len(list) != 2 {
+			t.Errorf("a damaged file of a long name: %v, %v", list, err)
+		}
+	}
+	for _, id := range ids {
+		r, err := s.Get(network, id, "eth0")
+		if r == nil || r.ContainerID != id {
+			t.Errorf("got %+v, %v", r, err)
+		}
+		if err := s.Delete(network, id, "eth0"); err != nil {
+			t.Error(err)
+		}
+	}
+	if list, err := s.List(network); err != nil || len(list) != 0 {
+		t.Errorf("left %v, %v", list, err)
 	}
 }
 
