@@ -187,12 +187,18 @@ func shorten(value []byte) string {
 	return string(value)
 }
 
-// readBase reads the keys that belong to every plugin.
+// readBase reads the keys that belong to every plugin. The runtime always inserts
+// cniVersion (CNI 1.1.0, section 3), so one that is missing is an error and not
+// 0.1.0, as containernetworking's decoder has it: the caller would get a result in
+// a format that nobody has asked for.
 func (r *Request) readBase() error {
 	if raw, ok := r.input.fields["cniVersion"]; ok {
 		if err := json.Unmarshal(raw, &r.Version); err != nil {
 			return Errorf(CodeDecode, "decoding cniVersion: %w", err)
 		}
+	}
+	if r.Version == "" {
+		return Errorf(CodeVersion, "cniVersion is missing: the network's configuration has to say one of %s", strings.Join(Versions(), ", "))
 	}
 	if !supported(r.Version) || !AtLeast(r.Version, since(r.Command)) {
 		return Errorf(CodeVersion, "%s of cniVersion %q is not supported: this plugin speaks %s", r.Command, r.Version, strings.Join(Versions(), ", "))

@@ -106,6 +106,15 @@ func TestVersionsOfVerbs(t *testing.T) {
 	}
 }
 
+func TestMissingVersion(t *testing.T) {
+	for _, stdin := range []string{`{"name":"n"}`, `{"name":"n","cniVersion":""}`} {
+		_, e := invoke(t, plugin(cni.Handlers[config]{}), cni.CmdAdd, stdin)
+		if e == nil || e.Code != cni.CodeVersion || !strings.HasPrefix(e.Msg, "cniVersion is missing") {
+			t.Errorf("%s: %v", stdin, e)
+		}
+	}
+}
+
 // TestResultVersions asks for every version of one result.
 func TestResultVersions(t *testing.T) {
 	raw := `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mtu":1400,"sandbox":"/ns"}],"ips":[{"address":"10.0.0.2/24","interface":0}],"routes":[{"dst":"0.0.0.0/0"}]}`
