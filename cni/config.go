@@ -220,7 +220,7 @@ func (r *Request) readBase() error {
 func (r *Request) readPrevResult() error {
 	raw, ok := r.input.fields["prevResult"]
 	if !ok || string(raw) == "null" {
-		if r.Command == CmdCheck || r.Command == cmdRepair {
+		if r.Command == CmdCheck {
 			return Errorf(CodeConfig, "CHECK needs prevResult")
 		}
 		return nil

@@ -63,10 +63,14 @@ func (d Delegate) Status(ctx context.Context) error { return d.verb(ctx, CmdStat
 
 // repair runs the delegate's Repair, where the delegate is in this process.
 func (d Delegate) repair(ctx context.Context) error {
-	if p, _ := d.r.input.peers(d.name, d.r.Path); p == nil {
+	p, _ := d.r.input.peers(d.name, d.r.Path)
+	if p == nil {
 		return nil
 	}
-	return d.verb(ctx, cmdRepair)
+	c := d.invocation(p)
+	c.repairs = true
+	_, err := c.run(ctx, d.env(CmdCheck), d.r.input.raw)
+	return err
 }
 
 func (d Delegate) verb(ctx context.Context, command string) error {
@@ -76,12 +80,9 @@ func (d Delegate) verb(ctx context.Context, command string) error {
 
 func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 	in := d.r.input
-	env := maps.Clone(in.env)
-	env["CNI_COMMAND"] = command
 	p, file := in.peers(d.name, d.r.Path)
 	if p != nil {
-		c := &invocation{plugin: p, peers: in.peers, output: output{d.r.Log.With("delegate", d.name), in.stderr}}
-		return c.run(ctx, env, in.raw)
+		return d.invocation(p).run(ctx, d.env(command), in.raw)
 	}
 	if file == "" {
 		var err error
@@ -89,7 +90,18 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return Exec(ctx, file, env, in.raw, &ExecOptions{Stderr: in.stderr, Grace: delegateGrace})
+	return Exec(ctx, file, d.env(command), in.raw, &ExecOptions{Stderr: in.stderr, Grace: delegateGrace})
+}
+
+func (d Delegate) invocation(p *Plugin) *invocation {
+	in := d.r.input
+	return &invocation{plugin: p, peers: in.peers, output: output{d.r.Log.With("delegate", d.name), in.stderr}}
+}
+
+func (d Delegate) env(command string) map[string]string {
+	env := maps.Clone(d.r.input.env)
+	env["CNI_COMMAND"] = command
+	return env
 }
 
 // Find returns the first executable of that name in the directories.

@@ -18,7 +18,7 @@ func (r *Request) readEnv(env map[string]string) error {
 	}
 	var problems []error
 	switch r.Command {
-	case CmdAdd, CmdCheck, cmdRepair:
+	case CmdAdd, CmdCheck:
 		problems = append(problems, checkID(r.ContainerID), checkIfName(r.IfName))
 		if r.NetNS == "" {
 			problems = append(problems, errors.New("CNI_NETNS is missing"))
@@ -30,7 +30,7 @@ func (r *Request) readEnv(env map[string]string) error {
 	case "":
 		problems = append(problems, errors.New("CNI_COMMAND is missing"))
 	default:
-		problems = append(problems, unknownCommand(r.Command))
+		problems = append(problems, fmt.Errorf("CNI_COMMAND is %q, which is no command of CNI", r.Command))
 	}
 	args, err := parseArgs(env["CNI_ARGS"])
 	r.Args = args
@@ -38,10 +38,6 @@ func (r *Request) readEnv(env map[string]string) error {
 		return Errorf(CodeEnvironment, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return nil
-}
-
-func unknownCommand(command string) error {
-	return Errorf(CodeEnvironment, "CNI_COMMAND is %q, which is no command of CNI", command)
 }
 
 // traceOf returns the trace context that OpenTelemetry's conventions put into

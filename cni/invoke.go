@@ -57,7 +57,7 @@ type Caller struct {
 // plugin does, which is told by ctx to end, or by the plugin's Timeout, but may
 // ignore that: see Grace.
 func (c *Caller) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
-	return c.Plugins.wire(ctx, name, env, stdin, c.output())
+	return c.Plugins.invoke(ctx, name, env, stdin, c.output())
 }
 
 // Repair puts back what CHECK would miss of an attachment, as far as the plugin
@@ -66,9 +66,14 @@ func (c *Caller) Invoke(ctx context.Context, name string, env map[string]string,
 // its process after a CHECK that failed, with the documents of that CHECK, and
 // checks again. A plugin without Repair does nothing. Errors are those of Invoke.
 func (c *Caller) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
-	repair := maps.Clone(env)
-	repair["CNI_COMMAND"] = cmdRepair
-	_, err := c.Plugins.invoke(ctx, name, repair, stdin, c.output())
+	check := maps.Clone(env)
+	check["CNI_COMMAND"] = CmdCheck
+	i, err := c.Plugins.invocation(name, c.output())
+	if err != nil {
+		return object(err, CmdCheck, "")
+	}
+	i.repairs = true
+	_, err = i.run(ctx, check, stdin)
 	return err
 }
 
@@ -83,25 +88,24 @@ func (c *Caller) output() output {
 	return out
 }
 
-// wire is invoke for callers who may say anything.
-func (s Set) wire(ctx context.Context, name string, env map[string]string, stdin []byte, out output) ([]byte, error) {
-	if env["CNI_COMMAND"] == cmdRepair {
-		return fail(object(unknownCommand(cmdRepair), cmdRepair, ""))
+func (s Set) invoke(ctx context.Context, name string, env map[string]string, stdin []byte, out output) ([]byte, error) {
+	c, err := s.invocation(name, out)
+	if err != nil {
+		return fail(object(err, env["CNI_COMMAND"], ""))
 	}
-	return s.invoke(ctx, name, env, stdin, out)
+	return c.run(ctx, env, stdin)
 }
 
-func (s Set) invoke(ctx context.Context, name string, env map[string]string, stdin []byte, out output) ([]byte, error) {
+func (s Set) invocation(name string, out output) (*invocation, error) {
 	p := s[name]
 	if p == nil {
-		return fail(object(Errorf(CodeIO, "no plugin %q is built in", name), env["CNI_COMMAND"], ""))
+		return nil, Errorf(CodeIO, "no plugin %q is built in", name)
 	}
-	c := &invocation{
+	return &invocation{
 		plugin: p,
 		peers:  func(name string, _ []string) (*Plugin, string) { return s[name], "" },
 		output: out,
-	}
-	return c.run(ctx, env, stdin)
+	}, nil
 }
 
 // peers finds a delegate: inside the process, else (nil) as an executable; an
@@ -122,6 +126,9 @@ type invocation struct {
 	output
 	// lastCall says that the process ends with the call.
 	lastCall bool
+	// repairs says that a CHECK is to call Repair instead, which is no command of
+	// its own: nothing that comes from outside of the process can ask for it.
+	repairs bool
 }
 
 // run turns the documents of a call into those of its answer.

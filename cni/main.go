@@ -59,12 +59,9 @@ func serve(proc process, plugins []*Plugin) (code int) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	switch {
-	case proc.env["CNI_COMMAND"] == cmdRepair:
-		stdout, err = fail(object(unknownCommand(cmdRepair), cmdRepair, ""))
-	case err != nil:
+	if err != nil {
 		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
-	default:
+	} else {
 		stdout, err = c.run(ctx, proc.env, stdin)
 	}
 	if _, werr := proc.stdout.Write(stdout); err != nil || werr != nil {

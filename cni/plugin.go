@@ -27,9 +27,6 @@ const (
 	CmdGC      = "GC"
 	CmdStatus  = "STATUS"
 	CmdVersion = "VERSION"
-
-	// cmdRepair is Plugin.Repair's, which has no place on the wire.
-	cmdRepair = "(repair)"
 )
 
 // Plugin is a CNI plugin as the SDK serves it. Authors make one with New, which
@@ -82,7 +79,8 @@ type Plugin struct {
 	Status func(ctx context.Context, r *Request) error
 
 	// Repair puts back what Check would miss, without an ADD or a DEL and without
-	// a change of addresses. A runtime in the same process calls it, see Caller.Repair.
+	// a change of addresses. A runtime in the same process calls it with the documents
+	// of a CHECK, see Caller.Repair; Request.Command is CHECK.
 	Repair func(ctx context.Context, r *Request) error
 
 	// State returns the directory in which the SDK keeps a record of every

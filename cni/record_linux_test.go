@@ -268,13 +268,17 @@ func TestDelegatesAreCalled(t *testing.T) {
 	}
 	var calls []string
 	note := func(_ context.Context, r *cni.Request) error { calls = append(calls, r.Command); return nil }
-	ipam := &cni.Plugin{Name: "ipam", IPAM: true, Del: note, Check: note, GC: note, Status: note, Repair: note}
+	ipam := &cni.Plugin{Name: "ipam", IPAM: true, Del: note, Check: note, GC: note, Status: note}
+	ipam.Repair = func(_ context.Context, r *cni.Request) error {
+		calls = append(calls, "repair by "+r.Command)
+		return nil
+	}
 	fail := func(context.Context, *cni.Request, *config) error { return errors.New("no") }
 	for name, c := range map[string]struct {
 		handlers cni.Handlers[config]
 		want     string
 	}{
-		"nil":  {cni.Handlers[config]{}, "DEL CHECK GC STATUS (repair)"},
+		"nil":  {cni.Handlers[config]{}, "DEL CHECK GC STATUS repair by CHECK"},
 		"fail": {cni.Handlers[config]{Del: fail, Check: fail, GC: fail, Status: fail, Repair: fail}, "DEL GC"},
 	} {
 		calls = nil

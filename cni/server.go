@@ -201,7 +201,7 @@ func (s *Server) call(ctx context.Context, r *shimwire.Request) *shimwire.Answer
 	for _, p := range s.Plugins {
 		set[p.Name] = p
 	}
-	out, err := set.wire(ctx, r.Plugin, env, r.Stdin, output{log, stderr})
+	out, err := set.invoke(ctx, r.Plugin, env, r.Stdin, output{log, stderr})
 	text, over := stderr.bytes()
 	if over {
 		text = append(text, "\n(more was written than is handed on)\n"...)

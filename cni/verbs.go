@@ -23,11 +23,12 @@ func (c *invocation) handle(ctx context.Context, r *Request) ([]byte, error) {
 	case CmdDel:
 		return nil, c.del(ctx, r)
 	case CmdCheck:
+		if c.repairs {
+			return nil, c.repair(ctx, r)
+		}
 		return nil, c.check(ctx, r)
 	case CmdGC:
 		return nil, c.collect(ctx, r)
-	case cmdRepair:
-		return nil, c.repair(ctx, r)
 	}
 	return nil, c.status(ctx, r)
 }

@@ -25,7 +25,7 @@ func Versions() []string {
 // since returns the version that introduced the verb.
 func since(command string) string {
 	switch command {
-	case CmdCheck, cmdRepair:
+	case CmdCheck:
 		return "0.4.0"
 	case CmdGC, CmdStatus:
 		return "1.1.0"
