@@ -95,15 +95,7 @@ func (r *Request) describe(result *Result, link *rtnl.Link) {
 			ip.Interface = &index
 		}
 	}
-	const linkScope = 253 // RT_SCOPE_LINK of rtnetlink(7)
 	for _, route := range result.Routes {
-		if route.GW != nil || route.Scope != nil && *route.Scope >= linkScope {
-			continue
-		}
-		for _, ip := range result.IPs {
-			if ip.Gateway != nil && (ip.Gateway.To4() != nil) == (route.Dst.IP.To4() != nil) && route.GW == nil {
-				route.GW = ip.Gateway
-			}
-		}
+		route.GW = rtnl.GatewayOf(route, result.IPs)
 	}
 }

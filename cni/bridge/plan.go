@@ -24,9 +24,6 @@ type plan struct {
 // leastIPv6 is the smallest MTU of a link with IPv6 (RFC 8200, section 5).
 const leastIPv6 = 1280
 
-// linkScope is RT_SCOPE_LINK of rtnetlink(7).
-const linkScope = 253
-
 // guest is the place of the container's interface in the result.
 const guest = 2
 
@@ -55,11 +52,8 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 		if _, err := rtnl.PrefixOf(route.Dst); err != nil {
 			return nil, cni.Errorf(cni.CodeDelegate, "IPAM plugin %q: route: %w", c.IPAM.Type, err)
 		}
-		// A route with link scope or a narrower one leads to neighbours.
-		if route.GW == nil && (route.Scope == nil || *route.Scope < linkScope) {
-			p.result.Routes[i] = route.Copy()
-			p.result.Routes[i].GW = gatewayFor(route.Dst.IP, p.result.IPs)
-		}
+		p.result.Routes[i] = route.Copy()
+		p.result.Routes[i].GW = rtnl.GatewayOf(route, p.result.IPs)
 	}
 	return p, nil
 }
@@ -109,13 +103,4 @@ func defaultRoute(ip net.IP) net.IPNet {
 		return net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
 	}
 	return net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
-}
-
-func gatewayFor(dst net.IP, ips []*types100.IPConfig) net.IP {
-	for _, ip := range ips {
-		if ip.Gateway != nil && (ip.Gateway.To4() != nil) == (dst.To4() != nil) {
-			return ip.Gateway
-		}
-	}
-	return nil
 }
