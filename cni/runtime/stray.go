@@ -33,7 +33,8 @@ func strayOf(plugin, command string, env map[string]string) stray {
 // the same, once: nothing else can give back what an ADD took that hangs.
 func (s *strays) bounded(ctx context.Context, c stray, call func(context.Context) ([]byte, error)) ([]byte, error) {
 	if other := s.blocks(c); other != "" {
-		return nil, fault.Unavailable.Errorf("an earlier %s of the plugin was given up and still runs", other)
+		// That it passes is less likely than that every try costs a DEL.
+		return nil, &settled{fault.Unavailable.Errorf("an earlier %s of the plugin was given up and still runs", other)}
 	}
 	type answer struct {
 		stdout []byte

@@ -91,6 +91,9 @@ func TestHungBuiltin(t *testing.T) {
 			if err = run(); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "still runs") || time.Since(start) > 30*time.Second {
 				t.Errorf("%s again: %v after %s", verb, err, time.Since(start))
 			}
+			if got := d.take(); (got == "DEL") != (verb == "ADD") || got != "" && verb != "ADD" {
+				t.Errorf("%s again: the plugin saw %q", verb, got)
+			}
 			other := w.attachment
 			other.ContainerID = "c2"
 			d.heal()
