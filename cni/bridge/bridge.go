@@ -16,6 +16,11 @@
 // prevResult, lists nothing, and cleans up what an ADD that was killed half-way
 // left behind; and GC finds what belongs to a network.
 //
+// Others flush rules, and a runtime may never call CHECK. So ADD looks for the
+// rules each time, and STATUS does when there is a table: what is missing, or was
+// made by another version, is made anew. Elements that were lost are put back by
+// Repair alone. One table is for one bridge.
+//
 // The bridge, its tables and the gateways of its VLANs (pairs whose host's end is
 // called "<bridge>.<vlan>") are shared and outlive every attachment; Teardown
 // removes them. net.ipv4.ip_forward (and the IPv6 one) is switched on when a

@@ -289,7 +289,7 @@ func (w *wiring) checkRules(want *expected, c *Config) error {
 	}
 	var errs []error
 	for _, g := range groups(c, want.identity, want.ips, mac) {
-		if err := g.Rules.Verify(); err != nil {
+		if err := w.rules.Verify(g.Rules); err != nil {
 			errs = append(errs, err)
 			continue
 		}

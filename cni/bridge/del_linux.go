@@ -118,8 +118,10 @@ func (h *host) removePairs(network string, stale func(owner string) bool) error 
 	return errors.Join(errs...)
 }
 
-// status reports what ADD would miss of the kernel.
-func (p *plugin) status(_ context.Context, _ *cni.Request, c *Config) error {
+// status reports what ADD would miss of the kernel. Rules that somebody removed
+// come back at once: runtimes ask for STATUS all the time, and for CHECK hardly
+// ever, and a node that only reported the loss would get no ADD to mend it.
+func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -131,6 +133,9 @@ func (p *plugin) status(_ context.Context, _ *cni.Request, c *Config) error {
 	if c.IPMasq || c.MACSpoofCheck {
 		if err := h.rules.Available(); err != nil {
 			return cni.Errorf(cni.CodeUnavailable, "nftables: %w", err)
+		}
+		if err := errors.Join(h.rules.Mend(masquerading(c), r.Log), h.rules.Mend(spoofChecking(c), r.Log)); err != nil {
+			return cni.Errorf(cni.CodeLimitedConnection, "rules that are lost: %w", err)
 		}
 	}
 	br, err := h.links.Link(c.Bridge)

@@ -7,7 +7,6 @@ import (
 	"net"
 
 	"github.com/nodekit-project/nodekit/cni"
-	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 	"github.com/nodekit-project/nodekit/internal/sysctl"
@@ -103,16 +102,7 @@ func (w *wiring) repairRules(want *expected, c *Config) error {
 	if err != nil {
 		return err
 	}
-	elements := groups(c, want.identity, want.ips, mac)
-	for _, g := range elements {
-		if err := g.Rules.Verify(); errors.Is(err, fault.NotFound) {
-			err = g.Rules.Define()
-			if err != nil {
-				return err
-			}
-		}
-	}
-	return w.rules.Put(elements...)
+	return w.rules.Put(groups(c, want.identity, want.ips, mac)...)
 }
 
 // repairGuest brings the container's end up and puts routes back that the kernel

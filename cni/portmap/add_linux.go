@@ -89,7 +89,7 @@ func add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
 		if err != nil {
 			return err
 		}
-		return w.finish(r, c)
+		return w.finish(r)
 	})
 }
 
@@ -111,14 +111,14 @@ func connectedTo(rules *nft.Ruleset, fn func(*view) error) error {
 
 // finish does what is not in the table: it opens the host for what the rules
 // forward, and makes connection tracking forget where that went before.
-func (w *wanted) finish(r *cni.Request, c *Config) error {
+func (w *wanted) finish(r *cni.Request) error {
 	for _, v4 := range w.ipv4 {
 		if err := sysctl.Ensure(sysctl.Forwarding(v4), "1"); err != nil {
 			return fmt.Errorf("switching forwarding on: %w", err)
 		}
 	}
 	if w.open != "" {
-		if err := openLocalnet(c, w.open); err != nil {
+		if err := openLocalnet(w.open); err != nil {
 			return err
 		}
 	}

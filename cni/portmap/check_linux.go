@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/nodekit-project/nodekit/cni"
-	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nft"
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
@@ -62,27 +61,25 @@ func repair(ctx context.Context, r *cni.Request, c *Config) error {
 		return err
 	}
 	return connected(r, c, func(v *view) error {
-		if err := v.conn.Verify(v.rules); errors.Is(err, fault.NotFound) {
-			if err := v.rules.Define(); err != nil {
-				return err
-			}
-		} else if err != nil {
-			return err
-		}
 		if _, err := v.conn.Decide(ctx, v.rules, func() (nft.Change, error) { return v.install(w.elements) }); err != nil {
 			return err
 		}
-		return w.finish(r, c)
+		return w.finish(r)
 	})
 }
 
-func status(_ context.Context, _ *cni.Request, c *Config) error {
+// status tries what ADD needs of the kernel, and puts rules back that somebody
+// removed: runtimes ask for STATUS all the time, and for CHECK hardly ever.
+func status(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
 	return connectedTo(table(c), func(v *view) error {
 		if err := v.conn.NAT(c.NFTTable + "-trial"); err != nil {
 			return cni.Errorf(cni.CodeUnavailable, "address translation by nftables: %w", err)
+		}
+		if err := v.conn.Mend(v.rules, r.Log); err != nil {
+			return cni.Errorf(cni.CodeLimitedConnection, "rules that are lost: %w", err)
 		}
 		return nil
 	})

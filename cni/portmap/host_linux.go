@@ -31,15 +31,8 @@ func interfaceTo(c *rtnl.Conn, container netip.Addr) (string, error) {
 func localnetOf(name string) string { return "net/ipv4/conf/" + name + "/route_localnet" }
 
 // openLocalnet lets the interface carry the host's own addresses. The table has
-// the interface under guard by now, if nobody emptied the chain: this is when
-// that would be dangerous, so the rules are made anew.
-func openLocalnet(c *Config, name string) error {
-	if expectSysctl(localnetOf(name), "1") == nil {
-		return nil
-	}
-	if err := table(c).Define(); err != nil {
-		return err
-	}
+// the interface under guard by now: its rules were looked at just before.
+func openLocalnet(name string) error {
 	if err := sysctl.Ensure(localnetOf(name), "1"); err != nil {
 		return fmt.Errorf("forwarding 127.0.0.1: %w", err)
 	}

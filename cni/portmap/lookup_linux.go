@@ -75,7 +75,11 @@ func (v *view) list(sets ...string) ([]nft.Element, error) {
 
 // install plans what is missing of the elements. What another attachment left
 // behind at the container's own address gives way; a port that it has does not.
+// The rules are made first, and anew when somebody removed one.
 func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
+	if err := v.conn.Ensure(v.rules); err != nil {
+		return change, err
+	}
 	if err := v.refuseTaken(wanted); err != nil {
 		return change, err
 	}

@@ -27,6 +27,10 @@
 // their own, and a mapping of every address takes the port of each. Elements
 // carry their owner, so DEL needs neither prevResult nor runtimeConfig.
 //
+// Others flush rules, and a runtime may never call CHECK. So ADD looks for the
+// rules each time, and STATUS does when there is a table: what is missing, or was
+// made by another version, is made anew.
+//
 // Configurations for upstream's portmap v1.9.1 work, in both of its dialects,
 // except that conditionsV4, conditionsV6 and externalSetMarkChain are refused by
 // name: see Config.

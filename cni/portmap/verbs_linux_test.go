@@ -301,6 +301,28 @@ func TestCheckMissesEveryRule(t *testing.T) {
 	}
 }
 
+// TestLostRulesComeBack: a runtime that never calls CHECK gets no port that leads
+// nowhere, also when nothing has to be added.
+func TestLostRulesComeBack(t *testing.T) {
+	newBridge(t)
+	p := bare(t, netnstest.New(t), "a", "10.55.0.2")
+	mapping := portmap.Mapping{HostPort: 80, ContainerPort: 80}
+	p.add(t, mapping)
+	for what, call := range map[string]func() error{
+		"ADD":    func() error { _, err := p.portmap("ADD", mapping); return err },
+		"STATUS": func() error { _, err := p.call("STATUS", p.document(map[string]any{"prevResult": nil})); return err },
+	} {
+		netnstest.Run(t, "", "nft", "flush table inet "+testTable)
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := p.portmap("CHECK", mapping); err != nil {
+			t.Errorf("after %s: %v", what, err)
+		}
+	}
+	p.del(t, mapping)
+}
+
 // TestTeardown: with the guard goes what it guarded.
 func TestTeardown(t *testing.T) {
 	newBridge(t)

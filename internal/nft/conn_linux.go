@@ -58,8 +58,8 @@ type Group struct {
 	Elements []Element
 }
 
-// Add adds the elements of all groups in one transaction, all or none. A table
-// that is not there is made before. An element that is there already stays with
+// Add adds the elements of all groups in one transaction, all or none. Before, it
+// ensures the tables: no element is ever added to one without its rules. An element that is there already stays with
 // its owner; in a map one with another value is the error unix.EEXIST.
 func (c *Conn) Add(groups ...Group) error { return c.add(0, groups) }
 
@@ -81,21 +81,26 @@ func (c *Conn) Put(groups ...Group) error {
 }
 
 func (c *Conn) add(flags uint16, groups []Group) error {
-	add := func() error {
+	for _, g := range groups {
+		if err := c.Ensure(g.Rules); err != nil {
+			return err
+		}
+	}
+	put := func() error {
 		return c.transact("adding elements", func() []*nlsock.Message {
 			return elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|flags, groups)
 		})
 	}
-	err := add()
+	err := put()
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	for _, g := range groups {
+	for _, g := range groups { // somebody removed one since then, or a set that no rule uses
 		if err := g.Rules.Define(); err != nil {
 			return err
 		}
 	}
-	return add()
+	return put()
 }
 
 // present returns those of the elements that there are.
@@ -187,9 +192,20 @@ func (c *Conn) List(rs *Ruleset) (out []Element, err error) {
 }
 
 func (c *Conn) list(rs *Ruleset, set string) (out []Element, err error) {
+	replies, err := c.dump(rs.elementMessage(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, set, nil))
+	for _, reply := range replies {
+		out = append(out, parseElements(set, reply)...)
+	}
+	return out, err
+}
+
+// dump returns the answers to a request for a list; none when there is no table.
+// It begins again when a change ran through the list.
+func (c *Conn) dump(m *nlsock.Message) ([][]byte, error) {
 	const tries = 10
+	var err error
 	for range tries {
-		answers, xerr := c.socket.Exchange(rs.elementMessage(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, set, nil))
+		answers, xerr := c.socket.Exchange(m)
 		if xerr != nil {
 			return nil, xerr
 		}
@@ -199,13 +215,13 @@ func (c *Conn) list(rs *Ruleset, set string) (out []Element, err error) {
 		if errors.Is(err, unix.ENOENT) {
 			return nil, nil
 		}
-		for _, reply := range answers[0].Replies {
-			out = append(out, parseElements(set, reply)...)
-		}
-		return out, err
+		return answers[0].Replies, err
 	}
 	return nil, err
 }
+
+// headerLen is the length of struct nfgenmsg, which answers begin with.
+const headerLen = 4
 
 // message begins a message of nfnetlink's nftables part.
 func message(what string, kind, flags uint16, family uint8) *nlsock.Message {
@@ -279,11 +295,10 @@ const keyEnd = 10
 func comment(s string) []byte { return append(append([]byte{0, byte(len(s) + 1)}, s...), 0) }
 
 func parseElements(set string, reply []byte) (out []Element) {
-	const header = 4 // struct nfgenmsg
-	if len(reply) < header {
+	if len(reply) < headerLen {
 		return nil
 	}
-	list := nlsock.Attr(reply[header:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	list := nlsock.Attr(reply[headerLen:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	nlsock.Attrs(list, func(_ uint16, b []byte) {
 		e := Element{Set: set}
 		nlsock.Attrs(b, func(kind uint16, v []byte) {

@@ -32,10 +32,11 @@ const (
 // called, by whomever; else plan is called again. So of two callers who want what
 // only one can have, exactly one gets it, and the other's plan sees that.
 //
-// A table that is not there is made before. An empty change is made of what was
-// true at one moment, too. One of more than 1,000 elements is made in several
-// transactions, after the first of which plan's errors leave a part: made tells
-// how far it came, also with an error.
+// Nothing is looked at but elements: a plan that adds calls Ensure first, which
+// counts as a change when it has anything to do. An empty change is made of what was true at one
+// moment, too. One of more than 1,000 elements is made in several transactions,
+// after the first of which plan's errors leave a part: made tells how far it came,
+// also with an error.
 func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (made Change, err error) {
 	defined := false
 	for {
@@ -46,7 +47,7 @@ func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, err
 			if !left {
 				return made, nil
 			}
-		case errors.Is(err, unix.ENOENT) && !defined:
+		case errors.Is(err, unix.ENOENT) && len(step.Add) > 0 && !defined: // a set that no rule uses
 			defined = true
 			if err := rs.Define(); err != nil {
 				return made, err
@@ -78,7 +79,7 @@ func (c *Conn) attempt(ctx context.Context, rs *Ruleset, plan func() (Change, er
 	}
 	step = want.first()
 	if err := c.transactAt(generation, rs, &step); err != nil {
-		return Change{}, true, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
+		return step, true, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
 	}
 	return step, step.size() < want.size(), nil
 }
@@ -132,53 +133,14 @@ func (c *Conn) generation() (uint32, error) {
 		return 0, err
 	}
 	a := answers[0]
-	const header = 4 // struct nfgenmsg
-	if a.Err != nil || len(a.Replies) == 0 || len(a.Replies[0]) < header {
+	if a.Err != nil || len(a.Replies) == 0 || len(a.Replies[0]) < headerLen {
 		return 0, errors.Join(fault.Internal.Errorf("nftables did not tell its generation"), a.Err)
 	}
-	id := nlsock.Attr(a.Replies[0][header:], unix.NFTA_GEN_ID)
+	id := nlsock.Attr(a.Replies[0][headerLen:], unix.NFTA_GEN_ID)
 	if len(id) != 4 {
 		return 0, fault.Internal.Errorf("nftables told its generation in %d bytes", len(id))
 	}
 	return binary.BigEndian.Uint32(id), nil
-}
-
-// Verify reports every chain that is missing or has lost rules, as
-// fault.NotFound. Rules are counted and not read.
-func (c *Conn) Verify(rs *Ruleset) error {
-	var errs []error
-	for _, ch := range rs.Chains {
-		m := message(fmt.Sprintf("listing chain %q of nftables table %q", ch.Name, rs.Table), unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, uint8(rs.family()))
-		m.String(unix.NFTA_RULE_TABLE, rs.Table)
-		m.String(unix.NFTA_RULE_CHAIN, ch.Name)
-		have, err := c.count(m)
-		if err != nil {
-			return err
-		}
-		if have != len(ch.Rules) {
-			errs = append(errs, fault.NotFound.Errorf("chain %q of nftables table %q has %d rules instead of %d", ch.Name, rs.Table, have, len(ch.Rules)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// count returns how many answers a request for a list gets.
-func (c *Conn) count(m *nlsock.Message) (int, error) {
-	const tries = 10
-	var err error
-	for range tries {
-		answers, xerr := c.socket.Exchange(m)
-		if xerr != nil {
-			return 0, xerr
-		}
-		if err = answers[0].Err; !errors.Is(err, nlsock.ErrInterrupted) && !errors.Is(err, unix.EINTR) {
-			if errors.Is(err, unix.ENOENT) {
-				err = nil
-			}
-			return len(answers[0].Replies), err
-		}
-	}
-	return 0, err
 }
 
 // NAT reports whether the kernel and the caller's privileges allow to translate

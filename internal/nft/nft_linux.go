@@ -8,8 +8,6 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // Ruleset is a table.
@@ -95,7 +93,8 @@ func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 	return out, nil
 }
 
-// Define makes the table as it is described, or mends its chains.
+// Define makes the table as it is described, or mends its chains: what rules they
+// have is replaced. Every rule carries the definition's tag.
 func (rs *Ruleset) Define() error {
 	if err := rs.commit(rs.define); err != nil {
 		return fmt.Errorf("defining nftables table %q: %w", rs.Table, err)
@@ -114,29 +113,15 @@ func (rs *Ruleset) define(c *nftables.Conn) error {
 			return err
 		}
 	}
+	tag, err := rs.tag()
+	if err != nil {
+		return err
+	}
 	for _, ch := range rs.Chains {
 		chain := c.AddChain(&nftables.Chain{Table: t, Name: ch.Name, Type: ch.Type, Hooknum: ch.Hook, Priority: ch.Priority})
 		c.FlushChain(chain) // rules have no identity: adding them twice would double them
 		for _, exprs := range ch.Rules {
-			c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: exprs})
-		}
-	}
-	return nil
-}
-
-// Verify reports a chain that is missing or has lost rules, as fault.NotFound.
-func (rs *Ruleset) Verify() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("opening nftables: %w", err)
-	}
-	for _, ch := range rs.Chains {
-		rules, err := c.GetRules(rs.table(), &nftables.Chain{Name: ch.Name, Table: rs.table()})
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("listing chain %q of nftables table %q: %w", ch.Name, rs.Table, err)
-		}
-		if len(rules) != len(ch.Rules) {
-			return fault.NotFound.Errorf("chain %q of nftables table %q has %d rules instead of %d", ch.Name, rs.Table, len(rules), len(ch.Rules))
+			c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: exprs, UserData: tag})
 		}
 	}
 	return nil

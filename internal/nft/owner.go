@@ -4,7 +4,9 @@
 //
 // Rules are as many as the table has kinds of work, never as many as there are
 // containers, and every element carries the name of its owner, so that what
-// belongs to a container can be removed without knowing what it was.
+// belongs to a container can be removed without knowing what it was. Rules carry a
+// tag of their definition, so that who adds elements sees at once when some are
+// missing or of another version, and makes them anew.
 //
 // Every change is one transaction: it happens whole or not at all. The table
 // belongs to the network namespace of the calling thread. All of it is safe for

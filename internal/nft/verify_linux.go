@@ -1,0 +1,134 @@
+package nft
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
+)
+
+// tagKind is the kind of user data that a rule's tag is. nft(8) knows 0 and 1 and
+// leaves out what it does not know, so rules that it saved and restored lose their
+// tag, and are made anew when they are next needed.
+const tagKind = 'n'
+
+// tag is what every rule carries: it tells this definition from those of other
+// versions, whose rules may look for other things in sets of the same names.
+func (rs *Ruleset) tag() ([]byte, error) {
+	h := sha256.New()
+	fmt.Fprint(h, rs.Bridge, rs.Sets)
+	for _, ch := range rs.Chains {
+		fmt.Fprint(h, ch.Name, ch.Type, *ch.Hook, *ch.Priority, len(ch.Rules))
+		for _, rule := range ch.Rules {
+			for _, e := range rule {
+				b, err := expr.Marshal(uint8(rs.family()), e)
+				if err != nil {
+					return nil, fmt.Errorf("a rule of chain %q: %w", ch.Name, err)
+				}
+				h.Write(b)
+			}
+		}
+	}
+	const size = 16
+	return append([]byte{tagKind, size}, h.Sum(nil)[:size]...), nil
+}
+
+// Ensure makes the table unless it has every rule of the definition; what it has
+// instead is replaced, and elements stay. Callers do so before they add elements,
+// because others flush tables, and because the table may be of another version.
+// It asks the kernel once when nothing is to be done.
+func (c *Conn) Ensure(rs *Ruleset) error {
+	err := c.Verify(rs)
+	if errors.Is(err, fault.NotFound) {
+		return rs.Define()
+	}
+	return err
+}
+
+// Verify reports every chain that is missing, or has not all rules of the
+// definition, as fault.NotFound. Rules that others put beside them do not matter.
+func (c *Conn) Verify(rs *Ruleset) error {
+	tag, err := rs.tag()
+	if err != nil {
+		return err
+	}
+	have, err := c.tagged(rs, tag)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ch := range rs.Chains {
+		if n := have[ch.Name]; n != len(ch.Rules) {
+			errs = append(errs, fault.NotFound.Errorf("chain %q of nftables table %q has %d rules of this version instead of %d", ch.Name, rs.Table, n, len(ch.Rules)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tagged counts the rules with the tag in each chain of the table.
+func (c *Conn) tagged(rs *Ruleset, tag []byte) (map[string]int, error) {
+	m := message(fmt.Sprintf("listing the rules of nftables table %q", rs.Table), unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, uint8(rs.family()))
+	m.String(unix.NFTA_RULE_TABLE, rs.Table)
+	replies, err := c.dump(m)
+	out := map[string]int{}
+	for _, b := range replies {
+		if chain, table, data := parseRule(b); table == rs.Table && slices.Equal(data, tag) {
+			out[chain]++
+		}
+	}
+	return out, err
+}
+
+// parseRule reads where a rule is, and what its maker wrote on it.
+func parseRule(reply []byte) (chain, table string, data []byte) {
+	if len(reply) < headerLen {
+		return "", "", nil
+	}
+	nlsock.Attrs(reply[headerLen:], func(kind uint16, v []byte) {
+		switch kind {
+		case unix.NFTA_RULE_CHAIN:
+			chain = nlsock.String(v)
+		case unix.NFTA_RULE_TABLE:
+			table = nlsock.String(v)
+		case unix.NFTA_RULE_USERDATA:
+			data = v
+		}
+	})
+	return chain, table, data
+}
+
+// Mend is Ensure for who has no elements to add: it leaves it at that when there is
+// no table, and writes down what was lost.
+func (c *Conn) Mend(rs *Ruleset, log *slog.Logger) error {
+	there, err := c.exists(rs)
+	if err != nil || !there {
+		return err
+	}
+	err = c.Verify(rs)
+	if errors.Is(err, fault.NotFound) {
+		log.Warn("making nftables rules anew that somebody removed, or that are of another version", "err", err)
+		return rs.Define()
+	}
+	return err
+}
+
+func (c *Conn) exists(rs *Ruleset) (bool, error) {
+	m := message(fmt.Sprintf("looking for nftables table %q", rs.Table), unix.NFT_MSG_GETTABLE, 0, uint8(rs.family()))
+	m.String(unix.NFTA_TABLE_NAME, rs.Table)
+	answers, err := c.socket.Exchange(m)
+	if err != nil {
+		return false, err
+	}
+	err = answers[0].Err
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
+}
