@@ -12,9 +12,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// del goes from the outside in. The addresses go back behind it: until then
-// nobody else can have them. It never looks into a network namespace, so it
-// cannot harm one that has another owner by now.
+// del goes from the outside in: a port that is alive never lacks the rules that
+// hold it. The addresses go back behind it: until then nobody else can have them.
+// It never looks into a network namespace, so it cannot harm one that has another
+// owner by now.
 func (p *plugin) del(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		r.Log.Warn("removing an attachment of an invalid configuration", "err", err)
@@ -26,15 +27,36 @@ func (p *plugin) del(_ context.Context, r *cni.Request, c *Config) error {
 	// The kernel's grace period for elements runs while it removes the pair.
 	defer p.release(h)
 	id := identify(r.Network, r.Attachment)
+	l, err := ownLink(h.links, id, r.Log)
+	if err == nil && l != nil {
+		l, err = p.silence(h, l, id, r.Log)
+	}
+	if err != nil {
+		return err
+	}
 	err = removeRules(h.rules, c, id)
-	if p.stays == nil {
-		return errors.Join(err, disconnect(h.links, id, r.Log))
+	switch {
+	case l == nil:
+		return err
+	case p.stays != nil:
+		return errors.Join(err, p.stays.remove(h, l, r.Log))
 	}
-	l, lerr := ownLink(h.links, id, r.Log)
-	if lerr != nil || l == nil {
-		return errors.Join(err, lerr)
+	return errors.Join(err, deleteLink(h.links, l))
+}
+
+// silence makes the pair ineffective, without the time that its removal takes.
+// One that is gone, or whose port cannot be disabled and which is removed at once,
+// becomes nil.
+func (p *plugin) silence(h *host, l *rtnl.Link, id identity, log *slog.Logger) (*rtnl.Link, error) {
+	err := h.links.Do(rtnl.DisablePort(l, id.leaving(), p.leavingGroup())...)
+	switch {
+	case err == nil:
+		return l, nil
+	case rtnl.IsNotFound(err):
+		return nil, nil
 	}
-	return errors.Join(err, p.stays.remove(h, l, id, r.Log))
+	log.Warn("removing a pair at once because its port cannot be disabled", "link", l.Name, "err", err)
+	return nil, deleteLink(h.links, l)
 }
 
 // disconnect removes an attachment's pair and waits for it. It succeeds when
@@ -82,10 +104,10 @@ func (p *plugin) gc(_ context.Context, r *cni.Request, c *Config) error {
 		keep[nft.Owner(r.Network, a.String())] = true
 	}
 	stale := func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] }
-	return errors.Join(
+	return errors.Join( // from the outside in, as DEL
+		h.removePairs(r.Network, stale),
 		h.rules.RemoveOwned(masquerading(c), stale),
 		h.rules.RemoveOwned(spoofChecking(c), stale),
-		h.removePairs(r.Network, stale),
 	)
 }
 

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// linger is how long a removal waits for others, or for the namespace to go.
-	linger = 15 * time.Millisecond
+	// usualLinger is a resident's linger.
+	usualLinger = 15 * time.Millisecond
 	// maxKept is how many pairs of sockets are kept: more calls at once only wait
 	// for the kernel's lock on links.
 	maxKept = 8
@@ -22,7 +22,8 @@ const (
 
 // resident is what the plugin keeps in a process that stays.
 type resident struct {
-	group uint32 // of links that are to be removed
+	group  uint32        // of links that are to be removed
+	linger time.Duration // how long a removal waits for others, or for the namespace to go
 
 	mu     sync.Mutex
 	hosts  []*host
@@ -32,7 +33,7 @@ type resident struct {
 }
 
 func newResident() *resident {
-	return &resident{group: newGroup(), batch: map[netns.ID]*rtnl.Conn{}}
+	return &resident{group: newGroup(), linger: usualLinger, batch: map[netns.ID]*rtnl.Conn{}}
 }
 
 // newGroup returns a number that no group of links has, in all likelihood. It
@@ -68,24 +69,25 @@ func (s *resident) put(h *host) bool {
 	return true
 }
 
-// remove makes the pair ineffective and has it removed soon. A port that cannot
-// be disabled is removed at once.
-func (s *resident) remove(h *host, l *rtnl.Link, id identity, log *slog.Logger) error {
+// leavingGroup returns the group of links that a removal takes together; 0, which
+// changes nothing, when each DEL removes its own.
+func (p *plugin) leavingGroup() uint32 {
+	if p.stays == nil {
+		return 0
+	}
+	return p.stays.group
+}
+
+// remove has a pair that is in the group removed soon: the removal that it waits
+// for begins after this call. When there can be none the pair is removed at once.
+func (s *resident) remove(h *host, l *rtnl.Link, log *slog.Logger) error {
 	if err := s.schedule(h.ns, log); err != nil {
 		return errors.Join(err, deleteLink(h.links, l))
-	}
-	err := h.links.Do(rtnl.DisablePort(l, id.leaving(), s.group)...)
-	if rtnl.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		log.Warn("removing a pair at once because its port cannot be disabled", "link", l.Name, "err", err)
-		return deleteLink(h.links, l)
 	}
 	return nil
 }
 
-// schedule makes sure that a removal begins in the namespace soon.
+// schedule makes sure that a removal begins in the namespace soon, and after now.
 func (s *resident) schedule(ns netns.ID, log *slog.Logger) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +101,7 @@ func (s *resident) schedule(ns netns.ID, log *slog.Logger) error {
 	}
 	s.batch[ns] = conn
 	s.under.Go(func() {
-		time.Sleep(linger)
+		time.Sleep(s.linger)
 		s.mu.Lock()
 		delete(s.batch, ns) // what comes from now on may be too late for this one
 		s.mu.Unlock()
