@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -240,7 +241,8 @@ func framed(what string, changes []*nlsock.Message) []*nlsock.Message {
 	return append(out, mark(unix.NFNL_MSG_BATCH_END))
 }
 
-// elementMessages returns one message for each set that elements belong to.
+// elementMessages returns the messages for each set that elements belong to, none
+// with more than its lengths can tell.
 func elementMessages(kind, flags uint16, groups []Group) (out []*nlsock.Message) {
 	for _, g := range groups {
 		for _, s := range g.Rules.Sets {
@@ -250,8 +252,8 @@ func elementMessages(kind, flags uint16, groups []Group) (out []*nlsock.Message)
 					list = append(list, e)
 				}
 			}
-			if len(list) > 0 {
-				out = append(out, g.Rules.elementMessage(kind, flags, s.Name, list))
+			for part := range slices.Chunk(list, maxMessage) {
+				out = append(out, g.Rules.elementMessage(kind, flags, s.Name, part))
 			}
 		}
 	}

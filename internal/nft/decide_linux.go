@@ -99,8 +99,8 @@ func retried(err error) bool {
 // transactAt makes the change if the rulesets are at that generation.
 func (c *Conn) transactAt(generation uint32, rs *Ruleset, change *Change) error {
 	messages := append(
-		elementMessages(unix.NFT_MSG_DELSETELEM, 0, rs.groups(change.Remove)),
-		elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, rs.groups(change.Add))...)
+		elementMessages(unix.NFT_MSG_DELSETELEM, 0, []Group{{rs, change.Remove}}),
+		elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, []Group{{rs, change.Add}})...)
 	batch := framed("changing elements", messages)
 	batch[0].Bytes(unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation))
 	answers, err := c.socket.Exchange(batch...)
@@ -114,16 +114,6 @@ func firstError(answers []nlsock.Answer) error {
 		}
 	}
 	return nil
-}
-
-// groups splits elements so that none of their messages becomes too long.
-func (rs *Ruleset) groups(elements []Element) (out []Group) {
-	for len(elements) > 0 {
-		n := min(len(elements), maxMessage)
-		out = append(out, Group{rs, elements[:n]})
-		elements = elements[n:]
-	}
-	return out
 }
 
 // generation returns the number that every change of a ruleset raises.

@@ -60,9 +60,18 @@ func (c *Conn) RemoveOwned(rs *Ruleset, matches func(owner string) bool) error {
 	return nil
 }
 
-// removeAll removes the elements at once or, when another was faster with one of
-// them, one by one.
+// removeAll removes the elements, in as many transactions as the kernel needs.
 func (c *Conn) removeAll(rs *Ruleset, gone []Element) error {
+	var errs []error
+	for part := range slices.Chunk(gone, maxChange) {
+		errs = append(errs, c.removePart(rs, part))
+	}
+	return errors.Join(errs...)
+}
+
+// removePart removes the elements at once or, when another was faster with one of
+// them, one by one.
+func (c *Conn) removePart(rs *Ruleset, gone []Element) error {
 	err := c.Remove(Group{rs, gone})
 	if !errors.Is(err, fault.NotFound) {
 		return err

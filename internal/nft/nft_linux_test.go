@@ -65,6 +65,31 @@ func TestRemoveManyIsOneWait(t *testing.T) {
 	}
 }
 
+// TestRemoveThousands: after a node was away its GC may find very many, with long
+// names.
+func TestRemoveThousands(t *testing.T) {
+	rs := newRuleset(t)
+	const many, at = 9000, 1000
+	for first := 0; first < many; first += at {
+		var elements []nft.Element
+		for i := range at {
+			elements = append(elements, element("n/"+strings.Repeat("c", 64)+"/eth0", first+i))
+		}
+		if err := rs.Add(elements...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := left(t, rs); got != many {
+		t.Fatalf("%d elements were added", got)
+	}
+	if err := rs.Remove(func(string) bool { return true }); err != nil {
+		t.Error(err)
+	}
+	if got := left(t, rs); got != 0 {
+		t.Errorf("%d elements are left", got)
+	}
+}
+
 func TestRemoveTogether(t *testing.T) {
 	rs := newRuleset(t)
 	var elements []nft.Element
