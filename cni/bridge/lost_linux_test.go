@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -39,4 +40,23 @@ func TestLostRulesComeBack(t *testing.T) {
 	whole("STATUS")
 	n.del("a", a)
 	n.del("b", b)
+}
+
+// TestManyAddresses: DEL finds the elements of every address.
+func TestManyAddresses(t *testing.T) {
+	for _, many := range []int{2, 17, 20} {
+		var ips []map[string]any
+		for i := range many {
+			ips = append(ips, map[string]any{"address": fmt.Sprintf("10.%d.0.2/24", 100+i)})
+		}
+		n := newNetwork(t, map[string]any{"isDefaultGateway": false, "ipam": map[string]any{"type": "test-ipam", "ips": ips}})
+		n.add("a", netnstest.New(t))
+		if rest := n.rest(); rest != fmt.Sprintf("1 ports, %d elements, 1 addresses", many) {
+			t.Error(rest)
+		}
+		n.del("a", "")
+		if rest := n.rest(); rest != "0 ports, 0 elements, 0 addresses" {
+			t.Errorf("left of %d addresses: %s", many, rest)
+		}
+	}
 }

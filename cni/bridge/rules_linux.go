@@ -36,9 +36,6 @@ const (
 	addressOf = "address"
 )
 
-// maxIndexed is how many addresses an attachment can have in the index.
-const maxIndexed = 16
-
 // masquerading describes the bridge's table of family inet.
 func masquerading(c *Config) *nft.Ruleset {
 	rule := func(family byte, set string, multicast net.IPNet) []expr.Any {
@@ -186,7 +183,7 @@ func removeRules(rules *nft.Conn, c *Config, id identity) error {
 func removeMasquerade(rules *nft.Conn, c *Config, id identity) error {
 	rs := masquerading(c)
 	var gone []nft.Element
-	for first := 0; first < maxIndexed; first += 2 { // one request for the usual one or two
+	for first := 0; ; first += 2 { // one request for the usual one or two
 		entries, err := rules.Get(rs, index, indexKey(id, first), indexKey(id, first+1))
 		if err != nil {
 			return err
