@@ -3,6 +3,7 @@ package portmap
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
@@ -33,10 +34,11 @@ func knownElements(r *cni.Request, c *Config) []nft.Element {
 	return c.elements(forwards, nft.Owner(r.Network, r.Attachment.String()))
 }
 
-// uninstall plans the removal of what the attachment owns. When all that it is
-// known to have is there nothing else is looked for; else everything is.
+// uninstall plans the removal of what the attachment owns. When that is what it is
+// known to have nothing else is looked for; else everything is.
 func (v *view) uninstall(known []nft.Element) (nft.Change, error) {
-	if len(known) > 0 && len(known) <= maxAsked {
+	if len(known) > 0 && len(known) < maxAsked {
+		known := append(slices.Clone(known), summary(v.owner, known))
 		found, err := v.find(known)
 		if err != nil {
 			return nft.Change{}, err
@@ -72,13 +74,14 @@ func (v *view) remove(ctx context.Context, r *cni.Request, plan func() (nft.Chan
 	return err
 }
 
-// undo removes those of the elements that are still the attachment's.
+// undo removes those of the elements that are still the attachment's. What an
+// earlier ADD left stays, and with it the word that it is more than documents tell.
 func (v *view) undo(ctx context.Context, elements []nft.Element) error {
 	return connectedTo(v.rules, func(v *view) error {
 		_, err := v.conn.Decide(ctx, v.rules, func() (change nft.Change, err error) {
 			found, err := v.find(elements)
 			for i, h := range found {
-				if h != nil && h.Owner != "" && same(elements[i], *h) {
+				if h != nil && h.Owner != "" && same(elements[i], *h) && !isUnknown(*h) {
 					change.Remove = append(change.Remove, *h)
 				}
 			}

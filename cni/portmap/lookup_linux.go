@@ -99,6 +99,9 @@ func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
 		}
 		change.Add = append(change.Add, w)
 	}
+	if err := v.summarize(wanted, &change); err != nil {
+		return change, err
+	}
 	return change, v.forgetInterfaces(&change)
 }
 

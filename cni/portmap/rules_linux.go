@@ -48,6 +48,9 @@ const (
 	localnet = "localnet"
 	// back has the interfaces towards containers, each twice: input and output.
 	back = "back"
+	// owners has the summary of each attachment's elements, by the digest of its
+	// name. No rule uses it.
+	owners = "owners"
 )
 
 // table describes the nftables table of the port mappings.
@@ -68,6 +71,8 @@ func table(c *Config) *nft.Ruleset {
 		nft.Set{Name: quiet4, Key: []nftables.SetDatatype{proto, port}},
 		nft.Set{Name: localnet, Key: []nftables.SetDatatype{nftables.TypeIFName}},
 		nft.Set{Name: back, Key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeIFName}},
+		// Types of the digests' length.
+		nft.Set{Name: owners, Key: []nftables.SetDatatype{nftables.TypeIP6Addr}, Value: []nftables.SetDatatype{nftables.TypeIP6Addr}},
 	)
 	out.Chains = []nft.Chain{
 		// Before connection tracking, which gives answers the address 127.0.0.1 again.
@@ -185,7 +190,7 @@ func portWord(n uint16) []byte {
 }
 
 // isPort reports whether the element is of one of the port maps.
-func isPort(e nft.Element) bool { return len(e.Value) > 0 }
+func isPort(e nft.Element) bool { return len(e.Value) > 0 && e.Set != owners }
 
 // hostPort, protocolOf and targetOf read elements of the port maps.
 func hostPort(e nft.Element) uint16 { return binary.BigEndian.Uint16(e.Key[len(e.Key)-4:]) }

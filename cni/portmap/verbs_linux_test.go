@@ -70,6 +70,45 @@ func TestDel(t *testing.T) {
 	}
 }
 
+// TestDelKnowsLess: documents that tell a part of what was mapped, by one ADD or
+// by several, leave nothing.
+func TestDelKnowsLess(t *testing.T) {
+	newBridge(t)
+	p := bare(t, netnstest.New(t), "a", "10.55.0.2")
+	web, tls, dns := portmap.Mapping{HostPort: 8080, ContainerPort: 80}, portmap.Mapping{HostPort: 8443, ContainerPort: 443}, portmap.Mapping{HostPort: 53, ContainerPort: 53, Protocol: "udp"}
+	refused := func() { // and undone
+		ctx, cancel := context.WithCancel(t.Context())
+		plugin := portmap.Plugin()
+		inner := plugin.Add
+		plugin.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+			defer cancel()
+			return inner(ctx, r)
+		}
+		if _, err := cni.Invoke(ctx, plugin, p.env("ADD"), p.document(nil, tls)); err == nil {
+			t.Error("an ADD that was given up succeeds")
+		}
+	}
+	for name, adds := range map[string][][]portmap.Mapping{
+		"one of two":       {{web, tls}},
+		"in another order": {{dns, web}},
+		"two ADDs":         {{tls}, {web}},
+		"three ADDs":       {{tls}, {dns}, {web}},
+		"with an undo":     {{dns}, nil, {web}},
+	} {
+		for _, mappings := range adds {
+			if mappings == nil {
+				refused()
+				continue
+			}
+			p.add(t, mappings...)
+		}
+		p.del(t, web)
+		if left := elements(t); len(left) > 0 {
+			t.Errorf("%s: left %q", name, left)
+		}
+	}
+}
+
 // TestAddressOfAnother: a container that got the address of one whose DEL was
 // lost, and that DEL then comes.
 func TestAddressOfAnother(t *testing.T) {
