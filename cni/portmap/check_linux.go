@@ -29,7 +29,7 @@ func check(_ context.Context, r *cni.Request, c *Config) error {
 			switch h := found[i]; {
 			case h == nil:
 				errs = append(errs, fmt.Errorf("%s is missing", describe(e)))
-			case !same(e, *h):
+			case !same(e, *h) && !shared(e, *h):
 				errs = append(errs, fmt.Errorf("%s has changed, and is of %q", describe(e), h.Owner))
 			}
 		}

@@ -75,6 +75,71 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+// TestOwnPortHidesNoConflict: of two addresses that a port is mapped for one is
+// another container's, whichever the kernel lists last.
+func TestOwnPortHidesNoConflict(t *testing.T) {
+	newBridge(t)
+	ns := netnstest.New(t)
+	a, b := bare(t, ns, "a", "10.55.0.2"), bare(t, ns, "b", "10.55.0.3")
+	at := func(host int) portmap.Mapping {
+		return portmap.Mapping{HostPort: 80, ContainerPort: 8080, HostIP: fmt.Sprintf("192.0.2.%d", host)}
+	}
+	for foreign := range 8 { // the order follows from a hash
+		b.add(t, at(foreign))
+		for own := range 8 {
+			if own != foreign {
+				a.add(t, at(own))
+			}
+		}
+		_, err := a.portmap("ADD", portmap.Mapping{HostPort: 80, ContainerPort: 8080})
+		wantCode(t, "a port of every address", err, cni.CodeExists, "host port 80/tcp", `"pm/b/eth0"`)
+		a.del(t)
+		b.del(t)
+	}
+}
+
+// TestNetworksOfOneContainer: each gets the same mappings from the runtime.
+func TestNetworksOfOneContainer(t *testing.T) {
+	newBridge(t)
+	ns := netnstest.New(t)
+	first, second, other := bare(t, ns, "a", "10.55.0.2"), bare(t, ns, "a", "10.55.0.3"), bare(t, ns, "b", "10.55.0.4")
+	second.config["name"], other.config["name"] = "pm2", "pm2"
+	for name, mapping := range map[string]portmap.Mapping{
+		"every address": {HostPort: 80, ContainerPort: 8080},
+		"one address":   {HostPort: 80, ContainerPort: 8080, HostIP: "192.0.2.1"},
+	} {
+		for _, snat := range []bool{true, false} {
+			first.config["snat"], second.config["snat"] = snat, snat
+			first.add(t, mapping)
+			second.add(t, mapping)
+			if table := rules(t); !strings.Contains(table, ": 10.55.0.2 . 8080") || strings.Contains(table, ": 10.55.0.3 . 8080") {
+				t.Errorf("%s: the port is not the first's: %s", name, table)
+			}
+			_, err := other.portmap("ADD", mapping)
+			wantCode(t, name+" of another container", err, cni.CodeExists, "host port 80/tcp")
+			for _, p := range []*pod{first, second} {
+				if _, err := p.portmap("CHECK", mapping); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			first.del(t, mapping)
+			if _, err := second.portmap("CHECK", mapping); err == nil {
+				t.Errorf("%s: CHECK finds nothing wrong without the port", name)
+			}
+			if err := second.repair(mapping); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if _, err := second.portmap("CHECK", mapping); err != nil {
+				t.Errorf("%s: after Repair: %v", name, err)
+			}
+			second.del(t, mapping)
+			if left := elements(t); len(left) > 0 {
+				t.Errorf("%s: left %q", name, left)
+			}
+		}
+	}
+}
+
 // TestConflictOfProcesses has several processes ask for one port at once, half
 // of them for every address and half for the same one, which the kernel keeps in
 // different maps.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
@@ -92,6 +93,8 @@ func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
 		switch {
 		case h != nil && same(w, *h):
 			continue
+		case h != nil && shared(w, *h):
+			continue
 		case h != nil && isPort(w) && h.Owner != w.Owner:
 			return nft.Change{}, taken(w, *h)
 		case h != nil:
@@ -147,7 +150,7 @@ func (v *view) refuseTaken(wanted []nft.Element) error {
 		return err
 	}
 	for i, h := range found {
-		if h != nil && h.Owner != v.owner {
+		if h != nil && !sameContainer(h.Owner, v.owner) {
 			return taken(every[i], *h)
 		}
 	}
@@ -158,15 +161,35 @@ func (v *view) refuseTaken(wanted []nft.Element) error {
 		}
 		ports := map[[3]byte]nft.Element{}
 		for _, h := range have {
-			ports[slotOf(h)] = h
+			if !sameContainer(h.Owner, v.owner) { // whose port may be another's at another address
+				ports[slotOf(h)] = h
+			}
 		}
 		for _, w := range single {
-			if h, ok := ports[slotOf(w)]; ok && h.Owner != w.Owner && len(h.Value) == len(w.Value) {
+			if h, ok := ports[slotOf(w)]; ok && len(h.Value) == len(w.Value) {
 				return taken(w, h)
 			}
 		}
 	}
 	return nil
+}
+
+// sameContainer reports whether the owners are attachments of one container.
+// Runtimes give its mappings to each of its networks.
+func sameContainer(a, b string) bool { return a == b || containerOf(a) == containerOf(b) }
+
+// containerOf reads what nft.Owner wrote: the container's id or, of a long owner,
+// a digest of id and interface.
+func containerOf(owner string) string {
+	_, attachment, _ := strings.Cut(owner, "/")
+	id, _, _ := strings.Cut(attachment, "/")
+	return id
+}
+
+// shared reports whether the host port of the element is the container's by another
+// of its networks. The first that asked for it has it, until its DEL.
+func shared(w, h nft.Element) bool {
+	return (isPort(w) || w.Set == quiet4) && h.Owner != w.Owner && sameContainer(h.Owner, w.Owner)
 }
 
 // slotOf returns protocol and port.

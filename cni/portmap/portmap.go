@@ -22,10 +22,13 @@
 // names one as its hostIP, and ::1 is never forwarded: Linux has no route from
 // there.
 //
-// A host port belongs to one attachment at a time; a second one is refused, also
+// A host port belongs to one container at a time; a second one is refused, also
 // when both come at the same moment. Protocols, and IPv4 and IPv6, have ports of
-// their own, and a mapping of every address takes the port of each. Elements
-// carry their owner, so DEL needs neither prevResult nor runtimeConfig.
+// their own, and a mapping of every address takes the port of each. Runtimes give a
+// container's mappings to each of its networks: the first ADD has the port, the
+// others succeed without it, and after a DEL of the first alone CHECK of another
+// fails until Repair gives it the port. Elements carry their owner, so DEL needs
+// neither prevResult nor runtimeConfig.
 //
 // Others flush rules, and a runtime may never call CHECK. So ADD looks for the
 // rules each time, and STATUS does when there is a table: what is missing, or was
