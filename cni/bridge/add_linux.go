@@ -22,6 +22,7 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
+	c.tell(r.Log)
 	w, err := p.open(r)
 	if err != nil {
 		return nil, err

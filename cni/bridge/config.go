@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
@@ -30,7 +32,8 @@ type Config struct {
 	// IPMasq translates the source of what leaves by another interface than the
 	// bridge, multicast excepted.
 	IPMasq bool `json:"ipMasq"`
-	// IPMasqBackend is "nftables" or empty. There is no other.
+	// IPMasqBackend is "nftables", "iptables" or empty. All three mean nftables,
+	// which works beside rules of iptables; for "iptables" a line in the log says so.
 	IPMasqBackend string `json:"ipMasqBackend"`
 	// NFTTable is the name of the bridge's nftables tables, by default "cni-" and
 	// the bridge's name.
@@ -74,6 +77,9 @@ type Trunk struct {
 	ID    *int `json:"id"`
 }
 
+// iptables is the IPMasqBackend that is taken and not used.
+const iptables = "iptables"
+
 // maxVLAN is the greatest id of a VLAN.
 const maxVLAN = 4094
 
@@ -86,19 +92,17 @@ func (c *Config) complete() error {
 		c.NFTTable = "cni-" + c.Bridge
 	}
 	c.IsGateway = c.IsGateway || c.IsDefaultGateway
+	if err := cniname.InterfaceName(c.Bridge); err != nil {
+		return cni.Errorf(cni.CodeConfig, "bridge: %w", err)
+	}
 	switch {
-	case len(c.Bridge) > maxIfName:
-		return cni.Errorf(cni.CodeConfig, "bridge %q: an interface name has at most %d bytes", c.Bridge, maxIfName)
 	case c.HairpinMode && c.PromiscMode:
 		return cni.Errorf(cni.CodeConfig, "hairpinMode and promiscMode exclude each other")
 	case c.DisableContainerInterface && c.IPAM.Type != "":
 		return cni.Errorf(cni.CodeConfig, "disableContainerInterface and ipam exclude each other: an interface that is down needs no address")
 	case c.MTU < 0 || c.MTU > 65535 || c.MTU > 0 && c.MTU < 68:
 		return cni.Errorf(cni.CodeConfig, "mtu %d: it must be 68 to 65535", c.MTU)
-	case c.IPMasqBackend == "iptables":
-		return cni.Errorf(cni.CodeConfig, `ipMasqBackend "iptables": this plugin has nftables only; `+
-			`leave the key out or write "nftables", which does not touch the rules of iptables`)
-	case c.IPMasqBackend != "" && c.IPMasqBackend != "nftables":
+	case c.IPMasqBackend != "" && c.IPMasqBackend != "nftables" && c.IPMasqBackend != iptables:
 		return cni.Errorf(cni.CodeConfig, "ipMasqBackend %q: this plugin has nftables only", c.IPMasqBackend)
 	}
 	if _, err := c.mac(); err != nil {
@@ -107,8 +111,12 @@ func (c *Config) complete() error {
 	return c.checkVLANs()
 }
 
-// maxIfName is IFNAMSIZ without the terminating zero.
-const maxIfName = 15
+// tell writes what the user of the configuration should know.
+func (c *Config) tell(log *slog.Logger) {
+	if c.IPMasq && c.IPMasqBackend == iptables {
+		log.Warn("ipMasqBackend iptables: masquerading is in nftables, which this plugin always uses", "table", c.NFTTable)
+	}
+}
 
 func (c *Config) checkVLANs() error {
 	if c.VLAN < 0 || c.VLAN > maxVLAN {
@@ -119,8 +127,8 @@ func (c *Config) checkVLANs() error {
 			return cni.Errorf(cni.CodeConfig, "vlanTrunk[%d]: %w", i, err)
 		}
 	}
-	if name := c.gatewayName(); c.IsGateway && len(name) > maxIfName {
-		return cni.Errorf(cni.CodeConfig, "bridge %q with vlan %d: the gateway's interface would be %q, which has more than %d bytes", c.Bridge, c.VLAN, name, maxIfName)
+	if name := c.gatewayName(); c.IsGateway && len(name) > cniname.MaxInterfaceName {
+		return cni.Errorf(cni.CodeConfig, "bridge %q with vlan %d: the gateway's interface would be %q, which has more than %d bytes", c.Bridge, c.VLAN, name, cniname.MaxInterfaceName)
 	}
 	return nil
 }
