@@ -37,14 +37,12 @@ func wrongKind(l *rtnl.Link) error {
 }
 
 // makeBridge makes the bridge with an address of its own: one without would
-// take that of a port, and change it as ports come and go. When another ADD is
-// faster, that one's bridge is as good.
+// take that of a port, and change it as ports come and go. It is down until all
+// else is done (mend), so that a bridge that is up has all of it. When another ADD
+// is faster, that one's bridge is as good.
 func (h *host) makeBridge(c *Config) (*rtnl.Link, error) {
 	err := h.links.Do(rtnl.AddBridge(c.Bridge, c.MTU, newMAC(), c.filtersVLANs()))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, err
-	}
-	if err := ignoreAdvertisements(c.Bridge); err != nil {
 		return nil, err
 	}
 	return h.links.Link(c.Bridge)
@@ -62,9 +60,6 @@ func newMAC() net.HardwareAddr {
 // as far as that harms nobody who uses it.
 func (h *host) mend(br *rtnl.Link, c *Config) error {
 	var changes []func() error
-	if !br.Up {
-		changes = append(changes, func() error { return h.links.Do(rtnl.Up(br)) })
-	}
 	if c.PromiscMode && !br.Promisc {
 		changes = append(changes, func() error { return h.links.Do(rtnl.Promisc(br)) })
 	}
@@ -73,6 +68,11 @@ func (h *host) mend(br *rtnl.Link, c *Config) error {
 	}
 	if c.filtersVLANs() && !br.VLANFiltering {
 		changes = append(changes, func() error { return h.mendFiltering(br) })
+	}
+	if !br.Up { // last; and nobody has learned a route by one that was never up
+		changes = append(changes,
+			func() error { return ignoreAdvertisements(br.Name) },
+			func() error { return h.links.Do(rtnl.Up(br)) })
 	}
 	for _, change := range changes {
 		if err := change(); err != nil {

@@ -207,8 +207,9 @@ func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
 		}
 	}
 	complain(!port.Up, "is down")
-	complain(port.Hairpin != c.HairpinMode, fmt.Sprintf("has hairpin mode %t instead of %t", port.Hairpin, c.HairpinMode))
-	complain(port.Isolated != c.PortIsolation, fmt.Sprintf("has port isolation %t instead of %t", port.Isolated, c.PortIsolation))
+	// What somebody switched on besides is not missing.
+	complain(c.HairpinMode && !port.Hairpin, "has lost its hairpin mode")
+	complain(c.PortIsolation && !port.Isolated, "has lost its isolation")
 	return errors.Join(append(errs, w.checkVLANs(br, port, c))...)
 }
 
@@ -232,8 +233,8 @@ func (w *wiring) checkVLANs(br, port *rtnl.Link, c *Config) error {
 
 // compareVLANs returns the VLANs that the port lacks, and those it should not be
 // in, one by one.
-func (w *wiring) compareVLANs(br, port *rtnl.Link, c *Config) (missing, extra []rtnl.VLANs, err error) {
-	have, err := w.links.VLANsOf(port)
+func (h *host) compareVLANs(br, port *rtnl.Link, c *Config) (missing, extra []rtnl.VLANs, err error) {
+	have, err := h.links.VLANsOf(port)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -277,6 +278,9 @@ func (w *wiring) checkGateway(br *rtnl.Link, want *expected, c *Config) error {
 		if !dev.Up {
 			return fmt.Errorf("the gateway %q of VLAN %d is down", dev.Name, c.VLAN)
 		}
+		if err := w.checkGatewayPort(br, c); err != nil {
+			return fmt.Errorf("VLAN %d: %w", c.VLAN, err)
+		}
 	}
 	return hasAddresses(w.links, dev, want.gateways)
 }
@@ -288,7 +292,11 @@ func (w *wiring) checkRules(want *expected, c *Config) error {
 		return err
 	}
 	var errs []error
-	for _, g := range groups(c, want.identity, want.ips, mac) {
+	needs := groups(c, want.identity, want.ips, mac)
+	if c.VLAN != 0 && len(want.gateways) > 0 {
+		needs = append(needs, gatewayElement(c))
+	}
+	for _, g := range needs {
 		if err := w.rules.Verify(g.Rules); err != nil {
 			errs = append(errs, err)
 			continue
@@ -315,6 +323,8 @@ func (w *wiring) checkElement(rs *nft.Ruleset, want nft.Element) error {
 		what = fmt.Sprintf("by which address %s is masqueraded", ip)
 	case vlan4, vlan6:
 		what = "for the way to its VLAN's gateway"
+	case near:
+		what = fmt.Sprintf("that keeps packets to %q from being masqueraded", nameOf(want.Key))
 	case index:
 		what = fmt.Sprintf("that indexes the addresses of interface %q", nameOf(want.Key))
 	}

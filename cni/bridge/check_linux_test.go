@@ -16,6 +16,7 @@ type damage struct {
 	host   string // and on the host; $HOST, $BRIDGE, $IP, $IP6 are the attachment's
 	says   string // what CHECK says; nothing is wrong when it is empty
 	stays  bool   // Repair does not mend it
+	still  string // what ip(8) says of the port after Repair
 }
 
 func damages() map[string]damage {
@@ -36,9 +37,9 @@ func damages() map[string]damage {
 		"bridge down":           {host: "ip link set $BRIDGE down", says: "is down"},
 		"bridge":                {host: "ip link del $BRIDGE", says: "bridge"},
 		"gateway":               {host: "ip addr flush dev $BRIDGE", says: "lacks the address"},
-		"hairpin":               {config: map[string]any{"hairpinMode": true}, host: "ip link set $HOST type bridge_slave hairpin off", says: "hairpin mode false"},
-		"foreign hairpin":       {host: "ip link set $HOST type bridge_slave hairpin on", says: "hairpin mode true"},
-		"isolation":             {config: map[string]any{"portIsolation": true}, host: "ip link set $HOST type bridge_slave isolated off", says: "isolation false"},
+		"hairpin":               {config: map[string]any{"hairpinMode": true}, host: "ip link set $HOST type bridge_slave hairpin off", says: "lost its hairpin mode"},
+		"foreign hairpin":       {host: "ip link set $HOST type bridge_slave hairpin on isolated on", still: "hairpin on, isolated on"},
+		"isolation":             {config: map[string]any{"portIsolation": true}, host: "ip link set $HOST type bridge_slave isolated off hairpin on", says: "lost its isolation", still: "hairpin on"},
 		"promiscuity":           {config: map[string]any{"promiscMode": true}, host: "ip link set $BRIDGE promisc off", says: "not promiscuous"},
 		"masquerade element":    {host: "nft delete element inet cni-$BRIDGE masquerade4 { $IP }", says: "is masqueraded"},
 		"IPv6 element":          {config: six, host: "nft delete element inet cni-$BRIDGE masquerade6 { $IP6 }", says: "is masqueraded"},
@@ -75,6 +76,14 @@ func TestCheckAndRepair(t *testing.T) {
 			}
 			if (err != nil) != d.stays {
 				t.Errorf("after Repair: %v", err)
+			}
+			if d.still != "" {
+				port := netnstest.Run(t, "", "ip", "-d", "link", "show", result.Interfaces[1].Name)
+				for _, word := range strings.Split(d.still, ", ") {
+					if !strings.Contains(port, word) {
+						t.Errorf("after Repair %q is not in %s", word, port)
+					}
+				}
 			}
 		})
 	}

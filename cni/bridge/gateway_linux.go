@@ -11,6 +11,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nlsock"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
@@ -29,7 +30,6 @@ func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) 
 		return err
 	}
 	others := slices.DeleteFunc(slices.Clone(have), func(a rtnl.Address) bool { return slices.Contains(gateways, a.Prefix) })
-	added := false
 	for _, want := range gateways {
 		if slices.ContainsFunc(have, func(a rtnl.Address) bool { return a.Prefix == want }) {
 			continue
@@ -37,16 +37,17 @@ func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) 
 		if err := h.replaceAddresses(dev, c.ForceAddress, want, others); err != nil {
 			return err
 		}
-		if err := h.links.Do(rtnl.AddAddress(dev, want, false)); err != nil && !errors.Is(err, unix.EEXIST) {
+		requests := []*nlsock.Message{rtnl.AddAddress(dev, want, false)}
+		if dev == br {
+			// A bridge that somebody else made may have a port's MAC address until then.
+			// In the same write, or an ADD that is killed would leave it so for good.
+			requests = append(requests, rtnl.Announce(br))
+		}
+		if err := h.links.Do(requests...); err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
-		added = true
 	}
-	if added && dev == br {
-		// A bridge that somebody else made may have a port's MAC address until then.
-		err = h.links.Do(rtnl.Announce(br))
-	}
-	return err
+	return nil
 }
 
 // replaceAddresses removes the addresses that the gateway's replaces, or reports
@@ -70,56 +71,112 @@ func (h *host) replaceAddresses(dev *rtnl.Link, force bool, want netip.Prefix, o
 
 // ensureVLANGateway returns the interface that has the gateway's addresses in the
 // VLAN: the host's end of a pair whose other end is a port of the bridge. An
-// interface of that name which somebody else made is as good.
+// interface of that name which somebody else made is as good. Every ADD looks at
+// all of it, because others take ports down and flush rules.
 func (h *host) ensureVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
-	name, port := c.gatewayName(), gatewayPort(c)
-	dev, err := h.links.Link(name)
-	if err == nil && dev.Up {
-		return dev, nil
-	}
+	dev, err := h.links.Link(c.gatewayName())
 	if errors.Is(err, fault.NotFound) {
-		_, err = h.links.AddPair(&rtnl.Pair{
-			Name: port, Peer: name, Master: br.Index, MTU: c.MTU, PeerMAC: newMAC(), PeerNS: -1, Alias: gatewayPrefix + name,
-		})
-		if errors.Is(err, fault.AlreadyExists) { // another ADD is faster
-			err = nil
-		}
+		dev, err = h.makeVLANGateway(br, c)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := h.settleGateway(br, c, port); err != nil {
-		return nil, err
-	}
-	if err := ignoreAdvertisements(name); err != nil {
+	if err := h.settleGateway(br, c, dev.Up); err != nil {
 		return nil, err
 	}
 	if err := h.rules.Add(gatewayElement(c)); err != nil {
 		return nil, err
 	}
-	if dev, err = h.links.Link(name); err != nil {
+	if dev.Up {
+		return dev, nil
+	}
+	if err := ignoreAdvertisements(dev.Name); err != nil {
 		return nil, err
 	}
 	return dev, h.links.Do(rtnl.Up(dev)) // last: who sees it up has all of it
 }
 
-// settleGateway puts the gateway's port into its VLAN, also for an ADD that was
-// killed or is at it. Nothing is done for a port that somebody else made.
-func (h *host) settleGateway(br *rtnl.Link, c *Config, name string) error {
-	port, err := h.links.Link(name)
-	if errors.Is(err, fault.NotFound) {
-		return nil
+func (h *host) makeVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
+	name := c.gatewayName()
+	_, err := h.links.AddPair(&rtnl.Pair{
+		Name: gatewayPortName(c), Peer: name, Master: br.Index, MTU: c.MTU, PeerMAC: newMAC(), PeerNS: -1, Alias: gatewayPrefix + name,
+	})
+	if err != nil && !errors.Is(err, fault.AlreadyExists) { // another ADD is faster
+		return nil, err
 	}
+	return h.links.Link(name)
+}
+
+// settleGateway puts the gateway's port into its VLAN, also for an ADD that was
+// killed or is at it, and back into it when it is done. Networks share it: other
+// VLANs of a port that is done are left to who put it there.
+func (h *host) settleGateway(br *rtnl.Link, c *Config, done bool) error {
+	port, err := h.gatewayPort(c)
+	if err != nil || port == nil {
+		return err
+	}
+	if port.Master != br.Index {
+		if err := h.links.Do(rtnl.SetMaster(port, br.Index)); err != nil {
+			return err
+		}
+		done = false // it is in the VLANs of a new port now
+	}
+	if !done {
+		access := *c
+		access.VLANTrunk = nil
+		return h.setVLANs(br, port, &access)
+	}
+	lacks, err := h.lacksVLAN(br, port, c)
 	if err != nil {
 		return err
 	}
-	access := *c
-	access.VLANTrunk = nil
-	return h.setVLANs(br, port, &access)
+	var requests []*nlsock.Message
+	if lacks {
+		requests = append(requests, rtnl.AddVLANs(port, rtnl.VLANs{First: uint16(c.VLAN), Last: uint16(c.VLAN), Native: true}))
+	}
+	if !port.Up {
+		requests = append(requests, rtnl.Up(port))
+	}
+	return h.links.Do(requests...)
 }
 
-// gatewayPort returns the name of the bridge's port to the gateway of the VLAN.
-func gatewayPort(c *Config) string {
+// checkGatewayPort reports what settleGateway would mend.
+func (h *host) checkGatewayPort(br *rtnl.Link, c *Config) error {
+	port, err := h.gatewayPort(c)
+	if err != nil || port == nil {
+		return err
+	}
+	if port.Master != br.Index {
+		return fmt.Errorf("the gateway's interface %q is not a port of bridge %q", port.Name, br.Name)
+	}
+	if !port.Up {
+		return fmt.Errorf("the port %q of the gateway is down", port.Name)
+	}
+	lacks, err := h.lacksVLAN(br, port, c)
+	if lacks {
+		err = fmt.Errorf("the port %q of the gateway is not in VLAN %d", port.Name, c.VLAN)
+	}
+	return err
+}
+
+// lacksVLAN reports whether the gateway's port is not in its VLAN as it should be.
+func (h *host) lacksVLAN(br, port *rtnl.Link, c *Config) (bool, error) {
+	missing, _, err := h.compareVLANs(br, port, &Config{VLAN: c.VLAN})
+	return len(missing) > 0, err
+}
+
+// gatewayPort returns the bridge's port to the gateway of the VLAN; nil when it is
+// no pair of this plugin's, of which nothing is known.
+func (h *host) gatewayPort(c *Config) (*rtnl.Link, error) {
+	port, err := h.links.Link(gatewayPortName(c))
+	if errors.Is(err, fault.NotFound) {
+		return nil, nil
+	}
+	return port, err
+}
+
+// gatewayPortName returns the name of the bridge's port to the gateway of the VLAN.
+func gatewayPortName(c *Config) string {
 	sum := sha256.Sum256([]byte(c.gatewayName()))
 	return fmt.Sprintf("vgw%x", sum[:5])
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+	"github.com/nodekit-project/nodekit/internal/sysctl"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -135,5 +137,40 @@ func TestDelWithoutItsPortLeavesTheRules(t *testing.T) {
 	orderCall(t, plugin, "DEL", "a", "")
 	if err := stays.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBridgeOfAKilledAdd: what an ADD left undone when it was killed right behind
+// the making of the bridge is done by the next one. A bridge that somebody uses
+// keeps its own ways.
+func TestBridgeOfAKilledAdd(t *testing.T) {
+	needOrder(t)
+	links, err := rtnl.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer links.Close()
+	const ra = "net/ipv6/conf/" + orderBridge + "/accept_ra"
+	for _, inUse := range []bool{false, true} {
+		if err := links.Do(rtnl.AddBridge(orderBridge, 0, newMAC(), false)); err != nil {
+			t.Fatal(err)
+		}
+		want := "0"
+		if inUse {
+			netnstest.Run(t, "", "ip", "link", "set", orderBridge, "up")
+			want = "1"
+		}
+		orderCall(t, Plugin(), "ADD", "a", netnstest.New(t))
+		br, err := links.Link(orderBridge)
+		if err != nil || !br.Up {
+			t.Errorf("the bridge: %+v, %v", br, err)
+		}
+		if got, err := sysctl.Read(ra); err != nil || got != want {
+			t.Errorf("in use %t: accept_ra is %s, want %s: %v", inUse, got, want, err)
+		}
+		orderCall(t, Plugin(), "DEL", "a", "")
+		if err := Teardown(t.Context(), Config{Bridge: orderBridge}); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -54,8 +54,8 @@ func (w *wiring) repairPort(br, port *rtnl.Link, c *Config) error {
 		requests = append(requests, rtnl.SetMaster(port, br.Index))
 		port.Hairpin, port.Isolated = false, false // those of a new port
 	}
-	if port.Hairpin != c.HairpinMode || port.Isolated != c.PortIsolation {
-		requests = append(requests, rtnl.SetPort(port, c.HairpinMode, c.PortIsolation))
+	if c.HairpinMode && !port.Hairpin || c.PortIsolation && !port.Isolated {
+		requests = append(requests, rtnl.SetPort(port, c.HairpinMode || port.Hairpin, c.PortIsolation || port.Isolated))
 	}
 	if err := w.links.Do(requests...); err != nil {
 		return err

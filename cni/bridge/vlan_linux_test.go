@@ -1,8 +1,10 @@
 package bridge_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -192,6 +194,74 @@ func TestVLANGateway(t *testing.T) {
 		t.Errorf("after Repair: %v", err)
 	}
 	n.del("a", a)
+}
+
+// TestVLANGatewayIsLookedAfter: whatever a gateway lost, CHECK names it, and both
+// Repair and the ADD of another container put it back.
+func TestVLANGatewayIsLookedAfter(t *testing.T) {
+	n := newVLANs(t)
+	n.config["isDefaultGateway"], n.config["ipMasq"], n.config["vlan"] = true, true, 8
+	bridge := n.config["bridge"].(string)
+	a, b := netnstest.New(t), netnstest.New(t)
+	raw, ra := n.add("a", a)
+	list := netnstest.Run(t, "", "ip", "-o", "link", "show", "master", bridge)
+	port := regexp.MustCompile("vgw[0-9a-f]+").FindString(list)
+	for _, harm := range []struct{ act, says string }{
+		{"ip link set " + port + " down", "is down"},
+		{"ip link set " + port + " nomaster", "is not a port"},
+		{"", "is not in VLAN 8"},
+		{"nft flush set inet cni-" + bridge + " near", bridge + ".8"},
+		{"nft flush ruleset", "has 0 rules"},
+	} {
+		for _, mend := range []string{"Repair", "ADD"} {
+			if harm.act == "" {
+				n.leaveVLAN(port, 8)
+			}
+			netnstest.Run(t, "", "sh", "-c", harm.act)
+			check := func() error {
+				_, err := n.call("CHECK", "a", a, map[string]any{"prevResult": jsonOf(raw)})
+				return err
+			}
+			if err := check(); err == nil || !strings.Contains(err.Error(), harm.says) {
+				t.Errorf("%q: CHECK says %v, want %q", harm.act, err, harm.says)
+			}
+			if mend == "ADD" {
+				n.add("b", b)
+				n.del("b", b)
+			}
+			// What an ADD does not mend are the first container's own elements.
+			if near := netnstest.Run(t, "", "sh", "-c", "nft list set inet cni-"+bridge+" near || true"); mend == "ADD" && !strings.Contains(near, bridge+".8") {
+				t.Errorf("%q: after ADD near is %s", harm.act, near)
+			}
+			if mend == "Repair" || harm.act == "nft flush ruleset" {
+				if err := n.repair("a", a, raw); err != nil {
+					t.Errorf("%q: %v", harm.act, err)
+				}
+			}
+			if err := check(); err != nil {
+				t.Errorf("%q: after %s: %v", harm.act, mend, err)
+			}
+			if seen := netnstest.Dial(t, a, ra.IPs[0].Gateway.String(), netnstest.Listen(t, "")); seen != ra.IPs[0].Address.IP.String() {
+				t.Errorf("%q: after %s the gateway saw %q", harm.act, mend, seen)
+			}
+		}
+	}
+	n.del("a", a)
+}
+
+func (n *network) leaveVLAN(port string, id uint16) {
+	n.t.Helper()
+	links, err := rtnl.Open()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	l, err := links.Link(port)
+	if err == nil {
+		err = links.Do(rtnl.RemoveVLANs(l, rtnl.VLANs{First: id, Last: id}))
+	}
+	if err := errors.Join(err, links.Close()); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 // TestVLANOnAnExistingBridge: filtering is switched on while nobody can suffer.

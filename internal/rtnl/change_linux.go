@@ -135,9 +135,9 @@ func DisablePort(l *Link, alias string, group uint32) []*nlsock.Message {
 	return []*nlsock.Message{mark, disable}
 }
 
-// AddBridge makes a bridge that is up and has a MAC address of its own.
+// AddBridge makes a bridge that is down and has a MAC address of its own.
 func AddBridge(name string, mtu int, mac net.HardwareAddr, vlans bool) *nlsock.Message {
-	m := nlsock.New(named("making bridge", name), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHeader(unix.AF_UNSPEC, 0, unix.IFF_UP, unix.IFF_UP))
+	m := nlsock.New(named("making bridge", name), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	m.String(unix.IFLA_IFNAME, name)
 	m.Bytes(unix.IFLA_ADDRESS, mac)
 	if mtu > 0 {
