@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -205,7 +206,10 @@ func (c *Conn) list(rs *Ruleset, set string) (out []Element, err error) {
 func (c *Conn) dump(m *nlsock.Message) ([][]byte, error) {
 	const tries = 10
 	var err error
-	for range tries {
+	for try := range tries {
+		if try > 0 {
+			time.Sleep(pause(try))
+		}
 		answers, xerr := c.socket.Exchange(m)
 		if xerr != nil {
 			return nil, xerr

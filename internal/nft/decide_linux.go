@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,17 +30,18 @@ const (
 
 // Decide makes a change that depends on what there is. The kernel makes it only
 // if nothing in the rulesets of the network namespace has changed since plan was
-// called, by whomever; else plan is called again. So of two callers who want what
-// only one can have, exactly one gets it, and the other's plan sees that.
+// called, by whomever; else plan is called again after a pause, until ctx ends. So
+// of two callers who want what only one can have, exactly one gets it, and the
+// other's plan sees that.
 //
 // Nothing is looked at but elements: a plan that adds calls Ensure first, which
-// counts as a change when it has anything to do. An empty change is made of what was true at one
-// moment, too. One of more than 1,000 elements is made in several transactions,
-// after the first of which plan's errors leave a part: made tells how far it came,
-// also with an error.
+// counts as a change when it has anything to do. An empty change is made of what
+// was true at one moment, too. One of more than 1,000 elements is made in several
+// transactions, after the first of which plan's errors leave a part: made tells
+// how far it came, also with an error.
 func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (made Change, err error) {
 	defined := false
-	for {
+	for lost := 0; ; {
 		step, left, err := c.attempt(ctx, rs, plan)
 		switch {
 		case err == nil:
@@ -47,19 +49,29 @@ func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, err
 			if !left {
 				return made, nil
 			}
+			if step.size() > 0 {
+				lost = 0
+				continue
+			}
 		case errors.Is(err, unix.ENOENT) && len(step.Add) > 0 && !defined: // a set that no rule uses
 			defined = true
 			if err := rs.Define(); err != nil {
 				return made, err
 			}
+			continue
 		case !retried(err):
 			return made, err
+		}
+		lost++
+		select {
+		case <-ctx.Done(): // which the next attempt reports
+		case <-time.After(pause(lost)):
 		}
 	}
 }
 
-// attempt makes one transaction of what is planned now, and tells whether more
-// is left to do.
+// attempt makes one transaction of what is planned now, or tells with an error what
+// it would have been, and whether more is left to do.
 func (c *Conn) attempt(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (step Change, left bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return step, false, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -162,8 +163,11 @@ func (rs *Ruleset) commit(build func(*nftables.Conn) error) error {
 // again calls a transaction until the kernel no longer says that another one was
 // in its way.
 func again(transaction func() error) (err error) {
-	const tries = 5
-	for range tries {
+	const tries = 8
+	for try := range tries {
+		if try > 0 {
+			time.Sleep(pause(try))
+		}
 		if err = transaction(); !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EINTR) {
 			return err
 		}

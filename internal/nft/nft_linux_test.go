@@ -1,6 +1,7 @@
 package nft_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -148,6 +149,58 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 	err = c.Remove(nft.Group{Rules: rs, Elements: []nft.Element{element("", 1), element("", 2)}})
 	if !errors.Is(err, fault.NotFound) || left(t, rs) != 1 {
 		t.Errorf("removing one that is not there: %v, and %d elements are left", err, left(t, rs))
+	}
+}
+
+// TestDecideBesideABusyWriter: somebody else changes another table without a
+// pause; the plan is not called without one, and comes through in the end, or its
+// caller's time does.
+func TestDecideBesideABusyWriter(t *testing.T) {
+	rs := newRuleset(t)
+	if err := rs.Define(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := nft.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const long = 200 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), long)
+	defer cancel()
+	plans := 0
+	_, err = c.Decide(ctx, rs, func() (nft.Change, error) {
+		plans++ // the writer is always faster than this plan
+		return nft.Change{Add: []nft.Element{element("n/c", 1)}}, rs.Add(element("n/other", 1000+plans))
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || plans < 3 || plans > 100 {
+		t.Errorf("%d plans in %s: %v", plans, long, err)
+	}
+	made, err := c.Decide(t.Context(), rs, func() (nft.Change, error) {
+		if plans--; plans > 0 {
+			return nft.Change{Add: []nft.Element{element("n/c", 1)}}, rs.Add(element("n/other", 2000+plans))
+		}
+		return nft.Change{Add: []nft.Element{element("n/c", 1)}}, nil
+	})
+	if err != nil || len(made.Add) != 1 {
+		t.Errorf("made %v: %v", made, err)
+	}
+}
+
+// TestRemovalMakesNoTable: DEL of what was never there leaves nothing.
+func TestRemovalMakesNoTable(t *testing.T) {
+	rs := newRuleset(t)
+	c, err := nft.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Decide(t.Context(), rs, func() (nft.Change, error) { return nft.Change{Remove: []nft.Element{element("n/c", 1)}}, nil })
+	if err == nil {
+		t.Error("what is not there was removed")
+	}
+	if all := netnstest.Run(t, "", "nft", "list", "tables"); strings.Contains(all, rs.Table) {
+		t.Errorf("there is a table now: %s", all)
 	}
 }
 
