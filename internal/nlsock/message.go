@@ -26,7 +26,8 @@ type Message struct {
 	// batch of nfnetlink.
 	Silent bool
 
-	buf []byte
+	buf     []byte
+	tooLong bool // an attribute's length is more than it can tell
 }
 
 // New begins a message. The header is what the family puts before the
@@ -47,8 +48,13 @@ func (m *Message) raw(b []byte) {
 	}
 }
 
-// Bytes adds an attribute.
+// maxAttr is what the length of an attribute can tell.
+const maxAttr = 1<<16 - 1
+
+// Bytes adds an attribute. A message with one that is longer than 65,531 bytes, or
+// that holds so many, is not sent: Exchange says so.
 func (m *Message) Bytes(kind uint16, value []byte) {
+	m.tooLong = m.tooLong || attrLen+len(value) > maxAttr
 	m.buf = binary.NativeEndian.AppendUint16(m.buf, uint16(attrLen+len(value)))
 	m.buf = binary.NativeEndian.AppendUint16(m.buf, kind)
 	m.raw(value)
@@ -83,6 +89,7 @@ func (m *Message) NestRaw(kind uint16, header []byte, fn func()) {
 }
 
 func (m *Message) closeNest(start int) {
+	m.tooLong = m.tooLong || len(m.buf)-start > maxAttr
 	binary.NativeEndian.PutUint16(m.buf[start:], uint16(len(m.buf)-start))
 }
 

@@ -74,14 +74,42 @@ var ErrInterrupted = errors.New("the dump was interrupted")
 
 // Exchange sends the messages in one write and waits for the answers, one for
 // each. The kernel works on all of them, also when one fails. The error is that
-// of the exchange itself.
+// of the exchange itself: a message that cannot be sent, of which none is, or an
+// answer that cannot be read, after which the socket can be used on. No message is
+// no exchange.
 func (s *Socket) Exchange(messages ...*Message) ([]Answer, error) {
+	if len(messages) == 0 {
+		return nil, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := s.seq + 1
-	var out []byte
-	waiting := 0
+	out, waiting, err := s.frame(messages)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Sendto(s.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("%s: asking the kernel: %w", messages[0].What, err)
+	}
+	x := exchange{messages: messages, answers: make([]Answer, len(messages)), first: first, waiting: waiting}
+	for x.waiting > 0 {
+		part, err := s.receive()
+		if err == nil {
+			err = x.read(part)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: the kernel's answer: %w", messages[0].What, err)
+		}
+	}
+	return x.answers, nil
+}
+
+// frame completes the messages, and counts those that get an answer in any case.
+func (s *Socket) frame(messages []*Message) (out []byte, waiting int, err error) {
 	for _, m := range messages {
+		if m.tooLong {
+			return nil, 0, fmt.Errorf("%s: asking the kernel: %w", m.What, unix.EMSGSIZE)
+		}
 		s.seq++
 		flags := binary.NativeEndian.Uint16(m.buf[6:]) | unix.NLM_F_REQUEST
 		if !m.Silent {
@@ -93,22 +121,27 @@ func (s *Socket) Exchange(messages ...*Message) ([]Answer, error) {
 		binary.NativeEndian.PutUint32(m.buf[8:], s.seq)
 		out = append(out, m.buf...)
 	}
-	if err := unix.Sendto(s.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("%s: asking the kernel: %w", messages[0].What, err)
-	}
-	x := exchange{messages: messages, answers: make([]Answer, len(messages)), first: first, waiting: waiting}
-	for x.waiting > 0 {
-		n, _, err := unix.Recvfrom(s.fd, s.buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: the kernel's answer: %w", messages[0].What, err)
-		}
-		x.read(s.buf[:n])
-	}
-	return x.answers, nil
+	return out, waiting, nil
 }
+
+// receive returns the next part of what the kernel has to say.
+func (s *Socket) receive() ([]byte, error) {
+	for {
+		n, _, err := unix.Recvfrom(s.fd, s.buf, unix.MSG_TRUNC) // with it n is the whole length
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, err
+		case n > len(s.buf):
+			return nil, fmt.Errorf("%w: %d bytes instead of at most %d", errTruncated, n, len(s.buf))
+		}
+		return s.buf[:n], nil
+	}
+}
+
+// errTruncated is the error of an answer that is not all there.
+var errTruncated = errors.New("it is cut off")
 
 // exchange is the state of one Exchange.
 type exchange struct {
@@ -118,11 +151,16 @@ type exchange struct {
 	waiting  int    // messages without their last word
 }
 
-func (x *exchange) read(b []byte) {
-	for len(b) >= headerLen {
+// read takes the messages of one part. One that is cut off is an error: its last
+// word would be waited for in vain.
+func (x *exchange) read(b []byte) error {
+	for len(b) > 0 {
+		if len(b) < headerLen {
+			return errTruncated
+		}
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < headerLen || size > len(b) {
-			return
+			return errTruncated
 		}
 		// An earlier exchange that ended early may have left answers behind.
 		if i := binary.NativeEndian.Uint32(b[8:]) - x.first; i < uint32(len(x.messages)) {
@@ -130,6 +168,7 @@ func (x *exchange) read(b []byte) {
 		}
 		b = b[min(len(b), (size+align-1)&^(align-1)):]
 	}
+	return nil
 }
 
 func (x *exchange) take(i int, b []byte) {

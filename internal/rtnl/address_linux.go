@@ -71,17 +71,18 @@ func (c *Conn) addresses(l *Link, widest uint8) (out []Address, err error) {
 	binary.NativeEndian.PutUint32(header[4:], uint32(l.Index))
 	m := nlsock.New(named("listing the addresses of", l.Name), unix.RTM_GETADDR, unix.NLM_F_DUMP, header)
 	err = c.dump(m, func(entry []byte) {
-		if len(entry) < unix.SizeofIfAddrmsg || entry[3] > widest || int(binary.NativeEndian.Uint32(entry[4:])) != l.Index {
-			return
-		}
-		if a, ok := parseAddress(entry); ok {
+		if a, ok := parseAddress(entry); ok && entry[3] <= widest && int(binary.NativeEndian.Uint32(entry[4:])) == l.Index {
 			out = append(out, a)
 		}
 	})
 	return out, err
 }
 
+// parseAddress reads an address; ok is false for what is none.
 func parseAddress(b []byte) (a Address, ok bool) {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return a, false
+	}
 	attrs := b[unix.SizeofIfAddrmsg:]
 	raw := nlsock.Attr(attrs, unix.IFA_LOCAL) // the own address of a link between two points
 	if raw == nil {

@@ -90,10 +90,11 @@ func (c *Conn) LinkTo(addr netip.Addr) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(route[0]) < unix.SizeofRtMsg {
+	paths := parseRoute(route[0])
+	if len(paths) == 0 {
 		return nil, fault.Internal.Errorf("%s: the kernel answered in %d bytes", m.What, len(route[0]))
 	}
-	index := parseRoute(route[0])[0].Link
+	index := paths[0].Link
 	m = nlsock.New("looking for the interface towards "+addr.String(), unix.RTM_GETLINK, 0, linkHeader(unix.AF_UNSPEC, index, 0, 0))
 	m.U32(unix.IFLA_EXT_MASK, skipStats)
 	link, err := c.ask(m)

@@ -78,9 +78,6 @@ func (c *Conn) Routes(ipv4 bool, table int) (out []Route, err error) {
 	m := nlsock.New("listing routes", unix.RTM_GETROUTE, unix.NLM_F_DUMP, header)
 	m.U32(unix.RTA_TABLE, uint32(table))
 	err = c.dump(m, func(entry []byte) {
-		if len(entry) < unix.SizeofRtMsg {
-			return
-		}
 		for _, r := range parseRoute(entry) {
 			if r.Table == table {
 				out = append(out, r)
@@ -93,8 +90,11 @@ func (c *Conn) Routes(ipv4 bool, table int) (out []Route, err error) {
 	return out, err
 }
 
-// parseRoute reads a route, which has several paths or one.
+// parseRoute reads a route, which has several paths or one; none when it is cut off.
 func parseRoute(b []byte) []Route {
+	if len(b) < unix.SizeofRtMsg {
+		return nil
+	}
 	attrs := b[unix.SizeofRtMsg:]
 	scope := int(b[6])
 	r := Route{Table: int(b[4]), Scope: &scope}
@@ -143,7 +143,7 @@ func parsePaths(b []byte) (out []Route) {
 		p := Route{Link: int(binary.NativeEndian.Uint32(b[4:]))}
 		p.Gateway, _ = netip.AddrFromSlice(nlsock.Attr(b[unix.SizeofRtNexthop:size], unix.RTA_GATEWAY))
 		out = append(out, p)
-		b = b[size:]
+		b = b[min(len(b), (size+unix.RTNH_ALIGNTO-1)&^(unix.RTNH_ALIGNTO-1)):]
 	}
 	return out
 }

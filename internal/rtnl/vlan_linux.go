@@ -56,32 +56,41 @@ func vlanMessage(kind uint16, l *Link, vlans []VLANs) *nlsock.Message {
 	return m
 }
 
+// Of linux/if_bridge.h; kernels before 5.6 have none of it.
+const (
+	sizeOfVLANHeader = 8
+	vlanEntry        = 1
+	vlanInfo         = 1
+	vlanRange        = 2
+)
+
 // VLANsOf lists the VLANs that a port takes part in, one by one.
 func (c *Conn) VLANsOf(l *Link) (out []VLANs, err error) {
-	// Of linux/if_bridge.h; kernels before 5.6 have none of it.
-	const sizeOfHeader, entry, info, rangeEnd = 8, 1, 1, 2
-	header := make([]byte, sizeOfHeader)
+	header := make([]byte, sizeOfVLANHeader)
 	header[0] = unix.AF_BRIDGE
 	binary.NativeEndian.PutUint32(header[4:], uint32(l.Index))
 	m := nlsock.New(named("listing the VLANs of", l.Name), unix.RTM_GETVLAN, unix.NLM_F_DUMP, header)
-	err = c.dump(m, func(reply []byte) {
-		if len(reply) < sizeOfHeader {
+	err = c.dump(m, func(reply []byte) { out = append(out, parseVLANs(reply)...) })
+	return out, err
+}
+
+func parseVLANs(reply []byte) (out []VLANs) {
+	if len(reply) < sizeOfVLANHeader {
+		return nil
+	}
+	nlsock.Attrs(reply[sizeOfVLANHeader:], func(kind uint16, v []byte) {
+		vlan := nlsock.Attr(v, vlanInfo)
+		if kind != vlanEntry || len(vlan) < 4 {
 			return
 		}
-		nlsock.Attrs(reply[sizeOfHeader:], func(kind uint16, v []byte) {
-			vlan := nlsock.Attr(v, info)
-			if kind != entry || len(vlan) < 4 {
-				return
-			}
-			flags, first := binary.NativeEndian.Uint16(vlan), binary.NativeEndian.Uint16(vlan[2:])
-			last := first
-			if end := nlsock.Attr(v, rangeEnd); len(end) >= 2 {
-				last = binary.NativeEndian.Uint16(end)
-			}
-			for id := first; id <= last; id++ {
-				out = append(out, VLANs{First: id, Last: id, Native: flags&vlanPVID != 0 && flags&vlanUntagged != 0})
-			}
-		})
+		flags, first := binary.NativeEndian.Uint16(vlan), binary.NativeEndian.Uint16(vlan[2:])
+		last := first
+		if end := nlsock.Attr(v, vlanRange); len(end) >= 2 {
+			last = binary.NativeEndian.Uint16(end)
+		}
+		for id := int(first); id <= int(last); id++ { // an uint16 would never exceed the greatest
+			out = append(out, VLANs{First: uint16(id), Last: uint16(id), Native: flags&vlanPVID != 0 && flags&vlanUntagged != 0})
+		}
 	})
-	return out, err
+	return out
 }
