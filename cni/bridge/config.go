@@ -128,7 +128,8 @@ func (c *Config) checkVLANs() error {
 		}
 	}
 	if name := c.gatewayName(); c.IsGateway && len(name) > cniname.MaxInterfaceName {
-		return cni.Errorf(cni.CodeConfig, "bridge %q with vlan %d: the gateway's interface would be %q, which has more than %d bytes", c.Bridge, c.VLAN, name, cniname.MaxInterfaceName)
+		return cni.Errorf(cni.CodeConfig, "bridge %q with vlan %d: the gateway's interface would be %q, which has more than %d bytes",
+			c.Bridge, c.VLAN, name, cniname.MaxInterfaceName)
 	}
 	return nil
 }

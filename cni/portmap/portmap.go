@@ -34,9 +34,13 @@
 // rules each time, and STATUS does when there is a table: what is missing, or was
 // made by another version, is made anew.
 //
-// Configurations for upstream's portmap v1.9.1 work, in both of its dialects,
-// except that conditionsV4, conditionsV6 and externalSetMarkChain are refused by
-// name: see Config.
+// Configurations for upstream's portmap v1.9.1 work, in both of its dialects, but
+// for three keys that are refused by name. conditionsV4 and conditionsV6 are words
+// for iptables or nft, neither of which is executed, and a mapping without its
+// condition would open a port that was to be closed: name an address in hostIP, or
+// drop the rest in a chain of nftables of your own, with hook prerouting and
+// priority mangle. externalSetMarkChain names a chain of iptables, to which nothing
+// of this plugin could jump: leave it out, the plugin masquerades by itself.
 package portmap
 
 import (
