@@ -247,12 +247,15 @@ func (w *world) again() {
 	w.check(a, delivery{})
 }
 
-// clash asks for a host port that another attachment has: the ADD must fail, and
-// the DEL behind it must leave the other's port alone.
+// clash asks for a host port that another container's attachment has: the ADD must
+// fail, and the DEL behind it must leave the other's port alone.
 func (w *world) clash() {
 	a := w.pick(func(a *attachment) bool { return a.state == absent && a.c.alive })
-	other := w.pick(func(a *attachment) bool { return a.state == live && a.c.alive })
-	if a == nil || other == nil {
+	if a == nil {
+		return
+	}
+	other := w.pick(func(o *attachment) bool { return o.state == live && o.c.alive && o.c != a.c })
+	if other == nil {
 		return
 	}
 	w.note(a, fmt.Sprintf("ADD with the port of %v", other), delivery{})
