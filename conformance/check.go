@@ -52,7 +52,7 @@ func (r *runner[T]) checkInDir(ctx context.Context, rule *Rule[T]) (seen error) 
 	in := &Input[T]{
 		Target: r.target, Profile: r.opts.Profile, TempDir: dir,
 		Rand: rand.New(rand.NewPCG(r.opts.Seed, hash(rule.ID))),
-		Log:  r.opts.Logger.With("rule", rule.ID),
+		Log:  r.opts.Logger.With("rule", rule.ID), samples: &r.samples,
 	}
 	return protect(ctx, rule, in)
 }

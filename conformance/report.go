@@ -54,6 +54,8 @@ type Report struct {
 	Command string    `json:"command"`
 	Started time.Time `json:"started"`
 	Results []Result  `json:"results"`
+	// Latencies are what checks measured, in the order in which they did first.
+	Latencies []Latency `json:"latencies,omitempty"`
 
 	took time.Duration // 0: one after the other
 }

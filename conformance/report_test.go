@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -9,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodekit-project/nodekit/conformance"
 )
@@ -222,4 +226,39 @@ func hasType(value any, want string) bool {
 		return want == "object"
 	}
 	return false
+}
+
+func TestLatencies(t *testing.T) {
+	s := newSuite()
+	s.Rules[0].Check = func(_ context.Context, in *input) error {
+		for i := range 10 {
+			in.Measure("ADD", time.Duration(10-i)*time.Millisecond)
+		}
+		in.Measure("DEL", time.Second)
+		return nil
+	}
+	report, err := s.Run(t.Context(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []conformance.Latency{
+		{What: "ADD", Count: 10, Min: 0.001, P50: 0.005, P90: 0.009, Max: 0.010},
+		{What: "DEL", Count: 1, Min: 1, P50: 1, P90: 1, Max: 1},
+	}
+	if diff := cmp.Diff(want, report.Latencies); diff != "" {
+		t.Error("-want +got:\n" + diff)
+	}
+	var text, page, data strings.Builder
+	if err := errors.Join(report.WriteText(&text), report.WriteHTML(&page), report.WriteJSON(&data)); err != nil {
+		t.Fatal(err)
+	}
+	for where, found := range map[string]bool{
+		"text": regexp.MustCompile(`ADD +10 +1\.0 ms +5\.0 ms +9\.0 ms +10\.0 ms`).MatchString(text.String()),
+		"page": strings.Contains(page.String(), "<td>ADD</td><td>10</td><td>1.0 ms</td>"),
+		"JSON": strings.Contains(data.String(), `"what": "DEL"`),
+	} {
+		if !found {
+			t.Errorf("the %s has no latencies", where)
+		}
+	}
 }

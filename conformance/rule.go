@@ -87,6 +87,8 @@ type Input[T any] struct {
 	Log *slog.Logger
 	// TempDir is an empty directory that is removed after the check.
 	TempDir string
+
+	samples *samples // nil: Measure leaves it
 }
 
 // Suite is a table of rules for one interface.

@@ -68,7 +68,7 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	if err == nil {
 		err = r.all(ctx, rules, alone, 1, q)
 	}
-	r.report.Results, r.report.took = q.made(), time.Since(start)
+	r.report.Results, r.report.took, r.report.Latencies = q.made(), time.Since(start), r.samples.latencies()
 	return r.report, err
 }
 
@@ -124,9 +124,10 @@ func (r *runner[T]) all(ctx context.Context, rules []*Rule[T], places []int, wid
 // runner is one run of a suite. Its rules may run at the same time; the report is
 // completed by one goroutine.
 type runner[T any] struct {
-	target T
-	opts   Options
-	report *Report
+	target  T
+	opts    Options
+	report  *Report
+	samples samples
 }
 
 func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], error) {

@@ -37,6 +37,7 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 			}
 		})
 	}
+	r.report.Latencies = r.samples.latencies()
 	t.Log(r.report.summary())
 }
 

@@ -39,8 +39,8 @@ func (r *Report) failure(result *Result) string {
 	return b.String()
 }
 
-// WriteText writes the report for a person to read: the failures in full and
-// a summary. The line per rule is the progress of the run, see
+// WriteText writes the report for a person to read: the failures in full, how long
+// things took, and a summary. The line per rule is the progress of the run, see
 // Options.Progress.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
@@ -49,6 +49,9 @@ func (r *Report) WriteText(w io.Writer) error {
 			b.WriteString(r.failure(&r.Results[i]))
 			b.WriteByte('\n')
 		}
+	}
+	if err := r.writeLatencies(&b); err != nil {
+		return err
 	}
 	fmt.Fprintln(&b, r.summary())
 	_, err := io.WriteString(w, b.String())

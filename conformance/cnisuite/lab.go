@@ -34,6 +34,7 @@ type lab struct {
 	ipam     spy
 	rand     *rand.Rand
 	log      *slog.Logger
+	measure  func(what string, took time.Duration)
 	count    int
 	made     []*container
 	daemon   int // process group that Target.Setup left, or 0
@@ -50,7 +51,7 @@ type lab struct {
 func inLab(check func(context.Context, *lab) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) (err error) {
 		l := newLab(&in.Target, in.TempDir)
-		l.rand, l.log = in.Rand, in.Log
+		l.rand, l.log, l.measure = in.Rand, in.Log, in.Measure
 		defer func() { err = errors.Join(err, l.close(ctx)) }()
 		if err := l.open(ctx); err != nil {
 			return err
