@@ -137,15 +137,17 @@ func exchanges() map[string]func() int {
 		"lists-too-much": unlessGood(func(x *exchange) bool {
 			return x.command() == "ADD" && x.config()["cniVersion"] == "0.3.1"
 		}),
-		"any-name":         raw(func(x *exchange) (string, int) { x.set("name", "suite"); return x.good() }),
-		"floats":           raw(func(x *exchange) (string, int) { x.set("cni.dev/x", 1); return x.good() }),
-		"always-0":         raw(func(x *exchange) (string, int) { out, _ := x.good(); return out, 0 }),
-		"result-and-error": raw(resultAndError),
-		"plain-text":       raw(plainText),
-		"dies-of-errors":   raw(diesOfErrors),
-		"writes-to-root":   raw(writesToRoot),
-		"leaves-a-process": raw(leavesProcess),
-		"dies-at-once":     raw(func(x *exchange) (string, int) { return x.good() }),
+		"any-name":          raw(func(x *exchange) (string, int) { x.set("name", "suite"); return x.good() }),
+		"floats":            raw(func(x *exchange) (string, int) { x.set("cni.dev/x", 1); return x.good() }),
+		"always-0":          raw(func(x *exchange) (string, int) { out, _ := x.good(); return out, 0 }),
+		"result-and-error":  raw(resultAndError),
+		"plain-text":        raw(plainText),
+		"dies-of-errors":    raw(diesOfErrors),
+		"writes-to-root":    raw(writesToRoot),
+		"leaves-a-process":  raw(leavesProcess),
+		"leaves-a-stranger": raw(leavesStranger),
+		"hangs-in-del":      raw(hangsInDel),
+		"dies-at-once":      raw(func(x *exchange) (string, int) { return x.good() }),
 		"dawdles": raw(func(x *exchange) (string, int) {
 			out, rc := x.good()
 			time.Sleep(100 * time.Millisecond)
@@ -229,6 +231,33 @@ func leavesProcess(x *exchange) (string, int) {
 		if err := cmd.Start(); err != nil {
 			return refuse(100, err.Error())
 		}
+	}
+	return x.good()
+}
+
+// leavesStranger has nothing of the call in what it leaves: no environment, no
+// argument, no parent.
+func leavesStranger(x *exchange) (string, int) {
+	if x.command() == "ADD" {
+		stranger := exec.Command("setsid", "sleep", "6")
+		stranger.Env = []string{}
+		if err := stranger.Start(); err != nil {
+			return refuse(100, err.Error())
+		}
+	}
+	return x.good()
+}
+
+// hangsInDel leaves somebody behind who holds its stdout, with the plugin's name
+// as its own, and notes where its lab is.
+func hangsInDel(x *exchange) (string, int) {
+	if x.command() == "DEL" {
+		holder := exec.Command("sleep")
+		holder.Args, holder.Stdout, holder.Env = []string{os.Args[0], "60"}, os.Stdout, []string{}
+		holder.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		_ = holder.Start()
+		_ = os.WriteFile(filepath.Join(filepath.Dir(os.Args[0]), "lab"), []byte(filepath.Dir(x.env["CNI_NETNS"])), 0o600)
+		time.Sleep(time.Hour)
 	}
 	return x.good()
 }

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
@@ -131,23 +130,6 @@ func (l *lab) negotiate(ctx context.Context) error {
 // speaks says whether plugin and suite can talk in a version at least so new.
 func (l *lab) speaks(version string) bool { return cni.AtLeast(l.version, version) }
 
-// close sends the DELs that a rule left out, for what the plugin keeps outside of
-// the lab. Whether they succeed is not what the rule is about.
-func (l *lab) close(ctx context.Context) error {
-	errs := []error{l.ipam.wake()}
-	for _, c := range l.made {
-		if c.owed {
-			_, err := l.call(context.WithoutCancel(ctx), "DEL", c, with{})
-			errs = append(errs, err)
-		}
-	}
-	errs = append(errs, l.tearDown(ctx))
-	for _, c := range l.made {
-		errs = append(errs, netns.Remove(c.ns))
-	}
-	return errors.Join(append(errs, netns.Remove(l.host))...)
-}
-
 // network returns the name of the lab's network, or of another one that which
 // tells apart. No two labs have one name, as no two have a container's id: what a
 // plugin keeps outside of ${DIR} does not meet there.
@@ -163,19 +145,6 @@ func (l *lab) setUp(ctx context.Context) error {
 	}
 	pid, err := l.shell(ctx, "setup", l.target.Setup)
 	l.daemon = pid
-	return err
-}
-
-func (l *lab) tearDown(ctx context.Context) error {
-	var err error
-	if l.target.Teardown != "" {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
-		defer cancel()
-		_, err = l.shell(ctx, "teardown", l.target.Teardown)
-	}
-	if l.daemon != 0 {
-		_ = syscall.Kill(-l.daemon, syscall.SIGKILL) // it may have ended
-	}
 	return err
 }
 

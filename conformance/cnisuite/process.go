@@ -236,8 +236,7 @@ func checkNothingRuns(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	scope := l.scope()
-	scope.Kinds = []leak.Kind{leak.Process, leak.Mount, leak.Namespace}
+	scope := l.scopeOf(leak.Process, leak.Mount, leak.Namespace)
 	before, err := takeIn(l.host, scope)
 	if err != nil {
 		return err

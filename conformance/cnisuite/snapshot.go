@@ -26,13 +26,41 @@ func network() []leak.Kind {
 // scope is the host's side of the lab: its namespace, processes, mounts and the
 // plugin's files.
 func (l *lab) scope() leak.Scope {
+	return l.scopeOf(append(network(), leak.Process, leak.File, leak.Mount, leak.Namespace)...)
+}
+
+func (l *lab) scopeOf(kinds ...leak.Kind) leak.Scope {
 	dirs := append([]string{l.state()}, l.target.Dirs...)
 	dirs = slices.DeleteFunc(dirs, func(dir string) bool { _, err := os.Stat(dir); return err != nil })
 	return leak.Scope{
-		Kinds:  append(network(), leak.Process, leak.File, leak.Mount, leak.Namespace),
-		Marker: l.dir, MarkedOnly: true, Dirs: dirs,
+		Kinds:  kinds,
+		Marker: l.dir, MarkedOnly: true, NetNS: l.spaces(), Dirs: dirs,
 		Prefixes: map[leak.Kind][]string{leak.Mount: append([]string{l.dir}, l.target.Dirs...)},
 	}
+}
+
+// spaces are the lab's network namespaces as the kernel names them. A process in
+// one of them is the plugin's whatever else it has put off: its parent, its
+// session, its environment. A namespace that is not pinned any more is left out:
+// its number may be another's by now.
+func (l *lab) spaces() []string {
+	var names []string
+	for _, path := range append([]string{l.host}, l.pinned()...) {
+		if name, err := nameOf(path); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// pinned are the paths of the containers' namespaces.
+func (l *lab) pinned() []string {
+	var paths []string
+	for _, c := range l.made {
+		paths = append(paths, c.ns)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
 }
 
 // snapshot is everything of the host that a rule may compare later.
@@ -111,8 +139,7 @@ func (l *lab) mayStay(found leak.Leak) bool {
 	}
 	switch found.Kind {
 	case leak.Process:
-		pid, _ := strconv.Atoi(path)
-		group, err := syscall.Getpgid(pid)
+		group, err := syscall.Getpgid(pidOf(found.Name))
 		return err == nil && l.daemon != 0 && group == l.daemon
 	case leak.Address:
 		return strings.Contains(found.Name, " fe80:")
@@ -120,6 +147,13 @@ func (l *lab) mayStay(found leak.Leak) bool {
 		return !l.pins(found.Name)
 	}
 	return false
+}
+
+// pidOf is the id in the name of a process in a snapshot, or 0.
+func pidOf(name string) int {
+	first, _, _ := strings.Cut(name, " ")
+	pid, _ := strconv.Atoi(first)
+	return pid
 }
 
 // pins says whether a mount holds one of the lab's namespaces, or stands in one

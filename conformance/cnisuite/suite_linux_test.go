@@ -42,6 +42,7 @@ func TestMutants(t *testing.T) {
 		{"code-8", "CNI-ERROR-005"},
 		{"writes-to-root", "CNI-PROCESS-001"},
 		{"leaves-a-process", "CNI-PROCESS-002"},
+		{"leaves-a-stranger", "CNI-PROCESS-002"},
 		{"dies-of-errors", "CNI-PROCESS-003"},
 		{"dawdles", "CNI-PROCESS-004"},
 		{"dies-at-once", "CNI-PROCESS-005"},
@@ -92,6 +93,7 @@ func TestMutants(t *testing.T) {
 		{"del-needs-link", "CNI-DEL-001"},
 		{"del-needs-netns", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
+		{"leaves-a-stranger", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
 	}, slices.Concat(gcFaults(), ipamFaults(), portmapFaults())...) {
 		mutants = append(mutants, conformance.Mutant[cnisuite.Target]{

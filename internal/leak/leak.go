@@ -65,6 +65,9 @@ type Scope struct {
 	// MarkedOnly leaves out the descendants that do not carry the marker: an
 	// audit needs it where this process has other children meanwhile.
 	MarkedOnly bool
+	// NetNS are network namespaces, as the links of /proc name them
+	// ("net:[4026531840]"). Their processes count although they carry no marker.
+	NetNS []string
 	// PIDs are the processes whose descriptors count.
 	PIDs []int
 	// Dirs are the directories below which files count.
@@ -168,7 +171,7 @@ func (s *Snapshot) Names(kind Kind) []string {
 // clone copies a scope, so that the snapshot does not depend on what its
 // taker does with the parts.
 func (s Scope) clone() Scope {
-	s.Kinds, s.PIDs, s.Dirs = slices.Clone(s.Kinds), slices.Clone(s.PIDs), slices.Clone(s.Dirs)
+	s.Kinds, s.PIDs, s.Dirs, s.NetNS = slices.Clone(s.Kinds), slices.Clone(s.PIDs), slices.Clone(s.Dirs), slices.Clone(s.NetNS)
 	s.Prefixes = maps.Clone(s.Prefixes)
 	return s
 }

@@ -196,6 +196,30 @@ func TestCgroups(t *testing.T) {
 
 // TestProcesses makes a child, and a process that has left its parents but
 // carries the marker.
+// TestProcessesOfNetNS has a process that nothing ties to the marker but the
+// namespace that it is in.
+func TestProcessesOfNetNS(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	inNetNS(t, func() {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		must(t, err)
+		scope := leak.Scope{Kinds: []leak.Kind{leak.Process}, Marker: t.TempDir(), MarkedOnly: true}
+		before := take(t, scope)
+		child := exec.Command("sleep", "100")
+		child.Env = []string{}
+		must(t, child.Start())
+		defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
+		if found := before.Diff(take(t, scope)); len(found) > 0 {
+			t.Errorf("found without its namespace: %v", found)
+		}
+		scope.NetNS = []string{ns}
+		want := fmt.Sprintf("[process %d sleep 100]", child.Process.Pid)
+		if got := fmt.Sprint(before.Diff(take(t, scope))); got != want {
+			t.Errorf("found %s, want %s", got, want)
+		}
+	})
+}
+
 func TestProcesses(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	marker := t.TempDir()

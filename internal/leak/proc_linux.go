@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,12 +49,23 @@ func processes(scope *Scope) (things, error) {
 	return found, nil
 }
 
-// concerns tells whether a process is one of those that the marker selects.
+// concerns tells whether a process is one of those that the marker or the network
+// namespaces select.
 func (s *Scope) concerns(all map[int]proc, pid int) bool {
-	if s.Marker == "" || procmark.Carries(pid, s.Marker) {
+	if s.Marker == "" || procmark.Carries(pid, s.Marker) || s.inside(pid) {
 		return true
 	}
 	return !s.MarkedOnly && descends(all, pid, os.Getpid())
+}
+
+// inside tells whether a process is in one of the network namespaces. One that has
+// ended, or may not be looked at, is not.
+func (s *Scope) inside(pid int) bool {
+	if len(s.NetNS) == 0 {
+		return false
+	}
+	name, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return err == nil && slices.Contains(s.NetNS, name)
 }
 
 func readProcs() (map[int]proc, error) {

@@ -1,0 +1,50 @@
+package cnisuite_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/conformance/cnisuite"
+	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// TestCloses runs a rule that leaves the DELs of two attachments to the lab, on a
+// plugin whose DEL hangs, past the rule's time: the run goes on, and nothing of
+// the lab stays.
+func TestCloses(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	t.Parallel()
+	tgt, start := target(t, "hangs-in-del"), time.Now()
+	report, err := cnisuite.Suite().Run(t.Context(), tgt, &conformance.Options{Only: []string{"CNI-ADD-004"}, Timeout: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("the rule and its end took %s: %+v", took, report.Results)
+	}
+	home := filepath.Dir(tgt.Binary)
+	lab, err := os.ReadFile(filepath.Join(home, "lab"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(string(lab)); err == nil {
+		t.Errorf("%s is still there", lab)
+	}
+	below := []string{string(lab)}
+	left, err := leak.Take(leak.Scope{
+		Kinds: []leak.Kind{leak.Process, leak.Mount, leak.Namespace}, Marker: home, MarkedOnly: true,
+		Prefixes: map[leak.Kind][]string{leak.Mount: below, leak.Namespace: below},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []leak.Kind{leak.Process, leak.Mount, leak.Namespace} {
+		if names := left.Names(kind); len(names) > 0 {
+			t.Errorf("left of kind %s: %q", kind, names)
+		}
+	}
+}
