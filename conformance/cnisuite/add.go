@@ -275,7 +275,7 @@ func checkTwoInterfaces(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	second, err := l.sibling(first, "net1")
+	second, err := l.beside(first, "net1")
 	if err != nil {
 		return err
 	}

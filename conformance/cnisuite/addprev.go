@@ -29,8 +29,8 @@ func prevRules() []conformance.Rule[Target] {
 func (l *lab) previous(c *container) (json.RawMessage, error) {
 	prev := c.prev
 	if prev == nil {
-		other := &container{id: c.id, ns: c.ns, ifName: "prev0"}
-		if err := other.veth("suite-prev", net.IPv4(10, 124, 0, 2)); err != nil {
+		other := &container{number: c.number, id: c.id, ns: c.ns, ifName: "prev0"}
+		if err := errors.Join(other.occupy(), other.raise()); err != nil {
 			return nil, err
 		}
 		var err error

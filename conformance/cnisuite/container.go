@@ -48,6 +48,30 @@ func (c *container) look() (found *nic, err error) {
 	return found, err
 }
 
+// there says whether the container's namespace still is.
+func (c *container) there() bool {
+	name, err := nameOf(c.ns)
+	return err == nil && name == c.nsName
+}
+
+// lookIfThere is look for a container whose namespace may have gone.
+func (c *container) lookIfThere() (*nic, error) {
+	if !c.there() {
+		return nil, nil
+	}
+	return c.look()
+}
+
+// same reports what a later look at the interface finds changed, apart from
+// addresses.
+func (n *nic) same(now *nic) error {
+	if now.mac != n.mac || now.mtu != n.mtu || now.up != n.up {
+		return fmt.Errorf("the interface had the hardware address %s, the MTU %d and up=%t, and has %s, %d and up=%t",
+			n.mac, n.mtu, n.up, now.mac, now.mtu, now.up)
+	}
+	return nil
+}
+
 // change does something to the container's interface, as an administrator by
 // mistake.
 func (c *container) change(do func(netlink.Link) error) error {
@@ -77,16 +101,32 @@ func (c *container) empty() error {
 	}
 }
 
-// occupy makes an interface of the container's name that is not the plugin's.
+// occupy makes an interface of the container's name that is not the plugin's, with
+// its peer in the container too.
 func (c *container) occupy() error {
 	return netns.Do(c.ns, func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = c.ifName
-		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "suite-peer"}
+		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "suite-" + c.ifName}
 		if err := netlink.LinkAdd(pair); err != nil {
 			return fmt.Errorf("making an interface in the container: %w", err)
 		}
 		return netlink.AddrAdd(pair, &netlink.Addr{IPNet: c.address()})
+	})
+}
+
+// raise sets the interface and its peer up, as an earlier plugin does.
+func (c *container) raise() error {
+	return netns.Do(c.ns, func() error {
+		var errs []error
+		for _, name := range []string{c.ifName, "suite-" + c.ifName} {
+			l, err := netlink.LinkByName(name)
+			if err == nil {
+				err = netlink.LinkSetUp(l)
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
 	})
 }
 

@@ -279,8 +279,16 @@ func (l *lab) reports(ctx context.Context, c *container) (bool, error) {
 	return false, nil
 }
 
-// filesOf are the plugin's files that have the container's id in them.
+// filesOf are the plugin's files that have the container's id in their names or
+// in them.
 func (l *lab) filesOf(c *container) ([]string, error) {
+	return l.filesWith(func(path string, text []byte) bool {
+		return strings.Contains(path, c.id) || bytes.Contains(text, []byte(c.id))
+	})
+}
+
+// filesWith are those of the plugin's files that are such.
+func (l *lab) filesWith(such func(path string, text []byte) bool) ([]string, error) {
 	var found []string
 	for _, dir := range append([]string{l.state()}, l.target.Dirs...) {
 		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -288,7 +296,7 @@ func (l *lab) filesOf(c *container) ([]string, error) {
 				return err
 			}
 			text, err := os.ReadFile(path)
-			if err == nil && (strings.Contains(path, c.id) || bytes.Contains(text, []byte(c.id))) {
+			if err == nil && such(path, text) {
 				found = append(found, path)
 			}
 			return err

@@ -173,17 +173,30 @@ func (l *lab) newContainerOf(version string) (*container, error) {
 	if c.nsName, err = nameOf(c.ns); err != nil {
 		return nil, err
 	}
-	if err := l.ipam.prepare(c, version, l.count); err != nil {
-		return nil, err
+	return c, l.furnish(c, version)
+}
+
+// beside makes another attachment of the container, with an interface of another
+// name.
+func (l *lab) beside(of *container, ifName string) (*container, error) {
+	l.count++
+	c := &container{number: l.count, id: of.id, ns: of.ns, nsName: of.nsName, ifName: ifName}
+	l.made = append(l.made, c)
+	return c, l.furnish(c, l.version)
+}
+
+// furnish prepares what the plugin will find: the delegate's answer, and for a
+// chained plugin an interface with its result.
+func (l *lab) furnish(c *container, version string) error {
+	if err := l.ipam.prepare(c, version, c.number); err != nil || l.target.Kind != Chained {
+		return err
 	}
-	if l.target.Kind != Chained {
-		return c, nil
+	if err := errors.Join(c.occupy(), c.raise()); err != nil {
+		return err
 	}
-	if err := c.occupy(); err != nil {
-		return nil, err
-	}
+	var err error
 	c.prev, err = l.prevResult(c, version)
-	return c, err
+	return err
 }
 
 // prevResult describes the interface that occupy made, in the shape of the

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +36,11 @@ func delMutants() []attachment {
 		{"gives-up", "CNI-DELEGATE-010", nil},
 		{"gives-up", "CNI-DELEGATE-011", nil},
 		{"leaves-a-route", "CNI-DEL-005", nil},
+		{"takes-interface", "CNI-DEL-005", chained},
+		{"keeps-mtu", "CNI-DEL-005", chained},
+		{"keeps-mac", "CNI-DEL-005", chained},
+		{"keeps-down", "CNI-DEL-005", chained},
+		{"takes-address", "CNI-DEL-005", chained},
 		{"tells-of-del", "CNI-DEL-006", nil},
 		{"del-needs-prev", "CNI-DEL-007", nil},
 		{"del-needs-interface", "CNI-DEL-008", nil},
@@ -101,6 +107,37 @@ func detachers() map[string]func(*cni.Plugin) {
 			_, err := exec.LookPath("sh")
 			return err
 		}),
+	}
+}
+
+// adjusters are chained plugins whose DEL does not undo what ADD did, or undoes
+// what somebody else did.
+func adjusters() map[string]func(*cni.Plugin) {
+	doing := func(add, del func(netlink.Link) error) func(*cni.Plugin) {
+		return func(p *cni.Plugin) {
+			p.Adjusts, p.Check = true, nil
+			p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) { return r.PrevResult, inside(r, add) }
+			p.Del = func(_ context.Context, r *cni.Request) error {
+				_ = inside(r, del) // it may be gone
+				return nil
+			}
+		}
+	}
+	nothing := func(netlink.Link) error { return nil }
+	return map[string]func(*cni.Plugin){
+		"takes-interface": doing(nothing, netlink.LinkDel),
+		"takes-address": doing(nothing, func(l netlink.Link) error {
+			addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
+			if err != nil {
+				return err
+			}
+			return netlink.AddrDel(l, &addrs[0])
+		}),
+		"keeps-mtu": doing(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1280) }, nothing),
+		"keeps-mac": doing(func(l netlink.Link) error {
+			return netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 1})
+		}, nothing),
+		"keeps-down": doing(netlink.LinkSetDown, nothing),
 	}
 }
 

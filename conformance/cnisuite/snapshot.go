@@ -172,8 +172,7 @@ func (l *lab) pins(mount string) bool {
 		if !strings.Contains(mount, "("+c.nsName+")") {
 			return false
 		}
-		name, err := nameOf(c.ns)
-		return err == nil && name == c.nsName // or the number is another's by now
+		return c.there() // or the number is another's by now
 	})
 }
 

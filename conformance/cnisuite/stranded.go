@@ -2,11 +2,9 @@ package cnisuite
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -161,125 +159,6 @@ func (s *stranded) collected(ctx context.Context, l *lab) error {
 		return fmt.Errorf("not implemented: GC succeeded and removed nothing: %w", err)
 	}
 	return fmt.Errorf("GC removed a part only: %w", err)
-}
-
-// beside makes another attachment of the container, with an interface of another
-// name.
-func (l *lab) beside(of *container) (*container, error) {
-	c := *of
-	c.ifName, c.prev, c.result, c.owed = "net1", nil, nil, false
-	l.made = append(l.made, &c)
-	l.count++
-	c.number = l.count
-	if err := l.ipam.prepare(&c, l.version, l.count); err != nil || l.target.Kind != Chained {
-		return &c, err
-	}
-	err := netns.Do(c.ns, func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = c.ifName
-		pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "suite-peer1"}
-		return errors.Join(netlink.LinkAdd(pair), netlink.AddrAdd(pair, &netlink.Addr{IPNet: c.address()}))
-	})
-	if err != nil {
-		return nil, err
-	}
-	c.prev, err = l.prevResult(&c, l.version)
-	return &c, err
-}
-
-// keeping is an attachment of which everything must stay.
-type keeping struct {
-	c      *container
-	w      with
-	well   bool // CHECK succeeds
-	host   *leak.Snapshot
-	inside *leak.Snapshot
-}
-
-// keep attaches a container.
-func (l *lab) keep(ctx context.Context, w with) (*keeping, error) {
-	c, err := l.newContainer(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := l.addWith(ctx, c, w); err != nil {
-		return nil, err
-	}
-	return l.holdings(ctx, c, w)
-}
-
-// holdings notes what an attachment has.
-func (l *lab) holdings(ctx context.Context, c *container, w with) (*keeping, error) {
-	k := &keeping{c: c, w: with{what: "CHECK", keys: w.keys}}
-	var err error
-	if k.host, err = l.snapshot(); err != nil {
-		return nil, err
-	}
-	if k.inside, err = l.inside(c); err != nil {
-		return nil, err
-	}
-	if !l.speaks("0.4.0") {
-		return k, nil
-	}
-	out, err := l.call(ctx, "CHECK", c, k.w)
-	k.well = err == nil && out.rc == 0
-	return k, err
-}
-
-// kept reports what has gone: an interface, an address, a file that is named
-// after the container, a reservation, or what CHECK finds.
-func (k *keeping) kept(ctx context.Context, l *lab) error {
-	host, err := l.snapshot()
-	if err != nil {
-		return err
-	}
-	inside, err := l.inside(k.c)
-	if err != nil {
-		return err
-	}
-	lost := slices.DeleteFunc(host.Diff(k.host), func(found leak.Leak) bool { return !k.concerns(found) })
-	lost = append(lost, links(inside.Diff(k.inside))...)
-	if len(lost) > 0 {
-		return fmt.Errorf("a valid attachment lost %s", list(lost))
-	}
-	calls, err := l.ipam.calls(k.c)
-	if err != nil {
-		return err
-	}
-	if slices.Contains(commands(calls), "DEL") {
-		return errors.New("the delegate was called for DEL of a valid attachment")
-	}
-	if !k.well {
-		return nil
-	}
-	w := k.w
-	w.what = "CHECK of a valid attachment"
-	return l.check(ctx, k.c, w)
-}
-
-// concerns leaves out what others have on the same host.
-func (k *keeping) concerns(found leak.Leak) bool {
-	switch found.Kind {
-	case leak.File:
-		return strings.Contains(found.Name, k.c.id) || k.holds(found.Name)
-	case leak.Link:
-		return true
-	}
-	return false
-}
-
-// holds says whether the container's addresses are in a file's name.
-func (k *keeping) holds(name string) bool {
-	var r result
-	if json.Unmarshal(k.c.result, &r) != nil {
-		return false
-	}
-	for _, ip := range r.IPs {
-		if address, _, _ := strings.Cut(ip.Address, "/"); strings.HasSuffix(name, string(os.PathSeparator)+address) {
-			return true
-		}
-	}
-	return false
 }
 
 // sameJSON compares documents by what they mean.
