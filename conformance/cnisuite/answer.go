@@ -179,14 +179,16 @@ func (l *lab) moment(command string) time.Duration {
 
 // result is what the rules read of a result.
 type result struct {
-	CNIVersion string  `json:"cniVersion"`
-	Interfaces []iface `json:"interfaces"`
-	IPs        []struct {
-		Address   string `json:"address"`
-		Gateway   string `json:"gateway"`
-		Interface *int   `json:"interface"`
-	} `json:"ips"`
-	Routes []routeEntry `json:"routes"`
+	CNIVersion string       `json:"cniVersion"`
+	Interfaces []iface      `json:"interfaces"`
+	IPs        []ipEntry    `json:"ips"`
+	Routes     []routeEntry `json:"routes"`
+}
+
+type ipEntry struct {
+	Address   string `json:"address"`
+	Gateway   string `json:"gateway"`
+	Interface *int   `json:"interface"`
 }
 
 type routeEntry struct {

@@ -204,7 +204,8 @@ func checkLaterChanges(ctx context.Context, l *lab) error {
 		return err
 	}
 	at := r.inside(c.ifName, c.ns)
-	if l.target.Kind == Chained || at < 0 || r.Interfaces[at].Mac == "" || strings.Contains(strings.ToLower(l.target.Config+l.target.RuntimeConfig), `"mac"`) {
+	fixed := l.target.configures(func(key string, _ any) bool { return strings.EqualFold(key, "mac") })
+	if l.target.Kind == Chained || at < 0 || r.Interfaces[at].Mac == "" || fixed {
 		return nil
 	}
 	return l.checkOtherMAC(ctx, c, r.Interfaces[at].Mac)

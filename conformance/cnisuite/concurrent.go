@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,7 +80,7 @@ func (l *lab) crowd(ctx context.Context, n int) error {
 	}); err != nil {
 		return fmt.Errorf("ADDs at the same time: %w", err)
 	}
-	if err := l.distinct(results); err != nil {
+	if err := l.distinct(all, results); err != nil {
 		return err
 	}
 	if err := at(n, func(i int) error {
@@ -118,28 +118,76 @@ func (l *lab) patientAdd(ctx context.Context, c *container) (*result, error) {
 	}
 }
 
-// distinct expects that no two results share an address on an interface; a
-// chained plugin repeats those that the suite gave.
-func (l *lab) distinct(results []*result) error {
+// distinct expects that no two containers share an address, or a hardware address
+// where both are on one link of the host. A chained plugin repeats those that the
+// suite gave.
+func (l *lab) distinct(all []*container, results []*result) error {
 	if l.target.Kind == Chained {
 		return nil
 	}
 	owner := map[string]int{}
 	for i, r := range results {
-		for _, ip := range r.IPs {
-			if l.target.Kind != IPAM && (ip.Interface == nil || *ip.Interface < 0 || *ip.Interface >= len(r.Interfaces) || r.Interfaces[*ip.Interface].Sandbox == "") {
-				continue // of the host, or of something else outside
+		mine, err := l.identities(all[i], r)
+		if err != nil {
+			return err
+		}
+		for _, identity := range mine {
+			if other, taken := owner[identity]; taken && other != i {
+				return fmt.Errorf("two containers got %s", identity)
 			}
-			if bare, _, err := net.ParseCIDR(ip.Address); err == nil && bare.IsLoopback() {
-				continue // everybody's
-			}
-			if other, taken := owner[ip.Address]; taken && other != i {
-				return fmt.Errorf("two containers got the address %s", ip.Address)
-			}
-			owner[ip.Address] = i
+			owner[identity] = i
 		}
 	}
 	return nil
+}
+
+// identities are what no other container may have.
+func (l *lab) identities(c *container, r *result) ([]string, error) {
+	var own []string
+	have, err := addressesOf(c.ns, c.ifName, false)
+	if err != nil {
+		return nil, err
+	}
+	indexed := slices.ContainsFunc(r.IPs, func(ip ipEntry) bool { return ip.Interface != nil })
+	for _, ip := range r.IPs {
+		inside := !indexed || slices.Contains(have, canonical(ip.Address)) // or it is of something outside
+		if ip.Interface != nil {
+			inside = *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) && r.Interfaces[*ip.Interface].Sandbox != ""
+		}
+		if inside || l.target.Kind == IPAM {
+			own = append(own, "the address "+ip.Address)
+		}
+	}
+	segment, mac, err := l.segment(c)
+	if segment != 0 {
+		own = append(own, fmt.Sprintf("the hardware address %s on interface %d of the host", mac, segment))
+	}
+	return own, err
+}
+
+// segment is the index of the host's interface on which others can see the
+// container's hardware address: a bridge, or the parent of a macvlan. 0 means none,
+// as where the container is alone on its link.
+func (l *lab) segment(c *container) (index int, mac string, err error) {
+	links, err := linksIn(c.ns)
+	if err != nil || links[c.ifName] == nil {
+		return 0, "", err
+	}
+	link := links[c.ifName]
+	mac = link.Attrs().HardwareAddr.String()
+	switch link.Type() {
+	case "macvlan", "macvtap":
+		return link.Attrs().ParentIndex, mac, nil
+	case "veth":
+		host, err := linksIn(l.host)
+		for _, end := range host {
+			if end.Attrs().Index == link.Attrs().ParentIndex {
+				return end.Attrs().MasterIndex, mac, err
+			}
+		}
+		return 0, "", err
+	}
+	return 0, "", nil
 }
 
 // checkDelTogether lets kubelet's impatience loose on the plugin.

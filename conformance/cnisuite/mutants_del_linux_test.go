@@ -240,6 +240,8 @@ func concurrentMutants() []attachment {
 	return []attachment{
 		{"one-at-a-time", "CNI-ADD-028", nil},
 		{"counts-badly", "CNI-ADD-027", func(t *cnisuite.Target) { t.Config = `{"state":"${DIR}"}` }},
+		{"one-address", "CNI-ADD-027", func(t *cnisuite.Target) { t.Config = `{"state":"${DIR}"}` }},
+		{"one-mac", "CNI-ADD-027", nil},
 		{"del-once", "CNI-DEL-016", nil},
 		{"plain", "CNI-DATA-001", nil}, // nothing connects its pairs
 		{"lonely-gateway", "CNI-DATA-002", nil},
@@ -274,6 +276,24 @@ func hasty() map[string]func(*cni.Plugin) {
 			address := network(fmt.Sprintf("10.123.9.%d/16", count+1))
 			out.IPs = []*types100.IPConfig{{Interface: types100.Int(0), Address: *address}}
 			return os.WriteFile(path, []byte(strconv.Itoa(count+1)), 0o600)
+		}),
+		"one-address": altered(func(_ *cni.Request, out *cni.Result) error {
+			out.IPs = []*types100.IPConfig{{Address: *network("10.123.9.1/16")}} // it does not say where
+			return nil
+		}),
+		"one-mac": altered(func(r *cni.Request, out *cni.Result) error {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = "mac0"
+			bridge := &netlink.Bridge{LinkAttrs: attrs}
+			_ = netlink.LinkAdd(bridge) // it exists after the first
+			port, err := netlink.LinkByName(hostEnd(r))
+			if err != nil {
+				return err
+			}
+			out.Interfaces[0].Mac = "02:00:00:00:00:01"
+			return errors.Join(netlink.LinkSetMaster(port, bridge), inside(r, func(l netlink.Link) error {
+				return netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 1})
+			}))
 		}),
 		"lonely-gateway": altered(func(*cni.Request, *cni.Result) error {
 			lo, err := netlink.LinkByName("lo")

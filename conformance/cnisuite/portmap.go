@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/nodekit-project/nodekit/conformance"
 )
@@ -24,7 +23,11 @@ func portmapRules() []conformance.Rule[Target] {
 	of := func(id string, level conformance.Level, title string, check func(context.Context, *wires) error) conformance.Rule[Target] {
 		r := rule(id, level, title, "CONVENTIONS.md, Well-known Capabilities", mapping)
 		return checked(r, func(ctx context.Context, l *lab) (err error) {
-			if l.target.Kind != Chained || !strings.Contains(l.target.RuntimeConfig, `"portMappings"`) {
+			args, err := l.asked()
+			if err != nil {
+				return err
+			}
+			if l.target.Kind != Chained || args["portMappings"] == nil {
 				return conformance.NotApplicable("the profile declares no portMappings of a chained plugin")
 			}
 			if !l.speaks("0.3.0") {
@@ -111,6 +114,10 @@ func checkUnmapped(ctx context.Context, w *wires) error {
 	if err != nil {
 		return err
 	}
+	// What was not there is not taken away.
+	if err := w.reach(c, "outside", w.outside, hostOut, mappedPort); err != nil {
+		return err
+	}
 	del := with{what: "DEL without runtimeConfig", keys: map[string]any{"runtimeConfig": nil}}
 	if err := w.l.delWith(ctx, c, del); err != nil {
 		return err
@@ -142,14 +149,18 @@ func checkOtherMachine(ctx context.Context, w *wires) error {
 	if err != nil {
 		return err
 	}
+	// Who maps nothing leaves everything alone.
+	if err := w.reach(c, "outside", w.outside, hostOut, mappedPort); err != nil {
+		return err
+	}
 	if err := w.serve(w.outside, "another machine", mappedPort); err != nil {
 		return err
 	}
-	for from, ns := range map[string]string{"the host": w.l.host, "the container": c.ns} {
+	for _, from := range []struct{ name, ns string }{{"the host", w.l.host}, {"the container", c.ns}} {
 		// The other machine need not have a way back to the container, but
 		// nobody else may answer.
-		if word, err := w.ask(ns, outsideAddress, mappedPort); err == nil && word != "another machine" {
-			return fmt.Errorf("a connection from %s to another machine's port %d reached %q", from, mappedPort, word)
+		if word, err := w.ask(from.ns, outsideAddress, mappedPort); err == nil && word != "another machine" {
+			return fmt.Errorf("a connection from %s to another machine's port %d reached %q", from.name, mappedPort, word)
 		}
 	}
 	return nil

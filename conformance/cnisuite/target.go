@@ -200,8 +200,32 @@ func decodeFact(fact, text, dir string, into any) error {
 	return nil
 }
 
-// delegates says whether the configuration names the suite's IPAM plugin.
-func (t *Target) delegates() bool { return strings.Contains(t.Config, `"`+spyName+`"`) }
+// delegates says whether the configuration names the suite's IPAM plugin, for
+// itself or, as a meta plugin's does, for another one.
+func (t *Target) delegates() bool {
+	return t.configures(func(key string, value any) bool { return key == "type" && value == spyName })
+}
+
+// configures says whether a key of the configuration, at any depth, is such. A
+// configuration that cannot be read has none: validate reports it.
+func (t *Target) configures(such func(key string, value any) bool) bool {
+	config, err := t.config("/")
+	return err == nil && hasKey(config, such)
+}
+
+func hasKey(value any, such func(key string, value any) bool) bool {
+	switch value := value.(type) {
+	case map[string]any:
+		for key, inner := range value {
+			if such(key, inner) || hasKey(inner, such) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(value, func(inner any) bool { return hasKey(inner, such) })
+	}
+	return false
+}
 
 // Build builds the program in a folder, which a test gives as ".", and returns
 // it as a target without configuration.
