@@ -137,7 +137,7 @@ func checkAddTwice(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if _, err := out.failure(); err != nil {
+	if err := out.failed(); err != nil {
 		return err
 	}
 	after, err := c.look()
@@ -204,8 +204,10 @@ func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
 		var r result
 		return out.ok(&r)
 	}
-	_, err = out.failure()
-	return err
+	if died(out) {
+		return fmt.Errorf("%s: the plugin died: %s", out.what, out)
+	}
+	return out.ended()
 }
 
 // noNetNS are values of CNI_NETNS that lead to no network namespace.
@@ -229,7 +231,7 @@ func checkNoNetNS(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		if _, err := out.failure(); err != nil {
+		if err := out.failed(); err != nil {
 			return err
 		}
 	}
@@ -257,7 +259,7 @@ func checkNoNetNSChanges(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		if _, err := out.failure(); err != nil {
+		if err := out.failed(); err != nil {
 			return err
 		}
 		if err := errors.Join(l.clean(ctx, before), l.released(c)); err != nil {

@@ -60,8 +60,8 @@ func checkPrevKept(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if e, err := out.failure(); err == nil && l.target.Kind != Chained {
-		return conformance.NotApplicable("the plugin refuses to be in a chain: %q", e.Msg)
+	if out.failed() == nil && l.target.Kind != Chained {
+		return conformance.NotApplicable("the plugin refuses to be in a chain: %s", shorten(out.stdout))
 	}
 	var old, now result
 	if err := errors.Join(json.Unmarshal(prev, &old), out.ok(&now)); err != nil {

@@ -56,17 +56,6 @@ func (a *answer) ok(into any) error {
 	return a.document(into)
 }
 
-// silent expects exit status 0 and an empty stdout.
-func (a *answer) silent() error {
-	if err := a.ok(nil); err != nil {
-		return err
-	}
-	if len(bytes.TrimSpace(a.stdout)) > 0 {
-		return fmt.Errorf("%s succeeded and wrote to stdout, which must stay empty: %s", a.what, a)
-	}
-	return nil
-}
-
 // document reads the one JSON document of stdout.
 func (a *answer) document(into any) error {
 	dec := json.NewDecoder(bytes.NewReader(a.stdout))
@@ -77,6 +66,18 @@ func (a *answer) document(into any) error {
 		return fmt.Errorf("%s: stdout has more than one JSON document: %s", a.what, a)
 	}
 	return nil
+}
+
+// objects are the JSON objects that stdout begins with, whatever else follows.
+func (a *answer) objects() (all []map[string]any) {
+	dec := json.NewDecoder(bytes.NewReader(a.stdout))
+	for {
+		var next map[string]any
+		if dec.Decode(&next) != nil {
+			return all
+		}
+		all = append(all, next)
+	}
 }
 
 // failed expects another exit status than 0.

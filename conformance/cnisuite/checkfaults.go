@@ -292,7 +292,7 @@ func checkListener(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	return out.silent()
+	return out.ok(nil)
 }
 
 func checkNamesMissing(ctx context.Context, l *lab) error {

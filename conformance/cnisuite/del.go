@@ -1,6 +1,7 @@
 package cnisuite
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,8 +25,8 @@ func delRules() []conformance.Rule[Target] {
 	const undo = "delete the interface defined by CNI_IFNAME inside the container at CNI_NETNS, or undo any modifications applied in the plugin's ADD functionality"
 	return []conformance.Rule[Target]{
 		checked(rule("CNI-DEL-005", must, "DEL leaves the container's network as it was", "DEL", undo), checkDelInside),
-		checked(rule("CNI-DEL-006", should, "DEL outputs nothing (de facto)", "Section 5, Result Types",
-			"For certain operations, plugins must output result information."), checkDelSilent),
+		checked(rule("CNI-DEL-006", should, "DEL, CHECK, STATUS and GC output nothing when they succeed (de facto)", "Section 5, Result Types",
+			"For certain operations, plugins must output result information. [GC:] No output on success"), checkSilent),
 		checked(rule("CNI-DEL-007", should, "DEL without prevResult succeeds and leaves nothing", "DEL",
 			"Plugins should still return without error if prevResult is empty for a DEL command, however."),
 			deletes(with{what: "DEL without prevResult", keys: map[string]any{"prevResult": nil}})),
@@ -92,16 +93,32 @@ func checkDelInside(ctx context.Context, l *lab) error {
 	return nic.same(now)
 }
 
-func checkDelSilent(ctx context.Context, l *lab) error {
+// checkSilent is about all commands that have no result. A command that fails is
+// another rule's matter.
+func checkSilent(ctx context.Context, l *lab) error {
 	c, _, err := l.joined(ctx)
 	if err != nil {
 		return err
 	}
-	out, err := l.call(ctx, "DEL", c, with{})
-	if err != nil {
-		return err
+	for _, command := range []string{"CHECK", "STATUS", "GC", "DEL"} {
+		about, keys := c, map[string]any(nil)
+		switch {
+		case !slices.Contains(l.commands(), command):
+			continue
+		case command == "GC":
+			about, keys = nil, attachments(c)
+		case command == "STATUS":
+			about = nil
+		}
+		out, err := l.call(ctx, command, about, with{keys: keys})
+		if err != nil {
+			return err
+		}
+		if out.rc == 0 && len(bytes.TrimSpace(out.stdout)) > 0 {
+			return fmt.Errorf("%s succeeded and wrote to stdout, which must stay empty: %s", command, out)
+		}
 	}
-	return out.silent()
+	return nil
 }
 
 // deletes expects that such a DEL does all its work.
@@ -241,8 +258,8 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if e, err := out.failure(); err == nil {
-		return conformance.NotApplicable("the plugin cannot serve two networks with this configuration: %q", e.Msg)
+	if out.failed() == nil {
+		return conformance.NotApplicable("the plugin cannot serve two networks with this configuration: %s", shorten(out.stdout))
 	}
 	second.result = out.stdout
 	var two result

@@ -194,8 +194,7 @@ func checkDelegateFails(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	_, err = out.failure()
-	return err
+	return out.failed()
 }
 
 func checkDelegateUndone(ctx context.Context, l *lab) error {
@@ -250,7 +249,7 @@ func checkDelegateGarbage(ctx context.Context, l *lab) error {
 			return err
 		}
 		out.what = what
-		if _, err := out.failure(); err != nil {
+		if err := out.failed(); err != nil {
 			return err
 		}
 	}

@@ -142,6 +142,7 @@ func exchanges() map[string]func() int {
 		"always-0":          raw(func(x *exchange) (string, int) { out, _ := x.good(); return out, 0 }),
 		"result-and-error":  raw(resultAndError),
 		"plain-text":        raw(plainText),
+		"careless":          raw(careless),
 		"dies-of-errors":    raw(diesOfErrors),
 		"writes-to-root":    raw(writesToRoot),
 		"leaves-a-process":  raw(leavesProcess),
@@ -202,6 +203,16 @@ func plainText(x *exchange) (string, int) {
 	out, rc := x.good()
 	if rc != 0 {
 		return "it did not work\n", rc
+	}
+	return out, rc
+}
+
+// careless is odd but legal: an error object is what a plugin should give, and of
+// most commands nobody says that they must be silent.
+func careless(x *exchange) (string, int) {
+	out, rc := plainText(x)
+	if rc == 0 && out == "" {
+		out = `{"cniVersion":"1.1.0"}`
 	}
 	return out, rc
 }

@@ -187,7 +187,7 @@ func checkExhaustion(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if _, err := refusal.failure(); err != nil {
+	if err := refusal.failed(); err != nil {
 		return err
 	}
 	before, err := l.snapshot()

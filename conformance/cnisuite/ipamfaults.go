@@ -133,7 +133,7 @@ func (l *lab) collectKilled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return out.silent()
+	return out.ok(nil)
 }
 
 // checkIsolated has one attachment in two networks.
@@ -190,7 +190,7 @@ func checkGCReleases(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if err := out.silent(); err != nil {
+	if err := out.ok(nil); err != nil {
 		return err
 	}
 	again, _, err := l.drain(ctx, keys)

@@ -95,7 +95,7 @@ func checkExisting(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if _, err := out.failure(); err != nil {
+	if err := out.failed(); err != nil {
 		return err
 	}
 	after, err := c.look()

@@ -41,7 +41,10 @@ func delMutants() []attachment {
 		{"keeps-mac", "CNI-DEL-005", chained},
 		{"keeps-down", "CNI-DEL-005", chained},
 		{"takes-address", "CNI-DEL-005", chained},
-		{"tells-of-del", "CNI-DEL-006", nil},
+		{"tells-of-DEL", "CNI-DEL-006", nil},
+		{"tells-of-CHECK", "CNI-DEL-006", nil},
+		{"tells-of-STATUS", "CNI-DEL-006", nil},
+		{"tells-of-GC", "CNI-DEL-006", nil},
 		{"del-needs-prev", "CNI-DEL-007", nil},
 		{"del-needs-interface", "CNI-DEL-008", nil},
 		{"del-trusts-interface", "CNI-DEL-017", nil},
@@ -151,6 +154,15 @@ func rawDetachers() map[string]func() int {
 			return x.good()
 		})
 	}
+	telling := func(command string) func() int {
+		return raw(func(x *exchange) (string, int) {
+			out, rc := x.good()
+			if x.command() == command && rc == 0 {
+				out = `{"cniVersion":"1.1.0"}`
+			}
+			return out, rc
+		})
+	}
 	return map[string]func() int{
 		"drops-args": raw(func(x *exchange) (string, int) {
 			x.set("args", nil)
@@ -196,15 +208,12 @@ func rawDetachers() map[string]func() int {
 			}
 			return x.good()
 		}),
-		"tells-of-del": raw(func(x *exchange) (string, int) {
-			out, rc := x.good()
-			if x.command() == "DEL" && rc == 0 {
-				out = `{"cniVersion":"1.1.0"}`
-			}
-			return out, rc
-		}),
-		"del-needs-prev": nothingWithout("prevResult"),
-		"del-needs-args": nothingWithout("runtimeConfig"),
+		"tells-of-DEL":    telling("DEL"),
+		"tells-of-CHECK":  telling("CHECK"),
+		"tells-of-STATUS": telling("STATUS"),
+		"tells-of-GC":     telling("GC"),
+		"del-needs-prev":  nothingWithout("prevResult"),
+		"del-needs-args":  nothingWithout("runtimeConfig"),
 		"del-needs-good-prev": raw(func(x *exchange) (string, int) {
 			prev, ok := x.config()["prevResult"].(map[string]any)
 			if x.command() == "DEL" && (!ok || prev["interfaces"] == nil) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"strings"
 	"syscall"
 	"time"
 
@@ -104,17 +103,13 @@ func (l *lab) oneDocument(ctx context.Context, c *container, w with) error {
 	if err := out.ended(); err != nil {
 		return err
 	}
-	if len(strings.TrimSpace(string(out.stdout))) == 0 {
-		return nil
-	}
-	var seen map[string]any
-	if err := out.document(&seen); err != nil {
-		return err
-	}
-	_, hasCode := seen["code"]
-	_, hasResult := seen["interfaces"]
-	if hasCode && hasResult || hasCode && out.rc == 0 {
-		return fmt.Errorf("%s: result and error at once: %s", out.what, out)
+	seen := out.objects()
+	for _, object := range seen {
+		_, hasCode := object["code"]
+		_, hasResult := object["interfaces"]
+		if len(seen) > 1 || hasCode && (hasResult || out.rc == 0) {
+			return fmt.Errorf("%s: result and error at once: %s", out.what, out)
+		}
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (l *lab) ready(ctx context.Context, w with) error {
 	if err != nil {
 		return err
 	}
-	return out.silent()
+	return out.ok(nil)
 }
 
 func checkStatusCode(ctx context.Context, l *lab) error {

@@ -39,7 +39,7 @@ func (l *lab) collect(ctx context.Context, all ...*container) error {
 	if err != nil {
 		return err
 	}
-	return out.silent()
+	return out.ok(nil)
 }
 
 // lists says whether the plugin speaks exactly that version.
