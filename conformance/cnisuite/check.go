@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -32,7 +31,7 @@ func checkRules() []conformance.Rule[Target] {
 		checked(rule("CNI-CHECK-012", should, "CHECK passes on what the delegate's CHECK finds", "CHECK",
 			"The plugin should call CHECK on any delegated (e.g. IPAM) plugins and pass any errors on to its caller."), checkDelegateFinds),
 		checked(rule("CNI-CHECK-013", must, "CHECK executes the delegate, with the environment and configuration that it got", "Delegated plugin execution procedure",
-			"If a plugin is executed with CNI_COMMAND=CHECK, DEL, or GC, it must also execute any delegated plugins."), checkDelegated),
+			"If a plugin is executed with CNI_COMMAND=CHECK, DEL, or GC, it must also execute any delegated plugins."), checkDelegateInput("CHECK")),
 		checked(rule("CNI-CHECK-014", must, "CHECK bears what a later plugin of the chain changed", "CHECK",
 			"The plugin must allow for a later chained plugin to have modified networking resources, e.g. routes, on ADD."), checkLaterChanges),
 		checked(rule("CNI-CHECK-015", must, "CHECK of a version that has no CHECK is an error of code 1", "Error",
@@ -120,40 +119,6 @@ func checkDelegateFinds(ctx context.Context, l *lab) error {
 		return err
 	}
 	return out.failed()
-}
-
-func checkDelegated(ctx context.Context, l *lab) error {
-	if err := errors.Join(l.hasCheck(), l.spied()); err != nil {
-		return err
-	}
-	c, _, err := l.attached(ctx)
-	if err != nil {
-		return err
-	}
-	w := with{env: map[string]string{"CNI_ARGS": "IgnoreUnknown=1;SUITE=1"}}
-	if err := l.check(ctx, c, w); err != nil {
-		return err
-	}
-	calls, err := l.ipam.calls(c)
-	if err != nil {
-		return err
-	}
-	at := slices.IndexFunc(calls, func(d delegated) bool { return d.command == "CHECK" })
-	if at < 0 {
-		return fmt.Errorf("the delegate was called for %v and not for CHECK", commands(calls))
-	}
-	sent := l.env("CHECK", c)
-	maps.Copy(sent, w.env)
-	for name, value := range sent {
-		if got := calls[at].env[name]; got != value {
-			return fmt.Errorf("the delegate's CHECK got %s=%q, the plugin %q", name, got, value)
-		}
-	}
-	var got map[string]json.RawMessage
-	if err := json.Unmarshal(calls[at].stdin, &got); err != nil || got["prevResult"] == nil || got["ipam"] == nil {
-		return fmt.Errorf("the delegate's CHECK did not get the plugin's whole configuration: %s", shorten(calls[at].stdin))
-	}
-	return nil
 }
 
 // checkLaterChanges adds a route. To an interface that the plugin itself made it

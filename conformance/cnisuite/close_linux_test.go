@@ -3,6 +3,7 @@ package cnisuite_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,5 +47,19 @@ func TestCloses(t *testing.T) {
 		if names := left.Names(kind); len(names) > 0 {
 			t.Errorf("left of kind %s: %q", kind, names)
 		}
+	}
+}
+
+// TestRuleTime ends a rule in the middle of a call: that is no fault of the plugin.
+func TestRuleTime(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	t.Parallel()
+	report, err := cnisuite.Suite().Run(t.Context(), target(t, "slow"), &conformance.Options{Only: []string{"CNI-ADD-001"}, Timeout: 1500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := report.Result("CNI-ADD-001")
+	if got.Status != conformance.Fail || strings.Contains(got.Message, "did not end within") {
+		t.Errorf("%s: %s", got.Status, got.Message)
 	}
 }

@@ -29,9 +29,9 @@ func dataRules() []conformance.Rule[Target] {
 	}
 }
 
-// reachTime is how long a path may take to come up: a host's new IPv6 address is
-// tried out for up to two seconds.
-const reachTime = 5 * time.Second
+// reachTime is how long a path may take to come up: the kernel alone tries out an
+// IPv6 address for up to two seconds. exchangeTime is that of one attempt.
+const reachTime, exchangeTime = 10 * time.Second, 2 * time.Second
 
 // attached are two containers with addresses.
 type attached struct {
@@ -228,7 +228,7 @@ func echo(listener net.Listener) {
 		if err != nil {
 			return
 		}
-		_ = conn.SetDeadline(time.Now().Add(reachTime))
+		_ = conn.SetDeadline(time.Now().Add(exchangeTime))
 		buf := make([]byte, len(payload()))
 		if n, err := io.ReadFull(conn, buf); err == nil {
 			_, _ = conn.Write(buf[:n])
@@ -243,14 +243,14 @@ func payload() string { return strings.Repeat("the suite's bytes ", 1000) }
 func exchange(ctx context.Context, from, address string) error {
 	var conn net.Conn
 	if err := netns.Do(from, func() (err error) {
-		dialer := net.Dialer{Timeout: reachTime / 2, FallbackDelay: -1}
+		dialer := net.Dialer{Timeout: exchangeTime / 2, FallbackDelay: -1}
 		conn, err = dialer.DialContext(ctx, "tcp", address)
 		return err
 	}); err != nil {
 		return err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(reachTime))
+	_ = conn.SetDeadline(time.Now().Add(exchangeTime))
 	if _, err := conn.Write([]byte(payload())); err != nil {
 		return err
 	}

@@ -42,6 +42,12 @@ func delegateRules() []conformance.Rule[Target] {
 	}
 }
 
+// suiteArgs are args that get lost where a configuration is read and written by
+// somebody who knows it only in part.
+func suiteArgs() map[string]any {
+	return map[string]any{"suite": map[string]any{"number": json.Number("1152921504606846977")}}
+}
+
 // checkDelegateInput leaves the configuration of a meta plugin alone: it makes
 // others of its own.
 func checkDelegateInput(command string) func(context.Context, *lab) error {
@@ -49,41 +55,56 @@ func checkDelegateInput(command string) func(context.Context, *lab) error {
 		if err := l.asksSpy(); err != nil {
 			return err
 		}
+		if command == "CHECK" {
+			if err := l.hasCheck(); err != nil {
+				return err
+			}
+		}
 		c, err := l.newContainer(ctx)
 		if err != nil {
 			return err
 		}
 		w := with{
 			env:  map[string]string{"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=suite"},
-			keys: map[string]any{"args": map[string]any{"suite": map[string]any{"number": json.Number("1152921504606846977")}}},
+			keys: map[string]any{"args": suiteArgs()},
+		}
+		sent, err := l.document("ADD", c, w.keys)
+		if err != nil {
+			return err
 		}
 		if _, err := l.addWith(ctx, c, w); err != nil {
 			return err
 		}
-		if command == "DEL" {
-			if err := l.delWith(ctx, c, w); err != nil {
+		if command != "ADD" {
+			if sent, err = l.document(command, c, w.keys); err != nil {
+				return err
+			}
+			out, err := l.call(ctx, command, c, w)
+			if err != nil {
+				return err
+			}
+			if err := out.ok(nil); err != nil {
 				return err
 			}
 		}
-		calls, err := l.ipam.calls(c)
-		if err != nil {
-			return err
-		}
-		at := slices.IndexFunc(calls, func(d delegated) bool { return d.command == command })
-		if at < 0 {
-			return fmt.Errorf("%s was not delegated: the delegate was called for %v", command, commands(calls))
-		}
 		env := l.env(command, c)
 		maps.Copy(env, w.env)
-		if command == "ADD" {
-			c.result = nil
-		}
-		sent, err := l.document(command, c, w.keys)
-		if err != nil {
-			return err
-		}
-		return l.same(calls[at], env, sent)
+		return l.delegatedAs(c, command, env, sent)
 	}
+}
+
+// delegatedAs expects that the delegate was called for the command with what the
+// plugin got.
+func (l *lab) delegatedAs(c *container, command string, env map[string]string, sent []byte) error {
+	calls, err := l.ipam.calls(c)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(calls, func(d delegated) bool { return d.command == command })
+	if at < 0 {
+		return fmt.Errorf("%s was not delegated: the delegate was called for %v", command, commands(calls))
+	}
+	return l.same(calls[at], env, sent)
 }
 
 // asksSpy returns NotApplicable for plugins whose ADD and DEL the spy does not see.

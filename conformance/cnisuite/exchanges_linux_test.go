@@ -209,7 +209,13 @@ func plainText(x *exchange) (string, int) {
 
 // careless is odd but legal: an error object is what a plugin should give, and of
 // most commands nobody says that they must be silent.
+// What it adds to its delegate's configuration does no harm.
 func careless(x *exchange) (string, int) {
+	var config map[string]json.RawMessage
+	if json.Unmarshal(x.stdin, &config) == nil && config != nil {
+		config["cni.dev/careless"] = json.RawMessage("true")
+		x.stdin, _ = json.Marshal(config)
+	}
 	out, rc := plainText(x)
 	if rc == 0 && out == "" {
 		out = `{"cniVersion":"1.1.0"}`

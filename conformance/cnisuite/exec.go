@@ -20,6 +20,10 @@ import (
 // it only ends a rule whose plugin hangs.
 const answerTime = 10 * time.Second
 
+// errHangs is why an execution is ended that had its time. When it is the rule's
+// time that is over, nothing is said about the plugin.
+var errHangs = errors.New("the plugin does not end")
+
 // with is what one call has other than a runtime would send. The zero value is
 // a call as it should be.
 type with struct {
@@ -55,7 +59,7 @@ func (l *lab) call(ctx context.Context, command string, c *container, w with) (*
 	if w.within == 0 {
 		w.within = answerTime
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.within)
+	ctx, cancel := context.WithTimeoutCause(ctx, w.within, errHangs)
 	defer cancel()
 	start := time.Now()
 	out, err := l.exec(ctx, env, stdin)
@@ -139,7 +143,7 @@ func collect(ctx context.Context, cmd *exec.Cmd) (*answer, error) {
 	out.stdout, out.stderr = cmd.Stdout.(*bytes.Buffer).Bytes(), cmd.Stderr.(*bytes.Buffer).Bytes()
 	var exit *exec.ExitError
 	switch {
-	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+	case errors.Is(context.Cause(ctx), errHangs):
 		out.hung = true
 	case ctx.Err() != nil:
 		return nil, ctx.Err()

@@ -163,23 +163,20 @@ func checkGCDelegated(ctx context.Context, l *lab) error {
 	if _, err := l.add(ctx, c); err != nil {
 		return err
 	}
-	sent, err := l.document("GC", nil, attachments(c))
+	w := with{keys: attachments(c)}
+	w.keys["args"] = suiteArgs()
+	sent, err := l.document("GC", nil, w.keys)
 	if err != nil {
 		return err
 	}
-	if err := l.collect(ctx, c); err != nil {
-		return err
-	}
-	calls, err := l.ipam.calls(nil)
+	out, err := l.call(ctx, "GC", nil, w)
 	if err != nil {
 		return err
 	}
-	for _, d := range calls {
-		if d.command == "GC" {
-			return errors.Join(sameJSON(sent, d.stdin), sameEnv(l.env("GC", nil), d.env))
-		}
+	if err := out.ok(nil); err != nil {
+		return err
 	}
-	return fmt.Errorf("the delegate was called for %v and not for GC", commands(calls))
+	return l.delegatedAs(nil, "GC", l.env("GC", nil), sent)
 }
 
 func checkGCGoesOn(ctx context.Context, l *lab) error {

@@ -162,6 +162,7 @@ func gcFaults() []fault {
 		{"gc-nothing", "CNI-GC-004"},
 		{"gc-absent", "CNI-GC-005"},
 		{"gc-deaf", "CNI-GC-006"},
+		{"drops-args", "CNI-GC-006"},
 		{"gc-gives-up", "CNI-GC-007"},
 		{"gc-forgives", "CNI-GC-007"},
 		{"gc-networks", "CNI-GC-008"},

@@ -58,6 +58,7 @@ func addMutants() []attachment {
 		{"replaces-interface", "CNI-ADD-010", nil},
 		{"gives-back", "CNI-ADD-011", nil},
 		{"forgets-prev", "CNI-ADD-012", nil},
+		{"forgets-address", "CNI-ADD-012", chained},
 		{"changes-prev", "CNI-ADD-013", chained},
 		{"dies-without-prev", "CNI-ADD-014", chained},
 		{"ignores-netns", "CNI-ADD-015", nil},
@@ -149,6 +150,12 @@ func attachers() map[string]func(*cni.Plugin) {
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				r.PrevResult = nil
 				return add(ctx, r, r.Config.(*config))
+			}
+		},
+		"forgets-address": func(p *cni.Plugin) {
+			p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+				r.PrevResult.IPs = nil
+				return r.PrevResult, nil
 			}
 		},
 		"changes-prev": func(p *cni.Plugin) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ import (
 func delMutants() []attachment {
 	return []attachment{
 		{"drops-args", "CNI-DELEGATE-001", nil},
+		{"drops-env", "CNI-DELEGATE-001", nil},
+		{"second-of-path", "CNI-DELEGATE-001", nil},
 		{"drops-args", "CNI-DELEGATE-002", nil},
 		{"delegates-with-netns", "CNI-DELEGATE-003", nil},
 		{"shrugs", "CNI-DELEGATE-004", nil},
@@ -166,6 +169,16 @@ func rawDetachers() map[string]func() int {
 	return map[string]func() int{
 		"drops-args": raw(func(x *exchange) (string, int) {
 			x.set("args", nil)
+			return x.good()
+		}),
+		"drops-env": raw(func(x *exchange) (string, int) {
+			delete(x.env, "CNI_ARGS")
+			return x.good()
+		}),
+		"second-of-path": raw(func(x *exchange) (string, int) {
+			path := strings.Split(x.env["CNI_PATH"], ":")
+			slices.Reverse(path)
+			x.env["CNI_PATH"] = strings.Join(path, ":")
 			return x.good()
 		}),
 		"delegates-with-netns": raw(func(x *exchange) (string, int) {

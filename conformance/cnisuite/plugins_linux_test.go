@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -224,6 +225,41 @@ func noted(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) 
 	return add(ctx, r, c)
 }
 
+// renumber gives the interface another address and another domain than the plugin
+// before, and says so.
+func renumber(_ context.Context, r *cni.Request) (*cni.Result, error) {
+	r.PrevResult.IPs[0].Address.IP = net.ParseIP(strings.Replace(r.PrevResult.IPs[0].Address.IP.String(), "10.124", "10.125", 1))
+	r.PrevResult.DNS = types.DNS{Domain: "elsewhere.example"}
+	return r.PrevResult, readdress(r, "10.124", "10.125")
+}
+
+// readdress moves the interface's addresses from one network to another.
+func readdress(r *cni.Request, from, to string) error {
+	return inside(r, func(l netlink.Link) error {
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
+		for i := range addrs {
+			old := addrs[i].IPNet.String()
+			if strings.HasPrefix(old, from) {
+				other := network(strings.Replace(old, from, to, 1))
+				err = errors.Join(err, netlink.AddrDel(l, &addrs[i]), netlink.AddrAdd(l, &netlink.Addr{IPNet: other}))
+			}
+		}
+		return err
+	})
+}
+
+// spanningTree connects containers by a bridge that lets nothing through for the
+// first seconds of a port.
+func spanningTree(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+	out, err := add(ctx, r, r.Config.(*config))
+	if err != nil {
+		return nil, err
+	}
+	port := hostEnd(r)
+	script := "ip link add stp0 type bridge stp_state 1 forward_delay 200; ip link set stp0 up && ip link set " + port + " master stp0 up"
+	return out, exec.Command("sh", "-c", script).Run()
+}
+
 func remove(name string) error {
 	l, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -307,18 +343,13 @@ func changes() map[string]func(*cni.Plugin) {
 				return out, err
 			}
 		},
-		"tells-of-loopback": altered(func(r *cni.Request, out *cni.Result) error {
-			out.Interfaces = append(out.Interfaces, &types100.Interface{Name: "lo", Sandbox: r.NetNS, Mac: "00:00:00:00:00:00"})
-			out.IPs = append(out.IPs, &types100.IPConfig{Interface: types100.Int(2), Address: *network("127.0.0.1/8")})
-			return r.InNetNS(func() error {
-				lo, err := netlink.LinkByName("lo")
-				if err != nil {
-					return err
-				}
-				return netlink.LinkSetUp(lo)
-			})
-		}),
-		"passes-on": func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
+		"renumbers": func(p *cni.Plugin) {
+			p.Adjusts, p.Check = true, nil
+			p.Add = renumber
+			p.Del = func(_ context.Context, r *cni.Request) error { return readdress(r, "10.125", "10.124") }
+		},
+		"spanning-tree": func(p *cni.Plugin) { p.Add = spanningTree },
+		"passes-on":     func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
 }
 

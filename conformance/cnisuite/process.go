@@ -320,11 +320,11 @@ func (l *lab) terminate(ctx context.Context, c *container, after time.Duration) 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, after+termTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, after+termTime, errHangs)
 	defer cancel()
 	out, err := l.execKilled(ctx, l.env("ADD", c), config, after, syscall.SIGTERM, false)
 	if err == nil {
-		out.hung = ctx.Err() != nil
+		out.hung = errors.Is(context.Cause(ctx), errHangs)
 	}
 	return out, err
 }
@@ -361,7 +361,7 @@ cd / && exec "$@"`
 
 // execReadOnly is exec on a read-only root file system.
 func (l *lab) execReadOnly(ctx context.Context, env map[string]string, stdin []byte, writable []string) (*answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, errHangs)
 	defer cancel()
 	plain := l.command(ctx, env, stdin)
 	args := append([]string{"-c", readOnly, "sh"}, append(writable, "--", l.target.Binary)...)

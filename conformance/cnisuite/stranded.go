@@ -2,12 +2,9 @@ package cnisuite
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -159,35 +156,4 @@ func (s *stranded) collected(ctx context.Context, l *lab) error {
 		return fmt.Errorf("not implemented: GC succeeded and removed nothing: %w", err)
 	}
 	return fmt.Errorf("GC removed a part only: %w", err)
-}
-
-// sameJSON compares documents by what they mean.
-func sameJSON(sent, got []byte) error {
-	var a, b map[string]any
-	if err := errors.Join(decodeNumbers(sent, &a), decodeNumbers(got, &b)); err != nil {
-		return fmt.Errorf("the delegate's configuration: %w: %s", err, shorten(got))
-	}
-	for key := range a {
-		if !reflect.DeepEqual(a[key], b[key]) {
-			return fmt.Errorf("the delegate got another %s: %v instead of %v", key, b[key], a[key])
-		}
-	}
-	for key := range b {
-		if _, ok := a[key]; !ok {
-			return fmt.Errorf("the delegate got %s, which the plugin did not get", key)
-		}
-	}
-	return nil
-}
-
-// sameEnv compares the variables that are CNI's.
-func sameEnv(sent, got map[string]string) error {
-	foreign := func(name, _ string) bool { return !strings.HasPrefix(name, "CNI_") }
-	sent, got = maps.Clone(sent), maps.Clone(got)
-	maps.DeleteFunc(sent, foreign)
-	maps.DeleteFunc(got, foreign)
-	if !maps.Equal(sent, got) {
-		return fmt.Errorf("the delegate got the variables %v instead of %v", got, sent)
-	}
-	return nil
 }
