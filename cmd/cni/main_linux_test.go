@@ -89,6 +89,7 @@ func TestConforms(t *testing.T) {
 			Path: []string{dir},
 		},
 		"bridge without addresses": {Config: `{"type":"bridge"}`},
+		"loopback":                 {IfName: "lo"},
 		"portmap":                  {Kind: cnisuite.Chained, Config: `{"runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}}`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -49,6 +49,9 @@ func (l *lab) enters() error {
 	case Chained:
 		return conformance.NotApplicable("a chained plugin makes no interface of the name")
 	}
+	if l.target.loopback() {
+		return conformance.NotApplicable("the interface lo is there before the plugin")
+	}
 	return nil
 }
 
@@ -272,6 +275,9 @@ func checkNoNetNSChanges(ctx context.Context, l *lab) error {
 func checkTwoInterfaces(ctx context.Context, l *lab) error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin makes no interface")
+	}
+	if l.target.loopback() {
+		return conformance.NotApplicable("a container has one interface lo")
 	}
 	first, _, err := l.joined(ctx)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -43,8 +42,7 @@ func resultRules() []conformance.Rule[Target] {
 type details struct {
 	Interfaces []struct {
 		iface
-		MTU        int    `json:"mtu"`
-		SocketPath string `json:"socketPath"`
+		MTU int `json:"mtu"`
 	} `json:"interfaces"`
 	Routes []toldRoute `json:"routes"`
 	DNS    struct {
@@ -162,10 +160,10 @@ func checkTrue(ctx context.Context, l *lab) error {
 		}
 		link := links[i.Name]
 		switch {
-		case link == nil && i.SocketPath == "":
+		case link == nil && !i.elsewhere():
 			return fmt.Errorf("the result lists interface %q with sandbox %q, and there is none", i.Name, i.Sandbox)
 		case link == nil:
-		case i.Mac != "" && !sameMAC(i.Mac, link.Attrs().HardwareAddr.String()):
+		case !sameMAC(i.Mac, link.Attrs().HardwareAddr.String()):
 			return fmt.Errorf("the result says that %q has the hardware address %s, the kernel says %s", i.Name, i.Mac, link.Attrs().HardwareAddr)
 		case i.MTU != 0 && i.MTU != link.Attrs().MTU:
 			return fmt.Errorf("the result says that %q has an MTU of %d, the kernel says %d", i.Name, i.MTU, link.Attrs().MTU)

@@ -198,9 +198,21 @@ type routeEntry struct {
 }
 
 type iface struct {
-	Name    string `json:"name"`
-	Mac     string `json:"mac"`
-	Sandbox string `json:"sandbox"`
+	Name       string `json:"name"`
+	Mac        string `json:"mac"`
+	Sandbox    string `json:"sandbox"`
+	SocketPath string `json:"socketPath,omitempty"`
+	PCIID      string `json:"pciID,omitempty"`
+}
+
+// elsewhere says whether the interface need not be one of the kernel's: it ends at
+// a process's socket, or is a device of which a driver of a guest may have hold.
+func (i iface) elsewhere() bool { return i.SocketPath != "" || i.PCIID != "" }
+
+// sameMAC compares what a result says with what the kernel does. Where a result
+// says nothing, or as much with zeros, nothing is wrong with it.
+func sameMAC(told, have string) bool {
+	return told == "" || strings.EqualFold(told, have) || have == "" && strings.Trim(told, "0:") == ""
 }
 
 // inside returns the index of the container's interface of that name.

@@ -95,7 +95,7 @@ func withRoute(version string, number int) string {
 
 // own returns NotApplicable where the interface is not the plugin's work.
 func (l *lab) own(a *attachment) error {
-	if l.target.Kind == Chained || l.target.Kind == IPAM {
+	if l.target.Kind == Chained || l.target.Kind == IPAM || l.target.loopback() {
 		return conformance.NotApplicable("the plugin does not make the container's interface")
 	}
 	if a.result.inside(a.ifName, a.ns) < 0 {
@@ -179,13 +179,14 @@ func breakMAC(l *lab, a *attachment) error {
 	return nil
 }
 
+// breakUp is for lo, too: it is there before the plugin, but not up.
 func breakUp(l *lab, a *attachment) error {
-	if err := l.own(a); err != nil {
+	if err := l.own(a); err != nil && !l.target.loopback() {
 		return err
 	}
 	if found, err := a.look(); err != nil {
 		return err
-	} else if !found.up {
+	} else if found == nil || !found.up {
 		return conformance.NotApplicable("ADD does not set the interface up")
 	}
 	return a.change(netlink.LinkSetDown)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -154,7 +155,7 @@ func (l *lab) identities(c *container, r *result) ([]string, error) {
 		if ip.Interface != nil {
 			inside = *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) && r.Interfaces[*ip.Interface].Sandbox != ""
 		}
-		if inside || l.target.Kind == IPAM {
+		if (inside || l.target.Kind == IPAM) && l.handedOut(ip.Address) {
 			own = append(own, "the address "+ip.Address)
 		}
 	}
@@ -163,6 +164,12 @@ func (l *lab) identities(c *container, r *result) ([]string, error) {
 		own = append(own, fmt.Sprintf("the hardware address %s on interface %d of the host", mac, segment))
 	}
 	return own, err
+}
+
+// handedOut says whether the address is one that no two attachments have.
+func (l *lab) handedOut(cidr string) bool {
+	ip, _, err := net.ParseCIDR(cidr)
+	return !l.target.Static && (err != nil || !ip.IsLoopback())
 }
 
 // segment is the index of the host's interface on which others can see the

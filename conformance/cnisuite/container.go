@@ -87,7 +87,7 @@ func (c *container) change(do func(netlink.Link) error) error {
 // empty reports an interface that DEL left, unless it was there before. A DEL may
 // leave the removal to the kernel, which takes a moment.
 func (c *container) empty() error {
-	if c.prev != nil {
+	if c.prev != nil || c.ifName == loName {
 		return nil
 	}
 	for deadline := time.Now().Add(settleTime); ; time.Sleep(settleTime / 100) {

@@ -47,6 +47,9 @@ func overPath(check func(context.Context, *attached) error) func(context.Context
 		if err := l.enters(); err != nil {
 			return err
 		}
+		if l.target.Static {
+			return conformance.NotApplicable("two containers may have the same address")
+		}
 		a := &attached{lab: l}
 		for i := range a.containers {
 			c, r, err := l.dual(ctx)

@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
-// effort is the sentence on a DEL that lacks something.
+// effort is the sentence on DEL with less than it could have.
 const effort = "plugins should always complete a DEL action without error to the fullest extent possible, even if some resources or state are missing"
 
 // delRules are about DEL alone.
@@ -65,6 +65,9 @@ func checkDelInside(ctx context.Context, l *lab) error {
 	nic, err := c.look() // nil but for a chained plugin
 	if err != nil {
 		return err
+	}
+	if l.target.loopback() {
+		nic = nil // it goes with the namespace, up or down
 	}
 	if err := l.life(ctx, c); err != nil {
 		return err
@@ -161,6 +164,19 @@ func checkDelNoLinkLeaves(ctx context.Context, l *lab) error {
 	}
 	c, err := l.unlinked(ctx)
 	if err != nil {
+		return err
+	}
+	seen, err := c.look()
+	if err != nil {
+		return err
+	}
+	if seen == nil {
+		return conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
+	}
+	if l.target.loopback() {
+		return conformance.NotApplicable("nobody can delete lo")
+	}
+	if err := c.change(netlink.LinkDel); err != nil {
 		return err
 	}
 	return l.deletes(ctx, c, before, with{what: "DEL of an interface that somebody deleted"})

@@ -40,6 +40,7 @@ func collectors() map[string]func() int {
 		"gc-by-id": {stale: func(x *exchange, f file) bool {
 			return f.network == x.network() && !slices.ContainsFunc(x.valid(), func(v file) bool { return v.id == f.id })
 		}},
+		"gc-container": {stale: func(x *exchange, f file) bool { return f.network == x.network() && x.hasStale(f.id) }},
 		"gc-by-name": {stale: func(x *exchange, f file) bool {
 			return f.network == x.network() && !slices.ContainsFunc(x.valid(), func(v file) bool { return v.ifName == f.ifName })
 		}},
@@ -85,6 +86,14 @@ func (x *exchange) valid() []file {
 		all = append(all, file{x.network(), v.ContainerID, v.IfName})
 	}
 	return all
+}
+
+// hasStale says whether one of the container's attachments is not in the list.
+func (x *exchange) hasStale(id string) bool {
+	files, _ := filepath.Glob(x.state(x.network() + "," + id + ",*"))
+	return slices.ContainsFunc(files, func(path string) bool {
+		return !slices.Contains(x.valid(), file{x.network(), id, strings.Split(filepath.Base(path), ",")[2]})
+	})
 }
 
 func (p faultyGC) answer(x *exchange) (string, int) {
@@ -157,6 +166,7 @@ func gcFaults() []fault {
 	return []fault{
 		{"gc-nothing", "CNI-GC-001"},
 		{"gc-everything", "CNI-GC-002"},
+		{"gc-container", "CNI-GC-002"},
 		{"gc-by-name", "CNI-GC-001"},
 		{"gc-by-id", "CNI-GC-003"},
 		{"gc-nothing", "CNI-GC-004"},

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
@@ -18,6 +19,7 @@ import (
 // pool is an IPAM plugin with a file for each attachment, and one fault.
 type pool struct {
 	noLock, repeats, shares, absorbs, wide, again, next bool
+	twice, hoards, needsNetNS                           bool
 	onResult                                            func(result map[string]any)
 	first                                               int    // address
 	ignores                                             string // way of asking
@@ -29,30 +31,34 @@ type pool struct {
 func pools() map[string]func() int {
 	all := map[string]func() int{}
 	for name, p := range map[string]pool{
-		"ipam-legal":      {},
-		"ipam-interfaces": {onResult: func(r map[string]any) { r["interfaces"] = []any{map[string]any{"name": "eth0"}} }},
-		"ipam-index":      {onResult: func(r map[string]any) { r["ips"].([]any)[0].(map[string]any)["interface"] = 0 }},
-		"ipam-races":      {noLock: true},
-		"ipam-other":      {ignores: "args"},
-		"ipam-shares":     {shares: true},
-		"ipam-overflows":  {wide: true},
-		"ipam-ready":      {deaf: "STATUS"},
-		"ipam-code":       {code: 999},
-		"ipam-keeps":      {deaf: "DEL"},
-		"ipam-gateway":    {first: 1},
-		"ipam-network":    {first: 0, next: true},
-		"ipam-again":      {again: true},
-		"ipam-networks":   {absorbs: true},
-		"ipam-blind":      {deaf: "CHECK"},
-		"ipam-no-gc":      {deaf: "GC"},
-		"ipam-slow":       {slowly: true},
-		"ipam-repeats":    {repeats: true},
+		"ipam-legal":       {},
+		"ipam-interfaces":  {onResult: func(r map[string]any) { r["interfaces"] = []any{map[string]any{"name": "eth0"}} }},
+		"ipam-index":       {onResult: func(r map[string]any) { r["ips"].([]any)[0].(map[string]any)["interface"] = 0 }},
+		"ipam-races":       {noLock: true},
+		"ipam-other":       {ignores: "args"},
+		"ipam-shares":      {shares: true},
+		"ipam-overflows":   {wide: true},
+		"ipam-ready":       {deaf: "STATUS"},
+		"ipam-code":        {code: 999},
+		"ipam-keeps":       {deaf: "DEL"},
+		"ipam-gateway":     {first: 1},
+		"ipam-network":     {first: 0, next: true},
+		"ipam-again":       {again: true},
+		"ipam-twice":       {again: true, twice: true},
+		"ipam-hoards":      {hoards: true},
+		"ipam-needs-netns": {needsNetNS: true},
+		"ipam-networks":    {absorbs: true},
+		"ipam-blind":       {deaf: "CHECK"},
+		"ipam-no-gc":       {deaf: "GC"},
+		"ipam-slow":        {slowly: true},
+		"ipam-repeats":     {repeats: true},
 	} {
 		if p.first == 0 && !p.next {
 			p.first = 2
 		}
 		all[name] = raw(p.answer)
 	}
+	all["static"] = raw(static)
 	return all
 }
 
@@ -76,6 +82,9 @@ func (p pool) answer(x *exchange) (string, int) {
 	case "ADD":
 		return p.add(x)
 	case "DEL":
+		if p.needsNetNS && x.env["CNI_NETNS"] == "" {
+			return "", 0
+		}
 		if p.absorbs {
 			return "", p.release(filepath.Join(dir, "*,"+x.env["CNI_CONTAINERID"]+",*"))
 		}
@@ -176,7 +185,13 @@ func (p pool) add(x *exchange) (string, int) {
 		}
 	}
 	if at < 0 {
+		if p.hoards {
+			_ = os.WriteFile(p.own(x), nil, 0o600)
+		}
 		return refuse(101, "no address is free")
+	}
+	if p.twice {
+		_ = os.Rename(p.own(x), p.own(x)+",first") // there is none at first
 	}
 	if p.noLock {
 		time.Sleep(20 * time.Millisecond)
@@ -216,11 +231,14 @@ func ipamFaults() []fault {
 		{"ipam-script", "CNI-IPAM-010"},
 		{"ipam-gateway", "CNI-IPAM-011"},
 		{"ipam-network", "CNI-IPAM-011"},
-		{"ipam-again", "CNI-IPAM-012"},
+		{"ipam-twice", "CNI-IPAM-012"},
 		{"ipam-networks", "CNI-IPAM-013"},
 		{"ipam-blind", "CNI-IPAM-014"},
 		{"ipam-repeats", "CNI-IPAM-015"},
 		{"ipam-no-gc", "CNI-IPAM-016"},
+		{"ipam-hoards", "CNI-IPAM-017"},
+		{"ipam-again", "CNI-IPAM-018"},
+		{"ipam-needs-netns", "CNI-IPAM-019"},
 	}
 }
 
@@ -263,6 +281,27 @@ func declareIPAM(t testing.TB, tgt *cnisuite.Target, name string) {
 	tgt.Kind, tgt.Config = cnisuite.IPAM, `{"state":"${DIR}"}`
 	tgt.Exhaustible = `{"state":"${DIR}","few":true}`
 	tgt.Requests = []string{"runtimeConfig", "args", "CNI_ARGS"}
+}
+
+// static is an IPAM plugin whose configuration holds the address, as upstream's of
+// that name: all attachments have the same, or what they ask for.
+func static(x *exchange) (string, int) {
+	if x.command() != "ADD" {
+		if x.command() == "VERSION" {
+			return x.good()
+		}
+		return "", 0
+	}
+	return fmt.Sprintf(`{"cniVersion":%q,"ips":[{"address":"10.9.0.%d/24"}]}`, x.config()["cniVersion"], max(7, pool{}.asked(x))), 0
+}
+
+// TestStaticLegal runs the rules on it that want addresses to differ, too.
+func TestStaticLegal(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	tgt := target(t, "static")
+	declareIPAM(t, &tgt, "static")
+	tgt.Exhaustible, tgt.Static = "", true
+	cnisuite.Suite().Test(t, tgt, &conformance.Options{Only: []string{"CNI-IPAM-00[1-8]", "CNI-IPAM-01[1-9]", "CNI-ADD-027", "CNI-DEL-002"}})
 }
 
 // TestIPAMLegal runs the rules on a plugin that keeps files in a way of its own.

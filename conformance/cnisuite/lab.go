@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -164,7 +166,7 @@ func (l *lab) newContainer(context.Context) (*container, error) { return l.newCo
 // newContainerOf makes one for requests of the version.
 func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
-	c := &container{number: l.count, id: fmt.Sprintf("suite-%s-%d", filepath.Base(l.dir), l.count), ifName: "eth0", ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
+	c := &container{number: l.count, id: fmt.Sprintf("suite-%s-%d", filepath.Base(l.dir), l.count), ifName: l.target.ifName(), ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
 	if err := netns.Create(c.ns); err != nil {
 		return nil, err
 	}
@@ -188,8 +190,14 @@ func (l *lab) beside(of *container, ifName string) (*container, error) {
 // furnish prepares what the plugin will find: the delegate's answer, and for a
 // chained plugin an interface with its result.
 func (l *lab) furnish(c *container, version string) error {
-	if err := l.ipam.prepare(c, version, c.number); err != nil || l.target.Kind != Chained {
+	if err := l.ipam.prepare(c, version, c.number); err != nil {
 		return err
+	}
+	if c.ifName == loName { // as it is in a namespace that a runtime makes
+		return c.change(netlink.LinkSetDown)
+	}
+	if l.target.Kind != Chained {
+		return nil
 	}
 	if err := errors.Join(c.occupy(), c.raise()); err != nil {
 		return err

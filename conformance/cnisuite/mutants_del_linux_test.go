@@ -225,8 +225,14 @@ func rawDetachers() map[string]func() int {
 		"tells-of-CHECK":  telling("CHECK"),
 		"tells-of-STATUS": telling("STATUS"),
 		"tells-of-GC":     telling("GC"),
-		"del-needs-prev":  nothingWithout("prevResult"),
-		"del-needs-args":  nothingWithout("runtimeConfig"),
+		"del-demands-netns": raw(func(x *exchange) (string, int) {
+			if _, err := os.Stat(x.env["CNI_NETNS"]); err != nil && x.command() == "DEL" {
+				return refuse(4, "CNI_NETNS is not there")
+			}
+			return x.good()
+		}),
+		"del-needs-prev": nothingWithout("prevResult"),
+		"del-needs-args": nothingWithout("runtimeConfig"),
 		"del-needs-good-prev": raw(func(x *exchange) (string, int) {
 			prev, ok := x.config()["prevResult"].(map[string]any)
 			if x.command() == "DEL" && (!ok || prev["interfaces"] == nil) {

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), mappers(), harmful()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), mappers(), loopbacks(), harmful()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
@@ -248,6 +248,15 @@ func readdress(r *cni.Request, from, to string) error {
 	})
 }
 
+// elsewhere lists an interface of the container's that is none of the kernel's.
+func elsewhere(socket, pci string) func(context.Context, *cni.Request) (*cni.Result, error) {
+	return func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+		return &cni.Result{Interfaces: []*cni.Interface{
+			{Name: r.IfName, Sandbox: r.NetNS, Mac: "02:00:00:00:cc:01", SocketPath: socket, PciID: pci},
+		}}, nil
+	}
+}
+
 // spanningTree connects containers by a bridge that lets nothing through for the
 // first seconds of a port.
 func spanningTree(ctx context.Context, r *cni.Request) (*cni.Result, error) {
@@ -348,6 +357,8 @@ func changes() map[string]func(*cni.Plugin) {
 			p.Add = renumber
 			p.Del = func(_ context.Context, r *cni.Request) error { return readdress(r, "10.125", "10.124") }
 		},
+		"userspace":     func(p *cni.Plugin) { p.Add, p.Check = elsewhere("/run/suite/vhost.sock", ""), nil },
+		"passthrough":   func(p *cni.Plugin) { p.Add, p.Check = elsewhere("", "0000:3b:00.1"), nil },
 		"spanning-tree": func(p *cni.Plugin) { p.Add = spanningTree },
 		"passes-on":     func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}

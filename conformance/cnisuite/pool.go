@@ -27,6 +27,14 @@ func (l *lab) isIPAM() error {
 	return nil
 }
 
+// allocates returns NotApplicable for plugins that do not hand addresses out.
+func (l *lab) allocates() error {
+	if l.target.Static {
+		return conformance.NotApplicable("the profile says that the configuration itself holds the addresses")
+	}
+	return l.isIPAM()
+}
+
 // small returns what replaces the configuration by the one with few addresses.
 func (l *lab) small() (map[string]any, error) {
 	if err := l.isIPAM(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/loopback"
 	"github.com/nodekit-project/nodekit/cni/portmap"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
 )
@@ -28,6 +29,11 @@ func mapper(spoil func(x *exchange, mappings []map[string]any) []map[string]any)
 		}
 		return string(out), 0
 	})
+}
+
+// loopbacks are the plugin that sets the loopback interface up.
+func loopbacks() map[string]func() int {
+	return map[string]func() int{"loopback": func() int { cni.Main(loopback.Plugin()); return 0 }}
 }
 
 func mappers() map[string]func() int {

@@ -182,7 +182,7 @@ func (l *lab) provoke(ctx context.Context, look func(*answer) error) error {
 			return err
 		}
 	}
-	if l.target.Kind == Chained || l.target.Kind == IPAM {
+	if l.enters() != nil {
 		return nil
 	}
 	if taken, err := c.look(); err != nil || taken == nil {

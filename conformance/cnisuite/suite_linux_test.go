@@ -94,6 +94,7 @@ func TestMutants(t *testing.T) {
 		{"replaces-interface", "CNI-ADD-002"},
 		{"del-needs-link", "CNI-DEL-001"},
 		{"del-needs-netns", "CNI-DEL-002"},
+		{"del-demands-netns", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"leaves-a-stranger", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
@@ -131,7 +132,7 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 // killed.
 func TestLegal(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	for _, name := range []string{"plain", "talks", "careless", "renumbers", "spanning-tree", "exits-with-17", "passes-on", "no-ipam", "daemon"} {
+	for _, name := range []string{"plain", "talks", "careless", "renumbers", "spanning-tree", "userspace", "passthrough", "loopback", "exits-with-17", "passes-on", "no-ipam", "daemon"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tgt, opts := target(t, name), &conformance.Options{}
@@ -148,6 +149,11 @@ func TestLegal(t *testing.T) {
 			case "renumbers":
 				chained(&tgt)
 				opts.Only = []string{"CNI-ADD-01[23]", "CNI-DEL-005"}
+			case "userspace", "passthrough":
+				opts.Only = []string{"CNI-ADD-00[1-9]", "CNI-DEL-00[1-3]"}
+			case "loopback":
+				tgt.IfName, tgt.Config = "lo", ""
+				opts.Only = []string{"CNI-ADD-0[01]*", "CNI-ADD-027", "CNI-DEL-00*", "CNI-CHECK-00*", "CNI-CHECK-014", "CNI-ERROR-005"}
 			case "spanning-tree":
 				opts.Only = []string{"CNI-DATA-001"}
 			case "exits-with-17":

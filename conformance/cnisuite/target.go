@@ -32,6 +32,13 @@ type Target struct {
 	// interface and a prevResult that describes it; of an IPAM plugin no
 	// interface is expected.
 	Kind Kind
+	// IfName is the interface's name. Empty means "eth0". Of "lo", which every
+	// network namespace has, the plugin is not expected to make it, nor to take it
+	// away.
+	IfName string
+	// Static says that the configuration itself holds the addresses, so that two
+	// attachments may have the same.
+	Static bool
 	// Config is the plugin's configuration, a JSON object without cniVersion and
 	// name, which the suite sets. A type that is missing is the binary's name.
 	// "${DIR}" in it stands for a directory of its own that each check makes.
@@ -71,6 +78,8 @@ type Target struct {
 func facts() map[string]string {
 	return map[string]string{
 		"kind":          `what the plugin is: "interface" (when nothing is said), "chained", "ipam" or "meta"`,
+		"ifName":        `the interface's name (eth0); runtimes call a loopback plugin with "lo"`,
+		"addresses":     `"static" when the configuration itself holds the addresses, so that two attachments may have the same`,
 		"chained":       `"true" is an older way to say kind: chained`,
 		"config":        "the plugin's configuration, a JSON object",
 		"runtimeConfig": "sample capability arguments, a JSON object",
@@ -103,12 +112,29 @@ func NewTarget(binary string, profile *conformance.Profile) (Target, error) {
 		Path: filepath.SplitList(fact("path")), Dirs: filepath.SplitList(fact("dirs")),
 		Shared: words(fact("shared")),
 		Setup:  fact("setup"), Teardown: fact("teardown"),
+		IfName: fact("ifName"), Static: fact("addresses") == "static",
+	}
+	if addresses := fact("addresses"); addresses != "" && !t.Static {
+		return t, fmt.Errorf("fact addresses: %q is not \"static\"", addresses)
 	}
 	if t.Kind == "" && fact("chained") == "true" {
 		t.Kind = Chained
 	}
 	return t, t.validate()
 }
+
+// ifName is the interface's name.
+func (t *Target) ifName() string {
+	if t.IfName == "" {
+		return "eth0"
+	}
+	return t.IfName
+}
+
+// loopback says whether the interface is the one that every network namespace has.
+func (t *Target) loopback() bool { return t.IfName == loName }
+
+const loName = "lo"
 
 // apart says that labs have nothing in common: neither a daemon's socket nor
 // directories.
