@@ -195,7 +195,7 @@ func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
 	if l.target.Kind != Chained {
 		return conformance.NotApplicable("only a chained plugin needs a prevResult")
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -214,10 +214,11 @@ func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
 }
 
 // noNetNS are values of CNI_NETNS that lead to no network namespace.
-func (l *lab) noNetNS() map[string]string {
-	return map[string]string{
-		"ADD with a CNI_NETNS that does not exist":          l.dir + "/no-such-namespace",
-		"ADD with a CNI_NETNS that is no network namespace": l.ipam.dirs()[0] + "/" + spyName,
+func (l *lab) noNetNS() []with {
+	at := func(what, path string) with { return with{what: what, env: map[string]string{"CNI_NETNS": path}} }
+	return []with{
+		at("ADD with a CNI_NETNS that does not exist", l.dir+"/no-such-namespace"),
+		at("ADD with a CNI_NETNS that is no network namespace", l.ipam.dirs()[0]+"/"+spyName),
 	}
 }
 
@@ -225,12 +226,12 @@ func checkNoNetNS(ctx context.Context, l *lab) error {
 	if err := l.enters(); err != nil {
 		return err
 	}
-	for what, path := range l.noNetNS() {
-		c, err := l.newContainer(ctx)
+	for _, w := range l.noNetNS() {
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
-		out, err := l.call(ctx, "ADD", c, with{what: what, env: map[string]string{"CNI_NETNS": path}})
+		out, err := l.call(ctx, "ADD", c, w)
 		if err != nil {
 			return err
 		}
@@ -251,14 +252,13 @@ func checkNoNetNSChanges(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	cases := l.noNetNS()
-	cases["ADD with a CNI_NETNS that is the host's"] = l.host
-	for what, path := range cases {
-		c, err := l.newContainer(ctx)
+	cases := append(l.noNetNS(), with{what: "ADD with a CNI_NETNS that is the host's", env: map[string]string{"CNI_NETNS": l.host}})
+	for _, w := range cases {
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
-		out, err := l.call(ctx, "ADD", c, with{what: what, env: map[string]string{"CNI_NETNS": path}})
+		out, err := l.call(ctx, "ADD", c, w)
 		if err != nil {
 			return err
 		}
@@ -266,7 +266,7 @@ func checkNoNetNSChanges(ctx context.Context, l *lab) error {
 			return err
 		}
 		if err := errors.Join(l.clean(ctx, before), l.released(c)); err != nil {
-			return fmt.Errorf("after an %s: %w", what, err)
+			return fmt.Errorf("after an %s: %w", w.what, err)
 		}
 	}
 	return nil
@@ -319,7 +319,7 @@ func checkTwoInterfaces(ctx context.Context, l *lab) error {
 
 func again(times int) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func checkPrevKept(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func checkPrevEqual(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

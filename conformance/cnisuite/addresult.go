@@ -99,7 +99,7 @@ func checkListed(ctx context.Context, l *lab) error {
 	if _, _, err := l.joined(ctx); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -185,8 +185,11 @@ func checkTells(ctx context.Context, l *lab) error {
 		return err
 	}
 	d, err := c.details()
-	if err != nil || seen == nil {
+	if err != nil {
 		return err
+	}
+	if seen == nil {
+		return conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
 	}
 	for _, i := range d.Interfaces {
 		if i.Name != c.ifName || i.Sandbox != c.ns {
@@ -198,8 +201,9 @@ func checkTells(ctx context.Context, l *lab) error {
 		if i.MTU == 0 && l.speaks("1.1.0") {
 			return fmt.Errorf("the result does not say the MTU of %q, which is %d", i.Name, seen.mtu)
 		}
+		return nil
 	}
-	return nil
+	return fmt.Errorf("the result does not list interface %q: %s", c.ifName, c.result)
 }
 
 func checkAddresses(ctx context.Context, l *lab) error {

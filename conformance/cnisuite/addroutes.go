@@ -62,7 +62,7 @@ func (l *lab) routes(ctx context.Context, routes string, differs func(toldRoute,
 	if err := l.describes(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

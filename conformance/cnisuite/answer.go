@@ -175,7 +175,8 @@ func (l *lab) median(command string) time.Duration {
 // interruptions would come too late.
 func (l *lab) moment(command string) time.Duration {
 	took := l.median(command)
-	return time.Duration(l.rand.Int64N(int64(took + took/4 + 1)))
+	// A fraction: with the same seed it is the same draw, however long calls take.
+	return time.Duration(l.rand.Float64() * float64(took+took/4))
 }
 
 // result is what the rules read of a result.

@@ -58,12 +58,7 @@ func (l *lab) attached(ctx context.Context) (*container, *result, error) {
 	if err := l.hasCheck(); err != nil {
 		return nil, nil, err
 	}
-	c, err := l.newContainer(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := l.add(ctx, c)
-	return c, r, err
+	return l.joined(ctx)
 }
 
 // check runs a CHECK that must succeed.
@@ -177,10 +172,12 @@ func checkOldCheck(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
+	asked := false
 	for _, v := range []string{"0.3.0", "0.3.1"} {
 		if !slices.Contains(l.versions, v) {
 			continue
 		}
+		asked = true
 		prev, err := l.oldResult(c, v)
 		if err != nil {
 			return err
@@ -189,6 +186,9 @@ func checkOldCheck(ctx context.Context, l *lab) error {
 		if err := l.refusal(ctx, "CHECK", c, w, 1); err != nil {
 			return err
 		}
+	}
+	if !asked {
+		return conformance.NotApplicable("the plugin speaks no version that has results and no CHECK")
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func checkWithoutIPAM(ctx context.Context, l *lab) error {
 	if err := l.hasCheck(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

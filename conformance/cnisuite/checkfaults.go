@@ -59,7 +59,7 @@ func (l *lab) broke(ctx context.Context, what string, breakIt func(*lab, *attach
 	if err := l.hasCheck(); err != nil {
 		return nil, err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return nil, err
 	}

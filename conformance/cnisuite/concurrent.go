@@ -71,7 +71,7 @@ func (l *lab) crowd(ctx context.Context, n int) error {
 	all, results := make([]*container, n), make([]*result, n)
 	for i := range all {
 		var err error
-		if all[i], err = l.newContainer(ctx); err != nil {
+		if all[i], err = l.newContainer(); err != nil {
 			return err
 		}
 	}

@@ -90,7 +90,8 @@ func (c *container) empty() error {
 	if c.prev != nil || c.ifName == loName {
 		return nil
 	}
-	for deadline := time.Now().Add(settleTime); ; time.Sleep(settleTime / 100) {
+	deadline := time.Now().Add(settleTime)
+	for wait := time.Millisecond; ; wait = min(2*wait, settleTime/100) {
 		found, err := c.look()
 		if err != nil || found == nil {
 			return err
@@ -98,6 +99,7 @@ func (c *container) empty() error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("interface %q is still in the container", c.ifName)
 		}
+		time.Sleep(wait)
 	}
 }
 

@@ -74,7 +74,7 @@ func overPath(check func(context.Context, *attached) error) func(context.Context
 // dual attaches a container with addresses of both families, where the suite
 // gives them and the plugin takes them.
 func (l *lab) dual(ctx context.Context) (*container, *result, error) {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -54,7 +54,7 @@ func delRules() []conformance.Rule[Target] {
 // there before the ADD, as the interface that an earlier plugin made, must be there
 // again as it was.
 func checkDelInside(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -203,18 +203,18 @@ func checkDelOddPrev(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	for what, prev := range map[string]string{
-		"an empty prevResult":                          `{}`,
-		"a prevResult of an older version":             `{"cniVersion":"0.2.0","ip4":{"ip":"10.124.0.2/24"}}`,
-		"a prevResult that is no object":               `"no result"`,
-		"a prevResult whose addresses are no such":     `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}],"ips":[{"address":"nowhere","interface":7}]}`,
-		"a prevResult of a version that nobody speaks": `{"cniVersion":"99.0.0"}`,
+	for _, odd := range []struct{ what, prev string }{
+		{"an empty prevResult", `{}`},
+		{"a prevResult of an older version", `{"cniVersion":"0.2.0","ip4":{"ip":"10.124.0.2/24"}}`},
+		{"a prevResult that is no object", `"no result"`},
+		{"a prevResult whose addresses are no such", `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}],"ips":[{"address":"nowhere","interface":7}]}`},
+		{"a prevResult of a version that nobody speaks", `{"cniVersion":"99.0.0"}`},
 	} {
 		c, _, err := l.joined(ctx)
 		if err != nil {
 			return err
 		}
-		w := with{what: "DEL with " + what, keys: map[string]any{"prevResult": json.RawMessage(prev)}}
+		w := with{what: "DEL with " + odd.what, keys: map[string]any{"prevResult": json.RawMessage(odd.prev)}}
 		if err := l.deletes(ctx, c, before, w); err != nil {
 			return err
 		}
@@ -269,8 +269,8 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	keys := map[string]any{"name": l.network("two")}
-	out, err := l.call(ctx, "ADD", second, with{what: "ADD to a second network", keys: keys})
+	second.keys = map[string]any{"name": l.network("two")}
+	out, err := l.call(ctx, "ADD", second, with{what: "ADD to a second network"})
 	if err != nil {
 		return err
 	}
@@ -287,7 +287,7 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 			return conformance.NotApplicable("two networks with this configuration give the same addresses")
 		}
 	}
-	if err := l.delWith(ctx, second, with{what: "DEL from a second network", keys: keys}); err != nil {
+	if err := l.delWith(ctx, second, with{what: "DEL from a second network"}); err != nil {
 		return err
 	}
 	if err := kept.kept(ctx, l); err != nil {
@@ -306,7 +306,7 @@ func checkDelForeign(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	foreign, err := l.newContainer(ctx)
+	foreign, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -365,7 +365,7 @@ func (l *lab) unfortunate(ctx context.Context, look func(*container, *leak.Snaps
 		cases = cases[:1] // their results have another shape
 	}
 	for _, m := range cases {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}

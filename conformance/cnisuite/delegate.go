@@ -60,7 +60,7 @@ func checkDelegateInput(command string) func(context.Context, *lab) error {
 				return err
 			}
 		}
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func checkDelegatesEveryDel(ctx context.Context, l *lab) error {
 	if err := l.asksSpy(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (l *lab) rejected(ctx context.Context, r reply) (*container, *answer, error
 	if err := l.asksSpy(); err != nil {
 		return nil, nil, err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -260,16 +260,16 @@ func checkDelegateStderr(ctx context.Context, l *lab) error {
 }
 
 func checkDelegateGarbage(ctx context.Context, l *lab) error {
-	for what, text := range map[string]string{
-		"ADD whose delegate outputs nothing":          "",
-		"ADD whose delegate outputs no JSON":          "no result",
-		"ADD whose delegate outputs no valid address": ipamResult(l.version, "10.123.1.300/16", ""),
+	for _, garbage := range []struct{ what, text string }{
+		{"ADD whose delegate outputs nothing", ""},
+		{"ADD whose delegate outputs no JSON", "no result"},
+		{"ADD whose delegate outputs no valid address", ipamResult(l.version, "10.123.1.300/16", "")},
 	} {
-		_, out, err := l.rejected(ctx, reply{stdout: text})
+		_, out, err := l.rejected(ctx, reply{stdout: garbage.text})
 		if err != nil {
 			return err
 		}
-		out.what = what
+		out.what = garbage.what
 		if err := out.failed(); err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func environmentRules() []conformance.Rule[Target] {
 }
 
 func checkUnknownCommand(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -38,19 +38,20 @@ func checkUnknownCommand(ctx context.Context, l *lab) error {
 }
 
 func checkAllMissing(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
-	needs := map[string][]string{
-		"ADD": {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"},
-		"DEL": {"CNI_CONTAINERID", "CNI_IFNAME"},
-	}
-	if l.speaks("0.4.0") {
-		needs["CHECK"] = needs["ADD"]
-	}
-	for command, names := range needs {
-		w := with{what: command + " without attachment variables", unset: []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"}}
+	attach := []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"}
+	for _, command := range []string{"ADD", "DEL", "CHECK"} {
+		names := attach
+		switch {
+		case command == "DEL":
+			names = []string{"CNI_CONTAINERID", "CNI_IFNAME"}
+		case command == "CHECK" && !l.speaks("0.4.0"):
+			continue
+		}
+		w := with{what: command + " without attachment variables", unset: attach}
 		if err := l.refusal(ctx, command, c, w, 4, names...); err != nil {
 			return err
 		}
@@ -71,7 +72,7 @@ func checkBadIfName(ctx context.Context, l *lab) error {
 
 // badVariable runs an ADD for each of the values, which must all be refused.
 func (l *lab) badVariable(ctx context.Context, name string, values ...string) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func checkNoPath(ctx context.Context, l *lab) error {
 	if why != "" {
 		return conformance.NotApplicable("%s", why)
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func checkKubernetesArgs(ctx context.Context, l *lab) error {
 		"IgnoreUnknown=1", "K8S_POD_NAMESPACE=default", "K8S_POD_NAME=web-0",
 		"K8S_POD_INFRA_CONTAINER_ID=0123456789abcdef", "K8S_POD_UID=4d5e", "SUITE_TOKEN=YQ==",
 	}, ";")
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,6 @@ func exchanges() map[string]func() int {
 			return x.good()
 		}),
 		"status-decides":   raw(statusDecides),
-		"status-lies":      raw(statusLies),
 		"check-needs-no":   raw(checksNothing),
 		"check-by-heart":   raw(checksByHeart),
 		"deaf-to-delegate": raw(func(x *exchange) (string, int) { out, rc := x.good(); return clear(x, out, rc) }),
@@ -290,24 +289,6 @@ func statusDecides(x *exchange) (string, int) {
 		_ = os.WriteFile(down, nil, 0o600)
 	}
 	return out, rc
-}
-
-// statusLies is an IPAM plugin of three addresses.
-func statusLies(x *exchange) (string, int) {
-	switch x.command() {
-	case "ADD":
-		taken, _ := filepath.Glob(x.state("*"))
-		if len(taken) >= 3 {
-			return refuse(101, "no address is free")
-		}
-		_ = os.WriteFile(x.state(x.env["CNI_CONTAINERID"]), nil, 0o600)
-		return fmt.Sprintf(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.%d/24"}]}`, 2+len(taken)), 0
-	case "VERSION":
-		return x.good()
-	case "DEL":
-		_ = os.Remove(x.state(x.env["CNI_CONTAINERID"]))
-	}
-	return "", 0
 }
 
 func checksNothing(x *exchange) (string, int) {

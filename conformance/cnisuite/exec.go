@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
@@ -180,6 +181,15 @@ func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byt
 		what: env["CNI_COMMAND"], rc: cmd.ProcessState.ExitCode(), killed: !cmd.ProcessState.Exited(),
 		stdout: cmd.Stdout.(*bytes.Buffer).Bytes(), stderr: cmd.Stderr.(*bytes.Buffer).Bytes(),
 	}, nil
+}
+
+// hit returns NotApplicable where so few signals came in time that nothing is said
+// about a plugin that gets one.
+func hit(hits, rounds int) error {
+	if least := max(1, rounds/10); hits < least {
+		return conformance.NotApplicable("only %d of %d signals came before the plugin had ended", hits, rounds)
+	}
+	return nil
 }
 
 func (l *lab) command(ctx context.Context, env map[string]string, stdin []byte) *exec.Cmd {

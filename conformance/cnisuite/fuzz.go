@@ -12,7 +12,7 @@ import (
 // checkFuzz breaks one thing in each call: a value of the configuration, of the
 // arguments, of prevResult. Whatever the plugin answers, it has to answer.
 func checkFuzz(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func checkKeeps(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	other, err := l.newContainer(ctx)
+	other, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func checkKeeps(ctx context.Context, l *lab) error {
 
 // keep attaches a container that must keep what it has.
 func (l *lab) keep(ctx context.Context, w with) (*holdings, error) {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (l *lab) keep(ctx context.Context, w with) (*holdings, error) {
 
 // checkCollectsByName has a stale attachment of a container that lives on.
 func checkCollectsByName(ctx context.Context, l *lab) error {
-	s, err := l.strand(ctx, func(context.Context) (*container, error) { return l.beside(l.made[len(l.made)-1], "net1") })
+	s, err := l.strand(ctx, func() (*container, error) { return l.beside(l.made[len(l.made)-1], "net1") })
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func checkGCDelegated(ctx context.Context, l *lab) error {
 	if err := errors.Join(l.hasGC(), l.spied()); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -223,8 +223,15 @@ func checkOtherNetwork(ctx context.Context, l *lab) error {
 	if err := l.hasGC(); err != nil {
 		return err
 	}
-	other := map[string]any{"name": l.network("other")}
-	keep, err := l.keep(ctx, with{what: "ADD in another network", keys: other})
+	c, err := l.newContainer()
+	if err != nil {
+		return err
+	}
+	c.keys = map[string]any{"name": l.network("other")}
+	if _, err := l.addWith(ctx, c, with{what: "ADD in another network"}); err != nil {
+		return err
+	}
+	keep, err := l.holdings(ctx, c, with{})
 	if err != nil {
 		return err
 	}
@@ -232,11 +239,7 @@ func checkOtherNetwork(ctx context.Context, l *lab) error {
 	if failed == nil {
 		failed = keep.kept(ctx, l)
 	}
-	out, err := l.call(ctx, "DEL", keep.c, with{what: "DEL in the other network", keys: other})
-	if err != nil {
-		return err
-	}
-	return errors.Join(failed, out.ok(nil))
+	return errors.Join(failed, l.del(ctx, c, "DEL in the other network"))
 }
 
 func checkKeepsShared(ctx context.Context, l *lab) error {
@@ -257,7 +260,7 @@ func checkKeepsShared(ctx context.Context, l *lab) error {
 	if gone := slices.DeleteFunc(after.Diff(before), func(found leak.Leak) bool { return !standing(found) }); len(gone) > 0 {
 		return fmt.Errorf("GC with an empty list removed what the network's attachments share: %s", list(gone))
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -268,7 +271,7 @@ func checkGCTwice(ctx context.Context, l *lab) error {
 	if err := l.hasGC(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -298,7 +301,7 @@ func checkGCAlone(ctx context.Context, l *lab) error {
 	if err := l.collect(ctx); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

@@ -128,8 +128,10 @@ func (p faultyGC) collect(x *exchange) (string, int) {
 	}
 	config := x.config()
 	heedless := config["heedless"] != nil
-	delete(config, "heedless")
-	x.stdin, _ = json.Marshal(config)
+	if heedless { // or numbers would change
+		delete(config, "heedless")
+		x.stdin, _ = json.Marshal(config)
+	}
 	out, rc := "", 0
 	if !p.deaf {
 		out, rc = x.good()

@@ -35,7 +35,7 @@ func inputRules() []conformance.Rule[Target] {
 }
 
 func checkNoJSON(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func checkNoJSON(ctx context.Context, l *lab) error {
 }
 
 func checkVersionEverywhere(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (l *lab) commands() []string {
 }
 
 func checkBadName(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func checkBadConfigs(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func differing(good, bad any) []string {
 }
 
 func checkUnknownKey(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func checkUnknownKey(ctx context.Context, l *lab) error {
 }
 
 func checkRuntimeKeys(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func checkRuntimeKeys(ctx context.Context, l *lab) error {
 // checkLarge sends a number that no float holds and very long args, and
 // looks at what reaches the delegate, if there is one.
 func checkLarge(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

@@ -131,7 +131,7 @@ func (l *lab) askNear(ctx context.Context, way, near string) error {
 	}
 	var last *answer
 	for range 8 {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
@@ -170,7 +170,7 @@ func checkRequestHeld(ctx context.Context, l *lab) error {
 		return err
 	}
 	for _, way := range ways {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}

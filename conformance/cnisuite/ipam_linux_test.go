@@ -24,6 +24,7 @@ type pool struct {
 	first                                               int    // address
 	ignores                                             string // way of asking
 	deaf                                                string // command that does nothing
+	says                                                string // on stderr, when it does nothing
 	code                                                int    // of STATUS
 	slowly                                              bool   // it writes
 }
@@ -49,6 +50,7 @@ func pools() map[string]func() int {
 		"ipam-needs-netns": {needsNetNS: true},
 		"ipam-networks":    {absorbs: true},
 		"ipam-blind":       {deaf: "CHECK"},
+		"ipam-chatty":      {deaf: "CHECK", says: "all is well"},
 		"ipam-no-gc":       {deaf: "GC"},
 		"ipam-slow":        {slowly: true},
 		"ipam-repeats":     {repeats: true},
@@ -76,6 +78,7 @@ func (p pool) answer(x *exchange) (string, int) {
 		_ = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
 	}
 	if x.command() == p.deaf {
+		fmt.Fprint(os.Stderr, p.says)
 		return "", 0
 	}
 	switch x.command() {
@@ -234,6 +237,7 @@ func ipamFaults() []fault {
 		{"ipam-twice", "CNI-IPAM-012"},
 		{"ipam-networks", "CNI-IPAM-013"},
 		{"ipam-blind", "CNI-IPAM-014"},
+		{"ipam-chatty", "CNI-IPAM-014"},
 		{"ipam-repeats", "CNI-IPAM-015"},
 		{"ipam-no-gc", "CNI-IPAM-016"},
 		{"ipam-hoards", "CNI-IPAM-017"},

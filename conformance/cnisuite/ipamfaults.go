@@ -25,10 +25,14 @@ func killings(rounds int) func(context.Context, *lab) error {
 		if err != nil {
 			return err
 		}
+		hits := 0
 		for i := range rounds {
-			c, victim, err := l.killOne(ctx, i)
+			c, victim, killed, err := l.killOne(ctx, i)
 			if err != nil {
 				return err
+			}
+			if killed {
+				hits++
 			}
 			if err := l.del(ctx, c, fmt.Sprintf("DEL after a kill of %s", victim)); err != nil {
 				return err
@@ -38,11 +42,11 @@ func killings(rounds int) func(context.Context, *lab) error {
 			return fmt.Errorf("after DEL: %w", err)
 		}
 		if l.hasGC() != nil {
-			return nil
+			return hit(hits, rounds)
 		}
 		const atOnce = 2
 		for i := range max(rounds/4, atOnce) {
-			if _, _, err := l.killOne(ctx, i); err != nil {
+			if _, _, _, err := l.killOne(ctx, i); err != nil {
 				return err
 			}
 			if i%atOnce < atOnce-1 {
@@ -58,7 +62,7 @@ func killings(rounds int) func(context.Context, *lab) error {
 		if err := lost(ctx); err != nil {
 			return fmt.Errorf("after GC: %w", err)
 		}
-		return nil
+		return hit(hits, rounds)
 	}
 }
 
@@ -91,13 +95,13 @@ func (l *lab) capacity(ctx context.Context) (func(context.Context) error, error)
 }
 
 // killOne kills an ADD, or in one of three rounds the DEL of an attachment.
-func (l *lab) killOne(ctx context.Context, round int) (c *container, victim string, err error) {
-	if c, err = l.newContainer(ctx); err != nil {
-		return nil, "", err
+func (l *lab) killOne(ctx context.Context, round int) (c *container, victim string, killed bool, err error) {
+	if c, err = l.newContainer(); err != nil {
+		return nil, "", false, err
 	}
 	if l.target.Exhaustible != "" {
 		if c.keys, err = l.small(); err != nil {
-			return nil, "", err
+			return nil, "", false, err
 		}
 	}
 	victim = "ADD"
@@ -105,18 +109,18 @@ func (l *lab) killOne(ctx context.Context, round int) (c *container, victim stri
 		victim = "DEL"
 		_, out, err := l.takeFor(ctx, c, with{})
 		if err != nil {
-			return nil, "", err
+			return nil, "", false, err
 		}
 		if out.rc != 0 {
-			return nil, "", fmt.Errorf("no address is left after %d kills: %s", round, out)
+			return nil, "", false, fmt.Errorf("no address is left after %d kills: %s", round, out)
 		}
 	}
 	stdin, err := l.document(victim, c, nil)
 	if err != nil {
-		return nil, "", err
+		return nil, "", false, err
 	}
-	_, err = l.execKilled(ctx, l.env(victim, c), stdin, l.moment(victim), syscall.SIGKILL, true)
-	return c, victim, err
+	out, err := l.execKilled(ctx, l.env(victim, c), stdin, l.moment(victim), syscall.SIGKILL, true)
+	return c, victim, err == nil && out.killed, err
 }
 
 // collectKilled runs a GC for which no attachment is valid.
@@ -141,7 +145,7 @@ func checkIsolated(ctx context.Context, l *lab) error {
 	if err := l.isIPAM(); err != nil {
 		return err
 	}
-	mine, err := l.newContainer(ctx)
+	mine, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -245,7 +249,14 @@ func checkCorruption(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
-	reported, err := l.reports(ctx, got.c)
+	about := []string{got.c.id}
+	for _, path := range files {
+		about = append(about, filepath.Base(path))
+	}
+	for _, address := range got.result.addresses() {
+		about = append(about, address.String())
+	}
+	reported, err := l.reports(ctx, got.c, about)
 	if err != nil || reported {
 		return err
 	}
@@ -257,8 +268,9 @@ func checkCorruption(ctx context.Context, l *lab) error {
 	return fmt.Errorf("neither STATUS nor CHECK said a word after %v lost their content", files)
 }
 
-// reports says whether STATUS or CHECK fails, or writes a line for the log.
-func (l *lab) reports(ctx context.Context, c *container) (bool, error) {
+// reports says whether STATUS or CHECK fails, or writes for the log what it is
+// about.
+func (l *lab) reports(ctx context.Context, c *container, about []string) (bool, error) {
 	for _, command := range []string{"STATUS", "CHECK"} {
 		var of *container
 		since := l.hasStatus()
@@ -272,7 +284,8 @@ func (l *lab) reports(ctx context.Context, c *container) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if out.rc != 0 || len(bytes.TrimSpace(out.stderr)) > 0 {
+		named := func(word string) bool { return strings.Contains(string(out.stderr), word) }
+		if out.rc != 0 || slices.ContainsFunc(about, named) {
 			return true, nil
 		}
 	}

@@ -112,17 +112,19 @@ func (l *lab) open(ctx context.Context) error {
 // gives no usable answer gets the newest; a rule is about that.
 func (l *lab) negotiate(ctx context.Context) error {
 	l.version, l.versions = newest, []string{newest}
-	out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
-	if err != nil {
-		return err
+	common, known := l.target.spoken.of(l.target)
+	if !known {
+		out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
+		if err != nil {
+			return err
+		}
+		var a versionAnswer
+		if out.ok(&a) != nil {
+			return nil
+		}
+		common = slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) })
+		l.target.spoken.note(l.target, common)
 	}
-	var a struct {
-		SupportedVersions []string `json:"supportedVersions"`
-	}
-	if out.ok(&a) != nil {
-		return nil
-	}
-	common := slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) })
 	if len(common) > 0 {
 		l.version, l.versions = common[len(common)-1], common
 	}
@@ -161,7 +163,7 @@ type container struct {
 	owed           bool            // a DEL, because there was an ADD
 }
 
-func (l *lab) newContainer(context.Context) (*container, error) { return l.newContainerOf(l.version) }
+func (l *lab) newContainer() (*container, error) { return l.newContainerOf(l.version) }
 
 // newContainerOf makes one for requests of the version.
 func (l *lab) newContainerOf(version string) (*container, error) {

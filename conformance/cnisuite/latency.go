@@ -21,7 +21,10 @@ func latencyRules() []conformance.Rule[Target] {
 func checkLatency(ctx context.Context, l *lab) error {
 	const lives, limit = 5, time.Second
 	for range lives {
-		c, err := l.newContainer(ctx)
+		if _, err := l.askVersion(ctx, with{}); err != nil {
+			return err
+		}
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func checkAdd(ctx context.Context, l *lab) error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin makes no interface")
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func checkExisting(ctx context.Context, l *lab) error {
 	if err := l.enters(); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func checkExisting(ctx context.Context, l *lab) error {
 }
 
 func checkDelTwice(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func checkDelNetNSGone(ctx context.Context, l *lab) error {
 		return err
 	}
 	for _, how := range []string{"gone", "not given"} {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
@@ -174,7 +174,7 @@ func checkLeak(ctx context.Context, l *lab) error {
 		return err
 	}
 	for range 3 {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
@@ -196,8 +196,9 @@ func checkKilled(ctx context.Context, l *lab) error {
 		return err
 	}
 	const kills, rounds = 30, 60 // some come too late
-	for killed, i := 0, 0; killed < kills && i < rounds; i++ {
-		c, err := l.newContainer(ctx)
+	killed := 0
+	for i := 0; killed < kills && i < rounds; i++ {
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
@@ -228,7 +229,7 @@ func checkKilled(ctx context.Context, l *lab) error {
 			return fmt.Errorf("after %s: %w", what, err)
 		}
 	}
-	return nil
+	return hit(killed, rounds)
 }
 
 // life runs one ADD and one DEL.
@@ -248,7 +249,7 @@ func (l *lab) life(ctx context.Context, c *container) error {
 // baseline is what the machine looks like after the first attachment has gone:
 // what networks share, as a bridge, is allowed to stay.
 func (l *lab) baseline(ctx context.Context) (*leak.Snapshot, error) {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return nil, err
 	}

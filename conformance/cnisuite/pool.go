@@ -75,7 +75,7 @@ type lease struct {
 
 // take asks for addresses once, with other keys of the configuration.
 func (l *lab) take(ctx context.Context, keys map[string]any) (lease, *answer, error) {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return lease{}, nil, err
 	}
@@ -154,7 +154,7 @@ func distinct(all []lease) error {
 func (l *lab) takeAtOnce(ctx context.Context, n int) ([]lease, error) {
 	all, errs := make([]lease, n), make([]error, n)
 	for i := range all {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return nil, err
 		}

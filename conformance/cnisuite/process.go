@@ -44,7 +44,7 @@ func processRules() []conformance.Rule[Target] {
 }
 
 func checkStatus(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func failures() []with {
 // checkOneDocument gives the plugin its own namespace as the container, which
 // some find out when they have already answered.
 func checkOneDocument(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func checkCodes(ctx context.Context, l *lab) error {
 // provoke runs what must or may fail: requests that are wrong, an interface that
 // is there, a delegate that fails, CHECK of what is gone.
 func (l *lab) provoke(ctx context.Context, look func(*answer) error) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func checkBareRun(ctx context.Context, l *lab) error {
 	if _, err := exec.LookPath("mount"); err != nil {
 		return conformance.NotApplicable("there is no mount command")
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func checkNothingRuns(ctx context.Context, l *lab) error {
 	if _, err := l.baseline(ctx); err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -260,8 +260,9 @@ func checkTerminated(ctx context.Context, l *lab) error {
 		return err
 	}
 	const rounds = 10
+	hits := 0
 	for range rounds {
-		c, err := l.newContainer(ctx)
+		c, err := l.newContainer()
 		if err != nil {
 			return err
 		}
@@ -276,12 +277,13 @@ func checkTerminated(ctx context.Context, l *lab) error {
 			}
 			continue // it was faster
 		}
+		hits++
 		what := fmt.Sprintf("ADD that got SIGTERM after %s and failed", after)
 		if err := errors.Join(l.released(c), c.empty(), l.clean(ctx, before)); err != nil {
 			return fmt.Errorf("after an %s: %w: %s", what, err, out)
 		}
 	}
-	return nil
+	return hit(hits, rounds)
 }
 
 // checkTerminatedDelegate has the delegate hang, so that the signal comes while
@@ -294,7 +296,7 @@ func checkTerminatedDelegate(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -307,6 +309,9 @@ func checkTerminatedDelegate(ctx context.Context, l *lab) error {
 	}
 	if out.hung {
 		return fmt.Errorf("the plugin did not end within %s of SIGTERM while its delegate hung", termTime)
+	}
+	if calls, err := l.ipam.calls(c); err != nil || len(calls) == 0 {
+		return errors.Join(err, conformance.NotApplicable("the plugin had not called its delegate when the SIGTERM came"))
 	}
 	if err := errors.Join(l.released(c), l.clean(ctx, before)); err != nil {
 		return fmt.Errorf("after a SIGTERM while the delegate hung: %w", err)
@@ -337,7 +342,7 @@ func checkHungDelegate(ctx context.Context, l *lab) error {
 	if !l.target.delegates() {
 		return conformance.NotApplicable("the configuration does not delegate to %s", spyName)
 	}
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

@@ -30,10 +30,7 @@ func checkVersion(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		var answer struct {
-			CNIVersion        string   `json:"cniVersion"`
-			SupportedVersions []string `json:"supportedVersions"`
-		}
+		var answer versionAnswer
 		if err := out.ok(&answer); err != nil {
 			return err
 		}
@@ -50,7 +47,7 @@ func checkVersion(ctx context.Context, l *lab) error {
 // checkMissingVariables leaves CNI_COMMAND alone: an execution without it is no
 // call of CNI, and plugins answer it with a line about themselves.
 func checkMissingVariables(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -63,7 +60,7 @@ func checkMissingVariables(ctx context.Context, l *lab) error {
 }
 
 func checkErrorVersion(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
@@ -82,7 +79,7 @@ func checkErrorVersion(ctx context.Context, l *lab) error {
 }
 
 func checkUnsupportedVersion(ctx context.Context, l *lab) error {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 
 // joined is a container after its ADD.
 func (l *lab) joined(ctx context.Context) (*container, *result, error) {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -57,13 +57,13 @@ func (n *nothingSeen) Unwrap() error { return n.error }
 
 // strand attaches a container that stays, and another one, whose interface then
 // disappears without a DEL.
-func (l *lab) strand(ctx context.Context, next func(context.Context) (*container, error)) (*stranded, error) {
+func (l *lab) strand(ctx context.Context, next func() (*container, error)) (*stranded, error) {
 	s := &stranded{}
 	if err := l.hasGC(); err != nil {
 		return s, err
 	}
 	var err error
-	if s.valid, err = l.newContainer(ctx); err != nil {
+	if s.valid, err = l.newContainer(); err != nil {
 		return s, err
 	}
 	if _, err := l.add(ctx, s.valid); err != nil {
@@ -78,12 +78,12 @@ func (l *lab) strandAlone(ctx context.Context) (*stranded, error) {
 	return s, s.lose(ctx, l, l.newContainer)
 }
 
-func (s *stranded) lose(ctx context.Context, l *lab, next func(context.Context) (*container, error)) error {
+func (s *stranded) lose(ctx context.Context, l *lab, next func() (*container, error)) error {
 	var err error
 	if s.before, err = l.snapshot(); err != nil {
 		return err
 	}
-	c, err := next(ctx)
+	c, err := next()
 	if err != nil {
 		return err
 	}

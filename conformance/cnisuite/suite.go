@@ -44,7 +44,7 @@ import (
 // Suite returns the suite's rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cni", Version: "2",
+		Name: "cni", Version: "3",
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
 			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), gcRules(),
@@ -54,7 +54,9 @@ func Suite() *conformance.Suite[Target] {
 		Prepare:    prepare,
 		Concurrent: Target.apart,
 	}
+	known := &spoken{}
 	for i := range s.Rules {
+		s.Rules[i].Check = known.in(s.Rules[i].Check)
 		// Moments to kill at, and crowds, are for a machine that does nothing else.
 		s.Rules[i].Alone = s.Rules[i].Alone || s.Rules[i].Tier > conformance.Quick
 	}

@@ -56,7 +56,6 @@ func TestMutants(t *testing.T) {
 		{"never-ready", "CNI-STATUS-001"},
 		{"status-is-internal", "CNI-STATUS-002"},
 		{"status-alone", "CNI-STATUS-003"},
-		{"status-lies", "CNI-STATUS-004"},
 		{"status-is-internal", "CNI-STATUS-005"},
 		{"status-of-any-age", "CNI-STATUS-006"},
 		{"status-writes", "CNI-STATUS-007"},
@@ -122,8 +121,6 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 		declareIPAM(t, &tgt, name)
 	case strings.HasPrefix(name, "map-"):
 		declarePortmap(&tgt)
-	case name == "status-lies":
-		tgt.Kind = cnisuite.IPAM
 	}
 	return tgt
 }

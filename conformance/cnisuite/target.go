@@ -72,6 +72,8 @@ type Target struct {
 	// ${DIR} set. Setup returns when the daemon answers; what it leaves running
 	// is killed behind Teardown.
 	Setup, Teardown string
+
+	spoken *spoken // what other rules of the suite know; nil is fine
 }
 
 // facts are what a profile may declare.

@@ -147,7 +147,7 @@ func (l *lab) tryVersion(ctx context.Context, v string, listed bool) error {
 
 // withoutAddresses says whether the plugin's results have none.
 func (l *lab) withoutAddresses(ctx context.Context) (bool, error) {
-	c, err := l.newContainer(ctx)
+	c, err := l.newContainer()
 	if err != nil {
 		return false, err
 	}
