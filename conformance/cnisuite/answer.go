@@ -152,6 +152,13 @@ func (l *lab) note(command string, a *answer) {
 	}
 }
 
+// calls counts those of a command.
+func (l *lab) calls(command string) int {
+	l.notes.Lock()
+	defer l.notes.Unlock()
+	return len(l.took[command])
+}
+
 // slowest is the longest that a command took so far.
 func (l *lab) slowest(command string) time.Duration {
 	l.notes.Lock()

@@ -1,6 +1,7 @@
 package cnisuite
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -92,14 +93,32 @@ func checkNoPrevResult(ctx context.Context, l *lab) error {
 		return err
 	}
 	out, err := l.call(ctx, "CHECK", c, with{what: "CHECK without prevResult", keys: map[string]any{"prevResult": nil}})
+	if err != nil || out.rc != 0 {
+		return err
+	}
+	untrue := l.untrue(c)
+	out, err = l.call(ctx, "CHECK", c, with{what: "CHECK", keys: map[string]any{"prevResult": untrue}})
 	if err != nil {
 		return err
 	}
-	return out.failed()
+	if out.rc == 0 {
+		return fmt.Errorf("CHECK succeeds without prevResult, and with one that is untrue: %s", untrue)
+	}
+	return out.ended()
+}
+
+// untrue is a result with addresses that neither the container nor its interface
+// has.
+func (l *lab) untrue(c *container) json.RawMessage {
+	if l.target.Kind == IPAM {
+		return fmt.Appendf(nil, `{"cniVersion":%q,"ips":[{"address":"192.0.2.77/24"}]}`, l.version)
+	}
+	const text = `{"cniVersion":%q,"interfaces":[{"name":%q,"mac":"02:00:00:00:43:21","sandbox":%q}],"ips":[{"address":"192.0.2.77/24","interface":0}]}`
+	return fmt.Appendf(nil, text, l.version, c.ifName, c.ns)
 }
 
 func checkDelegateFinds(ctx context.Context, l *lab) error {
-	if err := errors.Join(l.hasCheck(), l.spied()); err != nil {
+	if err := cmp.Or(l.hasCheck(), l.spied()); err != nil {
 		return err
 	}
 	c, _, err := l.attached(ctx)

@@ -1,6 +1,7 @@
 package cnisuite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,7 +156,7 @@ func (l *lab) askNear(ctx context.Context, way, near string) error {
 
 func checkRequestHeld(ctx context.Context, l *lab) error {
 	ways, err := l.requests()
-	if err := errors.Join(err, l.allocates()); err != nil {
+	if err := cmp.Or(err, l.allocates()); err != nil {
 		return err
 	}
 	held, out, err := l.take(ctx, nil)
@@ -222,7 +223,7 @@ func checkExhaustedKeeps(ctx context.Context, l *lab) error {
 
 func checkStatusExhausted(ctx context.Context, l *lab) error {
 	keys, err := l.small()
-	if err := errors.Join(err, l.hasStatus()); err != nil {
+	if err := cmp.Or(err, l.hasStatus()); err != nil {
 		return err
 	}
 	all, _, err := l.drain(ctx, keys)

@@ -20,8 +20,8 @@
 //   - "Upon receiving a DEL command, [a plugin] should either delete the interface
 //     or undo any modifications" leaves the choice between the two, and not
 //     whether to do one of them: a DEL that has all it needs must undo the ADD.
-//     Where something is missing (a namespace, an interface, runtimeConfig), the
-//     section asks for effort, and the rules are Should.
+//     Where something is missing (a namespace, an interface, runtimeConfig), it
+//     must not fail for that; what it frees is effort, and those rules are Should.
 //   - GC has CNI_PATH, STATUS may not have it: each section is taken at its word,
 //     and a plugin that delegates nothing has to do without in either.
 //

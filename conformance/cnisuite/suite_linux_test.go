@@ -92,7 +92,7 @@ func TestMutants(t *testing.T) {
 		{"forgets-sandbox", "CNI-ADD-001"},
 		{"replaces-interface", "CNI-ADD-002"},
 		{"del-needs-link", "CNI-DEL-001"},
-		{"del-needs-netns", "CNI-DEL-002"},
+		{"del-needs-netns", "CNI-DEL-018"},
 		{"del-demands-netns", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"leaves-a-stranger", "CNI-DEL-003"},
@@ -129,7 +129,7 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 // killed.
 func TestLegal(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	for _, name := range []string{"plain", "talks", "careless", "renumbers", "spanning-tree", "userspace", "passthrough", "loopback", "exits-with-17", "passes-on", "no-ipam", "daemon"} {
+	for _, name := range []string{"plain", "talks", "careless", "renumbers", "spanning-tree", "userspace", "passthrough", "loopback", "exits-with-17", "passes-on", "no-ipam", "daemon", "check-by-heart", "tells-of-loopback"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tgt, opts := target(t, name), &conformance.Options{}
@@ -162,6 +162,10 @@ func TestLegal(t *testing.T) {
 			case "no-ipam":
 				tgt.Config = ""
 				opts.Only = []string{"CNI-ENV-*", "CNI-VERSION-004", "CNI-ADD-0[01]*", "CNI-ADD-02[0-356]", "CNI-STATUS-*", "CNI-CHECK-01?"}
+			case "check-by-heart":
+				opts.Only = []string{"CNI-CHECK-*"}
+			case "tells-of-loopback":
+				opts.Tier, opts.Only = conformance.Crash, []string{"CNI-ADD-0[01]*", "CNI-ADD-02[0-35-7]"}
 			case "daemon":
 				tgt.Config = `{"ipam":{"type":"suite-ipam"},"state":"${DIR}/attachments"}`
 				opts.Only = []string{"CNI-ADD-0[01]*", "CNI-ADD-02[0-356]", "CNI-DEL-00[1-3]", "CNI-PROCESS-002"}
