@@ -255,7 +255,7 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	second, err := l.beside(first, "net1")
+	second, err := l.beside(first)
 	if err != nil {
 		return err
 	}

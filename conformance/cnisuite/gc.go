@@ -77,7 +77,7 @@ func checkKeeps(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	second, err := l.beside(keep.c, "net1")
+	second, err := l.beside(keep.c)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (l *lab) keep(ctx context.Context, w with) (*holdings, error) {
 
 // checkCollectsByName has a stale attachment of a container that lives on.
 func checkCollectsByName(ctx context.Context, l *lab) error {
-	s, err := l.strand(ctx, func() (*container, error) { return l.beside(l.made[len(l.made)-1], "net1") })
+	s, err := l.strand(ctx, func() (*container, error) { return l.beside(l.made[len(l.made)-1]) })
 	if err != nil {
 		return err
 	}

@@ -182,9 +182,9 @@ func (l *lab) newContainerOf(version string) (*container, error) {
 
 // beside makes another attachment of the container, with an interface of another
 // name.
-func (l *lab) beside(of *container, ifName string) (*container, error) {
+func (l *lab) beside(of *container) (*container, error) {
 	l.count++
-	c := &container{number: l.count, id: of.id, ns: of.ns, nsName: of.nsName, ifName: ifName}
+	c := &container{number: l.count, id: of.id, ns: of.ns, nsName: of.nsName, ifName: "net1"}
 	l.made = append(l.made, c)
 	return c, l.furnish(c, l.version)
 }
