@@ -58,10 +58,11 @@ func base(path string) string {
 	return path
 }
 
-// socket returns the path beside the shim if something is there.
+// socket returns the path beside the shim if something is there, if only a link to
+// the socket of a daemon that is being restarted.
 func socket(self, name string) string {
 	var st syscall.Stat_t
-	if beside := self + ".sock"; syscall.Stat(beside, &st) == nil {
+	if beside := self + ".sock"; syscall.Lstat(beside, &st) == nil {
 		return beside
 	}
 	return defaultDir + name + ".sock"

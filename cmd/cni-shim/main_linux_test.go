@@ -123,7 +123,7 @@ func TestWithoutDaemon(t *testing.T) {
 			cmd, stdout, _ := d.command(t.Context(), command, request)
 			err := cmd.Run()
 			var e cni.Error
-			if jerr := json.Unmarshal(stdout.Bytes(), &e); err == nil || jerr != nil || e.Code != code || e.CNIVersion != "1.0.0" || !strings.Contains(e.Msg, "hello.sock") {
+			if jerr := json.Unmarshal(stdout.Bytes(), &e); err == nil || jerr != nil || e.Code != code || e.CNIVersion != "1.0.0" || !strings.Contains(e.Msg, d.shim+".sock") {
 				t.Errorf("%s without a daemon: %v, %s", command, err, stdout)
 			}
 		})
