@@ -39,6 +39,7 @@ func TestMutantsAreCaught(t *testing.T) {
 		"caught":         {mutant("T-A-001", errors.New("bad")), ""},
 		"its fault":      {saying(mutant("T-A-001", errors.New("bad")), "ba"), ""},
 		"another fault":  {saying(mutant("T-A-001", errors.New("bad")), "worse"), "not for the mutant's fault"},
+		"two reasons":    {mutant("T-A-001", errors.Join(NotApplicable("no"), errors.Join(NotApplicable("nor that")))), "did not catch"},
 		"unclean":        {mutant("T-A-001", errors.Join(NotApplicable("no"), errors.New("clean-up failed"))), ""},
 		"not caught":     {mutant("T-A-001", nil), "did not catch"},
 		"not applicable": {mutant("T-A-002", NotApplicable("no")), "did not catch"},

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -28,8 +30,34 @@ type Profile struct {
 	// waived rule is not run. An id that the suite does not have and an empty
 	// reason are errors.
 	Waivers map[string]string `json:"waivers,omitempty"`
-	// Facts maps names that the suite knows to values.
+	// Facts maps names that the suite knows to values. A value that is no string in
+	// YAML stands as its JSON text.
 	Facts map[string]string `json:"facts,omitempty"`
+}
+
+// UnmarshalJSON reads facts of any kind.
+func (p *Profile) UnmarshalJSON(data []byte) error {
+	type plain Profile
+	in := struct {
+		*plain
+		Facts map[string]json.RawMessage `json:"facts"`
+	}{plain: (*plain)(p)}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&in); err != nil {
+		return err
+	}
+	for name, raw := range in.Facts {
+		var text string
+		if json.Unmarshal(raw, &text) != nil {
+			text = string(raw)
+		}
+		if p.Facts == nil {
+			p.Facts = map[string]string{}
+		}
+		p.Facts[name] = text
+	}
+	return nil
 }
 
 // ParseProfile reads a profile from YAML. Unknown and duplicate fields are

@@ -39,6 +39,7 @@ type Result struct {
 	Seconds float64 `json:"seconds"`
 
 	broken bool // the check itself broke: the failure proves nothing
+	strict bool // see Options.Strict
 }
 
 // Report is the outcome of one run of a suite, in the suite's order. It is
@@ -58,10 +59,11 @@ type Report struct {
 	Latencies []Latency `json:"latencies,omitempty"`
 
 	took time.Duration // 0: one after the other
+	test string        // the name of the Go test that made it, if one did
 }
 
-// Failed tells whether a rule of level Must failed. Failures of the other
-// levels are reported and do not count here.
+// Failed tells whether a rule of level Must failed, or, of a strict run, one of
+// level Should. Other failures are reported and do not count here.
 func (r *Report) Failed() bool {
 	for i := range r.Results {
 		if r.Results[i].violation() {
@@ -95,6 +97,9 @@ func (r *Report) Result(id string) *Result {
 // Repeat returns the command line that runs one rule again with the same
 // choices.
 func (r *Report) Repeat(id string) string {
+	if r.test != "" {
+		return fmt.Sprintf("go test -run '^%s$/^%s$' . # with conformance.Options.Seed %d", r.test, id, r.Seed)
+	}
 	return fmt.Sprintf("%s --rule %s --seed %d", r.Command, id, r.Seed)
 }
 
@@ -131,7 +136,9 @@ func (r *Result) judge(seen error, late bool, limit time.Duration) {
 }
 
 // violation tells whether the result makes the whole report fail.
-func (r *Result) violation() bool { return r.Status == Fail && r.Level == Must }
+func (r *Result) violation() bool {
+	return r.Status == Fail && (r.Level == Must || r.strict && r.Level == Should)
+}
 
 // printable replaces what a terminal would act on: plugins print anything.
 func printable(s string) string {

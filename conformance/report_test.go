@@ -52,6 +52,21 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+func TestStrict(t *testing.T) {
+	s := newSuite()
+	seen := target{"T-A-002": errors.New("slow")}
+	for strict, word := range map[bool]string{false: "warn", true: "FAIL"} {
+		var text strings.Builder
+		report, err := s.Run(t.Context(), seen, &conformance.Options{Strict: strict})
+		if err != nil || report.WriteText(&text) != nil {
+			t.Fatal(err)
+		}
+		if report.Failed() != strict || !strings.Contains(text.String(), word+" T-A-002 (SHOULD)") {
+			t.Errorf("strict %v: failed %v\n%s", strict, report.Failed(), text.String())
+		}
+	}
+}
+
 func TestTextAndProgress(t *testing.T) {
 	var progress, text strings.Builder
 	report := mixed(t, &progress)

@@ -23,7 +23,7 @@ import (
 type Level string
 
 // The levels, in the sense of RFC 2119. A failed Advisory or Should rule is
-// reported and does not make a report fail.
+// reported and does not make a report fail; see Options.Strict.
 const (
 	Must     Level = "MUST"
 	Should   Level = "SHOULD"
@@ -118,22 +118,32 @@ type notApplicable struct{ reason string }
 
 func (n *notApplicable) Error() string { return n.reason }
 
-// naReason returns the reason of a NotApplicable error in err's chain. Joined with
-// another error, from a check's clean-up perhaps, it hides nothing.
+// naReason returns the reason of a NotApplicable error in err's chain: the first, if
+// several are joined. Joined with another error, from a check's clean-up perhaps, it
+// hides nothing.
 func naReason(err error) (string, bool) {
 	for err != nil {
 		switch e := err.(type) { //nolint:errorlint // each link of the chain is looked at
 		case *notApplicable:
 			return e.reason, true
 		case interface{ Unwrap() []error }:
-			parts := e.Unwrap()
-			if len(parts) != 1 {
-				return "", false
-			}
-			err = parts[0]
+			return naReasons(e.Unwrap())
 		default:
 			err = errors.Unwrap(err)
 		}
 	}
 	return "", false
+}
+
+func naReasons(errs []error) (first string, na bool) {
+	for _, err := range errs {
+		reason, ok := naReason(err)
+		if !ok {
+			return "", false
+		}
+		if first == "" {
+			first = reason
+		}
+	}
+	return first, len(errs) > 0
 }

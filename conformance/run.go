@@ -25,6 +25,8 @@ type Options struct {
 	Seed uint64
 	// Profile is what the plugin's author declares. Nil means nothing.
 	Profile *Profile
+	// Strict makes a failed Should rule fail the report too.
+	Strict bool
 	// Parallel is how many rules run at a time where the suite and the target
 	// allow several. 0 means as many as there are processors.
 	Parallel int
@@ -164,7 +166,7 @@ func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], err
 
 // run runs one rule. The result is nil when the run was cut short in it.
 func (r *runner[T]) run(ctx context.Context, rule *Rule[T]) (*Result, error) {
-	result := &Result{ID: rule.ID, Level: rule.Level, Title: rule.Title, Spec: rule.Spec.String()}
+	result := &Result{ID: rule.ID, Level: rule.Level, Title: rule.Title, Spec: rule.Spec.String(), strict: r.opts.Strict}
 	if reason, waived := r.opts.Profile.waiver(rule.ID); waived {
 		result.Status, result.Message = Waived, reason
 		return result, nil

@@ -328,3 +328,14 @@ func TestCutShortBesideOthers(t *testing.T) {
 		t.Errorf("progress is %q", progress.String())
 	}
 }
+
+func TestFactsOfAnyKind(t *testing.T) {
+	p, err := conformance.ParseProfile([]byte("facts: {config: {bridge: x, vlans: [1, 2]}, mtu: 1450, kind: chained, own: '{}'}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"config": `{"bridge":"x","vlans":[1,2]}`, "mtu": "1450", "kind": "chained", "own": "{}"}
+	if diff := cmp.Diff(want, p.Facts); diff != "" {
+		t.Error("-want +got:\n" + diff)
+	}
+}

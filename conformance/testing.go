@@ -9,7 +9,8 @@ import (
 )
 
 // Test runs the suite inside go test, one subtest per rule. A failed Must rule
-// fails its subtest; everything else that is not a pass is logged by it. Opts
+// fails its subtest, with Options.Strict a failed Should rule too; everything else
+// that is not a pass is logged by it. Opts
 // may be nil; its Progress is not used.
 //
 // The context of the checks ends shortly before the test's deadline, so that
@@ -19,6 +20,9 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 	r, rules, err := s.prepare(target, opts)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if opts == nil || opts.Command == "" {
+		r.report.test = t.Name()
 	}
 	ctx, cancel := testContext(t)
 	defer cancel()

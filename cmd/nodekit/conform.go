@@ -34,6 +34,7 @@ type conformFlags struct {
 	verbosity
 	tier     string
 	rules    []string
+	strict   bool
 	parallel int
 	timeout  time.Duration
 	seed     uint64
@@ -47,6 +48,7 @@ func (f *conformFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
 	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
+	fs.BoolVar(&f.strict, "strict", false, "fail when a SHOULD is not met, too")
 	fs.IntVar(&f.parallel, "parallel", 0, "run so many rules at a time, if suite and plugin allow it; 0: as many as there are processors")
 	fs.DurationVar(&f.timeout, "timeout", 0, "how long one rule may take; 0: 30s for a quick one, 2m for one that kills")
 	fs.Uint64Var(&f.seed, "seed", 0, "repeat the random choices of an earlier run")
@@ -61,7 +63,7 @@ func (f *conformFlags) options(cmd *cobra.Command, args []string) (*conformance.
 		return nil, err
 	}
 	o := &conformance.Options{
-		Tier: tier, Only: f.rules, Seed: f.seed, Parallel: f.parallel, Timeout: f.timeout,
+		Tier: tier, Only: f.rules, Seed: f.seed, Strict: f.strict, Parallel: f.parallel, Timeout: f.timeout,
 		Command: f.command(cmd, args),
 		Logger:  f.logger(slog.LevelError),
 	}
@@ -85,7 +87,7 @@ func (f *conformFlags) command(cmd *cobra.Command, args []string) string {
 	words := []string{cmd.CommandPath()}
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
 		switch {
-		case slices.Contains([]string{"rule", "seed", "tier", "parallel", "output", "report", "verbose"}, flag.Name):
+		case slices.Contains([]string{"rule", "seed", "tier", "strict", "parallel", "output", "report", "verbose"}, flag.Name):
 		case flag.Value.Type() == "bool":
 			words = append(words, "--"+flag.Name+"="+flag.Value.String())
 		default:

@@ -32,6 +32,11 @@ cni lists all that it may declare:
 			if err != nil {
 				return err
 			}
+			if len(f.rules) == 0 {
+				if err := cnisuite.Trial(cmd.Context(), target); err != nil {
+					return err
+				}
+			}
 			return conform(cmd, args, &f, cnisuite.Suite(), target)
 		},
 	}

@@ -120,6 +120,10 @@ func TestPluginThatIsNone(t *testing.T) {
 // TestConformRefuses is about what would be found out only at the end of a run.
 func TestConformRefuses(t *testing.T) {
 	c := newCLI(t)
+	hostLocal := filepath.Join(t.TempDir(), "host-local")
+	if err := os.Symlink(filepath.Join(c.bin, "cni"), hostLocal); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args []string
 		want string
@@ -128,6 +132,7 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", "/bin/true", "--report", "x.foo"}, `report "x.foo": want a name that ends in`},
 		{[]string{"cni", "/nowhere"}, "the plugin cannot be executed"},
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
+		{[]string{"cni", hostLocal}, "the plugin refuses the configuration of the profile"},
 		{[]string{"rules", "pod"}, `no suite "pod": there are`},
 	} {
 		if out, code := c.run(append([]string{"conform"}, tt.args...)...); code != 1 || !strings.Contains(out, tt.want) {
