@@ -134,7 +134,11 @@ func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*a
 	if err := netns.Do(l.host, cmd.Start); err != nil {
 		return nil, fmt.Errorf("executing the plugin: %w", err)
 	}
-	return collect(ctx, cmd)
+	out, err := collect(ctx, cmd)
+	if err == nil && l.boot != "" && out.rc == notRebooted {
+		return nil, fmt.Errorf("giving the boot another id: %s", out.stderr)
+	}
+	return out, err
 }
 
 // collect waits for the plugin.
@@ -203,5 +207,6 @@ func (l *lab) command(ctx context.Context, env map[string]string, stdin []byte) 
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = max(time.Second, l.handOver)
+	l.inBoot(cmd)
 	return cmd
 }

@@ -38,7 +38,8 @@ type lab struct {
 	measure  func(what string, took time.Duration)
 	count    int
 	made     []*container
-	daemon   int // process group that Target.Setup left, or 0
+	daemon   int    // process group that Target.Setup left, or 0
+	boot     string // file with the id of the boot, once there was a reboot
 	// handOver is how long the suite may take to read what an execution wrote, when
 	// that is more than a second because many run at the same time.
 	handOver time.Duration

@@ -32,13 +32,13 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), mappers(), loopbacks(), harmful()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), bootedPools(), mappers(), loopbacks(), harmful()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
 	}
 	p := good()
-	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers(), adjusters(), hasty()} {
+	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers(), adjusters(), hasty(), survivors()} {
 		if change := table[name]; change != nil {
 			change(p)
 		}
