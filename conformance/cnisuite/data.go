@@ -192,17 +192,7 @@ func (a *attached) reach(ctx context.Context, from, to string, ip net.IP) error 
 	defer listener.Close()
 	go echo(listener)
 	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	for {
-		err := exchange(ctx, from, net.JoinHostPort(ip.String(), port))
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	return retried(ctx, func() error { return exchange(ctx, from, net.JoinHostPort(ip.String(), port)) })
 }
 
 // listen waits until the address is no longer being tried out (IPv6).

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), bootedPools(), mappers(), loopbacks(), harmful()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), bootedPools(), mappers(), paths(), loopbacks(), harmful()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
@@ -360,6 +360,7 @@ func changes() map[string]func(*cni.Plugin) {
 		"userspace":     func(p *cni.Plugin) { p.Add, p.Check = elsewhere("/run/suite/vhost.sock", ""), nil },
 		"passthrough":   func(p *cni.Plugin) { p.Add, p.Check = elsewhere("", "0000:3b:00.1"), nil },
 		"spanning-tree": func(p *cni.Plugin) { p.Add = spanningTree },
+		"narrow":        func(p *cni.Plugin) { p.Add = narrow },
 		"passes-on":     func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
 }

@@ -36,18 +36,27 @@ const (
 
 // wire builds the network. Close ends its servers; the namespaces take the rest.
 func (l *lab) wire() (*wires, error) {
+	w, err := l.machine()
+	if err != nil {
+		return w, err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeName
+	return w, netns.Do(l.host, func() error {
+		return errors.Join(w.forward(), w.impatient(), netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}), w.address(bridgeName, hostIn+"/24", hostIn6+"/64"))
+	})
+}
+
+// machine builds the part without the bridge: another machine, which has the host
+// as its router.
+func (l *lab) machine() (*wires, error) {
 	w := &wires{l: l, outside: filepath.Join(l.dir, "outside")}
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	w.v6 = err == nil
 	if err := netns.Create(w.outside); err != nil {
 		return w, err
 	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridgeName
-	err = netns.Do(l.host, func() error {
-		return errors.Join(w.forward(), w.impatient(), netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}), w.address(bridgeName, hostIn+"/24", hostIn6+"/64"))
-	})
-	return w, errors.Join(err, w.plug("suite-out0", w.outside, "eth0"),
+	return w, errors.Join(w.plug("suite-out0", w.outside, "eth0"),
 		netns.Do(l.host, func() error { return w.address("suite-out0", hostOut+"/24", hostOut6+"/64") }),
 		netns.Do(w.outside, func() error { return w.connect("eth0", outsideAddress+"/24", hostOut, outsideAddress6+"/64", hostOut6) }))
 }
