@@ -16,30 +16,14 @@ type portMapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
+// mapping is the sentence behind the rules on port mappings.
+const mapping = "Pass mapping from ports on the host to ports in the container network namespace."
+
 // portmapRules are about chained plugins with the capability portMappings.
 func portmapRules() []conformance.Rule[Target] {
 	const should, advisory = conformance.Should, conformance.Advisory
-	const mapping = "Pass mapping from ports on the host to ports in the container network namespace."
 	of := func(id string, level conformance.Level, title string, check func(context.Context, *wires) error) conformance.Rule[Target] {
-		r := rule(id, level, title, "CONVENTIONS.md, Well-known Capabilities", mapping)
-		return checked(r, func(ctx context.Context, l *lab) (err error) {
-			args, err := l.asked()
-			if err != nil {
-				return err
-			}
-			if l.target.Kind != Chained || args["portMappings"] == nil {
-				return conformance.NotApplicable("the profile declares no portMappings of a chained plugin")
-			}
-			if !l.speaks("0.3.0") {
-				return conformance.NotApplicable("the plugin speaks %s at most, whose results are others", l.version)
-			}
-			w, err := l.wire()
-			defer func() { err = errors.Join(err, w.close()) }()
-			if err != nil {
-				return err
-			}
-			return check(ctx, w)
-		})
+		return overWires(rule(id, level, title, "CONVENTIONS.md, Well-known Capabilities", mapping), check)
 	}
 	undone := of("CNI-PORTMAP-005", should, "DEL without runtimeConfig takes the mappings away", checkUnmapped)
 	undone.Spec.Section, undone.Spec.Sentence = "DEL", effort
@@ -55,6 +39,28 @@ func portmapRules() []conformance.Rule[Target] {
 		of("CNI-PORTMAP-009", should, "a mapping with hostIP is one of that address alone (de facto)", checkHostIP),
 		of("CNI-PORTMAP-010", should, "a mapped port is reached by IPv6 (de facto)", checkMapped6),
 	}
+}
+
+// overWires gives a rule on port mappings its check.
+func overWires(r conformance.Rule[Target], check func(context.Context, *wires) error) conformance.Rule[Target] {
+	return checked(r, func(ctx context.Context, l *lab) (err error) {
+		args, err := l.asked()
+		if err != nil {
+			return err
+		}
+		if l.target.Kind != Chained || args["portMappings"] == nil {
+			return conformance.NotApplicable("the profile declares no portMappings of a chained plugin")
+		}
+		if !l.speaks("0.3.0") {
+			return conformance.NotApplicable("the plugin speaks %s at most, whose results are others", l.version)
+		}
+		w, err := l.wire()
+		defer func() { err = errors.Join(err, w.close()) }()
+		if err != nil {
+			return err
+		}
+		return check(ctx, w)
+	})
 }
 
 // The ports of these rules.

@@ -48,7 +48,7 @@ func Suite() *conformance.Suite[Target] {
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
 			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), gcRules(),
-			ipamRules(), rebootRules(), pathRules(), portmapRules(), latencyRules(),
+			ipamRules(), rebootRules(), pathRules(), portmapRules(), portmapMoreRules(), latencyRules(),
 		),
 		Facts:      facts(),
 		Prepare:    prepare,

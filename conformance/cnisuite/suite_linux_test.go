@@ -97,7 +97,7 @@ func TestMutants(t *testing.T) {
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"leaves-a-stranger", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
-	}, slices.Concat(harms(), gcFaults(), ipamFaults(), rebootFaults(), portmapFaults())...) {
+	}, slices.Concat(harms(), gcFaults(), ipamFaults(), rebootFaults(), portmapFaults(), moreMapFaults())...) {
 		mutants = append(mutants, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {
