@@ -357,11 +357,12 @@ func changes() map[string]func(*cni.Plugin) {
 			p.Add = renumber
 			p.Del = func(_ context.Context, r *cni.Request) error { return readdress(r, "10.125", "10.124") }
 		},
-		"userspace":     func(p *cni.Plugin) { p.Add, p.Check = elsewhere("/run/suite/vhost.sock", ""), nil },
-		"passthrough":   func(p *cni.Plugin) { p.Add, p.Check = elsewhere("", "0000:3b:00.1"), nil },
-		"spanning-tree": func(p *cni.Plugin) { p.Add = spanningTree },
-		"narrow":        func(p *cni.Plugin) { p.Add = narrow },
-		"passes-on":     func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
+		"userspace":             func(p *cni.Plugin) { p.Add, p.Check = elsewhere("/run/suite/vhost.sock", ""), nil },
+		"passthrough":           func(p *cni.Plugin) { p.Add, p.Check = elsewhere("", "0000:3b:00.1"), nil },
+		"spanning-tree":         func(p *cni.Plugin) { p.Add = spanningTree },
+		"narrow":                func(p *cni.Plugin) { p.Add = narrow },
+		"blind-to-the-host-end": altered(hostEndUp),
+		"passes-on":             func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
 }
 

@@ -34,7 +34,8 @@ func moreMappers() map[string]func() int {
 			}
 			return all
 		}),
-		"map-well": mapper(nil),
+		"map-well":   mapper(nil),
+		"map-counts": raw(mapsCounted),
 	}
 }
 

@@ -47,7 +47,7 @@ func Suite() *conformance.Suite[Target] {
 		Name: "cni", Version: "3",
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
-			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), gcRules(),
+			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), checkMoreFaultRules(), gcRules(),
 			ipamRules(), rebootRules(), pathRules(), portmapRules(), portmapMoreRules(), latencyRules(),
 		),
 		Facts:      facts(),

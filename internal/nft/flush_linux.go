@@ -2,8 +2,10 @@ package nft
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // FlushAll removes every table of the network namespace, whoever made it, as
@@ -18,4 +20,58 @@ func FlushAll() error {
 		return fmt.Errorf("removing every nftables table: %w", err)
 	}
 	return nil
+}
+
+// CutOff takes away what leads to the network namespace's rules: in the chains that
+// the kernel begins with, the rules that go on to other chains, or all rules where
+// none does that. It returns how many there were. Everything else stays: other
+// chains, sets and maps.
+func CutOff() (rules int, err error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return 0, fmt.Errorf("opening nftables: %w", err)
+	}
+	gone, err := baseRules(conn)
+	if err != nil {
+		return 0, err
+	}
+	if jumps := slices.DeleteFunc(slices.Clone(gone), func(r *nftables.Rule) bool { return !goesOn(r) }); len(jumps) > 0 {
+		gone = jumps
+	}
+	for _, rule := range gone {
+		if err := conn.DelRule(rule); err != nil {
+			return 0, fmt.Errorf("removing a rule of nftables table %q: %w", rule.Table.Name, err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return 0, fmt.Errorf("removing rules of the base chains of nftables: %w", err)
+	}
+	return len(gone), nil
+}
+
+// baseRules are the rules of chains that the kernel begins with, whoever made them.
+func baseRules(conn *nftables.Conn) (all []*nftables.Rule, err error) {
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("listing the chains of every nftables table: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Hooknum == nil {
+			continue
+		}
+		rules, err := conn.GetRules(chain.Table, chain)
+		if err != nil {
+			return nil, fmt.Errorf("listing chain %q of nftables table %q: %w", chain.Name, chain.Table.Name, err)
+		}
+		all = append(all, rules...)
+	}
+	return all, nil
+}
+
+// goesOn reports whether the rule leads to another chain.
+func goesOn(rule *nftables.Rule) bool {
+	return slices.ContainsFunc(rule.Exprs, func(e expr.Any) bool {
+		verdict, ok := e.(*expr.Verdict)
+		return ok && (verdict.Kind == expr.VerdictJump || verdict.Kind == expr.VerdictGoto)
+	})
 }

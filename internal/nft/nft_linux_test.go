@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/nft"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -216,6 +217,34 @@ func BenchmarkAddRemove(b *testing.B) {
 		g := nft.Group{Rules: rs, Elements: []nft.Element{element("n/c", 1)}}
 		if err := errors.Join(c.Add(g), c.Remove(g)); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestCutOff: rules that go on to others go first; where there are none, all do. What
+// is not in a base chain stays.
+func TestCutOff(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.NFT)
+	ns := netnstest.New(t)
+	netnstest.Run(t, ns, "nft", `add table ip a; add chain ip a base { type filter hook input priority 0; }; add chain ip a inner;
+		add rule ip a inner accept; add rule ip a base jump inner; add rule ip a base goto inner; add rule ip a base ip saddr 192.0.2.2 drop;
+		add set ip a some { type ipv4_addr; elements = { 192.0.2.1 }; }`)
+	for _, want := range []struct {
+		rules int
+		left  bool
+	}{{2, true}, {1, false}, {0, false}} {
+		var rules int
+		if err := netns.Do(ns, func() (err error) { rules, err = nft.CutOff(); return err }); err != nil || rules != want.rules {
+			t.Errorf("%d rules, %v, want %d", rules, err, want.rules)
+		}
+		ruleset := netnstest.Run(t, ns, "nft", "list", "ruleset")
+		if strings.Contains(ruleset, "jump") || strings.Contains(ruleset, "goto") || strings.Contains(ruleset, "192.0.2.2") != want.left {
+			t.Errorf("the base chain is: %s", ruleset)
+		}
+		for _, word := range []string{"chain base", "accept", "192.0.2.1"} {
+			if !strings.Contains(ruleset, word) {
+				t.Errorf("%q is gone: %s", word, ruleset)
+			}
 		}
 	}
 }
