@@ -124,10 +124,12 @@ func (a *attached) source(ctx context.Context, ns string, ip net.IP) (net.IP, er
 	return net.ParseIP(told), err
 }
 
-// hear returns what the first container is told there.
+// hear returns what the first container is told there. It does not wait long: the
+// kernel drops what is sent in the first moment of an interface, and TCP tries
+// again after a second.
 func (a *attached) hear(ctx context.Context, address string) (told string, err error) {
 	err = netns.Do(a.containers[0].ns, func() error {
-		dialer := net.Dialer{Timeout: exchangeTime / 2, FallbackDelay: -1}
+		dialer := net.Dialer{Timeout: exchangeTime / 10, FallbackDelay: -1}
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err != nil {
 			return err
