@@ -237,7 +237,7 @@ func TestExecuted(t *testing.T) {
 		t.Errorf("a plugin that prints: %v, %q, %q", err, &e.stdout, &e.stderr)
 	}
 	e = run(t, "panicking", "")
-	if object := e.failed(t, e.Run()); object.Code != cni.CodePanic || !e.has("undone") || !strings.Contains(e.stderr.String(), "main_linux_test.go") {
+	if object := e.failed(t, e.Run()); object.Code != cni.CodePanic || !strings.Contains(object.Msg, "panicked at main_linux_test.go:") || !e.has("undone") || !strings.Contains(e.stderr.String(), "main_linux_test.go") {
 		t.Errorf("a plugin that panics: %+v, undone %v, stderr %q", object, e.has("undone"), &e.stderr)
 	}
 	e = run(t, "delegating", `,"ipam":{"type":"test-plugin-talking"}`)

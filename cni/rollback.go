@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
 // undoTime bounds the rollback of a failed ADD, which runs on although the
@@ -69,7 +70,7 @@ func (b *Rollback) Run(ctx context.Context, cause error) error {
 func (s *undoStep) run(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("it panicked: %v\n%s", p, debug.Stack())
+			err = fmt.Errorf("it panicked: %v", panics.Of(p))
 		}
 	}()
 	return s.fn(ctx)

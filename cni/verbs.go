@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
 // handle prepares the request and runs its verb.
@@ -172,8 +173,8 @@ func ipamOf(config any) (key, name string) {
 // the process ends with it: longer than a delegate that it waits for.
 const abandonTime = 3 * time.Second
 
-// guard calls a handler and turns a panic into an error. The place of the panic
-// goes to the log, not to the runtime. Where the process is about to end, a
+// guard calls a handler and turns a panic into an error. The error has its
+// place, and the log the calls that led there. Where the process is about to end, a
 // handler that ignores its context is left behind.
 func (c *invocation) guard(ctx context.Context, r *Request, handler func(context.Context, *Request) error) error {
 	if handler == nil {
@@ -200,8 +201,9 @@ func (c *invocation) guard(ctx context.Context, r *Request, handler func(context
 func protect(ctx context.Context, r *Request, handler func(context.Context, *Request) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.Log.Error("plugin panicked", "command", r.Command, "panic", p, "stack", string(debug.Stack()))
-			err = Errorf(CodePanic, "the plugin panicked: %v", p)
+			place := panics.Of(p)
+			r.Log.Error("plugin panicked", "command", r.Command, "panic", place.Value, "stack", place.Stack())
+			err = Errorf(CodePanic, "the plugin panicked at %s: %v", place.Place(), place.Value)
 		}
 	}()
 	return handler(ctx, r)

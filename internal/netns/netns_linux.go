@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
 const threadNS = "/proc/thread-self/ns/net"
@@ -137,7 +138,7 @@ func (h *Handle) Close() error { return h.file.Close() }
 // Do calls fn in the namespace and returns its error. fn runs on another
 // goroutine, locked to its thread: goroutines that fn starts run outside of the
 // namespace, processes and sockets that it makes are inside. A panic in fn
-// continues in the caller.
+// continues in the caller, as a *panics.Panic that knows where it began.
 func (h *Handle) Do(fn func() error) error {
 	return onOwnThread(func() error {
 		if err := unix.Setns(h.FD(), unix.CLONE_NEWNET); err != nil {
@@ -167,14 +168,16 @@ func onOwnThread(fn func() error) error {
 	defer origin.Close()
 	type outcome struct {
 		err      error
-		panicked any
+		panicked *panics.Panic
 	}
 	done := make(chan outcome, 1)
 	go func() {
 		runtime.LockOSThread()
 		var out outcome
 		defer func() {
-			out.panicked = recover()
+			if p := recover(); p != nil {
+				out.panicked = panics.Of(p)
+			}
 			if unix.Setns(origin.FD(), unix.CLONE_NEWNET) == nil {
 				runtime.UnlockOSThread()
 			} // otherwise the thread ends with this goroutine
