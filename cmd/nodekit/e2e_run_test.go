@@ -183,6 +183,7 @@ func TestPluginThatNeverLetsGo(t *testing.T) {
 	c := newCLI(t)
 	script := filepath.Join(t.TempDir(), "stubborn")
 	text := `#!/bin/sh
+echo "asked for $CNI_COMMAND" >&2
 case $CNI_COMMAND in
 VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}' ;;
 STATUS) ;;
@@ -194,6 +195,7 @@ esac
 	}
 	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[exit, "0"]`)))
 	p.await(`wait .*plugin "stubborn", ADD: never`)
+	p.await(`(?m)^ +stubborn \| asked for ADD$`)
 	p.interrupt()
 	if code := p.exit(); code != interrupted || !strings.Contains(p.out.String(), "not everything could be taken down") {
 		t.Errorf("exit code %d", code)

@@ -151,7 +151,7 @@ func (s *session) run(ctx context.Context, cfg node.Config, objects []manifest.O
 func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*node.Node, error) {
 	cfg.Root, cfg.Run = dir.root(), dir.run()
 	cfg.Images = append(builtinImages(), cfg.Images...)
-	cfg.OnPlugin, cfg.OnPull, cfg.Observe = s.view.plugin, s.view.pull, s.view.call
+	cfg.OnPlugin, cfg.OnPull, cfg.Observe, cfg.OnStderr = s.view.plugin, s.view.pull, s.view.call, s.view.said
 	for i := range cfg.Plugins {
 		cfg.Plugins[i].Stderr = s.view.lines(filepath.Base(cfg.Plugins[i].Path))
 	}

@@ -112,6 +112,11 @@ func (v *view) plugin(e node.PluginEvent) {
 	v.line(fmt.Sprintf("%9s  %-9s  %s: %s\n", took(e.Took), "plugin", e.Plugin, e.What))
 }
 
+// said prints a line that a plugin or a container wrote.
+func (v *view) said(who, line string) {
+	v.line(fmt.Sprintf("%9s  %s | %s\n", "", who, line))
+}
+
 func (v *view) line(s string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -162,7 +167,7 @@ func (p *prefixed) Write(data []byte) (int, error) {
 		if !whole {
 			return len(data), nil
 		}
-		p.view.line(fmt.Sprintf("%9s  %s | %s\n", "", p.prefix, line))
+		p.view.said(p.prefix, string(line))
 		p.rest = rest
 	}
 }
@@ -171,7 +176,7 @@ func (p *prefixed) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.rest) > 0 {
-		p.view.line(fmt.Sprintf("%9s  %s | %s\n", "", p.prefix, p.rest))
+		p.view.said(p.prefix, string(p.rest))
 		p.rest = nil
 	}
 	return nil

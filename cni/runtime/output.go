@@ -9,28 +9,33 @@ import (
 )
 
 // caller calls built-in plugins for one call, and has the writer for the stderr
-// of those that are executed. Both end in the network's log, with what the call
-// is about. done is called when the call has ended.
+// of those that are executed. What built-in ones log ends in the network's log,
+// with what the call is about, and so do the lines of stderr unless somebody
+// asked for them. done is called when the call has ended.
 func (n *Network) caller(name string, env map[string]string) (c *cni.Caller, done func()) {
 	log := n.config.Logger.With("plugin", name, "command", env["CNI_COMMAND"])
 	if id := env["CNI_CONTAINERID"]; id != "" {
 		log = log.With("container", id, "interface", env["CNI_IFNAME"])
 	}
-	out := &lines{log: log}
+	out := &lines{log: log, tell: func(line string) { log.Info("a plugin wrote to its stderr", "line", line) }}
+	if n.config.OnStderr != nil {
+		out.tell = func(line string) { n.config.OnStderr(name, line) }
+	}
 	return &cni.Caller{Plugins: n.config.Builtin, Logger: log, Stderr: out}, out.flush
 }
 
 const (
-	// maxLine bounds a line of a plugin's stderr, and maxLines how many are logged
+	// maxLine bounds a line of a plugin's stderr, and maxLines how many are told
 	// of one call: what a plugin babbles must not fill the node's log.
 	maxLine  = 2 << 10
 	maxLines = 100
 )
 
-// lines logs what is written to it line by line. A plugin that has left a
+// lines tells what is written to it line by line. A plugin that has left a
 // descendant behind may write when its call has ended.
 type lines struct {
-	log *slog.Logger
+	log  *slog.Logger
+	tell func(line string)
 
 	mu    sync.Mutex
 	rest  []byte // of a line whose end is not there yet
@@ -53,7 +58,7 @@ func (l *lines) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// flush logs a last line without an end.
+// flush tells a last line without an end.
 func (l *lines) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,8 +74,8 @@ func (l *lines) say() {
 	l.count++
 	switch {
 	case l.count <= maxLines:
-		l.log.Info("a plugin wrote to its stderr", "line", string(text))
+		l.tell(string(text))
 	case l.count == maxLines+1:
-		l.log.Warn("a plugin writes more to its stderr than is logged of one call", "lines", maxLines)
+		l.log.Warn("a plugin writes more to its stderr than is told of one call", "lines", maxLines)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -93,6 +94,21 @@ func TestPluginsAreHeard(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(out.buf.String())
+	}
+}
+
+// TestPluginsAreShown gives the lines to who asked for them, and nobody else.
+func TestPluginsAreShown(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"foreign"}]}`)
+	w.script("foreign", `printf 'one\ntwo' >&2; echo '{"cniVersion":"1.1.0","code":100,"msg":"no"}'; exit 1`)
+	out, shown := &logged{}, &logged{}
+	w.config.Logger = slog.New(slog.NewTextHandler(out, nil))
+	w.config.OnStderr = func(plugin, line string) { fmt.Fprintf(shown, "%s: %s\n", plugin, line) }
+	if _, err := w.open().Attach(t.Context(), w.attachment); err == nil {
+		t.Error("Attach succeeded")
+	}
+	if got := shown.buf.String(); !strings.HasPrefix(got, "foreign: one\nforeign: two\n") || len(out.lines("two")) != 0 {
+		t.Errorf("shown %q, logged %q", got, out.buf.String())
 	}
 }
 

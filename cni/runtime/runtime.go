@@ -81,6 +81,10 @@ type Config struct {
 	// and the lines, up to a hundred of a call, that executed ones write to stderr,
 	// with the plugin, the command and the attachment. Nil discards.
 	Logger *slog.Logger
+	// OnStderr gets these lines instead of Logger, as their plugin wrote them. Of a
+	// delegate's the plugin is the one that called it. It is called from many
+	// goroutines and must be quick.
+	OnStderr func(plugin, line string)
 }
 
 // Attachment is one interface of one container, as its runtime asks for it.

@@ -76,6 +76,9 @@ type Config struct {
 	OnStep   func(pod.Step)
 	OnPlugin func(PluginEvent)
 	OnPull   func(Pull)
+	// OnStderr gets each line that an executed CNI plugin of the reference runtime
+	// writes to its standard error. Nil logs them. It is called like the others.
+	OnStderr func(plugin, line string)
 	// Logger may be nil.
 	Logger *slog.Logger
 }

@@ -44,9 +44,10 @@ type RuntimeConfig struct {
 
 	CheckNetwork time.Duration
 
-	Observe call.Observer
-	OnPull  func(Pull)
-	Logger  *slog.Logger
+	Observe  call.Observer
+	OnPull   func(Pull)
+	OnStderr func(plugin, line string)
+	Logger   *slog.Logger
 
 	Images []string // archives to load at start
 	// Ephemeral makes the end of ServeRuntime take everything down.
@@ -208,7 +209,7 @@ func (r *Runtime) openNetwork() (err error) {
 func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntime.Network, error) {
 	c := cniruntime.Config{
 		ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDirs, StateDir: filepath.Join(cfg.Root, "cni"),
-		Observe: cfg.Observe, Logger: cfg.Logger,
+		Observe: cfg.Observe, OnStderr: cfg.OnStderr, Logger: cfg.Logger,
 	}
 	if cfg.CNIConfDir != "" {
 		// A foreign network gets its own programs, also where a reference plugin
