@@ -28,6 +28,9 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	if err := d.named(); err != nil {
 		return nil, err
 	}
+	if _, _, err := d.lookup(); err != nil {
+		return nil, err // nothing runs, and there is nothing to undo
+	}
 	d.r.Undo("ADD of "+d.name, d.Del)
 	stdout, err := d.call(ctx, CmdAdd)
 	if err != nil {
@@ -78,17 +81,23 @@ func (d Delegate) verb(ctx context.Context, command string) error {
 	return err
 }
 
+// lookup returns the delegate, in this process or as a file.
+func (d Delegate) lookup() (p *Plugin, file string, err error) {
+	p, file = d.r.input.peers(d.name, d.r.Path)
+	if p == nil && file == "" {
+		file, err = Find(d.name, d.r.Path)
+	}
+	return p, file, err
+}
+
 func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 	in := d.r.input
-	p, file := in.peers(d.name, d.r.Path)
+	p, file, err := d.lookup()
+	if err != nil {
+		return nil, err
+	}
 	if p != nil {
 		return d.invocation(p).run(ctx, d.env(command), in.raw)
-	}
-	if file == "" {
-		var err error
-		if file, err = Find(d.name, d.r.Path); err != nil {
-			return nil, err
-		}
 	}
 	return Exec(ctx, file, d.env(command), in.raw, &ExecOptions{Stderr: in.stderr, Grace: delegateGrace})
 }

@@ -194,7 +194,7 @@ esac
 		t.Fatal(err)
 	}
 	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[exit, "0"]`)))
-	p.await(`wait .*plugin "stubborn", ADD: never`)
+	p.await(`wait .*plugin "stubborn", ADD, code 100: never`)
 	p.await(`(?m)^ +stubborn \| asked for ADD$`)
 	p.interrupt()
 	if code := p.exit(); code != interrupted || !strings.Contains(p.out.String(), "not everything could be taken down") {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
@@ -16,8 +17,9 @@ import (
 
 // runAdd runs the chain in order, each plugin with the result of the one before,
 // and returns the final result. begun is how many plugins may have done
-// something: all that ran, without a last one that says it knows no such
-// container (CNI 1.1.0, Error, code 3), which spares the runtime its DEL.
+// something: all that ran, without a last one that was not found, or says it
+// knows no such container (CNI 1.1.0, Error, code 3), which spares the runtime
+// its DEL.
 func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage, begun int, err error) {
 	for i, p := range r.List.Plugins {
 		stdin, err := request(r, p, result)
@@ -25,7 +27,7 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 			return nil, i, err
 		}
 		result, err = n.call(ctx, p, n.env(cni.CmdAdd, r.Attachment), stdin)
-		if unknownContainer(err) {
+		if unknownContainer(err) || notRun(err) {
 			return nil, i, err
 		}
 		if err != nil {
@@ -86,7 +88,7 @@ func (n *Network) call(ctx context.Context, p plugin, env map[string]string, std
 		}
 		file, err := cni.Find(p.kind(), n.config.BinDirs)
 		if err != nil {
-			return nil, err
+			return nil, &nowhere{err}
 		}
 		return cni.Exec(ctx, file, env, stdin, &cni.ExecOptions{Stderr: caller.Stderr})
 	})
@@ -110,10 +112,31 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 		err = &transient{err}
 	}
 	if err != nil {
-		err = fmt.Errorf("plugin %q, %s: %w", name, method, err)
+		err = fmt.Errorf("plugin %q, %s%s: %w", name, method, codeIn(err), err)
 	}
 	n.config.Observe.Done(ctx, done, err)
+	n.logCall(ctx, done, env, err)
 	return stdout, err
+}
+
+// codeIn names the code of a plugin's own error, for the message.
+func codeIn(err error) string {
+	if e, ok := errors.AsType[*cni.Error](err); ok {
+		return fmt.Sprintf(", code %d", e.Code)
+	}
+	return ""
+}
+
+// logCall logs what the observer is told of, for people who look for it.
+func (n *Network) logCall(ctx context.Context, c call.Call, env map[string]string, err error) {
+	if !n.config.Logger.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	attrs := []any{"family", c.Family, "method", c.Method, "plugin", c.Plugin, "pod", call.PodFrom(ctx)}
+	if id := env["CNI_CONTAINERID"]; id != "" {
+		attrs = append(attrs, "container", id, "interface", env["CNI_IFNAME"])
+	}
+	n.config.Logger.DebugContext(ctx, "call", append(attrs, "dur", time.Since(c.Start), "err", err)...)
 }
 
 // outOfTime reports whether ctx has ended, or is about to: the SDK's own timer for
@@ -150,6 +173,17 @@ type transient struct{ err error }
 
 func (t *transient) Error() string { return t.err.Error() }
 func (t *transient) Unwrap() error { return t.err }
+
+// nowhere is the error of a plugin that was not found, and so did not run.
+type nowhere struct{ err error }
+
+func (w *nowhere) Error() string { return w.err.Error() }
+func (w *nowhere) Unwrap() error { return w.err }
+
+func notRun(err error) bool {
+	_, ok := errors.AsType[*nowhere](err)
+	return ok
+}
 
 // settled is an error that is not tried again, whatever it is made of.
 type settled struct{ err error }

@@ -112,6 +112,37 @@ func TestPluginsAreShown(t *testing.T) {
 	}
 }
 
+// TestCallsAreLogged with what they are about, and the code where they fail.
+func TestCallsAreLogged(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"foreign"}]}`)
+	w.script("foreign", `case $CNI_COMMAND in
+ADD) echo '{"cniVersion":"1.1.0"}' ;;
+CHECK) echo '{"cniVersion":"1.1.0","code":142,"msg":"moved"}'; exit 1 ;;
+esac`)
+	out := &logged{}
+	w.config.Logger = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n := w.open()
+	_, err := n.Attach(t.Context(), w.attachment)
+	if cerr := n.Check(t.Context(), w.attachment); cerr == nil || !strings.Contains(cerr.Error(), `plugin "foreign", CHECK, code 142: moved`) {
+		t.Errorf("Check: %v", cerr)
+	}
+	if err := errors.Join(err, n.Detach(t.Context(), w.attachment), n.Status(t.Context()), n.GC(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	const about = "container=c1 interface=eth0"
+	for _, words := range [][]string{
+		{"method=ADD", about, "pod=ns/", "dur=", "err=<nil>"},
+		{"method=CHECK", about, "code 142: moved"},
+		{"method=DEL", about},
+		{"method=STATUS", "pod=node"},
+		{"method=GC"},
+	} {
+		if got := out.lines(append(words, "family=cni", "plugin=foreign")...); len(got) != 1 {
+			t.Errorf("%d lines with %q", len(got), words)
+		}
+	}
+}
+
 // TestBabblingPlugin writes more than a log can take, in lines and without any.
 func TestBabblingPlugin(t *testing.T) {
 	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"babble"}]}`)

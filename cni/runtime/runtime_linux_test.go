@@ -183,6 +183,28 @@ func TestFailedAddIsUndone(t *testing.T) {
 	}
 }
 
+// TestMissingPlugin: a plugin that is nowhere has done nothing, and what ran
+// before it gets its DEL, which stays due.
+func TestMissingPlugin(t *testing.T) {
+	for conflist, left := range map[string]bool{
+		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"absent"},{"type":"first"}]}`: false,
+		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"absent"}]}`: true,
+	} {
+		w := newWorld(t, conflist, recorder("first"))
+		n := w.open()
+		_, err := n.Attach(t.Context(), w.attachment)
+		if want := 1; err == nil || !left && strings.Count(err.Error(), "is in none of") != want {
+			t.Errorf("Attach: %v", err)
+		}
+		if err := n.Detach(t.Context(), w.attachment); (err != nil) != left {
+			t.Errorf("Detach: %v", err)
+		}
+		if got := w.seen(); strings.Contains(got, "first DEL") != left {
+			t.Errorf("plugins saw %q", got)
+		}
+	}
+}
+
 // TestConfigOutlivesItsFile removes an attachment after its configuration was
 // replaced and the network restarted: DEL must see what ADD saw.
 func TestConfigOutlivesItsFile(t *testing.T) {
