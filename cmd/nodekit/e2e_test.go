@@ -180,7 +180,7 @@ func (c *cli) write(name, content string) string {
 	return path
 }
 
-var nodeID = regexp.MustCompile(`(?:bridge nk-|control group /nodekit-)([0-9a-f]+)`)
+var nodeID = regexp.MustCompile(`(?:(?:bridge|network) nk-|control group /nodekit-)([0-9a-f]+)`)
 
 // clean fails the test unless nothing is left of the nodes that the output
 // speaks of: processes, mounts, namespaces, links, rules, cgroups, files.

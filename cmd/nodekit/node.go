@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -115,11 +117,39 @@ func (f *foreignFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
-	fs.StringSliceVar(&f.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "`directories` of CNI plugins")
+	addCNIBinDir(cmd, &f.cniBinDirs)
 }
 
-func (f *foreignFlags) apply(cfg *node.Config) {
-	cfg.RuntimeEndpoint, cfg.CNIConfDir, cfg.CNIBinDirs = f.runtimeEndpoint, f.cniConfDir, f.cniBinDirs
+// apply sets what the flags say. A directory that was named and is not there is
+// refused.
+func (f *foreignFlags) apply(cfg *node.Config) (err error) {
+	cfg.RuntimeEndpoint, cfg.CNIConfDir = f.runtimeEndpoint, f.cniConfDir
+	if cfg.CNIBinDirs, err = binDirs(f.cniBinDirs); err != nil {
+		return err
+	}
+	return absolute(&cfg.CNIConfDir)
+}
+
+func addCNIBinDir(cmd *cobra.Command, dirs *[]string) {
+	cmd.Flags().StringSliceVar(dirs, "cni-bin-dir", nil, "`directories` of CNI plugins, before those of nodekit's own (default /opt/cni/bin,/usr/lib/cni)")
+}
+
+// binDirs returns the directories of CNI plugins that were named, absolute as
+// plugins need them, or those where a machine has them.
+func binDirs(named []string) ([]string, error) {
+	if len(named) == 0 {
+		return []string{"/opt/cni/bin", "/usr/lib/cni"}, nil
+	}
+	dirs := slices.Clone(named)
+	for i := range dirs {
+		if err := absolute(&dirs[i]); err != nil {
+			return nil, err
+		}
+		if fi, err := os.Stat(dirs[i]); err != nil || !fi.IsDir() {
+			return nil, fault.Invalid.Errorf("--cni-bin-dir %q: there is no such directory (%s)", named[i], dirs[i])
+		}
+	}
+	return dirs, nil
 }
 
 // partFlags are the flags that swap or switch off parts of a node.
@@ -162,7 +192,9 @@ func orNever(d time.Duration) time.Duration {
 }
 
 func (f *partFlags) apply(cfg *node.Config) error {
-	f.foreignFlags.apply(cfg)
+	if err := f.foreignFlags.apply(cfg); err != nil {
+		return err
+	}
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups = f.systemd
 	cfg.CheckNetwork = orNever(f.checkNetwork)

@@ -27,8 +27,7 @@ network, name it as the node did.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelWarn)
-			foreign.apply(&cfg)
-			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
+			if err := errors.Join(foreign.apply(&cfg), absolute(&cfg.Root, &cfg.Run)); err != nil {
 				return err
 			}
 			return reset(cmd, cfg)

@@ -37,6 +37,10 @@ ends, and the next one at the same root takes them over.`,
 			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
 				return err
 			}
+			var err error
+			if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
+				return err
+			}
 			return node.ServeRuntime(cmd.Context(), cfg)
 		},
 	}
@@ -48,7 +52,7 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
-	fs.StringSliceVar(&cfg.CNIBinDirs, "cni-bin-dir", nil, "`directories` of CNI plugins")
+	addCNIBinDir(cmd, &cfg.CNIBinDirs)
 	fs.StringArrayVar(&cfg.Images, "image-archive", nil, "put the images of this `archive` into the store at start")
 	addCheckNetwork(cmd, &cfg.CheckNetwork)
 	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")

@@ -48,7 +48,8 @@ type Config struct {
 	// Keeper is the keeper program; "" looks beside this program and in PATH.
 	Keeper string
 	// CNIConfDir and CNIBinDirs are a foreign network's configuration and
-	// programs. "" means the node's own bridge, in this process.
+	// programs, which are absolute paths. "" means the node's own bridge, in this
+	// process. The reference plugins are found behind the directories.
 	CNIConfDir string
 	CNIBinDirs []string
 	// CheckNetwork is how often the network of each Pod is checked and, where its
@@ -99,6 +100,11 @@ func (c *Config) setDefaults() error {
 	for _, dir := range []string{c.Root, c.Run} {
 		if !filepath.IsAbs(dir) {
 			errs = append(errs, fault.Invalid.Errorf("the node's directory %q: want an absolute path", dir))
+		}
+	}
+	for _, dir := range c.CNIBinDirs {
+		if !filepath.IsAbs(dir) { // CNI_PATH has them, and plugins run elsewhere
+			errs = append(errs, fault.Invalid.Errorf("the directory of CNI plugins %q: want an absolute path", dir))
 		}
 	}
 	name, err := nodeName(c.Name, os.Hostname)

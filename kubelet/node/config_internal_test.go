@@ -24,6 +24,9 @@ func TestNodeName(t *testing.T) {
 			t.Errorf("asked %q on %q: %q, %v; want %q", c.asked, c.host, got, err, c.want)
 		}
 	}
+	if err := (&Config{Root: "/r", Run: "/s", Name: "n", Keeper: "/k", CNIBinDirs: []string{"bin"}}).setDefaults(); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a relative directory of plugins: %v", err)
+	}
 	away := errors.New("no name")
 	if _, err := nodeName("", func() (string, error) { return "", away }); !errors.Is(err, away) {
 		t.Errorf("a host that does not say: %v", err)

@@ -150,5 +150,5 @@ func (n *Node) String() string {
 	if n.cfg.CNIConfDir != "" {
 		return fmt.Sprintf("%s, %s, networks of %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.cfg.CNIConfDir)
 	}
-	return fmt.Sprintf("%s, %s, bridge %s, Pods in %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.runtime.cfg.Network.Bridge, n.runtime.cfg.Network.Subnet)
+	return fmt.Sprintf("%s, %s, %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.runtime.cfg.network())
 }

@@ -26,9 +26,9 @@ func findProgram(name string) (string, error) {
 }
 
 // linkDelegates makes dir hold the reference CNI plugins as programs, for a
-// plugin of the author's that executes them as delegates: host-local gives the
-// addresses of the node's network. Without the program there is nothing to link,
-// and the plugin finds what the machine has.
+// foreign network that names them and for plugins that execute them as delegates:
+// host-local gives addresses. Without the program there is nothing to link, and
+// plugins find what the machine has.
 func linkDelegates(dir string) (binDirs []string, err error) {
 	program, err := findProgram("cni")
 	if errors.Is(err, fault.NotFound) {

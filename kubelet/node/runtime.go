@@ -211,6 +211,11 @@ func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntim
 		ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDirs, StateDir: filepath.Join(cfg.Root, "cni"),
 		Observe: cfg.Observe, OnStderr: cfg.OnStderr, Logger: cfg.Logger,
 	}
+	if cfg.CNIConfDir != "" || cfg.chainType != "" {
+		if err := addDelegates(&c, cfg); err != nil {
+			return nil, fmt.Errorf("providing the reference CNI plugins: %w", err)
+		}
+	}
 	if cfg.CNIConfDir != "" {
 		// A foreign network gets its own programs, also where a reference plugin
 		// has the same name: that is what a user who brings them wants to run.
@@ -223,19 +228,40 @@ func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntim
 			return nil, err
 		}
 	}
-	if cfg.chainType != "" {
-		delegates, err := linkDelegates(filepath.Join(cfg.Root, "cni", "bin"))
-		if err != nil {
-			return nil, fmt.Errorf("providing IPAM plugins: %w", err)
-		}
-		// The plugin's own directory, then ours, then the machine's.
-		c.BinDirs = slices.Insert(slices.Clone(c.BinDirs), 1, delegates...)
-	}
 	c.ConfDir = filepath.Join(c.StateDir, "net.d")
 	if err := writeChain(c.ConfDir, cfg); err != nil {
 		return nil, fmt.Errorf("configuring the node's network: %w", err)
 	}
 	return cniruntime.Open(c)
+}
+
+// network describes the node's own network, for people. Where a plugin of the
+// author's stands in the bridge's place there is none, and the addresses are only
+// offered to a plugin that takes them.
+func (c *RuntimeConfig) network() string {
+	switch {
+	case c.chainType == "":
+		return fmt.Sprintf("bridge %s, Pods in %s", c.Network.Bridge, c.Network.Subnet)
+	case c.chainBare:
+		return fmt.Sprintf("network %s of plugin %s", c.Network.Bridge, c.chainType)
+	}
+	return fmt.Sprintf("network %s of plugin %s, Pods in %s", c.Network.Bridge, c.chainType, c.Network.Subnet)
+}
+
+// addDelegates puts the reference plugins, as programs, among the directories:
+// behind those that a foreign network brings, and, for a plugin of the author's,
+// behind its own and before the machine's.
+func addDelegates(c *cniruntime.Config, cfg *RuntimeConfig) error {
+	delegates, err := linkDelegates(filepath.Join(cfg.Root, "cni", "bin"))
+	if err != nil {
+		return err
+	}
+	at := len(c.BinDirs)
+	if cfg.chainType != "" {
+		at = 1
+	}
+	c.BinDirs = slices.Insert(slices.Clone(c.BinDirs), at, delegates...)
+	return nil
 }
 
 // writeChain writes the node's own network configuration: what a user would

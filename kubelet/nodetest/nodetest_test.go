@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -85,6 +86,8 @@ func start(t *testing.T, cfg node.Config) *nodetest.Node {
 	return n
 }
 
+var networkID = regexp.MustCompile(`(?:bridge|network) nk-([0-9a-f]+)`)
+
 // clean fails the test if something of the node is there.
 func clean(t *testing.T, dir, name string) {
 	t.Helper()
@@ -92,8 +95,8 @@ func clean(t *testing.T, dir, name string) {
 		Kinds: []leak.Kind{leak.Mount, leak.Namespace, leak.Loop, leak.Process, leak.Link, leak.NFT, leak.Cgroup}, Marker: dir,
 		Prefixes: map[leak.Kind][]string{leak.Mount: {dir}, leak.Namespace: {dir}, leak.Loop: {dir}, leak.Link: {"none"}, leak.NFT: {"none"}, leak.Cgroup: {"none"}},
 	}
-	if _, rest, ok := strings.Cut(name, "bridge nk-"); ok {
-		id, _, _ := strings.Cut(rest, ",")
+	if m := networkID.FindStringSubmatch(name); m != nil {
+		id := m[1]
 		scope.Prefixes[leak.Link], scope.Prefixes[leak.NFT] = []string{"nk-" + id}, []string{"nodekit-" + id}
 		scope.Prefixes[leak.Cgroup] = []string{"/nodekit-" + id}
 	}
