@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -60,11 +61,11 @@ func (v *view) step(s pod.Step) {
 	if s.What == pod.StepNetwork {
 		s.Took = v.network[s.Pod.UID]
 	}
-	if s.What == pod.StepImage && s.Err != nil {
+	if (s.What == pod.StepImage || s.What == pod.StepSandbox) && s.Err != nil {
 		return // the Pod waits for it, and says so
 	}
 	if s.What == pod.StepWait {
-		key := subject + s.Err.Error()
+		key := subject + ids.ReplaceAllString(s.Err.Error(), "") // each try has an id of its own
 		if v.seen[key] {
 			return
 		}
@@ -72,9 +73,18 @@ func (v *view) step(s pod.Step) {
 	}
 	text := subject
 	if s.Err != nil {
-		text = fmt.Sprintf("%s  %v", subject, s.Err)
+		text = fmt.Sprintf("%s  %s", subject, inLine(s.Err))
 	}
 	v.print(fmt.Sprintf("%9s  %-9s  %s\n", took(s.Took), s.What, text))
+}
+
+// ids matches the ids of sandboxes and containers: all of one, and its beginning,
+// by which people tell them apart.
+var ids = regexp.MustCompile(`\b([0-9a-f]{12})[0-9a-f]{52}\b`)
+
+// inLine is the error's text on one line, with short ids.
+func inLine(err error) string {
+	return ids.ReplaceAllString(strings.ReplaceAll(err.Error(), "\n", "; "), "$1")
 }
 
 // pullEvery is how often the progress of a download is shown.

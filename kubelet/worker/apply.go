@@ -236,10 +236,19 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	w.step(pod.StepSandbox, "", begun, err)
 	if err != nil && !p.Spec.HostNetwork && w.starting.Err() == nil {
 		if why := w.config.NetworkReady(w.starting); why != nil {
-			return &pod.WaitError{Reason: "NetworkNotReady", For: "the runtime's network", Err: errors.Join(why, err)}
+			return &pod.WaitError{Reason: "NetworkNotReady", For: "the runtime's network", Err: explain(why, err)}
 		}
 	}
 	return err
+}
+
+// explain joins why the network is not ready with what became of the sandbox,
+// unless that is the same.
+func explain(why, err error) error {
+	if _, reason, ok := strings.Cut(why.Error(), ": "); ok && strings.Contains(err.Error(), reason) {
+		return err
+	}
+	return errors.Join(why, err)
 }
 
 func (w *worker) stopSandbox(ctx context.Context, id string) error {
