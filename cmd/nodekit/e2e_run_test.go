@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,6 +178,41 @@ func TestRunWithANetworkOfYourOwn(t *testing.T) {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	c.clean(out)
+}
+
+// TestRunWithPluginsOfAConfiguration names their directory as a user does who is
+// in it; the plugin's delegate is one of nodekit's own.
+func TestRunWithPluginsOfAConfiguration(t *testing.T) {
+	c := newCLI(t)
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, err := filepath.Rel(here, c.bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "own", "plugins": [{"type": "cni-hello",
+  "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.213.78.0/24"}]]}}]}`, filepath.Join(t.TempDir(), "addresses"))
+	out, code := c.run("run", "--cni-conf-dir", filepath.Dir(c.write("10-own.conflist", list)), "--cni-bin-dir", bin,
+		c.write("p.yaml", podRunning(`[do, "echo connected"]`)))
+	if code != 0 || !strings.Contains(out, "main | connected") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(out)
+}
+
+// TestPluginThatIsNowhere has left nothing to take down.
+func TestPluginThatIsNowhere(t *testing.T) {
+	c := newCLI(t)
+	conf := filepath.Dir(c.write("10-own.conflist", `{"cniVersion": "1.1.0", "name": "own", "plugins": [{"type": "absent"}]}`))
+	p := c.start("run", "--cni-conf-dir", conf, c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	p.await(`wait .*plugin "absent" is in none of the directories`)
+	p.interrupt()
+	if code, out := p.exit(), p.out.String(); code != interrupted || !strings.Contains(out, "everything is taken down") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(p.out.String())
 }
 
 func TestPluginThatNeverLetsGo(t *testing.T) {
