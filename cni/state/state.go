@@ -92,10 +92,10 @@ func (s *Store) Put(r *Record) error {
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := write(path, data); err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
-	return errors.Join(atomicfile.Write(path, data, 0o600), atomicfile.SyncDir(s.dir))
+	return atomicfile.SyncDir(s.dir)
 }
 
 // Get returns the record of an attachment. None is fault.NotFound. One that is
@@ -109,15 +109,33 @@ func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
 	return read(path, Record{Network: network, ContainerID: containerID, IfName: ifName})
 }
 
-// Delete forgets the attachment. It succeeds when there is no record.
+// write makes the network's directory and the file in it. Between the two a Delete
+// of the last attachment may take the directory away.
+func write(path string, data []byte) (err error) {
+	const attempts = 100 // each lost to another container's DEL
+	for range attempts {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		if err = atomicfile.Write(path, data, 0o600); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return err
+}
+
+// Delete forgets the attachment, with what an interrupted Put of it left. It
+// succeeds when there is no record. The last one of a network takes the network's
+// directory with it.
 func (s *Store) Delete(network, containerID, ifName string) error {
 	path, err := s.path(network, containerID, ifName)
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Remove(path); err != nil {
+	if err := errors.Join(atomicfile.Discard(path), atomicfile.Remove(path)); err != nil {
 		return fmt.Errorf("forgetting attachment: %w", err)
 	}
+	_ = os.Remove(filepath.Dir(path)) // which others' records keep
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -79,6 +80,55 @@ func TestList(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "n", ".*")); len(left) != 0 {
 		t.Errorf("Clean left %v", left)
 	}
+}
+
+// TestDeleteLeavesNothing: a kill in the middle of a Put, and then a DEL.
+func TestDeleteLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := state.Open(dir)
+	for _, id := range []string{"a", "b"} {
+		if err := s.Put(&state.Record{Network: "n", ContainerID: id, IfName: "eth0", Plugin: "p"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "n", "."+id+"@eth0.json.tmp17"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Delete("n", "a", "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "n")); len(left) != 2 {
+		t.Errorf("beside another attachment: %v", left)
+	}
+	if err := s.Delete("n", "b", "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("behind the last attachment: %v", left)
+	}
+}
+
+// TestDirectoryGoesAndComes: the last attachment of a network goes while others come.
+func TestDirectoryGoesAndComes(t *testing.T) {
+	s := state.Open(t.TempDir())
+	var group sync.WaitGroup
+	for i := range 8 {
+		id := string(rune('a' + i))
+		group.Go(func() {
+			for range 50 {
+				if err := s.Put(&state.Record{Network: "n", ContainerID: id, IfName: "eth0", Plugin: "p"}); err != nil {
+					t.Error(err)
+				}
+				if _, err := s.Get("n", id, "eth0"); err != nil {
+					t.Error(err)
+				}
+				if err := s.Delete("n", id, "eth0"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestNames(t *testing.T) {

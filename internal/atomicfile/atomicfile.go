@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+const temporary = ".tmp" // stands between the name and a number
 
 // Write replaces path with data. The directory must exist. Concurrent writers
 // of one path each write a whole file; the last rename wins. A crash may leave
-// a file named ".<base>.tmp*" in the directory, which Clean removes.
+// a file named ".<base>.tmp*" in the directory, which Clean and Discard remove.
 func Write(path string, data []byte, perm os.FileMode) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp*")
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+temporary+"*")
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, err)
 	}
@@ -60,7 +63,7 @@ func Remove(path string) error {
 // Clean removes what interrupted writes left in dir. Call it once at start,
 // before anything writes there.
 func Clean(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, ".*.tmp*"))
+	left, err := filepath.Glob(filepath.Join(dir, ".*"+temporary+"*"))
 	if err != nil {
 		return err
 	}
@@ -69,6 +72,31 @@ func Clean(dir string) error {
 		errs = append(errs, removeIfThere(f))
 	}
 	return errors.Join(errs...)
+}
+
+// Discard removes what interrupted writes of path left, and leaves path and all
+// other files alone. A write of path that is going on fails by it. A directory that
+// is not there is not an error.
+func Discard(path string) error {
+	dir := filepath.Dir(path)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if isTemporary(e.Name(), filepath.Base(path)) {
+			errs = append(errs, removeIfThere(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// isTemporary looks at the number, too: "f.tmp1" has temporary files as well, and
+// their names begin as those of "f" do.
+func isTemporary(name, base string) bool {
+	number, is := strings.CutPrefix(name, "."+base+temporary)
+	return is && strings.Trim(number, "0123456789") == ""
 }
 
 // SyncDir makes the entries of dir durable.

@@ -57,6 +57,26 @@ func TestCleanRemovesOnlyInterruptedWrites(t *testing.T) {
 	}
 }
 
+func TestDiscardRemovesOnlyItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	for _, f := range []string{".f[1].tmp123", ".f[1].tmp9", ".f[1].tmp1.tmp5", ".f1.tmp4", "f[1]", ".f[1]", ".f[1].tmpx"} {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := atomicfile.Discard(filepath.Join(dir, "f[1]")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 5 {
+		t.Errorf("left: %v", left)
+	}
+	if err := atomicfile.Discard(filepath.Join(dir, "no", "f")); err != nil {
+		t.Errorf("without the directory: %v", err)
+	}
+}
+
 func TestRemoveTwice(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	if err := atomicfile.Write(path, nil, 0o600); err != nil {
