@@ -167,8 +167,9 @@ func (a Attachment) String() string { return a.ContainerID + "/" + a.IfName }
 
 // HostName returns a name for an interface on the host that belongs to the
 // attachment: the prefix, of at most five characters, and ten that follow from
-// the network, the container and the interface. So DEL and GC find what ADD made
-// without anybody having written it down.
+// the network, the container and the interface. So DEL finds what ADD made without
+// anybody having written it down. GC is told only who stays: what such a name has
+// outlives its claim until the DEL, unless State has GC call Del.
 func (a Attachment) HostName(prefix, network string) string {
 	sum := sha256.Sum256([]byte(network + "/" + a.String()))
 	return fmt.Sprintf("%s%x", prefix, sum[:5])

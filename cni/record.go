@@ -33,8 +33,10 @@ func (r *Request) Save(v any) error {
 	return r.kept.store.Put(r.kept.record)
 }
 
-// Load reads what Save kept into v and reports whether there was something. What
-// cannot be read into v is an error.
+// Load reads what Save kept into v and reports whether there was something. There is
+// nothing, and no error, in a DEL whose ADD never was or did not come to Save, in the
+// second of two DELs, and where the record is damaged: then there is nothing to undo but
+// what can be found by its name. What cannot be read into v is an error.
 func (r *Request) Load(v any) (bool, error) {
 	if r.kept.record == nil || r.kept.record.Data == nil {
 		return false, nil

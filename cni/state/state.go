@@ -173,8 +173,8 @@ func (s *Store) List(network string) ([]*Record, error) {
 	return out, errors.Join(errs...)
 }
 
-// Clean removes what interrupted writes of the network's records left. A write
-// that is going on at the same time fails by it, so this is for GC, which the
+// Clean removes what interrupted writes of the network's records left. A Put that is
+// going on at the same time has to begin again by it, so this is for GC, which the
 // specification keeps apart from ADD and DEL.
 func (s *Store) Clean(network string) error {
 	if !cniname.Valid(network) {

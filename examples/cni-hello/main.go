@@ -3,18 +3,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 type config struct { // what users may write; any other key is refused by name
-	IPAM cni.IPAM `json:"ipam"`
+	IPAM     cni.IPAM `json:"ipam"`
+	StateDir string   `json:"stateDir"` // records who is connected, so that GC calls del for those who are gone
 }
 
-func main() { cni.Main(cni.New("hello", cni.Handlers[config]{Add: add, Del: del})) }
+func main()                  { cni.Main(cni.New("hello", cni.Handlers[config]{Add: add, Del: del, State: state})) }
+func state(c *config) string { return cmp.Or(c.StateDir, "/run/cni/hello") }
 
 func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	result, err := r.Delegate(c.IPAM.Type).Add(ctx)
@@ -28,19 +32,17 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	}
 	r.Undo("veth pair", func(ctx context.Context) error { return del(ctx, r, c) })
 	result.Interfaces = []*cni.Interface{{Name: pair.Name}} // Configure adds the container's end
-	if err := errors.Join(netlink.LinkSetUp(pair), r.Configure(result)); err != nil {
-		return nil, err
-	}
-	return cni.Merge(r.PrevResult, result), nil
+	err = errors.Join(netlink.LinkSetUp(pair), r.Configure(result))
+	return cni.Merge(r.PrevResult, result), err
 }
 
-// del succeeds when there is nothing to delete. The SDK gives the addresses back behind it.
-func del(_ context.Context, r *cni.Request, _ *config) error {
+func del(_ context.Context, r *cni.Request, _ *config) error { // the SDK gives the addresses back behind it
 	pair, err := netlink.LinkByName(r.HostName("hello", r.Network))
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	} else if err != nil {
-		return err
+	if err == nil {
+		err = netlink.LinkDel(pair)
 	}
-	return netlink.LinkDel(pair)
+	if errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV) {
+		return nil // there was nothing to delete, or another DEL is quicker
+	}
+	return err
 }
