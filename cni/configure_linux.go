@@ -17,7 +17,7 @@ import (
 // It is for ADD of a plugin that has made the interface and got the addresses
 // from its delegate. IPv6 addresses are used at once, without a search for
 // duplicates: handing out each address once is the delegate's work. On an error
-// nothing is undone; the removal of the interface does that.
+// nothing is undone; the removal of the interface does that. Verify is its CHECK.
 func (r *Request) Configure(result *Result) error {
 	if err := describeHost(result); err != nil {
 		return err
@@ -78,12 +78,7 @@ func describeHost(result *Result) error {
 
 // describe completes what the result says of the container.
 func (r *Request) describe(result *Result, link *rtnl.Link) {
-	mine := -1
-	for i, nic := range result.Interfaces {
-		if nic.Name == r.IfName && nic.Sandbox != "" {
-			mine = i
-		}
-	}
+	mine := r.insideOf(result)
 	if mine < 0 {
 		mine = len(result.Interfaces)
 		result.Interfaces = append(result.Interfaces, &Interface{Name: r.IfName, Sandbox: r.NetNS})

@@ -35,3 +35,8 @@ func (r *Request) InNetNS(func() error) error {
 func (r *Request) Configure(*Result) error {
 	return fault.Unimplemented.Errorf("network interfaces need Linux")
 }
+
+// Verify needs Linux.
+func (r *Request) Verify(*Result) error {
+	return fault.Unimplemented.Errorf("network interfaces need Linux")
+}

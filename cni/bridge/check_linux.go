@@ -10,7 +10,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/nft"
@@ -101,62 +100,16 @@ func (w *wiring) checkGuest(want *expected, c *Config) error {
 }
 
 func hasAddresses(conn *rtnl.Conn, l *rtnl.Link, want []netip.Prefix) error {
-	if len(want) == 0 {
-		return nil
-	}
-	have, err := conn.AllAddresses(l)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, ip := range want {
-		if !slices.ContainsFunc(have, func(a rtnl.Address) bool { return a.Prefix == ip }) {
-			errs = append(errs, fmt.Errorf("interface %q lacks the address %s", l.Name, ip))
-		}
+	missing, err := conn.MissingAddresses(l, want)
+	errs := []error{err}
+	for _, ip := range missing {
+		errs = append(errs, fmt.Errorf("interface %q lacks the address %s", l.Name, ip))
 	}
 	return errors.Join(errs...)
 }
 
-// missingRoutes returns the routes of the result that the container lacks.
-func (w *wiring) missingRoutes(routes []*types.Route) (out []*types.Route, err error) {
-	wanted, err := rtnl.RoutesBy(&rtnl.Link{}, routes)
-	if err != nil {
-		return nil, err
-	}
-	type list struct {
-		ipv4  bool
-		table int
-	}
-	have := map[list][]rtnl.Route{}
-	for i, r := range wanted {
-		from := list{r.Dst.Addr().Is4(), unix.RT_TABLE_MAIN}
-		if r.Table > 0 {
-			from.table = r.Table
-		}
-		if _, known := have[from]; !known {
-			if have[from], err = w.inside.Routes(from.ipv4, from.table); err != nil {
-				return nil, err
-			}
-		}
-		if !slices.ContainsFunc(have[from], func(h rtnl.Route) bool { return serves(&h, &r) }) {
-			out = append(out, routes[i])
-		}
-	}
-	return out, nil
-}
-
-// serves reports whether the kernel's route is the wanted one; what that leaves
-// open can be anything.
-func serves(have, want *rtnl.Route) bool {
-	open := func(w, h int) bool { return w == 0 || w == h }
-	return have.Dst == want.Dst &&
-		(!want.Gateway.IsValid() || have.Gateway == want.Gateway) &&
-		open(want.Priority, have.Priority) && open(want.MTU, have.MTU) && open(want.AdvMSS, have.AdvMSS) &&
-		(want.Scope == nil || !want.Dst.Addr().Is4() || *want.Scope == *have.Scope)
-}
-
 func (w *wiring) checkRoutes(routes []*types.Route) error {
-	missing, err := w.missingRoutes(routes)
+	missing, err := w.inside.MissingRoutes(routes)
 	if err != nil {
 		return err
 	}

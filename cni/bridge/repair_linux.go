@@ -120,7 +120,7 @@ func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
 			return err
 		}
 	}
-	missing, err := w.missingRoutes(r.PrevResult.Routes)
+	missing, err := w.inside.MissingRoutes(r.PrevResult.Routes)
 	if err != nil {
 		return err
 	}

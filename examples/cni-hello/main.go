@@ -1,9 +1,7 @@
-// Command cni-hello connects a container to the host by a veth pair, with the addresses of an IPAM plugin. It is a CNI plugin.
-// Copy this folder, rename hello, and replace what add and del do.
+// Command cni-hello is a CNI plugin: it connects a container to the host by a veth pair, with the addresses of an IPAM plugin.
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 
@@ -13,12 +11,14 @@ import (
 )
 
 type config struct { // what users may write; any other key is refused by name
-	IPAM     cni.IPAM `json:"ipam"`
-	StateDir string   `json:"stateDir"` // records who is connected, so that GC calls del for those who are gone
+	IPAM cni.IPAM `json:"ipam"`
+	Root string   `json:"root"` // where /run/cni/hello is, which knows who is there: GC calls del for all that are gone
 }
 
-func main()                  { cni.Main(cni.New("hello", cni.Handlers[config]{Add: add, Del: del, State: state})) }
-func state(c *config) string { return cmp.Or(c.StateDir, "/run/cni/hello") }
+func main() {
+	cni.Main(cni.New("hello", cni.Handlers[config]{Add: add, Del: del, Check: check, State: state}))
+}
+func state(c *config) string { return c.Root + "/run/cni/hello" }
 
 func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	result, err := r.Delegate(c.IPAM.Type).Add(ctx)
@@ -35,6 +35,7 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	err = errors.Join(netlink.LinkSetUp(pair), r.Configure(result))
 	return cni.Merge(r.PrevResult, result), err
 }
+func check(_ context.Context, r *cni.Request, _ *config) error { return r.Verify(r.PrevResult) }
 
 func del(_ context.Context, r *cni.Request, _ *config) error { // the SDK gives the addresses back behind it
 	pair, err := netlink.LinkByName(r.HostName("hello", r.Network))

@@ -8,6 +8,6 @@ import (
 
 func TestConformance(t *testing.T) {
 	target := cnisuite.Build(t, ".")
-	target.Config = `{"stateDir": "${DIR}/state", "ipam": {"type": "suite-ipam"}}` // the suite's own
+	target.Config = `{"root": "${DIR}", "ipam": {"type": "suite-ipam"}}` // the suite's own
 	cnisuite.Test(t, target)
 }

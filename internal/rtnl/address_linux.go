@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -65,6 +66,22 @@ func (c *Conn) Addresses(l *Link) ([]Address, error) { return c.addresses(l, uni
 
 // AllAddresses lists the link's addresses of every scope.
 func (c *Conn) AllAddresses(l *Link) ([]Address, error) { return c.addresses(l, unix.RT_SCOPE_NOWHERE) }
+
+// MissingAddresses returns those of the addresses that the link does not have. The
+// kernel is not asked about none.
+func (c *Conn) MissingAddresses(l *Link, want []netip.Prefix) ([]netip.Prefix, error) {
+	if len(want) == 0 {
+		return nil, nil
+	}
+	have, err := c.AllAddresses(l)
+	if err != nil {
+		return nil, err
+	}
+	has := func(ip netip.Prefix) bool {
+		return slices.ContainsFunc(have, func(a Address) bool { return a.Prefix == ip })
+	}
+	return slices.DeleteFunc(slices.Clone(want), has), nil
+}
 
 func (c *Conn) addresses(l *Link, widest uint8) (out []Address, err error) {
 	header := make([]byte, unix.SizeofIfAddrmsg)

@@ -1,0 +1,114 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rtnl"
+)
+
+// Verify is what CHECK has to say of the work of Configure: that the container's
+// interface of the name CNI_IFNAME is there and up, has the hardware address and the
+// addresses that the result says, and that the container has the result's routes. The
+// error has CodeNotAsExpected and names everything that is missing.
+//
+// It is for CHECK of the plugin that made the interface, with Request.PrevResult, and
+// changes nothing. That a later plugin of the chain added something is no fault. An
+// address without an interface counts as this interface's, as Configure takes it;
+// what the result leaves open, as the gateway of a route, can be anything. What the plugin has
+// on the host stays to be looked at by its own CHECK.
+func (r *Request) Verify(result *Result) error {
+	mine := r.insideOf(result)
+	if mine < 0 {
+		return Errorf(CodeConfig, "the result has no interface %q in a sandbox", r.IfName)
+	}
+	return r.InNetNS(func() error {
+		conn, err := rtnl.Open()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		link, err := conn.Link(r.IfName)
+		if errors.Is(err, fault.NotFound) {
+			return Errorf(CodeNotAsExpected, "interface %q is missing in the container", r.IfName)
+		}
+		if err != nil {
+			return err
+		}
+		missing, err := lacks(conn, link, result, mine)
+		if err != nil {
+			return fmt.Errorf("looking at the container: %w", err)
+		}
+		if missing != nil {
+			return Errorf(CodeNotAsExpected, "%w", missing)
+		}
+		return nil
+	})
+}
+
+// insideOf returns the index of the container's interface in the result, or -1.
+func (r *Request) insideOf(result *Result) int {
+	mine := -1
+	if result == nil {
+		return mine
+	}
+	for i, nic := range result.Interfaces {
+		if nic.Name == r.IfName && nic.Sandbox != "" {
+			mine = i
+		}
+	}
+	return mine
+}
+
+// lacks returns all that is missing of what the result says of its interface with that
+// index, and an error when that cannot be told.
+func lacks(conn *rtnl.Conn, link *rtnl.Link, result *Result, mine int) (missing, err error) {
+	var all []error
+	complain := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }
+	if !link.Up {
+		complain("interface %q in the container is down", link.Name)
+	}
+	if got, want := link.MAC.String(), result.Interfaces[mine].Mac; want != "" && !strings.EqualFold(got, want) {
+		complain("interface %q in the container has the MAC address %s instead of %s", link.Name, got, want)
+	}
+	wanted, err := addressesOf(result, mine)
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := conn.MissingAddresses(link, wanted)
+	if err != nil {
+		return nil, err
+	}
+	for _, ip := range addresses {
+		complain("interface %q in the container lacks the address %s", link.Name, ip)
+	}
+	routes, err := conn.MissingRoutes(result.Routes)
+	if err != nil {
+		return nil, err
+	}
+	for _, route := range routes {
+		via := ""
+		if route.GW != nil {
+			via = " by " + route.GW.String()
+		}
+		complain("the container lacks the route to %s%s", &route.Dst, via)
+	}
+	return errors.Join(all...), nil
+}
+
+func addressesOf(result *Result, mine int) (out []netip.Prefix, err error) {
+	for _, ip := range result.IPs {
+		if ip.Interface != nil && *ip.Interface != mine {
+			continue
+		}
+		address, err := rtnl.PrefixOf(ip.Address)
+		if err != nil {
+			return nil, Errorf(CodeConfig, "the result's address: %w", err)
+		}
+		out = append(out, address)
+	}
+	return out, nil
+}
