@@ -100,7 +100,8 @@ func (w *world) historyOf(owner string) string {
 	return ""
 }
 
-var comment = regexp.MustCompile(`comment "([^"]*)"`)
+// comment finds owners, which have no blank, as the comment of our rules has.
+var comment = regexp.MustCompile(`comment "([^" ]*)"`)
 
 // ruleOwners returns who has elements in nftables.
 func (w *world) ruleOwners() map[string]bool {

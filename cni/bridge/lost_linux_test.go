@@ -23,7 +23,7 @@ func TestLostRulesComeBack(t *testing.T) {
 		t.Helper()
 		masq := netnstest.Run(t, "", "nft", "list", "chain", "inet", table, "postrouting")
 		spoof := netnstest.Run(t, "", "nft", "list", "chain", "bridge", table, "prerouting")
-		if strings.Count(masq, "masquerade\n") != 2 || !strings.Contains(spoof, "drop") {
+		if strings.Count(masq, "masquerade comment") != 2 || !strings.Contains(spoof, "drop") {
 			t.Errorf("after %s: %s%s", after, masq, spoof)
 		}
 		if _, err := n.call("CHECK", "a", a, map[string]any{"prevResult": raw}); err != nil {

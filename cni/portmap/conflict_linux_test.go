@@ -17,10 +17,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 )
 
-// elements returns the owners of all elements, in order.
+// elements returns the owners of all elements, in order. They have no blank, as the
+// comment of our rules has.
 func elements(t testing.TB) []string {
 	t.Helper()
-	return slices.Sorted(slices.Values(regexp.MustCompile(`comment "[^"]+"`).FindAllString(rules(t), -1)))
+	return slices.Sorted(slices.Values(regexp.MustCompile(`comment "[^" ]+"`).FindAllString(rules(t), -1)))
 }
 
 // bare returns a container without a network of its own, for tests that send

@@ -14,13 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// tagKind is the kind of user data that a rule's tag is. nft(8) knows 0 and 1 and
-// leaves out what it does not know, so rules that it saved and restored lose their
-// tag, and are made anew when they are next needed.
-const tagKind = 'n'
-
-// tag is what every rule carries: it tells this definition from those of other
-// versions, whose rules may look for other things in sets of the same names.
+// tag is what every rule carries, as a comment, which nft(8) prints and restores: it
+// tells this definition from those of other versions, whose rules may look for other
+// things in sets of the same names.
 func (rs *Ruleset) tag() ([]byte, error) {
 	h := sha256.New()
 	fmt.Fprint(h, rs.Bridge, rs.Sets)
@@ -36,8 +32,8 @@ func (rs *Ruleset) tag() ([]byte, error) {
 			}
 		}
 	}
-	const size = 16
-	return append([]byte{tagKind, size}, h.Sum(nil)[:size]...), nil
+	const size = 8 // of the digest: enough to tell a few versions apart
+	return comment(fmt.Sprintf("nodekit %x", h.Sum(nil)[:size])), nil
 }
 
 // Ensure makes the table unless it has every rule of the definition; what it has
