@@ -48,7 +48,7 @@ func TestLegalPlugins(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			devicesuite.Suite().Test(t, rawPlugin(t, name, 10*time.Second), &conformance.Options{Only: rules})
+			devicesuite.Suite().Test(t, rawPlugin(t, name, 10*time.Second), &conformance.Options{Only: rules, Tier: conformance.Crash})
 		})
 	}
 }
