@@ -28,11 +28,12 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	if err := d.named(); err != nil {
 		return nil, err
 	}
-	if _, _, err := d.lookup(); err != nil {
+	p, file, err := d.lookup()
+	if err != nil {
 		return nil, err // nothing runs, and there is nothing to undo
 	}
 	d.r.Undo("ADD of "+d.name, d.Del)
-	stdout, err := d.call(ctx, CmdAdd)
+	stdout, err := d.run(ctx, CmdAdd, p, file)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +92,16 @@ func (d Delegate) lookup() (p *Plugin, file string, err error) {
 }
 
 func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
-	in := d.r.input
 	p, file, err := d.lookup()
 	if err != nil {
 		return nil, err
 	}
+	return d.run(ctx, command, p, file)
+}
+
+// run calls what lookup found.
+func (d Delegate) run(ctx context.Context, command string, p *Plugin, file string) ([]byte, error) {
+	in := d.r.input
 	if p != nil {
 		return d.invocation(p).run(ctx, d.env(command), in.raw)
 	}

@@ -89,7 +89,8 @@ type Plugin struct {
 	// because what it makes can be found by its name. With records
 	//   - Request.Save and Load keep data of the plugin's own;
 	//   - DEL, with its delegates, gets the result, runtimeConfig, args and CNI_ARGS of
-	//     its ADD where the runtime forgot them, and no namespace when CNI_NETNS leads to another one by now;
+	//     its ADD where the runtime forgot them, and no namespace when CNI_NETNS leads
+	//     to another one by now;
 	//   - ADD of an attachment that is recorded is refused, except when the machine
 	//     was started anew meanwhile: then its DEL runs first;
 	//   - GC runs the DEL of every recorded attachment that is not valid;

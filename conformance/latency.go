@@ -7,6 +7,8 @@ import (
 	"sync"
 	"text/tabwriter"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/bench"
 )
 
 // Latency is how long something of the target took: a command, a call. It is for
@@ -53,7 +55,7 @@ func (s *samples) latencies() (out []Latency) {
 	defer s.mu.Unlock()
 	for _, name := range s.names {
 		took := slices.Sorted(slices.Values(s.took[name]))
-		at := func(percent int) float64 { return took[(len(took)-1)*percent/100].Seconds() }
+		at := func(percent int) float64 { return bench.Quantile(took, percent).Seconds() }
 		out = append(out, Latency{What: name, Count: len(took), Min: at(0), P50: at(50), P90: at(90), Max: at(100)})
 	}
 	return out

@@ -65,8 +65,9 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	}
 	start := time.Now()
 	q := &queue{results: make([]*Result, len(rules)), show: r.progress}
-	beside, alone := split(rules, s.width(target, &r.opts))
-	err = r.all(ctx, rules, beside, s.width(target, &r.opts), q)
+	width := s.width(target, &r.opts)
+	beside, alone := split(rules, width)
+	err = r.all(ctx, rules, beside, width, q)
 	if err == nil {
 		err = r.all(ctx, rules, alone, 1, q)
 	}

@@ -17,7 +17,8 @@ import (
 
 // Sets and maps of the table of family inet: the addresses whose packets are
 // masqueraded, those of them that are in a VLAN with a gateway, interfaces that
-// lead to containers besides the bridge, and the index from (host's end, number) to the address that it has an element for.
+// lead to containers besides the bridge, and the index from (host's end, number) to
+// the address that it has an element for.
 const (
 	masq4 = "masquerade4"
 	masq6 = "masquerade6"

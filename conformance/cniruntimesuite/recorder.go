@@ -105,15 +105,19 @@ func (r recorder) note(e event) error {
 func releaseFile(dir, command string) string { return filepath.Join(dir, "release-"+command) }
 
 // hold waits until the lab releases the command. It ends with the lab too, whose
-// directory goes.
+// directory goes, and in any case: a suite that was killed leaves its directory.
 func (r recorder) hold(f fault) error {
-	for f.Hold {
+	const longest = 3 * time.Minute // more than any rule has
+	for deadline := time.Now().Add(longest); f.Hold; {
 		_, err := os.Stat(releaseFile(r.dir, os.Getenv("CNI_COMMAND")))
 		if err == nil {
 			return nil
 		}
 		if _, gone := os.Stat(r.dir); gone != nil {
 			return gone
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the suite did not let it answer")
 		}
 		time.Sleep(time.Millisecond)
 	}

@@ -246,16 +246,9 @@ func checkStatusExhausted(ctx context.Context, l *lab) error {
 // releasing drains the few addresses, and expects that such a DEL makes one free.
 func releasing(w with) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
-		keys, err := l.small()
+		all, keys, err := l.drained(ctx)
 		if err != nil {
 			return err
-		}
-		all, _, err := l.drain(ctx, keys)
-		if err != nil {
-			return err
-		}
-		if len(all) == 0 {
-			return errors.New("the exhaustible configuration has no address at all")
 		}
 		if err := errors.Join(l.delWith(ctx, all[0].c, w), l.delWith(ctx, all[0].c, w)); err != nil {
 			return err

@@ -65,13 +65,14 @@ func inLab(check func(context.Context, *lab) error) func(context.Context, *confo
 func newLab(target *Target, dir string) *lab {
 	return &lab{
 		target: target, dir: dir, host: filepath.Join(dir, "host"), ipam: spy{filepath.Join(dir, "ipam")},
+		rand: rand.New(rand.NewPCG(1, 1)), log: slog.New(slog.DiscardHandler), measure: func(string, time.Duration) {},
 		codes: map[int][]string{}, took: map[string][]time.Duration{},
 	}
 }
 
 // prepare reports what would keep every check from its work: the machine, the
 // profile, a daemon that does not start. It is the suite's Prepare.
-func prepare(ctx context.Context, target Target) (err error) {
+func prepare(ctx context.Context, target Target) error {
 	if os.Geteuid() != 0 {
 		return errors.New("making network namespaces needs root: run it as root, or in namespaces of your own with `unshare -Urnm nodekit conform cni ...`")
 	}
@@ -84,29 +85,36 @@ func prepare(ctx context.Context, target Target) (err error) {
 	if target.Setup == "" {
 		return nil
 	}
+	return inTrial(ctx, &target, (*lab).start)
+}
+
+// inTrial calls fn with a lab that belongs to no rule and is not open.
+func inTrial(ctx context.Context, target *Target, fn func(*lab, context.Context) error) (err error) {
 	dir, err := os.MkdirTemp("", "nk")
 	if err != nil {
 		return err
 	}
-	l := newLab(&target, dir)
+	l := newLab(target, dir)
 	defer func() { err = errors.Join(err, l.close(ctx), os.RemoveAll(dir)) }()
-	if err := errors.Join(os.Mkdir(l.state(), 0o755), netns.Create(l.host), l.ipam.install()); err != nil {
-		return err
-	}
-	return l.setUp(ctx)
+	return fn(l, ctx)
 }
 
 func (l *lab) open(ctx context.Context) error {
+	if err := l.start(ctx); err != nil {
+		return err
+	}
+	return l.negotiate(ctx)
+}
+
+// start makes the lab's places, and starts what the target's daemon needs.
+func (l *lab) start(ctx context.Context) error {
 	if err := os.Mkdir(l.state(), 0o755); err != nil {
 		return err
 	}
 	if err := errors.Join(netns.Create(l.host), l.ipam.install()); err != nil {
 		return err
 	}
-	if err := l.setUp(ctx); err != nil {
-		return err
-	}
-	return l.negotiate(ctx)
+	return l.setUp(ctx)
 }
 
 // negotiate asks the plugin for its versions, as a runtime may. A plugin that

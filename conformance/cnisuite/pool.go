@@ -241,3 +241,15 @@ func (l *lab) request(ctx context.Context, c *container, way string, address net
 	}
 	return l.takeFor(ctx, c, w)
 }
+
+// drained has all addresses of the exhaustible configuration, at least one, and its
+// keys.
+func (l *lab) drained(ctx context.Context) (all []lease, keys map[string]any, err error) {
+	if keys, err = l.small(); err != nil {
+		return nil, nil, err
+	}
+	if all, _, err = l.drain(ctx, keys); err == nil && len(all) == 0 {
+		err = errors.New("the exhaustible configuration has no address at all")
+	}
+	return all, keys, err
+}

@@ -180,16 +180,9 @@ func (l *lab) collectWith(ctx context.Context, keys map[string]any) error {
 // a reboot and what frees them then: two, because executions take time, and other
 // rules are about every address.
 func (l *lab) drainedAcross(ctx context.Context, free func([]lease) error) error {
-	keys, err := l.small()
+	all, keys, err := l.drained(ctx)
 	if err != nil {
 		return err
-	}
-	all, _, err := l.drain(ctx, keys)
-	if err != nil {
-		return err
-	}
-	if len(all) == 0 {
-		return errors.New("the exhaustible configuration has no address at all")
 	}
 	some := all[:min(2, len(all))]
 	if err := l.reboot(ctx); err != nil {

@@ -47,8 +47,8 @@ func Suite() *conformance.Suite[Target] {
 		Name: "cni", Version: "3",
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
-			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), checkMoreFaultRules(), gcRules(),
-			ipamRules(), rebootRules(), pathRules(), portmapRules(), portmapMoreRules(), latencyRules(),
+			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), checkHostRules(), gcRules(),
+			ipamRules(), rebootRules(), pathRules(), portmapRules(), portmapEdgeRules(), latencyRules(),
 		),
 		Facts:      facts(),
 		Prepare:    prepare,

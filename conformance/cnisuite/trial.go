@@ -2,12 +2,7 @@ package cnisuite
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"os"
-	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 )
@@ -15,17 +10,14 @@ import (
 // Trial runs one ADD, and its DEL, before a run: when the plugin calls what it is
 // configured with invalid or unknown, nearly every rule would fail and none would
 // say anything of the plugin. Whatever else is wrong is for the rules.
-func Trial(ctx context.Context, target Target) (err error) {
+func Trial(ctx context.Context, target Target) error {
 	if err := prepare(ctx, target); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "nk")
-	if err != nil {
-		return err
-	}
-	l := newLab(&target, dir)
-	l.rand, l.log, l.measure = rand.New(rand.NewPCG(1, 1)), slog.New(slog.DiscardHandler), func(string, time.Duration) {}
-	defer func() { err = errors.Join(err, l.close(ctx), os.RemoveAll(dir)) }()
+	return inTrial(ctx, &target, (*lab).tryConfig)
+}
+
+func (l *lab) tryConfig(ctx context.Context) error {
 	if err := l.open(ctx); err != nil {
 		return err
 	}

@@ -92,13 +92,13 @@ func newRow(side, step string, took []time.Duration) Row {
 	slices.Sort(took)
 	return Row{
 		Side: side, Step: step, N: len(took),
-		Min: quantile(took, 0), P50: quantile(took, 50), P90: quantile(took, 90), Max: quantile(took, 100),
+		Min: Quantile(took, 0), P50: Quantile(took, 50), P90: Quantile(took, 90), Max: Quantile(took, 100),
 	}
 }
 
-// quantile returns the smallest value that at least percent of the sorted
-// values do not exceed (nearest rank).
-func quantile(sorted []time.Duration, percent int) time.Duration {
+// Quantile returns the smallest value that at least percent of the sorted
+// values do not exceed (nearest rank); 0 when there are none.
+func Quantile(sorted []time.Duration, percent int) time.Duration {
 	if len(sorted) == 0 {
 		return 0
 	}

@@ -61,8 +61,9 @@ type Group struct {
 }
 
 // Add adds the elements of all groups in one transaction, all or none. Before, it
-// ensures the tables: no element is ever added to one without its rules. An element that is there already stays with
-// its owner; in a map one with another value is the error unix.EEXIST.
+// ensures the tables: no element is ever added to one without its rules. An element
+// that is there already stays with its owner; in a map one with another value is the
+// error unix.EEXIST.
 func (c *Conn) Add(groups ...Group) error { return c.add(0, groups) }
 
 // Put is Add for elements that nobody else may have: one that is there already,

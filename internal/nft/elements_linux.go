@@ -17,8 +17,9 @@ func with(fn func(*Conn) error) error {
 	return errors.Join(fn(c), c.Close())
 }
 
-// Add adds the elements, all or none, to a table that is ensured before. An element that is there already stays with its owner; in a map one with
-// another value is the error unix.EEXIST.
+// Add adds the elements, all or none, to a table that is ensured before. An element
+// that is there already stays with its owner; in a map one with another value is the
+// error unix.EEXIST.
 func (rs *Ruleset) Add(elements ...Element) error {
 	err := with(func(c *Conn) error { return c.Add(Group{rs, elements}) })
 	if err != nil {

@@ -1,30 +1,23 @@
 package sysctl
 
 import (
+	"bytes"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// The files are opened without package os, which would have the runtime poll
-// them: more system calls than the reading takes.
+// Without package os, as in rawfile: plugins read and write these on their way.
 
 // Read returns a variable's value, without the end of the line.
 func Read(name string) (value string, err error) {
-	fd, err := unix.Open("/proc/sys/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	b, err := rawfile.Read("/proc/sys/" + name)
 	if err != nil {
 		return "", fmt.Errorf("reading sysctl %s: %w", name, err)
 	}
-	defer unix.Close(fd)
-	b := make([]byte, 64)
-	n, err := unix.Read(fd, b)
-	if err != nil {
-		return "", fmt.Errorf("reading sysctl %s: %w", name, err)
-	}
-	for n > 0 && b[n-1] == '\n' {
-		n--
-	}
-	return string(b[:n]), nil
+	return string(bytes.TrimRight(b, "\n")), nil
 }
 
 // Write sets a variable.

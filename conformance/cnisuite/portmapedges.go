@@ -12,8 +12,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// portmapMoreRules are about port mappings beyond TCP from other machines.
-func portmapMoreRules() []conformance.Rule[Target] {
+// portmapEdgeRules are about port mappings beyond TCP from other machines.
+func portmapEdgeRules() []conformance.Rule[Target] {
 	of := func(id, title string, check func(context.Context, *wires) error) conformance.Rule[Target] {
 		return overWires(rule(id, conformance.Should, title+" (de facto)", "CONVENTIONS.md, Well-known Capabilities", mapping), check)
 	}
@@ -65,18 +65,21 @@ func checkLocalhost(ctx context.Context, w *wires) error {
 }
 
 func checkBadMappings(ctx context.Context, w *wires) error {
-	for what, spoil := range map[string]func(*portMapping){
-		`the hostIP "bogus"`:   func(m *portMapping) { m.HostIP = "bogus" },
-		"the hostPort 65536":   func(m *portMapping) { m.HostPort = 65536 },
-		"the containerPort -1": func(m *portMapping) { m.ContainerPort = -1 },
+	for _, bad := range []struct {
+		what  string
+		spoil func(*portMapping)
+	}{
+		{`the hostIP "bogus"`, func(m *portMapping) { m.HostIP = "bogus" }},
+		{"the hostPort 65536", func(m *portMapping) { m.HostPort = 65536 }},
+		{"the containerPort -1", func(m *portMapping) { m.ContainerPort = -1 }},
 	} {
-		mapping := web()
-		spoil(&mapping)
-		c, err := w.container(mapping)
+		m := web()
+		bad.spoil(&m)
+		c, err := w.container(m)
 		if err != nil {
 			return err
 		}
-		out, err := w.l.call(ctx, "ADD", c, with{what: "ADD with a mapping of " + what})
+		out, err := w.l.call(ctx, "ADD", c, with{what: "ADD with a mapping of " + bad.what})
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,6 @@
 // Package procmark tells which processes belong to something that is tested: those
 // that have a mark, which nobody else can have, as the path of a temporary
-// directory. It reads /proc, and finds nothing where there is none.
+// directory. It reads /proc, and so needs Linux.
 package procmark
 
 import (
@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // Carries reports whether the process's own command line, environment or root
@@ -18,7 +20,7 @@ import (
 func Carries(pid int, mark string) bool {
 	dir, text := filepath.Join("/proc", strconv.Itoa(pid)), []byte(mark)
 	for _, file := range []string{"cmdline", "environ"} {
-		if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil && bytes.Contains(data, text) {
+		if data, err := rawfile.Read(filepath.Join(dir, file)); err == nil && bytes.Contains(data, text) {
 			return true
 		}
 	}
@@ -36,7 +38,7 @@ func root(dir string) (found []byte) {
 			return nil
 		}
 	}
-	data, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
+	data, err := rawfile.Read(filepath.Join(dir, "mountinfo"))
 	if err != nil {
 		return nil
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// checkMoreFaultRules break less than checkFaultRules do: most of what ADD made is
+// checkHostRules break less than checkFaultRules do: most of what ADD made is
 // still there.
-func checkMoreFaultRules() []conformance.Rule[Target] {
+func checkHostRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{
 		checked(rule("CNI-CHECK-020", conformance.Should, "CHECK finds that nothing leads to firewall rules any more", "CHECK", untracked),
 			noticed("the ways to the firewall rules gone", breakWay)),
