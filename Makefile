@@ -52,7 +52,7 @@ conformance: build ## hold the reference plugins to their specifications
 upstream: ## build upstream's CNI plugins, which ours are compared with, into bin/upstream/
 	cd tools/upstream && CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=' -o ../../bin/upstream/ tool ./nothing
 
-bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes API, and the CNI plugins beside upstream's
+bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes API, the CNI plugins beside upstream's, and the CRI runtime beside containerd
 	@tools/deps run
 	bin/nodekit bench
 	bin/nodekit bench start
@@ -61,6 +61,7 @@ bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes AP
 	bin/nodekit bench restart --rounds 10
 	bin/nodekit bench api
 	bin/nodekit bench cni
+	bin/nodekit bench cri
 
 test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
 	@tools/deps vm

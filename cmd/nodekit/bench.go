@@ -70,7 +70,8 @@ With --against a second node on another runtime takes turns with it:
 	fs.StringVar(&f.image, "image", "nodekit.dev/podtool:v1", "the image of the container: podtool under any name that the runtimes have")
 	cmd.Flags().StringVar(&f.endpoint, "against", "", "also measure a node on the CRI runtime at this `socket`, alternating")
 	fs.BoolVar(&f.progress, "progress", false, "show each round")
-	cmd.AddCommand(newBenchStartCommand(&f), newBenchApplyCommand(&f), newBenchExitCommand(&f), newBenchRestartCommand(&f), newBenchAPICommand(&f), newBenchCNICommand(&f))
+	cmd.AddCommand(newBenchStartCommand(&f), newBenchApplyCommand(&f), newBenchExitCommand(&f), newBenchRestartCommand(&f), newBenchAPICommand(&f),
+		newBenchCNICommand(&f), newBenchCRICommand(&f))
 	return cmd
 }
 

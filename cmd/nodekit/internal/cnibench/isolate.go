@@ -5,45 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"syscall"
-	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/isolate"
 )
 
 // Isolate executes this program again with the arguments, in a network and a
 // mount namespace of its own, and waits for it. Whatever the run makes is gone
-// with its process, which the kernel kills when this one dies. data, unless it
+// with its process (isolate.Run). data, unless it
 // is empty, is a directory that must not be there: it is made, and removed at
 // the end.
 func Isolate(ctx context.Context, args []string, data string) (err error) {
-	if os.Geteuid() != 0 {
-		return fault.PermissionDenied.Errorf("network namespaces need root")
-	}
 	if data != "" {
 		if err := os.Mkdir(data, 0o700); err != nil {
 			return fmt.Errorf("making the directory for reservations: %w", err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(data)) }()
 	}
-	// The kernel's parent death signal follows the thread that forked.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Pdeathsig:    unix.SIGKILL,
-		Unshareflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,
-	}
-	return cmd.Run()
+	return isolate.Run(ctx, args, false)
 }
 
 // home is where a run keeps what it makes. Only its mount namespace sees it.
@@ -59,9 +40,5 @@ func settleIn() error {
 	if err := os.MkdirAll(filepath.Join(home, "netns"), 0o700); err != nil {
 		return err
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(lo)
+	return isolate.Loopback()
 }

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"regexp"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// The benchmark of the CRI runtime runs in namespaces of its own, on whichever OCI
+// runtimes there are, and leaves nothing.
+func TestBenchCRI(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
+	c := newCLI(t)
+	out, code := c.run("bench", "cri", "--rounds", "1", "--pods", "12", "--sides", "nodekit", "--image", "nodekit.dev/podtool:v1")
+	want := regexp.MustCompile(`(?s)nodekit, (?:crun|runc) +1 .*RunPodSandbox +1 .*down +1 .*12 Pods from .*nodekit, (?:crun|runc) +1 .*from SIGKILL.*nodekit, (?:crun|runc) +1 .*memory.*nodekit, (?:crun|runc) +\d+\.\d +\d+\.\d`)
+	if code != 0 || !want.MatchString(out) {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(out)
+}
+
+func TestBenchCRIRefuses(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	c := newCLI(t)
+	out, code := c.run("bench", "cri", "--only", "pods")
+	if code != 1 || !regexp.MustCompile(`no table "pods": there are pod, crowd`).MatchString(out) {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}

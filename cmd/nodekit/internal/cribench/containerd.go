@@ -1,0 +1,173 @@
+package cribench
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+const pauseImage = "nodekit.dev/bench-pause:v1"
+
+// containerdConfig is what every containerd from 1.6 on reads.
+const containerdConfig = `version = 2
+root = "DIR/root"
+state = "DIR/state"
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+[grpc]
+  address = "DIR/s.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "PAUSE"
+  restrict_oom_score_adj = true
+  stream_server_address = "127.0.0.1"
+  netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "CNI"
+  conf_dir = "DIR/net.d"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  Root = "DIR/runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+  Root = "DIR/crun"
+  BinaryName = "crun"
+`
+
+// containerdNetwork is the network that the reference runtime has, too.
+const containerdNetwork = `{"cniVersion": "1.0.0", "name": "bench", "plugins": [
+  {"type": "bridge", "bridge": "bench0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+   "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.213.0.0/16"}]]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}]}
+`
+
+// openContainerd starts one containerd, which is a side for each OCI runtime.
+func (l *lab) openContainerd(ctx context.Context) error {
+	names := map[string]string{"crun": "containerd, crun", "runc": "containerd, runc"}
+	if !l.wanted(names["crun"]) && !l.wanted(names["runc"]) {
+		return nil
+	}
+	program, err := exec.LookPath("containerd")
+	if err != nil {
+		_, err = fmt.Fprintf(l.Out, "containerd is not measured: %v\n", err)
+		return err
+	}
+	s := &side{dir: filepath.Join(l.dir, "containerd")}
+	s.endpoint = "unix://" + filepath.Join(s.dir, "s.sock")
+	if err := l.configureContainerd(s.dir); err != nil {
+		return err
+	}
+	if err := s.run(program, "--config", filepath.Join(s.dir, "config.toml")); err != nil {
+		return err
+	}
+	if err := l.importImages(ctx, s.dir); err != nil {
+		return fmt.Errorf("%w\ncontainerd printed: %s", err, s.process.Tail())
+	}
+	for _, engine := range []string{"crun", "runc"} {
+		if _, err := exec.LookPath(engine); err != nil || !l.wanted(names[engine]) {
+			continue
+		}
+		one := *s
+		one.name, one.handler = names[engine], engine
+		if err := l.dial(ctx, &one); err != nil {
+			return err
+		}
+		s.process = nil // the first stops it
+	}
+	return nil
+}
+
+func (l *lab) configureContainerd(dir string) error {
+	text := strings.NewReplacer("DIR", dir, "CNI", l.CNI, "PAUSE", pauseImage)
+	if err := os.MkdirAll(filepath.Join(dir, "net.d"), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "net.d", "bench.conflist"), []byte(text.Replace(containerdNetwork)), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text.Replace(containerdConfig)), 0o600)
+}
+
+// importImages gives containerd, once it answers, its images with its own client.
+func (l *lab) importImages(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	socket := filepath.Join(dir, "s.sock")
+	for {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("containerd does not listen: %w", ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	for file, image := range map[string]string{"image.tar": l.Image, "pause.tar": pauseImage} {
+		archive, err := l.archive(file, image)
+		if err != nil {
+			return err
+		}
+		ctr := exec.CommandContext(ctx, "ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", archive) //nolint:gosec // containerd's client
+		out, err := ctr.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("importing %q: %w\n%s", image, err, out)
+		}
+	}
+	return nil
+}
+
+// archive makes the image of the containers or of the sandboxes, once, and
+// returns the path of its archive. Without arguments its program sleeps.
+func (l *lab) archive(file, image string) (string, error) {
+	path := filepath.Join(l.dir, file)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	ref, err := name.NewTag(image)
+	if err != nil {
+		return "", err
+	}
+	program, err := os.ReadFile(l.Podtool)
+	if err != nil {
+		return "", fmt.Errorf("looking for the containers' program: %w", err)
+	}
+	var layer bytes.Buffer
+	tw := tar.NewWriter(&layer)
+	if err := tw.WriteHeader(&tar.Header{Name: "podtool", Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}); err != nil {
+		return "", err
+	}
+	if _, err := tw.Write(program); err != nil {
+		return "", err
+	}
+	if err := tw.Close(); err != nil {
+		return "", err
+	}
+	im, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{
+		OS: "linux", Architecture: runtime.GOARCH,
+		Config: v1.Config{Entrypoint: []string{"/podtool"}, Cmd: []string{"sleep", "forever"}},
+	})
+	if err == nil {
+		im, err = mutate.AppendLayers(im, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
+	}
+	if err != nil {
+		return "", err
+	}
+	return path, tarball.WriteToFile(path, ref, im)
+}

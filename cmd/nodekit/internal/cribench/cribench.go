@@ -1,0 +1,135 @@
+// Package cribench measures CRI runtimes with one client program: the reference
+// runtime on crun and on runc, containerd, where it is installed, on the same, and
+// any other socket.
+//
+// Run is to be called in namespaces of its own (isolate.Run, with processes), and
+// changes what it finds without asking. The sides take turns (internal/bench). A
+// side whose programs are missing is left out, and the report says so.
+package cribench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/isolate"
+	"github.com/nodekit-project/nodekit/internal/bench"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Options say what is measured.
+type Options struct {
+	Nodekit  string   // the nodekit executable; its helpers lie beside it
+	Podtool  string   // the program of the containers, static
+	CNI      string   // directory of the CNI plugins that containerd gets
+	Endpoint []string // sockets of other runtimes, as NAME=ENDPOINT or NAME@HANDLER=ENDPOINT; they must have Image
+	Image    string   // name of the containers' image
+	Rounds   int      // samples of one Pod; tables of many Pods have fewer
+	Pods     int      // of the tables with many
+	Only     []string // tables; empty: all
+	Sides    []string // prefixes of the names of sides; empty: all
+	Progress io.Writer
+	Out      io.Writer
+}
+
+// table is one of the things that are measured.
+type table struct {
+	name string
+	run  func(*lab, context.Context) error
+}
+
+func tables() []table {
+	return []table{
+		{"pod", (*lab).pod},
+		{"crowd", (*lab).crowd},
+		{"exit", (*lab).exit},
+		{"memory", (*lab).memory},
+	}
+}
+
+// Names returns the names of the tables, for Options.Only.
+func Names() string {
+	var names []string
+	for _, t := range tables() {
+		names = append(names, t.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// lab is a run.
+type lab struct {
+	Options
+	dir   string // all files of the run
+	group string // cgroup of all containers
+	sides []*side
+	count int // Pods so far
+}
+
+// Run measures, and writes each table as soon as it is there.
+func Run(ctx context.Context, o *Options) (err error) {
+	for _, name := range o.Only {
+		if !slices.ContainsFunc(tables(), func(t table) bool { return t.name == name }) {
+			return fault.Invalid.Errorf("no table %q: there are %s", name, Names())
+		}
+	}
+	if err := isolate.Loopback(); err != nil {
+		return err
+	}
+	l := &lab{Options: *o}
+	if l.dir, err = os.MkdirTemp("", "nkb-"); err != nil {
+		return err
+	}
+	l.group = "/nodekit-" + strings.ToLower(filepath.Base(l.dir))
+	defer func() { err = errors.Join(err, l.close()) }()
+	if err := l.open(ctx); err != nil {
+		return err
+	}
+	for _, t := range tables() {
+		if len(l.Only) > 0 && !slices.Contains(l.Only, t.name) {
+			continue
+		}
+		err := t.run(l, ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("benchmark cut short: %w", ctx.Err())
+		}
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", t.name, err)
+		}
+	}
+	return nil
+}
+
+// close takes the runtimes down and removes what the run has made.
+func (l *lab) close() error {
+	var errs []error
+	for _, s := range l.sides {
+		errs = append(errs, s.close())
+	}
+	errs = append(errs, cgroup.Kill(l.group), cgroup.Remove(l.group), removeMounted(l.dir))
+	return errors.Join(errs...)
+}
+
+// wanted reports whether a side is to be measured.
+func (l *lab) wanted(name string) bool {
+	return len(l.Sides) == 0 || slices.ContainsFunc(l.Sides, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
+
+// measure runs the sides in turn and writes the table.
+func (l *lab) measure(ctx context.Context, title string, rounds int, run func(context.Context, *side) (bench.Sample, error), sides []*side) error {
+	var all []bench.Side
+	for _, s := range sides {
+		all = append(all, bench.Side{Name: s.name, Run: func(ctx context.Context) (bench.Sample, error) { return run(ctx, s) }})
+	}
+	t, err := bench.Run(ctx, all, &bench.Options{Rounds: rounds, WarmUp: 1, Progress: l.Progress})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(l.Out, "\n%s\n", title)
+	return errors.Join(err, t.Write(l.Out))
+}

@@ -1,0 +1,108 @@
+package cribench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/bench"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// exit measures from the death of a container's process to the event. Runtimes
+// without events are left out.
+func (l *lab) exit(ctx context.Context) error {
+	var sides []*side
+	for _, s := range l.sides {
+		err := s.events(ctx)
+		if errors.Is(err, cri.ErrUnimplemented) {
+			if _, err := fmt.Fprintf(l.Out, "\n%s has no container events.\n", s.name); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		sides = append(sides, s)
+	}
+	return l.measure(ctx, "from SIGKILL to a container's process to the event that says so, at a subscriber", l.Rounds, l.death, sides)
+}
+
+// events returns why the runtime has none, or nil. Not every runtime confirms a
+// subscription, so that only an error within a moment tells.
+func (s *side) events(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	return s.Client.Events(ctx, nil, func(*runtimeapi.ContainerEventResponse) {})
+}
+
+func (l *lab) death(ctx context.Context, s *side) (sample bench.Sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	pod := l.config()
+	sandbox, container, _, err := l.up(ctx, s, pod)
+	if err != nil {
+		return sample, err
+	}
+	defer func() { err = errors.Join(err, s.down(ctx, sandbox), os.RemoveAll(pod.GetLogDirectory())) }()
+	pid, err := processOf(pod.GetMetadata().GetUid())
+	if err != nil {
+		return sample, err
+	}
+	ready, seen := make(chan struct{}), make(chan time.Time, 1)
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Client.Events(watch, func() { close(ready) }, func(e *runtimeapi.ContainerEventResponse) {
+			if e.GetContainerId() == container && e.GetContainerEventType() == runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT {
+				select {
+				case seen <- time.Now():
+				default:
+				}
+			}
+		})
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		return sample, err
+	}
+	time.Sleep(rest)
+	killed := time.Now()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return sample, err
+	}
+	select {
+	case at := <-seen:
+		sample.Total = at.Sub(killed)
+		return sample, nil
+	case <-ctx.Done():
+		return sample, fault.Unavailable.Errorf("no event within a minute of the container's death")
+	}
+}
+
+// processOf returns the process whose environment has the mark.
+func processOf(mark string) (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		environ, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(environ, []byte("MARK="+mark+"\x00")) {
+			return strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		}
+	}
+	return 0, fault.NotFound.Errorf("no process has the variable MARK=%s", mark)
+}

@@ -1,0 +1,202 @@
+package cribench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/internal/supervisor"
+)
+
+const (
+	// startTime bounds a runtime's start, stopTime its end with all that runs.
+	startTime = 30 * time.Second
+	stopTime  = 20 * time.Second
+	// markVariable is in the environment of a runtime and of what it starts
+	// beside the containers, where its value is the side's directory.
+	markVariable = "NODEKIT_BENCH_SIDE"
+)
+
+// side is a runtime that is measured.
+type side struct {
+	*client.Client
+	name, handler, endpoint string
+	dir                     string // in the environment of its processes; "" for one that was there before
+	pid                     int    // of the server
+	process                 *supervisor.Process
+}
+
+func (s *side) close() error {
+	if s.Client != nil {
+		s.Client.Close()
+	}
+	if s.process == nil {
+		return nil
+	}
+	if err := s.process.Stop(stopTime); err != nil {
+		return fmt.Errorf("stopping %s: %w\n%s", s.name, err, s.process.Tail())
+	}
+	return nil
+}
+
+// open starts the runtimes.
+func (l *lab) open(ctx context.Context) error {
+	l.admitCrun()
+	for _, engine := range []string{"crun", "runc"} {
+		if err := l.openNodekit(ctx, engine); err != nil {
+			return err
+		}
+	}
+	if err := l.openContainerd(ctx); err != nil {
+		return err
+	}
+	for _, e := range l.Endpoint {
+		name, endpoint, _ := strings.Cut(e, "=")
+		name, handler, _ := strings.Cut(name, "@")
+		if err := l.dial(ctx, &side{name: name, handler: handler, endpoint: endpoint}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dial adds the side when its runtime answers.
+func (l *lab) dial(ctx context.Context, s *side) (err error) {
+	if s.Client, err = client.Dial(s.endpoint, nil); err != nil {
+		return err
+	}
+	l.sides = append(l.sides, s) // and is closed from here on
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for {
+		if _, err = s.Wait(ctx); err != nil {
+			break
+		}
+		var im *runtimeapi.ImageStatusResponse
+		im, err = s.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: &runtimeapi.ImageSpec{Image: l.Image}})
+		if err == nil && im.GetImage() != nil {
+			return nil
+		}
+		if ctx.Err() != nil || s.process == nil {
+			err = errors.Join(err, fmt.Errorf("it has no image %q", l.Image))
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if s.process != nil {
+		err = fmt.Errorf("%w\nit printed: %s", err, s.process.Tail())
+	}
+	return fmt.Errorf("waiting for %s: %w", s.name, err)
+}
+
+// run starts a runtime as a process of the side's own.
+func (s *side) run(program string, args ...string) (err error) {
+	s.process, err = supervisor.Start(supervisor.Command{Path: program, Args: args, Env: append(os.Environ(), markVariable+"="+s.dir)})
+	if err == nil {
+		s.pid = s.process.PID()
+	}
+	return err
+}
+
+func (l *lab) openNodekit(ctx context.Context, engine string) error {
+	name := "nodekit, " + engine
+	if !l.wanted(name) {
+		return nil
+	}
+	if _, err := exec.LookPath(engine); err != nil {
+		_, err = fmt.Fprintf(l.Out, "%s is not measured: %v\n", name, err)
+		return err
+	}
+	dir := filepath.Join(l.dir, engine)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	archive, err := l.archive("image.tar", l.Image)
+	if err != nil {
+		return err
+	}
+	s := &side{name: name, dir: dir, endpoint: "unix://" + filepath.Join(dir, "s.sock")}
+	err = s.run(l.Nodekit, "serve", "runtime", "--endpoint", s.endpoint, "--root", filepath.Join(dir, "root"), "--run", filepath.Join(dir, "run"),
+		"--oci-runtime", engine, "--image-archive", archive, "--ephemeral")
+	if err != nil {
+		return err
+	}
+	return l.dial(ctx, s)
+}
+
+// admitCrun mounts the hugetlb controller as a hierarchy of cgroup v1 on a hybrid
+// host, where crun refuses to work while it is v2's. The mount is gone with the
+// mount namespace. Where it fails, or nothing is hybrid, there is nothing to do:
+// crun says what it misses.
+func (l *lab) admitCrun() {
+	controllers, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers")
+	if err != nil || strings.TrimSpace(string(controllers)) != "hugetlb" {
+		return
+	}
+	dir := filepath.Join(l.dir, "hugetlb")
+	if os.Mkdir(dir, 0o700) == nil {
+		_ = unix.Mount("none", dir, "cgroup", 0, "hugetlb")
+	}
+}
+
+// removeMounted removes the directory with what is mounted below it.
+func removeMounted(dir string) error {
+	return errors.Join(mount.DetachTree(dir), os.RemoveAll(dir))
+}
+
+// config returns a new Pod as a kubelet makes it.
+func (l *lab) config() *runtimeapi.PodSandboxConfig {
+	l.count++
+	name := "bench-" + strconv.Itoa(l.count)
+	return &runtimeapi.PodSandboxConfig{
+		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: filepath.Base(l.dir) + "-" + name},
+		Hostname:     name,
+		LogDirectory: filepath.Join(l.dir, "logs", name),
+		DnsConfig:    &runtimeapi.DNSConfig{Servers: []string{"127.0.0.1"}},
+		Linux: &runtimeapi.LinuxPodSandboxConfig{
+			CgroupParent: l.group + "/" + name,
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
+				NamespaceOptions: namespaces(), Seccomp: runtimeDefault(),
+			},
+		},
+	}
+}
+
+func namespaces() *runtimeapi.NamespaceOption {
+	return &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+}
+
+func runtimeDefault() *runtimeapi.SecurityProfile {
+	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+}
+
+// container returns the container of a Pod. Its processes are known by the
+// variable MARK, whose value is the Pod's uid.
+func (l *lab) container(pod *runtimeapi.PodSandboxConfig) *runtimeapi.ContainerConfig {
+	return &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
+		Image:    &runtimeapi.ImageSpec{Image: l.Image},
+		Args:     []string{"trap", "0"},
+		Envs:     []*runtimeapi.KeyValue{{Key: "MARK", Value: []byte(pod.GetMetadata().GetUid())}},
+		LogPath:  "main/0.log",
+		Linux: &runtimeapi.LinuxContainerConfig{
+			Resources: &runtimeapi.LinuxContainerResources{CpuShares: 102, MemoryLimitInBytes: 64 << 20, OomScoreAdj: 1000},
+			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+				NamespaceOptions: namespaces(), Seccomp: runtimeDefault(),
+				MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"},
+				ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			},
+		},
+	}
+}
