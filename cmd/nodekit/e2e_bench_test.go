@@ -24,7 +24,7 @@ func TestBenchCRIRefuses(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	c := newCLI(t)
 	out, code := c.run("bench", "cri", "--only", "pods")
-	if code != 1 || !regexp.MustCompile(`no table "pods": there are pod, crowd`).MatchString(out) {
+	if code != 1 || !regexp.MustCompile(`no table "pods": there are floor, pod, crowd`).MatchString(out) {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 }

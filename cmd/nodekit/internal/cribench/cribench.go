@@ -46,6 +46,7 @@ type table struct {
 
 func tables() []table {
 	return []table{
+		{"floor", (*lab).floor},
 		{"pod", (*lab).pod},
 		{"crowd", (*lab).crowd},
 		{"exit", (*lab).exit},
