@@ -45,7 +45,7 @@ func (f *fake) end(id string, code int32) { f.exits <- exit{id, cri.Exit{Code: c
 func newFake() (*fake, *cri.Runtime) {
 	f := &fake{exits: make(chan exit, 100)}
 	rt := &cri.Runtime{
-		Name: "fake", Version: "1", Handlers: []string{"special"},
+		Name: "fake", Version: "1", Handlers: []cri.Handler{{Name: "special"}},
 		RunSandbox: func(_ context.Context, s *cri.Sandbox) error {
 			f.note("run " + s.Config.Metadata.Name)
 			s.IPs = []string{"10.0.0.1", "fd00::1"}

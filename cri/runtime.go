@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/netip"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -19,7 +20,8 @@ import (
 //
 // Calls for one sandbox and its containers never overlap, with two exceptions:
 // StopContainer of different containers of the sandbox may overlap, and Exec,
-// Attach, PortForward and Stats overlap with anything. Calls for different
+// Attach, PortForward and what only looks (Stats, SandboxStats, Metrics, Info)
+// overlap with anything. Calls for different
 // sandboxes do, too. The context of a call that changes something is detached
 // from the client's: it ends when the server stops, not when the client gives
 // up, so that a retry joins the call in flight. That of StopContainer ends also
@@ -31,9 +33,14 @@ import (
 type Runtime struct {
 	// Name and Version are reported by the Version call. Both are required.
 	Name, Version string
-	// Handlers are the RuntimeClass handlers that RunSandbox accepts beside
-	// the empty one. Any other handler is refused before RunSandbox is called.
-	Handlers []string
+	// Handlers are the RuntimeClass handlers that RunSandbox accepts, with what
+	// each can do. The default one has the empty name; it is accepted also when
+	// it is not among them, and can do nothing special then. Any other handler
+	// is refused before the author is called, and so is a request for what the
+	// handler or Features do not have: nothing is silently left out.
+	Handlers []Handler
+	// Features are what the runtime can do with any handler.
+	Features Features
 	// CgroupDriver is what RuntimeConfig answers. The zero value is SYSTEMD.
 	CgroupDriver runtimeapi.CgroupDriver
 
@@ -65,6 +72,13 @@ type Runtime struct {
 	// UpdateContainer applies new limits at once or returns an error and
 	// changes nothing.
 	UpdateContainer func(context.Context, *Container, *runtimeapi.LinuxContainerResources) error
+	// UpdateSandbox is told of a Pod's new overhead and of the new sum of its
+	// containers' limits, after the kubelet has written them to the Pod's
+	// cgroup. Either may be nil, which leaves it as it is. It applies them to
+	// what else has a limit (a virtual machine) or returns an error and changes
+	// nothing. The SDK records them in Sandbox.Config after it. A repeated call
+	// may have the same values.
+	UpdateSandbox func(ctx context.Context, s *Sandbox, overhead, resources *runtimeapi.LinuxContainerResources) error
 	// ReopenLog closes and opens the container's log file after a rotation.
 	ReopenLog func(context.Context, *Container) error
 
@@ -77,11 +91,29 @@ type Runtime struct {
 	// closes conn.
 	PortForward func(ctx context.Context, s *Sandbox, port int32, conn io.ReadWriteCloser) error
 
-	// Stats returns the container's usage now.
+	// Stats returns the container's usage now. Only running containers are
+	// asked for.
 	Stats func(context.Context, *Container) (*runtimeapi.ContainerStats, error)
+	// SandboxStats returns the usage of the Pod as a whole now: its cpu, memory,
+	// io, processes and network. The SDK adds the containers, from Stats.
+	SandboxStats func(context.Context, *Sandbox) (*runtimeapi.LinuxPodSandboxStats, error)
+	// Metrics are the time series of Pods and containers for a monitoring system.
+	Metrics *Metrics
+
 	// NetworkReady returns nil when Pods can be given a network; its error is
 	// the message of the NetworkReady condition. nil means always ready.
 	NetworkReady func(context.Context) error
+	// SetPodCIDR is told of the ranges that the cluster gave to the node, one
+	// for each address family, when the kubelet learns of them and at its every
+	// start. A runtime that hands out addresses by them keeps them itself: they
+	// do not come again when it restarts alone. nil means that the network
+	// configuration has its own ranges; the call succeeds.
+	SetPodCIDR func(ctx context.Context, ranges []netip.Prefix) error
+
+	// Checkpoints save running containers and Pods to files.
+	Checkpoints *Checkpoints
+	// Info adds to what verbose statuses say.
+	Info Info
 
 	// Recover is called once, before the first call of a client, with every
 	// sandbox and container on record. It corrects them to what is true now:
@@ -118,8 +150,8 @@ type Sandbox struct {
 }
 
 // Container is a container as the SDK records it. The author may change State,
-// ImageRef, Exit and LogPath during CreateContainer, StartContainer and
-// Recover, and nothing else ever.
+// ImageRef, Exit, LogPath, User and StopSignal during CreateContainer,
+// StartContainer and Recover, and nothing else ever.
 type Container struct {
 	ID        string
 	Sandbox   *Sandbox
@@ -132,6 +164,11 @@ type Container struct {
 	// LogPath is the absolute log file: the sandbox's log directory joined with
 	// the container's log path, or "" when either is empty.
 	LogPath string
+	// User is who the first process runs as, nil when the author does not say.
+	User *runtimeapi.LinuxContainerUser
+	// StopSignal is what StopContainer sends first. It is that of Config until
+	// the author knows better, from the image.
+	StopSignal runtimeapi.Signal
 	// Dir is a directory of the container's own, with the life of Sandbox.Dir.
 	Dir   string
 	State json.RawMessage
@@ -161,20 +198,3 @@ type Streams struct {
 
 // Size is a terminal's size in characters.
 type Size struct{ Width, Height uint16 }
-
-// Images is the image service of a Runtime. References are what a user writes
-// ("busybox", "registry/repo:tag", "repo@sha256:..."), or an image's id.
-type Images struct {
-	// List returns every image.
-	List func(context.Context) ([]*runtimeapi.Image, error)
-	// Status returns the image, or nil and no error when it is not present.
-	Status func(ctx context.Context, ref string) (*runtimeapi.Image, error)
-	// Pull fetches the image and returns its id, the same value that Status
-	// reports. auth is nil when the caller has no credentials. Concurrent pulls
-	// of one reference should do the work once.
-	Pull func(ctx context.Context, ref string, auth *runtimeapi.AuthConfig) (id string, err error)
-	// Remove removes the image with all its names. Idempotent.
-	Remove func(ctx context.Context, ref string) error
-	// FsInfo reports the file system that holds the images.
-	FsInfo func(context.Context) (*runtimeapi.FilesystemUsage, error)
-}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,8 +24,8 @@ func (s *server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if err := validate.Sandbox(req.GetConfig()); err != nil {
 		return nil, err
 	}
-	if h := req.GetRuntimeHandler(); h != "" && !slices.Contains(s.rt.Handlers, h) {
-		return nil, ErrInvalid.Errorf("runtime handler %q: unknown, this runtime has %q", h, s.rt.Handlers)
+	if _, err := s.rt.handler(req.GetRuntimeHandler()); err != nil {
+		return nil, err
 	}
 	meta := req.GetConfig().GetMetadata()
 	id, err := s.calls.Join(ctx, fmt.Sprintf("sandbox/%s/%d", meta.GetUid(), meta.GetAttempt()), func(ctx context.Context) (string, error) {

@@ -57,7 +57,8 @@ func newServer(base context.Context, rt *Runtime, records *record.Dir, log *slog
 	}
 	s.Server = stream.New(base, s.streams(), s.calls, log)
 	s.Reporter = stats.NewReporter(usage, s.table, log)
-	s.images = images.NewServer(functions, s.calls, log)
+	handlers := func(name string) error { _, err := rt.handler(name); return err }
+	s.images = images.NewServer(functions, handlers, s.calls, log)
 	return s
 }
 
@@ -129,12 +130,8 @@ func (s *server) Status(ctx context.Context, _ *runtimeapi.StatusRequest) (*runt
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			{Type: runtimeapi.RuntimeReady, Status: true}, network,
 		}},
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Features: &runtimeapi.RuntimeHandlerFeatures{}}},
-		Features:        &runtimeapi.RuntimeFeatures{},
 	}
-	for _, h := range s.rt.Handlers {
-		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{Name: h, Features: &runtimeapi.RuntimeHandlerFeatures{}})
-	}
+	s.rt.describe(resp)
 	return resp, nil
 }
 

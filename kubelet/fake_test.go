@@ -98,16 +98,17 @@ func (f *fake) runtime() *cri.Runtime {
 		Images: &cri.Images{
 			List:   func(context.Context) ([]*runtimeapi.Image, error) { return nil, nil },
 			Status: f.image,
-			Pull: func(_ context.Context, ref string, _ *runtimeapi.AuthConfig) (string, error) {
-				return "", cri.ErrNotFound.Errorf("no registry has %q", ref)
+			Pull: func(_ context.Context, req *runtimeapi.PullImageRequest) (string, error) {
+				return "", cri.ErrNotFound.Errorf("no registry has %q", req.Image.Image)
 			},
-			Remove: func(context.Context, string) error { return nil },
+			Remove: func(context.Context, *runtimeapi.ImageSpec) error { return nil },
 			FsInfo: func(context.Context) (*runtimeapi.FilesystemUsage, error) { return &runtimeapi.FilesystemUsage{}, nil },
 		},
 	}
 }
 
-func (f *fake) image(_ context.Context, ref string) (*runtimeapi.Image, error) {
+func (f *fake) image(_ context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
+	ref := spec.Image
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.images[ref] && ref != imageID {

@@ -181,8 +181,8 @@ func (f *fake) runtime() *cri.Runtime {
 			return nil
 		},
 		Images: &cri.Images{
-			Status: func(_ context.Context, ref string) (*runtimeapi.Image, error) {
-				if ref != "any" && f.fault != "any image" {
+			Status: func(_ context.Context, image *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
+				if image.Image != "any" && f.fault != "any image" {
 					return nil, nil
 				}
 				return &runtimeapi.Image{Id: "sha256:0", Size: 1}, nil

@@ -182,6 +182,8 @@ func (r *Runtime) CRI() *cri.Runtime {
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",
 		CgroupDriver: driver,
+		Handlers:     []cri.Handler{{RecursiveReadOnlyMounts: true}},
+		Features:     cri.Features{MountOptions: true},
 
 		RunSandbox: r.runSandbox, StopSandbox: r.stopSandbox, RemoveSandbox: r.removeSandbox,
 		CreateContainer: r.createContainer, StartContainer: r.startContainer,

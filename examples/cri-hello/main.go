@@ -37,9 +37,9 @@ func command(c *cri.Container) (*exec.Cmd, error) {
 }
 
 // image knows the one image: the host. Add List, Pull and Remove for real ones.
-func image(_ context.Context, ref string) (*runtimeapi.Image, error) {
+func image(_ context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
 	host := &runtimeapi.Image{Id: "host", RepoTags: []string{"host:latest"}, Size: 1}
-	return map[string]*runtimeapi.Image{"host": host, "host:latest": host}[ref], nil // nil is not present
+	return map[string]*runtimeapi.Image{"host": host, "host:latest": host}[spec.Image], nil // nil is not present
 }
 
 // fsInfo reports the images' file system, which the kubelet asks for at start.

@@ -24,11 +24,13 @@ import (
 // documents them; one that is nil is Unimplemented. Their errors are passed on
 // as they are: they name the image.
 type Functions struct {
-	List   func(context.Context) ([]*runtimeapi.Image, error)
-	Status func(ctx context.Context, ref string) (*runtimeapi.Image, error)
-	Pull   func(ctx context.Context, ref string, auth *runtimeapi.AuthConfig) (id string, err error)
-	Remove func(ctx context.Context, ref string) error
-	FsInfo func(context.Context) (*runtimeapi.FilesystemUsage, error)
+	List            func(context.Context) ([]*runtimeapi.Image, error)
+	Status          func(context.Context, *runtimeapi.ImageSpec) (*runtimeapi.Image, error)
+	Pull            func(context.Context, *runtimeapi.PullImageRequest) (id string, err error)
+	Remove          func(context.Context, *runtimeapi.ImageSpec) error
+	FsInfo          func(context.Context) (*runtimeapi.FilesystemUsage, error)
+	ContainerFsInfo func(context.Context) (*runtimeapi.FilesystemUsage, error)
+	Info            func(context.Context, *runtimeapi.Image) map[string]any
 }
 
 // Server is the ImageService. NewServer makes it.
@@ -36,13 +38,15 @@ type Server struct {
 	runtimeapi.UnimplementedImageServiceServer
 
 	functions Functions
+	handlers  func(name string) error
 	calls     *flight.Group
 	log       *slog.Logger
 }
 
-// NewServer returns a server whose pulls run in calls.
-func NewServer(f Functions, calls *flight.Group, log *slog.Logger) *Server {
-	return &Server{functions: f, calls: calls, log: log}
+// NewServer returns a server whose pulls run in calls. handlers returns the
+// error of a runtime handler that the runtime does not have.
+func NewServer(f Functions, handlers func(name string) error, calls *flight.Group, log *slog.Logger) *Server {
+	return &Server{functions: f, handlers: handlers, calls: calls, log: log}
 }
 
 // ListImages lists all images, or the one that the filter names.
@@ -69,11 +73,10 @@ func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtim
 	if s.functions.List == nil {
 		return nil, unsupported("ListImages")
 	}
-	ref := f.GetImage().GetImage()
-	if ref == "" {
+	if f.GetImage().GetImage() == "" {
 		return s.functions.List(ctx)
 	}
-	image, err := s.status(ctx, ref)
+	image, err := s.status(ctx, f.GetImage())
 	if err != nil || image == nil {
 		return nil, err
 	}
@@ -82,24 +85,23 @@ func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtim
 
 // ImageStatus answers an absent image with an empty response.
 func (s *Server) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	ref, err := reference(req)
-	if err != nil {
+	if err := s.refuse(req.GetImage()); err != nil {
 		return nil, err
 	}
-	image, err := s.status(ctx, ref)
+	image, err := s.status(ctx, req.GetImage())
 	if err != nil {
 		return nil, err
 	}
 	return &runtimeapi.ImageStatusResponse{Image: image}, nil
 }
 
-func (s *Server) status(ctx context.Context, ref string) (*runtimeapi.Image, error) {
+func (s *Server) status(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
 	if s.functions.Status == nil {
 		return nil, unsupported("ImageStatus")
 	}
 	var image *runtimeapi.Image
 	err := flight.Guard(s.log, "Images.Status", func() (err error) {
-		image, err = s.functions.Status(ctx, ref)
+		image, err = s.functions.Status(ctx, spec)
 		return err
 	})
 	if errors.Is(err, fault.NotFound) {
@@ -114,16 +116,16 @@ func (s *Server) status(ctx context.Context, ref string) (*runtimeapi.Image, err
 // Resolve returns the id of an image that is present, which is how containers
 // report it, and fault.NotFound for one that is not. Without a Status function
 // the reference is the id.
-func (s *Server) Resolve(ctx context.Context, ref string) (id string, err error) {
+func (s *Server) Resolve(ctx context.Context, spec *runtimeapi.ImageSpec) (id string, err error) {
 	if s.functions.Status == nil {
-		return ref, nil
+		return spec.GetImage(), nil
 	}
-	image, err := s.status(ctx, ref)
+	image, err := s.status(ctx, spec)
 	if err != nil {
 		return "", err
 	}
 	if image == nil {
-		return "", fault.NotFound.Errorf("image %q: not present, pull it first", ref)
+		return "", fault.NotFound.Errorf("image %q: not present, pull it first", spec.GetImage())
 	}
 	return image.GetId(), nil
 }
@@ -134,19 +136,18 @@ func (s *Server) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest
 	if s.functions.Pull == nil {
 		return nil, unsupported("PullImage")
 	}
-	ref, err := reference(req)
-	if err != nil {
+	if err := s.refuse(req.GetImage()); err != nil {
 		return nil, err
 	}
 	id := make(chan string, 1)
-	err = s.calls.Do(ctx, func(ctx context.Context) error {
+	err := s.calls.Do(ctx, func(ctx context.Context) error {
 		start := time.Now()
 		var pulled string
 		err := flight.Guard(s.log, "Images.Pull", func() (err error) {
-			pulled, err = s.functions.Pull(ctx, ref, req.GetAuth())
+			pulled, err = s.functions.Pull(ctx, req)
 			return err
 		})
-		s.log.InfoContext(ctx, "image pulled", "image", ref, "id", pulled, "dur", time.Since(start), "err", err)
+		s.log.InfoContext(ctx, "image pulled", "image", req.GetImage().GetImage(), "id", pulled, "dur", time.Since(start), "err", err)
 		id <- pulled
 		return err
 	})
@@ -161,12 +162,11 @@ func (s *Server) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageReq
 	if s.functions.Remove == nil {
 		return nil, unsupported("RemoveImage")
 	}
-	ref, err := reference(req)
-	if err != nil {
+	if err := s.refuse(req.GetImage()); err != nil {
 		return nil, err
 	}
-	err = s.calls.Do(ctx, func(ctx context.Context) error {
-		return flight.Guard(s.log, "Images.Remove", func() error { return s.functions.Remove(ctx, ref) })
+	err := s.calls.Do(ctx, func(ctx context.Context) error {
+		return flight.Guard(s.log, "Images.Remove", func() error { return s.functions.Remove(ctx, req.GetImage()) })
 	})
 	if err != nil && !errors.Is(err, fault.NotFound) {
 		return nil, err
@@ -174,7 +174,8 @@ func (s *Server) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageReq
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo reports one file system for images and containers alike.
+// ImageFsInfo reports the file systems of images and of containers, which are
+// one unless the author says otherwise.
 func (s *Server) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	if s.functions.FsInfo == nil {
 		return nil, unsupported("ImageFsInfo")
@@ -183,16 +184,24 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoReque
 	if err != nil {
 		return nil, fmt.Errorf("image file system: %w", err)
 	}
-	both := []*runtimeapi.FilesystemUsage{usage}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: both, ContainerFilesystems: both}, nil
+	images := []*runtimeapi.FilesystemUsage{usage}
+	resp := &runtimeapi.ImageFsInfoResponse{ImageFilesystems: images, ContainerFilesystems: images}
+	if s.functions.ContainerFsInfo != nil {
+		usage, err := s.functions.ContainerFsInfo(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("container file system: %w", err)
+		}
+		resp.ContainerFilesystems = []*runtimeapi.FilesystemUsage{usage}
+	}
+	return resp, nil
 }
 
-func reference(req interface{ GetImage() *runtimeapi.ImageSpec }) (string, error) {
-	ref := req.GetImage().GetImage()
-	if ref == "" {
-		return "", fault.Invalid.Errorf("the request has no image")
+// refuse checks what an author need not.
+func (s *Server) refuse(spec *runtimeapi.ImageSpec) error {
+	if spec.GetImage() == "" {
+		return fault.Invalid.Errorf("the request has no image")
 	}
-	return ref, nil
+	return s.handlers(spec.GetRuntimeHandler())
 }
 
 func unsupported(what string) error {

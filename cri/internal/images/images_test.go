@@ -17,7 +17,7 @@ import (
 
 func serve(t *testing.T, f images.Functions) (*images.Server, *flight.Group) {
 	calls := flight.NewGroup(t.Context())
-	return images.NewServer(f, calls, slog.New(slog.DiscardHandler)), calls
+	return images.NewServer(f, func(string) error { return nil }, calls, slog.New(slog.DiscardHandler)), calls
 }
 
 func spec(ref string) *runtimeapi.ImageSpec { return &runtimeapi.ImageSpec{Image: ref} }
@@ -27,8 +27,8 @@ func TestAbsentImages(t *testing.T) {
 	for name, answer := range absent {
 		s, _ := serve(t, images.Functions{
 			List:   func(context.Context) ([]*runtimeapi.Image, error) { return []*runtimeapi.Image{{Id: "other"}}, nil },
-			Status: func(context.Context, string) (*runtimeapi.Image, error) { return nil, answer },
-			Remove: func(context.Context, string) error { return answer },
+			Status: func(context.Context, *runtimeapi.ImageSpec) (*runtimeapi.Image, error) { return nil, answer },
+			Remove: func(context.Context, *runtimeapi.ImageSpec) error { return answer },
 		})
 		status, err := s.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{Image: spec("x")})
 		if err != nil || status.Image != nil {
@@ -41,7 +41,7 @@ func TestAbsentImages(t *testing.T) {
 		if err != nil || len(list.Images) > 0 {
 			t.Errorf("%s: filtered list %v, %v", name, list, err)
 		}
-		if _, err := s.Resolve(t.Context(), "x"); !errors.Is(err, fault.NotFound) {
+		if _, err := s.Resolve(t.Context(), spec("x")); !errors.Is(err, fault.NotFound) {
 			t.Errorf("%s: resolve: %v", name, err)
 		}
 	}
@@ -52,8 +52,8 @@ func TestAbsentImages(t *testing.T) {
 func TestPull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finished := false
-		s, calls := serve(t, images.Functions{Pull: func(ctx context.Context, ref string, _ *runtimeapi.AuthConfig) (string, error) {
-			switch ref {
+		s, calls := serve(t, images.Functions{Pull: func(ctx context.Context, req *runtimeapi.PullImageRequest) (string, error) {
+			switch ref := req.Image.Image; ref {
 			case "slow":
 				time.Sleep(time.Hour)
 				finished = ctx.Err() == nil
@@ -94,8 +94,8 @@ func TestPull(t *testing.T) {
 
 // Resolve is called on a goroutine of the server's own.
 func TestResolveOutlivesAPanic(t *testing.T) {
-	s, _ := serve(t, images.Functions{Status: func(context.Context, string) (*runtimeapi.Image, error) { panic("a bug") }})
-	if _, err := s.Resolve(t.Context(), "x"); err == nil {
+	s, _ := serve(t, images.Functions{Status: func(context.Context, *runtimeapi.ImageSpec) (*runtimeapi.Image, error) { panic("a bug") }})
+	if _, err := s.Resolve(t.Context(), spec("x")); err == nil {
 		t.Error("a panic was a success")
 	}
 }
@@ -112,7 +112,7 @@ func TestUnsupported(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if id, err := s.Resolve(t.Context(), "x"); id != "x" || err != nil {
+	if id, err := s.Resolve(t.Context(), spec("x")); id != "x" || err != nil {
 		t.Errorf("resolve: %q, %v", id, err)
 	}
 }

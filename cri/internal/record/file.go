@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,18 +38,21 @@ type sandboxFile struct {
 
 // containerFile is the file containers/ID.json.
 type containerFile struct {
-	Version   int             `json:"version"`
-	Phase     Phase           `json:"phase"`
-	ID        string          `json:"id"`
-	SandboxID string          `json:"sandboxId"`
-	Name      string          `json:"name"`
-	Config    []byte          `json:"config"`
-	CreatedAt time.Time       `json:"createdAt"`
-	StartedAt time.Time       `json:"startedAt,omitzero"`
-	Exit      *Exit           `json:"exit,omitempty"`
-	ImageRef  string          `json:"imageRef"`
-	LogPath   string          `json:"logPath,omitempty"`
-	State     json.RawMessage `json:"state,omitempty"`
+	Version   int       `json:"version"`
+	Phase     Phase     `json:"phase"`
+	ID        string    `json:"id"`
+	SandboxID string    `json:"sandboxId"`
+	Name      string    `json:"name"`
+	Config    []byte    `json:"config"`
+	CreatedAt time.Time `json:"createdAt"`
+	StartedAt time.Time `json:"startedAt,omitzero"`
+	Exit      *Exit     `json:"exit,omitempty"`
+	ImageRef  string    `json:"imageRef"`
+	LogPath   string    `json:"logPath,omitempty"`
+	User      []byte    `json:"user,omitempty"` // as Config
+	// Signal is the stop signal by number, as in the CRI's enum.
+	Signal runtimeapi.Signal `json:"stopSignal,omitempty"`
+	State  json.RawMessage   `json:"state,omitempty"`
 }
 
 // PutSandbox and PutContainer write the record durably.
@@ -72,11 +76,15 @@ func (d *Dir) PutContainer(c *Container, p Phase) error {
 	if err != nil {
 		return fmt.Errorf("encoding the config of container %q: %w", c.ID, err)
 	}
+	user, err := proto.Marshal(c.User)
+	if err != nil {
+		return fmt.Errorf("encoding the user of container %q: %w", c.ID, err)
+	}
 	return put(d.containerFile(c.ID), containerFile{
 		Version: version, Phase: p, ID: c.ID, SandboxID: c.Sandbox.ID,
 		Name: c.Config.GetMetadata().GetName(), Config: config,
 		CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, Exit: c.Exit,
-		ImageRef: c.ImageRef, LogPath: c.LogPath, State: c.State,
+		ImageRef: c.ImageRef, LogPath: c.LogPath, User: user, Signal: c.StopSignal, State: c.State,
 	})
 }
 
@@ -135,13 +143,26 @@ func (d *Dir) loadContainer(all *Content, data []byte) error {
 	if sandbox == nil {
 		return fmt.Errorf("its sandbox %q is not on record", f.SandboxID)
 	}
+	user, err := decodeUser(f.User)
+	if err != nil {
+		return err
+	}
 	all.phases[f.ID] = f.Phase
 	all.Containers[f.ID] = &Container{
 		ID: f.ID, Sandbox: sandbox, Config: config, CreatedAt: f.CreatedAt,
 		StartedAt: f.StartedAt, Exit: f.Exit, ImageRef: f.ImageRef,
-		LogPath: f.LogPath, Dir: d.Home(f.ID), State: f.State,
+		LogPath: f.LogPath, User: user, StopSignal: cmp.Or(f.Signal, config.GetStopSignal()), Dir: d.Home(f.ID), State: f.State,
 	}
 	return nil
+}
+
+// decodeUser returns nil for the user of a container that has none on record.
+func decodeUser(wire []byte) (*runtimeapi.LinuxContainerUser, error) {
+	if len(wire) == 0 {
+		return nil, nil
+	}
+	user := &runtimeapi.LinuxContainerUser{}
+	return user, proto.Unmarshal(wire, user)
 }
 
 func each(dir string, read func(data []byte) error) error {

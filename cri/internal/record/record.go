@@ -54,16 +54,18 @@ type Sandbox struct {
 // Container is a container on record. Its fields are those of cri.Container,
 // which documents them.
 type Container struct {
-	ID        string
-	Sandbox   *Sandbox
-	Config    *runtimeapi.ContainerConfig
-	CreatedAt time.Time
-	StartedAt time.Time
-	Exit      *Exit
-	ImageRef  string
-	LogPath   string
-	Dir       string
-	State     json.RawMessage
+	ID         string
+	Sandbox    *Sandbox
+	Config     *runtimeapi.ContainerConfig
+	CreatedAt  time.Time
+	StartedAt  time.Time
+	Exit       *Exit
+	ImageRef   string
+	LogPath    string
+	User       *runtimeapi.LinuxContainerUser
+	StopSignal runtimeapi.Signal
+	Dir        string
+	State      json.RawMessage
 }
 
 // Running reports whether the container was started and has not ended.

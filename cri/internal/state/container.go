@@ -92,7 +92,8 @@ func (t *Table) Start(c *Container, next *record.Container) {
 
 // sameContainer compares what an author may change, but for the Exit.
 func sameContainer(a, b *record.Container) bool {
-	return string(a.State) == string(b.State) && a.ImageRef == b.ImageRef && a.LogPath == b.LogPath
+	return string(a.State) == string(b.State) && a.ImageRef == b.ImageRef && a.LogPath == b.LogPath &&
+		a.StopSignal == b.StopSignal && proto.Equal(a.User, b.User)
 }
 
 // Report is an exit that the author reported by itself. It does not want the

@@ -68,7 +68,10 @@ func containerStatus(c *record.Container) *runtimeapi.ContainerStatus {
 		Id: c.ID, Metadata: c.Config.GetMetadata(), State: containerState(c), CreatedAt: c.CreatedAt.UnixNano(),
 		StartedAt: nano(c.StartedAt), Image: c.Config.GetImage(), ImageRef: c.ImageRef, ImageId: c.ImageRef,
 		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(), Mounts: c.Config.GetMounts(),
-		LogPath: c.LogPath, StopSignal: c.Config.GetStopSignal(),
+		LogPath: c.LogPath, StopSignal: c.StopSignal,
+	}
+	if c.User != nil {
+		st.User = &runtimeapi.ContainerUser{Linux: c.User}
 	}
 	if res := c.Config.GetLinux().GetResources(); res != nil {
 		st.Resources = &runtimeapi.ContainerResources{Linux: res}

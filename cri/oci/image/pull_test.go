@@ -327,7 +327,7 @@ func TestPullErrors(t *testing.T) {
 			if err == nil || (c.kind != nil && !errors.Is(err, c.kind)) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("Pull: %v; want %v with %q", err, c.kind, c.text)
 			}
-			if _, err := s.CRI().Pull(ctx, c.ref, nil); errors.Is(c.kind, fault.Unavailable) != strings.HasPrefix(err.Error(), "RegistryUnavailable: ") {
+			if _, err := s.CRI().Pull(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: c.ref}}); errors.Is(c.kind, fault.Unavailable) != strings.HasPrefix(err.Error(), "RegistryUnavailable: ") {
 				t.Errorf("over the CRI: %v", err)
 			}
 			wantEmpty(t, store)
@@ -338,7 +338,7 @@ func TestPullErrors(t *testing.T) {
 // TestPullErrorOverCRI: one sentence, in which each name comes once, and which
 // a kubelet recognises.
 func TestPullErrorOverCRI(t *testing.T) {
-	_, err := open(t, t.TempDir(), nil).CRI().Pull(t.Context(), "127.0.0.1:1/app:v1", nil)
+	_, err := open(t, t.TempDir(), nil).CRI().Pull(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "127.0.0.1:1/app:v1"}})
 	const want = `RegistryUnavailable: pulling image "127.0.0.1:1/app:v1": registry "127.0.0.1:1" cannot be reached: dial tcp 127.0.0.1:1: connect: connection refused`
 	if s, ok := status.FromError(err); !ok || s.Code() != codes.Unknown || s.Message() != want {
 		t.Errorf("the error is %v\nwant %s", err, want)

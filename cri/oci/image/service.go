@@ -21,10 +21,14 @@ import (
 // CRI returns the store as the image service of a cri.Runtime.
 func (s *Store) CRI() *cri.Images {
 	return &cri.Images{
-		List:   s.list,
-		Status: s.Status,
-		Pull:   s.pullCRI,
-		Remove: s.Remove,
+		List: s.list,
+		Status: func(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
+			return s.Status(ctx, spec.GetImage())
+		},
+		Pull: func(ctx context.Context, req *runtimeapi.PullImageRequest) (string, error) {
+			return s.pullCRI(ctx, req.GetImage().GetImage(), req.GetAuth())
+		},
+		Remove: func(ctx context.Context, spec *runtimeapi.ImageSpec) error { return s.Remove(ctx, spec.GetImage()) },
 		FsInfo: s.FsInfo,
 	}
 }

@@ -1,0 +1,43 @@
+package cri
+
+import "context"
+
+// Checkpoints save running containers and Pods to files, and restore Pods. A
+// function left nil answers Unimplemented for the calls that need it:
+// CheckpointContainer needs Container; CheckpointPod needs Pause, Resume and
+// Dump; RestorePod needs Restore.
+//
+// None of them is called while anything else changes in the sandbox. Their
+// contexts end with the client's deadline, for that is what the CRI asks for
+// here; the SDK cleans up after that with a context of its own.
+type Checkpoints struct {
+	// Container writes an archive of the running container to a new file and
+	// leaves the container running, also on an error. The SDK moves a complete
+	// file to where the client wants it, and removes any other.
+	Container func(ctx context.Context, c *Container, file string) error
+
+	// Pause freezes the processes of a running container.
+	Pause func(context.Context, *Container) error
+	// Resume thaws them. The SDK calls it for every container of a checkpoint,
+	// whatever came of Pause and Dump, and after a crash of the server.
+	// Idempotent, also for a container that was not paused.
+	Resume func(context.Context, *Container) error
+	// Dump writes a checkpoint of the whole Pod to dir, which is empty and
+	// exists. All of the containers are paused. After an error, or a crash, the
+	// SDK empties the directory. options are among Options; a value that makes
+	// no sense is refused with ErrInvalid.
+	Dump func(ctx context.Context, s *Sandbox, containers []*Container, dir string, options map[string]string) error
+
+	// Restore makes a new sandbox ready and creates its containers from the
+	// checkpoint in dir, which it only reads. It stands for RunSandbox and one
+	// CreateContainer each, and sets what they set. It refuses a checkpoint of
+	// another set of container names with ErrInvalid. No process runs yet:
+	// StartContainer lets each go on. After an error, or a crash,
+	// RemoveContainer, StopSandbox and RemoveSandbox are next; they must cope
+	// with any part of the work.
+	Restore func(ctx context.Context, s *Sandbox, containers []*Container, dir string, options map[string]string) error
+
+	// Options and RestoreOptions are the keys that CheckpointPod and RestorePod
+	// accept. Any other is refused.
+	Options, RestoreOptions []string
+}

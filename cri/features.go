@@ -1,0 +1,86 @@
+package cri
+
+import (
+	"context"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Handler is a RuntimeClass handler and what it can do.
+type Handler struct {
+	// Name is the handler's, "" for the default one. Names are unique.
+	Name string
+	// RecursiveReadOnlyMounts says that a read-only mount can be made so with
+	// all mounts below it.
+	RecursiveReadOnlyMounts bool
+	// UserNamespaces says that a Pod can have a user namespace of its own, with
+	// idmapped mounts.
+	UserNamespaces bool
+}
+
+// Features are what a runtime can do beyond what every runtime must. The
+// kubelet keeps Pods away that need more.
+type Features struct {
+	// SupplementalGroupsPolicy says that the policy Strict is obeyed and that
+	// Container.User is set.
+	SupplementalGroupsPolicy bool
+	// UserNamespacesHostNetwork says that a Pod on the host's network can have
+	// a user namespace.
+	UserNamespacesHostNetwork bool
+	// MountOptions says that noexec, nodev and nosuid of a mount are obeyed.
+	MountOptions bool
+}
+
+// Info adds to verbose statuses, which people read who look for a fault
+// (crictl inspect). Values become JSON; a key of the SDK's own ("dir", "state",
+// "sandboxID") is replaced. Each function may be nil. They are called at any
+// time, also while the object changes, and should not wait for anything long.
+type Info struct {
+	Runtime   func(context.Context) map[string]any
+	Sandbox   func(context.Context, *Sandbox) map[string]any
+	Container func(context.Context, *Container) map[string]any
+}
+
+// handler returns the handler of the name.
+func (rt *Runtime) handler(name string) (Handler, error) {
+	for _, h := range rt.handlers() {
+		if h.Name == name {
+			return h, nil
+		}
+	}
+	var known []string
+	for _, h := range rt.Handlers {
+		known = append(known, h.Name)
+	}
+	return Handler{}, ErrInvalid.Errorf("runtime handler %q: unknown, this runtime has %q", name, known)
+}
+
+// handlers returns all handlers, the default one first.
+func (rt *Runtime) handlers() []Handler {
+	all := []Handler{{}}
+	for _, h := range rt.Handlers {
+		if h.Name == "" {
+			all[0] = h
+			continue
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// describe fills in what Status reports of handlers and features.
+func (rt *Runtime) describe(resp *runtimeapi.StatusResponse) {
+	for _, h := range rt.handlers() {
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
+			Name: h.Name,
+			Features: &runtimeapi.RuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: h.RecursiveReadOnlyMounts, UserNamespaces: h.UserNamespaces,
+			},
+		})
+	}
+	resp.Features = &runtimeapi.RuntimeFeatures{
+		SupplementalGroupsPolicy:  rt.Features.SupplementalGroupsPolicy,
+		UserNamespacesHostNetwork: rt.Features.UserNamespacesHostNetwork,
+		MountOptions:              rt.Features.MountOptions,
+	}
+}
