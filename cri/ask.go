@@ -4,9 +4,6 @@ import (
 	"context"
 	"io"
 
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/nodekit-project/nodekit/cri/internal/state"
 	"github.com/nodekit-project/nodekit/cri/internal/stream"
 )
 
@@ -58,16 +55,6 @@ func (s *server) portForward(ctx context.Context, id string, port int32, conn io
 	}
 	ctx = podContext(ctx, sb.record())
 	return s.guard("PortForward", func() error { return s.rt.PortForward(ctx, sb, port, conn) })
-}
-
-func (s *server) usage(ctx context.Context, c *state.Container) (st *runtimeapi.ContainerStats, err error) {
-	view := viewContainer(c.Copy())
-	ctx = podContext(ctx, view.Sandbox.record())
-	err = s.guard("Stats", func() (err error) {
-		st, err = s.rt.Stats(ctx, view)
-		return err
-	})
-	return st, err
 }
 
 func viewStreams(ctx context.Context, e stream.Streams) Streams {

@@ -28,6 +28,9 @@ func (s *server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	if err != nil {
 		return nil, err
 	}
+	if err := s.rt.refuseContainer(sb.Now().Handler, req.GetConfig()); err != nil {
+		return nil, err
+	}
 	meta := req.GetConfig().GetMetadata()
 	key := fmt.Sprintf("container/%s/%s/%d", sb.Now().ID, meta.GetName(), meta.GetAttempt())
 	id, err := s.calls.Join(ctx, key, func(ctx context.Context) (string, error) {

@@ -84,3 +84,42 @@ func (rt *Runtime) describe(resp *runtimeapi.StatusResponse) {
 		MountOptions:              rt.Features.MountOptions,
 	}
 }
+
+// refuseSandbox returns the error of a sandbox that asks for what the runtime
+// does not have. To leave it out would be to run something else, and often
+// something less safe, than what was asked for.
+func (rt *Runtime) refuseSandbox(h Handler, c *runtimeapi.PodSandboxConfig) error {
+	sec := c.GetLinux().GetSecurityContext()
+	return rt.refuse(h, sec.GetNamespaceOptions(), sec.GetSupplementalGroupsPolicy())
+}
+
+// refuseContainer is refuseSandbox for a container of a sandbox of the handler.
+func (rt *Runtime) refuseContainer(handler string, c *runtimeapi.ContainerConfig) error {
+	h, err := rt.handler(handler)
+	if err != nil {
+		return err
+	}
+	for _, m := range c.GetMounts() {
+		switch {
+		case m.GetRecursiveReadOnly() && !h.RecursiveReadOnlyMounts:
+			return ErrUnimplemented.Errorf("mount %q: recursive read-only mounts are not supported by the runtime handler %q", m.GetContainerPath(), h.Name)
+		case len(m.GetMountOptions()) > 0 && !rt.Features.MountOptions:
+			return ErrUnimplemented.Errorf("mount %q: mount options are not supported by this runtime", m.GetContainerPath())
+		}
+	}
+	sec := c.GetLinux().GetSecurityContext()
+	return rt.refuse(h, sec.GetNamespaceOptions(), sec.GetSupplementalGroupsPolicy())
+}
+
+func (rt *Runtime) refuse(h Handler, o *runtimeapi.NamespaceOption, groups runtimeapi.SupplementalGroupsPolicy) error {
+	userns := o.GetUsernsOptions() != nil && o.GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD
+	switch {
+	case userns && !h.UserNamespaces:
+		return ErrUnimplemented.Errorf("user namespaces are not supported by the runtime handler %q", h.Name)
+	case userns && o.GetNetwork() == runtimeapi.NamespaceMode_NODE && !rt.Features.UserNamespacesHostNetwork:
+		return ErrUnimplemented.Errorf("user namespaces on the host's network are not supported by this runtime")
+	case groups == runtimeapi.SupplementalGroupsPolicy_Strict && !rt.Features.SupplementalGroupsPolicy:
+		return ErrUnimplemented.Errorf("the supplemental groups policy Strict is not supported by this runtime")
+	}
+	return nil
+}

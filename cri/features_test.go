@@ -2,6 +2,7 @@ package cri_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -101,5 +102,51 @@ func TestImagesGoByHandler(t *testing.T) {
 	_, err = n.Images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: spec("kata")})
 	if status.Code(err) != codes.InvalidArgument {
 		t.Errorf("an unknown handler: %v", err)
+	}
+}
+
+// What the runtime did not say that it can do is not asked of the author.
+func TestUndeclaredFeaturesAreRefused(t *testing.T) {
+	f, rt := newFake()
+	rt.Handlers = []cri.Handler{{Name: "all", RecursiveReadOnlyMounts: true, UserNamespaces: true}}
+	n := serve(t, rt, t.TempDir())
+	userns := &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}}
+	sandbox := func(handler string, sec *runtimeapi.LinuxSandboxSecurityContext) error {
+		config := sandboxConfig(fmt.Sprint(handler, sec))
+		config.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: sec}
+		_, err := n.Runtime.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
+		return err
+	}
+	sb := n.sandbox("plain")
+	container := func(m *runtimeapi.Mount, sec *runtimeapi.LinuxContainerSecurityContext) error {
+		req := createRequest(sb, "x")
+		req.Config.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: sec}
+		if m != nil {
+			req.Config.Mounts = []*runtimeapi.Mount{m}
+		}
+		_, err := n.Runtime.CreateContainer(t.Context(), req)
+		return err
+	}
+	called := len(f.noted())
+	for what, err := range map[string]error{
+		"user namespace": sandbox("", &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: userns}),
+		"user namespace on the host's network": sandbox("all", &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{
+			Network: runtimeapi.NamespaceMode_NODE, UsernsOptions: userns.UsernsOptions,
+		}}),
+		"groups":              sandbox("", &runtimeapi.LinuxSandboxSecurityContext{SupplementalGroupsPolicy: runtimeapi.SupplementalGroupsPolicy_Strict}),
+		"container's user":    container(nil, &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: userns}),
+		"container's groups":  container(nil, &runtimeapi.LinuxContainerSecurityContext{SupplementalGroupsPolicy: runtimeapi.SupplementalGroupsPolicy_Strict}),
+		"mount options":       container(&runtimeapi.Mount{ContainerPath: "/x", MountOptions: []string{"noexec"}}, nil),
+		"recursive read-only": container(&runtimeapi.Mount{ContainerPath: "/x", Readonly: true, RecursiveReadOnly: true}, nil),
+	} {
+		if status.Code(err) != codes.Unimplemented {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got := len(f.noted()); got != called {
+		t.Errorf("the author was called: %q", f.noted())
+	}
+	if err := sandbox("all", &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: userns}); err != nil {
+		t.Errorf("a user namespace by a handler that has them: %v", err)
 	}
 }

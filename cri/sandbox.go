@@ -24,7 +24,11 @@ func (s *server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandbo
 	if err := validate.Sandbox(req.GetConfig()); err != nil {
 		return nil, err
 	}
-	if _, err := s.rt.handler(req.GetRuntimeHandler()); err != nil {
+	h, err := s.rt.handler(req.GetRuntimeHandler())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.rt.refuseSandbox(h, req.GetConfig()); err != nil {
 		return nil, err
 	}
 	meta := req.GetConfig().GetMetadata()

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri/internal/metrics"
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
@@ -162,32 +163,31 @@ func (rt *Runtime) validate() error {
 		need(rt.StopContainer != nil, "StopContainer")
 		need(rt.RemoveContainer != nil, "RemoveContainer")
 	}
+	if c := rt.Checkpoints; c != nil && (c.Pause != nil || c.Resume != nil || c.Dump != nil) {
+		need(c.Pause != nil, "Checkpoints.Pause")
+		need(c.Resume != nil, "Checkpoints.Resume")
+		need(c.Dump != nil, "Checkpoints.Dump")
+	}
 	if len(missing) > 0 {
 		return ErrInvalid.Errorf("serving runtime %q: the Runtime lacks %s", rt.Name, strings.Join(missing, ", "))
 	}
-	return nil
+	return rt.validateData()
 }
 
-// unsupported names the functions that answer Unimplemented.
-func (rt *Runtime) unsupported() []string {
-	var names []string
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"RunSandbox", rt.RunSandbox != nil},
-		{"CreateContainer", rt.CreateContainer != nil},
-		{"UpdateContainer", rt.UpdateContainer != nil},
-		{"ReopenLog", rt.ReopenLog != nil},
-		{"Exec", rt.Exec != nil},
-		{"Attach", rt.Attach != nil},
-		{"PortForward", rt.PortForward != nil},
-		{"Stats", rt.Stats != nil},
-		{"Images", rt.Images != nil},
-	} {
-		if !f.set {
-			names = append(names, f.name)
+// validateData refuses data that no client could make sense of.
+func (rt *Runtime) validateData() error {
+	names := map[string]bool{}
+	for _, h := range rt.Handlers {
+		if names[h.Name] {
+			return ErrInvalid.Errorf("serving runtime %q: two handlers have the name %q", rt.Name, h.Name)
 		}
+		names[h.Name] = true
 	}
-	return names
+	if rt.Metrics == nil {
+		return nil
+	}
+	if err := metrics.Check(rt.Metrics.Descriptors); err != nil {
+		return fmt.Errorf("serving runtime %q: %w", rt.Name, err)
+	}
+	return nil
 }

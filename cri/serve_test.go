@@ -382,6 +382,20 @@ func TestServeRefuses(t *testing.T) {
 	if !errors.Is(err, cri.ErrInvalid) || !strings.Contains(err.Error(), "StopContainer") {
 		t.Errorf("half a runtime: %v", err)
 	}
+	for text, change := range map[string]func(*cri.Runtime){
+		`name ""`:            func(rt *cri.Runtime) { rt.Handlers = []cri.Handler{{}, {}} },
+		"Checkpoints.Resume": func(rt *cri.Runtime) { rt.Checkpoints = &cri.Checkpoints{Pause: rt.StartContainer} },
+		"metric descriptor": func(rt *cri.Runtime) {
+			rt.Metrics = &cri.Metrics{Descriptors: []*runtimeapi.MetricDescriptor{{Name: "a b"}}}
+		},
+	} {
+		_, rt := newFake()
+		change(rt)
+		err := cri.Serve(t.Context(), filepath.Join(t.TempDir(), "s"), rt, &cri.Options{StateDir: t.TempDir()})
+		if !errors.Is(err, cri.ErrInvalid) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 	_, rt := newFake()
 	n := serve(t, rt, t.TempDir())
 	err = cri.Serve(t.Context(), filepath.Join(t.TempDir(), "s"), rt, &cri.Options{StateDir: n.dir})

@@ -11,10 +11,13 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/event"
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
 	"github.com/nodekit-project/nodekit/cri/internal/images"
+	"github.com/nodekit-project/nodekit/cri/internal/info"
+	"github.com/nodekit-project/nodekit/cri/internal/metrics"
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 	"github.com/nodekit-project/nodekit/cri/internal/state"
 	"github.com/nodekit-project/nodekit/cri/internal/stats"
 	"github.com/nodekit-project/nodekit/cri/internal/stream"
+	"github.com/nodekit-project/nodekit/cri/internal/validate"
 	"github.com/nodekit-project/nodekit/internal/call"
 )
 
@@ -27,6 +30,7 @@ type server struct {
 	*state.Reader
 	*stream.Server
 	*stats.Reporter
+	*metrics.Collector
 
 	rt     *Runtime
 	log    *slog.Logger
@@ -46,17 +50,14 @@ type unsupported struct {
 func newServer(base context.Context, rt *Runtime, records *record.Dir, log *slog.Logger) *server {
 	s := &server{rt: rt, log: log, events: event.NewHub(), calls: flight.NewGroup(base)}
 	s.table = state.NewTable(records, s.events, log)
-	s.Reader = state.NewReader(s.table)
+	s.Reader = state.NewReader(s.table, s.infos())
 	var functions images.Functions
 	if rt.Images != nil {
 		functions = images.Functions(*rt.Images)
 	}
-	var usage stats.Function
-	if rt.Stats != nil {
-		usage = s.usage
-	}
 	s.Server = stream.New(base, s.streams(), s.calls, log)
-	s.Reporter = stats.NewReporter(usage, s.table, log)
+	s.Reporter = stats.NewReporter(s.usage(), s.table, log)
+	s.Collector = s.collector()
 	handlers := func(name string) error { _, err := rt.handler(name); return err }
 	s.images = images.NewServer(functions, handlers, s.calls, log)
 	return s
@@ -119,10 +120,10 @@ func (s *server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimea
 
 // Status reports RuntimeReady, which holds while the server answers, and
 // NetworkReady.
-func (s *server) Status(ctx context.Context, _ *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+func (s *server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
 	if s.rt.NetworkReady != nil {
-		if err := s.rt.NetworkReady(ctx); err != nil {
+		if err := s.guard("NetworkReady", func() error { return s.rt.NetworkReady(ctx) }); err != nil {
 			network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
 		}
 	}
@@ -132,6 +133,13 @@ func (s *server) Status(ctx context.Context, _ *runtimeapi.StatusRequest) (*runt
 		}},
 	}
 	s.rt.describe(resp)
+	if req.GetVerbose() {
+		var ask func() map[string]any
+		if s.rt.Info.Runtime != nil {
+			ask = func() map[string]any { return s.rt.Info.Runtime(ctx) }
+		}
+		resp.Info = info.Of(s.log, nil, "Info.Runtime", ask)
+	}
 	return resp, nil
 }
 
@@ -140,9 +148,25 @@ func (s *server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: s.rt.CgroupDriver}}, nil
 }
 
-// UpdateRuntimeConfig accepts the Pod CIDR and does nothing with it: the CNI
-// configuration decides about addresses.
+// UpdateRuntimeConfig hands the Pod CIDRs to the author. Without a function for
+// them the network configuration decides about addresses.
 func (s *server) UpdateRuntimeConfig(ctx context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
-	s.log.InfoContext(ctx, "pod cidr not used: the network configuration has its own", "cidr", req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
+	cidr := req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
+	ranges, err := validate.PodCIDR(cidr)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(ranges) == 0:
+	case s.rt.SetPodCIDR == nil:
+		s.log.InfoContext(ctx, "pod cidr not used: the network configuration has its own", "cidr", cidr)
+	default:
+		err = s.calls.Do(ctx, func(ctx context.Context) error {
+			return s.guard("SetPodCIDR", func() error { return s.rt.SetPodCIDR(ctx, ranges) })
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("setting the pod cidr %q: %w", cidr, err)
+	}
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
 }

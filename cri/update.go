@@ -2,11 +2,13 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/state"
+	"github.com/nodekit-project/nodekit/cri/internal/validate"
 )
 
 // UpdateContainerResources applies new limits and records them.
@@ -19,6 +21,9 @@ func (s *server) UpdateContainerResources(ctx context.Context, req *runtimeapi.U
 	}
 	c, err := s.table.Container(req.GetContainerId())
 	if err != nil {
+		return nil, err
+	}
+	if err := validate.Resources("linux", req.GetLinux()); err != nil {
 		return nil, err
 	}
 	err = s.alone(ctx, c.Sandbox, func(ctx context.Context) error { return s.updateContainer(ctx, c, req.GetLinux()) })
@@ -38,6 +43,39 @@ func (s *server) updateContainer(ctx context.Context, c *state.Container, limits
 	}
 	s.table.Limit(c, limits)
 	return nil
+}
+
+// UpdatePodSandboxResources tells the author of the Pod's new limits and records
+// them in its config.
+func (s *server) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
+	if s.rt.UpdateSandbox == nil {
+		return nil, unimplemented("UpdatePodSandboxResources")
+	}
+	sb, err := s.table.Sandbox(req.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(validate.Resources("overhead", req.GetOverhead()), validate.Resources("resources", req.GetResources())); err != nil {
+		return nil, err
+	}
+	err = s.alone(ctx, sb, func(ctx context.Context) error {
+		next, err := s.ready(sb.Now().ID)
+		if err != nil {
+			return err
+		}
+		err = s.guard("UpdateSandbox", func() error {
+			return s.rt.UpdateSandbox(ctx, next, req.GetOverhead(), req.GetResources())
+		})
+		if err != nil {
+			return fmt.Errorf("updating sandbox %q: %w", next.ID, err)
+		}
+		s.table.LimitSandbox(sb, req.GetOverhead(), req.GetResources())
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
 // ReopenContainerLog tells the author that the log file was rotated away.

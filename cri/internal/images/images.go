@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/info"
 	"github.com/nodekit-project/nodekit/cri/internal/state"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -92,7 +93,15 @@ func (s *Server) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusReq
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ImageStatusResponse{Image: image}, nil
+	resp := &runtimeapi.ImageStatusResponse{Image: image}
+	if req.GetVerbose() && image != nil {
+		var ask func() map[string]any
+		if s.functions.Info != nil {
+			ask = func() map[string]any { return s.functions.Info(ctx, image) }
+		}
+		resp.Info = info.Of(s.log, nil, "Images.Info", ask)
+	}
+	return resp, nil
 }
 
 func (s *Server) status(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {

@@ -153,14 +153,23 @@ func limited(config *runtimeapi.ContainerConfig, limits *runtimeapi.LinuxContain
 	if dup.Linux == nil {
 		dup.Linux = &runtimeapi.LinuxContainerConfig{}
 	}
-	if dup.Linux.Resources == nil {
-		dup.Linux.Resources = &runtimeapi.LinuxContainerResources{}
+	dup.Linux.Resources = merged(dup.Linux.Resources, limits)
+	return dup
+}
+
+// merged changes have, or makes it, unless there is nothing to change.
+func merged(have, limits *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	if limits == nil {
+		return have
+	}
+	if have == nil {
+		have = &runtimeapi.LinuxContainerResources{}
 	}
 	if len(limits.GetHugepageLimits()) > 0 {
-		dup.Linux.Resources.HugepageLimits = nil // Merge appends to lists
+		have.HugepageLimits = nil // Merge appends to lists
 	}
-	proto.Merge(dup.Linux.Resources, limits)
-	return dup
+	proto.Merge(have, limits)
+	return have
 }
 
 // IntendContainerRemoval writes that the container, which has ended, is about
@@ -189,6 +198,6 @@ func (t *Table) RemoveContainer(c *Container) error {
 // is behind, and Recover mends it after a restart.
 func (t *Table) logged(doing, id string, err error) {
 	if err != nil {
-		t.log.ErrorContext(context.Background(), doing, "container", id, "err", err)
+		t.log.ErrorContext(context.Background(), doing, "id", id, "err", err)
 	}
 }

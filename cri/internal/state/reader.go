@@ -14,11 +14,21 @@ import (
 const chunk = 200
 
 // Reader answers the calls of the RuntimeService that only read. It asks nobody
-// but the table.
-type Reader struct{ table *Table }
+// but the table, except for verbose statuses.
+type Reader struct {
+	table *Table
+	infos Infos
+}
+
+// Infos say what a verbose status has beside the status, in JSON. They may ask
+// the author.
+type Infos struct {
+	Sandbox   func(context.Context, *Sandbox) map[string]string
+	Container func(context.Context, *Container) map[string]string
+}
 
 // NewReader returns a reader of the table.
-func NewReader(t *Table) *Reader { return &Reader{t} }
+func NewReader(t *Table, i Infos) *Reader { return &Reader{t, i} }
 
 // GetContainerEvents sends its header once the subscription stands: every
 // later change is in the stream.
@@ -27,21 +37,25 @@ func (r *Reader) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.
 }
 
 // PodSandboxStatus answers with the statuses of the containers, too.
-func (r *Reader) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+func (r *Reader) PodSandboxStatus(ctx context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	s, err := r.table.Sandbox(req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
-	r.table.mu.RLock()
-	defer r.table.mu.RUnlock()
-	now := s.Now()
-	resp := &runtimeapi.PodSandboxStatusResponse{
-		Status: sandboxStatus(now), ContainersStatuses: statusesOf(s), Timestamp: time.Now().UnixNano(),
-	}
+	resp := r.table.statusOf(s)
 	if req.GetVerbose() {
-		resp.Info = map[string]string{"dir": now.Dir, "state": string(now.State)}
+		resp.Info = r.infos.Sandbox(ctx, s)
 	}
 	return resp, nil
+}
+
+// statusOf shows one moment.
+func (t *Table) statusOf(s *Sandbox) *runtimeapi.PodSandboxStatusResponse {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return &runtimeapi.PodSandboxStatusResponse{
+		Status: sandboxStatus(s.Now()), ContainersStatuses: statusesOf(s), Timestamp: time.Now().UnixNano(),
+	}
 }
 
 // ListPodSandbox lists the sandboxes that the filter matches, the oldest first.
@@ -71,15 +85,14 @@ func (r *Reader) sandboxes(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSand
 }
 
 // ContainerStatus answers with the container's status.
-func (r *Reader) ContainerStatus(_ context.Context, req *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
+func (r *Reader) ContainerStatus(ctx context.Context, req *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
 	c, err := r.table.Container(req.GetContainerId())
 	if err != nil {
 		return nil, err
 	}
-	now := c.Now()
-	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(now)}
+	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(c.Now())}
 	if req.GetVerbose() {
-		resp.Info = map[string]string{"sandboxID": now.Sandbox.ID, "dir": now.Dir, "state": string(now.State)}
+		resp.Info = r.infos.Container(ctx, c)
 	}
 	return resp, nil
 }
@@ -119,6 +132,18 @@ func (t *Table) Running(f *runtimeapi.ContainerStatsFilter) []*Container {
 		}
 	}
 	return running
+}
+
+// Ready returns the ready sandboxes that the filter matches.
+func (t *Table) Ready(f *runtimeapi.PodSandboxStatsFilter) []*Sandbox {
+	var ready []*Sandbox
+	for _, s := range t.Sandboxes() {
+		now := s.Now()
+		if now.Ready && strings.HasPrefix(now.ID, f.GetId()) && matches(now.Config.GetLabels(), f.GetLabelSelector()) {
+			ready = append(ready, s)
+		}
+	}
+	return ready
 }
 
 // matches combines the fields of a filter with AND; ids may be shortened.

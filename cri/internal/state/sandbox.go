@@ -3,6 +3,7 @@ package state
 import (
 	"slices"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/event"
@@ -57,6 +58,22 @@ func (t *Table) StopSandbox(s *Sandbox, next *record.Sandbox) (changed bool, err
 	}
 	t.publish(s, next.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, func() { s.cur.Store(next) })
 	return true, nil
+}
+
+// LimitSandbox lays new limits over those in the sandbox's config, as Limit
+// does for containers. Either may be nil.
+func (t *Table) LimitSandbox(s *Sandbox, overhead, resources *runtimeapi.LinuxContainerResources) {
+	next := s.Copy()
+	next.Config = proto.Clone(next.Config).(*runtimeapi.PodSandboxConfig)
+	if next.Config.Linux == nil {
+		next.Config.Linux = &runtimeapi.LinuxPodSandboxConfig{}
+	}
+	next.Config.Linux.Overhead = merged(next.Config.Linux.Overhead, overhead)
+	next.Config.Linux.Resources = merged(next.Config.Linux.Resources, resources)
+	t.logged("writing the record of an updated sandbox", next.ID, t.records.PutSandbox(next, s.phase))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.cur.Store(next)
 }
 
 func sameSandbox(a, b *record.Sandbox) bool {

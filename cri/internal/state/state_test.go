@@ -99,7 +99,7 @@ func TestAnEarlyExitComesAfterTheStart(t *testing.T) {
 	table := d.next(hub)
 	_, c := pod(t, d, table)
 	sub := &stream{ctx: t.Context(), ready: make(chan struct{}), got: make(chan *event.Event, 10)}
-	go func() { _ = state.NewReader(table).GetContainerEvents(nil, sub) }()
+	go func() { _ = state.NewReader(table, state.Infos{}).GetContainerEvents(nil, sub) }()
 	<-sub.ready
 
 	if err := table.IntendStart(c, time.Now()); err != nil {

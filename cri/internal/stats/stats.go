@@ -1,7 +1,7 @@
-// Package stats answers the CRI's questions about the usage of containers
-// (cri-api v0.37): of one, or of all that a filter matches. Figures come from
-// the runtime's author; the package asks for them, not too many at once, and
-// says whose they are.
+// Package stats answers the CRI's questions about the usage of containers and
+// sandboxes (cri-api v0.37): of one, or of all that a filter matches. Figures
+// come from the runtime's author; the package asks for them, not too many at
+// once, says whose they are, and puts those of containers into their sandbox's.
 //
 // A Reporter is safe for concurrent use.
 package stats
@@ -23,31 +23,38 @@ import (
 // atOnce bounds the author's calls of one list.
 const atOnce = 16
 
-// Function asks the author for one container's usage.
-type Function func(context.Context, *state.Container) (*runtimeapi.ContainerStats, error)
+// Functions ask the author for the usage of one container or sandbox. Calls
+// that need one that is nil are Unimplemented.
+type Functions struct {
+	Container func(context.Context, *state.Container) (*runtimeapi.ContainerStats, error)
+	// Sandbox leaves the containers out.
+	Sandbox func(context.Context, *state.Sandbox) (*runtimeapi.LinuxPodSandboxStats, error)
+}
 
 // Reporter answers the calls of the RuntimeService about usage. NewReporter makes
 // it.
 type Reporter struct {
-	ask   Function
+	ask   Functions
 	table *state.Table
 	log   *slog.Logger
 }
 
-// NewReporter returns a reporter of the table's containers. With a nil function
-// every call is Unimplemented.
-func NewReporter(ask Function, table *state.Table, log *slog.Logger) *Reporter {
+// NewReporter returns a reporter of what the table has.
+func NewReporter(ask Functions, table *state.Table, log *slog.Logger) *Reporter {
 	return &Reporter{ask: ask, table: table, log: log}
 }
 
 // ContainerStats asks the author for one container's usage.
 func (s *Reporter) ContainerStats(ctx context.Context, req *runtimeapi.ContainerStatsRequest) (*runtimeapi.ContainerStatsResponse, error) {
-	if s.ask == nil {
+	if s.ask.Container == nil {
 		return nil, unsupported("ContainerStats")
 	}
 	c, err := s.table.Container(req.GetContainerId())
 	if err != nil {
 		return nil, err
+	}
+	if !c.Now().Running() {
+		return nil, fault.FailedPrecondition.Errorf("container %q: it is not running", c.Now().ID)
 	}
 	st, err := s.stats(ctx, c)
 	if err != nil {
@@ -58,7 +65,7 @@ func (s *Reporter) ContainerStats(ctx context.Context, req *runtimeapi.Container
 
 func (s *Reporter) stats(ctx context.Context, c *state.Container) (*runtimeapi.ContainerStats, error) {
 	now := c.Now()
-	st, err := s.ask(ctx, c)
+	st, err := s.ask.Container(ctx, c)
 	if err == nil && st == nil {
 		err = fault.NotFound.Errorf("the runtime has none")
 	}
@@ -96,18 +103,24 @@ func (s *Reporter) StreamContainerStats(req *runtimeapi.StreamContainerStatsRequ
 }
 
 func (s *Reporter) list(ctx context.Context, f *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
-	if s.ask == nil {
+	if s.ask.Container == nil {
 		return nil, unsupported("ListContainerStats")
 	}
+	return each(ctx, s.log, s.table.Running(f), s.stats), nil
+}
+
+// each asks about all of them, some at a time. What cannot be answered is left
+// out: it went away meanwhile, or the author logs why.
+func each[Of, Answer any](ctx context.Context, log *slog.Logger, about []Of, ask func(context.Context, Of) (Answer, error)) []Answer {
 	var mu sync.Mutex
-	var all []*runtimeapi.ContainerStats
+	var all []Answer
 	var g errgroup.Group
 	g.SetLimit(atOnce)
-	for _, c := range s.table.Running(f) {
+	for _, one := range about {
 		g.Go(func() error {
-			st, err := s.stats(ctx, c)
+			st, err := ask(ctx, one)
 			if err != nil {
-				s.log.DebugContext(ctx, "container left out of the stats", "err", err)
+				log.DebugContext(ctx, "left out of the stats", "err", err)
 				return nil
 			}
 			mu.Lock()
@@ -116,7 +129,8 @@ func (s *Reporter) list(ctx context.Context, f *runtimeapi.ContainerStatsFilter)
 			return nil
 		})
 	}
-	return all, g.Wait()
+	_ = g.Wait() // the functions log, and return nil
+	return all
 }
 
 func unsupported(what string) error {

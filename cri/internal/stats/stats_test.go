@@ -48,7 +48,7 @@ func TestStats(t *testing.T) {
 	tab := table(t, "good", "none", "bad-container", "ended")
 	ended, _ := tab.Container("ended")
 	tab.Exit(ended, record.Exit{})
-	r := stats.NewReporter(func(_ context.Context, c *state.Container) (*runtimeapi.ContainerStats, error) {
+	r := stats.NewReporter(stats.Functions{Container: func(_ context.Context, c *state.Container) (*runtimeapi.ContainerStats, error) {
 		switch c.Now().ID {
 		case "good":
 			return &runtimeapi.ContainerStats{Cpu: &runtimeapi.CpuUsage{}}, nil
@@ -56,7 +56,9 @@ func TestStats(t *testing.T) {
 			return nil, nil
 		}
 		return nil, errors.New("it is gone")
-	}, tab, slog.New(slog.DiscardHandler))
+	}, Sandbox: func(_ context.Context, s *state.Sandbox) (*runtimeapi.LinuxPodSandboxStats, error) {
+		return &runtimeapi.LinuxPodSandboxStats{Process: &runtimeapi.ProcessUsage{Timestamp: 1}}, nil
+	}}, tab, slog.New(slog.DiscardHandler))
 
 	one, err := r.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: "good"})
 	if err != nil || one.Stats.Attributes.GetId() != "good" || one.Stats.Attributes.GetLabels()["id"] != "good" {
@@ -73,8 +75,40 @@ func TestStats(t *testing.T) {
 			t.Errorf("filter %v: %v, %v", filter, all, err)
 		}
 	}
-	none := stats.NewReporter(nil, tab, nil)
-	if _, err := none.ListContainerStats(t.Context(), nil); !errors.Is(err, fault.Unimplemented) {
-		t.Errorf("unsupported: %v", err)
+	if _, err := r.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: "ended"}); !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("of an ended container: %v", err)
+	}
+	pod, err := r.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: "sandbox"})
+	if err != nil || pod.Stats.Attributes.GetId() != "sandbox" || pod.Stats.Linux.Process.GetTimestamp() != 1 ||
+		len(pod.Stats.Linux.Containers) != 1 || pod.Stats.Linux.Containers[0].Attributes.GetId() != "good" {
+		t.Errorf("of a pod: %v, %v", pod, err)
+	}
+	for filter, want := range map[*runtimeapi.PodSandboxStatsFilter]int{
+		nil: 1, {Id: "sand"}: 1, {Id: "x"}: 0, {LabelSelector: map[string]string{"id": "x"}}: 0,
+	} {
+		all, err := r.ListPodSandboxStats(t.Context(), &runtimeapi.ListPodSandboxStatsRequest{Filter: filter})
+		if err != nil || len(all.Stats) != want {
+			t.Errorf("filter %v: %v, %v", filter, all, err)
+		}
+	}
+	s, _ := tab.Sandbox("sandbox")
+	if _, err := tab.StopSandbox(s, s.Copy()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: "sandbox"}); !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("of a stopped sandbox: %v", err)
+	}
+}
+
+func TestUnsupported(t *testing.T) {
+	none := stats.NewReporter(stats.Functions{}, table(t), nil)
+	_, one := none.ContainerStats(t.Context(), nil)
+	_, list := none.ListContainerStats(t.Context(), nil)
+	_, pod := none.PodSandboxStats(t.Context(), nil)
+	_, pods := none.ListPodSandboxStats(t.Context(), nil)
+	for _, err := range []error{one, list, pod, pods} {
+		if !errors.Is(err, fault.Unimplemented) {
+			t.Errorf("got %v", err)
+		}
 	}
 }

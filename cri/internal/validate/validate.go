@@ -1,10 +1,16 @@
 // Package validate refuses requests of the CRI (cri-api v0.37) that can never
 // succeed, and those that it would be dangerous to believe, before the runtime's
 // author sees them. Its errors are fault.Invalid and name the field.
+//
+// It does not know what a runtime can do: that a handler has no user namespaces
+// is the server's business.
 package validate
 
 import (
+	"fmt"
+	"net/netip"
 	"path/filepath"
+	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -14,7 +20,7 @@ import (
 // Sandbox checks what the CRI makes a duty of the client and what
 // would be dangerous to believe.
 func Sandbox(c *runtimeapi.PodSandboxConfig) error {
-	m := c.GetMetadata()
+	m, sec := c.GetMetadata(), c.GetLinux().GetSecurityContext()
 	switch {
 	case c == nil:
 		return fault.Invalid.Errorf("the request has no sandbox config")
@@ -22,38 +28,152 @@ func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 		return fault.Invalid.Errorf("sandbox metadata: name %q, namespace %q and uid %q must be set", m.GetName(), m.GetNamespace(), m.GetUid())
 	case c.GetLogDirectory() != "" && !filepath.IsAbs(c.GetLogDirectory()):
 		return fault.Invalid.Errorf("log directory %q: it must be absolute", c.GetLogDirectory())
+	case sec.GetRunAsGroup() != nil && sec.GetRunAsUser() == nil:
+		return fault.Invalid.Errorf("sandbox security context: run_as_group without run_as_user")
+	}
+	if err := plain(c); err != nil {
+		return err
 	}
 	for _, p := range c.GetPortMappings() {
 		if bad(p.GetContainerPort(), 1) || bad(p.GetHostPort(), 0) {
 			return fault.Invalid.Errorf("port mapping %d:%d: a port is out of range", p.GetHostPort(), p.GetContainerPort())
 		}
+		if _, err := netip.ParseAddr(p.GetHostIp()); p.GetHostIp() != "" && err != nil {
+			return fault.Invalid.Errorf("port mapping %d:%d: host ip: %w", p.GetHostPort(), p.GetContainerPort(), err)
+		}
 	}
-	return nil
+	if err := namespaces(sec.GetNamespaceOptions(), "sandbox"); err != nil {
+		return err
+	}
+	if err := Resources("sandbox overhead", c.GetLinux().GetOverhead()); err != nil {
+		return err
+	}
+	return Resources("sandbox resources", c.GetLinux().GetResources())
 }
 
 func bad(port, lowest int32) bool { return port < lowest || port > 65535 }
 
 // Container is Sandbox for a container's config.
 func Container(c *runtimeapi.ContainerConfig) error {
-	switch {
-	case c == nil:
+	if c == nil {
 		return fault.Invalid.Errorf("the request has no container config")
+	}
+	if err := container(c); err != nil {
+		return fault.Invalid.Errorf("container %q: %w", c.GetMetadata().GetName(), err)
+	}
+	return nil
+}
+
+func container(c *runtimeapi.ContainerConfig) error {
+	sec := c.GetLinux().GetSecurityContext()
+	switch {
 	case c.GetMetadata().GetName() == "":
-		return fault.Invalid.Errorf("container metadata: the name must be set")
+		return fmt.Errorf("the name in the metadata must be set")
 	case c.GetImage().GetImage() == "":
-		return fault.Invalid.Errorf("container %q: the image must be set", c.GetMetadata().GetName())
-	case c.GetLogPath() != "" && !filepath.IsLocal(c.GetLogPath()):
-		return fault.Invalid.Errorf("container %q: log path %q must be relative and stay below the sandbox's log directory", c.GetMetadata().GetName(), c.GetLogPath())
+		return fmt.Errorf("the image must be set")
+	case !logPath(c.GetLogPath()):
+		return fmt.Errorf("log path %q: it must name a file below the sandbox's log directory", c.GetLogPath())
+	case c.GetWorkingDir() != "" && !filepath.IsAbs(c.GetWorkingDir()):
+		return fmt.Errorf("working directory %q: it must be absolute", c.GetWorkingDir())
+	case sec.GetRunAsGroup() != nil && sec.GetRunAsUser() == nil && sec.GetRunAsUsername() == "":
+		return fmt.Errorf("run_as_group without run_as_user or run_as_username")
+	case sec.GetRunAsUser() != nil && sec.GetRunAsUsername() != "":
+		return fmt.Errorf("both run_as_user and run_as_username")
+	}
+	if err := plain(c); err != nil {
+		return err
 	}
 	for _, m := range c.GetMounts() {
-		if !filepath.IsAbs(m.GetContainerPath()) {
-			return fault.Invalid.Errorf("container %q: mount path %q must be absolute", c.GetMetadata().GetName(), m.GetContainerPath())
+		if err := mount(m); err != nil {
+			return fmt.Errorf("mount %q: %w", m.GetContainerPath(), err)
 		}
 	}
 	for _, kv := range c.GetEnvs() {
-		if kv.GetKey() == "" {
-			return fault.Invalid.Errorf("container %q: an environment variable has no name", c.GetMetadata().GetName())
+		if kv.GetKey() == "" || strings.Contains(kv.GetKey(), "=") || strings.Contains(string(kv.GetValue()), "\x00") {
+			return fmt.Errorf("environment variable %q: it has no name, = in its name, or a NUL byte", kv.GetKey())
 		}
 	}
+	if err := namespaces(sec.GetNamespaceOptions(), "container"); err != nil {
+		return err
+	}
+	return Resources("resources", c.GetLinux().GetResources())
+}
+
+// logPath accepts nothing that, joined with a directory, is the directory or
+// outside of it. An empty one asks for no log.
+func logPath(p string) bool {
+	return p == "" || filepath.IsLocal(p) && filepath.Clean(p) != "." && !strings.HasSuffix(p, "/")
+}
+
+func mount(m *runtimeapi.Mount) error {
+	image := m.GetImage().GetImage() != ""
+	switch {
+	case !filepath.IsAbs(m.GetContainerPath()):
+		return fmt.Errorf("the container path must be absolute")
+	case image && m.GetHostPath() != "":
+		return fmt.Errorf("host path and image exclude each other")
+	case !image && m.GetHostPath() != "" && !filepath.IsAbs(m.GetHostPath()):
+		return fmt.Errorf("host path %q must be absolute", m.GetHostPath())
+	case m.GetImageSubPath() != "" && (!image || !filepath.IsLocal(m.GetImageSubPath())):
+		return fmt.Errorf("image sub path %q: it must stay in the image of the mount", m.GetImageSubPath())
+	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE):
+		return fmt.Errorf("a recursive read-only mount must be read-only and private")
+	}
 	return nil
+}
+
+// namespaces wants a target if, and only if, a mode refers to it.
+func namespaces(o *runtimeapi.NamespaceOption, of string) error {
+	const target = runtimeapi.NamespaceMode_TARGET
+	aims := o.GetPid() == target || o.GetIpc() == target || o.GetNetwork() == target
+	switch {
+	case aims && of == "sandbox":
+		return fault.Invalid.Errorf("sandbox namespaces: only a container's can be those of a target")
+	case aims && o.GetTargetId() == "":
+		return fault.Invalid.Errorf("%s namespaces: the mode TARGET without a target", of)
+	}
+	if m := o.GetUsernsOptions().GetMode(); m != runtimeapi.NamespaceMode_POD && m != runtimeapi.NamespaceMode_NODE {
+		return fault.Invalid.Errorf("%s namespaces: a user namespace has the mode POD or NODE, not %v", of, m)
+	}
+	return nil
+}
+
+// Resources refuses limits that no kernel takes. -1 is no limit where a cgroup
+// has that.
+func Resources(what string, r *runtimeapi.LinuxContainerResources) error {
+	if r == nil {
+		return nil
+	}
+	for name, v := range map[string]int64{
+		"cpu_quota": r.GetCpuQuota(), "memory_limit_in_bytes": r.GetMemoryLimitInBytes(), "memory_swap_limit_in_bytes": r.GetMemorySwapLimitInBytes(),
+	} {
+		if v < -1 {
+			return fault.Invalid.Errorf("%s: %s %d: it must not be negative", what, name, v)
+		}
+	}
+	switch {
+	case r.GetCpuPeriod() < 0:
+		return fault.Invalid.Errorf("%s: cpu_period %d: it must not be negative", what, r.GetCpuPeriod())
+	case r.GetCpuShares() < 0:
+		return fault.Invalid.Errorf("%s: cpu_shares %d: it must not be negative", what, r.GetCpuShares())
+	case r.GetOomScoreAdj() < -1000 || r.GetOomScoreAdj() > 1000:
+		return fault.Invalid.Errorf("%s: oom_score_adj %d: it is between -1000 and 1000", what, r.GetOomScoreAdj())
+	}
+	return plain(r)
+}
+
+// PodCIDR reads the ranges of a node, one or several with commas between them.
+func PodCIDR(s string) ([]netip.Prefix, error) {
+	if s == "" {
+		return nil, nil
+	}
+	var ranges []netip.Prefix
+	for one := range strings.SplitSeq(s, ",") {
+		p, err := netip.ParsePrefix(one)
+		if err != nil {
+			return nil, fault.Invalid.Errorf("pod cidr %q: %w", s, err)
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges, nil
 }

@@ -22,11 +22,31 @@ func TestSandbox(t *testing.T) {
 		t.Error(err)
 	}
 	for text, change := range map[string]func(*runtimeapi.PodSandboxConfig){
-		"uid":           func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "" },
-		"namespace":     func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil },
-		"log directory": func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "logs" },
-		"70000":         func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].HostPort = 70000 },
-		"port mapping":  func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].ContainerPort = 0 },
+		"uid":              func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Uid = "" },
+		"namespace":        func(c *runtimeapi.PodSandboxConfig) { c.Metadata = nil },
+		"log directory":    func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = "logs" },
+		"70000":            func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].HostPort = 70000 },
+		"port mapping":     func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].ContainerPort = 0 },
+		"host ip":          func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].HostIp = "host" },
+		"protocol":         func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].Protocol = 9 },
+		"hostname":         func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a\x00b" },
+		"servers":          func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"\x00"}} },
+		"only a container": func(c *runtimeapi.PodSandboxConfig) { c.Linux = namespaced(&runtimeapi.NamespaceOption{Pid: 3}) },
+		"target": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = namespaced(&runtimeapi.NamespaceOption{Ipc: 3, TargetId: "x"})
+		},
+		"CONTAINER": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = namespaced(&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: 1}})
+		},
+		"run_as_group": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{RunAsGroup: &runtimeapi.Int64Value{}}}
+		},
+		"overhead": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = &runtimeapi.LinuxPodSandboxConfig{Overhead: &runtimeapi.LinuxContainerResources{CpuPeriod: -1}}
+		},
+		"cpu_shares": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux = &runtimeapi.LinuxPodSandboxConfig{Resources: &runtimeapi.LinuxContainerResources{CpuShares: -1}}
+		},
 	} {
 		c := good()
 		change(c)
@@ -36,6 +56,34 @@ func TestSandbox(t *testing.T) {
 	}
 	if err := validate.Sandbox(nil); !errors.Is(err, fault.Invalid) {
 		t.Errorf("no config: %v", err)
+	}
+}
+
+func namespaced(o *runtimeapi.NamespaceOption) *runtimeapi.LinuxPodSandboxConfig {
+	return &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: o}}
+}
+
+// Labels and annotations belong to those who wrote them.
+func TestOpaque(t *testing.T) {
+	c := &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: "n", Namespace: "ns", Uid: "u"},
+		Labels:   map[string]string{"a": "\x00"}, Annotations: map[string]string{"\x00": "b"},
+	}
+	if err := validate.Sandbox(c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPodCIDR(t *testing.T) {
+	for in, want := range map[string]int{"": 0, "10.0.0.0/24": 1, "10.0.0.0/24,fd00::/64": 2} {
+		if got, err := validate.PodCIDR(in); err != nil || len(got) != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"10.0.0.0", ",", "10.0.0.0/24,", "10.0.0.0/99", "x"} {
+		if got, err := validate.PodCIDR(in); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
 	}
 }
 
@@ -50,11 +98,55 @@ func TestContainer(t *testing.T) {
 		t.Error(err)
 	}
 	for text, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"name":       func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
-		"image":      func(c *runtimeapi.ContainerConfig) { c.Image = nil },
-		"log path":   func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/../../x" },
-		"mount path": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ContainerPath = "x" },
-		"variable":   func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "" },
+		"name":        func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
+		"image":       func(c *runtimeapi.ContainerConfig) { c.Image = nil },
+		"log path":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/../../x" },
+		`mount "x"`:   func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ContainerPath = "x" },
+		"variable":    func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "" },
+		`"a=b"`:       func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "a=b" },
+		"NUL":         func(c *runtimeapi.ContainerConfig) { c.Envs[0].Value = []byte("a\x00b") },
+		`path "/etc`:  func(c *runtimeapi.ContainerConfig) { c.LogPath = "/etc/passwd" },
+		`path "."`:    func(c *runtimeapi.ContainerConfig) { c.LogPath = "." },
+		`path "a/.."`: func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/.." },
+		`path "a/"`:   func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/" },
+		"log_path":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00b" },
+		"working":     func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "x" },
+		"args":        func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a", "\x00"} },
+		"stop_signal": func(c *runtimeapi.ContainerConfig) { c.StopSignal = 999 },
+		"propagation": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].Propagation = 7 },
+		"exclude": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts[0].HostPath, c.Mounts[0].Image = "/h", &runtimeapi.ImageSpec{Image: "i"}
+		},
+		"host path": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].HostPath = "../h" },
+		"sub path": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts[0].ImageSubPath, c.Mounts[0].Image = "../..", &runtimeapi.ImageSpec{Image: "i"}
+		},
+		"sub path \"x\"": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ImageSubPath = "x" },
+		"recursive":      func(c *runtimeapi.ContainerConfig) { c.Mounts[0].RecursiveReadOnly = true },
+		"run_as_group": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = secure(&runtimeapi.LinuxContainerSecurityContext{RunAsGroup: &runtimeapi.Int64Value{}})
+		},
+		"both": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = secure(&runtimeapi.LinuxContainerSecurityContext{RunAsUser: &runtimeapi.Int64Value{}, RunAsUsername: "x"})
+		},
+		"without a target": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = secure(&runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{Pid: 3}})
+		},
+		"oom_score_adj": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = limited(&runtimeapi.LinuxContainerResources{OomScoreAdj: 1001})
+		},
+		"memory_limit": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = limited(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -2})
+		},
+		"memory_swap": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = limited(&runtimeapi.LinuxContainerResources{MemorySwapLimitInBytes: -2})
+		},
+		"cpu_quota": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = limited(&runtimeapi.LinuxContainerResources{CpuQuota: -2})
+		},
+		"cpuset_cpus": func(c *runtimeapi.ContainerConfig) {
+			c.Linux = limited(&runtimeapi.LinuxContainerResources{CpusetCpus: "\x00"})
+		},
 	} {
 		c := good()
 		change(c)
@@ -62,4 +154,12 @@ func TestContainer(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+}
+
+func secure(s *runtimeapi.LinuxContainerSecurityContext) *runtimeapi.LinuxContainerConfig {
+	return &runtimeapi.LinuxContainerConfig{SecurityContext: s}
+}
+
+func limited(r *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerConfig {
+	return &runtimeapi.LinuxContainerConfig{Resources: r}
 }
