@@ -2,6 +2,8 @@ package cri
 
 import "context"
 
+// The calls themselves are in save.go and restore.go.
+
 // Checkpoints save running containers and Pods to files, and restore Pods. A
 // function left nil answers Unimplemented for the calls that need it:
 // CheckpointContainer needs Container; CheckpointPod needs Pause, Resume and
@@ -13,7 +15,8 @@ import "context"
 type Checkpoints struct {
 	// Container writes an archive of the running container to a new file and
 	// leaves the container running, also on an error. The SDK moves a complete
-	// file to where the client wants it, and removes any other.
+	// file to where the client wants it, and removes any other; after a crash
+	// the next call for the same place does.
 	Container func(ctx context.Context, c *Container, file string) error
 
 	// Pause freezes the processes of a running container.
@@ -23,8 +26,9 @@ type Checkpoints struct {
 	// Idempotent, also for a container that was not paused.
 	Resume func(context.Context, *Container) error
 	// Dump writes a checkpoint of the whole Pod to dir, which is empty and
-	// exists. All of the containers are paused. After an error, or a crash, the
-	// SDK empties the directory. options are among Options; a value that makes
+	// exists. All of the containers are paused. After an error the SDK empties
+	// the directory; after a crash that is left to the client, who owns it.
+	// options are among Options; a value that makes
 	// no sense is refused with ErrInvalid.
 	Dump func(ctx context.Context, s *Sandbox, containers []*Container, dir string, options map[string]string) error
 

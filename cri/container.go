@@ -63,9 +63,8 @@ func (s *server) createContainer(ctx context.Context, sb *state.Sandbox, config 
 	if !sb.Now().Ready {
 		return "", ErrFailedPrecondition.Errorf("sandbox %q: it is stopped", sb.Now().ID)
 	}
-	c := &Container{ID: record.NewID(), Sandbox: viewSandbox(sb.Copy()), Config: config, CreatedAt: time.Now(), StopSignal: config.GetStopSignal()}
-	c.Dir, c.LogPath = s.table.Home(c.ID), logPath(c.Sandbox.Config, config)
-	if c.ImageRef, err = s.images.Resolve(ctx, config.GetImage()); err != nil {
+	c, err := s.newContainer(ctx, viewSandbox(sb.Copy()), config)
+	if err != nil {
 		return "", err
 	}
 	defer func() {

@@ -21,6 +21,9 @@ func (s *server) recover(ctx context.Context) error {
 	if err := s.recoverWhole(ctx); err != nil {
 		return err
 	}
+	if err := s.thaw(ctx); err != nil {
+		return err
+	}
 	s.clearHalves(ctx)
 	return nil
 }

@@ -56,8 +56,7 @@ func adoptSandbox(have *record.Sandbox, meta *runtimeapi.PodSandboxMetadata) (st
 }
 
 func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (id string, err error) {
-	sb := &Sandbox{ID: record.NewID(), Config: req.GetConfig(), Handler: req.GetRuntimeHandler(), CreatedAt: time.Now()}
-	sb.Dir = s.table.Home(sb.ID)
+	sb := s.newSandbox(req.GetConfig(), req.GetRuntimeHandler())
 	ctx = podContext(ctx, sb.record())
 	defer func() {
 		if err != nil {

@@ -120,7 +120,7 @@ func Open(path string) (*Dir, error) {
 	if lock == nil {
 		return nil, fault.AlreadyExists.Errorf("taking the state directory %q: another server uses it", path)
 	}
-	for _, sub := range []string{"sandboxes", "containers", "dirs"} {
+	for _, sub := range []string{"sandboxes", "containers", "dirs", "pauses"} {
 		err := os.MkdirAll(filepath.Join(path, sub), 0o700)
 		if err == nil {
 			err = atomicfile.Clean(filepath.Join(path, sub))

@@ -1,0 +1,75 @@
+package validate
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Deadline refuses a call without one. The CRI wants it from clients that have a
+// Pod checkpointed or restored.
+func Deadline(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		return fault.Invalid.Errorf("the call has no deadline")
+	}
+	return nil
+}
+
+// Options refuses options that are not known.
+func Options(options map[string]string, known []string) error {
+	for key := range options {
+		if !slices.Contains(known, key) {
+			return fault.Invalid.Errorf("option %q: unknown, this runtime has %q", key, known)
+		}
+	}
+	return nil
+}
+
+// Archive refuses a path at which no file can be made.
+func Archive(path string) error {
+	if !filepath.IsAbs(path) || strings.Contains(path, "\x00") || strings.HasSuffix(path, "/") || filepath.Base(path) == ".." || filepath.Base(path) == "." {
+		return fault.Invalid.Errorf("location %q: it must be the absolute path of a file", path)
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+		return fault.Invalid.Errorf("location %q: its directory does not exist", path)
+	}
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return fault.Invalid.Errorf("location %q: something that is not a file is there", path)
+	}
+	return nil
+}
+
+// Directory refuses a path that is not an existing directory, or, where nothing
+// may be lost, one that is not empty.
+func Directory(what, path string, empty bool) error {
+	if !filepath.IsAbs(path) || strings.Contains(path, "\x00") {
+		return fault.Invalid.Errorf("%s %q: it must be absolute", what, path)
+	}
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.Invalid.Errorf("%s %q: it does not exist", what, path)
+	case err != nil:
+		return fault.Invalid.Errorf("%s: %w", what, err)
+	case !info.IsDir():
+		return fault.Invalid.Errorf("%s %q: it is not a directory", what, path)
+	case !empty:
+		return nil
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return fault.Invalid.Errorf("%s: %w", what, err)
+	}
+	defer dir.Close()
+	if _, err := dir.Readdirnames(1); !errors.Is(err, io.EOF) {
+		return fault.Invalid.Errorf("%s %q: it is not empty", what, path)
+	}
+	return nil
+}
