@@ -90,6 +90,8 @@ type node struct {
 	t    testing.TB
 	dir  string
 	stop func()
+
+	endpoint string
 }
 
 // serve serves rt with the state in dir until the test ends or stop is called.
@@ -102,7 +104,7 @@ func serve(t testing.TB, rt *cri.Runtime, dir string) *node {
 	endpoint := filepath.Join(sockets, "s")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	n := &node{t: t, dir: dir}
+	n := &node{t: t, dir: dir, endpoint: endpoint}
 	go func() {
 		done <- cri.Serve(ctx, endpoint, rt, &cri.Options{StateDir: dir})
 	}()
