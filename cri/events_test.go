@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -133,5 +135,58 @@ func TestSlowSubscriber(t *testing.T) {
 	}
 	if !errors.Is(rpcError(err), cri.ErrExhausted) || got >= 1282 {
 		t.Errorf("after %d events: %v", got, err)
+	}
+}
+
+// A subscriber that asks for it gets what there is before what happens, and can
+// tell whether it missed anything.
+func TestSnapshotAndSequence(t *testing.T) {
+	_, rt := newFake()
+	n := serve(t, rt, t.TempDir())
+	sb := n.sandbox("a")                                  // two events
+	n.started(sb, "main")                                 // two
+	if err := n.stopSandbox(n.sandbox("b")); err != nil { // three
+		t.Fatal(err)
+	}
+	subscribe := func(keys ...string) (grpc.ServerStreamingClient[runtimeapi.ContainerEventResponse], metadata.MD) {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), keys...)
+		stream, err := n.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		header, err := stream.Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream, header
+	}
+	plain, header := subscribe()
+	if header.Get("nodekit-cri-snapshot")[0] != "0" || header.Get("nodekit-cri-sequence")[0] != "7" {
+		t.Errorf("header %v", header)
+	}
+	stream, header := subscribe("nodekit-cri-snapshot", "yes")
+	if header.Get("nodekit-cri-snapshot")[0] != "2" || header.Get("nodekit-cri-sequence")[0] != "7" {
+		t.Errorf("header %v", header)
+	}
+	var got []string
+	for range 2 {
+		e, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%s %v %d", e.PodSandboxStatus.Metadata.Name, e.ContainerEventType, len(e.ContainersStatuses)))
+	}
+	if diff := cmp.Diff([]string{"a CONTAINER_STARTED_EVENT 1", "b CONTAINER_STOPPED_EVENT 0"}, got); diff != "" {
+		t.Errorf("snapshot (-want +got):\n%s", diff)
+	}
+	n.container(sb, "next")
+	for _, s := range []grpc.ServerStreamingClient[runtimeapi.ContainerEventResponse]{plain, stream} {
+		if e, err := s.Recv(); err != nil || e.ContainerEventType != runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT || len(e.ContainersStatuses) != 2 {
+			t.Errorf("after it: %v, %v", e, err)
+		}
+	}
+	_, again := subscribe()
+	if again.Get("nodekit-cri-sequence")[0] != "8" || again.Get("nodekit-cri-server")[0] != header.Get("nodekit-cri-server")[0] {
+		t.Errorf("header %v, before it %v", again, header)
 	}
 }

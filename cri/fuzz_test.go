@@ -348,3 +348,21 @@ type rawCodec struct{}
 func (rawCodec) Marshal(v any) ([]byte, error)   { return v.([]byte), nil }
 func (rawCodec) Unmarshal(b []byte, v any) error { return proto.Unmarshal(b, v.(proto.Message)) }
 func (rawCodec) Name() string                    { return "proto" }
+
+// An answer about a text that is too long for an answer is one all the same.
+func TestHugeText(t *testing.T) {
+	_, rt := newFake()
+	n := serve(t, rt, t.TempDir())
+	huge := strings.Repeat("é", 4<<20)
+	_, err := n.Runtime.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: sandboxConfig("a"), RuntimeHandler: huge})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a handler: %.300v", err)
+	}
+	_, err = n.Runtime.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: huge})
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("an id: %.300v", err)
+	}
+	if len(err.Error()) > 1<<14 {
+		t.Errorf("the answer has %d bytes", len(err.Error()))
+	}
+}

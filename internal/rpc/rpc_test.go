@@ -68,6 +68,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{"context", func() error { return context.DeadlineExceeded }, context.DeadlineExceeded, codes.DeadlineExceeded, "context deadline exceeded"},
 		{"status", func() error { return status.Error(codes.Aborted, "busy") }, fault.Aborted, codes.Aborted, "busy"},
 		{"no kind", func() error { return errors.New("broken") }, fault.Internal, codes.Internal, "broken"},
+		{"huge", func() error { return fault.NotFound.Errorf("%s: gone", strings.Repeat("é", 4<<20)) }, fault.NotFound, codes.NotFound, strings.Repeat("é", 1536) + " ... " + strings.Repeat("é", 509) + ": gone"},
 		{"panic", func() error { panic("ouch") }, fault.Internal, codes.Internal, "GetInfo panicked: see the log of the plugin"},
 	}
 	for _, tt := range tests {

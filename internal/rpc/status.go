@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,7 +40,20 @@ func ToStatus(err error) error {
 	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err
 	}
-	return status.Error(codeOf(err), err.Error())
+	return status.Error(codeOf(err), shortened(err.Error()))
+}
+
+// maxText is how long the text of an error may be, in bytes. It travels in a
+// header: one that quotes a huge request would break the connection, with every
+// other call on it.
+const maxText = 4096
+
+func shortened(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	const tail = 1024 // the cause is at the end
+	return strings.ToValidUTF8(text[:maxText-tail]+" ... "+text[len(text)-tail:], "")
 }
 
 func codeOf(err error) codes.Code {

@@ -2,12 +2,18 @@
 // GetContainerEvents. A publisher never waits: a subscriber that falls too far
 // behind is cut off with an error, so that it knows that it must list again.
 //
+// The CRI has no number in an event, and no way to ask for what is missed. The
+// header of a subscription has what makes both up for who looks for it
+// (SequenceKey, SnapshotKey); who does not sees the plain CRI.
+//
 // The package does not say what an event is or when one is due (state does).
 // A Hub is safe for concurrent use; each subscriber gets the events in the
 // order in which they were published.
 package event
 
 import (
+	"crypto/rand"
+	"strconv"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -20,25 +26,44 @@ import (
 // Backlog is how many events a subscriber may be behind.
 const Backlog = 1024
 
+// The metadata of a subscription, beside the CRI.
+const (
+	// SnapshotKey in a request, with any value, asks for the state of
+	// everything before the first event. In the header it is the number of
+	// events of that snapshot, which do not count as events.
+	SnapshotKey = "nodekit-cri-snapshot"
+	// SequenceKey in the header is the number of events that there were before
+	// the first one of this subscription: it and the events received since say
+	// after a new subscription whether any were missed.
+	SequenceKey = "nodekit-cri-sequence"
+	// ServerKey in the header is new for every start of the server, which
+	// begins to count again.
+	ServerKey = "nodekit-cri-server"
+)
+
 // Event is what subscribers get. It is shared by all of them and must not be
 // changed once it is published.
 type Event = runtimeapi.ContainerEventResponse
 
 // Hub has the subscribers. NewHub makes it.
 type Hub struct {
-	mu     sync.Mutex
-	subs   map[chan *Event]struct{} // queues; the hub closes one that it cuts off
-	closed bool
+	name string // of this life of the server
+
+	mu       sync.Mutex
+	subs     map[chan *Event]struct{} // queues; the hub closes one that it cuts off
+	sequence uint64                   // events so far
+	closed   bool
 }
 
 // NewHub returns a hub without subscribers.
-func NewHub() *Hub { return &Hub{subs: map[chan *Event]struct{}{}} }
+func NewHub() *Hub { return &Hub{name: rand.Text(), subs: map[chan *Event]struct{}{}} }
 
 // Publish hands the event that make returns to every subscriber. Without
 // subscribers make is not called.
 func (h *Hub) Publish(make func() *Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.sequence++
 	if len(h.subs) == 0 {
 		return
 	}
@@ -65,43 +90,58 @@ func (h *Hub) Close() {
 	}
 }
 
-// Serve subscribes the stream and serves it until its context ends (nil), the
-// hub is closed (fault.Unavailable) or the subscriber is too slow
-// (fault.Exhausted). The stream's header says that the subscription stands:
-// every event that is published after it is in the stream.
-func (h *Hub) Serve(stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
-	queue, err := h.subscribe()
+// Subscription is one subscriber's. Subscribe makes it.
+type Subscription struct {
+	hub   *Hub
+	queue chan *Event
+	after uint64
+}
+
+// Subscribe returns a subscription, which gets every event that is published
+// from now on and must be served. After Close it returns fault.Unavailable.
+func (h *Hub) Subscribe() (*Subscription, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, stopping()
+	}
+	s := &Subscription{hub: h, queue: make(chan *Event, Backlog), after: h.sequence}
+	h.subs[s.queue] = struct{}{}
+	return s, nil
+}
+
+// Serve sends the header, which says that the subscription stands, then the
+// snapshot, and then events until the stream's context ends (nil), the hub is
+// closed (fault.Unavailable) or the subscriber is too slow (fault.Exhausted).
+// The subscription ends with it.
+func (s *Subscription) Serve(stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse], snapshot []*Event) error {
+	defer s.hub.unsubscribe(s.queue)
+	err := stream.SendHeader(metadata.Pairs(
+		ServerKey, s.hub.name,
+		SequenceKey, strconv.FormatUint(s.after, 10),
+		SnapshotKey, strconv.Itoa(len(snapshot)),
+	))
 	if err != nil {
 		return err
 	}
-	defer h.unsubscribe(queue)
-	if err := stream.SendHeader(metadata.MD{}); err != nil {
-		return err
+	for _, e := range snapshot {
+		if err := stream.Send(e); err != nil {
+			return err
+		}
 	}
 	for {
 		select {
 		case <-stream.Context().Done():
 			return nil
-		case e, ok := <-queue:
+		case e, ok := <-s.queue:
 			if !ok {
-				return h.whyCut()
+				return s.hub.whyCut()
 			}
 			if err := stream.Send(e); err != nil {
 				return err
 			}
 		}
 	}
-}
-
-func (h *Hub) subscribe() (chan *Event, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return nil, stopping()
-	}
-	queue := make(chan *Event, Backlog)
-	h.subs[queue] = struct{}{}
-	return queue, nil
 }
 
 func (h *Hub) unsubscribe(queue chan *Event) {

@@ -37,7 +37,12 @@ func (s *stream) Send(e *event.Event) error {
 func subscribe(ctx context.Context, h *event.Hub) (*stream, <-chan error) {
 	s := &stream{ctx: ctx, ready: make(chan struct{}), got: make(chan string, 3*event.Backlog)}
 	done := make(chan error, 1)
-	go func() { done <- h.Serve(s) }()
+	sub, err := h.Subscribe()
+	if err != nil {
+		done <- err
+		return s, done
+	}
+	go func() { done <- sub.Serve(s, nil) }()
 	<-s.ready
 	return s, done
 }
@@ -73,7 +78,7 @@ func TestEverySubscriberGetsEveryEventInOrder(t *testing.T) {
 	if got := <-a.got; got != "last" {
 		t.Errorf("what was queued at Close: %q", got)
 	}
-	if err := h.Serve(a); !errors.Is(err, fault.Unavailable) {
+	if _, err := h.Subscribe(); !errors.Is(err, fault.Unavailable) {
 		t.Errorf("subscribing after Close: %v", err)
 	}
 }

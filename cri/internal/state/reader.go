@@ -6,7 +6,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/event"
 )
 
 // chunk is how many items a message of a Stream call has: small enough for the
@@ -31,9 +34,15 @@ type Infos struct {
 func NewReader(t *Table, i Infos) *Reader { return &Reader{t, i} }
 
 // GetContainerEvents sends its header once the subscription stands: every
-// later change is in the stream.
+// later change is in the stream. A client may ask for a snapshot
+// (event.SnapshotKey): an event for every sandbox as it is, with its containers.
 func (r *Reader) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
-	return r.table.events.Serve(stream)
+	asked := metadata.ValueFromIncomingContext(stream.Context(), event.SnapshotKey)
+	sub, snapshot, err := r.table.subscribe(len(asked) > 0)
+	if err != nil {
+		return err
+	}
+	return sub.Serve(stream, snapshot)
 }
 
 // PodSandboxStatus answers with the statuses of the containers, too.

@@ -182,6 +182,11 @@ func (t *Table) ContainersOf(s *Sandbox) []*Container {
 func (t *Table) Sandboxes() []*Sandbox {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	return t.oldestFirst()
+}
+
+// oldestFirst wants the table locked.
+func (t *Table) oldestFirst() []*Sandbox {
 	return slices.SortedFunc(maps.Values(t.sandboxes), func(a, b *Sandbox) int {
 		x, y := a.Now(), b.Now()
 		return older(x.CreatedAt, y.CreatedAt, x.ID, y.ID)
