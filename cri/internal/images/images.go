@@ -86,6 +86,9 @@ func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtim
 
 // ImageStatus answers an absent image with an empty response.
 func (s *Server) ImageStatus(ctx context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+	if s.functions.Status == nil {
+		return nil, unsupported("ImageStatus")
+	}
 	if err := s.refuse(req.GetImage()); err != nil {
 		return nil, err
 	}

@@ -140,6 +140,11 @@ func (s *Server) PortForward(_ context.Context, req *runtimeapi.PortForwardReque
 	if err := s.functions.Ready(req.GetPodSandboxId()); err != nil {
 		return nil, err
 	}
+	for _, p := range req.GetPort() {
+		if p < 1 || p > 65535 {
+			return nil, fault.Invalid.Errorf("port %d: it is out of range", p)
+		}
+	}
 	return s.urls.GetPortForward(req)
 }
 
