@@ -38,8 +38,48 @@
 // container "id": ...), so that the author does not name it. Errors of Images
 // and Exec it passes on as they are.
 //
-// StopPodSandbox, RemovePodSandbox, StopContainer and RemoveContainer succeed
-// for an unknown id, ImageStatus answers an absent image without error.
+// The SDK itself answers so, before the author is called (a dash is success, or
+// a situation that the call does not have):
+//
+//	                                  empty  unknown  container     container  sandbox
+//	                                         id       not started   ended      stopped
+//	RunPodSandbox, RestorePod         3      -        -             -          -
+//	CreateContainer, PortForward,
+//	PodSandboxStats,
+//	UpdatePodSandboxResources         3      5        -             -          9
+//	StartContainer                    3      5        -             9          9
+//	UpdateContainerResources          3      5        -             9          -
+//	ReopenContainerLog, ExecSync,
+//	Exec, Attach, ContainerStats,
+//	CheckpointContainer               3      5        9             9          -
+//	CheckpointPod                     3      5        9             9          9
+//	PodSandboxStatus, ContainerStatus 3      5        -             -          -
+//	Stop- and RemovePodSandbox,
+//	Stop- and RemoveContainer         3      -        -             -          -
+//	ImageStatus, PullImage,
+//	RemoveImage                       3      -        -             -          -
+//	every other call                  -      -        -             -          -
+//
+//	3 InvalidArgument, 5 NotFound, 9 FailedPrecondition
+//
+// A call whose function the Runtime lacks answers Unimplemented whatever is
+// asked. A request that asks for a feature that the handler or the Runtime does
+// not declare is Unimplemented, too; an unknown handler, an unknown enum value
+// and a field that makes no sense are InvalidArgument. ImageStatus answers an
+// absent image without error. A text that gRPC cannot decode, because it is not
+// UTF-8, is answered by gRPC with Internal. Long texts are shortened.
+//
+// # Events
+//
+// GetContainerEvents tells of containers and, with the sandbox's id, of
+// sandboxes, in the order of the changes. A subscriber that is 1024 events
+// behind is cut off (ErrExhausted). The header of a subscription, which says that
+// it stands, has what the CRI has no field for: nodekit-cri-sequence is the
+// number of events before it, in the life of the server that nodekit-cri-server
+// names, so that a subscriber can tell after a new subscription whether it
+// missed any. A client that sends the metadata nodekit-cri-snapshot first gets
+// one event for every sandbox as it is, with its containers; the header has
+// their number under the same name.
 //
 // # Concurrency
 //
@@ -50,6 +90,6 @@
 //
 // The server is composed of packages below internal: state (what it knows, over
 // record on disk and event for subscribers), flight (which call may run when),
-// stream, images, stats and validate. This package holds the contract and the
+// stream, images, stats, metrics, info and validate. This package holds the contract and the
 // order of things: intent, the author's call, result.
 package cri
