@@ -349,9 +349,16 @@ func TestFailedUndoingOfARestore(t *testing.T) {
 		return nil
 	}
 	n := serve(t, rt, t.TempDir())
+	events := n.subscribe()
 	_, err := n.Runtime.RestorePod(bounded(t), restoreRequest(t.TempDir(), "a", "one"))
 	if err == nil || !strings.Contains(err.Error(), "cannot") || !strings.Contains(err.Error(), "busy") {
 		t.Errorf("got %v", err)
+	}
+	for i := range 4 { // of the sandbox, then of the container
+		want := []runtimeapi.ContainerEventType{runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT}[i%2]
+		if e := <-events; e.ContainerEventType != want || len(e.ContainersStatuses) != i/2 {
+			t.Errorf("event %d: %v", i, e)
+		}
 	}
 	list, err := n.Runtime.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(list.Items) != 1 || list.Items[0].State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {

@@ -2,6 +2,7 @@ package cri_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -274,11 +275,11 @@ func invoke(t *testing.T, conn *grpc.ClientConn, name string, m protoreflect.Met
 		return err
 	}
 	for {
-		switch err := stream.RecvMsg(dynamicpb.NewMessage(m.Output())); err {
-		case nil:
-		case io.EOF:
+		err := stream.RecvMsg(dynamicpb.NewMessage(m.Output()))
+		if errors.Is(err, io.EOF) {
 			return nil
-		default:
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -78,7 +78,9 @@ func (c *Collector) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.Lis
 }
 
 // StreamPodSandboxMetrics sends what ListPodSandboxMetrics answers, in pieces.
-func (c *Collector) StreamPodSandboxMetrics(_ *runtimeapi.StreamPodSandboxMetricsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse]) error {
+func (c *Collector) StreamPodSandboxMetrics(
+	_ *runtimeapi.StreamPodSandboxMetricsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse],
+) error {
 	if c.descriptors == nil {
 		return unsupported("StreamPodSandboxMetrics")
 	}

@@ -35,9 +35,9 @@ func (t *Table) ForgetContainer(id string) error { return t.records.RemoveContai
 // that ended, so that the kubelet removes it. It stays on record as half made.
 func (t *Table) KeepContainer(s *Sandbox, r *record.Container, e record.Exit) {
 	r.Exit = e.Normal()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.add(newContainer(s, r, record.Creating))
+	c := newContainer(s, r, record.Creating)
+	t.publish(s, r.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, func() { t.add(c) })
+	t.publish(s, r.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, func() {})
 }
 
 func newContainer(s *Sandbox, r *record.Container, p record.Phase) *Container {

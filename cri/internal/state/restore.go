@@ -28,7 +28,7 @@ func (t *Table) AddRestored(r *record.Sandbox, containers []*record.Container) e
 	return nil
 }
 
-// IntendPause, ForgetPause and Pauses are those of the records.
+// IntendPause writes that containers of the sandbox are about to be paused.
 func (t *Table) IntendPause(s *Sandbox) error { return t.records.PutPause(s.Now().ID) }
 
 // ForgetPause writes that no container of the sandbox is paused.

@@ -35,9 +35,9 @@ func (t *Table) ForgetSandbox(id string) error { return t.records.RemoveSandbox(
 // kubelet removes it. It stays on record as half made.
 func (t *Table) KeepSandbox(r *record.Sandbox) {
 	r.Ready = false
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.sandboxes[r.ID] = newSandbox(r, record.Creating)
+	s := newSandbox(r, record.Creating)
+	t.publish(s, r.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, func() { t.sandboxes[r.ID] = s })
+	t.publish(s, r.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, func() {})
 }
 
 func newSandbox(r *record.Sandbox, p record.Phase) *Sandbox {

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/event"
@@ -80,6 +81,7 @@ func (c *Container) Now() *record.Container { return c.cur.Load() }
 func (c *Container) Copy() *record.Container {
 	dup := *c.cur.Load()
 	dup.Sandbox, dup.State = c.Sandbox.Copy(), slices.Clone(dup.State)
+	dup.User = proto.Clone(dup.User).(*runtimeapi.LinuxContainerUser)
 	return &dup
 }
 

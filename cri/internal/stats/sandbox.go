@@ -41,7 +41,9 @@ func (s *Reporter) ListPodSandboxStats(ctx context.Context, req *runtimeapi.List
 }
 
 // StreamPodSandboxStats sends what ListPodSandboxStats answers, in pieces.
-func (s *Reporter) StreamPodSandboxStats(req *runtimeapi.StreamPodSandboxStatsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse]) error {
+func (s *Reporter) StreamPodSandboxStats(
+	req *runtimeapi.StreamPodSandboxStatsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse],
+) error {
 	all, err := s.listSandboxes(stream.Context(), req.GetFilter())
 	if err != nil {
 		return err

@@ -9,11 +9,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
 	"github.com/nodekit-project/nodekit/cri/internal/stream"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
 func start(t *testing.T, base context.Context, f stream.Functions) *stream.Server {
@@ -53,8 +56,29 @@ func TestUnsupportedAndRefused(t *testing.T) {
 	if _, err := s.ExecSync(t.Context(), request("x", 0)); !errors.Is(err, fault.NotFound) {
 		t.Errorf("of an unknown container: %v", err)
 	}
-	if _, err := s.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: "c"}); !errors.Is(err, fault.Invalid) {
-		t.Errorf("without a command: %v", err)
+	for what, req := range map[string]*runtimeapi.ExecRequest{
+		"without a command":          {ContainerId: "c", Stdout: true},
+		"without a stream":           {ContainerId: "c", Cmd: []string{"x"}},
+		"a terminal that has stderr": {ContainerId: "c", Cmd: []string{"x"}, Tty: true, Stdout: true, Stderr: true},
+	} {
+		if _, err := s.Exec(t.Context(), req); status.Code(rpc.ToStatus(err)) != codes.InvalidArgument {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestPorts(t *testing.T) {
+	s := start(t, t.Context(), stream.Functions{
+		PortForward: func(context.Context, string, int32, io.ReadWriteCloser) error { return nil },
+		Ready:       func(string) error { return nil },
+	})
+	for _, port := range []int32{-1, 0, 65536} {
+		if _, err := s.PortForward(t.Context(), &runtimeapi.PortForwardRequest{Port: []int32{80, port}}); !errors.Is(err, fault.Invalid) {
+			t.Errorf("port %d: %v", port, err)
+		}
+	}
+	if _, err := s.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: "s", Port: []int32{1, 65535}}); err != nil {
+		t.Error(err)
 	}
 }
 
