@@ -166,7 +166,7 @@ func TestSnapshotAndSequence(t *testing.T) {
 	}
 	stream, header := subscribe("nodekit-cri-snapshot", "yes")
 	if header.Get("nodekit-cri-snapshot")[0] != "2" || header.Get("nodekit-cri-sequence")[0] != "7" {
-		t.Errorf("header %v", header)
+		t.Fatalf("header %v", header)
 	}
 	var got []string
 	for range 2 {
