@@ -12,7 +12,11 @@
 // ErrUnsupported. The package links neither grpc nor k8s.io.
 package mount
 
-import "github.com/nodekit-project/nodekit/internal/fault"
+import (
+	"os"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
 
 // ErrUnsupported is returned by every function on systems other than Linux.
 var ErrUnsupported = fault.Unimplemented.Errorf("mounts are only supported on linux")
@@ -45,6 +49,11 @@ type BindOptions struct {
 	Recursive bool
 	// NoExec, NoSUID and NoDev are the restrictions of mount(8).
 	NoExec, NoSUID, NoDev bool
+	// Owners, when it is not nil, is an open user namespace: the mount shows the
+	// files of user 0 as those of the user that the namespace maps 0 to, and so
+	// forth. It needs Linux 5.12 and a file system that can do it; where either
+	// is missing Bind returns fault.FailedPrecondition.
+	Owners *os.File
 }
 
 // TmpfsOptions change a tmpfs. nil means mode 0777 and the kernel's own limit,

@@ -99,7 +99,7 @@ func Bind(source, target string, o *BindOptions) error {
 		return err
 	}
 	err := bindTree(source, target, o)
-	if errors.Is(err, unix.ENOSYS) { // before Linux 5.12
+	if errors.Is(err, unix.ENOSYS) && o.Owners == nil { // before Linux 5.12
 		err = bindClassic(source, target, o)
 	}
 	if err != nil {
@@ -122,7 +122,14 @@ func bindTree(source, target string, o *BindOptions) error {
 	}
 	defer unix.Close(fd)
 	attr := &unix.MountAttr{Attr_set: attributes(o), Propagation: unix.MS_PRIVATE}
+	if o.Owners != nil {
+		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
+		attr.Userns_fd = uint64(o.Owners.Fd())
+	}
 	if err := unix.MountSetattr(fd, "", at, attr); err != nil {
+		if o.Owners != nil && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM)) {
+			return fault.FailedPrecondition.Errorf("the file system cannot show its files to another user namespace: %w", err)
+		}
 		return err
 	}
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)

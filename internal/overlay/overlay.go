@@ -1,4 +1,4 @@
-// Package overlay makes writable overlay mounts of many read-only directories
+// Package overlay makes overlay mounts of many read-only directories
 // (Documentation/filesystems/overlayfs.rst). It acts in the mount namespace of
 // the calling thread and is safe for concurrent use on different targets.
 // Elsewhere than on Linux its functions return fault.Unimplemented.
@@ -10,7 +10,8 @@ import (
 )
 
 // Options are what a mount is made of. All directories exist; Upper and Work lie
-// on one file system, which is no overlay, and belong to this mount alone.
+// on one file system, which is no overlay, and belong to this mount alone. Without
+// both the mount is read-only and needs two lower directories.
 type Options struct {
 	Target, Upper, Work string
 	Lower               []string // the topmost first, at least one

@@ -49,7 +49,11 @@ func (o Options) options(name func(path string) string) string {
 	for i, dir := range o.Lower {
 		lower[i] = name(dir)
 	}
-	all := "lowerdir=" + strings.Join(lower, ":") + ",upperdir=" + name(o.Upper) + ",workdir=" + name(o.Work) + ",index=off"
+	all := "lowerdir=" + strings.Join(lower, ":")
+	if o.Upper == "" {
+		return all
+	}
+	all += ",upperdir=" + name(o.Upper) + ",workdir=" + name(o.Work) + ",index=off"
 	if o.Volatile {
 		all += ",volatile"
 	}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -43,7 +45,26 @@ type mountRecord struct {
 	Config  v1.ConfigFile `json:"config"`
 }
 
-// Rootfs mounts a writable file system of the image below dir and returns it.
+// View changes how an image is mounted. The zero View is a writable file system
+// whose files belong to whom the image says.
+type View struct {
+	// ReadOnly leaves out what makes it writable: nothing can be written to it by
+	// anybody, and it costs no disk.
+	ReadOnly bool
+	// UserNS is the path of a pinned user namespace whose users the files belong
+	// to: those of user 0 to the namespace's root, and so forth. Empty means the
+	// host's. It needs a file system that allows it (fault.FailedPrecondition).
+	UserNS string
+	// RootUID and RootGID are the namespace's root as the host numbers it.
+	RootUID, RootGID int
+}
+
+// Rootfs is Mount with the zero View.
+func (s *Store) Rootfs(ctx context.Context, image, dir string) (*Rootfs, error) {
+	return s.Mount(ctx, image, dir, View{})
+}
+
+// Mount mounts a file system of the image below dir and returns it.
 // image is an id or any reference. What is written goes to dir as well. The
 // runtime calls it when it creates a container, with a directory that is that
 // container's alone and does not lie on an overlay itself.
@@ -52,12 +73,13 @@ type mountRecord struct {
 // system that is mounted is returned as it is, one that is not is mounted again
 // with what was written to it. Removing the image does not matter to either.
 // After a reboot it starts anew, as every container does; for that, and so that
-// releasing costs no sync of the disk, fsync(2) in it does nothing. When Rootfs
-// returns an error nothing new is left below dir.
+// releasing costs no sync of the disk, fsync(2) in it does nothing. When Mount
+// returns an error nothing new is left below dir. Every call for one dir wants
+// the same View.
 //
 // The image is not there: fault.NotFound. dir has a root file system of another
 // image: fault.AlreadyExists.
-func (s *Store) Rootfs(ctx context.Context, image, dir string) (*Rootfs, error) {
+func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("root file system of image %q: %w", image, err)
@@ -72,7 +94,7 @@ func (s *Store) Rootfs(ctx context.Context, image, dir string) (*Rootfs, error) 
 	defer l.Release()
 	m, fresh, err := s.reserve(ctx, image, dir)
 	if err == nil {
-		err = s.mount(ctx, m)
+		err = s.mount(ctx, m, v)
 	}
 	if err != nil && fresh {
 		err = errors.Join(err, s.releaseLocked(dir))
@@ -145,7 +167,7 @@ func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, 
 	return m, true, writeMount(path, m)
 }
 
-func (s *Store) mount(ctx context.Context, m mountRecord) error {
+func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
 	target := mountPoint(m.Dir)
 	if mounted, err := overlay.IsMounted(target); mounted || err != nil {
 		return err
@@ -153,25 +175,59 @@ func (s *Store) mount(ctx context.Context, m mountRecord) error {
 	if err := s.restore(ctx, m); err != nil {
 		return err
 	}
-	o := overlay.Options{Target: target, Upper: filepath.Join(m.Dir, "upper"), Work: filepath.Join(m.Dir, "work"), Volatile: true}
-	if err := s.reuse(o, m); err != nil {
+	if err := makeOpen(target); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	for _, chain := range m.Layers {
-		o.Lower = append([]string{s.layerFS(chain)}, o.Lower...)
+	lower, err := s.lowerDirs(m, v)
+	if err != nil {
+		return err
 	}
-	for _, dir := range []string{o.Upper, o.Work, o.Target} {
+	o := overlay.Options{Target: target, Lower: lower}
+	if !v.ReadOnly {
+		if o, err = s.writable(o, m, v); err != nil {
+			return err
+		}
+	}
+	if v.UserNS == "" {
+		return overlay.Mount(o)
+	}
+	return mountMapped(o, filepath.Join(m.Dir, mappedDir), v.UserNS)
+}
+
+// lowerDirs are the layers, the topmost first, and as many as overlay wants.
+func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
+	least := 1
+	if v.ReadOnly {
+		least = 2
+	}
+	for _, chain := range slices.Backward(m.Layers) {
+		dirs = append(dirs, s.layerFS(chain))
+	}
+	for i := 0; len(dirs) < least; i++ {
+		empty := filepath.Join(s.dir, "empty"+strconv.Itoa(i))
+		if err := os.MkdirAll(empty, 0o755); err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, empty)
+	}
+	return dirs, nil
+}
+
+// writable gives the mount the directories that take what is written.
+func (s *Store) writable(o overlay.Options, m mountRecord, v View) (overlay.Options, error) {
+	o.Upper, o.Work, o.Volatile = filepath.Join(m.Dir, "upper"), filepath.Join(m.Dir, "work"), true
+	if err := s.reuse(o, m); err != nil {
+		return o, err
+	}
+	for _, dir := range []string{o.Upper, o.Work} {
 		if err := makeOpen(dir); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
+			return o, err
 		}
 	}
-	if len(o.Lower) == 0 { // overlay wants at least one
-		o.Lower = []string{filepath.Join(s.dir, "empty")}
-		if err := os.MkdirAll(o.Lower[0], 0o755); err != nil {
-			return err
-		}
+	if v.UserNS == "" {
+		return o, nil
 	}
-	return overlay.Mount(o)
+	return o, os.Lchown(o.Upper, v.RootUID, v.RootGID) // the root of what is mounted
 }
 
 // makeOpen makes a directory that every user may enter, whatever this process's
@@ -239,6 +295,9 @@ func (s *Store) releaseLocked(dir string) error {
 		if err := overlay.Unmount(target); err != nil {
 			return err
 		}
+	}
+	if err := unmap(filepath.Join(dir, mappedDir)); err != nil {
+		return err
 	}
 	// The mount point is removed as one empty directory, never as a tree.
 	err := errors.Join(ignoreNotExist(os.Remove(target)),

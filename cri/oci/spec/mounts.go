@@ -2,6 +2,7 @@ package spec
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,8 +15,8 @@ import (
 // mounts returns the container's mounts, those nearer to the root first, and
 // the propagation that its root needs for them.
 func mounts(in Input) (list []specs.Mount, rootPropagation string, err error) {
-	for _, m := range in.Container.GetMounts() {
-		one, err := userMount(m)
+	for i, m := range in.Container.GetMounts() {
+		one, err := userMount(m, in.Sources[i])
 		if err != nil {
 			return nil, "", err
 		}
@@ -50,7 +51,7 @@ func systemMounts(in Input) []specs.Mount {
 	list := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: devptsOptions(in)},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
 		cgroupMount(in, access),
@@ -59,6 +60,19 @@ func systemMounts(in Input) []specs.Mount {
 		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: in.Files.Shm, Options: []string{"rbind", "rw"}})
 	}
 	return list
+}
+
+// devptsOptions give terminals to group tty, where the container has it.
+func devptsOptions(in Input) []string {
+	const tty = 5
+	list := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if in.Namespaces.User != "" {
+		gids := in.Sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions().GetGids()
+		if _, ok := HostID(gids, tty); !ok {
+			return list
+		}
+	}
+	return append(list, fmt.Sprint("gid=", tty))
 }
 
 // cgroupMount shows the container its cgroups. In the host's cgroup namespace
@@ -88,50 +102,68 @@ func fileMounts(in Input) (list []specs.Mount) {
 	return list
 }
 
-func userMount(m *runtimeapi.Mount) (specs.Mount, error) {
+// userMount is a mount that the Pod brings along; source is where it has been
+// mounted already, if it had to be.
+func userMount(m *runtimeapi.Mount, source string) (specs.Mount, error) {
 	to, err := cleanAbs(m.GetContainerPath())
+	if err == nil {
+		err = checkMount(m, to, source)
+	}
 	if err != nil {
 		return specs.Mount{}, err
 	}
-	switch {
-	case m.GetImage().GetImage() != "":
-		return specs.Mount{}, fault.Unimplemented.Errorf("mounting an image at %q is not supported", to)
-	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
-		return specs.Mount{}, fault.Unimplemented.Errorf("id-mapped mounts (%q) are not supported", to)
-	case m.GetHostPath() == "":
-		return specs.Mount{}, fault.Invalid.Errorf("the mount at %q has no host path", to)
-	case to == "/":
-		return specs.Mount{}, fault.Invalid.Errorf("a mount cannot replace the root")
+	options := []string{"rbind", propagation(m)}
+	if m.GetReadonly() || m.GetImage().GetImage() != "" {
+		options = append(options, "ro")
+	} else {
+		options = append(options, "rw")
 	}
-	options := []string{"rbind"}
-	switch m.GetPropagation() {
-	case runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
-		options = append(options, "rprivate")
-	case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-		options = append(options, "rslave")
-	case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
-		options = append(options, "rshared")
-	default:
-		return specs.Mount{}, fault.Invalid.Errorf("the mount at %q has unknown propagation %d", to, m.GetPropagation())
-	}
-	access, err := access(m)
-	if err != nil {
-		return specs.Mount{}, err
-	}
-	options = append(append(options, access), m.GetMountOptions()...)
-	return specs.Mount{Destination: to, Type: "bind", Source: m.GetHostPath(), Options: options}, nil
+	return specs.Mount{
+		Destination: to, Type: "bind", Source: firstOf(source, m.GetHostPath()), Options: append(options, m.GetMountOptions()...),
+	}, nil
 }
 
-func access(m *runtimeapi.Mount) (string, error) {
-	switch {
-	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE):
-		return "", fault.Invalid.Errorf("the recursive read-only mount at %q must be read-only and private", m.GetContainerPath())
-	case m.GetRecursiveReadOnly():
-		return "rro", nil
-	case m.GetReadonly():
-		return "ro", nil
+func propagation(m *runtimeapi.Mount) string {
+	switch m.GetPropagation() {
+	case runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		return "rslave"
+	case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		return "rshared"
 	}
-	return "rw", nil
+	return "rprivate"
+}
+
+func checkMount(m *runtimeapi.Mount, to, source string) error {
+	private := m.GetPropagation() == runtimeapi.MountPropagation_PROPAGATION_PRIVATE
+	image := m.GetImage().GetImage() != ""
+	switch {
+	case to == "/":
+		return fault.Invalid.Errorf("a mount cannot replace the root")
+	case image == (m.GetHostPath() != ""):
+		return fault.Invalid.Errorf("the mount at %q needs a host path or an image, and not both", to)
+	case !image && m.GetImageSubPath() != "":
+		return fault.Invalid.Errorf("the mount at %q has the path of an image, and no image", to)
+	case image && !private:
+		return fault.Invalid.Errorf("the image mounted at %q must be private", to)
+	case runtimeapi.MountPropagation_name[int32(m.GetPropagation())] == "":
+		return fault.Invalid.Errorf("the mount at %q has unknown propagation %d", to, m.GetPropagation())
+	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || !private):
+		return fault.Invalid.Errorf("the recursive read-only mount at %q must be read-only and private", to)
+	case NeedsSource(m) && source == "":
+		return fault.FailedPrecondition.Errorf("the mount at %q has not been prepared", to)
+	}
+	for _, o := range m.GetMountOptions() {
+		if !slices.Contains([]string{"noexec", "nodev", "nosuid", "noatime", "nodiratime", "relatime", "strictatime"}, o) {
+			return fault.Invalid.Errorf("the mount at %q has the option %q, which restricts nothing", to, o)
+		}
+	}
+	return nil
+}
+
+// NeedsSource reports whether a mount has to be made on the host before it is
+// given to an OCI runtime, whichever that is; see Input.Sources.
+func NeedsSource(m *runtimeapi.Mount) bool {
+	return m.GetImage().GetImage() != "" || m.GetRecursiveReadOnly() || len(m.GetUidMappings())+len(m.GetGidMappings()) > 0
 }
 
 // stronger returns the root propagation that both need. A mount can only

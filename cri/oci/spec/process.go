@@ -25,7 +25,7 @@ func process(in Input) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	profile, err := appArmor(in.security())
+	profile, err := appArmor(in)
 	if err != nil {
 		return nil, err
 	}
@@ -179,15 +179,4 @@ func sorted(set map[string]bool) []string {
 	}
 	slices.Sort(list)
 	return list
-}
-
-func appArmor(sec *runtimeapi.LinuxContainerSecurityContext) (string, error) {
-	p := sec.GetApparmor()
-	if sec.GetPrivileged() || p == nil || p.ProfileType != runtimeapi.SecurityProfile_Localhost {
-		return "", nil // this runtime's default profile is none
-	}
-	if p.LocalhostRef == "" {
-		return "", fault.Invalid.Errorf("the AppArmor profile has no name")
-	}
-	return p.LocalhostRef, nil
 }

@@ -6,11 +6,9 @@
 // everything it must know of the machine is in its Input. So the translation of
 // a security context can be read and tested as a table, without root.
 //
-// A request that cannot be honoured is an error, never left out: user
-// namespaces, id-mapped mounts, mounted images, SELinux labels, Windows
-// options and the deprecated fields for profiles are refused with
-// fault.Unimplemented. Of Mount, selinux_relabel alone does nothing: kubelets
-// set it on every host, and hosts with SELinux are not supported.
+// A request that cannot be honoured is an error, never left out. SELinux labels
+// alone do nothing on a machine without SELinux, as in every runtime: kubelets
+// send them to every machine.
 package spec
 
 import (
@@ -39,6 +37,10 @@ type Input struct {
 	Files Files
 	// Devices are the container's devices, already looked up on the host.
 	Devices []Device
+	// Sources are the host paths of those of the container's mounts, by index,
+	// that are not what their host path alone says: images, id-mapped and
+	// recursively read-only mounts. They have been mounted there.
+	Sources map[int]string
 	// Users are the image's own user and group files.
 	Users Users
 	// Seccomp is the content of a localhost profile, when that is asked for.
@@ -47,10 +49,11 @@ type Input struct {
 }
 
 // Namespaces are paths to join. An empty path is the host's namespace, except
-// for PID, where it is a new one unless HostPID is set.
+// for PID, where it is a new one unless HostPID is set. User is there exactly
+// when the sandbox has a user namespace of its own; see UserNamespace.
 type Namespaces struct {
-	Net, IPC, UTS, PID string
-	HostPID            bool
+	Net, IPC, UTS, PID, User string
+	HostPID                  bool
 }
 
 // Files are bind-mounted over the image's. An empty path leaves the image's.
@@ -73,14 +76,25 @@ type Host struct {
 	MinOOMScoreAdj int
 	// CgroupV2 says that the host has the unified hierarchy alone.
 	CgroupV2 bool
+	// AppArmor is the name of the runtime's default profile, which has been
+	// loaded. Empty means that the machine has no AppArmor.
+	AppArmor string
+	// SELinux makes a container's labels of what it and its Pod ask for. nil means
+	// that the machine has no SELinux.
+	SELinux func(*runtimeapi.SELinuxOption) (Labels, error)
 	// Seccomp makes the filter of RuntimeDefault and of localhost profiles from
 	// the profile's text (empty is the default) and the spec so far. nil means
 	// that the machine has no seccomp.
 	Seccomp func(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error)
 }
 
+// Labels are SELinux contexts: of the processes, and of the files that belong to
+// the container alone.
+type Labels struct{ Process, Mount string }
+
 // Build returns the spec of a container. The error is fault.Invalid for what
-// can never work and fault.Unimplemented for what this runtime does not do.
+// can never work, fault.FailedPrecondition for what this machine lacks and
+// fault.Unimplemented for what this runtime does not do.
 func Build(in Input) (*specs.Spec, error) {
 	if err := refuse(in); err != nil {
 		return nil, err
@@ -98,6 +112,9 @@ func Build(in Input) (*specs.Spec, error) {
 	if s.Process, err = process(in); err != nil {
 		return nil, err
 	}
+	if err := mapUsers(in, s); err != nil {
+		return nil, err
+	}
 	if s.Mounts, s.Linux.RootfsPropagation, err = mounts(in); err != nil {
 		return nil, err
 	}
@@ -107,6 +124,9 @@ func Build(in Input) (*specs.Spec, error) {
 	if !in.security().GetPrivileged() {
 		s.Linux.MaskedPaths = in.security().GetMaskedPaths()
 		s.Linux.ReadonlyPaths = in.security().GetReadonlyPaths()
+	}
+	if err := label(in, s); err != nil {
+		return nil, err
 	}
 	if s.Linux.Seccomp, err = filter(in, s); err != nil {
 		return nil, err
@@ -121,27 +141,14 @@ func (in Input) security() *runtimeapi.LinuxContainerSecurityContext {
 // refuse names the first thing that is asked for and not done.
 func refuse(in Input) error {
 	sec := in.security()
-	userns := sec.GetNamespaceOptions().GetUsernsOptions()
 	switch {
-	case userns != nil && userns.GetMode() == runtimeapi.NamespaceMode_POD:
-		return fault.Unimplemented.Errorf("user namespaces are not supported")
-	case sec.GetSelinuxOptions() != nil && sec.GetSelinuxOptions().String() != "":
-		return fault.Unimplemented.Errorf("SELinux options are not supported")
 	case in.Container.GetWindows() != nil:
 		return fault.Unimplemented.Errorf("Windows options are not supported")
-	case sec.GetSeccomp() == nil && !unconfined(sec.GetSeccompProfilePath()): //nolint:staticcheck // to refuse it
-		return fault.Unimplemented.Errorf("the deprecated field seccomp_profile_path is not supported: set seccomp")
-	case sec.GetApparmor() == nil && !unconfined(sec.GetApparmorProfile()): //nolint:staticcheck // to refuse it
-		return fault.Unimplemented.Errorf("the deprecated field apparmor_profile is not supported: set apparmor")
-	case sec.GetSeccomp().GetProfileType() == runtimeapi.SecurityProfile_Localhost && len(in.Seccomp) == 0:
-		return fault.Invalid.Errorf("the seccomp profile %q is empty", sec.GetSeccomp().GetLocalhostRef())
 	case sec.GetPrivileged() && !in.Sandbox.GetLinux().GetSecurityContext().GetPrivileged():
 		return fault.Invalid.Errorf("a privileged container needs a privileged sandbox")
 	}
-	return nil
+	return sameUserNamespace(in)
 }
-
-func unconfined(profile string) bool { return profile == "" || profile == "unconfined" }
 
 // namespaces lists the container's namespaces. One that is missing from the
 // list is the host's.
@@ -151,6 +158,7 @@ func namespaces(in Input) []specs.LinuxNamespace {
 		kind specs.LinuxNamespaceType
 		path string
 	}{
+		{specs.UserNamespace, in.Namespaces.User},
 		{specs.NetworkNamespace, in.Namespaces.Net},
 		{specs.IPCNamespace, in.Namespaces.IPC},
 		{specs.UTSNamespace, in.Namespaces.UTS},
@@ -219,28 +227,6 @@ func nonZero[T comparable](v T) *T {
 		return nil
 	}
 	return &v
-}
-
-func filter(in Input, s *specs.Spec) (*specs.LinuxSeccomp, error) {
-	p := in.security().GetSeccomp()
-	if in.security().GetPrivileged() || p == nil || p.ProfileType == runtimeapi.SecurityProfile_Unconfined {
-		return nil, nil
-	}
-	if in.Host.Seccomp == nil {
-		if p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault {
-			return nil, nil // the default of a machine without seccomp
-		}
-		return nil, fault.FailedPrecondition.Errorf("the kernel has no seccomp, and profile %q is asked for", p.LocalhostRef)
-	}
-	profile := in.Seccomp
-	if p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault {
-		profile = nil
-	}
-	f, err := in.Host.Seccomp(profile, s)
-	if err != nil {
-		return nil, fault.Invalid.Errorf("making the seccomp filter: %w", err)
-	}
-	return f, nil
 }
 
 func cleanAbs(p string) (string, error) {

@@ -24,6 +24,12 @@ func user(in Input) (u specs.User, err error) {
 	if sec.GetRunAsGroup() != nil && sec.GetRunAsUser() == nil && sec.GetRunAsUsername() == "" {
 		return u, fault.Invalid.Errorf("run_as_group without run_as_user")
 	}
+	if sec.GetRunAsUser() != nil && sec.GetRunAsUsername() != "" {
+		return u, fault.Invalid.Errorf("run_as_user and run_as_username exclude each other")
+	}
+	if p := sec.GetSupplementalGroupsPolicy(); runtimeapi.SupplementalGroupsPolicy_name[int32(p)] == "" {
+		return u, fault.Invalid.Errorf("unknown policy %d for supplemental groups", p)
+	}
 	accounts := parsePasswd(in.Users.Passwd)
 	name, group, _ := strings.Cut(in.Image.User, ":")
 	switch {
