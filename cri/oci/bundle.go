@@ -30,16 +30,21 @@ func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.R
 	if in.Namespaces, err = r.namespacesOf(ctx, c); err != nil {
 		return nil, err
 	}
+	u, err := r.usersIn(c.Sandbox)
+	if err != nil {
+		return nil, err
+	}
+	if in.Sources, err = r.prepareMounts(ctx, c, u); err != nil {
+		return nil, err
+	}
 	if in.Devices, err = devicesOf(c); err != nil {
 		return nil, err
 	}
 	if in.Users, err = usersOf(root.Path); err != nil {
 		return nil, err
 	}
-	if p := c.Config.GetLinux().GetSecurityContext().GetSeccomp(); p.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
-		if in.Seccomp, err = os.ReadFile(p.GetLocalhostRef()); err != nil {
-			return nil, fault.Invalid.Errorf("reading the seccomp profile: %w", err)
-		}
+	if in.Seccomp, err = readSeccomp(c.Config); err != nil {
+		return nil, err
 	}
 	doc, err := spec.Build(in)
 	if err != nil {
@@ -48,15 +53,32 @@ func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.R
 	if err := resolveMounts(doc); err != nil {
 		return nil, err
 	}
-	if err := addVolumes(doc, root.Config.Volumes); err != nil {
+	if err := addVolumes(doc, root.Config.Volumes, u); err != nil {
 		return nil, err
 	}
-	return doc, injectCDI(doc, c.Config)
+	return doc, r.injectCDI(doc, c.Config)
+}
+
+func readSeccomp(c *runtimeapi.ContainerConfig) ([]byte, error) {
+	p, err := spec.SeccompProfile(c.GetLinux().GetSecurityContext())
+	if err != nil || p.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
+		return nil, err
+	}
+	content, err := os.ReadFile(p.GetLocalhostRef())
+	if err != nil {
+		return nil, fault.Invalid.Errorf("reading the seccomp profile: %w", err)
+	}
+	return content, nil
 }
 
 // namespacesOf returns the namespaces that a container joins.
 func (r *Runtime) namespacesOf(ctx context.Context, c *cri.Container) (n spec.Namespaces, err error) {
 	dir := r.sandboxDir(c.Sandbox.ID)
+	if u, err := r.usersIn(c.Sandbox); err != nil {
+		return n, err
+	} else if u != nil {
+		n.User = u.path()
+	}
 	if !hostNetwork(c.Sandbox) {
 		n.Net, n.UTS = filepath.Join(dir, "net"), filepath.Join(dir, "uts")
 	}
@@ -107,7 +129,7 @@ func resolveMounts(doc *specs.Spec) error {
 
 // injectCDI applies the devices that are named in the way of the Container
 // Device Interface, by field or by annotation.
-func injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
+func (r *Runtime) injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
 	var names []string
 	for _, d := range c.GetCDIDevices() {
 		names = append(names, d.GetName())
@@ -124,7 +146,7 @@ func injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
 	if len(names) == 0 {
 		return nil
 	}
-	cache, err := cdi.NewCache(cdi.WithAutoRefresh(false))
+	cache, err := cdi.NewCache(cdi.WithAutoRefresh(false), cdi.WithSpecDirs(r.cfg.CDIDirs...))
 	if err != nil {
 		return fmt.Errorf("reading CDI specs: %w", err)
 	}

@@ -38,7 +38,7 @@ func imageDir(c *cri.Container) string { return filepath.Join(c.Dir, "image") }
 // engineOf returns the OCI runtime that runs the container, which need not be
 // the one that new containers get.
 func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
-	st := containerState{Engine: r.engine.path, StopSignal: int(unix.SIGTERM)}
+	st := containerState{Engine: r.engines[""].path, StopSignal: int(unix.SIGTERM)}
 	if len(c.State) > 0 {
 		if err := json.Unmarshal(c.State, &st); err != nil {
 			return engine{}, st, fmt.Errorf("reading the state of container %q: %w", c.ID, err)
@@ -47,7 +47,7 @@ func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
 			return engine{}, st, fault.FailedPrecondition.Errorf("the state of container %q is of version %d, and this program knows %d", c.ID, st.Version, stateVersion)
 		}
 	}
-	return engine{path: st.Engine, root: r.engine.root}, st, nil
+	return engine{path: st.Engine, root: r.engines[""].root}, st, nil
 }
 
 // createContainer mounts the root file system and writes the bundle.
@@ -55,11 +55,22 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	r.mu.Lock()
 	r.containers[c.ID] = c
 	r.mu.Unlock()
-	root, err := r.cfg.Images.Rootfs(ctx, c.ImageRef, imageDir(c))
+	e, err := r.engineFor(c.Sandbox)
+	if err != nil {
+		return err
+	}
+	u, err := r.usersIn(c.Sandbox)
+	if err != nil {
+		return err
+	}
+	root, err := r.cfg.Images.Mount(ctx, c.ImageRef, imageDir(c), u.view())
 	if err != nil {
 		return err
 	}
 	c.ImageRef = root.ImageID
+	if err := r.showRoot(c, root, u); err != nil {
+		return err
+	}
 	doc, err := r.buildSpec(ctx, c, root)
 	if err != nil {
 		return err
@@ -74,8 +85,19 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		return err
 	}
-	c.State, err = json.Marshal(containerState{Version: stateVersion, Engine: r.engine.path, StopSignal: int(sig)})
+	describe(c, doc, sig)
+	c.State, err = json.Marshal(containerState{Version: stateVersion, Engine: e.path, StopSignal: int(sig)})
 	return err
+}
+
+// describe records what the image had a say in.
+func describe(c *cri.Container, doc *specs.Spec, sig unix.Signal) {
+	who := doc.Process.User
+	c.User = &runtimeapi.LinuxContainerUser{Uid: int64(who.UID), Gid: int64(who.GID)}
+	for _, g := range who.AdditionalGids {
+		c.User.SupplementalGroups = append(c.User.SupplementalGroups, int64(g))
+	}
+	c.StopSignal = signalOf(sig)
 }
 
 // startContainer runs the program. One run of the OCI runtime creates and
@@ -83,8 +105,12 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.starting.RLock()
 	defer r.starting.RUnlock()
+	e, _, err := r.engineOf(c)
+	if err != nil {
+		return err
+	}
 	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
-	_, err := r.launch(ctx, c.ID, cg, bundleOf(c), &keeper.StartRequest{
+	_, err = r.launch(ctx, process{e, c.ID, cg, bundleOf(c)}, &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(cg),
 		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
@@ -105,19 +131,25 @@ func consoleName(tty bool) string {
 	return ""
 }
 
-// launch has the keeper run a bundle in a cgroup. The pid file and the console
-// lie in the bundle, and so do the OCI runtime's complaints.
-func (r *Runtime) launch(ctx context.Context, id, cg, bundle string, req *keeper.StartRequest) (keeper.Status, error) {
+// process is what an OCI runtime is to run: a bundle in a cgroup.
+type process struct {
+	engine         engine
+	id, cg, bundle string
+}
+
+// launch has the keeper run it. The pid file and the console lie in the bundle,
+// and so do the OCI runtime's complaints.
+func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartRequest) (keeper.Status, error) {
 	const pidFile, log = "pid", "runtime.log"
-	rest := []string{"--detach", "--bundle", bundle, "--pid-file", filepath.Join(bundle, pidFile)}
+	rest := []string{"--detach", "--bundle", p.bundle, "--pid-file", filepath.Join(p.bundle, pidFile)}
 	if req.Command.Console != "" {
 		rest = append(rest, "--console-socket", req.Command.Console)
 	}
-	req.Command.Args = r.engine.runArgs(filepath.Join(bundle, log), cg, append(rest, id)...)
-	req.Command.Dir, req.Command.PIDFile = bundle, pidFile
-	st, err := r.keeper.Start(ctx, id, req)
+	req.Command.Args = p.engine.runArgs(filepath.Join(p.bundle, log), p.cg, append(rest, p.id)...)
+	req.Command.Dir, req.Command.PIDFile = p.bundle, pidFile
+	st, err := r.keeper.Start(ctx, p.id, req)
 	if err != nil {
-		if msg := logMessage(filepath.Join(bundle, log)); msg != "" && !errors.Is(err, fault.Unavailable) {
+		if msg := logMessage(filepath.Join(p.bundle, log)); msg != "" && !errors.Is(err, fault.Unavailable) {
 			err = fault.Of(err).Wrap(errors.New(msg))
 		}
 		return st, err
@@ -194,6 +226,9 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	if err := unpin(r.targetPin(c)); err != nil {
+		return err
+	}
+	if err := errors.Join(r.hideRoot(c), r.releaseMounts(c)); err != nil {
 		return err
 	}
 	if err := r.cfg.Images.ReleaseRootfs(imageDir(c)); err != nil {

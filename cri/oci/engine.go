@@ -63,7 +63,7 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 	}
 	for i, e := range candidates {
 		if i < len(candidates)-1 {
-			if err := e.probe(ctx, c); err != nil {
+			if err := e.probe(ctx, c, nil); err != nil {
 				c.Logger.Info("oci runtime does not work here", "path", e.path, "err", err)
 				continue
 			}
@@ -74,18 +74,20 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", errors.Join(tried...))
 }
 
-// probe runs the smallest container there is, because a version number does
-// not tell whether a runtime can work with this machine's cgroups: crun, for
-// one, refuses a hybrid host.
-func (e engine) probe(ctx context.Context, c *Config) (err error) {
+// probe runs the smallest container there is, in the user namespace of u if that
+// is not nil, because a version number does not tell whether a runtime can work
+// with this machine's cgroups and namespaces: crun, for one, refuses a hybrid host.
+func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	id := "probe-" + randomID()
 	parent, _ := c.driven(c.CgroupParent)
 	cg := cgroupIn(parent, id)
-	bundle := filepath.Join(c.RunDir, id)
+	bundle := filepath.Join(c.RunDir, rootsDir, id)
 	defer func() {
 		err = errors.Join(err, cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(e.stateDir(id)), os.RemoveAll(bundle))
 	}()
-	if err := writeBundle(bundle, bareSpec(c.Keeper, cg, "/keeper", "true")); err != nil {
+	doc := bareSpec(c.Keeper, cg, "/keeper", "true")
+	u.join(doc)
+	if err := writeBundle(bundle, doc, u); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -100,13 +102,17 @@ func (e engine) probe(ctx context.Context, c *Config) (err error) {
 }
 
 // writeBundle makes the bundle of a bare container. Its root must be open to
-// the container's user; the bundle around it need not.
-func writeBundle(bundle string, s *specs.Spec) error {
+// the container's user; the bundle around it is for root alone, the namespace's
+// where it has one.
+func writeBundle(bundle string, s *specs.Spec, u *ownUsers) error {
 	root := filepath.Join(bundle, "rootfs")
 	for _, dir := range []string{root, filepath.Join(root, "dev")} { // crun wants /dev to be there
-		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o755), u.give(dir)); err != nil {
 			return err
 		}
+	}
+	if err := u.give(bundle); err != nil {
+		return err
 	}
 	return writeJSON(filepath.Join(bundle, "config.json"), s)
 }

@@ -33,7 +33,7 @@ func TestProbe(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		err = engine{path: path, root: dir + "/runtime"}.probe(t.Context(), c)
+		err = engine{path: path, root: dir + "/runtime"}.probe(t.Context(), c, nil)
 		if err != nil && (cgroup.Version() == 2 || !strings.Contains(err.Error(), "hybrid mode")) && !strings.Contains(err.Error(), "sd-bus") {
 			t.Errorf("%s: %v", name, err)
 		}

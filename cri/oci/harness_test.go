@@ -151,6 +151,9 @@ func newNode(t testing.TB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // for the roots of user namespaces
+		t.Fatal(err)
+	}
 	n := &node{paths: paths{dir}, t: t}
 	before, err := leak.Take(leak.Scope{
 		Kinds:    []leak.Kind{leak.Mount, leak.Namespace, leak.Cgroup, leak.Process},

@@ -15,8 +15,8 @@
 // of the keeper and to shut down.
 //
 // It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs or
-// the systemd driver. What it does not do (user namespaces, mounted images, SELinux) is refused
-// by name; see cri/oci/spec. What the CRI says of the sandbox's own process
+// the systemd driver. What it does not do is refused by name; see cri/oci/spec.
+// What the CRI says of the sandbox's own process
 // (user, groups, root, profiles, resources) has nothing to apply to: the first
 // process of a shared PID namespace is always without privileges.
 package oci
@@ -35,6 +35,7 @@ import (
 	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/cri"
@@ -64,6 +65,13 @@ type Config struct {
 	// Runtime is an OCI runtime by name or path. Empty means crun if it works on
 	// this machine, else runc.
 	Runtime string
+	// Handlers are further OCI runtimes, by name or path, for the RuntimeClass
+	// handlers that Pods choose them by. One that is not installed, or does not
+	// work on this machine, is refused with fault.FailedPrecondition.
+	Handlers map[string]string
+	// CDIDirs are where the specs of CDI devices are. Empty means /etc/cdi and
+	// /var/run/cdi.
+	CDIDirs []string
 	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
 	Keeper string
 	// Network connects Pods; nil serves only Pods on the host's network.
@@ -77,10 +85,12 @@ type Config struct {
 // Runtime is a CRI runtime. Its methods are safe for concurrent use.
 type Runtime struct {
 	cfg    Config
-	engine engine
 	host   spec.Host
 	locks  []*flock.Lock
 	keeper *keeper.Client
+
+	engines  map[string]engine // by handler, the default one as ""
+	handlers []cri.Handler
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
@@ -92,8 +102,9 @@ type Runtime struct {
 	starting sync.RWMutex
 }
 
-// New makes the runtime ready: it probes the OCI runtime and connects to the
-// keeper of RunDir, starting one where none runs.
+// New makes the runtime ready: it probes the OCI runtimes and connects to the
+// keeper of RunDir, starting one where none runs. User namespaces are offered
+// where every user may pass through the directories to RunDir (mode 0711).
 func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
@@ -102,17 +113,18 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		cfg: cfg, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
 		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
 	}
-	for _, d := range []string{cfg.StateDir, r.keeperState(), cfg.RunDir, r.run("sandboxes"), r.run("exec"), r.run("runtime")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("making a directory of the oci runtime: %w", err)
-		}
+	if err := r.makeDirs(); err != nil {
+		return nil, err
 	}
 	if err := r.own(cfg.StateDir, cfg.RunDir); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	var err error
-	r.engine, err = chooseEngine(ctx, &r.cfg, r.run("runtime"))
+	err := cfg.cleanProbes()
 	if err == nil {
+		r.engines, err = chooseEngines(ctx, &r.cfg, r.run("runtime"))
+	}
+	if err == nil {
+		r.handlers = describeHandlers(ctx, &r.cfg, r.engines)
 		err = r.connect(ctx)
 	}
 	if err != nil {
@@ -121,9 +133,24 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	return r, nil
 }
 
+// makeDirs makes the directories, which are for root alone; but others may pass
+// through the run directory to the roots of user namespaces.
+func (r *Runtime) makeDirs() error {
+	closed := []string{r.cfg.StateDir, r.keeperState(), r.cfg.RunDir, r.run("sandboxes"), r.run("exec"), r.run("runtime"), r.run(rootsDir)}
+	for _, d := range closed {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("making a directory of the oci runtime: %w", err)
+		}
+	}
+	return errors.Join(os.Chmod(r.cfg.RunDir, 0o711), os.Chmod(r.run(rootsDir), 0o711))
+}
+
 func (c *Config) complete() error {
 	if c.CgroupParent == "" {
 		c.CgroupParent = "/nodekit"
+	}
+	if len(c.CDIDirs) == 0 {
+		c.CDIDirs = cdi.DefaultSpecDirs
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -170,8 +197,8 @@ func (r *Runtime) run(elem ...string) string {
 	return filepath.Join(append([]string{r.cfg.RunDir}, elem...)...)
 }
 
-// Engine returns the path of the OCI runtime in use.
-func (r *Runtime) Engine() string { return r.engine.path }
+// Engine returns the path of the OCI runtime of Pods that choose none.
+func (r *Runtime) Engine() string { return r.engines[""].path }
 
 // CRI returns the runtime as the SDK serves it.
 func (r *Runtime) CRI() *cri.Runtime {
@@ -182,8 +209,8 @@ func (r *Runtime) CRI() *cri.Runtime {
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",
 		CgroupDriver: driver,
-		Handlers:     []cri.Handler{{RecursiveReadOnlyMounts: true}},
-		Features:     cri.Features{MountOptions: true},
+		Handlers:     r.handlers,
+		Features:     cri.Features{MountOptions: true, SupplementalGroupsPolicy: true},
 
 		RunSandbox: r.runSandbox, StopSandbox: r.stopSandbox, RemoveSandbox: r.removeSandbox,
 		CreateContainer: r.createContainer, StartContainer: r.startContainer,
@@ -221,7 +248,7 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 		errs = append(errs, r.detachNetwork(ctx, s), r.unpin(ctx, s), r.removeSandbox(ctx, s))
 	}
 	errs = append(errs, r.endKeeper(ctx), r.cfg.pruneCgroups())
-	for _, d := range []string{"sandboxes", "exec", "runtime"} {
+	for _, d := range []string{"sandboxes", "exec", "runtime", rootsDir} {
 		errs = append(errs, os.RemoveAll(r.run(d)))
 	}
 	return errors.Join(append(errs, r.Close())...)

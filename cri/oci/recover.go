@@ -93,6 +93,9 @@ func (r *Runtime) sandboxAlive(s *cri.Sandbox, statuses map[string]keeper.Status
 	if !hostIPC(s) && !pinned(filepath.Join(dir, "ipc")) {
 		return false
 	}
+	if u, err := r.usersIn(s); err != nil || u != nil && !pinned(u.path()) {
+		return false
+	}
 	return !sharesPID(s) || statuses[pauseID(s.ID)].PID != 0
 }
 

@@ -76,7 +76,7 @@ func openInside(root *os.File, name string, flags int) (*os.File, error) {
 // addVolumes gives the container the volumes that its image declares, but for
 // those in or below a mount that it has already. They are directories of its own root file system,
 // which live and die with it; where that is read-only, they stay writable.
-func addVolumes(doc *specs.Spec, volumes map[string]struct{}) error {
+func addVolumes(doc *specs.Spec, volumes map[string]struct{}, u *ownUsers) error {
 	root, err := os.Open(doc.Root.Path)
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func addVolumes(doc *specs.Spec, volumes map[string]struct{}) error {
 		if to == "/" || slices.ContainsFunc(doc.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(to+"/", m.Destination+"/") }) {
 			continue
 		}
-		source, err := makeInside(root, to)
+		source, err := makeInside(root, to, u)
 		if err != nil {
 			return fault.Invalid.Errorf("making the image's volume %q: %w", name, err)
 		}
@@ -105,7 +105,7 @@ const directory = unix.O_PATH | unix.O_DIRECTORY
 // makeInside makes the missing directories of an absolute path below root and
 // returns where it really is. Nobody changes root meanwhile: the container has
 // never run.
-func makeInside(root *os.File, dir string) (string, error) {
+func makeInside(root *os.File, dir string, u *ownUsers) (string, error) {
 	at, err := openInside(root, ".", directory)
 	if err != nil {
 		return "", err
@@ -113,7 +113,7 @@ func makeInside(root *os.File, dir string) (string, error) {
 	whole := ""
 	for name := range strings.SplitSeq(strings.TrimPrefix(dir, "/"), "/") {
 		whole = path.Join(whole, name)
-		if at, err = stepInside(root, at, whole, name); err != nil {
+		if at, err = stepInside(root, at, u, whole, name); err != nil {
 			return "", err
 		}
 	}
@@ -122,7 +122,7 @@ func makeInside(root *os.File, dir string) (string, error) {
 }
 
 // stepInside opens the directory whole, whose parent is at, and closes that.
-func stepInside(root, at *os.File, whole, name string) (*os.File, error) {
+func stepInside(root, at *os.File, u *ownUsers, whole, name string) (*os.File, error) {
 	defer at.Close()
 	next, err := openInside(root, whole, directory)
 	if !errors.Is(err, unix.ENOENT) {
@@ -135,7 +135,9 @@ func stepInside(root, at *os.File, whole, name string) (*os.File, error) {
 		return nil, err
 	}
 	// Whatever this process's umask is. fchmod takes no O_PATH descriptor.
-	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", next.Fd()), 0o755); err != nil {
+	uid, gid := u.root()
+	here := fmt.Sprintf("/proc/self/fd/%d", next.Fd())
+	if err := errors.Join(os.Chmod(here, 0o755), os.Chown(here, uid, gid)); err != nil {
 		return nil, errors.Join(err, next.Close())
 	}
 	return next, nil

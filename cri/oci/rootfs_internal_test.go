@@ -69,7 +69,7 @@ func TestImageVolumes(t *testing.T) {
 	defer unix.Umask(old)
 	doc := &specs.Spec{Root: &specs.Root{Path: root, Readonly: true}, Mounts: []specs.Mount{{Destination: "/mine"}, {Destination: "/data/a/b/deep"}}}
 	volumes := map[string]struct{}{"/data/a/b": {}, "/mine": {}, "/mine/sub": {}, "/": {}, "var/cache": {}}
-	if err := addVolumes(doc, volumes); err != nil {
+	if err := addVolumes(doc, volumes, nil); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
@@ -97,7 +97,7 @@ func TestImageVolumes(t *testing.T) {
 	if err := os.WriteFile(root+"/file", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := addVolumes(doc, map[string]struct{}{"/file/x": {}}); err == nil {
+	if err := addVolumes(doc, map[string]struct{}{"/file/x": {}}, nil); err == nil {
 		t.Error("a volume below a file was accepted")
 	}
 }

@@ -49,10 +49,17 @@ func sharesPID(s *cri.Sandbox) bool {
 
 // runSandbox makes the namespaces and files of a sandbox and connects it.
 func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
-	if err := refuseSandbox(s.Config); err != nil {
+	if s.Config.GetWindows() != nil {
+		return fault.Unimplemented.Errorf("Windows options are not supported")
+	}
+	u, err := r.usersIn(s)
+	if err != nil {
 		return err
 	}
 	if err := r.checkParent(s); err != nil {
+		return err
+	}
+	if _, err := r.engineFor(s); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -62,10 +69,10 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return fmt.Errorf("making the sandbox's run directory: %w", err)
 	}
-	if err := writeSandboxFiles(s); err != nil {
+	if err := errors.Join(r.openRoots(s, u), writeSandboxFiles(s, u)); err != nil {
 		return err
 	}
-	if err := r.makeNamespaces(s, dir); err != nil {
+	if err := r.makeNamespaces(s, u, dir); err != nil {
 		return err
 	}
 	if !hostNetwork(s) {
@@ -74,68 +81,94 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 		}
 	}
 	if sharesPID(s) {
-		return r.startPause(ctx, s, dir)
-	}
-	return nil
-}
-
-// refuseSandbox names the first thing that is asked for and not done.
-func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
-	sec := c.GetLinux().GetSecurityContext()
-	userns := sec.GetNamespaceOptions().GetUsernsOptions()
-	switch {
-	case userns != nil && userns.GetMode() == runtimeapi.NamespaceMode_POD:
-		return fault.Unimplemented.Errorf("user namespaces are not supported")
-	case sec.GetSelinuxOptions() != nil && sec.GetSelinuxOptions().String() != "":
-		return fault.Unimplemented.Errorf("SELinux options are not supported")
-	case c.GetWindows() != nil:
-		return fault.Unimplemented.Errorf("Windows options are not supported")
+		return r.startPause(ctx, s, u, dir)
 	}
 	return nil
 }
 
 // makeNamespaces pins the sandbox's namespaces and applies its sysctls to
 // those they belong to.
-func (r *Runtime) makeNamespaces(s *cri.Sandbox, dir string) error {
+func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, dir string) error {
 	sysctls, err := splitSysctls(s)
 	if err != nil {
 		return err
 	}
-	flags := 0
 	if !hostIPC(s) {
-		flags |= unix.CLONE_NEWIPC
-		if err := makeShm(filepath.Join(dir, "shm")); err != nil {
+		if err := makeShm(filepath.Join(dir, "shm"), u); err != nil {
 			return err
 		}
 	}
-	if !hostNetwork(s) {
-		flags |= unix.CLONE_NEWUTS
-	}
-	err = pinIPCAndUTS(dir, flags, func() error {
-		if host := s.Config.GetHostname(); host != "" && flags&unix.CLONE_NEWUTS != 0 {
-			if err := unix.Sethostname([]byte(host)); err != nil {
-				return fmt.Errorf("setting hostname %q: %w", host, err)
-			}
-		}
-		return setSysctls(sysctls.ipc)
-	})
-	if err != nil || hostNetwork(s) {
-		return err
-	}
 	net := filepath.Join(dir, "net")
-	if err := netns.Create(net); err != nil || len(sysctls.net) == 0 {
+	if u != nil {
+		err = r.makeOwned(s, u, sysctls.ipc)
+	} else {
+		err = makeHosts(s, dir, sysctls.ipc)
+		if err == nil && !hostNetwork(s) {
+			err = netns.Create(net)
+		}
+	}
+	if err != nil || len(sysctls.net) == 0 {
 		return err
 	}
 	return netns.Do(net, func() error { return setSysctls(sysctls.net) })
 }
 
+// makeOwned makes the namespaces that belong to the sandbox's user namespace.
+func (r *Runtime) makeOwned(s *cri.Sandbox, u *ownUsers, ipc map[string]string) error {
+	if err := u.pin(r.cfg.Keeper, unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	return u.inside(func() error {
+		if err := setHostname(s); err != nil || len(ipc) == 0 {
+			return err
+		}
+		if err := u.becomeRoot(); err != nil {
+			return err
+		}
+		return setSysctls(ipc)
+	})
+}
+
+// makeHosts makes those that belong to the host's user namespace.
+func makeHosts(s *cri.Sandbox, dir string, ipc map[string]string) error {
+	flags := 0
+	if !hostIPC(s) {
+		flags |= unix.CLONE_NEWIPC
+	}
+	if !hostNetwork(s) {
+		flags |= unix.CLONE_NEWUTS
+	}
+	return pinIPCAndUTS(dir, flags, func() error {
+		if flags&unix.CLONE_NEWUTS != 0 {
+			if err := setHostname(s); err != nil {
+				return err
+			}
+		}
+		return setSysctls(ipc)
+	})
+}
+
+// setHostname sets that of the calling thread's namespace.
+func setHostname(s *cri.Sandbox) error {
+	host := s.Config.GetHostname()
+	if host == "" {
+		return nil
+	}
+	if err := unix.Sethostname([]byte(host)); err != nil {
+		return fault.Invalid.Errorf("setting hostname %q: %w", host, err)
+	}
+	return nil
+}
+
 // makeShm mounts the /dev/shm that the Pod's containers share, of the size
 // that every runtime gives it.
-func makeShm(path string) error {
+func makeShm(path string, u *ownUsers) error {
 	if err := os.Mkdir(path, 0o1777); err != nil {
 		return err
 	}
-	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=65536k"); err != nil {
+	uid, gid := u.root()
+	options := fmt.Sprintf("mode=1777,size=65536k,uid=%d,gid=%d", uid, gid)
+	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mounting /dev/shm at %q: %w", path, err)
 	}
 	return nil
@@ -168,8 +201,15 @@ func splitSysctls(s *cri.Sandbox) (sysctls, error) {
 // startPause runs the first process of the PID namespace that the sandbox's
 // containers share. It is a container of its own, because the others can see it
 // and must not find the host's root in it.
-func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, dir string) error {
+func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, dir string) error {
 	id, bundle := pauseID(s.ID), filepath.Join(s.Dir, "pause")
+	if u != nil {
+		bundle = filepath.Join(r.rootsOf(s), "pause")
+	}
+	e, err := r.engineFor(s)
+	if err != nil {
+		return err
+	}
 	parent, _ := r.parentCgroup(s)
 	cg := cgroupIn(parent, id)
 	doc := bareSpec(r.cfg.Keeper, cg, "/pause", "pause")
@@ -180,10 +220,11 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, dir string) er
 			doc.Linux.Namespaces = append(doc.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
 		}
 	}
-	if err := writeBundle(bundle, doc); err != nil {
+	u.join(doc)
+	if err := writeBundle(bundle, doc, u); err != nil {
 		return err
 	}
-	st, err := r.launch(ctx, id, cg, bundle, &keeper.StartRequest{})
+	st, err := r.launch(ctx, process{e, id, cg, bundle}, &keeper.StartRequest{})
 	if err != nil {
 		return fmt.Errorf("starting the sandbox's first process: %w", err)
 	}
@@ -208,7 +249,7 @@ func (r *Runtime) unpin(ctx context.Context, s *cri.Sandbox) error {
 	}
 	dir := r.sandboxDir(s.ID)
 	errs := []error{netns.Remove(filepath.Join(dir, "net"))}
-	for _, name := range []string{"ipc", "uts", "pid", "shm"} {
+	for _, name := range []string{"ipc", "uts", "pid", "shm", "user"} {
 		errs = append(errs, detach(filepath.Join(dir, name)))
 	}
 	return errors.Join(errs...)
@@ -221,7 +262,7 @@ func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
 	id := pauseID(s.ID)
 	parent, _ := r.parentCgroup(s)
 	cg := cgroupIn(parent, id)
-	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(r.engine.stateDir(id)))
+	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(r.engines[""].stateDir(id)))
 }
 
 // detach takes away every mount at path. Neither a missing mount nor a missing
@@ -246,7 +287,7 @@ func (r *Runtime) removeSandbox(_ context.Context, s *cri.Sandbox) error {
 			return err
 		}
 	}
-	if err := mount.RemoveAll(r.sandboxDir(s.ID)); err != nil {
+	if err := errors.Join(mount.RemoveAll(r.sandboxDir(s.ID)), mount.RemoveAll(r.rootsOf(s))); err != nil {
 		return fmt.Errorf("removing the sandbox's run directory: %w", err)
 	}
 	r.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // The kernel's real-time signals; a C library takes the first two for itself.
@@ -45,4 +46,19 @@ func parseSignal(name string) unix.Signal {
 		}
 	}
 	return 0
+}
+
+// signalOf is the CRI's name of a signal, the runtime's default for one that it
+// has none for.
+func signalOf(sig unix.Signal) runtimeapi.Signal {
+	name := strings.TrimPrefix(unix.SignalName(sig), "SIG")
+	switch {
+	case sig == rtMin || sig == rtMax:
+		name = map[unix.Signal]string{rtMin: "RTMIN", rtMax: "RTMAX"}[sig]
+	case sig > rtMin && sig <= rtMin+15:
+		name = "RTMINPLUS" + strconv.Itoa(int(sig-rtMin))
+	case sig > rtMin && sig < rtMax:
+		name = "RTMAXMINUS" + strconv.Itoa(int(rtMax-sig))
+	}
+	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_SIG"+name])
 }

@@ -56,6 +56,29 @@ func Create(path string) error {
 	return nil
 }
 
+// Pin pins a network namespace that somebody else made, that of a process by
+// "/proc/PID/ns/net" for one, at path, and brings its loopback interface up.
+// Repeating it after a crash is Create's affair: Remove what is there first.
+func Pin(namespace, path string) error {
+	h, err := Open(namespace)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("pinning network namespace: %w", err)
+	}
+	f.Close()
+	if err := h.Do(loopbackUp); err != nil {
+		return fmt.Errorf("bringing lo up: %w", errors.Join(err, Remove(path)))
+	}
+	if err := unix.Mount(namespace, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pinning network namespace %q: %w", path, errors.Join(err, Remove(path)))
+	}
+	return nil
+}
+
 // Remove takes the pin at path away, and with it the namespace as soon as
 // nothing else refers to it. It succeeds when nothing is there.
 func Remove(path string) error {

@@ -17,6 +17,9 @@ type ID struct {
 // Create needs Linux.
 func Create(string) error { return errOS }
 
+// Pin needs Linux.
+func Pin(string, string) error { return errOS }
+
 // Remove needs Linux.
 func Remove(string) error { return errOS }
 

@@ -3,6 +3,7 @@ package spec
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -141,6 +142,8 @@ func checkMount(m *runtimeapi.Mount, to, source string) error {
 		return fault.Invalid.Errorf("a mount cannot replace the root")
 	case image == (m.GetHostPath() != ""):
 		return fault.Invalid.Errorf("the mount at %q needs a host path or an image, and not both", to)
+	case !image && !path.IsAbs(m.GetHostPath()):
+		return fault.Invalid.Errorf("the mount at %q has the relative host path %q", to, m.GetHostPath())
 	case !image && m.GetImageSubPath() != "":
 		return fault.Invalid.Errorf("the mount at %q has the path of an image, and no image", to)
 	case image && !private:

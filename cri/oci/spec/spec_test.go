@@ -71,8 +71,28 @@ func TestGolden(t *testing.T) {
 				HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4}}, Unified: map[string]string{"memory.high": "9"},
 			}
 			in.Devices = []spec.Device{{Node: specs.LinuxDevice{Path: "/dev/gpu0", Type: "c", Major: 195, Minor: 3}, Access: "rw"}}
+			in.Sources = map[int]string{3: "/prepared/rro"}
 			in.Container.Tty = true
 			in.Host.CgroupV2 = true
+		},
+		"userns": func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Container.Linux.SecurityContext.NamespaceOptions = in.Sandbox.Linux.SecurityContext.NamespaceOptions
+			in.Container.Mounts = []*runtimeapi.Mount{
+				{ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: "i"}, ImageSubPath: "x", MountOptions: []string{"noexec"}},
+				{ContainerPath: "/data", HostPath: "/h/data", UidMappings: []*runtimeapi.IDMapping{{HostId: 100000, Length: 65536}}, GidMappings: []*runtimeapi.IDMapping{{HostId: 100000, Length: 65536}}},
+			}
+			in.Sources = map[int]string{0: "/prepared/0", 1: "/prepared/1"}
+		},
+		"profiles": func(in *spec.Input) { // by the deprecated fields, on a machine with everything
+			sec := in.Container.Linux.SecurityContext
+			sec.SeccompProfilePath, in.Seccomp = "localhost//etc/strict.json", []byte("strict") //nolint:staticcheck // old clients send it
+			sec.ApparmorProfile = "runtime/default"                                             //nolint:staticcheck // as above
+			in.Sandbox.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
+			in.Host.AppArmor = "nodekit-default"
+			in.Host.SELinux = func(o *runtimeapi.SELinuxOption) (spec.Labels, error) {
+				return spec.Labels{Process: "process:" + o.Level, Mount: "file:" + o.Level}, nil
+			}
 		},
 		"privileged": func(in *spec.Input) {
 			in.Sandbox.Linux.SecurityContext.Privileged = true
@@ -283,18 +303,59 @@ func TestRefused(t *testing.T) {
 		"mount over the root":                   {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/a/..", HostPath: "/h"})},
 		"mount of nothing":                      {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x"})},
 		"recursive read-only but writable":      {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", RecursiveReadOnly: true})},
-		"image mount":                           {fault.Unimplemented, mountOf(&runtimeapi.Mount{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i"}})},
-		"id mapping":                            {fault.Unimplemented, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", UidMappings: []*runtimeapi.IDMapping{{}}})},
-		"user namespace": {fault.Unimplemented, func(in *spec.Input) {
-			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}}
+		"image mount unprepared":                {fault.FailedPrecondition, mountOf(&runtimeapi.Mount{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i"}})},
+		"image and host path":                   {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", Image: &runtimeapi.ImageSpec{Image: "i"}})},
+		"image path without an image":           {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", ImageSubPath: "p"})},
+		"relative host path":                    {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "h"})},
+		"id mapping unprepared":                 {fault.FailedPrecondition, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", UidMappings: []*runtimeapi.IDMapping{{}}})},
+		"recursive read-only unprepared":        {fault.FailedPrecondition, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", Readonly: true, RecursiveReadOnly: true})},
+		"mount option that opens":               {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", MountOptions: []string{"rshared"}})},
+		"user namespace that the sandbox lacks": {fault.Invalid, func(in *spec.Input) { in.Container.Linux.SecurityContext.NamespaceOptions = usersOf(1, 2) }},
+		"another user namespace": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Container.Linux.SecurityContext.NamespaceOptions = usersOf(200000, 65536)
 		}},
-		"seccomp by the old field": {fault.Unimplemented, func(in *spec.Input) {
-			in.Container.Linux.SecurityContext.Seccomp = nil
-			in.Container.Linux.SecurityContext.SeccompProfilePath = "runtime/default" //nolint:staticcheck // it is refused
+		"user namespace of the container": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Mode = runtimeapi.NamespaceMode_CONTAINER
 		}},
-		"AppArmor by the old field": {fault.Unimplemented, func(in *spec.Input) {
-			in.Container.Linux.SecurityContext.Apparmor = nil
-			in.Container.Linux.SecurityContext.ApparmorProfile = "localhost/strict" //nolint:staticcheck // it is refused
+		"user namespace on the host's network": {fault.Unimplemented, func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Sandbox.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+		}},
+		"user namespace without a root": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Uids[0].ContainerId = 1
+		}},
+		"overlapping mappings": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			u := in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions
+			u.Gids = append(u.Gids, &runtimeapi.IDMapping{ContainerId: 65535, HostId: 1, Length: 1})
+		}},
+		"user that is not mapped": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Container.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 70000}
+		}},
+		"group that is not mapped": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			in.Container.Linux.SecurityContext.SupplementalGroups = []int64{70000}
+		}},
+		"user by name and number": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1}
+			in.Container.Linux.SecurityContext.RunAsUsername = "app"
+		}},
+		"unknown groups policy": {fault.Invalid, func(in *spec.Input) { in.Container.Linux.SecurityContext.SupplementalGroupsPolicy = 7 }},
+		"unknown profile in the old field": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.SeccompProfilePath = "strict" //nolint:staticcheck // old clients send it
+		}},
+		"old field without a name": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.ApparmorProfile = "localhost/" //nolint:staticcheck // old clients send it
+		}},
+		"AppArmor profile without AppArmor": {fault.FailedPrecondition, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "strict"}
+		}},
+		"profile of unknown type": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: 9}
 		}},
 		"empty seccomp profile": {fault.Invalid, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p"}
@@ -313,6 +374,16 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+func usersOf(host, n uint32) *runtimeapi.NamespaceOption {
+	one := func() []*runtimeapi.IDMapping { return []*runtimeapi.IDMapping{{HostId: host, Length: n}} }
+	return &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: one(), Gids: one()}}
+}
+
+func inUserNamespace(in *spec.Input) {
+	in.Sandbox.Linux.SecurityContext.NamespaceOptions = usersOf(100000, 65536)
+	in.Namespaces.User = "/ns/user"
 }
 
 func mountOf(m *runtimeapi.Mount) func(*spec.Input) {

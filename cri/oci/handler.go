@@ -1,0 +1,134 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/mount"
+)
+
+// chooseEngines finds the OCI runtime of every RuntimeClass handler, the default
+// one by the empty name. A handler's runtime that is not there, or does not work
+// on this machine, is an error now and not when the first Pod asks for it.
+func chooseEngines(ctx context.Context, c *Config, root string) (map[string]engine, error) {
+	first, err := chooseEngine(ctx, c, root)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]engine{"": first}
+	for _, name := range slices.Sorted(maps.Keys(c.Handlers)) {
+		path, err := exec.LookPath(c.Handlers[name])
+		switch {
+		case name == "":
+			return nil, fault.Invalid.Errorf("a RuntimeClass handler has no name")
+		case err != nil:
+			return nil, fault.FailedPrecondition.Errorf("the OCI runtime of handler %q: %w", name, err)
+		}
+		e := engine{path: path, root: root}
+		if path != first.path {
+			if err := e.probe(ctx, c, nil); err != nil {
+				return nil, fault.FailedPrecondition.Errorf("the OCI runtime of handler %q does not work here: %w", name, err)
+			}
+		}
+		c.Logger.Info("oci runtime of a handler", "handler", name, "path", path)
+		all[name] = e
+	}
+	return all, nil
+}
+
+// describeHandlers finds out what each handler can do on this machine.
+func describeHandlers(ctx context.Context, c *Config, engines map[string]engine) []cri.Handler {
+	rro := recursiveReadOnly(filepath.Join(c.RunDir, probeDir)) == nil
+	users := map[string]error{}
+	var list []cri.Handler
+	for _, name := range slices.Sorted(maps.Keys(engines)) {
+		e := engines[name]
+		err, known := users[e.path]
+		if !known {
+			if err = e.probeUsers(ctx, c); err != nil {
+				c.Logger.Info("no user namespaces with this oci runtime", "path", e.path, "err", err)
+			}
+			users[e.path] = err
+		}
+		list = append(list, cri.Handler{Name: name, RecursiveReadOnlyMounts: rro, UserNamespaces: err == nil})
+	}
+	return list
+}
+
+// probeDir is where, in the state and the run directory, things are tried out.
+const probeDir = "probe"
+
+// cleanProbes takes away what a crash left of trying things out.
+func (c *Config) cleanProbes() error {
+	errs := []error{mount.DetachTree(c.RunDir + "/" + probeDir), mount.DetachTree(c.StateDir + "/" + probeDir)}
+	bundles, err := filepath.Glob(filepath.Join(c.RunDir, rootsDir, "probe-*"))
+	for _, dir := range append(bundles, filepath.Join(c.RunDir, probeDir), filepath.Join(c.StateDir, probeDir)) {
+		errs = append(errs, mount.RemoveAll(dir))
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// recursiveReadOnly tries whether the kernel makes whole trees of mounts
+// read-only at once (Linux 5.12); which OCI runtime there is does not matter.
+func recursiveReadOnly(at string) error {
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return err
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err == nil {
+		err = errors.Join(unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}), unix.Close(fd))
+	}
+	return errors.Join(err, os.Remove(at))
+}
+
+// probeUsers tries a container in a user namespace of its own, and whether the
+// file system of the containers can show its files to one.
+func (e engine) probeUsers(ctx context.Context, c *Config) (err error) {
+	dir, shown := filepath.Join(c.RunDir, probeDir), filepath.Join(c.StateDir, probeDir)
+	ids := []*runtimeapi.IDMapping{{HostId: 1 << 16, Length: 1 << 16}}
+	u := &ownUsers{UserNamespace: &runtimeapi.UserNamespace{Uids: ids, Gids: ids}, dir: dir}
+	defer func() { err = errors.Join(err, c.cleanProbes()) }()
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(shown, 0o700)); err != nil {
+		return err
+	}
+	if err := u.pin(c.Keeper, 0); err != nil {
+		return err
+	}
+	owners, err := os.Open(u.path())
+	if err != nil {
+		return err
+	}
+	defer owners.Close()
+	if err := mount.Bind(shown, shown, &mount.BindOptions{Owners: owners}); err != nil {
+		return err
+	}
+	return e.probe(ctx, c, u)
+}
+
+// engineFor is the OCI runtime of the sandbox's handler.
+func (r *Runtime) engineFor(s *cri.Sandbox) (engine, error) {
+	e, ok := r.engines[s.Handler]
+	if !ok {
+		return e, fault.FailedPrecondition.Errorf("the sandbox has the handler %q, which this runtime has no more", s.Handler)
+	}
+	return e, nil
+}
+
+// Handlers returns the path of the OCI runtime of every RuntimeClass handler.
+func (r *Runtime) Handlers() map[string]string {
+	paths := map[string]string{}
+	for name, e := range r.engines {
+		paths[name] = e.path
+	}
+	return paths
+}
