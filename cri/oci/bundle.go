@@ -17,6 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
 // buildSpec gathers what the machine and the image say about a container and
@@ -111,7 +112,7 @@ func devicesOf(c *cri.Container) ([]spec.Device, error) {
 }
 
 // resolveMounts follows the host paths of bind mounts, as the CRI demands, and
-// reports those that are not there.
+// reports those that are not there, or cannot propagate as they should.
 func resolveMounts(doc *specs.Spec) error {
 	for i := range doc.Mounts {
 		m := &doc.Mounts[i]
@@ -119,12 +120,38 @@ func resolveMounts(doc *specs.Spec) error {
 			continue
 		}
 		real, err := filepath.EvalSymlinks(m.Source)
+		if err == nil {
+			m.Source, err = real, canPropagate(real, m.Options)
+		}
 		if err != nil {
 			return fault.Invalid.Errorf("mounting %q at %q: %w", m.Source, m.Destination, err)
 		}
-		m.Source = real
 	}
 	return nil
+}
+
+// canPropagate reports why mounts made on one side would not be seen on the
+// other: those on the host come only from a mount that is shared or a slave,
+// those in the container reach only a shared one.
+func canPropagate(source string, options []string) error {
+	both := slices.Contains(options, "rshared")
+	if !both && !slices.Contains(options, "rslave") {
+		return nil
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	var on mount.Mount
+	for _, m := range table { // the deepest is the one that source is on, the last of several at one point
+		if len(m.Point) >= len(on.Point) && (m.Point == source || m.Point == "/" || strings.HasPrefix(source, m.Point+"/")) {
+			on = m
+		}
+	}
+	if on.Shared || on.Slave && !both {
+		return nil
+	}
+	return fault.Invalid.Errorf("it is on the mount at %q, which is not shared with others: mount --make-rshared makes it so", on.Point)
 }
 
 // injectCDI applies the devices that are named in the way of the Container

@@ -238,6 +238,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	delete(r.containers, c.ID)
 	delete(r.running, c.ID)
 	r.mu.Unlock()
+	r.rates.forget(c.ID)
 	return os.RemoveAll(bundleOf(c))
 }
 
@@ -272,24 +273,50 @@ func readSpec(bundle string) (*specs.Spec, error) {
 }
 
 // updateContainer writes new limits to the container's cgroup. When that fails
-// half way the limits that the container had are written again.
+// half way the limits that the container had are written again. One that was not
+// started has no cgroup yet: its spec gets them.
 func (r *Runtime) updateContainer(_ context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
-	if len(res.GetHugepageLimits()) > 0 {
-		return fault.Unimplemented.Errorf("hugepage limits cannot be changed")
+	limits, err := limitsOf(res)
+	if err != nil {
+		return err
 	}
-	err := cgroup.Set(r.cgroupOf(c), limitsOf(res))
-	if err == nil {
+	if c.StartedAt.IsZero() {
+		return r.updateSpec(c, res)
+	}
+	if err = cgroup.Set(r.cgroupOf(c), limits); err == nil {
 		return nil
 	}
-	return errors.Join(err, cgroup.Set(r.cgroupOf(c), limitsOf(c.Config.GetLinux().GetResources())))
+	before, _ := limitsOf(c.Config.GetLinux().GetResources())
+	return errors.Join(err, cgroup.Set(r.cgroupOf(c), before))
 }
 
-func limitsOf(res *runtimeapi.LinuxContainerResources) cgroup.Limits {
-	return cgroup.Limits{
+// updateSpec changes the limits of a container that has never run.
+func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
+	doc, err := readSpec(bundleOf(c))
+	if err != nil {
+		return err
+	}
+	devices := doc.Linux.Resources.Devices
+	doc.Linux.Resources = spec.Resources(spec.MergeResources(c.Config.GetLinux().GetResources(), res))
+	doc.Linux.Resources.Devices = devices
+	return writeJSON(filepath.Join(bundleOf(c), "config.json"), doc)
+}
+
+// limitsOf translates the CRI's limits, whose zero fields mean "not set".
+func limitsOf(res *runtimeapi.LinuxContainerResources) (cgroup.Limits, error) {
+	l := cgroup.Limits{
 		CPUShares: uint64(max(res.GetCpuShares(), 0)), CPUQuota: res.GetCpuQuota(), CPUPeriod: uint64(max(res.GetCpuPeriod(), 0)),
 		Memory: res.GetMemoryLimitInBytes(), MemorySwap: res.GetMemorySwapLimitInBytes(),
 		CPUs: res.GetCpusetCpus(), Mems: res.GetCpusetMems(), Unified: res.GetUnified(),
+		Hugepages: map[string]uint64{},
 	}
+	for _, h := range res.GetHugepageLimits() {
+		if _, twice := l.Hugepages[h.GetPageSize()]; twice {
+			return l, fault.Invalid.Errorf("two limits for huge pages of %q", h.GetPageSize())
+		}
+		l.Hugepages[h.GetPageSize()] = h.GetLimit()
+	}
+	return l, nil
 }
 
 func (r *Runtime) reopenLog(ctx context.Context, c *cri.Container) error {

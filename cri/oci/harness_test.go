@@ -36,6 +36,8 @@ const (
 	toolsDir      = "NODEKIT_TEST_TOOLS"
 	ociRuntime    = "NODEKIT_TEST_RUNTIME"
 	systemdDriver = "NODEKIT_TEST_SYSTEMD" // not empty: the systemd cgroup driver
+	handler       = "NODEKIT_TEST_HANDLER" // not empty: the OCI runtime of handler "other"
+	cdiDir        = "NODEKIT_TEST_CDI"     // the directory of CDI specs
 	imageName     = "nodekit.dev/podtool:latest"
 )
 
@@ -84,10 +86,17 @@ func (p paths) sandboxCgroup(id string) string {
 }
 
 func (p paths) cfg() oci.Config {
-	return oci.Config{
+	c := oci.Config{
 		StateDir: p.dir + "/oci", RunDir: p.dir + "/run", CgroupParent: p.cgroup(),
 		Keeper: filepath.Join(os.Getenv(toolsDir), "keeper"), Runtime: os.Getenv(ociRuntime), Systemd: os.Getenv(systemdDriver) != "",
 	}
+	if path := os.Getenv(handler); path != "" {
+		c.Handlers = map[string]string{"other": path}
+	}
+	if dir := os.Getenv(cdiDir); dir != "" {
+		c.CDIDirs = []string{dir}
+	}
+	return c
 }
 
 // openRuntime returns a runtime and the function that closes its network.

@@ -104,7 +104,7 @@ func TestLinksInRootfs(t *testing.T) {
 }
 
 // TestOnlyRootReachesTheState: sockets, specs with the environment's secrets and
-// the keeper's journal.
+// the keeper's journal. Others may pass through two directories, and see nothing.
 func TestOnlyRootReachesTheState(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)
@@ -112,7 +112,19 @@ func TestOnlyRootReachesTheState(t *testing.T) {
 	sandbox, _ := n.run("secret", func(c *runtimeapi.ContainerConfig) {
 		c.Envs = []*runtimeapi.KeyValue{{Key: "TOKEN", Value: []byte("secret")}}
 	}, "sleep", "forever")
-	for _, path := range []string{"/s", "/run", "/run/keeper.sock", "/run/runtime", "/oci", "/oci/keeper", "/oci/keeper/exits", "/oci/keeper/log", "/images", "/cri"} {
+	for _, path := range []string{"/run", "/run/roots"} {
+		if fi, err := os.Stat(n.dir + path); err != nil || fi.Mode().Perm() != 0o711 {
+			t.Errorf("%s has mode %v (%v), want -rwx--x--x", path, fi.Mode(), err)
+		}
+	}
+	inside, err := os.ReadDir(n.dir + "/run")
+	n.must(err)
+	for _, e := range inside {
+		if fi, err := e.Info(); e.Name() != "roots" && (err != nil || fi.Mode().Perm()&0o077 != 0) {
+			t.Errorf("/run/%s has mode %v (%v), want it closed to all but root", e.Name(), fi.Mode(), err)
+		}
+	}
+	for _, path := range []string{"/s", "/run/keeper.sock", "/run/runtime", "/oci", "/oci/keeper", "/oci/keeper/exits", "/oci/keeper/log", "/images", "/cri"} {
 		fi, err := os.Stat(n.dir + path)
 		if err != nil || fi.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s has mode %v (%v), want it closed to all but root", path, fi.Mode(), err)

@@ -24,7 +24,7 @@ func (r *Runtime) attachment(s *cri.Sandbox) cniruntime.Attachment {
 	a := cniruntime.Attachment{
 		ContainerID: s.ID,
 		NetNS:       filepath.Join(r.sandboxDir(s.ID), "net"),
-		IfName:      "eth0",
+		IfName:      ifName,
 		Pod:         call.Pod{Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUid()},
 	}
 	for _, p := range s.Config.GetPortMappings() {

@@ -91,6 +91,7 @@ type Runtime struct {
 
 	engines  map[string]engine // by handler, the default one as ""
 	handlers []cri.Handler
+	rates    rates
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
@@ -215,9 +216,10 @@ func (r *Runtime) CRI() *cri.Runtime {
 		RunSandbox: r.runSandbox, StopSandbox: r.stopSandbox, RemoveSandbox: r.removeSandbox,
 		CreateContainer: r.createContainer, StartContainer: r.startContainer,
 		StopContainer: r.stopContainer, RemoveContainer: r.removeContainer,
-		UpdateContainer: r.updateContainer, ReopenLog: r.reopenLog,
+		UpdateContainer: r.updateContainer, UpdateSandbox: r.updateSandbox, ReopenLog: r.reopenLog,
 		Exec: r.exec, Attach: r.attach, PortForward: r.portForward,
-		Stats: r.stats, NetworkReady: r.networkReady,
+		Stats: r.stats, SandboxStats: r.sandboxStats, Metrics: r.metrics(), NetworkReady: r.networkReady,
+		Info:    cri.Info{Runtime: r.runtimeInfo, Sandbox: r.sandboxInfo, Container: r.containerInfo},
 		Recover: r.recover, Watch: r.watch,
 		Images: r.cfg.Images.CRI(),
 	}

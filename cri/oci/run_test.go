@@ -284,11 +284,8 @@ func TestTargetPID(t *testing.T) {
 func TestSandboxRefused(t *testing.T) {
 	n := newNode(t)
 	for what, change := range map[string]func(*runtimeapi.PodSandboxConfig){
-		"user namespaces": func(c *runtimeapi.PodSandboxConfig) {
+		"user namespace": func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}
-		},
-		"SELinux": func(c *runtimeapi.PodSandboxConfig) {
-			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Type: "t"}
 		},
 		"Windows":       func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} },
 		"kernel.domain": func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"kernel.domainname": "x"} },

@@ -293,5 +293,6 @@ func (r *Runtime) removeSandbox(_ context.Context, s *cri.Sandbox) error {
 	r.mu.Lock()
 	delete(r.sandboxes, s.ID)
 	r.mu.Unlock()
+	r.rates.forget(s.ID)
 	return nil
 }

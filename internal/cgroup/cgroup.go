@@ -85,6 +85,9 @@ type Limits struct {
 	MemorySwap int64  // bytes of memory and swap together; -1 takes it away
 	PIDs       int64  // tasks; -1 takes the limit away
 	CPUs, Mems string // cpuset lists, "0-3,7"
+	// Hugepages are bytes by page size, as the kernel writes it ("2MB"). A size
+	// that this machine has not is fault.Invalid.
+	Hugepages map[string]uint64
 	// KeepAlive refuses a memory limit below what is used now, which v1 does by
 	// itself and for which v2 would kill.
 	KeepAlive bool
@@ -98,6 +101,11 @@ type Limits struct {
 func Set(path string, l Limits) error {
 	if len(l.Unified) > 0 && Version() == 1 {
 		return fault.Invalid.Errorf("limiting cgroup %q: unified resources need cgroup v2", path)
+	}
+	for size := range l.Hugepages {
+		if !slices.Contains(cgroups.HugePageSizes(), size) {
+			return fault.Invalid.Errorf("limiting cgroup %q: this machine has no huge pages of %q, but %q", path, size, cgroups.HugePageSizes())
+		}
 	}
 	m, err := ownerOf(path)
 	if err == nil {
@@ -115,6 +123,9 @@ func (l Limits) resources() *cgroups.Resources {
 		Memory: l.Memory, MemorySwap: l.MemorySwap,
 		CpusetCpus: l.CPUs, CpusetMems: l.Mems,
 		SkipDevices: true, MemoryCheckBeforeUpdate: l.KeepAlive,
+	}
+	for size, n := range l.Hugepages {
+		r.HugetlbLimit = append(r.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: size, Limit: n})
 	}
 	if l.PIDs != 0 {
 		r.PidsLimit = &l.PIDs

@@ -35,6 +35,9 @@ type Mount struct {
 	Options []string
 	// Shared reports that the mount sends and receives propagation events.
 	Shared bool
+	// Slave reports that it receives them only, or receives them from another
+	// group than it sends to.
+	Slave  bool
 	Type   string // the file system's type: "ext4", "tmpfs"
 	Source string // the file system's source, e.g. its device
 }

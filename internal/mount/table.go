@@ -45,6 +45,7 @@ func parseLine(line string) (m Mount, err error) {
 	m.Options = strings.Split(fields[5], ",")
 	m.ReadOnly = slices.Contains(m.Options, "ro")
 	m.Shared = slices.ContainsFunc(fields[6:sep], func(f string) bool { return strings.HasPrefix(f, "shared:") })
+	m.Slave = slices.ContainsFunc(fields[6:sep], func(f string) bool { return strings.HasPrefix(f, "master:") })
 	m.Type, m.Source = fields[sep+1], unescape(fields[sep+2])
 	m.SuperReadOnly = slices.Contains(strings.Split(fields[sep+3], ","), "ro")
 	return m, nil

@@ -132,6 +132,36 @@ func (c *Conn) Ports(bridge int) ([]*Link, error) {
 	return c.links(m, func(l *Link) bool { return l.Master == bridge })
 }
 
+// Counters are what has passed through a link since it was made.
+type Counters struct {
+	RxPackets, TxPackets, RxBytes, TxBytes, RxErrors, TxErrors, RxDropped, TxDropped uint64
+}
+
+// All lists the links of the namespace in which c was opened, in the order of
+// their indexes, with what has passed through each.
+func (c *Conn) All() (links []*Link, counted []Counters, err error) {
+	m := nlsock.New("listing links", unix.RTM_GETLINK, unix.NLM_F_DUMP, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+	err = c.dump(m, func(entry []byte) {
+		links, counted = append(links, parseLink(entry)), append(counted, parseCounters(entry))
+	})
+	return links, counted, err
+}
+
+// parseCounters reads struct rtnl_link_stats64, whose first eight numbers are
+// those of Counters.
+func parseCounters(b []byte) (n Counters) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return n
+	}
+	v := nlsock.Attr(b[unix.SizeofIfInfomsg:], unix.IFLA_STATS64)
+	for i, into := range []*uint64{&n.RxPackets, &n.TxPackets, &n.RxBytes, &n.TxBytes, &n.RxErrors, &n.TxErrors, &n.RxDropped, &n.TxDropped} {
+		if len(v) >= 8*(i+1) {
+			*into = binary.NativeEndian.Uint64(v[8*i:])
+		}
+	}
+	return n
+}
+
 func (c *Conn) links(m *nlsock.Message, want func(*Link) bool) (out []*Link, err error) {
 	err = c.dump(m, func(entry []byte) {
 		if l := parseLink(entry); want(l) {

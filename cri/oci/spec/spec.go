@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -193,6 +194,18 @@ func resources(in Input) *specs.LinuxResources {
 		})
 	}
 	return r
+}
+
+// MergeResources returns the limits of have with those of change over them, as an
+// update means it: a zero field leaves what is there.
+func MergeResources(have, change *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	out := &runtimeapi.LinuxContainerResources{}
+	proto.Merge(out, have)
+	if len(change.GetHugepageLimits()) > 0 {
+		out.HugepageLimits = nil // Merge appends to lists
+	}
+	proto.Merge(out, change)
+	return out
 }
 
 // Resources translates limits alone. A zero field of the CRI means "not set".

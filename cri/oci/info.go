@@ -1,0 +1,59 @@
+package oci
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cri"
+)
+
+// runtimeInfo says what the runtime is made of.
+func (r *Runtime) runtimeInfo(context.Context) map[string]any {
+	return map[string]any{
+		"handlers": r.Handlers(), "stateDir": r.cfg.StateDir, "runDir": r.cfg.RunDir,
+		"cgroupParent": r.cfg.CgroupParent, "systemdCgroups": r.cfg.Systemd, "cdiDirs": r.cfg.CDIDirs, "keeper": r.cfg.Keeper,
+	}
+}
+
+// sandboxInfo says where the sandbox's parts are, for who looks for a fault. Of
+// the pid there is one only where the containers share a PID namespace.
+func (r *Runtime) sandboxInfo(ctx context.Context, s *cri.Sandbox) map[string]any {
+	parent, _ := r.parentCgroup(s)
+	info := map[string]any{"runDir": r.sandboxDir(s.ID), "cgroup": parent, "pid": r.pidNow(ctx, pauseID(s.ID))}
+	if e, err := r.engineFor(s); err == nil {
+		info["ociRuntime"] = e.path
+	}
+	for _, name := range []string{"net", "ipc", "uts", "user"} {
+		if at := filepath.Join(r.sandboxDir(s.ID), name); pinned(at) {
+			info[name+"Namespace"] = at
+		}
+	}
+	return info
+}
+
+// containerInfo includes the whole spec as the OCI runtime was given it.
+func (r *Runtime) containerInfo(ctx context.Context, c *cri.Container) map[string]any {
+	info := map[string]any{"pid": r.pidNow(ctx, c.ID), "cgroup": r.cgroupOf(c), "bundle": bundleOf(c)}
+	if e, _, err := r.engineOf(c); err == nil {
+		info["ociRuntime"] = e.path
+	}
+	if doc, err := readSpec(bundleOf(c)); err == nil {
+		info["rootfs"], info["runtimeSpec"] = doc.Root.Path, doc
+	}
+	return info
+}
+
+// pidNow is the process id of what the keeper runs by that id, 0 for nothing. It
+// does not wait for a keeper that does not answer.
+func (r *Runtime) pidNow(ctx context.Context, id string) int {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	statuses, err := r.statuses(ctx)
+	if err != nil {
+		return 0
+	}
+	return statuses[id].PID
+}
+
+func seconds(d time.Duration) uint64 { return uint64(d / time.Second) }

@@ -1,0 +1,233 @@
+package oci
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+)
+
+// The labels that every series has, as dashboards for cAdvisor know them.
+const (
+	labelContainer = "container"
+	labelID        = "id"
+	labelImage     = "image"
+	labelName      = "name"
+	labelNamespace = "namespace"
+	labelPod       = "pod"
+)
+
+// series is one metric by the name that cAdvisor has for it.
+type series struct {
+	name, help string
+	gauge      bool
+	extra      string // a label of its own, or ""
+}
+
+// The samples of several devices, kinds or interfaces differ in the extra label.
+const (
+	byDevice    = "device"
+	byFailure   = "failure_type"
+	byInterface = "interface"
+)
+
+// containerSeries are those of a container's cgroup, and of the Pod's as a whole.
+func containerSeries() []series {
+	return []series{
+		{name: "container_cpu_usage_seconds_total", help: "CPU time used, in seconds."},
+		{name: "container_cpu_user_seconds_total", help: "CPU time used outside of the kernel, in seconds."},
+		{name: "container_cpu_system_seconds_total", help: "CPU time used in the kernel, in seconds."},
+		{name: "container_cpu_cfs_periods_total", help: "Periods of the CPU quota in which something ran."},
+		{name: "container_cpu_cfs_throttled_periods_total", help: "Periods of the CPU quota in which it was used up."},
+		{name: "container_cpu_cfs_throttled_seconds_total", help: "Time spent waiting for the next period, in seconds."},
+		{name: "container_memory_usage_bytes", help: "Memory charged, in bytes.", gauge: true},
+		{name: "container_memory_working_set_bytes", help: "Memory charged less the page cache that is easily dropped, in bytes.", gauge: true},
+		{name: "container_memory_rss", help: "Anonymous memory, in bytes.", gauge: true},
+		{name: "container_memory_cache", help: "Page cache, in bytes.", gauge: true},
+		{name: "container_memory_mapped_file", help: "Page cache that is mapped, in bytes.", gauge: true},
+		{name: "container_memory_swap", help: "Swap used, in bytes.", gauge: true},
+		{name: "container_memory_max_usage_bytes", help: "The most memory that was ever charged, in bytes.", gauge: true},
+		{name: "container_memory_failcnt", help: "Times that memory ran into its limit."},
+		{name: "container_memory_failures_total", help: "Page faults.", extra: byFailure},
+		{name: "container_oom_events_total", help: "Processes that the kernel killed for memory."},
+		{name: "container_fs_reads_total", help: "Reads from a device.", extra: byDevice},
+		{name: "container_fs_writes_total", help: "Writes to a device.", extra: byDevice},
+		{name: "container_fs_reads_bytes_total", help: "Bytes read from a device.", extra: byDevice},
+		{name: "container_fs_writes_bytes_total", help: "Bytes written to a device.", extra: byDevice},
+		{name: "container_processes", help: "Processes.", gauge: true},
+		{name: "container_threads", help: "Threads.", gauge: true},
+		{name: "container_threads_max", help: "The limit of threads, 0 for none.", gauge: true},
+		{name: "container_file_descriptors", help: "Open file descriptors.", gauge: true},
+		{name: "container_pressure_cpu_waiting_seconds_total", help: "Time in which some task waited for a CPU, in seconds."},
+		{name: "container_pressure_cpu_stalled_seconds_total", help: "Time in which all tasks waited for a CPU, in seconds."},
+		{name: "container_pressure_memory_waiting_seconds_total", help: "Time in which some task waited for memory, in seconds."},
+		{name: "container_pressure_memory_stalled_seconds_total", help: "Time in which all tasks waited for memory, in seconds."},
+		{name: "container_pressure_io_waiting_seconds_total", help: "Time in which some task waited for a device, in seconds."},
+		{name: "container_pressure_io_stalled_seconds_total", help: "Time in which all tasks waited for a device, in seconds."},
+		{name: "container_last_seen", help: "When this was true, in seconds since 1970.", gauge: true},
+		{name: "container_start_time_seconds", help: "When it was started, in seconds since 1970.", gauge: true},
+		{name: "container_spec_cpu_period", help: "The period of the CPU quota, in microseconds.", gauge: true},
+		{name: "container_spec_cpu_quota", help: "CPU time allowed in a period, in microseconds.", gauge: true},
+		{name: "container_spec_cpu_shares", help: "The weight of its CPU time.", gauge: true},
+		{name: "container_spec_memory_limit_bytes", help: "The limit of memory, 0 for none.", gauge: true},
+		{name: "container_spec_memory_swap_limit_bytes", help: "The limit of swap, 0 for none.", gauge: true},
+	}
+}
+
+// networkSeries are those of a Pod's interfaces.
+func networkSeries() []series {
+	return []series{
+		{name: "container_network_receive_bytes_total", help: "Bytes received.", extra: byInterface},
+		{name: "container_network_receive_packets_total", help: "Packets received.", extra: byInterface},
+		{name: "container_network_receive_packets_dropped_total", help: "Packets dropped that were to be received.", extra: byInterface},
+		{name: "container_network_receive_errors_total", help: "Errors in receiving.", extra: byInterface},
+		{name: "container_network_transmit_bytes_total", help: "Bytes sent.", extra: byInterface},
+		{name: "container_network_transmit_packets_total", help: "Packets sent.", extra: byInterface},
+		{name: "container_network_transmit_packets_dropped_total", help: "Packets dropped that were to be sent.", extra: byInterface},
+		{name: "container_network_transmit_errors_total", help: "Errors in sending.", extra: byInterface},
+	}
+}
+
+// metrics are the time series as the SDK asks for them.
+func (r *Runtime) metrics() *cri.Metrics {
+	m := &cri.Metrics{Sandbox: r.sandboxMetrics, Container: r.containerMetrics}
+	for _, s := range append(containerSeries(), networkSeries()...) {
+		keys := []string{labelContainer, labelID, labelImage, labelName, labelNamespace, labelPod}
+		if s.extra != "" {
+			keys = append(keys, s.extra)
+			slices.Sort(keys)
+		}
+		m.Descriptors = append(m.Descriptors, &runtimeapi.MetricDescriptor{Name: s.name, Help: s.help, LabelKeys: keys})
+	}
+	return m
+}
+
+// samples gathers what has the same labels but for the extra one.
+type samples struct {
+	labels map[string]string
+	known  map[string]series
+	list   []cri.Sample
+}
+
+func newSamples(s *cri.Sandbox, own map[string]string) *samples {
+	meta := s.Config.GetMetadata()
+	out := &samples{labels: map[string]string{labelNamespace: meta.GetNamespace(), labelPod: meta.GetName()}, known: map[string]series{}}
+	for k, v := range own {
+		out.labels[k] = v
+	}
+	for _, one := range append(containerSeries(), networkSeries()...) {
+		out.known[one.name] = one
+	}
+	return out
+}
+
+// add is for a series without an extra label, addOf for one with.
+func (s *samples) add(name string, v uint64) { s.addOf(name, "", v) }
+
+func (s *samples) addOf(name, extra string, v uint64) {
+	of := s.known[name]
+	labels := s.labels
+	if of.extra != "" {
+		labels = map[string]string{of.extra: extra}
+		for k, l := range s.labels {
+			labels[k] = l
+		}
+	}
+	s.list = append(s.list, cri.Sample{Name: name, Labels: labels, Value: v, Gauge: of.gauge})
+}
+
+func (r *Runtime) containerMetrics(_ context.Context, c *cri.Container) ([]cri.Sample, error) {
+	cg := r.cgroupOf(c)
+	s := newSamples(c.Sandbox, map[string]string{
+		labelContainer: c.Config.GetMetadata().GetName(), labelID: cg, labelName: c.ID,
+		labelImage: firstText(c.Config.GetImage().GetUserSpecifiedImage(), c.Config.GetImage().GetImage()),
+	})
+	if err := s.addCgroup(cg); err != nil {
+		return nil, err
+	}
+	s.add("container_start_time_seconds", uint64(c.StartedAt.Unix()))
+	limits := c.Config.GetLinux().GetResources()
+	s.add("container_spec_cpu_period", uint64(max(limits.GetCpuPeriod(), 0)))
+	if q := limits.GetCpuQuota(); q > 0 {
+		s.add("container_spec_cpu_quota", uint64(q))
+	}
+	s.add("container_spec_cpu_shares", uint64(max(limits.GetCpuShares(), 0)))
+	return s.list, nil
+}
+
+func (r *Runtime) sandboxMetrics(_ context.Context, sb *cri.Sandbox) ([]cri.Sample, error) {
+	parent, _ := r.parentCgroup(sb)
+	s := newSamples(sb, map[string]string{labelID: parent, labelName: sb.ID})
+	counted, err := r.counters(sb)
+	if err != nil {
+		return nil, err
+	}
+	for name, c := range counted {
+		for metric, v := range map[string]uint64{
+			"receive_bytes": c.RxBytes, "receive_packets": c.RxPackets, "receive_packets_dropped": c.RxDropped, "receive_errors": c.RxErrors,
+			"transmit_bytes": c.TxBytes, "transmit_packets": c.TxPackets, "transmit_packets_dropped": c.TxDropped, "transmit_errors": c.TxErrors,
+		} {
+			s.addOf("container_network_"+metric+"_total", name, v)
+		}
+	}
+	if cgroup.Exists(parent) {
+		if err := s.addCgroup(parent); err != nil {
+			return nil, err
+		}
+	}
+	s.add("container_start_time_seconds", uint64(sb.CreatedAt.Unix()))
+	return s.list, nil
+}
+
+// addCgroup adds what a cgroup tells.
+func (s *samples) addCgroup(cg string) error {
+	u, err := cgroup.Read(cg)
+	if err != nil {
+		return err
+	}
+	kills, err := cgroup.OOMKills(cg)
+	if err != nil {
+		return err
+	}
+	threads, files, err := cgroup.Tasks(cg)
+	if err != nil {
+		return err
+	}
+	for name, v := range map[string]uint64{
+		"cpu_usage_seconds_total": seconds(u.CPU), "cpu_user_seconds_total": seconds(u.User), "cpu_system_seconds_total": seconds(u.Sys),
+		"cpu_cfs_periods_total": u.Periods, "cpu_cfs_throttled_periods_total": u.ThrottledPeriods, "cpu_cfs_throttled_seconds_total": seconds(u.Throttled),
+		"memory_usage_bytes": u.Memory, "memory_working_set_bytes": u.WorkingSet, "memory_rss": u.RSS, "memory_cache": u.Cache,
+		"memory_mapped_file": u.Mapped, "memory_swap": u.Swap, "memory_max_usage_bytes": u.Peak, "memory_failcnt": u.Fails,
+		"spec_memory_limit_bytes": u.Limit, "spec_memory_swap_limit_bytes": u.SwapLimit,
+		"oom_events_total": kills, "threads": threads, "threads_max": u.PIDLimit, "file_descriptors": files,
+		"last_seen": uint64(u.At.Unix()),
+	} {
+		s.add("container_"+name, v)
+	}
+	pids, err := cgroup.Processes(cg)
+	s.add("container_processes", uint64(len(pids)))
+	s.addOf("container_memory_failures_total", "pgfault", u.PageFaults)
+	s.addOf("container_memory_failures_total", "pgmajfault", u.MajorFault)
+	s.addIO(u)
+	return err
+}
+
+func (s *samples) addIO(u cgroup.Usage) {
+	for _, d := range u.IO {
+		device := strconv.FormatUint(d.Major, 10) + ":" + strconv.FormatUint(d.Minor, 10)
+		s.addOf("container_fs_reads_total", device, d.Reads)
+		s.addOf("container_fs_writes_total", device, d.Writes)
+		s.addOf("container_fs_reads_bytes_total", device, d.ReadBytes)
+		s.addOf("container_fs_writes_bytes_total", device, d.WriteBytes)
+	}
+	for what, p := range map[string]*cgroup.Pressure{"cpu": u.CPUPressure, "memory": u.MemoryPressure, "io": u.IOPressure} {
+		if p != nil {
+			s.add("container_pressure_"+what+"_waiting_seconds_total", seconds(p.Some.Total))
+			s.add("container_pressure_"+what+"_stalled_seconds_total", seconds(p.Full.Total))
+		}
+	}
+}
