@@ -395,6 +395,16 @@ func (n *node) logOf(sandbox, container string) string {
 	return b.String()
 }
 
+// waitLog waits until the container has logged text.
+func (n *node) waitLog(sandbox, container, text string) {
+	n.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(n.logOf(sandbox, container), text); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("the log has no %q: %s", text, n.logOf(sandbox, container))
+		}
+	}
+}
+
 func (n *node) exec(id string, argv ...string) (stdout string, code int32) {
 	n.t.Helper()
 	resp, err := n.rs.ExecSync(n.t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: argv, Timeout: 10})

@@ -76,6 +76,10 @@ func Exists(path string) bool {
 	return err == nil && slices.ContainsFunc(dirs, cgroups.PathExists)
 }
 
+// HugepageSizes are the sizes of huge pages that can be limited here, as the
+// kernel writes them.
+func HugepageSizes() []string { return cgroups.HugePageSizes() }
+
 // Limits are what Set writes. A zero field leaves what the cgroup has.
 type Limits struct {
 	CPUShares  uint64 // v1's scale, 2 to 262144; converted on v2
@@ -103,11 +107,14 @@ func Set(path string, l Limits) error {
 		return fault.Invalid.Errorf("limiting cgroup %q: unified resources need cgroup v2", path)
 	}
 	for size := range l.Hugepages {
-		if !slices.Contains(cgroups.HugePageSizes(), size) {
-			return fault.Invalid.Errorf("limiting cgroup %q: this machine has no huge pages of %q, but %q", path, size, cgroups.HugePageSizes())
+		if !slices.Contains(HugepageSizes(), size) {
+			return fault.Invalid.Errorf("limiting cgroup %q: this machine has no huge pages of %q, but %q", path, size, HugepageSizes())
 		}
 	}
 	m, err := ownerOf(path)
+	if err == nil && len(l.Hugepages) > 0 && m.Path("hugetlb") == "" {
+		err = fault.FailedPrecondition.Errorf("huge pages cannot be limited: the hugetlb controller is not mounted with the others")
+	}
 	if err == nil {
 		err = m.Set(l.resources())
 	}

@@ -1,0 +1,128 @@
+package oci_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/oci"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// TestHandlers: a Pod's containers, its first process and an exec run by the OCI
+// runtime of its handler, also after a restart; nobody gets an unknown one.
+func TestHandlers(t *testing.T) {
+	path, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip("runc is not installed: apt-get install runc")
+	}
+	// A path of its own, so that it is told from the default one.
+	other := filepath.Join(t.TempDir(), "other-runc")
+	if err := os.Symlink(path, other); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(handler, other)
+	n := newNode(t)
+	status, err := n.rs.Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
+	n.must(err)
+	if hs := status.RuntimeHandlers; len(hs) != 2 || hs[1].Name != "other" || !hs[1].Features.UserNamespaces || !strings.Contains(fmt.Sprint(status.Info), other) {
+		t.Errorf("the handlers are %v, the info %v", hs, status.Info)
+	}
+	cfg := &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: "h", Namespace: "test", Uid: "h"}, LogDirectory: n.dir + "/logs/h",
+		Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}}},
+	}
+	if _, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: "none"}); !errors.Is(err, fault.Invalid) {
+		t.Errorf("an unknown handler: %v, want %q", err, fault.Invalid)
+	}
+	sandbox, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: "other"})
+	n.must(err)
+	id := n.create(sandbox.PodSandboxId, cfg, "main", nil, "sleep", "forever")
+	n.restart()
+	n.startContainer(id)
+	if out, code := n.exec(id, "/podtool", "do", "echo ran"); out != "ran\n" || code != 0 {
+		t.Errorf("an exec printed %q and ended with %d", out, code)
+	}
+	st, err := n.rs.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	n.must(err)
+	for _, want := range []string{other, fmt.Sprint(n.pidOf(id)), "ociVersion"} {
+		if info := fmt.Sprint(st.Info); !strings.Contains(info, want) {
+			t.Errorf("the verbose status lacks %q: %s", want, info)
+		}
+	}
+	if st.Status.User.GetLinux() == nil || st.Status.StopSignal != runtimeapi.Signal_SIGNAL_SIGTERM {
+		t.Errorf("its user is %v and its stop signal %v", st.Status.User, st.Status.StopSignal)
+	}
+	n.removeSandbox(sandbox.PodSandboxId)
+}
+
+// TestHandlerMissing: an OCI runtime that is not there, or no OCI runtime, is
+// refused at start by the handler's name, and leaves nothing.
+func TestHandlerMissing(t *testing.T) {
+	n := newNode(t)
+	n.kill()
+	images, err := image.Open(n.dir+"/images", nil)
+	n.must(err)
+	for path, change := range map[string]func(*oci.Config){
+		"/no/such/runtime": func(c *oci.Config) { c.Handlers = map[string]string{"fast": "/no/such/runtime"} },
+		"/bin/false":       func(c *oci.Config) { c.Handlers = map[string]string{"fast": "/bin/false"} },
+		"no-default":       func(c *oci.Config) { c.Runtime = "no-default" },
+	} {
+		cfg := n.cfg()
+		cfg.Images = images
+		cfg.StateDir, cfg.RunDir = n.dir+"/oci-missing", n.dir+"/run-missing"
+		change(&cfg)
+		_, err := oci.New(t.Context(), cfg)
+		if !errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), path) || len(cfg.Handlers) > 0 && !strings.Contains(err.Error(), `"fast"`) {
+			t.Errorf("%s: %v, want %q with its name", path, err, fault.FailedPrecondition)
+		}
+		for _, pattern := range []string{"/run-missing/*/*", "/oci-missing/*/*"} {
+			if left, _ := filepath.Glob(n.dir + pattern); len(left) > 0 {
+				t.Errorf("%s: left behind: %v", path, left)
+			}
+		}
+	}
+}
+
+// TestCDI: a device of a CDI spec brings its node, its environment and its
+// mounts, named by field or by annotation.
+func TestCDI(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(cdiDir, dir)
+	n := newNode(t)
+	n.must(os.WriteFile(dir+"/spec.json", []byte(`{"cdiVersion":"0.6.0","kind":"nodekit.dev/thing","devices":[{"name":"one","containerEdits":{
+"deviceNodes":[{"path":"/dev/thing","hostPath":"/dev/full","permissions":"r"}],"env":["THING=one"],
+"mounts":[{"hostPath":"`+dir+`","containerPath":"/things","options":["ro","rbind"]}]}}]}`), 0o600))
+	sandbox, cfg := n.sandbox("cdi", nil)
+	for name, change := range map[string]func(*runtimeapi.ContainerConfig){
+		"field": func(c *runtimeapi.ContainerConfig) {
+			c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "nodekit.dev/thing=one"}}
+		},
+		"annotation": func(c *runtimeapi.ContainerConfig) {
+			c.Annotations = map[string]string{"cdi.k8s.io/x": "nodekit.dev/thing=one"}
+		},
+	} {
+		id := n.create(sandbox, cfg, name, change, "do", "stat-device /dev/thing", "env", "cat /things/spec.json", "sleep forever")
+		n.startContainer(id)
+		n.waitLog("cdi", name, "containerEdits")
+		for _, want := range []string{"character 1:7\n", "THING=one\n"} {
+			if log := n.logOf("cdi", name); !strings.Contains(log, want) {
+				t.Errorf("%s: the container printed %q, want %q in it", name, log, want)
+			}
+		}
+	}
+	_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "x"}, Image: &runtimeapi.ImageSpec{Image: imageName}, CDIDevices: []*runtimeapi.CDIDevice{{Name: "nodekit.dev/thing=two"}},
+	}})
+	if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "nodekit.dev/thing=two") {
+		t.Errorf("a device that is not there is answered with %v, want %q", err, fault.Invalid)
+	}
+	n.removeSandbox(sandbox)
+}

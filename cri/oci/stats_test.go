@@ -1,0 +1,107 @@
+package oci_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// TestSandboxStats: what a Pod uses is what its containers use, and its metrics
+// have cAdvisor's names and labels.
+func TestSandboxStats(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("usage", nil)
+	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 100}
+	}, "eat", "16Mi")
+	n.startContainer(id)
+	var mem uint64
+	for range 200 {
+		resp, err := n.rs.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: sandbox})
+		n.must(err)
+		st := resp.Stats.Linux
+		mem = st.Memory.GetUsageBytes().GetValue()
+		if mem > 16<<20 && len(st.Containers) == 1 && st.Process.GetProcessCount().GetValue() > 0 && st.Cpu.GetUsageCoreNanoSeconds().GetValue() > 0 {
+			break
+		}
+	}
+	if mem < 16<<20 || mem > 64<<20 {
+		t.Errorf("the Pod uses %d bytes, want 16 to 64 MiB", mem)
+	}
+	described, err := n.rs.ListMetricDescriptors(t.Context(), &runtimeapi.ListMetricDescriptorsRequest{})
+	n.must(err)
+	listed, err := n.rs.ListPodSandboxMetrics(t.Context(), &runtimeapi.ListPodSandboxMetricsRequest{})
+	n.must(err)
+	if len(listed.PodMetrics) != 1 || len(listed.PodMetrics[0].ContainerMetrics) != 1 {
+		t.Fatalf("the metrics are of %v", listed.PodMetrics)
+	}
+	of := func(name string, all []*runtimeapi.Metric) (uint64, string) {
+		t.Helper()
+		i := slices.IndexFunc(all, func(m *runtimeapi.Metric) bool { return m.Name == name })
+		d := slices.IndexFunc(described.Descriptors, func(d *runtimeapi.MetricDescriptor) bool { return d.Name == name })
+		if i < 0 || d < 0 || len(all[i].LabelValues) != len(described.Descriptors[d].LabelKeys) {
+			t.Fatalf("no good sample of %s", name)
+		}
+		return all[i].Value.GetValue(), strings.Join(all[i].LabelValues, ",")
+	}
+	in := listed.PodMetrics[0].ContainerMetrics[0].Metrics
+	if v, labels := of("container_memory_rss", in); v < 8<<20 || !strings.HasPrefix(labels, "main,") || !strings.HasSuffix(labels, ",test,usage") {
+		t.Errorf("the container's rss is %d, of %s", v, labels)
+	}
+	if v, _ := of("container_spec_memory_limit_bytes", in); v != 64<<20 {
+		t.Errorf("its memory limit is %d", v)
+	}
+	if v, labels := of("container_processes", listed.PodMetrics[0].Metrics); v == 0 || !strings.HasSuffix(labels, ",test,usage") {
+		t.Errorf("the Pod has %d processes, by %s", v, labels)
+	}
+	n.removeSandbox(sandbox)
+}
+
+// TestUpdate: limits change while the container runs and before it does; what
+// this machine has not is refused and changes nothing.
+func TestUpdate(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("update", nil)
+	limit := func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, CpuShares: 100}
+	}
+	id := n.create(sandbox, cfg, "main", limit, "sleep", "forever")
+	update := func(r *runtimeapi.LinuxContainerResources) error {
+		_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+		return err
+	}
+	wantLimit := func(want uint64) {
+		t.Helper()
+		if u, err := cgroup.Read(n.sandboxCgroup(sandbox) + "/" + id); err != nil || u.Limit != want {
+			t.Errorf("the container may use %d bytes (%v), want %d", u.Limit, err, want)
+		}
+	}
+	n.must(update(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 48 << 20}))
+	n.startContainer(id)
+	wantLimit(48 << 20)
+	n.must(update(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpusetCpus: "0"}))
+	wantLimit(64 << 20)
+	for what, r := range map[string]*runtimeapi.LinuxContainerResources{
+		"huge pages of no size": {MemoryLimitInBytes: 128 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "3MB", Limit: 1}}},
+		"a cpu that is not":     {MemoryLimitInBytes: 128 << 20, CpusetCpus: "4000"},
+	} {
+		if err := update(r); err == nil {
+			t.Errorf("%s were given", what)
+		}
+		wantLimit(64 << 20)
+	}
+	for _, size := range cgroup.HugepageSizes() {
+		err := update(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: size, Limit: 4 << 20}}})
+		// A hybrid machine may have the controller where the others are not.
+		if hybrid := cgroup.Version() == 1 && errors.Is(err, fault.FailedPrecondition); err != nil && !hybrid {
+			t.Errorf("a limit for huge pages of %s: %v", size, err)
+		}
+	}
+	n.removeSandbox(sandbox)
+}
