@@ -155,6 +155,7 @@ func binDirs(named []string) ([]string, error) {
 // partFlags are the flags that swap or switch off parts of a node.
 type partFlags struct {
 	foreignFlags
+	handlerFlags
 	ociRuntime, keeper string
 	without, plugins   []string
 	pluginArgs, images []string
@@ -165,6 +166,7 @@ type partFlags struct {
 
 func (f *partFlags) addTo(cmd *cobra.Command) {
 	f.foreignFlags.addTo(cmd)
+	f.handlerFlags.addTo(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
@@ -193,6 +195,10 @@ func orNever(d time.Duration) time.Duration {
 
 func (f *partFlags) apply(cfg *node.Config) error {
 	if err := f.foreignFlags.apply(cfg); err != nil {
+		return err
+	}
+	var err error
+	if cfg.Handlers, cfg.CDIDirs, err = f.parse(); err != nil {
 		return err
 	}
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper

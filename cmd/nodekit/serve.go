@@ -25,6 +25,7 @@ func newServeCommand() *cobra.Command {
 func newServeRuntimeCommand() *cobra.Command {
 	var v verbosity
 	var cfg node.RuntimeConfig
+	var more handlerFlags
 	cmd := &cobra.Command{
 		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
 		Short: "Serve the reference CRI runtime",
@@ -38,6 +39,9 @@ ends, and the next one at the same root takes them over.`,
 				return err
 			}
 			var err error
+			if cfg.Handlers, cfg.CDIDirs, err = more.parse(); err != nil {
+				return err
+			}
 			if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
 				return err
 			}
@@ -50,6 +54,7 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for images and containers")
 	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for the keeper's socket and the namespaces")
 	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
+	more.addTo(cmd)
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	addCNIBinDir(cmd, &cfg.CNIBinDirs)

@@ -165,7 +165,7 @@ func flagValues(f *pflag.Flag) ([]string, error) {
 // absoluteValue makes a flag's value independent of the working directory.
 func absoluteValue(flag, value string) (string, error) {
 	switch flag {
-	case "root", "run", "manifests", "keeper", "cni-conf-dir", "cni-bin-dir", "image-archive":
+	case "root", "run", "manifests", "keeper", "cni-conf-dir", "cni-bin-dir", "image-archive", "cdi-spec-dir":
 		if value == "" {
 			return "", nil
 		}
@@ -173,6 +173,12 @@ func absoluteValue(flag, value string) (string, error) {
 	case "oci-runtime":
 		if strings.Contains(value, "/") {
 			return filepath.Abs(value)
+		}
+	case "runtime-handler":
+		name, program, _ := strings.Cut(value, "=")
+		if strings.Contains(program, "/") {
+			abs, err := filepath.Abs(program)
+			return name + "=" + abs, err
 		}
 	case "plugin":
 		p, err := node.ParsePlugin(value)

@@ -100,6 +100,11 @@ func TestUnitArguments(t *testing.T) {
 			},
 		},
 		{
+			"handlers",
+			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--runtime-handler=slow=./k", "--runtime-handler=fast=crun", "--cdi-spec-dir=c"},
+			[]string{"node", "--cdi-spec-dir=" + dir + "/c", "--manifests=/m", "--root=/r", "--run=/s", "--runtime-handler=slow=" + dir + "/k", "--runtime-handler=fast=crun"},
+		},
+		{
 			"programs by name",
 			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--oci-runtime=crun", "--gpus=4", "--name=other", "--unit-dir=u", "--now"},
 			[]string{"node", "--gpus=4", "--manifests=/m", "--oci-runtime=crun", "--root=/r", "--run=/s"},

@@ -36,6 +36,11 @@ type Config struct {
 	// OCIRuntime names the OCI runtime of the reference runtime: "crun", "runc",
 	// a path, or "" to take the first that works here.
 	OCIRuntime string
+	// Handlers are further OCI runtimes, by name or path, for the handlers that
+	// RuntimeClasses name. CDIDirs are where CDI devices are described; none means
+	// /etc/cdi and /var/run/cdi. A foreign runtime has its own of both.
+	Handlers map[string]string
+	CDIDirs  []string
 	// SystemdCgroups has systemd make the cgroups of Pods and containers, instead
 	// of files; a machine without systemd is refused. A foreign runtime has its
 	// own way, and this counts only where it does not say which.

@@ -148,7 +148,7 @@ func (n *Node) String() string {
 		return fmt.Sprintf("%s, runtime at %s, control group %s", n.cfg.Name, n.criEndpoint(), cgroupParent(n.cfg.Root))
 	}
 	if n.cfg.CNIConfDir != "" {
-		return fmt.Sprintf("%s, %s, networks of %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.cfg.CNIConfDir)
+		return fmt.Sprintf("%s, %s, networks of %s", n.cfg.Name, n.runtime.engines(), n.cfg.CNIConfDir)
 	}
-	return fmt.Sprintf("%s, %s, %s", n.cfg.Name, filepath.Base(n.runtime.oci.Engine()), n.runtime.cfg.network())
+	return fmt.Sprintf("%s, %s, %s", n.cfg.Name, n.runtime.engines(), n.runtime.cfg.network())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,8 @@ type RuntimeConfig struct {
 	Endpoint   string // the socket to serve on
 	Root, Run  string
 	OCIRuntime string
+	Handlers   map[string]string
+	CDIDirs    []string
 	Keeper     string
 
 	SystemdCgroups bool
@@ -121,13 +124,25 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	r.oci, err = oci.New(ctx, oci.Config{
 		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
 		CgroupParent: cgroupParent(cfg.Root), Systemd: cfg.SystemdCgroups,
-		Runtime: cfg.OCIRuntime, Keeper: cfg.Keeper,
+		Runtime: cfg.OCIRuntime, Handlers: cfg.Handlers, CDIDirs: cfg.CDIDirs, Keeper: cfg.Keeper,
 		Network: r.network, Images: r.images, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.closeNetwork())
 	}
 	return r, nil
+}
+
+// engines names the OCI runtimes: the default one, and those of handlers.
+func (r *Runtime) engines() string {
+	text := filepath.Base(r.oci.Engine())
+	all := r.oci.Handlers()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if name != "" {
+			text += fmt.Sprintf(", %s for %q", filepath.Base(all[name]), name)
+		}
+	}
+	return text
 }
 
 func (r *Runtime) imageOptions() *image.Options {

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// handlerFlags are what the reference runtime has beside its OCI runtime.
+type handlerFlags struct{ handlers, cdiDirs []string }
+
+func (f *handlerFlags) addTo(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringArrayVar(&f.handlers, "runtime-handler", nil, "`name=program`: run the Pods whose RuntimeClass has this handler with another OCI runtime, crun, runc or a path")
+	fs.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "read what CDI devices are from this `directory`; none is /etc/cdi and /var/run/cdi")
+}
+
+// parse returns the handlers by name, and absolute directories.
+func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err error) {
+	for _, text := range f.handlers {
+		name, program, ok := strings.Cut(text, "=")
+		if _, twice := handlers[name]; !ok || name == "" || program == "" || twice {
+			return nil, nil, fault.Invalid.Errorf("--runtime-handler %q: want name=program, each name once", text)
+		}
+		if handlers == nil {
+			handlers = map[string]string{}
+		}
+		handlers[name] = program
+	}
+	for _, d := range f.cdiDirs {
+		abs, err := filepath.Abs(d)
+		if err != nil {
+			return nil, nil, err
+		}
+		dirs = append(dirs, abs)
+	}
+	return handlers, dirs, nil
+}
