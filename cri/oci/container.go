@@ -109,6 +109,9 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		return err
 	}
+	if err := checkLog(c.LogPath); err != nil {
+		return err
+	}
 	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
 	_, err = r.launch(ctx, process{e, c.ID, cg, bundleOf(c)}, &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
@@ -121,6 +124,25 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.running[c.ID] = c
+	return nil
+}
+
+// checkLog refuses to log to anything but a file of the log's own: through a link,
+// say, a container that can write to its log's directory would have the keeper
+// write to any file.
+func checkLog(path string) error {
+	if path == "" {
+		return nil
+	}
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking at the log: %w", err)
+	case !fi.Mode().IsRegular():
+		return fault.Invalid.Errorf("the log path %q is no regular file (%v)", path, fi.Mode())
+	}
 	return nil
 }
 
@@ -320,5 +342,8 @@ func limitsOf(res *runtimeapi.LinuxContainerResources) (cgroup.Limits, error) {
 }
 
 func (r *Runtime) reopenLog(ctx context.Context, c *cri.Container) error {
+	if err := checkLog(c.LogPath); err != nil {
+		return err
+	}
 	return r.keeper.Reopen(ctx, c.ID)
 }

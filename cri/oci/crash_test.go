@@ -115,13 +115,24 @@ func (n *node) wholeLife(name string) {
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "test", Uid: name},
 		LogDirectory: n.dir + "/logs/" + name,
 	}
+	var mounts []*runtimeapi.Mount
+	if strings.HasSuffix(name, "p1") { // one of each two has all there is to leave behind
+		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}}}
+		ownUsers(cfg)
+		users := cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions
+		mounts = []*runtimeapi.Mount{
+			imageMount(""),
+			{ContainerPath: "/logs", HostPath: n.dir + "/logs", UidMappings: users.Uids, GidMappings: users.Gids},
+			{ContainerPath: "/rro", HostPath: n.dir + "/logs", Readonly: true, RecursiveReadOnly: true},
+		}
+	}
 	rs := n.rs
 	s, err := rs.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
 	if err != nil {
 		return
 	}
 	c, err := rs.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.PodSandboxId, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
-		Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, Image: &runtimeapi.ImageSpec{Image: imageName}, Args: []string{"sleep", "forever"}, LogPath: "main.log",
+		Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, Image: &runtimeapi.ImageSpec{Image: imageName}, Args: []string{"sleep", "forever"}, LogPath: "main.log", Mounts: mounts,
 	}})
 	if err != nil {
 		return

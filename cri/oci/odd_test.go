@@ -1,0 +1,128 @@
+package oci_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/mount"
+)
+
+// TestFullDisk: nothing half made is left of what found no room, and once there
+// is room it works.
+func TestFullDisk(t *testing.T) {
+	n := newNode(t)
+	n.kill()
+	// The records and files of Pods are on a disk of their own, which is small.
+	n.must(os.RemoveAll(n.dir + "/cri"))
+	n.must(os.Mkdir(n.dir+"/cri", 0o700))
+	n.must(unix.Mount("tmpfs", n.dir+"/cri", "tmpfs", 0, "size=256k"))
+	t.Cleanup(func() { n.must(mount.Detach(n.dir + "/cri")) })
+	n.start()
+	fill := func() {
+		f, err := os.Create(n.dir + "/cri/ballast")
+		n.must(err)
+		defer f.Close()
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("filling the disk: %v", err)
+		}
+	}
+	cfg := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "full", Namespace: "test", Uid: "full"}}
+	fill()
+	_, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	n.wantRefused("a sandbox on a full disk", err, "no space left")
+	n.must(os.Remove(n.dir + "/cri/ballast"))
+	sandbox, cfg := n.sandbox("full", nil)
+	fill()
+	_, err = n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, Image: &runtimeapi.ImageSpec{Image: imageName},
+	}})
+	n.wantRefused("a container on a full disk", err, "no space left")
+	list, err := n.rs.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
+	if err != nil || len(list.Containers) > 0 {
+		t.Errorf("there are containers: %v, %v", list, err)
+	}
+	if left, _ := filepath.Glob(n.dir + "/images/mounts/*"); len(left) > 0 {
+		t.Errorf("the image store counts on %v", left)
+	}
+	n.must(os.Remove(n.dir + "/cri/ballast"))
+	n.removeSandbox(sandbox)
+}
+
+// TestReadOnlyState: a state directory that nothing can be written to is named.
+func TestReadOnlyState(t *testing.T) {
+	n := newNode(t)
+	dir := n.dir + "/cri"
+	n.must(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { n.must(mount.Detach(dir)) })
+	n.must(unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	_, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
+		Metadata: &runtimeapi.PodSandboxMetadata{Name: "ro", Namespace: "test", Uid: "ro"},
+	}})
+	n.wantRefused("a sandbox in a read-only directory", err, "read-only")
+}
+
+// wantRefused wants an error that says why and blames nobody for it.
+func (n *node) wantRefused(what string, err error, why string) {
+	n.t.Helper()
+	if err == nil || !strings.Contains(err.Error(), why) || status.Code(err) == codes.InvalidArgument {
+		n.t.Errorf("%s: %v, want %q in it", what, err, why)
+	}
+	for _, dir := range []string{"/run/sandboxes/*", "/run/roots/*", "/attached/*", "/cri/home/*"} {
+		if left, _ := filepath.Glob(n.dir + dir); len(left) > 1 || len(left) == 1 && !strings.Contains(what, "container") {
+			n.t.Errorf("%s: left behind: %v", what, left)
+		}
+	}
+}
+
+// TestOddLogPaths: whatever the log path of a container means, no other file is
+// written to or removed, not even when the log directory has a link to it.
+func TestOddLogPaths(t *testing.T) {
+	n := newNode(t)
+	precious := filepath.Join(t.TempDir(), "precious")
+	n.must(os.WriteFile(precious, []byte("kept"), 0o644))
+	sandbox, cfg := n.sandbox("odd", nil)
+	n.must(os.MkdirAll(n.dir+"/logs/odd/dir.log", 0o755))
+	n.must(os.Symlink(precious, n.dir+"/logs/odd/link.log"))
+	n.must(unix.Mkfifo(n.dir+"/logs/odd/fifo.log", 0o600))
+	for _, path := range []string{"", "fifo.log", ".", "..", "/", "../odd", "../../precious", precious, "dir.log", "dir.log/..", "link.log", "a\x00b"} {
+		resp, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "c" + path}, Image: &runtimeapi.ImageSpec{Image: imageName}, LogPath: path, Args: []string{"do", "echo written"},
+		}})
+		if err != nil {
+			continue
+		}
+		_, err = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.ContainerId})
+		if err == nil {
+			n.exited(resp.ContainerId)
+			_, _ = n.rs.ReopenContainerLog(t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: resp.ContainerId})
+		}
+		if path != "" && err == nil {
+			t.Errorf("a container logs to %q", path)
+		}
+		_, err = n.rs.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: resp.ContainerId})
+		n.must(err)
+	}
+	rotated := n.create(sandbox, cfg, "rotated", nil, "lines", "--interval", "5ms", "100")
+	n.startContainer(rotated)
+	n.must(os.Rename(n.dir+"/logs/odd/rotated.log", n.dir+"/logs/odd/rotated.log.1"))
+	n.must(os.Symlink(precious, n.dir+"/logs/odd/rotated.log"))
+	if _, err := n.rs.ReopenContainerLog(t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: rotated}); err == nil {
+		t.Error("the log was reopened through a link")
+	}
+	n.exited(rotated)
+	if text, err := os.ReadFile(precious); err != nil || string(text) != "kept" {
+		t.Errorf("the other file has %q, %v", text, err)
+	}
+	n.removeSandbox(sandbox)
+}
