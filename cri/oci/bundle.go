@@ -51,6 +51,9 @@ func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.R
 	if err != nil {
 		return nil, err
 	}
+	if err := checkAppArmor(doc.Process.ApparmorProfile); err != nil {
+		return nil, err
+	}
 	if err := resolveMounts(doc); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/profiles/apparmor"
 	seccomp "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -35,7 +37,36 @@ func hostFacts(log *slog.Logger) spec.Host {
 	if _, err := os.Stat("/proc/sys/kernel/seccomp"); err == nil {
 		h.Seccomp = seccompFilter
 	}
+	var fs unix.Statfs_t
+	h.SELinux = unix.Statfs("/sys/fs/selinux", &fs) == nil && fs.Type == unix.SELINUX_MAGIC
+	if on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(on), "Y") {
+		h.AppArmor = true
+		if err := apparmor.InstallDefault(appArmorDefault); err != nil {
+			log.Warn("the default AppArmor profile cannot be loaded: containers that name none have none", "err", err)
+		} else {
+			h.AppArmorDefault = appArmorDefault
+		}
+	}
 	return h
+}
+
+// appArmorDefault is the name of the default profile in the kernel.
+const appArmorDefault = "nodekit-default"
+
+// checkAppArmor refuses a profile that is not loaded, which an OCI runtime would
+// find out only when the container starts.
+func checkAppArmor(name string) error {
+	if name == "" || name == appArmorDefault {
+		return nil
+	}
+	loaded, err := apparmor.IsLoaded(name)
+	if err != nil {
+		return fmt.Errorf("looking for AppArmor profile %q: %w", name, err)
+	}
+	if !loaded {
+		return fault.Invalid.Errorf("AppArmor profile %q is not loaded on this machine", name)
+	}
+	return nil
 }
 
 func seccompFilter(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error) {

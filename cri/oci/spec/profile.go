@@ -72,28 +72,11 @@ func appArmor(in Input) (string, error) {
 	case in.security().GetPrivileged() || p.ProfileType == runtimeapi.SecurityProfile_Unconfined:
 		return "", nil
 	case p.ProfileType == runtimeapi.SecurityProfile_RuntimeDefault:
-		return in.Host.AppArmor, nil
-	case in.Host.AppArmor == "":
+		return in.Host.AppArmorDefault, nil
+	case !in.Host.AppArmor:
 		return "", fault.FailedPrecondition.Errorf("the machine has no AppArmor, and profile %q is asked for", p.LocalhostRef)
 	}
 	return p.LocalhostRef, nil
-}
-
-// label gives the container its SELinux labels. A privileged one has none.
-func label(in Input, s *specs.Spec) error {
-	if in.Host.SELinux == nil || in.security().GetPrivileged() {
-		return nil
-	}
-	options := in.security().GetSelinuxOptions()
-	if options == nil {
-		options = in.Sandbox.GetLinux().GetSecurityContext().GetSelinuxOptions()
-	}
-	labels, err := in.Host.SELinux(options)
-	if err != nil {
-		return fault.Invalid.Errorf("making the SELinux labels: %w", err)
-	}
-	s.Process.SelinuxLabel, s.Linux.MountLabel = labels.Process, labels.Mount
-	return nil
 }
 
 func filter(in Input, s *specs.Spec) (*specs.LinuxSeccomp, error) {

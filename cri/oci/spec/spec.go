@@ -6,9 +6,10 @@
 // everything it must know of the machine is in its Input. So the translation of
 // a security context can be read and tested as a table, without root.
 //
-// A request that cannot be honoured is an error, never left out. SELinux labels
-// alone do nothing on a machine without SELinux, as in every runtime: kubelets
-// send them to every machine.
+// A request that cannot be honoured is an error, never left out: Windows options,
+// and SELinux options where SELinux is switched on. Where it is not they mean
+// nothing, as in every runtime, for Pods carry them to every machine. Of Mount,
+// selinux_relabel does nothing.
 package spec
 
 import (
@@ -77,21 +78,17 @@ type Host struct {
 	MinOOMScoreAdj int
 	// CgroupV2 says that the host has the unified hierarchy alone.
 	CgroupV2 bool
-	// AppArmor is the name of the runtime's default profile, which has been
-	// loaded. Empty means that the machine has no AppArmor.
-	AppArmor string
-	// SELinux makes a container's labels of what it and its Pod ask for. nil means
-	// that the machine has no SELinux.
-	SELinux func(*runtimeapi.SELinuxOption) (Labels, error)
+	// AppArmor says that the machine has AppArmor; AppArmorDefault is the name of
+	// the runtime's default profile, "" where that could not be loaded.
+	AppArmor        bool
+	AppArmorDefault string
+	// SELinux says that the machine has SELinux switched on.
+	SELinux bool
 	// Seccomp makes the filter of RuntimeDefault and of localhost profiles from
 	// the profile's text (empty is the default) and the spec so far. nil means
 	// that the machine has no seccomp.
 	Seccomp func(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error)
 }
-
-// Labels are SELinux contexts: of the processes, and of the files that belong to
-// the container alone.
-type Labels struct{ Process, Mount string }
 
 // Build returns the spec of a container. The error is fault.Invalid for what
 // can never work, fault.FailedPrecondition for what this machine lacks and
@@ -126,9 +123,6 @@ func Build(in Input) (*specs.Spec, error) {
 		s.Linux.MaskedPaths = in.security().GetMaskedPaths()
 		s.Linux.ReadonlyPaths = in.security().GetReadonlyPaths()
 	}
-	if err := label(in, s); err != nil {
-		return nil, err
-	}
 	if s.Linux.Seccomp, err = filter(in, s); err != nil {
 		return nil, err
 	}
@@ -145,11 +139,15 @@ func refuse(in Input) error {
 	switch {
 	case in.Container.GetWindows() != nil:
 		return fault.Unimplemented.Errorf("Windows options are not supported")
+	case in.Host.SELinux && !sec.GetPrivileged() && (asked(sec.GetSelinuxOptions()) || asked(in.Sandbox.GetLinux().GetSecurityContext().GetSelinuxOptions())):
+		return fault.Unimplemented.Errorf("SELinux options are not supported, and this machine has SELinux switched on")
 	case sec.GetPrivileged() && !in.Sandbox.GetLinux().GetSecurityContext().GetPrivileged():
 		return fault.Invalid.Errorf("a privileged container needs a privileged sandbox")
 	}
 	return sameUserNamespace(in)
 }
+
+func asked(o *runtimeapi.SELinuxOption) bool { return o != nil && proto.Size(o) > 0 }
 
 // namespaces lists the container's namespaces. One that is missing from the
 // list is the host's.

@@ -86,13 +86,10 @@ func TestGolden(t *testing.T) {
 		},
 		"profiles": func(in *spec.Input) { // by the deprecated fields, on a machine with everything
 			sec := in.Container.Linux.SecurityContext
-			sec.SeccompProfilePath, in.Seccomp = "localhost//etc/strict.json", []byte("strict") //nolint:staticcheck // old clients send it
-			sec.ApparmorProfile = "runtime/default"                                             //nolint:staticcheck // as above
-			in.Sandbox.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
-			in.Host.AppArmor = "nodekit-default"
-			in.Host.SELinux = func(o *runtimeapi.SELinuxOption) (spec.Labels, error) {
-				return spec.Labels{Process: "process:" + o.Level, Mount: "file:" + o.Level}, nil
-			}
+			sec.SeccompProfilePath, in.Seccomp = "localhost//etc/strict.json", []byte("strict")            //nolint:staticcheck // old clients send it
+			sec.ApparmorProfile = "runtime/default"                                                        //nolint:staticcheck // as above
+			in.Sandbox.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"} // without SELinux
+			in.Host.AppArmor, in.Host.AppArmorDefault = true, "nodekit-default"
 		},
 		"privileged": func(in *spec.Input) {
 			in.Sandbox.Linux.SecurityContext.Privileged = true
@@ -353,6 +350,10 @@ func TestRefused(t *testing.T) {
 		}},
 		"AppArmor profile without AppArmor": {fault.FailedPrecondition, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "strict"}
+		}},
+		"SELinux options where it is on": {fault.Unimplemented, func(in *spec.Input) {
+			in.Host.SELinux = true
+			in.Sandbox.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
 		}},
 		"profile of unknown type": {fault.Invalid, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: 9}
