@@ -395,14 +395,20 @@ func (n *node) logOf(sandbox, container string) string {
 	return b.String()
 }
 
+// waitFor waits until ready says so.
+func (n *node) waitFor(ready func() bool, what string) {
+	n.t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !ready(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("waited in vain for %q", what)
+		}
+	}
+}
+
 // waitLog waits until the container has logged text.
 func (n *node) waitLog(sandbox, container, text string) {
 	n.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(n.logOf(sandbox, container), text); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			n.t.Fatalf("the log has no %q: %s", text, n.logOf(sandbox, container))
-		}
-	}
+	n.waitFor(func() bool { return strings.Contains(n.logOf(sandbox, container), text) }, text)
 }
 
 func (n *node) exec(id string, argv ...string) (stdout string, code int32) {

@@ -91,6 +91,7 @@ type Runtime struct {
 
 	engines  map[string]engine // by handler, the default one as ""
 	handlers []cri.Handler
+	criu     bool
 	rates    rates
 
 	mu         sync.Mutex
@@ -125,7 +126,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		r.engines, err = chooseEngines(ctx, &r.cfg, r.run("runtime"))
 	}
 	if err == nil {
-		r.handlers = describeHandlers(ctx, &r.cfg, r.engines)
+		r.handlers, r.criu = describeHandlers(ctx, &r.cfg, r.engines), checkpoints(ctx, &r.cfg)
 		err = r.connect(ctx)
 	}
 	if err != nil {
@@ -207,6 +208,10 @@ func (r *Runtime) CRI() *cri.Runtime {
 	if r.cfg.Systemd {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
+	var saves *cri.Checkpoints
+	if r.criu {
+		saves = &cri.Checkpoints{Container: r.checkpoint}
+	}
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",
 		CgroupDriver: driver,
@@ -219,8 +224,9 @@ func (r *Runtime) CRI() *cri.Runtime {
 		UpdateContainer: r.updateContainer, UpdateSandbox: r.updateSandbox, ReopenLog: r.reopenLog,
 		Exec: r.exec, Attach: r.attach, PortForward: r.portForward,
 		Stats: r.stats, SandboxStats: r.sandboxStats, Metrics: r.metrics(), NetworkReady: r.networkReady,
-		Info:    cri.Info{Runtime: r.runtimeInfo, Sandbox: r.sandboxInfo, Container: r.containerInfo},
-		Recover: r.recover, Watch: r.watch,
+		Info:        cri.Info{Runtime: r.runtimeInfo, Sandbox: r.sandboxInfo, Container: r.containerInfo},
+		Checkpoints: saves,
+		Recover:     r.recover, Watch: r.watch,
 		Images: r.cfg.Images.CRI(),
 	}
 }

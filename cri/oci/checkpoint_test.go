@@ -1,0 +1,119 @@
+package oci_test
+
+import (
+	"archive/tar"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// fakeCRIU stands for a criu that works. The OCI runtime beside it passes
+// everything on but a checkpoint: there it leaves one file where criu would.
+const fakeCRIU = "#!/bin/sh\nexit 0\n"
+
+const fakeCheckpoint = `#!/bin/sh
+for a in "$@"; do
+	case "$previous" in
+	--image-path) images=$a ;;
+	--log) log=$a ;;
+	esac
+	[ "$a" = checkpoint ] && saves=1
+	previous=$a
+done
+[ "$saves" ] || exec REAL "$@"
+if [ -e FAIL ]; then
+	echo '{"level":"error","msg":"criu has had enough"}' >"$log"
+	exit 1
+fi
+echo memory >"$images/pages-1.img"
+`
+
+// TestCheckpoint: the archive has criu's images, the spec and what the container
+// changed; where there is no criu, the call is not there either.
+func TestCheckpoint(t *testing.T) {
+	real, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip("runc is not installed: apt-get install runc")
+	}
+	bin := t.TempDir()
+	script := strings.NewReplacer("REAL", real, "FAIL", bin+"/fail").Replace(fakeCheckpoint)
+	for name, text := range map[string]string{"criu": fakeCRIU, "saving-runc": script} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", bin+":"+path)
+	t.Setenv(ociRuntime, bin+"/saving-runc")
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("saved", nil)
+	id := n.create(sandbox, cfg, "main", nil, "do", "write /changed new", "sleep forever")
+	n.startContainer(id)
+	n.waitRoot(id, "/changed")
+	save := func(file string) error {
+		_, err := n.rs.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: n.dir + "/" + file, Timeout: 10})
+		return err
+	}
+	n.must(save("saved.tar"))
+	top := entries(t, n.dir+"/saved.tar")
+	if top["checkpoint/pages-1.img"] != "memory\n" || !strings.Contains(top["spec.dump"], "ociVersion") || !strings.Contains(top["config.dump"], id) {
+		t.Errorf("the archive has %q", top)
+	}
+	n.must(os.WriteFile(n.dir+"/diff.tar", []byte(top["rootfs-diff.tar"]), 0o600))
+	if diff := entries(t, n.dir+"/diff.tar"); diff["changed"] != "new\n" {
+		t.Errorf("the changes are %q", diff)
+	}
+	n.must(os.WriteFile(bin+"/fail", nil, 0o600))
+	if err := save("failed.tar"); err == nil || !strings.Contains(err.Error(), "criu has had enough") {
+		t.Errorf("a checkpoint that fails says %v", err)
+	}
+	if out, code := n.exec(id, "/podtool", "do", "echo runs on"); out != "runs on\n" || code != 0 {
+		t.Errorf("after it the container printed %q and ended with %d", out, code)
+	}
+	n.must(os.WriteFile(bin+"/criu", []byte("#!/bin/sh\nexit 1\n"), 0o755))
+	n.restart()
+	if err := save("none.tar"); status.Code(err) != codes.Unimplemented {
+		t.Errorf("without a criu that works: %v, want Unimplemented", err)
+	}
+	n.removeSandbox(sandbox)
+}
+
+// waitRoot waits for a file in the container's root.
+func (n *node) waitRoot(id, file string) {
+	n.t.Helper()
+	n.waitFor(func() bool {
+		_, err := os.Stat(filepath.Join("/proc", itoa(n.pidOf(id)), "root", file))
+		return err == nil
+	}, file)
+}
+
+func entries(t *testing.T, file string) map[string]string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	all := map[string]string{}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[h.Name] = string(text)
+	}
+}
