@@ -168,14 +168,6 @@ func enter(path string, kind int) error {
 	return nil
 }
 
-// unpin lets the user namespace go. Neither nil nor one that is gone is an error.
-func (u *ownUsers) unpin() error {
-	if u == nil {
-		return nil
-	}
-	return unpin(u.path())
-}
-
 // rootsDir is the part of the run directory that is open to the roots of user
 // namespaces, which are nobody on the host: an OCI runtime that has become one
 // goes to a container's root by its path.
