@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 
@@ -17,9 +18,16 @@ import (
 // addBlob stores b unless it is there already. Two that add the same blob at
 // the same time, in whatever processes, read it once. The caller holds the
 // ingest lock shared.
+//
+// What has been read of a blob that costs something to read again is kept when
+// reading ends early, by an error or by the death of this process, and the next
+// call goes on there.
 func (s *Store) addBlob(ctx context.Context, b content.Blob) error {
 	if b.Digest.Algorithm != "sha256" {
 		return fault.Invalid.Errorf("blob %q: only sha256 digests are read", b.Digest)
+	}
+	if b.Size < 0 || b.Size > s.limits.bytes {
+		return fault.Invalid.Errorf("blob %q is announced with %d bytes, and a layer may have %d", b.Digest, b.Size, s.limits.bytes)
 	}
 	path := s.blobPath(b.Digest.Hex)
 	if exists(path) {
@@ -34,33 +42,98 @@ func (s *Store) addBlob(ctx context.Context, b content.Blob) error {
 		return nil
 	}
 	part := s.ingestPath(b.Digest.Hex + ".part")
+	if b.Resume != nil {
+		part = s.partialPath(b.Digest.Hex)
+	}
 	if err := writeBlob(ctx, part, b); err != nil {
-		return errors.Join(fmt.Errorf("storing blob %q: %w", b.Digest, err), ignoreNotExist(os.Remove(part)))
+		if b.Resume == nil || errors.Is(err, fault.Invalid) || diskRefuses(err) {
+			err = errors.Join(err, ignoreNotExist(os.Remove(part)))
+		}
+		return fmt.Errorf("storing blob %q: %w", b.Digest, err)
 	}
 	return commit(part, path)
 }
 
 // writeBlob writes b to path, durably, and checks that it is what its digest
-// and size announce.
+// and size announce. It goes on where an earlier call ended, if b can.
 func writeBlob(ctx context.Context, path string, b content.Blob) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	err = resumeBlob(ctx, f, b)
+	if errors.Is(err, errNotIts) { // the blob may still be right
+		err = wholeBlob(ctx, f, b)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// errNotIts is the error of a blob that was continued and is not right as a
+// whole: what an earlier call left was perhaps not its beginning. A loss of power
+// does that.
+var errNotIts = errors.New("what was there is not its beginning")
+
+func resumeBlob(ctx context.Context, f *os.File, b content.Blob) error {
+	sum := sha256.New()
+	have, err := io.Copy(sum, io.LimitReader(f, b.Size+1))
+	switch {
+	case err != nil:
+		return err
+	case have == 0 || have > b.Size || b.Resume == nil:
+		return wholeBlob(ctx, f, b)
+	case have == b.Size && check(b, have, sum) != nil:
+		return errNotIts
+	case have == b.Size:
+		return nil
+	}
+	r, at, err := b.Resume(have)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if at != have {
+		return readBlob(ctx, f, r, b)
+	}
+	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(&contextReader{ctx, r}, b.Size-have+1))
+	if err != nil {
+		return err
+	}
+	if check(b, have+n, sum) != nil {
+		return errNotIts
+	}
+	return nil
+}
+
+func wholeBlob(ctx context.Context, f *os.File, b content.Blob) error {
 	r, err := b.Open()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	return readBlob(ctx, f, r, b)
+}
+
+// readBlob fills f with b, which r reads from the beginning.
+func readBlob(ctx context.Context, f *os.File, r io.Reader, b content.Blob) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
 		return err
 	}
 	sum := sha256.New()
-	from := io.LimitReader(&contextReader{ctx, r}, b.Size+1)
-	n, err := io.Copy(io.MultiWriter(f, sum), from)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
+	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(&contextReader{ctx, r}, b.Size+1))
+	if err != nil {
 		return err
 	}
+	return check(b, n, sum)
+}
+
+// check compares n bytes with the sum sum with what b announces.
+func check(b content.Blob, n int64, sum hash.Hash) error {
 	if n != b.Size {
 		return fault.Invalid.Errorf("its size is announced as %d bytes, and reading gave %d or more", b.Size, n)
 	}

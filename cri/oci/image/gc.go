@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/flock"
@@ -23,7 +24,27 @@ func (s *Store) collect() error {
 	if err := s.sweep(); err != nil {
 		return fmt.Errorf("collecting unused image content: %w", err)
 	}
-	return removeChildren(s.ingestPath(""))
+	return errors.Join(removeOld(s.partialPath("")), removeChildren(s.ingestPath("")))
+}
+
+// keepPartial is how long the beginning of a layer is kept.
+const keepPartial = 24 * time.Hour
+
+// removeOld removes the files in dir that nobody has written to for too long.
+func removeOld(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err == nil && time.Since(fi.ModTime()) > keepPartial {
+			err = os.Remove(filepath.Join(dir, e.Name()))
+		}
+		errs = append(errs, ignoreNotExist(err))
+	}
+	return errors.Join(errs...)
 }
 
 // sweep moves unreferenced layers into the ingest directory, so that a crash

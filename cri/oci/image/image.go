@@ -15,6 +15,7 @@
 //	DIR/layers/HEX/fs        an unpacked layer, named by its chain id
 //	DIR/layers/HEX/layer.json  what it takes on disk; versioned
 //	DIR/mounts/HEX.json      one record for each root file system in use
+//	DIR/partial/HEX          beginnings of layers whose download was cut
 //	DIR/ingest/              unfinished work; worthless after a crash
 //	DIR/lock, DIR/ingest.lock
 //
@@ -23,6 +24,8 @@
 // layer that is there and wrong. What no image and no root file system refers
 // to is collected when an image is removed, a root file system released or the
 // store opened, unless some process is loading or pulling: then its end does it.
+// The beginning of a layer is kept for a day, for the next pull that wants the
+// layer to go on with.
 //
 // # Concurrency
 //
@@ -38,6 +41,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
@@ -49,6 +53,7 @@ type Store struct {
 	limits  limits
 	current atomic.Pointer[snapshot]
 	pulls   flights
+	from    sources
 
 	progress func(ref string, p Progress) // of pulls over CRI; may be nil
 }
@@ -61,11 +66,24 @@ type Options struct {
 	// CRI, which itself has no word for it. It is called as PullOptions.Progress
 	// is, for different references at once. nil means nobody is.
 	Progress func(ref string, p Progress)
-	// MaxLayerBytes bounds what one layer may unpack to, in bytes. A layer
-	// beyond it is refused. Zero means 64 GiB.
+	// Hosts is the directory that says which mirrors registries have, in the
+	// layout of containerd's certs.d; see package registry/hosts. It is read anew
+	// for each pull. Empty means that there are none.
+	Hosts string
+	// PullStall is how long a registry may send nothing before it is asked again,
+	// or another in its place. Zero means a minute.
+	PullStall time.Duration
+	// MaxLayerBytes bounds what one layer may have, and may unpack to, in bytes. A
+	// layer beyond it is refused. Zero means 64 GiB.
 	MaxLayerBytes int64
 	// MaxLayerEntries bounds the files of one layer. Zero means 4 million.
 	MaxLayerEntries int
+}
+
+// sources say how registries are reached.
+type sources struct {
+	hosts string
+	stall time.Duration
 }
 
 type limits struct {
@@ -90,7 +108,10 @@ func Open(dir string, opts *Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening image store %q: %w", dir, err)
 	}
-	s := &Store{dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries}, progress: opts.Progress}
+	s := &Store{
+		dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries},
+		from: sources{opts.Hosts, opts.PullStall}, progress: opts.Progress,
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -107,7 +128,7 @@ func Open(dir string, opts *Options) (*Store, error) {
 }
 
 func (s *Store) prepare() error {
-	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "ingest"} {
+	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "partial", "ingest"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
 			return err
 		}
@@ -122,6 +143,7 @@ func (s *Store) indexPath() string           { return filepath.Join(s.dir, "inde
 func (s *Store) lockPath() string            { return filepath.Join(s.dir, "lock") }
 func (s *Store) ingestLockPath() string      { return filepath.Join(s.dir, "ingest.lock") }
 func (s *Store) ingestPath(n string) string  { return filepath.Join(s.dir, "ingest", n) }
+func (s *Store) partialPath(n string) string { return filepath.Join(s.dir, "partial", n) }
 func (s *Store) blobPath(hex string) string  { return filepath.Join(s.dir, "blobs", "sha256", hex) }
 func (s *Store) layerPath(hex string) string { return filepath.Join(s.dir, "layers", hex) }
 func (s *Store) layerFS(hex string) string   { return filepath.Join(s.dir, "layers", hex, "fs") }

@@ -26,7 +26,7 @@ func (s *Store) Load(ctx context.Context, path string) (names []string, err erro
 		return errors.Join(err, a.Close())
 	})
 	if err != nil {
-		return nil, fmt.Errorf("loading image archive %q: %w", path, err)
+		return nil, fmt.Errorf("loading image archive %q: %w", path, s.explainDisk(err))
 	}
 	return names, nil
 }

@@ -226,7 +226,7 @@ func TestLoadRefuses(t *testing.T) {
 // wantEmpty checks that a store without images holds no content.
 func wantEmpty(t *testing.T, store string) {
 	t.Helper()
-	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "ingest"} {
+	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "partial", "ingest"} {
 		left, err := os.ReadDir(filepath.Join(store, sub))
 		if err != nil || len(left) > 0 {
 			t.Errorf("%s holds %v, %v; want nothing", sub, left, err)

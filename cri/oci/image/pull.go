@@ -34,7 +34,8 @@ type PullOptions struct {
 
 // Pull fetches the image that ref names from its registry and returns its id.
 // Of an image for several platforms linux with this machine's architecture is
-// taken. What is in the store already is not fetched again. Concurrent pulls of one
+// taken. What is in the store already is not fetched again, and a layer that an
+// earlier pull has begun, also in a process that was killed, is continued. Concurrent pulls of one
 // reference with the same credentials do the work once; it goes on while one
 // of them waits. Registries on this machine are tried with https and plain http.
 //
@@ -50,7 +51,10 @@ func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id str
 	key := fmt.Sprintf("%s %s %v", full, registry.AuthKey(opts.Auth), opts.PlainHTTP)
 	id, err = s.pulls.do(ctx, key, opts.Progress, func(ctx context.Context, report func(Progress)) (id string, err error) {
 		err = s.ingesting(ctx, func() error {
-			im, err := registry.Resolve(ctx, ref, &registry.Options{Auth: opts.Auth, PlainHTTP: opts.PlainHTTP, Progress: report})
+			im, err := registry.Resolve(ctx, ref, &registry.Options{
+				Auth: opts.Auth, PlainHTTP: opts.PlainHTTP, Progress: report,
+				Hosts: s.from.hosts, Stall: s.from.stall, Logger: s.log,
+			})
 			if err == nil {
 				id, err = s.add(ctx, im)
 			}
@@ -59,7 +63,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id str
 		return id, err
 	})
 	if err != nil {
-		return "", fmt.Errorf("pulling image %q: %w", ref, err)
+		return "", fmt.Errorf("pulling image %q: %w", ref, s.explainDisk(err))
 	}
 	return id, nil
 }

@@ -39,13 +39,14 @@ type testRegistry struct {
 	// serve decides what to do with a request; true means that it was answered.
 	serve atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
 	blobs atomic.Int32 // requests for blobs
+	inner http.Handler
 }
 
 func newRegistry(t testing.TB) *testRegistry {
 	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir()) // never the developer's own
 	r := &testRegistry{}
-	inner := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
+	r.inner = registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if f := r.serve.Load(); f != nil && (*f)(w, req) {
 			return
@@ -53,7 +54,7 @@ func newRegistry(t testing.TB) *testRegistry {
 		if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
 			r.blobs.Add(1)
 		}
-		inner.ServeHTTP(w, req)
+		r.inner.ServeHTTP(w, req)
 	}))
 	t.Cleanup(srv.Close)
 	r.host = strings.TrimPrefix(srv.URL, "http://")

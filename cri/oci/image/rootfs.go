@@ -100,7 +100,7 @@ func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, 
 		err = errors.Join(err, s.releaseLocked(dir))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("root file system of image %q in %q: %w", image, dir, err)
+		return nil, fmt.Errorf("root file system of image %q in %q: %w", image, dir, s.explainDisk(err))
 	}
 	return &Rootfs{Path: mountPoint(dir), ImageID: m.Image, Config: m.Config.Config}, nil
 }

@@ -95,7 +95,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("removing image %q: %w", ref, err)
+		return fmt.Errorf("removing image %q: %w", ref, s.explainDisk(err))
 	}
 	if !removed {
 		return nil
@@ -104,7 +104,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 }
 
 // FsInfo returns what the store takes on its file system: allocated bytes and
-// inodes of blobs and unpacked layers, counted once however many images share
+// inodes of blobs, also of those half fetched, and unpacked layers, counted once however many images share
 // them. Layers were measured when they were unpacked, so that it costs one
 // small file each.
 func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
@@ -121,15 +121,18 @@ func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
 		bytes += info.Bytes
 		inodes += info.Inodes
 	}
-	blobBytes, blobInodes, err := diskUsage(s.blobPath(""))
-	if err != nil {
-		return nil, fmt.Errorf("measuring image store: %w", err)
+	for _, dir := range []string{s.blobPath(""), s.partialPath("")} {
+		b, i, err := diskUsage(dir)
+		if err != nil {
+			return nil, fmt.Errorf("measuring image store: %w", err)
+		}
+		bytes, inodes = bytes+b, inodes+i
 	}
 	return &runtimeapi.FilesystemUsage{
 		Timestamp:  time.Now().UnixNano(),
 		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: s.dir},
-		UsedBytes:  &runtimeapi.UInt64Value{Value: bytes + blobBytes},
-		InodesUsed: &runtimeapi.UInt64Value{Value: inodes + blobInodes},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: bytes},
+		InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
 	}, nil
 }
 

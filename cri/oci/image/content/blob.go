@@ -16,6 +16,10 @@ type Blob struct {
 	// Open starts reading from the beginning. It may be called again, also
 	// while another reader is open.
 	Open func() (io.ReadCloser, error)
+	// Resume starts reading at an offset, for who has the beginning already, or
+	// where it cannot do so, at 0, and returns at which. nil means that reading
+	// from the beginning costs nothing worth saving.
+	Resume func(from int64) (r io.ReadCloser, at int64, err error)
 }
 
 // Bytes returns a blob in memory, with its digest.

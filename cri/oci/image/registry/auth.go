@@ -17,10 +17,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// authenticator returns the credentials for the registry of r: the given ones,
-// unless they are for another server, or else the user's own.
-func authenticator(r name.Reference, given *runtimeapi.AuthConfig) (authn.Authenticator, error) {
-	if !isEmpty(given) && isFor(given.ServerAddress, r.Context().RegistryStr()) {
+// authenticator returns the credentials for a repository: the given ones, unless
+// they are for another server, or else the user's own. Given ones that name no
+// server are for the registry of the image, so own, and for none of its mirrors.
+func authenticator(repo name.Repository, own bool, given *runtimeapi.AuthConfig) (authn.Authenticator, error) {
+	if !isEmpty(given) && isFor(given.ServerAddress, repo.RegistryStr(), own) {
 		cfg := authn.AuthConfig{Username: given.Username, Password: given.Password, IdentityToken: given.IdentityToken, RegistryToken: given.RegistryToken}
 		if given.Auth != "" && cfg.Username == "" {
 			plain, err := base64.StdEncoding.DecodeString(given.Auth)
@@ -32,7 +33,7 @@ func authenticator(r name.Reference, given *runtimeapi.AuthConfig) (authn.Authen
 		}
 		return authn.FromConfig(cfg), nil
 	}
-	auth, err := authn.DefaultKeychain.Resolve(r.Context())
+	auth, err := authn.DefaultKeychain.Resolve(repo)
 	if err != nil {
 		return nil, fault.Unauthenticated.Errorf("reading the docker configuration for credentials: %w", err)
 	}
@@ -44,10 +45,11 @@ func isEmpty(a *runtimeapi.AuthConfig) bool {
 }
 
 // isFor reports whether credentials for server, a host or a URL as in docker's
-// configuration, are meant for the registry. Those for no server are.
-func isFor(server, registry string) bool {
+// configuration, are meant for the registry. Those for no server are, if the
+// registry is the image's own.
+func isFor(server, registry string, own bool) bool {
 	if server == "" {
-		return true
+		return own
 	}
 	if !strings.Contains(server, "://") {
 		server = "https://" + server
@@ -73,15 +75,16 @@ func AuthKey(a *runtimeapi.AuthConfig) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// httpGuard refuses requests without TLS to other machines.
-// go-containerregistry would make them to private addresses.
+// httpGuard refuses requests without TLS to other machines, also those that a
+// server redirects to. go-containerregistry would make them to private addresses.
+// Nor may a server elsewhere redirect to this machine's own.
 type httpGuard struct {
-	next  http.RoundTripper
-	allow bool
+	next            http.RoundTripper
+	allow, loopback bool // any; those to this machine
 }
 
 func (g *httpGuard) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme == "http" && !g.allow && !isLoopback(r.URL.Hostname()) {
+	if r.URL.Scheme == "http" && !g.allow && !(g.loopback && isLoopback(r.URL.Hostname())) {
 		return nil, fault.Unavailable.Errorf(
 			"%q was not reached by https; plain http is for this machine's own registries, unless it is allowed (--plain-http)", r.URL.Host)
 	}

@@ -1,17 +1,18 @@
-// Package registry finds images in registries (OCI distribution specification
-// v1.1) and reads their blobs. It stores nothing. Its errors have the kinds of
-// internal/fault and say what to do. It is safe for concurrent use.
+// Package registry finds images in registries and their mirrors (OCI
+// distribution specification v1.1) and reads their blobs. It stores nothing. Its
+// errors have the kinds of internal/fault and say what to do. It is safe for
+// concurrent use.
 package registry
 
 import (
 	"context"
-	"errors"
-	"io"
+	"encoding/json"
+	"log/slog"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image/content"
@@ -21,7 +22,7 @@ import (
 // Progress is how far the download of one layer is.
 type Progress struct {
 	Layer string // the digest of the compressed layer
-	Done  int64  // bytes received; goes back to 0 when the layer is read again
+	Done  int64  // bytes received; goes back when a part of the layer is read again
 	Total int64  // bytes in all
 }
 
@@ -29,147 +30,134 @@ type Progress struct {
 type Options struct {
 	// Auth are the credentials to use. nil, or an empty one, or one for another
 	// server, means those of the user's docker configuration
-	// (~/.docker/config.json and its helpers).
+	// (~/.docker/config.json and its helpers). A mirror never gets those that are
+	// for the registry.
 	Auth *runtimeapi.AuthConfig
 	// PlainHTTP allows a registry other than this machine's own to be reached
 	// without TLS. The network then sees and can change what is read.
 	PlainHTTP bool
+	// Hosts is the directory that says which mirrors registries have, see package
+	// hosts. Empty means none.
+	Hosts string
+	// Stall is how long a server may send nothing before it is asked again. Zero
+	// means a minute.
+	Stall time.Duration
 	// Progress is told about each layer that is read: at its start, every
 	// 256 KiB and at its end. It may be called by several goroutines at a time.
 	// nil means nobody is.
 	Progress func(Progress)
+	// Logger is told which mirrors failed and what of their configuration is
+	// ignored. nil discards it.
+	Logger *slog.Logger
 }
+
+const (
+	defaultStall = time.Minute
+
+	// What is read into memory has a bound. Registries refuse manifests beyond
+	// 4 MiB; configs grow with the layers and their history.
+	maxManifest = 4 << 20
+	maxConfig   = 8 << 20
+)
 
 // Resolve finds the image that ref names; of one for several platforms, this
 // machine's. Its layers are fetched when their blobs are opened, and with ctx.
+// Whichever mirror served it, the image bears the names of its registry.
+//
+// A mirror that fails, or does not have the image, is followed by the next, and
+// at last by the registry itself; so it is for each layer. A connection that
+// breaks is made again and goes on where it was.
 //
 // No such image: fault.NotFound. Wrong or missing credentials:
 // fault.Unauthenticated or fault.PermissionDenied. The registry cannot be
 // reached, or cannot serve now: fault.Unavailable. What it serves is no image,
-// or ref no reference: fault.Invalid. The errors of open blobs are the same.
+// or ref no reference: fault.Invalid. The configuration of its mirrors is
+// damaged: fault.FailedPrecondition. The errors of open blobs are the same.
 func Resolve(ctx context.Context, ref string, opts *Options) (*content.Image, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	var how []name.Option
-	if opts.PlainHTTP {
-		how = append(how, name.Insecure)
-	}
-	r, err := content.ParseReference(ref, how...)
+	p, err := newPlaces(ref, opts)
 	if err != nil {
 		return nil, err
 	}
-	auth, err := authenticator(r, opts.Auth)
+	top, err := p.manifest(ctx, p.ref.Identifier())
 	if err != nil {
 		return nil, err
 	}
-	desc, err := remote.Get(r,
-		remote.WithContext(ctx),
-		remote.WithAuth(auth),
-		remote.WithTransport(&httpGuard{next: remote.DefaultTransport, allow: opts.PlainHTTP}),
-		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
-		remote.WithUserAgent("nodekit"))
-	if err != nil {
-		return nil, explain(r, err)
-	}
-	im, err := read(r, desc, opts.Progress)
-	if err != nil {
-		return nil, explain(r, err)
-	}
-	return im, nil
-}
-
-// read describes what the reference led to, an image or an index.
-func read(r name.Reference, desc *remote.Descriptor, report func(Progress)) (*content.Image, error) {
-	im, err := platformImage(desc)
+	found, err := p.image(ctx, top)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := im.RawManifest()
-	if err != nil {
-		return nil, err
-	}
-	config, err := im.RawConfigFile() // checked against its digest
-	if err != nil {
-		return nil, err
-	}
-	found, err := content.FromManifest(raw, func(d v1.Descriptor) content.Blob { return layerBlob(r, im, d, report) })
-	if err != nil {
-		return nil, err
-	}
-	found.Config = content.Bytes(config)
-	if desc.MediaType.IsIndex() {
-		found.Manifests = append(found.Manifests, content.Bytes(desc.Manifest))
-	}
-	found.Digests = []string{content.Repository(r) + "@" + desc.Digest.String()}
-	if tag, ok := r.(name.Tag); ok {
+	found.Digests = []string{content.Repository(p.ref) + "@" + top.digest.String()}
+	if tag, ok := p.ref.(name.Tag); ok {
 		found.Names = []string{content.Canonical(tag)}
 	}
 	return found, nil
 }
 
-func platformImage(desc *remote.Descriptor) (v1.Image, error) {
-	if !desc.MediaType.IsIndex() {
-		return desc.Image()
+// image describes what the reference led to, an image or an index.
+func (p *places) image(ctx context.Context, top document) (*content.Image, error) {
+	doc := top
+	if top.isIndex() {
+		var err error
+		if doc, err = p.platformImage(ctx, top); err != nil {
+			return nil, err
+		}
 	}
-	idx, err := desc.ImageIndex()
+	found, err := content.FromManifest(doc.raw, func(d v1.Descriptor) content.Blob { return p.layer(ctx, d) })
 	if err != nil {
 		return nil, err
 	}
-	m, err := idx.IndexManifest()
+	config, err := p.small(ctx, found.Config)
 	if err != nil {
 		return nil, err
 	}
-	fitting := content.ForThisMachine(m.Manifests)
+	found.Config = content.Bytes(config)
+	if top.isIndex() {
+		found.Manifests = append(found.Manifests, content.Bytes(top.raw))
+	}
+	return found, nil
+}
+
+func (p *places) platformImage(ctx context.Context, index document) (document, error) {
+	fitting := content.ForThisMachine(index.Manifests)
 	if len(fitting) == 0 {
-		return nil, fault.NotFound.Errorf("the registry has %s", content.NoPlatform(m.Manifests))
+		return document{}, fault.NotFound.Errorf("the registry has %s", content.NoPlatform(index.Manifests))
 	}
-	return idx.Image(fitting[0].Digest)
+	doc, err := p.manifest(ctx, fitting[0].Digest.String())
+	if err == nil && doc.isIndex() {
+		err = fault.Invalid.Errorf("index %q leads to another index", index.digest)
+	}
+	return doc, err
 }
 
-func layerBlob(r name.Reference, im v1.Image, d v1.Descriptor, report func(Progress)) content.Blob {
-	return content.Blob{Digest: d.Digest, Size: d.Size, Open: func() (io.ReadCloser, error) {
-		l, err := im.LayerByDigest(d.Digest)
-		if err != nil {
-			return nil, explain(r, err)
-		}
-		body, err := l.Compressed()
-		if err != nil {
-			return nil, explain(r, err)
-		}
-		p := &layerReader{ReadCloser: body, from: r, report: report, at: Progress{Layer: d.Digest.String(), Total: d.Size}}
-		p.tell()
-		return p, nil
-	}}
+// document is a manifest or an index, with the part of it that tells which.
+type document struct {
+	raw       []byte
+	digest    v1.Hash
+	MediaType types.MediaType `json:"mediaType"`
+	Manifests []v1.Descriptor `json:"manifests"`
+	Layers    []v1.Descriptor `json:"layers"`
 }
 
-// progressStep is how many bytes pass between two reports.
-const progressStep = 256 << 10
+func (d document) isIndex() bool { return d.MediaType.IsIndex() }
 
-// layerReader reports how far it is and explains errors.
-type layerReader struct {
-	io.ReadCloser
-	from   name.Reference
-	report func(Progress)
-	at     Progress
-	told   int64
-}
-
-func (l *layerReader) Read(b []byte) (int, error) {
-	n, err := l.ReadCloser.Read(b)
-	l.at.Done += int64(n)
-	if l.at.Done-l.told >= progressStep || (l.at.Done == l.at.Total && l.told != l.at.Done) {
-		l.tell()
+// parseDocument reads what a server calls mediaType. Servers that do not know
+// call it anything; then its own word counts, or its form.
+func parseDocument(raw []byte, mediaType types.MediaType) (document, error) {
+	d := document{raw: raw, digest: content.Bytes(raw).Digest}
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return d, fault.Invalid.Errorf("it is no manifest: %w", err)
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = explain(l.from, err)
+	if d.Manifests != nil && d.Layers != nil {
+		return d, fault.Invalid.Errorf("manifest %q can be read as an image and as an index", d.digest)
 	}
-	return n, err
-}
-
-func (l *layerReader) tell() {
-	l.told = l.at.Done
-	if l.report != nil {
-		l.report(l.at)
+	if d.MediaType == "" {
+		d.MediaType = mediaType
 	}
+	if !d.MediaType.IsIndex() && !d.MediaType.IsImage() && d.Manifests != nil {
+		d.MediaType = types.OCIImageIndex
+	}
+	return d, nil
 }

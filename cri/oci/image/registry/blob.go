@@ -1,0 +1,262 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"syscall"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+const (
+	errReset = syscall.ECONNRESET
+	errPipe  = syscall.EPIPE
+)
+
+// errStalled is the cause of a context that ended because a server was silent.
+var errStalled = errors.New("it sends nothing")
+
+// because names the silence of a server where it was the reason for err.
+func because(ctx context.Context, e *endpoint, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		return fault.Unavailable.Errorf("%s has sent nothing for %v", e.place, e.timeout)
+	}
+	return err
+}
+
+// layer is a blob that is fetched when it is opened.
+func (p *places) layer(ctx context.Context, d v1.Descriptor) content.Blob {
+	resume := func(from int64) (io.ReadCloser, int64, error) {
+		r := &blobReader{ctx: ctx, places: p, digest: d.Digest, total: d.Size, at: from}
+		at, err := r.connect()
+		if err != nil {
+			return nil, 0, err
+		}
+		r.at = at
+		r.tell()
+		return r, at, nil
+	}
+	return content.Blob{Digest: d.Digest, Size: d.Size, Resume: resume, Open: func() (io.ReadCloser, error) {
+		r, _, err := resume(0)
+		return r, err
+	}}
+}
+
+// small reads a blob that is kept in memory, and checks it.
+func (p *places) small(ctx context.Context, b content.Blob) ([]byte, error) {
+	if b.Size > maxConfig || b.Size < 0 {
+		return nil, fault.Invalid.Errorf("config %q is announced with %d bytes, too many for a description of an image", b.Digest, b.Size)
+	}
+	r := &blobReader{ctx: ctx, places: p, digest: b.Digest, total: b.Size, quiet: true}
+	defer r.Close()
+	raw, err := io.ReadAll(io.LimitReader(r, b.Size+1))
+	if err != nil {
+		return nil, err
+	}
+	if got := content.Bytes(raw).Digest; got != b.Digest {
+		return nil, fault.Invalid.Errorf("config %q has the digest %q: it is corrupt", b.Digest, got)
+	}
+	return raw, nil
+}
+
+const (
+	// progressStep is how many bytes pass between two reports.
+	progressStep = 256 << 10
+	// maxTries is how often in a row a connection may break without a byte.
+	maxTries = 5
+)
+
+// blobReader reads a blob. It connects again when the connection breaks or is
+// silent, and goes on where it was, with another place if need be.
+type blobReader struct {
+	ctx    context.Context
+	places *places
+	digest v1.Hash
+	total  int64
+	quiet  bool // reports no progress
+
+	at, told int64 // bytes read, and reported
+	skip     int64 // bytes to read once more, from a server that begins anew
+	tries    int
+	now      *connection // nil: to be made
+}
+
+// connection is one answer of a server.
+type connection struct {
+	body   io.ReadCloser
+	from   *endpoint
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	silent *time.Timer
+}
+
+func (c *connection) close() error {
+	c.silent.Stop()
+	err := c.body.Close()
+	c.cancel(nil)
+	return err
+}
+
+// connect asks for the blob from where the reader is, and returns from where it
+// is served.
+func (r *blobReader) connect() (at int64, err error) {
+	err = r.places.try(r.ctx, canPull, func(e *endpoint) (err error) {
+		r.now, at, err = e.blob(r.ctx, r.digest, r.at, r.total)
+		return err
+	})
+	return at, err
+}
+
+// blob asks for a blob from an offset on. A server that does not know how, or has
+// something else there, serves all of it.
+func (e *endpoint) blob(ctx context.Context, digest v1.Hash, from, total int64) (*connection, int64, error) {
+	header := http.Header{}
+	if from == 0 {
+		c, _, err := e.ask(ctx, digest, header, http.StatusOK)
+		return c, 0, err
+	}
+	header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	c, resp, err := e.ask(ctx, digest, header, http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case resp.StatusCode == http.StatusOK:
+		return c, 0, nil
+	case resp.StatusCode == http.StatusPartialContent && isRange(resp.Header.Get("Content-Range"), from, total):
+		return c, from, nil
+	}
+	if err := c.close(); err != nil {
+		return nil, 0, e.explain(err)
+	}
+	return e.blob(ctx, digest, 0, total)
+}
+
+// ask opens a connection for a blob.
+func (e *endpoint) ask(ctx context.Context, digest v1.Hash, header http.Header, want ...int) (*connection, *http.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c := &connection{from: e, ctx: ctx, cancel: cancel}
+	c.silent = time.AfterFunc(e.timeout, func() { cancel(errStalled) })
+	resp, err := e.get(ctx, e.url("blobs", digest.String()), header, want...)
+	c.silent.Stop()
+	if err != nil {
+		err = because(ctx, e, err)
+		cancel(nil)
+		return nil, nil, err
+	}
+	c.body = resp.Body
+	return c, resp, nil
+}
+
+func isRange(got string, from, total int64) bool {
+	return got == fmt.Sprintf("bytes %d-%d/%d", from, total-1, total) || got == fmt.Sprintf("bytes %d-%d/*", from, total-1)
+}
+
+// Read implements io.Reader. A server that ends its answer in good order has no
+// more, also where it announced more; who reads will see.
+func (r *blobReader) Read(b []byte) (int, error) {
+	for {
+		if r.now == nil {
+			if err := r.again(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		n, err := r.receive(b)
+		if n > 0 {
+			r.tries = 0
+			r.at += int64(n)
+			if r.at-r.told >= progressStep || r.at == r.total {
+				r.tell()
+			}
+			return n, nil
+		}
+		if err == io.EOF { //nolint:errorlint // a connection that was cut is an error that wraps it
+			return 0, io.EOF
+		}
+		if err != nil {
+			if err := r.broken(err); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// receive reads what comes next, which is nothing while bytes are skipped.
+func (r *blobReader) receive(b []byte) (int, error) {
+	c := r.now
+	c.silent.Reset(c.from.timeout)
+	n, err := c.body.Read(b)
+	c.silent.Stop() // who reads may take its time
+	if n == 0 {
+		return 0, because(c.ctx, c.from, err)
+	}
+	again := min(r.skip, int64(n))
+	r.skip -= again
+	return copy(b, b[again:n]), nil // an error comes again with the next read
+}
+
+// again connects, the first time or once more. It returns nil without a
+// connection when it failed and is worth another try.
+func (r *blobReader) again() error {
+	at, err := r.connect()
+	r.skip = r.at - at
+	if err == nil || r.at == 0 || !errors.Is(err, fault.Unavailable) {
+		return err
+	}
+	return r.wait(err)
+}
+
+// broken gives up a connection. It returns nil when another is worth a try.
+func (r *blobReader) broken(err error) error {
+	err = r.now.from.explainBroken(err)
+	_ = r.now.close() // the reason is known already
+	r.now = nil
+	return r.wait(err)
+}
+
+// wait lets a while pass before the next try, a longer one each time. Without a
+// try left it returns err.
+func (r *blobReader) wait(err error) error {
+	if r.ctx.Err() != nil {
+		return r.ctx.Err()
+	}
+	r.tries++
+	if r.tries == maxTries {
+		return fmt.Errorf("after %d of %d bytes, in %d tries: %w", r.at, r.total, maxTries, err)
+	}
+	r.places.opts.Logger.Info("a layer is asked for again", "layer", r.digest, "done", r.at, "of", r.total, "err", err)
+	select {
+	case <-time.After(pause << (2 * r.tries)):
+		return nil
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
+}
+
+// pause is a quarter of the wait before the second try; each wait is four times
+// the last.
+const pause = 25 * time.Millisecond
+
+// Close ends the connection.
+func (r *blobReader) Close() error {
+	if r.now == nil {
+		return nil
+	}
+	c := r.now
+	r.now = nil
+	return c.close()
+}
+
+func (r *blobReader) tell() {
+	r.told = r.at
+	if report := r.places.opts.Progress; report != nil && !r.quiet {
+		report(Progress{Layer: r.digest.String(), Done: r.at, Total: r.total})
+	}
+}

@@ -1,0 +1,122 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
+	"github.com/nodekit-project/nodekit/cri/oci/image/registry/hosts"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// places are where one image can be read: the mirrors of its registry and the
+// registry itself, in the order in which they are tried.
+type places struct {
+	ref  name.Reference
+	opts Options
+	all  []*endpoint
+}
+
+func newPlaces(ref string, opts *Options) (*places, error) {
+	p := &places{opts: *opts}
+	if p.opts.Logger == nil {
+		p.opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if p.opts.Stall == 0 {
+		p.opts.Stall = defaultStall
+	}
+	var how []name.Option
+	if opts.PlainHTTP {
+		how = append(how, name.Insecure)
+	}
+	var err error
+	if p.ref, err = content.ParseReference(ref, how...); err != nil {
+		return nil, err
+	}
+	registry := registryName(p.ref)
+	configured, notices, err := hosts.Load(opts.Hosts, registry)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range notices {
+		p.opts.Logger.Warn("configuration of a registry", "registry", registry, "notice", n)
+	}
+	for _, h := range configured {
+		e, err := newEndpoint(p.ref, h, &p.opts)
+		if err != nil {
+			return nil, err
+		}
+		p.all = append(p.all, e)
+	}
+	return p, nil
+}
+
+// registryName is the registry of a reference as users know it.
+func registryName(r name.Reference) string {
+	return strings.SplitN(content.Repository(r), "/", 2)[0]
+}
+
+// try calls do with one place after the other until it succeeds. Places that
+// could not be reached before come in question only when no other is left.
+func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*endpoint) error) error {
+	var failed []error
+	for _, again := range []bool{false, true} {
+		for _, e := range p.all {
+			if !fits(e.host) || e.down.Load() != again {
+				continue
+			}
+			err := do(e)
+			e.down.Store(errors.Is(err, fault.Unavailable))
+			if err == nil || ctx.Err() != nil {
+				return err
+			}
+			p.opts.Logger.Info("this place does not serve the image", "image", p.ref.Name(), "place", e.place, "err", err)
+			failed = append(failed, err)
+		}
+		if len(failed) > 0 { // all of those that were not known to be down have been tried
+			break
+		}
+	}
+	return together(p.ref, failed)
+}
+
+// together makes one error of those of several places. Its kind is that of the
+// last, which is the registry itself unless an administrator excluded it.
+func together(ref name.Reference, failed []error) error {
+	switch len(failed) {
+	case 0:
+		return fault.FailedPrecondition.Errorf("hosts.toml allows no place to serve images of registry %q: see its capabilities", registryName(ref))
+	case 1:
+		return failed[0]
+	}
+	last := failed[len(failed)-1]
+	var before []string
+	for _, err := range failed[:len(failed)-1] {
+		before = append(before, err.Error())
+	}
+	return fmt.Errorf("%w; before that, %s", last, strings.Join(before, "; "))
+}
+
+func canPull(h hosts.Host) bool { return h.Pull }
+
+// canResolve: whoever may say what a tag means is asked for the manifest, too.
+func canResolve(h hosts.Host) bool { return h.Resolve }
+
+// manifest reads the manifest or index that id names, a tag or a digest.
+func (p *places) manifest(ctx context.Context, id string) (d document, err error) {
+	fits := canResolve
+	if _, err := v1.NewHash(id); err == nil {
+		fits = canPull
+	}
+	err = p.try(ctx, fits, func(e *endpoint) (err error) {
+		d, err = e.manifest(ctx, id)
+		return err
+	})
+	return d, err
+}
