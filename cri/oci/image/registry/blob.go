@@ -49,21 +49,25 @@ func (p *places) layer(ctx context.Context, d v1.Descriptor) content.Blob {
 	}}
 }
 
-// small reads a blob that is kept in memory, and checks it.
-func (p *places) small(ctx context.Context, b content.Blob) ([]byte, error) {
+// small reads a blob that is kept in memory. A place that serves something else
+// is followed by the next.
+func (p *places) small(ctx context.Context, b content.Blob) (raw []byte, err error) {
 	if b.Size > maxConfig || b.Size < 0 {
 		return nil, fault.Invalid.Errorf("config %q is announced with %d bytes, too many for a description of an image", b.Digest, b.Size)
 	}
-	r := &blobReader{ctx: ctx, places: p, digest: b.Digest, total: b.Size, quiet: true}
-	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, b.Size+1))
-	if err != nil {
-		return nil, err
-	}
-	if got := content.Bytes(raw).Digest; got != b.Digest {
-		return nil, fault.Invalid.Errorf("config %q has the digest %q: it is corrupt", b.Digest, got)
-	}
-	return raw, nil
+	err = p.try(ctx, canPull, func(e *endpoint) (err error) {
+		alone := &places{ref: p.ref, opts: p.opts, all: []*endpoint{e}}
+		r := &blobReader{ctx: ctx, places: alone, digest: b.Digest, total: b.Size, quiet: true}
+		raw, err = io.ReadAll(io.LimitReader(r, b.Size+1))
+		if err = errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+		if got := content.Bytes(raw).Digest; got != b.Digest {
+			return fault.Invalid.Errorf("%s serves config %q with the digest %q: it is corrupt", e.place, b.Digest, got)
+		}
+		return nil
+	})
+	return raw, err
 }
 
 const (

@@ -41,7 +41,7 @@ type endpoint struct {
 	inner   http.RoundTripper
 	timeout time.Duration
 
-	down atomic.Bool // it could not be reached, lately
+	down atomic.Bool // it was of no use, lately
 
 	mu     sync.Mutex
 	client *http.Client // nil until it is connected

@@ -63,7 +63,8 @@ func registryName(r name.Reference) string {
 }
 
 // try calls do with one place after the other until it succeeds. Places that
-// could not be reached before come in question only when no other is left.
+// could not be reached before, or served nonsense, come in question only when no
+// other is left.
 func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*endpoint) error) error {
 	var failed []error
 	for _, again := range []bool{false, true} {
@@ -72,7 +73,7 @@ func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*e
 				continue
 			}
 			err := do(e)
-			e.down.Store(errors.Is(err, fault.Unavailable))
+			e.down.Store(errors.Is(err, fault.Unavailable) || errors.Is(err, fault.Invalid))
 			if err == nil || ctx.Err() != nil {
 				return err
 			}
