@@ -38,8 +38,13 @@ running node, which sees the change at once.`,
 // openImages opens the store of the node at root, and logs its warnings where
 // the command prints errors.
 func openImages(cmd *cobra.Command, root string) (*image.Store, error) {
+	return openImagesAt(cmd, root, "")
+}
+
+// openImagesAt is openImages for who pulls: hosts says where from.
+func openImagesAt(cmd *cobra.Command, root, hosts string) (*image.Store, error) {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	s, err := image.Open(filepath.Join(root, "oci", "images"), &image.Options{Logger: log})
+	s, err := image.Open(filepath.Join(root, "oci", "images"), &image.Options{Logger: log, Hosts: hosts})
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("%w: run it with sudo, or name your own directory with --root", err)
 	}
@@ -53,11 +58,12 @@ type imageRow struct {
 	Digests []string `json:"digests"`
 	Size    uint64   `json:"size"`
 	User    string   `json:"user,omitempty"`
+	Pinned  bool     `json:"pinned,omitempty"`
 }
 
 func imageRows(all []*runtimeapi.Image) (rows []imageRow) {
 	for _, im := range all {
-		r := imageRow{ID: im.Id, Names: orEmpty(im.RepoTags), Digests: orEmpty(im.RepoDigests), Size: im.Size, User: im.Username}
+		r := imageRow{ID: im.Id, Names: orEmpty(im.RepoTags), Digests: orEmpty(im.RepoDigests), Size: im.Size, User: im.Username, Pinned: im.Pinned}
 		if im.Uid != nil {
 			r.User = fmt.Sprint(im.Uid.Value)
 		}
@@ -76,8 +82,16 @@ func imageColumns() []column[imageRow] {
 		{title: "IMAGE ID", value: func(r imageRow) string { return shortID(r.ID) }},
 		{title: "SIZE", value: func(r imageRow) string { return size(r.Size) }},
 		{title: "USER", wide: true, value: func(r imageRow) string { return r.User }},
+		{title: "PINNED", wide: true, value: func(r imageRow) string { return yesNo(r.Pinned) }},
 		{title: "DIGEST", wide: true, value: func(r imageRow) string { return orNone(r.Digests) }},
 	}
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }
 
 func orNone(list []string) string {

@@ -13,16 +13,23 @@ import (
 
 func newImagePullCommand(root *string) *cobra.Command {
 	var plainHTTP bool
+	var hosts string
 	cmd := &cobra.Command{
 		Use:   "pull IMAGE",
 		Short: "Pull an image from its registry",
-		Long:  `Credentials are those of docker: "docker login REGISTRY" or $DOCKER_CONFIG/config.json.`,
-		Args:  cobra.ExactArgs(1),
+		Long: `Credentials are those of docker: "docker login REGISTRY" or $DOCKER_CONFIG/config.json.
+A pull that was interrupted is continued by the next.`,
+		Args: cobra.ExactArgs(1),
 	}
 	cmd.Flags().BoolVar(&plainHTTP, "plain-http", false, "reach the registry without TLS if need be")
+	addHostsDir(cmd, &hosts)
 	format := addOutputFlag(cmd, "name", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := openImages(cmd, *root)
+		dir, err := hostsDir(hosts)
+		if err != nil {
+			return err
+		}
+		s, err := openImagesAt(cmd, *root, dir)
 		if err != nil {
 			return err
 		}

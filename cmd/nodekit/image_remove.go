@@ -12,12 +12,12 @@ import (
 )
 
 func newImageRemoveCommand(root *string) *cobra.Command {
-	var ignoreNotFound bool
+	var how removal
 	cmd := &cobra.Command{
 		Use:   "rm IMAGE...",
 		Short: "Remove images with all their names",
 		Long: `IMAGE is a name or an id, which may be cut short where it stays unique. Containers made from an image run on; what
-they share with it goes when they do.`,
+they share with it goes when they do. A pinned image is one that the node was started with; see "nodekit image ls -o wide".`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			s, err := openImages(cmd, *root)
@@ -26,7 +26,7 @@ they share with it goes when they do.`,
 			}
 			var errs []error
 			for _, ref := range refs {
-				errs = append(errs, removeImage(cmd, s, ref, ignoreNotFound))
+				errs = append(errs, how.remove(cmd, s, ref))
 			}
 			return errors.Join(errs...)
 		},
@@ -34,20 +34,31 @@ they share with it goes when they do.`,
 			return imageNames(cmd, *root), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().BoolVar(&ignoreNotFound, "ignore-not-found", false, "an image that is not there is no error")
+	cmd.Flags().BoolVar(&how.ignoreNotFound, "ignore-not-found", false, "an image that is not there is no error")
+	cmd.Flags().BoolVar(&how.force, "force", false, "remove pinned images, too")
 	return cmd
 }
 
-func removeImage(cmd *cobra.Command, s *image.Store, ref string, ignoreNotFound bool) error {
+// removal is how images are removed.
+type removal struct{ ignoreNotFound, force bool }
+
+func (r removal) remove(cmd *cobra.Command, s *image.Store, ref string) error {
 	id, err := resolveImage(cmd, s, ref)
 	if err != nil {
 		return err
 	}
 	if id == "" {
-		if ignoreNotFound {
+		if r.ignoreNotFound {
 			return nil
 		}
 		return fmt.Errorf("image %q is not in the store: nodekit image ls lists those that are", ref)
+	}
+	im, err := s.Status(cmd.Context(), id)
+	if err != nil {
+		return err
+	}
+	if im.GetPinned() && !r.force {
+		return fmt.Errorf("image %q is pinned: the node was started with it (--image-archive) or told to keep it (--pin-image); --force removes it", ref)
 	}
 	if err := s.Remove(cmd.Context(), id); err != nil {
 		return err

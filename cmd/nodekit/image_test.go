@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -88,11 +90,31 @@ func TestImageCommands(t *testing.T) {
 	cli.fails("is not in the store", "rm", "nodekit.dev/other")
 	cli.ok("rm", "--ignore-not-found", "nodekit.dev/other")
 	id := list.Items[0].ID
+	pin(t, cli.root, "nodekit.dev/*")
+	if got := cli.ok("ls", "-o", "wide"); !strings.Contains(got, "PINNED") || !strings.Contains(got, " yes ") {
+		t.Errorf("of a pinned image ls -o wide printed %q", got)
+	}
+	cli.fails("is pinned: ", "rm", shortID(id))
+	cli.ok("rm", "--force", shortID(id))
+	cli.ok("load", archive)
+	pin(t, cli.root)
 	if got, want := cli.ok("rm", shortID(id)), "image "+shortID(id)+" removed\n"; got != want {
 		t.Errorf("rm printed %q, want %q", got, want)
 	}
 	if got := cli.ok("ls", "-o", "yaml"); got != "items: []\n" {
 		t.Errorf("after rm ls printed %q", got)
+	}
+}
+
+// pin does what a node does at its start.
+func pin(t *testing.T, root string, patterns ...string) {
+	t.Helper()
+	s, err := image.Open(filepath.Join(root, "oci", "images"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Pin(t.Context(), patterns); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -103,6 +125,7 @@ func TestImageErrors(t *testing.T) {
 	cli.fails("want [REGISTRY/]REPOSITORY", "pull", "Not A Name")
 	cli.fails("want [REGISTRY/]REPOSITORY", "rm", "Not A Name")
 	cli.fails("accepts 1 arg", "pull")
+	cli.fails("there is no such directory", "pull", "busybox", "--hosts-dir", "nowhere")
 	cli.fails("required flag", "pack", "/bin/true")
 	cli.fails("want wide, name, json, yaml", "ls", "-o", "table")
 	cli.fails("not a Linux program", "pack", "--name", "x", "--output", filepath.Join(t.TempDir(), "x.tar"), "/etc/passwd")
@@ -139,6 +162,18 @@ func TestImagePull(t *testing.T) {
 	}
 	if got := cli.ok("pull", ref.String(), "-o", "name"); got != ref.String()+"\n" {
 		t.Errorf("pull -o name printed %q", got)
+	}
+	hosts := t.TempDir()
+	if err := os.Mkdir(filepath.Join(hosts, "_default"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("[host.%q]\nskip-verify = true\n", srv.URL)
+	if err := os.WriteFile(filepath.Join(hosts, "_default", "hosts.toml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, warned, err := cli.run("pull", "registry.invalid/app:v1", "--hosts-dir", hosts)
+	if err != nil || !strings.Contains(warned, "skip-verify") {
+		t.Errorf("pulling from a mirror: %v; warned %q", err, warned)
 	}
 	cli.fails("no such image", "pull", strings.Replace(ref.String(), "v1", "v2", 1))
 }

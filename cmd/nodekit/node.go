@@ -158,7 +158,9 @@ type partFlags struct {
 	handlerFlags
 	ociRuntime, keeper string
 	without, plugins   []string
-	pluginArgs, images []string
+	pluginArgs         []string
+	images, pinned     []string
+	hostsDir           string
 	gpus               int
 	systemd            bool // makes the cgroups
 	checkNetwork       time.Duration
@@ -174,7 +176,7 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; "+
 		"kind=program names the kind (cni, csi, deviceplugin, cri)")
 	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "arguments of the --plugin at the same place, split at spaces; $(CSI_ENDPOINT) and the like are replaced")
-	fs.StringArrayVar(&f.images, "image-archive", nil, "put the images of this `archive` into the store at start")
+	addImageFlags(cmd, &f.images, &f.pinned, &f.hostsDir)
 	addCgroupDriver(cmd, &f.systemd)
 	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")
 	addCheckNetwork(cmd, &f.checkNetwork)
@@ -237,6 +239,11 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: "+
 			"load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
 	}
-	cfg.Images = append(cfg.Images, f.images...)
-	return nil
+	if f.runtimeEndpoint != "" && (len(f.pinned) > 0 || f.hostsDir != "") {
+		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
+	}
+	cfg.Images, cfg.PinnedImages = append(cfg.Images, f.images...), f.pinned
+	var err error
+	cfg.HostsDir, err = hostsDir(f.hostsDir)
+	return err
 }

@@ -42,6 +42,9 @@ ends, and the next one at the same root takes them over.`,
 			if cfg.Handlers, cfg.CDIDirs, err = more.parse(); err != nil {
 				return err
 			}
+			if cfg.HostsDir, err = hostsDir(cfg.HostsDir); err != nil {
+				return err
+			}
 			if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
 				return err
 			}
@@ -58,7 +61,7 @@ ends, and the next one at the same root takes them over.`,
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	addCNIBinDir(cmd, &cfg.CNIBinDirs)
-	fs.StringArrayVar(&cfg.Images, "image-archive", nil, "put the images of this `archive` into the store at start")
+	addImageFlags(cmd, &cfg.Images, &cfg.PinnedImages, &cfg.HostsDir)
 	addCheckNetwork(cmd, &cfg.CheckNetwork)
 	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")
 	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")

@@ -165,7 +165,7 @@ func flagValues(f *pflag.Flag) ([]string, error) {
 // absoluteValue makes a flag's value independent of the working directory.
 func absoluteValue(flag, value string) (string, error) {
 	switch flag {
-	case "root", "run", "manifests", "keeper", "cni-conf-dir", "cni-bin-dir", "image-archive", "cdi-spec-dir":
+	case "root", "run", "manifests", "keeper", "cni-conf-dir", "cni-bin-dir", "image-archive", "cdi-spec-dir", "hosts-dir":
 		if value == "" {
 			return "", nil
 		}

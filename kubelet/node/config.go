@@ -71,8 +71,14 @@ type Config struct {
 	// means 2, negative none.
 	GPUs int
 	// Images are archives to put into the reference runtime's store at start,
-	// unless what they hold is there already.
+	// unless what they hold is there already. Their images are pinned.
 	Images []string
+	// PinnedImages are the images that a kubelet's garbage collection must spare:
+	// names, in which * stands for any text.
+	PinnedImages []string
+	// HostsDir is the directory that says which mirrors registries have, in the
+	// layout of containerd's certs.d. Empty means that there are none.
+	HostsDir string
 
 	// Observe is told of every call to every plugin, OnStep of every step of
 	// every Pod, OnPlugin of what becomes of the author's plugins, OnPull of how

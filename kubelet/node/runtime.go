@@ -52,7 +52,10 @@ type RuntimeConfig struct {
 	OnStderr func(plugin, line string)
 	Logger   *slog.Logger
 
-	Images []string // archives to load at start
+	Images       []string // archives to load at start
+	PinnedImages []string
+	HostsDir     string
+
 	// Ephemeral makes the end of ServeRuntime take everything down.
 	Ephemeral bool
 
@@ -146,7 +149,7 @@ func (r *Runtime) engines() string {
 }
 
 func (r *Runtime) imageOptions() *image.Options {
-	o := &image.Options{Logger: r.cfg.Logger}
+	o := &image.Options{Logger: r.cfg.Logger, Hosts: r.cfg.HostsDir}
 	if tell := r.cfg.OnPull; tell != nil {
 		o.Progress = func(ref string, p image.Progress) {
 			tell(Pull{Image: ref, Layer: p.Layer, Done: p.Done, Total: p.Total})
@@ -155,14 +158,18 @@ func (r *Runtime) imageOptions() *image.Options {
 	return o
 }
 
-// load puts the configured archives into the image store.
+// load puts the configured archives into the image store. What is in them is
+// pinned: no registry need have it when a kubelet has collected it.
 func (r *Runtime) load(ctx context.Context) error {
+	pinned := slices.Clone(r.cfg.PinnedImages)
 	for _, a := range r.cfg.Images {
-		if _, err := r.images.Load(ctx, a); err != nil {
+		names, err := r.images.Load(ctx, a)
+		if err != nil {
 			return fmt.Errorf("loading %q: %w", a, err)
 		}
+		pinned = append(pinned, names...)
 	}
-	return nil
+	return r.images.Pin(ctx, pinned)
 }
 
 // PackImage makes an image of one static program, which is its entry point, and

@@ -27,6 +27,7 @@ type entry struct {
 	name, body, link string
 	kind             byte // a regular file when zero
 	mode             int64
+	uid              int
 	pax              map[string]string
 }
 
@@ -40,7 +41,7 @@ func tarOf(t testing.TB, entries ...entry) []byte {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	for _, e := range entries {
-		h := &tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Size: int64(len(e.body)), PAXRecords: e.pax}
+		h := &tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Mode: e.mode, Uid: e.uid, Size: int64(len(e.body)), PAXRecords: e.pax}
 		if e.kind == 0 {
 			h.Typeflag = tar.TypeReg
 		}

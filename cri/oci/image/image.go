@@ -40,6 +40,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,7 @@ type Store struct {
 	current atomic.Pointer[snapshot]
 	pulls   flights
 	from    sources
+	busy    chan struct{} // one element for each layer that is being unpacked
 
 	progress func(ref string, p Progress) // of pulls over CRI; may be nil
 }
@@ -110,7 +112,7 @@ func Open(dir string, opts *Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries},
-		from: sources{opts.Hosts, opts.PullStall}, progress: opts.Progress,
+		from: sources{opts.Hosts, opts.PullStall}, busy: make(chan struct{}, runtime.GOMAXPROCS(0)), progress: opts.Progress,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -27,6 +27,7 @@ const indexVersion = 1
 type index struct {
 	Version int               `json:"version"`
 	Images  map[string]record `json:"images"`
+	Pinned  []string          `json:"pinned,omitempty"` // see Store.Pin; sorted
 }
 
 // record is one image. Its config is the blob that the id names. A record is
@@ -53,6 +54,7 @@ type snapshot struct {
 	images  map[string]record
 	configs map[string]*v1.ConfigFile
 	sizes   map[string]int64
+	pinned  []string
 }
 
 // stamp tells one index.json from the next. Every change makes a new inode.
@@ -121,7 +123,7 @@ func parseIndex(raw []byte) (index, error) {
 // publish makes idx what readers see. Configs that the last snapshot has
 // parsed are taken over.
 func (s *Store) publish(at stamp, idx index) (*snapshot, error) {
-	snap := &snapshot{stamp: at, images: idx.Images, configs: map[string]*v1.ConfigFile{}, sizes: map[string]int64{}}
+	snap := &snapshot{stamp: at, images: idx.Images, pinned: idx.Pinned, configs: map[string]*v1.ConfigFile{}, sizes: map[string]int64{}}
 	last := s.current.Load()
 	for id, rec := range idx.Images {
 		var size int64
@@ -163,7 +165,7 @@ func (s *Store) config(last *snapshot, id string) (size int64, config *v1.Config
 
 // update changes the index under the store's lock; the change is durable when
 // it returns nil. change works on a copy whose records it may replace.
-func (s *Store) update(ctx context.Context, change func(images map[string]record) error) error {
+func (s *Store) update(ctx context.Context, change func(next *index) error) error {
 	l, err := flock.Acquire(ctx, s.lockPath(), flock.Exclusive)
 	if err != nil {
 		return err
@@ -173,8 +175,8 @@ func (s *Store) update(ctx context.Context, change func(images map[string]record
 	if err != nil {
 		return err
 	}
-	next := index{Version: indexVersion, Images: maps.Clone(snap.images)}
-	if err := change(next.Images); err != nil {
+	next := index{Version: indexVersion, Images: maps.Clone(snap.images), Pinned: snap.pinned}
+	if err := change(&next); err != nil {
 		return err
 	}
 	raw, err := json.MarshalIndent(next, "", " ")

@@ -20,6 +20,9 @@ import (
 // one that is being unpacked.
 const downloads = 3
 
+// maxLayers is how many directories overlay puts on top of each other.
+const maxLayers = 500
+
 // add stores an image: blobs, then unpacked layers, then, once all of it
 // is durable, its record. The caller holds the ingest lock shared.
 func (s *Store) add(ctx context.Context, im *content.Image) (id string, err error) {
@@ -43,8 +46,8 @@ func (s *Store) add(ctx context.Context, im *content.Image) (id string, err erro
 	if err := s.fetch(ctx, im.Layers, layers); err != nil {
 		return "", err
 	}
-	return id, s.update(ctx, func(images map[string]record) error {
-		images[id] = merge(images, id, im, layers)
+	return id, s.update(ctx, func(next *index) error {
+		next.Images[id] = merge(next.Images, id, im, layers)
 		return nil
 	})
 }
@@ -56,6 +59,9 @@ func layerRefs(im *content.Image, config *v1.ConfigFile) ([]layerRef, error) {
 	ids, err := diffIDs(config)
 	if err != nil {
 		return nil, err
+	}
+	if len(ids) > maxLayers {
+		return nil, fault.Invalid.Errorf("it has %d layers, and the kernel mounts %d", len(ids), maxLayers)
 	}
 	if len(ids) != len(im.Layers) {
 		return nil, fault.Invalid.Errorf("its config lists %d layers, its manifest %d", len(ids), len(im.Layers))

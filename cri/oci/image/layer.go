@@ -7,18 +7,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/nodekit-project/nodekit/internal/decompress"
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
 const layerVersion = 1
@@ -46,85 +43,9 @@ func chainIDs(layers []layerRef) []string {
 	return ids
 }
 
-// staged is an unpacked layer that is not visible yet.
-type staged struct {
-	chain, tmp string
-	lock       *flock.Lock
-}
-
-// unpack makes every layer of the chain present. ready[i] is closed when the
-// blob of layer i can be read. The caller holds the ingest lock shared. Layers
-// that another goroutine or process is unpacking are waited for.
-func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan struct{}) (err error) {
-	var fresh []staged
-	defer func() {
-		for _, f := range fresh {
-			err = errors.Join(err, os.RemoveAll(f.tmp))
-			f.lock.Release()
-		}
-	}()
-	var parents []string // the topmost first
-	for i, chain := range chainIDs(layers) {
-		select {
-		case <-ready[i]:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		root := s.layerFS(chain)
-		if !exists(s.layerPath(chain)) {
-			st, err := s.stage(ctx, chain, layers[i], parents)
-			if err != nil {
-				return fmt.Errorf("unpacking layer %q: %w", layers[i].Blob, err)
-			}
-			if st != nil {
-				fresh = append(fresh, *st)
-				root = filepath.Join(st.tmp, "fs")
-			}
-		}
-		parents = append([]string{root}, parents...)
-	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	if err := syncFS(s.dir); err != nil {
-		return fmt.Errorf("syncing unpacked layers: %w", err)
-	}
-	for _, f := range fresh {
-		if err := commit(f.tmp, s.layerPath(f.chain)); err != nil {
-			return fmt.Errorf("committing layer: %w", err)
-		}
-	}
-	return nil
-}
-
-// stage unpacks one layer into a directory of its own. It returns nil when
-// somebody else committed the layer meanwhile.
-func (s *Store) stage(ctx context.Context, chain string, l layerRef, parents []string) (_ *staged, err error) {
-	st := staged{chain: chain}
-	st.lock, err = flock.Acquire(ctx, s.ingestPath("layer-"+chain+".lock"), flock.Exclusive)
-	if err != nil {
-		return nil, err
-	}
-	if exists(s.layerPath(chain)) {
-		st.lock.Release()
-		return nil, nil
-	}
-	st.tmp, err = os.MkdirTemp(s.ingestPath(""), "layer-"+chain+".*")
-	if err == nil {
-		err = s.fill(ctx, st.tmp, l, parents)
-	}
-	if err != nil {
-		err = errors.Join(err, os.RemoveAll(st.tmp))
-		st.lock.Release()
-		return nil, err
-	}
-	return &st, nil
-}
-
-// fill unpacks the layer's blob below tmp, checks the digest of the
-// uncompressed bytes, and records what it takes.
-func (s *Store) fill(ctx context.Context, tmp string, l layerRef, parents []string) error {
-	root := filepath.Join(tmp, "fs")
+// fill unpacks the layer's blob into root and checks the digest of the
+// uncompressed bytes. It notes in dirs which directories the layer only implies.
+func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *impliedDirs) error {
 	if err := makeOpen(root); err != nil {
 		return err
 	}
@@ -144,7 +65,7 @@ func (s *Store) fill(ctx context.Context, tmp string, l layerRef, parents []stri
 	g := &guard{limits: s.limits, log: s.log}
 	sum := sha256.New()
 	from := io.TeeReader(g.reader(plain), sum)
-	if err := applyLayer(ctx, root, from, archive.WithFilter(g.accept), archive.WithParents(parents)); err != nil {
+	if err := applyLayer(ctx, root, from, g.accept, dirs); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, &contextReader{ctx, from}); err != nil { // padding belongs to the digest
@@ -153,7 +74,7 @@ func (s *Store) fill(ctx context.Context, tmp string, l layerRef, parents []stri
 	if got := hex.EncodeToString(sum.Sum(nil)); got != l.DiffID.Hex {
 		return fault.Invalid.Errorf("it unpacks to sha256:%s, and the image's config says %s", got, l.DiffID)
 	}
-	return writeLayerInfo(tmp)
+	return nil
 }
 
 func writeLayerInfo(tmp string) error {

@@ -70,6 +70,7 @@ func (sn *snapshot) describe(id string) *runtimeapi.Image {
 		RepoDigests: slices.Clone(rec.Digests),
 		Size:        uint64(sn.sizes[id]),
 		Spec:        &runtimeapi.ImageSpec{Image: id},
+		Pinned:      sn.isPinned(id),
 	}
 	user, _, _ := strings.Cut(sn.configs[id].Config.User, ":")
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
@@ -85,12 +86,12 @@ func (sn *snapshot) describe(id string) *runtimeapi.Image {
 // there is not an error.
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	removed := false
-	err := s.update(ctx, func(images map[string]record) error {
-		id, err := (&snapshot{images: images}).find(ref)
+	err := s.update(ctx, func(next *index) error {
+		id, err := (&snapshot{images: next.Images}).find(ref)
 		if err != nil || id == "" {
 			return err
 		}
-		delete(images, id)
+		delete(next.Images, id)
 		removed = true
 		return nil
 	})

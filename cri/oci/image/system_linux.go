@@ -1,6 +1,7 @@
 package image
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"io"
@@ -17,11 +18,14 @@ import (
 
 // applyLayer unpacks a layer's tar stream into root, with the marks of deleted
 // files in overlay's form. The unpacker resolves every path inside root.
-func applyLayer(ctx context.Context, root string, r io.Reader, opts ...archive.ApplyOpt) error {
+func applyLayer(ctx context.Context, root string, r io.Reader, accept archive.Filter, dirs *impliedDirs) error {
 	if os.Geteuid() != 0 {
 		return fault.PermissionDenied.Errorf("only root can unpack layers: run it with sudo")
 	}
-	_, err := archive.Apply(ctx, root, r, append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))...)
+	_, err := archive.Apply(ctx, root, r, archive.WithFilter(accept), archive.WithConvertWhiteout(func(h *tar.Header, path string) (bool, error) {
+		dirs.note(path[len(root):], h.Typeflag == tar.TypeDir)
+		return archive.OverlayConvertWhiteout(h, path)
+	}))
 	return err
 }
 

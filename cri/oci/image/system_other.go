@@ -15,9 +15,11 @@ func notLinux(what string) error {
 	return fault.Unimplemented.Errorf("%s works on Linux only", what)
 }
 
-func applyLayer(context.Context, string, io.Reader, ...archive.ApplyOpt) error {
+func applyLayer(context.Context, string, io.Reader, archive.Filter, *impliedDirs) error {
 	return notLinux("unpacking image layers")
 }
+
+func copyAttributes(string, string, []string) error { return notLinux("unpacking image layers") }
 
 func syncFS(string) error { return notLinux("unpacking image layers") }
 

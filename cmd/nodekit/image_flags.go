@@ -1,0 +1,35 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// addImageFlags adds the flags that say which images a node begins with, keeps,
+// and where the others come from.
+func addImageFlags(cmd *cobra.Command, archives, pinned *[]string, hosts *string) {
+	fs := cmd.Flags()
+	fs.StringArrayVar(archives, "image-archive", nil, "put the images of this `archive` into the store at start, and pin them")
+	fs.StringArrayVar(pinned, "pin-image", nil, "keep this `image` when a kubelet collects garbage: a name, in which * stands for any text")
+	addHostsDir(cmd, hosts)
+}
+
+func addHostsDir(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "hosts-dir", "", "`directory` of the registries' mirrors, laid out as containerd's /etc/containerd/certs.d (HOST/hosts.toml); empty: none")
+}
+
+// hostsDir returns a directory that was named, absolute. One that is not there is
+// refused: images would come from elsewhere than the user thinks.
+func hostsDir(named string) (string, error) {
+	dir := named
+	if err := absolute(&dir); err != nil || dir == "" {
+		return "", err
+	}
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return "", fault.Invalid.Errorf("--hosts-dir %q: there is no such directory (%s)", named, dir)
+	}
+	return dir, nil
+}

@@ -1,0 +1,105 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyAttributes gives the directory dir of the unpacked layer at root what the
+// topmost of the layers below has: owner, mode, times and extended attributes.
+// Where none has it, or has something else in its place, it stays as it is. So it
+// does when it is no directory in the end.
+//
+// dir has no symbolic link in root. In a layer below it may; there it leads where
+// it leads in a container.
+func copyAttributes(root, dir string, below []string) error {
+	target := filepath.Join(root, dir)
+	if fi, err := os.Lstat(target); err != nil || !fi.IsDir() {
+		return ignoreNotExist(err)
+	}
+	for _, layer := range below {
+		from, err := openIn(layer, dir)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil { // ENOTDIR: a layer replaced what lies above it; ELOOP
+			return nil
+		}
+		return errors.Join(copyFrom(from, target), unix.Close(from))
+	}
+	return nil
+}
+
+// openIn opens a path in an unpacked layer, where absolute links begin at the
+// layer's root and nothing leads out of it.
+func openIn(layer, path string) (int, error) {
+	top, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("layer %q: %w", layer, err)
+	}
+	fd, err := unix.Openat2(top, strings.TrimPrefix(path, "/"), &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	return fd, errors.Join(err, unix.Close(top))
+}
+
+func copyFrom(from int, target string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(from, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil
+	}
+	if err := os.Lchown(target, int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Chmod(target, st.Mode&0o7777); err != nil {
+		return err
+	}
+	if err := copyXattrs(fmt.Sprintf("/proc/self/fd/%d", from), target); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, target, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// copyXattrs leaves out the trusted ones, in which overlay keeps its marks.
+func copyXattrs(from, target string) error {
+	names, err := xattr(func(b []byte) (int, error) { return unix.Listxattr(from, b) })
+	if errors.Is(err, unix.ENOTSUP) || len(names) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+		if strings.HasPrefix(name, "trusted.") {
+			continue
+		}
+		value, err := xattr(func(b []byte) (int, error) { return unix.Getxattr(from, name, b) })
+		if err == nil {
+			err = unix.Lsetxattr(target, name, value, unix.XATTR_CREATE)
+		}
+		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("attribute %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// xattr reads what get returns, whatever its size is.
+func xattr(get func([]byte) (int, error)) ([]byte, error) {
+	n, err := get(nil)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	b := make([]byte, n)
+	n, err = get(b)
+	if err != nil {
+		return nil, err
+	}
+	return b[:n], nil
+}

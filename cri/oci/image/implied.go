@@ -1,0 +1,36 @@
+package image
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+)
+
+// impliedDirs are the directories that a layer has things in and does not list
+// itself. In a file system made of the layers they are as the layers below have
+// them (OCI image spec v1.1 layer.md), and overlay shows those of the topmost
+// layer, so that this one has to have them too. The zero value is ready.
+type impliedDirs struct {
+	own     map[string]bool // listed by the layer
+	implied map[string]bool
+}
+
+// note takes down an entry of the layer by its path below the root, which is
+// resolved and begins with a slash. A later entry may list a directory that an
+// earlier one implied.
+func (d *impliedDirs) note(path string, isDir bool) {
+	if d.own == nil {
+		d.own, d.implied = map[string]bool{}, map[string]bool{}
+	}
+	for up := filepath.Dir(path); up != "/" && !d.own[up] && !d.implied[up]; up = filepath.Dir(up) {
+		d.implied[up] = true
+	}
+	delete(d.implied, path)
+	delete(d.own, path)
+	if isDir {
+		d.own[path] = true
+	}
+}
+
+// sorted returns the directories, each before those in it.
+func (d *impliedDirs) sorted() []string { return slices.Sorted(maps.Keys(d.implied)) }

@@ -1,0 +1,76 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
+)
+
+// Pin says which images a kubelet's garbage collection must spare: those whose
+// name, digest or id is one of patterns, in which * stands for any text, also
+// with slashes in it. A pattern without * may be short, as in Pull; the others
+// are compared with full names. What an earlier call said is forgotten.
+//
+// It is kept in the store, so that all who have it open know. It only marks:
+// Remove removes a pinned image, too. A pattern that can mean no image is
+// fault.Invalid.
+func (s *Store) Pin(ctx context.Context, patterns []string) error {
+	full := make([]string, len(patterns))
+	for i, p := range patterns {
+		full[i] = p
+		if strings.Contains(p, "*") {
+			continue
+		}
+		if full[i] = imageID(p); full[i] != "" {
+			continue
+		}
+		var err error
+		if full[i], err = content.Normalize(p); err != nil {
+			return fmt.Errorf("pinning images: %w", err)
+		}
+	}
+	full = union(full, nil)
+	if snap, err := s.read(); err == nil && slices.Equal(snap.pinned, full) {
+		return nil
+	}
+	err := s.update(ctx, func(next *index) error {
+		next.Pinned = full
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("pinning images: %w", s.explainDisk(err))
+	}
+	return nil
+}
+
+func (sn *snapshot) isPinned(id string) bool {
+	rec := sn.images[id]
+	names := slices.Concat([]string{id}, rec.Names, rec.Digests)
+	return slices.ContainsFunc(sn.pinned, func(pattern string) bool {
+		return slices.ContainsFunc(names, func(n string) bool { return matches(pattern, n) })
+	})
+}
+
+// matches reports whether name is what pattern says.
+func matches(pattern, name string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == name
+	}
+	first, last := parts[0], parts[len(parts)-1]
+	if len(name) < len(first)+len(last) || !strings.HasPrefix(name, first) || !strings.HasSuffix(name, last) {
+		return false
+	}
+	name = name[len(first) : len(name)-len(last)]
+	for _, p := range parts[1 : len(parts)-1] {
+		at := strings.Index(name, p)
+		if at < 0 {
+			return false
+		}
+		name = name[at+len(p):]
+	}
+	return true
+}
