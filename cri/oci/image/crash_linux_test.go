@@ -4,9 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,7 +33,12 @@ func unmountAll(t testing.TB, path string) {
 // kills it.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("IMAGE_TEST_STORE"); dir != "" {
-		fmt.Fprintln(os.Stderr, useForEver(dir, os.Args[1]))
+		use := useForEver
+		if os.Getenv("IMAGE_TEST_PULL") != "" {
+			use = pullForEver
+		}
+		fmt.Println("ready")
+		fmt.Fprintln(os.Stderr, use(dir, os.Args[1]))
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -64,6 +73,99 @@ func useForEver(dir, archive string) error {
 	}
 }
 
+// pullForEver pulls an image and removes it, again and again.
+func pullForEver(dir, ref string) error {
+	ctx := context.Background()
+	s, err := image.Open(filepath.Join(dir, "store"), nil)
+	if err != nil {
+		return err
+	}
+	for {
+		if _, err := s.Pull(ctx, ref, nil); err != nil {
+			return err
+		}
+		if err := s.Remove(ctx, ref); err != nil {
+			return err
+		}
+	}
+}
+
+// untilKilled runs a process that uses the store below dir, and kills it after
+// a random time.
+func untilKilled(t *testing.T, dir, arg string, env ...string) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", arg)
+	cmd.Env = append(append(os.Environ(), "IMAGE_TEST_STORE="+dir), env...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it has begun
+		t.Fatal(err)
+	}
+	time.Sleep(time.Duration(rand.IntN(120)) * time.Millisecond)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("it ended by itself: %v", err)
+	}
+}
+
+// TestKillPull kills a process that pulls, from a registry that dribbles so that
+// downloads are cut, too. What is there afterwards is right or taken up again.
+func TestKillPull(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	f := newFlaky(t)
+	var began, continued atomic.Int32
+	f.serveLayer(func(w http.ResponseWriter, r *http.Request, _ int) {
+		from := 0
+		if v := r.Header.Get("Range"); v != "" {
+			continued.Add(1)
+			from, _ = strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(v, "bytes="), "-"))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(f.body)-1, len(f.body)))
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		began.Add(1)
+		for rest := f.body[from:]; len(rest) > 0; rest = rest[min(100_000, len(rest)):] {
+			if _, err := w.Write(rest[:min(100_000, len(rest))]); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			time.Sleep(3 * time.Millisecond)
+		}
+	})
+	dir := t.TempDir()
+	store := filepath.Join(dir, "store")
+	for range 15 {
+		untilKilled(t, dir, f.ref, "IMAGE_TEST_PULL=1")
+		s := open(t, store, nil)
+		wantChildren(t, filepath.Join(store, "ingest"), 0)
+		if _, err := s.FsInfo(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if im, err := s.Status(t.Context(), f.ref); err != nil {
+			t.Fatal(err)
+		} else if im != nil { // then it is all there
+			wantPulled(t, s, f.ref)
+		}
+	}
+	t.Logf("%d downloads, of which %d went on where one was cut", began.Load(), continued.Load())
+	s := open(t, store, nil)
+	if _, err := s.Pull(t.Context(), f.ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("it is whole", func(t *testing.T) { wantPulled(t, s, f.ref) })
+	if err := s.Remove(t.Context(), f.ref); err != nil {
+		t.Fatal(err)
+	}
+	wantEmpty(t, store)
+}
+
 // TestKill kills a process that uses the store at random moments. After each
 // the store opens, holds nothing half done, and works; in the end nothing is left.
 func TestKill(t *testing.T) {
@@ -72,19 +174,7 @@ func TestKill(t *testing.T) {
 	store := filepath.Join(dir, "store")
 	archive := dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layerOf(t, file("a", "b")), layerOf(t, manyFiles(200)...))})
 	for range 15 {
-		cmd := exec.Command("/proc/self/exe", archive)
-		cmd.Env = append(os.Environ(), "IMAGE_TEST_STORE="+dir)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(10+rand.IntN(80)) * time.Millisecond)
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if cmd.Wait(); cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("it ended by itself: %v", cmd.ProcessState)
-		}
+		untilKilled(t, dir, archive)
 		s := open(t, store, nil)
 		if _, err := s.FsInfo(t.Context()); err != nil {
 			t.Fatal(err)

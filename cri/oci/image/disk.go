@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"os"
 	"syscall"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -27,3 +28,17 @@ func diskFull(err error) bool {
 // diskRefuses reports whether what is written so far is of no use: it stands in
 // the way of others, or is damaged.
 func diskRefuses(err error) bool { return diskFull(err) || errors.Is(err, syscall.EIO) }
+
+// reserved is more than an index takes.
+const reserved = 1 << 20
+
+// fillReserve makes the reserve what it should be, if there is space. Failing is
+// no harm: it is tried again when the store is opened, or an image removed.
+func (s *Store) fillReserve() {
+	if fi, err := os.Stat(s.reservePath()); err == nil && fi.Size() == reserved {
+		return
+	}
+	if err := os.WriteFile(s.reservePath(), make([]byte, reserved), 0o600); err != nil {
+		_ = os.Remove(s.reservePath()) // a part of it would be in the way of others
+	}
+}

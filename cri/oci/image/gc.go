@@ -14,8 +14,9 @@ import (
 )
 
 // collect removes what nothing refers to. While some process is loading or
-// pulling it does nothing: that process collects when it is done.
-func (s *Store) collect() error {
+// pulling it does nothing: that process collects when it is done. Beginnings of
+// layers stay unless nobody has written to them for as long as keep.
+func (s *Store) collect(keep time.Duration) error {
 	ingest, err := flock.TryAcquire(s.ingestLockPath(), flock.Exclusive)
 	if err != nil || ingest == nil {
 		return err
@@ -24,14 +25,14 @@ func (s *Store) collect() error {
 	if err := s.sweep(); err != nil {
 		return fmt.Errorf("collecting unused image content: %w", err)
 	}
-	return errors.Join(removeOld(s.partialPath("")), removeChildren(s.ingestPath("")))
+	return errors.Join(removeOld(s.partialPath(""), keep), removeChildren(s.ingestPath("")))
 }
 
 // keepPartial is how long the beginning of a layer is kept.
-const keepPartial = 24 * time.Hour
+const keepPartial time.Duration = 24 * time.Hour
 
-// removeOld removes the files in dir that nobody has written to for too long.
-func removeOld(dir string) error {
+// removeOld removes the files in dir that nobody has written to for so long.
+func removeOld(dir string, keep time.Duration) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -39,7 +40,7 @@ func removeOld(dir string) error {
 	var errs []error
 	for _, e := range entries {
 		fi, err := e.Info()
-		if err == nil && time.Since(fi.ModTime()) > keepPartial {
+		if err == nil && time.Since(fi.ModTime()) >= keep {
 			err = os.Remove(filepath.Join(dir, e.Name()))
 		}
 		errs = append(errs, ignoreNotExist(err))

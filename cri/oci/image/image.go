@@ -17,6 +17,7 @@
 //	DIR/mounts/HEX.json      one record for each root file system in use
 //	DIR/partial/HEX          beginnings of layers whose download was cut
 //	DIR/ingest/              unfinished work; worthless after a crash
+//	DIR/reserve              space to remove images with when the disk is full
 //	DIR/lock, DIR/ingest.lock
 //
 // Content becomes visible by one rename after it is on disk (fsync of a blob,
@@ -124,7 +125,7 @@ func Open(dir string, opts *Options) (*Store, error) {
 		s.limits.entries = defaultMaxLayerEntries
 	}
 	if err := s.prepare(); err != nil {
-		return nil, fmt.Errorf("opening image store %q: %w", dir, err)
+		return nil, fmt.Errorf("opening image store %q: %w", dir, s.explainDisk(err))
 	}
 	return s, nil
 }
@@ -138,10 +139,12 @@ func (s *Store) prepare() error {
 	if _, err := s.read(); err != nil {
 		return err
 	}
-	return s.collect()
+	s.fillReserve()
+	return s.collect(keepPartial)
 }
 
 func (s *Store) indexPath() string           { return filepath.Join(s.dir, "index.json") }
+func (s *Store) reservePath() string         { return filepath.Join(s.dir, "reserve") }
 func (s *Store) lockPath() string            { return filepath.Join(s.dir, "lock") }
 func (s *Store) ingestLockPath() string      { return filepath.Join(s.dir, "ingest.lock") }
 func (s *Store) ingestPath(n string) string  { return filepath.Join(s.dir, "ingest", n) }

@@ -183,7 +183,20 @@ func (s *Store) update(ctx context.Context, change func(next *index) error) erro
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(s.indexPath(), append(raw, '\n'), 0o600)
+	return s.writeIndex(append(raw, '\n'), len(next.Images) < len(snap.images))
+}
+
+// writeIndex replaces the index. Where images are removed it may use the
+// reserve, for on a full disk that is what makes space.
+func (s *Store) writeIndex(raw []byte, removes bool) error {
+	err := atomicfile.Write(s.indexPath(), raw, 0o600)
+	if !removes || !diskFull(err) {
+		return err
+	}
+	if err := ignoreNotExist(os.Remove(s.reservePath())); err != nil {
+		return err
+	}
+	return atomicfile.Write(s.indexPath(), raw, 0o600)
 }
 
 // find returns the id of the image that ref means: an id, a name, or a name

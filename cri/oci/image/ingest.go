@@ -20,9 +20,6 @@ import (
 // one that is being unpacked.
 const downloads = 3
 
-// maxLayers is how many directories overlay puts on top of each other.
-const maxLayers = 500
-
 // add stores an image: blobs, then unpacked layers, then, once all of it
 // is durable, its record. The caller holds the ingest lock shared.
 func (s *Store) add(ctx context.Context, im *content.Image) (id string, err error) {
@@ -60,8 +57,8 @@ func layerRefs(im *content.Image, config *v1.ConfigFile) ([]layerRef, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(ids) > maxLayers {
-		return nil, fault.Invalid.Errorf("it has %d layers, and the kernel mounts %d", len(ids), maxLayers)
+	if len(ids) > content.MaxLayers {
+		return nil, fault.Invalid.Errorf("it has %d layers, and the kernel mounts %d", len(ids), content.MaxLayers)
 	}
 	if len(ids) != len(im.Layers) {
 		return nil, fault.Invalid.Errorf("its config lists %d layers, its manifest %d", len(ids), len(im.Layers))
@@ -139,5 +136,9 @@ func (s *Store) ingesting(ctx context.Context, work func() error) error {
 	}
 	err = work()
 	l.Release()
-	return errors.Join(err, s.collect())
+	keep := keepPartial
+	if diskRefuses(err) { // the space is wanted, by others too
+		keep = 0
+	}
+	return errors.Join(err, s.collect(keep))
 }

@@ -320,7 +320,7 @@ func (s *Store) releaseLocked(dir string) error {
 	if _, ok := snap.images[m.Image]; ok {
 		return nil
 	}
-	return s.collect()
+	return s.collect(keepPartial)
 }
 
 func mountKey(dir string) string {

@@ -101,7 +101,9 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if !removed {
 		return nil
 	}
-	return s.collect()
+	err = s.collect(keepPartial)
+	s.fillReserve()
+	return err
 }
 
 // FsInfo returns what the store takes on its file system: allocated bytes and
@@ -122,8 +124,8 @@ func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
 		bytes += info.Bytes
 		inodes += info.Inodes
 	}
-	for _, dir := range []string{s.blobPath(""), s.partialPath("")} {
-		b, i, err := diskUsage(dir)
+	for _, path := range []string{s.blobPath(""), s.partialPath(""), s.reservePath()} {
+		b, i, err := diskUsage(path)
 		if err != nil {
 			return nil, fmt.Errorf("measuring image store: %w", err)
 		}

@@ -24,6 +24,9 @@ type Image struct {
 	Layers    []Blob // the bottom first
 }
 
+// MaxLayers is how many directories overlay puts on top of each other.
+const MaxLayers = 500
+
 // FromManifest reads an image manifest and returns the image it describes,
 // without names; open returns the blob of each descriptor. What is no manifest
 // of an image that can run is fault.Invalid.
@@ -34,6 +37,9 @@ func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
 	}
 	if m.Config.Digest.Hex == "" {
 		return nil, fault.Invalid.Errorf("image manifest without a config: schema 1 and artifacts are not images that can run")
+	}
+	if len(m.Layers) > MaxLayers {
+		return nil, fault.Invalid.Errorf("image manifest with %d layers: the kernel mounts %d", len(m.Layers), MaxLayers)
 	}
 	im := &Image{Config: open(m.Config), Manifests: []Blob{Bytes(raw)}}
 	for _, l := range m.Layers {
