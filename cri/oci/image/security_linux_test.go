@@ -131,7 +131,7 @@ func TestPullRefuses(t *testing.T) {
 		"thousands of layers":     {ref, serve("/manifests/", many), fault.Invalid},
 		"config is huge":          {ref, serve("/manifests/", sized("1000000000000")), fault.Invalid},
 		"config of less":          {ref, serve("/manifests/", sized("-5")), fault.Invalid},
-		"image and index at once": {ref, serve("/manifests/", `{"manifests":[],"layers":[],"config":{}}`), fault.Invalid},
+		"image and index at once": {ref, serve("/manifests/", strings.Replace(sized("2"), `"layers"`, `"manifests":[],"layers"`, 1)), fault.Invalid},
 		"manifest is no json":     {ref, serve("/manifests/", "<html>"), fault.Invalid},
 		"manifest without config": {ref, serve("/manifests/", `{"schemaVersion":2,"layers":[]}`), fault.Invalid},
 		"digest leads out":        {ref, serve("/manifests/", `{"config":{"digest":"sha256:../../../../etc/passwd","size":1},"layers":[]}`), fault.Invalid},

@@ -2,20 +2,15 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // CRI returns the store as the image service of a cri.Runtime.
@@ -104,52 +99,4 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	err = s.collect(keepPartial)
 	s.fillReserve()
 	return err
-}
-
-// FsInfo returns what the store takes on its file system: allocated bytes and
-// inodes of blobs, also of those half fetched, and unpacked layers, counted once however many images share
-// them. Layers were measured when they were unpacked, so that it costs one
-// small file each.
-func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
-	var bytes, inodes uint64
-	layers, err := os.ReadDir(s.layerPath(""))
-	if err != nil {
-		return nil, fmt.Errorf("measuring image store: %w", err)
-	}
-	for _, l := range layers {
-		info, err := readLayerInfo(filepath.Join(s.layerPath(l.Name()), "layer.json"))
-		if err != nil {
-			return nil, fmt.Errorf("measuring image store: layer %q: %w", l.Name(), err)
-		}
-		bytes += info.Bytes
-		inodes += info.Inodes
-	}
-	for _, path := range []string{s.blobPath(""), s.partialPath(""), s.reservePath()} {
-		b, i, err := diskUsage(path)
-		if err != nil {
-			return nil, fmt.Errorf("measuring image store: %w", err)
-		}
-		bytes, inodes = bytes+b, inodes+i
-	}
-	return &runtimeapi.FilesystemUsage{
-		Timestamp:  time.Now().UnixNano(),
-		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: s.dir},
-		UsedBytes:  &runtimeapi.UInt64Value{Value: bytes},
-		InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
-	}, nil
-}
-
-// readLayerInfo returns zero for a layer that was collected meanwhile.
-func readLayerInfo(path string) (info layerInfo, err error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return info, ignoreNotExist(err)
-	}
-	if err := json.Unmarshal(content, &info); err != nil {
-		return info, fault.FailedPrecondition.Errorf("damaged: %w", err)
-	}
-	if info.Version != layerVersion {
-		return info, fault.FailedPrecondition.Errorf("version %d, and this program reads %d", info.Version, layerVersion)
-	}
-	return info, nil
 }

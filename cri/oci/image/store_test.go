@@ -120,6 +120,45 @@ func TestFsInfo(t *testing.T) {
 	}
 }
 
+// TestContainerFsInfo: what is written to root file systems counts, what is in
+// their images does not.
+func TestContainerFsInfo(t *testing.T) {
+	s, dir := loaded(t, nil, layerOf(t, file("a", strings.Repeat("a", 3<<20)))), t.TempDir()
+	usage := func() uint64 {
+		t.Helper()
+		info, err := s.ContainerFsInfo(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.UsedBytes.Value
+	}
+	if got := usage(); got != 0 {
+		t.Errorf("without a root file system: %d bytes", got)
+	}
+	var roots []string
+	for _, c := range []string{"c1", "c2"} {
+		roots = append(roots, mounted(t, s, testName, filepath.Join(dir, c)).Path)
+	}
+	before := usage()
+	for _, r := range roots {
+		if err := os.WriteFile(filepath.Join(r, "b"), make([]byte, 2<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := usage() - before; before > 1<<20 || got < 4<<20 || got > 5<<20 {
+		t.Errorf("%d bytes at first, and writing two files of 2 MiB took %d", before, got)
+	}
+	if info, err := s.ContainerFsInfo(t.Context()); err != nil || info.FsId.Mountpoint != dir {
+		t.Errorf("ContainerFsInfo is of %v, %v; want %q", info, err, dir)
+	}
+	if err := s.ReleaseRootfs(filepath.Join(dir, "c1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := usage(); got > 3<<20 {
+		t.Errorf("with one of them released: %d bytes", got)
+	}
+}
+
 func du(t *testing.T, option, dir string) float64 {
 	t.Helper()
 	out, err := exec.Command("du", "-s", option, dir).Output()

@@ -1,0 +1,96 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// FsInfo returns what the store takes on its file system: allocated bytes and
+// inodes of blobs, also of those half fetched, and of unpacked layers, counted
+// once however many images share them. Layers were measured when they were
+// unpacked, so that it costs one small file each.
+func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
+	var bytes, inodes uint64
+	layers, err := os.ReadDir(s.layerPath(""))
+	if err != nil {
+		return nil, fmt.Errorf("measuring image store: %w", err)
+	}
+	for _, l := range layers {
+		info, err := readLayerInfo(filepath.Join(s.layerPath(l.Name()), "layer.json"))
+		if err != nil {
+			return nil, fmt.Errorf("measuring image store: layer %q: %w", l.Name(), err)
+		}
+		bytes += info.Bytes
+		inodes += info.Inodes
+	}
+	for _, path := range []string{s.blobPath(""), s.partialPath(""), s.reservePath()} {
+		b, i, err := diskUsage(path)
+		if err != nil {
+			return nil, fmt.Errorf("measuring image store: %w", err)
+		}
+		bytes, inodes = bytes+b, inodes+i
+	}
+	return usageOf(s.dir, bytes, inodes), nil
+}
+
+func usageOf(dir string, bytes, inodes uint64) *runtimeapi.FilesystemUsage {
+	return &runtimeapi.FilesystemUsage{
+		Timestamp:  time.Now().UnixNano(),
+		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: dir},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: bytes},
+		InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
+	}
+}
+
+// ContainerFsInfo returns what the root file systems take, beside the layers of
+// their images: what was written to them. It reads all of that. They are taken to
+// be on one file system, which is the store's while there is none.
+func (s *Store) ContainerFsInfo(ctx context.Context) (*runtimeapi.FilesystemUsage, error) {
+	records, err := filepath.Glob(s.mountsPath("*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var bytes, inodes uint64
+	dir := s.dir
+	for _, path := range records {
+		m, err := readMount(path)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("measuring root file systems: %w", err)
+		}
+		if m.Dir == "" { // released meanwhile
+			continue
+		}
+		b, i, err := diskUsage(filepath.Join(m.Dir, "upper"))
+		if err != nil {
+			return nil, fmt.Errorf("measuring root file systems: %w", err)
+		}
+		bytes, inodes, dir = bytes+b, inodes+i, filepath.Dir(m.Dir)
+	}
+	return usageOf(dir, bytes, inodes), nil
+}
+
+// readLayerInfo returns zero for a layer that was collected meanwhile.
+func readLayerInfo(path string) (info layerInfo, err error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return info, ignoreNotExist(err)
+	}
+	if err := json.Unmarshal(content, &info); err != nil {
+		return info, fault.FailedPrecondition.Errorf("damaged: %w", err)
+	}
+	if info.Version != layerVersion {
+		return info, fault.FailedPrecondition.Errorf("version %d, and this program reads %d", info.Version, layerVersion)
+	}
+	return info, nil
+}
