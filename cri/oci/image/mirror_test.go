@@ -271,12 +271,12 @@ func TestPullByTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, ok := range map[string]bool{
-		fmt.Sprintf("ca = %q\nclient = [[%q, %q]]", ca, cert, key):          true,
-		fmt.Sprintf("skip_verify = true\nclient = [[%q, %q]]", cert, key):   true,
-		fmt.Sprintf("client = [[%q, %q]]", cert, key):                       false,
-		fmt.Sprintf("ca = %q", ca):                                          false,
-		fmt.Sprintf("ca = [%q]\nclient = [[%q, %q]]", cert, cert, key):      false,
-		fmt.Sprintf("skip_verify = true\ndial_timeout = \"5s\"\nca = []\n"): false,
+		fmt.Sprintf("ca = %q\nclient = [[%q, %q]]", ca, cert, key):        true,
+		fmt.Sprintf("skip_verify = true\nclient = [[%q, %q]]", cert, key): true,
+		fmt.Sprintf("client = [[%q, %q]]", cert, key):                     false,
+		fmt.Sprintf("ca = %q", ca):                                        false,
+		fmt.Sprintf("ca = [%q]\nclient = [[%q, %q]]", cert, cert, key):    false,
+		"skip_verify = true\ndial_timeout = \"5s\"\nca = []\n":            false,
 	} {
 		s := open(t, t.TempDir(), hostsFile(t, "registry.invalid", fmt.Sprintf("[host.\"%s\"]\n%s\n", srv.URL, text)))
 		if _, err := s.Pull(t.Context(), "registry.invalid/app:v1", nil); (err == nil) != ok {

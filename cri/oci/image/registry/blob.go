@@ -95,6 +95,8 @@ type blobReader struct {
 // connection is one answer of a server.
 type connection struct {
 	body   io.ReadCloser
+	status int
+	span   string // its Content-Range
 	from   *endpoint
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -123,17 +125,17 @@ func (r *blobReader) connect() (at int64, err error) {
 func (e *endpoint) blob(ctx context.Context, digest v1.Hash, from, total int64) (*connection, int64, error) {
 	header := http.Header{}
 	if from == 0 {
-		c, _, err := e.ask(ctx, digest, header, http.StatusOK)
+		c, err := e.ask(ctx, digest, header, http.StatusOK)
 		return c, 0, err
 	}
 	header.Set("Range", fmt.Sprintf("bytes=%d-", from))
-	c, resp, err := e.ask(ctx, digest, header, http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
+	c, err := e.ask(ctx, digest, header, http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable)
 	switch {
 	case err != nil:
 		return nil, 0, err
-	case resp.StatusCode == http.StatusOK:
+	case c.status == http.StatusOK:
 		return c, 0, nil
-	case resp.StatusCode == http.StatusPartialContent && isRange(resp.Header.Get("Content-Range"), from, total):
+	case c.status == http.StatusPartialContent && isRange(c.span, from, total):
 		return c, from, nil
 	}
 	if err := c.close(); err != nil {
@@ -143,19 +145,19 @@ func (e *endpoint) blob(ctx context.Context, digest v1.Hash, from, total int64) 
 }
 
 // ask opens a connection for a blob.
-func (e *endpoint) ask(ctx context.Context, digest v1.Hash, header http.Header, want ...int) (*connection, *http.Response, error) {
+func (e *endpoint) ask(ctx context.Context, digest v1.Hash, header http.Header, want ...int) (*connection, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &connection{from: e, ctx: ctx, cancel: cancel}
 	c.silent = time.AfterFunc(e.timeout, func() { cancel(errStalled) })
-	resp, err := e.get(ctx, e.url("blobs", digest.String()), header, want...)
+	resp, err := e.get(ctx, e.url("blobs", digest.String()), header, want...) //nolint:bodyclose // the connection closes it
 	c.silent.Stop()
 	if err != nil {
 		err = because(ctx, e, err)
 		cancel(nil)
-		return nil, nil, err
+		return nil, err
 	}
-	c.body = resp.Body
-	return c, resp, nil
+	c.body, c.status, c.span = resp.Body, resp.StatusCode, resp.Header.Get("Content-Range")
+	return c, nil
 }
 
 func isRange(got string, from, total int64) bool {

@@ -202,7 +202,7 @@ func baseURL(server string, override bool) (*url.URL, error) {
 	}
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
-		return nil, errors.New("want http://HOST[:PORT][/PATH] or https://...")
+		return nil, errors.New("want http://HOST[:PORT][/PATH] or the same with https")
 	}
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("a user, a query or a fragment has no place in it")
