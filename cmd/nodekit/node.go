@@ -243,7 +243,6 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
 	}
 	cfg.Images, cfg.PinnedImages = append(cfg.Images, f.images...), f.pinned
-	var err error
 	cfg.HostsDir, err = hostsDir(f.hostsDir)
 	return err
 }

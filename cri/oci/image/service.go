@@ -24,7 +24,7 @@ func (s *Store) CRI() *cri.Images {
 			return s.pullCRI(ctx, req.GetImage().GetImage(), req.GetAuth())
 		},
 		Remove: func(ctx context.Context, spec *runtimeapi.ImageSpec) error { return s.Remove(ctx, spec.GetImage()) },
-		FsInfo: s.FsInfo,
+		FsInfo: s.FsInfo, ContainerFsInfo: s.ContainerFsInfo,
 	}
 }
 
