@@ -19,13 +19,48 @@ import (
 // startLimit is how long a killed keeper may take to be gone.
 const startLimit = 10 * time.Second
 
-// connect finds the keeper or starts one. A new keeper inherits nothing, so
-// what an earlier one left running beside it, an OCI runtime at work perhaps,
-// is ended first.
+// connect finds the keeper or starts one. One that was killed is back by itself
+// as long as its anchor lives, and nothing is done in its place then. A new keeper
+// that has no anchor before it inherits nothing, so what an earlier one left
+// running beside it, an OCI runtime at work perhaps, is ended first.
 func (r *Runtime) connect(ctx context.Context) error {
-	if _, err := r.keeper.Hello(ctx); err == nil || !errors.Is(err, fault.Unavailable) {
+	hello, err := r.keeper.Hello(ctx)
+	if err == nil {
+		return r.renew(ctx, hello)
+	}
+	if !errors.Is(err, fault.Unavailable) {
 		return err
 	}
+	if anchored, aerr := r.keeper.Anchored(); aerr != nil || anchored {
+		return errors.Join(err, aerr)
+	}
+	return r.startKeeper(ctx)
+}
+
+// renew has a keeper that runs another program than the configured one replaced.
+// One that cannot be replaced goes on: no container is ended for it.
+func (r *Runtime) renew(ctx context.Context, hello keeper.Hello) error {
+	runs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", hello.PID))
+	if err != nil {
+		return nil // it has gone just now, and comes back
+	}
+	want, err := os.Stat(r.cfg.Keeper)
+	if err != nil || os.SameFile(runs, want) {
+		return err
+	}
+	if err = r.keeper.Replace(ctx, r.cfg.Keeper); err == nil {
+		r.cfg.Logger.Info("the keeper was replaced by the one that is installed", "program", r.cfg.Keeper)
+		return nil
+	}
+	// A keeper without an anchor can be replaced only where it keeps nothing.
+	if hello.Anchor == 0 && r.keeper.Shutdown(ctx) == nil {
+		return r.startKeeper(ctx)
+	}
+	r.cfg.Logger.Warn("the keeper is not the one that is installed and goes on", "program", r.cfg.Keeper, "err", err)
+	return nil
+}
+
+func (r *Runtime) startKeeper(ctx context.Context) error {
 	if err := cgroup.Kill(r.keeperCgroup()); err != nil {
 		return err
 	}
@@ -33,8 +68,8 @@ func (r *Runtime) connect(ctx context.Context) error {
 		Binary: r.cfg.Keeper, State: r.keeperState(), Run: r.cfg.RunDir,
 		Log: filepath.Join(r.keeperState(), "log"), Place: r.placeKeeper,
 	}
-	// A thread of the dead one may still hold its journal's lock, which looks as
-	// if another keeper ran; but that one would answer.
+	// A thread of the dead one may still hold a lock, which looks as if another
+	// keeper ran; but that one would answer.
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
 		if err := keeper.Start(ctx, l); err != nil {
 			return err

@@ -146,9 +146,86 @@ func (n *node) wholeLife(name string) {
 	_, _ = rs.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: s.PodSandboxId})
 }
 
-// TestKeeperDies: the documented loss, and nothing more. What ended before is
-// kept, what ran is ended and reported, and the next container runs.
+// TestKeeperDies: nothing is lost, beside the server or without one. What ended is
+// kept, what runs goes on, and what ends meanwhile is known.
 func TestKeeperDies(t *testing.T) {
+	for name, withServer := range map[string]bool{"beside the server": true, "with the server": false} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			sandbox, cfg := n.sandbox("orphans", nil)
+			const count = 300
+			stays := n.create(sandbox, cfg, "stays", nil, "trap", "3")
+			ends := n.create(sandbox, cfg, "ends", nil, "do", "lines --interval 1ms "+strconv.Itoa(count), "exit 42")
+			ended := n.create(sandbox, cfg, "ended", nil, "exit", "9")
+			n.startContainer(stays)
+			n.startContainer(ended)
+			n.exited(ended)
+			pid := n.pidOf(stays)
+			n.startContainer(ends)
+			if !withServer {
+				n.kill()
+			}
+			n.killKeeper()
+			if !withServer {
+				n.start()
+			}
+			if st := n.exited(ends); st.ExitCode != 42 {
+				t.Errorf("it ended with %d (%s), want 42", st.ExitCode, st.Reason)
+			}
+			if got, want := n.logOf("orphans", "ends"), numbers(count); got != want {
+				t.Errorf("the log has %d lines, want %d", strings.Count(got, "\n"), count)
+			}
+			if st := n.status(ended); st.ExitCode != 9 {
+				t.Errorf("the exit that was known is %d, want 9", st.ExitCode)
+			}
+			if now := n.pidOf(stays); now != pid {
+				t.Errorf("the container that runs has process %d, want %d", now, pid)
+			}
+			_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: stays, Timeout: 5})
+			n.must(err)
+			if st := n.status(stays); st.ExitCode != 3 {
+				t.Errorf("stop ended it with %d, want 3", st.ExitCode)
+			}
+			n.removeSandbox(sandbox)
+		})
+	}
+}
+
+// numbers is what podtool lines prints.
+func numbers(count int) string {
+	var b strings.Builder
+	for i := 1; i <= count; i++ {
+		fmt.Fprintln(&b, i)
+	}
+	return b.String()
+}
+
+// killKeeper is kill -9 of the keeper, and returns when there is another.
+func (n *node) killKeeper() {
+	n.t.Helper()
+	c := keeper.NewClient(n.dir + "/run")
+	before, err := c.Hello(n.t.Context())
+	n.must(err)
+	n.must(unix.Kill(before.PID, unix.SIGKILL))
+	for now := before; now.PID == before.PID; {
+		now, err = c.Hello(n.t.Context())
+		n.must(err)
+	}
+}
+
+// killAnchored kills the keeper and its anchor at once.
+func (n *node) killAnchored() {
+	n.t.Helper()
+	hello, err := keeper.NewClient(n.dir + "/run").Hello(n.t.Context())
+	n.must(err)
+	n.must(unix.Kill(hello.Anchor, unix.SIGSTOP)) // so that it starts no other
+	n.must(unix.Kill(hello.PID, unix.SIGKILL))
+	n.must(unix.Kill(hello.Anchor, unix.SIGKILL))
+}
+
+// TestKeeperAndAnchorDie: the documented loss, and nothing more. What ended before
+// is kept, what ran is ended and reported, and the next container runs.
+func TestKeeperAndAnchorDie(t *testing.T) {
 	for name, withServer := range map[string]bool{"beside the server": true, "with the server": false} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -159,12 +236,10 @@ func TestKeeperDies(t *testing.T) {
 			n.startContainer(ended)
 			n.exited(ended)
 			pid := n.pidOf(runs)
-			hello, err := keeper.NewClient(n.dir + "/run").Hello(t.Context())
-			n.must(err)
 			if !withServer {
 				n.kill()
 			}
-			n.must(unix.Kill(hello.PID, unix.SIGKILL))
+			n.killAnchored()
 			if !withServer {
 				n.start()
 			}
@@ -187,9 +262,32 @@ func TestKeeperDies(t *testing.T) {
 	}
 }
 
-// TestKeeperDiesInAStart: a program that began while the keeper died does not
-// run on beside the one that takes its place.
+// TestKeeperDiesInAStart: the start is done, once, by the keeper that follows.
 func TestKeeperDiesInAStart(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("start", nil)
+	for round := range 8 {
+		name := fmt.Sprint("c", round)
+		id := n.create(sandbox, cfg, name, nil, "do", "lines 1", "exit 6")
+		hello, err := keeper.NewClient(n.dir + "/run").Hello(t.Context())
+		n.must(err)
+		killed := make(chan error, 1)
+		time.AfterFunc(time.Duration(2+round*6)*time.Millisecond, func() { killed <- unix.Kill(hello.PID, unix.SIGKILL) })
+		n.startContainer(id)
+		n.must(<-killed)
+		if st := n.exited(id); st.ExitCode != 6 {
+			t.Errorf("round %d: it ended with %d (%s), want 6", round, st.ExitCode, st.Reason)
+		}
+		if got := n.logOf("start", name); got != "1\n" {
+			t.Errorf("round %d: it printed %q, want 1", round, got)
+		}
+	}
+	n.removeSandbox(sandbox)
+}
+
+// TestKeeperAndAnchorDieInAStart: a program that began while they died does not
+// run on beside the one that takes its place.
+func TestKeeperAndAnchorDieInAStart(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("start", nil)
 	for round := range 6 {
@@ -199,7 +297,11 @@ func TestKeeperDiesInAStart(t *testing.T) {
 			hello, err = keeper.NewClient(n.dir + "/run").Hello(t.Context())
 		}
 		killed := make(chan error, 1)
-		time.AfterFunc(time.Duration(10+round*8)*time.Millisecond, func() { killed <- unix.Kill(hello.PID, unix.SIGKILL) })
+		time.AfterFunc(time.Duration(10+round*8)*time.Millisecond, func() {
+			_ = unix.Kill(hello.Anchor, unix.SIGSTOP)
+			_ = unix.Kill(hello.PID, unix.SIGKILL)
+			killed <- unix.Kill(hello.Anchor, unix.SIGKILL)
+		})
 		_, _ = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}) // it may fail
 		n.must(<-killed)
 		for _, err := keeper.NewClient(n.dir + "/run").Hello(t.Context()); err != nil; { // until the next one serves

@@ -124,7 +124,7 @@ func TestOnlyRootReachesTheState(t *testing.T) {
 			t.Errorf("/run/%s has mode %v (%v), want it closed to all but root", e.Name(), fi.Mode(), err)
 		}
 	}
-	for _, path := range []string{"/s", "/run/keeper.sock", "/run/runtime", "/oci", "/oci/keeper", "/oci/keeper/exits", "/oci/keeper/log", "/images", "/cri"} {
+	for _, path := range []string{"/s", "/run/keeper.sock", "/run/keeper.lock", "/run/runtime", "/oci", "/oci/keeper", "/oci/keeper/exits", "/oci/keeper/log", "/images", "/cri"} {
 		fi, err := os.Stat(n.dir + path)
 		if err != nil || fi.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s has mode %v (%v), want it closed to all but root", path, fi.Mode(), err)

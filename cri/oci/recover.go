@@ -112,6 +112,11 @@ func (r *Runtime) statuses(ctx context.Context) (map[string]keeper.Status, error
 }
 
 func exitOf(e keeper.Exit) cri.Exit {
+	if e.Lost {
+		lost := lostExit()
+		lost.At = e.At
+		return lost
+	}
 	out := cri.Exit{Code: e.Code, At: e.At}
 	if e.OOM {
 		out.Reason = "OOMKilled"
@@ -123,13 +128,14 @@ func exitOf(e keeper.Exit) cri.Exit {
 func lostExit() cri.Exit {
 	return cri.Exit{
 		Code: 137, At: time.Now(), Reason: "ContainerStatusUnknown",
-		Message: "the keeper of the container is gone, and its exit code with it",
+		Message: "the keeper of the container and what stood behind it are gone, and its exit code with them",
 	}
 }
 
-// watch reports exits as the keeper sees them. When the keeper dies, its
-// containers have lost the readers of their output: they are ended and
-// reported, and a new keeper is started for those to come.
+// watch reports exits as the keeper sees them. A keeper that dies is followed by
+// one that goes on with its containers. When its anchor is gone, too, those have
+// lost the readers of their output: they are ended and reported, and a new keeper
+// is started for those to come.
 func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error {
 	report := func(id string, e cri.Exit) {
 		ended(id, e)
@@ -146,7 +152,7 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, fault.Unavailable):
-			r.cfg.Logger.Error("the keeper died: its containers are ended and a new one is started", "err", err)
+			r.cfg.Logger.Error("the keeper died", "err", err)
 			err = r.replaceKeeper(ctx, report)
 		case !errors.Is(err, fault.Exhausted):
 			return err

@@ -5,39 +5,76 @@
 // containers by running the OCI runtime, and knows nothing of images, pods,
 // networks or the CRI. It links neither grpc nor k8s.io.
 //
-// What survives what:
+// # Two processes
+//
+// Above the keeper stands its anchor, the same program in a role so small that it
+// never needs to be replaced. It starts the keeper, and another one when that
+// ends; the keeper's children become its own then, and it reaps none that the
+// keeper has not seen; and it holds a copy of every descriptor that matters. So
+// the death of a keeper closes no pipe and no terminal, a container that prints
+// meanwhile waits some milliseconds at worst, and the next keeper goes on with
+// what it finds in the anchor: running containers, starts under way, ends that
+// nobody has seen. When the anchor dies, the keeper becomes the anchor. An upgrade
+// is the same as a crash: Replace, or the death of a keeper whose program is
+// another one by now.
+//
+// The rule against loss is peek, record, consume. An exit is read without reaping
+// the process, written to the journal and synced, and only then is the process
+// reaped and anybody told. Output is copied with tee(2) and announced, with its
+// place in the log, in a ledger that the anchor holds in memory; it is moved out
+// of the container's pipe into one that only the keeper writes to, written to the
+// log and then consumed. Whatever moment a keeper is killed in, the next one can
+// tell which bytes are in the log. An unfinished line stays in the pipe.
+//
+// # What survives what
 //
 //   - The server is killed, restarted or replaced at any instant: containers run
 //     on, logs are written on, and exits wait in the keeper's journal until a
 //     server has acknowledged them.
-//   - The keeper is killed: its containers lose the readers of their output.
-//     Lost is, of each output, what its pipe or terminal holds (64 KiB unless
-//     the container changed it), what was read and not yet written (32 KiB) and
-//     an unfinished line (16 KiB); and exits that happen until the server finds
-//     out, ends those containers and reports them as unknown. Exits journalled
-//     before are kept.
+//   - The keeper is killed, while it starts, too, with or without the server:
+//     nothing is lost of output that comes through a pipe, no exit code and no
+//     start. Of a terminal, what one read(2) takes, 4 KiB at most, is lost if the
+//     keeper dies between that and the write(2) that follows; a terminal cannot be
+//     copied without being read. Programs in Exec are killed, and their callers and
+//     those of Attach get fault.Unavailable.
+//   - The anchor is killed: the same, and nothing is lost of a container that this
+//     keeper has started. One that an earlier keeper had started was the anchor's
+//     child: its exit code comes from the kernel (Linux 6.15 and later), and
+//     without that its exit is Lost, code 137.
+//   - Both are killed, or one before the other is there again, some milliseconds:
+//     the containers' output has no readers. Lost is, of each output, what its
+//     pipe or terminal holds (64 KiB unless the container changed it); and exits
+//     that happen until the server finds out, ends those containers and reports
+//     them as unknown. Exits journalled before are kept. That is also what a
+//     shutdown of the scope or cgroup that they are in costs.
+//   - The machine goes down: journalled exits are kept. Output in the kernel's
+//     page cache may be lost; logs are not synced.
 //
-// The rule for exits is peek, record, consume: an exit is read without reaping
-// the process, written to the journal and synced, and only then is the process
-// reaped and anybody told. The same rule for output (tee(2), and the read ends
-// held by the server as well) is not implemented.
+// A full disk loses the lines that are written meanwhile; a slow one delays its
+// container and no other.
+//
+// # Versions
+//
+// The protocol has a version, and each side does with the other one what both
+// know: a keeper answers requests of every version up to its own, and a client
+// asks for no more than an operation needs. What a keeper leaves in the anchor
+// is read by those of later versions and by the one before. A keeper of protocol 1
+// had no anchor: it serves a newer server as it served its own, and is replaced
+// when it has no containers; to replace it before ends them, once.
 //
 // All methods of Client are safe for concurrent use.
 package keeper
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"os"
-	"os/exec"
-	"sync"
+	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -57,147 +94,18 @@ type (
 )
 
 // Client talks to the keeper of a run directory. It holds no connection:
-// every call makes its own, so it stays usable when the keeper is replaced.
-// Calls fail with fault.Unavailable when no keeper answers, and with
-// fault.Exhausted when the caller has no means left to ask one.
+// every call makes its own, so it stays usable when the keeper is replaced. A
+// call whose keeper is killed is made again to the next one, which takes some
+// milliseconds, unless it says otherwise. Calls fail with fault.Unavailable when
+// no keeper answers and none is coming back, and with fault.Exhausted when the
+// caller has no means left to ask one.
 type Client struct {
 	run string
-}
-
-// Launch says how a keeper is started where none runs.
-type Launch struct {
-	Binary string // the keeper program, absolute
-	State  string // directory of its journal, made by the caller; survives a reboot
-	Run    string // directory of its socket, made by the caller; root only
-	Log    string // file for what it has to say
-	// Place puts a process, and so the keeper that it starts a moment later, where
-	// it is to live: in a cgroup that lives on when the caller's is killed. Its
-	// error is Start's, and no keeper was started then. Nil leaves it where the
-	// caller is.
-	Place func(ctx context.Context, pid int) error
 }
 
 // NewClient returns the client of the keeper in a run directory, which need not
 // be there yet.
 func NewClient(run string) *Client { return &Client{run: run} }
-
-// Start starts a keeper and returns once it accepts calls. It is no child of
-// the caller. Where another keeper runs already, or was faster, nothing is done.
-func Start(ctx context.Context, l Launch) error {
-	err := l.start(ctx)
-	if err == nil || errors.Is(err, fault.AlreadyExists) {
-		return nil
-	}
-	return fmt.Errorf("starting keeper %q: %w", l.Binary, err)
-}
-
-func (l Launch) start(ctx context.Context) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	defer context.AfterFunc(ctx, func() { _ = r.Close() })()
-	log, err := os.OpenFile(l.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return errors.Join(err, w.Close())
-	}
-	defer log.Close()
-	// Not CommandContext: the launcher is gone in a millisecond, and the
-	// keeper is to live on when ctx ends.
-	cmd := exec.Command(l.Binary, "start", "--state", l.State, "--run", l.Run)
-	cmd.Stderr, cmd.ExtraFiles = log, []*os.File{w}
-	err = l.launch(ctx, cmd)
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
-	}
-	return wire.AwaitReady(r)
-}
-
-// launch runs the launcher: it waits for a word on its standard input, starts
-// the keeper and ends. When the word does not come, because Place failed or this
-// process died, it ends without.
-func (l Launch) launch(ctx context.Context, cmd *exec.Cmd) error {
-	word, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	if l.Place != nil {
-		err = l.Place(ctx, cmd.Process.Pid)
-	}
-	if err == nil {
-		_, err = io.WriteString(word, wire.Launch)
-	}
-	err = errors.Join(err, word.Close())
-	return errors.Join(err, cmd.Wait())
-}
-
-// dial tells a keeper that is gone from a caller that has run out of
-// descriptors, say: the first is replaced, and its containers are ended.
-func (c *Client) dial() (*net.UnixConn, error) {
-	conn, err := wire.Dial(c.run, wire.SocketName)
-	switch {
-	case err == nil:
-		return conn, nil
-	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED):
-		return nil, fault.Unavailable.Errorf("calling the keeper: %w", err)
-	}
-	return nil, fault.Exhausted.Errorf("calling the keeper: %w", err)
-}
-
-// call sends a request and reads the first reply.
-func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
-	req.Version = wire.Protocol
-	conn, err := c.dial()
-	if err != nil {
-		return nil, err
-	}
-	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
-	if err := wire.Send(conn, req, files...); err != nil {
-		return nil, errors.Join(s.lost(err), s.close())
-	}
-	if err := s.next(); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
-	return s, nil
-}
-
-// session is a call under way.
-type session struct {
-	conn  *net.UnixConn
-	stop  func() bool
-	ctx   context.Context
-	reply wire.Reply
-	files []*os.File
-}
-
-// next reads the following reply.
-func (s *session) next() (err error) {
-	s.reply = wire.Reply{}
-	if s.files, err = wire.Receive(s.conn, &s.reply); err != nil {
-		return s.lost(err)
-	}
-	return s.reply.Err()
-}
-
-// lost says why a connection ended early.
-func (s *session) lost(err error) error {
-	if s.ctx.Err() != nil {
-		return s.ctx.Err()
-	}
-	return fault.Unavailable.Errorf("the keeper went away: %w", err)
-}
-
-func (s *session) close() error {
-	s.stop()
-	if err := s.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
-}
 
 // simple makes a call with one reply.
 func (c *Client) simple(ctx context.Context, req *wire.Request) (wire.Reply, error) {
@@ -221,7 +129,8 @@ func (c *Client) Hello(ctx context.Context) (Hello, error) {
 // container running and ends. It returns the container's process id, or its
 // exit if it has ended already. Starting a container again does nothing; a
 // start that failed leaves nothing behind in the keeper, and what it left
-// elsewhere is for the runtime's delete. ctx does not interrupt a start.
+// elsewhere is for the runtime's delete. A start that was under way when a keeper
+// died is ended by the next one. ctx does not interrupt a start.
 func (c *Client) Start(ctx context.Context, id string, r *StartRequest) (Status, error) {
 	rep, err := c.simple(context.WithoutCancel(ctx), &wire.Request{Op: wire.OpStart, ID: id, Start: r})
 	if err != nil {
@@ -264,7 +173,10 @@ func (c *Client) List(ctx context.Context) ([]Status, error) {
 // nil, or when the keeper goes away, with fault.Unavailable. What was not
 // acknowledged comes again at the next Watch.
 func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
-	req := &wire.Request{Op: wire.OpWatch, Version: wire.Protocol}
+	req := &wire.Request{Op: wire.OpWatch, Version: wire.Since(wire.OpWatch)}
+	if _, err := c.Hello(ctx); err != nil { // waits for a keeper that is coming back
+		return err
+	}
 	conn, err := c.dial()
 	if err != nil {
 		return err
@@ -311,121 +223,16 @@ func (c *Client) Reopen(ctx context.Context, id string) error {
 	return err
 }
 
-// Process is a program that was executed in a container.
-type Process struct {
-	// Terminal is its terminal, which the caller closes; nil without one.
-	Terminal *os.File
-	session  *session
+// Anchored reports whether the keeper's anchor lives, or a keeper that is about to
+// be one: then a keeper that does not answer is on its way back, and none is to be
+// started in its place.
+func (c *Client) Anchored() (bool, error) {
+	return anchor.Locked(filepath.Join(c.run, wire.LockName))
 }
 
-// Exec runs a program by the runtime command in cmd, with the three files as
-// its standard streams unless it has a terminal. The program is killed when
-// ctx ends before it.
-func (c *Client) Exec(ctx context.Context, cmd *Command, files [3]*os.File) (*Process, error) {
-	s, err := c.call(ctx, &wire.Request{Op: wire.OpExec, Command: cmd}, files[:]...)
-	if err != nil {
-		return nil, err
-	}
-	p := &Process{session: s}
-	if len(s.files) > 0 {
-		p.Terminal = s.files[0]
-	}
-	return p, nil
-}
-
-// Wait returns the program's exit code, once it has ended. Call it once.
-func (p *Process) Wait() (int32, error) {
-	err := p.session.next()
-	err = errors.Join(err, p.session.close())
-	if err != nil {
-		return 0, err
-	}
-	return p.session.reply.Exit.Code, nil
-}
-
-// Resize sets the size of a terminal.
-func Resize(tty *os.File, columns, rows uint16) error { return wire.ResizeTerminal(tty, columns, rows) }
-
-// Attached is a connection to a container's streams.
-type Attached struct {
-	session *session
-	mu      sync.Mutex // one frame at a time
-}
-
-// Attach joins the container's streams. stdin says that the caller will write
-// to its standard input.
-func (c *Client) Attach(ctx context.Context, id string, stdin bool) (*Attached, error) {
-	s, err := c.call(ctx, &wire.Request{Op: wire.OpAttach, ID: id, Attach: &wire.AttachRequest{Stdin: stdin}})
-	if err != nil {
-		return nil, err
-	}
-	return &Attached{session: s}, nil
-}
-
-// Copy passes the container's output on until it ends (nil), the writers fail
-// or ctx of Attach ends.
-func (a *Attached) Copy(stdout, stderr io.Writer) error {
-	buf := make([]byte, wire.MaxFrame)
-	for {
-		kind, data, err := wire.ReadFrame(a.session.conn, buf)
-		if a.session.ctx.Err() != nil {
-			return a.session.ctx.Err()
-		}
-		if err != nil {
-			return a.session.lost(err)
-		}
-		to := stdout
-		switch kind {
-		case wire.FrameEnd:
-			return nil
-		case wire.FrameFault:
-			return fault.Aborted.Wrap(errors.New(string(data)))
-		case wire.FrameStderr:
-			to = stderr
-		}
-		if to == nil {
-			continue
-		}
-		if _, err := to.Write(data); err != nil {
-			return err
-		}
-	}
-}
-
-// Write writes to the container's standard input.
-func (a *Attached) Write(p []byte) (n int, err error) {
-	for n < len(p) {
-		part := p[n:min(len(p), n+wire.MaxFrame)]
-		if err := a.frame(wire.FrameStdin, part); err != nil {
-			return n, err
-		}
-		n += len(part)
-	}
-	return n, nil
-}
-
-// CloseStdin says that no more input comes. The container sees its end only if
-// it was started with StdinOnce.
-func (a *Attached) CloseStdin() error { return a.frame(wire.FrameStdinClose, nil) }
-
-// Resize sets the size of the container's terminal.
-func (a *Attached) Resize(columns, rows uint16) error {
-	size := binary.BigEndian.AppendUint16(nil, columns)
-	return a.frame(wire.FrameResize, binary.BigEndian.AppendUint16(size, rows))
-}
-
-func (a *Attached) frame(kind byte, payload []byte) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return wire.WriteFrame(a.session.conn, kind, payload)
-}
-
-// Close leaves the container's streams.
-func (a *Attached) Close() error { return a.session.close() }
-
-// Shutdown ends the keeper and returns when its process is gone.
-// fault.FailedPrecondition when it still has containers; nil when there is no
-// keeper.
+// Shutdown ends the keeper and its anchor and returns when their processes are
+// gone. fault.FailedPrecondition when it still has containers; nil when there is
+// no keeper.
 func (c *Client) Shutdown(ctx context.Context) error {
 	hello, err := c.Hello(ctx)
 	if errors.Is(err, fault.Unavailable) {
@@ -434,16 +241,53 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.PidfdOpen(hello.PID, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil // gone meanwhile
-	}
-	pidfd := os.NewFile(uintptr(fd), "pidfd")
-	defer pidfd.Close()
+	processes := openProcesses(hello.PID, hello.Anchor)
+	defer wire.CloseAll(processes)
 	if _, err := c.simple(ctx, &wire.Request{Op: wire.OpShutdown}); err != nil {
 		return err
 	}
-	return awaitEnd(ctx, pidfd)
+	for _, p := range processes {
+		if err := awaitEnd(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openProcesses opens those that there are.
+func openProcesses(pids ...int) (list []*os.File) {
+	for _, pid := range pids {
+		if fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK); pid > 1 && err == nil {
+			list = append(list, os.NewFile(uintptr(fd), "pidfd"))
+		}
+	}
+	return list
+}
+
+// Replace has a keeper of another program take over: it goes on with all
+// containers, and the anchor stays. It returns once the new one answers. The
+// program must be a keeper, or nothing changes and the error is
+// fault.FailedPrecondition; that is also what a keeper of protocol 1 says, which
+// has no anchor and ends with its containers.
+func (c *Client) Replace(ctx context.Context, program string) error {
+	before, err := c.Hello(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := c.once(ctx, &wire.Request{Op: wire.OpReplace, Program: program})
+	if err == nil {
+		err = s.close()
+	}
+	if err != nil && !errors.Is(err, fault.Unavailable) {
+		return err
+	}
+	for {
+		now, err := c.Hello(ctx)
+		if err != nil || now.PID != before.PID {
+			return err
+		}
+		time.Sleep(returnPause)
+	}
 }
 
 func awaitEnd(ctx context.Context, pidfd *os.File) error {

@@ -26,7 +26,7 @@ import (
 
 // The test binary is also the keeper, so that the race detector sees it.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "start" || os.Args[1] == "run") {
+	if len(os.Args) > 1 && slices.Contains([]string{"start", "anchor", "run", "true"}, os.Args[1]) {
 		if err := daemon.Main(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -60,6 +60,7 @@ type host struct {
 	*keeper.Client
 	t           *testing.T
 	dir, binary string
+	launch      keeper.Launch
 }
 
 func newHost(t *testing.T) *host {
@@ -74,10 +75,30 @@ func newHost(t *testing.T) *host {
 // newHostOf starts that keeper program.
 func newHostOf(t *testing.T, binary string) *host {
 	t.Helper()
+	h := unstartedHostOf(t, binary)
+	h.startKeeper()
+	return h
+}
+
+func unstartedHost(t *testing.T) *host {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return unstartedHostOf(t, self)
+}
+
+func unstartedHostOf(t *testing.T, binary string) *host {
+	t.Helper()
 	dir := t.TempDir()
 	h := &host{Client: keeper.NewClient(dir), t: t, dir: dir, binary: binary}
-	h.startKeeper()
+	h.launch = keeper.Launch{Binary: binary, State: dir, Run: dir, Log: dir + "/log"}
 	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := os.ReadFile(dir + "/log")
+			t.Logf("the keeper says:\n%s", log)
+		}
 		ctx := context.Background()
 		list, err := h.List(ctx)
 		if errors.Is(err, fault.Unavailable) {
@@ -96,7 +117,7 @@ func newHostOf(t *testing.T, binary string) *host {
 
 func (h *host) startKeeper() {
 	h.t.Helper()
-	h.must(keeper.Start(h.t.Context(), keeper.Launch{Binary: h.binary, State: h.dir, Run: h.dir, Log: h.dir + "/log"}))
+	h.must(keeper.Start(h.t.Context(), h.launch))
 }
 
 // TestPlace: the keeper is where its launcher was put, and is not started when
@@ -130,8 +151,9 @@ func (h *host) killKeeper() {
 	hello, err := h.Hello(h.t.Context())
 	h.must(err)
 	h.must(unix.Kill(hello.PID, unix.SIGKILL))
-	for err == nil {
-		_, err = h.Hello(h.t.Context())
+	for pid := hello.PID; hello.PID == pid; {
+		hello, err = h.Hello(h.t.Context())
+		h.must(err)
 	}
 }
 
@@ -272,7 +294,6 @@ func TestExitsSurviveTheKeeper(t *testing.T) {
 	h.exit("two")
 	h.must(h.Ack(t.Context(), "one"))
 	h.killKeeper()
-	h.startKeeper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var seen []keeper.Exit
 	h.must(h.Watch(ctx, func(e keeper.Exit) error {
@@ -285,7 +306,6 @@ func TestExitsSurviveTheKeeper(t *testing.T) {
 	}
 	h.must(h.Ack(t.Context(), "two"))
 	h.killKeeper()
-	h.startKeeper()
 	if list, err := h.List(t.Context()); err != nil || len(list) > 0 {
 		t.Errorf("acknowledged exits come back: %+v, %v", list, err)
 	}

@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -50,10 +53,7 @@ func (s *server) reopen(id string) error {
 	if err != nil {
 		return err
 	}
-	if std.log == nil {
-		return nil
-	}
-	return std.log.reopen()
+	return std.reopen()
 }
 
 // wait replies once the container has ended.
@@ -95,27 +95,29 @@ func (s *server) runtime(conn *net.UnixConn, cmd *wire.Command) error {
 	if cmd == nil {
 		return fault.Invalid.Errorf("runtime without a command")
 	}
+	return done(conn, wire.Reply{}, s.silently(cmd))
+}
+
+// silently runs a program without standard streams to its end.
+func (s *server) silently(cmd *wire.Command) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
 	s.children.begin()
-	err = s.command(cmd, childFiles{null, null, null})
-	s.children.end()
-	return done(conn, wire.Reply{}, err)
+	defer s.children.end()
+	return s.command(cmd, childFiles{null, null, null}, func(int) error { return nil })
 }
 
 // exec runs a program in a container. The first reply says that it runs, and
 // carries its terminal if it has one; the second how it ended. The program is
 // killed when the client goes away.
 func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) error {
-	if cmd == nil || len(files) != wire.MaxFiles {
-		return fault.Invalid.Errorf("exec needs a command and %d descriptors, and came with %d", wire.MaxFiles, len(files))
+	if cmd == nil || len(files) != len(childFiles{}) {
+		return fault.Invalid.Errorf("exec needs a command and %d descriptors, and came with %d", len(childFiles{}), len(files))
 	}
-	s.children.begin()
-	proc, tty, err := s.invoke(cmd, childFiles(files))
-	s.children.end()
+	proc, tty, hold, err := s.beginExec(cmd, childFiles(files))
 	wire.CloseAll(files)
 	if err != nil {
 		return err
@@ -135,6 +137,7 @@ func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) e
 		if err != nil {
 			s.log.Error("waiting for an exec", "err", err)
 		}
+		hold.drop()
 		s.children.reap(proc)
 		ended <- out
 	}()
@@ -144,6 +147,28 @@ func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) e
 	case <-gone(conn).Done():
 		return proc.signal(int(unix.SIGKILL))
 	}
+}
+
+// beginExec starts the program. The next keeper kills it: nobody can be told then
+// how it ends.
+func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, tty *os.File, hold *holding, err error) {
+	hold = s.escrow.newHolding(fmt.Sprintf("%s%x", execID, rand.Uint64()), record{Exec: true, Start: wire.StartRequest{Command: *cmd}})
+	s.children.begin()
+	defer s.children.end()
+	if err = hold.change(func(*holding) {}); err != nil {
+		return nil, nil, nil, err
+	}
+	proc, tty, err = s.invoke(hold, files)
+	if err == nil {
+		err = hold.change(func(h *holding) {
+			h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
+			h.set(roleProcess, proc.pidfd)
+		})
+	}
+	if err != nil {
+		hold.drop()
+	}
+	return proc, tty, hold, err
 }
 
 // attach sends the container's output from now on, and passes on the client's
@@ -206,6 +231,28 @@ func (s *server) shutdown(conn *net.UnixConn) error {
 	if alive > 0 {
 		return fault.FailedPrecondition.Errorf("%d containers are running", alive)
 	}
+	if err := s.escrow.line.Release(); err != nil {
+		return err
+	}
+	for _, name := range []string{wire.SocketName, wire.LockName} {
+		if err := os.Remove(filepath.Join(s.run, name)); err != nil {
+			s.log.Error("ending", "err", err)
+		}
+	}
+	defer s.quit()
+	return wire.Send(conn, wire.Reply{})
+}
+
+// replace ends the keeper in favour of one of another program, which goes on with
+// the containers. No start is under way then; the client waits for the next keeper.
+func (s *server) replace(conn *net.UnixConn, program string) error {
+	if err := s.silently(&wire.Command{Args: []string{program, "true"}, Dir: "/"}); err != nil {
+		return fault.FailedPrecondition.Errorf("the program %q is no keeper: %w", program, err)
+	}
+	if err := s.escrow.line.Program(program); err != nil {
+		return err
+	}
+	s.children.quiesce()
 	defer s.quit()
 	return wire.Send(conn, wire.Reply{})
 }

@@ -18,6 +18,7 @@ import (
 type console struct {
 	listener *net.UnixListener
 	path     string
+	fd       int // of the socket, as long as the listener is open
 }
 
 func newConsole(c *wire.Command) (*console, error) {
@@ -25,7 +26,20 @@ func newConsole(c *wire.Command) (*console, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening console socket: %w", err)
 	}
-	return &console{l, filepath.Join(c.Dir, c.Console)}, nil
+	return consoleOf(l, c)
+}
+
+// consoleOf returns the console of a socket that listens already.
+func consoleOf(l *net.UnixListener, c *wire.Command) (*console, error) {
+	raw, err := l.SyscallConn()
+	con := &console{listener: l, path: filepath.Join(c.Dir, c.Console)}
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { con.fd = int(fd) })
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return con, nil
 }
 
 // terminal returns the terminal that the runtime has sent. The runtime has

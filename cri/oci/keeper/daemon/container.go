@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,6 +29,7 @@ type container struct {
 	// The fields below are guarded by server.mu.
 	proc  *process // nil before it is started and after its end
 	std   *stdio
+	hold  *holding // nil without a process or output of this or an earlier keeper
 	exit  *wire.Exit
 	seq   uint64     // position among the exits of this keeper's life
 	entry journal.ID // the exit in the journal; 0 without one
@@ -65,49 +67,113 @@ func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
 }
 
 // launch starts c's process and its attendants.
-func (s *server) launch(c *container, r *wire.StartRequest) error {
-	std, child, err := newStdio(r, &s.buffers, s.log.With("container", c.id))
-	if err != nil {
-		return fmt.Errorf("opening streams: %w", err)
-	}
+func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
 	oom := watchOOM(r.OOMFile)
+	hold := s.escrow.newHolding(c.id, record{Key: rand.Uint64(), Start: *r, OOM: oom.before})
+	std := s.streams.newStdio(hold, s.log.With("container", c.id))
+	defer func() {
+		if err != nil {
+			hold.drop()
+			std.close()
+		}
+	}()
 	s.children.begin()
 	defer s.children.end()
-	proc, tty, err := s.invoke(&r.Command, child)
+	child, err := std.open()
+	if err != nil {
+		wire.CloseAll(child[:])
+		return fmt.Errorf("opening streams: %w", err)
+	}
+	proc, tty, err := s.invoke(hold, child)
 	wire.CloseAll(child[:])
 	if err != nil {
 		var failed *runtimeError
 		if errors.As(err, &failed) {
 			failed.output = std.complaint()
 		}
-		std.close()
 		return err
 	}
-	if tty != nil {
-		std.useTerminal(tty, r.Stdin)
-	}
-	s.mu.Lock()
-	c.proc, c.std = proc, std
-	s.mu.Unlock()
-	std.pump()
-	go s.witness(c, proc, oom)
-	return nil
+	return s.settle(c, std, proc, tty, oom)
 }
 
-// invoke runs a command of the OCI runtime that starts a process, and returns
-// the process and its terminal. Call it between children.begin and end.
-func (s *server) invoke(cmd *wire.Command, files childFiles) (proc *process, tty *os.File, err error) {
+// settle makes c a container that runs.
+func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, oom oomWatch) error {
+	if tty != nil {
+		if err := std.useTerminal(tty); err != nil {
+			return errors.Join(err, s.abandon(proc))
+		}
+	}
+	err := std.hold.change(func(h *holding) {
+		h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
+		h.set(roleProcess, proc.pidfd)
+		h.set(roleConsole, -1)
+	})
+	if err != nil {
+		return errors.Join(err, s.abandon(proc))
+	}
+	s.attend(c, std, proc)
+	return s.watchOver(c, std, proc, oom)
+}
+
+// abandon ends a process that cannot become a container's.
+func (s *server) abandon(proc *process) error {
+	err := proc.onEnd(func() { s.children.reap(proc) })
+	return errors.Join(err, proc.signal(int(unix.SIGKILL)))
+}
+
+// attend makes the process and the streams the container's.
+func (s *server) attend(c *container, std *stdio, proc *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.proc, c.std, c.hold = proc, std, std.hold
+}
+
+// watchOver begins to read the output of a container and to wait for its end.
+func (s *server) watchOver(c *container, std *stdio, proc *process, oom oomWatch) error {
+	if err := std.pump(); err != nil {
+		return err
+	}
+	return proc.onEnd(func() { s.witness(c, proc, oom) })
+}
+
+// invoke runs the command of a holding, one of the OCI runtime that starts a
+// process, and returns the process and its terminal. Call it between
+// children.begin and end.
+func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.File, err error) {
+	cmd := &h.rec.Start.Command
+	pidFile := pidFileOf(h)
+	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("removing the runtime's old pid file: %w", err)
+	}
 	var con *console
 	if cmd.Console != "" {
 		if con, err = newConsole(cmd); err != nil {
 			return nil, nil, err
 		}
-		defer con.close()
+		defer s.endConsole(h, con)
+		if err := h.change(func(h *holding) { h.set(roleConsole, con.fd) }); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err := s.command(cmd, files); err != nil {
+	err = s.command(cmd, files, func(pid int) error {
+		return h.change(func(h *holding) { h.rec.Run = pid })
+	})
+	if err != nil {
 		return nil, nil, err
 	}
-	pid, err := readPID(filepath.Join(cmd.Dir, cmd.PIDFile))
+	return s.started(pidFile, con)
+}
+
+func (s *server) endConsole(h *holding, con *console) {
+	if err := h.change(func(h *holding) { h.set(roleConsole, -1) }); err != nil {
+		s.log.Error("giving up a console", "container", h.entry.ID, "err", err)
+	}
+	con.close()
+}
+
+// started returns the process that the OCI runtime has started, and its terminal.
+func (s *server) started(pidFile string, con *console) (proc *process, tty *os.File, err error) {
+	pid, err := readPID(pidFile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -124,14 +190,17 @@ func (s *server) invoke(cmd *wire.Command, files childFiles) (proc *process, tty
 	return proc, tty, err
 }
 
-// command runs the OCI runtime to its end.
-func (s *server) command(cmd *wire.Command, files childFiles) error {
+// command runs the OCI runtime to its end. begun is told its process id.
+func (s *server) command(cmd *wire.Command, files childFiles, begun func(pid int) error) error {
 	defer s.warmer.warm()()
 	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:])
 	if err != nil {
 		return err
 	}
 	defer s.children.reap(run)
+	if err := begun(run.pid); err != nil {
+		_ = run.signal(int(unix.SIGKILL))
+	}
 	if cmd.OOMScoreAdj != nil {
 		// Long before it forks: it was just loaded. The keeper has the lowest score
 		// that it may set, so this is never lower and never refused.
@@ -172,6 +241,10 @@ func (e *runtimeError) Error() string {
 	return fmt.Sprintf("%s: exit code %d", e.program, e.code)
 }
 
+func pidFileOf(h *holding) string {
+	return filepath.Join(h.rec.Start.Command.Dir, h.rec.Start.Command.PIDFile)
+}
+
 func readPID(file string) (int, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -184,24 +257,37 @@ func readPID(file string) (int, error) {
 	return pid, nil
 }
 
-// witness waits for the container's end and makes it known: first durably,
-// then by reaping the process, then to those who wait.
+// witness makes the end of the container's process known: first durably, then by
+// reaping the process, then to those who wait.
 func (s *server) witness(c *container, proc *process, oom oomWatch) {
-	out, err := proc.wait()
+	out, err := proc.outcome()
 	if err != nil {
 		s.log.Error("waiting for a container", "container", c.id, "err", err)
 		return
 	}
-	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: oom.killed(out.code)}
+	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: oom.killed(out.code), Lost: out.lost}
 	entry, err := s.journal.Begin("exit", exit)
 	if err != nil {
-		// Kept in memory, which is all that is left to do; the process stays a
-		// zombie no longer than the keeper lives either way.
+		// The anchor keeps it, as long as that lives.
 		s.log.Error("recording an exit", "container", c.id, "code", exit.Code, "err", err)
 	}
+	err = c.hold.change(func(h *holding) {
+		h.entry.PID, h.rec.Exit, h.rec.Sole = 0, exit, entry == 0
+		h.set(roleProcess, -1)
+	})
+	if err != nil {
+		s.log.Error("keeping an exit", "container", c.id, "err", err)
+	}
 	s.children.reap(proc)
+	s.conclude(c, exit, entry)
+}
+
+// conclude publishes the end of a container, once its output has ended or is not
+// worth waiting for.
+func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
 	select {
 	case <-c.std.drained:
+		c.hold.release()
 	case <-time.After(drainLimit):
 	}
 	c.std.closeStdin()
@@ -223,7 +309,7 @@ func (s *server) remove(id string) error {
 	c.life.Lock() // waits for a start under way
 	defer c.life.Unlock()
 	s.mu.Lock()
-	proc, std := c.proc, c.std
+	proc, std, hold := c.proc, c.std, c.hold
 	s.mu.Unlock()
 	if proc != nil {
 		if err := proc.signal(int(unix.SIGKILL)); err != nil {
@@ -237,6 +323,7 @@ func (s *server) remove(id string) error {
 	}
 	if std != nil {
 		std.close()
+		hold.drop()
 	}
 	s.forget(c)
 	return s.ack(c)
@@ -250,8 +337,12 @@ const removeLimit = 10 * time.Second
 func (s *server) ack(c *container) error {
 	s.mu.Lock()
 	entry := c.entry
+	hold := c.hold
 	c.entry, c.acked = 0, true
 	s.mu.Unlock()
+	if entry == 0 && hold != nil {
+		hold.forgetExit()
+	}
 	if entry == 0 {
 		return nil
 	}

@@ -2,54 +2,203 @@ package daemon
 
 import (
 	"errors"
-	"io"
-	"sync"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/log"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // logFile is a container's log. An error of the file system, a full disk
 // mostly, loses the lines that were written meanwhile and nothing else: the
 // container must neither block nor die of it.
 type logFile struct {
-	file           *log.Writer
-	stdout, stderr io.WriteCloser
-
-	mu     sync.Mutex // of reopen and close
-	closed bool
+	path string
+	key  uint64        // of the container
+	mine chan struct{} // holds a token while nobody uses the file
+	fd   int
+	// torn is true after a write that failed half way: the next one begins a
+	// new line, so that one damaged record does not take another along.
+	torn bool
 }
 
-func openLog(path string) (*logFile, error) {
-	w, err := log.Open(path)
+func newLogFile(path string, key uint64, fd int) *logFile {
+	l := &logFile{path: path, key: key, fd: fd, mine: make(chan struct{}, 1)}
+	l.mine <- struct{}{}
+	return l
+}
+
+func openLog(path string) (fd int, err error) {
+	again(func() error {
+		fd, err = unix.Open(path, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0o640)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return -1, fmt.Errorf("opening the container log %q: %w", path, err)
 	}
-	return &logFile{file: w, stdout: w.Stream(log.Stdout), stderr: w.Stream(log.Stderr)}, nil
+	return fd, nil
 }
 
-func (l *logFile) write(frame byte, data []byte) error {
-	to := l.stdout
-	if frame == wire.FrameStderr {
-		to = l.stderr
+// reopenLimit is how long a reopening waits for a disk that does not answer.
+const reopenLimit = 10 * time.Second
+
+// reopen goes on in a new file at the path. keep makes sure that the next keeper
+// does, too. Nothing is done for a log that is complete.
+func (l *logFile) reopen(keep func(fd int) error) error {
+	select {
+	case <-l.mine:
+	case <-time.After(reopenLimit):
+		return fault.Unavailable.Errorf("reopening the container log %q: a write to it does not end", l.path)
 	}
-	_, err := to.Write(data)
+	defer func() { l.mine <- struct{}{} }()
+	if l.fd < 0 {
+		return nil
+	}
+	fd, err := openLog(l.path)
+	if err != nil {
+		return err
+	}
+	if err := keep(fd); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	old := l.fd
+	l.fd, l.torn = fd, false
+	return unix.Close(old)
+}
+
+// close ends the log. Nobody writes any more.
+func (l *logFile) close() error {
+	<-l.mine
+	defer func() { l.mine <- struct{}{} }()
+	fd := l.fd
+	l.fd = -1
+	return unix.Close(fd)
+}
+
+// encode makes records of output and returns how many bytes are in them.
+func encode(dst []byte, at time.Time, frame byte, data []byte, flush bool) (records []byte, take int) {
+	stream := log.Stdout
+	if frame == wire.FrameStderr {
+		stream = log.Stderr
+	}
+	return log.Append(dst, at, stream, data, flush)
+}
+
+// piece is output on its way into the log.
+type piece struct {
+	pipe    int // where it still is
+	frame   byte
+	at      time.Time
+	flush   bool
+	records []byte
+	take    int
+	spare   []byte // to read into what is consumed; at least as long as take
+}
+
+// record brings a piece into the log: see desk.
+func (l *logFile) record(k *desk, p *piece) error {
+	<-l.mine
+	defer func() { l.mine <- struct{}{} }()
+	var st unix.Stat_t
+	if err := unix.Fstat(l.fd, &st); err != nil {
+		return err
+	}
+	if l.torn {
+		p.records = append([]byte{'\n'}, p.records...)
+	}
+	*k.slot = slot{
+		key: l.key, frame: uint64(p.frame), end: uint64(st.Size), size: uint64(len(p.records)),
+		take: uint64(p.take), at: uint64(p.at.UnixNano()), flush: truth(p.flush),
+	}
+	atomic.StoreUint64(&k.slot.busy, 1)
+	moved, merr := k.move(p.pipe, p.take)
+	werr := l.write(p.records)
+	if merr != nil { // not without a bug here; it must not become an endless one
+		merr = errors.Join(merr, discard(p.pipe, p.spare[:p.take-moved]))
+	}
+	cerr := discard(k.transit[0], p.spare[:moved])
+	atomic.StoreUint64(&k.slot.busy, 0)
+	return errors.Join(werr, merr, cerr)
+}
+
+// write writes everything or says that it did not.
+func (l *logFile) write(b []byte) error {
+	for begun := false; len(b) > 0; begun = true {
+		var n int
+		var err error
+		again(func() error {
+			n, err = unix.Write(l.fd, b)
+			return err
+		})
+		if err != nil {
+			l.torn = l.torn || begun
+			return fmt.Errorf("writing the container log: %w", err)
+		}
+		b = b[n:]
+	}
+	l.torn = false
+	return nil
+}
+
+// finish does what an earlier keeper has left half done at a desk.
+func (l *logFile) finish(k *desk, pipe int) error {
+	<-l.mine
+	defer func() { l.mine <- struct{}{} }()
+	var st unix.Stat_t
+	if err := unix.Fstat(l.fd, &st); err != nil {
+		return err
+	}
+	s, size := k.slot, uint64(st.Size)
+	var err error
+	if size < s.end+s.size {
+		err = l.complete(k, pipe, size)
+	}
+	err = errors.Join(err, discard(k.transit[0], make([]byte, held(k.transit[0]))))
+	atomic.StoreUint64(&s.busy, 0)
 	return err
 }
 
-// reopen does nothing for a log that is complete.
-func (l *logFile) reopen() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil
+// complete writes what of the announced records is missing at the end of the log,
+// which has the size. The same output at the same time makes the same records.
+func (l *logFile) complete(k *desk, pipe int, size uint64) error {
+	s := k.slot
+	if _, err := k.move(pipe, int(s.take)-held(k.transit[0])); err != nil {
+		return err
 	}
-	return l.file.Reopen()
+	data := make([]byte, s.take)
+	n, err := k.duplicate(k.transit[0], data)
+	if err != nil {
+		return err
+	}
+	records, _ := encode(nil, time.Unix(0, int64(s.at)), byte(s.frame), data[:n], s.flush == 1)
+	written := size - min(s.end, size)
+	switch {
+	case uint64(len(records)) == s.size && written <= s.size:
+		records = records[written:]
+	case uint64(len(records))+1 == s.size && written > 0: // they began with a newline
+		records = records[min(written, s.size)-1:]
+	default: // they begin with one, or the clock of this machine has another zone now
+		records = append([]byte{'\n'}, records...)
+	}
+	return l.write(records)
 }
 
-func (l *logFile) close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	return errors.Join(l.stdout.Close(), l.stderr.Close(), l.file.Close())
+// discard takes as much out of a pipe, which holds it, as the buffer is long.
+// read(2) of bytes that are there is not interrupted half way, as splice(2) is.
+func discard(pipe int, spare []byte) error {
+	if len(spare) == 0 {
+		return nil
+	}
+	return readFull(pipe, spare)
+}
+
+func truth(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
 }

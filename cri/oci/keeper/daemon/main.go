@@ -1,9 +1,9 @@
 // Package daemon is the keeper process (see package keeper for what it is and
 // what survives what): cmd/keeper is Main of this package and nothing else.
 //
-// One goroutine waits for each container and one reads each of its outputs;
-// an output that is idle costs no buffer. The package links neither grpc nor
-// k8s.io.
+// A container that is idle costs descriptors and some small structures: one
+// poller waits for all of them, and a goroutine with a buffer comes to life where
+// there is something to do. The package links neither grpc nor k8s.io.
 package daemon
 
 import (
@@ -13,51 +13,61 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// options are the arguments of the keeper process.
+// options are the arguments of the keeper process, and its anchor.
 type options struct {
-	state string // directory of its journal
-	run   string // directory of its socket
-	log   *slog.Logger
+	state    string // directory of its journal
+	run      string // directory of its socket
+	exitInfo bool   // the kernel may be asked how processes of others ended
+	lock     int    // of an anchor; see anchor.Config
+	handed   int
+	log      *slog.Logger
+	escrow   *escrow
 }
-
-// readyFD is the descriptor on which a new keeper says that it serves.
-const readyFD = 3
 
 // Main is the keeper program. Its first argument says what it is:
 //
-//	start  start a keeper that is no child of the caller, and return
-//	run    be the keeper
-//	pause  be the first process of a PID namespace that containers share
-//	true   do nothing, inside a container that shows whether containers work
+//	start   start an anchor that is no child of the caller, and return
+//	anchor  be the anchor, which starts the keeper
+//	run     be the keeper
+//	pause   be the first process of a PID namespace that containers share
+//	true    do nothing, inside a container that shows whether containers work
 //
-// start and run take --state and --run, and expect an open pipe as descriptor 3.
-// start waits for a word on its standard input, until its caller has put it into
-// the cgroup in which the keeper is to live; at the end of the input it does nothing.
+// start, anchor and run take --state and --run. start expects an open pipe as
+// descriptor 3, and waits for a word on its standard input, until its caller has
+// put it into the cgroup in which the keeper is to live; at the end of the input
+// it does nothing.
 func Main(args []string) error {
 	if len(args) == 0 {
-		return fault.Invalid.Errorf("the keeper is started by the runtime server: start, run or pause is missing")
+		return fault.Invalid.Errorf("the keeper is started by the runtime server: start, anchor, run or pause is missing")
 	}
 	switch args[0] {
 	case "start":
 		return daemonize(args[1:])
+	case "anchor":
+		return tellFailure(runAnchor(args[1:]))
 	case "run":
-		return run(args[1:])
+		return tellFailure(run(args[1:]))
 	case "pause":
 		return pause()
 	case "true":
 		return nil
 	}
-	return fault.Invalid.Errorf("%q is none of start, run and pause", args[0])
+	return fault.Invalid.Errorf("%q is none of start, anchor, run and pause", args[0])
 }
 
-// daemonize starts the keeper in a session of its own and leaves it to init.
+// daemonize starts the anchor in a session of its own and leaves it to init.
 func daemonize(args []string) error {
 	if word, _ := io.ReadAll(os.Stdin); string(word) != wire.Launch {
 		return nil // the caller thought better of it, or died
@@ -71,37 +81,76 @@ func daemonize(args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = syscall.ForkExec(self, append([]string{"nodekit-keeper", "run"}, args...), &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), 1, 2, readyFD}, Sys: &syscall.SysProcAttr{Setsid: true},
+	_, err = syscall.ForkExec(self, append([]string{"nodekit-keeper", "anchor"}, args...), &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), 1, 2, anchor.ReadyFD}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
+	return err
+}
+
+func runAnchor(args []string) error {
+	syscall.CloseOnExec(anchor.ReadyFD)
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	if o.handed < 0 {
+		if o.lock, err = anchor.Lock(filepath.Join(o.run, wire.LockName)); err != nil {
+			return err
+		}
+	}
+	protect()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return anchor.Run(anchor.Config{Program: self, Args: append([]string{"run"}, o.args()...), Lock: o.lock, Handed: o.handed})
+}
+
+// tellFailure tells the one who started the anchor, and waits for a word, why none
+// comes.
+func tellFailure(err error) error {
+	if err != nil {
+		_, _ = unix.Write(anchor.ReadyFD, fmt.Appendf(nil, "%s %v\n", fault.Of(err), err))
+	}
 	return err
 }
 
 func run(args []string) error {
-	ready := os.NewFile(readyFD, "ready")
-	defer ready.Close()
-	syscall.CloseOnExec(readyFD)
-	err := runOptions(args, func() error {
-		_, err := io.WriteString(ready, wire.Ready+"\n")
-		return errors.Join(err, ready.Close())
-	})
-	if err != nil {
-		// Until it was ready, the one who started it reads this.
-		_, _ = fmt.Fprintf(ready, "%s %v\n", fault.Of(err), err)
+	for _, fd := range []int{anchor.ReadyFD, anchor.LockFD} {
+		syscall.CloseOnExec(fd)
 	}
-	return err
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	protect()
+	o.escrow = newEscrow(anchor.NewLine(anchor.LineFD), append([]string{"anchor"}, o.args()...), o.log)
+	return serve(o, func() error {
+		_, err := unix.Write(anchor.ReadyFD, []byte(wire.Ready+"\n"))
+		if errors.Is(err, unix.EPIPE) {
+			err = nil // whoever waited has gone
+		}
+		return errors.Join(err, unix.Dup3(0, anchor.ReadyFD, unix.O_CLOEXEC))
+	})
 }
 
-func runOptions(args []string, ready func() error) error {
-	o := options{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+func parse(args []string) (*options, error) {
+	o := &options{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	flags := flag.NewFlagSet("keeper", flag.ContinueOnError)
 	flags.StringVar(&o.state, "state", "", "directory of the journal")
 	flags.StringVar(&o.run, "run", "", "directory of the socket")
+	flags.BoolVar(&o.exitInfo, "exit-info", true, "ask the kernel for exits that nobody here can wait for")
+	flags.IntVar(&o.lock, "lock", -1, "descriptor of the lock, of an anchor that was a keeper")
+	flags.IntVar(&o.handed, "handed", -1, "descriptor of what an anchor that was a keeper takes along")
 	if err := flags.Parse(args); err != nil {
-		return fault.Invalid.Wrap(err)
+		return nil, fault.Invalid.Wrap(err)
 	}
-	protect()
-	return serve(o, ready)
+	return o, nil
+}
+
+// args are the arguments that the anchor and the keeper have in common.
+func (o *options) args() []string {
+	return []string{"--state", o.state, "--run", o.run, "--exit-info=" + strconv.FormatBool(o.exitInfo)}
 }
 
 // protect makes the keeper the last process that the kernel kills for memory

@@ -20,12 +20,19 @@ type oomWatch struct {
 
 // watchOOM begins to watch a container that is about to be started.
 func watchOOM(file string) oomWatch {
-	w := oomWatch{file: file}
+	w := oomOf(file, 0)
 	if file != "" {
-		w.parent = filepath.Join(filepath.Dir(filepath.Dir(file)), filepath.Base(file))
 		w.before, _ = oomKills(w.parent)
 	}
 	return w
+}
+
+// oomOf takes up the watch of an earlier keeper.
+func oomOf(file string, before int) oomWatch {
+	if file == "" {
+		return oomWatch{}
+	}
+	return oomWatch{file: file, parent: filepath.Join(filepath.Dir(filepath.Dir(file)), filepath.Base(file)), before: before}
 }
 
 // killed reports whether it is to blame for the container's end with the code.

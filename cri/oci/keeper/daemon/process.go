@@ -1,50 +1,60 @@
 package daemon
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/child"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // children is every process that the keeper is, or becomes, the parent of: the
 // invocations of the OCI runtime, and the containers and exec'd programs that
-// reparent to the keeper when the invocation that made them ends.
+// reparent to the keeper when the invocation that made them ends. Those of an
+// earlier keeper are the anchor's, and the keeper asks there.
 //
 // No process id is ever mistaken for another's: a process that ended keeps its
-// id until the keeper reaps it, and nothing is reaped whose exit has not been
+// id until its parent reaps it, and nothing is reaped whose exit has not been
 // taken note of. Those of whom the keeper was never told ("strangers": orphans
 // of containers that share the host's process ids) are reaped only while no
 // invocation is under way, because one of them may turn out to be a container
 // that died before the runtime had written its process id down.
 type children struct {
+	poller   *poller
+	escrow   *escrow
+	exitInfo bool // the kernel may be asked for exits of processes that are nobody's here
+
 	mu       sync.Mutex
 	spawning int // invocations under way
 	known    map[int]bool
 }
 
-// process is a child that is waited for.
+// process is a child of the keeper or the anchor that is waited for.
 type process struct {
 	pid   int
-	pidfd *os.File
+	kids  *children
+	mu    sync.RWMutex // held while pidfd is used
+	pidfd int          // -1 once reaped
 }
 
 // newChildren makes the calling process the reaper of its descendants and
 // reaps strangers until stop is called.
-func newChildren() (k *children, stop func(), err error) {
+func newChildren(p *poller, e *escrow, exitInfo bool) (k *children, stop func(), err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("becoming the subreaper: %w", err)
 	}
-	k = &children{known: map[int]bool{}}
+	k = &children{poller: p, escrow: e, exitInfo: exitInfo, known: map[int]bool{}}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
 	done := make(chan struct{})
@@ -76,6 +86,21 @@ func (k *children) end() {
 	k.sweep()
 }
 
+// quiesce waits for the invocations that are under way, for a while.
+func (k *children) quiesce() {
+	for deadline := time.Now().Add(quiesceLimit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		k.mu.Lock()
+		busy := k.spawning > 0
+		k.mu.Unlock()
+		if !busy {
+			return
+		}
+	}
+}
+
+// quiesceLimit is short: the next keeper ends what this one has begun.
+const quiesceLimit = time.Second
+
 // fork starts a program with files as its first descriptors. Call it between
 // begin and end.
 func (k *children) fork(args []string, dir string, files []*os.File) (*process, error) {
@@ -97,16 +122,17 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 	return k.adopt(pid)
 }
 
-// adopt begins to wait for a child of the keeper, running or ended. It must be
-// called between begin and end, which keep the id from being reused.
+// adopt begins to wait for a child of the keeper or the anchor, running or
+// ended. Until an entry names it, it must be called between begin and end, which
+// keep the id from being reused.
 func (k *children) adopt(pid int) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("opening process %d: %w", pid, err)
 	}
-	p := &process{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
-	if !p.becomesChild(fd) {
-		return nil, errors.Join(fault.FailedPrecondition.Errorf("process %d is not a child of the keeper", pid), p.pidfd.Close())
+	p := &process{pid: pid, kids: k, pidfd: fd}
+	if !p.becomesChild() {
+		return nil, errors.Join(fault.FailedPrecondition.Errorf("process %d is not a child of the keeper", pid), unix.Close(fd))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -122,24 +148,36 @@ const adoptLimit = 2 * time.Second
 
 // becomesChild reports whether the process is a child of the keeper or becomes
 // one in time. One that its parent has reaped never does.
-func (p *process) becomesChild(pidfd int) bool {
+func (p *process) becomesChild() bool {
 	for deadline := time.Now().Add(adoptLimit); ; time.Sleep(time.Millisecond) {
-		if _, err := p.poll(); !errors.Is(err, unix.ECHILD) {
+		if _, _, err := p.poll(); !errors.Is(err, unix.ECHILD) {
 			return true
 		}
-		if unix.PidfdSendSignal(pidfd, 0, nil, 0) != nil || time.Now().After(deadline) {
+		if unix.PidfdSendSignal(p.pidfd, 0, nil, 0) != nil || time.Now().After(deadline) {
 			return false
 		}
 	}
 }
 
-// reap consumes a process that ended. Its id is free afterwards, and p can be
-// used no more.
+// poll tells whether the process has ended, and leaves it as it is.
+// unix.ECHILD when neither the keeper nor the anchor is its parent.
+func (p *process) poll() (ended bool, code int32, err error) {
+	ended, code, err = child.Peek(p.pid)
+	if errors.Is(err, unix.ECHILD) {
+		return p.kids.escrow.peek(p.pid)
+	}
+	return ended, code, err
+}
+
+// reap consumes a process that ended, if it is the keeper's own: the anchor
+// reaps with the entry. Its id is free afterwards, and p can be used no more.
 func (k *children) reap(p *process) {
-	var info siginfo
-	// Peeked before, so it neither blocks nor fails.
-	_ = waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOHANG)
-	_ = p.pidfd.Close()
+	p.mu.Lock()
+	k.poller.remove(p.pidfd)
+	_ = unix.Close(p.pidfd)
+	p.pidfd = -1
+	p.mu.Unlock()
+	_ = child.Reap(p.pid) // peeked before, so it neither blocks nor fails
 	k.mu.Lock()
 	delete(k.known, p.pid)
 	k.mu.Unlock()
@@ -152,15 +190,8 @@ func (k *children) sweep() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for k.spawning == 0 {
-		var info siginfo
-		if err := waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
-			return // no children
-		}
-		pid := int(info.pid)
-		if pid == 0 || k.known[pid] {
-			return
-		}
-		if err := waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG); err != nil {
+		pid := child.Ended()
+		if pid == 0 || k.known[pid] || child.Reap(pid) != nil {
 			return
 		}
 	}
@@ -170,73 +201,110 @@ func (k *children) sweep() {
 type outcome struct {
 	code int32 // 128+n for death by signal n
 	at   time.Time
+	lost bool // nobody can tell the code
 }
 
-// wait returns when the process has ended. It does not reap it.
+// onEnd calls ended once, on a goroutine of its own, when the process has ended.
+func (p *process) onEnd(ended func()) error {
+	var once sync.Once
+	fd := p.pidfd
+	return p.kids.poller.add(fd, func() {
+		if readable(fd) {
+			once.Do(func() { go ended() })
+		}
+	})
+}
+
+func readable(fd int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
+}
+
+// wait returns when the process has ended. It does not reap it. Call it once.
 func (p *process) wait() (outcome, error) {
-	conn, err := p.pidfd.SyscallConn()
-	if err != nil {
+	ended := make(chan struct{})
+	if err := p.onEnd(func() { close(ended) }); err != nil {
 		return outcome{}, err
 	}
-	var info *siginfo
-	var werr error
-	err = conn.Read(func(uintptr) bool {
-		info, werr = p.poll()
-		return werr != nil || info != nil
-	})
-	if err = errors.Join(err, werr); err != nil {
-		return outcome{}, fmt.Errorf("waiting for process %d: %w", p.pid, err)
-	}
-	code := info.status
-	if info.code != cldExited {
-		code += 128
-	}
-	return outcome{code: code, at: time.Now()}, nil
+	<-ended
+	return p.outcome()
 }
 
-// poll returns nil while the process runs.
-func (p *process) poll() (*siginfo, error) {
-	var info siginfo
-	err := waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
-	if err != nil || info.pid == 0 {
-		return nil, err
+// outcome returns how the process ended, which it has.
+func (p *process) outcome() (outcome, error) {
+	for {
+		ended, code, err := p.poll()
+		switch {
+		case errors.Is(err, unix.ECHILD):
+			return p.askKernel(), nil
+		case err != nil:
+			return outcome{}, fmt.Errorf("waiting for process %d: %w", p.pid, err)
+		case ended:
+			return outcome{code: code, at: time.Now()}, nil
+		}
+		// Its first thread has ended, and others live for a moment.
+		time.Sleep(time.Millisecond)
 	}
-	return &info, nil
+}
+
+// lostCode is the exit code of a process whose code is lost.
+const lostCode = 128 + int32(unix.SIGKILL)
+
+// askKernel is for a process whose parent is neither the keeper nor the anchor:
+// the anchor that was died. Linux 6.15 and later tell who holds a pidfd, once the
+// parent has reaped the process; until then /proc does.
+func (p *process) askKernel() outcome {
+	o := outcome{code: lostCode, at: time.Now(), lost: true}
+	if !p.kids.exitInfo {
+		return o
+	}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	status, err := zombieStatus(p.pid)
+	if unix.PidfdSendSignal(p.pidfd, 0, nil, 0) != nil || err != nil {
+		// It was reaped; what was read is of another process, perhaps.
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		err = unix.IoctlPidfdInfo(p.pidfd, &info)
+		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+			err = errors.ErrUnsupported
+		}
+		status = unix.WaitStatus(info.Exit_code)
+	}
+	if err != nil {
+		return o
+	}
+	if o.lost, o.code = false, int32(status.ExitStatus()); status.Signaled() {
+		o.code = 128 + int32(status.Signal())
+	}
+	return o
+}
+
+// zombieStatus returns how a process that nobody has reaped ended.
+func zombieStatus(pid int) (unix.WaitStatus, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold anything; the state is the third field, the
+	// exit code the fifty-second.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 50 || fields[0] != "Z" {
+		return 0, errors.ErrUnsupported
+	}
+	code, err := strconv.Atoi(fields[49])
+	return unix.WaitStatus(code), err
 }
 
 // signal sends a signal to the process. One that has ended is not an error.
 func (p *process) signal(sig int) error {
-	conn, err := p.pidfd.SyscallConn()
-	if err != nil {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.pidfd < 0 {
 		return nil // reaped
 	}
-	var serr error
-	err = conn.Control(func(fd uintptr) { serr = unix.PidfdSendSignal(int(fd), unix.Signal(sig), nil, 0) })
-	if err = errors.Join(err, serr); err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrClosed) {
+	err := unix.PidfdSendSignal(p.pidfd, unix.Signal(sig), nil, 0)
+	if err == nil || errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	return fmt.Errorf("sending signal %d to process %d: %w", sig, p.pid, err)
-}
-
-// cldExited is CLD_EXITED of <signal.h>; every other code of an ended child is
-// a death by signal.
-const cldExited = 1
-
-// siginfo is what waitid(2) fills in on 64-bit systems.
-type siginfo struct {
-	signo, errno, code, _ int32
-	pid                   int32
-	uid                   uint32
-	status                int32
-	_                     [100]byte
-}
-
-func waitid(kind, id int, info *siginfo, options int) error {
-	for {
-		*info = siginfo{}
-		err := unix.Waitid(kind, id, (*unix.Siginfo)(unsafe.Pointer(info)), options, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

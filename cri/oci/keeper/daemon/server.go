@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,11 +24,13 @@ import (
 
 // server is the keeper process.
 type server struct {
+	run      string // directory of its socket
 	log      *slog.Logger
 	journal  *journal.Journal
+	escrow   *escrow
+	streams  *streams
 	children *children
 	warmer   *warmer
-	buffers  buffers
 	quit     context.CancelFunc
 
 	mu         sync.Mutex
@@ -40,36 +41,45 @@ type server struct {
 
 // serve answers calls until a shutdown is asked for. ready is called when the
 // socket accepts connections.
-func serve(o options, ready func() error) (err error) {
-	j, err := journal.Open(filepath.Join(o.state, "exits"))
+func serve(o *options, ready func() error) (err error) {
+	j, err := openJournal(filepath.Join(o.state, "exits"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, j.Close()) }()
-	kids, stop, err := newChildren()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := &server{
+		run: o.run, log: o.log, journal: j, escrow: o.escrow, warmer: &warmer{file: ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")}, quit: cancel,
+		containers: map[string]*container{}, changed: make(chan struct{}),
+	}
+	stop, err := s.restore(o.exitInfo)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	s := &server{
-		log: o.log, journal: j, children: kids, warmer: &warmer{file: ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")}, quit: cancel,
-		containers: map[string]*container{}, changed: make(chan struct{}),
-	}
-	if err := s.restore(); err != nil {
-		return err
-	}
 	l, err := wire.Listen(o.run, wire.SocketName)
 	if err != nil {
 		return fmt.Errorf("opening socket: %w", err)
 	}
-	defer os.Remove(filepath.Join(o.run, wire.SocketName))
 	context.AfterFunc(ctx, func() { _ = l.Close() })
-	if err := ready(); err != nil {
+	if err := errors.Join(ready(), s.escrow.line.Serving()); err != nil {
 		return err
 	}
 	return s.accept(ctx, l)
+}
+
+// journalLimit is how long a thread of the keeper before this one, or a program
+// that it was about to start, may hold the journal's lock.
+const journalLimit = 5 * time.Second
+
+func openJournal(path string) (*journal.Journal, error) {
+	for deadline := time.Now().Add(journalLimit); ; time.Sleep(time.Millisecond) {
+		j, err := journal.Open(path)
+		if !errors.Is(err, fault.AlreadyExists) || time.Now().After(deadline) {
+			return j, err
+		}
+	}
 }
 
 // accept serves connections until ctx ends. Whatever else is wrong, a lack of
@@ -94,22 +104,6 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
 
 // acceptPause keeps a keeper that cannot accept from doing nothing but trying.
 const acceptPause = 50 * time.Millisecond
-
-// restore brings back the exits that nobody has acknowledged.
-func (s *server) restore() error {
-	for _, e := range s.journal.Pending() {
-		var exit wire.Exit
-		if err := json.Unmarshal(e.Data, &exit); err != nil {
-			return fmt.Errorf("reading the exit journal: %w", err)
-		}
-		c := newContainer(exit.ID)
-		s.exits++
-		c.exit, c.entry, c.seq = &exit, e.ID, s.exits
-		close(c.ended)
-		s.containers[c.id] = c
-	}
-	return nil
-}
 
 func newContainer(id string) *container { return &container{id: id, ended: make(chan struct{})} }
 
@@ -159,7 +153,7 @@ func checkPeer(conn *net.UnixConn) error {
 func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) error {
 	switch req.Op {
 	case wire.OpHello:
-		return wire.Send(conn, wire.Reply{Hello: &wire.Hello{Protocol: wire.Protocol, PID: os.Getpid()}})
+		return wire.Send(conn, wire.Reply{Hello: &wire.Hello{Protocol: wire.Protocol, PID: os.Getpid(), Anchor: os.Getppid()}})
 	case wire.OpStart:
 		if req.Start == nil {
 			return fault.Invalid.Errorf("start without a request")
@@ -188,6 +182,8 @@ func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) e
 		return s.attach(conn, req.ID, req.Attach)
 	case wire.OpShutdown:
 		return s.shutdown(conn)
+	case wire.OpReplace:
+		return s.replace(conn, req.Program)
 	}
 	return fault.Unimplemented.Errorf("the keeper does not know %q", req.Op)
 }

@@ -1,9 +1,7 @@
 package daemon
 
 import (
-	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -17,44 +15,57 @@ import (
 
 // stdio is the keeper's side of a container's standard streams. Its output is
 // read for as long as any process holds the other end, written to the log and
-// then to those who are attached.
+// then to those who are attached. A worker does that, a goroutine which lives
+// while there is something to do; it alone closes what it works on.
 type stdio struct {
-	buffers *buffers
+	*streams
 	report  *slog.Logger
 	failed  sync.Once
-	log     *logFile
-	stdin   *os.File // write end of the pipe, or the terminal, or nil
+	hold    *holding
+	log     *logFile // nil without one
 	once    bool     // close stdin after the first attach
-	outputs []output
+	outputs []*output
+	tty     int           // the terminal's descriptor; -1 without one
 	drained chan struct{} // closed when every output has ended
+	left    []*desk       // at which the keeper before this one was interrupted
 
 	mu       sync.Mutex
 	attached map[*attachment]struct{}
 	terminal *os.File // nil without one
+	stdin    *os.File // write end of the pipe, or the terminal, or nil
+	working  bool     // there is a worker, or it was the last
+	dirty    bool     // something has happened since it looked
+	closing  bool     // it is to give up what is still open
 }
 
-type output struct {
-	file  *os.File
-	frame byte
+// streams are what the streams of all containers share.
+type streams struct {
+	poller *poller
+	desks  *desks
+	pool   pool
 }
 
 // childFiles are the standard streams that the runtime's process is started
 // with; the container inherits them when it has no terminal.
 type childFiles [3]*os.File
 
-// newStdio opens the streams of a container. Nothing is read before pump.
-func newStdio(r *wire.StartRequest, b *buffers, report *slog.Logger) (s *stdio, child childFiles, err error) {
-	s = &stdio{buffers: b, report: report, once: r.StdinOnce, attached: map[*attachment]struct{}{}, drained: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			wire.CloseAll(child[:])
-			s.close()
-		}
-	}()
+func (t *streams) newStdio(h *holding, report *slog.Logger) *stdio {
+	return &stdio{
+		streams: t, report: report, hold: h, once: h.rec.Start.StdinOnce, tty: -1,
+		attached: map[*attachment]struct{}{}, drained: make(chan struct{}),
+	}
+}
+
+// open opens the streams of a new container and puts them into its holding.
+// Nothing is read before pump. After an error, close is called.
+func (s *stdio) open() (child childFiles, err error) {
+	r := s.hold.rec.Start
 	if r.Log != "" {
-		if s.log, err = openLog(r.Log); err != nil {
-			return nil, child, err
+		fd, err := openLog(r.Log)
+		if err != nil {
+			return child, err
 		}
+		s.log = newLogFile(r.Log, s.hold.rec.Key, fd)
 	}
 	if r.Stdin && r.Command.Console == "" {
 		child[0], s.stdin, err = os.Pipe()
@@ -63,13 +74,50 @@ func newStdio(r *wire.StartRequest, b *buffers, report *slog.Logger) (s *stdio, 
 	}
 	for i, frame := range []byte{wire.FrameStdout, wire.FrameStderr} {
 		if err != nil {
-			return nil, child, err
+			return child, err
 		}
-		var r *os.File
-		r, child[i+1], err = os.Pipe()
-		s.outputs = append(s.outputs, output{r, frame})
+		o := &output{frame: frame}
+		o.fd, child[i+1], err = pipe()
+		s.outputs = append(s.outputs, o)
 	}
-	return s, child, err
+	if err != nil {
+		return child, err
+	}
+	return child, s.hold.change(s.roles)
+}
+
+// pipe returns a pipe of which only the end to read does not block.
+func pipe() (r int, w *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return -1, nil, err
+	}
+	if err := unix.SetNonblock(p[0], true); err != nil {
+		return -1, nil, errors.Join(err, closeBoth(p))
+	}
+	return p[0], os.NewFile(uintptr(p[1]), "pipe"), nil
+}
+
+// roles puts what is open into the holding.
+func (s *stdio) roles(h *holding) {
+	for _, o := range s.outputs {
+		fd := o.fd
+		if o.over {
+			fd = -1
+		}
+		h.set(o.role(), fd)
+	}
+	h.set(roleTerminal, s.tty)
+	h.set(roleStdin, -1)
+	if s.stdin != nil && s.stdin != s.terminal {
+		fds, err := wire.Descriptors([]*os.File{s.stdin})
+		if err == nil {
+			h.set(roleStdin, fds[0])
+		}
+	}
+	if s.log != nil {
+		h.set(roleLog, s.log.fd)
+	}
 }
 
 // complaint returns what the runtime wrote before it failed, and keeps it out
@@ -77,98 +125,113 @@ func newStdio(r *wire.StartRequest, b *buffers, report *slog.Logger) (s *stdio, 
 func (s *stdio) complaint() string {
 	var text []byte
 	for _, o := range s.outputs {
-		_ = o.file.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		b, _ := io.ReadAll(io.LimitReader(o.file, 4096))
-		text = append(text, b...)
+		buf := make([]byte, 4096)
+		for deadline := time.Now().Add(100 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+			n, err := readAgain(o.fd, buf)
+			if n > 0 && len(text) < 2*len(buf) {
+				text = append(text, buf[:n]...)
+			}
+			if n == 0 || err != nil && !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
+				break
+			}
+		}
 	}
 	return string(text)
 }
 
-// useTerminal replaces the pipes by the container's terminal.
-func (s *stdio) useTerminal(tty *os.File, stdin bool) {
-	for _, o := range s.outputs {
-		_ = o.file.Close()
+// useTerminal replaces the pipes by the container's terminal, whose output goes
+// through a pipe of the keeper's own: see tap.
+func (s *stdio) useTerminal(tty *os.File) error {
+	fds, err := wire.Descriptors([]*os.File{tty})
+	if err != nil {
+		return err
 	}
-	s.terminal = tty
-	s.outputs = []output{{tty, wire.FrameStdout}}
-	if stdin {
+	r, w, err := pipe()
+	if err != nil {
+		return err
+	}
+	before := s.outputs
+	s.outputs = []*output{{fd: r, frame: wire.FrameStdout, tap: &tap{tty: fds[0], into: w}}}
+	s.mu.Lock()
+	s.terminal, s.tty = tty, fds[0]
+	if s.hold.rec.Start.Stdin {
 		s.stdin = tty
 	}
+	s.mu.Unlock()
+	err = s.hold.change(func(h *holding) {
+		h.set(roleStderr, -1)
+		s.roles(h)
+	})
+	for _, o := range before {
+		_ = unix.Close(o.fd) // nobody reads the runtime's words now
+	}
+	return err
 }
 
-// pump copies the outputs until they end.
-func (s *stdio) pump() {
-	var all sync.WaitGroup
+// pump begins to copy the outputs, until they end.
+func (s *stdio) pump() error {
 	for _, o := range s.outputs {
-		all.Go(func() { s.copy(o) })
+		if err := s.poller.add(o.source(), s.wake); err != nil {
+			return err
+		}
 	}
-	go func() {
-		all.Wait()
-		s.finish()
-		close(s.drained)
-	}()
+	s.wake()
+	return nil
 }
 
-// buffers are shared by all outputs: one is borrowed while there is something
-// to read, so an idle container costs none.
-type buffers struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10
-
-func (b *buffers) get() *[bufferSize]byte {
-	if p, ok := b.pool.Get().(*[bufferSize]byte); ok {
-		return p
+func (s *stdio) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dirty = true; !s.working {
+		s.working = true
+		go s.work()
 	}
-	return new([bufferSize]byte)
 }
 
-// copy reads an output to its end and closes it.
-func (s *stdio) copy(o output) {
-	defer o.file.Close()
-	conn, err := o.file.SyscallConn()
-	if err != nil {
-		return
-	}
-	for {
-		var buf *[bufferSize]byte
-		var n int
-		// The function runs when there may be something to read, and again after
-		// waiting when it returned false.
-		err := conn.Read(func(fd uintptr) bool {
-			buf = s.buffers.get()
-			n, err = readAgain(int(fd), buf[:])
-			if errors.Is(err, unix.EAGAIN) {
-				s.buffers.pool.Put(buf)
-				return false
-			}
-			return true
-		})
-		if err != nil {
-			return // closed here
+// work is the worker.
+func (s *stdio) work() {
+	for s.again() {
+		for ; len(s.left) > 0; s.left = s.left[1:] {
+			s.complain(s.log.finish(s.left[0], s.outputOf(byte(s.left[0].slot.frame))))
+			s.desks.giveBack(s.left[0])
 		}
-		if n > 0 {
-			s.deliver(o.frame, buf[:n])
+		over := true
+		for _, o := range s.outputs {
+			s.drain(o)
+			over = over && o.over
 		}
-		s.buffers.pool.Put(buf)
-		if n <= 0 {
-			return // a pipe ends with 0, a terminal with EIO
+		if over || s.isClosing() {
+			s.finish()
+			return
 		}
 	}
 }
 
-func readAgain(fd int, buf []byte) (n int, err error) {
-	for {
-		n, err = unix.Read(fd, buf)
-		if !errors.Is(err, unix.EINTR) {
-			return n, err
-		}
-	}
+// again reports whether the worker has something to do. Otherwise it is none.
+func (s *stdio) again() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.working, s.dirty = s.dirty, false
+	return s.working
 }
 
+func (s *stdio) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+func (s *stdio) outputOf(frame byte) int {
+	for _, o := range s.outputs {
+		if o.frame == frame {
+			return o.fd
+		}
+	}
+	return -1
+}
+
+// deliver passes output on to those who are attached.
 func (s *stdio) deliver(frame byte, data []byte) {
-	if s.log != nil {
-		s.complain(s.log.write(frame, data))
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for a := range s.attached {
@@ -184,36 +247,65 @@ func (s *stdio) complain(err error) {
 	}
 }
 
+// finish is the worker's last act: everything has been read, or is given up.
 func (s *stdio) finish() {
-	if s.log != nil {
-		s.complain(s.log.close())
-	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.closing = true
 	for a := range s.attached {
 		if !a.slow {
 			close(a.queue)
 		}
 	}
 	s.attached = nil
+	terminal := s.terminal
+	if s.stdin == terminal {
+		s.stdin = nil
+	}
+	s.mu.Unlock()
+	s.complain(s.hold.change(func(h *holding) {
+		for _, r := range []role{roleStdout, roleStderr, roleTerminal, roleLog} {
+			h.set(r, -1)
+		}
+	}))
+	s.hold.release()
+	for _, o := range s.outputs {
+		s.poller.remove(o.source())
+		_ = unix.Close(o.fd)
+		if o.tap != nil {
+			_ = o.tap.into.Close()
+		}
+	}
+	if terminal != nil {
+		_ = terminal.Close()
+	}
+	if s.log != nil {
+		s.complain(s.log.close())
+	}
+	close(s.drained)
 }
 
 // close gives up what is still open. Whoever writes to it afterwards gets
-// EPIPE, so the container's processes must have ended.
+// EPIPE, so the container's processes must have ended. It does not wait for a
+// worker that waits for its disk.
 func (s *stdio) close() {
 	s.closeStdin()
-	for _, o := range s.outputs {
-		_ = o.file.Close()
-	}
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	s.wake()
 }
 
+// closeStdin closes the container's standard input, here and where it is held.
 func (s *stdio) closeStdin() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stdin != nil && s.stdin != s.terminal {
-		_ = s.stdin.Close()
-	}
+	in := s.stdin
 	s.stdin = nil
+	own := in != nil && in != s.terminal
+	s.mu.Unlock()
+	if own {
+		s.complain(s.hold.change(func(h *holding) { h.set(roleStdin, -1) }))
+		_ = in.Close() // the container closed its end, or sees the end now
+	}
 }
 
 func (s *stdio) input() *os.File {
@@ -223,38 +315,22 @@ func (s *stdio) input() *os.File {
 }
 
 func (s *stdio) resize(columns, rows uint16) error {
-	if s.terminal == nil {
+	s.mu.Lock()
+	tty := s.terminal
+	s.mu.Unlock()
+	if tty == nil {
 		return nil
 	}
-	return wire.ResizeTerminal(s.terminal, columns, rows)
+	return wire.ResizeTerminal(tty, columns, rows)
 }
 
-// attachment is one client that sees a container's output. The container is
-// never slowed down by it: a client that falls too far behind is let go.
-type attachment struct {
-	queue chan chunk
-	slow  bool // set before queue is closed
-}
-
-type chunk struct {
-	frame byte
-	data  []byte
-}
-
-// attachQueue is how many chunks a client may be behind.
-const attachQueue = 64
-
-// offer is called with stdio.mu held.
-func (a *attachment) offer(frame byte, data []byte) {
-	if a.slow {
-		return
+func (s *stdio) reopen() error {
+	if s.log == nil {
+		return nil
 	}
-	select {
-	case a.queue <- chunk{frame, append([]byte(nil), data...)}:
-	default:
-		a.slow = true
-		close(a.queue)
-	}
+	return s.log.reopen(func(fd int) error {
+		return s.hold.change(func(h *holding) { h.set(roleLog, fd) })
+	})
 }
 
 func (s *stdio) attach() (*attachment, error) {
@@ -272,29 +348,4 @@ func (s *stdio) detach(a *attachment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.attached, a)
-}
-
-// feed passes the client's frames on until its connection ends.
-func (s *stdio) feed(r io.Reader) {
-	buf := make([]byte, wire.MaxFrame)
-	for {
-		kind, data, err := wire.ReadFrame(r, buf)
-		if err != nil {
-			return
-		}
-		switch kind {
-		case wire.FrameStdin:
-			if in := s.input(); in != nil {
-				_, _ = in.Write(data) // the container closed its end: its choice
-			}
-		case wire.FrameStdinClose:
-			if s.once {
-				s.closeStdin()
-			}
-		case wire.FrameResize:
-			if len(data) == 4 {
-				_ = s.resize(binary.BigEndian.Uint16(data), binary.BigEndian.Uint16(data[2:]))
-			}
-		}
-	}
 }

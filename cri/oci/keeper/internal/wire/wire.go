@@ -13,9 +13,25 @@ import (
 // SocketName is the keeper's socket in its run directory.
 const SocketName = "keeper.sock"
 
+// LockName is the file in the run directory that is locked while an anchor or its
+// keeper lives.
+const LockName = "keeper.lock"
+
 // Protocol is the version of the protocol that this package speaks. A keeper
-// answers every version up to its own.
-const Protocol = 1
+// answers every version up to its own, and a request says the version that it
+// needs (Since): so each side does with the other one what both know.
+//
+//	1  everything but the following
+//	2  replace; Hello.Anchor, Exit.Lost; a keeper below an anchor
+const Protocol = 2
+
+// Since is the version that has the operation.
+func Since(op string) int {
+	if op == OpReplace {
+		return 2
+	}
+	return 1
+}
 
 // One connection carries one call: a request, one or more replies and, for
 // attach, frames after the first reply. Requests and replies are JSON after a
@@ -35,6 +51,7 @@ const (
 	OpExec     = "exec"
 	OpAttach   = "attach"
 	OpShutdown = "shutdown"
+	OpReplace  = "replace"
 )
 
 // maxMessage bounds what one side makes the other allocate.
@@ -50,6 +67,7 @@ type Request struct {
 	Start   *StartRequest  `json:"start,omitempty"`
 	Command *Command       `json:"command,omitempty"`
 	Attach  *AttachRequest `json:"attach,omitempty"`
+	Program string         `json:"program,omitempty"` // of the keeper that replaces this one
 }
 
 // Reply answers a call: with an error when Kind is set.
@@ -66,6 +84,7 @@ type Reply struct {
 type Hello struct {
 	Protocol int `json:"protocol"`
 	PID      int `json:"pid"`
+	Anchor   int `json:"anchor,omitempty"` // the anchor's process id
 }
 
 // Command is an invocation of the OCI runtime.
@@ -110,6 +129,7 @@ type Exit struct {
 	Code int32     `json:"code"` // 128+n for death by signal n
 	At   time.Time `json:"at"`
 	OOM  bool      `json:"oom,omitempty"`
+	Lost bool      `json:"lost,omitempty"` // nobody could tell the code
 }
 
 // AttachRequest says what the client will do beside reading.

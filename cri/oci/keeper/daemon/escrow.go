@@ -1,0 +1,218 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+)
+
+// escrow is what the anchor holds for this keeper, and what this keeper takes
+// along when it has to become the anchor itself. A descriptor leaves the escrow
+// before it is closed, and comes in before anything depends on it.
+type escrow struct {
+	line *anchor.Line
+	args []string // of the anchor that this keeper may become
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	entries map[string]anchor.Entry
+}
+
+func newEscrow(line *anchor.Line, args []string, log *slog.Logger) *escrow {
+	return &escrow{line: line, args: args, log: log, entries: map[string]anchor.Entry{}}
+}
+
+// recall returns what an earlier keeper has left.
+func (e *escrow) recall() ([]anchor.Entry, error) {
+	list, err := e.line.List()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range list {
+		e.entries[x.ID] = x
+	}
+	return list, err
+}
+
+// put replaces an entry. An error means that it is too large to be held.
+func (e *escrow) put(x anchor.Entry) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before, had := e.entries[x.ID]
+	e.entries[x.ID] = x
+	err := e.line.Put(x)
+	if err == nil {
+		return nil
+	}
+	if e.line.Gone() {
+		e.takeOver()
+	}
+	if delete(e.entries, x.ID); had {
+		e.entries[x.ID] = before
+	}
+	return err
+}
+
+func (e *escrow) drop(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, ok := e.entries[id]; !ok {
+		return
+	}
+	delete(e.entries, id)
+	if e.line.Drop(id) != nil && e.line.Gone() {
+		e.takeOver()
+	}
+}
+
+// check takes over when the anchor is gone.
+func (e *escrow) check() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.line.Gone() {
+		e.takeOver()
+	}
+}
+
+// takeOver makes this process the anchor, whatever it is doing: calls under way
+// end as they do when a keeper is killed. e.mu is held.
+func (e *escrow) takeOver() {
+	e.log.Error("the anchor died: this keeper takes its place")
+	syscall.ForkLock.Lock()
+	err := anchor.Become(e.args, slices.Collect(maps.Values(e.entries)))
+	panic(err) // and the containers' descriptors are lost
+}
+
+// peek asks how a child of the anchor ended.
+func (e *escrow) peek(pid int) (ended bool, code int32, err error) {
+	ended, code, err = e.line.Peek(pid)
+	if err != nil && !errors.Is(err, unix.ECHILD) {
+		e.check()
+	}
+	return ended, code, err
+}
+
+// role says what a descriptor in an entry is.
+type role string
+
+const (
+	roleStdout   role = "stdout"
+	roleStderr   role = "stderr"
+	roleStdin    role = "stdin"
+	roleTerminal role = "terminal"
+	roleLog      role = "log"
+	roleProcess  role = "process"
+	roleConsole  role = "console"
+)
+
+// record is the data of an entry. Keepers of other versions read it: fields are
+// added, and never change.
+type record struct {
+	// Key names the container in the ledger.
+	Key uint64 `json:"key"`
+	// Start is how it was started; of an exec, the command alone.
+	Start wire.StartRequest `json:"start"`
+	Exec  bool              `json:"exec,omitempty"`
+	OOM   int               `json:"oom,omitempty"` // see oomWatch.before
+	Run   int               `json:"run,omitempty"` // process of the OCI runtime that starts it
+	Exit  *wire.Exit        `json:"exit,omitempty"`
+	// Sole says that the exit could not be journalled, and is nowhere but here.
+	Sole  bool   `json:"sole,omitempty"`
+	Roles []role `json:"roles,omitempty"` // of the entry's descriptors
+}
+
+// holding is the entry of a container or an exec.
+type holding struct {
+	escrow *escrow
+
+	mu    sync.Mutex
+	entry anchor.Entry
+	rec   record
+	gone  bool
+}
+
+func (e *escrow) newHolding(id string, rec record) *holding {
+	return &holding{escrow: e, entry: anchor.Entry{ID: id, Starting: true}, rec: rec}
+}
+
+// holdingOf returns the holding of an entry that was recalled.
+func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
+	h := &holding{escrow: e, entry: x}
+	err := json.Unmarshal(x.Data, &h.rec)
+	if err == nil && len(h.rec.Roles) != len(x.Files) {
+		err = errors.New("an entry does not tell what its descriptors are")
+	}
+	return h, err
+}
+
+// change alters the holding and hands it in. After drop it does nothing.
+func (h *holding) change(alter func(*holding)) (err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone {
+		return nil
+	}
+	h.entry.Files, h.rec.Roles = slices.Clone(h.entry.Files), slices.Clone(h.rec.Roles)
+	alter(h)
+	if h.entry.Data, err = json.Marshal(h.rec); err != nil {
+		return err
+	}
+	return h.escrow.put(h.entry)
+}
+
+// drop gives the holding up; an ended process is reaped then.
+func (h *holding) drop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone = true
+	h.escrow.drop(h.entry.ID)
+}
+
+// forgetExit says that the exit is on record elsewhere.
+func (h *holding) forgetExit() {
+	h.mu.Lock()
+	was := h.rec.Sole
+	h.rec.Sole = false
+	h.mu.Unlock()
+	if was {
+		h.release()
+	}
+}
+
+// release drops a holding that is only of use while the container lives.
+func (h *holding) release() {
+	h.mu.Lock()
+	over := h.rec.Exit != nil && !h.rec.Sole
+	h.mu.Unlock()
+	if over {
+		h.drop()
+	}
+}
+
+// set puts a descriptor into a role; -1 takes out what is there. Within change.
+func (h *holding) set(r role, fd int) {
+	if i := slices.Index(h.rec.Roles, r); i >= 0 {
+		h.rec.Roles = slices.Delete(h.rec.Roles, i, i+1)
+		h.entry.Files = slices.Delete(h.entry.Files, i, i+1)
+	}
+	if fd >= 0 {
+		h.rec.Roles, h.entry.Files = append(h.rec.Roles, r), append(h.entry.Files, fd)
+	}
+}
+
+// get returns the descriptor in a role; -1 for none. Within change, or before
+// anybody else has the holding.
+func (h *holding) get(r role) int {
+	if i := slices.Index(h.rec.Roles, r); i >= 0 {
+		return h.entry.Files[i]
+	}
+	return -1
+}

@@ -1,0 +1,348 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/journal"
+)
+
+// execID begins the ids of the execs' entries.
+const execID = " exec"
+
+// restore goes on where an earlier keeper, of whatever version, was interrupted:
+// with the exits that nobody has acknowledged, the containers and the starts under
+// way. stop ends the watch over children.
+func (s *server) restore(exitInfo bool) (stop func(), err error) {
+	poll, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	if s.children, stop, err = newChildren(poll, s.escrow, exitInfo); err != nil {
+		return nil, err
+	}
+	if err := s.restoreExits(); err != nil {
+		return nil, err
+	}
+	entries, err := s.escrow.recall()
+	if err != nil {
+		return nil, fmt.Errorf("asking the anchor: %w", err)
+	}
+	d, left, err := restoreDesks(s.escrow, entries)
+	if err != nil {
+		return nil, err
+	}
+	s.streams = &streams{poller: poll, desks: d}
+	for _, x := range entries {
+		if x.ID == ledgerID || strings.HasPrefix(x.ID, deskID) {
+			continue
+		}
+		hold, err := s.escrow.holdingOf(x)
+		if err != nil {
+			return nil, fmt.Errorf("recalling %q: %w", x.ID, err)
+		}
+		if hold.rec.Exec {
+			go s.endExec(hold)
+		} else if err := s.restoreContainer(hold, left[hold.rec.Key]); err != nil {
+			// The others must not pay for it.
+			s.log.Error("a container of an earlier keeper is given up", "container", x.ID, "err", err)
+			delete(s.containers, x.ID)
+			hold.drop()
+		}
+		delete(left, hold.rec.Key)
+	}
+	for _, desks := range left { // of containers that were removed
+		for _, k := range desks {
+			k.clear()
+			d.giveBack(k)
+		}
+	}
+	return stop, poll.add(s.escrow.line.FD(), func() { go s.escrow.check() })
+}
+
+// restoreExits brings back the exits that nobody has acknowledged.
+func (s *server) restoreExits() error {
+	for _, e := range s.journal.Pending() {
+		var exit wire.Exit
+		if err := json.Unmarshal(e.Data, &exit); err != nil {
+			return fmt.Errorf("reading the exit journal: %w", err)
+		}
+		c := newContainer(exit.ID)
+		s.exits++
+		c.exit, c.entry, c.seq = &exit, e.ID, s.exits
+		close(c.ended)
+		s.containers[c.id] = c
+	}
+	return nil
+}
+
+// restoreContainer brings back a container: one that runs, one whose start is
+// under way, or one that has ended and whose output may not have.
+func (s *server) restoreContainer(hold *holding, left []*desk) error {
+	std, err := s.restoreStdio(hold, left)
+	if err != nil {
+		return err
+	}
+	id := hold.entry.ID
+	known := s.containers[id]
+	c := newContainer(id)
+	c.std, c.hold = std, hold
+	s.containers[id] = c
+	oom := oomOf(hold.rec.Start.OOMFile, hold.rec.OOM)
+	switch {
+	case known != nil, hold.rec.Exit != nil:
+		exit, entry := hold.rec.Exit, journal.ID(0)
+		if known != nil {
+			exit, entry = known.exit, known.entry
+		} else {
+			c.acked = !hold.rec.Sole
+		}
+		if err := s.noteExit(hold, exit); err != nil {
+			return err
+		}
+		c.life.Lock()
+		go func() {
+			defer c.life.Unlock()
+			s.conclude(c, exit, entry)
+		}()
+		return std.pump()
+	case hold.entry.Starting:
+		c.life.Lock()
+		go s.resume(c, oom)
+		return nil
+	}
+	proc := &process{pid: hold.entry.PID, kids: s.children, pidfd: hold.get(roleProcess)}
+	if proc.pidfd < 0 {
+		return fault.Internal.Errorf("it has no process")
+	}
+	c.proc = proc
+	return s.watchOver(c, std, proc, oom)
+}
+
+// noteExit says in the holding what the journal knew already.
+func (s *server) noteExit(hold *holding, exit *wire.Exit) error {
+	if hold.rec.Exit != nil {
+		return nil
+	}
+	fd := hold.get(roleProcess)
+	err := hold.change(func(h *holding) {
+		h.entry.PID, h.entry.Starting, h.rec.Exit = 0, false, exit
+		h.set(roleProcess, -1)
+	})
+	if fd >= 0 {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
+}
+
+// restoreStdio takes up the streams in a holding.
+func (s *server) restoreStdio(hold *holding, left []*desk) (*stdio, error) {
+	std := s.streams.newStdio(hold, s.log.With("container", hold.entry.ID))
+	std.left = left
+	if fd := hold.get(roleLog); fd >= 0 {
+		std.log = newLogFile(hold.rec.Start.Log, hold.rec.Key, fd)
+	}
+	if fd := hold.get(roleStdin); fd >= 0 {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return nil, err
+		}
+		std.stdin = os.NewFile(uintptr(fd), "stdin")
+	}
+	for r, frame := range map[role]byte{roleStdout: wire.FrameStdout, roleStderr: wire.FrameStderr} {
+		if fd := hold.get(r); fd >= 0 {
+			std.outputs = append(std.outputs, &output{fd: fd, frame: frame})
+		}
+	}
+	fd := hold.get(roleTerminal)
+	if fd < 0 || len(std.outputs) != 1 {
+		return std, nil
+	}
+	return std, std.restoreTerminal(fd)
+}
+
+// restoreTerminal opens the write end of the pipe behind a terminal again.
+func (s *stdio) restoreTerminal(fd int) error {
+	in, err := openWriteEnd(s.outputs[0].fd)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(in, false); err != nil {
+		return errors.Join(err, unix.Close(in))
+	}
+	s.outputs[0].tap = &tap{tty: fd, into: os.NewFile(uintptr(in), "pipe")}
+	s.terminal, s.tty = os.NewFile(uintptr(fd), "terminal"), fd
+	if s.hold.rec.Start.Stdin {
+		s.stdin = s.terminal
+	}
+	return nil
+}
+
+// resume ends a start that an earlier keeper has begun. c.life is held until it
+// is over, so that a call that asks for the same start finds what became of it.
+func (s *server) resume(c *container, oom oomWatch) {
+	defer c.life.Unlock()
+	s.children.begin()
+	defer s.children.end()
+	proc, tty, err := s.awaitStart(c.hold)
+	if err == nil {
+		err = s.settle(c, c.std, proc, tty, oom)
+	}
+	if err == nil {
+		return
+	}
+	s.log.Warn("a start that an earlier keeper has begun is given up", "container", c.id, "err", err)
+	if _, perr := readPID(pidFileOf(c.hold)); perr == nil {
+		// It ran, and must not run again.
+		s.lose(c)
+		return
+	}
+	s.forget(c)
+	c.std.close()
+	c.hold.drop()
+}
+
+// lose records an end that nobody has seen.
+func (s *server) lose(c *container) {
+	exit := &wire.Exit{ID: c.id, Code: lostCode, At: time.Now(), Lost: true}
+	entry, err := s.journal.Begin("exit", exit)
+	err = errors.Join(err, s.noteExit(c.hold, exit))
+	if err != nil {
+		s.log.Error("recording an exit", "container", c.id, "err", err)
+	}
+	err = c.std.pump()
+	if err != nil {
+		s.log.Error("reading the output of a container", "container", c.id, "err", err)
+	}
+	s.conclude(c, exit, entry)
+}
+
+// awaitStart waits for the OCI runtime of a start under way, and returns what it
+// has started.
+func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err error) {
+	cmd := &hold.rec.Start.Command
+	var con *console
+	if fd := hold.get(roleConsole); fd >= 0 {
+		if con, err = restoreConsole(fd, cmd); err != nil {
+			return nil, nil, err
+		}
+		defer s.endConsole(hold, con)
+	} else if cmd.Console != "" {
+		return nil, nil, fault.Unavailable.Errorf("it had not begun")
+	}
+	run := hold.rec.Run
+	if run == 0 {
+		run = findRuntime(cmd.Args)
+	}
+	if run != 0 {
+		if err := s.awaitRuntime(run); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s.started(pidFileOf(hold), con)
+}
+
+// awaitRuntime waits for the end of an OCI runtime that is a child of the anchor.
+func (s *server) awaitRuntime(pid int) error {
+	for deadline := time.Now().Add(runtimeLimit); ; time.Sleep(time.Millisecond) {
+		ended, code, err := s.escrow.peek(pid)
+		switch {
+		case errors.Is(err, unix.ECHILD): // the keeper before reaped it, and died then
+			return nil
+		case err != nil:
+			return err
+		case ended && code != 0:
+			return fault.Aborted.Errorf("the OCI runtime ended with %d", code)
+		case ended:
+			return nil
+		case time.Now().After(deadline):
+			return errors.Join(fault.Aborted.Errorf("the OCI runtime does not end"), unix.Kill(pid, unix.SIGKILL))
+		}
+	}
+}
+
+// findRuntime finds a program that the keeper before has started and not told the
+// anchor of: it was killed in between. 0 when there is none.
+func findRuntime(args []string) int {
+	want := strings.Join(args, "\x00") + "\x00"
+	own, _ := os.ReadFile("/proc/self/cmdline")
+	for deadline := time.Now().Add(findLimit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		forked := false // and not the program yet
+		for pid, line := range siblings() {
+			if line == want {
+				return pid
+			}
+			forked = forked || line == string(own)
+		}
+		if !forked {
+			return 0
+		}
+	}
+	return 0
+}
+
+// findLimit is how long a process that was forked may take to become the program.
+const findLimit = time.Second
+
+// siblings are the anchor's children but this process, with their command lines.
+func siblings() map[int]string {
+	all := map[int]string{}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", os.Getppid()))
+	for _, file := range lists {
+		text, _ := os.ReadFile(file)
+		for _, field := range strings.Fields(string(text)) {
+			if pid, _ := strconv.Atoi(field); pid != os.Getpid() {
+				line, _ := os.ReadFile("/proc/" + field + "/cmdline")
+				all[pid] = string(line)
+			}
+		}
+	}
+	return all
+}
+
+func restoreConsole(fd int, cmd *wire.Command) (*console, error) {
+	f := os.NewFile(uintptr(fd), "console")
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fault.Internal.Errorf("the console is no unix socket"), l.Close())
+	}
+	return consoleOf(u, cmd)
+}
+
+// endExec kills a program that was executed in a container for a client of an
+// earlier keeper: that client knows no more.
+func (s *server) endExec(hold *holding) {
+	defer hold.drop()
+	if fd := hold.get(roleProcess); fd >= 0 {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended
+		return
+	}
+	s.children.begin()
+	defer s.children.end()
+	proc, tty, err := s.awaitStart(hold)
+	if err != nil {
+		return // it never began
+	}
+	wire.CloseAll([]*os.File{tty})
+	_ = proc.signal(int(unix.SIGKILL))
+}
+
+// clear throws away what is at the desk.
+func (k *desk) clear() {
+	_ = discard(k.transit[0], make([]byte, held(k.transit[0])))
+	*k.slot = slot{}
+}

@@ -1,0 +1,307 @@
+// Package anchor is the process above the keeper, and the line between the two.
+//
+// The anchor does as little as can be done, so that there is no reason to ever
+// replace it: it starts the keeper, and another one when that ends, and it
+// holds what must not end with a keeper. It is a subreaper, so the keeper's
+// children become its own when the keeper dies; and the keeper leaves a copy of
+// every descriptor that matters with it, in entries that mean nothing to it. It
+// reads and writes none of them, opens no file but its lock and writes no
+// record: a child whose exit nobody has seen stays a zombie, which is as durable
+// as the anchor itself, until the keeper asks how it ended (Peek) and drops the
+// entry with its process id. A child that is in no entry is a stranger, and
+// reaped, unless an entry says that something is being started: the stranger may
+// turn out to be that.
+//
+// The line is a pair of sockets that carry one message in a packet, with the
+// entry's descriptors. Put, Drop and the like have no answer: what was sent is
+// taken in order, also when the keeper is dead by then. The messages may gain
+// fields and kinds; those that there are never change, because the anchor of a
+// node is as old as the node's uptime.
+//
+// When the anchor dies its keeper becomes the anchor (Become): the same process
+// in another role, with its children, its place and the copies it has itself.
+package anchor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/child"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Descriptors of a keeper that an anchor has started.
+const (
+	ReadyFD = 3 // where the first keeper says that it serves; else /dev/null
+	LineFD  = 4 // the keeper's end of the line
+	LockFD  = 5 // see Lock
+)
+
+// Config says what an anchor starts.
+type Config struct {
+	Program string   // the keeper's program, absolute
+	Args    []string // its arguments, without the program
+	// Lock is the descriptor that Lock returned, or that was handed on by Become.
+	Lock int
+	// Handed is the descriptor of the entries that Become left; -1 without any.
+	Handed int
+}
+
+// Run is the anchor process. It returns when a keeper has ended after Release,
+// or without ever having served.
+func Run(c Config) error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("becoming the subreaper: %w", err)
+	}
+	a := &anchor{Config: c, entries: map[string]Entry{}}
+	if c.Handed >= 0 {
+		if err := a.inherit(); err != nil {
+			return err
+		}
+		a.served = true
+	}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, unix.SIGCHLD)
+	go func() {
+		for range ended {
+			a.sweep()
+		}
+	}()
+	return a.run()
+}
+
+// anchor is the state of the process.
+type anchor struct {
+	Config
+
+	mu       sync.Mutex
+	entries  map[string]Entry
+	keeper   int  // its process id; 0 while there is none
+	serving  bool // the keeper has come so far
+	served   bool // this one or one before it
+	released bool
+}
+
+// restartPause keeps an anchor whose keeper cannot start from doing nothing but
+// trying. A keeper that has served is replaced at once.
+const (
+	restartPause    = 10 * time.Millisecond
+	restartPauseMax = 2 * time.Second
+)
+
+func (a *anchor) run() error {
+	ready := ReadyFD
+	if a.Handed >= 0 {
+		ready = -1
+	}
+	for pause := restartPause; ; {
+		line, err := a.start(ready)
+		if ready >= 0 {
+			err, ready = errors.Join(err, unix.Close(ready)), -1
+		}
+		if err == nil {
+			a.converse(line)
+			a.bury()
+		}
+		a.mu.Lock()
+		over, serving := a.released || !a.served, a.serving
+		a.serving = false
+		a.mu.Unlock()
+		if over {
+			return err
+		}
+		if serving {
+			pause = restartPause
+			continue
+		}
+		fmt.Fprintln(os.Stderr, "anchor: the keeper does not start:", err)
+		time.Sleep(pause)
+		pause = min(2*pause, restartPauseMax)
+	}
+}
+
+// start starts a keeper and returns the anchor's end of its line. Where the
+// keeper's program is gone the anchor's own does.
+func (a *anchor) start(ready int) (line int, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(pair[1])
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(pair[0]))
+	}
+	defer unix.Close(null)
+	if ready < 0 {
+		ready = null
+	}
+	attr := &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(),
+		Files: []uintptr{uintptr(null), 1, 2, uintptr(ready), uintptr(pair[1]), uintptr(a.Lock)},
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, program := range []string{a.Program, "/proc/self/exe"} {
+		a.keeper, err = syscall.ForkExec(program, append([]string{"nodekit-keeper"}, a.Args...), attr)
+		if err == nil {
+			return pair[0], nil
+		}
+	}
+	a.keeper = 0
+	return -1, errors.Join(err, unix.Close(pair[0]))
+}
+
+// converse does what the keeper asks for until it is gone.
+func (a *anchor) converse(line int) {
+	defer unix.Close(line)
+	buf := make([]byte, maxPacket)
+	for {
+		m, files, err := receive(line, buf)
+		if errors.Is(err, errNotUnderstood) {
+			closeAll(files)
+			continue
+		}
+		if err != nil {
+			return
+		}
+		if err := a.answer(line, m, files); err != nil {
+			return
+		}
+	}
+}
+
+// bury waits for the end of the keeper, which has let go of its line.
+func (a *anchor) bury() {
+	_ = unix.Kill(a.keeper, unix.SIGKILL) // not reaped yet, so it is no other process
+	_ = child.Await(a.keeper)
+	a.mu.Lock()
+	a.keeper = 0
+	a.mu.Unlock()
+	a.sweep()
+}
+
+func (a *anchor) answer(line int, m *message, files []int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch m.Op {
+	case opPut:
+		a.drop(m.Entry.ID)
+		m.Entry.Files = files
+		a.entries[m.Entry.ID] = *m.Entry
+		return nil
+	case opDrop:
+		a.drop(m.Entry.ID)
+	case opServing:
+		a.serving, a.served = true, true
+	case opProgram:
+		a.Program = m.Program
+	case opRelease:
+		a.released = true
+	case opPeek:
+		ended, code, err := child.Peek(m.PID)
+		return send(line, &message{Op: opPeek, Ended: ended, Code: code, Gone: errors.Is(err, unix.ECHILD)}, nil)
+	case opList:
+		for _, e := range a.entries {
+			if err := send(line, &message{Op: opList, Entry: &e}, e.Files); err != nil {
+				return err
+			}
+		}
+		return send(line, &message{Op: opList}, nil)
+	}
+	closeAll(files)
+	return nil
+}
+
+// drop lets go of an entry. a.mu is held.
+func (a *anchor) drop(id string) {
+	e, ok := a.entries[id]
+	if !ok {
+		return
+	}
+	closeAll(e.Files)
+	delete(a.entries, id)
+	if e.PID != 0 || e.Starting {
+		go a.sweep()
+	}
+}
+
+// sweep reaps the strangers that ended. It stops at a child in an entry; that
+// one's drop sweeps again.
+func (a *anchor) sweep() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	held := map[int]bool{a.keeper: true, 0: true}
+	for _, e := range a.entries {
+		if e.Starting {
+			return
+		}
+		held[e.PID] = true
+	}
+	for {
+		pid := child.Ended()
+		if held[pid] || child.Reap(pid) != nil {
+			return
+		}
+	}
+}
+
+// inherit takes over what Become left.
+func (a *anchor) inherit() error {
+	f := os.NewFile(uintptr(a.Handed), "entries")
+	defer f.Close()
+	var list []Entry
+	if err := json.NewDecoder(f).Decode(&list); err != nil {
+		return fmt.Errorf("reading the entries that were handed on: %w", err)
+	}
+	for _, e := range list {
+		a.entries[e.ID] = e
+		for _, fd := range e.Files {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// Lock takes the lock that says that an anchor or its keeper lives, and returns
+// the descriptor that holds it, for the process and those it is handed to.
+// fault.AlreadyExists when another one has it.
+func Lock(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return -1, fmt.Errorf("opening the lock %q: %w", path, err)
+	}
+	err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		err = fault.AlreadyExists.Errorf("a keeper runs already")
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// Locked reports whether an anchor or its keeper lives.
+func Locked(path string) (bool, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lock); err != nil {
+		return false, err
+	}
+	return lock.Type != unix.F_UNLCK, nil
+}

@@ -1,0 +1,245 @@
+package anchor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Entry is what the anchor holds for the keeper under an id.
+type Entry struct {
+	ID string `json:"id"`
+	// PID is a child whose exit is to be kept; 0 without one.
+	PID int `json:"pid,omitempty"`
+	// Starting says that a child is about to be, so that no stranger is reaped.
+	Starting bool `json:"starting,omitempty"`
+	// Data means nothing to the anchor.
+	Data json.RawMessage `json:"data,omitempty"`
+	// Files are descriptors of the process that has the entry, which are its to close.
+	Files []int `json:"files,omitempty"`
+}
+
+// MaxFiles is the most descriptors of an entry.
+const MaxFiles = 8
+
+// The kinds of messages. List is answered by one for each entry and one
+// without, Peek by one; the others have no answer.
+const (
+	opPut     = "put"
+	opDrop    = "drop"
+	opServing = "serving"
+	opProgram = "program"
+	opRelease = "release"
+	opPeek    = "peek"
+	opList    = "list"
+)
+
+type message struct {
+	Op      string `json:"op"`
+	Entry   *Entry `json:"entry,omitempty"`
+	Program string `json:"program,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Ended   bool   `json:"ended,omitempty"`
+	Code    int32  `json:"code,omitempty"`
+	Gone    bool   `json:"gone,omitempty"` // no child of the anchor
+}
+
+// maxPacket bounds a message. An entry's data is a command line and some paths.
+const maxPacket = 64 << 10
+
+// errNotUnderstood is a message that this side makes nothing of.
+var errNotUnderstood = errors.New("not understood")
+
+func send(fd int, m *message, files []int) error {
+	if m.Entry != nil && m.Entry.Files != nil {
+		e := *m.Entry
+		e.Files = nil // they mean nothing elsewhere
+		m = &message{Op: m.Op, Entry: &e}
+	}
+	packet, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(packet) > maxPacket || len(files) > MaxFiles {
+		return fault.Exhausted.Errorf("an entry of %d bytes and %d descriptors is too large", len(packet), len(files))
+	}
+	var rights []byte
+	if len(files) > 0 {
+		rights = unix.UnixRights(files...)
+	}
+	for {
+		err := unix.Sendmsg(fd, packet, rights, nil, unix.MSG_NOSIGNAL)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// receive returns the next message. The other side's end is an error.
+func receive(fd int, buf []byte) (*message, []int, error) {
+	rights := make([]byte, unix.CmsgSpace(4*MaxFiles))
+	n, rn, _, _, err := unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
+	for errors.Is(err, unix.EINTR) {
+		n, rn, _, _, err = unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if n == 0 {
+		return nil, nil, unix.EPIPE
+	}
+	files, err := parseRights(rights[:rn])
+	m := &message{}
+	if err != nil || json.Unmarshal(buf[:n], m) != nil || (m.Op == opPut || m.Op == opDrop) && m.Entry == nil {
+		return nil, files, errNotUnderstood
+	}
+	return m, files, nil
+}
+
+func parseRights(b []byte) (fds []int, err error) {
+	msgs, err := unix.ParseSocketControlMessage(b)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range msgs {
+		got, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, got...)
+	}
+	return fds, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd) // nothing was written through it here
+	}
+}
+
+// Line is the keeper's end. Once the anchor is gone every call fails; Gone tells.
+// It is safe for concurrent use.
+type Line struct {
+	fd int
+	mu sync.Mutex // of a question and its answer
+}
+
+// NewLine returns the line on a descriptor, LineFD in a keeper.
+func NewLine(fd int) *Line {
+	unix.CloseOnExec(fd)
+	return &Line{fd: fd}
+}
+
+// FD is the descriptor of the line, which hangs up when the anchor is gone.
+func (l *Line) FD() int { return l.fd }
+
+// Gone reports whether the anchor is.
+func (l *Line) Gone() bool {
+	poll := []unix.PollFd{{Fd: int32(l.fd)}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
+}
+
+// Put has the anchor hold copies of the entry's descriptors, and nothing that it
+// held under the id before.
+func (l *Line) Put(e Entry) error { return l.tell(&message{Op: opPut, Entry: &e}, e.Files) }
+
+// Drop has the anchor let go of the entry, and reap its child if it has ended.
+func (l *Line) Drop(id string) error { return l.tell(&message{Op: opDrop, Entry: &Entry{ID: id}}, nil) }
+
+// Serving says that the keeper answers calls. One that ends before is started
+// again more and more slowly, and the first one of an anchor not at all.
+func (l *Line) Serving() error { return l.tell(&message{Op: opServing}, nil) }
+
+// Program says which program the next keeper is.
+func (l *Line) Program(path string) error { return l.tell(&message{Op: opProgram, Program: path}, nil) }
+
+// Release says that this keeper is the last.
+func (l *Line) Release() error { return l.tell(&message{Op: opRelease}, nil) }
+
+func (l *Line) tell(m *message, files []int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return send(l.fd, m, files)
+}
+
+// Peek asks whether a child of the anchor has ended, and with which code: see
+// child.Peek.
+func (l *Line) Peek(pid int) (ended bool, code int32, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := send(l.fd, &message{Op: opPeek, PID: pid}, nil); err != nil {
+		return false, 0, err
+	}
+	m, files, err := receive(l.fd, make([]byte, 4<<10))
+	closeAll(files)
+	if err != nil {
+		return false, 0, err
+	}
+	if m.Gone {
+		return false, 0, unix.ECHILD
+	}
+	return m.Ended, m.Code, nil
+}
+
+// List returns every entry, with descriptors of the caller's own.
+func (l *Line) List() (list []Entry, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := send(l.fd, &message{Op: opList}, nil); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, maxPacket)
+	for {
+		m, files, err := receive(l.fd, buf)
+		if err != nil || m.Entry == nil {
+			return list, err
+		}
+		m.Entry.Files = files
+		list = append(list, *m.Entry)
+	}
+}
+
+// Become makes the calling keeper, whose anchor is gone, the anchor: args are
+// the arguments of that role, to which the descriptors of what it takes along
+// are added. It returns on an error only. Nothing else may start programs
+// meanwhile: hold syscall.ForkLock.
+func Become(args []string, entries []Entry) error {
+	fd, err := unix.MemfdCreate("nodekit-anchor", 0)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(slices.DeleteFunc(entries, func(e Entry) bool { return !inherited(e.Files) }))
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "entries")
+	if _, err := f.WriteAt(text, 0); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if !inherited([]int{LockFD}) {
+		return fmt.Errorf("handing on the lock: %w", unix.EBADF)
+	}
+	args = append([]string{"nodekit-keeper"}, args...)
+	err = syscall.Exec("/proc/self/exe", append(args, "--lock", fmt.Sprint(LockFD), "--handed", fmt.Sprint(fd)), os.Environ())
+	return errors.Join(err, f.Close())
+}
+
+// inherited makes descriptors outlive execve(2), and reports whether all are open:
+// one entry that is wrong must not take the others along.
+func inherited(fds []int) bool {
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return false
+		}
+	}
+	return true
+}

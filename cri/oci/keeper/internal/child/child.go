@@ -1,0 +1,70 @@
+// Package child asks the kernel how children of this process ended, with and
+// without reaping them. A child that has ended keeps its process id until it is
+// reaped, so nobody who peeks first mistakes one process for another.
+package child
+
+import (
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// cldExited is CLD_EXITED of <signal.h>; every other code of an ended child is
+// a death by signal.
+const cldExited = 1
+
+// Peek returns whether the child has ended and with which code, 128+n for death
+// by signal n, and leaves it as it is. unix.ECHILD for what is no child.
+func Peek(pid int) (ended bool, code int32, err error) {
+	var info siginfo
+	err = waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
+	if err != nil || info.pid == 0 {
+		return false, 0, err
+	}
+	code = info.status
+	if info.code != cldExited {
+		code += 128
+	}
+	return true, code, nil
+}
+
+// Ended returns a child that has ended, without reaping it; 0 when there is none.
+func Ended() int {
+	var info siginfo
+	if err := waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
+		return 0 // no children
+	}
+	return int(info.pid)
+}
+
+// Reap consumes a child that has ended. It never waits.
+func Reap(pid int) error {
+	var info siginfo
+	return waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG)
+}
+
+// Await waits for the end of a child and reaps it.
+func Await(pid int) error {
+	var info siginfo
+	return waitid(unix.P_PID, pid, &info, unix.WEXITED)
+}
+
+// siginfo is what waitid(2) fills in on 64-bit systems.
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid                   int32
+	uid                   uint32
+	status                int32
+	_                     [100]byte
+}
+
+func waitid(kind, id int, info *siginfo, options int) error {
+	for {
+		*info = siginfo{}
+		err := unix.Waitid(kind, id, (*unix.Siginfo)(unsafe.Pointer(info)), options, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}

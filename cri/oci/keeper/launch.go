@@ -1,0 +1,84 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Launch says how a keeper is started where none runs.
+type Launch struct {
+	Binary string // the keeper program, absolute
+	State  string // directory of its journal, made by the caller; survives a reboot
+	Run    string // directory of its socket, made by the caller; root only
+	Log    string // file for what it has to say
+	// Place puts a process, and so the keeper that it starts a moment later, where
+	// it is to live: in a cgroup that lives on when the caller's is killed. Its
+	// error is Start's, and no keeper was started then. Nil leaves it where the
+	// caller is.
+	Place func(ctx context.Context, pid int) error
+	// NoExitInfo keeps the keeper from asking the kernel for exits that neither it
+	// nor its anchor can wait for, as if it were older than Linux 6.15.
+	NoExitInfo bool
+}
+
+// Start starts a keeper and returns once it accepts calls. It is no child of
+// the caller. Where another keeper runs already, or was faster, nothing is done.
+func Start(ctx context.Context, l Launch) error {
+	err := l.start(ctx)
+	if err == nil || errors.Is(err, fault.AlreadyExists) {
+		return nil
+	}
+	return fmt.Errorf("starting keeper %q: %w", l.Binary, err)
+}
+
+func (l Launch) start(ctx context.Context) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	defer context.AfterFunc(ctx, func() { _ = r.Close() })()
+	log, err := os.OpenFile(l.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return errors.Join(err, w.Close())
+	}
+	defer log.Close()
+	// Not CommandContext: the launcher is gone in a millisecond, and the
+	// keeper is to live on when ctx ends.
+	cmd := exec.Command(l.Binary, "start", "--state", l.State, "--run", l.Run, "--exit-info="+strconv.FormatBool(!l.NoExitInfo))
+	cmd.Stderr, cmd.ExtraFiles = log, []*os.File{w}
+	err = l.launch(ctx, cmd)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	return wire.AwaitReady(r)
+}
+
+// launch runs the launcher: it waits for a word on its standard input, starts
+// the keeper and ends. When the word does not come, because Place failed or this
+// process died, it ends without.
+func (l Launch) launch(ctx context.Context, cmd *exec.Cmd) error {
+	word, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if l.Place != nil {
+		err = l.Place(ctx, cmd.Process.Pid)
+	}
+	if err == nil {
+		_, err = io.WriteString(word, wire.Launch)
+	}
+	err = errors.Join(err, word.Close())
+	return errors.Join(err, cmd.Wait())
+}

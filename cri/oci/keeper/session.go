@@ -1,0 +1,109 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// dial tells a keeper that is gone from a caller that has run out of
+// descriptors, say: the first is replaced, and its containers are ended.
+func (c *Client) dial() (*net.UnixConn, error) {
+	conn, err := wire.Dial(c.run, wire.SocketName)
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED):
+		return nil, fault.Unavailable.Errorf("calling the keeper: %w", err)
+	}
+	return nil, fault.Exhausted.Errorf("calling the keeper: %w", err)
+}
+
+// returnLimit is how long calls wait for a keeper that was killed to be back. A
+// keeper with some hundred containers takes some ten milliseconds.
+const returnLimit = 10 * time.Second
+
+// call sends a request and reads the first reply. When the keeper is killed
+// meanwhile and its anchor lives, the next keeper is asked: every call that has one
+// reply may be made twice.
+func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
+	for deadline := time.Now().Add(returnLimit); ; {
+		begun := time.Now()
+		s, err := c.once(ctx, req, files...)
+		if time.Since(begun) > returnLimit/10 { // it was answered for a while
+			deadline = time.Now().Add(returnLimit)
+		}
+		if !errors.Is(err, fault.Unavailable) || len(files) > 0 || time.Now().After(deadline) {
+			return s, err
+		}
+		if anchored, aerr := c.Anchored(); aerr != nil || !anchored {
+			return nil, errors.Join(err, aerr)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(returnPause):
+		}
+	}
+}
+
+// returnPause is the rest between two attempts.
+const returnPause = 5 * time.Millisecond
+
+// once makes one attempt of a call.
+func (c *Client) once(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
+	req.Version = wire.Since(req.Op)
+	conn, err := c.dial()
+	if err != nil {
+		return nil, err
+	}
+	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
+	if err := wire.Send(conn, req, files...); err != nil {
+		return nil, errors.Join(s.lost(err), s.close())
+	}
+	if err := s.next(); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+// session is a call under way.
+type session struct {
+	conn  *net.UnixConn
+	stop  func() bool
+	ctx   context.Context
+	reply wire.Reply
+	files []*os.File
+}
+
+// next reads the following reply.
+func (s *session) next() (err error) {
+	s.reply = wire.Reply{}
+	if s.files, err = wire.Receive(s.conn, &s.reply); err != nil {
+		return s.lost(err)
+	}
+	return s.reply.Err()
+}
+
+// lost says why a connection ended early.
+func (s *session) lost(err error) error {
+	if s.ctx.Err() != nil {
+		return s.ctx.Err()
+	}
+	return fault.Unavailable.Errorf("the keeper went away: %w", err)
+}
+
+func (s *session) close() error {
+	s.stop()
+	if err := s.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
