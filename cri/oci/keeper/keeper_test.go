@@ -552,26 +552,10 @@ func frame(body string) string {
 	return string([]byte{0, 0, byte(len(body) >> 8), byte(len(body))}) + body
 }
 
-// TestMemory prints what containers cost the keeper.
-func TestMemory(t *testing.T) {
-	h := newHostOf(t, tool("keeper"))
-	before := h.rss()
-	const count = 50
-	for i := range count {
-		h.start("m"+strconv.Itoa(i), "echo hello; exec sleep 1000")
-	}
-	after := h.rss()
-	t.Logf("keeper: %d kB alone, %d kB with %d containers", before, after, count)
-	if perContainer := (after - before) / count; perContainer > 64 {
-		t.Errorf("a container costs %d kB", perContainer)
-	}
-}
-
-func (h *host) rss() int {
+// rss is the resident memory of a process in kB.
+func (h *host) rss(pid int) int {
 	h.t.Helper()
-	hello, err := h.Hello(h.t.Context())
-	h.must(err)
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", hello.PID))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	h.must(err)
 	for line := range strings.Lines(string(status)) {
 		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {

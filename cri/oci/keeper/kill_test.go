@@ -38,13 +38,18 @@ func talked(count int) (stdout, stderr string) {
 // record is whole.
 func (h *host) streams(id string) (stdout, stderr string) {
 	h.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(h.dir, id, "log"))
+	return h.streamsOf(filepath.Join(h.dir, id, "log"))
+}
+
+func (h *host) streamsOf(file string) (stdout, stderr string) {
+	h.t.Helper()
+	raw, err := os.ReadFile(file)
 	h.must(err)
 	text := map[string]*strings.Builder{"stdout": {}, "stderr": {}}
 	for line := range strings.Lines(string(raw)) {
 		f := strings.SplitN(line, " ", 4)
 		if len(f) != 4 || text[f[1]] == nil || !strings.HasSuffix(line, "\n") {
-			h.t.Fatalf("%s: the log has the record %q", id, line)
+			h.t.Fatalf("%s has the record %q", file, line)
 		}
 		if f[2] == "P" {
 			f[3] = strings.TrimSuffix(f[3], "\n")

@@ -160,10 +160,7 @@ func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, 
 	}
 	proc, tty, err = s.invoke(hold, files)
 	if err == nil {
-		err = hold.change(func(h *holding) {
-			h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
-			h.set(roleProcess, proc.pidfd)
-		})
+		err = hold.change(func(h *holding) { h.began(proc) })
 	}
 	if err != nil {
 		hold.drop()

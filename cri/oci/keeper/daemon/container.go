@@ -104,8 +104,7 @@ func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, o
 		}
 	}
 	err := std.hold.change(func(h *holding) {
-		h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
-		h.set(roleProcess, proc.pidfd)
+		h.began(proc)
 		h.set(roleConsole, -1)
 	})
 	if err != nil {

@@ -118,7 +118,8 @@ const (
 type record struct {
 	// Key names the container in the ledger.
 	Key uint64 `json:"key"`
-	// Start is how it was started; of an exec, the command alone.
+	// Start is how it is started; of an exec, the command alone, and without the
+	// command once it was.
 	Start wire.StartRequest `json:"start"`
 	Exec  bool              `json:"exec,omitempty"`
 	OOM   int               `json:"oom,omitempty"` // see oomWatch.before
@@ -174,6 +175,14 @@ func (h *holding) drop() {
 	defer h.mu.Unlock()
 	h.gone = true
 	h.escrow.drop(h.entry.ID)
+}
+
+// began says that the process was started, and forgets by what: that is most of
+// what a holding weighs. Within change.
+func (h *holding) began(proc *process) {
+	h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
+	h.rec.Start.Command = wire.Command{}
+	h.set(roleProcess, proc.pidfd)
 }
 
 // forgetExit says that the exit is on record elsewhere.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -37,7 +38,13 @@ type server struct {
 	containers map[string]*container
 	exits      uint64        // how many have been seen
 	changed    chan struct{} // closed and replaced when an exit is added
+
+	// rest gives the memory of a burst of calls back when the last one is over.
+	rest *time.Timer
 }
+
+// restAfter is how long after the last call the keeper is at rest.
+const restAfter = time.Second
 
 // serve answers calls until a shutdown is asked for. ready is called when the
 // socket accepts connections.
@@ -51,7 +58,7 @@ func serve(o *options, ready func() error) (err error) {
 	defer cancel()
 	s := &server{
 		run: o.run, log: o.log, journal: j, escrow: o.escrow, warmer: &warmer{file: ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")}, quit: cancel,
-		containers: map[string]*container{}, changed: make(chan struct{}),
+		containers: map[string]*container{}, changed: make(chan struct{}), rest: time.AfterFunc(restAfter, debug.FreeOSMemory),
 	}
 	stop, err := s.restore(o.exitInfo)
 	if err != nil {
@@ -109,6 +116,7 @@ func newContainer(id string) *container { return &container{id: id, ended: make(
 
 // handle serves one connection, which carries one call.
 func (s *server) handle(conn *net.UnixConn) {
+	defer s.rest.Reset(restAfter)
 	defer conn.Close()
 	if err := checkPeer(conn); err != nil {
 		s.log.Error("refusing a connection", "err", err)

@@ -1,0 +1,137 @@
+package keeper_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// TestSlowDisk: a write to a log that does not end holds up its own container
+// alone, and no other's log, start, exit or call; and when it ends at last nothing
+// is missing, though the keeper was killed meanwhile.
+func TestSlowDisk(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	h := newHost(t)
+	disk := frozenDisk(t)
+	const count = 20000
+	for i := range 3 {
+		_, err := h.container(fmt.Sprint("slow", i), talk(count), func(r *keeper.StartRequest) { r.Log = fmt.Sprintf("%s/log%d", disk.dir, i) })
+		h.must(err)
+	}
+	disk.freeze()
+	time.Sleep(100 * time.Millisecond) // they come to wait
+	for i := range 5 {
+		id := fmt.Sprint("other", i)
+		begun := time.Now()
+		h.start(id, "echo hello; exit 3")
+		if e := h.exit(id); e.Code != 3 || h.text(id) != "hello\n" {
+			t.Errorf("%s ended with %d and the log %q, want 3 and hello", id, e.Code, h.text(id))
+		}
+		if _, err := h.List(t.Context()); err != nil {
+			t.Error(err)
+		}
+		h.must(h.Remove(t.Context(), id))
+		if late := time.Since(begun); late > 5*time.Second {
+			t.Errorf("beside a disk that does not answer a container took %v", late)
+		}
+	}
+	// A keeper that waits for a disk cannot even be killed before it answers.
+	disk.thaw()
+	h.kill(itself)
+	stdout, stderr := talked(count)
+	for i := range 3 {
+		id := fmt.Sprint("slow", i)
+		if e := h.exit(id); e.Code != 7 {
+			t.Errorf("%s ended with %d, want 7", id, e.Code)
+		}
+		h.awaitDrained(id)
+		o, e := h.streamsOf(fmt.Sprintf("%s/log%d", disk.dir, i))
+		h.same(id+" stdout", o, stdout)
+		h.same(id+" stderr", e, stderr)
+	}
+}
+
+// disk is a file system that can be made not to answer.
+type disk struct {
+	t      *testing.T
+	dir    string
+	frozen bool
+}
+
+func frozenDisk(t *testing.T) *disk {
+	t.Helper()
+	d := &disk{t: t, dir: filepath.Join(t.TempDir(), "mnt")}
+	image := filepath.Join(filepath.Dir(d.dir), "image")
+	for _, args := range [][]string{
+		{"truncate", "-s", "64M", image}, {"mkfs.ext4", "-q", "-F", image}, {"mkdir", d.dir}, {"mount", "-o", "loop", image, d.dir},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		d.thaw()
+		if err := unix.Unmount(d.dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// The ioctls of fsfreeze(8).
+const (
+	fiFreeze = 0xc0045877
+	fiThaw   = 0xc0045878
+)
+
+func (d *disk) freeze() { d.set(fiFreeze); d.frozen = true }
+
+func (d *disk) thaw() {
+	if d.frozen {
+		d.set(fiThaw)
+		d.frozen = false
+	}
+}
+
+func (d *disk) set(request uint) {
+	d.t.Helper()
+	f, err := os.Open(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.IoctlSetInt(int(f.Fd()), request, 0); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// awaitDrained waits until the keeper holds no log of the container open: output
+// that comes from a slow disk may be late.
+func (h *host) awaitDrained(id string) {
+	h.t.Helper()
+	hello, err := h.Hello(h.t.Context())
+	h.must(err)
+	for late := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		open := false
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", hello.PID))
+		for _, fd := range fds {
+			to, _ := os.Readlink(fd)
+			open = open || strings.Contains(to, strings.Replace(id, "slow", "/log", 1))
+		}
+		if !open {
+			return
+		}
+		if time.Now().After(late) {
+			h.t.Fatalf("%s is still being written", id)
+		}
+	}
+}
