@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -135,9 +136,10 @@ func serve(dir string) error {
 // node is a runtime server under test, in a process of its own.
 type node struct {
 	paths
-	t   testing.TB
-	cmd *exec.Cmd
-	rs  runtimeapi.RuntimeServiceClient
+	t    testing.TB
+	cmd  *exec.Cmd
+	conn io.Closer // of rs
+	rs   runtimeapi.RuntimeServiceClient
 }
 
 // fakeCNI gives every sandbox one address of the documentation range and keeps
@@ -208,7 +210,10 @@ func (n *node) start() {
 	n.must(n.cmd.Start())
 	conn, err := rpc.Dial(n.socket(), "cri", nil)
 	n.must(err)
-	n.t.Cleanup(func() { _ = conn.Close() })
+	if n.conn != nil {
+		_ = n.conn.Close() // it was the dead server's
+	}
+	n.conn = conn
 	n.rs = runtimeapi.NewRuntimeServiceClient(conn)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		_, err := n.rs.Version(context.Background(), &runtimeapi.VersionRequest{})
@@ -251,6 +256,9 @@ func (n *node) end(before *leak.Snapshot) {
 	if n.cmd != nil {
 		_ = n.cmd.Process.Kill()
 		_ = n.cmd.Wait()
+	}
+	if n.conn != nil {
+		_ = n.conn.Close()
 	}
 	if n.t.Failed() {
 		n.t.Logf("server log:\n%s", n.serverLog())

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -72,6 +73,9 @@ func daemonize(args []string) error {
 	if word, _ := io.ReadAll(os.Stdin); string(word) != wire.Launch {
 		return nil // the caller thought better of it, or died
 	}
+	// What the caller has open by accident is none of the containers' business.
+	// Linux older than 5.11 cannot do it so, and then it is the caller's.
+	_ = unix.CloseRange(anchor.ReadyFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return err

@@ -194,7 +194,12 @@ func (s *server) resume(c *container, oom oomWatch) {
 	defer c.life.Unlock()
 	s.children.begin()
 	defer s.children.end()
-	proc, tty, err := s.awaitStart(c.hold)
+	var proc *process
+	var tty *os.File
+	err := c.std.openLog()
+	if err == nil {
+		proc, tty, err = s.awaitStart(c.hold)
+	}
 	if err == nil {
 		err = s.settle(c, c.std, proc, tty, oom)
 	}
@@ -228,21 +233,24 @@ func (s *server) lose(c *container) {
 }
 
 // awaitStart waits for the OCI runtime of a start under way, and returns what it
-// has started.
+// has started. Where the keeper before had not come as far as to run it, it is run
+// now.
 func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err error) {
 	cmd := &hold.rec.Start.Command
+	run := hold.rec.Run
+	if run == 0 {
+		run = findRuntime(cmd.Args)
+	}
+	_, perr := readPID(pidFileOf(hold))
+	if run == 0 && perr != nil {
+		return s.beginAgain(hold)
+	}
 	var con *console
 	if fd := hold.get(roleConsole); fd >= 0 {
 		if con, err = restoreConsole(fd, cmd); err != nil {
 			return nil, nil, err
 		}
 		defer s.endConsole(hold, con)
-	} else if cmd.Console != "" {
-		return nil, nil, fault.Unavailable.Errorf("it had not begun")
-	}
-	run := hold.rec.Run
-	if run == 0 {
-		run = findRuntime(cmd.Args)
 	}
 	if run != 0 {
 		if err := s.awaitRuntime(run); err != nil {
@@ -250,6 +258,31 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 		}
 	}
 	return s.started(pidFileOf(hold), con)
+}
+
+// beginAgain runs the OCI runtime for a start that has not come so far, with the
+// other ends of the pipes that are held.
+func (s *server) beginAgain(hold *holding) (proc *process, tty *os.File, err error) {
+	if fd := hold.get(roleConsole); fd >= 0 {
+		if err := errors.Join(hold.change(func(h *holding) { h.set(roleConsole, -1) }), unix.Close(fd)); err != nil {
+			return nil, nil, err
+		}
+	}
+	var files childFiles
+	defer func() { wire.CloseAll(files[:]) }()
+	for i, end := range []struct {
+		role role
+		mode int
+	}{{roleStdin, os.O_RDONLY}, {roleStdout, os.O_WRONLY}, {roleStderr, os.O_WRONLY}} {
+		name := os.DevNull
+		if fd := hold.get(end.role); fd >= 0 {
+			name = fmt.Sprintf("/proc/self/fd/%d", fd)
+		}
+		if files[i], err = os.OpenFile(name, end.mode, 0); err != nil {
+			return nil, nil, err
+		}
+	}
+	return s.invoke(hold, files)
 }
 
 // awaitRuntime waits for the end of an OCI runtime that is a child of the anchor.
@@ -333,9 +366,12 @@ func (s *server) endExec(hold *holding) {
 	}
 	s.children.begin()
 	defer s.children.end()
+	if hold.rec.Run == 0 && findRuntime(hold.rec.Start.Command.Args) == 0 {
+		return // it never began
+	}
 	proc, tty, err := s.awaitStart(hold)
 	if err != nil {
-		return // it never began
+		return
 	}
 	wire.CloseAll([]*os.File{tty})
 	_ = proc.signal(int(unix.SIGKILL))

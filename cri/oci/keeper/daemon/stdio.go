@@ -60,13 +60,6 @@ func (t *streams) newStdio(h *holding, report *slog.Logger) *stdio {
 // Nothing is read before pump. After an error, close is called.
 func (s *stdio) open() (child childFiles, err error) {
 	r := s.hold.rec.Start
-	if r.Log != "" {
-		fd, err := openLog(r.Log)
-		if err != nil {
-			return child, err
-		}
-		s.log = newLogFile(r.Log, s.hold.rec.Key, fd)
-	}
 	if r.Stdin && r.Command.Console == "" {
 		child[0], s.stdin, err = os.Pipe()
 	} else {
@@ -80,10 +73,28 @@ func (s *stdio) open() (child childFiles, err error) {
 		o.fd, child[i+1], err = pipe()
 		s.outputs = append(s.outputs, o)
 	}
-	if err != nil {
-		return child, err
+	if err == nil {
+		err = s.hold.change(s.roles)
 	}
-	return child, s.hold.change(s.roles)
+	if err == nil {
+		err = s.openLog()
+	}
+	return child, err
+}
+
+// openLog opens the log of a container that is being started. Its start is on
+// record by then: who finds a log and nothing else takes it for one that ran.
+func (s *stdio) openLog() error {
+	path := s.hold.rec.Start.Log
+	if path == "" || s.log != nil {
+		return nil
+	}
+	fd, err := openLog(path)
+	if err != nil {
+		return err
+	}
+	s.log = newLogFile(path, s.hold.rec.Key, fd)
+	return s.hold.change(s.roles)
 }
 
 // pipe returns a pipe of which only the end to read does not block.
