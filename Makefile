@@ -36,12 +36,14 @@ test: ## run all tests; those that need root or a program say so when they skip
 	cd tools/controller && $(TEST) ./...
 	cd tools/oldclient && $(TEST) -tags streams ./... && $(TEST) -modfile=v035.mod ./...
 
-kills: build ## kill a node 300 times at random moments under living Pods
+kills: build ## kill a node 300 times at random moments under living Pods, and a runtime and its keeper in 200 cycles
 	@tools/deps test
+	$(TEST) -run TestRandomCycles -v ./cri/oci -cycles 200
 	$(TEST) -run TestRandomKills -v ./cmd/nodekit -kills 300
 
-soak: build ## run all tests again and again with the race detector, every tier of the suites, and 10000 operations of CNI
+soak: build ## run all tests again and again with the race detector, every tier of the suites, 10000 operations of CNI, and 2000 cycles of kills
 	@tools/deps test
+	$(TEST) -timeout=2h -run TestRandomCycles -v ./cri/oci -cycles 2000
 	$(GO) test -count=1 -timeout=2h -run TestRandomOperations -v ./cmd/cni -ops 10000
 	$(GO) test -race -count=5 -timeout=2h ./...
 	TIER=soak tools/conformance

@@ -191,6 +191,27 @@ func TestKeeperDies(t *testing.T) {
 	}
 }
 
+// TestKeeperDiesBehindATerminal: the container sees no hang-up, and no more of its
+// output is lost than one read of a terminal takes.
+func TestKeeperDiesBehindATerminal(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("tty", nil)
+	const count, kills, oneRead = 400, 3, 4 << 10
+	id := n.create(sandbox, cfg, "tty", func(c *runtimeapi.ContainerConfig) { c.Tty, c.Stdin = true, true }, "do", "lines --interval 1ms "+strconv.Itoa(count), "exit 5")
+	n.startContainer(id)
+	for range kills {
+		n.killKeeper()
+	}
+	if st := n.exited(id); st.ExitCode != 5 {
+		t.Errorf("it ended with %d (%s), want 5", st.ExitCode, st.Reason)
+	}
+	want, got := strings.ReplaceAll(numbers(count), "\n", "\r\n"), n.logOf("tty", "tty")
+	if lost := len(want) - len(got); lost < 0 || lost > kills*oneRead || !strings.HasSuffix(got, fmt.Sprintf("%d\r\n", count)) {
+		t.Errorf("%d of %d bytes are lost, want %d at most and none at the end: %.100q", lost, len(want), kills*oneRead, got)
+	}
+	n.removeSandbox(sandbox)
+}
+
 // numbers is what podtool lines prints.
 func numbers(count int) string {
 	var b strings.Builder

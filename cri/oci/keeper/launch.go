@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strconv"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -53,7 +52,11 @@ func (l Launch) start(ctx context.Context) error {
 	defer log.Close()
 	// Not CommandContext: the launcher is gone in a millisecond, and the
 	// keeper is to live on when ctx ends.
-	cmd := exec.Command(l.Binary, "start", "--state", l.State, "--run", l.Run, "--exit-info="+strconv.FormatBool(!l.NoExitInfo))
+	args := []string{"start", "--state", l.State, "--run", l.Run}
+	if l.NoExitInfo { // a keeper of protocol 1 does not know the flag
+		args = append(args, "--exit-info=false")
+	}
+	cmd := exec.Command(l.Binary, args...)
 	cmd.Stderr, cmd.ExtraFiles = log, []*os.File{w}
 	err = l.launch(ctx, cmd)
 	if err = errors.Join(err, w.Close()); err != nil {

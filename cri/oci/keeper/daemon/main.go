@@ -16,7 +16,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -152,9 +151,14 @@ func parse(args []string) (*options, error) {
 	return o, nil
 }
 
-// args are the arguments that the anchor and the keeper have in common.
+// args are the arguments that the anchor and the keeper have in common. Keepers of
+// other versions get them, too.
 func (o *options) args() []string {
-	return []string{"--state", o.state, "--run", o.run, "--exit-info=" + strconv.FormatBool(o.exitInfo)}
+	args := []string{"--state", o.state, "--run", o.run}
+	if !o.exitInfo {
+		args = append(args, "--exit-info=false")
+	}
+	return args
 }
 
 // protect makes the keeper the last process that the kernel kills for memory
