@@ -151,7 +151,7 @@ func TestKillPull(t *testing.T) {
 		if im, err := s.Status(t.Context(), f.ref); err != nil {
 			t.Fatal(err)
 		} else if im != nil { // then it is all there
-			wantPulled(t, s, f.ref)
+			t.Run("it is whole", func(t *testing.T) { wantPulled(t, s, f.ref) }) // and is released
 		}
 	}
 	t.Logf("%d downloads, of which %d went on where one was cut", began.Load(), continued.Load())
