@@ -68,6 +68,27 @@ func runCheckFile(_ *tool, _ context.Context, args []string) error {
 	return nil
 }
 
+func runMkdir(_ *tool, _ context.Context, args []string) error {
+	args, err := flags(args, 1, nil)
+	if err != nil {
+		return err
+	}
+	return os.Mkdir(args[0], 0o755)
+}
+
+// runOpen changes nothing, and shows whether it may.
+func runOpen(_ *tool, _ context.Context, args []string) error {
+	args, err := flags(args, 1, nil)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 func runWaitFile(_ *tool, ctx context.Context, args []string) error {
 	timeout := 30 * time.Second
 	args, err := flags(args, 1, func(fs *flag.FlagSet) { fs.DurationVar(&timeout, "timeout", timeout, "") })

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,9 +153,13 @@ func parseCode(s string) (int, error) {
 	return int(code), nil
 }
 
-func runTrap(_ *tool, ctx context.Context, args []string) error {
+func runTrap(t *tool, ctx context.Context, args []string) error {
 	var delay time.Duration
-	args, err := flags(args, 1, func(fs *flag.FlagSet) { fs.DurationVar(&delay, "delay", 0, "") })
+	name := "TERM"
+	args, err := flags(args, 1, func(fs *flag.FlagSet) {
+		fs.DurationVar(&delay, "delay", 0, "")
+		fs.StringVar(&name, "signal", name, "")
+	})
 	if err != nil {
 		return err
 	}
@@ -162,9 +167,40 @@ func runTrap(_ *tool, ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	<-ctx.Done()
+	if err := t.await(ctx, name); err != nil {
+		return err
+	}
 	time.Sleep(delay)
 	return exitCode(code)
+}
+
+// await waits for a signal. SIGTERM ends the context; another one waited for in
+// vain ends the command as it ends every other; a line says that it may come.
+func (t *tool) await(ctx context.Context, name string) error {
+	if name == "TERM" {
+		<-ctx.Done()
+		return nil
+	}
+	sig, known := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "WINCH": syscall.SIGWINCH}[name]
+	if !known {
+		return misuse("%q is no signal that can be waited for: TERM, HUP, USR1 and WINCH are", name)
+	}
+	got, stop := notify(sig)
+	defer stop()
+	fmt.Fprintf(t.stdout, "waiting for %s\n", name)
+	select {
+	case <-got:
+		return nil
+	case <-ctx.Done():
+		return context.Canceled
+	}
+}
+
+// notify returns a channel that gets the signal.
+func notify(sig os.Signal) (got <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, sig)
+	return c, func() { signal.Stop(c) }
 }
 
 func runIgnoreTerm(t *tool, ctx context.Context, args []string) error {

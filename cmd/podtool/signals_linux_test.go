@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"syscall"
@@ -133,4 +135,31 @@ func TestReapsOrphans(t *testing.T) {
 		}
 	}
 	t.Errorf("orphan seen: %v; want one that was reaped", seen)
+}
+
+func TestTrapOfAnotherSignal(t *testing.T) {
+	cmd := start(t, true, "trap", "--signal", "USR1", "3")
+	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	wantExit(t, cmd, 3)
+}
+
+func TestCountReadsToTheEnd(t *testing.T) {
+	const port = "38123"
+	start(t, false, "count", port)
+	conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := io.ReadAll(conn); err != nil || string(answer) != "1000 bytes, <nil>\n" {
+		t.Errorf("got %q, %v", answer, err)
+	}
 }
