@@ -33,6 +33,7 @@ type samples struct {
 	mu    sync.Mutex
 	names []string // in the order in which they came
 	took  map[string][]time.Duration
+	sizes []Size
 }
 
 func (s *samples) add(what string, took time.Duration) {

@@ -57,6 +57,7 @@ type Report struct {
 	Results []Result  `json:"results"`
 	// Latencies are what checks measured, in the order in which they did first.
 	Latencies []Latency `json:"latencies,omitempty"`
+	Sizes     []Size    `json:"sizes,omitempty"`
 
 	took time.Duration // 0: one after the other
 	test string        // the name of the Go test that made it, if one did

@@ -100,6 +100,10 @@ type Suite[T any] struct {
 	// error is why the run cannot start: what is missing on the machine, or wrong
 	// with what the author declares. It is no verdict on the target.
 	Prepare func(ctx context.Context, target T) error
+	// Open, if it is set, is called once behind Prepare. The run's checks get the target
+	// that it returns, with what they have in common in it, and close is called behind
+	// the last of them. Its error is why the run cannot start.
+	Open func(ctx context.Context, target T) (opened T, close func(), err error)
 	// Concurrent says whether checks of the target can run at the same time,
 	// because each makes a place of its own. Nil means never.
 	Concurrent func(target T) bool

@@ -63,6 +63,11 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	if err := s.ready(ctx, target, rules); err != nil {
 		return nil, err
 	}
+	end, err := r.open(ctx, s, rules)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	start := time.Now()
 	q := &queue{results: make([]*Result, len(rules)), show: r.progress}
 	width := s.width(target, &r.opts)
@@ -71,7 +76,8 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	if err == nil {
 		err = r.all(ctx, rules, alone, 1, q)
 	}
-	r.report.Results, r.report.took, r.report.Latencies = q.made(), time.Since(start), r.samples.latencies()
+	r.report.Results, r.report.took = q.made(), time.Since(start)
+	r.samples.measured(r.report)
 	return r.report, err
 }
 
@@ -83,6 +89,18 @@ func (s *Suite[T]) ready(ctx context.Context, target T, rules []*Rule[T]) error 
 		return fmt.Errorf("suite %q cannot start: %w", s.Name, err)
 	}
 	return nil
+}
+
+// open gives the checks what they have in common; end takes it back.
+func (r *runner[T]) open(ctx context.Context, s *Suite[T], rules []*Rule[T]) (end func(), err error) {
+	if s.Open == nil || len(rules) == 0 {
+		return func() {}, nil
+	}
+	r.target, end, err = s.Open(ctx, r.target)
+	if err != nil {
+		return nil, fmt.Errorf("suite %q cannot start: %w", s.Name, err)
+	}
+	return end, nil
 }
 
 // width returns how many checks run at a time.

@@ -339,3 +339,30 @@ func TestFactsOfAnyKind(t *testing.T) {
 		t.Error("-want +got:\n" + diff)
 	}
 }
+
+// TestOpen: what checks have in common is made once, before the first, and taken
+// back behind the last.
+func TestOpen(t *testing.T) {
+	var order []string
+	s := &conformance.Suite[string]{Name: "test", Version: "1", Rules: []conformance.Rule[string]{
+		{ID: "T-001", Level: conformance.Must, Title: "a", Spec: conformance.Spec{Document: "T", Version: "1", Section: "S", Sentence: "must"},
+			Check: func(_ context.Context, in *conformance.Input[string]) error {
+				order = append(order, "check "+in.Target)
+				return nil
+			}},
+	}, Open: func(_ context.Context, target string) (string, func(), error) {
+		order = append(order, "open "+target)
+		return target + " opened", func() { order = append(order, "close") }, nil
+	}}
+	report, err := s.Run(t.Context(), "it", nil)
+	if err != nil || report.Failed() {
+		t.Fatal(report, err)
+	}
+	if diff := cmp.Diff([]string{"open it", "check it opened", "close"}, order); diff != "" {
+		t.Error(diff)
+	}
+	s.Open = func(context.Context, string) (string, func(), error) { return "", nil, errors.New("no room") }
+	if report, err := s.Run(t.Context(), "it", nil); report != nil || err == nil || !strings.Contains(err.Error(), "cannot start: no room") {
+		t.Errorf("got %v, %v", report, err)
+	}
+}

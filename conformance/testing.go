@@ -29,6 +29,11 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 	if err := s.ready(ctx, target, rules); err != nil {
 		t.Fatal(err)
 	}
+	end, err := r.open(ctx, s, rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
 	for _, rule := range rules {
 		t.Run(rule.ID, func(t *testing.T) {
 			result, err := r.run(ctx, rule)
@@ -41,7 +46,7 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 			}
 		})
 	}
-	r.report.Latencies = r.samples.latencies()
+	r.samples.measured(r.report)
 	t.Log(r.report.summary())
 }
 

@@ -53,6 +53,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if err := r.writeLatencies(&b); err != nil {
 		return err
 	}
+	r.writeSizes(&b)
 	fmt.Fprintln(&b, r.summary())
 	_, err := io.WriteString(w, b.String())
 	return err

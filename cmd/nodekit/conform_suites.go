@@ -97,45 +97,37 @@ command is replaced by its directory; without it the plugin finds that directory
 
 func newConformCRICommand() *cobra.Command {
 	var f conformFlags
-	var endpoint, exec, sleep, fail, printing string
-	var target crisuite.Target
+	var endpoint, exec string
 	cmd := &cobra.Command{
 		Use:   "cri --exec COMMAND | --endpoint unix:///...",
 		Short: "Hold a container runtime to the Container Runtime Interface",
-		Long: `The command is started anew for each rule, with CONTAINER_RUNTIME_ENDPOINT and
-STATE_DIRECTORY in its environment; $(CONTAINER_RUNTIME_ENDPOINT) and the like in its
-arguments are replaced. A runtime that runs already is reached at its endpoint; rules that
-kill it do not apply then.
+		Long: `The command is started with CONTAINER_RUNTIME_ENDPOINT and STATE_DIRECTORY in its
+environment; $(CONTAINER_RUNTIME_ENDPOINT) and the like in its arguments are replaced. A
+runtime that runs already is reached at its endpoint; rules that kill it do not apply then.
 
-Rules about containers need an image that the runtime has, and two commands in it:
+The images of the rules are served by a registry of the suite's own on 127.0.0.1. A profile
+declares what the runtime lacks; nodekit conform rules cri lists all that it may declare:
 
-  nodekit conform cri --endpoint unix:///run/containerd/containerd.sock \
-    --image busybox:1.36 --sleep 'sleep 1000' --fail 'sh -c "exit 7"'`,
+  facts:
+    lacks: imageVolumes, cdi`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			profile, err := f.loadProfile()
+			if err != nil {
+				return err
+			}
+			target := crisuite.Target{Endpoint: endpoint}
 			if target.Exec, err = execOrEndpoint(exec, endpoint); err != nil {
 				return err
 			}
-			if target.Sleep, err = words(sleep); err != nil {
+			if err := target.Declare(profile); err != nil {
 				return err
 			}
-			if target.Fail, err = words(fail); err != nil {
-				return err
-			}
-			if target.Print, err = words(printing); err != nil {
-				return err
-			}
-			target.Endpoint = endpoint
 			return conform(cmd, args, &f, crisuite.Suite(), target)
 		},
 	}
 	f.addTo(cmd)
 	addTargetFlags(cmd, &exec, &endpoint)
-	fs := cmd.Flags()
-	fs.StringVar(&target.Image, "image", "", "an `image` that the runtime has or can pull, for the rules about containers")
-	fs.StringVar(&sleep, "sleep", "", "a `command` in the image that runs until it is killed")
-	fs.StringVar(&fail, "fail", "", "a `command` in the image that ends with code 7")
-	fs.StringVar(&printing, "print", "", "a `command` in the image that prints hello")
 	return cmd
 }
 

@@ -47,7 +47,7 @@ func commands() []command {
 		{"burn", "D", "keep a processor busy for D, or for ever", runBurn},
 		{"fill", "BYTES", "print BYTES times x, without a newline", runFill},
 		{"window", "", "print the terminal's size, and again whenever it changes", runWindow},
-		{"count", "PORT", "TCP server that reads a connection to its end and then says how many bytes came", runCount},
+		{"count", "[--address IP] PORT", "TCP server that reads a connection to its end and then says how many bytes came", runCount},
 		{"mkdir", "PATH", "make a directory", runMkdir},
 		{"open", "FILE", "open FILE for reading and writing", runOpen},
 		{"bind", "SOURCE TARGET", "make a bind mount", runBind},

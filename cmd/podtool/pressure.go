@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -67,7 +68,8 @@ func runLeave(t *tool, _ context.Context, args []string) error {
 
 // runCount is for connections of which one side is closed before the other.
 func runCount(t *tool, ctx context.Context, args []string) error {
-	args, err := flags(args, 1, nil)
+	address := ""
+	args, err := flags(args, 1, func(fs *flag.FlagSet) { fs.StringVar(&address, "address", "", "") })
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func runCount(t *tool, ctx context.Context, args []string) error {
 	if err != nil {
 		return misuse("%q is no port", args[0])
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", port))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
 	if err != nil {
 		return err
 	}

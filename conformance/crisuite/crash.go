@@ -2,38 +2,60 @@ package crisuite
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/cri"
 )
 
 // crashRounds is how often a rule kills the runtime at a moment of its choice.
 const crashRounds = 5
 
-func crashRules() []conformance.Rule[Target] {
-	return []conformance.Rule[Target]{{
-		ID: "CRI-CRASH-001", Level: conformance.Must, Tier: conformance.Crash,
-		Title: "knows a sandbox after a SIGKILL as the one that it was",
-		Spec: spec("RunPodSandbox, PodSandboxMetadata", "This information will uniquely identify the sandbox, and the runtime should leverage "+
-			"this to ensure correct operation."),
-		Check: withExec(checkKilledAfterRun),
-	}, {
-		ID: "CRI-CRASH-002", Level: conformance.Must, Tier: conformance.Crash,
-		Title: "comes to one ready sandbox when RunPodSandbox is killed half way and tried again",
-		Spec: spec("RunPodSandbox, PodSandboxMetadata", "This information will uniquely identify the sandbox, and the runtime should leverage "+
-			"this to ensure correct operation."),
-		Check: withExec(checkKilledDuringRun),
-	}}
+func crashRules() []rule {
+	return []rule{
+		crash(must("CRI-CRASH-001", "knows a sandbox after a SIGKILL as the one that it was",
+			"PodSandboxConfig", identSentence, nil), checkKilledAfterRun),
+		crash(must("CRI-CRASH-002", "comes to one ready sandbox when RunPodSandbox is killed half way and tried again",
+			"PodSandboxConfig", identSentence, nil), checkKilledDuringRun),
+		crash(must("CRI-CRASH-003", "comes to one container when CreateContainer is killed half way and tried again",
+			"ContainerConfig", "This information will uniquely identify the container, and the runtime should leverage this to ensure correct operation.", nil), checkKilledDuringCreate, Containers),
+		crash(relied("CRI-CRASH-004", "runs a container's program once when StartContainer is killed half way",
+			"SyncPod", "A kubelet finds the container as it is, and starts another one in its place if it has ended.", nil), checkKilledDuringStart, Containers),
+		crash(must("CRI-CRASH-005", "ends a container when StopContainer is killed half way and tried again",
+			"StopContainer", "This call is idempotent, and must not return an error if the container has already been stopped.", nil), checkKilledDuringStop, Containers),
+		crash(must("CRI-CRASH-006", "removes a container when RemoveContainer is killed half way and tried again",
+			"RemoveContainer", "This call is idempotent, and must not return an error if the container has already been removed.", nil), checkKilledDuringRemove, Containers),
+		crash(must("CRI-CRASH-007", "stops a sandbox when StopPodSandbox is killed half way and tried again",
+			"StopPodSandbox", stopSentence, nil), checkKilledDuringSandboxStop),
+		crash(must("CRI-CRASH-008", "removes a sandbox when RemovePodSandbox is killed half way and tried again",
+			"RemovePodSandbox", "This call is idempotent, and must not return an error if the sandbox has already been removed.", nil), checkKilledDuringSandboxRemove),
+		crash(facto("CRI-CRASH-009", "pulls an image when PullImage is killed half way and tried again",
+			"EnsureImageExists", "A pull that was cut off is repeated, and the image is whole then.", nil), checkKilledDuringPull, Pull, Isolation),
+		crash(relied("CRI-CRASH-010", "lets containers run on when it is killed, and finds them again",
+			"runtime restart", "A runtime that is restarted must not end the node's Pods.", nil), checkSurvival, Survival, Containers),
+		crash(relied("CRI-CRASH-011", "knows the exit code of a container that ended while it was down",
+			"runtime restart", "The kubelet restarts a container by its exit code, whenever it ended.", nil), checkExitWhileDown, Survival, Containers),
+		crash(facto("CRI-CRASH-012", "loses no log line of a container that printed while it was down",
+			"runtime restart", "What a container prints is in its log, whatever happens to the runtime.", nil), checkLogWhileDown, Survival, Containers),
+		crash(relied("CRI-CRASH-013", "knows its images after a SIGKILL",
+			"image GC", "Images that were pulled need not be pulled again.", nil), checkImagesSurvive, Pull),
+		crash(facto("CRI-CRASH-014", "keeps new limits over a SIGKILL",
+			"in-place resize", "A limit that was changed stays so.", nil), checkUpdateSurvives, Survival, Resources),
+		crash(facto("CRI-CRASH-015", "executes commands in a container from before the SIGKILL",
+			"probes", "Probes of a container go on behind a restart of the runtime.", nil), checkExecAfterCrash, Survival, Exec),
+		soak(crash(facto("CRI-CRASH-016", "is killed a hundred times at moments of chance and leaves nothing",
+			"runtime restart", "Nothing of a Pod stays on the node when it is removed, whatever happened to the runtime.", nil), checkManyKills, Containers)),
+	}
 }
 
 // checkKilledAfterRun allows a runtime whose sandboxes end with it to show
 // them as not ready, or to have none left; not one that is half known.
 func checkKilledAfterRun(ctx context.Context, s *subject) error {
-	config := s.sandbox("after")
-	id, err := s.run(ctx, config)
+	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
@@ -46,25 +68,24 @@ func checkKilledAfterRun(ctx context.Context, s *subject) error {
 	}
 	switch {
 	case len(items) == 0:
-		return s.gone(ctx, id)
-	case len(items) > 1 || items[0].GetId() != id:
-		return fmt.Errorf("after the SIGKILL ListPodSandbox shows %v, want sandbox %q", items, id)
+		return s.gone(ctx, p.id)
+	case len(items) > 1 || items[0].GetId() != p.id:
+		return fmt.Errorf("after the SIGKILL ListPodSandbox shows %v, want sandbox %q", items, p.id)
 	}
-	resp, err := s.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+	st, err := s.sandboxStatus(ctx, p.id)
 	if err != nil {
-		return fmt.Errorf("after the SIGKILL sandbox %q is listed, and PodSandboxStatus: %w", id, err)
+		return fmt.Errorf("after the SIGKILL sandbox %q is listed, and %w", p.id, err)
 	}
-	st := resp.GetStatus()
 	if st.GetState() != items[0].GetState() {
-		return fmt.Errorf("after the SIGKILL sandbox %q is %v in the list and %v in its status", id, items[0].GetState(), st.GetState())
+		return fmt.Errorf("after the SIGKILL sandbox %q is %v in the list and %v in its status", p.id, items[0].GetState(), st.GetState())
 	}
-	if err := sameSandbox(config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations()); err != nil {
+	if err := sameSandbox(p.config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations()); err != nil {
 		return fmt.Errorf("after the SIGKILL: %w", err)
 	}
-	if err := s.remove(ctx, id); err != nil {
+	if err := s.remove(ctx, p.id); err != nil {
 		return fmt.Errorf("after the SIGKILL: %w", err)
 	}
-	return s.absent(ctx, id)
+	return s.absent(ctx, p.id)
 }
 
 // gone checks that a sandbox that is not listed any more is not known either,
@@ -79,66 +100,83 @@ func (s *subject) gone(ctx context.Context, id string) error {
 	return nil
 }
 
-func checkKilledDuringRun(ctx context.Context, s *subject) error {
-	took, err := s.timeRun(ctx)
-	if err != nil {
+// cut is a call that is killed half way.
+type cut struct {
+	// prepare makes what the call is about.
+	prepare func(round int) error
+	call    func() error
+	// look is behind the restart: it tries again as the kubelet does, and says what
+	// is wrong.
+	look func() error
+}
+
+// rounds measures how long the call takes, and then kills the runtime in it again and
+// again at moments of chance.
+func (s *subject) rounds(ctx context.Context, n int, c cut) error {
+	if err := c.prepare(0); err != nil {
 		return err
 	}
-	for round := range crashRounds {
+	begin := time.Now()
+	if err := c.call(); err != nil {
+		return err
+	}
+	took := time.Since(begin)
+	if err := s.removeAll(ctx); err != nil {
+		return err
+	}
+	for round := 1; round <= n; round++ {
+		if err := c.prepare(round); err != nil {
+			return err
+		}
 		delay := time.Duration(s.in.Rand.Int64N(int64(took) + 1))
-		if err := s.killedDuringRun(ctx, fmt.Sprintf("during%d", round), delay); err != nil {
-			return fmt.Errorf("killed %v after the call of RunPodSandbox: %w", delay.Round(time.Microsecond), err)
+		if err := s.killIn(ctx, delay, c.call); err != nil {
+			return err
+		}
+		err := c.look()
+		if err == nil {
+			err = s.removeAll(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("killed %v after the call: %w", delay.Round(time.Microsecond), err)
 		}
 	}
 	return nil
 }
 
-// timeRun returns how long RunPodSandbox takes, to know when to kill.
-func (s *subject) timeRun(ctx context.Context) (time.Duration, error) {
-	begin := time.Now()
-	id, err := s.run(ctx, s.sandbox("timed"))
-	if err != nil {
-		return 0, err
-	}
-	return time.Since(begin), s.remove(ctx, id)
-}
-
-func (s *subject) killedDuringRun(ctx context.Context, name string, delay time.Duration) error {
-	config := s.sandbox(name)
+func (s *subject) killIn(ctx context.Context, delay time.Duration, call func() error) error {
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
-		_, _ = s.run(ctx, config) // the kill decides what it answers
+		_ = call() // the kill decides what it answers
 	}()
 	time.Sleep(delay)
 	s.process.Kill()
 	<-answered
-	if err := s.restart(ctx); err != nil {
-		return err
-	}
-	id, err := s.converge(ctx, config)
-	if err != nil {
-		return err
-	}
-	items, err := s.list(ctx)
-	if err != nil {
-		return err
-	}
-	ready := 0
-	for _, item := range items {
-		if item.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
-			ready++
-		}
-	}
-	if ready != 1 {
-		return fmt.Errorf("after the second try %d sandboxes are ready, want the one: %v", ready, items)
-	}
-	for _, item := range items {
-		if err := s.remove(ctx, item.GetId()); err != nil {
-			return err
-		}
-	}
-	return s.absent(ctx, id)
+	return s.restart(ctx)
+}
+
+func checkKilledDuringRun(ctx context.Context, s *subject) error {
+	var config *runtimeapi.PodSandboxConfig
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(round int) error {
+			config = s.sandbox(fmt.Sprintf("during%d", round))
+			return nil
+		},
+		call: func() error { _, err := s.run(ctx, config); return err },
+		look: func() error {
+			id, err := s.converge(ctx, config)
+			if err != nil {
+				return err
+			}
+			if err := s.oneReady(ctx); err != nil {
+				return fmt.Errorf("after the second try: %w", err)
+			}
+			if err := s.removeAll(ctx); err != nil {
+				return err
+			}
+			return s.absent(ctx, id)
+		},
+	})
 }
 
 // converge does what the kubelet does after a failed RunPodSandbox: it uses a
@@ -163,4 +201,319 @@ func (s *subject) converge(ctx context.Context, config *runtimeapi.PodSandboxCon
 		return "", fmt.Errorf("the second try: %w", err)
 	}
 	return id, nil
+}
+
+// ready reports whether a sandbox is there and ready: those of some runtimes end with
+// them.
+func (s *subject) ready(ctx context.Context, p *pod) (bool, error) {
+	st, err := s.sandboxStatus(ctx, p.id)
+	if errors.Is(err, cri.ErrNotFound) {
+		return false, nil
+	}
+	return st.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY, err
+}
+
+func checkKilledDuringCreate(ctx context.Context, s *subject) error {
+	var p *pod
+	var config *runtimeapi.ContainerConfig
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(int) (err error) {
+			if p, err = s.pod(ctx); err != nil {
+				return err
+			}
+			config, err = p.describe(ctx, forever)
+			return err
+		},
+		call: func() error { _, err := p.createAs(ctx, config); return err },
+		look: func() error {
+			if ready, err := s.ready(ctx, p); err != nil || !ready {
+				return err // the sandbox ended with the runtime
+			}
+			b, err := p.again(ctx, config)
+			if err != nil {
+				return err
+			}
+			return b.start(ctx)
+		},
+	})
+}
+
+// again does what the kubelet does after a failed CreateContainer: it takes a created
+// container that it finds for one that failed, and counts the attempt up; else it tries
+// again with the same metadata.
+func (p *pod) again(ctx context.Context, config *runtimeapi.ContainerConfig) (*box, error) {
+	all, err := p.s.containers(ctx, &runtimeapi.ContainerFilter{PodSandboxId: p.id})
+	if err != nil {
+		return nil, err
+	}
+	if len(all) > 1 {
+		return nil, fmt.Errorf("one CreateContainer left %d containers", len(all))
+	}
+	b, err := p.createAs(ctx, config)
+	if err != nil && len(all) == 1 {
+		config.Metadata.Attempt = all[0].GetMetadata().GetAttempt() + 1
+		b, err = p.createAs(ctx, config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the second try: %w", err)
+	}
+	return b, nil
+}
+
+func checkKilledDuringStart(ctx context.Context, s *subject) error {
+	var b *box
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(int) error {
+			p, err := s.pod(ctx)
+			if err != nil {
+				return err
+			}
+			b, err = p.create(ctx, forever)
+			return err
+		},
+		call: func() error { return b.start(ctx) },
+		look: func() error {
+			st, err := b.status(ctx)
+			if errors.Is(err, cri.ErrNotFound) {
+				return b.ended()
+			}
+			if err != nil {
+				return err
+			}
+			pids, err := b.pids()
+			if err != nil {
+				return err
+			}
+			if running := st.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING; len(pids) > 1 || running != (len(pids) == 1) {
+				return fmt.Errorf("the container is %v, and its processes are %v", st.GetState(), pids)
+			}
+			return b.remove(ctx)
+		},
+	})
+}
+
+func checkKilledDuringStop(ctx context.Context, s *subject) error {
+	var b *box
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(int) (err error) { b, err = s.box(ctx, "ignore-term"); return err },
+		call:    func() error { return b.stop(ctx, 0) },
+		look: func() error {
+			if err := b.stop(ctx, 0); err != nil {
+				return fmt.Errorf("tried again: %w", err)
+			}
+			return errors.Join(b.ended(), b.remove(ctx))
+		},
+	})
+}
+
+func checkKilledDuringRemove(ctx context.Context, s *subject) error {
+	var b *box
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(int) (err error) { b, err = s.box(ctx, forever); return err },
+		call:    func() error { return b.remove(ctx) },
+		look: func() error {
+			if err := b.remove(ctx); err != nil {
+				return fmt.Errorf("tried again: %w", err)
+			}
+			return errors.Join(b.absent(ctx), b.ended())
+		},
+	})
+}
+
+func checkKilledDuringSandboxStop(ctx context.Context, s *subject) error {
+	var p *pod
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(int) (err error) { p, err = s.pod(ctx); return err },
+		call:    func() error { return s.stop(ctx, p.id) },
+		look: func() error {
+			if err := s.stop(ctx, p.id); err != nil {
+				return fmt.Errorf("tried again: %w", err)
+			}
+			if ready, err := s.ready(ctx, p); err != nil || ready {
+				return errors.Join(err, fmt.Errorf("the stopped sandbox is ready: %v", ready))
+			}
+			return nil
+		},
+	})
+}
+
+func checkKilledDuringSandboxRemove(ctx context.Context, s *subject) error {
+	var p *pod
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(int) (err error) {
+			if p, err = s.pod(ctx); err != nil {
+				return err
+			}
+			return s.stop(ctx, p.id)
+		},
+		call: func() error { return s.remove(ctx, p.id) },
+		look: func() error {
+			if err := s.remove(ctx, p.id); err != nil {
+				return fmt.Errorf("tried again: %w", err)
+			}
+			return s.absent(ctx, p.id)
+		},
+	})
+}
+
+func checkKilledDuringPull(ctx context.Context, s *subject) error {
+	ref := ""
+	return s.rounds(ctx, crashRounds, cut{
+		prepare: func(round int) error {
+			ref = s.images.ref(fmt.Sprintf("%s%s-%d:v1", uniqueRepo, s.mark, round))
+			return nil
+		},
+		call: func() error { _, err := s.pull(ctx, ref); return err },
+		look: func() error {
+			if _, err := s.pull(ctx, ref); err != nil {
+				return fmt.Errorf("tried again: %w", err)
+			}
+			out, err := s.prints(ctx, "cat /name", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
+			if err == nil && !strings.HasPrefix(out, uniqueRepo) {
+				return fmt.Errorf("in a container of the image the file has %q", out)
+			}
+			return err
+		},
+	})
+}
+
+func checkSurvival(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, forever)
+	if err != nil {
+		return err
+	}
+	before, err := b.pid(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.crash(ctx); err != nil {
+		return err
+	}
+	if err := b.alive(ctx); err != nil {
+		return fmt.Errorf("after the SIGKILL: %w", err)
+	}
+	after, err := b.pid(ctx)
+	if err != nil {
+		return err
+	}
+	if before != after {
+		return fmt.Errorf("the container's process was %d, and is %d", before, after)
+	}
+	if err := b.stoppedWith(ctx, 0, 137); err != nil {
+		return fmt.Errorf("after the SIGKILL: %w", err)
+	}
+	return nil
+}
+
+func checkExitWhileDown(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "do", do("sleep 200ms", "exit 7"))
+	if err != nil {
+		return err
+	}
+	s.process.Kill()
+	if err := until(ctx, endTime, b.ended); err != nil {
+		return err
+	}
+	if err := s.restart(ctx); err != nil {
+		return err
+	}
+	st, err := b.exited(ctx)
+	if err == nil && st.GetExitCode() != 7 {
+		return fmt.Errorf("a container that ended with code 7 while the runtime was down has code %d, reason %q", st.GetExitCode(), st.GetReason())
+	}
+	return err
+}
+
+func checkLogWhileDown(ctx context.Context, s *subject) error {
+	const count = 400
+	b, err := s.box(ctx, fmt.Sprintf("lines --interval 2ms %d", count))
+	if err != nil {
+		return err
+	}
+	if err := b.says(ctx, "10\n"); err != nil {
+		return err
+	}
+	s.process.Kill()
+	time.Sleep(300 * time.Millisecond)
+	if err := s.restart(ctx); err != nil {
+		return err
+	}
+	if _, err := b.exited(ctx); err != nil {
+		return err
+	}
+	return until(ctx, logTime, func() error { return b.complete(count, 0) })
+}
+
+func checkImagesSurvive(ctx context.Context, s *subject) error {
+	_, ref, id, err := s.own(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.crash(ctx); err != nil {
+		return err
+	}
+	im, err := s.image(ctx, ref)
+	if err == nil && im == nil {
+		return fmt.Errorf("after the SIGKILL the image %q is not there", id)
+	}
+	return err
+}
+
+func checkUpdateSurvives(ctx context.Context, s *subject) error {
+	b, err := s.limited(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000}); err != nil {
+		return err
+	}
+	if err := s.crash(ctx); err != nil {
+		return err
+	}
+	st, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	if got := st.GetResources().GetLinux().GetMemoryLimitInBytes(); got != 96*mib {
+		return fmt.Errorf("after the SIGKILL ContainerStatus has a limit of %d bytes, want %d", got, 96*mib)
+	}
+	return b.hasMemory(ctx, 96*mib)
+}
+
+func checkExecAfterCrash(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.crash(ctx); err != nil {
+		return err
+	}
+	out, err := b.exec(ctx, "echo again")
+	if err == nil && out != "again\n" {
+		return fmt.Errorf("after the SIGKILL a command printed %q", out)
+	}
+	return err
+}
+
+// checkManyKills kills a runtime that does all kinds of things at once.
+func checkManyKills(ctx context.Context, s *subject) error {
+	const kills = 100
+	for round := range kills {
+		work, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() {
+			done <- together(3, func(int) error { _, err := s.comeAndGo(work); return err })
+		}()
+		time.Sleep(time.Duration(s.in.Rand.Int64N(int64(150 * time.Millisecond))))
+		s.process.Kill()
+		cancel()
+		<-done
+		if err := s.restart(ctx); err != nil {
+			return fmt.Errorf("round %d: %w", round+1, err)
+		}
+		if err := retry(ctx, func() error { return s.removeAll(ctx) }); err != nil {
+			return fmt.Errorf("round %d: %w", round+1, err)
+		}
+	}
+	return s.nothingLeft(ctx, s.in.Target.house.made())
 }

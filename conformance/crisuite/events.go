@@ -20,73 +20,236 @@ const (
 	eventTime = 3 * time.Second
 )
 
-func eventRules() []conformance.Rule[Target] {
-	return []conformance.Rule[Target]{{
-		ID: "CRI-EVENT-001", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "tells a subscriber that a container is created, started, stopped and deleted, in this order",
-		Spec:  spec("ContainerEventType", "Container created [...] Container started [...] Container stopped [...] Container deleted"),
-		Check: withImage(checkEvents),
-	}}
+const (
+	created = runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT
+	started = runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT
+	stopped = runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT
+	deleted = runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT
+)
+
+func eventRules() []rule {
+	return []rule{
+		must("CRI-EVENT-001", "tells a subscriber that a container is created, started, stopped and deleted, in this order",
+			"ContainerEventType", "Container created [...] Container started [...] Container stopped [...] Container deleted", checkEvents, Containers),
+		facto("CRI-EVENT-002", "tells a subscriber of sandboxes, with their id as the container's",
+			"evented PLEG", "The kubelet drops what it knows of a Pod when the event that its sandbox was deleted comes.", checkSandboxEvents),
+		must("CRI-EVENT-003", "sends with each event the status of the sandbox and of its containers",
+			"ContainerEventResponse", "Container statuses", checkEventStatus, Containers),
+		must("CRI-EVENT-004", "tells every subscriber everything",
+			"GetContainerEvents", "GetContainerEvents gets container events from the CRI runtime", checkSubscribers, Containers),
+		facto("CRI-EVENT-005", "does not wait for a subscriber that does not read",
+			"evented PLEG", "A kubelet that is slow must not hold up the runtime.", checkSlowSubscriber, Containers),
+		facto("CRI-EVENT-006", "says in an event of an end what its status says",
+			"evented PLEG", "The kubelet takes the exit code from the event, and asks no more.", checkEventExit, Containers),
+	}
 }
 
-func checkEvents(ctx context.Context, s *subject) error {
+// subscription is a stream of events.
+type subscription struct {
+	events chan *runtimeapi.ContainerEventResponse
+	broken chan error
+	cancel context.CancelFunc
+}
+
+// subscribe returns when the subscription stands.
+func (s *subject) subscribe(ctx context.Context) (*subscription, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	events, ready, broken := make(chan *runtimeapi.ContainerEventResponse, 100), make(chan struct{}), make(chan error, 1)
+	sub := &subscription{make(chan *runtimeapi.ContainerEventResponse, 1000), make(chan error, 1), cancel}
+	ready := make(chan struct{})
 	go func() {
-		broken <- s.Events(ctx, func() { close(ready) }, func(e *runtimeapi.ContainerEventResponse) {
+		sub.broken <- s.Events(ctx, func() { close(ready) }, func(e *runtimeapi.ContainerEventResponse) {
 			select {
-			case events <- e:
+			case sub.events <- e:
 			case <-ctx.Done():
 			}
 		})
 	}()
 	select {
 	case <-ready:
-	case err := <-broken:
+	case err := <-sub.broken:
+		cancel()
 		if errors.Is(err, cri.ErrUnimplemented) {
-			return conformance.NotApplicable("the runtime sends no events")
+			return nil, conformance.NotApplicable("the runtime sends no events")
 		}
-		return err
+		return nil, fmt.Errorf("the subscription ended: %w", err)
 	case <-time.After(subscribeTime):
 	}
-	id, err := s.comeAndGo(ctx)
-	if err != nil {
-		return err
-	}
+	return sub, nil
+}
+
+// next waits for the next event of a container or sandbox and returns it; another one
+// of it than wanted is an error.
+func (sub *subscription) next(id string, want runtimeapi.ContainerEventType) (*runtimeapi.ContainerEventResponse, error) {
 	late := time.After(eventTime)
-	for want := runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT; want <= runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT; {
+	for {
 		select {
-		case e := <-events:
+		case e := <-sub.events:
 			if e.GetContainerId() != id {
 				continue
 			}
 			if e.GetContainerEventType() != want {
-				return fmt.Errorf("the subscriber got %v, want %v", e.GetContainerEventType(), want)
+				return nil, fmt.Errorf("the subscriber got %v, want %v", e.GetContainerEventType(), want)
 			}
-			want++
-		case err := <-broken:
-			return errors.Join(fmt.Errorf("the subscription ended before %v", want), err)
+			return e, nil
+		case err := <-sub.broken:
+			return nil, errors.Join(fmt.Errorf("the subscription ended before %v", want), err)
 		case <-late:
-			return fmt.Errorf("the subscriber got no %v within %v", want, eventTime)
+			return nil, fmt.Errorf("the subscriber got no %v within %v", want, eventTime)
+		}
+	}
+}
+
+// life returns the events of a whole life.
+func (sub *subscription) life(id string) error {
+	for _, want := range []runtimeapi.ContainerEventType{created, started, stopped, deleted} {
+		if _, err := sub.next(id, want); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // comeAndGo makes a container, starts it, and removes it after its end.
-func (s *subject) comeAndGo(ctx context.Context) (id string, err error) {
-	if id, err = s.create(ctx, s.in.Target.Fail); err != nil {
-		return "", err
+func (s *subject) comeAndGo(ctx context.Context) (*box, error) {
+	b, err := s.box(ctx, "exit 7")
+	if err != nil {
+		return nil, err
 	}
-	if err := s.startContainer(ctx, id); err != nil {
-		return "", err
+	if _, err := b.exited(ctx); err != nil {
+		return nil, err
 	}
-	if _, err := s.exited(ctx, id); err != nil {
-		return "", err
+	return b, b.remove(ctx)
+}
+
+func checkEvents(ctx context.Context, s *subject) error {
+	sub, err := s.subscribe(ctx)
+	if err != nil {
+		return err
 	}
-	if _, err := s.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil {
-		return "", fmt.Errorf("RemoveContainer: %w", err)
+	defer sub.cancel()
+	b, err := s.comeAndGo(ctx)
+	if err != nil {
+		return err
 	}
-	return id, nil
+	return sub.life(b.id)
+}
+
+func checkSandboxEvents(ctx context.Context, s *subject) error {
+	sub, err := s.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer sub.cancel()
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.remove(ctx, p.id); err != nil {
+		return err
+	}
+	return sub.life(p.id)
+}
+
+func checkEventStatus(ctx context.Context, s *subject) error {
+	sub, err := s.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer sub.cancel()
+	b, err := s.box(ctx, forever)
+	if err != nil {
+		return err
+	}
+	e, err := sub.next(b.id, created)
+	if err == nil {
+		e, err = sub.next(b.id, started)
+	}
+	if err != nil {
+		return err
+	}
+	if e.GetPodSandboxStatus().GetId() != b.pod.id || e.GetPodSandboxStatus().GetMetadata().GetUid() != b.pod.config.GetMetadata().GetUid() {
+		return fmt.Errorf("the event has the sandbox %v, want %q", e.GetPodSandboxStatus(), b.pod.id)
+	}
+	if err := exactly(e.GetContainersStatuses(), b.id); err != nil {
+		return fmt.Errorf("the event's container statuses: %w", err)
+	}
+	if st := e.GetContainersStatuses()[0].GetState(); st != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return fmt.Errorf("the event of a start has the container as %v", st)
+	}
+	return recent(e.GetCreatedAt())
+}
+
+func checkSubscribers(ctx context.Context, s *subject) error {
+	one, err := s.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer one.cancel()
+	two, err := s.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer two.cancel()
+	b, err := s.comeAndGo(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(one.life(b.id), two.life(b.id))
+}
+
+func checkSlowSubscriber(ctx context.Context, s *subject) error {
+	slow, err := s.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+	if err != nil {
+		return unimplemented("GetContainerEvents", err)
+	}
+	defer func() { _ = slow.CloseSend() }()
+	quick, err := s.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer quick.cancel()
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	const many = 30
+	for range many {
+		b, err := p.create(ctx, forever)
+		if err != nil {
+			return err
+		}
+		if err := b.remove(ctx); err != nil {
+			return err
+		}
+		for _, want := range []runtimeapi.ContainerEventType{created, deleted} {
+			if _, err := quick.next(b.id, want); err != nil {
+				return fmt.Errorf("beside a subscriber that does not read: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkEventExit(ctx context.Context, s *subject) error {
+	sub, err := s.subscribe(ctx)
+	if err != nil {
+		return err
+	}
+	defer sub.cancel()
+	b, err := s.box(ctx, "exit 7")
+	if err != nil {
+		return err
+	}
+	var e *runtimeapi.ContainerEventResponse
+	for _, want := range []runtimeapi.ContainerEventType{created, started, stopped} {
+		if e, err = sub.next(b.id, want); err != nil {
+			return err
+		}
+	}
+	for _, st := range e.GetContainersStatuses() {
+		if st.GetId() == b.id && st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && st.GetExitCode() == 7 {
+			return nil
+		}
+	}
+	return fmt.Errorf("the event of an end with code 7 has the statuses %v", e.GetContainersStatuses())
 }

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/nodekit-project/nodekit/conformance"
-	"github.com/nodekit-project/nodekit/cri"
 )
 
 const (
@@ -19,66 +17,277 @@ const (
 	execPatience = 5 * time.Second
 )
 
-func execRules() []conformance.Rule[Target] {
-	return []conformance.Rule[Target]{{
-		ID: "CRI-EXEC-001", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "answers ExecSync of a command that fails with its exit code and without an error",
-		Spec:  spec("ExecSyncResponse", "Exit code the command finished with. Default: 0 (success)."),
-		Check: withImage(checkExecCode),
-	}, {
-		ID: "CRI-EXEC-002", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "ends ExecSync with an error when the command's time is up",
-		Spec:  spec("ExecSyncRequest", "Timeout in seconds to stop the command. Default: 0 (run forever)."),
-		Check: withImage(checkExecTimeout),
-	}}
+const capSentence = "If the stdout of the command produces more than 16MB, the remaining output should be discarded, and the command should proceed with no error."
+
+func execRules() []rule {
+	return []rule{
+		must("CRI-EXEC-001", "answers ExecSync of a command that fails with its exit code and without an error",
+			"ExecSyncResponse", "Exit code the command finished with. Default: 0 (success).", checkExecCode, Exec),
+		must("CRI-EXEC-002", "ends ExecSync with an error when the command's time is up",
+			"ExecSyncRequest", "Timeout in seconds to stop the command. Default: 0 (run forever).", checkExecTimeout, Exec),
+		relied("CRI-EXEC-003", "answers ExecSync whose time is up with DeadlineExceeded",
+			"probes", "The kubelet takes DeadlineExceeded for a probe that timed out, which is a failure; any other error leaves the probe without a result.", checkExecTimeoutCode, Exec),
+		must("CRI-EXEC-004", "returns stdout and stderr apart, byte for byte",
+			"ExecSyncResponse", "Captured command stdout output. [...] Captured command stderr output.", checkExecOutput, Exec),
+		should("CRI-EXEC-005", "caps what ExecSync returns, and lets the command go on",
+			"ExecSyncResponse", "The runtime should cap the output of this response to 16MB. "+capSentence, checkExecCap, Exec),
+		facto("CRI-EXEC-006", "answers ExecSync although a child of the command keeps its stdout",
+			"probes", "A probe whose command leaves something in the background ends with the command, not with what it left.", checkExecLeaves, Exec),
+		must("CRI-EXEC-007", "stops the command whose time is up",
+			"ExecSyncRequest", "Timeout in seconds to stop the command.", checkExecStopped, Exec, Isolation),
+		relied("CRI-EXEC-008", "goes on with the container after an ExecSync that timed out",
+			"probes", "A probe that fails must not end the container by itself.", checkExecSurvives, Exec),
+		relied("CRI-EXEC-009", "answers ExecSync in a container that does not run with an error",
+			"probes", "A command in a container that has ended did not run: code 0 would be a probe's success.", checkExecInEnded, Exec),
+		facto("CRI-EXEC-010", "answers ExecSync of a program that is not there with an error or a code that is not 0",
+			"probes", "A probe whose program is not there fails.", checkExecNoProgram, Exec),
+		facto("CRI-EXEC-011", "executes a command as the container's user, with its groups and capabilities",
+			"exec", "A command in a container has no more rights than the container.", checkExecUser, Exec, Isolation),
+		facto("CRI-EXEC-012", "executes commands at the same time",
+			"probes", "Probes of a container may run at the same time, and none waits for another.", checkExecTogether, Exec),
+	}
 }
 
-// exec runs a command in a new container that sleeps.
-func (s *subject) exec(ctx context.Context, cmd []string, timeout int64) (*runtimeapi.ExecSyncResponse, error) {
-	id, err := s.create(ctx, s.in.Target.Sleep)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.startContainer(ctx, id); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(timeout)*time.Second+execPatience)
-	defer cancel()
-	resp, err := s.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd, Timeout: timeout})
-	if errors.Is(err, cri.ErrUnimplemented) {
-		return nil, conformance.NotApplicable("the runtime does not support ExecSync")
-	}
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("ExecSync has not answered %v after the command's time was up", execPatience)
-	}
-	if err != nil {
-		return nil, execError{err}
-	}
-	return resp, nil
-}
-
-// execError is what the runtime answered to ExecSync.
-type execError struct{ error }
+func (s *subject) sleeping(ctx context.Context) (*box, error) { return s.box(ctx, forever) }
 
 func checkExecCode(ctx context.Context, s *subject) error {
-	resp, err := s.exec(ctx, s.in.Target.Fail, 0)
+	b, err := s.sleeping(ctx)
 	if err != nil {
-		return fmt.Errorf("ExecSync of a command that ends with code 7: %w", err)
+		return err
 	}
-	if resp.GetExitCode() != 7 {
-		return fmt.Errorf("ExecSync: exit code %d, want 7, with which %q ends", resp.GetExitCode(), s.in.Target.Fail)
+	resp, err := b.execSync(ctx, "exit 7", 0)
+	if err == nil && resp.GetExitCode() != 7 {
+		return fmt.Errorf("ExecSync: exit code %d, want 7, with which the command ends", resp.GetExitCode())
+	}
+	return err
+}
+
+// timesOut runs a command that does not end and returns what ExecSync answered.
+func (b *box) timesOut(ctx context.Context, verb string) error {
+	ctx, cancel := context.WithTimeout(ctx, execTimeout*time.Second+execPatience)
+	defer cancel()
+	resp, err := b.execSync(ctx, verb, execTimeout)
+	if ctx.Err() != nil {
+		return lateError{fmt.Errorf("ExecSync has not answered %v after the command's time was up", execPatience)}
+	}
+	if err == nil {
+		return lateError{fmt.Errorf("ExecSync with a timeout of %d s answered with exit code %d, want an error", execTimeout, resp.GetExitCode())}
+	}
+	return err
+}
+
+// lateError is an answer that is not the one to a timeout.
+type lateError struct{ error }
+
+func checkExecTimeout(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	var late lateError
+	if err := b.timesOut(ctx, forever); errors.As(err, &late) {
+		return err
 	}
 	return nil
 }
 
-func checkExecTimeout(ctx context.Context, s *subject) error {
-	resp, err := s.exec(ctx, s.in.Target.Sleep, execTimeout)
-	var answer execError
-	switch {
-	case errors.As(err, &answer):
-		return nil
-	case err != nil:
+func checkExecTimeoutCode(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("ExecSync of %q with a timeout of %d s answered with exit code %d, want an error", s.in.Target.Sleep, execTimeout, resp.GetExitCode())
+	if err := b.timesOut(ctx, forever); !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w; want the code DeadlineExceeded", err)
+	}
+	return nil
+}
+
+func checkExecOutput(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := b.execSync(ctx, "echo to stdout", 0)
+	if err != nil {
+		return err
+	}
+	errOut, err := b.execSync(ctx, "echo --stderr to stderr", 0)
+	if err != nil {
+		return err
+	}
+	if string(out.GetStdout()) != "to stdout\n" || len(out.GetStderr()) > 0 {
+		return fmt.Errorf("a command that prints to stdout gave %q and %q", out.GetStdout(), out.GetStderr())
+	}
+	if string(errOut.GetStderr()) != "to stderr\n" || len(errOut.GetStdout()) > 0 {
+		return fmt.Errorf("a command that prints to stderr gave %q and %q", errOut.GetStdout(), errOut.GetStderr())
+	}
+	return nil
+}
+
+func checkExecCap(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	const printed, most, least = 20 << 20, 16 << 20, 8 << 20 // gRPC's limit may leave less than 16 MB
+	resp, err := b.execSync(ctx, fmt.Sprintf("fill %d", printed), 0)
+	if err != nil {
+		return fmt.Errorf("of a command that prints %d bytes: %w", printed, err)
+	}
+	if n := len(resp.GetStdout()); resp.GetExitCode() != 0 || n > most || n < least {
+		return fmt.Errorf("ExecSync of a command that prints %d bytes returned %d, exit code %d", printed, n, resp.GetExitCode())
+	}
+	return nil
+}
+
+func checkExecLeaves(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, execPatience)
+	defer cancel()
+	out, err := b.exec(ctx, "leave sleep 20")
+	if ctx.Err() != nil {
+		return fmt.Errorf("the command ended at once and left a child with its stdout: ExecSync has not answered after %v", execPatience)
+	}
+	if err == nil && out != "" {
+		return fmt.Errorf("the command printed %q", out)
+	}
+	return err
+}
+
+func checkExecStopped(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	var late lateError
+	if err := b.timesOut(ctx, "ignore-term"); errors.As(err, &late) {
+		return err
+	}
+	return until(ctx, time.Second, func() error {
+		pids, err := b.pids()
+		if err == nil && len(pids) != 1 {
+			return fmt.Errorf("when the command's time is up the container has the processes %v, want its own alone", pids)
+		}
+		return err
+	})
+}
+
+func checkExecSurvives(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	var late lateError
+	if err := b.timesOut(ctx, forever); errors.As(err, &late) {
+		return err
+	}
+	out, err := b.exec(ctx, "echo still here")
+	if err == nil && out != "still here\n" {
+		return fmt.Errorf("the next command printed %q", out)
+	}
+	return err
+}
+
+func checkExecInEnded(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "exit 0")
+	if err != nil {
+		return err
+	}
+	if _, err := b.exited(ctx); err != nil {
+		return err
+	}
+	if resp, err := b.execSync(ctx, "echo x", 0); err == nil {
+		return fmt.Errorf("ExecSync in a container that has ended answered with code %d", resp.GetExitCode())
+	}
+	return nil
+}
+
+func checkExecNoProgram(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	resp, err := b.execSync(ctx, "no-such-verb", 0)
+	if err != nil {
+		return err
+	}
+	if resp.GetExitCode() == 0 {
+		return errors.New("ExecSync of a program that fails answered with code 0")
+	}
+	if resp, err := s.execRaw(ctx, b, "/no/such/program"); err == nil && resp.GetExitCode() == 0 {
+		return errors.New("ExecSync of a program that is not there answered with code 0")
+	}
+	return b.alive(ctx)
+}
+
+func checkExecUser(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "do", do("cat /proc/self/status", forever), runAs(1000, 1001), caps(nil, []string{"ALL"}))
+	if err != nil {
+		return err
+	}
+	if err := b.says(ctx, "CapEff:"); err != nil {
+		return err
+	}
+	own, _, err := b.output(ctx)
+	if err != nil {
+		return err
+	}
+	theirs, err := b.exec(ctx, "cat /proc/self/status")
+	if err != nil {
+		return err
+	}
+	for _, field := range []string{"Uid", "Gid", "Groups", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"} {
+		if a, b := statusField(own, field), statusField(theirs, field); a != b {
+			return fmt.Errorf("the container has %s %q, and a command in it %q", field, a, b)
+		}
+	}
+	return nil
+}
+
+// statusField returns a field of proc_pid_status(5), its parts separated by one space.
+func statusField(status, field string) string {
+	for line := range strings.Lines(status) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			return strings.Join(strings.Fields(value), " ")
+		}
+	}
+	return ""
+}
+
+func checkExecTogether(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	const many, each = 4, 300 * time.Millisecond
+	answers := make(chan error, many)
+	begin := time.Now()
+	for range many {
+		go func() {
+			_, err := b.exec(ctx, "sleep "+each.String())
+			answers <- err
+		}()
+	}
+	for range many {
+		if err := <-answers; err != nil {
+			return err
+		}
+	}
+	if took := time.Since(begin); took > many*each {
+		return fmt.Errorf("%d commands of %v each took %v together: one waits for another", many, each, took.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// execRaw runs a program that is not podtool.
+func (s *subject) execRaw(ctx context.Context, b *box, cmd ...string) (*runtimeapi.ExecSyncResponse, error) {
+	return s.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: b.id, Cmd: cmd})
+}
+
+// alive returns nil when the container runs.
+func (b *box) alive(ctx context.Context) error {
+	return b.in(ctx, runtimeapi.ContainerState_CONTAINER_RUNNING)
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/leak"
@@ -19,14 +22,22 @@ import (
 // down after RemovePodSandbox.
 const settleTime = 3 * time.Second
 
-func leakRules() []conformance.Rule[Target] {
-	return []conformance.Rule[Target]{{
-		ID: "CRI-LEAK-001", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "leaves nothing of a removed sandbox on the machine",
-		Spec: spec("StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources "+
-			"(e.g., IP addresses) allocated to the sandbox."),
-		Check: checkNothingLeft,
-	}}
+const reclaimSentence = "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox."
+
+func leakRules() []rule {
+	whole := alone(must("CRI-LEAK-001", "leaves nothing of a removed sandbox on the machine", "StopPodSandbox", reclaimSentence, nil))
+	whole.Check = checkNothingLeft
+	return []rule{
+		whole,
+		alone(facto("CRI-LEAK-002", "leaves no descriptor of its own open behind Pods that came and went",
+			"long life", "A runtime runs for months.", checkDescriptors, Containers)),
+		facto("CRI-LEAK-003", "leaves nothing of a container that could not be made",
+			"SyncPod", "The kubelet tries again, for days if need be.", checkFailedLeavesNothing, Isolation),
+		soak(facto("CRI-LEAK-004", "has an address for a thousand Pods one after the other",
+			"cluster networking", "An address that is not given back is lost to the node.", onNetwork(checkAddresses))),
+		alone(must("CRI-LEAK-005", "leaves nothing of what all rules of the run made", "RemovePodSandbox",
+			"RemovePodSandbox removes the sandbox. If there are any running containers in the sandbox, they must be forcibly terminated and removed.", checkLedger)),
+	}
 }
 
 // checkNothingLeft compares the machine after one sandbox with that after
@@ -36,32 +47,47 @@ func leakRules() []conformance.Rule[Target] {
 // bears a name of the sandboxes counts.
 func checkNothingLeft(ctx context.Context, in *input) error {
 	a := &audit{in: in}
+	h := in.Target.house
+	images := h.images
 	if len(in.Target.Exec) > 0 && os.Geteuid() == 0 {
+		h.evict(in.Log)
 		if err := a.isolate(); err != nil {
 			return err
 		}
 		defer func() { a.forget() }()
+		if images != nil {
+			var err error
+			if images, err = newRegistry(h.program, a.listen); err != nil {
+				return err
+			}
+			defer images.close()
+		}
 	}
-	s, err := start(ctx, in, a.enter)
+	rt, err := a.start(ctx, images)
+	if err != nil {
+		return err
+	}
+	defer a.end(rt)
+	s, err := newSubject(ctx, "CRI-LEAK-001", in, rt)
 	if err != nil {
 		return err
 	}
 	defer s.close(ctx)
-	if err := a.comeAndGo(ctx, s, "first"); err != nil {
+	if err := a.comeAndGo(ctx, s); err != nil {
 		return err
 	}
 	if err := a.before(s); err != nil {
 		return err
 	}
-	for i := range 3 {
-		if err := a.comeAndGo(ctx, s, fmt.Sprintf("more%d", i)); err != nil {
+	for range 3 {
+		if err := a.comeAndGo(ctx, s); err != nil {
 			return err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	if left := a.settled(ctx); len(left) > 0 {
-		return fmt.Errorf("three sandboxes came and went, and left %d things: %s", len(left), join(left))
+		return fmt.Errorf("three sandboxes came and went, and left %d things: %s", len(left), tell(left))
 	}
 	return nil
 }
@@ -85,25 +111,55 @@ func (a *audit) isolate() error {
 	return nil
 }
 
+// listen listens in the runtime's network namespace.
+func (a *audit) listen() (l net.Listener, err error) {
+	err = netns.Do(a.netns, func() (err error) {
+		l, err = listenOnLoopback()
+		return err
+	})
+	return l, err
+}
+
+// start starts a runtime in the namespace, or takes the shared one.
+func (a *audit) start(ctx context.Context, images *registry) (*runtime, error) {
+	if a.netns == "" {
+		return a.in.Target.house.shared(ctx, a.in)
+	}
+	dir := filepath.Join(a.in.TempDir, "r")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return startRuntime(ctx, a.in.Target.house.target, dir, images, a.enter)
+}
+
+func (a *audit) end(rt *runtime) {
+	if a.netns != "" {
+		rt.end(a.in.Log)
+	}
+}
+
 func (a *audit) forget() {
 	if err := netns.Remove(a.netns); err != nil {
 		a.in.Log.Warn("removing the runtime's network namespace", "err", err)
 	}
 }
 
-// comeAndGo makes a sandbox and removes it.
-func (a *audit) comeAndGo(ctx context.Context, s *subject, name string) error {
-	config := s.sandbox(name)
-	id, err := s.run(ctx, config)
+// comeAndGo makes a Pod, with a container where the runtime has some, and removes it.
+func (a *audit) comeAndGo(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
-	a.names = append(a.names, short(id), config.GetMetadata().GetUid())
-	return s.remove(ctx, id)
+	a.names = append(a.names, short(p.id), p.config.GetMetadata().GetUid())
+	if a.in.Target.missing([]Feature{Containers}) == nil {
+		b, err := p.start(ctx, forever)
+		if err != nil {
+			return err
+		}
+		a.names = append(a.names, short(b.id))
+	}
+	return s.remove(ctx, p.id)
 }
-
-// short is the part of an id that tools make names of.
-func short(id string) string { return id[:min(len(id), 12)] }
 
 func (a *audit) before(s *subject) (err error) {
 	marker := s.root
@@ -163,10 +219,162 @@ func (a *audit) foreign(l leak.Leak) bool {
 	})
 }
 
-func join(left []leak.Leak) string {
-	errs := make([]error, len(left))
+func tell(left []leak.Leak) string {
+	words := make([]string, len(left))
 	for i, l := range left {
-		errs[i] = errors.New(l.String())
+		words[i] = l.String()
 	}
-	return strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; ")
+	return strings.Join(words, "; ")
+}
+
+// descriptors counts the open files of the runtime's processes.
+func (r *runtime) descriptors() (n int, err error) {
+	pids, err := r.markedPIDs()
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range append(pids, r.process.PID()) {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it has ended
+		}
+		if err != nil {
+			return 0, err
+		}
+		n += len(entries)
+	}
+	return n, nil
+}
+
+func checkDescriptors(ctx context.Context, s *subject) error {
+	if s.process == nil {
+		return conformance.NotApplicable("the target is an endpoint: its processes are not known")
+	}
+	const pods, slack = 10, 5
+	if err := s.comeAndGoPods(ctx, pods); err != nil {
+		return err
+	}
+	time.Sleep(100 * time.Millisecond)
+	before, err := s.descriptors()
+	if err != nil {
+		return err
+	}
+	if err := s.comeAndGoPods(ctx, pods); err != nil {
+		return err
+	}
+	return until(ctx, settleTime, func() error {
+		after, err := s.descriptors()
+		if err == nil && after > before+slack {
+			return fmt.Errorf("behind %d Pods that came and went the runtime has %d open files, and had %d", pods, after, before)
+		}
+		return err
+	})
+}
+
+func (s *subject) comeAndGoPods(ctx context.Context, n int) error {
+	for range n {
+		b, err := s.box(ctx, forever)
+		if err != nil {
+			return err
+		}
+		if err := s.remove(ctx, b.pod.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkFailedLeavesNothing(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range 3 {
+		config, err := p.describe(ctx, forever, mounts(&runtimeapi.Mount{HostPath: "/dev/null/x", ContainerPath: "/mnt"}))
+		if err != nil {
+			return err
+		}
+		b, err := p.createAs(ctx, config)
+		if err != nil {
+			continue
+		}
+		if err := b.start(ctx); err == nil {
+			return fmt.Errorf("try %d: a container with a mount that cannot be is started", i+1)
+		}
+		if err := b.remove(ctx); err != nil {
+			return err
+		}
+	}
+	all, err := s.containers(ctx, &runtimeapi.ContainerFilter{PodSandboxId: p.id})
+	if err != nil {
+		return err
+	}
+	if err := exactly(all); err != nil {
+		return fmt.Errorf("of containers that could not be made: %w", err)
+	}
+	return s.remove(ctx, p.id)
+}
+
+func checkAddresses(ctx context.Context, s *subject) error {
+	const pods = 1000
+	for i := range pods {
+		p, err := s.pod(ctx)
+		if err == nil {
+			err = s.remove(ctx, p.id)
+		}
+		if err != nil {
+			return fmt.Errorf("Pod %d of %d: %w", i+1, pods, err)
+		}
+	}
+	return nil
+}
+
+// checkLedger makes and removes a Pod, and then looks for everything that any rule of
+// the run has made.
+func checkLedger(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	if s.in.Target.missing([]Feature{Containers}) == nil {
+		if _, err := p.start(ctx, forever); err != nil {
+			return err
+		}
+	}
+	if err := s.remove(ctx, p.id); err != nil {
+		return err
+	}
+	return s.nothingLeft(ctx, s.in.Target.house.made())
+}
+
+// nothingLeft returns nil when the machine has no mount, namespace, cgroup, link and
+// process with one of the names.
+func (s *subject) nothingLeft(ctx context.Context, made []entry) error {
+	return until(ctx, settleTime, func() error {
+		now, err := leak.Take(leak.Scope{
+			Kinds:      []leak.Kind{leak.Mount, leak.Namespace, leak.Cgroup, leak.Process, leak.Link, leak.NFT},
+			Marker:     "SUITE_MARK=nk",
+			MarkedOnly: true,
+		})
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, l := range (&leak.Snapshot{}).Diff(now) {
+			if rule := owner(l, made); rule != "" {
+				errs = append(errs, fmt.Errorf("%s left %v", rule, l))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// owner returns the rule whose thing it is, "" for nobody's.
+func owner(l leak.Leak, made []entry) string {
+	for _, e := range made {
+		if strings.Contains(l.Name, e.name) {
+			return e.rule
+		}
+	}
+	return ""
 }

@@ -4,136 +4,114 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/nodekit-project/nodekit/conformance"
 )
 
-func runtimeRules() []conformance.Rule[Target] {
-	return []conformance.Rule[Target]{{
-		ID: "CRI-STATUS-001", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "says who it is and reports both required conditions",
-		Spec:  spec("RuntimeStatus", "The required conditions include: RuntimeReady [...], NetworkReady"),
-		Check: with(checkStatus),
-	}}
-}
+const (
+	stopSentence  = "This call is idempotent, and must not return an error if all relevant resources have already been reclaimed."
+	identSentence = "This information will uniquely identify the sandbox, and the runtime should leverage this to ensure correct operation."
+)
 
-func checkStatus(ctx context.Context, s *subject) error {
-	v, err := s.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
-	if err != nil {
-		return fmt.Errorf("Version: %w", err)
+func sandboxRules() []rule {
+	return []rule{
+		must("CRI-SBX-001", "stops and removes a sandbox again without an error",
+			"StopPodSandbox, RemovePodSandbox", stopSentence+" [...] This call is idempotent, and must not return an error if the sandbox has already been removed.", checkIdempotent),
+		must("CRI-SBX-002", "answers RunPodSandbox with a ready sandbox that has the metadata, labels and annotations it was given",
+			"RunPodSandbox", "Runtimes must ensure the sandbox is in the ready state on success.", checkReady),
+		must("CRI-SBX-003", "combines the fields of a sandbox filter with AND",
+			"PodSandboxFilter", "PodSandboxFilter is used to filter a list of PodSandboxes. All those fields are combined with 'AND'", checkFilter),
+		should("CRI-SBX-004", "rejects an unknown runtime handler",
+			"RunPodSandboxRequest", "If the runtime handler is unknown, this request should be rejected.", checkHandler),
+		must("CRI-SBX-005", "stops a sandbox that has been removed without an error",
+			"StopPodSandbox", stopSentence+" [...] Hence, multiple StopPodSandbox calls are expected.", checkStopRemoved),
+		relied("CRI-SBX-006", "stops and removes a sandbox that never was without an error",
+			"container GC", "The kubelet's garbage collection gives up on a Pod for any error of StopPodSandbox and RemovePodSandbox, also for one that says that there is no such sandbox.", checkStopUnknown),
+		must("CRI-SBX-007", "shows a stopped sandbox as not ready until it is removed",
+			"StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox.", checkNotReady),
+		must("CRI-SBX-008", "ends the containers of a sandbox that is stopped",
+			"StopPodSandbox", "If there are any running containers in the sandbox, they must be forcibly terminated.", checkStopEnds, Containers),
+		must("CRI-SBX-009", "removes a sandbox with running containers, and them with it",
+			"RemovePodSandbox", "If there are any running containers in the sandbox, they must be forcibly terminated and removed.", checkRemoveRunning, Containers),
+		relied("CRI-SBX-010", "makes sandboxes of one Pod with different attempts side by side",
+			"SyncPod", "The kubelet makes the next sandbox of a Pod with the attempt counted up while the one before is still there.", checkAttempts),
+		relied("CRI-SBX-011", "says when a sandbox was made, in nanoseconds, and never twice differently",
+			"PodSandboxStatus", "The kubelet's client refuses a status without an id, a name, a namespace, a uid or a time of creation; which sandbox is the newest it takes from that time.", checkCreatedAt),
+		should("CRI-SBX-012", "makes no second sandbox for a request that is repeated",
+			"PodSandboxConfig", identSentence, checkRepeatedRun),
+		must("CRI-SBX-013", "does not alter annotations, however odd",
+			"PodSandboxConfig", "Annotations MUST NOT be altered by the runtime; the annotations stored here MUST be returned in the PodSandboxStatus associated with the pod this PodSandboxConfig creates.", checkAnnotations),
+		facto("CRI-SBX-014", "makes no container in a stopped sandbox",
+			"killPod", "A container that is made while its Pod is taken down would be left behind.", checkCreateInStopped, Containers),
+		facto("CRI-SBX-015", "takes an update of a Pod's resources",
+			"in-place resize", "The kubelet tells the runtime of a resized Pod behind the change of its cgroup.", checkUpdateSandbox, Resources),
+		should("CRI-SBX-016", "gives extra information of a sandbox only to those who ask for it",
+			"PodSandboxStatusResponse", "It should only be returned non-empty when Verbose is true.", checkSandboxInfo),
 	}
-	if v.GetVersion() == "" || v.GetRuntimeName() == "" || v.GetRuntimeVersion() == "" || v.GetRuntimeApiVersion() == "" {
-		return fmt.Errorf("Version left a field empty: %v", v)
-	}
-	status, err := s.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
-	if err != nil {
-		return fmt.Errorf("Status: %w", err)
-	}
-	have := map[string]bool{}
-	for _, c := range status.GetStatus().GetConditions() {
-		have[c.GetType()] = true
-	}
-	if !have[runtimeapi.RuntimeReady] || !have[runtimeapi.NetworkReady] {
-		return fmt.Errorf("Status reports the conditions %v, want RuntimeReady and NetworkReady among them", status.GetStatus().GetConditions())
-	}
-	if !condition(status, runtimeapi.RuntimeReady) {
-		return errors.New("RuntimeReady is false, and without it nothing else can be tested")
-	}
-	return nil
-}
-
-func sandboxRules() []conformance.Rule[Target] {
-	return []conformance.Rule[Target]{{
-		ID: "CRI-SBX-001", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "stops and removes a sandbox again without an error",
-		Spec: spec("StopPodSandbox, RemovePodSandbox", "This call is idempotent, and must not return an error if all relevant resources "+
-			"have already been reclaimed / if the sandbox has already been removed."),
-		Check: with(checkIdempotent),
-	}, {
-		ID: "CRI-SBX-002", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "answers RunPodSandbox with a ready sandbox that has the metadata, labels and annotations it was given",
-		Spec:  spec("RunPodSandbox", "Runtimes must ensure the sandbox is in the ready state on success."),
-		Check: with(checkReady),
-	}, {
-		ID: "CRI-SBX-003", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "combines the fields of a sandbox filter with AND",
-		Spec:  spec("PodSandboxFilter", "PodSandboxFilter is used to filter a list of PodSandboxes. All those fields are combined with 'AND'"),
-		Check: with(checkFilter),
-	}, {
-		ID: "CRI-SBX-004", Level: conformance.Should, Tier: conformance.Quick,
-		Title: "rejects an unknown runtime handler",
-		Spec:  spec("RunPodSandboxRequest", "If the runtime handler is unknown, this request should be rejected."),
-		Check: with(checkHandler),
-	}, {
-		ID: "CRI-SBX-005", Level: conformance.Must, Tier: conformance.Quick,
-		Title: "stops a sandbox that has been removed without an error",
-		Spec: spec("StopPodSandbox", "This call is idempotent, and must not return an error if all relevant resources have already been reclaimed. "+
-			"[...] Hence, multiple StopPodSandbox calls are expected."),
-		Check: with(checkStopRemoved),
-	}}
 }
 
 func checkIdempotent(ctx context.Context, s *subject) error {
-	id, err := s.run(ctx, s.sandbox("again"))
+	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
 	for i := range 3 {
-		if err := s.stop(ctx, id); err != nil {
+		if err := s.stop(ctx, p.id); err != nil {
 			return fmt.Errorf("call %d: %w", i+1, err)
 		}
 	}
 	for i := range 3 {
-		if _, err := s.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+		if _, err := s.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
 			return fmt.Errorf("call %d: RemovePodSandbox: %w", i+1, err)
 		}
 	}
-	return s.absent(ctx, id)
+	return s.absent(ctx, p.id)
 }
 
 func checkStopRemoved(ctx context.Context, s *subject) error {
-	id, err := s.run(ctx, s.sandbox("removed"))
+	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.remove(ctx, id); err != nil {
+	if err := s.remove(ctx, p.id); err != nil {
 		return err
 	}
-	if err := s.stop(ctx, id); err != nil {
+	if err := s.stop(ctx, p.id); err != nil {
 		return fmt.Errorf("for a sandbox that has been removed: %w", err)
 	}
 	return nil
 }
 
+func checkStopUnknown(ctx context.Context, s *subject) error {
+	if err := s.remove(ctx, unknownID); err != nil {
+		return fmt.Errorf("of an id that never was: %w", err)
+	}
+	return nil
+}
+
 func checkReady(ctx context.Context, s *subject) error {
-	config := s.sandbox("ready")
-	config.Annotations = map[string]string{"conformance.nodekit.dev/odd": "ünï, = \"quoted\"\n second line"}
-	id, err := s.run(ctx, config)
+	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
-	resp, err := s.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
+	st, err := s.sandboxStatus(ctx, p.id)
 	if err != nil {
+		return err
+	}
+	if err := sameSandbox(p.config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations()); err != nil {
 		return fmt.Errorf("PodSandboxStatus: %w", err)
 	}
-	st := resp.GetStatus()
-	if err := sameSandbox(config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations()); err != nil {
-		return fmt.Errorf("PodSandboxStatus: %w", err)
-	}
-	if st.GetId() != id || st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || st.GetCreatedAt() == 0 {
-		return fmt.Errorf("PodSandboxStatus: id %q, state %v, created at %d; want id %q, ready, and a time", st.GetId(), st.GetState(), st.GetCreatedAt(), id)
+	if st.GetId() != p.id || st.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+		return fmt.Errorf("PodSandboxStatus: id %q, state %v; want id %q, ready", st.GetId(), st.GetState(), p.id)
 	}
 	items, err := s.list(ctx)
 	if err != nil {
 		return err
 	}
-	if len(items) != 1 || items[0].GetId() != id || items[0].GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
-		return fmt.Errorf("ListPodSandbox shows %v, want the one ready sandbox %q", items, id)
+	if len(items) != 1 || items[0].GetId() != p.id || items[0].GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
+		return fmt.Errorf("ListPodSandbox shows %v, want the one ready sandbox %q", items, p.id)
 	}
-	if err := sameSandbox(config, items[0].GetMetadata(), items[0].GetLabels(), items[0].GetAnnotations()); err != nil {
+	if err := sameSandbox(p.config, items[0].GetMetadata(), items[0].GetLabels(), items[0].GetAnnotations()); err != nil {
 		return fmt.Errorf("ListPodSandbox: %w", err)
 	}
 	return nil
@@ -154,25 +132,32 @@ func sameSandbox(config *runtimeapi.PodSandboxConfig, m *runtimeapi.PodSandboxMe
 	return nil
 }
 
-func contains(have, want map[string]string) bool {
-	for k := range maps.Keys(want) {
-		if v, ok := have[k]; !ok || v != want[k] {
-			return false
+func checkAnnotations(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx, func(c *runtimeapi.PodSandboxConfig) {
+		c.Annotations = map[string]string{
+			"conformance.nodekit.dev/odd": "ünï, = \"quoted\"\n second line", "empty": "", "not a key, of Kubernetes": "{}",
 		}
+	})
+	if err != nil {
+		return err
 	}
-	return true
+	st, err := s.sandboxStatus(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	return sameSandbox(p.config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations())
 }
 
 func checkFilter(ctx context.Context, s *subject) error {
-	one, err := s.run(ctx, s.sandbox("one"))
+	one, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
-	two, err := s.run(ctx, s.sandbox("two"))
+	two, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.stop(ctx, two); err != nil {
+	if err := s.stop(ctx, two.id); err != nil {
 		return err
 	}
 	ready := &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY}
@@ -181,27 +166,35 @@ func checkFilter(ctx context.Context, s *subject) error {
 		filter *runtimeapi.PodSandboxFilter
 		want   []string
 	}{
-		{&runtimeapi.PodSandboxFilter{LabelSelector: mine}, []string{one, two}},
-		{&runtimeapi.PodSandboxFilter{LabelSelector: mine, State: ready}, []string{one}},
-		{&runtimeapi.PodSandboxFilter{Id: two}, []string{two}},
-		{&runtimeapi.PodSandboxFilter{Id: two, State: ready}, nil},
-		{&runtimeapi.PodSandboxFilter{Id: one, LabelSelector: map[string]string{label: s.mark, "name": "two"}}, nil},
+		{&runtimeapi.PodSandboxFilter{LabelSelector: mine}, []string{one.id, two.id}},
+		{&runtimeapi.PodSandboxFilter{LabelSelector: mine, State: ready}, []string{one.id}},
+		{&runtimeapi.PodSandboxFilter{Id: two.id}, []string{two.id}},
+		{&runtimeapi.PodSandboxFilter{Id: two.id, State: ready}, nil},
+		{&runtimeapi.PodSandboxFilter{Id: one.id, LabelSelector: map[string]string{label: s.mark, "name": "pod2"}}, nil},
 	} {
 		resp, err := s.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: c.filter})
 		if err != nil {
 			return fmt.Errorf("ListPodSandbox: %w", err)
 		}
-		got := map[string]bool{}
-		for _, item := range resp.GetItems() {
-			got[item.GetId()] = true
+		if err := exactly(resp.GetItems(), c.want...); err != nil {
+			return fmt.Errorf("ListPodSandbox with filter %v: %w", c.filter, err)
 		}
-		ok := len(resp.GetItems()) == len(c.want)
-		for _, id := range c.want {
-			ok = ok && got[id]
-		}
-		if !ok {
-			return fmt.Errorf("ListPodSandbox with filter %v shows %d sandboxes, want exactly %q", c.filter, len(resp.GetItems()), c.want)
-		}
+	}
+	return nil
+}
+
+// exactly returns nil when a list has the ids and no others, each once.
+func exactly[T interface{ GetId() string }](items []T, want ...string) error {
+	got := map[string]bool{}
+	for _, item := range items {
+		got[item.GetId()] = true
+	}
+	ok := len(items) == len(want)
+	for _, id := range want {
+		ok = ok && got[id]
+	}
+	if !ok {
+		return fmt.Errorf("the list has %d items, want exactly %q", len(items), want)
 	}
 	return nil
 }
@@ -219,6 +212,162 @@ func checkHandler(ctx context.Context, s *subject) error {
 	}
 	if len(items) > 0 {
 		return fmt.Errorf("RunPodSandbox with an unknown runtime handler failed and left %v", items)
+	}
+	return nil
+}
+
+func checkNotReady(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.stop(ctx, p.id); err != nil {
+		return err
+	}
+	st, err := s.sandboxStatus(ctx, p.id)
+	if err != nil {
+		return fmt.Errorf("of a stopped sandbox: %w", err)
+	}
+	if st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+		return fmt.Errorf("a stopped sandbox is shown as %v, want NOTREADY", st.GetState())
+	}
+	return nil
+}
+
+func checkStopEnds(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := p.start(ctx, "ignore-term")
+	if err != nil {
+		return err
+	}
+	if err := s.stop(ctx, p.id); err != nil {
+		return err
+	}
+	if err := b.in(ctx, runtimeapi.ContainerState_CONTAINER_EXITED); err != nil {
+		return fmt.Errorf("after StopPodSandbox: %w", err)
+	}
+	return b.ended()
+}
+
+func checkRemoveRunning(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := p.start(ctx, "ignore-term")
+	if err != nil {
+		return err
+	}
+	if _, err := s.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		return fmt.Errorf("RemovePodSandbox with a running container: %w", err)
+	}
+	return errors.Join(s.absent(ctx, p.id), b.absent(ctx), b.ended())
+}
+
+func checkAttempts(ctx context.Context, s *subject) error {
+	first, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	config := s.sandbox(first.config.GetMetadata().GetName())
+	config.Metadata.Attempt = 1
+	second, err := s.run(ctx, config)
+	if err != nil {
+		return fmt.Errorf("with attempt 1: %w", err)
+	}
+	if second == first.id {
+		return fmt.Errorf("attempts 0 and 1 are both sandbox %q", second)
+	}
+	st, err := s.sandboxStatus(ctx, second)
+	if err != nil {
+		return err
+	}
+	return sameSandbox(config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations())
+}
+
+func checkCreatedAt(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := s.sandboxStatus(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	items, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	if len(items) != 1 || items[0].GetCreatedAt() != st.GetCreatedAt() {
+		return fmt.Errorf("the status has %d as time of creation, and the list %v", st.GetCreatedAt(), items)
+	}
+	return recent(st.GetCreatedAt())
+}
+
+func checkRepeatedRun(ctx context.Context, s *subject) error {
+	config := s.sandbox("again")
+	first, err := s.run(ctx, config)
+	if err != nil {
+		return err
+	}
+	second, err := s.run(ctx, config)
+	if err == nil && second != first {
+		return fmt.Errorf("the same RunPodSandbox made sandboxes %q and %q", first, second)
+	}
+	items, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	return exactly(items, first)
+}
+
+func checkCreateInStopped(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.stop(ctx, p.id); err != nil {
+		return err
+	}
+	if b, err := p.create(ctx, forever); err == nil {
+		return fmt.Errorf("CreateContainer in a stopped sandbox made container %q, want an error", b.id)
+	}
+	return nil
+}
+
+func checkUpdateSandbox(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = s.Runtime.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: p.id, Resources: &runtimeapi.LinuxContainerResources{CpuShares: 512},
+	})
+	if err != nil {
+		return fmt.Errorf("UpdatePodSandboxResources: %w", err)
+	}
+	return nil
+}
+
+func checkSandboxInfo(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	for _, verbose := range []bool{false, true} {
+		resp, err := s.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id, Verbose: verbose})
+		if err != nil {
+			return fmt.Errorf("PodSandboxStatus, verbose %v: %w", verbose, err)
+		}
+		if !verbose && len(resp.GetInfo()) > 0 {
+			return fmt.Errorf("PodSandboxStatus that is not verbose has the information %.200q", resp.GetInfo())
+		}
+		if err := isJSON(resp.GetInfo()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

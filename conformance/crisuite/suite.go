@@ -1,17 +1,27 @@
 // Package crisuite holds container runtimes, in any language, to the
-// Kubernetes Container Runtime Interface (cri-api v0.37, runtime.v1).
+// Kubernetes Container Runtime Interface (cri-api v0.37, runtime.v1), and to
+// what the kubelet (1.36) relies on beyond its text.
 //
-// The suite is a client of the runtime's socket. A program (Target.Exec) is
-// started anew for every rule, in directories of its own, and is killed and
-// restarted by the crash rules; a runtime that runs already (Target.Endpoint) is
-// used as it is, beside its other clients, and the crash rules do not apply.
+// The suite is a client of the runtime's socket and looks, beside its answers, at
+// what a program of its own, podtool, sees inside the containers, and at the kernel.
+// The images with that program are built by the suite and served by a registry of its
+// own on loopback: nothing of the network is needed.
 //
-// Rules about sandboxes need no image. Rules about containers run the image
-// that the target names, and do not apply without one. What a rule makes on
-// the runtime it removes again, also when it fails. Exec needs Linux.
+// A program (Target.Exec) is started once for the rules that ask, and anew for each
+// rule that kills it, in directories of its own; a runtime that runs already
+// (Target.Endpoint) is used as it is, beside its other clients, and rules that kill
+// do not apply. What a rule makes on the runtime it removes again, also when it
+// fails; a rule of its own then looks for what is left.
+//
+// Nothing is skipped softly: a runtime that answers Unimplemented, or fails, where
+// the kubelet needs it fails the rule, unless its author declares that it lacks the
+// feature (Target.Lacks). docs/conformance-cri.md lists the rules.
+//
+// Exec needs Linux, and most rules root.
 package crisuite
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,44 +31,26 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// Endpoint and Root stand in Target.Exec and Target.Env for what a rule gives
-// the runtime.
-const (
-	Endpoint = "$(CONTAINER_RUNTIME_ENDPOINT)"
-	Root     = "$(STATE_DIRECTORY)"
-)
-
-// Target is the runtime under test: a program or a socket.
-type Target struct {
-	// Exec is a program and its arguments, started anew for each rule. It gets
-	// what a node's init system gives a runtime, in its environment, and in its
-	// arguments for "$(NAME)":
-	//
-	//	CONTAINER_RUNTIME_ENDPOINT  the socket to serve on, unix:///...
-	//	STATE_DIRECTORY             an empty directory for what must survive a restart
-	Exec []string
-	// Env is added to the environment of Exec, as NAME=value, with "$(NAME)"
-	// replaced, too.
-	Env []string
-	// Endpoint is the socket of a runtime that runs already. Rules that kill
-	// the runtime do not apply then. It is used when Exec is empty.
-	Endpoint string
-	// Image is an image that the runtime has, or can pull, and Sleep a command
-	// in it that runs until it is killed and Fail one that ends with code 7.
-	// Rules about containers do not apply without them.
-	Image       string
-	Sleep, Fail []string
-	// Print is a command in the image that writes "hello" and a newline to its
-	// output, and ends. The rule about logs does not apply without it.
-	Print []string
-}
-
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
-	return &conformance.Suite[Target]{
-		Name: "cri", Version: "1",
-		Rules: slices.Concat(runtimeRules(), sandboxRules(), containerRules(), execRules(), imageRules(), logRules(), eventRules(), crashRules(), leakRules()),
+	s := &conformance.Suite[Target]{
+		Name: "cri", Version: "2",
+		Rules: slices.Concat(
+			runtimeRules(), sandboxRules(), namespaceRules(), networkRules(),
+			containerRules(), configRules(), stopRules(), listRules(), codeRules(),
+			execRules(), streamRules(), portForwardRules(), logRules(), imageRules(), pullRules(),
+			securityRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
+			concurrencyRules(), checkpointRules(), crashRules(), leakRules(), measureRules(),
+		),
+		Facts:      facts(),
+		Open:       open,
+		Concurrent: func(Target) bool { return true }, // Pods are apart from each other, or the runtime is none
 	}
+	for i := range s.Rules {
+		// Moments to kill at, and crowds, are for a machine that does nothing else.
+		s.Rules[i].Alone = s.Rules[i].Alone || s.Rules[i].Tier > conformance.Quick
+	}
+	return s
 }
 
 // Test runs the quick and the crash rules on a runtime, a subtest each.
@@ -80,7 +72,56 @@ func Build(t testing.TB, dir string) Target {
 	return Target{Exec: []string{binary, "--endpoint", Endpoint, "--root", Root}}
 }
 
-// spec names a place in api.proto.
-func spec(section, sentence string) conformance.Spec {
-	return conformance.Spec{Document: "CRI", Version: "cri-api v0.37", Section: section, Sentence: sentence}
+type (
+	rule  = conformance.Rule[Target]
+	input = conformance.Input[Target]
+	look  = func(context.Context, *subject) error
+)
+
+// must makes a rule of a sentence of api.proto.
+func must(id, title, section, sentence string, check look, needs ...Feature) rule {
+	return rule{
+		ID: id, Level: conformance.Must, Title: title, Check: with(id, check, needs),
+		Spec: conformance.Spec{Document: "CRI", Version: "cri-api v0.37", Section: section, Sentence: sentence},
+	}
+}
+
+// should makes a rule of a sentence that recommends, or that is less than clear.
+func should(id, title, section, sentence string, check look, needs ...Feature) rule {
+	r := must(id, title, section, sentence, check, needs...)
+	r.Level = conformance.Should
+	return r
+}
+
+// relied makes a rule of what the kubelet does not work without.
+func relied(id, title, section, sentence string, check look, needs ...Feature) rule {
+	r := must(id, title, section, sentence, check, needs...)
+	r.Spec.Document, r.Spec.Version = "kubelet", "1.36"
+	return r
+}
+
+// facto makes a rule of what users and other runtimes have come to rely on.
+func facto(id, title, section, sentence string, check look, needs ...Feature) rule {
+	r := relied(id, title+" (de facto)", section, sentence, check, needs...)
+	r.Level = conformance.Should
+	return r
+}
+
+// crash puts a rule into the tier of those that kill the runtime: it gets one of
+// its own.
+func crash(r rule, check look, needs ...Feature) rule {
+	r.Tier, r.Check = conformance.Crash, withOwn(r.ID, check, needs)
+	return r
+}
+
+// alone keeps the other rules away while this one runs.
+func alone(r rule) rule {
+	r.Alone = true
+	return r
+}
+
+// soak puts a rule into the last tier.
+func soak(r rule) rule {
+	r.Tier = conformance.Soak
+	return r
 }

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package crisuite
+
+import "errors"
+
+func bindMount(string, string) error { return errors.ErrUnsupported }
+
+func shareMount(string) error { return errors.ErrUnsupported }

@@ -1,0 +1,110 @@
+package crisuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func deviceRules() []rule {
+	return []rule{
+		must("CRI-DEV-001", "gives a container a device of the host, under the path that it asks for",
+			"Device", "Path of the device within the container.", checkDevice, Isolation),
+		must("CRI-DEV-002", "lets a container do with a device what its permissions say, and no more",
+			"Device", "Cgroups permissions of the device, candidates are one or more of", checkDevicePermissions, Isolation),
+		must("CRI-DEV-003", "injects CDI devices",
+			"CDIDevice", "Fully qualified CDI device name", checkCDI, Isolation, CDI),
+		facto("CRI-DEV-004", "refuses a container whose CDI device is not there",
+			"device plugins", "A container must not run without the device that it was given.", checkNoCDI, Isolation, CDI),
+		relied("CRI-DEV-005", "gives every container the devices that programs count on",
+			"OCI runtimes", "Programs find /dev/null, /dev/zero, /dev/full, /dev/random, /dev/urandom and /dev/tty, and a /dev/shm to write to.", checkDefaultDevices, Isolation),
+	}
+}
+
+func device(d *runtimeapi.Device) edit {
+	return func(c *runtimeapi.ContainerConfig) { c.Devices = append(c.Devices, d) }
+}
+
+// The device of these rules is one that containers do not have by themselves and that
+// is harmless: reading the kernel's log.
+const hostDevice = "/dev/kmsg"
+
+func checkDevice(ctx context.Context, s *subject) error {
+	if _, err := os.Stat(hostDevice); err != nil {
+		return err
+	}
+	out, err := s.prints(ctx, "stat-device /dev/suite", device(&runtimeapi.Device{HostPath: hostDevice, ContainerPath: "/dev/suite", Permissions: "rw"}))
+	if err == nil && out != "character 1:11\n" {
+		return fmt.Errorf("the container's /dev/suite is %q, want the host's %s", strings.TrimSpace(out), hostDevice)
+	}
+	return err
+}
+
+func checkDevicePermissions(ctx context.Context, s *subject) error {
+	given := func(permissions string) edit {
+		return device(&runtimeapi.Device{HostPath: hostDevice, ContainerPath: "/dev/suite", Permissions: permissions})
+	}
+	if _, err := s.prints(ctx, "do", do("open /dev/suite", "echo opened"), given("rw")); err != nil {
+		return fmt.Errorf("with rw: %w", err)
+	}
+	_, err := s.prints(ctx, "open /dev/suite", given("r"))
+	return refused("writing to a device whose permissions are r", err, "operation not permitted", "permission denied")
+}
+
+// cdiDir is where runtimes look for CDI specifications without being told.
+const cdiDir = "/var/run/cdi"
+
+// cdi writes a specification and returns its device.
+func (s *subject) cdi() (device string, err error) {
+	if err := os.MkdirAll(cdiDir, 0o755); err != nil {
+		return "", err
+	}
+	file := filepath.Join(cdiDir, s.mark+".json")
+	s.files = append(s.files, file)
+	kind := s.mark + ".example.com/thing"
+	text := fmt.Sprintf(`{"cdiVersion":"0.6.0","kind":%q,"devices":[{"name":"one","containerEdits":{"env":["SUITE_CDI=injected"],`+
+		`"deviceNodes":[{"path":"/dev/suite","hostPath":%q}]}}]}`, kind, hostDevice)
+	return kind + "=one", os.WriteFile(file, []byte(text), 0o644)
+}
+
+func checkCDI(ctx context.Context, s *subject) error {
+	name, err := s.cdi()
+	if err != nil {
+		return err
+	}
+	out, err := s.prints(ctx, "do", do("env SUITE_CDI", "stat-device /dev/suite"), func(c *runtimeapi.ContainerConfig) {
+		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: name}}
+	})
+	if err == nil && out != "injected\ncharacter 1:11\n" {
+		return fmt.Errorf("of its CDI device the container has %q", out)
+	}
+	return err
+}
+
+func checkNoCDI(ctx context.Context, s *subject) error {
+	_, err := s.prints(ctx, "echo ran", func(c *runtimeapi.ContainerConfig) {
+		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: s.mark + ".example.com/none=one"}}
+	})
+	if err == nil {
+		return errors.New("a container whose CDI device is not there ran")
+	}
+	return nil
+}
+
+func checkDefaultDevices(ctx context.Context, s *subject) error {
+	out, err := s.prints(ctx, "do", do("ls /dev", "write /dev/shm/x y", "write /dev/null x"))
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		if !strings.Contains(out, " "+name+"\n") {
+			return fmt.Errorf("the container's /dev is %q, want %s in it", out, name)
+		}
+	}
+	return nil
+}

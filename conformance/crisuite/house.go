@@ -1,0 +1,175 @@
+package crisuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// toolPath is where podtool is in the suite's images.
+const toolPath = "/podtool"
+
+// house is what the rules of one run share: the registry, and a runtime for those that
+// do not kill it.
+type house struct {
+	target  Target // without the house
+	dir     string
+	images  *registry
+	program string
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	rt     *runtime
+	failed error // of the start of rt
+	ledger []entry
+}
+
+// entry is a thing that a rule made, by the name under which it could be left.
+type entry struct{ rule, name string }
+
+// open makes the house of a run.
+func open(_ context.Context, target Target) (Target, func(), error) {
+	if err := target.validate(); err != nil {
+		return target, nil, err
+	}
+	dir, err := os.MkdirTemp("", "nk")
+	if err != nil {
+		return target, nil, err
+	}
+	h := &house{target: target, dir: dir}
+	if target.Image == "" && target.missing([]Feature{Containers}) == nil {
+		h.program, err = findProgram(target.Program, dir)
+		if err == nil {
+			h.images, err = newRegistry(h.program, listenOnLoopback)
+		}
+	}
+	if err != nil {
+		return target, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	target.house = h
+	return target, h.close, nil
+}
+
+// close ends what the house has started.
+func (h *house) close() {
+	h.evict(slog.New(slog.DiscardHandler))
+	if h.images != nil {
+		h.images.close()
+	}
+	_ = os.RemoveAll(h.dir) // what is mounted there was detached
+}
+
+// shared returns the runtime of the rules that do not kill it, started where it does
+// not run: another rule may have been its end.
+func (h *house) shared(ctx context.Context, in *input) (*runtime, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed != nil {
+		return nil, h.failed
+	}
+	if h.rt != nil && h.rt.lives() {
+		return h.rt, nil
+	}
+	if h.rt != nil {
+		h.rt.end(in.Log)
+		h.rt = nil
+	}
+	dir, err := os.MkdirTemp(h.dir, "r")
+	if err != nil {
+		return nil, err
+	}
+	h.rt, err = startRuntime(ctx, h.target, dir, h.images, nil)
+	if err != nil && ctx.Err() == nil {
+		h.failed = err
+	}
+	return h.rt, err
+}
+
+// evict ends the shared runtime: another is to be alone on the machine.
+func (h *house) evict(log *slog.Logger) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.rt != nil {
+		h.rt.end(log)
+		h.rt = nil
+	}
+}
+
+// note enters a thing into the ledger.
+func (h *house) note(rule, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ledger = append(h.ledger, entry{rule, name})
+}
+
+// made returns the ledger.
+func (h *house) made() []entry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]entry(nil), h.ledger...)
+}
+
+// with makes a rule's check of a function that looks at the shared runtime.
+func with(id string, check look, needs []Feature) func(context.Context, *input) error {
+	return func(ctx context.Context, in *input) error {
+		if err := in.Target.missing(needs); err != nil {
+			return err
+		}
+		rt, err := in.Target.house.shared(ctx, in)
+		if err != nil {
+			return err
+		}
+		s, err := newSubject(ctx, id, in, rt)
+		if err != nil {
+			return err
+		}
+		defer s.close(ctx)
+		if err := check(ctx, s); err != nil {
+			return errors.Join(err, rt.died())
+		}
+		return rt.died()
+	}
+}
+
+// withOwn is with for rules that kill the runtime: each gets one of its own.
+func withOwn(id string, check look, needs []Feature) func(context.Context, *input) error {
+	return func(ctx context.Context, in *input) error {
+		if len(in.Target.Exec) == 0 {
+			return conformance.NotApplicable("the target is an endpoint: rules that kill the runtime need a command that starts it")
+		}
+		if err := in.Target.missing(needs); err != nil {
+			return err
+		}
+		h := in.Target.house
+		h.evict(in.Log)
+		dir := filepath.Join(in.TempDir, "r")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		rt, err := startRuntime(ctx, h.target, dir, h.images, nil)
+		if err != nil {
+			return err
+		}
+		defer rt.end(in.Log)
+		s, err := newSubject(ctx, id, in, rt)
+		if err != nil {
+			return err
+		}
+		defer s.close(ctx)
+		return check(ctx, s)
+	}
+}
+
+// died returns an error when the runtime has ended by itself.
+func (r *runtime) died() error {
+	if r.lives() {
+		return nil
+	}
+	return fmt.Errorf("the runtime ended during this rule: %w\nit printed: %s", r.process.Err(), r.process.Tail())
+}

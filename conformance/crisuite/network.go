@@ -1,0 +1,280 @@
+package crisuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// netTime is how late a way through the network may open or close.
+const netTime = 2 * time.Second
+
+func networkRules() []rule {
+	return []rule{
+		relied("CRI-NET-001", "reports the address at which a Pod answers",
+			"Pod status", "The kubelet takes podIP and podIPs from PodSandboxStatus.network, and probes the Pod there.", onNetwork(checkPodIP), Isolation),
+		facto("CRI-NET-002", "gives two Pods different addresses, and lets them reach each other",
+			"cluster networking", "Every Pod has an address of its own, and Pods reach each other without translation.", onNetwork(checkPodToPod), Isolation),
+		facto("CRI-NET-003", "has the loopback interface up in a Pod",
+			"cluster networking", "Containers of a Pod reach each other at localhost.", onNetwork(checkLoopback), Isolation),
+		must("CRI-NET-004", "gives a Pod the DNS servers, search domains and options of its config",
+			"DNSConfig", "DNSConfig specifies the DNS servers and search domains of a sandbox.", checkDNS, Isolation),
+		must("CRI-NET-005", "gives a Pod its hostname",
+			"PodSandboxConfig", "Hostname of the sandbox. Hostname could only be empty when the pod network namespace is NODE.", onNetwork(checkHostname), Isolation),
+		must("CRI-NET-006", "maps a port of the host to the container's",
+			"PortMapping", "Port number on the host to map the container port to.", onNetwork(checkHostPort), Isolation, HostPorts),
+		must("CRI-NET-007", "maps nothing for a port mapping without a host port",
+			"PortMapping", "Implementations MUST handle the case where this field is explicitly set to 0", onNetwork(checkNoHostPort), Isolation),
+		must("CRI-NET-008", "gives a mapped port free when the sandbox is stopped",
+			"StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox.", onNetwork(checkPortFreed), Isolation, HostPorts),
+		facto("CRI-NET-009", "gives a Pod with the host's network the host's name and resolver",
+			"host network", "A Pod with hostNetwork has no hostname in its config, and finds the node's.", checkHostNetworkName, Isolation),
+	}
+}
+
+// onNetwork is for rules about Pods with a network of their own.
+func onNetwork(check look) look {
+	return func(ctx context.Context, s *subject) error {
+		if !s.network {
+			return noNetwork()
+		}
+		return check(ctx, s)
+	}
+}
+
+// serving starts a web server in a new Pod and returns the Pod's address. text is one
+// word.
+func (s *subject) serving(ctx context.Context, text string, edits ...podEdit) (*pod, string, error) {
+	p, err := s.pod(ctx, edits...)
+	if err != nil {
+		return nil, "", err
+	}
+	b, err := p.start(ctx, "serve --port 8080 --text "+text)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := b.says(ctx, "serving on"); err != nil {
+		return nil, "", err
+	}
+	st, err := s.sandboxStatus(ctx, p.id)
+	if err != nil {
+		return nil, "", err
+	}
+	ip := st.GetNetwork().GetIp()
+	if _, err := netip.ParseAddr(ip); err != nil {
+		return nil, "", fmt.Errorf("PodSandboxStatus has the address %q", ip)
+	}
+	return p, ip, nil
+}
+
+// fetch returns what a web server answers.
+func fetch(ctx context.Context, address string) (body string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, netTime)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	req.Close = true
+	resp, err := (&http.Transport{}).RoundTrip(req) // no proxy
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	return strings.TrimSpace(string(data)), err
+}
+
+// answers waits until a web server answers with the text.
+func answers(ctx context.Context, address, text string) error {
+	return until(ctx, netTime, func() error {
+		body, err := fetch(ctx, address)
+		if err == nil && body != text {
+			return fmt.Errorf("%s answers %q, want %q", address, body, text)
+		}
+		return err
+	})
+}
+
+func checkPodIP(ctx context.Context, s *subject) error {
+	_, ip, err := s.serving(ctx, "pod-"+s.mark)
+	if err != nil {
+		return err
+	}
+	return answers(ctx, net.JoinHostPort(ip, "8080"), "pod-"+s.mark)
+}
+
+func checkPodToPod(ctx context.Context, s *subject) error {
+	_, one, err := s.serving(ctx, "one")
+	if err != nil {
+		return err
+	}
+	other, two, err := s.serving(ctx, "two")
+	if err != nil {
+		return err
+	}
+	if one == two {
+		return fmt.Errorf("two Pods have the address %s", one)
+	}
+	out, err := other.prints(ctx, "get --retry 2s "+net.JoinHostPort(one, "8080"))
+	if err == nil && strings.TrimSpace(out) != "one" {
+		return fmt.Errorf("from the other Pod %s answers %q, want %q", one, out, "one")
+	}
+	return err
+}
+
+func checkLoopback(ctx context.Context, s *subject) error {
+	p, _, err := s.serving(ctx, "local")
+	if err != nil {
+		return err
+	}
+	out, err := p.prints(ctx, "get --retry 2s 127.0.0.1:8080")
+	if err == nil && strings.TrimSpace(out) != "local" {
+		return fmt.Errorf("at localhost another container of the Pod gets %q", out)
+	}
+	return err
+}
+
+func checkDNS(ctx context.Context, s *subject) error {
+	dns := &runtimeapi.DNSConfig{
+		Servers: []string{"192.0.2.53", "192.0.2.54"}, Searches: []string{"suite.example", "example"}, Options: []string{"ndots:5", "timeout:1"},
+	}
+	p, err := s.pod(ctx, func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = dns })
+	if err != nil {
+		return err
+	}
+	out, err := p.prints(ctx, "cat /etc/resolv.conf")
+	if err != nil {
+		return err
+	}
+	have := map[string][]string{}
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 1 && !strings.HasPrefix(f[0], "#") {
+			have[f[0]] = append(have[f[0]], f[1:]...)
+		}
+	}
+	for key, want := range map[string][]string{"nameserver": dns.Servers, "search": dns.Searches, "options": dns.Options} {
+		if strings.Join(have[key], " ") != strings.Join(want, " ") {
+			return fmt.Errorf("the container's resolv.conf has %s %q, want %q", key, have[key], want)
+		}
+	}
+	return nil
+}
+
+func checkHostname(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx, func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "name-of-the-pod" })
+	if err != nil {
+		return err
+	}
+	out, err := p.prints(ctx, "hostname")
+	if err == nil && strings.TrimSpace(out) != "name-of-the-pod" {
+		return fmt.Errorf("in the container the hostname is %q, want %q", strings.TrimSpace(out), "name-of-the-pod")
+	}
+	return err
+}
+
+func checkHostNetworkName(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx, namespaces(func(n *runtimeapi.NamespaceOption) { n.Network = runtimeapi.NamespaceMode_NODE }),
+		func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "" })
+	if err != nil {
+		return err
+	}
+	out, err := p.prints(ctx, "do", do("hostname", "cat /etc/resolv.conf"))
+	if err != nil {
+		return err
+	}
+	want, err := hostname()
+	if err == nil && !strings.HasPrefix(out, want+"\n") {
+		return fmt.Errorf("in a Pod on the host's network the hostname is %q, want %q", strings.SplitN(out, "\n", 2)[0], want)
+	}
+	return err
+}
+
+// hostAddress returns an address of the node's that is not loopback, or loopback
+// where it has no other.
+func hostAddress() (string, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	for _, a := range all {
+		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() && !ip.IP.IsLinkLocalUnicast() {
+			return ip.IP.String(), nil
+		}
+	}
+	return "127.0.0.1", nil
+}
+
+// freePort returns a port of the host that nobody listens on.
+func freePort() (port int, err error) {
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
+// mapped starts a web server behind a port of the host.
+func (s *subject) mapped(ctx context.Context) (p *pod, address string, err error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, "", err
+	}
+	host, err := hostAddress()
+	if err != nil {
+		return nil, "", err
+	}
+	p, _, err = s.serving(ctx, "mapped-"+s.mark, func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: int32(port)}}
+	})
+	return p, net.JoinHostPort(host, fmt.Sprint(port)), err
+}
+
+func checkHostPort(ctx context.Context, s *subject) error {
+	_, address, err := s.mapped(ctx)
+	if err != nil {
+		return err
+	}
+	return answers(ctx, address, "mapped-"+s.mark)
+}
+
+func checkNoHostPort(ctx context.Context, s *subject) error {
+	_, ip, err := s.serving(ctx, "unmapped", func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: 0}}
+	})
+	if err != nil {
+		return fmt.Errorf("with a port mapping whose host port is 0: %w", err)
+	}
+	return answers(ctx, net.JoinHostPort(ip, "8080"), "unmapped")
+}
+
+func checkPortFreed(ctx context.Context, s *subject) error {
+	p, address, err := s.mapped(ctx)
+	if err != nil {
+		return err
+	}
+	if err := answers(ctx, address, "mapped-"+s.mark); err != nil {
+		return fmt.Errorf("before the stop: %w", err)
+	}
+	if err := s.stop(ctx, p.id); err != nil {
+		return err
+	}
+	return until(ctx, netTime, func() error {
+		conn, err := net.DialTimeout("tcp", address, 100*time.Millisecond)
+		if err == nil {
+			return errors.Join(errors.New("the port of the stopped sandbox still answers"), conn.Close())
+		}
+		if !strings.Contains(err.Error(), "refused") {
+			return fmt.Errorf("behind the stop the port is not free: %w", err)
+		}
+		return nil
+	})
+}

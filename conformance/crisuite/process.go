@@ -1,0 +1,102 @@
+package crisuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nodekit-project/nodekit/internal/procmark"
+)
+
+// unknownID is the id of nothing, of the length that ids have.
+const unknownID = "0000000000000000000000000000000000000000000000000000000000000bad"
+
+// clockSlack is how far the runtime's clock readings may be from the suite's.
+const clockSlack = time.Minute
+
+// recent returns an error unless a time in nanoseconds is about now.
+func recent(nanoseconds int64) error {
+	if at := time.Unix(0, nanoseconds); time.Since(at).Abs() > clockSlack {
+		return fmt.Errorf("the time %d is %v from now: it is in nanoseconds since 1970", nanoseconds, time.Since(at).Round(time.Second))
+	}
+	return nil
+}
+
+// mark is what the environment of the container's processes has and nothing else's.
+func (b *box) mark() string {
+	for _, e := range b.config.GetEnvs() {
+		if e.GetKey() == "SUITE_MARK" {
+			return string(e.GetValue())
+		}
+	}
+	return ""
+}
+
+// pids returns the processes of the container as the host numbers them.
+func (b *box) pids() (found []int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !carries(pid, b.mark()) {
+			continue
+		}
+		found = append(found, pid)
+	}
+	return found, nil
+}
+
+// carries looks at the environment alone: the runtime's own programs may have the
+// mark among their arguments.
+func carries(pid int, mark string) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && strings.Contains(string(env), mark)
+}
+
+// pid returns the container's first process.
+func (b *box) pid(ctx context.Context) (pid int, err error) {
+	err = until(ctx, endTime, func() error {
+		pids, err := b.pids()
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			return errors.New("the container's process is not among those of the machine")
+		}
+		pid = pids[0]
+		return nil
+	})
+	return pid, err
+}
+
+// ended returns nil when no process of the container is left.
+func (b *box) ended() error {
+	pids, err := b.pids()
+	if err == nil && len(pids) > 0 {
+		return fmt.Errorf("processes %v of the container run on", pids)
+	}
+	return err
+}
+
+// markedPIDs returns the runtime's process and what else it started and left running.
+func (r *runtime) markedPIDs() (found []int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() && procmark.Carries(pid, r.root) {
+			found = append(found, pid)
+		}
+	}
+	return found, nil
+}
+
+// hostname is the node's.
+func hostname() (string, error) { return os.Hostname() }

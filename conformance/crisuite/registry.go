@@ -1,0 +1,261 @@
+package crisuite
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// The account of the private repositories.
+const (
+	registryUser     = "suite"
+	registryPassword = "open sesame"
+)
+
+// registry serves the suite's images, read only, on loopback. Runtimes take a
+// registry on loopback without TLS.
+type registry struct {
+	host   string // where it listens, and what images are named after
+	base   v1.Layer
+	server *http.Server
+
+	mu     sync.Mutex
+	images map[string]v1.Image // by repository
+	blobs  map[v1.Hash]blob
+	pulls  map[string]int // manifests that were fetched, by repository
+}
+
+// blob is what the registry has under a digest.
+type blob struct {
+	kind string
+	open func() (io.ReadCloser, error)
+	size int64
+}
+
+// newRegistry serves on a port of its own. listen is net.Listen, perhaps in a
+// network namespace.
+func newRegistry(program string, listen func() (net.Listener, error)) (*registry, error) {
+	base, err := baseLayer(program)
+	if err != nil {
+		return nil, err
+	}
+	l, err := listen()
+	if err != nil {
+		return nil, fmt.Errorf("listening for the suite's registry: %w", err)
+	}
+	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}, pulls: map[string]int{}}
+	r.server = &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = r.server.Serve(l) }() // ends with close
+	return r, nil
+}
+
+func listenOnLoopback() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+
+func (r *registry) close() { _ = r.server.Close() }
+
+// image returns the image of a repository, which is made when it is first asked for;
+// nil means that there is none.
+func (r *registry) image(repository string) (v1.Image, error) {
+	if im := r.images[repository]; im != nil {
+		return im, nil
+	}
+	layers := []v1.Layer{r.base}
+	config, known := configs()[repository+":v1"]
+	switch kind, _, _ := strings.Cut(repository, "/"); kind + "/" {
+	case uniqueRepo, privateRepo, brokenRepo:
+		own, err := smallLayer(repository)
+		if err != nil {
+			return nil, err
+		}
+		layers, config, known = append(layers, own), configs()[mainImage], true
+		config.Labels = map[string]string{"name": repository}
+	}
+	if !known {
+		return nil, nil
+	}
+	im, err := build(config, layers...)
+	if err != nil {
+		return nil, err
+	}
+	r.images[repository] = im
+	return im, r.index(im)
+}
+
+// index makes the parts of an image known by their digests.
+func (r *registry) index(im v1.Image) error {
+	config, err := im.RawConfigFile()
+	if err != nil {
+		return err
+	}
+	hash, err := im.ConfigName()
+	if err != nil {
+		return err
+	}
+	r.blobs[hash] = raw("application/octet-stream", config)
+	manifest, err := im.RawManifest()
+	if err != nil {
+		return err
+	}
+	if hash, err = im.Digest(); err != nil {
+		return err
+	}
+	kind, err := im.MediaType()
+	if err != nil {
+		return err
+	}
+	r.blobs[hash] = raw(string(kind), manifest)
+	layers, err := im.Layers()
+	if err != nil {
+		return err
+	}
+	for _, l := range layers {
+		hash, err := l.Digest()
+		if err != nil {
+			return err
+		}
+		size, err := l.Size()
+		if err != nil {
+			return err
+		}
+		r.blobs[hash] = blob{"application/octet-stream", l.Compressed, size}
+	}
+	return nil
+}
+
+func raw(kind string, data []byte) blob {
+	return blob{kind, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(data))), nil }, int64(len(data))}
+}
+
+// ServeHTTP answers the reading half of the distribution API.
+func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	where, reference := path.Split(strings.TrimPrefix(req.URL.Path, "/v2/"))
+	if where == "" {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	repository, kind := path.Split(strings.TrimSuffix(where, "/"))
+	repository = strings.TrimSuffix(repository, "/")
+	if user, password, _ := req.BasicAuth(); strings.HasPrefix(repository, privateRepo) && (user != registryUser || password != registryPassword) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="suite"`)
+		fail(w, http.StatusUnauthorized, "UNAUTHORIZED")
+		return
+	}
+	b, digest, err := r.find(repository, kind, reference, req.Method == http.MethodGet)
+	if err != nil {
+		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
+		return
+	}
+	w.Header().Set("Content-Type", b.kind)
+	w.Header().Set("Docker-Content-Digest", digest.String())
+	w.Header().Set("Content-Length", strconv.FormatInt(b.size, 10))
+	if req.Method == http.MethodHead {
+		return
+	}
+	body, err := b.open()
+	if err != nil {
+		fail(w, http.StatusInternalServerError, "UNKNOWN")
+		return
+	}
+	defer body.Close()
+	_, _ = io.Copy(w, body) // the client's loss
+}
+
+func fail(w http.ResponseWriter, code int, what string) {
+	w.Header().Del("Content-Length")
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]string{"code": what}}})
+}
+
+// find returns what is under a tag or a digest. A broken layer has the size that is
+// promised and another content.
+func (r *registry) find(repository, kind, reference string, counts bool) (blob, v1.Hash, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	im, err := r.image(repository)
+	if err != nil || im == nil {
+		return blob{}, v1.Hash{}, errors.Join(err, fmt.Errorf("no repository %q", repository))
+	}
+	hash, err := v1.NewHash(reference)
+	if err != nil { // a tag
+		if hash, err = im.Digest(); err != nil {
+			return blob{}, hash, err
+		}
+	}
+	b, known := r.blobs[hash]
+	if !known {
+		return blob{}, hash, fmt.Errorf("no blob %s", hash)
+	}
+	if kind == "manifests" && counts {
+		r.pulls[repository]++
+	}
+	if base, err := r.base.Digest(); err == nil && strings.HasPrefix(repository, brokenRepo) && kind == "blobs" && hash != base && b.size < 4096 {
+		if config, err := im.ConfigName(); err == nil && hash != config {
+			b.open = func() (io.ReadCloser, error) {
+				return io.NopCloser(strings.NewReader(strings.Repeat("x", int(b.size)))), nil
+			}
+		}
+	}
+	return b, hash, nil
+}
+
+// ref returns the full name of an image of this registry.
+func (r *registry) ref(image string) string { return r.host + "/" + image }
+
+// digest returns the digest of an image's manifest, and the one of its config.
+func (r *registry) digest(repository string) (manifest, config string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	im, err := r.image(repository)
+	if err != nil || im == nil {
+		return "", "", errors.Join(err, fmt.Errorf("no repository %q", repository))
+	}
+	m, err := im.Digest()
+	if err != nil {
+		return "", "", err
+	}
+	c, err := im.ConfigName()
+	return m.String(), c.String(), err
+}
+
+// fetched returns how often the manifest of a repository was fetched.
+func (r *registry) fetched(repository string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pulls[repository]
+}
+
+// archive writes the fixed images as a docker archive.
+func (r *registry) archive(_ context.Context, file string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[name.Tag]v1.Image{}
+	for image := range configs() {
+		tag, err := name.NewTag(r.ref(image))
+		if err != nil {
+			return err
+		}
+		if all[tag], err = r.image(strings.TrimSuffix(image, ":v1")); err != nil {
+			return err
+		}
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(tarball.MultiWrite(all, f), f.Close())
+}

@@ -1,0 +1,274 @@
+package crisuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+)
+
+const (
+	mib          = 1 << 20
+	fullPeriod   = 100_000
+	updateTruth  = "UpdateContainerResources updates ContainerConfig of the container synchronously."
+	statsPatient = 15 * time.Second // the caches of some runtimes are ten seconds old
+)
+
+func resourceRules() []rule {
+	return []rule{
+		must("CRI-RES-001", "limits a container's memory",
+			"LinuxContainerResources", "Memory limit in bytes. Default: 0 (not specified).", checkMemoryLimit, Resources),
+		must("CRI-RES-002", "limits a container's processor time",
+			"LinuxContainerResources", "CPU CFS (Completely Fair Scheduler) quota. Default: 0 (not specified).", checkCPUQuota, Resources),
+		must("CRI-RES-003", "weighs a container's processor time",
+			"LinuxContainerResources", "CPU shares (relative weight vs. other containers). Default: 0 (not specified).", checkCPUShares, Resources),
+		must("CRI-RES-004", "sets a container's oom_score_adj",
+			"LinuxContainerResources", "OOMScoreAdj adjusts the oom-killer score. Default: 0 (not specified).", checkOOMScore, Isolation, Resources),
+		must("CRI-RES-005", "keeps a container on its processors",
+			"LinuxContainerResources", "CpusetCpus constrains the allowed set of logical CPUs. Default: \"\" (not specified).", checkCPUSet, Isolation, Resources),
+		must("CRI-RES-006", "says OOMKilled of a container that the kernel killed for memory",
+			"ContainerStatus", "Must be set to \"OOMKilled\" for containers terminated by cgroup-based Out-of-Memory killer.", checkOOMKilled, Resources),
+		must("CRI-RES-007", "updates a running container's limits before it answers",
+			"UpdateContainerResources", updateTruth, checkUpdate, Resources),
+		must("CRI-RES-008", "shows updated limits in the container's status",
+			"ContainerStatus", "Resource limits configuration of the container.", checkUpdateStatus, Resources),
+		must("CRI-RES-009", "answers an update that cannot be with an error, and changes nothing",
+			"UpdateContainerResources", "If runtime fails to transactionally update the requested resources, an error is returned.", checkBadUpdate, Resources),
+		must("CRI-RES-010", "puts a Pod's containers below its cgroup",
+			"LinuxPodSandboxConfig", "Parent cgroup of the PodSandbox. The cgroupfs style syntax will be used, but the container runtime can convert it to systemd semantics if needed.", checkCgroupParent, Resources),
+	}
+}
+
+// cgroupDirs are the directories of a process's cgroup, one for each controller or one
+// for all.
+func cgroupDirs(pid int) (dirs []string, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return nil, err
+	}
+	const root = "/sys/fs/cgroup"
+	for line := range strings.Lines(string(data)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case f[1] == "" && cgroup.Version() == 1:
+			dirs = append(dirs, filepath.Join(root, "unified", f[2]))
+		case f[1] == "":
+			dirs = append(dirs, filepath.Join(root, f[2]))
+		default:
+			dirs = append(dirs, filepath.Join(root, strings.TrimPrefix(f[1], "name="), f[2]))
+		}
+	}
+	return dirs, nil
+}
+
+// cgroupValue returns what the first of the files has that is there.
+func (b *box) cgroupValue(ctx context.Context, names ...string) (string, error) {
+	pid, err := b.pid(ctx)
+	if err != nil {
+		return "", err
+	}
+	dirs, err := cgroupDirs(pid)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		for _, dir := range dirs {
+			if data, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+				return strings.TrimSpace(string(data)), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("the container's cgroup is %q, and has none of %q", dirs, names)
+}
+
+// hasMemory returns nil when the limit of the container's cgroup is so.
+func (b *box) hasMemory(ctx context.Context, want int64) error {
+	got, err := b.cgroupValue(ctx, "memory.limit_in_bytes", "memory.max")
+	if err == nil && got != strconv.FormatInt(want, 10) {
+		return fmt.Errorf("the limit of the container's cgroup is %s bytes of memory, want %d", got, want)
+	}
+	return err
+}
+
+func checkMemoryLimit(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.MemoryLimitInBytes = 64 * mib }))
+	if err != nil {
+		return err
+	}
+	return b.hasMemory(ctx, 64*mib)
+}
+
+// hasQuota returns nil when the container may use so much of a period.
+func (b *box) hasQuota(ctx context.Context, want string) error {
+	got, err := b.cgroupValue(ctx, "cpu.cfs_quota_us", "cpu.max")
+	if err == nil && strings.Fields(got)[0] != want {
+		return fmt.Errorf("the quota of the container's cgroup is %s, want %s", got, want)
+	}
+	return err
+}
+
+func checkCPUQuota(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.CpuPeriod, r.CpuQuota = fullPeriod, 30_000 }))
+	if err != nil {
+		return err
+	}
+	return b.hasQuota(ctx, "30000")
+}
+
+// checkCPUShares compares two containers: how shares become a weight of cgroup v2 is
+// the OCI runtime's choice.
+func checkCPUShares(ctx context.Context, s *subject) error {
+	weight := func(shares int64) (int, error) {
+		b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.CpuShares = shares }))
+		if err != nil {
+			return 0, err
+		}
+		got, err := b.cgroupValue(ctx, "cpu.shares", "cpu.weight")
+		if err != nil {
+			return 0, err
+		}
+		return strconv.Atoi(got)
+	}
+	small, err := weight(128)
+	if err != nil {
+		return err
+	}
+	big, err := weight(2048)
+	if err == nil && big < 2*small {
+		return fmt.Errorf("containers with 128 and 2048 shares have the weights %d and %d", small, big)
+	}
+	return err
+}
+
+func checkOOMScore(ctx context.Context, s *subject) error {
+	out, err := s.prints(ctx, "cat /proc/self/oom_score_adj", limit(func(r *runtimeapi.LinuxContainerResources) { r.OomScoreAdj = 987 }))
+	if err == nil && strings.TrimSpace(out) != "987" {
+		return fmt.Errorf("the container's oom_score_adj is %s, want 987", strings.TrimSpace(out))
+	}
+	return err
+}
+
+func checkCPUSet(ctx context.Context, s *subject) error {
+	st, err := s.selfStatus(ctx, limit(func(r *runtimeapi.LinuxContainerResources) { r.CpusetCpus = "0" }))
+	if err == nil && statusField(st, "Cpus_allowed_list") != "0" {
+		return fmt.Errorf("the container may run on the processors %s, want 0", statusField(st, "Cpus_allowed_list"))
+	}
+	return err
+}
+
+func checkOOMKilled(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "eat 200Mi", limit(func(r *runtimeapi.LinuxContainerResources) { r.MemoryLimitInBytes = 32 * mib }))
+	if err != nil {
+		return err
+	}
+	st, err := b.exited(ctx)
+	if err != nil {
+		return err
+	}
+	if st.GetReason() != "OOMKilled" || st.GetExitCode() == 0 {
+		return fmt.Errorf("a container that the kernel killed for memory has exit code %d and reason %q, want OOMKilled", st.GetExitCode(), st.GetReason())
+	}
+	failed, err := s.box(ctx, "exit 137")
+	if err != nil {
+		return err
+	}
+	if st, err = failed.exited(ctx); err == nil && st.GetReason() == "OOMKilled" {
+		return errors.New("a container that ended with code 137 by itself is OOMKilled")
+	}
+	return err
+}
+
+func (b *box) update(ctx context.Context, r *runtimeapi.LinuxContainerResources) error {
+	_, err := b.s.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: b.id, Linux: r})
+	if err != nil {
+		return fmt.Errorf("UpdateContainerResources: %w", err)
+	}
+	return nil
+}
+
+func (s *subject) limited(ctx context.Context) (*box, error) {
+	return s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) {
+		r.MemoryLimitInBytes, r.CpuPeriod, r.CpuQuota = 64*mib, fullPeriod, 30_000
+	}))
+}
+
+func checkUpdate(ctx context.Context, s *subject) error {
+	b, err := s.limited(ctx)
+	if err != nil {
+		return err
+	}
+	err = b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000})
+	if err != nil {
+		return err
+	}
+	return errors.Join(b.hasMemory(ctx, 96*mib), b.hasQuota(ctx, "45000"))
+}
+
+func checkUpdateStatus(ctx context.Context, s *subject) error {
+	b, err := s.limited(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000}); err != nil {
+		return err
+	}
+	st, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	if r := st.GetResources().GetLinux(); r.GetMemoryLimitInBytes() != 96*mib || r.GetCpuQuota() != 45_000 {
+		return fmt.Errorf("behind an update ContainerStatus has the resources %v", r)
+	}
+	return nil
+}
+
+// checkBadUpdate asks for a quota that the kernel refuses, beside a limit that it would
+// take.
+func checkBadUpdate(ctx context.Context, s *subject) error {
+	b, err := s.limited(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpusetCpus: "4095"}); err == nil {
+		return errors.New("an update to a processor that is not there succeeded")
+	}
+	return errors.Join(b.hasMemory(ctx, 64*mib), b.hasQuota(ctx, "30000"), b.alive(ctx))
+}
+
+func checkCgroupParent(ctx context.Context, s *subject) error {
+	name, parent := s.mark, "/"+s.mark
+	if rc, err := s.Runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{}); err == nil && rc.GetLinux() != nil && rc.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD {
+		name = s.mark + ".slice"
+		parent = "/" + name
+	}
+	if err := cgroup.Create(parent); err != nil {
+		return err
+	}
+	s.cgroups = append(s.cgroups, parent)
+	p, err := s.pod(ctx, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
+	if err != nil {
+		return err
+	}
+	b, err := p.start(ctx, forever)
+	if err != nil {
+		return err
+	}
+	pid, err := b.pid(ctx)
+	if err != nil {
+		return err
+	}
+	dirs, err := cgroupDirs(pid)
+	if err == nil && !slices.ContainsFunc(dirs, func(dir string) bool { return strings.Contains(dir, "/"+name+"/") }) {
+		return fmt.Errorf("the container's cgroup is %q, want it below %q", dirs, parent)
+	}
+	return err
+}

@@ -1,0 +1,202 @@
+package crisuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/internal/supervisor"
+)
+
+// startTime bounds the start of the runtime up to its first answer.
+const startTime = 20 * time.Second
+
+// runtime is a runtime that answers: a process of the suite's, or an endpoint.
+type runtime struct {
+	*client.Client
+	target   Target
+	dir      string
+	root     string              // of a target with Exec
+	process  *supervisor.Process // nil for a target with an Endpoint
+	images   *registry           // nil where the suite's are not used
+	network  bool                // Pods can have a network of their own
+	status   *runtimeapi.StatusResponse
+	pullOnce sync.Mutex
+	pulled   map[string]bool
+}
+
+// startRuntime starts or dials the target. enter is the supervisor's, or nil.
+func startRuntime(ctx context.Context, target Target, dir string, images *registry, enter func() error) (*runtime, error) {
+	r := &runtime{target: target, dir: dir, images: images, pulled: map[string]bool{}}
+	endpoint := target.Endpoint
+	var err error
+	if len(target.Exec) > 0 {
+		if endpoint, err = r.launch(enter); err != nil {
+			return nil, err
+		}
+	}
+	if r.Client, err = client.Dial(endpoint, nil); err != nil {
+		r.kill()
+		return nil, err
+	}
+	err = r.await(ctx)
+	if err == nil && target.Load != "" && images != nil {
+		err = r.load(ctx, endpoint)
+	}
+	if err != nil {
+		r.Close()
+		r.kill()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *runtime) launch(enter func() error) (endpoint string, err error) {
+	r.root = filepath.Join(r.dir, "root")
+	if err := os.Mkdir(r.root, 0o700); err != nil {
+		return "", err
+	}
+	endpoint = "unix://" + filepath.Join(r.dir, "s.sock")
+	place, env := r.places(endpoint)
+	command := make([]string, len(r.target.Exec))
+	for i, arg := range r.target.Exec {
+		command[i] = place.Replace(arg)
+	}
+	r.process, err = supervisor.Start(supervisor.Command{Path: command[0], Args: command[1:], Env: env, Enter: enter})
+	if err != nil {
+		return "", fmt.Errorf("starting the runtime: %w", err)
+	}
+	return endpoint, nil
+}
+
+// places returns what replaces the names in commands, and the environment.
+func (r *runtime) places(endpoint string) (*strings.Replacer, []string) {
+	place := strings.NewReplacer(Endpoint, endpoint, Root, r.root, Archive, filepath.Join(r.dir, "images.tar"))
+	env := append(os.Environ(), "CONTAINER_RUNTIME_ENDPOINT="+endpoint, "STATE_DIRECTORY="+r.root)
+	for _, e := range r.target.Env {
+		env = append(env, place.Replace(e))
+	}
+	return place, env
+}
+
+// load puts the images into a runtime that does not pull.
+func (r *runtime) load(ctx context.Context, endpoint string) error {
+	archive := filepath.Join(r.dir, "images.tar")
+	if err := r.images.archive(ctx, archive); err != nil {
+		return err
+	}
+	defer os.Remove(archive)
+	place, env := r.places(endpoint)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", place.Replace(r.target.Load))
+	cmd.Env = env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("loading the suite's images: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// await waits until the runtime answers.
+func (r *runtime) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	if r.process != nil {
+		died := r.process.Done()
+		go func() {
+			select {
+			case <-died:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	_, err := r.Wait(ctx)
+	if err != nil && r.process != nil {
+		return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
+	}
+	if err != nil {
+		return fmt.Errorf("the runtime does not answer: %w", err)
+	}
+	// A runtime that is up may need a moment for its network.
+	for late := time.Now().Add(networkTime); ; time.Sleep(20 * time.Millisecond) {
+		if r.status, err = r.Runtime.Status(ctx, &runtimeapi.StatusRequest{}); err != nil {
+			return fmt.Errorf("asking for the runtime's status: %w", err)
+		}
+		r.network = condition(r.status, runtimeapi.NetworkReady)
+		if r.network || time.Now().After(late) {
+			return nil
+		}
+	}
+}
+
+// networkTime is how long a runtime that answers may say that it has no network yet.
+const networkTime = 500 * time.Millisecond
+
+func condition(r *runtimeapi.StatusResponse, name string) bool {
+	for _, c := range r.GetStatus().GetConditions() {
+		if c.GetType() == name {
+			return c.GetStatus()
+		}
+	}
+	return false
+}
+
+func (r *runtime) lives() bool {
+	if r.process == nil {
+		return true
+	}
+	select {
+	case <-r.process.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// crash kills the runtime with SIGKILL and starts it again.
+func (r *runtime) crash(ctx context.Context) error {
+	r.process.Kill()
+	return r.restart(ctx)
+}
+
+func (r *runtime) restart(ctx context.Context) error {
+	if err := r.process.Restart(); err != nil {
+		return fmt.Errorf("starting the runtime again: %w", err)
+	}
+	return r.await(ctx)
+}
+
+func (r *runtime) kill() {
+	if r.process != nil {
+		r.process.Kill()
+		_ = supervisor.EndMarked(r.root) // it did not come up: there should be nothing
+	}
+}
+
+// end stops a runtime that the suite started, and then what it left running on
+// purpose, as a monitor of containers does: its directory goes next.
+func (r *runtime) end(log *slog.Logger) {
+	r.Close()
+	if r.process == nil {
+		return
+	}
+	if err := r.process.Stop(10 * time.Second); err != nil {
+		log.Warn("stopping the runtime", "err", err)
+	}
+	if err := supervisor.EndMarked(r.root); err != nil {
+		log.Warn("ending what the runtime left running", "err", err)
+	}
+	if err := mount.DetachTree(r.dir); err != nil && !errors.Is(err, mount.ErrUnsupported) {
+		log.Warn("detaching what the runtime left mounted", "err", err)
+	}
+}

@@ -1,0 +1,145 @@
+package crisuite
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/conformance"
+)
+
+// Endpoint, Root and Archive stand in Target.Exec, Target.Env and Target.Load for
+// what the suite gives the runtime.
+const (
+	Endpoint = "$(CONTAINER_RUNTIME_ENDPOINT)"
+	Root     = "$(STATE_DIRECTORY)"
+	Archive  = "$(ARCHIVE)"
+)
+
+// Target is the runtime under test: a program or a socket.
+type Target struct {
+	// Exec is a program and its arguments. It gets what a node's init system gives a
+	// runtime, in its environment, and in its arguments for "$(NAME)":
+	//
+	//	CONTAINER_RUNTIME_ENDPOINT  the socket to serve on, unix:///...
+	//	STATE_DIRECTORY             an empty directory for what must survive a restart
+	Exec []string
+	// Env is added to the environment of Exec, as NAME=value, with "$(NAME)"
+	// replaced, too.
+	Env []string
+	// Endpoint is the socket of a runtime that runs already. Rules that kill
+	// the runtime do not apply then. It is used when Exec is empty.
+	Endpoint string
+	// Program is the path of podtool, statically linked. Empty looks beside this
+	// program and in PATH, and builds it where Go is.
+	Program string
+	// Load is a command that puts the images of the archive "$(ARCHIVE)" into the
+	// runtime, for one that lacks Pull. It is run by /bin/sh with the variables of Exec.
+	Load string
+	// Image is an image that the runtime has, and Tool the path of podtool in it, for a
+	// runtime that takes no other images: its containers may be processes of the host.
+	// Empty means the suite's own images.
+	Image, Tool string
+	// Lacks are the features that the runtime does not have.
+	Lacks []Feature
+
+	house *house // of the run; set by Suite.Open
+}
+
+// Feature is a part of the CRI that a runtime may do without when its author says so.
+type Feature string
+
+// The features.
+const (
+	Containers         Feature = "containers"         // runs containers at all
+	Pull               Feature = "pull"               // pulls, lists and removes images
+	Isolation          Feature = "isolation"          // containers have files, users and namespaces of their own
+	Exec               Feature = "exec"               // ExecSync
+	Streaming          Feature = "streaming"          // Exec and Attach
+	PortForward        Feature = "portForward"        // PortForward
+	Stats              Feature = "stats"              // ContainerStats
+	Resources          Feature = "resources"          // limits of containers
+	HostPorts          Feature = "hostPorts"          // port mappings
+	SharedPID          Feature = "sharedPID"          // the PID mode POD
+	TargetPID          Feature = "targetPID"          // the PID mode TARGET
+	Seccomp            Feature = "seccomp"            // seccomp profiles
+	Propagation        Feature = "propagation"        // mounts that propagate
+	ImageVolumes       Feature = "imageVolumes"       // images as volumes
+	MountOptions       Feature = "mountOptions"       // Mount.mount_options
+	CDI                Feature = "cdi"                // CDI devices
+	StopSignals        Feature = "stopSignals"        // ContainerConfig.stop_signal
+	SupplementalGroups Feature = "supplementalGroups" // SupplementalGroupsPolicy and ContainerUser
+	AmbientCaps        Feature = "ambientCaps"        // ambient capabilities
+	ImageIdentity      Feature = "imageIdentity"      // one image id in all answers, as since 1.36
+	Survival           Feature = "survival"           // containers outlive the runtime
+)
+
+// features are all of them.
+func features() []Feature {
+	return []Feature{
+		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, HostPorts, SharedPID, TargetPID, Seccomp,
+		Propagation, ImageVolumes, MountOptions, CDI, StopSignals, SupplementalGroups, AmbientCaps, ImageIdentity, Survival,
+	}
+}
+
+func facts() map[string]string {
+	return map[string]string{
+		"lacks":   fmt.Sprintf("features that the runtime does not have, separated by commas: %s", join(features(), ", ")),
+		"load":    "a shell command that puts the images of $(ARCHIVE) into a runtime that lacks pull",
+		"image":   "an image that the runtime has, for one that takes no others",
+		"tool":    "the path of podtool in that image",
+		"program": "the path of podtool, statically linked, where nodekit does not find it",
+	}
+}
+
+func join[T ~string](list []T, separator string) string {
+	words := make([]string, len(list))
+	for i, w := range list {
+		words[i] = string(w)
+	}
+	return strings.Join(words, separator)
+}
+
+// Declare puts what a profile says into the target. A nil profile says nothing.
+func (t *Target) Declare(profile *conformance.Profile) error {
+	for name, field := range map[string]*string{"load": &t.Load, "image": &t.Image, "tool": &t.Tool, "program": &t.Program} {
+		if value, declared := profile.Fact(name); declared {
+			*field = value
+		}
+	}
+	lacks, _ := profile.Fact("lacks")
+	for _, name := range strings.FieldsFunc(lacks, func(c rune) bool { return strings.ContainsRune(", []\"", c) }) {
+		t.Lacks = append(t.Lacks, Feature(name))
+	}
+	return t.validate()
+}
+
+func (t *Target) validate() error {
+	for _, f := range t.Lacks {
+		if !slices.Contains(features(), f) {
+			return fmt.Errorf("fact lacks: %q is none of %s", f, join(features(), ", "))
+		}
+	}
+	if (t.Image == "") != (t.Tool == "") {
+		return fmt.Errorf("facts image and tool: one is %q, the other %q, and they go together", t.Image, t.Tool)
+	}
+	return nil
+}
+
+// missing returns NotApplicable for the first of the needs that the target lacks.
+// Containers come before all that is done with them.
+func (t *Target) missing(needs []Feature) error {
+	lacks := slices.Clone(t.Lacks)
+	if t.Image != "" {
+		lacks = append(lacks, Pull) // the suite's images are not there
+	}
+	for _, f := range needs {
+		if f != Pull && f != HostPorts && slices.Contains(lacks, Containers) {
+			f = Containers
+		}
+		if slices.Contains(lacks, f) {
+			return conformance.NotApplicable("the runtime's author declares that it lacks %q", f)
+		}
+	}
+	return nil
+}
