@@ -21,7 +21,7 @@ func commands() []command {
 	return []command{
 		{"do", "STEP...", "run steps in order, each one a quoted command; stop at the first that fails or exits", runDo},
 		{
-			"serve", "[--port 8080] [--text TEXT] [--ready-after D] [--requests N]",
+			"serve", "[--address IP] [--port 8080] [--text TEXT] [--ready-after D] [--requests N]",
 			"HTTP server: / says TEXT, /healthz is 503 until ready; end with 0 after N requests for /", runServe,
 		},
 		{"get", "[--count 1] [--retry D] [--interval D] URL", "request URL, print what it answers; try again for up to D", runGet},
@@ -47,7 +47,7 @@ func commands() []command {
 		{"burn", "D", "keep a processor busy for D, or for ever", runBurn},
 		{"fill", "BYTES", "print BYTES times x, without a newline", runFill},
 		{"window", "", "print the terminal's size, and again whenever it changes", runWindow},
-		{"count", "[--address IP] PORT", "TCP server that reads a connection to its end and then says how many bytes came", runCount},
+		{"count", "PORT", "TCP server that reads a connection to its end and then says how many bytes came", runCount},
 		{"mkdir", "PATH", "make a directory", runMkdir},
 		{"open", "FILE", "open FILE for reading and writing", runOpen},
 		{"bind", "SOURCE TARGET", "make a bind mount", runBind},

@@ -19,6 +19,7 @@ import (
 const closeGrace = 5 * time.Second
 
 type serveOptions struct {
+	address    string
 	port       int
 	text       string
 	readyAfter time.Duration
@@ -28,6 +29,7 @@ type serveOptions struct {
 func runServe(t *tool, ctx context.Context, args []string) error {
 	o := serveOptions{port: 8080}
 	_, err := flags(args, 0, func(fs *flag.FlagSet) {
+		fs.StringVar(&o.address, "address", "", "")
 		fs.IntVar(&o.port, "port", o.port, "")
 		fs.StringVar(&o.text, "text", "", "")
 		fs.DurationVar(&o.readyAfter, "ready-after", 0, "")
@@ -43,7 +45,7 @@ func runServe(t *tool, ctx context.Context, args []string) error {
 		}
 		o.text = "hello from " + host
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(o.port))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(o.address, strconv.Itoa(o.port)))
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -68,8 +67,7 @@ func runLeave(t *tool, _ context.Context, args []string) error {
 
 // runCount is for connections of which one side is closed before the other.
 func runCount(t *tool, ctx context.Context, args []string) error {
-	address := ""
-	args, err := flags(args, 1, func(fs *flag.FlagSet) { fs.StringVar(&address, "address", "", "") })
+	args, err := flags(args, 1, nil)
 	if err != nil {
 		return err
 	}
@@ -77,7 +75,7 @@ func runCount(t *tool, ctx context.Context, args []string) error {
 	if err != nil {
 		return misuse("%q is no port", args[0])
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(address, fmt.Sprint(port)))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return err
 	}

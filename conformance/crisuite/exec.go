@@ -262,7 +262,7 @@ func checkExecTogether(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	const many, each = 4, 300 * time.Millisecond
+	const many, each = 6, 500 * time.Millisecond
 	answers := make(chan error, many)
 	begin := time.Now()
 	for range many {

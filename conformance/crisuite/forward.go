@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -190,11 +189,11 @@ func checkForwardLocal(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	b, err := p.start(ctx, fmt.Sprintf("count --address 127.0.0.1 %d", port))
+	b, err := p.start(ctx, fmt.Sprintf("serve --address 127.0.0.1 --port %d --text local", port))
 	if err != nil {
 		return err
 	}
-	if err := b.says(ctx, "counting on 127.0.0.1"); err != nil {
+	if err := b.says(ctx, "serving on 127.0.0.1"); err != nil {
 		return err
 	}
 	address, stop, err := p.forward(ctx, port)
@@ -202,19 +201,7 @@ func checkForwardLocal(ctx context.Context, s *subject) error {
 		return err
 	}
 	defer stop()
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := errors.Join(conn.SetDeadline(time.Now().Add(streamTime/2)), conn.(*net.TCPConn).CloseWrite()); err != nil {
-		return err
-	}
-	got, err := io.ReadAll(conn)
-	if err == nil && !strings.HasPrefix(string(got), "0 bytes") {
-		return fmt.Errorf("the server at the Pod's localhost answered %q", got)
-	}
-	return err
+	return answers(ctx, address, "local")
 }
 
 func checkForwardNowhere(ctx context.Context, s *subject) error {

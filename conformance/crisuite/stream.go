@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	protocols "k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
@@ -24,9 +25,9 @@ const streamTime = 8 * time.Second
 func streamRules() []rule {
 	return []rule{
 		must("CRI-STREAM-001", "streams a command's stdin, stdout and stderr over SPDY, and its exit code",
-			"Exec", "Exec prepares a streaming endpoint to execute a command in the container.", streamsExec(spdyDoor), Streaming),
+			"Exec", "Exec prepares a streaming endpoint to execute a command in the container.", checkSPDY, Streaming),
 		facto("CRI-STREAM-002", "streams a command over WebSocket as well",
-			"kubectl exec", "Since 1.31 kubectl streams over WebSocket, and so does the API server to the kubelet.", streamsExec(webSocketDoor), Streaming),
+			"kubelet API", "Clients of the kubelet's API stream over WebSocket, in the fourth version of the protocol, which the kubelet passes on.", checkWebSocket, Streaming),
 		must("CRI-STREAM-003", "closes a command's stdin when the client does",
 			"ExecRequest", "Whether to stream stdin.", checkStdinCloses, Streaming),
 		must("CRI-STREAM-004", "gives a command a terminal, of the size that the client says",
@@ -59,8 +60,9 @@ func spdyDoor(u *url.URL) (remotecommand.Executor, error) {
 	return remotecommand.NewSPDYExecutor(&rest.Config{}, http.MethodPost, u)
 }
 
+// webSocketDoor speaks v4: the fifth version is one of API servers alone.
 func webSocketDoor(u *url.URL) (remotecommand.Executor, error) {
-	return remotecommand.NewWebSocketExecutor(&rest.Config{}, http.MethodGet, u.String())
+	return remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, http.MethodGet, u.String(), protocols.StreamProtocolV4Name)
 }
 
 // stream runs one stream to its end.
@@ -95,27 +97,44 @@ func (b *box) execURL(ctx context.Context, verb string, req *runtimeapi.ExecRequ
 	return resp.GetUrl(), nil
 }
 
-// streamsExec makes a check of a protocol.
-func streamsExec(open door) look {
-	return func(ctx context.Context, s *subject) error {
-		b, err := s.sleeping(ctx)
-		if err != nil {
-			return err
-		}
-		u, err := b.execURL(ctx, "copy-stdin", &runtimeapi.ExecRequest{Stdin: true, Stdout: true, Stderr: true})
-		if err != nil {
-			return err
-		}
-		var out, errOut bytes.Buffer
-		err = stream(ctx, open, u, remotecommand.StreamOptions{Stdin: strings.NewReader("from the client"), Stdout: &out, Stderr: &errOut})
-		if err != nil {
-			return fmt.Errorf("of a command that copies its stdin: %w", err)
-		}
-		if out.String() != "from the client" || errOut.Len() > 0 {
-			return fmt.Errorf("a command that copies its stdin gave %q and %q", out.String(), errOut.String())
-		}
-		return b.streamsCode(ctx, open)
+func checkSPDY(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
 	}
+	u, err := b.execURL(ctx, "copy-stdin", &runtimeapi.ExecRequest{Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return err
+	}
+	var out, errOut bytes.Buffer
+	err = stream(ctx, spdyDoor, u, remotecommand.StreamOptions{Stdin: strings.NewReader("from the client"), Stdout: &out, Stderr: &errOut})
+	if err != nil {
+		return fmt.Errorf("of a command that copies its stdin: %w", err)
+	}
+	if out.String() != "from the client" || errOut.Len() > 0 {
+		return fmt.Errorf("a command that copies its stdin gave %q and %q", out.String(), errOut.String())
+	}
+	return b.streamsCode(ctx, spdyDoor)
+}
+
+// checkWebSocket closes no stdin, which this version of the protocol cannot.
+func checkWebSocket(ctx context.Context, s *subject) error {
+	b, err := s.sleeping(ctx)
+	if err != nil {
+		return err
+	}
+	u, err := b.execURL(ctx, "echo over there", &runtimeapi.ExecRequest{Stdout: true, Stderr: true})
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := stream(ctx, webSocketDoor, u, remotecommand.StreamOptions{Stdout: &out, Stderr: io.Discard}); err != nil {
+		return err
+	}
+	if out.String() != "over there\n" {
+		return fmt.Errorf("the stream of a command that prints has %q", out.String())
+	}
+	return b.streamsCode(ctx, webSocketDoor)
 }
 
 func (b *box) streamsCode(ctx context.Context, open door) error {

@@ -18,6 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
 const (
@@ -218,7 +219,7 @@ func until(ctx context.Context, patience time.Duration, look func() error) error
 // unimplemented returns NotApplicable for the answer to a call that a runtime may
 // do without.
 func unimplemented(call string, err error) error {
-	if errors.Is(err, cri.ErrUnimplemented) {
+	if err = rpc.FromStatus(err); errors.Is(err, cri.ErrUnimplemented) { // streams answer with a bare status
 		return conformance.NotApplicable("the runtime does not implement %s", call)
 	}
 	return fmt.Errorf("%s: %w", call, err)

@@ -1,0 +1,272 @@
+package crisuite_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func eachLine(change func(i int, line string) string) func([]byte) []byte {
+	return func(data []byte) []byte {
+		var out strings.Builder
+		i := 0
+		for line := range strings.Lines(string(data)) {
+			out.WriteString(change(i, line))
+			i++
+		}
+		return []byte(out.String())
+	}
+}
+
+func logMutants() []mutant {
+	return []mutant{
+		{"CRI-LOG-001", "logs what is printed as it is", rewriteLog(eachLine(func(_ int, line string) string { return strings.SplitN(line, " ", 4)[3] }))},
+		{"CRI-LOG-002", "logs all as stdout", rewriteLog(eachLine(func(_ int, line string) string { return strings.Replace(line, " stderr ", " stdout ", 1) }))},
+		{"CRI-LOG-003", "logs a long line as one", rewriteLog(func(data []byte) []byte {
+			first := string(data[:bytes.IndexByte(data, ' ')])
+			body := eachLine(func(_ int, line string) string { return strings.TrimSuffix(strings.SplitN(line, " ", 4)[3], "\n") })(data)
+			return []byte(first + " stdout F " + string(body) + "\n")
+		})},
+		{"CRI-LOG-004", "loses the last line", rewriteLog(func(data []byte) []byte {
+			return data[:bytes.LastIndexByte(data[:len(data)-1], '\n')+1]
+		})},
+		{"CRI-LOG-005", "does not open the log again", swallow(&runtimeapi.ReopenContainerLogResponse{}, "ReopenContainerLog", nil)},
+		{"CRI-LOG-006", "loses a line at a rotation", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			if r, ok := c.req.(*runtimeapi.ReopenContainerLogRequest); ok && c.once("rotated") {
+				file := logOf(c, r.ContainerId) + ".0"
+				if data, err := os.ReadFile(file); err == nil && len(data) > 1 {
+					_ = os.Truncate(file, int64(bytes.LastIndexByte(data[:len(data)-1], '\n')+1))
+				}
+			}
+			return resp, err
+		}}},
+		{"CRI-LOG-007", "makes a log that it does not open", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			if r, ok := c.req.(*runtimeapi.ReopenContainerLogRequest); ok {
+				_ = os.WriteFile(logOf(c, r.ContainerId), nil, 0o600)
+				return nil, status.Error(codes.FailedPrecondition, "the container does not run")
+			}
+			return resp, err
+		}}},
+		{"CRI-LOG-008", "makes no directories", refuse("CreateContainer", codes.NotFound, func(c *exchange) bool {
+			return strings.Contains(c.req.(*runtimeapi.CreateContainerRequest).Config.LogPath, "/")
+		})},
+		{"CRI-LOG-009", "goes back in time", rewriteLog(eachLine(func(i int, line string) string {
+			if i == 5 {
+				return "2001" + line[4:]
+			}
+			return line
+		}))},
+		{"CRI-LOG-010", "removes logs", fault{request: func(c *exchange, req proto.Message) (proto.Message, error) {
+			if r, ok := req.(*runtimeapi.RemoveContainerRequest); ok {
+				_ = os.Remove(logOf(c, r.ContainerId))
+			}
+			return nil, nil
+		}}},
+	}
+}
+
+func tellImage(change func(*runtimeapi.Image)) fault {
+	return tell(func(r *runtimeapi.ImageStatusResponse) {
+		if r.Image != nil {
+			change(r.Image)
+		}
+	})
+}
+
+func imageMutants() []mutant {
+	return []mutant{
+		{"CRI-IMG-001", "has every image", tell(func(r *runtimeapi.ImageStatusResponse) { r.Image = &runtimeapi.Image{Id: "sha256:0", Size: 1} })},
+		{"CRI-IMG-002", "does not weigh images", tellImage(func(i *runtimeapi.Image) { i.Size = 0 })},
+		{"CRI-IMG-003", "has no image ids of containers", tellStatus(func(s *runtimeapi.ContainerStatus) { s.ImageId = "" })},
+		{"CRI-IMG-004", "removes an image once", refuse("RemoveImage", codes.NotFound, second)},
+		{"CRI-IMG-005", "removes one tag", keepsTags()},
+		{"CRI-IMG-006", "knows one tag", tellImage(func(i *runtimeapi.Image) { i.RepoTags = i.RepoTags[:1] })},
+		{"CRI-IMG-007", "knows no digests", tellImage(func(i *runtimeapi.Image) { i.RepoDigests = nil })},
+		{"CRI-IMG-008", "knows no users", tellImage(func(i *runtimeapi.Image) { i.Uid, i.Username = nil, "" })},
+		{"CRI-IMG-009", "has images nowhere", tell(func(r *runtimeapi.ImageFsInfoResponse) {
+			r.ImageFilesystems[0].FsId = &runtimeapi.FilesystemIdentifier{Mountpoint: "/no/such/place"}
+		})},
+		{"CRI-IMG-010", "measures images once", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			if r, ok := resp.(*runtimeapi.ImageFsInfoResponse); ok && err == nil {
+				if first := c.note("fs", proto.Clone(r)); first != nil {
+					return first.(proto.Message), nil
+				}
+			}
+			return resp, err
+		}}},
+		{"CRI-IMG-011", "does not filter images", edit(func(r *runtimeapi.ListImagesRequest) { r.Filter = nil })},
+		{"CRI-IMG-012", "is always verbose about images", tell(func(r *runtimeapi.ImageStatusResponse) { r.Info = info() })},
+		{"CRI-IMG-013", "takes an image away from its containers", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			if c.method == "RemoveImage" {
+				c.note("removed", true)
+			}
+			if r, ok := resp.(*runtimeapi.ContainerStatusResponse); ok && err == nil && c.note("looked", true) != nil {
+				r.Status.ExitCode = 1
+			}
+			return resp, err
+		}}},
+	}
+}
+
+// keepsTags remembers every image that it has shown but the one that is removed.
+func keepsTags() fault {
+	return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+		if r, ok := c.req.(*runtimeapi.RemoveImageRequest); ok {
+			c.note("removed "+r.Image.Image, true)
+		}
+		if r, ok := resp.(*runtimeapi.ImageStatusResponse); ok && err == nil && r.Image == nil {
+			name := c.req.(*runtimeapi.ImageStatusRequest).Image.Image
+			if strings.HasSuffix(name, ":v2") {
+				r.Image = &runtimeapi.Image{Id: "sha256:kept", Size: 1, RepoTags: []string{name}}
+			}
+		}
+		return resp, err
+	}}
+}
+
+func pullMutants() []mutant {
+	pulled := &runtimeapi.PullImageResponse{ImageRef: "sha256:pulled"}
+	account := &runtimeapi.AuthConfig{Username: "suite", Password: "open sesame"}
+	return []mutant{
+		{"CRI-PULL-001", "tags what has none", tellImage(func(i *runtimeapi.Image) { i.RepoTags = []string{"suite.example/x:latest"} })},
+		{"CRI-PULL-002", "pulls without the account", edit(func(r *runtimeapi.PullImageRequest) { r.Auth = nil })},
+		{"CRI-PULL-003", "remembers an account", edit(func(r *runtimeapi.PullImageRequest) { r.Auth = account })},
+		{"CRI-PULL-004", "pulls what is not there", whitewash("PullImage", pulled)},
+		{"CRI-PULL-005", "does not look at digests", whitewash("PullImage", pulled)},
+		{"CRI-PULL-006", "pulls an image for one", fault{
+			request: func(c *exchange, req proto.Message) (proto.Message, error) {
+				if c.method == "PullImage" && c.count("pull", 1) > 1 {
+					c.count("pull", -1)
+					return nil, status.Error(codes.Aborted, "the image is being pulled")
+				}
+				return nil, nil
+			},
+			answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+				if c.method == "PullImage" {
+					c.count("pull", -1)
+				}
+				return resp, err
+			},
+		}},
+		{"CRI-PULL-007", "pulls anything", whitewash("PullImage", pulled)},
+		{"CRI-PULL-008", "has a new id for each pull", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			if r, ok := resp.(*runtimeapi.PullImageResponse); ok && c.calls > 1 {
+				r.ImageRef += "2"
+			}
+			return resp, err
+		}}},
+	}
+}
+
+func secured(change func(*runtimeapi.LinuxContainerSecurityContext)) fault {
+	return create(func(c *runtimeapi.ContainerConfig) { change(c.Linux.SecurityContext) })
+}
+
+func securityMutants() []mutant {
+	type sc = runtimeapi.LinuxContainerSecurityContext
+	profile := func(kind runtimeapi.SecurityProfile_ProfileType) fault {
+		return secured(func(c *sc) { c.Seccomp = &runtimeapi.SecurityProfile{ProfileType: kind} })
+	}
+	unconfined, standard := profile(runtimeapi.SecurityProfile_Unconfined), profile(runtimeapi.SecurityProfile_RuntimeDefault)
+	return []mutant{
+		{"CRI-SEC-001", "leaves capabilities as they are", secured(func(c *sc) { c.Capabilities = nil })},
+		{"CRI-SEC-002", "drops nothing", secured(func(c *sc) { c.Capabilities.DropCapabilities = nil })},
+		{"CRI-SEC-003", "knows no ambient capabilities", secured(func(c *sc) { c.Capabilities = nil })},
+		{"CRI-SEC-004", "gives all a capability of the node", secured(func(c *sc) {
+			c.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}}
+		})},
+		{"CRI-SEC-005", "runs nothing privileged", secured(func(c *sc) { c.Privileged = false })},
+		{"CRI-SEC-006", "runs nothing privileged", secured(func(c *sc) { c.Privileged = false })},
+		{"CRI-SEC-007", "does not set no_new_privs", secured(func(c *sc) { c.NoNewPrivs = false })},
+		{"CRI-SEC-008", "has no read-only roots", secured(func(c *sc) { c.ReadonlyRootfs = false })},
+		{"CRI-SEC-009", "masks nothing", secured(func(c *sc) { c.MaskedPaths = nil })},
+		{"CRI-SEC-010", "has no read-only paths", secured(func(c *sc) { c.ReadonlyPaths = nil })},
+		{"CRI-SEC-011", "filters no system calls", unconfined},
+		{"CRI-SEC-012", "always filters system calls", standard},
+		{"CRI-SEC-013", "knows no profiles of the node", unconfined},
+		{"CRI-SEC-014", "runs without the profile", unconfined},
+		{"CRI-SEC-015", "filters what is privileged", both(secured(func(c *sc) { c.Privileged = false }), standard)},
+		{"CRI-SEC-016", "has /proc read-only", secured(func(c *sc) { c.Privileged, c.ReadonlyPaths = false, []string{"/proc/sys"} })},
+	}
+}
+
+func userMutants() []mutant {
+	type sc = runtimeapi.LinuxContainerSecurityContext
+	policy := tell(func(r *runtimeapi.StatusResponse) {
+		r.Features = &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true}
+	})
+	return []mutant{
+		{"CRI-USER-001", "runs all as root", secured(func(c *sc) { c.RunAsUser, c.RunAsGroup = nil, nil })},
+		{"CRI-USER-002", "knows no names", secured(func(c *sc) { c.RunAsUsername = "" })},
+		{"CRI-USER-003", "takes a stranger for root", secured(func(c *sc) { c.RunAsUsername = "" })},
+		{"CRI-USER-004", "forgets a group without a user", secured(func(c *sc) { c.RunAsGroup = nil })},
+		{"CRI-USER-005", "forgets the image's user", secured(func(c *sc) { c.RunAsUser = &runtimeapi.Int64Value{} })},
+		{"CRI-USER-006", "forgets supplemental groups", secured(func(c *sc) { c.SupplementalGroups = nil })},
+		{"CRI-USER-007", "does not look into the image", secured(func(c *sc) { c.RunAsUser = &runtimeapi.Int64Value{Value: 4711} })},
+		{"CRI-USER-008", "merges always", both(policy, secured(func(c *sc) { c.SupplementalGroupsPolicy = runtimeapi.SupplementalGroupsPolicy_Merge }))},
+		{"CRI-USER-009", "says nothing of users", both(policy, tellStatus(func(s *runtimeapi.ContainerStatus) { s.User = nil }))},
+		{"CRI-USER-010", "forgets a sandbox's group", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.RunAsGroup = nil })},
+	}
+}
+
+func mounted(change func(*runtimeapi.Mount)) fault {
+	return create(func(c *runtimeapi.ContainerConfig) {
+		for _, m := range c.Mounts {
+			change(m)
+		}
+	})
+}
+
+func mountMutants() []mutant {
+	propagation := func(p runtimeapi.MountPropagation) fault {
+		return mounted(func(m *runtimeapi.Mount) { m.Propagation = p })
+	}
+	noMounts := create(func(c *runtimeapi.ContainerConfig) { c.Mounts = nil })
+	plain := mounted(func(m *runtimeapi.Mount) { m.RecursiveReadOnly, m.Propagation = false, 0 })
+	recursive := claims(&runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true})
+	return []mutant{
+		{"CRI-MOUNT-001", "mounts nothing", noMounts},
+		{"CRI-MOUNT-002", "mounts all for writing", mounted(func(m *runtimeapi.Mount) { m.Readonly = false })},
+		{"CRI-MOUNT-003", "makes what is not there", mounted(func(m *runtimeapi.Mount) { _ = os.MkdirAll(m.HostPath, 0o755) })},
+		{"CRI-MOUNT-004", "does not follow links", mounted(func(m *runtimeapi.Mount) { m.HostPath = filepath.Dir(m.HostPath) })},
+		{"CRI-MOUNT-005", "propagates always", propagation(runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER)},
+		{"CRI-MOUNT-006", "propagates nothing", propagation(runtimeapi.MountPropagation_PROPAGATION_PRIVATE)},
+		{"CRI-MOUNT-007", "propagates one way", propagation(runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER)},
+		{"CRI-MOUNT-008", "makes the top read-only", both(recursive, plain)},
+		{"CRI-MOUNT-009", "takes any recursive mount", both(recursive, plain)},
+		{"CRI-MOUNT-010", "hides a mount below another", create(func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = slices.DeleteFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.ContainerPath == "/mnt/sub" })
+		})},
+		{"CRI-MOUNT-011", "says nothing of mounts", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Mounts = nil })},
+		{"CRI-MOUNT-012", "mounts no images", noMounts},
+		{"CRI-MOUNT-013", "mounts no parts of images", noMounts},
+		{"CRI-MOUNT-014", "claims mount options", both(
+			tell(func(r *runtimeapi.StatusResponse) { r.Features = &runtimeapi.RuntimeFeatures{MountOptions: true} }),
+			mounted(func(m *runtimeapi.Mount) { m.MountOptions = nil }),
+		)},
+	}
+}
+
+func deviceMutants() []mutant {
+	noCDI := create(func(c *runtimeapi.ContainerConfig) { c.CDIDevices = nil })
+	return []mutant{
+		{"CRI-DEV-001", "gives no devices", create(func(c *runtimeapi.ContainerConfig) { c.Devices = nil })},
+		{"CRI-DEV-002", "gives every right to a device", create(func(c *runtimeapi.ContainerConfig) {
+			for _, d := range c.Devices {
+				d.Permissions = "rwm"
+			}
+		})},
+		{"CRI-DEV-003", "knows no CDI", noCDI},
+		{"CRI-DEV-004", "runs without its CDI device", noCDI},
+		{"CRI-DEV-005", "has /dev/shm read-only", create(func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = append(c.Mounts, &runtimeapi.Mount{HostPath: os.TempDir(), ContainerPath: "/dev/shm", Readonly: true})
+		})},
+	}
+}

@@ -1,0 +1,58 @@
+package crisuite_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/conformance/crisuite"
+)
+
+// mutant is a runtime with one fault, and the rule that must catch it.
+type mutant struct {
+	rule, name string
+	fault      fault
+}
+
+// mutants need not be killed.
+func mutants() []mutant {
+	return slices.Concat(
+		sandboxMutants(), namespaceMutants(), networkMutants(), containerMutants(), configMutants(), stopMutants(), listMutants(), codeMutants(),
+		execMutants(), streamMutants(), forwardMutants(), logMutants(), imageMutants(), pullMutants(),
+		securityMutants(), userMutants(), mountMutants(), deviceMutants(), resourceMutants(), statsMutants(), eventMutants(),
+		concurrencyMutants(), leakMutants(), timeMutants(),
+	)
+}
+
+func TestMutants(t *testing.T) {
+	h := newHost(t)
+	var all []conformance.Mutant[crisuite.Target]
+	for _, m := range mutants() {
+		all = append(all, conformance.Mutant[crisuite.Target]{
+			Name: m.name, Rule: m.rule,
+			Target: func(t testing.TB) crisuite.Target { return h.mutant(t, m.fault) },
+		})
+	}
+	for _, m := range programMutants() {
+		all = append(all, conformance.Mutant[crisuite.Target]{
+			Name: m.name, Rule: m.rule,
+			Target: func(t testing.TB) crisuite.Target { return mutantProgram(t, m.name) },
+		})
+	}
+	conformance.TestMutants(t, crisuite.Suite(), all)
+}
+
+// TestReference holds the reference runtime to all quick rules and those that kill.
+func TestReference(t *testing.T) {
+	target := reference(t)
+	target.Lacks = []crisuite.Feature{crisuite.ImageVolumes}
+	crisuite.Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash, Profile: &conformance.Profile{Waivers: known()}})
+}
+
+// known are rules that the reference runtime does not meet yet.
+func known() map[string]string {
+	return map[string]string{
+		"CRI-USER-010":  "a sandbox has no process that a group could be given to",
+		"CRI-STATS-006": "the writable layer is not measured yet",
+	}
+}

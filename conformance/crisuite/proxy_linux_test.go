@@ -1,0 +1,315 @@
+package crisuite_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// fault is what a mutant does on the way between the suite and a runtime without fault.
+// Its functions may be nil.
+type fault struct {
+	// request edits a request. With an error, or with an answer, the runtime is not asked.
+	request func(c *exchange, req proto.Message) (answer proto.Message, err error)
+	// answer edits what the runtime answered to a call.
+	answer func(c *exchange, resp proto.Message, err error) (proto.Message, error)
+	// streamed edits one message of a stream, and returns those that are sent instead.
+	streamed func(c *exchange, m proto.Message) []proto.Message
+	// open is called when the proxy starts. again is true when it did before.
+	open func(p *proxy)
+}
+
+// exchange is one call through the proxy.
+type exchange struct {
+	*proxy
+	ctx    context.Context
+	method string // "RunPodSandbox"
+	req    proto.Message
+	calls  int // of this method with this request, this one included
+}
+
+// proxy passes all calls on to a runtime, and lets a fault see them.
+type proxy struct {
+	fault
+	conn  *grpc.ClientConn
+	rt    runtimeapi.RuntimeServiceClient
+	im    runtimeapi.ImageServiceClient
+	root  string
+	again bool
+
+	mu     sync.Mutex
+	calls  map[string]int
+	notes  map[string]any // of the fault
+	flight map[string]int
+}
+
+// serveProxy serves on a socket until ctx ends.
+func serveProxy(ctx context.Context, p *proxy, inner, endpoint string) error {
+	var err error
+	const most = 64 << 20
+	p.conn, err = grpc.NewClient("unix:"+inner, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(most)))
+	if err != nil {
+		return err
+	}
+	defer p.conn.Close()
+	p.rt, p.im = runtimeapi.NewRuntimeServiceClient(p.conn), runtimeapi.NewImageServiceClient(p.conn)
+	p.calls, p.notes, p.flight = map[string]int{}, map[string]any{}, map[string]int{}
+	if p.open != nil {
+		p.open(p)
+	}
+	l, err := rpc.Listen(endpoint)
+	if err != nil {
+		return err
+	}
+	return rpc.Serve(ctx, grpc.NewServer(grpc.UnknownServiceHandler(p.pass), grpc.MaxSendMsgSize(most)), l, 0)
+}
+
+// pass is the handler of every method: on the wire a unary call is a stream, too.
+func (p *proxy) pass(_ any, from grpc.ServerStream) error {
+	full, _ := grpc.MethodFromServerStream(from)
+	method, req, resp, err := messages(full)
+	if err != nil {
+		return err
+	}
+	if err := from.RecvMsg(req); err != nil {
+		return err
+	}
+	key := full + fmt.Sprint(req)
+	p.mu.Lock()
+	p.calls[key]++
+	c := &exchange{proxy: p, ctx: from.Context(), method: path.Base(full), req: req, calls: p.calls[key]}
+	p.mu.Unlock()
+	if p.request != nil {
+		answer, err := p.request(c, req)
+		if err != nil {
+			return err
+		}
+		if answer != nil {
+			return from.SendMsg(answer)
+		}
+	}
+	if method.IsStreamingServer() {
+		return p.stream(c, full, from, resp)
+	}
+	answer := resp.New().Interface()
+	err = p.conn.Invoke(from.Context(), full, req, answer)
+	if p.answer != nil {
+		answer, err = p.answer(c, answer, err)
+	}
+	if err != nil {
+		return err
+	}
+	return from.SendMsg(answer)
+}
+
+func (p *proxy) stream(c *exchange, full string, from grpc.ServerStream, resp protoreflect.MessageType) error {
+	to, err := p.conn.NewStream(from.Context(), &grpc.StreamDesc{ServerStreams: true}, full)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(to.SendMsg(c.req), to.CloseSend()); err != nil {
+		return err
+	}
+	if c.method == "GetContainerEvents" {
+		if _, err := to.Header(); err != nil {
+			return err
+		}
+		if err := from.SendHeader(metadata.MD{}); err != nil {
+			return err
+		}
+	}
+	for {
+		m := resp.New().Interface()
+		err := to.RecvMsg(m)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		all := []proto.Message{m}
+		if p.streamed != nil {
+			all = p.streamed(c, m)
+		}
+		for _, m := range all {
+			if err := from.SendMsg(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// messages returns a method ("/runtime.v1.X/Y"), an empty request of it, and the type of
+// its answers.
+func messages(full string) (protoreflect.MethodDescriptor, proto.Message, protoreflect.MessageType, error) {
+	service, name := path.Split(full)
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(path.Base(service) + "." + name))
+	if err != nil {
+		return nil, nil, nil, status.Error(codes.Unimplemented, full)
+	}
+	method := d.(protoreflect.MethodDescriptor)
+	in, err := protoregistry.GlobalTypes.FindMessageByName(method.Input().FullName())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	out, err := protoregistry.GlobalTypes.FindMessageByName(method.Output().FullName())
+	return method, in.New().Interface(), out, err
+}
+
+// once makes a note of the fault's, and reports whether it is the first of that name.
+func (p *proxy) once(name string) bool { return p.note(name, true) == nil }
+
+// note puts a value under a name, unless there is one, and returns what was there.
+func (p *proxy) note(name string, value any) (before any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before = p.notes[name]
+	if before == nil {
+		p.notes[name] = value
+	}
+	return before
+}
+
+// count counts up under a name.
+func (p *proxy) count(name string, by int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flight[name] += by
+	return p.flight[name]
+}
+
+// The parts that faults are made of.
+
+// edit edits the requests of one kind.
+func edit[M proto.Message](change func(M)) fault {
+	return fault{request: func(_ *exchange, req proto.Message) (proto.Message, error) {
+		if m, ok := req.(M); ok {
+			change(m)
+		}
+		return nil, nil
+	}}
+}
+
+// tell edits the answers of one kind.
+func tell[M proto.Message](change func(M)) fault {
+	return fault{answer: func(_ *exchange, resp proto.Message, err error) (proto.Message, error) {
+		if m, ok := resp.(M); ok && err == nil {
+			change(m)
+		}
+		return resp, err
+	}}
+}
+
+// send edits the messages of streams of one kind, and may leave them out or double them.
+func send[M proto.Message](change func(M) []proto.Message) fault {
+	return fault{streamed: func(_ *exchange, m proto.Message) []proto.Message {
+		if m, ok := m.(M); ok {
+			return change(m)
+		}
+		return []proto.Message{m}
+	}}
+}
+
+// refuse answers a method with a code, where such holds. Nil means always.
+func refuse(method string, code codes.Code, such func(*exchange) bool) fault {
+	return fault{request: func(c *exchange, _ proto.Message) (proto.Message, error) {
+		if c.method == method && (such == nil || such(c)) {
+			return nil, status.Error(code, "the mutant does not want to")
+		}
+		return nil, nil
+	}}
+}
+
+func second(c *exchange) bool { return c.calls > 1 }
+
+func afterKill(c *exchange) bool { return c.again }
+
+const unknownID = "0000000000000000000000000000000000000000000000000000000000000bad"
+
+// swallow answers a method without the runtime, where such holds.
+func swallow(answer proto.Message, method string, such func(*exchange) bool) fault {
+	return fault{request: func(c *exchange, _ proto.Message) (proto.Message, error) {
+		if c.method == method && (such == nil || such(c)) {
+			return answer, nil
+		}
+		return nil, nil
+	}}
+}
+
+// whitewash answers a method with success where the runtime failed.
+func whitewash(method string, answer proto.Message) fault {
+	return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+		if c.method == method && err != nil {
+			return answer, nil
+		}
+		return resp, err
+	}}
+}
+
+// recode answers a method's errors with another code.
+func recode(method string, code codes.Code) fault {
+	return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+		if c.method == method && err != nil {
+			return nil, status.Error(code, "the mutant hides the code")
+		}
+		return resp, err
+	}}
+}
+
+// both does two faults' parts.
+func both(a, b fault) fault {
+	return fault{
+		request: func(c *exchange, req proto.Message) (proto.Message, error) {
+			for _, f := range []fault{a, b} {
+				if f.request == nil {
+					continue
+				}
+				if answer, err := f.request(c, req); answer != nil || err != nil {
+					return answer, err
+				}
+			}
+			return nil, nil
+		},
+		answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			for _, f := range []fault{a, b} {
+				if f.answer != nil {
+					resp, err = f.answer(c, resp, err)
+				}
+			}
+			return resp, err
+		},
+	}
+}
+
+// create edits the configs of new containers.
+func create(change func(*runtimeapi.ContainerConfig)) fault {
+	return edit(func(r *runtimeapi.CreateContainerRequest) {
+		if r.Config != nil && r.Config.Linux != nil {
+			change(r.Config)
+		}
+	})
+}
+
+// runSandbox edits the configs of new sandboxes.
+func runSandbox(change func(*runtimeapi.PodSandboxConfig)) fault {
+	return edit(func(r *runtimeapi.RunPodSandboxRequest) {
+		if r.Config.GetLinux() != nil {
+			change(r.Config)
+		}
+	})
+}

@@ -1,0 +1,195 @@
+package crisuite_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance/crisuite"
+	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/supervisor"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// The test binary is also a mutant of the reference runtime: with mutantName in its
+// environment it starts the programs in toolsDir, and is their proxy.
+const (
+	mutantName = "CRISUITE_MUTANT"
+	toolsDir   = "CRISUITE_TOOLS"
+)
+
+func TestMain(m *testing.M) {
+	if name, ok := os.LookupEnv(mutantName); ok {
+		if err := serveMutant(name, os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	code := m.Run()
+	if dir := os.Getenv(toolsDir); dir != "" && builtHere {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// builtHere says that the tools are this run's. It is written once.
+var builtHere bool
+
+var buildTools = sync.OnceValue(func() error {
+	if os.Getenv(toolsDir) != "" {
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "crisuite-tools-")
+	if err != nil {
+		return err
+	}
+	builtHere = true
+	os.Setenv(toolsDir, dir)
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir+"/", "../../cmd/nodekit", "../../cmd/keeper", "../../cmd/podtool")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the runtime: %w\n%s", err, out)
+	}
+	return nil
+})
+
+// tools returns the directory with the reference runtime and podtool.
+func tools(t testing.TB) string {
+	t.Helper()
+	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
+	if err := buildTools(); err != nil {
+		t.Fatal(err)
+	}
+	return os.Getenv(toolsDir)
+}
+
+// runtimeArgs are those of the reference runtime.
+func runtimeArgs(root, endpoint string) []string {
+	return []string{"serve", "runtime", "--ephemeral", "--endpoint", endpoint, "--root", root, "--run", filepath.Join(root, "run")}
+}
+
+// reference is the runtime without fault.
+func reference(t testing.TB) crisuite.Target {
+	dir := tools(t)
+	return crisuite.Target{
+		Exec:    append([]string{filepath.Join(dir, "nodekit")}, runtimeArgs(crisuite.Root, crisuite.Endpoint)...),
+		Program: filepath.Join(dir, "podtool"),
+	}
+}
+
+// mutantProgram is a mutant that can be killed and started again.
+func mutantProgram(t testing.TB, name string) crisuite.Target {
+	dir := tools(t)
+	return crisuite.Target{
+		Exec:    []string{os.Args[0], crisuite.Root, crisuite.Endpoint},
+		Env:     []string{mutantName + "=" + name},
+		Program: filepath.Join(dir, "podtool"),
+	}
+}
+
+// serveMutant runs the reference runtime behind a faulty proxy. The runtime dies with
+// this process.
+func serveMutant(name, root, endpoint string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	inner := filepath.Join(root, "i.sock")
+	env := os.Environ()
+	p, err := supervisor.Start(supervisor.Command{
+		Path: filepath.Join(os.Getenv(toolsDir), "nodekit"), Args: runtimeArgs(root, "unix://"+inner), Env: env, Stdout: os.Stderr, Stderr: os.Stderr,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Stop(10 * time.Second) }()
+	if err := answers(ctx, inner); err != nil {
+		return fmt.Errorf("%w\n%s", err, p.Tail())
+	}
+	return serveProxy(ctx, &proxy{fault: programFault(name), root: root, again: started(root)}, inner, endpoint)
+}
+
+func answers(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	c, err := client.Dial("unix://"+socket, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Wait(ctx)
+	return err
+}
+
+// started reports whether a mutant was started in the directory before.
+func started(root string) (again bool) {
+	file := filepath.Join(root, "started")
+	if _, err := os.Stat(file); err == nil {
+		return true
+	}
+	return os.WriteFile(file, nil, 0o600) != nil
+}
+
+// host is a reference runtime that all mutants which need not be killed have behind
+// them.
+type host struct {
+	dir, socket string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	bin := tools(t)
+	dir, err := os.MkdirTemp("", "nkh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{dir: dir, socket: filepath.Join(dir, "i.sock")}
+	p, err := supervisor.Start(supervisor.Command{Path: filepath.Join(bin, "nodekit"), Args: runtimeArgs(filepath.Join(dir, "root"), "unix://"+h.socket)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Stop(30 * time.Second); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(p.Tail())
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := answers(t.Context(), h.socket); err != nil {
+		t.Fatalf("%v\n%s", err, p.Tail())
+	}
+	return h
+}
+
+// mutant serves a proxy with a fault and returns it as a target.
+func (h *host) mutant(t testing.TB, f fault) crisuite.Target {
+	t.Helper()
+	dir, err := os.MkdirTemp(h.dir, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	socket := filepath.Join(dir, "s.sock")
+	go func() { done <- serveProxy(ctx, &proxy{fault: f, root: dir}, h.socket, "unix://"+socket) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if err := answers(t.Context(), socket); err != nil {
+		t.Fatal(err)
+	}
+	return crisuite.Target{Endpoint: "unix://" + socket, Program: filepath.Join(os.Getenv(toolsDir), "podtool")}
+}
