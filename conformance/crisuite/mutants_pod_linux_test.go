@@ -173,8 +173,11 @@ func keepsPorts() fault {
 			return nil, nil
 		},
 		answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
-			if port := c.note("port", int32(0)); c.method == "StopPodSandbox" && port != nil && c.once("listening") {
-				if l, err := net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
+			if c.method != "StopPodSandbox" {
+				return resp, err
+			}
+			if port := c.note("port", int32(0)); port != nil && c.once("listening") {
+				if l, err := net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
 					go func() {
 						for {
 							if _, err := l.Accept(); err != nil {

@@ -175,6 +175,8 @@ func leakMutants() []mutant {
 
 func timeMutants() []mutant {
 	return []mutant{
+		{"CRI-CKPT-001", "writes no checkpoint", swallow(&runtimeapi.CheckpointContainerResponse{}, "CheckpointContainer", nil)},
+		{"CRI-CKPT-002", "takes a checkpoint of nothing", swallow(&runtimeapi.CheckpointPodResponse{}, "CheckpointPod", nil)},
 		{"CRI-TIME-001", "takes its time", fault{request: func(c *exchange, _ proto.Message) (proto.Message, error) {
 			if c.method == "RunPodSandbox" {
 				time.Sleep(1100 * time.Millisecond)

@@ -192,6 +192,18 @@ func refused(what string, err error, texts ...string) error {
 	return fmt.Errorf("%s: %w, want one of %q", what, err, texts)
 }
 
+// runsNot returns nil when a container does not run for what is wrong with it: one
+// without that does.
+func (s *subject) runsNot(ctx context.Context, what string, wrong edit, right ...edit) error {
+	if _, err := s.prints(ctx, "echo ran", right...); err != nil {
+		return fmt.Errorf("a container without what is wrong: %w", err)
+	}
+	if _, err := s.prints(ctx, "echo ran", append(right, wrong)...); err == nil {
+		return fmt.Errorf("a container %s ran", what)
+	}
+	return nil
+}
+
 func (b *box) start(ctx context.Context) error {
 	if _, err := b.s.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: b.id}); err != nil {
 		return fmt.Errorf("StartContainer: %w", err)
