@@ -12,22 +12,22 @@ import (
 
 func concurrencyRules() []rule {
 	return []rule{
-		facto("CRI-CONC-001", "makes one sandbox of requests for one that come together",
-			"SyncPod", "A kubelet that gave up on a request tries it again while the runtime is still at work on the first.", checkRunTogether),
-		facto("CRI-CONC-002", "makes one container of requests for one that come together",
-			"SyncPod", "A kubelet that gave up on a request tries it again while the runtime is still at work on the first.", checkCreateTogether, Containers),
-		facto("CRI-CONC-003", "comes to one sandbox when RunPodSandbox is cancelled and tried again",
-			"SyncPod", "A kubelet whose deadline is over tries again with the same metadata.", checkCancelRun),
-		facto("CRI-CONC-004", "comes to one container when CreateContainer is cancelled and tried again",
-			"SyncPod", "A kubelet whose deadline is over tries again with the same metadata.", checkCancelCreate, Containers),
-		must("CRI-CONC-005", "takes stops and removals of one sandbox at the same time",
-			"StopPodSandbox", stopSentence, checkRemoveTogether, Containers),
-		facto("CRI-CONC-006", "starts many Pods at once",
-			"node start", "After a reboot the kubelet starts all Pods of the node together.", checkManyPods, Containers),
-		facto("CRI-CONC-007", "answers lists while Pods come and go, each whole",
-			"PLEG", "The kubelet lists every second, whatever else goes on.", checkListsMeanwhile, Containers),
-		facto("CRI-CONC-008", "stops a container whose StopContainer was cancelled and tried again",
-			"killPod", "A kubelet that restarts stops its Pods again.", checkCancelStop, Containers),
+		heavy(facto("CRI-CONC-001", "makes one sandbox of requests for one that come together",
+			"SyncPod", "A kubelet that gave up on a request tries it again while the runtime is still at work on the first.", checkRunTogether)),
+		heavy(facto("CRI-CONC-002", "makes one container of requests for one that come together",
+			"SyncPod", "A kubelet that gave up on a request tries it again while the runtime is still at work on the first.", checkCreateTogether, Containers)),
+		heavy(facto("CRI-CONC-003", "comes to one sandbox when RunPodSandbox is cancelled and tried again",
+			"SyncPod", "A kubelet whose deadline is over tries again with the same metadata.", checkCancelRun)),
+		heavy(facto("CRI-CONC-004", "comes to one container when CreateContainer is cancelled and tried again",
+			"SyncPod", "A kubelet whose deadline is over tries again with the same metadata.", checkCancelCreate, Containers)),
+		heavy(must("CRI-CONC-005", "takes stops and removals of one sandbox at the same time",
+			"StopPodSandbox", stopSentence, checkRemoveTogether, Containers)),
+		heavy(facto("CRI-CONC-006", "starts many Pods at once",
+			"node start", "After a reboot the kubelet starts all Pods of the node together.", checkManyPods, Containers)),
+		heavy(facto("CRI-CONC-007", "answers lists while Pods come and go, each whole",
+			"PLEG", "The kubelet lists every second, whatever else goes on.", checkListsMeanwhile, Containers)),
+		heavy(facto("CRI-CONC-008", "stops a container whose StopContainer was cancelled and tried again",
+			"killPod", "A kubelet that restarts stops its Pods again.", checkCancelStop, Containers)),
 	}
 }
 

@@ -37,7 +37,7 @@ func imageRules() []rule {
 			"Image", "UID that will run the command(s). This is used as a default if no user is specified when creating the container.", checkImageUser, Pull),
 		relied("CRI-IMG-009", "reports a file system for images that is there, and what images take of it",
 			"image GC", "The kubelet does not start when ImageFsInfo fails, and starts to remove images by what it says.", checkFsInfo),
-		alone(facto("CRI-IMG-010", "reports more used by images behind a pull",
+		heavy(facto("CRI-IMG-010", "reports more used by images behind a pull",
 			"image GC", "The kubelet removes images until ImageFsInfo reports less.", checkFsInfoGrows, Pull)),
 		facto("CRI-IMG-011", "filters the images that it lists by their name",
 			"ListImages", "ImageFilter has the image that a client asks for.", checkImageFilter, Pull),

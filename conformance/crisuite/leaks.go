@@ -29,7 +29,7 @@ func leakRules() []rule {
 	whole.Check = checkNothingLeft
 	return []rule{
 		whole,
-		alone(facto("CRI-LEAK-002", "leaves no descriptor of its own open behind Pods that came and went",
+		heavy(facto("CRI-LEAK-002", "leaves no descriptor of its own open behind Pods that came and went",
 			"long life", "A runtime runs for months.", checkDescriptors, Containers)),
 		facto("CRI-LEAK-003", "leaves nothing of a container that could not be made",
 			"SyncPod", "The kubelet tries again, for days if need be.", checkFailedLeavesNothing, Isolation),

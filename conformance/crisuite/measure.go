@@ -17,7 +17,7 @@ import (
 // gates: a loaded machine is slow too.
 func measureRules() []rule {
 	measure := func(id, title string, check look, needs ...Feature) rule {
-		r := alone(facto(id, title, "node", "What a runtime takes is not left for Pods.", check, needs...))
+		r := heavy(facto(id, title, "node", "What a runtime takes is not left for Pods.", check, needs...))
 		r.Level, r.Title = conformance.Advisory, title
 		return r
 	}

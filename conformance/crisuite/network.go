@@ -33,8 +33,8 @@ func networkRules() []rule {
 			"PortMapping", "Port number on the host to map the container port to.", onNetwork(checkHostPort), Isolation, HostPorts),
 		must("CRI-NET-007", "maps nothing for a port mapping without a host port",
 			"PortMapping", "Implementations MUST handle the case where this field is explicitly set to 0", onNetwork(checkNoHostPort), Isolation),
-		must("CRI-NET-008", "gives a mapped port free when the sandbox is stopped",
-			"StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox.", onNetwork(checkPortFreed), Isolation, HostPorts),
+		heavy(must("CRI-NET-008", "gives a mapped port free when the sandbox is stopped",
+			"StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox.", onNetwork(checkPortFreed), Isolation, HostPorts)),
 		facto("CRI-NET-009", "gives a Pod with the host's network the host's name and resolver",
 			"host network", "A Pod with hostNetwork has no hostname in its config, and finds the node's.", checkHostNetworkName, Isolation),
 	}

@@ -120,6 +120,12 @@ func alone(r rule) rule {
 	return r
 }
 
+// heavy puts a rule that makes crowds, waits or measures into the second tier.
+func heavy(r rule) rule {
+	r.Tier = conformance.Crash
+	return r
+}
+
 // soak puts a rule into the last tier.
 func soak(r rule) rule {
 	r.Tier = conformance.Soak
