@@ -5,10 +5,22 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"testing"
 )
 
 // module is where podtool is built from.
 const module = "github.com/nodekit-project/nodekit/cmd/podtool"
+
+// Tool returns the path of podtool, built where it is not found, for a target whose
+// containers are processes of the host.
+func Tool(t testing.TB) string {
+	t.Helper()
+	path, err := findProgram("", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 // findProgram returns the path of podtool: as declared, beside this program, in
 // PATH, or built into dir.

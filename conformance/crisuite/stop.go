@@ -13,8 +13,8 @@ func stopRules() []rule {
 	return []rule{
 		must("CRI-STOP-001", "asks a container to end before it kills it, and reports the code it chose",
 			"StopContainer", "StopContainer stops a running container with a grace period (i.e., timeout).", checkGraceful, Containers),
-		must("CRI-STOP-002", "kills a container whose time is up",
-			"StopContainer", "The runtime must forcibly kill the container after the grace period is reached.", checkGraceOver, Containers),
+		heavy(must("CRI-STOP-002", "kills a container whose time is up",
+			"StopContainer", "The runtime must forcibly kill the container after the grace period is reached.", checkGraceOver, Containers)),
 		must("CRI-STOP-003", "kills a container at once without a grace period",
 			"StopContainerRequest", "Default: 0 (forcibly terminate the container immediately)", checkNoGrace, Containers),
 		relied("CRI-STOP-004", "asks with the image's stop signal",

@@ -37,6 +37,7 @@ type subject struct {
 	in   *input
 	rule string
 	logs string // the log directory of all sandboxes
+	host bool   // Pods are on the host's network
 	mark string // in the names of all that the rule makes
 	pods atomic.Int64
 	// detach are directories that the rule made mounts of.
@@ -49,7 +50,17 @@ type subject struct {
 func newSubject(_ context.Context, rule string, in *input, rt *runtime) (*subject, error) {
 	s := &subject{runtime: rt, in: in, rule: rule, mark: "nk" + strconv.FormatUint(in.Rand.Uint64(), 36)}
 	s.logs = filepath.Join(in.TempDir, "logs")
+	s.host = !rt.network || slices.ContainsFunc(indifferent(), func(area string) bool { return strings.HasPrefix(rule, area) })
 	return s, os.Mkdir(s.logs, 0o755) // the kubelet's part
+}
+
+// indifferent are the rules for which a Pod's network is a matter of time alone: making
+// one takes longer than making a container.
+func indifferent() []string {
+	return []string{
+		"CRI-CODE", "CRI-CONF", "CRI-CTR", "CRI-DEV", "CRI-EVENT", "CRI-EXEC", "CRI-IMG", "CRI-LIST", "CRI-LOG", "CRI-MOUNT", "CRI-PULL", "CRI-RES",
+		"CRI-SEC", "CRI-STATS", "CRI-STOP", "CRI-STREAM", "CRI-USER",
+	}
 }
 
 // close removes what the rule made. It logs what does not go, because that is
@@ -85,11 +96,11 @@ func (s *subject) removeAll(ctx context.Context) error {
 }
 
 // sandbox returns the config of a sandbox as the kubelet makes it for an
-// ordinary Pod, on the host's network, and with its name, where the runtime has
-// no other: runtimes refuse a name for the host.
+// ordinary Pod, or for one on the host's network, where the rule or the runtime has no
+// other: that one has no name, which runtimes refuse for the host.
 func (s *subject) sandbox(name string) *runtimeapi.PodSandboxConfig {
 	network, hostname := runtimeapi.NamespaceMode_POD, name
-	if !s.network {
+	if s.host {
 		network, hostname = runtimeapi.NamespaceMode_NODE, ""
 	}
 	return &runtimeapi.PodSandboxConfig{

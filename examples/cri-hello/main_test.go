@@ -8,9 +8,9 @@ import (
 
 func TestConformance(t *testing.T) {
 	target := crisuite.Build(t, ".")
-	target.Image = "host"
-	target.Sleep = []string{"sleep", "1000"}
-	target.Fail = []string{"sh", "-c", "exit 7"}
-	target.Print = []string{"echo", "hello"}
+	target.Image, target.Tool = "host", crisuite.Tool(t)
+	target.Lacks = []crisuite.Feature{
+		crisuite.Pull, crisuite.Isolation, crisuite.Exec, crisuite.Streaming, crisuite.PortForward, crisuite.Stats, crisuite.Resources,
+	}
 	crisuite.Test(t, target)
 }

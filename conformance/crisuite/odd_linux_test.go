@@ -1,0 +1,77 @@
+package crisuite_test
+
+import (
+	"slices"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/conformance/crisuite"
+)
+
+// A runtime may do all that the odd one does, and the suite must not mind.
+func TestOddButLegalRuntime(t *testing.T) {
+	target := newHost(t).mutant(t, fault{answer: odd, request: oddRequest, streamed: oddStream})
+	target.Lacks = []crisuite.Feature{crisuite.ImageVolumes}
+	crisuite.Suite().Test(t, target, &conformance.Options{Tier: conformance.Quick, Profile: &conformance.Profile{Waivers: known()}})
+}
+
+// odd lists in another order, has more conditions, labels and images than were asked for,
+// refuses what is repeated, and has codes that nobody asks for.
+func odd(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+	if err != nil {
+		if code := status.Code(err); code == codes.InvalidArgument || code == codes.FailedPrecondition {
+			return nil, status.Error(codes.Unknown, "I would rather not: "+err.Error())
+		}
+		return resp, err
+	}
+	switch r := resp.(type) {
+	case *runtimeapi.ListPodSandboxResponse:
+		slices.Reverse(r.Items)
+	case *runtimeapi.ListContainersResponse:
+		slices.Reverse(r.Containers)
+	case *runtimeapi.StatusResponse:
+		r.Status.Conditions = append([]*runtimeapi.RuntimeCondition{{Type: "Odd", Message: "legal"}}, r.Status.Conditions...)
+		r.RuntimeHandlers = append(r.RuntimeHandlers, &runtimeapi.RuntimeHandler{Name: "odd"})
+	case *runtimeapi.VersionResponse:
+		r.Version, r.RuntimeName, r.RuntimeVersion = "0.1.0", "an odd runtime", "v0.0.0-0+odd"
+	case *runtimeapi.PodSandboxStatusResponse:
+		if r.Status.Labels == nil {
+			r.Status.Labels = map[string]string{}
+		}
+		r.Status.Labels["odd.example.com/added"] = "yes"
+		r.ContainersStatuses, r.Timestamp = nil, 0
+	case *runtimeapi.ContainerStatusResponse:
+		r.Status.Message = "as odd as ever"
+	case *runtimeapi.ListImagesResponse:
+		if c.req.(*runtimeapi.ListImagesRequest).GetFilter() == nil {
+			r.Images = append(r.Images, &runtimeapi.Image{Id: "sha256:odd", Size: 1})
+		}
+	}
+	return resp, nil
+}
+
+// oddRequest refuses to make a container or a sandbox that is there.
+func oddRequest(c *exchange, _ proto.Message) (proto.Message, error) {
+	if c.calls > 1 && (c.method == "RunPodSandbox" || c.method == "CreateContainer") {
+		return nil, status.Error(codes.AlreadyExists, "it is there")
+	}
+	return nil, nil
+}
+
+// oddStream sends each item in a message of its own.
+func oddStream(_ *exchange, m proto.Message) []proto.Message {
+	r, ok := m.(*runtimeapi.StreamContainersResponse)
+	if !ok {
+		return []proto.Message{m}
+	}
+	var all []proto.Message
+	for _, item := range r.Containers {
+		all = append(all, &runtimeapi.StreamContainersResponse{Containers: []*runtimeapi.Container{item}})
+	}
+	return all
+}
