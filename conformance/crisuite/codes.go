@@ -17,7 +17,7 @@ func codeRules() []rule {
 		relied("CRI-CODE-002", "answers a status of a container that never was with NotFound",
 			"PLEG", "The kubelet takes a container for gone when ContainerStatus answers NotFound, and reports any other error again and again.", checkNoContainerCode, Containers),
 		facto("CRI-CODE-003", "answers calls for a container that never was with NotFound",
-			"errors", "The kubelet parses NotFound alone of the codes that say that something is gone.", checkNotFoundCodes, Exec, Stats),
+			"errors", "The kubelet parses NotFound alone of the codes that say that something is gone.", checkNotFoundCodes, Exec, Stats, Resources, LogRotation),
 		facto("CRI-CODE-004", "refuses requests without what they need, and stays well",
 			"robustness", "A request without a config, a name or an id is a client's mistake: the runtime answers with an error and goes on.", checkEmptyRequests),
 		facto("CRI-CODE-005", "refuses a container in a sandbox that never was, and leaves nothing",

@@ -52,7 +52,6 @@ func TestReference(t *testing.T) {
 // known are rules that the reference runtime does not meet yet.
 func known() map[string]string {
 	return map[string]string{
-		"CRI-USER-010":  "a sandbox has no process that a group could be given to",
 		"CRI-STATS-006": "the writable layer is not measured yet",
 	}
 }

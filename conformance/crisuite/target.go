@@ -59,6 +59,7 @@ const (
 	PortForward        Feature = "portForward"        // PortForward
 	Stats              Feature = "stats"              // ContainerStats
 	Resources          Feature = "resources"          // limits of containers
+	LogRotation        Feature = "logRotation"        // ReopenContainerLog
 	HostPorts          Feature = "hostPorts"          // port mappings
 	SharedPID          Feature = "sharedPID"          // the PID mode POD
 	TargetPID          Feature = "targetPID"          // the PID mode TARGET
@@ -77,7 +78,7 @@ const (
 // features are all of them.
 func features() []Feature {
 	return []Feature{
-		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, HostPorts, SharedPID, TargetPID, Seccomp,
+		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
 		Propagation, ImageVolumes, MountOptions, CDI, StopSignals, SupplementalGroups, AmbientCaps, ImageIdentity, Survival,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os/exec"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -44,5 +45,5 @@ func image(_ context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, er
 
 // fsInfo reports the images' file system, which the kubelet asks for at start.
 func fsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
-	return &runtimeapi.FilesystemUsage{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/"}}, nil
+	return &runtimeapi.FilesystemUsage{Timestamp: time.Now().UnixNano(), FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: "/"}}, nil
 }
