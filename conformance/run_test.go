@@ -345,11 +345,13 @@ func TestFactsOfAnyKind(t *testing.T) {
 func TestOpen(t *testing.T) {
 	var order []string
 	s := &conformance.Suite[string]{Name: "test", Version: "1", Rules: []conformance.Rule[string]{
-		{ID: "T-001", Level: conformance.Must, Title: "a", Spec: conformance.Spec{Document: "T", Version: "1", Section: "S", Sentence: "must"},
+		{
+			ID: "T-001", Level: conformance.Must, Title: "a", Spec: conformance.Spec{Document: "T", Version: "1", Section: "S", Sentence: "must"},
 			Check: func(_ context.Context, in *conformance.Input[string]) error {
 				order = append(order, "check "+in.Target)
 				return nil
-			}},
+			},
+		},
 	}, Open: func(_ context.Context, target string) (string, func(), error) {
 		order = append(order, "open "+target)
 		return target + " opened", func() { order = append(order, "close") }, nil

@@ -112,7 +112,7 @@ type cut struct {
 
 // rounds measures how long the call takes, and then kills the runtime in it again and
 // again at moments of chance.
-func (s *subject) rounds(ctx context.Context, n int, c cut) error {
+func (s *subject) rounds(ctx context.Context, c cut) error {
 	if err := c.prepare(0); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (s *subject) rounds(ctx context.Context, n int, c cut) error {
 	if err := s.removeAll(ctx); err != nil {
 		return err
 	}
-	for round := 1; round <= n; round++ {
+	for round := 1; round <= crashRounds; round++ {
 		if err := c.prepare(round); err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func (s *subject) killIn(ctx context.Context, delay time.Duration, call func() e
 
 func checkKilledDuringRun(ctx context.Context, s *subject) error {
 	var config *runtimeapi.PodSandboxConfig
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(round int) error {
 			config = s.sandbox(fmt.Sprintf("during%d", round))
 			return nil
@@ -216,7 +216,7 @@ func (s *subject) ready(ctx context.Context, p *pod) (bool, error) {
 func checkKilledDuringCreate(ctx context.Context, s *subject) error {
 	var p *pod
 	var config *runtimeapi.ContainerConfig
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(int) (err error) {
 			if p, err = s.pod(ctx); err != nil {
 				return err
@@ -262,7 +262,7 @@ func (p *pod) again(ctx context.Context, config *runtimeapi.ContainerConfig) (*b
 
 func checkKilledDuringStart(ctx context.Context, s *subject) error {
 	var b *box
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(int) error {
 			p, err := s.pod(ctx)
 			if err != nil {
@@ -294,7 +294,7 @@ func checkKilledDuringStart(ctx context.Context, s *subject) error {
 
 func checkKilledDuringStop(ctx context.Context, s *subject) error {
 	var b *box
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(int) (err error) { b, err = s.box(ctx, "ignore-term"); return err },
 		call:    func() error { return b.stop(ctx, 0) },
 		look: func() error {
@@ -308,7 +308,7 @@ func checkKilledDuringStop(ctx context.Context, s *subject) error {
 
 func checkKilledDuringRemove(ctx context.Context, s *subject) error {
 	var b *box
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(int) (err error) { b, err = s.box(ctx, forever); return err },
 		call:    func() error { return b.remove(ctx) },
 		look: func() error {
@@ -322,7 +322,7 @@ func checkKilledDuringRemove(ctx context.Context, s *subject) error {
 
 func checkKilledDuringSandboxStop(ctx context.Context, s *subject) error {
 	var p *pod
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(int) (err error) { p, err = s.pod(ctx); return err },
 		call:    func() error { return s.stop(ctx, p.id) },
 		look: func() error {
@@ -339,7 +339,7 @@ func checkKilledDuringSandboxStop(ctx context.Context, s *subject) error {
 
 func checkKilledDuringSandboxRemove(ctx context.Context, s *subject) error {
 	var p *pod
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(int) (err error) {
 			if p, err = s.pod(ctx); err != nil {
 				return err
@@ -358,7 +358,7 @@ func checkKilledDuringSandboxRemove(ctx context.Context, s *subject) error {
 
 func checkKilledDuringPull(ctx context.Context, s *subject) error {
 	ref := ""
-	return s.rounds(ctx, crashRounds, cut{
+	return s.rounds(ctx, cut{
 		prepare: func(round int) error {
 			ref = s.images.ref(fmt.Sprintf("%s%s-%d:v1", uniqueRepo, s.mark, round))
 			return nil
@@ -377,124 +377,6 @@ func checkKilledDuringPull(ctx context.Context, s *subject) error {
 	})
 }
 
-func checkSurvival(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, forever)
-	if err != nil {
-		return err
-	}
-	before, err := b.pid(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.crash(ctx); err != nil {
-		return err
-	}
-	if err := b.alive(ctx); err != nil {
-		return fmt.Errorf("after the SIGKILL: %w", err)
-	}
-	after, err := b.pid(ctx)
-	if err != nil {
-		return err
-	}
-	if before != after {
-		return fmt.Errorf("the container's process was %d, and is %d", before, after)
-	}
-	if err := b.stoppedWith(ctx, 0, 137); err != nil {
-		return fmt.Errorf("after the SIGKILL: %w", err)
-	}
-	return nil
-}
-
-func checkExitWhileDown(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, "do", do("sleep 200ms", "exit 7"))
-	if err != nil {
-		return err
-	}
-	s.process.Kill()
-	if err := until(ctx, endTime, b.ended); err != nil {
-		return err
-	}
-	if err := s.restart(ctx); err != nil {
-		return err
-	}
-	st, err := b.exited(ctx)
-	if err == nil && st.GetExitCode() != 7 {
-		return fmt.Errorf("a container that ended with code 7 while the runtime was down has code %d, reason %q", st.GetExitCode(), st.GetReason())
-	}
-	return err
-}
-
-func checkLogWhileDown(ctx context.Context, s *subject) error {
-	const count = 400
-	b, err := s.box(ctx, fmt.Sprintf("lines --interval 2ms %d", count))
-	if err != nil {
-		return err
-	}
-	if err := b.says(ctx, "10\n"); err != nil {
-		return err
-	}
-	s.process.Kill()
-	time.Sleep(300 * time.Millisecond)
-	if err := s.restart(ctx); err != nil {
-		return err
-	}
-	if _, err := b.exited(ctx); err != nil {
-		return err
-	}
-	return until(ctx, logTime, func() error { return b.complete(count, 0) })
-}
-
-func checkImagesSurvive(ctx context.Context, s *subject) error {
-	_, ref, id, err := s.own(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.crash(ctx); err != nil {
-		return err
-	}
-	im, err := s.image(ctx, ref)
-	if err == nil && im == nil {
-		return fmt.Errorf("after the SIGKILL the image %q is not there", id)
-	}
-	return err
-}
-
-func checkUpdateSurvives(ctx context.Context, s *subject) error {
-	b, err := s.limited(ctx)
-	if err != nil {
-		return err
-	}
-	if err := b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000}); err != nil {
-		return err
-	}
-	if err := s.crash(ctx); err != nil {
-		return err
-	}
-	st, err := b.status(ctx)
-	if err != nil {
-		return err
-	}
-	if got := st.GetResources().GetLinux().GetMemoryLimitInBytes(); got != 96*mib {
-		return fmt.Errorf("after the SIGKILL ContainerStatus has a limit of %d bytes, want %d", got, 96*mib)
-	}
-	return b.hasMemory(ctx, 96*mib)
-}
-
-func checkExecAfterCrash(ctx context.Context, s *subject) error {
-	b, err := s.sleeping(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.crash(ctx); err != nil {
-		return err
-	}
-	out, err := b.exec(ctx, "echo again")
-	if err == nil && out != "again\n" {
-		return fmt.Errorf("after the SIGKILL a command printed %q", out)
-	}
-	return err
-}
-
 // checkManyKills kills a runtime that does all kinds of things at once.
 func checkManyKills(ctx context.Context, s *subject) error {
 	const kills = 100
@@ -507,7 +389,7 @@ func checkManyKills(ctx context.Context, s *subject) error {
 		time.Sleep(time.Duration(s.in.Rand.Int64N(int64(150 * time.Millisecond))))
 		s.process.Kill()
 		cancel()
-		<-done
+		s.in.Log.Debug("what was under way", "err", <-done) // the kill decides
 		if err := s.restart(ctx); err != nil {
 			return fmt.Errorf("round %d: %w", round+1, err)
 		}

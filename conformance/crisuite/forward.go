@@ -66,7 +66,7 @@ func (p *pod) forward(ctx context.Context, port int) (address string, stop func(
 		close(end)
 		return "", nil, err
 	}
-	return net.JoinHostPort("127.0.0.1", fmt.Sprint(ports[0].Local)), func() { close(end); <-done }, nil
+	return net.JoinHostPort("127.0.0.1", fmt.Sprint(ports[0].Local)), func() { close(end); p.s.in.Log.Debug("the port is closed", "err", <-done) }, nil
 }
 
 // listening starts a container that listens, and returns its Pod.
@@ -142,10 +142,10 @@ func checkHalfClose(ctx context.Context, s *subject) error {
 		return err
 	}
 	got, err := io.ReadAll(conn)
-	if want := fmt.Sprintf("%d bytes, <nil>\n", sent); err != nil || string(got) != want {
-		return fmt.Errorf("a server that answers at the end of what it reads: got %q, %v; want %q", got, err, want)
+	if want := fmt.Sprintf("%d bytes, <nil>\n", sent); err == nil && string(got) != want {
+		return fmt.Errorf("a server that answers at the end of what it reads: got %q, want %q", got, want)
 	}
-	return nil
+	return err
 }
 
 func checkForwardSurvives(ctx context.Context, s *subject) error {

@@ -22,7 +22,6 @@ type house struct {
 	dir     string
 	images  *registry
 	program string
-	log     *slog.Logger
 
 	mu     sync.Mutex
 	rt     *runtime

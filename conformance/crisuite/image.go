@@ -209,7 +209,7 @@ func checkImageNames(ctx context.Context, s *subject) error {
 		return err
 	}
 	defer s.unpull(ctx, repository+":v1")
-	digest, _, err := s.images.digest(repository)
+	digest, err := s.images.digest(repository)
 	if err != nil {
 		return err
 	}

@@ -66,8 +66,8 @@ func baseLayer(program string) (v1.Layer, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	var failed error
-	add := func(name string, mode int64, uid int, body string) {
-		h := &tar.Header{Name: name, Mode: mode, Uid: uid, Gid: uid, Size: int64(len(body)), Typeflag: tar.TypeReg, ModTime: time.Unix(1, 0)}
+	add := func(name string, mode int64, body string) {
+		h := &tar.Header{Name: name, Mode: mode, Size: int64(len(body)), Typeflag: tar.TypeReg, ModTime: time.Unix(1, 0)}
 		if strings.HasSuffix(name, "/") {
 			h.Typeflag = tar.TypeDir
 		}
@@ -79,15 +79,15 @@ func baseLayer(program string) (v1.Layer, error) {
 		}
 	}
 	for _, dir := range []string{"bin/", "etc/", "data/", "data/sub/", "proc/", "sys/", "dev/", "root/", "run/"} {
-		add(dir, 0o755, 0, "")
+		add(dir, 0o755, "")
 	}
-	add("tmp/", 0o1777, 0, "")
-	add("podtool", 0o755, 0, string(code))
-	add("setuid", 0o4755, 0, string(code))
-	add("etc/passwd", 0o644, 0, passwd)
-	add("etc/group", 0o644, 0, group)
-	add("data/file", 0o644, 0, "from the image\n")
-	add("data/sub/file", 0o644, 0, "from below\n")
+	add("tmp/", 0o1777, "")
+	add("podtool", 0o755, string(code))
+	add("setuid", 0o4755, string(code))
+	add("etc/passwd", 0o644, passwd)
+	add("etc/group", 0o644, group)
+	add("data/file", 0o644, "from the image\n")
+	add("data/sub/file", 0o644, "from below\n")
 	if failed != nil {
 		return nil, failed
 	}

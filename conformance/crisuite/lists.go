@@ -201,7 +201,9 @@ func checkStreamImages(ctx context.Context, s *subject) error {
 // statItem lets stats be told apart by their container.
 type statItem struct{ *runtimeapi.ContainerStats }
 
-func (s statItem) GetId() string { return s.GetAttributes().GetId() }
+func (s statItem) GetId() string { //nolint:staticcheck // as the messages have it
+	return s.GetAttributes().GetId()
+}
 
 func statItems(all []*runtimeapi.ContainerStats) (items []statItem) {
 	for _, one := range all {

@@ -175,7 +175,7 @@ func servesAgain() fault {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return
 			}
-			(&httputil.ReverseProxy{Director: func(out *http.Request) { out.URL, out.Host = to, to.Host }}).ServeHTTP(w, in)
+			(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL, r.Out.Host = to, to.Host }}).ServeHTTP(w, in)
 		}))
 		return &runtimeapi.ExecResponse{Url: strings.TrimSuffix(srv.URL, "/") + "/exec/again"}, nil
 	}}

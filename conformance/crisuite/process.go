@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
 // unknownID is the id of nothing, of the length that ids have.
@@ -82,20 +80,6 @@ func (b *box) ended() error {
 		return fmt.Errorf("processes %v of the container run on", pids)
 	}
 	return err
-}
-
-// markedPIDs returns the runtime's process and what else it started and left running.
-func (r *runtime) markedPIDs() (found []int, err error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() && procmark.Carries(pid, r.root) {
-			found = append(found, pid)
-		}
-	}
-	return found, nil
 }
 
 // hostname is the node's.

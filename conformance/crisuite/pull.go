@@ -33,7 +33,7 @@ func pullRules() []rule {
 
 func checkPullDigest(ctx context.Context, s *subject) error {
 	repository := uniqueRepo + s.mark
-	digest, _, err := s.images.digest(repository)
+	digest, err := s.images.digest(repository)
 	if err != nil {
 		return err
 	}

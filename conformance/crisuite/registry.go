@@ -36,7 +36,6 @@ type registry struct {
 	mu     sync.Mutex
 	images map[string]v1.Image // by repository
 	blobs  map[v1.Hash]blob
-	pulls  map[string]int // manifests that were fetched, by repository
 }
 
 // blob is what the registry has under a digest.
@@ -57,7 +56,7 @@ func newRegistry(program string, listen func() (net.Listener, error)) (*registry
 	if err != nil {
 		return nil, fmt.Errorf("listening for the suite's registry: %w", err)
 	}
-	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}, pulls: map[string]int{}}
+	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}}
 	r.server = &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = r.server.Serve(l) }() // ends with close
 	return r, nil
@@ -154,7 +153,7 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusUnauthorized, "UNAUTHORIZED")
 		return
 	}
-	b, digest, err := r.find(repository, kind, reference, req.Method == http.MethodGet)
+	b, digest, err := r.find(repository, kind, reference)
 	if err != nil {
 		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
 		return
@@ -183,7 +182,7 @@ func fail(w http.ResponseWriter, code int, what string) {
 
 // find returns what is under a tag or a digest. A broken layer has the size that is
 // promised and another content.
-func (r *registry) find(repository, kind, reference string, counts bool) (blob, v1.Hash, error) {
+func (r *registry) find(repository, kind, reference string) (blob, v1.Hash, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	im, err := r.image(repository)
@@ -200,9 +199,6 @@ func (r *registry) find(repository, kind, reference string, counts bool) (blob, 
 	if !known {
 		return blob{}, hash, fmt.Errorf("no blob %s", hash)
 	}
-	if kind == "manifests" && counts {
-		r.pulls[repository]++
-	}
 	if base, err := r.base.Digest(); err == nil && strings.HasPrefix(repository, brokenRepo) && kind == "blobs" && hash != base && b.size < 4096 {
 		if config, err := im.ConfigName(); err == nil && hash != config {
 			b.open = func() (io.ReadCloser, error) {
@@ -216,27 +212,16 @@ func (r *registry) find(repository, kind, reference string, counts bool) (blob, 
 // ref returns the full name of an image of this registry.
 func (r *registry) ref(image string) string { return r.host + "/" + image }
 
-// digest returns the digest of an image's manifest, and the one of its config.
-func (r *registry) digest(repository string) (manifest, config string, err error) {
+// digest returns the digest of an image's manifest.
+func (r *registry) digest(repository string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	im, err := r.image(repository)
 	if err != nil || im == nil {
-		return "", "", errors.Join(err, fmt.Errorf("no repository %q", repository))
+		return "", errors.Join(err, fmt.Errorf("no repository %q", repository))
 	}
-	m, err := im.Digest()
-	if err != nil {
-		return "", "", err
-	}
-	c, err := im.ConfigName()
-	return m.String(), c.String(), err
-}
-
-// fetched returns how often the manifest of a repository was fetched.
-func (r *registry) fetched(repository string) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.pulls[repository]
+	hash, err := im.Digest()
+	return hash.String(), err
 }
 
 // archive writes the fixed images as a docker archive.

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
 const (
@@ -59,7 +57,7 @@ func cgroupDirs(pid int) (dirs []string, err error) {
 	for line := range strings.Lines(string(data)) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		switch {
-		case f[1] == "" && cgroup.Version() == 1:
+		case f[1] == "" && hybrid():
 			dirs = append(dirs, filepath.Join(root, "unified", f[2]))
 		case f[1] == "":
 			dirs = append(dirs, filepath.Join(root, f[2]))
@@ -250,7 +248,7 @@ func checkCgroupParent(ctx context.Context, s *subject) error {
 		name = s.mark + ".slice"
 		parent = "/" + name
 	}
-	if err := cgroup.Create(parent); err != nil {
+	if err := makeCgroup(parent); err != nil {
 		return err
 	}
 	s.cgroups = append(s.cgroups, parent)

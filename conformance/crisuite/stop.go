@@ -31,8 +31,8 @@ func stopRules() []rule {
 }
 
 // trapping starts a container that ends with a code when it is asked to.
-func (s *subject) trapping(ctx context.Context, trap string, edits ...edit) (*box, error) {
-	b, err := s.box(ctx, "do", append([]edit{do("echo ready", trap)}, edits...)...)
+func (s *subject) trapping(ctx context.Context, trap string) (*box, error) {
+	b, err := s.box(ctx, "do", do("echo ready", trap))
 	if err != nil {
 		return nil, err
 	}

@@ -145,8 +145,11 @@ func (b *box) streamsCode(ctx context.Context, open door) error {
 	var out, errOut bytes.Buffer
 	err = stream(ctx, open, u, remotecommand.StreamOptions{Stdout: &out, Stderr: &errOut})
 	var code utilexec.CodeExitError
-	if !errors.As(err, &code) || code.Code != 1 {
-		return fmt.Errorf("a command that ends with code 1: the stream ended with %v", err)
+	switch {
+	case err == nil:
+		return errors.New("the stream of a command that ends with code 1 ended without it")
+	case !errors.As(err, &code) || code.Code != 1:
+		return fmt.Errorf("the stream of a command that ends with code 1: %w", err)
 	}
 	if !strings.Contains(errOut.String(), "no such file") || out.Len() > 0 {
 		return fmt.Errorf("a command that complains gave %q to stdout and %q to stderr", out.String(), errOut.String())
@@ -348,7 +351,7 @@ func checkStdinStays(ctx context.Context, s *subject) error {
 		go func() { ended <- b.attach(each, text, io.Discard) }()
 		err := b.says(ctx, strings.TrimSpace(text))
 		leave()
-		<-ended // with the error of the client that left
+		s.in.Log.Debug("the client left", "err", <-ended)
 		if err != nil {
 			return err
 		}
@@ -390,7 +393,7 @@ func checkDetach(ctx context.Context, s *subject) error {
 	}()
 	err = out.has(ctx, "\n")
 	leave()
-	<-ended
+	s.in.Log.Debug("the client left", "err", <-ended)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/cri"
-	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
@@ -80,7 +79,7 @@ func (s *subject) close(ctx context.Context) {
 		_ = os.Remove(file) // the rule may have failed before it was there
 	}
 	for _, path := range s.cgroups {
-		if err := cgroup.Remove(path); err != nil {
+		if err := removeCgroup(path); err != nil {
 			s.in.Log.Warn("removing the rule's cgroup", "err", err)
 		}
 	}

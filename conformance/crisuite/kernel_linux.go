@@ -1,6 +1,10 @@
 package crisuite
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+)
 
 // bindMount makes a bind mount.
 func bindMount(from, to string) error { return unix.Mount(from, to, "", unix.MS_BIND, "") }
@@ -12,3 +16,10 @@ func shareMount(dir string) error {
 	}
 	return unix.Mount("", dir, "", unix.MS_SHARED, "")
 }
+
+// hybrid reports whether the unified hierarchy is one of several.
+func hybrid() bool { return cgroup.Version() == 1 }
+
+func makeCgroup(path string) error { return cgroup.Create(path) }
+
+func removeCgroup(path string) error { return cgroup.Remove(path) }

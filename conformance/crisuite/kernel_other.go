@@ -7,3 +7,9 @@ import "errors"
 func bindMount(string, string) error { return errors.ErrUnsupported }
 
 func shareMount(string) error { return errors.ErrUnsupported }
+
+func hybrid() bool { return false }
+
+func makeCgroup(string) error { return errors.ErrUnsupported }
+
+func removeCgroup(string) error { return errors.ErrUnsupported }
