@@ -210,6 +210,15 @@ func checkSlowSubscriber(ctx context.Context, s *subject) error {
 		return unimplemented("GetContainerEvents", err)
 	}
 	defer func() { _ = slow.CloseSend() }()
+	stands := make(chan struct{})
+	go func() {
+		_, _ = slow.Header() // some runtimes do not confirm a subscription
+		close(stands)
+	}()
+	select {
+	case <-stands:
+	case <-time.After(subscribeTime):
+	}
 	quick, err := s.subscribe(ctx)
 	if err != nil {
 		return err

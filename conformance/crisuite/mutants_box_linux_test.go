@@ -61,7 +61,7 @@ func startsAgain() fault {
 			go func() {
 				_, _ = c.rt.ExecSync(context.Background(), &runtimeapi.ExecSyncRequest{ContainerId: r.ContainerId, Cmd: []string{"/podtool", "sleep", "5"}})
 			}()
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(1500 * time.Millisecond) // or the rule looks before it runs
 		}
 		return resp, err
 	}}

@@ -39,10 +39,12 @@ func logMutants() []mutant {
 		})},
 		{"CRI-LOG-005", "does not open the log again", swallow(&runtimeapi.ReopenContainerLogResponse{}, "ReopenContainerLog", nil)},
 		{"CRI-LOG-006", "loses a line at a rotation", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
-			if r, ok := c.req.(*runtimeapi.ReopenContainerLogRequest); ok && c.once("rotated") {
-				file := logOf(c, r.ContainerId) + ".0"
-				if data, err := os.ReadFile(file); err == nil && len(data) > 1 {
-					_ = os.Truncate(file, int64(bytes.LastIndexByte(data[:len(data)-1], '\n')+1))
+			if r, ok := c.req.(*runtimeapi.ReopenContainerLogRequest); ok {
+				files, _ := filepath.Glob(logOf(c, r.ContainerId) + ".*")
+				for _, file := range files {
+					if data, err := os.ReadFile(file); err == nil && len(data) > 1 {
+						_ = os.Truncate(file, int64(bytes.LastIndexByte(data[:len(data)-1], '\n')+1))
+					}
 				}
 			}
 			return resp, err
