@@ -44,14 +44,7 @@ func TestMutants(t *testing.T) {
 
 // TestReference holds the reference runtime to all quick rules and those that kill.
 func TestReference(t *testing.T) {
-	target := reference(t)
-	target.Lacks = []crisuite.Feature{crisuite.ImageVolumes}
-	crisuite.Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash, Profile: &conformance.Profile{Waivers: known()}})
-}
-
-// known are rules that the reference runtime does not meet yet.
-func known() map[string]string {
-	return map[string]string{
-		"CRI-STATS-006": "the writable layer is not measured yet",
-	}
+	crisuite.Suite().Test(t, reference(t), &conformance.Options{Tier: conformance.Crash, Profile: &conformance.Profile{
+		Waivers: map[string]string{"CRI-STATS-006": "the writable layer is not measured yet"},
+	}})
 }

@@ -16,8 +16,7 @@ import (
 // A runtime may do all that the odd one does, and the suite must not mind.
 func TestOddButLegalRuntime(t *testing.T) {
 	target := newHost(t).mutant(t, fault{answer: odd, request: oddRequest, streamed: oddStream})
-	target.Lacks = []crisuite.Feature{crisuite.ImageVolumes}
-	crisuite.Suite().Test(t, target, &conformance.Options{Tier: conformance.Quick, Profile: &conformance.Profile{Waivers: known()}})
+	crisuite.Suite().Test(t, target, &conformance.Options{Tier: conformance.Quick})
 }
 
 // odd lists in another order, has more conditions, labels and images than were asked for,
