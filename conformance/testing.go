@@ -81,6 +81,9 @@ type Mutant[T any] struct {
 	Seen string
 	// Target makes the faulty target. It may use t.Cleanup.
 	Target func(t testing.TB) T
+	// Parallel lets others that have it, too, run beside it: nothing that its rule
+	// measures or looks at is theirs as well.
+	Parallel bool
 }
 
 // TestMutants proves a suite: it runs each mutant's rule on the mutant and
@@ -97,6 +100,9 @@ func TestMutants[T any](t *testing.T, s *Suite[T], mutants []Mutant[T]) {
 		}
 		proven[m.Rule] = true
 		t.Run(m.Rule+"/"+m.Name, func(t *testing.T) {
+			if m.Parallel {
+				t.Parallel()
+			}
 			if err := s.catches(t, m); err != "" {
 				t.Error(err)
 			}

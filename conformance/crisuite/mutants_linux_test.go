@@ -26,10 +26,11 @@ func mutants() []mutant {
 
 func TestMutants(t *testing.T) {
 	h := newHost(t)
+	suite := crisuite.Suite()
 	var all []conformance.Mutant[crisuite.Target]
 	for _, m := range mutants() {
 		all = append(all, conformance.Mutant[crisuite.Target]{
-			Name: m.name, Rule: m.rule,
+			Name: m.name, Rule: m.rule, Parallel: besideOthers(suite, m.rule),
 			Target: func(t testing.TB) crisuite.Target { return h.mutant(t, m.fault) },
 		})
 	}
@@ -39,12 +40,19 @@ func TestMutants(t *testing.T) {
 			Target: func(t testing.TB) crisuite.Target { return mutantProgram(t, m.name) },
 		})
 	}
-	conformance.TestMutants(t, crisuite.Suite(), all)
+	conformance.TestMutants(t, suite, all)
 }
 
-// TestReference holds the reference runtime to all quick rules and those that kill.
+// besideOthers reports whether the rule may run while others do.
+func besideOthers(s *conformance.Suite[crisuite.Target], rule string) bool {
+	i := slices.IndexFunc(s.Rules, func(r conformance.Rule[crisuite.Target]) bool { return r.ID == rule })
+	return i >= 0 && !s.Rules[i].Alone
+}
+
+// TestReference holds the reference runtime to all quick rules. make conformance
+// does to those that kill, too.
 func TestReference(t *testing.T) {
-	crisuite.Suite().Test(t, reference(t), &conformance.Options{Tier: conformance.Crash, Profile: &conformance.Profile{
+	crisuite.Suite().Test(t, reference(t), &conformance.Options{Profile: &conformance.Profile{
 		Waivers: map[string]string{"CRI-STATS-006": "the writable layer is not measured yet"},
 	}})
 }
