@@ -90,7 +90,6 @@ imports: ## check who imports whom
 
 cross: ## build for linux/arm64, and what authors use for darwin
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) build ./...
-	GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./...
 	GOOS=darwin CGO_ENABLED=0 $(GO) build $(PORTABLE)
 	GOOS=darwin CGO_ENABLED=0 $(GO) vet $(PORTABLE)
 

@@ -40,7 +40,7 @@ func TestCommands(t *testing.T) {
 	}{
 		{"nothing", nil, 2, "", "no command given"},
 		{"unknown", []string{"fly"}, 2, "", `no command "fly"`},
-		{"help", []string{"help"}, 0, "serve [--port 8080]", ""},
+		{"help", []string{"help"}, 0, "serve [--address IP] [--port 8080]", ""},
 		{"cat", []string{"cat", in("file"), in("link")}, 0, "content\ncontent\n", ""},
 		{"print", []string{"print", in("file")}, 0, "content\n", ""},
 		{"cat nothing", []string{"cat"}, 2, "", "at least one argument"},

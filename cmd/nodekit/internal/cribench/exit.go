@@ -55,7 +55,7 @@ func (l *lab) death(ctx context.Context, s *side) (sample bench.Sample, err erro
 		return sample, err
 	}
 	defer func() { err = errors.Join(err, s.down(ctx, sandbox), os.RemoveAll(pod.GetLogDirectory())) }()
-	pid, err := processOf(pod.GetMetadata().GetUid())
+	pid, err := processOf(ctx, pod.GetMetadata().GetUid())
 	if err != nil {
 		return sample, err
 	}
@@ -92,8 +92,19 @@ func (l *lab) death(ctx context.Context, s *side) (sample bench.Sample, err erro
 	}
 }
 
-// processOf returns the process whose environment has the mark.
-func processOf(mark string) (int, error) {
+// processOf returns the process whose environment has the mark. An OCI runtime may
+// return a moment before the container's program is executed.
+func processOf(ctx context.Context, mark string) (int, error) {
+	for {
+		pid, err := findProcess(mark)
+		if err == nil || ctx.Err() != nil {
+			return pid, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func findProcess(mark string) (int, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
 		return 0, err

@@ -129,10 +129,9 @@ func run(args []string) error {
 	protect()
 	o.escrow = newEscrow(anchor.NewLine(anchor.LineFD), append([]string{"anchor"}, o.args()...), o.log)
 	return serve(o, func() error {
+		// Whoever waited may have gone: a keeper that has nothing and that nobody
+		// wants ends, and its anchor with it.
 		_, err := unix.Write(anchor.ReadyFD, []byte(wire.Ready+"\n"))
-		if errors.Is(err, unix.EPIPE) {
-			err = nil // whoever waited has gone
-		}
 		return errors.Join(err, unix.Dup3(0, anchor.ReadyFD, unix.O_CLOEXEC))
 	})
 }

@@ -70,7 +70,10 @@ func serve(o *options, ready func() error) (err error) {
 		return fmt.Errorf("opening socket: %w", err)
 	}
 	context.AfterFunc(ctx, func() { _ = l.Close() })
-	if err := errors.Join(ready(), s.escrow.line.Serving()); err != nil {
+	if err := ready(); err != nil {
+		return err
+	}
+	if err := s.escrow.line.Serving(); err != nil {
 		return err
 	}
 	return s.accept(ctx, l)
