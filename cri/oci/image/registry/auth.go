@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -58,11 +57,7 @@ func isFor(server, registry string, own bool) bool {
 	if err != nil {
 		return false
 	}
-	host := u.Host
-	if host == content.DockerHub || host == "registry-1.docker.io" {
-		host = name.DefaultRegistry
-	}
-	return host == registry
+	return registryHost(u) == registry
 }
 
 // AuthKey returns the same text for the same credentials and shows nothing of

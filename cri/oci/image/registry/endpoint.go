@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 	"github.com/nodekit-project/nodekit/cri/oci/image/registry/hosts"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -53,7 +54,7 @@ func newEndpoint(ref name.Reference, h hosts.Host, opts *Options) (*endpoint, er
 	e.place = fmt.Sprintf("registry %q", e.login)
 	plain := opts.PlainHTTP
 	if h.URL != nil {
-		reg, err := name.NewRegistry(h.URL.Host)
+		reg, err := name.NewRegistry(registryHost(h.URL))
 		if err != nil {
 			return nil, fault.FailedPrecondition.Errorf("hosts.toml of registry %q: host %q: %w", registryName(ref), h.URL.Host, err)
 		}
@@ -76,6 +77,24 @@ func newEndpoint(ref name.Reference, h hosts.Host, opts *Options) (*endpoint, er
 	guarded := &httpGuard{next: wire, allow: plain, loopback: isLoopback(hostname(e.reg.RegistryStr()))}
 	e.inner = &ownRequests{next: guarded, endpoint: e}
 	return e, nil
+}
+
+// registryHost is the registry that a host of a hosts.toml is, under the name that
+// go-containerregistry gives it: docker.io's server has several, and the port that
+// goes without saying is no other place.
+func registryHost(u *url.URL) string {
+	host := u.Host
+	if u.Scheme == "https" {
+		host = strings.TrimSuffix(host, ":443")
+	}
+	if isDockerHub(host) {
+		return name.DefaultRegistry
+	}
+	return host
+}
+
+func isDockerHub(host string) bool {
+	return host == content.DockerHub || host == "registry-1.docker.io" || host == name.DefaultRegistry
 }
 
 func hostname(hostport string) string {
