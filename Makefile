@@ -14,7 +14,7 @@ PORTABLE := ./cri ./cri/client ./cri/log ./cni ./cni/state ./csi ./csi/client ./
 VM_TESTS := ./cni/bridge ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
 PODTOOL_IMAGE := nodekit.dev/podtool:v1
 
-.PHONY: help build run test kills soak bench upstream conformance test-vm check fmt fmt-check vet imports cross lint deps clean
+.PHONY: help build run test kills soak bench upstream conformance test-vm vm-tests check fmt fmt-check vet imports cross lint deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,7 @@ soak: build ## run all tests again and again with the race detector, every tier 
 	$(TEST) -timeout=2h -run TestRandomCycles -v ./cri/oci -cycles 2000
 	$(GO) test -count=1 -timeout=2h -run TestRandomOperations -v ./cmd/cni -ops 10000
 	$(GO) test -race -count=5 -timeout=2h ./...
+	$(GO) test -count=1 -timeout=2h -run TestMutants ./conformance/crisuite -all-mutants
 	TIER=soak tools/conformance
 
 conformance: build ## hold the reference plugins to their specifications
@@ -66,13 +67,15 @@ bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes AP
 	bin/nodekit bench cni
 	bin/nodekit bench cri
 
-test-vm: build ## run the example Pod in a virtual machine with systemd and cgroup v2 only
+test-vm: vm-tests ## run the example Pod in a virtual machine with systemd and cgroup v2 only
+	tools/vm/test bin
+
+vm-tests: build ## build what runs in the virtual machine
 	@tools/deps vm
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/ $(VM_TESTS)
 	CGO_ENABLED=0 $(GO) test -c -trimpath -o bin/tests/oci ./cri/oci
 	CGO_ENABLED=0 $(GO) test -c -trimpath -ldflags='-s -w' -o bin/tests/nodekit ./cmd/nodekit
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=next' -o bin/tests/next ./cmd/nodekit
-	tools/vm/test bin
 
 check: fmt-check vet imports cross lint ## everything that needs no privilege
 

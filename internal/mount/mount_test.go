@@ -25,7 +25,7 @@ func TestParse(t *testing.T) {
 	}
 	want := []mount.Mount{
 		{ID: 22, Parent: 1, Root: "/", Point: "/", Options: []string{"rw", "relatime"}, Shared: true, Type: "ext4", Source: "/dev/vda1"},
-		{ID: 36, Parent: 22, Root: "/a b", Point: `/mnt/x\y`, ReadOnly: true, Options: []string{"ro", "noexec"}, Type: "ext4", Source: "/dev/vda1"},
+		{ID: 36, Parent: 22, Root: "/a b", Point: `/mnt/x\y`, ReadOnly: true, Slave: true, Options: []string{"ro", "noexec"}, Type: "ext4", Source: "/dev/vda1"},
 		{ID: 37, Parent: 22, Root: "/", Point: "/t", SuperReadOnly: true, Options: []string{"rw"}, Type: "tmpfs", Source: "tmpfs"},
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -32,15 +32,40 @@ func newLogFile(path string, key uint64, fd int) *logFile {
 	return l
 }
 
+// openLog opens a file of the log's own, or makes it. A container may be able to write to
+// the directory of its log: what it puts there instead, a link to another file
+// or a pipe that nobody reads, is refused.
 func openLog(path string) (fd int, err error) {
 	again(func() error {
-		fd, err = unix.Open(path, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0o640)
+		fd, err = unix.Open(path, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
 		return err
 	})
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
+		err = fault.Invalid.Wrap(err)
+	}
+	if err == nil {
+		if err = ownFile(fd); err != nil {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
 	if err != nil {
 		return -1, fmt.Errorf("opening the container log %q: %w", path, err)
 	}
 	return fd, nil
+}
+
+func ownFile(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fault.Invalid.Errorf("it is no regular file")
+	}
+	if st.Nlink > 1 {
+		return fault.Invalid.Errorf("it has %d names: a log has one", st.Nlink)
+	}
+	return nil
 }
 
 // reopenLimit is how long a reopening waits for a disk that does not answer.
