@@ -12,6 +12,7 @@ TEST := $(GO) test -count=1 -timeout=900s
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./cni/state ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
 VM_TESTS := ./cni/bridge ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
+KILLS ?= 300
 PODTOOL_IMAGE := nodekit.dev/podtool:v1
 
 .PHONY: help build run test kills soak bench upstream conformance test-vm vm-tests check fmt fmt-check vet imports cross lint deps clean
@@ -36,10 +37,10 @@ test: ## run all tests; those that need root or a program say so when they skip
 	cd tools/controller && $(TEST) ./...
 	cd tools/oldclient && $(TEST) -tags streams ./... && $(TEST) -modfile=v035.mod ./...
 
-kills: build ## kill a node 300 times at random moments under living Pods, and a runtime and its keeper in 200 cycles
+kills: build ## kill a node KILLS times at random moments under living Pods, and a runtime and its keeper in 200 cycles
 	@tools/deps test
 	$(TEST) -run TestRandomCycles -v ./cri/oci -cycles 200
-	$(TEST) -run TestRandomKills -v ./cmd/nodekit -kills 300
+	$(TEST) -run TestRandomKills -v ./cmd/nodekit -kills $(KILLS)
 
 soak: build ## run all tests again and again with the race detector, every tier of the suites, 10000 operations of CNI, and 2000 cycles of kills
 	@tools/deps test
