@@ -9,7 +9,7 @@ import (
 
 // The benchmark of the CRI runtime runs in namespaces of its own and leaves nothing.
 func TestBenchCRI(t *testing.T) {
-	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
+	testenv.Require(t, testenv.Root, testenv.Runc)
 	c := newCLI(t)
 	out, code := c.run("bench", "cri", "--rounds", "1", "--pods", "12", "--sides", "nodekit, runc", "--image", "nodekit.dev/podtool:v1")
 	want := regexp.MustCompile(`(?s)nodekit, runc +1 .*RunPodSandbox +1 .*down +1 .*12 Pods from .*nodekit, runc +1 .*from SIGKILL.*nodekit, runc +1 .*memory.*nodekit, runc +\d+\.\d +\d+\.\d`)

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // fakeCRIU stands for a criu that works. The OCI runtime beside it passes
@@ -39,9 +41,10 @@ echo memory >"$images/pages-1.img"
 // TestCheckpoint: the archive has criu's images, the spec and what the container
 // changed; where there is no criu, the call is not there either.
 func TestCheckpoint(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Runc)
 	real, err := exec.LookPath("runc")
 	if err != nil {
-		t.Skip("runc is not installed: apt-get install runc")
+		t.Fatal(err)
 	}
 	bin := t.TempDir()
 	script := strings.NewReplacer("REAL", real, "FAIL", bin+"/fail").Replace(fakeCheckpoint)

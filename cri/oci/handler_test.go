@@ -14,14 +14,16 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // TestHandlers: a Pod's containers, its first process and an exec run by the OCI
 // runtime of its handler, also after a restart; nobody gets an unknown one.
 func TestHandlers(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Runc)
 	path, err := exec.LookPath("runc")
 	if err != nil {
-		t.Skip("runc is not installed: apt-get install runc")
+		t.Fatal(err)
 	}
 	// A path of its own, so that it is told from the default one.
 	other := filepath.Join(t.TempDir(), "other-runc")

@@ -23,6 +23,7 @@ type Need string
 const (
 	Root       Need = "root"
 	OCIRuntime Need = "ociruntime"
+	Runc       Need = "runc"
 	NFT        Need = "nft"        // the nft tool, to look at rules from outside
 	Containerd Need = "containerd" // Debian's containerd and ctr
 	CNIPlugins Need = "cniplugins" // upstream's binaries in /usr/lib/cni
@@ -65,6 +66,8 @@ func check(n Need) (missing string) {
 			return ""
 		}
 		return "neither crun nor runc is in PATH: apt-get install runc"
+	case Runc:
+		return inPath("runc", "runc")
 	case NFT:
 		return inPath("nft", "nftables")
 	case Containerd:

@@ -20,12 +20,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/tables"
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
 	"github.com/nodekit-project/nodekit/cni/hostlocal"
 	"github.com/nodekit-project/nodekit/cni/portmap"
 	"github.com/nodekit-project/nodekit/internal/bench"
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // Options say what is measured.
@@ -40,40 +40,26 @@ type Options struct {
 	Out      io.Writer
 }
 
-// table is one of the things that are measured.
-type table struct {
-	name string
-	run  func(*lab, context.Context) error
-}
-
-func tables() []table {
-	return []table{
-		{"floors", (*lab).floors},
-		{"bridge", (*lab).bridge},
-		{"masquerade", (*lab).masquerade},
-		{"portmap", (*lab).portmap},
-		{"teardown", (*lab).teardown},
-		{"parallel", (*lab).parallel},
-		{"ipam", (*lab).ipam},
+func all() []tables.Table[*lab] {
+	return []tables.Table[*lab]{
+		{Name: "floors", Run: (*lab).floors},
+		{Name: "bridge", Run: (*lab).bridge},
+		{Name: "masquerade", Run: (*lab).masquerade},
+		{Name: "portmap", Run: (*lab).portmap},
+		{Name: "teardown", Run: (*lab).teardown},
+		{Name: "parallel", Run: (*lab).parallel},
+		{Name: "ipam", Run: (*lab).ipam},
 	}
 }
 
 // Names returns the names of the tables, for Options.Only.
-func Names() string {
-	var names []string
-	for _, t := range tables() {
-		names = append(names, t.name)
-	}
-	return strings.Join(names, ", ")
-}
+func Names() string { return tables.Names(all()) }
 
 // Run measures, and writes each table as soon as it is there. It must run in
 // the namespaces that Isolate makes, and once.
 func Run(ctx context.Context, o *Options) error {
-	for _, name := range o.Only {
-		if !slices.ContainsFunc(tables(), func(t table) bool { return t.name == name }) {
-			return fault.Invalid.Errorf("no table %q: there are %s", name, Names())
-		}
+	if err := tables.Check(all(), o.Only); err != nil {
+		return err
 	}
 	if err := settleIn(); err != nil {
 		return err
@@ -82,26 +68,10 @@ func Run(ctx context.Context, o *Options) error {
 	ctx, stop := context.WithCancel(ctx)
 	err := l.open(ctx)
 	if err == nil {
-		err = l.tables(ctx)
+		err = tables.Run(ctx, all(), l.Only, l)
 	}
 	stop()
 	return errors.Join(err, l.serving.Wait(), l.leave())
-}
-
-func (l *lab) tables(ctx context.Context) error {
-	for _, t := range tables() {
-		if len(l.Only) > 0 && !slices.Contains(l.Only, t.name) {
-			continue
-		}
-		err := t.run(l, ctx)
-		if ctx.Err() != nil {
-			return fmt.Errorf("benchmark cut short: %w", ctx.Err())
-		}
-		if err != nil {
-			return fmt.Errorf("measuring %s: %w", t.name, err)
-		}
-	}
-	return nil
 }
 
 // door is a way in which a runtime reaches the plugins.

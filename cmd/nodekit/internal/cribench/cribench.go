@@ -18,9 +18,9 @@ import (
 	"strings"
 
 	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/isolate"
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/tables"
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // Options say what is measured.
@@ -38,30 +38,18 @@ type Options struct {
 	Out      io.Writer
 }
 
-// table is one of the things that are measured.
-type table struct {
-	name string
-	run  func(*lab, context.Context) error
-}
-
-func tables() []table {
-	return []table{
-		{"floor", (*lab).floor},
-		{"pod", (*lab).pod},
-		{"crowd", (*lab).crowd},
-		{"exit", (*lab).exit},
-		{"memory", (*lab).memory},
+func all() []tables.Table[*lab] {
+	return []tables.Table[*lab]{
+		{Name: "floor", Run: (*lab).floor},
+		{Name: "pod", Run: (*lab).pod},
+		{Name: "crowd", Run: (*lab).crowd},
+		{Name: "exit", Run: (*lab).exit},
+		{Name: "memory", Run: (*lab).memory},
 	}
 }
 
 // Names returns the names of the tables, for Options.Only.
-func Names() string {
-	var names []string
-	for _, t := range tables() {
-		names = append(names, t.name)
-	}
-	return strings.Join(names, ", ")
-}
+func Names() string { return tables.Names(all()) }
 
 // lab is a run.
 type lab struct {
@@ -74,10 +62,8 @@ type lab struct {
 
 // Run measures, and writes each table as soon as it is there.
 func Run(ctx context.Context, o *Options) (err error) {
-	for _, name := range o.Only {
-		if !slices.ContainsFunc(tables(), func(t table) bool { return t.name == name }) {
-			return fault.Invalid.Errorf("no table %q: there are %s", name, Names())
-		}
+	if err := tables.Check(all(), o.Only); err != nil {
+		return err
 	}
 	if err := isolate.Loopback(); err != nil {
 		return err
@@ -91,19 +77,7 @@ func Run(ctx context.Context, o *Options) (err error) {
 	if err := l.open(ctx); err != nil {
 		return err
 	}
-	for _, t := range tables() {
-		if len(l.Only) > 0 && !slices.Contains(l.Only, t.name) {
-			continue
-		}
-		err := t.run(l, ctx)
-		if ctx.Err() != nil {
-			return fmt.Errorf("benchmark cut short: %w", ctx.Err())
-		}
-		if err != nil {
-			return fmt.Errorf("measuring %s: %w", t.name, err)
-		}
-	}
-	return nil
+	return tables.Run(ctx, all(), l.Only, l)
 }
 
 // close takes the runtimes down and removes what the run has made.

@@ -1,7 +1,6 @@
 package cribench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
 // exit measures from the death of a container's process to the event. Runtimes
@@ -55,7 +55,7 @@ func (l *lab) death(ctx context.Context, s *side) (sample bench.Sample, err erro
 		return sample, err
 	}
 	defer func() { err = errors.Join(err, s.down(ctx, sandbox), os.RemoveAll(pod.GetLogDirectory())) }()
-	pid, err := processOf(ctx, pod.GetMetadata().GetUid())
+	pid, err := processOf(ctx, containerMark(pod))
 	if err != nil {
 		return sample, err
 	}
@@ -92,7 +92,7 @@ func (l *lab) death(ctx context.Context, s *side) (sample bench.Sample, err erro
 	}
 }
 
-// processOf returns the process whose environment has the mark. An OCI runtime may
+// processOf returns the process that carries the mark (containerMark). An OCI runtime may
 // return a moment before the container's program is executed.
 func processOf(ctx context.Context, mark string) (int, error) {
 	for {
@@ -105,15 +105,14 @@ func processOf(ctx context.Context, mark string) (int, error) {
 }
 
 func findProcess(mark string) (int, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return 0, err
 	}
-	for _, f := range files {
-		environ, err := os.ReadFile(f)
-		if err == nil && bytes.Contains(environ, []byte("MARK="+mark+"\x00")) {
-			return strconv.Atoi(filepath.Base(filepath.Dir(f)))
+	for _, dir := range dirs {
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && procmark.Carries(pid, mark) {
+			return pid, nil
 		}
 	}
-	return 0, fault.NotFound.Errorf("no process has the variable MARK=%s", mark)
+	return 0, fault.NotFound.Errorf("no process has the mark %s", mark)
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
 // few is the first point of the slope; Options.Pods is the second.
@@ -93,8 +95,8 @@ func (s *side) footprint() (f footprint, err error) {
 	}
 	for _, dir := range dirs {
 		theirs, _ := os.Readlink(filepath.Join(dir, "ns/mnt"))
-		environ, _ := os.ReadFile(filepath.Join(dir, "environ")) // one that ends counts no more
-		if theirs != ours || !bytes.Contains(environ, []byte(markVariable+"="+s.dir+"\x00")) {
+		pid, _ := strconv.Atoi(filepath.Base(dir)) // which it is
+		if theirs != ours || !procmark.Carries(pid, markVariable+"="+s.dir) {
 			continue
 		}
 		pss, rss, err := smaps(filepath.Join(dir, "smaps_rollup"))
@@ -103,7 +105,7 @@ func (s *side) footprint() (f footprint, err error) {
 		}
 		f.processes++
 		f.pss += pss
-		if filepath.Base(dir) != strconv.Itoa(s.pid) {
+		if pid != s.pid {
 			f.helper = max(f.helper, rss)
 		}
 	}

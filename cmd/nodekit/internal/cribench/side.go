@@ -24,7 +24,7 @@ const (
 	startTime = 30 * time.Second
 	stopTime  = 20 * time.Second
 	// markVariable is in the environment of a runtime and of what it starts
-	// beside the containers, where its value is the side's directory.
+	// beside the containers; its value is the side's directory.
 	markVariable = "NODEKIT_BENCH_SIDE"
 )
 
@@ -181,14 +181,16 @@ func runtimeDefault() *runtimeapi.SecurityProfile {
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 }
 
-// container returns the container of a Pod. Its processes are known by the
-// variable MARK, whose value is the Pod's uid.
+// containerMark is in the environment of a Pod's container, and no other has it.
+func containerMark(pod *runtimeapi.PodSandboxConfig) string { return pod.GetMetadata().GetUid() + "." }
+
+// container returns the container of a Pod.
 func (l *lab) container(pod *runtimeapi.PodSandboxConfig) *runtimeapi.ContainerConfig {
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
 		Image:    &runtimeapi.ImageSpec{Image: l.Image},
 		Args:     []string{"trap", "0"},
-		Envs:     []*runtimeapi.KeyValue{{Key: "MARK", Value: []byte(pod.GetMetadata().GetUid())}},
+		Envs:     []*runtimeapi.KeyValue{{Key: "MARK", Value: []byte(containerMark(pod))}},
 		LogPath:  "main/0.log",
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources: &runtimeapi.LinuxContainerResources{CpuShares: 102, MemoryLimitInBytes: 64 << 20, OomScoreAdj: 1000},
