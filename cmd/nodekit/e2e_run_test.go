@@ -244,13 +244,17 @@ esac
 
 func TestPluginThatDiesIsStartedAgain(t *testing.T) {
 	c := newCLI(t)
-	script := filepath.Join(t.TempDir(), "dies-once")
-	text := "#!/bin/sh\n" + filepath.Join(c.bin, "csi-hello") + " &\nsleep 0.5; kill -9 $!; exit 3\n"
+	script, die := filepath.Join(t.TempDir(), "dies-once"), filepath.Join(t.TempDir(), "die")
+	text := "#!/bin/sh\n" + filepath.Join(c.bin, "csi-hello") + " &\n" +
+		"until [ -e " + die + " ]; do sleep 0.1; done\nkill -9 $!; exit 3\n"
 	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[trap, "0"]`)))
 	p.await(`is a csi plugin`)
+	if err := os.WriteFile(die, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	p.await(`dies-once: ended \(exit status 3\), starts again`)
 	p.interrupt()
 	p.exit()
