@@ -25,6 +25,9 @@ func copyAttributes(root, dir string, below []string) error {
 	for _, layer := range below {
 		from, err := openIn(layer, dir)
 		if errors.Is(err, unix.ENOENT) {
+			if hidesBelow(layer, dir) {
+				return nil
+			}
 			continue
 		}
 		if err != nil { // ENOTDIR: a layer replaced what lies above it; ELOOP
@@ -33,6 +36,26 @@ func copyAttributes(root, dir string, below []string) error {
 		return errors.Join(copyFrom(from, target), unix.Close(from))
 	}
 	return nil
+}
+
+// hidesBelow reports whether the layer hides what those below it have at dir,
+// which it does not have itself: a directory above dir is opaque.
+func hidesBelow(layer, dir string) bool {
+	for up := filepath.Dir(filepath.Join("/", dir)); ; up = filepath.Dir(up) {
+		fd, err := openIn(layer, up)
+		if err == nil {
+			value, _ := xattr(func(b []byte) (int, error) {
+				return unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", fd), "trusted.overlay.opaque", b)
+			})
+			_ = unix.Close(fd)
+			if string(value) == "y" {
+				return true
+			}
+		}
+		if up == "/" {
+			return false
+		}
+	}
 }
 
 // openIn opens a path in an unpacked layer, where absolute links begin at the

@@ -65,10 +65,26 @@ func writeBlob(ctx context.Context, path string, b content.Blob) error {
 	if errors.Is(err, errNotIts) { // the blob may still be right
 		err = wholeBlob(ctx, f, b)
 	}
+	if errors.Is(err, fault.Invalid) && b.Elsewhere != nil {
+		err = blobFromElsewhere(ctx, f, b, err)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// blobFromElsewhere asks one source after the other, because the first one's
+// content was wrong.
+func blobFromElsewhere(ctx context.Context, f *os.File, b content.Blob, wrong error) error {
+	for ctx.Err() == nil && b.Elsewhere() {
+		err := wholeBlob(ctx, f, b)
+		if err == nil || diskRefuses(err) {
+			return err
+		}
+		wrong = fmt.Errorf("%w; elsewhere, %w", wrong, err)
+	}
+	return errors.Join(ctx.Err(), wrong)
 }
 
 // errNotIts is the error of a blob that was continued and is not right as a

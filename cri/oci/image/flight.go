@@ -3,6 +3,9 @@ package image
 import (
 	"context"
 	"sync"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
 // pullFunc does the work of a pull and returns the image's id.
@@ -60,7 +63,10 @@ func (fs *flights) join(ctx context.Context, key string, progress func(Progress)
 
 func (fs *flights) run(ctx context.Context, key string, f *flight, work pullFunc) {
 	defer f.cancel()
-	f.id, f.err = work(ctx, func(p Progress) { fs.report(f, p) })
+	f.err = guarded(func() (err error) {
+		f.id, err = work(ctx, func(p Progress) { fs.report(f, p) })
+		return err
+	})
 	fs.mu.Lock()
 	if fs.byKey[key] == f {
 		delete(fs.byKey, key)
@@ -68,6 +74,17 @@ func (fs *flights) run(ctx context.Context, key string, f *flight, work pullFunc
 	f.watch = nil
 	fs.mu.Unlock()
 	close(f.done)
+}
+
+// guarded makes an error of a panic, which a hostile layer may cause in a
+// decompressor: the other containers of the machine are not to pay for it.
+func guarded(work func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.Internal.Errorf("it panicked: %v", panics.Of(p))
+		}
+	}()
+	return work()
 }
 
 func (fs *flights) report(f *flight, p Progress) {

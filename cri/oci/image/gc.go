@@ -31,6 +31,11 @@ func (s *Store) collect(keep time.Duration) error {
 // keepPartial is how long the beginning of a layer is kept.
 const keepPartial time.Duration = 24 * time.Hour
 
+// keepUnderPressure is how long it is kept when images are being removed, which
+// kubelets do for want of space. They try to pull again after five minutes at the
+// latest.
+const keepUnderPressure = 10 * time.Minute
+
 // removeOld removes the files in dir that nobody has written to for so long.
 func removeOld(dir string, keep time.Duration) error {
 	entries, err := os.ReadDir(dir)

@@ -50,14 +50,14 @@ import (
 
 // Store is an open image store. It holds no descriptors and needs no closing.
 type Store struct {
-	dir     string
-	log     *slog.Logger
-	limits  limits
-	current atomic.Pointer[snapshot]
-	pulls   flights
-	from    sources
-	busy    chan struct{} // one element for each layer that is being unpacked
-
+	dir      string
+	log      *slog.Logger
+	limits   limits
+	current  atomic.Pointer[snapshot]
+	pulls    flights
+	from     sources
+	busy     chan struct{} // one element for each layer that is being unpacked
+	written  measurements
 	progress func(ref string, p Progress) // of pulls over CRI; may be nil
 }
 

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -140,5 +139,8 @@ func (s *Store) ingesting(ctx context.Context, work func() error) error {
 	if diskRefuses(err) { // the space is wanted, by others too
 		keep = 0
 	}
-	return errors.Join(err, s.collect(keep))
+	if unused := s.collect(keep); unused != nil { // the next one tries again
+		s.log.Warn("removing what no image needs", "err", unused)
+	}
+	return err
 }

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image"
@@ -138,6 +139,8 @@ func TestPullFallsThrough(t *testing.T) {
 		"too long":        at("/manifests/", text(strings.Repeat("x", 5<<20))),
 		"two meanings":    at("/manifests/", text(`{"manifests":[],"layers":[]}`)),
 		"redirects out":   at("/manifests/", to("file:///etc/passwd")),
+		"a corrupt layer": at("/blobs/sha256:"+topLayer(t, im), text("something else")),
+		"a cut layer":     at("/blobs/sha256:"+topLayer(t, im), text("")),
 		"redirects round": at("/blobs/", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -151,6 +154,19 @@ func TestPullFallsThrough(t *testing.T) {
 			wantFile(t, filepath.Join(mounted(t, s, ref, t.TempDir()).Path, "c"), "d")
 		})
 	}
+}
+
+func topLayer(t *testing.T, im v1.Image) string {
+	t.Helper()
+	layers, err := im.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := layers[len(layers)-1].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest.Hex
 }
 
 // TestPullMirrorOnly: without the registry in reach, what is wrong is said for

@@ -35,9 +35,10 @@ type PullOptions struct {
 // Pull fetches the image that ref names from its registry and returns its id.
 // Of an image for several platforms linux with this machine's architecture is
 // taken. What is in the store already is not fetched again, and a layer that an
-// earlier pull has begun, also in a process that was killed, is continued. Concurrent pulls of one
-// reference with the same credentials do the work once; it goes on while one
-// of them waits. Registries on this machine are tried with https and plain http.
+// earlier pull has begun, also in a process that was killed, is continued.
+// Concurrent pulls of one reference with the same credentials do the work once,
+// as long as one of them waits for it. Registries on this machine are tried with
+// https and plain http.
 //
 // The kinds of its errors are those of registry.Resolve.
 func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id string, err error) {

@@ -124,6 +124,7 @@ func (s *Store) ReleaseRootfs(dir string) error {
 	if err := s.releaseLocked(dir); err != nil {
 		return fmt.Errorf("releasing root file system in %q: %w", dir, err)
 	}
+	s.written.forget(upperDir(dir))
 	return nil
 }
 
@@ -215,7 +216,7 @@ func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
 
 // writable gives the mount the directories that take what is written.
 func (s *Store) writable(o overlay.Options, m mountRecord, v View) (overlay.Options, error) {
-	o.Upper, o.Work, o.Volatile = filepath.Join(m.Dir, "upper"), filepath.Join(m.Dir, "work"), true
+	o.Upper, o.Work, o.Volatile = upperDir(m.Dir), filepath.Join(m.Dir, "work"), true
 	if err := s.reuse(o, m); err != nil {
 		return o, err
 	}

@@ -96,7 +96,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if !removed {
 		return nil
 	}
-	err = s.collect(keepPartial)
+	err = s.collect(keepUnderPressure)
 	s.fillReserve()
 	return err
 }

@@ -6,24 +6,47 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// staged is a layer that is being unpacked and is not visible yet.
+// staged is a layer of an image that is being unpacked.
 type staged struct {
 	chain string
 	layer layerRef
 	ready <-chan struct{} // closed when its blob can be read
-	below []string        // where the layers below are, the topmost first
-	tmp   string
-	lock  *flock.Lock
-	dirs  impliedDirs
+	below []*staged       // the layers below, the topmost first
+	final string          // where its files are once everybody sees it
+
+	// What is missing of the layer's way there. All of it is nil for one that was
+	// there before.
+	tmp    string
+	lock   *flock.Lock
+	filled chan struct{} // closed when it is unpacked, or failed is why not
+	failed error
+	dirs   impliedDirs
 }
 
-func (st *staged) root() string { return filepath.Join(st.tmp, "fs") }
+// root is where the layer's files are now.
+func (st *staged) root() string {
+	if st.lock == nil {
+		return st.final
+	}
+	return filepath.Join(st.tmp, "fs")
+}
+
+// release gives up what is not visible yet.
+func (st *staged) release() error {
+	if st.lock == nil {
+		return nil
+	}
+	err := os.RemoveAll(st.tmp)
+	st.lock.Release()
+	return err
+}
 
 // unpack makes every layer of the chain present. ready[i] is closed when the
 // blob of layer i can be read. The caller holds the ingest lock shared. Layers
@@ -31,26 +54,74 @@ func (st *staged) root() string { return filepath.Join(st.tmp, "fs") }
 //
 // The layers are unpacked at the same time, as many as there are CPUs, whatever
 // images they are of. What a layer takes from those below it, the attributes of
-// directories, is settled afterwards, from the bottom up.
+// directories, is settled afterwards, from the bottom up; and as soon as that is
+// done the layer is there for other images that share it, whatever becomes of
+// those above.
 func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan struct{}) (err error) {
-	fresh, err := s.stage(ctx, layers, ready)
+	all, err := s.stage(ctx, layers, ready)
 	defer func() {
-		for _, st := range fresh {
-			err = errors.Join(err, os.RemoveAll(st.tmp))
-			st.lock.Release()
+		for _, st := range all {
+			err = errors.Join(err, st.release())
 		}
 	}()
-	if err != nil || len(fresh) == 0 {
+	if err != nil {
 		return err
 	}
+	var fresh []*staged
 	g, gctx := errgroup.WithContext(ctx)
-	for _, st := range fresh {
-		g.Go(func() error { return st.explain(s.unpackOne(gctx, st)) })
+	for _, st := range all {
+		if st.lock == nil {
+			continue
+		}
+		fresh = append(fresh, st)
+		g.Go(func() error {
+			defer close(st.filled)
+			st.failed = st.explain(guarded(func() error { return s.unpackOne(gctx, st) }))
+			return st.failed
+		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
+	g.Go(func() error { return s.commitInOrder(fresh) })
+	return g.Wait()
+}
+
+// commitInOrder makes layers visible from the bottom up, each as soon as it can
+// be, together with those above it that can be, too.
+func (s *Store) commitInOrder(rest []*staged) error {
+	for len(rest) > 0 {
+		n := 0
+		for _, st := range rest {
+			if n > 0 && !isClosed(st.filled) {
+				break
+			}
+			if <-st.filled; st.failed != nil {
+				break
+			}
+			n++
+		}
+		if n == 0 {
+			return rest[0].failed
+		}
+		if err := s.commitLayers(rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
 	}
-	for _, st := range fresh {
+	return nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// commitLayers makes unpacked layers visible, the lowest first, once they are
+// on the disk.
+func (s *Store) commitLayers(batch []*staged) error {
+	for _, st := range batch {
 		if err := st.settle(); err != nil {
 			return st.explain(err)
 		}
@@ -58,10 +129,12 @@ func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan stru
 	if err := syncFS(s.dir); err != nil {
 		return fmt.Errorf("syncing unpacked layers: %w", err)
 	}
-	for _, st := range fresh {
+	for _, st := range batch {
 		if err := commit(st.tmp, s.layerPath(st.chain)); err != nil {
 			return fmt.Errorf("committing layer: %w", err)
 		}
+		st.lock.Release()
+		st.lock = nil
 	}
 	return nil
 }
@@ -77,54 +150,41 @@ func (st *staged) explain(err error) error {
 // are taken from the bottom up by everybody, so that two images which share layers
 // never wait for each other. What it returns has to be released, also with an
 // error.
-func (s *Store) stage(ctx context.Context, layers []layerRef, ready []chan struct{}) (fresh []*staged, err error) {
-	var below []string
+func (s *Store) stage(ctx context.Context, layers []layerRef, ready []chan struct{}) (all []*staged, err error) {
 	for i, chain := range chainIDs(layers) {
-		root := s.layerFS(chain)
-		if !exists(s.layerPath(chain)) {
-			lock, err := flock.Acquire(ctx, s.ingestPath("layer-"+chain+".lock"), flock.Exclusive)
-			if err != nil {
-				return fresh, err
-			}
-			if exists(s.layerPath(chain)) { // somebody else was faster
-				lock.Release()
-			} else {
-				st := &staged{chain: chain, layer: layers[i], ready: ready[i], below: below, lock: lock}
-				fresh = append(fresh, st)
-				if st.tmp, err = os.MkdirTemp(s.ingestPath(""), "layer-"+chain+".*"); err != nil {
-					return fresh, st.explain(err)
-				}
-				root = st.root()
-			}
+		st := &staged{chain: chain, layer: layers[i], ready: ready[i], below: slices.Clone(all), final: s.layerFS(chain)}
+		slices.Reverse(st.below)
+		all = append(all, st)
+		if exists(s.layerPath(chain)) {
+			continue
 		}
-		below = append([]string{root}, below...)
+		lock, err := flock.Acquire(ctx, s.ingestPath("layer-"+chain+".lock"), flock.Exclusive)
+		if err != nil {
+			return all, err
+		}
+		if exists(s.layerPath(chain)) { // somebody else was faster
+			lock.Release()
+			continue
+		}
+		st.lock, st.filled = lock, make(chan struct{})
+		if st.tmp, err = os.MkdirTemp(s.ingestPath(""), "layer-"+chain+".*"); err != nil {
+			return all, st.explain(err)
+		}
 	}
-	return fresh, nil
+	return all, nil
 }
 
 // unpackOne unpacks a layer, as soon as its blob is there and a CPU is free.
 func (s *Store) unpackOne(ctx context.Context, st *staged) error {
-	for _, wait := range []func() bool{
-		func() bool {
-			select {
-			case <-st.ready:
-				return true
-			case <-ctx.Done():
-				return false
-			}
-		},
-		func() bool {
-			select {
-			case s.busy <- struct{}{}:
-				return true
-			case <-ctx.Done():
-				return false
-			}
-		},
-	} {
-		if !wait() {
-			return ctx.Err()
-		}
+	select {
+	case <-st.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case s.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	defer func() { <-s.busy }()
 	return s.fill(ctx, st.root(), st.layer, &st.dirs)
@@ -133,8 +193,12 @@ func (s *Store) unpackOne(ctx context.Context, st *staged) error {
 // settle gives the directories that the layer only implies the attributes of
 // those below, and records what the layer takes.
 func (st *staged) settle() error {
+	var below []string
+	for _, b := range st.below {
+		below = append(below, b.root())
+	}
 	for _, dir := range st.dirs.sorted() {
-		if err := copyAttributes(st.root(), dir, st.below); err != nil {
+		if err := copyAttributes(st.root(), dir, below); err != nil {
 			return fmt.Errorf("directory %q: %w", dir, err)
 		}
 	}

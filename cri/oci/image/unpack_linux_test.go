@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -168,6 +170,47 @@ func TestUnpackSharedLayers(t *testing.T) {
 	}
 }
 
+// TestUnpackWaitsForNoOther: a layer is there for a second image as soon as it
+// is unpacked, while the first image's top layer takes its time.
+func TestUnpackWaitsForNoOther(t *testing.T) {
+	f := newFlaky(t)
+	base := layerOf(t, file("base", "1"))
+	top := layerOf(t, file("top", "1"))
+	slow := f.push(t, "slow:v1", imageOf(t, base, top))
+	quick := f.push(t, "quick:v1", imageOf(t, base, layerOf(t, file("other", "1"))))
+	digest, err := top.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	f.on(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, digest.Hex) {
+			once.Do(func() { close(asked) })
+			<-release
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		}
+		return false
+	})
+	s := open(t, t.TempDir(), nil)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := s.Pull(t.Context(), slow, nil)
+		failed <- err
+	}()
+	<-asked
+	_, err = s.Pull(t.Context(), quick, nil)
+	close(release)
+	if err != nil {
+		t.Error(err)
+	}
+	if err := <-failed; err == nil {
+		t.Error("an image without its top layer was pulled")
+	}
+	wantFile(t, filepath.Join(mounted(t, s, quick, t.TempDir()).Path, "base"), "1")
+}
+
 // TestUnpackBelowWhatIsGone: a layer has things deep below what an earlier one
 // took away, or replaced, and what was there no longer counts.
 func TestUnpackBelowWhatIsGone(t *testing.T) {
@@ -182,6 +225,20 @@ func TestUnpackBelowWhatIsGone(t *testing.T) {
 		if fi, err := os.Stat(filepath.Join(root, d)); err != nil || fi.Mode().Perm() != 0o755 {
 			t.Errorf("%s is %v, %v; want a new directory", d, fi, err)
 		}
+	}
+}
+
+// TestUnpackBelowWhatIsHidden: a layer has things in a directory that only a
+// layer has which an opaque directory above it hides.
+func TestUnpackBelowWhatIsHidden(t *testing.T) {
+	root := mounted(t, loaded(t, nil,
+		layerOf(t, dir("a", 0o755), dir("a/b", 0o700), file("a/b/old", "")),
+		layerOf(t, dir("a", 0o755), file("a/.wh..wh..opq", "")),
+		layerOf(t, file("a/b/new", "1"))), testName, t.TempDir()).Path
+	wantFile(t, filepath.Join(root, "a/b/new"), "1")
+	wantGone(t, filepath.Join(root, "a/b/old"))
+	if fi, err := os.Stat(filepath.Join(root, "a/b")); err != nil || fi.Mode().Perm() != 0o755 {
+		t.Errorf("a/b is %v, %v; want a new directory", fi, err)
 	}
 }
 

@@ -38,27 +38,40 @@ func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
 		}
 		bytes, inodes = bytes+b, inodes+i
 	}
-	return usageOf(s.dir, bytes, inodes), nil
+	return usageOf(s.dir, taken{bytes, inodes, time.Now()}), nil
 }
 
-func usageOf(dir string, bytes, inodes uint64) *runtimeapi.FilesystemUsage {
+func usageOf(dir string, m taken) *runtimeapi.FilesystemUsage {
 	return &runtimeapi.FilesystemUsage{
-		Timestamp:  time.Now().UnixNano(),
+		Timestamp:  m.at.UnixNano(),
 		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: dir},
-		UsedBytes:  &runtimeapi.UInt64Value{Value: bytes},
-		InodesUsed: &runtimeapi.UInt64Value{Value: inodes},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: m.bytes},
+		InodesUsed: &runtimeapi.UInt64Value{Value: m.inodes},
 	}
 }
 
+// RootfsUsage returns what was written to the root file system that Mount made
+// below dir, and when that was true: of a large one it is not measured at each
+// call. Nothing, for a directory that has none.
+func (s *Store) RootfsUsage(dir string) (*runtimeapi.FilesystemUsage, error) {
+	m, err := s.written.usage(upperDir(dir))
+	if err != nil {
+		return nil, fmt.Errorf("measuring root file system in %q: %w", dir, err)
+	}
+	return usageOf(dir, m), nil
+}
+
+func upperDir(dir string) string { return filepath.Join(dir, "upper") }
+
 // ContainerFsInfo returns what the root file systems take, beside the layers of
-// their images: what was written to them. It reads all of that. They are taken to
-// be on one file system, which is the store's while there is none.
+// their images: the sum of their RootfsUsage, as old as the oldest. They are
+// taken to be on one file system, which is the store's while there is none.
 func (s *Store) ContainerFsInfo(ctx context.Context) (*runtimeapi.FilesystemUsage, error) {
 	records, err := filepath.Glob(s.mountsPath("*.json"))
 	if err != nil {
 		return nil, err
 	}
-	var bytes, inodes uint64
+	sum := taken{at: time.Now()}
 	dir := s.dir
 	for _, path := range records {
 		m, err := readMount(path)
@@ -71,13 +84,16 @@ func (s *Store) ContainerFsInfo(ctx context.Context) (*runtimeapi.FilesystemUsag
 		if m.Dir == "" { // released meanwhile
 			continue
 		}
-		b, i, err := diskUsage(filepath.Join(m.Dir, "upper"))
+		one, err := s.written.usage(upperDir(m.Dir))
 		if err != nil {
 			return nil, fmt.Errorf("measuring root file systems: %w", err)
 		}
-		bytes, inodes, dir = bytes+b, inodes+i, filepath.Dir(m.Dir)
+		sum.bytes, sum.inodes, dir = sum.bytes+one.bytes, sum.inodes+one.inodes, filepath.Dir(m.Dir)
+		if one.at.Before(sum.at) {
+			sum.at = one.at
+		}
 	}
-	return usageOf(dir, bytes, inodes), nil
+	return usageOf(dir, sum), nil
 }
 
 // readLayerInfo returns zero for a layer that was collected meanwhile.

@@ -20,6 +20,10 @@ type Blob struct {
 	// where it cannot do so, at 0, and returns at which. nil means that reading
 	// from the beginning costs nothing worth saving.
 	Resume func(from int64) (r io.ReadCloser, at int64, err error)
+	// Elsewhere is called when what was read last is not the blob. It has the
+	// next Open read from another source alone, and returns false when none is
+	// left. nil means that there is one source only.
+	Elsewhere func() bool
 }
 
 // Bytes returns a blob in memory, with its digest.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"syscall"
 	"time"
 
@@ -33,20 +34,58 @@ func because(ctx context.Context, e *endpoint, err error) error {
 
 // layer is a blob that is fetched when it is opened.
 func (p *places) layer(ctx context.Context, d v1.Descriptor) content.Blob {
-	resume := func(from int64) (io.ReadCloser, int64, error) {
-		r := &blobReader{ctx: ctx, places: p, digest: d.Digest, total: d.Size, at: from}
-		at, err := r.connect()
-		if err != nil {
-			return nil, 0, err
-		}
-		r.at = at
-		r.tell()
-		return r, at, nil
-	}
-	return content.Blob{Digest: d.Digest, Size: d.Size, Resume: resume, Open: func() (io.ReadCloser, error) {
-		r, _, err := resume(0)
+	l := &layer{ctx: ctx, all: p, from: p, blob: d, wrong: map[*endpoint]bool{}}
+	return content.Blob{Digest: d.Digest, Size: d.Size, Resume: l.resume, Elsewhere: l.elsewhere, Open: func() (io.ReadCloser, error) {
+		r, _, err := l.resume(0)
 		return r, err
 	}}
+}
+
+// layer is what a pull knows of the sources of one blob. It is read by one
+// goroutine at a time.
+type layer struct {
+	ctx   context.Context
+	all   *places
+	from  *places // those to ask now: all, or a single one
+	blob  v1.Descriptor
+	last  *blobReader
+	wrong map[*endpoint]bool // served something else, all by themselves
+}
+
+// resume is the Resume of a content.Blob.
+func (l *layer) resume(from int64) (io.ReadCloser, int64, error) {
+	r := &blobReader{ctx: l.ctx, places: l.from, digest: l.blob.Digest, total: l.blob.Size, at: from}
+	l.last = r
+	at, err := r.connect()
+	if err != nil {
+		return nil, 0, err
+	}
+	r.at = at
+	r.tell()
+	return r, at, nil
+}
+
+// elsewhere is the Elsewhere of a content.Blob. Of several places that served a
+// part each nobody knows which one was wrong; each is asked again alone.
+func (l *layer) elsewhere() bool {
+	if l.last != nil && len(l.last.used) == 1 {
+		e := l.last.used[0]
+		l.wrong[e] = true
+		e.down.Store(true)
+	}
+	for _, e := range l.all.all {
+		if !l.wrong[e] && canPull(e.host) {
+			l.from = l.all.alone(e)
+			l.wrong[e] = true // asked once, whatever comes of it
+			return true
+		}
+	}
+	return false
+}
+
+// alone are these places with only one of them.
+func (p *places) alone(e *endpoint) *places {
+	return &places{ref: p.ref, opts: p.opts, all: []*endpoint{e}}
 }
 
 // small reads a blob that is kept in memory. A place that serves something else
@@ -56,8 +95,7 @@ func (p *places) small(ctx context.Context, b content.Blob) (raw []byte, err err
 		return nil, fault.Invalid.Errorf("config %q is announced with %d bytes, too many for a description of an image", b.Digest, b.Size)
 	}
 	err = p.try(ctx, canPull, func(e *endpoint) (err error) {
-		alone := &places{ref: p.ref, opts: p.opts, all: []*endpoint{e}}
-		r := &blobReader{ctx: ctx, places: alone, digest: b.Digest, total: b.Size, quiet: true}
+		r := &blobReader{ctx: ctx, places: p.alone(e), digest: b.Digest, total: b.Size, quiet: true}
 		raw, err = io.ReadAll(io.LimitReader(r, b.Size+1))
 		if err = errors.Join(err, r.Close()); err != nil {
 			return err
@@ -90,6 +128,7 @@ type blobReader struct {
 	skip     int64 // bytes to read once more, from a server that begins anew
 	tries    int
 	now      *connection // nil: to be made
+	used     []*endpoint // those that served a part
 }
 
 // connection is one answer of a server.
@@ -115,6 +154,9 @@ func (c *connection) close() error {
 func (r *blobReader) connect() (at int64, err error) {
 	err = r.places.try(r.ctx, canPull, func(e *endpoint) (err error) {
 		r.now, at, err = e.blob(r.ctx, r.digest, r.at, r.total)
+		if err == nil && !slices.Contains(r.used, e) {
+			r.used = append(r.used, e)
+		}
 		return err
 	})
 	return at, err
