@@ -69,7 +69,5 @@ func besideOthers(s *conformance.Suite[crisuite.Target], rule string) bool {
 // TestReference holds the reference runtime to all quick rules. make conformance
 // does to those that kill, too.
 func TestReference(t *testing.T) {
-	crisuite.Suite().Test(t, reference(t), &conformance.Options{Profile: &conformance.Profile{
-		Waivers: map[string]string{"CRI-STATS-006": "the writable layer is not measured yet"},
-	}})
+	crisuite.Suite().Test(t, reference(t), nil)
 }

@@ -2,9 +2,12 @@ package oci
 
 import (
 	"context"
+	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -25,18 +28,13 @@ const (
 type series struct {
 	name, help string
 	gauge      bool
-	extra      string // a label of its own, or ""
+	extra      []string // labels of its own
 }
-
-// The samples of several devices, kinds or interfaces differ in the extra label.
-const (
-	byDevice    = "device"
-	byFailure   = "failure_type"
-	byInterface = "interface"
-)
 
 // containerSeries are those of a container's cgroup, and of the Pod's as a whole.
 func containerSeries() []series {
+	// The samples of several devices or kinds differ in these labels.
+	byDevice, byFailure := []string{"device"}, []string{"failure_type"}
 	return []series{
 		{name: "container_cpu_usage_seconds_total", help: "CPU time used, in seconds."},
 		{name: "container_cpu_user_seconds_total", help: "CPU time used outside of the kernel, in seconds."},
@@ -49,6 +47,7 @@ func containerSeries() []series {
 		{name: "container_memory_rss", help: "Anonymous memory, in bytes.", gauge: true},
 		{name: "container_memory_cache", help: "Page cache, in bytes.", gauge: true},
 		{name: "container_memory_mapped_file", help: "Page cache that is mapped, in bytes.", gauge: true},
+		{name: "container_memory_kernel_usage", help: "Memory of the kernel's own, in bytes.", gauge: true},
 		{name: "container_memory_swap", help: "Swap used, in bytes.", gauge: true},
 		{name: "container_memory_max_usage_bytes", help: "The most memory that was ever charged, in bytes.", gauge: true},
 		{name: "container_memory_failcnt", help: "Times that memory ran into its limit."},
@@ -58,10 +57,16 @@ func containerSeries() []series {
 		{name: "container_fs_writes_total", help: "Writes to a device.", extra: byDevice},
 		{name: "container_fs_reads_bytes_total", help: "Bytes read from a device.", extra: byDevice},
 		{name: "container_fs_writes_bytes_total", help: "Bytes written to a device.", extra: byDevice},
+		{name: "container_blkio_device_usage_total", help: "Bytes that went to and came from a device.", extra: []string{"device", "major", "minor", "operation"}},
+		{name: "container_fs_usage_bytes", help: "What was written to its root file system and is there, in bytes.", gauge: true, extra: byDevice},
+		{name: "container_fs_limit_bytes", help: "The size of the file system that it writes to, in bytes.", gauge: true, extra: byDevice},
+		{name: "container_fs_inodes_total", help: "Inodes of that file system.", gauge: true, extra: byDevice},
+		{name: "container_fs_inodes_free", help: "Inodes of that file system that are not used.", gauge: true, extra: byDevice},
 		{name: "container_processes", help: "Processes.", gauge: true},
 		{name: "container_threads", help: "Threads.", gauge: true},
 		{name: "container_threads_max", help: "The limit of threads, 0 for none.", gauge: true},
 		{name: "container_file_descriptors", help: "Open file descriptors.", gauge: true},
+		{name: "container_sockets", help: "Open sockets.", gauge: true},
 		{name: "container_pressure_cpu_waiting_seconds_total", help: "Time in which some task waited for a CPU, in seconds."},
 		{name: "container_pressure_cpu_stalled_seconds_total", help: "Time in which all tasks waited for a CPU, in seconds."},
 		{name: "container_pressure_memory_waiting_seconds_total", help: "Time in which some task waited for memory, in seconds."},
@@ -80,6 +85,7 @@ func containerSeries() []series {
 
 // networkSeries are those of a Pod's interfaces.
 func networkSeries() []series {
+	byInterface := []string{"interface"}
 	return []series{
 		{name: "container_network_receive_bytes_total", help: "Bytes received.", extra: byInterface},
 		{name: "container_network_receive_packets_total", help: "Packets received.", extra: byInterface},
@@ -97,16 +103,14 @@ func (r *Runtime) metrics() *cri.Metrics {
 	m := &cri.Metrics{Sandbox: r.sandboxMetrics, Container: r.containerMetrics}
 	for _, s := range append(containerSeries(), networkSeries()...) {
 		keys := []string{labelContainer, labelID, labelImage, labelName, labelNamespace, labelPod}
-		if s.extra != "" {
-			keys = append(keys, s.extra)
-			slices.Sort(keys)
-		}
+		keys = append(keys, s.extra...)
+		slices.Sort(keys)
 		m.Descriptors = append(m.Descriptors, &runtimeapi.MetricDescriptor{Name: s.name, Help: s.help, LabelKeys: keys})
 	}
 	return m
 }
 
-// samples gathers what has the same labels but for the extra one.
+// samples gathers what has the same labels but for the extra ones.
 type samples struct {
 	labels map[string]string
 	known  map[string]series
@@ -125,16 +129,14 @@ func newSamples(s *cri.Sandbox, own map[string]string) *samples {
 	return out
 }
 
-// add is for a series without an extra label, addOf for one with.
-func (s *samples) add(name string, v uint64) { s.addOf(name, "", v) }
-
-func (s *samples) addOf(name, extra string, v uint64) {
+// add adds one sample. extra are the values of the series' own labels.
+func (s *samples) add(name string, v uint64, extra ...string) {
 	of := s.known[name]
 	labels := s.labels
-	if of.extra != "" {
-		labels = map[string]string{of.extra: extra}
-		for k, l := range s.labels {
-			labels[k] = l
+	if len(extra) > 0 {
+		labels = maps.Clone(s.labels)
+		for i, key := range of.extra {
+			labels[key] = extra[i]
 		}
 	}
 	s.list = append(s.list, cri.Sample{Name: name, Labels: labels, Value: v, Gauge: of.gauge})
@@ -149,7 +151,12 @@ func (r *Runtime) containerMetrics(_ context.Context, c *cri.Container) ([]cri.S
 	if err := s.addCgroup(cg); err != nil {
 		return nil, err
 	}
-	s.add("container_start_time_seconds", uint64(c.StartedAt.Unix()))
+	if err := r.addFileSystem(s, c); err != nil {
+		return nil, err
+	}
+	if !c.StartedAt.IsZero() {
+		s.add("container_start_time_seconds", uint64(c.StartedAt.Unix()))
+	}
 	limits := c.Config.GetLinux().GetResources()
 	s.add("container_spec_cpu_period", uint64(max(limits.GetCpuPeriod(), 0)))
 	if q := limits.GetCpuQuota(); q > 0 {
@@ -171,7 +178,7 @@ func (r *Runtime) sandboxMetrics(_ context.Context, sb *cri.Sandbox) ([]cri.Samp
 			"receive_bytes": c.RxBytes, "receive_packets": c.RxPackets, "receive_packets_dropped": c.RxDropped, "receive_errors": c.RxErrors,
 			"transmit_bytes": c.TxBytes, "transmit_packets": c.TxPackets, "transmit_packets_dropped": c.TxDropped, "transmit_errors": c.TxErrors,
 		} {
-			s.addOf("container_network_"+metric+"_total", name, v)
+			s.add("container_network_"+metric+"_total", v, name)
 		}
 	}
 	if cgroup.Exists(parent) {
@@ -181,6 +188,32 @@ func (r *Runtime) sandboxMetrics(_ context.Context, sb *cri.Sandbox) ([]cri.Samp
 	}
 	s.add("container_start_time_seconds", uint64(sb.CreatedAt.Unix()))
 	return s.list, nil
+}
+
+// addFileSystem adds what the container takes of the disk, and what there is.
+func (r *Runtime) addFileSystem(s *samples, c *cri.Container) error {
+	written, err := r.cfg.Images.RootfsUsage(imageDir(c))
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(c.Dir, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: c.Dir, Err: err}
+	}
+	var whole unix.Statfs_t
+	if err := unix.Statfs(c.Dir, &whole); err != nil {
+		return &fs.PathError{Op: "statfs", Path: c.Dir, Err: err}
+	}
+	device := deviceName(uint64(unix.Major(st.Dev)), uint64(unix.Minor(st.Dev)))
+	s.add("container_fs_usage_bytes", written.GetUsedBytes().GetValue(), device)
+	s.add("container_fs_limit_bytes", whole.Blocks*uint64(whole.Bsize), device)
+	s.add("container_fs_inodes_total", whole.Files, device)
+	s.add("container_fs_inodes_free", whole.Ffree, device)
+	return nil
+}
+
+func deviceName(major, minor uint64) string {
+	return strconv.FormatUint(major, 10) + ":" + strconv.FormatUint(minor, 10)
 }
 
 // addCgroup adds what a cgroup tells.
@@ -193,7 +226,7 @@ func (s *samples) addCgroup(cg string) error {
 	if err != nil {
 		return err
 	}
-	threads, files, err := cgroup.Tasks(cg)
+	open, err := cgroup.Tasks(cg)
 	if err != nil {
 		return err
 	}
@@ -201,28 +234,31 @@ func (s *samples) addCgroup(cg string) error {
 		"cpu_usage_seconds_total": seconds(u.CPU), "cpu_user_seconds_total": seconds(u.User), "cpu_system_seconds_total": seconds(u.Sys),
 		"cpu_cfs_periods_total": u.Periods, "cpu_cfs_throttled_periods_total": u.ThrottledPeriods, "cpu_cfs_throttled_seconds_total": seconds(u.Throttled),
 		"memory_usage_bytes": u.Memory, "memory_working_set_bytes": u.WorkingSet, "memory_rss": u.RSS, "memory_cache": u.Cache,
-		"memory_mapped_file": u.Mapped, "memory_swap": u.Swap, "memory_max_usage_bytes": u.Peak, "memory_failcnt": u.Fails,
+		"memory_mapped_file": u.Mapped, "memory_kernel_usage": u.Kernel, "memory_swap": u.Swap, "memory_max_usage_bytes": u.Peak, "memory_failcnt": u.Fails,
 		"spec_memory_limit_bytes": u.Limit, "spec_memory_swap_limit_bytes": u.SwapLimit,
-		"oom_events_total": kills, "threads": threads, "threads_max": u.PIDLimit, "file_descriptors": files,
+		"oom_events_total": kills, "threads": open.Threads, "threads_max": u.PIDLimit, "file_descriptors": open.Descriptors, "sockets": open.Sockets,
 		"last_seen": uint64(u.At.Unix()),
 	} {
 		s.add("container_"+name, v)
 	}
 	pids, err := cgroup.Processes(cg)
 	s.add("container_processes", uint64(len(pids)))
-	s.addOf("container_memory_failures_total", "pgfault", u.PageFaults)
-	s.addOf("container_memory_failures_total", "pgmajfault", u.MajorFault)
+	s.add("container_memory_failures_total", u.PageFaults, "pgfault")
+	s.add("container_memory_failures_total", u.MajorFault, "pgmajfault")
 	s.addIO(u)
 	return err
 }
 
 func (s *samples) addIO(u cgroup.Usage) {
 	for _, d := range u.IO {
-		device := strconv.FormatUint(d.Major, 10) + ":" + strconv.FormatUint(d.Minor, 10)
-		s.addOf("container_fs_reads_total", device, d.Reads)
-		s.addOf("container_fs_writes_total", device, d.Writes)
-		s.addOf("container_fs_reads_bytes_total", device, d.ReadBytes)
-		s.addOf("container_fs_writes_bytes_total", device, d.WriteBytes)
+		device := deviceName(d.Major, d.Minor)
+		s.add("container_fs_reads_total", d.Reads, device)
+		s.add("container_fs_writes_total", d.Writes, device)
+		s.add("container_fs_reads_bytes_total", d.ReadBytes, device)
+		s.add("container_fs_writes_bytes_total", d.WriteBytes, device)
+		major, minor := strconv.FormatUint(d.Major, 10), strconv.FormatUint(d.Minor, 10)
+		s.add("container_blkio_device_usage_total", d.ReadBytes, device, major, minor, "Read")
+		s.add("container_blkio_device_usage_total", d.WriteBytes, device, major, minor, "Write")
 	}
 	for what, p := range map[string]*cgroup.Pressure{"cpu": u.CPUPressure, "memory": u.MemoryPressure, "io": u.IOPressure} {
 		if p != nil {

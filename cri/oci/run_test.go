@@ -226,7 +226,8 @@ func TestSharedMemoryAndMounts(t *testing.T) {
 
 func TestUpdateAndStats(t *testing.T) {
 	n := newNode(t)
-	sandbox, id := n.run("update", nil, "sleep", "forever")
+	sandbox, id := n.run("update", nil, "do", "write /written "+strings.Repeat("x", 8192), "sleep forever")
+	n.waitRoot(id, "/written")
 	_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
 		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 200},
 	})
@@ -236,6 +237,9 @@ func TestUpdateAndStats(t *testing.T) {
 	m := resp.Stats.Memory
 	if m.UsageBytes.GetValue() == 0 || m.AvailableBytes.GetValue() == 0 || m.AvailableBytes.GetValue() > 64<<20 {
 		t.Errorf("the stats are %v, want some use of at most 64 MiB", m)
+	}
+	if w := resp.Stats.WritableLayer; w.GetUsedBytes().GetValue() < 8192 || w.UsedBytes.Value > 1<<20 || w.GetInodesUsed().GetValue() < 1 {
+		t.Errorf("the container has written %v, want a file of 8 KiB", w)
 	}
 	n.removeSandbox(sandbox)
 }

@@ -14,13 +14,18 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// stats reads the container's cgroup.
+// stats reads the container's cgroup, and what it has written.
 func (r *Runtime) stats(_ context.Context, c *cri.Container) (*runtimeapi.ContainerStats, error) {
 	u, err := cgroup.Read(r.cgroupOf(c))
 	if err != nil {
 		return nil, err
 	}
+	written, err := r.cfg.Images.RootfsUsage(imageDir(c))
+	if err != nil {
+		return nil, err
+	}
 	return &runtimeapi.ContainerStats{
+		WritableLayer: written,
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.ID, Metadata: c.Config.GetMetadata(), Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
 		},

@@ -57,6 +57,12 @@ func TestSandboxStats(t *testing.T) {
 	if v, _ := of("container_spec_memory_limit_bytes", in); v != 64<<20 {
 		t.Errorf("its memory limit is %d", v)
 	}
+	if v, _ := of("container_fs_limit_bytes", in); v == 0 {
+		t.Error("the file system that it writes to has no size")
+	}
+	of("container_fs_usage_bytes", in)
+	of("container_memory_kernel_usage", in)
+	of("container_sockets", in)
 	if v, labels := of("container_processes", listed.PodMetrics[0].Metrics); v == 0 || !strings.HasSuffix(labels, ",test,usage") {
 		t.Errorf("the Pod has %d processes, by %s", v, labels)
 	}

@@ -23,6 +23,7 @@ type Usage struct {
 	RSS        uint64        // anonymous memory
 	Cache      uint64        // of files
 	Mapped     uint64        // the part of Cache that is mapped
+	Kernel     uint64        // the kernel's own, for the cgroup's processes
 	Peak       uint64        // the most that Memory ever was; 0 where the kernel does not tell
 	PageFaults uint64
 	MajorFault uint64
@@ -100,6 +101,10 @@ func (u *Usage) readMemory(mem cgroups.MemoryStats) {
 	for into, name := range names {
 		*into = mem.Stats[total+name]
 	}
+	u.Kernel = mem.KernelUsage.Usage
+	if Version() == 2 {
+		u.Kernel = mem.Stats["kernel"] // since Linux 5.18
+	}
 	u.Memory, u.Peak, u.Fails = mem.Usage.Usage, mem.Usage.MaxUsage, mem.Usage.Failcnt
 	u.WorkingSet = u.Memory - min(mem.Stats[total+"inactive_file"], u.Memory)
 	u.PageFaults, u.MajorFault = mem.Stats[total+"pgfault"], mem.Stats[total+"pgmajfault"]
@@ -163,16 +168,27 @@ func OOMKills(cgroup string) (uint64, error) {
 	return 0, nil
 }
 
-// Tasks returns the numbers of threads and of open descriptors of the cgroup's
-// processes and those below, as far as they can be seen.
-func Tasks(cgroup string) (threads, descriptors uint64, err error) {
+// Open is what the processes of a cgroup have open.
+type Open struct {
+	Threads, Descriptors uint64
+	Sockets              uint64 // the part of Descriptors that are
+}
+
+// Tasks returns what the cgroup's processes and those below have open, as far as
+// they can be seen.
+func Tasks(cgroup string) (o Open, err error) {
 	pids, err := Processes(cgroup)
 	for _, pid := range pids {
-		dir := path.Join("/proc", strconv.Itoa(pid))
-		for name, into := range map[string]*uint64{"task": &threads, "fd": &descriptors} {
-			entries, _ := os.ReadDir(path.Join(dir, name)) // it may have ended
-			*into += uint64(len(entries))
+		dir := path.Join("/proc", strconv.Itoa(pid)) // it may have ended
+		threads, _ := os.ReadDir(path.Join(dir, "task"))
+		descriptors, _ := os.ReadDir(path.Join(dir, "fd"))
+		o.Threads += uint64(len(threads))
+		o.Descriptors += uint64(len(descriptors))
+		for _, d := range descriptors {
+			if to, _ := os.Readlink(path.Join(dir, "fd", d.Name())); strings.HasPrefix(to, "socket:") {
+				o.Sockets++
+			}
 		}
 	}
-	return threads, descriptors, err
+	return o, err
 }
