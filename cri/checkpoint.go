@@ -9,20 +9,25 @@ import "context"
 // CheckpointContainer needs Container; CheckpointPod needs Pause, Resume and
 // Dump; RestorePod needs Restore.
 //
-// None of them is called while anything else changes in the sandbox. Their
-// contexts end with the client's deadline, for that is what the CRI asks for
-// here; the SDK cleans up after that with a context of its own.
+// None of them is called while anything else changes in the sandbox. Unlike
+// those of other calls their contexts end with the client's, for that is what
+// the CRI asks for here, and when something of the Pod is to be stopped or
+// removed, which does not wait for a checkpoint; the SDK cleans up after that
+// with a context of its own.
 type Checkpoints struct {
 	// Container writes an archive of the running container to a new file and
 	// leaves the container running, also on an error. The SDK moves a complete
-	// file to where the client wants it, and removes any other; after a crash
-	// the next call for the same place does.
+	// file to where the client wants it, and removes any other, after a crash at
+	// the next start. A runtime that may leave the container paused when it is
+	// killed has Resume, which is called for it whatever came of Container.
 	Container func(ctx context.Context, c *Container, file string) error
 
-	// Pause freezes the processes of a running container.
+	// Pause freezes the processes of a running container. StopContainer must be
+	// able to end them then: Resume may fail.
 	Pause func(context.Context, *Container) error
 	// Resume thaws them. The SDK calls it for every container of a checkpoint,
-	// whatever came of Pause and Dump, and after a crash of the server.
+	// whatever came of Pause and Dump, and after a crash of the server for every
+	// running container of the sandbox.
 	// Idempotent, also for a container that was not paused.
 	Resume func(context.Context, *Container) error
 	// Dump writes a checkpoint of the whole Pod to dir, which is empty and

@@ -120,6 +120,48 @@ func TestCheckpointContainer(t *testing.T) {
 	}
 }
 
+// TestStopsDoNotWaitForACheckpoint: what ends something of the Pod ends the
+// checkpoint first.
+func TestStopsDoNotWaitForACheckpoint(t *testing.T) {
+	for what, stop := range map[string]func(n *node, sb, id string) error{
+		"stop":           func(n *node, _, id string) error { return n.stopContainer(id, 0) },
+		"remove":         func(n *node, _, id string) error { return n.removeContainer(id) },
+		"stop sandbox":   func(n *node, sb, _ string) error { return n.stopSandbox(sb) },
+		"remove sandbox": func(n *node, sb, _ string) error { return n.removeSandbox(sb) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			f, rt := checkpointing()
+			begun := make(chan struct{})
+			rt.Checkpoints.Container = func(ctx context.Context, _ *cri.Container, file string) error {
+				if err := os.WriteFile(file, nil, 0o600); err != nil {
+					return err
+				}
+				close(begun)
+				<-ctx.Done()
+				return nil
+			}
+			n := serve(t, rt, t.TempDir())
+			sb := n.sandbox("a")
+			id, dir := n.started(sb, "main"), t.TempDir()
+			saved := make(chan error, 1)
+			go func() {
+				_, err := n.Runtime.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: dir + "/a.tar"})
+				saved <- err
+			}()
+			<-begun
+			if err := stop(n, sb, id); err != nil {
+				t.Error(err)
+			}
+			if err := <-saved; status.Code(err) != codes.FailedPrecondition {
+				t.Errorf("the checkpoint: %v", err)
+			}
+			if got := names(t, dir); got != "" || !strings.Contains(strings.Join(f.noted(), ", "), "resume main") {
+				t.Errorf("left %q, calls %q", got, f.noted())
+			}
+		})
+	}
+}
+
 func TestCheckpointPod(t *testing.T) {
 	f, rt := checkpointing()
 	n := serve(t, rt, t.TempDir())
@@ -244,8 +286,11 @@ func TestPausedContainersAreResumedAfterACrash(t *testing.T) {
 	n.started(sb, "main")
 	n.container(sb, "created")
 	n.stop()
-	for _, id := range []string{sb, "gone"} {
-		if err := os.WriteFile(filepath.Join(dir, "pauses", id), nil, 0o600); err != nil {
+	partial := filepath.Join(t.TempDir(), "a.tar.partial")
+	for name, text := range map[string]string{
+		filepath.Join(dir, "pauses", sb): partial, filepath.Join(dir, "pauses", "gone"): "", partial: "half an archive",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -253,6 +298,9 @@ func TestPausedContainersAreResumedAfterACrash(t *testing.T) {
 	calls := f.noted()
 	if calls[len(calls)-1] != "resume main" || names(t, filepath.Join(n.dir, "pauses")) != "" {
 		t.Errorf("calls %q, on record %q", calls, names(t, filepath.Join(n.dir, "pauses")))
+	}
+	if _, err := os.Stat(partial); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the archive that the killed server was writing: %v", err)
 	}
 }
 
@@ -285,8 +333,8 @@ func TestRestorePod(t *testing.T) {
 	if st.Status.State != runtimeapi.PodSandboxState_SANDBOX_READY || st.Status.Network.Ip != "10.0.0.9" || len(st.ContainersStatuses) != 2 {
 		t.Errorf("got %v", st)
 	}
-	for range 4 { // two of the sandbox, one of each container
-		if e := <-events; e.ContainerId == "" {
+	for range 4 { // two of the sandbox, one of each container: all show all
+		if e := <-events; e.ContainerId == "" || len(e.ContainersStatuses) != 2 {
 			t.Errorf("event %v", e)
 		}
 	}

@@ -186,6 +186,7 @@ func (s *server) RemoveContainer(ctx context.Context, req *runtimeapi.RemoveCont
 	if err != nil {
 		return nil, err
 	}
+	defer c.Sandbox.Saving.Break(errStopped)()
 	c.Deadline.Hasten(time.Now())
 	if err := s.alone(ctx, c.Sandbox, func(ctx context.Context) error { return s.removeContainer(ctx, c) }); err != nil {
 		return nil, err

@@ -129,6 +129,7 @@ func (s *server) end(ctx context.Context, id string, do func(context.Context, *s
 	if err != nil {
 		return err
 	}
+	defer sb.Saving.Break(errStopped)()
 	now := time.Now()
 	for _, c := range s.table.ContainersOf(sb) {
 		c.Deadline.Hasten(now)

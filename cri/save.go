@@ -11,8 +11,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/record"
 	"github.com/nodekit-project/nodekit/cri/internal/state"
 	"github.com/nodekit-project/nodekit/cri/internal/validate"
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
 // archiveTime is how long a checkpoint of a container may take when the client
@@ -61,10 +63,10 @@ func (s *server) CheckpointContainer(client context.Context, req *runtimeapi.Che
 		limit = flight.Seconds(req.GetTimeout())
 	}
 	err = s.alone(client, c.Sandbox, func(ctx context.Context) error {
-		ctx, cancel := untilGone(ctx, client)
+		ctx, done := saving(ctx, client, c.Sandbox)
+		defer done()
+		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		ctx, cancelLimit := context.WithTimeout(ctx, limit)
-		defer cancelLimit()
 		return s.archive(ctx, c.Now().ID, req.GetLocation())
 	})
 	if err != nil {
@@ -73,34 +75,69 @@ func (s *server) CheckpointContainer(client context.Context, req *runtimeapi.Che
 	return &runtimeapi.CheckpointContainerResponse{}, nil
 }
 
-func (s *server) archive(ctx context.Context, id, location string) (err error) {
+// saving returns the context of a checkpoint, which ends with the client's, and
+// when something of the sandbox is to end.
+func saving(ctx, client context.Context, sb *state.Sandbox) (context.Context, func()) {
+	ctx, done := sb.Saving.Guard(ctx)
+	ctx, cancel := untilGone(ctx, client)
+	return ctx, func() { cancel(); done() }
+}
+
+func (s *server) archive(ctx context.Context, id, location string) error {
 	c, err := s.running(id)
 	if err != nil {
 		return err
 	}
-	partial := location + ".partial"
-	if err := os.RemoveAll(partial); err != nil {
-		return fmt.Errorf("checkpointing container %q: %w", id, err)
+	partial := location + "." + record.NewID()[:8] + ".partial"
+	if err := s.table.IntendPause(c.Sandbox.ID, partial); err != nil {
+		return err
 	}
 	err = s.guard("Checkpoints.Container", func() error { return s.rt.Checkpoints.Container(ctx, c, partial) })
-	err = ended(ctx, err)
-	if err == nil {
-		err = os.Rename(partial, location)
+	if err = ended(ctx, err); err == nil {
+		err = place(partial, location)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("checkpointing container %q: %w", id, err), os.RemoveAll(partial))
+		err = errors.Join(fmt.Errorf("checkpointing container %q: %w", id, err), removed(partial))
 	}
-	s.log.InfoContext(ctx, "container checkpointed", "container", id, "location", location)
+	if left := s.resumed(ctx, c.Sandbox.ID, []*Container{c}); left != nil {
+		err = errors.Join(err, left)
+	}
+	if err == nil {
+		s.log.InfoContext(ctx, "container checkpointed", "container", id, "location", location)
+	}
+	return err
+}
+
+// place moves a complete archive to where the client wants it, for good.
+func place(partial, location string) error {
+	f, err := os.Open(partial)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(partial, location); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(location))
+}
+
+// removed takes away what was written of an archive. It may be nothing.
+func removed(partial string) error {
+	if err := os.Remove(partial); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
 // ended returns err, or why the context ended: what was done after that is not
-// wanted any more.
+// wanted any more. Why it ended tells more than what came of it.
 func ended(ctx context.Context, err error) error {
-	if err != nil {
-		return err
+	if ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
 	}
-	return ctx.Err()
+	return err
 }
 
 // CheckpointPod pauses the containers, has the author write them down, and
@@ -121,8 +158,8 @@ func (s *server) CheckpointPod(client context.Context, req *runtimeapi.Checkpoin
 		return nil, err
 	}
 	err = s.alone(client, sb, func(ctx context.Context) error {
-		ctx, cancel := untilGone(ctx, client)
-		defer cancel()
+		ctx, done := saving(ctx, client, sb)
+		defer done()
 		return s.checkpointPod(ctx, sb, req)
 	})
 	if err != nil {
@@ -144,7 +181,7 @@ func (s *server) checkpointPod(ctx context.Context, sb *state.Sandbox, req *runt
 	if err := validate.Directory("output path", dir, true); err != nil {
 		return err
 	}
-	if err := s.table.IntendPause(sb); err != nil {
+	if err := s.table.IntendPause(view.ID, ""); err != nil {
 		return err
 	}
 	err = s.paused(ctx, containers, func() error {
@@ -190,9 +227,14 @@ func (s *server) paused(ctx context.Context, containers []*Container, f func() e
 	if err == nil {
 		err = f()
 	}
+	return errors.Join(err, s.resumed(ctx, containers[0].Sandbox.ID, containers))
+}
+
+// resumed is resume after a checkpoint, whose context may have ended.
+func (s *server) resumed(ctx context.Context, sandboxID string, containers []*Container) error {
 	ctx, cancel := rollbackContext(ctx)
 	defer cancel()
-	return errors.Join(err, s.resume(ctx, containers[0].Sandbox.ID, containers))
+	return s.resume(ctx, sandboxID, containers)
 }
 
 func (s *server) pause(ctx context.Context, containers []*Container) error {
@@ -207,6 +249,9 @@ func (s *server) pause(ctx context.Context, containers []*Container) error {
 
 // resume lets all of them go on, and takes the pause off the record if they do.
 func (s *server) resume(ctx context.Context, sandboxID string, containers []*Container) error {
+	if s.checkpoints().Resume == nil { // there is nothing but Container, which pauses nobody
+		return s.table.ForgetPause(sandboxID)
+	}
 	var errs []error
 	for _, c := range containers {
 		err := s.guard("Checkpoints.Resume", func() error { return s.rt.Checkpoints.Resume(ctx, c) })
@@ -221,22 +266,30 @@ func (s *server) resume(ctx context.Context, sandboxID string, containers []*Con
 	return errors.Join(errs...)
 }
 
-// thaw resumes what a killed server left paused.
+// thaw resumes what a killed server left paused, and removes the archive that
+// it was writing.
 func (s *server) thaw(ctx context.Context) error {
-	ids, err := s.table.Pauses()
+	pauses, err := s.table.Pauses()
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
+	for _, p := range pauses {
 		var containers []*Container
-		for _, c := range s.table.Running(&runtimeapi.ContainerStatsFilter{PodSandboxId: id}) {
+		for _, c := range s.table.Running(&runtimeapi.ContainerStatsFilter{PodSandboxId: p.SandboxID}) {
 			containers = append(containers, viewContainer(c.Copy()))
 		}
-		if len(containers) > 0 && s.checkpoints().Resume == nil {
-			return ErrFailedPrecondition.Errorf("containers of sandbox %q may be paused, and this runtime has no Checkpoints.Resume", id)
+		if len(containers) > 0 && p.Partial == "" && s.checkpoints().Resume == nil {
+			return ErrFailedPrecondition.Errorf("containers of sandbox %q may be paused by an earlier version of this runtime, and this one has no Checkpoints.Resume: "+
+				"start that version once, or remove the Pod's containers from the machine and its file from the directory pauses", p.SandboxID)
 		}
-		if err := s.resume(ctx, id, containers); err != nil {
-			s.log.ErrorContext(ctx, "resuming what a killed server left paused", "sandbox", id, "err", err)
+		if p.Partial != "" {
+			err = removed(p.Partial)
+		}
+		if err == nil {
+			err = s.resume(ctx, p.SandboxID, containers)
+		}
+		if err != nil {
+			s.log.ErrorContext(ctx, "clearing up after a checkpoint that a killed server was making", "sandbox", p.SandboxID, "err", err)
 		}
 	}
 	return nil

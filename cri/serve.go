@@ -163,7 +163,7 @@ func (rt *Runtime) validate() error {
 		need(rt.StopContainer != nil, "StopContainer")
 		need(rt.RemoveContainer != nil, "RemoveContainer")
 	}
-	if c := rt.Checkpoints; c != nil && (c.Pause != nil || c.Resume != nil || c.Dump != nil) {
+	if c := rt.Checkpoints; c != nil && (c.Pause != nil || c.Dump != nil) {
 		need(c.Pause != nil, "Checkpoints.Pause")
 		need(c.Resume != nil, "Checkpoints.Resume")
 		need(c.Dump != nil, "Checkpoints.Dump")

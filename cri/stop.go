@@ -17,6 +17,9 @@ import (
 // Watch before the end is recorded without its code.
 const exitReport = 2 * time.Second
 
+// errStopped is why a checkpoint ends before it is done.
+var errStopped = ErrFailedPrecondition.Errorf("something of its pod is being stopped or removed")
+
 // StopContainer ends the container. It succeeds for an unknown container and
 // for one that has ended. A second stop with less grace hastens the first.
 func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
@@ -29,6 +32,7 @@ func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContaine
 	}
 	deadline := time.Now().Add(flight.Seconds(req.GetTimeout()))
 	c.Deadline.Hasten(deadline)
+	defer c.Sandbox.Saving.Break(errStopped)()
 	leave, err := c.Sandbox.Gate.Share(ctx)
 	if err != nil {
 		return nil, err

@@ -194,6 +194,9 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 			return errors.Join(err, r.killRest(c))
 		}
 	}
+	if err := r.thaw(ctx, c); err != nil { // a frozen process does not even die
+		return err
+	}
 	_, err = r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit)
 	return errors.Join(err, r.killRest(c)) // nothing runs on, also where the keeper is gone
 }

@@ -210,7 +210,7 @@ func (r *Runtime) CRI() *cri.Runtime {
 	}
 	var saves *cri.Checkpoints
 	if r.criu {
-		saves = &cri.Checkpoints{Container: r.checkpoint}
+		saves = &cri.Checkpoints{Container: r.checkpoint, Resume: r.thaw}
 	}
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",

@@ -8,10 +8,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
+// Pause is a checkpoint under way.
+type Pause struct {
+	SandboxID string
+	// Partial is the file that is being written, or "".
+	Partial string
+}
+
 // PutPause writes that containers of the sandbox are about to be paused. A
-// server that finds this resumes them.
-func (d *Dir) PutPause(sandboxID string) error {
-	return atomicfile.Write(filepath.Join(d.path, "pauses", sandboxID), nil, 0o600)
+// server that finds this resumes them, and removes the partial file.
+func (d *Dir) PutPause(p Pause) error {
+	return atomicfile.Write(filepath.Join(d.path, "pauses", p.SandboxID), []byte(p.Partial), 0o600)
 }
 
 // ForgetPause writes that none of them is paused any more. Idempotent.
@@ -19,15 +26,19 @@ func (d *Dir) ForgetPause(sandboxID string) error {
 	return atomicfile.Remove(filepath.Join(d.path, "pauses", sandboxID))
 }
 
-// Pauses returns the ids of the sandboxes that PutPause was called for.
-func (d *Dir) Pauses() ([]string, error) {
+// Pauses returns what PutPause was called with.
+func (d *Dir) Pauses() ([]Pause, error) {
 	entries, err := os.ReadDir(filepath.Join(d.path, "pauses"))
 	if err != nil {
 		return nil, fmt.Errorf("reading the records: %w", err)
 	}
-	var ids []string
+	var all []Pause
 	for _, e := range entries {
-		ids = append(ids, e.Name())
+		partial, err := os.ReadFile(filepath.Join(d.path, "pauses", e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("reading the records: %w", err)
+		}
+		all = append(all, Pause{SandboxID: e.Name(), Partial: string(partial)})
 	}
-	return ids, nil
+	return all, nil
 }

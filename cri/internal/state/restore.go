@@ -3,6 +3,7 @@ package state
 import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri/internal/event"
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 )
 
@@ -14,25 +15,40 @@ func (t *Table) AddRestored(r *record.Sandbox, containers []*record.Container) e
 			return err
 		}
 	}
-	if err := t.AddSandbox(r); err != nil {
+	if err := t.records.PutSandbox(r, record.Live); err != nil {
 		return err
 	}
-	s, err := t.Sandbox(r.ID)
-	if err != nil {
-		return err
+	s := newSandbox(r, record.Live)
+	made := make([]*Container, len(containers))
+	for i, c := range containers {
+		made[i] = newContainer(s, c, record.Live)
 	}
+	// In one step: who removes the sandbox finds all that belongs to it.
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sandboxes[r.ID] = s
+	for _, c := range made {
+		t.add(c)
+	}
+	tell := func(id string, kind runtimeapi.ContainerEventType) {
+		t.events.Publish(func() *event.Event { return eventOf(s, id, kind) })
+	}
+	tell(r.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
+	tell(r.ID, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
 	for _, c := range containers {
-		made := newContainer(s, c, record.Live)
-		t.publish(s, c.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, func() { t.add(made) })
+		tell(c.ID, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	}
 	return nil
 }
 
-// IntendPause writes that containers of the sandbox are about to be paused.
-func (t *Table) IntendPause(s *Sandbox) error { return t.records.PutPause(s.Now().ID) }
+// IntendPause writes that containers of the sandbox are about to be paused, and
+// which file is written meanwhile, if it is one.
+func (t *Table) IntendPause(sandboxID, partial string) error {
+	return t.records.PutPause(record.Pause{SandboxID: sandboxID, Partial: partial})
+}
 
 // ForgetPause writes that no container of the sandbox is paused.
 func (t *Table) ForgetPause(id string) error { return t.records.ForgetPause(id) }
 
-// Pauses returns the ids of sandboxes that may have paused containers.
-func (t *Table) Pauses() ([]string, error) { return t.records.Pauses() }
+// Pauses returns what IntendPause wrote and ForgetPause did not take back.
+func (t *Table) Pauses() ([]record.Pause, error) { return t.records.Pauses() }

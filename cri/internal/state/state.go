@@ -36,6 +36,9 @@ type Sandbox struct {
 	// Gate orders the calls that change the sandbox or its containers: alone,
 	// or shared by those that end containers.
 	Gate flight.Gate
+	// Saving is broken by calls that end something, so that they need not wait
+	// for a checkpoint. It does not belong to the state.
+	Saving flight.Breaker
 
 	// What cur points to is never modified: a change replaces it, so that reads
 	// need no lock and see whole states.

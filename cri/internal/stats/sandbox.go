@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/state"
@@ -70,6 +71,7 @@ func (s *Reporter) sandboxStats(ctx context.Context, sb *state.Sandbox) (*runtim
 		return nil, fmt.Errorf("stats of sandbox %q: %w", now.ID, err)
 	}
 	if s.ask.Container != nil {
+		st = proto.CloneOf(st) // as above
 		running := s.table.Running(&runtimeapi.ContainerStatsFilter{PodSandboxId: now.ID})
 		st.Containers = each(ctx, s.log, running, s.stats)
 	}

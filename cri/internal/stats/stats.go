@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/state"
@@ -73,6 +74,7 @@ func (s *Reporter) stats(ctx context.Context, c *state.Container) (*runtimeapi.C
 		return nil, fmt.Errorf("stats of container %q: %w", now.ID, err)
 	}
 	if st.Attributes == nil {
+		st = proto.CloneOf(st) // it is the author's, who may answer with it again
 		st.Attributes = &runtimeapi.ContainerAttributes{
 			Id: now.ID, Metadata: now.Config.GetMetadata(),
 			Labels: now.Config.GetLabels(), Annotations: now.Config.GetAnnotations(),

@@ -144,11 +144,16 @@ func Resources(what string, r *runtimeapi.LinuxContainerResources) error {
 	if r == nil {
 		return nil
 	}
-	for name, v := range map[string]int64{
-		"cpu_quota": r.GetCpuQuota(), "memory_limit_in_bytes": r.GetMemoryLimitInBytes(), "memory_swap_limit_in_bytes": r.GetMemorySwapLimitInBytes(),
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"cpu_quota", r.GetCpuQuota()},
+		{"memory_limit_in_bytes", r.GetMemoryLimitInBytes()},
+		{"memory_swap_limit_in_bytes", r.GetMemorySwapLimitInBytes()},
 	} {
-		if v < -1 {
-			return fault.Invalid.Errorf("%s: %s %d: it must not be negative", what, name, v)
+		if f.value < -1 {
+			return fault.Invalid.Errorf("%s: %s %d: it must not be negative, but for -1, which is no limit", what, f.name, f.value)
 		}
 	}
 	switch {
