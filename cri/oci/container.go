@@ -75,6 +75,9 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		return err
 	}
+	if err := r.filters.offer(c.ID, e, doc); err != nil {
+		return err
+	}
 	if err := os.Mkdir(bundleOf(c), 0o700); err != nil {
 		return fmt.Errorf("making the bundle: %w", err)
 	}
@@ -122,8 +125,11 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.running[c.ID] = c
+	r.mu.Unlock()
+	if err := r.filters.learn(c.ID, e); err != nil { // the next one learns it
+		r.cfg.Logger.WarnContext(ctx, "keeping a seccomp filter", "container", c.ID, "err", err)
+	}
 	return nil
 }
 
@@ -264,6 +270,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	delete(r.running, c.ID)
 	r.mu.Unlock()
 	r.rates.forget(c.ID)
+	r.filters.forget(c.ID)
 	return os.RemoveAll(bundleOf(c))
 }
 

@@ -93,6 +93,7 @@ type Runtime struct {
 	handlers []cri.Handler
 	criu     bool
 	rates    rates
+	filters  filters
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox

@@ -1,0 +1,74 @@
+package oci_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestFilterIsMadeOnce: where the OCI runtime leaves the program of a seccomp
+// profile behind, the next container of that profile, and of no other, is given
+// it. All of them are confined.
+func TestFilterIsMadeOnce(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("filters", nil)
+	own := filepath.Join(n.dir, "profile.json")
+	n.must(os.WriteFile(own, []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}`), 0o600))
+	profiles := map[string]*runtimeapi.SecurityProfile{
+		"default": {ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
+		"own":     {ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: own},
+	}
+	made, last := map[string]string{}, ""
+	for i, profile := range []string{"default", "own", "default", "own"} {
+		id := n.create(sandbox, cfg, fmt.Sprint(profile, i), func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = profiles[profile]
+		}, "sleep", "forever")
+		n.startContainer(id)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.pidOf(id)))
+		n.must(err)
+		if !strings.Contains(string(status), "Seccomp:\t2\n") {
+			t.Errorf("container %d runs without the %s profile", i, profile)
+		}
+		program, err := os.ReadFile(filepath.Join(n.dir, "run", "runtime", id, "seccomp.bpf"))
+		if errors.Is(err, os.ErrNotExist) {
+			t.Logf("this OCI runtime leaves no program behind")
+		} else {
+			n.must(err)
+		}
+		text := base64.StdEncoding.EncodeToString(program)
+		given := n.specOf(id).Annotations["run.oci.seccomp_bpf_data"]
+		if given != made[profile] {
+			t.Errorf("container %d of the %s profile was given %.20q..., want %.20q...", i, profile, given, made[profile])
+		}
+		if made[profile] != "" && text != made[profile] {
+			t.Errorf("container %d of the %s profile has another program than the first", i, profile)
+		}
+		made[profile], last = text, id
+	}
+	if _, code := n.exec(last, "/podtool", "do", "mkdir /new"); code == 0 {
+		t.Error("what the profile forbids was done")
+	}
+	n.removeSandbox(sandbox)
+}
+
+// specOf reads the spec that the container's OCI runtime was given.
+func (n *node) specOf(id string) (doc specs.Spec) {
+	n.t.Helper()
+	files, err := filepath.Glob(filepath.Join(n.dir, "*", "dirs", id, "bundle", "config.json"))
+	n.must(err)
+	if len(files) != 1 {
+		n.t.Fatalf("the specs of container %q are %q", id, files)
+	}
+	text, err := os.ReadFile(files[0])
+	n.must(err)
+	n.must(json.Unmarshal(text, &doc))
+	return doc
+}
