@@ -124,7 +124,7 @@ func (r *Runtime) endKeeper(ctx context.Context) error {
 		}
 	}
 	cg := r.keeperCgroup()
-	return errors.Join(append(errs, cgroup.Kill(cg), cgroup.Remove(cg))...)
+	return errors.Join(append(errs, cgroup.Destroy(cg))...)
 }
 
 func (r *Runtime) keeperState() string { return filepath.Join(r.cfg.StateDir, "keeper") }

@@ -243,7 +243,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	if err := r.keeper.Remove(ctx, c.ID); err != nil {
 		return err
 	}
-	if err := r.killRest(c); err != nil {
+	if err := cgroup.Destroy(r.cgroupOf(c)); err != nil {
 		return err
 	}
 	e, _, err := r.engineOf(c)
@@ -251,9 +251,6 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	if err := r.deleteState(ctx, e, c); err != nil {
-		return err
-	}
-	if err := cgroup.Remove(r.cgroupOf(c)); err != nil {
 		return err
 	}
 	if err := unpin(r.targetPin(c)); err != nil {

@@ -83,7 +83,7 @@ func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	cg := cgroupIn(parent, id)
 	bundle := filepath.Join(c.RunDir, rootsDir, id)
 	defer func() {
-		err = errors.Join(err, cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(e.stateDir(id)), os.RemoveAll(bundle))
+		err = errors.Join(err, cgroup.Destroy(cg), os.RemoveAll(e.stateDir(id)), os.RemoveAll(bundle))
 	}()
 	doc := bareSpec(c.Keeper, cg, "/keeper", "true")
 	u.join(doc)

@@ -262,7 +262,7 @@ func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
 	id := pauseID(s.ID)
 	parent, _ := r.parentCgroup(s)
 	cg := cgroupIn(parent, id)
-	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Kill(cg), cgroup.Remove(cg), os.RemoveAll(r.engines[""].stateDir(id)))
+	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Destroy(cg), os.RemoveAll(r.engines[""].stateDir(id)))
 }
 
 // detach takes away every mount at path. Neither a missing mount nor a missing
@@ -283,7 +283,7 @@ func detach(path string) error {
 // removeSandbox removes what stopSandbox left.
 func (r *Runtime) removeSandbox(_ context.Context, s *cri.Sandbox) error {
 	if parent, own := r.parentCgroup(s); own {
-		if err := errors.Join(cgroup.Kill(parent), cgroup.Remove(parent)); err != nil {
+		if err := cgroup.Destroy(parent); err != nil {
 			return err
 		}
 	}

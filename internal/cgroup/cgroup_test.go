@@ -84,6 +84,36 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestDestroy: what runs in the cgroup ends, what lies below it goes, and nothing
+// is there in the end, nor was that wrong.
+func TestDestroy(t *testing.T) {
+	path := fresh(t)
+	if err := cgroup.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	below := filepath.Join(path, "below")
+	if err := cgroup.Create(below); err != nil {
+		t.Fatal(err)
+	}
+	cmd := enter(t, below)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for range 2 {
+		if err := cgroup.Destroy(path); err != nil || cgroup.Exists(path) {
+			t.Errorf("Destroy: %v; it exists: %v", err, cgroup.Exists(path))
+		}
+	}
+	if err := <-ended; err == nil {
+		t.Error("the process ended by itself")
+	}
+	if err := cgroup.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := cgroup.Destroy(path); err != nil || cgroup.Exists(path) {
+		t.Errorf("Destroy of an empty one: %v", err)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	path := fresh(t)
 	if err := cgroup.Create(path); err != nil {
@@ -119,7 +149,7 @@ func TestLimits(t *testing.T) {
 
 func TestPathsThatAreRefused(t *testing.T) {
 	for _, path := range []string{"", "/", "a", "/a/../..", "/a/", "//a", "/../a"} {
-		for name, f := range map[string]func(string) error{"Create": cgroup.Create, "Remove": cgroup.Remove, "Kill": cgroup.Kill} {
+		for name, f := range map[string]func(string) error{"Create": cgroup.Create, "Remove": cgroup.Remove, "Kill": cgroup.Kill, "Destroy": cgroup.Destroy} {
 			if err := f(path); !errors.Is(err, fault.Invalid) {
 				t.Errorf("%s(%q) = %v, want fault.Invalid", name, path, err)
 			}

@@ -44,6 +44,26 @@ func Remove(path string) error {
 	return nil
 }
 
+// Destroy kills every process in the cgroup and below it, as Kill does, and
+// removes all of it. One that is empty, as most are when their time has come, is
+// removed without a look at what is in it.
+func Destroy(path string) error {
+	dirs, err := Dirs(path)
+	if err != nil {
+		return err
+	}
+	if !IsUnit(path) {
+		full := slices.ContainsFunc(dirs, func(d string) bool { return rmdir(d) != nil })
+		if !full {
+			return nil
+		}
+	}
+	if err := Kill(path); err != nil {
+		return err
+	}
+	return Remove(path)
+}
+
 // Prune removes the cgroup if nothing is in it or below it, and leaves it alone
 // otherwise.
 func Prune(path string) error {

@@ -112,7 +112,7 @@ func (t *Tree) Remove(uid types.UID) error {
 	var errs []error
 	for _, class := range t.classes() {
 		if at := podPath(class, uid); cgroup.Exists(at) {
-			errs = append(errs, cgroup.Kill(at), cgroup.Remove(at))
+			errs = append(errs, cgroup.Destroy(at))
 		}
 	}
 	return errors.Join(append(errs, t.refresh(uid))...)
