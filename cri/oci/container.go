@@ -130,6 +130,9 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if err := r.filters.learn(c.ID, e); err != nil { // the next one learns it
 		r.cfg.Logger.WarnContext(ctx, "keeping a seccomp filter", "container", c.ID, "err", err)
 	}
+	if err := r.releaseTrees(c); err != nil { // the removal does
+		r.cfg.Logger.WarnContext(ctx, "giving up mounts of a container that has its own", "container", c.ID, "err", err)
+	}
 	return nil
 }
 

@@ -20,7 +20,8 @@ import (
 )
 
 // mountsDir is where those of a container's mounts are made that an OCI runtime
-// could not make, or not each of them, from a host path.
+// could not make, or not each of them, from a host path. They are there until the
+// container has its own of them.
 func (r *Runtime) mountsDir(c *cri.Container) string {
 	return filepath.Join(r.sandboxDir(c.Sandbox.ID), "mounts-"+c.ID)
 }
@@ -160,13 +161,23 @@ func withFile(path string, f func(*os.File) error) error {
 	return f(file)
 }
 
-// releaseMounts undoes prepareMounts, all of it or the part that was done.
-func (r *Runtime) releaseMounts(c *cri.Container) error {
+// releaseTrees gives up the mounts that only had to be there until the container
+// was started. As long as they are, nobody can remove a directory of the host
+// path that something is mounted at.
+func (r *Runtime) releaseTrees(c *cri.Container) error {
 	at := r.mountsDir(c)
+	if _, err := os.Lstat(at); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err := mount.DetachTree(at); err != nil {
 		return err
 	}
-	if err := mount.RemoveAll(at); err != nil {
+	return mount.RemoveAll(at)
+}
+
+// releaseMounts undoes prepareMounts, all of it or the part that was done.
+func (r *Runtime) releaseMounts(c *cri.Container) error {
+	if err := r.releaseTrees(c); err != nil {
 		return err
 	}
 	volumes, err := os.ReadDir(volumesDir(c))

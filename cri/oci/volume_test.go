@@ -57,6 +57,8 @@ func TestMountRules(t *testing.T) {
 	volume := t.TempDir()
 	n.must(os.Mkdir(volume+"/below", 0o755))
 	n.must(unix.Mount("tmpfs", volume+"/below", "tmpfs", 0, ""))
+	late := volume + "/late"
+	n.must(errors.Join(os.Mkdir(late, 0o755), unix.Mount("tmpfs", late, "tmpfs", 0, "")))
 	t.Cleanup(func() { n.must(mount.DetachTree(volume)) })
 	tool, err := os.ReadFile(filepath.Join(os.Getenv(toolsDir), "podtool"))
 	n.must(err)
@@ -78,6 +80,10 @@ func TestMountRules(t *testing.T) {
 	}
 	if out, code := n.exec(id, "/plain/podtool", "do", "echo runs"); code != 0 {
 		t.Errorf("a program in a plain mount ended with %d: %s", code, out)
+	}
+	// Whoever cleans up on the host is not kept from it by a container that runs.
+	if err := errors.Join(unix.Unmount(late, unix.MNT_DETACH), os.Remove(late)); err != nil {
+		t.Errorf("removing a directory that was mounted at: %v", err)
 	}
 	resp, err := n.rs.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/noexec/podtool", "do", "echo runs"}, Timeout: 10})
 	if err == nil && resp.ExitCode == 0 {
