@@ -118,7 +118,10 @@ type Runtime struct {
 	// Recover is called once, before the first call of a client, with every
 	// sandbox and container on record. It corrects them to what is true now:
 	// containers that ended meanwhile get their Exit, sandboxes that are gone
-	// are marked not Ready. nil means that all records are believed.
+	// are marked not Ready. After a loss of power those that were changed last
+	// may be missing: what an author keeps elsewhere for sandboxes and containers
+	// that are not among these is nobody's. nil means that all records are
+	// believed.
 	Recover func(context.Context, []*Sandbox, []*Container) error
 	// Watch runs for the life of the server and reports the end of every
 	// started container, once and soon. A report about a container that Recover

@@ -1,6 +1,7 @@
 // Package atomicfile replaces files so that a crash at any instant leaves
 // either the old content or the new one, never a mixture and never an empty
-// file (fsync of the file, rename(2), fsync of the directory).
+// file (fsync of the file, rename(2), fsync of the directory). Replace does less,
+// for what a loss of power makes worthless anyway.
 package atomicfile
 
 import (
@@ -16,9 +17,22 @@ const temporary = ".tmp" // stands between the name and a number
 // Write replaces path with data. The directory must exist. Concurrent writers
 // of one path each write a whole file; the last rename wins. A crash may leave
 // a file named ".<base>.tmp*" in the directory, which Clean and Discard remove.
-func Write(path string, data []byte, perm os.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+temporary+"*")
+func Write(path string, data []byte, perm os.FileMode) error {
+	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Replace is Write for a file that need not outlive a loss of power, which may
+// leave the old content, none, or a file that is cut off or gone. The death of the
+// process at any instant leaves the old content or the new one.
+func Replace(path string, data []byte, perm os.FileMode) error {
+	return replace(path, data, perm, func(*os.File) error { return nil })
+}
+
+func replace(path string, data []byte, perm os.FileMode, settle func(*os.File) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+temporary+"*")
 	if err != nil {
 		return fmt.Errorf("writing %q: %w", path, err)
 	}
@@ -27,22 +41,19 @@ func Write(path string, data []byte, perm os.FileMode) (err error) {
 			err = errors.Join(fmt.Errorf("writing %q: %w", path, err), removeIfThere(f.Name()))
 		}
 	}()
-	if err := fill(f, data, perm); err != nil {
+	if err := fill(f, data, perm, settle); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return SyncDir(dir)
+	return os.Rename(f.Name(), path)
 }
 
-func fill(f *os.File, data []byte, perm os.FileMode) error {
+func fill(f *os.File, data []byte, perm os.FileMode, settle func(*os.File) error) error {
 	_, err := f.Write(data)
 	if err == nil {
 		err = f.Chmod(perm)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = settle(f)
 	}
 	return errors.Join(err, f.Close())
 }

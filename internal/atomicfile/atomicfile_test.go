@@ -9,10 +9,21 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
+// writers are the two ways to write.
+func writers() map[string]func(string, []byte, os.FileMode) error {
+	return map[string]func(string, []byte, os.FileMode) error{"Write": atomicfile.Write, "Replace": atomicfile.Replace}
+}
+
 func TestWriteReplaces(t *testing.T) {
+	for name, write := range writers() {
+		t.Run(name, func(t *testing.T) { wantReplaced(t, write) })
+	}
+}
+
+func wantReplaced(t *testing.T, write func(string, []byte, os.FileMode) error) {
 	path := filepath.Join(t.TempDir(), "f")
 	for _, content := range []string{"first", "second and longer", ""} {
-		if err := atomicfile.Write(path, []byte(content), 0o640); err != nil {
+		if err := write(path, []byte(content), 0o640); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(path)
@@ -31,11 +42,13 @@ func TestFailureLeavesNothing(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := atomicfile.Write(path, []byte("x"), 0o600); err == nil {
-		t.Fatal("a directory was replaced")
-	}
-	if err := atomicfile.Write(filepath.Join(dir, "no", "f"), nil, 0o600); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("without the directory: %v", err)
+	for name, write := range writers() {
+		if err := write(path, []byte("x"), 0o600); err == nil {
+			t.Fatalf("%s: a directory was replaced", name)
+		}
+		if err := write(filepath.Join(dir, "no", "f"), nil, 0o600); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("%s without the directory: %v", name, err)
+		}
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Fatalf("left behind: %v", left)

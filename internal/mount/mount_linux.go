@@ -12,9 +12,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
+// tableFile is the mount table as the calling thread sees it.
+const tableFile = "/proc/thread-self/mountinfo"
+
 // Table returns the mounts that the calling thread sees.
 func Table() ([]Mount, error) {
-	f, err := os.Open("/proc/thread-self/mountinfo")
+	f, err := os.Open(tableFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the mount table: %w", err)
 	}
@@ -54,20 +57,24 @@ func Below(dir string) ([]string, error) {
 	if err != nil || p == "" {
 		return nil, err
 	}
-	table, err := Table()
+	table, err := os.ReadFile(tableFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the mount table: %w", err)
+	}
+	all, err := points(string(table))
 	if err != nil {
 		return nil, err
 	}
-	var points []string
-	for _, m := range slices.Backward(table) {
-		if below(m.Point, p) {
-			points = append(points, m.Point)
+	var found []string
+	for _, point := range slices.Backward(all) {
+		if below(point, p) {
+			found = append(found, point)
 		}
 	}
 	// A mount can be older than the one it lies below (mount --move, or a bind
 	// mount made later over a parent), so depth decides and age breaks ties.
-	slices.SortStableFunc(points, func(a, b string) int { return len(b) - len(a) })
-	return points, nil
+	slices.SortStableFunc(found, func(a, b string) int { return len(b) - len(a) })
+	return found, nil
 }
 
 // resolve returns path with the links of its directory resolved and its last

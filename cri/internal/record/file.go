@@ -55,7 +55,7 @@ type containerFile struct {
 	State  json.RawMessage   `json:"state,omitempty"`
 }
 
-// PutSandbox and PutContainer write the record durably.
+// PutSandbox and PutContainer write the record.
 func (d *Dir) PutSandbox(s *Sandbox, p Phase) error {
 	config, err := proto.Marshal(s.Config)
 	if err != nil {
@@ -93,7 +93,7 @@ func put(file string, content any) error {
 	if err != nil {
 		return fmt.Errorf("encoding %q: %w", file, err)
 	}
-	return atomicfile.Write(file, append(data, '\n'), 0o600)
+	return atomicfile.Replace(file, append(data, '\n'), 0o600)
 }
 
 // Content is what a directory has on record, by id.
@@ -101,22 +101,37 @@ type Content struct {
 	Sandboxes  map[string]*Sandbox
 	Containers map[string]*Container
 	phases     map[string]Phase
+	// Lost are the files that a loss of power has damaged and the directories
+	// whose records it took. They are gone now, as what they stood for is.
+	Lost []string
 }
 
 // Phase is that of the object with the id.
 func (c *Content) Phase(id string) Phase { return c.phases[id] }
 
 // Load reads every record. One that cannot be read is an error that names the
-// file: going on without it would leak what it stands for.
+// file: going on without it would leak what it stands for. Only when the machine
+// was started since the last Load there may be some that were being written when
+// it stopped; they are Lost.
 func (d *Dir) Load() (*Content, error) {
 	all := &Content{Sandboxes: map[string]*Sandbox{}, Containers: map[string]*Container{}, phases: map[string]Phase{}}
-	if err := each(filepath.Join(d.path, "sandboxes"), func(data []byte) error { return d.loadSandbox(all, data) }); err != nil {
+	boot, rebooted, err := d.rebooted()
+	if err != nil {
 		return nil, err
 	}
-	if err := each(filepath.Join(d.path, "containers"), func(data []byte) error { return d.loadContainer(all, data) }); err != nil {
+	if err := d.each(all, rebooted, "sandboxes", d.loadSandbox); err != nil {
 		return nil, err
 	}
-	return all, nil
+	if err := d.each(all, rebooted, "containers", d.loadContainer); err != nil {
+		return nil, err
+	}
+	if !rebooted {
+		return all, nil
+	}
+	if err := d.clearHomes(all); err != nil {
+		return nil, err
+	}
+	return all, d.noteBoot(boot)
 }
 
 func (d *Dir) loadSandbox(all *Content, data []byte) error {
@@ -141,7 +156,7 @@ func (d *Dir) loadContainer(all *Content, data []byte) error {
 	}
 	sandbox := all.Sandboxes[f.SandboxID]
 	if sandbox == nil {
-		return fmt.Errorf("its sandbox %q is not on record", f.SandboxID)
+		return damagef("its sandbox %q is not on record", f.SandboxID)
 	}
 	user, err := decodeUser(f.User)
 	if err != nil {
@@ -165,7 +180,10 @@ func decodeUser(wire []byte) (*runtimeapi.LinuxContainerUser, error) {
 	return user, proto.Unmarshal(wire, user)
 }
 
-func each(dir string, read func(data []byte) error) error {
+// each loads the records of a kind. After a reboot those that are damaged are
+// removed.
+func (d *Dir) each(all *Content, rebooted bool, kind string, load func(*Content, []byte) error) error {
+	dir := filepath.Join(d.path, kind)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("reading the records: %w", err)
@@ -178,7 +196,11 @@ func each(dir string, read func(data []byte) error) error {
 		file := filepath.Join(dir, e.Name())
 		data, err := os.ReadFile(file)
 		if err == nil {
-			err = read(data)
+			err = load(all, data)
+		}
+		if rebooted && errors.As(err, new(damage)) {
+			all.Lost = append(all.Lost, fmt.Sprintf("%s (%v)", file, err))
+			err = os.Remove(file)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("reading the record %q: %w", file, err))
@@ -187,9 +209,16 @@ func each(dir string, read func(data []byte) error) error {
 	return errors.Join(errs...)
 }
 
+// damage is an error of a record that nobody has written so.
+type damage struct{ error }
+
+func (d damage) Unwrap() error { return d.error }
+
+func damagef(format string, args ...any) error { return damage{fmt.Errorf(format, args...)} }
+
 func decode(data []byte, file any, fields func() (version int, config []byte), config proto.Message) error {
 	if err := json.Unmarshal(data, file); err != nil {
-		return err
+		return damage{err}
 	}
 	have, wire := fields()
 	if have != version {

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,12 +19,15 @@ type Pause struct {
 // PutPause writes that containers of the sandbox are about to be paused. A
 // server that finds this resumes them, and removes the partial file.
 func (d *Dir) PutPause(p Pause) error {
-	return atomicfile.Write(filepath.Join(d.path, "pauses", p.SandboxID), []byte(p.Partial), 0o600)
+	return atomicfile.Replace(filepath.Join(d.path, "pauses", p.SandboxID), []byte(p.Partial), 0o600)
 }
 
 // ForgetPause writes that none of them is paused any more. Idempotent.
 func (d *Dir) ForgetPause(sandboxID string) error {
-	return atomicfile.Remove(filepath.Join(d.path, "pauses", sandboxID))
+	if err := os.Remove(filepath.Join(d.path, "pauses", sandboxID)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Pauses returns what PutPause was called with.

@@ -4,7 +4,8 @@
 // A record says what its object is and how far the server had come with it
 // (Phase). The package decides nothing: when to write is the server's business
 // (state), what to do about a phase that was cut short, too. Files are replaced
-// whole (internal/atomicfile). A Dir keeps no state of its own and is safe for
+// whole (internal/atomicfile). They survive every death of the server; boot.go
+// says what a loss of power may take. A Dir keeps no state of its own and is safe for
 // concurrent use; callers order the writes of one object.
 package record
 
@@ -165,5 +166,8 @@ func (d *Dir) remove(id, file string) error {
 	if err := os.RemoveAll(home); err != nil {
 		return fmt.Errorf("removing the directory of %q: %w", id, err)
 	}
-	return atomicfile.Remove(file)
+	if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }

@@ -81,6 +81,9 @@ func TestLoadRefusesWhatItDoesNotKnow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := t.TempDir()
 			d := open(t, path)
+			if _, err := d.Load(); err != nil { // of this boot from here on
+				t.Fatal(err)
+			}
 			file := filepath.Join(path, tc.file)
 			if err := os.WriteFile(file, []byte(tc.content), 0o600); err != nil {
 				t.Fatal(err)
@@ -89,6 +92,55 @@ func TestLoadRefusesWhatItDoesNotKnow(t *testing.T) {
 				t.Errorf("got %v, want an error that names the file", err)
 			}
 		})
+	}
+}
+
+// TestLossOfPower: what a machine that stopped was writing is removed and named,
+// once, and the rest is loaded. What a newer program wrote stays what it is.
+func TestLossOfPower(t *testing.T) {
+	path := t.TempDir()
+	d := open(t, path)
+	s := &record.Sandbox{ID: "s", Config: &runtimeapi.PodSandboxConfig{}}
+	if err := errors.Join(d.PutSandbox(s, record.Live), os.Mkdir(d.Home("s"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Load(); err != nil {
+		t.Fatal(err)
+	}
+	left := map[string]string{
+		"boot": "another\n", "sandboxes/empty.json": "", "containers/cut.json": `{"version":1,"id":"cut","sandbox`,
+		"containers/alone.json": `{"version":1,"id":"alone","sandboxId":"empty"}`, "dirs/nobodys": "",
+	}
+	for name, text := range left {
+		if err := os.WriteFile(filepath.Join(path, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := d.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all.Sandboxes) != 1 || len(all.Containers) != 0 || len(all.Lost) != len(left)-1 {
+		t.Errorf("%d sandboxes, %d containers, lost %q", len(all.Sandboxes), len(all.Containers), all.Lost)
+	}
+	for name := range left {
+		if _, err := os.Stat(filepath.Join(path, name)); name != "boot" && !os.IsNotExist(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(d.Home("s")); err != nil {
+		t.Errorf("the directory of a sandbox on record: %v", err)
+	}
+	if all, err := d.Load(); err != nil || len(all.Lost) > 0 {
+		t.Errorf("the second time: %v, %v", all, err)
+	}
+	for name, text := range map[string]string{"boot": "another\n", "sandboxes/newer.json": `{"version":2,"id":"newer"}`} {
+		if err := os.WriteFile(filepath.Join(path, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.Load(); err == nil || !strings.Contains(err.Error(), "newer.json") {
+		t.Errorf("a newer program's record after a reboot: %v", err)
 	}
 }
 

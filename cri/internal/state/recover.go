@@ -9,6 +9,9 @@ func (t *Table) Load() error {
 	if err != nil {
 		return err
 	}
+	if len(all.Lost) > 0 {
+		t.log.Warn("the machine has stopped while records were written: they are removed, with what was kept for them", "lost", all.Lost)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, r := range all.Sandboxes {

@@ -1,0 +1,66 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/bootid"
+	"github.com/nodekit-project/nodekit/internal/mount"
+)
+
+// Records are not synced: they have to outlive the server, whose sandboxes and
+// containers live on, and not the machine, with which all of them end. A sync or
+// two for each change would be most of what a change costs. After a loss of
+// power, then, the youngest records may be missing or cut off, and the file boot
+// says when to expect that.
+
+func (d *Dir) bootFile() string { return filepath.Join(d.path, "boot") }
+
+// rebooted reports whether the machine was started since noteBoot was called
+// last, and which boot this is. Where the system does not tell it was not.
+func (d *Dir) rebooted() (boot string, rebooted bool, err error) {
+	boot, err = bootid.Read()
+	if errors.Is(err, os.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	last, err := os.ReadFile(d.bootFile())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", false, fmt.Errorf("reading the records: %w", err)
+	}
+	return boot, strings.TrimSpace(string(last)) != boot, nil
+}
+
+// noteBoot writes that what the last boot left has been dealt with.
+func (d *Dir) noteBoot(boot string) error {
+	return atomicfile.Write(d.bootFile(), []byte(boot+"\n"), 0o600)
+}
+
+// clearHomes removes the directories of objects that are not on record.
+func (d *Dir) clearHomes(all *Content) error {
+	homes, err := os.ReadDir(d.Home(""))
+	if err != nil {
+		return fmt.Errorf("reading the records: %w", err)
+	}
+	for _, h := range homes {
+		if _, known := all.phases[h.Name()]; known {
+			continue
+		}
+		home := d.Home(h.Name())
+		err := mount.RemoveAll(home)
+		if errors.Is(err, mount.ErrUnsupported) {
+			err = os.RemoveAll(home)
+		}
+		if err != nil {
+			return fmt.Errorf("removing the directory of an object that is not on record: %w", err)
+		}
+		all.Lost = append(all.Lost, home)
+	}
+	return nil
+}
