@@ -25,7 +25,7 @@ func newConformCommand() *cobra.Command {
 sentence of the specification it broke. The exit code is 1 when a MUST rule failed.`,
 	}
 	cmd.AddCommand(newConformCNICommand(), newConformCSICommand(), newConformDeviceCommand(), newConformCRICommand(),
-		newConformCNIRuntimeCommand(), newConformRulesCommand())
+		newConformCNIRuntimeCommand(), newConformCRIClientCommand(), newConformRulesCommand())
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/conformance/cniruntimesuite"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
+	"github.com/nodekit-project/nodekit/conformance/criclientsuite"
 	"github.com/nodekit-project/nodekit/conformance/crisuite"
 	"github.com/nodekit-project/nodekit/conformance/csisuite"
 	"github.com/nodekit-project/nodekit/conformance/devicesuite"
@@ -29,6 +30,7 @@ func newConformRulesCommand() *cobra.Command {
 				"cni":          lister(cnisuite.Suite()),
 				"cni-runtime":  lister(cniruntimesuite.Suite()),
 				"cri":          lister(crisuite.Suite()),
+				"cri-client":   lister(criclientsuite.Suite()),
 				"csi":          lister(csisuite.Suite()),
 				"deviceplugin": lister(devicesuite.Suite()),
 			}

@@ -57,6 +57,7 @@ func layers() []layer {
 
 		{"conformance", []string{"internal/..."}},
 		{"conformance/crisuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
+		{"conformance/criclientsuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
 		{"conformance/cnisuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
 		{"conformance/cniruntimesuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
 		{"conformance/csisuite/...", []string{"conformance", "csi", "csi/mount", "csi/store", "csi/client", "internal/..."}},

@@ -1,0 +1,229 @@
+package criclientsuite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+)
+
+// leastGrace is the least that a kubelet gives a container in seconds.
+const leastGrace = 2
+
+func stopRules() []rule {
+	return []rule{
+		must("CRIC-STP-001", "stops a container with the Pod's grace period",
+			"StopContainerRequest.timeout", "Timeout in seconds to wait for the container to stop before forcibly terminating it.", checkGrace(nil, grace-1, grace)),
+		relied("CRIC-STP-002", "gives a container two seconds for its stop signal, also where the Pod asks for less",
+			"minimumGracePeriodInSeconds", "A container has at least two seconds, unless it is to be killed at once.", checkGrace(func(p *v1.Pod) {
+				one := int64(1)
+				p.Spec.TerminationGracePeriodSeconds = &one
+			}, leastGrace, leastGrace)),
+		relied("CRIC-STP-003", "stops the containers of a Pod, side by side, and then its sandbox",
+			"killPod", "All containers of a Pod are asked to end at the same time; the network is theirs until then.", checkStopsBeside),
+		slow(must("CRIC-STP-004", "stops a sandbox before it removes it",
+			"StopPodSandbox", "kubelet will call StopPodSandbox at least once before calling RemovePodSandbox.", checkStopsFirst)),
+		slow(relied("CRIC-STP-005", "leaves nothing of a Pod that was taken away",
+			"garbage collection", "Containers and sandboxes of a deleted Pod are removed, the containers before the sandbox or with it.", checkLeavesNothing)),
+		must("CRIC-STP-006", "stops a sandbox again when that failed",
+			"StopPodSandbox", "Hence, multiple StopPodSandbox calls are expected.", checkStopsAgain("StopPodSandbox")),
+		relied("CRIC-STP-007", "stops a container again when that failed",
+			"killPod", "A Pod is taken away when all of its containers have ended.", checkStopsAgain("StopContainer")),
+		relied("CRIC-STP-008", "waits longer for the end of a container than the container may take",
+			"cri-client", "The runtime waits for the grace period; a call that ends at the same time or before loses the answer.", checkStopDeadline),
+		relied("CRIC-STP-009", "takes NotFound for the end of a container that is to be stopped",
+			"killPod", "What the runtime does not know any more has ended.", checkStopsGone),
+	}
+}
+
+// takenAway gives the kubelet a Pod, takes it away again and waits for a call.
+func (l *lab) takenAway(ctx context.Context, method string, changes ...change) (*subject, error) {
+	s, err := l.running(ctx, changes...)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.take(); err != nil {
+		return nil, err
+	}
+	return s, s.await(ctx, func(cs calls) error { return called(cs, method) })
+}
+
+// checkGrace makes a check of the first timeout that a container is stopped with.
+func checkGrace(change change, least, most int64) look {
+	return func(ctx context.Context, l *lab) error {
+		s, err := l.takenAway(ctx, "StopContainer", some(change)...)
+		if err != nil {
+			return err
+		}
+		req, _ := s.calls().of("StopContainer").first().req.(*runtimeapi.StopContainerRequest)
+		if got := req.GetTimeout(); got < least || got > most {
+			return fmt.Errorf("timeout of StopContainer is %d, want %d to %d", got, least, most)
+		}
+		return nil
+	}
+}
+
+// checkStopsBeside holds the answer of each StopContainer until the other has come.
+func checkStopsBeside(ctx context.Context, l *lab) error {
+	s := l.draft(twoContainers)
+	both := make(chan struct{})
+	var mu sync.Mutex
+	stopped := map[string]bool{}
+	for _, name := range []string{mainName, "second"} {
+		l.inject(&fault{method: "StopContainer", pod: s.name, container: name, before: func(ctx context.Context) error {
+			mu.Lock()
+			stopped[name] = true
+			if len(stopped) == len(s.spec.Spec.Containers) {
+				select {
+				case <-both:
+				default:
+					close(both)
+				}
+			}
+			mu.Unlock()
+			select {
+			case <-both:
+			case <-ctx.Done():
+			case <-time.After(l.target.calm()):
+			}
+			return nil
+		}})
+	}
+	if err := s.give(); err != nil {
+		return err
+	}
+	if err := s.started(ctx); err != nil {
+		return err
+	}
+	if err := s.take(); err != nil {
+		return err
+	}
+	if err := s.await(ctx, func(cs calls) error { return called(cs, "StopPodSandbox") }); err != nil {
+		return err
+	}
+	stops, sandbox := s.calls().of("StopContainer"), s.calls().of("StopPodSandbox").first()
+	for _, name := range []string{mainName, "second"} {
+		c := stops.named(name).first()
+		if c == nil || c.ended.IsZero() || sandbox.begun.Before(c.ended) {
+			return fmt.Errorf("StopPodSandbox was called before StopContainer of %q had answered", name)
+		}
+	}
+	if a, b := stops.named(mainName).first(), stops.named("second").first(); a.ended.Before(b.begun) || b.ended.Before(a.begun) {
+		return errors.New("one container was stopped after the other had ended")
+	}
+	return nil
+}
+
+// removalTime is how long a kubelet may take to remove what it has stopped: some look
+// once a minute.
+const removalTime = 100 * time.Second
+
+func (s *subject) removed(ctx context.Context) error {
+	return s.awaitSuch(ctx, removalTime, s.mine, func(cs calls) error { return called(cs.good(), "RemovePodSandbox") })
+}
+
+func checkStopsFirst(ctx context.Context, l *lab) error {
+	s, err := l.running(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.take(); err != nil {
+		return err
+	}
+	if err := s.removed(ctx); err != nil {
+		return err
+	}
+	remove := s.calls().of("RemovePodSandbox").first()
+	if stop := s.calls().of("StopPodSandbox").good().first(); stop == nil || remove.begun.Before(stop.ended) {
+		return errors.New("RemovePodSandbox was called, and StopPodSandbox had not succeeded")
+	}
+	return nil
+}
+
+func checkLeavesNothing(ctx context.Context, l *lab) error {
+	s, err := l.running(ctx, twoContainers)
+	if err != nil {
+		return err
+	}
+	s.finish(mainName, 1)
+	if err := s.again(ctx, mainName, 2); err != nil {
+		return err
+	}
+	if err := s.take(); err != nil {
+		return err
+	}
+	if err := s.removed(ctx); err != nil {
+		return err
+	}
+	resp, err := l.runtime().Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	pods := l.rec.podOfSandbox()
+	for _, item := range resp.Items {
+		if pods[item.Id] == s.name {
+			return fmt.Errorf("sandbox %q of the Pod is left, in the state %v", item.Id, item.State)
+		}
+	}
+	return nil
+}
+
+// checkStopsAgain makes a check of what follows a call that failed.
+func checkStopsAgain(method string) look {
+	return func(ctx context.Context, l *lab) error {
+		s := l.draft()
+		l.inject(&fault{method: method, pod: s.name, times: 1, before: func(context.Context) error {
+			return errors.New("the suite does not want it yet")
+		}})
+		if err := s.give(); err != nil {
+			return err
+		}
+		if err := s.started(ctx); err != nil {
+			return err
+		}
+		if err := s.take(); err != nil {
+			return err
+		}
+		return s.await(ctx, func(cs calls) error { return called(cs.good(), method) })
+	}
+}
+
+func checkStopDeadline(ctx context.Context, l *lab) error {
+	s, err := l.takenAway(ctx, "StopContainer")
+	if err != nil {
+		return err
+	}
+	c := s.calls().of("StopContainer").first()
+	req, _ := c.req.(*runtimeapi.StopContainerRequest)
+	const slack = 500 * time.Millisecond
+	limit := time.Duration(req.GetTimeout()) * time.Second
+	if left := c.deadline.Sub(c.begun); !c.deadline.IsZero() && left < limit+slack {
+		return fmt.Errorf("the container has %v, and the call ends after %v", limit, left.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// checkStopsGone lets the runtime forget that it had stopped the container.
+func checkStopsGone(ctx context.Context, l *lab) error {
+	s := l.draft()
+	l.inject(&fault{method: "StopContainer", pod: s.name, after: func(proto.Message, error) (proto.Message, error) {
+		return nil, cri.ErrNotFound.Errorf("there is no such container")
+	}})
+	if err := s.give(); err != nil {
+		return err
+	}
+	if err := s.started(ctx); err != nil {
+		return err
+	}
+	if err := s.take(); err != nil {
+		return err
+	}
+	return s.await(ctx, func(cs calls) error { return called(cs.good(), "StopPodSandbox") })
+}

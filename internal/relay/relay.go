@@ -1,0 +1,193 @@
+// Package relay passes the calls of the CRI on from one unix socket to another
+// and lets its owner see, hold, alter or answer each of them. The recording
+// runtime of the suite for CRI clients is one, and so are the mutants that prove
+// it. It knows the methods from the descriptors of cri-api alone, so that a new
+// one is passed on, too.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	_ "k8s.io/cri-api/pkg/apis/runtime/v1" // registers the messages
+
+	"github.com/nodekit-project/nodekit/internal/rpc"
+)
+
+// Call is one call on its way. Its request may be altered before it is passed on.
+type Call struct {
+	Method  string // "RunPodSandbox"
+	Request proto.Message
+
+	full   string
+	answer protoreflect.MessageType
+}
+
+// Next passes the call on and returns what the server says.
+type Next func(ctx context.Context) (proto.Message, error)
+
+// Stream passes a call with a stream of answers on until the stream ends. Edit
+// returns what is sent in the place of each message; nil sends them as they are.
+type Stream func(ctx context.Context, edit func(proto.Message) []proto.Message) error
+
+// Hooks are told of every call, from many goroutines at once. A nil one passes
+// calls on. Errors are sent with the codes that package rpc gives them.
+type Hooks struct {
+	Unary  func(ctx context.Context, c *Call, next Next) (proto.Message, error)
+	Stream func(ctx context.Context, c *Call, next Stream) error
+}
+
+// Relay passes calls on to one server. It is safe for concurrent use.
+type Relay struct {
+	hooks Hooks
+	conn  *grpc.ClientConn
+}
+
+// New returns a relay to the server at an endpoint, which may come later, and may
+// go away and come back. Close releases it.
+func New(to string, h Hooks) (*Relay, error) {
+	conn, err := rpc.Dial(to, "cri", nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Relay{hooks: h, conn: conn}, nil
+}
+
+// Close ends the connection to the server.
+func (r *Relay) Close() error { return r.conn.Close() }
+
+// Conn is the connection to the server, for calls of the owner's own, which no
+// hook is told of.
+func (r *Relay) Conn() grpc.ClientConnInterface { return r.conn }
+
+// Serve serves on an endpoint until stop is called, which breaks the calls in
+// flight off, as the death of a server does, and removes the socket.
+func (r *Relay) Serve(endpoint string) (stop func() error, err error) {
+	l, err := rpc.Listen(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	g := grpc.NewServer(grpc.UnknownServiceHandler(r.pass), grpc.MaxRecvMsgSize(rpc.MaxMessage), grpc.MaxSendMsgSize(rpc.MaxMessage))
+	ended := make(chan error, 1)
+	go func() { ended <- g.Serve(l) }()
+	return sync.OnceValue(func() error {
+		g.Stop()
+		if err := <-ended; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("serving %q: %w", endpoint, err)
+		}
+		return nil
+	}), nil
+}
+
+// pass is the handler of every method: on the wire a unary call is a stream, too.
+func (r *Relay) pass(_ any, from grpc.ServerStream) error {
+	full, _ := grpc.MethodFromServerStream(from)
+	c, method, err := newCall(full)
+	if err != nil {
+		return err
+	}
+	if err := from.RecvMsg(c.Request); err != nil {
+		return err
+	}
+	if method.IsStreamingServer() {
+		return rpc.ToStatus(r.stream(c, from))
+	}
+	next := func(ctx context.Context) (proto.Message, error) { return r.Invoke(ctx, c) }
+	var answer proto.Message
+	if r.hooks.Unary != nil {
+		answer, err = r.hooks.Unary(from.Context(), c, next)
+	} else {
+		answer, err = next(from.Context())
+	}
+	if err != nil {
+		return rpc.ToStatus(err)
+	}
+	return from.SendMsg(answer)
+}
+
+// Invoke sends the call's request as it is now.
+func (r *Relay) Invoke(ctx context.Context, c *Call) (proto.Message, error) {
+	answer := c.answer.New().Interface()
+	if err := r.conn.Invoke(ctx, c.full, c.Request, answer); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (r *Relay) stream(c *Call, from grpc.ServerStream) error {
+	next := func(ctx context.Context, edit func(proto.Message) []proto.Message) error {
+		return r.copyStream(ctx, c, from, edit)
+	}
+	if r.hooks.Stream != nil {
+		return r.hooks.Stream(from.Context(), c, next)
+	}
+	return next(from.Context(), nil)
+}
+
+func (r *Relay) copyStream(ctx context.Context, c *Call, from grpc.ServerStream, edit func(proto.Message) []proto.Message) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	to, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, c.full)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(to.SendMsg(c.Request), to.CloseSend()); err != nil {
+		return err
+	}
+	if _, err := to.Header(); err != nil { // the client may wait for it: the subscription stands
+		return rpc.FromStatus(err)
+	}
+	if err := from.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	for {
+		m := c.answer.New().Interface()
+		err := to.RecvMsg(m)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return rpc.FromStatus(err)
+		}
+		all := []proto.Message{m}
+		if edit != nil {
+			all = edit(m)
+		}
+		for _, m := range all {
+			if err := from.SendMsg(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// newCall returns a call of the method ("/runtime.v1.X/Y") with an empty request.
+func newCall(full string) (*Call, protoreflect.MethodDescriptor, error) {
+	service, name := path.Split(full)
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(path.Base(service) + "." + name))
+	if err != nil {
+		return nil, nil, status.Error(codes.Unimplemented, full)
+	}
+	method, ok := d.(protoreflect.MethodDescriptor)
+	if !ok {
+		return nil, nil, status.Error(codes.Unimplemented, full)
+	}
+	in, err := protoregistry.GlobalTypes.FindMessageByName(method.Input().FullName())
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := protoregistry.GlobalTypes.FindMessageByName(method.Output().FullName())
+	return &Call{Method: name, Request: in.New().Interface(), full: full, answer: out}, method, err
+}
