@@ -44,13 +44,9 @@ type facts struct {
 // meanwhile, or that answers to its version only, is waited for again.
 func (k *Kubelet) meet(ctx context.Context) (facts, error) {
 	for failures := 1; ; failures++ {
-		version, err := k.cri.Wait(ctx)
-		if err != nil {
-			return facts{}, err
-		}
-		systemd, err := k.systemdCgroups(ctx)
-		if !errors.Is(err, fault.Unavailable) {
-			return facts{version, systemd}, err
+		met, err := k.ask(ctx)
+		if ctx.Err() != nil || !errors.Is(err, fault.Unavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			return met, err
 		}
 		k.config.Logger.Info("waiting for the runtime", "err", err)
 		select {
@@ -60,6 +56,22 @@ func (k *Kubelet) meet(ctx context.Context) (facts, error) {
 		}
 	}
 }
+
+// ask waits for the runtime's answers for as long as one call may take: one that is
+// never answered must not hold the node for ever.
+func (k *Kubelet) ask(ctx context.Context) (facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerMost)
+	defer cancel()
+	version, err := k.cri.Wait(ctx)
+	if err != nil {
+		return facts{}, err
+	}
+	systemd, err := k.systemdCgroups(ctx)
+	return facts{version, systemd}, err
+}
+
+// answerMost is the kubelet's own deadline for a call.
+const answerMost = 2 * time.Minute
 
 // systemdCgroups asks the runtime whether systemd is to make the cgroups. A
 // runtime that does not say leaves it to the configuration.

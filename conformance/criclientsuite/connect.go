@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -52,7 +53,7 @@ func before(method string) look {
 
 // bareRuntime has none of the calls that came late.
 func bareRuntime() []*fault {
-	no := func(context.Context) error {
+	no := func(context.Context, *call) error {
 		return cri.ErrUnimplemented.Errorf("this runtime is an old one")
 	}
 	return []*fault{{method: "RuntimeConfig", before: no}, {method: "GetContainerEvents", before: no}}
@@ -90,6 +91,10 @@ func (g *networkGate) check(ctx context.Context, l *lab) error {
 	s, err := l.pod()
 	if err != nil {
 		return err
+	}
+	// One that needs no network shows that the kubelet is at work.
+	if _, err := l.running(ctx, func(p *v1.Pod) { p.Spec.HostNetwork = true }); err != nil {
+		return fmt.Errorf("while NetworkReady is false: %w", err)
 	}
 	l.calm(ctx)
 	early := s.calls().of("RunPodSandbox")

@@ -19,9 +19,7 @@ func containerRules() []rule {
 		must("CRIC-CTR-002", "repeats the sandbox's config unchanged with each container",
 			"CreateContainerRequest.sandbox_config", "This is the same config that was passed to RunPodSandboxRequest to create the PodSandbox.", checkSameConfig),
 		must("CRIC-CTR-003", "names the container in its metadata",
-			"ContainerMetadata.name", "Name of the container. Same as the container name in the PodSpec.", asksContainer(nil, func(r *runtimeapi.CreateContainerRequest) error {
-				return want("the container's name", r.GetConfig().GetMetadata().GetName(), mainName)
-			})),
+			"ContainerMetadata.name", "Name of the container. Same as the container name in the PodSpec.", checkName),
 		must("CRIC-CTR-004", "begins with attempt 0 and counts up with each instance",
 			"ContainerMetadata.attempt", "Attempt number of creating the container. Default: 0.", checkAttempts),
 		must("CRIC-CTR-005", "gives each instance a log of its own below the sandbox's log directory",
@@ -49,6 +47,19 @@ func asksContainer(change change, look func(*runtimeapi.CreateContainerRequest) 
 		}
 		return look(req)
 	}
+}
+
+func checkName(ctx context.Context, l *lab) error {
+	s, err := l.pod()
+	if err != nil {
+		return err
+	}
+	return s.await(ctx, func(cs calls) error {
+		if err := called(cs, "CreateContainer"); err != nil {
+			return err
+		}
+		return want("the container's name", cs.creates()[0].GetConfig().GetMetadata().GetName(), mainName)
+	})
 }
 
 func checkInSandbox(ctx context.Context, l *lab) error {

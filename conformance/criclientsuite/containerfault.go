@@ -2,24 +2,27 @@ package criclientsuite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
 )
 
 func containerFaultRules() []rule {
 	return []rule{
-		relied("CRIC-FLT-001", "creates a container again when that failed",
-			"SyncPod", "A container that could not be created is tried again.", checkCreateAgain("CreateContainer")),
-		relied("CRIC-FLT-002", "runs one instance of a container also when the answer to the first got lost",
-			"SyncPod", "A container that was created although CreateContainer failed does not run beside another.", checkCreateLost),
-		relied("CRIC-FLT-003", "starts a container, or its successor, when StartContainer failed",
-			"SyncPod", "A container that could not be started is tried again, as its restart policy says.", checkCreateAgain("StartContainer")),
+		slow(relied("CRIC-FLT-001", "creates a container again when that failed",
+			"SyncPod", "A container that could not be created is tried again.", checkCreateAgain("CreateContainer"))),
+		slow(relied("CRIC-FLT-002", "runs one instance of a container also when the answer to the first got lost",
+			"SyncPod", "A container that was created although CreateContainer failed does not run beside another.", checkCreateLost)),
+		slow(relied("CRIC-FLT-003", "starts a container, or its successor, when StartContainer failed",
+			"SyncPod", "A container that could not be started is tried again, as its restart policy says.", checkCreateAgain("StartContainer"))),
 		relied("CRIC-FLT-004", "backs off from a container that cannot be created",
 			"CrashLoopBackOff", "A container whose start fails waits before the next try.", checkCreateHurry),
 		relied("CRIC-FLT-005", "takes NotFound for the end of a container",
-			"PLEG", "What the runtime has listed may be gone when it is asked for.", checkStatusGone("ContainerStatus")),
+			"PLEG", "What the runtime has listed may be gone when it is asked for.", checkContainerGone),
 		relied("CRIC-FLT-006", "works on other Pods while the runtime keeps one waiting",
 			"podWorkers", "Each Pod has a worker of its own.", checkHangs),
 		slow(relied("CRIC-FLT-007", "notices the end of a container of which no event tells",
@@ -71,12 +74,29 @@ func checkCreateHurry(ctx context.Context, l *lab) error {
 	return nil
 }
 
+// checkContainerGone lets somebody else remove an ended container after it was listed.
+func checkContainerGone(ctx context.Context, l *lab) error {
+	s, err := l.running(ctx, twoContainers)
+	if err != nil {
+		return err
+	}
+	l.inject(&fault{method: "ContainerStatus", pod: s.name, container: mainName, times: 1, before: func(ctx context.Context, c *call) error {
+		_, err := l.runtime().Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.containerID})
+		return errors.Join(err, cri.ErrNotFound.Errorf("it is gone"))
+	}})
+	s.finish(mainName, 1)
+	if err := s.again(ctx, mainName, 2); err != nil {
+		return err
+	}
+	return s.awaitSingle(ctx)
+}
+
 // checkHangs holds RunPodSandbox of one Pod until another runs.
 func checkHangs(ctx context.Context, l *lab) error {
 	held := l.draft()
 	release := make(chan struct{})
 	defer close(release)
-	l.inject(&fault{method: "RunPodSandbox", pod: held.name, before: func(ctx context.Context) error {
+	l.inject(&fault{method: "RunPodSandbox", pod: held.name, before: func(ctx context.Context, _ *call) error {
 		select {
 		case <-release:
 		case <-ctx.Done():

@@ -182,7 +182,7 @@ func checkPreStop(ctx context.Context, l *lab) error {
 		p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Exec: command(0, "hook")}}
 	})
 	const takes = 200 * time.Millisecond
-	l.inject(&fault{method: "ExecSync", pod: s.name, before: func(ctx context.Context) error {
+	l.inject(&fault{method: "ExecSync", pod: s.name, before: func(ctx context.Context, _ *call) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -31,8 +31,8 @@ func imageRules() []rule {
 			})),
 		should("CRIC-IMG-007", "says for which sandbox an image is pulled",
 			"PullImageRequest.sandbox_config", "Config of the PodSandbox, which is used to pull image in PodSandbox context.", checkPullContext),
-		relied("CRIC-IMG-008", "tries a pull again that failed, after a while, and creates nothing until then",
-			"ErrImagePull", "A pull that fails is tried again with a back-off.", checkPullAgain),
+		slow(relied("CRIC-IMG-008", "tries a pull again that failed, after a while, and creates nothing until then",
+			"ErrImagePull", "A pull that fails is tried again with a back-off.", checkPullAgain)),
 		facto("CRIC-IMG-009", "removes no image that a container uses, and none that is pinned",
 			"Image.pinned", "The garbage collection of images spares those in use and those that the runtime pins.", checkCollects),
 	}
@@ -114,7 +114,7 @@ func checkPullContext(ctx context.Context, l *lab) error {
 
 func checkPullAgain(ctx context.Context, l *lab) error {
 	s := l.draft(func(p *v1.Pod) { p.Spec.Containers[0].Image = absent })
-	remove := l.inject(&fault{method: "PullImage", pod: s.name, before: func(context.Context) error {
+	remove := l.inject(&fault{method: "PullImage", pod: s.name, before: func(context.Context, *call) error {
 		return cri.ErrUnavailable.Errorf("the registry is away")
 	}})
 	if err := s.give(); err != nil {

@@ -203,14 +203,25 @@ func (l *lab) awaitSuch(ctx context.Context, within time.Duration, such func(*ca
 	}
 }
 
-// printed is what the kubelet said of it, for messages.
+// printed is what the kubelet said of the rule's Pods, for messages.
 func (l *lab) printed() string {
-	const most = 2000
+	const most = 5 // lines
+	var lines []string
 	said := l.said()
-	if said == "" {
+	for line := range strings.Lines(said) {
+		if strings.Contains(line, l.rule+"-") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	switch {
+	case len(lines) > 0:
+		lines = lines[max(len(lines)-most, 0):]
+	case strings.HasPrefix(said, endedWords):
+		lines = []string{said}
+	default:
 		return ""
 	}
-	return "\nthe kubelet printed: ..." + said[max(len(said)-most, 0):]
+	return "\nthe kubelet printed: " + strings.Join(lines, "\n")
 }
 
 // calm waits for as long as something must not happen.

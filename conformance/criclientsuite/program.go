@@ -98,11 +98,14 @@ func (p *program) close(ctx context.Context) error {
 	return errors.Join(p.process.Stop(stopTime), p.shell(ctx, p.Cleanup))
 }
 
+// endedWords begin what is said of a kubelet that has ended.
+const endedWords = "it ended"
+
 // said begins with how the process ended, if it did.
 func (p *program) said() string {
 	select {
 	case <-p.process.Done():
-		return fmt.Sprintf("it ended (%v)\n%s", p.process.Err(), p.process.Tail())
+		return fmt.Sprintf(endedWords+" (%v)\n%s", p.process.Err(), p.process.Tail())
 	default:
 		return p.process.Tail()
 	}

@@ -53,7 +53,7 @@ type fault struct {
 	// times is how often it happens; 0 is always.
 	times int
 	// before runs in the place of the call: with an error, that is the answer.
-	before func(ctx context.Context) error
+	before func(ctx context.Context, c *call) error
 	// after may replace the answer of the runtime, which has done what it was asked.
 	after func(proto.Message, error) (proto.Message, error)
 	// silent leaves events of the Pod out of the stream.
@@ -102,7 +102,7 @@ func (r *recorder) unary(ctx context.Context, wire *relay.Call, next relay.Next)
 		if f.before == nil {
 			continue
 		}
-		if err := f.before(ctx); err != nil {
+		if err := f.before(ctx, c); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +123,7 @@ func (r *recorder) stream(ctx context.Context, wire *relay.Call, next relay.Stre
 	defer func() { r.end(c, nil, err) }()
 	for _, f := range r.claim(c) {
 		if f.before != nil {
-			if err := f.before(ctx); err != nil {
+			if err := f.before(ctx, c); err != nil {
 				return err
 			}
 		}

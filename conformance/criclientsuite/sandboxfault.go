@@ -22,11 +22,11 @@ func sandboxFaultRules() []rule {
 		relied("CRIC-SBX-023", "replaces a sandbox that ended, with its containers, and stops what is left of it",
 			"podSandboxChanged", "A Pod whose sandbox is not ready gets another, after the first was stopped.", checkSandboxReplaced),
 		relied("CRIC-SBX-024", "takes NotFound for the end of a sandbox",
-			"PLEG", "What the runtime has listed may be gone when it is asked for.", checkStatusGone("PodSandboxStatus")),
+			"PLEG", "What the runtime has listed may be gone when it is asked for.", checkSandboxGone),
 	}
 }
 
-func internal(context.Context) error { return errors.New("the suite does not want it yet") }
+func internal(context.Context, *call) error { return errors.New("the suite does not want it yet") }
 
 func checkSandboxAgain(ctx context.Context, l *lab) error {
 	s := l.draft()
@@ -88,27 +88,21 @@ func checkSandboxReplaced(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkStatusGone makes a check of a status that is asked for too late, of a Pod that
-// lives on.
-func checkStatusGone(method string) look {
-	return func(ctx context.Context, l *lab) error {
-		s := l.draft(twoContainers)
-		if err := s.give(); err != nil {
-			return err
-		}
-		if err := s.started(ctx); err != nil {
-			return err
-		}
-		// Another that is gone between the list and the question: one that ended.
-		l.inject(&fault{method: method, pod: s.name, times: 1, before: func(context.Context) error {
-			return cri.ErrNotFound.Errorf("it is gone")
-		}})
-		s.finish(mainName, 1)
-		if err := s.again(ctx, mainName, 2); err != nil {
-			return err
-		}
-		return s.awaitSingle(ctx)
+// checkSandboxGone lets somebody else remove the sandbox after it was listed.
+func checkSandboxGone(ctx context.Context, l *lab) error {
+	s, err := l.running(ctx)
+	if err != nil {
+		return err
 	}
+	l.inject(&fault{method: "PodSandboxStatus", pod: s.name, times: 1, before: func(ctx context.Context, c *call) error {
+		_, err := l.runtime().Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: c.sandboxID})
+		return errors.Join(err, cri.ErrNotFound.Errorf("it is gone"))
+	}})
+	s.finish(mainName, 1)
+	if err := s.again(ctx, mainName, 2); err != nil {
+		return err
+	}
+	return s.awaitSingle(ctx)
 }
 
 // stateOf returns the state of a container as the runtime knows it.

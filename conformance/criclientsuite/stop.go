@@ -77,7 +77,7 @@ func checkStopsBeside(ctx context.Context, l *lab) error {
 	var mu sync.Mutex
 	stopped := map[string]bool{}
 	for _, name := range []string{mainName, "second"} {
-		l.inject(&fault{method: "StopContainer", pod: s.name, container: name, before: func(ctx context.Context) error {
+		l.inject(&fault{method: "StopContainer", pod: s.name, container: name, before: func(ctx context.Context, _ *call) error {
 			mu.Lock()
 			stopped[name] = true
 			if len(stopped) == len(s.spec.Spec.Containers) {
@@ -121,12 +121,12 @@ func checkStopsBeside(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// removalTime is how long a kubelet may take to remove what it has stopped: some look
-// once a minute.
-const removalTime = 100 * time.Second
+// removalTimes is how many times its patience a kubelet may take to remove what it has
+// stopped: some look once a minute.
+const removalTimes = 5
 
 func (s *subject) removed(ctx context.Context) error {
-	return s.awaitSuch(ctx, removalTime, s.mine, func(cs calls) error { return called(cs.good(), "RemovePodSandbox") })
+	return s.awaitSuch(ctx, removalTimes*s.target.patience(), s.mine, func(cs calls) error { return called(cs.good(), "RemovePodSandbox") })
 }
 
 func checkStopsFirst(ctx context.Context, l *lab) error {
@@ -179,7 +179,7 @@ func checkLeavesNothing(ctx context.Context, l *lab) error {
 func checkStopsAgain(method string) look {
 	return func(ctx context.Context, l *lab) error {
 		s := l.draft()
-		l.inject(&fault{method: method, pod: s.name, times: 1, before: func(context.Context) error {
+		l.inject(&fault{method: method, pod: s.name, times: 1, before: func(context.Context, *call) error {
 			return errors.New("the suite does not want it yet")
 		}})
 		if err := s.give(); err != nil {

@@ -51,6 +51,7 @@ func (b *Builder) container(r *pod.Request, env []variable, security *runtimeapi
 		Stdin:       c.Stdin,
 		StdinOnce:   c.StdinOnce,
 		Tty:         c.TTY,
+		StopSignal:  stopSignal(c),
 		Linux:       &runtimeapi.LinuxContainerConfig{Resources: b.resources(r.Pod, c), SecurityContext: security},
 	}
 	for _, v := range env {
@@ -60,6 +61,15 @@ func (b *Builder) container(r *pod.Request, env []variable, security *runtimeapi
 		config.CDIDevices = append(config.CDIDevices, &runtimeapi.CDIDevice{Name: name})
 	}
 	return config
+}
+
+// stopSignal is that of the container's image, the zero value, unless the container
+// names another.
+func stopSignal(c *v1.Container) runtimeapi.Signal {
+	if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
+		return runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT
+	}
+	return runtimeapi.Signal(runtimeapi.Signal_value["SIGNAL_"+string(*c.Lifecycle.StopSignal)])
 }
 
 func (b *Builder) annotations(r *pod.Request, host *hostFiles) map[string]string {

@@ -37,7 +37,7 @@ func (b *Builder) security(r *pod.Request) (*runtimeapi.LinuxContainerSecurityCo
 		Privileged:         isTrue(own.Privileged),
 		ReadonlyRootfs:     isTrue(own.ReadOnlyRootFilesystem),
 		NoNewPrivs:         own.AllowPrivilegeEscalation != nil && !*own.AllowPrivilegeEscalation,
-		SupplementalGroups: supplementalGroups(common),
+		SupplementalGroups: supplementalGroups(common), SupplementalGroupsPolicy: groupsPolicy(common),
 		Capabilities:       capabilities(own.Capabilities),
 	}
 	if !s.Privileged && (own.ProcMount == nil || *own.ProcMount == v1.DefaultProcMount) {
@@ -113,6 +113,13 @@ func supplementalGroups(s *v1.PodSecurityContext) []int64 {
 	return groups
 }
 
+func groupsPolicy(s *v1.PodSecurityContext) runtimeapi.SupplementalGroupsPolicy {
+	if p := s.SupplementalGroupsPolicy; p != nil && *p == v1.SupplementalGroupsPolicyStrict {
+		return runtimeapi.SupplementalGroupsPolicy_Strict
+	}
+	return runtimeapi.SupplementalGroupsPolicy_Merge
+}
+
 func capabilities(c *v1.Capabilities) *runtimeapi.Capability {
 	if c == nil {
 		return nil
@@ -158,7 +165,7 @@ func selinuxOptions(o *v1.SELinuxOptions) *runtimeapi.SELinuxOption {
 func sandboxSecurity(p *v1.Pod, linux *runtimeapi.LinuxPodSandboxConfig) {
 	s := podSecurity(p)
 	context := linux.SecurityContext
-	context.SupplementalGroups = supplementalGroups(s)
+	context.SupplementalGroups, context.SupplementalGroupsPolicy = supplementalGroups(s), groupsPolicy(s)
 	context.SelinuxOptions = selinuxOptions(s.SELinuxOptions)
 	if s.RunAsUser != nil {
 		context.RunAsUser = &runtimeapi.Int64Value{Value: *s.RunAsUser}

@@ -28,9 +28,9 @@ const (
 apiVersion kind metadata.name metadata.namespace metadata.labels metadata.annotations
 spec.restartPolicy spec.terminationGracePeriodSeconds spec.activeDeadlineSeconds
 spec.dnsPolicy spec.dnsConfig spec.hostname spec.subdomain spec.hostAliases
-spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace
+spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace spec.runtimeClassName
 spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot
-spec.securityContext.supplementalGroups spec.securityContext.fsGroup spec.securityContext.fsGroupChangePolicy
+spec.securityContext.supplementalGroups spec.securityContext.supplementalGroupsPolicy spec.securityContext.fsGroup spec.securityContext.fsGroupChangePolicy
 spec.securityContext.seccompProfile
 spec.nodeSelector spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution
 spec.securityContext.seLinuxOptions spec.securityContext.sysctls
@@ -45,7 +45,7 @@ ports env[].name env[].value env[].valueFrom.fieldRef env[].valueFrom.resourceFi
 env[].valueFrom.secretKeyRef envFrom resources.limits resources.requests resizePolicy
 volumeMounts[].name volumeMounts[].mountPath volumeMounts[].readOnly volumeMounts[].subPath volumeMounts[].subPathExpr
 volumeMounts[].mountPropagation
-livenessProbe readinessProbe startupProbe lifecycle.postStart lifecycle.preStop
+livenessProbe readinessProbe startupProbe lifecycle.postStart lifecycle.preStop lifecycle.stopSignal
 securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot securityContext.privileged
 securityContext.allowPrivilegeEscalation securityContext.readOnlyRootFilesystem securityContext.capabilities
 securityContext.seccompProfile securityContext.seLinuxOptions securityContext.procMount`

@@ -9,10 +9,12 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -30,8 +32,17 @@ func validate(o Object) error {
 		keys(&v, "binaryData", o.BinaryData)
 	case *v1.Secret:
 		keys(&v, "data", o.Data)
+	case *nodev1.RuntimeClass:
+		v.runtimeClass(o)
 	}
 	return errors.Join(v...)
+}
+
+func (v *problems) runtimeClass(c *nodev1.RuntimeClass) {
+	v.check("handler", validation.IsDNS1123Label(c.Handler))
+	if c.Overhead != nil {
+		v.add("overhead", "is not counted by nodekit: remove it")
+	}
 }
 
 func (v *problems) metadata(o Object) {
@@ -176,6 +187,7 @@ func (v *problems) container(field string, c *v1.Container, names, volumes map[s
 	if c.Lifecycle != nil {
 		v.hook(field+".lifecycle.postStart", c.Lifecycle.PostStart)
 		v.hook(field+".lifecycle.preStop", c.Lifecycle.PreStop)
+		v.stopSignal(field+".lifecycle.stopSignal", c.Lifecycle.StopSignal)
 	}
 	v.requestsFit(field+".resources", c.Resources)
 }
@@ -232,6 +244,16 @@ func (v *problems) hook(field string, h *v1.LifecycleHandler) {
 		v.add(field+".tcpSocket", "is not supported by Kubernetes as a hook")
 	} else if n := count(h.Exec != nil, h.HTTPGet != nil, h.Sleep != nil); n != 1 {
 		v.add(field, "wants one of exec, httpGet and sleep, and has %d", n)
+	}
+}
+
+// stopSignal knows the signals that the CRI does.
+func (v *problems) stopSignal(field string, s *v1.Signal) {
+	if s == nil {
+		return
+	}
+	if _, known := runtimeapi.Signal_value["SIGNAL_"+string(*s)]; !known {
+		v.add(field, "%q is no signal of Linux, as SIGTERM is", *s)
 	}
 }
 

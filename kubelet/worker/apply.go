@@ -222,6 +222,10 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	if err := w.acquire(p); err != nil {
 		return err
 	}
+	handler, err := w.config.Handler(w.starting, p)
+	if err != nil {
+		return err
+	}
 	config, err := w.config.Builder.Sandbox(p, n.Attempt)
 	if err != nil {
 		return err
@@ -232,12 +236,15 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(w.starting, sandboxTimeout)
 	defer cancel()
-	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	_, err = w.config.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	w.step(pod.StepSandbox, "", begun, err)
 	if err != nil && !p.Spec.HostNetwork && w.starting.Err() == nil {
 		if why := w.config.NetworkReady(w.starting); why != nil {
 			return &pod.WaitError{Reason: "NetworkNotReady", For: "the runtime's network", Err: explain(why, err)}
 		}
+	}
+	if err == nil {
+		w.blocks.another()
 	}
 	return err
 }

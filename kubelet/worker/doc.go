@@ -114,6 +114,11 @@ type Config struct {
 	// when a sandbox could not be made, to tell that from other causes; nil is
 	// not asked.
 	NetworkReady func(context.Context) error
+	// Handler returns the runtime's handler that the Pod asks for, "" for the default
+	// one. It is asked before a sandbox is made, and returns a *pod.WaitError for what
+	// may still come and a *pod.RejectError for what the runtime cannot do. Nil is the
+	// default one.
+	Handler func(context.Context, *v1.Pod) (string, error)
 	OnStep       func(pod.Step) // nil tells nobody
 	// Event is told what users shall hear of a Pod, from many goroutines. It must
 	// be quick; nil discards.

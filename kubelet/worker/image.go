@@ -13,8 +13,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// image returns the container's image, pulled if its policy asks for that.
-func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image, error) {
+// image returns the container's image, pulled for the sandbox if its policy asks for
+// that.
+func (w *worker) image(ctx context.Context, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
 	if _, err := name.ParseReference(c.Image); err != nil {
 		return nil, &pod.StartError{Reason: "InvalidImageName", Err: fmt.Errorf("image %q: %w", c.Image, err)}
 	}
@@ -33,7 +34,9 @@ func (w *worker) image(ctx context.Context, c *v1.Container) (*runtimeapi.Image,
 		}
 	}
 	w.event(c.Name, pod.EventPulling, fmt.Sprintf("Pulling image %q", c.Image))
-	pulled, err := w.config.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}})
+	pulled, err := w.config.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
+		Image: &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}, SandboxConfig: sandbox,
+	})
 	w.step(pod.StepImage, c.Image, begun, err)
 	if err != nil {
 		return nil, &pod.StartError{Reason: "ErrImagePull", Err: err}

@@ -46,6 +46,9 @@ func New(ctx context.Context, c Config) *Manager {
 	if c.NetworkReady == nil {
 		c.NetworkReady = func(context.Context) error { return nil }
 	}
+	if c.Handler == nil {
+		c.Handler = func(context.Context, *v1.Pod) (string, error) { return "", nil }
+	}
 	return &Manager{
 		config: c, ctx: ctx, workers: map[types.UID]*worker{},
 		names: map[types.NamespacedName]types.UID{}, next: map[types.NamespacedName][]*v1.Pod{},

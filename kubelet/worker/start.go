@@ -39,12 +39,16 @@ func (w *worker) startOne(v *pod.View, s pod.Start) {
 
 func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	c := pod.Find(v.Pod, s.Name)
-	image, err := w.image(ctx, c)
+	sandbox := v.Seen.Sandbox()
+	sandboxConfig, err := w.config.Builder.Sandbox(v.Pod, sandbox.Attempt)
+	if err != nil {
+		return &pod.StartError{Reason: "CreateContainerConfigError", Err: err}
+	}
+	image, err := w.image(ctx, c, sandboxConfig)
 	if err != nil {
 		return err
 	}
 	begun := time.Now()
-	sandbox := v.Seen.Sandbox()
 	request := &pod.Request{
 		Pod: v.Pod, Container: c, Start: s, Volumes: w.ready.volumes, Devices: w.ready.devices[c.Name], Sandbox: *sandbox,
 		ImageID: image.GetId(), ImageUserName: image.GetUsername(),
@@ -61,10 +65,6 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	config, err := w.config.Builder.Container(ctx, request)
 	if err != nil {
 		return err
-	}
-	sandboxConfig, err := w.config.Builder.Sandbox(v.Pod, sandbox.Attempt)
-	if err != nil {
-		return &pod.StartError{Reason: "CreateContainerConfigError", Err: err}
 	}
 	id, err := w.create(ctx, c.Name, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.ID, Config: config, SandboxConfig: sandboxConfig})
 	w.step(pod.StepContainer, c.Name, begun, err)

@@ -89,6 +89,16 @@ func (b blocks) retryNow() {
 	}
 }
 
+// another is told that the Pod has another sandbox: what could not be created in the
+// one that ended is tried in this one without delay.
+func (b blocks) another() {
+	for _, have := range b {
+		if have.Reason == "CreateContainerError" {
+			have.Until = time.Time{}
+		}
+	}
+}
+
 func (b blocks) now() map[string]pod.Block {
 	out := make(map[string]pod.Block, len(b))
 	for name, have := range b {

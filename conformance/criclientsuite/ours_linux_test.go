@@ -1,0 +1,110 @@
+package criclientsuite_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/conformance/criclientsuite"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// toolsDir names a folder with the built programs, for a machine without Go.
+const toolsDir = "NODEKIT_TEST_TOOLS"
+
+// built is the directory of the programs that the tests have built, "" for none.
+var built string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code)
+}
+
+// program builds nodekit once and returns its path.
+var program = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv(toolsDir); dir != "" {
+		return filepath.Join(dir, "nodekit"), nil
+	}
+	dir, err := os.MkdirTemp("", "criclientsuite-")
+	if err != nil {
+		return "", err
+	}
+	built = dir
+	path := filepath.Join(dir, "nodekit")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "../../cmd/nodekit")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the kubelet: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// command is our own kubelet, with its simulated GPUs for a device.
+func command(t testing.TB) criclientsuite.Command {
+	t.Helper()
+	testenv.Require(t, testenv.Root)
+	nodekit, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	where := []string{"--runtime-endpoint", criclientsuite.Endpoint, "--root", criclientsuite.State + "/root", "--run", criclientsuite.State + "/run"}
+	return criclientsuite.Command{
+		Exec:    append([]string{nodekit, "node", "--manifests", criclientsuite.Manifests, "--without", "csi-hostpath"}, where...),
+		Cleanup: strings.Join(append([]string{nodekit, "reset"}, where...), " "),
+	}
+}
+
+// device is what the simulated GPUs are called.
+const device = "nodekit.dev/gpu"
+
+// lacking are the features that our kubelet does not have.
+func lacking() []criclientsuite.Feature {
+	return []criclientsuite.Feature{
+		criclientsuite.UserNamespaces, criclientsuite.ImageVolumes, criclientsuite.LogRotation,
+	}
+}
+
+func ours(t testing.TB) criclientsuite.Target {
+	t.Helper()
+	return criclientsuite.Target{Start: command(t).Start, Lacks: lacking(), Device: device, Patience: patience}
+}
+
+// patience is enough for a kubelet that is told of what happens.
+const patience = 5 * time.Second
+
+// beside is how many rules run at a time: they wait more than they work.
+const beside = 8
+
+// passes runs rules and fails for each that does not pass or is not about what the
+// kubelet has.
+func passes(t *testing.T, target criclientsuite.Target, tier conformance.Tier) *conformance.Report {
+	t.Helper()
+	report, err := criclientsuite.Suite().Run(t.Context(), target, &conformance.Options{Tier: tier, Parallel: beside})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range report.Results {
+		switch r := &report.Results[i]; r.Status {
+		case conformance.Pass:
+		case conformance.NA:
+			t.Logf("%s does not apply: %s", r.ID, r.Message)
+		default:
+			t.Errorf("%s: %s: %s", r.ID, r.Status, r.Message)
+		}
+	}
+	return report
+}
+
+// TestOurs holds our kubelet to the quick rules; make conformance does to all.
+func TestOurs(t *testing.T) {
+	passes(t, ours(t), conformance.Quick)
+}
