@@ -69,13 +69,13 @@ func mountAt(r *runtimeapi.CreateContainerRequest, path string) *runtimeapi.Moun
 }
 
 func checkMounts(ctx context.Context, l *lab) error {
-	s, err := l.running(ctx, func(p *v1.Pod) { volume(p, "data") })
+	s, err := l.pod(func(p *v1.Pod) { volume(p, "data") })
 	if err != nil {
 		return err
 	}
-	req := s.calls().creates()[0]
-	if mountAt(req, "/data") == nil {
-		return errors.New("the container's volume is not among its mounts")
+	req, err := s.container(ctx, mainName)
+	if err != nil {
+		return err
 	}
 	at := map[string]bool{}
 	for _, m := range req.GetConfig().GetMounts() {
@@ -86,6 +86,9 @@ func checkMounts(ctx context.Context, l *lab) error {
 		if _, err := os.Stat(m.GetHostPath()); err != nil {
 			return fmt.Errorf("the mount at %q: %w", m.GetContainerPath(), err)
 		}
+	}
+	if !at["/data"] {
+		return errors.New("the container's volume is not among its mounts")
 	}
 	return nil
 }

@@ -26,9 +26,8 @@ func mutants() []mutant {
 	)
 }
 
-// mutantPatience is what a mutant waits for that never comes, as those do that leave
-// something out.
-const mutantPatience = 3 * time.Second
+// mutantPatience is how long rules wait for what a mutant leaves out.
+const mutantPatience = 8 * time.Second
 
 // allMutants adds those of the rules behind the quick tier, which wait more than all
 // others together; make soak sets it.

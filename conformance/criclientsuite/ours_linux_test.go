@@ -1,10 +1,12 @@
 package criclientsuite_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,11 @@ const toolsDir = "NODEKIT_TEST_TOOLS"
 var built string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// Mutants wait more than they work, so that there may be more than processors.
+	if err := flag.Set("test.parallel", strconv.Itoa(beside)); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	if built != "" {
 		_ = os.RemoveAll(built)
@@ -69,7 +76,7 @@ const device = "nodekit.dev/gpu"
 // lacking are the features that our kubelet does not have.
 func lacking() []criclientsuite.Feature {
 	return []criclientsuite.Feature{
-		criclientsuite.UserNamespaces, criclientsuite.ImageVolumes, criclientsuite.LogRotation,
+		criclientsuite.UserNamespaces, criclientsuite.AppArmor, criclientsuite.LogRotation, criclientsuite.RecursiveReadOnly, criclientsuite.ImageVolumes,
 	}
 }
 
@@ -78,15 +85,18 @@ func ours(t testing.TB) criclientsuite.Target {
 	return criclientsuite.Target{Start: command(t).Start, Lacks: lacking(), Device: device, Patience: patience}
 }
 
-// patience is enough for a kubelet that is told of what happens.
-const patience = 5 * time.Second
+// unmet are the SHOULDs that our kubelet does not meet.
+func unmet() map[string]bool { return map[string]bool{"CRIC-SBX-019": true} }
+
+// patience is enough for a kubelet that is told of what happens, on a busy machine.
+const patience = 16 * time.Second
 
 // beside is how many rules run at a time: they wait more than they work.
 const beside = 8
 
-// passes runs rules and fails for each that does not pass or is not about what the
-// kubelet has.
-func passes(t *testing.T, target criclientsuite.Target, tier conformance.Tier) *conformance.Report {
+// passes runs rules and fails for each that a kubelet does not pass, although it has
+// what the rule is about and is not known to do otherwise.
+func passes(t *testing.T, target criclientsuite.Target, tier conformance.Tier, unmet map[string]bool) {
 	t.Helper()
 	report, err := criclientsuite.Suite().Run(t.Context(), target, &conformance.Options{Tier: tier, Parallel: beside})
 	if err != nil {
@@ -95,16 +105,22 @@ func passes(t *testing.T, target criclientsuite.Target, tier conformance.Tier) *
 	for i := range report.Results {
 		switch r := &report.Results[i]; r.Status {
 		case conformance.Pass:
+			if unmet[r.ID] {
+				t.Errorf("%s passes: it is met", r.ID)
+			}
 		case conformance.NA:
 			t.Logf("%s does not apply: %s", r.ID, r.Message)
 		default:
+			if unmet[r.ID] {
+				t.Logf("%s is not met: %s", r.ID, r.Message)
+				continue
+			}
 			t.Errorf("%s: %s: %s", r.ID, r.Status, r.Message)
 		}
 	}
-	return report
 }
 
 // TestOurs holds our kubelet to the quick rules; make conformance does to all.
 func TestOurs(t *testing.T) {
-	passes(t, ours(t), conformance.Quick)
+	passes(t, ours(t), conformance.Quick, unmet())
 }

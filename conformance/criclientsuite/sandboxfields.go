@@ -17,7 +17,7 @@ func sandboxFieldRules() []rule {
 		relied("CRIC-SBX-010", "passes the Pod's host name and DNS configuration on",
 			"Pod", "hostname and dnsConfig of a Pod are what its containers see.", asksSandbox(nameAndDNS, lookDNS)),
 		relied("CRIC-SBX-011", "passes host ports on, and ports without one as none",
-			"Pod", "A hostPort of a container leads to its containerPort.", asksSandbox(ports, lookPorts)),
+			"Pod", "A hostPort of a container leads to its containerPort.", asksSandbox(portsAt(hostPort), lookPorts)),
 		relied("CRIC-SBX-012", "passes sysctls on",
 			"Pod", "The sysctls of a Pod's security context hold in its namespaces.", asksSandbox(func(p *v1.Pod) {
 				p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "81"}}}
@@ -77,12 +77,15 @@ func lookDNS(r *runtimeapi.RunPodSandboxRequest) error {
 
 const (
 	hostPort      = 38080
+	otherPort     = 38081 // no two Pods have one at a time
 	containerPort = 80
 )
 
-func ports(p *v1.Pod) {
-	p.Spec.Containers[0].Ports = []v1.ContainerPort{
-		{ContainerPort: containerPort, HostPort: hostPort, HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP}, {ContainerPort: containerPort + 1},
+func portsAt(host int32) change {
+	return func(p *v1.Pod) {
+		p.Spec.Containers[0].Ports = []v1.ContainerPort{
+			{ContainerPort: containerPort, HostPort: host, HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP}, {ContainerPort: containerPort + 1},
+		}
 	}
 }
 
