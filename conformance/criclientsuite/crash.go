@@ -176,6 +176,10 @@ func checkDiesIn(method string) look {
 		if err := l.reborn(ctx, func() error { bury(); return nil }); err != nil {
 			return err
 		}
+		// A Pod that comes now shows that the kubelet is at work again.
+		if _, err := l.running(ctx); err != nil {
+			return fmt.Errorf("after the kubelet was killed and started again: %w", err)
+		}
 		return s.awaitSingle(ctx)
 	}
 }

@@ -157,7 +157,7 @@ func containerFaultMutants() []mutant {
 				return &runtimeapi.RemoveContainerResponse{}, nil
 			}
 			return nil, nil
-		}}, nil},
+		}}, alone},
 		{"CRIC-FLT-003", "tries once", "was not called", both(giveUp("StartContainer"), giveUp("CreateContainer")), nil},
 		{"CRIC-FLT-004", "does not wait", "times within", hurry("CreateContainer"), nil},
 		{"CRIC-FLT-005", "does not expect that a container goes", "was started 1 times", panics("ContainerStatus", "CreateContainer"), nil},

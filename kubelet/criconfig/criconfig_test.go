@@ -304,6 +304,36 @@ func TestGroupComesWithAUser(t *testing.T) {
 
 // TestTarget holds in which PID namespace an ephemeral container is: that of its
 // target, unless the Pod has one for all or none of its own.
+func TestStopSignalAndGroupsPolicy(t *testing.T) {
+	b, _ := builder(t)
+	strict, usr1 := v1.SupplementalGroupsPolicyStrict, v1.SIGUSR1
+	for name, test := range map[string]struct {
+		change func(*v1.Pod, *v1.Container)
+		signal runtimeapi.Signal
+		policy runtimeapi.SupplementalGroupsPolicy
+	}{
+		"neither": {func(*v1.Pod, *v1.Container) {}, runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT, runtimeapi.SupplementalGroupsPolicy_Merge},
+		"both": {func(p *v1.Pod, c *v1.Container) {
+			c.Lifecycle = &v1.Lifecycle{StopSignal: &usr1}
+			p.Spec.SecurityContext = &v1.PodSecurityContext{SupplementalGroupsPolicy: &strict}
+		}, runtimeapi.Signal_SIGNAL_SIGUSR1, runtimeapi.SupplementalGroupsPolicy_Strict},
+	} {
+		r := request(test.change)
+		config, err := b.Container(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sandbox, err := b.Sandbox(r.Pod, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, all := config.Linux.SecurityContext.SupplementalGroupsPolicy, sandbox.Linux.SecurityContext.SupplementalGroupsPolicy
+		if config.StopSignal != test.signal || own != test.policy || all != test.policy {
+			t.Errorf("%s: stop signal %v, policies %v of the container and %v of the sandbox", name, config.StopSignal, own, all)
+		}
+	}
+}
+
 func TestTarget(t *testing.T) {
 	b, _ := builder(t)
 	yes := true

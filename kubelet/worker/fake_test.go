@@ -91,7 +91,7 @@ func (w *world) observe(_ context.Context, uid types.UID) (*pod.Observation, err
 }
 
 func (w *world) RunPodSandbox(_ context.Context, r *runtimeapi.RunPodSandboxRequest, _ ...grpc.CallOption) (*runtimeapi.RunPodSandboxResponse, error) {
-	if err := w.note("sandbox"); err != nil {
+	if err := w.note("%s", strings.TrimSpace("sandbox "+r.RuntimeHandler)); err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
@@ -379,6 +379,12 @@ func inWorld(t *testing.T, test func(w *world)) {
 				return s
 			},
 			NetworkReady: func(context.Context) error { return w.note("network?") },
+			Handler: func(_ context.Context, p *v1.Pod) (string, error) {
+				if p.Spec.RuntimeClassName == nil {
+					return "", nil
+				}
+				return *p.Spec.RuntimeClassName, w.quietly("handler")
+			},
 			Event: func(e pod.Event) {
 				w.mu.Lock()
 				defer w.mu.Unlock()

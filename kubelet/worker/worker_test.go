@@ -108,6 +108,32 @@ func TestRejectedPodFails(t *testing.T) {
 	})
 }
 
+func TestHandlerOfTheSandbox(t *testing.T) {
+	inWorld(t, func(w *world) {
+		class := "vm"
+		w.failing("handler", &pod.WaitError{Reason: "FailedCreatePodSandBox", For: "its class"})
+		w.manager.Update(somePod("1", func(s *v1.PodSpec) { s.RuntimeClassName = &class }))
+		expect(t, w, "the class is not there", "allocate", "cgroup", "mount")
+		w.failing("handler", nil)
+		w.manager.Retry(func(*v1.Pod) bool { return true })
+		expect(t, w, "the class came", "sandbox vm", "create a", "start")
+	})
+}
+
+func TestNoBackOffInAnotherSandbox(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.failing("create", errDown)
+		w.manager.Update(somePod("1"))
+		expect(t, w, "it cannot be created", "allocate", "cgroup", "mount", "sandbox", "create a")
+		w.failing("create", nil)
+		w.mu.Lock()
+		w.pods["1"].Sandboxes[0].Ready = false
+		w.mu.Unlock()
+		w.manager.Wake("1")
+		expect(t, w, "the sandbox has ended", "stopsandbox", "sandbox", "stopsandbox", "removesandbox", "create a", "start")
+	})
+}
+
 func TestContainersFailAlone(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.failing("pull", errDown)
