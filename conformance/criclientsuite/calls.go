@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -45,11 +44,6 @@ func (cs calls) good() calls {
 
 // over returns those that have ended.
 func (cs calls) over() calls { return cs.such(func(c *call) bool { return !c.ended.IsZero() }) }
-
-// since returns those that arrived at a time or later.
-func (cs calls) since(t time.Time) calls {
-	return cs.such(func(c *call) bool { return !c.begun.Before(t) })
-}
 
 // first returns the first call, nil if there is none.
 func (cs calls) first() *call {

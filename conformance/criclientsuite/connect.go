@@ -64,7 +64,7 @@ func checkBareRuntime(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	s.finish(mainName, 1) // which no event tells
+	s.finish(1) // which no event tells
 	return s.again(ctx, mainName, 2)
 }
 

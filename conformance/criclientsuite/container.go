@@ -41,7 +41,7 @@ func asksContainer(change change, look func(*runtimeapi.CreateContainerRequest) 
 		if err != nil {
 			return err
 		}
-		req, err := s.container(ctx, mainName)
+		req, err := s.container(ctx)
 		if err != nil {
 			return err
 		}
@@ -78,7 +78,9 @@ func checkInSandbox(ctx context.Context, l *lab) error {
 	return want("the number of containers that were created in the sandbox", len(creates), len(s.spec.Spec.Containers))
 }
 
-func twoContainers(p *v1.Pod) { p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "second"}) }
+func twoContainers(p *v1.Pod) {
+	p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "second"})
+}
 
 // checkSameConfig looks at a successor of the container, too.
 func checkSameConfig(ctx context.Context, l *lab) error {
@@ -86,7 +88,7 @@ func checkSameConfig(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func checkAttempts(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}
@@ -122,7 +124,7 @@ func checkLogPaths(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	first, err := s.container(ctx, mainName)
+	first, err := s.container(ctx)
 	if err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func checkLogPaths(ctx context.Context, l *lab) error {
 	if err := s.started(ctx); err != nil {
 		return err
 	}
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}
@@ -156,7 +158,7 @@ func checkContainerLabels(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.container(ctx, mainName)
+	c, err := s.container(ctx)
 	if err != nil {
 		return err
 	}

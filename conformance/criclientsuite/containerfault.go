@@ -84,7 +84,7 @@ func checkContainerGone(ctx context.Context, l *lab) error {
 		_, err := l.runtime().Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: c.containerID})
 		return errors.Join(err, cri.ErrNotFound.Errorf("it is gone"))
 	}})
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func checkSilentEnd(ctx context.Context, l *lab) error {
 	l.calm(ctx) // so that nobody is still at work on the Pod
 	l.inject(&fault{pod: s.name, silent: true})
 	id := s.id(mainName)
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.hasEnded(ctx, id); err != nil {
 		return err
 	}

@@ -53,7 +53,9 @@ func containerFieldRules() []rule {
 
 func environment(p *v1.Pod) {
 	p.Spec.Containers[0].Env = []v1.EnvVar{
-		{Name: "PLAIN", Value: "a=b c"}, {Name: "REFERS", Value: "[$(PLAIN)]"}, {Name: "EMPTY"},
+		{Name: "PLAIN", Value: "a=b c"},
+		{Name: "REFERS", Value: "[$(PLAIN)]"},
+		{Name: "EMPTY"},
 		{Name: "SPACE", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.namespace"}}},
 	}
 }
@@ -77,7 +79,7 @@ func checkDevice(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	plain, err := without.container(ctx, mainName)
+	plain, err := without.container(ctx)
 	if err != nil {
 		return err
 	}
@@ -89,7 +91,7 @@ func checkDevice(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	req, err := s.container(ctx, mainName)
+	req, err := s.container(ctx)
 	if err != nil {
 		return err
 	}

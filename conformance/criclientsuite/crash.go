@@ -108,7 +108,7 @@ func checkEndsMeanwhile(ctx context.Context, l *lab) error {
 	l.calm(ctx)
 	l.inject(&fault{pod: s.name, silent: true})
 	id := s.id(mainName)
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.hasEnded(ctx, id); err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func checkCountsOn(ctx context.Context, l *lab) error {
 	if _, err := l.running(ctx); err != nil { // it works again
 		return err
 	}
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}

@@ -160,11 +160,13 @@ func (s *site) runtime() *engine {
 
 // close takes the Pods away, as far as that is quick, and ends everything.
 func (s *site) close(ctx context.Context, log *slog.Logger) {
+	if ctx.Err() == nil {
+		if err := s.empty(ctx); err != nil {
+			log.Warn("taking the Pods away", "err", err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
-	if err := s.empty(ctx); err != nil {
-		log.Warn("taking the Pods away", "err", err)
-	}
 	if err := s.kubelet.Close(ctx); err != nil {
 		log.Warn("ending the kubelet", "err", err, "printed", s.said())
 	}
@@ -173,7 +175,8 @@ func (s *site) close(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// closeTime is within what a check has for its clean-up.
+// closeTime is what the end of a kubelet may take, within what a check has for its
+// clean-up when its own time is over.
 const closeTime = 18 * time.Second
 
 // empty removes all manifests and waits until nothing runs any more.
@@ -252,11 +255,8 @@ func with(id string, check look, needs []Feature) func(context.Context, *input) 
 
 // withOwn is with for rules that harm the kubelet or its runtime, or look at how they
 // meet: each gets both for itself, with the faults from the beginning.
-func withOwn(id string, check look, needs []Feature, faults func() []*fault) func(context.Context, *input) error {
+func withOwn(id string, check look, faults func() []*fault) func(context.Context, *input) error {
 	return func(ctx context.Context, in *input) error {
-		if err := in.Target.missing(needs); err != nil {
-			return err
-		}
 		s, err := openSite(ctx, in.Target.house, in.TempDir, faults()...)
 		if err != nil {
 			return err

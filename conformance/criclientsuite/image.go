@@ -90,7 +90,7 @@ func checkPulledImage(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	req, err := s.container(ctx, mainName)
+	req, err := s.container(ctx)
 	if err != nil {
 		return err
 	}

@@ -245,12 +245,12 @@ func (s *subject) sandbox(ctx context.Context) (req *runtimeapi.RunPodSandboxReq
 	return req, err
 }
 
-// container waits for the kubelet to ask for a container of the Pod.
-func (s *subject) container(ctx context.Context, name string) (req *runtimeapi.CreateContainerRequest, err error) {
+// container waits for the kubelet to ask for the Pod's container.
+func (s *subject) container(ctx context.Context) (req *runtimeapi.CreateContainerRequest, err error) {
 	err = s.await(ctx, func(cs calls) error {
-		list := cs.named(name).creates()
+		list := cs.named(mainName).creates()
 		if len(list) == 0 {
-			return fmt.Errorf("CreateContainer was not called for container %q of Pod %q", name, s.name)
+			return fmt.Errorf("CreateContainer was not called for container %q of Pod %q", mainName, s.name)
 		}
 		req = list[0]
 		return nil
@@ -266,8 +266,8 @@ func (s *subject) id(container string) string {
 	return ""
 }
 
-// finish lets a container end by itself.
-func (s *subject) finish(container string, code int32) { s.runtime().exit(s.id(container), code) }
+// finish lets the Pod's container end by itself.
+func (s *subject) finish(code int32) { s.runtime().exit(s.id(mainName), code) }
 
 // again waits until another instance of a container was started.
 func (s *subject) again(ctx context.Context, container string, instances int) error {

@@ -24,7 +24,7 @@ func (s *subject) logOf(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c, err := s.container(ctx, mainName)
+	c, err := s.container(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -73,7 +73,7 @@ func checkMounts(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	req, err := s.container(ctx, mainName)
+	req, err := s.container(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func checkImageVolume(ctx context.Context, l *lab) error {
 	if err := s.give(); err != nil {
 		return err
 	}
-	req, err := s.container(ctx, mainName)
+	req, err := s.container(ctx)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,9 @@ func pretendErr(change func(error) error) fault {
 }
 
 func sandboxMutants() []mutant {
-	ctx := func(c *runtimeapi.PodSandboxConfig) *runtimeapi.LinuxSandboxSecurityContext { return c.Linux.SecurityContext }
+	ctx := func(c *runtimeapi.PodSandboxConfig) *runtimeapi.LinuxSandboxSecurityContext {
+		return c.Linux.SecurityContext
+	}
 	pid := func(mode runtimeapi.NamespaceMode) fault {
 		return run(func(c *runtimeapi.PodSandboxConfig) { ctx(c).NamespaceOptions.Pid = mode })
 	}
@@ -71,7 +73,9 @@ func sandboxMutants() []mutant {
 		{"CRIC-SBX-007", "names no host", "no host name", run(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "" }), nil},
 		{"CRIC-SBX-008", "drops annotations", "annotations", run(func(c *runtimeapi.PodSandboxConfig) { c.Annotations = nil }), nil},
 		{"CRIC-SBX-009", "leaves the UID out of labels", "io.kubernetes.pod.uid", run(func(c *runtimeapi.PodSandboxConfig) { delete(c.Labels, "io.kubernetes.pod.uid") }), nil},
-		{"CRIC-SBX-010", "has the node's DNS always", "DNS servers", run(func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"192.0.2.1"}} }), nil},
+		{"CRIC-SBX-010", "has the node's DNS always", "DNS servers", run(func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"192.0.2.1"}}
+		}), nil},
 		{"CRIC-SBX-011", "maps no port", "port mappings", run(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = nil }), nil},
 		{"CRIC-SBX-011", "maps TCP always", "port mapping is", run(func(c *runtimeapi.PodSandboxConfig) {
 			for _, m := range c.PortMappings {

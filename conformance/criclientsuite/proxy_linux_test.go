@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -45,6 +46,7 @@ type proxy struct {
 	im     runtimeapi.ImageServiceClient
 	faults func(pod string) *fault
 
+	off    atomic.Bool // at the end, when the kubelet cleans up
 	mu     sync.Mutex
 	owners map[string][2]string // Pod and container by the id of a sandbox or a container, and by a Pod's UID
 	counts map[string]int
@@ -73,6 +75,7 @@ func through(start func(context.Context, criclientsuite.Place) (*criclientsuite.
 		}
 		end, revive := k.Close, k.Revive
 		k.Close = func(ctx context.Context) error {
+			p.off.Store(true)
 			err := end(ctx)
 			_ = stop()
 			_ = p.Close()
@@ -92,7 +95,7 @@ func (p *proxy) unary(ctx context.Context, call *relay.Call, _ relay.Next) (prot
 	c := &exchange{Call: call, proxy: p, ctx: ctx}
 	p.attribute(c)
 	f := p.faults(c.pod)
-	if f == nil {
+	if f == nil || p.off.Load() {
 		f = &fault{}
 	}
 	if f.ask != nil {

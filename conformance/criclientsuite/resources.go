@@ -64,7 +64,7 @@ func checkScores(ctx context.Context, l *lab) error {
 		if err != nil {
 			return 0, err
 		}
-		req, err := s.container(ctx, mainName)
+		req, err := s.container(ctx)
 		return req.GetConfig().GetLinux().GetResources().GetOomScoreAdj(), err
 	}
 	none, err1 := score(nil)

@@ -35,7 +35,7 @@ func checkRestarts(policy change, code int32, wanted bool) look {
 			return err
 		}
 		id := s.id(mainName)
-		s.finish(mainName, code)
+		s.finish(code)
 		if wanted {
 			if err := s.again(ctx, mainName, 2); err != nil {
 				return err
@@ -86,7 +86,7 @@ func checkKeepsLast(ctx context.Context, l *lab) error {
 		return err
 	}
 	first := s.id(mainName)
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}

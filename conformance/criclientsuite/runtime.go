@@ -151,7 +151,9 @@ func (e *engine) start(_ context.Context, c *cri.Container) error {
 }
 
 // exit lets a container end by itself.
-func (e *engine) exit(id string, code int32) { e.exits <- exit{id, cri.Exit{Code: code, At: time.Now()}} }
+func (e *engine) exit(id string, code int32) {
+	e.exits <- exit{id, cri.Exit{Code: code, At: time.Now()}}
+}
 
 func (e *engine) stopContainer(_ context.Context, c *cri.Container, _ time.Duration) error {
 	const terminated = 143

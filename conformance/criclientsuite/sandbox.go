@@ -137,7 +137,7 @@ func checkNamespaces(change change, wanted *runtimeapi.NamespaceOption) look {
 		if err := wantModes("the sandbox", sandbox.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions(), wanted); err != nil {
 			return err
 		}
-		container, err := s.container(ctx, mainName)
+		container, err := s.container(ctx)
 		if err != nil {
 			return err
 		}

@@ -98,7 +98,7 @@ func checkSandboxGone(ctx context.Context, l *lab) error {
 		_, err := l.runtime().Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: c.sandboxID})
 		return errors.Join(err, cri.ErrNotFound.Errorf("it is gone"))
 	}})
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}

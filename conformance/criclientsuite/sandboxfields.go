@@ -131,7 +131,9 @@ func groupAlone(p *v1.Pod) {
 
 func lookUserNamespace(r *runtimeapi.RunPodSandboxRequest) error {
 	u := r.GetConfig().GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions()
-	maps := func(m *runtimeapi.IDMapping) bool { return m.GetContainerId() == 0 && m.GetHostId() > 0 && m.GetLength() > 0 }
+	maps := func(m *runtimeapi.IDMapping) bool {
+		return m.GetContainerId() == 0 && m.GetHostId() > 0 && m.GetLength() > 0
+	}
 	if u.GetMode() != runtimeapi.NamespaceMode_POD || !slices.ContainsFunc(u.GetUids(), maps) || !slices.ContainsFunc(u.GetGids(), maps) {
 		return fmt.Errorf("userns_options are %v: want the mode POD, and mappings of root to another", u)
 	}

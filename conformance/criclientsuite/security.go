@@ -44,7 +44,9 @@ func securityRules() []rule {
 		must("CRIC-SEC-004", "asks for a privileged container where the Pod does",
 			"LinuxContainerSecurityContext.privileged", "If set, run container in privileged mode.", secured(func(_ *v1.PodSecurityContext, c *v1.SecurityContext) {
 				c.Privileged = yes()
-			}, func(s *runtimeapi.LinuxContainerSecurityContext) error { return want("privileged", s.GetPrivileged(), true) })),
+			}, func(s *runtimeapi.LinuxContainerSecurityContext) error {
+				return want("privileged", s.GetPrivileged(), true)
+			})),
 		must("CRIC-SEC-005", "asks for nothing of the kind for a plain container",
 			"LinuxContainerSecurityContext.privileged", "If set, run container in privileged mode.", secured(nil, func(s *runtimeapi.LinuxContainerSecurityContext) error {
 				return errors.Join(want("privileged", s.GetPrivileged(), false), want("readonly_rootfs", s.GetReadonlyRootfs(), false), want("no_new_privs", s.GetNoNewPrivs(), false),
@@ -62,6 +64,12 @@ func securityRules() []rule {
 			}, func(s *runtimeapi.LinuxContainerSecurityContext) error {
 				return want("no_new_privs", s.GetNoNewPrivs(), true)
 			})),
+	}
+}
+
+// profileRules are the second half of those about security contexts.
+func profileRules() []rule {
+	return []rule{
 		must("CRIC-SEC-008", "passes the seccomp profile on, the container's before the Pod's",
 			"LinuxContainerSecurityContext.seccomp", "Seccomp profile for the container.", secured(func(p *v1.PodSecurityContext, c *v1.SecurityContext) {
 				p.SeccompProfile = &v1.SeccompProfile{Type: v1.SeccompProfileTypeUnconfined}

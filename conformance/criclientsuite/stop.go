@@ -152,7 +152,7 @@ func checkLeavesNothing(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	s.finish(mainName, 1)
+	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func Suite() *conformance.Suite[Target] {
 		Name: "cri-client", Version: "1",
 		Rules: slices.Concat(
 			connectRules(), sandboxRules(), sandboxFieldRules(), sandboxFaultRules(), containerRules(), containerFieldRules(), mountRules(),
-			securityRules(), resourceRules(), orderRules(), restartRules(), containerFaultRules(), imageRules(), execRules(), stopRules(),
+			securityRules(), profileRules(), resourceRules(), orderRules(), restartRules(), containerFaultRules(), imageRules(), execRules(), stopRules(),
 			logRules(), crashRules(),
 		),
 		Facts:      facts(),
@@ -77,8 +77,8 @@ func relied(id, title, section, sentence string, check look, needs ...Feature) r
 }
 
 // facto makes a rule of what runtimes and tools beside them have come to rely on.
-func facto(id, title, section, sentence string, check look, needs ...Feature) rule {
-	r := relied(id, title+" (de facto)", section, sentence, check, needs...)
+func facto(id, title, section, sentence string, check look) rule {
+	r := relied(id, title+" (de facto)", section, sentence, check)
 	r.Level = conformance.Should
 	return r
 }
@@ -91,10 +91,10 @@ func slow(r rule) rule {
 
 // own gives a rule a kubelet and a runtime of its own, with faults from the first call
 // on. Nil is none.
-func own(r rule, check look, faults func() []*fault, needs ...Feature) rule {
+func own(r rule, check look, faults func() []*fault) rule {
 	if faults == nil {
 		faults = func() []*fault { return nil }
 	}
-	r.Tier, r.Check = conformance.Crash, withOwn(r.ID, check, needs, faults)
+	r.Tier, r.Check = conformance.Crash, withOwn(r.ID, check, faults)
 	return r
 }

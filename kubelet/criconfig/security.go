@@ -38,7 +38,7 @@ func (b *Builder) security(r *pod.Request) (*runtimeapi.LinuxContainerSecurityCo
 		ReadonlyRootfs:     isTrue(own.ReadOnlyRootFilesystem),
 		NoNewPrivs:         own.AllowPrivilegeEscalation != nil && !*own.AllowPrivilegeEscalation,
 		SupplementalGroups: supplementalGroups(common), SupplementalGroupsPolicy: groupsPolicy(common),
-		Capabilities:       capabilities(own.Capabilities),
+		Capabilities: capabilities(own.Capabilities),
 	}
 	if !s.Privileged && (own.ProcMount == nil || *own.ProcMount == v1.DefaultProcMount) {
 		s.MaskedPaths, s.ReadonlyPaths = maskedPaths(), readonlyPaths()

@@ -119,7 +119,7 @@ type Config struct {
 	// may still come and a *pod.RejectError for what the runtime cannot do. Nil is the
 	// default one.
 	Handler func(context.Context, *v1.Pod) (string, error)
-	OnStep       func(pod.Step) // nil tells nobody
+	OnStep  func(pod.Step) // nil tells nobody
 	// Event is told what users shall hear of a Pod, from many goroutines. It must
 	// be quick; nil discards.
 	Event  func(pod.Event)
