@@ -34,6 +34,7 @@ const mutantPatience = 8 * time.Second
 var allMutants = flag.Bool("all-mutants", false, "prove the rules behind the quick tier, too")
 
 func TestMutants(t *testing.T) {
+	t.Parallel()
 	suite := criclientsuite.Suite()
 	if !*allMutants {
 		suite.Rules = slices.DeleteFunc(suite.Rules, func(r conformance.Rule[criclientsuite.Target]) bool { return r.Tier > conformance.Quick })
