@@ -33,7 +33,7 @@ func connectMutants() []mutant {
 				c.Status = true
 			}
 		}), alone},
-		{"CRIC-CONN-006", "waits for ever", "StopPodSandbox has no deadline", endless("StopPodSandbox"), nil},
+		{"CRIC-CONN-006", "waits for ever", "StopPodSandbox has no deadline", endless("StopPodSandbox"), alone},
 	}
 }
 
