@@ -126,7 +126,7 @@ func checkSilentEnd(ctx context.Context, l *lab) error {
 	}
 	l.calm(ctx) // so that nobody is still at work on the Pod
 	l.inject(&fault{pod: s.name, silent: true})
-	id := s.id(mainName)
+	id := s.id()
 	s.finish(1)
 	if err := s.hasEnded(ctx, id); err != nil {
 		return err

@@ -107,7 +107,7 @@ func checkEndsMeanwhile(ctx context.Context, l *lab) error {
 	}
 	l.calm(ctx)
 	l.inject(&fault{pod: s.name, silent: true})
-	id := s.id(mainName)
+	id := s.id()
 	s.finish(1)
 	if err := s.hasEnded(ctx, id); err != nil {
 		return err

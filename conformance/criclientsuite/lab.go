@@ -258,16 +258,16 @@ func (s *subject) container(ctx context.Context) (req *runtimeapi.CreateContaine
 	return req, err
 }
 
-// id returns the id of the latest instance of a container that was started.
-func (s *subject) id(container string) string {
-	if c := s.calls().of("StartContainer").named(container).good().last(); c != nil {
+// id returns the id of the latest instance of the Pod's container that was started.
+func (s *subject) id() string {
+	if c := s.calls().of("StartContainer").named(mainName).good().last(); c != nil {
 		return c.containerID
 	}
 	return ""
 }
 
 // finish lets the Pod's container end by itself.
-func (s *subject) finish(code int32) { s.runtime().exit(s.id(mainName), code) }
+func (s *subject) finish(code int32) { s.runtime().exit(s.id(), code) }
 
 // again waits until another instance of a container was started.
 func (s *subject) again(ctx context.Context, container string, instances int) error {

@@ -34,7 +34,7 @@ func checkRestarts(policy change, code int32, wanted bool) look {
 		if err != nil {
 			return err
 		}
-		id := s.id(mainName)
+		id := s.id()
 		s.finish(code)
 		if wanted {
 			if err := s.again(ctx, mainName, 2); err != nil {
@@ -85,7 +85,7 @@ func checkKeepsLast(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	first := s.id(mainName)
+	first := s.id()
 	s.finish(1)
 	if err := s.again(ctx, mainName, 2); err != nil {
 		return err

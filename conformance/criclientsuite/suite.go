@@ -70,8 +70,8 @@ func should(id, title, section, sentence string, check look, needs ...Feature) r
 }
 
 // relied makes a rule of what a Pod or a runtime does not work without.
-func relied(id, title, section, sentence string, check look, needs ...Feature) rule {
-	r := must(id, title, section, sentence, check, needs...)
+func relied(id, title, section, sentence string, check look) rule {
+	r := must(id, title, section, sentence, check)
 	r.Spec.Document, r.Spec.Version = "kubelet", "1.36"
 	return r
 }
