@@ -92,7 +92,14 @@ func checkRuntimeForgets(ctx context.Context, l *lab) error {
 	if err := l.outage(ctx, l.forget); err != nil {
 		return err
 	}
-	if err := s.again(ctx, mainName, 2); err != nil {
+	// One that had not listed the runtime since notices when it looks at the Pod again.
+	err = s.awaitSuch(ctx, seldom*l.target.patience(), s.mine, func(cs calls) error {
+		if n := len(cs.of("StartContainer").named(mainName).good()); n < 2 {
+			return fmt.Errorf("the container was started %d times, want 2", n)
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	return s.awaitSingle(ctx)

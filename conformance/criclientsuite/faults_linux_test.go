@@ -62,6 +62,16 @@ func giveUp(method string) fault {
 	}}
 }
 
+// keepFailing lets a method fail always: the client does not call it.
+func keepFailing(method string) fault {
+	return fault{ask: func(c *exchange) (proto.Message, error) {
+		if c.Method == method {
+			return nil, status.Error(codes.Unknown, "the mutant has given up")
+		}
+		return nil, nil
+	}}
+}
+
 // before does something before a method is called.
 func before(method string, do func(c *exchange)) fault {
 	return fault{ask: func(c *exchange) (proto.Message, error) {

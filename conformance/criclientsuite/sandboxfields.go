@@ -37,7 +37,7 @@ func sandboxFieldRules() []rule {
 			}, func(r *runtimeapi.RunPodSandboxRequest) error {
 				return want("privileged of the sandbox", r.GetConfig().GetLinux().GetSecurityContext().GetPrivileged(), true)
 			})),
-		must("CRIC-SBX-016", "sets a group of the sandbox only with a user",
+		should("CRIC-SBX-016", "sets a group of the sandbox only with a user",
 			"LinuxSandboxSecurityContext.run_as_group", "run_as_group should only be specified when run_as_user is specified; otherwise, the runtime MUST error.",
 			asksSandbox(groupAlone, func(r *runtimeapi.RunPodSandboxRequest) error {
 				if s := r.GetConfig().GetLinux().GetSecurityContext(); s.GetRunAsGroup() != nil && s.GetRunAsUser() == nil {

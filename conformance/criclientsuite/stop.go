@@ -33,9 +33,16 @@ func stopRules() []rule {
 		slow(relied("CRIC-STP-005", "leaves nothing of a Pod that was taken away",
 			"garbage collection", "Containers and sandboxes of a deleted Pod are removed, the containers before the sandbox or with it.", checkLeavesNothing)),
 		must("CRIC-STP-006", "stops a sandbox again when that failed",
-			"StopPodSandbox", "Hence, multiple StopPodSandbox calls are expected.", checkStopsAgain("StopPodSandbox")),
-		relied("CRIC-STP-007", "stops a container again when that failed",
-			"killPod", "A Pod is taken away when all of its containers have ended.", checkStopsAgain("StopContainer")),
+			"StopPodSandbox", "Hence, multiple StopPodSandbox calls are expected.", checkStopsAgain("StopPodSandbox", func(cs calls) error {
+				return called(cs.good(), "StopPodSandbox")
+			})),
+		relied("CRIC-STP-007", "ends a container, or its sandbox with it, when the container could not be stopped",
+			"killPod", "A Pod is taken away when all of its containers have ended.", checkStopsAgain("StopContainer", func(cs calls) error {
+				if len(cs.of("StopContainer", "StopPodSandbox").good()) == 0 {
+					return errors.New("neither the container nor its sandbox was stopped")
+				}
+				return nil
+			})),
 		relied("CRIC-STP-008", "waits longer for the end of a container than the container may take",
 			"cri-client", "The runtime waits for the grace period; a call that ends at the same time or before loses the answer.", checkStopDeadline),
 		relied("CRIC-STP-009", "takes NotFound for the end of a container that is to be stopped",
@@ -121,12 +128,12 @@ func checkStopsBeside(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// removalTimes is how many times its patience a kubelet may take to remove what it has
-// stopped: some look once a minute.
-const removalTimes = 5
+// seldom is how many times its patience a kubelet may take for what it does once a
+// minute: to remove what it has stopped, and to look at a Pod of which nobody tells.
+const seldom = 5
 
 func (s *subject) removed(ctx context.Context) error {
-	return s.awaitSuch(ctx, removalTimes*s.target.patience(), s.mine, func(cs calls) error { return called(cs.good(), "RemovePodSandbox") })
+	return s.awaitSuch(ctx, seldom*s.target.patience(), s.mine, func(cs calls) error { return called(cs.good(), "RemovePodSandbox") })
 }
 
 func checkStopsFirst(ctx context.Context, l *lab) error {
@@ -176,7 +183,7 @@ func checkLeavesNothing(ctx context.Context, l *lab) error {
 }
 
 // checkStopsAgain makes a check of what follows a call that failed.
-func checkStopsAgain(method string) look {
+func checkStopsAgain(method string, missing func(calls) error) look {
 	return func(ctx context.Context, l *lab) error {
 		s := l.draft()
 		l.inject(&fault{method: method, pod: s.name, times: 1, before: func(context.Context, *call) error {
@@ -191,7 +198,7 @@ func checkStopsAgain(method string) look {
 		if err := s.take(); err != nil {
 			return err
 		}
-		return s.await(ctx, func(cs calls) error { return called(cs.good(), method) })
+		return s.await(ctx, missing)
 	}
 }
 
