@@ -68,6 +68,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -265,10 +266,10 @@ func openProcesses(pids ...int) (list []*os.File) {
 }
 
 // Replace has a keeper of another program take over: it goes on with all
-// containers, and the anchor stays. It returns once the new one answers. The
-// program must be a keeper, or nothing changes and the error is
-// fault.FailedPrecondition; that is also what a keeper of protocol 1 says, which
-// has no anchor and ends with its containers.
+// containers, and the anchor stays. It returns once the new one answers. A program
+// that is no keeper changes nothing, and where one does not come up the program
+// before it goes on: fault.FailedPrecondition. That is also what a keeper of
+// protocol 1 says, which has no anchor and ends with its containers.
 func (c *Client) Replace(ctx context.Context, program string) error {
 	before, err := c.Hello(ctx)
 	if err != nil {
@@ -283,11 +284,24 @@ func (c *Client) Replace(ctx context.Context, program string) error {
 	}
 	for {
 		now, err := c.Hello(ctx)
-		if err != nil || now.PID != before.PID {
+		if err != nil {
 			return err
+		}
+		if runs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", now.PID)); err == nil && now.PID != before.PID {
+			return checkProgram(runs, program)
 		}
 		time.Sleep(returnPause)
 	}
+}
+
+// checkProgram reports whether the keeper that came is of the program that was
+// asked for.
+func checkProgram(runs os.FileInfo, program string) error {
+	want, err := os.Stat(program)
+	if err == nil && !os.SameFile(runs, want) {
+		err = fault.FailedPrecondition.Errorf("the keeper %q does not come up, and the one before it goes on", program)
+	}
+	return err
 }
 
 func awaitEnd(ctx context.Context, pidfd *os.File) error {

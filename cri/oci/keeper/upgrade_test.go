@@ -79,6 +79,39 @@ func TestReplaceByNoKeeper(t *testing.T) {
 	}
 }
 
+// TestReplaceByOneThatDoesNotComeUp: a program that passes the trial and then ends,
+// or does nothing, before it serves costs no container: the one that served before
+// goes on, also where the new one took the place of its file.
+func TestReplaceByOneThatDoesNotComeUp(t *testing.T) {
+	for name, body := range map[string]string{"it ends": "exit 1", "it hangs": "exec sleep 1000"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHostOf(t, tool("keeper"))
+			good := filepath.Join(h.dir, "good")
+			copyProgram(t, tool("keeper"), good)
+			h.must(h.Replace(t.Context(), good))
+			h.start("c", talk(2000))
+			broken := filepath.Join(h.dir, "broken")
+			h.must(os.WriteFile(broken, []byte("#!/bin/sh\n[ \"$1\" = true ] || "+body+"\n"), 0o755))
+			h.must(os.Rename(broken, good))
+			if err := h.Replace(t.Context(), good); !errors.Is(err, fault.FailedPrecondition) {
+				t.Errorf("the replacement says %v, want %q", err, fault.FailedPrecondition)
+			}
+			hello, err := h.Hello(t.Context())
+			h.must(err)
+			if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", hello.PID)); exe != good+" (deleted)" {
+				t.Errorf("the keeper is %q, %v; want the one before", exe, err)
+			}
+			if e := h.exit("c"); e.Code != 7 || e.Lost {
+				t.Errorf("the container ended as %+v, want 7", e)
+			}
+			stdout, stderr := talked(2000)
+			o, e := h.streams("c")
+			h.same("stdout", o, stdout)
+			h.same("stderr", e, stderr)
+		})
+	}
+}
+
 func copyProgram(t *testing.T, from, to string) {
 	t.Helper()
 	in, err := os.Open(from)

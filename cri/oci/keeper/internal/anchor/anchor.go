@@ -47,7 +47,7 @@ const (
 
 // Config says what an anchor starts.
 type Config struct {
-	Program string   // the keeper's program, absolute
+	Program string   // the keeper's program, absolute, until the keeper names another
 	Args    []string // its arguments, without the program
 	// Lock is the descriptor that Lock returned, or that was handed on by Become.
 	Lock int
@@ -61,7 +61,7 @@ func Run(c Config) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming the subreaper: %w", err)
 	}
-	a := &anchor{Config: c, entries: map[string]Entry{}}
+	a := &anchor{Config: c, programs: programs{next: c.Program, proven: -1}, entries: map[string]Entry{}}
 	if c.Handed >= 0 {
 		if err := a.inherit(); err != nil {
 			return err
@@ -83,6 +83,7 @@ type anchor struct {
 	Config
 
 	mu       sync.Mutex
+	programs programs
 	entries  map[string]Entry
 	keeper   int  // its process id; 0 while there is none
 	serving  bool // the keeper has come so far
@@ -91,7 +92,7 @@ type anchor struct {
 }
 
 // restartPause keeps an anchor whose keeper cannot start from doing nothing but
-// trying. A keeper that has served is replaced at once.
+// trying.
 const (
 	restartPause    = 10 * time.Millisecond
 	restartPauseMax = 2 * time.Second
@@ -108,17 +109,13 @@ func (a *anchor) run() error {
 			err, ready = errors.Join(err, unix.Close(ready)), -1
 		}
 		if err == nil {
-			a.converse(line)
-			a.bury()
+			a.lifeOf(line)
 		}
-		a.mu.Lock()
-		over, serving := a.released || !a.served, a.serving
-		a.serving = false
-		a.mu.Unlock()
+		served, over := a.ended(err == nil)
 		if over {
 			return err
 		}
-		if serving {
+		if served {
 			pause = restartPause
 			continue
 		}
@@ -128,8 +125,39 @@ func (a *anchor) run() error {
 	}
 }
 
-// start starts a keeper and returns the anchor's end of its line. Where the
-// keeper's program is gone the anchor's own does.
+// lifeOf is the life of the keeper that was started: it ends with it.
+func (a *anchor) lifeOf(line int) {
+	a.mu.Lock()
+	watch := time.AfterFunc(a.programs.patience(), a.giveUp)
+	a.mu.Unlock()
+	defer watch.Stop()
+	a.converse(line)
+	a.bury()
+}
+
+// giveUp ends a keeper that does not come to serve.
+func (a *anchor) giveUp() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.keeper != 0 && !a.serving {
+		a.programs.hung()
+		_ = unix.Kill(a.keeper, unix.SIGKILL) // not reaped yet, so it is no other process
+	}
+}
+
+// ended says whether the last keeper has served, and whether there shall be no
+// other.
+func (a *anchor) ended(started bool) (served, over bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	served, a.serving = a.serving, false
+	if started && !served {
+		a.programs.failed++
+	}
+	return served, a.released || !a.served
+}
+
+// start starts a keeper and returns the anchor's end of its line.
 func (a *anchor) start(ready int) (line int, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -150,7 +178,7 @@ func (a *anchor) start(ready int) (line int, err error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, program := range []string{a.Program, "/proc/self/exe"} {
+	for _, program := range a.programs.candidates() {
 		a.keeper, err = syscall.ForkExec(program, append([]string{"nodekit-keeper"}, a.Args...), attr)
 		if err == nil {
 			return pair[0], nil
@@ -202,8 +230,9 @@ func (a *anchor) answer(line int, m *message, files []int) error {
 		a.drop(m.Entry.ID)
 	case opServing:
 		a.serving, a.served = true, true
+		a.programs.served(a.keeper)
 	case opProgram:
-		a.Program = m.Program
+		a.programs.next, a.programs.failed = m.Program, 0
 	case opRelease:
 		a.released = true
 	case opPeek:

@@ -159,7 +159,8 @@ func (l *Line) Drop(id string) error { return l.tell(&message{Op: opDrop, Entry:
 // again more and more slowly, and the first one of an anchor not at all.
 func (l *Line) Serving() error { return l.tell(&message{Op: opServing}, nil) }
 
-// Program says which program the next keeper is.
+// Program says which program the next keeper is. If that does not come up the last
+// one that served is started instead.
 func (l *Line) Program(path string) error { return l.tell(&message{Op: opProgram, Program: path}, nil) }
 
 // Release says that this keeper is the last.
