@@ -465,6 +465,40 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 }
 
+// TestAnchorRunsOutOfDescriptors: what the anchor cannot hold is not started, and
+// what it holds already survives the keeper as ever.
+func TestAnchorRunsOutOfDescriptors(t *testing.T) {
+	h := newHost(t)
+	h.start("before", "echo before; sleep 0.5; exit 4")
+	hello, err := h.Hello(t.Context())
+	h.must(err)
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", hello.Anchor))
+	h.must(err)
+	var old unix.Rlimit
+	h.must(unix.Prlimit(hello.Anchor, unix.RLIMIT_NOFILE, nil, &old))
+	h.must(unix.Prlimit(hello.Anchor, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(fds)), Max: old.Max}, nil))
+	_, err = h.container("none", "exec sleep 1000", nil)
+	if !errors.Is(err, fault.Exhausted) {
+		t.Errorf("a start that the anchor cannot hold says %v, want %q", err, fault.Exhausted)
+	}
+	if err := h.Reopen(t.Context(), "before"); !errors.Is(err, fault.Exhausted) {
+		t.Errorf("a reopening that the anchor cannot hold says %v, want %q", err, fault.Exhausted)
+	}
+	h.must(unix.Prlimit(hello.Anchor, unix.RLIMIT_NOFILE, &old, nil))
+	h.kill(itself)
+	list, err := h.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].ID != "before" {
+		t.Errorf("the next keeper has %+v, %v", list, err)
+	}
+	if e := h.exit("before"); e.Code != 4 || h.text("before") != "before\n" {
+		t.Errorf("it ended with %d and the log %q, want 4", e.Code, h.text("before"))
+	}
+	h.start("after", "exit 5")
+	if e := h.exit("after"); e.Code != 5 {
+		t.Errorf("the next one ended with %d, want 5", e.Code)
+	}
+}
+
 // TestEndedContainersHoldNoDescriptors, although they are not removed yet.
 func TestEndedContainersHoldNoDescriptors(t *testing.T) {
 	h := newHost(t)

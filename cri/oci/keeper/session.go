@@ -86,7 +86,11 @@ type session struct {
 // next reads the following reply.
 func (s *session) next() (err error) {
 	s.reply = wire.Reply{}
-	if s.files, err = wire.Receive(s.conn, &s.reply); err != nil {
+	s.files, err = wire.Receive(s.conn, &s.reply)
+	switch {
+	case errors.Is(err, fault.Exhausted):
+		return err
+	case err != nil:
 		return s.lost(err)
 	}
 	return s.reply.Err()

@@ -53,17 +53,24 @@ func (c *console) terminal() (*os.File, error) {
 		return nil, fmt.Errorf("receiving the terminal: %w", err)
 	}
 	defer conn.Close()
-	name, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-	_, rn, _, _, err := conn.ReadMsgUnix(name, rights)
+	name, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*wire.MaxFiles))
+	_, rn, flags, _, err := conn.ReadMsgUnix(name, rights)
 	if err != nil {
 		return nil, fmt.Errorf("receiving the terminal: %w", err)
 	}
 	fds, err := wire.ParseDescriptors(rights[:rn])
-	if err != nil {
-		return nil, err
+	switch {
+	case err != nil:
+	case flags&unix.MSG_CTRUNC != 0:
+		err = fault.Exhausted.Errorf("receiving the terminal: no descriptors are left")
+	case len(fds) != 1:
+		err = fault.Internal.Errorf("receiving the terminal: the runtime sent %d descriptors", len(fds))
 	}
-	if len(fds) != 1 {
-		return nil, fault.Internal.Errorf("receiving the terminal: the runtime sent %d descriptors", len(fds))
+	if err != nil {
+		for _, fd := range fds {
+			err = errors.Join(err, unix.Close(fd))
+		}
+		return nil, err
 	}
 	// Non-blocking, so that it is read by the poller and not by a thread.
 	if err := unix.SetNonblock(fds[0], true); err != nil {

@@ -107,6 +107,9 @@ func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, o
 		h.began(proc)
 		h.set(roleConsole, -1)
 	})
+	if err == nil {
+		err = std.hold.kept()
+	}
 	if err != nil {
 		return errors.Join(err, s.abandon(proc))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -75,7 +76,8 @@ type deskEntry struct {
 }
 
 // restoreDesks returns the desks of an earlier keeper, or the first, and those
-// at which that one was interrupted by the key of the container.
+// at which that one was interrupted by the key of the container. A desk that is
+// damaged takes what was at it along, and nothing else.
 func restoreDesks(e *escrow, entries []anchor.Entry) (d *desks, left map[uint64][]*desk, err error) {
 	d = &desks{escrow: e}
 	if err := d.openLedger(entries); err != nil {
@@ -83,25 +85,41 @@ func restoreDesks(e *escrow, entries []anchor.Entry) (d *desks, left map[uint64]
 	}
 	left = map[uint64][]*desk{}
 	for _, x := range entries {
-		if len(x.ID) < len(deskID) || x.ID[:len(deskID)] != deskID {
+		if !strings.HasPrefix(x.ID, deskID) {
 			continue
 		}
-		var in deskEntry
-		if err := json.Unmarshal(x.Data, &in); err != nil || len(x.Files) != 2 || in.Index >= maxDesks {
-			return nil, nil, fmt.Errorf("recalling %q: it is damaged", x.ID)
-		}
-		k, err := d.furnish(in.Index, [2]int(x.Files))
+		k, err := d.restore(x)
 		if err != nil {
-			return nil, nil, err
+			e.log.Error("a desk of an earlier keeper is given up", "desk", x.ID, "err", err)
+			e.drop(x.ID)
+			closeAll(x.Files)
+			continue
 		}
-		d.made = max(d.made, in.Index+1)
 		if atomic.LoadUint64(&k.slot.busy) == 0 {
+			k.clear() // of what a ledger that was lost knew of
 			d.free = append(d.free, k)
 		} else {
 			left[k.slot.key] = append(left[k.slot.key], k)
 		}
 	}
 	return d, left, nil
+}
+
+// restore takes up the desk of an entry. Its place in the ledger is not given to
+// another one, whatever becomes of it.
+func (d *desks) restore(x anchor.Entry) (*desk, error) {
+	var in deskEntry
+	if err := json.Unmarshal(x.Data, &in); err != nil {
+		return nil, err
+	}
+	if in.Index < 0 || in.Index >= maxDesks {
+		return nil, fmt.Errorf("it has the place %d of %d", in.Index, maxDesks)
+	}
+	d.made = max(d.made, in.Index+1)
+	if len(x.Files) != 2 {
+		return nil, fmt.Errorf("it has %d descriptors", len(x.Files))
+	}
+	return d.furnish(in.Index, [2]int(x.Files))
 }
 
 func (d *desks) openLedger(entries []anchor.Entry) (err error) {
@@ -147,7 +165,12 @@ func (d *desks) take() (*desk, error) {
 		return nil, errors.Join(err, closeBoth(transit))
 	}
 	data, _ := json.Marshal(deskEntry{d.made}) // it can be encoded
-	if err := d.escrow.put(anchor.Entry{ID: fmt.Sprint(deskID, d.made), Data: data, Files: transit[:]}); err != nil {
+	id := fmt.Sprint(deskID, d.made)
+	if err = d.escrow.put(anchor.Entry{ID: id, Data: data, Files: transit[:]}); err == nil {
+		err = d.escrow.kept(id)
+	}
+	if err != nil {
+		d.escrow.drop(id)
 		return nil, errors.Join(err, closeBoth(transit), closeBoth(k.copy))
 	}
 	d.made++
@@ -163,6 +186,12 @@ func (d *desks) giveBack(k *desk) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.free = append(d.free, k)
+}
+
+// clear throws away what is at the desk.
+func (k *desk) clear() {
+	_ = discard(k.transit[0], make([]byte, held(k.transit[0])))
+	*k.slot = slot{}
 }
 
 func closeBoth(fds [2]int) error { return errors.Join(unix.Close(fds[0]), unix.Close(fds[1])) }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // escrow is what the anchor holds for this keeper, and what this keeper takes
@@ -57,6 +59,16 @@ func (e *escrow) put(x anchor.Entry) error {
 	}
 	if delete(e.entries, x.ID); had {
 		e.entries[x.ID] = before
+	}
+	return err
+}
+
+// kept reports whether the anchor could take what was put last, which is as good
+// as nothing otherwise.
+func (e *escrow) kept(id string) error {
+	err := e.line.Kept(id)
+	if err != nil && !errors.Is(err, fault.Exhausted) {
+		e.check()
 	}
 	return err
 }
@@ -144,12 +156,16 @@ func (e *escrow) newHolding(id string, rec record) *holding {
 	return &holding{escrow: e, entry: anchor.Entry{ID: id, Starting: true}, rec: rec}
 }
 
-// holdingOf returns the holding of an entry that was recalled.
+// holdingOf returns the holding of an entry that was recalled; after an error,
+// without descriptors: nobody can tell what they are.
 func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
 	h := &holding{escrow: e, entry: x}
 	err := json.Unmarshal(x.Data, &h.rec)
 	if err == nil && len(h.rec.Roles) != len(x.Files) {
-		err = errors.New("an entry does not tell what its descriptors are")
+		err = fmt.Errorf("its entry has %d descriptors of %d", len(x.Files), len(h.rec.Roles))
+	}
+	if err != nil {
+		h.entry.Files, h.rec.Roles = nil, nil
 	}
 	return h, err
 }
@@ -168,6 +184,9 @@ func (h *holding) change(alter func(*holding)) (err error) {
 	}
 	return h.escrow.put(h.entry)
 }
+
+// kept reports whether the anchor could take the last change: see escrow.kept.
+func (h *holding) kept() error { return h.escrow.kept(h.entry.ID) }
 
 // drop gives the holding up; an ended process is reaped then.
 func (h *holding) drop() {

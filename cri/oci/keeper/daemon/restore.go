@@ -45,22 +45,9 @@ func (s *server) restore(exitInfo bool) (stop func(), err error) {
 	}
 	s.streams = &streams{poller: poll, desks: d}
 	for _, x := range entries {
-		if x.ID == ledgerID || strings.HasPrefix(x.ID, deskID) {
-			continue
+		if !strings.HasPrefix(x.ID, " ") || strings.HasPrefix(x.ID, execID) {
+			s.restoreEntry(x, left)
 		}
-		hold, err := s.escrow.holdingOf(x)
-		if err != nil {
-			return nil, fmt.Errorf("recalling %q: %w", x.ID, err)
-		}
-		if hold.rec.Exec {
-			go s.endExec(hold)
-		} else if err := s.restoreContainer(hold, left[hold.rec.Key]); err != nil {
-			// The others must not pay for it.
-			s.log.Error("a container of an earlier keeper is given up", "container", x.ID, "err", err)
-			delete(s.containers, x.ID)
-			hold.drop()
-		}
-		delete(left, hold.rec.Key)
 	}
 	for _, desks := range left { // of containers that were removed
 		for _, k := range desks {
@@ -78,11 +65,7 @@ func (s *server) restoreExits() error {
 		if err := json.Unmarshal(e.Data, &exit); err != nil {
 			return fmt.Errorf("reading the exit journal: %w", err)
 		}
-		c := newContainer(exit.ID)
-		s.exits++
-		c.exit, c.entry, c.seq = &exit, e.ID, s.exits
-		close(c.ended)
-		s.containers[c.id] = c
+		s.know(&exit, e.ID)
 	}
 	return nil
 }
@@ -375,10 +358,4 @@ func (s *server) endExec(hold *holding) {
 	}
 	wire.CloseAll([]*os.File{tty})
 	_ = proc.signal(int(unix.SIGKILL))
-}
-
-// clear throws away what is at the desk.
-func (k *desk) clear() {
-	_ = discard(k.transit[0], make([]byte, held(k.transit[0])))
-	*k.slot = slot{}
 }

@@ -127,13 +127,14 @@ func (s *server) handle(conn *net.UnixConn) {
 	}
 	var req wire.Request
 	files, err := wire.Receive(conn, &req)
-	if err != nil {
-		return // a client that went away
-	}
 	defer wire.CloseAll(files)
-	if req.Version > wire.Protocol {
+	switch {
+	case errors.Is(err, fault.Exhausted):
+	case err != nil:
+		return // a client that went away
+	case req.Version > wire.Protocol:
 		err = fault.FailedPrecondition.Errorf("the keeper speaks protocol %d and was asked in %d: it must be replaced", wire.Protocol, req.Version)
-	} else {
+	default:
 		err = s.call(conn, &req, files)
 	}
 	if err != nil {

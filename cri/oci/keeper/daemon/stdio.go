@@ -339,8 +339,19 @@ func (s *stdio) reopen() error {
 	if s.log == nil {
 		return nil
 	}
-	return s.log.reopen(func(fd int) error {
+	keep := func(fd int) error {
 		return s.hold.change(func(h *holding) { h.set(roleLog, fd) })
+	}
+	return s.log.reopen(func(fd int) error {
+		before := s.log.fd
+		err := keep(fd)
+		if err == nil {
+			err = s.hold.kept()
+		}
+		if err != nil {
+			err = errors.Join(err, keep(before))
+		}
+		return err
 	})
 }
 

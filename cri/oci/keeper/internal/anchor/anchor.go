@@ -61,7 +61,7 @@ func Run(c Config) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming the subreaper: %w", err)
 	}
-	a := &anchor{Config: c, programs: programs{next: c.Program, proven: -1}, entries: map[string]Entry{}}
+	a := &anchor{Config: c, programs: programs{next: c.Program, proven: -1}, entries: map[string]Entry{}, cut: map[string]bool{}}
 	if c.Handed >= 0 {
 		if err := a.inherit(); err != nil {
 			return err
@@ -85,6 +85,7 @@ type anchor struct {
 	mu       sync.Mutex
 	programs programs
 	entries  map[string]Entry
+	cut      map[string]bool // entries whose last put did not come whole
 	keeper   int  // its process id; 0 while there is none
 	serving  bool // the keeper has come so far
 	served   bool // this one or one before it
@@ -222,9 +223,7 @@ func (a *anchor) answer(line int, m *message, files []int) error {
 	defer a.mu.Unlock()
 	switch m.Op {
 	case opPut:
-		a.drop(m.Entry.ID)
-		m.Entry.Files = files
-		a.entries[m.Entry.ID] = *m.Entry
+		a.put(m, files)
 		return nil
 	case opDrop:
 		a.drop(m.Entry.ID)
@@ -244,14 +243,31 @@ func (a *anchor) answer(line int, m *message, files []int) error {
 				return err
 			}
 		}
-		return send(line, &message{Op: opList}, nil)
+		return send(line, &message{Op: opList, Version: version}, nil)
+	case opKept:
+		return send(line, &message{Op: opKept, Entry: m.Entry, Kept: !a.cut[m.Entry.ID]}, nil)
 	}
 	closeAll(files)
 	return nil
 }
 
+// put takes an entry. One that was cut is worth less than the one before, which
+// has all its descriptors. a.mu is held.
+func (a *anchor) put(m *message, files []int) {
+	id := m.Entry.ID
+	if m.cut {
+		fmt.Fprintln(os.Stderr, "anchor: no descriptors are left for", id)
+		a.cut[id] = true
+		return
+	}
+	a.drop(id)
+	m.Entry.Files = files
+	a.entries[id] = *m.Entry
+}
+
 // drop lets go of an entry. a.mu is held.
 func (a *anchor) drop(id string) {
+	delete(a.cut, id)
 	e, ok := a.entries[id]
 	if !ok {
 		return

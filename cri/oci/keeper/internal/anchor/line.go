@@ -31,7 +31,7 @@ type Entry struct {
 const MaxFiles = 8
 
 // The kinds of messages. List is answered by one for each entry and one
-// without, Peek by one; the others have no answer.
+// without, Peek and Kept by one; the others have no answer.
 const (
 	opPut     = "put"
 	opDrop    = "drop"
@@ -40,7 +40,12 @@ const (
 	opRelease = "release"
 	opPeek    = "peek"
 	opList    = "list"
+	opKept    = "kept" // since version 2
 )
+
+// version is of the line. The anchor says its own at the end of a list; one that
+// says none is of version 1, and may be asked for no more than that had.
+const version = 2
 
 type message struct {
 	Op      string `json:"op"`
@@ -50,6 +55,10 @@ type message struct {
 	Ended   bool   `json:"ended,omitempty"`
 	Code    int32  `json:"code,omitempty"`
 	Gone    bool   `json:"gone,omitempty"` // no child of the anchor
+	Kept    bool   `json:"kept,omitempty"` // the last put of the entry came whole
+	Version int    `json:"version,omitempty"`
+
+	cut bool // descriptors are missing: this process could take no more
 }
 
 // maxPacket bounds a message. An entry's data is a command line and some paths.
@@ -83,12 +92,13 @@ func send(fd int, m *message, files []int) error {
 	}
 }
 
-// receive returns the next message. The other side's end is an error.
+// receive returns the next message. The other side's end is an error. Of a message
+// that was cut no descriptor is left.
 func receive(fd int, buf []byte) (*message, []int, error) {
 	rights := make([]byte, unix.CmsgSpace(4*MaxFiles))
-	n, rn, _, _, err := unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
+	n, rn, flags, _, err := unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
 	for errors.Is(err, unix.EINTR) {
-		n, rn, _, _, err = unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
+		n, rn, flags, _, err = unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -97,11 +107,19 @@ func receive(fd int, buf []byte) (*message, []int, error) {
 		return nil, nil, unix.EPIPE
 	}
 	files, err := parseRights(rights[:rn])
-	m := &message{}
-	if err != nil || json.Unmarshal(buf[:n], m) != nil || (m.Op == opPut || m.Op == opDrop) && m.Entry == nil {
+	m := &message{cut: flags&unix.MSG_CTRUNC != 0}
+	if m.cut {
+		closeAll(files)
+		files = nil
+	}
+	if err != nil || flags&unix.MSG_TRUNC != 0 || json.Unmarshal(buf[:n], m) != nil || m.lacksEntry() {
 		return nil, files, errNotUnderstood
 	}
 	return m, files, nil
+}
+
+func (m *message) lacksEntry() bool {
+	return m.Entry == nil && (m.Op == opPut || m.Op == opDrop || m.Op == opKept)
 }
 
 func parseRights(b []byte) (fds []int, err error) {
@@ -128,8 +146,9 @@ func closeAll(fds []int) {
 // Line is the keeper's end. Once the anchor is gone every call fails; Gone tells.
 // It is safe for concurrent use.
 type Line struct {
-	fd int
-	mu sync.Mutex // of a question and its answer
+	fd      int
+	mu      sync.Mutex // of a question and its answer
+	version int        // the anchor's, once List was answered
 }
 
 // NewLine returns the line on a descriptor, LineFD in a keeper.
@@ -149,7 +168,7 @@ func (l *Line) Gone() bool {
 }
 
 // Put has the anchor hold copies of the entry's descriptors, and nothing that it
-// held under the id before.
+// held under the id before. Kept tells whether it could.
 func (l *Line) Put(e Entry) error { return l.tell(&message{Op: opPut, Entry: &e}, e.Files) }
 
 // Drop has the anchor let go of the entry, and reap its child if it has ended.
@@ -172,16 +191,21 @@ func (l *Line) tell(m *message, files []int) error {
 	return send(l.fd, m, files)
 }
 
+// Kept returns fault.Exhausted when the last Put of the entry did not come whole:
+// the anchor has run out of descriptors, and holds what it held before. One of
+// version 1 cannot tell.
+func (l *Line) Kept(id string) error {
+	m, err := l.ask(&message{Op: opKept, Entry: &Entry{ID: id}}, 2)
+	if err != nil || m == nil || m.Kept {
+		return err
+	}
+	return fault.Exhausted.Errorf("the anchor has no descriptors left for %q", id)
+}
+
 // Peek asks whether a child of the anchor has ended, and with which code: see
 // child.Peek.
 func (l *Line) Peek(pid int) (ended bool, code int32, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := send(l.fd, &message{Op: opPeek, PID: pid}, nil); err != nil {
-		return false, 0, err
-	}
-	m, files, err := receive(l.fd, make([]byte, 4<<10))
-	closeAll(files)
+	m, err := l.ask(&message{Op: opPeek, PID: pid}, 1)
 	if err != nil {
 		return false, 0, err
 	}
@@ -191,7 +215,24 @@ func (l *Line) Peek(pid int) (ended bool, code int32, err error) {
 	return m.Ended, m.Code, nil
 }
 
-// List returns every entry, with descriptors of the caller's own.
+// ask returns the answer to a question, or nil where the anchor is older than the
+// version that has it.
+func (l *Line) ask(m *message, since int) (*message, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if max(l.version, 1) < since {
+		return nil, nil
+	}
+	if err := send(l.fd, m, nil); err != nil {
+		return nil, err
+	}
+	answer, files, err := receive(l.fd, make([]byte, 4<<10))
+	closeAll(files)
+	return answer, err
+}
+
+// List returns every entry, with descriptors of the caller's own. One that this
+// process has too few left for comes without any.
 func (l *Line) List() (list []Entry, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -201,8 +242,16 @@ func (l *Line) List() (list []Entry, err error) {
 	buf := make([]byte, maxPacket)
 	for {
 		m, files, err := receive(l.fd, buf)
-		if err != nil || m.Entry == nil {
+		if errors.Is(err, errNotUnderstood) {
+			closeAll(files)
+			continue
+		}
+		if err != nil {
 			return list, err
+		}
+		if m.Entry == nil {
+			l.version = m.Version
+			return list, nil
 		}
 		m.Entry.Files = files
 		list = append(list, *m.Entry)

@@ -73,11 +73,12 @@ func Blocking(fds []int) error {
 const MaxFiles = 3
 
 // Receive reads one message and the descriptors that came with it, which are the
-// caller's to close.
+// caller's to close. fault.Exhausted when there were more than this process can
+// take.
 func Receive(c *net.UnixConn, into any) (files []*os.File, err error) {
 	var head [4]byte
 	rights := make([]byte, unix.CmsgSpace(4*MaxFiles))
-	n, rn, _, _, err := c.ReadMsgUnix(head[:], rights)
+	n, rn, flags, _, err := c.ReadMsgUnix(head[:], rights)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +91,9 @@ func Receive(c *net.UnixConn, into any) (files []*os.File, err error) {
 	}
 	if err == nil {
 		err = readBody(c, binary.BigEndian.Uint32(head[:]), into)
+	}
+	if err == nil && flags&unix.MSG_CTRUNC != 0 {
+		err = fault.Exhausted.Errorf("no descriptors are left for those that came with a message")
 	}
 	if err != nil {
 		CloseAll(files)

@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/journal"
+)
+
+// restoreEntry goes on with what an entry is about. What is wrong with it costs
+// that one container, or exec: the others must not pay for it.
+func (s *server) restoreEntry(x anchor.Entry, left map[uint64][]*desk) {
+	hold, err := s.escrow.holdingOf(x)
+	if err == nil && hold.rec.Exec {
+		go s.endExec(hold)
+		return
+	}
+	known := s.containers[x.ID]
+	if err == nil {
+		desks := left[hold.rec.Key]
+		delete(left, hold.rec.Key)
+		err = s.restoreContainer(hold, desks)
+	} else {
+		defer closeAll(x.Files)
+	}
+	if err != nil {
+		if delete(s.containers, x.ID); known != nil {
+			s.containers[x.ID] = known
+		}
+		s.log.Error("a container of an earlier keeper is given up", "container", x.ID, "err", err)
+		s.giveUp(hold)
+	}
+}
+
+// giveUp ends a container that cannot be gone on with and makes its end known:
+// nobody reads its output any more. Its streams are closed by others.
+func (s *server) giveUp(hold *holding) {
+	if fd := hold.get(roleProcess); fd >= 0 {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended
+	}
+	s.killChild(hold.entry.PID)
+	s.killChild(hold.rec.Run)
+	if exit := s.endOf(hold); exit != nil {
+		entry, err := s.journal.Begin("exit", exit)
+		if err != nil {
+			s.log.Error("recording an exit", "container", exit.ID, "err", err)
+		}
+		s.know(exit, entry)
+	}
+	hold.drop()
+}
+
+// endOf is the exit of a container that is given up; nil where there is none to
+// tell of, or it is known.
+func (s *server) endOf(hold *holding) *wire.Exit {
+	id, exit := hold.entry.ID, hold.rec.Exit
+	switch {
+	case strings.HasPrefix(id, execID), s.containers[id] != nil:
+		return nil
+	case exit != nil && hold.rec.Sole:
+		return exit
+	case exit != nil: // acknowledged
+		return nil
+	}
+	if _, err := readPID(pidFileOf(hold)); hold.entry.Starting && err != nil {
+		return nil // it did not run
+	}
+	return &wire.Exit{ID: id, Code: lostCode, At: time.Now(), Lost: true}
+}
+
+// know adds the exit of a container that there is nothing else of.
+func (s *server) know(exit *wire.Exit, entry journal.ID) {
+	c := newContainer(exit.ID)
+	s.exits++
+	c.exit, c.entry, c.seq = exit, entry, s.exits
+	close(c.ended)
+	s.containers[c.id] = c
+}
+
+// killChild kills a child of the anchor; what is none may be anybody by now.
+func (s *server) killChild(pid int) {
+	if pid == 0 {
+		return
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if _, _, err := s.escrow.peek(pid); err == nil {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended
+	}
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd) // nothing was written through it here
+	}
+}

@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
+	"github.com/nodekit-project/nodekit/internal/journal"
+)
+
+// standInAnchor answers as an anchor that has these entries, and the caller's
+// process as its keeper; the descriptors are sent as they are. It stays: a keeper
+// whose anchor goes takes its place.
+func standInAnchor(t *testing.T, entries ...anchor.Entry) *anchor.Line {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply := func(msg map[string]any, files []int) {
+		text, _ := json.Marshal(msg)
+		_ = unix.Sendmsg(pair[0], text, unix.UnixRights(files...), nil, unix.MSG_NOSIGNAL)
+	}
+	go func() {
+		for buf := make([]byte, 64<<10); ; {
+			n, _, _, _, err := unix.Recvmsg(pair[0], buf, nil, 0)
+			if n <= 0 || err != nil {
+				return
+			}
+			var m struct{ Op string }
+			_ = json.Unmarshal(buf[:n], &m)
+			switch m.Op {
+			case "list":
+				for _, e := range entries {
+					files := e.Files
+					e.Files = nil
+					reply(map[string]any{"op": "list", "entry": e}, files)
+				}
+				reply(map[string]any{"op": "list", "version": 2}, nil)
+			case "peek":
+				reply(map[string]any{"op": "peek", "gone": true}, nil)
+			case "kept":
+				reply(map[string]any{"op": "kept", "entry": map[string]any{}, "kept": true}, nil)
+			}
+		}
+	}()
+	return anchor.NewLine(pair[1])
+}
+
+// newTestServer returns a keeper's server that has restored what the anchor has,
+// and does not serve.
+func newTestServer(t *testing.T, entries ...anchor.Entry) *server {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler) // processes end after the test
+	j, err := journal.Open(filepath.Join(t.TempDir(), "exits"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	s := &server{
+		log: log, journal: j, escrow: newEscrow(standInAnchor(t, entries...), nil, log), warmer: &warmer{},
+		containers: map[string]*container{}, changed: make(chan struct{}),
+	}
+	stop, err := s.restore(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return s
+}
+
+// entryOf is an entry as a keeper leaves it.
+func entryOf(t *testing.T, e anchor.Entry, rec record) anchor.Entry {
+	t.Helper()
+	data, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Data = data
+	return e
+}
+
+// sleeper starts a process, and returns its pidfd, too.
+func sleeper(t *testing.T) (cmd *exec.Cmd, pidfd int) {
+	t.Helper()
+	cmd = exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, pidfd
+}
+
+// A damaged entry costs its own container, whose end becomes known, and a damaged
+// desk nothing; the others go on.
+func TestDamagedEntries(t *testing.T) {
+	_, pidfd := sleeper(t)
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newTestServer(
+		t,
+		entryOf(t, anchor.Entry{ID: "short", PID: 1 << 30, Files: []int{null}}, record{Key: 1, Roles: []role{roleStdout, roleProcess}}),
+		anchor.Entry{ID: "strange", PID: 1 << 30, Data: json.RawMessage(`"strange"`), Files: []int{null}},
+		entryOf(t, anchor.Entry{ID: "starting", Starting: true, Files: []int{null}}, record{Key: 2, Roles: []role{roleStdout, roleStderr}}),
+		anchor.Entry{ID: execID + "1", Data: json.RawMessage(`7`)},
+		anchor.Entry{ID: deskID + "0", Data: json.RawMessage(`{"index":0}`), Files: []int{null}},
+		anchor.Entry{ID: deskID + "1", Data: json.RawMessage(`{"index":-1}`)},
+		entryOf(t, anchor.Entry{ID: "whole", PID: 1 << 30, Files: []int{pidfd}}, record{Key: 3, Roles: []role{roleProcess}}),
+	)
+	got := map[string]bool{}
+	for _, st := range s.list() {
+		got[st.ID] = st.Exit != nil && st.Exit.Lost
+		if st.ID == "whole" && st.PID == 0 {
+			t.Errorf("the whole one is %+v", st)
+		}
+	}
+	if len(got) != 3 || !got["short"] || !got["strange"] || got["whole"] {
+		t.Errorf("lost are %v, want those that are damaged and ran", got)
+	}
+	if len(s.journal.Pending()) != 2 {
+		t.Errorf("the journal has %v, want two exits", s.journal.Pending())
+	}
+	for _, id := range []string{"short", "strange", "starting", execID + "1", deskID + "0", deskID + "1"} {
+		if _, ok := s.escrow.entries[id]; ok {
+			t.Errorf("%q is still in the escrow", id)
+		}
+	}
+	if k, err := s.streams.desks.take(); err != nil || s.streams.desks.made != 2 {
+		t.Errorf("the next desk is %+v, %v, number %d; want the second", k, err, s.streams.desks.made)
+	}
+	unix.Close(null)
+}
