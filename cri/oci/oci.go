@@ -99,6 +99,7 @@ type Runtime struct {
 	sandboxes  map[string]*cri.Sandbox
 	containers map[string]*cri.Container
 	running    map[string]*cri.Container // those whose exit was not seen
+	unsettled  []*cri.Container          // of these, those whose start hung at recover
 
 	// starting is held, shared, while a container is started, so that it is
 	// either in running when the keeper is replaced or started by the next one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -26,14 +27,19 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 	for _, s := range sandboxes {
 		s.Ready = s.Ready && r.sandboxAlive(s, statuses)
 	}
+	var unsettled []*cri.Container
 	for _, c := range containers {
 		if err := r.recoverContainer(c, statuses); err != nil {
 			return err
+		}
+		if statuses[c.ID].Starting && c.Running() {
+			unsettled = append(unsettled, c)
 		}
 	}
 	r.collectNetwork(ctx, sandboxes)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.unsettled = unsettled
 	for _, s := range sandboxes {
 		r.sandboxes[s.ID] = s
 	}
@@ -96,7 +102,8 @@ func (r *Runtime) sandboxAlive(s *cri.Sandbox, statuses map[string]keeper.Status
 	if u, err := r.usersIn(s); err != nil || u != nil && !pinned(u.path()) {
 		return false
 	}
-	return !sharesPID(s) || statuses[pauseID(s.ID)].PID != 0
+	pause := statuses[pauseID(s.ID)]
+	return !sharesPID(s) || pause.PID != 0 || pause.Starting
 }
 
 func (r *Runtime) statuses(ctx context.Context) (map[string]keeper.Status, error) {
@@ -143,6 +150,9 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 		defer r.mu.Unlock()
 		delete(r.running, id)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer r.settle(ctx, report).Wait()
+	defer cancel()
 	for {
 		err := r.keeper.Watch(ctx, func(e keeper.Exit) error {
 			report(e.ID, exitOf(e))
@@ -162,6 +172,40 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 			time.Sleep(watchPause)
 		}
 	}
+}
+
+// settle waits in the background for what becomes of the starts that were under
+// way when this server began and did not end in time. One that succeeds is as if it
+// had been done before.
+func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sync.WaitGroup {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var starts sync.WaitGroup
+	for _, c := range r.unsettled {
+		starts.Go(func() {
+			if _, err := r.keeper.Wait(ctx, c.ID); errors.Is(err, fault.NotFound) {
+				r.startFailed(c, report)
+			}
+		})
+	}
+	r.unsettled = nil
+	return &starts
+}
+
+func (r *Runtime) startFailed(c *cri.Container, report func(string, cri.Exit)) {
+	r.mu.Lock()
+	running := r.running[c.ID] != nil
+	r.mu.Unlock()
+	if !running {
+		return // it was removed
+	}
+	if err := r.killRest(c); err != nil {
+		r.cfg.Logger.Error("ending what a start has left", "container", c.ID, "err", err)
+	}
+	report(c.ID, cri.Exit{
+		Code: 128, At: time.Now(), Reason: "Error",
+		Message: "its start was under way when the server began, and failed",
+	})
 }
 
 // watchPause is the rest before exits are watched again when that failed.

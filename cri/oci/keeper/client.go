@@ -154,7 +154,7 @@ func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
 }
 
 // Wait returns how the container ended, once it has. fault.NotFound when the
-// keeper does not know it.
+// keeper does not know it, or no more because its start has failed.
 func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
 	r, err := c.simple(ctx, &wire.Request{Op: wire.OpWait, ID: id})
 	if err != nil {
@@ -163,7 +163,8 @@ func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
 	return *r.Exit, nil
 }
 
-// List returns every container that the keeper knows.
+// List returns every container that the keeper knows. It waits for starts under
+// way, but not for long: see Status.Starting.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
 	r, err := c.simple(ctx, &wire.Request{Op: wire.OpList})
 	return r.List, err

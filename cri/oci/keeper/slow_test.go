@@ -29,6 +29,17 @@ func TestSlowDisk(t *testing.T) {
 	}
 	disk.freeze()
 	time.Sleep(100 * time.Millisecond) // they come to wait
+	hanging := make(chan error, 1)
+	go func() {
+		_, err := h.container("hanging", "exit 6", func(r *keeper.StartRequest) { r.Log = disk.dir + "/hanging" })
+		hanging <- err
+	}()
+	for h.statusOf("hanging").ID == "" {
+		time.Sleep(time.Millisecond)
+	}
+	if begun, st := time.Now(), h.statusOf("hanging"); !st.Starting || st.PID != 0 || time.Since(begun) > 5*time.Second {
+		t.Errorf("a start that hangs is %+v after %v, want starting", st, time.Since(begun))
+	}
 	for i := range 5 {
 		id := fmt.Sprint("other", i)
 		begun := time.Now()
@@ -47,6 +58,10 @@ func TestSlowDisk(t *testing.T) {
 	// A keeper that waits for a disk cannot even be killed before it answers.
 	disk.thaw()
 	h.kill(itself)
+	h.must(<-hanging)
+	if e := h.exit("hanging"); e.Code != 6 {
+		t.Errorf("the start that hung ended with %d, want 6", e.Code)
+	}
 	stdout, stderr := talked(count)
 	for i := range 3 {
 		id := fmt.Sprint("slow", i)
@@ -58,6 +73,19 @@ func TestSlowDisk(t *testing.T) {
 		h.same(id+" stdout", o, stdout)
 		h.same(id+" stderr", e, stderr)
 	}
+}
+
+// statusOf is what the keeper lists of a container.
+func (h *host) statusOf(id string) keeper.Status {
+	h.t.Helper()
+	list, err := h.List(h.t.Context())
+	h.must(err)
+	for _, st := range list {
+		if st.ID == id {
+			return st
+		}
+	}
+	return keeper.Status{}
 }
 
 // disk is a file system that can be made not to answer.

@@ -56,15 +56,20 @@ func (s *server) reopen(id string) error {
 	return std.reopen()
 }
 
-// wait replies once the container has ended.
+// wait replies once the container has ended, or its start has failed.
 func (s *server) wait(conn *net.UnixConn, id string) error {
+	unknown := fault.NotFound.Errorf("the keeper has no container %q", id)
 	c := s.lookup(id)
 	if c == nil {
-		return fault.NotFound.Errorf("the keeper has no container %q", id)
+		return unknown
 	}
 	select {
 	case <-c.ended:
-		return wire.Send(conn, wire.Reply{Exit: s.statusOf(c).Exit})
+		exit := s.statusOf(c).Exit
+		if exit == nil {
+			return unknown
+		}
+		return wire.Send(conn, wire.Reply{Exit: exit})
 	case <-gone(conn).Done():
 		return nil
 	}

@@ -34,12 +34,13 @@ type container struct {
 	seq   uint64     // position among the exits of this keeper's life
 	entry journal.ID // the exit in the journal; 0 without one
 	acked bool       // the server has recorded the exit
-	// ended is closed when the exit is known, durable, and the log complete.
+	// ended is closed when the exit is known, durable, and the log complete; without
+	// an exit when the start has failed.
 	ended chan struct{}
 }
 
 func (c *container) status() wire.Status {
-	s := wire.Status{ID: c.id, Exit: c.exit}
+	s := wire.Status{ID: c.id, Exit: c.exit, Starting: c.proc == nil && c.exit == nil}
 	if c.proc != nil {
 		s.PID = c.proc.pid
 	}

@@ -244,8 +244,12 @@ func (s *server) lookup(id string) *container {
 func (s *server) forget(c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.containers[c.id] == c {
-		delete(s.containers, c.id)
+	if s.containers[c.id] != c {
+		return
+	}
+	delete(s.containers, c.id)
+	if c.exit == nil {
+		close(c.ended) // for those who wait for what was never started
 	}
 }
 
@@ -256,20 +260,38 @@ func (s *server) statusOf(c *container) wire.Status {
 }
 
 // list waits for starts under way, so that each container has a process or an
-// exit.
+// exit, but not for long: one that hangs, on a disk that does not answer perhaps,
+// is said to be starting.
 func (s *server) list() []wire.Status {
 	s.mu.Lock()
 	containers := slices.Collect(maps.Values(s.containers))
 	s.mu.Unlock()
 	var all []wire.Status
+	deadline := time.Now().Add(listLimit)
 	for _, c := range containers {
-		c.life.Lock()
+		settled := c.lockLife(deadline)
 		if s.lookup(c.id) == c {
 			all = append(all, s.statusOf(c))
 		}
-		c.life.Unlock()
+		if settled {
+			c.life.Unlock()
+		}
 	}
 	return all
+}
+
+// listLimit is how long a list waits: longer than an end that was seen is kept back.
+const listLimit = drainLimit + 100*time.Millisecond
+
+// lockLife locks the container's life if that is possible until then.
+func (c *container) lockLife(deadline time.Time) bool {
+	for !c.life.TryLock() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return true
 }
 
 // notify wakes every watcher. s.mu is held.

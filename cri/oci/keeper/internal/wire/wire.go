@@ -121,6 +121,9 @@ type Status struct {
 	ID   string `json:"id"`
 	PID  int    `json:"pid,omitempty"` // 0 once ended
 	Exit *Exit  `json:"exit,omitempty"`
+	// Starting says that it has neither yet: its start hangs. Wait tells what
+	// becomes of it.
+	Starting bool `json:"starting,omitempty"`
 }
 
 // Exit is how a process ended.
