@@ -208,6 +208,39 @@ func TestKilledAtStarts(t *testing.T) {
 	}
 }
 
+// TestKilledBehindATerminal: a start whose terminal has been received goes on with
+// it, whatever keepers die meanwhile.
+func TestKilledBehindATerminal(t *testing.T) {
+	h := newHost(t)
+	for i := range 4 {
+		id := fmt.Sprint("tty", i)
+		done := make(chan error, 1)
+		go func() {
+			_, err := h.container(id, "echo hello; exit 6", func(r *keeper.StartRequest) {
+				r.Command.Console = "console"
+				r.Command.Args = append(r.Command.Args, "console")
+			})
+			done <- err
+		}()
+		pid := filepath.Join(h.dir, id, "pid")
+		for text := []byte{}; len(text) == 0; time.Sleep(time.Millisecond) {
+			text, _ = os.ReadFile(pid)
+		}
+		time.Sleep(30 * time.Millisecond) // it is accepted, and the script's parent lives
+		for range i {
+			h.kill(itself)
+		}
+		h.must(<-done)
+		if e := h.exit(id); e.Code != 6 || e.Lost {
+			t.Errorf("%s ended as %+v, want 6", id, e)
+		}
+		if got := h.text(id); got != "hello\r\n" {
+			t.Errorf("the log of %s is %q, want hello", id, got)
+		}
+		h.must(h.Remove(t.Context(), id))
+	}
+}
+
 // killOn kills one of the two at random moments until ctx ends, and returns how
 // often.
 func (h *host) killOn(ctx context.Context, victims []func(keeper.Hello) int) (n int) {

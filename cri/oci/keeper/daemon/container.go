@@ -164,7 +164,7 @@ func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.Fi
 	if err != nil {
 		return nil, nil, err
 	}
-	return s.started(pidFile, con)
+	return s.started(h, con)
 }
 
 func (s *server) endConsole(h *holding, con *console) {
@@ -175,22 +175,39 @@ func (s *server) endConsole(h *holding, con *console) {
 }
 
 // started returns the process that the OCI runtime has started, and its terminal.
-func (s *server) started(pidFile string, con *console) (proc *process, tty *os.File, err error) {
-	pid, err := readPID(pidFile)
+func (s *server) started(h *holding, con *console) (proc *process, tty *os.File, err error) {
+	pid, err := readPID(pidFileOf(h))
 	if err != nil {
 		return nil, nil, err
 	}
 	if con != nil {
-		if tty, err = con.terminal(); err != nil {
+		if tty, err = s.terminalOf(h, con); err != nil {
 			// Nobody could ever see or end its session.
 			return nil, nil, errors.Join(err, unix.Kill(pid, unix.SIGKILL))
 		}
 	}
 	proc, err = s.children.adopt(pid)
 	if err != nil && tty != nil {
-		err = errors.Join(err, tty.Close())
+		err = errors.Join(err, h.change(func(h *holding) { h.set(roleTerminal, -1) }), tty.Close())
 	}
 	return proc, tty, err
+}
+
+// terminalOf takes the terminal from the console into the holding, at once: it is
+// nowhere else between that the console's connection is accepted and that.
+func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
+	tty, err := con.terminal()
+	if err != nil {
+		return nil, err
+	}
+	fds, err := wire.Descriptors([]*os.File{tty})
+	if err == nil {
+		err = h.change(func(h *holding) { h.set(roleTerminal, fds[0]) })
+	}
+	if err != nil {
+		return nil, errors.Join(err, tty.Close())
+	}
+	return tty, nil
 }
 
 // command runs the OCI runtime to its end. begun is told its process id.

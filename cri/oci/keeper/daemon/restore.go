@@ -148,11 +148,18 @@ func (s *server) restoreStdio(hold *holding, left []*desk) (*stdio, error) {
 		}
 	}
 	fd := hold.get(roleTerminal)
-	if fd < 0 || len(std.outputs) != 1 {
+	switch {
+	case fd < 0:
+		return std, nil
+	case len(std.outputs) > 1: // it was received, and no more
+		std.terminal, std.tty = os.NewFile(uintptr(fd), "terminal"), fd
 		return std, nil
 	}
 	return std, std.restoreTerminal(fd)
 }
+
+// unused reports whether there is a terminal from which nothing is read yet.
+func (s *stdio) unused() bool { return s.terminal != nil && s.outputs[0].tap == nil }
 
 // restoreTerminal opens the write end of the pipe behind a terminal again.
 func (s *stdio) restoreTerminal(fd int) error {
@@ -182,6 +189,9 @@ func (s *server) resume(c *container, oom oomWatch) {
 	err := c.std.openLog()
 	if err == nil {
 		proc, tty, err = s.awaitStart(c.hold)
+	}
+	if tty == nil && c.std.unused() {
+		tty = c.std.terminal
 	}
 	if err == nil {
 		err = s.settle(c, c.std, proc, tty, oom)
@@ -240,7 +250,10 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 			return nil, nil, err
 		}
 	}
-	return s.started(pidFileOf(hold), con)
+	if hold.get(roleTerminal) >= 0 {
+		con = nil // the keeper before has received it
+	}
+	return s.started(hold, con)
 }
 
 // beginAgain runs the OCI runtime for a start that has not come so far, with the
