@@ -112,7 +112,7 @@ func (s *server) silently(cmd *wire.Command) error {
 	defer null.Close()
 	s.children.begin()
 	defer s.children.end()
-	return s.command(cmd, childFiles{null, null, null}, func(int) error { return nil })
+	return s.command(cmd, childFiles{null, null, null}, func(*process) error { return nil })
 }
 
 // exec runs a program in a container. The first reply says that it runs, and

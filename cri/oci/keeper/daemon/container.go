@@ -158,10 +158,7 @@ func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.Fi
 			return nil, nil, err
 		}
 	}
-	err = s.command(cmd, files, func(pid int) error {
-		return h.change(func(h *holding) { h.rec.Run = pid })
-	})
-	if err != nil {
+	if err := s.command(cmd, files, h.runs); err != nil {
 		return nil, nil, err
 	}
 	return s.started(h, con)
@@ -210,15 +207,15 @@ func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
 	return tty, nil
 }
 
-// command runs the OCI runtime to its end. begun is told its process id.
-func (s *server) command(cmd *wire.Command, files childFiles, begun func(pid int) error) error {
+// command runs the OCI runtime to its end. begun is told its process.
+func (s *server) command(cmd *wire.Command, files childFiles, begun func(*process) error) error {
 	defer s.warmer.warm()()
 	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:])
 	if err != nil {
 		return err
 	}
 	defer s.children.reap(run)
-	if err := begun(run.pid); err != nil {
+	if err := begun(run); err != nil {
 		_ = run.signal(int(unix.SIGKILL))
 	}
 	if cmd.OOMScoreAdj != nil {

@@ -104,8 +104,8 @@ func (e *escrow) takeOver() {
 }
 
 // peek asks how a child of the anchor ended.
-func (e *escrow) peek(pid int) (ended bool, code int32, err error) {
-	ended, code, err = e.line.Peek(pid)
+func (e *escrow) peek(pid, pidfd int) (ended bool, code int32, err error) {
+	ended, code, err = e.line.Peek(pid, pidfd)
 	if err != nil && !errors.Is(err, unix.ECHILD) {
 		e.check()
 	}
@@ -123,6 +123,7 @@ const (
 	roleLog      role = "log"
 	roleProcess  role = "process"
 	roleConsole  role = "console"
+	roleRuntime  role = "runtime" // process of record.Run
 )
 
 // record is the data of an entry. Keepers of other versions read it: fields are
@@ -149,6 +150,7 @@ type holding struct {
 	mu    sync.Mutex
 	entry anchor.Entry
 	rec   record
+	spent []int // descriptors to close when the change under way is handed in
 	gone  bool
 }
 
@@ -182,7 +184,12 @@ func (h *holding) change(alter func(*holding)) (err error) {
 	if h.entry.Data, err = json.Marshal(h.rec); err != nil {
 		return err
 	}
-	return h.escrow.put(h.entry)
+	err = h.escrow.put(h.entry)
+	if err == nil {
+		closeAll(h.spent)
+	}
+	h.spent = nil
+	return err
 }
 
 // kept reports whether the anchor could take the last change: see escrow.kept.
@@ -192,16 +199,40 @@ func (h *holding) kept() error { return h.escrow.kept(h.entry.ID) }
 func (h *holding) drop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.gone {
+		return
+	}
 	h.gone = true
 	h.escrow.drop(h.entry.ID)
+	if fd := h.get(roleRuntime); fd >= 0 {
+		_ = unix.Close(fd) // nothing was written through it
+	}
 }
 
 // began says that the process was started, and forgets by what: that is most of
 // what a holding weighs. Within change.
 func (h *holding) began(proc *process) {
 	h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
+	h.retire(roleRuntime)
 	h.rec.Start.Command = wire.Command{}
 	h.set(roleProcess, proc.pidfd)
+}
+
+// runs says which process starts it. Its descriptor outlives the process: the next
+// keeper can tell that it has been reaped.
+func (h *holding) runs(run *process) error {
+	fd, err := unix.FcntlInt(uintptr(run.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	err = h.change(func(h *holding) {
+		h.rec.Run = run.pid
+		h.set(roleRuntime, fd)
+	})
+	if err != nil {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
 }
 
 // forgetExit says that the exit is on record elsewhere.
@@ -233,6 +264,15 @@ func (h *holding) set(r role, fd int) {
 	}
 	if fd >= 0 {
 		h.rec.Roles, h.entry.Files = append(h.rec.Roles, r), append(h.entry.Files, fd)
+	}
+}
+
+// retire takes a descriptor out that is nobody else's, and closes it afterwards.
+// Within change.
+func (h *holding) retire(r role) {
+	if fd := h.get(r); fd >= 0 {
+		h.set(r, -1)
+		h.spent = append(h.spent, fd)
 	}
 }
 

@@ -91,7 +91,7 @@ func (s *server) killChild(pid int) {
 		return
 	}
 	defer unix.Close(fd)
-	if _, _, err := s.escrow.peek(pid); err == nil {
+	if _, _, err := s.escrow.peek(pid, fd); err == nil {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended
 	}
 }

@@ -24,9 +24,9 @@ import (
 // reparent to the keeper when the invocation that made them ends. Those of an
 // earlier keeper are the anchor's, and the keeper asks there.
 //
-// No process id is ever mistaken for another's: a process that ended keeps its
-// id until its parent reaps it, and nothing is reaped whose exit has not been
-// taken note of. Those of whom the keeper was never told ("strangers": orphans
+// No process is ever mistaken for another: its pidfd is asked, and not its id,
+// which is free once its parent has reaped it; and nothing is reaped whose exit has
+// not been taken note of. Those of whom the keeper was never told ("strangers": orphans
 // of containers that share the host's process ids) are reaped only while no
 // invocation is under way, because one of them may turn out to be a container
 // that died before the runtime had written its process id down.
@@ -37,7 +37,7 @@ type children struct {
 
 	mu       sync.Mutex
 	spawning int // invocations under way
-	known    map[int]bool
+	known    map[int]*process
 }
 
 // process is a child of the keeper or the anchor that is waited for.
@@ -54,7 +54,7 @@ func newChildren(p *poller, e *escrow, exitInfo bool) (k *children, stop func(),
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("becoming the subreaper: %w", err)
 	}
-	k = &children{poller: p, escrow: e, exitInfo: exitInfo, known: map[int]bool{}}
+	k = &children{poller: p, escrow: e, exitInfo: exitInfo, known: map[int]*process{}}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
 	done := make(chan struct{})
@@ -136,7 +136,7 @@ func (k *children) adopt(pid int) (*process, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.known[pid] = true
+	k.known[pid] = p
 	return p, nil
 }
 
@@ -162,9 +162,9 @@ func (p *process) becomesChild() bool {
 // poll tells whether the process has ended, and leaves it as it is.
 // unix.ECHILD when neither the keeper nor the anchor is its parent.
 func (p *process) poll() (ended bool, code int32, err error) {
-	ended, code, err = child.Peek(p.pid)
+	ended, code, err = child.PeekFD(p.pidfd)
 	if errors.Is(err, unix.ECHILD) {
-		return p.kids.escrow.peek(p.pid)
+		return p.kids.escrow.peek(p.pid, p.pidfd)
 	}
 	return ended, code, err
 }
@@ -174,12 +174,14 @@ func (p *process) poll() (ended bool, code int32, err error) {
 func (k *children) reap(p *process) {
 	p.mu.Lock()
 	k.poller.remove(p.pidfd)
+	_ = child.ReapFD(p.pidfd) // peeked before, so it neither blocks nor fails
 	_ = unix.Close(p.pidfd)
 	p.pidfd = -1
 	p.mu.Unlock()
-	_ = child.Reap(p.pid) // peeked before, so it neither blocks nor fails
 	k.mu.Lock()
-	delete(k.known, p.pid)
+	if k.known[p.pid] == p { // the id may be another one's by now
+		delete(k.known, p.pid)
+	}
 	k.mu.Unlock()
 	k.sweep()
 }
@@ -191,7 +193,7 @@ func (k *children) sweep() {
 	defer k.mu.Unlock()
 	for k.spawning == 0 {
 		pid := child.Ended()
-		if pid == 0 || k.known[pid] || child.Reap(pid) != nil {
+		if pid == 0 || k.known[pid] != nil || child.Reap(pid) != nil {
 			return
 		}
 	}

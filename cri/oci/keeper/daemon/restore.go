@@ -118,15 +118,11 @@ func (s *server) noteExit(hold *holding, exit *wire.Exit) error {
 	if hold.rec.Exit != nil {
 		return nil
 	}
-	fd := hold.get(roleProcess)
-	err := hold.change(func(h *holding) {
+	return hold.change(func(h *holding) {
 		h.entry.PID, h.entry.Starting, h.rec.Exit = 0, false, exit
-		h.set(roleProcess, -1)
+		h.retire(roleProcess)
+		h.retire(roleRuntime)
 	})
-	if fd >= 0 {
-		err = errors.Join(err, unix.Close(fd))
-	}
-	return err
 }
 
 // restoreStdio takes up the streams in a holding.
@@ -230,9 +226,9 @@ func (s *server) lose(c *container) {
 // now.
 func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err error) {
 	cmd := &hold.rec.Start.Command
-	run := hold.rec.Run
-	if run == 0 {
-		run = findRuntime(cmd.Args)
+	run, pidfd, err := runtimeOf(hold)
+	if err != nil {
+		return nil, nil, err
 	}
 	_, perr := readPID(pidFileOf(hold))
 	if run == 0 && perr != nil {
@@ -245,8 +241,8 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 		}
 		defer s.endConsole(hold, con)
 	}
-	if run != 0 {
-		if err := s.awaitRuntime(run); err != nil {
+	if pidfd >= 0 {
+		if err := s.awaitRuntime(run, pidfd); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -281,10 +277,40 @@ func (s *server) beginAgain(hold *holding) (proc *process, tty *os.File, err err
 	return s.invoke(hold, files)
 }
 
+// runtimeOf returns the process of the OCI runtime of a start under way, whose
+// descriptor is the holding's; 0 when none was started, and no descriptor when it
+// was reaped.
+func runtimeOf(hold *holding) (pid, pidfd int, err error) {
+	if fd := hold.get(roleRuntime); fd >= 0 {
+		return hold.rec.Run, fd, nil
+	}
+	if pid = hold.rec.Run; pid == 0 { // else a keeper before held no descriptor of it
+		pid = findRuntime(hold.rec.Start.Command.Args)
+	}
+	if pid == 0 {
+		return 0, -1, nil
+	}
+	pidfd, err = unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return pid, -1, nil
+	}
+	if err != nil {
+		return 0, -1, err
+	}
+	err = hold.change(func(h *holding) {
+		h.rec.Run = pid
+		h.set(roleRuntime, pidfd)
+	})
+	if err != nil {
+		return 0, -1, errors.Join(err, unix.Close(pidfd))
+	}
+	return pid, pidfd, nil
+}
+
 // awaitRuntime waits for the end of an OCI runtime that is a child of the anchor.
-func (s *server) awaitRuntime(pid int) error {
+func (s *server) awaitRuntime(pid, pidfd int) error {
 	for deadline := time.Now().Add(runtimeLimit); ; time.Sleep(time.Millisecond) {
-		ended, code, err := s.escrow.peek(pid)
+		ended, code, err := s.escrow.peek(pid, pidfd)
 		switch {
 		case errors.Is(err, unix.ECHILD): // the keeper before reaped it, and died then
 			return nil
@@ -295,7 +321,7 @@ func (s *server) awaitRuntime(pid int) error {
 		case ended:
 			return nil
 		case time.Now().After(deadline):
-			return errors.Join(fault.Aborted.Errorf("the OCI runtime does not end"), unix.Kill(pid, unix.SIGKILL))
+			return errors.Join(fault.Aborted.Errorf("the OCI runtime does not end"), unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0))
 		}
 	}
 }

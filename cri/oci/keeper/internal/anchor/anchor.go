@@ -235,8 +235,8 @@ func (a *anchor) answer(line int, m *message, files []int) error {
 	case opRelease:
 		a.released = true
 	case opPeek:
-		ended, code, err := child.Peek(m.PID)
-		return send(line, &message{Op: opPeek, Ended: ended, Code: code, Gone: errors.Is(err, unix.ECHILD)}, nil)
+		defer closeAll(files)
+		return send(line, peek(m.PID, files), nil)
 	case opList:
 		for _, e := range a.entries {
 			if err := send(line, &message{Op: opList, Entry: &e}, e.Files); err != nil {
@@ -249,6 +249,20 @@ func (a *anchor) answer(line int, m *message, files []int) error {
 	}
 	closeAll(files)
 	return nil
+}
+
+// peek answers a question about a child. Keepers of version 1 send no pidfd, and
+// there may be no descriptor left for it.
+func peek(pid int, files []int) *message {
+	var m message
+	var err error
+	if m.Op = opPeek; len(files) > 0 {
+		m.Ended, m.Code, err = child.PeekFD(files[0])
+	} else {
+		m.Ended, m.Code, err = child.Peek(pid)
+	}
+	m.Gone = errors.Is(err, unix.ECHILD)
+	return &m
 }
 
 // put takes an entry. One that was cut is worth less than the one before, which

@@ -202,10 +202,14 @@ func (l *Line) Kept(id string) error {
 	return fault.Exhausted.Errorf("the anchor has no descriptors left for %q", id)
 }
 
-// Peek asks whether a child of the anchor has ended, and with which code: see
-// child.Peek.
-func (l *Line) Peek(pid int) (ended bool, code int32, err error) {
-	m, err := l.ask(&message{Op: opPeek, PID: pid}, 1)
+// Peek asks whether the process of a pidfd, a child of the anchor by that id, has
+// ended, and with which code: see child.PeekFD. An anchor of version 1 looks at the
+// id alone.
+func (l *Line) Peek(pid, pidfd int) (ended bool, code int32, err error) {
+	m, err := l.ask(&message{Op: opPeek, PID: pid}, 2, pidfd)
+	if err == nil && m == nil {
+		m, err = l.ask(&message{Op: opPeek, PID: pid}, 1)
+	}
 	if err != nil {
 		return false, 0, err
 	}
@@ -217,13 +221,13 @@ func (l *Line) Peek(pid int) (ended bool, code int32, err error) {
 
 // ask returns the answer to a question, or nil where the anchor is older than the
 // version that has it.
-func (l *Line) ask(m *message, since int) (*message, error) {
+func (l *Line) ask(m *message, since int, files ...int) (*message, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if max(l.version, 1) < since {
 		return nil, nil
 	}
-	if err := send(l.fd, m, nil); err != nil {
+	if err := send(l.fd, m, files); err != nil {
 		return nil, err
 	}
 	answer, files, err := receive(l.fd, make([]byte, 4<<10))

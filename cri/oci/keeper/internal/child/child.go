@@ -1,6 +1,7 @@
 // Package child asks the kernel how children of this process ended, with and
 // without reaping them. A child that has ended keeps its process id until it is
-// reaped, so nobody who peeks first mistakes one process for another.
+// reaped; that of a process which is somebody else's child may be another one's at
+// any time, so of those that are not surely children a pidfd is asked.
 package child
 
 import (
@@ -16,9 +17,14 @@ const cldExited = 1
 
 // Peek returns whether the child has ended and with which code, 128+n for death
 // by signal n, and leaves it as it is. unix.ECHILD for what is no child.
-func Peek(pid int) (ended bool, code int32, err error) {
+func Peek(pid int) (ended bool, code int32, err error) { return peek(unix.P_PID, pid) }
+
+// PeekFD is Peek of the process of a pidfd, which may have been reaped.
+func PeekFD(pidfd int) (ended bool, code int32, err error) { return peek(unix.P_PIDFD, pidfd) }
+
+func peek(kind, id int) (ended bool, code int32, err error) {
 	var info siginfo
-	err = waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
+	err = waitid(kind, id, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
 	if err != nil || info.pid == 0 {
 		return false, 0, err
 	}
@@ -42,6 +48,12 @@ func Ended() int {
 func Reap(pid int) error {
 	var info siginfo
 	return waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG)
+}
+
+// ReapFD is Reap of the process of a pidfd. One that is no child is left alone.
+func ReapFD(pidfd int) error {
+	var info siginfo
+	return waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED|unix.WNOHANG)
 }
 
 // Await waits for the end of a child and reaps it.

@@ -65,6 +65,7 @@ func startOnTerminal(socket string) error {
 	if err != nil {
 		return err
 	}
+	defer master.Close()
 	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	if err == nil {
 		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
@@ -76,10 +77,12 @@ func startOnTerminal(socket string) error {
 	if err != nil {
 		return err
 	}
+	defer slave.Close()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		return err
 	}
+	defer conn.Close()
 	_, _, err = conn.(*net.UnixConn).WriteMsgUnix([]byte("tty"), unix.UnixRights(int(master.Fd())), nil)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package anchor
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -126,5 +127,46 @@ func TestFirstVersionIsNotAsked(t *testing.T) {
 	list, err := l.List()
 	if err = errors.Join(err, l.Kept("c")); err != nil || len(list) > 0 {
 		t.Errorf("%v, %v", list, err)
+	}
+}
+
+// A child is asked for by its pidfd: what has its id by now is another one. Where
+// there is no descriptor left for that, the id has to do.
+func TestPeekAsksTheProcess(t *testing.T) {
+	_, l := newLine(t)
+	if _, err := l.List(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "exit 3")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	peek := func(pid int) (code int32) {
+		t.Helper()
+		for ended := false; !ended; {
+			if ended, code, err = l.Peek(pid, pidfd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return code
+	}
+	if code := peek(1); code != 3 {
+		t.Errorf("it ended with %d, want 3", code)
+	}
+	enough := room(t, 0)
+	code := peek(pid)
+	enough()
+	if code != 3 {
+		t.Errorf("it ended with %d, want 3", code)
+	}
+	_ = cmd.Wait()
+	if _, _, err := l.Peek(os.Getpid(), pidfd); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("what was reaped is %v, want %v", err, unix.ECHILD)
 	}
 }
