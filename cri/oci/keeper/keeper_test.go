@@ -564,9 +564,13 @@ func TestSecondKeeperIsRefused(t *testing.T) {
 // TestGarbage: whoever may connect may send anything; the keeper lives on.
 func TestGarbage(t *testing.T) {
 	h := newHost(t)
+	before, err := h.Hello(t.Context())
+	h.must(err)
 	for _, message := range []string{
 		"", "x", "\xff\xff\xff\xff", "\x00\x00\x00\x02{}", "\x00\x00\x00\x04null", "\x00\x00\x00\x09not json!",
-		frame(`{"version":1,"op":"start"}`), frame(`{"version":1,"op":"exec"}`), frame(`{"version":1,"op":"runtime"}`),
+		frame(`{"version":1,"op":"start"}`), frame(`{"version":1,"op":"start","id":"c","start":{}}`),
+		frame(`{"version":1,"op":"start","id":" ledger","start":{"command":{"args":["/bin/true"],"pidFile":"pid"}}}`),
+		frame(`{"version":1,"op":"runtime","command":{}}`), frame(`{"version":2,"op":"replace"}`), frame(`{"version":1,"op":"exec"}`), frame(`{"version":1,"op":"runtime"}`),
 		frame(`{"version":1,"op":"attach","id":"none"}`), frame(`{"version":99,"op":"hello"}`), frame(`{"version":1,"op":"?"}`),
 	} {
 		conn, err := net.Dial("unix", h.dir+"/keeper.sock")
@@ -577,8 +581,18 @@ func TestGarbage(t *testing.T) {
 		_, _ = io.ReadAll(conn)
 		h.must(conn.Close())
 	}
-	if _, err := h.Hello(t.Context()); err != nil {
-		t.Error(err)
+	if now, err := h.Hello(t.Context()); err != nil || now != before {
+		t.Errorf("the keeper changed from %+v to %+v, %v", before, now, err)
+	}
+	for name, change := range map[string]func(*keeper.StartRequest){
+		"no program":        func(r *keeper.StartRequest) { r.Command.Args = nil },
+		"no pid file":       func(r *keeper.StartRequest) { r.Command.PIDFile = "" },
+		"a pid file beyond": func(r *keeper.StartRequest) { r.Command.PIDFile = "../pid" },
+		"a console beyond":  func(r *keeper.StartRequest) { r.Command.Console = "/console" },
+	} {
+		if _, err := h.container("c", "exit 0", change); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v, want %q", name, err, fault.Invalid)
+		}
 	}
 }
 

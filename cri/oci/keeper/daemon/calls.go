@@ -97,9 +97,6 @@ func (s *server) watch(conn *net.UnixConn) error {
 
 // runtime runs a command of the OCI runtime that starts nothing.
 func (s *server) runtime(conn *net.UnixConn, cmd *wire.Command) error {
-	if cmd == nil {
-		return fault.Invalid.Errorf("runtime without a command")
-	}
 	return done(conn, wire.Reply{}, s.silently(cmd))
 }
 
@@ -119,8 +116,8 @@ func (s *server) silently(cmd *wire.Command) error {
 // carries its terminal if it has one; the second how it ended. The program is
 // killed when the client goes away.
 func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) error {
-	if cmd == nil || len(files) != len(childFiles{}) {
-		return fault.Invalid.Errorf("exec needs a command and %d descriptors, and came with %d", len(childFiles{}), len(files))
+	if len(files) != len(childFiles{}) {
+		return fault.Invalid.Errorf("exec needs %d descriptors, and came with %d", len(childFiles{}), len(files))
 	}
 	proc, tty, hold, err := s.beginExec(cmd, childFiles(files))
 	wire.CloseAll(files)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -100,7 +101,8 @@ func (e *escrow) takeOver() {
 	e.log.Error("the anchor died: this keeper takes its place")
 	syscall.ForkLock.Lock()
 	err := anchor.Become(e.args, slices.Collect(maps.Values(e.entries)))
-	panic(err) // and the containers' descriptors are lost
+	e.log.Error("becoming the anchor: the containers' descriptors are lost", "err", err)
+	os.Exit(1) // a panic might be recovered, and nothing works here any more
 }
 
 // peek asks how a child of the anchor ended.

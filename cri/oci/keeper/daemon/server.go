@@ -21,6 +21,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
+	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
 // server is the keeper process.
@@ -161,15 +162,23 @@ func checkPeer(conn *net.UnixConn) error {
 	return nil
 }
 
-// call serves a request. An error that it returns is sent as the reply.
-func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) error {
+// call serves a request. An error that it returns is sent as the reply. A request
+// that makes the keeper panic would come again to the next one, and to that after it.
+func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p := panics.Of(v)
+			s.log.Error("a call panicked", "op", req.Op, "panic", p.Value, "stack", p.Stack())
+			err = fault.Internal.Errorf("%s panicked: %v, at %s", req.Op, p.Value, p.Place())
+		}
+	}()
+	if err := req.Check(); err != nil {
+		return err
+	}
 	switch req.Op {
 	case wire.OpHello:
 		return wire.Send(conn, wire.Reply{Hello: &wire.Hello{Protocol: wire.Protocol, PID: os.Getpid(), Anchor: os.Getppid()}})
 	case wire.OpStart:
-		if req.Start == nil {
-			return fault.Invalid.Errorf("start without a request")
-		}
 		st, err := s.start(req.ID, req.Start)
 		return done(conn, wire.Reply{Status: &st}, err)
 	case wire.OpRuntime:

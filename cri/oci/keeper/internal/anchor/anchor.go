@@ -92,11 +92,15 @@ type anchor struct {
 	released bool
 }
 
-// restartPause keeps an anchor whose keeper cannot start from doing nothing but
-// trying.
+// restartPause keeps an anchor whose keeper cannot start, or dies as soon as it
+// serves, from doing nothing but trying. It grows with each that is no better, but
+// not far where the keeper has served: calls and containers wait. One that has lived
+// for a while is replaced at once.
 const (
 	restartPause    = 10 * time.Millisecond
 	restartPauseMax = 2 * time.Second
+	servedPauseMax  = 50 * time.Millisecond
+	livedEnough     = time.Second
 )
 
 func (a *anchor) run() error {
@@ -104,7 +108,8 @@ func (a *anchor) run() error {
 	if a.Handed >= 0 {
 		ready = -1
 	}
-	for pause := restartPause; ; {
+	for pause := time.Duration(0); ; time.Sleep(pause) {
+		begun := time.Now()
 		line, err := a.start(ready)
 		if ready >= 0 {
 			err, ready = errors.Join(err, unix.Close(ready)), -1
@@ -116,14 +121,24 @@ func (a *anchor) run() error {
 		if over {
 			return err
 		}
-		if served {
-			pause = restartPause
-			continue
+		if !served {
+			fmt.Fprintln(os.Stderr, "anchor: the keeper does not start:", err)
 		}
-		fmt.Fprintln(os.Stderr, "anchor: the keeper does not start:", err)
-		time.Sleep(pause)
-		pause = min(2*pause, restartPauseMax)
+		pause = pauseAfter(served, time.Since(begun), pause)
 	}
+}
+
+// pauseAfter is how long to wait after a keeper that has lived for so long, when
+// before it the pause was that.
+func pauseAfter(served bool, lived, before time.Duration) time.Duration {
+	longer := max(restartPause, 2*before)
+	switch {
+	case served && lived >= livedEnough:
+		return 0
+	case served:
+		return min(longer, servedPauseMax)
+	}
+	return min(longer, restartPauseMax)
 }
 
 // lifeOf is the life of the keeper that was started: it ends with it.

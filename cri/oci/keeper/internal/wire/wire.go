@@ -5,6 +5,8 @@ package wire
 
 import (
 	"errors"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -68,6 +70,46 @@ type Request struct {
 	Command *Command       `json:"command,omitempty"`
 	Attach  *AttachRequest `json:"attach,omitempty"`
 	Program string         `json:"program,omitempty"` // of the keeper that replaces this one
+}
+
+// Check returns fault.Invalid for a request without what its operation needs, or
+// with a name that the keeper uses itself.
+func (r *Request) Check() error {
+	switch r.Op {
+	case OpStart:
+		if r.Start == nil {
+			return fault.Invalid.Errorf("start without a request")
+		}
+		if r.ID == "" || strings.HasPrefix(r.ID, " ") {
+			return fault.Invalid.Errorf("%q is no container's id", r.ID)
+		}
+		return r.Start.Command.checkStarts()
+	case OpExec:
+		return r.Command.checkStarts()
+	case OpRuntime:
+		return r.Command.check()
+	case OpReplace:
+		return (&Command{Args: []string{r.Program}}).check()
+	}
+	return nil
+}
+
+func (c *Command) check() error {
+	if c == nil || len(c.Args) == 0 || c.Args[0] == "" {
+		return fault.Invalid.Errorf("there is no program to run")
+	}
+	return nil
+}
+
+// checkStarts is for a command that starts a process.
+func (c *Command) checkStarts() error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if !filepath.IsLocal(c.PIDFile) || c.Console != "" && !filepath.IsLocal(c.Console) {
+		return fault.Invalid.Errorf("the pid file %q and the console %q are names in the command's directory", c.PIDFile, c.Console)
+	}
+	return nil
 }
 
 // Reply answers a call: with an error when Kind is set.
