@@ -169,10 +169,10 @@ func (l *logFile) write(b []byte) error {
 	return nil
 }
 
-// finish does what an earlier keeper has left half done at a desk.
+// finish does what an earlier keeper has left half done at a desk. The caller has
+// had the file to itself since it was restored: after a rotation nobody could tell
+// what of it is there.
 func (l *logFile) finish(k *desk, pipe int) error {
-	<-l.mine
-	defer func() { l.mine <- struct{}{} }()
 	var st unix.Stat_t
 	if err := unix.Fstat(l.fd, &st); err != nil {
 		return err

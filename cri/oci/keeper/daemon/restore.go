@@ -128,10 +128,10 @@ func (s *server) noteExit(hold *holding, exit *wire.Exit) error {
 // restoreStdio takes up the streams in a holding.
 func (s *server) restoreStdio(hold *holding, left []*desk) (*stdio, error) {
 	std := s.streams.newStdio(hold, s.log.With("container", hold.entry.ID))
-	std.left = left
 	if fd := hold.get(roleLog); fd >= 0 {
 		std.log = newLogFile(hold.rec.Start.Log, hold.rec.Key, fd)
 	}
+	std.resumeAt(left)
 	if fd := hold.get(roleStdin); fd >= 0 {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return nil, err

@@ -27,7 +27,9 @@ type stdio struct {
 	outputs []*output
 	tty     int           // the terminal's descriptor; -1 without one
 	drained chan struct{} // closed when every output has ended
-	left    []*desk       // at which the keeper before this one was interrupted
+	// left are the desks at which the keeper before this one was interrupted. While
+	// there are any the log is the worker's.
+	left []*desk
 
 	mu       sync.Mutex
 	attached map[*attachment]struct{}
@@ -202,10 +204,7 @@ func (s *stdio) wake() {
 // work is the worker.
 func (s *stdio) work() {
 	for s.again() {
-		for ; len(s.left) > 0; s.left = s.left[1:] {
-			s.complain(s.log.finish(s.left[0], s.outputOf(byte(s.left[0].slot.frame))))
-			s.desks.giveBack(s.left[0])
-		}
+		s.finishLeft()
 		over := true
 		for _, o := range s.outputs {
 			s.drain(o)
@@ -216,6 +215,32 @@ func (s *stdio) work() {
 			return
 		}
 	}
+}
+
+// resumeAt takes over the desks at which an earlier keeper was interrupted, and the
+// log for as long as it takes to finish there.
+func (s *stdio) resumeAt(left []*desk) {
+	if len(left) > 0 && s.log != nil {
+		<-s.log.mine
+		s.left = left
+		return
+	}
+	for _, k := range left { // whose log is lost
+		k.clear()
+		s.desks.giveBack(k)
+	}
+}
+
+func (s *stdio) finishLeft() {
+	if len(s.left) == 0 {
+		return
+	}
+	for _, k := range s.left {
+		s.complain(s.log.finish(k, s.outputOf(byte(k.slot.frame))))
+		s.desks.giveBack(k)
+	}
+	s.left = nil
+	s.log.mine <- struct{}{}
 }
 
 // again reports whether the worker has something to do. Otherwise it is none.

@@ -86,9 +86,9 @@ type anchor struct {
 	programs programs
 	entries  map[string]Entry
 	cut      map[string]bool // entries whose last put did not come whole
-	keeper   int  // its process id; 0 while there is none
-	serving  bool // the keeper has come so far
-	served   bool // this one or one before it
+	keeper   int             // its process id; 0 while there is none
+	serving  bool            // the keeper has come so far
+	served   bool            // this one or one before it
 	released bool
 }
 
