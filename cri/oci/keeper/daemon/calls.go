@@ -133,22 +133,32 @@ func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) e
 	if err != nil {
 		_ = proc.signal(int(unix.SIGKILL))
 	}
-	ended := make(chan outcome, 1)
+	ended := make(chan error, 1)
+	var out outcome
 	go func() {
-		out, err := proc.wait()
-		if err != nil {
-			s.log.Error("waiting for an exec", "err", err)
-		}
-		hold.drop()
-		s.children.reap(proc)
-		ended <- out
+		var err error
+		out, err = s.endOfExec(proc, hold)
+		ended <- err
 	}()
 	select {
-	case out := <-ended:
-		return wire.Send(conn, wire.Reply{Exit: &wire.Exit{Code: out.code, At: out.at}})
+	case err := <-ended:
+		return done(conn, wire.Reply{Exit: &wire.Exit{Code: out.code, At: out.at, Lost: out.lost}}, err)
 	case <-gone(conn).Done():
 		return proc.signal(int(unix.SIGKILL))
 	}
+}
+
+// endOfExec waits for the end of a program that was executed. One that cannot be
+// waited for is killed: nobody could be told how it ends.
+func (s *server) endOfExec(proc *process, hold *holding) (outcome, error) {
+	out, err := proc.wait()
+	if err != nil {
+		s.log.Error("waiting for an exec", "err", err)
+		err = errors.Join(err, proc.signal(int(unix.SIGKILL)))
+	}
+	hold.drop()
+	s.children.reap(proc)
+	return out, err
 }
 
 // beginExec starts the program. The next keeper kills it: nobody can be told then

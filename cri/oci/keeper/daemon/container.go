@@ -279,8 +279,9 @@ func readPID(file string) (int, error) {
 func (s *server) witness(c *container, proc *process, oom oomWatch) {
 	out, err := proc.outcome()
 	if err != nil {
+		// It has ended all the same, and somebody may be waiting for that.
 		s.log.Error("waiting for a container", "container", c.id, "err", err)
-		return
+		out = outcome{code: lostCode, at: time.Now(), lost: true}
 	}
 	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: oom.killed(out.code), Lost: out.lost}
 	entry, err := s.journal.Begin("exit", exit)

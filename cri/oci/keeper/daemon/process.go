@@ -234,20 +234,23 @@ func (p *process) wait() (outcome, error) {
 
 // outcome returns how the process ended, which it has.
 func (p *process) outcome() (outcome, error) {
-	for {
+	for deadline := time.Now().Add(outcomeLimit); ; time.Sleep(time.Millisecond) {
 		ended, code, err := p.poll()
 		switch {
 		case errors.Is(err, unix.ECHILD):
 			return p.askKernel(), nil
-		case err != nil:
-			return outcome{}, fmt.Errorf("waiting for process %d: %w", p.pid, err)
 		case ended:
 			return outcome{code: code, at: time.Now()}, nil
+		case err != nil && time.Now().After(deadline):
+			return outcome{}, fmt.Errorf("waiting for process %d: %w", p.pid, err)
 		}
-		// Its first thread has ended, and others live for a moment.
-		time.Sleep(time.Millisecond)
+		// Its first thread has ended, and others live for a moment; or the anchor is
+		// dying, and this process is about to take its place.
 	}
 }
+
+// outcomeLimit is for an error that does not pass.
+const outcomeLimit = time.Second
 
 // lostCode is the exit code of a process whose code is lost.
 const lostCode = 128 + int32(unix.SIGKILL)

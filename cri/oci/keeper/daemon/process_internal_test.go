@@ -55,3 +55,43 @@ func TestIdIsUsedAgain(t *testing.T) {
 		t.Errorf("the second was not reaped: %v", err)
 	}
 }
+
+// What cannot be waited for has not ended well: the program that was executed is
+// killed, and the caller is told the error.
+func TestExecThatCannotBeAwaited(t *testing.T) {
+	s := newTestServer(t)
+	cmd, _ := sleeper(t)
+	proc, err := s.children.adopt(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.onEnd(func() {}); err != nil { // so that it cannot be watched again
+		t.Fatal(err)
+	}
+	out, err := s.endOfExec(proc, s.escrow.newHolding(execID, record{Exec: true}))
+	if err == nil {
+		t.Errorf("the end is %+v and no error", out)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the program ended by itself")
+	}
+}
+
+// A container that has ended and cannot be asked how has a lost exit.
+func TestExitThatCannotBeAsked(t *testing.T) {
+	s := newTestServer(t)
+	c := newContainer("c")
+	c.hold = s.escrow.newHolding("c", record{})
+	c.std = s.streams.newStdio(c.hold, s.log)
+	close(c.std.drained)
+	s.containers["c"] = c
+	s.witness(c, &process{pid: 1, kids: s.children, pidfd: -1}, oomWatch{})
+	select {
+	case <-c.ended:
+		if !c.exit.Lost || c.exit.Code != lostCode {
+			t.Errorf("it ended as %+v", c.exit)
+		}
+	default:
+		t.Error("nobody is told that it ended")
+	}
+}
