@@ -200,3 +200,73 @@ func TestStdinSurvives(t *testing.T) {
 		t.Errorf("it ended with %d, want 143", e.Code)
 	}
 }
+
+// TestStdinOnceEndsWithTheKeeper: the first client that gives input is the last,
+// also when it is the keeper's death that ends it.
+func TestStdinOnceEndsWithTheKeeper(t *testing.T) {
+	h := newHost(t)
+	_, err := h.container("cat", "cat; exit 3", func(r *keeper.StartRequest) { r.Stdin, r.StdinOnce = true, true })
+	h.must(err)
+	h.kill(itself) // nobody has attached yet
+	a, err := h.Attach(t.Context(), "cat", true)
+	h.must(err)
+	defer a.Close()
+	_, err = a.Write([]byte("hello\n"))
+	h.must(err)
+	for late := time.Now().Add(5 * time.Second); h.text("cat") != "hello\n"; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("the log is %q", h.text("cat"))
+		}
+	}
+	h.kill(itself)
+	if e := h.exit("cat"); e.Code != 3 {
+		t.Errorf("it ended with %d, want 3", e.Code)
+	}
+}
+
+// TestClientLeavesInTheMiddle: a client that gives more than the container reads,
+// and goes, is seen to go.
+func TestClientLeavesInTheMiddle(t *testing.T) {
+	h := newHost(t)
+	_, err := h.container("slow", "sleep 0.5; wc -c; exit 3", func(r *keeper.StartRequest) { r.Stdin, r.StdinOnce = true, true })
+	h.must(err)
+	a, err := h.Attach(t.Context(), "slow", true)
+	h.must(err)
+	_, err = a.Write(make([]byte, 100<<10)) // the pipe takes 64 KiB
+	h.must(err)
+	h.must(a.Close())
+	if e := h.exit("slow"); e.Code != 3 {
+		t.Errorf("it ended with %d, want 3", e.Code)
+	}
+	if got := h.text("slow"); got != "102400\n" {
+		t.Errorf("it has read %q bytes, want all", got)
+	}
+	_, err = h.container("deaf", "exec sleep 1000", func(r *keeper.StartRequest) { r.Stdin, r.StdinOnce = true, true })
+	h.must(err)
+	a, err = h.Attach(t.Context(), "deaf", true)
+	h.must(err)
+	_, err = a.Write(make([]byte, 100<<10))
+	h.must(err)
+	h.must(a.Close())
+	hello, err := h.Hello(t.Context())
+	h.must(err)
+	for late := time.Now().Add(20 * time.Second); h.holdsStdin(hello.PID, "deaf"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("the client has gone, and the input is still open")
+		}
+	}
+}
+
+// holdsStdin reports whether the process has an end of the pipe that is the
+// container's standard input.
+func (h *host) holdsStdin(process int, id string) bool {
+	h.t.Helper()
+	pipe, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", h.statusOf(id).PID))
+	h.must(err)
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", process))
+	h.must(err)
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		to, _ := os.Readlink(fd)
+		return to == pipe
+	})
+}

@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"encoding/binary"
-	"io"
+	"errors"
+	"net"
+	"os"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 )
@@ -36,17 +39,17 @@ func (a *attachment) offer(frame byte, data []byte) {
 }
 
 // feed passes the client's frames on until its connection ends.
-func (s *stdio) feed(r io.Reader) {
+func (s *stdio) feed(conn *net.UnixConn) {
 	buf := make([]byte, wire.MaxFrame)
 	for {
-		kind, data, err := wire.ReadFrame(r, buf)
+		kind, data, err := wire.ReadFrame(conn, buf)
 		if err != nil {
 			return
 		}
 		switch kind {
 		case wire.FrameStdin:
-			if in := s.input(); in != nil {
-				_, _ = in.Write(data) // the container closed its end: its choice
+			if in := s.input(); in != nil && !write(in, data, conn) {
+				return
 			}
 		case wire.FrameStdinClose:
 			if s.once {
@@ -58,4 +61,40 @@ func (s *stdio) feed(r io.Reader) {
 			}
 		}
 	}
+}
+
+// A write that the container does not read looks from time to time whether the
+// client is still there. What one that is gone has given goes on to a container that
+// reads, however slowly, but is not kept for ever for one that does not.
+const (
+	feedLook  = 200 * time.Millisecond
+	feedLimit = 5 * time.Second
+)
+
+// write writes input to the container and reports whether that was worth while. That
+// the container closed its end is its choice.
+func write(in *os.File, data []byte, conn *net.UnixConn) bool {
+	for idle := time.Duration(0); idle < feedLimit; {
+		_ = in.SetWriteDeadline(time.Now().Add(feedLook)) // where there are none it blocks
+		n, err := in.Write(data)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return true
+		}
+		if data = data[n:]; n > 0 || !clientGone(conn) {
+			idle = 0
+		} else {
+			idle += feedLook
+		}
+	}
+	return false
+}
+
+// clientGone reports whether the client has closed its connection.
+func clientGone(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	gone := true
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { gone = hungUp(int(fd)) })
+	}
+	return err != nil || gone
 }

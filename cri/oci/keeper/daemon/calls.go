@@ -192,14 +192,20 @@ func (s *server) attach(conn *net.UnixConn, id string, r *wire.AttachRequest) er
 		return err
 	}
 	defer std.detach(a)
+	last := r != nil && r.Stdin && std.once
+	if last {
+		if err := std.hold.change(func(h *holding) { h.rec.Attached = true }); err != nil {
+			return err
+		}
+	}
 	if err := wire.Send(conn, wire.Reply{}); err != nil {
-		return nil
+		return nil // gone
 	}
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
 		std.feed(conn)
-		if r != nil && r.Stdin && std.once {
+		if last {
 			std.closeStdin()
 		}
 	}()

@@ -140,6 +140,9 @@ type record struct {
 	OOM   int               `json:"oom,omitempty"` // see oomWatch.before
 	Run   int               `json:"run,omitempty"` // process of the OCI runtime that starts it
 	Exit  *wire.Exit        `json:"exit,omitempty"`
+	// Attached says that somebody has joined a standard input that is closed after
+	// the first: that client is gone with its keeper.
+	Attached bool `json:"attached,omitempty"`
 	// Sole says that the exit could not be journalled, and is nowhere but here.
 	Sole  bool   `json:"sole,omitempty"`
 	Roles []role `json:"roles,omitempty"` // of the entry's descriptors

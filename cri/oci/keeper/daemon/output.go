@@ -170,9 +170,9 @@ func (o *output) unfinished(n int) rest {
 	return itWaits
 }
 
-// hungUp reports whether nobody holds the other end of a pipe.
-func hungUp(pipe int) bool {
-	poll := []unix.PollFd{{Fd: int32(pipe)}}
+// hungUp reports whether nobody holds the other end of a pipe or a connection.
+func hungUp(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd)}}
 	n, err := unix.Poll(poll, 0)
 	return err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
 }

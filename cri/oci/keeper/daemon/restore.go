@@ -132,6 +132,11 @@ func (s *server) restoreStdio(hold *holding, left []*desk) (*stdio, error) {
 		std.log = newLogFile(hold.rec.Start.Log, hold.rec.Key, fd)
 	}
 	std.resumeAt(left)
+	if std.once && hold.rec.Attached {
+		if err := hold.change(func(h *holding) { h.retire(roleStdin) }); err != nil {
+			return nil, err
+		}
+	}
 	if fd := hold.get(roleStdin); fd >= 0 {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return nil, err
@@ -168,7 +173,7 @@ func (s *stdio) restoreTerminal(fd int) error {
 	}
 	s.outputs[0].tap = &tap{tty: fd, into: os.NewFile(uintptr(in), "pipe")}
 	s.terminal, s.tty = os.NewFile(uintptr(fd), "terminal"), fd
-	if s.hold.rec.Start.Stdin {
+	if s.hold.rec.Start.Stdin && !(s.once && s.hold.rec.Attached) {
 		s.stdin = s.terminal
 	}
 	return nil
