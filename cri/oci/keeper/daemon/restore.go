@@ -91,7 +91,7 @@ func (s *server) restoreContainer(hold *holding, left []*desk) error {
 		} else {
 			c.acked = !hold.rec.Sole
 		}
-		if err := s.noteExit(hold, exit); err != nil {
+		if err := s.noteExit(hold, exit, false); err != nil {
 			return err
 		}
 		c.life.Lock()
@@ -113,13 +113,14 @@ func (s *server) restoreContainer(hold *holding, left []*desk) error {
 	return s.watchOver(c, std, proc, oom)
 }
 
-// noteExit says in the holding what the journal knew already.
-func (s *server) noteExit(hold *holding, exit *wire.Exit) error {
+// noteExit says in the holding what the journal knows already, or could not be told:
+// then the exit is nowhere else.
+func (s *server) noteExit(hold *holding, exit *wire.Exit, sole bool) error {
 	if hold.rec.Exit != nil {
 		return nil
 	}
 	return hold.change(func(h *holding) {
-		h.entry.PID, h.entry.Starting, h.rec.Exit = 0, false, exit
+		h.entry.PID, h.entry.Starting, h.rec.Exit, h.rec.Sole = 0, false, exit, sole
 		h.retire(roleProcess)
 		h.retire(roleRuntime)
 	})
@@ -215,7 +216,7 @@ func (s *server) resume(c *container, oom oomWatch) {
 func (s *server) lose(c *container) {
 	exit := &wire.Exit{ID: c.id, Code: lostCode, At: time.Now(), Lost: true}
 	entry, err := s.journal.Begin("exit", exit)
-	err = errors.Join(err, s.noteExit(c.hold, exit))
+	err = errors.Join(err, s.noteExit(c.hold, exit, err != nil))
 	if err != nil {
 		s.log.Error("recording an exit", "container", c.id, "err", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -141,4 +142,31 @@ func TestDamagedEntries(t *testing.T) {
 		t.Errorf("the next desk is %+v, %v, number %d; want the second", k, err, s.streams.desks.made)
 	}
 	unix.Close(null)
+}
+
+// An exit that could not be journalled when a start was lost is known to the next
+// keeper as one that nobody has acknowledged.
+func TestLostStartOnAFullDisk(t *testing.T) {
+	s := newTestServer(t)
+	if err := s.journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := newContainer("c")
+	c.hold = s.escrow.newHolding("c", record{Key: 1})
+	c.std = s.streams.newStdio(c.hold, s.log)
+	s.lose(c)
+	left, ok := s.escrow.entries["c"]
+	if !ok {
+		t.Fatal("the anchor has nothing of it")
+	}
+	next := newTestServer(t, left)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		list, _ := next.unacknowledged(0)
+		if len(list) == 1 && list[0].exit.Lost {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the next keeper tells of %d exits, want the lost one", len(list))
+		}
+	}
 }
