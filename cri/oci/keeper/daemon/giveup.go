@@ -15,32 +15,38 @@ import (
 // that one container, or exec: the others must not pay for it.
 func (s *server) restoreEntry(x anchor.Entry, left map[uint64][]*desk) {
 	hold, err := s.escrow.holdingOf(x)
-	if err == nil && hold.rec.Exec {
+	if err != nil {
+		s.giveUp(hold, nil, err)
+		closeAll(x.Files) // nobody can tell what they are
+		return
+	}
+	if hold.rec.Exec {
 		go s.endExec(hold)
 		return
 	}
 	known := s.containers[x.ID]
+	std, err := s.restoreStdio(hold)
 	if err == nil {
-		desks := left[hold.rec.Key]
+		std.resumeAt(left[hold.rec.Key])
 		delete(left, hold.rec.Key)
-		err = s.restoreContainer(hold, desks)
-	} else {
-		defer closeAll(x.Files)
+		err = s.restoreContainer(hold, std)
 	}
 	if err != nil {
 		if delete(s.containers, x.ID); known != nil {
 			s.containers[x.ID] = known
 		}
-		s.log.Error("a container of an earlier keeper is given up", "container", x.ID, "err", err)
-		s.giveUp(hold)
+		s.giveUp(hold, std, err)
 	}
 }
 
 // giveUp ends a container that cannot be gone on with and makes its end known:
-// nobody reads its output any more. Its streams are closed by others.
-func (s *server) giveUp(hold *holding) {
-	if fd := hold.get(roleProcess); fd >= 0 {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended
+// nobody reads its output any more. Without std nobody has its descriptors but the
+// holding.
+func (s *server) giveUp(hold *holding, std *stdio, cause error) {
+	s.log.Error("a container of an earlier keeper is given up", "container", hold.entry.ID, "err", cause)
+	process := hold.get(roleProcess)
+	if process >= 0 {
+		_ = unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0) // it has ended
 	}
 	s.killChild(hold.entry.PID)
 	s.killChild(hold.rec.Run)
@@ -51,7 +57,17 @@ func (s *server) giveUp(hold *holding) {
 		}
 		s.know(exit, entry)
 	}
+	var files []int
+	if std == nil {
+		files, hold.entry.Files, hold.rec.Roles = hold.entry.Files, nil, nil
+	} else if process >= 0 {
+		files = []int{process}
+	}
 	hold.drop()
+	closeAll(files)
+	if std != nil {
+		std.close()
+	}
 }
 
 // endOf is the exit of a container that is given up; nil where there is none to

@@ -72,11 +72,7 @@ func (s *server) restoreExits() error {
 
 // restoreContainer brings back a container: one that runs, one whose start is
 // under way, or one that has ended and whose output may not have.
-func (s *server) restoreContainer(hold *holding, left []*desk) error {
-	std, err := s.restoreStdio(hold, left)
-	if err != nil {
-		return err
-	}
+func (s *server) restoreContainer(hold *holding, std *stdio) error {
 	id := hold.entry.ID
 	known := s.containers[id]
 	c := newContainer(id)
@@ -126,59 +122,62 @@ func (s *server) noteExit(hold *holding, exit *wire.Exit, sole bool) error {
 	})
 }
 
-// restoreStdio takes up the streams in a holding.
-func (s *server) restoreStdio(hold *holding, left []*desk) (*stdio, error) {
+// restoreStdio takes up the streams in a holding. After an error they are still the
+// holding's alone.
+func (s *server) restoreStdio(hold *holding) (*stdio, error) {
 	std := s.streams.newStdio(hold, s.log.With("container", hold.entry.ID))
-	if fd := hold.get(roleLog); fd >= 0 {
-		std.log = newLogFile(hold.rec.Start.Log, hold.rec.Key, fd)
-	}
-	std.resumeAt(left)
-	if std.once && hold.rec.Attached {
-		if err := hold.change(func(h *holding) { h.retire(roleStdin) }); err != nil {
-			return nil, err
-		}
-	}
-	if fd := hold.get(roleStdin); fd >= 0 {
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, err
-		}
-		std.stdin = os.NewFile(uintptr(fd), "stdin")
-	}
 	for r, frame := range map[role]byte{roleStdout: wire.FrameStdout, roleStderr: wire.FrameStderr} {
 		if fd := hold.get(r); fd >= 0 {
 			std.outputs = append(std.outputs, &output{fd: fd, frame: frame})
 		}
 	}
-	fd := hold.get(roleTerminal)
-	switch {
-	case fd < 0:
-		return std, nil
-	case len(std.outputs) > 1: // it was received, and no more
-		std.terminal, std.tty = os.NewFile(uintptr(fd), "terminal"), fd
-		return std, nil
+	if std.once && hold.rec.Attached {
+		if err := hold.change(func(h *holding) { h.retire(roleStdin) }); err != nil {
+			return nil, err
+		}
 	}
-	return std, std.restoreTerminal(fd)
+	in, tty := hold.get(roleStdin), hold.get(roleTerminal)
+	if in >= 0 {
+		if err := unix.SetNonblock(in, true); err != nil {
+			return nil, err
+		}
+	}
+	if tty >= 0 {
+		if err := std.restoreTerminal(tty); err != nil {
+			return nil, err
+		}
+	}
+	if in >= 0 {
+		std.stdin = os.NewFile(uintptr(in), "stdin")
+	}
+	if fd := hold.get(roleLog); fd >= 0 {
+		std.log = newLogFile(hold.rec.Start.Log, hold.rec.Key, fd)
+	}
+	return std, nil
 }
 
-// unused reports whether there is a terminal from which nothing is read yet.
-func (s *stdio) unused() bool { return s.terminal != nil && s.outputs[0].tap == nil }
-
-// restoreTerminal opens the write end of the pipe behind a terminal again.
+// restoreTerminal takes up a terminal, with the write end of the pipe behind it,
+// opened again. One without that pipe was received and no more.
 func (s *stdio) restoreTerminal(fd int) error {
-	in, err := openWriteEnd(s.outputs[0].fd)
-	if err != nil {
-		return err
+	if len(s.outputs) == 1 {
+		in, err := openWriteEnd(s.outputs[0].fd)
+		if err != nil {
+			return err
+		}
+		if err := unix.SetNonblock(in, false); err != nil {
+			return errors.Join(err, unix.Close(in))
+		}
+		s.outputs[0].tap = &tap{tty: fd, into: os.NewFile(uintptr(in), "pipe")}
 	}
-	if err := unix.SetNonblock(in, false); err != nil {
-		return errors.Join(err, unix.Close(in))
-	}
-	s.outputs[0].tap = &tap{tty: fd, into: os.NewFile(uintptr(in), "pipe")}
 	s.terminal, s.tty = os.NewFile(uintptr(fd), "terminal"), fd
-	if s.hold.rec.Start.Stdin && !(s.once && s.hold.rec.Attached) {
+	if len(s.outputs) == 1 && s.hold.rec.Start.Stdin && !(s.once && s.hold.rec.Attached) {
 		s.stdin = s.terminal
 	}
 	return nil
 }
+
+// unused reports whether there is a terminal from which nothing is read yet.
+func (s *stdio) unused() bool { return s.terminal != nil && s.outputs[0].tap == nil }
 
 // resume ends a start that an earlier keeper has begun. c.life is held until it
 // is over, so that a call that asks for the same start finds what became of it.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
@@ -142,6 +143,47 @@ func TestDamagedEntries(t *testing.T) {
 		t.Errorf("the next desk is %+v, %v, number %d; want the second", k, err, s.streams.desks.made)
 	}
 	unix.Close(null)
+}
+
+// A container that cannot be taken over is killed and reported, and nothing of it
+// stays open.
+func TestContainerIsGivenUp(t *testing.T) {
+	for what, damage := range map[string]role{"its terminal": roleTerminal, "its process": roleProcess} {
+		t.Run(what, func(t *testing.T) {
+			cmd, pidfd := sleeper(t)
+			var p [2]int
+			if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+				t.Fatal(err)
+			}
+			dir, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, rec := anchor.Entry{ID: "c", PID: cmd.Process.Pid}, record{Key: 1, Start: wire.StartRequest{Stdin: true}}
+			if damage == roleTerminal { // the pipe behind it is a directory
+				e.Files, rec.Roles = []int{dir, p[1], pidfd}, []role{roleStdout, roleTerminal, roleProcess}
+			} else {
+				e.Files, rec.Roles = []int{p[1], dir}, []role{roleStdin, roleStdout}
+				unix.Close(pidfd)
+			}
+			s := newTestServer(t, entryOf(t, e, rec))
+			if list := s.list(); len(list) != 1 || list[0].Exit == nil || !list[0].Exit.Lost {
+				t.Errorf("the container is %+v, want lost", list)
+			}
+			if damage == roleTerminal {
+				if err := cmd.Wait(); err == nil {
+					t.Error("its process ended by itself")
+				}
+			}
+			closeAll(e.Files)
+			for deadline := time.Now().Add(5 * time.Second); !hungUp(p[0]); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("a descriptor of it is still open")
+				}
+			}
+			unix.Close(p[0])
+		})
+	}
 }
 
 // An exit that could not be journalled when a start was lost is known to the next

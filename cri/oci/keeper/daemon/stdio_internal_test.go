@@ -50,10 +50,10 @@ func interrupted(t *testing.T, s *server, log, text string, written int) (std *s
 		busy: 1, key: 1, frame: wire.FrameStdout, end: uint64(len(before)), size: uint64(len(out)),
 		take: uint64(len(text)), at: uint64(at.UnixNano()),
 	}
-	std, err = s.restoreStdio(hold, []*desk{k})
-	if err != nil {
+	if std, err = s.restoreStdio(hold); err != nil {
 		t.Fatal(err)
 	}
+	std.resumeAt([]*desk{k})
 	return std, before + string(out)
 }
 
