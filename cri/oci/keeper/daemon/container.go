@@ -309,6 +309,16 @@ func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
 	case <-time.After(drainLimit):
 	}
 	c.std.closeStdin()
+	if s.publish(c, exit, entry) {
+		if err := s.ack(c); err != nil {
+			s.log.Error("confirming an exit", "container", c.id, "err", err)
+		}
+	}
+}
+
+// publish makes the end known to those who wait, and reports whether it was
+// acknowledged before: by a server that had it from an earlier keeper.
+func (s *server) publish(c *container, exit *wire.Exit, entry journal.ID) (acked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.proc, c.exit, c.entry = nil, exit, entry
@@ -316,6 +326,7 @@ func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
 	c.seq = s.exits
 	close(c.ended)
 	s.notify()
+	return c.acked
 }
 
 // remove ends the container if it runs and forgets it.

@@ -186,6 +186,32 @@ func TestContainerIsGivenUp(t *testing.T) {
 	}
 }
 
+// An acknowledgement that comes before the keeper has concluded what the one before
+// it has seen is not forgotten.
+func TestAcknowledgedBeforeConcluded(t *testing.T) {
+	s := newTestServer(t)
+	exit := &wire.Exit{ID: "c", Code: 3}
+	entry, err := s.journal.Begin("exit", exit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newContainer("c")
+	c.hold = s.escrow.newHolding("c", record{})
+	c.std = s.streams.newStdio(c.hold, s.log)
+	close(c.std.drained)
+	s.containers["c"] = c
+	if err := s.acknowledge("c"); err != nil {
+		t.Fatal(err)
+	}
+	s.conclude(c, exit, entry)
+	if left := s.journal.Pending(); len(left) > 0 {
+		t.Errorf("the next keeper tells of %s again", left[0].Data)
+	}
+	if list, _ := s.unacknowledged(0); len(list) > 0 {
+		t.Error("this one tells of it again")
+	}
+}
+
 // An exit that could not be journalled when a start was lost is known to the next
 // keeper as one that nobody has acknowledged.
 func TestLostStartOnAFullDisk(t *testing.T) {
