@@ -172,7 +172,10 @@ func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, 
 	}
 	proc, tty, err = s.invoke(hold, files)
 	if err == nil {
-		err = hold.change(func(h *holding) { h.began(proc) })
+		if err = hold.change(func(h *holding) { h.began(proc) }); err != nil {
+			err = errors.Join(err, s.children.abandon(proc))
+			wire.CloseAll([]*os.File{tty})
+		}
 	}
 	if err != nil {
 		hold.drop()

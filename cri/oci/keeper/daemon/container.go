@@ -97,34 +97,31 @@ func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
 	return s.settle(c, std, proc, tty, oom)
 }
 
-// settle makes c a container that runs.
-func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, oom oomWatch) error {
+// settle makes c a container that runs. After an error the process is killed.
+func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, oom oomWatch) (err error) {
 	if tty != nil {
-		if err := std.useTerminal(tty); err != nil {
-			return errors.Join(err, s.abandon(proc))
-		}
+		err = std.useTerminal(tty)
 	}
-	err := std.hold.change(func(h *holding) {
-		h.began(proc)
-		h.set(roleConsole, -1)
-	})
+	if err == nil {
+		err = std.hold.change(func(h *holding) {
+			h.began(proc)
+			h.set(roleConsole, -1)
+		})
+	}
 	if err == nil {
 		err = std.hold.kept()
 	}
-	if err != nil {
-		return errors.Join(err, s.abandon(proc))
+	if err == nil {
+		err = s.watchOver(c, std, proc, oom)
 	}
-	s.attend(c, std, proc)
-	return s.watchOver(c, std, proc, oom)
+	if err != nil {
+		forget := std.hold.change(func(h *holding) { h.set(roleProcess, -1) })
+		return errors.Join(err, forget, s.children.abandon(proc))
+	}
+	return nil
 }
 
-// abandon ends a process that cannot become a container's.
-func (s *server) abandon(proc *process) error {
-	err := proc.onEnd(func() { s.children.reap(proc) })
-	return errors.Join(err, proc.signal(int(unix.SIGKILL)))
-}
-
-// attend makes the process and the streams the container's.
+// attend makes the process, nil for none, and the streams the container's.
 func (s *server) attend(c *container, std *stdio, proc *process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +133,12 @@ func (s *server) watchOver(c *container, std *stdio, proc *process, oom oomWatch
 	if err := std.pump(); err != nil {
 		return err
 	}
-	return proc.onEnd(func() { s.witness(c, proc, oom) })
+	s.attend(c, std, proc) // before its end can be seen
+	err := proc.onEnd(func() { s.witness(c, proc, oom) })
+	if err != nil {
+		s.attend(c, std, nil)
+	}
+	return err
 }
 
 // invoke runs the command of a holding, one of the OCI runtime that starts a
@@ -232,7 +234,7 @@ func (s *server) command(cmd *wire.Command, files childFiles, begun func(*proces
 	defer alarm.Stop()
 	out, err := run.wait()
 	if err != nil {
-		return err
+		return errors.Join(err, run.signal(int(unix.SIGKILL)))
 	}
 	if out.code != 0 {
 		return &runtimeError{program: filepath.Base(cmd.Args[0]), code: out.code}

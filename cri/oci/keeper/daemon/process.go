@@ -111,15 +111,39 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 	if err != nil {
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)
 	}
-	attr := &syscall.ProcAttr{Dir: dir, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}}
+	p := &process{kids: k}
+	// With the process comes its descriptor, or there is neither.
+	attr := &syscall.ProcAttr{Dir: dir, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &p.pidfd}}
 	for _, fd := range fds {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
-	pid, err := syscall.ForkExec(args[0], args, attr)
+	p.pid, err = syscall.ForkExec(args[0], args, attr)
 	if err != nil {
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)
 	}
-	return k.adopt(pid)
+	k.know(p)
+	return p, nil
+}
+
+func (k *children) know(p *process) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.known[p.pid] = p
+}
+
+// abandon kills a process that nobody shall see, and reaps it when it has ended. It
+// needs nothing that may be lacking.
+func (k *children) abandon(p *process) error {
+	err := p.signal(int(unix.SIGKILL))
+	go func() {
+		poll := []unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+		again(func() error {
+			_, err := unix.Poll(poll, -1)
+			return err
+		})
+		k.reap(p)
+	}()
+	return err
 }
 
 // adopt begins to wait for a child of the keeper or the anchor, running or
@@ -134,9 +158,7 @@ func (k *children) adopt(pid int) (*process, error) {
 	if !p.becomesChild() {
 		return nil, errors.Join(fault.FailedPrecondition.Errorf("process %d is not a child of the keeper", pid), unix.Close(fd))
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.known[pid] = p
+	k.know(p)
 	return p, nil
 }
 

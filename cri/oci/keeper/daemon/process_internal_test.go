@@ -1,8 +1,12 @@
 package daemon
 
 import (
+	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -93,5 +97,68 @@ func TestExitThatCannotBeAsked(t *testing.T) {
 		}
 	default:
 		t.Error("nobody is told that it ended")
+	}
+}
+
+// A start that fails when its process runs already leaves none.
+func TestStartFailsAtTheLastStep(t *testing.T) {
+	s := newTestServer(t)
+	cmd, _ := sleeper(t)
+	proc, err := s.children.adopt(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.onEnd(func() {}); err != nil { // so that it cannot be watched again
+		t.Fatal(err)
+	}
+	c := s.claim("c")
+	std := s.streams.newStdio(s.escrow.newHolding("c", record{}), s.log)
+	if err := s.settle(c, std, proc, nil, oomWatch{}); err == nil {
+		t.Error("no error")
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the program ended by itself")
+	}
+	std.close()
+	<-std.drained
+	if c.proc != nil || std.hold.get(roleProcess) >= 0 {
+		t.Errorf("the process is still the container's: %+v", c.proc)
+	}
+}
+
+// A program that cannot be watched is not started.
+func TestForkWithoutDescriptors(t *testing.T) {
+	s := newTestServer(t)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	ran := filepath.Join(t.TempDir(), "ran")
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	next, err := unix.Dup(int(null.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(next)
+	s.children.begin()
+	defer s.children.end()
+	// Two are what ForkExec needs itself.
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(next + 2), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := s.children.fork([]string{"/bin/touch", ran}, "/", []*os.File{null, null, null})
+	if rerr := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("%+v, %v, want %v", proc, err, unix.EMFILE)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the program ran")
 	}
 }
