@@ -167,12 +167,12 @@ func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, 
 	hold = s.escrow.newHolding(fmt.Sprintf("%s%x", execID, rand.Uint64()), record{Exec: true, Start: wire.StartRequest{Command: *cmd}})
 	s.children.begin()
 	defer s.children.end()
-	if err = hold.change(func(*holding) {}); err != nil {
+	if err = hold.change(func(*content) {}); err != nil {
 		return nil, nil, nil, err
 	}
 	proc, tty, err = s.invoke(hold, files)
 	if err == nil {
-		if err = hold.change(func(h *holding) { h.began(proc) }); err != nil {
+		if err = hold.change(func(h *content) { h.began(proc) }); err != nil {
 			err = errors.Join(err, s.children.abandon(proc))
 			wire.CloseAll([]*os.File{tty})
 		}
@@ -197,7 +197,7 @@ func (s *server) attach(conn *net.UnixConn, id string, r *wire.AttachRequest) er
 	defer std.detach(a)
 	last := r != nil && r.Stdin && std.once
 	if last {
-		if err := std.hold.change(func(h *holding) { h.rec.Attached = true }); err != nil {
+		if err := std.hold.change(func(h *content) { h.rec.Attached = true }); err != nil {
 			return err
 		}
 	}

@@ -103,7 +103,7 @@ func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, o
 		err = std.useTerminal(tty)
 	}
 	if err == nil {
-		err = std.hold.change(func(h *holding) {
+		err = std.hold.change(func(h *content) {
 			h.began(proc)
 			h.set(roleConsole, -1)
 		})
@@ -115,7 +115,7 @@ func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, o
 		err = s.watchOver(c, std, proc, oom)
 	}
 	if err != nil {
-		forget := std.hold.change(func(h *holding) { h.set(roleProcess, -1) })
+		forget := std.hold.change(func(h *content) { h.set(roleProcess, -1) })
 		return errors.Join(err, forget, s.children.abandon(proc))
 	}
 	return nil
@@ -156,7 +156,7 @@ func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.Fi
 			return nil, nil, err
 		}
 		defer s.endConsole(h, con)
-		if err := h.change(func(h *holding) { h.set(roleConsole, con.fd) }); err != nil {
+		if err := h.change(func(h *content) { h.set(roleConsole, con.fd) }); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -167,8 +167,9 @@ func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.Fi
 }
 
 func (s *server) endConsole(h *holding, con *console) {
-	if err := h.change(func(h *holding) { h.set(roleConsole, -1) }); err != nil {
+	if err := h.change(func(h *content) { h.set(roleConsole, -1) }); err != nil {
 		s.log.Error("giving up a console", "container", h.entry.ID, "err", err)
+		return
 	}
 	con.close()
 }
@@ -186,10 +187,14 @@ func (s *server) started(h *holding, con *console) (proc *process, tty *os.File,
 		}
 	}
 	proc, err = s.children.adopt(pid)
-	if err != nil && tty != nil {
-		err = errors.Join(err, h.change(func(h *holding) { h.set(roleTerminal, -1) }), tty.Close())
+	if err == nil || tty == nil {
+		return proc, tty, err
 	}
-	return proc, tty, err
+	cerr := h.change(func(h *content) { h.set(roleTerminal, -1) })
+	if cerr == nil {
+		cerr = tty.Close()
+	}
+	return nil, nil, errors.Join(err, cerr)
 }
 
 // terminalOf takes the terminal from the console into the holding, at once: it is
@@ -201,7 +206,7 @@ func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
 	}
 	fds, err := wire.Descriptors([]*os.File{tty})
 	if err == nil {
-		err = h.change(func(h *holding) { h.set(roleTerminal, fds[0]) })
+		err = h.change(func(h *content) { h.set(roleTerminal, fds[0]) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, tty.Close())
@@ -291,14 +296,15 @@ func (s *server) witness(c *container, proc *process, oom oomWatch) {
 		// The anchor keeps it, as long as that lives.
 		s.log.Error("recording an exit", "container", c.id, "code", exit.Code, "err", err)
 	}
-	err = c.hold.change(func(h *holding) {
+	err = c.hold.change(func(h *content) {
 		h.entry.PID, h.rec.Exit, h.rec.Sole = 0, exit, entry == 0
 		h.set(roleProcess, -1)
 	})
 	if err != nil {
 		s.log.Error("keeping an exit", "container", c.id, "err", err)
+	} else {
+		s.children.reap(proc)
 	}
-	s.children.reap(proc)
 	s.conclude(c, exit, entry)
 }
 

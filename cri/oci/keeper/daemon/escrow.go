@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,23 +46,42 @@ func (e *escrow) recall() ([]anchor.Entry, error) {
 	return list, err
 }
 
-// put replaces an entry. An error means that it is too large to be held.
+// put replaces an entry. After an error, mostly that it is too large to be held,
+// what was there before is.
 func (e *escrow) put(x anchor.Entry) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before, had := e.entries[x.ID]
 	e.entries[x.ID] = x
 	err := e.line.Put(x)
+	for pause := time.Millisecond; err != nil && passes(err) && pause < putLimit; pause *= 2 {
+		if e.line.Gone() {
+			e.takeOver()
+		}
+		time.Sleep(pause)
+		err = e.line.Put(x)
+	}
 	if err == nil {
 		return nil
-	}
-	if e.line.Gone() {
-		e.takeOver()
 	}
 	if delete(e.entries, x.ID); had {
 		e.entries[x.ID] = before
 	}
 	return err
+}
+
+// putLimit bounds the wait for what a put lacks.
+const putLimit = 500 * time.Millisecond
+
+// passes reports whether a put may succeed later: the kernel has no memory for it
+// now, or too much is on its way, or the anchor is dying.
+func passes(err error) bool {
+	for _, e := range []error{unix.ENOMEM, unix.ENOBUFS, unix.ETOOMANYREFS, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // kept reports whether the anchor could take what was put last, which is as good
@@ -152,21 +172,26 @@ type record struct {
 type holding struct {
 	escrow *escrow
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	content
+	gone bool
+}
+
+// content is what a holding says.
+type content struct {
 	entry anchor.Entry
 	rec   record
 	spent []int // descriptors to close when the change under way is handed in
-	gone  bool
 }
 
 func (e *escrow) newHolding(id string, rec record) *holding {
-	return &holding{escrow: e, entry: anchor.Entry{ID: id, Starting: true}, rec: rec}
+	return &holding{escrow: e, content: content{entry: anchor.Entry{ID: id, Starting: true}, rec: rec}}
 }
 
 // holdingOf returns the holding of an entry that was recalled; after an error,
 // without descriptors: nobody can tell what they are.
 func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
-	h := &holding{escrow: e, entry: x}
+	h := &holding{escrow: e, content: content{entry: x}}
 	err := json.Unmarshal(x.Data, &h.rec)
 	if err == nil && len(h.rec.Roles) != len(x.Files) {
 		err = fmt.Errorf("its entry has %d descriptors of %d", len(x.Files), len(h.rec.Roles))
@@ -177,28 +202,37 @@ func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
 	return h, err
 }
 
-// change alters the holding and hands it in. After drop it does nothing.
-func (h *holding) change(alter func(*holding)) (err error) {
+// change alters the holding and hands it in. After an error it is as before, and so
+// is what the anchor has: no descriptor that was taken out may be closed. After drop
+// it does nothing.
+func (h *holding) change(alter func(*content)) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.gone {
 		return nil
 	}
-	h.entry.Files, h.rec.Roles = slices.Clone(h.entry.Files), slices.Clone(h.rec.Roles)
-	alter(h)
-	if h.entry.Data, err = json.Marshal(h.rec); err != nil {
+	next := h.content
+	next.entry.Files, next.rec.Roles = slices.Clone(next.entry.Files), slices.Clone(next.rec.Roles)
+	alter(&next)
+	if next.entry.Data, err = json.Marshal(next.rec); err != nil {
 		return err
 	}
-	err = h.escrow.put(h.entry)
-	if err == nil {
-		closeAll(h.spent)
+	if err := h.escrow.put(next.entry); err != nil {
+		return err
 	}
-	h.spent = nil
-	return err
+	closeAll(next.spent)
+	next.spent = nil
+	h.content = next
+	return nil
 }
 
 // kept reports whether the anchor could take the last change: see escrow.kept.
-func (h *holding) kept() error { return h.escrow.kept(h.entry.ID) }
+func (h *holding) kept() error {
+	h.mu.Lock()
+	id := h.entry.ID
+	h.mu.Unlock()
+	return h.escrow.kept(id)
+}
 
 // drop gives the holding up; an ended process is reaped then.
 func (h *holding) drop() {
@@ -216,11 +250,11 @@ func (h *holding) drop() {
 
 // began says that the process was started, and forgets by what: that is most of
 // what a holding weighs. Within change.
-func (h *holding) began(proc *process) {
-	h.entry.PID, h.entry.Starting, h.rec.Run = proc.pid, false, 0
-	h.retire(roleRuntime)
-	h.rec.Start.Command = wire.Command{}
-	h.set(roleProcess, proc.pidfd)
+func (c *content) began(proc *process) {
+	c.entry.PID, c.entry.Starting, c.rec.Run = proc.pid, false, 0
+	c.retire(roleRuntime)
+	c.rec.Start.Command = wire.Command{}
+	c.set(roleProcess, proc.pidfd)
 }
 
 // runs says which process starts it. Its descriptor outlives the process: the next
@@ -230,7 +264,7 @@ func (h *holding) runs(run *process) error {
 	if err != nil {
 		return err
 	}
-	err = h.change(func(h *holding) {
+	err = h.change(func(h *content) {
 		h.rec.Run = run.pid
 		h.set(roleRuntime, fd)
 	})
@@ -262,30 +296,30 @@ func (h *holding) release() {
 }
 
 // set puts a descriptor into a role; -1 takes out what is there. Within change.
-func (h *holding) set(r role, fd int) {
-	if i := slices.Index(h.rec.Roles, r); i >= 0 {
-		h.rec.Roles = slices.Delete(h.rec.Roles, i, i+1)
-		h.entry.Files = slices.Delete(h.entry.Files, i, i+1)
+func (c *content) set(r role, fd int) {
+	if i := slices.Index(c.rec.Roles, r); i >= 0 {
+		c.rec.Roles = slices.Delete(c.rec.Roles, i, i+1)
+		c.entry.Files = slices.Delete(c.entry.Files, i, i+1)
 	}
 	if fd >= 0 {
-		h.rec.Roles, h.entry.Files = append(h.rec.Roles, r), append(h.entry.Files, fd)
+		c.rec.Roles, c.entry.Files = append(c.rec.Roles, r), append(c.entry.Files, fd)
 	}
 }
 
 // retire takes a descriptor out that is nobody else's, and closes it afterwards.
 // Within change.
-func (h *holding) retire(r role) {
-	if fd := h.get(r); fd >= 0 {
-		h.set(r, -1)
-		h.spent = append(h.spent, fd)
+func (c *content) retire(r role) {
+	if fd := c.get(r); fd >= 0 {
+		c.set(r, -1)
+		c.spent = append(c.spent, fd)
 	}
 }
 
 // get returns the descriptor in a role; -1 for none. Within change, or before
 // anybody else has the holding.
-func (h *holding) get(r role) int {
-	if i := slices.Index(h.rec.Roles, r); i >= 0 {
-		return h.entry.Files[i]
+func (c *content) get(r role) int {
+	if i := slices.Index(c.rec.Roles, r); i >= 0 {
+		return c.entry.Files[i]
 	}
 	return -1
 }

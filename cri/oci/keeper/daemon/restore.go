@@ -115,7 +115,7 @@ func (s *server) noteExit(hold *holding, exit *wire.Exit, sole bool) error {
 	if hold.rec.Exit != nil {
 		return nil
 	}
-	return hold.change(func(h *holding) {
+	return hold.change(func(h *content) {
 		h.entry.PID, h.entry.Starting, h.rec.Exit, h.rec.Sole = 0, false, exit, sole
 		h.retire(roleProcess)
 		h.retire(roleRuntime)
@@ -132,7 +132,7 @@ func (s *server) restoreStdio(hold *holding) (*stdio, error) {
 		}
 	}
 	if std.once && hold.rec.Attached {
-		if err := hold.change(func(h *holding) { h.retire(roleStdin) }); err != nil {
+		if err := hold.change(func(h *content) { h.retire(roleStdin) }); err != nil {
 			return nil, err
 		}
 	}
@@ -260,8 +260,8 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 // beginAgain runs the OCI runtime for a start that has not come so far, with the
 // other ends of the pipes that are held.
 func (s *server) beginAgain(hold *holding) (proc *process, tty *os.File, err error) {
-	if fd := hold.get(roleConsole); fd >= 0 {
-		if err := errors.Join(hold.change(func(h *holding) { h.set(roleConsole, -1) }), unix.Close(fd)); err != nil {
+	if hold.get(roleConsole) >= 0 {
+		if err := hold.change(func(h *content) { h.retire(roleConsole) }); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -302,7 +302,7 @@ func runtimeOf(hold *holding) (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, err
 	}
-	err = hold.change(func(h *holding) {
+	err = hold.change(func(h *content) {
 		h.rec.Run = pid
 		h.set(roleRuntime, pidfd)
 	})

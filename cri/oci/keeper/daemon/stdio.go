@@ -112,7 +112,7 @@ func pipe() (r int, w *os.File, err error) {
 }
 
 // roles puts what is open into the holding.
-func (s *stdio) roles(h *holding) {
+func (s *stdio) roles(h *content) {
 	for _, o := range s.outputs {
 		fd := o.fd
 		if o.over {
@@ -171,14 +171,18 @@ func (s *stdio) useTerminal(tty *os.File) error {
 		s.stdin = tty
 	}
 	s.mu.Unlock()
-	err = s.hold.change(func(h *holding) {
+	err = s.hold.change(func(h *content) {
 		h.set(roleStderr, -1)
 		s.roles(h)
 	})
+	if err != nil { // then the pipes are still what is held
+		s.outputs = before
+		return errors.Join(err, unix.Close(r), w.Close())
+	}
 	for _, o := range before {
 		_ = unix.Close(o.fd) // nobody reads the runtime's words now
 	}
-	return err
+	return nil
 }
 
 // pump begins to copy the outputs, until they end.
@@ -298,11 +302,16 @@ func (s *stdio) finish() {
 		s.stdin = nil
 	}
 	s.mu.Unlock()
-	s.complain(s.hold.change(func(h *holding) {
+	defer close(s.drained)
+	err := s.hold.change(func(h *content) {
 		for _, r := range []role{roleStdout, roleStderr, roleTerminal, roleLog} {
 			h.set(r, -1)
 		}
-	}))
+	})
+	if err != nil { // then they stay open, as the anchor has them
+		s.complain(err)
+		return
+	}
 	s.hold.release()
 	for _, o := range s.outputs {
 		s.poller.remove(o.source())
@@ -317,7 +326,6 @@ func (s *stdio) finish() {
 	if s.log != nil {
 		s.complain(s.log.close())
 	}
-	close(s.drained)
 }
 
 // close gives up what is still open. Whoever writes to it afterwards gets
@@ -338,10 +346,14 @@ func (s *stdio) closeStdin() {
 	s.stdin = nil
 	own := in != nil && in != s.terminal
 	s.mu.Unlock()
-	if own {
-		s.complain(s.hold.change(func(h *holding) { h.set(roleStdin, -1) }))
-		_ = in.Close() // the container closed its end, or sees the end now
+	if !own {
+		return
 	}
+	if err := s.hold.change(func(h *content) { h.set(roleStdin, -1) }); err != nil {
+		s.complain(err)
+		return
+	}
+	_ = in.Close() // the container closed its end, or sees the end now
 }
 
 func (s *stdio) input() *os.File {
@@ -365,7 +377,7 @@ func (s *stdio) reopen() error {
 		return nil
 	}
 	keep := func(fd int) error {
-		return s.hold.change(func(h *holding) { h.set(roleLog, fd) })
+		return s.hold.change(func(h *content) { h.set(roleLog, fd) })
 	}
 	return s.log.reopen(func(fd int) error {
 		before := s.log.fd

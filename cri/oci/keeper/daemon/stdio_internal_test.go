@@ -32,7 +32,7 @@ func interrupted(t *testing.T, s *server, log, text string, written int) (std *s
 	}
 	unix.Close(p[1])
 	hold := s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: log}})
-	err = hold.change(func(h *holding) {
+	err = hold.change(func(h *content) {
 		h.set(roleStdout, p[0])
 		h.set(roleLog, fd)
 	})
