@@ -21,6 +21,7 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 	if err != nil {
 		return err
 	}
+	// Those of execs of a server before this one, which the keeper has ended by now.
 	if err := emptyDir(r.run("exec")); err != nil {
 		return err
 	}

@@ -21,7 +21,11 @@ func (s *server) restoreEntry(x anchor.Entry, left map[uint64][]*desk) {
 		return
 	}
 	if hold.rec.Exec {
-		go s.endExec(hold)
+		s.ending.Add(1)
+		go func() {
+			defer s.ending.Add(-1)
+			s.endExec(hold)
+		}()
 		return
 	}
 	known := s.containers[x.ID]

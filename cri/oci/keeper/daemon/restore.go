@@ -228,15 +228,17 @@ func (s *server) lose(c *container) {
 
 // awaitStart waits for the OCI runtime of a start under way, and returns what it
 // has started. Where the keeper before had not come as far as to run it, it is run
-// now.
+// now; but no exec is, for which nobody waits any more.
 func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err error) {
 	cmd := &hold.rec.Start.Command
 	run, pidfd, err := runtimeOf(hold)
 	if err != nil {
 		return nil, nil, err
 	}
-	_, perr := readPID(pidFileOf(hold))
-	if run == 0 && perr != nil {
+	if _, err := readPID(pidFileOf(hold)); run == 0 && err != nil {
+		if hold.rec.Exec {
+			return nil, nil, err
+		}
 		return s.beginAgain(hold)
 	}
 	var con *console
@@ -386,20 +388,19 @@ func restoreConsole(fd int, cmd *wire.Command) (*console, error) {
 // endExec kills a program that was executed in a container for a client of an
 // earlier keeper: that client knows no more.
 func (s *server) endExec(hold *holding) {
-	defer hold.drop()
 	if fd := hold.get(roleProcess); fd >= 0 {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended
+		hold.drop()
+		_ = unix.Close(fd)
 		return
 	}
 	s.children.begin()
 	defer s.children.end()
-	if hold.rec.Run == 0 && findRuntime(hold.rec.Start.Command.Args) == 0 {
-		return // it never began
-	}
 	proc, tty, err := s.awaitStart(hold)
+	hold.drop()
 	if err != nil {
 		return
 	}
 	wire.CloseAll([]*os.File{tty})
-	_ = proc.signal(int(unix.SIGKILL))
+	_ = s.children.abandon(proc) // it has ended
 }

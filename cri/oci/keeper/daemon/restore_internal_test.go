@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -209,6 +210,35 @@ func TestAcknowledgedBeforeConcluded(t *testing.T) {
 	}
 	if list, _ := s.unacknowledged(0); len(list) > 0 {
 		t.Error("this one tells of it again")
+	}
+}
+
+// A program that an earlier keeper was executing is killed, also where its OCI runtime
+// has come and gone unseen; and one that never began is not executed now.
+func TestExecOfAnEarlierKeeper(t *testing.T) {
+	s := newTestServer(t)
+	dir := t.TempDir()
+	ran := filepath.Join(dir, "ran")
+	rec := record{Exec: true, Start: wire.StartRequest{Command: wire.Command{Args: []string{"/bin/touch", ran}, Dir: dir, PIDFile: "pid"}}}
+	s.endExec(s.escrow.newHolding(execID+"1", rec))
+	if _, _, err := s.awaitStart(s.escrow.newHolding(execID+"2", rec)); err == nil {
+		t.Error("what never began has started")
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the program was executed for nobody")
+	}
+	cmd, pidfd := sleeper(t)
+	unix.Close(pidfd)
+	if err := os.WriteFile(filepath.Join(dir, "pid"), fmt.Append(nil, cmd.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.endExec(s.escrow.newHolding(execID+"3", rec))
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("the program runs on")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,7 @@ type server struct {
 	children *children
 	warmer   *warmer
 	quit     context.CancelFunc
+	ending   atomic.Int32 // execs of an earlier keeper
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -270,13 +272,17 @@ func (s *server) statusOf(c *container) wire.Status {
 
 // list waits for starts under way, so that each container has a process or an
 // exit, but not for long: one that hangs, on a disk that does not answer perhaps,
-// is said to be starting.
+// is said to be starting. As long it waits for the end of an earlier keeper's execs:
+// a server that begins asks for the list before it removes their directories.
 func (s *server) list() []wire.Status {
 	s.mu.Lock()
 	containers := slices.Collect(maps.Values(s.containers))
 	s.mu.Unlock()
 	var all []wire.Status
 	deadline := time.Now().Add(listLimit)
+	for s.ending.Load() > 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
 	for _, c := range containers {
 		settled := c.lockLife(deadline)
 		if s.lookup(c.id) == c {
