@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -236,29 +235,34 @@ func (a *attachment) finish(conn *net.UnixConn) error {
 	return nil
 }
 
-// shutdown ends the keeper when it keeps nothing any more.
+// shutdown ends the keeper when it keeps nothing any more. Nothing is started from
+// then on.
 func (s *server) shutdown(conn *net.UnixConn) error {
+	if alive := s.close(); alive > 0 {
+		return fault.FailedPrecondition.Errorf("%d containers are running", alive)
+	}
+	if err := s.escrow.line.Release(); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.over = false
+		return err
+	}
+	defer s.quit()
+	return wire.Send(conn, wire.Reply{})
+}
+
+// close lets no container be started any more if there is none, and returns how many
+// there are.
+func (s *server) close() (alive int) {
 	s.mu.Lock()
-	alive := 0
+	defer s.mu.Unlock()
 	for _, c := range s.containers {
 		if c.exit == nil {
 			alive++
 		}
 	}
-	s.mu.Unlock()
-	if alive > 0 {
-		return fault.FailedPrecondition.Errorf("%d containers are running", alive)
-	}
-	if err := s.escrow.line.Release(); err != nil {
-		return err
-	}
-	for _, name := range []string{wire.SocketName, wire.LockName} {
-		if err := os.Remove(filepath.Join(s.run, name)); err != nil {
-			s.log.Error("ending", "err", err)
-		}
-	}
-	defer s.quit()
-	return wire.Send(conn, wire.Reply{})
+	s.over = s.over || alive == 0
+	return alive
 }
 
 // replace ends the keeper in favour of one of another program, which goes on with

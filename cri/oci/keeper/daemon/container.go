@@ -54,13 +54,15 @@ const drainLimit = 500 * time.Millisecond
 // start runs the OCI runtime, which is to start a container and end. A
 // container that was started already is not started again.
 func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
-	c := s.claim(id)
+	c, err := s.claim(id)
+	if err != nil {
+		return wire.Status{}, err
+	}
 	defer c.life.Unlock()
 	if st := s.statusOf(c); st.PID != 0 || st.Exit != nil {
 		return st, nil
 	}
-	err := s.launch(c, r)
-	if err != nil {
+	if err := s.launch(c, r); err != nil {
 		s.forget(c)
 		return wire.Status{}, err
 	}

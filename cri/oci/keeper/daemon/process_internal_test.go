@@ -111,7 +111,10 @@ func TestStartFailsAtTheLastStep(t *testing.T) {
 	if err := proc.onEnd(func() {}); err != nil { // so that it cannot be watched again
 		t.Fatal(err)
 	}
-	c := s.claim("c")
+	c, err := s.claim("c")
+	if err != nil {
+		t.Fatal(err)
+	}
 	std := s.streams.newStdio(s.escrow.newHolding("c", record{}), s.log)
 	if err := s.settle(c, std, proc, nil, oomWatch{}); err == nil {
 		t.Error("no error")

@@ -40,6 +40,7 @@ type server struct {
 	mu         sync.Mutex
 	containers map[string]*container
 	exits      uint64        // how many have been seen
+	over       bool          // it is ending, and its anchor with it
 	changed    chan struct{} // closed and replaced when an exit is added
 
 	// rest gives the memory of a burst of calls back when the last one is over.
@@ -56,13 +57,14 @@ func serve(o *options, ready func() error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, j.Close()) }()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := &server{
 		run: o.run, log: o.log, journal: j, escrow: o.escrow, warmer: &warmer{file: ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")}, quit: cancel,
 		containers: map[string]*container{}, changed: make(chan struct{}), rest: time.AfterFunc(restAfter, debug.FreeOSMemory),
 	}
+	defer s.leave()
+	defer func() { err = errors.Join(err, j.Close()) }()
 	stop, err := s.restore(o.exitInfo)
 	if err != nil {
 		return err
@@ -80,6 +82,21 @@ func serve(o *options, ready func() error) (err error) {
 		return err
 	}
 	return s.accept(ctx, l)
+}
+
+// leave removes what says that there is a keeper, once this one has served for the
+// last time and has let go of the rest: another one may be started then.
+func (s *server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		return // another one of the anchor's follows
+	}
+	for _, name := range []string{wire.SocketName, wire.LockName} {
+		if err := os.Remove(filepath.Join(s.run, name)); err != nil {
+			s.log.Error("ending", "err", err)
+		}
+	}
 }
 
 // journalLimit is how long a thread of the keeper before this one, or a program
@@ -228,22 +245,32 @@ func gone(conn *net.UnixConn) context.Context {
 	return ctx
 }
 
-// claim returns the container, new or known, with its life held.
-func (s *server) claim(id string) *container {
+// claim returns the container, new or known, with its life held. A keeper that is
+// ending takes no new one: nobody would read its output.
+func (s *server) claim(id string) (*container, error) {
 	for {
-		s.mu.Lock()
-		c := s.containers[id]
+		c := s.known(id)
 		if c == nil {
-			c = newContainer(id)
-			s.containers[id] = c
+			return nil, fault.Unavailable.Errorf("the keeper is ending")
 		}
-		s.mu.Unlock()
 		c.life.Lock()
 		if s.lookup(id) == c {
-			return c
+			return c, nil
 		}
 		c.life.Unlock() // removed while we waited
 	}
+}
+
+// known returns the container, which is made unless the keeper is ending.
+func (s *server) known(id string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil && !s.over {
+		c = newContainer(id)
+		s.containers[id] = c
+	}
+	return c
 }
 
 func (s *server) lookup(id string) *container {
