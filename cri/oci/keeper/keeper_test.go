@@ -416,6 +416,22 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// TestStalePIDFile: what an earlier attempt has left is gone before anything is
+// held of a start, so that no keeper takes it for the start's own.
+func TestStalePIDFile(t *testing.T) {
+	h := newHost(t)
+	pid := filepath.Join(h.dir, "c", "pid")
+	h.must(os.MkdirAll(filepath.Dir(pid), 0o700))
+	h.must(os.WriteFile(pid, []byte("1"), 0o600))
+	// Opening the log comes after that and before the OCI runtime.
+	if _, err := h.container("c", "exit 0", func(r *keeper.StartRequest) { r.Log = h.dir }); err == nil {
+		t.Error("a directory was taken for a log")
+	}
+	if _, err := os.Stat(pid); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old pid file is still there: %v", err)
+	}
+}
+
 func TestShutdownOnlyWhenNothingRuns(t *testing.T) {
 	h := newHost(t)
 	h.start("runs", "sleep 1000")

@@ -163,6 +163,9 @@ func (s *server) endOfExec(proc *process, hold *holding) (outcome, error) {
 // beginExec starts the program. The next keeper kills it: nobody can be told then
 // how it ends.
 func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, tty *os.File, hold *holding, err error) {
+	if err = removePID(cmd); err != nil {
+		return nil, nil, nil, err
+	}
 	hold = s.escrow.newHolding(fmt.Sprintf("%s%x", execID, rand.Uint64()), record{Exec: true, Start: wire.StartRequest{Command: *cmd}})
 	s.children.begin()
 	defer s.children.end()

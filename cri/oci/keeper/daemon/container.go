@@ -71,6 +71,9 @@ func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
 
 // launch starts c's process and its attendants.
 func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
+	if err := removePID(&r.Command); err != nil {
+		return err
+	}
 	oom := watchOOM(r.OOMFile)
 	hold := s.escrow.newHolding(c.id, record{Key: rand.Uint64(), Start: *r, OOM: oom.before})
 	std := s.streams.newStdio(hold, s.log.With("container", c.id))
@@ -145,13 +148,9 @@ func (s *server) watchOver(c *container, std *stdio, proc *process, oom oomWatch
 
 // invoke runs the command of a holding, one of the OCI runtime that starts a
 // process, and returns the process and its terminal. Call it between
-// children.begin and end.
+// children.begin and end, after removePID.
 func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.File, err error) {
 	cmd := &h.rec.Start.Command
-	pidFile := pidFileOf(h)
-	if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("removing the runtime's old pid file: %w", err)
-	}
 	var con *console
 	if cmd.Console != "" {
 		if con, err = newConsole(cmd); err != nil {
@@ -269,6 +268,16 @@ func (e *runtimeError) Error() string {
 
 func pidFileOf(h *holding) string {
 	return filepath.Join(h.rec.Start.Command.Dir, h.rec.Start.Command.PIDFile)
+}
+
+// removePID removes the pid file of an earlier attempt. It comes before anything is
+// held: the next keeper trusts the file that it finds.
+func removePID(c *wire.Command) error {
+	err := os.Remove(filepath.Join(c.Dir, c.PIDFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing the runtime's old pid file: %w", err)
+	}
+	return nil
 }
 
 func readPID(file string) (int, error) {

@@ -267,6 +267,9 @@ func (s *server) beginAgain(hold *holding) (proc *process, tty *os.File, err err
 			return nil, nil, err
 		}
 	}
+	if err := removePID(&hold.rec.Start.Command); err != nil { // it is there and names nobody
+		return nil, nil, err
+	}
 	var files childFiles
 	defer func() { wire.CloseAll(files[:]) }()
 	for i, end := range []struct {
