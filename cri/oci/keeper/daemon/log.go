@@ -24,10 +24,13 @@ type logFile struct {
 	// torn is true after a write that failed half way: the next one begins a
 	// new line, so that one damaged record does not take another along.
 	torn bool
+	// unseen is true until the end of the file was looked at: whoever wrote it before
+	// may have left it torn.
+	unseen bool
 }
 
 func newLogFile(path string, key uint64, fd int) *logFile {
-	l := &logFile{path: path, key: key, fd: fd, mine: make(chan struct{}, 1)}
+	l := &logFile{path: path, key: key, fd: fd, unseen: true, mine: make(chan struct{}, 1)}
 	l.mine <- struct{}{}
 	return l
 }
@@ -37,7 +40,7 @@ func newLogFile(path string, key uint64, fd int) *logFile {
 // or a pipe that nobody reads, is refused.
 func openLog(path string) (fd int, err error) {
 	again(func() error {
-		fd, err = unix.Open(path, unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+		fd, err = unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
 		return err
 	})
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
@@ -91,7 +94,7 @@ func (l *logFile) reopen(keep func(fd int) error) error {
 		return errors.Join(err, unix.Close(fd))
 	}
 	old := l.fd
-	l.fd, l.torn = fd, false
+	l.fd, l.torn, l.unseen = fd, false, true
 	return unix.Close(old)
 }
 
@@ -132,6 +135,7 @@ func (l *logFile) record(k *desk, p *piece) error {
 	if err := unix.Fstat(l.fd, &st); err != nil {
 		return err
 	}
+	l.inspect(st.Size)
 	if l.torn {
 		p.records = append([]byte{'\n'}, p.records...)
 	}
@@ -148,6 +152,23 @@ func (l *logFile) record(k *desk, p *piece) error {
 	cerr := discard(k.transit[0], p.spare[:moved])
 	atomic.StoreUint64(&k.slot.busy, 0)
 	return errors.Join(werr, merr, cerr)
+}
+
+// inspect finds out whether there is half a record at the end of the file. The disk
+// may be slow, so that is for the worker.
+func (l *logFile) inspect(size int64) {
+	if !l.unseen {
+		return
+	}
+	l.unseen = false
+	last := []byte{'\n'}
+	if size > 0 {
+		again(func() error {
+			_, err := unix.Pread(l.fd, last, size-1)
+			return err // one that was opened only to be written cannot tell
+		})
+	}
+	l.torn = l.torn || last[0] != '\n'
 }
 
 // write writes everything or says that it did not.

@@ -46,3 +46,45 @@ func TestOpenLogTouchesNoOtherFile(t *testing.T) {
 		unix.Close(fd)
 	}
 }
+
+// Half a record that a keeper has left, on a full disk, takes none of the next
+// keeper's along.
+func TestTornLog(t *testing.T) {
+	s := newTestServer(t)
+	k, err := s.streams.desks.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer unix.Close(r)
+	for before, want := range map[string]string{"": "", "a line\n": "a line\n", "half a l": "half a l\n"} {
+		path := filepath.Join(t.TempDir(), "0.log")
+		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := openLog(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newLogFile(path, 1, fd)
+		for _, text := range []string{"one\n", "two\n"} {
+			if _, err := w.WriteString(text); err != nil {
+				t.Fatal(err)
+			}
+			p := &piece{pipe: r, take: len(text), records: []byte(text), spare: make([]byte, 16)}
+			if err := l.record(k, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want+"one\ntwo\n" {
+			t.Errorf("after %q the log is %q, %v", before, got, err)
+		}
+		if err := l.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
