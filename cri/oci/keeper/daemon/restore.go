@@ -230,7 +230,6 @@ func (s *server) lose(c *container) {
 // has started. Where the keeper before had not come as far as to run it, it is run
 // now; but no exec is, for which nobody waits any more.
 func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err error) {
-	cmd := &hold.rec.Start.Command
 	run, pidfd, err := runtimeOf(hold)
 	if err != nil {
 		return nil, nil, err
@@ -242,8 +241,8 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 		return s.beginAgain(hold)
 	}
 	var con *console
-	if fd := hold.get(roleConsole); fd >= 0 {
-		if con, err = restoreConsole(fd, cmd); err != nil {
+	if hold.get(roleConsole) >= 0 {
+		if con, err = restoreConsole(hold); err != nil {
 			return nil, nil, err
 		}
 		defer s.endConsole(hold, con)
@@ -375,17 +374,35 @@ func siblings() map[int]string {
 	return all
 }
 
-func restoreConsole(fd int, cmd *wire.Command) (*console, error) {
+// restoreConsole takes up the socket of a console. net listens on a descriptor of
+// its own: that is held from then on.
+func restoreConsole(hold *holding) (*console, error) {
+	fd, err := unix.FcntlInt(uintptr(hold.get(roleConsole)), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
 	f := os.NewFile(uintptr(fd), "console")
 	l, err := net.FileListener(f)
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
 	u, ok := l.(*net.UnixListener)
 	if !ok {
 		return nil, errors.Join(fault.Internal.Errorf("the console is no unix socket"), l.Close())
 	}
-	return consoleOf(u, cmd)
+	con, err := consoleOf(u, &hold.rec.Start.Command)
+	if err != nil {
+		return nil, err
+	}
+	err = hold.change(func(h *content) {
+		h.retire(roleConsole)
+		h.set(roleConsole, con.fd)
+	})
+	if err != nil {
+		con.close()
+		return nil, err
+	}
+	return con, nil
 }
 
 // endExec kills a program that was executed in a container for a client of an
