@@ -35,7 +35,8 @@ type desk struct {
 	slot    *slot
 }
 
-// slot is a desk's place in the ledger. Times and keys are as in finish.
+// slot is a desk's place in the ledger. A field more or of another meaning makes it
+// a ledger of another version.
 type slot struct {
 	busy  uint64 // 1 from announce to consume; written last, struck out first
 	key   uint64 // of the container
@@ -48,9 +49,8 @@ type slot struct {
 }
 
 const (
-	slotSize   = uint64(unsafe.Sizeof(slot{}))
-	maxDesks   = 4096
-	ledgerSize = int(maxDesks * slotSize) // pages that are not used cost nothing
+	slotSize = int(unsafe.Sizeof(slot{}))
+	maxDesks = 4096 // of a new ledger; pages that are not used cost nothing
 )
 
 // The ids of entries that are no container's begin with a space.
@@ -64,11 +64,19 @@ const (
 type desks struct {
 	escrow *escrow
 	ledger []byte
+	room   int // how many the ledger has room for
 
 	mu   sync.Mutex
 	made int
 	free []*desk
 }
+
+// ledgerEntry is the data of the ledger's entry; without any it is of version 1.
+type ledgerEntry struct {
+	Version int `json:"version"`
+}
+
+const ledgerVersion = 1
 
 // deskEntry is the data of a desk's entry.
 type deskEntry struct {
@@ -112,8 +120,8 @@ func (d *desks) restore(x anchor.Entry) (*desk, error) {
 	if err := json.Unmarshal(x.Data, &in); err != nil {
 		return nil, err
 	}
-	if in.Index < 0 || in.Index >= maxDesks {
-		return nil, fmt.Errorf("it has the place %d of %d", in.Index, maxDesks)
+	if in.Index < 0 || in.Index >= d.room {
+		return nil, fmt.Errorf("it has the place %d of %d", in.Index, d.room)
 	}
 	d.made = max(d.made, in.Index+1)
 	if len(x.Files) != 2 {
@@ -122,25 +130,56 @@ func (d *desks) restore(x anchor.Entry) (*desk, error) {
 	return d.furnish(in.Index, [2]int(x.Files))
 }
 
-func (d *desks) openLedger(entries []anchor.Entry) (err error) {
-	fd := -1
+// openLedger maps the ledger of an earlier keeper, or makes one. What cannot be read
+// is given up, and with it what was at the desks: a piece of output of each at most.
+func (d *desks) openLedger(entries []anchor.Entry) error {
 	for _, x := range entries {
-		if x.ID == ledgerID && len(x.Files) == 1 {
-			fd = x.Files[0]
+		if x.ID != ledgerID {
+			continue
+		}
+		err := d.mapLedger(x)
+		if err == nil {
+			return nil
+		}
+		d.escrow.log.Error("the ledger of an earlier keeper is given up", "err", err)
+		closeAll(x.Files)
+	}
+	fd, err := unix.MemfdCreate("nodekit-ledger", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := unix.Ftruncate(fd, int64(maxDesks*slotSize)); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	data, _ := json.Marshal(ledgerEntry{ledgerVersion}) // it can be encoded
+	x := anchor.Entry{ID: ledgerID, Data: data, Files: []int{fd}}
+	if err := d.escrow.put(x); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	return d.mapLedger(x)
+}
+
+// mapLedger maps as much as there is: a keeper of another version may have room for
+// more desks, or for less.
+func (d *desks) mapLedger(x anchor.Entry) error {
+	in := ledgerEntry{Version: 1}
+	if len(x.Data) > 0 {
+		if err := json.Unmarshal(x.Data, &in); err != nil {
+			return err
 		}
 	}
-	if fd < 0 {
-		if fd, err = unix.MemfdCreate("nodekit-ledger", unix.MFD_CLOEXEC); err != nil {
-			return err
-		}
-		if err := unix.Ftruncate(fd, int64(ledgerSize)); err != nil {
-			return err
-		}
-		if err := d.escrow.put(anchor.Entry{ID: ledgerID, Files: []int{fd}}); err != nil {
-			return err
-		}
+	if in.Version != ledgerVersion || len(x.Files) != 1 {
+		return fmt.Errorf("it has version %d and %d descriptors", in.Version, len(x.Files))
 	}
-	d.ledger, err = unix.Mmap(fd, 0, ledgerSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	var st unix.Stat_t
+	if err := unix.Fstat(x.Files[0], &st); err != nil {
+		return err
+	}
+	if d.room = int(st.Size) / slotSize; d.room == 0 {
+		return fmt.Errorf("it has %d bytes", st.Size)
+	}
+	ledger, err := unix.Mmap(x.Files[0], 0, d.room*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	d.ledger = ledger
 	return err
 }
 
@@ -153,7 +192,7 @@ func (d *desks) take() (*desk, error) {
 		d.free = d.free[:n-1]
 		return k, nil
 	}
-	if d.made == maxDesks {
+	if d.made >= d.room {
 		return nil, errors.New("too many outputs at a time")
 	}
 	var transit [2]int
@@ -178,7 +217,7 @@ func (d *desks) take() (*desk, error) {
 }
 
 func (d *desks) furnish(index int, transit [2]int) (*desk, error) {
-	k := &desk{transit: transit, slot: (*slot)(unsafe.Pointer(&d.ledger[uint64(index)*slotSize]))}
+	k := &desk{transit: transit, slot: (*slot)(unsafe.Pointer(&d.ledger[index*slotSize]))}
 	return k, unix.Pipe2(k.copy[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
 }
 

@@ -149,7 +149,8 @@ const (
 )
 
 // record is the data of an entry. Keepers of other versions read it: fields are
-// added, and never change.
+// added, and never change. An older keeper drops those that it does not know at its
+// next change, so a newer one must do without.
 type record struct {
 	// Key names the container in the ledger.
 	Key uint64 `json:"key"`

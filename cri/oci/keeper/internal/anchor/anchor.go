@@ -15,8 +15,10 @@
 // The line is a pair of sockets that carry one message in a packet, with the
 // entry's descriptors. Put, Drop and the like have no answer: what was sent is
 // taken in order, also when the keeper is dead by then. The messages may gain
-// fields and kinds; those that there are never change, because the anchor of a
-// node is as old as the node's uptime.
+// fields and kinds, which a keeper uses where the anchor says a version that has
+// them; those that there are never change, because the anchor of a node is as old as
+// the node's uptime. Of an entry an anchor hands on what it knows: Data alone may
+// grow.
 //
 // When the anchor dies its keeper becomes the anchor (Become): the same process
 // in another role, with its children, its place and the copies it has itself.
