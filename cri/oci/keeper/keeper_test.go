@@ -542,11 +542,17 @@ func TestEndedContainersHoldNoDescriptors(t *testing.T) {
 	}
 }
 
-// TestOOMScore: what the keeper starts is not protected as the keeper is.
+// TestOOMScore: what the keeper starts is not protected as the keeper is, whenever
+// the OCI runtime forks.
 func TestOOMScore(t *testing.T) {
 	h := newHost(t)
 	score := 321
-	_, err := h.container("c", "cat /proc/self/oom_score_adj", func(r *keeper.StartRequest) { r.Command.OOMScoreAdj = &score })
+	const script = `echo 7 >/proc/$$/oom_score_adj; touch set; while [ $(cat /proc/$$/oom_score_adj) = 7 ]; do sleep 0.01; done; cat /proc/$$/oom_score_adj`
+	_, err := h.container("c", "", func(r *keeper.StartRequest) {
+		r.Command.OOMScoreAdj = &score
+		// As one that forks before it has the score: its child has another one.
+		r.Command.Args = []string{"/bin/sh", "-c", `"$0" "$1"; while ! [ -e set ]; do sleep 0.01; done`, tool("standin"), script}
+	})
 	h.must(err)
 	h.exit("c")
 	if got := h.text("c"); got != "321\n" {

@@ -187,9 +187,13 @@ func (s *server) started(h *holding, con *console) (proc *process, tty *os.File,
 			return nil, nil, errors.Join(err, unix.Kill(pid, unix.SIGKILL))
 		}
 	}
-	proc, err = s.children.adopt(pid)
-	if err == nil || tty == nil {
-		return proc, tty, err
+	if proc, err = s.children.adopt(pid); err == nil {
+		// Once more: the OCI runtime may have forked before it had it.
+		s.setOOMScore(&h.rec.Start.Command, pid)
+		return proc, tty, nil
+	}
+	if tty == nil {
+		return nil, nil, err
 	}
 	cerr := h.change(func(h *content) { h.set(roleTerminal, -1) })
 	if cerr == nil {
@@ -223,16 +227,10 @@ func (s *server) command(cmd *wire.Command, files childFiles, begun func(*proces
 		return err
 	}
 	defer s.children.reap(run)
+	// Before it forks, on any but a very busy machine: it was just loaded.
+	s.setOOMScore(cmd, run.pid)
 	if err := begun(run); err != nil {
 		_ = run.signal(int(unix.SIGKILL))
-	}
-	if cmd.OOMScoreAdj != nil {
-		// Long before it forks: it was just loaded. The keeper has the lowest score
-		// that it may set, so this is never lower and never refused.
-		file := fmt.Sprintf("/proc/%d/oom_score_adj", run.pid)
-		if err := os.WriteFile(file, []byte(strconv.Itoa(*cmd.OOMScoreAdj)), 0); err != nil {
-			s.log.Warn("setting the oom score of an oci runtime", "err", err)
-		}
 	}
 	// A runtime that hangs, on a stuck file system perhaps, must not hold its
 	// caller for ever.
@@ -246,6 +244,19 @@ func (s *server) command(cmd *wire.Command, files childFiles, begun func(*proces
 		return &runtimeError{program: filepath.Base(cmd.Args[0]), code: out.code}
 	}
 	return nil
+}
+
+// setOOMScore gives a process the score of the command. The keeper has the lowest
+// that it may set, so this one is never lower and never refused.
+func (s *server) setOOMScore(cmd *wire.Command, pid int) {
+	if cmd.OOMScoreAdj == nil {
+		return
+	}
+	file := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	err := os.WriteFile(file, []byte(strconv.Itoa(*cmd.OOMScoreAdj)), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // it has ended
+		s.log.Warn("setting an oom score", "err", err)
+	}
 }
 
 // runtimeLimit is generous: starting a container takes tens of milliseconds,

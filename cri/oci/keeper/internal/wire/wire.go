@@ -139,7 +139,7 @@ type Command struct {
 	// Console is the socket, relative to Dir, to which the runtime sends the
 	// terminal of what it started. Empty means no terminal.
 	Console string `json:"console,omitempty"`
-	// OOMScoreAdj is the runtime's own, which what it starts inherits; nil is the
+	// OOMScoreAdj is of the runtime and of the process that it starts; nil is the
 	// keeper's. crun sets that of a container unless it is zero, but not of what is
 	// executed there.
 	OOMScoreAdj *int `json:"oomScoreAdj,omitempty"`
