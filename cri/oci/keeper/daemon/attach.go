@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // attachment is one client that sees a container's output. The container is
@@ -35,6 +36,32 @@ func (a *attachment) offer(frame byte, data []byte) {
 	default:
 		a.slow = true
 		close(a.queue)
+	}
+}
+
+func (s *stdio) attach() (*attachment, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.attached == nil {
+		return nil, fault.FailedPrecondition.Errorf("its output has ended")
+	}
+	a := &attachment{queue: make(chan chunk, attachQueue)}
+	s.attached[a] = struct{}{}
+	return a, nil
+}
+
+func (s *stdio) detach(a *attachment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.attached, a)
+}
+
+// deliver passes output on to those who are attached.
+func (s *stdio) deliver(frame byte, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for a := range s.attached {
+		a.offer(frame, data)
 	}
 }
 

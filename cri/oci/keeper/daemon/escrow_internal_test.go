@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -40,7 +41,7 @@ func TestChangeFails(t *testing.T) {
 	if err := hold.change(func(h *content) { h.retire(roleLog) }); err != nil {
 		t.Error(err)
 	}
-	if _, err := unix.FcntlInt(uintptr(null), unix.F_GETFD, 0); err != unix.EBADF {
+	if _, err := unix.FcntlInt(uintptr(null), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
 		t.Errorf("what was retired is still open: %v", err)
 	}
 }

@@ -55,7 +55,7 @@ func TestIdIsUsedAgain(t *testing.T) {
 		t.Errorf("the second ended as %+v, %v, want 4", out, err)
 	}
 	s.children.reap(next)
-	if _, _, err := child.Peek(next.pid); err != unix.ECHILD {
+	if _, _, err := child.Peek(next.pid); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("the second was not reaped: %v", err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // stdio is the keeper's side of a container's standard streams. Its output is
@@ -270,15 +269,6 @@ func (s *stdio) outputOf(frame byte) int {
 	return -1
 }
 
-// deliver passes output on to those who are attached.
-func (s *stdio) deliver(frame byte, data []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for a := range s.attached {
-		a.offer(frame, data)
-	}
-}
-
 // complain reports the first error of the log; the thousands that may follow
 // say the same.
 func (s *stdio) complain(err error) {
@@ -390,21 +380,4 @@ func (s *stdio) reopen() error {
 		}
 		return err
 	})
-}
-
-func (s *stdio) attach() (*attachment, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.attached == nil {
-		return nil, fault.FailedPrecondition.Errorf("its output has ended")
-	}
-	a := &attachment{queue: make(chan chunk, attachQueue)}
-	s.attached[a] = struct{}{}
-	return a, nil
-}
-
-func (s *stdio) detach(a *attachment) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.attached, a)
 }

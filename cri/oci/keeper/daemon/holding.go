@@ -1,0 +1,205 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+)
+
+// role says what a descriptor in an entry is.
+type role string
+
+const (
+	roleStdout   role = "stdout"
+	roleStderr   role = "stderr"
+	roleStdin    role = "stdin"
+	roleTerminal role = "terminal"
+	roleLog      role = "log"
+	roleProcess  role = "process"
+	roleConsole  role = "console"
+	roleRuntime  role = "runtime" // process of record.Run
+)
+
+// record is the data of an entry. Keepers of other versions read it: fields are
+// added, and never change. An older keeper drops those that it does not know at its
+// next change, so a newer one must do without.
+type record struct {
+	// Key names the container in the ledger.
+	Key uint64 `json:"key"`
+	// Start is how it is started; of an exec, the command alone, and without the
+	// command once it was.
+	Start wire.StartRequest `json:"start"`
+	Exec  bool              `json:"exec,omitempty"`
+	OOM   int               `json:"oom,omitempty"` // see oomWatch.before
+	Run   int               `json:"run,omitempty"` // process of the OCI runtime that starts it
+	Exit  *wire.Exit        `json:"exit,omitempty"`
+	// Attached says that somebody has joined a standard input that is closed after
+	// the first: that client is gone with its keeper.
+	Attached bool `json:"attached,omitempty"`
+	// Sole says that the exit could not be journalled, and is nowhere but here.
+	Sole  bool   `json:"sole,omitempty"`
+	Roles []role `json:"roles,omitempty"` // of the entry's descriptors
+}
+
+// holding is the entry of a container or an exec.
+type holding struct {
+	escrow *escrow
+
+	mu sync.Mutex
+	content
+	gone bool
+}
+
+// content is what a holding says.
+type content struct {
+	entry anchor.Entry
+	rec   record
+	spent []int // descriptors to close when the change under way is handed in
+}
+
+func (e *escrow) newHolding(id string, rec record) *holding {
+	return &holding{escrow: e, content: content{entry: anchor.Entry{ID: id, Starting: true}, rec: rec}}
+}
+
+// holdingOf returns the holding of an entry that was recalled; after an error,
+// without descriptors: nobody can tell what they are.
+func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
+	h := &holding{escrow: e, content: content{entry: x}}
+	err := json.Unmarshal(x.Data, &h.rec)
+	if err == nil && len(h.rec.Roles) != len(x.Files) {
+		err = fmt.Errorf("its entry has %d descriptors of %d", len(x.Files), len(h.rec.Roles))
+	}
+	if err != nil {
+		h.entry.Files, h.rec.Roles = nil, nil
+	}
+	return h, err
+}
+
+// change alters the holding and hands it in. After an error it is as before, and so
+// is what the anchor has: no descriptor that was taken out may be closed. After drop
+// it does nothing.
+func (h *holding) change(alter func(*content)) (err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone {
+		return nil
+	}
+	next := h.content
+	next.entry.Files, next.rec.Roles = slices.Clone(next.entry.Files), slices.Clone(next.rec.Roles)
+	alter(&next)
+	if next.entry.Data, err = json.Marshal(next.rec); err != nil {
+		return err
+	}
+	if err := h.escrow.put(next.entry); err != nil {
+		return err
+	}
+	closeAll(next.spent)
+	next.spent = nil
+	h.content = next
+	return nil
+}
+
+// kept reports whether the anchor could take the last change: see escrow.kept.
+func (h *holding) kept() error {
+	h.mu.Lock()
+	id := h.entry.ID
+	h.mu.Unlock()
+	return h.escrow.kept(id)
+}
+
+// drop gives the holding up; an ended process is reaped then.
+func (h *holding) drop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone {
+		return
+	}
+	h.gone = true
+	h.escrow.drop(h.entry.ID)
+	if fd := h.get(roleRuntime); fd >= 0 {
+		_ = unix.Close(fd) // nothing was written through it
+	}
+}
+
+// began says that the process was started, and forgets by what: that is most of
+// what a holding weighs. Within change.
+func (c *content) began(proc *process) {
+	c.entry.PID, c.entry.Starting, c.rec.Run = proc.pid, false, 0
+	c.retire(roleRuntime)
+	c.rec.Start.Command = wire.Command{}
+	c.set(roleProcess, proc.pidfd)
+}
+
+// runs says which process starts it. Its descriptor outlives the process: the next
+// keeper can tell that it has been reaped.
+func (h *holding) runs(run *process) error {
+	fd, err := unix.FcntlInt(uintptr(run.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	err = h.change(func(h *content) {
+		h.rec.Run = run.pid
+		h.set(roleRuntime, fd)
+	})
+	if err != nil {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
+}
+
+// forgetExit says that the exit is on record elsewhere.
+func (h *holding) forgetExit() {
+	h.mu.Lock()
+	was := h.rec.Sole
+	h.rec.Sole = false
+	h.mu.Unlock()
+	if was {
+		h.release()
+	}
+}
+
+// release drops a holding that is only of use while the container lives.
+func (h *holding) release() {
+	h.mu.Lock()
+	over := h.rec.Exit != nil && !h.rec.Sole
+	h.mu.Unlock()
+	if over {
+		h.drop()
+	}
+}
+
+// set puts a descriptor into a role; -1 takes out what is there. Within change.
+func (c *content) set(r role, fd int) {
+	if i := slices.Index(c.rec.Roles, r); i >= 0 {
+		c.rec.Roles = slices.Delete(c.rec.Roles, i, i+1)
+		c.entry.Files = slices.Delete(c.entry.Files, i, i+1)
+	}
+	if fd >= 0 {
+		c.rec.Roles, c.entry.Files = append(c.rec.Roles, r), append(c.entry.Files, fd)
+	}
+}
+
+// retire takes a descriptor out that is nobody else's, and closes it afterwards.
+// Within change.
+func (c *content) retire(r role) {
+	if fd := c.get(r); fd >= 0 {
+		c.set(r, -1)
+		c.spent = append(c.spent, fd)
+	}
+}
+
+// get returns the descriptor in a role; -1 for none. Within change, or before
+// anybody else has the holding.
+func (c *content) get(r role) int {
+	if i := slices.Index(c.rec.Roles, r); i >= 0 {
+		return c.entry.Files[i]
+	}
+	return -1
+}
