@@ -16,7 +16,8 @@
 // what it finds in the anchor: running containers, starts under way, ends that
 // nobody has seen. When the anchor dies, the keeper becomes the anchor. An upgrade
 // is the same as a crash: Replace, or the death of a keeper whose program is
-// another one by now.
+// another one by now. Where that does not come up to serve, the anchor goes back to
+// the last one that did.
 //
 // The rule against loss is peek, record, consume. An exit is read without reaping
 // the process, written to the journal and synced, and only then is the process
@@ -53,7 +54,11 @@
 //     page cache may be lost; logs are not synced.
 //
 // A full disk loses the lines that are written meanwhile; a slow one delays its
-// container and no other.
+// container and no other. But a keeper that is killed while a thread of it waits for
+// a disk ends when that answers, and so long there is no other keeper.
+//
+// What is damaged, or cannot be taken over, costs its own container, which is killed
+// and has a Lost exit. A start that the anchor has no descriptors left for fails.
 //
 // # Versions
 //
