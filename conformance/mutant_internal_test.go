@@ -64,5 +64,8 @@ func TestGreen(t *testing.T) {
 	s := mutantSuite()
 	s.Rules = s.Rules[:2]
 	s.Test(t, faulty{}, &Options{Profile: &Profile{Waivers: map[string]string{"T-A-002": "agreed"}}})
+	s.Concurrent = func(faulty) bool { return true }
+	s.Rules[0].Alone = true
+	s.Test(t, faulty{}, &Options{Parallel: 2, Profile: &Profile{Waivers: map[string]string{"T-A-002": "agreed"}}})
 	TestMutants(t, s, []Mutant[faulty]{mutant("T-A-001", errors.New("bad")), mutant("T-A-002", errors.New("odd"))})
 }

@@ -60,7 +60,7 @@ type Report struct {
 	Sizes     []Size    `json:"sizes,omitempty"`
 
 	took time.Duration // 0: one after the other
-	test string        // the name of the Go test that made it, if one did
+	test string        // what go test -run wants before a rule's id, if a test made it
 }
 
 // Failed tells whether a rule of level Must failed, or, of a strict run, one of
@@ -99,7 +99,7 @@ func (r *Report) Result(id string) *Result {
 // choices.
 func (r *Report) Repeat(id string) string {
 	if r.test != "" {
-		return fmt.Sprintf("go test -run '^%s$/^%s$' . # with conformance.Options.Seed %d", r.test, id, r.Seed)
+		return fmt.Sprintf("go test -run '%s^%s$' . # with conformance.Options.Seed %d", r.test, id, r.Seed)
 	}
 	return fmt.Sprintf("%s --rule %s --seed %d", r.Command, id, r.Seed)
 }
@@ -115,8 +115,6 @@ func (r *Report) Seconds() float64 {
 	}
 	return sum
 }
-
-func (r *Report) add(result Result) { r.Results = append(r.Results, result) }
 
 // judge fills in status and message from what the check returned.
 func (r *Result) judge(seen error, late bool, limit time.Duration) {

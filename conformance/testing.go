@@ -13,6 +13,9 @@ import (
 // that is not a pass is logged by it. Opts
 // may be nil; its Progress is not used.
 //
+// Where Suite.Concurrent allows it, rules run beside each other as in Run, as subtests of
+// "beside", and then those of "alone": go test -run 'TestX//ID' runs one of either.
+//
 // The context of the checks ends shortly before the test's deadline, so that
 // checks clean up before go test kills the process.
 func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
@@ -21,8 +24,12 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	width := s.width(target, &r.opts)
 	if opts == nil || opts.Command == "" {
-		r.report.test = t.Name()
+		r.report.test = "^" + t.Name() + "$/"
+		if width > 1 {
+			r.report.test += "/"
+		}
 	}
 	ctx, cancel := testContext(t)
 	defer cancel()
@@ -34,11 +41,31 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 		t.Fatal(err)
 	}
 	defer end()
-	for _, rule := range rules {
-		t.Run(rule.ID, func(t *testing.T) {
-			result, err := r.run(ctx, rule)
+	q := &queue{results: make([]*Result, len(rules)), show: func(Result) {}}
+	if beside, alone := split(rules, width); width > 1 {
+		t.Run("beside", func(t *testing.T) { r.subtests(ctx, t, rules, beside, q, make(chan struct{}, width)) })
+		t.Run("alone", func(t *testing.T) { r.subtests(ctx, t, rules, alone, q, nil) })
+	} else {
+		r.subtests(ctx, t, rules, beside, q, nil)
+	}
+	r.report.Results = q.made()
+	r.samples.measured(r.report)
+	t.Log(r.report.summary())
+}
+
+// subtests runs the rules at the places, one after the other, or as many at a time as
+// there are slots.
+func (r *runner[T]) subtests(ctx context.Context, t *testing.T, rules []*Rule[T], places []int, q *queue, slots chan struct{}) {
+	for _, i := range places {
+		t.Run(rules[i].ID, func(t *testing.T) {
+			if slots != nil {
+				t.Parallel()
+				slots <- struct{}{}
+				defer func() { <-slots }()
+			}
+			result, err := r.run(ctx, rules[i])
+			q.put(i, result)
 			if result != nil {
-				r.report.add(*result)
 				r.log(t, result)
 			}
 			if err != nil {
@@ -46,8 +73,6 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 			}
 		})
 	}
-	r.samples.measured(r.report)
-	t.Log(r.report.summary())
 }
 
 func (r *runner[T]) log(t *testing.T, result *Result) {
