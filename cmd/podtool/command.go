@@ -35,6 +35,7 @@ func commands() []command {
 		{"stat-device", "FILE", "print \"character MAJOR:MINOR\" or \"block MAJOR:MINOR\"; fail when FILE is no device", runStatDevice},
 		{"echo", "[--stderr] TEXT...", "print a line", runEcho},
 		{"lines", "[--interval D] N", "print the numbers 1 to N, one a line; 0 prints for ever", runLines},
+		{"pieces", "[--interval D] TEXT...", "print a line in pieces, with pauses between them", runPieces},
 		{"copy-stdin", "", "print what comes on standard input", runCopyStdin},
 		{"env", "[NAME...]", "print the environment, or the values of variables; fail when one is not set", runEnv},
 		{"id", "", "print user, group and supplementary groups", runID},

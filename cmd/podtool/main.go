@@ -13,6 +13,10 @@
 // command at once, also as process 1, with 143 and 130 as a shell reports it;
 // serve finishes its requests and ends with 0; ignore-term and trap do what
 // their names say. As process 1 it reaps orphans.
+//
+// The value of PODTOOL_END in its environment is the last line that it prints, to
+// both of its streams: who reads a log then knows that it has all of it. Programs
+// that it starts do not get the variable.
 package main
 
 import (
@@ -32,8 +36,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	sig, stop := watchSignals(context.Background())
 	defer stop()
 	t := &tool{stdin: stdin, stdout: stdout, stderr: stderr, signals: sig}
-	return t.code(t.execute(sig.ctx, args))
+	end := os.Getenv(endVariable)
+	if err := os.Unsetenv(endVariable); err != nil {
+		return t.code(err)
+	}
+	code := t.code(t.execute(sig.ctx, args))
+	if end != "" {
+		fmt.Fprintln(stdout, end)
+		fmt.Fprintln(stderr, end)
+	}
+	return code
 }
+
+const endVariable = "PODTOOL_END"
 
 // tool is what every command works with.
 type tool struct {

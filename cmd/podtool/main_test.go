@@ -49,6 +49,7 @@ func TestCommands(t *testing.T) {
 		{"write to nowhere", []string{"write", in("no/where"), "x"}, 1, "", "no such file"},
 		{"check", []string{"check-file", in("file"), "content"}, 0, "", ""},
 		{"check differs", []string{"check-file", in("file"), "other"}, 1, "", `has "content", want "other"`},
+		{"pieces", []string{"pieces", "--interval", "1ms", "one", "two"}, 0, "onetwo\n", ""},
 		{"wait-file", []string{"wait-file", in("file")}, 0, "", ""},
 		{"wait-file in vain", []string{"wait-file", "--timeout", "20ms", in("none")}, 1, "", "not there after 20ms"},
 		{"ls", []string{"ls", dir}, 0, "-rw-r----- " + strconv.Itoa(os.Getuid()) + ":" + strconv.Itoa(os.Getgid()) + " 8 file\n", ""},
@@ -152,6 +153,20 @@ func TestDeviceNumber(t *testing.T) {
 	} {
 		if major, minor := deviceNumber(dev); [2]uint64{major, minor} != want {
 			t.Errorf("deviceNumber(%#x) = %d:%d, want %v", dev, major, minor, want)
+		}
+	}
+}
+
+// The end mark is the last line of both streams, also of a program that fails, and no
+// program that podtool starts prints it, too.
+func TestEndMark(t *testing.T) {
+	for _, args := range [][]string{{"env", "PODTOOL_END"}, {"child", "echo", "x"}} {
+		t.Setenv("PODTOOL_TEST_RUN", "1")
+		t.Setenv("PODTOOL_END", "the end")
+		var stdout, stderr bytes.Buffer
+		run(args, strings.NewReader(""), &stdout, &stderr)
+		if n := strings.Count(stdout.String(), "the end\n"); n != 1 || !strings.HasSuffix(stdout.String(), "the end\n") || !strings.HasSuffix(stderr.String(), "the end\n") {
+			t.Errorf("%q printed %q and %q", args, stdout.String(), stderr.String())
 		}
 	}
 }

@@ -46,6 +46,24 @@ func runLines(t *tool, ctx context.Context, args []string) error {
 	return nil
 }
 
+func runPieces(t *tool, ctx context.Context, args []string) error {
+	var interval time.Duration
+	args, err := flags(args, -1, func(fs *flag.FlagSet) { fs.DurationVar(&interval, "interval", 0, "") })
+	if err != nil {
+		return err
+	}
+	for _, piece := range args {
+		if _, err := io.WriteString(t.stdout, piece); err != nil {
+			return err
+		}
+		if err := pause(ctx, interval); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintln(t.stdout)
+	return err
+}
+
 func runCopyStdin(t *tool, ctx context.Context, args []string) error {
 	if _, err := flags(args, 0, nil); err != nil {
 		return err
