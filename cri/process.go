@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cri/internal/hostproc"
@@ -20,6 +21,10 @@ import (
 // with the server: after a crash, Recover kills what is left (on Linux) and
 // reports the containers as ended.
 //
+// What the Pod asks for reaches the process only through the author's command:
+// HostCommand passes its variables on, and a monitor, which is no program of the
+// Pod's, must not get them (LD_PRELOAD is one).
+//
 // Use one Processes for one Runtime. NewProcesses makes it.
 type Processes struct {
 	command func(*Container) (*exec.Cmd, error)
@@ -30,6 +35,29 @@ type Processes struct {
 // leaves the output streams and SysProcAttr alone.
 func NewProcesses(command func(*Container) (*exec.Cmd, error)) *Processes {
 	return &Processes{command: command, set: hostproc.NewSet()}
+}
+
+// HostCommand returns the container's program as a process of the host, for
+// NewProcesses: its command and arguments, its working directory, and its
+// variables beside those of this process. A container without a command, which
+// would be its image's, and one that wants a terminal, which it could not have,
+// are refused with ErrInvalid. Nothing else of the config is looked at; in
+// particular the process runs as this process's user.
+func (c *Container) HostCommand() (*exec.Cmd, error) {
+	argv := slices.Concat(c.Config.GetCommand(), c.Config.GetArgs())
+	if len(argv) == 0 {
+		return nil, ErrInvalid.Errorf("container %q: it has no command, and its image has none here", c.ID)
+	}
+	if c.Config.GetTty() {
+		return nil, ErrInvalid.Errorf("container %q: it wants a terminal, and a process of the host has none here", c.ID)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = c.Config.GetWorkingDir()
+	cmd.Env = cmd.Environ()
+	for _, e := range c.Config.GetEnvs() {
+		cmd.Env = append(cmd.Env, e.GetKey()+"="+string(e.GetValue()))
+	}
+	return cmd, nil
 }
 
 // Start is a Runtime's StartContainer.

@@ -2,6 +2,7 @@ package cri_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +81,35 @@ func TestProcesses(t *testing.T) {
 	}
 	if st := n.status(stubborn); st.ExitCode != 128+int32(syscall.SIGKILL) {
 		t.Errorf("a process that does not: %v", st)
+	}
+}
+
+// The variables and the working directory of a container are its program's.
+func TestHostCommand(t *testing.T) {
+	dir := t.TempDir()
+	config := &runtimeapi.ContainerConfig{
+		Command: make([]string, 1, 2), Args: []string{"-c", "echo $SUITE_VALUE $PWD $NODEKIT_OWN"}, WorkingDir: dir,
+		Envs: []*runtimeapi.KeyValue{{Key: "SUITE_VALUE", Value: []byte("of the container")}, {Key: "NODEKIT_OWN", Value: []byte("replaced")}},
+	}
+	config.Command[0] = "sh"
+	t.Setenv("NODEKIT_OWN", "of the runtime")
+	cmd, err := (&cri.Container{ID: "c", Config: config}).HostCommand()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.Output()
+	if want := "of the container " + dir + " replaced\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v; want %q", out, err, want)
+	}
+	if spare := config.Command[:2][1]; spare != "" {
+		t.Errorf("the config's own memory has %q", spare)
+	}
+	for name, wrong := range map[string]*runtimeapi.ContainerConfig{
+		"no command": {}, "a terminal": {Command: []string{"sh"}, Tty: true},
+	} {
+		if _, err := (&cri.Container{ID: "c", Config: wrong}).HostCommand(); !errors.Is(err, cri.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		}
 	}
 }
 
