@@ -17,7 +17,7 @@ func codeRules() []rule {
 		relied("CRI-CODE-002", "answers a status of a container that never was with NotFound",
 			"PLEG", "The kubelet takes a container for gone when ContainerStatus answers NotFound, and reports any other error again and again.", checkNoContainerCode, Containers),
 		facto("CRI-CODE-003", "answers calls for a container that never was with NotFound",
-			"errors", "The kubelet parses NotFound alone of the codes that say that something is gone.", checkNotFoundCodes, Exec, Stats, Resources, LogRotation),
+			"errors", "The kubelet parses NotFound alone of the codes that say that something is gone.", checkNotFoundCodes, Containers),
 		facto("CRI-CODE-004", "refuses requests without what they need, and stays well",
 			"robustness", "A request without a config, a name or an id is a client's mistake: the runtime answers with an error and goes on.", checkEmptyRequests),
 		facto("CRI-CODE-005", "refuses a container in a sandbox that never was, and leaves nothing",
@@ -47,30 +47,41 @@ func checkNoContainerCode(ctx context.Context, s *subject) error {
 	return notFound("ContainerStatus", err)
 }
 
+// attempt is a call, and what a runtime needs for it.
+type attempt struct {
+	call  string
+	needs Feature
+	do    func() error
+}
+
+// checkNotFoundCodes leaves out the calls that the runtime does not have.
 func checkNotFoundCodes(ctx context.Context, s *subject) error {
-	for call, do := range map[string]func() error{
-		"StartContainer": func() error {
+	for _, a := range []attempt{
+		{"StartContainer", Containers, func() error {
 			_, err := s.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: unknownID})
 			return err
-		},
-		"ExecSync": func() error {
+		}},
+		{"ExecSync", Exec, func() error {
 			_, err := s.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: unknownID, Cmd: []string{"x"}})
 			return err
-		},
-		"ContainerStats": func() error {
+		}},
+		{"ContainerStats", Stats, func() error {
 			_, err := s.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: unknownID})
 			return err
-		},
-		"ReopenContainerLog": func() error {
+		}},
+		{"ReopenContainerLog", LogRotation, func() error {
 			_, err := s.Runtime.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: unknownID})
 			return err
-		},
-		"UpdateContainerResources": func() error {
+		}},
+		{"UpdateContainerResources", Resources, func() error {
 			_, err := s.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: unknownID, Linux: &runtimeapi.LinuxContainerResources{}})
 			return err
-		},
+		}},
 	} {
-		if err := notFound(call, do()); err != nil {
+		if s.target.missing([]Feature{a.needs}) != nil {
+			continue
+		}
+		if err := notFound(a.call, a.do()); err != nil {
 			return err
 		}
 	}
@@ -78,36 +89,36 @@ func checkNotFoundCodes(ctx context.Context, s *subject) error {
 }
 
 func checkEmptyRequests(ctx context.Context, s *subject) error {
-	for call, do := range map[string]func() error{
-		"RunPodSandbox": func() error {
+	for _, a := range []attempt{
+		{"RunPodSandbox", "", func() error {
 			_, err := s.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{})
 			return err
-		},
-		"RunPodSandbox without metadata": func() error {
+		}},
+		{"RunPodSandbox without metadata", "", func() error {
 			_, err := s.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{}})
 			return err
-		},
-		"CreateContainer": func() error {
+		}},
+		{"CreateContainer", "", func() error {
 			_, err := s.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{})
 			return err
-		},
-		"StartContainer": func() error {
+		}},
+		{"StartContainer", "", func() error {
 			_, err := s.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{})
 			return err
-		},
-		"PodSandboxStatus": func() error {
+		}},
+		{"PodSandboxStatus", "", func() error {
 			_, err := s.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{})
 			return err
-		},
-		"ContainerStatus": func() error {
+		}},
+		{"ContainerStatus", "", func() error {
 			_, err := s.Runtime.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{})
 			return err
-		},
+		}},
 	} {
-		if err := do(); err == nil {
-			return fmt.Errorf("an empty request of %s succeeded", call)
+		if err := a.do(); err == nil {
+			return fmt.Errorf("an empty request of %s succeeded", a.call)
 		} else if errors.Is(err, cri.ErrUnavailable) {
-			return fmt.Errorf("%s, empty: %w", call, err)
+			return fmt.Errorf("%s, empty: %w", a.call, err)
 		}
 	}
 	if _, err := s.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {

@@ -28,6 +28,14 @@ func concurrencyRules() []rule {
 			"PLEG", "The kubelet lists every second, whatever else goes on.", checkListsMeanwhile, Containers)),
 		heavy(facto("CRI-CONC-008", "stops a container whose StopContainer was cancelled and tried again",
 			"killPod", "A kubelet that restarts stops its Pods again.", checkCancelStop, Containers)),
+		heavy(facto("CRI-CONC-009", "runs a container's program once when StartContainer is cancelled and tried again",
+			"SyncPod", "A kubelet whose deadline is over finds the container as it is, and starts another one in its place if it has ended.", checkCancelStart, Containers)),
+		heavy(facto("CRI-CONC-010", "removes a container and a sandbox when that is cancelled and tried again",
+			"container GC", "The kubelet's garbage collection repeats the calls until they succeed.", checkCancelRemove, Containers)),
+		heavy(facto("CRI-CONC-011", "pulls an image when PullImage is cancelled and tried again",
+			"EnsureImageExists", "A pull that was cut off is repeated, and the image is whole then.", checkCancelPull, Pull, Isolation)),
+		heavy(facto("CRI-CONC-012", "removes an image when RemoveImage is cancelled and tried again",
+			"image GC", "The kubelet removes images again and again until there is enough room.", checkCancelRemoveImage, Pull)),
 	}
 }
 
@@ -97,12 +105,17 @@ func retry(ctx context.Context, f func() error) error {
 	return until(ctx, patience, f)
 }
 
+// cutShort gives a call some milliseconds.
+func (s *subject) cutShort(ctx context.Context, call func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.in.Rand.Int64N(int64(20*time.Millisecond))))
+	defer cancel()
+	s.in.Log.Debug("cut short", "err", call(ctx)) // the deadline decides what it answers
+}
+
 func checkCancelRun(ctx context.Context, s *subject) error {
 	for round := range 5 {
 		config := s.sandbox(fmt.Sprintf("cancelled%d", round))
-		short, cancel := context.WithTimeout(ctx, time.Duration(s.in.Rand.Int64N(int64(20*time.Millisecond))))
-		_, _ = s.run(short, config) // the deadline decides what it answers
-		cancel()
+		s.cutShort(ctx, func(short context.Context) error { _, err := s.run(short, config); return err })
 		var id string
 		err := retry(ctx, func() (err error) {
 			id, err = s.converge(ctx, config)
@@ -134,36 +147,46 @@ func checkCancelCreate(ctx context.Context, s *subject) error {
 		if err != nil {
 			return err
 		}
-		short, cancel := context.WithTimeout(ctx, time.Duration(s.in.Rand.Int64N(int64(20*time.Millisecond))))
-		_, _ = p.createAs(short, config)
-		cancel()
-		var b *box
-		err = retry(ctx, func() (err error) {
-			b, err = p.createAs(ctx, config)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("round %d: tried again with the same metadata: %w", round+1, err)
-		}
-		all, err := s.containers(ctx, &runtimeapi.ContainerFilter{PodSandboxId: p.id})
-		if err == nil {
-			err = exactly(all, b.id)
-		}
-		if err == nil {
-			err = b.start(ctx)
-		}
-		if err == nil {
-			err = b.remove(ctx)
-		}
-		if err != nil {
+		s.cutShort(ctx, func(short context.Context) error { _, err := p.createAs(short, config); return err })
+		if err := p.cameToOne(ctx, config); err != nil {
 			return fmt.Errorf("round %d: %w", round+1, err)
 		}
 	}
 	return nil
 }
 
+// cameToOne tries a CreateContainer again that was cut off, and returns nil when that
+// comes to one container that can be started. One that was made and is refused now is
+// the only other, and both are removed.
+func (p *pod) cameToOne(ctx context.Context, config *runtimeapi.ContainerConfig) error {
+	var b *box
+	err := retry(ctx, func() (err error) {
+		b, err = p.again(ctx, config)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	all, err := p.s.containers(ctx, &runtimeapi.ContainerFilter{PodSandboxId: p.id})
+	if err != nil {
+		return err
+	}
+	if want := 1 + int(config.GetMetadata().GetAttempt()); len(all) != want {
+		return fmt.Errorf("at attempt %d there are %d containers, want %d", config.GetMetadata().GetAttempt(), len(all), want)
+	}
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := (&box{pod: p, id: c.GetId()}).remove(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func checkRemoveTogether(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, "ignore-term")
+	b, err := s.watched(ctx, "ignore-term")
 	if err != nil {
 		return err
 	}

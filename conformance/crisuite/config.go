@@ -12,28 +12,30 @@ import (
 )
 
 const (
-	commandSentence = "Command to execute (i.e., entrypoint for docker)"
-	argsSentence    = "Args for the Command (i.e., command for docker)"
+	commandSentence = "A container's command takes the place of its image's entrypoint, and of the image's command, too."
+	argsSentence    = "A container's args take the place of its image's command."
 )
 
 func configRules() []rule {
 	return []rule{
-		must("CRI-CONF-001", "runs the image's entrypoint and command when the config has neither",
-			"ContainerConfig", commandSentence, runs("of the image", nil, nil), Isolation, Pull),
-		must("CRI-CONF-002", "runs the image's entrypoint with the config's args",
-			"ContainerConfig", argsSentence, runs("of the config", nil, []string{"echo", "of", "the", "config"}), Isolation, Pull),
-		must("CRI-CONF-003", "runs the config's command without the image's",
-			"ContainerConfig", commandSentence, runs("from the command", []string{toolPath, "echo", "from", "the", "command"}, nil), Isolation, Pull),
-		must("CRI-CONF-004", "runs the config's command with its args",
-			"ContainerConfig", argsSentence, runs("of both", []string{toolPath, "echo"}, []string{"of", "both"}), Isolation, Pull),
+		relied("CRI-CONF-001", "runs the image's entrypoint and command when the config has neither",
+			"containers", commandSentence, runs("of the image", nil, nil), Isolation, Pull),
+		relied("CRI-CONF-002", "runs the image's entrypoint with the config's args",
+			"containers", argsSentence, runs("of the config", nil, []string{"echo", "of", "the", "config"}), Isolation, Pull),
+		relied("CRI-CONF-003", "runs the config's command without the image's",
+			"containers", commandSentence, runs("from the command", []string{toolPath, "echo", "from", "the", "command"}, nil), Isolation, Pull),
+		relied("CRI-CONF-004", "runs the config's command with its args",
+			"containers", argsSentence, runs("of both", []string{toolPath, "echo"}, []string{"of", "both"}), Isolation, Pull),
 		must("CRI-CONF-005", "gives a container its variables, before those of the image",
 			"ContainerConfig", "List of environment variable to set in the container.", checkEnv, Isolation, Pull),
 		must("CRI-CONF-006", "runs a container's program in its working directory",
-			"ContainerConfig", "Current working directory of the command.", checkWorkingDir, Isolation),
+			"ContainerConfig", "Current working directory of the command.", checkWorkingDir, Containers),
 		facto("CRI-CONF-007", "gives a container a terminal when it asks for one",
 			"tty", "A container with tty finds a terminal at its stdin and stdout.", checkTTY, Isolation),
 		facto("CRI-CONF-008", "runs a container whose sandbox has no log directory",
 			"logs", "Clients other than the kubelet want no log file; a runtime that makes up a path has overwritten files of the host.", checkNoLog, Containers),
+		must("CRI-CONF-009", "gives a container its variables, whatever it has beside them",
+			"ContainerConfig", "List of environment variable to set in the container.", checkOwnEnv, Containers),
 	}
 }
 
@@ -73,10 +75,24 @@ func checkEnv(ctx context.Context, s *subject) error {
 	return nil
 }
 
+func checkOwnEnv(ctx context.Context, s *subject) error {
+	out, err := s.prints(ctx, "env SUITE_ODD SUITE_EMPTY", func(c *runtimeapi.ContainerConfig) {
+		c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: "SUITE_ODD", Value: []byte("a=b \"c\"")}, &runtimeapi.KeyValue{Key: "SUITE_EMPTY"})
+	})
+	if err == nil && out != "a=b \"c\"\n\n" {
+		return fmt.Errorf("the container's variables are %q", out)
+	}
+	return err
+}
+
 func checkWorkingDir(ctx context.Context, s *subject) error {
-	out, err := s.prints(ctx, "ls /proc/self/cwd", func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/data/sub" })
-	if err == nil && !strings.Contains(out, "-> /data/sub\n") {
-		return fmt.Errorf("the program's working directory is %q, want /data/sub", strings.TrimSpace(out))
+	where := "/data/sub"
+	if s.target.Image != "" {
+		where = "/dev" // which is everywhere
+	}
+	out, err := s.prints(ctx, "ls /proc/self/cwd", func(c *runtimeapi.ContainerConfig) { c.WorkingDir = where })
+	if err == nil && !strings.Contains(out, "-> "+where+"\n") {
+		return fmt.Errorf("the program's working directory is %q, want %s", strings.TrimSpace(out), where)
 	}
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -36,7 +35,7 @@ func crashRules() []rule {
 		crash(facto("CRI-CRASH-009", "pulls an image when PullImage is killed half way and tried again",
 			"EnsureImageExists", "A pull that was cut off is repeated, and the image is whole then.", nil), checkKilledDuringPull, Pull, Isolation),
 		crash(relied("CRI-CRASH-010", "lets containers run on when it is killed, and finds them again",
-			"runtime restart", "A runtime that is restarted must not end the node's Pods.", nil), checkSurvival, Survival, Containers),
+			"runtime restart", "A runtime that is restarted must not end the node's Pods.", nil), checkSurvival, Survival, Containers, HostProcesses),
 		crash(relied("CRI-CRASH-011", "knows the exit code of a container that ended while it was down",
 			"runtime restart", "The kubelet restarts a container by its exit code, whenever it ended.", nil), checkExitWhileDown, Survival, Containers),
 		crash(facto("CRI-CRASH-012", "loses no log line of a container that printed while it was down",
@@ -44,9 +43,17 @@ func crashRules() []rule {
 		crash(relied("CRI-CRASH-013", "knows its images after a SIGKILL",
 			"image GC", "Images that were pulled need not be pulled again.", nil), checkImagesSurvive, Pull),
 		crash(facto("CRI-CRASH-014", "keeps new limits over a SIGKILL",
-			"in-place resize", "A limit that was changed stays so.", nil), checkUpdateSurvives, Survival, Resources),
+			"in-place resize", "A limit that was changed stays so.", nil), checkUpdateSurvives, Survival, Resources, HostProcesses),
 		crash(facto("CRI-CRASH-015", "executes commands in a container from before the SIGKILL",
 			"probes", "Probes of a container go on behind a restart of the runtime.", nil), checkExecAfterCrash, Survival, Exec),
+		crash(facto("CRI-CRASH-017", "does a container no harm when ExecSync is killed half way",
+			"probes", "A probe that was cut off is repeated, and the container goes on.", nil), checkKilledDuringExec, Survival, Exec),
+		crash(facto("CRI-CRASH-018", "comes to the new limits when UpdateContainerResources is killed half way and tried again",
+			"in-place resize", "The kubelet compares what ContainerStatus says with what it wants, and asks again.", nil), checkKilledDuringUpdate, Survival, Resources, HostProcesses),
+		crash(facto("CRI-CRASH-019", "loses no log line when ReopenContainerLog is killed half way",
+			"log rotation", "The kubelet has renamed the log by then, and asks again at its next look.", nil), checkKilledDuringReopen, Survival, LogRotation),
+		crash(facto("CRI-CRASH-020", "removes an image when RemoveImage is killed half way, and pulls it again",
+			"image GC", "An image that was half removed is removed, or whole, behind the next call.", nil), checkKilledDuringRemoveImage, Pull, Isolation),
 		soak(crash(facto("CRI-CRASH-016", "is killed a hundred times at moments of chance and leaves nothing",
 			"runtime restart", "Nothing of a Pod stays on the node when it is removed, whatever happened to the runtime.", nil), checkManyKills, Containers)),
 	}
@@ -261,6 +268,11 @@ func (p *pod) again(ctx context.Context, config *runtimeapi.ContainerConfig) (*b
 }
 
 func checkKilledDuringStart(ctx context.Context, s *subject) error {
+	// A container that is found ended may never have had a process: that they can be
+	// seen is shown by another one.
+	if _, err := s.watched(ctx, forever); err != nil {
+		return err
+	}
 	var b *box
 	return s.rounds(ctx, cut{
 		prepare: func(int) error {
@@ -273,29 +285,38 @@ func checkKilledDuringStart(ctx context.Context, s *subject) error {
 		},
 		call: func() error { return b.start(ctx) },
 		look: func() error {
-			st, err := b.status(ctx)
-			if errors.Is(err, cri.ErrNotFound) {
-				return b.ended()
-			}
-			if err != nil {
+			if err := b.startedOnce(ctx); err != nil {
 				return err
-			}
-			pids, err := b.pids()
-			if err != nil {
-				return err
-			}
-			if running := st.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING; len(pids) > 1 || running != (len(pids) == 1) {
-				return fmt.Errorf("the container is %v, and its processes are %v", st.GetState(), pids)
 			}
 			return b.remove(ctx)
 		},
 	})
 }
 
+// startedOnce returns nil when a container runs with one process, or does not run and has
+// none.
+func (b *box) startedOnce(ctx context.Context) error {
+	running := false
+	st, err := b.status(ctx)
+	if err == nil {
+		running = st.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING
+	} else if !errors.Is(err, cri.ErrNotFound) {
+		return err
+	}
+	pids, err := b.pids()
+	if err != nil || b.s.hidden() {
+		return err
+	}
+	if len(pids) > 1 || running != (len(pids) == 1) {
+		return fmt.Errorf("the container is %v, and its processes are %v", st.GetState(), pids)
+	}
+	return nil
+}
+
 func checkKilledDuringStop(ctx context.Context, s *subject) error {
 	var b *box
 	return s.rounds(ctx, cut{
-		prepare: func(int) (err error) { b, err = s.box(ctx, "ignore-term"); return err },
+		prepare: func(int) (err error) { b, err = s.watched(ctx, "ignore-term"); return err },
 		call:    func() error { return b.stop(ctx, 0) },
 		look: func() error {
 			if err := b.stop(ctx, 0); err != nil {
@@ -309,7 +330,7 @@ func checkKilledDuringStop(ctx context.Context, s *subject) error {
 func checkKilledDuringRemove(ctx context.Context, s *subject) error {
 	var b *box
 	return s.rounds(ctx, cut{
-		prepare: func(int) (err error) { b, err = s.box(ctx, forever); return err },
+		prepare: func(int) (err error) { b, err = s.watched(ctx, forever); return err },
 		call:    func() error { return b.remove(ctx) },
 		look: func() error {
 			if err := b.remove(ctx); err != nil {
@@ -320,10 +341,32 @@ func checkKilledDuringRemove(ctx context.Context, s *subject) error {
 	})
 }
 
+// inhabited runs a sandbox, and in it a container where the runtime has some.
+func (s *subject) inhabited(ctx context.Context) (*pod, *box, error) {
+	p, err := s.pod(ctx)
+	if err != nil || s.target.missing([]Feature{Containers}) != nil {
+		return p, nil, err
+	}
+	b, err := p.start(ctx, "ignore-term")
+	if err == nil {
+		err = b.witness(ctx)
+	}
+	return p, b, err
+}
+
+// gone returns nil when there is no such container, or nothing of it is left.
+func (b *box) gone() error {
+	if b == nil {
+		return nil
+	}
+	return b.ended()
+}
+
 func checkKilledDuringSandboxStop(ctx context.Context, s *subject) error {
 	var p *pod
+	var b *box
 	return s.rounds(ctx, cut{
-		prepare: func(int) (err error) { p, err = s.pod(ctx); return err },
+		prepare: func(int) (err error) { p, b, err = s.inhabited(ctx); return err },
 		call:    func() error { return s.stop(ctx, p.id) },
 		look: func() error {
 			if err := s.stop(ctx, p.id); err != nil {
@@ -332,16 +375,17 @@ func checkKilledDuringSandboxStop(ctx context.Context, s *subject) error {
 			if ready, err := s.ready(ctx, p); err != nil || ready {
 				return errors.Join(err, fmt.Errorf("the stopped sandbox is ready: %v", ready))
 			}
-			return nil
+			return b.gone()
 		},
 	})
 }
 
 func checkKilledDuringSandboxRemove(ctx context.Context, s *subject) error {
 	var p *pod
+	var b *box
 	return s.rounds(ctx, cut{
 		prepare: func(int) (err error) {
-			if p, err = s.pod(ctx); err != nil {
+			if p, b, err = s.inhabited(ctx); err != nil {
 				return err
 			}
 			return s.stop(ctx, p.id)
@@ -351,7 +395,7 @@ func checkKilledDuringSandboxRemove(ctx context.Context, s *subject) error {
 			if err := s.remove(ctx, p.id); err != nil {
 				return fmt.Errorf("tried again: %w", err)
 			}
-			return s.absent(ctx, p.id)
+			return errors.Join(s.absent(ctx, p.id), b.gone())
 		},
 	})
 }
@@ -364,16 +408,7 @@ func checkKilledDuringPull(ctx context.Context, s *subject) error {
 			return nil
 		},
 		call: func() error { _, err := s.pull(ctx, ref); return err },
-		look: func() error {
-			if _, err := s.pull(ctx, ref); err != nil {
-				return fmt.Errorf("tried again: %w", err)
-			}
-			out, err := s.prints(ctx, "cat /name", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
-			if err == nil && !strings.HasPrefix(out, uniqueRepo) {
-				return fmt.Errorf("in a container of the image the file has %q", out)
-			}
-			return err
-		},
+		look: func() error { return s.whole(ctx, ref) },
 	})
 }
 

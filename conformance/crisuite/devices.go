@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/conformance"
 )
 
 func deviceRules() []rule {
@@ -29,40 +31,50 @@ func device(d *runtimeapi.Device) edit {
 	return func(c *runtimeapi.ContainerConfig) { c.Devices = append(c.Devices, d) }
 }
 
-// The device of these rules is one that containers do not have by themselves, and that
-// is harmless to open.
-const (
-	hostDevice = "/dev/loop-control"
-	hostNumber = "character 10:237\n"
-)
+// hostDevice returns a device of the machine that containers do not have by themselves,
+// and that is harmless to open; number is as stat-device prints it.
+func hostDevice() (path, number string, err error) {
+	candidates := []string{"/dev/loop-control", "/dev/fuse", "/dev/kmsg"}
+	for _, path := range candidates {
+		if number, err := characterDevice(path); err == nil {
+			return path, number, nil
+		}
+	}
+	return "", "", conformance.NotApplicable("this machine has none of the devices %q to give to a container", candidates)
+}
 
 func checkDevice(ctx context.Context, s *subject) error {
-	if _, err := os.Stat(hostDevice); err != nil {
+	path, number, err := hostDevice()
+	if err != nil {
 		return err
 	}
-	out, err := s.prints(ctx, "stat-device /dev/suite", device(&runtimeapi.Device{HostPath: hostDevice, ContainerPath: "/dev/suite", Permissions: "rw"}))
-	if err == nil && out != hostNumber {
-		return fmt.Errorf("the container's /dev/suite is %q, want the host's %s", strings.TrimSpace(out), hostDevice)
+	out, err := s.prints(ctx, "stat-device /dev/suite", device(&runtimeapi.Device{HostPath: path, ContainerPath: "/dev/suite", Permissions: "rw"}))
+	if err == nil && out != number {
+		return fmt.Errorf("the container's /dev/suite is %q, want the host's %s", strings.TrimSpace(out), path)
 	}
 	return err
 }
 
 func checkDevicePermissions(ctx context.Context, s *subject) error {
+	path, _, err := hostDevice()
+	if err != nil {
+		return err
+	}
 	given := func(permissions string) edit {
-		return device(&runtimeapi.Device{HostPath: hostDevice, ContainerPath: "/dev/suite", Permissions: permissions})
+		return device(&runtimeapi.Device{HostPath: path, ContainerPath: "/dev/suite", Permissions: permissions})
 	}
 	if _, err := s.prints(ctx, "do", do("open /dev/suite", "echo opened"), given("rw")); err != nil {
 		return fmt.Errorf("with rw: %w", err)
 	}
-	_, err := s.prints(ctx, "open /dev/suite", given("r"))
+	_, err = s.prints(ctx, "open /dev/suite", given("r"))
 	return refused("writing to a device whose permissions are r", err, "operation not permitted", "permission denied")
 }
 
 // cdiDir is where runtimes look for CDI specifications without being told.
 const cdiDir = "/var/run/cdi"
 
-// cdi writes a specification and returns its device.
-func (s *subject) cdi() (device string, err error) {
+// cdi writes a specification with a device of the host's, and returns its name.
+func (s *subject) cdi(path string) (device string, err error) {
 	if err := os.MkdirAll(cdiDir, 0o755); err != nil {
 		return "", err
 	}
@@ -70,19 +82,23 @@ func (s *subject) cdi() (device string, err error) {
 	s.files = append(s.files, file)
 	kind := s.mark + ".example.com/thing"
 	text := fmt.Sprintf(`{"cdiVersion":"0.6.0","kind":%q,"devices":[{"name":"one","containerEdits":{"env":["SUITE_CDI=injected"],`+
-		`"deviceNodes":[{"path":"/dev/suite","hostPath":%q}]}}]}`, kind, hostDevice)
+		`"deviceNodes":[{"path":"/dev/suite","hostPath":%q}]}}]}`, kind, path)
 	return kind + "=one", os.WriteFile(file, []byte(text), 0o644)
 }
 
 func checkCDI(ctx context.Context, s *subject) error {
-	name, err := s.cdi()
+	path, number, err := hostDevice()
+	if err != nil {
+		return err
+	}
+	name, err := s.cdi(path)
 	if err != nil {
 		return err
 	}
 	out, err := s.prints(ctx, "do", do("env SUITE_CDI", "stat-device /dev/suite"), func(c *runtimeapi.ContainerConfig) {
 		c.CDIDevices = []*runtimeapi.CDIDevice{{Name: name}}
 	})
-	if err == nil && out != "injected\n"+hostNumber {
+	if err == nil && out != "injected\n"+number {
 		return fmt.Errorf("of its CDI device the container has %q", out)
 	}
 	return err

@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/conformance"
 )
 
 func portForwardRules() []rule {
@@ -26,6 +28,8 @@ func portForwardRules() []rule {
 			"kubectl port-forward", "One connection that fails is no reason to end the others.", checkForwardSurvives, PortForward, Isolation)),
 		facto("CRI-FORWARD-004", "reaches a server that listens on localhost of the Pod alone",
 			"kubectl port-forward", "Ports are forwarded to the Pod's localhost.", checkForwardLocal, PortForward, Isolation),
+		facto("CRI-FORWARD-006", "reaches a server that listens on the Pod's localhost of IPv6 alone",
+			"kubectl port-forward", "Ports are forwarded to the Pod's localhost, in whichever family a server listens there.", checkForwardIPv6, PortForward, Isolation),
 		facto("CRI-FORWARD-005", "refuses to forward from a sandbox that never was",
 			"errors", "The kubelet parses NotFound alone of the codes that say that something is gone.", checkForwardNowhere, PortForward),
 	}
@@ -181,6 +185,19 @@ func checkForwardSurvives(ctx context.Context, s *subject) error {
 }
 
 func checkForwardLocal(ctx context.Context, s *subject) error {
+	return s.forwardsTo(ctx, "127.0.0.1")
+}
+
+func checkForwardIPv6(ctx context.Context, s *subject) error {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		return conformance.NotApplicable("this machine has no IPv6: %v", err)
+	}
+	return errors.Join(l.Close(), s.forwardsTo(ctx, "::1"))
+}
+
+// forwardsTo returns nil when a server at one address of the Pod alone is reached.
+func (s *subject) forwardsTo(ctx context.Context, listening string) error {
 	p, err := s.pod(ctx)
 	if err != nil {
 		return err
@@ -189,11 +206,11 @@ func checkForwardLocal(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	b, err := p.start(ctx, fmt.Sprintf("serve --address 127.0.0.1 --port %d --text local", port))
+	b, err := p.start(ctx, fmt.Sprintf("serve --address %s --port %d --text local", listening, port))
 	if err != nil {
 		return err
 	}
-	if err := b.says(ctx, "serving on 127.0.0.1"); err != nil {
+	if err := b.says(ctx, "serving on"); err != nil {
 		return err
 	}
 	address, stop, err := p.forward(ctx, port)

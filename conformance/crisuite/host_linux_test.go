@@ -36,20 +36,27 @@ func podOf(c *exchange, id string) string {
 
 // containerPID returns a process of a container, "" for none.
 func containerPID(c *exchange, id string) string {
+	for _, pid := range containerPIDs(c, id) {
+		return pid
+	}
+	return ""
+}
+
+func containerPIDs(c *exchange, id string) (found []string) {
 	mark := containerMark(c, id)
 	entries, err := os.ReadDir("/proc")
 	if err != nil || mark == "" {
-		return ""
+		return nil
 	}
 	for _, e := range entries {
 		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
 		}
 		if env, err := os.ReadFile("/proc/" + e.Name() + "/environ"); err == nil && bytes.Contains(env, []byte(mark)) {
-			return e.Name()
+			found = append(found, e.Name())
 		}
 	}
-	return ""
+	return found
 }
 
 // haunt starts a process of the host for some seconds, with an environment and a name.

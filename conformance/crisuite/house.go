@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nodekit-project/nodekit/conformance"
 )
@@ -22,12 +23,20 @@ type house struct {
 	dir     string
 	images  *registry
 	program string
+	// online says that the runtime had a network for Pods at some time, offline that it
+	// came up without one and never had.
+	online, offline atomic.Bool
 
 	mu     sync.Mutex
 	rt     *runtime
-	failed error // of the start of rt
+	failed error // of the last start of rt
+	starts int   // that failed
 	ledger []entry
 }
+
+// maxStarts is how often the shared runtime may fail to start, on a busy machine perhaps,
+// until the rest of the rules do not wait for it any more.
+const maxStarts = 3
 
 // entry is a thing that a rule made, by the name under which it could be left.
 type entry struct{ rule, name string }
@@ -69,7 +78,7 @@ func (h *house) close() {
 func (h *house) shared(ctx context.Context, in *input) (*runtime, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.failed != nil {
+	if h.starts == maxStarts {
 		return nil, h.failed
 	}
 	if h.rt != nil && h.rt.lives() {
@@ -83,9 +92,10 @@ func (h *house) shared(ctx context.Context, in *input) (*runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.rt, err = startRuntime(ctx, h.target, dir, h.images, nil)
+	h.rt, err = startRuntime(ctx, h, dir, h.images, nil)
 	if err != nil && ctx.Err() == nil {
 		h.failed = err
+		h.starts++
 	}
 	return h.rt, err
 }
@@ -151,7 +161,7 @@ func withOwn(id string, check look, needs []Feature) func(context.Context, *inpu
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		rt, err := startRuntime(ctx, h.target, dir, h.images, nil)
+		rt, err := startRuntime(ctx, h, dir, h.images, nil)
 		if err != nil {
 			return err
 		}

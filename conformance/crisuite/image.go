@@ -157,11 +157,7 @@ func checkRemoveImage(ctx context.Context, s *subject) error {
 			return fmt.Errorf("call %d: %w", i+1, err)
 		}
 	}
-	im, err := s.image(ctx, ref)
-	if err == nil && im != nil {
-		return fmt.Errorf("ImageStatus of the removed image shows %v", im)
-	}
-	return err
+	return s.without(ctx, ref)
 }
 
 // twice pulls one image by two tags.
@@ -234,7 +230,8 @@ func checkImageNames(ctx context.Context, s *subject) error {
 }
 
 func checkImageUser(ctx context.Context, s *subject) error {
-	for image, want := range map[string]string{uidImage: "1000", userImage: "worker", groupImage: "worker", mainImage: ""} {
+	for _, c := range [][2]string{{uidImage, "1000"}, {userImage, "worker"}, {groupImage, "worker"}, {mainImage, ""}} {
+		image, want := c[0], c[1]
 		ref, err := s.present(ctx, image)
 		if err != nil {
 			return err
@@ -307,13 +304,16 @@ func checkImageFilter(ctx context.Context, s *subject) error {
 		return err
 	}
 	defer s.unpull(ctx, repository+":v1")
-	for name, want := range map[string][]string{ref: {id}, s.images.ref(absentRepo + "x:v1"): nil} {
-		resp, err := s.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: name}}})
+	for _, c := range []struct {
+		name string
+		want []string
+	}{{ref, []string{id}}, {s.images.ref(absentRepo + "x:v1"), nil}} {
+		resp, err := s.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: &runtimeapi.ImageSpec{Image: c.name}}})
 		if err != nil {
 			return fmt.Errorf("ListImages with a filter: %w", err)
 		}
-		if err := exactly(resp.GetImages(), want...); err != nil {
-			return fmt.Errorf("ListImages of %q: %w", name, err)
+		if err := exactly(resp.GetImages(), c.want...); err != nil {
+			return fmt.Errorf("ListImages of %q: %w", c.name, err)
 		}
 	}
 	return nil
@@ -345,11 +345,14 @@ func checkRemoveInUse(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	b, err := s.box(ctx, "do", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref }, do("sleep 200ms", "cat /name"))
+	b, err := s.box(ctx, "do", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref }, do("echo ready", "sleep 300ms", "cat /name"))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.removeImage(context.WithoutCancel(ctx), ref) }()
+	if err := b.says(ctx, "ready"); err != nil {
+		return err
+	}
 	_ = s.removeImage(ctx, ref) // an error is as good as none
 	st, err := b.exited(ctx)
 	if err != nil {

@@ -83,7 +83,6 @@ func baseLayer(program string) (v1.Layer, error) {
 	}
 	add("tmp/", 0o1777, "")
 	add("podtool", 0o755, string(code))
-	add("setuid", 0o4755, string(code))
 	add("etc/passwd", 0o644, passwd)
 	add("etc/group", 0o644, group)
 	add("data/file", 0o644, "from the image\n")
@@ -95,7 +94,7 @@ func baseLayer(program string) (v1.Layer, error) {
 		return nil, err
 	}
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Bytes())), nil },
-		tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithCompressedCaching)
+		tarball.WithCompressionLevel(gzip.NoCompression), tarball.WithCompressedCaching)
 }
 
 // smallLayer is a layer with one file, which says whose it is.

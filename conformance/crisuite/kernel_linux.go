@@ -1,6 +1,11 @@
 package crisuite
 
 import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
@@ -17,8 +22,30 @@ func shareMount(dir string) error {
 	return unix.Mount("", dir, "", unix.MS_SHARED, "")
 }
 
+// characterDevice returns a device's number as podtool prints it.
+func characterDevice(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return "", fmt.Errorf("%s is no character device", path)
+	}
+	return fmt.Sprintf("character %d:%d\n", unix.Major(st.Rdev), unix.Minor(st.Rdev)), nil
+}
+
 // hybrid reports whether the unified hierarchy is one of several.
 func hybrid() bool { return cgroup.Version() == 1 }
+
+// hugepageSizes are those that this machine's cgroups can limit, as the CRI names them.
+func hugepageSizes() []string {
+	for _, file := range []string{"/sys/fs/cgroup/hugetlb/cgroup.procs", "/sys/fs/cgroup/cgroup.controllers"} {
+		if data, err := os.ReadFile(file); err == nil && (cgroup.Version() == 1 || strings.Contains(string(data), "hugetlb")) {
+			return cgroup.HugepageSizes()
+		}
+	}
+	return nil
+}
 
 func makeCgroup(path string) error { return cgroup.Create(path) }
 

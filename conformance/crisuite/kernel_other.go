@@ -8,6 +8,10 @@ func bindMount(string, string) error { return errors.ErrUnsupported }
 
 func shareMount(string) error { return errors.ErrUnsupported }
 
+func characterDevice(string) (string, error) { return "", errors.ErrUnsupported }
+
+func hugepageSizes() []string { return nil }
+
 func hybrid() bool { return false }
 
 func makeCgroup(string) error { return errors.ErrUnsupported }

@@ -129,7 +129,7 @@ func (a *audit) start(ctx context.Context, images *registry) (*runtime, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return startRuntime(ctx, a.in.Target.house.target, dir, images, a.enter)
+	return startRuntime(ctx, a.in.Target.house, dir, images, a.enter)
 }
 
 func (a *audit) end(rt *runtime) {
@@ -337,7 +337,11 @@ func checkLedger(ctx context.Context, s *subject) error {
 		return err
 	}
 	if s.in.Target.missing([]Feature{Containers}) == nil {
-		if _, err := p.start(ctx, forever); err != nil {
+		b, err := p.start(ctx, forever)
+		if err == nil {
+			err = b.witness(ctx) // or no process that a rule left could be seen either
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -369,10 +373,16 @@ func (s *subject) nothingLeft(ctx context.Context, made []entry) error {
 	})
 }
 
-// owner returns the rule whose thing it is, "" for nobody's.
+// owner returns the rule whose thing it is, "" for nobody's. A process of a container
+// bears no name of it but in its environment, which has the Pod's uid.
 func owner(l leak.Leak, made []entry) string {
+	name := l.Name
+	if pid, _, _ := strings.Cut(l.Name, " "); l.Kind == leak.Process {
+		env, _ := os.ReadFile(filepath.Join("/proc", pid, "environ")) // it may have ended
+		name += string(env)
+	}
 	for _, e := range made {
-		if strings.Contains(l.Name, e.name) {
+		if strings.Contains(name, e.name) {
 			return e.rule
 		}
 	}

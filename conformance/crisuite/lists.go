@@ -17,8 +17,8 @@ func listRules() []rule {
 	return []rule{
 		must("CRI-LIST-001", "combines the fields of a container filter with AND",
 			"ContainerFilter", "ContainerFilter is used to filter containers. All those fields are combined with 'AND'", checkContainerFilter, Containers),
-		must("CRI-LIST-002", "lists a container as its status describes it",
-			"Container", "Container provides the runtime information for a container, such as ID, hash, state of the container.", checkListAgrees, Containers),
+		relied("CRI-LIST-002", "lists a container as its status describes it",
+			"PLEG", "The kubelet lists containers every second, and takes their Pod, name, attempt, state and age from there.", checkListAgrees, Containers),
 		must("CRI-LIST-003", "streams the sandboxes that it lists, each once",
 			"StreamPodSandboxes", onceSentence, checkStreamSandboxes),
 		must("CRI-LIST-004", "streams the containers that it lists, each once",
@@ -27,6 +27,12 @@ func listRules() []rule {
 			"StreamImages", onceSentence, checkStreamImages, Pull),
 		must("CRI-LIST-006", "streams the stats of the containers that it lists, each once",
 			"StreamContainerStats", onceSentence, checkStreamStats, Stats),
+		should("CRI-LIST-008", "lists a container with the image reference that its status has",
+			"PullImageResponse", identitySentence, checkListedRef, Containers),
+		must("CRI-LIST-009", "streams the stats of the sandboxes that it lists, each once",
+			"StreamPodSandboxStats", onceSentence, checkStreamPodStats),
+		must("CRI-LIST-010", "streams the metrics of the sandboxes that it lists, each once",
+			"StreamPodSandboxMetrics", onceSentence, checkStreamMetrics),
 		must("CRI-LIST-007", "streams no message without an item, and ends",
 			"StreamPodSandboxes", "This is an alternative to ListPodSandbox that streams results in lists of at least one item, avoiding the gRPC message size limit for nodes with many pods. [...] The server must close the stream with EOF after all items have been sent.", checkStreamEmpty),
 	}
@@ -87,10 +93,26 @@ func checkListAgrees(ctx context.Context, s *subject) error {
 	}
 	c := all[0]
 	if c.GetPodSandboxId() != b.pod.id || !proto.Equal(c.GetMetadata(), st.GetMetadata()) || c.GetState() != st.GetState() ||
-		c.GetCreatedAt() != st.GetCreatedAt() || c.GetImageRef() != st.GetImageRef() {
+		c.GetCreatedAt() != st.GetCreatedAt() {
 		return fmt.Errorf("ListContainers shows %v, and the status is %v", c, st)
 	}
 	return nil
+}
+
+func checkListedRef(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, forever)
+	if err != nil {
+		return err
+	}
+	st, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := s.containers(ctx, &runtimeapi.ContainerFilter{Id: b.id})
+	if err == nil && (len(all) != 1 || all[0].GetImageRef() != st.GetImageRef()) {
+		return fmt.Errorf("ListContainers shows %v, and the status has the image reference %q", all, st.GetImageRef())
+	}
+	return err
 }
 
 // received reads a stream to its end.
@@ -236,6 +258,107 @@ func checkStreamStats(ctx context.Context, s *subject) error {
 		return unimplemented("StreamContainerStats", err)
 	}
 	return sameIDs(statItems(listed.GetStats()), streamed, func(statItem) bool { return true })
+}
+
+// podItem lets a Pod's stats be told apart by their Pod.
+type podItem struct{ *runtimeapi.PodSandboxStats }
+
+func (p podItem) GetId() string { //nolint:staticcheck // as the messages have it
+	return p.GetAttributes().GetId()
+}
+
+func podItems(all []*runtimeapi.PodSandboxStats) (items []podItem) {
+	for _, one := range all {
+		items = append(items, podItem{one})
+	}
+	return items
+}
+
+// ownPods runs sandboxes as the kubelet does, each with a container where the runtime has
+// some, and returns which ids are theirs.
+func (s *subject) ownPods(ctx context.Context, n int) (mine func(id string) bool, err error) {
+	ids := map[string]bool{}
+	for range n {
+		_, in, err := s.cgroupParent(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p, err := s.pod(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		ids[p.id] = true
+		if s.target.missing([]Feature{Containers}) == nil {
+			if _, err := p.start(ctx, forever); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return func(id string) bool { return ids[id] }, nil
+}
+
+func checkStreamPodStats(ctx context.Context, s *subject) error {
+	nobody := &runtimeapi.PodSandboxStatsFilter{Id: unknownID}
+	if _, err := s.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{Filter: nobody}); err != nil {
+		return unimplemented("ListPodSandboxStats", err)
+	}
+	mine, err := s.ownPods(ctx, 2)
+	if err != nil {
+		return err
+	}
+	filter := &runtimeapi.PodSandboxStatsFilter{LabelSelector: map[string]string{label: s.mark}}
+	listed, err := s.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{Filter: filter})
+	if err != nil {
+		return fmt.Errorf("ListPodSandboxStats: %w", err)
+	}
+	stream, err := s.Runtime.StreamPodSandboxStats(ctx, &runtimeapi.StreamPodSandboxStatsRequest{Filter: filter})
+	if err != nil {
+		return unimplemented("StreamPodSandboxStats", err)
+	}
+	streamed, err := received(stream, func(m *runtimeapi.StreamPodSandboxStatsResponse) []podItem { return podItems(m.GetPodSandboxStats()) })
+	if err != nil {
+		return unimplemented("StreamPodSandboxStats", err)
+	}
+	return sameIDs(podItems(listed.GetStats()), streamed, func(p podItem) bool { return mine(p.GetId()) })
+}
+
+// metricItem lets a Pod's metrics be told apart by their Pod.
+type metricItem struct{ *runtimeapi.PodSandboxMetrics }
+
+func (m metricItem) GetId() string { //nolint:staticcheck // as the messages have it
+	return m.GetPodSandboxId()
+}
+
+func metricItems(all []*runtimeapi.PodSandboxMetrics) (items []metricItem) {
+	for _, one := range all {
+		items = append(items, metricItem{one})
+	}
+	return items
+}
+
+func checkStreamMetrics(ctx context.Context, s *subject) error {
+	if _, err := s.Runtime.ListPodSandboxMetrics(ctx, &runtimeapi.ListPodSandboxMetricsRequest{}); err != nil {
+		return unimplemented("ListPodSandboxMetrics", err)
+	}
+	mine, err := s.ownPods(ctx, 2)
+	if err != nil {
+		return err
+	}
+	listed, err := s.Runtime.ListPodSandboxMetrics(ctx, &runtimeapi.ListPodSandboxMetricsRequest{})
+	if err != nil {
+		return fmt.Errorf("ListPodSandboxMetrics: %w", err)
+	}
+	stream, err := s.Runtime.StreamPodSandboxMetrics(ctx, &runtimeapi.StreamPodSandboxMetricsRequest{})
+	if err != nil {
+		return unimplemented("StreamPodSandboxMetrics", err)
+	}
+	streamed, err := received(stream, func(m *runtimeapi.StreamPodSandboxMetricsResponse) []metricItem {
+		return metricItems(m.GetPodSandboxMetrics())
+	})
+	if err != nil {
+		return unimplemented("StreamPodSandboxMetrics", err)
+	}
+	return sameIDs(metricItems(listed.GetPodMetrics()), streamed, func(m metricItem) bool { return mine(m.GetId()) })
 }
 
 func checkStreamEmpty(ctx context.Context, s *subject) error {

@@ -39,6 +39,8 @@ func logRules() []rule {
 			"ReopenContainerLog", "If the container is not running, container runtime can choose to either create a new log file and return nil, or return an error. Once it returns error, new container log file MUST NOT be created.", checkReopenEnded, Containers, LogRotation),
 		facto("CRI-LOG-008", "makes the directory of a log",
 			"logs", "The kubelet makes the Pod's log directory and the container's; other clients rely on the runtime.", checkLogDir, Containers),
+		facto("CRI-LOG-011", "joins a line that comes in pieces",
+			"kubectl logs", "A line is what the program ends with a newline, however slowly it writes it: the records up to that one have the tag P, or are not there yet.", checkPieces, Containers),
 		facto("CRI-LOG-009", "makes records with times that do not go back",
 			"kubectl logs", "kubectl logs --since looks at the records' times.", checkLogTimes, Containers),
 		relied("CRI-LOG-010", "leaves the log when it removes the container",
@@ -73,6 +75,9 @@ func (b *box) records() (all []log.Record, err error) {
 		return nil, fmt.Errorf("reading the container's log: %w", err)
 	}
 	for line := range bytes.Lines(data) {
+		if line[len(line)-1] != '\n' {
+			break // it is being written
+		}
 		rec, err := log.Parse(bytes.TrimSuffix(line, []byte{'\n'}))
 		if err != nil {
 			return nil, fmt.Errorf("the log is not in the CRI's format: %w", err)
@@ -96,11 +101,13 @@ func checkLogStreams(ctx context.Context, s *subject) error {
 	if _, err := b.exited(ctx); err != nil {
 		return err
 	}
-	out, errOut, err := b.output(ctx)
-	if err == nil && (out != "one\n" || errOut != "two\n") {
-		return fmt.Errorf("the log has %q of stdout and %q of stderr, want %q and %q", out, errOut, "one\n", "two\n")
-	}
-	return err
+	return until(ctx, logTime, func() error {
+		out, errOut, err := b.printed()
+		if err == nil && (out != "one\n" || errOut != "two\n") {
+			return fmt.Errorf("the log has %q of stdout and %q of stderr, want %q and %q", out, errOut, "one\n", "two\n")
+		}
+		return err
+	})
 }
 
 func checkLongLine(ctx context.Context, s *subject) error {
@@ -276,6 +283,23 @@ func checkLogDir(ctx context.Context, s *subject) error {
 		return err
 	}
 	return b.says(ctx, "hello")
+}
+
+func checkPieces(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "do", do("pieces --interval 60ms one two three", "echo end"))
+	if err != nil {
+		return err
+	}
+	if _, err := b.exited(ctx); err != nil {
+		return err
+	}
+	return until(ctx, logTime, func() error {
+		out, _, err := b.printed()
+		if err == nil && out != "onetwothree\nend\n" {
+			return fmt.Errorf("of a line that came in three pieces the log has %q", out)
+		}
+		return err
+	})
 }
 
 func checkLogTimes(ctx context.Context, s *subject) error {

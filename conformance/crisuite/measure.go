@@ -23,7 +23,7 @@ func measureRules() []rule {
 	}
 	return []rule{
 		measure("CRI-TIME-001", "starts half of the Pods within a second, and takes them down within another", checkStartTimes, Containers),
-		measure("CRI-TIME-002", "shows half of the exits within 100 ms", checkExitTimes, Containers),
+		measure("CRI-TIME-002", "shows half of the exits within 100 ms", checkExitTimes, Containers, HostProcesses),
 		measure("CRI-TIME-003", "writes half of the lines within 100 ms", checkLogTimesTaken, Containers),
 		measure("CRI-TIME-004", "takes less than 20 MiB of memory for a Pod", checkMemoryPerPod, Containers),
 	}

@@ -129,7 +129,7 @@ func propagates(kind runtimeapi.MountPropagation, want bool) look {
 		if err != nil {
 			return err
 		}
-		b, err := s.box(ctx, "do", do("echo ready", "wait-file --timeout 5s /mnt/go", "ls /mnt/sub"),
+		b, err := s.box(ctx, "do", ending, do("echo ready", "wait-file --timeout 5s /mnt/go", "ls /mnt/sub"),
 			mounts(&runtimeapi.Mount{HostPath: dir, ContainerPath: "/mnt", Propagation: kind}))
 		if err != nil {
 			return err
@@ -216,12 +216,15 @@ func checkBadRecursive(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	for what, m := range map[string]*runtimeapi.Mount{
-		"and not read-only": {RecursiveReadOnly: true},
-		"and propagates":    {RecursiveReadOnly: true, Readonly: true, Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER},
+	for _, c := range []struct {
+		what string
+		m    *runtimeapi.Mount
+	}{
+		{"and not read-only", &runtimeapi.Mount{RecursiveReadOnly: true}},
+		{"and propagates", &runtimeapi.Mount{RecursiveReadOnly: true, Readonly: true, Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}},
 	} {
-		m.HostPath, m.ContainerPath = dir, "/mnt"
-		if err := s.runsNot(ctx, "with a mount that is recursive read-only "+what, mounts(m)); err != nil {
+		c.m.HostPath, c.m.ContainerPath = dir, "/mnt"
+		if err := s.runsNot(ctx, "with a mount that is recursive read-only "+c.what, mounts(c.m)); err != nil {
 			return err
 		}
 	}

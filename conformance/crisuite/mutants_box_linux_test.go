@@ -36,7 +36,8 @@ func containerMutants() []mutant {
 		{"CRI-CTR-002", "reports success for every end", tellStatus(func(s *runtimeapi.ContainerStatus) { s.ExitCode = 0 })},
 		{"CRI-CTR-003", "knows no images of containers", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Image = nil })},
 		{"CRI-CTR-004", "lists without annotations", tellList(func(c *runtimeapi.Container) { c.Annotations = nil })},
-		{"CRI-CTR-005", "removes no stranger", refuse("RemoveContainer", codes.NotFound, unknownBox)},
+		{"CRI-CTR-005", "removes no stranger", seen("RemoveContainer", refuse("RemoveContainer", codes.NotFound, unknownBox))},
+		{"CRI-CTR-005", "starts a stranger", seen("never was succeeded", whitewash("StartContainer", &runtimeapi.StartContainerResponse{}))},
 		{"CRI-CTR-006", "removes nothing", swallow(&runtimeapi.RemoveContainerResponse{}, "RemoveContainer", nil)},
 		{"CRI-CTR-007", "makes a container for each request", create(func(c *runtimeapi.ContainerConfig) { c.Metadata.Name += fmt.Sprint(rand.Uint32()) })},
 		{"CRI-CTR-008", "does not look at attempts", create(func(c *runtimeapi.ContainerConfig) { c.Metadata.Attempt = 0 })},
@@ -49,7 +50,7 @@ func containerMutants() []mutant {
 		{"CRI-CTR-011", "reports the signal", tellStatus(func(s *runtimeapi.ContainerStatus) { s.ExitCode %= 128 })},
 		{"CRI-CTR-012", "is always verbose about containers", tell(func(r *runtimeapi.ContainerStatusResponse) { r.Info = info() })},
 		{"CRI-CTR-013", "starts anything", whitewash("StartContainer", &runtimeapi.StartContainerResponse{})},
-		{"CRI-CTR-014", "starts again", startsAgain()},
+		{"CRI-CTR-014", "starts again", seen("want one", startsAgain())},
 		{"CRI-CTR-015", "lists from a cache", tellList(func(c *runtimeapi.Container) { c.State = runtimeapi.ContainerState_CONTAINER_RUNNING })},
 	}
 }
@@ -61,7 +62,12 @@ func startsAgain() fault {
 			go func() {
 				_, _ = c.rt.ExecSync(context.Background(), &runtimeapi.ExecSyncRequest{ContainerId: r.ContainerId, Cmd: []string{"/podtool", "sleep", "5"}})
 			}()
-			time.Sleep(1500 * time.Millisecond) // or the rule looks before it runs
+			for range 500 { // or the rule looks before it runs
+				if len(containerPIDs(c, r.ContainerId)) > 1 {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
 		}
 		return resp, err
 	}}
@@ -86,6 +92,9 @@ func configMutants() []mutant {
 		})},
 		{"CRI-CONF-006", "runs at the root", create(func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "" })},
 		{"CRI-CONF-007", "has no terminals", create(func(c *runtimeapi.ContainerConfig) { c.Tty = false })},
+		{"CRI-CONF-009", "forgets variables", seen("is not set", create(func(c *runtimeapi.ContainerConfig) {
+			c.Envs = slices.DeleteFunc(c.Envs, func(e *runtimeapi.KeyValue) bool { return e.Key == "SUITE_ODD" })
+		}))},
 		{"CRI-CONF-008", "demands a log path", refuse("CreateContainer", codes.InvalidArgument, func(c *exchange) bool {
 			return c.req.(*runtimeapi.CreateContainerRequest).Config.LogPath == ""
 		})},
@@ -135,6 +144,9 @@ func listMutants() []mutant {
 			}
 		})},
 		{"CRI-LIST-002", "lists another time", tellList(func(c *runtimeapi.Container) { c.CreatedAt++ })},
+		{"CRI-LIST-008", "lists another reference", seen("has the image reference", tellList(func(c *runtimeapi.Container) { c.ImageRef = "another" }))},
+		{"CRI-LIST-009", "streams a Pod's stats twice", twice[*runtimeapi.StreamPodSandboxStatsResponse]()},
+		{"CRI-LIST-010", "streams a Pod's metrics twice", twice[*runtimeapi.StreamPodSandboxMetricsResponse]()},
 		{"CRI-LIST-003", "streams sandboxes twice", twice[*runtimeapi.StreamPodSandboxesResponse]()},
 		{"CRI-LIST-004", "streams containers twice", twice[*runtimeapi.StreamContainersResponse]()},
 		{"CRI-LIST-005", "streams images twice", twice[*runtimeapi.StreamImagesResponse]()},
@@ -144,7 +156,7 @@ func listMutants() []mutant {
 }
 
 func twice[M proto.Message]() fault {
-	return send(func(m M) []proto.Message { return []proto.Message{m, m} })
+	return seen("and the stream", send(func(m M) []proto.Message { return []proto.Message{m, m} }))
 }
 
 func codeMutants() []mutant {
@@ -184,7 +196,7 @@ func execMutants() []mutant {
 			}
 			return nil, nil
 		}}},
-		{"CRI-EXEC-007", "lets a command go on", timesOutWith(func(*exchange, *runtimeapi.ExecSyncRequest) {})},
+		{"CRI-EXEC-007", "lets a command go on", seen("want its own alone", timesOutWith(func(*exchange, *runtimeapi.ExecSyncRequest) {}))},
 		{"CRI-EXEC-008", "kills the container with the command", timesOutWith(func(c *exchange, r *runtimeapi.ExecSyncRequest) {
 			_, _ = c.rt.StopContainer(context.Background(), &runtimeapi.StopContainerRequest{ContainerId: r.ContainerId})
 		})},

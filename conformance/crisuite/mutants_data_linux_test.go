@@ -65,6 +65,13 @@ func logMutants() []mutant {
 			}
 			return line
 		}))},
+		{"CRI-LOG-011", "ends a line where the program pauses", seen("in three pieces", rewriteLog(eachLine(func(_ int, line string) string {
+			head, pieces := strings.CutSuffix(line, "onetwothree\n")
+			if !pieces {
+				return line
+			}
+			return head + "one\n" + head + "two\n" + head + "three\n"
+		})))},
 		{"CRI-LOG-010", "removes logs", fault{request: func(c *exchange, req proto.Message) (proto.Message, error) {
 			if r, ok := req.(*runtimeapi.RemoveContainerRequest); ok {
 				_ = os.Remove(logOf(c, r.ContainerId))
@@ -105,16 +112,28 @@ func imageMutants() []mutant {
 		}}},
 		{"CRI-IMG-011", "does not filter images", edit(func(r *runtimeapi.ListImagesRequest) { r.Filter = nil })},
 		{"CRI-IMG-012", "is always verbose about images", tell(func(r *runtimeapi.ImageStatusResponse) { r.Info = info() })},
-		{"CRI-IMG-013", "takes an image away from its containers", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
-			if c.method == "RemoveImage" {
-				c.note("removed", true)
-			}
-			if r, ok := resp.(*runtimeapi.ContainerStatusResponse); ok && err == nil && c.note("looked", true) != nil {
-				r.Status.ExitCode = 1
-			}
-			return resp, err
-		}}},
+		{"CRI-IMG-013", "takes an image away from its containers", seen("beneath a container", emptiesContainers())},
 	}
+}
+
+// emptiesContainers removes a file of an image from its containers with it.
+func emptiesContainers() fault {
+	return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+		r, ok := c.req.(*runtimeapi.RemoveImageRequest)
+		if !ok {
+			return resp, err
+		}
+		all, listed := c.rt.ListContainers(c.ctx, &runtimeapi.ListContainersRequest{})
+		if listed != nil {
+			return resp, err
+		}
+		for _, one := range all.Containers {
+			if pid := containerPID(c, one.Id); pid != "" && one.Image.GetImage() == r.Image.GetImage() {
+				_ = os.Remove("/proc/" + pid + "/root/name")
+			}
+		}
+		return resp, err
+	}}
 }
 
 // keepsTags remembers every image that it has shown but the one that is removed.
@@ -186,7 +205,12 @@ func securityMutants() []mutant {
 		})},
 		{"CRI-SEC-005", "runs nothing privileged", secured(func(c *sc) { c.Privileged = false })},
 		{"CRI-SEC-006", "runs nothing privileged", secured(func(c *sc) { c.Privileged = false })},
-		{"CRI-SEC-007", "does not set no_new_privs", secured(func(c *sc) { c.NoNewPrivs = false })},
+		{"CRI-SEC-006", "runs everything privileged", seen("an ordinary container has", both(
+			secured(func(c *sc) { c.Privileged = true }),
+			runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true }),
+		))},
+		{"CRI-SEC-007", "does not set no_new_privs", seen("no_new_privs true", secured(func(c *sc) { c.NoNewPrivs = false }))},
+		{"CRI-SEC-007", "always sets no_new_privs", seen("no_new_privs false", secured(func(c *sc) { c.NoNewPrivs = true }))},
 		{"CRI-SEC-008", "has no read-only roots", secured(func(c *sc) { c.ReadonlyRootfs = false })},
 		{"CRI-SEC-009", "masks nothing", secured(func(c *sc) { c.MaskedPaths = nil })},
 		{"CRI-SEC-010", "has no read-only paths", secured(func(c *sc) { c.ReadonlyPaths = nil })},
@@ -195,6 +219,13 @@ func securityMutants() []mutant {
 		{"CRI-SEC-013", "knows no profiles of the node", unconfined},
 		{"CRI-SEC-014", "runs without the profile", unconfined},
 		{"CRI-SEC-015", "filters what is privileged", both(secured(func(c *sc) { c.Privileged = false }), standard)},
+		{"CRI-SEC-017", "has no AppArmor", secured(func(c *sc) {
+			c.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+		})},
+		{"CRI-SEC-018", "always confines", secured(func(c *sc) {
+			c.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
+		})},
+		{"CRI-SEC-019", "runs without the AppArmor profile", seen("ran", secured(func(c *sc) { c.Apparmor = nil }))},
 		{"CRI-SEC-016", "has /proc read-only", secured(func(c *sc) { c.Privileged, c.ReadonlyPaths = false, []string{"/proc/sys"} })},
 	}
 }

@@ -2,7 +2,9 @@ package crisuite_test
 
 import (
 	"flag"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -30,40 +32,45 @@ func mutants() []mutant {
 var allMutants = flag.Bool("all-mutants", false, "prove the rules behind the quick tier, too")
 
 func TestMutants(t *testing.T) {
-	h := newHost(t)
 	suite := crisuite.Suite()
-	if !*allMutants {
-		suite.Rules = slices.DeleteFunc(suite.Rules, func(r conformance.Rule[crisuite.Target]) bool { return r.Tier > conformance.Quick })
-	}
-	proven := func(rule string) bool {
-		return slices.ContainsFunc(suite.Rules, func(r conformance.Rule[crisuite.Target]) bool { return r.ID == rule })
-	}
+	suite.Rules = slices.DeleteFunc(suite.Rules, func(r conformance.Rule[crisuite.Target]) bool {
+		return r.Tier > conformance.Quick && !*allMutants || absent(t, r.ID)
+	})
+	ref, pods := newHost(t, reference(t)), newHost(t, checkpointing(t))
 	var all []conformance.Mutant[crisuite.Target]
-	for _, m := range mutants() {
-		if !proven(m.rule) {
-			continue
+	add := func(list []mutant, target func(testing.TB, mutant) crisuite.Target, parallel bool) {
+		for _, m := range list {
+			i := slices.IndexFunc(suite.Rules, func(r conformance.Rule[crisuite.Target]) bool { return r.ID == m.rule })
+			if i < 0 {
+				continue
+			}
+			all = append(all, conformance.Mutant[crisuite.Target]{
+				Name: m.name, Rule: m.rule, Seen: m.fault.sees, Parallel: parallel && !suite.Rules[i].Alone,
+				Target: func(t testing.TB) crisuite.Target { return target(t, m) },
+			})
 		}
-		all = append(all, conformance.Mutant[crisuite.Target]{
-			Name: m.name, Rule: m.rule, Parallel: besideOthers(suite, m.rule),
-			Target: func(t testing.TB) crisuite.Target { return h.mutant(t, m.fault) },
-		})
 	}
-	for _, m := range programMutants() {
-		if !proven(m.rule) {
-			continue
-		}
-		all = append(all, conformance.Mutant[crisuite.Target]{
-			Name: m.name, Rule: m.rule,
-			Target: func(t testing.TB) crisuite.Target { return mutantProgram(t, m.name) },
-		})
-	}
+	add(mutants(), ref.mutant, true)
+	add(checkpointMutants(), pods.mutant, true)
+	add(programMutants(), mutantProgram, false)
 	conformance.TestMutants(t, suite, all)
 }
 
-// besideOthers reports whether the rule may run while others do.
-func besideOthers(s *conformance.Suite[crisuite.Target], rule string) bool {
-	i := slices.IndexFunc(s.Rules, func(r conformance.Rule[crisuite.Target]) bool { return r.ID == rule })
-	return i >= 0 && !s.Rules[i].Alone
+// absent reports whether a rule is about what this machine does not have. Its mutants are
+// proven where it does.
+func absent(t *testing.T, rule string) bool {
+	on, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	_, err := os.Stat("/sys/fs/cgroup/hugetlb/cgroup.procs")
+	have, listed := map[string]bool{
+		"CRI-SEC-017": strings.HasPrefix(string(on), "Y"),
+		"CRI-SEC-018": strings.HasPrefix(string(on), "Y"),
+		"CRI-RES-011": err == nil || strings.Contains(string(controllers), "hugetlb"),
+	}[rule]
+	if listed && !have {
+		t.Logf("%s: this machine does not have what it is about", rule)
+	}
+	return listed && !have
 }
 
 // TestReference holds the reference runtime to all quick rules. make conformance

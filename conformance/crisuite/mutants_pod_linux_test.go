@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -59,6 +60,7 @@ func sandboxMutants() []mutant {
 			r.Status.State = runtimeapi.PodSandboxState_SANDBOX_READY
 		})},
 		{"CRI-SBX-008", "stops nothing", swallow(&runtimeapi.StopPodSandboxResponse{}, "StopPodSandbox", nil)},
+		{"CRI-SBX-008", "runs where nobody sees it", hides()},
 		{"CRI-SBX-009", "removes nothing", swallow(&runtimeapi.RemovePodSandboxResponse{}, "RemovePodSandbox", nil)},
 		{"CRI-SBX-010", "does not look at attempts", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Attempt = 0 })},
 		{"CRI-SBX-011", "counts seconds", tell(func(r *runtimeapi.PodSandboxStatusResponse) { r.Status.CreatedAt /= 1e9 })},
@@ -72,6 +74,13 @@ func sandboxMutants() []mutant {
 		{"CRI-SBX-015", "takes no update of a Pod", refuse("UpdatePodSandboxResources", codes.Unimplemented, nil)},
 		{"CRI-SBX-016", "is always verbose about sandboxes", tell(func(r *runtimeapi.PodSandboxStatusResponse) { r.Info = info() })},
 	}
+}
+
+// hides runs containers whose processes nobody can tell from others.
+func hides() fault {
+	return seen("is not among those of the machine", create(func(c *runtimeapi.ContainerConfig) {
+		c.Envs = slices.DeleteFunc(c.Envs, func(e *runtimeapi.KeyValue) bool { return e.Key == "SUITE_MARK" })
+	}))
 }
 
 // anotherEach takes no two requests for the same.
@@ -100,6 +109,9 @@ func namespaceMutants() []mutant {
 	return []mutant{
 		{"CRI-NS-001", "shows containers the node", pid(runtimeapi.NamespaceMode_NODE)},
 		{"CRI-NS-002", "gives each container a PID namespace", pid(runtimeapi.NamespaceMode_CONTAINER)},
+		{"CRI-NS-002", "shows containers of a Pod the node", seen("which is the node's", namespaced(func(n *runtimeapi.NamespaceOption) {
+			n.Pid = runtimeapi.NamespaceMode_NODE
+		}))},
 		{"CRI-NS-003", "gives each container a PID namespace", pid(runtimeapi.NamespaceMode_CONTAINER)},
 		{"CRI-NS-004", "knows no targets", pid(runtimeapi.NamespaceMode_CONTAINER)},
 		{"CRI-NS-005", "shares the node's IPC", namespaced(func(n *runtimeapi.NamespaceOption) { n.Ipc = runtimeapi.NamespaceMode_NODE })},
@@ -144,8 +156,19 @@ func networkMutants() []mutant {
 			all := c.req.(*runtimeapi.RunPodSandboxRequest).GetConfig().GetPortMappings()
 			return len(all) > 0 && all[0].GetHostPort() == 0
 		})},
+		{"CRI-NET-007", "maps the container's port to the host's", seen("which nobody asked for", runSandbox(func(c *runtimeapi.PodSandboxConfig) {
+			for _, m := range c.PortMappings {
+				m.HostPort = m.ContainerPort
+			}
+		}))},
 		{"CRI-NET-008", "keeps mapped ports", keepsPorts()},
-		{"CRI-NET-009", "gives every Pod a name", namespaced(func(n *runtimeapi.NamespaceOption) { n.Network = runtimeapi.NamespaceMode_POD })},
+		{"CRI-NET-009", "gives every Pod a name", seen("the hostname is", namespaced(func(n *runtimeapi.NamespaceOption) { n.Network = runtimeapi.NamespaceMode_POD }))},
+		{"CRI-NET-009", "has a resolver for all", seen("the name servers", runSandbox(func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"192.0.2.77"}}
+		}))},
+		{"CRI-NET-010", "reports a second address of its own making", seen("at the additional address", tell(func(r *runtimeapi.PodSandboxStatusResponse) {
+			r.Status.Network.AdditionalIps = []*runtimeapi.PodIP{{Ip: "127.254.0.9"}}
+		}))},
 	}
 }
 

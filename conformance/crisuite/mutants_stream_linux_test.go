@@ -52,6 +52,7 @@ func streamMutants() []mutant {
 			}
 			return resp, err
 		}}},
+		{"CRI-STREAM-014", "attaches without a terminal", seen("91 columns", streams(&streamer{}))},
 		{"CRI-STREAM-013", "loses a byte", instead("fill", "fill", "8388607")},
 	}
 }
@@ -67,6 +68,7 @@ func forwardMutants() []mutant {
 			return nil, nil
 		}}},
 		{"CRI-FORWARD-004", "forwards to the Pod's address", streams(&streamer{})},
+		{"CRI-FORWARD-006", "forwards to the Pod's address", streams(&streamer{})},
 		{"CRI-FORWARD-005", "forwards from nowhere", whitewash("PortForward", &runtimeapi.PortForwardResponse{Url: "http://127.0.0.1:1/"})},
 	}
 }

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -34,6 +33,7 @@ func resourceMutants() []mutant {
 		{"CRI-RES-007", "updates nothing", noUpdate},
 		{"CRI-RES-008", "says nothing of limits", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Resources = nil })},
 		{"CRI-RES-009", "takes any update", noUpdate},
+		{"CRI-RES-011", "limits no huge pages", seen("bytes of pages", limited(func(r *r) { r.HugepageLimits = nil }))},
 		{"CRI-RES-010", "chooses cgroups", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "" })},
 	}
 }
@@ -50,9 +50,13 @@ func statsMutants() []mutant {
 		{"CRI-STATS-004", "does not filter stats", edit(func(r *runtimeapi.ListContainerStatsRequest) { r.Filter.Id, r.Filter.LabelSelector = "", nil })},
 		{"CRI-STATS-005", "has stats of nothing", whitewash("ContainerStats", &runtimeapi.ContainerStatsResponse{})},
 		{"CRI-STATS-006", "does not look at what is written", tellStats(func(s *runtimeapi.ContainerStats) { s.WritableLayer = nil })},
-		{"CRI-STATS-007", "has stats of another Pod", swallow(&runtimeapi.PodSandboxStatsResponse{
-			Stats: &runtimeapi.PodSandboxStats{Attributes: &runtimeapi.PodSandboxAttributes{Id: "another"}},
-		}, "PodSandboxStats", nil)},
+		{"CRI-STATS-007", "has stats of another Pod", seen("has the attributes", tell(func(r *runtimeapi.PodSandboxStatsResponse) {
+			r.Stats.Attributes.Id = "another"
+		}))},
+		{"CRI-STATS-007", "reports zeros", seen("ns of processor time", tell(func(r *runtimeapi.PodSandboxStatsResponse) {
+			r.Stats.Linux.Cpu = &runtimeapi.CpuUsage{Timestamp: time.Now().UnixNano(), UsageCoreNanoSeconds: &runtimeapi.UInt64Value{}}
+		}))},
+		{"CRI-STATS-007", "reports no memory", seen("a working set of 0", tell(func(r *runtimeapi.PodSandboxStatsResponse) { r.Stats.Linux.Memory = nil }))},
 		{"CRI-STATS-008", "gives metrics that it does not describe", both(
 			swallow(&runtimeapi.ListMetricDescriptorsResponse{Descriptors: []*runtimeapi.MetricDescriptor{{Name: "one"}}}, "ListMetricDescriptors", nil),
 			swallow(&runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: []*runtimeapi.PodSandboxMetrics{{Metrics: []*runtimeapi.Metric{{Name: "two"}}}}}, "ListPodSandboxMetrics", nil),
@@ -82,7 +86,8 @@ func eventMutants() []mutant {
 			return only(e, true)
 		})},
 		{"CRI-EVENT-004", "tells each event to one", toOne()},
-		{"CRI-EVENT-005", "waits for the first subscriber", toOne()},
+		{"CRI-EVENT-005", "tells one subscriber after the other", seen("beside a subscriber that does not read", oneAfterTheOther())},
+		{"CRI-EVENT-007", "tells an end before its start", seen("the subscriber got", endsFirst())},
 		{"CRI-EVENT-006", "sends every end as success", send(func(e *event) []proto.Message {
 			for _, st := range e.ContainersStatuses {
 				st.ExitCode = 0
@@ -102,6 +107,36 @@ func toOne() fault {
 	}}
 }
 
+// oneAfterTheOther waits for whoever takes an event before the next subscriber gets one.
+func oneAfterTheOther() fault {
+	var turn sync.Mutex
+	return fault{delivered: func(_ *exchange, send func() error) error {
+		turn.Lock()
+		defer turn.Unlock()
+		return send()
+	}}
+}
+
+// endsFirst keeps the event of a container's start until that of its end.
+func endsFirst() fault {
+	return fault{streamed: func(c *exchange, m proto.Message) []proto.Message {
+		e, ok := m.(*event)
+		if !ok {
+			return []proto.Message{m}
+		}
+		switch name := "start of " + e.ContainerId; e.ContainerEventType {
+		case runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT:
+			c.note(name, m)
+			return nil
+		case runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT:
+			if start, ok := c.note(name, true).(proto.Message); ok {
+				return []proto.Message{m, start}
+			}
+		}
+		return []proto.Message{m}
+	}}
+}
+
 func concurrencyMutants() []mutant {
 	return []mutant{
 		{"CRI-CONC-001", "makes a sandbox for each request", anotherEach()},
@@ -115,6 +150,12 @@ func concurrencyMutants() []mutant {
 			}
 			return resp, err
 		}}},
+		{"CRI-CONC-005", "runs where nobody sees it", hides()},
+		{"CRI-CONC-009", "starts a second process", seen("its processes are", haunts("StartContainer"))},
+		{"CRI-CONC-010", "takes a removal that was cut off for done", seen("of a container", swallow(&runtimeapi.RemoveContainerResponse{}, "RemoveContainer", cutOff))},
+		{"CRI-CONC-010", "takes a sandbox whose removal was cut off for gone", seen("of a sandbox", swallow(&runtimeapi.RemovePodSandboxResponse{}, "RemovePodSandbox", cutOff))},
+		{"CRI-CONC-011", "pulls an image for the first", seen("tried again", refuse("PullImage", codes.Aborted, second))},
+		{"CRI-CONC-012", "removes no image", seen("of the removed image", swallow(&runtimeapi.RemoveImageResponse{}, "RemoveImage", nil))},
 		{"CRI-CONC-005", "stops for one", refuse("StopPodSandbox", codes.Aborted, second)},
 		{"CRI-CONC-006", "makes few Pods at once", fault{
 			request: func(c *exchange, _ proto.Message) (proto.Message, error) {
@@ -141,6 +182,15 @@ func concurrencyMutants() []mutant {
 			return c.req.(*runtimeapi.StopContainerRequest).Timeout == 1
 		})},
 	}
+}
+
+// cutOff holds for a request that has little time, and for all like it from then on.
+func cutOff(c *exchange) bool {
+	name := "cut off " + c.method + fmt.Sprint(c.req)
+	if by, ok := c.ctx.Deadline(); ok && time.Until(by) < time.Second {
+		c.note(name, true)
+	}
+	return c.note(name, nil) != nil
 }
 
 // makesTwo makes another sandbox beside each.
@@ -175,8 +225,6 @@ func leakMutants() []mutant {
 
 func timeMutants() []mutant {
 	return []mutant{
-		{"CRI-CKPT-001", "writes no checkpoint", swallow(&runtimeapi.CheckpointContainerResponse{}, "CheckpointContainer", nil)},
-		{"CRI-CKPT-002", "takes a checkpoint of nothing", swallow(&runtimeapi.CheckpointPodResponse{}, "CheckpointPod", nil)},
 		{"CRI-TIME-001", "takes its time", fault{request: func(c *exchange, _ proto.Message) (proto.Message, error) {
 			if c.method == "RunPodSandbox" {
 				time.Sleep(1100 * time.Millisecond)
@@ -220,166 +268,3 @@ func lateLog() fault {
 		}()
 	})
 }
-
-// programMutants are started by the suite, which kills them or looks at their processes.
-func programMutants() (all []mutant) {
-	for _, m := range []struct{ rule, name string }{
-		{"CRI-CRASH-001", "gives sandboxes new ids when it starts"},
-		{"CRI-CRASH-001", "lists what it does not know"},
-		{"CRI-CRASH-002", "makes a second sandbox of a retry"},
-		{"CRI-CRASH-003", "lists each container twice when it starts"},
-		{"CRI-CRASH-004", "takes all containers for running when it starts"},
-		{"CRI-CRASH-005", "cannot stop what is from before"},
-		{"CRI-CRASH-006", "cannot remove what is from before"},
-		{"CRI-CRASH-007", "cannot stop sandboxes from before"},
-		{"CRI-CRASH-008", "cannot remove sandboxes from before"},
-		{"CRI-CRASH-009", "cannot pull when it has started again"},
-		{"CRI-CRASH-010", "ends its containers when it starts"},
-		{"CRI-CRASH-011", "takes 255 for a code that it did not see"},
-		{"CRI-CRASH-012", "loses lines from before"},
-		{"CRI-CRASH-013", "forgets its images"},
-		{"CRI-CRASH-014", "forgets new limits"},
-		{"CRI-CRASH-015", "executes nothing in containers from before"},
-		{"CRI-CRASH-016", "cannot remove sandboxes from before"},
-		{"CRI-LEAK-001", "leaves a process of its own"},
-		{"CRI-LEAK-001", "leaves a link"},
-		{"CRI-LEAK-002", "leaves files open"},
-		{"CRI-TIME-004", "takes much memory"},
-	} {
-		all = append(all, mutant{rule: m.rule, name: m.name})
-	}
-	return all
-}
-
-// programFault returns the fault of a name.
-func programFault(name string) fault {
-	tellAgain := func(change func(c *exchange, resp proto.Message)) fault {
-		return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
-			if c.again && err == nil {
-				change(c, resp)
-			}
-			return resp, err
-		}}
-	}
-	refuseAgain := func(method string) fault { return refuse(method, codes.Internal, afterKill) }
-	switch name {
-	case "gives sandboxes new ids when it starts":
-		return tellAgain(func(_ *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ListPodSandboxResponse); ok {
-				for _, item := range r.Items {
-					item.Id = "new" + item.Id
-				}
-			}
-		})
-	case "lists what it does not know":
-		return refuse("PodSandboxStatus", codes.NotFound, afterKill)
-	case "makes a second sandbox of a retry":
-		return tellAgain(func(_ *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ListPodSandboxResponse); ok {
-				for _, item := range r.Items {
-					double := proto.Clone(item).(*runtimeapi.PodSandbox)
-					double.Id += "again"
-					r.Items = append(r.Items, double)
-				}
-			}
-		})
-	case "lists each container twice when it starts":
-		return tellAgain(func(_ *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ListContainersResponse); ok {
-				r.Containers = append(r.Containers, &runtimeapi.Container{Id: "another"}, &runtimeapi.Container{Id: "third"})
-			}
-		})
-	case "takes all containers for running when it starts":
-		return tellAgain(func(c *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ContainerStatusResponse); ok {
-				r.Status.State = runtimeapi.ContainerState_CONTAINER_RUNNING
-				if containerPID(c, r.Status.Id) != "" {
-					r.Status.State = runtimeapi.ContainerState_CONTAINER_EXITED
-				}
-			}
-		})
-	case "cannot stop what is from before":
-		return refuseAgain("StopContainer")
-	case "cannot remove what is from before":
-		return refuseAgain("RemoveContainer")
-	case "cannot stop sandboxes from before":
-		return refuseAgain("StopPodSandbox")
-	case "cannot remove sandboxes from before":
-		return refuseAgain("RemovePodSandbox")
-	case "cannot pull when it has started again":
-		return refuseAgain("PullImage")
-	case "executes nothing in containers from before":
-		return refuseAgain("ExecSync")
-	case "takes 255 for a code that it did not see":
-		return tellAgain(func(_ *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ContainerStatusResponse); ok {
-				r.Status.ExitCode = 255
-			}
-		})
-	case "loses lines from before":
-		return rewriteLog(eachLine(func(i int, line string) string {
-			if i == 40 {
-				return ""
-			}
-			return line
-		}))
-	case "forgets its images":
-		return tellAgain(func(_ *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ImageStatusResponse); ok {
-				r.Image = nil
-			}
-		})
-	case "forgets new limits":
-		return tellAgain(func(_ *exchange, m proto.Message) {
-			if r, ok := m.(*runtimeapi.ContainerStatusResponse); ok {
-				r.Status.Resources = nil
-			}
-		})
-	}
-	return processFault(name)
-}
-
-// processFault returns a fault that is seen at the machine.
-func processFault(name string) fault {
-	run := func(do func(c *exchange)) fault {
-		return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
-			if c.method == "RunPodSandbox" && err == nil {
-				do(c)
-			}
-			return resp, err
-		}}
-	}
-	var kept [][]byte
-	switch name {
-	case "ends its containers when it starts":
-		return fault{open: func(p *proxy) {
-			all, err := p.rt.ListContainers(context.Background(), &runtimeapi.ListContainersRequest{})
-			if !p.again || err != nil {
-				return
-			}
-			for _, c := range all.Containers {
-				_, _ = p.rt.StopContainer(context.Background(), &runtimeapi.StopContainerRequest{ContainerId: c.Id})
-			}
-		}}
-	case "leaves a process of its own":
-		return run(func(c *exchange) { haunt("shim", "ROOT="+c.root) })
-	case "leaves a link":
-		return run(func(*exchange) {
-			_ = exec.Command("ip", "link", "add", fmt.Sprintf("left%x", rand.Uint32()), "type", "bridge").Run()
-		})
-	case "leaves files open":
-		return run(func(*exchange) {
-			f, err := os.Open(os.DevNull)
-			if err == nil {
-				kept = append(kept, nil)
-				keepOpen(f)
-			}
-		})
-	case "takes much memory":
-		return run(func(*exchange) { kept = append(kept, []byte(strings.Repeat("x", 25<<20))) })
-	}
-	return fault{}
-}
-
-// keepOpen keeps a file from the garbage collector, which would close it.
-func keepOpen(f *os.File) { go func() { time.Sleep(time.Hour); _ = f.Close() }() }

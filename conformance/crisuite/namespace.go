@@ -89,10 +89,11 @@ func checkPIDPod(ctx context.Context, s *subject) error {
 	if len(seen) < 2 {
 		return fmt.Errorf("beside the container %v another one of the Pod sees the processes %v", short(b.id), seen)
 	}
-	if _, err := os.Stat(fmt.Sprintf("/proc/%d", os.Getpid())); err == nil && len(seen) > 8 {
-		return fmt.Errorf("a container of the Pod sees %d processes: more than the Pod's", len(seen))
+	out, err := p.prints(ctx, "ls /proc/self/ns/pid")
+	if err != nil {
+		return err
 	}
-	return nil
+	return sameNamespace("pid", out, false)
 }
 
 func checkPIDNode(ctx context.Context, s *subject) error {
@@ -119,7 +120,7 @@ func checkPIDTarget(ctx context.Context, s *subject) error {
 	if err := b.says(ctx, "pid:["); err != nil {
 		return err
 	}
-	theirs, _, err := b.output(ctx)
+	theirs, _, err := b.printed()
 	if err != nil {
 		return err
 	}
@@ -269,14 +270,20 @@ func checkUserNamespace(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	out, err := p.prints(ctx, "cat /proc/self/uid_map")
-	if err != nil {
-		return err
+	for _, file := range []string{"uid_map", "gid_map"} {
+		out, err := p.prints(ctx, "cat /proc/self/"+file)
+		if err != nil {
+			return err
+		}
+		if got, want := strings.Join(strings.Fields(out), " "), fmt.Sprintf("0 %d %d", hostUsers, userCount); got != want {
+			return fmt.Errorf("the container's %s is %q, want %q", file, got, want)
+		}
 	}
-	if got, want := strings.Join(strings.Fields(out), " "), fmt.Sprintf("0 %d %d", hostUsers, userCount); got != want {
-		return fmt.Errorf("the container's uid_map is %q, want %q", got, want)
+	out, err := p.prints(ctx, "ls /data")
+	if err == nil && strings.Count(out, " 0:0 ") != strings.Count(out, "\n") {
+		return fmt.Errorf("the files of the image, which are root's, are seen in the container as %q", out)
 	}
-	return nil
+	return err
 }
 
 // handles reports whether the default handler has a feature.

@@ -8,10 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/conformance"
 )
 
 // netTime is how late a way through the network may open or close.
@@ -35,6 +39,8 @@ func networkRules() []rule {
 			"PortMapping", "Implementations MUST handle the case where this field is explicitly set to 0", onNetwork(checkNoHostPort), Isolation),
 		heavy(must("CRI-NET-008", "gives a mapped port free when the sandbox is stopped",
 			"StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox.", onNetwork(checkPortFreed), Isolation, HostPorts)),
+		relied("CRI-NET-010", "answers at every address that it reports for a Pod, if there are several",
+			"Pod status", "The kubelet takes podIPs from PodSandboxStatus.network, the additional ones, too: on a node with two families a Pod has one of each.", onNetwork(checkMoreIPs), Isolation),
 		facto("CRI-NET-009", "gives a Pod with the host's network the host's name and resolver",
 			"host network", "A Pod with hostNetwork has no hostname in its config, and finds the node's.", checkHostNetworkName, Isolation),
 	}
@@ -112,6 +118,32 @@ func checkPodIP(ctx context.Context, s *subject) error {
 	return answers(ctx, net.JoinHostPort(ip, "8080"), "pod-"+s.mark)
 }
 
+func checkMoreIPs(ctx context.Context, s *subject) error {
+	text := "pod-" + s.mark
+	p, ip, err := s.serving(ctx, text)
+	if err != nil {
+		return err
+	}
+	st, err := s.sandboxStatus(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	if len(st.GetNetwork().GetAdditionalIps()) == 0 {
+		return conformance.NotApplicable("the runtime's network gives a Pod one address")
+	}
+	seen := map[string]bool{ip: true}
+	for _, more := range st.GetNetwork().GetAdditionalIps() {
+		if _, err := netip.ParseAddr(more.GetIp()); err != nil || seen[more.GetIp()] {
+			return fmt.Errorf("PodSandboxStatus has the additional address %q beside %q: want another one each", more.GetIp(), ip)
+		}
+		seen[more.GetIp()] = true
+		if err := answers(ctx, net.JoinHostPort(more.GetIp(), "8080"), text); err != nil {
+			return fmt.Errorf("at the additional address: %w", err)
+		}
+	}
+	return nil
+}
+
 func checkPodToPod(ctx context.Context, s *subject) error {
 	_, one, err := s.serving(ctx, "one")
 	if err != nil {
@@ -155,18 +187,27 @@ func checkDNS(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
+	have := resolver(out)
+	for _, c := range []struct {
+		key  string
+		want []string
+	}{{"nameserver", dns.Servers}, {"search", dns.Searches}, {"options", dns.Options}} {
+		if !slices.Equal(have[c.key], c.want) {
+			return fmt.Errorf("the container's resolv.conf has %s %q, want %q", c.key, have[c.key], c.want)
+		}
+	}
+	return nil
+}
+
+// resolver returns what a resolv.conf(5) says, by keyword.
+func resolver(text string) map[string][]string {
 	have := map[string][]string{}
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) > 1 && !strings.HasPrefix(f[0], "#") {
 			have[f[0]] = append(have[f[0]], f[1:]...)
 		}
 	}
-	for key, want := range map[string][]string{"nameserver": dns.Servers, "search": dns.Searches, "options": dns.Options} {
-		if strings.Join(have[key], " ") != strings.Join(want, " ") {
-			return fmt.Errorf("the container's resolv.conf has %s %q, want %q", key, have[key], want)
-		}
-	}
-	return nil
+	return have
 }
 
 func checkHostname(ctx context.Context, s *subject) error {
@@ -192,10 +233,21 @@ func checkHostNetworkName(ctx context.Context, s *subject) error {
 		return err
 	}
 	want, err := hostname()
-	if err == nil && !strings.HasPrefix(out, want+"\n") {
-		return fmt.Errorf("in a Pod on the host's network the hostname is %q, want %q", strings.SplitN(out, "\n", 2)[0], want)
+	if err != nil {
+		return err
 	}
-	return err
+	name, conf, _ := strings.Cut(out, "\n")
+	if name != want {
+		return fmt.Errorf("in a Pod on the host's network the hostname is %q, want %q", name, want)
+	}
+	node, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if a, b := resolver(conf)["nameserver"], resolver(string(node))["nameserver"]; !slices.Equal(a, b) {
+		return fmt.Errorf("a Pod on the host's network has the name servers %q, and the host %q", a, b)
+	}
+	return nil
 }
 
 // hostAddress returns an address of the node's that is not loopback, or loopback
@@ -247,13 +299,26 @@ func checkHostPort(ctx context.Context, s *subject) error {
 }
 
 func checkNoHostPort(ctx context.Context, s *subject) error {
-	_, ip, err := s.serving(ctx, "unmapped", func(c *runtimeapi.PodSandboxConfig) {
+	text := "unmapped-" + s.mark
+	_, ip, err := s.serving(ctx, text, func(c *runtimeapi.PodSandboxConfig) {
 		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: 0}}
 	})
 	if err != nil {
 		return fmt.Errorf("with a port mapping whose host port is 0: %w", err)
 	}
-	return answers(ctx, net.JoinHostPort(ip, "8080"), "unmapped")
+	if err := answers(ctx, net.JoinHostPort(ip, "8080"), text); err != nil {
+		return err
+	}
+	host, err := hostAddress()
+	if err != nil {
+		return err
+	}
+	for _, at := range []string{host, "127.0.0.1"} {
+		if body, err := fetch(ctx, net.JoinHostPort(at, "8080")); err == nil && body == text {
+			return fmt.Errorf("the host's port 8080, which nobody asked for, leads to the Pod at %s", at)
+		}
+	}
+	return nil
 }
 
 func checkPortFreed(ctx context.Context, s *subject) error {
@@ -267,14 +332,29 @@ func checkPortFreed(ctx context.Context, s *subject) error {
 	if err := s.stop(ctx, p.id); err != nil {
 		return err
 	}
-	return until(ctx, netTime, func() error {
-		conn, err := net.DialTimeout("tcp", address, 100*time.Millisecond)
-		if err == nil {
-			return errors.Join(errors.New("the port of the stopped sandbox still answers"), conn.Close())
-		}
-		if !strings.Contains(err.Error(), "refused") {
-			return fmt.Errorf("behind the stop the port is not free: %w", err)
-		}
-		return nil
+	return s.hasPort(ctx, address)
+}
+
+// hasPort returns nil when a server of the suite's own can have the port, and is reached
+// there: whoever mapped it before lets go of it.
+func (s *subject) hasPort(ctx context.Context, address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	var l net.Listener
+	err = until(ctx, netTime, func() (err error) {
+		l, err = net.Listen("tcp", ":"+port)
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("behind the stop the port is not free: %w", err)
+	}
+	own := &http.Server{ReadHeaderTimeout: netTime, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "own") })}
+	go func() { _ = own.Serve(l) }() // ends with close
+	defer own.Close()
+	if err := answers(ctx, address, "own"); err != nil {
+		return fmt.Errorf("behind the stop the port still leads elsewhere: %w", err)
+	}
+	return nil
 }

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -40,6 +41,7 @@ type box struct {
 	*pod
 	id     string
 	config *runtimeapi.ContainerConfig
+	seen   atomic.Bool // a process of it
 }
 
 type (
@@ -145,7 +147,7 @@ func (s *subject) prints(ctx context.Context, verb string, edits ...edit) (strin
 }
 
 func (p *pod) prints(ctx context.Context, verb string, edits ...edit) (string, error) {
-	b, err := p.start(ctx, verb, edits...)
+	b, err := p.start(ctx, verb, append(slices.Clip(edits), ending)...)
 	if err != nil {
 		return "", err
 	}
@@ -154,6 +156,9 @@ func (p *pod) prints(ctx context.Context, verb string, edits ...edit) (string, e
 		return "", err
 	}
 	stdout, stderr, err := b.output(ctx)
+	if errors.Is(err, errNoEnd) && st.GetExitCode() != 0 {
+		err = nil // it was killed, or did not come to run
+	}
 	if err != nil {
 		return "", err
 	}
@@ -264,29 +269,51 @@ func (b *box) absent(ctx context.Context) error {
 
 func (b *box) logFile() string { return filepath.Join(b.s.logs, b.config.GetLogPath()) }
 
-// output returns what an ended container has printed, once the log is complete: the
-// suite's programs end their last line.
+// endMark is the last line of both streams of a program whose output is waited for.
+const endMark = "the-end-of-the-output"
+
+// ending has podtool print the mark behind all else.
+func ending(c *runtimeapi.ContainerConfig) {
+	c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: "PODTOOL_END", Value: []byte(endMark)})
+}
+
+// errNoEnd is the error of a log in which a program's end mark does not stand.
+var errNoEnd = errors.New("the log does not have the last line that the program prints to each stream")
+
+// output returns what a container that has ended has printed, all of it: it was made
+// with ending. A program that was killed has errNoEnd.
 func (b *box) output(ctx context.Context) (stdout, stderr string, err error) {
-	var out, errOut bytes.Buffer
-	last := ""
-	err = until(ctx, logTime, func() error {
-		out.Reset()
-		errOut.Reset()
-		if err := log.Read(ctx, b.logFile(), &out, &errOut, nil); err != nil {
+	err = until(ctx, logTime, func() (err error) {
+		if stdout, stderr, err = b.printed(); err != nil {
 			return err
 		}
-		now := out.String() + errOut.String()
-		if same := now == last && now != ""; !same {
-			last = now
-			return errors.New("the log still grows, or is empty")
+		out, whole := strings.CutSuffix(stdout, endMark+"\n")
+		errOut, both := strings.CutSuffix(stderr, endMark+"\n")
+		if !whole || !both {
+			return errNoEnd
 		}
+		stdout, stderr = out, errOut
 		return nil
 	})
-	if errors.Is(err, os.ErrNotExist) {
-		return "", "", fmt.Errorf("the container has no log: %w", err)
-	}
-	if err != nil && ctx.Err() != nil {
+	return stdout, stderr, err
+}
+
+// printed returns what is in the container's log now.
+func (b *box) printed() (stdout, stderr string, err error) {
+	records, err := b.records()
+	if err != nil {
 		return "", "", err
+	}
+	var out, errOut strings.Builder
+	for _, r := range records {
+		to := &out
+		if r.Stream == log.Stderr {
+			to = &errOut
+		}
+		to.Write(r.Content)
+		if !r.Partial {
+			to.WriteByte('\n')
+		}
 	}
 	return out.String(), errOut.String(), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +35,8 @@ func (b *box) mark() string {
 	return ""
 }
 
-// pids returns the processes of the container as the host numbers them.
+// pids returns the processes of the container as the host numbers them. The box
+// remembers that there were some.
 func (b *box) pids() (found []int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -47,6 +49,9 @@ func (b *box) pids() (found []int, err error) {
 		}
 		found = append(found, pid)
 	}
+	if len(found) > 0 {
+		b.seen.Store(true)
+	}
 	return found, nil
 }
 
@@ -57,9 +62,13 @@ func carries(pid int, mark string) bool {
 	return err == nil && strings.Contains(string(env), mark)
 }
 
+// seenTime is how long the process of a container that was started may be missing
+// among those of the machine.
+const seenTime = 3 * time.Second
+
 // pid returns the container's first process.
 func (b *box) pid(ctx context.Context) (pid int, err error) {
-	err = until(ctx, endTime, func() error {
+	err = until(ctx, seenTime, func() error {
 		pids, err := b.pids()
 		if err != nil {
 			return err
@@ -73,8 +82,38 @@ func (b *box) pid(ctx context.Context) (pid int, err error) {
 	return pid, err
 }
 
-// ended returns nil when no process of the container is left.
+// hidden reports whether the processes of containers are not those of this machine, by
+// their author's word.
+func (s *subject) hidden() bool { return slices.Contains(s.target.Lacks, HostProcesses) }
+
+// witness returns when a process of the running container was seen, which is what ended
+// builds on. Of hidden processes nothing is asked.
+func (b *box) witness(ctx context.Context) error {
+	if b.s.hidden() {
+		return nil
+	}
+	_, err := b.pid(ctx)
+	return err
+}
+
+// watched starts a container, and returns when its process was seen.
+func (s *subject) watched(ctx context.Context, verb string, edits ...edit) (*box, error) {
+	b, err := s.box(ctx, verb, edits...)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.witness(ctx)
+}
+
+// ended returns nil when no process of the container is left. That none is seen says so
+// only of one whose process was seen before.
 func (b *box) ended() error {
+	if b.s.hidden() {
+		return nil
+	}
+	if !b.seen.Load() {
+		return errors.New("no process of the container was ever seen, so that none seems to be left")
+	}
 	pids, err := b.pids()
 	if err == nil && len(pids) > 0 {
 		return fmt.Errorf("processes %v of the container run on", pids)

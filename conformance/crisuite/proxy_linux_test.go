@@ -30,8 +30,19 @@ type fault struct {
 	answer func(c *exchange, resp proto.Message, err error) (proto.Message, error)
 	// streamed edits one message of a stream, and returns those that are sent instead.
 	streamed func(c *exchange, m proto.Message) []proto.Message
+	// delivered is called for each message of a stream, and calls send.
+	delivered func(c *exchange, send func() error) error
 	// open is called when the proxy starts. again is true when it did before.
 	open func(p *proxy)
+	// sees is a part of what the rule must say of the mutant. Empty means that
+	// whatever it says is about the fault.
+	sees string
+}
+
+// seen is a fault with what the rule must see of it.
+func seen(text string, f fault) fault {
+	f.sees = text
+	return f
 }
 
 // exchange is one call through the proxy.
@@ -147,11 +158,18 @@ func (p *proxy) stream(c *exchange, full string, from grpc.ServerStream, resp pr
 			all = p.streamed(c, m)
 		}
 		for _, m := range all {
-			if err := from.SendMsg(m); err != nil {
+			if err := p.deliver(c, func() error { return from.SendMsg(m) }); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+func (p *proxy) deliver(c *exchange, send func() error) error {
+	if p.delivered == nil {
+		return send()
+	}
+	return p.delivered(c, send)
 }
 
 // messages returns a method ("/runtime.v1.X/Y"), an empty request of it, and the type of

@@ -69,11 +69,14 @@ func checkPullAuth(ctx context.Context, s *subject) error {
 
 func checkPullDenied(ctx context.Context, s *subject) error {
 	ref := s.images.ref(privateRepo + s.mark + ":v1")
-	for who, auth := range map[string]*runtimeapi.AuthConfig{
-		"without an account": nil, "with a wrong password": {Username: registryUser, Password: "x"},
+	for _, as := range []struct {
+		who  string
+		auth *runtimeapi.AuthConfig
+	}{
+		{"without an account", nil}, {"with a wrong password", &runtimeapi.AuthConfig{Username: registryUser, Password: "x"}},
 	} {
-		if err := s.pullAs(ctx, ref, auth); err == nil {
-			return errors.Join(fmt.Errorf("PullImage %s succeeded", who), s.removeImage(ctx, ref))
+		if err := s.pullAs(ctx, ref, as.auth); err == nil {
+			return errors.Join(fmt.Errorf("PullImage %s succeeded", as.who), s.removeImage(ctx, ref))
 		}
 	}
 	return s.hasNot(ctx, ref)

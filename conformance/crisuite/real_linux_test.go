@@ -2,17 +2,23 @@ package crisuite_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance/crisuite"
+	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -32,6 +38,15 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if _, ok := os.LookupEnv(checkpointingName); ok {
+		cri.Main(checkpointer())
+	}
+	// Most mutants wait for what does not come: more than processors may run at a time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	code := m.Run()
 	if dir := os.Getenv(toolsDir); dir != "" && builtHere {
@@ -53,7 +68,7 @@ var buildTools = sync.OnceValue(func() error {
 	}
 	builtHere = true
 	os.Setenv(toolsDir, dir)
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir+"/", "../../cmd/nodekit", "../../cmd/keeper", "../../cmd/podtool")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir+"/", "../../cmd/nodekit", "../../cmd/keeper", "../../cmd/podtool")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the runtime: %w\n%s", err, out)
@@ -86,11 +101,11 @@ func reference(t testing.TB) crisuite.Target {
 }
 
 // mutantProgram is a mutant that can be killed and started again.
-func mutantProgram(t testing.TB, name string) crisuite.Target {
+func mutantProgram(t testing.TB, m mutant) crisuite.Target {
 	dir := tools(t)
 	return crisuite.Target{
 		Exec:    []string{os.Args[0], crisuite.Root, crisuite.Endpoint},
-		Env:     []string{mutantName + "=" + name},
+		Env:     []string{mutantName + "=" + m.name},
 		Program: filepath.Join(dir, "podtool"),
 	}
 }
@@ -112,7 +127,12 @@ func serveMutant(name, root, endpoint string) error {
 	if err := answers(ctx, inner); err != nil {
 		return fmt.Errorf("%w\n%s", err, p.Tail())
 	}
-	return serveProxy(ctx, &proxy{fault: programFault(name), root: root, again: started(root)}, inner, endpoint)
+	all := append(programMutants(), mutant{name: oddName, fault: oddRuntime()})
+	i := slices.IndexFunc(all, func(m mutant) bool { return m.name == name })
+	if i < 0 {
+		return fmt.Errorf("no mutant is named %q", name)
+	}
+	return serveProxy(ctx, &proxy{fault: all[i].fault, root: root, again: started(root)}, inner, endpoint)
 }
 
 func answers(ctx context.Context, socket string) error {
@@ -136,21 +156,26 @@ func started(root string) (again bool) {
 	return os.WriteFile(file, nil, 0o600) != nil
 }
 
-// host is a reference runtime that all mutants which need not be killed have behind
-// them.
+// host is a runtime that all mutants which need not be killed have behind them.
 type host struct {
 	dir, socket string
+	like        crisuite.Target // without a program
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t *testing.T, target crisuite.Target) *host {
 	t.Helper()
-	bin := tools(t)
 	dir, err := os.MkdirTemp("", "nkh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{dir: dir, socket: filepath.Join(dir, "i.sock")}
-	p, err := supervisor.Start(supervisor.Command{Path: filepath.Join(bin, "nodekit"), Args: runtimeArgs(filepath.Join(dir, "root"), "unix://"+h.socket)})
+	h := &host{dir: dir, socket: filepath.Join(dir, "i.sock"), like: target}
+	place := strings.NewReplacer(crisuite.Root, filepath.Join(dir, "root"), crisuite.Endpoint, "unix://"+h.socket)
+	var args []string
+	for _, arg := range target.Exec {
+		args = append(args, place.Replace(arg))
+	}
+	h.like.Exec, h.like.Env = nil, nil
+	p, err := supervisor.Start(supervisor.Command{Path: args[0], Args: args[1:], Env: append(os.Environ(), target.Env...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +197,7 @@ func newHost(t *testing.T) *host {
 }
 
 // mutant serves a proxy with a fault and returns it as a target.
-func (h *host) mutant(t testing.TB, f fault) crisuite.Target {
+func (h *host) mutant(t testing.TB, m mutant) crisuite.Target {
 	t.Helper()
 	dir, err := os.MkdirTemp(h.dir, "m")
 	if err != nil {
@@ -181,7 +206,7 @@ func (h *host) mutant(t testing.TB, f fault) crisuite.Target {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	socket := filepath.Join(dir, "s.sock")
-	go func() { done <- serveProxy(ctx, &proxy{fault: f, root: dir}, h.socket, "unix://"+socket) }()
+	go func() { done <- serveProxy(ctx, &proxy{fault: m.fault, root: dir}, h.socket, "unix://"+socket) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -191,5 +216,7 @@ func (h *host) mutant(t testing.TB, f fault) crisuite.Target {
 	if err := answers(t.Context(), socket); err != nil {
 		t.Fatal(err)
 	}
-	return crisuite.Target{Endpoint: "unix://" + socket, Program: filepath.Join(os.Getenv(toolsDir), "podtool")}
+	target := h.like
+	target.Endpoint = "unix://" + socket
+	return target
 }

@@ -29,8 +29,8 @@ const (
 // registry serves the suite's images, read only, on loopback. Runtimes take a
 // registry on loopback without TLS.
 type registry struct {
-	host   string // where it listens, and what images are named after
-	base   v1.Layer
+	host   string                   // where it listens, and what images are named after
+	base   func() (v1.Layer, error) // made when it is first asked for
 	server *http.Server
 
 	mu     sync.Mutex
@@ -48,14 +48,11 @@ type blob struct {
 // newRegistry serves on a port of its own. listen is net.Listen, perhaps in a
 // network namespace.
 func newRegistry(program string, listen func() (net.Listener, error)) (*registry, error) {
-	base, err := baseLayer(program)
-	if err != nil {
-		return nil, err
-	}
 	l, err := listen()
 	if err != nil {
 		return nil, fmt.Errorf("listening for the suite's registry: %w", err)
 	}
+	base := sync.OnceValues(func() (v1.Layer, error) { return baseLayer(program) })
 	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}}
 	r.server = &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = r.server.Serve(l) }() // ends with close
@@ -72,7 +69,11 @@ func (r *registry) image(repository string) (v1.Image, error) {
 	if im := r.images[repository]; im != nil {
 		return im, nil
 	}
-	layers := []v1.Layer{r.base}
+	base, err := r.base()
+	if err != nil {
+		return nil, err
+	}
+	layers := []v1.Layer{base}
 	config, known := configs()[repository+":v1"]
 	switch kind, _, _ := strings.Cut(repository, "/"); kind + "/" {
 	case uniqueRepo, privateRepo, brokenRepo:
@@ -199,7 +200,7 @@ func (r *registry) find(repository, kind, reference string) (blob, v1.Hash, erro
 	if !known {
 		return blob{}, hash, fmt.Errorf("no blob %s", hash)
 	}
-	if base, err := r.base.Digest(); err == nil && strings.HasPrefix(repository, brokenRepo) && kind == "blobs" && hash != base && b.size < 4096 {
+	if strings.HasPrefix(repository, brokenRepo) && kind == "blobs" && b.size < 4096 { // the base layer is larger
 		if config, err := im.ConfigName(); err == nil && hash != config {
 			b.open = func() (io.ReadCloser, error) {
 				return io.NopCloser(strings.NewReader(strings.Repeat("x", int(b.size)))), nil

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/conformance"
 )
 
 const (
@@ -24,11 +26,11 @@ const (
 func resourceRules() []rule {
 	return []rule{
 		must("CRI-RES-001", "limits a container's memory",
-			"LinuxContainerResources", "Memory limit in bytes. Default: 0 (not specified).", checkMemoryLimit, Resources),
+			"LinuxContainerResources", "Memory limit in bytes. Default: 0 (not specified).", checkMemoryLimit, Resources, HostProcesses),
 		must("CRI-RES-002", "limits a container's processor time",
-			"LinuxContainerResources", "CPU CFS (Completely Fair Scheduler) quota. Default: 0 (not specified).", checkCPUQuota, Resources),
+			"LinuxContainerResources", "CPU CFS (Completely Fair Scheduler) quota. Default: 0 (not specified).", checkCPUQuota, Resources, HostProcesses),
 		must("CRI-RES-003", "weighs a container's processor time",
-			"LinuxContainerResources", "CPU shares (relative weight vs. other containers). Default: 0 (not specified).", checkCPUShares, Resources),
+			"LinuxContainerResources", "CPU shares (relative weight vs. other containers). Default: 0 (not specified).", checkCPUShares, Resources, HostProcesses),
 		must("CRI-RES-004", "sets a container's oom_score_adj",
 			"LinuxContainerResources", "OOMScoreAdj adjusts the oom-killer score. Default: 0 (not specified).", checkOOMScore, Isolation, Resources),
 		must("CRI-RES-005", "keeps a container on its processors",
@@ -36,13 +38,15 @@ func resourceRules() []rule {
 		heavy(must("CRI-RES-006", "says OOMKilled of a container that the kernel killed for memory",
 			"ContainerStatus", "Must be set to \"OOMKilled\" for containers terminated by cgroup-based Out-of-Memory killer.", checkOOMKilled, Resources)),
 		must("CRI-RES-007", "updates a running container's limits before it answers",
-			"UpdateContainerResources", updateTruth, checkUpdate, Resources),
+			"UpdateContainerResources", updateTruth, checkUpdate, Resources, HostProcesses),
 		must("CRI-RES-008", "shows updated limits in the container's status",
 			"ContainerStatus", "Resource limits configuration of the container.", checkUpdateStatus, Resources),
 		must("CRI-RES-009", "answers an update that cannot be with an error, and changes nothing",
-			"UpdateContainerResources", "If runtime fails to transactionally update the requested resources, an error is returned.", checkBadUpdate, Resources),
+			"UpdateContainerResources", "If runtime fails to transactionally update the requested resources, an error is returned.", checkBadUpdate, Resources, HostProcesses),
+		must("CRI-RES-011", "limits a container's huge pages",
+			"LinuxContainerResources", "List of HugepageLimits to limit the HugeTLB usage of container per page size.", checkHugepages, Resources, HostProcesses),
 		must("CRI-RES-010", "puts a Pod's containers below its cgroup",
-			"LinuxPodSandboxConfig", "Parent cgroup of the PodSandbox. The cgroupfs style syntax will be used, but the container runtime can convert it to systemd semantics if needed.", checkCgroupParent, Resources),
+			"LinuxPodSandboxConfig", "Parent cgroup of the PodSandbox. The cgroupfs style syntax will be used, but the container runtime can convert it to systemd semantics if needed.", checkCgroupParent, Resources, HostProcesses),
 	}
 }
 
@@ -103,6 +107,26 @@ func checkMemoryLimit(ctx context.Context, s *subject) error {
 		return err
 	}
 	return b.hasMemory(ctx, 64*mib)
+}
+
+// checkHugepages needs no huge page: what is limited is what the container may ask for.
+func checkHugepages(ctx context.Context, s *subject) error {
+	sizes := hugepageSizes()
+	if len(sizes) == 0 {
+		return conformance.NotApplicable("the cgroups of this machine limit no huge pages: the kernel has none, or not the controller hugetlb")
+	}
+	const limited = 1 << 30
+	b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) {
+		r.HugepageLimits = []*runtimeapi.HugepageLimit{{PageSize: sizes[0], Limit: limited}}
+	}))
+	if err != nil {
+		return err
+	}
+	got, err := b.cgroupValue(ctx, "hugetlb."+sizes[0]+".limit_in_bytes", "hugetlb."+sizes[0]+".max")
+	if err == nil && got != strconv.Itoa(limited) {
+		return fmt.Errorf("the limit of the container's cgroup is %s bytes of pages of %s, want %d", got, sizes[0], limited)
+	}
+	return err
 }
 
 // hasQuota returns nil when the container may use so much of a period.
@@ -242,17 +266,26 @@ func checkBadUpdate(ctx context.Context, s *subject) error {
 	return errors.Join(b.hasMemory(ctx, 64*mib), b.hasQuota(ctx, "30000"), b.alive(ctx))
 }
 
-func checkCgroupParent(ctx context.Context, s *subject) error {
-	name, parent := s.mark, "/"+s.mark
+// cgroupParent makes a cgroup for a Pod, as the kubelet does for every Pod, and returns
+// its name and the edit that names it.
+func (s *subject) cgroupParent(ctx context.Context) (name string, in podEdit, err error) {
+	name = fmt.Sprintf("%s%d", s.mark, len(s.cgroups))
 	if rc, err := s.Runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{}); err == nil && rc.GetLinux() != nil && rc.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD {
-		name = s.mark + ".slice"
-		parent = "/" + name
+		name += ".slice"
 	}
-	if err := makeCgroup(parent); err != nil {
+	if err := makeCgroup("/" + name); err != nil {
+		return "", nil, err
+	}
+	s.cgroups = append(s.cgroups, "/"+name)
+	return name, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/" + name }, nil
+}
+
+func checkCgroupParent(ctx context.Context, s *subject) error {
+	name, in, err := s.cgroupParent(ctx)
+	if err != nil {
 		return err
 	}
-	s.cgroups = append(s.cgroups, parent)
-	p, err := s.pod(ctx, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = parent })
+	p, err := s.pod(ctx, in)
 	if err != nil {
 		return err
 	}
@@ -266,7 +299,7 @@ func checkCgroupParent(ctx context.Context, s *subject) error {
 	}
 	dirs, err := cgroupDirs(pid)
 	if err == nil && !slices.ContainsFunc(dirs, func(dir string) bool { return strings.Contains(dir, "/"+name+"/") }) {
-		return fmt.Errorf("the container's cgroup is %q, want it below %q", dirs, parent)
+		return fmt.Errorf("the container's cgroup is %q, want it below %q", dirs, name)
 	}
 	return err
 }

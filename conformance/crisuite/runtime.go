@@ -26,6 +26,8 @@ const startTime = 20 * time.Second
 type runtime struct {
 	*client.Client
 	target   Target
+	house    *house
+	endpoint string
 	dir      string
 	root     string              // of a target with Exec
 	process  *supervisor.Process // nil for a target with an Endpoint
@@ -36,16 +38,17 @@ type runtime struct {
 	pulled   map[string]bool
 }
 
-// startRuntime starts or dials the target. enter is the supervisor's, or nil.
-func startRuntime(ctx context.Context, target Target, dir string, images *registry, enter func() error) (*runtime, error) {
-	r := &runtime{target: target, dir: dir, images: images, pulled: map[string]bool{}}
-	endpoint := target.Endpoint
+// startRuntime starts or dials the house's target. enter is the supervisor's, or nil.
+func startRuntime(ctx context.Context, h *house, dir string, images *registry, enter func() error) (*runtime, error) {
+	r := &runtime{target: h.target, house: h, dir: dir, images: images, pulled: map[string]bool{}}
+	target, endpoint := h.target, h.target.Endpoint
 	var err error
 	if len(target.Exec) > 0 {
 		if endpoint, err = r.launch(enter); err != nil {
 			return nil, err
 		}
 	}
+	r.endpoint = endpoint
 	if r.Client, err = client.Dial(endpoint, nil); err != nil {
 		r.kill()
 		return nil, err
@@ -127,13 +130,18 @@ func (r *runtime) await(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the runtime does not answer: %w", err)
 	}
-	// A runtime that is up may need a moment for its network.
+	// A runtime that is up may need a moment for its network. One that had none at its
+	// first start has none.
 	for late := time.Now().Add(networkTime); ; time.Sleep(20 * time.Millisecond) {
 		if r.status, err = r.Runtime.Status(ctx, &runtimeapi.StatusRequest{}); err != nil {
 			return fmt.Errorf("asking for the runtime's status: %w", err)
 		}
 		r.network = condition(r.status, runtimeapi.NetworkReady)
-		if r.network || time.Now().After(late) {
+		if r.network {
+			r.house.online.Store(true)
+		}
+		if r.network || r.house.offline.Load() || time.Now().After(late) {
+			r.house.offline.Store(!r.house.online.Load())
 			return nil
 		}
 	}

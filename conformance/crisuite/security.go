@@ -172,9 +172,13 @@ func checkPrivilegedDevices(ctx context.Context, s *subject) error {
 			return fmt.Errorf("the host has /dev/%s, and a privileged container has not", e.Name())
 		}
 	}
+	path, _, err := hostDevice()
+	if err != nil {
+		return nil // there is none that an ordinary container could have too much
+	}
 	ordinary, err := s.prints(ctx, "ls /dev")
-	if err == nil && strings.Contains(ordinary, " loop-control\n") {
-		return errors.New("an ordinary container has /dev/loop-control")
+	if err == nil && strings.Contains(ordinary, " "+filepath.Base(path)+"\n") {
+		return fmt.Errorf("an ordinary container has %s", path)
 	}
 	return err
 }

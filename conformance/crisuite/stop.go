@@ -24,7 +24,7 @@ func stopRules() []rule {
 		heavy(relied("CRI-STOP-006", "hastens a stop in flight when another one has less patience",
 			"killPod", "The kubelet shortens the grace period of a Pod that is deleted again, and calls StopContainer with the new one.", checkHasten, Containers)),
 		facto("CRI-STOP-007", "ends a container's other processes with its first",
-			"container life", "Nothing of a container runs on behind its end.", checkChildrenEnd, Isolation),
+			"container life", "Nothing of a container runs on behind its end.", checkChildrenEnd, Containers, HostProcesses),
 		relied("CRI-STOP-008", "has ended a container when StopContainer returns",
 			"killPod", "The kubelet stops the sandbox and frees the Pod's volumes when StopContainer has returned.", checkStopWaits, Containers),
 	}
@@ -143,7 +143,7 @@ func checkHasten(ctx context.Context, s *subject) error {
 }
 
 func checkChildrenEnd(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, "do", do("leave ignore-term", "echo left", "sleep 100ms"))
+	b, err := s.watched(ctx, "do", do("leave ignore-term", "echo left", "sleep 200ms"))
 	if err != nil {
 		return err
 	}
@@ -155,6 +155,9 @@ func checkChildrenEnd(ctx context.Context, s *subject) error {
 
 func checkStopWaits(ctx context.Context, s *subject) error {
 	b, err := s.trapping(ctx, "trap --delay 200ms 0")
+	if err == nil {
+		err = b.witness(ctx)
+	}
 	if err != nil {
 		return err
 	}

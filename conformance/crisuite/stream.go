@@ -48,6 +48,8 @@ func streamRules() []rule {
 			"streaming", "Who reads a log with the URL in it must not be able to use it.", checkURLOnce, Streaming),
 		heavy(facto("CRI-STREAM-012", "lets a client that attaches leave without harm to the container",
 			"kubectl attach", "A client may go at any time.", checkDetach, Streaming)),
+		must("CRI-STREAM-014", "tells a container's terminal the size of the client that attaches, and a new one",
+			"AttachRequest", "Whether the process being attached is running in a TTY.", checkAttachResize, Streaming, Isolation),
 		heavy(facto("CRI-STREAM-013", "streams much without losing a byte",
 			"kubectl cp", "Files are copied through a command's stdout.", checkMuch, Streaming)),
 	}
@@ -216,6 +218,11 @@ func (b *box) terminal(ctx context.Context, look func(sizes, *watcher) error) er
 	if err != nil {
 		return err
 	}
+	return atTerminal(ctx, u, look)
+}
+
+// atTerminal streams with a terminal of a size of its own, and lets look follow it.
+func atTerminal(ctx context.Context, u string, look func(sizes, *watcher) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	size, out := make(sizes, 2), &watcher{}
@@ -226,7 +233,7 @@ func (b *box) terminal(ctx context.Context, look func(sizes, *watcher) error) er
 	go func() {
 		ended <- stream(ctx, spdyDoor, u, remotecommand.StreamOptions{Stdin: stdin, Stdout: out, Tty: true, TerminalSizeQueue: size})
 	}()
-	err = look(size, out)
+	err := look(size, out)
 	if err != nil {
 		select {
 		case streamed := <-ended:
@@ -253,6 +260,27 @@ func checkResize(ctx context.Context, s *subject) error {
 	}
 	return b.terminal(ctx, func(size sizes, out *watcher) error {
 		if err := out.has(ctx, "columns"); err != nil {
+			return err
+		}
+		size <- remotecommand.TerminalSize{Width: 112, Height: 43}
+		return out.has(ctx, "112 columns, 43 rows")
+	})
+}
+
+func checkAttachResize(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "window", func(c *runtimeapi.ContainerConfig) { c.Tty, c.Stdin = true, true })
+	if err != nil {
+		return err
+	}
+	if err := b.says(ctx, "columns"); err != nil {
+		return err
+	}
+	resp, err := s.Runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: b.id, Stdin: true, Stdout: true, Tty: true})
+	if err != nil {
+		return fmt.Errorf("Attach: %w", err)
+	}
+	return atTerminal(ctx, resp.GetUrl(), func(size sizes, out *watcher) error {
+		if err := out.has(ctx, "91 columns, 37 rows"); err != nil {
 			return err
 		}
 		size <- remotecommand.TerminalSize{Width: 112, Height: 43}

@@ -34,12 +34,12 @@ import (
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cri", Version: "2",
+		Name: "cri", Version: "3",
 		Rules: slices.Concat(
 			runtimeRules(), sandboxRules(), namespaceRules(), networkRules(),
 			containerRules(), configRules(), stopRules(), listRules(), codeRules(),
 			execRules(), streamRules(), portForwardRules(), logRules(), imageRules(), pullRules(),
-			securityRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
+			securityRules(), appArmorRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
 			concurrencyRules(), checkpointRules(), crashRules(), leakRules(), measureRules(),
 		),
 		Facts:      facts(),
@@ -64,7 +64,7 @@ func Test(t *testing.T, target Target) {
 func Build(t testing.TB, dir string) Target {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "runtime")
-	build := exec.Command("go", "build", "-o", binary, ".")
+	build := exec.Command("go", "build", "-trimpath", "-o", binary, ".")
 	build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the runtime in %q: %v\n%s", dir, err, out)

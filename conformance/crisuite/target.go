@@ -73,6 +73,8 @@ const (
 	AmbientCaps        Feature = "ambientCaps"        // ambient capabilities
 	ImageIdentity      Feature = "imageIdentity"      // one image id in all answers, as since 1.36
 	Survival           Feature = "survival"           // containers outlive the runtime
+	HostProcesses      Feature = "hostProcesses"      // what runs in containers are processes of this machine, with the containers' variables
+	Checkpoint         Feature = "checkpoint"         // checkpoints succeed, for which the node may need CRIU
 )
 
 // features are all of them.
@@ -80,6 +82,7 @@ func features() []Feature {
 	return []Feature{
 		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
 		Propagation, ImageVolumes, MountOptions, CDI, StopSignals, SupplementalGroups, AmbientCaps, ImageIdentity, Survival,
+		HostProcesses, Checkpoint,
 	}
 }
 

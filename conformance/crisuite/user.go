@@ -80,7 +80,8 @@ func checkSandboxGroupAlone(ctx context.Context, s *subject) error {
 }
 
 func checkImageUsers(ctx context.Context, s *subject) error {
-	for image, want := range map[string]string{uidImage: "uid=1000 gid=1001", userImage: "uid=1000 gid=1001", groupImage: "uid=1000 gid=50000"} {
+	for _, c := range [][2]string{{uidImage, "uid=1000 gid=1001"}, {userImage, "uid=1000 gid=1001"}, {groupImage, "uid=1000 gid=50000"}} {
+		image, want := c[0], c[1]
 		ref, err := s.present(ctx, image)
 		if err != nil {
 			return err
