@@ -84,7 +84,7 @@ func twoContainers(p *v1.Pod) {
 
 // checkSameConfig looks at a successor of the container, too.
 func checkSameConfig(ctx context.Context, l *lab) error {
-	s, err := l.running(ctx, twoContainers, portsAt(otherPort), func(p *v1.Pod) { p.Annotations = map[string]string{"suite.example/note": "x"} })
+	s, err := l.running(ctx, twoContainers, ports, func(p *v1.Pod) { p.Annotations = map[string]string{"suite.example/note": "x"} })
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -17,7 +19,7 @@ func sandboxFieldRules() []rule {
 		relied("CRIC-SBX-010", "passes the Pod's host name and DNS configuration on",
 			"Pod", "hostname and dnsConfig of a Pod are what its containers see.", asksSandbox(nameAndDNS, lookDNS)),
 		relied("CRIC-SBX-011", "passes host ports on, and ports without one as none",
-			"Pod", "A hostPort of a container leads to its containerPort.", asksSandbox(portsAt(hostPort), lookPorts)),
+			"Pod", "A hostPort of a container leads to its containerPort.", asksSandbox(ports, lookPorts)),
 		relied("CRIC-SBX-012", "passes sysctls on",
 			"Pod", "The sysctls of a Pod's security context hold in its namespaces.", asksSandbox(func(p *v1.Pod) {
 				p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "81"}}}
@@ -75,17 +77,19 @@ func lookDNS(r *runtimeapi.RunPodSandboxRequest) error {
 	)
 }
 
-const (
-	hostPort      = 38080
-	otherPort     = 38081 // no two Pods have one at a time
-	containerPort = 80
-)
+const containerPort = 80
 
-func portsAt(host int32) change {
-	return func(p *v1.Pod) {
-		p.Spec.Containers[0].Ports = []v1.ContainerPort{
-			{ContainerPort: containerPort, HostPort: host, HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP}, {ContainerPort: containerPort + 1},
-		}
+// hostPort is the port of a Pod by its name: one that waits for another Pod's is not
+// asked for.
+func hostPort(pod string) int32 {
+	const first, room = 38000, 1000
+	n, _ := strconv.Atoi(pod[strings.LastIndex(pod, "-")+1:]) // every name ends with a number
+	return int32(first + n%room)
+}
+
+func ports(p *v1.Pod) {
+	p.Spec.Containers[0].Ports = []v1.ContainerPort{
+		{ContainerPort: containerPort, HostPort: hostPort(p.Name), HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP}, {ContainerPort: containerPort + 1},
 	}
 }
 
@@ -99,9 +103,9 @@ func lookPorts(r *runtimeapi.RunPodSandboxRequest) error {
 	if len(mapped) != 1 {
 		return fmt.Errorf("the port mappings with a host port are %v, want one", mapped)
 	}
-	m := mapped[0]
-	if m.HostPort != hostPort || m.ContainerPort != containerPort || m.Protocol != runtimeapi.Protocol_UDP || m.HostIp != "127.0.0.1" {
-		return fmt.Errorf("the port mapping is %v, want UDP from 127.0.0.1:%d to %d", m, hostPort, containerPort)
+	m, host := mapped[0], hostPort(r.GetConfig().GetLabels()[podLabel])
+	if m.HostPort != host || m.ContainerPort != containerPort || m.Protocol != runtimeapi.Protocol_UDP || m.HostIp != "127.0.0.1" {
+		return fmt.Errorf("the port mapping is %v, want UDP from 127.0.0.1:%d to %d", m, host, containerPort)
 	}
 	return nil
 }
