@@ -37,12 +37,13 @@ func checkLogPlace(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	path, err := s.logOf(ctx)
-	if err != nil {
+	if _, err := s.container(ctx); err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("the log is to be %q: %w", path, err)
+	for _, c := range s.calls().of("CreateContainer").named(mainName) {
+		if c.logPlace != nil {
+			return fmt.Errorf("looking at where the log is to be: %w", c.logPlace)
+		}
 	}
 	return nil
 }

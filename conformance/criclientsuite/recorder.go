@@ -3,6 +3,8 @@ package criclientsuite
 import (
 	"context"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +29,7 @@ type call struct {
 	container   string    // its name in the Pod
 	sandboxID   string
 	containerID string
+	logPlace    error // of CreateContainer: why its log could not be opened when it was called
 }
 
 // owner is what an id belongs to.
@@ -187,6 +190,7 @@ func (r *recorder) attribute(c *call) {
 	case *runtimeapi.CreateContainerRequest:
 		of = r.owners[c.sandboxID]
 		of.container = req.GetConfig().GetMetadata().GetName()
+		_, c.logPlace = os.Stat(filepath.Dir(filepath.Join(req.GetSandboxConfig().GetLogDirectory(), req.GetConfig().GetLogPath())))
 	case *runtimeapi.ImageStatusRequest:
 		of = r.imageOwner(req.GetImage())
 	case *runtimeapi.PullImageRequest:
