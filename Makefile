@@ -50,7 +50,7 @@ soak: build ## run all tests again and again with the race detector, every tier 
 	$(TEST) -timeout=2h -run TestRandomCycles -v ./cri/oci -cycles 2000
 	$(GO) test -count=1 -timeout=2h -run TestRandomOperations -v ./cmd/cni -ops 10000
 	CGO_ENABLED=1 $(GO) test -race -count=5 -timeout=2h ./...
-	$(GO) test -count=1 -timeout=2h -run 'TestMutants|TestOdd' ./conformance/crisuite ./conformance/criclientsuite -all-mutants
+	$(GO) test -count=1 -timeout=2h -run 'TestMutants|TestOdd' ./conformance/cnisuite ./conformance/crisuite ./conformance/criclientsuite -all-mutants
 	TIER=soak tools/conformance
 
 conformance: build ## hold the reference plugins to their specifications

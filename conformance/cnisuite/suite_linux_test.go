@@ -2,6 +2,7 @@ package cnisuite_test
 
 import (
 	"errors"
+	"flag"
 	"maps"
 	"os"
 	"os/exec"
@@ -19,8 +20,15 @@ import (
 // startedAs tells TestUnprivileged how it was started.
 const startedAs = "NODEKIT_SUITE_INSIDE"
 
+// allMutants adds those of the rules that are no MUST; make soak sets it.
+var allMutants = flag.Bool("all-mutants", false, "prove the rules that are no MUST, too")
+
 func TestMutants(t *testing.T) {
 	testenv.Require(t, testenv.Root)
+	suite := cnisuite.Suite()
+	suite.Rules = slices.DeleteFunc(suite.Rules, func(r conformance.Rule[cnisuite.Target]) bool {
+		return r.Level != conformance.Must && !*allMutants
+	})
 	var mutants []conformance.Mutant[cnisuite.Target]
 	for _, m := range append([]fault{
 		{"forgets-names", "CNI-ENV-001"},
@@ -106,7 +114,10 @@ func TestMutants(t *testing.T) {
 			},
 		})
 	}
-	conformance.TestMutants(t, cnisuite.Suite(), append(mutants, attachmentMutants()...))
+	mutants = slices.DeleteFunc(append(mutants, attachmentMutants()...), func(m conformance.Mutant[cnisuite.Target]) bool {
+		return !slices.ContainsFunc(suite.Rules, func(r conformance.Rule[cnisuite.Target]) bool { return r.ID == m.Rule }) && !*allMutants
+	})
+	conformance.TestMutants(t, suite, mutants)
 }
 
 // mutant declares what the rule needs to know.

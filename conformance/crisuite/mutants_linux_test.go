@@ -28,13 +28,13 @@ func mutants() []mutant {
 }
 
 // allMutants adds those of the rules that make crowds, wait and measure, which take
-// longer than all others together; make soak sets it.
-var allMutants = flag.Bool("all-mutants", false, "prove the rules behind the quick tier, too")
+// longer than all others together, and of those that are no MUST; make soak sets it.
+var allMutants = flag.Bool("all-mutants", false, "prove the rules behind the quick tier, and those that are no MUST, too")
 
 func TestMutants(t *testing.T) {
 	suite := crisuite.Suite()
 	suite.Rules = slices.DeleteFunc(suite.Rules, func(r conformance.Rule[crisuite.Target]) bool {
-		return r.Tier > conformance.Quick && !*allMutants || absent(t, r.ID)
+		return (r.Tier > conformance.Quick || r.Level != conformance.Must) && !*allMutants || absent(t, r.ID)
 	})
 	ref, pods := newHost(t, reference(t)), newHost(t, checkpointing(t))
 	var all []conformance.Mutant[crisuite.Target]
