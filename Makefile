@@ -95,6 +95,8 @@ vet:
 imports: ## check who imports whom
 	$(GO) test -count=1 -run 'Import|Scan|SmallBinaries|GoMod|Rules' ./internal/repocheck
 
+# Nothing that is built here is shared with the other builds.
+cross: export GOFLAGS := -buildvcs=false
 cross: ## build for linux/arm64, and what authors use for darwin
 	GOARCH=arm64 $(GO) build ./...
 	GOOS=darwin $(GO) build $(PORTABLE)
