@@ -113,5 +113,8 @@ clean: ## remove what make has built
 
 # The tools have a module of their own, so that no user of nodekit gets their
 # dependencies.
-bin/tools/golangci-lint bin/tools/gofumpt &: tools/go.mod tools/go.sum
-	cd tools && $(GO) build -o ../bin/tools/ tool
+bin/tools/golangci-lint: tools/go.mod tools/go.sum
+	cd tools && $(GO) build -o ../bin/tools/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/tools/gofumpt: tools/go.mod tools/go.sum
+	cd tools && $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt
