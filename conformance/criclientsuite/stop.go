@@ -17,10 +17,17 @@ import (
 // leastGrace is the least that a kubelet gives a container in seconds.
 const leastGrace = 2
 
+// longGrace is so long that a busy kubelet, which takes off what has passed of it,
+// is still told from one that does not know it.
+const longGrace = 80
+
 func stopRules() []rule {
 	return []rule{
 		must("CRIC-STP-001", "stops a container with the Pod's grace period",
-			"StopContainerRequest.timeout", "Timeout in seconds to wait for the container to stop before forcibly terminating it.", checkGrace(nil, grace-1, grace)),
+			"StopContainerRequest.timeout", "Timeout in seconds to wait for the container to stop before forcibly terminating it.", checkGrace(func(p *v1.Pod) {
+				long := int64(longGrace)
+				p.Spec.TerminationGracePeriodSeconds = &long
+			}, longGrace-longGrace/4, longGrace)),
 		relied("CRIC-STP-002", "gives a container two seconds for its stop signal, also where the Pod asks for less",
 			"minimumGracePeriodInSeconds", "A container has at least two seconds, unless it is to be killed at once.", checkGrace(func(p *v1.Pod) {
 				one := int64(1)
