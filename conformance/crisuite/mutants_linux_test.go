@@ -72,9 +72,3 @@ func absent(t *testing.T, rule string) bool {
 	}
 	return listed && !have
 }
-
-// TestReference holds the reference runtime to all quick rules. make conformance
-// does to those that kill, too.
-func TestReference(t *testing.T) {
-	crisuite.Suite().Test(t, reference(t), nil)
-}
