@@ -121,7 +121,7 @@ func (r *recorder) unary(ctx context.Context, wire *relay.Call, next relay.Next)
 	return resp, err
 }
 
-func (r *recorder) stream(ctx context.Context, wire *relay.Call, next relay.Stream) (err error) {
+func (r *recorder) stream(ctx context.Context, wire *relay.Call, send relay.Send, next relay.Stream) (err error) {
 	c := r.begin(ctx, wire)
 	defer func() { r.end(c, nil, err) }()
 	for _, f := range r.claim(c) {
@@ -131,28 +131,31 @@ func (r *recorder) stream(ctx context.Context, wire *relay.Call, next relay.Stre
 			}
 		}
 	}
-	return next(ctx, r.audible)
+	return next(ctx, func(m proto.Message) error {
+		if r.silenced(m) {
+			return nil
+		}
+		return send(m)
+	})
 }
 
-// audible leaves events out that nobody shall hear of.
-func (r *recorder) audible(m proto.Message) []proto.Message {
+// silenced reports whether a message is an event that nobody shall hear of.
+func (r *recorder) silenced(m proto.Message) bool {
 	e, ok := m.(*runtimeapi.ContainerEventResponse)
 	if !ok {
-		return []proto.Message{m}
+		return false
 	}
 	pod := podOf(e.GetPodSandboxStatus().GetLabels(), e.GetPodSandboxStatus().GetMetadata().GetName())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, f := range r.faults {
-		if f.silent && f.pod == pod {
-			return nil
-		}
-	}
-	return []proto.Message{m}
+	return slices.ContainsFunc(r.faults, func(f *fault) bool { return f.silent && f.pod == pod })
 }
 
 func (r *recorder) begin(ctx context.Context, wire *relay.Call) *call {
 	c := &call{method: wire.Method, req: wire.Request, begun: time.Now()}
+	if create, ok := wire.Request.(*runtimeapi.CreateContainerRequest); ok {
+		_, c.logPlace = os.Stat(filepath.Dir(filepath.Join(create.GetSandboxConfig().GetLogDirectory(), create.GetConfig().GetLogPath())))
+	}
 	if deadline, ok := ctx.Deadline(); ok {
 		c.deadline = deadline
 	}
@@ -190,7 +193,6 @@ func (r *recorder) attribute(c *call) {
 	case *runtimeapi.CreateContainerRequest:
 		of = r.owners[c.sandboxID]
 		of.container = req.GetConfig().GetMetadata().GetName()
-		_, c.logPlace = os.Stat(filepath.Dir(filepath.Join(req.GetSandboxConfig().GetLogDirectory(), req.GetConfig().GetLogPath())))
 	case *runtimeapi.ImageStatusRequest:
 		of = r.imageOwner(req.GetImage())
 	case *runtimeapi.PullImageRequest:

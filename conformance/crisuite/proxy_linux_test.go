@@ -2,23 +2,15 @@ package crisuite_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"path"
 	"sync"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/nodekit-project/nodekit/internal/rpc"
+	"github.com/nodekit-project/nodekit/internal/relay"
 )
 
 // fault is what a mutant does on the way between the suite and a runtime without fault.
@@ -57,7 +49,6 @@ type exchange struct {
 // proxy passes all calls on to a runtime, and lets a fault see them.
 type proxy struct {
 	fault
-	conn  *grpc.ClientConn
 	rt    runtimeapi.RuntimeServiceClient
 	im    runtimeapi.ImageServiceClient
 	root  string
@@ -71,98 +62,69 @@ type proxy struct {
 
 // serveProxy serves on a socket until ctx ends.
 func serveProxy(ctx context.Context, p *proxy, inner, endpoint string) error {
-	var err error
-	const most = 64 << 20
-	p.conn, err = grpc.NewClient("unix:"+inner, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(most)))
+	r, err := relay.New("unix://"+inner, relay.Hooks{Unary: p.unary, Stream: p.stream})
 	if err != nil {
 		return err
 	}
-	defer p.conn.Close()
-	p.rt, p.im = runtimeapi.NewRuntimeServiceClient(p.conn), runtimeapi.NewImageServiceClient(p.conn)
+	defer r.Close()
+	p.rt, p.im = runtimeapi.NewRuntimeServiceClient(r.Conn()), runtimeapi.NewImageServiceClient(r.Conn())
 	p.calls, p.notes, p.flight = map[string]int{}, map[string]any{}, map[string]int{}
 	if p.open != nil {
 		p.open(p)
 	}
-	l, err := rpc.Listen(endpoint)
+	stop, err := r.Serve(endpoint)
 	if err != nil {
 		return err
 	}
-	return rpc.Serve(ctx, grpc.NewServer(grpc.UnknownServiceHandler(p.pass), grpc.MaxSendMsgSize(most)), l, 0)
+	<-ctx.Done()
+	return stop()
 }
 
-// pass is the handler of every method: on the wire a unary call is a stream, too.
-func (p *proxy) pass(_ any, from grpc.ServerStream) error {
-	full, _ := grpc.MethodFromServerStream(from)
-	method, req, resp, err := messages(full)
-	if err != nil {
-		return err
-	}
-	if err := from.RecvMsg(req); err != nil {
-		return err
-	}
-	key := full + fmt.Sprint(req)
+// begin counts a call, and asks the fault for an answer in the place of the runtime's.
+func (p *proxy) begin(ctx context.Context, call *relay.Call) (c *exchange, answer proto.Message, err error) {
+	key := call.Method + fmt.Sprint(call.Request)
 	p.mu.Lock()
 	p.calls[key]++
-	c := &exchange{proxy: p, ctx: from.Context(), method: path.Base(full), req: req, calls: p.calls[key]}
+	c = &exchange{proxy: p, ctx: ctx, method: call.Method, req: call.Request, calls: p.calls[key]}
 	p.mu.Unlock()
 	if p.request != nil {
-		answer, err := p.request(c, req)
-		if err != nil {
-			return err
-		}
-		if answer != nil {
-			return from.SendMsg(answer)
-		}
+		answer, err = p.request(c, c.req)
 	}
-	if method.IsStreamingServer() {
-		return p.stream(c, full, from, resp)
+	return c, answer, err
+}
+
+func (p *proxy) unary(ctx context.Context, call *relay.Call, next relay.Next) (proto.Message, error) {
+	c, answer, err := p.begin(ctx, call)
+	if err != nil || answer != nil {
+		return answer, err
 	}
-	answer := resp.New().Interface()
-	err = p.conn.Invoke(from.Context(), full, req, answer)
+	answer, err = next(ctx)
 	if p.answer != nil {
 		answer, err = p.answer(c, answer, err)
 	}
-	if err != nil {
-		return err
-	}
-	return from.SendMsg(answer)
+	return answer, err
 }
 
-func (p *proxy) stream(c *exchange, full string, from grpc.ServerStream, resp protoreflect.MessageType) error {
-	to, err := p.conn.NewStream(from.Context(), &grpc.StreamDesc{ServerStreams: true}, full)
+func (p *proxy) stream(ctx context.Context, call *relay.Call, send relay.Send, next relay.Stream) error {
+	c, answer, err := p.begin(ctx, call)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(to.SendMsg(c.req), to.CloseSend()); err != nil {
-		return err
+	if answer != nil {
+		return send(answer)
 	}
-	if c.method == "GetContainerEvents" {
-		if _, err := to.Header(); err != nil {
-			return err
-		}
-		if err := from.SendHeader(metadata.MD{}); err != nil {
-			return err
-		}
-	}
-	for {
-		m := resp.New().Interface()
-		err := to.RecvMsg(m)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+	return next(ctx, func(m proto.Message) error {
 		all := []proto.Message{m}
 		if p.streamed != nil {
 			all = p.streamed(c, m)
 		}
 		for _, m := range all {
-			if err := p.deliver(c, func() error { return from.SendMsg(m) }); err != nil {
+			if err := p.deliver(c, func() error { return send(m) }); err != nil {
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }
 
 func (p *proxy) deliver(c *exchange, send func() error) error {
@@ -170,23 +132,6 @@ func (p *proxy) deliver(c *exchange, send func() error) error {
 		return send()
 	}
 	return p.delivered(c, send)
-}
-
-// messages returns a method ("/runtime.v1.X/Y"), an empty request of it, and the type of
-// its answers.
-func messages(full string) (protoreflect.MethodDescriptor, proto.Message, protoreflect.MessageType, error) {
-	service, name := path.Split(full)
-	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(path.Base(service) + "." + name))
-	if err != nil {
-		return nil, nil, nil, status.Error(codes.Unimplemented, full)
-	}
-	method := d.(protoreflect.MethodDescriptor)
-	in, err := protoregistry.GlobalTypes.FindMessageByName(method.Input().FullName())
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	out, err := protoregistry.GlobalTypes.FindMessageByName(method.Output().FullName())
-	return method, in.New().Interface(), out, err
 }
 
 // once makes a note of the fault's, and reports whether it is the first of that name.

@@ -1,7 +1,7 @@
 // Package relay passes the calls of the CRI on from one unix socket to another
 // and lets its owner see, hold, alter or answer each of them. The recording
 // runtime of the suite for CRI clients is one, and so are the mutants that prove
-// it. It knows the methods from the descriptors of cri-api alone, so that a new
+// that suite and the one for runtimes. It knows the methods from the descriptors of cri-api alone, so that a new
 // one is passed on, too.
 package relay
 
@@ -38,15 +38,19 @@ type Call struct {
 // Next passes the call on and returns what the server says.
 type Next func(ctx context.Context) (proto.Message, error)
 
-// Stream passes a call with a stream of answers on until the stream ends. Edit
-// returns what is sent in the place of each message; nil sends them as they are.
-type Stream func(ctx context.Context, edit func(proto.Message) []proto.Message) error
+// Send sends a message of a stream to the client.
+type Send func(proto.Message) error
+
+// Stream passes a call with a stream of answers on until the stream ends. each is
+// called with one message after the other, and sends what goes to the client in its
+// place: Send as it is.
+type Stream func(ctx context.Context, each Send) error
 
 // Hooks are told of every call, from many goroutines at once. A nil one passes
 // calls on. Errors are sent with the codes that package rpc gives them.
 type Hooks struct {
 	Unary  func(ctx context.Context, c *Call, next Next) (proto.Message, error)
-	Stream func(ctx context.Context, c *Call, next Stream) error
+	Stream func(ctx context.Context, c *Call, send Send, next Stream) error
 }
 
 // Relay passes calls on to one server. It is safe for concurrent use.
@@ -127,16 +131,15 @@ func (r *Relay) Invoke(ctx context.Context, c *Call) (proto.Message, error) {
 }
 
 func (r *Relay) stream(c *Call, from grpc.ServerStream) error {
-	next := func(ctx context.Context, edit func(proto.Message) []proto.Message) error {
-		return r.copyStream(ctx, c, from, edit)
-	}
+	send := func(m proto.Message) error { return from.SendMsg(m) }
+	next := func(ctx context.Context, each Send) error { return r.copyStream(ctx, c, from, each) }
 	if r.hooks.Stream != nil {
-		return r.hooks.Stream(from.Context(), c, next)
+		return r.hooks.Stream(from.Context(), c, send, next)
 	}
-	return next(from.Context(), nil)
+	return next(from.Context(), send)
 }
 
-func (r *Relay) copyStream(ctx context.Context, c *Call, from grpc.ServerStream, edit func(proto.Message) []proto.Message) error {
+func (r *Relay) copyStream(ctx context.Context, c *Call, from grpc.ServerStream, each Send) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	to, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, c.full)
@@ -161,14 +164,8 @@ func (r *Relay) copyStream(ctx context.Context, c *Call, from grpc.ServerStream,
 		if err != nil {
 			return rpc.FromStatus(err)
 		}
-		all := []proto.Message{m}
-		if edit != nil {
-			all = edit(m)
-		}
-		for _, m := range all {
-			if err := from.SendMsg(m); err != nil {
-				return err
-			}
+		if err := each(m); err != nil {
+			return err
 		}
 	}
 }

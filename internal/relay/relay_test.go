@@ -102,10 +102,10 @@ func TestHooks(t *testing.T) {
 			r.Version += "!"
 			return next(ctx)
 		},
-		Stream: func(ctx context.Context, _ *relay.Call, next relay.Stream) error {
-			return next(ctx, func(m proto.Message) []proto.Message {
+		Stream: func(ctx context.Context, _ *relay.Call, send relay.Send, next relay.Stream) error {
+			return next(ctx, func(m proto.Message) error {
 				if e, ok := m.(*runtimeapi.ContainerEventResponse); ok && e.ContainerId == "a" {
-					return []proto.Message{m, m}
+					return errors.Join(send(m), send(m))
 				}
 				return nil
 			})
