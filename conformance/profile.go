@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 )
@@ -90,6 +91,13 @@ func (p *Profile) Fact(name string) (value string, declared bool) {
 	}
 	value, declared = p.Facts[name]
 	return value, declared
+}
+
+// List returns the declared values of a fact that is a list: words with commas or
+// blanks between them, or a list of YAML's. It is empty where nothing is declared.
+func (p *Profile) List(name string) []string {
+	text, _ := p.Fact(name)
+	return strings.FieldsFunc(text, func(c rune) bool { return strings.ContainsRune(", []\"", c) })
 }
 
 // waiver returns the reason why a rule is waived, and whether it is.

@@ -126,8 +126,7 @@ func (t *Target) Declare(profile *conformance.Profile) error {
 		}
 		t.Patience = patience
 	}
-	lacks, _ := profile.Fact("lacks")
-	for _, name := range strings.FieldsFunc(lacks, func(c rune) bool { return strings.ContainsRune(", []\"", c) }) {
+	for _, name := range profile.List("lacks") {
 		t.Lacks = append(t.Lacks, Feature(name))
 	}
 	return t.validate()

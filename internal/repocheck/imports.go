@@ -56,8 +56,9 @@ func layers() []layer {
 		{"examples/...", slices.Concat(sdks, []string{"conformance/...", "kubelet/nodetest"})},
 
 		{"conformance", []string{"internal/..."}},
-		{"conformance/crisuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
-		{"conformance/criclientsuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
+		{"conformance/internal/...", []string{"conformance"}},
+		{"conformance/crisuite/...", []string{"conformance", "conformance/internal/...", "cri", "cri/client", "cri/log", "internal/..."}},
+		{"conformance/criclientsuite/...", []string{"conformance", "conformance/internal/...", "cri", "cri/client", "cri/log", "internal/..."}},
 		{"conformance/cnisuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
 		{"conformance/cniruntimesuite/...", []string{"conformance", "cni", "cni/runtime", "internal/..."}},
 		{"conformance/csisuite/...", []string{"conformance", "csi", "csi/mount", "csi/store", "csi/client", "internal/..."}},
