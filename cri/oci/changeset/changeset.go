@@ -24,7 +24,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/internal/ctxio"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/xattr"
 )
 
 // deepest is how many directories may lie in one another, each of which is
@@ -177,25 +179,12 @@ func (c *changes) file(dir *os.File, base, name string) error {
 	if err := c.tar.WriteHeader(h); err != nil {
 		return err
 	}
-	n, err := io.Copy(c.tar, reader{c.ctx, io.LimitReader(f, st.Size)})
+	n, err := io.Copy(c.tar, ctxio.Reader(c.ctx, io.LimitReader(f, st.Size)))
 	if err != nil {
 		return err
 	}
 	_, err = io.CopyN(c.tar, zeros{}, st.Size-n) // it has shrunk
 	return err
-}
-
-// reader ends with its context.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 type zeros struct{}
@@ -233,17 +222,17 @@ func special(st *unix.Stat_t, name string) *tar.Header {
 // for those that are the overlay's own. nil where the file system has none.
 func attributes(f *os.File) (map[string]string, error) {
 	const paxPrefix = "SCHILY.xattr."
-	list, err := read(func(p []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), p) })
-	if err != nil || len(list) == 0 {
+	names, err := xattr.List(int(f.Fd()))
+	if err = ignoreGone(err); err != nil || len(names) == 0 {
 		return nil, err
 	}
 	records := map[string]string{}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+	for _, name := range names {
 		if strings.HasPrefix(name, "trusted.") {
 			continue
 		}
-		value, err := read(func(p []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, p) })
-		if err != nil {
+		value, err := xattr.Get(int(f.Fd()), name)
+		if err = ignoreGone(err); err != nil {
 			return nil, err
 		}
 		if len(value) > 0 { // PAX has no empty values
@@ -253,25 +242,16 @@ func attributes(f *os.File) (map[string]string, error) {
 	return records, nil
 }
 
-// read asks for a value's size first. One that grew meanwhile, or is gone, is
-// left out.
-func read(get func([]byte) (int, error)) ([]byte, error) {
-	n, err := get(nil)
-	if err == nil && n > 0 {
-		p := make([]byte, n)
-		n, err = get(p)
-		if err == nil {
-			return p[:n], nil
-		}
-	}
+// ignoreGone is for an attribute that grew meanwhile, or is gone: it is left out.
+func ignoreGone(err error) error {
 	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ERANGE) {
-		return nil, nil
+		return nil
 	}
-	return nil, err
+	return err
 }
 
 // isOpaque reports whether a directory of an overlay hides what is below it.
 func isOpaque(dir *os.File) bool {
-	value, err := read(func(p []byte) (int, error) { return unix.Fgetxattr(int(dir.Fd()), "trusted.overlay.opaque", p) })
+	value, err := xattr.Get(int(dir.Fd()), "trusted.overlay.opaque")
 	return err == nil && string(value) == "y"
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/xattr"
 )
 
 // copyAttributes gives the directory dir of the unpacked layer at root what the
@@ -44,9 +46,7 @@ func hidesBelow(layer, dir string) bool {
 	for up := filepath.Dir(filepath.Join("/", dir)); ; up = filepath.Dir(up) {
 		fd, err := openIn(layer, up)
 		if err == nil {
-			value, _ := xattr(func(b []byte) (int, error) {
-				return unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", fd), "trusted.overlay.opaque", b)
-			})
+			value, _ := xattr.GetAt(fmt.Sprintf("/proc/self/fd/%d", fd), "trusted.overlay.opaque")
 			_ = unix.Close(fd)
 			if string(value) == "y" {
 				return true
@@ -91,18 +91,18 @@ func copyFrom(from int, target string) error {
 
 // copyXattrs leaves out the trusted ones, in which overlay keeps its marks.
 func copyXattrs(from, target string) error {
-	names, err := xattr(func(b []byte) (int, error) { return unix.Listxattr(from, b) })
+	names, err := xattr.ListAt(from)
 	if errors.Is(err, unix.ENOTSUP) || len(names) == 0 {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
+	for _, name := range names {
 		if strings.HasPrefix(name, "trusted.") {
 			continue
 		}
-		value, err := xattr(func(b []byte) (int, error) { return unix.Getxattr(from, name, b) })
+		value, err := xattr.GetAt(from, name)
 		if err == nil {
 			err = unix.Lsetxattr(target, name, value, unix.XATTR_CREATE)
 		}
@@ -111,18 +111,4 @@ func copyXattrs(from, target string) error {
 		}
 	}
 	return nil
-}
-
-// xattr reads what get returns, whatever its size is.
-func xattr(get func([]byte) (int, error)) ([]byte, error) {
-	n, err := get(nil)
-	if err != nil || n == 0 {
-		return nil, err
-	}
-	b := make([]byte, n)
-	n, err = get(b)
-	if err != nil {
-		return nil, err
-	}
-	return b[:n], nil
 }

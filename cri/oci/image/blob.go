@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image/content"
+	"github.com/nodekit-project/nodekit/internal/ctxio"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
@@ -113,7 +114,7 @@ func resumeBlob(ctx context.Context, f *os.File, b content.Blob) error {
 	if at != have {
 		return readBlob(ctx, f, r, b)
 	}
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(&contextReader{ctx, r}, b.Size-have+1))
+	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(ctxio.Reader(ctx, r), b.Size-have+1))
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func readBlob(ctx context.Context, f *os.File, r io.Reader, b content.Blob) erro
 		return err
 	}
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(&contextReader{ctx, r}, b.Size+1))
+	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(ctxio.Reader(ctx, r), b.Size+1))
 	if err != nil {
 		return err
 	}
@@ -157,17 +158,4 @@ func check(b content.Blob, n int64, sum hash.Hash) error {
 		return fault.Invalid.Errorf("its content has the digest sha256:%s: it is corrupt", got)
 	}
 	return nil
-}
-
-// contextReader ends with the context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

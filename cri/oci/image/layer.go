@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nodekit-project/nodekit/internal/ctxio"
 	"github.com/nodekit-project/nodekit/internal/decompress"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -68,7 +69,7 @@ func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *implied
 	if err := applyLayer(ctx, root, from, g.accept, dirs); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, &contextReader{ctx, from}); err != nil { // padding belongs to the digest
+	if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, from)); err != nil { // padding belongs to the digest
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != l.DiffID.Hex {
