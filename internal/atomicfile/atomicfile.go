@@ -21,7 +21,10 @@ func Write(path string, data []byte, perm os.FileMode) error {
 	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	if err := SyncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("writing %q: %w", path, err)
+	}
+	return nil
 }
 
 // Replace is Write for a file that need not outlive a loss of power, which may
