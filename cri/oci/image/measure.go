@@ -52,6 +52,9 @@ func (ms *measurements) usage(dir string) (taken, error) {
 		}
 		have.last = taken{bytes, inodes, time.Now()}
 		have.cost = have.last.at.Sub(begun)
+		if inodes == 0 { // it went away, maybe after it was forgotten
+			ms.forget(dir)
+		}
 	}
 	return have.last, nil
 }
