@@ -99,9 +99,7 @@ func (s *server) archive(ctx context.Context, id, location string) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("checkpointing container %q: %w", id, err), removed(partial))
 	}
-	if left := s.resumed(ctx, c.Sandbox.ID, []*Container{c}); left != nil {
-		err = errors.Join(err, left)
-	}
+	err = errors.Join(err, s.resumed(ctx, c.Sandbox.ID, []*Container{c}))
 	if err == nil {
 		s.log.InfoContext(ctx, "container checkpointed", "container", id, "location", location)
 	}

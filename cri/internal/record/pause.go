@@ -1,7 +1,6 @@
 package record
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,10 +23,7 @@ func (d *Dir) PutPause(p Pause) error {
 
 // ForgetPause writes that none of them is paused any more. Idempotent.
 func (d *Dir) ForgetPause(sandboxID string) error {
-	if err := os.Remove(filepath.Join(d.path, "pauses", sandboxID)); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return forget(filepath.Join(d.path, "pauses", sandboxID))
 }
 
 // Pauses returns what PutPause was called with.

@@ -5,8 +5,8 @@
 // (Phase). The package decides nothing: when to write is the server's business
 // (state), what to do about a phase that was cut short, too. Files are replaced
 // whole (internal/atomicfile). They survive every death of the server; boot.go
-// says what a loss of power may take. A Dir keeps no state of its own and is safe for
-// concurrent use; callers order the writes of one object.
+// says what a loss of power may take. A Dir keeps no state of its own and is safe
+// for concurrent use; callers order the writes of one object.
 package record
 
 import (
@@ -166,6 +166,11 @@ func (d *Dir) remove(id, file string) error {
 	if err := os.RemoveAll(home); err != nil {
 		return fmt.Errorf("removing the directory of %q: %w", id, err)
 	}
+	return forget(file)
+}
+
+// forget removes the file of a record. It may be gone.
+func forget(file string) error {
 	if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
