@@ -38,8 +38,8 @@
 //     keeper dies between that and the write(2) that follows; a terminal cannot be
 //     copied without being read. The OCI runtime hands a terminal over once: the
 //     container is killed, and its exit Lost, if the keeper dies between the
-//     accept(2) of that and the sendmsg(2) that follows. Programs in Exec are killed, and their callers and
-//     those of Attach get fault.Unavailable.
+//     accept(2) of that and the sendmsg(2) that follows. Programs in Exec are
+//     killed, and their callers and those of Attach get fault.Unavailable.
 //   - The anchor is killed: the same, and nothing is lost of a container that this
 //     keeper has started. One that an earlier keeper had started was the anchor's
 //     child: its exit code comes from the kernel (Linux 6.15 and later), and

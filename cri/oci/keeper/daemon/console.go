@@ -67,9 +67,7 @@ func (c *console) terminal() (*os.File, error) {
 		err = fault.Internal.Errorf("receiving the terminal: the runtime sent %d descriptors", len(fds))
 	}
 	if err != nil {
-		for _, fd := range fds {
-			err = errors.Join(err, unix.Close(fd))
-		}
+		closeAll(fds)
 		return nil, err
 	}
 	// Non-blocking, so that it is read by the poller and not by a thread.
