@@ -81,7 +81,7 @@ func (cs calls) String() string {
 	return strings.Join(words, ", ")
 }
 
-// sandboxConfigs are the requests of RunPodSandbox.
+// sandboxes are the requests of RunPodSandbox.
 func (cs calls) sandboxes() []*runtimeapi.RunPodSandboxRequest {
 	var list []*runtimeapi.RunPodSandboxRequest
 	for i := range cs {

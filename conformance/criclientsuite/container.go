@@ -2,10 +2,9 @@ package criclientsuite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/api/core/v1"
@@ -206,8 +205,8 @@ func checkUnique(ctx context.Context, l *lab) error {
 
 // words returns an error unless a container has the words.
 func words(what string, got, wanted []string) error {
-	if strings.Join(got, "\x00") == strings.Join(wanted, "\x00") {
+	if slices.Equal(got, wanted) {
 		return nil
 	}
-	return errors.New(what + " are " + fmt.Sprintf("%q, want %q", got, wanted))
+	return fmt.Errorf("%s are %q, want %q", what, got, wanted)
 }

@@ -2,7 +2,6 @@ package criclientsuite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -206,8 +205,10 @@ func checkOrphan(ctx context.Context, l *lab) error {
 	if err := s.await(ctx, func(cs calls) error { return called(cs.good(), "StopPodSandbox") }); err != nil {
 		return err
 	}
-	if left, err := s.runningNow(ctx); err != nil || len(left) > 0 {
-		return errors.Join(err, fmt.Errorf("containers of the Pod run on: %v", left))
+	if left, err := s.runningNow(ctx); err != nil {
+		return err
+	} else if len(left) > 0 {
+		return fmt.Errorf("containers of the Pod run on: %v", left)
 	}
 	return other.untouched(ctx)
 }

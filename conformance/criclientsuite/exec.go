@@ -190,16 +190,7 @@ func checkPreStop(ctx context.Context, l *lab) error {
 			return nil
 		}
 	}})
-	if err := s.give(); err != nil {
-		return err
-	}
-	if err := s.started(ctx); err != nil {
-		return err
-	}
-	if err := s.take(); err != nil {
-		return err
-	}
-	if err := s.await(ctx, func(cs calls) error { return called(cs, "StopContainer") }); err != nil {
+	if err := s.comesAndGoes(ctx, func(cs calls) error { return called(cs, "StopContainer") }); err != nil {
 		return err
 	}
 	hook, stop := s.calls().of("ExecSync").first(), s.calls().of("StopContainer").first()

@@ -57,16 +57,25 @@ func stopRules() []rule {
 	}
 }
 
-// takenAway gives the kubelet a Pod, takes it away again and waits for a call.
-func (l *lab) takenAway(ctx context.Context, method string, changes ...change) (*subject, error) {
-	s, err := l.running(ctx, changes...)
-	if err != nil {
-		return nil, err
+// comesAndGoes gives the kubelet the Pod, takes it away again once its containers were
+// started, and waits until enough of what follows is seen.
+func (s *subject) comesAndGoes(ctx context.Context, missing func(calls) error) error {
+	if err := s.give(); err != nil {
+		return err
+	}
+	if err := s.started(ctx); err != nil {
+		return err
 	}
 	if err := s.take(); err != nil {
-		return nil, err
+		return err
 	}
-	return s, s.await(ctx, func(cs calls) error { return called(cs, method) })
+	return s.await(ctx, missing)
+}
+
+// takenAway is comesAndGoes of a Pod that is as the changes make it, until a call.
+func (l *lab) takenAway(ctx context.Context, method string, changes ...change) (*subject, error) {
+	s := l.draft(changes...)
+	return s, s.comesAndGoes(ctx, func(cs calls) error { return called(cs, method) })
 }
 
 // checkGrace makes a check of the first timeout that a container is stopped with.
@@ -110,16 +119,7 @@ func checkStopsBeside(ctx context.Context, l *lab) error {
 			return nil
 		}})
 	}
-	if err := s.give(); err != nil {
-		return err
-	}
-	if err := s.started(ctx); err != nil {
-		return err
-	}
-	if err := s.take(); err != nil {
-		return err
-	}
-	if err := s.await(ctx, func(cs calls) error { return called(cs, "StopPodSandbox") }); err != nil {
+	if err := s.comesAndGoes(ctx, func(cs calls) error { return called(cs, "StopPodSandbox") }); err != nil {
 		return err
 	}
 	stops, sandbox := s.calls().of("StopContainer"), s.calls().of("StopPodSandbox").first()
@@ -196,16 +196,7 @@ func checkStopsAgain(method string, missing func(calls) error) look {
 		l.inject(&fault{method: method, pod: s.name, times: 1, before: func(context.Context, *call) error {
 			return errors.New("the suite does not want it yet")
 		}})
-		if err := s.give(); err != nil {
-			return err
-		}
-		if err := s.started(ctx); err != nil {
-			return err
-		}
-		if err := s.take(); err != nil {
-			return err
-		}
-		return s.await(ctx, missing)
+		return s.comesAndGoes(ctx, missing)
 	}
 }
 
@@ -230,14 +221,5 @@ func checkStopsGone(ctx context.Context, l *lab) error {
 	l.inject(&fault{method: "StopContainer", pod: s.name, after: func(proto.Message, error) (proto.Message, error) {
 		return nil, cri.ErrNotFound.Errorf("there is no such container")
 	}})
-	if err := s.give(); err != nil {
-		return err
-	}
-	if err := s.started(ctx); err != nil {
-		return err
-	}
-	if err := s.take(); err != nil {
-		return err
-	}
-	return s.await(ctx, func(cs calls) error { return called(cs.good(), "StopPodSandbox") })
+	return s.comesAndGoes(ctx, func(cs calls) error { return called(cs.good(), "StopPodSandbox") })
 }
