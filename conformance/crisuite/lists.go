@@ -220,18 +220,30 @@ func checkStreamImages(ctx context.Context, s *subject) error {
 	return sameIDs(listed.GetImages(), streamed, func(im *runtimeapi.Image) bool { return im.GetId() == id })
 }
 
-// statItem lets stats be told apart by their container.
-type statItem struct{ *runtimeapi.ContainerStats }
+// item lets messages that have their id in a part be told apart by it.
+type item struct{ id string }
 
-func (s statItem) GetId() string { //nolint:staticcheck // as the messages have it
-	return s.GetAttributes().GetId()
+func (i item) GetId() string { return i.id } //nolint:staticcheck // as the messages have it
+
+// items makes them of a list.
+func items[M any](all []M, id func(M) string) []item {
+	var list []item
+	for _, one := range all {
+		list = append(list, item{id(one)})
+	}
+	return list
 }
 
-func statItems(all []*runtimeapi.ContainerStats) (items []statItem) {
-	for _, one := range all {
-		items = append(items, statItem{one})
-	}
-	return items
+func statItems(all []*runtimeapi.ContainerStats) []item {
+	return items(all, func(st *runtimeapi.ContainerStats) string { return st.GetAttributes().GetId() })
+}
+
+func podItems(all []*runtimeapi.PodSandboxStats) []item {
+	return items(all, func(st *runtimeapi.PodSandboxStats) string { return st.GetAttributes().GetId() })
+}
+
+func metricItems(all []*runtimeapi.PodSandboxMetrics) []item {
+	return items(all, (*runtimeapi.PodSandboxMetrics).GetPodSandboxId)
 }
 
 func checkStreamStats(ctx context.Context, s *subject) error {
@@ -253,25 +265,11 @@ func checkStreamStats(ctx context.Context, s *subject) error {
 	if err != nil {
 		return unimplemented("StreamContainerStats", err)
 	}
-	streamed, err := received(stream, func(m *runtimeapi.StreamContainerStatsResponse) []statItem { return statItems(m.GetContainerStats()) })
+	streamed, err := received(stream, func(m *runtimeapi.StreamContainerStatsResponse) []item { return statItems(m.GetContainerStats()) })
 	if err != nil {
 		return unimplemented("StreamContainerStats", err)
 	}
-	return sameIDs(statItems(listed.GetStats()), streamed, func(statItem) bool { return true })
-}
-
-// podItem lets a Pod's stats be told apart by their Pod.
-type podItem struct{ *runtimeapi.PodSandboxStats }
-
-func (p podItem) GetId() string { //nolint:staticcheck // as the messages have it
-	return p.GetAttributes().GetId()
-}
-
-func podItems(all []*runtimeapi.PodSandboxStats) (items []podItem) {
-	for _, one := range all {
-		items = append(items, podItem{one})
-	}
-	return items
+	return sameIDs(statItems(listed.GetStats()), streamed, func(item) bool { return true })
 }
 
 // ownPods runs sandboxes as the kubelet does, each with a container where the runtime has
@@ -315,25 +313,11 @@ func checkStreamPodStats(ctx context.Context, s *subject) error {
 	if err != nil {
 		return unimplemented("StreamPodSandboxStats", err)
 	}
-	streamed, err := received(stream, func(m *runtimeapi.StreamPodSandboxStatsResponse) []podItem { return podItems(m.GetPodSandboxStats()) })
+	streamed, err := received(stream, func(m *runtimeapi.StreamPodSandboxStatsResponse) []item { return podItems(m.GetPodSandboxStats()) })
 	if err != nil {
 		return unimplemented("StreamPodSandboxStats", err)
 	}
-	return sameIDs(podItems(listed.GetStats()), streamed, func(p podItem) bool { return mine(p.GetId()) })
-}
-
-// metricItem lets a Pod's metrics be told apart by their Pod.
-type metricItem struct{ *runtimeapi.PodSandboxMetrics }
-
-func (m metricItem) GetId() string { //nolint:staticcheck // as the messages have it
-	return m.GetPodSandboxId()
-}
-
-func metricItems(all []*runtimeapi.PodSandboxMetrics) (items []metricItem) {
-	for _, one := range all {
-		items = append(items, metricItem{one})
-	}
-	return items
+	return sameIDs(podItems(listed.GetStats()), streamed, func(p item) bool { return mine(p.id) })
 }
 
 func checkStreamMetrics(ctx context.Context, s *subject) error {
@@ -352,13 +336,13 @@ func checkStreamMetrics(ctx context.Context, s *subject) error {
 	if err != nil {
 		return unimplemented("StreamPodSandboxMetrics", err)
 	}
-	streamed, err := received(stream, func(m *runtimeapi.StreamPodSandboxMetricsResponse) []metricItem {
+	streamed, err := received(stream, func(m *runtimeapi.StreamPodSandboxMetricsResponse) []item {
 		return metricItems(m.GetPodSandboxMetrics())
 	})
 	if err != nil {
 		return unimplemented("StreamPodSandboxMetrics", err)
 	}
-	return sameIDs(metricItems(listed.GetPodMetrics()), streamed, func(m metricItem) bool { return mine(m.GetId()) })
+	return sameIDs(metricItems(listed.GetPodMetrics()), streamed, func(m item) bool { return mine(m.id) })
 }
 
 func checkStreamEmpty(ctx context.Context, s *subject) error {

@@ -174,7 +174,7 @@ func checkStatsFilter(ctx context.Context, s *subject) error {
 		if err != nil {
 			return fmt.Errorf("ListContainerStats: %w", err)
 		}
-		running := slices.DeleteFunc(statItems(resp.GetStats()), func(st statItem) bool { return st.GetId() == ended.id }) // which may be there
+		running := slices.DeleteFunc(statItems(resp.GetStats()), func(st item) bool { return st.id == ended.id }) // which may be there
 		if err := exactly(running, c.want...); err != nil {
 			return fmt.Errorf("ListContainerStats with filter %v: %w", c.filter, err)
 		}
