@@ -3,7 +3,6 @@ package cnibench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"path/filepath"
 
@@ -15,7 +14,7 @@ import (
 )
 
 // floors measures what no plugin can be faster than.
-func (l *lab) floors(ctx context.Context) error {
+func (l *lab) floors(ctx context.Context) (err error) {
 	version := map[string]string{"CNI_COMMAND": "VERSION"}
 	sides := []bench.Side{
 		execution("exec /bin/true", "/bin/true", nil),
@@ -31,6 +30,7 @@ func (l *lab) floors(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, w.close()) }()
 	sides = append(sides, bench.Side{Name: "veth, bridge port, address and route, in process", Run: func(context.Context) (bench.Sample, error) { return l.wire(w) }})
 	return l.measure(ctx, "what the machine asks for at least", l.Rounds, sides)
 }
@@ -62,39 +62,54 @@ func newWires() (*wires, error) {
 	return &wires{host: host, bridge: br}, errors.Join(host.LinkAdd(br), host.LinkSetUp(br))
 }
 
-// wire does by hand what ADD of bridge comes to, with nothing looked up, and
-// undoes it.
+func (w *wires) close() error {
+	defer w.host.Close()
+	return w.host.LinkDel(w.bridge)
+}
+
+// wire does by hand what ADD of bridge comes to, and undoes it.
 func (l *lab) wire(w *wires) (s bench.Sample, err error) {
 	p, err := l.newPod()
 	if err != nil {
 		return s, err
 	}
-	ns, err := netns.Open(p.ns)
+	defer func() { err = errors.Join(err, netns.Remove(p.ns)) }()
+	s, err = bench.Timed(func() error { return w.add(p) })
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, ns.Close(), netns.Remove(p.ns)) }()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex, attrs.Flags = fmt.Sprintf("floor%d", l.next()), w.bridge.Attrs().Index, net.FlagUp
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.FD())}
-	s, err = bench.Timed(func() error {
-		var inside *netlink.Handle
-		err := ns.Do(func() (err error) {
-			inside, err = netlink.NewHandle()
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		defer inside.Close()
-		return errors.Join(w.host.LinkAdd(pair), equip(inside))
-	})
-	if err != nil {
-		return s, err
-	}
-	del, err := bench.Timed(func() error { return w.host.LinkDel(pair) })
+	del, err := bench.Timed(func() error { return w.del(p) })
 	s.Steps = []bench.Step{{Name: "deletion of the veth", Took: del.Total}}
 	return s, err
+}
+
+// add makes the Pod's pair, its address and its route, with nothing looked up.
+func (w *wires) add(p *pod) error {
+	ns, err := netns.Open(p.ns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	var inside *netlink.Handle
+	err = ns.Do(func() (err error) {
+		inside, err = netlink.NewHandle()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	pair := w.pair(p)
+	pair.PeerName, pair.PeerNamespace = "eth0", netlink.NsFd(ns.FD())
+	return errors.Join(w.host.LinkAdd(pair), equip(inside))
+}
+
+func (w *wires) del(p *pod) error { return w.host.LinkDel(w.pair(p)) }
+
+func (w *wires) pair(p *pod) *netlink.Veth {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex, attrs.Flags = p.id, w.bridge.Attrs().Index, net.FlagUp
+	return &netlink.Veth{LinkAttrs: attrs}
 }
 
 func equip(inside *netlink.Handle) error {

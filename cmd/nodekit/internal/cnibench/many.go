@@ -17,55 +17,61 @@ const crowd = 100
 // parallel measures many Pods at once, through the doors that execute nothing:
 // with the others it would be the machine's forks that are measured. Each
 // sample is long, so there are fewer.
-func (l *lab) parallel(ctx context.Context) error {
+func (l *lab) parallel(ctx context.Context) (err error) {
 	var sides []bench.Side
 	for _, d := range l.doors {
 		if !d.resident {
 			continue
 		}
 		n := l.newNetwork(d, true, false)
-		sides = append(sides, bench.Side{Name: d.name, Run: func(ctx context.Context) (bench.Sample, error) { return l.many(ctx, n) }})
+		sides = append(sides, l.many(d.name,
+			func(ctx context.Context, p *pod) error { _, err := n.add(ctx, p); return err },
+			func(ctx context.Context, p *pod) error { _, err := n.del(ctx, p); return err }))
 	}
+	w, err := newWires()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	sides = append(sides, l.many("veth, bridge port, address and route alone",
+		func(_ context.Context, p *pod) error { return w.add(p) },
+		func(_ context.Context, p *pod) error { return w.del(p) }))
 	title := fmt.Sprintf("ADD of bridge, host-local and ipMasq for %d Pods at once, until the last has it; and DEL of all", crowd)
 	return l.measure(ctx, title, max(1, l.Rounds/3), sides)
 }
 
-func (l *lab) many(ctx context.Context, n *network) (s bench.Sample, err error) {
-	pods := make([]*pod, crowd)
-	defer func() {
-		for _, p := range pods {
-			if p != nil {
-				err = errors.Join(err, netns.Remove(p.ns))
+// many is a side that connects and disconnects many Pods at once.
+func (l *lab) many(name string, add, del func(context.Context, *pod) error) bench.Side {
+	return bench.Side{Name: name, Run: func(ctx context.Context) (s bench.Sample, err error) {
+		pods := make([]*pod, crowd)
+		defer func() {
+			for _, p := range pods {
+				if p != nil {
+					err = errors.Join(err, netns.Remove(p.ns))
+				}
+			}
+			err = errors.Join(err, l.settled(ctx))
+		}()
+		for i := range pods {
+			if pods[i], err = l.newPod(); err != nil {
+				return s, err
 			}
 		}
-		err = errors.Join(err, l.settled(ctx))
-	}()
-	for i := range pods {
-		if pods[i], err = l.newPod(); err != nil {
+		if s, err = each(ctx, pods, add); err != nil {
 			return s, err
 		}
-	}
-	s, err = each(pods, func(p *pod) error {
-		_, err := n.add(ctx, p)
-		return err
-	})
-	if err != nil {
+		gone, err := each(ctx, pods, del)
+		s.Steps = []bench.Step{{Name: "DEL", Took: gone.Total}}
 		return s, err
-	}
-	del, err := each(pods, func(p *pod) error {
-		_, err := n.del(ctx, p)
-		return err
-	})
-	s.Steps = []bench.Step{{Name: "DEL", Took: del.Total}}
-	return s, err
+	}}
 }
 
 // each measures a call for every Pod at once.
-func each(pods []*pod, call func(*pod) error) (bench.Sample, error) {
+func each(ctx context.Context, pods []*pod, call func(context.Context, *pod) error) (bench.Sample, error) {
 	var group errgroup.Group
 	return bench.Timed(func() error {
 		for _, p := range pods {
-			group.Go(func() error { return call(p) })
+			group.Go(func() error { return call(ctx, p) })
 		}
 		return group.Wait()
 	})
