@@ -77,9 +77,11 @@ func methods() map[string]protoreflect.MethodDescriptor {
 
 // filler fills messages with what no client should send, and with what one
 // would: known has values by the name of the field, so that many requests pass
-// the first checks.
+// the first checks. Paths are below a directory: what a request names is written,
+// and by root.
 type filler struct {
 	*rand.Rand
+	below string
 	known map[protoreflect.Name][]string
 }
 
@@ -186,8 +188,8 @@ func (f filler) text(field protoreflect.Name) string {
 		return good[f.IntN(len(good))]
 	}
 	odd := []string{
-		"", ".", "..", "/", "../../etc/passwd", "/etc/passwd", "a/../..", "a//b/", "a\x00b", "=", "\n", "%s%n", "ü", "-1", "10.0.0.1/99",
-		strings.Repeat("x", 300), strings.Repeat("/y", 3000),
+		"", ".", "..", f.below + "/", "../../etc/passwd", f.below + "/etc/passwd", "a/../..", "a//b/", "a\x00b", "=", "\n", "%s%n", "ü", "-1", "10.0.0.1/99",
+		strings.Repeat("x", 300), f.below + strings.Repeat("/y", 3000),
 	}
 	return odd[f.IntN(len(odd))]
 }
@@ -212,7 +214,7 @@ func FuzzRequests(f *testing.F) {
 		sb := n.sandboxOf(t, fmt.Sprint("s", seed))
 		c := n.containerOf(t, sb, "c")
 		_, _ = n.Runtime.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: c})
-		fill := filler{rand.New(rand.NewPCG(seed, 1)), map[protoreflect.Name][]string{
+		fill := filler{rand.New(rand.NewPCG(seed, 1)), data, map[protoreflect.Name][]string{
 			"pod_sandbox_id": {sb}, "container_id": {c}, "container_ids": {c}, "name": {"a", "b"}, "uid": {"u1", "u2"}, "namespace": {"ns"},
 			"log_directory": {logs}, "log_path": {"c/0.log"}, "output_path": {data}, "checkpoint_path": {data}, "location": {data + "/x.tar"},
 			"image": {"busybox"}, "container_path": {"/c"}, "host_path": {"/h"}, "working_dir": {"/"}, "runtime_handler": {""}, "pod_cidr": {"10.0.0.0/24"},
