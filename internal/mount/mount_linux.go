@@ -289,14 +289,27 @@ func DetachTree(dir string) error {
 // there: it refuses (fault.FailedPrecondition) while dir or anything below it
 // is a mount point, so that a volume whose unmount went wrong keeps its data.
 func RemoveAll(dir string) error {
-	points, err := Below(dir)
+	point, err := anyBelow(dir)
 	if err != nil {
 		return err
 	}
-	if len(points) > 0 {
-		return fault.FailedPrecondition.Errorf("removing %q: %q is still mounted", dir, points[0])
+	if point != "" {
+		return fault.FailedPrecondition.Errorf("removing %q: %q is still mounted", dir, point)
 	}
 	return os.RemoveAll(dir)
+}
+
+// anyBelow returns a mount point at dir or below it, or "".
+func anyBelow(dir string) (string, error) {
+	// Where a file cannot be asked the mount table says it all the same.
+	if point, sure, err := within(dir); err == nil && sure {
+		return point, nil
+	}
+	points, err := Below(dir)
+	if err != nil || len(points) == 0 {
+		return "", err
+	}
+	return points[0], nil
 }
 
 // MakeShared makes dir a mount point whose mounts propagate to and from its

@@ -2,6 +2,7 @@ package mount_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,5 +182,53 @@ func TestMakeShared(t *testing.T) {
 	points, err := mount.Below(r)
 	if err != nil || len(points) != 1 {
 		t.Errorf("making it shared twice left %v, %v", points, err)
+	}
+}
+
+// TestRemoveAllKeepsWhatIsMounted: nothing is removed while something is mounted
+// anywhere below, on a directory or a file, in few files or in many.
+func TestRemoveAllKeepsWhatIsMounted(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	for what, files := range map[string]int{"few": 1, "many": 1000} {
+		for _, point := range []string{"", "a", "a/b/file"} {
+			t.Run(what+" "+point, func(t *testing.T) {
+				base := t.TempDir()
+				dir, volume := filepath.Join(base, "dir"), filepath.Join(base, "volume")
+				must(t, os.MkdirAll(filepath.Join(dir, "a", "b"), 0o700))
+				must(t, os.MkdirAll(volume, 0o700))
+				must(t, os.WriteFile(filepath.Join(volume, "data"), nil, 0o600))
+				for i := range files {
+					must(t, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600))
+				}
+				target, source := filepath.Join(dir, point), volume
+				if point == "a/b/file" {
+					source = filepath.Join(volume, "data")
+					must(t, os.WriteFile(target, nil, 0o600))
+				}
+				must(t, mount.Bind(source, target, nil))
+				t.Cleanup(func() { must(t, mount.DetachTree(dir)) })
+				if err := mount.RemoveAll(dir); !errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), target) {
+					t.Errorf("removing below %q: %v", target, err)
+				}
+				must(t, mount.DetachTree(dir))
+				for _, kept := range []string{filepath.Join(dir, "0"), filepath.Join(volume, "data")} {
+					if _, err := os.Lstat(kept); err != nil {
+						t.Error(err)
+					}
+				}
+				must(t, mount.RemoveAll(dir))
+				if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("%q is still there: %v", dir, err)
+				}
+				must(t, mount.RemoveAll(dir)) // and again
+			})
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

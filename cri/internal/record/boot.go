@@ -9,7 +9,6 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/bootid"
-	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
 // Records are not synced: they have to outlive the server, whose sandboxes and
@@ -53,11 +52,7 @@ func (d *Dir) clearHomes(all *Content) error {
 			continue
 		}
 		home := d.Home(h.Name())
-		err := mount.RemoveAll(home)
-		if errors.Is(err, mount.ErrUnsupported) {
-			err = os.RemoveAll(home)
-		}
-		if err != nil {
+		if err := removeHome(home); err != nil {
 			return fmt.Errorf("removing the directory of an object that is not on record: %w", err)
 		}
 		all.Lost = append(all.Lost, home)

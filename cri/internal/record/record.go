@@ -157,16 +157,20 @@ func (d *Dir) RemoveSandbox(id string) error { return d.remove(id, d.sandboxFile
 func (d *Dir) RemoveContainer(id string) error { return d.remove(id, d.containerFile(id)) }
 
 func (d *Dir) remove(id, file string) error {
-	home := d.Home(id)
-	if left, err := mount.Below(home); err != nil && !errors.Is(err, mount.ErrUnsupported) {
-		return err
-	} else if len(left) > 0 {
-		return fmt.Errorf("removing the directory of %q: %q is still mounted, and what it shows must not be deleted", id, left[0])
-	}
-	if err := os.RemoveAll(home); err != nil {
+	if err := removeHome(d.Home(id)); err != nil {
 		return fmt.Errorf("removing the directory of %q: %w", id, err)
 	}
 	return forget(file)
+}
+
+// removeHome removes an object's own directory, unless something is mounted there:
+// what that shows must not be deleted.
+func removeHome(home string) error {
+	err := mount.RemoveAll(home)
+	if errors.Is(err, mount.ErrUnsupported) {
+		return os.RemoveAll(home)
+	}
+	return err
 }
 
 // forget removes the file of a record. It may be gone.
