@@ -3,6 +3,7 @@ package oci
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,22 +18,37 @@ import (
 // filters remembers the programs that an OCI runtime has made of seccomp
 // profiles. Making one of the default profile costs crun a third of its time
 // (measured), and crun both leaves the program beside the container's state, for
-// its execs, and takes one that is made already. The profile stays in the spec:
-// what does not know the annotation makes its own program, as ever. The zero
-// value is ready.
+// its execs, and takes one that is made already. The zero value is ready.
+//
+// The profile stays in the spec until the OCI runtime was seen to heed the
+// annotation: what does not know it makes its own program, as ever. From then on
+// the spec has a profile without system calls, which need not be read.
 type filters struct {
-	mu     sync.Mutex
-	made   map[filterKey]string // as the annotation wants it; "" where the OCI runtime leaves none
-	wanted map[string]filterKey // by container
+	mu      sync.Mutex
+	made    map[filterKey]string   // in base64; "" where the OCI runtime leaves none
+	heeding map[version]bool       // OCI runtimes that take a program
+	started map[string]expectation // by container
 }
 
-// filterKey is a profile for one version of an OCI runtime. One that was replaced
-// may make another program of it.
+// version is an OCI runtime as it is installed now. One that was replaced may make
+// another program of a profile.
+type version struct {
+	path  string
+	time  unix.Timespec
+	inode uint64
+}
+
+// filterKey is a profile for one version of an OCI runtime.
 type filterKey struct {
-	engine  string
-	version unix.Timespec
-	inode   uint64
+	version
 	profile [sha256.Size]byte
+}
+
+// expectation is what the start of a container will tell: the program of its
+// profile or, where it was given that, whether the OCI runtime has taken it.
+type expectation struct {
+	key   filterKey
+	given string
 }
 
 const (
@@ -42,10 +58,21 @@ const (
 	filterFile = "seccomp.bpf"
 	// maxFilters bounds what is remembered. A node has few profiles.
 	maxFilters = 64
-	// maxFilter is the longest program that the kernel takes, in bytes
-	// (BPF_MAXINSNS of linux/bpf_common.h).
-	maxFilter = 4096 * 8
+	// filterStep is the length of one instruction (struct sock_filter), and
+	// maxFilter of the longest program that the kernel takes (BPF_MAXINSNS of
+	// linux/bpf_common.h).
+	filterStep = 8
+	maxFilter  = 4096 * filterStep
 )
+
+// marked puts an instruction behind a program, where nothing reaches it. By it a
+// program that was given can be told from one that the OCI runtime has made of the
+// same profile.
+func marked(program []byte) []byte {
+	program = binary.NativeEndian.AppendUint16(program, unix.BPF_RET|unix.BPF_K)
+	program = append(program, 0, 0) // no jumps
+	return binary.NativeEndian.AppendUint32(program, unix.SECCOMP_RET_KILL_PROCESS)
+}
 
 // offer adds the program of the profile in doc, if it is known, and else
 // remembers that the container will have one.
@@ -61,43 +88,67 @@ func (f *filters) offer(container string, e engine, doc *specs.Spec) error {
 	if err != nil {
 		return fmt.Errorf("naming a seccomp profile: %w", err)
 	}
-	key := filterKey{e.path, st.Mtim, st.Ino, sha256.Sum256(profile)}
+	key := filterKey{version{e.path, st.Mtim, st.Ino}, sha256.Sum256(profile)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	program, known := f.made[key]
-	switch {
-	case !known:
-		if f.wanted == nil {
-			f.wanted = map[string]filterKey{}
-		}
-		f.wanted[container] = key
-	case program != "":
+	if known && program == "" {
+		return nil
+	}
+	if known {
 		doc.Annotations = map[string]string{filterAnnotation: program}
 	}
+	if known && f.heeding[key.version] {
+		doc.Linux.Seccomp = withoutCalls(doc.Linux.Seccomp)
+		return nil
+	}
+	if f.started == nil {
+		f.started = map[string]expectation{}
+	}
+	f.started[container] = expectation{key, program}
 	return nil
 }
 
-// learn takes the program of a container that has just been started, if that is
-// the first with its profile.
+// withoutCalls is the profile for an OCI runtime that is given its program. One
+// that made a program of it after all would forbid everything.
+func withoutCalls(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
+	return &specs.LinuxSeccomp{
+		DefaultAction: specs.ActErrno,
+		Flags:         s.Flags, ListenerPath: s.ListenerPath, ListenerMetadata: s.ListenerMetadata,
+	}
+}
+
+// learn looks at the program of a container that has just been started, if that
+// tells something.
 func (f *filters) learn(container string, e engine) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key, wanted := f.wanted[container]
-	if !wanted {
+	expected, ok := f.started[container]
+	if !ok {
 		return nil
 	}
-	delete(f.wanted, container)
+	delete(f.started, container)
 	program, err := os.ReadFile(filepath.Join(e.stateDir(container), filterFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if len(program)%8 != 0 || len(program) > maxFilter {
+	if expected.given != "" {
+		if f.heeding == nil || len(f.heeding) >= maxFilters {
+			f.heeding = map[version]bool{}
+		}
+		f.heeding[expected.key.version] = base64.StdEncoding.EncodeToString(program) == expected.given
+		return nil
+	}
+	if len(program) > 0 {
+		program = marked(program)
+	}
+	if len(program)%filterStep != 0 || len(program) > maxFilter {
 		program = nil
 	}
 	if f.made == nil || len(f.made) >= maxFilters {
 		f.made = map[filterKey]string{}
 	}
-	f.made[key] = base64.StdEncoding.EncodeToString(program)
+	f.made[expected.key] = base64.StdEncoding.EncodeToString(program)
 	return nil
 }
 
@@ -105,5 +156,5 @@ func (f *filters) learn(container string, e engine) error {
 func (f *filters) forget(container string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.wanted, container)
+	delete(f.started, container)
 }

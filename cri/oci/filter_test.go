@@ -16,7 +16,8 @@ import (
 
 // TestFilterIsMadeOnce: where the OCI runtime leaves the program of a seccomp
 // profile behind, the next container of that profile, and of no other, is given
-// it. All of them are confined.
+// it. Once it was seen to be taken, the system calls are left out of the profile.
+// All of the containers are confined.
 func TestFilterIsMadeOnce(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("filters", nil)
@@ -26,7 +27,7 @@ func TestFilterIsMadeOnce(t *testing.T) {
 		"default": {ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		"own":     {ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: own},
 	}
-	made, last := map[string]string{}, ""
+	made, last, heeds := map[string]string{}, "", false
 	for i, profile := range []string{"default", "own", "default", "own"} {
 		id := n.create(sandbox, cfg, fmt.Sprint(profile, i), func(c *runtimeapi.ContainerConfig) {
 			c.Linux.SecurityContext.Seccomp = profiles[profile]
@@ -44,14 +45,22 @@ func TestFilterIsMadeOnce(t *testing.T) {
 			n.must(err)
 		}
 		text := base64.StdEncoding.EncodeToString(program)
-		given := n.specOf(id).Annotations["run.oci.seccomp_bpf_data"]
+		doc := n.specOf(id)
+		given := doc.Annotations["run.oci.seccomp_bpf_data"]
 		if given != made[profile] {
 			t.Errorf("container %d of the %s profile was given %.20q..., want %.20q...", i, profile, given, made[profile])
 		}
-		if made[profile] != "" && text != made[profile] {
-			t.Errorf("container %d of the %s profile has another program than the first", i, profile)
+		if given != "" && text != given {
+			t.Errorf("container %d of the %s profile has another program than it was given", i, profile)
 		}
-		made[profile], last = text, id
+		if left := len(doc.Linux.Seccomp.Syscalls) == 0; left != heeds {
+			t.Errorf("container %d: system calls left out is %t, want %t", i, left, heeds)
+		}
+		if heeds = given != ""; !heeds && len(program) > 0 {
+			const unreached = "\x06\x00\x00\x00\x00\x00\x00\x80" // BPF_RET, SECCOMP_RET_KILL_PROCESS
+			made[profile] = base64.StdEncoding.EncodeToString(append(program, unreached...))
+		}
+		last = id
 	}
 	if _, code := n.exec(last, "/podtool", "do", "mkdir /new"); code == 0 {
 		t.Error("what the profile forbids was done")
