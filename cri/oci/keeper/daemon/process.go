@@ -34,6 +34,7 @@ type children struct {
 	poller   *poller
 	escrow   *escrow
 	exitInfo bool // the kernel may be asked for exits of processes that are nobody's here
+	copies   copies
 
 	mu       sync.Mutex
 	spawning int // invocations under way
@@ -117,7 +118,11 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 	for _, fd := range fds {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
-	p.pid, err = syscall.ForkExec(args[0], args, attr)
+	program := k.copies.path(args[0])
+	p.pid, err = syscall.ForkExec(program, args, attr)
+	if err != nil && program != args[0] { // a policy may forbid it
+		p.pid, err = syscall.ForkExec(args[0], args, attr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)
 	}
@@ -171,7 +176,7 @@ const adoptLimit = 2 * time.Second
 // becomesChild reports whether the process is a child of the keeper or becomes
 // one in time. One that its parent has reaped never does.
 func (p *process) becomesChild() bool {
-	for deadline := time.Now().Add(adoptLimit); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(adoptLimit); ; p.awaitParent() {
 		if _, _, err := p.poll(); !errors.Is(err, unix.ECHILD) {
 			return true
 		}
@@ -179,6 +184,25 @@ func (p *process) becomesChild() bool {
 			return false
 		}
 	}
+}
+
+// awaitParent waits for the end of the process's parent, with which the process
+// gets another one; not for long, because that may have been another process.
+func (p *process) awaitParent() {
+	const limit, pause = 20, time.Millisecond // milliseconds
+	stat, err := statOf(p.pid)
+	if err != nil {
+		time.Sleep(pause)
+		return
+	}
+	parent, _ := strconv.Atoi(stat[1])
+	fd, err := unix.PidfdOpen(parent, 0)
+	if err != nil {
+		time.Sleep(pause)
+		return
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, limit)
 }
 
 // poll tells whether the process has ended, and leaves it as it is.
@@ -308,18 +332,31 @@ func (p *process) askKernel() outcome {
 
 // zombieStatus returns how a process that nobody has reaped ended.
 func zombieStatus(pid int) (unix.WaitStatus, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := statOf(pid)
 	if err != nil {
 		return 0, err
 	}
-	// The name in parentheses may hold anything; the state is the third field, the
-	// exit code the fifty-second.
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 50 || fields[0] != "Z" {
+	if stat[0] != "Z" {
 		return 0, errors.ErrUnsupported
 	}
-	code, err := strconv.Atoi(fields[49])
+	code, err := strconv.Atoi(stat[49])
 	return unix.WaitStatus(code), err
+}
+
+// statOf returns what /proc tells of a process from its state on, which is the
+// third field (proc_pid_stat(5)): the parent is then the second, and the exit code
+// the fiftieth.
+func statOf(pid int) ([]string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	// The name in parentheses may hold anything.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 50 {
+		return nil, errors.ErrUnsupported
+	}
+	return fields, nil
 }
 
 // signal sends a signal to the process. One that has ended is not an error.

@@ -1,0 +1,131 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// copies holds sealed copies of the programs that the keeper runs. An OCI runtime
+// must not be written to from a container that it starts (CVE-2019-5736), so crun
+// makes such a copy of itself and executes that, each time anew: a sixth of a
+// container's start (measured). One that runs from a sealed copy already does
+// without. The zero value is ready.
+type copies struct {
+	mu   sync.Mutex
+	held map[string]*sealed // by path
+}
+
+// sealed is a copy of a program as it was.
+type sealed struct {
+	fd   int // -1 for one that cannot be copied, or need not
+	from unix.Stat_t
+}
+
+const (
+	// maxSealed bounds the memory of a copy. Larger programs, as runc, have other
+	// ways to the same end, and gain nothing.
+	maxSealed = 4 << 20
+	// maxCopies bounds how many there are. A node has a few OCI runtimes.
+	maxCopies = 8
+	elf       = "\x7fELF"
+)
+
+// path returns where to execute the program from: its copy or, where there can be
+// none, itself. It is of use until the next call for a program that has changed.
+func (c *copies) path(program string) string {
+	var now unix.Stat_t
+	if !filepath.IsAbs(program) || unix.Stat(program, &now) != nil {
+		return program // whoever executes it will say what is wrong
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.held[program]
+	if s == nil || !s.copies(&now) {
+		s = c.renew(program, s, &now)
+	}
+	if s.fd < 0 {
+		return program
+	}
+	// By way of this process: the child may have other descriptors by then.
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.fd)
+}
+
+// copies reports whether it is a copy of the file as it is now.
+func (s *sealed) copies(now *unix.Stat_t) bool {
+	return s.from.Dev == now.Dev && s.from.Ino == now.Ino && s.from.Size == now.Size && s.from.Mtim == now.Mtim && s.from.Ctim == now.Ctim
+}
+
+// renew copies the program in the place of an older copy. c.mu is held.
+func (c *copies) renew(program string, old *sealed, now *unix.Stat_t) *sealed {
+	if c.held == nil {
+		c.held = map[string]*sealed{}
+	}
+	if old == nil && len(c.held) >= maxCopies {
+		return &sealed{fd: -1}
+	}
+	if old != nil && old.fd >= 0 {
+		_ = unix.Close(old.fd)
+	}
+	s := &sealed{fd: -1, from: *now}
+	if now.Size <= maxSealed {
+		if fd, err := seal(program); err == nil { // else it runs as it is
+			s.fd = fd
+		}
+	}
+	c.held[program] = s
+	return s
+}
+
+// errNoCopy is the error of a program of which a copy would not be the same.
+var errNoCopy = errors.New("a copy would not be the same program")
+
+// seal returns a descriptor of a copy that nobody can write to any more.
+func seal(program string) (fd int, err error) {
+	file, err := os.Open(program)
+	if err != nil {
+		return -1, err
+	}
+	defer file.Close()
+	// SELinux gives a process a domain by the label of the file that it executes.
+	if _, err := unix.Fgetxattr(int(file.Fd()), "security.selinux", nil); err == nil {
+		return -1, errNoCopy
+	}
+	kind := make([]byte, len(elf))
+	if _, err := file.ReadAt(kind, 0); err != nil || string(kind) != elf { // a script is told its own path
+		return -1, errNoCopy
+	}
+	memory, err := newMemory(filepath.Base(program))
+	if err != nil {
+		return -1, err
+	}
+	defer memory.Close()
+	if n, err := io.Copy(memory, io.LimitReader(file, maxSealed+1)); err != nil || n > maxSealed {
+		return -1, errors.Join(err, errNoCopy)
+	}
+	// These four and no other: they are what OCI runtimes look for.
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return -1, err
+	}
+	// A file that is open for writing cannot be executed.
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", memory.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+// newMemory returns a file in memory that can be executed, where that may be.
+func newMemory(name string) (*os.File, error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate(name, flags|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 all of them can
+		fd, err = unix.MemfdCreate(name, flags)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
