@@ -101,7 +101,11 @@ func (l *lab) measure(ctx context.Context, title string, rounds int, run func(co
 	for _, s := range sides {
 		all = append(all, bench.Side{Name: s.name, Run: func(ctx context.Context) (bench.Sample, error) { return run(ctx, s) }})
 	}
-	t, err := bench.Run(ctx, all, &bench.Options{Rounds: rounds, WarmUp: 1, Progress: l.Progress})
+	return l.table(ctx, title, rounds, all)
+}
+
+func (l *lab) table(ctx context.Context, title string, rounds int, sides []bench.Side) error {
+	t, err := bench.Run(ctx, sides, &bench.Options{Rounds: rounds, WarmUp: 1, Progress: l.Progress})
 	if err != nil {
 		return err
 	}

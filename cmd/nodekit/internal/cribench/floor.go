@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,56 +22,76 @@ import (
 // runtime that executes them can be faster than. The container is the smallest:
 // no network, no image, no seccomp profile, no limits.
 func (l *lab) floor(ctx context.Context) error {
-	var sides []bench.Side
+	root := filepath.Join(l.dir, "floor", "rootfs")
+	if err := l.rootfs(root); err != nil {
+		return err
+	}
+	var one, many []bench.Side
 	for _, engine := range []string{"crun", "runc"} {
 		program, err := exec.LookPath(engine)
 		if err != nil {
 			continue
 		}
-		bundle := filepath.Join(l.dir, "floor-"+engine)
-		if err := l.bundle(bundle); err != nil {
+		f := &floor{lab: l, program: program, root: root, dir: filepath.Join(l.dir, "floor", engine)}
+		if err := os.Mkdir(f.dir, 0o700); err != nil {
 			return err
 		}
-		f := &floor{lab: l, program: program, bundle: bundle, state: filepath.Join(bundle, "state")}
-		sides = append(sides, bench.Side{Name: engine + " run", Run: f.run})
+		one = append(one, bench.Side{Name: engine + " run", Run: f.one})
+		many = append(many, bench.Side{Name: engine + " run", Run: f.many})
 	}
-	t, err := bench.Run(ctx, sides, &bench.Options{Rounds: l.Rounds, WarmUp: 1, Progress: l.Progress})
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprint(l.Out, "\nthe OCI runtime alone: run --detach of the smallest container, until it returns; delete is delete --force\n")
-	return errors.Join(err, t.Write(l.Out))
+	return errors.Join(
+		l.table(ctx, "the OCI runtime alone: run --detach of the smallest container, until it returns; delete is delete --force", l.Rounds, one),
+		l.table(ctx, fmt.Sprintf("the same for %d containers, %d at once", l.Pods, clients), max(1, l.Rounds/5), many),
+	)
 }
 
 type floor struct {
-	lab                    *lab
-	program, bundle, state string
-	count                  int
+	lab                *lab
+	program, root, dir string
+	count              atomic.Int32
 }
 
-func (f *floor) run(ctx context.Context) (s bench.Sample, err error) {
+func (f *floor) one(ctx context.Context) (bench.Sample, error) {
 	time.Sleep(rest)
-	f.count++
-	id := "floor-" + filepath.Base(f.lab.dir) + "-" + strconv.Itoa(f.count)
-	s, err = bench.Timed(func() error { return f.execute(ctx, "run", "--detach", "--bundle", f.bundle, id) })
+	return f.crowd(ctx, 1)
+}
+
+func (f *floor) many(ctx context.Context) (bench.Sample, error) { return f.crowd(ctx, f.lab.Pods) }
+
+// crowd runs containers and deletes them.
+func (f *floor) crowd(ctx context.Context, size int) (s bench.Sample, err error) {
+	ids := make([]string, size)
+	for i := range ids {
+		ids[i] = "floor-" + filepath.Base(f.lab.dir) + "-" + strconv.Itoa(int(f.count.Add(1)))
+		if err := f.bundle(ids[i]); err != nil {
+			return s, err
+		}
+	}
+	s, err = bench.Timed(func() error {
+		return each(ids, func(id string) error {
+			return f.execute(ctx, id, "run", "--detach", "--bundle", filepath.Join(f.dir, id), id)
+		})
+	})
 	if err != nil {
 		return s, err
 	}
 	time.Sleep(rest)
-	end, err := bench.Timed(func() error { return f.execute(ctx, "delete", "--force", id) })
+	end, err := bench.Timed(func() error {
+		return each(ids, func(id string) error { return f.execute(ctx, id, "delete", "--force", id) })
+	})
 	s.Steps = append(s.Steps, bench.Step{Name: "delete", Took: end.Total})
 	return s, err
 }
 
 // execute runs the OCI runtime. What it starts keeps its output open, so that the
 // output is a file.
-func (f *floor) execute(ctx context.Context, args ...string) error {
-	out, err := os.Create(filepath.Join(f.bundle, "output"))
+func (f *floor) execute(ctx context.Context, id string, args ...string) error {
+	out, err := os.Create(filepath.Join(f.dir, id, "output"))
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	cmd := exec.CommandContext(ctx, f.program, append([]string{"--root", f.state}, args...)...) //nolint:gosec // crun or runc of PATH
+	cmd := exec.CommandContext(ctx, f.program, append([]string{"--root", filepath.Join(f.dir, "state")}, args...)...) //nolint:gosec // crun or runc of PATH
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Run(); err != nil {
 		text, _ := os.ReadFile(out.Name())
@@ -79,27 +100,28 @@ func (f *floor) execute(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// bundle writes the smallest container that both OCI runtimes run.
-func (l *lab) bundle(dir string) error {
-	root := filepath.Join(dir, "rootfs")
+// rootfs makes the root file system of the smallest container.
+func (l *lab) rootfs(root string) error {
 	for _, sub := range []string{"proc", "dev"} {
 		if err := os.MkdirAll(filepath.Join(root, sub), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := copyProgram(l.Podtool, filepath.Join(root, "podtool")); err != nil {
-		return err
-	}
+	return copyProgram(l.Podtool, filepath.Join(root, "podtool"))
+}
+
+// bundle writes the smallest container that both OCI runtimes run.
+func (f *floor) bundle(id string) error {
 	doc := &specs.Spec{
 		Version: "1.0.2",
-		Root:    &specs.Root{Path: "rootfs"},
+		Root:    &specs.Root{Path: f.root},
 		Process: &specs.Process{Args: []string{"/podtool", "sleep", "forever"}, Cwd: "/"},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=755"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: l.group + "/" + filepath.Base(dir),
+			CgroupsPath: f.lab.group + "/" + id,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
 			},
@@ -109,7 +131,8 @@ func (l *lab) bundle(dir string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o600)
+	dir := filepath.Join(f.dir, id)
+	return errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o600))
 }
 
 func copyProgram(from, to string) error {

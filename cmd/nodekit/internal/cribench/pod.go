@@ -114,29 +114,29 @@ func (l *lab) many(ctx context.Context, s *side) (sample bench.Sample, err error
 // failed on the way.
 func (l *lab) start(ctx context.Context, s *side, pods []*runtimeapi.PodSandboxConfig) (sandboxes []string, err error) {
 	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(clients)
-	for _, p := range pods {
-		g.Go(func() error {
-			sandbox, _, _, err := l.up(ctx, s, p)
-			mu.Lock()
-			defer mu.Unlock()
-			if sandbox != "" {
-				sandboxes = append(sandboxes, sandbox)
-			}
-			return err
-		})
-	}
-	err = g.Wait()
+	err = each(pods, func(p *runtimeapi.PodSandboxConfig) error {
+		sandbox, _, _, err := l.up(ctx, s, p)
+		mu.Lock()
+		defer mu.Unlock()
+		if sandbox != "" {
+			sandboxes = append(sandboxes, sandbox)
+		}
+		return err
+	})
 	return sandboxes, err
 }
 
 // stop takes the sandboxes down.
 func (s *side) stop(ctx context.Context, sandboxes []string) error {
+	return each(sandboxes, func(id string) error { return s.down(ctx, id) })
+}
+
+// each calls do for each, as many at once as there are clients.
+func each[T any](all []T, do func(T) error) error {
 	var g errgroup.Group
 	g.SetLimit(clients)
-	for _, id := range sandboxes {
-		g.Go(func() error { return s.down(ctx, id) })
+	for _, one := range all {
+		g.Go(func() error { return do(one) })
 	}
 	return g.Wait()
 }
