@@ -138,7 +138,7 @@ func (k *Kubelet) wire(ctx context.Context, runtime facts, pods []*v1.Pod) *part
 		Status:  func(v *pod.View) v1.PodStatus { return status.Compute(v, node) },
 		Objects: objects{k.client}, Builder: builder, Volumes: k.volumes, Devices: k.devices, Probes: p.probes,
 		Cgroups: p.cgroups, Admission: admission.New(k.admits(ctx), pods),
-		NetworkReady: k.networkReady, Handler: k.handler, OnStep: k.config.OnStep, Event: tell, Logger: log,
+		NetworkReady: k.networkReady, Handler: k.handler, Credentials: k.credentials, OnStep: k.config.OnStep, Event: tell, Logger: log,
 	})
 	k.workers.Store(p.workers)
 	close(k.ready)

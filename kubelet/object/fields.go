@@ -27,7 +27,7 @@ const (
 	worksTable = `
 apiVersion kind metadata.name metadata.namespace metadata.labels metadata.annotations
 spec.restartPolicy spec.terminationGracePeriodSeconds spec.activeDeadlineSeconds
-spec.dnsPolicy spec.dnsConfig spec.hostname spec.subdomain spec.hostAliases
+spec.imagePullSecrets spec.dnsPolicy spec.dnsConfig spec.hostname spec.subdomain spec.hostAliases
 spec.hostNetwork spec.hostPID spec.hostIPC spec.shareProcessNamespace spec.runtimeClassName
 spec.securityContext.runAsUser spec.securityContext.runAsGroup spec.securityContext.runAsNonRoot
 spec.securityContext.supplementalGroups spec.securityContext.supplementalGroupsPolicy spec.securityContext.fsGroup spec.securityContext.fsGroupChangePolicy

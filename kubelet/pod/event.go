@@ -13,6 +13,7 @@ const (
 	EventPulled           = "Pulled"
 	EventInspectFailed    = "InspectFailed"
 	EventNeverPull        = "ErrImageNeverPull"
+	EventPullSecret       = "FailedToRetrieveImagePullSecret"
 	EventCreated          = "Created"
 	EventStarted          = "Started"
 	EventKilling          = "Killing"

@@ -119,7 +119,13 @@ type Config struct {
 	// may still come and a *pod.RejectError for what the runtime cannot do. Nil is the
 	// default one.
 	Handler func(context.Context, *v1.Pod) (string, error)
-	OnStep  func(pod.Step) // nil tells nobody
+	// Credentials returns what an image may be pulled with for the Pod, in the order
+	// in which it is to be tried; none leaves it to the runtime. It is asked before
+	// each pull. Its error says which of the Secrets that the Pod names cannot be used,
+	// and nothing of what is in them; the credentials beside it are tried all the same.
+	// Nil is none.
+	Credentials func(ctx context.Context, p *v1.Pod, image string) ([]*runtimeapi.AuthConfig, error)
+	OnStep      func(pod.Step) // nil tells nobody
 	// Event is told what users shall hear of a Pod, from many goroutines. It must
 	// be quick; nil discards.
 	Event  func(pod.Event)

@@ -15,7 +15,7 @@ import (
 
 // image returns the container's image, pulled for the sandbox if its policy asks for
 // that.
-func (w *worker) image(ctx context.Context, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
+func (w *worker) image(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
 	if _, err := name.ParseReference(c.Image); err != nil {
 		return nil, &pod.StartError{Reason: "InvalidImageName", Err: fmt.Errorf("image %q: %w", c.Image, err)}
 	}
@@ -34,22 +34,46 @@ func (w *worker) image(ctx context.Context, c *v1.Container, sandbox *runtimeapi
 		}
 	}
 	w.event(c.Name, pod.EventPulling, fmt.Sprintf("Pulling image %q", c.Image))
-	pulled, err := w.config.Images.PullImage(ctx, &runtimeapi.PullImageRequest{
+	pulled, err := w.pull(ctx, p, &runtimeapi.PullImageRequest{
 		Image: &runtimeapi.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}, SandboxConfig: sandbox,
 	})
 	w.step(pod.StepImage, c.Image, begun, err)
 	if err != nil {
-		return nil, &pod.StartError{Reason: "ErrImagePull", Err: err}
+		return nil, &pod.StartError{Reason: "ErrImagePull", Err: err, Mendable: len(p.Spec.ImagePullSecrets) > 0}
 	}
-	image, err := w.imageStatus(ctx, pulled.ImageRef)
+	image, err := w.imageStatus(ctx, pulled)
 	if err != nil {
 		return nil, err
 	}
 	if image == nil {
-		return nil, &pod.StartError{Reason: "ErrImagePull", Err: fault.NotFound.Errorf("image %q was pulled as %q and is not there", c.Image, pulled.ImageRef)}
+		return nil, &pod.StartError{Reason: "ErrImagePull", Err: fault.NotFound.Errorf("image %q was pulled as %q and is not there", c.Image, pulled)}
 	}
 	w.event(c.Name, pod.EventPulled, fmt.Sprintf("Pulled image %q in %s", c.Image, time.Since(begun).Round(time.Millisecond)))
 	return image, nil
+}
+
+// pull pulls an image with one of the Pod's credentials after the other until one will
+// do, and returns what the runtime calls it. Which errors are for want of rights is
+// not told over the CRI, so any is tried with the next; the last is returned.
+func (w *worker) pull(ctx context.Context, p *v1.Pod, request *runtimeapi.PullImageRequest) (reference string, err error) {
+	credentials, err := w.config.Credentials(ctx, p, request.Image.Image)
+	if err != nil && ctx.Err() == nil {
+		w.warn("", pod.EventPullSecret, fmt.Sprintf("Not all imagePullSecrets can be used, and images may not be pulled without them: %v", err))
+		w.log.Warn("image pull secrets that cannot be used", "image", request.Image.Image, "err", err)
+	}
+	if len(credentials) == 0 {
+		credentials = []*runtimeapi.AuthConfig{nil}
+	}
+	for _, request.Auth = range credentials {
+		var pulled *runtimeapi.PullImageResponse
+		if pulled, err = w.config.Images.PullImage(ctx, request); err == nil {
+			return pulled.ImageRef, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return "", err
 }
 
 func (w *worker) imageStatus(ctx context.Context, reference string) (*runtimeapi.Image, error) {

@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
@@ -48,6 +49,9 @@ func New(ctx context.Context, c Config) *Manager {
 	}
 	if c.Handler == nil {
 		c.Handler = func(context.Context, *v1.Pod) (string, error) { return "", nil }
+	}
+	if c.Credentials == nil {
+		c.Credentials = func(context.Context, *v1.Pod, string) ([]*runtimeapi.AuthConfig, error) { return nil, nil }
 	}
 	return &Manager{
 		config: c, ctx: ctx, workers: map[types.UID]*worker{},

@@ -44,7 +44,7 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	if err != nil {
 		return &pod.StartError{Reason: "CreateContainerConfigError", Err: err}
 	}
-	image, err := w.image(ctx, c, sandboxConfig)
+	image, err := w.image(ctx, v.Pod, c, sandboxConfig)
 	if err != nil {
 		return err
 	}

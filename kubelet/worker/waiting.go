@@ -61,13 +61,12 @@ func (b blocks) set(name string, err error) *block {
 	have.Reason, have.Message, have.waits = "RunContainerError", err.Error(), false
 	base, limit := pullMin, pullMax
 	if start := (*pod.StartError)(nil); errors.As(err, &start) {
-		have.Reason = start.Reason
+		have.Reason, have.waits = start.Reason, start.Mendable
 	}
 	switch have.Reason {
 	case "CreateContainerConfigError", "ErrImageNeverPull":
 		base, limit, have.waits = waitMin, waitMax, true
 	case "ErrImagePull":
-		have.waits = pod.Waiting(err) != nil
 		if have.count > 1 {
 			have.Reason = "ImagePullBackOff"
 		}
