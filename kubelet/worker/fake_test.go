@@ -49,6 +49,10 @@ type world struct {
 	synced    map[types.UID]bool
 	refresh   time.Duration // of the volume
 	onRelease func()        // what happens when devices are released
+	// ring is what images may be pulled with, and lacking what is wrong with the rest.
+	ring    []*runtimeapi.AuthConfig
+	lacking error
+	onPull  func() // what happens during a pull
 }
 
 func (w *world) note(format string, args ...any) error {
@@ -243,7 +247,27 @@ func (w *world) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest,
 }
 
 func (w *world) PullImage(_ context.Context, r *runtimeapi.PullImageRequest, _ ...grpc.CallOption) (*runtimeapi.PullImageResponse, error) {
-	return &runtimeapi.PullImageResponse{ImageRef: "pulled"}, w.note("pull %s", r.Image.Image)
+	as := ""
+	if r.Auth != nil {
+		as = " as " + r.Auth.Username
+	}
+	err := w.note("pull %s%s", r.Image.Image, as)
+	if w.onPull != nil {
+		w.onPull()
+	}
+	if err == nil {
+		err = w.quietly("pull" + as)
+	}
+	return &runtimeapi.PullImageResponse{ImageRef: "pulled"}, err
+}
+
+func (w *world) credentials(_ context.Context, p *v1.Pod, _ string) ([]*runtimeapi.AuthConfig, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(p.Spec.ImagePullSecrets) == 0 {
+		return nil, nil
+	}
+	return w.ring, w.lacking
 }
 
 func (w *world) Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
@@ -385,6 +409,7 @@ func inWorld(t *testing.T, test func(w *world)) {
 				}
 				return *p.Spec.RuntimeClassName, w.quietly("handler")
 			},
+			Credentials: w.credentials,
 			Event: func(e pod.Event) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
