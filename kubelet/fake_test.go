@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // fake is a CRI runtime without processes, behind the real SDK and a real
@@ -31,6 +32,10 @@ type fake struct {
 	// whether anybody still waits for them or not.
 	hold chan struct{}
 	deaf bool // StopContainer waits for ever
+	// password is what a pull has to have, "" for no pull at all; pulls are the
+	// passwords that were tried.
+	password string
+	pulls    []string
 }
 
 const imageID = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
@@ -98,13 +103,25 @@ func (f *fake) runtime() *cri.Runtime {
 		Images: &cri.Images{
 			List:   func(context.Context) ([]*runtimeapi.Image, error) { return nil, nil },
 			Status: f.image,
-			Pull: func(_ context.Context, req *runtimeapi.PullImageRequest) (string, error) {
-				return "", cri.ErrNotFound.Errorf("no registry has %q", req.Image.Image)
-			},
+			Pull:   f.pull,
 			Remove: func(context.Context, *runtimeapi.ImageSpec) error { return nil },
 			FsInfo: func(context.Context) (*runtimeapi.FilesystemUsage, error) { return &runtimeapi.FilesystemUsage{}, nil },
 		},
 	}
+}
+
+func (f *fake) pull(_ context.Context, req *runtimeapi.PullImageRequest) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.password == "" {
+		return "", cri.ErrNotFound.Errorf("no registry has %q", req.Image.Image)
+	}
+	f.pulls = append(f.pulls, req.GetAuth().GetPassword())
+	if req.GetAuth().GetPassword() != f.password {
+		return "", fault.Unauthenticated.Errorf("%q is for those who know the password", req.Image.Image)
+	}
+	f.images[req.Image.Image] = true
+	return imageID, nil
 }
 
 func (f *fake) image(_ context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {

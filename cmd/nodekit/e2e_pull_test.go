@@ -82,3 +82,27 @@ func TestImageIsPulledWithTheUsersCredentials(t *testing.T) {
 	}
 	c.clean(out)
 }
+
+// TestImageIsPulledWithThePodsSecret: the Pod's Secret is enough for a registry that
+// asks for a password, and the one of another registry beside it does no harm.
+func TestImageIsPulledWithThePodsSecret(t *testing.T) {
+	c := newCLI(t)
+	image := privateRegistry(t, c)
+	t.Setenv("DOCKER_CONFIG", t.TempDir()) // nothing of the user's
+	host, _, _ := strings.Cut(image, "/")
+	secrets := ""
+	for name, registry := range map[string]string{"other": "registry.invalid", "login": "http://" + host + "/v1/"} {
+		config := fmt.Sprintf(`{"auths": {%q: {"auth": "bWU6c2VjcmV0"}}}`, registry)
+		secrets += fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: %s}\ntype: kubernetes.io/dockerconfigjson\nstringData: {.dockerconfigjson: '%s'}\n---\n", name, config)
+	}
+	manifest := strings.Replace(podRunning(`[do, "echo pulled"]`), "nodekit.dev/podtool:v1", image, 1)
+	manifest = strings.Replace(manifest, "spec:\n", "spec:\n  imagePullSecrets: [{name: other}, {name: login}]\n", 1)
+	out, code := c.run("run", c.write("p.yaml", secrets+manifest))
+	if code != 0 || !strings.Contains(out, "pull       "+image) || !strings.Contains(out, "main | pulled") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	if strings.Contains(out, "imagePullSecrets") || strings.Contains(out, "bWU6c2VjcmV0") {
+		t.Errorf("the Pod is warned of its field, or its Secret is told:\n%s", out)
+	}
+	c.clean(out)
+}
