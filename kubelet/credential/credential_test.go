@@ -60,7 +60,8 @@ func TestMatch(t *testing.T) {
 		"version 1":                       {"https://registry.example.com/v1/", image, true},
 		"version 2 without an end":        {"registry.example.com/v2", image, true},
 		"a path behind a version":         {"registry.example.com/v2/team", image, true},
-		"a path like a version":           {"registry.example.com/v2x", image, false},
+		"a path like a version":           {"registry.example.com/v2x", "registry.example.com/v2x/app", true},
+		"the beginning of the host":       {"registry.example", image, false},
 		"a user in the URL":               {"https://me@registry.example.com", image, true},
 		"upper case":                      {"Registry.Example.COM", image, true},
 		"its path":                        {"registry.example.com/team", image, true},
@@ -120,8 +121,9 @@ func TestMatch(t *testing.T) {
 func TestOrder(t *testing.T) {
 	var ring credential.Keyring
 	for _, s := range []*v1.Secret{
-		registries(t, "*.example.com", "*.example.com/team/app", "reg*.example.com", "registry.example.com", "other.example.com"),
-		registries(t, "https://registry.example.com", "registry.example.com/team", "*.*.com/team/app"),
+		registries(t, "*.example.com", "*.example.com/team/app", "reg*.example.com", "[r]egistry.example.com", "other.example.com"),
+		registries(t, "registry.example.com/v1", "https://registry.example.com/v1", "http://registry.example.com/v2"),
+		registries(t, "https://registry.example.com/", "registry.example.com/team", "*.*.com/team/app"),
 		registries(t, "registry.example.com/team"), // the same once more
 	} {
 		if err := ring.Add(s); err != nil {
@@ -129,8 +131,8 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	want := []string{
-		"registry.example.com/team", "registry.example.com", "https://registry.example.com",
-		"reg*.example.com", "*.example.com/team/app", "*.example.com", "*.*.com/team/app",
+		"registry.example.com/team", "http://registry.example.com/v2", "https://registry.example.com/v1", "registry.example.com/v1", "https://registry.example.com/",
+		"[r]egistry.example.com", "reg*.example.com", "*.example.com/team/app", "*.example.com", "*.*.com/team/app",
 	}
 	if diff := cmp.Diff(want, users(ring.For("registry.example.com/team/app"))); diff != "" {
 		t.Errorf("tried in the order (-want +got):\n%s", diff)
