@@ -42,7 +42,8 @@ func read(s *v1.Secret) ([]entry, error) {
 // registries returns what the configuration says of each registry.
 func registries(kind v1.SecretType, data []byte) (auths map[string]json.RawMessage, err error) {
 	if kind == v1.SecretTypeDockercfg {
-		return auths, json.Unmarshal(data, &auths)
+		err = json.Unmarshal(data, &auths)
+		return auths, err
 	}
 	var config struct {
 		Auths map[string]json.RawMessage `json:"auths"`
