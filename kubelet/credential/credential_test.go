@@ -139,6 +139,21 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestOrderIsTheSameEachTime has keys that differ in nothing that counts: a map's
+// order must not show.
+func TestOrderIsTheSameEachTime(t *testing.T) {
+	for range 100 { // a map yields three keys in their own order three times in four
+		var ring credential.Keyring
+		if err := ring.Add(registries(t, "r.example.com", "https://r.example.com", "http://r.example.com")); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"http://r.example.com", "https://r.example.com", "r.example.com"}
+		if diff := cmp.Diff(want, users(ring.For("r.example.com/app"))); diff != "" {
+			t.Fatalf("tried in the order (-want +got):\n%s", diff)
+		}
+	}
+}
+
 func TestRead(t *testing.T) {
 	const at = "r.example.com"
 	auth := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
