@@ -118,11 +118,10 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 	for _, fd := range fds {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
-	program := k.copies.path(args[0])
-	p.pid, err = syscall.ForkExec(program, args, attr)
-	if err != nil && program != args[0] { // a policy may forbid it
-		p.pid, err = syscall.ForkExec(args[0], args, attr)
-	}
+	err = k.copies.run(args[0], func(path string) (err error) {
+		p.pid, err = syscall.ForkExec(path, args, attr)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)
 	}

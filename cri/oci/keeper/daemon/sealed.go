@@ -36,15 +36,25 @@ const (
 	elf       = "\x7fELF"
 )
 
+// run has start execute the program from its copy, and as it is where there is none
+// or that fails: a policy may forbid it. No copy is given up meanwhile, so that its
+// descriptor is no other file's; forks of one process wait for each other anyway.
+func (c *copies) run(program string, start func(path string) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if path := c.path(program); path != program && start(path) == nil {
+		return nil
+	}
+	return start(program)
+}
+
 // path returns where to execute the program from: its copy or, where there can be
-// none, itself. It is of use until the next call for a program that has changed.
+// none, itself. c.mu is held.
 func (c *copies) path(program string) string {
 	var now unix.Stat_t
 	if !filepath.IsAbs(program) || unix.Stat(program, &now) != nil {
 		return program // whoever executes it will say what is wrong
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	s := c.held[program]
 	if s == nil || !s.copies(&now) {
 		s = c.renew(program, s, &now)
