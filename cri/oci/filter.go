@@ -24,23 +24,23 @@ import (
 // annotation: what does not know it makes its own program, as ever. From then on
 // the spec has a profile without system calls, which need not be read.
 type filters struct {
-	mu      sync.Mutex
-	made    map[filterKey]string   // in base64; "" where the OCI runtime leaves none
-	heeding map[version]bool       // OCI runtimes that take a program
-	started map[string]expectation // by container
+	mu       sync.Mutex
+	made     map[filterKey]string   // in base64; "" where the OCI runtime leaves none
+	heeding  map[installed]bool     // OCI runtimes that take a program
+	starting map[string]expectation // by container
 }
 
-// version is an OCI runtime as it is installed now. One that was replaced may make
+// installed is an OCI runtime as it is installed now. One that was replaced may make
 // another program of a profile.
-type version struct {
+type installed struct {
 	path  string
 	time  unix.Timespec
 	inode uint64
 }
 
-// filterKey is a profile for one version of an OCI runtime.
+// filterKey is a profile for an OCI runtime.
 type filterKey struct {
-	version
+	installed
 	profile [sha256.Size]byte
 }
 
@@ -88,7 +88,7 @@ func (f *filters) offer(container string, e engine, doc *specs.Spec) error {
 	if err != nil {
 		return fmt.Errorf("naming a seccomp profile: %w", err)
 	}
-	key := filterKey{version{e.path, st.Mtim, st.Ino}, sha256.Sum256(profile)}
+	key := filterKey{installed{e.path, st.Mtim, st.Ino}, sha256.Sum256(profile)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	program, known := f.made[key]
@@ -97,15 +97,15 @@ func (f *filters) offer(container string, e engine, doc *specs.Spec) error {
 	}
 	if known {
 		doc.Annotations = map[string]string{filterAnnotation: program}
+		if f.heeding[key.installed] {
+			doc.Linux.Seccomp = withoutCalls(doc.Linux.Seccomp)
+			return nil
+		}
 	}
-	if known && f.heeding[key.version] {
-		doc.Linux.Seccomp = withoutCalls(doc.Linux.Seccomp)
-		return nil
+	if f.starting == nil {
+		f.starting = map[string]expectation{}
 	}
-	if f.started == nil {
-		f.started = map[string]expectation{}
-	}
-	f.started[container] = expectation{key, program}
+	f.starting[container] = expectation{key, program}
 	return nil
 }
 
@@ -123,20 +123,20 @@ func withoutCalls(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 func (f *filters) learn(container string, e engine) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	expected, ok := f.started[container]
+	expected, ok := f.starting[container]
 	if !ok {
 		return nil
 	}
-	delete(f.started, container)
+	delete(f.starting, container)
 	program, err := os.ReadFile(filepath.Join(e.stateDir(container), filterFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if expected.given != "" {
 		if f.heeding == nil || len(f.heeding) >= maxFilters {
-			f.heeding = map[version]bool{}
+			f.heeding = map[installed]bool{}
 		}
-		f.heeding[expected.key.version] = base64.StdEncoding.EncodeToString(program) == expected.given
+		f.heeding[expected.key.installed] = base64.StdEncoding.EncodeToString(program) == expected.given
 		return nil
 	}
 	if len(program) > 0 {
@@ -156,5 +156,5 @@ func (f *filters) learn(container string, e engine) error {
 func (f *filters) forget(container string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.started, container)
+	delete(f.starting, container)
 }
