@@ -77,8 +77,8 @@ func methods() map[string]protoreflect.MethodDescriptor {
 
 // filler fills messages with what no client should send, and with what one
 // would: known has values by the name of the field, so that many requests pass
-// the first checks. Paths are below a directory: what a request names is written,
-// and by root.
+// the first checks. The paths that the server writes to are below a directory: a
+// test may be root.
 type filler struct {
 	*rand.Rand
 	below string
@@ -187,9 +187,14 @@ func (f filler) text(field protoreflect.Name) string {
 	if good := f.known[field]; len(good) > 0 && f.IntN(4) > 0 {
 		return good[f.IntN(len(good))]
 	}
+	root := ""
+	switch field {
+	case "log_directory", "log_path", "location", "output_path", "checkpoint_path":
+		root = f.below
+	}
 	odd := []string{
-		"", ".", "..", f.below + "/", "../../etc/passwd", f.below + "/etc/passwd", "a/../..", "a//b/", "a\x00b", "=", "\n", "%s%n", "ü", "-1", "10.0.0.1/99",
-		strings.Repeat("x", 300), f.below + strings.Repeat("/y", 3000),
+		"", ".", "..", root + "/", "../../etc/passwd", root + "/etc/passwd", "a/../..", "a//b/", "a\x00b", "=", "\n", "%s%n", "ü", "-1", "10.0.0.1/99",
+		strings.Repeat("x", 300), root + strings.Repeat("/y", 3000),
 	}
 	return odd[f.IntN(len(odd))]
 }
