@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -48,7 +47,7 @@ func (l *lab) floor(ctx context.Context) error {
 type floor struct {
 	lab                *lab
 	program, root, dir string
-	count              atomic.Int32
+	count              int
 }
 
 func (f *floor) one(ctx context.Context) (bench.Sample, error) {
@@ -62,7 +61,8 @@ func (f *floor) many(ctx context.Context) (bench.Sample, error) { return f.crowd
 func (f *floor) crowd(ctx context.Context, size int) (s bench.Sample, err error) {
 	ids := make([]string, size)
 	for i := range ids {
-		ids[i] = "floor-" + filepath.Base(f.lab.dir) + "-" + strconv.Itoa(int(f.count.Add(1)))
+		f.count++
+		ids[i] = "floor-" + filepath.Base(f.lab.dir) + "-" + strconv.Itoa(f.count)
 		if err := f.bundle(ids[i]); err != nil {
 			return s, err
 		}
