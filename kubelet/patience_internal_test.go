@@ -33,6 +33,50 @@ func (s *starting) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigReque
 	return nil, fault.Unavailable.Errorf("not yet")
 }
 
+// unready is a runtime that says for a while that it is not ready.
+type unready struct {
+	runtimeapi.RuntimeServiceClient
+	answers []*runtimeapi.StatusResponse // in turn, the last for ever; nil fails
+	asked   int
+}
+
+func (*unready) Version(context.Context, *runtimeapi.VersionRequest, ...grpc.CallOption) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{}, nil
+}
+
+func (*unready) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest, ...grpc.CallOption) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{}, nil
+}
+
+func (u *unready) Status(context.Context, *runtimeapi.StatusRequest, ...grpc.CallOption) (*runtimeapi.StatusResponse, error) {
+	answer := u.answers[min(u.asked, len(u.answers)-1)]
+	u.asked++
+	if answer == nil {
+		return nil, fault.Internal.Errorf("the plugins are still being loaded")
+	}
+	return answer, nil
+}
+
+// TestReady has a runtime that answers and is not ready: no Pod may be started before
+// it says that it is. Its network is no reason to wait, a Pod may need none.
+func TestReady(t *testing.T) {
+	says := func(runtime, network bool) *runtimeapi.StatusResponse {
+		return &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			{Type: runtimeapi.RuntimeReady, Status: runtime}, {Type: runtimeapi.NetworkReady, Status: network},
+		}}}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		runtime := &unready{answers: []*runtimeapi.StatusResponse{nil, says(false, true), says(false, true), says(true, false)}}
+		k := &Kubelet{cri: &criclient.Client{Runtime: runtime}, config: Config{Logger: slog.New(slog.DiscardHandler)}}
+		if _, err := k.meet(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if runtime.asked != len(runtime.answers) {
+			t.Errorf("met after %d answers, want %d", runtime.asked, len(runtime.answers))
+		}
+	})
+}
+
 // nobody is an API that is away.
 type nobody struct{ asked int }
 

@@ -40,8 +40,9 @@ type facts struct {
 	systemd bool // makes the cgroups
 }
 
-// meet waits until the runtime answers and asks it. A runtime that goes away
-// meanwhile, or that answers to its version only, is waited for again.
+// meet waits until the runtime answers, asks it, and waits until it says that it
+// is ready. A runtime that goes away meanwhile, or that answers to its version
+// only, is waited for again.
 func (k *Kubelet) meet(ctx context.Context) (facts, error) {
 	for failures := 1; ; failures++ {
 		met, err := k.ask(ctx)
@@ -67,7 +68,10 @@ func (k *Kubelet) ask(ctx context.Context) (facts, error) {
 		return facts{}, err
 	}
 	systemd, err := k.systemdCgroups(ctx)
-	return facts{version, systemd}, err
+	if err != nil {
+		return facts{}, err
+	}
+	return facts{version, systemd}, k.runtimeReady(ctx)
 }
 
 // answerMost is the kubelet's own deadline for a call.
@@ -101,6 +105,16 @@ func (k *Kubelet) healthy(ctx context.Context) error {
 		return err
 	}
 	return falseOf(resp, runtimeapi.RuntimeReady, runtimeapi.NetworkReady)
+}
+
+// runtimeReady says why the runtime can run no Pod yet. One that cannot even say so
+// is waited for, whatever it answers.
+func (k *Kubelet) runtimeReady(ctx context.Context) error {
+	resp, err := k.runtimeStatus(ctx)
+	if err != nil {
+		return fault.Unavailable.Wrap(err)
+	}
+	return falseOf(resp, runtimeapi.RuntimeReady)
 }
 
 // networkReady says why the runtime cannot connect Pods. A runtime that does
