@@ -3,9 +3,12 @@
 package bootid
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
 // Read returns the id of the running boot, which every start of the machine
@@ -17,3 +20,25 @@ func Read() (string, error) {
 	}
 	return strings.TrimSpace(string(id)), nil
 }
+
+// Changed reports whether the machine was started since Note was called for the file,
+// also when it never was, and returns which boot this is. Where the system does not
+// tell it was not, and boot is empty.
+func Changed(file string) (boot string, changed bool, err error) {
+	boot, err = Read()
+	if errors.Is(err, os.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	last, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", false, err
+	}
+	return boot, strings.TrimSpace(string(last)) != boot, nil
+}
+
+// Note writes into the file that what the boots before have left was dealt with, and
+// syncs it.
+func Note(file, boot string) error { return atomicfile.Write(file, []byte(boot+"\n"), 0o600) }

@@ -1,14 +1,9 @@
 package record
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"github.com/nodekit-project/nodekit/internal/atomicfile"
-	"github.com/nodekit-project/nodekit/internal/bootid"
 )
 
 // Records are not synced: they have to outlive the server, whose sandboxes and
@@ -18,28 +13,6 @@ import (
 // says when to expect that.
 
 func (d *Dir) bootFile() string { return filepath.Join(d.path, "boot") }
-
-// rebooted reports whether the machine was started since noteBoot was called
-// last, and which boot this is. Where the system does not tell it was not.
-func (d *Dir) rebooted() (boot string, rebooted bool, err error) {
-	boot, err = bootid.Read()
-	if errors.Is(err, os.ErrNotExist) {
-		return "", false, nil
-	}
-	if err != nil {
-		return "", false, err
-	}
-	last, err := os.ReadFile(d.bootFile())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", false, fmt.Errorf("reading the records: %w", err)
-	}
-	return boot, strings.TrimSpace(string(last)) != boot, nil
-}
-
-// noteBoot writes that what the last boot left has been dealt with.
-func (d *Dir) noteBoot(boot string) error {
-	return atomicfile.Write(d.bootFile(), []byte(boot+"\n"), 0o600)
-}
 
 // clearHomes removes the directories of objects that are not on record.
 func (d *Dir) clearHomes(all *Content) error {

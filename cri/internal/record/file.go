@@ -13,14 +13,14 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/bootid"
 )
 
-// version is that of the files. A server refuses files of a newer version,
-// because it would lose what it does not know.
-const version = 1
+// version is that of a line. A server refuses lines of a newer version, because it
+// would lose what it does not know. Files of version 1 have one line.
+const version = 2
 
-// sandboxFile is the file sandboxes/ID.json. The config is kept in the wire
+// sandboxFile is a line of the file sandboxes/ID.json. The config is kept in the wire
 // format of its message, the one encoding that later versions of the CRI
 // promise to read; the metadata is repeated for the people who look.
 type sandboxFile struct {
@@ -36,7 +36,7 @@ type sandboxFile struct {
 	State     json.RawMessage `json:"state,omitempty"`
 }
 
-// containerFile is the file containers/ID.json.
+// containerFile is a line of the file containers/ID.json.
 type containerFile struct {
 	Version   int       `json:"version"`
 	Phase     Phase     `json:"phase"`
@@ -89,11 +89,14 @@ func (d *Dir) PutContainer(c *Container, p Phase) error {
 }
 
 func put(file string, content any) error {
-	data, err := json.Marshal(content)
+	line, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encoding %q: %w", file, err)
 	}
-	return atomicfile.Replace(file, append(data, '\n'), 0o600)
+	if err := appendLine(file, append(line, '\n')); err != nil {
+		return fmt.Errorf("writing the record %q: %w", file, err)
+	}
+	return nil
 }
 
 // Content is what a directory has on record, by id.
@@ -115,9 +118,9 @@ func (c *Content) Phase(id string) Phase { return c.phases[id] }
 // it stopped; they are Lost.
 func (d *Dir) Load() (*Content, error) {
 	all := &Content{Sandboxes: map[string]*Sandbox{}, Containers: map[string]*Container{}, phases: map[string]Phase{}}
-	boot, rebooted, err := d.rebooted()
+	boot, rebooted, err := bootid.Changed(d.bootFile())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the records: %w", err)
 	}
 	if err := d.each(all, rebooted, "sandboxes", d.loadSandbox); err != nil {
 		return nil, err
@@ -131,7 +134,7 @@ func (d *Dir) Load() (*Content, error) {
 	if err := d.clearHomes(all); err != nil {
 		return nil, err
 	}
-	return all, d.noteBoot(boot)
+	return all, bootid.Note(d.bootFile(), boot)
 }
 
 func (d *Dir) loadSandbox(all *Content, data []byte) error {
@@ -181,7 +184,7 @@ func decodeUser(wire []byte) (*runtimeapi.LinuxContainerUser, error) {
 }
 
 // each loads the records of a kind. After a reboot those that are damaged are
-// removed.
+// gone.
 func (d *Dir) each(all *Content, rebooted bool, kind string, load func(*Content, []byte) error) error {
 	dir := filepath.Join(d.path, kind)
 	entries, err := os.ReadDir(dir)
@@ -194,13 +197,10 @@ func (d *Dir) each(all *Content, rebooted bool, kind string, load func(*Content,
 			continue
 		}
 		file := filepath.Join(dir, e.Name())
-		data, err := os.ReadFile(file)
-		if err == nil {
-			err = load(all, data)
-		}
+		err := lastLine(file, rebooted, func(line []byte) error { return load(all, line) })
 		if rebooted && errors.As(err, new(damage)) {
 			all.Lost = append(all.Lost, fmt.Sprintf("%s (%v)", file, err))
-			err = os.Remove(file)
+			continue
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("reading the record %q: %w", file, err))
@@ -209,20 +209,13 @@ func (d *Dir) each(all *Content, rebooted bool, kind string, load func(*Content,
 	return errors.Join(errs...)
 }
 
-// damage is an error of a record that nobody has written so.
-type damage struct{ error }
-
-func (d damage) Unwrap() error { return d.error }
-
-func damagef(format string, args ...any) error { return damage{fmt.Errorf(format, args...)} }
-
 func decode(data []byte, file any, fields func() (version int, config []byte), config proto.Message) error {
 	if err := json.Unmarshal(data, file); err != nil {
 		return damage{err}
 	}
 	have, wire := fields()
-	if have != version {
-		return fmt.Errorf("it has version %d and this program knows version %d: use the program that wrote it", have, version)
+	if have < 1 || have > version {
+		return fmt.Errorf("it has version %d and this program knows versions up to %d: use the program that wrote it", have, version)
 	}
 	return proto.Unmarshal(wire, config)
 }

@@ -3,8 +3,8 @@
 //
 // A record says what its object is and how far the server had come with it
 // (Phase). The package decides nothing: when to write is the server's business
-// (state), what to do about a phase that was cut short, too. Files are replaced
-// whole (internal/atomicfile). They survive every death of the server; boot.go
+// (state), what to do about a phase that was cut short, too. A change adds a line to
+// the file (lines.go). What was written survives every death of the server; boot.go
 // says what a loss of power may take. A Dir keeps no state of its own and is safe
 // for concurrent use; callers order the writes of one object.
 package record

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 func open(t *testing.T, path string) *record.Dir {
@@ -73,10 +75,10 @@ func TestWhatIsPutIsLoaded(t *testing.T) {
 
 func TestLoadRefusesWhatItDoesNotKnow(t *testing.T) {
 	for name, tc := range map[string]struct{ file, content string }{
-		"newer version": {"sandboxes/x.json", `{"version":2,"id":"x"}`},
-		"no json":       {"sandboxes/x.json", `{"version"`},
-		"bad config":    {"containers/x.json", `{"version":1,"id":"x","config":"////"}`},
-		"no sandbox":    {"containers/x.json", `{"version":1,"id":"x","sandboxId":"y"}`},
+		"newer version": {"sandboxes/x.json", `{"version":1,"id":"x"}` + "\n" + `{"version":3,"id":"x"}` + "\n"},
+		"no json":       {"sandboxes/x.json", `{"version"` + "\n"},
+		"bad config":    {"containers/x.json", `{"version":1,"id":"x","config":"////"}` + "\n"},
+		"no sandbox":    {"containers/x.json", `{"version":1,"id":"x","sandboxId":"y"}` + "\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := t.TempDir()
@@ -109,7 +111,7 @@ func TestLossOfPower(t *testing.T) {
 	}
 	left := map[string]string{
 		"boot": "another\n", "sandboxes/empty.json": "", "containers/cut.json": `{"version":1,"id":"cut","sandbox`,
-		"containers/alone.json": `{"version":1,"id":"alone","sandboxId":"empty"}`, "dirs/nobodys": "",
+		"containers/alone.json": `{"version":1,"id":"alone","sandboxId":"empty"}` + "\n", "dirs/nobodys": "",
 	}
 	for name, text := range left {
 		if err := os.WriteFile(filepath.Join(path, name), []byte(text), 0o600); err != nil {
@@ -134,13 +136,165 @@ func TestLossOfPower(t *testing.T) {
 	if all, err := d.Load(); err != nil || len(all.Lost) > 0 {
 		t.Errorf("the second time: %v, %v", all, err)
 	}
-	for name, text := range map[string]string{"boot": "another\n", "sandboxes/newer.json": `{"version":2,"id":"newer"}`} {
+	for name, text := range map[string]string{"boot": "another\n", "sandboxes/newer.json": `{"version":3,"id":"newer"}` + "\n"} {
 		if err := os.WriteFile(filepath.Join(path, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if _, err := d.Load(); err == nil || !strings.Contains(err.Error(), "newer.json") {
 		t.Errorf("a newer program's record after a reboot: %v", err)
+	}
+}
+
+// TestCutAnywhere cuts a record after every byte, which is what the death of a server
+// within a write can leave: the line before counts, and the next change is read as
+// well. Without one whole line nothing was on record.
+func TestCutAnywhere(t *testing.T) {
+	path := t.TempDir()
+	d := open(t, path)
+	if _, err := d.Load(); err != nil { // of this boot from here on
+		t.Fatal(err)
+	}
+	file := filepath.Join(path, "sandboxes", "s.json")
+	s := &record.Sandbox{ID: "s", Config: &runtimeapi.PodSandboxConfig{}}
+	if err := d.PutSandbox(s, record.Creating); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Ready = true
+	if err := d.PutSandbox(s, record.Live); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(whole) + 1 {
+		if err := os.WriteFile(file, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := record.Phase("")
+		switch {
+		case n == len(whole):
+			want = record.Live
+		case n >= int(first.Size()):
+			want = record.Creating
+		}
+		all, err := d.Load()
+		if err != nil || all.Phase("s") != want || len(all.Lost) > 0 {
+			t.Fatalf("cut after %d bytes of %d: phase %q, want %q: %v", n, len(whole), all.Phase("s"), want, err)
+		}
+		if want == "" {
+			if _, err := os.Stat(file); !os.IsNotExist(err) {
+				t.Fatalf("cut after %d bytes the file is left: %v", n, err)
+			}
+		}
+		if err := d.PutSandbox(s, record.Removing); err != nil {
+			t.Fatal(err)
+		}
+		if all, err = d.Load(); err != nil || all.Phase("s") != record.Removing {
+			t.Fatalf("changed after it was cut after %d bytes: phase %q: %v", n, all.Phase("s"), err)
+		}
+	}
+}
+
+// TestDamagedLine: of a record whose last line a loss of power has damaged, the one
+// before counts. Without such a loss it is an error.
+func TestDamagedLine(t *testing.T) {
+	path := t.TempDir()
+	d := open(t, path)
+	if _, err := d.Load(); err != nil {
+		t.Fatal(err)
+	}
+	s := &record.Sandbox{ID: "s", Config: &runtimeapi.PodSandboxConfig{}}
+	if err := d.PutSandbox(s, record.Live); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(path, "sandboxes", "s.json")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, append(good, "\x00\x00{}\n\x00"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Load(); err == nil || !strings.Contains(err.Error(), "s.json") {
+		t.Errorf("without a reboot: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(path, "boot"), []byte("another\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, err := d.Load()
+	if err != nil || all.Phase("s") != record.Live || len(all.Lost) > 0 {
+		t.Errorf("after a reboot: phase %q, lost %q: %v", all.Phase("s"), all.Lost, err)
+	}
+	if left, err := os.ReadFile(file); err != nil || string(left) != string(good) {
+		t.Errorf("left in the file: %q, %v", left, err)
+	}
+}
+
+// TestManyChanges: a record that changes for ever does not grow for ever.
+func TestManyChanges(t *testing.T) {
+	path := t.TempDir()
+	d := open(t, path)
+	c := &record.Container{
+		ID: "c", Sandbox: &record.Sandbox{ID: "s"}, Config: &runtimeapi.ContainerConfig{Command: []string{strings.Repeat("x", 3000)}},
+	}
+	file := filepath.Join(path, "containers", "c.json")
+	var most int64
+	for range 100 {
+		if err := d.PutContainer(c, record.Live); err != nil {
+			t.Fatal(err)
+		}
+		fi, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, fi.Size())
+	}
+	if most < 32<<10 || most > 64<<10 {
+		t.Errorf("the file had %d bytes at most", most)
+	}
+}
+
+// TestFullDisk: a change that does not fit is an error and leaves the record as it was.
+func TestFullDisk(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	path := t.TempDir()
+	d := open(t, path)
+	if _, err := d.Load(); err != nil {
+		t.Fatal(err)
+	}
+	small := filepath.Join(path, "sandboxes")
+	if err := mount.Tmpfs(small, &mount.TmpfsOptions{Size: 8 << 10}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.Unmount(small); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &record.Sandbox{ID: "s", Config: &runtimeapi.PodSandboxConfig{Hostname: strings.Repeat("x", 1000)}}
+	phases := []record.Phase{record.Live, record.Removing}
+	var written record.Phase
+	for n := 0; ; n++ {
+		if err := d.PutSandbox(s, phases[n%2]); err != nil {
+			break
+		}
+		if written = phases[n%2]; n > 10 {
+			t.Fatal("the disk is not full")
+		}
+	}
+	all, err := d.Load()
+	if err != nil || all.Phase("s") != written {
+		t.Errorf("phase %q, want %q: %v", all.Phase("s"), written, err)
+	}
+	raw, err := os.ReadFile(filepath.Join(small, "s.json"))
+	if err != nil || !strings.HasSuffix(string(raw), "}\n") {
+		t.Errorf("the file ends in %q, %v", raw[max(0, len(raw)-20):], err)
 	}
 }
 

@@ -1,0 +1,80 @@
+package record
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
+)
+
+// A record's file grows by a line for each change, and the last whole line counts:
+// that is one write(2), where a new file for each change is an inode made and one
+// deleted, ten times as dear. A write that is cut short leaves a line without its
+// end, of which nobody was told that it is written.
+
+// maxLines is the size in bytes above which a file is begun anew. Most records
+// change five times.
+const maxLines = 64 << 10
+
+// appendLine adds a line to the file, which it makes if need be. After an error
+// the file ends as it did.
+func appendLine(file string, line []byte) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err == nil && fi.Size()+int64(len(line)) > maxLines {
+		return errors.Join(atomicfile.Replace(file, line, 0o600), f.Close())
+	}
+	if err == nil {
+		if _, err = f.Write(line); err != nil {
+			err = errors.Join(err, f.Truncate(fi.Size()))
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// lastLine calls load with the last whole line of the file and cuts off what
+// follows it. With damaged set a line that load calls damage is passed over, too.
+// A file without a line to load is removed: that is damage, unless it is only of a
+// first line that was never whole.
+func lastLine(file string, damaged bool, load func(line []byte) error) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	end := bytes.LastIndexByte(data, '\n') + 1
+	if end == 0 && !damaged {
+		return os.Remove(file)
+	}
+	found := error(damage{errors.New("no line of it is whole")})
+	for end > 0 {
+		begin := bytes.LastIndexByte(data[:end-1], '\n') + 1
+		if found = load(data[begin:end]); !damaged || !errors.As(found, new(damage)) {
+			break
+		}
+		end = begin
+	}
+	switch {
+	case end == 0:
+		if err := os.Remove(file); err != nil {
+			return err
+		}
+		return found
+	case found != nil:
+		return found
+	case end < len(data):
+		return os.Truncate(file, int64(end))
+	}
+	return nil
+}
+
+// damage is an error of a record that nobody has written so.
+type damage struct{ error }
+
+func (d damage) Unwrap() error { return d.error }
+
+func damagef(format string, args ...any) error { return damage{fmt.Errorf(format, args...)} }
