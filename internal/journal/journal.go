@@ -9,7 +9,9 @@
 // At the next start Pending returns every intent that was not confirmed, in the
 // order they were begun; the owner finishes or undoes each and confirms it.
 // A confirmation is not synced to disk: one lost in a crash only means that the
-// intent is replayed, so acts and their undoing must be idempotent.
+// intent is replayed, so acts and their undoing must be idempotent. What is to be
+// known to the next process on this machine, and no longer, need not be synced
+// either: Note.
 //
 // The file is a version line and one checksummed JSON record a line. A torn
 // last line, which is what a crash leaves, is dropped; damage anywhere else is
@@ -66,7 +68,7 @@ type Journal struct {
 
 // Open opens or creates the journal at path, whose directory must exist. A
 // journal that another process has open is refused with fault.AlreadyExists, a
-// damaged or newer one with fault.FailedPrecondition.
+// newer one with fault.FailedPrecondition, a damaged one with fault.Invalid.
 func Open(path string) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -122,7 +124,7 @@ func (j *Journal) replay(body []byte) (good int, err error) {
 			if good+end+1 == len(body) {
 				return good, nil // torn tail that happens to end in a newline
 			}
-			return 0, fault.FailedPrecondition.Errorf("byte %d: %w; move the file away to start without it, after checking what it describes", len(header)+good, err)
+			return 0, fault.Invalid.Errorf("byte %d: %w; move the file away to start without it, after checking what it describes", len(header)+good, err)
 		}
 		j.apply(e)
 		good += end + 1
@@ -141,7 +143,17 @@ func (j *Journal) apply(e Entry) {
 
 // Begin records that the caller is about to act. It returns once the record is
 // on disk. On an error the act must not be done.
-func (j *Journal) Begin(kind string, data any) (ID, error) {
+func (j *Journal) Begin(kind string, data any) (ID, error) { return j.begin(kind, data, syncData) }
+
+// Note is Begin for what the death of the process must not take, at whatever
+// instant, and a loss of power may: the record is in the kernel's hands when it
+// returns, which writes it within its half minute. Such a loss may take some records
+// and leave later ones, which is damage to the next Open.
+func (j *Journal) Note(kind string, data any) (ID, error) {
+	return j.begin(kind, data, func(*os.File) error { return nil })
+}
+
+func (j *Journal) begin(kind string, data any, settle func(*os.File) error) (ID, error) {
 	raw, err := json.Marshal(data)
 	if err != nil {
 		return 0, fmt.Errorf("journalling %s: %w", kind, err)
@@ -152,7 +164,7 @@ func (j *Journal) Begin(kind string, data any) (ID, error) {
 	if err := j.append(e); err != nil {
 		return 0, fmt.Errorf("journalling %s: %w", kind, err)
 	}
-	if err := syncData(j.file); err != nil {
+	if err := settle(j.file); err != nil {
 		return 0, fmt.Errorf("journalling %s: %w", kind, err)
 	}
 	j.apply(e)

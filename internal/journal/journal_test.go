@@ -49,6 +49,28 @@ func TestPendingSurvivesReopen(t *testing.T) {
 	}
 }
 
+// TestNote: what is noted is pending for the next process, as what was begun is.
+func TestNote(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	noted, err := j.Note("noted", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := begin(t, j, "begun")
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = open(t, path)
+	defer j.Close()
+	if p := j.Pending(); len(p) != 2 || p[0].ID != noted || p[0].Kind != "noted" || p[1].ID != begun {
+		t.Errorf("pending after reopen: %v", p)
+	}
+	if err := j.Done(noted); err != nil || len(j.Pending()) != 1 {
+		t.Errorf("pending after it was confirmed: %v, %v", j.Pending(), err)
+	}
+}
+
 // TestCutAnywhere cuts the file after every byte, which is what a crash can
 // leave, and expects every intent whose line is whole.
 func TestCutAnywhere(t *testing.T) {
@@ -90,12 +112,15 @@ func TestRefuses(t *testing.T) {
 	whole, _ := os.ReadFile(path)
 	damaged := []byte(strings.Replace(string(whole), `"a"`, `"x"`, 1))
 	newer := []byte(strings.Replace(string(whole), "journal 1", "journal 2", 1))
-	for name, content := range map[string][]byte{"damaged": damaged, "newer": newer} {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
+	for _, c := range []struct {
+		content []byte
+		want    fault.Kind
+	}{{damaged, fault.Invalid}, {newer, fault.FailedPrecondition}} {
+		if err := os.WriteFile(path, c.content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := journal.Open(path); !errors.Is(err, fault.FailedPrecondition) {
-			t.Errorf("%s journal: got %v", name, err)
+		if _, err := journal.Open(path); !errors.Is(err, c.want) {
+			t.Errorf("got %v, want %v", err, c.want)
 		}
 	}
 }

@@ -20,7 +20,7 @@
 // the last one that did.
 //
 // The rule against loss is peek, record, consume. An exit is read without reaping
-// the process, written to the journal and synced, and only then is the process
+// the process, written to the journal, and only then is the process
 // reaped and anybody told. Output is copied with tee(2) and announced, with its
 // place in the log, in a ledger that the anchor holds in memory; it is moved out
 // of the container's pipe into one that only the keeper writes to, written to the
@@ -50,8 +50,9 @@
 //     that happen until the server finds out, ends those containers and reports
 //     them as unknown. Exits journalled before are kept. That is also what a
 //     shutdown of the scope or cgroup that they are in costs.
-//   - The machine goes down: journalled exits are kept. Output in the kernel's
-//     page cache may be lost; logs are not synced.
+//   - The machine goes down: what the kernel has not written to the disk yet is
+//     lost, of exits as of logs, which are not synced: half a minute of them, where
+//     nobody has changed that. No container outlives the machine.
 //
 // A full disk loses the lines that are written meanwhile; a slow one delays its
 // container and no other. But a keeper that is killed while a thread of it waits for

@@ -284,7 +284,7 @@ func TestStrangersAreReaped(t *testing.T) {
 	}
 }
 
-// TestExitsSurviveTheKeeper: an exit is durable before anybody hears of it,
+// TestExitsSurviveTheKeeper: an exit is journalled before anybody hears of it,
 // and stays until it is acknowledged.
 func TestExitsSurviveTheKeeper(t *testing.T) {
 	h := newHost(t)

@@ -31,7 +31,7 @@ type container struct {
 	seq   uint64     // position among the exits of this keeper's life
 	entry journal.ID // the exit in the journal; 0 without one
 	acked bool       // the server has recorded the exit
-	// ended is closed when the exit is known, durable, and the log complete; without
+	// ended is closed when the exit is known, journalled, and the log complete; without
 	// an exit when the start has failed.
 	ended chan struct{}
 }
@@ -143,8 +143,8 @@ func (s *server) watchOver(c *container, std *stdio, proc *process, oom oomWatch
 	return err
 }
 
-// witness makes the end of the container's process known: first durably, then by
-// reaping the process, then to those who wait.
+// witness makes the end of the container's process known: first to the journal, then
+// by reaping the process, then to those who wait.
 func (s *server) witness(c *container, proc *process, oom oomWatch) {
 	out, err := proc.outcome()
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *server) witness(c *container, proc *process, oom oomWatch) {
 		out = outcome{code: lostCode, at: time.Now(), lost: true}
 	}
 	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: oom.killed(out.code), Lost: out.lost}
-	entry, err := s.journal.Begin("exit", exit)
+	entry, err := s.journal.Note("exit", exit)
 	if err != nil {
 		// The anchor keeps it, as long as that lives.
 		s.log.Error("recording an exit", "container", c.id, "code", exit.Code, "err", err)

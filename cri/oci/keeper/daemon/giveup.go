@@ -55,7 +55,7 @@ func (s *server) giveUp(hold *holding, std *stdio, cause error) {
 	s.killChild(hold.entry.PID)
 	s.killChild(hold.rec.Run)
 	if exit := s.endOf(hold); exit != nil {
-		entry, err := s.journal.Begin("exit", exit)
+		entry, err := s.journal.Note("exit", exit)
 		if err != nil {
 			s.log.Error("recording an exit", "container", exit.ID, "err", err)
 		}

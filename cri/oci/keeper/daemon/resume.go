@@ -51,7 +51,7 @@ func (s *server) resume(c *container, oom oomWatch) {
 // lose records an end that nobody has seen.
 func (s *server) lose(c *container) {
 	exit := &wire.Exit{ID: c.id, Code: lostCode, At: time.Now(), Lost: true}
-	entry, err := s.journal.Begin("exit", exit)
+	entry, err := s.journal.Note("exit", exit)
 	err = errors.Join(err, s.noteExit(c.hold, exit, err != nil))
 	if err != nil {
 		s.log.Error("recording an exit", "container", c.id, "err", err)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/bootid"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
 	"github.com/nodekit-project/nodekit/internal/panics"
@@ -53,7 +54,7 @@ const restAfter = time.Second
 // serve answers calls until a shutdown is asked for. ready is called when the
 // socket accepts connections.
 func serve(o *options, ready func() error) (err error) {
-	j, err := openJournal(filepath.Join(o.state, "exits"))
+	j, err := openJournal(o.state, o.log)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,32 @@ func (s *server) leave() {
 // that it was about to start, may hold the journal's lock.
 const journalLimit = 5 * time.Second
 
-func openJournal(path string) (*journal.Journal, error) {
+// openJournal opens the journal of exits. They are not synced, and a loss of power
+// may have damaged it: an earlier boot's is put aside then, with whatever it told of
+// containers that ended with their machine.
+func openJournal(dir string, log *slog.Logger) (*journal.Journal, error) {
+	path, bootFile := filepath.Join(dir, "exits"), filepath.Join(dir, "boot")
+	boot, rebooted, err := bootid.Changed(bootFile)
+	if err != nil {
+		return nil, err
+	}
+	j, err := awaitJournal(path)
+	if rebooted && errors.Is(err, fault.Invalid) {
+		log.Error("the journal of exits did not survive a loss of power and is begun anew", "err", err, "put aside", path+".damaged")
+		if err = os.Rename(path, path+".damaged"); err == nil {
+			j, err = awaitJournal(path)
+		}
+	}
+	if err != nil || !rebooted {
+		return j, err
+	}
+	if err := bootid.Note(bootFile, boot); err != nil { // the disk may be full: exits go to the anchor then
+		log.Error("noting the boot of the journal of exits", "err", err)
+	}
+	return j, nil
+}
+
+func awaitJournal(path string) (*journal.Journal, error) {
 	for deadline := time.Now().Add(journalLimit); ; time.Sleep(time.Millisecond) {
 		j, err := journal.Open(path)
 		if !errors.Is(err, fault.AlreadyExists) || time.Now().After(deadline) {
