@@ -54,7 +54,7 @@ func TestGC(t *testing.T) {
 				}
 			}
 			// A damaged record is no reason to keep what it stands for.
-			if err := os.WriteFile(filepath.Join(w.config.StateDir, "attachments", "a", "eth0.json"), nil, 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(w.config.StateDir, "attachments", "a:eth0.json"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			err := n.GC(t.Context(), []runtime.Attachment{kept})

@@ -2,13 +2,10 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sync/semaphore"
 
@@ -25,31 +22,12 @@ type guard struct {
 	gc         *semaphore.Weighted // GC takes all of it, any other operation one
 }
 
-func newGuard(dir string) (*guard, error) {
-	g := &guard{dir: dir, gc: semaphore.NewWeighted(math.MaxInt64)}
-	if err := os.MkdirAll(g.containerFile(""), 0o700); err != nil {
-		return nil, err
-	}
-	return g, g.sweep()
+func newGuard(dir string) *guard {
+	return &guard{dir: dir, gc: semaphore.NewWeighted(math.MaxInt64)}
 }
 
-func (g *guard) containerFile(id string) string { return filepath.Join(g.dir, "locks", id) }
-func (g *guard) gcFile() string                 { return filepath.Join(g.dir, "gc.lock") }
-
-// sweep removes the lock files that killed processes left.
-func (g *guard) sweep() error {
-	entries, err := os.ReadDir(g.containerFile(""))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		l, err := flock.TryAcquireTemporary(g.containerFile(e.Name()))
-		l.Release()
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
+func (g *guard) containerFile() string { return filepath.Join(g.dir, "containers.lock") }
+func (g *guard) gcFile() string        { return filepath.Join(g.dir, "gc.lock") }
 
 // enter waits until no other operation of the container and no GC runs, here or
 // in another process.
@@ -58,7 +36,7 @@ func (g *guard) enter(ctx context.Context, container string) (leave func(), err 
 	if err != nil {
 		return nil, fmt.Errorf("waiting for another operation of the container: %w", err)
 	}
-	file, err := flock.AcquireTemporary(ctx, g.containerFile(container))
+	file, err := flock.AcquireName(ctx, g.containerFile(), container)
 	if err != nil {
 		unlock()
 		return nil, err
@@ -122,8 +100,4 @@ func (l *locks) lock(ctx context.Context, key string) (unlock func(), err error)
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-func isNotEmpty(err error) bool {
-	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
 }

@@ -38,24 +38,23 @@ func (r *record) context(ctx context.Context) context.Context {
 }
 
 // records is the cache of results: one file for each attachment, in
-// <dir>/<container>/<interface>.json.
+// <dir>/<container>:<interface>.json. Neither name can have a colon.
 type records struct{ dir string }
 
 func (rs records) path(a cni.Attachment) string {
-	return filepath.Join(rs.dir, a.ContainerID, a.IfName+".json")
+	return filepath.Join(rs.dir, a.ContainerID+":"+a.IfName+".json")
 }
 
 // put makes the record durable.
 func (rs records) put(r *record) error {
-	path := rs.path(r.Attachment.key())
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("recording attachment: %w", err)
-	}
 	data, err := encode(r)
+	if err == nil {
+		err = atomicfile.Write(rs.path(r.Attachment.key()), data, 0o600)
+	}
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
-	return errors.Join(atomicfile.Write(path, data, 0o600), atomicfile.SyncDir(rs.dir))
+	return nil
 }
 
 // get returns the record. None is fault.NotFound, a damaged one fault.Invalid.
@@ -92,15 +91,10 @@ func decodeRecord(data []byte, from string) (*record, error) {
 	return &r, nil
 }
 
-// remove forgets the attachment. It succeeds when there is none.
+// remove forgets the attachment. It succeeds when there is none. A loss of power may
+// bring the record back, and the DEL that is due for it then succeeds at once.
 func (rs records) remove(a cni.Attachment) error {
-	path := rs.path(a)
-	if err := atomicfile.Remove(path); err != nil {
-		return fmt.Errorf("forgetting attachment: %w", err)
-	}
-	// The directory goes with its last interface; an attachment that is being
-	// made there at the same time is excluded by the container's lock.
-	if err := os.Remove(filepath.Dir(path)); err != nil && !errors.Is(err, os.ErrNotExist) && !isNotEmpty(err) {
+	if err := os.Remove(rs.path(a)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("forgetting attachment: %w", err)
 	}
 	return nil
@@ -108,29 +102,19 @@ func (rs records) remove(a cni.Attachment) error {
 
 // keys returns the attachments that are recorded, whatever their records are worth.
 func (rs records) keys() ([]cni.Attachment, error) {
-	files, err := filepath.Glob(filepath.Join(rs.dir, "*", "*.json"))
+	files, err := os.ReadDir(rs.dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listing attachments: %w", err)
 	}
-	keys := make([]cni.Attachment, len(files))
-	for i, f := range files {
-		keys[i] = cni.Attachment{ContainerID: filepath.Base(filepath.Dir(f)), IfName: strings.TrimSuffix(filepath.Base(f), ".json")}
+	var keys []cni.Attachment
+	for _, f := range files {
+		name, is := strings.CutSuffix(f.Name(), ".json")
+		if container, ifname, both := strings.Cut(name, ":"); is && both {
+			keys = append(keys, cni.Attachment{ContainerID: container, IfName: ifname})
+		}
 	}
 	return keys, nil
 }
 
 // clean removes what interrupted writes left.
-func (rs records) clean() error {
-	dirs, err := filepath.Glob(filepath.Join(rs.dir, "*"))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, d := range dirs {
-		errs = append(errs, atomicfile.Clean(d))
-		if err := os.Remove(d); err != nil && !errors.Is(err, os.ErrNotExist) && !isNotEmpty(err) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
+func (rs records) clean() error { return atomicfile.Clean(rs.dir) }

@@ -15,15 +15,15 @@
 // Operations of one container exclude each other, those of different containers
 // run in parallel, and GC excludes all. One process has a Network open on a state
 // directory at a time: its journal is locked, and a second Open is refused. The
-// other two locks (flock(2)) are there for whoever else works on the same
+// other two locks are there for whoever else works on the same
 // attachments: a program that looks at or mends one, and the process that takes
 // the state directory over while calls of the one before still run.
 //
-//	<StateDir>/gc.lock         shared by every operation, exclusive for GC
-//	<StateDir>/locks/<id>      exclusive for the operations of one container
+//	<StateDir>/gc.lock           flock(2): shared by every operation, exclusive for GC
+//	<StateDir>/containers.lock   fcntl(2), F_OFD_SETLK: exclusive for the operations
+//	                             of one container, on the byte that
+//	                             internal/flock.AcquireName has for its id
 //
-// A container's file goes with its lock. Whoever takes one from outside has to
-// look afterwards whether the file is still at its path, and start over if not.
 // The container's lock comes first where both are taken.
 //
 // # Codes of plugins
@@ -160,10 +160,7 @@ func Open(c Config) (*Network, error) {
 	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
-	var err error
-	if n.guard, err = newGuard(c.StateDir); err != nil {
-		return nil, fmt.Errorf("opening network: %w", err)
-	}
+	n.guard = newGuard(c.StateDir)
 	j, err := journal.Open(filepath.Join(c.StateDir, "journal"))
 	if err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)

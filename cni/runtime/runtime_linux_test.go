@@ -239,7 +239,7 @@ func TestDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.seen()
-	file := filepath.Join(w.config.StateDir, "attachments", "c1", "eth0.json")
+	file := filepath.Join(w.config.StateDir, "attachments", "c1:eth0.json")
 	for content, want := range map[string]string{`{"version":2}`: "", "": "second DEL 0, first DEL 0"} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -440,8 +440,8 @@ func TestOneContainerAtATime(t *testing.T) {
 	if err := n.GC(t.Context(), []runtime.Attachment{{ContainerID: "c0", IfName: "eth0"}}); err != nil {
 		t.Fatal(err)
 	}
-	left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*", "*"))
-	if len(left) != 1 || !strings.HasSuffix(left[0], "c0/eth0.json") {
+	left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*"))
+	if len(left) != 1 || !strings.HasSuffix(left[0], "c0:eth0.json") {
 		t.Errorf("after GC: %q", left)
 	}
 }

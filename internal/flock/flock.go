@@ -1,22 +1,22 @@
 // Package flock takes locks that exclude goroutines as well as processes, and
-// that the kernel frees when their process dies (flock(2)). Functions are safe
-// for concurrent use.
+// that the kernel frees when their process dies: of files (flock(2)), and of names
+// in a file (F_OFD_SETLK of fcntl(2)). The two do not exclude each other. Functions
+// are safe for concurrent use.
 package flock
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // Lock is a lock that is held. It has an open file of its own.
-type Lock struct {
-	file *os.File
-	path string // of a file that goes with the lock, else ""
-}
+type Lock struct{ file *os.File }
 
 // How a lock is taken.
 const (
@@ -27,7 +27,54 @@ const (
 // Acquire waits for the lock on path, Shared or Exclusive, until ctx ends. The
 // file is created when it is not there; a directory serves as well.
 func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
-	l, err := TryAcquire(path, how)
+	return acquire(ctx, path, whole(how))
+}
+
+// TryAcquire returns nil and no error when somebody else has the lock.
+func TryAcquire(path string, how int) (*Lock, error) { return try(path, whole(how)) }
+
+// AcquireName is Acquire, Exclusive, for a name: there may be any number of them in
+// one file, which stays. The lock is on the byte whose offset is the name's FNV-1a
+// hash of 64 bits, halved; that two names share one has not to be feared, and would
+// make them wait for each other.
+func AcquireName(ctx context.Context, path, name string) (*Lock, error) {
+	return acquire(ctx, path, named(name))
+}
+
+// TryAcquireName is AcquireName without waiting: it returns nil and no error when
+// somebody else has the lock.
+func TryAcquireName(path, name string) (*Lock, error) { return try(path, named(name)) }
+
+// take locks an open file, waiting or with an error of busy.
+type take func(f *os.File, wait bool) error
+
+// whole locks the file itself.
+func whole(how int) take {
+	return func(f *os.File, wait bool) error {
+		flags := how
+		if !wait {
+			flags |= unix.LOCK_NB
+		}
+		return unix.Flock(int(f.Fd()), flags)
+	}
+}
+
+// named locks a byte of it.
+func named(name string) take {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	at := int64(h.Sum64() >> 1)
+	return func(f *os.File, wait bool) error {
+		command := unix.F_OFD_SETLK
+		if wait {
+			command = unix.F_OFD_SETLKW
+		}
+		return unix.FcntlFlock(f.Fd(), command, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: at, Len: 1})
+	}
+}
+
+func acquire(ctx context.Context, path string, t take) (*Lock, error) {
+	l, err := try(path, t)
 	if l != nil || err != nil {
 		return l, err
 	}
@@ -37,7 +84,7 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	}
 	done := make(chan struct{})
 	go func() {
-		err = flock(f, how)
+		err = lock(f, t, true)
 		close(done)
 	}()
 	select {
@@ -45,9 +92,9 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), f.Close())
 		}
-		return &Lock{file: f}, nil
+		return &Lock{f}, nil
 	case <-ctx.Done():
-		go func() { // flock cannot be given up: close the file once it has the lock
+		go func() { // the wait cannot be given up: close the file once it has the lock
 			<-done
 			_ = f.Close()
 		}()
@@ -55,61 +102,23 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	}
 }
 
-// TryAcquire returns nil and no error when somebody else has the lock.
-func TryAcquire(path string, how int) (*Lock, error) {
+func try(path string, t take) (*Lock, error) {
 	f, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
-	err = flock(f, how|unix.LOCK_NB)
+	err = lock(f, t, false)
 	if err == nil {
-		return &Lock{file: f}, nil
+		return &Lock{f}, nil
 	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if busy(err) {
 		return nil, f.Close()
 	}
 	return nil, errors.Join(fmt.Errorf("locking %q: %w", path, err), f.Close())
 }
 
-// AcquireTemporary is Acquire, Exclusive, on a file that Release removes, so
-// that locks with many names leave no files. Everybody who locks the path must
-// do so with this function: a holder may have removed the file that a waiter
-// has open, and the waiter starts over then.
-func AcquireTemporary(ctx context.Context, path string) (*Lock, error) {
-	for {
-		l, err := Acquire(ctx, path, Exclusive)
-		if err != nil {
-			return nil, err
-		}
-		if l.keepsTo(path) {
-			return l, nil
-		}
-		l.Release()
-	}
-}
-
-// TryAcquireTemporary is AcquireTemporary without waiting: it returns nil and no
-// error when somebody else has the lock.
-func TryAcquireTemporary(path string) (*Lock, error) {
-	for {
-		l, err := TryAcquire(path, Exclusive)
-		if l == nil || err != nil || l.keepsTo(path) {
-			return l, err
-		}
-		l.Release()
-	}
-}
-
-// keepsTo makes the path the lock's own if its file is still there.
-func (l *Lock) keepsTo(path string) bool {
-	mine, err := l.file.Stat()
-	there, terr := os.Stat(path)
-	if err != nil || terr != nil || !os.SameFile(mine, there) {
-		return false
-	}
-	l.path = path
-	return true
-}
+// busy reports whether somebody else has the lock.
+func busy(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) }
 
 func openLock(path string) (*os.File, error) {
 	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
@@ -118,10 +127,9 @@ func openLock(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-func flock(f *os.File, how int) error {
+func lock(f *os.File, t take, wait bool) error {
 	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
+		if err := t(f, wait); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -129,11 +137,7 @@ func flock(f *os.File, how int) error {
 
 // Release frees the lock. A nil lock is not held.
 func (l *Lock) Release() {
-	if l == nil {
-		return
+	if l != nil {
+		l.file.Close()
 	}
-	if l.path != "" {
-		os.Remove(l.path) // while the lock is held, so that nobody else's goes
-	}
-	l.file.Close()
 }

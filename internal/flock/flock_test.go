@@ -3,7 +3,6 @@ package flock_test
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -88,15 +87,16 @@ func TestAcquireErrors(t *testing.T) {
 	}
 }
 
-// TestTemporary has many take the same lock and looks whether two ever had it.
-func TestTemporary(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
+// TestNames has many take the lock of a name and looks whether two ever had it, and
+// whether other names and the file itself stay free meanwhile.
+func TestNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "locks")
 	var inside atomic.Int32
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for range 50 {
-				l, err := flock.AcquireTemporary(t.Context(), path)
+				l, err := flock.AcquireName(t.Context(), path, "mine")
 				if err != nil {
 					t.Error(err)
 					return
@@ -104,7 +104,7 @@ func TestTemporary(t *testing.T) {
 				if inside.Add(1) != 1 {
 					t.Error("two have the lock")
 				}
-				if other, err := flock.TryAcquireTemporary(path); other != nil || err != nil {
+				if other, err := flock.TryAcquireName(path, "mine"); other != nil || err != nil {
 					t.Errorf("a held lock was given: %v", err)
 				}
 				inside.Add(-1)
@@ -113,12 +113,20 @@ func TestTemporary(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file is left: %v", err)
+	held, err := flock.TryAcquireName(path, "mine")
+	if held == nil || err != nil {
+		t.Fatalf("a free lock is not given: %v", err)
 	}
-	l, err := flock.TryAcquireTemporary(path)
-	if l == nil || err != nil {
-		t.Errorf("a free lock is not given: %v", err)
+	defer held.Release()
+	other, err := flock.TryAcquireName(path, "yours")
+	if other == nil || err != nil {
+		t.Errorf("the lock of another name is not given: %v", err)
 	}
-	l.Release()
+	other.Release()
+	take(t, path, flock.Exclusive).Release()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := flock.AcquireName(ctx, path, "mine"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("waiting for a held lock: %v", err)
+	}
 }
