@@ -167,8 +167,10 @@ func (s *server) removeSandbox(ctx context.Context, sb *state.Sandbox) error {
 	if _, err := s.table.Sandbox(id); errors.Is(err, ErrNotFound) {
 		return nil // removed while this call waited
 	}
-	if err := s.stopSandbox(ctx, sb); err != nil {
-		return err
+	if !sb.Stopped() { // once is enough: nothing starts in one that was
+		if err := s.stopSandbox(ctx, sb); err != nil {
+			return err
+		}
 	}
 	for _, c := range s.table.ContainersOf(sb) {
 		if err := s.removeContainer(ctx, c); err != nil {

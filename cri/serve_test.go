@@ -45,7 +45,7 @@ func TestLifeOfAPod(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	want := []string{"run a", "create main", "start main", "kill main", "delete main", "stop a", "stop a", "remove a"}
+	want := []string{"run a", "create main", "start main", "kill main", "delete main", "stop a", "remove a"}
 	if diff := cmp.Diff(want, f.noted()); diff != "" {
 		t.Errorf("the author's calls (-want +got):\n%s", diff)
 	}

@@ -51,14 +51,19 @@ func newSandbox(r *record.Sandbox, p record.Phase) *Sandbox {
 func (t *Table) StopSandbox(s *Sandbox, next *record.Sandbox) (changed bool, err error) {
 	next.Ready = false
 	if sameSandbox(s.Now(), next) {
+		s.stopped = true
 		return false, nil
 	}
 	if err := t.records.PutSandbox(next, s.phase); err != nil {
 		return false, err
 	}
+	s.stopped = true
 	t.publish(s, next.ID, runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT, func() { s.cur.Store(next) })
 	return true, nil
 }
+
+// Stopped reports whether StopSandbox has succeeded, in this process's life.
+func (s *Sandbox) Stopped() bool { return s.stopped }
 
 // LimitSandbox lays new limits over those in the sandbox's config, as Limit
 // does for containers. Either may be nil.

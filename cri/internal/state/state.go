@@ -44,6 +44,7 @@ type Sandbox struct {
 	// need no lock and see whole states.
 	cur        atomic.Pointer[record.Sandbox]
 	phase      record.Phase          // wants the gate
+	stopped    bool                  // by the author, since it was last ready; wants the gate
 	containers map[string]*Container // guarded by the table
 }
 
