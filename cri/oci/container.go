@@ -28,9 +28,18 @@ type containerState struct {
 	StopSignal int    `json:"stopSignal"`
 }
 
-const stateVersion = 1
+// stateVersion is 2 since bundles lie in the run directory.
+const stateVersion = 2
 
-func bundleOf(c *cri.Container) string { return filepath.Join(c.Dir, "bundle") }
+// bundleOf is where the container's bundle is: among what a reboot takes, as the
+// container itself.
+func (r *Runtime) bundleOf(c *cri.Container) string {
+	var st containerState
+	if err := json.Unmarshal(c.State, &st); err == nil && st.Version == 1 {
+		return filepath.Join(c.Dir, "bundle")
+	}
+	return filepath.Join(r.sandboxDir(c.Sandbox.ID), "bundle-"+c.ID)
+}
 
 // imageDir is where the image store keeps the container's root file system.
 func imageDir(c *cri.Container) string { return filepath.Join(c.Dir, "image") }
@@ -78,10 +87,10 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	if err := r.filters.offer(c.ID, e, doc); err != nil {
 		return err
 	}
-	if err := os.Mkdir(bundleOf(c), 0o700); err != nil {
+	if err := os.Mkdir(r.bundleOf(c), 0o700); err != nil {
 		return fmt.Errorf("making the bundle: %w", err)
 	}
-	if err := writeJSON(filepath.Join(bundleOf(c), "config.json"), doc); err != nil {
+	if err := writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc); err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
 	sig, err := stopSignal(c.Config, root.Config.StopSignal)
@@ -116,7 +125,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
-	_, err = r.launch(ctx, process{e, c.ID, cg, bundleOf(c)}, &keeper.StartRequest{
+	_, err = r.launch(ctx, process{e, c.ID, cg, r.bundleOf(c)}, &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(cg),
 		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
@@ -271,7 +280,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	r.mu.Unlock()
 	r.rates.forget(c.ID)
 	r.filters.forget(c.ID)
-	return os.RemoveAll(bundleOf(c))
+	return os.RemoveAll(r.bundleOf(c))
 }
 
 // deleteState removes what the OCI runtime remembers of the container. Only
@@ -281,10 +290,10 @@ func (r *Runtime) deleteState(ctx context.Context, e engine, c *cri.Container) e
 	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	doc, err := readSpec(bundleOf(c))
+	doc, err := readSpec(r.bundleOf(c))
 	if err == nil && doc.Hooks != nil && len(doc.Hooks.Poststop) > 0 {
-		log := filepath.Join(bundleOf(c), "delete.log")
-		cmd := &keeper.Command{Args: e.args(log, "delete", "--force", c.ID), Dir: bundleOf(c)}
+		log := filepath.Join(r.bundleOf(c), "delete.log")
+		cmd := &keeper.Command{Args: e.args(log, "delete", "--force", c.ID), Dir: r.bundleOf(c)}
 		if err := r.keeper.Runtime(ctx, cmd); err != nil {
 			return fmt.Errorf("deleting container %q: %s: %w", c.ID, logMessage(log), err)
 		}
@@ -324,14 +333,14 @@ func (r *Runtime) updateContainer(_ context.Context, c *cri.Container, res *runt
 
 // updateSpec changes the limits of a container that has never run.
 func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
-	doc, err := readSpec(bundleOf(c))
+	doc, err := readSpec(r.bundleOf(c))
 	if err != nil {
 		return err
 	}
 	devices := doc.Linux.Resources.Devices
 	doc.Linux.Resources = spec.Resources(spec.MergeResources(c.Config.GetLinux().GetResources(), res))
 	doc.Linux.Resources.Devices = devices
-	return writeJSON(filepath.Join(bundleOf(c), "config.json"), doc)
+	return writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc)
 }
 
 // limitsOf translates the CRI's limits, whose zero fields mean "not set".

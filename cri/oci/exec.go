@@ -56,7 +56,7 @@ func (r *Runtime) execCommand(c *cri.Container, argv []string, tty bool, dir str
 	if err != nil {
 		return nil, err
 	}
-	doc, err := readSpec(bundleOf(c))
+	doc, err := readSpec(r.bundleOf(c))
 	if err != nil {
 		return nil, err
 	}

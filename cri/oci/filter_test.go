@@ -71,7 +71,7 @@ func TestFilterIsMadeOnce(t *testing.T) {
 // specOf reads the spec that the container's OCI runtime was given.
 func (n *node) specOf(id string) (doc specs.Spec) {
 	n.t.Helper()
-	files, err := filepath.Glob(filepath.Join(n.dir, "*", "dirs", id, "bundle", "config.json"))
+	files, err := filepath.Glob(filepath.Join(n.dir, "*", "sandboxes", "*", "bundle-"+id, "config.json"))
 	n.must(err)
 	if len(files) != 1 {
 		n.t.Fatalf("the specs of container %q are %q", id, files)

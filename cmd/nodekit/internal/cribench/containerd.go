@@ -94,6 +94,12 @@ func (l *lab) openContainerd(ctx context.Context) error {
 }
 
 func (l *lab) configureContainerd(dir string) error {
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	if err := makeRun(filepath.Join(dir, "state")); err != nil {
+		return err
+	}
 	text := strings.NewReplacer("DIR", dir, "CNI", l.CNI, "PAUSE", pauseImage)
 	if err := os.MkdirAll(filepath.Join(dir, "net.d"), 0o700); err != nil {
 		return err

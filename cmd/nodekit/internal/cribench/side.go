@@ -71,6 +71,15 @@ func (l *lab) open(ctx context.Context) error {
 	return nil
 }
 
+// makeRun makes a runtime's directory for what a reboot takes, on a tmpfs, as /run
+// is one on every distribution; this machine's need not be.
+func makeRun(dir string) error {
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	return mount.Tmpfs(dir, &mount.TmpfsOptions{Mode: 0o711})
+}
+
 // dial adds the side when its runtime answers.
 func (l *lab) dial(ctx context.Context, s *side) (err error) {
 	if s.Client, err = client.Dial(s.endpoint, nil); err != nil {
@@ -124,6 +133,9 @@ func (l *lab) openNodekit(ctx context.Context, engine string) error {
 	}
 	archive, err := l.archive("image.tar", l.Image)
 	if err != nil {
+		return err
+	}
+	if err := makeRun(filepath.Join(dir, "run")); err != nil {
 		return err
 	}
 	s := &side{name: name, dir: dir, endpoint: "unix://" + filepath.Join(dir, "s.sock")}
