@@ -41,7 +41,7 @@ func author(calls *[]string) *Runtime {
 func left(t *testing.T) remains {
 	t.Helper()
 	dir := t.TempDir()
-	r, err := record.Open(dir)
+	r, err := record.Open(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

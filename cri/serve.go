@@ -56,7 +56,7 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	if opts.StateDir == "" {
 		opts.StateDir = filepath.Join("/var/lib", rt.Name)
 	}
-	records, err := record.Open(opts.StateDir)
+	records, err := record.Open(opts.StateDir, opts.Logger)
 	if err != nil {
 		return err
 	}

@@ -271,7 +271,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	if err := errors.Join(r.hideRoot(c), r.releaseMounts(c)); err != nil {
 		return err
 	}
-	if err := r.cfg.Images.ReleaseRootfs(imageDir(c)); err != nil {
+	if err := r.cfg.Images.ForgetRootfs(imageDir(c)); err != nil { // its files go with the container's directory
 		return err
 	}
 	r.mu.Lock()

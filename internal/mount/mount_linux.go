@@ -289,14 +289,20 @@ func DetachTree(dir string) error {
 // there: it refuses (fault.FailedPrecondition) while dir or anything below it
 // is a mount point, so that a volume whose unmount went wrong keeps its data.
 func RemoveAll(dir string) error {
-	point, err := anyBelow(dir)
-	if err != nil {
+	if err := Free(dir); err != nil {
 		return err
 	}
-	if point != "" {
-		return fault.FailedPrecondition.Errorf("removing %q: %q is still mounted", dir, point)
-	}
 	return os.RemoveAll(dir)
+}
+
+// Free returns an error (fault.FailedPrecondition) while dir or anything below it is
+// a mount point.
+func Free(dir string) error {
+	point, err := anyBelow(dir)
+	if err == nil && point != "" {
+		err = fault.FailedPrecondition.Errorf("removing %q: %q is still mounted", dir, point)
+	}
+	return err
 }
 
 // anyBelow returns a mount point at dir or below it, or "".

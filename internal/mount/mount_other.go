@@ -35,5 +35,8 @@ func DetachTree(string) error { return ErrUnsupported }
 // RemoveAll returns ErrUnsupported.
 func RemoveAll(string) error { return ErrUnsupported }
 
+// Free returns ErrUnsupported.
+func Free(string) error { return ErrUnsupported }
+
 // MakeShared returns ErrUnsupported.
 func MakeShared(string) error { return ErrUnsupported }

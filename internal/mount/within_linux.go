@@ -2,7 +2,7 @@ package mount
 
 import (
 	"errors"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -16,24 +16,8 @@ const maxAsked = 256
 // within returns a mount point at dir or below it, or "", by asking every file
 // there. It is not sure with more than maxAsked files, and before Linux 5.8.
 func within(dir string) (point string, sure bool, err error) {
-	var asked int
-	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if asked++; asked > maxAsked {
-			return errNotSure
-		}
-		is, err := isRoot(path)
-		if is {
-			point = path
-			return filepath.SkipAll
-		}
-		return err
-	})
+	left := maxAsked
+	point, err = ask(dir, true, &left)
 	if errors.Is(err, errNotSure) {
 		return "", false, nil
 	}
@@ -41,6 +25,40 @@ func within(dir string) (point string, sure bool, err error) {
 }
 
 var errNotSure = errors.New("the files do not tell")
+
+// ask looks at path and, where it is a directory, at what is below. No file is asked
+// anything before it is known that it is no mount point, and no more names are read
+// than may be asked.
+func ask(path string, dir bool, left *int) (point string, err error) {
+	if *left--; *left < 0 {
+		return "", errNotSure
+	}
+	is, err := isRoot(path)
+	if is {
+		return path, nil
+	}
+	if err != nil || !dir {
+		return "", err
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return "", nil // it is gone, or was a file from the start
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(*left + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	for _, e := range entries {
+		if point, err = ask(filepath.Join(path, e.Name()), e.IsDir(), left); point != "" || err != nil {
+			return point, err
+		}
+	}
+	return "", nil
+}
 
 // isRoot reports whether something is mounted at the path.
 func isRoot(path string) (bool, error) {

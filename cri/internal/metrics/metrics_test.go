@@ -24,7 +24,7 @@ import (
 // nobody has metrics of.
 func table(t *testing.T) *state.Table {
 	t.Helper()
-	d, err := record.Open(t.TempDir())
+	d, err := record.Open(t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func (d *Dir) clearHomes(all *Content) error {
 			continue
 		}
 		home := d.Home(h.Name())
-		if err := removeHome(home); err != nil {
+		if err := d.bin.throw(home); err != nil {
 			return fmt.Errorf("removing the directory of an object that is not on record: %w", err)
 		}
 		all.Lost = append(all.Lost, home)

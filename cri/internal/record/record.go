@@ -5,8 +5,8 @@
 // (Phase). The package decides nothing: when to write is the server's business
 // (state), what to do about a phase that was cut short, too. A change adds a line to
 // the file (lines.go). What was written survives every death of the server; boot.go
-// says what a loss of power may take. A Dir keeps no state of its own and is safe
-// for concurrent use; callers order the writes of one object.
+// says what a loss of power may take. A Dir is safe for concurrent use; callers order
+// the writes of one object.
 package record
 
 import (
@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,7 +25,6 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/flock"
-	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
 // Phase is what the server was about to do with an object when it last wrote
@@ -105,12 +105,14 @@ func NewID() string {
 type Dir struct {
 	path string
 	lock *flock.Lock
+	bin  *bin // of homes
 }
 
 // Open makes the directory if need be and takes it for this process, until
 // Close or until the process dies. A directory that another server has is
-// refused with fault.AlreadyExists.
-func Open(path string) (*Dir, error) {
+// refused with fault.AlreadyExists. The logger gets what goes wrong while nobody
+// waits: see RemoveSandbox.
+func Open(path string, log *slog.Logger) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
@@ -131,11 +133,19 @@ func Open(path string) (*Dir, error) {
 			return nil, fmt.Errorf("preparing the state directory: %w", err)
 		}
 	}
-	return &Dir{path: path, lock: lock}, nil
+	gone, err := openBin(filepath.Join(path, "gone"), log)
+	if err != nil {
+		lock.Release()
+		return nil, fmt.Errorf("preparing the state directory: %w", err)
+	}
+	return &Dir{path: path, lock: lock, bin: gone}, nil
 }
 
-// Close lets go of the directory.
-func (d *Dir) Close() { d.lock.Release() }
+// Close waits until what was removed is deleted, and lets go of the directory.
+func (d *Dir) Close() {
+	d.bin.close()
+	d.lock.Release()
+}
 
 // Home is the directory of an object's own, which its author gets as Dir.
 func (d *Dir) Home(id string) string { return filepath.Join(d.path, "dirs", id) }
@@ -148,29 +158,20 @@ func (d *Dir) containerFile(id string) string {
 	return filepath.Join(d.path, "containers", id+".json")
 }
 
-// RemoveSandbox and RemoveContainer delete the object's own directory and then
-// its record, so that a crash between the two leaves a record that says what to
-// finish. A directory with a mount below is refused. They are idempotent.
+// RemoveSandbox and RemoveContainer take the object's own directory away and then
+// delete its record, so that a crash between the two leaves a record that says what
+// to finish. The directory's files are deleted a little later. A directory with a
+// mount below is refused. They are idempotent.
 func (d *Dir) RemoveSandbox(id string) error { return d.remove(id, d.sandboxFile(id)) }
 
 // RemoveContainer is RemoveSandbox for containers.
 func (d *Dir) RemoveContainer(id string) error { return d.remove(id, d.containerFile(id)) }
 
 func (d *Dir) remove(id, file string) error {
-	if err := removeHome(d.Home(id)); err != nil {
+	if err := d.bin.throw(d.Home(id)); err != nil {
 		return fmt.Errorf("removing the directory of %q: %w", id, err)
 	}
 	return forget(file)
-}
-
-// removeHome removes an object's own directory, unless something is mounted there:
-// what that shows must not be deleted.
-func removeHome(home string) error {
-	err := mount.RemoveAll(home)
-	if errors.Is(err, mount.ErrUnsupported) {
-		return os.RemoveAll(home)
-	}
-	return err
 }
 
 // forget removes the file of a record. It may be gone.

@@ -2,6 +2,7 @@ package record_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +21,7 @@ import (
 
 func open(t *testing.T, path string) *record.Dir {
 	t.Helper()
-	d, err := record.Open(path)
+	d, err := record.Open(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +302,7 @@ func TestFullDisk(t *testing.T) {
 func TestOneServerForADirectory(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
-	if _, err := record.Open(path); !errors.Is(err, fault.AlreadyExists) || !strings.Contains(err.Error(), path) {
+	if _, err := record.Open(path, slog.New(slog.DiscardHandler)); !errors.Is(err, fault.AlreadyExists) || !strings.Contains(err.Error(), path) {
 		t.Errorf("a second server: %v", err)
 	}
 	d.Close()

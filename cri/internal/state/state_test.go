@@ -26,7 +26,7 @@ type disk struct {
 
 func newDisk(t *testing.T) disk {
 	t.Helper()
-	d, err := record.Open(t.TempDir())
+	d, err := record.Open(t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestAFailedWrite(t *testing.T) {
 	table := d.next(event.NewHub())
 	s, c := pod(t, d, table)
 	broken := t.TempDir() + "/gone"
-	lost, err := record.Open(broken)
+	lost, err := record.Open(broken, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 // table has a sandbox with the running containers.
 func table(t *testing.T, ids ...string) *state.Table {
 	t.Helper()
-	d, err := record.Open(t.TempDir())
+	d, err := record.Open(t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,7 +97,7 @@ func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, 
 		err = s.mount(ctx, m, v)
 	}
 	if err != nil && fresh {
-		err = errors.Join(err, s.releaseLocked(dir))
+		err = errors.Join(err, s.releaseLocked(dir, deleteWritten))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("root file system of image %q in %q: %w", image, dir, s.explainDisk(err))
@@ -109,7 +109,21 @@ func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, 
 // written to it; dir itself stays. Every process of the container must have
 // ended. It may be called at any time and again: for a directory without a root
 // file system, with half of one, or that is gone, it returns nil.
-func (s *Store) ReleaseRootfs(dir string) error {
+func (s *Store) ReleaseRootfs(dir string) error { return s.release(dir, deleteWritten) }
+
+// ForgetRootfs is ReleaseRootfs, but leaves what was written to whoever deletes dir,
+// which must not get another root file system before.
+func (s *Store) ForgetRootfs(dir string) error { return s.release(dir, leaveWritten) }
+
+// deleteWritten deletes what was written to a root file system below dir.
+func deleteWritten(dir string) error {
+	// The mount point is removed as one empty directory, never as a tree.
+	return errors.Join(ignoreNotExist(os.Remove(mountPoint(dir))), os.RemoveAll(upperDir(dir)), os.RemoveAll(workDir(dir)))
+}
+
+func leaveWritten(string) error { return nil }
+
+func (s *Store) release(dir string, written func(dir string) error) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("releasing root file system: %w", err)
@@ -121,13 +135,14 @@ func (s *Store) ReleaseRootfs(dir string) error {
 		}
 		defer l.Release()
 	}
-	if err := s.releaseLocked(dir); err != nil {
+	if err := s.releaseLocked(dir, written); err != nil {
 		return fmt.Errorf("releasing root file system in %q: %w", dir, err)
 	}
 	s.written.forget(upperDir(dir))
 	return nil
 }
 
+func workDir(dir string) string    { return filepath.Join(dir, "work") }
 func mountPoint(dir string) string { return filepath.Join(dir, "rootfs") }
 
 // reserve records that dir is about to hold a root file system of the image,
@@ -216,7 +231,7 @@ func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
 
 // writable gives the mount the directories that take what is written.
 func (s *Store) writable(o overlay.Options, m mountRecord, v View) (overlay.Options, error) {
-	o.Upper, o.Work, o.Volatile = upperDir(m.Dir), filepath.Join(m.Dir, "work"), true
+	o.Upper, o.Work, o.Volatile = upperDir(m.Dir), workDir(m.Dir), true
 	if err := s.reuse(o, m); err != nil {
 		return o, err
 	}
@@ -283,7 +298,7 @@ func (s *Store) restore(ctx context.Context, m mountRecord) error {
 	return s.ingesting(ctx, func() error { return s.unpack(ctx, rec.Layers, all) })
 }
 
-func (s *Store) releaseLocked(dir string) error {
+func (s *Store) releaseLocked(dir string, written func(dir string) error) error {
 	target := mountPoint(dir)
 	for {
 		mounted, err := overlay.IsMounted(target)
@@ -300,10 +315,7 @@ func (s *Store) releaseLocked(dir string) error {
 	if err := unmap(filepath.Join(dir, mappedDir)); err != nil {
 		return err
 	}
-	// The mount point is removed as one empty directory, never as a tree.
-	err := errors.Join(ignoreNotExist(os.Remove(target)),
-		os.RemoveAll(filepath.Join(dir, "upper")), os.RemoveAll(filepath.Join(dir, "work")))
-	if err != nil {
+	if err := written(dir); err != nil {
 		return err
 	}
 	path := s.mountsPath(mountKey(dir))
