@@ -175,33 +175,53 @@ const adoptLimit = 2 * time.Second
 // becomesChild reports whether the process is a child of the keeper or becomes
 // one in time. One that its parent has reaped never does.
 func (p *process) becomesChild() bool {
-	for deadline := time.Now().Add(adoptLimit); ; p.awaitParent() {
+	for deadline := time.Now().Add(adoptLimit); ; {
+		parent := p.parent() // before it is asked whose child it is: an end in between is seen
 		if _, _, err := p.poll(); !errors.Is(err, unix.ECHILD) {
+			parent.close()
 			return true
 		}
 		if unix.PidfdSendSignal(p.pidfd, 0, nil, 0) != nil || time.Now().After(deadline) {
+			parent.close()
 			return false
 		}
+		parent.awaitEnd()
 	}
 }
 
-// awaitParent waits for the end of the process's parent, with which the process
-// gets another one; not for long, because that may have been another process.
-func (p *process) awaitParent() {
-	const limit, pause = 20, time.Millisecond // milliseconds
+// parent is a pidfd of a process's parent, or -1.
+type parent int
+
+func (p *process) parent() parent {
 	stat, err := statOf(p.pid)
 	if err != nil {
-		time.Sleep(pause)
-		return
+		return -1
 	}
-	parent, _ := strconv.Atoi(stat[1])
-	fd, err := unix.PidfdOpen(parent, 0)
+	pid, _ := strconv.Atoi(stat[1])
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		time.Sleep(pause)
+		return -1
+	}
+	return parent(fd)
+}
+
+// awaitEnd waits for the end of the parent, with which its children get another one,
+// and closes it. It waits for a moment only: the parent may have been another process
+// by the time that it was opened.
+func (p parent) awaitEnd() {
+	if p < 0 {
+		time.Sleep(time.Millisecond)
 		return
 	}
-	defer unix.Close(fd)
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, limit)
+	const moment = 20 // milliseconds
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(p), Events: unix.POLLIN}}, moment)
+	p.close()
+}
+
+func (p parent) close() {
+	if p >= 0 {
+		unix.Close(int(p))
+	}
 }
 
 // poll tells whether the process has ended, and leaves it as it is.
