@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -234,25 +235,36 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, d
 	return pin(fmt.Sprintf("/proc/%d/ns/pid", st.PID), filepath.Join(dir, "pid"))
 }
 
-// stopSandbox disconnects the sandbox and lets its namespaces go.
+// stopSandbox disconnects the sandbox and lets its namespaces go. Both are waiting
+// for the kernel, most of the time.
 func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
-	if err := r.detachNetwork(ctx, s); err != nil {
-		return err
-	}
-	return r.unpin(ctx, s)
+	var group errgroup.Group
+	group.Go(func() error { return r.unpin(ctx, s) })
+	group.Go(func() error {
+		if err := r.detachNetwork(ctx, s); err != nil {
+			return err
+		}
+		return r.unpinNetwork(s)
+	})
+	return group.Wait()
 }
 
-// unpin ends the sandbox's pause, if it has one, and gives its namespaces up.
+// unpin ends the sandbox's pause, if it has one, and gives its namespaces up, but for
+// the network's.
 func (r *Runtime) unpin(ctx context.Context, s *cri.Sandbox) error {
 	if err := r.removePause(ctx, s); err != nil {
 		return err
 	}
-	dir := r.sandboxDir(s.ID)
-	errs := []error{netns.Remove(filepath.Join(dir, "net"))}
+	var errs []error
 	for _, name := range []string{"ipc", "uts", "pid", "shm", "user"} {
-		errs = append(errs, detach(filepath.Join(dir, name)))
+		errs = append(errs, detach(filepath.Join(r.sandboxDir(s.ID), name)))
 	}
 	return errors.Join(errs...)
+}
+
+// unpinNetwork gives the network namespace up, with what plugins have left in it.
+func (r *Runtime) unpinNetwork(s *cri.Sandbox) error {
+	return netns.Remove(filepath.Join(r.sandboxDir(s.ID), "net"))
 }
 
 func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
