@@ -26,9 +26,12 @@ type containerState struct {
 	Version    int    `json:"version"`
 	Engine     string `json:"engine"` // path of the OCI runtime that runs it
 	StopSignal int    `json:"stopSignal"`
+	// Poststop says that hooks run after the container's end.
+	Poststop bool `json:"poststop,omitempty"`
 }
 
-// stateVersion is 2 since bundles lie in the run directory.
+// stateVersion is 2 since bundles lie in the run directory. States of version 1 do not
+// tell of hooks.
 const stateVersion = 2
 
 // bundleOf is where the container's bundle is: among what a reboot takes, as the
@@ -98,7 +101,9 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	describe(c, doc, sig)
-	c.State, err = json.Marshal(containerState{Version: stateVersion, Engine: e.path, StopSignal: int(sig)})
+	c.State, err = json.Marshal(containerState{
+		Version: stateVersion, Engine: e.path, StopSignal: int(sig), Poststop: doc.Hooks != nil && len(doc.Hooks.Poststop) > 0,
+	})
 	return err
 }
 
@@ -204,45 +209,78 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 		return err
 	}
 	if grace > 0 {
-		ended, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace)
+		end, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace)
 		if ctx.Err() != nil {
 			return ctx.Err() // the grace is not over; who calls again decides
 		}
-		if err != nil || ended {
-			return errors.Join(err, r.killRest(c))
+		if err != nil || end != notEnded {
+			return errors.Join(err, r.killLeft(c, end))
 		}
 	}
 	if err := r.thaw(ctx, c); err != nil { // a frozen process does not even die
 		return err
 	}
-	_, err = r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit)
-	return errors.Join(err, r.killRest(c)) // nothing runs on, also where the keeper is gone
+	end, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit)
+	return errors.Join(err, r.killLeft(c, end)) // nothing runs on, also where the keeper is gone
+}
+
+// end is what is known of a container's end.
+type end int
+
+const (
+	notEnded end = iota
+	untold       // the keeper does not know the container, or not any more
+	seen         // the keeper has seen its first process end
+)
+
+// killLeft kills what an ended container left behind. The first process of a PID
+// namespace does not end before all others have (pid_namespaces(7)): then there is
+// nothing to look for.
+func (r *Runtime) killLeft(c *cri.Container, e end) error {
+	if e == seen && ownPIDs(c) {
+		return nil
+	}
+	return r.killRest(c)
+}
+
+// ownPIDs reports whether the container has a PID namespace of its own: see namespacesOf.
+func ownPIDs(c *cri.Container) bool {
+	switch c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() {
+	case runtimeapi.NamespaceMode_CONTAINER:
+		return true
+	case runtimeapi.NamespaceMode_POD:
+		return !sharesPID(c.Sandbox)
+	}
+	return false
 }
 
 // killLimit is how long a process that was sent SIGKILL may take to end; with
 // gigabytes of memory to give back that is seconds.
 const killLimit = 30 * time.Second
 
-// endWithin signals the container and waits for its end. A container that the
-// keeper does not know has ended.
-func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration) (ended bool, err error) {
-	err = r.keeper.Signal(ctx, id, sig)
+// endWithin signals the container and waits for its end.
+func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration) (end, error) {
+	err := r.keeper.Signal(ctx, id, sig)
 	if errors.Is(err, fault.NotFound) {
-		return true, nil
+		return untold, nil
 	}
 	if err != nil {
-		return false, err
+		return notEnded, err
 	}
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	_, err = r.keeper.Wait(timed, id)
+	exit, err := r.keeper.Wait(timed, id)
 	switch {
-	case err == nil || errors.Is(err, fault.NotFound):
-		return true, nil
+	case errors.Is(err, fault.NotFound):
+		return untold, nil
+	case err == nil && exit.Lost:
+		return untold, nil
+	case err == nil:
+		return seen, nil
 	case timed.Err() != nil && ctx.Err() == nil:
-		return false, nil
+		return notEnded, nil
 	}
-	return false, err
+	return notEnded, err
 }
 
 // killRest kills what a container left behind in its cgroup: everything, when
@@ -258,11 +296,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	if err := cgroup.Destroy(r.cgroupOf(c)); err != nil {
 		return err
 	}
-	e, _, err := r.engineOf(c)
-	if err != nil {
-		return err
-	}
-	if err := r.deleteState(ctx, e, c); err != nil {
+	if err := r.deleteState(ctx, c); err != nil {
 		return err
 	}
 	if err := unpin(r.targetPin(c)); err != nil {
@@ -285,13 +319,16 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 
 // deleteState removes what the OCI runtime remembers of the container. Only
 // hooks that run after the end need the runtime itself for that.
-func (r *Runtime) deleteState(ctx context.Context, e engine, c *cri.Container) error {
+func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
+	e, st, err := r.engineOf(c)
+	if err != nil {
+		return err
+	}
 	state := e.stateDir(c.ID)
 	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	doc, err := readSpec(r.bundleOf(c))
-	if err == nil && doc.Hooks != nil && len(doc.Hooks.Poststop) > 0 {
+	if st.Poststop || st.Version == 1 && hooksAfter(r.bundleOf(c)) {
 		log := filepath.Join(r.bundleOf(c), "delete.log")
 		cmd := &keeper.Command{Args: e.args(log, "delete", "--force", c.ID), Dir: r.bundleOf(c)}
 		if err := r.keeper.Runtime(ctx, cmd); err != nil {
@@ -299,6 +336,12 @@ func (r *Runtime) deleteState(ctx context.Context, e engine, c *cri.Container) e
 		}
 	}
 	return os.RemoveAll(state)
+}
+
+// hooksAfter reports whether hooks run after the end of the bundle's container.
+func hooksAfter(bundle string) bool {
+	doc, err := readSpec(bundle)
+	return err == nil && doc.Hooks != nil && len(doc.Hooks.Poststop) > 0
 }
 
 func readSpec(bundle string) (*specs.Spec, error) {

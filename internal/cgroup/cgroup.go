@@ -13,14 +13,15 @@
 // systemd owns the tree belongs below a parent that was delegated.
 //
 // The work is that of github.com/opencontainers/cgroups, which runc uses too;
-// device rules are left to the OCI runtime. Functions keep no state,
-// and calls for different paths may run concurrently. All of them are
+// device rules are left to the OCI runtime. Functions keep no state but
+// where the hierarchies are, and calls for different paths may run concurrently. All of them are
 // idempotent and may be repeated by another process after a crash.
 package cgroup
 
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -160,15 +161,15 @@ func Thaw(path string) error {
 // Dirs returns the cgroup's directories: one on v2, one a hierarchy on v1.
 // They need not exist.
 func Dirs(path string) ([]string, error) {
-	m, err := managerOf(path)
+	err := check(path)
+	var paths map[string]string
+	if err == nil {
+		paths, err = pathsOf(path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("locating cgroup %q: %w", path, err)
 	}
-	var dirs []string
-	for _, d := range m.GetPaths() {
-		dirs = append(dirs, d)
-	}
-	slices.Sort(dirs)
+	dirs := slices.Sorted(maps.Values(paths))
 	return slices.Compact(dirs), nil // cpu and cpuacct may be mounted together
 }
 
@@ -202,7 +203,24 @@ func managerOf(path string) (cgroups.Manager, error) {
 	if err := check(path); err != nil {
 		return nil, err
 	}
-	return manager.New(&cgroups.Cgroup{Path: path, Resources: &cgroups.Resources{SkipDevices: true}})
+	paths, err := pathsOf(path)
+	if err != nil {
+		return nil, err
+	}
+	return manager.NewWithPaths(&cgroups.Cgroup{Path: path, Resources: &cgroups.Resources{SkipDevices: true}}, paths)
+}
+
+// pathsOf returns the cgroup's directory in each hierarchy, by controller.
+func pathsOf(cgroup string) (map[string]string, error) {
+	all, err := roots()
+	if err != nil {
+		return nil, err
+	}
+	paths := make(map[string]string, len(all))
+	for controller, root := range all {
+		paths[controller] = root + cgroup
+	}
+	return paths, nil
 }
 
 // check refuses every path that could name a cgroup which the caller did not
