@@ -3,7 +3,7 @@ package hostlocal
 import (
 	"encoding/binary"
 	"errors"
-	"hash/fnv"
+	"hash/crc32"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,11 +23,9 @@ type page struct {
 	dirty bool
 }
 
-func sumOf(data []byte) uint64 {
-	h := fnv.New64a()
-	h.Write(data[8:])
-	return h.Sum64()
-}
+var castagnoli = crc32.MakeTable(crc32.Castagnoli) // which processors compute
+
+func sumOf(data []byte) uint64 { return uint64(crc32.Checksum(data[8:], castagnoli)) }
 
 func (p *page) count() int            { return int(binary.LittleEndian.Uint16(p.data[8:])) }
 func (p *page) overflowed() bool      { return p.data[10] != 0 }

@@ -32,6 +32,7 @@ type store struct {
 	path    string
 	network string
 	dir     int // -1 when the network has no directory
+	leave   func() // the queue, once it was entered
 	lock    *flock.Lock
 	boot    boot
 	log     *slog.Logger
@@ -65,7 +66,13 @@ func withStore(ctx context.Context, s *store, create bool, fn func() error) (err
 	return err
 }
 
+// queue is of the calls in this process, by directory.
+var queue flock.Queue
+
 func (s *store) open(ctx context.Context, create bool) (err error) {
+	if s.leave, err = queue.Enter(ctx, s.path); err != nil {
+		return err
+	}
 	s.lock, err = flock.Acquire(ctx, filepath.Join(s.path, "lock"), flock.Exclusive)
 	if errors.Is(err, fs.ErrNotExist) && create {
 		if err = os.MkdirAll(s.path, 0o755); err == nil {
@@ -118,6 +125,9 @@ func (s *store) close() {
 		unix.Close(s.dir)
 	}
 	s.lock.Release()
+	if s.leave != nil {
+		s.leave()
+	}
 }
 
 func (s *store) save() error {

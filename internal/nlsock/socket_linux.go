@@ -20,8 +20,11 @@ type Socket struct {
 
 	mu  sync.Mutex
 	seq uint32
-	buf []byte
 }
+
+// buffers are for receiving: an exchange has one, and a socket that waits for the
+// next has none.
+var buffers = sync.Pool{New: func() any { return new([receiveSize]byte) }}
 
 // Open opens a socket of the protocol, such as NETLINK_ROUTE, in the network
 // namespace of the calling thread.
@@ -39,7 +42,7 @@ func Open(protocol int) (*Socket, error) {
 			return nil, fmt.Errorf("preparing netlink: %w", err)
 		}
 	}
-	return &Socket{fd: fd, buf: make([]byte, receiveSize)}, nil
+	return &Socket{fd: fd}, nil
 }
 
 // Close closes the socket.
@@ -81,8 +84,15 @@ func (s *Socket) Exchange(messages ...*Message) ([]Answer, error) {
 	if len(messages) == 0 {
 		return nil, nil
 	}
+	buf := buffers.Get().(*[receiveSize]byte)
+	defer buffers.Put(buf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.exchange(buf[:], messages)
+}
+
+// exchange does it, and receives with buf.
+func (s *Socket) exchange(buf []byte, messages []*Message) ([]Answer, error) {
 	first := s.seq + 1
 	out, waiting, err := s.frame(messages)
 	if err != nil {
@@ -93,7 +103,7 @@ func (s *Socket) Exchange(messages ...*Message) ([]Answer, error) {
 	}
 	x := exchange{messages: messages, answers: make([]Answer, len(messages)), first: first, waiting: waiting}
 	for x.waiting > 0 {
-		part, err := s.receive()
+		part, err := s.receive(buf)
 		if err == nil {
 			err = x.read(part)
 		}
@@ -125,18 +135,18 @@ func (s *Socket) frame(messages []*Message) (out []byte, waiting int, err error)
 }
 
 // receive returns the next part of what the kernel has to say.
-func (s *Socket) receive() ([]byte, error) {
+func (s *Socket) receive(buf []byte) ([]byte, error) {
 	for {
-		n, _, err := unix.Recvfrom(s.fd, s.buf, unix.MSG_TRUNC) // with it n is the whole length
+		n, _, err := unix.Recvfrom(s.fd, buf, unix.MSG_TRUNC) // with it n is the whole length
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return nil, err
-		case n > len(s.buf):
-			return nil, fmt.Errorf("%w: %d bytes instead of at most %d", errTruncated, n, len(s.buf))
+		case n > len(buf):
+			return nil, fmt.Errorf("%w: %d bytes instead of at most %d", errTruncated, n, len(buf))
 		}
-		return s.buf[:n], nil
+		return buf[:n], nil
 	}
 }
 
