@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nodekit-project/nodekit/internal/cniname"
 	"github.com/nodekit-project/nodekit/internal/spelling"
@@ -136,7 +137,7 @@ func keysOf(t reflect.Type) map[string]bool {
 	if t.Kind() != reflect.Struct {
 		return keys
 	}
-	for _, f := range reflect.VisibleFields(t) {
+	for _, f := range visibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.Anonymous && name == "" || !f.IsExported() || name == "-" {
 			continue
@@ -152,7 +153,7 @@ func keysOf(t reflect.Type) map[string]bool {
 // namesBelow returns the JSON names of all fields below the one of that name, at
 // any depth: the decoder does not tell how deep it was.
 func namesBelow(t reflect.Type, key string) []string {
-	for _, f := range reflect.VisibleFields(t) {
+	for _, f := range visibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name == key || name == "" && f.Name == key {
 			return collectNames(f.Type, map[reflect.Type]bool{})
 		}
@@ -169,7 +170,7 @@ func collectNames(t reflect.Type, seen map[reflect.Type]bool) []string {
 	}
 	seen[t] = true
 	names := slices.Sorted(maps.Keys(keysOf(t)))
-	for _, f := range reflect.VisibleFields(t) {
+	for _, f := range visibleFields(t) {
 		names = append(names, collectNames(f.Type, seen)...)
 	}
 	return names
@@ -256,3 +257,16 @@ func (r *Request) readValid() error {
 	}
 	return Errorf(CodeConfig, "GC needs cni.dev/valid-attachments, if only an empty list")
 }
+
+// visibleFields is reflect.VisibleFields, which walks the type each time that it is
+// asked; a process that stays asks for every call.
+func visibleFields(t reflect.Type) []reflect.StructField {
+	if known, ok := fieldsOf.Load(t); ok {
+		return known.([]reflect.StructField)
+	}
+	fields := reflect.VisibleFields(t)
+	fieldsOf.Store(t, fields)
+	return fields
+}
+
+var fieldsOf sync.Map // []reflect.StructField by reflect.Type

@@ -29,7 +29,7 @@ func (in *input) readParams(into any, args map[string]string, s strictness) erro
 		CNI map[string]json.RawMessage `json:"cni"`
 	}
 	loaded := false
-	for _, f := range reflect.VisibleFields(t) {
+	for _, f := range visibleFields(t) {
 		tag := f.Tag.Get(paramTag)
 		if tag == "" {
 			continue

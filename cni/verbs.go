@@ -160,7 +160,7 @@ func ipamOf(config any) (key, name string) {
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
 		return "", ""
 	}
-	for _, f := range reflect.VisibleFields(v.Elem().Type()) {
+	for _, f := range visibleFields(v.Elem().Type()) {
 		if f.Type == reflect.TypeFor[IPAM]() && f.IsExported() {
 			key, _, _ = strings.Cut(f.Tag.Get("json"), ",")
 			return cmp.Or(key, f.Name), v.Elem().FieldByIndex(f.Index).Interface().(IPAM).Type

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -37,8 +38,23 @@ const (
 	addressOf = "address"
 )
 
-// masquerading describes the bridge's table of family inet.
+// masquerading describes the bridge's table of family inet. A process that stays
+// makes each description once.
 func masquerading(c *Config) *nft.Ruleset {
+	key := described{c.NFTTable, c.Bridge}
+	if rs, ok := descriptions.Load(key); ok {
+		return rs.(*nft.Ruleset)
+	}
+	rs, _ := descriptions.LoadOrStore(key, describeMasquerading(c))
+	return rs.(*nft.Ruleset)
+}
+
+// described are the names that a description of masquerading has in it.
+type described struct{ table, bridge string }
+
+var descriptions sync.Map // of *nft.Ruleset by described
+
+func describeMasquerading(c *Config) *nft.Ruleset {
 	rule := func(family byte, set string, multicast net.IPNet) []expr.Any {
 		return slices.Concat(
 			nft.Protocol(family),

@@ -31,7 +31,7 @@ import (
 type store struct {
 	path    string
 	network string
-	dir     int // -1 when the network has no directory
+	dir     int    // -1 when the network has no directory
 	leave   func() // the queue, once it was entered
 	lock    *flock.Lock
 	boot    boot

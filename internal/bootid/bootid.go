@@ -7,19 +7,27 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
 // Read returns the id of the running boot, which every start of the machine
-// changes (random(4)). It needs Linux.
+// changes (random(4)). It needs Linux. No process outlives a boot: it is read once.
 func Read() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if id := running.Load(); id != nil {
+		return *id, nil
+	}
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", fmt.Errorf("reading the boot id: %w", err)
 	}
-	return strings.TrimSpace(string(id)), nil
+	id := strings.TrimSpace(string(text))
+	running.Store(&id)
+	return id, nil
 }
+
+var running atomic.Pointer[string]
 
 // Changed reports whether the machine was started since Note was called for the file,
 // also when it never was, and returns which boot this is. Where the system does not

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -11,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Ruleset is a table.
+// Ruleset is a table. It is not changed once it was used.
 type Ruleset struct {
 	Table string
 	// Bridge says that the table's family is bridge, which sees the frames of
@@ -19,6 +20,10 @@ type Ruleset struct {
 	Bridge bool
 	Sets   []Set
 	Chains []Chain
+
+	tagOnce sync.Once // see tag
+	tagged  []byte
+	tagErr  error
 }
 
 // Set is a named set, or a map when Value is set. Key and Value are lists of

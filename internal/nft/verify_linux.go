@@ -18,6 +18,11 @@ import (
 // tells this definition from those of other versions, whose rules may look for other
 // things in sets of the same names.
 func (rs *Ruleset) tag() ([]byte, error) {
+	rs.tagOnce.Do(func() { rs.tagged, rs.tagErr = rs.makeTag() })
+	return rs.tagged, rs.tagErr
+}
+
+func (rs *Ruleset) makeTag() ([]byte, error) {
 	h := sha256.New()
 	fmt.Fprint(h, rs.Bridge, rs.Sets)
 	for _, ch := range rs.Chains {
