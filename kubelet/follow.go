@@ -95,6 +95,7 @@ func updateAll(workers *worker.Manager, pods []*v1.Pod) {
 func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
 	tell := func(o object.Object) {
 		workers.Retry(func(p *v1.Pod) bool { return refers(p, o) })
+		workers.RetryPulls(func(p *v1.Pod) bool { return pullsWith(p, o) })
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, example := range referred() {

@@ -40,14 +40,6 @@ type unready struct {
 	asked   int
 }
 
-func (*unready) Version(context.Context, *runtimeapi.VersionRequest, ...grpc.CallOption) (*runtimeapi.VersionResponse, error) {
-	return &runtimeapi.VersionResponse{}, nil
-}
-
-func (*unready) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest, ...grpc.CallOption) (*runtimeapi.RuntimeConfigResponse, error) {
-	return &runtimeapi.RuntimeConfigResponse{}, nil
-}
-
 func (u *unready) Status(context.Context, *runtimeapi.StatusRequest, ...grpc.CallOption) (*runtimeapi.StatusResponse, error) {
 	answer := u.answers[min(u.asked, len(u.answers)-1)]
 	u.asked++
@@ -68,11 +60,11 @@ func TestReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		runtime := &unready{answers: []*runtimeapi.StatusResponse{nil, says(false, true), says(false, true), says(true, false)}}
 		k := &Kubelet{cri: &criclient.Client{Runtime: runtime}, config: Config{Logger: slog.New(slog.DiscardHandler)}}
-		if _, err := k.meet(t.Context()); err != nil {
+		if err := k.awaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if runtime.asked != len(runtime.answers) {
-			t.Errorf("met after %d answers, want %d", runtime.asked, len(runtime.answers))
+			t.Errorf("ready after %d answers, want %d", runtime.asked, len(runtime.answers))
 		}
 	})
 }

@@ -30,6 +30,13 @@ func refers(p *v1.Pod, o object.Object) bool {
 	return hasCSI(p)
 }
 
+// pullsWith reports whether the object is a Secret that the Pod's images are pulled
+// with.
+func pullsWith(p *v1.Pod, o object.Object) bool {
+	s, is := o.(*v1.Secret)
+	return is && p.Namespace == s.Namespace && slices.Contains(p.Spec.ImagePullSecrets, v1.LocalObjectReference{Name: s.Name})
+}
+
 // hasCSI reports whether the Pod has volumes of drivers.
 func hasCSI(p *v1.Pod) bool {
 	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool { return v.CSI != nil || v.PersistentVolumeClaim != nil })
@@ -46,9 +53,6 @@ func references(p *v1.Pod) named {
 	}
 	for _, name := range pod.Names(p) {
 		n.container(pod.Find(p, name))
-	}
-	for _, s := range p.Spec.ImagePullSecrets {
-		n.secrets = append(n.secrets, s.Name)
 	}
 	return n
 }

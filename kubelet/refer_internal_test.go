@@ -47,7 +47,7 @@ func TestRefers(t *testing.T) {
 		"a variable of the Pod":    {env(v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{}}), secret("x"), false},
 		"all of a configMap":       {v1.PodSpec{InitContainers: []v1.Container{{Name: "i", EnvFrom: []v1.EnvFromSource{{ConfigMapRef: &v1.ConfigMapEnvSource{LocalObjectReference: ref("x")}}}}}}, configMap("x"), true},
 		"an ephemeral container's": {v1.PodSpec{EphemeralContainers: []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "e", EnvFrom: []v1.EnvFromSource{{SecretRef: &v1.SecretEnvSource{LocalObjectReference: ref("x")}}}}}}}, secret("x"), true},
-		"a pull secret":            {v1.PodSpec{ImagePullSecrets: []v1.LocalObjectReference{ref("x")}}, secret("x"), true},
+		"a pull secret":            {v1.PodSpec{ImagePullSecrets: []v1.LocalObjectReference{ref("x")}}, secret("x"), false}, // see TestPullsWith
 		"a claim":                  {claim, &v1.PersistentVolumeClaim{ObjectMeta: meta("ns", "x")}, true},
 		"another claim":            {claim, &v1.PersistentVolumeClaim{ObjectMeta: meta("ns", "y")}, false},
 		"a claim's volume":         {claim, &v1.PersistentVolume{ObjectMeta: meta("", "z")}, true},
@@ -59,6 +59,29 @@ func TestRefers(t *testing.T) {
 		"another runtime class":    {v1.PodSpec{RuntimeClassName: &class}, &nodev1.RuntimeClass{ObjectMeta: meta("", "y")}, false},
 	} {
 		if got := refers(&v1.Pod{ObjectMeta: meta("ns", "p"), Spec: c.spec}, c.o); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestPullsWith(t *testing.T) {
+	p := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"},
+		Spec:       v1.PodSpec{ImagePullSecrets: []v1.LocalObjectReference{{Name: "x"}, {Name: "y"}}},
+	}
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name}
+	}
+	for name, c := range map[string]struct {
+		o    object.Object
+		want bool
+	}{
+		"its own":             {&v1.Secret{ObjectMeta: meta("ns", "y")}, true},
+		"another":             {&v1.Secret{ObjectMeta: meta("ns", "z")}, false},
+		"another namespace's": {&v1.Secret{ObjectMeta: meta("other", "y")}, false},
+		"no Secret":           {&v1.ConfigMap{ObjectMeta: meta("ns", "y")}, false},
+	} {
+		if got := pullsWith(p, c.o); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

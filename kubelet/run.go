@@ -67,7 +67,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 // runPods runs the workers. It begins when every source has been read and the
 // runtime answers: a Pod whose file is gone must not be started first, and
-// what belongs to no Pod must not be ended before all Pods are known.
+// what belongs to no Pod must not be ended before all Pods are known. Pods have to
+// wait until the runtime says that it is ready; the node's object says meanwhile that
+// it is not.
 func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again func()) error {
 	select {
 	case <-synced:
@@ -87,7 +89,12 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	}
 	p := k.wire(ctx, runtime, admitted)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return k.followPods(ctx, p, again) })
+	group.Go(func() error {
+		if err := k.awaitReady(ctx); err != nil {
+			return nil // it ended before the runtime was
+		}
+		return k.followPods(ctx, p, again)
+	})
 	group.Go(func() error { return p.observer.Run(ctx) })
 	group.Go(func() error { return k.retry(ctx, p.workers) })
 	group.Go(func() error { return k.register(ctx, runtime.version) })

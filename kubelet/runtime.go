@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -40,19 +41,44 @@ type facts struct {
 	systemd bool // makes the cgroups
 }
 
-// meet waits until the runtime answers, asks it, and waits until it says that it
-// is ready. A runtime that goes away meanwhile, or that answers to its version
-// only, is waited for again.
-func (k *Kubelet) meet(ctx context.Context) (facts, error) {
-	for failures := 1; ; failures++ {
-		met, err := k.ask(ctx)
-		if ctx.Err() != nil || !errors.Is(err, fault.Unavailable) && !errors.Is(err, context.DeadlineExceeded) {
-			return met, err
+// meet waits until the runtime answers and asks it. A runtime that goes away
+// meanwhile, or that answers to its version only, is waited for again.
+func (k *Kubelet) meet(ctx context.Context) (met facts, err error) {
+	err = k.patiently(ctx, slog.LevelInfo, func() (err error) {
+		met, err = k.ask(ctx)
+		return err
+	})
+	return met, err
+}
+
+// awaitReady waits until the runtime says that it is ready. A runtime that cannot
+// even say so is waited for, whatever it answers.
+func (k *Kubelet) awaitReady(ctx context.Context) error {
+	return k.patiently(ctx, slog.LevelWarn, func() error {
+		resp, err := k.runtimeStatus(ctx)
+		if err != nil {
+			return fault.Unavailable.Wrap(err)
 		}
-		k.config.Logger.Info("waiting for the runtime", "err", err)
+		return falseOf(resp, runtimeapi.RuntimeReady)
+	})
+}
+
+// patiently calls ask again while it says that the runtime is not available, soon at
+// first and seldom in the end, and logs each reason once.
+func (k *Kubelet) patiently(ctx context.Context, level slog.Level, ask func() error) error {
+	told := ""
+	for failures := 1; ; failures++ {
+		err := ask()
+		if ctx.Err() != nil || !errors.Is(err, fault.Unavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if text := err.Error(); text != told {
+			told = text
+			k.config.Logger.Log(ctx, level, "waiting for the runtime", "err", err)
+		}
 		select {
 		case <-ctx.Done():
-			return facts{}, err
+			return err
 		case <-time.After(pod.Backoff(failures, 10*time.Millisecond, time.Second)):
 		}
 	}
@@ -68,10 +94,7 @@ func (k *Kubelet) ask(ctx context.Context) (facts, error) {
 		return facts{}, err
 	}
 	systemd, err := k.systemdCgroups(ctx)
-	if err != nil {
-		return facts{}, err
-	}
-	return facts{version, systemd}, k.runtimeReady(ctx)
+	return facts{version, systemd}, err
 }
 
 // answerMost is the kubelet's own deadline for a call.
@@ -105,16 +128,6 @@ func (k *Kubelet) healthy(ctx context.Context) error {
 		return err
 	}
 	return falseOf(resp, runtimeapi.RuntimeReady, runtimeapi.NetworkReady)
-}
-
-// runtimeReady says why the runtime can run no Pod yet. One that cannot even say so
-// is waited for, whatever it answers.
-func (k *Kubelet) runtimeReady(ctx context.Context) error {
-	resp, err := k.runtimeStatus(ctx)
-	if err != nil {
-		return fault.Unavailable.Wrap(err)
-	}
-	return falseOf(resp, runtimeapi.RuntimeReady)
 }
 
 // networkReady says why the runtime cannot connect Pods. A runtime that does

@@ -23,7 +23,7 @@ func (q *Queue) Enter(ctx context.Context, key string) (leave func(), err error)
 	before := q.last[key]
 	q.last[key] = mine
 	q.mu.Unlock()
-	leave = func() {
+	done := func() {
 		q.mu.Lock()
 		if q.last[key] == mine {
 			delete(q.last, key)
@@ -32,15 +32,15 @@ func (q *Queue) Enter(ctx context.Context, key string) (leave func(), err error)
 		close(mine)
 	}
 	if before == nil {
-		return leave, nil
+		return done, nil
 	}
 	select {
 	case <-before:
-		return leave, nil
+		return done, nil
 	case <-ctx.Done():
 		go func() { // whoever comes behind waits for those before
 			<-before
-			leave()
+			done()
 		}()
 		return nil, context.Cause(ctx)
 	}

@@ -58,7 +58,7 @@ func TestMatch(t *testing.T) {
 		"a URL":                           {"https://registry.example.com", image, true},
 		"a plain URL":                     {"http://registry.example.com/", image, true},
 		"version 1":                       {"https://registry.example.com/v1/", image, true},
-		"version 2 without an end":        {"registry.example.com/v2", image, true},
+		"version 2 without an end":        {"registry.example.com/v2", image, false},
 		"a path behind a version":         {"registry.example.com/v2/team", image, true},
 		"a path like a version":           {"registry.example.com/v2x", "registry.example.com/v2x/app", true},
 		"the beginning of the host":       {"registry.example", image, false},
@@ -122,7 +122,7 @@ func TestOrder(t *testing.T) {
 	var ring credential.Keyring
 	for _, s := range []*v1.Secret{
 		registries(t, "*.example.com", "*.example.com/team/app", "reg*.example.com", "[r]egistry.example.com", "other.example.com"),
-		registries(t, "registry.example.com/v1", "https://registry.example.com/v1", "http://registry.example.com/v2"),
+		registries(t, "registry.example.com/v1/", "https://registry.example.com/v1/", "http://registry.example.com/v2/"),
 		registries(t, "https://registry.example.com/", "registry.example.com/team", "*.*.com/team/app"),
 		registries(t, "registry.example.com/team"), // the same once more
 	} {
@@ -131,7 +131,7 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	want := []string{
-		"registry.example.com/team", "http://registry.example.com/v2", "https://registry.example.com/v1", "registry.example.com/v1", "https://registry.example.com/",
+		"registry.example.com/team", "http://registry.example.com/v2/", "https://registry.example.com/v1/", "registry.example.com/v1/", "https://registry.example.com/",
 		"[r]egistry.example.com", "reg*.example.com", "*.example.com/team/app", "*.example.com", "*.*.com/team/app",
 	}
 	if diff := cmp.Diff(want, users(ring.For("registry.example.com/team/app"))); diff != "" {

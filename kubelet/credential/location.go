@@ -18,15 +18,16 @@ type location struct {
 
 // parseLocation reads the key of an entry in docker's configuration:
 // [https://]HOST[:PORT][/PATH], of which a leading /v1/ or /v2/ of the path is the
-// version of the registry's protocol and says nothing. What is no location covers no
+// version of the registry's protocol and says nothing; without the second slash it is
+// the beginning of a repository's name, as for the kubelet. What is no location covers no
 // image.
 func parseLocation(key string) location {
 	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
 	host, rest, _ := strings.Cut(key, "/")
 	rest = "/" + rest
 	for _, version := range []string{"/v1", "/v2"} {
-		if after, ok := strings.CutPrefix(rest, version); ok && (after == "" || after[0] == '/') {
-			rest = after
+		if after, ok := strings.CutPrefix(rest, version+"/"); ok {
+			rest = "/" + after
 			break
 		}
 	}

@@ -104,9 +104,8 @@ func (r *RejectError) Error() string { return r.Message }
 type StartError struct {
 	Reason string
 	Err    error
-	// Mendable is set when an object that the Pod names may mend it at any moment:
-	// then one that comes or changes has the start tried again at once.
-	Mendable bool
+	// Pull is set for a pull that failed, which a pull Secret may mend.
+	Pull bool
 }
 
 // Error returns the cause's text.

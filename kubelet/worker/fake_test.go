@@ -247,16 +247,17 @@ func (w *world) ImageStatus(_ context.Context, r *runtimeapi.ImageStatusRequest,
 }
 
 func (w *world) PullImage(_ context.Context, r *runtimeapi.PullImageRequest, _ ...grpc.CallOption) (*runtimeapi.PullImageResponse, error) {
-	as := ""
+	as, who := "", " as nobody"
 	if r.Auth != nil {
 		as = " as " + r.Auth.Username
+		who = as
 	}
 	err := w.note("pull %s%s", r.Image.Image, as)
 	if w.onPull != nil {
 		w.onPull()
 	}
 	if err == nil {
-		err = w.quietly("pull" + as)
+		err = w.quietly("pull" + who)
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: "pulled"}, err
 }

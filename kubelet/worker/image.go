@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -39,7 +41,7 @@ func (w *worker) image(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox 
 	})
 	w.step(pod.StepImage, c.Image, begun, err)
 	if err != nil {
-		return nil, &pod.StartError{Reason: "ErrImagePull", Err: err, Mendable: len(p.Spec.ImagePullSecrets) > 0}
+		return nil, &pod.StartError{Reason: "ErrImagePull", Err: err, Pull: true}
 	}
 	image, err := w.imageStatus(ctx, pulled)
 	if err != nil {
@@ -52,28 +54,30 @@ func (w *worker) image(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox 
 	return image, nil
 }
 
-// pull pulls an image with one of the Pod's credentials after the other until one will
-// do, and returns what the runtime calls it. Which errors are for want of rights is
-// not told over the CRI, so any is tried with the next; the last is returned.
+// pull pulls an image with one of the Pod's credentials after the other, and at last
+// with those of the runtime, until one will do, and returns what the runtime calls it.
+// Which errors are for want of rights is not told over the CRI, so any is tried with
+// the next; all that differ are returned.
 func (w *worker) pull(ctx context.Context, p *v1.Pod, request *runtimeapi.PullImageRequest) (reference string, err error) {
 	credentials, err := w.config.Credentials(ctx, p, request.Image.Image)
 	if err != nil && ctx.Err() == nil {
 		w.warn("", pod.EventPullSecret, fmt.Sprintf("Not all imagePullSecrets can be used, and images may not be pulled without them: %v", err))
 		w.log.Warn("image pull secrets that cannot be used", "image", request.Image.Image, "err", err)
 	}
-	if len(credentials) == 0 {
-		credentials = []*runtimeapi.AuthConfig{nil}
-	}
-	for _, request.Auth = range credentials {
-		var pulled *runtimeapi.PullImageResponse
-		if pulled, err = w.config.Images.PullImage(ctx, request); err == nil {
+	var errs []error
+	for _, request.Auth = range append(credentials, nil) {
+		pulled, err := w.config.Images.PullImage(ctx, request)
+		if err == nil {
 			return pulled.ImageRef, nil
+		}
+		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
+			errs = append(errs, err)
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return "", err
+	return "", errors.Join(errs...)
 }
 
 func (w *worker) imageStatus(ctx context.Context, reference string) (*runtimeapi.Image, error) {

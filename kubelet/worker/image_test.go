@@ -26,11 +26,12 @@ func TestPullWithCredentials(t *testing.T) {
 		want    []string
 		fails   bool
 	}{
-		"none":            {nil, nil, []string{"pull absent:1"}, false},
-		"one":             {[]string{"me"}, nil, []string{"pull absent:1 as me"}, false},
-		"the first will":  {[]string{"me", "you"}, []string{"you"}, []string{"pull absent:1 as me"}, false},
-		"the second will": {[]string{"me", "you"}, []string{"me"}, []string{"pull absent:1 as me", "pull absent:1 as you"}, false},
-		"neither will":    {[]string{"me", "you"}, []string{"me", "you"}, []string{"pull absent:1 as me", "pull absent:1 as you"}, true},
+		"none":               {nil, nil, []string{"pull absent:1"}, false},
+		"one":                {[]string{"me"}, nil, []string{"pull absent:1 as me"}, false},
+		"the first will":     {[]string{"me", "you"}, []string{"you"}, []string{"pull absent:1 as me"}, false},
+		"the second will":    {[]string{"me", "you"}, []string{"me"}, []string{"pull absent:1 as me", "pull absent:1 as you"}, false},
+		"neither will":       {[]string{"me", "you"}, []string{"me", "you"}, []string{"pull absent:1 as me", "pull absent:1 as you", "pull absent:1"}, true},
+		"the runtime's will": {[]string{"me"}, []string{"me"}, []string{"pull absent:1 as me", "pull absent:1"}, false},
 	} {
 		t.Run(what, func(t *testing.T) {
 			inWorld(t, func(w *world) {
@@ -40,6 +41,9 @@ func TestPullWithCredentials(t *testing.T) {
 				for _, name := range c.refused {
 					w.failing("pull as "+name, fault.PermissionDenied.Errorf("%s is denied", name))
 				}
+				if c.fails {
+					w.failing("pull as nobody", fault.PermissionDenied.Errorf("somebody is denied"))
+				}
 				w.manager.Update(somePod("1", pulling))
 				want := slices.Concat(before, c.want)
 				if !c.fails {
@@ -48,7 +52,7 @@ func TestPullWithCredentials(t *testing.T) {
 				expect(t, w, "the pull", want...)
 				pulling := `Normal Pulling spec.containers{a}: Pulling image "absent:1"`
 				if c.fails {
-					hear(t, w, "the error of the last", pulling, "Warning Failed spec.containers{a}: you is denied")
+					hear(t, w, "each error", pulling, "Warning Failed spec.containers{a}: me is denied\nyou is denied\nsomebody is denied")
 				} else {
 					hear(t, w, "success", pulling, `Normal Pulled spec.containers{a}: Pulled image "absent:1" in 0s`, created, started)
 				}
@@ -76,6 +80,8 @@ func TestPullWithoutItsSecret(t *testing.T) {
 		w.mu.Unlock()
 		w.failing("pull", nil)
 		w.manager.Retry(func(p *v1.Pod) bool { return p.UID == "1" })
+		expect(t, w, "not for what else has come")
+		w.manager.RetryPulls(func(p *v1.Pod) bool { return p.UID == "1" })
 		expect(t, w, "with it", "pull absent:1 as me", "create a", "start")
 		hear(t, w, "success", tried, `Normal Pulled spec.containers{a}: Pulled image "absent:1" in 0s`, created, started)
 	})

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -129,14 +130,24 @@ func (m *Manager) Wake(uid types.UID) bool {
 // they wait for, or bring volumes that show objects up to date. What others wait
 // for keeps its back-off. concerned must be quick.
 func (m *Manager) Retry(concerned func(*v1.Pod) bool) {
+	m.again(concerned, func(w *worker) *atomic.Bool { return &w.retry })
+}
+
+// RetryPulls makes the workers of the Pods that are concerned pull again at once what
+// they could not: one of their pull Secrets has come or changed. concerned must be
+// quick.
+func (m *Manager) RetryPulls(concerned func(*v1.Pod) bool) {
+	m.again(concerned, func(w *worker) *atomic.Bool { return &w.retryPulls })
+}
+
+func (m *Manager) again(concerned func(*v1.Pod) bool, flag func(*worker) *atomic.Bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.workers {
-		if !concerned(w.spec.Load()) {
-			continue
+		if concerned(w.spec.Load()) {
+			flag(w).Store(true)
+			w.wakeUp()
 		}
-		w.retry.Store(true)
-		w.wakeUp()
 	}
 }
 

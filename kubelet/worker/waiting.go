@@ -48,6 +48,8 @@ type block struct {
 	// waits is set when the cause may be mended at any moment by an object or a
 	// plugin that comes.
 	waits bool
+	// pulls is set when one of the Pod's pull Secrets may mend it.
+	pulls bool
 }
 
 // set notes a failed start.
@@ -58,10 +60,10 @@ func (b blocks) set(name string, err error) *block {
 		b[name] = have
 	}
 	have.count++
-	have.Reason, have.Message, have.waits = "RunContainerError", err.Error(), false
+	have.Reason, have.Message, have.waits, have.pulls = "RunContainerError", err.Error(), false, false
 	base, limit := pullMin, pullMax
 	if start := (*pod.StartError)(nil); errors.As(err, &start) {
-		have.Reason, have.waits = start.Reason, start.Mendable
+		have.Reason, have.pulls = start.Reason, start.Pull
 	}
 	switch have.Reason {
 	case "CreateContainerConfigError", "ErrImageNeverPull":
@@ -80,9 +82,11 @@ func (b blocks) set(name string, err error) *block {
 
 func (b blocks) clear(name string) { delete(b, name) }
 
-func (b blocks) retryNow() {
+// retryNow ends the back-off of what waits for something that may have come, or of
+// pulls that a Secret may mend.
+func (b blocks) retryNow(pulls bool) {
 	for _, have := range b {
-		if have.waits {
+		if have.waits && !pulls || have.pulls && pulls {
 			have.Until = time.Time{}
 		}
 	}

@@ -31,6 +31,8 @@ type inbox struct {
 	wake  chan struct{}
 	spec  atomic.Pointer[v1.Pod]
 	retry atomic.Bool
+	// retryPulls is set when one of the Pod's pull Secrets has come or changed.
+	retryPulls atomic.Bool
 	// queues is set while the worker waits for room on the node.
 	queues atomic.Bool
 }
@@ -147,9 +149,12 @@ func (w *worker) run() bool {
 // to look again even if nothing happens, zero for never, and whether the Pod is
 // gone.
 func (w *worker) sync() (again time.Time, gone bool) {
+	if w.retryPulls.Swap(false) {
+		w.blocks.retryNow(true)
+	}
 	if w.retry.Swap(false) {
 		w.waiting.retryNow()
-		w.blocks.retryNow()
+		w.blocks.retryNow(false)
 		w.ready.stale = true
 	}
 	done := ""
