@@ -101,7 +101,7 @@ func (r *Runtime) thaw(_ context.Context, c *cri.Container) error { return cgrou
 
 // describeCheckpoint adds what criu does not save.
 func (r *Runtime) describeCheckpoint(ctx context.Context, c *cri.Container, e engine, dir string) error {
-	doc, err := readSpec(r.bundleOf(c))
+	doc, err := readWholeSpec(r.bundleOf(c))
 	if err != nil {
 		return err
 	}

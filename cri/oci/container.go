@@ -87,11 +87,17 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		return err
 	}
-	if err := r.filters.offer(c.ID, e, doc); err != nil {
+	profile, err := r.filters.offer(c.ID, e, doc)
+	if err != nil {
 		return err
 	}
 	if err := os.Mkdir(r.bundleOf(c), 0o700); err != nil {
 		return fmt.Errorf("making the bundle: %w", err)
+	}
+	if profile != nil {
+		if err := os.WriteFile(filepath.Join(r.bundleOf(c), profileFile), profile, 0o600); err != nil {
+			return fmt.Errorf("writing the bundle: %w", err)
+		}
 	}
 	if err := writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc); err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
@@ -136,6 +142,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
 	})
 	if err != nil {
+		r.filters.doubt(e)
 		return err
 	}
 	r.mu.Lock()
@@ -342,6 +349,32 @@ func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 func hooksAfter(bundle string) bool {
 	doc, err := readSpec(bundle)
 	return err == nil && doc.Hooks != nil && len(doc.Hooks.Poststop) > 0
+}
+
+// profileFile is beside a spec whose seccomp profile is without its system calls, and
+// has the whole profile.
+const profileFile = "seccomp.json"
+
+// readWholeSpec is readSpec for whoever wants to know what the container is confined
+// by, and may run it elsewhere.
+func readWholeSpec(bundle string) (*specs.Spec, error) {
+	doc, err := readSpec(bundle)
+	if err != nil {
+		return nil, err
+	}
+	delete(doc.Annotations, filterAnnotation)
+	content, err := os.ReadFile(filepath.Join(bundle, profileFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return doc, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the bundle: %w", err)
+	}
+	doc.Linux.Seccomp = &specs.LinuxSeccomp{}
+	if err := json.Unmarshal(content, doc.Linux.Seccomp); err != nil {
+		return nil, fmt.Errorf("reading the bundle: %w", err)
+	}
+	return doc, nil
 }
 
 func readSpec(bundle string) (*specs.Spec, error) {

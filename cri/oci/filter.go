@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -75,38 +76,47 @@ func marked(program []byte) []byte {
 }
 
 // offer adds the program of the profile in doc, if it is known, and else
-// remembers that the container will have one.
-func (f *filters) offer(container string, e engine, doc *specs.Spec) error {
+// remembers that the container will have one. Where it takes the system calls out of
+// the profile it returns the whole one, in JSON.
+func (f *filters) offer(container string, e engine, doc *specs.Spec) (whole []byte, err error) {
 	if doc.Linux.Seccomp == nil {
-		return nil
+		return nil, nil
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(e.path, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: e.path, Err: err}
+		return nil, &os.PathError{Op: "stat", Path: e.path, Err: err}
 	}
 	profile, err := json.Marshal(doc.Linux.Seccomp)
 	if err != nil {
-		return fmt.Errorf("naming a seccomp profile: %w", err)
+		return nil, fmt.Errorf("naming a seccomp profile: %w", err)
 	}
 	key := filterKey{installed{e.path, st.Mtim, st.Ino}, sha256.Sum256(profile)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	program, known := f.made[key]
 	if known && program == "" {
-		return nil
+		return nil, nil
 	}
 	if known {
 		doc.Annotations = map[string]string{filterAnnotation: program}
 		if f.heeding[key.installed] {
 			doc.Linux.Seccomp = withoutCalls(doc.Linux.Seccomp)
-			return nil
+			return profile, nil
 		}
 	}
 	if f.starting == nil {
 		f.starting = map[string]expectation{}
 	}
 	f.starting[container] = expectation{key, program}
-	return nil
+	return nil, nil
+}
+
+// doubt is for a start that failed: what was known of the OCI runtime may not hold any
+// more, as where a script chooses it, and the next containers have to tell anew.
+func (f *filters) doubt(e engine) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.heeding, func(i installed, _ bool) bool { return i.path == e.path })
 }
 
 // withoutCalls is the profile for an OCI runtime that is given its program. One

@@ -60,12 +60,26 @@ func TestFilterIsMadeOnce(t *testing.T) {
 			const unreached = "\x06\x00\x00\x00\x00\x00\x00\x80" // BPF_RET, SECCOMP_RET_KILL_PROCESS
 			made[profile] = base64.StdEncoding.EncodeToString(append(program, unreached...))
 		}
+		n.wantProfile(id)
 		last = id
 	}
 	if _, code := n.exec(last, "/podtool", "do", "mkdir /new"); code == 0 {
 		t.Error("what the profile forbids was done")
 	}
 	n.removeSandbox(sandbox)
+}
+
+// wantProfile: whoever looks at the container sees the profile that confines it, and
+// not what the OCI runtime was spared.
+func (n *node) wantProfile(id string) {
+	n.t.Helper()
+	st, err := n.rs.ContainerStatus(n.t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	n.must(err)
+	var doc specs.Spec
+	n.must(json.Unmarshal([]byte(st.Info["runtimeSpec"]), &doc))
+	if doc.Linux == nil || doc.Linux.Seccomp == nil || len(doc.Linux.Seccomp.Syscalls) == 0 || len(doc.Annotations) > 0 {
+		n.t.Errorf("container %q is shown without its profile, or with annotations: %.200s", id, st.Info["runtimeSpec"])
+	}
 }
 
 // specOf reads the spec that the container's OCI runtime was given.

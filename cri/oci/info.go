@@ -32,13 +32,14 @@ func (r *Runtime) sandboxInfo(ctx context.Context, s *cri.Sandbox) map[string]an
 	return info
 }
 
-// containerInfo includes the whole spec as the OCI runtime was given it.
+// containerInfo includes the whole spec as the OCI runtime was given it, without what
+// spares that work.
 func (r *Runtime) containerInfo(ctx context.Context, c *cri.Container) map[string]any {
 	info := map[string]any{"pid": r.pidNow(ctx, c.ID), "cgroup": r.cgroupOf(c), "bundle": r.bundleOf(c)}
 	if e, _, err := r.engineOf(c); err == nil {
 		info["ociRuntime"] = e.path
 	}
-	if doc, err := readSpec(r.bundleOf(c)); err == nil {
+	if doc, err := readWholeSpec(r.bundleOf(c)); err == nil {
 		info["rootfs"], info["runtimeSpec"] = doc.Root.Path, doc
 	}
 	return info
