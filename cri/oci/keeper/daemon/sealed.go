@@ -37,22 +37,30 @@ const (
 )
 
 // run has start execute the program from its copy, and as it is where there is none
-// or that fails: a policy may forbid it. No copy is given up meanwhile, so that its
-// descriptor is no other file's; forks of one process wait for each other anyway.
+// or that fails: a policy may forbid it, or somebody has spoiled the copy. One that
+// the program itself does better than is not tried again. No copy is given up
+// meanwhile, so that its descriptor is no other file's; forks of one process wait for
+// each other anyway.
 func (c *copies) run(program string, start func(path string) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if path := c.path(program); path != program && start(path) == nil {
+	path := c.path(program)
+	if path != program && start(path) == nil {
 		return nil
 	}
-	return start(program)
+	err := start(program)
+	if s := c.held[program]; path != program && err == nil {
+		_ = unix.Close(s.fd)
+		s.fd = -1
+	}
+	return err
 }
 
 // path returns where to execute the program from: its copy or, where there can be
 // none, itself. c.mu is held.
 func (c *copies) path(program string) string {
 	var now unix.Stat_t
-	if !filepath.IsAbs(program) || unix.Stat(program, &now) != nil {
+	if !filepath.IsAbs(program) || unix.Stat(program, &now) != nil || unix.Access(program, unix.X_OK) != nil {
 		return program // whoever executes it will say what is wrong
 	}
 	s := c.held[program]
@@ -84,8 +92,13 @@ func (c *copies) renew(program string, old *sealed, now *unix.Stat_t) *sealed {
 	}
 	s := &sealed{fd: -1, from: *now}
 	if now.Size <= maxSealed {
-		if fd, err := seal(program); err == nil { // else it runs as it is
+		fd, err := seal(program)
+		switch {
+		case err == nil:
 			s.fd = fd
+		case !errors.Is(err, errNoCopy): // no descriptor or memory now: the next start tries again
+			delete(c.held, program)
+			return s
 		}
 	}
 	c.held[program] = s

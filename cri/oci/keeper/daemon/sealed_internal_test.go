@@ -69,7 +69,7 @@ func TestSealedCopy(t *testing.T) {
 // TestNoCopy: what a copy would not do for runs as it is.
 func TestNoCopy(t *testing.T) {
 	dir := t.TempDir()
-	script, large := filepath.Join(dir, "script"), filepath.Join(dir, "large")
+	script, large, closed := filepath.Join(dir, "script"), filepath.Join(dir, "large"), filepath.Join(dir, "closed")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +77,12 @@ func TestNoCopy(t *testing.T) {
 	if err := os.Truncate(large, maxSealed+1); err != nil {
 		t.Fatal(err)
 	}
+	copyOf(t, "/bin/true", closed)
+	if err := os.Chmod(closed, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	var c copies
-	for _, program := range []string{script, large, filepath.Join(dir, "missing"), "true", dir} {
+	for _, program := range []string{script, large, closed, filepath.Join(dir, "missing"), "true", dir} {
 		if got := c.path(program); got != program {
 			t.Errorf("%q runs from %q", program, got)
 		}
@@ -93,22 +97,42 @@ func TestNoCopy(t *testing.T) {
 	}
 }
 
-// TestProgramWhoseCopyIsRefused: a copy that cannot be executed, as a policy may
-// have it, costs nothing.
+// TestCopyInNeed: a program that could not be copied for want of descriptors is
+// copied later.
+func TestCopyInNeed(t *testing.T) {
+	var c copies
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	path := c.path("/bin/true")
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if path != "/bin/true" || c.path("/bin/true") == path {
+		t.Errorf("first it runs from %q, then from %q", path, c.path("/bin/true"))
+	}
+}
+
+// TestProgramWhoseCopyIsRefused: where a copy cannot be executed, as a policy may
+// have it, the program itself is, and the copy is not tried again.
 func TestProgramWhoseCopyIsRefused(t *testing.T) {
 	var c copies
 	if c.path("/bin/true") == "/bin/true" {
 		t.Fatal("there is no copy")
 	}
 	k := &children{known: map[int]*process{}, copies: copies{held: c.held}}
-	if err := unix.Close(c.held["/bin/true"].fd); err != nil {
-		t.Fatal(err)
-	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer null.Close()
+	if err := unix.Dup3(int(null.Fd()), c.held["/bin/true"].fd, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
 	p, err := k.fork([]string{"/bin/true"}, "/", []*os.File{null, null, null})
 	if err != nil {
 		t.Fatal(err)
@@ -118,4 +142,7 @@ func TestProgramWhoseCopyIsRefused(t *testing.T) {
 		t.Errorf("it ended with %v, %v", status, err)
 	}
 	_ = unix.Close(p.pidfd)
+	if got := k.copies.path("/bin/true"); got != "/bin/true" {
+		t.Errorf("next it runs from %q", got)
+	}
 }
