@@ -1,15 +1,13 @@
 // Package flock takes locks that exclude goroutines as well as processes, and
 // that the kernel frees when their process dies: of files (flock(2)), and of names
-// in a file (F_OFD_SETLK of fcntl(2)). The two do not exclude each other. Functions
-// are safe for concurrent use.
+// in a file (F_OFD_SETLK of fcntl(2), on Linux). The two do not exclude each other.
+// Functions are safe for concurrent use.
 package flock
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -33,18 +31,6 @@ func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 // TryAcquire returns nil and no error when somebody else has the lock.
 func TryAcquire(path string, how int) (*Lock, error) { return try(path, whole(how)) }
 
-// AcquireName is Acquire, Exclusive, for a name: there may be any number of them in
-// one file, which stays. The lock is on the byte whose offset is the name's FNV-1a
-// hash of 64 bits, halved; that two names share one has not to be feared, and would
-// make them wait for each other.
-func AcquireName(ctx context.Context, path, name string) (*Lock, error) {
-	return acquire(ctx, path, named(name))
-}
-
-// TryAcquireName is AcquireName without waiting: it returns nil and no error when
-// somebody else has the lock.
-func TryAcquireName(path, name string) (*Lock, error) { return try(path, named(name)) }
-
 // take locks an open file, waiting or with an error of busy.
 type take func(f *os.File, wait bool) error
 
@@ -56,20 +42,6 @@ func whole(how int) take {
 			flags |= unix.LOCK_NB
 		}
 		return unix.Flock(int(f.Fd()), flags)
-	}
-}
-
-// named locks a byte of it.
-func named(name string) take {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	at := int64(h.Sum64() >> 1)
-	return func(f *os.File, wait bool) error {
-		command := unix.F_OFD_SETLK
-		if wait {
-			command = unix.F_OFD_SETLKW
-		}
-		return unix.FcntlFlock(f.Fd(), command, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: at, Len: 1})
 	}
 }
 
