@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
-	"sync"
 
 	"golang.org/x/sync/semaphore"
 
@@ -18,7 +17,7 @@ import (
 // processes by the lock files of the state directory, see the package comment.
 type guard struct {
 	dir        string
-	containers locks
+	containers flock.Queue
 	gc         *semaphore.Weighted // GC takes all of it, any other operation one
 }
 
@@ -32,7 +31,7 @@ func (g *guard) gcFile() string        { return filepath.Join(g.dir, "gc.lock") 
 // enter waits until no other operation of the container and no GC runs, here or
 // in another process.
 func (g *guard) enter(ctx context.Context, container string) (leave func(), err error) {
-	unlock, err := g.containers.lock(ctx, container)
+	unlock, err := g.containers.Enter(ctx, container)
 	if err != nil {
 		return nil, fmt.Errorf("waiting for another operation of the container: %w", err)
 	}
@@ -65,39 +64,4 @@ func (g *guard) pass(ctx context.Context, weight int64, how int) (leave func(), 
 		return nil, err
 	}
 	return func() { file.Release(); g.gc.Release(weight) }, nil
-}
-
-// locks serialises goroutines by key. The zero value is ready.
-type locks struct {
-	mu   sync.Mutex
-	held map[string]chan struct{} // closed when the holder is done
-}
-
-// lock waits for the key and returns its unlock.
-func (l *locks) lock(ctx context.Context, key string) (unlock func(), err error) {
-	mine := make(chan struct{})
-	for {
-		l.mu.Lock()
-		if l.held == nil {
-			l.held = map[string]chan struct{}{}
-		}
-		theirs, busy := l.held[key]
-		if !busy {
-			l.held[key] = mine
-		}
-		l.mu.Unlock()
-		if !busy {
-			return func() {
-				l.mu.Lock()
-				delete(l.held, key)
-				l.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		select {
-		case <-theirs:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }

@@ -108,7 +108,7 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	}
 	describe(c, doc, sig)
 	c.State, err = json.Marshal(containerState{
-		Version: stateVersion, Engine: e.path, StopSignal: int(sig), Poststop: doc.Hooks != nil && len(doc.Hooks.Poststop) > 0,
+		Version: stateVersion, Engine: e.path, StopSignal: int(sig), Poststop: hooksAfter(doc),
 	})
 	return err
 }
@@ -335,7 +335,12 @@ func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if st.Poststop || st.Version == 1 && hooksAfter(r.bundleOf(c)) {
+	after := st.Poststop
+	if st.Version == 1 {
+		doc, err := readSpec(r.bundleOf(c))
+		after = err == nil && hooksAfter(doc)
+	}
+	if after {
 		log := filepath.Join(r.bundleOf(c), "delete.log")
 		cmd := &keeper.Command{Args: e.args(log, "delete", "--force", c.ID), Dir: r.bundleOf(c)}
 		if err := r.keeper.Runtime(ctx, cmd); err != nil {
@@ -345,11 +350,8 @@ func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 	return os.RemoveAll(state)
 }
 
-// hooksAfter reports whether hooks run after the end of the bundle's container.
-func hooksAfter(bundle string) bool {
-	doc, err := readSpec(bundle)
-	return err == nil && doc.Hooks != nil && len(doc.Hooks.Poststop) > 0
-}
+// hooksAfter reports whether hooks run after the end of the container.
+func hooksAfter(doc *specs.Spec) bool { return doc.Hooks != nil && len(doc.Hooks.Poststop) > 0 }
 
 // profileFile is beside a spec whose seccomp profile is without its system calls, and
 // has the whole profile.

@@ -161,11 +161,7 @@ func Thaw(path string) error {
 // Dirs returns the cgroup's directories: one on v2, one a hierarchy on v1.
 // They need not exist.
 func Dirs(path string) ([]string, error) {
-	err := check(path)
-	var paths map[string]string
-	if err == nil {
-		paths, err = pathsOf(path)
-	}
+	paths, err := pathsOf(path)
 	if err != nil {
 		return nil, fmt.Errorf("locating cgroup %q: %w", path, err)
 	}
@@ -200,9 +196,6 @@ func OOMFile(cgroup string) string {
 }
 
 func managerOf(path string) (cgroups.Manager, error) {
-	if err := check(path); err != nil {
-		return nil, err
-	}
 	paths, err := pathsOf(path)
 	if err != nil {
 		return nil, err
@@ -212,6 +205,9 @@ func managerOf(path string) (cgroups.Manager, error) {
 
 // pathsOf returns the cgroup's directory in each hierarchy, by controller.
 func pathsOf(cgroup string) (map[string]string, error) {
+	if err := check(cgroup); err != nil {
+		return nil, err
+	}
 	all, err := roots()
 	if err != nil {
 		return nil, err
