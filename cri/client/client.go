@@ -87,9 +87,12 @@ func (c *Client) Wait(ctx context.Context) (*runtimeapi.VersionResponse, error) 
 // in the stream. Runtimes that do not confirm a subscription get ready called
 // with the first event at the latest.
 func (c *Client) Events(ctx context.Context, ready func(), handle func(*runtimeapi.ContainerEventResponse)) error {
-	ctx, cancel := context.WithCancel(ctx)
+	// A server that knew of a deadline would end the stream itself, a moment
+	// before ctx ends, and nobody could tell that from a stream that broke.
+	timeless, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stream, err := c.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
+	defer context.AfterFunc(ctx, cancel)()
+	stream, err := c.Runtime.GetContainerEvents(timeless, &runtimeapi.GetEventsRequest{})
 	if err != nil {
 		return eventError(ctx, err)
 	}
