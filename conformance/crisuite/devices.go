@@ -2,6 +2,7 @@ package crisuite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,11 +76,14 @@ const cdiDir = "/var/run/cdi"
 
 // cdi writes a specification with a device of the host's, and returns its name.
 func (s *subject) cdi(path string) (device string, err error) {
-	if err := os.MkdirAll(cdiDir, 0o755); err != nil {
-		return "", err
-	}
 	file := filepath.Join(cdiDir, s.mark+".json")
 	s.files = append(s.files, file)
+	switch err := os.Mkdir(cdiDir, 0o755); {
+	case err == nil:
+		s.files = append(s.files, cdiDir) // it stays when it is not empty any more
+	case !errors.Is(err, os.ErrExist):
+		return "", err
+	}
 	kind := s.mark + ".example.com/thing"
 	text := fmt.Sprintf(`{"cdiVersion":"0.6.0","kind":%q,"devices":[{"name":"one","containerEdits":{"env":["SUITE_CDI=injected"],`+
 		`"deviceNodes":[{"path":"/dev/suite","hostPath":%q}]}}]}`, kind, path)

@@ -41,7 +41,7 @@ type subject struct {
 	pods atomic.Int64
 	// detach are directories that the rule made mounts of.
 	detach []string
-	files  []string // files outside of the rule's directory
+	files  []string // files and directories outside of the rule's, in the order to remove them
 	// cgroups are those that the rule made for Pods.
 	cgroups []string
 }

@@ -151,6 +151,9 @@ func Thaw(path string) error {
 	m, err := managerOf(path)
 	if err == nil && Exists(path) {
 		err = m.Freeze(cgroups.Thawed)
+		if err != nil && !Exists(path) { // systemd takes a scope away when it is empty
+			err = nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("thawing cgroup %q: %w", path, err)

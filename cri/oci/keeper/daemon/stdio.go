@@ -34,7 +34,7 @@ type stdio struct {
 	attached map[*attachment]struct{}
 	terminal *os.File // nil without one
 	stdin    *os.File // write end of the pipe, or the terminal, or nil
-	working  bool     // there is a worker, or it was the last
+	working  bool     // there is a worker, or it was the last, or must be none yet
 	dirty    bool     // something has happened since it looked
 	closing  bool     // it is to give up what is still open
 }
@@ -184,14 +184,31 @@ func (s *stdio) useTerminal(tty *os.File) error {
 	return nil
 }
 
-// pump begins to copy the outputs, until they end.
+// pump begins to copy the outputs, until they end. Nobody works on them before all
+// are watched: of a container that has ended already a worker would close them.
 func (s *stdio) pump() error {
+	s.setWorking(true)
+	err := s.watchOutputs()
+	s.setWorking(false)
+	if err != nil {
+		return err
+	}
+	s.wake()
+	return nil
+}
+
+func (s *stdio) setWorking(working bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.working = working
+}
+
+func (s *stdio) watchOutputs() error {
 	for _, o := range s.outputs {
 		if err := s.poller.add(o.source(), s.wake); err != nil {
 			return err
 		}
 	}
-	s.wake()
 	return nil
 }
 

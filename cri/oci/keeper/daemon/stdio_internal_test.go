@@ -92,3 +92,21 @@ func TestRotationWaitsForTheTakeover(t *testing.T) {
 		}
 	}
 }
+
+// The outputs of a container that has ended before anybody reads them are watched,
+// read and closed, in this order.
+func TestPumpOfWhatHasEnded(t *testing.T) {
+	s := newTestServer(t)
+	for range 2000 {
+		std := s.streams.newStdio(s.escrow.newHolding("c", record{}), s.log)
+		child, err := std.open()
+		wire.CloseAll(child[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := std.pump(); err != nil {
+			t.Fatal(err)
+		}
+		<-std.drained
+	}
+}
