@@ -3,11 +3,9 @@ package cnibench
 import (
 	"context"
 	"errors"
-	"net"
 	"path/filepath"
 
-	"github.com/vishvananda/netlink"
-
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -26,11 +24,11 @@ func (l *lab) floors(ctx context.Context) (err error) {
 			execution("exec upstream's bridge, VERSION", filepath.Join(l.Upstream, "bridge"), version),
 			execution("exec a Go program that does nothing", filepath.Join(l.Upstream, "nothing"), nil))
 	}
-	w, err := newWires()
+	w, err := wires.New()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	sides = append(sides, bench.Side{Name: "veth, bridge port, address and route, in process", Run: func(context.Context) (bench.Sample, error) { return l.wire(w) }})
 	return l.measure(ctx, "what the machine asks for at least", l.Rounds, sides)
 }
@@ -45,81 +43,18 @@ func execution(name, file string, env map[string]string) bench.Side {
 	}}
 }
 
-// wires is a bridge for the floor of a plugin's work in the kernel.
-type wires struct {
-	host   *netlink.Handle
-	bridge netlink.Link
-}
-
-func newWires() (*wires, error) {
-	host, err := netlink.NewHandle()
-	if err != nil {
-		return nil, err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = "floor0", net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	br := &netlink.Bridge{LinkAttrs: attrs}
-	return &wires{host: host, bridge: br}, errors.Join(host.LinkAdd(br), host.LinkSetUp(br))
-}
-
-func (w *wires) close() error {
-	defer w.host.Close()
-	return w.host.LinkDel(w.bridge)
-}
-
 // wire does by hand what ADD of bridge comes to, and undoes it.
-func (l *lab) wire(w *wires) (s bench.Sample, err error) {
+func (l *lab) wire(w *wires.Bridge) (s bench.Sample, err error) {
 	p, err := l.newPod()
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, netns.Remove(p.ns)) }()
-	s, err = bench.Timed(func() error { return w.add(p) })
+	s, err = bench.Timed(func() error { return w.Add(p.ns, p.id) })
 	if err != nil {
 		return s, err
 	}
-	del, err := bench.Timed(func() error { return w.del(p) })
+	del, err := bench.Timed(func() error { return w.Del(p.id) })
 	s.Steps = []bench.Step{{Name: "deletion of the veth", Took: del.Total}}
 	return s, err
-}
-
-// add makes the Pod's pair, its address and its route, with nothing looked up.
-func (w *wires) add(p *pod) error {
-	ns, err := netns.Open(p.ns)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	var inside *netlink.Handle
-	err = ns.Do(func() (err error) {
-		inside, err = netlink.NewHandle()
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer inside.Close()
-	pair := w.pair(p)
-	pair.PeerName, pair.PeerNamespace = "eth0", netlink.NsFd(ns.FD())
-	return errors.Join(w.host.LinkAdd(pair), equip(inside))
-}
-
-func (w *wires) del(p *pod) error { return w.host.LinkDel(w.pair(p)) }
-
-func (w *wires) pair(p *pod) *netlink.Veth {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex, attrs.Flags = p.id, w.bridge.Attrs().Index, net.FlagUp
-	return &netlink.Veth{LinkAttrs: attrs}
-}
-
-func equip(inside *netlink.Handle) error {
-	eth0, err := inside.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 250, 0, 2).To4(), Mask: net.CIDRMask(24, 32)}}
-	return errors.Join(
-		inside.AddrAdd(eth0, addr), inside.LinkSetUp(eth0),
-		inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 250, 0, 1).To4()}),
-	)
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
@@ -28,14 +29,14 @@ func (l *lab) parallel(ctx context.Context) (err error) {
 			func(ctx context.Context, p *pod) error { _, err := n.add(ctx, p); return err },
 			func(ctx context.Context, p *pod) error { _, err := n.del(ctx, p); return err }))
 	}
-	w, err := newWires()
+	w, err := wires.New()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.close()) }()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	sides = append(sides, l.many("veth, bridge port, address and route alone",
-		func(_ context.Context, p *pod) error { return w.add(p) },
-		func(_ context.Context, p *pod) error { return w.del(p) }))
+		func(_ context.Context, p *pod) error { return w.Add(p.ns, p.id) },
+		func(_ context.Context, p *pod) error { return w.Del(p.id) }))
 	title := fmt.Sprintf("ADD of bridge, host-local and ipMasq for %d Pods at once, until the last has it; and DEL of all", crowd)
 	return l.measure(ctx, title, max(1, l.Rounds/3), sides)
 }

@@ -22,7 +22,8 @@ import (
 // floor measures the OCI runtimes alone, without a CRI runtime: what no CRI
 // runtime that executes them can be faster than. The container is the smallest:
 // no network, no image, no seccomp profile, no limits. Its end is that by the
-// kernel's ways, which is faster than by the OCI runtime's delete.
+// kernel's ways, which is faster than by the OCI runtime's delete. See hand for a
+// whole Pod.
 func (l *lab) floor(ctx context.Context) error {
 	root := filepath.Join(l.dir, "floor", "rootfs")
 	if err := l.rootfs(root); err != nil {
@@ -38,11 +39,16 @@ func (l *lab) floor(ctx context.Context) error {
 		if err := os.Mkdir(f.dir, 0o700); err != nil {
 			return err
 		}
-		one = append(one, bench.Side{Name: engine + " run", Run: f.one})
-		many = append(many, bench.Side{Name: engine + " run", Run: f.many})
+		h, err := l.newHand(f)
+		if err != nil {
+			return err
+		}
+		one = append(one, bench.Side{Name: engine + " run", Run: f.one}, bench.Side{Name: engine + ", a Pod by hand", Run: h.one})
+		many = append(many, bench.Side{Name: engine + " run", Run: f.many}, bench.Side{Name: engine + ", a Pod by hand", Run: h.many})
 	}
 	return errors.Join(
-		l.table(ctx, "the OCI runtime alone: run --detach of the smallest container, until it returns; end is SIGKILL, the wait for it, and the removal of the cgroup", l.Rounds, one),
+		l.table(ctx, "the OCI runtime alone: run --detach of the smallest container, until it returns; end is SIGKILL, the wait for it, and the removal of the cgroup.\n"+
+			"A Pod by hand has namespaces, a veth pair, /dev/shm and an overlay as well, and gives them up at its end", l.Rounds, one),
 		l.table(ctx, fmt.Sprintf("the same for %d containers, %d at once", l.Pods, clients), max(1, l.Rounds/5), many),
 	)
 }
@@ -73,7 +79,7 @@ func (f *floor) crowd(ctx context.Context, size int) (s bench.Sample, err error)
 	s, err = bench.Timed(func() error {
 		return each(ids, func(id string) error {
 			dir := filepath.Join(f.dir, id)
-			return f.execute(ctx, id, "run", "--detach", "--pid-file", filepath.Join(dir, pidFile), "--bundle", dir, id)
+			return f.execute(ctx, dir, "run", "--detach", "--pid-file", filepath.Join(dir, pidFile), "--bundle", dir, id)
 		})
 	})
 	if err != nil {
@@ -93,7 +99,15 @@ const pidFile = "pid"
 
 // end ends a container by the ways of the kernel.
 func (f *floor) end(id string) error {
-	text, err := os.ReadFile(filepath.Join(f.dir, id, pidFile))
+	if err := kill(filepath.Join(f.dir, id, pidFile)); err != nil {
+		return err
+	}
+	return cgroup.Destroy(f.lab.group + "/" + id)
+}
+
+// kill ends the process whose id is in a file, and waits for its end.
+func kill(pidFile string) error {
+	text, err := os.ReadFile(pidFile)
 	if err != nil {
 		return err
 	}
@@ -111,20 +125,16 @@ func (f *floor) end(id string) error {
 	}
 	for {
 		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-		if err == nil {
-			break
-		}
 		if !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
-	return cgroup.Destroy(f.lab.group + "/" + id)
 }
 
 // execute runs the OCI runtime. What it starts keeps its output open, so that the
-// output is a file.
-func (f *floor) execute(ctx context.Context, id string, args ...string) error {
-	out, err := os.Create(filepath.Join(f.dir, id, "output"))
+// output is a file, in dir.
+func (f *floor) execute(ctx context.Context, dir string, args ...string) error {
+	out, err := os.Create(filepath.Join(dir, "output"))
 	if err != nil {
 		return err
 	}
@@ -150,27 +160,38 @@ func (l *lab) rootfs(root string) error {
 
 // bundle writes the smallest container that both OCI runtimes run.
 func (f *floor) bundle(id string) error {
-	doc := &specs.Spec{
+	doc := smallest(f.root, f.lab.group+"/"+id)
+	for _, kind := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace} {
+		doc.Linux.Namespaces = append(doc.Linux.Namespaces, specs.LinuxNamespace{Type: kind})
+	}
+	dir := filepath.Join(f.dir, id)
+	return errors.Join(os.Mkdir(dir, 0o700), writeBundle(dir, doc))
+}
+
+// smallest has a process and a mount namespace, and those for the caller to add that
+// Pods share.
+func smallest(root, group string) *specs.Spec {
+	return &specs.Spec{
 		Version: "1.0.2",
-		Root:    &specs.Root{Path: f.root},
+		Root:    &specs.Root{Path: root},
 		Process: &specs.Process{Args: []string{"/podtool", "sleep", "forever"}, Cwd: "/"},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=755"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: f.lab.group + "/" + id,
-			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
-			},
+			CgroupsPath: group,
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}},
 		},
 	}
+}
+
+func writeBundle(dir string, doc *specs.Spec) error {
 	raw, err := json.Marshal(doc)
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(f.dir, id)
-	return errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o600))
+	return os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o600)
 }
 
 func copyProgram(from, to string) error {

@@ -1,0 +1,137 @@
+package cribench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
+	"github.com/nodekit-project/nodekit/internal/bench"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// hand makes by hand what the kernel and the OCI runtime have to make of a Pod with
+// one container, and nothing else: no call, no record, no log, no address that is
+// anybody's, no seccomp profile. No CRI runtime that executes the OCI runtime can be
+// faster.
+type hand struct {
+	*floor
+	bridge *wires.Bridge
+	run    string // on a tmpfs, as a runtime's
+	disk   string
+}
+
+// handmade is one Pod's.
+type handmade struct {
+	id, run, disk, group string
+}
+
+// newHand wants a file system of its own for what a reboot takes.
+func (l *lab) newHand(f *floor) (*hand, error) {
+	h := &hand{floor: f, run: filepath.Join(f.dir, "run"), disk: filepath.Join(f.dir, "disk")}
+	return h, errors.Join(makeRun(h.run), os.Mkdir(h.disk, 0o700))
+}
+
+func (h *hand) one(ctx context.Context) (bench.Sample, error) {
+	time.Sleep(rest)
+	return h.crowd(ctx, 1)
+}
+
+func (h *hand) many(ctx context.Context) (bench.Sample, error) { return h.crowd(ctx, h.lab.Pods) }
+
+// crowd makes Pods and ends them.
+func (h *hand) crowd(ctx context.Context, size int) (s bench.Sample, err error) {
+	if h.bridge, err = wires.New(); err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, h.bridge.Close()) }()
+	pods := make([]handmade, size)
+	for i := range pods {
+		h.count++
+		id := fmt.Sprintf("hand%d", h.count)
+		pods[i] = handmade{id: id, run: filepath.Join(h.run, id), disk: filepath.Join(h.disk, id), group: h.lab.group + "/" + filepath.Base(h.dir) + "-" + id}
+	}
+	s, err = bench.Timed(func() error { return each(pods, func(p handmade) error { return h.make(ctx, p) }) })
+	if err != nil {
+		return s, err
+	}
+	time.Sleep(rest)
+	end, err := bench.Timed(func() error { return each(pods, h.end) })
+	s.Steps = append(s.Steps, bench.Step{Name: "end", Took: end.Total})
+	for _, p := range pods {
+		err = errors.Join(err, os.RemoveAll(p.run), os.RemoveAll(p.disk), os.RemoveAll(filepath.Join(h.dir, "state", p.id)))
+	}
+	return s, err
+}
+
+// make makes the sandbox and runs the container in it.
+func (h *hand) make(ctx context.Context, p handmade) error {
+	for _, dir := range []string{p.run, p.disk, p.in("shm"), p.on("upper"), p.on("work"), p.on("root")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", h.root, p.on("upper"), p.on("work"))
+	err := errors.Join(
+		unix.Mount("shm", p.in("shm"), "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=65536k"),
+		pinNamespaces(p), netns.Create(p.in("net")), h.bridge.Add(p.in("net"), p.id),
+		unix.Mount("overlay", p.on("root"), "overlay", 0, layers),
+		writeBundle(p.run, p.bundle()),
+	)
+	if err != nil {
+		return err
+	}
+	return h.execute(ctx, p.run, "run", "--detach", "--pid-file", p.in(pidFile), "--bundle", p.run, p.id)
+}
+
+// end ends the container and gives all of it up. What the kernel does then, of the
+// network above all, nobody waits for.
+func (h *hand) end(p handmade) error {
+	if err := kill(p.in(pidFile)); err != nil {
+		return err
+	}
+	errs := []error{cgroup.Destroy(p.group + "/" + p.id), cgroup.Destroy(p.group)}
+	for _, at := range []string{p.on("root"), p.in("shm"), p.in("ipc"), p.in("uts"), p.in("net")} {
+		errs = append(errs, unix.Unmount(at, unix.MNT_DETACH))
+	}
+	return errors.Join(errs...)
+}
+
+func (p handmade) in(name string) string { return filepath.Join(p.run, name) }
+
+func (p handmade) on(name string) string { return filepath.Join(p.disk, name) }
+
+func (p handmade) bundle() *specs.Spec {
+	doc := smallest(p.on("root"), p.group+"/"+p.id)
+	doc.Mounts = append(doc.Mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: p.in("shm"), Options: []string{"rbind"}})
+	doc.Linux.Namespaces = append(doc.Linux.Namespaces,
+		specs.LinuxNamespace{Type: specs.IPCNamespace, Path: p.in("ipc")},
+		specs.LinuxNamespace{Type: specs.UTSNamespace, Path: p.in("uts")},
+		specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: p.in("net")})
+	return doc
+}
+
+// pinNamespaces makes an IPC and a UTS namespace on a thread that ends with it.
+func pinNamespaces(p handmade) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+		for _, name := range []string{"ipc", "uts"} {
+			if err == nil {
+				err = errors.Join(os.WriteFile(p.in(name), nil, 0o400),
+					unix.Mount("/proc/thread-self/ns/"+name, p.in(name), "", unix.MS_BIND, ""))
+			}
+		}
+		result <- err
+	}()
+	return <-result
+}

@@ -1,0 +1,81 @@
+// Package wires connects network namespaces to a bridge by bare netlink, with nothing
+// looked up, kept or checked: what no network plugin can be faster than.
+package wires
+
+import (
+	"errors"
+	"net"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// Bridge is a bridge of the calling process's network namespace. New makes it. It is
+// safe for concurrent use.
+type Bridge struct {
+	host *netlink.Handle
+	link netlink.Link
+}
+
+// New makes the bridge, which must not be there. Close it.
+func New() (*Bridge, error) {
+	host, err := netlink.NewHandle()
+	if err != nil {
+		return nil, err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = "floor0", net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	return &Bridge{host: host, link: br}, errors.Join(host.LinkAdd(br), host.LinkSetUp(br))
+}
+
+// Close removes the bridge.
+func (b *Bridge) Close() error {
+	defer b.host.Close()
+	return b.host.LinkDel(b.link)
+}
+
+// Add gives the network namespace that is pinned at path an eth0 with an address,
+// the same for all, and a default route. The other end, a port of the bridge, has the name.
+func (b *Bridge) Add(path, name string) error {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	var inside *netlink.Handle
+	err = ns.Do(func() (err error) {
+		inside, err = netlink.NewHandle()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	pair := b.pair(name)
+	pair.PeerName, pair.PeerNamespace = "eth0", netlink.NsFd(ns.FD())
+	return errors.Join(b.host.LinkAdd(pair), equip(inside))
+}
+
+// Del removes what Add has made, and waits for the kernel. The end of the namespace
+// does the same, and nobody waits.
+func (b *Bridge) Del(name string) error { return b.host.LinkDel(b.pair(name)) }
+
+func (b *Bridge) pair(name string) *netlink.Veth {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex, attrs.Flags = name, b.link.Attrs().Index, net.FlagUp
+	return &netlink.Veth{LinkAttrs: attrs}
+}
+
+func equip(inside *netlink.Handle) error {
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 250, 0, 2).To4(), Mask: net.CIDRMask(24, 32)}}
+	return errors.Join(
+		inside.AddrAdd(eth0, addr), inside.LinkSetUp(eth0),
+		inside.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 250, 0, 1).To4()}),
+	)
+}
