@@ -107,6 +107,9 @@ type Suite[T any] struct {
 	// Concurrent says whether checks of the target can run at the same time,
 	// because each makes a place of its own. Nil means never.
 	Concurrent func(target T) bool
+	// PerProcessor is how many of them run at a time for each processor: more than
+	// one where a check waits for the kernel, mostly. 0 means 1.
+	PerProcessor int
 	// Facts are the names that a profile may declare for this suite, each
 	// with its meaning. A profile that declares another is refused.
 	Facts map[string]string

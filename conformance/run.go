@@ -28,7 +28,8 @@ type Options struct {
 	// Strict makes a failed Should rule fail the report too.
 	Strict bool
 	// Parallel is how many rules run at a time where the suite and the target
-	// allow several. 0 means as many as there are processors.
+	// allow several. 0 means as many as there are processors, or a multiple of that:
+	// see Suite.PerProcessor.
 	Parallel int
 	// Progress gets one line per rule, in the suite's order, as soon as its result
 	// is known. Nil means none.
@@ -111,7 +112,7 @@ func (s *Suite[T]) width(target T, o *Options) int {
 	case o.Parallel > 0:
 		return o.Parallel
 	}
-	return runtime.GOMAXPROCS(0)
+	return runtime.GOMAXPROCS(0) * max(s.PerProcessor, 1)
 }
 
 // split returns the places of the rules that may run beside each other, and of

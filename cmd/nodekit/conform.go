@@ -49,7 +49,7 @@ func (f *conformFlags) addTo(cmd *cobra.Command) {
 	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
 	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
 	fs.BoolVar(&f.strict, "strict", false, "fail when a SHOULD is not met, too")
-	fs.IntVar(&f.parallel, "parallel", 0, "run so many rules at a time, if suite and plugin allow it; 0: as many as there are processors")
+	fs.IntVar(&f.parallel, "parallel", 0, "run so many rules at a time, if suite and plugin allow it; 0: as many as the suite wants for each processor")
 	fs.DurationVar(&f.timeout, "timeout", 0, "how long one rule may take; 0: 30s for a quick one, 2m for one that kills")
 	fs.Uint64Var(&f.seed, "seed", 0, "repeat the random choices of an earlier run")
 	fs.StringVar(&f.profile, "profile", "", "YAML `file` in which the plugin's author declares facts and waivers")

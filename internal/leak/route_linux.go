@@ -2,14 +2,10 @@ package leak
 
 import (
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // routes leaves out what the kernel makes by itself for an address, and what
@@ -95,35 +91,4 @@ func policyRules(scope *Scope) (things, error) {
 		}
 	}
 	return found, nil
-}
-
-// sysctls reads those of the calling thread's network namespace. Counters, and
-// what cannot be read, are no settings.
-func sysctls(scope *Scope) (things, error) {
-	const root = "/proc/sys"
-	found := make(things)
-	err := filepath.WalkDir(root+"/net", func(path string, entry fs.DirEntry, err error) error {
-		if gone(err) || err == nil && strings.HasSuffix(path, "_count") {
-			return nil
-		}
-		if err == nil && entry.IsDir() {
-			if filepath.Base(filepath.Dir(path)) == "neigh" && entry.Name() != "default" {
-				return fs.SkipDir // many, and nobody sets them one by one
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		_, key, _ := strings.Cut(path, root+"/")
-		if !scope.matches(Sysctl, key) {
-			return nil
-		}
-		if value, err := rawfile.Read(path); err == nil {
-			name := fmt.Sprintf("%s = %s", key, strings.TrimSpace(string(value)))
-			found.add(name, name)
-		}
-		return nil
-	})
-	return found, err
 }

@@ -1,0 +1,86 @@
+package leak
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysctls reads those of the calling thread's network namespace. Counters, and
+// what cannot be read, are no settings.
+func sysctls(scope *Scope) (things, error) {
+	w := sysctlWalk{scope: scope, found: make(things)}
+	root, err := os.Open("/proc/sys/net")
+	if err != nil {
+		return nil, err
+	}
+	return w.found, w.dir(root, "net")
+}
+
+// sysctlWalk goes by descriptors: there are many hundred files, and looking their
+// paths up costs more than reading them.
+type sysctlWalk struct {
+	scope *Scope
+	found things
+	value [8 << 10]byte // more than any has; one read(2) returns all of it
+}
+
+// dir reads the directory, whose key it is, and closes it.
+func (w *sysctlWalk) dir(d *os.File, key string) error {
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		name, below := entry.Name(), key+"/"+entry.Name()
+		switch {
+		case strings.HasSuffix(name, "_count"):
+		case !entry.IsDir():
+			w.file(d, name, below)
+		case path.Base(key) == "neigh" && name != "default": // many, and nobody sets them one by one
+		default:
+			fd, err := openBelow(d, name, unix.O_DIRECTORY)
+			if gone(err) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("opening the sysctls %q: %w", below, err)
+			}
+			if err := w.dir(os.NewFile(uintptr(fd), below), below); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *sysctlWalk) file(d *os.File, name, key string) {
+	if !w.scope.matches(Sysctl, key) {
+		return
+	}
+	fd, err := openBelow(d, name, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if n, err := unix.Read(fd, w.value[:]); err == nil {
+		setting := key + " = " + strings.TrimSpace(string(w.value[:n]))
+		w.found.add(setting, setting)
+	}
+}
+
+func openBelow(d *os.File, name string, flags int) (fd int, err error) {
+	for {
+		fd, err = unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
