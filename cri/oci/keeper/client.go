@@ -102,14 +102,15 @@ type (
 	Exit = wire.Exit
 )
 
-// Client talks to the keeper of a run directory. It holds no connection:
-// every call makes its own, so it stays usable when the keeper is replaced. A
-// call whose keeper is killed is made again to the next one, which takes some
-// milliseconds, unless it says otherwise. Calls fail with fault.Unavailable when
+// Client talks to the keeper of a run directory. It stays usable when the keeper is
+// replaced: a connection that it holds, for a moment after a call, is only for the
+// next call to be faster. A call whose keeper is killed is made again to the next one,
+// which takes some milliseconds, unless it says otherwise. Calls fail with fault.Unavailable when
 // no keeper answers and none is coming back, and with fault.Exhausted when the
 // caller has no means left to ask one.
 type Client struct {
-	run string
+	run  string
+	idle idle
 }
 
 // NewClient returns the client of the keeper in a run directory, which need not
@@ -121,6 +122,10 @@ func (c *Client) simple(ctx context.Context, req *wire.Request) (wire.Reply, err
 	s, err := c.call(ctx, req)
 	if err != nil {
 		return wire.Reply{}, err
+	}
+	if wire.InTurn(req.Op) && s.stop() {
+		c.idle.put(s.conn)
+		return s.reply, nil
 	}
 	return s.reply, s.close()
 }

@@ -462,7 +462,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	h.must(unix.Prlimit(hello.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}, nil))
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := h.Hello(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := keeper.NewClient(h.dir).Hello(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a keeper without descriptors answers %v, want nothing", err)
 	}
 	h.must(unix.Prlimit(hello.PID, unix.RLIMIT_NOFILE, &old, nil))
@@ -474,7 +474,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	var own unix.Rlimit
 	h.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &own))
 	h.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: own.Max}))
-	_, err = h.Hello(t.Context())
+	_, err = keeper.NewClient(h.dir).Hello(t.Context())
 	h.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &own))
 	if !errors.Is(err, fault.Exhausted) {
 		t.Errorf("a client without descriptors says %v, want %q", err, fault.Exhausted)

@@ -57,13 +57,28 @@ func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File)
 // returnPause is the rest between two attempts.
 const returnPause = 5 * time.Millisecond
 
-// once makes one attempt of a call.
+// once makes one attempt of a call. A connection that was left by another one may
+// have ended since.
 func (c *Client) once(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
 	req.Version = wire.Since(req.Op)
+	if wire.InTurn(req.Op) {
+		if conn := c.idle.take(); conn != nil {
+			s, err := ask(ctx, conn, req)
+			if !errors.Is(err, fault.Unavailable) {
+				return s, err
+			}
+		}
+	}
 	conn, err := c.dial()
 	if err != nil {
 		return nil, err
 	}
+	return ask(ctx, conn, req, files...)
+}
+
+// ask sends the request and reads the first reply. The connection is closed after an
+// error.
+func ask(ctx context.Context, conn *net.UnixConn, req *wire.Request, files ...*os.File) (*session, error) {
 	s := &session{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.Close() }), ctx: ctx}
 	if err := wire.Send(conn, req, files...); err != nil {
 		return nil, errors.Join(s.lost(err), s.close())

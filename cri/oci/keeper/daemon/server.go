@@ -163,21 +163,27 @@ const acceptPause = 50 * time.Millisecond
 
 func newContainer(id string) *container { return &container{id: id, ended: make(chan struct{})} }
 
-// handle serves one connection, which carries one call.
+// handle serves one connection: see wire.InTurn.
 func (s *server) handle(conn *net.UnixConn) {
-	defer s.rest.Reset(restAfter)
 	defer conn.Close()
 	if err := checkPeer(conn); err != nil {
 		s.log.Error("refusing a connection", "err", err)
 		return
 	}
+	for s.answer(conn) {
+	}
+}
+
+// answer serves one call, and reports whether another one may follow.
+func (s *server) answer(conn *net.UnixConn) bool {
+	defer s.rest.Reset(restAfter)
 	var req wire.Request
 	files, err := wire.Receive(conn, &req)
 	defer wire.CloseAll(files)
 	switch {
 	case errors.Is(err, fault.Exhausted):
 	case err != nil:
-		return // a client that went away
+		return false // a client that went away, or has no more to ask
 	case req.Version > wire.Protocol:
 		err = fault.FailedPrecondition.Errorf("the keeper speaks protocol %d and was asked in %d: it must be replaced", wire.Protocol, req.Version)
 	default:
@@ -185,7 +191,9 @@ func (s *server) handle(conn *net.UnixConn) {
 	}
 	if err != nil {
 		_ = wire.Send(conn, wire.Failure(err)) // a client that went away learns nothing
+		return false
 	}
+	return wire.InTurn(req.Op)
 }
 
 // checkPeer admits the keeper's own user. The socket's mode does too; this

@@ -35,10 +35,11 @@ func Since(op string) int {
 	return 1
 }
 
-// One connection carries one call: a request, one or more replies and, for
-// attach, frames after the first reply. Requests and replies are JSON after a
-// big-endian 32-bit length; descriptors ride on the length. Closing the
-// connection cancels exec, wait, watch and attach, and nothing else.
+// A connection carries one call, or several of those that InTurn names, one after the
+// other. A call is a request, one or more replies and, for attach, frames after the
+// first reply. Requests and replies are JSON after a big-endian 32-bit length;
+// descriptors ride on the length. Closing the connection cancels exec, wait, watch and
+// attach, and nothing else.
 const (
 	OpHello    = "hello"
 	OpStart    = "start"
@@ -55,6 +56,17 @@ const (
 	OpShutdown = "shutdown"
 	OpReplace  = "replace"
 )
+
+// InTurn reports whether another request may follow on the connection once the
+// operation was answered without an error. Earlier keepers hang up after each, which
+// says as much.
+func InTurn(op string) bool {
+	switch op {
+	case OpHello, OpStart, OpSignal, OpList, OpAck, OpRemove, OpReopen:
+		return true
+	}
+	return false
+}
 
 // maxMessage bounds what one side makes the other allocate.
 const maxMessage = 8 << 20
