@@ -45,9 +45,17 @@ func (r *Runtime) parentCgroup(s *cri.Sandbox) (path string, own bool) {
 	if p := s.Config.GetLinux().GetCgroupParent(); p != "" {
 		return filepath.Clean("/" + p), false
 	}
-	p, other := filepath.Join(r.cfg.CgroupParent, "sandbox-"+s.ID), ""
-	if p, other = r.cfg.driven(p); !cgroup.Exists(p) && cgroup.Exists(other) {
-		return other, true
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.parents[s.ID]; p != "" {
+		return p, true
+	}
+	p, other := r.cfg.driven(filepath.Join(r.cfg.CgroupParent, "sandbox-"+s.ID))
+	if !cgroup.Exists(p) && cgroup.Exists(other) {
+		p = other
+	}
+	if r.sandboxes[s.ID] != nil {
+		r.parents[s.ID] = p
 	}
 	return p, true
 }

@@ -216,7 +216,7 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 		return err
 	}
 	if grace > 0 {
-		end, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace)
+		end, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace, nil)
 		if ctx.Err() != nil {
 			return ctx.Err() // the grace is not over; who calls again decides
 		}
@@ -224,10 +224,8 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 			return errors.Join(err, r.killLeft(c, end))
 		}
 	}
-	if err := r.thaw(ctx, c); err != nil { // a frozen process does not even die
-		return err
-	}
-	end, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit)
+	// A frozen process does not even die, where cgroups are of version 1.
+	end, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit, func() error { return r.thaw(ctx, c) })
 	return errors.Join(err, r.killLeft(c, end)) // nothing runs on, also where the keeper is gone
 }
 
@@ -265,18 +263,23 @@ func ownPIDs(c *cri.Container) bool {
 // gigabytes of memory to give back that is seconds.
 const killLimit = 30 * time.Second
 
-// endWithin signals the container and waits for its end.
-func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration) (end, error) {
-	err := r.keeper.Signal(ctx, id, sig)
-	if errors.Is(err, fault.NotFound) {
-		return untold, nil
-	}
-	if err != nil {
-		return notEnded, err
-	}
+// killMoment is how long most containers take to end at most.
+const killMoment = 200 * time.Millisecond
+
+// endWithin signals the container and waits for its end. late, unless it is nil, is
+// called when that takes longer than a moment.
+func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration, late func() error) (end, error) {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	exit, err := r.keeper.Wait(timed, id)
+	exit, err := r.keeper.End(ctx, id, sig, min(killMoment, limit))
+	if err == nil && exit == nil {
+		if late != nil {
+			err = late()
+		}
+		if err == nil {
+			exit, err = r.keeper.Wait(timed, id)
+		}
+	}
 	switch {
 	case errors.Is(err, fault.NotFound):
 		return untold, nil

@@ -1,10 +1,15 @@
 package oci_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
 func TestLife(t *testing.T) {
@@ -53,4 +58,42 @@ func TestStop(t *testing.T) {
 		}
 	}
 	n.removeSandbox(sandbox)
+}
+
+// A container that somebody has frozen ends all the same: of cgroups of version 1 it
+// has to be thawed for that.
+func TestStopFrozen(t *testing.T) {
+	n := newNode(t)
+	sandbox, id := n.run("frozen", nil, "sleep", "forever")
+	parent := n.sandboxCgroup(sandbox)
+	path := parent + "/" + id
+	if cgroup.IsUnit(parent) {
+		path = cgroup.Scope(parent, "nodekit", id)
+	}
+	n.freeze(path)
+	began := time.Now()
+	_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id})
+	n.must(err)
+	if st := n.status(id); st.ExitCode != 137 || time.Since(began) > 5*time.Second {
+		t.Errorf("it ended with %d after %s, want 137 soon", st.ExitCode, time.Since(began))
+	}
+	n.removeSandbox(sandbox)
+}
+
+func (n *node) freeze(path string) {
+	n.t.Helper()
+	dirs, err := cgroup.Dirs(path)
+	n.must(err)
+	for _, dir := range dirs {
+		for file, text := range map[string]string{"freezer.state": "FROZEN", "cgroup.freeze": "1"} {
+			err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0)
+			if err == nil {
+				return
+			}
+			if !errors.Is(err, os.ErrPermission) && !errors.Is(err, os.ErrNotExist) {
+				n.t.Fatal(err)
+			}
+		}
+	}
+	n.t.Fatalf("none of %v can be frozen", dirs)
 }

@@ -97,6 +97,7 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
+	parents    map[string]string // cgroups of sandboxes that have been asked for: see parentCgroup
 	containers map[string]*cri.Container
 	running    map[string]*cri.Container // those whose exit was not seen
 	unsettled  []*cri.Container          // of these, those whose start hung at recover
@@ -116,6 +117,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	r := &Runtime{
 		cfg: cfg, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
 		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
+		parents: map[string]string{},
 	}
 	if err := r.makeDirs(); err != nil {
 		return nil, err

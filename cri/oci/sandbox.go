@@ -304,6 +304,7 @@ func (r *Runtime) removeSandbox(_ context.Context, s *cri.Sandbox) error {
 	}
 	r.mu.Lock()
 	delete(r.sandboxes, s.ID)
+	delete(r.parents, s.ID)
 	r.mu.Unlock()
 	r.rates.forget(s.ID)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
@@ -15,11 +16,25 @@ import (
 // time, while nobody waits: what a container has written can be a million files.
 // What a killed process has not come to, the next one's bin deletes.
 type bin struct {
-	dir  string
-	log  *slog.Logger
-	turn sync.Mutex // of the deletion under way
-	work sync.WaitGroup
+	dir   string
+	log   *slog.Logger
+	hurry chan struct{} // closed by close
+	close func()        // waits until the bin is empty; nothing may be thrown any more
+	work  sync.WaitGroup
+
+	mu      sync.Mutex
+	full    []string  // directories to delete
+	thrown  time.Time // when the last of them came
+	working bool      // somebody deletes, or waits for a lull
 }
+
+const (
+	// lull is how long nothing must come before deletion begins, or goes on: the next
+	// removals would have to wait for the disk otherwise.
+	lull = 200 * time.Millisecond
+	// brim is how many directories may wait for that.
+	brim = 1000
+)
 
 // openBin makes the directory of the bin, if need be, and begins to empty it.
 func openBin(dir string, log *slog.Logger) (*bin, error) {
@@ -30,9 +45,13 @@ func openBin(dir string, log *slog.Logger) (*bin, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bin{dir: dir, log: log}
+	b := &bin{dir: dir, log: log, hurry: make(chan struct{})}
+	b.close = sync.OnceFunc(func() {
+		close(b.hurry)
+		b.work.Wait()
+	})
 	for _, e := range left {
-		b.empty(filepath.Join(dir, e.Name()))
+		b.take(filepath.Join(dir, e.Name()))
 	}
 	return b, nil
 }
@@ -50,21 +69,65 @@ func (b *bin) throw(dir string) error {
 	case err != nil:
 		return fmt.Errorf("removing %q: %w", dir, err)
 	}
-	b.empty(to)
+	b.take(to)
 	return nil
 }
 
-// empty deletes a directory of the bin when it is its turn. What cannot be deleted is
-// tried again by the next bin.
-func (b *bin) empty(dir string) {
-	b.work.Go(func() {
-		b.turn.Lock()
-		defer b.turn.Unlock()
+func (b *bin) take(dir string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.full, b.thrown = append(b.full, dir), time.Now()
+	if !b.working {
+		b.working = true
+		b.work.Go(b.empty)
+	}
+}
+
+// empty deletes what is in the bin. What cannot be deleted is tried again by the next
+// bin.
+func (b *bin) empty() {
+	for dir := b.next(); dir != ""; dir = b.next() {
 		if err := os.RemoveAll(dir); err != nil {
 			b.log.Error("deleting what a sandbox or container has left", "err", err)
 		}
-	})
+	}
 }
 
-// close waits until the bin is empty.
-func (b *bin) close() { b.work.Wait() }
+// next waits for a lull and takes a directory out, "" when there is none.
+func (b *bin) next() string {
+	for {
+		dir, rest := b.look()
+		if rest <= 0 {
+			return dir
+		}
+		select {
+		case <-time.After(rest):
+		case <-b.hurry:
+		}
+	}
+}
+
+// look takes a directory out, or says how long to wait.
+func (b *bin) look() (dir string, rest time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.full) == 0 {
+		b.working = false
+		return "", 0
+	}
+	rest = lull - time.Since(b.thrown)
+	if rest > 0 && len(b.full) <= brim && !b.closing() {
+		return "", rest
+	}
+	dir, b.full = b.full[0], b.full[1:]
+	return dir, 0
+}
+
+func (b *bin) closing() bool {
+	select {
+	case <-b.hurry:
+		return true
+	default:
+		return false
+	}
+}

@@ -166,14 +166,18 @@ func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
 	return err
 }
 
+// End is Signal, and waits for the end, for a moment at most (wire.MaxAwait), which
+// spares the caller Wait: nil for a container that has not ended by then.
+func (c *Client) End(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (*Exit, error) {
+	r, err := c.simple(ctx, &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: int(moment.Milliseconds())})
+	return r.Exit, err
+}
+
 // Wait returns how the container ended, once it has. fault.NotFound when the
 // keeper does not know it, or no more because its start has failed.
-func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
+func (c *Client) Wait(ctx context.Context, id string) (*Exit, error) {
 	r, err := c.simple(ctx, &wire.Request{Op: wire.OpWait, ID: id})
-	if err != nil {
-		return Exit{}, err
-	}
-	return *r.Exit, nil
+	return r.Exit, err
 }
 
 // List returns every container that the keeper knows. It waits for starts under

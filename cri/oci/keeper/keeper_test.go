@@ -190,7 +190,7 @@ func (h *host) exit(id string) keeper.Exit {
 	defer cancel()
 	e, err := h.Wait(ctx, id)
 	h.must(err)
-	return e
+	return *e
 }
 
 // text is a log's text without the heads of its records.
@@ -636,4 +636,28 @@ func (h *host) rss(pid int) int {
 	}
 	h.t.Fatal("no VmRSS")
 	return 0
+}
+
+// TestEnd: a signal tells of the end that it brings about, if that comes in time.
+func TestEnd(t *testing.T) {
+	h := newHost(t)
+	h.start("quick", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
+	h.start("slow", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
+	time.Sleep(200 * time.Millisecond) // for the traps
+	e, err := h.End(t.Context(), "quick", unix.SIGTERM, time.Second)
+	if err != nil || e == nil || e.Code != 3 {
+		t.Errorf("the quick one: %+v, %v", e, err)
+	}
+	if again, err := h.End(t.Context(), "quick", unix.SIGKILL, time.Second); err != nil || again == nil || again.Code != 3 {
+		t.Errorf("the quick one again: %+v, %v", again, err)
+	}
+	if e, err := h.End(t.Context(), "slow", unix.SIGTERM, 50*time.Millisecond); err != nil || e != nil {
+		t.Errorf("the slow one: %+v, %v", e, err)
+	}
+	if e, err := h.End(t.Context(), "slow", unix.SIGKILL, time.Second); err != nil || e == nil || e.Code != 137 {
+		t.Errorf("the slow one, killed: %+v, %v", e, err)
+	}
+	if e, err := h.End(t.Context(), "none", unix.SIGKILL, time.Second); !errors.Is(err, fault.NotFound) {
+		t.Errorf("one that is not there: %+v, %v", e, err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,16 +28,25 @@ func (s *server) running(id string) (*process, *stdio, error) {
 	return c.proc, c.std, nil
 }
 
-// signal reaches the container's first process. One that ended is fine.
-func (s *server) signal(id string, sig int) error {
+// signal reaches the container's first process. One that ended is fine. It returns
+// the exit of a container that has ended by then, or does so in time.
+func (s *server) signal(id string, sig int, await time.Duration) (*wire.Exit, error) {
 	proc, _, err := s.running(id)
-	if errors.Is(err, fault.FailedPrecondition) {
-		return nil
+	if err == nil {
+		err = proc.signal(sig)
 	}
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, fault.FailedPrecondition) {
+		return nil, err
 	}
-	return proc.signal(sig)
+	c := s.lookup(id)
+	if await <= 0 || c == nil {
+		return nil, nil
+	}
+	select {
+	case <-c.ended:
+	case <-time.After(min(await, wire.MaxAwait)):
+	}
+	return s.statusOf(c).Exit, nil
 }
 
 func (s *server) acknowledge(id string) error {

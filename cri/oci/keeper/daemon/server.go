@@ -237,7 +237,8 @@ func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) (
 	case wire.OpRuntime:
 		return s.runtime(conn, req.Command)
 	case wire.OpSignal:
-		return done(conn, wire.Reply{}, s.signal(req.ID, req.Signal))
+		exit, err := s.signal(req.ID, req.Signal, time.Duration(req.Await)*time.Millisecond)
+		return done(conn, wire.Reply{Exit: exit}, err)
 	case wire.OpList:
 		return wire.Send(conn, wire.Reply{List: s.list()})
 	case wire.OpAck:

@@ -68,16 +68,22 @@ func InTurn(op string) bool {
 	return false
 }
 
+// MaxAwait bounds Request.Await: nobody looks meanwhile whether the client is there.
+const MaxAwait = time.Second
+
 // maxMessage bounds what one side makes the other allocate.
 const maxMessage = 8 << 20
 
 // Request begins a call. Beside Version and Op, an operation reads what it
 // needs.
 type Request struct {
-	Version int            `json:"version"`
-	Op      string         `json:"op"`
-	ID      string         `json:"id,omitempty"`
-	Signal  int            `json:"signal,omitempty"`
+	Version int    `json:"version"`
+	Op      string `json:"op"`
+	ID      string `json:"id,omitempty"`
+	Signal  int    `json:"signal,omitempty"`
+	// Await is how many milliseconds signal waits for the end, of which its reply
+	// tells then: less than MaxAwait. Earlier keepers do not.
+	Await   int            `json:"await,omitempty"`
 	Start   *StartRequest  `json:"start,omitempty"`
 	Command *Command       `json:"command,omitempty"`
 	Attach  *AttachRequest `json:"attach,omitempty"`
