@@ -71,7 +71,7 @@ bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes AP
 	bin/nodekit bench cni
 	bin/nodekit bench cri
 
-test-vm: vm-tests ## run the example Pod in a virtual machine with systemd and cgroup v2 only
+test-vm: vm-tests ## run Pods, the runtime's tests and its suite in a virtual machine with systemd and cgroup v2 only
 	tools/vm/test bin
 
 vm-tests: build ## build what runs in the virtual machine
