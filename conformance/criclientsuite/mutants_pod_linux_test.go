@@ -107,7 +107,7 @@ func sandboxFaultMutants() []mutant {
 		{"CRIC-SBX-021", "does not wait", "times within", hurry("RunPodSandbox"), nil},
 		{"CRIC-SBX-022", "makes another and leaves the first", "2 sandboxes that are ready", both(both(second, hide(true)), leave), nil},
 		{"CRIC-SBX-023", "leaves the sandbox that ended", "neither stopped nor removed", leave, nil},
-		{"CRIC-SBX-024", "does not expect that a sandbox goes", "was started 1 times", panics("PodSandboxStatus", "ListPodSandbox"), nil},
+		{"CRIC-SBX-024", "does not expect that a sandbox goes", "of a sandbox that went when it was asked for", panics("PodSandboxStatus", "ListPodSandbox"), nil},
 	}
 }
 

@@ -78,16 +78,20 @@ const cdiDir = "/var/run/cdi"
 func (s *subject) cdi(path string) (device string, err error) {
 	file := filepath.Join(cdiDir, s.mark+".json")
 	s.files = append(s.files, file)
-	switch err := os.Mkdir(cdiDir, 0o755); {
-	case err == nil:
-		s.files = append(s.files, cdiDir) // it stays when it is not empty any more
-	case !errors.Is(err, os.ErrExist):
-		return "", err
-	}
 	kind := s.mark + ".example.com/thing"
 	text := fmt.Sprintf(`{"cdiVersion":"0.6.0","kind":%q,"devices":[{"name":"one","containerEdits":{"env":["SUITE_CDI=injected"],`+
 		`"deviceNodes":[{"path":"/dev/suite","hostPath":%q}]}}]}`, kind, path)
-	return kind + "=one", os.WriteFile(file, []byte(text), 0o644)
+	err = os.WriteFile(file, []byte(text), 0o644)
+	for tries := 3; errors.Is(err, os.ErrNotExist) && tries > 0; tries-- {
+		switch err := os.Mkdir(cdiDir, 0o755); {
+		case err == nil:
+			s.files = append(s.files, cdiDir) // it stays when it is not empty any more
+		case !errors.Is(err, os.ErrExist):
+			return "", err
+		}
+		err = os.WriteFile(file, []byte(text), 0o644) // another run may have taken it away
+	}
+	return kind + "=one", err
 }
 
 func checkCDI(ctx context.Context, s *subject) error {

@@ -46,15 +46,18 @@ func (r *Runtime) parentCgroup(s *cri.Sandbox) (path string, own bool) {
 		return filepath.Clean("/" + p), false
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p := r.parents[s.ID]; p != "" {
-		return p, true
+	known := r.parents[s.ID]
+	r.mu.Unlock()
+	if known != "" {
+		return known, true
 	}
 	p, other := r.cfg.driven(filepath.Join(r.cfg.CgroupParent, "sandbox-"+s.ID))
 	if !cgroup.Exists(p) && cgroup.Exists(other) {
 		p = other
 	}
-	if r.sandboxes[s.ID] != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sandboxes[s.ID] != nil { // and so taken away with it
 		r.parents[s.ID] = p
 	}
 	return p, true

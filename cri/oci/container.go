@@ -267,11 +267,11 @@ const killLimit = 30 * time.Second
 const killMoment = 200 * time.Millisecond
 
 // endWithin signals the container and waits for its end. late, unless it is nil, is
-// called when that takes longer than a moment.
+// called when the keeper does not tell of that in a moment.
 func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration, late func() error) (end, error) {
+	exit, err := r.keeper.SignalAndWait(ctx, id, sig, min(killMoment, limit))
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	exit, err := r.keeper.End(ctx, id, sig, min(killMoment, limit))
 	if err == nil && exit == nil {
 		if late != nil {
 			err = late()
@@ -294,8 +294,11 @@ func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, lim
 }
 
 // killRest kills what a container left behind in its cgroup: everything, when
-// it shared its PID namespace with others.
-func (r *Runtime) killRest(c *cri.Container) error { return cgroup.Kill(r.cgroupOf(c)) }
+// it shared its PID namespace with others. What is frozen would not die.
+func (r *Runtime) killRest(c *cri.Container) error {
+	cg := r.cgroupOf(c)
+	return errors.Join(cgroup.Thaw(cg), cgroup.Kill(cg))
+}
 
 // removeContainer ends the container and takes away all that it had, by the
 // ways of the kernel and not of the OCI runtime, which costs a third.

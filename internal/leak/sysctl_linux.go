@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // sysctls reads those of the calling thread's network namespace. Counters, and
@@ -25,7 +27,7 @@ func sysctls(scope *Scope) (things, error) {
 type sysctlWalk struct {
 	scope *Scope
 	found things
-	value [8 << 10]byte // more than any has; one read(2) returns all of it
+	value [4 << 10]byte // one read(2) returns all of what fits
 }
 
 // dir reads the directory, whose key it is, and closes it.
@@ -70,8 +72,13 @@ func (w *sysctlWalk) file(d *os.File, name, key string) {
 		return
 	}
 	defer unix.Close(fd)
-	if n, err := unix.Read(fd, w.value[:]); err == nil {
-		setting := key + " = " + strings.TrimSpace(string(w.value[:n]))
+	n, err := unix.Read(fd, w.value[:])
+	value := w.value[:max(n, 0)]
+	if n == len(w.value) { // a list of ports, say
+		value, err = rawfile.Read("/proc/sys/" + key)
+	}
+	if err == nil {
+		setting := key + " = " + strings.TrimSpace(string(value))
 		w.found.add(setting, setting)
 	}
 }

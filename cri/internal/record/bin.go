@@ -13,8 +13,9 @@ import (
 )
 
 // bin takes directories in by one rename(2) and deletes them afterwards, one at a
-// time, while nobody waits: what a container has written can be a million files.
-// What a killed process has not come to, the next one's bin deletes.
+// time, while nobody waits: what a container has written can be a million files. It
+// begins when nothing has come for a moment (lull), or too much waits for that (brim,
+// patience). What a killed process has not come to, the next one's bin deletes.
 type bin struct {
 	dir   string
 	log   *slog.Logger
@@ -24,6 +25,7 @@ type bin struct {
 
 	mu      sync.Mutex
 	full    []string  // directories to delete
+	since   time.Time // when it was empty last
 	thrown  time.Time // when the last of them came
 	working bool      // somebody deletes, or waits for a lull
 }
@@ -32,8 +34,10 @@ const (
 	// lull is how long nothing must come before deletion begins, or goes on: the next
 	// removals would have to wait for the disk otherwise.
 	lull = 200 * time.Millisecond
-	// brim is how many directories may wait for that.
-	brim = 1000
+	// brim is how many directories may wait for that, and patience how long: they may
+	// fill the disk.
+	brim     = 1000
+	patience = 5 * time.Second
 )
 
 // openBin makes the directory of the bin, if need be, and begins to empty it.
@@ -76,7 +80,11 @@ func (b *bin) throw(dir string) error {
 func (b *bin) take(dir string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.full, b.thrown = append(b.full, dir), time.Now()
+	b.thrown = time.Now()
+	if len(b.full) == 0 {
+		b.since = b.thrown
+	}
+	b.full = append(b.full, dir)
 	if !b.working {
 		b.working = true
 		b.work.Go(b.empty)
@@ -116,7 +124,7 @@ func (b *bin) look() (dir string, rest time.Duration) {
 		return "", 0
 	}
 	rest = lull - time.Since(b.thrown)
-	if rest > 0 && len(b.full) <= brim && !b.closing() {
+	if rest > 0 && len(b.full) <= brim && time.Since(b.since) < patience && !b.closing() {
 		return "", rest
 	}
 	dir, b.full = b.full[0], b.full[1:]

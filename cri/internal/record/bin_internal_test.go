@@ -3,11 +3,11 @@ package record
 import (
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -20,9 +20,10 @@ func trash(t *testing.T, dir string) string {
 	return dir
 }
 
-// count is how many directories are in the bin.
+// count is how many directories are in the bin once nothing happens but by the clock.
 func count(t *testing.T, b *bin) int {
 	t.Helper()
+	synctest.Wait()
 	left, err := os.ReadDir(b.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -30,68 +31,84 @@ func count(t *testing.T, b *bin) int {
 	return len(left)
 }
 
-func testBin(t *testing.T) (b *bin, dir string) {
-	t.Helper()
-	dir = t.TempDir()
-	b, err := openBin(filepath.Join(dir, "gone"), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b, dir
+// inBin runs a test in a bubble with a bin; throw throws so many directories.
+func inBin(t *testing.T, test func(t *testing.T, b *bin, throw func(int))) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		b, err := openBin(filepath.Join(dir, "gone"), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.close()
+		test(t, b, func(n int) {
+			for range n {
+				if err := b.throw(trash(t, filepath.Join(dir, rand.Text()))); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	})
 }
 
 // Nothing is deleted while more comes, and all of it afterwards, or when the bin is
 // closed.
 func TestBinWaitsForALull(t *testing.T) {
-	b, dir := testBin(t)
-	for i := range 6 {
-		if err := b.throw(trash(t, filepath.Join(dir, fmt.Sprint(i)))); err != nil {
-			t.Fatal(err)
+	inBin(t, func(t *testing.T, b *bin, throw func(int)) {
+		for i := range 6 {
+			throw(1)
+			if n := count(t, b); n != i+1 {
+				t.Fatalf("%d in the bin after %d", n, i+1)
+			}
+			time.Sleep(lull - time.Millisecond)
 		}
-		if n := count(t, b); n != i+1 {
-			t.Fatalf("%d in the bin after %d", n, i+1)
+		time.Sleep(time.Millisecond)
+		if n := count(t, b); n != 0 {
+			t.Errorf("%d in the bin after a lull", n)
 		}
-		time.Sleep(lull / 4)
-	}
-	for deadline := time.Now().Add(10 * time.Second); count(t, b) > 0; time.Sleep(lull / 10) {
-		if time.Now().After(deadline) {
-			t.Fatal("the bin is not emptied")
+		throw(1)
+		b.close()
+		if n := count(t, b); n != 0 {
+			t.Errorf("%d in the bin that was closed", n)
 		}
-	}
-	if err := b.throw(trash(t, filepath.Join(dir, "last"))); err != nil {
-		t.Fatal(err)
-	}
-	b.close()
-	if n := count(t, b); n != 0 {
-		t.Errorf("%d in the bin that was closed", n)
-	}
+	})
 }
 
-func TestBinThatIsTooFull(t *testing.T) {
-	b, dir := testBin(t)
-	for i := range brim + 50 {
-		if err := b.throw(trash(t, filepath.Join(dir, fmt.Sprint(i)))); err != nil {
-			t.Fatal(err)
+func TestBinIsNotOverfilled(t *testing.T) {
+	inBin(t, func(t *testing.T, b *bin, throw func(int)) {
+		throw(1)
+		time.Sleep(lull - time.Millisecond)
+		throw(brim + 50)
+		time.Sleep(time.Millisecond) // it looks once in a lull
+		if n := count(t, b); n != brim {
+			t.Errorf("%d in the bin, want %d", n, brim)
 		}
-	}
-	for deadline := time.Now().Add(10 * time.Second); count(t, b) > brim; time.Sleep(time.Millisecond) {
-		if err := b.throw(trash(t, filepath.Join(dir, rand.Text()))); err != nil || time.Now().After(deadline) {
-			t.Fatalf("the bin has %d, %v", count(t, b), err)
+	})
+}
+
+// A node on which something ends all the time gets its disk back, too.
+func TestBinDoesNotWaitForEver(t *testing.T) {
+	inBin(t, func(t *testing.T, b *bin, throw func(int)) {
+		for began := time.Now(); time.Since(began) < patience; time.Sleep(lull / 2) {
+			throw(1)
 		}
-	}
-	b.close()
+		if n := count(t, b); n > 1 {
+			t.Errorf("%d in the bin after %s", n, patience)
+		}
+	})
 }
 
 // What a killed process has left in the bin is deleted by the next one's.
 func TestBinOfAProcessBefore(t *testing.T) {
-	dir := t.TempDir()
-	trash(t, filepath.Join(dir, "left"))
-	b, err := openBin(dir, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.close()
-	if n := count(t, b); n != 0 {
-		t.Errorf("%d of the process before are left", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		trash(t, filepath.Join(dir, "left"))
+		b, err := openBin(dir, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.close()
+		if n := count(t, b); n != 0 {
+			t.Errorf("%d of the process before are left", n)
+		}
+	})
 }

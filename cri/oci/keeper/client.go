@@ -123,11 +123,16 @@ func (c *Client) simple(ctx context.Context, req *wire.Request) (wire.Reply, err
 	if err != nil {
 		return wire.Reply{}, err
 	}
-	if wire.InTurn(req.Op) && s.stop() {
+	return s.reply, c.leave(s, req.Op)
+}
+
+// leave ends a session whose call was answered.
+func (c *Client) leave(s *session, op string) error {
+	if wire.InTurn(op) && s.stop() {
 		c.idle.put(s.conn)
-		return s.reply, nil
+		return nil
 	}
-	return s.reply, s.close()
+	return s.close()
 }
 
 // Hello asks who is there.
@@ -166,11 +171,23 @@ func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
 	return err
 }
 
-// End is Signal, and waits for the end, for a moment at most (wire.MaxAwait), which
-// spares the caller Wait: nil for a container that has not ended by then.
-func (c *Client) End(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (*Exit, error) {
-	r, err := c.simple(ctx, &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: int(moment.Milliseconds())})
-	return r.Exit, err
+// SignalAndWait is Signal, and waits for the end, for a moment at most (wire.MaxAwait),
+// which spares the caller Wait mostly: nil for a container that has not ended by then,
+// or whose keeper went away once it had sent the signal, or is an earlier one that
+// does not wait. The signal is not sent twice, unless the keeper dies while it sends it.
+func (c *Client) SignalAndWait(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (*Exit, error) {
+	req := &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: int(moment.Milliseconds())}
+	s, err := c.call(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	switch err := s.next(); {
+	case ctx.Err() != nil:
+		return nil, errors.Join(ctx.Err(), s.close())
+	case err != nil:
+		return nil, s.close()
+	}
+	return s.reply.Exit, c.leave(s, req.Op)
 }
 
 // Wait returns how the container ended, once it has. fault.NotFound when the

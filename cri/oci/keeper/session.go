@@ -61,7 +61,7 @@ const returnPause = 5 * time.Millisecond
 // have ended since.
 func (c *Client) once(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
 	req.Version = wire.Since(req.Op)
-	if wire.InTurn(req.Op) {
+	if wire.InTurn(req.Op) && len(files) == 0 {
 		if conn := c.idle.take(); conn != nil {
 			s, err := ask(ctx, conn, req)
 			if !errors.Is(err, fault.Unavailable) {

@@ -106,8 +106,8 @@ func (f *floor) end(id string) error {
 }
 
 // kill ends the process whose id is in a file, and waits for its end.
-func kill(pidFile string) error {
-	text, err := os.ReadFile(pidFile)
+func kill(file string) error {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,7 @@ func (h *hand) crowd(ctx context.Context, size int) (s bench.Sample, err error) 
 	time.Sleep(rest)
 	end, err := bench.Timed(func() error { return each(pods, h.end) })
 	s.Steps = append(s.Steps, bench.Step{Name: "end", Took: end.Total})
+	err = errors.Join(err, h.bridge.Settle(ctx)) // or the next side's turn would pay for it
 	for _, p := range pods {
 		err = errors.Join(err, os.RemoveAll(p.run), os.RemoveAll(p.disk), os.RemoveAll(filepath.Join(h.dir, "state", p.id)))
 	}
@@ -80,14 +81,19 @@ func (h *hand) make(ctx context.Context, p handmade) error {
 		}
 	}
 	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", h.root, p.on("upper"), p.on("work"))
-	err := errors.Join(
-		unix.Mount("shm", p.in("shm"), "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=65536k"),
-		pinNamespaces(p), netns.Create(p.in("net")), h.bridge.Add(p.in("net"), p.id),
-		unix.Mount("overlay", p.on("root"), "overlay", 0, layers),
-		writeBundle(p.run, p.bundle()),
-	)
-	if err != nil {
-		return err
+	for _, step := range []func() error{
+		func() error {
+			return unix.Mount("shm", p.in("shm"), "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=65536k")
+		},
+		func() error { return pinNamespaces(p) },
+		func() error { return netns.Create(p.in("net")) },
+		func() error { return h.bridge.Add(p.in("net"), p.id) },
+		func() error { return unix.Mount("overlay", p.on("root"), "overlay", 0, layers) },
+		func() error { return writeBundle(p.run, p.bundle()) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	return h.execute(ctx, p.run, "run", "--detach", "--pid-file", p.in(pidFile), "--bundle", p.run, p.id)
 }

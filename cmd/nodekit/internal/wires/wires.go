@@ -3,8 +3,11 @@
 package wires
 
 import (
+	"context"
 	"errors"
 	"net"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -26,8 +29,15 @@ func New() (*Bridge, error) {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.HardwareAddr = "floor0", net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	br := &netlink.Bridge{LinkAttrs: attrs}
-	return &Bridge{host: host, link: br}, errors.Join(host.LinkAdd(br), host.LinkSetUp(br))
+	b := &Bridge{host: host, link: &netlink.Bridge{LinkAttrs: attrs}}
+	if err := host.LinkAdd(b.link); err != nil {
+		host.Close()
+		return nil, err
+	}
+	if err := host.LinkSetUp(b.link); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
 // Close removes the bridge.
@@ -61,6 +71,24 @@ func (b *Bridge) Add(path, name string) error {
 // Del removes what Add has made, and waits for the kernel. The end of the namespace
 // does the same, and nobody waits.
 func (b *Bridge) Del(name string) error { return b.host.LinkDel(b.pair(name)) }
+
+// Settle waits until nothing is connected to the bridge any more, or ctx ends.
+func (b *Bridge) Settle(ctx context.Context) error {
+	for {
+		links, err := b.host.LinkList()
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+		if err == nil && !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().MasterIndex == b.link.Attrs().Index }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
 
 func (b *Bridge) pair(name string) *netlink.Veth {
 	attrs := netlink.NewLinkAttrs()

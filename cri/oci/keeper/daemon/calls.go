@@ -28,25 +28,30 @@ func (s *server) running(id string) (*process, *stdio, error) {
 	return c.proc, c.std, nil
 }
 
-// signal reaches the container's first process. One that ended is fine. It returns
-// the exit of a container that has ended by then, or does so in time.
-func (s *server) signal(id string, sig int, await time.Duration) (*wire.Exit, error) {
-	proc, _, err := s.running(id)
+// signal reaches the container's first process; one that ended is fine. The reply
+// comes before the wait for the end, so that a client knows that the signal was sent:
+// it must not be sent again when this keeper dies.
+func (s *server) signal(conn *net.UnixConn, req *wire.Request) error {
+	c := s.lookup(req.ID)
+	proc, _, err := s.running(req.ID)
 	if err == nil {
-		err = proc.signal(sig)
+		err = proc.signal(req.Signal)
 	}
 	if err != nil && !errors.Is(err, fault.FailedPrecondition) {
-		return nil, err
+		return err
 	}
-	c := s.lookup(id)
-	if await <= 0 || c == nil {
-		return nil, nil
+	if err := wire.Send(conn, wire.Reply{}); err != nil || req.Await <= 0 {
+		return err
 	}
-	select {
-	case <-c.ended:
-	case <-time.After(min(await, wire.MaxAwait)):
+	var exit *wire.Exit
+	if c != nil {
+		select {
+		case <-c.ended:
+		case <-time.After(min(time.Duration(req.Await)*time.Millisecond, wire.MaxAwait)):
+		}
+		exit = s.statusOf(c).Exit
 	}
-	return s.statusOf(c).Exit, nil
+	return wire.Send(conn, wire.Reply{Exit: exit})
 }
 
 func (s *server) acknowledge(id string) error {

@@ -148,7 +148,7 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
 			return nil
 		case err == nil:
 			failed = false
-			go s.handle(conn)
+			go s.handle(ctx, conn)
 			continue
 		case !failed:
 			failed = true // the thousands that may follow say the same
@@ -164,25 +164,26 @@ const acceptPause = 50 * time.Millisecond
 func newContainer(id string) *container { return &container{id: id, ended: make(chan struct{})} }
 
 // handle serves one connection: see wire.InTurn.
-func (s *server) handle(conn *net.UnixConn) {
+func (s *server) handle(ctx context.Context, conn *net.UnixConn) {
 	defer conn.Close()
 	if err := checkPeer(conn); err != nil {
 		s.log.Error("refusing a connection", "err", err)
 		return
 	}
-	for s.answer(conn) {
+	for s.answer(ctx, conn) {
 	}
 }
 
-// answer serves one call, and reports whether another one may follow.
-func (s *server) answer(conn *net.UnixConn) bool {
+// answer serves one call, and reports whether another one may follow. Once ctx has
+// ended it serves none: the client asks the next keeper.
+func (s *server) answer(ctx context.Context, conn *net.UnixConn) bool {
 	defer s.rest.Reset(restAfter)
 	var req wire.Request
 	files, err := wire.Receive(conn, &req)
 	defer wire.CloseAll(files)
 	switch {
 	case errors.Is(err, fault.Exhausted):
-	case err != nil:
+	case err != nil, ctx.Err() != nil:
 		return false // a client that went away, or has no more to ask
 	case req.Version > wire.Protocol:
 		err = fault.FailedPrecondition.Errorf("the keeper speaks protocol %d and was asked in %d: it must be replaced", wire.Protocol, req.Version)
@@ -237,8 +238,7 @@ func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) (
 	case wire.OpRuntime:
 		return s.runtime(conn, req.Command)
 	case wire.OpSignal:
-		exit, err := s.signal(req.ID, req.Signal, time.Duration(req.Await)*time.Millisecond)
-		return done(conn, wire.Reply{Exit: exit}, err)
+		return s.signal(conn, req)
 	case wire.OpList:
 		return wire.Send(conn, wire.Reply{List: s.list()})
 	case wire.OpAck:

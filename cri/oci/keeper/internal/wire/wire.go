@@ -81,8 +81,9 @@ type Request struct {
 	Op      string `json:"op"`
 	ID      string `json:"id,omitempty"`
 	Signal  int    `json:"signal,omitempty"`
-	// Await is how many milliseconds signal waits for the end, of which its reply
-	// tells then: less than MaxAwait. Earlier keepers do not.
+	// Await is how many milliseconds signal waits for the end when it was answered, at
+	// most MaxAwait. A second reply has the exit then, or none. Earlier keepers hang up
+	// instead.
 	Await   int            `json:"await,omitempty"`
 	Start   *StartRequest  `json:"start,omitempty"`
 	Command *Command       `json:"command,omitempty"`
