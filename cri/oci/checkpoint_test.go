@@ -58,9 +58,9 @@ func TestCheckpoint(t *testing.T) {
 	t.Setenv(ociRuntime, bin+"/saving-runc")
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("saved", nil)
-	id := n.create(sandbox, cfg, "main", nil, "do", "write /changed new", "sleep forever")
+	id := n.create(sandbox, cfg, "main", nil, "do", "write /changed new", "echo written", "sleep forever")
 	n.startContainer(id)
-	n.waitRoot(id, "/changed")
+	n.waitLog("saved", "main", "written") // the file is there before it is
 	save := func(file string) error {
 		_, err := n.rs.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: n.dir + "/" + file, Timeout: 10})
 		return err
