@@ -105,9 +105,9 @@ type (
 // Client talks to the keeper of a run directory. It stays usable when the keeper is
 // replaced: a connection that it holds, for a moment after a call, is only for the
 // next call to be faster. A call whose keeper is killed is made again to the next one,
-// which takes some milliseconds, unless it says otherwise. Calls fail with fault.Unavailable when
-// no keeper answers and none is coming back, and with fault.Exhausted when the
-// caller has no means left to ask one.
+// which takes some milliseconds, unless it says otherwise. Calls fail with
+// fault.Unavailable when no keeper answers and none is coming back, and with
+// fault.Exhausted when the caller has no means left to ask one.
 type Client struct {
 	run  string
 	idle idle
@@ -174,20 +174,22 @@ func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
 // SignalAndWait is Signal, and waits for the end, for a moment at most (wire.MaxAwait),
 // which spares the caller Wait mostly: nil for a container that has not ended by then,
 // or whose keeper went away once it had sent the signal, or is an earlier one that
-// does not wait. The signal is not sent twice, unless the keeper dies while it sends it.
-func (c *Client) SignalAndWait(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (*Exit, error) {
+// does not wait. sent is when the signal was. It is not sent twice, unless the keeper dies
+// while it sends it.
+func (c *Client) SignalAndWait(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (exit *Exit, sent time.Time, err error) {
 	req := &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: int(moment.Milliseconds())}
 	s, err := c.call(ctx, req)
+	sent = time.Now()
 	if err != nil {
-		return nil, err
+		return nil, sent, err
 	}
 	switch err := s.next(); {
 	case ctx.Err() != nil:
-		return nil, errors.Join(ctx.Err(), s.close())
+		return nil, sent, errors.Join(ctx.Err(), s.close())
 	case err != nil:
-		return nil, s.close()
+		return nil, sent, s.close()
 	}
-	return s.reply.Exit, c.leave(s, req.Op)
+	return s.reply.Exit, sent, c.leave(s, req.Op)
 }
 
 // Wait returns how the container ended, once it has. fault.NotFound when the

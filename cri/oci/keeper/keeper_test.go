@@ -644,20 +644,20 @@ func TestSignalAndWait(t *testing.T) {
 	h.start("quick", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
 	h.start("slow", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
 	time.Sleep(200 * time.Millisecond) // for the traps
-	e, err := h.SignalAndWait(t.Context(), "quick", unix.SIGTERM, time.Second)
+	e, _, err := h.SignalAndWait(t.Context(), "quick", unix.SIGTERM, time.Second)
 	if err != nil || e == nil || e.Code != 3 {
 		t.Errorf("the quick one: %+v, %v", e, err)
 	}
-	if again, err := h.SignalAndWait(t.Context(), "quick", unix.SIGKILL, time.Second); err != nil || again == nil || again.Code != 3 {
+	if again, _, err := h.SignalAndWait(t.Context(), "quick", unix.SIGKILL, time.Second); err != nil || again == nil || again.Code != 3 {
 		t.Errorf("the quick one again: %+v, %v", again, err)
 	}
-	if e, err := h.SignalAndWait(t.Context(), "slow", unix.SIGTERM, 50*time.Millisecond); err != nil || e != nil {
+	if e, _, err := h.SignalAndWait(t.Context(), "slow", unix.SIGTERM, 50*time.Millisecond); err != nil || e != nil {
 		t.Errorf("the slow one: %+v, %v", e, err)
 	}
-	if e, err := h.SignalAndWait(t.Context(), "slow", unix.SIGKILL, time.Second); err != nil || e == nil || e.Code != 137 {
+	if e, _, err := h.SignalAndWait(t.Context(), "slow", unix.SIGKILL, time.Second); err != nil || e == nil || e.Code != 137 {
 		t.Errorf("the slow one, killed: %+v, %v", e, err)
 	}
-	if e, err := h.SignalAndWait(t.Context(), "none", unix.SIGKILL, time.Second); !errors.Is(err, fault.NotFound) {
+	if e, _, err := h.SignalAndWait(t.Context(), "none", unix.SIGKILL, time.Second); !errors.Is(err, fault.NotFound) {
 		t.Errorf("one that is not there: %+v, %v", e, err)
 	}
 }
@@ -674,12 +674,12 @@ func TestSignalIsSentOnce(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		h.kill(itself)
 	}()
-	if e, err := h.SignalAndWait(t.Context(), "counts", unix.SIGTERM, time.Second); err != nil || e != nil {
+	if e, _, err := h.SignalAndWait(t.Context(), "counts", unix.SIGTERM, time.Second); err != nil || e != nil {
 		t.Errorf("with a keeper that is killed: %+v, %v", e, err)
 	}
 	<-killed
 	time.Sleep(200 * time.Millisecond)
-	e, err := h.SignalAndWait(t.Context(), "counts", unix.SIGKILL, time.Second)
+	e, _, err := h.SignalAndWait(t.Context(), "counts", unix.SIGKILL, time.Second)
 	if err != nil || e == nil || e.Code != 137 {
 		t.Errorf("killed: %+v, %v", e, err)
 	}
