@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
 // sandboxDir holds what a reboot takes: the pins and /dev/shm.
@@ -139,7 +140,7 @@ func makeHosts(s *cri.Sandbox, dir string, ipc map[string]string) error {
 	if !hostNetwork(s) {
 		flags |= unix.CLONE_NEWUTS
 	}
-	return pinIPCAndUTS(dir, flags, func() error {
+	return nspin.IPCAndUTS(dir, flags, func() error {
 		if flags&unix.CLONE_NEWUTS != 0 {
 			if err := setHostname(s); err != nil {
 				return err
@@ -232,7 +233,7 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, d
 	if st.PID == 0 {
 		return fault.Unavailable.Errorf("the sandbox's first process ended at once")
 	}
-	return pin(fmt.Sprintf("/proc/%d/ns/pid", st.PID), filepath.Join(dir, "pid"))
+	return nspin.Pin(fmt.Sprintf("/proc/%d/ns/pid", st.PID), filepath.Join(dir, "pid"))
 }
 
 // stopSandbox disconnects the sandbox and lets its namespaces go. Both are waiting

@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
 // ownUsers is a sandbox's own user namespace, whose pins are in dir. The nil
@@ -92,7 +93,7 @@ func (u *ownUsers) pin(program string, flags uintptr) error {
 			if (flags|unix.CLONE_NEWUSER)&flag == 0 {
 				continue
 			}
-			if err := pin(ns+name, filepath.Join(u.dir, name)); err != nil {
+			if err := nspin.Pin(ns+name, filepath.Join(u.dir, name)); err != nil {
 				return err
 			}
 		}
@@ -133,7 +134,7 @@ func sysMappings(list []*runtimeapi.IDMapping) (out []syscall.SysProcIDMap) {
 // inside calls f on a thread in the sandbox's IPC and UTS namespaces, as their
 // root: the sysctls of an IPC namespace obey nobody else.
 func (u *ownUsers) inside(f func() error) error {
-	return onThrowAwayThread(func() error {
+	return nspin.OnThrowAwayThread(func() error {
 		for name, kind := range map[string]int{"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS} {
 			if err := enter(filepath.Join(u.dir, name), kind); err != nil {
 				return err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -16,6 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
 // hand makes by hand what the kernel and the OCI runtime have to make of a Pod with
@@ -85,7 +85,9 @@ func (h *hand) make(ctx context.Context, p handmade) error {
 		func() error {
 			return unix.Mount("shm", p.in("shm"), "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=65536k")
 		},
-		func() error { return pinNamespaces(p) },
+		func() error {
+			return nspin.IPCAndUTS(p.run, unix.CLONE_NEWIPC|unix.CLONE_NEWUTS, func() error { return nil })
+		},
 		func() error { return netns.Create(p.in("net")) },
 		func() error { return h.bridge.Add(p.in("net"), p.id) },
 		func() error { return unix.Mount("overlay", p.on("root"), "overlay", 0, layers) },
@@ -123,21 +125,4 @@ func (p handmade) bundle() *specs.Spec {
 		specs.LinuxNamespace{Type: specs.UTSNamespace, Path: p.in("uts")},
 		specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: p.in("net")})
 	return doc
-}
-
-// pinNamespaces makes an IPC and a UTS namespace on a thread that ends with it.
-func pinNamespaces(p handmade) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
-		for _, name := range []string{"ipc", "uts"} {
-			if err == nil {
-				err = errors.Join(os.WriteFile(p.in(name), nil, 0o400),
-					unix.Mount("/proc/thread-self/ns/"+name, p.in(name), "", unix.MS_BIND, ""))
-			}
-		}
-		result <- err
-	}()
-	return <-result
 }
