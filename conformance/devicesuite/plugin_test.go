@@ -77,6 +77,11 @@ func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
 		if err := p.register(socket); err == nil {
 			break
 		}
+		// The kubelet may have died before its answer came, and the next one
+		// has wiped the socket.
+		if _, err := os.Stat(socket); err != nil && !p.is("forgets restarts", "exits at restarts") {
+			return true, nil
+		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	p.round++
