@@ -268,14 +268,14 @@ func TestStops(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if took := time.Since(start); took < time.Second || took > 2500*time.Millisecond {
-		t.Errorf("took %v, want little more than 1 s", took)
+	if took := time.Since(start); took < time.Second || took > 20*time.Second {
+		t.Errorf("took %v, want the shorter of 1 and 1000 s", took)
 	}
 	id := n.started(sb, "stubborn")
 	wg.Go(func() { _ = n.stopContainer(id, 1000) })
 	time.Sleep(10 * time.Millisecond)
 	start = time.Now()
-	if err := n.removeSandbox(sb); err != nil || time.Since(start) > 2*time.Second {
+	if err := n.removeSandbox(sb); err != nil || time.Since(start) > 20*time.Second {
 		t.Errorf("removing the sandbox: %v after %v", err, time.Since(start))
 	}
 	wg.Wait()

@@ -269,7 +269,7 @@ const killMoment = 200 * time.Millisecond
 // endWithin signals the container and waits for its end. late, unless it is nil, is
 // called when the keeper does not tell of that in a moment.
 func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration, late func() error) (end, error) {
-	exit, sent, err := r.keeper.SignalAndWait(ctx, id, sig, min(killMoment, limit))
+	exit, sent, err := r.keeper.Signal(ctx, id, sig, min(killMoment, limit))
 	timed, cancel := context.WithDeadline(ctx, sent.Add(limit))
 	defer cancel()
 	if err == nil && exit == nil {

@@ -48,7 +48,7 @@ func (w *sysctlWalk) dir(d *os.File, key string) error {
 			w.file(d, name, below)
 		case path.Base(key) == "neigh" && name != "default": // many, and nobody sets them one by one
 		default:
-			fd, err := openBelow(d, name, unix.O_DIRECTORY)
+			fd, err := rawfile.OpenAt(int(d.Fd()), name, unix.O_DIRECTORY)
 			if gone(err) {
 				continue
 			}
@@ -67,7 +67,7 @@ func (w *sysctlWalk) file(d *os.File, name, key string) {
 	if !w.scope.matches(Sysctl, key) {
 		return
 	}
-	fd, err := openBelow(d, name, 0)
+	fd, err := rawfile.OpenAt(int(d.Fd()), name, 0)
 	if err != nil {
 		return
 	}
@@ -80,14 +80,5 @@ func (w *sysctlWalk) file(d *os.File, name, key string) {
 	if err == nil {
 		setting := key + " = " + strings.TrimSpace(string(value))
 		w.found.add(setting, setting)
-	}
-}
-
-func openBelow(d *os.File, name string, flags int) (fd int, err error) {
-	for {
-		fd, err = unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)
-		if err != unix.EINTR {
-			return fd, err
-		}
 	}
 }

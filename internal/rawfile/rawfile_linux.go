@@ -11,7 +11,7 @@ import (
 // Read returns what the file holds. Errors are *fs.PathError, as those of
 // os.ReadFile are.
 func Read(path string) ([]byte, error) {
-	fd, err := open(path)
+	fd, err := OpenAt(unix.AT_FDCWD, path, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -34,9 +34,11 @@ func Read(path string) ([]byte, error) {
 	}
 }
 
-func open(path string) (fd int, err error) {
+// OpenAt opens what dir, a directory's descriptor, has by the name, for reading and
+// with the further flags. The error is the kernel's number.
+func OpenAt(dir int, name string, flags int) (fd int, err error) {
 	for {
-		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)
 		if err != unix.EINTR {
 			return fd, err
 		}

@@ -164,20 +164,14 @@ func (c *Client) Runtime(ctx context.Context, cmd *Command) error {
 	return err
 }
 
-// Signal sends a signal to a container's first process. It does nothing when
-// the container has ended; fault.NotFound when the keeper does not know it.
-func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
-	_, err := c.simple(ctx, &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig)})
-	return err
-}
-
-// SignalAndWait is Signal, and waits for the end, for a moment at most (wire.MaxAwait),
-// which spares the caller Wait mostly: nil for a container that has not ended by then,
-// or whose keeper went away once it had sent the signal, or is an earlier one that
-// does not wait. sent is when the signal was. It is not sent twice, unless the keeper dies
-// while it sends it.
-func (c *Client) SignalAndWait(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (exit *Exit, sent time.Time, err error) {
-	req := &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: int(moment.Milliseconds())}
+// Signal sends a signal to a container's first process; one that has ended gets none.
+// Then it waits for the end, for a moment at most (wire.MaxAwait), which spares the
+// caller Wait mostly: nil for a container that has not ended by then, or whose keeper
+// went away once it had sent the signal, or is an earlier one that does not wait. sent
+// is when the signal was. It is not sent twice, unless the keeper dies while it sends
+// it. fault.NotFound when the keeper does not know the container.
+func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (exit *Exit, sent time.Time, err error) {
+	req := &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: max(1, int(moment.Milliseconds()))}
 	s, err := c.call(ctx, req)
 	sent = time.Now()
 	if err != nil {

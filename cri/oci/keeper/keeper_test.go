@@ -157,6 +157,13 @@ func (h *host) killKeeper() {
 	}
 }
 
+// terminate does not wait for the end.
+func (h *host) terminate(id string) {
+	h.t.Helper()
+	_, _, err := h.Signal(h.t.Context(), id, unix.SIGTERM, 0)
+	h.must(err)
+}
+
 func (h *host) must(err error) {
 	h.t.Helper()
 	if err != nil {
@@ -438,11 +445,11 @@ func TestShutdownOnlyWhenNothingRuns(t *testing.T) {
 	if err := h.Shutdown(t.Context()); !errors.Is(err, fault.FailedPrecondition) {
 		t.Fatalf("shutdown with a container says %v", err)
 	}
-	h.must(h.Signal(t.Context(), "runs", unix.SIGTERM))
+	h.terminate("runs")
 	if e := h.exit("runs"); e.Code != 143 {
 		t.Errorf("it ended with %d, want 143", e.Code)
 	}
-	h.must(h.Signal(t.Context(), "runs", unix.SIGTERM)) // ended: nothing to do
+	h.terminate("runs") // ended: nothing to do
 	h.must(h.Remove(t.Context(), "runs"))
 	h.must(h.Remove(t.Context(), "runs"))
 	h.must(h.Shutdown(t.Context()))
@@ -638,26 +645,26 @@ func (h *host) rss(pid int) int {
 	return 0
 }
 
-// TestSignalAndWait: a signal tells of the end that it brings about, if that comes in time.
-func TestSignalAndWait(t *testing.T) {
+// TestSignal: a signal tells of the end that it brings about, if that comes in time.
+func TestSignal(t *testing.T) {
 	h := newHost(t)
 	h.start("quick", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
 	h.start("slow", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
 	time.Sleep(200 * time.Millisecond) // for the traps
-	e, _, err := h.SignalAndWait(t.Context(), "quick", unix.SIGTERM, time.Second)
+	e, _, err := h.Signal(t.Context(), "quick", unix.SIGTERM, time.Second)
 	if err != nil || e == nil || e.Code != 3 {
 		t.Errorf("the quick one: %+v, %v", e, err)
 	}
-	if again, _, err := h.SignalAndWait(t.Context(), "quick", unix.SIGKILL, time.Second); err != nil || again == nil || again.Code != 3 {
+	if again, _, err := h.Signal(t.Context(), "quick", unix.SIGKILL, time.Second); err != nil || again == nil || again.Code != 3 {
 		t.Errorf("the quick one again: %+v, %v", again, err)
 	}
-	if e, _, err := h.SignalAndWait(t.Context(), "slow", unix.SIGTERM, 50*time.Millisecond); err != nil || e != nil {
+	if e, _, err := h.Signal(t.Context(), "slow", unix.SIGTERM, 50*time.Millisecond); err != nil || e != nil {
 		t.Errorf("the slow one: %+v, %v", e, err)
 	}
-	if e, _, err := h.SignalAndWait(t.Context(), "slow", unix.SIGKILL, time.Second); err != nil || e == nil || e.Code != 137 {
+	if e, _, err := h.Signal(t.Context(), "slow", unix.SIGKILL, time.Second); err != nil || e == nil || e.Code != 137 {
 		t.Errorf("the slow one, killed: %+v, %v", e, err)
 	}
-	if e, _, err := h.SignalAndWait(t.Context(), "none", unix.SIGKILL, time.Second); !errors.Is(err, fault.NotFound) {
+	if e, _, err := h.Signal(t.Context(), "none", unix.SIGKILL, time.Second); !errors.Is(err, fault.NotFound) {
 		t.Errorf("one that is not there: %+v, %v", e, err)
 	}
 }
@@ -674,12 +681,12 @@ func TestSignalIsSentOnce(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		h.kill(itself)
 	}()
-	if e, _, err := h.SignalAndWait(t.Context(), "counts", unix.SIGTERM, time.Second); err != nil || e != nil {
+	if e, _, err := h.Signal(t.Context(), "counts", unix.SIGTERM, time.Second); err != nil || e != nil {
 		t.Errorf("with a keeper that is killed: %+v, %v", e, err)
 	}
 	<-killed
 	time.Sleep(200 * time.Millisecond)
-	e, _, err := h.SignalAndWait(t.Context(), "counts", unix.SIGKILL, time.Second)
+	e, _, err := h.Signal(t.Context(), "counts", unix.SIGKILL, time.Second)
 	if err != nil || e == nil || e.Code != 137 {
 		t.Errorf("killed: %+v, %v", e, err)
 	}

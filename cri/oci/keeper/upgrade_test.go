@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -195,7 +193,7 @@ func TestStdinSurvives(t *testing.T) {
 		h.must(a.Close())
 		h.kill(itself)
 	}
-	h.must(h.Signal(t.Context(), "cat", unix.SIGTERM))
+	h.terminate("cat")
 	if e := h.exit("cat"); e.Code != 143 {
 		t.Errorf("it ended with %d, want 143", e.Code)
 	}

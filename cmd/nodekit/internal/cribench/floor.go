@@ -39,16 +39,18 @@ func (l *lab) floor(ctx context.Context) error {
 		if err := os.Mkdir(f.dir, 0o700); err != nil {
 			return err
 		}
-		h, err := l.newHand(f)
+		plain, confined, err := l.hands(f)
 		if err != nil {
 			return err
 		}
-		one = append(one, bench.Side{Name: engine + " run", Run: f.one}, bench.Side{Name: engine + ", a Pod by hand", Run: h.one})
-		many = append(many, bench.Side{Name: engine + " run", Run: f.many}, bench.Side{Name: engine + ", a Pod by hand", Run: h.many})
+		one = append(one, bench.Side{Name: engine + " run", Run: f.one},
+			bench.Side{Name: engine + ", a Pod by hand", Run: plain.one}, bench.Side{Name: engine + ", with seccomp", Run: confined.one})
+		many = append(many, bench.Side{Name: engine + " run", Run: f.many},
+			bench.Side{Name: engine + ", a Pod by hand", Run: plain.many}, bench.Side{Name: engine + ", with seccomp", Run: confined.many})
 	}
 	return errors.Join(
 		l.table(ctx, "the OCI runtime alone: run --detach of the smallest container, until it returns; end is SIGKILL, the wait for it, and the removal of the cgroup.\n"+
-			"A Pod by hand has namespaces, a veth pair, /dev/shm and an overlay as well, and gives them up at its end", l.Rounds, one),
+			"A Pod by hand has namespaces, a veth pair, /dev/shm, an overlay, and the mounts and limits of the table pod as well, and gives them up at its end", l.Rounds, one),
 		l.table(ctx, fmt.Sprintf("the same for %d containers, %d at once", l.Pods, clients), max(1, l.Rounds/5), many),
 	)
 }

@@ -8,36 +8,46 @@ import (
 	"path/filepath"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/bench"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// hand makes by hand what the kernel and the OCI runtime have to make of a Pod with
-// one container, and nothing else: no call, no record, no log, no address that is
-// anybody's, no seccomp profile. No CRI runtime that executes the OCI runtime can be
-// faster.
+// hand makes by hand what the kernel and the OCI runtime have to make of the Pod
+// that the runtimes are asked for, and nothing else: no call, no record, no log, no
+// address that is anybody's. Without the seccomp profile, of which an OCI runtime can
+// be given the program, no CRI runtime that executes it can be much faster.
 type hand struct {
 	*floor
-	bridge *wires.Bridge
-	run    string // on a tmpfs, as a runtime's
-	disk   string
+	seccomp *runtimeapi.SecurityProfile
+	bridge  *wires.Bridge
+	run     string // on a tmpfs, as a runtime's
+	disk    string
 }
 
 // handmade is one Pod's.
 type handmade struct {
+	config               *runtimeapi.PodSandboxConfig
 	id, run, disk, group string
 }
 
-// newHand wants a file system of its own for what a reboot takes.
-func (l *lab) newHand(f *floor) (*hand, error) {
-	h := &hand{floor: f, run: filepath.Join(f.dir, "run"), disk: filepath.Join(f.dir, "disk")}
-	return h, errors.Join(makeRun(h.run), os.Mkdir(h.disk, 0o700))
+// hands returns one without the seccomp profile and one with it. They want a file
+// system of their own for what a reboot takes.
+func (l *lab) hands(f *floor) (plain, confined *hand, err error) {
+	h := hand{floor: f, run: filepath.Join(f.dir, "run"), disk: filepath.Join(f.dir, "disk")}
+	plain, confined = &h, new(h)
+	plain.seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
+	confined.seccomp = runtimeDefault()
+	return plain, confined, errors.Join(makeRun(h.run), os.Mkdir(h.disk, 0o700))
 }
 
 func (h *hand) one(ctx context.Context) (bench.Sample, error) {
@@ -57,7 +67,7 @@ func (h *hand) crowd(ctx context.Context, size int) (s bench.Sample, err error) 
 	for i := range pods {
 		h.count++
 		id := fmt.Sprintf("hand%d", h.count)
-		pods[i] = handmade{id: id, run: filepath.Join(h.run, id), disk: filepath.Join(h.disk, id), group: h.lab.group + "/" + filepath.Base(h.dir) + "-" + id}
+		pods[i] = handmade{config: h.lab.config(), id: id, run: filepath.Join(h.run, id), disk: filepath.Join(h.disk, id), group: h.lab.group + "/" + filepath.Base(h.dir) + "-" + id}
 	}
 	s, err = bench.Timed(func() error { return each(pods, func(p handmade) error { return h.make(ctx, p) }) })
 	if err != nil {
@@ -91,7 +101,16 @@ func (h *hand) make(ctx context.Context, p handmade) error {
 		func() error { return netns.Create(p.in("net")) },
 		func() error { return h.bridge.Add(p.in("net"), p.id) },
 		func() error { return unix.Mount("overlay", p.on("root"), "overlay", 0, layers) },
-		func() error { return writeBundle(p.run, p.bundle()) },
+		func() error {
+			return errors.Join(os.WriteFile(p.in("hostname"), []byte(p.id), 0o600), os.WriteFile(p.in("resolv.conf"), nil, 0o600))
+		},
+		func() error {
+			doc, err := h.bundle(p)
+			if err != nil {
+				return err
+			}
+			return writeBundle(p.run, doc)
+		},
 	} {
 		if err := step(); err != nil {
 			return err
@@ -117,12 +136,17 @@ func (p handmade) in(name string) string { return filepath.Join(p.run, name) }
 
 func (p handmade) on(name string) string { return filepath.Join(p.disk, name) }
 
-func (p handmade) bundle() *specs.Spec {
-	doc := smallest(p.on("root"), p.group+"/"+p.id)
-	doc.Mounts = append(doc.Mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: p.in("shm"), Options: []string{"rbind"}})
-	doc.Linux.Namespaces = append(doc.Linux.Namespaces,
-		specs.LinuxNamespace{Type: specs.IPCNamespace, Path: p.in("ipc")},
-		specs.LinuxNamespace{Type: specs.UTSNamespace, Path: p.in("uts")},
-		specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: p.in("net")})
-	return doc
+// bundle describes the container as a runtime would.
+func (h *hand) bundle(p handmade) (*specs.Spec, error) {
+	c := h.lab.container(p.config)
+	c.Linux.SecurityContext.Seccomp = h.seccomp
+	return spec.Build(spec.Input{
+		Sandbox: p.config, Container: c, Image: v1.Config{Entrypoint: []string{"/podtool"}},
+		Rootfs: p.on("root"), Cgroup: p.group + "/" + p.id,
+		Namespaces: spec.Namespaces{Net: p.in("net"), IPC: p.in("ipc"), UTS: p.in("uts")},
+		Files:      spec.Files{ResolvConf: p.in("resolv.conf"), Hostname: p.in("hostname"), Shm: p.in("shm")},
+		Host: spec.Host{CgroupV2: cgroup.Version() == 2, Seccomp: func(_ []byte, s *specs.Spec) (*specs.LinuxSeccomp, error) {
+			return seccomp.GetDefaultProfile(s)
+		}},
+	})
 }
