@@ -2,6 +2,7 @@ package cni
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -81,15 +82,20 @@ const (
 // error of code 2. Where none counts, a value that does not fit is left out, too,
 // and told of.
 func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
-	fields := map[string]bool{}
+	var fields map[string]reflect.StructField
 	if into != nil {
 		fields = keysOf(reflect.TypeOf(into).Elem())
 	}
 	for _, key := range sortedKeys(in.fields) {
 		value := in.fields[key]
+		field, ok := fields[key]
 		switch {
-		case fields[key]:
-			err := readKey(into, key, value, s >= strictBelow && !slices.Contains(opaque, key))
+		case ok:
+			deep := s >= strictBelow && !slices.Contains(opaque, key)
+			err := readField(into, field, value, deep)
+			if err != nil {
+				err = readKey(into, key, value, deep)
+			}
 			if err != nil && s != lenient {
 				return err
 			}
@@ -105,6 +111,25 @@ func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
 	return nil
 }
 
+// readField reads the value alone, which takes a third of the time of readKey. The
+// error does not say where in the configuration the value stands: readKey's does.
+func readField(into any, f reflect.StructField, value json.RawMessage, strict bool) error {
+	field, err := reflect.ValueOf(into).Elem().FieldByIndexErr(f.Index)
+	if err != nil { // below an embedded pointer that is nil
+		return err
+	}
+	if _, options, _ := strings.Cut(f.Tag.Get("json"), ","); options != "" && options != "omitempty" && options != "omitzero" {
+		return errors.New("the field has options") // that only a whole object's decoder heeds
+	}
+	if !strict || value[0] != '{' && value[0] != '[' {
+		return json.Unmarshal(value, field.Addr().Interface())
+	}
+	dec := json.NewDecoder(bytes.NewReader(value))
+	dec.DisallowUnknownFields()
+	return dec.Decode(field.Addr().Interface())
+}
+
+// readKey reads an object that has the key alone.
 func readKey(into any, key string, value json.RawMessage, strict bool) error {
 	one, err := json.Marshal(map[string]json.RawMessage{key: value})
 	if err != nil {
@@ -130,25 +155,30 @@ func readKey(into any, key string, value json.RawMessage, strict bool) error {
 	return Errorf(CodeConfig, "configuration key %q: %w", key, err)
 }
 
-// keysOf returns the JSON names of a struct's fields, those of embedded structs
-// included.
-func keysOf(t reflect.Type) map[string]bool {
-	keys := map[string]bool{}
-	if t.Kind() != reflect.Struct {
-		return keys
+// keysOf returns a struct's fields by their JSON names, those of embedded structs
+// included. Nobody changes the map.
+func keysOf(t reflect.Type) map[string]reflect.StructField {
+	if known, ok := keysOfType.Load(t); ok {
+		return known.(map[string]reflect.StructField)
 	}
-	for _, f := range visibleFields(t) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous && name == "" || !f.IsExported() || name == "-" {
-			continue
+	keys := map[string]reflect.StructField{}
+	if t.Kind() == reflect.Struct {
+		for _, f := range visibleFields(t) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if f.Anonymous && name == "" || !f.IsExported() || name == "-" {
+				continue
+			}
+			name = cmp.Or(name, f.Name)
+			if outer, ok := keys[name]; !ok || len(f.Index) < len(outer.Index) {
+				keys[name] = f
+			}
 		}
-		if name == "" {
-			name = f.Name
-		}
-		keys[name] = true
 	}
+	keysOfType.Store(t, keys)
 	return keys
 }
+
+var keysOfType sync.Map // map[string]reflect.StructField by reflect.Type
 
 // namesBelow returns the JSON names of all fields below the one of that name, at
 // any depth: the decoder does not tell how deep it was.

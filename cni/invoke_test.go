@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,40 @@ func TestConfig(t *testing.T) {
 		if _, e := invoke(t, strict, cni.CmdDel, request(wrong)); e != nil {
 			t.Errorf("DEL with %s: %v", wrong, e)
 		}
+	}
+}
+
+type (
+	base   struct{ Shared string }
+	Remote struct {
+		Far string `json:"far"`
+	}
+	shapes struct {
+		base
+		*Remote
+		Quoted int    `json:"quoted,string"`
+		Empty  []int  `json:"empty,omitempty"`
+		Shared string `json:"Shared"` // hides that of base
+	}
+)
+
+// TestConfigShapes: fields are filled as encoding/json fills them, however they are
+// declared.
+func TestConfigShapes(t *testing.T) {
+	const document = `"far":"f","quoted":"7","empty":[1],"Shared":"s"`
+	var want, got shapes
+	if err := json.Unmarshal([]byte("{"+document+"}"), &want); err != nil {
+		t.Fatal(err)
+	}
+	p := cni.New("p", cni.Handlers[shapes]{Status: func(_ context.Context, _ *cni.Request, c *shapes) error { got = *c; return nil }})
+	if _, e := invoke(t, p, cni.CmdStatus, request(","+document)); e != nil {
+		t.Fatal(e)
+	}
+	if !reflect.DeepEqual(got, want) || want.Far != "f" || want.Quoted != 7 {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if _, e := invoke(t, p, cni.CmdStatus, request(`,"quoted":7`)); e == nil || e.Code != cni.CodeConfig {
+		t.Errorf("a number where a string belongs: %v", e)
 	}
 }
 
