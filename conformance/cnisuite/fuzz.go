@@ -21,7 +21,7 @@ func checkFuzz(ctx context.Context, l *lab) error {
 		return err
 	}
 	commands := slices.DeleteFunc(l.commands(), func(command string) bool { return command == "STATUS" || command == "GC" })
-	const rounds = 24
+	const rounds = 16
 	for range rounds {
 		w := l.broken(config)
 		command := commands[l.rand.IntN(len(commands))]

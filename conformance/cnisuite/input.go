@@ -219,7 +219,7 @@ func checkLarge(ctx context.Context, l *lab) error {
 	const number = "1152921504606846977" // 2^60 + 1
 	size := 1 << 20
 	if l.target.delegates() {
-		size = 1 << 15 // the scripted delegate reads byte by byte
+		size = 1 << 14 // the scripted delegate reads byte by byte
 	}
 	keys := map[string]any{"args": map[string]any{"cni": map[string]any{
 		"suiteNumber": json.Number(number), "suiteText": strings.Repeat("x", size),

@@ -19,7 +19,7 @@ func latencyRules() []conformance.Rule[Target] {
 
 // checkLatency lives a few lives. The report tells how long each command took.
 func checkLatency(ctx context.Context, l *lab) error {
-	const lives, limit = 5, time.Second
+	const lives, limit = 3, time.Second
 	if _, err := l.askVersion(ctx, with{}); err != nil { // other rules may have asked
 		return err
 	}

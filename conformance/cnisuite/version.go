@@ -95,65 +95,52 @@ func checkVersionLooks(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkEveryVersion gives each version a container. Before 0.3.0 there were no
-// chains, so nothing to adjust, and no results without addresses.
+// checkEveryVersion gives each version a container, the newest first. Before 0.3.0
+// there were no chains, so nothing to adjust, and no results without addresses.
 func checkEveryVersion(ctx context.Context, l *lab) error {
 	a, err := l.askVersion(ctx, with{})
 	if err != nil {
 		return err
 	}
-	bare, err := l.withoutAddresses(ctx)
-	if err != nil {
-		return err
-	}
-	for _, v := range cni.Versions() {
+	bare := l.target.Kind == Chained
+	for _, v := range slices.Backward(cni.Versions()) {
 		listed := slices.Contains(a.SupportedVersions, v)
-		if (l.target.Kind == Chained || bare) && listed && !cni.AtLeast(v, "0.3.0") {
+		if listed && bare && !cni.AtLeast(v, "0.3.0") {
 			continue
 		}
-		if err := l.tryVersion(ctx, v, listed); err != nil {
+		r, err := l.tryVersion(ctx, v, listed)
+		if err != nil {
 			return err
 		}
+		bare = bare || r != nil && len(r.IPs) == 0
 	}
 	return nil
 }
 
-func (l *lab) tryVersion(ctx context.Context, v string, listed bool) error {
+// tryVersion returns the result of a version that is listed.
+func (l *lab) tryVersion(ctx context.Context, v string, listed bool) (*result, error) {
 	c, err := l.newContainerOf(v)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w := with{what: "ADD of cniVersion " + v, keys: map[string]any{"cniVersion": v}}
 	if !listed {
 		out, err := l.call(ctx, "ADD", c, w)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if out.failed() != nil {
-			return fmt.Errorf("%s succeeded, and VERSION does not list it", w.what)
+			return nil, fmt.Errorf("%s succeeded, and VERSION does not list it", w.what)
 		}
-		return nil
+		return nil, nil
 	}
 	r, err := l.addWith(ctx, c, w)
 	if err != nil {
-		return fmt.Errorf("VERSION lists %s: %w", v, err)
+		return nil, fmt.Errorf("VERSION lists %s: %w", v, err)
 	}
 	if r.CNIVersion != v {
-		return fmt.Errorf("%s was answered with a result of cniVersion %q", w.what, r.CNIVersion)
+		return nil, fmt.Errorf("%s was answered with a result of cniVersion %q", w.what, r.CNIVersion)
 	}
 	w.what = "DEL of cniVersion " + v
-	return l.delWith(ctx, c, w)
-}
-
-// withoutAddresses says whether the plugin's results have none.
-func (l *lab) withoutAddresses(ctx context.Context) (bool, error) {
-	c, err := l.newContainer()
-	if err != nil {
-		return false, err
-	}
-	r, err := l.add(ctx, c)
-	if err != nil {
-		return false, err
-	}
-	return len(r.IPs) == 0, l.del(ctx, c, "DEL")
+	return r, l.delWith(ctx, c, w)
 }
