@@ -114,6 +114,9 @@ func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
 // readField reads the value alone, which takes a third of the time of readKey. The
 // error does not say where in the configuration the value stands: readKey's does.
 func readField(into any, f reflect.StructField, value json.RawMessage, strict bool) error {
+	if _, own := into.(json.Unmarshaler); own {
+		return errors.New("the configuration decodes itself")
+	}
 	field, err := reflect.ValueOf(into).Elem().FieldByIndexErr(f.Index)
 	if err != nil { // below an embedded pointer that is nil
 		return err

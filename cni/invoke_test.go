@@ -128,6 +128,40 @@ func TestConfigShapes(t *testing.T) {
 	}
 }
 
+// own decodes itself.
+type own struct{ Doubled int }
+
+func (o *own) UnmarshalJSON(data []byte) error {
+	var in struct {
+		Doubled int `json:"Doubled"`
+	}
+	err := json.Unmarshal(data, &in)
+	o.Doubled = 2 * in.Doubled
+	return err
+}
+
+func TestConfigThatDecodesItself(t *testing.T) {
+	var got own
+	p := cni.New("p", cni.Handlers[own]{Status: func(_ context.Context, _ *cni.Request, c *own) error { got = *c; return nil }})
+	if _, e := invoke(t, p, cni.CmdStatus, request(`,"Doubled":21`)); e != nil || got.Doubled != 42 {
+		t.Errorf("%+v, %v", got, e)
+	}
+}
+
+// Delegating is embedded by pointer.
+type Delegating struct {
+	IPAM cni.IPAM `json:"ipam"`
+}
+
+// TestNoDelegateBelowNil: a configuration whose IPAM field is not there delegates
+// nothing.
+func TestNoDelegateBelowNil(t *testing.T) {
+	p := cni.New("p", cni.Handlers[struct{ *Delegating }]{})
+	if _, e := invoke(t, p, cni.CmdDel, request("")); e != nil {
+		t.Errorf("DEL: %v", e)
+	}
+}
+
 func TestVersionsOfVerbs(t *testing.T) {
 	for command, oldest := range map[string]string{"ADD": "0.1.0", "DEL": "0.1.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"} {
 		for _, v := range append(cni.Versions(), "0.0.1", "1.2.0", "", "x") {

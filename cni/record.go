@@ -191,10 +191,10 @@ func (c *invocation) collectRecords(ctx context.Context, r *Request) error {
 	for _, a := range r.Valid {
 		keep[a] = true
 	}
-	records, err := r.kept.store.List(r.Network)
+	records, unread := r.kept.store.List(r.Network)
 	errs := []error{r.kept.store.Clean(r.Network)}
-	if err != nil { // of damaged ones, whose names are in the list all the same
-		r.Log.Warn("collecting damaged records", "err", err)
+	if unread != nil { // most are damaged ones, whose names are in the list all the same
+		r.Log.Warn("collecting damaged records", "err", unread)
 	}
 	for _, rec := range records {
 		mine := rec.Plugin == c.plugin.Name || rec.Plugin == ""
@@ -204,6 +204,10 @@ func (c *invocation) collectRecords(ctx context.Context, r *Request) error {
 		if err := c.delRecorded(ctx, r, rec); err != nil {
 			errs = append(errs, fmt.Errorf("container %q, interface %q: %w", rec.ContainerID, rec.IfName, err))
 		}
+	}
+	if unread != nil { // what no DEL has removed
+		_, err := r.kept.store.List(r.Network)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -199,6 +199,22 @@ func TestGCFromRecords(t *testing.T) {
 	}
 }
 
+// TestGCOfUnreadRecords: GC says what it could not read and no DEL has removed.
+func TestGCOfUnreadRecords(t *testing.T) {
+	s := newStateful(t)
+	if err := s.invoke(cni.CmdAdd, "a", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(s.file("unreadable"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := s.invoke(cni.CmdGC, "", `,"cni.dev/valid-attachments":[]`)
+	if err == nil || !strings.Contains(err.Error(), "unreadable") {
+		t.Errorf("GC: %v", err)
+	}
+	s.expect(nil, `DEL a/eth0 data="" mac="" prev="of-a"`, `GC / data="" mac="" prev=""`) // which it has gone past
+}
+
 // TestRecordAfterReboot: what is recorded of an earlier boot gets its DEL before
 // the new ADD.
 func TestRecordAfterReboot(t *testing.T) {

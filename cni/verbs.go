@@ -146,11 +146,13 @@ func (c *invocation) repair(ctx context.Context, r *Request) error {
 // delegate calls the IPAM plugin that the configuration names, if it has one. To
 // an IPAM plugin that name is its own.
 func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegate, context.Context) error) error {
-	_, name := ipamOf(r.Config)
-	if name == "" || c.plugin.IPAM {
-		return nil
-	}
-	return verb(r.Delegate(name), ctx)
+	return c.guard(ctx, r, func(ctx context.Context, r *Request) error {
+		_, name := ipamOf(r.Config)
+		if name == "" || c.plugin.IPAM {
+			return nil
+		}
+		return verb(r.Delegate(name), ctx)
+	})
 }
 
 // ipamOf returns the key of the configuration's field of type IPAM and the type in
@@ -163,7 +165,10 @@ func ipamOf(config any) (key, name string) {
 	for _, f := range visibleFields(v.Elem().Type()) {
 		if f.Type == reflect.TypeFor[IPAM]() && f.IsExported() {
 			key, _, _ = strings.Cut(f.Tag.Get("json"), ",")
-			return cmp.Or(key, f.Name), v.Elem().FieldByIndex(f.Index).Interface().(IPAM).Type
+			if field, err := v.Elem().FieldByIndexErr(f.Index); err == nil { // or it is below an embedded pointer that is nil
+				name = field.Interface().(IPAM).Type
+			}
+			return cmp.Or(key, f.Name), name
 		}
 	}
 	return "", ""

@@ -22,7 +22,9 @@
 // # Errors
 //
 // A function of the Runtime returns an error of one of the package's kinds;
-// Serve answers with the gRPC code. An error without a kind is Internal.
+// Serve answers with the gRPC code. Of those without a kind a full disk's (ENOSPC,
+// EDQUOT) is ResourceExhausted, a read-only one's (EROFS) FailedPrecondition, and every
+// other Internal.
 //
 //	ErrInvalid             InvalidArgument     the request can never succeed
 //	ErrNotFound            NotFound            no such sandbox, container or image

@@ -161,7 +161,7 @@ func Open(c Config) (*Network, error) {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
 	n.guard = newGuard(c.StateDir)
-	j, err := journal.Open(filepath.Join(c.StateDir, "journal"))
+	j, err := openJournal(filepath.Join(c.StateDir, "journal"), c.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
@@ -171,6 +171,22 @@ func Open(c Config) (*Network, error) {
 	}
 	n.logProblems()
 	return n, nil
+}
+
+// openJournal opens the journal. One that is damaged is put aside: of the ADDs that
+// were interrupted, if there were any, GC alone frees what they left, and that is
+// better than no network for all others.
+func openJournal(path string, log *slog.Logger) (*journal.Journal, error) {
+	j, err := journal.Open(path)
+	if !errors.Is(err, fault.Invalid) {
+		return j, err
+	}
+	aside := path + ".damaged"
+	log.Error("the journal of ADDs is damaged and is begun anew: what was interrupted is left to GC", "err", err, "put aside", aside)
+	if err := os.Rename(path, aside); err != nil {
+		return nil, err
+	}
+	return journal.Open(path)
 }
 
 // Close gives the state directory up. Attachments stay as they are.

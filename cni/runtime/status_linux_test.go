@@ -122,14 +122,14 @@ func TestHungForeignStatus(t *testing.T) {
 	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"hang"}]}`)
 	w.script("hang", "echo $$ >> "+w.log+"; exec sleep 60")
 	n := w.open()
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if err := n.Status(ctx); !errors.Is(err, fault.Unavailable) {
 		t.Errorf("Status: %v", err)
 	}
 	n.Close()
 	pid := w.seen()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join("/proc", pid)); pid != "" && err != nil {
 			return
 		}

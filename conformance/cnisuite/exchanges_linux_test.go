@@ -137,6 +137,9 @@ func exchanges() map[string]func() int {
 		"lists-too-much": unlessGood(func(x *exchange) bool {
 			return x.command() == "ADD" && x.config()["cniVersion"] == "0.3.1"
 		}),
+		"lists-the-oldest": unlessGood(func(x *exchange) bool {
+			return x.command() == "ADD" && x.config()["cniVersion"] == "0.1.0"
+		}),
 		"any-name":          raw(func(x *exchange) (string, int) { x.set("name", "suite"); return x.good() }),
 		"floats":            raw(func(x *exchange) (string, int) { x.set("cni.dev/x", 1); return x.good() }),
 		"always-0":          raw(func(x *exchange) (string, int) { out, _ := x.good(); return out, 0 }),

@@ -62,6 +62,9 @@ func (l *lab) call(ctx context.Context, command string, c *container, w with) (*
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, w.within, errHangs)
 	defer cancel()
+	if c != nil && command == "ADD" {
+		c.owed = true // however it ends
+	}
 	start := time.Now()
 	out, err := l.exec(ctx, env, stdin)
 	if err != nil {
@@ -72,7 +75,7 @@ func (l *lab) call(ctx context.Context, command string, c *container, w with) (*
 	}
 	out.took = time.Since(start)
 	if c != nil {
-		c.owed = command == "ADD" || c.owed && (command != "DEL" || out.rc != 0)
+		c.owed = c.owed && (command != "DEL" || out.rc != 0)
 	}
 	l.note(command, out)
 	return out, nil

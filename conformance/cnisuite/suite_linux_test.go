@@ -59,6 +59,7 @@ func TestMutants(t *testing.T) {
 		{"odd-versions", "CNI-VERSION-003"},
 		{"hides-versions", "CNI-VERSION-004"},
 		{"lists-too-much", "CNI-VERSION-004"},
+		{"lists-the-oldest", "CNI-VERSION-004"},
 		{"version-needs-stdin", "CNI-VERSION-005"},
 		{"version-makes-links", "CNI-VERSION-006"},
 		{"never-ready", "CNI-STATUS-001"},

@@ -112,7 +112,8 @@ func checkEveryVersion(ctx context.Context, l *lab) error {
 		if err != nil {
 			return err
 		}
-		bare = bare || r != nil && len(r.IPs) == 0
+		// Results of before 0.3.0 have no ips in any case.
+		bare = bare || r != nil && cni.AtLeast(v, "0.3.0") && len(r.IPs) == 0
 	}
 	return nil
 }

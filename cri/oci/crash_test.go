@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -28,12 +29,12 @@ func TestServerDies(t *testing.T) {
 	stays := n.create(sandbox, cfg, "stays", nil, "trap", "3")
 	n.startContainer(ends)
 	n.startContainer(stays)
-	pid := n.pidOf(stays)
+	pid, ending := n.pidOf(stays), n.pidOf(ends)
 	for range 3 {
 		n.restart()
 	}
 	n.kill()
-	time.Sleep(600 * time.Millisecond) // "ends" ends
+	n.waitFor(func() bool { return errors.Is(unix.Kill(ending, 0), unix.ESRCH) }, "the container to end without a server")
 	n.start()
 	if st := n.status(ends); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 42 {
 		t.Errorf("the container that ended without a server is %v with code %d, want exited with 42", st.State, st.ExitCode)

@@ -40,17 +40,17 @@ func TestStop(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("stop", nil)
 	for name, tc := range map[string]struct {
-		args  []string
+		does  string
 		grace int64
 		code  int32
 	}{
-		"heeds":   {[]string{"trap", "5"}, 10, 5},
-		"ignores": {[]string{"ignore-term"}, 1, 137},
-		"now":     {[]string{"trap", "5"}, 0, 137},
+		"heeds":   {"trap 5", 10, 5},
+		"ignores": {"ignore-term", 1, 137},
+		"now":     {"trap 5", 0, 137},
 	} {
-		id := n.create(sandbox, cfg, name, nil, tc.args...)
+		id := n.create(sandbox, cfg, name, nil, "do", "echo up", tc.does)
 		n.startContainer(id)
-		time.Sleep(100 * time.Millisecond) // for the handler to be there
+		n.says("stop", name, "up\n") // its handler is there before
 		_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: tc.grace})
 		n.must(err)
 		if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != tc.code {

@@ -40,14 +40,14 @@ func TestFullDisk(t *testing.T) {
 	cfg := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "full", Namespace: "test", Uid: "full"}}
 	fill()
 	_, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
-	n.wantRefused("a sandbox on a full disk", err, "no space left")
+	n.wantRefused("a sandbox on a full disk", err, codes.ResourceExhausted, "no space left")
 	n.must(os.Remove(n.dir + "/cri/ballast"))
 	sandbox, cfg := n.sandbox("full", nil)
 	fill()
 	_, err = n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, Image: &runtimeapi.ImageSpec{Image: imageName},
 	}})
-	n.wantRefused("a container on a full disk", err, "no space left")
+	n.wantRefused("a container on a full disk", err, codes.ResourceExhausted, "no space left")
 	list, err := n.rs.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
 	if err != nil || len(list.Containers) > 0 {
 		t.Errorf("there are containers: %v, %v", list, err)
@@ -69,14 +69,14 @@ func TestReadOnlyState(t *testing.T) {
 	_, err := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: "ro", Namespace: "test", Uid: "ro"},
 	}})
-	n.wantRefused("a sandbox in a read-only directory", err, "read-only")
+	n.wantRefused("a sandbox in a read-only directory", err, codes.FailedPrecondition, "read-only")
 }
 
-// wantRefused wants an error that says why and blames nobody for it.
-func (n *node) wantRefused(what string, err error, why string) {
+// wantRefused wants an error that says why, and leaves nothing behind.
+func (n *node) wantRefused(what string, err error, code codes.Code, why string) {
 	n.t.Helper()
-	if err == nil || !strings.Contains(err.Error(), why) || status.Code(err) == codes.InvalidArgument {
-		n.t.Errorf("%s: %v, want %q in it", what, err, why)
+	if err == nil || !strings.Contains(err.Error(), why) || status.Code(err) != code {
+		n.t.Errorf("%s: %v, want code %s and %q in it", what, err, code, why)
 	}
 	for _, dir := range []string{"/run/sandboxes/*", "/run/roots/*", "/attached/*", "/cri/home/*"} {
 		if left, _ := filepath.Glob(n.dir + dir); len(left) > 1 || len(left) == 1 && !strings.Contains(what, "container") {

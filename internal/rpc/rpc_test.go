@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,6 +69,9 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{"context", func() error { return context.DeadlineExceeded }, context.DeadlineExceeded, codes.DeadlineExceeded, "context deadline exceeded"},
 		{"status", func() error { return status.Error(codes.Aborted, "busy") }, fault.Aborted, codes.Aborted, "busy"},
 		{"no kind", func() error { return errors.New("broken") }, fault.Internal, codes.Internal, "broken"},
+		{"full disk", func() error { return &os.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC} }, fault.Exhausted, codes.ResourceExhausted, "write f: no space left on device"},
+		{"read-only disk", func() error { return &os.PathError{Op: "open", Path: "f", Err: syscall.EROFS} }, fault.FailedPrecondition, codes.FailedPrecondition, "open f: read-only file system"},
+		{"full disk of a kind", func() error { return fault.Unavailable.Wrap(syscall.ENOSPC) }, fault.Unavailable, codes.Unavailable, "no space left on device"},
 		{"huge", func() error { return fault.NotFound.Errorf("%s: gone", strings.Repeat("é", 4<<20)) }, fault.NotFound, codes.NotFound, strings.Repeat("é", 1536) + " ... " + strings.Repeat("é", 509) + ": gone"},
 		{"panic", func() error { panic("ouch") }, fault.Internal, codes.Internal, "GetInfo panicked: see the log of the plugin"},
 	}

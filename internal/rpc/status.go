@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -32,7 +33,8 @@ var table = map[fault.Kind]codes.Code{
 
 // ToStatus returns err as a gRPC status error. An error that is one already,
 // and nil, come back as they are; the ends of contexts become Canceled and
-// DeadlineExceeded; an error without a kind becomes Internal.
+// DeadlineExceeded. Of those without a kind a full disk's becomes ResourceExhausted,
+// that of one that is read-only FailedPrecondition, and every other Internal.
 func ToStatus(err error) error {
 	if err == nil {
 		return nil
@@ -67,7 +69,15 @@ func codeOf(err error) codes.Code {
 	if errors.As(err, &s) {
 		return s.GRPCStatus().Code()
 	}
-	return table[fault.Of(err)]
+	kind := fault.Of(err)
+	switch {
+	case kind != fault.Internal:
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		kind = fault.Exhausted
+	case errors.Is(err, syscall.EROFS):
+		kind = fault.FailedPrecondition
+	}
+	return table[kind]
 }
 
 // FromStatus gives a gRPC error its kind, so that errors.Is works on it. The

@@ -200,6 +200,24 @@ func (h *host) exit(id string) keeper.Exit {
 	return *e
 }
 
+// held begins a script that waits for release.
+const held = "until [ -e released ]; do sleep 0.01; done; "
+
+func (h *host) release(id string) {
+	h.t.Helper()
+	h.must(os.WriteFile(filepath.Join(h.dir, id, "released"), nil, 0o600))
+}
+
+// says waits for the text to be all that the container has written.
+func (h *host) says(id, text string) {
+	h.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); h.text(id) != text; time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("%s says %q, want %q", id, h.text(id), text)
+		}
+	}
+}
+
 // text is a log's text without the heads of its records.
 func (h *host) text(id string) string {
 	h.t.Helper()
@@ -269,7 +287,7 @@ func (h *host) children() (list []string) {
 	h.must(err)
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", hello.PID))
 	h.must(err)
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		list = nil
 		for _, f := range tasks {
 			text, _ := os.ReadFile(f)
@@ -369,10 +387,11 @@ func TestLogIsComplete(t *testing.T) {
 // TestSlowAttach: a client that does not read holds nobody up.
 func TestSlowAttach(t *testing.T) {
 	h := newHost(t)
-	h.start("chatty", "sleep 0.2; i=0; while [ $i -lt 80 ]; do i=$((i+1)); head -c 65536 /dev/zero | tr '\\0' x; echo; done")
+	h.start("chatty", held+"i=0; while [ $i -lt 80 ]; do i=$((i+1)); head -c 65536 /dev/zero | tr '\\0' x; echo; done")
 	a, err := h.Attach(t.Context(), "chatty", false)
 	h.must(err)
 	defer a.Close()
+	h.release("chatty")
 	h.exit("chatty") // within its ten seconds
 	err = a.Copy(io.Discard, io.Discard)
 	if !errors.Is(err, fault.Aborted) {
@@ -492,7 +511,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 // what it holds already survives the keeper as ever.
 func TestAnchorRunsOutOfDescriptors(t *testing.T) {
 	h := newHost(t)
-	h.start("before", "echo before; sleep 0.5; exit 4")
+	h.start("before", "echo before; "+held+"exit 4")
 	hello, err := h.Hello(t.Context())
 	h.must(err)
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", hello.Anchor))
@@ -513,6 +532,7 @@ func TestAnchorRunsOutOfDescriptors(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].ID != "before" {
 		t.Errorf("the next keeper has %+v, %v", list, err)
 	}
+	h.release("before")
 	if e := h.exit("before"); e.Code != 4 || h.text("before") != "before\n" {
 		t.Errorf("it ended with %d and the log %q, want 4", e.Code, h.text("before"))
 	}
@@ -648,9 +668,10 @@ func (h *host) rss(pid int) int {
 // TestSignal: a signal tells of the end that it brings about, if that comes in time.
 func TestSignal(t *testing.T) {
 	h := newHost(t)
-	h.start("quick", "trap 'exit 3' TERM; while :; do sleep 0.01; done")
+	h.start("quick", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done")
 	h.start("slow", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
-	time.Sleep(200 * time.Millisecond) // for the traps
+	h.says("quick", "ready\n")
+	h.says("slow", "ready\n")
 	e, _, err := h.Signal(t.Context(), "quick", unix.SIGTERM, time.Second)
 	if err != nil || e == nil || e.Code != 3 {
 		t.Errorf("the quick one: %+v, %v", e, err)
@@ -673,8 +694,8 @@ func TestSignal(t *testing.T) {
 // asked for the signal again; whoever stops a program would hurry it.
 func TestSignalIsSentOnce(t *testing.T) {
 	h := newHost(t)
-	h.start("counts", "n=0; trap 'n=$((n+1)); echo TERM $n' TERM; while :; do sleep 0.01; done")
-	time.Sleep(200 * time.Millisecond) // for the trap
+	h.start("counts", "n=0; trap 'n=$((n+1)); echo TERM $n' TERM; echo ready; while :; do sleep 0.01; done")
+	h.says("counts", "ready\n")
 	killed := make(chan struct{})
 	go func() {
 		defer close(killed)
@@ -685,12 +706,13 @@ func TestSignalIsSentOnce(t *testing.T) {
 		t.Errorf("with a keeper that is killed: %+v, %v", e, err)
 	}
 	<-killed
-	time.Sleep(200 * time.Millisecond)
+	h.says("counts", "ready\nTERM 1\n")
+	time.Sleep(200 * time.Millisecond) // for a second one
 	e, _, err := h.Signal(t.Context(), "counts", unix.SIGKILL, time.Second)
 	if err != nil || e == nil || e.Code != 137 {
 		t.Errorf("killed: %+v, %v", e, err)
 	}
-	if got := h.text("counts"); got != "TERM 1\n" {
+	if got := h.text("counts"); got != "ready\nTERM 1\n" {
 		t.Errorf("it has got %q", got)
 	}
 }

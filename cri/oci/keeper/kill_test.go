@@ -294,9 +294,10 @@ func TestExitsWithoutParents(t *testing.T) {
 			h := unstartedHost(t)
 			h.launch.NoExitInfo = !ask
 			h.startKeeper()
-			h.start("c", "sleep 0.5; exit 6")
+			h.start("c", held+"exit 6")
 			h.kill(itself)    // c is the anchor's
 			h.kill(itsAnchor) // c is init's
+			h.release("c")
 			e := h.exit("c")
 			switch {
 			case ask && exitInfoWorks(t) && (e.Code != 6 || e.Lost):

@@ -19,8 +19,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// floor measures the OCI runtimes alone, without a CRI runtime: what no CRI
-// runtime that executes them can be faster than. The container is the smallest:
+// floor measures the OCI runtimes alone, without a CRI runtime: what one that
+// executes them as they are cannot be faster than. The container is the smallest:
 // no network, no image, no seccomp profile, no limits. Its end is that by the
 // kernel's ways, which is faster than by the OCI runtime's delete. See hand for a
 // whole Pod.

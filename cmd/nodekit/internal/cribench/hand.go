@@ -23,9 +23,9 @@ import (
 )
 
 // hand makes by hand what the kernel and the OCI runtime have to make of the Pod
-// that the runtimes are asked for, and nothing else: no call, no record, no log, no
-// address that is anybody's. Without the seccomp profile, of which an OCI runtime can
-// be given the program, no CRI runtime that executes it can be much faster.
+// that the CRI runtimes are asked for, and nothing else: no call, no record, no log,
+// no address that is anybody's. What the seccomp profile takes can be spared, where
+// the OCI runtime takes a program instead of it; so there is a hand without one.
 type hand struct {
 	*floor
 	seccomp *runtimeapi.SecurityProfile

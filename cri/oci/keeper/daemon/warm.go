@@ -14,7 +14,8 @@ import (
 // waits for an RCU grace period, 5 to 15 ms; the next ones within about 10 ms
 // take microseconds (measured). A runtime makes such a write in the middle of
 // its work, so the keeper makes one, which changes nothing, at its beginning
-// and every few milliseconds until it ends.
+// and every few milliseconds until it ends or has taken long. Of starts that
+// overlap the first is kept warm, and the others keep each other so.
 //
 // Where the first write waits for nothing, as with expedited grace periods
 // (/sys/kernel/rcu_expedited) or cgroups mounted with favordynmods, there is
@@ -118,8 +119,8 @@ func (w *warmer) run(stop <-chan struct{}) {
 	}
 }
 
-// write writes, and reports whether the last one after a rest, this or an earlier
-// one, had to wait.
+// write writes, and reports whether the kernel is one that waits: what was seen the
+// last time that a write came after a rest.
 func (w *warmer) write(f io.Writer) (waits bool, err error) {
 	began := time.Now()
 	_, err = io.WriteString(f, "0") // the writer itself
