@@ -264,10 +264,17 @@ func TestAllDie(t *testing.T) {
 	h := newHost(t)
 	h.start("ended", "exit 5")
 	h.exit("ended")
-	st := h.start("runs", "while echo line; do sleep 0.01; done; exit 9")
+	st := h.start("runs", `i=0; while echo "line $i"; do i=$((i+1)); echo $i >count; done; exit 9`)
+	for late := time.Now().Add(10 * time.Second); !strings.Contains(h.text("runs"), "line 9\n"); time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("it has logged %q", h.text("runs"))
+		}
+	}
 	hello, err := h.Hello(t.Context())
 	h.must(err)
 	h.must(unix.Kill(hello.Anchor, unix.SIGSTOP)) // so that none of them notices
+	h.must(unix.Kill(hello.PID, unix.SIGSTOP))
+	time.Sleep(300 * time.Millisecond) // the pipe fills
 	h.must(unix.Kill(hello.PID, unix.SIGKILL))
 	h.must(unix.Kill(hello.Anchor, unix.SIGKILL))
 	if _, err := h.Hello(t.Context()); !errors.Is(err, fault.Unavailable) {
@@ -283,6 +290,20 @@ func TestAllDie(t *testing.T) {
 			_ = unix.Kill(st.PID, unix.SIGKILL)
 			t.Fatal("a container whose output nobody holds writes on")
 		}
+	}
+	raw, err := os.ReadFile(filepath.Join(h.dir, "runs", "count"))
+	h.must(err)
+	count, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	h.must(err)
+	var written strings.Builder
+	for i := range count {
+		fmt.Fprintf(&written, "line %d\n", i)
+	}
+	logged := h.text("runs")
+	lost := written.Len() - len(logged)
+	t.Logf("%d of %d bytes are lost", lost, written.Len())
+	if !strings.HasPrefix(written.String()+fmt.Sprintf("line %d\n", count), logged) || lost > 64<<10 {
+		t.Errorf("%d of %d bytes are lost, want those that a pipe holds and no line before them; the log ends in %.40q", lost, written.Len(), logged[max(0, len(logged)-40):])
 	}
 }
 
