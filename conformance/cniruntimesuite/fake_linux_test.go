@@ -30,6 +30,7 @@ type fake struct {
 	mu    sync.Mutex
 	locks map[string]*sync.Mutex
 	disk  map[string]*attachment
+	ever  map[string]bool // what was on disk at some time
 	alive context.Context
 	kill  context.CancelFunc
 }
@@ -53,7 +54,7 @@ type conflist struct {
 // faulty returns the fake as a target; "" is no fault.
 func faulty(fault string, own bool) cniruntimesuite.Target {
 	return cniruntimesuite.Target{OwnNetNS: own, Ports: true, Open: func(_ context.Context, d cniruntimesuite.Dirs) (*cniruntimesuite.Runtime, error) {
-		f := &fake{fault: fault, own: own, dirs: d, locks: map[string]*sync.Mutex{}, disk: map[string]*attachment{}}
+		f := &fake{fault: fault, own: own, dirs: d, locks: map[string]*sync.Mutex{}, disk: map[string]*attachment{}, ever: map[string]bool{}}
 		f.alive, f.kill = context.WithCancel(context.Background())
 		return &cniruntimesuite.Runtime{Add: f.add, Del: f.del, Check: f.check, GC: f.collect, Status: f.status, Restart: f.restart, Close: f.close}, nil
 	}}
@@ -315,7 +316,8 @@ func (f *fake) del(ctx context.Context, c container) error {
 func (f *fake) check(ctx context.Context, c container) error {
 	defer f.lock(c)()
 	a := f.get(c.ID + "/" + c.IfName)
-	if a == nil && f.has("check-any-time") {
+	before := !f.had(c.ID + "/" + c.IfName)
+	if a == nil && (before && f.has("check-before-add") || !before && f.has("check-after-del")) {
 		l, err := f.load()
 		if err != nil {
 			return err
@@ -440,8 +442,14 @@ func (f *fake) put(key string, a *attachment) {
 	if a == nil {
 		delete(f.disk, key)
 	} else {
-		f.disk[key] = a
+		f.disk[key], f.ever[key] = a, true
 	}
+}
+
+func (f *fake) had(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ever[key]
 }
 
 func (f *fake) get(key string) *attachment {

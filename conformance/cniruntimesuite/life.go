@@ -27,8 +27,8 @@ func lifeRules() []conformance.Rule[Target] {
 		rule("CNIRT-004", "an ADD that failed gets its DEL", lifecycle,
 			"A delete must still be executed even if the add fails.", failedAdd),
 		killed,
-		rule("CNIRT-006", "no CHECK comes after DEL", "2, CHECK",
-			"A runtime must not call CHECK for a container that has not been ADDed, or has been DELeted after its last ADD.", noCheckAfterDel),
+		rule("CNIRT-006", "no CHECK comes before ADD or after DEL", "2, CHECK",
+			"A runtime must not call CHECK for a container that has not been ADDed, or has been DELeted after its last ADD.", noCheckWithoutAdd),
 		at(conformance.Should, rule("CNIRT-007", "no ADD follows another without a DEL between them, also where the plugin asks to be tried again later", "2, ADD",
 			"A runtime should not call ADD twice (without an intervening DEL) for the same (CNI_CONTAINERID, CNI_IFNAME) tuple.", noSecondAdd)),
 		at(conformance.Advisory, rule("CNIRT-008", "a plugin that does not know the container has nothing to be deleted", "5, Error",
@@ -230,15 +230,31 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 	return l.await(ctx, settle, deletedAfterAdd)
 }
 
-func noCheckAfterDel(ctx context.Context, l *lab) error {
-	c, err := l.added(ctx, nil)
-	if err != nil {
+func noCheckWithoutAdd(ctx context.Context, l *lab) error {
+	if err := l.configure(ctx, nil); err != nil {
 		return err
 	}
 	if err := need(l.Check != nil, "CHECK"); err != nil {
 		return err
 	}
-	if err := l.mustDel(ctx, c); err != nil {
+	c, err := l.container()
+	if err != nil {
+		return err
+	}
+	if err := l.refusesCheck(ctx, c, "before ADD"); err != nil {
+		return err
+	}
+	if err := errors.Join(l.mustAdd(ctx, c), l.mustDel(ctx, c)); err != nil {
+		return err
+	}
+	return l.refusesCheck(ctx, c, "after DEL")
+}
+
+// refusesCheck wants no plugin to be called for a CHECK. A runtime that makes one of
+// its own after each ADD has none to make here.
+func (l *lab) refusesCheck(ctx context.Context, c Container, when string) error {
+	before, err := l.calls()
+	if err != nil {
 		return err
 	}
 	_ = l.Check(ctx, c) // it may be refused
@@ -246,8 +262,8 @@ func noCheckAfterDel(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if bad := cs.of("CHECK"); len(bad) > 0 {
-		return fmt.Errorf("CHECK was called after DEL: %v", cs)
+	if len(cs.of("CHECK")) > len(before.of("CHECK")) {
+		return fmt.Errorf("CHECK was called %s: %v", when, cs)
 	}
 	return nil
 }
