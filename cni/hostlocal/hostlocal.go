@@ -37,14 +37,19 @@ func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result
 		return nil, err
 	}
 	var addrs []netip.Addr
+	var fresh []holding
 	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	err = withStore(ctx, s, true, func() (err error) {
-		addrs, err = s.reserve(r.Attachment, p)
+		addrs, fresh, err = s.reserve(r.Attachment, p)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	r.Undo("reservations", func(ctx context.Context) error { // of an ADD that is told to end
+		s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
+		return withStore(ctx, s, false, func() error { return s.giveBack(r.Attachment, fresh) })
+	})
 	result := &cni.Result{Routes: p.routes, DNS: dns}
 	for i, a := range addrs {
 		in := p.sets[i].rangeOf(a)

@@ -153,6 +153,31 @@ func TestDualStackIsAllOrNothing(t *testing.T) {
 
 // TestUpstreamFiles begins with what upstream's plugin, in several versions,
 // and its crashes leave on disk.
+// TestToldToEnd: an ADD that is told to end when it has reserved gives back what it has
+// reserved, and what the container had before stays.
+func TestToldToEnd(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.1.0.0/24"}]]`)
+	had := p.add("had")
+	add := p.plugin.Add
+	for _, id := range []string{"new", "had"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		p.plugin.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+			defer cancel()
+			return add(ctx, r)
+		}
+		if out, err := cni.Invoke(ctx, p.plugin, p.env("ADD", id), p.stdin()); cni.CodeOf(err) != cni.CodeTryAgain {
+			t.Errorf("%s: %s, %v", id, out, err)
+		}
+	}
+	p.plugin.Add = add
+	if left, err := filepath.Glob(filepath.Join(p.dir, "n", "10.*")); err != nil || len(left) != 1 {
+		t.Errorf("reserved are %q, %v", left, err)
+	}
+	if got := p.add("had"); got != had {
+		t.Errorf("the container that had %q has %q now", had, got)
+	}
+}
+
 func TestUpstreamFiles(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
 	dir := filepath.Join(p.dir, "n")

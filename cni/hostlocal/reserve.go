@@ -13,9 +13,8 @@ import (
 const takeBackAtOnce = 64
 
 // reserve reserves an address of every set for the owner, or none. An owner
-// that has one of a set keeps it.
-func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, err error) {
-	var fresh []holding
+// that has one of a set keeps it; fresh are those that it did not have.
+func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, fresh []holding, err error) {
 	defer func() {
 		if err != nil {
 			for _, h := range fresh {
@@ -25,7 +24,7 @@ func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, err e
 	}()
 	held, err := s.heldBy(owner)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for i, set := range p.sets {
 		h, isNew, err := s.choose(owner, held, set, request{i, p.asked[i]})
@@ -38,11 +37,26 @@ func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, err e
 			err = s.refresh(h)
 		}
 		if err != nil {
-			return nil, err
+			return nil, fresh, err
 		}
 		addrs = append(addrs, h.addr)
 	}
-	return addrs, nil
+	return addrs, fresh, nil
+}
+
+// giveBack gives back what reserve has reserved, as far as it is still the owner's.
+func (s *store) giveBack(owner cni.Attachment, fresh []holding) error {
+	held, err := s.heldBy(owner)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, h := range fresh {
+		if slices.ContainsFunc(held, func(own holding) bool { return own.addr == h.addr }) {
+			errs = append(errs, s.remove(h, 0))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *store) refresh(h holding) error {
