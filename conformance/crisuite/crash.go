@@ -294,23 +294,31 @@ func checkKilledDuringStart(ctx context.Context, s *subject) error {
 }
 
 // startedOnce returns nil when a container runs with one process, or does not run and has
-// none.
-func (b *box) startedOnce(ctx context.Context) error {
-	running := false
-	st, err := b.status(ctx)
-	if err == nil {
-		running = st.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING
-	} else if !errors.Is(err, cri.ErrNotFound) {
-		return err
-	}
-	pids, err := b.pids()
-	if err != nil || b.s.hidden() {
-		return err
-	}
-	if len(pids) > 1 || running != (len(pids) == 1) {
-		return fmt.Errorf("the container is %v, and its processes are %v", st.GetState(), pids)
-	}
-	return nil
+// none. A program is executed, and can be told by its mark, some moments after the
+// container runs.
+func (b *box) startedOnce(ctx context.Context) (twice error) {
+	err := until(ctx, settleTime, func() error {
+		running := false
+		st, err := b.status(ctx)
+		if err == nil {
+			running = st.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING
+		} else if !errors.Is(err, cri.ErrNotFound) {
+			return err
+		}
+		pids, err := b.pids()
+		if err != nil || b.s.hidden() {
+			return err
+		}
+		wrong := fmt.Errorf("the container is %v, and its processes are %v", st.GetState(), pids)
+		switch {
+		case len(pids) > 1: // no time makes that right
+			twice = wrong
+		case running != (len(pids) == 1):
+			return wrong
+		}
+		return nil
+	})
+	return errors.Join(err, twice)
 }
 
 func checkKilledDuringStop(ctx context.Context, s *subject) error {

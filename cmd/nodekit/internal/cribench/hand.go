@@ -67,7 +67,10 @@ func (h *hand) crowd(ctx context.Context, size int) (s bench.Sample, err error) 
 	for i := range pods {
 		h.count++
 		id := fmt.Sprintf("hand%d", h.count)
-		pods[i] = handmade{config: h.lab.config(), id: id, run: filepath.Join(h.run, id), disk: filepath.Join(h.disk, id), group: h.lab.group + "/" + filepath.Base(h.dir) + "-" + id}
+		pods[i] = handmade{
+			config: h.lab.config(), id: id, run: filepath.Join(h.run, id), disk: filepath.Join(h.disk, id),
+			group: h.lab.group + "/" + filepath.Base(h.dir) + "-" + id,
+		}
 	}
 	s, err = bench.Timed(func() error { return each(pods, func(p handmade) error { return h.make(ctx, p) }) })
 	if err != nil {
