@@ -111,8 +111,8 @@ func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
 	return nil
 }
 
-// readField reads the value alone, which takes a third of the time of readKey. The
-// error does not say where in the configuration the value stands: readKey's does.
+// readField reads the value alone, and spares readKey's object around it. The error
+// does not say where in the configuration the value stands: readKey's does.
 func readField(into any, f reflect.StructField, value json.RawMessage, strict bool) error {
 	if _, own := into.(json.Unmarshaler); own {
 		return errors.New("the configuration decodes itself")

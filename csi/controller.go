@@ -100,7 +100,7 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, in *s
 	}
 	v, err := s.driver.GetVolume(ctx, in.GetVolumeId())
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	if _, err := volumeOut(v); err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func (s *controllerServer) GetCapacity(ctx context.Context, in *spec.GetCapacity
 	}
 	n, err := s.driver.GetCapacity(ctx, req)
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	return &spec.GetCapacityResponse{AvailableCapacity: max(n, 0)}, nil
 }
@@ -161,7 +161,7 @@ func (s *controllerServer) ListVolumes(ctx context.Context, in *spec.ListVolumes
 	}
 	all, err := s.driver.ListVolumes(ctx)
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	resp := &spec.ListVolumesResponse{}
 	for _, v := range page(all, after) {

@@ -19,8 +19,8 @@
 //
 // Errors: a function returns an error of one of the kinds below (ErrNotFound.
 // Errorf("volume %q", id)), and the caller sees the gRPC code of that name. A
-// full disk becomes ErrExhausted; any other error becomes Internal. The text goes
-// to the caller: never put a secret into it.
+// full disk becomes ErrExhausted, a read-only one ErrFailedPrecondition, and any other
+// error Internal. The text goes to the caller: never put a secret into it.
 //
 // Concurrency: functions are called from many goroutines. Two calls for one
 // volume never overlap, except PublishVolume and UnpublishVolume of different

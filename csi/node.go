@@ -152,7 +152,7 @@ func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, in *spec.NodeGetVol
 		VolumeID: in.GetVolumeId(), VolumePath: in.GetVolumePath(), StagingPath: in.GetStagingTargetPath(),
 	})
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	if st == nil {
 		return nil, fault.Internal.Errorf("the driver returned no statistics of volume %q", in.GetVolumeId())

@@ -2,12 +2,10 @@ package csi
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
@@ -149,15 +147,5 @@ func (c *core) change(ctx context.Context, operation func(context.Context) error
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
-	return classify(operation(ctx))
-}
-
-// classify gives a full disk its kind; every other error has its own or becomes
-// Internal at the wire.
-func classify(err error) error {
-	var k fault.Kind
-	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &k) {
-		return fault.Exhausted.Wrap(err)
-	}
-	return err
+	return operation(ctx)
 }

@@ -25,8 +25,9 @@ import (
 )
 
 // The kinds of error that the plugin's functions may return, tested with
-// errors.Is. They become the gRPC code of the same name; any other error
-// becomes Internal.
+// errors.Is. They become the gRPC code of the same name. Of other errors a full
+// disk's becomes ResourceExhausted, a read-only one's FailedPrecondition, and the rest
+// Internal.
 const (
 	ErrInvalid            = fault.Invalid
 	ErrNotFound           = fault.NotFound

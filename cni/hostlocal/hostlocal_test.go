@@ -151,8 +151,6 @@ func TestDualStackIsAllOrNothing(t *testing.T) {
 	}
 }
 
-// TestUpstreamFiles begins with what upstream's plugin, in several versions,
-// and its crashes leave on disk.
 // TestToldToEnd: an ADD that is told to end when it has reserved gives back what it has
 // reserved, and what the container had before stays.
 func TestToldToEnd(t *testing.T) {
@@ -178,6 +176,8 @@ func TestToldToEnd(t *testing.T) {
 	}
 }
 
+// TestUpstreamFiles begins with what upstream's plugin, in several versions,
+// and its crashes leave on disk.
 func TestUpstreamFiles(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
 	dir := filepath.Join(p.dir, "n")

@@ -181,9 +181,8 @@ func openJournal(path string, log *slog.Logger) (*journal.Journal, error) {
 	if !errors.Is(err, fault.Invalid) {
 		return j, err
 	}
-	aside := path + ".damaged"
-	log.Error("the journal of ADDs is damaged and is begun anew: what was interrupted is left to GC", "err", err, "put aside", aside)
-	if err := os.Rename(path, aside); err != nil {
+	log.Error("the journal of ADDs is damaged and is begun anew: what was interrupted is left to GC", "err", err, "put aside", path+".damaged")
+	if err := journal.PutAside(path); err != nil {
 		return nil, err
 	}
 	return journal.Open(path)

@@ -387,16 +387,6 @@ func (n *node) exited(id string) *runtimeapi.ContainerStatus {
 	}
 }
 
-// says waits for the text to be all that a container's log has.
-func (n *node) says(sandbox, container, text string) {
-	n.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); n.logOf(sandbox, container) != text; time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			n.t.Fatalf("container %s says %q, want %q", container, n.logOf(sandbox, container), text)
-		}
-	}
-}
-
 // logOf returns the text of a container's log without the record heads.
 func (n *node) logOf(sandbox, container string) string {
 	n.t.Helper()

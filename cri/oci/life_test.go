@@ -50,7 +50,7 @@ func TestStop(t *testing.T) {
 	} {
 		id := n.create(sandbox, cfg, name, nil, "do", "echo up", tc.does)
 		n.startContainer(id)
-		n.says("stop", name, "up\n") // its handler is there before
+		n.waitLog("stop", name, "up\n") // its handler is there before
 		_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: tc.grace})
 		n.must(err)
 		if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != tc.code {

@@ -81,6 +81,22 @@ func Open(path string) (*Journal, error) {
 	return j, nil
 }
 
+// PutAside moves a journal that Open has called damaged to path + ".damaged", over an
+// earlier one, for people to look at, so that the next Open begins anew. One that is not
+// damaged any more, because another process was faster, stays.
+func PutAside(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("putting journal aside: %w", err)
+	}
+	defer f.Close() // and the lock with it
+	j := &Journal{path: path, file: f, next: 1}
+	if err := j.load(); !errors.Is(err, fault.Invalid) {
+		return err
+	}
+	return os.Rename(path, path+".damaged")
+}
+
 func (j *Journal) load() error {
 	if err := unix.Flock(int(j.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -88,7 +104,7 @@ func (j *Journal) load() error {
 		}
 		return err
 	}
-	content, err := os.ReadFile(j.path)
+	content, err := j.read()
 	if err != nil {
 		return err
 	}
@@ -110,6 +126,19 @@ func (j *Journal) load() error {
 	}
 	_, err = j.file.Seek(j.size, 0)
 	return err
+}
+
+// read reads the file, which is still the one at the path: another process may have
+// put it aside before this one got the lock.
+func (j *Journal) read() ([]byte, error) {
+	locked, err := j.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if now, err := os.Stat(j.path); err != nil || !os.SameFile(locked, now) {
+		return nil, fault.AlreadyExists.Errorf("another process has begun it anew")
+	}
+	return os.ReadFile(j.path)
 }
 
 // replay rebuilds the open intents and returns how many bytes are whole lines.

@@ -125,6 +125,39 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// TestPutAside: what is damaged is kept beside the new journal, and nothing else is
+// moved.
+func TestPutAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	begin(t, j, "a")
+	begin(t, j, "b")
+	if err := journal.PutAside(path); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("of one that is open: %v", err)
+	}
+	j.Close()
+	if err := journal.PutAside(path); err != nil {
+		t.Errorf("of one that is whole: %v", err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := strings.Replace(string(whole), `"a"`, `"x"`, 1)
+	if err := os.WriteFile(path, []byte(damaged), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := journal.PutAside(path); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := os.ReadFile(path + ".damaged"); err != nil || string(kept) != damaged {
+		t.Errorf("put aside is %q, %v", kept, err)
+	}
+	if left := open(t, path).Pending(); len(left) != 0 {
+		t.Errorf("the new one has %v", left)
+	}
+}
+
 func TestStaysSmall(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j")
 	j := open(t, path)

@@ -69,13 +69,16 @@ func codeOf(err error) codes.Code {
 	if errors.As(err, &s) {
 		return s.GRPCStatus().Code()
 	}
-	kind := fault.Of(err)
+	var kind fault.Kind
 	switch {
-	case kind != fault.Internal:
+	case errors.As(err, &kind):
+		kind = fault.Of(err) // the outermost
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		kind = fault.Exhausted
 	case errors.Is(err, syscall.EROFS):
 		kind = fault.FailedPrecondition
+	default:
+		kind = fault.Internal
 	}
 	return table[kind]
 }

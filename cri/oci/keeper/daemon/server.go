@@ -116,7 +116,7 @@ func openJournal(dir string, log *slog.Logger) (*journal.Journal, error) {
 	j, err := awaitJournal(path)
 	if rebooted && errors.Is(err, fault.Invalid) {
 		log.Error("the journal of exits did not survive a loss of power and is begun anew", "err", err, "put aside", path+".damaged")
-		if err = os.Rename(path, path+".damaged"); err == nil {
+		if err = journal.PutAside(path); err == nil {
 			j, err = awaitJournal(path)
 		}
 	}
