@@ -101,8 +101,9 @@ func chainOf(config *v1.ConfigFile) (ids []string) {
 	return ids
 }
 
-// treeOf describes all that is in a tree, but for the times of directories, which
-// depend on when something was put into them.
+// treeOf describes all that is in a tree, but for the times that no archive gives:
+// a directory's, which is when something was put into it, and a whiteout's, which
+// is when it was made.
 func treeOf(t *testing.T, root string) map[string]string {
 	t.Helper()
 	tree := map[string]string{}
@@ -117,8 +118,12 @@ func treeOf(t *testing.T, root string) map[string]string {
 		}
 		st := fi.Sys().(*syscall.Stat_t)
 		text := fmt.Sprintf("%v %d:%d rdev %d", fi.Mode(), st.Uid, st.Gid, st.Rdev)
+		whiteout := fi.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
 		if !fi.IsDir() {
-			text += fmt.Sprint(" ", fi.Size(), " ", fi.ModTime().Unix())
+			text += fmt.Sprint(" ", fi.Size())
+			if !whiteout {
+				text += fmt.Sprint(" ", fi.ModTime().Unix())
+			}
 			if first, ok := inodes[st.Ino]; ok {
 				text += " is " + first
 			}
