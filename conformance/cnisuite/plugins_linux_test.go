@@ -19,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
@@ -277,7 +278,10 @@ func remove(name string) error {
 	if err != nil {
 		return err
 	}
-	return netlink.LinkDel(l)
+	if err := netlink.LinkDel(l); !errors.Is(err, unix.ENODEV) { // gone with its namespace meanwhile
+		return err
+	}
+	return nil
 }
 
 // changes are faults, and oddities that are legal, by the plugin's name.
@@ -329,7 +333,7 @@ func changes() map[string]func(*cni.Plugin) {
 		"notes-too-late": func(p *cni.Plugin) {
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				out, err := add(ctx, r, r.Config.(*config))
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(200 * time.Millisecond) // most of the ADD, so that most kills hit it
 				return out, errors.Join(err, os.WriteFile(note(r), nil, 0o600))
 			}
 			p.Del = func(ctx context.Context, r *cni.Request) error {
