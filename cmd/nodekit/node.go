@@ -203,6 +203,7 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	if cfg.Handlers, cfg.CDIDirs, err = f.parse(); err != nil {
 		return err
 	}
+	cfg.NRI = f.nri
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups = f.systemd
 	cfg.CheckNetwork = orNever(f.checkNetwork)
@@ -241,6 +242,9 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	}
 	if f.runtimeEndpoint != "" && (len(f.pinned) > 0 || f.hostsDir != "") {
 		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
+	}
+	if f.runtimeEndpoint != "" && (f.nri.Socket != "" || f.nri.PluginDir != "") {
+		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
 	}
 	cfg.Images, cfg.PinnedImages = append(cfg.Images, f.images...), f.pinned
 	cfg.HostsDir, err = hostsDir(f.hostsDir)

@@ -42,6 +42,7 @@ ends, and the next one at the same root takes them over.`,
 			if cfg.Handlers, cfg.CDIDirs, err = more.parse(); err != nil {
 				return err
 			}
+			cfg.NRI = more.nri
 			if cfg.HostsDir, err = hostsDir(cfg.HostsDir); err != nil {
 				return err
 			}

@@ -87,6 +87,11 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		return err
 	}
+	if r.cfg.Adjust != nil {
+		if err := r.cfg.Adjust(ctx, c, doc); err != nil {
+			return err
+		}
+	}
 	profile, err := r.filters.offer(c.ID, e, doc)
 	if err != nil {
 		return err
@@ -362,6 +367,9 @@ func hooksAfter(doc *specs.Spec) bool { return doc.Hooks != nil && len(doc.Hooks
 // profileFile is beside a spec whose seccomp profile is without its system calls, and
 // has the whole profile.
 const profileFile = "seccomp.json"
+
+// Spec returns the OCI spec of a container that was created.
+func (r *Runtime) Spec(c *cri.Container) (*specs.Spec, error) { return readWholeSpec(r.bundleOf(c)) }
 
 // readWholeSpec is readSpec for whoever wants to know what the container is confined
 // by, and may run it elsewhere.

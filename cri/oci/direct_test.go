@@ -43,7 +43,7 @@ func newDirect(t *testing.T) *direct {
 	t.Helper()
 	n := newNode(t)
 	n.kill()
-	rt, closeNetwork, err := openRuntime(t.Context(), n.dir, nil)
+	rt, closeNetwork, err := openRuntime(t.Context(), n.dir, nil, nil)
 	n.must(err)
 	d := &direct{node: n, rt: rt.CRI()}
 	d.sandbox = &cri.Sandbox{ID: "direct", Dir: n.dir + "/direct", Config: &runtimeapi.PodSandboxConfig{

@@ -20,6 +20,7 @@ import (
 
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/nri"
 	"github.com/nodekit-project/nodekit/cri/oci"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
@@ -39,6 +40,7 @@ const (
 	systemdDriver = "NODEKIT_TEST_SYSTEMD" // not empty: the systemd cgroup driver
 	handler       = "NODEKIT_TEST_HANDLER" // not empty: the OCI runtime of handler "other"
 	cdiDir        = "NODEKIT_TEST_CDI"     // the directory of CDI specs
+	nriPlugins    = "NODEKIT_TEST_NRI"     // not empty: NRI plugins may connect
 	imageName     = "nodekit.dev/podtool:latest"
 )
 
@@ -100,11 +102,18 @@ func (p paths) cfg() oci.Config {
 	return c
 }
 
-// openRuntime returns a runtime and the function that closes its network.
-func openRuntime(ctx context.Context, dir string, log *slog.Logger) (*oci.Runtime, func() error, error) {
+// nriSocket is where NRI plugins connect.
+func (p paths) nriSocket() string { return p.dir + "/nri.sock" }
+
+// openRuntime returns a runtime, whose specs plugins adjust unless they are nil,
+// and the function that closes its network.
+func openRuntime(ctx context.Context, dir string, log *slog.Logger, plugins *nri.Plugins) (*oci.Runtime, func() error, error) {
 	p := paths{dir}
 	cfg := p.cfg()
 	cfg.Logger = log
+	if plugins != nil {
+		cfg.Adjust = plugins.Adjust
+	}
 	var err error
 	if cfg.Images, err = image.Open(dir+"/images", nil); err != nil {
 		return nil, nil, err
@@ -125,11 +134,21 @@ func serve(dir string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer cancel()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	rt, closeNetwork, err := openRuntime(ctx, dir, log)
+	var plugins *nri.Plugins
+	if os.Getenv(nriPlugins) != "" {
+		plugins = nri.New(nri.Config{Socket: paths{dir}.nriSocket(), Logger: log})
+	}
+	rt, closeNetwork, err := openRuntime(ctx, dir, log, plugins)
 	if err != nil {
 		return err
 	}
-	err = cri.Serve(ctx, paths{dir}.socket(), rt.CRI(), &cri.Options{StateDir: dir + "/cri", Logger: log})
+	served := rt.CRI()
+	if plugins != nil {
+		if err := plugins.Extend(served, nri.Methods{Spec: rt.Spec, InjectCDI: rt.InjectCDI}); err != nil {
+			return err
+		}
+	}
+	err = cri.Serve(ctx, paths{dir}.socket(), served, &cri.Options{StateDir: dir + "/cri", Logger: log})
 	return errors.Join(err, rt.Close(), closeNetwork())
 }
 
@@ -285,7 +304,7 @@ func (n *node) end(before *leak.Snapshot) {
 
 // shutDown takes over a node whose server was killed and ends it.
 func shutDown(ctx context.Context, dir string) error {
-	rt, closeNetwork, err := openRuntime(ctx, dir, nil)
+	rt, closeNetwork, err := openRuntime(ctx, dir, nil, nil)
 	if err != nil {
 		return err
 	}

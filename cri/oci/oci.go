@@ -34,6 +34,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
@@ -72,6 +73,9 @@ type Config struct {
 	// CDIDirs are where the specs of CDI devices are. Empty means /etc/cdi and
 	// /var/run/cdi.
 	CDIDirs []string
+	// Adjust, unless nil, may change the spec of a new container before it is used:
+	// see package cri/nri. Its error fails the creation.
+	Adjust func(context.Context, *cri.Container, *specs.Spec) error
 	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
 	Keeper string
 	// Network connects Pods; nil serves only Pods on the host's network.

@@ -65,7 +65,8 @@ func layers() []layer {
 		{"conformance/devicesuite/...", []string{"conformance", "deviceplugin", "deviceplugin/client", "internal/..."}},
 		{"conformance/podsuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
 
-		{"cri/oci/...", []string{"cri", "cri/log", "cri/oci/...", "cni/runtime", "internal/..."}},
+		// Of cri/nri only tests know: TestOptional.
+		{"cri/oci/...", []string{"cri", "cri/log", "cri/nri", "cri/oci/...", "cni/runtime", "internal/..."}},
 		{"cni/bridge/...", slices.Concat([]string{"cni/...", "internal/..."}, reference)},
 		{"cni/hostlocal/...", slices.Concat([]string{"cni/...", "internal/..."}, reference)},
 		{"cni/portmap/...", slices.Concat([]string{"cni/...", "internal/..."}, reference)},

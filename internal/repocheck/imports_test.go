@@ -132,6 +132,17 @@ func TestSmallBinaries(t *testing.T) {
 	}
 }
 
+// TestOptional: who does not want NRI plugins does not link what they need.
+func TestOptional(t *testing.T) {
+	for _, pkg := range []string{"./cri", "./cri/oci", "./kubelet"} {
+		for _, dep := range deps(t, root, pkg) {
+			if strings.HasPrefix(dep, "github.com/containerd/nri") || strings.HasSuffix(dep, "/cri/nri") {
+				t.Errorf("%s links %s", pkg, dep)
+			}
+		}
+	}
+}
+
 func deps(t *testing.T, dir, pkg string) []string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", pkg)

@@ -41,6 +41,8 @@ type Config struct {
 	// /etc/cdi and /var/run/cdi. A foreign runtime has its own of both.
 	Handlers map[string]string
 	CDIDirs  []string
+	// NRI lets NRI plugins see and change the Pods of the reference runtime.
+	NRI NRI
 	// SystemdCgroups has systemd make the cgroups of Pods and containers, instead
 	// of files; a machine without systemd is refused. A foreign runtime has its
 	// own way, and this counts only where it does not say which.
@@ -94,6 +96,18 @@ type Config struct {
 	// Logger may be nil.
 	Logger *slog.Logger
 }
+
+// NRI says where NRI plugins are: see package cri/nri. The zero value has none.
+type NRI struct {
+	// Socket is where plugins connect, "" for nowhere. Most plugins look at
+	// /var/run/nri/nri.sock.
+	Socket string
+	// PluginDir has plugins that the runtime starts, "" for none, and ConfigDir
+	// their configurations.
+	PluginDir, ConfigDir string
+}
+
+func (n NRI) enabled() bool { return n.Socket != "" || n.PluginDir != "" }
 
 // Pull is how far the download of one layer of an image is, in bytes.
 type Pull struct {

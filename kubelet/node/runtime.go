@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/bridge"
 	"github.com/nodekit-project/nodekit/cni/hostlocal"
@@ -21,6 +23,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni/portmap"
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/nri"
 	"github.com/nodekit-project/nodekit/cri/oci"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
@@ -40,6 +43,7 @@ type RuntimeConfig struct {
 	Keeper     string
 
 	SystemdCgroups bool
+	NRI            NRI
 
 	CNIConfDir string
 	CNIBinDirs []string
@@ -69,6 +73,7 @@ type RuntimeConfig struct {
 type Runtime struct {
 	cfg     RuntimeConfig
 	oci     *oci.Runtime
+	plugins *nri.Plugins // nil without NRI
 	images  *image.Store
 	network *cniruntime.Network
 	// leave waits for what the network's plugins still do, behind Network.Close.
@@ -124,7 +129,13 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	if r.images, err = image.Open(imageDir(cfg.Root), r.imageOptions()); err != nil {
 		return nil, errors.Join(err, r.closeNetwork())
 	}
+	var adjust func(context.Context, *cri.Container, *specs.Spec) error
+	if cfg.NRI.enabled() {
+		r.plugins = nri.New(nri.Config{Socket: cfg.NRI.Socket, PluginDir: cfg.NRI.PluginDir, ConfigDir: cfg.NRI.ConfigDir, Logger: cfg.Logger})
+		adjust = r.plugins.Adjust
+	}
 	r.oci, err = oci.New(ctx, oci.Config{
+		Adjust:   adjust,
 		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
 		CgroupParent: cgroupParent(cfg.Root), Systemd: cfg.SystemdCgroups,
 		Runtime: cfg.OCIRuntime, Handlers: cfg.Handlers, CDIDirs: cfg.CDIDirs, Keeper: cfg.Keeper,
@@ -183,13 +194,20 @@ func imageDir(root string) string { return filepath.Join(root, "oci", "images") 
 const defaultCheckNetwork = time.Minute
 
 // serve serves the CRI, and watches the Pods' network, until ctx ends.
-func (r *Runtime) serve(ctx context.Context) error {
+func (r *Runtime) serve(ctx context.Context) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.network.Watch(ctx, cmp.Or(r.cfg.CheckNetwork, defaultCheckNetwork)) })
 	defer watch.Wait() // before anybody closes the network
 	defer stop()
-	return cri.Serve(ctx, r.cfg.Endpoint, r.oci.CRI(), &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger})
+	served := r.oci.CRI()
+	if r.plugins != nil {
+		if err := r.plugins.Extend(served, nri.Methods{Spec: r.oci.Spec, InjectCDI: r.oci.InjectCDI}); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.plugins.Close()) }()
+	}
+	return cri.Serve(ctx, r.cfg.Endpoint, served, &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger})
 }
 
 // close releases the runtime and leaves its containers running.

@@ -574,7 +574,7 @@ func TestEndedContainersHoldNoDescriptors(t *testing.T) {
 func TestOOMScore(t *testing.T) {
 	h := newHost(t)
 	score := 321
-	const script = `echo 7 >/proc/$$/oom_score_adj; touch set; while [ $(cat /proc/$$/oom_score_adj) = 7 ]; do sleep 0.01; done; cat /proc/$$/oom_score_adj`
+	const script = `echo 7 >/proc/$$/oom_score_adj; touch set; while now=$(cat /proc/$$/oom_score_adj); [ "${now:-7}" = 7 ]; do sleep 0.01; done; echo $now`
 	_, err := h.container("c", "", func(r *keeper.StartRequest) {
 		r.Command.OOMScoreAdj = &score
 		// As one that forks before it has the score: its child has another one.

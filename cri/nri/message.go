@@ -1,0 +1,105 @@
+package nri
+
+import (
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodekit-project/nodekit/cri"
+)
+
+// podMessage is a sandbox as plugins see it.
+func podMessage(s *cri.Sandbox) *api.PodSandbox {
+	meta := s.Config.GetMetadata()
+	return &api.PodSandbox{
+		Id: s.ID, Name: meta.GetName(), Uid: meta.GetUid(), Namespace: meta.GetNamespace(),
+		Labels: s.Config.GetLabels(), Annotations: s.Config.GetAnnotations(),
+		RuntimeHandler: s.Handler, Ips: s.IPs,
+		Linux: &api.LinuxPodSandbox{
+			CgroupParent: s.Config.GetLinux().GetCgroupParent(),
+			PodOverhead:  resourcesMessage(s.Config.GetLinux().GetOverhead()),
+			PodResources: resourcesMessage(s.Config.GetLinux().GetResources()),
+		},
+	}
+}
+
+// message is a container as plugins see it. A spec that cannot be shown, because
+// the container is going away, is left out.
+func (p *Plugins) message(c *cri.Container) *api.Container {
+	doc, err := p.methods.Spec(c)
+	if err != nil {
+		p.cfg.Logger.Debug("a container's spec for NRI plugins", "container", c.ID, "err", err)
+		doc = &specs.Spec{}
+	}
+	return containerMessage(c, doc)
+}
+
+func containerMessage(c *cri.Container, doc *specs.Spec) *api.Container {
+	m := &api.Container{
+		Id: c.ID, PodSandboxId: c.Sandbox.ID, Name: c.Config.GetMetadata().GetName(), State: stateOf(c),
+		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
+		Mounts: api.FromOCIMounts(doc.Mounts), Hooks: api.FromOCIHooks(doc.Hooks),
+		CreatedAt: nanoseconds(c.CreatedAt), StartedAt: nanoseconds(c.StartedAt),
+		Image: &api.Image{Name: c.Config.GetImage().GetUserSpecifiedImage(), ConfigDigest: c.ImageRef},
+	}
+	if m.Image.Name == "" {
+		m.Image.Name = c.Config.GetImage().GetImage()
+	}
+	if e := c.Exit; e != nil {
+		m.FinishedAt, m.ExitCode, m.StatusReason, m.StatusMessage = nanoseconds(e.At), e.Code, e.Reason, e.Message
+	}
+	for _, d := range c.Config.GetCDIDevices() {
+		m.CDIDevices = append(m.CDIDevices, &api.CDIDevice{Name: d.GetName()})
+	}
+	if doc.Process != nil {
+		describeProcess(m, doc.Process)
+	}
+	if doc.Linux != nil {
+		m.Linux = linuxMessage(doc)
+	}
+	return m
+}
+
+func describeProcess(m *api.Container, process *specs.Process) {
+	m.Args, m.Env = process.Args, process.Env
+	m.User = &api.User{Uid: process.User.UID, Gid: process.User.GID, AdditionalGids: process.User.AdditionalGids}
+	for _, l := range process.Rlimits {
+		m.Rlimits = append(m.Rlimits, &api.POSIXRlimit{Type: l.Type, Hard: l.Hard, Soft: l.Soft})
+	}
+}
+
+func linuxMessage(doc *specs.Spec) *api.LinuxContainer {
+	linux := doc.Linux
+	m := &api.LinuxContainer{
+		Namespaces: api.FromOCILinuxNamespaces(linux.Namespaces), Devices: api.FromOCILinuxDevices(linux.Devices),
+		Resources: api.FromOCILinuxResources(linux.Resources, nil), CgroupsPath: linux.CgroupsPath, Sysctl: linux.Sysctl,
+	}
+	if linux.Seccomp != nil {
+		m.SeccompPolicy = api.FromOCILinuxSeccomp(linux.Seccomp)
+	}
+	if doc.Process != nil {
+		m.OomScoreAdj = api.Int(doc.Process.OOMScoreAdj)
+		m.IoPriority = api.FromOCILinuxIOPriority(doc.Process.IOPriority)
+		m.Scheduler = api.FromOCILinuxScheduler(doc.Process.Scheduler)
+	}
+	return m
+}
+
+func stateOf(c *cri.Container) api.ContainerState {
+	switch {
+	case c.Exit != nil:
+		return api.ContainerState_CONTAINER_STOPPED
+	case !c.StartedAt.IsZero():
+		return api.ContainerState_CONTAINER_RUNNING
+	}
+	return api.ContainerState_CONTAINER_CREATED
+}
+
+// nanoseconds is a time as NRI gives it: since 1970, 0 for none.
+func nanoseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}

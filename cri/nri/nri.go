@@ -1,0 +1,233 @@
+// Package nri lets NRI plugins see and change the Pods of a CRI runtime that is
+// written with package cri.
+//
+// An NRI plugin (Node Resource Interface, github.com/containerd/nri) is a program
+// of the node's administrator. It connects to a socket of the runtime, or the
+// runtime starts it, and is told what becomes of Pods and containers. When a
+// container is created it may add environment, mounts, devices, hooks and limits,
+// and at any time change the limits of others.
+//
+// The author of a runtime makes one Plugins and does two things with it: the
+// runtime's CreateContainer calls Adjust with the container's OCI spec before it
+// uses that, and Extend adds the calls of plugins around the runtime's own
+// functions before they are served. All else, who is connected, in which order they
+// are asked and what two of them must not change both, is NRI's own adaptation
+// package.
+//
+// What plugins are told, and when:
+//
+//	RunPodSandbox                   the sandbox is ready; an error takes it down again
+//	UpdatePodSandbox, Post...       around UpdateSandbox; an error leaves all as it was
+//	StopPodSandbox, RemovePodSandbox   it is so, once each
+//	CreateContainer                 Adjust; an error fails the creation
+//	PostCreateContainer             CreateContainer has succeeded
+//	StartContainer                  before StartContainer, which fails with it
+//	PostStartContainer              the program runs
+//	UpdateContainer, Post...        around UpdateContainer, and may change the limits
+//	StopContainer                   the program has ended, however it did, once
+//	RemoveContainer                 nothing is left of it
+//
+// A plugin that connects later is told first what is there: every sandbox, and
+// every container that has not ended. No container that is created meanwhile is
+// left out. A plugin that does not answer in two seconds is disconnected.
+package nri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/nri/pkg/adaptation"
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// Config says where plugins are.
+type Config struct {
+	// Socket is where plugins connect. It is for root alone. Another runtime's
+	// that is in use is refused with fault.AlreadyExists, what a killed one left is
+	// replaced. Empty means that none may connect.
+	Socket string
+	// PluginDir has programs to start as plugins, named by two digits, which give
+	// the order, and a name: 10-balloons. ConfigDir has their configurations:
+	// 10-balloons.conf or balloons.conf. An empty PluginDir, or one that is not
+	// there, means none.
+	PluginDir, ConfigDir string
+	// Logger may be nil. NRI's own package has one logger in a process, which is
+	// that of the last New.
+	Logger *slog.Logger
+}
+
+// Methods are what plugins need of a runtime beside its functions.
+type Methods struct {
+	// Spec returns the OCI spec of a container that CreateContainer has made. It
+	// is required. It is called while other things happen to the container, and
+	// may fail for one that is going away.
+	Spec func(*cri.Container) (*specs.Spec, error)
+	// InjectCDI adds the named CDI devices to a spec. Nil refuses plugins that
+	// want some.
+	InjectCDI func(doc *specs.Spec, names []string) error
+	// BlockIO and RDT return what a class of that name means. Nil refuses plugins
+	// that name one.
+	BlockIO func(class string) (*specs.LinuxBlockIO, error)
+	RDT     func(class string) (*specs.LinuxIntelRdt, error)
+}
+
+// Plugins are the NRI plugins of one runtime. The methods are safe for concurrent
+// use.
+type Plugins struct {
+	cfg     Config
+	author  cri.Runtime // as it was before Extend
+	methods Methods
+	nri     *adaptation.Adaptation
+	// heard is how many plugins listen; see Adaptation.UpdatePluginCount.
+	heard atomic.Int64
+
+	mu         sync.Mutex
+	pods       map[string]*pod
+	containers map[string]*container
+}
+
+// New returns the plugins, of which none is there before the runtime recovers.
+func New(cfg Config) *Plugins {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	log.Set(logger{cfg.Logger})
+	return &Plugins{cfg: cfg, pods: map[string]*pod{}, containers: map[string]*container{}}
+}
+
+// Extend has the runtime's functions call the plugins. It is called once, before
+// the runtime is served. Plugins are started, and may connect, when rt.Recover has
+// succeeded: an error of that, a socket that cannot be made say, is Recover's.
+func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
+	if m.Spec == nil {
+		return fault.Invalid.Errorf("extending the runtime by NRI plugins: Methods.Spec is needed")
+	}
+	p.author, p.methods = *rt, m
+	options := []adaptation.Option{
+		adaptation.WithSocketPath(p.cfg.Socket), adaptation.WithPluginPath(p.cfg.PluginDir),
+		adaptation.WithPluginConfigPath(p.cfg.ConfigDir), adaptation.WithMetrics(counter{heard: &p.heard}),
+	}
+	if p.cfg.Socket == "" {
+		options = append(options, adaptation.WithDisabledExternalConnections())
+	}
+	var err error
+	if p.nri, err = adaptation.New(rt.Name, rt.Version, p.synchronize, p.unsolicited, options...); err != nil {
+		return fmt.Errorf("setting up NRI: %w", err)
+	}
+	p.extendSandboxes(rt)
+	p.extendContainers(rt)
+	rt.Recover = p.recover
+	return nil
+}
+
+// Close disconnects and ends the plugins. Nothing may be called at the same time.
+func (p *Plugins) Close() error {
+	if p.nri == nil {
+		return nil
+	}
+	p.nri.Stop()
+	if err := os.Remove(p.cfg.Socket); p.cfg.Socket != "" && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// recover is the runtime's Recover.
+func (p *Plugins) recover(ctx context.Context, sandboxes []*cri.Sandbox, containers []*cri.Container) error {
+	if p.author.Recover != nil {
+		if err := p.author.Recover(ctx, sandboxes, containers); err != nil {
+			return err
+		}
+	}
+	for _, s := range sandboxes {
+		p.knowPod(s).stopped = !s.Ready
+	}
+	for _, c := range containers {
+		k := p.know(c)
+		k.said = created
+		switch {
+		case c.Exit != nil:
+			k.said = stopped
+		case !c.StartedAt.IsZero():
+			k.said = started
+		}
+	}
+	return p.start()
+}
+
+func (p *Plugins) start() error {
+	if err := p.free(p.cfg.Socket); err != nil {
+		return err
+	}
+	dir, err := os.ReadDir(p.cfg.PluginDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("looking for NRI plugins: %w", err)
+	}
+	p.heard.Store(int64(len(dir))) // those that are started are counted with the first call
+	if err := p.nri.Start(); err != nil {
+		return fmt.Errorf("starting NRI: %w", err)
+	}
+	if p.cfg.Socket == "" {
+		return nil
+	}
+	return os.Chmod(p.cfg.Socket, 0o600)
+}
+
+// free refuses a socket that somebody listens on, which the adaptation would take
+// away.
+func (p *Plugins) free(socket string) error {
+	if socket == "" {
+		return nil
+	}
+	if !filepath.IsAbs(socket) {
+		return fault.Invalid.Errorf("the socket for NRI plugins %q: want an absolute path", socket)
+	}
+	conn, err := net.DialTimeout("unix", socket, time.Second)
+	if err != nil {
+		return nil
+	}
+	_ = conn.Close()
+	return fault.AlreadyExists.Errorf("another runtime has the socket for NRI plugins %q: stop it, or choose another path", socket)
+}
+
+// counter keeps how many plugins there are, and no figures of their work.
+type counter struct{ heard *atomic.Int64 }
+
+func (c counter) UpdatePluginCount(n int)                         { c.heard.Store(int64(n)) }
+func (counter) RecordPluginInvocation(string, string, error)      {}
+func (counter) RecordPluginLatency(string, string, time.Duration) {}
+func (counter) RecordPluginAdjustments(string, string, *api.ContainerAdjustment, int, int) {
+}
+
+// logger is what NRI's package logs to.
+type logger struct{ to *slog.Logger }
+
+func (l logger) Debugf(ctx context.Context, f string, a ...any) {
+	l.to.DebugContext(ctx, "nri: "+fmt.Sprintf(f, a...))
+}
+
+func (l logger) Infof(ctx context.Context, f string, a ...any) {
+	l.to.InfoContext(ctx, "nri: "+fmt.Sprintf(f, a...))
+}
+
+func (l logger) Warnf(ctx context.Context, f string, a ...any) {
+	l.to.WarnContext(ctx, "nri: "+fmt.Sprintf(f, a...))
+}
+
+func (l logger) Errorf(ctx context.Context, f string, a ...any) {
+	l.to.ErrorContext(ctx, "nri: "+fmt.Sprintf(f, a...))
+}

@@ -1,0 +1,559 @@
+package nri_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/nri"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// author is a runtime that makes nothing and notes what it is asked for.
+type author struct {
+	plugins *nri.Plugins
+	rt      *cri.Runtime
+	exits   chan string // ids of containers that end by themselves
+
+	mu     sync.Mutex
+	specs  map[string]*specs.Spec
+	limits map[string]*runtimeapi.LinuxContainerResources
+	fail   error // of the next CreateContainer or StartContainer
+}
+
+func (a *author) locked(f func()) { a.mu.Lock(); defer a.mu.Unlock(); f() }
+
+// newAuthor returns a runtime whose plugins connect to socket, not yet recovered.
+func newAuthor(t *testing.T, cfg nri.Config) *author {
+	a := &author{exits: make(chan string), specs: map[string]*specs.Spec{}, limits: map[string]*runtimeapi.LinuxContainerResources{}}
+	sandbox := func(context.Context, *cri.Sandbox) error { return nil }
+	a.plugins = nri.New(cfg)
+	a.rt = &cri.Runtime{
+		Name: "test", Version: "1",
+		RunSandbox: sandbox, StopSandbox: sandbox, RemoveSandbox: sandbox,
+		UpdateSandbox: func(context.Context, *cri.Sandbox, *runtimeapi.LinuxContainerResources, *runtimeapi.LinuxContainerResources) error {
+			return nil
+		},
+		CreateContainer: a.create,
+		StartContainer:  func(context.Context, *cri.Container) error { return a.failure() },
+		StopContainer:   func(context.Context, *cri.Container, time.Duration) error { return nil },
+		RemoveContainer: func(_ context.Context, c *cri.Container) error {
+			a.locked(func() { delete(a.specs, c.ID) })
+			return nil
+		},
+		UpdateContainer: func(_ context.Context, c *cri.Container, l *runtimeapi.LinuxContainerResources) error {
+			a.locked(func() { a.limits[c.ID] = l })
+			return nil
+		},
+		Watch: func(ctx context.Context, ended func(string, cri.Exit)) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case id := <-a.exits:
+					ended(id, cri.Exit{Code: 3, At: time.Now()})
+				}
+			}
+		},
+	}
+	err := a.plugins.Extend(a.rt, nri.Methods{
+		Spec: func(c *cri.Container) (*specs.Spec, error) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if a.specs[c.ID] == nil {
+				return nil, errors.New("it has no spec")
+			}
+			return a.specs[c.ID], nil
+		},
+		InjectCDI: func(doc *specs.Spec, names []string) error {
+			doc.Process.Env = append(doc.Process.Env, "CDI="+strings.Join(names, ","))
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.plugins.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+func (a *author) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.fail
+	a.fail = nil
+	return err
+}
+
+func (a *author) create(ctx context.Context, c *cri.Container) error {
+	doc := &specs.Spec{
+		Process: &specs.Process{Args: []string{"program"}, Env: []string{"A=1"}},
+		Linux:   &specs.Linux{CgroupsPath: "/its/own", Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}}},
+	}
+	if err := a.plugins.Adjust(ctx, c, doc); err != nil {
+		return err
+	}
+	if err := a.failure(); err != nil {
+		return err
+	}
+	a.locked(func() { a.specs[c.ID] = doc })
+	return nil
+}
+
+// served returns an author that has recovered, and where its plugins connect.
+func served(t *testing.T) (*author, string) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "nri.sock")
+	a := newAuthor(t, nri.Config{Socket: socket})
+	if err := a.rt.Recover(t.Context(), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return a, socket
+}
+
+// plugin is an NRI plugin that notes what it is told.
+type plugin struct {
+	stub stub.Stub
+
+	mu     sync.Mutex
+	events []string
+	synced chan struct{} // closed by Synchronize
+	refuse string        // the event that is refused
+	adjust *api.ContainerAdjustment
+	update []*api.ContainerUpdate // the answer to CreateContainer, UpdateContainer and StopContainer
+	block  chan struct{}          // Synchronize waits for it, if there is one
+}
+
+func (p *plugin) told(event, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = append(p.events, event+" "+id)
+	if event == p.refuse {
+		return errors.New("not with me")
+	}
+	return nil
+}
+
+func (p *plugin) heard() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.events)
+}
+
+func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
+	var all []string
+	for _, s := range pods {
+		all = append(all, s.GetId())
+	}
+	for _, c := range containers {
+		all = append(all, fmt.Sprintf("%s %s %s", c.GetId(), c.GetState(), strings.Join(c.GetArgs(), " ")))
+	}
+	slices.Sort(all)
+	_ = p.told("Synchronize", strings.Join(all, ", "))
+	close(p.synced)
+	if p.block != nil {
+		<-p.block
+	}
+	return nil, nil
+}
+
+func (p *plugin) RunPodSandbox(_ context.Context, s *api.PodSandbox) error {
+	return p.told("RunPodSandbox", s.GetId())
+}
+
+func (p *plugin) UpdatePodSandbox(_ context.Context, s *api.PodSandbox, _, _ *api.LinuxResources) error {
+	return p.told("UpdatePodSandbox", s.GetId())
+}
+
+func (p *plugin) PostUpdatePodSandbox(_ context.Context, s *api.PodSandbox) error {
+	return p.told("PostUpdatePodSandbox", s.GetId())
+}
+
+func (p *plugin) StopPodSandbox(_ context.Context, s *api.PodSandbox) error {
+	return p.told("StopPodSandbox", s.GetId())
+}
+
+func (p *plugin) RemovePodSandbox(_ context.Context, s *api.PodSandbox) error {
+	return p.told("RemovePodSandbox", s.GetId())
+}
+
+func (p *plugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	return p.adjust, p.update, p.told("CreateContainer", c.GetId())
+}
+
+func (p *plugin) PostCreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
+	return p.told("PostCreateContainer", c.GetId())
+}
+
+func (p *plugin) StartContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
+	return p.told("StartContainer", c.GetId())
+}
+
+func (p *plugin) PostStartContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
+	return p.told("PostStartContainer", c.GetId())
+}
+
+func (p *plugin) UpdateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container, _ *api.LinuxResources) ([]*api.ContainerUpdate, error) {
+	return p.update, p.told("UpdateContainer", c.GetId())
+}
+
+func (p *plugin) PostUpdateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
+	return p.told("PostUpdateContainer", c.GetId())
+}
+
+func (p *plugin) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate, error) {
+	return p.update, p.told("StopContainer", c.GetId())
+}
+
+func (p *plugin) RemoveContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
+	return p.told("RemoveContainer", c.GetId())
+}
+
+// connect connects the plugin and waits until it is told what is there.
+func (p *plugin) connect(t *testing.T, socket string) *plugin {
+	t.Helper()
+	p.dial(t, socket)
+	<-p.synced
+	return p
+}
+
+func (p *plugin) dial(t *testing.T, socket string) {
+	t.Helper()
+	p.synced = make(chan struct{})
+	var err error
+	p.stub, err = stub.New(p, stub.WithPluginName("test"), stub.WithPluginIdx("10"), stub.WithSocketPath(socket), stub.WithOnClose(func() {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.stub.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.stub.Stop)
+}
+
+func newSandbox(id string) *cri.Sandbox {
+	return &cri.Sandbox{ID: id, Config: &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: id, Uid: "uid-" + id}}, Ready: true}
+}
+
+func newContainer(s *cri.Sandbox, id string) *cri.Container {
+	return &cri.Container{ID: id, Sandbox: s, Config: &runtimeapi.ContainerConfig{Metadata: &runtimeapi.ContainerMetadata{Name: id}}, CreatedAt: time.Now()}
+}
+
+// do fails the test for an error.
+func do(t *testing.T, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func wantEvents(t *testing.T, p *plugin, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, p.heard()); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// TestLife is a Pod's whole life, with repeated calls.
+func TestLife(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx, rt := t.Context(), a.rt
+	s := newSandbox("pod")
+	c := newContainer(s, "box")
+	limits := &runtimeapi.LinuxContainerResources{CpuShares: 7}
+	do(t, rt.RunSandbox(ctx, s), rt.UpdateSandbox(ctx, s, limits, nil), rt.CreateContainer(ctx, c), rt.StartContainer(ctx, c), rt.UpdateContainer(ctx, c, limits),
+		rt.StopContainer(ctx, c, 0), rt.StopContainer(ctx, c, 0), rt.RemoveContainer(ctx, c), rt.RemoveContainer(ctx, c),
+		rt.StopSandbox(ctx, s), rt.StopSandbox(ctx, s), rt.RemoveSandbox(ctx, s), rt.RemoveSandbox(ctx, s))
+	wantEvents(t, p, "Synchronize ", "RunPodSandbox pod", "UpdatePodSandbox pod", "PostUpdatePodSandbox pod",
+		"CreateContainer box", "PostCreateContainer box", "StartContainer box", "PostStartContainer box", "UpdateContainer box", "PostUpdateContainer box",
+		"StopContainer box", "RemoveContainer box", "StopPodSandbox pod", "RemovePodSandbox pod")
+	if got := a.limits["box"]; got.GetCpuShares() != 7 || got.GetMemoryLimitInBytes() != 0 {
+		t.Errorf("the author was told of the limits %v", got)
+	}
+}
+
+// TestOwnEnd: a container that ends by itself is told of once, and before its
+// removal.
+func TestOwnEnd(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx, stop := context.WithCancel(t.Context())
+	s := newSandbox("pod")
+	c := newContainer(s, "box")
+	reported := make(chan string, 1)
+	watched := make(chan error, 1)
+	go func() { watched <- a.rt.Watch(ctx, func(id string, e cri.Exit) { reported <- id }) }()
+	do(t, a.rt.RunSandbox(ctx, s), a.rt.CreateContainer(ctx, c), a.rt.StartContainer(ctx, c))
+	a.exits <- "box"
+	if id := <-reported; id != "box" {
+		t.Errorf("the end of %q was reported", id)
+	}
+	stop()
+	do(t, <-watched, a.rt.RemoveContainer(t.Context(), c))
+	wantEvents(t, p, "Synchronize ", "RunPodSandbox pod", "CreateContainer box", "PostCreateContainer box", "StartContainer box", "PostStartContainer box",
+		"StopContainer box", "RemoveContainer box")
+}
+
+// TestAdjust: what the plugin wants is in the spec, and what it must not have
+// fails the creation.
+func TestAdjust(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	s := newSandbox("pod")
+	do(t, a.rt.RunSandbox(t.Context(), s))
+	p.adjust = &api.ContainerAdjustment{}
+	p.adjust.AddEnv("B", "2")
+	p.adjust.AddAnnotation("note", "x")
+	p.adjust.AddMount(&api.Mount{Destination: "/m", Source: "/tmp", Type: "bind", Options: []string{"rbind"}})
+	p.adjust.SetLinuxCPUShares(99)
+	p.adjust.SetLinuxMemoryLimit(1 << 20)
+	p.adjust.AddCDIDevice(&api.CDIDevice{Name: "vendor.example/class=one"})
+	do(t, a.rt.CreateContainer(t.Context(), newContainer(s, "box")))
+	doc := a.specs["box"]
+	text, err := json.Marshal(doc)
+	do(t, err)
+	for _, want := range []string{`"A=1"`, `"B=2"`, `"note":"x"`, `"destination":"/m"`, `"shares":99`, `CDI=vendor.example/class=one`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the spec is without %s: %s", want, text)
+		}
+	}
+	if m := doc.Linux.Resources.Memory; m.Swap != nil || *m.Limit != 1<<20 {
+		t.Errorf("the limits of memory and swap are %v and %v, want one of memory", m.Limit, m.Swap)
+	}
+	for what, change := range map[string]func(*api.ContainerAdjustment){
+		"cgroup": func(c *api.ContainerAdjustment) { c.SetLinuxCgroupsPath("/another") },
+		"PID namespace": func(c *api.ContainerAdjustment) {
+			c.AddOrReplaceNamespace(&api.LinuxNamespace{Type: "pid", Path: "/proc/1/ns/pid"})
+		},
+		"PID namespace ": func(c *api.ContainerAdjustment) { c.RemoveNamespace(&api.LinuxNamespace{Type: "pid"}) },
+		"block I/O":      func(c *api.ContainerAdjustment) { c.SetLinuxBlockIOClass("slow") },
+		"RDT":            func(c *api.ContainerAdjustment) { c.SetLinuxRDTClass("gold") },
+	} {
+		p.adjust = &api.ContainerAdjustment{}
+		change(p.adjust)
+		err := a.rt.CreateContainer(t.Context(), newContainer(s, "other"))
+		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(what)) {
+			t.Errorf("%s: %v", what, err)
+		}
+		do(t, a.rt.RemoveContainer(t.Context(), newContainer(s, "other"))) // as the SDK does
+	}
+}
+
+// TestRefusals: an event that stands before the work fails it, one after it does
+// not.
+func TestRefusals(t *testing.T) {
+	for event, fails := range map[string]bool{
+		"RunPodSandbox": true, "CreateContainer": true, "StartContainer": true, "UpdateContainer": true, "UpdatePodSandbox": true,
+		"PostUpdatePodSandbox": false, "PostCreateContainer": false, "PostStartContainer": false, "PostUpdateContainer": false, "StopContainer": false, "RemoveContainer": false, "StopPodSandbox": false, "RemovePodSandbox": false,
+	} {
+		t.Run(event, func(t *testing.T) {
+			a, socket := served(t)
+			p := (&plugin{refuse: event}).connect(t, socket)
+			ctx, rt := t.Context(), a.rt
+			s := newSandbox("pod")
+			c := newContainer(s, "box")
+			var err error
+			for _, call := range []func() error{
+				func() error { return rt.RunSandbox(ctx, s) },
+				func() error { return rt.UpdateSandbox(ctx, s, nil, nil) },
+				func() error { return rt.CreateContainer(ctx, c) },
+				func() error { return rt.StartContainer(ctx, c) },
+				func() error { return rt.UpdateContainer(ctx, c, &runtimeapi.LinuxContainerResources{CpuShares: 5}) },
+			} {
+				if err = call(); err != nil {
+					break
+				}
+			}
+			if fails != (err != nil) || fails && (!errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), "not with me")) {
+				t.Errorf("the calls failed with %v", err)
+			}
+			if event == "UpdateContainer" && a.limits["box"] != nil {
+				t.Error("limits that a plugin refused were applied")
+			}
+			do(t, rt.StopContainer(ctx, c, 0), rt.RemoveContainer(ctx, c), rt.StopSandbox(ctx, s), rt.RemoveSandbox(ctx, s))
+			if all := p.heard(); all[len(all)-1] != "RemovePodSandbox pod" {
+				t.Errorf("the last event is %q", all[len(all)-1])
+			}
+		})
+	}
+}
+
+// TestUpdates: a plugin changes the limits of others in its answers, those of the
+// container in question, and any when it likes.
+func TestUpdates(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx := t.Context()
+	s := newSandbox("pod")
+	first, second := newContainer(s, "first"), newContainer(s, "second")
+	do(t, a.rt.RunSandbox(ctx, s), a.rt.CreateContainer(ctx, first), a.rt.StartContainer(ctx, first))
+	update := func(id, cpus string) *api.ContainerUpdate {
+		u := &api.ContainerUpdate{}
+		u.SetContainerId(id)
+		u.SetLinuxCPUSetCPUs(cpus)
+		return u
+	}
+	cpus := func(id, want string) {
+		t.Helper()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if got := a.limits[id].GetCpusetCpus(); got != want {
+			t.Errorf("%s has the cpus %q, want %q", id, got, want)
+		}
+	}
+	p.update = []*api.ContainerUpdate{update("first", "1")}
+	do(t, a.rt.CreateContainer(ctx, second))
+	cpus("first", "1")
+	p.update = []*api.ContainerUpdate{update("second", "3"), update("first", "2")}
+	do(t, a.rt.UpdateContainer(ctx, second, &runtimeapi.LinuxContainerResources{CpusetCpus: "0"}))
+	cpus("first", "2")
+	cpus("second", "3")
+	failed, err := p.stub.UpdateContainers([]*api.ContainerUpdate{update("nobody", "1"), update("second", "4")})
+	if err != nil || len(failed) != 1 || failed[0].GetContainerId() != "nobody" {
+		t.Errorf("UpdateContainers: %v, %v", failed, err)
+	}
+	cpus("second", "4")
+	p.update = []*api.ContainerUpdate{update("nobody", "1")}
+	if err := a.rt.CreateContainer(ctx, newContainer(s, "third")); !errors.Is(err, fault.NotFound) {
+		t.Errorf("an update of a container that is not there: %v", err)
+	}
+	p.update[0].IgnoreFailure = true
+	do(t, a.rt.CreateContainer(ctx, newContainer(s, "fourth")))
+}
+
+// TestLate: a plugin that connects is told what runs, also after a restart, and of
+// nothing that has ended.
+func TestLate(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "nri.sock")
+	a := newAuthor(t, nri.Config{Socket: socket})
+	s, gone := newSandbox("pod"), newSandbox("gone")
+	gone.Ready = false
+	runs, ended, waits := newContainer(s, "runs"), newContainer(s, "ended"), newContainer(s, "waits")
+	runs.StartedAt, ended.StartedAt, ended.Exit = time.Now(), time.Now(), &cri.Exit{}
+	a.specs["runs"] = &specs.Spec{Process: &specs.Process{Args: []string{"forever"}}}
+	do(t, a.rt.Recover(t.Context(), []*cri.Sandbox{s, gone}, []*cri.Container{runs, ended, waits}))
+	p := (&plugin{}).connect(t, socket)
+	do(t, a.rt.StopContainer(t.Context(), ended, 0), a.rt.StopContainer(t.Context(), runs, 0), a.rt.StopSandbox(t.Context(), gone))
+	wantEvents(t, p, "Synchronize pod, runs CONTAINER_RUNNING forever, waits CONTAINER_CREATED ", "StopContainer runs")
+}
+
+// TestNoneIsMissed: while a plugin is told what is there nothing is created, and
+// what is created at the same time it hears of either way.
+func TestNoneIsMissed(t *testing.T) {
+	a, socket := served(t)
+	ctx := t.Context()
+	s := newSandbox("pod")
+	do(t, a.rt.RunSandbox(ctx, s))
+	p := &plugin{block: make(chan struct{})}
+	p.connect(t, socket) // and is slow
+	made := make(chan error, 1)
+	go func() { made <- a.rt.CreateContainer(ctx, newContainer(s, "box")) }()
+	close(p.block)
+	do(t, <-made)
+	wantEvents(t, p, "Synchronize pod", "CreateContainer box", "PostCreateContainer box")
+
+	stop := make(chan struct{})
+	var creating sync.WaitGroup
+	for i := range 4 {
+		creating.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := a.rt.CreateContainer(ctx, newContainer(s, fmt.Sprintf("c-%d-%d", i, n))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 5 {
+		late := (&plugin{}).connect(t, socket)
+		for len(late.heard()) < 10 {
+			time.Sleep(time.Millisecond)
+		}
+		known := map[string]bool{}
+		for _, c := range strings.Split(late.heard()[0], ", ") {
+			known[strings.Fields(c)[0]] = true
+		}
+		for _, e := range late.heard()[1:] {
+			event, id, _ := strings.Cut(e, " ")
+			switch event {
+			case "CreateContainer":
+				known[id] = true
+			case "PostCreateContainer":
+				if !known[id] {
+					t.Errorf("%s of a container that the plugin was never told of", e)
+				}
+			}
+		}
+	}
+	close(stop)
+	creating.Wait()
+}
+
+// TestAuthorFails: a container that the author could not make is taken away from
+// the plugins' sight, too.
+func TestAuthorFails(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx := t.Context()
+	s := newSandbox("pod")
+	do(t, a.rt.RunSandbox(ctx, s))
+	c := newContainer(s, "box")
+	a.fail = errors.New("no room")
+	if err := a.rt.CreateContainer(ctx, c); err == nil || err.Error() != "no room" {
+		t.Errorf("CreateContainer: %v", err)
+	}
+	do(t, a.rt.RemoveContainer(ctx, c)) // as the SDK does
+	wantEvents(t, p, "Synchronize ", "RunPodSandbox pod", "CreateContainer box", "RemoveContainer box")
+}
+
+// TestSocket: it is for root alone, replaces what a killed runtime left, and is no
+// other runtime's.
+func TestSocket(t *testing.T) {
+	dir := t.TempDir()
+	left := filepath.Join(dir, "left.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: left})
+	do(t, err)
+	l.SetUnlinkOnClose(false)
+	do(t, l.Close())
+	a := newAuthor(t, nri.Config{Socket: left})
+	do(t, a.rt.Recover(t.Context(), nil, nil))
+	if fi, err := os.Stat(left); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("the socket is %v, %v", fi, err)
+	}
+	b := newAuthor(t, nri.Config{Socket: left})
+	if err := b.rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("a second runtime: %v", err)
+	}
+	(&plugin{}).connect(t, left) // it is still the first one's
+	if err := newAuthor(t, nri.Config{Socket: "relative"}).rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a relative socket: %v", err)
+	}
+}

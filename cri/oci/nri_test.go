@@ -1,0 +1,116 @@
+package oci_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+)
+
+// nriPlugin changes the containers named main, and notes those that it finds.
+type nriPlugin struct {
+	mounts string // what containers get at /from-nri
+	found  chan []string
+	ended  chan string
+}
+
+func (p *nriPlugin) Synchronize(_ context.Context, _ []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
+	var all []string
+	for _, c := range containers {
+		all = append(all, fmt.Sprintf("%s %v %v", c.GetName(), c.GetState(), c.GetEnv()))
+	}
+	p.found <- all
+	return nil, nil
+}
+
+func (p *nriPlugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	if c.GetName() == "refused" {
+		return nil, nil, fmt.Errorf("no container named %s", c.GetName())
+	}
+	a := &api.ContainerAdjustment{}
+	a.AddEnv("FROM_NRI", "yes")
+	a.AddMount(&api.Mount{Destination: "/from-nri", Source: p.mounts, Type: "bind", Options: []string{"rbind", "ro"}})
+	a.SetLinuxMemoryLimit(64 << 20)
+	return a, nil, nil
+}
+
+func (p *nriPlugin) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate, error) {
+	p.ended <- c.GetId()
+	return nil, nil
+}
+
+// connect connects the plugin and returns what it was told is there.
+func (p *nriPlugin) connect(n *node) (stub.Stub, []string) {
+	n.t.Helper()
+	s, err := stub.New(p, stub.WithPluginName("test"), stub.WithPluginIdx("10"), stub.WithSocketPath(n.nriSocket()), stub.WithOnClose(func() {}))
+	n.must(err)
+	n.must(s.Start(n.t.Context()))
+	n.t.Cleanup(s.Stop)
+	return s, <-p.found
+}
+
+// TestNRI: a plugin changes a container before it starts and while it runs, hears
+// of its end, and finds it again when the server was killed; what it refuses is
+// not made.
+func TestNRI(t *testing.T) {
+	t.Setenv(nriPlugins, "1")
+	n := newNode(t)
+	p := &nriPlugin{mounts: t.TempDir(), found: make(chan []string, 1), ended: make(chan string, 9)}
+	n.must(os.WriteFile(filepath.Join(p.mounts, "file"), []byte("mounted"), 0o644))
+	plugin, found := p.connect(n)
+	if len(found) != 0 {
+		t.Errorf("the plugin found %q on a new node", found)
+	}
+	sandbox, cfg := n.sandbox("pod", nil)
+	id := n.create(sandbox, cfg, "main", nil, "sleep", "forever")
+	n.startContainer(id)
+	if env, _ := n.exec(id, "/podtool", "env"); !strings.Contains(env, "FROM_NRI=yes") {
+		t.Errorf("the environment is %q", env)
+	}
+	if text, _ := n.exec(id, "/podtool", "cat", "/from-nri/file"); text != "mounted" {
+		t.Errorf("the mount has %q", text)
+	}
+	limit := func(want uint64) {
+		t.Helper()
+		u, err := cgroup.Read(n.sandboxCgroup(sandbox) + "/" + id)
+		if err != nil || u.Limit != want {
+			t.Errorf("the limit of memory is %d, %v; want %d", u.Limit, err, want)
+		}
+	}
+	limit(64 << 20)
+	update := &api.ContainerUpdate{}
+	update.SetContainerId(id)
+	update.SetLinuxMemoryLimit(96 << 20)
+	if failed, err := plugin.UpdateContainers([]*api.ContainerUpdate{update}); err != nil || len(failed) > 0 {
+		t.Errorf("UpdateContainers: %v, %v", failed, err)
+	}
+	limit(96 << 20)
+
+	_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "refused"}, Image: &runtimeapi.ImageSpec{Image: imageName}, LogPath: "refused.log",
+	}})
+	if err == nil || !strings.Contains(err.Error(), "no container named refused") {
+		t.Errorf("a container that the plugin refuses: %v", err)
+	}
+	if list, err := n.rs.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{}); err != nil || len(list.GetContainers()) != 1 {
+		t.Errorf("containers: %v, %v", list, err)
+	}
+
+	n.restart()
+	_, found = p.connect(n)
+	if len(found) != 1 || !strings.HasPrefix(found[0], "main CONTAINER_RUNNING") || !strings.Contains(found[0], "FROM_NRI=yes") {
+		t.Errorf("after a restart the plugin found %q", found)
+	}
+	n.removeSandbox(sandbox)
+	if got := <-p.ended; got != id || len(p.ended) > 0 {
+		t.Errorf("the plugin heard of the end of %s, and %d more; want %s", got, len(p.ended), id)
+	}
+}
