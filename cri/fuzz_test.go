@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/protofill"
 )
 
 // complete is a fake that has every function, none of which fails.
@@ -75,67 +74,6 @@ func methods() map[string]protoreflect.MethodDescriptor {
 	return all
 }
 
-// filler fills messages with what no client should send, and with what one
-// would: known has values by the name of the field, so that many requests pass
-// the first checks. The paths that the server writes to are below a directory: a
-// test may be root.
-type filler struct {
-	*rand.Rand
-	below string
-	known map[protoreflect.Name][]string
-}
-
-func (f filler) fill(m protoreflect.Message, depth int) {
-	fields := m.Descriptor().Fields()
-	for i := range fields.Len() {
-		d := fields.Get(i)
-		if f.IntN(8) == 0 || depth > 6 {
-			continue // not set; a message is nil
-		}
-		switch {
-		case d.IsMap():
-			for range f.IntN(3) {
-				m.Mutable(d).Map().Set(f.value(d.MapKey()).MapKey(), f.value(d.MapValue()))
-			}
-		case d.IsList():
-			for range f.IntN(3) {
-				if d.Kind() == protoreflect.MessageKind {
-					f.fill(m.Mutable(d).List().AppendMutable().Message(), depth+1)
-					continue
-				}
-				m.Mutable(d).List().Append(f.value(d))
-			}
-		case d.Kind() == protoreflect.MessageKind:
-			f.fill(m.Mutable(d).Message(), depth+1)
-		default:
-			m.Set(d, f.value(d))
-		}
-	}
-}
-
-// change sets one field somewhere in the message, or takes it away.
-func (f filler) change(m protoreflect.Message) {
-	fields := m.Descriptor().Fields()
-	if fields.Len() == 0 {
-		return
-	}
-	d := fields.Get(f.IntN(fields.Len()))
-	switch {
-	case f.IntN(10) == 0:
-		m.Clear(d)
-	case d.IsMap():
-		m.Mutable(d).Map().Set(f.value(d.MapKey()).MapKey(), f.value(d.MapValue()))
-	case d.IsList() && d.Kind() == protoreflect.MessageKind:
-		f.change(m.Mutable(d).List().AppendMutable().Message())
-	case d.IsList():
-		m.Mutable(d).List().Append(f.value(d))
-	case d.Kind() == protoreflect.MessageKind:
-		f.change(m.Mutable(d).Message())
-	default:
-		m.Set(d, f.value(d))
-	}
-}
-
 // goodRequests are what a round changes a little; other requests are filled.
 func goodRequests(sandbox, container, logs, data string) map[protoreflect.Name]proto.Message {
 	config := sandboxConfig("good")
@@ -158,47 +96,6 @@ func goodRequests(sandbox, container, logs, data string) map[protoreflect.Name]p
 	}
 }
 
-func (f filler) value(d protoreflect.FieldDescriptor) protoreflect.Value {
-	number := []int64{0, 1, -1, -2, 2, 80, 65536, math.MaxInt32, math.MinInt32, math.MaxInt64, math.MinInt64}[f.IntN(11)]
-	switch d.Kind() {
-	case protoreflect.BoolKind:
-		return protoreflect.ValueOfBool(f.IntN(2) == 0)
-	case protoreflect.EnumKind:
-		return protoreflect.ValueOfEnum([]protoreflect.EnumNumber{0, 1, 2, 3, 99, -1}[f.IntN(6)])
-	case protoreflect.Int32Kind:
-		return protoreflect.ValueOfInt32(int32(number))
-	case protoreflect.Uint32Kind:
-		return protoreflect.ValueOfUint32(uint32(number))
-	case protoreflect.Int64Kind:
-		return protoreflect.ValueOfInt64(number)
-	case protoreflect.Uint64Kind:
-		return protoreflect.ValueOfUint64(uint64(number))
-	case protoreflect.DoubleKind:
-		return protoreflect.ValueOfFloat64([]float64{0, -1, math.NaN(), math.Inf(1)}[f.IntN(4)])
-	case protoreflect.BytesKind:
-		return protoreflect.ValueOfBytes([]byte([]string{f.text(d.Name()), "\xff\xfe"}[f.IntN(2)]))
-	case protoreflect.MessageKind:
-		panic("a map of messages: teach the filler")
-	}
-	return protoreflect.ValueOfString(f.text(d.Name()))
-}
-
-func (f filler) text(field protoreflect.Name) string {
-	if good := f.known[field]; len(good) > 0 && f.IntN(4) > 0 {
-		return good[f.IntN(len(good))]
-	}
-	root := ""
-	switch field {
-	case "log_directory", "log_path", "location", "output_path", "checkpoint_path":
-		root = f.below
-	}
-	odd := []string{
-		"", ".", "..", root + "/", "../../etc/passwd", root + "/etc/passwd", "a/../..", "a//b/", "a\x00b", "=", "\n", "%s%n", "ü", "-1", "10.0.0.1/99",
-		strings.Repeat("x", 300), root + strings.Repeat("/y", 3000),
-	}
-	return odd[f.IntN(len(odd))]
-}
-
 // FuzzRequests sends every request with every field filled to a runtime whose
 // functions all succeed: whatever goes wrong is the request's fault and is
 // answered so.
@@ -219,12 +116,12 @@ func FuzzRequests(f *testing.F) {
 		sb := n.sandboxOf(t, fmt.Sprint("s", seed))
 		c := n.containerOf(t, sb, "c")
 		_, _ = n.Runtime.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: c})
-		fill := filler{rand.New(rand.NewPCG(seed, 1)), data, map[protoreflect.Name][]string{
+		fill := protofill.New(seed, data, map[protoreflect.Name][]string{
 			"pod_sandbox_id": {sb}, "container_id": {c}, "container_ids": {c}, "name": {"a", "b"}, "uid": {"u1", "u2"}, "namespace": {"ns"},
 			"log_directory": {logs}, "log_path": {"c/0.log"}, "output_path": {data}, "checkpoint_path": {data}, "location": {data + "/x.tar"},
 			"image": {"busybox"}, "container_path": {"/c"}, "host_path": {"/h"}, "working_dir": {"/"}, "runtime_handler": {""}, "pod_cidr": {"10.0.0.0/24"},
 			"key": {"K"}, "cmd": {"true"}, "host_ip": {"127.0.0.1"}, "image_sub_path": {""}, "options": {"tcp"},
-		}}
+		})
 		good := goodRequests(sb, c, logs, data)
 		for _, i := range fill.Perm(len(order)) {
 			name := order[i]
@@ -235,10 +132,10 @@ func FuzzRequests(f *testing.F) {
 					t.Fatal(err)
 				}
 				for range fill.IntN(4) {
-					fill.change(req)
+					fill.Change(req)
 				}
 			} else {
-				fill.fill(req, 0)
+				fill.Fill(req)
 			}
 			allowed(t, name, req, invoke(t, conn, name, all[name], req))
 		}
