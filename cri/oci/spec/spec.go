@@ -43,6 +43,10 @@ type Input struct {
 	// that are not what their host path alone says: images, id-mapped and
 	// recursively read-only mounts. They have been mounted there.
 	Sources map[int]string
+	// BlockIO is what the container's block I/O class gives it, nil for nothing;
+	// RDTClass is the group of resctrl that it is in, "" for none of its own.
+	BlockIO  *specs.LinuxBlockIO
+	RDTClass string
 	// Users are the image's own user and group files.
 	Users Users
 	// Seccomp is the content of a localhost profile, when that is asked for.
@@ -119,6 +123,9 @@ func Build(in Input) (*specs.Spec, error) {
 	for _, d := range in.Devices {
 		s.Linux.Devices = append(s.Linux.Devices, d.Node)
 	}
+	if in.RDTClass != "" {
+		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: in.RDTClass}
+	}
 	if !in.security().GetPrivileged() {
 		s.Linux.MaskedPaths = in.security().GetMaskedPaths()
 		s.Linux.ReadonlyPaths = in.security().GetReadonlyPaths()
@@ -179,6 +186,7 @@ func ownCgroupNamespace(in Input) bool { return in.Host.CgroupV2 && !in.security
 
 func resources(in Input) *specs.LinuxResources {
 	r := Resources(in.Container.GetLinux().GetResources())
+	r.BlockIO = in.BlockIO
 	if in.security().GetPrivileged() {
 		r.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 		return r

@@ -72,6 +72,8 @@ func TestGolden(t *testing.T) {
 			}
 			in.Devices = []spec.Device{{Node: specs.LinuxDevice{Path: "/dev/gpu0", Type: "c", Major: 195, Minor: 3}, Access: "rw"}}
 			in.Sources = map[int]string{3: "/prepared/rro"}
+			weight := uint16(80)
+			in.BlockIO, in.RDTClass = &specs.LinuxBlockIO{Weight: &weight}, "gold"
 			in.Container.Tty = true
 			in.Host.CgroupV2 = true
 		},
