@@ -41,6 +41,9 @@ func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.R
 	if in.Devices, err = devicesOf(c); err != nil {
 		return nil, err
 	}
+	if in.BlockIO, in.RDTClass, err = r.classesOf(c); err != nil {
+		return nil, err
+	}
 	if in.Users, err = usersOf(root.Path); err != nil {
 		return nil, err
 	}

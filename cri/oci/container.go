@@ -423,15 +423,16 @@ func (r *Runtime) updateContainer(_ context.Context, c *cri.Container, res *runt
 	return errors.Join(err, cgroup.Set(r.cgroupOf(c), before))
 }
 
-// updateSpec changes the limits of a container that has never run.
+// updateSpec changes the limits of a container that has never run. What the CRI's
+// limits do not speak of stays: its devices, and what its class gives it.
 func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
 	doc, err := readSpec(r.bundleOf(c))
 	if err != nil {
 		return err
 	}
-	devices := doc.Linux.Resources.Devices
-	doc.Linux.Resources = spec.Resources(spec.MergeResources(c.Config.GetLinux().GetResources(), res))
-	doc.Linux.Resources.Devices = devices
+	limits := spec.Resources(spec.MergeResources(c.Config.GetLinux().GetResources(), res))
+	limits.Devices, limits.BlockIO = doc.Linux.Resources.Devices, doc.Linux.Resources.BlockIO
+	doc.Linux.Resources = limits
 	return writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc)
 }
 

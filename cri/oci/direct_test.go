@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -35,7 +36,8 @@ func readlink(t testing.TB, path string) string {
 // streaming client.
 type direct struct {
 	*node
-	rt      *cri.Runtime
+	oci     *oci.Runtime
+	rt      *cri.Runtime // what oci serves
 	sandbox *cri.Sandbox
 }
 
@@ -45,7 +47,7 @@ func newDirect(t *testing.T) *direct {
 	n.kill()
 	rt, closeNetwork, err := openRuntime(t.Context(), n.dir, nil, nil)
 	n.must(err)
-	d := &direct{node: n, rt: rt.CRI()}
+	d := &direct{node: n, oci: rt, rt: rt.CRI()}
 	d.sandbox = &cri.Sandbox{ID: "direct", Dir: n.dir + "/direct", Config: &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: "direct"}, Hostname: "direct",
 	}}

@@ -41,6 +41,7 @@ const (
 	handler       = "NODEKIT_TEST_HANDLER" // not empty: the OCI runtime of handler "other"
 	cdiDir        = "NODEKIT_TEST_CDI"     // the directory of CDI specs
 	nriPlugins    = "NODEKIT_TEST_NRI"     // not empty: NRI plugins may connect
+	classFile     = "NODEKIT_TEST_CLASSES" // the file of block I/O classes
 	imageName     = "nodekit.dev/podtool:latest"
 )
 
@@ -99,6 +100,7 @@ func (p paths) cfg() oci.Config {
 	if dir := os.Getenv(cdiDir); dir != "" {
 		c.CDIDirs = []string{dir}
 	}
+	c.BlockIOClasses = os.Getenv(classFile)
 	return c
 }
 

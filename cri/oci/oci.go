@@ -76,6 +76,14 @@ type Config struct {
 	// Adjust, unless nil, may change the spec of a new container before it is used:
 	// see package cri/nri. Its error fails the creation.
 	Adjust func(context.Context, *cri.Container, *specs.Spec) error
+	// BlockIOClasses is the file of the block I/O classes that Pods may choose, in
+	// goresctrl's format. Empty means that there are none. One that cannot be read,
+	// or has a mistake in it, is refused by its name.
+	BlockIOClasses string
+	// RDTClasses are the groups of resctrl that Pods may choose as their RDT class.
+	// A name that no group can have is refused with fault.Invalid; one that is not
+	// there is logged, and refused to the container that asks for it.
+	RDTClasses []string
 	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
 	Keeper string
 	// Network connects Pods; nil serves only Pods on the host's network.
@@ -96,6 +104,7 @@ type Runtime struct {
 	engines  map[string]engine // by handler, the default one as ""
 	handlers []cri.Handler
 	criu     bool
+	classes  classes
 	rates    rates
 	filters  filters
 
@@ -118,8 +127,12 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
 	}
+	offered, err := loadClasses(&cfg)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
+	}
 	r := &Runtime{
-		cfg: cfg, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
+		cfg: cfg, classes: offered, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
 		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
 		parents: map[string]string{},
 	}
@@ -129,7 +142,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err := r.own(cfg.StateDir, cfg.RunDir); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	err := cfg.cleanProbes()
+	err = cfg.cleanProbes()
 	if err == nil {
 		r.engines, err = chooseEngines(ctx, &r.cfg, r.run("runtime"))
 	}

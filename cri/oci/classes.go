@@ -1,0 +1,45 @@
+package oci
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/class"
+)
+
+// classes are those that Pods may choose.
+type classes struct {
+	blockIO *class.BlockIO
+	rdt     *class.RDT
+}
+
+// loadClasses reads what the configuration says of them. An RDT class that is not
+// there yet may be made later, by whom the machine's start comes to after us.
+func loadClasses(c *Config) (all classes, err error) {
+	if all.blockIO, err = class.LoadBlockIO(c.BlockIOClasses, c.Logger); err != nil {
+		return all, err
+	}
+	if all.rdt, err = class.NewRDT(c.RDTClasses, nil); err != nil {
+		return all, err
+	}
+	for _, name := range all.rdt.Names() {
+		if err := all.rdt.Check(name); err != nil {
+			c.Logger.Warn("containers cannot be in this class now", "class", name, "err", err)
+		}
+	}
+	return all, nil
+}
+
+// classesOf looks up the classes that are chosen for a new container.
+func (r *Runtime) classesOf(c *cri.Container) (io *specs.LinuxBlockIO, rdt string, err error) {
+	by := class.Container{Name: c.Config.GetMetadata().GetName(), Annotations: c.Config.GetAnnotations(), Pod: c.Sandbox.Config.GetAnnotations()}
+	if name := by.BlockIO(); name != "" {
+		if io, err = r.classes.blockIO.Parameters(name); err != nil {
+			return nil, "", err
+		}
+	}
+	if rdt = by.RDT(); rdt != "" {
+		err = r.classes.rdt.Check(rdt)
+	}
+	return io, rdt, err
+}
