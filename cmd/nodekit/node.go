@@ -156,6 +156,7 @@ func binDirs(named []string) ([]string, error) {
 type partFlags struct {
 	foreignFlags
 	handlerFlags
+	classFlags
 	ociRuntime, keeper string
 	without, plugins   []string
 	pluginArgs         []string
@@ -169,6 +170,7 @@ type partFlags struct {
 func (f *partFlags) addTo(cmd *cobra.Command) {
 	f.foreignFlags.addTo(cmd)
 	f.handlerFlags.addTo(cmd)
+	f.classFlags.addTo(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
@@ -200,7 +202,10 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		return err
 	}
 	var err error
-	if cfg.Handlers, cfg.CDIDirs, err = f.parse(); err != nil {
+	if cfg.Handlers, cfg.CDIDirs, err = f.handlerFlags.parse(); err != nil {
+		return err
+	}
+	if cfg.BlockIOClasses, cfg.RDTClasses, err = f.classFlags.parse(); err != nil {
 		return err
 	}
 	cfg.NRI = f.nri

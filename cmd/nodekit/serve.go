@@ -26,6 +26,7 @@ func newServeRuntimeCommand() *cobra.Command {
 	var v verbosity
 	var cfg node.RuntimeConfig
 	var more handlerFlags
+	var offered classFlags
 	cmd := &cobra.Command{
 		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
 		Short: "Serve the reference CRI runtime",
@@ -43,6 +44,9 @@ ends, and the next one at the same root takes them over.`,
 				return err
 			}
 			cfg.NRI = more.nri
+			if cfg.BlockIOClasses, cfg.RDTClasses, err = offered.parse(); err != nil {
+				return err
+			}
 			if cfg.HostsDir, err = hostsDir(cfg.HostsDir); err != nil {
 				return err
 			}
@@ -59,6 +63,7 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for the keeper's socket and the namespaces")
 	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	more.addTo(cmd)
+	offered.addTo(cmd)
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	addCNIBinDir(cmd, &cfg.CNIBinDirs)

@@ -105,6 +105,11 @@ func TestUnitArguments(t *testing.T) {
 			[]string{"node", "--cdi-spec-dir=" + dir + "/c", "--manifests=/m", "--root=/r", "--run=/s", "--runtime-handler=slow=" + dir + "/k", "--runtime-handler=fast=crun"},
 		},
 		{
+			"classes",
+			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--blockio-config-file=b.yaml", "--rdt-class=gold", "--rdt-class=silver"},
+			[]string{"node", "--blockio-config-file=" + dir + "/b.yaml", "--manifests=/m", "--rdt-class=gold", "--rdt-class=silver", "--root=/r", "--run=/s"},
+		},
+		{
 			"programs by name",
 			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--oci-runtime=crun", "--gpus=4", "--name=other", "--unit-dir=u", "--now"},
 			[]string{"node", "--gpus=4", "--manifests=/m", "--oci-runtime=crun", "--root=/r", "--run=/s"},

@@ -41,6 +41,11 @@ type Config struct {
 	// /etc/cdi and /var/run/cdi. A foreign runtime has its own of both.
 	Handlers map[string]string
 	CDIDirs  []string
+	// BlockIOClasses is the file of the block I/O classes, in goresctrl's format, and
+	// RDTClasses are the groups of resctrl, that Pods may choose by annotation; empty
+	// means that they may choose none. A foreign runtime has its own of both.
+	BlockIOClasses string
+	RDTClasses     []string
 	// NRI lets NRI plugins see and change the Pods of the reference runtime.
 	NRI NRI
 	// SystemdCgroups has systemd make the cgroups of Pods and containers, instead

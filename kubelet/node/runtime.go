@@ -42,6 +42,9 @@ type RuntimeConfig struct {
 	CDIDirs    []string
 	Keeper     string
 
+	BlockIOClasses string
+	RDTClasses     []string
+
 	SystemdCgroups bool
 	NRI            NRI
 
@@ -139,6 +142,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
 		CgroupParent: cgroupParent(cfg.Root), Systemd: cfg.SystemdCgroups,
 		Runtime: cfg.OCIRuntime, Handlers: cfg.Handlers, CDIDirs: cfg.CDIDirs, Keeper: cfg.Keeper,
+		BlockIOClasses: cfg.BlockIOClasses, RDTClasses: cfg.RDTClasses,
 		Network: r.network, Images: r.images, Logger: cfg.Logger,
 	})
 	if err != nil {
