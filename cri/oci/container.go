@@ -16,6 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -408,7 +409,7 @@ func readSpec(bundle string) (*specs.Spec, error) {
 // updateContainer writes new limits to the container's cgroup. When that fails
 // half way the limits that the container had are written again. One that was not
 // started has no cgroup yet: its spec gets them.
-func (r *Runtime) updateContainer(_ context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
+func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
 	limits, err := limitsOf(res)
 	if err != nil {
 		return err
@@ -416,24 +417,29 @@ func (r *Runtime) updateContainer(_ context.Context, c *cri.Container, res *runt
 	if c.StartedAt.IsZero() {
 		return r.updateSpec(c, res)
 	}
-	if err = cgroup.Set(r.cgroupOf(c), limits); err == nil {
-		return nil
+	if err = cgroup.Set(r.cgroupOf(c), limits); err != nil {
+		before, _ := limitsOf(c.Config.GetLinux().GetResources())
+		return errors.Join(err, cgroup.Set(r.cgroupOf(c), before))
 	}
-	before, _ := limitsOf(c.Config.GetLinux().GetResources())
-	return errors.Join(err, cgroup.Set(r.cgroupOf(c), before))
+	// The OCI runtime has read it: it is for who wants to know what the container has.
+	if err := r.updateSpec(c, res); err != nil {
+		r.cfg.Logger.WarnContext(ctx, "writing a container's new limits into its spec", "container", c.ID, "err", err)
+	}
+	return nil
 }
 
-// updateSpec changes the limits of a container that has never run. What the CRI's
-// limits do not speak of stays: its devices, and what its class gives it.
+// updateSpec changes the limits in the container's spec, all or none.
 func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
 	doc, err := readSpec(r.bundleOf(c))
 	if err != nil {
 		return err
 	}
-	limits := spec.Resources(spec.MergeResources(c.Config.GetLinux().GetResources(), res))
-	limits.Devices, limits.BlockIO = doc.Linux.Resources.Devices, doc.Linux.Resources.BlockIO
-	doc.Linux.Resources = limits
-	return writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc)
+	spec.Limit(doc, res)
+	content, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Replace(filepath.Join(r.bundleOf(c), "config.json"), content, 0o600)
 }
 
 // limitsOf translates the CRI's limits, whose zero fields mean "not set".

@@ -13,7 +13,10 @@
 package spec
 
 import (
+	"cmp"
+	"maps"
 	"path"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -202,16 +205,35 @@ func resources(in Input) *specs.LinuxResources {
 	return r
 }
 
-// MergeResources returns the limits of have with those of change over them, as an
-// update means it: a zero field leaves what is there.
-func MergeResources(have, change *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
-	out := &runtimeapi.LinuxContainerResources{}
-	proto.Merge(out, have)
-	if len(change.GetHugepageLimits()) > 0 {
-		out.HugepageLimits = nil // Merge appends to lists
+// Limit puts an update's limits over those of a spec: a zero field leaves what is
+// there, and so does what the CRI's limits do not speak of, its devices say.
+func Limit(s *specs.Spec, change *runtimeapi.LinuxContainerResources) {
+	next := Resources(change)
+	if s.Linux.Resources == nil {
+		s.Linux.Resources = &specs.LinuxResources{}
 	}
-	proto.Merge(out, change)
-	return out
+	have := s.Linux.Resources
+	if c := next.CPU; c != nil {
+		if have.CPU == nil {
+			have.CPU = &specs.LinuxCPU{}
+		}
+		have.CPU.Shares, have.CPU.Quota, have.CPU.Period = cmp.Or(c.Shares, have.CPU.Shares), cmp.Or(c.Quota, have.CPU.Quota), cmp.Or(c.Period, have.CPU.Period)
+		have.CPU.Cpus, have.CPU.Mems = cmp.Or(c.Cpus, have.CPU.Cpus), cmp.Or(c.Mems, have.CPU.Mems)
+	}
+	if m := next.Memory; m != nil {
+		if have.Memory == nil {
+			have.Memory = &specs.LinuxMemory{}
+		}
+		have.Memory.Limit, have.Memory.Swap = cmp.Or(m.Limit, have.Memory.Limit), cmp.Or(m.Swap, have.Memory.Swap)
+	}
+	for _, h := range next.HugepageLimits {
+		have.HugepageLimits = slices.DeleteFunc(have.HugepageLimits, func(old specs.LinuxHugepageLimit) bool { return old.Pagesize == h.Pagesize })
+		have.HugepageLimits = append(have.HugepageLimits, h)
+	}
+	if len(next.Unified) > 0 && have.Unified == nil {
+		have.Unified = map[string]string{}
+	}
+	maps.Copy(have.Unified, next.Unified)
 }
 
 // Resources translates limits alone. A zero field of the CRI means "not set".
