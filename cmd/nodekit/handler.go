@@ -7,21 +7,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
-	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
 // handlerFlags are what the reference runtime has beside its OCI runtime.
-type handlerFlags struct {
-	handlers, cdiDirs []string
-	nri               node.NRI
-}
+type handlerFlags struct{ handlers, cdiDirs []string }
 
 func (f *handlerFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringArrayVar(&f.handlers, "runtime-handler", nil, "`name=program`: run the Pods whose RuntimeClass has this handler with another OCI runtime, crun, runc or a path")
-	fs.StringVar(&f.nri.Socket, "nri-socket", "", "let NRI plugins connect to this `socket`, at /var/run/nri/nri.sock most of them; empty does not")
-	fs.StringVar(&f.nri.PluginDir, "nri-plugins", "", "start the NRI plugins in this `directory`; empty starts none")
-	fs.StringVar(&f.nri.ConfigDir, "nri-plugin-config", "/etc/nri/conf.d", "the configurations of those are in this `directory`")
 	fs.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "read what CDI devices are from this `directory`; none is /etc/cdi and /var/run/cdi")
 }
 
@@ -36,9 +29,6 @@ func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err e
 			handlers = map[string]string{}
 		}
 		handlers[name] = program
-	}
-	if err := absolute(&f.nri.Socket, &f.nri.PluginDir, &f.nri.ConfigDir); err != nil {
-		return nil, nil, err
 	}
 	for _, d := range f.cdiDirs {
 		abs, err := filepath.Abs(d)

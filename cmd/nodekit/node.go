@@ -157,6 +157,7 @@ type partFlags struct {
 	foreignFlags
 	handlerFlags
 	classFlags
+	nriFlags
 	ociRuntime, keeper string
 	without, plugins   []string
 	pluginArgs         []string
@@ -171,6 +172,7 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 	f.foreignFlags.addTo(cmd)
 	f.handlerFlags.addTo(cmd)
 	f.classFlags.addTo(cmd)
+	f.nriFlags.addTo(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
@@ -208,7 +210,9 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	if cfg.BlockIOClasses, cfg.RDTClasses, err = f.classFlags.parse(); err != nil {
 		return err
 	}
-	cfg.NRI = f.nri
+	if cfg.NRI, err = f.nriFlags.parse(); err != nil {
+		return err
+	}
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups = f.systemd
 	cfg.CheckNetwork = orNever(f.checkNetwork)
@@ -248,7 +252,7 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	if f.runtimeEndpoint != "" && (len(f.pinned) > 0 || f.hostsDir != "") {
 		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
 	}
-	if f.runtimeEndpoint != "" && (f.nri.Socket != "" || f.nri.PluginDir != "") {
+	if f.runtimeEndpoint != "" && (f.Socket != "" || f.PluginDir != "") {
 		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
 	}
 	cfg.Images, cfg.PinnedImages = append(cfg.Images, f.images...), f.pinned

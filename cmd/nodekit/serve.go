@@ -27,6 +27,7 @@ func newServeRuntimeCommand() *cobra.Command {
 	var cfg node.RuntimeConfig
 	var more handlerFlags
 	var offered classFlags
+	var plugins nriFlags
 	cmd := &cobra.Command{
 		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
 		Short: "Serve the reference CRI runtime",
@@ -43,7 +44,9 @@ ends, and the next one at the same root takes them over.`,
 			if cfg.Handlers, cfg.CDIDirs, err = more.parse(); err != nil {
 				return err
 			}
-			cfg.NRI = more.nri
+			if cfg.NRI, err = plugins.parse(); err != nil {
+				return err
+			}
 			if cfg.BlockIOClasses, cfg.RDTClasses, err = offered.parse(); err != nil {
 				return err
 			}
@@ -64,6 +67,7 @@ ends, and the next one at the same root takes them over.`,
 	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
 	more.addTo(cmd)
 	offered.addTo(cmd)
+	plugins.addTo(cmd)
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	addCNIBinDir(cmd, &cfg.CNIBinDirs)

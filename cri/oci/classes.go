@@ -43,3 +43,17 @@ func (r *Runtime) classesOf(c *cri.Container) (io *specs.LinuxBlockIO, rdt strin
 	}
 	return io, rdt, err
 }
+
+// BlockIO returns what a class of Config.BlockIOClasses means now, for who chooses
+// one in a Pod's place.
+func (r *Runtime) BlockIO(name string) (*specs.LinuxBlockIO, error) {
+	return r.classes.blockIO.Parameters(name)
+}
+
+// RDT is BlockIO for Config.RDTClasses.
+func (r *Runtime) RDT(name string) (*specs.LinuxIntelRdt, error) {
+	if err := r.classes.rdt.Check(name); err != nil {
+		return nil, err
+	}
+	return &specs.LinuxIntelRdt{ClosID: name}, nil
+}

@@ -146,7 +146,7 @@ func serve(dir string) error {
 	}
 	served := rt.CRI()
 	if plugins != nil {
-		if err := plugins.Extend(served, nri.Methods{Spec: rt.Spec, InjectCDI: rt.InjectCDI}); err != nil {
+		if err := plugins.Extend(served, nri.Methods{Spec: rt.Spec, InjectCDI: rt.InjectCDI, BlockIO: rt.BlockIO, RDT: rt.RDT}); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ type nriPlugin struct {
 func (p *nriPlugin) Synchronize(_ context.Context, _ []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
 	var all []string
 	for _, c := range containers {
-		all = append(all, fmt.Sprintf("%s %v %v", c.GetName(), c.GetState(), c.GetEnv()))
+		all = append(all, fmt.Sprintf("%s %v %d %v", c.GetName(), c.GetState(), c.GetLinux().GetResources().GetMemory().GetLimit().GetValue(), slices.Contains(c.GetEnv(), "FROM_NRI=yes")))
 	}
 	p.found <- all
 	return nil, nil
@@ -106,7 +107,7 @@ func TestNRI(t *testing.T) {
 
 	n.restart()
 	_, found = p.connect(n)
-	if len(found) != 1 || !strings.HasPrefix(found[0], "main CONTAINER_RUNNING") || !strings.Contains(found[0], "FROM_NRI=yes") {
+	if len(found) != 1 || found[0] != fmt.Sprintf("main CONTAINER_RUNNING %d true", 96<<20) {
 		t.Errorf("after a restart the plugin found %q", found)
 	}
 	n.removeSandbox(sandbox)

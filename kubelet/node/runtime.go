@@ -206,7 +206,7 @@ func (r *Runtime) serve(ctx context.Context) (err error) {
 	defer stop()
 	served := r.oci.CRI()
 	if r.plugins != nil {
-		if err := r.plugins.Extend(served, nri.Methods{Spec: r.oci.Spec, InjectCDI: r.oci.InjectCDI}); err != nil {
+		if err := r.plugins.Extend(served, nri.Methods{Spec: r.oci.Spec, InjectCDI: r.oci.InjectCDI, BlockIO: r.oci.BlockIO, RDT: r.oci.RDT}); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, r.plugins.Close()) }()

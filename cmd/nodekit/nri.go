@@ -1,0 +1,22 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/nodekit-project/nodekit/kubelet/node"
+)
+
+// nriFlags say where the NRI plugins of the reference runtime are.
+type nriFlags struct{ node.NRI }
+
+func (f *nriFlags) addTo(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.Socket, "nri-socket", "", "let NRI plugins connect to this `socket`, at /var/run/nri/nri.sock most of them; empty does not")
+	fs.StringVar(&f.PluginDir, "nri-plugins", "", "start the NRI plugins in this `directory`; empty starts none")
+	fs.StringVar(&f.ConfigDir, "nri-plugin-config", "/etc/nri/conf.d", "the configurations of those are in this `directory`")
+}
+
+func (f *nriFlags) parse() (node.NRI, error) {
+	all := f.NRI
+	return all, absolute(&all.Socket, &all.PluginDir, &all.ConfigDir)
+}
