@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -42,14 +43,18 @@ func TestOddRequests(t *testing.T) {
 		if id == "" {
 			continue
 		}
-		for i := range 4 {
+		for i := range 8 {
 			config := &runtimeapi.ContainerConfig{
 				Metadata: &runtimeapi.ContainerMetadata{Name: fmt.Sprint("c", i)}, Image: &runtimeapi.ImageSpec{Image: imageName}, Args: []string{"sleep", "forever"},
 				LogPath: "main.log", Mounts: []*runtimeapi.Mount{{ContainerPath: "/c", HostPath: n.dir + "/host"}},
 				Linux: &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{}, SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}},
 			}
-			for range 1 + fill.IntN(4) {
-				fill.Change(config)
+			for range 1 + fill.IntN(4) { // what is deep inside is rarely reached from the top
+				parts := []proto.Message{config, config.Mounts[0], config.Linux.Resources, config.Linux.SecurityContext}
+				fill.Change(parts[fill.IntN(len(parts))])
+				if len(config.GetMounts()) == 0 || config.GetLinux().GetResources() == nil || config.GetLinux().GetSecurityContext() == nil {
+					break
+				}
 			}
 			n.createdOddly(id, sandbox, config)
 		}
