@@ -14,6 +14,7 @@ import (
 // Detach, though it may. An attachment that exists, or whose DEL is still due,
 // is fault.AlreadyExists; no valid configuration is fault.Unavailable.
 func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error) {
+	n.makeUp(ctx)
 	ctx, unlock, err := n.enter(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)

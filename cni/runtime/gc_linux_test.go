@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // collector is a plugin that notes GC with what it must keep, and DEL.
@@ -29,6 +30,43 @@ func collector(name string, seen *[]string, gc error) *cni.Plugin {
 			*seen = append(*seen, strings.Join(words, " "))
 			return gc
 		},
+	}
+}
+
+// TestGCIsMadeUpFor: a collection that found no configuration is made before the
+// first address is given, once, and keeps what was valid and what has come since.
+func TestGCIsMadeUpFor(t *testing.T) {
+	const conf = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`
+	var seen []string
+	w := newWorld(t, conf, collector("first", &seen, nil))
+	n := w.open()
+	attach := func(id string) error {
+		_, err := n.Attach(t.Context(), runtime.Attachment{ContainerID: id, IfName: "eth0", NetNS: w.dir})
+		return err
+	}
+	file, aside := filepath.Join(w.config.ConfDir, "10.conflist"), filepath.Join(w.dir, "aside")
+	found, err := filepath.Glob(filepath.Join(w.config.ConfDir, "*"))
+	if err != nil || len(found) != 1 {
+		t.Fatal(found, err)
+	}
+	if err := errors.Join(attach("since"), os.Rename(found[0], aside)); err != nil {
+		t.Fatal(err)
+	}
+	valid := []runtime.Attachment{{ContainerID: "since", IfName: "eth0"}, {ContainerID: "earlier", IfName: "eth0"}}
+	if err := n.GC(t.Context(), valid); !errors.Is(err, fault.Unavailable) {
+		t.Fatalf("GC without a configuration: %v", err)
+	}
+	if err := attach("early"); !errors.Is(err, fault.Unavailable) {
+		t.Fatalf("Attach without a configuration: %v", err)
+	}
+	if err := os.Rename(aside, file); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(attach("a"), attach("b")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(seen, ", "), "first GC since/eth0 earlier/eth0"; got != want {
+		t.Errorf("the plugin saw %q, want %q", got, want)
 	}
 }
 

@@ -47,6 +47,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
@@ -131,6 +132,10 @@ type Network struct {
 
 	mu      sync.Mutex
 	intents map[cni.Attachment]intent // begun and not confirmed
+
+	// owed is what was valid when a collection found no configuration, nil when
+	// there was none; see makeUp.
+	owed atomic.Pointer[[]cni.Attachment]
 }
 
 type intent struct {

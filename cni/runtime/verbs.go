@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // Check asks every plugin in order whether the attachment is as ADD left it, with
@@ -40,6 +42,9 @@ func (r *record) checkable() bool {
 // It goes on past errors and joins them, and it waits for running operations
 // and holds new ones back. A runtime calls it when it starts, with everything
 // that its records say is there.
+//
+// Where there is no configuration yet, which is fault.Unavailable, the plugins'
+// part is made up for before the first Attach that finds one.
 func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 	leave, err := n.guard.alone(ctx)
 	if err != nil {
@@ -57,11 +62,52 @@ func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 	for _, key := range stale {
 		errs = append(errs, n.detachStale(ctx, key))
 	}
-	errs = append(errs, n.collect(ctx, list))
-	if err := errors.Join(errs...); err != nil {
+	err = n.collect(ctx, list)
+	n.owe(list, err)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return fmt.Errorf("collecting garbage: %w", err)
 	}
 	return nil
+}
+
+// owe notes a collection that failed for want of a configuration.
+func (n *Network) owe(valid []cni.Attachment, err error) {
+	if !errors.Is(err, fault.Unavailable) {
+		valid = nil
+	}
+	n.owed.Store(&valid)
+}
+
+// makeUp makes up for a collection that is owed, if there is a configuration now:
+// before the first address is given, and keeping what has come since, too. What
+// fails is logged, for it is no reason to refuse a Pod.
+func (n *Network) makeUp(ctx context.Context) {
+	if owed := n.owed.Load(); owed == nil || *owed == nil {
+		return
+	}
+	if _, _, err := loadDir(n.config.ConfDir); err != nil {
+		return
+	}
+	leave, err := n.guard.alone(ctx)
+	if err != nil {
+		return // the caller's context has ended
+	}
+	defer leave()
+	owed := n.owed.Swap(nil)
+	if owed == nil || *owed == nil {
+		return // another was faster
+	}
+	keep := map[cni.Attachment]bool{}
+	for _, key := range *owed {
+		keep[key] = true
+	}
+	since, err := n.stale(keep)
+	if err == nil {
+		err = n.collect(ctx, slices.Concat(*owed, since))
+	}
+	if err != nil {
+		n.config.Logger.Error("the garbage that was left when there was no configuration is not collected", "err", err)
+	}
 }
 
 // stale returns what is recorded and not kept, with the ADDs whose DEL failed.
