@@ -134,6 +134,7 @@ func (p *Plugins) startContainer(ctx context.Context, c *cri.Container) error {
 		})
 	})
 	if err != nil {
+		p.next(c, started, created) // they are asked again
 		return refused("StartContainer", err)
 	}
 	if err := p.launch(ctx, k, c); err != nil {

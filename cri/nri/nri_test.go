@@ -557,3 +557,21 @@ func TestSocket(t *testing.T) {
 		t.Errorf("a relative socket: %v", err)
 	}
 }
+
+// TestRefusedStart: a start that a plugin refuses is refused again, and the
+// container has no end.
+func TestRefusedStart(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{refuse: "StartContainer"}).connect(t, socket)
+	ctx := t.Context()
+	s := newSandbox("pod")
+	c := newContainer(s, "box")
+	do(t, a.rt.RunSandbox(ctx, s), a.rt.CreateContainer(ctx, c))
+	for range 2 {
+		if err := a.rt.StartContainer(ctx, c); !errors.Is(err, fault.FailedPrecondition) {
+			t.Errorf("StartContainer: %v", err)
+		}
+	}
+	do(t, a.rt.RemoveContainer(ctx, c))
+	wantEvents(t, p, "Synchronize ", "RunPodSandbox pod", "CreateContainer box", "PostCreateContainer box", "StartContainer box", "StartContainer box", "RemoveContainer box")
+}
