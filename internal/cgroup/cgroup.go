@@ -145,22 +145,6 @@ func (l Limits) resources() *cgroups.Resources {
 	return r
 }
 
-// Thaw lets the processes of a cgroup go on that somebody has frozen. One that is
-// not frozen, or not there, is not an error.
-func Thaw(path string) error {
-	m, err := managerOf(path)
-	if err == nil && Exists(path) {
-		err = m.Freeze(cgroups.Thawed)
-		if err != nil && !Exists(path) { // systemd takes a scope away when it is empty
-			err = nil
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("thawing cgroup %q: %w", path, err)
-	}
-	return nil
-}
-
 // Dirs returns the cgroup's directories: one on v2, one a hierarchy on v1.
 // They need not exist.
 func Dirs(path string) ([]string, error) {
