@@ -1,8 +1,8 @@
 // Package changeset writes what a container has changed in its root file system,
 // the upper directory of an overlay, as a tar file in the form of an image's
-// layer (OCI image specification, layer.md).
+// layer (OCI image specification, layer.md), and makes the changes in another one.
 //
-// The container may run on, and root in it owns the directory: it can put a
+// While they are written the container may run on, and root in it owns the directory: it can put a
 // link, a named pipe or another file in the place of what was just looked at.
 // So nothing is opened by its path. Each name is opened below the descriptor of
 // its directory and never followed or waited for, and what is written down is
@@ -218,10 +218,12 @@ func special(st *unix.Stat_t, name string) *tar.Header {
 	return h
 }
 
+// paxPrefix is before the names of extended attributes.
+const paxPrefix = "SCHILY.xattr."
+
 // attributes are the extended ones as tar(1) and image layers write them, but
 // for those that are the overlay's own. nil where the file system has none.
 func attributes(f *os.File) (map[string]string, error) {
-	const paxPrefix = "SCHILY.xattr."
 	names, err := xattr.List(int(f.Fd()))
 	if err = ignoreGone(err); err != nil || len(names) == 0 {
 		return nil, err
