@@ -29,14 +29,23 @@ func restoreRules() []rule {
 	}
 }
 
-// restoring is a request to restore a Pod of two containers from a directory.
-func (s *subject) restoring(ctx context.Context, dir string) (*pod, *runtimeapi.RestorePodRequest, error) {
+// saved is a checkpoint: a directory, and the containers that are in it, if any are.
+type saved struct {
+	dir   string
+	boxes []*box
+}
+
+// restoring is a request to restore a Pod of two containers.
+func (s *subject) restoring(ctx context.Context, from saved) (*pod, *runtimeapi.RestorePodRequest, error) {
 	p := &pod{s: s, config: s.sandbox(fmt.Sprintf("restored%d", s.pods.Add(1)))}
-	req := &runtimeapi.RestorePodRequest{CheckpointPath: dir, Config: p.config}
-	for range 2 {
+	req := &runtimeapi.RestorePodRequest{CheckpointPath: from.dir, Config: p.config}
+	for i := range 2 {
 		c, err := p.describe(ctx, "lines --interval 20ms 0")
 		if err != nil {
 			return nil, nil, err
+		}
+		if i < len(from.boxes) { // the environment is that of a process that goes on
+			c.Envs = from.boxes[i].config.GetEnvs()
 		}
 		req.ContainerConfigs = append(req.ContainerConfigs, c)
 	}
@@ -50,33 +59,35 @@ func (s *subject) restore(ctx context.Context, req *runtimeapi.RestorePodRequest
 	return s.Runtime.RestorePod(ctx, req)
 }
 
-// restorable returns the directory of a checkpoint whose Pod is gone, so that a refusal
-// has one reason; or of none, where the runtime cannot make one, or not on this machine.
-func (s *subject) restorable(ctx context.Context) (dir string, err error) {
-	err = s.checkpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: unknownID, OutputPath: s.in.TempDir, ContainerIds: []string{unknownID}})
+// restorable returns a checkpoint whose Pod is gone, so that a refusal has one reason; or
+// an empty directory, where the runtime cannot make one, or not on this machine.
+func (s *subject) restorable(ctx context.Context) (saved, error) {
+	err := s.checkpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: unknownID, OutputPath: s.in.TempDir, ContainerIds: []string{unknownID}})
 	if slices.Contains(s.target.Lacks, Checkpoint) || errors.Is(err, cri.ErrUnimplemented) {
 		return s.empty()
 	}
 	c, err := s.checkpointable(ctx)
 	if err != nil {
-		return "", err
+		return saved{}, err
 	}
 	if err := c.taken(ctx); err != nil {
-		return "", err
+		return saved{}, err
 	}
-	return c.dir, s.remove(ctx, c.pod.id)
+	return c.saved(), s.remove(ctx, c.pod.id)
 }
 
-// empty makes an empty directory.
-func (s *subject) empty() (dir string, err error) {
-	dir = filepath.Join(s.in.TempDir, "nothing")
-	return dir, os.MkdirAll(dir, 0o700)
+func (c *checkpointable) saved() saved { return saved{c.dir, []*box{c.one, c.two}} }
+
+// empty is an empty directory.
+func (s *subject) empty() (saved, error) {
+	dir := filepath.Join(s.in.TempDir, "nothing")
+	return saved{dir: dir}, os.MkdirAll(dir, 0o700)
 }
 
 // refusesRestore returns nil when the runtime refuses a request that change has made a
 // wrong one, and has no sandbox and no container of it.
-func (s *subject) refusesRestore(ctx context.Context, dir, what string, change func(*runtimeapi.RestorePodRequest)) error {
-	_, req, err := s.restoring(ctx, dir)
+func (s *subject) refusesRestore(ctx context.Context, from saved, what string, change func(*runtimeapi.RestorePodRequest)) error {
+	_, req, err := s.restoring(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -103,21 +114,21 @@ func (s *subject) refusesRestore(ctx context.Context, dir, what string, change f
 }
 
 func checkRestoreUnknown(ctx context.Context, s *subject) error {
-	dir, err := s.restorable(ctx)
+	from, err := s.restorable(ctx)
 	if err != nil {
 		return err
 	}
-	err = s.refusesRestore(ctx, dir, "by a handler that nobody knows", func(r *runtimeapi.RestorePodRequest) { r.RuntimeHandler = s.mark + "-no-such-handler" })
+	err = s.refusesRestore(ctx, from, "by a handler that nobody knows", func(r *runtimeapi.RestorePodRequest) { r.RuntimeHandler = s.mark + "-no-such-handler" })
 	if err != nil {
 		return err
 	}
-	return s.refusesRestore(ctx, dir, "with an option that nobody knows", func(r *runtimeapi.RestorePodRequest) {
+	return s.refusesRestore(ctx, from, "with an option that nobody knows", func(r *runtimeapi.RestorePodRequest) {
 		r.Options = map[string]string{"conformance.nodekit.dev/unknown": "yes"}
 	})
 }
 
 func checkRestoreNames(ctx context.Context, s *subject) error {
-	dir, err := s.restorable(ctx)
+	from, err := s.restorable(ctx)
 	if err != nil {
 		return err
 	}
@@ -132,7 +143,7 @@ func checkRestoreNames(ctx context.Context, s *subject) error {
 		{"with one container of two", func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs = r.ContainerConfigs[:1] }},
 		{"with a container that was none of its", func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs[1].Metadata.Name = "stranger" }},
 	} {
-		if err := s.refusesRestore(ctx, dir, wrong.what, wrong.change); err != nil {
+		if err := s.refusesRestore(ctx, from, wrong.what, wrong.change); err != nil {
 			return err
 		}
 	}
@@ -140,11 +151,11 @@ func checkRestoreNames(ctx context.Context, s *subject) error {
 }
 
 func checkRestoreNothing(ctx context.Context, s *subject) error {
-	dir, err := s.empty()
+	from, err := s.empty()
 	if err != nil {
 		return err
 	}
-	return s.refusesRestore(ctx, dir, "from an empty directory", func(*runtimeapi.RestorePodRequest) {})
+	return s.refusesRestore(ctx, from, "from an empty directory", func(*runtimeapi.RestorePodRequest) {})
 }
 
 // checkRestore takes the Pod away that it has checkpointed, and restores it as another
@@ -160,7 +171,7 @@ func checkRestore(ctx context.Context, s *subject) error {
 	if err := s.remove(ctx, c.pod.id); err != nil {
 		return err
 	}
-	p, req, err := s.restoring(ctx, c.dir)
+	p, req, err := s.restoring(ctx, c.saved())
 	if err != nil {
 		return err
 	}
