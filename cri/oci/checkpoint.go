@@ -5,37 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/changeset"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
-	"github.com/nodekit-project/nodekit/internal/fault"
 )
-
-// criuPatience is how long criu may take to find out whether it can work.
-const criuPatience = 10 * time.Second
-
-// checkpoints are what this machine can do: nothing where criu, which every OCI
-// runtime leaves it to, is not installed or does not work with the kernel.
-func checkpoints(ctx context.Context, c *Config) bool {
-	path, err := exec.LookPath("criu")
-	if err != nil {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, criuPatience)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, path, "check").CombinedOutput(); err != nil {
-		c.Logger.Warn("criu does not work here: containers cannot be checkpointed", "path", path, "err", err, "output", string(out))
-		return false
-	}
-	return true
-}
 
 // checkpointConfig is the file config.dump of a checkpoint's archive, by which
 // tools for such archives know what they have.
@@ -66,33 +42,18 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 	if err := os.MkdirAll(images, 0o700); err != nil {
 		return err
 	}
-	log := filepath.Join(dir, "log")
-	args := e.args(log, "checkpoint", "--image-path", images, "--work-path", dir, "--leave-running", "--file-locks", c.ID)
-	out, err := allOf(exec.CommandContext(ctx, args[0], args[1:]...)).CombinedOutput()
+	err = e.saveImages(ctx, c.ID, images, dir)
 	// criu freezes the container by its cgroup, and one that was killed leaves it so.
 	if thaw := r.thaw(ctx, c); err == nil {
 		err = thaw
 	}
 	if err != nil {
-		return fault.Internal.Errorf("%s: %s", filepath.Base(e.path), firstText(logMessage(log), string(out), err.Error()))
+		return err
 	}
 	if err := r.describeCheckpoint(ctx, c, e, filepath.Join(dir, "archive")); err != nil {
 		return err
 	}
 	return writeArchive(ctx, file, filepath.Join(dir, "archive"))
-}
-
-// outputPatience is how long what a killed program has started may go on to hold
-// its output.
-const outputPatience = 5 * time.Second
-
-// allOf has the end of the command's context kill it with all that it starts: the
-// OCI runtime alone would leave its criu at work.
-func allOf(cmd *exec.Cmd) *exec.Cmd {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = outputPatience
-	return cmd
 }
 
 // thaw lets a container go on that a checkpoint has stopped, also one that ended

@@ -17,37 +17,59 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// fakeCRIU stands for a criu that works. The OCI runtime beside it passes
-// everything on but a checkpoint: there it leaves one file where criu would.
-const fakeCRIU = "#!/bin/sh\nexit 0\n"
+// fakeCRIU stands for a criu that works. The OCI runtime beside it passes everything on
+// but a checkpoint, of which it leaves one file where criu would, and a restore, which
+// runs the program anew. BIN/fail makes it fail from so many checkpoints on, and BIN/hang
+// keeps it busy as long as it is there, after it has made BIN/hangs.
+const fakeCRIU = "#!/bin/sh\necho Version: 0\nexit 0\n"
 
 const fakeCheckpoint = `#!/bin/sh
+given=$*
 for a in "$@"; do
 	case "$previous" in
 	--image-path) images=$a ;;
+	--work-path) work=$a ;;
+	--root) root=$a ;;
 	--log) log=$a ;;
+	--bundle) bundle=$a ;;
 	esac
-	[ "$a" = checkpoint ] && saves=1
+	case "$a" in
+	checkpoint | restore) verb=$a ;;
+	esac
 	previous=$a
 done
-[ "$saves" ] || exec REAL "$@"
-if [ -e FAIL ]; then
+[ "$verb" ] || exec REAL "$@"
+while [ -e BIN/hang ]; do
+	: >BIN/hangs
+	sleep 0.01
+done
+if [ -e BIN/fail ] && [ "$(cat BIN/calls 2>/dev/null | wc -l)" -ge "$(cat BIN/fail)" ]; then
 	echo '{"level":"error","msg":"criu has had enough"}' >"$log"
+	for name in dump restore; do
+		echo '(00.1) Error (criu/x.c:1): the cause' >"$work/$name.log"
+	done
 	exit 1
 fi
+echo "$given" >>BIN/calls
+if [ "$verb" = restore ]; then
+	cat "$images/pages-1.img" "$bundle/criu.conf" >>BIN/restored
+	shift $(($# - 1)) # the id
+	exec REAL --root "$root" --log "$log" --log-format json run --detach --bundle "$bundle" --pid-file "$bundle/pid" "$1"
+fi
+cat /sys/fs/cgroup/freezer/nodekit-oci-*/*/*/freezer.state /sys/fs/cgroup/nodekit-oci-*/*/*/cgroup.freeze >>BIN/states 2>/dev/null
 echo memory >"$images/pages-1.img"
 `
 
-// TestCheckpoint: the archive has criu's images, the spec and what the container
-// changed; where there is no criu, the call is not there either.
-func TestCheckpoint(t *testing.T) {
+// newSaver is newNode with a criu and an OCI runtime that are fakes, in bin.
+func newSaver(t *testing.T) (n *node, bin string) {
+	t.Helper()
 	testenv.Require(t, testenv.Root, testenv.Runc)
 	real, err := exec.LookPath("runc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin := t.TempDir()
-	script := strings.NewReplacer("REAL", real, "FAIL", bin+"/fail").Replace(fakeCheckpoint)
+	bin = t.TempDir()
+	script := strings.NewReplacer("REAL", real, "BIN", bin).Replace(fakeCheckpoint)
 	for name, text := range map[string]string{"criu": fakeCRIU, "saving-runc": script} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
@@ -56,7 +78,13 @@ func TestCheckpoint(t *testing.T) {
 	path := os.Getenv("PATH")
 	t.Setenv("PATH", bin+":"+path)
 	t.Setenv(ociRuntime, bin+"/saving-runc")
-	n := newNode(t)
+	return newNode(t), bin
+}
+
+// TestCheckpoint: the archive has criu's images, the spec and what the container
+// changed; where there is no criu, the call is not there either.
+func TestCheckpoint(t *testing.T) {
+	n, bin := newSaver(t)
 	sandbox, cfg := n.sandbox("saved", nil)
 	id := n.create(sandbox, cfg, "main", nil, "do", "write /changed new", "echo written", "sleep forever")
 	n.startContainer(id)
@@ -74,8 +102,8 @@ func TestCheckpoint(t *testing.T) {
 	if diff := entries(t, n.dir+"/diff.tar"); diff["changed"] != "new\n" {
 		t.Errorf("the changes are %q", diff)
 	}
-	n.must(os.WriteFile(bin+"/fail", nil, 0o600))
-	if err := save("failed.tar"); err == nil || !strings.Contains(err.Error(), "criu has had enough") {
+	n.must(os.WriteFile(bin+"/fail", []byte("0"), 0o600))
+	if err := save("failed.tar"); err == nil || !strings.Contains(err.Error(), "criu has had enough: the cause") {
 		t.Errorf("a checkpoint that fails says %v", err)
 	}
 	if out, code := n.exec(id, "/podtool", "do", "echo runs on"); out != "runs on\n" || code != 0 {

@@ -29,11 +29,17 @@ type containerState struct {
 	StopSignal int    `json:"stopSignal"`
 	// Poststop says that hooks run after the container's end.
 	Poststop bool `json:"poststop,omitempty"`
+	// Restored says that its start is the going on from a checkpoint: see restoredDir.
+	Restored bool `json:"restored,omitempty"`
 }
 
-// stateVersion is 2 since bundles lie in the run directory. States of version 1 do not
-// tell of hooks.
-const stateVersion = 2
+// The version is 2 since bundles lie in the run directory; states of version 1 do not
+// tell of hooks. That of a restored container is 3: who knows only earlier ones would
+// start it anew.
+const (
+	stateVersion    = 2
+	restoredVersion = 3
+)
 
 // bundleOf is where the container's bundle is: among what a reboot takes, as the
 // container itself.
@@ -56,77 +62,11 @@ func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
 		if err := json.Unmarshal(c.State, &st); err != nil {
 			return engine{}, st, fmt.Errorf("reading the state of container %q: %w", c.ID, err)
 		}
-		if st.Version > stateVersion {
-			return engine{}, st, fault.FailedPrecondition.Errorf("the state of container %q is of version %d, and this program knows %d", c.ID, st.Version, stateVersion)
+		if st.Version > restoredVersion {
+			return engine{}, st, fault.FailedPrecondition.Errorf("the state of container %q is of version %d, and this program knows %d", c.ID, st.Version, restoredVersion)
 		}
 	}
 	return engine{path: st.Engine, root: r.engines[""].root}, st, nil
-}
-
-// createContainer mounts the root file system and writes the bundle.
-func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
-	r.mu.Lock()
-	r.containers[c.ID] = c
-	r.mu.Unlock()
-	e, err := r.engineFor(c.Sandbox)
-	if err != nil {
-		return err
-	}
-	u, err := r.usersIn(c.Sandbox)
-	if err != nil {
-		return err
-	}
-	root, err := r.cfg.Images.Mount(ctx, c.ImageRef, imageDir(c), u.view())
-	if err != nil {
-		return err
-	}
-	c.ImageRef = root.ImageID
-	if err := r.showRoot(c, root, u); err != nil {
-		return err
-	}
-	doc, err := r.buildSpec(ctx, c, root)
-	if err != nil {
-		return err
-	}
-	if r.cfg.Adjust != nil {
-		if err := r.cfg.Adjust(ctx, c, doc); err != nil {
-			return err
-		}
-	}
-	profile, err := r.filters.offer(c.ID, e, doc)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(r.bundleOf(c), 0o700); err != nil {
-		return fmt.Errorf("making the bundle: %w", err)
-	}
-	if profile != nil {
-		if err := os.WriteFile(filepath.Join(r.bundleOf(c), profileFile), profile, 0o600); err != nil {
-			return fmt.Errorf("writing the bundle: %w", err)
-		}
-	}
-	if err := writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc); err != nil {
-		return fmt.Errorf("writing the bundle: %w", err)
-	}
-	sig, err := stopSignal(c.Config, root.Config.StopSignal)
-	if err != nil {
-		return err
-	}
-	describe(c, doc, sig)
-	c.State, err = json.Marshal(containerState{
-		Version: stateVersion, Engine: e.path, StopSignal: int(sig), Poststop: hooksAfter(doc),
-	})
-	return err
-}
-
-// describe records what the image had a say in.
-func describe(c *cri.Container, doc *specs.Spec, sig unix.Signal) {
-	who := doc.Process.User
-	c.User = &runtimeapi.LinuxContainerUser{Uid: int64(who.UID), Gid: int64(who.GID)}
-	for _, g := range who.AdditionalGids {
-		c.User.SupplementalGroups = append(c.User.SupplementalGroups, int64(g))
-	}
-	c.StopSignal = signalOf(sig)
 }
 
 // startContainer runs the program. One run of the OCI runtime creates and
@@ -134,7 +74,7 @@ func describe(c *cri.Container, doc *specs.Spec, sig unix.Signal) {
 func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.starting.RLock()
 	defer r.starting.RUnlock()
-	e, _, err := r.engineOf(c)
+	e, st, err := r.engineOf(c)
 	if err != nil {
 		return err
 	}
@@ -142,7 +82,11 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
-	_, err = r.launch(ctx, process{e, c.ID, cg, r.bundleOf(c)}, &keeper.StartRequest{
+	p := process{engine: e, id: c.ID, cg: cg, bundle: r.bundleOf(c)}
+	if st.Restored {
+		p.images = restoredDir(c)
+	}
+	_, err = r.launch(ctx, p, &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(cg),
 		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
@@ -159,6 +103,9 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	}
 	if err := r.releaseTrees(c); err != nil { // the removal does
 		r.cfg.Logger.WarnContext(ctx, "giving up mounts of a container that has its own", "container", c.ID, "err", err)
+	}
+	if err := os.RemoveAll(p.images); err != nil { // the removal does
+		r.cfg.Logger.WarnContext(ctx, "giving up the images of a container that goes on", "container", c.ID, "err", err)
 	}
 	return nil
 }
@@ -189,10 +136,12 @@ func consoleName(tty bool) string {
 	return ""
 }
 
-// process is what an OCI runtime is to run: a bundle in a cgroup.
+// process is what an OCI runtime is to run: a bundle in a cgroup, or to let go on from
+// criu's images of it, a directory.
 type process struct {
 	engine         engine
 	id, cg, bundle string
+	images         string
 }
 
 // launch has the keeper run it. The pid file and the console lie in the bundle,
@@ -203,11 +152,18 @@ func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartReques
 	if req.Command.Console != "" {
 		rest = append(rest, "--console-socket", req.Command.Console)
 	}
-	req.Command.Args = p.engine.runArgs(filepath.Join(p.bundle, log), p.cg, append(rest, p.id)...)
+	verb := "run"
+	if p.images != "" {
+		verb, rest = "restore", append(rest, "--image-path", p.images, "--work-path", p.bundle, "--file-locks")
+	}
+	req.Command.Args = p.engine.runArgs(filepath.Join(p.bundle, log), p.cg, verb, append(rest, p.id)...)
 	req.Command.Dir, req.Command.PIDFile = p.bundle, pidFile
 	st, err := r.keeper.Start(ctx, p.id, req)
 	if err != nil {
 		if msg := logMessage(filepath.Join(p.bundle, log)); msg != "" && !errors.Is(err, fault.Unavailable) {
+			if why := complaint(filepath.Join(p.bundle, "restore.log")); why != "" {
+				msg += ": " + why
+			}
 			err = fault.Of(err).Wrap(errors.New(msg))
 		}
 		return st, err
@@ -380,6 +336,7 @@ func readWholeSpec(bundle string) (*specs.Spec, error) {
 		return nil, err
 	}
 	delete(doc.Annotations, filterAnnotation)
+	delete(doc.Annotations, criuAnnotation)
 	content, err := os.ReadFile(filepath.Join(bundle, profileFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return doc, nil

@@ -31,9 +31,10 @@ func (e engine) args(log, verb string, rest ...string) []string {
 	return append([]string{e.path, "--root", e.root, "--log", log, "--log-format", "json", verb}, rest...)
 }
 
-// runArgs are the arguments for a container that is to run in the cgroup.
-func (e engine) runArgs(log, cg string, rest ...string) []string {
-	args := e.args(log, "run", rest...)
+// runArgs are the arguments for a container that is to run in the cgroup, by the verb
+// "run" or "restore".
+func (e engine) runArgs(log, cg, verb string, rest ...string) []string {
+	args := e.args(log, verb, rest...)
 	if cgroup.IsUnit(cg) {
 		args = slices.Insert(args, 1, "--systemd-cgroup")
 	}
@@ -93,7 +94,7 @@ func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	log := filepath.Join(bundle, "log")
-	args := e.runArgs(log, cg, "--bundle", bundle, id)
+	args := e.runArgs(log, cg, "run", "--bundle", bundle, id)
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %s", e.path, firstText(logMessage(log), string(out), err.Error()))

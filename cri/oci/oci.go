@@ -147,7 +147,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		r.engines, err = chooseEngines(ctx, &r.cfg, r.run("runtime"))
 	}
 	if err == nil {
-		r.handlers, r.criu = describeHandlers(ctx, &r.cfg, r.engines), checkpoints(ctx, &r.cfg)
+		r.handlers, r.criu = describeHandlers(ctx, &r.cfg, r.engines), checkpoints(ctx, &r.cfg, r.engines[""])
 		err = r.connect(ctx)
 	}
 	if err != nil {
@@ -231,7 +231,7 @@ func (r *Runtime) CRI() *cri.Runtime {
 	}
 	var saves *cri.Checkpoints
 	if r.criu {
-		saves = &cri.Checkpoints{Container: r.checkpoint, Resume: r.thaw}
+		saves = &cri.Checkpoints{Container: r.checkpoint, Pause: r.freeze, Resume: r.thaw, Dump: r.dump, Restore: r.restore}
 	}
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",

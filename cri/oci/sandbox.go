@@ -226,7 +226,7 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, d
 	if err := writeBundle(bundle, doc, u); err != nil {
 		return err
 	}
-	st, err := r.launch(ctx, process{e, id, cg, bundle}, &keeper.StartRequest{})
+	st, err := r.launch(ctx, process{engine: e, id: id, cg: cg, bundle: bundle}, &keeper.StartRequest{})
 	if err != nil {
 		return fmt.Errorf("starting the sandbox's first process: %w", err)
 	}

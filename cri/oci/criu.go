@@ -1,0 +1,101 @@
+package oci
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// criuPatience is how long criu may take to find out whether it can work.
+const criuPatience = 10 * time.Second
+
+// checkpoints are what this machine can do: nothing where criu, which every OCI
+// runtime leaves it to, is not installed or does not work with the kernel, or where e,
+// the OCI runtime of Pods that choose none, was built without it.
+func checkpoints(ctx context.Context, c *Config, e engine) bool {
+	path, err := exec.LookPath("criu")
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, criuPatience)
+	defer cancel()
+	if e.lacksCRIU(ctx) {
+		c.Logger.Warn("the OCI runtime was built without criu: containers cannot be checkpointed; runc can", "path", e.path)
+		return false
+	}
+	if out, err := exec.CommandContext(ctx, path, "check").CombinedOutput(); err != nil {
+		c.Logger.Warn("criu does not work here: containers cannot be checkpointed", "path", path, "err", err, "output", string(out))
+		return false
+	}
+	return true
+}
+
+// lacksCRIU reports whether it is a crun that says so. Every runc can.
+func (e engine) lacksCRIU(ctx context.Context) bool {
+	out, err := exec.CommandContext(ctx, e.path, "--version").Output()
+	return err == nil && bytes.HasPrefix(out, []byte("crun ")) && !bytes.Contains(out, []byte("+CRIU"))
+}
+
+// saveImages has criu write its images of a container to an empty directory. The
+// container goes on as it was, frozen or not; but when ctx ends meanwhile it may be
+// left either. What criu has to say comes into work.
+func (e engine) saveImages(ctx context.Context, id, images, work string) error {
+	log := filepath.Join(work, "log")
+	args := e.args(log, "checkpoint", "--image-path", images, "--work-path", work, "--leave-running", "--file-locks", id)
+	out, err := allOf(exec.CommandContext(ctx, args[0], args[1:]...)).CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	said := firstText(logMessage(log), string(out), err.Error())
+	if why := complaint(filepath.Join(work, "dump.log")); why != "" {
+		said += ": " + why
+	}
+	return fault.Internal.Errorf("%s: %s", filepath.Base(e.path), said)
+}
+
+// outputPatience is how long what a killed program has started may go on to hold
+// its output.
+const outputPatience = 5 * time.Second
+
+// allOf has the end of the command's context kill it with all that it starts: the
+// OCI runtime alone would leave its criu at work.
+func allOf(cmd *exec.Cmd) *exec.Cmd {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = outputPatience
+	return cmd
+}
+
+// complaint returns the errors that criu has written into its log: an OCI runtime only
+// says where the log is.
+func complaint(log string) string {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return ""
+	}
+	var all []string
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() && len(all) < maxComplaints {
+		// "(00.342382) Error (criu/files-reg.c:1790): Can't lookup ..."
+		_, rest, failed := strings.Cut(lines.Text(), ") Error (")
+		_, what, _ := strings.Cut(rest, "): ")
+		if failed && !strings.Contains(what, "RLIMIT_NOFILE") { // which it goes on without
+			all = append(all, what)
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// maxComplaints is how many errors are passed on: the cause comes first, and what
+// follows from it some lines later.
+const maxComplaints = 4

@@ -1,0 +1,87 @@
+package oci
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// matches reports what the spec of a container that is to go on from a checkpoint has
+// otherwise than the one that it ran with, and criu would not heed. Free to be another
+// are: where the sources of mounts and the root are on the host, the cgroup, its limits,
+// and the oom score.
+func matches(saved, now *specs.Spec) error {
+	s, n := saved.Process, now.Process
+	for _, part := range []struct {
+		name       string
+		saved, now any
+	}{
+		{"arguments", s.Args, n.Args},
+		{"environment", s.Env, n.Env},
+		{"working directory", s.Cwd, n.Cwd},
+		{"user", s.User, n.User},
+		{"terminal", s.Terminal, n.Terminal},
+		{"capabilities", s.Capabilities, n.Capabilities},
+		{"noNewPrivileges", s.NoNewPrivileges, n.NoNewPrivileges},
+		{"rlimits", s.Rlimits, n.Rlimits},
+		{"AppArmor profile", s.ApparmorProfile, n.ApparmorProfile},
+		{"SELinux label", s.SelinuxLabel, n.SelinuxLabel},
+		{"seccomp profile", saved.Linux.Seccomp, now.Linux.Seccomp},
+		{"read-only root", saved.Root.Readonly, now.Root.Readonly},
+		{"masked paths", saved.Linux.MaskedPaths, now.Linux.MaskedPaths},
+		{"read-only paths", saved.Linux.ReadonlyPaths, now.Linux.ReadonlyPaths},
+		{"devices", saved.Linux.Devices, now.Linux.Devices},
+		{"propagation of the root", saved.Linux.RootfsPropagation, now.Linux.RootfsPropagation},
+		{"mounts", withoutSources(saved.Mounts), withoutSources(now.Mounts)},
+		{"namespaces", kinds(saved.Linux.Namespaces), kinds(now.Linux.Namespaces)},
+		{"hooks", saved.Hooks, now.Hooks},
+	} {
+		same, err := sameJSON(part.saved, part.now)
+		if err != nil {
+			return err
+		}
+		if !same { // the values may be secret
+			return fault.Invalid.Errorf("its %s is not what the checkpoint has, and a process that goes on keeps what it had", part.name)
+		}
+	}
+	return nil
+}
+
+// sameJSON compares as the saved one was written, which tells nothing from empty no more.
+func sameJSON(a, b any) (bool, error) {
+	one, err := json.Marshal(a)
+	if err != nil {
+		return false, err
+	}
+	other, err := json.Marshal(b)
+	if isEmpty(one) && isEmpty(other) {
+		return true, err
+	}
+	return bytes.Equal(one, other), err
+}
+
+func isEmpty(text []byte) bool {
+	return slices.Contains([]string{"null", "[]", "{}"}, string(text))
+}
+
+// withoutSources are mounts as they are inside.
+func withoutSources(mounts []specs.Mount) []specs.Mount {
+	out := slices.Clone(mounts)
+	for i := range out {
+		if out[i].Type == "bind" {
+			out[i].Source = ""
+		}
+	}
+	return out
+}
+
+func kinds(namespaces []specs.LinuxNamespace) (list []specs.LinuxNamespaceType) {
+	for _, n := range namespaces {
+		list = append(list, n.Type)
+	}
+	return list
+}

@@ -1,0 +1,424 @@
+package oci_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/nspin"
+)
+
+// savedPod is a Pod of two containers that have changed something, and a directory for
+// its checkpoint.
+type savedPod struct {
+	*node
+	sandbox string
+	config  *runtimeapi.PodSandboxConfig
+	ids     []string
+	dir     string
+}
+
+var savedNames = []string{"one", "two"}
+
+func (n *node) savedPod(name string) *savedPod {
+	n.t.Helper()
+	p := &savedPod{node: n, dir: filepath.Join(n.dir, "checkpoint-"+name)}
+	n.must(os.Mkdir(p.dir, 0o700))
+	p.sandbox, p.config = n.sandbox(name, nil)
+	for _, c := range savedNames {
+		id := n.create(p.sandbox, p.config, c, nil, "do", "write /changed-"+c+" new", "write /dev/shm/"+c+" shared", "echo written", "sleep forever")
+		n.startContainer(id)
+		n.waitLog(name, c, "written") // the files are there before it is
+		p.ids = append(p.ids, id)
+	}
+	return p
+}
+
+// save makes a checkpoint of both containers.
+func (p *savedPod) save(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_, err := p.rs.CheckpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: p.sandbox, OutputPath: p.dir, ContainerIds: p.ids})
+	return err
+}
+
+// runOn reports containers that do not answer, as those that are frozen.
+func (p *savedPod) runOn() {
+	p.t.Helper()
+	for _, id := range p.ids {
+		if out, code := p.exec(id, "/podtool", "do", "echo runs on"); out != "runs on\n" || code != 0 {
+			p.t.Errorf("container %s printed %q and ended with %d", id, out, code)
+		}
+	}
+}
+
+// empty reports what is in the checkpoint's directory.
+func (p *savedPod) empty() {
+	p.t.Helper()
+	if left, err := os.ReadDir(p.dir); err != nil || len(left) > 0 {
+		p.t.Errorf("the directory has %v, %v", left, err)
+	}
+}
+
+// restoring is a request to restore the Pod as another one.
+func (p *savedPod) restoring(name string) *runtimeapi.RestorePodRequest {
+	req := &runtimeapi.RestorePodRequest{CheckpointPath: p.dir, Config: proto.CloneOf(p.config)}
+	req.Config.Metadata.Name, req.Config.Metadata.Uid, req.Config.LogDirectory = name, "uid-"+name, p.node.dir+"/logs/"+name
+	for _, id := range p.ids {
+		st, err := p.rs.ContainerStatus(p.t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		p.must(err)
+		c := st.Status.Metadata.Name
+		req.ContainerConfigs = append(req.ContainerConfigs, &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: c}, Image: &runtimeapi.ImageSpec{Image: imageName}, LogPath: c + ".log",
+			Args: []string{"do", "write /changed-" + c + " new", "write /dev/shm/" + c + " shared", "echo written", "sleep forever"},
+			Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+				NamespaceOptions: p.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
+			}},
+		})
+	}
+	return req
+}
+
+func (n *node) restore(ctx context.Context, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return n.rs.RestorePod(ctx, req)
+}
+
+// sandboxes returns how many there are.
+func (n *node) sandboxes() int {
+	n.t.Helper()
+	list, err := n.rs.ListPodSandbox(n.t.Context(), &runtimeapi.ListPodSandboxRequest{})
+	n.must(err)
+	all, err := n.rs.ListContainers(n.t.Context(), &runtimeapi.ListContainersRequest{})
+	n.must(err)
+	if len(list.Items) == 0 && len(all.Containers) > 0 {
+		n.t.Errorf("there are %d containers without a sandbox", len(all.Containers))
+	}
+	return len(list.Items)
+}
+
+// TestPodCheckpoint: all containers stand still while each is saved, and run on; and
+// another Pod goes on from there, once it is started, whatever becomes of the server and
+// the checkpoint before.
+func TestPodCheckpoint(t *testing.T) {
+	n, bin := newSaver(t)
+	p := n.savedPod("saved")
+	n.must(p.save(t.Context()))
+	p.runOn()
+	states, err := os.ReadFile(bin + "/states")
+	n.must(err)
+	if s := strings.ReplaceAll(strings.ReplaceAll(string(states), "FROZEN", "1"), "\n", ""); s != "1111" {
+		t.Errorf("while each of the two was saved the states were %q", states)
+	}
+	saved, err := checkpoint.Open(p.dir)
+	n.must(err)
+	if len(saved.Containers) != 2 || saved.Engine != "saving-runc" || !saved.Has(checkpoint.Shm) {
+		t.Errorf("the checkpoint is %+v", saved.Pod)
+	}
+	req := p.restoring("restored")
+	n.removeSandbox(p.sandbox)
+	resp, err := n.restore(t.Context(), req)
+	n.must(err)
+	n.must(os.RemoveAll(p.dir)) // the client's, to do with what it likes
+	n.restart()
+	for i, c := range resp.RestoredContainers {
+		st := n.status(c.ContainerId)
+		if c.Name != savedNames[i] || st.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+			t.Errorf("container %q is %v", c.Name, st.State)
+		}
+		if _, err := os.Stat(st.LogPath); !os.IsNotExist(err) {
+			t.Errorf("container %q has a log before it was started: %v", c.Name, err)
+		}
+		n.startContainer(c.ContainerId)
+	}
+	n.goneOn(bin, resp)
+	n.removeSandbox(resp.PodSandboxId)
+}
+
+// goneOn looks at containers of a restored Pod that were started.
+func (n *node) goneOn(bin string, resp *runtimeapi.RestorePodResponse) {
+	n.t.Helper()
+	given, err := os.ReadFile(bin + "/restored")
+	n.must(err)
+	ns := n.dir + "/run/sandboxes/" + resp.PodSandboxId
+	if want := strings.Repeat("memory\njoin-ns ipc:"+ns+"/ipc\njoin-ns uts:"+ns+"/uts\n", 2); sorted(string(given)) != sorted(want) {
+		n.t.Errorf("criu was given %q, want %q", given, want)
+	}
+	for _, c := range resp.RestoredContainers {
+		id := c.ContainerId
+		n.waitLog("restored", c.Name, "written")
+		for file, want := range map[string]string{"/changed-" + c.Name: "new\n", "/dev/shm/one": "shared\n", "/dev/shm/two": "shared\n"} {
+			if out, code := n.exec(id, "/podtool", "print", file); out != want || code != 0 {
+				n.t.Errorf("%s in container %q is %q (%d)", file, c.Name, out, code)
+			}
+		}
+		left, _ := filepath.Glob(n.dir + "/cri/*/*/restored")
+		if len(left) > 0 {
+			n.t.Errorf("criu's images are still there: %q", left)
+		}
+		_, err := n.rs.StopContainer(n.t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id})
+		n.must(err)
+		if st := n.exited(id); st.ExitCode != 137 {
+			n.t.Errorf("container %q was killed and ended with %d", c.Name, st.ExitCode)
+		}
+	}
+}
+
+// sorted brings lines into an order.
+func sorted(text string) string {
+	lines := strings.SplitAfter(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// TestPodCheckpointFails: what goes wrong is told, and leaves neither files nor a
+// container that stands still.
+func TestPodCheckpointFails(t *testing.T) {
+	n, bin := newSaver(t)
+	p := n.savedPod("saved")
+
+	// The second dump.
+	n.must(os.WriteFile(bin+"/fail", []byte("1"), 0o600))
+	if err := p.save(t.Context()); err == nil || !strings.Contains(err.Error(), `container "two"`) || !strings.Contains(err.Error(), "the cause") {
+		t.Errorf("a dump that fails half way says %v", err)
+	}
+	p.empty()
+	p.runOn()
+	n.must(os.Remove(bin + "/fail"))
+
+	// The second freeze, for the kernel's file cannot be written.
+	frozen := lockCgroup(t, n.sandboxCgroup(p.sandbox)+"/"+p.ids[1])
+	if err := p.save(t.Context()); err == nil || !strings.Contains(err.Error(), "freezing") {
+		t.Errorf("a container that cannot be frozen: %v", err)
+	}
+	p.empty()
+	frozen()
+	p.runOn()
+
+	// A client that goes away, while criu is at work.
+	n.must(os.WriteFile(bin+"/hang", nil, 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() { over <- p.save(ctx) }()
+	n.waitFile(bin + "/hangs")
+	cancel()
+	if err := <-over; status.Code(err) != codes.Canceled {
+		t.Errorf("a client that went away got %v", err)
+	}
+	p.settled()
+	p.empty()
+	p.runOn()
+
+	// A server that is killed then.
+	n.must(os.Remove(bin + "/hangs"))
+	go func() { over <- p.save(t.Context()) }()
+	n.waitFile(bin + "/hangs")
+	n.restart()
+	<-over
+	p.runOn()
+	n.must(os.Remove(bin + "/hang")) // the fake outlives the server, as criu would
+	n.must(os.RemoveAll(p.dir))
+	n.must(os.Mkdir(p.dir, 0o700))
+	n.must(p.save(t.Context()))
+	n.removeSandbox(p.sandbox)
+}
+
+func (n *node) waitFile(path string) {
+	n.t.Helper()
+	n.waitFor(func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	}, path)
+}
+
+// settled waits for the end of a checkpoint whose client has gone: the next call for the
+// sandbox comes behind it.
+func (p *savedPod) settled() {
+	p.t.Helper()
+	_, err := p.rs.UpdateContainerResources(p.t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: p.ids[0], Linux: &runtimeapi.LinuxContainerResources{CpuShares: 512},
+	})
+	p.must(err)
+}
+
+// lockCgroup has nobody write to the files of a cgroup until the function is called.
+func lockCgroup(t *testing.T, path string) (unlock func()) {
+	t.Helper()
+	dirs, err := cgroup.Dirs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var locked []string
+	for _, d := range dirs {
+		if _, err := os.Stat(d); err != nil {
+			continue
+		}
+		if err := unix.Mount(d, d, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		locked = append(locked, d)
+		if err := unix.Mount("", d, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			t.Error(err)
+		}
+	}
+	free := func() {
+		for _, d := range locked {
+			if err := unix.Unmount(d, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		}
+		locked = nil
+	}
+	t.Cleanup(free)
+	return free
+}
+
+// TestPodCheckpointRefuses: what could not be restored is not saved, and the reason says
+// what can.
+func TestPodCheckpointRefuses(t *testing.T) {
+	n, _ := newSaver(t)
+	p := n.savedPod("saved")
+	tty := n.create(p.sandbox, p.config, "tty", func(c *runtimeapi.ContainerConfig) { c.Tty = true }, "sleep", "forever")
+	n.startContainer(tty)
+	host := n.create(p.sandbox, p.config, "host", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_NODE}
+	}, "sleep", "forever")
+	n.startContainer(host)
+	refuses := func(says string, sandbox string, ids ...string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := n.rs.CheckpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: sandbox, OutputPath: p.dir, ContainerIds: ids})
+		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v; want a refusal that says %q", err, says)
+		}
+		p.empty()
+	}
+	refuses("without tty", p.sandbox, p.ids[0], tty)
+	refuses("process ids", p.sandbox, p.ids[0], host)
+	n.must(nspin.OnThrowAwayThread(func() error {
+		ns, err := os.Open(n.dir + "/run/sandboxes/" + p.sandbox + "/ipc")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWIPC); err != nil {
+			return err
+		}
+		_, err = unix.SysvShmGet(0x4e4b, 4096, unix.IPC_CREAT)
+		return err
+	}))
+	refuses("System V", p.sandbox, p.ids...)
+	p.runOn()
+	shared, cfg := n.sandbox("shared", func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
+	})
+	id := n.create(shared, cfg, "one", nil, "sleep", "forever")
+	n.startContainer(id)
+	refuses("shareProcessNamespace", shared, id)
+	n.removeSandbox(shared)
+	n.removeSandbox(p.sandbox)
+}
+
+// TestPodRestoreRefuses: a restore that cannot be leaves nothing of the Pod.
+func TestPodRestoreRefuses(t *testing.T) {
+	n, bin := newSaver(t)
+	p := n.savedPod("saved")
+	n.must(p.save(t.Context()))
+	good := p.restoring("restored")
+	n.removeSandbox(p.sandbox)
+	changes := filepath.Join(p.dir, checkpoint.Changes(1))
+	text, err := os.ReadFile(changes)
+	n.must(err)
+	for says, change := range map[string]func(*runtimeapi.RestorePodRequest){
+		"1 containers":   func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs = r.ContainerConfigs[:1] },
+		`"stranger"`:     func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs[1].Metadata.Name = "stranger" },
+		"without tty":    func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs[1].Tty = true },
+		"standard input": func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs[1].Stdin = true },
+		"its arguments":  func(r *runtimeapi.RestorePodRequest) { r.ContainerConfigs[1].Args = []string{"sleep", "1s"} },
+		"its read-only root": func(r *runtimeapi.RestorePodRequest) {
+			r.ContainerConfigs[1].Linux.SecurityContext.ReadonlyRootfs = true
+		},
+		"namespaces are not those": func(r *runtimeapi.RestorePodRequest) {
+			r.Config.Linux.SecurityContext.NamespaceOptions.Ipc = runtimeapi.NamespaceMode_NODE
+		},
+		"unpacking": func(*runtimeapi.RestorePodRequest) {
+			n.must(os.WriteFile(changes, make([]byte, len(text)), 0o600))
+			n.must(os.WriteFile(changes, []byte(strings.Repeat("?", len(text))), 0o600))
+		},
+	} {
+		req := proto.CloneOf(good)
+		change(req)
+		if _, err := n.restore(t.Context(), req); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v; want an error that says %q", err, says)
+		}
+		if left := n.sandboxes(); left > 0 {
+			t.Errorf("%d sandboxes are left behind an error that says %q", left, says)
+		}
+		n.nothingAttached()
+		n.must(os.WriteFile(changes, text, 0o600))
+	}
+
+	// A start that fails is told, and ends the container.
+	resp, err := n.restore(t.Context(), good)
+	n.must(err)
+	n.must(os.WriteFile(bin+"/fail", []byte("0"), 0o600))
+	_, err = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.RestoredContainers[0].ContainerId})
+	if err == nil || !strings.Contains(err.Error(), "criu has had enough: the cause") {
+		t.Errorf("a start that fails says %v", err)
+	}
+	n.removeSandbox(resp.PodSandboxId)
+}
+
+// nothingAttached reports attachments to the network that a sandbox has left.
+func (n *node) nothingAttached() {
+	n.t.Helper()
+	if left, _ := filepath.Glob(n.dir + "/attached/*"); len(left) > 0 {
+		n.t.Errorf("attached are %q", left)
+	}
+}
+
+// TestKilledInARestore: the next server has nothing of a Pod whose restore was cut short.
+func TestKilledInARestore(t *testing.T) {
+	n, _ := newSaver(t)
+	p := n.savedPod("saved")
+	n.must(p.save(t.Context()))
+	req := p.restoring("restored")
+	n.removeSandbox(p.sandbox)
+	// The network's plugin is in the middle of it: behind the namespaces, before the
+	// containers.
+	plugin, hold := n.dir+"/bin/fake", n.dir+"/hold"
+	n.must(os.WriteFile(plugin, []byte(strings.Replace(fakeCNI, "ADD) ", "ADD) while [ -e "+hold+" ]; do : >"+hold+".held; sleep 0.01; done; ", 1)), 0o755))
+	n.must(os.WriteFile(hold, nil, 0o600))
+	over := make(chan error, 1)
+	go func() {
+		_, err := n.restore(t.Context(), req)
+		over <- err
+	}()
+	n.waitFile(hold + ".held")
+	n.kill()
+	n.must(os.Remove(hold))
+	n.start()
+	if err := <-over; err == nil {
+		t.Error("the client of a server that was killed has a Pod")
+	}
+	if left := n.sandboxes(); left > 0 {
+		t.Errorf("%d sandboxes are left", left)
+	}
+	resp, err := n.restore(t.Context(), req)
+	n.must(err)
+	n.removeSandbox(resp.PodSandboxId)
+}

@@ -1,0 +1,201 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/changeset"
+	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// restoredDir is where criu's images are that a container goes on from, until it does.
+func restoredDir(c *cri.Container) string { return filepath.Join(c.Dir, "restored") }
+
+const (
+	// criuAnnotation names a file of further options for criu (runc-restore(8),
+	// crun(1)): those by which the processes join the Pod's namespaces.
+	criuAnnotation = "org.criu.config"
+	// criuFile is that file in the bundle.
+	criuFile = "criu.conf"
+)
+
+// savedLimits bound what a container can have changed, and what is in a /dev/shm.
+var savedLimits = changeset.Limits{Bytes: 64 << 30, Entries: 4 << 20}
+
+// restore makes a sandbox as any, and in it the containers of a checkpoint.
+func (r *Runtime) restore(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) error {
+	saved, err := checkpoint.Open(dir)
+	if err != nil {
+		return err
+	}
+	if err := r.refuseRestore(saved, s, containers); err != nil {
+		return err
+	}
+	if err := r.runSandbox(ctx, s); err != nil {
+		return err
+	}
+	if err := r.fillShm(ctx, saved, s); err != nil {
+		return err
+	}
+	for _, c := range containers {
+		name := c.Config.GetMetadata().GetName()
+		if err := r.makeContainer(ctx, c, &goesOn{r, saved, saved.Find(name)}); err != nil {
+			return fmt.Errorf("container %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// refuseRestore names what does not fit together, before anything is made.
+func (r *Runtime) refuseRestore(saved *checkpoint.Saved, s *cri.Sandbox, containers []*cri.Container) error {
+	e, err := r.engineFor(s)
+	if err != nil {
+		return err
+	}
+	if name := filepath.Base(e.path); name != saved.Engine {
+		return fault.FailedPrecondition.Errorf("the checkpoint was made with the OCI runtime %q, and the Pod's is %q: "+
+			"choose a runtime handler that has the other one", saved.Engine, name)
+	}
+	if saved.Arch != runtime.GOARCH {
+		return fault.FailedPrecondition.Errorf("the checkpoint was made on a machine of architecture %q, and this one is %q", saved.Arch, runtime.GOARCH)
+	}
+	if err := r.refuseSaved(s); err != nil {
+		return err
+	}
+	if err := sameNamespaces(saved, s); err != nil {
+		return err
+	}
+	return refuseNames(saved, containers)
+}
+
+// sameNamespaces refuses a Pod that has other namespaces of its own than the saved one.
+func sameNamespaces(saved *checkpoint.Saved, s *cri.Sandbox) error {
+	var was runtimeapi.PodSandboxConfig
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(saved.Sandbox, &was); err != nil {
+		return fault.Invalid.Errorf("the sandbox of the checkpoint: %w", err)
+	}
+	had := &cri.Sandbox{Config: &was}
+	if hostNetwork(had) != hostNetwork(s) || hostIPC(had) != hostIPC(s) || !proto.Equal(namespaceOptions(had), namespaceOptions(s)) {
+		return fault.Invalid.Errorf("the Pod's namespaces are not those of the checkpoint's (%v, and there %v)", namespaceOptions(s), namespaceOptions(had))
+	}
+	if saved.Has(checkpoint.Shm) == hostIPC(s) {
+		return fault.Invalid.Errorf("the checkpoint is damaged: it has a /dev/shm (%v) as a Pod with its own IPC namespace has", saved.Has(checkpoint.Shm))
+	}
+	return nil
+}
+
+// refuseNames wants the containers of the checkpoint, all of them, and no others.
+func refuseNames(saved *checkpoint.Saved, containers []*cri.Container) error {
+	var there []string
+	for _, c := range saved.Containers {
+		there = append(there, c.Name)
+	}
+	if len(containers) != len(there) {
+		return fault.Invalid.Errorf("the request has %d containers, and the checkpoint %q", len(containers), there)
+	}
+	for _, c := range containers {
+		name := c.Config.GetMetadata().GetName()
+		i := saved.Find(name)
+		if i < 0 {
+			return fault.Invalid.Errorf("container %q is not in the checkpoint, which has %q", name, there)
+		}
+		if saved.Containers[i].Stdin != c.Config.GetStdin() {
+			return fault.Invalid.Errorf("container %q: whether it has a standard input is not what the checkpoint has", name)
+		}
+		if err := refuseSavedContainer(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillShm puts into the Pod's /dev/shm what was there: processes may have it mapped.
+func (r *Runtime) fillShm(ctx context.Context, saved *checkpoint.Saved, s *cri.Sandbox) error {
+	if hostIPC(s) {
+		return nil
+	}
+	return unpackSaved(ctx, saved, checkpoint.Shm, filepath.Join(r.sandboxDir(s.ID), "shm"))
+}
+
+func unpackSaved(ctx context.Context, saved *checkpoint.Saved, name, root string) error {
+	f, err := saved.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := changeset.Apply(ctx, f, root, savedLimits); err != nil {
+		return fmt.Errorf("%s of the checkpoint: %w", name, err)
+	}
+	return nil
+}
+
+// goesOn is the origin of a container that goes on from a checkpoint, where it is n.
+type goesOn struct {
+	r     *Runtime
+	saved *checkpoint.Saved
+	n     int
+}
+
+// fill changes the image's root as the container had.
+func (g *goesOn) fill(ctx context.Context, _ *cri.Container, root *image.Rootfs) error {
+	if was := g.saved.Containers[g.n].ImageID; was != root.ImageID {
+		return fault.Invalid.Errorf("its image %q is not what the checkpoint has, %q", root.ImageID, was)
+	}
+	return unpackSaved(ctx, g.saved, checkpoint.Changes(g.n), root.Path)
+}
+
+// finish copies criu's images, and says how criu gets the processes to where the Pod is.
+func (g *goesOn) finish(ctx context.Context, c *cri.Container, _ engine, doc *specs.Spec) (map[string][]byte, bool, error) {
+	was, err := g.saved.Spec(g.n)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := matches(was, doc); err != nil {
+		return nil, false, err
+	}
+	joins, err := joinOptions(doc)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := os.RemoveAll(restoredDir(c)); err != nil {
+		return nil, false, err
+	}
+	if err := g.saved.CopyImages(ctx, g.n, restoredDir(c)); err != nil {
+		return nil, false, err
+	}
+	doc.Annotations = map[string]string{criuAnnotation: filepath.Join(g.r.bundleOf(c), criuFile)}
+	return map[string][]byte{criuFile: []byte(joins)}, true, nil
+}
+
+// joinOptions are criu's options for the namespaces that OCI runtimes leave out: of
+// those that are given by path they hand over the network's alone, and criu would make
+// each container IPC and UTS namespaces of its own.
+func joinOptions(doc *specs.Spec) (string, error) {
+	var b strings.Builder
+	for _, n := range doc.Linux.Namespaces {
+		name := map[specs.LinuxNamespaceType]string{specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"}[n.Type]
+		if name == "" || n.Path == "" {
+			continue
+		}
+		if strings.ContainsAny(n.Path, " \t\n#,\"\\") {
+			return "", fault.FailedPrecondition.Errorf("criu cannot be told of the path %q, which has spaces or the like: choose another run directory", n.Path)
+		}
+		fmt.Fprintf(&b, "join-ns %s:%s\n", name, n.Path)
+	}
+	if b.Len() == 0 {
+		return "# nothing to join\n", nil
+	}
+	return b.String(), nil
+}

@@ -1,0 +1,185 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nspin"
+)
+
+// freeze stops all processes of a container, those of execs among them.
+func (r *Runtime) freeze(_ context.Context, c *cri.Container) error {
+	return cgroup.Freeze(r.cgroupOf(c))
+}
+
+// dump writes a checkpoint of the Pod, all of whose containers are frozen and stay so:
+// criu, which freezes by itself, too, leaves a cgroup as it was.
+func (r *Runtime) dump(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) error {
+	if err := r.refuseDump(s, containers); err != nil {
+		return err
+	}
+	if err := checkpoint.Prepare(dir, len(containers)); err != nil {
+		return err
+	}
+	p, err := r.describePod(ctx, s)
+	if err != nil {
+		return err
+	}
+	for i, c := range containers {
+		if err := r.dumpContainer(ctx, c, dir, i); err != nil {
+			return fmt.Errorf("container %q: %w", c.Config.GetMetadata().GetName(), err)
+		}
+		p.Containers = append(p.Containers, checkpoint.Container{
+			Name: c.Config.GetMetadata().GetName(), ImageID: c.ImageRef, Stdin: c.Config.GetStdin(),
+		})
+	}
+	if !hostIPC(s) {
+		if err := writeArchive(ctx, filepath.Join(dir, checkpoint.Shm), filepath.Join(r.sandboxDir(s.ID), "shm")); err != nil {
+			return err
+		}
+	}
+	return checkpoint.Seal(dir, p)
+}
+
+// refuseDump names what could not be restored, before anything is written.
+func (r *Runtime) refuseDump(s *cri.Sandbox, containers []*cri.Container) error {
+	if err := r.refuseSaved(s); err != nil {
+		return err
+	}
+	engines := map[string]bool{}
+	for _, c := range containers {
+		if err := refuseSavedContainer(c); err != nil {
+			return err
+		}
+		e, _, err := r.engineOf(c)
+		if err != nil {
+			return err
+		}
+		engines[e.path] = true
+	}
+	if len(engines) > 1 {
+		return fault.FailedPrecondition.Errorf("the containers were begun by different OCI runtimes, and a checkpoint is of one: begin them anew")
+	}
+	if hostIPC(s) {
+		return nil
+	}
+	return nspin.OnThrowAwayThread(func() error {
+		if err := enter(filepath.Join(r.sandboxDir(s.ID), "ipc"), unix.CLONE_NEWIPC); err != nil {
+			return err
+		}
+		return refuseSystemV()
+	})
+}
+
+// refuseSaved refuses sandboxes that cannot be checkpointed, and restored neither.
+func (r *Runtime) refuseSaved(s *cri.Sandbox) error {
+	u, err := r.usersIn(s)
+	switch {
+	case err != nil:
+		return err
+	case u != nil:
+		return fault.FailedPrecondition.Errorf("the Pod has a user namespace, which criu cannot join: only Pods with hostUsers can be checkpointed")
+	case sharesPID(s):
+		return fault.FailedPrecondition.Errorf("the Pod's containers share a PID namespace, whose first process is none of theirs: " +
+			"only Pods without shareProcessNamespace can be checkpointed")
+	}
+	return nil
+}
+
+// refuseSavedContainer refuses containers that cannot be checkpointed, and restored
+// neither.
+func refuseSavedContainer(c *cri.Container) error {
+	name := c.Config.GetMetadata().GetName()
+	switch {
+	case c.Config.GetTty():
+		return fault.FailedPrecondition.Errorf("container %q has a terminal, whose other end is outside of it: only containers without tty can be checkpointed", name)
+	case !ownPIDs(c):
+		return fault.FailedPrecondition.Errorf("container %q has the process ids of the host or of another container, which may be taken when it is restored: "+
+			"only containers with their own can be checkpointed", name)
+	}
+	return nil
+}
+
+// refuseSystemV refuses what is in the calling thread's IPC namespace. Each container's
+// images have all of it, and the namespace that they will share can have it but once.
+func refuseSystemV() error {
+	for _, kind := range []string{"shm", "sem", "msg"} {
+		text, err := os.ReadFile("/proc/sysvipc/" + kind)
+		if errors.Is(err, os.ErrNotExist) { // a kernel without them
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n := strings.Count(string(text), "\n") - 1; n > 0 { // after a line of titles
+			return fault.FailedPrecondition.Errorf("the Pod has System V IPC objects (%d in /proc/sysvipc/%s), which cannot be restored: "+
+				"only Pods that use POSIX shared memory, semaphores and pipes instead can be checkpointed", n, kind)
+		}
+	}
+	return nil
+}
+
+// describePod is all of the description that is not about containers.
+func (r *Runtime) describePod(ctx context.Context, s *cri.Sandbox) (*checkpoint.Pod, error) {
+	e, err := r.engineFor(s)
+	if err != nil {
+		return nil, err
+	}
+	config, err := protojson.Marshal(s.Config)
+	if err != nil {
+		return nil, err
+	}
+	var host unix.Utsname
+	if err := unix.Uname(&host); err != nil {
+		return nil, err
+	}
+	criu, err := exec.CommandContext(ctx, "criu", "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("asking criu for its version: %w", err)
+	}
+	return &checkpoint.Pod{
+		Made: time.Now(), Engine: filepath.Base(e.path), Arch: runtime.GOARCH, Sandbox: config,
+		Kernel: unix.ByteSliceToString(host.Release[:]), Criu: strings.Join(strings.Fields(string(criu)), " "),
+	}, nil
+}
+
+// dumpContainer writes what there is of container n.
+func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, dir string, n int) (err error) {
+	e, _, err := r.engineOf(c)
+	if err != nil {
+		return err
+	}
+	work := filepath.Join(c.Dir, "checkpoint")
+	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o700)); err != nil { // there may be one that was cut short
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	if err := e.saveImages(ctx, c.ID, filepath.Join(dir, checkpoint.Images(n)), work); err != nil {
+		return err
+	}
+	if frozen, err := cgroup.Frozen(r.cgroupOf(c)); err != nil || !frozen {
+		return errors.Join(err, fault.FailedPrecondition.Errorf("criu has let it go on before the others were saved: use criu 3.17 or a later one"))
+	}
+	doc, err := readWholeSpec(r.bundleOf(c))
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(dir, checkpoint.Spec(n)), doc); err != nil {
+		return err
+	}
+	return writeArchive(ctx, filepath.Join(dir, checkpoint.Changes(n)), filepath.Join(imageDir(c), "upper"))
+}
