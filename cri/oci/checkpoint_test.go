@@ -103,7 +103,7 @@ func TestCheckpoint(t *testing.T) {
 		t.Errorf("the changes are %q", diff)
 	}
 	n.must(os.WriteFile(bin+"/fail", []byte("0"), 0o600))
-	if err := save("failed.tar"); err == nil || !strings.Contains(err.Error(), "criu has had enough: the cause") {
+	if err := save("failed.tar"); err == nil || !strings.Contains(err.Error(), "criu: the cause") {
 		t.Errorf("a checkpoint that fails says %v", err)
 	}
 	if out, code := n.exec(id, "/podtool", "do", "echo runs on"); out != "runs on\n" || code != 0 {

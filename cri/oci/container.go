@@ -104,9 +104,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if err := r.releaseTrees(c); err != nil { // the removal does
 		r.cfg.Logger.WarnContext(ctx, "giving up mounts of a container that has its own", "container", c.ID, "err", err)
 	}
-	if err := os.RemoveAll(p.images); err != nil { // the removal does
-		r.cfg.Logger.WarnContext(ctx, "giving up the images of a container that goes on", "container", c.ID, "err", err)
-	}
+	r.goneOn(c)
 	return nil
 }
 
@@ -160,10 +158,8 @@ func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartReques
 	req.Command.Dir, req.Command.PIDFile = p.bundle, pidFile
 	st, err := r.keeper.Start(ctx, p.id, req)
 	if err != nil {
-		if msg := logMessage(filepath.Join(p.bundle, log)); msg != "" && !errors.Is(err, fault.Unavailable) {
-			if why := complaint(filepath.Join(p.bundle, "restore.log")); why != "" {
-				msg += ": " + why
-			}
+		msg := firstText(complaint(filepath.Join(p.bundle, "restore.log")), logMessage(filepath.Join(p.bundle, log)))
+		if msg != "" && !errors.Is(err, fault.Unavailable) {
 			err = fault.Of(err).Wrap(errors.New(msg))
 		}
 		return st, err

@@ -56,10 +56,7 @@ func (e engine) saveImages(ctx context.Context, id, images, work string) error {
 	if err == nil {
 		return nil
 	}
-	said := firstText(logMessage(log), string(out), err.Error())
-	if why := complaint(filepath.Join(work, "dump.log")); why != "" {
-		said += ": " + why
-	}
+	said := firstText(complaint(filepath.Join(work, "dump.log")), logMessage(log), string(out), err.Error())
 	return fault.Internal.Errorf("%s: %s", filepath.Base(e.path), said)
 }
 
@@ -76,8 +73,8 @@ func allOf(cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// complaint returns the errors that criu has written into its log: an OCI runtime only
-// says where the log is.
+// complaint returns the errors that criu has written into its log, "" where it has not:
+// an OCI runtime only says where the log is.
 func complaint(log string) string {
 	text, err := os.ReadFile(log)
 	if err != nil {
@@ -93,7 +90,10 @@ func complaint(log string) string {
 			all = append(all, what)
 		}
 	}
-	return strings.Join(all, "; ")
+	if len(all) == 0 {
+		return ""
+	}
+	return "criu: " + strings.Join(all, "; ")
 }
 
 // maxComplaints is how many errors are passed on: the cause comes first, and what

@@ -10,18 +10,31 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
+// side is one of two specs of a container, in a Pod of a hostname.
+type side struct {
+	*specs.Spec
+
+	hostname string
+}
+
+// environment is without the variable that follows from the Pod, whose name may be
+// another one.
+func (s side) environment() []string {
+	return slices.DeleteFunc(slices.Clone(s.Process.Env), func(v string) bool { return v == "HOSTNAME="+s.hostname })
+}
+
 // matches reports what the spec of a container that is to go on from a checkpoint has
 // otherwise than the one that it ran with, and criu would not heed. Free to be another
 // are: where the sources of mounts and the root are on the host, the cgroup, its limits,
 // and the oom score.
-func matches(saved, now *specs.Spec) error {
+func matches(saved, now side) error {
 	s, n := saved.Process, now.Process
 	for _, part := range []struct {
 		name       string
 		saved, now any
 	}{
 		{"arguments", s.Args, n.Args},
-		{"environment", s.Env, n.Env},
+		{"environment", saved.environment(), now.environment()},
 		{"working directory", s.Cwd, n.Cwd},
 		{"user", s.User, n.User},
 		{"terminal", s.Terminal, n.Terminal},

@@ -14,7 +14,7 @@ import (
 // savable is a spec as any container has it.
 func savable() *specs.Spec {
 	s := bareSpec("/program", "/cgroup", "/program", "argument")
-	s.Process.Env = []string{"A=1"}
+	s.Process.Env = []string{"HOSTNAME=a", "A=1"}
 	s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/hosts", Type: "bind", Source: "/one/hosts", Options: []string{"rbind", "ro"}})
 	return s
@@ -45,13 +45,13 @@ func TestMatches(t *testing.T) {
 	} {
 		now := savable()
 		change(now)
-		if err := matches(&saved, now); err != nil {
+		if err := matches(side{&saved, "a"}, side{now, "a"}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for part, change := range map[string]func(s *specs.Spec){
 		"arguments":         func(s *specs.Spec) { s.Process.Args = []string{"/program"} },
-		"environment":       func(s *specs.Spec) { s.Process.Env = []string{"A=2"} },
+		"environment":       func(s *specs.Spec) { s.Process.Env = []string{"HOSTNAME=a", "A=2"} },
 		"working directory": func(s *specs.Spec) { s.Process.Cwd = "/tmp" },
 		"user":              func(s *specs.Spec) { s.Process.User.UID = 0 },
 		"terminal":          func(s *specs.Spec) { s.Process.Terminal = true },
@@ -72,13 +72,21 @@ func TestMatches(t *testing.T) {
 	} {
 		now := savable()
 		change(now)
-		if err := matches(&saved, now); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), part) {
+		if err := matches(side{&saved, "a"}, side{now, "a"}); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), part) {
 			t.Errorf("other %s: %v", part, err)
 		}
 	}
+	renamed := savable()
+	renamed.Process.Env[0] = "HOSTNAME=b"
+	if err := matches(side{&saved, "a"}, side{renamed, "b"}); err != nil {
+		t.Errorf("a Pod of another name: %v", err)
+	}
+	if err := matches(side{&saved, "a"}, side{renamed, "c"}); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a container that sets HOSTNAME itself: %v", err)
+	}
 	one := savable()
 	one.Mounts = append(one.Mounts, specs.Mount{Destination: "/more", Type: "tmpfs", Source: "tmpfs"})
-	if err := matches(&saved, one); !errors.Is(err, fault.Invalid) {
+	if err := matches(side{&saved, "a"}, side{one, "a"}); !errors.Is(err, fault.Invalid) {
 		t.Errorf("one mount more: %v", err)
 	}
 }

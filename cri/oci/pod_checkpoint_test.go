@@ -377,7 +377,7 @@ func TestPodRestoreRefuses(t *testing.T) {
 	n.must(err)
 	n.must(os.WriteFile(bin+"/fail", []byte("0"), 0o600))
 	_, err = n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.RestoredContainers[0].ContainerId})
-	if err == nil || !strings.Contains(err.Error(), "criu has had enough: the cause") {
+	if err == nil || !strings.Contains(err.Error(), "criu: the cause") {
 		t.Errorf("a start that fails says %v", err)
 	}
 	n.removeSandbox(resp.PodSandboxId)

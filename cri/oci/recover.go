@@ -72,6 +72,8 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 	case !c.StartedAt.IsZero() && st.Exit != nil:
 		e := exitOf(*st.Exit)
 		c.Exit = &e
+	case !c.StartedAt.IsZero() && !st.Starting:
+		r.goneOn(c)
 	}
 	return nil
 }

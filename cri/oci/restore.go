@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
 // restoredDir is where criu's images are that a container goes on from, until it does.
@@ -80,13 +82,22 @@ func (r *Runtime) refuseRestore(saved *checkpoint.Saved, s *cri.Sandbox, contain
 	return refuseNames(saved, containers)
 }
 
-// sameNamespaces refuses a Pod that has other namespaces of its own than the saved one.
-func sameNamespaces(saved *checkpoint.Saved, s *cri.Sandbox) error {
+// savedSandbox is the config of the saved Pod.
+func savedSandbox(saved *checkpoint.Saved) (*runtimeapi.PodSandboxConfig, error) {
 	var was runtimeapi.PodSandboxConfig
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(saved.Sandbox, &was); err != nil {
-		return fault.Invalid.Errorf("the sandbox of the checkpoint: %w", err)
+		return nil, fault.Invalid.Errorf("the sandbox of the checkpoint: %w", err)
 	}
-	had := &cri.Sandbox{Config: &was}
+	return &was, nil
+}
+
+// sameNamespaces refuses a Pod that has other namespaces of its own than the saved one.
+func sameNamespaces(saved *checkpoint.Saved, s *cri.Sandbox) error {
+	was, err := savedSandbox(saved)
+	if err != nil {
+		return err
+	}
+	had := &cri.Sandbox{Config: was}
 	if hostNetwork(had) != hostNetwork(s) || hostIPC(had) != hostIPC(s) || !proto.Equal(namespaceOptions(had), namespaceOptions(s)) {
 		return fault.Invalid.Errorf("the Pod's namespaces are not those of the checkpoint's (%v, and there %v)", namespaceOptions(s), namespaceOptions(had))
 	}
@@ -162,7 +173,11 @@ func (g *goesOn) finish(ctx context.Context, c *cri.Container, _ engine, doc *sp
 	if err != nil {
 		return nil, false, err
 	}
-	if err := matches(was, doc); err != nil {
+	pod, err := savedSandbox(g.saved)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := matches(side{was, pod.GetHostname()}, side{doc, c.Sandbox.Config.GetHostname()}); err != nil {
 		return nil, false, err
 	}
 	joins, err := joinOptions(doc)
@@ -198,4 +213,34 @@ func joinOptions(doc *specs.Spec) (string, error) {
 		return "# nothing to join\n", nil
 	}
 	return b.String(), nil
+}
+
+// goneOn is for a container that runs, and does nothing but for one that has gone on
+// from a checkpoint just now. criu has given the Pod's UTS namespace the name that it
+// had where it was saved; and its images are of no use any more. What is not done here is
+// done by the next server, or with the container's removal.
+func (r *Runtime) goneOn(c *cri.Container) {
+	if _, err := os.Stat(restoredDir(c)); err != nil {
+		return
+	}
+	err := r.nameAgain(c.Sandbox)
+	if err == nil {
+		err = os.RemoveAll(restoredDir(c))
+	}
+	if err != nil {
+		r.cfg.Logger.Warn("settling a container that has gone on from a checkpoint", "container", c.ID, "err", err)
+	}
+}
+
+// nameAgain gives the sandbox's UTS namespace the hostname that it is to have.
+func (r *Runtime) nameAgain(s *cri.Sandbox) error {
+	if hostNetwork(s) { // and so the host's UTS namespace
+		return nil
+	}
+	return nspin.OnThrowAwayThread(func() error {
+		if err := enter(filepath.Join(r.sandboxDir(s.ID), "uts"), unix.CLONE_NEWUTS); err != nil {
+			return err
+		}
+		return setHostname(s)
+	})
 }

@@ -2,9 +2,9 @@
 // skip: it names what the test needs from the machine. A name listed in
 // TESTENV_REQUIRE (comma separated, "all" for every one that can be installed)
 // turns the skip into a failure, which is how CI proves that nothing was silently
-// left out. Systemd as process 1 and another kernel cannot be installed: make
-// test-vm names them, in the virtual machine that it makes for the tests that need
-// them.
+// left out. Systemd as process 1, another kernel and a criu for this one cannot be
+// installed: make test-vm names them, in the virtual machine that it makes for the
+// tests that need them.
 package testenv
 
 import (
@@ -30,6 +30,7 @@ const (
 	QEMU       Need = "qemu"
 	Systemd    Need = "systemd"    // as process 1
 	Busybox    Need = "busybox"    // a static one, for a shell and tar in a container
+	CRIU       Need = "criu"       // one that works with the kernel
 	BridgeVLAN Need = "bridgevlan" // a kernel whose bridges can keep VLANs apart
 )
 
@@ -51,7 +52,8 @@ func Require(t testing.TB, needs ...Need) {
 
 func required(n Need) bool {
 	list := strings.Split(os.Getenv("TESTENV_REQUIRE"), ",")
-	return slices.Contains(list, "all") && n != Systemd && n != BridgeVLAN || slices.Contains(list, string(n))
+	installable := n != Systemd && n != BridgeVLAN && n != CRIU
+	return slices.Contains(list, "all") && installable || slices.Contains(list, string(n))
 }
 
 func check(n Need) (missing string) {
@@ -74,6 +76,11 @@ func check(n Need) (missing string) {
 		return inPath("containerd", "containerd")
 	case QEMU:
 		return inPath("qemu-system-x86_64", "qemu-system-x86")
+	case CRIU:
+		if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+			return "criu, a version that works with this kernel, is missing (criu check): " + err.Error() + " " + string(out)
+		}
+		return ""
 	case Systemd:
 		if _, err := os.Stat("/run/systemd/system"); err != nil {
 			return "systemd is not process 1: make test-vm runs this test in a virtual machine"

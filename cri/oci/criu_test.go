@@ -1,0 +1,148 @@
+package oci_test
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// livePod is a Pod that criu has something to do with.
+type livePod struct {
+	*savedPod
+	configs []*runtimeapi.ContainerConfig
+}
+
+// live are the programs of its containers.
+var live = map[string][]string{
+	"counter": {"lines", "--interval", "20ms", "0"},
+	"server":  {"do", "write /said hello", "write /dev/shm/said shared", "serve --text served"},
+	"family":  {"do", "leave sleep forever", "trap 7"},
+	"stdin":   {"do", "echo ready", "copy-stdin"},
+}
+
+func (n *node) livePod(name string) *livePod {
+	n.t.Helper()
+	p := &livePod{savedPod: &savedPod{node: n, dir: n.dir + "/checkpoint-" + name}}
+	n.must(os.Mkdir(p.dir, 0o700))
+	p.sandbox, p.config = n.sandbox(name, nil)
+	for c, args := range live {
+		id := n.create(p.sandbox, p.config, c, func(config *runtimeapi.ContainerConfig) {
+			config.Stdin = c == "stdin"
+			config.Envs = []*runtimeapi.KeyValue{{Key: "GODEBUG", Value: []byte("multipathtcp=0")}} // which criu does not know
+			p.configs = append(p.configs, proto.CloneOf(config))
+		}, args...)
+		n.startContainer(id)
+		p.ids = append(p.ids, id)
+	}
+	n.waitLog(name, "counter", "20\n")
+	n.waitLog(name, "stdin", "ready")
+	n.waitServed(p.container("server"))
+	return p
+}
+
+// container returns the id of a container of the Pod.
+func (p *livePod) container(name string) string {
+	for i, c := range p.configs {
+		if c.Metadata.Name == name {
+			return p.ids[i]
+		}
+	}
+	p.t.Fatalf("there is no container %q", name)
+	return ""
+}
+
+func (n *node) waitServed(id string) {
+	n.t.Helper()
+	n.waitFor(func() bool {
+		out, _ := n.exec(id, "/podtool", "get", "--retry", "3s", "http://127.0.0.1:8080/")
+		return strings.Contains(out, "served")
+	}, "served")
+}
+
+// restored restores the Pod as another one, whose server is killed before it is started.
+func (p *livePod) restored(name string) *livePod {
+	p.t.Helper()
+	req := &runtimeapi.RestorePodRequest{CheckpointPath: p.dir, Config: proto.CloneOf(p.config), ContainerConfigs: p.configs}
+	req.Config.Metadata.Name, req.Config.Metadata.Uid, req.Config.Hostname = name, "uid-"+name, name
+	req.Config.LogDirectory = p.node.dir + "/logs/" + name
+	resp, err := p.restore(p.t.Context(), req)
+	p.must(err)
+	p.restart()
+	next := &livePod{savedPod: &savedPod{node: p.node, sandbox: resp.PodSandboxId, config: req.Config, dir: p.node.dir + "/checkpoint-" + name}, configs: p.configs}
+	p.must(os.Mkdir(next.dir, 0o700))
+	for _, c := range resp.RestoredContainers {
+		p.startContainer(c.ContainerId)
+		next.ids = append(next.ids, c.ContainerId)
+	}
+	return next
+}
+
+// first returns the first number in the log of the counter.
+func (p *livePod) first(name string) int {
+	p.t.Helper()
+	p.waitLog(name, "counter", "\n")
+	line, _, _ := strings.Cut(p.logOf(name, "counter"), "\n")
+	number, err := strconv.Atoi(line)
+	p.must(err)
+	return number
+}
+
+// goesOn looks at a Pod that was restored when the counter had got to a number.
+func (p *livePod) goesOn(name string, after int) {
+	p.t.Helper()
+	if got := p.first(name); got < after {
+		p.t.Errorf("the counter had printed %d, and goes on with %d", after, got)
+	}
+	server := p.container("server")
+	p.waitServed(server)
+	for file, want := range map[string]string{"/said": "hello\n", "/dev/shm/said": "shared\n"} {
+		if out, code := p.exec(server, "/podtool", "cat", file); out != want || code != 0 {
+			p.t.Errorf("%s is %q (%d)", file, out, code)
+		}
+	}
+	for c := range live {
+		id := p.container(c)
+		if out, _ := p.exec(id, "/podtool", "hostname"); out != name+"\n" {
+			p.t.Errorf("the host of container %q is %q, want %q", c, out, name)
+		}
+		for _, ns := range []string{"ipc", "uts", "net"} {
+			inside, err := os.Stat("/proc/" + itoa(p.pidOf(id)) + "/ns/" + ns)
+			p.must(err)
+			pinned, err := os.Stat(p.node.dir + "/run/sandboxes/" + p.sandbox + "/" + ns)
+			p.must(err)
+			if !os.SameFile(inside, pinned) {
+				p.t.Errorf("container %q is in another %s namespace than the Pod's", c, ns)
+			}
+		}
+	}
+}
+
+// TestCRIU: with a real criu, processes go on where they were, in a Pod of another name,
+// and are containers like any other; and so do those of a Pod that was restored.
+func TestCRIU(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Runc, testenv.CRIU)
+	t.Setenv(ociRuntime, "runc")
+	n := newNode(t)
+	p := n.livePod("first")
+	for _, name := range []string{"second", "third"} {
+		before := strings.Count(n.logOf(p.config.Metadata.Name, "counter"), "\n")
+		n.must(p.save(t.Context()))
+		n.waitServed(p.container("server")) // it runs on
+		n.removeSandbox(p.sandbox)
+		p = p.restored(name)
+		p.goesOn(name, before)
+	}
+	family := p.container("family")
+	_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: family, Timeout: 30})
+	n.must(err)
+	if st := n.exited(family); st.ExitCode != 7 {
+		t.Errorf("a program that ends with 7 at SIGTERM ended with %d", st.ExitCode)
+	}
+	n.removeSandbox(p.sandbox)
+}
