@@ -14,6 +14,9 @@
 // instruction. What the process keeps in memory only helps to notice the death
 // of the keeper and to shut down.
 //
+// Where criu works, containers and Pods can be checkpointed and Pods restored; what a
+// checkpoint of a Pod is made of says cri/oci/checkpoint. There are no options.
+//
 // It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs or
 // the systemd driver. What it does not do is refused by name; see cri/oci/spec.
 // What the CRI says of the sandbox's own process

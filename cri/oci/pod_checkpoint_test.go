@@ -133,6 +133,7 @@ func TestPodCheckpoint(t *testing.T) {
 	resp, err := n.restore(t.Context(), req)
 	n.must(err)
 	n.must(os.RemoveAll(p.dir)) // the client's, to do with what it likes
+	n.filled(resp.PodSandboxId)
 	n.restart()
 	for i, c := range resp.RestoredContainers {
 		st := n.status(c.ContainerId)
@@ -146,6 +147,21 @@ func TestPodCheckpoint(t *testing.T) {
 	}
 	n.goneOn(bin, resp)
 	n.removeSandbox(resp.PodSandboxId)
+}
+
+// filled looks at the files of a restored Pod none of whose programs has run yet.
+func (n *node) filled(sandbox string) {
+	n.t.Helper()
+	for _, c := range savedNames {
+		roots, err := filepath.Glob(n.dir + "/cri/*/*/image/rootfs/changed-" + c)
+		n.must(err)
+		if len(roots) != 1 {
+			n.t.Errorf("what container %q has changed is in %q", c, roots)
+		}
+		if text, err := os.ReadFile(n.dir + "/run/sandboxes/" + sandbox + "/shm/" + c); err != nil || string(text) != "shared\n" {
+			n.t.Errorf("what container %q has shared is %q, %v", c, text, err)
+		}
+	}
 }
 
 // goneOn looks at containers of a restored Pod that were started.
