@@ -42,9 +42,10 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 	if err := os.MkdirAll(images, 0o700); err != nil {
 		return err
 	}
-	err = e.saveImages(ctx, c.ID, images, dir)
-	// criu freezes the container by its cgroup, and one that was killed leaves it so.
-	if thaw := r.thaw(ctx, c); err == nil {
+	err = r.saveImages(ctx, c, images, dir)
+	// criu freezes the container by its cgroup, and one that was killed leaves it so. What
+	// else that leaves is for thaw, which is called in any case.
+	if thaw := cgroup.Thaw(r.cgroupOf(c)); err == nil {
 		err = thaw
 	}
 	if err != nil {
@@ -57,8 +58,10 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 }
 
 // thaw lets a container go on that a checkpoint has stopped, also one that ended
-// with the server.
-func (r *Runtime) thaw(_ context.Context, c *cri.Container) error { return cgroup.Thaw(r.cgroupOf(c)) }
+// with the server, and its Pod's network.
+func (r *Runtime) thaw(ctx context.Context, c *cri.Container) error {
+	return errors.Join(cgroup.Thaw(r.cgroupOf(c)), r.unlockNetwork(ctx, c.Sandbox))
+}
 
 // describeCheckpoint adds what criu does not save.
 func (r *Runtime) describeCheckpoint(ctx context.Context, c *cri.Container, e engine, dir string) error {

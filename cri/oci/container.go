@@ -183,7 +183,7 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 		}
 	}
 	// A frozen process does not even die, where cgroups are of version 1.
-	end, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit, func() error { return r.thaw(ctx, c) })
+	end, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit, func() error { return cgroup.Thaw(r.cgroupOf(c)) })
 	return errors.Join(err, r.killLeft(c, end)) // nothing runs on, also where the keeper is gone
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -47,14 +48,22 @@ func (e engine) lacksCRIU(ctx context.Context) bool {
 }
 
 // saveImages has criu write its images of a container to an empty directory. The
-// container goes on as it was, frozen or not; but when ctx ends meanwhile it may be
-// left either. What criu has to say comes into work.
-func (e engine) saveImages(ctx context.Context, id, images, work string) error {
+// container goes on as it was, frozen or not; but after an error, as when ctx ends, it may
+// be left either, and cut off from the network: thaw comes next. What criu has to say
+// comes into work.
+func (r *Runtime) saveImages(ctx context.Context, c *cri.Container, images, work string) error {
+	e, _, err := r.engineOf(c)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.lockedFile(c.Sandbox), nil, 0o600); err != nil {
+		return err
+	}
 	log := filepath.Join(work, "log")
-	args := e.args(log, "checkpoint", "--image-path", images, "--work-path", work, "--leave-running", "--file-locks", id)
+	args := e.args(log, "checkpoint", "--image-path", images, "--work-path", work, "--leave-running", "--file-locks", c.ID)
 	out, err := allOf(exec.CommandContext(ctx, args[0], args[1:]...)).CombinedOutput()
 	if err == nil {
-		return nil
+		return os.Remove(r.lockedFile(c.Sandbox))
 	}
 	said := firstText(complaint(filepath.Join(work, "dump.log")), logMessage(log), string(out), err.Error())
 	return fault.Internal.Errorf("%s: %s", filepath.Base(e.path), said)

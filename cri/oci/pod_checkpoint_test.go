@@ -2,7 +2,9 @@ package oci_test
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +19,9 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // savedPod is a Pod of two containers that have changed something, and a directory for
@@ -203,6 +207,10 @@ func sorted(text string) string {
 // TestPodCheckpointFails: what goes wrong is told, and leaves neither files nor a
 // container that stands still.
 func TestPodCheckpointFails(t *testing.T) {
+	testenv.Require(t, testenv.NFT)
+	if _, err := exec.LookPath("iptables-restore"); err != nil {
+		t.Fatal("iptables, which criu uses by default, is missing: apt-get install iptables")
+	}
 	n, bin := newSaver(t)
 	p := n.savedPod("saved")
 
@@ -230,6 +238,7 @@ func TestPodCheckpointFails(t *testing.T) {
 	over := make(chan error, 1)
 	go func() { over <- p.save(ctx) }()
 	n.waitFile(bin + "/hangs")
+	p.lockNetwork()
 	cancel()
 	if err := <-over; status.Code(err) != codes.Canceled {
 		t.Errorf("a client that went away got %v", err)
@@ -237,19 +246,53 @@ func TestPodCheckpointFails(t *testing.T) {
 	p.settled()
 	p.empty()
 	p.runOn()
+	p.unlocked()
 
 	// A server that is killed then.
 	n.must(os.Remove(bin + "/hangs"))
 	go func() { over <- p.save(t.Context()) }()
 	n.waitFile(bin + "/hangs")
+	p.lockNetwork()
 	n.restart()
 	<-over
 	p.runOn()
+	p.unlocked()
 	n.must(os.Remove(bin + "/hang")) // the fake outlives the server, as criu would
 	n.must(os.RemoveAll(p.dir))
 	n.must(os.Mkdir(p.dir, 0o700))
 	n.must(p.save(t.Context()))
 	n.removeSandbox(p.sandbox)
+}
+
+// inNetwork runs a program in the Pod's network namespace.
+func (p *savedPod) inNetwork(argv ...string) (output string) {
+	p.t.Helper()
+	p.must(netns.Do(p.node.dir+"/run/sandboxes/"+p.sandbox+"/net", func() error {
+		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+		output = string(out)
+		if err != nil {
+			return fmt.Errorf("%q: %s: %w", argv, out, err)
+		}
+		return nil
+	}))
+	return output
+}
+
+// lockNetwork is what a real criu does with the network of the processes that it saves,
+// by iptables and by nftables.
+func (p *savedPod) lockNetwork() {
+	p.t.Helper()
+	p.inNetwork("nft", "add table inet CRIU-7; add table inet kept; "+
+		"add table ip filter; add chain ip filter CRIU; add rule ip filter CRIU counter drop; "+
+		"add chain ip filter INPUT { type filter hook input priority filter; }; add rule ip filter INPUT counter jump CRIU; "+
+		"add chain ip filter OUTPUT { type filter hook output priority filter; }; add rule ip filter OUTPUT counter jump CRIU")
+}
+
+func (p *savedPod) unlocked() {
+	p.t.Helper()
+	if rules := p.inNetwork("nft", "list", "ruleset"); strings.Contains(rules, "CRIU") || !strings.Contains(rules, "kept") {
+		p.t.Errorf("the network has these rules: %s", rules)
+	}
 }
 
 func (n *node) waitFile(path string) {

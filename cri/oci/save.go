@@ -159,16 +159,12 @@ func (r *Runtime) describePod(ctx context.Context, s *cri.Sandbox) (*checkpoint.
 
 // dumpContainer writes what there is of container n.
 func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, dir string, n int) (err error) {
-	e, _, err := r.engineOf(c)
-	if err != nil {
-		return err
-	}
 	work := filepath.Join(c.Dir, "checkpoint")
 	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o700)); err != nil { // there may be one that was cut short
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	if err := e.saveImages(ctx, c.ID, filepath.Join(dir, checkpoint.Images(n)), work); err != nil {
+	if err := r.saveImages(ctx, c, filepath.Join(dir, checkpoint.Images(n)), work); err != nil {
 		return err
 	}
 	if frozen, err := cgroup.Frozen(r.cgroupOf(c)); err != nil || !frozen {
