@@ -1,11 +1,15 @@
 package oci_test
 
 import (
+	"context"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -123,6 +127,27 @@ func (p *livePod) goesOn(name string, after int) {
 	}
 }
 
+// interrupted has a criu killed in the middle of its work, behind which the Pod is as it was.
+func (p *livePod) interrupted() {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(p.t.Context())
+	defer cancel()
+	over := make(chan error, 1)
+	go func() { over <- p.save(ctx) }()
+	p.waitFor(func() bool { // the network is locked before it looks at memory
+		logs, _ := filepath.Glob(p.node.dir + "/cri/*/*/checkpoint/dump.log")
+		text, _ := os.ReadFile(strings.Join(logs, ""))
+		return strings.Contains(string(text), "Running network-lock scripts")
+	}, "a criu at work")
+	cancel()
+	if err := <-over; status.Code(err) != codes.Canceled {
+		p.t.Errorf("a client that went away got %v", err)
+	}
+	p.settled()
+	p.empty()
+	p.waitServed(p.container("server"))
+}
+
 // TestCRIU: with a real criu, processes go on where they were, in a Pod of another name,
 // and are containers like any other; and so do those of a Pod that was restored.
 func TestCRIU(t *testing.T) {
@@ -130,6 +155,7 @@ func TestCRIU(t *testing.T) {
 	t.Setenv(ociRuntime, "runc")
 	n := newNode(t)
 	p := n.livePod("first")
+	p.interrupted()
 	for _, name := range []string{"second", "third"} {
 		before := strings.Count(n.logOf(p.config.Metadata.Name, "counter"), "\n")
 		n.must(p.save(t.Context()))

@@ -136,7 +136,7 @@ func TestApplyLeavesOverlayAlone(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	root := t.TempDir()
 	h := &tar.Header{Typeflag: tar.TypeDir, Name: "d", Format: tar.FormatPAX, PAXRecords: map[string]string{
-		"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.user.color": "red",
+		"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.user.overlay.redirect": "/etc", "SCHILY.xattr.user.color": "red",
 	}}
 	must(t, changeset.Apply(t.Context(), bytes.NewReader(tarOf(t, h)), root, enough))
 	names := make([]byte, 1000)
