@@ -137,7 +137,7 @@ func (p *livePod) interrupted() {
 	p.waitFor(func() bool { // the network is locked before it looks at memory
 		logs, _ := filepath.Glob(p.node.dir + "/cri/*/*/checkpoint/dump.log")
 		text, _ := os.ReadFile(strings.Join(logs, ""))
-		return strings.Contains(string(text), "Running network-lock scripts")
+		return strings.Contains(string(text), "Dumping pstree")
 	}, "a criu at work")
 	cancel()
 	if err := <-over; status.Code(err) != codes.Canceled {

@@ -1,0 +1,41 @@
+package oci
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestLacksCRIU: a crun says what it was built with, and every runc has it.
+func TestLacksCRIU(t *testing.T) {
+	for says, want := range map[string]bool{
+		"crun version 1.8.1\n+SYSTEMD +YAJL":       true,
+		"crun version 1.8.1\n+SYSTEMD +CRIU +YAJL": false,
+		"runc version 1.1.5":                       false,
+	} {
+		program := filepath.Join(t.TempDir(), "engine")
+		if err := os.WriteFile(program, []byte("#!/bin/sh\necho '"+says+"'\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if got := (engine{path: program}).lacksCRIU(t.Context()); got != want {
+			t.Errorf("%q: %v", says, got)
+		}
+	}
+}
+
+// TestComplaint: of criu's log its errors are told, but for the one that it goes on
+// without.
+func TestComplaint(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "dump.log")
+	if got := complaint(log); got != "" {
+		t.Errorf("of no log: %q", got)
+	}
+	text := "(00.1) Error (criu/util.c:1): rlimit: Can't setup RLIMIT_NOFILE for self\n(00.2) Warn  (criu/x.c:2): warned\n" +
+		"(00.3) Error (criu/net.c:3): net: first\n(00.4) all is well\n(00.5) Error (criu/cr-dump.c:4): second\n"
+	if err := os.WriteFile(log, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := complaint(log), "criu: net: first; second"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
