@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/containerd/nri/pkg/api"
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/kubelet/node"
@@ -14,6 +15,7 @@ func (f *nriFlags) addTo(cmd *cobra.Command) {
 	fs.StringVar(&f.Socket, "nri-socket", "", "let NRI plugins connect to this `socket`, at /var/run/nri/nri.sock most of them; empty does not")
 	fs.StringVar(&f.PluginDir, "nri-plugins", "", "start the NRI plugins in this `directory`; empty starts none")
 	fs.StringVar(&f.ConfigDir, "nri-plugin-config", "/etc/nri/conf.d", "the configurations of those are in this `directory`")
+	fs.DurationVar(&f.Timeout, "nri-timeout", api.DefaultPluginRequestTimeout, "disconnect an NRI plugin that takes longer than this `time` to answer")
 }
 
 func (f *nriFlags) parse() (node.NRI, error) {

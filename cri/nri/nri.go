@@ -29,10 +29,11 @@
 //
 // A plugin that connects later is told first what is there: every sandbox, and
 // every container that has not ended. No container that is created meanwhile is
-// left out. A plugin that does not answer in two seconds is disconnected.
+// left out. A plugin that does not answer in time is disconnected.
 package nri
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,8 +66,11 @@ type Config struct {
 	// 10-balloons.conf or balloons.conf. An empty PluginDir, or one that is not
 	// there, means none.
 	PluginDir, ConfigDir string
-	// Logger may be nil. NRI's own package has one logger in a process, which is
-	// that of the last New.
+	// Timeout is how long a plugin may take to answer before it is disconnected.
+	// Zero means NRI's two seconds.
+	Timeout time.Duration
+	// Logger may be nil. NRI's own package has one logger and one timeout in a
+	// process, which are those of the last New.
 	Logger *slog.Logger
 }
 
@@ -106,6 +110,7 @@ func New(cfg Config) *Plugins {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	log.Set(logger{cfg.Logger})
+	adaptation.SetPluginRequestTimeout(cmp.Or(cfg.Timeout, api.DefaultPluginRequestTimeout))
 	return &Plugins{cfg: cfg, pods: map[string]*pod{}, containers: map[string]*container{}}
 }
 

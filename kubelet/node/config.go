@@ -110,6 +110,8 @@ type NRI struct {
 	// PluginDir has plugins that the runtime starts, "" for none, and ConfigDir
 	// their configurations.
 	PluginDir, ConfigDir string
+	// Timeout is how long a plugin may take to answer, zero for NRI's two seconds.
+	Timeout time.Duration
 }
 
 func (n NRI) enabled() bool { return n.Socket != "" || n.PluginDir != "" }

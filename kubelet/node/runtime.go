@@ -134,7 +134,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	}
 	var adjust func(context.Context, *cri.Container, *specs.Spec) error
 	if cfg.NRI.enabled() {
-		r.plugins = nri.New(nri.Config{Socket: cfg.NRI.Socket, PluginDir: cfg.NRI.PluginDir, ConfigDir: cfg.NRI.ConfigDir, Logger: cfg.Logger})
+		r.plugins = nri.New(nri.Config{Socket: cfg.NRI.Socket, PluginDir: cfg.NRI.PluginDir, ConfigDir: cfg.NRI.ConfigDir, Timeout: cfg.NRI.Timeout, Logger: cfg.Logger})
 		adjust = r.plugins.Adjust
 	}
 	r.oci, err = oci.New(ctx, oci.Config{
