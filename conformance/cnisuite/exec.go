@@ -137,11 +137,21 @@ func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*a
 	if err := netns.Do(l.host, cmd.Start); err != nil {
 		return nil, fmt.Errorf("executing the plugin: %w", err)
 	}
+	start := time.Now()
 	out, err := collect(ctx, cmd)
+	if err == nil {
+		l.logCall(env, out, time.Since(start))
+	}
 	if err == nil && l.boot != "" && out.rc == notRebooted {
 		return nil, fmt.Errorf("giving the boot another id: %s", out.stderr)
 	}
 	return out, err
+}
+
+// logCall has the user see an execution with --verbose.
+func (l *lab) logCall(env map[string]string, out *answer, took time.Duration) {
+	l.log.Debug("call", "command", env["CNI_COMMAND"], "container", env["CNI_CONTAINERID"], "interface", env["CNI_IFNAME"], "netns", env["CNI_NETNS"],
+		"exit", out.rc, "took", took, "stdout", string(out.stdout), "stderr", string(out.stderr))
 }
 
 // collect waits for the plugin.
@@ -184,10 +194,12 @@ func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byt
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
 		return nil, fmt.Errorf("executing the plugin: %w", err)
 	}
-	return &answer{
+	out := &answer{
 		what: env["CNI_COMMAND"], rc: cmd.ProcessState.ExitCode(), killed: !cmd.ProcessState.Exited(),
 		stdout: cmd.Stdout.(*bytes.Buffer).Bytes(), stderr: cmd.Stderr.(*bytes.Buffer).Bytes(),
-	}, nil
+	}
+	l.logCall(env, out, after)
+	return out, nil
 }
 
 // hit returns NotApplicable where so few signals came in time that nothing is said

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/csi/client"
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
@@ -84,7 +85,7 @@ func open(ctx context.Context, in *conformance.Input[Target]) (*session, error) 
 			return nil, fmt.Errorf("starting the driver: %w", err)
 		}
 	}
-	if s.Client, err = client.Dial(endpoint, &client.Options{Timeout: callTimeout}); err != nil {
+	if s.Client, err = client.Dial(endpoint, &client.Options{Timeout: callTimeout, Observe: call.Logged(in.Log)}); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	if err := s.ready(ctx); err != nil {

@@ -12,6 +12,7 @@ package call
 
 import (
 	"context"
+	"log/slog"
 	"time"
 )
 
@@ -62,6 +63,14 @@ type Call struct {
 // goroutines at once, on the calling goroutine, and so must be quick. A nil
 // Observer is allowed wherever one is taken.
 type Observer func(context.Context, Call)
+
+// Logged returns an observer that writes every call to the log, for who wants to see
+// what happens.
+func Logged(log *slog.Logger) Observer {
+	return func(ctx context.Context, c Call) {
+		log.DebugContext(ctx, "call", "family", c.Family, "method", c.Method, "took", c.Took, "err", c.Err)
+	}
+}
 
 // Done reports c to the observer with the time since c.Start. It does nothing
 // when o is nil.
