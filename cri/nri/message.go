@@ -1,6 +1,8 @@
 package nri
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
@@ -35,10 +37,12 @@ func (p *Plugins) message(c *cri.Container) *api.Container {
 	return containerMessage(c, doc)
 }
 
+// containerMessage shares no map and no slice with what it describes: while plugins
+// are asked, NRI's package puts what they want into it.
 func containerMessage(c *cri.Container, doc *specs.Spec) *api.Container {
 	m := &api.Container{
 		Id: c.ID, PodSandboxId: c.Sandbox.ID, Name: c.Config.GetMetadata().GetName(), State: stateOf(c),
-		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
+		Labels: maps.Clone(c.Config.GetLabels()), Annotations: annotations(c, doc),
 		Mounts: api.FromOCIMounts(doc.Mounts), Hooks: api.FromOCIHooks(doc.Hooks),
 		CreatedAt: nanoseconds(c.CreatedAt), StartedAt: nanoseconds(c.StartedAt),
 		Image: &api.Image{Name: c.Config.GetImage().GetUserSpecifiedImage(), ConfigDigest: c.ImageRef},
@@ -61,8 +65,17 @@ func containerMessage(c *cri.Container, doc *specs.Spec) *api.Container {
 	return m
 }
 
+// annotations are those that the container was asked for with, and those of its spec,
+// to which plugins may have added.
+func annotations(c *cri.Container, doc *specs.Spec) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, c.Config.GetAnnotations())
+	maps.Copy(all, doc.Annotations)
+	return all
+}
+
 func describeProcess(m *api.Container, process *specs.Process) {
-	m.Args, m.Env = process.Args, process.Env
+	m.Args, m.Env = slices.Clone(process.Args), slices.Clone(process.Env)
 	m.User = &api.User{Uid: process.User.UID, Gid: process.User.GID, AdditionalGids: process.User.AdditionalGids}
 	for _, l := range process.Rlimits {
 		m.Rlimits = append(m.Rlimits, &api.POSIXRlimit{Type: l.Type, Hard: l.Hard, Soft: l.Soft})
@@ -73,7 +86,7 @@ func linuxMessage(doc *specs.Spec) *api.LinuxContainer {
 	linux := doc.Linux
 	m := &api.LinuxContainer{
 		Namespaces: api.FromOCILinuxNamespaces(linux.Namespaces), Devices: api.FromOCILinuxDevices(linux.Devices),
-		Resources: api.FromOCILinuxResources(linux.Resources, nil), CgroupsPath: linux.CgroupsPath, Sysctl: linux.Sysctl,
+		Resources: api.FromOCILinuxResources(linux.Resources, nil), CgroupsPath: linux.CgroupsPath, Sysctl: maps.Clone(linux.Sysctl),
 	}
 	if linux.Seccomp != nil {
 		m.SeccompPolicy = api.FromOCILinuxSeccomp(linux.Seccomp)

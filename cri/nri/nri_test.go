@@ -142,6 +142,7 @@ type plugin struct {
 	adjust *api.ContainerAdjustment
 	update []*api.ContainerUpdate // the answer to CreateContainer, UpdateContainer and StopContainer
 	block  chan struct{}          // Synchronize waits for it, if there is one
+	posted *api.Container         // the last that PostCreateContainer told of
 }
 
 func (p *plugin) told(event, id string) error {
@@ -202,6 +203,7 @@ func (p *plugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Co
 }
 
 func (p *plugin) PostCreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
+	p.posted = c
 	return p.told("PostCreateContainer", c.GetId())
 }
 
@@ -359,6 +361,25 @@ func TestAdjust(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		do(t, a.rt.RemoveContainer(t.Context(), newContainer(s, "other"))) // as the SDK does
+	}
+}
+
+// TestAnnotations: plugins are told of an annotation that one of them has added,
+// beside those that the container was asked for with.
+func TestAnnotations(t *testing.T) {
+	a, socket := served(t)
+	p := &plugin{adjust: &api.ContainerAdjustment{}}
+	p.adjust.AddAnnotation("added", "yes")
+	p.connect(t, socket)
+	s := newSandbox("pod")
+	c := newContainer(s, "box")
+	c.Config.Annotations = map[string]string{"own": "too"}
+	do(t, a.rt.RunSandbox(t.Context(), s), a.rt.CreateContainer(t.Context(), c))
+	if diff := cmp.Diff(map[string]string{"own": "too", "added": "yes"}, p.posted.GetAnnotations()); diff != "" {
+		t.Errorf("annotations in PostCreateContainer (-want +got):\n%s", diff)
+	}
+	if len(c.Config.Annotations) != 1 {
+		t.Errorf("the container's own annotations became %v", c.Config.Annotations)
 	}
 }
 

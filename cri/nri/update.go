@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
@@ -136,7 +137,7 @@ func resourcesMessage(l *runtimeapi.LinuxContainerResources) *api.LinuxResources
 	}
 	r := &api.LinuxResources{
 		Cpu:    &api.LinuxCPU{Cpus: l.GetCpusetCpus(), Mems: l.GetCpusetMems()},
-		Memory: &api.LinuxMemory{}, Unified: l.GetUnified(),
+		Memory: &api.LinuxMemory{}, Unified: maps.Clone(l.GetUnified()), // NRI's package writes to it
 	}
 	if v := l.GetCpuShares(); v > 0 {
 		r.Cpu.Shares = api.UInt64(uint64(v))

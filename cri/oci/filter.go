@@ -98,7 +98,10 @@ func (f *filters) offer(container string, e engine, doc *specs.Spec) (whole []by
 		return nil, nil
 	}
 	if known {
-		doc.Annotations = map[string]string{filterAnnotation: program}
+		if doc.Annotations == nil {
+			doc.Annotations = map[string]string{}
+		}
+		doc.Annotations[filterAnnotation] = program // beside those of NRI plugins
 		if f.heeding[key.installed] {
 			doc.Linux.Seccomp = withoutCalls(doc.Linux.Seccomp)
 			return profile, nil

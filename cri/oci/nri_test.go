@@ -39,6 +39,7 @@ func (p *nriPlugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api
 	a := &api.ContainerAdjustment{}
 	a.AddEnv("FROM_NRI", "yes")
 	a.AddMount(&api.Mount{Destination: "/from-nri", Source: p.mounts, Type: "bind", Options: []string{"rbind", "ro"}})
+	a.AddAnnotation("example.com/from-nri", "yes")
 	a.SetLinuxMemoryLimit(64 << 20)
 	return a, nil, nil
 }
@@ -56,6 +57,26 @@ func (p *nriPlugin) connect(n *node) (stub.Stub, []string) {
 	n.must(s.Start(n.t.Context()))
 	n.t.Cleanup(s.Stop)
 	return s, <-p.found
+}
+
+// TestNRIAnnotations: what a plugin adds is in the spec, and not in the annotations that
+// the container was asked for with.
+func TestNRIAnnotations(t *testing.T) {
+	t.Setenv(nriPlugins, "1")
+	n := newNode(t)
+	p := &nriPlugin{mounts: t.TempDir(), found: make(chan []string, 1), ended: make(chan string, 9)}
+	p.connect(n)
+	sandbox, cfg := n.sandbox("pod", nil)
+	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) { c.Annotations = map[string]string{"own": "yes"} }, "sleep", "forever")
+	if got := n.specOf(id).Annotations; got["example.com/from-nri"] != "yes" {
+		t.Errorf("the spec has the annotations %v", got)
+	}
+	st, err := n.rs.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	n.must(err)
+	if got := st.GetStatus().GetAnnotations(); len(got) != 1 {
+		t.Errorf("the container was asked for with one annotation, and has %v", got)
+	}
+	n.removeSandbox(sandbox)
 }
 
 // TestNRI: a plugin changes a container before it starts and while it runs, hears
