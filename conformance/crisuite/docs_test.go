@@ -11,4 +11,7 @@ func TestDocs(t *testing.T) {
 	suitepage.Tables(t, "../../docs/conformance-cri.md", crisuite.Suite().Rules)
 }
 
-func TestSentences(t *testing.T) { suitepage.CRISentences(t, crisuite.Suite().Rules) }
+func TestSentences(t *testing.T) {
+	suitepage.CRISentences(t, crisuite.Suite().Rules)
+	suitepage.NRISentences(t, crisuite.Suite().Rules)
+}

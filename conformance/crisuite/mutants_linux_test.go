@@ -23,7 +23,7 @@ func mutants() []mutant {
 		sandboxMutants(), namespaceMutants(), networkMutants(), containerMutants(), configMutants(), stopMutants(), listMutants(), codeMutants(),
 		execMutants(), streamMutants(), forwardMutants(), logMutants(), imageMutants(), pullMutants(),
 		securityMutants(), userMutants(), mountMutants(), deviceMutants(), resourceMutants(), statsMutants(), eventMutants(),
-		concurrencyMutants(), leakMutants(), timeMutants(),
+		concurrencyMutants(), nriMutants(), leakMutants(), timeMutants(),
 	)
 }
 

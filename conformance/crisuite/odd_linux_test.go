@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/containerd/nri/pkg/api"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -15,7 +16,9 @@ import (
 
 const oddName = "is odd but legal"
 
-func oddRuntime() fault { return fault{answer: odd, request: oddRequest, streamed: oddStream} }
+func oddRuntime() fault {
+	return fault{answer: odd, request: oddRequest, streamed: oddStream, plugged: oddPlugged}
+}
 
 // A runtime may do all that the odd one does, and the suite must not mind. make soak
 // kills it, too.
@@ -82,4 +85,29 @@ func oddStream(_ *exchange, m proto.Message) []proto.Message {
 		all = append(all, &runtimeapi.StreamContainersResponse{Containers: []*runtimeapi.Container{item}})
 	}
 	return all
+}
+
+// oddPlugged tells a plugin that connects in two messages what is there, in another order
+// and with what others have made, and adds to what containers are.
+func oddPlugged(c *plugged) (any, error) {
+	if c.method != "Synchronize" {
+		return c.next(func(req any) {
+			if r, ok := req.(*api.CreateContainerRequest); ok && r.Container.Labels != nil {
+				r.Container.Labels["odd.example.com/added"] = "yes"
+				r.Container.Env = append([]string{"ODD=yes"}, r.Container.Env...)
+			}
+		})
+	}
+	req := &api.SynchronizeRequest{}
+	if err := c.read(req); err != nil {
+		return nil, err
+	}
+	slices.Reverse(req.Pods)
+	slices.Reverse(req.Containers)
+	first := &api.SynchronizeRequest{Pods: append(req.Pods, &api.PodSandbox{Id: "another's"}), More: true}
+	if answer, err := c.plugin.Synchronize(c.ctx, first); err != nil {
+		return answer, err
+	}
+	rest := append(req.Containers, &api.Container{Id: "another's", PodSandboxId: "another's"})
+	return c.plugin.Synchronize(c.ctx, &api.SynchronizeRequest{Containers: rest})
 }

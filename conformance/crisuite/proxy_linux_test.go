@@ -2,6 +2,7 @@ package crisuite_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -24,6 +25,10 @@ type fault struct {
 	streamed func(c *exchange, m proto.Message) []proto.Message
 	// delivered is called for each message of a stream, and calls send.
 	delivered func(c *exchange, send func() error) error
+	// plugged is asked about a call between the runtime and an NRI plugin. deaf says that
+	// plugins cannot connect.
+	plugged func(c *plugged) (any, error)
+	deaf    bool
 	// open is called when the proxy starts. again is true when it did before.
 	open func(p *proxy)
 	// sees is a part of what the rule must say of the mutant. Empty means that
@@ -53,6 +58,9 @@ type proxy struct {
 	im    runtimeapi.ImageServiceClient
 	root  string
 	again bool
+	// plugins connect at the socket nri, and innerNRI is the runtime's. Empty means that
+	// it has none.
+	nri, innerNRI string
 
 	mu     sync.Mutex
 	calls  map[string]int
@@ -76,8 +84,11 @@ func serveProxy(ctx context.Context, p *proxy, inner, endpoint string) error {
 	if err != nil {
 		return err
 	}
+	if p.nri != "" && !p.deaf {
+		err = p.serveNRI(ctx, p.innerNRI, p.nri)
+	}
 	<-ctx.Done()
-	return stop()
+	return errors.Join(err, stop())
 }
 
 // begin counts a call, and asks the fault for an answer in the place of the runtime's.

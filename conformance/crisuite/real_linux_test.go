@@ -87,16 +87,19 @@ func tools(t testing.TB) string {
 }
 
 // runtimeArgs are those of the reference runtime.
-func runtimeArgs(root, endpoint string) []string {
-	return []string{"serve", "runtime", "--ephemeral", "--endpoint", endpoint, "--root", root, "--run", filepath.Join(root, "run")}
+func runtimeArgs(root, endpoint, nri string) []string {
+	return []string{"serve", "runtime", "--ephemeral", "--endpoint", endpoint, "--root", root, "--run", filepath.Join(root, "run"), "--nri-socket", nri}
 }
+
+// nriSocket is where plugins connect to the reference runtime, and to its mutants.
+const nriSocket = crisuite.Root + "/n.sock"
 
 // reference is the runtime without fault.
 func reference(t testing.TB) crisuite.Target {
 	dir := tools(t)
 	return crisuite.Target{
-		Exec:    append([]string{filepath.Join(dir, "nodekit")}, runtimeArgs(crisuite.Root, crisuite.Endpoint)...),
-		Program: filepath.Join(dir, "podtool"),
+		Exec:    append([]string{filepath.Join(dir, "nodekit")}, runtimeArgs(crisuite.Root, crisuite.Endpoint, nriSocket)...),
+		Program: filepath.Join(dir, "podtool"), NRI: nriSocket,
 	}
 }
 
@@ -106,7 +109,7 @@ func mutantProgram(t testing.TB, m mutant) crisuite.Target {
 	return crisuite.Target{
 		Exec:    []string{os.Args[0], crisuite.Root, crisuite.Endpoint},
 		Env:     []string{mutantName + "=" + m.name},
-		Program: filepath.Join(dir, "podtool"),
+		Program: filepath.Join(dir, "podtool"), NRI: nriSocket,
 	}
 }
 
@@ -115,24 +118,25 @@ func mutantProgram(t testing.TB, m mutant) crisuite.Target {
 func serveMutant(name, root, endpoint string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	inner := filepath.Join(root, "i.sock")
+	inner, innerNRI := filepath.Join(root, "i.sock"), filepath.Join(root, "o.sock")
 	env := os.Environ()
-	p, err := supervisor.Start(supervisor.Command{
-		Path: filepath.Join(os.Getenv(toolsDir), "nodekit"), Args: runtimeArgs(root, "unix://"+inner), Env: env, Stdout: os.Stderr, Stderr: os.Stderr,
+	rt, err := supervisor.Start(supervisor.Command{
+		Path: filepath.Join(os.Getenv(toolsDir), "nodekit"), Args: runtimeArgs(root, "unix://"+inner, innerNRI), Env: env, Stdout: os.Stderr, Stderr: os.Stderr,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { _ = p.Stop(10 * time.Second) }()
+	defer func() { _ = rt.Stop(10 * time.Second) }()
 	if err := answers(ctx, inner); err != nil {
-		return fmt.Errorf("%w\n%s", err, p.Tail())
+		return fmt.Errorf("%w\n%s", err, rt.Tail())
 	}
 	all := append(programMutants(), mutant{name: oddName, fault: oddRuntime()})
 	i := slices.IndexFunc(all, func(m mutant) bool { return m.name == name })
 	if i < 0 {
 		return fmt.Errorf("no mutant is named %q", name)
 	}
-	return serveProxy(ctx, &proxy{fault: all[i].fault, root: root, again: started(root)}, inner, endpoint)
+	p := &proxy{fault: all[i].fault, root: root, again: started(root), nri: filepath.Join(root, "n.sock"), innerNRI: innerNRI}
+	return serveProxy(ctx, p, inner, endpoint)
 }
 
 func answers(ctx context.Context, socket string) error {
@@ -174,7 +178,7 @@ func newHost(t *testing.T, target crisuite.Target) *host {
 	for _, arg := range target.Exec {
 		args = append(args, place.Replace(arg))
 	}
-	h.like.Exec, h.like.Env = nil, nil
+	h.like.Exec, h.like.Env, h.like.NRI = nil, nil, place.Replace(target.NRI)
 	p, err := supervisor.Start(supervisor.Command{Path: args[0], Args: args[1:], Env: append(os.Environ(), target.Env...)})
 	if err != nil {
 		t.Fatal(err)
@@ -205,8 +209,13 @@ func (h *host) mutant(t testing.TB, m mutant) crisuite.Target {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	socket := filepath.Join(dir, "s.sock")
-	go func() { done <- serveProxy(ctx, &proxy{fault: m.fault, root: dir}, h.socket, "unix://"+socket) }()
+	socket, target := filepath.Join(dir, "s.sock"), h.like
+	p := &proxy{fault: m.fault, root: dir, innerNRI: h.like.NRI}
+	if h.like.NRI != "" {
+		p.nri = filepath.Join(dir, "n.sock")
+		target.NRI = p.nri
+	}
+	go func() { done <- serveProxy(ctx, p, h.socket, "unix://"+socket) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -216,7 +225,6 @@ func (h *host) mutant(t testing.TB, m mutant) crisuite.Target {
 	if err := answers(t.Context(), socket); err != nil {
 		t.Fatal(err)
 	}
-	target := h.like
 	target.Endpoint = "unix://" + socket
 	return target
 }

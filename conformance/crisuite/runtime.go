@@ -93,6 +93,12 @@ func (r *runtime) places(endpoint string) (*strings.Replacer, []string) {
 	return place, env
 }
 
+// nriSocket is where the runtime's NRI plugins connect.
+func (r *runtime) nriSocket() string {
+	place, _ := r.places(r.endpoint)
+	return place.Replace(r.target.NRI)
+}
+
 // load puts the images into a runtime that does not pull.
 func (r *runtime) load(ctx context.Context, endpoint string) error {
 	archive := filepath.Join(r.dir, "images.tar")

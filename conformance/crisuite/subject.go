@@ -44,6 +44,8 @@ type subject struct {
 	files  []string // files and directories outside of the rule's, in the order to remove them
 	// cgroups are those that the rule made for Pods.
 	cgroups []string
+	plugins []*plugin    // that the rule has connected
+	turns   atomic.Int64 // of what they were told
 }
 
 func newSubject(_ context.Context, rule string, in *input, rt *runtime) (*subject, error) {
@@ -57,7 +59,7 @@ func newSubject(_ context.Context, rule string, in *input, rt *runtime) (*subjec
 // one takes longer than making a container.
 func indifferent() []string {
 	return []string{
-		"CRI-CODE", "CRI-CONF", "CRI-CTR", "CRI-DEV", "CRI-EVENT", "CRI-EXEC", "CRI-IMG", "CRI-LIST", "CRI-LOG", "CRI-MOUNT", "CRI-PULL", "CRI-RES",
+		"CRI-CODE", "CRI-CONF", "CRI-CTR", "CRI-DEV", "CRI-EVENT", "CRI-EXEC", "CRI-IMG", "CRI-LIST", "CRI-LOG", "CRI-MOUNT", "CRI-NRI", "CRI-PULL", "CRI-RES",
 		"CRI-SEC", "CRI-STATS", "CRI-STOP", "CRI-STREAM", "CRI-USER",
 	}
 }
@@ -67,6 +69,9 @@ func indifferent() []string {
 func (s *subject) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
+	for _, p := range s.plugins {
+		p.close()
+	}
 	if err := s.removeAll(ctx); err != nil {
 		s.in.Log.Warn("removing what the rule made", "err", err)
 	}

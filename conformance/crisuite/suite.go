@@ -34,13 +34,13 @@ import (
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cri", Version: "3",
+		Name: "cri", Version: "4",
 		Rules: slices.Concat(
 			runtimeRules(), sandboxRules(), namespaceRules(), networkRules(),
 			containerRules(), configRules(), stopRules(), listRules(), codeRules(),
 			execRules(), streamRules(), portForwardRules(), logRules(), imageRules(), pullRules(),
 			securityRules(), appArmorRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
-			concurrencyRules(), checkpointRules(), crashRules(), leakRules(), measureRules(),
+			concurrencyRules(), checkpointRules(), nriRules(), crashRules(), leakRules(), measureRules(),
 		),
 		Facts:      facts(),
 		Open:       open,

@@ -2,6 +2,7 @@ package crisuite
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -40,6 +41,10 @@ type Target struct {
 	// runtime that takes no other images: its containers may be processes of the host.
 	// Empty means the suite's own images.
 	Image, Tool string
+	// NRI is the socket where the runtime's NRI plugins connect, with "$(STATE_DIRECTORY)"
+	// replaced where the suite starts it. Empty means that it has no NRI plugins, and
+	// rules about them do not apply.
+	NRI string
 	// Lacks are the features that the runtime does not have.
 	Lacks []Feature
 
@@ -75,6 +80,7 @@ const (
 	Survival           Feature = "survival"           // containers outlive the runtime
 	HostProcesses      Feature = "hostProcesses"      // what runs in containers are processes of this machine, with the containers' variables
 	Checkpoint         Feature = "checkpoint"         // checkpoints succeed, for which the node may need CRIU
+	NRI                Feature = "nri"                // NRI plugins; who has them names their socket
 )
 
 // features are all of them.
@@ -82,7 +88,7 @@ func features() []Feature {
 	return []Feature{
 		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
 		Propagation, ImageVolumes, MountOptions, CDI, StopSignals, SupplementalGroups, AmbientCaps, ImageIdentity, Survival,
-		HostProcesses, Checkpoint,
+		HostProcesses, Checkpoint, NRI,
 	}
 }
 
@@ -93,6 +99,7 @@ func facts() map[string]string {
 		"image":   "an image that the runtime has, for one that takes no others",
 		"tool":    "the path of podtool in that image",
 		"program": "the path of podtool, statically linked, where nodekit does not find it",
+		"nri":     "the socket where NRI plugins connect, an absolute path or one below $(STATE_DIRECTORY)",
 	}
 }
 
@@ -106,7 +113,7 @@ func join[T ~string](list []T, separator string) string {
 
 // Declare puts what a profile says into the target. A nil profile says nothing.
 func (t *Target) Declare(profile *conformance.Profile) error {
-	for name, field := range map[string]*string{"load": &t.Load, "image": &t.Image, "tool": &t.Tool, "program": &t.Program} {
+	for name, field := range map[string]*string{"load": &t.Load, "image": &t.Image, "tool": &t.Tool, "program": &t.Program, "nri": &t.NRI} {
 		if value, declared := profile.Fact(name); declared {
 			*field = value
 		}
@@ -126,6 +133,21 @@ func (t *Target) validate() error {
 	if (t.Image == "") != (t.Tool == "") {
 		return fmt.Errorf("facts image and tool: one is %q, the other %q, and they go together", t.Image, t.Tool)
 	}
+	return t.validateNRI()
+}
+
+func (t *Target) validateNRI() error {
+	below := strings.HasPrefix(t.NRI, Root+"/")
+	switch {
+	case t.NRI == "":
+		return nil
+	case slices.Contains(t.Lacks, NRI):
+		return fmt.Errorf("facts nri and lacks: one names the socket %q, and the other says that there is none", t.NRI)
+	case below && len(t.Exec) == 0:
+		return fmt.Errorf("fact nri: %q: a runtime that runs already has no %s", t.NRI, Root)
+	case !below && !filepath.IsAbs(t.NRI):
+		return fmt.Errorf("fact nri: %q is no absolute path, and not below %s", t.NRI, Root)
+	}
 	return nil
 }
 
@@ -139,6 +161,9 @@ func (t *Target) missing(needs []Feature) error {
 	for _, f := range needs {
 		if f != Pull && f != HostPorts && slices.Contains(lacks, Containers) {
 			f = Containers
+		}
+		if f == NRI && t.NRI == "" {
+			return conformance.NotApplicable("the runtime's author names no socket of NRI plugins (fact nri)")
 		}
 		if slices.Contains(lacks, f) {
 			return conformance.NotApplicable("the runtime's author declares that it lacks %q", f)

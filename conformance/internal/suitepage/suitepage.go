@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,25 +64,45 @@ func letter[T any](r *conformance.Rule[T]) string {
 // sentence leaves out is "[...]".
 func CRISentences[T any](t *testing.T, rules []conformance.Rule[T]) {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/cri-api").Output()
+	quoted(t, rules, "CRI", "k8s.io/cri-api", "pkg/apis/runtime/v1/api.proto")
+}
+
+// NRISentences holds the rules that quote NRI to its README and its api.proto.
+func NRISentences[T any](t *testing.T, rules []conformance.Rule[T]) {
+	t.Helper()
+	quoted(t, rules, "NRI", "github.com/containerd/nri", "README.md", "pkg/api/api.proto")
+}
+
+// quoted holds the rules that quote a document to files of a module.
+func quoted[T any](t *testing.T, rules []conformance.Rule[T], document, module string, files ...string) {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "pkg/apis/runtime/v1/api.proto"))
-	if err != nil {
-		t.Fatal(err)
+	var texts []string
+	for _, file := range files {
+		data, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, Plain(regexp.MustCompile(`(?m)^\s*//`).ReplaceAllString(string(data), "")))
 	}
-	proto := Plain(regexp.MustCompile(`(?m)^\s*//`).ReplaceAllString(string(data), ""))
+	seen := 0
 	for i := range rules {
 		r := &rules[i]
-		if r.Spec.Document != "CRI" {
+		if r.Spec.Document != document {
 			continue
 		}
+		seen++
 		for part := range strings.SplitSeq(r.Spec.Sentence, "[...]") {
-			if !strings.Contains(proto, Plain(part)) {
-				t.Errorf("%s: api.proto does not say %q", r.ID, strings.TrimSpace(part))
+			if !slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, Plain(part)) }) {
+				t.Errorf("%s: %q does not stand in %q", r.ID, strings.TrimSpace(part), files)
 			}
 		}
+	}
+	if seen == 0 {
+		t.Errorf("no rule quotes %s", document)
 	}
 }
 
