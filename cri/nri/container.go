@@ -18,6 +18,10 @@ type container struct {
 	// change is held while the author changes the container, so that a plugin's
 	// limits meet it either not started or running. Nothing else is locked under it.
 	change sync.Mutex
+	// telling is held from before the program runs until plugins know that it does, and
+	// while they are told of its end: an end that comes at once, and a removal behind
+	// it, are told in this order. The author's StopContainer does not wait for it.
+	telling sync.Mutex
 
 	// These are guarded by Plugins.mu.
 	is   *cri.Container
@@ -137,6 +141,8 @@ func (p *Plugins) startContainer(ctx context.Context, c *cri.Container) error {
 		p.next(c, started, created) // they are asked again
 		return refused("StartContainer", err)
 	}
+	k.telling.Lock()
+	defer k.telling.Unlock()
 	if err := p.launch(ctx, k, c); err != nil {
 		return err
 	}
@@ -156,16 +162,20 @@ func (p *Plugins) launch(ctx context.Context, k *container, c *cri.Container) er
 	if err := p.author.StartContainer(ctx, c); err != nil {
 		return err
 	}
-	dup := *c
-	dup.StartedAt = time.Now()
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	dup := *k.is // which may have ended by now
+	dup.StartedAt = time.Now()
 	k.is = &dup
-	p.mu.Unlock()
 	return nil
 }
 
 // ended tells of a container that does not run any more, once.
 func (p *Plugins) ended(ctx context.Context, c *cri.Container) {
+	if k := p.known(c.ID); k != nil {
+		k.telling.Lock()
+		defer k.telling.Unlock()
+	}
 	if !p.next(c, started, stopped) {
 		return
 	}

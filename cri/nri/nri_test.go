@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +35,9 @@ type author struct {
 	mu     sync.Mutex
 	specs  map[string]*specs.Spec
 	limits map[string]*runtimeapi.LinuxContainerResources
-	fail   error // of the next CreateContainer or StartContainer
+	fail   error           // of the next CreateContainer or StartContainer
+	looked func()          // is called for each look at a spec, if it is set
+	ran    func(id string) // is called by StartContainer, if it is set
 }
 
 func (a *author) locked(f func()) { a.mu.Lock(); defer a.mu.Unlock(); f() }
@@ -51,8 +54,13 @@ func newAuthor(t *testing.T, cfg nri.Config) *author {
 			return nil
 		},
 		CreateContainer: a.create,
-		StartContainer:  func(context.Context, *cri.Container) error { return a.failure() },
-		StopContainer:   func(context.Context, *cri.Container, time.Duration) error { return nil },
+		StartContainer: func(_ context.Context, c *cri.Container) error {
+			if a.ran != nil {
+				a.ran(c.ID)
+			}
+			return a.failure()
+		},
+		StopContainer: func(context.Context, *cri.Container, time.Duration) error { return nil },
 		RemoveContainer: func(_ context.Context, c *cri.Container) error {
 			a.locked(func() { delete(a.specs, c.ID) })
 			return nil
@@ -74,6 +82,11 @@ func newAuthor(t *testing.T, cfg nri.Config) *author {
 	}
 	err := a.plugins.Extend(a.rt, nri.Methods{
 		Spec: func(c *cri.Container) (*specs.Spec, error) {
+			var looked func()
+			a.locked(func() { looked = a.looked })
+			if looked != nil {
+				looked()
+			}
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			if a.specs[c.ID] == nil {
@@ -317,6 +330,73 @@ func TestOwnEnd(t *testing.T) {
 	do(t, <-watched, a.rt.RemoveContainer(t.Context(), c))
 	wantEvents(t, p, "Synchronize ", "RunPodSandbox pod", "CreateContainer box", "PostCreateContainer box", "StartContainer box", "PostStartContainer box",
 		"StopContainer box", "RemoveContainer box")
+}
+
+// TestEndsAtOnce: of a container that has ended before StartContainer returns plugins
+// are told first that it ran.
+func TestEndsAtOnce(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx, stop := context.WithCancel(t.Context())
+	reported := make(chan string)
+	a.ran = func(id string) {
+		a.exits <- id
+		<-reported
+	}
+	watched := make(chan error, 1)
+	go func() { watched <- a.rt.Watch(ctx, func(id string, e cri.Exit) { reported <- id }) }()
+	s := newSandbox("pod")
+	c := newContainer(s, "box")
+	do(t, a.rt.RunSandbox(ctx, s), a.rt.CreateContainer(ctx, c), a.rt.StartContainer(ctx, c))
+	stop()
+	do(t, <-watched)
+	wantEvents(t, p, "Synchronize ", "RunPodSandbox pod", "CreateContainer box", "PostCreateContainer box", "StartContainer box", "PostStartContainer box", "StopContainer box")
+	u := &api.ContainerUpdate{}
+	u.SetContainerId("box")
+	u.SetLinuxCPUSetCPUs("1")
+	if failed, err := p.stub.UpdateContainers([]*api.ContainerUpdate{u}); err != nil || len(failed) != 1 {
+		t.Errorf("UpdateContainers of a container that has ended: %v, %v", failed, err)
+	}
+}
+
+// TestRemovedAtOnce: a container that has ended by itself and is removed while plugins
+// are told of that is told of in this order.
+func TestRemovedAtOnce(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx, stop := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- a.rt.Watch(ctx, func(string, cri.Exit) {}) }()
+	s := newSandbox("pod")
+	c := newContainer(s, "box")
+	do(t, a.rt.RunSandbox(ctx, s), a.rt.CreateContainer(ctx, c), a.rt.StartContainer(ctx, c))
+	telling, goOn := make(chan struct{}), make(chan struct{})
+	var again atomic.Bool
+	a.locked(func() {
+		a.looked = func() {
+			if !again.Swap(true) {
+				close(telling)
+				<-goOn
+			}
+		}
+	})
+	a.exits <- "box"
+	<-telling
+	removed := make(chan error, 1)
+	go func() { removed <- a.rt.RemoveContainer(t.Context(), c) }()
+	select {
+	case err := <-removed:
+		t.Errorf("RemoveContainer did not wait: %v", err)
+		removed <- err
+	case <-time.After(50 * time.Millisecond): // it waits, or is slow
+	}
+	close(goOn)
+	do(t, <-removed)
+	stop()
+	do(t, <-watched)
+	if all := p.heard(); !slices.Equal(all[len(all)-2:], []string{"StopContainer box", "RemoveContainer box"}) {
+		t.Errorf("events: %q", all)
+	}
 }
 
 // TestAdjust: what the plugin wants is in the spec, and what it must not have
