@@ -230,6 +230,7 @@ func nriManyMutants() []mutant {
 		}))},
 		{"CRI-NRI-022", "does not wait for a plugin that connects", seen("was made while the plugin connected", forgets())},
 		{"CRI-NRI-024", "lists what it is making", seen("ListContainers shows", listsEarly())},
+		{"CRI-NRI-025", "tells an end behind the removal", seen("ended at once", endsBehind("RemoveContainer"))},
 		{"CRI-NRI-024", "has a Pod ready before it is", seen("ListPodSandbox shows", readyEarly())},
 	}
 }

@@ -124,7 +124,12 @@ func checkNRIContainer(ctx context.Context, s *subject) error {
 	if err := errors.Join(b.stop(ctx, 0), b.stop(ctx, 0), b.remove(ctx), b.remove(ctx)); err != nil {
 		return err
 	}
-	return p.hearsAll(ctx, b.id,
+	return p.hearsLife(ctx, b.id)
+}
+
+// hearsLife waits until the plugin was told of a container's whole life, in order.
+func (p *plugin) hearsLife(ctx context.Context, id string) error {
+	return p.hearsAll(ctx, id,
 		"CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer", "StopContainer", "RemoveContainer")
 }
 

@@ -23,6 +23,8 @@ func nriManyRules() []rule {
 			"Plugin Registration", fullSentence, nil), checkNRIAfterKill, Survival, Containers, NRI),
 		facto("CRI-NRI-024", "shows no Pod as ready, and no container, that an NRI plugin may still refuse",
 			"NRI plugins", "What is shown is taken for there: a plugin prepares what a Pod or a container must not be without.", checkNRINotYet, Containers, NRI),
+		facto("CRI-NRI-025", "tells NRI plugins of the end of a container that ends at once behind its start, and before its removal",
+			"NRI plugins", "A plugin frees at an end what it has prepared at a start.", checkNRIEndsAtOnce, Containers, NRI),
 	}
 }
 
@@ -257,4 +259,33 @@ func (s *subject) notShown(ctx context.Context, id string) error {
 		}
 	}
 	return err
+}
+
+// checkNRIEndsAtOnce removes containers as soon as their end is seen. It is asked of
+// several, because what races need not be wrong each time.
+func checkNRIEndsAtOnce(ctx context.Context, s *subject) error {
+	p, err := s.plugin(ctx, wishes{})
+	if err != nil {
+		return err
+	}
+	pod, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	for range 5 {
+		b, err := pod.start(ctx, "exit 0")
+		if err != nil {
+			return err
+		}
+		if _, err := b.exited(ctx); err != nil {
+			return err
+		}
+		if err := b.remove(ctx); err != nil {
+			return err
+		}
+		if err := p.hearsLife(ctx, b.id); err != nil {
+			return fmt.Errorf("of a container that ended at once: %w", err)
+		}
+	}
+	return nil
 }
