@@ -1,7 +1,9 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/opencontainers/cgroups"
 
@@ -45,7 +47,9 @@ func Thaw(path string) error {
 	m, err := managerOf(path)
 	if err == nil && Exists(path) {
 		err = m.Freeze(cgroups.Thawed)
-		if err != nil && !Exists(path) { // systemd takes a scope away when it is empty
+		// systemd takes a scope away when it is empty, and an OCI runtime that was killed
+		// has made the cgroup in some hierarchies only: there nothing is frozen.
+		if errors.Is(err, fs.ErrNotExist) || err != nil && !Exists(path) {
 			err = nil
 		}
 	}

@@ -3,7 +3,9 @@ package cgroup_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -60,4 +62,37 @@ func TestFreezer(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-ended
+}
+
+// TestHalfMade: what an OCI runtime has made that was killed is a cgroup in some
+// hierarchies alone, with a process in it. It can be ended whichever they are.
+func TestHalfMade(t *testing.T) {
+	path := fresh(t)
+	dirs, err := cgroup.Dirs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+			_ = cmd.Process.Kill()
+			t.Logf("%s takes no process: %v", dir, err) // a cpuset without processors
+		} else if err := cgroup.Thaw(path); err != nil {
+			t.Errorf("%s alone: %v", dir, err)
+		}
+		if err := cgroup.Destroy(path); err != nil || cgroup.Exists(path) {
+			t.Errorf("%s alone: %v", dir, err)
+		}
+		if err := <-ended; err == nil {
+			t.Errorf("%s alone: the process ended by itself", dir)
+		}
+	}
 }
