@@ -101,6 +101,7 @@ func TestServerBoundsCalls(t *testing.T) {
 	const most, all = 64, 80
 	var running, peak atomic.Int32
 	full := make(chan struct{})
+	var once sync.Once // some end before the last ones begin, and then there are so many again
 	release := make(chan struct{})
 	s := serve(t, plugin(cni.Handlers[config]{Status: func(context.Context, *cni.Request, *config) error {
 		n := running.Add(1)
@@ -108,7 +109,7 @@ func TestServerBoundsCalls(t *testing.T) {
 		for old := peak.Load(); n > old && !peak.CompareAndSwap(old, n); old = peak.Load() {
 		}
 		if n == most {
-			close(full)
+			once.Do(func() { close(full) })
 		}
 		<-release
 		return nil

@@ -574,7 +574,8 @@ func TestEndedContainersHoldNoDescriptors(t *testing.T) {
 func TestOOMScore(t *testing.T) {
 	h := newHost(t)
 	score := 321
-	const script = `echo 7 >/proc/$$/oom_score_adj; touch set; while now=$(cat /proc/$$/oom_score_adj); [ "${now:-7}" = 7 ]; do sleep 0.01; done; echo $now`
+	// head reads once: a second read, which cat makes, may see the end of another value.
+	const script = `echo 7 >/proc/$$/oom_score_adj; touch set; while now=$(head -n 1 /proc/$$/oom_score_adj); [ "$now" = 7 ]; do sleep 0.01; done; echo $now`
 	_, err := h.container("c", "", func(r *keeper.StartRequest) {
 		r.Command.OOMScoreAdj = &score
 		// As one that forks before it has the score: its child has another one.
