@@ -252,6 +252,9 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	if f.runtimeEndpoint != "" && (len(f.pinned) > 0 || f.hostsDir != "") {
 		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
 	}
+	if f.runtimeEndpoint != "" && (cfg.BlockIOClasses != "" || len(cfg.RDTClasses) > 0) {
+		return fault.Invalid.Errorf("--blockio-config-file and --rdt-class are for the reference runtime, and --runtime-endpoint names another: configure them there")
+	}
 	if f.runtimeEndpoint != "" && (f.Socket != "" || f.PluginDir != "") {
 		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
 	}

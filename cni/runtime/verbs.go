@@ -106,6 +106,9 @@ func (n *Network) makeUp(ctx context.Context) {
 		err = n.collect(ctx, slices.Concat(*owed, since))
 	}
 	if err != nil {
+		if errors.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			n.owed.CompareAndSwap(nil, owed) // the next Attach tries again
+		}
 		n.config.Logger.Error("the garbage that was left when there was no configuration is not collected", "err", err)
 	}
 }

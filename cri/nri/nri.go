@@ -50,6 +50,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -144,10 +145,7 @@ func (p *Plugins) Close() error {
 	if p.nri == nil {
 		return nil
 	}
-	p.nri.Stop()
-	if err := os.Remove(p.cfg.Socket); p.cfg.Socket != "" && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+	p.nri.Stop() // its listener takes the socket away, if it ever had it
 	return nil
 }
 
@@ -201,11 +199,21 @@ func (p *Plugins) free(socket string) error {
 	if !filepath.IsAbs(socket) {
 		return fault.Invalid.Errorf("the socket for NRI plugins %q: want an absolute path", socket)
 	}
-	conn, err := net.DialTimeout("unix", socket, time.Second)
-	if err != nil {
+	switch fi, err := os.Lstat(socket); {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case err != nil:
+		return fmt.Errorf("looking at the socket for NRI plugins: %w", err)
+	case fi.Mode().Type() != fs.ModeSocket:
+		return fault.Invalid.Errorf("the socket for NRI plugins %q: there is something else (%v)", socket, fi.Mode())
 	}
-	_ = conn.Close()
+	conn, err := net.DialTimeout("unix", socket, time.Second)
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return nil // of a killed runtime
+	}
+	if err == nil {
+		_ = conn.Close()
+	}
 	return fault.AlreadyExists.Errorf("another runtime has the socket for NRI plugins %q: stop it, or choose another path", socket)
 }
 

@@ -653,7 +653,18 @@ func TestSocket(t *testing.T) {
 	if err := b.rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.AlreadyExists) {
 		t.Errorf("a second runtime: %v", err)
 	}
+	if err := b.plugins.Close(); err != nil {
+		t.Error(err)
+	}
 	(&plugin{}).connect(t, left) // it is still the first one's
+	file := filepath.Join(dir, "file")
+	do(t, os.WriteFile(file, []byte("precious"), 0o600))
+	if err := newAuthor(t, nri.Config{Socket: file}).rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.Invalid) {
+		t.Errorf("a file in the socket's place: %v", err)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "precious" {
+		t.Errorf("the file has %q, %v", text, err)
+	}
 	if err := newAuthor(t, nri.Config{Socket: "relative"}).rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.Invalid) {
 		t.Errorf("a relative socket: %v", err)
 	}

@@ -122,3 +122,11 @@ func describe(c *cri.Container, doc *specs.Spec, sig unix.Signal) {
 	}
 	c.StopSignal = signalOf(sig)
 }
+
+// annotate adds an annotation for the OCI runtime, beside those of NRI plugins.
+func annotate(doc *specs.Spec, key, value string) {
+	if doc.Annotations == nil {
+		doc.Annotations = map[string]string{}
+	}
+	doc.Annotations[key] = value
+}

@@ -98,10 +98,7 @@ func (f *filters) offer(container string, e engine, doc *specs.Spec) (whole []by
 		return nil, nil
 	}
 	if known {
-		if doc.Annotations == nil {
-			doc.Annotations = map[string]string{}
-		}
-		doc.Annotations[filterAnnotation] = program // beside those of NRI plugins
+		annotate(doc, filterAnnotation, program)
 		if f.heeding[key.installed] {
 			doc.Linux.Seccomp = withoutCalls(doc.Linux.Seccomp)
 			return profile, nil

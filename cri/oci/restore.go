@@ -190,7 +190,7 @@ func (g *goesOn) finish(ctx context.Context, c *cri.Container, _ engine, doc *sp
 	if err := g.saved.CopyImages(ctx, g.n, restoredDir(c)); err != nil {
 		return nil, false, err
 	}
-	doc.Annotations = map[string]string{criuAnnotation: filepath.Join(g.r.bundleOf(c), criuFile)}
+	annotate(doc, criuAnnotation, filepath.Join(g.r.bundleOf(c), criuFile))
 	return map[string][]byte{criuFile: []byte(joins)}, true, nil
 }
 
