@@ -245,20 +245,30 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		}
 		cfg.Plugins = append(cfg.Plugins, p)
 	}
-	if f.runtimeEndpoint != "" && len(f.images) > 0 {
-		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: "+
-			"load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
-	}
-	if f.runtimeEndpoint != "" && (len(f.pinned) > 0 || f.hostsDir != "") {
-		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
-	}
-	if f.runtimeEndpoint != "" && (cfg.BlockIOClasses != "" || len(cfg.RDTClasses) > 0) {
-		return fault.Invalid.Errorf("--blockio-config-file and --rdt-class are for the reference runtime, and --runtime-endpoint names another: configure them there")
-	}
-	if f.runtimeEndpoint != "" && (f.Socket != "" || f.PluginDir != "") {
-		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
+	if f.runtimeEndpoint != "" {
+		if err := f.refuseForeign(cfg); err != nil {
+			return err
+		}
 	}
 	cfg.Images, cfg.PinnedImages = append(cfg.Images, f.images...), f.pinned
 	cfg.HostsDir, err = hostsDir(f.hostsDir)
 	return err
+}
+
+// refuseForeign names what is for the reference runtime alone.
+func (f *partFlags) refuseForeign(cfg *node.Config) error {
+	if len(f.images) > 0 {
+		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: "+
+			"load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
+	}
+	if len(f.pinned) > 0 || f.hostsDir != "" {
+		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
+	}
+	if cfg.BlockIOClasses != "" || len(cfg.RDTClasses) > 0 {
+		return fault.Invalid.Errorf("--blockio-config-file and --rdt-class are for the reference runtime, and --runtime-endpoint names another: configure them there")
+	}
+	if f.Socket != "" || f.PluginDir != "" {
+		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
+	}
+	return nil
 }
