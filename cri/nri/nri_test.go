@@ -541,6 +541,16 @@ func TestUpdates(t *testing.T) {
 	if err := a.rt.CreateContainer(ctx, newContainer(s, "third")); !errors.Is(err, fault.NotFound) {
 		t.Errorf("an update of a container that is not there: %v", err)
 	}
+	p.update = nil
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- a.rt.Watch(watching, func(string, cri.Exit) {}) }()
+	a.exits <- "first"
+	stop()
+	do(t, <-watched)
+	p.update = []*api.ContainerUpdate{update("first", "1")}
+	do(t, a.rt.CreateContainer(ctx, newContainer(s, "beside an ended one")))
+	p.update = []*api.ContainerUpdate{update("nobody", "1")}
 	p.update[0].IgnoreFailure = true
 	do(t, a.rt.CreateContainer(ctx, newContainer(s, "fourth")))
 }

@@ -64,13 +64,18 @@ func (p *Plugins) unsolicited(ctx context.Context, updates []*api.ContainerUpdat
 	return failed, nil
 }
 
+// errEnded says that a container needs no limits any more.
+var errEnded = fault.FailedPrecondition.Errorf("it has ended")
+
 // applyAll makes the changes that plugins answered with. One that may fail is only
 // logged when it does.
 func (p *Plugins) applyAll(ctx context.Context, updates []*api.ContainerUpdate) error {
 	var errs []error
 	for _, u := range updates {
 		err := p.apply(ctx, u)
-		if err != nil && u.GetIgnoreFailure() {
+		// A plugin may not have heard yet of an end, which is no reason to refuse
+		// another container.
+		if err != nil && (u.GetIgnoreFailure() || errors.Is(err, errEnded)) {
 			p.warn(ctx, "UpdateContainers", u.GetContainerId(), err)
 			err = nil
 		}
@@ -108,7 +113,7 @@ func (p *Plugins) limit(ctx context.Context, k *container, c *cri.Container, lim
 		p.mu.Unlock()
 	}
 	if c.Exit != nil {
-		return fault.FailedPrecondition.Errorf("it has ended")
+		return errEnded
 	}
 	return p.author.UpdateContainer(ctx, c, limits)
 }
