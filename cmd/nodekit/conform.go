@@ -46,6 +46,7 @@ type conformFlags struct {
 func (f *conformFlags) addTo(cmd *cobra.Command) {
 	f.verbosity.addTo(cmd)
 	fs := cmd.Flags()
+	fs.Lookup("verbose").Usage = "log in detail: the CNI and CSI suites, every call"
 	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
 	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
 	fs.BoolVar(&f.strict, "strict", false, "fail when a SHOULD is not met, too")

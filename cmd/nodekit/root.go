@@ -51,7 +51,7 @@ See whether this machine has what it takes: nodekit doctor`,
 type verbosity struct{ verbose bool }
 
 func (v *verbosity) addTo(cmd *cobra.Command) {
-	cmd.Flags().BoolVarP(&v.verbose, "verbose", "v", false, "log in detail; the CNI and CSI suites log every call")
+	cmd.Flags().BoolVarP(&v.verbose, "verbose", "v", false, "log in detail")
 }
 
 // logger writes to standard error: warnings and worse, or all of it.

@@ -72,17 +72,18 @@ func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 
 // owe notes a collection that failed for want of a configuration.
 func (n *Network) owe(valid []cni.Attachment, err error) {
-	if !errors.Is(err, fault.Unavailable) {
-		valid = nil
+	if errors.Is(err, fault.Unavailable) {
+		n.owed.Store(&valid)
+	} else {
+		n.owed.Store(nil)
 	}
-	n.owed.Store(&valid)
 }
 
 // makeUp makes up for a collection that is owed, if there is a configuration now:
-// before the first address is given, and keeping what has come since, too. What
+// before the first address is given, and keeping what else is on record. What
 // fails is logged, for it is no reason to refuse a Pod.
 func (n *Network) makeUp(ctx context.Context) {
-	if owed := n.owed.Load(); owed == nil || *owed == nil {
+	if n.owed.Load() == nil {
 		return
 	}
 	if _, _, err := loadDir(n.config.ConfDir); err != nil {
@@ -94,7 +95,7 @@ func (n *Network) makeUp(ctx context.Context) {
 	}
 	defer leave()
 	owed := n.owed.Swap(nil)
-	if owed == nil || *owed == nil {
+	if owed == nil {
 		return // another was faster
 	}
 	keep := map[cni.Attachment]bool{}

@@ -16,7 +16,7 @@ import (
 // container is a container that plugins have been told of.
 type container struct {
 	// change is held while the author changes the container, so that a plugin's
-	// limits meet it either not started or running. Nothing else is locked under it.
+	// limits meet it either not started or running. Only Plugins.mu is locked under it.
 	change sync.Mutex
 	// telling is held from before the program runs until plugins know that it does, and
 	// while they are told of its end: an end that comes at once, and a removal behind

@@ -140,13 +140,12 @@ func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
 	return nil
 }
 
-// Close disconnects and ends the plugins. Nothing may be called at the same time.
-func (p *Plugins) Close() error {
-	if p.nri == nil {
-		return nil
+// Close disconnects and ends the plugins, and takes away the socket if it is this
+// runtime's. Nothing may be called at the same time. A second call does nothing.
+func (p *Plugins) Close() {
+	if p.nri != nil {
+		p.nri.Stop()
 	}
-	p.nri.Stop() // its listener takes the socket away, if it ever had it
-	return nil
 }
 
 // recover is the runtime's Recover.

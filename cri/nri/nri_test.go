@@ -102,11 +102,7 @@ func newAuthor(t *testing.T, cfg nri.Config) *author {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := a.plugins.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(a.plugins.Close)
 	return a
 }
 
@@ -663,9 +659,7 @@ func TestSocket(t *testing.T) {
 	if err := b.rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.AlreadyExists) {
 		t.Errorf("a second runtime: %v", err)
 	}
-	if err := b.plugins.Close(); err != nil {
-		t.Error(err)
-	}
+	b.plugins.Close()
 	(&plugin{}).connect(t, left) // it is still the first one's
 	file := filepath.Join(dir, "file")
 	do(t, os.WriteFile(file, []byte("precious"), 0o600))

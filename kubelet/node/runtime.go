@@ -198,7 +198,7 @@ func imageDir(root string) string { return filepath.Join(root, "oci", "images") 
 const defaultCheckNetwork = time.Minute
 
 // serve serves the CRI, and watches the Pods' network, until ctx ends.
-func (r *Runtime) serve(ctx context.Context) (err error) {
+func (r *Runtime) serve(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.network.Watch(ctx, cmp.Or(r.cfg.CheckNetwork, defaultCheckNetwork)) })
@@ -209,7 +209,7 @@ func (r *Runtime) serve(ctx context.Context) (err error) {
 		if err := r.plugins.Extend(served, nri.Methods{Spec: r.oci.Spec, InjectCDI: r.oci.InjectCDI, BlockIO: r.oci.BlockIO, RDT: r.oci.RDT}); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, r.plugins.Close()) }()
+		defer r.plugins.Close()
 	}
 	return cri.Serve(ctx, r.cfg.Endpoint, served, &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger})
 }
