@@ -75,22 +75,19 @@ func checkPrevKept(ctx context.Context, l *lab) error {
 // kernel does not know of dns.
 func (l *lab) stillTold(old, now result, out *answer) error {
 	for at, i := range old.Interfaces {
-		links, err := linksIn(l.place(i.Sandbox))
+		nics, err := nicsIn(l.place(i.Sandbox))
 		if err != nil {
 			return err
 		}
-		if links[i.Name] == nil {
+		seen := nics[i.Name]
+		if seen == nil {
 			continue
 		}
 		if now.inside(i.Name, i.Sandbox) < 0 {
 			return fmt.Errorf("prevResult has interface %q (sandbox %q), which is there, and the result lacks it: %s", i.Name, i.Sandbox, out.stdout)
 		}
-		have, err := addressesOf(l.place(i.Sandbox), i.Name, false)
-		if err != nil {
-			return err
-		}
 		for _, ip := range old.IPs {
-			if *ip.Interface == at && slices.Contains(have, canonical(ip.Address)) && !now.has(ip.Address) {
+			if *ip.Interface == at && seen.addresses[canonical(ip.Address)] && !now.has(ip.Address) {
 				return fmt.Errorf("prevResult has the address %s, which is there, and the result lacks it: %s", ip.Address, out.stdout)
 			}
 		}

@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
 
@@ -134,34 +132,31 @@ func checkTrue(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
 	}
-	c, _, err := l.joined(ctx)
+	a, err := l.sighted(ctx)
 	if err != nil {
 		return err
 	}
-	d, err := c.details()
+	d, err := a.details()
 	if err != nil {
 		return err
 	}
 	for _, i := range d.Interfaces {
-		if i.Sandbox != "" && i.Sandbox != c.ns {
-			if name, err := nameOf(i.Sandbox); err == nil && name == c.nsName {
-				return fmt.Errorf("the result says that interface %q is in %q, which is not the value of CNI_NETNS, %q", i.Name, i.Sandbox, c.ns)
-			}
+		if a.another[i.Sandbox] {
+			return fmt.Errorf("the result says that interface %q is in %q, which is not the value of CNI_NETNS, %q", i.Name, i.Sandbox, a.ns)
+		}
+		links, known := a.nics[i.Sandbox]
+		if !known {
 			continue // a place that the suite does not know
 		}
-		links, err := linksIn(l.place(i.Sandbox))
-		if err != nil {
-			return err
-		}
-		link := links[i.Name]
+		nic := links[i.Name]
 		switch {
-		case link == nil && !i.elsewhere():
+		case nic == nil && !i.elsewhere():
 			return fmt.Errorf("the result lists interface %q with sandbox %q, and there is none", i.Name, i.Sandbox)
-		case link == nil:
-		case !sameMAC(i.Mac, link.Attrs().HardwareAddr.String()):
-			return fmt.Errorf("the result says that %q has the hardware address %s, the kernel says %s", i.Name, i.Mac, link.Attrs().HardwareAddr)
-		case i.MTU != 0 && i.MTU != link.Attrs().MTU:
-			return fmt.Errorf("the result says that %q has an MTU of %d, the kernel says %d", i.Name, i.MTU, link.Attrs().MTU)
+		case nic == nil:
+		case !sameMAC(i.Mac, nic.mac):
+			return fmt.Errorf("the result says that %q has the hardware address %s, the kernel says %s", i.Name, i.Mac, nic.mac)
+		case i.MTU != 0 && i.MTU != nic.mtu:
+			return fmt.Errorf("the result says that %q has an MTU of %d, the kernel says %d", i.Name, i.MTU, nic.mtu)
 		}
 	}
 	return nil
@@ -171,23 +166,20 @@ func checkTells(ctx context.Context, l *lab) error {
 	if err := cmp.Or(l.enters(), l.describes()); err != nil {
 		return err
 	}
-	c, _, err := l.joined(ctx)
+	a, err := l.sighted(ctx)
 	if err != nil {
 		return err
 	}
-	seen, err := c.look()
+	d, err := a.details()
 	if err != nil {
 		return err
 	}
-	d, err := c.details()
-	if err != nil {
-		return err
-	}
+	seen := a.nics[a.ns][a.ifName]
 	if seen == nil {
-		return conformance.NotApplicable("ADD makes no interface %q in the kernel", c.ifName)
+		return conformance.NotApplicable("ADD makes no interface %q in the kernel", a.ifName)
 	}
 	for _, i := range d.Interfaces {
-		if i.Name != c.ifName || i.Sandbox != c.ns {
+		if i.Name != a.ifName || i.Sandbox != a.ns {
 			continue
 		}
 		if i.Mac == "" && seen.mac != "" {
@@ -198,17 +190,18 @@ func checkTells(ctx context.Context, l *lab) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("the result does not list interface %q: %s", c.ifName, c.result)
+	return fmt.Errorf("the result does not list interface %q: %s", a.ifName, a.container.result)
 }
 
 func checkAddresses(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
 	}
-	c, r, err := l.joined(ctx)
+	a, err := l.sighted(ctx)
 	if err != nil {
 		return err
 	}
+	r := a.result
 	for _, ip := range r.IPs {
 		address := canonical(ip.Address)
 		if address == "" {
@@ -224,62 +217,32 @@ func checkAddresses(ctx context.Context, l *lab) error {
 			return fmt.Errorf("the result's address %s is on interface %d of %d", ip.Address, *ip.Interface, len(r.Interfaces))
 		}
 		i := r.Interfaces[*ip.Interface]
-		if i.Sandbox != "" && i.Sandbox != c.ns {
-			continue
-		}
-		have, err := addressesOf(l.place(i.Sandbox), i.Name, false)
-		if err != nil {
-			return err
-		}
-		if have != nil && !slices.Contains(have, address) {
-			return fmt.Errorf("the result says that interface %q (sandbox %q) has %s, the kernel knows %v", i.Name, i.Sandbox, ip.Address, have)
+		if nic := a.nics[i.Sandbox][i.Name]; nic != nil && !nic.addresses[address] {
+			return fmt.Errorf("the result says that interface %q (sandbox %q) has %s, the kernel knows %v", i.Name, i.Sandbox, ip.Address, slices.Sorted(maps.Keys(nic.addresses)))
 		}
 	}
 	return nil
-}
-
-// addressesOf are the addresses of an interface, nil when there is none such.
-// Lasting leaves out those that the kernel makes or learns.
-func addressesOf(ns, name string, lasting bool) (found []string, err error) {
-	err = netns.Do(ns, func() error {
-		link, err := netlink.LinkByName(name)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		found = []string{}
-		all, err := netlink.AddrList(link, syscall.AF_UNSPEC)
-		for _, a := range all {
-			if !lasting || a.Flags&permanent != 0 && !a.IP.IsLinkLocalUnicast() {
-				found = append(found, a.IPNet.String())
-			}
-		}
-		return err
-	})
-	return found, err
 }
 
 func checkNoMoreAddresses(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
 	}
-	c, r, err := l.joined(ctx)
+	a, err := l.sighted(ctx)
 	if err != nil {
 		return err
 	}
-	have, err := addressesOf(c.ns, c.ifName, true)
-	if err != nil {
-		return err
+	nic := a.nics[a.ns][a.ifName]
+	if nic == nil {
+		return nil // another rule is about that
 	}
 	var told []string
-	for _, ip := range r.IPs {
+	for _, ip := range a.result.IPs {
 		told = append(told, canonical(ip.Address))
 	}
-	for _, address := range have {
+	for _, address := range nic.lasting {
 		if !slices.Contains(told, address) {
-			return fmt.Errorf("interface %q has the address %s, which the result does not say: %v", c.ifName, address, told)
+			return fmt.Errorf("interface %q has the address %s, which the result does not say: %v", a.ifName, address, told)
 		}
 	}
 	return nil

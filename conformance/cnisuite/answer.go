@@ -140,16 +140,12 @@ func (e *errorObject) names(what string, words ...string) error {
 	return nil
 }
 
-// note keeps what rules ask for later: the codes that the plugin used, and how
-// long its commands took. It may be called concurrently.
+// note keeps what rules ask for later: how long the commands took. It may be called
+// concurrently.
 func (l *lab) note(command string, a *answer) {
 	l.notes.Lock()
 	defer l.notes.Unlock()
 	l.took[command] = append(l.took[command], a.took)
-	var e errorObject
-	if a.rc != 0 && json.Unmarshal(a.stdout, &e) == nil && e.Code != 0 {
-		l.codes[e.Code] = append(l.codes[e.Code], fmt.Sprintf("%s: %q", a.what, e.Msg))
-	}
 }
 
 // calls counts those of a command.

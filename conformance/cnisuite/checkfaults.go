@@ -75,7 +75,11 @@ func (l *lab) broke(ctx context.Context, what string, breakIt func(*lab, *attach
 	if a.result, err = l.add(ctx, c); err != nil {
 		return nil, err
 	}
-	if err := l.check(ctx, c, with{what: "CHECK before anything was broken"}); err != nil {
+	// A CHECK that always fails finds nothing.
+	_, err = found(ctx, l, "CHECK before anything was broken", func(ctx context.Context, l *lab) (struct{}, error) {
+		return struct{}{}, l.check(ctx, c, with{what: "CHECK before anything was broken"})
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := breakIt(l, a); err != nil {

@@ -145,13 +145,13 @@ func (l *lab) distinct(all []*container, results []*result) error {
 // identities are what no other container may have.
 func (l *lab) identities(c *container, r *result) ([]string, error) {
 	var own []string
-	have, err := addressesOf(c.ns, c.ifName, false)
+	seen, err := c.look()
 	if err != nil {
 		return nil, err
 	}
 	indexed := slices.ContainsFunc(r.IPs, func(ip ipEntry) bool { return ip.Interface != nil })
 	for _, ip := range r.IPs {
-		inside := !indexed || slices.Contains(have, canonical(ip.Address)) // or it is of something outside
+		inside := !indexed || seen != nil && seen.addresses[canonical(ip.Address)] // or it is of something outside
 		if ip.Interface != nil {
 			inside = *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) && r.Interfaces[*ip.Interface].Sandbox != ""
 		}

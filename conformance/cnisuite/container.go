@@ -23,6 +23,7 @@ type nic struct {
 	up        bool
 	mtu       int
 	addresses map[string]bool
+	lasting   []string // of them, those that the kernel neither makes nor learns
 }
 
 // look returns the container's interface, or nil.
@@ -35,15 +36,8 @@ func (c *container) look() (found *nic, err error) {
 		if err != nil {
 			return err
 		}
-		addrs, err := netlink.AddrList(l, syscall.AF_UNSPEC)
-		if err != nil {
-			return err
-		}
-		found = &nic{mac: l.Attrs().HardwareAddr.String(), mtu: l.Attrs().MTU, up: l.Attrs().Flags&net.FlagUp != 0, addresses: map[string]bool{}}
-		for _, a := range addrs {
-			found.addresses[a.IPNet.String()] = true
-		}
-		return nil
+		found, err = nicOf(l)
+		return err
 	})
 	return found, err
 }

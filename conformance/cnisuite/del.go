@@ -2,6 +2,7 @@ package cnisuite
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,9 +32,9 @@ func delRules() []conformance.Rule[Target] {
 			"Plugins should still return without error if prevResult is empty for a DEL command, however."),
 			deletes(with{what: "DEL without prevResult", keys: map[string]any{"prevResult": nil}})),
 		checked(rule("CNI-DEL-008", must, "DEL of an interface that somebody deleted succeeds", "DEL",
-			"Plugins MUST accept multiple DEL calls for the same (CNI_CONTAINERID, CNI_IFNAME) pair, and return success if the interface in question, or any modifications added, are missing."), checkDelNoLink),
+			"Plugins MUST accept multiple DEL calls for the same (CNI_CONTAINERID, CNI_IFNAME) pair, and return success if the interface in question, or any modifications added, are missing."), succeeds("DEL of a deleted interface", delNoLink)),
 		checked(rule("CNI-DEL-017", should, "DEL of an interface that somebody deleted leaves nothing", "DEL",
-			"the bridge plugin should delegate the DEL action to the IPAM plugin and clean up its own resources even if the container network namespace and/or container network interface no longer exist"), checkDelNoLinkLeaves),
+			"the bridge plugin should delegate the DEL action to the IPAM plugin and clean up its own resources even if the container network namespace and/or container network interface no longer exist"), leavesNothing("DEL of a deleted interface", delNoLink)),
 		checked(rule("CNI-DEL-009", should, "DEL with a prevResult that is of no use succeeds and leaves nothing", "DEL", effort), checkDelOddPrev),
 		checked(rule("CNI-DEL-010", must, "DEL leaves other attachments alone", "Section 3, Execution of Network Configurations",
 			"An attachment may be uniquely identified by the (CNI_CONTAINERID, CNI_IFNAME) tuple."), checkDelOthers),
@@ -149,24 +150,55 @@ func (l *lab) deletes(ctx context.Context, c *container, before *leak.Snapshot, 
 	return nil
 }
 
-func checkDelNoLink(ctx context.Context, l *lab) error {
-	c, err := l.unlinked(ctx)
-	if err != nil {
-		return err
-	}
-	return l.del(ctx, c, "DEL of an interface that somebody deleted")
+// deletion is what is wrong with a DEL: that it failed, or that it left something.
+type deletion struct {
+	failed, left error
 }
 
-func checkDelNoLinkLeaves(ctx context.Context, l *lab) error {
+// deletion runs a DEL and, if it succeeds, looks behind it. An error is about the
+// suite.
+func (l *lab) deletion(ctx context.Context, c *container, w with, look func() error) (d deletion, err error) {
+	out, err := l.call(ctx, "DEL", c, w)
+	if err != nil {
+		return d, err
+	}
+	if d.failed = out.ok(nil); d.failed != nil {
+		return d, nil
+	}
+	if err := look(); err != nil {
+		d.left = fmt.Errorf("after a %s: %w", w.what, err)
+	}
+	return d, ctx.Err()
+}
+
+// succeeds judges a DEL by its answer alone.
+func succeeds(name string, carryOut func(context.Context, *lab) (deletion, error)) func(context.Context, *lab) error {
+	return func(ctx context.Context, l *lab) error {
+		d, err := found(ctx, l, name, carryOut)
+		return cmp.Or(err, d.failed)
+	}
+}
+
+// leavesNothing judges it by what it left, too.
+func leavesNothing(name string, carryOut func(context.Context, *lab) (deletion, error)) func(context.Context, *lab) error {
+	return func(ctx context.Context, l *lab) error {
+		d, err := found(ctx, l, name, carryOut)
+		return cmp.Or(err, d.failed, d.left)
+	}
+}
+
+func delNoLink(ctx context.Context, l *lab) (d deletion, err error) {
 	before, err := l.baseline(ctx)
 	if err != nil {
-		return err
+		return d, err
 	}
 	c, err := l.unlinked(ctx)
 	if err != nil {
-		return err
+		return d, err
 	}
-	return l.deletes(ctx, c, before, with{what: "DEL of an interface that somebody deleted"})
+	return l.deletion(ctx, c, with{what: "DEL of an interface that somebody deleted"}, func() error {
+		return errors.Join(l.released(c), c.empty(), l.clean(ctx, before))
+	})
 }
 
 // unlinked is a container whose interface somebody deleted after ADD.

@@ -45,7 +45,6 @@ type lab struct {
 	handOver time.Duration
 
 	notes sync.Mutex // guards what follows
-	codes map[int][]string
 	took  map[string][]time.Duration
 }
 
@@ -66,7 +65,7 @@ func newLab(target *Target, dir string) *lab {
 	return &lab{
 		target: target, dir: dir, host: filepath.Join(dir, "host"), ipam: spy{filepath.Join(dir, "ipam")},
 		rand: rand.New(rand.NewPCG(1, 1)), log: slog.New(slog.DiscardHandler), measure: func(string, time.Duration) {},
-		codes: map[int][]string{}, took: map[string][]time.Duration{},
+		took: map[string][]time.Duration{},
 	}
 }
 
@@ -117,27 +116,34 @@ func (l *lab) start(ctx context.Context) error {
 	return l.setUp(ctx)
 }
 
+// errMute says that VERSION has no usable answer.
+var errMute = errors.New("the plugin does not tell its versions")
+
 // negotiate asks the plugin for its versions, as a runtime may. A plugin that
 // gives no usable answer gets the newest; a rule is about that.
 func (l *lab) negotiate(ctx context.Context) error {
 	l.version, l.versions = newest, []string{newest}
-	common, known := l.target.spoken.of(l.target)
-	if !known {
-		out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
-		if err != nil {
-			return err
-		}
-		var a versionAnswer
-		if out.ok(&a) != nil {
-			return nil
-		}
-		common = slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) })
-		l.target.spoken.note(l.target, common)
+	common, err := found(ctx, l, "versions", askVersions)
+	if err != nil && !errors.Is(err, errMute) {
+		return err
 	}
 	if len(common) > 0 {
 		l.version, l.versions = common[len(common)-1], common
 	}
 	return nil
+}
+
+// askVersions returns the versions that plugin and suite have in common.
+func askVersions(ctx context.Context, l *lab) ([]string, error) {
+	out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
+	if err != nil {
+		return nil, err
+	}
+	var a versionAnswer
+	if out.ok(&a) != nil {
+		return nil, errMute
+	}
+	return slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) }), nil
 }
 
 // speaks says whether plugin and suite can talk in a version at least so new.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"syscall"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -26,10 +28,10 @@ func lifeRules() []conformance.Rule[Target] {
 	twice.Check = inLab(checkDelTwice)
 	gone := rule("CNI-DEL-002", must, "DEL without the network namespace succeeds",
 		"DEL", "Plugins MUST accept multiple DEL calls for the same (CNI_CONTAINERID, CNI_IFNAME) pair, and return success if the interface in question, or any modifications added, are missing. [...] Optional environment parameters: CNI_NETNS")
-	gone.Check = inLab(checkDelNetNSGone(func(*lab, context.Context, *container, *leak.Snapshot) error { return nil }))
+	gone.Check = inLab(succeeds("DEL without the network namespace", delNetNSGone))
 	frees := rule("CNI-DEL-018", conformance.Should, "DEL without the network namespace frees everything",
 		"DEL", effort+" [...] the bridge plugin should delegate the DEL action to the IPAM plugin and clean up its own resources even if the container network namespace and/or container network interface no longer exist")
-	frees.Check = inLab(checkDelNetNSGone((*lab).freed))
+	frees.Check = inLab(leavesNothing("DEL without the network namespace", delNetNSGone))
 	leaks := rule("CNI-DEL-003", must, "ADD and DEL leave the machine as it was",
 		"DEL", "delete the interface defined by CNI_IFNAME inside the container at CNI_NETNS, or undo any modifications applied in the plugin's ADD functionality")
 	leaks.Check = inLab(checkLeak)
@@ -43,33 +45,27 @@ func checkAdd(ctx context.Context, l *lab) error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin makes no interface")
 	}
-	c, err := l.newContainer()
+	a, err := l.sighted(ctx)
 	if err != nil {
 		return err
 	}
-	r, err := l.add(ctx, c)
-	if err != nil {
-		return err
-	}
+	r := a.result
 	if r.CNIVersion != l.version {
 		return fmt.Errorf("the result's cniVersion is %q, that of the request was %q", r.CNIVersion, l.version)
 	}
-	mine := r.inside(c.ifName, c.ns)
+	mine := r.inside(a.ifName, a.ns)
 	if mine < 0 {
-		return fmt.Errorf("the result lists no interface %q whose sandbox is CNI_NETNS (%s): %+v", c.ifName, c.ns, r.Interfaces)
+		return fmt.Errorf("the result lists no interface %q whose sandbox is CNI_NETNS (%s): %+v", a.ifName, a.ns, r.Interfaces)
 	}
-	seen, err := c.look()
-	if err != nil {
-		return err
-	}
+	seen := a.nics[a.ns][a.ifName]
 	if seen == nil {
 		if r.Interfaces[mine].elsewhere() {
 			return nil
 		}
-		return fmt.Errorf("the result lists interface %q, and there is none in the container", c.ifName)
+		return fmt.Errorf("the result lists interface %q, and there is none in the container", a.ifName)
 	}
 	if mac := r.Interfaces[mine].Mac; !sameMAC(mac, seen.mac) {
-		return fmt.Errorf("the result says that %q has the address %s, the kernel says %s", c.ifName, mac, seen.mac)
+		return fmt.Errorf("the result says that %q has the address %s, the kernel says %s", a.ifName, mac, seen.mac)
 	}
 	for _, ip := range r.IPs {
 		switch {
@@ -77,7 +73,7 @@ func checkAdd(ctx context.Context, l *lab) error {
 		case *ip.Interface < 0 || *ip.Interface >= len(r.Interfaces):
 			return fmt.Errorf("the result's address %s is on interface %d of %d", ip.Address, *ip.Interface, len(r.Interfaces))
 		case *ip.Interface == mine && !seen.addresses[ip.Address]:
-			return fmt.Errorf("the result says that %q has %s, the kernel knows %v", c.ifName, ip.Address, seen.addresses)
+			return fmt.Errorf("the result says that %q has %s, the kernel knows %v", a.ifName, ip.Address, slices.Sorted(maps.Keys(seen.addresses)))
 		}
 	}
 	return nil
@@ -134,39 +130,29 @@ func checkDelTwice(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkDelNetNSGone removes the namespace first, and looks after the DEL. CNI_NETNS
-// keeps its value once, as it does with runtimes that do not look.
-func checkDelNetNSGone(look func(*lab, context.Context, *container, *leak.Snapshot) error) func(context.Context, *lab) error {
-	return func(ctx context.Context, l *lab) error {
-		before, err := l.baseline(ctx)
-		if err != nil {
-			return err
-		}
-		for _, w := range []with{
-			{what: "DEL with CNI_NETNS gone"},
-			{what: "DEL with CNI_NETNS not given", unset: []string{"CNI_NETNS"}},
-		} {
-			c, _, err := l.joined(ctx)
-			if err != nil {
-				return err
-			}
-			if err := netns.Remove(c.ns); err != nil {
-				return err
-			}
-			if err := l.delWith(ctx, c, w); err != nil {
-				return err
-			}
-			if err := look(l, ctx, c, before); err != nil {
-				return fmt.Errorf("after %s: %w", w.what, err)
-			}
-		}
-		return nil
+// delNetNSGone removes the namespace first. CNI_NETNS keeps its value once, as it does
+// with runtimes that do not look.
+func delNetNSGone(ctx context.Context, l *lab) (d deletion, err error) {
+	before, err := l.baseline(ctx)
+	if err != nil {
+		return d, err
 	}
-}
-
-// freed reports what the host still has of the container.
-func (l *lab) freed(ctx context.Context, c *container, before *leak.Snapshot) error {
-	return errors.Join(l.released(c), l.clean(ctx, before))
+	for _, w := range []with{
+		{what: "DEL with CNI_NETNS gone"},
+		{what: "DEL with CNI_NETNS not given", unset: []string{"CNI_NETNS"}},
+	} {
+		c, _, err := l.joined(ctx)
+		if err != nil {
+			return d, err
+		}
+		if err := netns.Remove(c.ns); err != nil {
+			return d, err
+		}
+		if d, err = l.deletion(ctx, c, w, func() error { return errors.Join(l.released(c), l.clean(ctx, before)) }); err != nil || d != (deletion{}) {
+			return d, err
+		}
+	}
+	return d, nil
 }
 
 func checkLeak(ctx context.Context, l *lab) error {

@@ -1,10 +1,13 @@
 package cnisuite
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -48,11 +51,11 @@ func checkStatus(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range failures() {
-		out, err := l.call(ctx, "ADD", c, f)
-		if err != nil {
-			return err
-		}
+	answers, err := found(ctx, l, "ADDs that fail", addInVain)
+	if err != nil {
+		return err
+	}
+	for _, out := range answers {
 		if err := out.failed(); err != nil {
 			return err
 		}
@@ -73,6 +76,25 @@ func failures() []with {
 	}
 }
 
+// addInVain executes them.
+func addInVain(ctx context.Context, l *lab) (answers []*answer, err error) {
+	c, err := l.newContainer()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range failures() {
+		out, err := l.call(ctx, "ADD", c, w)
+		if err != nil {
+			return nil, err
+		}
+		if err := out.ended(); err != nil {
+			return nil, err
+		}
+		answers = append(answers, out)
+	}
+	return answers, nil
+}
+
 // checkOneDocument gives the plugin its own namespace as the container, which
 // some find out when they have already answered.
 func checkOneDocument(ctx context.Context, l *lab) error {
@@ -80,11 +102,17 @@ func checkOneDocument(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	cases := append(failures(), with{what: "ADD with the plugin's own namespace as CNI_NETNS", env: map[string]string{"CNI_NETNS": l.host}})
-	for _, w := range cases {
-		if err := l.oneDocument(ctx, c, w); err != nil {
+	answers, err := found(ctx, l, "ADDs that fail", addInVain)
+	if err != nil {
+		return err
+	}
+	for _, out := range answers {
+		if err := out.single(); err != nil {
 			return err
 		}
+	}
+	if err := l.oneDocument(ctx, c, with{what: "ADD with the plugin's own namespace as CNI_NETNS", env: map[string]string{"CNI_NETNS": l.host}}); err != nil {
+		return err
 	}
 	if !l.target.delegates() {
 		return nil
@@ -100,63 +128,83 @@ func (l *lab) oneDocument(ctx context.Context, c *container, w with) error {
 	if err != nil {
 		return err
 	}
-	if err := out.ended(); err != nil {
-		return err
-	}
-	seen := out.objects()
+	return cmp.Or(out.ended(), out.single())
+}
+
+// single reports a result and an error in one.
+func (a *answer) single() error {
+	seen := a.objects()
 	for _, object := range seen {
 		_, hasCode := object["code"]
 		_, hasResult := object["interfaces"]
-		if len(seen) > 1 || hasCode && (hasResult || out.rc == 0) {
-			return fmt.Errorf("%s: result and error at once: %s", out.what, out)
+		if len(seen) > 1 || hasCode && (hasResult || a.rc == 0) {
+			return fmt.Errorf("%s: result and error at once: %s", a.what, a)
 		}
 	}
 	return nil
 }
 
 func checkErrorObjects(ctx context.Context, l *lab) error {
-	return l.provoke(ctx, func(out *answer) error {
-		if out.rc == 0 {
-			return nil // another rule is about that
-		}
-		_, err := out.failure()
-		return err
-	})
-}
-
-// checkCodes provokes failures of every kind and looks at the codes alone.
-func checkCodes(ctx context.Context, l *lab) error {
-	if err := l.provoke(ctx, func(*answer) error { return nil }); err != nil {
+	answers, err := found(ctx, l, "failures of every kind", provoke)
+	if err != nil {
 		return err
 	}
-	known := map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true, 6: true, 7: true, 11: true, 50: true, 51: true}
-	for code, seen := range l.codes {
-		if code < 100 && !known[code] {
-			return fmt.Errorf("code %d is reserved and has no meaning: %s", code, seen[0])
+	for _, out := range answers {
+		if out.rc == 0 {
+			continue // another rule is about that
+		}
+		if _, err := out.failure(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// provoke runs what must or may fail: requests that are wrong, an interface that
-// is there, a delegate that fails, CHECK of what is gone.
-func (l *lab) provoke(ctx context.Context, look func(*answer) error) error {
-	c, err := l.newContainer()
+// checkCodes looks at the codes alone.
+func checkCodes(ctx context.Context, l *lab) error {
+	answers, err := found(ctx, l, "failures of every kind", provoke)
 	if err != nil {
 		return err
+	}
+	known := []int{1, 2, 3, 4, 5, 6, 7, 11, 50, 51}
+	for _, out := range answers {
+		var e errorObject
+		if out.rc == 0 || json.Unmarshal(out.stdout, &e) != nil || e.Code == 0 {
+			continue // other rules are about that
+		}
+		if e.Code < 100 && !slices.Contains(known, e.Code) {
+			return fmt.Errorf("code %d is reserved and has no meaning: %s: %q", e.Code, out.what, e.Msg)
+		}
+	}
+	return nil
+}
+
+// provoke runs what must or may fail: requests that are wrong, an interface that is
+// there, a delegate that fails, CHECK of what is gone. A plugin that hangs has
+// answered none.
+func provoke(ctx context.Context, l *lab) (answers []*answer, err error) {
+	c, err := l.newContainer()
+	if err != nil {
+		return nil, err
 	}
 	run := func(command string, w with) error {
 		out, err := l.call(ctx, command, c, w)
 		if err != nil {
 			return err
 		}
-		return look(out)
+		answers = append(answers, out)
+		return out.ended()
 	}
 	bad, err := l.target.badConfigs(l.state())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	cases := failures()
+	inVain, err := found(ctx, l, "ADDs that fail", addInVain)
+	if err != nil {
+		return nil, err
+	}
+	answers = append(answers, inVain...)
+	var cases []with
 	for _, config := range bad {
 		cases = append(cases, with{what: "ADD with one of badConfigs", keys: config})
 	}
@@ -166,31 +214,32 @@ func (l *lab) provoke(ctx context.Context, look func(*answer) error) error {
 		with{what: "ADD with a file as CNI_NETNS", env: map[string]string{"CNI_NETNS": l.target.Binary}})
 	for _, w := range cases {
 		if err := run("ADD", w); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if l.speaks("0.4.0") {
 		if err := run("CHECK", with{what: "CHECK without prevResult", keys: map[string]any{"prevResult": nil}}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if l.target.delegates() {
 		if err := l.ipam.answer(c, "ADD", reply{stdout: "no JSON"}); err != nil {
-			return err
+			return nil, err
 		}
 		if err := run("ADD", with{what: "ADD whose delegate answers with garbage"}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if l.enters() != nil {
-		return nil
+		return answers, nil
 	}
 	if taken, err := c.look(); err != nil || taken == nil {
 		if err = errors.Join(err, c.occupy()); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return run("ADD", with{what: "ADD for an interface that exists"})
+	err = run("ADD", with{what: "ADD for an interface that exists"})
+	return answers, err
 }
 
 // checkBareRun makes everything read-only but what a plugin may write to. The

@@ -57,7 +57,7 @@ func Suite() *conformance.Suite[Target] {
 		// processors' time is left with one for each.
 		PerProcessor: 2,
 	}
-	known := &spoken{}
+	known := &experiments{}
 	for i := range s.Rules {
 		s.Rules[i].Check = known.in(s.Rules[i].Check)
 		// Moments to kill at, and crowds, are for a machine that does nothing else.

@@ -73,7 +73,7 @@ type Target struct {
 	// is killed behind Teardown.
 	Setup, Teardown string
 
-	spoken *spoken // what other rules of the suite know; nil is fine
+	known *experiments // what other rules of the suite have found out; nil is fine
 }
 
 // facts are what a profile may declare.

@@ -2,6 +2,7 @@ package cnisuite
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -95,53 +96,102 @@ func checkVersionLooks(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkEveryVersion gives each version a container, the newest first. Before 0.3.0
-// there were no chains, so nothing to adjust, and no results without addresses.
+// checkEveryVersion goes through the versions, the newest first. Before 0.3.0 there
+// were no chains, so nothing to adjust, and no results without addresses.
 func checkEveryVersion(ctx context.Context, l *lab) error {
 	a, err := l.askVersion(ctx, with{})
+	if err != nil {
+		return err
+	}
+	lives, err := found(ctx, l, "a life in each version", liveInEachVersion)
 	if err != nil {
 		return err
 	}
 	bare := l.target.Kind == Chained
 	for _, v := range slices.Backward(cni.Versions()) {
 		listed := slices.Contains(a.SupportedVersions, v)
-		if listed && bare && !cni.AtLeast(v, "0.3.0") {
+		if !listed {
+			if err := l.refusesVersion(ctx, v); err != nil {
+				return err
+			}
 			continue
 		}
-		r, err := l.tryVersion(ctx, v, listed)
+		if bare && !cni.AtLeast(v, "0.3.0") {
+			continue
+		}
+		at := slices.IndexFunc(lives, func(f versionLife) bool { return f.version == v })
+		if at < 0 {
+			return fmt.Errorf("VERSION lists %s, and did not when it was asked before", v)
+		}
+		r, err := lives[at].fulfilled()
 		if err != nil {
-			return err
+			return fmt.Errorf("VERSION lists %s: %w", v, err)
 		}
 		// Results of before 0.3.0 have no ips in any case.
-		bare = bare || r != nil && cni.AtLeast(v, "0.3.0") && len(r.IPs) == 0
+		bare = bare || cni.AtLeast(v, "0.3.0") && len(r.IPs) == 0
 	}
 	return nil
 }
 
-// tryVersion returns the result of a version that is listed.
-func (l *lab) tryVersion(ctx context.Context, v string, listed bool) (*result, error) {
+func (l *lab) refusesVersion(ctx context.Context, v string) error {
 	c, err := l.newContainerOf(v)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	w := with{what: "ADD of cniVersion " + v, keys: map[string]any{"cniVersion": v}}
-	if !listed {
-		out, err := l.call(ctx, "ADD", c, w)
+	out, err := l.call(ctx, "ADD", c, w)
+	if err != nil {
+		return err
+	}
+	if out.failed() != nil {
+		return fmt.Errorf("%s succeeded, and VERSION does not list it", w.what)
+	}
+	return nil
+}
+
+// versionLife is an attachment in requests of one version.
+type versionLife struct {
+	version string
+	add     *answer
+	del     *answer // nil behind an ADD that failed
+}
+
+// fulfilled expects that ADD and DEL succeeded, the former in its version.
+func (f versionLife) fulfilled() (*result, error) {
+	var r result
+	if err := f.add.ok(&r); err != nil {
+		return nil, err
+	}
+	if r.CNIVersion != f.version {
+		return nil, fmt.Errorf("%s was answered with a result of cniVersion %q", f.add.what, r.CNIVersion)
+	}
+	return &r, f.del.ok(nil)
+}
+
+// liveInEachVersion gives each version that plugin and suite speak a container.
+func liveInEachVersion(ctx context.Context, l *lab) ([]versionLife, error) {
+	var all []versionLife
+	for _, v := range slices.Backward(l.versions) {
+		c, err := l.newContainerOf(v)
 		if err != nil {
 			return nil, err
 		}
-		if out.failed() != nil {
-			return nil, fmt.Errorf("%s succeeded, and VERSION does not list it", w.what)
+		f, keys := versionLife{version: v}, map[string]any{"cniVersion": v}
+		if f.add, err = l.call(ctx, "ADD", c, with{what: "ADD of cniVersion " + v, keys: keys}); err != nil {
+			return nil, err
 		}
-		return nil, nil
+		if err := f.add.ended(); err != nil {
+			return nil, err
+		}
+		if f.add.rc == 0 {
+			if json.Valid(f.add.stdout) {
+				c.result = f.add.stdout
+			}
+			if f.del, err = l.call(ctx, "DEL", c, with{what: "DEL of cniVersion " + v, keys: keys}); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, f)
 	}
-	r, err := l.addWith(ctx, c, w)
-	if err != nil {
-		return nil, fmt.Errorf("VERSION lists %s: %w", v, err)
-	}
-	if r.CNIVersion != v {
-		return nil, fmt.Errorf("%s was answered with a result of cniVersion %q", w.what, r.CNIVersion)
-	}
-	w.what = "DEL of cniVersion " + v
-	return r, l.delWith(ctx, c, w)
+	return all, nil
 }
