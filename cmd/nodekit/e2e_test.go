@@ -139,7 +139,13 @@ func (c *cli) start(args ...string) *process {
 // exit waits for the end and returns the exit code.
 func (p *process) exit() int {
 	p.t.Helper()
-	stop := time.AfterFunc(time.Minute, func() { _ = p.Process.Kill() })
+	return p.exitWithin(time.Minute)
+}
+
+// exitWithin is exit for what takes longer.
+func (p *process) exitWithin(most time.Duration) int {
+	p.t.Helper()
+	stop := time.AfterFunc(most, func() { _ = p.Process.Kill() })
 	defer stop.Stop()
 	err := p.Wait()
 	var exit *exec.ExitError
