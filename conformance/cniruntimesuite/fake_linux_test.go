@@ -187,7 +187,7 @@ func (f *fake) exec(ctx context.Context, a *attachment, p map[string]json.RawMes
 			slices.Reverse(pairs)
 		}
 		env["CNI_ARGS"], env["OTHER"] = strings.Join(pairs, ";"), "1"
-	case f.has("no-path"):
+	case f.has("no-path"), verb == cni.CmdGC && f.has("gc-no-path"):
 		delete(env, "CNI_PATH")
 	case f.has("args-" + verb):
 		env["CNI_ARGS"] = "B=c"

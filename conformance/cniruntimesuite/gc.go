@@ -29,6 +29,8 @@ func gcRules() []conformance.Rule[Target] {
 			"If disableGC is true, runtimes must not call GC for this network configuration list.", disableGC),
 		rule("CNIRT-055", "what GC shall remove gets its DEL", "2, GC",
 			"The runtime MUST NOT use GC as a substitute for DEL.", gcNotForDel),
+		rule("CNIRT-056", "GC gives plugins the list of directories to search", "2, GC",
+			"Required environment parameters: CNI_COMMAND, CNI_PATH", gcPath),
 	}
 }
 
@@ -108,6 +110,22 @@ func gcAlone(ctx context.Context, l *lab) error {
 	return cs.parallel(func(a, b *call) bool {
 		return (a.verb == "GC") != (b.verb == "GC") && changes(a) && changes(b)
 	})
+}
+
+// gcPath asks it of GC alone: STATUS's section has no CNI_PATH.
+func gcPath(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := l.GC(ctx, []Container{c}); err != nil {
+		return err
+	}
+	gc, err := l.collected()
+	if err != nil {
+		return err
+	}
+	return l.givesPath(gc)
 }
 
 func changes(c *call) bool { return c.verb == "ADD" || c.verb == "DEL" || c.verb == "GC" }

@@ -207,6 +207,10 @@ func pathGiven(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
+	return l.givesPath(cs)
+}
+
+func (l *lab) givesPath(cs calls) error {
 	for _, c := range cs {
 		if !slices.Contains(filepath.SplitList(c.Env["CNI_PATH"]), l.dirs.Bin) {
 			return fmt.Errorf("%v got CNI_PATH=%q, want %q in it", c, c.Env["CNI_PATH"], l.dirs.Bin)

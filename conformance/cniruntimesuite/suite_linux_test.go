@@ -63,6 +63,7 @@ func TestMutants(t *testing.T) {
 		{"CNIRT-053", "gc-list"},
 		{"CNIRT-054", "gc-disabled"},
 		{"CNIRT-055", "gc-for-del"},
+		{"CNIRT-056", "gc-no-path"},
 	} {
 		own := m.rule == "CNIRT-001" || m.rule == "CNIRT-002"
 		mutants = append(mutants, conformance.Mutant[cniruntimesuite.Target]{
