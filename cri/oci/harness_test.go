@@ -335,6 +335,13 @@ func shutDown(ctx context.Context, dir string) error {
 // sandbox runs a sandbox and returns its id and config. change may adjust it.
 func (n *node) sandbox(name string, change func(*runtimeapi.PodSandboxConfig)) (string, *runtimeapi.PodSandboxConfig) {
 	n.t.Helper()
+	cfg := n.sandboxConfig(name, change)
+	resp, err := n.rs.RunPodSandbox(n.t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	n.must(err)
+	return resp.PodSandboxId, cfg
+}
+
+func (n *node) sandboxConfig(name string, change func(*runtimeapi.PodSandboxConfig)) *runtimeapi.PodSandboxConfig {
 	cfg := &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "test", Uid: "uid-" + name},
 		Hostname:     name,
@@ -347,9 +354,7 @@ func (n *node) sandbox(name string, change func(*runtimeapi.PodSandboxConfig)) (
 	if change != nil {
 		change(cfg)
 	}
-	resp, err := n.rs.RunPodSandbox(n.t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
-	n.must(err)
-	return resp.PodSandboxId, cfg
+	return cfg
 }
 
 // create makes a container that runs podtool with args.

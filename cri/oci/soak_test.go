@@ -30,7 +30,8 @@ var (
 // at random moments, alone and one after the other in both orders, and while
 // either starts again. Every container runs once, ends with its code and has its
 // log complete to the byte, also over rotations; one that runs all the time stays
-// the same process. The harness looks for what is left at the end.
+// the same process. Some live in a sandbox of their own, which is made and removed
+// under kills, too. The harness looks for what is left at the end.
 func TestRandomCycles(t *testing.T) {
 	seed := *cycleSeed
 	if seed == 0 {
@@ -39,7 +40,7 @@ func TestRandomCycles(t *testing.T) {
 	t.Logf("to repeat: go test ./cri/oci -run TestRandomCycles -cycles %d -cycle-seed %d", *cycles, seed)
 	n := newNode(t)
 	k := &cycler{node: n, random: rand.New(rand.NewPCG(seed, 0))}
-	k.sandboxID, k.cfg = n.sandbox("soak", nil)
+	k.sandboxID, k.cfg = n.sandbox("soak", inSoak)
 	stays := n.create(k.sandboxID, k.cfg, "stays", nil, "trap", "3")
 	n.startContainer(stays)
 	pid := n.pidOf(stays)
@@ -62,6 +63,11 @@ func TestRandomCycles(t *testing.T) {
 	n.removeSandbox(k.sandboxID)
 }
 
+// inSoak has the containers of every sandbox log into one directory.
+func inSoak(c *runtimeapi.PodSandboxConfig) {
+	c.LogDirectory = filepath.Join(filepath.Dir(c.LogDirectory), "soak")
+}
+
 // cycler kills a node again and again.
 type cycler struct {
 	*node
@@ -76,8 +82,17 @@ func (k *cycler) cycle(i int) {
 	k.t.Helper()
 	name, lines, code := fmt.Sprint("c", i), 1+k.random.IntN(150), k.random.IntN(100)
 	killed := k.kills()
+	sandbox, cfg := k.sandboxID, k.cfg
+	own := k.random.IntN(6) == 0
+	if own {
+		cfg = k.sandboxConfig(name, inSoak)
+		sandbox = k.insist(func(ctx context.Context) (string, error) {
+			r, err := k.rs.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg})
+			return r.GetPodSandboxId(), err
+		})
+	}
 	id := k.insist(func(ctx context.Context) (string, error) {
-		r, err := k.rs.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: k.sandboxID, SandboxConfig: k.cfg, Config: &runtimeapi.ContainerConfig{
+		r, err := k.rs.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: imageName}, LogPath: name + ".log",
 			Args: []string{"do", "lines --interval 1ms " + strconv.Itoa(lines), "exit " + strconv.Itoa(code)},
 		}})
@@ -96,8 +111,32 @@ func (k *cycler) cycle(i int) {
 	if got := k.whole(name); got != numbers(lines) {
 		k.t.Errorf("the log of %s has %d lines, want %d: %.200q", name, strings.Count(got, "\n"), lines, got)
 	}
+	if own {
+		k.removeUnderKills(sandbox)
+		return
+	}
 	_, err := k.rs.RemoveContainer(k.t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id})
 	k.must(err)
+}
+
+// removeUnderKills stops and removes a sandbox with its containers.
+func (k *cycler) removeUnderKills(id string) {
+	k.t.Helper()
+	killed := k.kills()
+	k.insist(func(ctx context.Context) (string, error) {
+		_, err := k.rs.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+		return "", err
+	})
+	k.insist(func(ctx context.Context) (string, error) {
+		_, err := k.rs.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+		return "", err
+	})
+	if <-killed {
+		k.restart()
+	}
+	if st, err := k.rs.PodSandboxStatus(k.t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id}); status.Code(err) != codes.NotFound {
+		k.t.Errorf("a sandbox that was removed: %v, %v", st, err)
+	}
 }
 
 // kills kills in the background, and tells at the end whether the server was.
