@@ -1,6 +1,8 @@
 // Package overlay makes overlay mounts of many read-only directories
 // (Documentation/filesystems/overlayfs.rst). It acts in the mount namespace of
-// the calling thread and is safe for concurrent use on different targets.
+// the calling thread and is safe for concurrent use on different targets. What is in an
+// upper directory is all there, under its own name: the mounts make and follow no
+// redirects, and copy up files whole.
 // Elsewhere than on Linux its functions return fault.Unimplemented.
 package overlay
 

@@ -44,12 +44,19 @@ func Mount(o Options) error {
 	return nil
 }
 
+// plain has every file of an upper directory be whole, and every directory where its name
+// says, whatever the defaults of the kernel and its module are: such a directory can be
+// read, and be a layer, without an overlay. Renaming a directory of a lower one fails
+// with EXDEV then, as it does by default, and programs copy it. Linux 4.19 knows the
+// options, and a mount in a user namespace takes them.
+const plain = ",redirect_dir=nofollow,metacopy=off"
+
 func (o Options) options(name func(path string) string) string {
 	lower := make([]string, len(o.Lower))
 	for i, dir := range o.Lower {
 		lower[i] = name(dir)
 	}
-	all := "lowerdir=" + strings.Join(lower, ":")
+	all := "lowerdir=" + strings.Join(lower, ":") + plain
 	if o.Upper == "" {
 		return all
 	}

@@ -89,3 +89,25 @@ func TestIsMountedOfNothing(t *testing.T) {
 		t.Errorf("IsMounted: %v, %v", mounted, err)
 	}
 }
+
+// TestMountFollowsNoRedirect: a directory that says that it is another one, whatever the
+// kernel's defaults are, and renames that would make such a one.
+func TestMountFollowsNoRedirect(t *testing.T) {
+	o := options(t, t.TempDir())
+	low, up := o.Lower[0], o.Upper
+	for _, err := range []error{
+		os.Mkdir(filepath.Join(low, "elsewhere"), 0o755), os.WriteFile(filepath.Join(low, "elsewhere", "file"), nil, 0o600), os.Mkdir(filepath.Join(low, "old"), 0o755),
+		os.Mkdir(filepath.Join(up, "redirected"), 0o755), unix.Lsetxattr(filepath.Join(up, "redirected"), "trusted.overlay.redirect", []byte("/elsewhere"), 0),
+		overlay.Mount(o),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(o.Target, "redirected", "file")); err == nil {
+		t.Error("a redirect is followed")
+	}
+	if err := unix.Rename(filepath.Join(o.Target, "old"), filepath.Join(o.Target, "new")); !errors.Is(err, unix.EXDEV) {
+		t.Errorf("renaming a directory of a lower layer: %v, want EXDEV", err)
+	}
+}
