@@ -18,6 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/changeset"
 	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
@@ -34,7 +35,7 @@ const (
 )
 
 // savedLimits bound what a container can have changed, and what is in a /dev/shm.
-var savedLimits = changeset.Limits{Bytes: 64 << 30, Entries: 4 << 20}
+var savedLimits = layer.Limits{Bytes: 64 << 30, Entries: 4 << 20}
 
 // restore makes a sandbox as any, and in it the containers of a checkpoint.
 func (r *Runtime) restore(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) error {

@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/oci/changeset"
+	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/overlay"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // enough for every test.
-var enough = changeset.Limits{Bytes: 1 << 30, Entries: 1000}
+var enough = layer.Limits{Bytes: 1 << 30, Entries: 1000}
 
 // overlayOf mounts an overlay over a directory and returns where, and its upper one.
 func overlayOf(t *testing.T, lower string) (root, upper string) {
@@ -112,10 +113,10 @@ func TestApplyIsBounded(t *testing.T) {
 	whole := tarOf(t, file("a", 600), file("b", 600))
 	for name, c := range map[string]struct {
 		text   []byte
-		limits changeset.Limits
+		limits layer.Limits
 	}{
-		"bytes":       {whole, changeset.Limits{Bytes: 1000, Entries: 10}},
-		"entries":     {whole, changeset.Limits{Bytes: 10000, Entries: 1}},
+		"bytes":       {whole, layer.Limits{Bytes: 1000, Entries: 10}},
+		"entries":     {whole, layer.Limits{Bytes: 10000, Entries: 1}},
 		"a cut one":   {whole[:700], enough},
 		"a wrong one": {bytes.Repeat([]byte("no tar file "), 100), enough},
 	} {

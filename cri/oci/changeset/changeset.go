@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/ctxio"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/xattr"
@@ -39,7 +40,8 @@ const gone, opaque = ".wh.", ".wh..wh..opq"
 // Write writes what is below dir to w, in the order of names. What disappears
 // meanwhile is left out, and so are sockets, which only their process could
 // use. It returns fault.Invalid for a tree that is deeper than any program
-// needs, and the context's error when that ends.
+// needs, fault.FailedPrecondition where a file says to an overlay that what it has is
+// elsewhere (layer.Elsewhere), and the context's error when that ends.
 func Write(ctx context.Context, w io.Writer, dir string) error {
 	root, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -218,9 +220,6 @@ func special(st *unix.Stat_t, name string) *tar.Header {
 	return h
 }
 
-// paxPrefix is before the names of extended attributes.
-const paxPrefix = "SCHILY.xattr."
-
 // attributes are the extended ones as tar(1) and image layers write them, but
 // for those that are the overlay's own. nil where the file system has none.
 func attributes(f *os.File) (map[string]string, error) {
@@ -230,6 +229,9 @@ func attributes(f *os.File) (map[string]string, error) {
 	}
 	records := map[string]string{}
 	for _, name := range names {
+		if layer.Elsewhere(name) {
+			return nil, fault.FailedPrecondition.Errorf("its attribute %q says that what it has is elsewhere in an overlay, and cannot be written", name)
+		}
 		if strings.HasPrefix(name, "trusted.") {
 			continue
 		}
@@ -238,7 +240,7 @@ func attributes(f *os.File) (map[string]string, error) {
 			return nil, err
 		}
 		if len(value) > 0 { // PAX has no empty values
-			records[paxPrefix+name] = string(value)
+			records[layer.PAXPrefix+name] = string(value)
 		}
 	}
 	return records, nil

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/changeset"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/overlay"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -177,4 +178,29 @@ func TestWriteEnds(t *testing.T) {
 	if err := changeset.Write(t.Context(), io.Discard, filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of nothing: %v", err)
 	}
+}
+
+// TestWriteRefusesWhatIsElsewhere: an overlay that was mounted with other options than
+// ours leaves files whose content, or directories whose files, are not in them.
+func TestWriteRefusesWhatIsElsewhere(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	lower, upper, work, root := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	must(t, os.Mkdir(lower+"/old", 0o755), os.WriteFile(lower+"/old/lost", nil, 0o644), os.WriteFile(lower+"/file", []byte("text"), 0o644))
+	must(t, unix.Mount("overlay", root, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work+",redirect_dir=on,metacopy=on"))
+	t.Cleanup(func() { must(t, overlay.Unmount(root)) })
+	refuses := func(says string) {
+		t.Helper()
+		err := changeset.Write(t.Context(), io.Discard, upper)
+		if !errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v; want a refusal that says %q", err, says)
+		}
+	}
+	must(t, os.Rename(root+"/old", root+"/new"))
+	refuses("new: ")
+	must(t, os.RemoveAll(root+"/new"), os.Chmod(root+"/file", 0o600))
+	refuses("file: ")
+	must(t, os.WriteFile(root+"/file", []byte("whole"), 0o600))
+	must(t, changeset.Write(t.Context(), io.Discard, upper))
+	must(t, unix.Lsetxattr(upper+"/file", "user.overlay.redirect", []byte("/other"), 0))
+	refuses("user.overlay.redirect")
 }

@@ -27,8 +27,8 @@ func (s *Store) addBlob(ctx context.Context, b content.Blob) error {
 	if b.Digest.Algorithm != "sha256" {
 		return fault.Invalid.Errorf("blob %q: only sha256 digests are read", b.Digest)
 	}
-	if b.Size < 0 || b.Size > s.limits.bytes {
-		return fault.Invalid.Errorf("blob %q is announced with %d bytes, and a layer may have %d", b.Digest, b.Size, s.limits.bytes)
+	if b.Size < 0 || b.Size > s.limits.Bytes {
+		return fault.Invalid.Errorf("blob %q is announced with %d bytes, and a layer may have %d", b.Digest, b.Size, s.limits.Bytes)
 	}
 	path := s.blobPath(b.Digest.Hex)
 	if exists(path) {

@@ -45,6 +45,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
@@ -52,7 +53,7 @@ import (
 type Store struct {
 	dir      string
 	log      *slog.Logger
-	limits   limits
+	limits   layer.Limits
 	current  atomic.Pointer[snapshot]
 	pulls    flights
 	from     sources
@@ -89,11 +90,6 @@ type sources struct {
 	stall time.Duration
 }
 
-type limits struct {
-	bytes   int64
-	entries int
-}
-
 const (
 	defaultMaxLayerBytes   = 64 << 30
 	defaultMaxLayerEntries = 4 << 20
@@ -112,17 +108,17 @@ func Open(dir string, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("opening image store %q: %w", dir, err)
 	}
 	s := &Store{
-		dir: abs, log: opts.Logger, limits: limits{opts.MaxLayerBytes, opts.MaxLayerEntries},
+		dir: abs, log: opts.Logger, limits: layer.Limits{Bytes: opts.MaxLayerBytes, Entries: opts.MaxLayerEntries},
 		from: sources{opts.Hosts, opts.PullStall}, busy: make(chan struct{}, runtime.GOMAXPROCS(0)), progress: opts.Progress,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.limits.bytes == 0 {
-		s.limits.bytes = defaultMaxLayerBytes
+	if s.limits.Bytes == 0 {
+		s.limits.Bytes = defaultMaxLayerBytes
 	}
-	if s.limits.entries == 0 {
-		s.limits.entries = defaultMaxLayerEntries
+	if s.limits.Entries == 0 {
+		s.limits.Entries = defaultMaxLayerEntries
 	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("opening image store %q: %w", dir, s.explainDisk(err))

@@ -10,10 +10,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/ctxio"
 	"github.com/nodekit-project/nodekit/internal/decompress"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -63,10 +63,10 @@ func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *implied
 		return err
 	}
 	defer plain.Close()
-	g := &guard{limits: s.limits, log: s.log}
+	g := layer.NewGuard(s.limits)
 	sum := sha256.New()
-	from := io.TeeReader(g.reader(plain), sum)
-	if err := applyLayer(ctx, root, from, g.accept, dirs); err != nil {
+	from := io.TeeReader(g.Reader(plain), sum)
+	if err := applyLayer(ctx, root, from, s.accepting(g), dirs); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, from)); err != nil { // padding belongs to the digest
@@ -90,58 +90,20 @@ func writeLayerInfo(tmp string) error {
 	return os.WriteFile(filepath.Join(tmp, "layer.json"), content, 0o600)
 }
 
-// guard refuses what no honest layer holds while it is being unpacked.
-type guard struct {
-	limits  limits
-	log     interface{ Warn(msg string, args ...any) }
-	bytes   int64
-	entries int
-}
-
-// accept is an archive.Filter. It counts the announced sizes, because a sparse
-// file unpacks to more than the bytes read for it.
-func (g *guard) accept(h *tar.Header) (bool, error) {
-	g.entries++
-	if g.entries > g.limits.entries {
-		return false, fault.Invalid.Errorf("it has more than %d files", g.limits.entries)
-	}
-	if h.Size < 0 || h.Size > g.limits.bytes-g.bytes {
-		return false, fault.Invalid.Errorf("it unpacks to more than %d bytes", g.limits.bytes)
-	}
-	g.bytes += h.Size
-	if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
-		// A container gets its devices from the runtime. A character device
-		// 0:0 would be overlay's own mark of a deleted file.
-		g.log.Warn("device node of an image left out", "file", h.Name)
-		return false, nil
-	}
-	for key := range h.PAXRecords {
-		// With these a layer could redirect overlay's lookups.
-		if strings.HasPrefix(key, "SCHILY.xattr.trusted.overlay.") || strings.HasPrefix(key, "SCHILY.xattr.user.overlay.") {
-			delete(h.PAXRecords, key)
+// accepting is what the guard accepts, without devices.
+func (s *Store) accepting(g *layer.Guard) func(*tar.Header) (bool, error) {
+	return func(h *tar.Header) (bool, error) {
+		if ok, err := g.Accept(h); !ok || err != nil {
+			return false, err
 		}
+		if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+			// A container gets its devices from the runtime. A character device 0:0
+			// would be overlay's own mark of a deleted file.
+			s.log.Warn("device node of an image left out", "file", h.Name)
+			return false, nil
+		}
+		return true, nil
 	}
-	return true, nil
-}
-
-// reader bounds the uncompressed stream: the limit for content, and one KiB
-// for each file's header.
-func (g *guard) reader(r io.Reader) io.Reader {
-	return &boundedReader{r: r, left: g.limits.bytes + int64(g.limits.entries)<<10}
-}
-
-type boundedReader struct {
-	r    io.Reader
-	left int64
-}
-
-func (b *boundedReader) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, fault.Invalid.Errorf("its stream is longer than a layer may be")
-	}
-	n, err := b.r.Read(p)
-	b.left -= int64(n)
-	return n, err
 }
 
 // diffIDs returns the layers of a config as hashes that are safe in paths.

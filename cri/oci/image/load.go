@@ -18,7 +18,7 @@ import (
 // fault.Invalid. Unpacking needs root.
 func (s *Store) Load(ctx context.Context, path string) (names []string, err error) {
 	err = s.ingesting(ctx, func() error {
-		a, err := archive.Open(path, &archive.Options{Scratch: s.ingestPath(""), MaxBytes: s.limits.bytes})
+		a, err := archive.Open(path, &archive.Options{Scratch: s.ingestPath(""), MaxBytes: s.limits.Bytes})
 		if err != nil {
 			return err
 		}
