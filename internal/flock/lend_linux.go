@@ -1,0 +1,99 @@
+package flock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lentAt is the descriptor of a lent lock in the program. Programs give those that they
+// start descriptors from 3 on, in the place of whatever is there, and leave the high ones
+// alone.
+const lentAt = 100
+
+// Lend has a command that is about to be started, and all that it starts in turn, hold the
+// lock, too: it is free when this process has released it and the last of them has ended.
+// That is so whatever becomes of this process, and of their parents, sessions and process
+// groups. It is for a lock of a whole file.
+func (l *Lock) Lend(cmd *exec.Cmd) {
+	const first = 3 // behind the standard streams
+	files := make([]*os.File, lentAt-first+1)
+	copy(files, cmd.ExtraFiles)
+	files[lentAt-first] = l.file
+	cmd.ExtraFiles = files
+}
+
+// evictLimit is how long killed processes may take to be gone.
+const evictLimit = 10 * time.Second
+
+// Evict kills the processes that have the file at path open, those to which a lock of it
+// was lent, and returns when nobody has a lock on it any more. A file that is not there
+// has nobody. The caller has it open nowhere. It fails when ctx ends, and for processes
+// that are not gone after some seconds.
+func Evict(ctx context.Context, path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	name, err := os.Readlink(filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd()))))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, evictLimit)
+	defer cancel()
+	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
+		if err := lock(f, whole(Exclusive), false); !busy(err) {
+			return err
+		}
+		pids := killHolders(name)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for processes %v to end, which have %q open: %w", pids, path, context.Cause(ctx))
+		case <-time.After(delay):
+		}
+	}
+}
+
+// killHolders kills every other process that has a file of the name open, as the kernel
+// tells it. What has the process id by then is held by a descriptor before it is looked at.
+func killHolders(name string) (pids []int) {
+	processes, _ := os.ReadDir("/proc")
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == os.Getpid() || !hasOpen(pid, name) {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil { // it is gone
+			continue
+		}
+		if hasOpen(pid, name) {
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may be gone by now, too
+			pids = append(pids, pid)
+		}
+		_ = unix.Close(fd)
+	}
+	return pids
+}
+
+func hasOpen(pid int, name string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, _ := os.ReadDir(dir) // gone, or without any
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && target == name {
+			return true
+		}
+	}
+	return false
+}
