@@ -42,13 +42,7 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 	if err := os.MkdirAll(images, 0o700); err != nil {
 		return err
 	}
-	err = r.saveImages(ctx, c, images, dir)
-	// criu freezes the container by its cgroup, and one that was killed leaves it so. What
-	// else that leaves is for thaw, which is called in any case.
-	if thaw := cgroup.Thaw(r.cgroupOf(c)); err == nil {
-		err = thaw
-	}
-	if err != nil {
+	if err := r.saveImages(ctx, c, images, dir); err != nil { // thaw comes next
 		return err
 	}
 	if err := r.describeCheckpoint(ctx, c, e, filepath.Join(dir, "archive")); err != nil {
@@ -60,7 +54,7 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 // thaw lets a container go on that a checkpoint has stopped, also one that ended
 // with the server, and its Pod's network.
 func (r *Runtime) thaw(ctx context.Context, c *cri.Container) error {
-	return errors.Join(cgroup.Thaw(r.cgroupOf(c)), r.unlockNetwork(ctx, c.Sandbox))
+	return errors.Join(r.endSave(ctx, c.Sandbox), cgroup.Thaw(r.cgroupOf(c)))
 }
 
 // describeCheckpoint adds what criu does not save.

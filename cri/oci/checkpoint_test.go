@@ -19,8 +19,10 @@ import (
 
 // fakeCRIU stands for a criu that works. The OCI runtime beside it passes everything on
 // but a checkpoint, of which it leaves one file where criu would, and a restore, which
-// runs the program anew. BIN/fail makes it fail from so many checkpoints on, and BIN/hang
-// keeps it busy as long as it is there, after it has made BIN/hangs.
+// runs the program anew, in a Pod to which criu has given the hostname of the saved one.
+// BIN/fail makes it fail from so many calls on. BIN/hang keeps it busy as long as it is
+// there: a process in a session of its own, as the criu of a crun is, whose id is in
+// BIN/hangs, freezes the container that is saved again and again, and writes images.
 const fakeCRIU = "#!/bin/sh\necho Version: 0\nexit 0\n"
 
 const fakeCheckpoint = `#!/bin/sh
@@ -39,10 +41,11 @@ for a in "$@"; do
 	previous=$a
 done
 [ "$verb" ] || exec REAL "$@"
-while [ -e BIN/hang ]; do
-	: >BIN/hangs
-	sleep 0.01
-done
+id=$previous
+if [ -e BIN/hang ]; then
+	setsid sh BIN/busy "$verb" "$id" "$images" &
+	wait
+fi
 if [ -e BIN/fail ] && [ "$(cat BIN/calls 2>/dev/null | wc -l)" -ge "$(cat BIN/fail)" ]; then
 	echo '{"level":"error","msg":"criu has had enough"}' >"$log"
 	for name in dump restore; do
@@ -53,11 +56,27 @@ fi
 echo "$given" >>BIN/calls
 if [ "$verb" = restore ]; then
 	cat "$images/pages-1.img" "$bundle/criu.conf" >>BIN/restored
-	shift $(($# - 1)) # the id
-	exec REAL --root "$root" --log "$log" --log-format json run --detach --bundle "$bundle" --pid-file "$bundle/pid" "$1"
+	exec REAL --root "$root" --log "$log" --log-format json run --detach --bundle "$bundle" --pid-file "$bundle/pid" "$id"
 fi
 cat /sys/fs/cgroup/freezer/nodekit-oci-*/*/*/freezer.state /sys/fs/cgroup/nodekit-oci-*/*/*/cgroup.freeze >>BIN/states 2>/dev/null
 echo memory >"$images/pages-1.img"
+`
+
+const busyCRIU = `
+verb=$1 id=$2 images=$3
+while [ -e BIN/hang ]; do
+	if [ "$verb" = checkpoint ]; then
+		for file in /sys/fs/cgroup/freezer/nodekit-oci-*/*/"$id"/freezer.state; do
+			[ -e "$file" ] && echo FROZEN >"$file"
+		done
+		for file in /sys/fs/cgroup/nodekit-oci-*/*/"$id"/cgroup.freeze; do
+			[ -e "$file" ] && echo 1 >"$file"
+		done
+		echo memory >"$images/late.img"
+	fi
+	[ -e BIN/hangs ] || { echo $$ >BIN/hangs.new && mv BIN/hangs.new BIN/hangs; }
+	sleep 0.01
+done
 `
 
 // newSaver is newNode with a criu and an OCI runtime that are fakes, in bin.
@@ -69,9 +88,9 @@ func newSaver(t *testing.T) (n *node, bin string) {
 		t.Fatal(err)
 	}
 	bin = t.TempDir()
-	script := strings.NewReplacer("REAL", real, "BIN", bin).Replace(fakeCheckpoint)
-	for name, text := range map[string]string{"criu": fakeCRIU, "saving-runc": script} {
-		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
+	in := strings.NewReplacer("REAL", real, "BIN", bin)
+	for name, text := range map[string]string{"criu": fakeCRIU, "saving-runc": fakeCheckpoint, "busy": busyCRIU} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(in.Replace(text)), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -11,10 +11,9 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
 // criuPatience is how long criu may take to find out whether it can work.
@@ -56,30 +55,44 @@ func (r *Runtime) saveImages(ctx context.Context, c *cri.Container, images, work
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(r.lockedFile(c.Sandbox), nil, 0o600); err != nil {
-		return err
-	}
 	log := filepath.Join(work, "log")
 	args := e.args(log, "checkpoint", "--image-path", images, "--work-path", work, "--leave-running", "--file-locks", c.ID)
-	out, err := allOf(exec.CommandContext(ctx, args[0], args[1:]...)).CombinedOutput()
+	out, err := r.runCRIU(ctx, c.Sandbox, args)
 	if err == nil {
-		return os.Remove(r.lockedFile(c.Sandbox))
+		return nil
 	}
 	said := firstText(complaint(filepath.Join(work, "dump.log")), logMessage(log), string(out), err.Error())
 	return fault.Internal.Errorf("%s: %s", filepath.Base(e.path), said)
 }
 
-// outputPatience is how long what a killed program has started may go on to hold
-// its output.
+// outputPatience is how long what a program has started may go on to hold its output
+// when it has ended.
 const outputPatience = 5 * time.Second
 
-// allOf has the end of the command's context kill it with all that it starts: the
-// OCI runtime alone would leave its criu at work.
-func allOf(cmd *exec.Cmd) *exec.Cmd {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = outputPatience
-	return cmd
+// runCRIU runs a command that runs criu. All processes that it consists of are killed when
+// ctx ends, wherever they are: the criu of a crun has a session of its own. After an error
+// some may be left, for endSave.
+func (r *Runtime) runCRIU(ctx context.Context, s *cri.Sandbox, args []string) (output []byte, err error) {
+	lock, err := r.beginSave(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	file := r.savingFile(s.ID)
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, outputPatience
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for this process
+	cmd.Cancel = func() error { return flock.Evict(context.WithoutCancel(ctx), file) }
+	lock.Lend(cmd)
+	err = cmd.Start()
+	lock.Release()
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err == nil {
+		err = os.Remove(file)
+	}
+	return out.Bytes(), err
 }
 
 // complaint returns the errors that criu has written into its log, "" where it has not:

@@ -432,7 +432,7 @@ func (n *node) logOf(sandbox, container string) string {
 // waitFor waits until ready says so.
 func (n *node) waitFor(ready func() bool, what string) {
 	n.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ready(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !ready(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			n.t.Fatalf("waited in vain for %q", what)
 		}

@@ -10,22 +10,37 @@ import (
 	"strings"
 
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/flock"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// While it saves processes, criu lets nothing into or out of their network namespace,
-// by rules of the firewall. One that is killed leaves them, and the Pod is cut off: this
-// is how they are taken away.
+// A criu that saves processes freezes them, and lets nothing into or out of their
+// network namespace, by rules of the firewall. One that is killed leaves both; and one
+// that outlives its server would do both again, behind the back of the next. So each has a
+// file, locked by all processes that it consists of: who finds the file ends them first.
 
-// lockedFile says that a criu is at work in the sandbox's network namespace, or was
-// killed there.
-func (r *Runtime) lockedFile(s *cri.Sandbox) string {
-	return filepath.Join(r.sandboxDir(s.ID), "criu")
+// savingFile says that a criu is at work in the sandbox, or was killed there.
+func (r *Runtime) savingFile(sandboxID string) string {
+	return filepath.Join(r.sandboxDir(sandboxID), "criu")
 }
 
-// unlockNetwork takes away what a criu has left that did not end by itself.
-func (r *Runtime) unlockNetwork(ctx context.Context, s *cri.Sandbox) error {
-	if _, err := os.Stat(r.lockedFile(s)); errors.Is(err, os.ErrNotExist) {
+// beginSave returns the lock to lend to a criu that is about to begin. Once it has ended
+// by itself its file is to be removed.
+func (r *Runtime) beginSave(ctx context.Context, s *cri.Sandbox) (*flock.Lock, error) {
+	if err := r.endSave(ctx, s); err != nil {
+		return nil, err
+	}
+	return flock.Acquire(ctx, r.savingFile(s.ID), flock.Exclusive)
+}
+
+// endSave ends a criu that did not end by itself, and lets the network go on. What it has
+// frozen is to be thawed after that.
+func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
+	file := r.savingFile(s.ID)
+	if err := flock.Evict(ctx, file); err != nil {
+		return fmt.Errorf("ending a checkpoint: %w", err)
+	}
+	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if !hostNetwork(s) { // which criu never locks: it is its own
@@ -36,7 +51,25 @@ func (r *Runtime) unlockNetwork(ctx context.Context, s *cri.Sandbox) error {
 			return fmt.Errorf("letting the Pod's network go on: %w", err)
 		}
 	}
-	return os.Remove(r.lockedFile(s))
+	return os.Remove(file)
+}
+
+// endSaves is endSave for all that a server before this one had begun. The network of a
+// sandbox that is not among those given goes with it. What fails is tried again when the
+// sandbox's containers are thawed.
+func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
+	files, _ := filepath.Glob(r.savingFile("*")) // the pattern is right
+	for _, file := range files {
+		err := flock.Evict(ctx, file)
+		for _, s := range sandboxes {
+			if file == r.savingFile(s.ID) {
+				err = r.endSave(ctx, s)
+			}
+		}
+		if err != nil {
+			r.cfg.Logger.ErrorContext(ctx, "ending a checkpoint that a killed server was making", "file", file, "err", err)
+		}
+	}
 }
 
 // undoLock takes the rules away that criu's default makes, all or none.

@@ -232,9 +232,9 @@ func (r *Runtime) CRI() *cri.Runtime {
 	if r.cfg.Systemd {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
-	var saves *cri.Checkpoints
+	saves := &cri.Checkpoints{Resume: r.thaw} // also where criu has worked before and does not now
 	if r.criu {
-		saves = &cri.Checkpoints{Container: r.checkpoint, Pause: r.freeze, Resume: r.thaw, Dump: r.dump, Restore: r.restore}
+		saves.Container, saves.Pause, saves.Dump, saves.Restore = r.checkpoint, r.freeze, r.dump, r.restore
 	}
 	return &cri.Runtime{
 		Name: "nodekit", Version: "0.1.0",

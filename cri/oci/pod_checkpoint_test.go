@@ -237,30 +237,110 @@ func TestPodCheckpointFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error, 1)
 	go func() { over <- p.save(ctx) }()
-	n.waitFile(bin + "/hangs")
+	criu := p.busy(bin)
 	p.lockNetwork()
 	cancel()
 	if err := <-over; status.Code(err) != codes.Canceled {
 		t.Errorf("a client that went away got %v", err)
 	}
 	p.settled()
+	p.ended(criu, "a client that went away")
 	p.empty()
 	p.runOn()
 	p.unlocked()
 
-	// A server that is killed then.
-	n.must(os.Remove(bin + "/hangs"))
+	n.must(os.Remove(bin + "/hang"))
+	n.must(p.save(t.Context()))
+	n.removeSandbox(p.sandbox)
+}
+
+// busy returns the process of a criu at work, once there is one.
+func (p *savedPod) busy(bin string) (pid int) {
+	p.t.Helper()
+	p.waitFile(bin + "/hangs")
+	text, err := os.ReadFile(bin + "/hangs")
+	p.must(err)
+	_, err = fmt.Sscan(string(text), &pid)
+	p.must(err)
+	return pid
+}
+
+// ended reports a criu that works on.
+func (p *savedPod) ended(pid int, why string) {
+	p.t.Helper()
+	if !hasEnded(pid) {
+		p.t.Errorf("criu works on, behind %s", why)
+	}
+}
+
+// TestKilledInACheckpoint: a criu that outlives its server is ended by the next one, and
+// does nothing to a Pod behind its back that runs on.
+func TestKilledInACheckpoint(t *testing.T) {
+	testenv.Require(t, testenv.NFT)
+	for name, begin := range map[string]func(p *savedPod) error{
+		"a Pod": func(p *savedPod) error { return p.save(t.Context()) },
+		"a container": func(p *savedPod) error {
+			_, err := p.rs.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: p.ids[0], Location: p.dir + "/saved.tar", Timeout: 60})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, bin := newSaver(t)
+			p := n.savedPod("saved")
+			n.must(os.WriteFile(bin+"/hang", nil, 0o600))
+			over := make(chan error, 1)
+			go func() { over <- begin(p) }()
+			criu := p.busy(bin)
+			p.lockNetwork()
+			n.kill()
+			// The next server thaws also where there is no criu any more.
+			n.must(os.Rename(bin+"/criu", bin+"/no-criu"))
+			n.start()
+			<-over
+			p.ended(criu, "the next server")
+			p.runOn()
+			p.unlocked()
+			n.must(os.Rename(bin+"/no-criu", bin+"/criu"))
+			n.must(os.Remove(bin + "/hang"))
+			n.must(os.RemoveAll(p.dir))
+			n.must(os.Mkdir(p.dir, 0o700))
+			n.restart()
+			n.must(begin(p))
+			n.removeSandbox(p.sandbox)
+		})
+	}
+}
+
+// TestKilledInARealRuncsCheckpoint: what criu is known by reaches the criu that a runc
+// starts.
+func TestKilledInARealRuncsCheckpoint(t *testing.T) {
+	n, bin := newSaver(t)
+	n.must(os.WriteFile(bin+"/criu", []byte("#!/bin/sh\n[ \"$1\" = swrk ] || exit 0\n: >"+bin+"/hang\nexec sh "+bin+"/busy\n"), 0o755))
+	t.Setenv(ociRuntime, "runc")
+	n.restart()
+	p := n.savedPod("saved")
+	over := make(chan error, 1)
 	go func() { over <- p.save(t.Context()) }()
-	n.waitFile(bin + "/hangs")
-	p.lockNetwork()
+	criu := p.busy(bin)
 	n.restart()
 	<-over
+	p.ended(criu, "the next server")
 	p.runOn()
+	n.removeSandbox(p.sandbox)
+}
+
+// TestKilledBehindACheckpoint: a Pod whose containers have ended by then gets its network
+// back, too.
+func TestKilledBehindACheckpoint(t *testing.T) {
+	testenv.Require(t, testenv.NFT)
+	n, _ := newSaver(t)
+	p := &savedPod{node: n}
+	p.sandbox, p.config = n.sandbox("saved", nil)
+	n.kill()
+	n.must(os.WriteFile(n.dir+"/run/sandboxes/"+p.sandbox+"/criu", nil, 0o600))
+	p.lockNetwork()
+	n.start()
 	p.unlocked()
-	n.must(os.Remove(bin + "/hang")) // the fake outlives the server, as criu would
-	n.must(os.RemoveAll(p.dir))
-	n.must(os.Mkdir(p.dir, 0o700))
-	n.must(p.save(t.Context()))
 	n.removeSandbox(p.sandbox)
 }
 

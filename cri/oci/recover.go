@@ -25,6 +25,7 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 	if err := emptyDir(r.run("exec")); err != nil {
 		return err
 	}
+	r.endSaves(ctx, sandboxes) // before anything is thawed, or killed, which what is frozen does not heed
 	for _, s := range sandboxes {
 		s.Ready = s.Ready && r.sandboxAlive(s, statuses)
 	}
