@@ -42,10 +42,15 @@ for a in "$@"; do
 done
 [ "$verb" ] || exec REAL "$@"
 id=$previous
+name() {
+	nsenter --uts="$(sed -n 's/^join-ns uts://p' "$bundle/criu.conf")" sh -c 'echo was-saved >/proc/sys/kernel/hostname'
+}
 if [ -e BIN/hang ]; then
+	[ "$verb" = checkpoint ] || name
 	setsid sh BIN/busy "$verb" "$id" "$images" &
 	wait
 fi
+[ "$verb" = checkpoint ] || name
 if [ -e BIN/fail ] && [ "$(cat BIN/calls 2>/dev/null | wc -l)" -ge "$(cat BIN/fail)" ]; then
 	echo '{"level":"error","msg":"criu has had enough"}' >"$log"
 	for name in dump restore; do
@@ -58,7 +63,7 @@ if [ "$verb" = restore ]; then
 	cat "$images/pages-1.img" "$bundle/criu.conf" >>BIN/restored
 	exec REAL --root "$root" --log "$log" --log-format json run --detach --bundle "$bundle" --pid-file "$bundle/pid" "$id"
 fi
-cat /sys/fs/cgroup/freezer/nodekit-oci-*/*/*/freezer.state /sys/fs/cgroup/nodekit-oci-*/*/*/cgroup.freeze >>BIN/states 2>/dev/null
+cat /sys/fs/cgroup/freezer/nodekit-oci-*/*/"$id"/../*/freezer.state /sys/fs/cgroup/nodekit-oci-*/*/"$id"/../*/cgroup.freeze >>BIN/states 2>/dev/null
 echo memory >"$images/pages-1.img"
 `
 

@@ -93,6 +93,9 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	})
 	if err != nil {
 		r.filters.doubt(e)
+		if reachedKeeper(c) { // else the next server may find that it never began
+			r.restoreOver(c)
+		}
 		return err
 	}
 	r.mu.Lock()
@@ -104,7 +107,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if err := r.releaseTrees(c); err != nil { // the removal does
 		r.cfg.Logger.WarnContext(ctx, "giving up mounts of a container that has its own", "container", c.ID, "err", err)
 	}
-	r.goneOn(c)
+	r.restoreOver(c)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
@@ -180,6 +182,9 @@ func (n *node) goneOn(bin string, resp *runtimeapi.RestorePodResponse) {
 	for _, c := range resp.RestoredContainers {
 		id := c.ContainerId
 		n.waitLog("restored", c.Name, "written")
+		if out, _ := n.exec(id, "/podtool", "hostname"); out != "saved\n" { // which the request has again
+			n.t.Errorf("the host of container %q is %q", c.Name, out)
+		}
 		for file, want := range map[string]string{"/changed-" + c.Name: "new\n", "/dev/shm/one": "shared\n", "/dev/shm/two": "shared\n"} {
 			if out, code := n.exec(id, "/podtool", "print", file); out != want || code != 0 {
 				n.t.Errorf("%s in container %q is %q (%d)", file, c.Name, out, code)
@@ -255,13 +260,13 @@ func TestPodCheckpointFails(t *testing.T) {
 }
 
 // busy returns the process of a criu at work, once there is one.
-func (p *savedPod) busy(bin string) (pid int) {
-	p.t.Helper()
-	p.waitFile(bin + "/hangs")
+func (n *node) busy(bin string) (pid int) {
+	n.t.Helper()
+	n.waitFile(bin + "/hangs")
 	text, err := os.ReadFile(bin + "/hangs")
-	p.must(err)
+	n.must(err)
 	_, err = fmt.Sscan(string(text), &pid)
-	p.must(err)
+	n.must(err)
 	return pid
 }
 
@@ -519,6 +524,13 @@ func TestPodRestoreRefuses(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "criu: the cause") {
 		t.Errorf("a start that fails says %v", err)
 	}
+	r := &restart{n, bin, resp.PodSandboxId, resp.RestoredContainers}
+	if got := r.hostname(); got != good.Config.Hostname {
+		t.Errorf("behind it the Pod's hostname is %q", got)
+	}
+	if left := r.images(r.containers[0].ContainerId); len(left) > 0 {
+		t.Errorf("behind it there is %q", left)
+	}
 	n.removeSandbox(resp.PodSandboxId)
 }
 
@@ -560,4 +572,124 @@ func TestKilledInARestore(t *testing.T) {
 	resp, err := n.restore(t.Context(), req)
 	n.must(err)
 	n.removeSandbox(resp.PodSandboxId)
+}
+
+// TestKilledInARestoredStart: whatever becomes of the start of a restored container that
+// was under way when the server was killed, the Pod has its own hostname, and nothing is
+// left of the checkpoint.
+func TestKilledInARestoredStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		become func(r *restart) // of the start
+		behind bool             // when there is the next server
+		code   int32            // of the container that has ended
+	}{
+		"it goes on behind": {(*restart).goesOn, true, 0},
+		"it goes on before": {(*restart).goesOn, false, 0},
+		"it fails behind":   {(*restart).fails, true, 128},
+		"it fails before":   {(*restart).fails, false, 137},
+		"it ends before":    {(*restart).ends, false, 137},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRestart(t)
+			if !c.behind {
+				c.become(r)
+			}
+			r.start()
+			if c.behind {
+				c.become(r)
+			}
+			id := r.containers[0].ContainerId
+			r.waitFor(func() bool { return len(r.images(id)) == 0 }, "the images of the checkpoint to go")
+			if got := r.hostname(); got != "restored" {
+				t.Errorf("the Pod's hostname is %q", got)
+			}
+			if c.code != 0 {
+				if st := r.exited(id); st.ExitCode != c.code {
+					t.Errorf("it ended with %d (%s: %s), want %d", st.ExitCode, st.Reason, st.Message, c.code)
+				}
+			} else if out, _ := r.exec(id, "/podtool", "hostname"); out != "restored\n" {
+				t.Errorf("its host is %q", out)
+			}
+			if len(r.images(r.containers[1].ContainerId)) == 0 {
+				t.Error("the images of a container that was not started are gone")
+			}
+			r.removeSandbox(r.sandbox)
+		})
+	}
+}
+
+// restart is a restored Pod the start of whose first container is under way, without a
+// server.
+type restart struct {
+	*node
+	bin, sandbox string
+	containers   []*runtimeapi.RestoredContainer
+}
+
+func newRestart(t *testing.T) *restart {
+	t.Helper()
+	n, bin := newSaver(t)
+	p := n.savedPod("saved")
+	n.must(p.save(t.Context()))
+	req := p.restoring("restored")
+	req.Config.Hostname = "restored"
+	n.removeSandbox(p.sandbox)
+	resp, err := n.restore(t.Context(), req)
+	n.must(err)
+	n.must(os.WriteFile(bin+"/hang", nil, 0o600))
+	over := make(chan error, 1)
+	go func() {
+		_, err := n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.RestoredContainers[0].ContainerId})
+		over <- err
+	}()
+	n.busy(bin)
+	n.kill()
+	<-over
+	return &restart{n, bin, resp.PodSandboxId, resp.RestoredContainers}
+}
+
+// goesOn lets the OCI runtime go on, and waits for the end of that.
+func (r *restart) goesOn() {
+	r.t.Helper()
+	r.must(os.Remove(r.bin + "/hang"))
+	r.waitFor(func() bool {
+		list, err := keeper.NewClient(r.dir + "/run").List(r.t.Context())
+		r.must(err)
+		return !slices.ContainsFunc(list, func(st keeper.Status) bool { return st.Starting })
+	}, "the end of the start")
+}
+
+func (r *restart) fails() {
+	r.t.Helper()
+	r.must(os.WriteFile(r.bin+"/fail", []byte("0"), 0o600))
+	r.goesOn()
+}
+
+func (r *restart) ends() {
+	r.t.Helper()
+	r.goesOn()
+	r.must(unix.Kill(r.pidOf(r.containers[0].ContainerId), unix.SIGKILL))
+	r.waitFor(func() bool { return r.pidOf(r.containers[0].ContainerId) == 0 }, "its end")
+}
+
+// images are criu's, from which a container goes on.
+func (r *restart) images(id string) []string {
+	found, err := filepath.Glob(r.dir + "/cri/*/" + id + "/restored/*")
+	r.must(err)
+	return found
+}
+
+// hostname returns the Pod's.
+func (r *restart) hostname() string {
+	r.t.Helper()
+	var name unix.Utsname
+	r.must(nspin.OnThrowAwayThread(func() error {
+		ns, err := os.Open(r.dir + "/run/sandboxes/" + r.sandbox + "/uts")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		return errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWUTS), unix.Uname(&name))
+	}))
+	return unix.ByteSliceToString(name.Nodename[:])
 }

@@ -34,8 +34,11 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 		if err := r.recoverContainer(c, statuses); err != nil {
 			return err
 		}
-		if statuses[c.ID].Starting && c.Running() {
+		switch {
+		case c.Running() && statuses[c.ID].Starting:
 			unsettled = append(unsettled, c)
+		case c.Running() || c.Exit != nil:
+			r.restoreOver(c)
 		}
 	}
 	r.collectNetwork(ctx, sandboxes)
@@ -73,8 +76,6 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 	case !c.StartedAt.IsZero() && st.Exit != nil:
 		e := exitOf(*st.Exit)
 		c.Exit = &e
-	case !c.StartedAt.IsZero() && !st.Starting:
-		r.goneOn(c)
 	}
 	return nil
 }
@@ -179,14 +180,18 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 }
 
 // settle waits in the background for what becomes of the starts that were under
-// way when this server began and did not end in time. One that succeeds is as if it
-// had been done before.
+// way when this server began and did not end in time.
 func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sync.WaitGroup {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var starts sync.WaitGroup
 	for _, c := range r.unsettled {
 		starts.Go(func() {
+			r.awaitStart(ctx, c)
+			if ctx.Err() != nil {
+				return
+			}
+			r.restoreOver(c)
 			if _, err := r.keeper.Wait(ctx, c.ID); errors.Is(err, fault.NotFound) {
 				r.startFailed(c, report)
 			}
@@ -194,6 +199,23 @@ func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sy
 	}
 	r.unsettled = nil
 	return &starts
+}
+
+// awaitStart returns when the container's start is over, or ctx is. The keeper's answers
+// wait for it, too, but not for long.
+func (r *Runtime) awaitStart(ctx context.Context, c *cri.Container) {
+	for ctx.Err() == nil {
+		statuses, err := r.statuses(ctx)
+		switch {
+		case err == nil && !statuses[c.ID].Starting:
+			return
+		case err != nil: // another keeper comes, and tells
+			select {
+			case <-ctx.Done():
+			case <-time.After(watchPause):
+			}
+		}
+	}
 }
 
 func (r *Runtime) startFailed(c *cri.Container, report func(string, cri.Exit)) {

@@ -216,11 +216,11 @@ func joinOptions(doc *specs.Spec) (string, error) {
 	return b.String(), nil
 }
 
-// goneOn is for a container that runs, and does nothing but for one that has gone on
-// from a checkpoint just now. criu has given the Pod's UTS namespace the name that it
-// had where it was saved; and its images are of no use any more. What is not done here is
-// done by the next server, or with the container's removal.
-func (r *Runtime) goneOn(c *cri.Container) {
+// restoreOver is for a container whose start is over, well or not, and does nothing but for
+// one that was restored. criu has given the Pod's UTS namespace the name that it had where it
+// was saved; and its images are of no use any more. What is not done here is done by the
+// next server, or with the container's removal.
+func (r *Runtime) restoreOver(c *cri.Container) {
 	if _, err := os.Stat(restoredDir(c)); err != nil {
 		return
 	}
@@ -229,19 +229,27 @@ func (r *Runtime) goneOn(c *cri.Container) {
 		err = os.RemoveAll(restoredDir(c))
 	}
 	if err != nil {
-		r.cfg.Logger.Warn("settling a container that has gone on from a checkpoint", "container", c.ID, "err", err)
+		r.cfg.Logger.Warn("settling a container that was restored", "container", c.ID, "err", err)
 	}
 }
 
 // nameAgain gives the sandbox's UTS namespace the hostname that it is to have.
 func (r *Runtime) nameAgain(s *cri.Sandbox) error {
-	if hostNetwork(s) { // and so the host's UTS namespace
+	uts := filepath.Join(r.sandboxDir(s.ID), "uts")
+	if hostNetwork(s) || !pinned(uts) { // it is the host's, or gone
 		return nil
 	}
-	return nspin.OnThrowAwayThread(func() error {
-		if err := enter(filepath.Join(r.sandboxDir(s.ID), "uts"), unix.CLONE_NEWUTS); err != nil {
+	host := s.Config.GetHostname()
+	if host == "" { // what a new namespace has
+		var err error
+		if host, err = os.Hostname(); err != nil {
 			return err
 		}
-		return setHostname(s)
+	}
+	return nspin.OnThrowAwayThread(func() error {
+		if err := enter(uts, unix.CLONE_NEWUTS); err != nil {
+			return err
+		}
+		return unix.Sethostname([]byte(host))
 	})
 }
