@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -76,13 +77,19 @@ func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 const undoLock = "*filter\n-D INPUT -j CRIU\n-D OUTPUT -j CRIU\n-F CRIU\n-X CRIU\nCOMMIT\n"
 
 // dropChains undoes criu's lock with iptables in the calling thread's namespace. Where
-// that is not installed criu cannot have used it.
+// that is not installed, or the kernel has not what it needs, criu cannot have used it.
 func dropChains(ctx context.Context, tool string) error {
 	if _, err := exec.LookPath(tool + "-restore"); err != nil {
 		return nil
 	}
-	if exec.CommandContext(ctx, tool, "-w", "-S", "CRIU").Run() != nil {
-		return nil // there is no such chain
+	// Of a chain that is not there iptables-nft 1.8.9 says that it is incompatible: all are
+	// asked for.
+	list, err := exec.CommandContext(ctx, tool, "-w", "-S").Output()
+	if err != nil {
+		return unlessUnable(fmt.Errorf("%s -S: %s: %w", tool, complaintOf(err), err))
+	}
+	if !slices.Contains(strings.Split(string(list), "\n"), "-N CRIU") {
+		return nil
 	}
 	cmd := exec.CommandContext(ctx, tool+"-restore", "-w", "--noflush")
 	cmd.Stdin = strings.NewReader(undoLock)
@@ -90,6 +97,26 @@ func dropChains(ctx context.Context, tool string) error {
 		return fmt.Errorf("%s: %s: %w", cmd.Args[0], strings.TrimSpace(string(out)), err)
 	}
 	return nil
+}
+
+// unlessUnable is nil for what iptables says that the kernel has not: legacy tables, which
+// are a module, and IPv6.
+func unlessUnable(err error) error {
+	for _, says := range []string{"Table does not exist", "Address family not supported by protocol"} {
+		if strings.Contains(err.Error(), says) {
+			return nil
+		}
+	}
+	return err
+}
+
+// complaintOf is what a program has said that was run for its output.
+func complaintOf(err error) string {
+	var failed *exec.ExitError
+	if !errors.As(err, &failed) {
+		return ""
+	}
+	return strings.TrimSpace(string(failed.Stderr))
 }
 
 // dropTables undoes the lock of a criu that was built, or told, to use nftables: a table
@@ -100,7 +127,7 @@ func dropTables(ctx context.Context) error {
 	}
 	out, err := exec.CommandContext(ctx, "nft", "list", "tables", "inet").Output()
 	if err != nil {
-		return fmt.Errorf("listing nft tables: %w", err)
+		return fmt.Errorf("listing nft tables: %s: %w", complaintOf(err), err)
 	}
 	var errs []error
 	for line := range strings.Lines(string(out)) {

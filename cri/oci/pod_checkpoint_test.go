@@ -278,6 +278,31 @@ func (p *savedPod) ended(pid int, why string) {
 	}
 }
 
+// TestNetworkStaysLocked: that the Pod may be cut off is told, and that is undone when it
+// can be.
+func TestNetworkStaysLocked(t *testing.T) {
+	testenv.Require(t, testenv.NFT)
+	n, bin := newSaver(t)
+	p := n.savedPod("saved")
+	n.must(os.WriteFile(bin+"/hang", nil, 0o600))
+	n.must(os.WriteFile(bin+"/fail", []byte("0"), 0o600))
+	over := make(chan error, 1)
+	go func() { over <- p.save(t.Context()) }()
+	p.busy(bin)
+	p.lockNetwork()
+	p.inNetwork("nft", "add rule ip filter CRIU meta mark set numgen inc mod 2") // which iptables does not know
+	n.must(os.Remove(bin + "/hang"))
+	if err := <-over; err == nil || !strings.Contains(err.Error(), "letting the Pod's network go on") || !strings.Contains(err.Error(), "incompatible") {
+		t.Errorf("a Pod that is cut off: %v", err)
+	}
+	p.runOn()
+	n.must(os.Remove(bin + "/fail"))
+	p.inNetwork("nft", "flush chain ip filter CRIU")
+	n.must(p.save(t.Context()))
+	p.unlocked()
+	n.removeSandbox(p.sandbox)
+}
+
 // TestKilledInACheckpoint: a criu that outlives its server is ended by the next one, and
 // does nothing to a Pod behind its back that runs on.
 func TestKilledInACheckpoint(t *testing.T) {
