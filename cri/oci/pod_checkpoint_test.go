@@ -140,6 +140,14 @@ func TestPodCheckpoint(t *testing.T) {
 	n.must(err)
 	n.must(os.RemoveAll(p.dir)) // the client's, to do with what it likes
 	n.filled(resp.PodSandboxId)
+	// Who does not know of restored containers must not start one from the beginning.
+	begun := n.create(resp.PodSandboxId, req.Config, "begun", nil, "sleep", "forever")
+	if got := n.stateVersion(begun); got != 2 {
+		t.Errorf("the state of a container that begins has version %d, want 2", got)
+	}
+	if got := n.stateVersion(resp.RestoredContainers[0].ContainerId); got != 3 {
+		t.Errorf("the state of a restored container has version %d, want 3", got)
+	}
 	n.restart()
 	for i, c := range resp.RestoredContainers {
 		st := n.status(c.ContainerId)
@@ -153,6 +161,28 @@ func TestPodCheckpoint(t *testing.T) {
 	}
 	n.goneOn(bin, resp)
 	n.removeSandbox(resp.PodSandboxId)
+}
+
+// stateVersion returns the version of what the runtime has on record of a container.
+func (n *node) stateVersion(id string) int {
+	n.t.Helper()
+	var found []string
+	n.must(filepath.WalkDir(n.dir+"/cri", func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && strings.Contains(path, id) && !strings.Contains(path, "/dirs/") {
+			found = append(found, path)
+		}
+		return err
+	}))
+	if len(found) != 1 {
+		n.t.Fatalf("the records of container %s are %q", id, found)
+	}
+	text, err := os.ReadFile(found[0])
+	n.must(err)
+	var version int
+	_, rest, _ := strings.Cut(string(text), `"state":{"version":`)
+	_, err = fmt.Sscanf(rest, "%d", &version)
+	n.must(err)
+	return version
 }
 
 // filled looks at the files of a restored Pod none of whose programs has run yet.
