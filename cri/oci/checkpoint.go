@@ -48,7 +48,7 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 	if err := r.describeCheckpoint(ctx, c, e, filepath.Join(dir, "archive")); err != nil {
 		return err
 	}
-	return writeArchive(ctx, file, filepath.Join(dir, "archive"))
+	return newArchive(ctx, file, filepath.Join(dir, "archive"))
 }
 
 // thaw lets a container go on that a checkpoint has stopped, also one that ended
@@ -69,16 +69,21 @@ func (r *Runtime) describeCheckpoint(ctx context.Context, c *cri.Container, e en
 			ID: c.ID, Name: c.Config.GetMetadata().GetName(), Runtime: filepath.Base(e.path), Created: c.CreatedAt, Checkpointed: time.Now(),
 			Image: firstText(c.Config.GetImage().GetUserSpecifiedImage(), c.Config.GetImage().GetImage()), ImageID: c.ImageRef, ImageRef: c.ImageRef,
 		}),
-		writeArchive(ctx, filepath.Join(dir, "rootfs-diff.tar"), filepath.Join(imageDir(c), "upper")),
+		newArchive(ctx, filepath.Join(dir, "rootfs-diff.tar"), filepath.Join(imageDir(c), "upper")),
 	)
 }
 
-// writeArchive writes a new tar file of what is below dir.
-func writeArchive(ctx context.Context, file, dir string) error {
+// newArchive is writeArchive for a new file.
+func newArchive(ctx context.Context, file, dir string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the checkpoint: %w", err)
 	}
+	return writeArchive(ctx, f, dir)
+}
+
+// writeArchive makes a file, which it closes, a tar file of what is below dir.
+func writeArchive(ctx context.Context, f *os.File, dir string) error {
 	if err := errors.Join(changeset.Write(ctx, f, dir), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing the checkpoint: %w", err)
 	}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,11 +39,12 @@ const (
 var savedLimits = layer.Limits{Bytes: 64 << 30, Entries: 4 << 20}
 
 // restore makes a sandbox as any, and in it the containers of a checkpoint.
-func (r *Runtime) restore(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) error {
+func (r *Runtime) restore(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) (err error) {
 	saved, err := checkpoint.Open(dir)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, saved.Close()) }()
 	if err := r.refuseRestore(saved, s, containers); err != nil {
 		return err
 	}

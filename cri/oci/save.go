@@ -28,19 +28,21 @@ func (r *Runtime) freeze(_ context.Context, c *cri.Container) error {
 
 // dump writes a checkpoint of the Pod, all of whose containers are frozen and stay so:
 // criu, which freezes by itself, too, leaves a cgroup as it was.
-func (r *Runtime) dump(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) error {
+func (r *Runtime) dump(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) (err error) {
 	if err := r.refuseDump(s, containers); err != nil {
 		return err
 	}
-	if err := checkpoint.Prepare(dir, len(containers)); err != nil {
+	d, err := checkpoint.Prepare(dir, len(containers))
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, d.Close()) }()
 	p, err := r.describePod(ctx, s)
 	if err != nil {
 		return err
 	}
 	for i, c := range containers {
-		if err := r.dumpContainer(ctx, c, dir, i); err != nil {
+		if err := r.dumpContainer(ctx, c, d, i); err != nil {
 			return fmt.Errorf("container %q: %w", c.Config.GetMetadata().GetName(), err)
 		}
 		p.Containers = append(p.Containers, checkpoint.Container{
@@ -48,11 +50,11 @@ func (r *Runtime) dump(ctx context.Context, s *cri.Sandbox, containers []*cri.Co
 		})
 	}
 	if !hostIPC(s) {
-		if err := writeArchive(ctx, filepath.Join(dir, checkpoint.Shm), filepath.Join(r.sandboxDir(s.ID), "shm")); err != nil {
+		if err := archiveIn(ctx, d, checkpoint.Shm, filepath.Join(r.sandboxDir(s.ID), "shm")); err != nil {
 			return err
 		}
 	}
-	return checkpoint.Seal(dir, p)
+	return d.Seal(p)
 }
 
 // refuseDump names what could not be restored, before anything is written.
@@ -158,13 +160,13 @@ func (r *Runtime) describePod(ctx context.Context, s *cri.Sandbox) (*checkpoint.
 }
 
 // dumpContainer writes what there is of container n.
-func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, dir string, n int) (err error) {
+func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, d *checkpoint.Draft, n int) (err error) {
 	work := filepath.Join(c.Dir, "checkpoint")
 	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o700)); err != nil { // there may be one that was cut short
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	if err := r.saveImages(ctx, c, filepath.Join(dir, checkpoint.Images(n)), work); err != nil {
+	if err := r.saveImages(ctx, c, d.Images(n), work); err != nil {
 		return err
 	}
 	if frozen, err := cgroup.Frozen(r.cgroupOf(c)); err != nil || !frozen {
@@ -174,8 +176,17 @@ func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, dir strin
 	if err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(dir, checkpoint.Spec(n)), doc); err != nil {
+	if err := d.PutSpec(n, doc); err != nil {
 		return err
 	}
-	return writeArchive(ctx, filepath.Join(dir, checkpoint.Changes(n)), filepath.Join(imageDir(c), "upper"))
+	return archiveIn(ctx, d, checkpoint.Changes(n), filepath.Join(imageDir(c), "upper"))
+}
+
+// archiveIn is writeArchive for a file of a checkpoint.
+func archiveIn(ctx context.Context, d *checkpoint.Draft, name, dir string) error {
+	f, err := d.Create(name)
+	if err != nil {
+		return err
+	}
+	return writeArchive(ctx, f, dir)
 }

@@ -12,7 +12,9 @@
 // nothing is missing or of another size. But what is in criu's images is for criu
 // alone to judge, which makes every process that they describe, with the privileges
 // that they say: so whoever can write to the directory is as powerful as root, and a
-// directory that others than root could write to is refused.
+// directory that others than root could write to is refused. Who can write to one above it
+// can put another one that is root's alone into its place before it is opened, and nothing
+// behind that.
 package checkpoint
 
 import (

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
@@ -23,32 +24,53 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
-const spec = `{"ociVersion":"1.0.2","process":{"args":["x"],"cwd":"/"},"root":{"path":"r"},"linux":{}}`
-
 // written makes a checkpoint of two containers and returns its directory.
 func written(t *testing.T) string {
 	t.Helper()
 	testenv.Require(t, testenv.Root)
 	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o700), checkpoint.Prepare(dir, 2))
-	for i := range 2 {
-		must(t,
-			os.WriteFile(filepath.Join(dir, checkpoint.Images(i), "pages-1.img"), []byte("memory"), 0o600),
-			os.WriteFile(filepath.Join(dir, checkpoint.Spec(i)), []byte(spec), 0o600),
-			os.WriteFile(filepath.Join(dir, checkpoint.Changes(i)), []byte("tar"), 0o600),
-		)
-	}
-	must(t, os.WriteFile(filepath.Join(dir, checkpoint.Shm), []byte("shm"), 0o600))
-	must(t, checkpoint.Seal(dir, &checkpoint.Pod{
-		Engine: "runc", Arch: "amd64", Sandbox: json.RawMessage(`{"hostname":"h"}`),
-		Containers: []checkpoint.Container{{Name: "one", ImageID: "sha256:1", Stdin: true}, {Name: "two", ImageID: "sha256:2"}},
-	}))
+	must(t, os.Chmod(dir, 0o700))
+	write(t, dir, func() {})
 	return dir
 }
 
-func TestRoundTrip(t *testing.T) {
-	saved, err := checkpoint.Open(written(t))
+// write makes it in dir, and something else happen in between.
+func write(t *testing.T, dir string, between func()) {
+	t.Helper()
+	d, err := checkpoint.Prepare(dir, 2)
 	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	between()
+	create := func(name, text string) {
+		t.Helper()
+		f, err := d.Create(name)
+		must(t, err)
+		_, err = f.WriteString(text)
+		must(t, err, f.Close())
+	}
+	for i := range 2 {
+		must(t, os.WriteFile(filepath.Join(d.Images(i), "pages-1.img"), []byte("memory"), 0o600))
+		must(t, d.PutSpec(i, &specs.Spec{Version: "1.0.2", Process: &specs.Process{Args: []string{"x"}, Cwd: "/"}, Root: &specs.Root{Path: "r"}, Linux: &specs.Linux{}}))
+		create(checkpoint.Changes(i), "tar")
+	}
+	create(checkpoint.Shm, "shm")
+	must(t, d.Seal(&checkpoint.Pod{
+		Engine: "runc", Arch: "amd64", Sandbox: json.RawMessage(`{"hostname":"h"}`),
+		Containers: []checkpoint.Container{{Name: "one", ImageID: "sha256:1", Stdin: true}, {Name: "two", ImageID: "sha256:2"}},
+	}))
+}
+
+// open opens it until the test ends.
+func open(t *testing.T, dir string) *checkpoint.Saved {
+	t.Helper()
+	saved, err := checkpoint.Open(dir)
+	must(t, err)
+	t.Cleanup(func() { must(t, saved.Close()) })
+	return saved
+}
+
+func TestRoundTrip(t *testing.T) {
+	saved := open(t, written(t))
 	if saved.Engine != "runc" || !saved.Containers[0].Stdin || saved.Find("two") != 1 || saved.Find("three") != -1 || !saved.Has(checkpoint.Shm) {
 		t.Errorf("the description is %+v", saved.Pod)
 	}
@@ -123,6 +145,9 @@ func TestOpenRefuses(t *testing.T) {
 		}, fault.Invalid, "is a link"},
 		"a pipe for the description": {func(t *testing.T, dir string) {
 			must(t, os.Remove(dir+"/pod.json"), unix.Mkfifo(dir+"/pod.json", 0o600))
+		}, fault.Invalid, "neither a file nor a directory"},
+		"a directory for the description": {func(t *testing.T, dir string) {
+			must(t, os.Remove(dir+"/pod.json"), os.Mkdir(dir+"/pod.json", 0o700))
 		}, fault.Invalid, "no regular file"},
 		"an endless description":   {func(t *testing.T, dir string) { must(t, os.Truncate(dir+"/pod.json", 1<<40)) }, fault.Invalid, "more than"},
 		"a directory for everyone": {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777)) }, fault.Invalid, "root alone"},
@@ -142,8 +167,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestReadsWhatItSaw: what changes after Open is found out, and no link is followed.
 func TestReadsWhatItSaw(t *testing.T) {
 	dir := written(t)
-	saved, err := checkpoint.Open(dir)
-	must(t, err)
+	saved := open(t, dir)
 	image := dir + "/" + checkpoint.Images(0) + "/pages-1.img"
 	must(t, os.Truncate(image, 2))
 	if err := saved.CopyImages(t.Context(), 0, t.TempDir()+"/a"); !errors.Is(err, fault.Invalid) {
@@ -164,15 +188,45 @@ func TestSealRefuses(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	dir := t.TempDir()
 	must(t, os.Chmod(dir, 0o777))
-	if err := checkpoint.Prepare(dir, 1); !errors.Is(err, fault.Invalid) {
+	if _, err := checkpoint.Prepare(dir, 1); !errors.Is(err, fault.Invalid) {
 		t.Errorf("Prepare of a directory for everyone: %v", err)
 	}
-	must(t, os.Chmod(dir, 0o700), checkpoint.Prepare(dir, 1))
+	must(t, os.Chmod(dir, 0o700))
+	d, err := checkpoint.Prepare(dir, 1)
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	if _, err := checkpoint.Prepare(dir, 1); !errors.Is(err, fault.Invalid) {
+		t.Errorf("Prepare of a directory with something in it: %v", err)
+	}
+	if _, err := d.Create("../outside"); err == nil {
+		t.Error("a file outside was made")
+	}
 	one := &checkpoint.Pod{Containers: []checkpoint.Container{{Name: "one", ImageID: "i"}}}
-	if err := checkpoint.Seal(dir, one); !errors.Is(err, fault.Invalid) {
+	if err := d.Seal(one); !errors.Is(err, fault.Invalid) {
 		t.Errorf("Seal without files: %v", err)
 	}
 	if _, err := os.Stat(dir + "/pod.json"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the description is there: %v", err)
 	}
+}
+
+// TestStaysWhereItWas: a link that is put into the place of the directory, or of one
+// above it, leads nobody elsewhere.
+func TestStaysWhereItWas(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	top, outside := t.TempDir(), t.TempDir()
+	dir := filepath.Join(top, "above", "dir")
+	must(t, os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Join(outside, "dir"), 0o700))
+	swap := func() { must(t, os.Rename(top+"/above", top+"/moved"), os.Symlink(outside, top+"/above")) }
+	write(t, dir, swap)
+	if left, err := os.ReadDir(outside + "/dir"); err != nil || len(left) > 0 {
+		t.Errorf("outside there is %v, %v", left, err)
+	}
+	must(t, os.Remove(top+"/above"), os.Rename(top+"/moved", top+"/above"))
+	saved := open(t, dir)
+	swap()
+	if _, err := saved.Spec(0); err != nil {
+		t.Errorf("the spec: %v", err)
+	}
+	must(t, saved.CopyImages(t.Context(), 1, t.TempDir()+"/images"))
 }

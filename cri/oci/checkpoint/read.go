@@ -16,21 +16,28 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Saved is a checkpoint in a directory, which is only read.
+// Saved is a checkpoint in a directory, which is only read. It is for one goroutine, and
+// to be closed.
 type Saved struct {
 	*Pod
 
-	dir string
+	dir *os.Root
 }
 
-// Open looks at the checkpoint in dir, an absolute path. What is no whole checkpoint is
-// fault.Invalid, one of another version fault.FailedPrecondition.
-func Open(dir string) (*Saved, error) {
-	dir = filepath.Clean(dir)
-	if err := private(dir, dir); err != nil {
+// Open looks at the checkpoint in dir. What is no whole checkpoint is fault.Invalid, one
+// of another version fault.FailedPrecondition. From then on the directory that dir has
+// named is read, whatever is put into its place or that of one above it.
+func Open(dir string) (_ *Saved, err error) {
+	root, err := openDirectory(dir)
+	if err != nil {
 		return nil, err
 	}
-	text, err := readFile(filepath.Join(dir, description), maxDescription)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, root.Close())
+		}
+	}()
+	text, err := readFile(root, description, maxDescription)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fault.Invalid.Errorf("it is no checkpoint: %s is not there", description)
 	}
@@ -41,12 +48,18 @@ func Open(dir string) (*Saved, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := filesIn(dir)
+	files, err := filesIn(root)
+	if err == nil {
+		err = p.agrees(files)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &Saved{p, dir}, p.agrees(files)
+	return &Saved{p, root}, nil
 }
+
+// Close closes it.
+func (s *Saved) Close() error { return s.dir.Close() }
 
 // agrees reports a file that is there and not in the description, or the other way
 // round, or of another size.
@@ -71,11 +84,11 @@ func (s *Saved) Has(name string) bool {
 }
 
 // Open opens a file of the checkpoint.
-func (s *Saved) Open(name string) (*os.File, error) { return open(filepath.Join(s.dir, name)) }
+func (s *Saved) Open(name string) (*os.File, error) { return open(s.dir, name) }
 
 // Spec returns the spec that container n ran with.
 func (s *Saved) Spec(n int) (*specs.Spec, error) {
-	text, err := readFile(filepath.Join(s.dir, Spec(n)), maxSpec)
+	text, err := readFile(s.dir, Spec(n), maxSpec)
 	if err != nil {
 		return nil, err
 	}
@@ -122,18 +135,26 @@ func (s *Saved) copy(ctx context.Context, name, to string) error {
 	return errors.Join(err, f.Close())
 }
 
-// open opens a regular file, and neither follows a link nor waits for a pipe.
-func open(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fault.Invalid.Errorf("%q is a link", path)
+// open opens a regular file that is root's alone to write, and neither follows a link nor
+// waits for a pipe.
+func open(dir *os.Root, name string) (*os.File, error) {
+	seen, err := dir.Lstat(name)
+	if err == nil {
+		err = private(seen, name)
+	}
+	if err == nil && !seen.Mode().IsRegular() {
+		err = fault.Invalid.Errorf("%q is no regular file", name)
 	}
 	if err != nil {
 		return nil, err
 	}
+	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fault.Invalid.Errorf("%q is no regular file", path)
+	if err == nil && !os.SameFile(seen, info) {
+		err = fault.Invalid.Errorf("%q has become another file", name)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -141,15 +162,15 @@ func open(path string) (*os.File, error) {
 	return f, nil
 }
 
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := open(path)
+func readFile(dir *os.Root, name string, limit int64) ([]byte, error) {
+	f, err := open(dir, name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(text)) > limit {
-		err = fault.Invalid.Errorf("%q has more than %d bytes", path, limit)
+		err = fault.Invalid.Errorf("%q has more than %d bytes", name, limit)
 	}
 	return text, err
 }

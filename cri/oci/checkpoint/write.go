@@ -1,108 +1,143 @@
 package checkpoint
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
-	"path/filepath"
-	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Prepare makes the directories of a checkpoint of n containers in dir, which is empty.
-// A directory that others than root can write to is fault.Invalid.
-func Prepare(dir string, n int) error {
-	if err := private(dir, dir); err != nil {
-		return err
+// Draft is a checkpoint that is being written. It is for one goroutine, and to be closed.
+type Draft struct {
+	dir    *os.Root
+	images []*os.File // directories
+}
+
+// Prepare makes the directories of a checkpoint of n containers in dir. One that is not
+// empty, or that others than root can write to, is fault.Invalid. From then on the
+// directory that dir has named is written to, whatever is put into its place or that of
+// one above it.
+func Prepare(dir string, n int) (_ *Draft, err error) {
+	root, err := openDirectory(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Draft{dir: root}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("preparing the checkpoint: %w", err), d.Close())
+		}
+	}()
+	if err := d.empty(); err != nil {
+		return nil, err
 	}
 	for i := range n {
-		if err := os.MkdirAll(filepath.Join(dir, Images(i)), 0o700); err != nil {
-			return fmt.Errorf("preparing the checkpoint: %w", err)
+		if err := root.MkdirAll(Images(i), 0o700); err != nil {
+			return nil, err
 		}
+		images, err := root.Open(Images(i))
+		if err != nil {
+			return nil, err
+		}
+		d.images = append(d.images, images)
+	}
+	return d, nil
+}
+
+func (d *Draft) empty() error {
+	top, err := d.dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	if names, err := top.Readdirnames(1); !errors.Is(err, io.EOF) {
+		return errors.Join(err, fault.Invalid.Errorf("%q is there: the directory must be empty", names))
 	}
 	return nil
 }
 
-// Seal writes the description of what is in dir, when everything else is there and on
-// the disk. Without that it is no checkpoint.
-func Seal(dir string, p *Pod) error {
-	dir = filepath.Clean(dir)
-	var err error
-	if p.Files, err = filesIn(dir); err != nil {
-		return fmt.Errorf("sealing the checkpoint: %w", err)
+// Close closes it. Without Seal what was written is no checkpoint.
+func (d *Draft) Close() error {
+	errs := []error{d.dir.Close()}
+	for _, f := range d.images {
+		errs = append(errs, f.Close())
 	}
-	if err := p.check(); err != nil {
-		return fmt.Errorf("sealing the checkpoint: %w", err)
-	}
-	text, err := encode(p)
-	if err == nil {
-		err = sync(dir)
-	}
-	if err == nil {
-		err = atomicfile.Write(filepath.Join(dir, description), text, 0o600)
-	}
+	return errors.Join(errs...)
+}
+
+// Images is the path of the directory for criu's images of container n. It is of use, to
+// every process of root, until Close or the end of this process.
+func (d *Draft) Images(n int) string {
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), d.images[n].Fd())
+}
+
+// Create makes a new file.
+func (d *Draft) Create(name string) (*os.File, error) {
+	return d.dir.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+}
+
+// PutSpec writes the spec that container n runs with.
+func (d *Draft) PutSpec(n int, doc *specs.Spec) error {
+	text, err := json.Marshal(doc)
 	if err != nil {
+		return err
+	}
+	return d.put(Spec(n), text)
+}
+
+func (d *Draft) put(name string, text []byte) error {
+	f, err := d.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
+}
+
+// Seal writes the description of what is in the directory, when everything else is there
+// and on the disk. Without that it is no checkpoint.
+func (d *Draft) Seal(p *Pod) error {
+	if err := d.seal(p); err != nil {
 		return fmt.Errorf("sealing the checkpoint: %w", err)
 	}
 	return nil
+}
+
+func (d *Draft) seal(p *Pod) (err error) {
+	if p.Files, err = filesIn(d.dir); err != nil {
+		return err
+	}
+	if err := p.check(); err != nil {
+		return err
+	}
+	text, err := encode(p)
+	if err != nil {
+		return err
+	}
+	const unfinished = "." + description
+	if err := d.put(unfinished, text); err != nil {
+		return err
+	}
+	if err := d.sync(); err != nil {
+		return err
+	}
+	if err := d.dir.Rename(unfinished, description); err != nil {
+		return err
+	}
+	return d.sync()
 }
 
 // sync has what was written, by criu, too, on the disk.
-func sync(dir string) error {
-	d, err := os.Open(dir)
+func (d *Draft) sync() error {
+	top, err := d.dir.Open(".")
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
-}
-
-// filesIn returns the files below dir, but for the description, with their sizes. What is
-// neither a file nor a directory, or not root's alone to write, is fault.Invalid.
-func filesIn(dir string) (map[string]int64, error) {
-	files := map[string]int64{}
-	err := filepath.WalkDir(dir, func(at string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name := strings.TrimPrefix(at, dir+"/")
-		if err := private(at, name); err != nil || e.IsDir() || name == description {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		if len(files) == maxFiles {
-			return fault.Invalid.Errorf("there are more than %d files", maxFiles)
-		}
-		files[name] = info.Size()
-		return nil
-	})
-	return files, err
-}
-
-// maxFiles is more than any checkpoint has: criu writes some for each process.
-const maxFiles = 1 << 18
-
-// private refuses what is no file or directory, or what others than root can write to.
-func private(at, name string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(at, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: at, Err: err}
-	}
-	kind := st.Mode & unix.S_IFMT
-	switch {
-	case kind != unix.S_IFREG && kind != unix.S_IFDIR:
-		return fault.Invalid.Errorf("%q is neither a file nor a directory", name)
-	case int(st.Uid) != os.Geteuid():
-		return fault.Invalid.Errorf("%q belongs to user %d: a checkpoint is root's, for who can write to it can do everything when it is restored", name, st.Uid)
-	case st.Mode&0o022 != 0:
-		return fault.Invalid.Errorf("%q has mode %o: a checkpoint is for root alone to write, for who can do that can do everything when it is restored", name, st.Mode&0o7777)
-	}
-	return nil
+	return errors.Join(unix.Syncfs(int(top.Fd())), top.Close())
 }
