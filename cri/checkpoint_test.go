@@ -236,6 +236,30 @@ func TestFailedCheckpointPod(t *testing.T) {
 	}
 }
 
+// TestFailedCheckpointPodRemovesItsOwn: nothing is removed through a link that has come
+// into the place of the directory.
+func TestFailedCheckpointPodRemovesItsOwn(t *testing.T) {
+	_, rt := checkpointing()
+	top, outside := t.TempDir(), t.TempDir()
+	dir := filepath.Join(top, "dir")
+	dump := rt.Checkpoints.Dump
+	rt.Checkpoints.Dump = func(ctx context.Context, s *cri.Sandbox, all []*cri.Container, dir string, o map[string]string) error {
+		return errors.Join(dump(ctx, s, all, dir, o), os.Rename(dir, top+"/moved"), os.Symlink(outside, dir), errors.New("it fails"))
+	}
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(outside, "precious"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	n := serve(t, rt, t.TempDir())
+	sb := n.sandbox("a")
+	id := n.started(sb, "one")
+	if _, err := n.Runtime.CheckpointPod(bounded(t), &runtimeapi.CheckpointPodRequest{PodSandboxId: sb, OutputPath: dir, ContainerIds: []string{id}}); err == nil {
+		t.Error("it succeeded")
+	}
+	if out, own := names(t, outside), names(t, top+"/moved"); out != "precious" || own != "" {
+		t.Errorf("outside is %q, and left behind %q", out, own)
+	}
+}
+
 func TestRefusedCheckpointPod(t *testing.T) {
 	f, rt := checkpointing()
 	n := serve(t, rt, t.TempDir())
@@ -301,6 +325,32 @@ func TestPausedContainersAreResumedAfterACrash(t *testing.T) {
 	}
 	if _, err := os.Stat(partial); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the archive that the killed server was writing: %v", err)
+	}
+}
+
+// TestEveryPodIsResumedAfterACrash: one that cannot be does not keep another one paused.
+func TestEveryPodIsResumedAfterACrash(t *testing.T) {
+	_, rt := checkpointing()
+	resumed := map[string]bool{}
+	rt.Checkpoints.Resume = func(_ context.Context, c *cri.Container) error {
+		resumed[c.Config.Metadata.Name] = true
+		return errors.New("it does not thaw")
+	}
+	state := t.TempDir()
+	n := serve(t, rt, state)
+	for _, name := range []string{"one", "two"} {
+		sb := n.sandbox(name)
+		id := n.started(sb, name)
+		_, err := n.Runtime.CheckpointPod(bounded(t), &runtimeapi.CheckpointPodRequest{PodSandboxId: sb, OutputPath: t.TempDir(), ContainerIds: []string{id}})
+		if err == nil {
+			t.Error("the Pod is paused, and no error")
+		}
+	}
+	n.stop()
+	clear(resumed)
+	serve(t, rt, state)
+	if !resumed["one"] || !resumed["two"] {
+		t.Errorf("resumed are %v", resumed)
 	}
 }
 

@@ -64,7 +64,7 @@ func (s *server) refuseRestore(client context.Context, req *runtimeapi.RestorePo
 		func() error { return validate.Sandbox(req.GetConfig()) },
 		func() error { return s.rt.refuseSandbox(h, req.GetConfig()) },
 		func() error { return validate.Options(req.GetOptions(), s.rt.Checkpoints.RestoreOptions) },
-		func() error { return validate.Directory("checkpoint path", req.GetCheckpointPath(), false) },
+		func() error { return validate.Directory("checkpoint path", req.GetCheckpointPath()) },
 	} {
 		if err := check(); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -176,9 +177,11 @@ func (s *server) checkpointPod(ctx context.Context, sb *state.Sandbox, req *runt
 		return err
 	}
 	dir := req.GetOutputPath()
-	if err := validate.Directory("output path", dir, true); err != nil {
+	opened, err := validate.EmptyDirectory("output path", dir)
+	if err != nil {
 		return err
 	}
+	defer opened.Close()
 	if err := s.table.IntendPause(view.ID, ""); err != nil {
 		return err
 	}
@@ -188,7 +191,7 @@ func (s *server) checkpointPod(ctx context.Context, sb *state.Sandbox, req *runt
 		})
 	})
 	if err = ended(ctx, err); err != nil {
-		return errors.Join(fmt.Errorf("checkpointing sandbox %q: %w", view.ID, err), emptied(dir))
+		return errors.Join(fmt.Errorf("checkpointing sandbox %q: %w", view.ID, err), emptied(opened))
 	}
 	s.log.InfoContext(ctx, "sandbox checkpointed", "sandbox", view.ID, "containers", len(containers), "dir", dir)
 	return nil
@@ -280,6 +283,7 @@ func (s *server) thaw(ctx context.Context) error {
 			return ErrFailedPrecondition.Errorf("containers of sandbox %q may be paused by an earlier version of this runtime, and this one has no Checkpoints.Resume: "+
 				"start that version once, or remove the Pod's containers from the machine and its file from the directory pauses", p.SandboxID)
 		}
+		var err error
 		if p.Partial != "" {
 			err = removed(p.Partial)
 		}
@@ -293,15 +297,15 @@ func (s *server) thaw(ctx context.Context) error {
 	return nil
 }
 
-// emptied removes everything in the directory, which stays.
-func emptied(dir string) error {
-	entries, err := os.ReadDir(dir)
+// emptied removes everything in the directory, which stays, whatever is in its place.
+func emptied(dir *os.Root) error {
+	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
 		return fmt.Errorf("removing what was written: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		errs = append(errs, dir.RemoveAll(e.Name()))
 	}
 	return errors.Join(errs...)
 }

@@ -3,7 +3,6 @@ package validate
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,9 +45,8 @@ func Archive(path string) error {
 	return nil
 }
 
-// Directory refuses a path that is not an existing directory, or, where nothing
-// may be lost, one that is not empty.
-func Directory(what, path string, empty bool) error {
+// Directory refuses a path that is not an existing directory.
+func Directory(what, path string) error {
 	if !filepath.IsAbs(path) || strings.Contains(path, "\x00") {
 		return fault.Invalid.Errorf("%s %q: it must be absolute", what, path)
 	}
@@ -60,16 +58,21 @@ func Directory(what, path string, empty bool) error {
 		return fault.Invalid.Errorf("%s: %w", what, err)
 	case !info.IsDir():
 		return fault.Invalid.Errorf("%s %q: it is not a directory", what, path)
-	case !empty:
-		return nil
-	}
-	dir, err := os.Open(path)
-	if err != nil {
-		return fault.Invalid.Errorf("%s: %w", what, err)
-	}
-	defer dir.Close()
-	if _, err := dir.Readdirnames(1); !errors.Is(err, io.EOF) {
-		return fault.Invalid.Errorf("%s %q: it is not empty", what, path)
 	}
 	return nil
+}
+
+// EmptyDirectory opens a directory where nothing can be lost, and refuses any other.
+func EmptyDirectory(what, path string) (*os.Root, error) {
+	if err := Directory(what, path); err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("%s: %w", what, err)
+	}
+	if entries, err := fs.ReadDir(dir.FS(), "."); err != nil || len(entries) > 0 {
+		return nil, errors.Join(err, fault.Invalid.Errorf("%s %q: it is not empty", what, path), dir.Close())
+	}
+	return dir, nil
 }
