@@ -44,8 +44,9 @@ func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if !hostNetwork(s) { // which criu never locks: it is its own
-		err := netns.Do(filepath.Join(r.sandboxDir(s.ID), "net"), func() error {
+	// The host's network criu never locks, for it is its own; and one may be gone.
+	if net := filepath.Join(r.sandboxDir(s.ID), "net"); !hostNetwork(s) && pinned(net) {
+		err := netns.Do(net, func() error {
 			return errors.Join(dropChains(ctx, "iptables"), dropChains(ctx, "ip6tables"), dropTables(ctx))
 		})
 		if err != nil {
@@ -56,8 +57,8 @@ func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 }
 
 // endSaves is endSave for all that a server before this one had begun. The network of a
-// sandbox that is not among those given goes with it. What fails is tried again when the
-// sandbox's containers are thawed.
+// sandbox that is not among those given, which is half made or half removed, goes with it.
+// What fails is tried again when the sandbox's containers are thawed.
 func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 	files, _ := filepath.Glob(r.savingFile("*")) // the pattern is right
 	for _, file := range files {

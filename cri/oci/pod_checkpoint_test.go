@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -637,15 +638,20 @@ func TestKilledInARestoredStart(t *testing.T) {
 		become func(r *restart) // of the start
 		behind bool             // when there is the next server
 		code   int32            // of the container that has ended
+		host   string           // the Pod's, "" for the machine's
 	}{
-		"it goes on behind": {(*restart).goesOn, true, 0},
-		"it goes on before": {(*restart).goesOn, false, 0},
-		"it fails behind":   {(*restart).fails, true, 128},
-		"it fails before":   {(*restart).fails, false, 137},
-		"it ends before":    {(*restart).ends, false, 137},
+		"it goes on behind": {(*restart).goesOn, true, 0, "restored"},
+		"it goes on before": {(*restart).goesOn, false, 0, "restored"},
+		"it fails behind":   {(*restart).fails, true, 128, "restored"},
+		"it fails before":   {(*restart).fails, false, 137, "restored"},
+		"it ends before":    {(*restart).ends, false, 137, "restored"},
+		"without a name":    {(*restart).goesOn, false, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRestart(t)
+			r := newRestart(t, c.host)
+			machine, err := os.Hostname()
+			r.must(err)
+			want := cmp.Or(c.host, machine)
 			if !c.behind {
 				c.become(r)
 			}
@@ -655,14 +661,14 @@ func TestKilledInARestoredStart(t *testing.T) {
 			}
 			id := r.containers[0].ContainerId
 			r.waitFor(func() bool { return len(r.images(id)) == 0 }, "the images of the checkpoint to go")
-			if got := r.hostname(); got != "restored" {
-				t.Errorf("the Pod's hostname is %q", got)
+			if got := r.hostname(); got != want {
+				t.Errorf("the Pod's hostname is %q, want %q", got, want)
 			}
 			if c.code != 0 {
 				if st := r.exited(id); st.ExitCode != c.code {
 					t.Errorf("it ended with %d (%s: %s), want %d", st.ExitCode, st.Reason, st.Message, c.code)
 				}
-			} else if out, _ := r.exec(id, "/podtool", "hostname"); out != "restored\n" {
+			} else if out, _ := r.exec(id, "/podtool", "hostname"); out != want+"\n" {
 				t.Errorf("its host is %q", out)
 			}
 			if len(r.images(r.containers[1].ContainerId)) == 0 {
@@ -681,13 +687,13 @@ type restart struct {
 	containers   []*runtimeapi.RestoredContainer
 }
 
-func newRestart(t *testing.T) *restart {
+func newRestart(t *testing.T, host string) *restart {
 	t.Helper()
 	n, bin := newSaver(t)
 	p := n.savedPod("saved")
 	n.must(p.save(t.Context()))
 	req := p.restoring("restored")
-	req.Config.Hostname = "restored"
+	req.Config.Hostname = host
 	n.removeSandbox(p.sandbox)
 	resp, err := n.restore(t.Context(), req)
 	n.must(err)
