@@ -42,7 +42,7 @@ func (s *server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 		if have := s.table.ByName(sb, meta); have != nil {
 			return adoptContainer(have.Now())
 		}
-		return s.createContainer(podContext(ctx, sb.Now()), sb, req.GetConfig())
+		return s.createContainer(aloneIn(podContext(ctx, sb.Now()), sb), sb, req.GetConfig())
 	})
 	if err != nil {
 		return nil, err

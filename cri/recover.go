@@ -48,6 +48,14 @@ func (s *server) recoverWhole(ctx context.Context) error {
 			containers = append(containers, view)
 		}
 	}
+	leave, err := s.holdAll(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if s.rt.Limits != nil {
+		s.rt.Limits(s.changeLimits)
+	}
 	if s.rt.Recover != nil {
 		if err := s.guard("Recover", func() error { return s.rt.Recover(ctx, sandboxes, containers) }); err != nil {
 			return err
@@ -65,6 +73,26 @@ func (s *server) recoverWhole(ctx context.Context) error {
 	}
 	s.log.InfoContext(ctx, "records recovered", "sandboxes", len(sandboxes), "containers", len(containers))
 	return nil
+}
+
+// holdAll keeps changes of limits, which NRI plugins want as soon as Recover has them
+// connect, behind the adoption of what it corrected.
+func (s *server) holdAll(ctx context.Context) (leave func(), err error) {
+	var leaves []func()
+	leave = func() {
+		for _, l := range leaves {
+			l()
+		}
+	}
+	for _, sb := range s.table.Sandboxes() {
+		l, err := sb.Gate.Alone(ctx)
+		if err != nil {
+			leave()
+			return nil, err
+		}
+		leaves = append(leaves, l)
+	}
+	return leave, nil
 }
 
 // clearHalves removes what is half created or half removed, the sandboxes in

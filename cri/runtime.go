@@ -19,7 +19,8 @@ import (
 // logs once.
 //
 // Calls for one sandbox and its containers never overlap, with two exceptions:
-// StopContainer of different containers of the sandbox may overlap, and Exec,
+// StopContainer of different containers of the sandbox may overlap, with each other
+// and with what Limits changes of a third, and Exec,
 // Attach, PortForward and what only looks (Stats, SandboxStats, Metrics, Info)
 // overlap with anything. Calls for different
 // sandboxes do, too. The context of a call that changes something is detached
@@ -70,7 +71,9 @@ type Runtime struct {
 	// container. The log file stays: it belongs to the kubelet. Idempotent.
 	RemoveContainer func(context.Context, *Container) error
 	// UpdateContainer applies new limits at once or returns an error and
-	// changes nothing.
+	// changes nothing. The SDK records them in Container.Config after it. When it
+	// applies others than it was asked for, as NRI plugins may want, it changes the
+	// message to those.
 	UpdateContainer func(context.Context, *Container, *runtimeapi.LinuxContainerResources) error
 	// UpdateSandbox is told of a Pod's new overhead and of the new sum of its
 	// containers' limits, after the kubelet has written them to the Pod's
@@ -129,6 +132,10 @@ type Runtime struct {
 	// containers.
 	Watch func(ctx context.Context, ended func(containerID string, e Exit)) error
 
+	// Limits, unless nil, is called once, before Recover, with the way to change
+	// limits that no client asks to change: package cri/nri does for its plugins.
+	Limits func(ChangeLimits)
+
 	// Images serves the image service. It is required for a kubelet.
 	Images *Images
 }
@@ -154,7 +161,8 @@ type Sandbox struct {
 
 // Container is a container as the SDK records it. The author may change State,
 // ImageRef, Exit, LogPath, User and StopSignal during CreateContainer,
-// StartContainer and Recover, and nothing else ever.
+// StartContainer and Recover, during CreateContainer and Restore also Config, to a
+// copy with the limits that the container really gets, and nothing else ever.
 type Container struct {
 	ID        string
 	Sandbox   *Sandbox

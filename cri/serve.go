@@ -101,6 +101,7 @@ func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpo
 // wind ends what outlives the last answer, detached calls and Watch, and
 // returns Watch's error.
 func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
+	s.hurry()
 	idle := make(chan error, 1)
 	go func() {
 		s.calls.Close()

@@ -38,6 +38,10 @@ type server struct {
 	events *event.Hub
 	images *images.Server
 	calls  *flight.Group
+	// patience ends when the server begins to stop: what only waits for its turn then
+	// need not have it.
+	patience context.Context
+	hurry    context.CancelFunc
 }
 
 // unsupported answers calls that nobody else does. It is embedded deeper than
@@ -49,6 +53,7 @@ type unsupported struct {
 // newServer returns a server that does not listen yet, neither for streams.
 func newServer(base context.Context, rt *Runtime, records *record.Dir, log *slog.Logger) *server {
 	s := &server{rt: rt, log: log, events: event.NewHub(), calls: flight.NewGroup(base)}
+	s.patience, s.hurry = context.WithCancel(base)
 	s.table = state.NewTable(records, s.events, log)
 	s.Reader = state.NewReader(s.table, s.infos())
 	var functions images.Functions
@@ -69,7 +74,7 @@ func (s *server) alone(client context.Context, sb *state.Sandbox, f func(context
 	if err != nil {
 		return err
 	}
-	return s.inside(client, sb, leave, f)
+	return s.inside(client, sb, leave, func(ctx context.Context) error { return f(aloneIn(ctx, sb)) })
 }
 
 // inside runs f detached from the client and leaves the gate after it. A server

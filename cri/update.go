@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/nodekit-project/nodekit/cri/internal/state"
 	"github.com/nodekit-project/nodekit/cri/internal/validate"
 )
 
@@ -26,23 +26,14 @@ func (s *server) UpdateContainerResources(ctx context.Context, req *runtimeapi.U
 	if err := validate.Resources("linux", req.GetLinux()); err != nil {
 		return nil, err
 	}
-	err = s.alone(ctx, c.Sandbox, func(ctx context.Context) error { return s.updateContainer(ctx, c, req.GetLinux()) })
+	limits := proto.Clone(req.GetLinux()).(*runtimeapi.LinuxContainerResources) // which the author may change
+	err = s.alone(ctx, c.Sandbox, func(ctx context.Context) error {
+		return s.limit(ctx, c, limits, func(ctx context.Context, c *Container) error { return s.rt.UpdateContainer(ctx, c, limits) })
+	})
 	if err != nil {
 		return nil, err
 	}
 	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
-}
-
-func (s *server) updateContainer(ctx context.Context, c *state.Container, limits *runtimeapi.LinuxContainerResources) error {
-	next := viewContainer(c.Copy())
-	if next.Exit != nil {
-		return ErrFailedPrecondition.Errorf("container %q: it has ended", next.ID)
-	}
-	if err := s.guard("UpdateContainer", func() error { return s.rt.UpdateContainer(ctx, next, limits) }); err != nil {
-		return fmt.Errorf("updating container %q: %w", next.ID, err)
-	}
-	s.table.Limit(c, limits)
-	return nil
 }
 
 // UpdatePodSandboxResources tells the author of the Pod's new limits and records

@@ -33,6 +33,19 @@ func (g Gate) Alone(ctx context.Context) (leave func(), err error) { return g.pa
 // Share waits until nobody is inside alone. It is otherwise like Alone.
 func (g Gate) Share(ctx context.Context) (leave func(), err error) { return g.pass(ctx, 1) }
 
+// TryShare is Share where that need not wait. Otherwise ok is false.
+func (g Gate) TryShare() (leave func(), ok bool) { return g.try(1) }
+
+// TryAlone is Alone where that need not wait. Otherwise ok is false.
+func (g Gate) TryAlone() (leave func(), ok bool) { return g.try(everybody) }
+
+func (g Gate) try(weight int64) (func(), bool) {
+	if !g.s.TryAcquire(weight) {
+		return nil, false
+	}
+	return func() { g.s.Release(weight) }, true
+}
+
 func (g Gate) pass(ctx context.Context, weight int64) (func(), error) {
 	if err := g.s.Acquire(ctx, weight); err != nil {
 		return nil, err

@@ -1,0 +1,116 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/state"
+)
+
+// ChangeLimits has apply change the limits of a container for somebody who is no
+// client, and records limits in Container.Config after it. c says which container:
+// apply is given what is on record of it then.
+//
+// It takes its turn among the calls for the sandbox: apply overlaps with StopContainer
+// of other containers alone. When its turn is now, also within a call of the author's
+// for the same sandbox whose ctx is passed on, apply is called at once and its error
+// returned. Else it returns nil, and apply is called later, behind the calls that are
+// under way (the creation of the container may be one): what comes of it is logged. A
+// server that stops does not call it any more.
+//
+// ErrNotFound says that the container is not there, and ErrFailedPrecondition that it
+// has ended. It is safe for concurrent use.
+type ChangeLimits func(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error
+
+// changeLimits is the ChangeLimits that an author gets.
+func (s *server) changeLimits(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error {
+	id := c.ID
+	sb, err := s.table.Sandbox(c.Sandbox.ID)
+	if err != nil {
+		return err
+	}
+	change := func(ctx context.Context) error {
+		c, err := s.table.Container(id)
+		if err != nil {
+			return err
+		}
+		return s.limit(ctx, c, limits, apply)
+	}
+	if isAloneIn(ctx, sb) {
+		return change(ctx)
+	}
+	if leave, ok := s.tryTurn(sb, id); ok {
+		return s.inside(ctx, sb, leave, change)
+	}
+	return s.calls.Go(func(ctx context.Context) {
+		leave, err := s.turn(s.patience, sb, id)
+		if err == nil {
+			defer leave()
+			err = change(podContext(ctx, sb.Now()))
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) { // then it was removed meanwhile, or never made
+			s.log.WarnContext(ctx, "changing limits behind other calls", "container", id, "err", err)
+		}
+	})
+}
+
+// limit has apply change the limits of a container, and records them.
+func (s *server) limit(ctx context.Context, c *state.Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error {
+	next := viewContainer(c.Copy())
+	if next.Exit != nil {
+		return ErrFailedPrecondition.Errorf("container %q: it has ended", next.ID)
+	}
+	if err := s.guard("UpdateContainer", func() error { return apply(ctx, next) }); err != nil {
+		return fmt.Errorf("updating container %q: %w", next.ID, err)
+	}
+	s.table.Limit(c, limits)
+	return nil
+}
+
+// tryTurn is turn where that need not wait. Otherwise ok is false.
+func (s *server) tryTurn(sb *state.Sandbox, id string) (leave func(), ok bool) {
+	out, ok := sb.Gate.TryShare()
+	if !ok {
+		return nil, false
+	}
+	c, err := s.table.Container(id)
+	if err != nil {
+		return out, true
+	}
+	done, ok := c.Turn.TryAlone()
+	if !ok {
+		out()
+		return nil, false
+	}
+	return func() { done(); out() }, true
+}
+
+// turn waits until nobody but stops of other containers is inside the sandbox.
+func (s *server) turn(ctx context.Context, sb *state.Sandbox, id string) (leave func(), err error) {
+	out, err := sb.Gate.Share(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.table.Container(id)
+	if err != nil {
+		return out, nil //nolint:nilerr // who has the turn sees it again
+	}
+	done, err := c.Turn.Alone(ctx)
+	if err != nil {
+		out()
+		return nil, err
+	}
+	return func() { done(); out() }, nil
+}
+
+type aloneKey struct{}
+
+// aloneIn marks the context of a call that has passed the sandbox's gate alone.
+func aloneIn(ctx context.Context, sb *state.Sandbox) context.Context {
+	return context.WithValue(ctx, aloneKey{}, sb)
+}
+
+func isAloneIn(ctx context.Context, sb *state.Sandbox) bool { return ctx.Value(aloneKey{}) == sb }
