@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -18,12 +19,45 @@ import (
 // of other containers alone. When its turn is now, also within a call of the author's
 // for the same sandbox whose ctx is passed on, apply is called at once and its error
 // returned. Else it returns nil, and apply is called later, behind the calls that are
-// under way (the creation of the container may be one): what comes of it is logged. A
-// server that stops does not call it any more.
+// under way (the creation of the container may be one): what comes of it is logged. The
+// changes of one container keep their order. A server that stops makes none any more.
 //
 // ErrNotFound says that the container is not there, and ErrFailedPrecondition that it
 // has ended. It is safe for concurrent use.
 type ChangeLimits func(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error
+
+// wish is a change of limits that somebody wants.
+type wish struct {
+	limits *runtimeapi.LinuxContainerResources
+	apply  func(context.Context, *Container) error
+}
+
+// wishes are those that wait for their turn, by container, in order. The zero wishes is
+// ready to use.
+type wishes struct {
+	mu  sync.Mutex
+	all map[string][]wish
+}
+
+// add puts a wish behind the others. first says that there is none.
+func (w *wishes) add(id string, one wish) (first bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all == nil {
+		w.all = map[string][]wish{}
+	}
+	w.all[id] = append(w.all[id], one)
+	return len(w.all[id]) == 1
+}
+
+// take returns the wishes of a container, which do not wait any more.
+func (w *wishes) take(id string) []wish {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.all[id]
+	delete(w.all, id)
+	return all
+}
 
 // changeLimits is the ChangeLimits that an author gets.
 func (s *server) changeLimits(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error {
@@ -32,29 +66,46 @@ func (s *server) changeLimits(ctx context.Context, c *Container, limits *runtime
 	if err != nil {
 		return err
 	}
-	change := func(ctx context.Context) error {
-		c, err := s.table.Container(id)
-		if err != nil {
-			return err
-		}
-		return s.limit(ctx, c, limits, apply)
+	now := func(ctx context.Context) error {
+		s.fulfil(ctx, id) // what was wanted earlier comes first
+		return s.grant(ctx, id, wish{limits, apply})
 	}
 	if isAloneIn(ctx, sb) {
-		return change(ctx)
+		return now(ctx)
 	}
 	if leave, ok := s.tryTurn(sb, id); ok {
-		return s.inside(ctx, sb, leave, change)
+		return s.inside(ctx, sb, leave, now)
+	}
+	if !s.wishes.add(id, wish{limits, apply}) {
+		return nil
 	}
 	return s.calls.Go(func(ctx context.Context) {
 		leave, err := s.turn(s.patience, sb, id)
-		if err == nil {
-			defer leave()
-			err = change(podContext(ctx, sb.Now()))
+		if err != nil {
+			s.log.WarnContext(ctx, "limits are not changed: the server stops", "container", id, "wishes", len(s.wishes.take(id)))
+			return
 		}
-		if err != nil && !errors.Is(err, ErrNotFound) { // then it was removed meanwhile, or never made
+		defer leave()
+		s.fulfil(podContext(ctx, sb.Now()), id)
+	})
+}
+
+// fulfil grants what waits for a container. It wants its turn, or the gate alone.
+func (s *server) fulfil(ctx context.Context, id string) {
+	for _, w := range s.wishes.take(id) {
+		if err := s.grant(ctx, id, w); err != nil && !errors.Is(err, ErrNotFound) { // then it was removed meanwhile, or never made
 			s.log.WarnContext(ctx, "changing limits behind other calls", "container", id, "err", err)
 		}
-	})
+	}
+}
+
+// grant wants the container's turn, or the gate alone.
+func (s *server) grant(ctx context.Context, id string, w wish) error {
+	c, err := s.table.Container(id)
+	if err != nil {
+		return err
+	}
+	return s.limit(ctx, c, w.limits, w.apply)
 }
 
 // limit has apply change the limits of a container, and records them.

@@ -3,12 +3,13 @@ package cri_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -40,7 +41,7 @@ func (l *limiter) want(ctx context.Context, sandbox, id string, n int64) (done c
 	done = make(chan struct{})
 	c := &cri.Container{ID: id, Sandbox: &cri.Sandbox{ID: sandbox}}
 	return done, l.change(ctx, c, shares(n), func(_ context.Context, now *cri.Container) error {
-		l.note("limit " + now.Config.Metadata.Name)
+		l.note(fmt.Sprintf("limit %s to %d", now.Config.Metadata.Name, n))
 		close(done)
 		return nil
 	})
@@ -142,7 +143,7 @@ func TestChangeLimitsWaits(t *testing.T) {
 	n := serve(t, l.rt, t.TempDir())
 	sb := n.sandbox("a")
 	id := n.started(sb, "main")
-	behind := func(last string, call func() error) {
+	behind := func(what, name string, call func() error) {
 		t.Helper()
 		called := make(chan error, 1)
 		go func() { called <- call() }()
@@ -151,31 +152,35 @@ func TestChangeLimitsWaits(t *testing.T) {
 		if err != nil || isDone(done) {
 			t.Errorf("it is done %v, %v", isDone(done), err)
 		}
+		last, err := l.want(t.Context(), sb, id, 8)
+		if err != nil || isDone(last) {
+			t.Errorf("a second one is done %v, %v", isDone(last), err)
+		}
 		goOn <- struct{}{}
 		soon(t, done)
+		soon(t, last)
 		if err := <-called; err != nil {
 			t.Fatal(err)
 		}
-		if all := l.noted(); !strings.HasPrefix(all[len(all)-1], "limit") || all[len(all)-2] != last {
-			t.Errorf("in the order %q", all)
+		n.hasShares(id, 8)
+		all := l.noted()
+		if diff := cmp.Diff([]string{what, "limit " + name + " to 7", "limit " + name + " to 8"}, all[len(all)-3:]); diff != "" {
+			t.Errorf("the order (-want +got):\n%s", diff)
 		}
 	}
-	behind("resume main", func() error {
+	behind("resume main", "main", func() error {
 		_, err := n.Runtime.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: filepath.Join(t.TempDir(), "a")})
 		return err
 	})
-	n.hasShares(id, 7)
 	l.rt.CreateContainer = func(_ context.Context, c *cri.Container) error {
 		hold(c.ID)
 		l.note("creation over")
 		return nil
 	}
-	var created string
-	behind("creation over", func() error {
-		created = n.container(sb, "second")
+	behind("creation over", "second", func() error {
+		n.container(sb, "second")
 		return nil
 	})
-	n.hasShares(created, 7)
 }
 
 // TestChangeLimitsBesideStops: a stop that takes long holds up no change of another
@@ -220,6 +225,9 @@ func TestChangeLimitsWithin(t *testing.T) {
 	sb := n.sandbox("a")
 	first := n.started(sb, "first")
 	within := func(ctx context.Context, _ *cri.Container) error {
+		if _, err := l.want(t.Context(), sb, first, 6); err != nil { // from elsewhere
+			return err
+		}
 		done, err := l.want(ctx, sb, first, 7)
 		if !isDone(done) {
 			t.Error("it is not done")

@@ -38,6 +38,7 @@ type server struct {
 	events *event.Hub
 	images *images.Server
 	calls  *flight.Group
+	wishes wishes
 	// patience ends when the server begins to stop: what only waits for its turn then
 	// need not have it.
 	patience context.Context

@@ -1,6 +1,7 @@
 package nri
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,6 +20,7 @@ import (
 // uses the spec only when it returns nil: after an error, which fails the
 // creation, the spec may be half changed. A spec that plugins may not have is
 // refused with fault.Invalid: its cgroup and its PID namespace are the runtime's.
+// Where plugins want other limits c.Config is a copy with these.
 func (p *Plugins) Adjust(ctx context.Context, c *cri.Container, doc *specs.Spec) error {
 	if err := p.ran(ctx, c.Sandbox); err != nil { // a sandbox that was restored with its containers
 		return err
@@ -30,9 +32,11 @@ func (p *Plugins) Adjust(ctx context.Context, c *cri.Container, doc *specs.Spec)
 		if err != nil {
 			return refused("CreateContainer", err)
 		}
+		before := limitsIn(doc)
 		if err := p.adjust(doc, resp.GetAdjust()); err != nil {
 			return fmt.Errorf("adjusting the container as NRI plugins want it: %w", err)
 		}
+		c.Config = inForce(c.Config, before, limitsIn(doc))
 		p.mu.Lock()
 		k.draft = containerMessage(c, doc)
 		p.mu.Unlock()
@@ -57,12 +61,31 @@ func (p *Plugins) adjust(doc *specs.Spec, a *api.ContainerAdjustment) error {
 		return err
 	}
 	g := generate.NewFromSpec(doc)
-	return nrigenerate.SpecGenerator(generator{&g},
+	err := nrigenerate.SpecGenerator(generator{&g},
 		nrigenerate.WithCDIDeviceInjector(p.methods.InjectCDI),
 		nrigenerate.WithBlockIOResolver(p.methods.BlockIO),
 		nrigenerate.WithRdtResolver(p.methods.RDT),
 		nrigenerate.WithResourceChecker(sparingSwap(doc)),
 	).Adjust(a)
+	limitMemory(doc, a.GetLinux().GetResources().GetMemory())
+	return err
+}
+
+// limitMemory does what the generator leaves out.
+func limitMemory(doc *specs.Spec, want *api.LinuxMemory) {
+	m := (&api.LinuxResources{Memory: want}).ToOCI().Memory
+	if m.Swap == nil && m.Reservation == nil && m.Swappiness == nil && m.DisableOOMKiller == nil {
+		return
+	}
+	if doc.Linux.Resources == nil {
+		doc.Linux.Resources = &specs.LinuxResources{}
+	}
+	if doc.Linux.Resources.Memory == nil {
+		doc.Linux.Resources.Memory = &specs.LinuxMemory{}
+	}
+	have := doc.Linux.Resources.Memory
+	have.Swap, have.Reservation = cmp.Or(m.Swap, have.Swap), cmp.Or(m.Reservation, have.Reservation)
+	have.Swappiness, have.DisableOOMKiller = cmp.Or(m.Swappiness, have.Swappiness), cmp.Or(m.DisableOOMKiller, have.DisableOOMKiller)
 }
 
 // sparingSwap takes back that a limit of memory is one of swap, too, where there was
@@ -81,6 +104,7 @@ func sparingSwap(doc *specs.Spec) func(*specs.LinuxResources) error {
 // container from the runtime's hands.
 func (p *Plugins) refuse(doc *specs.Spec, a *api.ContainerAdjustment) error {
 	l, m := a.GetLinux(), p.methods
+	memory := l.GetResources().GetMemory()
 	switch {
 	case l.GetCgroupsPath() != "" && l.GetCgroupsPath() != doc.Linux.CgroupsPath:
 		return fault.Invalid.Errorf("the container's cgroup cannot be another (%q): the runtime counts and limits by it", l.GetCgroupsPath())
@@ -88,10 +112,39 @@ func (p *Plugins) refuse(doc *specs.Spec, a *api.ContainerAdjustment) error {
 		return fault.Invalid.Errorf("the container's PID namespace cannot be another: the runtime ends the container by it")
 	case len(a.GetCDIDevices()) > 0 && m.InjectCDI == nil:
 		return fault.Unimplemented.Errorf("this runtime has no CDI devices")
+	case memory.GetKernel() != nil || memory.GetKernelTcp() != nil:
+		return fault.Unimplemented.Errorf("memory.kernel and memory.kernel_tcp: OCI runtimes have given up these limits")
+	case memory.GetUseHierarchy() != nil && !memory.GetUseHierarchy().GetValue():
+		return fault.Unimplemented.Errorf("memory.use_hierarchy false: cgroups are always counted with those below them")
 	case l.GetResources().GetBlockioClass().GetValue() != "" && m.BlockIO == nil:
 		return fault.Unimplemented.Errorf("this runtime has no block I/O classes")
 	case l.GetResources().GetRdtClass().GetValue() != "" && m.RDT == nil:
 		return fault.Unimplemented.Errorf("this runtime has no RDT classes")
+	}
+	return p.refuseRDT(l.GetRdt())
+}
+
+// refuseRDT returns an error for what the RDT classes do not offer. A group's shares
+// are not one container's alone, and one that is made for a container is nobody's to
+// remove.
+func (p *Plugins) refuseRDT(r *api.LinuxRdt) error {
+	group := r.GetClosId()
+	switch {
+	case len(r.GetSchemata().GetValue()) > 0:
+		return fault.Unimplemented.Errorf("rdt.schemata: what a container gets is said by its class, and not for it alone")
+	case r.GetEnableMonitoring().GetValue():
+		return fault.Unimplemented.Errorf("rdt.enable_monitoring: this runtime would not remove the group that it makes")
+	case group == nil:
+		return nil
+	case p.methods.RDT == nil:
+		return fault.Unimplemented.Errorf("rdt.clos_id: this runtime has no RDT classes")
+	}
+	means, err := p.methods.RDT(group.GetValue())
+	switch {
+	case err != nil:
+		return fmt.Errorf("rdt.clos_id: %w", err)
+	case means == nil || means.ClosID != group.GetValue():
+		return fault.Invalid.Errorf("rdt.clos_id %q: no RDT class means this group", group.GetValue())
 	}
 	return nil
 }

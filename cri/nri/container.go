@@ -15,9 +15,6 @@ import (
 
 // container is a container that plugins have been told of.
 type container struct {
-	// change is held while the author changes the container, so that a plugin's
-	// limits meet it either not started or running. Only Plugins.mu is locked under it.
-	change sync.Mutex
 	// telling is held from before the program runs until plugins know that it does, and
 	// while they are told of its end: an end that comes at once, and a removal behind
 	// it, are told in this order. The author's StopContainer does not wait for it.
@@ -157,8 +154,6 @@ func (p *Plugins) startContainer(ctx context.Context, c *cri.Container) error {
 }
 
 func (p *Plugins) launch(ctx context.Context, k *container, c *cri.Container) error {
-	k.change.Lock()
-	defer k.change.Unlock()
 	if err := p.author.StartContainer(ctx, c); err != nil {
 		return err
 	}
@@ -175,6 +170,9 @@ func (p *Plugins) ended(ctx context.Context, c *cri.Container) {
 	if k := p.known(c.ID); k != nil {
 		k.telling.Lock()
 		defer k.telling.Unlock()
+	}
+	if p.next(c, created, stopped) {
+		return // it never ran, and nobody was told that it does
 	}
 	if !p.next(c, started, stopped) {
 		return
@@ -196,8 +194,7 @@ func (p *Plugins) ended(ctx context.Context, c *cri.Container) {
 
 func (p *Plugins) removeContainer(ctx context.Context, c *cri.Container) error {
 	p.ended(ctx, c)
-	k := p.known(c.ID)
-	if k == nil { // its creation failed before plugins were asked
+	if p.known(c.ID) == nil { // its creation failed before plugins were asked
 		return p.author.RemoveContainer(ctx, c)
 	}
 	var m *api.Container
@@ -205,7 +202,7 @@ func (p *Plugins) removeContainer(ctx context.Context, c *cri.Container) error {
 		m = seen
 		return nil
 	})
-	if err := p.removal(ctx, k, c); err != nil {
+	if err := p.author.RemoveContainer(ctx, c); err != nil {
 		return err
 	}
 	err := p.tell(func() error {
@@ -221,42 +218,23 @@ func (p *Plugins) removeContainer(ctx context.Context, c *cri.Container) error {
 	return nil
 }
 
-func (p *Plugins) removal(ctx context.Context, k *container, c *cri.Container) error {
-	k.change.Lock()
-	defer k.change.Unlock()
-	return p.author.RemoveContainer(ctx, c)
-}
-
-// updateContainer asks the plugins, which may have other limits in mind.
+// updateContainer asks the plugins, which may have other limits in mind: limits become
+// those.
 func (p *Plugins) updateContainer(ctx context.Context, c *cri.Container, limits *runtimeapi.LinuxContainerResources) error {
-	k := p.know(c)
-	var others []*api.ContainerUpdate
-	err := p.tell(func() error {
-		return p.event(c, func(m *api.Container) error {
-			resp, err := p.nri.UpdateContainer(ctx, &api.UpdateContainerRequest{
-				Pod: podMessage(c.Sandbox), Container: m, LinuxResources: resourcesMessage(limits),
-			})
-			if err != nil || len(resp.GetUpdate()) == 0 {
-				return err
-			}
-			last := len(resp.Update) - 1 // the container's own, nil where nobody minds
-			others = resp.Update[:last]
-			if own := resp.Update[last]; own != nil {
-				score := limits.GetOomScoreAdj()
-				if limits, err = limitsOf(own.GetLinux().GetResources()); err == nil {
-					limits.OomScoreAdj = score
-				}
-			}
-			return err
-		})
-	})
+	p.know(c)
+	wanted, err := p.askUpdate(ctx, c, limits)
 	if err != nil {
 		return refused("UpdateContainer", err)
 	}
-	if err := p.applyAll(ctx, others); err != nil {
-		return err
+	if n := len(wanted); n > 0 { // the last is the container's own, nil where nobody minds
+		if err := replace(limits, wanted[n-1]); err != nil {
+			return fmt.Errorf("updating the container as NRI plugins want it: %w", err)
+		}
+		if err := p.applyAll(ctx, wanted[:n-1]); err != nil {
+			return err
+		}
 	}
-	if err := p.limit(ctx, k, c, limits); err != nil {
+	if err := p.author.UpdateContainer(ctx, c, limits); err != nil {
 		return err
 	}
 	err = p.tell(func() error {
@@ -266,6 +244,19 @@ func (p *Plugins) updateContainer(ctx context.Context, c *cri.Container, limits 
 	})
 	p.warn(ctx, "PostUpdateContainer", c.ID, err)
 	return nil
+}
+
+func (p *Plugins) askUpdate(ctx context.Context, c *cri.Container, limits *runtimeapi.LinuxContainerResources) (wanted []*api.ContainerUpdate, err error) {
+	err = p.tell(func() error {
+		return p.event(c, func(m *api.Container) error {
+			resp, err := p.nri.UpdateContainer(ctx, &api.UpdateContainerRequest{
+				Pod: podMessage(c.Sandbox), Container: m, LinuxResources: resourcesMessage(limits),
+			})
+			wanted = resp.GetUpdate()
+			return err
+		})
+	})
+	return wanted, err
 }
 
 // watch tells of ends that nobody asked for. Whoever waits for the end hears of

@@ -27,6 +27,18 @@
 //	StopContainer                   the program has ended, however it did, once
 //	RemoveContainer                 nothing is left of it
 //
+// What a plugin wants changed of other containers, in an answer or unasked, takes its
+// turn among the runtime's own calls for their sandboxes (cri.ChangeLimits): most often
+// it is done before the call goes on that the plugin was asked in, and when it fails so
+// does that, unless the plugin says IgnoreFailure. Where calls are under way in the
+// other sandbox it is done behind them, and a failure only logged: so a container that
+// is still being made has what is wanted of it when it is there. Of a container that has
+// ended, or is not there any more, a plugin may not have heard yet: that is logged, too.
+//
+// Limits are in force as plugins want them, and so ContainerStatus shows them. What a
+// limit cannot be, at a creation or, for what the CRI has no word for, at an update, is
+// refused with the field's name.
+//
 // A plugin that connects later is told first what is there: every sandbox, and
 // every container that has not ended. No container that is created meanwhile is
 // left out. A plugin that does not answer in time is disconnected.
@@ -68,10 +80,10 @@ type Config struct {
 	// there, means none.
 	PluginDir, ConfigDir string
 	// Timeout is how long a plugin may take to answer before it is disconnected.
-	// Zero means NRI's two seconds.
+	// Zero means NRI's two seconds; less is refused with fault.Invalid.
 	Timeout time.Duration
 	// Logger may be nil. NRI's own package has one logger and one timeout in a
-	// process, which are those of the last New.
+	// process, which are those of the last Extend.
 	Logger *slog.Logger
 }
 
@@ -85,7 +97,8 @@ type Methods struct {
 	// want some.
 	InjectCDI func(doc *specs.Spec, names []string) error
 	// BlockIO and RDT return what a class of that name means. Nil refuses plugins
-	// that name one.
+	// that name one, and so does an error. A group of resctrl that a plugin names
+	// itself (ClosID) must be a class that means it.
 	BlockIO func(class string) (*specs.LinuxBlockIO, error)
 	RDT     func(class string) (*specs.LinuxIntelRdt, error)
 }
@@ -97,6 +110,8 @@ type Plugins struct {
 	author  cri.Runtime // as it was before Extend
 	methods Methods
 	nri     *adaptation.Adaptation
+	// change takes a plugin's wish among the calls for the sandbox.
+	change cri.ChangeLimits
 	// heard is how many plugins listen; see Adaptation.UpdatePluginCount.
 	heard atomic.Int64
 
@@ -110,8 +125,6 @@ func New(cfg Config) *Plugins {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	log.Set(logger{cfg.Logger})
-	adaptation.SetPluginRequestTimeout(cmp.Or(cfg.Timeout, api.DefaultPluginRequestTimeout))
 	return &Plugins{cfg: cfg, pods: map[string]*pod{}, containers: map[string]*container{}}
 }
 
@@ -122,6 +135,11 @@ func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
 	if m.Spec == nil {
 		return fault.Invalid.Errorf("extending the runtime by NRI plugins: Methods.Spec is needed")
 	}
+	if p.cfg.Timeout < 0 {
+		return fault.Invalid.Errorf("extending the runtime by NRI plugins: the timeout %v: a plugin cannot answer in less than no time", p.cfg.Timeout)
+	}
+	log.Set(logger{p.cfg.Logger})
+	adaptation.SetPluginRequestTimeout(cmp.Or(p.cfg.Timeout, api.DefaultPluginRequestTimeout))
 	p.author, p.methods = *rt, m
 	options := []adaptation.Option{
 		adaptation.WithSocketPath(p.cfg.Socket), adaptation.WithPluginPath(p.cfg.PluginDir),
@@ -137,6 +155,12 @@ func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
 	p.extendSandboxes(rt)
 	p.extendContainers(rt)
 	rt.Recover = p.recover
+	rt.Limits = func(change cri.ChangeLimits) {
+		p.change = change
+		if p.author.Limits != nil {
+			p.author.Limits(change)
+		}
+	}
 	return nil
 }
 

@@ -35,15 +35,17 @@ type author struct {
 	mu     sync.Mutex
 	specs  map[string]*specs.Spec
 	limits map[string]*runtimeapi.LinuxContainerResources
+	refuse error           // of UpdateContainer
 	fail   error           // of the next CreateContainer or StartContainer
 	looked func()          // is called for each look at a spec, if it is set
 	ran    func(id string) // is called by StartContainer, if it is set
+	made   func(id string) // is called by CreateContainer, if it is set, behind Adjust
 }
 
 func (a *author) locked(f func()) { a.mu.Lock(); defer a.mu.Unlock(); f() }
 
 // newAuthor returns a runtime whose plugins connect to socket, not yet recovered.
-func newAuthor(t *testing.T, cfg nri.Config) *author {
+func newAuthor(t *testing.T, cfg nri.Config, tune ...func(*nri.Methods)) *author {
 	a := &author{exits: make(chan string), specs: map[string]*specs.Spec{}, limits: map[string]*runtimeapi.LinuxContainerResources{}}
 	sandbox := func(context.Context, *cri.Sandbox) error { return nil }
 	a.plugins = nri.New(cfg)
@@ -66,8 +68,12 @@ func newAuthor(t *testing.T, cfg nri.Config) *author {
 			return nil
 		},
 		UpdateContainer: func(_ context.Context, c *cri.Container, l *runtimeapi.LinuxContainerResources) error {
-			a.locked(func() { a.limits[c.ID] = l })
-			return nil
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if a.refuse == nil {
+				a.limits[c.ID] = l
+			}
+			return a.refuse
 		},
 		Watch: func(ctx context.Context, ended func(string, cri.Exit)) error {
 			for {
@@ -80,7 +86,7 @@ func newAuthor(t *testing.T, cfg nri.Config) *author {
 			}
 		},
 	}
-	err := a.plugins.Extend(a.rt, nri.Methods{
+	m := nri.Methods{
 		Spec: func(c *cri.Container) (*specs.Spec, error) {
 			var looked func()
 			a.locked(func() { looked = a.looked })
@@ -98,10 +104,14 @@ func newAuthor(t *testing.T, cfg nri.Config) *author {
 			doc.Process.Env = append(doc.Process.Env, "CDI="+strings.Join(names, ","))
 			return nil
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
+	for _, f := range tune {
+		f(&m)
+	}
+	do(t, a.plugins.Extend(a.rt, m))
+	a.rt.Limits(func(ctx context.Context, c *cri.Container, _ *runtimeapi.LinuxContainerResources, apply func(context.Context, *cri.Container) error) error {
+		return apply(ctx, c)
+	})
 	t.Cleanup(a.plugins.Close)
 	return a
 }
@@ -114,13 +124,23 @@ func (a *author) failure() error {
 	return err
 }
 
+// limitsOf are those that the author was told to apply.
+func (a *author) limitsOf(id string) (limits *runtimeapi.LinuxContainerResources) {
+	a.locked(func() { limits = a.limits[id] })
+	return limits
+}
+
 func (a *author) create(ctx context.Context, c *cri.Container) error {
+	score := int(c.Config.GetLinux().GetResources().GetOomScoreAdj())
 	doc := &specs.Spec{
-		Process: &specs.Process{Args: []string{"program"}, Env: []string{"A=1"}},
+		Process: &specs.Process{Args: []string{"program"}, Env: []string{"A=1"}, OOMScoreAdj: &score},
 		Linux:   &specs.Linux{CgroupsPath: "/its/own", Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}}},
 	}
 	if err := a.plugins.Adjust(ctx, c, doc); err != nil {
 		return err
+	}
+	if a.made != nil {
+		a.made(c.ID)
 	}
 	if err := a.failure(); err != nil {
 		return err
@@ -130,10 +150,10 @@ func (a *author) create(ctx context.Context, c *cri.Container) error {
 }
 
 // served returns an author that has recovered, and where its plugins connect.
-func served(t *testing.T) (*author, string) {
+func served(t *testing.T, tune ...func(*nri.Methods)) (*author, string) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "nri.sock")
-	a := newAuthor(t, nri.Config{Socket: socket})
+	a := newAuthor(t, nri.Config{Socket: socket}, tune...)
 	if err := a.rt.Recover(t.Context(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -145,9 +165,12 @@ type plugin struct {
 	stub stub.Stub
 
 	mu     sync.Mutex
+	lost   chan struct{} // closed when it is disconnected
 	events []string
 	synced chan struct{} // closed by Synchronize
 	refuse string        // the event that is refused
+	hang   string        // the event that is not answered before goOn is closed
+	goOn   chan struct{}
 	adjust *api.ContainerAdjustment
 	update []*api.ContainerUpdate // the answer to CreateContainer, UpdateContainer and StopContainer
 	block  chan struct{}          // Synchronize waits for it, if there is one
@@ -155,6 +178,9 @@ type plugin struct {
 }
 
 func (p *plugin) told(event, id string) error {
+	if event == p.hang {
+		<-p.goOn
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.events = append(p.events, event+" "+id)
@@ -250,9 +276,9 @@ func (p *plugin) connect(t *testing.T, socket string) *plugin {
 
 func (p *plugin) dial(t *testing.T, socket string) {
 	t.Helper()
-	p.synced = make(chan struct{})
+	p.synced, p.lost = make(chan struct{}), make(chan struct{})
 	var err error
-	p.stub, err = stub.New(p, stub.WithPluginName("test"), stub.WithPluginIdx("10"), stub.WithSocketPath(socket), stub.WithOnClose(func() {}))
+	p.stub, err = stub.New(p, stub.WithPluginName("test"), stub.WithPluginIdx("10"), stub.WithSocketPath(socket), stub.WithOnClose(func() { close(p.lost) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -429,6 +455,13 @@ func TestAdjust(t *testing.T) {
 		"PID namespace ": func(c *api.ContainerAdjustment) { c.RemoveNamespace(&api.LinuxNamespace{Type: "pid"}) },
 		"block I/O":      func(c *api.ContainerAdjustment) { c.SetLinuxBlockIOClass("slow") },
 		"RDT":            func(c *api.ContainerAdjustment) { c.SetLinuxRDTClass("gold") },
+		"rdt.clos_id":    func(c *api.ContainerAdjustment) { c.SetLinuxRDTClosID("gold") },
+		"memory.kernel":  func(c *api.ContainerAdjustment) { c.SetLinuxMemoryKernel(1 << 20) },
+		"kernel_tcp":     func(c *api.ContainerAdjustment) { c.SetLinuxMemoryKernelTCP(1 << 20) },
+		"use_hierarchy": func(c *api.ContainerAdjustment) {
+			c.SetLinuxMemoryLimit(1 << 20)
+			c.Linux.Resources.Memory.UseHierarchy = api.Bool(false)
+		},
 	} {
 		p.adjust = &api.ContainerAdjustment{}
 		change(p.adjust)
@@ -533,10 +566,14 @@ func TestUpdates(t *testing.T) {
 		t.Errorf("UpdateContainers: %v, %v", failed, err)
 	}
 	cpus("second", "4")
-	p.update = []*api.ContainerUpdate{update("nobody", "1")}
-	if err := a.rt.CreateContainer(ctx, newContainer(s, "third")); !errors.Is(err, fault.NotFound) {
-		t.Errorf("an update of a container that is not there: %v", err)
+	a.locked(func() { a.refuse = errors.New("no such cpu") })
+	p.update = []*api.ContainerUpdate{update("first", "9")}
+	if err := a.rt.CreateContainer(ctx, newContainer(s, "third")); err == nil || !strings.Contains(err.Error(), "no such cpu") {
+		t.Errorf("an update of another that fails: %v", err)
 	}
+	p.update[0].IgnoreFailure = true
+	do(t, a.rt.CreateContainer(ctx, newContainer(s, "fourth")))
+	a.locked(func() { a.refuse = nil })
 	p.update = nil
 	watching, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
@@ -547,8 +584,7 @@ func TestUpdates(t *testing.T) {
 	p.update = []*api.ContainerUpdate{update("first", "1")}
 	do(t, a.rt.CreateContainer(ctx, newContainer(s, "beside an ended one")))
 	p.update = []*api.ContainerUpdate{update("nobody", "1")}
-	p.update[0].IgnoreFailure = true
-	do(t, a.rt.CreateContainer(ctx, newContainer(s, "fourth")))
+	do(t, a.rt.CreateContainer(ctx, newContainer(s, "beside one that is gone")))
 }
 
 // TestLate: a plugin that connects is told what runs, also after a restart, and of
@@ -562,6 +598,8 @@ func TestLate(t *testing.T) {
 	runs.StartedAt, ended.StartedAt, ended.Exit = time.Now(), time.Now(), &cri.Exit{}
 	a.specs["runs"] = &specs.Spec{Process: &specs.Process{Args: []string{"forever"}}}
 	do(t, a.rt.Recover(t.Context(), []*cri.Sandbox{s, gone}, []*cri.Container{runs, ended, waits}))
+	halted := newContainer(s, "halted before it ran")
+	do(t, a.rt.CreateContainer(t.Context(), halted), a.rt.StopContainer(t.Context(), halted, 0))
 	p := (&plugin{}).connect(t, socket)
 	do(t, a.rt.StopContainer(t.Context(), ended, 0), a.rt.StopContainer(t.Context(), runs, 0), a.rt.StopSandbox(t.Context(), gone))
 	wantEvents(t, p, "Synchronize pod, runs CONTAINER_RUNNING forever, waits CONTAINER_CREATED ", "StopContainer runs")

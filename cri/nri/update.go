@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
@@ -64,8 +63,8 @@ func (p *Plugins) unsolicited(ctx context.Context, updates []*api.ContainerUpdat
 	return failed, nil
 }
 
-// errEnded says that a container needs no limits any more.
-var errEnded = fault.FailedPrecondition.Errorf("it has ended")
+// errGone says that a container needs no limits any more.
+var errGone = fault.NotFound.Errorf("it is not there, or has ended")
 
 // applyAll makes the changes that plugins answered with. One that may fail is only
 // logged when it does.
@@ -75,7 +74,7 @@ func (p *Plugins) applyAll(ctx context.Context, updates []*api.ContainerUpdate) 
 		err := p.apply(ctx, u)
 		// A plugin may not have heard yet of an end, which is no reason to refuse
 		// another container.
-		if err != nil && (u.GetIgnoreFailure() || errors.Is(err, errEnded)) {
+		if err != nil && (u.GetIgnoreFailure() || errors.Is(err, errGone)) {
 			p.warn(ctx, "UpdateContainers", u.GetContainerId(), err)
 			err = nil
 		}
@@ -84,83 +83,40 @@ func (p *Plugins) applyAll(ctx context.Context, updates []*api.ContainerUpdate) 
 	return errors.Join(errs...)
 }
 
+// apply makes one change, now or when its turn is.
 func (p *Plugins) apply(ctx context.Context, u *api.ContainerUpdate) error {
 	id := u.GetContainerId()
-	k := p.known(id)
-	if k == nil {
-		return fault.NotFound.Errorf("an NRI plugin wants other limits for container %q, which is not here", id)
-	}
 	limits, err := limitsOf(u.GetLinux().GetResources())
-	if err != nil {
-		return fmt.Errorf("an NRI plugin wants other limits for container %q: %w", id, err)
+	if err == nil {
+		err = p.limit(ctx, id, limits)
 	}
-	if err := p.limit(ctx, k, nil, limits); err != nil {
+	if err != nil {
 		return fmt.Errorf("other limits for container %q, which an NRI plugin wants: %w", id, err)
 	}
 	return nil
 }
 
-// limit has the author apply limits to c, or to the container as it is known.
-func (p *Plugins) limit(ctx context.Context, k *container, c *cri.Container, limits *runtimeapi.LinuxContainerResources) error {
+func (p *Plugins) limit(ctx context.Context, id string, limits *runtimeapi.LinuxContainerResources) error {
 	if p.author.UpdateContainer == nil {
 		return fault.Unimplemented.Errorf("this runtime does not change limits")
 	}
-	k.change.Lock()
-	defer k.change.Unlock()
-	if c == nil {
-		p.mu.Lock()
-		c = k.is
-		p.mu.Unlock()
+	k := p.known(id)
+	if k == nil {
+		return errGone
 	}
+	p.mu.Lock()
+	c := k.is
+	p.mu.Unlock()
 	if c.Exit != nil {
-		return errEnded
+		return errGone
 	}
-	return p.author.UpdateContainer(ctx, c, limits)
-}
-
-// limitsOf is what the CRI can say of a plugin's limits.
-func limitsOf(r *api.LinuxResources) (*runtimeapi.LinuxContainerResources, error) {
-	if r.GetBlockioClass() != nil || r.GetRdtClass() != nil {
-		return nil, fault.Unimplemented.Errorf("the block I/O and RDT class of a container cannot be changed after its creation")
+	called := false
+	err := p.change(ctx, c, limits, func(ctx context.Context, c *cri.Container) error {
+		called = true
+		return p.author.UpdateContainer(ctx, c, limits)
+	})
+	if err != nil && !called { // with no error it may be called at any time
+		return fmt.Errorf("%w: %w", errGone, err)
 	}
-	limits := &runtimeapi.LinuxContainerResources{
-		CpuPeriod: int64(r.GetCpu().GetPeriod().GetValue()), CpuQuota: r.GetCpu().GetQuota().GetValue(), CpuShares: int64(r.GetCpu().GetShares().GetValue()),
-		CpusetCpus: r.GetCpu().GetCpus(), CpusetMems: r.GetCpu().GetMems(),
-		MemoryLimitInBytes: r.GetMemory().GetLimit().GetValue(), MemorySwapLimitInBytes: r.GetMemory().GetSwap().GetValue(),
-		Unified: r.GetUnified(),
-	}
-	for _, h := range r.GetHugepageLimits() {
-		limits.HugepageLimits = append(limits.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: h.GetPageSize(), Limit: h.GetLimit()})
-	}
-	return limits, nil
-}
-
-// resourcesMessage is limitsOf the other way round. Nil stays nil.
-func resourcesMessage(l *runtimeapi.LinuxContainerResources) *api.LinuxResources {
-	if l == nil {
-		return nil
-	}
-	r := &api.LinuxResources{
-		Cpu:    &api.LinuxCPU{Cpus: l.GetCpusetCpus(), Mems: l.GetCpusetMems()},
-		Memory: &api.LinuxMemory{}, Unified: maps.Clone(l.GetUnified()), // NRI's package writes to it
-	}
-	if v := l.GetCpuShares(); v > 0 {
-		r.Cpu.Shares = api.UInt64(uint64(v))
-	}
-	if v := l.GetCpuPeriod(); v > 0 {
-		r.Cpu.Period = api.UInt64(uint64(v))
-	}
-	if v := l.GetCpuQuota(); v != 0 {
-		r.Cpu.Quota = api.Int64(v)
-	}
-	if v := l.GetMemoryLimitInBytes(); v != 0 {
-		r.Memory.Limit = api.Int64(v)
-	}
-	if v := l.GetMemorySwapLimitInBytes(); v != 0 {
-		r.Memory.Swap = api.Int64(v)
-	}
-	for _, h := range l.GetHugepageLimits() {
-		r.HugepageLimits = append(r.HugepageLimits, &api.HugepageLimit{PageSize: h.GetPageSize(), Limit: h.GetLimit()})
-	}
-	return r
+	return err
 }
