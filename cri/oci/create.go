@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
 )
 
 // createContainer mounts the root file system and writes the bundle.
@@ -60,6 +61,9 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 	}
 	if r.cfg.Adjust != nil {
 		if err := r.cfg.Adjust(ctx, c, doc); err != nil {
+			return err
+		}
+		if err := spec.CheckLimits(doc, r.host); err != nil {
 			return err
 		}
 	}

@@ -116,7 +116,19 @@ func TestNRI(t *testing.T) {
 	}
 	limit(96 << 20)
 
-	_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+	status, err := n.rs.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if got := status.GetStatus().GetResources().GetLinux().GetMemoryLimitInBytes(); err != nil || got != 96<<20 {
+		t.Errorf("the status has a limit of memory of %d, %v", got, err)
+	}
+	_, err = n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 128 << 20, CpuQuota: 1}, // no kernel takes the quota
+	})
+	if err == nil {
+		t.Error("a quota of a microsecond was given")
+	}
+	limit(96 << 20)
+
+	_, err = n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "refused"}, Image: &runtimeapi.ImageSpec{Image: imageName}, LogPath: "refused.log",
 	}})
 	if err == nil || !strings.Contains(err.Error(), "no container named refused") {

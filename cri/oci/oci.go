@@ -77,7 +77,8 @@ type Config struct {
 	// /var/run/cdi.
 	CDIDirs []string
 	// Adjust, unless nil, may change the spec of a new container before it is used:
-	// see package cri/nri. Its error fails the creation.
+	// see package cri/nri. Its error fails the creation, and so does a limit in the
+	// spec that this machine's cgroups do not have.
 	Adjust func(context.Context, *cri.Container, *specs.Spec) error
 	// BlockIOClasses is the file of the block I/O classes that Pods may choose, in
 	// goresctrl's format. Empty means that there are none. One that cannot be read,

@@ -102,6 +102,19 @@ func TestUpdate(t *testing.T) {
 		}
 		wantLimit(64 << 20)
 	}
+	// A quota below a millisecond is refused when the limit of memory is written.
+	late := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 128 << 20, CpuQuota: 1}
+	if err := update(late); err == nil {
+		t.Error("a quota of a microsecond was given")
+	}
+	wantLimit(64 << 20)
+	free := n.create(sandbox, cfg, "free", nil, "sleep", "forever")
+	n.startContainer(free)
+	id = free
+	if err := update(late); err == nil {
+		t.Error("a quota of a microsecond was given")
+	}
+	wantLimit(0)
 	for _, size := range cgroup.HugepageSizes() {
 		err := update(&runtimeapi.LinuxContainerResources{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: size, Limit: 4 << 20}}})
 		// A hybrid machine may have the controller where the others are not.

@@ -17,6 +17,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -234,6 +235,31 @@ func Limit(s *specs.Spec, change *runtimeapi.LinuxContainerResources) {
 		have.Unified = map[string]string{}
 	}
 	maps.Copy(have.Unified, next.Unified)
+}
+
+// CheckLimits refuses limits of cgroup v1 alone where the host has v2, with which OCI
+// runtimes pass them over. A spec has them from who adjusted it: the CRI has no word for
+// them. The error is fault.FailedPrecondition, and names them as runtime-spec does.
+func CheckLimits(s *specs.Spec, h Host) error {
+	if !h.CgroupV2 || s.Linux.Resources == nil {
+		return nil
+	}
+	var names []string
+	if m := s.Linux.Resources.Memory; m != nil {
+		if m.Swappiness != nil {
+			names = append(names, "memory.swappiness")
+		}
+		if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
+			names = append(names, "memory.disableOOMKiller")
+		}
+	}
+	if c := s.Linux.Resources.CPU; c != nil && (c.RealtimeRuntime != nil || c.RealtimePeriod != nil) {
+		names = append(names, "cpu.realtimeRuntime and cpu.realtimePeriod")
+	}
+	if len(names) > 0 {
+		return fault.FailedPrecondition.Errorf("%s: this machine has cgroup v2, which has no such limits", strings.Join(names, ", "))
+	}
+	return nil
 }
 
 // Resources translates limits alone. A zero field of the CRI means "not set".

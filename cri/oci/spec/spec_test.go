@@ -2,10 +2,12 @@ package spec_test
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -405,4 +407,29 @@ func FuzzUsers(f *testing.F) {
 			t.Errorf("user %v", doc.Process.User)
 		}
 	})
+}
+
+// TestCheckLimits: what cgroup v2 does not have is refused there, by name.
+func TestCheckLimits(t *testing.T) {
+	swappiness, yes, no, period := uint64(0), true, false, uint64(1000)
+	for name, c := range map[string]struct {
+		r    *specs.LinuxResources
+		says string
+	}{
+		"none":            {nil, ""},
+		"others":          {&specs.LinuxResources{Memory: &specs.LinuxMemory{DisableOOMKiller: &no}, CPU: &specs.LinuxCPU{Period: &period}}, ""},
+		"swappiness":      {&specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: &swappiness}}, "memory.swappiness"},
+		"no OOM killer":   {&specs.LinuxResources{Memory: &specs.LinuxMemory{DisableOOMKiller: &yes}}, "memory.disableOOMKiller"},
+		"realtime":        {&specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimePeriod: &period}}, "cpu.realtimePeriod"},
+		"several of them": {&specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: &swappiness, DisableOOMKiller: &yes}}, "memory.swappiness, memory.disableOOMKiller"},
+	} {
+		s := &specs.Spec{Linux: &specs.Linux{Resources: c.r}}
+		if err := spec.CheckLimits(s, spec.Host{}); err != nil {
+			t.Errorf("%s, on v1: %v", name, err)
+		}
+		err := spec.CheckLimits(s, spec.Host{CgroupV2: true})
+		if (err != nil) != (c.says != "") || err != nil && (!errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s, on v2: %v, want %q", name, err, c.says)
+		}
+	}
 }
