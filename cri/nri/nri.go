@@ -60,7 +60,6 @@ import (
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
-	"github.com/containerd/nri/pkg/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -138,7 +137,7 @@ func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
 	if p.cfg.Timeout < 0 {
 		return fault.Invalid.Errorf("extending the runtime by NRI plugins: the timeout %v: a plugin cannot answer in less than no time", p.cfg.Timeout)
 	}
-	log.Set(logger{p.cfg.Logger})
+	logTo(p.cfg.Logger)
 	adaptation.SetPluginRequestTimeout(cmp.Or(p.cfg.Timeout, api.DefaultPluginRequestTimeout))
 	p.author, p.methods = *rt, m
 	options := []adaptation.Option{
@@ -247,23 +246,4 @@ func (c counter) UpdatePluginCount(n int)                         { c.heard.Stor
 func (counter) RecordPluginInvocation(string, string, error)      {}
 func (counter) RecordPluginLatency(string, string, time.Duration) {}
 func (counter) RecordPluginAdjustments(string, string, *api.ContainerAdjustment, int, int) {
-}
-
-// logger is what NRI's package logs to.
-type logger struct{ to *slog.Logger }
-
-func (l logger) Debugf(ctx context.Context, f string, a ...any) {
-	l.to.DebugContext(ctx, "nri: "+fmt.Sprintf(f, a...))
-}
-
-func (l logger) Infof(ctx context.Context, f string, a ...any) {
-	l.to.InfoContext(ctx, "nri: "+fmt.Sprintf(f, a...))
-}
-
-func (l logger) Warnf(ctx context.Context, f string, a ...any) {
-	l.to.WarnContext(ctx, "nri: "+fmt.Sprintf(f, a...))
-}
-
-func (l logger) Errorf(ctx context.Context, f string, a ...any) {
-	l.to.ErrorContext(ctx, "nri: "+fmt.Sprintf(f, a...))
 }
