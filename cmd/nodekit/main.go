@@ -23,6 +23,7 @@ func main() {
 
 // run executes the command line and returns the process's exit code.
 func run(ctx context.Context, args []string) int {
+	silenceLibraries()
 	root := newRootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

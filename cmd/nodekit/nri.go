@@ -4,6 +4,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"github.com/spf13/cobra"
 
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
@@ -20,5 +21,8 @@ func (f *nriFlags) addTo(cmd *cobra.Command) {
 
 func (f *nriFlags) parse() (node.NRI, error) {
 	all := f.NRI
+	if all.Timeout < 0 {
+		return all, fault.Invalid.Errorf("--nri-timeout %v: want a time that a plugin may take, above zero", all.Timeout)
+	}
 	return all, absolute(&all.Socket, &all.PluginDir, &all.ConfigDir)
 }

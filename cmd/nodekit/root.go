@@ -60,5 +60,7 @@ func (v *verbosity) logger(quiet slog.Level) *slog.Logger {
 	if v.verbose {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	logLibraries(log)
+	return log
 }
