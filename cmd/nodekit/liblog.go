@@ -13,9 +13,12 @@ import (
 // process.
 func silenceLibraries() { logrus.SetOutput(io.Discard) }
 
-// logLibraries has them log to l. The last one counts.
+// logLibraries has them log to l, in detail only: what matters they return as an error,
+// and the wire calls it one that a plugin leaves. The last l counts.
 func logLibraries(l *slog.Logger) {
 	hooks := logrus.LevelHooks{}
-	hooks.Add(logrushook.NewHook(l, nil))
+	hooks.Add(logrushook.NewHook(l, &logrushook.HookOptions{
+		LevelMapper: func(logrus.Level) slog.Level { return slog.LevelDebug },
+	}))
 	logrus.StandardLogger().ReplaceHooks(hooks)
 }
