@@ -71,21 +71,13 @@ func (b *bounded) Read(p []byte) (int, error) {
 // OfOverlay reports whether an extended attribute is one in which an overlay keeps its
 // marks (Documentation/filesystems/overlayfs.rst): with these a layer could lead lookups
 // elsewhere. Those of users count where an overlay is mounted with userxattr.
-func OfOverlay(name string) bool { return mark(name) != "" }
-
-// Elsewhere reports whether an attribute of overlay says that what the file has is not
-// in it, but below another name (redirect) or in a lower layer (metacopy).
-func Elsewhere(name string) bool {
-	m := mark(name)
-	return m == "redirect" || m == "metacopy"
+func OfOverlay(name string) bool {
+	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// mark is the attribute's name without what all of overlay's begin with, else "".
-func mark(name string) string {
-	for _, space := range []string{"trusted.overlay.", "user.overlay."} {
-		if m, ok := strings.CutPrefix(name, space); ok {
-			return m
-		}
-	}
-	return ""
+// Elsewhere reports whether an attribute says that what the file has is not in it, but
+// below another name (redirect) or in a lower layer (metacopy). Those of users say it to
+// no overlay that is mounted without userxattr, and any process may set them.
+func Elsewhere(name string) bool {
+	return name == "trusted.overlay.redirect" || name == "trusted.overlay.metacopy"
 }

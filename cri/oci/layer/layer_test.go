@@ -50,7 +50,7 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 func TestAttributes(t *testing.T) {
 	for name, want := range map[string]struct{ own, elsewhere bool }{
 		"trusted.overlay.redirect":         {true, true},
-		"user.overlay.metacopy":            {true, true},
+		"user.overlay.metacopy":            {true, false},
 		"trusted.overlay.opaque":           {true, false},
 		"trusted.overlay.overlay.redirect": {true, false}, // of one that is inside
 		"trusted.overlays":                 {false, false},
