@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // Profile is what the author of a plugin declares about it before it is
@@ -129,7 +131,8 @@ func (s *Suite[T]) checkProfile(p *Profile) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Facts)) {
 		if _, known := s.Facts[name]; !known {
-			errs = append(errs, fmt.Errorf("fact %q: suite %q knows %q", name, s.Name, slices.Sorted(maps.Keys(s.Facts))))
+			facts := slices.Sorted(maps.Keys(s.Facts))
+			errs = append(errs, fmt.Errorf("fact %q%s: suite %q knows %q", name, spelling.Meant(name, facts), s.Name, facts))
 		}
 	}
 	return errors.Join(errs...)

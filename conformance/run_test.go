@@ -110,7 +110,7 @@ func TestRunRefuses(t *testing.T) {
 		"unknown waiver":    {newSuite(), profile("waivers: {T-Z-001: why}"), `waiver for "T-Z-001": suite "test" has no such rule`},
 		"empty reason":      {newSuite(), profile(`waivers: {T-A-001: ""}`), "the reason is missing"},
 		"other suite":       {newSuite(), profile("suite: cni"), `profile is for suite "cni", not "test"`},
-		"unknown fact":      {newSuite(), profile("facts: {mut: '3'}"), `fact "mut": suite "test" knows ["mtu"]`},
+		"unknown fact":      {newSuite(), profile("facts: {mut: '3'}"), `fact "mut" (did you mean "mtu"?): suite "test" knows ["mtu"]`},
 		"duplicate rule id": {twice, nil, `rule "T-A-001" stands twice`},
 	}
 	for name, test := range tests {

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -17,32 +18,39 @@ import (
 //
 //	--endpoint  unix endpoint to serve; by default CONTAINER_RUNTIME_ENDPOINT,
 //	            as in crictl, or else unix:///run/NAME.sock
-//	--root      state directory, by default /var/lib/NAME
+//	--root      state directory, by default STATE_DIRECTORY, which systemd and
+//	            nodekit set for the programs that they start, or else /var/lib/NAME
 func Main(rt *Runtime) {
 	os.Exit(run(rt, os.Args, os.Getenv))
 }
 
 func run(rt *Runtime, args []string, getenv func(string) string) int {
-	flags := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
-	endpoint := getenv("CONTAINER_RUNTIME_ENDPOINT")
-	if endpoint == "" {
-		endpoint = "unix:///run/" + rt.Name + ".sock"
-	}
-	flags.StringVar(&endpoint, "endpoint", endpoint, "unix endpoint to serve, default from CONTAINER_RUNTIME_ENDPOINT")
-	root := flags.String("root", filepath.Join("/var/lib", rt.Name), "state directory")
-	if err := flags.Parse(args[1:]); err != nil {
-		return 2
-	}
-	if flags.NArg() > 0 {
-		fmt.Fprintf(os.Stderr, "%s: unexpected argument %q\n", flags.Name(), flags.Arg(0))
+	endpoint, root, err := settings(rt.Name, args, getenv)
+	if err != nil {
 		return 2
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := Serve(ctx, endpoint, rt, &Options{StateDir: *root, Logger: log}); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", flags.Name(), err)
+	if err := Serve(ctx, endpoint, rt, &Options{StateDir: root, Logger: log}); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(args[0]), err)
 		return 1
 	}
 	return 0
+}
+
+// settings says on standard error what is wrong with the arguments.
+func settings(name string, args []string, getenv func(string) string) (endpoint, root string, err error) {
+	flags := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
+	endpoint = cmp.Or(getenv("CONTAINER_RUNTIME_ENDPOINT"), "unix:///run/"+name+".sock")
+	flags.StringVar(&endpoint, "endpoint", endpoint, "unix endpoint to serve, default from CONTAINER_RUNTIME_ENDPOINT")
+	flags.StringVar(&root, "root", cmp.Or(getenv("STATE_DIRECTORY"), filepath.Join("/var/lib", name)), "state directory, default from STATE_DIRECTORY")
+	if err := flags.Parse(args[1:]); err != nil {
+		return "", "", err
+	}
+	if flags.NArg() > 0 {
+		err = fmt.Errorf("%s: unexpected argument %q", flags.Name(), flags.Arg(0))
+		fmt.Fprintln(os.Stderr, err)
+	}
+	return endpoint, root, err
 }

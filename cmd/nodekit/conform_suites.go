@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
@@ -55,7 +57,7 @@ NODE_ID in its environment; $(CSI_ENDPOINT) and the like in its arguments are re
 A driver that runs already is reached at its endpoint; rules that kill it do not apply then.
 
   nodekit conform csi --exec './my-driver --endpoint $(CSI_ENDPOINT)'`,
-		Args: cobra.NoArgs,
+		Args: takesExec,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			command, err := execOrEndpoint(exec, endpoint)
 			if err != nil {
@@ -80,7 +82,7 @@ command is replaced by its directory; without it the plugin finds that directory
 /var/lib/kubelet, in a mount namespace of its own.
 
   nodekit conform deviceplugin --exec ./my-plugin`,
-		Args: cobra.NoArgs,
+		Args: takesExec,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			command, err := words(exec)
 			if err != nil {
@@ -110,7 +112,7 @@ declares what the runtime lacks; nodekit conform rules cri lists all that it may
 
   facts:
     lacks: imageVolumes, cdi`,
-		Args: cobra.NoArgs,
+		Args: takesExec,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			profile, err := f.loadProfile()
 			if err != nil {
@@ -136,6 +138,14 @@ func addTargetFlags(cmd *cobra.Command, exec, endpoint *string) {
 	cmd.Flags().StringVar(endpoint, "endpoint", "", "the `socket` of what is tested, when it runs already")
 	cmd.MarkFlagsMutuallyExclusive("exec", "endpoint")
 	cmd.MarkFlagsOneRequired("exec", "endpoint")
+}
+
+// takesExec refuses what stands without a flag.
+func takesExec(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fault.Invalid.Errorf("%s takes no arguments: --exec %q starts what is tested", cmd.CommandPath(), strings.Join(args, " "))
 }
 
 func execOrEndpoint(exec, endpoint string) ([]string, error) {

@@ -110,6 +110,10 @@ func TestPluginThatIsNone(t *testing.T) {
 	if code != 1 || !strings.Contains(out, "before it served or registered anything") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
+	out3, code := c.run("run", "--cni-conf-dir", "nowhere", c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	if code != 1 || !strings.Contains(out3, `--cni-conf-dir "nowhere": there is no such directory`) {
+		t.Errorf("exit code %d:\n%s", code, out3)
+	}
 	out2, code := c.run("run", "--plugin", "./not-there", c.write("p.yaml", podRunning(`[exit, "0"]`)))
 	if code != 1 || !strings.Contains(out2, "not-there") {
 		t.Errorf("exit code %d:\n%s", code, out2)
@@ -124,6 +128,7 @@ func TestConformRefuses(t *testing.T) {
 	if err := os.Symlink(filepath.Join(c.bin, "cni"), hostLocal); err != nil {
 		t.Fatal(err)
 	}
+	misled := c.write("profile.yaml", "suite: cri\nfacts:\n  lacks: pull, isolation\n  image: mine\n  tool: /nowhere/podtool\n")
 	for _, tt := range []struct {
 		args []string
 		want string
@@ -134,6 +139,9 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
 		{[]string{"cni", hostLocal}, "the plugin refuses the configuration of the profile"},
 		{[]string{"rules", "pod"}, `no suite "pod": there are`},
+		{[]string{"cri", "./mine"}, `--exec "./mine" starts what is tested`},
+		{[]string{"cri", "--endpoint", "unix:///nowhere/c.sock", "--rule", "CRI-STATUS-001"}, "no runtime answers at unix:///nowhere/c.sock"},
+		{[]string{"cri", "--exec", "/bin/true", "--profile", misled, "--rule", "CRI-STATUS-001"}, `fact tool: in a runtime that lacks "isolation"`},
 	} {
 		if out, code := c.run(append([]string{"conform"}, tt.args...)...); code != 1 || !strings.Contains(out, tt.want) {
 			t.Errorf("conform %q: exit code %d, want 1 and %q:\n%s", tt.args, code, tt.want, out)

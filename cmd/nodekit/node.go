@@ -120,8 +120,8 @@ func (f *foreignFlags) addTo(cmd *cobra.Command) {
 	addCNIBinDir(cmd, &f.cniBinDirs)
 }
 
-// apply sets what the flags say. A directory that was named and is not there is
-// refused.
+// apply sets what the flags say. A directory of plugins that was named and is not
+// there is refused; one of configurations may still come.
 func (f *foreignFlags) apply(cfg *node.Config) (err error) {
 	cfg.RuntimeEndpoint, cfg.CNIConfDir = f.runtimeEndpoint, f.cniConfDir
 	if cfg.CNIBinDirs, err = binDirs(f.cniBinDirs); err != nil {

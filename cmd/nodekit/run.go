@@ -50,6 +50,10 @@ otherwise, 130 after Ctrl-C and 1 for everything else.
 			if err := parts.apply(&cfg); err != nil {
 				return err
 			}
+			// For a node that stays it may come yet.
+			if fi, err := os.Stat(cfg.CNIConfDir); cfg.CNIConfDir != "" && (err != nil || !fi.IsDir()) {
+				return fault.Invalid.Errorf("--cni-conf-dir %q: there is no such directory (%s)", parts.cniConfDir, cfg.CNIConfDir)
+			}
 			return runObjects(cmd, cfg, objects)
 		},
 	}

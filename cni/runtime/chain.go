@@ -34,10 +34,19 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 			return nil, i + 1, err
 		}
 		if _, err := cni.DecodeResult(result, r.List.Version); err != nil {
-			return nil, i + 1, fmt.Errorf("plugin %q: %w", p.kind(), err)
+			return nil, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(result))
 		}
 	}
 	return result, len(r.List.Plugins), nil
+}
+
+// excerpt quotes the beginning of what a plugin wrote.
+func excerpt(text []byte) string {
+	const most = 200
+	if len(text) > most {
+		return fmt.Sprintf("%q...", text[:most])
+	}
+	return fmt.Sprintf("%q", text)
 }
 
 // runDel runs the chain in reverse order with the final result of ADD, if there

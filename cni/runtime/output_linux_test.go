@@ -156,3 +156,15 @@ func TestBabblingPlugin(t *testing.T) {
 		t.Errorf("%d bytes are logged, and %d times that it is not all", size, told)
 	}
 }
+
+// TestPluginAnswersGarbage: whoever reads the error sees what the plugin wrote.
+func TestPluginAnswersGarbage(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"foreign"}]}`)
+	w.script("foreign", `[ $CNI_COMMAND = ADD ] && echo "hello there"; exit 0`)
+	_, err := w.open().Attach(t.Context(), w.attachment)
+	for _, word := range []string{"foreign", "ADD", "no result", `"hello there\n"`} {
+		if err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("%v, without %q", err, word)
+		}
+	}
+}

@@ -172,6 +172,9 @@ func TestLegal(t *testing.T) {
 			case "no-ipam":
 				tgt.Config = ""
 				opts.Only = []string{"CNI-ENV-*", "CNI-VERSION-004", "CNI-ADD-0[01]*", "CNI-ADD-02[0-356]", "CNI-STATUS-*", "CNI-CHECK-01?"}
+			case "plain": // it acts on no hardware address that it is asked for
+				tgt.RuntimeConfig = `{"mac":"02:00:00:00:bb:01"}`
+				opts.Profile = &conformance.Profile{Waivers: map[string]string{"CNI-ADD-019": "it knows no mac"}}
 			case "check-by-heart":
 				opts.Only = []string{"CNI-CHECK-*"}
 			case "tells-of-loopback":
@@ -284,6 +287,7 @@ func TestPrepare(t *testing.T) {
 		"no binary":      {func(of *cnisuite.Target) { of.Binary = "/nowhere/plugin" }, "the plugin cannot be executed"},
 		"not executable": {func(of *cnisuite.Target) { of.Binary = "/etc/passwd" }, "the plugin cannot be executed"},
 		"bad profile":    {func(of *cnisuite.Target) { of.Kind = "strange" }, "none of interface, chained, ipam and meta"},
+		"$DIR":           {func(of *cnisuite.Target) { of.Config = `{"state":"$DIR/x"}` }, "write ${DIR}"},
 		"bad setup":      {func(of *cnisuite.Target) { of.Setup = "echo no daemon; exit 3" }, "the profile's setup: exit status 3: no daemon"},
 	} {
 		of := target(t, "plain")

@@ -216,6 +216,9 @@ func (t *Target) named(config map[string]any) map[string]any {
 
 // decodeFact keeps numbers as they are written: they need not fit a float.
 func decodeFact(fact, text, dir string, into any) error {
+	if strings.Contains(text, "$DIR") {
+		return fmt.Errorf("fact %s of the profile has $DIR: write ${DIR}", fact)
+	}
 	quoted, err := json.Marshal(dir)
 	if err != nil {
 		return err

@@ -1,16 +1,20 @@
 package crisuite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/cri/client"
 )
 
 // toolPath is where podtool is in the suite's images.
@@ -42,8 +46,8 @@ const maxStarts = 3
 type entry struct{ rule, name string }
 
 // open makes the house of a run.
-func open(_ context.Context, target Target) (Target, func(), error) {
-	if err := target.validate(); err != nil {
+func open(ctx context.Context, target Target) (Target, func(), error) {
+	if err := cmp.Or(target.validate(), target.reachable(ctx)); err != nil {
 		return target, nil, err
 	}
 	dir, err := os.MkdirTemp("", "nk")
@@ -62,6 +66,32 @@ func open(_ context.Context, target Target) (Target, func(), error) {
 	}
 	target.house = h
 	return target, h.close, nil
+}
+
+// answerTime is how long a runtime that runs already may take to answer.
+const answerTime = 5 * time.Second
+
+// reachable reports what would fail every rule and says nothing of the runtime.
+func (t *Target) reachable(ctx context.Context) error {
+	if t.Tool != "" && len(t.Exec) > 0 && slices.Contains(t.Lacks, Isolation) {
+		if _, err := os.Stat(t.Tool); err != nil {
+			return fmt.Errorf("fact tool: in a runtime that lacks %q it is a program of this machine: %w", Isolation, err)
+		}
+	}
+	if t.Endpoint == "" {
+		return nil
+	}
+	c, err := client.Dial(t.Endpoint, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	if _, err := c.Wait(ctx); err != nil {
+		return fmt.Errorf("no runtime answers at %s: %w", t.Endpoint, err)
+	}
+	return nil
 }
 
 // close ends what the house has started.

@@ -101,7 +101,8 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 			if isCNI(stdout.bytes()) && (want == "" || want == CNI) {
 				return sign{kind: CNI}, nil
 			}
-			return sign{}, fault.FailedPrecondition.Errorf("it ended (%v) before it served or registered anything%s", exitOf(p), tailOf(p))
+			return sign{}, fault.FailedPrecondition.Errorf("it ended (%v) before it served or registered anything, as drivers, device plugins and runtimes do, "+
+				"and without an answer to VERSION, as CNI plugins give one%s", exitOf(p), tailOf(p))
 		case <-time.After(50 * time.Millisecond): // a socket that is bound and does not listen yet makes no second event
 		case <-ctx.Done():
 			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v it neither served CSI_ENDPOINT "+
