@@ -22,7 +22,7 @@ import (
 
 // buildSpec gathers what the machine and the image say about a container and
 // returns its spec.
-func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.Rootfs) (*specs.Spec, error) {
+func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.Rootfs, label string) (*specs.Spec, error) {
 	in := spec.Input{
 		Sandbox: c.Sandbox.Config, Container: c.Config, Image: root.Config, Rootfs: root.Path,
 		Cgroup: specPath(r.cgroupOf(c)), Files: r.sandboxFiles(c.Sandbox), Host: r.host,
@@ -35,7 +35,10 @@ func (r *Runtime) buildSpec(ctx context.Context, c *cri.Container, root *image.R
 	if err != nil {
 		return nil, err
 	}
-	if in.Sources, err = r.prepareMounts(ctx, c, u); err != nil {
+	if in.Sources, err = r.prepareMounts(ctx, c, u, label); err != nil {
+		return nil, err
+	}
+	if in.Labels, err = r.labelsOf(c.Sandbox); err != nil {
 		return nil, err
 	}
 	if in.Devices, err = devicesOf(c); err != nil {

@@ -287,6 +287,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	r.mu.Unlock()
 	r.rates.forget(c.ID)
 	r.filters.forget(c.ID)
+	r.labels.Release(c.ID)
 	return os.RemoveAll(r.bundleOf(c))
 }
 

@@ -51,11 +51,18 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 	if err != nil {
 		return err
 	}
-	root, err := r.mountRoot(ctx, c, from)
+	labels, err := r.holdLabels(c)
 	if err != nil {
 		return err
 	}
-	doc, err := r.buildSpec(ctx, c, root)
+	root, err := r.mountRoot(ctx, c, from, labels.Mount)
+	if err != nil {
+		return err
+	}
+	if err := r.relabel(c, labels.Mount); err != nil {
+		return err
+	}
+	doc, err := r.buildSpec(ctx, c, root, labels.Mount)
 	if err != nil {
 		return err
 	}
@@ -88,12 +95,12 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 }
 
 // mountRoot mounts the root file system where the container's users can go.
-func (r *Runtime) mountRoot(ctx context.Context, c *cri.Container, from origin) (*image.Rootfs, error) {
+func (r *Runtime) mountRoot(ctx context.Context, c *cri.Container, from origin, label string) (*image.Rootfs, error) {
 	u, err := r.usersIn(c.Sandbox)
 	if err != nil {
 		return nil, err
 	}
-	root, err := r.cfg.Images.Mount(ctx, c.ImageRef, imageDir(c), u.view())
+	root, err := r.cfg.Images.Mount(ctx, c.ImageRef, imageDir(c), u.view(label))
 	if err != nil {
 		return nil, err
 	}

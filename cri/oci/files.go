@@ -14,7 +14,7 @@ import (
 
 // writeSandboxFiles makes the files that every container of the Pod sees in
 // /etc, unless its own mounts take their place.
-func writeSandboxFiles(s *cri.Sandbox, u *ownUsers) error {
+func (r *Runtime) writeSandboxFiles(s *cri.Sandbox, u *ownUsers, label string) error {
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -32,7 +32,7 @@ func writeSandboxFiles(s *cri.Sandbox, u *ownUsers) error {
 	for name, content := range map[string][]byte{"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(hostname + "\n")} {
 		file := filepath.Join(s.Dir, name)
 		// Open to every user of a container, whatever this process's umask is.
-		if err := errors.Join(os.WriteFile(file, content, 0o644), os.Chmod(file, 0o644), u.give(file)); err != nil {
+		if err := errors.Join(os.WriteFile(file, content, 0o644), os.Chmod(file, 0o644), u.give(file), r.labels.SetFile(file, label)); err != nil {
 			return fmt.Errorf("writing the sandbox's files: %w", err)
 		}
 	}

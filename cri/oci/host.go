@@ -37,8 +37,6 @@ func hostFacts(log *slog.Logger) spec.Host {
 	if _, err := os.Stat("/proc/sys/kernel/seccomp"); err == nil {
 		h.Seccomp = seccompFilter
 	}
-	var fs unix.Statfs_t
-	h.SELinux = unix.Statfs("/sys/fs/selinux", &fs) == nil && fs.Type == unix.SELINUX_MAGIC
 	if on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(on), "Y") {
 		h.AppArmor = true
 		if err := apparmor.InstallDefault(appArmorDefault); err != nil {

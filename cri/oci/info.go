@@ -14,6 +14,7 @@ func (r *Runtime) runtimeInfo(context.Context) map[string]any {
 		"handlers": r.Handlers(), "stateDir": r.cfg.StateDir, "runDir": r.cfg.RunDir,
 		"cgroupParent": r.cfg.CgroupParent, "systemdCgroups": r.cfg.Systemd, "cdiDirs": r.cfg.CDIDirs, "keeper": r.cfg.Keeper,
 		"blockIOClasses": r.classes.blockIO.Names(), "rdtClasses": r.classes.rdt.Names(),
+		"selinux": r.labels.Mode(),
 	}
 }
 

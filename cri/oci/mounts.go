@@ -14,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
@@ -30,7 +31,7 @@ func (r *Runtime) mountsDir(c *cri.Container) string {
 func volumesDir(c *cri.Container) string { return filepath.Join(c.Dir, "volumes") }
 
 // prepareMounts makes them and returns where, by index.
-func (r *Runtime) prepareMounts(ctx context.Context, c *cri.Container, u *ownUsers) (map[int]string, error) {
+func (r *Runtime) prepareMounts(ctx context.Context, c *cri.Container, u *ownUsers, label string) (map[int]string, error) {
 	sources := map[int]string{}
 	for i, m := range c.Config.GetMounts() {
 		if !spec.NeedsSource(m) {
@@ -38,7 +39,7 @@ func (r *Runtime) prepareMounts(ctx context.Context, c *cri.Container, u *ownUse
 		}
 		var err error
 		if m.GetImage().GetImage() != "" {
-			sources[i], err = r.mountImage(ctx, filepath.Join(volumesDir(c), strconv.Itoa(i)), m, u)
+			sources[i], err = r.mountImage(ctx, filepath.Join(volumesDir(c), strconv.Itoa(i)), m, u.view(label))
 		} else {
 			sources[i], err = r.mountTree(filepath.Join(r.mountsDir(c), strconv.Itoa(i)), m, u)
 		}
@@ -54,8 +55,7 @@ const imageVolume = "ImageVolumeMountFailed"
 
 // mountImage mounts an image read-only below dir and returns where the wanted
 // part of it is. Links in the image are followed inside of it.
-func (r *Runtime) mountImage(ctx context.Context, dir string, m *runtimeapi.Mount, u *ownUsers) (string, error) {
-	v := u.view()
+func (r *Runtime) mountImage(ctx context.Context, dir string, m *runtimeapi.Mount, v image.View) (string, error) {
 	v.ReadOnly = true
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return "", err

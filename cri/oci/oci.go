@@ -17,6 +17,8 @@
 // Where criu works, containers and Pods can be checkpointed and Pods restored; what a
 // checkpoint of a Pod is made of says cri/oci/checkpoint. There are no options.
 //
+// Where SELinux is on, Pods have its labels: see cri/oci/label.
+//
 // It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs or
 // the systemd driver. What it does not do is refused by name; see cri/oci/spec.
 // What the CRI says of the sandbox's own process
@@ -45,6 +47,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/label"
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -88,6 +91,9 @@ type Config struct {
 	// A name that no group can have is refused with fault.Invalid; one that is not
 	// there is logged, and refused to the container that asks for it.
 	RDTClasses []string
+	// NoSELinux leaves Pods without SELinux labels, also where SELinux is on: what
+	// they ask for means nothing then. Containers that are there already keep theirs.
+	NoSELinux bool
 	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
 	Keeper string
 	// Network connects Pods; nil serves only Pods on the host's network.
@@ -109,6 +115,7 @@ type Runtime struct {
 	handlers []cri.Handler
 	criu     bool
 	classes  classes
+	labels   *label.Machine
 	rates    rates
 	filters  filters
 
@@ -139,6 +146,9 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		cfg: cfg, classes: offered, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
 		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
 		parents: map[string]string{},
+	}
+	if !cfg.NoSELinux {
+		r.labels = label.Open(cfg.Logger)
 	}
 	if err := r.makeDirs(); err != nil {
 		return nil, err

@@ -29,6 +29,9 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 	for _, s := range sandboxes {
 		s.Ready = s.Ready && r.sandboxAlive(s, statuses)
 	}
+	if err := r.recoverLabels(sandboxes, containers); err != nil {
+		return err
+	}
 	var unsettled []*cri.Container
 	for _, c := range containers {
 		if err := r.recoverContainer(c, statuses); err != nil {

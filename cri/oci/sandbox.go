@@ -20,6 +20,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
+	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
 // sandboxDir holds what a reboot takes: the pins and /dev/shm.
@@ -67,14 +68,18 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	r.mu.Lock()
 	r.sandboxes[s.ID] = s
 	r.mu.Unlock()
+	labels, err := r.chooseLabels(s)
+	if err != nil {
+		return err
+	}
 	dir := r.sandboxDir(s.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return fmt.Errorf("making the sandbox's run directory: %w", err)
 	}
-	if err := errors.Join(r.openRoots(s, u), writeSandboxFiles(s, u)); err != nil {
+	if err := errors.Join(r.openRoots(s, u), r.writeSandboxFiles(s, u, labels.Mount)); err != nil {
 		return err
 	}
-	if err := r.makeNamespaces(s, u, dir); err != nil {
+	if err := r.makeNamespaces(s, u, dir, labels.Mount); err != nil {
 		return err
 	}
 	if !hostNetwork(s) {
@@ -89,14 +94,14 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 }
 
 // makeNamespaces pins the sandbox's namespaces and applies its sysctls to
-// those they belong to.
-func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, dir string) error {
+// those they belong to. The IPC namespace has its /dev/shm, with the SELinux label.
+func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, dir, label string) error {
 	sysctls, err := splitSysctls(s)
 	if err != nil {
 		return err
 	}
 	if !hostIPC(s) {
-		if err := makeShm(filepath.Join(dir, "shm"), u); err != nil {
+		if err := makeShm(filepath.Join(dir, "shm"), u, label); err != nil {
 			return err
 		}
 	}
@@ -164,12 +169,12 @@ func setHostname(s *cri.Sandbox) error {
 
 // makeShm mounts the /dev/shm that the Pod's containers share, of the size
 // that every runtime gives it.
-func makeShm(path string, u *ownUsers) error {
+func makeShm(path string, u *ownUsers, label string) error {
 	if err := os.Mkdir(path, 0o1777); err != nil {
 		return err
 	}
 	uid, gid := u.root()
-	options := fmt.Sprintf("mode=1777,size=65536k,uid=%d,gid=%d", uid, gid)
+	options := fmt.Sprintf("mode=1777,size=65536k,uid=%d,gid=%d%s", uid, gid, overlay.ContextOption(label))
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mounting /dev/shm at %q: %w", path, err)
 	}
@@ -202,7 +207,9 @@ func splitSysctls(s *cri.Sandbox) (sysctls, error) {
 
 // startPause runs the first process of the PID namespace that the sandbox's
 // containers share. It is a container of its own, because the others can see it
-// and must not find the host's root in it.
+// and must not find the host's root in it. It has no SELinux label: its program is the
+// host's, and no container starts from one (container-selinux allows the entrypoints
+// container_file_t and the like alone). So the others cannot touch it.
 func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, dir string) error {
 	id, bundle := pauseID(s.ID), filepath.Join(s.Dir, "pause")
 	if u != nil {
@@ -308,5 +315,6 @@ func (r *Runtime) removeSandbox(_ context.Context, s *cri.Sandbox) error {
 	delete(r.parents, s.ID)
 	r.mu.Unlock()
 	r.rates.forget(s.ID)
+	r.labels.Release(s.ID)
 	return nil
 }

@@ -57,9 +57,9 @@ func (u *ownUsers) path() string {
 	return filepath.Join(u.dir, "user")
 }
 
-// view is how the namespace sees an image.
-func (u *ownUsers) view() image.View {
-	v := image.View{UserNS: u.path()}
+// view is how the namespace sees an image, whose files have the SELinux label.
+func (u *ownUsers) view(label string) image.View {
+	v := image.View{UserNS: u.path(), Label: label}
 	v.RootUID, v.RootGID = u.root()
 	return v
 }

@@ -22,6 +22,17 @@ type Options struct {
 	// the machine Upper holds anything. Linux then refuses to use Upper and Work again until
 	// Forget is called, or both are removed. It needs Linux 5.10.
 	Volatile bool
+	// Context is the SELinux label of all files of the mount; empty leaves each its
+	// own. Without SELinux in the kernel the mount is refused.
+	Context string
+}
+
+// ContextOption is the mount option for an SELinux label, behind others; nothing for none.
+func ContextOption(label string) string {
+	if label == "" {
+		return ""
+	}
+	return `,context="` + label + `"` // a level has commas
 }
 
 // Forget lets the directories of a volatile mount be used again, for a caller

@@ -56,7 +56,7 @@ func (o Options) options(name func(path string) string) string {
 	for i, dir := range o.Lower {
 		lower[i] = name(dir)
 	}
-	all := "lowerdir=" + strings.Join(lower, ":") + plain
+	all := "lowerdir=" + strings.Join(lower, ":") + plain + ContextOption(o.Context)
 	if o.Upper == "" {
 		return all
 	}

@@ -57,6 +57,9 @@ type View struct {
 	UserNS string
 	// RootUID and RootGID are the namespace's root as the host numbers it.
 	RootUID, RootGID int
+	// Label is the SELinux label that all files have, also those which are made later;
+	// nobody can change it. Empty leaves each the one that it has.
+	Label string
 }
 
 // Rootfs is Mount with the zero View.
@@ -198,7 +201,7 @@ func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
 	if err != nil {
 		return err
 	}
-	o := overlay.Options{Target: target, Lower: lower}
+	o := overlay.Options{Target: target, Lower: lower, Context: v.Label}
 	if !v.ReadOnly {
 		if o, err = s.writable(o, m, v); err != nil {
 			return err

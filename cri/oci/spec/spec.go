@@ -6,10 +6,9 @@
 // everything it must know of the machine is in its Input. So the translation of
 // a security context can be read and tested as a table, without root.
 //
-// A request that cannot be honoured is an error, never left out: Windows options,
-// and SELinux options where SELinux is switched on. Where it is not they mean
-// nothing, as in every runtime, for Pods carry them to every machine. Of Mount,
-// selinux_relabel does nothing.
+// A request that cannot be honoured is an error, never left out. SELinux options mean
+// nothing where SELinux is off, as in every runtime, for Pods carry them to every
+// machine; selinux_relabel is the caller's, as all that changes the host.
 package spec
 
 import (
@@ -21,7 +20,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -53,6 +51,8 @@ type Input struct {
 	RDTClass string
 	// Users are the image's own user and group files.
 	Users Users
+	// Labels are the Pod's: see ContainerLabels.
+	Labels Labels
 	// Seccomp is the content of a localhost profile, when that is asked for.
 	Seccomp []byte
 	Host    Host
@@ -90,8 +90,6 @@ type Host struct {
 	// the runtime's default profile, "" where that could not be loaded.
 	AppArmor        bool
 	AppArmorDefault string
-	// SELinux says that the machine has SELinux switched on.
-	SELinux bool
 	// Seccomp makes the filter of RuntimeDefault and of localhost profiles from
 	// the profile's text (empty is the default) and the spec so far. nil means
 	// that the machine has no seccomp.
@@ -127,6 +125,11 @@ func Build(in Input) (*specs.Spec, error) {
 	for _, d := range in.Devices {
 		s.Linux.Devices = append(s.Linux.Devices, d.Node)
 	}
+	labels, err := ContainerLabels(in.Labels, in.Sandbox, in.Container)
+	if err != nil {
+		return nil, err
+	}
+	s.Process.SelinuxLabel, s.Linux.MountLabel = labels.Process, labels.Mount
 	if in.RDTClass != "" {
 		s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: in.RDTClass}
 	}
@@ -150,15 +153,11 @@ func refuse(in Input) error {
 	switch {
 	case in.Container.GetWindows() != nil:
 		return fault.Unimplemented.Errorf("Windows options are not supported")
-	case in.Host.SELinux && !sec.GetPrivileged() && (asked(sec.GetSelinuxOptions()) || asked(in.Sandbox.GetLinux().GetSecurityContext().GetSelinuxOptions())):
-		return fault.Unimplemented.Errorf("SELinux options are not supported, and this machine has SELinux switched on")
 	case sec.GetPrivileged() && !in.Sandbox.GetLinux().GetSecurityContext().GetPrivileged():
 		return fault.Invalid.Errorf("a privileged container needs a privileged sandbox")
 	}
 	return sameUserNamespace(in)
 }
-
-func asked(o *runtimeapi.SELinuxOption) bool { return o != nil && proto.Size(o) > 0 }
 
 // namespaces lists the container's namespaces. One that is missing from the
 // list is the host's.

@@ -95,6 +95,10 @@ func TestGolden(t *testing.T) {
 			in.Sandbox.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"} // without SELinux
 			in.Host.AppArmor, in.Host.AppArmorDefault = true, "nodekit-default"
 		},
+		"selinux": func(in *spec.Input) { // the container is of another type than its Pod
+			in.Labels = podLabels()
+			in.Container.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Type: "container_logreader_t"}
+		},
 		"privileged": func(in *spec.Input) {
 			in.Sandbox.Linux.SecurityContext.Privileged = true
 			sec := in.Container.Linux.SecurityContext
@@ -355,9 +359,13 @@ func TestRefused(t *testing.T) {
 		"AppArmor profile without AppArmor": {fault.FailedPrecondition, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "strict"}
 		}},
-		"SELinux options where it is on": {fault.Unimplemented, func(in *spec.Input) {
-			in.Host.SELinux = true
-			in.Sandbox.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
+		"SELinux level that ends the mount option": {fault.Invalid, func(in *spec.Input) {
+			in.Labels = podLabels()
+			in.Container.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: `s0",context="x`}
+		}},
+		"SELinux type with a level": {fault.Invalid, func(in *spec.Input) {
+			in.Labels = podLabels()
+			in.Container.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Type: "spc_t:s0"}
 		}},
 		"profile of unknown type": {fault.Invalid, func(in *spec.Input) {
 			in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: 9}
