@@ -126,7 +126,7 @@ func (r *Runtime) makeOwned(s *cri.Sandbox, u *ownUsers, ipc map[string]string) 
 		return err
 	}
 	return u.inside(func() error {
-		if err := setHostname(s); err != nil || len(ipc) == 0 {
+		if err := errors.Join(setHostname(s), u.ownQueues()); err != nil || len(ipc) == 0 {
 			return err
 		}
 		if err := u.becomeRoot(); err != nil {

@@ -144,6 +144,34 @@ func (u *ownUsers) inside(f func() error) error {
 	})
 }
 
+// ownQueues gives /dev/mqueue of the calling thread's IPC namespace to the user
+// namespace's root. It is the host's as long as that root is not mapped, as it is not
+// while the two are made together, and runc labels it for SELinux, which is the owner's
+// to do.
+func (u *ownUsers) ownQueues() error {
+	fs, err := unix.Fsopen("mqueue", unix.FSOPEN_CLOEXEC)
+	if errors.Is(err, unix.ENODEV) { // the kernel has no message queues
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening the message queues: %w", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fmt.Errorf("opening the message queues: %w", err)
+	}
+	at, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0) // nowhere
+	if err != nil {
+		return fmt.Errorf("opening the message queues: %w", err)
+	}
+	defer unix.Close(at)
+	uid, gid := u.root()
+	if err := unix.Fchownat(at, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("owning the message queues: %w", err)
+	}
+	return nil
+}
+
 // becomeRoot makes the calling thread, and no other, the namespace's root.
 func (u *ownUsers) becomeRoot() error {
 	const keep = ^uintptr(0)

@@ -67,6 +67,7 @@ func TestUserNamespace(t *testing.T) {
 		wantOwner(t, volume+"/new", 0)
 		wantOwner(t, fmt.Sprintf("/proc/%d/root/top", n.pidOf(id)), hostUsers)
 		wantOwner(t, fmt.Sprintf("/proc/%d/root/podtool", n.pidOf(id)), hostUsers)
+		wantOwner(t, fmt.Sprintf("/proc/%d/root/dev/mqueue", n.pidOf(id)), hostUsers)
 		wantOwner(t, fmt.Sprintf("/proc/%d", n.pidOf(id)), hostUsers)
 		n.removeSandbox(sandbox)
 	}
