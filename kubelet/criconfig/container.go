@@ -108,12 +108,12 @@ func mounts(r *pod.Request, host *hostFiles) []*runtimeapi.Mount {
 		list = append(list, &runtimeapi.Mount{
 			ContainerPath: m.MountPath, HostPath: host.volumes[i],
 			Readonly:       m.ReadOnly || r.Volumes[m.Name].ReadOnly,
-			SelinuxRelabel: false, Propagation: propagation(m.MountPropagation),
+			SelinuxRelabel: r.Volumes[m.Name].Relabel, Propagation: propagation(m.MountPropagation),
 		})
 	}
 	own := []*runtimeapi.Mount{
-		{ContainerPath: hostsPath, HostPath: host.hosts},
-		{ContainerPath: r.Container.TerminationMessagePath, HostPath: host.termination},
+		{ContainerPath: hostsPath, HostPath: host.hosts, SelinuxRelabel: true},
+		{ContainerPath: r.Container.TerminationMessagePath, HostPath: host.termination, SelinuxRelabel: true},
 	}
 	for _, m := range own {
 		if m.ContainerPath != "" && m.HostPath != "" && !user[m.ContainerPath] {

@@ -146,7 +146,7 @@ func TestContainerConfig(t *testing.T) {
 		c.VolumeMounts = []v1.VolumeMount{{Name: "v", MountPath: "/data"}, {Name: "r", MountPath: "/ro"}}
 	})
 	r.Start = pod.Start{Name: "c", Attempt: 3, Delay: 20e9}
-	r.Volumes = pod.Volumes{"v": {HostPath: "/host/v"}, "r": {HostPath: "/host/r", ReadOnly: true}}
+	r.Volumes = pod.Volumes{"v": {HostPath: "/host/v", Relabel: true}, "r": {HostPath: "/host/r", ReadOnly: true}}
 	r.Devices = pod.Devices{
 		Nodes: []pod.DeviceNode{{ContainerPath: "/dev/x", HostPath: "/dev/y", Permissions: "rw"}}, CDI: []string{"v/c=0"},
 		Mounts: []pod.DeviceMount{{ContainerPath: "/lib/x", HostPath: "/host/x", ReadOnly: true}}, Annotations: map[string]string{"dev": "1"},
@@ -178,11 +178,14 @@ func TestContainerConfig(t *testing.T) {
 		if m.Readonly {
 			mode = "ro"
 		}
+		if m.SelinuxRelabel {
+			mode += ",Z"
+		}
 		mounts = append(mounts, strings.TrimPrefix(m.HostPath, dir)+":"+m.ContainerPath+":"+mode)
 	}
 	if diff := cmp.Diff([]string{
-		"/host/v:/data:rw", "/host/r:/ro:ro", "/pods/u1/etc-hosts:/etc/hosts:rw",
-		"/pods/u1/containers/c/termination-3:/dev/termination-log:rw", "/host/x:/lib/x:ro",
+		"/host/v:/data:rw,Z", "/host/r:/ro:ro", "/pods/u1/etc-hosts:/etc/hosts:rw,Z",
+		"/pods/u1/containers/c/termination-3:/dev/termination-log:rw,Z", "/host/x:/lib/x:ro",
 	}, mounts); diff != "" {
 		t.Errorf("mounts (-want +got):\n%s", diff)
 	}

@@ -27,6 +27,9 @@ type Volume struct {
 	HostPath string
 	// ReadOnly forces every mount of the volume read-only.
 	ReadOnly bool
+	// Relabel has the runtime give its files the Pod's SELinux label, as those of every
+	// volume that is made for Pods; what is the host's keeps its own.
+	Relabel bool
 	// Refresh is how often it is to be mounted again while the Pod runs, to bring
 	// its content up to date; zero is only when an object has changed.
 	Refresh time.Duration

@@ -37,7 +37,7 @@ func (v *csiVolume) target() string { return filepath.Join(v.dir, "mount") }
 // mountCSI takes the volume from whatever state the disk says it is in to
 // published.
 func (m *Manager) mountCSI(ctx context.Context, p *v1.Pod, v *csiVolume) (pod.Volume, error) {
-	ready := pod.Volume{HostPath: v.target(), ReadOnly: v.readOnly}
+	ready := pod.Volume{HostPath: v.target(), ReadOnly: v.readOnly, Relabel: !v.readOnly}
 	if v.republish {
 		ready.Refresh = republishEvery
 	}

@@ -45,7 +45,7 @@ func (m *Manager) mountFiles(ctx context.Context, p *v1.Pod, v *v1.Volume) (pod.
 	if err := w.write(files); err != nil {
 		return pod.Volume{}, fmt.Errorf("writing %q: %w", dir, err)
 	}
-	return pod.Volume{HostPath: dir, ReadOnly: true}, nil
+	return pod.Volume{HostPath: dir, ReadOnly: true, Relabel: true}, nil
 }
 
 // asProjected reduces the four kinds to the one that includes the others.

@@ -22,7 +22,7 @@ func (m *Manager) mountEmptyDir(p *v1.Pod, v *v1.Volume) (pod.Volume, error) {
 		if limit != nil && !limit.IsZero() {
 			m.log.Warn("the sizeLimit of an emptyDir on disk is not enforced", "pod", p.Name, "volume", v.Name)
 		}
-		return pod.Volume{HostPath: dir}, makeOpen(dir, p)
+		return pod.Volume{HostPath: dir, Relabel: true}, makeOpen(dir, p)
 	case v1.StorageMediumMemory:
 		o := &mount.TmpfsOptions{Mode: 0o777}
 		if limit != nil {
@@ -31,7 +31,7 @@ func (m *Manager) mountEmptyDir(p *v1.Pod, v *v1.Volume) (pod.Volume, error) {
 		if group := fsGroup(p); group >= 0 {
 			o.Mode, o.GID = 0o2777, group
 		}
-		return pod.Volume{HostPath: dir}, tmpfs(dir, o)
+		return pod.Volume{HostPath: dir, Relabel: true}, tmpfs(dir, o)
 	}
 	return pod.Volume{}, refuse("medium %q of an emptyDir is not supported; use \"\" or Memory", v.EmptyDir.Medium)
 }
