@@ -165,6 +165,7 @@ type partFlags struct {
 	hostsDir           string
 	gpus               int
 	systemd            bool // makes the cgroups
+	selinux            bool
 	checkNetwork       time.Duration
 }
 
@@ -182,8 +183,13 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "arguments of the --plugin at the same place, split at spaces; $(CSI_ENDPOINT) and the like are replaced")
 	addImageFlags(cmd, &f.images, &f.pinned, &f.hostsDir)
 	addCgroupDriver(cmd, &f.systemd)
+	addSELinux(cmd, &f.selinux)
 	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")
 	addCheckNetwork(cmd, &f.checkNetwork)
+}
+
+func addSELinux(cmd *cobra.Command, on *bool) {
+	cmd.Flags().BoolVar(on, "selinux", true, "label Pods for SELinux, where that is on; false ignores what they ask for")
 }
 
 func addCheckNetwork(cmd *cobra.Command, d *time.Duration) {
@@ -214,7 +220,7 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		return err
 	}
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
-	cfg.SystemdCgroups = f.systemd
+	cfg.SystemdCgroups, cfg.NoSELinux = f.systemd, !f.selinux
 	cfg.CheckNetwork = orNever(f.checkNetwork)
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {
@@ -266,6 +272,9 @@ func (f *partFlags) refuseForeign(cfg *node.Config) error {
 	}
 	if cfg.BlockIOClasses != "" || len(cfg.RDTClasses) > 0 {
 		return fault.Invalid.Errorf("--blockio-config-file and --rdt-class are for the reference runtime, and --runtime-endpoint names another: configure them there")
+	}
+	if !f.selinux {
+		return fault.Invalid.Errorf("--selinux=false is for the reference runtime, and --runtime-endpoint names another: configure it there")
 	}
 	if f.Socket != "" || f.PluginDir != "" {
 		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")

@@ -28,6 +28,7 @@ func newServeRuntimeCommand() *cobra.Command {
 	var more handlerFlags
 	var offered classFlags
 	var plugins nriFlags
+	var selinux bool
 	cmd := &cobra.Command{
 		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
 		Short: "Serve the reference CRI runtime",
@@ -36,7 +37,7 @@ ends, and the next one at the same root takes them over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
-			cfg.CheckNetwork = orNever(cfg.CheckNetwork)
+			cfg.CheckNetwork, cfg.NoSELinux = orNever(cfg.CheckNetwork), !selinux
 			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
 				return err
 			}
@@ -69,6 +70,7 @@ ends, and the next one at the same root takes them over.`,
 	offered.addTo(cmd)
 	plugins.addTo(cmd)
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
+	addSELinux(cmd, &selinux)
 	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
 	addCNIBinDir(cmd, &cfg.CNIBinDirs)
 	addImageFlags(cmd, &cfg.Images, &cfg.PinnedImages, &cfg.HostsDir)

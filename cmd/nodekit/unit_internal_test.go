@@ -106,8 +106,8 @@ func TestUnitArguments(t *testing.T) {
 		},
 		{
 			"classes",
-			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--blockio-config-file=b.yaml", "--rdt-class=gold", "--rdt-class=silver"},
-			[]string{"node", "--blockio-config-file=" + dir + "/b.yaml", "--manifests=/m", "--rdt-class=gold", "--rdt-class=silver", "--root=/r", "--run=/s"},
+			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--blockio-config-file=b.yaml", "--rdt-class=gold", "--rdt-class=silver", "--selinux=false"},
+			[]string{"node", "--blockio-config-file=" + dir + "/b.yaml", "--manifests=/m", "--rdt-class=gold", "--rdt-class=silver", "--root=/r", "--run=/s", "--selinux=false"},
 		},
 		{
 			"programs by name",

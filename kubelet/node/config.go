@@ -46,6 +46,9 @@ type Config struct {
 	// means that they may choose none. A foreign runtime has its own of both.
 	BlockIOClasses string
 	RDTClasses     []string
+	// NoSELinux leaves the Pods of the reference runtime without SELinux labels, also
+	// where SELinux is on. A foreign runtime has a switch of its own.
+	NoSELinux bool
 	// NRI lets NRI plugins see and change the Pods of the reference runtime.
 	NRI NRI
 	// SystemdCgroups has systemd make the cgroups of Pods and containers, instead

@@ -45,6 +45,7 @@ type RuntimeConfig struct {
 	BlockIOClasses string
 	RDTClasses     []string
 
+	NoSELinux      bool
 	SystemdCgroups bool
 	NRI            NRI
 
@@ -142,7 +143,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 		StateDir: filepath.Join(cfg.Root, "oci"), RunDir: filepath.Join(cfg.Run, "oci"),
 		CgroupParent: cgroupParent(cfg.Root), Systemd: cfg.SystemdCgroups,
 		Runtime: cfg.OCIRuntime, Handlers: cfg.Handlers, CDIDirs: cfg.CDIDirs, Keeper: cfg.Keeper,
-		BlockIOClasses: cfg.BlockIOClasses, RDTClasses: cfg.RDTClasses,
+		BlockIOClasses: cfg.BlockIOClasses, RDTClasses: cfg.RDTClasses, NoSELinux: cfg.NoSELinux,
 		Network: r.network, Images: r.images, Logger: cfg.Logger,
 	})
 	if err != nil {
