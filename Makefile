@@ -78,6 +78,7 @@ vm-tests: build ## build what runs in the virtual machine
 	@tools/deps vm
 	$(GO) test -c -o bin/tests/ $(VM_TESTS)
 	$(GO) test -c -o bin/tests/oci ./cri/oci
+	$(GO) test -c -ldflags='-s -w' -o bin/tests/crisuite ./conformance/crisuite
 	$(GO) test -c -ldflags='-s -w' -o bin/tests/nodekit ./cmd/nodekit
 	$(GO) build -ldflags='-s -w -buildid=next' -o bin/tests/next ./cmd/nodekit
 

@@ -37,11 +37,12 @@ const (
 	serverDir     = "NODEKIT_OCI_TEST_DIR"
 	toolsDir      = "NODEKIT_TEST_TOOLS"
 	ociRuntime    = "NODEKIT_TEST_RUNTIME"
-	systemdDriver = "NODEKIT_TEST_SYSTEMD" // not empty: the systemd cgroup driver
-	handler       = "NODEKIT_TEST_HANDLER" // not empty: the OCI runtime of handler "other"
-	cdiDir        = "NODEKIT_TEST_CDI"     // the directory of CDI specs
-	nriPlugins    = "NODEKIT_TEST_NRI"     // not empty: NRI plugins may connect
-	classFile     = "NODEKIT_TEST_CLASSES" // the file of block I/O classes
+	systemdDriver = "NODEKIT_TEST_SYSTEMD"    // not empty: the systemd cgroup driver
+	handler       = "NODEKIT_TEST_HANDLER"    // not empty: the OCI runtime of handler "other"
+	cdiDir        = "NODEKIT_TEST_CDI"        // the directory of CDI specs
+	nriPlugins    = "NODEKIT_TEST_NRI"        // not empty: NRI plugins may connect
+	classFile     = "NODEKIT_TEST_CLASSES"    // the file of block I/O classes
+	noSELinux     = "NODEKIT_TEST_NO_SELINUX" // not empty: Pods have no SELinux labels
 	imageName     = "nodekit.dev/podtool:latest"
 )
 
@@ -100,7 +101,7 @@ func (p paths) cfg() oci.Config {
 	if dir := os.Getenv(cdiDir); dir != "" {
 		c.CDIDirs = []string{dir}
 	}
-	c.BlockIOClasses = os.Getenv(classFile)
+	c.BlockIOClasses, c.NoSELinux = os.Getenv(classFile), os.Getenv(noSELinux) != ""
 	return c
 }
 

@@ -2,7 +2,7 @@
 // skip: it names what the test needs from the machine. A name listed in
 // TESTENV_REQUIRE (comma separated, "all" for every one that can be installed)
 // turns the skip into a failure, which is how CI proves that nothing was silently
-// left out. Systemd as process 1, another kernel and a criu for this one cannot be
+// left out. Systemd as process 1, another kernel, SELinux and a criu for this kernel cannot be
 // installed: make test-vm names them, in the virtual machine that it makes for the
 // tests that need them.
 package testenv
@@ -32,6 +32,7 @@ const (
 	Busybox    Need = "busybox"    // a static one, for a shell and tar in a container
 	CRIU       Need = "criu"       // one that works with the kernel
 	BridgeVLAN Need = "bridgevlan" // a kernel whose bridges can keep VLANs apart
+	SELinux    Need = "selinux"    // which enforces a policy that knows containers
 )
 
 // Require skips the test unless the machine has every one of the needs, or
@@ -52,7 +53,7 @@ func Require(t testing.TB, needs ...Need) {
 
 func required(n Need) bool {
 	list := strings.Split(os.Getenv("TESTENV_REQUIRE"), ",")
-	installable := n != Systemd && n != BridgeVLAN && n != CRIU
+	installable := n != Systemd && n != BridgeVLAN && n != CRIU && n != SELinux
 	return slices.Contains(list, "all") && installable || slices.Contains(list, string(n))
 }
 
@@ -90,6 +91,11 @@ func check(n Need) (missing string) {
 		// In a namespace of its own, which goes with the command.
 		if out, err := exec.Command("unshare", "-n", "ip", "link", "add", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
 			return "the kernel makes no bridge with vlan_filtering: make test-vm runs this test in a virtual machine: " + string(out)
+		}
+		return ""
+	case SELinux:
+		if on, err := os.ReadFile("/sys/fs/selinux/enforce"); err != nil || string(on) != "1" {
+			return "SELinux does not enforce a policy: make test-vm runs this test in a virtual machine"
 		}
 		return ""
 	case Busybox:
