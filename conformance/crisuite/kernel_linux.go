@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/xattr"
 )
 
 // bindMount makes a bind mount.
@@ -20,6 +21,12 @@ func shareMount(dir string) error {
 		return err
 	}
 	return unix.Mount("", dir, "", unix.MS_SHARED, "")
+}
+
+// fileLabel returns a file's SELinux label.
+func fileLabel(path string) (string, error) {
+	label, err := xattr.GetAt(path, "security.selinux")
+	return string(label), err
 }
 
 // characterDevice returns a device's number as podtool prints it.

@@ -10,6 +10,8 @@ func shareMount(string) error { return errors.ErrUnsupported }
 
 func characterDevice(string) (string, error) { return "", errors.ErrUnsupported }
 
+func fileLabel(string) (string, error) { return "", errors.ErrUnsupported }
+
 func hugepageSizes() []string { return nil }
 
 func hybrid() bool { return false }

@@ -226,9 +226,21 @@ func securityMutants() []mutant {
 			c.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 		})},
 		{"CRI-SEC-019", "runs without the AppArmor profile", seen("ran", secured(func(c *sc) { c.Apparmor = nil }))},
+		{"CRI-SEC-020", "has no SELinux labels of one's own", seen("SELinux level", unlabelled)},
+		{"CRI-SEC-021", "has one SELinux level", seen("of two Pods", both(
+			runSandbox(func(c *runtimeapi.PodSandboxConfig) {
+				c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"}
+			}), secured(func(c *sc) { c.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0:c1,c2"} }),
+		))},
 		{"CRI-SEC-016", "has /proc read-only", secured(func(c *sc) { c.Privileged, c.ReadonlyPaths = false, []string{"/proc/sys"} })},
 	}
 }
+
+// unlabelled forgets the SELinux labels that are asked for.
+var unlabelled = both(
+	runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.SelinuxOptions = nil }),
+	secured(func(c *runtimeapi.LinuxContainerSecurityContext) { c.SelinuxOptions = nil }),
+)
 
 func userMutants() []mutant {
 	type sc = runtimeapi.LinuxContainerSecurityContext
@@ -280,6 +292,8 @@ func mountMutants() []mutant {
 		{"CRI-MOUNT-011", "says nothing of mounts", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Mounts = nil })},
 		{"CRI-MOUNT-012", "mounts no images", noMounts},
 		{"CRI-MOUNT-013", "mounts no parts of images", noMounts},
+		{"CRI-MOUNT-015", "relabels no files", mounted(func(m *runtimeapi.Mount) { m.SelinuxRelabel = false })},
+		{"CRI-MOUNT-015", "relabels for another Pod", seen("want the container's", unlabelled)},
 		{"CRI-MOUNT-014", "claims mount options", both(
 			tell(func(r *runtimeapi.StatusResponse) { r.Features = &runtimeapi.RuntimeFeatures{MountOptions: true} }),
 			mounted(func(m *runtimeapi.Mount) { m.MountOptions = nil }),

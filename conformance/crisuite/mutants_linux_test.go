@@ -61,11 +61,15 @@ func TestMutants(t *testing.T) {
 func absent(t *testing.T, rule string) bool {
 	on, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	levels, _ := os.ReadFile("/sys/fs/selinux/mls")
 	_, err := os.Stat("/sys/fs/cgroup/hugetlb/cgroup.procs")
 	have, listed := map[string]bool{
-		"CRI-SEC-017": strings.HasPrefix(string(on), "Y"),
-		"CRI-SEC-018": strings.HasPrefix(string(on), "Y"),
-		"CRI-RES-011": err == nil || strings.Contains(string(controllers), "hugetlb"),
+		"CRI-SEC-017":   strings.HasPrefix(string(on), "Y"),
+		"CRI-SEC-018":   strings.HasPrefix(string(on), "Y"),
+		"CRI-SEC-020":   string(levels) == "1",
+		"CRI-SEC-021":   string(levels) == "1",
+		"CRI-MOUNT-015": string(levels) == "1",
+		"CRI-RES-011":   err == nil || strings.Contains(string(controllers), "hugetlb"),
 	}[rule]
 	if listed && !have {
 		t.Logf("%s: this machine does not have what it is about", rule)

@@ -39,7 +39,7 @@ func Suite() *conformance.Suite[Target] {
 			runtimeRules(), sandboxRules(), namespaceRules(), networkRules(),
 			containerRules(), configRules(), stopRules(), listRules(), codeRules(),
 			execRules(), streamRules(), portForwardRules(), logRules(), imageRules(), pullRules(),
-			securityRules(), appArmorRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
+			securityRules(), appArmorRules(), seLinuxRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
 			concurrencyRules(), checkpointRules(), nriRules(), crashRules(), leakRules(), measureRules(),
 		),
 		Facts:      facts(),
