@@ -1,6 +1,7 @@
 package cnisuite
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -148,7 +149,9 @@ func delNetNSGone(ctx context.Context, l *lab) (d deletion, err error) {
 		if err := netns.Remove(c.ns); err != nil {
 			return d, err
 		}
-		if d, err = l.deletion(ctx, c, w, func() error { return errors.Join(l.released(c), l.clean(ctx, before)) }); err != nil || d != (deletion{}) {
+		one, err := l.deletion(ctx, c, w, func() error { return errors.Join(l.released(c), l.clean(ctx, before)) })
+		d.left = cmp.Or(d.left, one.left) // which says nothing of the other DEL's success
+		if d.failed = one.failed; err != nil || d.failed != nil {
 			return d, err
 		}
 	}

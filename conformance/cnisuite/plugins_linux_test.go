@@ -325,6 +325,20 @@ func changes() map[string]func(*cni.Plugin) {
 				return errors.Join(del(ctx, r, r.Config.(*config)), os.RemoveAll(note(r)))
 			}
 		},
+		"del-demands-CNI_NETNS": func(p *cni.Plugin) { // and leaves something where that is of no use
+			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+				return noted(ctx, r, r.Config.(*config))
+			}
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				if r.NetNS == "" {
+					return errors.New("CNI_NETNS is not given")
+				}
+				if _, err := os.Stat(r.NetNS); err != nil {
+					return nil
+				}
+				return errors.Join(del(ctx, r, r.Config.(*config)), os.RemoveAll(note(r)))
+			}
+		},
 		"leaves-a-file": func(p *cni.Plugin) {
 			p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
 				return noted(ctx, r, r.Config.(*config))

@@ -103,6 +103,7 @@ func TestMutants(t *testing.T) {
 		{"del-needs-link", "CNI-DEL-001"},
 		{"del-needs-netns", "CNI-DEL-018"},
 		{"del-demands-netns", "CNI-DEL-002"},
+		{"del-demands-CNI_NETNS", "CNI-DEL-002"},
 		{"leaves-a-file", "CNI-DEL-003"},
 		{"leaves-a-stranger", "CNI-DEL-003"},
 		{"notes-too-late", "CNI-DEL-004"},
