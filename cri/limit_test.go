@@ -255,6 +255,27 @@ func TestChangeLimitsInRecover(t *testing.T) {
 	serve(t, l.rt, dir).hasShares(id, 7)
 }
 
+// TestChangeLimitsBesideThaw: nor is it done while what a killed server left is cleared up.
+func TestChangeLimitsBesideThaw(t *testing.T) {
+	l := newLimiter(t)
+	dir := t.TempDir()
+	n := serve(t, l.rt, dir)
+	sb := n.sandbox("a")
+	id := n.started(sb, "main")
+	n.stop()
+	if err := os.WriteFile(filepath.Join(dir, "pauses", sb), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.rt.Checkpoints.Resume = func(ctx context.Context, c *cri.Container) error {
+		done, err := l.want(ctx, sb, c.ID, 7)
+		if isDone(done) {
+			t.Error("it is done beside Resume")
+		}
+		return err
+	}
+	serve(t, l.rt, dir).hasShares(id, 7)
+}
+
 // TestLimitsInForce: an author that gives a container other limits than it was asked for
 // has these on record.
 func TestLimitsInForce(t *testing.T) {

@@ -18,6 +18,11 @@ func (s *server) recover(ctx context.Context) error {
 	if err := s.table.Load(); err != nil {
 		return err
 	}
+	leave, err := s.holdAll(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if err := s.recoverWhole(ctx); err != nil {
 		return err
 	}
@@ -48,11 +53,6 @@ func (s *server) recoverWhole(ctx context.Context) error {
 			containers = append(containers, view)
 		}
 	}
-	leave, err := s.holdAll(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
 	if s.rt.Limits != nil {
 		s.rt.Limits(s.changeLimits)
 	}
@@ -76,7 +76,7 @@ func (s *server) recoverWhole(ctx context.Context) error {
 }
 
 // holdAll keeps changes of limits, which NRI plugins want as soon as Recover has them
-// connect, behind the adoption of what it corrected.
+// connect, behind all that is called here: they are the only ones that others make yet.
 func (s *server) holdAll(ctx context.Context) (leave func(), err error) {
 	var leaves []func()
 	leave = func() {
@@ -96,7 +96,7 @@ func (s *server) holdAll(ctx context.Context) (leave func(), err error) {
 }
 
 // clearHalves removes what is half created or half removed, the sandboxes in
-// parallel. Nobody else calls yet, and so the gates stay open.
+// parallel. It wants all gates.
 func (s *server) clearHalves(ctx context.Context) {
 	var g errgroup.Group
 	for _, sb := range s.table.Sandboxes() {
