@@ -1,6 +1,7 @@
 package flock
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,10 +34,10 @@ func (l *Lock) Lend(cmd *exec.Cmd) {
 // evictLimit is how long killed processes may take to be gone.
 const evictLimit = 10 * time.Second
 
-// Evict kills the processes that have the file at path open, those to which a lock of it
-// was lent, and returns when nobody has a lock on it any more. A file that is not there
-// has nobody. The caller has it open nowhere. It fails when ctx ends, and for processes
-// that are not gone after some seconds.
+// Evict kills the other processes that have a lock of the whole file at path, those to
+// which it was lent, and returns when nobody has one any more. A file that is not there
+// has nobody. The caller has no lock of it: it would wait for itself. It fails when ctx
+// ends, and for processes that are not gone after some seconds.
 func Evict(ctx context.Context, path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -46,6 +47,10 @@ func Evict(ctx context.Context, path string) error {
 		return err
 	}
 	defer f.Close()
+	own, err := f.Stat()
+	if err != nil {
+		return err
+	}
 	name, err := os.Readlink(filepath.Join("/proc/self/fd", strconv.Itoa(int(f.Fd()))))
 	if err != nil {
 		return err
@@ -56,29 +61,29 @@ func Evict(ctx context.Context, path string) error {
 		if err := lock(f, whole(Exclusive), false); !busy(err) {
 			return err
 		}
-		pids := killHolders(name)
+		pids := killHolders(name, own)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for processes %v to end, which have %q open: %w", pids, path, context.Cause(ctx))
+			return fmt.Errorf("waiting for processes %v to end, which have %q locked: %w", pids, path, context.Cause(ctx))
 		case <-time.After(delay):
 		}
 	}
 }
 
-// killHolders kills every other process that has a file of the name open, as the kernel
-// tells it. What has the process id by then is held by a descriptor before it is looked at.
-func killHolders(name string) (pids []int) {
+// killHolders kills every other process that has a lock on the file of the name. What has
+// the process id by then is held by a descriptor before it is looked at.
+func killHolders(name string, file os.FileInfo) (pids []int) {
 	processes, _ := os.ReadDir("/proc")
 	for _, p := range processes {
 		pid, err := strconv.Atoi(p.Name())
-		if err != nil || pid == os.Getpid() || !hasOpen(pid, name) {
+		if err != nil || pid == os.Getpid() || !holds(pid, name, file) {
 			continue
 		}
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil { // it is gone
 			continue
 		}
-		if hasOpen(pid, name) {
+		if holds(pid, name, file) {
 			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may be gone by now, too
 			pids = append(pids, pid)
 		}
@@ -87,11 +92,22 @@ func killHolders(name string) (pids []int) {
 	return pids
 }
 
-func hasOpen(pid int, name string) bool {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, _ := os.ReadDir(dir) // gone, or without any
+// holds says that a process has a lock on the file. One that has it open need not: it may
+// read it, or be about to become another program in a moment in which this one has it open.
+// Nor is the name enough: the file may be in a mount namespace of a container's.
+func holds(pid int, name string, file os.FileInfo) bool {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	entries, _ := os.ReadDir(dir + "/fd") // gone, or without any
 	for _, e := range entries {
-		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && target == name {
+		at := filepath.Join(dir, "fd", e.Name())
+		if target, err := os.Readlink(at); err != nil || target != name {
+			continue // most of them, and no file system was asked
+		}
+		locks, err := os.ReadFile(filepath.Join(dir, "fdinfo", e.Name()))
+		if err != nil || !bytes.Contains(locks, []byte("FLOCK")) {
+			continue
+		}
+		if seen, err := os.Stat(at); err == nil && os.SameFile(seen, file) {
 			return true
 		}
 	}

@@ -8,11 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // TestEvict: a program that a killed one has left in a session of its own holds the lock
@@ -59,9 +62,7 @@ func TestEvict(t *testing.T) {
 	if err := flock.Evict(t.Context(), path); err != nil {
 		t.Error(err)
 	}
-	if stat, err := os.ReadFile("/proc/" + strings.TrimSpace(line) + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
-		t.Errorf("the program runs on: %s", stat)
-	}
+	ends(t, strings.TrimSpace(line))
 	l := take(t, path, flock.Exclusive)
 	if l == nil {
 		t.Error("the lock is not free")
@@ -72,4 +73,67 @@ func TestEvict(t *testing.T) {
 	}
 	_ = other.Process.Kill()
 	_ = other.Wait()
+}
+
+// ends waits until a process has ended: one that is killed has no files any more some
+// time before that.
+func ends(t *testing.T, pid string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the program runs on: %s", stat)
+		}
+	}
+}
+
+// TestEvictSparesOthers: who only reads the file, and who has locked another one that has
+// its name in a mount namespace of its own, is no holder.
+func TestEvictSparesOthers(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "lock")
+	l := take(t, path, flock.Exclusive)
+	defer l.Release()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := exec.Command("sh", "-c", "echo; exec sleep 1000")
+	reader.ExtraFiles = []*os.File{file}
+	namesake := exec.Command("sh", "-c", "mount -t tmpfs none "+dir+" && exec 9>"+path+" && flock 9 && echo; exec sleep 1000")
+	namesake.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	for _, cmd := range []*exec.Cmd{reader, namesake} {
+		said, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill() }()
+		if _, err := bufio.NewReader(said).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // it looks once in any case
+	if err := flock.Evict(ctx, path); !errors.Is(err, context.Canceled) {
+		t.Errorf("of a lock that this process has: %v", err)
+	}
+	for what, cmd := range map[string]*exec.Cmd{"a reader": reader, "a namesake's holder": namesake} {
+		if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		var ended *exec.ExitError
+		if err := cmd.Wait(); !errors.As(err, &ended) || ended.Sys().(syscall.WaitStatus).Signal() != unix.SIGTERM {
+			t.Errorf("%s was ended: %v", what, err)
+		}
+	}
 }
