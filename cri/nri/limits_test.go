@@ -1,6 +1,7 @@
 package nri_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -140,6 +141,25 @@ func TestInForce(t *testing.T) {
 	for what, got := range map[string]*runtimeapi.LinuxContainerResources{"the caller": limits, "the author": a.limits["box"]} {
 		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 			t.Errorf("limits that %s has after the update (-want +got):\n%s", what, diff)
+		}
+	}
+}
+
+// TestChangeRefused: why a change was not begun is told, but for a container that is gone.
+func TestChangeRefused(t *testing.T) {
+	a, socket := served(t)
+	p := (&plugin{}).connect(t, socket)
+	ctx := t.Context()
+	s := newSandbox("pod")
+	do(t, a.rt.RunSandbox(ctx, s), a.rt.CreateContainer(ctx, newContainer(s, "box")))
+	p.update = []*api.ContainerUpdate{wantsCPUs("box", "1")}
+	for i, kind := range []fault.Kind{fault.Unavailable, fault.NotFound, fault.FailedPrecondition} {
+		a.rt.Limits(func(context.Context, *cri.Container, *runtimeapi.LinuxContainerResources, func(context.Context, *cri.Container) error) error {
+			return kind.Errorf("not now")
+		})
+		err := a.rt.CreateContainer(ctx, newContainer(s, fmt.Sprint("other", i)))
+		if gone := kind != fault.Unavailable; gone != (err == nil) || err != nil && !errors.Is(err, kind) {
+			t.Errorf("%v: %v", kind, err)
 		}
 	}
 }

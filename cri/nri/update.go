@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
@@ -110,12 +111,12 @@ func (p *Plugins) limit(ctx context.Context, id string, limits *runtimeapi.Linux
 	if c.Exit != nil {
 		return errGone
 	}
-	called := false
+	var called atomic.Bool // at any time, also when ctx has ended
 	err := p.change(ctx, c, limits, func(ctx context.Context, c *cri.Container) error {
-		called = true
+		called.Store(true)
 		return p.author.UpdateContainer(ctx, c, limits)
 	})
-	if err != nil && !called { // with no error it may be called at any time
+	if gone := errors.Is(err, cri.ErrNotFound) || errors.Is(err, cri.ErrFailedPrecondition); gone && !called.Load() {
 		return fmt.Errorf("%w: %w", errGone, err)
 	}
 	return err
