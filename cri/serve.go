@@ -66,12 +66,12 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	defer cancel()
 	s := newServer(base, rt, records, opts.Logger)
 	if err := s.recover(ctx); ctx.Err() != nil {
-		return nil // what was not recovered is still on record
+		return s.wind(cancel, unwatched()) // what was not recovered is still on record
 	} else if err != nil {
-		return fmt.Errorf("recovering the records in %q: %w", opts.StateDir, err)
+		return errors.Join(fmt.Errorf("recovering the records in %q: %w", opts.StateDir, err), s.wind(cancel, unwatched()))
 	}
 	if err := s.Server.Start(); err != nil {
-		return err
+		return errors.Join(err, s.wind(cancel, unwatched()))
 	}
 	defer s.Server.Close()
 	return s.run(ctx, base, cancel, endpoint)
@@ -84,7 +84,7 @@ func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpo
 	defer stop()
 	l, err := rpc.Listen(endpoint)
 	if err != nil {
-		return err
+		return errors.Join(err, s.wind(cancel, unwatched()))
 	}
 	watched := s.startWatch(base, stop)
 
@@ -122,14 +122,20 @@ func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
 	}
 }
 
+// unwatched is what startWatch returns where there is no Watch.
+func unwatched() <-chan error {
+	done := make(chan error, 1)
+	done <- nil
+	return done
+}
+
 // startWatch runs Watch until base ends. The channel gets its error, nil when
 // it ended as it should.
 func (s *server) startWatch(base context.Context, stop context.CancelFunc) <-chan error {
-	done := make(chan error, 1)
 	if s.rt.Watch == nil {
-		done <- nil
-		return done
+		return unwatched()
 	}
+	done := make(chan error, 1)
 	ended := func(id string, e Exit) { s.table.Report(id, record.Exit(e)) }
 	go func() {
 		err := s.guard("Watch", func() error { return s.rt.Watch(base, ended) })

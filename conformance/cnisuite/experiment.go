@@ -8,9 +8,9 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// experiments are what has been found out about plugins in one run of the suite.
-// Rules that judge the same calls execute them once: an execution is what the
-// suite's time goes to. They may be used concurrently; nil ones keep nothing.
+// experiments are what the rules of one Suite have found out about plugins. Rules that
+// judge the same calls execute them once: an execution is what the suite's time goes
+// to. They may be used concurrently; nil ones keep nothing.
 type experiments struct {
 	mu  sync.Mutex
 	all map[string]*experiment // by name and target
@@ -39,7 +39,7 @@ func (e *experiments) of(name string, target *Target) *experiment {
 }
 
 // found returns the outcome of the experiment that was carried out for this rule or
-// for another one of the run. An error is no outcome: the next rule that asks tries
+// for another one. An error is no outcome: the next rule that asks tries
 // again, in its own lab. An outcome must not be changed, and what it says of a lab
 // (paths, namespaces) may be of one that is gone.
 func found[T any](ctx context.Context, l *lab, name string, carryOut func(context.Context, *lab) (T, error)) (T, error) {
@@ -51,7 +51,7 @@ func found[T any](ctx context.Context, l *lab, name string, carryOut func(contex
 	select {
 	case e.running <- struct{}{}:
 	case <-ctx.Done():
-		return none, ctx.Err()
+		return none, fmt.Errorf("waiting for what another rule executes, %s: %w", name, ctx.Err())
 	}
 	defer func() { <-e.running }()
 	if e.done {

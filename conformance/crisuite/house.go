@@ -69,7 +69,7 @@ func open(ctx context.Context, target Target) (Target, func(), error) {
 }
 
 // answerTime is how long a runtime that runs already may take to answer.
-const answerTime = 5 * time.Second
+const answerTime = 10 * time.Second
 
 // reachable reports what would fail every rule and says nothing of the runtime.
 func (t *Target) reachable(ctx context.Context) error {

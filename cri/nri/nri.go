@@ -33,7 +33,8 @@
 // does that, unless the plugin says IgnoreFailure. Where calls are under way in the
 // other sandbox it is done behind them, and a failure only logged: so a container that
 // is still being made has what is wanted of it when it is there. Of a container that has
-// ended, or is not there any more, a plugin may not have heard yet: that is logged, too.
+// ended, or is not there any more, a plugin may not have heard yet: that is logged, too,
+// and so is what is wanted of a container while its Pod is being restored.
 //
 // Limits are in force as plugins want them, and so ContainerStatus shows them. What a
 // limit cannot be, at a creation or, for what the CRI has no word for, at an update, is

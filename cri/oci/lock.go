@@ -60,8 +60,15 @@ func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 // sandbox that is not among those given, which is half made or half removed, goes with it.
 // What fails is tried again when the sandbox's containers are thawed.
 func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
-	files, _ := filepath.Glob(r.savingFile("*")) // the pattern is right
-	for _, file := range files {
+	entries, err := os.ReadDir(r.sandboxDir(""))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.cfg.Logger.ErrorContext(ctx, "looking for checkpoints that a killed server was making", "err", err)
+	}
+	for _, e := range entries {
+		file := r.savingFile(e.Name())
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		err := flock.Evict(ctx, file)
 		for _, s := range sandboxes {
 			if file == r.savingFile(s.ID) {
@@ -100,10 +107,10 @@ func dropChains(ctx context.Context, tool string) error {
 	return nil
 }
 
-// unlessUnable is nil for what iptables says that the kernel has not: legacy tables, which
-// are a module, and IPv6.
+// unlessUnable is nil for what iptables and nft say that the kernel has not: legacy
+// tables, which are a module, IPv6, and nf_tables.
 func unlessUnable(err error) error {
-	for _, says := range []string{"Table does not exist", "Address family not supported by protocol"} {
+	for _, says := range []string{"Table does not exist", "Address family not supported by protocol", "Protocol not supported"} {
 		if strings.Contains(err.Error(), says) {
 			return nil
 		}
@@ -128,7 +135,7 @@ func dropTables(ctx context.Context) error {
 	}
 	out, err := exec.CommandContext(ctx, "nft", "list", "tables", "inet").Output()
 	if err != nil {
-		return fmt.Errorf("listing nft tables: %s: %w", complaintOf(err), err)
+		return unlessUnable(fmt.Errorf("listing nft tables: %s: %w", complaintOf(err), err))
 	}
 	var errs []error
 	for line := range strings.Lines(string(out)) {

@@ -48,8 +48,9 @@ func (r *Runtime) undoUpdate(c *cri.Container, change cgroup.Limits) error {
 	return cgroup.Set(r.cgroupOf(c), limitsBefore(doc.Linux.Resources, change))
 }
 
-// limitsBefore are those of a spec that a change has others for. One that there was
-// not is taken away, where a cgroup has that.
+// limitsBefore are those of a spec that a change has others for. Of those that there
+// were not a quota and limits of memory are taken away again; what has no word for
+// "none" in both versions of cgroups stays.
 func limitsBefore(have *specs.LinuxResources, change cgroup.Limits) cgroup.Limits {
 	before := cgroup.Limits{Hugepages: map[string]uint64{}, Unified: map[string]string{}}
 	if have == nil {
