@@ -120,6 +120,10 @@ func (m *Machine) Hold(id, label string) {
 	if m == nil || label == "" {
 		return
 	}
+	// s0:c6,c5 is the level that is drawn, and given back, as s0:c5,c6.
+	if same, err := m.policy.canonical(label); err == nil {
+		label = same
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.hold(id, label)
