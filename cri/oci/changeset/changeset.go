@@ -220,8 +220,12 @@ func special(st *unix.Stat_t, name string) *tar.Header {
 	return h
 }
 
+// label is the attribute with the SELinux label, which is of the machine that a file is
+// on: another one's policy may not know it, and refuses it then.
+const label = "security.selinux"
+
 // attributes are the extended ones as tar(1) and image layers write them, but
-// for those that are the overlay's own. nil where the file system has none.
+// for those that are the overlay's own, and labels. nil where the file system has none.
 func attributes(f *os.File) (map[string]string, error) {
 	names, err := xattr.List(int(f.Fd()))
 	if err = ignoreGone(err); err != nil || len(names) == 0 {
@@ -232,7 +236,7 @@ func attributes(f *os.File) (map[string]string, error) {
 		if layer.Elsewhere(name) {
 			return nil, fault.FailedPrecondition.Errorf("its attribute %q says that what it has is elsewhere in an overlay, and cannot be written", name)
 		}
-		if strings.HasPrefix(name, "trusted.") {
+		if strings.HasPrefix(name, "trusted.") || name == label {
 			continue
 		}
 		value, err := xattr.Get(int(f.Fd()), name)
