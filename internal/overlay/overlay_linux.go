@@ -19,7 +19,8 @@ const mountOptionLimit = 4095
 const maxLowerDirs = 500
 
 // Mount mounts o. Where the paths do not fit into the page that
-// mount(2) takes, or hold a character that has a meaning in its options, it
+// mount(2) takes, or hold a character that has a meaning in its options (a quotation
+// mark has one to SELinux, which looks for its own among them), it
 // names the directories by descriptors, 17 bytes each.
 func Mount(o Options) error {
 	if len(o.Lower) > maxLowerDirs {
@@ -27,7 +28,7 @@ func Mount(o Options) error {
 	}
 	options := o.options(func(path string) string { return path })
 	paths := strings.Join(o.Lower, "") + o.Upper + o.Work
-	if len(options) > mountOptionLimit || strings.ContainsAny(paths, `:,\`) {
+	if len(options) > mountOptionLimit || strings.ContainsAny(paths, `:,\"`) {
 		short, closeAll, err := o.byDescriptor()
 		defer closeAll()
 		if err != nil {
