@@ -16,11 +16,11 @@ import (
 func seLinuxRules() []rule {
 	return []rule{
 		should("CRI-SEC-020", "gives a container the SELinux level that it asks for",
-			"SELinuxOption", "SELinuxOption are the labels to be applied to the container.", onSELinux(checkSELinuxLevel), Isolation),
+			"SELinuxOption", "SELinuxOption are the labels to be applied to the container.", onSELinux(checkSELinuxLevel), Isolation, SELinux),
 		facto("CRI-SEC-021", "gives Pods that ask for none SELinux levels of their own",
-			"seLinuxOptions", "If unspecified, the container runtime will allocate a random SELinux context for each container.", onSELinux(checkSELinuxOwn), Isolation),
+			"seLinuxOptions", "If unspecified, the container runtime will allocate a random SELinux context for each container.", onSELinux(checkSELinuxOwn), Isolation, SELinux),
 		should("CRI-MOUNT-015", "relabels a mount for SELinux when it is asked to",
-			"Mount", "If set, the mount needs SELinux relabeling.", onSELinux(checkRelabel), Isolation),
+			"Mount", "If set, the mount needs SELinux relabeling.", onSELinux(checkRelabel), Isolation, SELinux),
 	}
 }
 

@@ -80,6 +80,7 @@ const (
 	Survival           Feature = "survival"           // containers outlive the runtime
 	HostProcesses      Feature = "hostProcesses"      // what runs in containers are processes of this machine, with the containers' variables
 	Checkpoint         Feature = "checkpoint"         // checkpoints succeed, for which the node may need CRIU
+	SELinux            Feature = "selinux"            // labels for containers, where the machine has SELinux switched on
 	NRI                Feature = "nri"                // NRI plugins; who has them names their socket
 )
 
@@ -88,7 +89,7 @@ func features() []Feature {
 	return []Feature{
 		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
 		Propagation, ImageVolumes, MountOptions, CDI, StopSignals, SupplementalGroups, AmbientCaps, ImageIdentity, Survival,
-		HostProcesses, Checkpoint, NRI,
+		HostProcesses, Checkpoint, SELinux, NRI,
 	}
 }
 

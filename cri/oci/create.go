@@ -59,11 +59,11 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 	if err != nil {
 		return err
 	}
-	if err := r.relabel(c, labels.Mount); err != nil {
-		return err
-	}
 	doc, err := r.buildSpec(ctx, c, root, labels.Mount)
 	if err != nil {
+		return err
+	}
+	if err := r.relabel(c, labels.Mount); err != nil {
 		return err
 	}
 	if r.cfg.Adjust != nil {

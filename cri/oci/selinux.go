@@ -51,6 +51,11 @@ func (r *Runtime) holdLabels(c *cri.Container) (spec.Labels, error) {
 	if err != nil {
 		return pod, err
 	}
+	security := c.Config.GetLinux().GetSecurityContext()
+	if r.labels != nil && pod == (spec.Labels{}) && spec.AsksLabel(security.GetSelinuxOptions()) && !security.GetPrivileged() {
+		return pod, fault.FailedPrecondition.Errorf("an SELinux label is asked for, and the Pod has none: when it was made " +
+			"the policy knew no containers, or labels were switched off")
+	}
 	labels, err := spec.ContainerLabels(pod, c.Sandbox.Config, c.Config)
 	if err == nil && labels != pod { // the kernel has been asked for the Pod's
 		err = errors.Join(r.labels.Check(labels.Process), r.labels.Check(labels.Mount))

@@ -166,16 +166,22 @@ func (m *Machine) SetFile(path, label string) error {
 	return kept(selinux.LsetFileLabel(path, label))
 }
 
-// Relabel labels what is at path, a path without links, and everything below.
+// Relabel labels what is at path, a path without links, and everything below. Containers
+// may be at work there; no link leads it elsewhere.
 // fault.Invalid: it is a directory of the system, which others need as it is.
 // It may be called again, also for one that was relabelled in part.
 func (m *Machine) Relabel(path, label string) error {
 	if m == nil || label == "" {
 		return nil
 	}
-	err := kept(selinux.Chcon(path, label, true))
+	// The library knows the directories of systems, and labels path alone here. Its walk
+	// goes by paths, which a container that works there could lead out of the directory.
+	err := kept(selinux.Chcon(path, label, false))
 	var failed *fs.PathError
-	if err == nil || errors.As(err, &failed) {
+	switch {
+	case err == nil:
+		return relabel(path, label)
+	case errors.As(err, &failed):
 		return err
 	}
 	return fault.Invalid.Wrap(err)

@@ -59,7 +59,7 @@ func AsksLabel(ask *runtimeapi.SELinuxOption) bool { return ask != nil && proto.
 // of the runtime (cri-api v0.37 LinuxContainerSecurityContext.privileged: "SELinux
 // restrictions are not applied"), and files that the Pod's others may use. One that is
 // in the host's PID or IPC namespace has no label at all: a domain of its own could not
-// see, or talk to, what it is there for; docker and CRI-O do the same.
+// see, or talk to, what it is there for, whatever it asks for; CRI-O does the same.
 func ContainerLabels(pod Labels, s *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) (Labels, error) {
 	security := c.GetLinux().GetSecurityContext()
 	if pod == (Labels{}) {

@@ -1,0 +1,79 @@
+package label
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/selinux/go-selinux"
+	"golang.org/x/sys/unix"
+)
+
+// relabel labels what is at path and, if it is a directory, everything below. It goes
+// by descriptors and follows no link: containers may be at work there, and must not have
+// a name that they swap lead it elsewhere.
+func relabel(path, label string) error {
+	if err := setLabel(path, label); err != nil {
+		return err
+	}
+	fd, err := openDir(unix.AT_FDCWD, path)
+	if fd < 0 {
+		return err
+	}
+	return relabelBelow(fd, path, label)
+}
+
+// relabelBelow labels what is in a directory, which it closes. path is for people.
+func relabelBelow(fd int, path, label string) error {
+	dir := os.NewFile(uintptr(fd), path)
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			if err := relabelIn(fd, name, path+"/"+name, label); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// relabelIn does it for one name in a directory. One that is gone by now needs nothing.
+func relabelIn(dir int, name, path, label string) error {
+	if err := setLabel(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name), label); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	fd, err := openDir(dir, name)
+	if fd < 0 {
+		return err
+	}
+	return relabelBelow(fd, path, label)
+}
+
+// openDir returns -1 for what is no directory, or is gone.
+func openDir(dir int, name string) (int, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case err == nil:
+		return fd, nil
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOENT):
+		return -1, nil
+	}
+	return -1, fmt.Errorf("opening %q: %w", name, err)
+}
+
+// setLabel labels one name, and no link's target. A file system that keeps no labels has
+// its own way.
+func setLabel(path, label string) error {
+	err := selinux.LsetFileLabel(path, label)
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
