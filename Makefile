@@ -49,6 +49,7 @@ soak: build ## run all tests again and again with the race detector, every tier 
 	@tools/deps test
 	$(TEST) -timeout=2h -run TestRandomCycles -v ./cri/oci -cycles 2000
 	$(GO) test -count=1 -timeout=2h -run TestRandomOperations -v ./cmd/cni -ops 10000
+	$(GO) test -count=1 -run TestConformContainerd ./cmd/nodekit -containerd-rules 'CRI-*'
 	CGO_ENABLED=1 $(GO) test -race -count=5 -timeout=2h ./...
 	$(GO) test -count=1 -timeout=2h -run 'TestMutants|TestOdd' ./conformance/cnisuite ./conformance/crisuite ./conformance/criclientsuite -all-mutants
 	TIER=soak tools/conformance

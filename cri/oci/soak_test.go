@@ -83,7 +83,7 @@ func (k *cycler) cycle(i int) {
 	name, lines, code := fmt.Sprint("c", i), 1+k.random.IntN(150), k.random.IntN(100)
 	killed := k.kills()
 	sandbox, cfg := k.sandboxID, k.cfg
-	own := k.random.IntN(6) == 0
+	own := k.random.IntN(12) == 0
 	if own {
 		cfg = k.sandboxConfig(name, inSoak)
 		sandbox = k.insist(func(ctx context.Context) (string, error) {
