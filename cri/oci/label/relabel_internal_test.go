@@ -1,6 +1,7 @@
 package label
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,28 +50,26 @@ func TestRelabel(t *testing.T) {
 	if err := relabel(outside, testLabel); err != nil || !labelled(t, outside) {
 		t.Errorf("of one file: %v, labelled %v", err, labelled(t, outside))
 	}
-	immutable(t, volume+"/dir/deep/file")
-	if err := relabel(volume, testLabel); err == nil || !strings.Contains(err.Error(), "deep/file") {
-		t.Errorf("%v, of a file that cannot be changed", err)
+	readOnly(t, volume+"/dir/deep")
+	if err := relabel(volume, testLabel); !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "deep") {
+		t.Errorf("%v, of files that cannot be changed", err)
 	}
 }
 
-// immutable makes a file that nobody may change until the test ends.
-func immutable(t *testing.T, path string) {
+// readOnly makes a directory one until the test ends.
+func readOnly(t *testing.T, dir string) {
 	t.Helper()
-	const flag = 0x10 // FS_IMMUTABLE_FL of linux/fs.h
-	set := func(flags int) {
-		f, err := os.Open(path)
-		if err == nil {
-			err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags)
-			f.Close()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
 	}
-	set(flag)
-	t.Cleanup(func() { set(0) })
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestRelabelIsNotLed: while a directory and a link are swapped all the time, as a
