@@ -32,7 +32,7 @@ const (
 	Busybox    Need = "busybox"    // a static one, for a shell and tar in a container
 	CRIU       Need = "criu"       // one that works with the kernel
 	BridgeVLAN Need = "bridgevlan" // a kernel whose bridges can keep VLANs apart
-	SELinux    Need = "selinux"    // which enforces a policy that knows containers
+	SELinux    Need = "selinux"    // one that enforces its policy
 )
 
 // Require skips the test unless the machine has every one of the needs, or

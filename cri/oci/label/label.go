@@ -180,7 +180,7 @@ func (m *Machine) Relabel(path, label string) error {
 	var failed *fs.PathError
 	switch {
 	case err == nil:
-		return relabel(path, label)
+		return relabelInside(path, label)
 	case errors.As(err, &failed):
 		return err
 	}

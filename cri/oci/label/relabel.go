@@ -10,13 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relabel labels what is at path and, if it is a directory, everything below. It goes
-// by descriptors and follows no link: containers may be at work there, and must not have
-// a name that they swap lead it elsewhere.
-func relabel(path, label string) error {
-	if err := setLabel(path, label); err != nil {
-		return err
-	}
+// relabelInside labels everything below path, if that is a directory. It goes by
+// descriptors and follows no link: containers may be at work there, and must not have a
+// name that they swap lead it elsewhere.
+func relabelInside(path, label string) error {
 	fd, err := openDir(unix.AT_FDCWD, path)
 	if fd < 0 {
 		return err
@@ -46,7 +43,8 @@ func relabelBelow(fd int, path, label string) error {
 
 // relabelIn does it for one name in a directory. One that is gone by now needs nothing.
 func relabelIn(dir int, name, path, label string) error {
-	if err := setLabel(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name), label); err != nil {
+	err := kept(selinux.LsetFileLabel(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name), label))
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("%q: %w", path, err)
 	}
 	fd, err := openDir(dir, name)
@@ -66,14 +64,4 @@ func openDir(dir int, name string) (int, error) {
 		return -1, nil
 	}
 	return -1, fmt.Errorf("opening %q: %w", name, err)
-}
-
-// setLabel labels one name, and no link's target. A file system that keeps no labels has
-// its own way.
-func setLabel(path, label string) error {
-	err := selinux.LsetFileLabel(path, label)
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
 }

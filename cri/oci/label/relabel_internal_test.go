@@ -36,7 +36,7 @@ func TestRelabel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := relabel(volume, testLabel); err != nil {
+	if err := (&Machine{}).Relabel(volume, testLabel); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range inside {
@@ -47,11 +47,11 @@ func TestRelabel(t *testing.T) {
 	if labelled(t, outside) || labelled(t, filepath.Dir(outside)) {
 		t.Error("a link led to a label outside")
 	}
-	if err := relabel(outside, testLabel); err != nil || !labelled(t, outside) {
+	if err := (&Machine{}).Relabel(outside, testLabel); err != nil || !labelled(t, outside) {
 		t.Errorf("of one file: %v, labelled %v", err, labelled(t, outside))
 	}
 	readOnly(t, volume+"/dir/deep")
-	if err := relabel(volume, testLabel); !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "deep") {
+	if err := (&Machine{}).Relabel(volume, testLabel); !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "deep") {
 		t.Errorf("%v, of files that cannot be changed", err)
 	}
 }
@@ -98,7 +98,7 @@ func TestRelabelIsNotLed(t *testing.T) {
 		}
 	})
 	for range 3000 {
-		if err := relabel(volume, testLabel); err != nil {
+		if err := (&Machine{}).Relabel(volume, testLabel); err != nil {
 			t.Error(err)
 			break
 		}
