@@ -123,8 +123,8 @@ func (b *bin) look() (dir string, rest time.Duration) {
 		b.working = false
 		return "", 0
 	}
-	rest = lull - time.Since(b.thrown)
-	if rest > 0 && len(b.full) <= brim && time.Since(b.since) < patience && !b.closing() {
+	rest = min(lull-time.Since(b.thrown), patience-time.Since(b.since))
+	if rest > 0 && len(b.full) <= brim && !b.closing() {
 		return "", rest
 	}
 	dir, b.full = b.full[0], b.full[1:]
