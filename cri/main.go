@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+
+	"github.com/nodekit-project/nodekit/internal/statedir"
 )
 
 // Main is the main function of a runtime that has no settings of its own. It
@@ -19,7 +21,8 @@ import (
 //	--endpoint  unix endpoint to serve; by default CONTAINER_RUNTIME_ENDPOINT,
 //	            as in crictl, or else unix:///run/NAME.sock
 //	--root      state directory, by default STATE_DIRECTORY, which systemd and
-//	            nodekit set for the programs that they start, or else /var/lib/NAME
+//	            nodekit set for the programs that they start (the first of
+//	            several, which colons part), or else /var/lib/NAME
 func Main(rt *Runtime) {
 	os.Exit(run(rt, os.Args, os.Getenv))
 }
@@ -44,7 +47,7 @@ func settings(name string, args []string, getenv func(string) string) (endpoint,
 	flags := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
 	endpoint = cmp.Or(getenv("CONTAINER_RUNTIME_ENDPOINT"), "unix:///run/"+name+".sock")
 	flags.StringVar(&endpoint, "endpoint", endpoint, "unix endpoint to serve, default from CONTAINER_RUNTIME_ENDPOINT")
-	flags.StringVar(&root, "root", cmp.Or(getenv("STATE_DIRECTORY"), filepath.Join("/var/lib", name)), "state directory, default from STATE_DIRECTORY")
+	flags.StringVar(&root, "root", statedir.Of(name, getenv), "state directory, default from STATE_DIRECTORY")
 	if err := flags.Parse(args[1:]); err != nil {
 		return "", "", err
 	}

@@ -8,8 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
+
+	"github.com/nodekit-project/nodekit/internal/statedir"
 )
 
 // Main serves the driver as a program does, and exits: 0 after SIGTERM or an
@@ -31,9 +32,10 @@ func Main(d *Driver) {
 
 // StateDir returns the directory in which a program with this driver keeps what
 // must survive its restart: STATE_DIRECTORY, which systemd and nodekit set for
-// the programs that they start, or /var/lib/<name>.
+// the programs that they start (the first of several, which colons part), or
+// /var/lib/<name>.
 func StateDir(name string) string {
-	return cmp.Or(os.Getenv("STATE_DIRECTORY"), filepath.Join("/var/lib", name))
+	return statedir.Of(name, os.Getenv)
 }
 
 func run(ctx context.Context, d *Driver, args []string) (exitCode int) {
