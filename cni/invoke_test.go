@@ -407,6 +407,33 @@ func TestOlderResult(t *testing.T) {
 	}
 }
 
+// TestResultIsWrittenAsUpstreamDoes: upstream's types are the ones to agree with.
+func TestResultIsWrittenAsUpstreamDoes(t *testing.T) {
+	dst := net.IPNet{IP: net.IPv4(10, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}
+	full := &cni.Result{
+		Interfaces: []*types100.Interface{{Name: "a", Mac: "02:00:00:00:00:01", Mtu: 1400, Sandbox: "/ns", SocketPath: "/s", PciID: "x"}},
+		IPs:        []*types100.IPConfig{{Interface: types100.Int(0), Address: dst, Gateway: net.IPv4(10, 0, 0, 1)}},
+		Routes:     []*types.Route{{Dst: dst, GW: net.IPv4(10, 0, 0, 1), MTU: 1400, AdvMSS: 1, Priority: 5, Table: types100.Int(3), Scope: types100.Int(0)}},
+		DNS:        types.DNS{Nameservers: []string{"10.0.0.53"}, Domain: "d", Search: []string{"s"}, Options: []string{"o"}},
+	}
+	for _, r := range []*cni.Result{full, {}, {DNS: types.DNS{Options: []string{"o"}}}, {Interfaces: []*types100.Interface{}}} {
+		got, err := cni.EncodeResult(r, cni.Newest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs := *r
+		theirs.CNIVersion = cni.Newest
+		want, err := json.Marshal(&theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a, b any
+		if err := errors.Join(json.Unmarshal(got, &a), json.Unmarshal(want, &b)); err != nil || !reflect.DeepEqual(a, b) {
+			t.Errorf("%s, upstream %s: %v", got, want, err)
+		}
+	}
+}
+
 // TestBadResultIsUndone: a result that cannot be written is a failed ADD.
 func TestBadResultIsUndone(t *testing.T) {
 	for _, version := range []string{"1.0.0", "1.1.0"} {
