@@ -63,13 +63,8 @@ func foreign(path string) (*netns.Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := netns.Current()
-	if err != nil {
-		return nil, errors.Join(err, container.Close())
-	}
-	defer own.Close()
 	a, aerr := container.ID()
-	b, berr := own.ID()
+	b, berr := netns.CurrentID()
 	if err = errors.Join(aerr, berr); err == nil && a == b {
 		err = fault.Invalid.Errorf("%q is the network namespace that the plugin runs in", path)
 	}

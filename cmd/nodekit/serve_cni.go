@@ -30,8 +30,9 @@ A runtime executes cni-shim under the plugins' names, which hands the calls over
 				return err
 			}
 			connect, leave := bridge.Resident()
-			s.Plugins = []*cni.Plugin{connect, hostlocal.Plugin(), loopback.Plugin(), portmap.Plugin()}
-			return errors.Join(s.Serve(cmd.Context()), leave())
+			forward, disconnect := portmap.Resident()
+			s.Plugins = []*cni.Plugin{connect, hostlocal.Plugin(), loopback.Plugin(), forward}
+			return errors.Join(s.Serve(cmd.Context()), leave(), disconnect())
 		},
 	}
 	v.addTo(cmd)

@@ -2,9 +2,6 @@ package bridge
 
 import (
 	"errors"
-	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -27,14 +24,12 @@ type host struct {
 
 // openHost returns connections, which are given back with release.
 func (p *plugin) openHost() (*host, error) {
-	id, err := currentNS()
+	id, err := netns.CurrentID()
 	if err != nil {
 		return nil, err
 	}
-	if p.stays != nil {
-		if h := p.stays.take(id); h != nil {
-			return h, nil
-		}
+	if h, ok := p.stays.kept().Take(id); ok {
+		return h, nil
 	}
 	h := &host{ns: id}
 	if h.links, err = rtnl.Open(); err != nil {
@@ -47,7 +42,7 @@ func (p *plugin) openHost() (*host, error) {
 }
 
 func (p *plugin) release(h *host) {
-	if p.stays == nil || !p.stays.put(h) {
+	if !p.stays.kept().Put(h.ns, h) {
 		h.close()
 	}
 }
@@ -56,15 +51,6 @@ func (p *plugin) release(h *host) {
 func (h *host) close() {
 	_ = h.links.Close()
 	_ = h.rules.Close()
-}
-
-// currentNS identifies the calling thread's network namespace without opening it.
-func currentNS() (netns.ID, error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
-		return netns.ID{}, fmt.Errorf("identifying the network namespace: %w", err)
-	}
-	return netns.ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
 // wiring is the connections to both ends of a pair.

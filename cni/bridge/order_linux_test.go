@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 	"github.com/nodekit-project/nodekit/internal/sysctl"
@@ -123,9 +124,15 @@ func TestDelWithoutItsPortLeavesTheRules(t *testing.T) {
 	stays := newResident()
 	plugin := newPlugin(&plugin{stays: stays})
 	orderCall(t, plugin, "ADD", "a", netnstest.New(t))
-	if err := stays.hosts[0].links.Close(); err != nil {
+	ns, err := netns.CurrentID()
+	if err != nil {
 		t.Fatal(err)
 	}
+	h, _ := stays.hosts.Take(ns)
+	if err := h.links.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stays.hosts.Put(ns, h)
 	env := map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "eth0"}
 	if _, err := cni.Invoke(t.Context(), plugin, env, orderConfig(t)); err == nil {
 		t.Error("DEL did not reach the port and succeeds")
@@ -133,7 +140,7 @@ func TestDelWithoutItsPortLeavesTheRules(t *testing.T) {
 	if set := netnstest.Run(t, "", "nft", "list", "set", "bridge", "cni-"+orderBridge, watched); !strings.Contains(set, "veth") {
 		t.Errorf("the port is not watched any more: %s", set)
 	}
-	stays.hosts = nil
+	stays.hosts.Take(ns)
 	orderCall(t, plugin, "DEL", "a", "")
 	if err := stays.close(); err != nil {
 		t.Error(err)

@@ -9,27 +9,22 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/nspool"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-const (
-	// usualLinger is a resident's linger.
-	usualLinger = 15 * time.Millisecond
-	// maxKept is how many pairs of sockets are kept: more calls at once only wait
-	// for the kernel's lock on links.
-	maxKept = 8
-)
+// usualLinger is a resident's linger.
+const usualLinger = 15 * time.Millisecond
 
 // resident is what the plugin keeps in a process that stays.
 type resident struct {
 	group  uint32        // of links that are to be removed
 	linger time.Duration // how long a removal waits for others, or for the namespace to go
+	hosts  nspool.Pool[*host]
 
-	mu     sync.Mutex
-	hosts  []*host
-	batch  map[netns.ID]*rtnl.Conn // of removals that have not begun
-	under  sync.WaitGroup          // removals that have not ended
-	closed bool
+	mu    sync.Mutex
+	batch map[netns.ID]*rtnl.Conn // of removals that have not begun
+	under sync.WaitGroup          // removals that have not ended
 }
 
 func newResident() *resident {
@@ -44,29 +39,12 @@ func newGroup() uint32 {
 	return binary.NativeEndian.Uint32(b[:])>>1 | 1<<30
 }
 
-// take returns kept sockets of the namespace, or nil.
-func (s *resident) take(id netns.ID) *host {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := len(s.hosts) - 1; i >= 0; i-- {
-		if h := s.hosts[i]; h.ns == id {
-			s.hosts[i] = s.hosts[len(s.hosts)-1]
-			s.hosts = s.hosts[:len(s.hosts)-1]
-			return h
-		}
+// kept is where sockets are kept; nil, which keeps none, of a plugin that does not stay.
+func (s *resident) kept() *nspool.Pool[*host] {
+	if s == nil {
+		return nil
 	}
-	return nil
-}
-
-// put keeps the sockets, or says that there are enough.
-func (s *resident) put(h *host) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || len(s.hosts) >= maxKept {
-		return false
-	}
-	s.hosts = append(s.hosts, h)
-	return true
+	return &s.hosts
 }
 
 // leavingGroup returns the group of links that a removal takes together; 0, which
@@ -117,12 +95,8 @@ func (s *resident) schedule(ns netns.ID, log *slog.Logger) error {
 // close waits for the removals and closes the sockets.
 func (s *resident) close() error {
 	s.under.Wait()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for _, h := range s.hosts {
+	for _, h := range s.hosts.Close() {
 		h.close()
 	}
-	s.hosts = nil
 	return nil
 }

@@ -71,7 +71,7 @@ func (w *wanted) addInterfaces(containers map[bool]netip.Addr) (err error) {
 	return nil
 }
 
-func add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
+func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
 	if err != nil || w == nil {
 		return nil, err
 	}
-	return nil, connected(r, c, func(v *view) error {
+	return nil, p.connected(r, c, func(v *view) error {
 		made, err := v.conn.Decide(ctx, v.rules, func() (nft.Change, error) { return v.install(w.elements) })
 		r.Undo("port mappings", func(ctx context.Context) error { return v.undo(ctx, made.Add) })
 		if err != nil {
@@ -94,19 +94,11 @@ func add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
 }
 
 // connected calls fn with the table. The connection belongs to the call.
-func connected(r *cni.Request, c *Config, fn func(*view) error) error {
-	return connectedTo(table(c), func(v *view) error {
+func (p *plugin) connected(r *cni.Request, c *Config, fn func(*view) error) error {
+	return p.connectedTo(table(c), func(v *view) error {
 		v.owner = nft.Owner(r.Network, r.Attachment.String())
 		return fn(v)
 	})
-}
-
-func connectedTo(rules *nft.Ruleset, fn func(*view) error) error {
-	conn, err := nft.Open()
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(&view{conn: conn, rules: rules}), conn.Close())
 }
 
 // finish does what is not in the table: it opens the host for what the rules

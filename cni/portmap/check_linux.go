@@ -11,7 +11,7 @@ import (
 )
 
 // check compares the kernel with what ADD made, and never writes.
-func check(_ context.Context, r *cni.Request, c *Config) error {
+func (p *plugin) check(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -19,7 +19,7 @@ func check(_ context.Context, r *cni.Request, c *Config) error {
 	if err != nil || w == nil {
 		return err
 	}
-	return connected(r, c, func(v *view) error {
+	return p.connected(r, c, func(v *view) error {
 		found, err := v.find(w.elements)
 		if err != nil {
 			return err
@@ -52,7 +52,7 @@ func (w *wanted) checkSysctls() error {
 }
 
 // repair puts back what check would miss.
-func repair(ctx context.Context, r *cni.Request, c *Config) error {
+func (p *plugin) repair(ctx context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func repair(ctx context.Context, r *cni.Request, c *Config) error {
 	if err != nil || w == nil {
 		return err
 	}
-	return connected(r, c, func(v *view) error {
+	return p.connected(r, c, func(v *view) error {
 		if _, err := v.conn.Decide(ctx, v.rules, func() (nft.Change, error) { return v.install(w.elements) }); err != nil {
 			return err
 		}
@@ -70,11 +70,11 @@ func repair(ctx context.Context, r *cni.Request, c *Config) error {
 
 // status tries what ADD needs of the kernel, and puts rules back that somebody
 // removed: runtimes ask for STATUS all the time, and for CHECK hardly ever.
-func status(_ context.Context, r *cni.Request, c *Config) error {
+func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
-	return connectedTo(table(c), func(v *view) error {
+	return p.connectedTo(table(c), func(v *view) error {
 		if err := v.conn.NAT(c.NFTTable + "-trial"); err != nil {
 			return cni.Errorf(cni.CodeUnavailable, "address translation by nftables: %w", err)
 		}

@@ -9,9 +9,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-func del(ctx context.Context, r *cni.Request, c *Config) error {
+func (p *plugin) del(ctx context.Context, r *cni.Request, c *Config) error {
 	known := knownElements(r, c)
-	return connected(r, c, func(v *view) error {
+	return p.connected(r, c, func(v *view) error {
 		return v.remove(ctx, r, func() (nft.Change, error) { return v.uninstall(known) })
 	})
 }
@@ -77,7 +77,7 @@ func (v *view) remove(ctx context.Context, r *cni.Request, plan func() (nft.Chan
 // undo removes those of the elements that are still the attachment's. What an
 // earlier ADD left stays, and with it the word that it is more than documents tell.
 func (v *view) undo(ctx context.Context, elements []nft.Element) error {
-	return connectedTo(v.rules, func(v *view) error {
+	return v.plugin.connectedTo(v.rules, func(v *view) error {
 		_, err := v.conn.Decide(ctx, v.rules, func() (change nft.Change, err error) {
 			found, err := v.find(elements)
 			for i, h := range found {
@@ -91,7 +91,7 @@ func (v *view) undo(ctx context.Context, elements []nft.Element) error {
 	})
 }
 
-func gc(ctx context.Context, r *cni.Request, c *Config) error {
+func (p *plugin) gc(ctx context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		r.Log.Warn("collecting port mappings of an invalid configuration", "err", err)
 	}
@@ -99,7 +99,7 @@ func gc(ctx context.Context, r *cni.Request, c *Config) error {
 	for _, a := range r.Valid {
 		keep[nft.Owner(r.Network, a.String())] = true
 	}
-	return connected(r, c, func(v *view) error {
+	return p.connected(r, c, func(v *view) error {
 		return v.remove(ctx, r, func() (nft.Change, error) {
 			change, err := v.owned(func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] })
 			if err != nil {
@@ -121,7 +121,7 @@ func Teardown(_ context.Context, c Config) error {
 	}
 	rules := table(&c)
 	// The guard goes last.
-	err := connectedTo(rules, func(v *view) error {
+	err := (&plugin{}).connectedTo(rules, func(v *view) error {
 		open, err := v.list(localnet)
 		errs := []error{err}
 		for _, e := range open {

@@ -12,9 +12,10 @@ import (
 
 // view is the table as one connection sees it.
 type view struct {
-	conn  *nft.Conn
-	rules *nft.Ruleset
-	owner string // of the request's attachment
+	plugin *plugin
+	conn   *nft.Conn
+	rules  *nft.Ruleset
+	owner  string // of the request's attachment
 }
 
 // maxAsked is how many elements are asked for by their keys; of more a list is

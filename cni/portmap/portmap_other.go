@@ -11,12 +11,19 @@ import (
 
 var errOS = fault.Unimplemented.Errorf("port mappings need Linux")
 
-func add(context.Context, *cni.Request, *Config) (*cni.Result, error) { return nil, errOS }
-func del(context.Context, *cni.Request, *Config) error                { return errOS }
-func check(context.Context, *cni.Request, *Config) error              { return errOS }
-func gc(context.Context, *cni.Request, *Config) error                 { return errOS }
-func status(context.Context, *cni.Request, *Config) error             { return errOS }
-func repair(context.Context, *cni.Request, *Config) error             { return errOS }
+type plugin struct{ stays *resident }
+
+type resident struct{}
+
+func newResident() *resident     { return nil }
+func (s *resident) close() error { return nil }
+
+func (p *plugin) add(context.Context, *cni.Request, *Config) (*cni.Result, error) { return nil, errOS }
+func (p *plugin) del(context.Context, *cni.Request, *Config) error                { return errOS }
+func (p *plugin) check(context.Context, *cni.Request, *Config) error              { return errOS }
+func (p *plugin) gc(context.Context, *cni.Request, *Config) error                 { return errOS }
+func (p *plugin) status(context.Context, *cni.Request, *Config) error             { return errOS }
+func (p *plugin) repair(context.Context, *cni.Request, *Config) error             { return errOS }
 
 // Teardown needs Linux.
 func Teardown(context.Context, Config) error { return errOS }

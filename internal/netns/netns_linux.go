@@ -121,6 +121,15 @@ func Current() (*Handle, error) {
 	return Open(threadNS)
 }
 
+// CurrentID is the identity of the network namespace of the calling goroutine's thread.
+func CurrentID() (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(threadNS, &st); err != nil {
+		return ID{}, fmt.Errorf("identifying the network namespace: %w", err)
+	}
+	return ID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
 // FD returns the descriptor, which stays owned by the handle.
 func (h *Handle) FD() int { return int(h.file.Fd()) }
 

@@ -29,6 +29,9 @@ func Open(string) (*Handle, error) { return nil, errOS }
 // Current needs Linux.
 func Current() (*Handle, error) { return nil, errOS }
 
+// CurrentID needs Linux.
+func CurrentID() (ID, error) { return ID{}, errOS }
+
 // FD needs Linux.
 func (h *Handle) FD() int { return -1 }
 

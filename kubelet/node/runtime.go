@@ -240,14 +240,15 @@ func (r *Runtime) openNetwork() (err error) {
 		return err
 	}
 	connect, leave := bridge.Resident()
+	forward, disconnect := portmap.Resident()
+	r.leave = func() error { return errors.Join(leave(), disconnect()) }
 	plugins := map[string]*cni.Plugin{}
-	for _, p := range []*cni.Plugin{connect, hostlocal.Plugin(), portmap.Plugin(), loopback.Plugin()} {
+	for _, p := range []*cni.Plugin{connect, hostlocal.Plugin(), forward, loopback.Plugin()} {
 		plugins[p.Name] = p
 	}
 	if r.network, err = openNetwork(&r.cfg, plugins); err != nil {
-		return errors.Join(err, leave())
+		return errors.Join(err, r.leave())
 	}
-	r.leave = leave
 	return nil
 }
 

@@ -116,8 +116,9 @@ func (l *lab) open(ctx context.Context) error {
 		}
 	}
 	connect, leave := bridge.Resident()
-	l.leave = leave
-	set := cni.Set{"bridge": connect, "host-local": hostlocal.Plugin(), "portmap": portmap.Plugin()}
+	forward, disconnect := portmap.Resident()
+	l.leave = func() error { return errors.Join(leave(), disconnect()) }
+	set := cni.Set{"bridge": connect, "host-local": hostlocal.Plugin(), "portmap": forward}
 	l.doors = []door{{name: "nodekit", call: executed(ours)}, {name: "nodekit in process", resident: true, call: set.Invoke}}
 	daemon, err := l.daemon(ctx, set)
 	if err != nil {

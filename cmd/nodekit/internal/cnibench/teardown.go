@@ -26,8 +26,11 @@ func (l *lab) settled(ctx context.Context) error {
 	defer cancel()
 	for {
 		n, err := veths()
-		if err != nil || n <= l.staying {
+		if err != nil {
 			return err
+		}
+		if n <= l.staying {
+			return unlocked()
 		}
 		select {
 		case <-ctx.Done():
@@ -35,6 +38,13 @@ func (l *lab) settled(ctx context.Context) error {
 		case <-time.After(200 * time.Microsecond):
 		}
 	}
+}
+
+// unlocked waits until the kernel lets go of its lock on links, which it holds for
+// some time after it has taken a link off its list: this request takes it.
+func unlocked() error {
+	_, err := netlink.LinkByName("lo")
+	return err
 }
 
 // veths counts the ends of pairs in the run's namespace.
