@@ -11,7 +11,7 @@ const (
 	indexName = ".index"
 	indexTmp  = tmpPrefix + "index"
 	// magic ends with the format's version; another one is replaced.
-	magic = "nkipam\x00\x02"
+	magic = "nkipam\x00\x03"
 )
 
 // openIndex opens the index file of the directory. It returns nil when there is

@@ -120,7 +120,7 @@ func (l *lab) life(ctx context.Context, n *network) (s bench.Sample, err error) 
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, netns.Remove(p.ns), l.settled(ctx)) }()
+	defer func() { err = errors.Join(err, netns.Remove(p.ns), l.quiet(ctx)) }()
 	steps, err := n.add(ctx, p)
 	if err != nil {
 		return s, err

@@ -26,11 +26,8 @@ func (l *lab) settled(ctx context.Context) error {
 	defer cancel()
 	for {
 		n, err := veths()
-		if err != nil {
+		if err != nil || n <= l.staying {
 			return err
-		}
-		if n <= l.staying {
-			return unlocked()
 		}
 		select {
 		case <-ctx.Done():
@@ -40,10 +37,12 @@ func (l *lab) settled(ctx context.Context) error {
 	}
 }
 
-// unlocked waits until the kernel lets go of its lock on links, which it holds for
-// some time after it has taken a link off its list: this request takes it.
-func unlocked() error {
-	_, err := netlink.LinkByName("lo")
+// quiet is settled, and some time for what the kernel still does then: it takes a link
+// off its list before it is done with it, and holds the lock on all links meanwhile. An
+// ADD that comes at once waits up to 20 ms for that, whichever plugin makes it.
+func (l *lab) quiet(ctx context.Context) error {
+	err := l.settled(ctx)
+	time.Sleep(60 * time.Millisecond)
 	return err
 }
 
