@@ -147,6 +147,7 @@ type process struct {
 // launch has the keeper run it. The pid file and the console lie in the bundle,
 // and so do the OCI runtime's complaints.
 func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartRequest) (keeper.Status, error) {
+	r.cgroups.Keep()
 	const pidFile, log = "pid", "runtime.log"
 	rest := []string{"--detach", "--bundle", p.bundle, "--pid-file", filepath.Join(p.bundle, pidFile)}
 	if req.Command.Console != "" {

@@ -44,6 +44,7 @@ func (b begins) finish(_ context.Context, c *cri.Container, e engine, doc *specs
 }
 
 func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from origin) error {
+	r.cgroups.Keep() // it will be started soon
 	r.mu.Lock()
 	r.containers[c.ID] = c
 	r.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 
 // exec runs a command in a container.
 func (r *Runtime) exec(ctx context.Context, c *cri.Container, argv []string, s cri.Streams) (int32, error) {
+	r.cgroups.Keep()
 	dir := r.run("exec", randomID())
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("executing in container %q: %w", c.ID, err)

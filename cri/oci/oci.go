@@ -49,6 +49,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/cri/oci/label"
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
+	"github.com/nodekit-project/nodekit/cri/oci/warm"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/flock"
@@ -118,6 +119,7 @@ type Runtime struct {
 	labels   *label.Machine
 	rates    rates
 	filters  filters
+	cgroups  *warm.Lock
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
@@ -143,7 +145,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
 	}
 	r := &Runtime{
-		cfg: cfg, classes: offered, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir),
+		cfg: cfg, classes: offered, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir), cgroups: warm.New(),
 		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
 		parents: map[string]string{},
 	}

@@ -65,6 +65,7 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if _, err := r.engineFor(s); err != nil {
 		return err
 	}
+	r.cgroups.Keep() // its first container is near
 	r.mu.Lock()
 	r.sandboxes[s.ID] = s
 	r.mu.Unlock()

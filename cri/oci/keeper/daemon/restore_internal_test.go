@@ -67,7 +67,7 @@ func newTestServer(t *testing.T, entries ...anchor.Entry) *server {
 	}
 	t.Cleanup(func() { j.Close() })
 	s := &server{
-		log: log, journal: j, escrow: newEscrow(standInAnchor(t, entries...), nil, log), warmer: &warmer{},
+		log: log, journal: j, escrow: newEscrow(standInAnchor(t, entries...), nil, log),
 		containers: map[string]*container{}, changed: make(chan struct{}),
 	}
 	stop, err := s.restore(true)

@@ -90,7 +90,6 @@ func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
 
 // command runs the OCI runtime to its end. begun is told its process.
 func (s *server) command(cmd *wire.Command, files childFiles, begun func(*process) error) error {
-	defer s.warmer.warm()()
 	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:])
 	if err != nil {
 		return err

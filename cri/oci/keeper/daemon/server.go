@@ -34,7 +34,6 @@ type server struct {
 	escrow   *escrow
 	streams  *streams
 	children *children
-	warmer   *warmer
 	quit     context.CancelFunc
 	ending   atomic.Int32 // execs of an earlier keeper
 
@@ -61,7 +60,7 @@ func serve(o *options, ready func() error) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := &server{
-		run: o.run, log: o.log, journal: j, escrow: o.escrow, warmer: newWarmer(ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")), quit: cancel,
+		run: o.run, log: o.log, journal: j, escrow: o.escrow, quit: cancel,
 		containers: map[string]*container{}, changed: make(chan struct{}), rest: time.AfterFunc(restAfter, debug.FreeOSMemory),
 	}
 	defer s.leave()
