@@ -47,6 +47,11 @@ func BenchmarkPortmap(b *testing.B) {
 				}
 			}
 		})
+		b.Run(fmt.Sprintf("DEL without mappings/others=%d", others), func(b *testing.B) {
+			for b.Loop() {
+				p.del(b)
+			}
+		})
 		b.Run(fmt.Sprintf("CHECK/others=%d", others), func(b *testing.B) {
 			p.add(b, mapping)
 			for b.Loop() {

@@ -35,8 +35,15 @@ func knownElements(r *cni.Request, c *Config) []nft.Element {
 }
 
 // uninstall plans the removal of what the attachment owns. When that is what it is
-// known to have nothing else is looked for; else everything is.
+// known to have nothing else is looked for, and nothing at all when it has no summary,
+// as most Pods; else everything is.
 func (v *view) uninstall(known []nft.Element) (nft.Change, error) {
+	if len(known) == 0 {
+		own, err := v.conn.Get(v.rules, owners, summary(v.owner, nil).Key)
+		if err != nil || own[0] == nil {
+			return nft.Change{}, err
+		}
+	}
 	if len(known) > 0 && len(known) < maxAsked {
 		known := append(slices.Clone(known), summary(v.owner, known))
 		found, err := v.find(known)

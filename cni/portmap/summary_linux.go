@@ -10,7 +10,8 @@ import (
 
 // The summary of an attachment is the digest of all elements that it owns. By it
 // DEL sees that the documents tell everything, and need not list the table; they
-// may tell less than those of ADD did.
+// may tell less than those of ADD did. Who has elements has one: they come and go in
+// one transaction.
 
 const digestLen = 16
 
