@@ -14,7 +14,7 @@ TEST := $(GO) test -count=1 -timeout=900s
 # What an author builds a plugin with, on any system.
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./cni/state ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
-VM_TESTS := ./cni/bridge ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
+VM_TESTS := ./cni/bridge ./cri/oci/warm ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
 KILLS ?= 300
 PODTOOL_IMAGE := nodekit.dev/podtool:v1
 

@@ -6,6 +6,12 @@
 // write in the middle of its work. So whoever is about to execute one makes a write that
 // changes nothing, as early as it knows, and one every few milliseconds for a while.
 //
+// What is written is a thread of this process, to the list of its own cgroup's threads,
+// which takes the same lock. The thread is there for that alone: whoever moves the
+// process to another cgroup meanwhile, as systemd does, would find it back where it was
+// if the process were written. A wrong list harms nobody either, such as that of the host
+// where a container sees its cgroups: v2 refuses, and on v1 the thread is soon at its end.
+//
 // Where the first write waits for nothing, as with expedited grace periods
 // (/sys/kernel/rcu_expedited) or cgroups mounted with favordynmods, there is nothing to
 // keep warm, and further ones only hold up what the runtime forks: runc takes 7 of
@@ -14,12 +20,16 @@ package warm
 
 import (
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
 const (
@@ -35,7 +45,7 @@ const (
 
 // Lock is the kernel's lock. It is safe for concurrent use.
 type Lock struct {
-	open func() (io.WriteCloser, error) // a cgroup.procs of this process's own cgroup
+	touch func() error // takes the lock once
 
 	mu      sync.Mutex
 	until   time.Time // when the last call's time is over
@@ -46,14 +56,7 @@ type Lock struct {
 
 // New returns the lock. Nothing happens before Keep is called.
 func New() *Lock {
-	return &Lock{open: func() (io.WriteCloser, error) {
-		// Each time: a write to another cgroup's would move the process.
-		file := ownProcs("/proc/self/cgroup", "/sys/fs/cgroup")
-		if file == "" {
-			return nil, errors.ErrUnsupported
-		}
-		return os.OpenFile(file, os.O_WRONLY, 0)
-	}}
+	return &Lock{touch: func() error { return writeSelf("/proc/self/cgroup", "/sys/fs/cgroup") }}
 }
 
 // Keep warms the lock and keeps it warm for a while, in the background. Another call
@@ -69,28 +72,19 @@ func (l *Lock) Keep() {
 }
 
 func (l *Lock) run() {
-	f, err := l.open()
-	if err != nil {
-		l.rest()
-		return
-	}
-	defer f.Close()
-	for l.write(f) {
-		time.Sleep(every)
-	}
-}
-
-func (l *Lock) rest() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.running = false
+	_ = nspin.OnThrowAwayThread(func() error {
+		for l.write() {
+			time.Sleep(every)
+		}
+		return nil
+	})
 }
 
 // write writes, and reports whether there is more to do: the kernel is one that waits,
 // and the time is not over.
-func (l *Lock) write(f io.Writer) bool {
+func (l *Lock) write() bool {
 	began := time.Now()
-	_, err := io.WriteString(f, "0") // the writer itself
+	err := l.touch()
 	ended := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,10 +96,25 @@ func (l *Lock) write(f io.Writer) bool {
 	return l.running
 }
 
-// ownProcs returns a cgroup.procs of the cgroup that this process is in, of
+// writeSelf puts the calling thread into the cgroup that its process is in. That is
+// looked up each time, so that the thread follows the process.
+func writeSelf(list, mounts string) error {
+	file := ownTasks(list, mounts)
+	if file == "" {
+		return errors.ErrUnsupported
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(strconv.Itoa(unix.Gettid())) // "0", for the writer, takes no lock
+	return errors.Join(err, f.Close())
+}
+
+// ownTasks returns the list of the threads in the cgroup that this process is in, of
 // whichever hierarchy is found first below mounts: the lock is the same. It is ""
 // when none is found. list is the process's /proc/self/cgroup.
-func ownProcs(list, mounts string) string {
+func ownTasks(list, mounts string) string {
 	raw, err := os.ReadFile(list)
 	if err != nil {
 		return ""
@@ -116,7 +125,11 @@ func ownProcs(list, mounts string) string {
 		if len(fields) != 3 {
 			continue
 		}
-		file := filepath.Join(mounts, strings.TrimPrefix(fields[1], "name="), fields[2], "cgroup.procs")
+		name := "tasks"
+		if fields[1] == "" {
+			name = "cgroup.threads"
+		}
+		file := filepath.Join(mounts, strings.TrimPrefix(fields[1], "name="), fields[2], name)
 		if _, err := os.Stat(file); err == nil {
 			return file
 		}

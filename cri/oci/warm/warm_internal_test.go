@@ -1,30 +1,108 @@
 package warm
 
 import (
-	"io"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/nspin"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-func TestOwnProcs(t *testing.T) {
-	mounts := t.TempDir()
-	for _, dir := range []string{"memory/a", "systemd/b", "unified/c", "d e"} {
-		if err := os.MkdirAll(filepath.Join(mounts, dir), 0o700); err != nil {
+// childEnv has the test binary be a process that never stops writing.
+const childEnv = "NODEKIT_TEST_WARM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		l := New()
+		_ = nspin.OnThrowAwayThread(func() error {
+			for { // also when a write came too late and failed
+				_ = l.touch()
+			}
+		})
+	}
+	os.Exit(m.Run())
+}
+
+// TestTouch: the write succeeds and leaves the process where it is.
+func TestTouch(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nspin.OnThrowAwayThread(New().touch); err != nil {
+		t.Error(err)
+	}
+	if after, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(after) != string(before) {
+		t.Errorf("it was in %s and is in %s: %v", before, after, err)
+	}
+}
+
+// TestMovedMeanwhile: a process that somebody moves while it writes is where it was
+// moved to.
+func TestMovedMeanwhile(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	top := fmt.Sprintf("/nodekit-test-%08x", rand.Uint32())
+	t.Cleanup(func() {
+		if err := errors.Join(cgroup.Kill(top), cgroup.Remove(top)); err != nil {
+			t.Error(err)
+		}
+	})
+	places := []string{top + "/a", top + "/b"}
+	for _, p := range places {
+		if err := cgroup.Create(p); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(mounts, dir, "cgroup.procs"), nil, 0o600); err != nil {
+	}
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), childEnv+"=1")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	for i := range 100 {
+		to := places[i%2]
+		if err := cgroup.Enter(to, child.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Millisecond)
+		where, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", child.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(where), places[1-i%2]) {
+			t.Fatalf("move %d, to %s: it is in %s", i, to, where)
+		}
+	}
+}
+
+func TestOwnTasks(t *testing.T) {
+	mounts := t.TempDir()
+	for _, file := range []string{"memory/a/tasks", "systemd/b/tasks", "unified/c/cgroup.threads", "d e/cgroup.threads"} {
+		file = filepath.Join(mounts, file)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for list, want := range map[string]string{
-		"0::/d e\n":                         "d e/cgroup.procs",
-		"4:memory:/a\n0::/c\n":              "memory/a/cgroup.procs",
-		"4:memory:/x\n1:name=systemd:/b\n":  "systemd/b/cgroup.procs",
+		"0::/d e\n":                         "d e/cgroup.threads",
+		"4:memory:/a\n0::/c\n":              "memory/a/tasks",
+		"4:memory:/x\n1:name=systemd:/b\n":  "systemd/b/tasks",
 		"4:memory:/x\n":                     "",
-		"nonsense\n4:memory\n4:memory:/a\n": "memory/a/cgroup.procs",
+		"nonsense\n4:memory\n4:memory:/a\n": "memory/a/tasks",
 		"":                                  "",
 	} {
 		file := filepath.Join(mounts, "list")
@@ -34,11 +112,11 @@ func TestOwnProcs(t *testing.T) {
 		if want != "" {
 			want = filepath.Join(mounts, want)
 		}
-		if got := ownProcs(file, mounts); got != want {
+		if got := ownTasks(file, mounts); got != want {
 			t.Errorf("of %q: %q, want %q", list, got, want)
 		}
 	}
-	if got := ownProcs(filepath.Join(mounts, "absent"), mounts); got != "" {
+	if got := ownTasks(filepath.Join(mounts, "absent"), mounts); got != "" {
 		t.Errorf("without a list: %q", got)
 	}
 }
@@ -50,22 +128,20 @@ type lock struct {
 	writes int
 }
 
-func (l *lock) Write(b []byte) (int, error) {
+func (l *lock) touch() error {
 	if time.Since(l.last) > 12*time.Millisecond {
 		time.Sleep(l.waits)
 	}
 	l.last = time.Now()
 	l.writes++
-	return len(b), nil
+	return nil
 }
-
-func (l *lock) Close() error { return nil }
 
 // test gives a test, in a bubble, the kernel's lock that waits so long, and a Lock.
 func test(t *testing.T, waits time.Duration, fn func(t *testing.T, k *lock, l *Lock)) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &lock{waits: waits}
-		fn(t, k, &Lock{open: func() (io.WriteCloser, error) { return k, nil }})
+		fn(t, k, &Lock{touch: k.touch})
 		time.Sleep(time.Second)
 		synctest.Wait()
 	})
@@ -132,14 +208,18 @@ func TestSoonAgain(t *testing.T) {
 // TestCannot: without a cgroup, or the right to write, nothing goes on.
 func TestCannot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		opened := 0
-		l := &Lock{open: func() (io.WriteCloser, error) { opened++; return nil, os.ErrPermission }}
+		tried := 0
+		l := &Lock{touch: func() error {
+			tried++
+			time.Sleep(8 * time.Millisecond)
+			return os.ErrPermission
+		}}
 		for range 2 {
 			l.Keep()
-			synctest.Wait()
+			time.Sleep(time.Second)
 		}
-		if opened != 2 {
-			t.Errorf("it tried %d times in two calls", opened)
+		if tried != 2 {
+			t.Errorf("it tried %d times in two calls", tried)
 		}
 	})
 }
