@@ -12,7 +12,8 @@ import (
 // Attach adds the container to the network: ADD of every plugin in order. When
 // it fails, DEL of every plugin has been run, and the runtime need not call
 // Detach, though it may. An attachment that exists, or whose DEL is still due,
-// is fault.AlreadyExists; no valid configuration is fault.Unavailable.
+// is fault.AlreadyExists; no valid configuration, or one with a plugin that is not
+// there, is fault.Unavailable, and nothing has run.
 func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error) {
 	n.makeUp(ctx)
 	ctx, unlock, err := n.enter(ctx, a)
@@ -34,6 +35,9 @@ func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error)
 	}
 	if known, err := n.known(a.key()); err != nil || known != nil {
 		return nil, errors.Join(fault.AlreadyExists.Errorf("it is attached already, or its removal is due"), err)
+	}
+	if err := n.find(l); err != nil { // before a plugin has run, whose DEL would need the others'
+		return nil, err
 	}
 	r := &record{Version: recordVersion, Attachment: a, List: l}
 	var result *cni.Result

@@ -31,9 +31,9 @@
 // Code 11 (try again later) is tried again a few times, after a DEL where it was
 // ADD that failed, and then returned as fault.Unavailable. Code 3 (unknown
 // container) from the first plugin of an ADD spares the DEL, and from DEL it is
-// as good as success. An ADD whose first plugin is in none of the directories has
-// run nothing and gets no DEL either; behind plugins that did run, one that is
-// missing keeps the DEL of the chain due until it is there.
+// as good as success. An attachment of which any plugin is in none of the
+// directories is refused before the first one runs, and gets no DEL either; a plugin
+// that is missing later keeps the DEL of the chain due until it is there again.
 //
 // It is not a plugin (see package cni) and does not make network namespaces.
 package runtime

@@ -185,25 +185,47 @@ func TestFailedAddIsUndone(t *testing.T) {
 	}
 }
 
-// TestMissingPlugin: a plugin that is nowhere has done nothing, and what ran
-// before it gets its DEL, which stays due.
+// TestMissingPlugin: a chain with a plugin that is nowhere does nothing, wherever in it
+// that is, so that nothing is left which could not be undone without it.
 func TestMissingPlugin(t *testing.T) {
-	for conflist, left := range map[string]bool{
-		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"absent"},{"type":"first"}]}`: false,
-		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"absent"}]}`: true,
+	for _, conflist := range []string{
+		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"absent"},{"type":"first"}]}`,
+		`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"absent"}]}`,
 	} {
 		w := newWorld(t, conflist, recorder("first"))
 		n := w.open()
 		_, err := n.Attach(t.Context(), w.attachment)
-		if want := 1; err == nil || !left && strings.Count(err.Error(), "is in none of") != want {
+		if !errors.Is(err, fault.Unavailable) || strings.Count(err.Error(), `"absent" is in none of`) != 1 {
 			t.Errorf("Attach: %v", err)
 		}
-		if err := n.Detach(t.Context(), w.attachment); (err != nil) != left {
+		if err := n.Detach(t.Context(), w.attachment); err != nil {
 			t.Errorf("Detach: %v", err)
 		}
-		if got := w.seen(); strings.Contains(got, "first DEL") != left {
+		if got := w.seen(); got != "" {
 			t.Errorf("plugins saw %q", got)
 		}
+	}
+}
+
+// TestPluginGoneMissing: what ran before it gets its DEL, and the plugin's own stays due
+// until it is back.
+func TestPluginGoneMissing(t *testing.T) {
+	w := newWorld(t, chain)
+	second := filepath.Join(w.config.BinDirs[0], "second")
+	w.script("first", "rm -f "+second+`; echo '{"cniVersion":"1.1.0"}'`)
+	w.script("second", "exit 0")
+	n := w.open()
+	if _, err := n.Attach(t.Context(), w.attachment); err == nil || !strings.Contains(err.Error(), `"second", DEL`) {
+		t.Errorf("Attach: %v", err)
+	}
+	if err := n.Detach(t.Context(), w.attachment); err == nil {
+		t.Error("Detach succeeds without the plugin")
+	}
+	n.Close()
+	w.script("first", "exit 0")
+	w.script("second", "exit 0")
+	if err := w.open().Detach(t.Context(), w.attachment); err != nil {
+		t.Errorf("Detach with the plugin: %v", err)
 	}
 }
 

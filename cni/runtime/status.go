@@ -36,13 +36,8 @@ func (n *Network) Status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range l.Plugins {
-		if n.config.Builtin[p.kind()] != nil {
-			continue
-		}
-		if _, err := cni.Find(p.kind(), n.config.BinDirs); err != nil {
-			return fault.Unavailable.Wrap(err)
-		}
+	if err := n.find(l); err != nil {
+		return err
 	}
 	if !cni.AtLeast(l.Version, "1.1.0") {
 		return nil
@@ -52,6 +47,19 @@ func (n *Network) Status(ctx context.Context) error {
 		return err
 	}
 	return n.status.ask(ctx, string(question), func(ctx context.Context) error { return n.runStatus(ctx, l) })
+}
+
+// find looks for the plugins, and calls none.
+func (n *Network) find(l *list) error {
+	for _, p := range l.Plugins {
+		if n.config.Builtin[p.kind()] != nil {
+			continue
+		}
+		if _, err := cni.Find(p.kind(), n.config.BinDirs); err != nil {
+			return fault.Unavailable.Wrap(err)
+		}
+	}
+	return nil
 }
 
 func (n *Network) runStatus(ctx context.Context, l *list) error {
