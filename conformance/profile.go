@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,16 +37,26 @@ type Profile struct {
 	Facts map[string]string `json:"facts,omitempty"`
 }
 
+// profileKeys are those at a profile's top.
+var profileKeys = []string{"suite", "waivers", "facts"}
+
 // UnmarshalJSON reads facts of any kind.
 func (p *Profile) UnmarshalJSON(data []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(data, &keys); err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !slices.Contains(profileKeys, key) {
+			return fmt.Errorf("key %q%s: at the top are %q, and what is told of the plugin stands below facts", key, spelling.Meant(key, profileKeys), profileKeys)
+		}
+	}
 	type plain Profile
 	in := struct {
 		*plain
 		Facts map[string]json.RawMessage `json:"facts"`
 	}{plain: (*plain)(p)}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
+	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
 	for name, raw := range in.Facts {
@@ -67,7 +76,11 @@ func (p *Profile) UnmarshalJSON(data []byte) error {
 // errors. Whether ids and facts exist is checked when a suite runs with it.
 func ParseProfile(data []byte) (*Profile, error) {
 	var p Profile
-	if err := yaml.UnmarshalStrict(data, &p); err != nil {
+	document, err := yaml.YAMLToJSONStrict(data)
+	if err == nil {
+		err = json.Unmarshal(document, &p)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("profile: %w", err)
 	}
 	return &p, nil

@@ -152,6 +152,18 @@ func TestProfileIsStrict(t *testing.T) {
 	}
 }
 
+// TestProfileKeyMisplaced: who writes a fact at the top is told where it belongs.
+func TestProfileKeyMisplaced(t *testing.T) {
+	for text, want := range map[string]string{
+		"kind: chained": `key "kind": at the top are ["suite" "waivers" "facts"], and what is told of the plugin stands below facts`,
+		"fact: {a: b}":  `key "fact" (did you mean "facts"?)`,
+	} {
+		if _, err := conformance.ParseProfile([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "profile: "+want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
 // TestRunSurvivesChecks holds that no way of not returning ends the run.
 func TestRunSurvivesChecks(t *testing.T) {
 	s := newSuite()
