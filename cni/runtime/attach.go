@@ -58,14 +58,15 @@ func (n *Network) tryAttach(ctx context.Context, r *record) (*cni.Result, error)
 	if err := n.begin(r); err != nil {
 		return nil, err
 	}
-	raw, begun, err := n.runAdd(ctx, r)
+	var begun int
+	var err error
+	r.Result, begun, err = n.runAdd(ctx, r)
 	if err == nil {
-		r.Result = raw
 		err = n.records.put(r)
 	}
 	var result *cni.Result
 	if err == nil {
-		result, err = cni.DecodeResult(raw, r.List.Version)
+		result, err = cni.DecodeResult(r.Result, r.List.Version)
 	}
 	if err == nil {
 		err = n.confirm(r.Attachment.key())

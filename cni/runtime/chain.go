@@ -16,26 +16,27 @@ import (
 )
 
 // runAdd runs the chain in order, each plugin with the result of the one before,
-// and returns the final result. begun is how many plugins may have done
-// something: all that ran, without a last one that was not found, or says it
-// knows no such container (CNI 1.1.0, Error, code 3), which spares the runtime
-// its DEL.
+// and returns the final result, or with an error the last there was. begun is how
+// many plugins may have done something: all that ran, without a last one that was
+// not found, or says it knows no such container (CNI 1.1.0, Error, code 3), which
+// spares the runtime its DEL.
 func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage, begun int, err error) {
 	for i, p := range r.List.Plugins {
 		stdin, err := request(r, p, result)
 		if err != nil {
-			return nil, i, err
+			return result, i, err
 		}
-		result, err = n.call(ctx, p, n.env(cni.CmdAdd, r.Attachment), stdin)
+		out, err := n.call(ctx, p, n.env(cni.CmdAdd, r.Attachment), stdin)
 		if unknownContainer(err) || notRun(err) {
-			return nil, i, err
+			return result, i, err
 		}
 		if err != nil {
-			return nil, i + 1, err
+			return result, i + 1, err
 		}
-		if _, err := cni.DecodeResult(result, r.List.Version); err != nil {
-			return nil, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(result))
+		if _, err := cni.DecodeResult(out, r.List.Version); err != nil {
+			return result, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(out))
 		}
+		result = out
 	}
 	return result, len(r.List.Plugins), nil
 }
@@ -50,7 +51,8 @@ func excerpt(text []byte) string {
 }
 
 // runDel runs the chain in reverse order with the final result of ADD, if there
-// is one. The specification's text halts at the first error; going on leaves
+// is one; else with the last that a plugin gave before another failed: upstream's
+// firewall removes nothing without. The specification's text halts at the first error; going on leaves
 // less behind, and plugins must accept a DEL that has nothing to do.
 func (n *Network) runDel(ctx context.Context, r *record) error {
 	a := r.Attachment

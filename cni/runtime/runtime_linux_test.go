@@ -165,6 +165,8 @@ func TestChainOrderAndResults(t *testing.T) {
 	}
 }
 
+// TestFailedAddIsUndone: with the last result that there was, without which some plugins
+// remove nothing.
 func TestFailedAddIsUndone(t *testing.T) {
 	w := newWorld(t, chain, recorder("first"), recorder("second"))
 	n := w.open()
@@ -173,7 +175,7 @@ func TestFailedAddIsUndone(t *testing.T) {
 	if !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "not today") {
 		t.Errorf("Attach: %v", err)
 	}
-	if got := w.seen(); got != "first ADD 0, second ADD 1, second DEL 0, first DEL 0" {
+	if got := w.seen(); got != "first ADD 0, second ADD 1, second DEL 1, first DEL 1" {
 		t.Errorf("plugins saw %q", got)
 	}
 	if _, err := n.Result(w.attachment); !errors.Is(err, fault.NotFound) {
