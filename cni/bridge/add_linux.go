@@ -61,38 +61,30 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 }
 
 // refuseTaken refuses names that are taken, after it has finished a removal of
-// the same attachment that is pending.
+// the same attachment that is pending. (An ioctl would not wait for the kernel's lock
+// on links as these requests do; but for a name that is not there it has the kernel
+// execute modprobe, twice, and loads a module that is called so.)
 func (w *wiring) refuseTaken(r *cni.Request, id identity) error {
-	switch pending, err := w.links.Exists(id.host); {
-	case err != nil:
-		return err
-	case pending:
-		if err := w.finish(id); err != nil {
-			return err
-		}
-	}
-	switch taken, err := w.inside.Exists(r.IfName); {
-	case err != nil:
-		return err
-	case taken:
-		return cni.Errorf(cni.CodeExists, "interface %q (CNI_IFNAME) exists in the container already", r.IfName)
-	}
-	return nil
-}
-
-// finish finishes a removal of the same attachment that is pending, and refuses an
-// interface that is not to be removed.
-func (w *wiring) finish(id identity) error {
 	l, err := w.links.Link(id.host)
 	switch {
-	case errors.Is(err, fault.NotFound): // it has just ended
-		return nil
+	case errors.Is(err, fault.NotFound):
 	case err != nil:
 		return err
 	case l.Alias != id.leaving():
 		return cni.Errorf(cni.CodeExists, "interface %q of an earlier ADD exists on the host: DEL removes it", id.host)
+	default:
+		if err := deleteLink(w.links, l); err != nil {
+			return err
+		}
 	}
-	return deleteLink(w.links, l)
+	_, err = w.inside.Link(r.IfName)
+	switch {
+	case errors.Is(err, fault.NotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return cni.Errorf(cni.CodeExists, "interface %q (CNI_IFNAME) exists in the container already", r.IfName)
 }
 
 // allocate asks IPAM and plans with what it gives.

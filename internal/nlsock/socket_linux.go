@@ -45,10 +45,6 @@ func Open(protocol int) (*Socket, error) {
 	return &Socket{fd: fd}, nil
 }
 
-// FD is the socket's descriptor, for what the kernel is asked besides messages. It
-// belongs to the socket.
-func (s *Socket) FD() int { return s.fd }
-
 // Close closes the socket.
 func (s *Socket) Close() error { return unix.Close(s.fd) }
 

@@ -3,7 +3,6 @@ package rtnl
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 
@@ -78,22 +77,6 @@ func (c *Conn) Links(names ...string) (out []*Link, err error) {
 		out = append(out, parseLink(r))
 	}
 	return out, nil
-}
-
-// Exists reports whether there is a link of that name. It does not wait for the
-// kernel's lock on links, as Link does (netdevice(7), SIOCGIFINDEX).
-func (c *Conn) Exists(name string) (bool, error) {
-	request, err := unix.NewIfreq(name)
-	if err == nil {
-		err = unix.IoctlIfreq(c.socket.FD(), unix.SIOCGIFINDEX, request)
-	}
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, unix.ENODEV):
-		return false, nil
-	}
-	return false, fmt.Errorf("%s: %w", named("looking for", name), err)
 }
 
 // LinkTo returns the link by which the host sends to the address, or

@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
@@ -49,14 +47,6 @@ func TestLinks(t *testing.T) {
 	}
 	if _, err := c.Links("rt-near", "nowhere0"); !errors.Is(err, fault.NotFound) {
 		t.Errorf("a link that is not there: %v", err)
-	}
-	for name, want := range map[string]bool{"rt-near": true, "rt-br": true, "nowhere0": false} {
-		if there, err := c.Exists(name); err != nil || there != want {
-			t.Errorf("%s exists: %v, %v", name, there, err)
-		}
-	}
-	if _, err := c.Exists("a-name-of-sixteen"); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("a name that no link can have: %v", err)
 	}
 	const group = 1 << 30
 	if err := c.Do(rtnl.DisablePort(port, "leaving", group)...); err != nil {
