@@ -145,7 +145,7 @@ func TestUnsupportedIsLogged(t *testing.T) {
 	var log strings.Builder
 	rt := &cri.Runtime{Name: "bare", Version: "1"}
 	logged(t, rt, &log)
-	for _, want := range []string{"RunSandbox", "SandboxStats", "Metrics", "UpdateSandbox", "Checkpoints.Dump", "Images.FsInfo"} {
+	for _, want := range []string{"RunSandbox", "Watch", "SandboxStats", "Metrics", "UpdateSandbox", "Checkpoints.Dump", "Images.FsInfo"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("no %s in %s", want, &log)
 		}

@@ -1,6 +1,7 @@
 package cri
 
-// unsupported names the functions that answer Unimplemented.
+// unsupported names the functions that answer Unimplemented, and Watch, without which
+// no container ends by itself.
 func (rt *Runtime) unsupported() []string {
 	images, checkpoints := rt.Images, rt.Checkpoints
 	if images == nil {
@@ -16,6 +17,7 @@ func (rt *Runtime) unsupported() []string {
 	}{
 		{"RunSandbox", rt.RunSandbox != nil},
 		{"CreateContainer", rt.CreateContainer != nil},
+		{"Watch", rt.Watch != nil},
 		{"UpdateContainer", rt.UpdateContainer != nil},
 		{"UpdateSandbox", rt.UpdateSandbox != nil},
 		{"ReopenLog", rt.ReopenLog != nil},

@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"path"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/panics"
 	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
@@ -144,8 +144,9 @@ func (s *serverSide) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServ
 
 func (s *serverSide) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
 	if panicked != nil {
-		s.log.ErrorContext(ctx, "handler panicked", "method", method, "panic", panicked, "stack", string(debug.Stack()))
-		err = fault.Internal.Errorf("%s panicked: see the log of the plugin", path.Base(method))
+		p := panics.Of(panicked)
+		s.log.ErrorContext(ctx, "handler panicked", "method", method, "panic", p.Value, "stack", p.Stack())
+		err = fault.Internal.Errorf("%s panicked at %s: see the log of the plugin", path.Base(method), p.Place())
 	}
 	s.log.DebugContext(ctx, "rpc", "family", s.family, "method", path.Base(method), "dur", time.Since(start), "err", err)
 	return ToStatus(err)

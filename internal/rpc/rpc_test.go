@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,7 +74,6 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{"read-only disk", func() error { return &os.PathError{Op: "open", Path: "f", Err: syscall.EROFS} }, fault.FailedPrecondition, codes.FailedPrecondition, "open f: read-only file system"},
 		{"full disk of a kind", func() error { return fault.Unavailable.Wrap(syscall.ENOSPC) }, fault.Unavailable, codes.Unavailable, "no space left on device"},
 		{"huge", func() error { return fault.NotFound.Errorf("%s: gone", strings.Repeat("é", 4<<20)) }, fault.NotFound, codes.NotFound, strings.Repeat("é", 1536) + " ... " + strings.Repeat("é", 509) + ": gone"},
-		{"panic", func() error { panic("ouch") }, fault.Internal, codes.Internal, "GetInfo panicked: see the log of the plugin"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,6 +88,23 @@ func TestErrorsCrossTheWire(t *testing.T) {
 				t.Fatalf("got %v (%v), want %v %q", err, status.Code(err), tt.code, tt.text)
 			}
 		})
+	}
+}
+
+// TestPanic: the client is told where, and that it is the handler's own fault.
+func TestPanic(t *testing.T) {
+	endpoint := serve(t, &peer{answer: func() error { panic("ouch") }})
+	conn, err := rpc.Dial(endpoint, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	want := regexp.MustCompile(`^GetInfo panicked at rpc_test\.go:[0-9]+: see the log of the plugin$`)
+	for range 2 { // the server goes on
+		_, err = registerapi.NewRegistrationClient(conn).GetInfo(t.Context(), &registerapi.InfoRequest{})
+		if !errors.Is(err, fault.Internal) || status.Code(err) != codes.Internal || !want.MatchString(err.Error()) {
+			t.Errorf("got %v (%v)", err, status.Code(err))
+		}
 	}
 }
 

@@ -12,11 +12,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
 // Group has the calls that are under way. NewGroup makes it.
@@ -118,13 +118,14 @@ func (g *Group) Close() {
 	g.calls.Wait()
 }
 
-// Guard calls a function of the author. A panic becomes an error, and its stack
-// goes to the log.
+// Guard calls a function of the author. A panic becomes an error that says where, and
+// what led there goes to the log.
 func Guard(log *slog.Logger, name string, f func() error) (err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			log.Error("the runtime panicked", "function", name, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("%s panicked: %v", name, p)
+		if v := recover(); v != nil {
+			p := panics.Of(v)
+			log.Error("the runtime panicked", "function", name, "panic", p.Value, "stack", p.Stack())
+			err = fmt.Errorf("%s panicked at %s: %v", name, p.Place(), p.Value)
 		}
 	}()
 	return f()

@@ -3,6 +3,10 @@ package flight_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -155,4 +159,21 @@ func TestDeadline(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// TestGuard: the error says where an author's function panicked, and one line of the log
+// what led there.
+func TestGuard(t *testing.T) {
+	var text strings.Builder
+	err := flight.Guard(slog.New(slog.NewTextHandler(&text, nil)), "RunSandbox", func() error {
+		var none map[string]int
+		none["x"]++
+		return nil
+	})
+	if !regexp.MustCompile(`^RunSandbox panicked at flight_test\.go:[0-9]+: assignment to entry in nil map$`).MatchString(fmt.Sprint(err)) {
+		t.Error(err)
+	}
+	if got := text.String(); !strings.Contains(got, "flight_test.TestGuard") || strings.Contains(got, "goroutine") {
+		t.Error(got)
+	}
 }
