@@ -37,7 +37,7 @@ func (s *resident) close() error {
 
 // connectedTo calls fn with a table of the network namespace that the plugin is called
 // in.
-func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) error {
+func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) (err error) {
 	ns, err := netns.CurrentID()
 	if err != nil {
 		return err
@@ -48,9 +48,10 @@ func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) error {
 			return err
 		}
 	}
-	err = fn(&view{plugin: p, conn: conn, rules: rules})
-	if !p.stays.kept().Put(ns, conn) {
-		err = errors.Join(err, conn.Close())
-	}
-	return err
+	defer func() { // after a panic, too, which a server survives
+		if !p.stays.kept().Put(ns, conn) {
+			err = errors.Join(err, conn.Close())
+		}
+	}()
+	return fn(&view{plugin: p, conn: conn, rules: rules})
 }
