@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,27 +81,30 @@ func (r *Request) exists() (found bool, err error) {
 	if r.ns == nil {
 		return false, nil
 	}
-	request, err := unix.NewIfreq(r.IfName)
-	if err != nil {
-		return false, err
-	}
-	err = r.ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any socket does
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request) // netdevice(7)
-		found = err == nil
-		if errors.Is(err, unix.ENODEV) {
-			return nil
-		}
+	err = r.ns.Do(func() (err error) {
+		found, err = listed("/proc/thread-self/net/dev", r.IfName)
 		return err
 	})
 	if err != nil {
 		return false, fmt.Errorf("looking for interface %q in the container: %w", r.IfName, err)
 	}
 	return found, nil
+}
+
+// listed reports whether an interface is in a file like /proc/net/dev. Reading it waits
+// for no lock, as a request for the link does. Nor would SIOCGIFINDEX, which for a name
+// that is not there has the kernel execute modprobe, twice.
+func listed(file, name string) (bool, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		if has, _, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(has) == name {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // netnsID names the open namespace: by the numbers of its file and by its cookie,
