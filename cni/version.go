@@ -113,7 +113,7 @@ func EncodeResult(r *Result, version string) ([]byte, error) {
 }
 
 // written is the document of a result since 1.0.0. The result's own way leads through
-// JSON three times, to leave out DNS that is empty, and is a twelfth of an ADD's time.
+// JSON three times, to leave out DNS that is empty.
 func written(r *Result) any {
 	type fields Result // without its methods
 	out := struct {
