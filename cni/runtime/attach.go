@@ -179,6 +179,7 @@ func (n *Network) confirm(key cni.Attachment) error {
 	if !ok {
 		return nil
 	}
+	n.records.dropProgress(key)
 	if err := n.journal.Done(i.id); err != nil {
 		return err
 	}

@@ -37,6 +37,12 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 			return result, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(out))
 		}
 		result = out
+		// For DELs that the kill of this process makes due. Our own do without.
+		if last := i == len(r.List.Plugins)-1; !last && n.config.Builtin[p.kind()] == nil {
+			if err := n.records.keepProgress(r.Attachment.key(), result); err != nil {
+				return result, i + 1, err
+			}
+		}
 	}
 	return result, len(r.List.Plugins), nil
 }

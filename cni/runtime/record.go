@@ -91,6 +91,31 @@ func decodeRecord(data []byte, from string) (*record, error) {
 	return &r, nil
 }
 
+func (rs records) progressPath(a cni.Attachment) string {
+	return strings.TrimSuffix(rs.path(a), ".json") + ".progress"
+}
+
+// keepProgress keeps the result so far of an ADD for the DEL that a kill makes due. A
+// loss of power may take it: it takes what plugins have made, too.
+func (rs records) keepProgress(a cni.Attachment, result json.RawMessage) error {
+	if err := os.WriteFile(rs.progressPath(a), result, 0o600); err != nil {
+		return fmt.Errorf("recording the attachment's progress: %w", err)
+	}
+	return nil
+}
+
+// progress returns what was kept; nil when there is nothing, or half of it.
+func (rs records) progress(a cni.Attachment) json.RawMessage {
+	data, err := os.ReadFile(rs.progressPath(a))
+	if err != nil || !json.Valid(data) {
+		return nil
+	}
+	return data
+}
+
+// dropProgress is for an ADD that is over. What cannot be removed harms nobody.
+func (rs records) dropProgress(a cni.Attachment) { _ = os.Remove(rs.progressPath(a)) }
+
 // remove forgets the attachment. It succeeds when there is none. A loss of power may
 // bring the record back, and the DEL that is due for it then succeeds at once.
 func (rs records) remove(a cni.Attachment) error {

@@ -8,7 +8,8 @@
 // plugin of an ADD runs and the result is stored before Attach returns, so that
 // after a kill -9 at any instruction every ADD that was begun gets its DEL: at
 // the next Open, or when Detach is called. DEL runs with the configuration and
-// the parameters that ADD had, whatever the directory says by then.
+// the parameters that ADD had, whatever the directory says by then, and with the last
+// result that a plugin gave.
 //
 // # Locks
 //
@@ -209,6 +210,7 @@ func (n *Network) recover() error {
 		if err != nil {
 			return err
 		}
+		r.Result = n.records.progress(r.Attachment.key())
 		n.intents[r.Attachment.key()] = intent{e.ID, r}
 	}
 	for key, i := range n.intents {

@@ -209,6 +209,32 @@ func TestMissingPlugin(t *testing.T) {
 	}
 }
 
+// TestKilledAddHasItsProgress: the DEL of an ADD that was interrupted has the last result
+// that there was, as that of one that failed has.
+func TestKilledAddHasItsProgress(t *testing.T) {
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"second"},{"type":"third"}]}`)
+	later, seen := filepath.Join(w.dir, "later"), filepath.Join(w.dir, "seen")
+	w.script("first", `echo '{"cniVersion":"1.1.0","dns":{"domain":"first"}}'; cat >`+seen)
+	w.script("second", `echo '{"cniVersion":"1.1.0","dns":{"domain":"second"}}'`)
+	w.script("third", `[ $CNI_COMMAND != ADD ] || cp -r `+w.config.StateDir+" "+later+`; echo '{"cniVersion":"1.1.0"}'`)
+	n := w.open()
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*.progress")); len(left) > 0 {
+		t.Errorf("left of an ADD that is done: %q", left)
+	}
+	n.Close()
+	w.config.StateDir = later // what the third plugin's ADD has found, as after a kill in it
+	w.open()
+	if raw, err := os.ReadFile(seen); !strings.Contains(string(raw), `"prevResult":{"cniVersion":"1.1.0","dns":{"domain":"second"}}`) {
+		t.Errorf("DEL saw %s, %v", raw, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(later, "attachments", "*")); len(left) > 0 {
+		t.Errorf("left after the DEL: %q", left)
+	}
+}
+
 // TestPluginGoneMissing: what ran before it gets its DEL, and the plugin's own stays due
 // until it is back.
 func TestPluginGoneMissing(t *testing.T) {
