@@ -42,8 +42,8 @@ func (p *plugin) openHost() (*host, error) {
 }
 
 func (p *plugin) release(h *host) {
-	if !p.stays.kept().Put(h.ns, h) {
-		h.close()
+	if over, full := p.stays.kept().Put(h.ns, h); full {
+		over.close()
 	}
 }
 

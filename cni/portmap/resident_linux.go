@@ -49,8 +49,8 @@ func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) (err erro
 		}
 	}
 	defer func() { // after a panic, too, which a server survives
-		if !p.stays.kept().Put(ns, conn) {
-			err = errors.Join(err, conn.Close())
+		if over, full := p.stays.kept().Put(ns, conn); full {
+			err = errors.Join(err, over.Close())
 		}
 	}()
 	return fn(&view{plugin: p, conn: conn, rules: rules})

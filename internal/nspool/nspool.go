@@ -3,6 +3,7 @@
 package nspool
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/nodekit-project/nodekit/internal/netns"
@@ -33,28 +34,35 @@ func (p *Pool[T]) Take(ns netns.ID) (it T, ok bool) {
 	defer p.mu.Unlock()
 	for i := len(p.kept) - 1; i >= 0; i-- {
 		if e := p.kept[i]; e.ns == ns {
-			last := len(p.kept) - 1
-			p.kept[i], p.kept[last] = p.kept[last], entry[T]{}
-			p.kept = p.kept[:last]
+			p.kept = slices.Delete(p.kept, i, i+1)
 			return e.it, true
 		}
 	}
 	return it, false
 }
 
-// Put keeps it, or reports that the caller has to close it: there is enough, or the
-// pool is closed.
-func (p *Pool[T]) Put(ns netns.ID, it T) bool {
+// Put keeps it, and returns what the caller has to close, if anything: the same, where
+// the pool is closed or has enough for the namespace, or what was put in first of those
+// for others, which may be gone and live on by it alone.
+func (p *Pool[T]) Put(ns netns.ID, it T) (over T, full bool) {
 	if p == nil {
-		return false
+		return it, true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.kept) >= Max {
-		return false
+	if p.closed {
+		return it, true
+	}
+	if len(p.kept) == Max {
+		i := slices.IndexFunc(p.kept, func(e entry[T]) bool { return e.ns != ns })
+		if i < 0 {
+			return it, true
+		}
+		over, full = p.kept[i].it, true
+		p.kept = slices.Delete(p.kept, i, i+1)
 	}
 	p.kept = append(p.kept, entry[T]{ns, it})
-	return true
+	return over, full
 }
 
 // Close empties the pool for good and returns what the caller has to close. A second

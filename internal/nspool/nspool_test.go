@@ -24,16 +24,25 @@ func TestPool(t *testing.T) {
 	take(a, "a2")
 	take(a, "a1")
 	take(a, "")
-	for i := range nspool.Max {
-		if kept := p.Put(a, "more"); kept != (i < nspool.Max-1) { // b1 is there
-			t.Errorf("it keeps one more beside %d: %v", i+1, kept)
+	put := func(ns netns.ID, it, over string) {
+		t.Helper()
+		if got, full := p.Put(ns, it); got != over || full != (over != "") {
+			t.Errorf("%q goes in, and %q, %v comes out, want %q", it, got, full, over)
 		}
 	}
-	take(b, "b1")
-	if rest := p.Close(); len(rest) != nspool.Max-1 || slices.Contains(rest, "b1") {
+	for range nspool.Max - 1 {
+		put(a, "more", "")
+	}
+	put(a, "last", "b1") // of another namespace
+	put(a, "one too many", "one too many")
+	put(b, "b2", "more") // the oldest
+	take(b, "b2")
+	take(a, "last")
+	if rest := p.Close(); len(rest) != nspool.Max-2 || slices.Contains(rest, "b2") {
 		t.Errorf("%q were left", rest)
 	}
-	if p.Put(b, "late") || len(p.Close()) > 0 {
+	put(b, "late", "late")
+	if len(p.Close()) > 0 {
 		t.Error("a closed pool keeps things")
 	}
 	take(b, "")
@@ -41,7 +50,8 @@ func TestPool(t *testing.T) {
 
 func TestNilPool(t *testing.T) {
 	var p *nspool.Pool[string]
-	if _, ok := p.Take(netns.ID{}); ok || p.Put(netns.ID{}, "") || len(p.Close()) > 0 {
+	_, ok := p.Take(netns.ID{})
+	if over, full := p.Put(netns.ID{}, "it"); ok || over != "it" || !full || len(p.Close()) > 0 {
 		t.Error("a nil pool keeps things")
 	}
 }
