@@ -165,8 +165,8 @@ func TestDeadline(t *testing.T) {
 // what led there.
 func TestGuard(t *testing.T) {
 	var text strings.Builder
+	var none map[string]int
 	err := flight.Guard(slog.New(slog.NewTextHandler(&text, nil)), "RunSandbox", func() error {
-		var none map[string]int
 		none["x"]++
 		return nil
 	})
