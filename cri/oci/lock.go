@@ -81,8 +81,21 @@ func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 	}
 }
 
-// undoLock takes the rules away that criu's default makes, all or none.
-const undoLock = "*filter\n-D INPUT -j CRIU\n-D OUTPUT -j CRIU\n-F CRIU\n-X CRIU\nCOMMIT\n"
+// undoLock is what takes the rules away, and the chain, that criu's default makes, "" where
+// there are none. A criu that was killed while it took them away itself has left some.
+func undoLock(list string) string {
+	lines := strings.Split(list, "\n")
+	if !slices.Contains(lines, "-N CRIU") {
+		return ""
+	}
+	undo := "*filter\n"
+	for _, l := range lines {
+		if rule, ok := strings.CutPrefix(l, "-A "); ok && strings.HasSuffix(rule, " -j CRIU") {
+			undo += "-D " + rule + "\n"
+		}
+	}
+	return undo + "-F CRIU\n-X CRIU\nCOMMIT\n"
+}
 
 // dropChains undoes criu's lock with iptables in the calling thread's namespace. Where
 // that is not installed, or the kernel has not what it needs, criu cannot have used it.
@@ -96,11 +109,12 @@ func dropChains(ctx context.Context, tool string) error {
 	if err != nil {
 		return unlessUnable(fmt.Errorf("%s -S: %s: %w", tool, complaintOf(err), err))
 	}
-	if !slices.Contains(strings.Split(string(list), "\n"), "-N CRIU") {
+	undo := undoLock(string(list))
+	if undo == "" {
 		return nil
 	}
 	cmd := exec.CommandContext(ctx, tool+"-restore", "-w", "--noflush")
-	cmd.Stdin = strings.NewReader(undoLock)
+	cmd.Stdin = strings.NewReader(undo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %s: %w", cmd.Args[0], strings.TrimSpace(string(out)), err)
 	}

@@ -2,7 +2,9 @@ package oci
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,40 @@ func TestNothingLocked(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHalfLocked: a criu that takes its lock away does so in steps, and one that is killed
+// leaves what is of the others. One that locks what is locked has its rules there twice.
+func TestHalfLocked(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.NFT)
+	for _, tool := range []string{"iptables", "ip6tables"} {
+		for name, rules := range map[string]string{
+			"the chain alone": "",
+			"one rule":        "-I OUTPUT -j CRIU\n",
+			"all":             "-I INPUT -j CRIU\n-I OUTPUT -j CRIU\n-A CRIU -j DROP\n",
+			"twice":           strings.Repeat("-I INPUT -j CRIU\n-I OUTPUT -j CRIU\n-A CRIU -j DROP\n", 2),
+		} {
+			const kept = "-A INPUT -m mark --mark 0x7 -j DROP"
+			var left string
+			err := nspin.OnThrowAwayThread(func() error {
+				if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+					return err
+				}
+				cmd := exec.Command(tool+"-restore", "--noflush")
+				cmd.Stdin = strings.NewReader("*filter\n:CRIU - [0:0]\n" + kept + "\n" + rules + "COMMIT\n")
+				if out, err := cmd.CombinedOutput(); err != nil {
+					return fmt.Errorf("%s: %w", out, err)
+				}
+				undone := dropChains(t.Context(), tool)
+				out, err := exec.Command(tool, "-S").CombinedOutput()
+				left = string(out)
+				return errors.Join(undone, err)
+			})
+			if err != nil || strings.Contains(left, "CRIU") || !strings.Contains(left, kept) {
+				t.Errorf("%s: %s: %v, and there is %s", tool, name, err, left)
+			}
+		}
 	}
 }
 
