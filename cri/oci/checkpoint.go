@@ -26,6 +26,9 @@ type checkpointConfig struct {
 	Checkpointed time.Time `json:"checkpointedTime"`
 }
 
+// checkpointDir is where a checkpoint of a container is made, and its criu writes its log.
+func checkpointDir(c *cri.Container) string { return filepath.Join(c.Dir, "checkpoint") }
+
 // checkpoint writes an archive of a running container, which runs on: criu's
 // images, the spec, and what the container has changed in its root.
 func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string) (err error) {
@@ -33,7 +36,7 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(c.Dir, "checkpoint")
+	dir := checkpointDir(c)
 	if err := os.RemoveAll(dir); err != nil { // of one that was cut short
 		return err
 	}

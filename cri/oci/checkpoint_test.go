@@ -22,7 +22,8 @@ import (
 // runs the program anew, in a Pod to which criu has given the hostname of the saved one.
 // BIN/fail makes it fail from so many calls on. BIN/hang keeps it busy as long as it is
 // there: a process in a session of its own, as the criu of a crun is, whose id is in
-// BIN/hangs, freezes the container that is saved again and again, and writes images.
+// BIN/hangs, freezes the container that is saved again and again, and writes images. When
+// it ends by itself there is BIN/done.
 const fakeCRIU = "#!/bin/sh\necho Version: 0\nexit 0\n"
 
 const fakeCheckpoint = `#!/bin/sh
@@ -68,7 +69,8 @@ echo memory >"$images/pages-1.img"
 `
 
 const busyCRIU = `
-verb=$1 id=$2 images=$3
+verb=$1 id=$2
+[ "$3" ] && cd "$3" # which has another name, or none, when the server has ended
 while [ -e BIN/hang ]; do
 	if [ "$verb" = checkpoint ]; then
 		for file in /sys/fs/cgroup/freezer/nodekit-oci-*/*/"$id"/freezer.state; do
@@ -77,11 +79,12 @@ while [ -e BIN/hang ]; do
 		for file in /sys/fs/cgroup/nodekit-oci-*/*/"$id"/cgroup.freeze; do
 			[ -e "$file" ] && echo 1 >"$file"
 		done
-		echo memory >"$images/late.img"
+		echo memory >late.img
 	fi
 	[ -e BIN/hangs ] || { echo $$ >BIN/hangs.new && mv BIN/hangs.new BIN/hangs; }
 	sleep 0.01
 done
+: >BIN/done
 `
 
 // newSaver is newNode with a criu and an OCI runtime that are fakes, in bin.

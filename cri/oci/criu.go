@@ -82,7 +82,7 @@ func (r *Runtime) runCRIU(ctx context.Context, s *cri.Sandbox, args []string) (o
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, outputPatience
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for this process
-	cmd.Cancel = func() error { return flock.Evict(context.WithoutCancel(ctx), file) }
+	cmd.Cancel = func() error { return flock.Evict(context.WithoutCancel(ctx), file, criuGrace) }
 	lock.Lend(cmd)
 	err = cmd.Start()
 	lock.Release()

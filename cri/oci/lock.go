@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/flock"
@@ -19,6 +20,13 @@ import (
 // network namespace, by rules of the firewall. One that is killed leaves both; and one
 // that outlives its server would do both again, behind the back of the next. So each has a
 // file, locked by all processes that it consists of: who finds the file ends them first.
+
+// criuGrace is how long a criu may take to end by itself that is not wanted any more. It has
+// the container's processes do some of the work, by a few instructions at a time in place of
+// their own, and those that it is doing this to when it is killed die of them. A short work is
+// done by then, and of a long one nearly all is spent on writing memory, where there is no such
+// danger (measured with criu 4.2: of 4 MiB in two containers, one in 20 kills ended one).
+const criuGrace = 3 * time.Second
 
 // savingFile says that a criu is at work in the sandbox, or was killed there.
 func (r *Runtime) savingFile(sandboxID string) string {
@@ -38,7 +46,7 @@ func (r *Runtime) beginSave(ctx context.Context, s *cri.Sandbox) (*flock.Lock, e
 // frozen is to be thawed after that.
 func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 	file := r.savingFile(s.ID)
-	if err := flock.Evict(ctx, file); err != nil {
+	if err := flock.Evict(ctx, file, criuGrace); err != nil {
 		return fmt.Errorf("ending a checkpoint: %w", err)
 	}
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
@@ -69,7 +77,7 @@ func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		err := flock.Evict(ctx, file)
+		err := flock.Evict(ctx, file, criuGrace)
 		for _, s := range sandboxes {
 			if file == r.savingFile(s.ID) {
 				err = r.endSave(ctx, s)
@@ -77,6 +85,15 @@ func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 		}
 		if err != nil {
 			r.cfg.Logger.ErrorContext(ctx, "ending a checkpoint that a killed server was making", "file", file, "err", err)
+		}
+	}
+}
+
+// forgetCheckpoints removes what is left of them, which may be all of a container's memory.
+func (r *Runtime) forgetCheckpoints(ctx context.Context, containers []*cri.Container) {
+	for _, c := range containers {
+		if err := os.RemoveAll(checkpointDir(c)); err != nil { // the next one, or the container's removal, does it
+			r.cfg.Logger.WarnContext(ctx, "removing a checkpoint that a killed server was making", "container", c.ID, "err", err)
 		}
 	}
 }

@@ -361,12 +361,42 @@ func TestKilledInACheckpoint(t *testing.T) {
 			p.ended(criu, "the next server")
 			p.runOn()
 			p.unlocked()
+			if left, _ := filepath.Glob(n.dir + "/cri/*/*/checkpoint"); len(left) > 0 {
+				t.Errorf("of the checkpoint there is %q", left)
+			}
 			n.must(os.Rename(bin+"/no-criu", bin+"/criu"))
 			n.must(os.Remove(bin + "/hang"))
 			n.must(os.RemoveAll(p.dir))
 			n.must(os.Mkdir(p.dir, 0o700))
 			n.restart()
 			n.must(begin(p))
+			n.removeSandbox(p.sandbox)
+		})
+	}
+}
+
+// TestCheckpointMayEnd: a criu that nobody waits for any more is not killed if it ends soon:
+// it may have a process of the container in its hands, which would die of that.
+func TestCheckpointMayEnd(t *testing.T) {
+	for name, leave := range map[string]func(n *node, cancel func()){
+		"by a client": func(_ *node, cancel func()) { cancel() },
+		"by a server": func(n *node, _ func()) { n.restart() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, bin := newSaver(t)
+			p := n.savedPod("saved")
+			n.must(os.WriteFile(bin+"/hang", nil, 0o600))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			over := make(chan error, 1)
+			go func() { over <- p.save(ctx) }()
+			p.busy(bin)
+			time.AfterFunc(300*time.Millisecond, func() { _ = os.Remove(bin + "/hang") })
+			leave(n, cancel)
+			<-over
+			p.settled()
+			n.waitFile(bin + "/done")
+			p.runOn()
 			n.removeSandbox(p.sandbox)
 		})
 	}

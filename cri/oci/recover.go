@@ -26,6 +26,7 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 		return err
 	}
 	r.endSaves(ctx, sandboxes) // before anything is thawed, or killed, which what is frozen does not heed
+	r.forgetCheckpoints(ctx, containers)
 	for _, s := range sandboxes {
 		s.Ready = s.Ready && r.sandboxAlive(s, statuses)
 	}

@@ -161,7 +161,7 @@ func (r *Runtime) describePod(ctx context.Context, s *cri.Sandbox) (*checkpoint.
 
 // dumpContainer writes what there is of container n.
 func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, d *checkpoint.Draft, n int) (err error) {
-	work := filepath.Join(c.Dir, "checkpoint")
+	work := checkpointDir(c)
 	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o700)); err != nil { // there may be one that was cut short
 		return err
 	}

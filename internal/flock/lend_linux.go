@@ -34,11 +34,11 @@ func (l *Lock) Lend(cmd *exec.Cmd) {
 // evictLimit is how long killed processes may take to be gone.
 const evictLimit = 10 * time.Second
 
-// Evict kills the other processes that have a lock of the whole file at path, those to
-// which it was lent, and returns when nobody has one any more. A file that is not there
-// has nobody. The caller has no lock of it: it would wait for itself. It fails when ctx
-// ends, and for processes that are not gone after some seconds.
-func Evict(ctx context.Context, path string) error {
+// Evict returns when nobody has a lock of the whole file at path any more: it waits for
+// grace, and then kills the other processes that have one, those to which it was lent. A
+// file that is not there has nobody. The caller has no lock of it: it would wait for itself.
+// It fails when ctx ends, and for processes that are not gone some seconds after the grace.
+func Evict(ctx context.Context, path string, grace time.Duration) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -55,16 +55,20 @@ func Evict(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, evictLimit)
+	ctx, cancel := context.WithTimeout(ctx, grace+evictLimit)
 	defer cancel()
+	kill := time.Now().Add(grace)
+	var killed []int
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
 		if err := lock(f, whole(Exclusive), false); !busy(err) {
 			return err
 		}
-		pids := killHolders(name, own)
+		if !time.Now().Before(kill) {
+			killed = killHolders(name, own)
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for processes %v to end, which have %q locked: %w", pids, path, context.Cause(ctx))
+			return fmt.Errorf("waiting for the end of the processes that have %q locked, of which %v were killed: %w", path, killed, context.Cause(ctx))
 		case <-time.After(delay):
 		}
 	}

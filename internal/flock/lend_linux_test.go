@@ -22,7 +22,7 @@ import (
 // that was lent to that, and is ended, and nobody else.
 func TestEvict(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	if err := flock.Evict(t.Context(), path); err != nil {
+	if err := flock.Evict(t.Context(), path, 0); err != nil {
 		t.Errorf("of a file that is not there: %v", err)
 	}
 	first := take(t, path, flock.Exclusive)
@@ -56,10 +56,10 @@ func TestEvict(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := flock.Evict(ctx, path); err != nil && !errors.Is(err, context.Canceled) {
+	if err := flock.Evict(ctx, path, 0); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("with its context: %v", err)
 	}
-	if err := flock.Evict(t.Context(), path); err != nil {
+	if err := flock.Evict(t.Context(), path, 0); err != nil {
 		t.Error(err)
 	}
 	ends(t, strings.TrimSpace(line))
@@ -87,6 +87,25 @@ func ends(t *testing.T, pid string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the program runs on: %s", stat)
 		}
+	}
+}
+
+// TestEvictWaits: who ends in the grace is not killed.
+func TestEvictWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l := take(t, path, flock.Exclusive)
+	cmd := exec.Command("sh", "-c", "sleep 0.2; exit 7")
+	l.Lend(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	if err := flock.Evict(t.Context(), path, time.Minute); err != nil {
+		t.Error(err)
+	}
+	var ended *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &ended) || ended.ExitCode() != 7 {
+		t.Errorf("it ended with %v, want 7", err)
 	}
 }
 
@@ -124,7 +143,7 @@ func TestEvictSparesOthers(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // it looks once in any case
-	if err := flock.Evict(ctx, path); !errors.Is(err, context.Canceled) {
+	if err := flock.Evict(ctx, path, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("of a lock that this process has: %v", err)
 	}
 	for what, cmd := range map[string]*exec.Cmd{"a reader": reader, "a namesake's holder": namesake} {
