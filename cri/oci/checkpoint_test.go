@@ -20,7 +20,8 @@ import (
 // fakeCRIU stands for a criu that works. The OCI runtime beside it passes everything on
 // but a checkpoint, of which it leaves one file where criu would, and a restore, which
 // runs the program anew, in a Pod to which criu has given the hostname of the saved one.
-// BIN/fail makes it fail from so many calls on. BIN/hang keeps it busy as long as it is
+// BIN/fail makes it fail from so many calls on; behind a restore there is what a criu and a
+// runc leave that are killed: mounts, and a Pod that is cut off. BIN/hang keeps it busy as long as it is
 // there: a process in a session of its own, as the criu of a crun is, whose id is in
 // BIN/hangs, freezes the container that is saved again and again, and writes images. When
 // it ends by itself there is BIN/done.
@@ -46,6 +47,13 @@ id=$previous
 name() {
 	nsenter --uts="$(sed -n 's/^join-ns uts://p' "$bundle/criu.conf")" sh -c 'echo was-saved >/proc/sys/kernel/hostname'
 }
+leave() {
+	for dir in "$root/$id/criu-root" "$bundle/.criu.cgyard.1"; do
+		mkdir -p "$dir" && mount -t tmpfs none "$dir" && : >"$dir/file"
+	done
+	uts=$(sed -n 's/^join-ns uts://p' "$bundle/criu.conf")
+	printf '*filter\n:CRIU - [0:0]\n-I INPUT -j CRIU\n-I OUTPUT -j CRIU\n-A CRIU -j DROP\nCOMMIT\n' | nsenter --net="${uts%/uts}/net" iptables-restore --noflush
+}
 if [ -e BIN/hang ]; then
 	[ "$verb" = checkpoint ] || name
 	setsid sh BIN/busy "$verb" "$id" "$images" &
@@ -57,6 +65,7 @@ if [ -e BIN/fail ] && [ "$(cat BIN/calls 2>/dev/null | wc -l)" -ge "$(cat BIN/fa
 	for name in dump restore; do
 		echo '(00.1) Error (criu/x.c:1): the cause' >"$work/$name.log"
 	done
+	[ "$verb" = checkpoint ] || leave
 	exit 1
 fi
 echo "$given" >>BIN/calls

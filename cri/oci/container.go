@@ -93,7 +93,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		r.filters.doubt(e)
 		if reachedKeeper(c) { // else the next server may find that it never began
-			r.restoreOver(c)
+			r.restoreFailed(ctx, c)
 		}
 		return err
 	}
@@ -268,6 +268,9 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	if err := cgroup.Destroy(r.cgroupOf(c)); err != nil {
+		return err
+	}
+	if err := r.detachRestore(c); err != nil {
 		return err
 	}
 	if err := r.deleteState(ctx, c); err != nil {

@@ -52,16 +52,26 @@ func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	// The host's network criu never locks, for it is its own; and one may be gone.
-	if net := filepath.Join(r.sandboxDir(s.ID), "net"); !hostNetwork(s) && pinned(net) {
-		err := netns.Do(net, func() error {
-			return errors.Join(dropChains(ctx, "iptables"), dropChains(ctx, "ip6tables"), dropTables(ctx))
-		})
-		if err != nil {
-			return fmt.Errorf("letting the Pod's network go on: %w", err)
-		}
+	if err := r.unlockNetwork(ctx, s); err != nil {
+		return err
 	}
 	return os.Remove(file)
+}
+
+// unlockNetwork lets the Pod's network go on that a killed criu has locked.
+func (r *Runtime) unlockNetwork(ctx context.Context, s *cri.Sandbox) error {
+	// The host's network criu never locks, for it is its own; and one may be gone.
+	net := filepath.Join(r.sandboxDir(s.ID), "net")
+	if hostNetwork(s) || !pinned(net) {
+		return nil
+	}
+	err := netns.Do(net, func() error {
+		return errors.Join(dropChains(ctx, "iptables"), dropChains(ctx, "ip6tables"), dropTables(ctx))
+	})
+	if err != nil {
+		return fmt.Errorf("letting the Pod's network go on: %w", err)
+	}
+	return nil
 }
 
 // endSaves is endSave for all that a server before this one had begun. The network of a

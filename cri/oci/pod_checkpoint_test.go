@@ -22,6 +22,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/checkpoint"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -617,6 +618,7 @@ func TestPodRestoreRefuses(t *testing.T) {
 	if left := r.images(r.containers[0].ContainerId); len(left) > 0 {
 		t.Errorf("behind it there is %q", left)
 	}
+	r.free()
 	n.removeSandbox(resp.PodSandboxId)
 }
 
@@ -701,6 +703,7 @@ func TestKilledInARestoredStart(t *testing.T) {
 			} else if out, _ := r.exec(id, "/podtool", "hostname"); out != want+"\n" {
 				t.Errorf("its host is %q", out)
 			}
+			r.free()
 			if len(r.images(r.containers[1].ContainerId)) == 0 {
 				t.Error("the images of a container that was not started are gone")
 			}
@@ -761,6 +764,22 @@ func (r *restart) ends() {
 	r.goesOn()
 	r.must(unix.Kill(r.pidOf(r.containers[0].ContainerId), unix.SIGKILL))
 	r.waitFor(func() bool { return r.pidOf(r.containers[0].ContainerId) == 0 }, "its end")
+}
+
+// free reports what a killed criu and runc have left.
+func (r *restart) free() {
+	r.t.Helper()
+	p := &savedPod{node: r.node, sandbox: r.sandbox}
+	if rules := p.inNetwork("iptables", "-S"); strings.Contains(rules, "CRIU") {
+		r.t.Errorf("the Pod's network is locked: %s", rules)
+	}
+	left, err := mount.Below(r.dir)
+	r.must(err)
+	for _, point := range left {
+		if strings.Contains(point, "criu") {
+			r.t.Errorf("mounted is %q", point)
+		}
+	}
 }
 
 // images are criu's, from which a container goes on.

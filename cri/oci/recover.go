@@ -41,8 +41,10 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 		switch {
 		case c.Running() && statuses[c.ID].Starting:
 			unsettled = append(unsettled, c)
-		case c.Running() || c.Exit != nil:
+		case c.Running():
 			r.restoreOver(c)
+		case c.Exit != nil:
+			r.restoreFailed(ctx, c)
 		}
 	}
 	r.collectNetwork(ctx, sandboxes)
@@ -191,13 +193,15 @@ func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sy
 	var starts sync.WaitGroup
 	for _, c := range r.unsettled {
 		starts.Go(func() {
-			r.awaitStart(ctx, c)
+			began := r.awaitStart(ctx, c)
 			if ctx.Err() != nil {
 				return
 			}
-			r.restoreOver(c)
+			if began {
+				r.restoreOver(c)
+			}
 			if _, err := r.keeper.Wait(ctx, c.ID); errors.Is(err, fault.NotFound) {
-				r.startFailed(c, report)
+				r.startFailed(ctx, c, report)
 			}
 		})
 	}
@@ -205,14 +209,14 @@ func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sy
 	return &starts
 }
 
-// awaitStart returns when the container's start is over, or ctx is. The keeper's answers
-// wait for it, too, but not for long.
-func (r *Runtime) awaitStart(ctx context.Context, c *cri.Container) {
+// awaitStart returns when the container's start is over, or ctx is, and whether it began, by
+// what the keeper has of it. The keeper's answers wait for it, too, but not for long.
+func (r *Runtime) awaitStart(ctx context.Context, c *cri.Container) (began bool) {
 	for ctx.Err() == nil {
 		statuses, err := r.statuses(ctx)
-		switch {
-		case err == nil && !statuses[c.ID].Starting:
-			return
+		switch st, kept := statuses[c.ID]; {
+		case err == nil && !st.Starting:
+			return kept
 		case err != nil: // another keeper comes, and tells
 			select {
 			case <-ctx.Done():
@@ -220,9 +224,10 @@ func (r *Runtime) awaitStart(ctx context.Context, c *cri.Container) {
 			}
 		}
 	}
+	return false
 }
 
-func (r *Runtime) startFailed(c *cri.Container, report func(string, cri.Exit)) {
+func (r *Runtime) startFailed(ctx context.Context, c *cri.Container, report func(string, cri.Exit)) {
 	r.mu.Lock()
 	running := r.running[c.ID] != nil
 	r.mu.Unlock()
@@ -232,6 +237,7 @@ func (r *Runtime) startFailed(c *cri.Container, report func(string, cri.Exit)) {
 	if err := r.killRest(c); err != nil {
 		r.cfg.Logger.Error("ending what a start has left", "container", c.ID, "err", err)
 	}
+	r.restoreFailed(ctx, c)
 	report(c.ID, cri.Exit{
 		Code: 128, At: time.Now(), Reason: "Error",
 		Message: "its start was under way when the server began, and failed",

@@ -21,6 +21,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
@@ -218,8 +219,8 @@ func joinOptions(doc *specs.Spec) (string, error) {
 	return b.String(), nil
 }
 
-// restoreOver is for a container whose start is over, well or not, and does nothing but for
-// one that was restored. criu has given the Pod's UTS namespace the name that it had where it
+// restoreOver is for a container whose start is over, and does nothing but for one that was
+// restored. criu has given the Pod's UTS namespace the name that it had where it
 // was saved; and its images are of no use any more. What is not done here is done by the
 // next server, or with the container's removal.
 func (r *Runtime) restoreOver(c *cri.Container) {
@@ -233,6 +234,35 @@ func (r *Runtime) restoreOver(c *cri.Container) {
 	if err != nil {
 		r.cfg.Logger.Warn("settling a container that was restored", "container", c.ID, "err", err)
 	}
+}
+
+// restoreFailed is restoreOver for a container whose start has failed, or ended in a way that
+// nobody knows. Its criu may be left, in the container's cgroup, or have been killed: then
+// the Pod's network is locked, and what was mounted for the time of the restore is there.
+func (r *Runtime) restoreFailed(ctx context.Context, c *cri.Container) {
+	if _, err := os.Stat(restoredDir(c)); err != nil {
+		return
+	}
+	err := r.killRest(c)
+	if err == nil {
+		err = errors.Join(r.unlockNetwork(ctx, c.Sandbox), r.detachRestore(c))
+	}
+	if err != nil {
+		r.cfg.Logger.WarnContext(ctx, "clearing up after a container that could not be restored", "container", c.ID, "err", err)
+		return
+	}
+	r.restoreOver(c)
+}
+
+// detachRestore takes away what is mounted for the time of a restore, and stays where its
+// runc or its criu is killed: the root, in runc's state of the container, and all of the
+// machine's cgroups, in the bundle, which is where criu works.
+func (r *Runtime) detachRestore(c *cri.Container) error {
+	e, st, err := r.engineOf(c)
+	if err != nil || !st.Restored {
+		return err
+	}
+	return errors.Join(mount.DetachTree(e.stateDir(c.ID)), mount.DetachTree(r.bundleOf(c)))
 }
 
 // nameAgain gives the sandbox's UTS namespace the hostname that it is to have.
