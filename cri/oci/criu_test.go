@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -134,11 +135,7 @@ func (p *livePod) interrupted() {
 	defer cancel()
 	over := make(chan error, 1)
 	go func() { over <- p.save(ctx) }()
-	p.waitFor(func() bool { // the network is locked before it looks at memory
-		logs, _ := filepath.Glob(p.node.dir + "/cri/*/*/checkpoint/dump.log")
-		text, _ := os.ReadFile(strings.Join(logs, ""))
-		return strings.Contains(string(text), "Dumping pstree")
-	}, "a criu at work")
+	p.criuAtWork()
 	cancel()
 	if err := <-over; status.Code(err) != codes.Canceled {
 		p.t.Errorf("a client that went away got %v", err)
@@ -146,6 +143,66 @@ func (p *livePod) interrupted() {
 	p.settled()
 	p.empty()
 	p.waitServed(p.container("server"))
+}
+
+// criuAtWork waits for a criu that saves a process.
+func (p *livePod) criuAtWork() {
+	p.t.Helper()
+	p.waitFor(func() bool { // the network is locked before it looks at memory
+		logs, _ := filepath.Glob(p.node.dir + "/cri/*/*/checkpoint/dump.log")
+		text, _ := os.ReadFile(strings.Join(logs, ""))
+		return strings.Contains(string(text), "Dumping pstree")
+	}, "a criu at work")
+}
+
+// killed has the server killed in the middle of a checkpoint, which the Pod survives.
+func (p *livePod) killed() {
+	p.t.Helper()
+	over := make(chan error, 1)
+	go func() { over <- p.save(p.t.Context()) }()
+	p.criuAtWork()
+	p.restart()
+	<-over
+	p.must(os.RemoveAll(p.dir)) // the client's
+	p.must(os.Mkdir(p.dir, 0o700))
+	p.waitServed(p.container("server"))
+	for c := range live {
+		if st := p.status(p.container(c)); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			p.t.Errorf("container %q is %v: %s", c, st.State, st.Message)
+		}
+	}
+}
+
+// restoreKilled has everybody killed who would tell what becomes of a restore, in the middle
+// of it. Its container has ended, and all of it can be removed.
+func (p *livePod) restoreKilled(name string) {
+	p.t.Helper()
+	req := &runtimeapi.RestorePodRequest{CheckpointPath: p.dir, Config: proto.CloneOf(p.config), ContainerConfigs: p.configs}
+	req.Config.Metadata.Name, req.Config.Metadata.Uid, req.Config.LogDirectory = name, "uid-"+name, p.node.dir+"/logs/"+name
+	resp, err := p.restore(p.t.Context(), req)
+	p.must(err)
+	id := resp.RestoredContainers[0].ContainerId
+	over := make(chan error, 1)
+	go func() {
+		_, err := p.rs.StartContainer(p.t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
+		over <- err
+	}()
+	p.waitFor(func() bool {
+		logs, _ := filepath.Glob(p.node.dir + "/run/sandboxes/" + resp.PodSandboxId + "/bundle-" + id + "/restore.log")
+		text, _ := os.ReadFile(strings.Join(logs, ""))
+		return strings.Contains(string(text), "Running post-setup-namespaces scripts") // the network is locked
+	}, "a criu that restores")
+	p.must(cgroup.Freeze(p.sandboxCgroup(resp.PodSandboxId) + "/" + id)) // criu, too
+	p.kill()
+	p.killAnchored()
+	p.start()
+	<-over
+	if st := p.exited(id); st.ExitCode != 137 {
+		p.t.Errorf("the container has ended with %d", st.ExitCode)
+	}
+	r := &restart{p.node, "", resp.PodSandboxId, resp.RestoredContainers}
+	r.free()
+	p.removeSandbox(resp.PodSandboxId)
 }
 
 // TestCRIU: with a real criu, processes go on where they were, in a Pod of another name,
@@ -156,11 +213,13 @@ func TestCRIU(t *testing.T) {
 	n := newNode(t)
 	p := n.livePod("first")
 	p.interrupted()
+	p.killed()
 	for _, name := range []string{"second", "third"} {
 		before := strings.Count(n.logOf(p.config.Metadata.Name, "counter"), "\n")
 		n.must(p.save(t.Context()))
 		n.waitServed(p.container("server")) // it runs on
 		n.removeSandbox(p.sandbox)
+		p.restoreKilled("not-" + name)
 		p = p.restored(name)
 		p.goesOn(name, before)
 	}
