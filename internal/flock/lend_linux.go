@@ -35,8 +35,8 @@ func (l *Lock) Lend(cmd *exec.Cmd) {
 const evictLimit = 10 * time.Second
 
 // Evict returns when nobody has a lock of the whole file at path any more: it waits for
-// grace, and then kills the other processes that have one, those to which it was lent. A
-// file that is not there has nobody. The caller has no lock of it: it would wait for itself.
+// grace, and then kills the other processes that have one, those to which it was lent, with
+// all that they have started. A file that is not there has nobody. The caller has no lock of it: it would wait for itself.
 // It fails when ctx ends, and for processes that are not gone some seconds after the grace.
 func Evict(ctx context.Context, path string, grace time.Duration) error {
 	f, err := os.Open(path)
@@ -88,10 +88,54 @@ func killHolders(name string, file os.FileInfo) (pids []int) {
 			continue
 		}
 		if holds(pid, name, file) {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may be gone by now, too
+			killTree(pid, fd)
 			pids = append(pids, pid)
 		}
 		_ = unix.Close(fd)
+	}
+	return pids
+}
+
+// stopLimit is how long a process may take to stop, and to be gone that was killed. What is
+// stuck in the kernel for longer is not waited for.
+const stopLimit = time.Second
+
+// killTree kills a process and what it has started, which may have closed the lock, and would
+// work on: criu has iptables lock a network, say. It stands still first, so that it starts
+// nothing more, and reaps nothing whose number another process could have then.
+func killTree(pid, fd int) {
+	_ = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0) // it may be gone by now, here and below
+	for deadline := time.Now().Add(stopLimit); !standsStill(pid) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	for _, child := range children(pid) {
+		if c, err := unix.PidfdOpen(child, 0); err == nil {
+			killTree(child, c)
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(c), Events: unix.POLLIN}}, int(stopLimit.Milliseconds()))
+			_ = unix.Close(c)
+		}
+	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+}
+
+// standsStill says that a process is stopped, or gone.
+func standsStill(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	at := bytes.LastIndex(stat, []byte(") ")) // behind the name, which may have anything in it
+	return err != nil || at < 0 || bytes.IndexByte([]byte("TtZX"), stat[at+2]) >= 0
+}
+
+// children are those of a process, where the kernel tells (proc_pid_children(5)): with
+// CONFIG_CHECKPOINT_RESTORE it does.
+func children(pid int) (pids []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, l := range lists {
+		text, _ := os.ReadFile(l)
+		for _, f := range bytes.Fields(text) {
+			if child, err := strconv.Atoi(string(f)); err == nil {
+				pids = append(pids, child)
+			}
+		}
 	}
 	return pids
 }

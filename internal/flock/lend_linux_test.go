@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,6 +89,38 @@ func ends(t *testing.T, pid string) {
 			t.Fatalf("the program runs on: %s", stat)
 		}
 	}
+}
+
+// TestEvictEndsAllOfIt: what a holder has started is ended with it, also if it has closed the
+// lock.
+func TestEvictEndsAllOfIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l := take(t, path, flock.Exclusive)
+	cmd := exec.Command("bash", "-c", "(setsid bash -c 'sleep 1000 & echo $!; wait' 100>&- & wait) & wait")
+	l.Lend(cmd)
+	said, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	line, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := flock.Evict(t.Context(), path, 0); err != nil {
+		t.Error(err)
+	}
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(line) + "/stat")
+	if err == nil && !strings.Contains(string(stat), ") Z ") {
+		t.Errorf("it runs on: %s", stat)
+		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	_ = cmd.Wait() // it was killed
 }
 
 // TestEvictWaits: who ends in the grace is not killed.
