@@ -220,9 +220,9 @@ func joinOptions(doc *specs.Spec) (string, error) {
 }
 
 // restoreOver is for a container whose start is over, and does nothing but for one that was
-// restored. criu has given the Pod's UTS namespace the name that it had where it
-// was saved; and its images are of no use any more. What is not done here is done by the
-// next server, or with the container's removal.
+// restored. criu has given the Pod's UTS namespace the name that it had where it was saved;
+// and its images are of no use any more. What is not done here is done by the next server,
+// or with the container's removal.
 func (r *Runtime) restoreOver(c *cri.Container) {
 	if _, err := os.Stat(restoredDir(c)); err != nil {
 		return
