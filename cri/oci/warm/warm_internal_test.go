@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,18 +125,29 @@ func TestOwnTasks(t *testing.T) {
 
 // lock is the kernel's, which waits when it is cold, or never.
 type lock struct {
-	waits  time.Duration
+	waits time.Duration
+
+	mu     sync.Mutex
 	last   time.Time
 	writes int
 }
 
 func (l *lock) touch() error {
-	if time.Since(l.last) > 12*time.Millisecond {
+	if rest, _ := l.seen(); rest > 12*time.Millisecond {
 		time.Sleep(l.waits)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.last = time.Now()
 	l.writes++
 	return nil
+}
+
+// seen returns how long nobody has written, and how often somebody has.
+func (l *lock) seen() (rest time.Duration, writes int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.last), l.writes
 }
 
 // test gives a test, in a bubble, the kernel's lock that waits so long, and a Lock.
@@ -162,14 +175,15 @@ func TestKeep(t *testing.T) {
 	} {
 		test(t, c.waits, func(t *testing.T, k *lock, l *Lock) {
 			for range 3 {
-				k.writes = 0
+				_, before := k.seen()
 				for range c.calls {
 					l.Keep()
 					time.Sleep(20 * time.Millisecond)
 				}
 				time.Sleep(time.Second)
-				if k.writes < c.least || k.writes > c.most {
-					t.Errorf("%s: %d writes, want %d to %d", what, k.writes, c.least, c.most)
+				_, writes := k.seen()
+				if writes -= before; writes < c.least || writes > c.most {
+					t.Errorf("%s: %d writes, want %d to %d", what, writes, c.least, c.most)
 				}
 			}
 		})
@@ -183,7 +197,7 @@ func TestKeptWhenNeeded(t *testing.T) {
 		l.Keep()
 		for range 8 {
 			time.Sleep(10*time.Millisecond + time.Microsecond)
-			if rest := time.Since(k.last); rest > 5*time.Millisecond {
+			if rest, _ := k.seen(); rest > 5*time.Millisecond {
 				t.Errorf("nobody has written for %v", rest)
 			}
 		}
@@ -195,11 +209,11 @@ func TestKeptWhenNeeded(t *testing.T) {
 func TestSoonAgain(t *testing.T) {
 	test(t, 8*time.Millisecond, func(t *testing.T, k *lock, l *Lock) {
 		for range 3 {
-			k.writes = 0
+			_, before := k.seen()
 			l.Keep()
 			time.Sleep(enough + 20*time.Millisecond) // it is over, and the lock is cold
-			if k.writes < 20 {
-				t.Errorf("%d writes in %v", k.writes, enough)
+			if _, writes := k.seen(); writes-before < 20 {
+				t.Errorf("%d writes in %v", writes-before, enough)
 			}
 		}
 	})
@@ -208,9 +222,9 @@ func TestSoonAgain(t *testing.T) {
 // TestCannot: without a cgroup, or the right to write, nothing goes on.
 func TestCannot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tried := 0
+		var tried atomic.Int32
 		l := &Lock{touch: func() error {
-			tried++
+			tried.Add(1)
 			time.Sleep(8 * time.Millisecond)
 			return os.ErrPermission
 		}}
@@ -218,8 +232,8 @@ func TestCannot(t *testing.T) {
 			l.Keep()
 			time.Sleep(time.Second)
 		}
-		if tried != 2 {
-			t.Errorf("it tried %d times in two calls", tried)
+		if n := tried.Load(); n != 2 {
+			t.Errorf("it tried %d times in two calls", n)
 		}
 	})
 }
