@@ -289,3 +289,32 @@ func TestReadPassesOverWhatIsTooLong(t *testing.T) {
 		t.Errorf("got %q, %v", out.String(), err)
 	}
 }
+
+// growing appends a record to a log whenever something of it is written.
+type growing struct {
+	bytes.Buffer
+	path string
+}
+
+func (g *growing) Write(b []byte) (int, error) {
+	f, err := os.OpenFile(g.path, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(stamp + "stdout F late\n")
+		err = errors.Join(err, f.Close())
+	}
+	return len(b), errors.Join(err, func() error { _, err := g.Buffer.Write(b); return err }())
+}
+
+// TestReadWhileItGrows: without Follow what is written meanwhile is not read, so that a
+// tail of one line is one.
+func TestReadWhileItGrows(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	const lines = 5000 // more than is read at once
+	if err := os.WriteFile(path, []byte(strings.Repeat(stamp+"stdout F x\n", lines)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := &growing{path: path}
+	if err := log.Read(t.Context(), path, g, nil, nil); err != nil || g.String() != strings.Repeat("x\n", lines) {
+		t.Errorf("%d bytes were read, %v", g.Len(), err)
+	}
+}

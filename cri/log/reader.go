@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
 )
 
-// ReadOptions say what of a log is read. Nil means all that is there now.
+// ReadOptions say what of a log is read. Nil means all that is there now, and nothing of
+// what is written meanwhile.
 type ReadOptions struct {
 	// Follow goes on with what is written later, over rotations of the file,
 	// and waits for a file that is not there yet (its directory must be),
@@ -46,7 +48,7 @@ func Read(ctx context.Context, path string, stdout, stderr io.Writer, o *ReadOpt
 		if err := r.open(); err != nil {
 			return fmt.Errorf("reading the container log: %w", err)
 		}
-		return r.drain(ctx)
+		return r.drain(ctx, r.size)
 	}
 	return r.follow(ctx)
 }
@@ -56,6 +58,7 @@ type reader struct {
 	path    string
 	opts    ReadOptions
 	file    *os.File
+	size    int64  // of the first file, when it was opened
 	offset  int64  // of the next byte to read from file
 	pending []byte // an unfinished record
 	skip    bool   // the record is too long: it is passed over up to its end
@@ -81,10 +84,10 @@ func (r *reader) open() error {
 		return err
 	}
 	r.file = f
-	if r.opts.Tail == nil {
-		return nil
+	if r.size, err = f.Seek(0, io.SeekEnd); err != nil || r.opts.Tail == nil {
+		return err
 	}
-	r.offset, err = tailOffset(f, *r.opts.Tail)
+	r.offset, err = tailOffset(f, r.size, *r.opts.Tail)
 	return err
 }
 
@@ -97,17 +100,17 @@ func (r *reader) next(f *os.File) {
 // readSize is how much is read at once.
 const readSize = 64 << 10
 
-// drain reads to the end of the file that is open.
-func (r *reader) drain(ctx context.Context) error {
+// drain reads to the end of the file that is open, or up to the offset.
+func (r *reader) drain(ctx context.Context, upTo int64) error {
 	if err := r.mindTruncation(); err != nil {
 		return err
 	}
 	block := make([]byte, readSize)
-	for {
+	for r.offset < upTo {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := r.file.ReadAt(block, r.offset)
+		n, err := r.file.ReadAt(block[:min(readSize, upTo-r.offset)], r.offset)
 		r.offset += int64(n)
 		if werr := r.records(block[:n]); werr != nil {
 			return werr
@@ -119,6 +122,7 @@ func (r *reader) drain(ctx context.Context) error {
 			return fmt.Errorf("reading the container log: %w", err)
 		}
 	}
+	return nil
 }
 
 // mindTruncation begins again in a file that somebody cut off.
@@ -238,7 +242,7 @@ func (r *reader) advance(ctx context.Context) error {
 		}
 		// The writer left this file before a newer one appeared, so what is
 		// there now is all of it.
-		if err := r.drain(ctx); err != nil || newer == nil {
+		if err := r.drain(ctx, math.MaxInt64); err != nil || newer == nil {
 			return err
 		}
 		r.next(newer)

@@ -3,7 +3,6 @@ package log
 import (
 	"bytes"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,12 +61,11 @@ func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
-// tailOffset returns where the last n lines begin. Only records with tag F end
-// a line; parts after the last of them are a line, too.
-func tailOffset(f *os.File, n int64) (int64, error) {
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil || n <= 0 {
-		return size, err
+// tailOffset returns where the last n lines of a file of that size begin. Only records
+// with tag F end a line; parts after the last of them are a line, too.
+func tailOffset(f *os.File, size, n int64) (int64, error) {
+	if n <= 0 {
+		return size, nil
 	}
 	b := &backward{f: f, end: size}
 	var seen int64
