@@ -96,7 +96,7 @@ func (s *server) holdAll(ctx context.Context) (leave func(), err error) {
 }
 
 // clearHalves removes what is half created or half removed, the sandboxes in
-// parallel. It wants all gates.
+// parallel. Its caller holds all gates.
 func (s *server) clearHalves(ctx context.Context) {
 	var g errgroup.Group
 	for _, sb := range s.table.Sandboxes() {

@@ -38,13 +38,13 @@ func knownElements(r *cni.Request, c *Config) []nft.Element {
 // known to have nothing else is looked for, and nothing at all when it has no summary,
 // as most Pods; else everything is.
 func (v *view) uninstall(known []nft.Element) (nft.Change, error) {
-	if len(known) == 0 {
+	switch {
+	case len(known) == 0:
 		own, err := v.conn.Get(v.rules, owners, summary(v.owner, nil).Key)
 		if err != nil || own[0] == nil {
 			return nft.Change{}, err
 		}
-	}
-	if len(known) > 0 && len(known) < maxAsked {
+	case len(known) < maxAsked:
 		known := append(slices.Clone(known), summary(v.owner, known))
 		found, err := v.find(known)
 		if err != nil {

@@ -55,8 +55,8 @@ func Plugin() *cni.Plugin { return newPlugin(&plugin{}) }
 // close waits for the kernel after a DEL (10 ms, measured on Linux 6.18). The function
 // closes them; call it when no other call runs any more.
 func Resident() (*cni.Plugin, func() error) {
-	p := &plugin{stays: newResident()}
-	return newPlugin(p), p.stays.close
+	p := newResident()
+	return newPlugin(p), p.close
 }
 
 func newPlugin(p *plugin) *cni.Plugin {

@@ -11,12 +11,10 @@ import (
 
 var errOS = fault.Unimplemented.Errorf("port mappings need Linux")
 
-type plugin struct{ stays *resident }
+type plugin struct{}
 
-type resident struct{}
-
-func newResident() *resident     { return nil }
-func (s *resident) close() error { return nil }
+func newResident() *plugin     { return &plugin{} }
+func (p *plugin) close() error { return nil }
 
 func (p *plugin) add(context.Context, *cni.Request, *Config) (*cni.Result, error) { return nil, errOS }
 func (p *plugin) del(context.Context, *cni.Request, *Config) error                { return errOS }

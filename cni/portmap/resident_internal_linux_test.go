@@ -9,8 +9,8 @@ import (
 
 // TestPanicKeepsTheConnection: a call that panics leaves its socket to the next one.
 func TestPanicKeepsTheConnection(t *testing.T) {
-	p := &plugin{stays: newResident()}
-	defer p.stays.close()
+	p := newResident()
+	defer p.close()
 	var first, second *nft.Conn
 	func() {
 		defer func() {

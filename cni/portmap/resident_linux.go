@@ -10,26 +10,14 @@ import (
 
 // plugin is the handlers' receiver.
 type plugin struct {
-	stays *resident // nil: nothing is kept between calls
+	kept *nspool.Pool[*nft.Conn] // nil, which keeps none, where the process does not stay
 }
 
-// resident is what the plugin keeps in a process that stays.
-type resident struct{ conns nspool.Pool[*nft.Conn] }
+func newResident() *plugin { return &plugin{new(nspool.Pool[*nft.Conn])} }
 
-func newResident() *resident { return &resident{} }
-
-// kept is where connections are kept; nil, which keeps none, of a plugin that does not
-// stay.
-func (s *resident) kept() *nspool.Pool[*nft.Conn] {
-	if s == nil {
-		return nil
-	}
-	return &s.conns
-}
-
-func (s *resident) close() error {
+func (p *plugin) close() error {
 	var errs []error
-	for _, c := range s.conns.Close() {
+	for _, c := range p.kept.Close() {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
@@ -42,14 +30,14 @@ func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) (err erro
 	if err != nil {
 		return err
 	}
-	conn, ok := p.stays.kept().Take(ns)
+	conn, ok := p.kept.Take(ns)
 	if !ok {
 		if conn, err = nft.Open(); err != nil {
 			return err
 		}
 	}
 	defer func() { // after a panic, too, which a server survives
-		if over, full := p.stays.kept().Put(ns, conn); full {
+		if over, full := p.kept.Put(ns, conn); full {
 			err = errors.Join(err, over.Close())
 		}
 	}()

@@ -58,8 +58,9 @@ func excerpt(text []byte) string {
 
 // runDel runs the chain in reverse order with the final result of ADD, if there
 // is one; else with the last that a plugin gave before another failed: upstream's
-// firewall removes nothing without. The specification's text halts at the first error; going on leaves
-// less behind, and plugins must accept a DEL that has nothing to do.
+// firewall removes nothing without. The specification's text halts at the first
+// error; going on leaves less behind, and plugins must accept a DEL that has nothing
+// to do.
 func (n *Network) runDel(ctx context.Context, r *record) error {
 	a := r.Attachment
 	if _, err := os.Stat(a.NetNS); err != nil {

@@ -36,8 +36,9 @@ const evictLimit = 10 * time.Second
 
 // Evict returns when nobody has a lock of the whole file at path any more: it waits for
 // grace, and then kills the other processes that have one, those to which it was lent, with
-// all that they have started. A file that is not there has nobody. The caller has no lock of it: it would wait for itself.
-// It fails when ctx ends, and for processes that are not gone some seconds after the grace.
+// all that they have started. A file that is not there has nobody. The caller has no lock
+// of it: it would wait for itself. It fails when ctx ends, and for processes that are not
+// gone some seconds after the grace.
 func Evict(ctx context.Context, path string, grace time.Duration) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
