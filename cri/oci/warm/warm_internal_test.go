@@ -3,6 +3,7 @@ package warm
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -19,11 +20,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// childEnv has the test binary be a process that never stops writing.
+// childEnv has the test binary be a process that writes until its stdin ends, as it does
+// with the test, however that ends.
 const childEnv = "NODEKIT_TEST_WARM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(0)
+		}()
 		l := New()
 		_ = nspin.OnThrowAwayThread(func() error {
 			for { // also when a write came too late and failed
@@ -67,6 +73,9 @@ func TestMovedMeanwhile(t *testing.T) {
 	}
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), childEnv+"=1")
+	if _, err := child.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
