@@ -201,6 +201,38 @@ func TestRemovedSocketComesBack(t *testing.T) {
 	k.expect(t, "register a.example.com")
 }
 
+// A successor that comes at once waits for the end of the one before: a handler
+// that was told of both the other way round would let go of the new one.
+func TestSuccessorWaitsForDeregister(t *testing.T) {
+	dir, events, leaving, leave := t.TempDir(), make(chan string, 10), make(chan struct{}, 10), make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(leave) })
+	defer letGo()
+	run(t, func(ctx context.Context) error {
+		return registration.Watch(ctx, dir, map[string]registration.Handler{registration.CSIPlugin: {
+			Register: func(_ context.Context, p registration.Plugin) error {
+				events <- "register " + p.Name
+				return nil
+			},
+			Deregister: func(p registration.Plugin) {
+				leaving <- struct{}{}
+				<-leave
+				events <- "deregister " + p.Name
+			},
+		}}, &registration.Options{Logger: logger(t)})
+	})
+	k := &kubelet{dir: dir, events: events}
+	serve(t, dir, "a.example.com", nil)
+	k.expect(t, "register a.example.com")
+	if err := os.Remove(filepath.Join(dir, "a.example.com-reg.sock")); err != nil {
+		t.Fatal(err)
+	}
+	<-leaving
+	k.expectNothing(t, 50*time.Millisecond) // the plugin has its socket there again long before
+	letGo()
+	k.expect(t, "deregister a.example.com")
+	k.expect(t, "register a.example.com")
+}
+
 func TestSubdirectoriesAndWhatIsIgnored(t *testing.T) {
 	k := startKubelet(t)
 	time.Sleep(20 * time.Millisecond)

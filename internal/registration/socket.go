@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -27,17 +26,31 @@ const (
 
 // socket is one path of the registry. Instances come and go at it; each is
 // served by a goroutine that starts only when its predecessor's has ended, so
-// the handler's calls for one path never overlap.
+// the handler's calls for one path never overlap, and none for an instance
+// comes after the first for its successor.
 type socket struct {
 	w      *watcher
 	path   string
 	id     *sockfile.ID       // of the present instance; only the loop's goroutine uses it
 	cancel context.CancelFunc // ends the present instance
-	ended  *sync.WaitGroup    // is done when the present instance has ended
+	ended  chan struct{}      // closed when the latest instance has ended; nil before the first
 }
 
 func (w *watcher) newSocket(path string) *socket {
-	return &socket{w: w, path: path, cancel: func() {}, ended: &sync.WaitGroup{}}
+	return &socket{w: w, path: path, cancel: func() {}}
+}
+
+// idle says that there is no instance, and that the last one has ended.
+func (s *socket) idle() bool {
+	if s.id != nil {
+		return false
+	}
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return s.ended == nil
+	}
 }
 
 // replace ends the present instance, if it is another one than id, and starts
@@ -52,13 +65,14 @@ func (s *socket) replace(id *sockfile.ID) {
 		return
 	}
 	ctx, cancel := context.WithCancel(s.w.ctx)
-	before, mine := s.ended, &sync.WaitGroup{}
+	before, mine := s.ended, make(chan struct{})
 	s.cancel, s.ended = cancel, mine
-	mine.Add(1)
 	s.w.running.Go(func() {
-		defer mine.Done()
+		defer close(mine)
 		defer cancel()
-		before.Wait()
+		if before != nil {
+			<-before
+		}
 		s.serve(ctx)
 	})
 }

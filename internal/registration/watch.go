@@ -91,12 +91,12 @@ func (w *watcher) handle(e fsnotify.Event) {
 }
 
 // gone ends the instance at path, or all those below it: a directory that was
-// moved away tells nothing about its entries.
+// moved away tells nothing about its entries. The paths stay known, for a
+// successor that comes at once has to wait for the end.
 func (w *watcher) gone(path string) {
 	for p, s := range w.sockets {
 		if p == path || strings.HasPrefix(p, path+"/") {
 			s.replace(nil)
-			delete(w.sockets, p)
 		}
 	}
 }
@@ -105,6 +105,8 @@ func (w *watcher) rescan() {
 	for p, s := range w.sockets {
 		if id, err := sockfile.Identify(p); err != nil || id == nil {
 			s.replace(nil)
+		}
+		if s.idle() {
 			delete(w.sockets, p)
 		}
 	}
