@@ -19,24 +19,28 @@ import (
 // Pod's other container runs on.
 func TestOOMKilled(t *testing.T) {
 	n := start(t, node.Config{})
-	for name, pod := range map[string]string{
-		"container": podOf(`[eat, "128Mi"]`, "    resources: {limits: {memory: 32Mi}}\n"),
-		"child":     podOf(`[child, eat, "128Mi"]`, "    resources: {limits: {memory: 32Mi}}\n"),
-		"pod": podOf(`[eat, "128Mi"]`, `  - name: other
+	for _, c := range []struct {
+		name, pod string
+		eater     int // which of the containers is to end
+	}{
+		{"container", podOf(`[eat, "128Mi"]`, "    resources: {limits: {memory: 32Mi}}\n"), 0},
+		{"child", podOf(`[child, eat, "128Mi"]`, "    resources: {limits: {memory: 32Mi}}\n"), 0},
+		// The other one runs before: there would be no memory to start it.
+		{"pod", podOf(`[sleep, forever]`, `  - name: other
     image: nodekit.dev/podtool:v1
-    args: [sleep, forever]
+    args: [eat, "128Mi"]
   resources: {limits: {memory: 64Mi}}
-`),
+`), 1},
 	} {
-		n.Apply(strings.Replace(pod, "name: p}", "name: "+name+"}", 1))
-		p := n.WaitPod(name, func(p *v1.Pod) bool {
-			return len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Terminated != nil
+		n.Apply(strings.Replace(c.pod, "name: p}", "name: "+c.name+"}", 1))
+		p := n.WaitPod(c.name, func(p *v1.Pod) bool {
+			return len(p.Status.ContainerStatuses) > c.eater && p.Status.ContainerStatuses[c.eater].State.Terminated != nil
 		})
-		if end := p.Status.ContainerStatuses[0].State.Terminated; end.Reason != "OOMKilled" || end.ExitCode != 137 {
-			t.Errorf("%s: the container ended with %d (%s), want 137 (OOMKilled)", name, end.ExitCode, end.Reason)
+		if end := p.Status.ContainerStatuses[c.eater].State.Terminated; end.Reason != "OOMKilled" || end.ExitCode != 137 {
+			t.Errorf("%s: the container ended with %d (%s), want 137 (OOMKilled)", c.name, end.ExitCode, end.Reason)
 		}
-		if name == "pod" && p.Status.ContainerStatuses[1].State.Running == nil {
-			t.Errorf("the Pod's other container is %+v", p.Status.ContainerStatuses[1].State)
+		if other := p.Status.ContainerStatuses[0]; c.eater != 0 && other.State.Running == nil {
+			t.Errorf("the Pod's other container is %+v", other.State)
 		}
 	}
 }
