@@ -21,7 +21,8 @@ import (
 // runs, and so lead to the rollback of an ADD; a handler that does not return
 // within three seconds is left behind for it. When the plugin's Timeout is over
 // the same happens. The runtime gets code 11. Before the configuration has been
-// read to its end there is nothing to undo, and a signal ends the process.
+// read to its end there is nothing to undo, and a signal ends the process; so it does
+// where the runtime only asks for the version.
 // What handlers print to os.Stdout goes to stderr, because stdout carries the
 // protocol.
 func Main(plugins ...*Plugin) {
@@ -57,8 +58,10 @@ func serve(proc process, plugins []*Plugin) (code int) {
 	if proc.env["CNI_COMMAND"] != "" { // a person at a terminal gets an answer at once
 		stdin, err = io.ReadAll(proc.stdin)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	ctx := context.Background()
+	if proc.env["CNI_COMMAND"] != CmdVersion {
+		ctx, c.listening = listen()
+	}
 	if err != nil {
 		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
 	} else {
@@ -68,6 +71,20 @@ func serve(proc process, plugins []*Plugin) (code int) {
 		return 1
 	}
 	return 0
+}
+
+// listen returns a context that SIGTERM and SIGINT end from the time on when listening
+// is closed. That takes some turns of two threads, so reading the request goes on beside
+// it. It is for the rest of the process's life.
+func listen() (ctx context.Context, listening chan struct{}) {
+	ctx, end := context.WithCancelCause(context.Background())
+	signals, listening := make(chan os.Signal, 1), make(chan struct{})
+	go func() {
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+		close(listening)
+		end(fmt.Errorf("%v signal received", <-signals))
+	}()
+	return ctx, listening
 }
 
 // choose returns the plugin that argv[0] names.
