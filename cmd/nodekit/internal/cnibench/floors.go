@@ -3,7 +3,6 @@ package cnibench
 import (
 	"context"
 	"errors"
-	"path/filepath"
 
 	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
 	"github.com/nodekit-project/nodekit/cni"
@@ -16,13 +15,13 @@ func (l *lab) floors(ctx context.Context) (err error) {
 	version := map[string]string{"CNI_COMMAND": "VERSION"}
 	sides := []bench.Side{
 		execution("exec /bin/true", "/bin/true", nil),
-		execution("exec nodekit's bridge, VERSION", filepath.Join(home, "bin", "bridge"), version),
+		execution("exec nodekit's bridge, VERSION", ours+"/bridge", version),
 	}
-	sides = append(sides, execution("exec the shim, the daemon answers VERSION", filepath.Join(home, "shims", "bridge"), version))
+	sides = append(sides, execution("exec the shim, the daemon answers VERSION", shims+"/bridge", version))
 	if l.Upstream != "" {
 		sides = append(sides,
-			execution("exec upstream's bridge, VERSION", filepath.Join(l.Upstream, "bridge"), version),
-			execution("exec a Go program that does nothing", filepath.Join(l.Upstream, "nothing"), nil))
+			execution("exec upstream's bridge, VERSION", theirs+"/bridge", version),
+			execution("exec a Go program that does nothing", theirs+"/nothing", nil))
 	}
 	w, err := wires.New()
 	if err != nil {
