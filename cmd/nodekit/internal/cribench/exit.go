@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -49,12 +48,16 @@ func (s *side) events(ctx context.Context) error {
 func (l *lab) death(ctx context.Context, s *side) (sample bench.Sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	pod := l.config()
+	pod, err := l.admit()
+	defer func() { err = errors.Join(err, dismiss(pod)) }()
+	if err != nil {
+		return sample, err
+	}
 	sandbox, container, _, err := l.up(ctx, s, pod)
 	if err != nil {
 		return sample, err
 	}
-	defer func() { err = errors.Join(err, s.down(ctx, sandbox), os.RemoveAll(pod.GetLogDirectory())) }()
+	defer func() { err = errors.Join(err, s.down(ctx, sandbox)) }()
 	pid, err := processOf(ctx, containerMark(pod))
 	if err != nil {
 		return sample, err

@@ -36,8 +36,8 @@ type hand struct {
 
 // handmade is one Pod's.
 type handmade struct {
-	config               *runtimeapi.PodSandboxConfig
-	id, run, disk, group string
+	config        *runtimeapi.PodSandboxConfig
+	id, run, disk string
 }
 
 // hands returns one without the seccomp profile and one with it. They want a file
@@ -63,14 +63,16 @@ func (h *hand) crowd(ctx context.Context, size int) (s bench.Sample, err error) 
 		return s, err
 	}
 	defer func() { err = errors.Join(err, h.bridge.Close()) }()
+	configs, err := h.lab.crowdOf(size)
+	defer func() { err = errors.Join(err, dismiss(configs...)) }()
+	if err != nil {
+		return s, err
+	}
 	pods := make([]handmade, size)
-	for i := range pods {
+	for i, config := range configs {
 		h.count++
 		id := fmt.Sprintf("hand%d", h.count)
-		pods[i] = handmade{
-			config: h.lab.config(), id: id, run: filepath.Join(h.run, id), disk: filepath.Join(h.disk, id),
-			group: h.lab.group + "/" + filepath.Base(h.dir) + "-" + id,
-		}
+		pods[i] = handmade{config, id, filepath.Join(h.run, id), filepath.Join(h.disk, id)}
 	}
 	s, err = bench.Timed(func() error { return each(pods, func(p handmade) error { return h.make(ctx, p) }) })
 	if err != nil {
@@ -128,12 +130,14 @@ func (h *hand) end(p handmade) error {
 	if err := kill(p.in(pidFile)); err != nil {
 		return err
 	}
-	errs := []error{cgroup.Destroy(p.group + "/" + p.id), cgroup.Destroy(p.group)}
+	errs := []error{cgroup.Destroy(p.group())}
 	for _, at := range []string{p.on("root"), p.in("shm"), p.in("ipc"), p.in("uts"), p.in("net")} {
 		errs = append(errs, unix.Unmount(at, unix.MNT_DETACH))
 	}
 	return errors.Join(errs...)
 }
+
+func (p handmade) group() string { return p.config.GetLinux().GetCgroupParent() + "/" + p.id }
 
 func (p handmade) in(name string) string { return filepath.Join(p.run, name) }
 
@@ -145,7 +149,7 @@ func (h *hand) bundle(p handmade) (*specs.Spec, error) {
 	c.Linux.SecurityContext.Seccomp = h.seccomp
 	return spec.Build(spec.Input{
 		Sandbox: p.config, Container: c, Image: v1.Config{Entrypoint: []string{"/podtool"}},
-		Rootfs: p.on("root"), Cgroup: p.group + "/" + p.id,
+		Rootfs: p.on("root"), Cgroup: p.group(),
 		Namespaces: spec.Namespaces{Net: p.in("net"), IPC: p.in("ipc"), UTS: p.in("uts")},
 		Files:      spec.Files{ResolvConf: p.in("resolv.conf"), Hostname: p.in("hostname"), Shm: p.in("shm")},
 		Host: spec.Host{CgroupV2: cgroup.Version() == 2, Seccomp: func(_ []byte, s *specs.Spec) (*specs.LinuxSeccomp, error) {

@@ -41,19 +41,14 @@ func (l *lab) memory(ctx context.Context) error {
 
 func (l *lab) slope(ctx context.Context, s *side, tw *tabwriter.Writer) (err error) {
 	var sandboxes []string
-	var logs []string
-	defer func() {
-		err = errors.Join(err, s.stop(ctx, sandboxes))
-		for _, dir := range logs {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
+	var admitted []*runtimeapi.PodSandboxConfig
+	defer func() { err = errors.Join(err, s.stop(ctx, sandboxes), dismiss(admitted...)) }()
 	var at []footprint
 	for _, n := range []int{0, few, l.Pods} {
-		pods := make([]*runtimeapi.PodSandboxConfig, max(0, n-len(sandboxes)))
-		for i := range pods {
-			pods[i] = l.config()
-			logs = append(logs, pods[i].GetLogDirectory())
+		pods, err := l.crowdOf(n - len(sandboxes))
+		admitted = append(admitted, pods...)
+		if err != nil {
+			return err
 		}
 		more, err := l.start(ctx, s, pods)
 		sandboxes = append(sandboxes, more...)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -28,8 +27,12 @@ func (l *lab) pod(ctx context.Context) error {
 }
 
 func (l *lab) one(ctx context.Context, s *side) (sample bench.Sample, err error) {
+	pod, err := l.admit()
+	defer func() { err = errors.Join(err, dismiss(pod)) }()
+	if err != nil {
+		return sample, err
+	}
 	time.Sleep(rest)
-	pod := l.config()
 	sandbox, _, sample, err := l.up(ctx, s, pod)
 	if err != nil {
 		return sample, err
@@ -37,14 +40,11 @@ func (l *lab) one(ctx context.Context, s *side) (sample bench.Sample, err error)
 	time.Sleep(rest)
 	down, err := bench.Timed(func() error { return s.down(ctx, sandbox) })
 	sample.Steps = append(sample.Steps, bench.Step{Name: "down", Took: down.Total})
-	return sample, errors.Join(err, os.RemoveAll(pod.GetLogDirectory()))
+	return sample, err
 }
 
 // up makes a Pod and starts its container.
 func (l *lab) up(ctx context.Context, s *side, pod *runtimeapi.PodSandboxConfig) (sandbox, container string, sample bench.Sample, err error) {
-	if err := os.MkdirAll(pod.GetLogDirectory(), 0o755); err != nil { // the kubelet's part
-		return "", "", sample, err
-	}
 	step := func(name string, f func() error) {
 		if err != nil {
 			return
@@ -91,9 +91,10 @@ func (l *lab) crowd(ctx context.Context) error {
 }
 
 func (l *lab) many(ctx context.Context, s *side) (sample bench.Sample, err error) {
-	pods := make([]*runtimeapi.PodSandboxConfig, l.Pods)
-	for i := range pods {
-		pods[i] = l.config()
+	pods, err := l.crowdOf(l.Pods)
+	defer func() { err = errors.Join(err, dismiss(pods...)) }()
+	if err != nil {
+		return sample, err
 	}
 	var sandboxes []string
 	sample, err = bench.Timed(func() (err error) {
@@ -103,11 +104,7 @@ func (l *lab) many(ctx context.Context, s *side) (sample bench.Sample, err error
 	time.Sleep(rest)
 	down, downErr := bench.Timed(func() error { return s.stop(ctx, sandboxes) })
 	sample.Steps = append(sample.Steps, bench.Step{Name: "down", Took: down.Total})
-	err = errors.Join(err, downErr)
-	for _, p := range pods {
-		err = errors.Join(err, os.RemoveAll(p.GetLogDirectory()))
-	}
-	return sample, err
+	return sample, errors.Join(err, downErr)
 }
 
 // start makes the Pods and returns their sandboxes, also those of a start that

@@ -15,6 +15,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
@@ -165,6 +166,34 @@ func (l *lab) admitCrun() {
 // removeMounted removes the directory with what is mounted below it.
 func removeMounted(dir string) error {
 	return errors.Join(mount.DetachTree(dir), os.RemoveAll(dir))
+}
+
+// admit returns a new Pod and does the kubelet's part: its directory of logs and its
+// cgroup.
+func (l *lab) admit() (*runtimeapi.PodSandboxConfig, error) {
+	pod := l.config()
+	return pod, errors.Join(os.MkdirAll(pod.GetLogDirectory(), 0o755), cgroup.Create(pod.GetLinux().GetCgroupParent()))
+}
+
+// dismiss undoes what admit has done.
+func dismiss(pods ...*runtimeapi.PodSandboxConfig) error {
+	var errs []error
+	for _, pod := range pods {
+		errs = append(errs, os.RemoveAll(pod.GetLogDirectory()), cgroup.Destroy(pod.GetLinux().GetCgroupParent()))
+	}
+	return errors.Join(errs...)
+}
+
+// crowdOf admits many Pods. Those that it returns with an error have to be dismissed, too.
+func (l *lab) crowdOf(size int) (pods []*runtimeapi.PodSandboxConfig, err error) {
+	for range size {
+		pod, err := l.admit()
+		pods = append(pods, pod)
+		if err != nil {
+			return pods, err
+		}
+	}
+	return pods, nil
 }
 
 // config returns a new Pod as a kubelet makes it.
