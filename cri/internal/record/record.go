@@ -133,6 +133,7 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 			return nil, fmt.Errorf("preparing the state directory: %w", err)
 		}
 	}
+	spread(filepath.Join(path, "dirs"))
 	gone, err := openBin(filepath.Join(path, "gone"), log)
 	if err != nil {
 		lock.Release()

@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/nodekit-project/nodekit/cri/oci/image"
 )
 
 const pauseImage = "nodekit.dev/bench-pause:v1"
@@ -141,12 +143,12 @@ func (l *lab) importImages(ctx context.Context, dir string) error {
 
 // archive makes the image of the containers or of the sandboxes, once, and
 // returns the path of its archive. Without arguments its program sleeps.
-func (l *lab) archive(file, image string) (string, error) {
+func (l *lab) archive(file, tag string) (string, error) {
 	path := filepath.Join(l.dir, file)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	ref, err := name.NewTag(image)
+	ref, err := name.NewTag(tag)
 	if err != nil {
 		return "", err
 	}
@@ -156,6 +158,15 @@ func (l *lab) archive(file, image string) (string, error) {
 	}
 	var layer bytes.Buffer
 	tw := tar.NewWriter(&layer)
+	for _, at := range image.MountPoints() { // as the image that nodekit is measured with
+		h := &tar.Header{Name: at, Mode: 0o755, Typeflag: tar.TypeReg}
+		if strings.HasSuffix(at, "/") {
+			h.Typeflag = tar.TypeDir
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return "", err
+		}
+	}
 	if err := tw.WriteHeader(&tar.Header{Name: "podtool", Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}); err != nil {
 		return "", err
 	}

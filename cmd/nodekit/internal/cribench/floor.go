@@ -152,7 +152,7 @@ func (f *floor) execute(ctx context.Context, dir string, args ...string) error {
 
 // rootfs makes the root file system of the smallest container.
 func (l *lab) rootfs(root string) error {
-	for _, sub := range []string{"proc", "dev"} {
+	for _, sub := range []string{"proc", "dev", "sys", "etc"} {
 		if err := os.MkdirAll(filepath.Join(root, sub), 0o755); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -21,7 +22,8 @@ import (
 // as an archive that image.Store.Load, "docker load" and "ctr
 // images import" take.
 // The program lies at the root under its own name and is the entrypoint; "/" is
-// first in PATH. Equal programs give equal archives: every time is 1970.
+// first in PATH. Beside it are the MountPoints. Equal programs give equal archives:
+// every time is 1970.
 //
 // name is any reference with a tag. A program that is not a Linux executable
 // or needs a dynamic loader, which the image would not have, is fault.Invalid.
@@ -47,7 +49,7 @@ func pack(binary, name string) ([]byte, error) {
 		return nil, err
 	}
 	file := filepath.Base(binary)
-	layer, err := tarball(tarFile{file, program, 0o755})
+	layer, err := tarball(append(mountPoints(), tarFile{file, program, 0o755})...)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +59,23 @@ func pack(binary, name string) ([]byte, error) {
 	}
 	return packArchive(full, arch, config, layer)
 }
+
+// MountPoints are the empty directories, with a slash at the end, and files that every
+// runtime mounts over: one that does not find them has to make them for each container.
+var MountPoints = []string{"dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"}
+
+func mountPoints() (files []tarFile) {
+	for _, name := range MountPoints {
+		mode := int64(0o644)
+		if isDir(name) {
+			mode = 0o755
+		}
+		files = append(files, tarFile{name: name, mode: mode})
+	}
+	return files
+}
+
+func isDir(name string) bool { return strings.HasSuffix(name, "/") }
 
 // staticArch returns the GOARCH of a program that can run in an empty image.
 func staticArch(program []byte) (string, error) {
@@ -135,6 +154,9 @@ func tarball(files ...tarFile) ([]byte, error) {
 	w := tar.NewWriter(&out)
 	for _, f := range files {
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.body)), Mode: f.mode, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+		if isDir(f.name) {
+			h.Typeflag = tar.TypeDir
+		}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
