@@ -168,11 +168,12 @@ func removeMounted(dir string) error {
 	return errors.Join(mount.DetachTree(dir), os.RemoveAll(dir))
 }
 
-// admit returns a new Pod and does the kubelet's part: its directory of logs and its
+// admit returns a new Pod and does the kubelet's part: its directories of logs and its
 // cgroup.
 func (l *lab) admit() (*runtimeapi.PodSandboxConfig, error) {
 	pod := l.config()
-	return pod, errors.Join(os.MkdirAll(pod.GetLogDirectory(), 0o755), cgroup.Create(pod.GetLinux().GetCgroupParent()))
+	logs := filepath.Join(pod.GetLogDirectory(), filepath.Dir(l.container(pod).GetLogPath()))
+	return pod, errors.Join(os.MkdirAll(logs, 0o755), cgroup.Create(pod.GetLinux().GetCgroupParent()))
 }
 
 // dismiss undoes what admit has done.
