@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -71,7 +72,7 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if left == 0 {
+		if len(left) == 0 {
 			break
 		}
 		select {
@@ -79,9 +80,9 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 		case <-soft:
 			soft, hard, grace = nil, time.After(drainForced), new(int64)
 		case <-hard:
-			return fault.Unavailable.Errorf("draining the node: %d Pods are left: see the log for what holds them", left)
+			return fault.Unavailable.Errorf("draining the node: the log says what holds %s", podNames(left))
 		case <-k.over:
-			return fault.Unavailable.Errorf("draining the node: it does not run any more, and %d Pods are left", left)
+			return fault.Unavailable.Errorf("draining the node: it does not run any more, and has not ended %s", podNames(left))
 		}
 	}
 	if err := k.waitEmpty(live); err != nil {
@@ -107,18 +108,18 @@ func (k *Kubelet) waitEmpty(ctx context.Context) error {
 		}
 	}()
 	if err := workers.WaitEmpty(ctx); err != nil {
-		return fault.Unavailable.Errorf("draining the node: parts of Pods that have no object are left: see the log for what holds them")
+		return fault.Unavailable.Errorf("draining the node: parts of Pods that have no object are left: the log says what holds them")
 	}
 	return nil
 }
 
 // endAll ends all Pods that do not end yet, within the grace or their own, and
-// returns how many there are. A grace of zero is for those that end too: the
+// returns all that are there. A grace of zero is for those that end too: the
 // kubelet kills them, and their objects are removed when nothing of them is left.
-func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left int, err error) {
+func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left []*v1.Pod, err error) {
 	pods, err := client.List[*v1.Pod](ctx, k.client, k.here())
 	if err != nil {
-		return 0, fmt.Errorf("listing the Pods: %w", err)
+		return nil, fmt.Errorf("listing the Pods: %w", err)
 	}
 	for _, p := range pods {
 		if p.DeletionTimestamp != nil && (grace == nil || *p.DeletionGracePeriodSeconds <= soonest) {
@@ -129,10 +130,23 @@ func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left int, err error
 			ask = new(soonest)
 		}
 		if err := k.client.Delete(ctx, p, ask); err != nil && !errors.Is(err, fault.NotFound) {
-			return 0, fmt.Errorf("ending Pod %q: %w", p.Name, err)
+			return nil, fmt.Errorf("ending Pod %q: %w", p.Name, err)
 		}
 	}
-	return len(pods), nil
+	return pods, nil
+}
+
+// podNames says which Pods these are, in a few words.
+func podNames(pods []*v1.Pod) string {
+	const most = 5
+	var all []string
+	for _, p := range pods[:min(most, len(pods))] {
+		all = append(all, fmt.Sprintf("Pod %s/%s", p.Namespace, p.Name))
+	}
+	if more := len(pods) - most; more > 0 {
+		all = append(all, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(all, ", ")
 }
 
 // soonest is the shortest grace in seconds with which a Pod still ends in order.
