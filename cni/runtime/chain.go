@@ -58,7 +58,8 @@ func excerpt(text []byte) string {
 
 // runDel runs the chain in reverse order with the final result of ADD, if there
 // is one; else with the last that a plugin gave before another failed: upstream's
-// firewall removes nothing without. The specification's text halts at the first
+// firewall removes nothing without. A plugin that does not speak the version needs no
+// DEL, unless it has spoken it once. The specification's text halts at the first
 // error; going on leaves less behind, and plugins must accept a DEL that has nothing
 // to do.
 func (n *Network) runDel(ctx context.Context, r *record) error {
@@ -72,9 +73,10 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 		if err == nil {
 			err = n.insist(ctx, p, n.env(cni.CmdDel, a), stdin)
 		}
-		if !unknownContainer(err) { // there is nothing to clean up
-			errs = append(errs, err)
+		if unknownContainer(err) || refusedVersion(err) && !r.recorded { // there is nothing to clean up
+			continue
 		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -240,7 +242,13 @@ func passes(err error) bool {
 }
 
 // unknownContainer reports whether a plugin answered with code 3.
-func unknownContainer(err error) bool {
+func unknownContainer(err error) bool { return answered(err, cni.CodeUnknownContainer) }
+
+// refusedVersion reports whether a plugin answered with code 1 (CNI 1.1.0, Error). It does so to every verb,
+// and thus has never done anything for an ADD in the same version.
+func refusedVersion(err error) bool { return answered(err, cni.CodeVersion) }
+
+func answered(err error, code uint) bool {
 	e, ok := errors.AsType[*cni.Error](err)
-	return ok && e.Code == cni.CodeUnknownContainer
+	return ok && e.Code == code
 }

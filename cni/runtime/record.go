@@ -27,6 +27,8 @@ type record struct {
 	Attachment Attachment      `json:"attachment"`
 	List       *list           `json:"list"`
 	Result     json.RawMessage `json:"result,omitempty"`
+
+	recorded bool // it was read from its file: its ADD has succeeded
 }
 
 // context attributes calls to the attachment's Pod, if it has one.
@@ -70,7 +72,11 @@ func readRecord(path string) (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading attachment: %w", err)
 	}
-	return decodeRecord(data, path)
+	r, err := decodeRecord(data, path)
+	if err == nil {
+		r.recorded = true
+	}
+	return r, err
 }
 
 func decodeRecord(data []byte, from string) (*record, error) {

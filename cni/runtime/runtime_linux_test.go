@@ -209,6 +209,44 @@ func TestMissingPlugin(t *testing.T) {
 	}
 }
 
+// TestVersionRefused: a plugin that does not speak the version owes no DEL, which it would
+// refuse for ever, also where its ADD was interrupted; one that has spoken it once does.
+func TestVersionRefused(t *testing.T) {
+	const refuse = `echo '{"cniVersion":"1.0.0","code":1,"msg":"incompatible CNI versions"}'; exit 1`
+	w := newWorld(t, chain, recorder("first"))
+	w.script("second", refuse)
+	n := w.open()
+	_, err := n.Attach(t.Context(), w.attachment)
+	if cni.CodeOf(err) != cni.CodeVersion || strings.Contains(err.Error(), "undoing") {
+		t.Errorf("Attach: %v", err)
+	}
+	if got := w.seen(); got != "first ADD 0, first DEL 1" {
+		t.Errorf("plugins saw %q", got)
+	}
+	if err := n.Detach(t.Context(), w.attachment); err != nil {
+		t.Errorf("Detach: %v", err)
+	}
+
+	later := filepath.Join(w.dir, "later")
+	w.script("second", `cp -r `+w.config.StateDir+" "+later+`; echo '{"cniVersion":"1.1.0"}'`)
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	w.script("second", refuse)
+	if err := n.Detach(t.Context(), w.attachment); cni.CodeOf(err) != cni.CodeVersion {
+		t.Errorf("Detach of what was attached: %v", err)
+	}
+	n.Close()
+	w.config.StateDir = later // as after a kill in the ADD
+	w.seen()
+	if err := w.open().Detach(t.Context(), w.attachment); err != nil {
+		t.Errorf("Detach of what was interrupted: %v", err)
+	}
+	if got := w.seen(); got != "first DEL 0" {
+		t.Errorf("of what was interrupted plugins saw %q", got)
+	}
+}
+
 // TestKilledAddHasItsProgress: the DEL of an ADD that was interrupted has the last result
 // that there was, as that of one that failed has.
 func TestKilledAddHasItsProgress(t *testing.T) {
