@@ -93,6 +93,7 @@ func TestLinksInRootfs(t *testing.T) {
 		Mounts: []*runtimeapi.Mount{{ContainerPath: "/data/deep/er", HostPath: d.dir + "/logs"}},
 	})
 	root := c.Dir + "/image/rootfs"
+	d.must(os.RemoveAll(root + "/etc"))
 	d.must(os.Symlink(host, root+"/etc"))
 	d.must(os.Symlink("../../../../../../../.."+host, root+"/data"))
 	err := d.rt.StartContainer(t.Context(), c)
