@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -76,12 +77,13 @@ func TestLifeCycle(t *testing.T) {
 }
 
 // TestCookie makes namespaces until the kernel gives one the numbers of another
-// that is gone.
+// that is gone. It takes namespaces down on its own time, which others' may take
+// up for seconds: the more there have been, the longer it gets.
 func TestCookie(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	path := filepath.Join(t.TempDir(), "ns")
 	seen := map[netns.ID]uint64{}
-	for range 500 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Duration(len(seen)) * 100 * time.Microsecond) {
 		if err := netns.Create(path); err != nil {
 			t.Fatal(err)
 		}
