@@ -6,16 +6,16 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// lastWords is how long the reaping of a process waits for what it printed
-// last. Whoever inherited its pipes may hold them open for longer.
-const lastWords = 200 * time.Millisecond
+// lastWords is how long the reaping of a process waits for a listener that does not
+// take what it printed last.
+const lastWords = 2 * time.Second
 
 // start begins a life of the process. A thread of its own waits for it: the
 // kernel sends the parent death signal when the thread that forked ends, not
@@ -61,9 +61,14 @@ func onThread(spent bool, f func()) {
 	}()
 }
 
-// fork starts the process and returns a channel that is closed when all it
-// printed was read.
-func (p *Process) fork(r *run) (printed <-chan struct{}, err error) {
+// output is what a process prints.
+type output struct {
+	pipes []*os.File
+	read  chan struct{} // closed when all that it printed was read
+}
+
+// fork starts the process.
+func (p *Process) fork(r *run) (printed *output, err error) {
 	r.cmd = exec.Command(p.command.Path, p.command.Args...)
 	r.cmd.Env, r.cmd.Dir = p.command.Env, p.command.Dir
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -94,18 +99,22 @@ func (p *Process) fork(r *run) (printed <-chan struct{}, err error) {
 		stderr.Close()
 		return nil, err
 	}
-	var pumps sync.WaitGroup
-	pumps.Add(2)
-	go p.tail.pump(stdout, p.command.Stdout, &pumps)
-	go p.tail.pump(stderr, p.command.Stderr, &pumps)
-	done := make(chan struct{})
-	go func() { pumps.Wait(); close(done) }()
-	return done, nil
+	var left atomic.Int32
+	left.Store(2)
+	printed = &output{pipes: []*os.File{stdout, stderr}, read: make(chan struct{})}
+	read := func() {
+		if left.Add(-1) == 0 {
+			close(printed.read)
+		}
+	}
+	go p.tail.pump(stdout, p.command.Stdout, read)
+	go p.tail.pump(stderr, p.command.Stderr, read)
+	return printed, nil
 }
 
 // reap waits for the process. What is left of its group is killed while the
 // process is still a zombie, so that the group's id cannot be anybody else's.
-func (r *run) reap(printed <-chan struct{}) {
+func (r *run) reap(printed *output) {
 	pid := r.cmd.Process.Pid
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
@@ -115,8 +124,11 @@ func (r *run) reap(printed <-chan struct{}) {
 	}
 	_ = syscall.Kill(-pid, syscall.SIGKILL) // ESRCH: nothing is left
 	r.err = r.cmd.Wait()
+	for _, pipe := range printed.pipes { // which others may hold open for longer
+		_ = pipe.SetReadDeadline(time.Now()) // one that is closed is read
+	}
 	select {
-	case <-printed:
+	case <-printed.read:
 	case <-time.After(lastWords):
 	}
 }

@@ -223,6 +223,33 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+// slow is a listener that takes its time.
+type slow struct{ heard int }
+
+func (s *slow) Write(b []byte) (int, error) {
+	time.Sleep(300 * time.Millisecond)
+	s.heard += len(b)
+	return len(b), nil
+}
+
+// TestLastWords: all that a process printed is there when it is done, however late
+// it is read, and also while somebody else holds its pipes.
+func TestLastWords(t *testing.T) {
+	for name, before := range map[string]string{"alone": "", "with a leaver": "setsid sleep 3 & "} {
+		var out slow
+		p, err := supervisor.Start(supervisor.Command{
+			Path: "sh", Args: []string{"-c", before + "head -c 50000 /dev/zero | tr '\\0' x; echo end"}, Stdout: &out,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		if tail := p.Tail(); out.heard < 50000 || !strings.HasSuffix(tail, "xend\n") {
+			t.Errorf("%s: %d bytes were heard, and the tail ends in %q", name, out.heard, tail[max(0, len(tail)-20):])
+		}
+	}
+}
+
 func TestKeep(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

@@ -1,9 +1,12 @@
 package supervisor
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // tailSize is how much of a process's output is kept for messages.
@@ -47,9 +50,35 @@ func (t *tail) String() string {
 	return string(t.end)
 }
 
-// pump copies a pipe until everybody who holds its other end closed it.
-func (t *tail) pump(from *os.File, next io.Writer, done *sync.WaitGroup) {
-	defer done.Done()
+// pump copies a pipe until everybody who holds its other end closed it, and
+// calls read once all is read that the process wrote: its end sets a deadline.
+func (t *tail) pump(from *os.File, next io.Writer, read func()) {
 	defer from.Close()
-	_, _ = io.Copy(t.writer(next), from) // a read error is the end of the pipe
+	w := t.writer(next)
+	_, err := io.Copy(w, from) // another error is the end of the pipe
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		read()
+		return
+	}
+	rest(w, from)
+	read()
+	_, _ = io.Copy(w, from) // who left the group on purpose writes on
+}
+
+// pipeSize is how much a pipe holds (pipe(7)), and so the most that a process
+// that has ended can have left in it.
+const pipeSize = 64 << 10
+
+// rest copies what is in the pipe now, and takes its deadline away.
+func rest(w io.Writer, from *os.File) {
+	raw, err := from.SyscallConn()
+	if err != nil || from.SetReadDeadline(time.Time{}) != nil {
+		return // it is closed
+	}
+	buffer, n := make([]byte, pipeSize), 0
+	_ = raw.Read(func(fd uintptr) (done bool) {
+		n, _ = syscall.Read(int(fd), buffer) // an error says that there is nothing
+		return true
+	})
+	_, _ = w.Write(buffer[:max(n, 0)]) // it never fails
 }
