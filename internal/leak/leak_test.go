@@ -194,8 +194,6 @@ func TestCgroups(t *testing.T) {
 	}, want...)
 }
 
-// TestProcesses makes a child, and a process that has left its parents but
-// carries the marker.
 // TestProcessesOfNetNS has a process that nothing ties to the marker but the
 // namespace that it is in.
 func TestProcessesOfNetNS(t *testing.T) {
@@ -209,6 +207,7 @@ func TestProcessesOfNetNS(t *testing.T) {
 		child.Env = []string{}
 		must(t, child.Start())
 		defer func() { _ = child.Process.Kill(); _ = child.Wait() }()
+		becomes(t, child)
 		if found := before.Diff(take(t, scope)); len(found) > 0 {
 			t.Errorf("found without its namespace: %v", found)
 		}
@@ -220,6 +219,24 @@ func TestProcessesOfNetNS(t *testing.T) {
 	})
 }
 
+// becomes waits until a child has its command line, which it may not have yet when
+// it is said to have started: its descriptors are closed first.
+func becomes(t *testing.T, child *exec.Cmd) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child.Process.Pid))
+		must(t, err)
+		if len(line) > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v has no command line", child)
+		}
+	}
+}
+
+// TestProcesses makes a child, and a process that has left its parents but
+// carries the marker.
 func TestProcesses(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	marker := t.TempDir()
@@ -234,7 +251,7 @@ func TestProcesses(t *testing.T) {
 	must(t, err)
 	leaver := strings.TrimSpace(string(out))
 	defer func() { must(t, exec.Command("kill", "-9", leaver).Run()) }()
-	for range 100 { // until the shells in between have become what they run
+	for range 1000 { // until the shells in between have become what they run
 		got := fmt.Sprint(before.Diff(take(t, scope)))
 		if strings.Contains(got, fmt.Sprintf("process %d sleep 100", child.Process.Pid)) &&
 			strings.Contains(got, fmt.Sprintf("process %s sleep 101", leaver)) {
@@ -250,6 +267,7 @@ func TestZombies(t *testing.T) {
 	before := take(t, scope)
 	child := exec.Command("true")
 	must(t, child.Start())
+	must(t, unix.Waitid(unix.P_PID, child.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)) // it has ended, and stays
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	left := leak.Settled(ctx, before)
