@@ -1,10 +1,13 @@
 package kubeletdir_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/kubeletdir"
 	"github.com/nodekit-project/nodekit/internal/mount"
@@ -92,28 +95,53 @@ func TestMountsPropagateBothWays(t *testing.T) {
 	}
 }
 
+// TestLastHolderRemovesWhatTheFirstMade has a place for Path of its own, where no
+// other program that is tested holds it.
 func TestLastHolderRemovesWhatTheFirstMade(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	_, err := os.Stat(kubeletdir.Path)
-	there := err == nil
-	first, err := kubeletdir.Hold()
+	alone := func() error {
+		for _, step := range []func() error{
+			func() error { return unix.Unshare(unix.CLONE_NEWNS) },
+			func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
+			func() error { return unix.Mount("none", filepath.Dir(kubeletdir.Path), "tmpfs", 0, "") },
+			func() error { return holdTwice(false) },
+			func() error { return os.Mkdir(kubeletdir.Path, 0o750) },
+			func() error { return holdTwice(true) },
+		} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	p, err := supervisor.Start(supervisor.Command{Path: "true", Enter: alone})
 	if err != nil {
 		t.Fatal(err)
+	}
+	<-p.Done()
+}
+
+// holdTwice holds Path twice and releases it. there says that it is there before.
+func holdTwice(there bool) error {
+	first, err := kubeletdir.Hold()
+	if err != nil {
+		return err
 	}
 	second, err := kubeletdir.Hold()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if err := first(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if _, err := os.Stat(kubeletdir.Path); err != nil {
-		t.Fatalf("gone while it is held: %v", err)
+		return fmt.Errorf("gone while it is held: %w", err)
 	}
 	if err := second(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if _, err := os.Stat(kubeletdir.Path); (err == nil) != there {
-		t.Fatalf("there before: %v, after: %v", there, err)
+		return fmt.Errorf("there before: %v, after: %v", there, !there)
 	}
+	return nil
 }
