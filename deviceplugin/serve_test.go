@@ -36,7 +36,7 @@ type kubelet struct {
 	refuse error
 	plugin api.DevicePluginClient
 	lists  chan []string      // ids of each list, with "!" when unhealthy
-	calls  chan time.Time     // of Register
+	calls  chan time.Time     // of Register, but those of a plugin whose socket is wiped already
 	cancel context.CancelFunc // ends the last stream
 }
 
@@ -83,10 +83,10 @@ func (k *kubelet) setRefuse(err error) {
 }
 
 func (k *kubelet) Register(ctx context.Context, in *api.RegisterRequest) (*api.Empty, error) {
-	k.calls <- time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.refuse != nil {
+		k.calls <- time.Now()
 		return nil, k.refuse
 	}
 	conn, err := grpc.NewClient("unix://"+filepath.Join(k.dir, in.GetEndpoint()), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -96,8 +96,9 @@ func (k *kubelet) Register(ctx context.Context, in *api.RegisterRequest) (*api.E
 	k.plugin = api.NewDevicePluginClient(conn)
 	options, err := k.plugin.GetDevicePluginOptions(ctx, &api.Empty{})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, conn.Close())
 	}
+	k.calls <- time.Now()
 	if options.String() != in.GetOptions().String() {
 		return nil, fmt.Errorf("options %v, registered with %v", options, in.GetOptions())
 	}
