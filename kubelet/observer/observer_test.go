@@ -89,7 +89,7 @@ func (r *runtime) ContainerStatus(context.Context, *runtimeapi.ContainerStatusRe
 	return &runtimeapi.ContainerStatusResponse{Status: r.status}, nil
 }
 
-// follow runs an observer and returns what it tells.
+// follow runs an observer in a bubble of synctest and returns what it tells.
 func follow(t *testing.T, r *runtime) <-chan types.UID {
 	told := make(chan types.UID, 100)
 	o := observer.New(observer.Config{Runtime: r, NodeID: "n", Changed: func(uid types.UID) { told <- uid }})
@@ -107,42 +107,45 @@ func follow(t *testing.T, r *runtime) <-chan types.UID {
 
 func wait(t *testing.T, told <-chan types.UID, within time.Duration, what string) {
 	t.Helper()
-	select {
-	case uid := <-told:
-		if uid != "u" {
-			t.Errorf("%s: told of Pod %q", what, uid)
-		}
-	case <-time.After(within):
-		t.Fatalf("%s: told of nothing within %s", what, within)
+	begun := time.Now()
+	if uid := <-told; uid != "u" {
+		t.Errorf("%s: told of Pod %q", what, uid)
+	}
+	if took := time.Since(begun); took > within {
+		t.Errorf("%s: told after %s, want %s at most", what, took, within)
 	}
 }
 
 func TestEventsAreToldAtOnce(t *testing.T) {
-	r := &runtime{events: make(chan *runtimeapi.ContainerEventResponse)}
-	told := follow(t, r)
-	wait(t, told, time.Second, "the first list")
-	r.events <- &runtimeapi.ContainerEventResponse{ContainerId: "c1", PodSandboxStatus: &runtimeapi.PodSandboxStatus{Metadata: &runtimeapi.PodSandboxMetadata{Uid: "u"}}}
-	wait(t, told, 500*time.Millisecond, "an event")
-	r.events <- &runtimeapi.ContainerEventResponse{ContainerId: "c1"}
-	wait(t, told, 500*time.Millisecond, "an event that names only the container")
+	synctest.Test(t, func(t *testing.T) {
+		r := &runtime{events: make(chan *runtimeapi.ContainerEventResponse)}
+		told := follow(t, r)
+		wait(t, told, 0, "the first list")
+		r.events <- &runtimeapi.ContainerEventResponse{ContainerId: "c1", PodSandboxStatus: &runtimeapi.PodSandboxStatus{Metadata: &runtimeapi.PodSandboxMetadata{Uid: "u"}}}
+		wait(t, told, 0, "an event")
+		r.events <- &runtimeapi.ContainerEventResponse{ContainerId: "c1"}
+		wait(t, told, 0, "an event that names only the container")
 
-	// The runtime restarts, and the container ends while nobody looks.
-	r.mu.Lock()
-	lost := r.events
-	r.events, r.state = make(chan *runtimeapi.ContainerEventResponse), runtimeapi.ContainerState_CONTAINER_EXITED
-	r.mu.Unlock()
-	close(lost)
-	wait(t, told, time.Second, "what happened while the runtime was away")
+		// The runtime restarts, and the container ends while nobody looks.
+		r.mu.Lock()
+		lost := r.events
+		r.events, r.state = make(chan *runtimeapi.ContainerEventResponse), runtimeapi.ContainerState_CONTAINER_EXITED
+		r.mu.Unlock()
+		close(lost)
+		wait(t, told, 100*time.Millisecond, "what happened while the runtime was away")
+	})
 }
 
 func TestRuntimeWithoutEventsIsListed(t *testing.T) {
-	r := &runtime{}
-	told := follow(t, r)
-	wait(t, told, time.Second, "the first list")
-	r.mu.Lock()
-	r.state = runtimeapi.ContainerState_CONTAINER_EXITED
-	r.mu.Unlock()
-	wait(t, told, 3*time.Second, "a change")
+	synctest.Test(t, func(t *testing.T) {
+		r := &runtime{}
+		told := follow(t, r)
+		wait(t, told, 0, "the first list")
+		r.mu.Lock()
+		r.state = runtimeapi.ContainerState_CONTAINER_EXITED
+		r.mu.Unlock()
+		wait(t, told, time.Second, "a change")
+	})
 }
 
 // A runtime without events is listed every second, and more often while Pods
