@@ -54,7 +54,7 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 	// What the kubelet reports in between is held back, and written when there is room.
-	s.make(t, "PATCH", pods+"/web/status", `{"status":{"message":"held back"}}`, mergePatch)
+	s.doAs(t, s.kubelet, "PATCH", pods+"/web/status", `{"status":{"message":"held back"}}`, mergePatch).want(t, 200)
 	time.Sleep(400 * time.Millisecond) // over the first attempt to write it
 	s.do(t, "GET", pods+"/web", "").want(t, 200, "status.message==held back")
 	must(t, os.Remove(filepath.Join(dir, "ballast")))
