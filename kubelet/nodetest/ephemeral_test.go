@@ -2,8 +2,10 @@ package nodetest_test
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -53,6 +55,21 @@ func ephemeral(name string, is func(*v1.ContainerStatus) bool) func(*v1.Pod) boo
 func isRunning(s *v1.ContainerStatus) bool { return s.State.Running != nil }
 func hasEnded(s *v1.ContainerStatus) bool  { return s.State.Terminated != nil }
 
+// awaitFile waits until a container has written a file: one that is Ready without
+// a probe has only been started.
+func awaitFile(t *testing.T, n *nodetest.Node, pod, container, file string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		err := execIn(t, n, pod, container, []string{"/podtool", "cat", file}, io.Discard)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has no %s: %v", container, file, err)
+		}
+	}
+}
+
 // TestEphemeralContainers looks into a running Pod from containers that were
 // not in its spec: its processes, its volumes. The Pod does not notice, they are
 // not started twice, also not after a restart, and end with it.
@@ -60,6 +77,7 @@ func TestEphemeralContainers(t *testing.T) {
 	n := start(t, node.Config{})
 	n.Apply(podOf(`[do, "write /data/x kept", "sleep forever"]`, "    volumeMounts: [{name: data, mountPath: /data}]\n  volumes: [{name: data, emptyDir: {}}]\n"))
 	n.WaitReady("p")
+	awaitFile(t, n, "p", "main", "/data/x")
 	change(t, n, "ephemeralcontainers", debug("look", "main", "do", "cat /proc/1/cmdline", "cat /mnt/x", "env FROM"))
 	p := n.WaitPod("p", ephemeral("look", hasEnded))
 	if s := p.Status.EphemeralContainerStatuses[0]; s.State.Terminated.ExitCode != 0 || s.RestartCount != 0 {
