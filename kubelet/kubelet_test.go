@@ -185,8 +185,8 @@ func TestManifestToReadyAndAway(t *testing.T) {
 	b.drain()
 }
 
-// TestStartIsNotHeldUp: a timer of a second on the path would show here, and no
-// machine is so slow.
+// TestStartIsNotHeldUp: a timer of a second on the path would hold up each of them,
+// and what else a machine does only some.
 func TestStartIsNotHeldUp(t *testing.T) {
 	b := newBench(t)
 	b.start()
@@ -200,8 +200,8 @@ func TestStartIsNotHeldUp(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("file to Ready over a runtime that takes no time: min %s median %s max %s", took[0], took[4], took[7])
-	if took[4] > 400*time.Millisecond {
-		t.Errorf("the median is %s, want at most 400 ms", took[4])
+	if took[0] > 400*time.Millisecond {
+		t.Errorf("the fastest took %s, want at most 400 ms", took[0])
 	}
 	b.drain()
 }

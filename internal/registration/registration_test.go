@@ -125,7 +125,7 @@ func TestPluginBeforeAndAfterKubelet(t *testing.T) {
 	k.expect(t, "register late.example.com")
 	took := (<-answered).Sub(start)
 	t.Logf("from Serve to NotifyRegistrationStatus: %s", took)
-	if took > time.Second {
+	if took > 5*time.Second { // the slow scan comes every 30
 		t.Errorf("registration took %s: it was not event-driven", took)
 	}
 	if k.last.Endpoint != "/run/late.example.com.sock" || k.last.Versions[0] != "1.0.0" || k.last.Socket == "" {
