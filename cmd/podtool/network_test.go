@@ -56,8 +56,8 @@ func TestServeEndsAfterRequests(t *testing.T) {
 }
 
 func TestServeBecomesReady(t *testing.T) {
-	url, _ := serving(t, serveOptions{text: "hi", readyAfter: 300 * time.Millisecond})
-	resp, err := http.Get(url + "/healthz")
+	early, _ := serving(t, serveOptions{text: "hi", readyAfter: time.Hour})
+	resp, err := http.Get(early + "/healthz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +65,7 @@ func TestServeBecomesReady(t *testing.T) {
 	if resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("before it is ready /healthz answers %s", resp.Status)
 	}
+	url, _ := serving(t, serveOptions{text: "hi", readyAfter: 300 * time.Millisecond})
 	var stdout, stderr bytes.Buffer
 	if code := run([]string{"get", url + "/none"}, nil, &stdout, &stderr); code != 1 || !strings.Contains(stderr.String(), "404") {
 		t.Errorf("a path that is not there: exit code %d, %q", code, stderr.String())

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,9 +18,9 @@ import (
 
 // start runs podtool in a process of its own, as process 1 of a PID namespace
 // when asked, and waits for its first line.
-func start(t *testing.T, asInit bool, args ...string) *exec.Cmd {
+func start(t *testing.T, asInit bool, args ...string) (cmd *exec.Cmd, first string) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", args...)
+	cmd = exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), "PODTOOL_TEST_RUN=1")
 	cmd.Stderr = os.Stderr
 	if asInit {
@@ -41,10 +43,10 @@ func start(t *testing.T, asInit bool, args ...string) *exec.Cmd {
 			cmd.Wait()
 		}
 	})
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+	if first, err = bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatalf("waiting for the first line: %v", err)
 	}
-	return cmd
+	return cmd, strings.TrimSpace(first)
 }
 
 func wantExit(t *testing.T, cmd *exec.Cmd, code int) {
@@ -85,7 +87,7 @@ func TestSignals(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, asInit := range []bool{false, true} {
-				cmd := start(t, asInit, c.args...)
+				cmd, _ := start(t, asInit, c.args...)
 				if err := cmd.Process.Signal(c.send); err != nil {
 					t.Fatal(err)
 				}
@@ -95,20 +97,36 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestIgnoreTerm looks from inside, where it shows from when on the command ignores.
 func TestIgnoreTerm(t *testing.T) {
-	cmd := start(t, false, "do", "echo up", "ignore-term 300ms", "exit 5")
-	time.Sleep(50 * time.Millisecond) // it says "up" before it ignores
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	sig, stop := watchSignals(t.Context())
+	defer stop()
+	seen := make(chan os.Signal, 1)
+	signal.Notify(seen, syscall.SIGTERM)
+	defer signal.Stop(seen)
+	tool := &tool{stdout: io.Discard, stderr: io.Discard, signals: sig}
+	ended := make(chan int, 1)
+	go func() { ended <- tool.code(tool.execute(sig.ctx, []string{"do", "ignore-term", "exit 5"})) }()
+	for !sig.ignoreTerm.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	wantExit(t, cmd, 5)
+	<-seen // so that the other one comes behind it
+	if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-ended; code != 130 {
+		t.Errorf("after SIGTERM and SIGINT it ended with %d, want 130", code)
+	}
 }
 
 // TestReapsOrphans makes podtool process 1 of a namespace in which a process
-// that it did not start loses its parent and ends.
+// that it did not start has lost its parent, and then ends.
 func TestReapsOrphans(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	cmd := exec.Command("/bin/sh", "-c", `(sleep 0.1 &); exec "$0" do "echo up" "sleep forever"`, "")
+	cmd := exec.Command("/bin/sh", "-c", `exec 3<&0; (cat <&3 &); exec "$0" do "echo up" "sleep forever"`, "")
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +134,14 @@ func TestReapsOrphans(t *testing.T) {
 	cmd.Args[len(cmd.Args)-1] = exe
 	cmd.Env = append(os.Environ(), "PODTOOL_TEST_RUN=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	living, err := cmd.StdinPipe() // as long as it is open the orphan lives
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -123,22 +149,31 @@ func TestReapsOrphans(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}()
-	children := fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid)
-	seen := false
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		left, err := os.ReadFile(children)
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("waiting for the first line: %v", err)
+	}
+	children := func() string {
+		list, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if seen = seen || len(left) > 0; seen && len(left) == 0 {
-			return
+		return string(list)
+	}
+	if children() == "" {
+		t.Fatal("there is no orphan")
+	}
+	if err := living.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); children() != ""; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("orphan %swas not reaped", children())
 		}
 	}
-	t.Errorf("orphan seen: %v; want one that was reaped", seen)
 }
 
 func TestTrapOfAnotherSignal(t *testing.T) {
-	cmd := start(t, true, "trap", "--signal", "USR1", "3")
+	cmd, _ := start(t, true, "trap", "--signal", "USR1", "3")
 	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
@@ -146,9 +181,12 @@ func TestTrapOfAnotherSignal(t *testing.T) {
 }
 
 func TestCountReadsToTheEnd(t *testing.T) {
-	const port = "38123"
-	start(t, false, "count", port)
-	conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+	_, line := start(t, false, "count", "0") // any port: other tests use some, too
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(line, "counting on "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", port))
 	if err != nil {
 		t.Fatal(err)
 	}
