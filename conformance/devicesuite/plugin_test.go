@@ -69,7 +69,8 @@ func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
 	go s.Serve(l)
 	defer s.Stop()
 	if p.is("leaves a process") {
-		child := exec.Command("sleep", "2")
+		// Until the suite removes the directory, however long the rule takes.
+		child := exec.Command("sh", "-c", `while [ -d "$0" ]; do sleep 0.1; done`, p.dir)
 		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		child.Start()
 	}
