@@ -3,6 +3,8 @@ package cnisuite
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -75,16 +77,23 @@ func (l *lab) tearDown(ctx context.Context) error {
 	return err
 }
 
-// endProcesses kills what the plugin and its daemon left running.
+// endProcesses kills what the plugin and its daemon left running, and waits until it
+// has ended: what comes next takes it for gone.
 func (l *lab) endProcesses() error {
-	now, err := leak.Take(l.scopeOf(leak.Process))
-	if err != nil {
-		return err
-	}
-	for _, name := range now.Names(leak.Process) {
-		if pid := pidOf(name); pid > 1 {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	for deadline := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
+		now, err := leak.Take(l.scopeOf(leak.Process))
+		if err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(now.Names(leak.Process), func(name string) bool { return pidOf(name) <= 1 })
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("killed and still there: %q", left)
+		}
+		for _, name := range left {
+			_ = syscall.Kill(pidOf(name), syscall.SIGKILL) // it may have ended
 		}
 	}
-	return nil
 }
