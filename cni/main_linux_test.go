@@ -193,7 +193,7 @@ func TestTerminatedWhileReading(t *testing.T) {
 	if err := e.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(2*time.Second, func() { _ = e.Process.Kill() })
+	late := time.AfterFunc(20*time.Second, func() { _ = e.Process.Kill() })
 	defer late.Stop()
 	var exit *exec.ExitError
 	if err := e.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/state"
@@ -425,7 +426,8 @@ func TestForeignNamespace(t *testing.T) {
 		}
 	}
 	owners := map[netns.ID]string{}
-	for i := range 500 {
+	// A number is free when the kernel has taken its namespace down, in its own time.
+	for i, deadline := 0, time.Now().Add(30*time.Second); time.Now().Before(deadline); i++ {
 		if err := errors.Join(netns.Remove(ns), netns.Create(ns)); err != nil {
 			t.Fatal(err)
 		}

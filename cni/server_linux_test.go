@@ -163,10 +163,11 @@ func TestServerHandsOnStderr(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := serve(t, plugin(cni.Handlers[config]{Status: func(ctx context.Context, r *cni.Request, _ *config) error {
+		r.Log.Info("a handler's line") // before there is more than is handed on
 		ended := make(chan error)
 		go func() { ended <- r.Delegate("loud").Status(ctx) }()
 		for {
-			r.Log.Info("a handler's line")
+			r.Log.Info("another one")
 			select {
 			case err := <-ended:
 				return err

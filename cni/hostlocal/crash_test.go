@@ -213,13 +213,13 @@ func (o *oracle) compare(t *testing.T, dir string) {
 func TestCallsEndWithTheirContext(t *testing.T) {
 	p := newPool(t, dual)
 	p.add("x")
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	lock, err := flock.Acquire(ctx, p.path("lock"), flock.Exclusive)
+	lock, err := flock.Acquire(t.Context(), p.path("lock"), flock.Exclusive)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Release()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
 	var out bytes.Buffer
 	err = hostlocal.Command(ctx, []string{"list", "--data-dir", p.dir, "n"}, &out, &out)
 	if !errors.Is(err, context.DeadlineExceeded) {
