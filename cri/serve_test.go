@@ -225,9 +225,17 @@ func TestFailedStart(t *testing.T) {
 // start.
 func TestExitDuringStart(t *testing.T) {
 	f, rt := newFake()
+	reported := make(chan struct{})
+	rt.Watch = func(ctx context.Context, ended func(string, cri.Exit)) error {
+		e := <-f.exits
+		ended(e.id, e.e)
+		close(reported)
+		<-ctx.Done()
+		return nil
+	}
 	rt.StartContainer = func(_ context.Context, c *cri.Container) error {
 		f.end(c.ID, 3)
-		time.Sleep(20 * time.Millisecond)
+		<-reported
 		return nil
 	}
 	n := serve(t, rt, t.TempDir())
