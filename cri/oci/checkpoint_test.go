@@ -153,15 +153,6 @@ func TestCheckpoint(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// waitRoot waits for a file in the container's root.
-func (n *node) waitRoot(id, file string) {
-	n.t.Helper()
-	n.waitFor(func() bool {
-		_, err := os.Stat(filepath.Join("/proc", itoa(n.pidOf(id)), "root", file))
-		return err == nil
-	}, file)
-}
-
 func entries(t *testing.T, file string) map[string]string {
 	t.Helper()
 	f, err := os.Open(file)

@@ -25,7 +25,7 @@ func TestServerDies(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("dies", nil)
 	const count = 400
-	ends := n.create(sandbox, cfg, "ends", nil, "do", "lines --interval 1ms "+strconv.Itoa(count), "exit 42")
+	ends := n.create(sandbox, cfg, "ends", nil, "do", "lines --interval 1ms "+strconv.Itoa(count), "wait-file /go", "exit 42")
 	stays := n.create(sandbox, cfg, "stays", nil, "trap", "3")
 	n.startContainer(ends)
 	n.startContainer(stays)
@@ -34,6 +34,7 @@ func TestServerDies(t *testing.T) {
 		n.restart()
 	}
 	n.kill()
+	n.must(os.WriteFile(fmt.Sprintf("/proc/%d/root/go", ending), nil, 0o600))
 	n.waitFor(func() bool { return errors.Is(unix.Kill(ending, 0), unix.ESRCH) }, "the container to end without a server")
 	n.start()
 	if st := n.status(ends); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 42 {

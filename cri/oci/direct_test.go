@@ -231,24 +231,27 @@ func (d *direct) ask(port int32, request string) (reply string, err error) {
 	return string(text), errors.Join(err, rerr, <-done)
 }
 
+// TestReopenLog: a container that prints all the while loses no line over a rotation.
 func TestReopenLog(t *testing.T) {
 	d := newDirect(t)
-	c := d.start("log", &runtimeapi.ContainerConfig{Args: []string{"lines", "--interval", "1ms", "300"}})
-	for text := []byte(nil); bytes.Count(text, []byte("\n")) < 10; time.Sleep(time.Millisecond) {
-		text, _ = os.ReadFile(c.LogPath)
+	c := d.start("log", &runtimeapi.ContainerConfig{Args: []string{"lines", "--interval", "1ms", "0"}})
+	tenLines := func() bool {
+		text, _ := os.ReadFile(c.LogPath)
+		return bytes.Count(text, []byte("\n")) >= 10
 	}
+	d.waitFor(tenLines, "lines before the rotation")
 	d.must(os.Rename(c.LogPath, c.LogPath+".1"))
 	d.must(d.rt.ReopenLog(t.Context(), c))
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if text, _ := os.ReadFile(c.LogPath); bytes.HasSuffix(text, []byte(" 300\n")) {
-			break
-		}
-	}
+	d.waitFor(tenLines, "lines after the rotation")
+	d.must(d.rt.StopContainer(t.Context(), c, 0))
 	old, err := os.ReadFile(c.LogPath + ".1")
 	d.must(err)
 	fresh, err := os.ReadFile(c.LogPath)
 	d.must(err)
-	if got := bytes.Count(old, []byte("\n")) + bytes.Count(fresh, []byte("\n")); got != 300 || len(old) == 0 || len(fresh) == 0 {
-		t.Errorf("%d bytes before the rotation and %d after it hold %d lines, want 300", len(old), len(fresh), got)
+	n := 0
+	for line := range strings.Lines(string(old) + string(fresh)) {
+		if n++; !strings.HasSuffix(line, fmt.Sprintf(" %d\n", n)) {
+			t.Fatalf("line %d of the logs before and after the rotation is %q", n, line)
+		}
 	}
 }

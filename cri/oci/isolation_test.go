@@ -63,6 +63,7 @@ func TestConfinement(t *testing.T) {
 		sec.NoNewPrivs = true
 	}, "do", "cat /proc/self/status /proc/self/oom_score_adj", "sleep forever")
 	n.startContainer(id)
+	n.waitLog("confined", "main", "\n500\n")
 	executed, _ := n.exec(id, "/podtool", "cat", "/proc/self/status", "/proc/self/oom_score_adj")
 	for who, status := range map[string]string{"the program": n.logOf("confined", "main"), "an exec": executed} {
 		for _, want := range []string{"\nSeccomp:\t2\n", "\nNoNewPrivs:\t1\n", "\nCapEff:\t0000000000000001\n", "\nCapBnd:\t0000000000000001\n", "\n500\n"} {

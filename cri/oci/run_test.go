@@ -226,8 +226,8 @@ func TestSharedMemoryAndMounts(t *testing.T) {
 
 func TestUpdateAndStats(t *testing.T) {
 	n := newNode(t)
-	sandbox, id := n.run("update", nil, "do", "write /written "+strings.Repeat("x", 8192), "sleep forever")
-	n.waitRoot(id, "/written")
+	sandbox, id := n.run("update", nil, "do", "write /file "+strings.Repeat("x", 8192), "echo written", "sleep forever")
+	n.waitLog("update", "main", "written")
 	_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
 		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 200},
 	})

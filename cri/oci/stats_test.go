@@ -22,16 +22,14 @@ func TestSandboxStats(t *testing.T) {
 	}, "eat", "16Mi")
 	n.startContainer(id)
 	var mem uint64
-	for range 200 {
+	n.waitFor(func() bool {
 		resp, err := n.rs.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: sandbox})
 		n.must(err)
 		st := resp.Stats.Linux
 		mem = st.Memory.GetUsageBytes().GetValue()
-		if mem > 16<<20 && len(st.Containers) == 1 && st.Process.GetProcessCount().GetValue() > 0 && st.Cpu.GetUsageCoreNanoSeconds().GetValue() > 0 {
-			break
-		}
-	}
-	if mem < 16<<20 || mem > 64<<20 {
+		return mem > 16<<20 && len(st.Containers) == 1 && st.Process.GetProcessCount().GetValue() > 0 && st.Cpu.GetUsageCoreNanoSeconds().GetValue() > 0
+	}, "a Pod that uses 16 MiB")
+	if mem > 64<<20 {
 		t.Errorf("the Pod uses %d bytes, want 16 to 64 MiB", mem)
 	}
 	described, err := n.rs.ListMetricDescriptors(t.Context(), &runtimeapi.ListMetricDescriptorsRequest{})

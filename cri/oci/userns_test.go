@@ -51,9 +51,10 @@ func TestUserNamespace(t *testing.T) {
 			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: volume, UidMappings: users.Uids, GidMappings: users.Gids}}
 			c.Linux.Resources = &runtimeapi.LinuxContainerResources{OomScoreAdj: 500}
 			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
-		}, "do", "id", "cat /proc/self/uid_map /etc/hostname /data/roots", "write /data/new x", "write /top x", "write /dev/shm/x x", "sleep forever")
+		}, "do", "id", "cat /proc/self/uid_map /etc/hostname /data/roots", "write /data/new x", "write /top x", "write /dev/shm/x x", "echo written", "sleep forever")
 		n.startContainer(id)
 		n.restart()
+		n.waitLog(name, "main", "written")
 		out, code := n.exec(id, "/podtool", "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/kernel/shm_rmid_forced", "/dev/shm/x", "/proc/self/uid_map", "/proc/self/oom_score_adj")
 		if want := fmt.Sprintf("80\n1\nx\n         0     %d      65536\n500\n", hostUsers); code != 0 || strings.Join(strings.Fields(out), " ") != strings.Join(strings.Fields(want), " ") {
 			t.Errorf("%s: an exec prints %q, want %q", name, out, want)
