@@ -673,9 +673,8 @@ func TestSignal(t *testing.T) {
 	h.start("slow", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
 	h.says("quick", "ready\n")
 	h.says("slow", "ready\n")
-	e, _, err := h.Signal(t.Context(), "quick", unix.SIGTERM, time.Second)
-	if err != nil || e == nil || e.Code != 3 {
-		t.Errorf("the quick one: %+v, %v", e, err)
+	if e := h.endedBy("quick", unix.SIGTERM); e.Code != 3 {
+		t.Errorf("the quick one: %+v", e)
 	}
 	if again, _, err := h.Signal(t.Context(), "quick", unix.SIGKILL, time.Second); err != nil || again == nil || again.Code != 3 {
 		t.Errorf("the quick one again: %+v, %v", again, err)
@@ -683,12 +682,28 @@ func TestSignal(t *testing.T) {
 	if e, _, err := h.Signal(t.Context(), "slow", unix.SIGTERM, 50*time.Millisecond); err != nil || e != nil {
 		t.Errorf("the slow one: %+v, %v", e, err)
 	}
-	if e, _, err := h.Signal(t.Context(), "slow", unix.SIGKILL, time.Second); err != nil || e == nil || e.Code != 137 {
-		t.Errorf("the slow one, killed: %+v, %v", e, err)
+	if e := h.endedBy("slow", unix.SIGKILL); e.Code != 137 {
+		t.Errorf("the slow one, killed: %+v", e)
 	}
 	if e, _, err := h.Signal(t.Context(), "none", unix.SIGKILL, time.Second); !errors.Is(err, fault.NotFound) {
 		t.Errorf("one that is not there: %+v, %v", e, err)
 	}
+}
+
+// endedBy ends a container by a signal, which tells of the end. It says nothing only
+// when the moment that it has passes before, and then the end is waited for.
+func (h *host) endedBy(id string, sig unix.Signal) keeper.Exit {
+	h.t.Helper()
+	begun := time.Now()
+	e, _, err := h.Signal(h.t.Context(), id, sig, time.Second)
+	h.must(err)
+	switch {
+	case e != nil:
+		return *e
+	case time.Since(begun) < time.Second:
+		h.t.Fatalf("the signal does not tell how %s ends", id)
+	}
+	return h.exit(id)
 }
 
 // TestSignalIsSentOnce: a keeper that goes away while it waits for the end is not
@@ -700,18 +715,17 @@ func TestSignalIsSentOnce(t *testing.T) {
 	killed := make(chan struct{})
 	go func() {
 		defer close(killed)
-		time.Sleep(100 * time.Millisecond)
+		h.says("counts", "ready\nTERM 1\n")
+		time.Sleep(100 * time.Millisecond) // the client has been told so, too
 		h.kill(itself)
 	}()
 	if e, _, err := h.Signal(t.Context(), "counts", unix.SIGTERM, time.Second); err != nil || e != nil {
 		t.Errorf("with a keeper that is killed: %+v, %v", e, err)
 	}
 	<-killed
-	h.says("counts", "ready\nTERM 1\n")
 	time.Sleep(200 * time.Millisecond) // for a second one
-	e, _, err := h.Signal(t.Context(), "counts", unix.SIGKILL, time.Second)
-	if err != nil || e == nil || e.Code != 137 {
-		t.Errorf("killed: %+v, %v", e, err)
+	if e := h.endedBy("counts", unix.SIGKILL); e.Code != 137 {
+		t.Errorf("killed: %+v", e)
 	}
 	if got := h.text("counts"); got != "ready\nTERM 1\n" {
 		t.Errorf("it has got %q", got)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -212,7 +213,10 @@ func TestKilledAtStarts(t *testing.T) {
 // it, whatever keepers die meanwhile.
 func TestKilledBehindATerminal(t *testing.T) {
 	h := newHost(t)
+	hello, err := h.Hello(t.Context())
+	h.must(err)
 	for i := range 4 {
+		h.awaitTerminal(hello.Anchor, false) // the one before
 		id := fmt.Sprint("tty", i)
 		done := make(chan error, 1)
 		go func() {
@@ -222,11 +226,7 @@ func TestKilledBehindATerminal(t *testing.T) {
 			})
 			done <- err
 		}()
-		pid := filepath.Join(h.dir, id, "pid")
-		for text := []byte{}; len(text) == 0; time.Sleep(time.Millisecond) {
-			text, _ = os.ReadFile(pid)
-		}
-		time.Sleep(30 * time.Millisecond) // it is accepted, and the script's parent lives
+		h.awaitTerminal(hello.Anchor, true) // and the script's parent lives
 		for range i {
 			h.kill(itself)
 		}
@@ -238,6 +238,25 @@ func TestKilledBehindATerminal(t *testing.T) {
 			t.Errorf("the log of %s is %q, want hello", id, got)
 		}
 		h.must(h.Remove(t.Context(), id))
+	}
+}
+
+// awaitTerminal waits until the process has a terminal, or has none.
+func (h *host) awaitTerminal(process int, want bool) {
+	h.t.Helper()
+	for late := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", process))
+		h.must(err)
+		has := slices.ContainsFunc(fds, func(fd string) bool {
+			to, _ := os.Readlink(fd)
+			return strings.HasSuffix(to, "/ptmx")
+		})
+		if has == want {
+			return
+		}
+		if time.Now().After(late) {
+			h.t.Fatalf("process %d has a terminal: %v", process, has)
+		}
 	}
 }
 
