@@ -185,7 +185,9 @@ func TestPullOnce(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(20 * time.Millisecond) // let them join
+	for deadline := time.Now().Add(10 * time.Second); s.Waiting() < 6 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // let them join
+	}
 	giveUp()
 	close(gate)
 	wg.Wait()

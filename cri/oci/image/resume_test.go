@@ -335,7 +335,7 @@ func TestPullSilence(t *testing.T) {
 			part(w, r, f.body, len(f.body))
 		}
 	})
-	s := open(t, t.TempDir(), &image.Options{PullStall: 200 * time.Millisecond})
+	s := open(t, t.TempDir(), &image.Options{PullStall: time.Second})
 	if _, err := s.Pull(t.Context(), f.ref, nil); err != nil {
 		t.Fatal(err)
 	}
