@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -50,17 +52,24 @@ func testKubectlGet(k *kubectl) {
 }
 
 func testKubectlWatch(k *kubectl) {
-	k.end()
+	k.ready(sleeper("first"), "first")
 	all := k.start("get", "pods", "-w")
 	names := k.start("get", "pods", "--watch-only", "-o", "jsonpath={.metadata.name} {.status.phase}{'\\n'}")
 	selected := k.start("get", "pods", "-w", "-l", "app=q", "-o", "name")
 	events := k.start("get", "pods", "-w", "--output-watch-events")
-	// A watch that has begun shows what was there first.
-	k.input(configMap("c", "v"), "create", "-f", "-")
+	// A watch that has begun shows what was there first, or what changes of it.
+	all.await(`^NAME +READY[^\n]*\nfirst +1/1 +Running`)
+	events.await(`ADDED +first `)
+	for n, deadline := 0, time.Now().Add(40*time.Second); !strings.Contains(names.out.String(), "first "); n++ {
+		if time.Now().After(deadline) {
+			k.Fatalf("the watch shows no change:\n%s", names.out)
+		}
+		k.ok("label", "pod", "first", fmt.Sprintf("n=%d", n), "--overwrite")
+	}
 	k.input(sleeper("p"), "create", "-f", "-")
-	all.await(`NAME +READY[^\n]*\np +0/1 +(Pending|ContainerCreating)`)
+	all.await(`\np +0/1 +(Pending|ContainerCreating)`)
 	all.await(`\np +1/1 +Running`)
-	names.await(`p Running\n`)
+	names.await(`(?m)^p Running$`)
 	k.ok("label", "pod", "p", "app=q", "--overwrite")
 	selected.await(`^pod/p\n`)
 	k.ok("delete", "pod", "p", "--now")
