@@ -35,7 +35,7 @@ func testKubectlGet(k *kubectl) {
 	k.says([]string{`app=p`}, "get", "pods", "--show-labels")
 	k.says([]string{`(?s)^pod/p\nconfigmap/c\n$`}, "get", "pod/p", "cm/c", "-o", "name")
 	k.says([]string{`pod/p +1/1`}, "get", "all")
-	k.says([]string{`Started +pod/p`}, "get", "events")
+	k.soon(`Started +pod/p`, "get", "events") // they are written beside all else
 	k.says([]string{`pod/p`}, "get", "pods", "--sort-by=.metadata.creationTimestamp", "-o", "name")
 	k.says([]string{`^ok$`}, "get", "--raw", "/readyz")
 	k.fails(1, `pods "none" not found`, "", "get", "pod", "none")
@@ -88,6 +88,7 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 16Mi}}}
 func testKubectlDescribe(k *kubectl) {
 	pod := strings.Replace(sleeper("p"), "spec:", "spec:\n  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]", 1)
 	k.ready(claim+"---\n"+strings.Replace(pod, "args:", "volumeMounts: [{name: data, mountPath: /data}], args:", 1), "p")
+	k.soon(`Started +Pod/p`, "events", "--for=pod/p") // they are written beside all else
 	k.says([]string{
 		`Name: +p\n`, `Node: +\S+/\d`, `Status: +Running`, `IP: +10\.`, `State: +Running`, `/data from data \(rw\)`, `Ready +True`, `ClaimName: +data`,
 		`QoS Class: +BestEffort`, `Normal +Pulled .*podtool:v1`, `Normal +Created `, `Normal +Started .*kubelet `,
