@@ -23,7 +23,7 @@ func TestConformCRIClient(t *testing.T) {
 	}
 	c.clean(out)
 	out, code = c.run("conform", "cri-client", "--exec", "sh -c 'echo it is broken; exit 3'", "--rule", "CRIC-SBX-001",
-		"--profile", c.write("impatient.yaml", "facts:\n  patience: 500ms\n"))
+		"--profile", c.write("impatient.yaml", "facts:\n  patience: 4s\n"))
 	if code != 1 || !strings.Contains(out, "it is broken") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
