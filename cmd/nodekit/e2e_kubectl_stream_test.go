@@ -60,7 +60,8 @@ func testKubectlTerminal(k *kubectl) {
 	k.ready(shell("p"), "p")
 	p, typed := terminal(k, "stty rows 33 cols 77", k.command("exec", "-it", "p", "--", "sh"))
 	p.await(`/ # `)
-	typeLine(k, typed, "stty size; tty; echo $((40+2))")
+	// kubectl tells the size when the shell may run already.
+	typeLine(k, typed, `until [ "$(stty size)" = "33 77" ]; do sleep 0.1; done; stty size; tty; echo $((40+2))`)
 	p.await(`33 77\r\n/dev/pts/\d+\r\n42\r\n`)
 	typeLine(k, typed, "echo going; cat")
 	p.await(`going\r\n`)
