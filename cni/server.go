@@ -101,6 +101,9 @@ func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitG
 		conn, err := l.Accept()
 		switch {
 		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
+			if err == nil { // it came too late
+				_ = conn.Close()
+			}
 			return nil
 		case passing(err):
 			s.Logger.Warn("accepting calls of CNI plugins, and trying again", "err", err, "pause", pause)

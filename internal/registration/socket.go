@@ -77,6 +77,17 @@ func (s *socket) replace(id *sockfile.ID) {
 	})
 }
 
+// look finds out whether the present instance is still there, or already another: what
+// is told of a file can be older than what was found there. The path stays known when
+// nothing is, for a successor has to wait for the end.
+func (s *socket) look() {
+	id, err := sockfile.Identify(s.path)
+	if err != nil {
+		id = nil
+	}
+	s.replace(id)
+}
+
 // serve registers one instance and waits for its end.
 func (s *socket) serve(ctx context.Context) {
 	log := s.w.opts.Logger.With("socket", s.path)

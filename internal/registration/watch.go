@@ -91,21 +91,18 @@ func (w *watcher) handle(e fsnotify.Event) {
 }
 
 // gone ends the instance at path, or all those below it: a directory that was
-// moved away tells nothing about its entries. The paths stay known, for a
-// successor that comes at once has to wait for the end.
+// moved away tells nothing about its entries.
 func (w *watcher) gone(path string) {
 	for p, s := range w.sockets {
 		if p == path || strings.HasPrefix(p, path+"/") {
-			s.replace(nil)
+			s.look()
 		}
 	}
 }
 
 func (w *watcher) rescan() {
 	for p, s := range w.sockets {
-		if id, err := sockfile.Identify(p); err != nil || id == nil {
-			s.replace(nil)
-		}
+		s.look()
 		if s.idle() {
 			delete(w.sockets, p)
 		}

@@ -460,7 +460,7 @@ func TestStalePIDFile(t *testing.T) {
 
 func TestShutdownOnlyWhenNothingRuns(t *testing.T) {
 	h := newHost(t)
-	h.start("runs", "sleep 1000")
+	h.start("runs", "exec sleep 1000")
 	if err := h.Shutdown(t.Context()); !errors.Is(err, fault.FailedPrecondition) {
 		t.Fatalf("shutdown with a container says %v", err)
 	}
