@@ -93,10 +93,11 @@ func try(path string, t take) (*Lock, error) {
 func busy(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) }
 
 func openLock(path string) (*os.File, error) {
-	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, unix.EISDIR) {
 		return os.Open(path)
 	}
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	return f, err
 }
 
 func lock(f *os.File, t take, wait bool) error {
