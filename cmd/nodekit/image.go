@@ -211,8 +211,10 @@ func newImagePackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pack --name NAME --output ARCHIVE PROGRAM",
 		Short: "Make an image of one statically linked program",
-		Long: `The image holds the program, as its entrypoint, and nothing else. The archive can be loaded
-here, with "docker load" and with "ctr images import". The same program gives the same archive, byte for byte.`,
+		Long: `The image holds the program, as its entrypoint, and the empty directories and files that
+runtimes mount over (/dev, /proc, /sys, /etc/hosts, ...). The archive can be loaded here,
+with "docker load" and with "ctr images import". The same program gives the same archive,
+byte for byte.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			archive, err := image.Pack(args[0], name)
