@@ -20,9 +20,9 @@ import (
 // SIGTERM and SIGINT end the context of the handler and of the delegates that it
 // runs, and so lead to the rollback of an ADD; a handler that does not return
 // within three seconds is left behind for it. When the plugin's Timeout is over
-// the same happens. The runtime gets code 11. Before the configuration has been
-// read to its end there is nothing to undo, and a signal ends the process; so it does
-// where the runtime only asks for the version.
+// the same happens. The runtime gets code 11. Until the configuration has
+// been read to its end, and a moment longer, there is nothing to undo, and a signal ends
+// the process; so it does where the runtime only asks for the version.
 // What handlers print to os.Stdout goes to stderr, because stdout carries the
 // protocol.
 func Main(plugins ...*Plugin) {
@@ -74,8 +74,8 @@ func serve(proc process, plugins []*Plugin) (code int) {
 }
 
 // listen returns a context that SIGTERM and SIGINT end from the time on when listening
-// is closed. That takes some turns of two threads, so reading the request goes on beside
-// it. It is for the rest of the process's life.
+// is closed. That takes some turns of two threads, so the request is decoded and checked
+// beside it. It is for the rest of the process's life.
 func listen() (ctx context.Context, listening chan struct{}) {
 	ctx, end := context.WithCancelCause(context.Background())
 	signals, listening := make(chan os.Signal, 1), make(chan struct{})

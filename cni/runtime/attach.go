@@ -121,7 +121,7 @@ func (n *Network) due(a Attachment) (*record, error) {
 	}
 	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
 	l, _, err := loadDir(n.config.ConfDir)
-	return &record{Version: recordVersion, Attachment: a, List: l}, err
+	return &record{Version: recordVersion, Attachment: a, List: l, recorded: true}, err
 }
 
 func (n *Network) detach(ctx context.Context, r *record) error {

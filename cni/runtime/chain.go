@@ -59,7 +59,7 @@ func excerpt(text []byte) string {
 // runDel runs the chain in reverse order with the final result of ADD, if there
 // is one; else with the last that a plugin gave before another failed: upstream's
 // firewall removes nothing without. A plugin that does not speak the version needs no
-// DEL, unless it has spoken it once. The specification's text halts at the first
+// DEL, unless the chain's ADD is recorded. The specification's text halts at the first
 // error; going on leaves less behind, and plugins must accept a DEL that has nothing
 // to do.
 func (n *Network) runDel(ctx context.Context, r *record) error {
@@ -73,7 +73,7 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 		if err == nil {
 			err = n.insist(ctx, p, n.env(cni.CmdDel, a), stdin)
 		}
-		if unknownContainer(err) || refusedVersion(err) && !r.recorded { // there is nothing to clean up
+		if unknownContainer(err) || !r.recorded && n.refusesVersion(ctx, p, r.List.Version, err) { // there is nothing to clean up
 			continue
 		}
 		errs = append(errs, err)
@@ -244,9 +244,27 @@ func passes(err error) bool {
 // unknownContainer reports whether a plugin answered with code 3.
 func unknownContainer(err error) bool { return answered(err, cni.CodeUnknownContainer) }
 
-// refusedVersion reports whether a plugin answered with code 1 (CNI 1.1.0, Error). It does so to every verb,
-// and thus has never done anything for an ADD in the same version.
-func refusedVersion(err error) bool { return answered(err, cni.CodeVersion) }
+// refusesVersion reports whether a plugin answered with code 1 (CNI 1.1.0, Error), and
+// does not count the version among those that it speaks: the code may be that of its
+// delegate. It refuses every verb, and so has not done anything for an ADD in the same
+// version, unless its file was exchanged in the middle of that.
+func (n *Network) refusesVersion(ctx context.Context, p plugin, version string, err error) bool {
+	if !answered(err, cni.CodeVersion) {
+		return false
+	}
+	stdin, err := encode(map[string]string{"cniVersion": version})
+	if err != nil {
+		return false
+	}
+	out, err := n.call(ctx, p, n.env(cni.CmdVersion, Attachment{}), stdin)
+	var speaks struct {
+		Versions []string `json:"supportedVersions"`
+	}
+	if err != nil || json.Unmarshal(out, &speaks) != nil || len(speaks.Versions) == 0 {
+		return false // it does not say
+	}
+	return !slices.Contains(speaks.Versions, version)
+}
 
 func answered(err error, code uint) bool {
 	e, ok := errors.AsType[*cni.Error](err)

@@ -28,7 +28,7 @@ type record struct {
 	List       *list           `json:"list"`
 	Result     json.RawMessage `json:"result,omitempty"`
 
-	recorded bool // it was read from its file: its ADD has succeeded
+	recorded bool // its ADD has succeeded: its file is there, whole or not
 }
 
 // context attributes calls to the attachment's Pod, if it has one.

@@ -210,9 +210,14 @@ func TestMissingPlugin(t *testing.T) {
 }
 
 // TestVersionRefused: a plugin that does not speak the version owes no DEL, which it would
-// refuse for ever, also where its ADD was interrupted; one that has spoken it once does.
+// refuse for ever, also where its ADD was interrupted. One in a chain whose ADD has
+// succeeded does, and so does one that only hands on the code of its delegate.
 func TestVersionRefused(t *testing.T) {
-	const refuse = `echo '{"cniVersion":"1.0.0","code":1,"msg":"incompatible CNI versions"}'; exit 1`
+	speaking := func(version string) string {
+		return `[ $CNI_COMMAND != VERSION ] || { echo '{"cniVersion":"` + version + `","supportedVersions":["` + version + `"]}'; exit 0; }
+echo '{"cniVersion":"1.0.0","code":1,"msg":"incompatible CNI versions"}'; exit 1`
+	}
+	refuse := speaking("1.0.0")
 	w := newWorld(t, chain, recorder("first"))
 	w.script("second", refuse)
 	n := w.open()
@@ -227,6 +232,15 @@ func TestVersionRefused(t *testing.T) {
 		t.Errorf("Detach: %v", err)
 	}
 
+	w.script("second", speaking("1.1.0"))
+	if _, err := n.Attach(t.Context(), w.attachment); err == nil || !strings.Contains(err.Error(), "undoing") {
+		t.Errorf("Attach with a delegate that refuses: %v", err)
+	}
+	w.script("second", "exit 0")
+	if err := n.Detach(t.Context(), w.attachment); err != nil {
+		t.Errorf("Detach without it: %v", err)
+	}
+
 	later := filepath.Join(w.dir, "later")
 	w.script("second", `cp -r `+w.config.StateDir+" "+later+`; echo '{"cniVersion":"1.1.0"}'`)
 	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
@@ -235,6 +249,13 @@ func TestVersionRefused(t *testing.T) {
 	w.script("second", refuse)
 	if err := n.Detach(t.Context(), w.attachment); cni.CodeOf(err) != cni.CodeVersion {
 		t.Errorf("Detach of what was attached: %v", err)
+	}
+	file := filepath.Join(w.config.StateDir, "attachments", "c1:eth0.json")
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Detach(t.Context(), w.attachment); cni.CodeOf(err) != cni.CodeVersion {
+		t.Errorf("Detach of what was attached, and whose record is damaged: %v", err)
 	}
 	n.Close()
 	w.config.StateDir = later // as after a kill in the ADD

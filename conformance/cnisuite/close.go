@@ -78,7 +78,7 @@ func (l *lab) tearDown(ctx context.Context) error {
 }
 
 // endProcesses kills what the plugin and its daemon left running, and waits until it
-// has ended: what comes next takes it for gone.
+// is not seen any more: what comes next takes it for gone.
 func (l *lab) endProcesses() error {
 	for deadline := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
 		now, err := leak.Take(l.scopeOf(leak.Process))

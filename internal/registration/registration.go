@@ -39,7 +39,8 @@ type Handler struct {
 	// Deregister for the one before. Its context ends when the socket goes.
 	Register func(context.Context, Plugin) error
 	// Deregister is told that the plugin's socket is gone. It is called only
-	// for an instance that Register accepted, and not when Watch ends.
+	// for an instance that Register accepted, and not when Watch ends. It must
+	// return: a successor at the same path waits for it.
 	Deregister func(Plugin)
 }
 

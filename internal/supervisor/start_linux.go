@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -131,4 +132,23 @@ func (r *run) reap(printed *output) {
 	case <-printed.read:
 	case <-time.After(lastWords):
 	}
+}
+
+// rest copies what is in the pipe now, and takes its deadline away.
+func rest(w io.Writer, from *os.File) {
+	raw, err := from.SyscallConn()
+	if err != nil || from.SetReadDeadline(time.Time{}) != nil {
+		return // it is closed
+	}
+	var buffer []byte
+	n := 0
+	_ = raw.Read(func(fd uintptr) (done bool) {
+		// More than it holds (F_GETPIPE_SZ of fcntl(2)) can nobody have left in it.
+		if size, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil {
+			buffer = make([]byte, size)
+			n, _ = syscall.Read(int(fd), buffer) // an error says that there is nothing
+		}
+		return true
+	})
+	_, _ = w.Write(buffer[:max(n, 0)]) // it never fails
 }

@@ -235,16 +235,17 @@ func (s *slow) Write(b []byte) (int, error) {
 // TestLastWords: all that a process printed is there when it is done, however late
 // it is read, and also while somebody else holds its pipes.
 func TestLastWords(t *testing.T) {
-	for name, before := range map[string]string{"alone": "", "with a leaver": "setsid sleep 3 & "} {
+	const widen = "perl -e 'fcntl(STDOUT, 1031, 1 << 20)'; " // F_SETPIPE_SZ
+	for name, before := range map[string]string{"alone": "", "with a leaver": "setsid sleep 3 & ", "with a wide pipe": widen} {
 		var out slow
 		p, err := supervisor.Start(supervisor.Command{
-			Path: "sh", Args: []string{"-c", before + "head -c 50000 /dev/zero | tr '\\0' x; echo end"}, Stdout: &out,
+			Path: "sh", Args: []string{"-c", before + "head -c 200000 /dev/zero | tr '\\0' x; echo end"}, Stdout: &out,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		<-p.Done()
-		if tail := p.Tail(); out.heard < 50000 || !strings.HasSuffix(tail, "xend\n") {
+		if tail := p.Tail(); out.heard < 200000 || !strings.HasSuffix(tail, "xend\n") {
 			t.Errorf("%s: %d bytes were heard, and the tail ends in %q", name, out.heard, tail[max(0, len(tail)-20):])
 		}
 	}

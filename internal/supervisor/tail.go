@@ -5,8 +5,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"syscall"
-	"time"
 )
 
 // tailSize is how much of a process's output is kept for messages.
@@ -63,22 +61,4 @@ func (t *tail) pump(from *os.File, next io.Writer, read func()) {
 	rest(w, from)
 	read()
 	_, _ = io.Copy(w, from) // who left the group on purpose writes on
-}
-
-// pipeSize is how much a pipe holds (pipe(7)), and so the most that a process
-// that has ended can have left in it.
-const pipeSize = 64 << 10
-
-// rest copies what is in the pipe now, and takes its deadline away.
-func rest(w io.Writer, from *os.File) {
-	raw, err := from.SyscallConn()
-	if err != nil || from.SetReadDeadline(time.Time{}) != nil {
-		return // it is closed
-	}
-	buffer, n := make([]byte, pipeSize), 0
-	_ = raw.Read(func(fd uintptr) (done bool) {
-		n, _ = syscall.Read(int(fd), buffer) // an error says that there is nothing
-		return true
-	})
-	_, _ = w.Write(buffer[:max(n, 0)]) // it never fails
 }

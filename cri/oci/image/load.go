@@ -55,4 +55,4 @@ func Pack(binary, name string) ([]byte, error) { return archive.Pack(binary, nam
 
 // MountPoints are what Pack adds to the program, and what images commonly have: the
 // empty directories, with a slash at the end, and files that every runtime mounts over.
-func MountPoints() []string { return archive.MountPoints }
+func MountPoints() []string { return archive.MountPoints() }

@@ -275,10 +275,15 @@ func TestPackRefuses(t *testing.T) {
 	if err := os.WriteFile(text, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	renamed := t.TempDir()
+	if err := os.Rename(program(t, elf.EM_X86_64), filepath.Join(renamed, "etc")); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct{ binary, name, text string }{
 		"script":   {text, testName, "not a Linux program"},
 		"dynamic":  {program(t, elf.EM_X86_64, elf.Prog64{Type: uint32(elf.PT_INTERP)}), testName, "CGO_ENABLED=0"},
 		"machine":  {program(t, elf.EM_PPC64), testName, "EM_PPC64"},
+		"reserved": {filepath.Join(renamed, "etc"), testName, "call it otherwise"},
 		"bad name": {program(t, elf.EM_X86_64), "Not A Name", "want [REGISTRY/]"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,9 @@ func pack(binary, name string) ([]byte, error) {
 		return nil, err
 	}
 	file := filepath.Base(binary)
+	if slices.Contains(mounted, file+"/") {
+		return nil, fault.Invalid.Errorf("the program's name %q is that of a directory that runtimes mount over: call it otherwise", file)
+	}
 	layer, err := tarball(append(mountPoints(), tarFile{file, program, 0o755})...)
 	if err != nil {
 		return nil, err
@@ -62,10 +66,12 @@ func pack(binary, name string) ([]byte, error) {
 
 // MountPoints are the empty directories, with a slash at the end, and files that every
 // runtime mounts over: one that does not find them has to make them for each container.
-var MountPoints = []string{"dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"}
+func MountPoints() []string { return slices.Clone(mounted) }
+
+var mounted = []string{"dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"}
 
 func mountPoints() (files []tarFile) {
-	for _, name := range MountPoints {
+	for _, name := range mounted {
 		mode := int64(0o644)
 		if isDir(name) {
 			mode = 0o755
