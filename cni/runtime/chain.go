@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	cniversion "github.com/containernetworking/cni/pkg/version"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/call"
 )
@@ -257,13 +259,11 @@ func (n *Network) refusesVersion(ctx context.Context, p plugin, version string, 
 		return false
 	}
 	out, err := n.call(ctx, p, n.env(cni.CmdVersion, Attachment{}), stdin)
-	var speaks struct {
-		Versions []string `json:"supportedVersions"`
+	if err != nil {
+		return false
 	}
-	if err != nil || json.Unmarshal(out, &speaks) != nil || len(speaks.Versions) == 0 {
-		return false // it does not say
-	}
-	return !slices.Contains(speaks.Versions, version)
+	speaks, err := (&cniversion.PluginDecoder{}).Decode(out)
+	return err == nil && !slices.Contains(speaks.SupportedVersions(), version)
 }
 
 func answered(err error, code uint) bool {

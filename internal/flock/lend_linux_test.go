@@ -30,18 +30,7 @@ func TestEvict(t *testing.T) {
 	// The shell gives the program three descriptors in place of those that it has.
 	cmd := exec.Command("sh", "-c", "setsid sh -c 'echo $$; exec sleep 1000' 3</dev/null 4</dev/null 5</dev/null & wait")
 	first.Lend(cmd)
-	said, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	first.Release()
-	line, err := bufio.NewReader(said).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
+	line := firstLine(t, cmd, first)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,13 +80,10 @@ func ends(t *testing.T, pid string) {
 	}
 }
 
-// TestEvictEndsAllOfIt: what a holder has started is ended with it, also if it has closed the
-// lock.
-func TestEvictEndsAllOfIt(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	l := take(t, path, flock.Exclusive)
-	cmd := exec.Command("bash", "-c", "(setsid bash -c 'sleep 1000 & echo $!; wait' 100>&- & wait) & wait")
-	l.Lend(cmd)
+// firstLine starts the command, gives up the lock that was lent to it, and returns the
+// first line that it says.
+func firstLine(t *testing.T, cmd *exec.Cmd, lent *flock.Lock) string {
+	t.Helper()
 	said, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -105,11 +91,22 @@ func TestEvictEndsAllOfIt(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	l.Release()
+	lent.Release()
 	line, err := bufio.NewReader(said).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
+	return line
+}
+
+// TestEvictEndsAllOfIt: what a holder has started is ended with it, also if it has closed the
+// lock.
+func TestEvictEndsAllOfIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	l := take(t, path, flock.Exclusive)
+	cmd := exec.Command("bash", "-c", "(setsid bash -c 'sleep 1000 & echo $!; wait' 100>&- & wait) & wait")
+	l.Lend(cmd)
+	line := firstLine(t, cmd, l)
 	if err := flock.Evict(t.Context(), path, 0); err != nil {
 		t.Error(err)
 	}

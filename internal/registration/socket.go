@@ -33,23 +33,22 @@ type socket struct {
 	path   string
 	id     *sockfile.ID       // of the present instance; only the loop's goroutine uses it
 	cancel context.CancelFunc // ends the present instance
-	ended  chan struct{}      // closed when the latest instance has ended; nil before the first
+	ended  chan struct{}      // closed when the latest instance has ended
 }
 
 func (w *watcher) newSocket(path string) *socket {
-	return &socket{w: w, path: path, cancel: func() {}}
+	none := make(chan struct{})
+	close(none)
+	return &socket{w: w, path: path, cancel: func() {}, ended: none}
 }
 
 // idle says that there is no instance, and that the last one has ended.
 func (s *socket) idle() bool {
-	if s.id != nil {
-		return false
-	}
 	select {
 	case <-s.ended:
-		return true
+		return s.id == nil
 	default:
-		return s.ended == nil
+		return false
 	}
 }
 
@@ -70,9 +69,7 @@ func (s *socket) replace(id *sockfile.ID) {
 	s.w.running.Go(func() {
 		defer close(mine)
 		defer cancel()
-		if before != nil {
-			<-before
-		}
+		<-before
 		s.serve(ctx)
 	})
 }

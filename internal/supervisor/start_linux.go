@@ -7,7 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -100,16 +100,12 @@ func (p *Process) fork(r *run) (printed *output, err error) {
 		stderr.Close()
 		return nil, err
 	}
-	var left atomic.Int32
-	left.Store(2)
+	var pumps sync.WaitGroup
+	pumps.Add(2)
+	go p.tail.pump(stdout, p.command.Stdout, pumps.Done)
+	go p.tail.pump(stderr, p.command.Stderr, pumps.Done)
 	printed = &output{pipes: []*os.File{stdout, stderr}, read: make(chan struct{})}
-	read := func() {
-		if left.Add(-1) == 0 {
-			close(printed.read)
-		}
-	}
-	go p.tail.pump(stdout, p.command.Stdout, read)
-	go p.tail.pump(stderr, p.command.Stderr, read)
+	go func() { pumps.Wait(); close(printed.read) }()
 	return printed, nil
 }
 

@@ -52,7 +52,3 @@ func (s *Store) loadAll(ctx context.Context, a *archive.Archive) (names []string
 // Pack makes an image of one file, a statically linked program, and returns it
 // as an archive for Load. It is archive.Pack.
 func Pack(binary, name string) ([]byte, error) { return archive.Pack(binary, name) }
-
-// MountPoints are what Pack adds to the program, and what images commonly have: the
-// empty directories, with a slash at the end, and files that every runtime mounts over.
-func MountPoints() []string { return archive.MountPoints() }

@@ -262,7 +262,7 @@ func TestPack(t *testing.T) {
 	if err != nil || fi.Mode() != 0o755 || fi.ModTime().Unix() != 0 {
 		t.Errorf("the program in the image is %v, %v; want mode 0755 of 1970", fi, err)
 	}
-	for _, at := range image.MountPoints() {
+	for _, at := range []string{"dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"} {
 		fi, err := os.Stat(filepath.Join(fs.Path, at))
 		if err != nil || fi.IsDir() != strings.HasSuffix(at, "/") || fi.Mode().Perm() != map[bool]os.FileMode{true: 0o755, false: 0o644}[fi.IsDir()] {
 			t.Errorf("to be mounted over there is %v, %v at %q", fi, err, at)

@@ -1,24 +1,19 @@
 package cribench
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 )
@@ -152,38 +147,21 @@ func (l *lab) archive(file, tag string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	program, err := os.ReadFile(l.Podtool)
+	packed, err := image.Pack(l.Podtool, tag) // as the image that nodekit is measured with
 	if err != nil {
-		return "", fmt.Errorf("looking for the containers' program: %w", err)
-	}
-	var layer bytes.Buffer
-	tw := tar.NewWriter(&layer)
-	for _, at := range image.MountPoints() { // as the image that nodekit is measured with
-		h := &tar.Header{Name: at, Mode: 0o755, Typeflag: tar.TypeReg}
-		if strings.HasSuffix(at, "/") {
-			h.Typeflag = tar.TypeDir
-		}
-		if err := tw.WriteHeader(h); err != nil {
-			return "", err
-		}
-	}
-	if err := tw.WriteHeader(&tar.Header{Name: "podtool", Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}); err != nil {
 		return "", err
 	}
-	if _, err := tw.Write(program); err != nil {
-		return "", err
-	}
-	if err := tw.Close(); err != nil {
-		return "", err
-	}
-	im, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{
-		OS: "linux", Architecture: runtime.GOARCH,
-		Config: v1.Config{Entrypoint: []string{"/podtool"}, Cmd: []string{"sleep", "forever"}},
-	})
-	if err == nil {
-		im, err = mutate.AppendLayers(im, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
-	}
+	im, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed)), nil }, nil)
 	if err != nil {
+		return "", err
+	}
+	whole, err := im.ConfigFile()
+	if err != nil {
+		return "", err
+	}
+	config := whole.Config
+	config.Cmd = []string{"sleep", "forever"}
+	if im, err = mutate.Config(im, config); err != nil {
 		return "", err
 	}
 	return path, tarball.WriteToFile(path, ref, im)

@@ -23,8 +23,8 @@ import (
 // as an archive that image.Store.Load, "docker load" and "ctr
 // images import" take.
 // The program lies at the root under its own name and is the entrypoint; "/" is
-// first in PATH. Beside it are the MountPoints. Equal programs give equal archives:
-// every time is 1970.
+// first in PATH. Beside it are the empty directories and files that every runtime mounts
+// over. Equal programs give equal archives: every time is 1970.
 //
 // name is any reference with a tag. A program that is not a Linux executable
 // or needs a dynamic loader, which the image would not have, is fault.Invalid.
@@ -64,10 +64,8 @@ func pack(binary, name string) ([]byte, error) {
 	return packArchive(full, arch, config, layer)
 }
 
-// MountPoints are the empty directories, with a slash at the end, and files that every
-// runtime mounts over: one that does not find them has to make them for each container.
-func MountPoints() []string { return slices.Clone(mounted) }
-
+// mounted are the directories, with a slash at the end, and files that every runtime
+// mounts over: one that does not find them has to make them for each container.
 var mounted = []string{"dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"}
 
 func mountPoints() (files []tarFile) {
