@@ -80,13 +80,21 @@ func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
 		}
 		// The kubelet may have died before its answer came, and the next one
 		// has wiped the socket.
-		if _, err := os.Stat(socket); err != nil && !p.is("forgets restarts", "exits at restarts") {
-			return true, nil
+		if _, err := os.Stat(socket); err != nil && !p.is("forgets restarts") {
+			return p.lost()
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	p.round++
 	return p.watch(socket, term)
+}
+
+// lost is what comes after the loss of the socket.
+func (p *raw) lost() (again bool, err error) {
+	if p.is("exits at restarts") {
+		return false, fmt.Errorf("the socket is gone")
+	}
+	return true, nil
 }
 
 func (p *raw) socket() string {
@@ -114,8 +122,6 @@ func (p *raw) watch(socket string, term <-chan os.Signal) (again bool, err error
 			continue
 		}
 		switch {
-		case p.is("exits at restarts"):
-			return false, fmt.Errorf("the socket is gone")
 		case p.is("forgets restarts"):
 			continue
 		case p.is("leaks descriptors"):
@@ -123,7 +129,7 @@ func (p *raw) watch(socket string, term <-chan os.Signal) (again bool, err error
 				syscall.Open("/dev/null", syscall.O_RDONLY, 0)
 			}
 		}
-		return true, nil
+		return p.lost()
 	}
 }
 
