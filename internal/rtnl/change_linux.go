@@ -27,11 +27,17 @@ type Pair struct {
 // The kernel gets all of it in one write: a process that is killed leaves
 // nothing, or a pair with its alias. A name that is taken is fault.AlreadyExists.
 //
+// Each end has one queue in each direction, which is also what the kernel leaves a
+// pair with when nobody asks. But then it first makes one for every processor that the
+// machine could have, and takes the others away again, for which it waits twice for all
+// processors, with the lock on all links held.
+//
 // What the alias is written to is found by name, so callers first make sure that
 // the name is free.
 func (c *Conn) AddPair(p *Pair) (*Link, error) {
 	create := nlsock.New(named("making veth pair", p.Name), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ECHO, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	create.String(unix.IFLA_IFNAME, p.Name)
+	oneQueue(create)
 	if p.MTU > 0 {
 		create.U32(unix.IFLA_MTU, uint32(p.MTU))
 	}
@@ -64,6 +70,7 @@ func (c *Conn) AddPair(p *Pair) (*Link, error) {
 func (p *Pair) addPeer(m *nlsock.Message) {
 	m.NestRaw(vethPeer, linkHeader(unix.AF_UNSPEC, 0, 0, 0), func() {
 		m.String(unix.IFLA_IFNAME, p.Peer)
+		oneQueue(m)
 		if p.MTU > 0 {
 			m.U32(unix.IFLA_MTU, uint32(p.MTU))
 		}
@@ -74,6 +81,11 @@ func (p *Pair) addPeer(m *nlsock.Message) {
 			m.U32(unix.IFLA_NET_NS_FD, uint32(p.PeerNS))
 		}
 	})
+}
+
+func oneQueue(m *nlsock.Message) {
+	m.U32(unix.IFLA_NUM_TX_QUEUES, 1)
+	m.U32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
 // settle sets what the kernel ignores at creation.

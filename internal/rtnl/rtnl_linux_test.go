@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
@@ -41,6 +43,12 @@ func TestLinks(t *testing.T) {
 	port, err := c.Link("rt-near")
 	if err != nil || !port.Up || port.Alias != "whose" || !port.Hairpin || port.Isolated || port.Master != br.Index || port.MTU != 1300 || port.Kind != "veth" {
 		t.Errorf("the port: %+v, %v", port, err)
+	}
+	for _, name := range []string{"rt-near", "rt-far"} {
+		end, err := netlink.LinkByName(name)
+		if err != nil || end.Attrs().NumTxQueues != 1 || end.Attrs().NumRxQueues != 1 {
+			t.Errorf("the queues of %s: %+v, %v", name, end, err)
+		}
 	}
 	if ports, err := c.Ports(br.Index); err != nil || len(ports) != 1 || ports[0].Name != "rt-near" {
 		t.Errorf("the ports: %v, %v", ports, err)
