@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -34,6 +35,9 @@ func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 	if err := plain(c); err != nil {
 		return err
 	}
+	if err := words(c); err != nil {
+		return err
+	}
 	for _, p := range c.GetPortMappings() {
 		if bad(p.GetContainerPort(), 1) || bad(p.GetHostPort(), 0) {
 			return fault.Invalid.Errorf("port mapping %d:%d: a port is out of range", p.GetHostPort(), p.GetContainerPort())
@@ -49,6 +53,22 @@ func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 		return err
 	}
 	return Resources("sandbox resources", c.GetLinux().GetResources())
+}
+
+// words refuses what would be more than one word in /etc/resolv.conf or
+// /etc/hostname: a second line in one says what nobody was asked about.
+func words(c *runtimeapi.PodSandboxConfig) error {
+	dns := c.GetDnsConfig()
+	for what, texts := range map[string][]string{
+		"hostname": {c.GetHostname()}, "dns server": dns.GetServers(), "dns search domain": dns.GetSearches(), "dns option": dns.GetOptions(),
+	} {
+		for _, text := range texts {
+			if strings.ContainsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+				return fault.Invalid.Errorf("%s %q: it must have no white space", what, text)
+			}
+		}
+	}
+	return nil
 }
 
 func bad(port, lowest int32) bool { return port < lowest || port > 65535 }
@@ -88,6 +108,11 @@ func container(c *runtimeapi.ContainerConfig) error {
 			return fmt.Errorf("mount %q: %w", m.GetContainerPath(), err)
 		}
 	}
+	for _, d := range c.GetDevices() {
+		if err := device(d); err != nil {
+			return fmt.Errorf("device %q: %w", d.GetHostPath(), err)
+		}
+	}
 	for _, kv := range c.GetEnvs() {
 		if kv.GetKey() == "" || strings.Contains(kv.GetKey(), "=") || strings.Contains(string(kv.GetValue()), "\x00") {
 			return fmt.Errorf("environment variable %q: it has no name, = in its name, or a NUL byte", kv.GetKey())
@@ -118,6 +143,18 @@ func mount(m *runtimeapi.Mount) error {
 		return fmt.Errorf("image sub path %q: it must stay in the image of the mount", m.GetImageSubPath())
 	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE):
 		return fmt.Errorf("a recursive read-only mount must be read-only and private")
+	}
+	return nil
+}
+
+func device(d *runtimeapi.Device) error {
+	switch {
+	case !filepath.IsAbs(d.GetHostPath()):
+		return fmt.Errorf("the host path must be absolute")
+	case !filepath.IsAbs(d.GetContainerPath()):
+		return fmt.Errorf("the container path %q must be absolute", d.GetContainerPath())
+	case d.GetPermissions() == "" || strings.Trim(d.GetPermissions(), "rwm") != "":
+		return fmt.Errorf("the permissions %q are not one or more of r, w and m", d.GetPermissions())
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ func TestSandbox(t *testing.T) {
 		return &runtimeapi.PodSandboxConfig{
 			Metadata: &runtimeapi.PodSandboxMetadata{Name: "n", Namespace: "ns", Uid: "u"}, LogDirectory: "/logs",
 			PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 80}, {ContainerPort: 65535, HostPort: 8080}},
+			Hostname:     "pod-0", DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.0.0.1", "fe80::1%eth0"}, Searches: []string{"a.b.", "."}, Options: []string{"ndots:5"}},
 		}
 	}
 	if err := validate.Sandbox(good()); err != nil {
@@ -30,6 +31,10 @@ func TestSandbox(t *testing.T) {
 		"host ip":          func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].HostIp = "host" },
 		"protocol":         func(c *runtimeapi.PodSandboxConfig) { c.PortMappings[0].Protocol = 9 },
 		"hostname":         func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a\x00b" },
+		`hostname "a\nb"`:  func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a\nb" },
+		"dns server":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Servers[1] = "1.2.3.4\nnameserver 5.6.7.8" },
+		"dns search":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Searches[0] = "a b" },
+		"dns option":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Options[0] = "ndots:5\u0085" },
 		"servers":          func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"\x00"}} },
 		"only a container": func(c *runtimeapi.PodSandboxConfig) { c.Linux = namespaced(&runtimeapi.NamespaceOption{Pid: 3}) },
 		"target": func(c *runtimeapi.PodSandboxConfig) {
@@ -92,28 +97,33 @@ func TestContainer(t *testing.T) {
 		return &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: "n"}, Image: &runtimeapi.ImageSpec{Image: "i"}, LogPath: "a/b.log",
 			Mounts: []*runtimeapi.Mount{{ContainerPath: "/x"}}, Envs: []*runtimeapi.KeyValue{{Key: "k"}},
+			Devices: []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "mrw"}},
 		}
 	}
 	if err := validate.Container(good()); err != nil {
 		t.Error(err)
 	}
 	for text, change := range map[string]func(*runtimeapi.ContainerConfig){
-		"name":        func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
-		"image":       func(c *runtimeapi.ContainerConfig) { c.Image = nil },
-		"log path":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/../../x" },
-		`mount "x"`:   func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ContainerPath = "x" },
-		"variable":    func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "" },
-		`"a=b"`:       func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "a=b" },
-		"NUL":         func(c *runtimeapi.ContainerConfig) { c.Envs[0].Value = []byte("a\x00b") },
-		`path "/etc`:  func(c *runtimeapi.ContainerConfig) { c.LogPath = "/etc/passwd" },
-		`path "."`:    func(c *runtimeapi.ContainerConfig) { c.LogPath = "." },
-		`path "a/.."`: func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/.." },
-		`path "a/"`:   func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/" },
-		"log_path":    func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00b" },
-		"working":     func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "x" },
-		"args":        func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a", "\x00"} },
-		"stop_signal": func(c *runtimeapi.ContainerConfig) { c.StopSignal = 999 },
-		"propagation": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].Propagation = 7 },
+		"name":               func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
+		"image":              func(c *runtimeapi.ContainerConfig) { c.Image = nil },
+		"log path":           func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/../../x" },
+		`mount "x"`:          func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ContainerPath = "x" },
+		"variable":           func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "" },
+		`"a=b"`:              func(c *runtimeapi.ContainerConfig) { c.Envs[0].Key = "a=b" },
+		"NUL":                func(c *runtimeapi.ContainerConfig) { c.Envs[0].Value = []byte("a\x00b") },
+		`path "/etc`:         func(c *runtimeapi.ContainerConfig) { c.LogPath = "/etc/passwd" },
+		`path "."`:           func(c *runtimeapi.ContainerConfig) { c.LogPath = "." },
+		`path "a/.."`:        func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/.." },
+		`path "a/"`:          func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/" },
+		"log_path":           func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00b" },
+		"working":            func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "x" },
+		"args":               func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a", "\x00"} },
+		"stop_signal":        func(c *runtimeapi.ContainerConfig) { c.StopSignal = 999 },
+		"propagation":        func(c *runtimeapi.ContainerConfig) { c.Mounts[0].Propagation = 7 },
+		`device "dev/null"`:  func(c *runtimeapi.ContainerConfig) { c.Devices[0].HostPath = "dev/null" },
+		`container path "x"`: func(c *runtimeapi.ContainerConfig) { c.Devices[0].ContainerPath = "x" },
+		`permissions ""`:     func(c *runtimeapi.ContainerConfig) { c.Devices[0].Permissions = "" },
+		`permissions "rq"`:   func(c *runtimeapi.ContainerConfig) { c.Devices[0].Permissions = "rq" },
 		"exclude": func(c *runtimeapi.ContainerConfig) {
 			c.Mounts[0].HostPath, c.Mounts[0].Image = "/h", &runtimeapi.ImageSpec{Image: "i"}
 		},
