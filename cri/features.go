@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"fmt"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -99,7 +100,13 @@ func (rt *Runtime) refuseContainer(handler string, c *runtimeapi.ContainerConfig
 	if err != nil {
 		return err
 	}
+	if _, err := rt.handler(c.GetImage().GetRuntimeHandler()); err != nil {
+		return fmt.Errorf("image %q: %w", c.GetImage().GetImage(), err)
+	}
 	for _, m := range c.GetMounts() {
+		if _, err := rt.handler(m.GetImage().GetRuntimeHandler()); err != nil {
+			return fmt.Errorf("mount %q: image %q: %w", m.GetContainerPath(), m.GetImage().GetImage(), err)
+		}
 		switch {
 		case m.GetRecursiveReadOnly() && !h.RecursiveReadOnlyMounts:
 			return ErrUnimplemented.Errorf("mount %q: recursive read-only mounts are not supported by the runtime handler %q", m.GetContainerPath(), h.Name)

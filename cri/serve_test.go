@@ -368,8 +368,12 @@ func TestRefusedRequests(t *testing.T) {
 		"relative log dir":  sandbox(func(r *runtimeapi.RunPodSandboxRequest) { r.Config.LogDirectory = "logs" }),
 		"no container name": container(func(c *runtimeapi.ContainerConfig) { c.Metadata = nil }),
 		"no image":          container(func(c *runtimeapi.ContainerConfig) { c.Image = nil }),
-		"log path escapes":  container(func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../bin/sh" }),
-		"relative mount":    container(func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{ContainerPath: "x"}} }),
+		"handler of image":  container(func(c *runtimeapi.ContainerConfig) { c.Image.RuntimeHandler = "kata" }),
+		"handler of volume": container(func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i", RuntimeHandler: "kata"}}}
+		}),
+		"log path escapes": container(func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../bin/sh" }),
+		"relative mount":   container(func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{ContainerPath: "x"}} }),
 	} {
 		if status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, err)
