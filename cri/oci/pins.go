@@ -73,12 +73,13 @@ func pinned(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// setSysctls writes sysctls of the calling thread's namespaces.
+// setSysctls writes sysctls of the calling thread's namespaces. What the kernel does
+// not have, or not take, is the request's fault.
 func setSysctls(values map[string]string) error {
 	for name, value := range values {
 		file := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
 		if err := os.WriteFile(file, []byte(value), 0); err != nil {
-			return fmt.Errorf("setting sysctl %q: %w", name, err)
+			return fault.Invalid.Errorf("setting sysctl %q to %q: %w", name, value, err)
 		}
 	}
 	return nil
