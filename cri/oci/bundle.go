@@ -95,20 +95,28 @@ func (r *Runtime) namespacesOf(ctx context.Context, c *cri.Container) (n spec.Na
 	if !hostIPC(c.Sandbox) {
 		n.IPC = filepath.Join(dir, "ipc")
 	}
-	options := c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
-	switch options.GetPid() {
+	switch pidMode(c) {
 	case runtimeapi.NamespaceMode_NODE:
 		n.HostPID = true
 	case runtimeapi.NamespaceMode_POD:
-		// The kubelet leaves the container's own options out, which reads as POD;
-		// the sandbox decides.
-		if sharesPID(c.Sandbox) {
-			n.PID = filepath.Join(dir, "pid")
-		}
+		n.PID = filepath.Join(dir, "pid")
 	case runtimeapi.NamespaceMode_TARGET:
-		n.PID, err = r.pinTarget(ctx, c, options.GetTargetId())
+		n.PID, err = r.pinTarget(ctx, c, c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetTargetId())
 	}
 	return n, err
+}
+
+// pidMode is whose PID namespace the container is in. A container that leaves its
+// options out reads as POD: then the sandbox decides.
+func pidMode(c *cri.Container) runtimeapi.NamespaceMode {
+	mode := c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
+	switch {
+	case mode != runtimeapi.NamespaceMode_POD || sharesPID(c.Sandbox):
+		return mode
+	case namespaceOptions(c.Sandbox).GetPid() == runtimeapi.NamespaceMode_NODE:
+		return runtimeapi.NamespaceMode_NODE
+	}
+	return runtimeapi.NamespaceMode_CONTAINER
 }
 
 func devicesOf(c *cri.Container) ([]spec.Device, error) {

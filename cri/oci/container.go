@@ -210,15 +210,7 @@ func (r *Runtime) killLeft(c *cri.Container, e end) error {
 }
 
 // ownPIDs reports whether the container has a PID namespace of its own: see namespacesOf.
-func ownPIDs(c *cri.Container) bool {
-	switch c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() {
-	case runtimeapi.NamespaceMode_CONTAINER:
-		return true
-	case runtimeapi.NamespaceMode_POD:
-		return !sharesPID(c.Sandbox)
-	}
-	return false
-}
+func ownPIDs(c *cri.Container) bool { return pidMode(c) == runtimeapi.NamespaceMode_CONTAINER }
 
 // killLimit is how long a process that was sent SIGKILL may take to end; with
 // gigabytes of memory to give back that is seconds.

@@ -158,7 +158,11 @@ func TestNamespaces(t *testing.T) {
 		})
 		var first, second string
 		for _, c := range []string{"first", "second"} {
-			id := n.create(sandbox, cfg, c, nil, "sleep", "forever")
+			id := n.create(sandbox, cfg, c, func(config *runtimeapi.ContainerConfig) {
+				if c == "second" { // what it leaves out the sandbox decides
+					config.Linux.SecurityContext.NamespaceOptions = nil
+				}
+			}, "sleep", "forever")
 			n.startContainer(id)
 			first, second = second, id
 		}
@@ -294,6 +298,15 @@ func TestSandboxRefused(t *testing.T) {
 		"Windows":       func(c *runtimeapi.PodSandboxConfig) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} },
 		"kernel.domain": func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"kernel.domainname": "x"} },
 		"net.ipv4":      func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{"net.ipv4.nothing": "x"} },
+		"net.core": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Sysctls = map[string]string{"net.core.somaxconn": "many"}
+		},
+		"network": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_CONTAINER
+		},
+		"IPC": func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.Ipc = runtimeapi.NamespaceMode_CONTAINER
+		},
 	} {
 		cfg := &runtimeapi.PodSandboxConfig{
 			Metadata: &runtimeapi.PodSandboxMetadata{Name: "refused", Namespace: "test", Uid: what},
@@ -306,6 +319,7 @@ func TestSandboxRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("a sandbox is refused with %v, want %q named", err, what)
 		}
+		n.blamed("RunPodSandbox", err, cfg)
 	}
 	list, err := n.rs.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{})
 	if err != nil || len(list.Items) > 0 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
@@ -54,6 +55,9 @@ func sharesPID(s *cri.Sandbox) bool {
 func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if s.Config.GetWindows() != nil {
 		return fault.Unimplemented.Errorf("Windows options are not supported")
+	}
+	if err := spec.CheckNamespaces(s.Config); err != nil {
+		return err
 	}
 	u, err := r.usersIn(s)
 	if err != nil {

@@ -156,7 +156,48 @@ func refuse(in Input) error {
 	case sec.GetPrivileged() && !in.Sandbox.GetLinux().GetSecurityContext().GetPrivileged():
 		return fault.Invalid.Errorf("a privileged container needs a privileged sandbox")
 	}
+	if err := sameNamespaces(in); err != nil {
+		return err
+	}
 	return sameUserNamespace(in)
+}
+
+// CheckNamespaces refuses a sandbox whose containers are not to share their network
+// or their IPC namespace, which would be shared all the same.
+func CheckNamespaces(sandbox *runtimeapi.PodSandboxConfig) error {
+	o := sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	for _, n := range shared(o) {
+		if n.mode != runtimeapi.NamespaceMode_POD && n.mode != runtimeapi.NamespaceMode_NODE {
+			return fault.Unimplemented.Errorf("a sandbox's %s namespace is its own or the node's, and %v is asked for", n.kind, n.mode)
+		}
+	}
+	return nil
+}
+
+// sameNamespaces is CheckNamespaces for a container. POD is what a container says that
+// leaves its options out: then it gets the sandbox's, whosever that is.
+func sameNamespaces(in Input) error {
+	pod := shared(in.Sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions())
+	for i, n := range shared(in.security().GetNamespaceOptions()) {
+		switch {
+		case n.mode == runtimeapi.NamespaceMode_POD || n.mode == pod[i].mode:
+		case n.mode == runtimeapi.NamespaceMode_NODE:
+			return fault.Invalid.Errorf("the container asks for the node's %s namespace, and its sandbox has its own", n.kind)
+		default:
+			return fault.Unimplemented.Errorf("a container's %s namespace is its sandbox's, and %v is asked for", n.kind, n.mode)
+		}
+	}
+	return nil
+}
+
+type sharedNamespace struct {
+	kind string
+	mode runtimeapi.NamespaceMode
+}
+
+// shared are the namespaces that all containers of a sandbox have in common.
+func shared(o *runtimeapi.NamespaceOption) []sharedNamespace {
+	return []sharedNamespace{{"network", o.GetNetwork()}, {"IPC", o.GetIpc()}}
 }
 
 // namespaces lists the container's namespaces. One that is missing from the

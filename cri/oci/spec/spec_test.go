@@ -315,6 +315,18 @@ func TestRefused(t *testing.T) {
 		"id mapping unprepared":                 {fault.FailedPrecondition, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", UidMappings: []*runtimeapi.IDMapping{{}}})},
 		"recursive read-only unprepared":        {fault.FailedPrecondition, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", Readonly: true, RecursiveReadOnly: true})},
 		"mount option that opens":               {fault.Invalid, mountOf(&runtimeapi.Mount{ContainerPath: "/x", HostPath: "/h", MountOptions: []string{"rshared"}})},
+		"network of the node in a sandbox that has its own": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
+		}},
+		"IPC namespace of the node in a sandbox that has its own": {fault.Invalid, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_NODE}
+		}},
+		"network of another container": {fault.Unimplemented, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_TARGET, TargetId: "x"}
+		}},
+		"IPC namespace of the container's own": {fault.Unimplemented, func(in *spec.Input) {
+			in.Container.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Ipc: runtimeapi.NamespaceMode_CONTAINER}
+		}},
 		"user namespace that the sandbox lacks": {fault.Invalid, func(in *spec.Input) { in.Container.Linux.SecurityContext.NamespaceOptions = usersOf(1, 2) }},
 		"another user namespace": {fault.Invalid, func(in *spec.Input) {
 			inUserNamespace(in)
