@@ -1,6 +1,8 @@
 package content
 
 import (
+	"regexp"
+
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -10,14 +12,27 @@ import (
 // registry that go-containerregistry calls index.docker.io.
 const DockerHub = "docker.io"
 
+// What the names of a reference are made of (OCI distribution specification v1.1,
+// "Pulling manifests"). The registry's is a directory in the configuration of mirrors,
+// the others are parts of a URL: in none of them may ".." or "." be a part.
+var (
+	registryWord   = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])(:[0-9]+)?$`)
+	repositoryWord = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagWord        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+)
+
 // ParseReference reads a reference as users write it: "busybox",
 // "repo/app:tag", "registry:5000/app@sha256:...". What is none is fault.Invalid.
 func ParseReference(ref string, how ...name.Option) (name.Reference, error) {
 	r, err := name.ParseReference(ref, append(how, name.WeakValidation)...)
-	if err != nil {
-		return nil, fault.Invalid.Errorf("image reference %q: want [REGISTRY/]REPOSITORY[:TAG|@sha256:DIGEST]", ref)
+	if err == nil {
+		tag, tagged := r.(name.Tag)
+		if registryWord.MatchString(r.Context().RegistryStr()) && repositoryWord.MatchString(r.Context().RepositoryStr()) &&
+			(!tagged || tagWord.MatchString(tag.TagStr())) {
+			return r, nil
+		}
 	}
-	return r, nil
+	return nil, fault.Invalid.Errorf("image reference %q: want [REGISTRY/]REPOSITORY[:TAG|@sha256:DIGEST]", ref)
 }
 
 // Normalize returns the full form of a reference as users write it.

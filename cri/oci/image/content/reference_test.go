@@ -23,6 +23,21 @@ func TestNormalize(t *testing.T) {
 		"A":                               "",
 		"app@sha256:short":                "",
 		"a b":                             "",
+		"[::1]:5000/a__b/c.d-e--f":        "[::1]:5000/a__b/c.d-e--f:latest",
+		"UPPER.io/app:_T.1-x":             "UPPER.io/app:_T.1-x",
+		"../app":                          "",
+		"..:80/app":                       "",
+		"./app":                           "",
+		"a/../app":                        "",
+		"a//app":                          "",
+		"me/app/.":                        "",
+		"host.io/app/":                    "",
+		"host.io:/app":                    "",
+		"-host.io/app":                    "",
+		"-app":                            "",
+		"a..b":                            "",
+		"app:..":                          "",
+		"app:-t":                          "",
 	} {
 		got, err := content.Normalize(ref)
 		if got != want || (err == nil) != (want != "") || (err != nil && !errors.Is(err, fault.Invalid)) {
