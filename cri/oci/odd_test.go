@@ -3,6 +3,7 @@ package oci_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/mount"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // TestFullDisk: nothing half made is left of what found no room, and once there
@@ -70,6 +72,53 @@ func TestReadOnlyState(t *testing.T) {
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: "ro", Namespace: "test", Uid: "ro"},
 	}})
 	n.wantRefused("a sandbox in a read-only directory", err, codes.FailedPrecondition, "read-only")
+}
+
+// TestMissingRuntime: an OCI runtime that was taken away is named, and what needs none
+// goes on.
+func TestMissingRuntime(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Runc)
+	found, err := exec.LookPath("runc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(found)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "runtime")
+	put := func() {
+		t.Helper()
+		if err := os.WriteFile(path, program, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put()
+	t.Setenv(ociRuntime, path)
+	n := newNode(t)
+	sandbox, running := n.run("missing", nil, "sleep", "forever")
+	cfg := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "missing", Namespace: "test", Uid: "shared"}, Linux: &runtimeapi.LinuxPodSandboxConfig{
+		SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}}, // shares its PID namespace
+	}}
+	late := n.create(sandbox, cfg, "late", nil, "sleep", "forever")
+	n.must(os.Remove(path))
+	_, starting := n.rs.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: late})
+	_, executing := n.rs.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: running, Cmd: []string{"/podtool"}})
+	_, sharing := n.rs.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	for what, err := range map[string]error{"a container": starting, "exec": executing, "a sandbox": sharing} {
+		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s without a runtime: %v", what, err)
+		}
+	}
+	if left, _ := filepath.Glob(n.dir + "/run/sandboxes/*"); len(left) != 1 {
+		t.Errorf("there are the sandboxes %v", left)
+	}
+	_, err = n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: running})
+	n.must(err)
+	put()
+	again := n.create(sandbox, cfg, "again", nil, "sleep", "forever")
+	n.startContainer(again)
+	n.removeSandbox(sandbox)
 }
 
 // wantRefused wants an error that says why, and leaves nothing behind.

@@ -421,12 +421,15 @@ func TestAttachStdin(t *testing.T) {
 
 func TestStartFails(t *testing.T) {
 	h := newHost(t)
+	noProgram := filepath.Join(t.TempDir(), "text")
+	h.must(os.WriteFile(noProgram, []byte("no program"), 0o700))
 	for name, args := range map[string][]string{
-		"runtime fails":      {"/bin/sh", "-c", "echo what went wrong >&2; exit 1"},
-		"runtime is missing": {"/not/there"},
-		"no pid file":        {"/bin/true"},
-		"pid of another":     {"/bin/sh", "-c", "echo 1 >pid"},
-		"pid is nonsense":    {"/bin/sh", "-c", "echo x >pid"},
+		"runtime fails":         {"/bin/sh", "-c", "echo what went wrong >&2; exit 1"},
+		"runtime is missing":    {"/not/there"},
+		"runtime is no program": {noProgram},
+		"no pid file":           {"/bin/true"},
+		"pid of another":        {"/bin/sh", "-c", "echo 1 >pid"},
+		"pid is nonsense":       {"/bin/sh", "-c", "echo x >pid"},
 	} {
 		_, err := h.container("fails", "", func(r *keeper.StartRequest) { r.Command.Args = args })
 		if err == nil {
@@ -434,6 +437,9 @@ func TestStartFails(t *testing.T) {
 		}
 		if name == "runtime fails" && !strings.Contains(err.Error(), "what went wrong") {
 			t.Errorf("%s: the error is %v", name, err)
+		}
+		if (name == "runtime is missing" || name == "runtime is no program") && !errors.Is(err, fault.FailedPrecondition) {
+			t.Errorf("%s: the error is %v (%s), want %s", name, err, fault.Of(err), fault.FailedPrecondition)
 		}
 		if _, err := h.Wait(t.Context(), "fails"); !errors.Is(err, fault.NotFound) {
 			t.Errorf("%s: the keeper still has it: %v", name, err)

@@ -123,7 +123,12 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("starting %q: %w", args[0], err)
+		err = fmt.Errorf("starting %q: %w", args[0], err)
+		// The same errors are those of a directory that is gone.
+		if unix.Access(args[0], unix.X_OK) != nil || errors.Is(err, unix.ENOEXEC) {
+			err = fault.FailedPrecondition.Errorf("%w: is it installed?", err)
+		}
+		return nil, err
 	}
 	k.know(p)
 	return p, nil
