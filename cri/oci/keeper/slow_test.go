@@ -5,12 +5,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/log"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
@@ -161,5 +163,51 @@ func (h *host) awaitDrained(id string) {
 		if time.Now().After(late) {
 			h.t.Fatalf("%s is still being written", id)
 		}
+	}
+}
+
+// TestFullLogDisk: a container whose log finds no room neither waits nor dies, what it
+// prints when there is room again is in the log, no line is there that it did not print,
+// and the keeper says how much is missing.
+func TestFullLogDisk(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	h := newHost(t)
+	dir := t.TempDir()
+	h.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { h.must(unix.Unmount(dir, unix.MNT_DETACH)) })
+	ballast := dir + "/ballast"
+	h.must(os.WriteFile(ballast, make([]byte, 32<<10), 0o600))
+	print := func(word string) string {
+		return fmt.Sprintf("i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo '%s' $i; done; ", word)
+	}
+	_, err := h.container("full", print("before")+held+"echo after; exit 3", func(r *keeper.StartRequest) { r.Log = dir + "/log" })
+	h.must(err)
+	keeperSays := func(text string) bool {
+		said, err := os.ReadFile(h.dir + "/log")
+		h.must(err)
+		return strings.Contains(string(said), text)
+	}
+	for !keeperSays("no space left") {
+		time.Sleep(time.Millisecond)
+	}
+	h.must(os.Remove(ballast))
+	h.release("full")
+	if e := h.exit("full"); e.Code != 3 {
+		t.Errorf("it ended with %d, want 3", e.Code)
+	}
+	var out strings.Builder
+	h.must(log.Read(t.Context(), dir+"/log", &out, nil, nil))
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if last := lines[len(lines)-1]; last != "after" {
+		t.Errorf("the last line is %q, want after", last)
+	}
+	for i, line := range lines[:len(lines)-1] {
+		n, err := strconv.Atoi(strings.TrimPrefix(line, "before "))
+		if err != nil || n < 1 || n > 1000 || n <= i {
+			t.Errorf("line %d is %q", i+1, line)
+		}
+	}
+	if len(lines) > 1000 || !keeperSays("is not complete") {
+		t.Errorf("%d lines are there, and the keeper does not say that some are not", len(lines))
 	}
 }

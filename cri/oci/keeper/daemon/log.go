@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -171,22 +172,43 @@ func (l *logFile) inspect(size int64) {
 	l.torn = l.torn || last[0] != '\n'
 }
 
-// write writes everything or says that it did not.
+// write writes everything or says that it did not. Then no half of a record stays.
 func (l *logFile) write(b []byte) error {
-	for begun := false; len(b) > 0; begun = true {
+	for done := 0; done < len(b); {
 		var n int
 		var err error
 		again(func() error {
-			n, err = unix.Write(l.fd, b)
+			n, err = unix.Write(l.fd, b[done:])
 			return err
 		})
 		if err != nil {
-			l.torn = l.torn || begun
+			if done > 0 {
+				err = errors.Join(err, l.takeBack(b[:done]))
+			}
 			return fmt.Errorf("writing the container log: %w", err)
 		}
-		b = b[n:]
+		done += n
 	}
 	l.torn = false
+	return nil
+}
+
+// takeBack removes the half of a record at the end of what was written: readers would
+// take it for a whole one, of a line that nobody wrote.
+func (l *logFile) takeBack(written []byte) error {
+	l.torn = true
+	half := len(written) - (bytes.LastIndexByte(written, '\n') + 1)
+	var st unix.Stat_t
+	if err := unix.Fstat(l.fd, &st); err != nil {
+		return err
+	}
+	if int64(half) > st.Size { // somebody has cut the file off
+		return nil
+	}
+	if err := unix.Ftruncate(l.fd, st.Size-int64(half)); err != nil {
+		return err
+	}
+	l.torn, l.unseen = false, true // what was there before may have no end either
 	return nil
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // Whatever a container puts in the place of its log, no other file is touched and
@@ -86,5 +88,46 @@ func TestTornLog(t *testing.T) {
 		if err := l.close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What finds no room is left out by whole records, and what is printed when there is
+// room again is there.
+func TestFullLog(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprint("size=", 2*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, os.Getpagesize()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "0.log")
+	fd, err := openLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLogFile(path, 1, fd)
+	line := strings.Repeat("x", 99) + "\n"
+	fits := os.Getpagesize() / len(line)
+	l.inspect(0)
+	for range 2 { // half of a record fits, and then nothing
+		if err := l.write([]byte(strings.Repeat(line, fits+1))); !errors.Is(err, unix.ENOSPC) || l.torn {
+			t.Fatalf("%v, torn: %v; want a full disk, and no half of a record", err, l.torn)
+		}
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.write([]byte("after\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != strings.Repeat(line, fits)+"after\n" {
+		t.Errorf("the log is %q, %v", got, err)
+	}
+	if err := l.close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -140,7 +140,10 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		p.out, c.take = encode(p.out[:0], c.at, o.frame, p.in[:n], true)
 	}
 	c.records = p.out
-	s.complain(s.log.record(k, &c))
+	if err := s.log.record(k, &c); err != nil {
+		s.complain(err)
+		s.lost += c.take
+	}
 	o.seen, o.saw = o.seen-c.take, 0
 	return true
 }

@@ -20,6 +20,7 @@ type stdio struct {
 	*streams
 	report  *slog.Logger
 	failed  sync.Once
+	lost    int // bytes of output that found no place in the log; the worker's
 	hold    *holding
 	log     *logFile // nil without one
 	once    bool     // close stdin after the first attach
@@ -309,6 +310,9 @@ func (s *stdio) finish() {
 		s.stdin = nil
 	}
 	s.mu.Unlock()
+	if s.lost > 0 {
+		s.report.Error("a container's log is not complete", "bytes", s.lost)
+	}
 	defer close(s.drained)
 	err := s.hold.change(func(h *content) {
 		for _, r := range []role{roleStdout, roleStderr, roleTerminal, roleLog} {
