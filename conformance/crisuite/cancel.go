@@ -105,7 +105,7 @@ func (s *subject) whole(ctx context.Context, ref string) error {
 		return fmt.Errorf("tried again: %w", err)
 	}
 	out, err := s.prints(ctx, "cat /name", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref })
-	if err == nil && !strings.HasPrefix(out, uniqueRepo) {
+	if repository := strings.TrimPrefix(strings.TrimSuffix(ref, ":v1"), s.images.ref("")); err == nil && !strings.HasPrefix(out, repository) {
 		return fmt.Errorf("in a container of the image the file has %q", out)
 	}
 	return err

@@ -25,6 +25,7 @@ const (
 	uniqueRepo   = "unique/"  // any name, any tag: one image for each name
 	privateRepo  = "private/" // the same, for those who know the password
 	brokenRepo   = "broken/"  // the same, with a layer that is not what its digest says
+	cutRepo      = "cut/"     // the same, where the registry fails at the first request for a manifest, and for a layer
 	absentRepo   = "absent/"  // nothing
 	uidImage     = "suite/uid:v1"
 	userImage    = "suite/user:v1"

@@ -183,6 +183,14 @@ func pullMutants() []mutant {
 			}
 			return resp, err
 		}}},
+		{"CRI-PULL-009", "does not come back to a registry that failed", seen("tried again", refuse("PullImage", codes.Unavailable, func(c *exchange) bool {
+			return strings.Contains(c.req.(*runtimeapi.PullImageRequest).GetImage().GetImage(), "/cut/")
+		}))},
+		{"CRI-PULL-009", "has an image without the layer that was cut", create(func(c *runtimeapi.ContainerConfig) {
+			if host, _, cut := strings.Cut(c.Image.Image, "/cut/"); cut {
+				c.Image.Image = host + "/suite/main:v1"
+			}
+		})},
 	}
 }
 

@@ -28,6 +28,8 @@ func pullRules() []rule {
 			"InvalidImageName", "A Pod may have anything as its image.", checkPullBadName, Pull),
 		relied("CRI-PULL-008", "pulls again what is present, and gives the same id",
 			"imagePullPolicy", "With Always the kubelet pulls before every start.", checkPullAgain, Pull),
+		relied("CRI-PULL-009", "pulls an image whole at another try when the registry failed half way",
+			"EnsureImageExists", "A pull that failed is tried again, and the image is whole then.", checkPullCut, Pull, Isolation),
 	}
 }
 
@@ -145,4 +147,16 @@ func checkPullAgain(ctx context.Context, s *subject) error {
 		return fmt.Errorf("two pulls of one image answered %q and %q", first, second)
 	}
 	return err
+}
+
+// checkPullCut allows a runtime to try again by itself.
+func checkPullCut(ctx context.Context, s *subject) error {
+	ref := s.images.ref(cutRepo + s.mark + ":v1")
+	defer func() { _ = s.removeImage(context.WithoutCancel(ctx), ref) }()
+	if _, err := s.pull(ctx, ref); err != nil {
+		if err := s.hasNot(ctx, ref); err != nil {
+			return err
+		}
+	}
+	return s.whole(ctx, ref)
 }

@@ -36,6 +36,7 @@ type registry struct {
 	mu     sync.Mutex
 	images map[string]v1.Image // by repository
 	blobs  map[v1.Hash]blob
+	failed map[string]bool // by repository and kind
 }
 
 // blob is what the registry has under a digest.
@@ -53,7 +54,7 @@ func newRegistry(program string, listen func() (net.Listener, error)) (*registry
 		return nil, fmt.Errorf("listening for the suite's registry: %w", err)
 	}
 	base := sync.OnceValues(func() (v1.Layer, error) { return baseLayer(program) })
-	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}}
+	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}, failed: map[string]bool{}}
 	r.server = &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = r.server.Serve(l) }() // ends with close
 	return r, nil
@@ -76,7 +77,7 @@ func (r *registry) image(repository string) (v1.Image, error) {
 	layers := []v1.Layer{base}
 	config, known := configs()[repository+":v1"]
 	switch kind, _, _ := strings.Cut(repository, "/"); kind + "/" {
-	case uniqueRepo, privateRepo, brokenRepo:
+	case uniqueRepo, privateRepo, brokenRepo, cutRepo:
 		own, err := smallLayer(repository)
 		if err != nil {
 			return nil, err
@@ -154,6 +155,11 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		fail(w, http.StatusUnauthorized, "UNAUTHORIZED")
 		return
 	}
+	cut := r.fails(repository, kind, reference)
+	if cut && kind == "manifests" {
+		fail(w, http.StatusServiceUnavailable, "UNKNOWN")
+		return
+	}
 	b, digest, err := r.find(repository, kind, reference)
 	if err != nil {
 		fail(w, http.StatusNotFound, "MANIFEST_UNKNOWN")
@@ -171,8 +177,41 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer body.Close()
+	if cut {
+		_, _ = io.CopyN(w, body, b.size/2)
+		panic(http.ErrAbortHandler) // closes the connection
+	}
 	_, _ = io.Copy(w, body) // the client's loss
 }
+
+// fails reports whether the request is to fail: the first for a manifest of an image in
+// the cut repositories, and the first for its own layer.
+func (r *registry) fails(repository, kind, reference string) bool {
+	if !strings.HasPrefix(repository, cutRepo) {
+		return false
+	}
+	b, _, err := r.find(repository, kind, reference)
+	if err != nil || kind == "blobs" && !r.isOwnLayer(repository, reference, b) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	again := r.failed[repository+kind]
+	r.failed[repository+kind] = true
+	return !again
+}
+
+// isOwnLayer reports whether a blob is the layer that the image alone has: the one that
+// all images have is larger, and the config is named by the manifest.
+func (r *registry) isOwnLayer(repository, reference string, b blob) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	config, err := r.images[repository].ConfigName()
+	return err == nil && reference != config.String() && b.size < smallestBase
+}
+
+// smallestBase is what every base layer is larger than, and no other one.
+const smallestBase = 4096
 
 func fail(w http.ResponseWriter, code int, what string) {
 	w.Header().Del("Content-Length")
@@ -200,7 +239,7 @@ func (r *registry) find(repository, kind, reference string) (blob, v1.Hash, erro
 	if !known {
 		return blob{}, hash, fmt.Errorf("no blob %s", hash)
 	}
-	if strings.HasPrefix(repository, brokenRepo) && kind == "blobs" && b.size < 4096 { // the base layer is larger
+	if strings.HasPrefix(repository, brokenRepo) && kind == "blobs" && b.size < smallestBase {
 		if config, err := im.ConfigName(); err == nil && hash != config {
 			b.open = func() (io.ReadCloser, error) {
 				return io.NopCloser(strings.NewReader(strings.Repeat("x", int(b.size)))), nil
