@@ -54,6 +54,8 @@ func crashRules() []rule {
 			"log rotation", "The kubelet has renamed the log by then, and asks again at its next look.", nil), checkKilledDuringReopen, Survival, LogRotation),
 		crash(facto("CRI-CRASH-020", "removes an image when RemoveImage is killed half way, and pulls it again",
 			"image GC", "An image that was half removed is removed, or whole, behind the next call.", nil), checkKilledDuringRemoveImage, Pull, Isolation),
+		crash(facto("CRI-CRASH-021", "takes a Pod's new resources when UpdatePodSandboxResources is killed half way and tried again",
+			"in-place resize", "The kubelet has changed the Pod's cgroup by then, and tells the runtime again.", nil), checkKilledDuringSandboxUpdate),
 		soak(crash(facto("CRI-CRASH-016", "is killed a hundred times at moments of chance and leaves nothing",
 			"runtime restart", "Nothing of a Pod stays on the node when it is removed, whatever happened to the runtime.", nil), checkManyKills, Containers)),
 	}

@@ -63,6 +63,7 @@ func programMutants() []mutant {
 		{"CRI-CRASH-019", "opens no log from before again", again("ReopenContainerLog")},
 		{"CRI-CRASH-019", "loses lines from before", losesLine()},
 		{"CRI-CRASH-020", "removes no image from before", again("RemoveImage")},
+		{"CRI-CRASH-021", "updates no sandbox from before", again("UpdatePodSandboxResources")},
 		{"CRI-NRI-023", "tells plugins of nothing from before", seen("is not told of container", forgetsForPlugins())},
 	}, processMutants()...)
 }

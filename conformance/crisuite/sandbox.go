@@ -349,8 +349,13 @@ func checkUpdateSandbox(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.Runtime.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
-		PodSandboxId: p.id, Resources: &runtimeapi.LinuxContainerResources{CpuShares: 512},
+	return p.limit(ctx, 512)
+}
+
+// limit tells the runtime of the Pod's new share of the processors.
+func (p *pod) limit(ctx context.Context, shares int64) error {
+	_, err := p.s.Runtime.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: p.id, Resources: &runtimeapi.LinuxContainerResources{CpuShares: shares},
 	})
 	if err != nil {
 		return fmt.Errorf("UpdatePodSandboxResources: %w", err)

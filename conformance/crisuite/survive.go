@@ -8,6 +8,9 @@ import (
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/cri"
 )
 
 func checkSurvival(ctx context.Context, s *subject) error {
@@ -169,6 +172,30 @@ func checkKilledDuringUpdate(ctx context.Context, s *subject) error {
 				return fmt.Errorf("tried again, and ContainerStatus has a limit of %d bytes: %w", got, errors.Join(err, fmt.Errorf("want %d", after)))
 			}
 			return errors.Join(b.hasMemory(ctx, after), b.hasQuota(ctx, "45000"))
+		},
+	})
+}
+
+func checkKilledDuringSandboxUpdate(ctx context.Context, s *subject) error {
+	var p *pod
+	update := func() error { return p.limit(ctx, 512) }
+	return s.rounds(ctx, cut{
+		prepare: func(int) (err error) { p, err = s.pod(ctx); return err },
+		call: func() error {
+			err := update()
+			if errors.Is(err, cri.ErrUnimplemented) {
+				return conformance.NotApplicable("the runtime does not implement UpdatePodSandboxResources")
+			}
+			return err
+		},
+		look: func() error {
+			if ready, err := s.ready(ctx, p); err != nil || !ready {
+				return err // the sandbox ended with the runtime
+			}
+			if err := update(); err != nil {
+				return fmt.Errorf("tried again: %w", err)
+			}
+			return s.oneReady(ctx)
 		},
 	})
 }
