@@ -7,14 +7,19 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/event"
 )
 
-// chunk is how many items a message of a Stream call has: small enough for the
-// message limit with large annotations, large enough to be quick.
-const chunk = 200
+// What a message of a Stream call has at most: so many items, and so many bytes of
+// them, for which even clients have room that know nothing of the CRI's message limit.
+// One item may be larger by itself, as its annotations may.
+const (
+	chunk      = 200
+	chunkBytes = 1 << 20
+)
 
 // Reader answers the calls of the RuntimeService that only read. It asks nobody
 // but the table, except for verbose statuses.
@@ -173,9 +178,14 @@ func matches(labels, selector map[string]string) bool {
 
 // InChunks sends every item once, in pieces that fit in messages, and never an
 // empty one.
-func InChunks[T any](items []T, send func([]T) error) error {
+func InChunks[T proto.Message](items []T, send func([]T) error) error {
 	for len(items) > 0 {
-		n := min(len(items), chunk)
+		n := 0
+		for bytes := 0; n < min(len(items), chunk); n++ {
+			if bytes += proto.Size(items[n]); bytes > chunkBytes && n > 0 {
+				break
+			}
+		}
 		if err := send(items[:n]); err != nil {
 			return err
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -237,9 +239,21 @@ func TestAFailedWrite(t *testing.T) {
 }
 
 func TestChunks(t *testing.T) {
-	var sizes []int
-	err := state.InChunks(make([]int, 450), func(part []int) error { sizes = append(sizes, len(part)); return nil })
-	if err != nil || len(sizes) != 3 || sizes[2] != 50 {
-		t.Errorf("got %v, %v", sizes, err)
+	large := &runtimeapi.Container{Annotations: map[string]string{"a": strings.Repeat("x", 300<<10)}}
+	huge := &runtimeapi.Container{Annotations: map[string]string{"a": strings.Repeat("x", 2<<20)}}
+	for _, c := range []struct {
+		items []*runtimeapi.Container
+		want  []int
+	}{
+		{nil, nil},
+		{slices.Repeat([]*runtimeapi.Container{{Id: "small"}}, 450), []int{200, 200, 50}},
+		{slices.Repeat([]*runtimeapi.Container{large}, 7), []int{3, 3, 1}},
+		{[]*runtimeapi.Container{{Id: "small"}, huge, huge, {Id: "small"}}, []int{1, 1, 1, 1}},
+	} {
+		var sizes []int
+		err := state.InChunks(c.items, func(part []*runtimeapi.Container) error { sizes = append(sizes, len(part)); return nil })
+		if err != nil || !slices.Equal(sizes, c.want) {
+			t.Errorf("%d items came in messages of %v (%v), want %v", len(c.items), sizes, err, c.want)
+		}
 	}
 }
