@@ -283,6 +283,60 @@ func TestPullCredentials(t *testing.T) {
 	}
 }
 
+// TestPullTokens: a registry that wants tokens, as most do, is asked with one that its
+// token service gives for the credentials, and with a new one when that has run out.
+func TestPullTokens(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.push(t, "private:v1", imageOf(t, layerOf(t, file("a", "b"))))
+	var given atomic.Int64 // tokens
+	var asked atomic.Int64 // times that a manifest or a blob was asked for with a good one
+	token := func(w http.ResponseWriter, req *http.Request) {
+		user, password, basic := req.BasicAuth()
+		good := basic && user == "me" && password == "secret" || req.Method == http.MethodPost && req.PostFormValue("refresh_token") == "identity"
+		scope := req.FormValue("scope")
+		if !good || !strings.Contains(scope, "private:pull") || req.FormValue("service") != "test" {
+			http.Error(w, "{}", http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprintf(w, `{"token":"t%[1]d","access_token":"t%[1]d"}`, given.Add(1))
+	}
+	r.on(func(w http.ResponseWriter, req *http.Request) bool {
+		if req.URL.Path == "/token" {
+			token(w, req)
+			return true
+		}
+		// A token is good for the first two requests.
+		n, _ := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+		if n == "registry" || n == fmt.Sprint("t", given.Load()) && asked.Add(1) <= 2*given.Load() {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="test",scope="repository:private:pull"`, r.host))
+		http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
+		return true
+	})
+	for name, c := range map[string]struct {
+		auth   *runtimeapi.AuthConfig
+		tokens bool
+		kind   error
+	}{
+		"none":              {nil, false, fault.Unauthenticated},
+		"wrong":             {&runtimeapi.AuthConfig{Username: "me", Password: "guess"}, false, fault.Unauthenticated},
+		"user and password": {&runtimeapi.AuthConfig{Username: "me", Password: "secret"}, true, nil},
+		"identity token":    {&runtimeapi.AuthConfig{IdentityToken: "identity"}, true, nil},
+		"registry token":    {&runtimeapi.AuthConfig{RegistryToken: "registry"}, false, nil},
+	} {
+		given.Store(0)
+		asked.Store(0)
+		_, err := open(t, t.TempDir(), nil).Pull(t.Context(), ref, &image.PullOptions{Auth: c.auth})
+		if (c.kind == nil && err != nil) || !errors.Is(err, c.kind) {
+			t.Errorf("%s: Pull: %v; want %v", name, err, c.kind)
+		}
+		if got := given.Load(); c.tokens && got < 2 || !c.tokens && got > 0 {
+			t.Errorf("%s: %d tokens were given", name, got)
+		}
+	}
+}
+
 func TestPullErrors(t *testing.T) {
 	r := newRegistry(t)
 	ref := r.push(t, "app:v1", imageOf(t, layerOf(t, file("a", "b"))))
