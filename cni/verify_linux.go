@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/rtnl"
@@ -71,8 +70,8 @@ func lacks(conn *rtnl.Conn, link *rtnl.Link, result *Result, mine int) (missing,
 	if !link.Up {
 		complain("interface %q in the container is down", link.Name)
 	}
-	if got, want := link.MAC.String(), result.Interfaces[mine].Mac; want != "" && !strings.EqualFold(got, want) {
-		complain("interface %q in the container has the MAC address %s instead of %s", link.Name, got, want)
+	if want := result.Interfaces[mine].Mac; want != "" && !rtnl.SameMAC(want, link.MAC) {
+		complain("interface %q in the container has the MAC address %s instead of %s", link.Name, link.MAC, want)
 	}
 	wanted, err := addressesOf(result, mine)
 	if err != nil {

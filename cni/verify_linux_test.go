@@ -43,6 +43,8 @@ func TestVerify(t *testing.T) {
 		},
 		"a result of nothing":     {result: `{"cniVersion":"1.1.0"}`, code: cni.CodeConfig, says: []string{`no interface "eth0" in a sandbox`}},
 		"a result of the host's":  {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}]}`, code: cni.CodeConfig, says: []string{"in a sandbox"}},
+		"an address with hyphens": {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any","mac":"02-00-00-00-00-0A"}]}`},
+		"a MAC that is none":      {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any","mac":"02"}]}`, code: cni.CodeNotAsExpected, says: []string{"instead of 02"}},
 		"a result of little":      {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any"}]}`},
 		"an address that is none": {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any"}],"ips":[{"address":"10.7.0.2/16"},{"address":"10.7.0.4/16"}]}`, code: cni.CodeNotAsExpected, says: []string{"10.7.0.4/16"}},
 	} {

@@ -93,8 +93,8 @@ func (w *wiring) checkGuest(want *expected, c *Config) error {
 	if !l.Up && !c.DisableContainerInterface {
 		errs = append(errs, fmt.Errorf("interface %q in the container is down", l.Name))
 	}
-	if got := l.MAC.String(); want.nic.Mac != "" && got != want.nic.Mac {
-		errs = append(errs, fmt.Errorf("interface %q in the container has the MAC address %s instead of %s", l.Name, got, want.nic.Mac))
+	if mac := want.nic.Mac; mac != "" && !rtnl.SameMAC(mac, l.MAC) {
+		errs = append(errs, fmt.Errorf("interface %q in the container has the MAC address %s instead of %s", l.Name, l.MAC, mac))
 	}
 	return errors.Join(append(errs, hasAddresses(w.inside, l, want.ips))...)
 }

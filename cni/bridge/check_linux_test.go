@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -98,6 +99,22 @@ func (n *network) breakIt(ns string, result *cni.Result, d damage) {
 	replace := strings.NewReplacer(names...)
 	netnstest.Run(n.t, ns, "sh", "-c", d.inside)
 	netnstest.Run(n.t, "", "sh", "-c", replace.Replace(d.host))
+}
+
+// TestMACInCapitals: a later plugin of the chain that changes the address writes it
+// into the result as its configuration has it.
+func TestMACInCapitals(t *testing.T) {
+	n := newNetwork(t, map[string]any{"macspoofchk": true})
+	ns := netnstest.New(t)
+	raw, result := n.add("capitals", ns)
+	defer n.del("capitals", ns)
+	mac := result.Interfaces[2].Mac
+	for _, written := range []string{strings.ToUpper(mac), strings.ReplaceAll(mac, ":", "-")} {
+		prev := strings.ReplaceAll(string(raw), mac, written)
+		if _, err := n.call("CHECK", "capitals", ns, map[string]any{"prevResult": json.RawMessage(prev)}); err != nil {
+			t.Errorf("CHECK with %s: %v", written, err)
+		}
+	}
 }
 
 // TestCheckOnlyLooks: CHECK of what is broken mends none of it.

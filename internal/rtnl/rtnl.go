@@ -7,6 +7,7 @@
 package rtnl
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -22,4 +23,11 @@ func PrefixOf(n net.IPNet) (netip.Prefix, error) {
 		return out, fmt.Errorf("%s is no address with a length of its prefix", &n)
 	}
 	return out, nil
+}
+
+// SameMAC reports whether the hardware address in a result is that of an interface.
+// Plugins write it as their configuration does: in capitals, or with hyphens.
+func SameMAC(text string, mac net.HardwareAddr) bool {
+	told, err := net.ParseMAC(text)
+	return err == nil && bytes.Equal(told, mac)
 }
