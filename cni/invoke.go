@@ -165,11 +165,14 @@ func fail(e *Error) ([]byte, error) {
 
 // prepare reads and checks everything before a handler can touch anything.
 func (c *invocation) prepare(r *Request) (err error) {
+	fields, undecoded := decodeInput(r.input.raw)
+	r.input.fields = fields
+	_ = json.Unmarshal(fields["cniVersion"], &r.Version) // for whatever error comes first; readBase judges it
 	if err := r.readEnv(r.input.env); err != nil {
 		return err
 	}
-	if r.input.fields, err = decodeInput(r.input.raw); err != nil {
-		return err
+	if undecoded != nil {
+		return undecoded
 	}
 	if err := r.readBase(); err != nil {
 		return err

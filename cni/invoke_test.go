@@ -76,6 +76,8 @@ func TestConfig(t *testing.T) {
 		{`,"nested":{"deepth":3}`, cni.CodeUnsupportedField, `"deepth" below "nested" (value {"deepth":3}) is not supported (did you mean "depth"?)`},
 		{`,"colour":7`, cni.CodeConfig, `"colour": a number`},
 		{`,"prevResult":{"cniVersion":"7"}`, cni.CodeDecode, "prevResult"},
+		{`,"prevResult":7`, cni.CodeDecode, "reading prevResult: decoding result: it is a number, not an object"},
+		{`,"prevResult":{"ips":"x"}`, cni.CodeDecode, `reading prevResult: decoding result: key "ips" cannot be a string`},
 		{`} {"more":1`, cni.CodeDecode, "follows the document"},
 	}
 	for _, c := range cases {
@@ -90,6 +92,23 @@ func TestConfig(t *testing.T) {
 	for _, wrong := range []string{`,"color":"red"`, `,"colour":7`, `,"runtimeConfig":[]`, `,"ipam":"x"`} {
 		if _, e := invoke(t, strict, cni.CmdDel, request(wrong)); e != nil {
 			t.Errorf("DEL with %s: %v", wrong, e)
+		}
+	}
+}
+
+// TestErrorVersion: an error has the version of the request, whatever was wrong first.
+func TestErrorVersion(t *testing.T) {
+	p := plugin(cni.Handlers[config]{})
+	bad := env(cni.CmdAdd)
+	bad["CNI_IFNAME"] = ""
+	for stdin, want := range map[string]string{
+		`{"cniVersion":"0.4.0","name":"n"}`: "0.4.0",
+		`{"cniVersion":7,"name":"n"}`:       cni.Newest,
+		`{"cniVersion":"0.4.0"`:             cni.Newest,
+	} {
+		_, err := cni.Invoke(t.Context(), p, bad, []byte(stdin))
+		if e, ok := errors.AsType[*cni.Error](err); !ok || e.Code != cni.CodeEnvironment || e.CNIVersion != want {
+			t.Errorf("%s: %#v, want code 4 and version %s", stdin, err, want)
 		}
 	}
 }

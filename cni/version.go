@@ -2,6 +2,7 @@ package cni
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -59,7 +60,7 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 		Routes     []json.RawMessage `json:"routes"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("decoding result: %w", err)
+		return nil, fmt.Errorf("decoding result: %w", inWords(err))
 	}
 	for _, entry := range slices.Concat(head.Interfaces, head.IPs, head.Routes) {
 		if string(entry) == "null" { // which the types' own conversions do not expect
@@ -84,6 +85,19 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 		return nil, fmt.Errorf("converting result: %w", err)
 	}
 	return result, nil
+}
+
+// inWords says which part of a result is of a wrong type, without Go's name for the
+// right one.
+func inWords(err error) error {
+	typed, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case !ok:
+		return err
+	case typed.Field == "":
+		return fmt.Errorf("it is a %s, not an object", typed.Value)
+	}
+	return fmt.Errorf("key %q cannot be a %s", typed.Field, typed.Value)
 }
 
 // EncodeResult writes the result as a document of the version: fields that the
