@@ -15,6 +15,8 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
 // runAdd runs the chain in order, each plugin with the result of the one before,
@@ -66,8 +68,8 @@ func excerpt(text []byte) string {
 // to do.
 func (n *Network) runDel(ctx context.Context, r *record) error {
 	a := r.Attachment
-	if _, err := os.Stat(a.NetNS); err != nil {
-		a.NetNS = "" // gone with the sandbox: DEL does without
+	if gone(a.NetNS) { // with the sandbox: DEL does without
+		a.NetNS = ""
 	}
 	var errs []error
 	for _, p := range slices.Backward(r.List.Plugins) {
@@ -81,6 +83,24 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// gone reports whether there is no network namespace at the path any more: nothing
+// is, or the empty file that it was pinned on, which a restart of the machine leaves
+// on a disk. Upstream's plugins fail a DEL that leads to such a file, for ever.
+func gone(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return true
+	}
+	if !info.Mode().IsRegular() || info.Size() > 0 {
+		return false
+	}
+	ns, err := netns.Open(path)
+	if err == nil {
+		_ = ns.Close()
+	}
+	return errors.Is(err, fault.Invalid)
 }
 
 // runCheck runs CHECK of the plugins from the one of that index on. It stops at

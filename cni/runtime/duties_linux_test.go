@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -92,6 +93,42 @@ func TestGCIsNoDel(t *testing.T) {
 		}
 		if got := strings.Fields(f.take()); !slices.Equal(got, how.want) {
 			t.Errorf("the plugin saw %q, want %q", got, how.want)
+		}
+	}
+}
+
+// TestDelWithoutNamespace: CNI_NETNS of a DEL leads to a network namespace or is
+// empty. Behind the path may be nothing, or what a restart of the machine leaves of a
+// pin.
+func TestDelWithoutNamespace(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"foreign"}]}`)
+	w.script("foreign", `echo "$CNI_COMMAND:$CNI_NETNS" >> `+w.log+`; [ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0"}'; exit 0`)
+	n := w.open()
+	for what, end := range map[string]func(pin string) error{
+		"":            func(string) error { return nil },
+		"nothing":     netns.Remove,
+		"a left file": func(pin string) error { return errors.Join(netns.Remove(pin), os.WriteFile(pin, nil, 0o600)) },
+	} {
+		pin := filepath.Join(t.TempDir(), "net")
+		if err := netns.Create(pin); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = netns.Remove(pin) })
+		a := w.attachment
+		a.NetNS = pin
+		if _, err := n.Attach(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(end(pin), n.Detach(t.Context(), a)); err != nil {
+			t.Fatal(err)
+		}
+		want := "ADD:" + pin + ", DEL:"
+		if what == "" {
+			want += pin
+		}
+		if got := w.seen(); got != want {
+			t.Errorf("where %q is at the path, the plugin saw %s, want %s", what, got, want)
 		}
 	}
 }
