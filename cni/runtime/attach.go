@@ -29,7 +29,7 @@ func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error)
 }
 
 func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error) {
-	l, _, err := loadDir(n.config.ConfDir)
+	l, err := n.load()
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func (n *Network) due(a Attachment) (*record, error) {
 		return r, err
 	}
 	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
-	l, _, err := loadDir(n.config.ConfDir)
+	l, err := n.load()
 	return &record{Version: recordVersion, Attachment: a, List: l, recorded: true}, err
 }
 

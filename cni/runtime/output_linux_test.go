@@ -97,6 +97,33 @@ func TestPluginsAreHeard(t *testing.T) {
 	}
 }
 
+// TestFileThatBecomesInvalid: another network takes its place, which is told, once.
+func TestFileThatBecomesInvalid(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	out := &logged{}
+	w.config.Logger = slog.New(slog.NewTextHandler(out, nil))
+	n := w.open()
+	steps := []struct {
+		content string
+		told    int
+	}{
+		{`{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"first"}]}`, 0},
+		{`{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"fi/rst"}]}`, 1},
+		{`{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"first"}]}`, 1},
+		{`{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"fi/rst"}]}`, 2},
+	}
+	for i, s := range steps {
+		w.write("10-meant.conflist", s.content)
+		_, err := n.Attach(t.Context(), w.attachment)
+		if err = errors.Join(err, n.Status(t.Context()), n.Detach(t.Context(), w.attachment)); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.lines("ignoring a network configuration", "10-meant.conflist", "line 1", "fi/rst"); len(got) != s.told {
+			t.Errorf("after step %d it is told %d times, want %d: %q", i, len(got), s.told, got)
+		}
+	}
+}
+
 // TestPluginsAreShown gives the lines to who asked for them, and nobody else.
 func TestPluginsAreShown(t *testing.T) {
 	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"foreign"}]}`)

@@ -60,8 +60,9 @@ import (
 // Config says where a Network finds things. ConfDir and StateDir are required.
 type Config struct {
 	// ConfDir holds network configurations (*.conflist, *.conf, *.json); the first
-	// valid one by name is used. It is read anew for every ADD and STATUS, so that
-	// a configuration may come and change while the node runs.
+	// valid one by name is used, and what is wrong with others is logged. It is read
+	// anew for every ADD and STATUS, so that a configuration may come and change while
+	// the node runs.
 	ConfDir string
 	// BinDirs are searched in order for plugins that are not built in, and given
 	// to plugins as CNI_PATH.
@@ -134,6 +135,8 @@ type Network struct {
 	mu      sync.Mutex
 	intents map[cni.Attachment]intent // begun and not confirmed
 
+	ignored atomic.Pointer[string] // what was told of configurations that are passed over
+
 	// owed is what was valid when a collection found no configuration, nil when
 	// there was none; see makeUp.
 	owed atomic.Pointer[[]cni.Attachment]
@@ -175,7 +178,8 @@ func Open(c Config) (*Network, error) {
 	if err := errors.Join(n.records.clean(), n.recover()); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening network: %w", err), j.Close())
 	}
-	n.logProblems()
+	_, problems, _ := loadDir(c.ConfDir)
+	n.tell(problems)
 	return n, nil
 }
 
@@ -231,8 +235,22 @@ func (n *Network) recoverOne(a Attachment) error {
 	return n.Detach(ctx, a)
 }
 
-func (n *Network) logProblems() {
-	_, problems, _ := loadDir(n.config.ConfDir)
+// load reads the network's configuration. A file before it that became invalid makes
+// it another network than was meant, so what is passed over is told.
+func (n *Network) load() (*list, error) {
+	l, problems, err := loadDir(n.config.ConfDir)
+	if err == nil { // else they are in it
+		n.tell(problems)
+	}
+	return l, err
+}
+
+// tell logs the problems, once for each change: it is called all the time.
+func (n *Network) tell(problems []error) {
+	text := fmt.Sprint(problems)
+	if last := n.ignored.Swap(&text); last != nil && *last == text {
+		return
+	}
 	for _, p := range problems {
 		n.config.Logger.Warn("ignoring a network configuration", "err", p)
 	}

@@ -32,7 +32,7 @@ const (
 // STATUS does not end is fault.Unavailable after 10 s and holds up nothing else,
 // not even when it is built in and ignores its context.
 func (n *Network) Status(ctx context.Context) error {
-	l, _, err := loadDir(n.config.ConfDir)
+	l, err := n.load()
 	if err != nil {
 		return err
 	}

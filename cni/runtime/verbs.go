@@ -86,7 +86,7 @@ func (n *Network) makeUp(ctx context.Context) {
 	if n.owed.Load() == nil {
 		return
 	}
-	if _, _, err := loadDir(n.config.ConfDir); err != nil {
+	if _, err := n.load(); err != nil {
 		return
 	}
 	leave, err := n.guard.alone(ctx)
@@ -144,7 +144,7 @@ func (n *Network) detachStale(ctx context.Context, key cni.Attachment) error {
 
 // collect runs GC of every plugin of the configuration.
 func (n *Network) collect(ctx context.Context, valid []cni.Attachment) error {
-	l, _, err := loadDir(n.config.ConfDir)
+	l, err := n.load()
 	if err != nil || bool(l.DisableGC) || !cni.AtLeast(l.Version, "1.1.0") {
 		return err
 	}
