@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"cmp"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"io"
@@ -153,9 +154,26 @@ func readKey(into any, key string, value json.RawMessage, strict bool) error {
 	}
 	var typed *json.UnmarshalTypeError
 	if errors.As(err, &typed) {
-		return Errorf(CodeConfig, "configuration key %q: a %s stands where a %s belongs", typed.Field, typed.Value, typed.Type)
+		return Errorf(CodeConfig, "configuration key %q: its type is %s, and must be %s", typed.Field, typed.Value, wordFor(typed.Type))
 	}
 	return Errorf(CodeConfig, "configuration key %q: %w", key, err)
+}
+
+// wordFor returns what JSON calls values of the type.
+func wordFor(t reflect.Type) string {
+	switch kind := t.Kind(); {
+	case kind == reflect.Pointer:
+		return wordFor(t.Elem())
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
+		return "string"
+	case kind == reflect.Bool:
+		return "bool"
+	case kind == reflect.Struct, kind == reflect.Map:
+		return "object"
+	case kind == reflect.Slice, kind == reflect.Array:
+		return "array"
+	}
+	return t.Kind().String() // a string's, or a number's, which may be too small for it
 }
 
 // keysOf returns a struct's fields by their JSON names, those of embedded structs

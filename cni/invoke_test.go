@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -27,6 +28,8 @@ type config struct {
 	Runtime struct {
 		MAC string `json:"mac"`
 	} `json:"runtimeConfig"`
+	Address *netip.Addr `json:"address"`
+	On      []bool      `json:"on"`
 }
 
 // plugin is one that needs no namespace.
@@ -74,7 +77,10 @@ func TestConfig(t *testing.T) {
 		{`,"Colour":"red"`, cni.CodeUnsupportedField, `"Colour"`},
 		{`,"colur":"red"`, cni.CodeUnsupportedField, `(did you mean "colour"?)`},
 		{`,"nested":{"deepth":3}`, cni.CodeUnsupportedField, `"deepth" below "nested" (value {"deepth":3}) is not supported (did you mean "depth"?)`},
-		{`,"colour":7`, cni.CodeConfig, `"colour": a number`},
+		{`,"colour":7`, cni.CodeConfig, `"colour": its type is number, and must be string`},
+		{`,"address":7`, cni.CodeConfig, `"address": its type is number, and must be string`},
+		{`,"on":true`, cni.CodeConfig, `"on": its type is bool, and must be array`},
+		{`,"nested":7`, cni.CodeConfig, `"nested": its type is number, and must be object`},
 		{`,"prevResult":{"cniVersion":"7"}`, cni.CodeDecode, "prevResult"},
 		{`,"prevResult":7`, cni.CodeDecode, "reading prevResult: decoding result: it is a number, not an object"},
 		{`,"prevResult":{"ips":"x"}`, cni.CodeDecode, `reading prevResult: decoding result: key "ips" cannot be a string`},
