@@ -111,6 +111,39 @@ func (c *container) occupy() error {
 	})
 }
 
+// join makes the interface that an earlier plugin of a chain would have made: one end
+// of a pair, whose other end is on the host.
+func (l *lab) join(c *container) error {
+	c.hostEnd = fmt.Sprintf("suite-host%d", c.number)
+	if err := l.pair(c.hostEnd, c.ns, c.ifName); err != nil {
+		return fmt.Errorf("making an interface in the container: %w", err)
+	}
+	err := netns.Do(l.host, func() error {
+		end, err := netlink.LinkByName(c.hostEnd)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(end)
+	})
+	return errors.Join(err, c.change(func(end netlink.Link) error {
+		return errors.Join(netlink.AddrAdd(end, &netlink.Addr{IPNet: c.address()}), netlink.LinkSetUp(end))
+	}))
+}
+
+// pair makes a pair of interfaces, one on the host and one in the namespace.
+func (l *lab) pair(name, ns, far string) error {
+	h, err := netns.Open(ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	return netns.Do(l.host, func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: far, PeerNamespace: netlink.NsFd(h.FD())})
+	})
+}
+
 // raise sets the interface and its peer up, as an earlier plugin does.
 func (c *container) raise() error {
 	return netns.Do(c.ns, func() error {

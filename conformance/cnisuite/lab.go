@@ -173,6 +173,7 @@ type container struct {
 	number         int             // of the attachment, from 1
 	nsName         string          // as the kernel has it
 	prev           json.RawMessage // for a chained plugin
+	hostEnd        string          // for a chained plugin: of the interface's pair
 	result         json.RawMessage // of ADD, once it succeeded
 	keys           map[string]any  // of its configuration that differ from the target's; nil takes one away
 	owed           bool            // a DEL, because there was an ADD
@@ -216,7 +217,7 @@ func (l *lab) furnish(c *container, version string) error {
 	if l.target.Kind != Chained {
 		return nil
 	}
-	if err := errors.Join(c.occupy(), c.raise()); err != nil {
+	if err := l.join(c); err != nil {
 		return err
 	}
 	var err error
@@ -224,8 +225,8 @@ func (l *lab) furnish(c *container, version string) error {
 	return err
 }
 
-// prevResult describes the interface that occupy made, in the shape of the
-// version.
+// prevResult describes the interface that join or occupy made, in the shape of the
+// version, with the host's end behind it if there is one.
 func (l *lab) prevResult(c *container, version string) (json.RawMessage, error) {
 	seen, err := c.look()
 	if err != nil || seen == nil {
@@ -239,8 +240,16 @@ func (l *lab) prevResult(c *container, version string) (json.RawMessage, error) 
 	if !cni.AtLeast(version, "1.0.0") {
 		kind = `"version":"4",`
 	}
-	return fmt.Appendf(nil, `{"cniVersion":%q,"interfaces":[{"name":%q,"mac":%q,"sandbox":%q}],"ips":[{%s"address":%q,"interface":0}]}`,
-		version, c.ifName, seen.mac, c.ns, kind, address), nil
+	host := ""
+	if c.hostEnd != "" {
+		links, err := linksIn(l.host)
+		if err != nil || links[c.hostEnd] == nil {
+			return nil, errors.Join(err, errors.New("the host's end of the suite's own interface is gone"))
+		}
+		host = fmt.Sprintf(`,{"name":%q,"mac":%q}`, c.hostEnd, links[c.hostEnd].Attrs().HardwareAddr)
+	}
+	return fmt.Appendf(nil, `{"cniVersion":%q,"interfaces":[{"name":%q,"mac":%q,"sandbox":%q}%s],"ips":[{%s"address":%q,"interface":0}]}`,
+		version, c.ifName, seen.mac, c.ns, host, kind, address), nil
 }
 
 func nameOf(path string) (string, error) {

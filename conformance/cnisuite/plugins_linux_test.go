@@ -375,6 +375,7 @@ func changes() map[string]func(*cni.Plugin) {
 			p.Add = renumber
 			p.Del = func(_ context.Context, r *cni.Request) error { return readdress(r, "10.125", "10.124") }
 		},
+		"labels-the-host-end":   labels,
 		"userspace":             func(p *cni.Plugin) { p.Add, p.Check = elsewhere("/run/suite/vhost.sock", ""), nil },
 		"passthrough":           func(p *cni.Plugin) { p.Add, p.Check = elsewhere("", "0000:3b:00.1"), nil },
 		"spanning-tree":         func(p *cni.Plugin) { p.Add = spanningTree },
@@ -382,6 +383,60 @@ func changes() map[string]func(*cni.Plugin) {
 		"blind-to-the-host-end": altered(hostEndUp),
 		"passes-on":             func(p *cni.Plugin) { p.Add, p.Del, p.Check = nil, nil, nil },
 	}
+}
+
+// labels makes a chained plugin that works at the host's end of the interface's pair, as
+// those do that shape traffic: the pair reaches there, and prevResult has both ends.
+func labels(p *cni.Plugin) {
+	p.Adjusts = true
+	p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+		end, err := otherEnd(r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, netlink.LinkSetAlias(end, r.Attachment.String())
+	}
+	p.Check = func(_ context.Context, r *cni.Request) error {
+		end, err := otherEnd(r)
+		if err == nil && end.Attrs().Alias != r.Attachment.String() {
+			err = cni.Errorf(cni.CodeNotAsExpected, "%q has the label %q", end.Attrs().Name, end.Attrs().Alias)
+		}
+		return err
+	}
+	p.Del = func(_ context.Context, r *cni.Request) error {
+		all, err := netlink.LinkList()
+		for _, link := range all {
+			if link.Attrs().Alias == r.Attachment.String() {
+				err = errors.Join(err, netlink.LinkSetAlias(link, ""))
+			}
+		}
+		return err
+	}
+}
+
+func otherEnd(r *cni.Request) (end netlink.Link, err error) {
+	if r.PrevResult == nil {
+		return nil, cni.Errorf(cni.CodeConfig, "prevResult is missing")
+	}
+	index := 0
+	err = r.InNetNS(func() error {
+		link, err := netlink.LinkByName(r.IfName)
+		if err == nil {
+			index = link.Attrs().ParentIndex
+		}
+		return err
+	})
+	if err == nil {
+		end, err = netlink.LinkByIndex(index)
+	}
+	if err != nil {
+		return nil, cni.Errorf(cni.CodeNotAsExpected, "the pair of %q: %w", r.IfName, err)
+	}
+	listed := func(nic *cni.Interface) bool { return nic.Sandbox == "" && nic.Name == end.Attrs().Name }
+	if nics := r.PrevResult.Interfaces; len(nics) > 0 && !slices.ContainsFunc(nics, listed) { // before 0.3.0 there are none
+		return nil, cni.Errorf(cni.CodeConfig, "prevResult does not list %q", end.Attrs().Name)
+	}
+	return end, nil
 }
 
 // rawPlugins answer by themselves what the SDK would answer for them.

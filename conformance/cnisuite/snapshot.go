@@ -137,6 +137,9 @@ func (l *lab) mayStay(found leak.Leak) bool {
 			return true
 		}
 	}
+	if l.isHostEnd(found.Kind, words) {
+		return true
+	}
 	switch found.Kind {
 	case leak.Process:
 		group, err := syscall.Getpgid(pidOf(found.Name))
@@ -147,6 +150,19 @@ func (l *lab) mayStay(found leak.Leak) bool {
 		return !l.pins(found.Name)
 	}
 	return false
+}
+
+// isHostEnd reports whether the words are about the host's end of an interface that
+// the suite itself made for a chained plugin.
+func (l *lab) isHostEnd(kind leak.Kind, words []string) bool {
+	if kind != leak.Link && kind != leak.Address && kind != leak.Route && kind != leak.Sysctl {
+		return false
+	}
+	return slices.ContainsFunc(l.made, func(c *container) bool {
+		return c.hostEnd != "" && slices.ContainsFunc(words, func(word string) bool {
+			return slices.Contains(strings.Split(word, "/"), c.hostEnd)
+		})
+	})
 }
 
 // pidOf is the id in the name of a process in a snapshot, or 0.

@@ -142,7 +142,7 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 // are held against legal plugins by make conformance.
 func TestLegal(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	for _, name := range []string{"plain", "talks", "careless", "renumbers", "spanning-tree", "userspace", "passthrough", "loopback", "exits-with-17", "passes-on", "no-ipam", "daemon", "check-by-heart", "tells-of-loopback"} {
+	for _, name := range []string{"plain", "talks", "careless", "renumbers", "spanning-tree", "userspace", "passthrough", "loopback", "exits-with-17", "passes-on", "no-ipam", "daemon", "check-by-heart", "tells-of-loopback", "labels-the-host-end"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tgt, opts := target(t, name), &conformance.Options{}
@@ -176,6 +176,9 @@ func TestLegal(t *testing.T) {
 			case "plain": // it acts on no hardware address that it is asked for
 				tgt.RuntimeConfig = `{"mac":"02:00:00:00:bb:01"}`
 				opts.Profile = &conformance.Profile{Waivers: map[string]string{"CNI-ADD-019": "it knows no mac"}}
+			case "labels-the-host-end":
+				chained(&tgt)
+				opts.Only = []string{"CNI-EXIT-001", "CNI-ADD-*", "CNI-DEL-*", "CNI-CHECK-*", "CNI-GC-*", "CNI-REBOOT-*"}
 			case "check-by-heart":
 				opts.Only = []string{"CNI-CHECK-*"}
 			case "tells-of-loopback":

@@ -96,16 +96,7 @@ func (w *wires) plug(name, ns, far string) error {
 	if err := netns.Do(ns, w.impatient); err != nil {
 		return err
 	}
-	h, err := netns.Open(ns)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	return netns.Do(w.l.host, func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: far, PeerNamespace: netlink.NsFd(h.FD())})
-	})
+	return w.l.pair(name, ns, far)
 }
 
 // address brings an interface of the calling thread's namespace up.
@@ -148,12 +139,11 @@ func (w *wires) container(mappings ...portMapping) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	port := fmt.Sprintf("suite-port%d", c.number)
-	if err := errors.Join(c.change(netlink.LinkDel), w.plug(port, c.ns, c.ifName)); err != nil {
+	if err := errors.Join(c.change(netlink.LinkDel), w.plug(c.hostEnd, c.ns, c.ifName)); err != nil {
 		return nil, err
 	}
 	err = netns.Do(w.l.host, func() error {
-		link, err := netlink.LinkByName(port)
+		link, err := netlink.LinkByName(c.hostEnd)
 		bridge, bridgeErr := netlink.LinkByName(bridgeName)
 		if err := errors.Join(err, bridgeErr); err != nil {
 			return err
