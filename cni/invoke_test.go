@@ -211,7 +211,7 @@ func TestMissingVersion(t *testing.T) {
 
 // TestResultVersions asks for every version of one result.
 func TestResultVersions(t *testing.T) {
-	raw := `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mtu":1400,"sandbox":"/ns"}],"ips":[{"address":"10.0.0.2/24","interface":0}],"routes":[{"dst":"0.0.0.0/0"}]}`
+	raw := `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mtu":1400,"sandbox":"/ns"}],"ips":[{"address":"10.0.0.2/24","interface":0}],"routes":[{"dst":"0.0.0.0/0","mtu":1300,"table":77}]}`
 	result, err := types100.NewResult([]byte(raw))
 	if err != nil {
 		t.Fatal(err)
@@ -227,6 +227,7 @@ func TestResultVersions(t *testing.T) {
 			`"ip4":{"ip":"10.0.0.2/24"`:       !cni.AtLeast(v, "0.3.0"),
 			`"version":"4"`:                   cni.AtLeast(v, "0.3.0") && !cni.AtLeast(v, "1.0.0"),
 			`"mtu":1400`:                      cni.AtLeast(v, "1.1.0"),
+			`"mtu":1300,"table":77`:           cni.AtLeast(v, "0.3.0"),
 		} {
 			if strings.Contains(out, text) != want {
 				t.Errorf("version %s: %s has %s: %t, want %t", v, out, text, !want, want)
@@ -412,22 +413,25 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestOlderResult: 1.1.0 brought mtu, socketPath and pciID of interfaces, and all
-// but dst and gw of routes.
+// TestOlderResult: 1.1.0 brought mtu, socketPath and pciID of interfaces, which older
+// results leave out, and all but dst and gw of routes, which they keep.
 func TestOlderResult(t *testing.T) {
 	r := &cni.Result{
-		Interfaces: []*types100.Interface{{Name: "a", Mtu: 1400, PciID: "x"}},
-		Routes:     []*types.Route{{Dst: net.IPNet{IP: net.IPv4(10, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, MTU: 1400, Priority: 5}},
+		Interfaces: []*types100.Interface{{Name: "a", Mtu: 1400, PciID: "x", SocketPath: "/s"}},
+		Routes:     []*types.Route{{Dst: net.IPNet{IP: net.IPv4(10, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, MTU: 1300, Priority: 5}},
 	}
 	for version, want := range map[string]bool{"0.4.0": false, "1.0.0": false, "1.1.0": true} {
 		out, err := cni.EncodeResult(r, version)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, key := range []string{"mtu", "pciID", "priority"} {
+		for _, key := range []string{`"mtu":1400`, "pciID", "socketPath"} {
 			if strings.Contains(string(out), key) != want {
 				t.Errorf("%s: %s", version, out)
 			}
+		}
+		if !strings.Contains(string(out), `"mtu":1300,"priority":5`) {
+			t.Errorf("%s has lost what the route has: %s", version, out)
 		}
 	}
 }

@@ -100,8 +100,9 @@ func inWords(err error) error {
 	return fmt.Errorf("key %q cannot be a %s", typed.Field, typed.Value)
 }
 
-// EncodeResult writes the result as a document of the version: fields that the
-// version does not know are left out. An entry of a list that is nil is an error.
+// EncodeResult writes the result as a document of the version: fields of interfaces that
+// the version does not know are left out, and before 0.3.0 all but addresses and
+// plain routes. An entry of a list that is nil is an error.
 func EncodeResult(r *Result, version string) ([]byte, error) {
 	if slices.Contains(r.Interfaces, nil) || slices.Contains(r.IPs, nil) || slices.Contains(r.Routes, nil) {
 		return nil, fmt.Errorf("encoding result: an entry of a list is nil")
@@ -140,15 +141,14 @@ func written(r *Result) any {
 	return out
 }
 
-// before110 leaves out what 1.1.0 introduced.
+// before110 leaves out what interfaces have since 1.1.0. The attributes of routes, which
+// are as new, stay: an older network can have them, too, and whoever puts an IPAM
+// plugin's result into effect, or checks one, would take the routes for others.
 func before110(r Result) Result {
-	interfaces, routes := r.Interfaces, r.Routes
-	r.Interfaces, r.Routes = make([]*types100.Interface, len(interfaces)), make([]*types.Route, len(routes))
+	interfaces := r.Interfaces
+	r.Interfaces = make([]*types100.Interface, len(interfaces))
 	for i, nic := range interfaces {
 		r.Interfaces[i] = &types100.Interface{Name: nic.Name, Mac: nic.Mac, Sandbox: nic.Sandbox}
-	}
-	for i, route := range routes {
-		r.Routes[i] = &types.Route{Dst: route.Dst, GW: route.GW}
 	}
 	return r
 }

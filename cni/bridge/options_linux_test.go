@@ -279,3 +279,29 @@ func TestDuplicateDetection(t *testing.T) {
 	}
 	n.del("first", a)
 }
+
+// TestRoutesOfOlderVersions: what IPAM says of a route holds whatever the version that
+// the network is in, and CHECK looks for that route.
+func TestRoutesOfOlderVersions(t *testing.T) {
+	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		n := newNetwork(t, map[string]any{"cniVersion": version, "isDefaultGateway": false, "isGateway": true, "ipam": map[string]any{
+			"type": "test-ipam", "routes": json.RawMessage(`[{"dst":"10.9.0.0/16","mtu":1300,"table":77,"priority":5}]`),
+		}})
+		ns := netnstest.New(t)
+		raw, _ := n.add("c", ns)
+		if got := netnstest.Run(t, ns, "sh", "-c", "ip route show table all | grep 'table 77'; true"); !strings.Contains(got, "10.9.0.0/16") || !strings.Contains(got, "metric 5 mtu 1300") {
+			t.Fatalf("version %s: table 77 has %q", version, got)
+		}
+		if version != "0.3.1" { // which has no CHECK
+			check := map[string]any{"prevResult": raw}
+			if _, err := n.call("CHECK", "c", ns, check); err != nil {
+				t.Errorf("version %s: %v", version, err)
+			}
+			netnstest.Run(t, ns, "ip", "route", "flush", "table", "77")
+			if _, err := n.call("CHECK", "c", ns, check); err == nil {
+				t.Errorf("version %s: CHECK does not miss the route", version)
+			}
+		}
+		n.del("c", ns)
+	}
+}

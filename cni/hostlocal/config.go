@@ -110,7 +110,7 @@ func (c *config) plan(r *cni.Request) (p plan, err error) {
 	if err := onePerFamily(p.sets, r.Version); err != nil {
 		return p, err
 	}
-	if p.routes, err = c.IPAM.routes(); err != nil {
+	if p.routes, err = c.IPAM.routes(r.Version); err != nil {
 		return p, err
 	}
 	p.asked, err = c.requested(p.sets, r.Args)

@@ -164,6 +164,26 @@ func TestRuntimeRanges(t *testing.T) {
 	}
 }
 
+// TestOldVersions: what a result of the version has no place for is refused.
+func TestOldVersions(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"fd00::/64"}]]`)
+	for _, c := range []struct{ version, routes, ranges, want string }{
+		{"0.2.0", `[{"dst":"0.0.0.0/0","gw":"10.0.0.1"}]`, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"fd00::/64"}]]`, ""},
+		{"0.2.0", `[{"dst":"0.0.0.0/0"},{"dst":"10.9.0.0/16","table":7}]`, `[[{"subnet":"10.0.0.0/24"}]]`, "ipam.routes[1] has more than dst and gw"},
+		{"0.2.0", `[]`, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"10.1.0.0/24"}]]`, "several sets of one family"},
+		{"0.3.0", `[{"dst":"0.0.0.0/0","mtu":1300}]`, `[[{"subnet":"10.0.0.0/24"}],[{"subnet":"10.1.0.0/24"}]]`, ""},
+	} {
+		p.more["cniVersion"], p.ipam["routes"], p.ipam["ranges"] = c.version, json.RawMessage(c.routes), json.RawMessage(c.ranges)
+		_, err := p.call("ADD", "a")
+		switch {
+		case err == nil && c.want == "":
+		case cni.CodeOf(err) != cni.CodeConfig || c.want == "" || !strings.Contains(err.Error(), c.want):
+			t.Errorf("%s, %s, %s: %v, want %q", c.version, c.routes, c.ranges, err, c.want)
+		}
+		p.del("a")
+	}
+}
+
 func TestRoutesAndDNS(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/24"}]]`)
 	file := filepath.Join(t.TempDir(), "resolv.conf")

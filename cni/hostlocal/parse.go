@@ -229,7 +229,8 @@ func parseSpan(text string) (span, error) {
 	return span{first, last}, err
 }
 
-func (i *ipam) routes() ([]*types.Route, error) {
+// routes reads the routes. Results before 0.3.0 have no place for their attributes.
+func (i *ipam) routes(version string) ([]*types.Route, error) {
 	var routes []*types.Route
 	for n, rc := range i.Routes {
 		key := fmt.Sprintf("ipam.routes[%d]", n)
@@ -250,6 +251,9 @@ func (i *ipam) routes() ([]*types.Route, error) {
 		}
 		if err := rc.checkNumbers(); err != nil {
 			return nil, cni.Errorf(cni.CodeConfig, "%s.%w", key, err)
+		}
+		if plain := (routeConfig{Dst: rc.Dst, GW: rc.GW}); rc != plain && !cni.AtLeast(version, "0.3.0") {
+			return nil, cni.Errorf(cni.CodeConfig, "%s has more than dst and gw, which cniVersion %s has no place for", key, version)
 		}
 		routes = append(routes, route)
 	}
