@@ -8,15 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// lentAt is the descriptor of a lent lock in the program. Programs give those that they
-// start descriptors from 3 on, in the place of whatever is there, and leave the high ones
-// alone.
+// lentAt is the descriptor of a lent lock in the program, or where it has that many the
+// first behind its own. Programs give those that they start descriptors from 3 on, in the
+// place of whatever is there, and leave the high ones alone.
 const lentAt = 100
 
 // Lend has a command that is about to be started, and all that it starts in turn, hold the
@@ -25,10 +26,11 @@ const lentAt = 100
 // groups. It is for a lock of a whole file.
 func (l *Lock) Lend(cmd *exec.Cmd) {
 	const first = 3 // behind the standard streams
-	files := make([]*os.File, lentAt-first+1)
-	copy(files, cmd.ExtraFiles)
-	files[lentAt-first] = l.file
-	cmd.ExtraFiles = files
+	files := slices.Clone(cmd.ExtraFiles)
+	for len(files) < lentAt-first {
+		files = append(files, nil)
+	}
+	cmd.ExtraFiles = append(files, l.file)
 }
 
 // evictLimit is how long killed processes may take to be gone.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,6 +64,27 @@ func TestEvict(t *testing.T) {
 	}
 	_ = other.Process.Kill()
 	_ = other.Wait()
+}
+
+// TestLendLeavesTheFilesOfTheCommand: the program has all that it was to have, in their
+// places, and the lock.
+func TestLendLeavesTheFilesOfTheCommand(t *testing.T) {
+	for _, count := range []int{0, 1, 96, 97, 98, 99, 150} {
+		l := take(t, filepath.Join(t.TempDir(), "lock"), flock.Exclusive)
+		cmd := exec.Command("true")
+		for i := range count {
+			cmd.ExtraFiles = append(cmd.ExtraFiles, os.NewFile(uintptr(1<<20+i), strconv.Itoa(i)))
+		}
+		own := slices.Clone(cmd.ExtraFiles)
+		l.Lend(cmd)
+		if !slices.Equal(cmd.ExtraFiles[:count], own) {
+			t.Errorf("of %d files of the command's own some are lost", count)
+		}
+		if at := 3 + len(cmd.ExtraFiles) - 1; cmd.ExtraFiles[at-3] == nil || at != max(100, 3+count) {
+			t.Errorf("with %d files the lock is descriptor %d", count, at)
+		}
+		l.Release()
+	}
 }
 
 // ends waits until a process has ended: one that is killed has no files any more some
