@@ -1,13 +1,15 @@
-// Package procmark tells which processes belong to something that is tested: those
-// that have a mark, which nobody else can have, as the path of a temporary
+// Package procmark tells which processes belong to something, a runtime that is tested
+// say: those that have a mark, which nobody else can have, as the path of a temporary
 // directory. It reads /proc, and so needs Linux.
 package procmark
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
@@ -18,13 +20,63 @@ import (
 // by it when all of the runtime has been killed. A process that has ended, or may
 // not be read, does not.
 func Carries(pid int, mark string) bool {
-	dir, text := filepath.Join("/proc", strconv.Itoa(pid)), []byte(mark)
-	for _, file := range []string{"cmdline", "environ"} {
-		if data, err := rawfile.Read(filepath.Join(dir, file)); err == nil && bytes.Contains(data, text) {
-			return true
-		}
+	text := []byte(mark)
+	env, err := Environ(pid)
+	if err == nil && bytes.Contains(env, text) {
+		return true
+	}
+	dir := dirOf(pid)
+	if data, err := rawfile.Read(filepath.Join(dir, "cmdline")); err == nil && bytes.Contains(data, text) {
+		return true
 	}
 	return bytes.Contains(root(dir), text)
+}
+
+// Environ returns the environment that a process was executed with
+// (proc_pid_environ(5)). In the middle of execve(2) a process has none, nor a command
+// line: the end of that is waited for.
+func Environ(pid int) ([]byte, error) {
+	for deadline := time.Now().Add(execLimit); ; time.Sleep(50 * time.Microsecond) {
+		env, err := rawfile.Read(filepath.Join(dirOf(pid), "environ"))
+		if err != nil || len(env) > 0 {
+			return env, err
+		}
+		if stat, err := statOf(pid); err != nil || !stat.executing() || time.Now().After(deadline) {
+			// Either it has none, or it has one since it was asked.
+			return rawfile.Read(filepath.Join(dirOf(pid), "environ"))
+		}
+	}
+}
+
+// execLimit is for a process that reads its program from a disk which does not answer.
+const execLimit = time.Second
+
+func dirOf(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
+
+// stat is a part of proc_pid_stat(5).
+type stat struct {
+	state  byte
+	memory bool // it has some: threads of the kernel and zombies have not
+	envEnd bool // the place of the environment is known
+}
+
+// executing reports whether the process has the memory of a new program and not yet
+// its environment. That is only told to who may read the environment.
+func (s stat) executing() bool { return s.memory && !s.envEnd }
+
+func statOf(pid int) (stat, error) {
+	text, err := rawfile.Read(filepath.Join(dirOf(pid), "stat"))
+	if err != nil {
+		return stat{}, err
+	}
+	const state, vsize, envEnd = 3, 23, 51 // as the manual counts them
+	// The name, which is the second, may hold anything.
+	f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(f) <= envEnd-state {
+		return stat{}, errors.ErrUnsupported
+	}
+	is := func(field int) bool { return string(f[field-state]) != "0" }
+	return stat{state: f[0][0], memory: is(vsize), envEnd: is(envEnd)}, nil
 }
 
 // root returns the line of proc_pid_mountinfo(5) that is about the process's root,

@@ -1,10 +1,15 @@
 package procmark_test
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nodekit-project/nodekit/internal/procmark"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -76,5 +81,102 @@ exec env -i "$@"`
 	beside.Dir = mark
 	if procmark.Carries(waiting(t, beside), mark) {
 		t.Error("a mount below the mark makes a process carry it")
+	}
+}
+
+// again makes a program that executes itself without end.
+func again(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "again")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nexec \"$0\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestCarriesWhileItExecutes: every fiftieth look or so meets the program where it has
+// neither command line nor environment.
+func TestCarriesWhileItExecutes(t *testing.T) {
+	cmd := exec.Command(again(t))
+	cmd.Env = []string{"MARK=just so"}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	}()
+	const looks = 5000
+	missed := 0
+	for range looks {
+		if !procmark.Carries(cmd.Process.Pid, "MARK=just so") {
+			missed++
+		}
+	}
+	if missed > 0 {
+		t.Errorf("of %d looks %d did not see the mark", looks, missed)
+	}
+}
+
+// TestEnvironOfNone: a process without an environment is not waited for, nor is one that
+// is not there.
+func TestEnvironOfNone(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "echo; read -r line")
+	cmd.Env = []string{}
+	pid := waiting(t, cmd)
+	begin := time.Now()
+	if env, err := procmark.Environ(pid); err != nil || len(env) > 0 {
+		t.Errorf("the environment is %q, %v", env, err)
+	}
+	if _, err := procmark.Environ(1 << 30); err == nil {
+		t.Error("no process has an environment")
+	}
+	if took := time.Since(begin); took > time.Second/2 {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestKill finds what a process has started that ended after it was listed and before it
+// was looked at.
+func TestKill(t *testing.T) {
+	mark := t.TempDir()
+	first := exec.Command("sh", "-c", "echo; read -r line; sleep 1000 <&- >&- 2>&- & echo $!")
+	first.Env = []string{"MARK=" + mark, "PATH=" + os.Getenv("PATH")}
+	stdin, err := first.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := first.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(stdout, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	second := 0
+	match := func(pid int) bool {
+		if pid == first.Process.Pid && second == 0 {
+			stdin.Close()
+			if _, err := fmt.Fscan(stdout, &second); err != nil {
+				t.Error(err)
+			}
+			if err := first.Wait(); err != nil {
+				t.Error(err)
+			}
+		}
+		return procmark.Carries(pid, mark)
+	}
+	if err := procmark.Kill(match, 10, time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", second)); err == nil && !strings.Contains(string(stat), ") Z ") {
+		t.Errorf("what it has started runs on: %s", stat)
+		_ = syscall.Kill(second, syscall.SIGKILL)
+	}
+	if err := procmark.Kill(func(int) bool { return false }, 2, 0); err != nil {
+		t.Errorf("with nobody to kill: %v", err)
 	}
 }
