@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
@@ -244,6 +246,37 @@ func TestUpdateAndStats(t *testing.T) {
 	}
 	if w := resp.Stats.WritableLayer; w.GetUsedBytes().GetValue() < 8192 || w.UsedBytes.Value > 1<<20 || w.GetInodesUsed().GetValue() < 1 {
 		t.Errorf("the container has written %v, want a file of 8 KiB", w)
+	}
+	n.removeSandbox(sandbox)
+}
+
+// TestFailedUpdate: an update that fails half way leaves the limits as they were, also
+// those that there were none of, and the record with them.
+func TestFailedUpdate(t *testing.T) {
+	n := newNode(t)
+	sandbox, id := n.run("update", nil, "sleep", "forever")
+	dirs, err := cgroup.Dirs(n.sandboxCgroup(sandbox) + "/" + id)
+	n.must(err)
+	state := func() (all []string) {
+		for _, dir := range dirs {
+			for _, name := range []string{"cpu.shares", "cpu.weight", "cpu.cfs_quota_us", "cpu.max", "cpuset.cpus", "memory.limit_in_bytes", "memory.max"} {
+				if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+					all = append(all, name+" "+string(text))
+				}
+			}
+		}
+		st, err := n.rs.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		n.must(err)
+		return append(all, st.GetStatus().GetResources().String())
+	}
+	before := state()
+	change := &runtimeapi.LinuxContainerResources{CpuShares: 200, CpusetCpus: "0", MemoryLimitInBytes: 64 << 20, CpuPeriod: 50000, CpuQuota: 1} // no kernel takes the quota
+	_, err = n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: change})
+	if err == nil {
+		t.Error("a quota of a microsecond was given")
+	}
+	if diff := cmp.Diff(before, state()); diff != "" || len(before) < 5 {
+		t.Errorf("after an update that failed (-want +got):\n%s", diff)
 	}
 	n.removeSandbox(sandbox)
 }

@@ -101,8 +101,8 @@ type Limits struct {
 	Unified map[string]string
 }
 
-// Set changes the limits of a cgroup that exists. When it returns an error a
-// part of them may have been changed.
+// Set changes the limits of a cgroup that exists, all of them or none: after an error
+// they are what they were, but for those that the error says stay.
 func Set(path string, l Limits) error {
 	if len(l.Unified) > 0 && Version() == 1 {
 		return fault.Invalid.Errorf("limiting cgroup %q: unified resources need cgroup v2", path)
@@ -117,12 +117,27 @@ func Set(path string, l Limits) error {
 		err = fault.FailedPrecondition.Errorf("huge pages cannot be limited: the hugetlb controller is not mounted with the others")
 	}
 	if err == nil {
-		err = m.Set(l.resources())
+		err = l.set(m, IsUnit(path))
 	}
 	if err != nil {
 		return fmt.Errorf("limiting cgroup %q: %w", path, err)
 	}
 	return nil
+}
+
+func (l Limits) set(m cgroups.Manager, unit bool) error {
+	had := remember(m.GetPaths(), Version(), l)
+	err := m.Set(l.resources())
+	if err == nil {
+		return nil
+	}
+	if unit && len(had) > 0 {
+		_ = m.Set(had.resources()) // what matters of it is looked at next
+	}
+	if rerr := had.restore(); rerr != nil {
+		return fmt.Errorf("%w; and a part of it is in force: %w", err, rerr)
+	}
+	return err
 }
 
 func (l Limits) resources() *cgroups.Resources {

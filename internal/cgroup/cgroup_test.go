@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -144,6 +146,69 @@ func TestLimits(t *testing.T) {
 	}
 	if pids != "7" {
 		t.Errorf("pids.max = %q, want 7", pids)
+	}
+}
+
+// limitsOf returns what the files have that Limits write, by name.
+func limitsOf(t *testing.T, path string) map[string]string {
+	t.Helper()
+	dirs, err := cgroup.Dirs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, dir := range dirs {
+		for _, pattern := range []string{"cpu.shares", "cpu.weight", "cpu.cfs_*_us", "cpu.max", "cpuset.cpus", "cpuset.mems", "memory.*limit_in_bytes", "memory*.max", "pids.max", "hugetlb.*.max", "hugetlb.*limit_in_bytes"} {
+			files, _ := filepath.Glob(filepath.Join(dir, pattern))
+			for _, f := range files {
+				if text, err := os.ReadFile(f); err == nil {
+					all[filepath.Base(f)] = string(text)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// TestSetAllOrNothing: whichever limit is impossible, the others stay what they were,
+// also those that there were none of.
+func TestSetAllOrNothing(t *testing.T) {
+	change := cgroup.Limits{CPUShares: 600, CPUQuota: 70000, CPUPeriod: 90000, Memory: 96 << 20, PIDs: 9, CPUs: "0", Mems: "0"}
+	impossible := map[string]func(*cgroup.Limits){
+		"a processor that is not there": func(l *cgroup.Limits) { l.CPUs = "7000" },
+		"memory that is not there":      func(l *cgroup.Limits) { l.Mems = "900" },
+		"a quota that is too short":     func(l *cgroup.Limits) { l.CPUQuota = 1 },
+		"a period that is too long":     func(l *cgroup.Limits) { l.CPUPeriod = 1 << 40 },
+		"too many processes":            func(l *cgroup.Limits) { l.PIDs = 1 << 40 },
+	}
+	for name, limits := range map[string]cgroup.Limits{
+		"without limits": {},
+		"with limits":    {CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 64 << 20, PIDs: 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := fresh(t)
+			if err := errors.Join(cgroup.Create(path), cgroup.Set(path, limits)); err != nil {
+				t.Fatal(err)
+			}
+			before := limitsOf(t, path)
+			if len(before) < 4 {
+				t.Fatalf("there are only the files %v", before)
+			}
+			for what, spoil := range impossible {
+				l := change
+				spoil(&l)
+				err := cgroup.Set(path, l)
+				if err == nil {
+					t.Errorf("%s was given", what)
+				}
+				if diff := cmp.Diff(before, limitsOf(t, path)); diff != "" {
+					t.Errorf("after %s (%v) (-want +got):\n%s", what, err, diff)
+				}
+			}
+			if err := cgroup.Set(path, change); err != nil {
+				t.Errorf("what is possible: %v", err)
+			}
+		})
 	}
 }
 

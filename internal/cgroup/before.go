@@ -1,0 +1,169 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+)
+
+// before is what the files of a cgroup held that a change may write.
+type before []setting
+
+type setting struct{ file, text string }
+
+// remember reads the files that the limits are written to. One that is not there is
+// left out: the change will not find it either.
+func remember(dirs map[string]string, version int, l Limits) before {
+	var b before
+	for _, f := range l.files(dirs, version) {
+		if text, err := os.ReadFile(f); err == nil {
+			b = append(b, setting{f, string(text)})
+		}
+	}
+	return b
+}
+
+// files are those that the library writes the limits to. dirs are the cgroup's, by
+// controller and, on version 2, by an empty name.
+func (l Limits) files(dirs map[string]string, version int) (files []string) {
+	add := func(controller string, on1, on2 []string) {
+		dir, names := dirs[controller], on1
+		if version == 2 {
+			dir, names = dirs[""], on2
+		}
+		for _, name := range names {
+			if dir != "" {
+				files = append(files, path.Join(dir, name))
+			}
+		}
+	}
+	if l.CPUShares != 0 {
+		add("cpu", []string{"cpu.shares"}, []string{"cpu.weight"})
+	}
+	if l.CPUQuota != 0 || l.CPUPeriod != 0 {
+		add("cpu", []string{"cpu.cfs_period_us", "cpu.cfs_quota_us"}, []string{"cpu.max"})
+	}
+	if l.Memory != 0 || l.MemorySwap != 0 {
+		add("memory", []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"}, []string{"memory.swap.max", "memory.max"})
+	}
+	if l.PIDs != 0 {
+		add("pids", []string{"pids.max"}, []string{"pids.max"})
+	}
+	if l.CPUs != "" {
+		add("cpuset", []string{"cpuset.cpus"}, []string{"cpuset.cpus"})
+	}
+	if l.Mems != "" {
+		add("cpuset", []string{"cpuset.mems"}, []string{"cpuset.mems"})
+	}
+	for size := range l.Hugepages {
+		for _, kind := range []string{"", ".rsvd"} {
+			name := "hugetlb." + size + kind
+			add("hugetlb", []string{name + ".limit_in_bytes"}, []string{name + ".max"})
+		}
+	}
+	for name := range l.Unified {
+		if !strings.Contains(name, "/") { // which the library refuses
+			add("", nil, []string{name})
+		}
+	}
+	return files
+}
+
+// changed are the settings that are not in force.
+func (b before) changed() (list before) {
+	for _, s := range b {
+		if now, err := os.ReadFile(s.file); err != nil || string(now) != s.text {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// restore writes what was there before. The kernel takes some limits only behind others,
+// that of memory below the one of memory and swap say, so it is tried again as long as
+// that brings something. It names what is still in force of the change.
+func (b before) restore() error {
+	left := b.changed()
+	for {
+		errs := map[string]error{}
+		for _, s := range left {
+			errs[s.file] = s.write()
+		}
+		still := left.changed()
+		if len(still) == len(left) {
+			return still.report(errs)
+		}
+		left = still
+	}
+}
+
+func (b before) report(errs map[string]error) error {
+	var all []error
+	for _, s := range b {
+		now, err := os.ReadFile(s.file)
+		if err = errors.Join(errs[s.file], err); err == nil {
+			err = errors.New("it takes no such text")
+		}
+		all = append(all, fmt.Errorf("%s stays %q and was %q: %w", path.Base(s.file), strings.TrimSpace(string(now)), strings.TrimSpace(s.text), err))
+	}
+	return errors.Join(all...)
+}
+
+// write writes a setting line by line, as the kernel takes those files that have
+// several.
+func (s setting) write() error {
+	f, err := os.OpenFile(s.file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(s.text) {
+		if _, err := f.WriteString(line); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return f.Close()
+}
+
+// resources are the settings as systemd is told them, which would write what it was told
+// last again some day. It has no word for an empty set of processors.
+func (b before) resources() *cgroups.Resources {
+	r := &cgroups.Resources{SkipDevices: true}
+	var period, shares int64
+	numbers := map[string]*int64{
+		"cpu.shares": &shares, "cpu.cfs_period_us": &period, "cpu.cfs_quota_us": &r.CpuQuota,
+		"memory.limit_in_bytes": &r.Memory, "memory.memsw.limit_in_bytes": &r.MemorySwap,
+	}
+	for _, s := range b {
+		name, text := path.Base(s.file), strings.TrimSpace(s.text)
+		switch into := numbers[name]; {
+		case text == "":
+		case Version() == 2:
+			if r.Unified == nil {
+				r.Unified = map[string]string{}
+			}
+			r.Unified[name] = text
+		case into != nil:
+			*into, _ = strconv.ParseInt(text, 10, 64) // the kernel has written it
+			if *into >= unlimited {
+				*into = -1
+			}
+		case name == "cpuset.cpus":
+			r.CpusetCpus = text
+		case name == "cpuset.mems":
+			r.CpusetMems = text
+		case name == "pids.max":
+			limit := int64(-1)
+			if text != "max" {
+				limit, _ = strconv.ParseInt(text, 10, 64)
+			}
+			r.PidsLimit = &limit
+		}
+	}
+	r.CpuShares, r.CpuPeriod = uint64(shares), uint64(period)
+	return r
+}
