@@ -78,8 +78,10 @@ type follower struct {
 	bookmarks bool
 }
 
-// follow sends what follows the revision. A client that names none, or asks for
-// initial events, gets what there is first.
+// follow sends what follows the revision, until ctx ends: what is there at that
+// moment, too. So a watch makes progress however short its time and slow the
+// machine, and a client can go on from the last resourceVersion that it saw. A
+// client that names none, or asks for initial events, gets what there is first.
 func (f *follower) follow(ctx context.Context, from *store.Store, at uint64, initial bool) error {
 	if at == 0 || initial {
 		var err error
@@ -100,17 +102,16 @@ func (f *follower) follow(ctx context.Context, from *store.Store, at uint64, ini
 		tick, cancel := context.WithTimeout(ctx, bookmarkEvery)
 		events, err := w.Next(tick)
 		cancel()
+		over := ctx.Err() != nil
 		switch {
 		case errors.Is(err, fault.OutOfRange):
 			return errors.Join(f.expired(err), f.flush())
-		case ctx.Err() != nil:
-			return nil
 		case err != nil && f.bookmarks:
 			err = f.bookmark(w.Revision(), false)
 		default:
 			err = f.changes(events)
 		}
-		if err := errors.Join(err, f.flush()); err != nil {
+		if err := errors.Join(err, f.flush()); err != nil || over {
 			return err
 		}
 	}

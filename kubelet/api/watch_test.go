@@ -3,12 +3,16 @@ package api_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -16,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/nodekit-project/nodekit/kubelet/api"
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
@@ -91,7 +96,7 @@ func TestWatch(t *testing.T) {
 		configMaps + "/b?watch=1&resourceVersion=" + from:                                 "ADDED b, MODIFIED b, DELETED b",
 		"/api/v1/configmaps?watch=1":                                                      "ADDED cm",
 		"/api/v1/configmaps?watch=1&resourceVersion=0":                                    "ADDED cm",
-		"/api/v1/configmaps?watch=1&sendInitialEvents=true&allowWatchBookmarks=true":      "ADDED cm, BOOKMARK ",
+		"/api/v1/configmaps?watch=1&sendInitialEvents=true&allowWatchBookmarks=true":      "ADDED cm, BOOKMARK , BOOKMARK ",
 		"/api/v1/configmaps?watch=1&sendInitialEvents=true&resourceVersion=" + from:       "ADDED cm, BOOKMARK ",
 		"/api/v1/configmaps?watch=1&sendInitialEvents=false":                              "",
 		"/api/v1/configmaps?watch=1&resourceVersion=" + fmt.Sprint(s.store.Revision()):    "",
@@ -106,6 +111,54 @@ func TestWatch(t *testing.T) {
 			t.Errorf("%s\n got %s\nwant %s", query, strings.Join(got, ", "), want)
 		}
 	}
+}
+
+// late is a client so slow that a watch's time is over when the headers have
+// gone out.
+type late struct{ *httptest.ResponseRecorder }
+
+func (l late) Flush() {
+	if l.Body.Len() == 0 {
+		time.Sleep(2 * time.Second)
+	}
+}
+
+// TestWatchWhoseTimeIsOver has events that are ready when the time ends: they
+// go out, and a bookmark says how far the watch was where nothing does.
+func TestWatchWhoseTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held, err := store.Open(filepath.Join(t.TempDir(), "objects.db"), nil)
+		must(t, err)
+		defer held.Close()
+		server, err := api.New(api.Config{Store: held, NodeName: "node", Kubelet: kubelet{}, TLS: &tls.Config{}})
+		must(t, err)
+		get := func(w http.ResponseWriter, query string) {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, configMaps+"?watch=1&timeoutSeconds=1&"+query, http.NoBody)
+			server.Handler().ServeHTTP(w, r)
+		}
+		kind, err := object.KindOf(&v1.ConfigMap{})
+		must(t, err)
+		var from uint64
+		for _, name := range []string{"before", "a", "b"} {
+			if name == "a" {
+				from = held.Revision()
+			}
+			_, err := held.Write(kind, "default", name, func(store.Object) (store.Object, error) {
+				return &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}, nil
+			}, store.WriteOptions{})
+			must(t, err)
+		}
+		w := late{httptest.NewRecorder()}
+		get(w, fmt.Sprintf("resourceVersion=%d", from))
+		if got := w.Body.String(); strings.Count(got, `"ADDED"`) != 2 {
+			t.Errorf("a watch whose time was over at once sent %q, want both objects", got)
+		}
+		end := httptest.NewRecorder()
+		get(end, fmt.Sprintf("allowWatchBookmarks=true&labelSelector=l&resourceVersion=%d", from))
+		if got := end.Body.String(); at(got, "type") != "BOOKMARK" || at(got, "object.metadata.resourceVersion") != fmt.Sprint(held.Revision()) {
+			t.Errorf("a watch of nothing ended with %q, want a bookmark at %d", got, held.Revision())
+		}
+	})
 }
 
 // TestObjectThatLeavesTheSelection has a watcher's last sight of it as it was,
