@@ -72,7 +72,12 @@ func Boot() (string, error) { return bootid.Read() }
 // Store is a directory of records.
 type Store struct{ dir string }
 
-// Open returns the store in dir, which the first Put makes. Nothing is read.
+// made is the mode of the directories that Put makes.
+const made = 0o700
+
+// Open returns the store in dir, which the first Put makes, and the last Delete
+// removes. A directory with another mode than that of Put's was made for it by
+// somebody else, and stays. Nothing is read.
 func Open(dir string) *Store { return &Store{dir} }
 
 // Put makes the record durable, in place of one that is there. Names that cannot
@@ -109,15 +114,15 @@ func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
 	return read(path, Record{Network: network, ContainerID: containerID, IfName: ifName})
 }
 
-// write makes the network's directory and the file in it. Between the two a Delete
-// of the last attachment may take the directory away.
+// write makes the directories and the file in them. Meanwhile a Delete of the last
+// attachment may take a directory away.
 func write(path string, data []byte) (err error) {
 	const attempts = 100 // each lost to another container's DEL
 	for range attempts {
-		if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return err
+		if err = os.MkdirAll(filepath.Dir(path), made); err == nil {
+			err = atomicfile.Write(path, data, 0o600)
 		}
-		if err = atomicfile.Write(path, data, 0o600); !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -126,7 +131,7 @@ func write(path string, data []byte) (err error) {
 
 // Delete forgets the attachment, with what an interrupted Put of it left. It
 // succeeds when there is no record. The last one of a network takes the network's
-// directory with it.
+// directory with it, and the last one of all the store's.
 func (s *Store) Delete(network, containerID, ifName string) error {
 	path, err := s.path(network, containerID, ifName)
 	if err != nil {
@@ -136,6 +141,9 @@ func (s *Store) Delete(network, containerID, ifName string) error {
 		return fmt.Errorf("forgetting attachment: %w", err)
 	}
 	_ = os.Remove(filepath.Dir(path)) // which others' records keep
+	if fi, err := os.Lstat(s.dir); err == nil && fi.Mode() == fs.ModeDir|made {
+		_ = os.Remove(s.dir) // which other networks keep
+	}
 	return nil
 }
 

@@ -108,9 +108,43 @@ func TestDeleteLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestDirectoryGoesAndComes: the last attachment of a network goes while others come.
+// TestStoreGoesWithItsLastRecord: a directory that Put has made leaves nothing of the
+// plugin on the machine; one that was prepared for it stays.
+func TestStoreGoesWithItsLastRecord(t *testing.T) {
+	parent := t.TempDir()
+	prepared, link := filepath.Join(parent, "prepared"), filepath.Join(parent, "link")
+	err := errors.Join(os.Mkdir(prepared, 0o750), os.Mkdir(filepath.Join(parent, "target"), 0o700), os.Symlink("target", link))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, stays := range map[string]bool{filepath.Join(parent, "run", "p"): false, prepared: true, link: true} {
+		s := state.Open(dir)
+		for _, network := range []string{"n", "m"} {
+			if err := s.Put(&state.Record{Network: network, ContainerID: "c", IfName: "eth0", Plugin: "p"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Delete("n", "c", "eth0"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get("m", "c", "eth0"); err != nil {
+			t.Errorf("%s: of the other network: %v", dir, err)
+		}
+		if err := s.Delete("m", "c", "eth0"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(dir); (err == nil) != stays {
+			t.Errorf("%s: stays %t (%v), want %t", dir, err == nil, err, stays)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(parent, "run")); err != nil {
+		t.Errorf("the directory above: %v", err)
+	}
+}
+
+// TestDirectoryGoesAndComes: the last attachment of all goes while others come.
 func TestDirectoryGoesAndComes(t *testing.T) {
-	s := state.Open(t.TempDir())
+	s := state.Open(filepath.Join(t.TempDir(), "store"))
 	var group sync.WaitGroup
 	for i := range 8 {
 		id := string(rune('a' + i))
