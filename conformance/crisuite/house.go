@@ -30,6 +30,10 @@ type house struct {
 	// online says that the runtime had a network for Pods at some time, offline that it
 	// came up without one and never had.
 	online, offline atomic.Bool
+	// answered says that the runtime has answered at some time; vain is why it never
+	// will, told by the first start.
+	answered atomic.Bool
+	vain     atomic.Pointer[misplacedError]
 
 	mu     sync.Mutex
 	rt     *runtime

@@ -19,3 +19,5 @@ func hybrid() bool { return false }
 func makeCgroup(string) error { return errors.ErrUnsupported }
 
 func removeCgroup(string) error { return errors.ErrUnsupported }
+
+func (*runtime) listens() []string { return nil }

@@ -40,6 +40,9 @@ type runtime struct {
 
 // startRuntime starts or dials the house's target. enter is the supervisor's, or nil.
 func startRuntime(ctx context.Context, h *house, dir string, images *registry, enter func() error) (*runtime, error) {
+	if in := h.vain.Load(); in != nil {
+		return nil, *in
+	}
 	r := &runtime{target: h.target, house: h, dir: dir, images: images, pulled: map[string]bool{}}
 	target, endpoint := h.target, h.target.Endpoint
 	var err error
@@ -117,25 +120,18 @@ func (r *runtime) load(ctx context.Context, endpoint string) error {
 
 // await waits until the runtime answers.
 func (r *runtime) await(ctx context.Context) error {
+	rule := ctx
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	if r.process != nil {
-		died := r.process.Done()
-		go func() {
-			select {
-			case <-died:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	_, err := r.Wait(ctx)
-	if err != nil && r.process != nil {
-		return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
+	err := r.answers(ctx)
+	var misplaced misplacedError
+	if errors.As(err, &misplaced) && rule.Err() == nil && !r.house.answered.Load() {
+		r.house.vain.Store(&misplaced)
 	}
 	if err != nil {
-		return fmt.Errorf("the runtime does not answer: %w", err)
+		return err
 	}
+	r.house.answered.Store(true)
 	// A runtime that is up may need a moment for its network. One that had none at its
 	// first start has none.
 	for late := time.Now().Add(networkTime); ; time.Sleep(20 * time.Millisecond) {
@@ -151,6 +147,55 @@ func (r *runtime) await(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// answers waits for the first answer, until the runtime ends, turns out to serve
+// another socket, or ctx ends.
+func (r *runtime) answers(ctx context.Context) error {
+	if r.process == nil {
+		if _, err := r.Wait(ctx); err != nil {
+			return fmt.Errorf("the runtime does not answer: %w", err)
+		}
+		return nil
+	}
+	began := time.Now()
+	waits, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	died := r.process.Done()
+	go func() {
+		select {
+		case <-died:
+			cancel(nil)
+		case <-waits.Done():
+		}
+	}()
+	go func() {
+		if err := r.looksElsewhere(waits); err != nil {
+			cancel(err)
+		}
+	}()
+	_, err := r.Wait(waits)
+	var misplaced misplacedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(context.Cause(waits), &misplaced):
+		return misplaced
+	case r.lives() && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		if _, gone := os.Lstat(strings.TrimPrefix(r.endpoint, "unix://")); gone != nil {
+			return r.misplaced(r.without(time.Since(began)))
+		}
+	}
+	return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
+}
+
+// without describes a runtime that has not made its socket.
+func (r *runtime) without(waited time.Duration) string {
+	text := fmt.Sprintf("there was no socket within %v", waited.Round(time.Second))
+	if listens := r.listens(); len(listens) > 0 {
+		text += ", while it listens at " + strings.Join(listens, ", ")
+	}
+	return text
 }
 
 // networkTime is how long a runtime that answers may say that it has no network yet.

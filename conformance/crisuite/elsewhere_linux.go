@@ -1,0 +1,106 @@
+package crisuite
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/procmark"
+)
+
+// listens returns the paths of the unix sockets at which the runtime and its children
+// listen.
+func (r *runtime) listens() (found []string) {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !r.owns(pid) {
+			continue
+		}
+		for _, name := range listensIn(filepath.Join("/proc", e.Name())) {
+			for _, path := range pathsOf(name) {
+				if r.owns(listener(path)) {
+					found = append(found, path)
+				}
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// owns reports whether a process is the runtime's.
+func (r *runtime) owns(pid int) bool {
+	return pid > 0 && pid != os.Getpid() && procmark.Carries(pid, r.root)
+}
+
+// pathsOf returns where the socket may be that was bound to the name: there, or, as
+// some give it its name only when it works, beside it.
+func pathsOf(name string) []string {
+	if !filepath.IsAbs(name) {
+		return nil
+	}
+	if _, err := os.Lstat(name); err == nil {
+		return []string{name}
+	}
+	var paths []string
+	entries, _ := os.ReadDir(filepath.Dir(name)) // what is not there has none
+	for _, e := range entries {
+		if e.Type()&os.ModeSocket != 0 {
+			paths = append(paths, filepath.Join(filepath.Dir(name), e.Name()))
+		}
+	}
+	return paths
+}
+
+// listensIn returns the names that the unix sockets were bound to on which a process
+// listens: those of its network namespace that one of its descriptors is.
+func listensIn(proc string) (found []string) {
+	const flags, inode, path, accepts = 3, 6, 7, 0x10000 // the fields of proc_net_unix(5), and __SO_ACCEPTCON of Linux
+	own := map[string]bool{}
+	fds, _ := os.ReadDir(filepath.Join(proc, "fd")) // it may have ended
+	for _, fd := range fds {
+		if target, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil {
+			own[target] = true
+		}
+	}
+	table, _ := os.ReadFile(filepath.Join(proc, "net/unix"))
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) <= path || !own["socket:["+fields[inode]+"]"] {
+			continue
+		}
+		if n, err := strconv.ParseUint(fields[flags], 16, 64); err == nil && n&accepts != 0 {
+			found = append(found, fields[path])
+		}
+	}
+	return found
+}
+
+// listener returns the process that listens at a unix socket, 0 for none.
+func listener(path string) (pid int) {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	err = raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(peer.Pid)
+		}
+	})
+	if err != nil {
+		return 0
+	}
+	return pid
+}
