@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -159,6 +160,24 @@ func TestNextRunTakesDownWhatAKilledOneLeft(t *testing.T) {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
 	c.clean(killed.out.String() + out)
+}
+
+// TestRunExamples runs what lies in the folders that authors copy.
+func TestRunExamples(t *testing.T) {
+	for example, want := range map[string]string{
+		"cni-hello":    `hello \| .* eth0: `,
+		"csi-hello":    `hello \| hello from pvc-`,
+		"device-hello": `hello \| hello from hello-[\s\S]*hello \| character 1:3`,
+	} {
+		t.Run(example, func(t *testing.T) {
+			c := newCLI(t)
+			out, code := c.run("run", "--plugin", filepath.Join(c.bin, example), filepath.Join("../../examples", example, "pod.yaml"))
+			if code != 0 || !regexp.MustCompile(want).MatchString(out) {
+				t.Errorf("exit code %d, want 0 and %q:\n%s", code, want, out)
+			}
+			c.clean(out)
+		})
+	}
 }
 
 func TestRunWithAPluginOfYourOwn(t *testing.T) {
