@@ -16,7 +16,7 @@ import (
 func TestOddButLegalClient(t *testing.T) {
 	t.Parallel()
 	target := alone(t, fault{ask: odd, told: oddTold})
-	target.Patience = patience
+	target.Patience = paced(t, patience)
 	passes(t, target, nil)
 	passes(t, target, nil, "CRIC-CONN-005")
 }

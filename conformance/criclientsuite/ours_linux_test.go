@@ -82,7 +82,8 @@ func lacking() []criclientsuite.Feature {
 
 func ours(t testing.TB) criclientsuite.Target {
 	t.Helper()
-	return criclientsuite.Target{Start: command(t).Start, Lacks: lacking(), Device: device, Patience: patience}
+	start := command(t).Start
+	return criclientsuite.Target{Start: start, Lacks: lacking(), Device: device, Patience: paced(t, patience)}
 }
 
 // unmet are the quick SHOULDs that our kubelet does not meet.
@@ -91,6 +92,36 @@ func unmet() map[string]bool { return map[string]bool{"CRIC-SBX-019": true} }
 // patience is enough for a kubelet that is told of what happens, on a busy machine.
 const patience = 16 * time.Second
 
+// ruleTime is the safety net of a rule, whose patience ends it long before.
+const ruleTime = 10 * time.Minute
+
+// paced is the time on a machine that takes longer for all it does: as many times longer.
+func paced(t testing.TB, of time.Duration) time.Duration {
+	t.Helper()
+	times, err := pace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(times * float64(of))
+}
+
+// pace is how many times longer than usual it takes to start nodekit, at least once and at
+// most six times: what is waited for in vain takes that long, too.
+var pace = sync.OnceValues(func() (float64, error) {
+	const starts, usual, most = 20, 20 * time.Millisecond, 6
+	nodekit, err := program()
+	if err != nil {
+		return 0, err
+	}
+	begun := time.Now()
+	for range starts {
+		if out, err := exec.Command(nodekit, "version").CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("starting nodekit: %w\n%s", err, out)
+		}
+	}
+	return min(max(float64(time.Since(begun))/float64(starts*usual), 1), most), nil
+})
+
 // beside is how many rules run at a time: they wait more than they work.
 const beside = 8
 
@@ -98,7 +129,7 @@ const beside = 8
 // what the rule is about and is not known to do otherwise.
 func passes(t *testing.T, target criclientsuite.Target, unmet map[string]bool, only ...string) {
 	t.Helper()
-	report, err := criclientsuite.Suite().Run(t.Context(), target, &conformance.Options{Only: only, Parallel: beside})
+	report, err := criclientsuite.Suite().Run(t.Context(), target, &conformance.Options{Only: only, Parallel: beside, Timeout: ruleTime})
 	if err != nil {
 		t.Fatal(err)
 	}

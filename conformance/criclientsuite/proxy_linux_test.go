@@ -206,7 +206,7 @@ func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{faults: map[string]*fault{}, turns: map[string]*sync.Mutex{}}
 	target := ours(t)
-	target.Start, target.Patience = through(target.Start, s.fault), mutantPatience
+	target.Start, target.Patience = through(target.Start, s.fault), paced(t, mutantPatience)
 	opened, end, err := criclientsuite.Open(t.Context(), target)
 	if err != nil {
 		t.Fatal(err)
@@ -254,6 +254,6 @@ func (s *stage) set(rule string, f *fault) {
 func alone(t testing.TB, f fault) criclientsuite.Target {
 	t.Helper()
 	target := ours(t)
-	target.Start, target.Patience = through(target.Start, func(string) *fault { return &f }), mutantPatience
+	target.Start, target.Patience = through(target.Start, func(string) *fault { return &f }), paced(t, mutantPatience)
 	return target
 }
