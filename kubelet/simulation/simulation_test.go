@@ -3,6 +3,7 @@ package simulation_test
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	goruntime "runtime"
 	"runtime/debug"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -35,11 +37,13 @@ func TestOneLife(t *testing.T) {
 	}
 }
 
-// TestLives runs many lives, as many at a time as there are processors.
+// TestLives runs many lives, as many at a time as there are processors. Without a choice
+// of how many it runs fewer where they take long.
 func TestLives(t *testing.T) {
-	lives := number("lives")
+	lives, enough := number("lives"), 3*time.Minute
 	switch {
 	case lives > 0:
+		enough = math.MaxInt64
 	case testing.Short(), raceEnabled:
 		lives = 1000
 	default:
@@ -47,10 +51,15 @@ func TestLives(t *testing.T) {
 	}
 	first := number("seed")
 	var next atomic.Uint64
+	begun := time.Now()
 	for lane := range goruntime.GOMAXPROCS(0) {
 		t.Run(fmt.Sprint(lane), func(t *testing.T) {
 			t.Parallel()
 			for n := next.Add(1); n <= lives; n = next.Add(1) {
+				if time.Since(begun) > enough {
+					t.Logf("there was no time for life %d of %d", n, lives)
+					break
+				}
 				if l := live(t, first+n-1, nil); len(l.broken) > 0 {
 					t.Error(l.report())
 				}
