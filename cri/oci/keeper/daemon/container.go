@@ -48,6 +48,11 @@ func (c *container) status() wire.Status {
 // still holds its output open: a process it left in the host's PID namespace.
 const drainLimit = 500 * time.Millisecond
 
+// logLimit is how long it is kept back beyond that for what the container had written
+// to be in its log. It is for a disk that does not answer: what it holds up is not
+// lost, but late.
+const logLimit = 5 * time.Second
+
 // start runs the OCI runtime, which is to start a container and end. A
 // container that was started already is not started again.
 func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
@@ -77,7 +82,7 @@ func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
 	defer func() {
 		if err != nil {
 			hold.drop()
-			std.close()
+			std.discard()
 		}
 	}()
 	s.children.begin()
@@ -170,19 +175,34 @@ func (s *server) witness(c *container, proc *process, oom oomWatch) {
 	s.conclude(c, exit, entry)
 }
 
-// conclude publishes the end of a container, once its output has ended or is not
-// worth waiting for.
+// conclude publishes the end of a container, once its output has ended or, where that
+// is not worth waiting for, what it has written before its end is in the log.
 func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
 	select {
 	case <-c.std.drained:
-		c.hold.release()
 	case <-time.After(drainLimit):
+		s.awaitLog(c)
+	}
+	select {
+	case <-c.std.drained:
+		c.hold.release()
+	default:
 	}
 	c.std.closeStdin()
 	if s.publish(c, exit, entry) {
 		if err := s.ack(c); err != nil {
 			s.log.Error("confirming an exit", "container", c.id, "err", err)
 		}
+	}
+}
+
+// awaitLog waits for what a container that has ended has written.
+func (s *server) awaitLog(c *container) {
+	select {
+	case <-c.std.drained:
+	case <-c.std.logged():
+	case <-time.After(logLimit):
+		s.log.Warn("a container's log is late: its disk does not answer", "container", c.id)
 	}
 }
 

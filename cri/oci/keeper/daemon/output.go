@@ -19,6 +19,7 @@ type output struct {
 	over  bool // it has ended, and all of it was read
 	seen  int  // bytes in the pipe that the attached have got already
 	saw   int  // how much of an unfinished line was seen when more was there
+	owed  int  // the most bytes that somebody waits for: see stdio.reckon
 	tap   *tap // where the pipe is the keeper's own; else nil
 }
 
@@ -37,6 +38,8 @@ const (
 	// tapLimit is how full the pipe may be for more to fit in for certain, in
 	// pieces of any size, and more than the longest record has room before.
 	tapLimit = 17 << 10
+	// ttyMost is more than the kernel keeps for a terminal that is not read.
+	ttyMost = 1 << 20
 )
 
 func (o *output) role() role {
@@ -52,6 +55,14 @@ func (o *output) source() int {
 		return o.tap.tty
 	}
 	return o.fd
+}
+
+// there is the most that can be read now. Of a terminal only reading tells.
+func (o *output) there() int {
+	if o.tap != nil {
+		return held(o.fd) + ttyMost
+	}
+	return held(o.fd)
 }
 
 // pull takes what the terminal has.
@@ -77,7 +88,7 @@ func (o *output) pull(buf []byte) error {
 
 // drain works on an output until there is nothing more to do for now.
 func (s *stdio) drain(o *output) {
-	if o.over {
+	if !s.goesOn(o) {
 		return
 	}
 	p := s.pool.get()
@@ -93,7 +104,7 @@ func (s *stdio) drain(o *output) {
 		defer s.desks.giveBack(k)
 		step = func() bool { return s.copy(o, k, p) }
 	}
-	for !o.over && !s.isClosing() && step() {
+	for s.goesOn(o) && step() {
 	}
 }
 
@@ -105,8 +116,10 @@ func (s *stdio) pass(o *output, p *pages) bool {
 	n, err := readAgain(o.fd, p.in[:])
 	if n > 0 {
 		s.deliver(o.frame, p.in[:n])
+		o.owed -= n
 		return true
 	}
+	o.owed = 0
 	o.over = !errors.Is(err, unix.EAGAIN) || o.tap != nil && o.tap.hung
 	return false
 }
@@ -118,6 +131,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 	}
 	n, err := k.duplicate(o.fd, p.in[:])
 	if n == 0 {
+		o.owed = 0
 		if o.over = err == nil || o.tap != nil && o.tap.hung; !o.over && !errors.Is(err, unix.EAGAIN) {
 			s.complain(fmt.Errorf("reading a container's output: %w", err))
 		}
@@ -134,7 +148,9 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		case itGrows:
 			return true
 		case itWaits:
-			return false
+			if o.owed <= 0 {
+				return false
+			}
 		}
 		c.flush = true
 		p.out, c.take = encode(p.out[:0], c.at, o.frame, p.in[:n], true)
@@ -144,7 +160,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		s.complain(err)
 		s.lost += c.take
 	}
-	o.seen, o.saw = o.seen-c.take, 0
+	o.seen, o.saw, o.owed = o.seen-c.take, 0, o.owed-c.take
 	return true
 }
 

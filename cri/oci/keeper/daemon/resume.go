@@ -44,7 +44,7 @@ func (s *server) resume(c *container, oom oomWatch) {
 		return
 	}
 	s.forget(c)
-	c.std.close()
+	c.std.discard()
 	c.hold.drop()
 }
 

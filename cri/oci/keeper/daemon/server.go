@@ -356,7 +356,8 @@ func (s *server) list() []wire.Status {
 	return all
 }
 
-// listLimit is how long a list waits: longer than an end that was seen is kept back.
+// listLimit is how long a list waits: longer than an end that was seen is kept back,
+// but where the disk of its log does not answer.
 const listLimit = drainLimit + 100*time.Millisecond
 
 // lockLife locks the container's life if that is possible until then.

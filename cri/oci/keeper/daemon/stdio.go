@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,10 @@ type stdio struct {
 	// left are the desks at which the keeper before this one was interrupted. While
 	// there are any the log is the worker's.
 	left []*desk
+	// due are closed when no output owes anything, and last says that it is given up
+	// then. Both are the worker's.
+	due  []chan struct{}
+	last bool
 
 	mu       sync.Mutex
 	attached map[*attachment]struct{}
@@ -38,6 +43,8 @@ type stdio struct {
 	working  bool     // there is a worker, or it was the last, or must be none yet
 	dirty    bool     // something has happened since it looked
 	closing  bool     // it is to give up what is still open
+	useless  bool     // and not to read what is there
+	asked    []chan struct{}
 }
 
 // streams are what the streams of all containers share.
@@ -226,16 +233,71 @@ func (s *stdio) wake() {
 func (s *stdio) work() {
 	for s.again() {
 		s.finishLeft()
+		s.reckon()
 		over := true
 		for _, o := range s.outputs {
 			s.drain(o)
 			over = over && o.over
 		}
-		if over || s.isClosing() {
+		if over || s.last {
 			s.finish()
 			return
 		}
+		s.settle()
 	}
+}
+
+// logged returns a channel that is closed when all that has been written by now, an
+// unfinished line too, was read and is in the log. Once drained is closed it stays open.
+func (s *stdio) logged() <-chan struct{} {
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.asked = append(s.asked, done)
+	s.mu.Unlock()
+	s.wake()
+	return done
+}
+
+// reckon notes what every output holds when that has been asked for, or when it is to be
+// the last: then it matters how much was there, because others may write on and on.
+func (s *stdio) reckon() {
+	s.mu.Lock()
+	asked, closing, useless := s.asked, s.closing, s.useless
+	s.asked = nil
+	s.mu.Unlock()
+	s.due = append(s.due, asked...)
+	if len(asked) == 0 && closing == s.last {
+		return
+	}
+	s.last = closing
+	for _, o := range s.outputs {
+		if o.owed = 0; !o.over && !useless {
+			o.owed = o.there()
+		}
+	}
+}
+
+// settle tells those who asked that no output owes anything, if that is so.
+func (s *stdio) settle() {
+	if len(s.due) == 0 || slices.ContainsFunc(s.outputs, func(o *output) bool { return !o.over && o.owed > 0 }) {
+		return
+	}
+	for _, done := range s.due {
+		close(done)
+	}
+	s.due = nil
+	s.wake() // an output was left for the others
+}
+
+// goesOn reports whether the worker goes on with the output, and not with others first.
+func (s *stdio) goesOn(o *output) bool {
+	switch {
+	case o.over || s.isAsked():
+		return false
+	case len(s.due) > 0 || s.last:
+		return o.owed > 0
+	}
+	return true
 }
 
 // resumeAt takes over the desks at which an earlier keeper was interrupted, and the
@@ -272,10 +334,11 @@ func (s *stdio) again() bool {
 	return s.working
 }
 
-func (s *stdio) isClosing() bool {
+// isAsked reports whether there is something to reckon.
+func (s *stdio) isAsked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.closing
+	return len(s.asked) > 0 || s.closing != s.last
 }
 
 func (s *stdio) outputOf(frame byte) int {
@@ -339,13 +402,19 @@ func (s *stdio) finish() {
 	}
 }
 
-// close gives up what is still open. Whoever writes to it afterwards gets
-// EPIPE, so the container's processes must have ended. It does not wait for a
-// worker that waits for its disk.
-func (s *stdio) close() {
+// close gives up what is still open, when what has been written by now is in the log.
+// Whoever writes to it afterwards gets EPIPE, so the container's processes must have
+// ended. It does not wait for a worker that waits for its disk.
+func (s *stdio) close() { s.end(false) }
+
+// discard is close for a container that was never one: nothing that was written is worth
+// reading.
+func (s *stdio) discard() { s.end(true) }
+
+func (s *stdio) end(useless bool) {
 	s.closeStdin()
 	s.mu.Lock()
-	s.closing = true
+	s.closing, s.useless = true, useless
 	s.mu.Unlock()
 	s.wake()
 }
