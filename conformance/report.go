@@ -60,6 +60,7 @@ type Report struct {
 	Sizes     []Size    `json:"sizes,omitempty"`
 
 	took time.Duration // 0: one after the other
+	cut  bool          // the run was cut short
 	test string        // what go test -run wants before a rule's id, if a test made it
 }
 

@@ -77,7 +77,7 @@ func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, e
 	if err == nil {
 		err = r.all(ctx, rules, alone, 1, q)
 	}
-	r.report.Results, r.report.took = q.made(), time.Since(start)
+	r.report.Results, r.report.took, r.report.cut = q.made(), time.Since(start), err != nil
 	r.samples.measured(r.report)
 	return r.report, err
 }

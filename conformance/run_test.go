@@ -226,6 +226,10 @@ func TestRunStopsWithContext(t *testing.T) {
 	if diff := cmp.Diff(want, statuses(report)); diff != "" {
 		t.Error(diff)
 	}
+	var text strings.Builder
+	if err := report.WriteText(&text); err != nil || !strings.HasPrefix(text.String(), "CUT SHORT: ") {
+		t.Errorf("%v: a run without its end says %q", err, text.String())
+	}
 }
 
 // TestSeedRepeatsChoices: a rule's choices depend on seed and id alone, not

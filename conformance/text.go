@@ -61,8 +61,11 @@ func (r *Report) WriteText(w io.Writer) error {
 
 func (r *Report) summary() string {
 	verdict := "ok"
-	if r.Failed() {
+	switch {
+	case r.Failed():
 		verdict = "FAILED"
+	case r.cut:
+		verdict = "CUT SHORT"
 	}
 	violations := 0
 	for i := range r.Results {

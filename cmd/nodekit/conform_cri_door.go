@@ -72,14 +72,25 @@ func (d criDoor) open(ctx context.Context, dirs cniruntimesuite.Dirs) (*cnirunti
 func (r *criRuntime) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, doorStart)
 	defer cancel()
+	ended := r.process.Done()
+	go func() { // no need to wait for a runtime that is dead
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		_, err := r.Wait(ctx)
 		if err == nil {
 			break
 		}
 		select {
-		case <-r.process.Done():
-			return fmt.Errorf("the runtime ended: %w\nit printed: %s", errors.Join(err, r.process.Err()), r.process.Tail())
+		case <-ended:
+			return fmt.Errorf("the runtime ended (%s) before it answered\nit printed: %s", r.process.Ending(), r.process.LifeTail())
+		default:
+		}
+		select {
 		case <-ctx.Done():
 			return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
 		case <-time.After(50 * time.Millisecond): // some answer that they are not ready yet

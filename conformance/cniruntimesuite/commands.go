@@ -2,7 +2,6 @@ package cniruntimesuite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -93,7 +92,7 @@ func (r *commander) await(ctx context.Context) error {
 		}
 		select {
 		case <-r.daemon.Done():
-			return fmt.Errorf("the runtime ended: %w\nit printed: %s", errors.Join(err, r.daemon.Err()), r.daemon.Tail())
+			return fmt.Errorf("the runtime ended (%s) before it was ready: %w\nit printed: %s", r.daemon.Ending(), err, r.daemon.LifeTail())
 		case <-ctx.Done():
 			return fmt.Errorf("the runtime is not ready: %w\nit printed: %s", err, r.daemon.Tail())
 		case <-time.After(50 * time.Millisecond):

@@ -33,5 +33,8 @@ func (l *lab) tryConfig(ctx context.Context) error {
 	if unclear != nil || uint(e.Code) != cni.CodeConfig && uint(e.Code) != cni.CodeUnsupportedField {
 		return nil
 	}
+	if l.target.Config == "" {
+		return fmt.Errorf("the plugin refuses a configuration without keys, and nothing was tested: write one into a profile, as the fact config: code %d: %s", e.Code, e.Msg)
+	}
 	return fmt.Errorf("the plugin refuses the configuration of the profile, and nothing was tested: code %d: %s", e.Code, e.Msg)
 }

@@ -105,7 +105,7 @@ const endedWords = "it ended"
 func (p *program) said() string {
 	select {
 	case <-p.process.Done():
-		return fmt.Sprintf(endedWords+" (%v)\n%s", p.process.Err(), p.process.Tail())
+		return fmt.Sprintf(endedWords+" (%s)\n%s", p.process.Ending(), p.process.Tail())
 	default:
 		return p.process.Tail()
 	}

@@ -214,5 +214,5 @@ func (r *runtime) died() error {
 	if r.lives() {
 		return nil
 	}
-	return fmt.Errorf("the runtime ended during this rule: %w\nit printed: %s", r.process.Err(), r.process.Tail())
+	return fmt.Errorf("the runtime ended during this rule: %s\nit printed: %s", r.process.Ending(), r.process.Tail())
 }

@@ -181,12 +181,14 @@ func (r *runtime) answers(ctx context.Context) error {
 		return nil
 	case errors.As(context.Cause(waits), &misplaced):
 		return misplaced
-	case r.lives() && errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case !r.lives():
+		return fmt.Errorf("the runtime ended (%s) before it answered\nit printed: %s", r.process.Ending(), r.process.LifeTail())
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		if _, gone := os.Lstat(strings.TrimPrefix(r.endpoint, "unix://")); gone != nil {
 			return r.misplaced(r.without(time.Since(began)))
 		}
 	}
-	return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.Tail())
+	return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.LifeTail())
 }
 
 // without describes a runtime that has not made its socket.

@@ -69,6 +69,21 @@ func TestReadOnlyVolumes(t *testing.T) {
 	}
 }
 
+// TestDriverThatEnds: what is said of it begins with how it ended, and not with how
+// long the suite would have waited.
+func TestDriverThatEnds(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	of := csisuite.Target{Exec: []string{"/bin/sh", "-c", "echo no such backend >&2; exit 3"}}
+	report, err := csisuite.Suite().Run(t.Context(), of, &conformance.Options{Only: []string{"CSI-NODE-001"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "the driver ended (exit status 3) before it was ready\nit printed: no such backend"
+	if r := report.Result("CSI-NODE-001"); r.Status != conformance.Fail || r.Message != want {
+		t.Errorf("%+v, want %q", r, want)
+	}
+}
+
 func TestMutants(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	var mutants []conformance.Mutant[csisuite.Target]

@@ -94,6 +94,28 @@ func open(ctx context.Context, in *conformance.Input[Target]) (*session, error) 
 	return s, nil
 }
 
+// prepare reports what would fail every rule and says nothing of the driver. It is
+// the suite's Prepare.
+func prepare(ctx context.Context, target Target) error {
+	if os.Geteuid() != 0 {
+		return errors.New("mounting volumes needs root: run it as root")
+	}
+	if len(target.Exec) > 0 {
+		return nil
+	}
+	c, err := client.Dial(target.Endpoint, &client.Options{Timeout: callTimeout})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := c.Ready(ctx); err != nil {
+		return fmt.Errorf("no driver answers at %s: %w", target.Endpoint, err)
+	}
+	return nil
+}
+
 // scope is everything that a driver could leave in this rule's directory, and
 // the processes that know of it.
 func (s *session) scope() leak.Scope {
@@ -150,16 +172,26 @@ func (s *session) ready(ctx context.Context) error {
 		s.info, err = s.GetInfo(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("the driver did not become ready within %s: %w%s", startTimeout, err, s.lastWords())
+		return s.unready(err)
 	}
 	return nil
 }
 
-func (s *session) lastWords() string {
+// unready says why the driver is not ready.
+func (s *session) unready(err error) error {
 	if s.process == nil {
-		return ""
+		return fmt.Errorf("the driver did not become ready within %s: %w", startTimeout, err)
 	}
-	return "; it printed: " + strings.TrimSpace(s.process.Tail())
+	printed := "nothing"
+	if tail := strings.TrimSpace(s.process.LifeTail()); tail != "" {
+		printed = tail
+	}
+	select {
+	case <-s.process.Done():
+		return fmt.Errorf("the driver ended (%s) before it was ready\nit printed: %s", s.process.Ending(), printed)
+	default:
+		return fmt.Errorf("the driver did not become ready within %s: %w\nit printed: %s", startTimeout, err, printed)
+	}
 }
 
 // kill ends the driver with SIGKILL.

@@ -68,7 +68,7 @@ type Volume struct {
 // Suite returns the rules.
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
-		Name: "csi", Version: "1",
+		Name: "csi", Version: "1", Prepare: prepare,
 		Rules: []conformance.Rule[Target]{
 			createIsIdempotent, createRefusesOtherSize,
 			publishIsIdempotent, publishReadOnly, publishRefusesOtherArguments, inversesAreIdempotent,

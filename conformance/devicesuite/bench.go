@@ -46,9 +46,6 @@ func start(in *conformance.Input[Target]) (*bench, error) {
 		in: in, root: filepath.Join(in.TempDir, "kubelet"), patience: cmp.Or(in.Target.Patience, defaultPatience),
 		release: func() error { return nil }, keeping: make(chan struct{}), done: make(chan struct{}),
 	}
-	if len(in.Target.Exec) == 0 {
-		return nil, errors.New("the target has no command")
-	}
 	k, err := startKubelet(b.dir(), b.patience)
 	if err != nil {
 		return nil, err
@@ -137,9 +134,12 @@ func (b *bench) stop() error {
 func (b *bench) explain(err error) error {
 	text := fmt.Sprintf("the plugin is %s", b.plugin)
 	if n := b.ends.Load(); n > 0 {
-		text += fmt.Sprintf("; it ended %d times", n)
+		text += fmt.Sprintf("; it ended %d times, the last time with: %s", n, b.plugin.Ending())
 	}
-	tail := strings.TrimSpace(b.plugin.Tail())
+	tail := strings.TrimSpace(b.plugin.LifeTail())
+	if tail == "" { // it has been started again just now
+		tail = strings.TrimSpace(b.plugin.Tail())
+	}
 	if len(tail) > 2000 {
 		tail = "..." + tail[len(tail)-2000:]
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/kubeletdir"
 )
 
 // KubeletDir stands for the suite's directory in Target.Exec and Target.Env.
@@ -44,9 +45,21 @@ type Target struct {
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
-		Name: "deviceplugin", Version: "1",
+		Name: "deviceplugin", Version: "1", Prepare: prepare,
 		Rules: slices.Concat(registrationRules(), deviceRules(), crashRules(), leakRules()),
 	}
+}
+
+// prepare reports what would fail every rule and says nothing of the plugin.
+func prepare(_ context.Context, target Target) error {
+	if len(target.Exec) == 0 {
+		return errors.New("the target has no command")
+	}
+	if _, told := expand(target, ""); !told && os.Geteuid() != 0 {
+		return fmt.Errorf("the command does not take %s, so that the suite's directory must be put in the place of %s, which needs root: run it as root",
+			KubeletDir, kubeletdir.Path)
+	}
+	return nil
 }
 
 // Test runs the quick and crash rules on a plugin as subtests.

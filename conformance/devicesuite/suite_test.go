@@ -90,6 +90,13 @@ func TestMutants(t *testing.T) {
 	})
 }
 
+func TestWithoutACommand(t *testing.T) {
+	report, err := devicesuite.Suite().Run(t.Context(), devicesuite.Target{}, nil)
+	if report != nil || err == nil || !strings.Contains(err.Error(), "the target has no command") {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
 // TestEndsAtOnce: a program with a wrong flag is no reason to wait long.
 func TestEndsAtOnce(t *testing.T) {
 	t.Parallel()
@@ -100,7 +107,8 @@ func TestEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := report.Result("DEV-REG-002")
-	if took := time.Since(start); r.Status != conformance.Fail || took > 15*time.Second || !strings.Contains(r.Message, "no such flag") {
+	if took := time.Since(start); r.Status != conformance.Fail || took > 15*time.Second || strings.Count(r.Message, "no such flag") != 2 || // in the command, and printed once
+		!strings.Contains(r.Message, "the last time with: exit status 2") {
 		t.Errorf("after %s: %+v", took, r)
 	}
 }

@@ -79,6 +79,7 @@ func (p *Process) Restart() error {
 	p.restart.Lock()
 	defer p.restart.Unlock()
 	p.Kill()
+	p.tail.begin()
 	current, err := p.start()
 	if err != nil {
 		return err
@@ -129,12 +130,24 @@ func (p *Process) Err() error {
 	}
 }
 
+// Ending says how the process ended, for messages: "exit status 0", or what Err
+// says.
+func (p *Process) Ending() string {
+	if err := p.Err(); err != nil {
+		return err.Error()
+	}
+	return "exit status 0"
+}
+
 // PID returns the process's id, which is also that of its process group.
 func (p *Process) PID() int { return p.life().cmd.Process.Pid }
 
 // Tail returns the last few KiB that the process printed on its standard
 // output and error.
-func (p *Process) Tail() string { return p.tail.String() }
+func (p *Process) Tail() string { return p.tail.last(false) }
+
+// LifeTail is what of Tail the process printed since it was started last.
+func (p *Process) LifeTail() string { return p.tail.last(true) }
 
 // String returns the command line, for messages.
 func (p *Process) String() string {

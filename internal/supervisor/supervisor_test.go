@@ -156,6 +156,37 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestLifeTail: what a process prints in one life is not taken for that of another.
+func TestLifeTail(t *testing.T) {
+	p := shell(t, "head -c 20000 /dev/zero | tr '\\0' x; echo end; exit 3")
+	for range 3 {
+		<-p.Done()
+		if life, all := p.LifeTail(), p.Tail(); life != all || !strings.HasSuffix(life, "xend\n") {
+			t.Errorf("%d bytes of the life's %d end with %q", len(life), len(all), life[max(len(life)-10, 0):])
+		}
+		if err := p.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	short := shell(t, "echo up $$")
+	for range 3 {
+		<-short.Done()
+		if life := short.LifeTail(); strings.Count(life, "up") != 1 || short.Ending() != "exit status 0" {
+			t.Errorf("it printed %q and ended with %s", life, short.Ending())
+		}
+		if err := short.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-p.Done()
+	if got := p.Ending(); got != "exit status 3" {
+		t.Errorf("it ended with %s", got)
+	}
+	if strings.Count(short.Tail(), "up") < 3 {
+		t.Errorf("the tail of all lives is %q", short.Tail())
+	}
+}
+
 // TestDiesWithParent: the process of a parent that simply ends must end.
 func TestDiesWithParent(t *testing.T) {
 	self, err := os.Executable()

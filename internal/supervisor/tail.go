@@ -12,8 +12,9 @@ const tailSize = 16 << 10
 
 // tail keeps the end of what is written to it.
 type tail struct {
-	mu  sync.Mutex
-	end []byte
+	mu   sync.Mutex
+	end  []byte
+	life int // where in end the current life of the process begins
 }
 
 // writer returns a writer that keeps the tail and passes everything on. All
@@ -33,6 +34,7 @@ func (w *tee) Write(b []byte) (int, error) {
 	w.tail.end = append(w.tail.end, b...)
 	if over := len(w.tail.end) - tailSize; over > 0 {
 		w.tail.end = append(w.tail.end[:0], w.tail.end[over:]...)
+		w.tail.life = max(w.tail.life-over, 0)
 	}
 	if w.next != nil {
 		if _, err := w.next.Write(b); err != nil {
@@ -42,9 +44,19 @@ func (w *tee) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (t *tail) String() string {
+// begin is for what a new life of the process prints.
+func (t *tail) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.life = len(t.end)
+}
+
+func (t *tail) last(life bool) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if life {
+		return string(t.end[t.life:])
+	}
 	return string(t.end)
 }
 

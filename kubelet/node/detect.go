@@ -102,20 +102,13 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 				return sign{kind: CNI}, nil
 			}
 			return sign{}, fault.FailedPrecondition.Errorf("it ended (%v) before it served or registered anything, as drivers, device plugins and runtimes do, "+
-				"and without an answer to VERSION, as CNI plugins give one%s", exitOf(p), tailOf(p))
+				"and without an answer to VERSION, as CNI plugins give one%s", p.Ending(), tailOf(p))
 		case <-time.After(50 * time.Millisecond): // a socket that is bound and does not listen yet makes no second event
 		case <-ctx.Done():
 			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v it neither served CSI_ENDPOINT "+
 				"or CONTAINER_RUNTIME_ENDPOINT nor registered below /var/lib/kubelet%s", detectWithin, tailOf(p))
 		}
 	}
-}
-
-func exitOf(p *supervisor.Process) string {
-	if err := p.Err(); err != nil {
-		return err.Error()
-	}
-	return "exit status 0"
 }
 
 func tailOf(p *supervisor.Process) string {
