@@ -67,9 +67,9 @@ func cniRuntimeTarget(exec string, verbs cniruntimesuite.Commands) (cniruntimesu
 		}
 		return verbs.Target(), nil
 	}
-	command, err := words(exec)
-	if err != nil || len(command) == 0 {
-		return cniruntimesuite.Target{}, fault.Invalid.Errorf("--exec %q: %w", exec, err)
+	command, err := commandOf(exec)
+	if err != nil {
+		return cniruntimesuite.Target{}, err
 	}
 	door := criDoor{command: command, ready: verbs.Ready}
 	return cniruntimesuite.Target{Open: door.open, OwnNetNS: true, Ports: true}, nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/conformance/criclientsuite"
@@ -53,11 +55,11 @@ func criClientTarget(f *conformFlags, exec string) (target criclientsuite.Target
 		exec, _ = profile.Fact("exec")
 	}
 	command := criclientsuite.CommandOf(profile)
-	if command.Exec, err = words(exec); err != nil {
-		return target, fault.Invalid.Errorf("--exec %q: %w", exec, err)
-	}
-	if len(command.Exec) == 0 {
+	if strings.TrimSpace(exec) == "" {
 		return target, fault.Invalid.Errorf("there is no command that starts the kubelet: give it with --exec, or as the fact exec of a profile")
+	}
+	if command.Exec, err = commandOf(exec); err != nil {
+		return target, err
 	}
 	target.Start = command.Start
 	return target, target.Declare(profile)

@@ -92,6 +92,14 @@ func TestWithoutRoot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	program := filepath.Join(c.bin, "podtool")
+	for _, suite := range []string{"csi", "deviceplugin", "cri"} {
+		cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", filepath.Join(c.bin, "nodekit"), "conform", suite, "--exec", program)
+		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "needs root: run it as root") || strings.Contains(string(out), "FAIL") {
+			t.Errorf("conform %s: %v:\n%s", suite, err, out)
+		}
+	}
 	manifest := filepath.Join(c.tmp, "p.yaml")
 	if err := os.WriteFile(manifest, []byte(podRunning(`[exit, "0"]`)), 0o644); err != nil {
 		t.Fatal(err)
@@ -114,11 +122,40 @@ func TestPluginThatIsNone(t *testing.T) {
 	if code != 1 || !strings.Contains(out3, `--cni-conf-dir "nowhere": there is no such directory`) {
 		t.Errorf("exit code %d:\n%s", code, out3)
 	}
-	out2, code := c.run("run", "--plugin", "./not-there", c.write("p.yaml", podRunning(`[exit, "0"]`)))
-	if code != 1 || !strings.Contains(out2, "not-there") {
-		t.Errorf("exit code %d:\n%s", code, out2)
+	for plugin, want := range map[string]string{
+		"./not-there":        `--plugin "./not-there": there is no such file`,
+		"./not-there --flag": `give "./not-there" alone, and its arguments by --plugin-args`,
+		".":                  "it is a directory",
+		"csi=./main.go":      "it is not executable",
+	} {
+		out, code := c.run("run", "--plugin", plugin, c.write("p.yaml", podRunning(`[exit, "0"]`)))
+		if code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit code %d, want 1 and %q:\n%s", plugin, code, want, out)
+		}
 	}
-	c.clean(out + out2)
+	c.clean(out)
+}
+
+// TestUsedWrongly is about command lines: a mistyped name is no success, and each
+// answer says how the command is used.
+func TestUsedWrongly(t *testing.T) {
+	c := newCLI(t)
+	for _, tt := range []struct{ line, want string }{
+		{"conform cnii", `unknown command "cnii" for "nodekit conform"`},
+		{"image lst", `unknown command "lst" for "nodekit image"`},
+		{"serve cri", `unknown command "cri" for "nodekit serve"`},
+		{"foo", `unknown command "foo" for "nodekit"`},
+		{"run --plugin /bin/true", "usage: nodekit run FILE [flags]\nnodekit run --help says more"},
+		{"run --plugins /bin/true pod.yaml", "unknown flag: --plugins\nusage: nodekit run FILE"},
+		{"conform cni --exec /bin/true", "usage: nodekit conform cni BINARY"},
+	} {
+		if out, code := c.run(strings.Fields(tt.line)...); code != 1 || !strings.Contains(out, tt.want) {
+			t.Errorf("%s: exit code %d, want 1 and %q:\n%s", tt.line, code, tt.want, out)
+		}
+	}
+	if out, code := c.run("conform"); code != 0 || !strings.Contains(out, "Available Commands") {
+		t.Errorf("conform: exit code %d:\n%s", code, out)
+	}
 }
 
 // TestConformRefuses is about what would be found out only at the end of a run.
@@ -128,6 +165,7 @@ func TestConformRefuses(t *testing.T) {
 	if err := os.Symlink(filepath.Join(c.bin, "cni"), hostLocal); err != nil {
 		t.Fatal(err)
 	}
+	misfit := c.write("misfit.yaml", "suite: cni\nfacts:\n  config: {ipam: 7}\n")
 	misled := c.write("profile.yaml", "suite: cri\nfacts:\n  lacks: pull, isolation\n  image: mine\n  tool: /nowhere/podtool\n")
 	for _, tt := range []struct {
 		args []string
@@ -137,7 +175,15 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", "/bin/true", "--report", "x.foo"}, `report "x.foo": want a name that ends in`},
 		{[]string{"cni", "/nowhere"}, "the plugin cannot be executed"},
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
-		{[]string{"cni", hostLocal}, "the plugin refuses the configuration of the profile"},
+		{[]string{"cni", hostLocal}, "the plugin refuses a configuration without keys, and nothing was tested: write one into a profile"},
+		{[]string{"cni", hostLocal, "--profile", misfit}, "the plugin refuses the configuration of the profile, and nothing was tested"},
+		{[]string{"csi", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
+		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver answers at unix:///nowhere/c.sock"},
+		{[]string{"deviceplugin", "--exec", " "}, "--exec is empty"},
+		{[]string{"cri", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
+		{[]string{"cni-runtime", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
+		{[]string{"cni-runtime", "--exec", "/bin/true", "--rule", "CNIRT-001"}, "the runtime ended (exit status 0)"},
+		{[]string{"cri-client", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"rules", "pod"}, `no suite "pod": there are`},
 		{[]string{"cri", "./mine"}, `--exec "./mine" starts what is tested`},
 		{[]string{"cri", "--endpoint", "unix:///nowhere/c.sock", "--rule", "CRI-STATUS-001"}, "no runtime answers at unix:///nowhere/c.sock"},

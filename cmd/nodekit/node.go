@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -243,6 +245,12 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		p, err := node.ParsePlugin(value)
 		if err != nil {
 			return err
+		}
+		if err := checkProgram(p.Path); err != nil {
+			if program, _, has := strings.Cut(value, " "); has && errors.Is(err, fault.NotFound) {
+				err = fmt.Errorf("%w: give %q alone, and its arguments by --plugin-args", err, program)
+			}
+			return fault.Invalid.Errorf("--plugin %q: %w", value, err)
 		}
 		if i < len(f.pluginArgs) {
 			if p.Args, err = words(f.pluginArgs[i]); err != nil {

@@ -44,6 +44,8 @@ See whether this machine has what it takes: nodekit doctor`,
 		newDoctorCommand(),
 		newVersionCommand(),
 	)
+	explain(root)
+	root.SetFlagErrorFunc(usedWrongly)
 	return root
 }
 
