@@ -16,7 +16,6 @@ import (
 	"path"
 	"reflect"
 
-	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,7 +34,7 @@ import (
 type Client struct {
 	config *rest.Config
 	rest   *rest.RESTClient
-	log    logr.Logger
+	log    slog.Handler
 }
 
 // New returns a client. It talks to nobody yet. A nil logger discards.
@@ -51,7 +50,7 @@ func New(c *rest.Config, logger *slog.Logger) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client of the API at %q: %w", c.Host, err)
 	}
-	return &Client{rest.CopyConfig(c), r, logr.FromSlogHandler(logger.Handler())}, nil
+	return &Client{rest.CopyConfig(c), r, logger.Handler()}, nil
 }
 
 // Config returns how the API is reached, for other clients.

@@ -1,9 +1,12 @@
 package client_test
 
 import (
+	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -31,6 +34,33 @@ func answer(w http.ResponseWriter, code int, value any) {
 	w.WriteHeader(code)
 	if err := json.NewEncoder(w).Encode(value); err != nil {
 		panic(err)
+	}
+}
+
+// TestFollowEndsQuietly: its end is no error of the watch that it was asking for.
+func TestFollowEndsQuietly(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.FormValue("sendInitialEvents") != "": // it lists then
+			answer(w, 422, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: 422, Reason: metav1.StatusReasonInvalid})
+			return
+		case r.FormValue("watch") != "":
+			cancel()
+			<-r.Context().Done()
+			return
+		}
+		answer(w, 200, v1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: "7"}})
+	}))
+	defer s.Close()
+	var log strings.Builder
+	c, err := client.New(&rest.Config{Host: s.URL}, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Follow(ctx, &v1.Pod{}, "", client.Handler{Synced: func() {}}); err != nil || log.Len() > 0 {
+		t.Errorf("%v; it logged %s", err, log.String())
 	}
 }
 

@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -38,9 +40,29 @@ func (c *Client) Follow(ctx context.Context, example object.Object, fields strin
 	}
 	f := &follower{handler: h, known: map[types.UID]object.Object{}}
 	reflector := cache.NewReflectorWithOptions(&source{c, k, fields}, k.New(), f, cache.ReflectorOptions{Name: k.Resource})
-	reflector.RunWithContext(klog.NewContext(ctx, c.log))
+	reflector.RunWithContext(klog.NewContext(ctx, logr.FromSlogHandler(&until{c.log, ctx})))
 	return nil
 }
+
+// until is a handler until its context ends: a reflector that was told to end calls
+// the request that it had under way an error.
+type until struct {
+	slog.Handler
+	end context.Context
+}
+
+func (u *until) Handle(ctx context.Context, r slog.Record) error {
+	if u.end.Err() != nil {
+		return nil
+	}
+	return u.Handler.Handle(ctx, r)
+}
+
+func (u *until) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &until{u.Handler.WithAttrs(attrs), u.end}
+}
+
+func (u *until) WithGroup(name string) slog.Handler { return &until{u.Handler.WithGroup(name), u.end} }
 
 // source lists and watches one kind for a reflector.
 type source struct {
