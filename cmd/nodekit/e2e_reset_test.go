@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/client"
 )
 
 // stubborn is a CNI plugin that connects nothing, and lets go of it only when
@@ -83,4 +87,40 @@ func TestSweepWithAPluginThatNeverLetsGo(t *testing.T) {
 		t.Errorf("exit code %d:\n%s", code, again)
 	}
 	c.clean(killed.out.String() + out + again)
+}
+
+// TestResetOfARuntimeServedAlone: what a runtime has mounted before there was a node at
+// its root is not hidden from the node.
+func TestResetOfARuntimeServedAlone(t *testing.T) {
+	c := newCLI(t)
+	d := c.daemon()
+	socket := "unix://" + filepath.Join(c.tmp, "s")
+	p := c.start("serve", "runtime", "--endpoint", socket, "--root", d.root, "--run", d.runDir, "--image-archive", filepath.Join(d.bin, "images", "podtool.tar"))
+	cl, err := client.Dial(socket, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if _, err := cl.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pod := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "alone", Namespace: "e2e", Uid: "alone"}}
+	sandbox, err := cl.Runtime.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := cl.Runtime.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.PodSandboxId, SandboxConfig: pod, Config: &runtimeapi.ContainerConfig{
+		Metadata: &runtimeapi.ContainerMetadata{Name: "main"}, Image: &runtimeapi.ImageSpec{Image: "nodekit.dev/podtool:v1"}, Args: []string{"sleep", "forever"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.Runtime.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
+		t.Fatal(err)
+	}
+	p.interrupt()
+	if code := p.exit(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, p.out)
+	}
+	c.clean(p.out.String() + d.reset())
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
@@ -103,6 +104,10 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	if err != nil {
 		return err
 	}
+	// As a node's is: one that comes later would hide what is mounted below it before.
+	if err := mount.MakeShared(cfg.Root); err != nil {
+		return errors.Join(err, r.close())
+	}
 	served := r.load(ctx)
 	if served == nil {
 		served = r.serve(ctx)
@@ -112,7 +117,7 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeDownWithin)
 	defer cancel()
-	return errors.Join(served, r.destroy(ctx), removeCgroups(cfg.Root))
+	return errors.Join(served, r.destroy(ctx), removeCgroups(cfg.Root), mount.DetachTree(cfg.Root))
 }
 
 // openRuntime makes the runtime ready. It has to be closed or destroyed.
