@@ -54,7 +54,7 @@ func open(ctx context.Context, target Target) (Target, func(), error) {
 	if err := cmp.Or(target.validate(), target.reachable(ctx)); err != nil {
 		return target, nil, err
 	}
-	dir, err := os.MkdirTemp("", "nk")
+	dir, err := passable("", "nk")
 	if err != nil {
 		return target, nil, err
 	}
@@ -70,6 +70,15 @@ func open(ctx context.Context, target Target) (Target, func(), error) {
 	}
 	target.house = h
 	return target, h.close, nil
+}
+
+// passable makes a directory that others may pass through, and not read: the roots of
+// containers in user namespaces, who are nobody on the host, lie below it.
+func passable(in, prefix string) (dir string, err error) {
+	if dir, err = os.MkdirTemp(in, prefix); err == nil {
+		err = os.Chmod(dir, 0o711)
+	}
+	return dir, err
 }
 
 // answerTime is how long a runtime that runs already may take to answer.
@@ -122,7 +131,7 @@ func (h *house) shared(ctx context.Context, in *input) (*runtime, error) {
 		h.rt.end(in.Log)
 		h.rt = nil
 	}
-	dir, err := os.MkdirTemp(h.dir, "r")
+	dir, err := passable(h.dir, "r")
 	if err != nil {
 		return nil, err
 	}
