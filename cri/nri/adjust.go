@@ -68,7 +68,16 @@ func (p *Plugins) adjust(doc *specs.Spec, a *api.ContainerAdjustment) error {
 		nrigenerate.WithResourceChecker(sparingSwap(doc)),
 	).Adjust(a)
 	limitMemory(doc, a.GetLinux().GetResources().GetMemory())
+	unlimitPIDs(doc, a.GetLinux().GetResources().GetPids())
 	return err
+}
+
+// unlimitPIDs takes away a limit of processes, which the generator leaves as it is.
+func unlimitPIDs(doc *specs.Spec, want *api.LinuxPids) {
+	if want.GetLimit() < 0 {
+		none := int64(nrigenerate.UnlimitedPidsLimit)
+		doc.Linux.Resources.Pids = &specs.LinuxPids{Limit: &none}
+	}
 }
 
 // limitMemory does what the generator leaves out.

@@ -87,6 +87,10 @@ func linuxMessage(doc *specs.Spec) *api.LinuxContainer {
 	m := &api.LinuxContainer{
 		Namespaces: api.FromOCILinuxNamespaces(linux.Namespaces), Devices: api.FromOCILinuxDevices(linux.Devices),
 		Resources: api.FromOCILinuxResources(linux.Resources, nil), CgroupsPath: linux.CgroupsPath, Sysctl: maps.Clone(linux.Sysctl),
+		NetDevices: api.FromOCILinuxNetDevices(linux.NetDevices),
+	}
+	if rdt := linux.IntelRdt; rdt != nil {
+		m.Rdt = &api.LinuxRdt{ClosId: api.String(rdt.ClosID), Schemata: api.RepeatedString(rdt.Schemata), EnableMonitoring: api.Bool(rdt.EnableMonitoring)}
 	}
 	if linux.Seccomp != nil {
 		m.SeccompPolicy = api.FromOCILinuxSeccomp(linux.Seccomp)

@@ -75,6 +75,9 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 			return err
 		}
 	}
+	if err := e.heeds(ctx, doc); err != nil {
+		return err
+	}
 	files, restored, err := from.finish(ctx, c, e, doc)
 	if err != nil {
 		return err

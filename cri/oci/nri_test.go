@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
@@ -41,12 +42,69 @@ func (p *nriPlugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api
 	a.AddMount(&api.Mount{Destination: "/from-nri", Source: p.mounts, Type: "bind", Options: []string{"rbind", "ro"}})
 	a.AddAnnotation("example.com/from-nri", "yes")
 	a.SetLinuxMemoryLimit(64 << 20)
+	if want := unheeded[c.GetName()]; want != nil {
+		want(a)
+	}
 	return a, nil, nil
 }
 
 func (p *nriPlugin) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate, error) {
 	p.ended <- c.GetId()
 	return nil, nil
+}
+
+// unheeded are adjustments that not every OCI runtime knows, by the property of the spec.
+var unheeded = map[string]func(*api.ContainerAdjustment){
+	"process.scheduler": func(a *api.ContainerAdjustment) {
+		a.SetLinuxScheduler(&api.LinuxScheduler{Policy: api.LinuxSchedulerPolicy_SCHED_BATCH})
+	},
+	"process.ioPriority": func(a *api.ContainerAdjustment) {
+		a.SetLinuxIOPriority(&api.LinuxIOPriority{Class: api.IOPrioClass_IOPRIO_CLASS_IDLE})
+	},
+	"linux.memoryPolicy": func(a *api.ContainerAdjustment) { a.SetLinuxMemoryPolicy(api.MpolMode_MPOL_BIND, "0") },
+}
+
+// isInForce reports whether a process has what one of them wants.
+func isInForce(t *testing.T, name string, pid int) bool {
+	t.Helper()
+	switch name {
+	case "process.scheduler":
+		attr, err := unix.SchedGetAttr(pid, 0)
+		return err == nil && attr.Policy == unix.SCHED_BATCH
+	case "process.ioPriority":
+		const who, shift, idle = 1, 13, 3 // of one process; where the class is; linux/ioprio.h
+		priority, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, who, uintptr(pid), 0)
+		return errno == 0 && priority>>shift == idle
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/numa_maps", pid))
+	return err == nil && strings.Contains(string(maps), "bind:0")
+}
+
+// TestNRIWhatTheRuntimeDoesNotKnow: an adjustment is in force, or it is refused by its
+// name.
+func TestNRIWhatTheRuntimeDoesNotKnow(t *testing.T) {
+	t.Setenv(nriPlugins, "1")
+	n := newNode(t)
+	p := &nriPlugin{mounts: t.TempDir(), found: make(chan []string, 1), ended: make(chan string, 9)}
+	p.connect(n)
+	sandbox, cfg := n.sandbox("pod", nil)
+	for name := range unheeded {
+		resp, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: imageName}, Args: []string{"sleep", "forever"}, LogPath: name + ".log",
+		}})
+		if err != nil {
+			if !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: the error does not name it: %v", name, err)
+			}
+			continue
+		}
+		id := resp.GetContainerId()
+		n.startContainer(id)
+		if pids, err := cgroup.Processes(n.sandboxCgroup(sandbox) + "/" + id); err != nil || len(pids) != 1 || !isInForce(t, name, pids[0]) {
+			t.Errorf("%s: it was taken, and is not in force (processes %v, %v)", name, pids, err)
+		}
+	}
+	n.removeSandbox(sandbox)
 }
 
 // connect connects the plugin and returns what it was told is there.
