@@ -205,7 +205,7 @@ func execMutants() []mutant {
 		{"CRI-EXEC-011", "executes with all rights", tell(func(r *runtimeapi.ExecSyncResponse) {
 			r.Stdout = []byte("Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n")
 		})},
-		{"CRI-EXEC-012", "executes one command at a time", fault{request: func(c *exchange, req proto.Message) (proto.Message, error) {
+		{"CRI-EXEC-012", "executes one command at a time", seen("one has not met the other", fault{request: func(c *exchange, req proto.Message) (proto.Message, error) {
 			r, ok := req.(*runtimeapi.ExecSyncRequest)
 			if !ok {
 				return nil, nil
@@ -213,7 +213,7 @@ func execMutants() []mutant {
 			one.Lock()
 			defer one.Unlock()
 			return c.rt.ExecSync(c.ctx, r)
-		}}},
+		}})},
 	}
 }
 
