@@ -18,9 +18,11 @@ import (
 )
 
 const (
-	// subscribeTime is how long a subscription may take that the runtime does
-	// not confirm.
-	subscribeTime = 500 * time.Millisecond
+	// subscribeTime is how long a subscription may take until its first event.
+	subscribeTime = 15 * time.Second
+	// probeTime is how long to wait for an event of a sandbox that was made while
+	// the subscription may not have stood, until another is made.
+	probeTime = time.Second
 	// eventTime is how late an event may be.
 	eventTime = 3 * time.Second
 )
@@ -62,26 +64,72 @@ type subscription struct {
 func (s *subject) subscribe(ctx context.Context) (*subscription, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	sub := &subscription{make(chan *runtimeapi.ContainerEventResponse, 1000), make(chan error, 1), cancel}
-	ready := make(chan struct{})
 	go func() {
-		sub.broken <- s.Events(ctx, func() { close(ready) }, func(e *runtimeapi.ContainerEventResponse) {
+		sub.broken <- s.Events(ctx, nil, func(e *runtimeapi.ContainerEventResponse) {
 			select {
 			case sub.events <- e:
 			case <-ctx.Done():
 			}
 		})
 	}()
-	select {
-	case <-ready:
-	case err := <-sub.broken:
+	if err := s.stands(ctx, sub); err != nil {
 		cancel()
-		if errors.Is(err, cri.ErrUnimplemented) {
-			return nil, conformance.NotApplicable("the runtime sends no events")
-		}
-		return nil, fmt.Errorf("the subscription ended: %w", err)
-	case <-time.After(subscribeTime):
+		return nil, err
 	}
 	return sub, nil
+}
+
+// stands returns when the subscriber has got an event that was caused after it had
+// asked for them. The CRI has no other sign of a subscription: some runtimes
+// confirm the stream before they have entered the subscriber, some never, and some
+// send first what there is.
+func (s *subject) stands(ctx context.Context, sub *subscription) error {
+	late := time.After(subscribeTime)
+	probes := map[string]bool{}
+	for {
+		id, err := s.probe(ctx)
+		if err != nil {
+			return err
+		}
+		probes[id] = true
+		again := time.After(probeTime)
+		for waits := true; waits; {
+			select {
+			case e := <-sub.events:
+				if probes[e.GetContainerId()] || probes[e.GetPodSandboxStatus().GetId()] {
+					return nil
+				}
+			case err := <-sub.broken:
+				return sub.ended("its first event", err)
+			case <-again:
+				waits = false
+			case <-late:
+				return fmt.Errorf("the subscriber got no event of %d sandboxes that came and went within %v", len(probes), subscribeTime)
+			}
+		}
+	}
+}
+
+// probe makes a sandbox, with a container where there are any, and removes it.
+func (s *subject) probe(ctx context.Context) (id string, err error) {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return "", err
+	}
+	if s.target.missing([]Feature{Containers}) == nil {
+		if _, err := p.create(ctx, forever); err != nil {
+			return "", err
+		}
+	}
+	return p.id, s.remove(ctx, p.id)
+}
+
+// ended is the error of a stream that ended before something came.
+func (sub *subscription) ended(before string, err error) error {
+	if errors.Is(err, cri.ErrUnimplemented) { // some say so behind the stream's header
+		return conformance.NotApplicable("the runtime sends no events")
+	}
+	return errors.Join(fmt.Errorf("the subscription ended before %s", before), err)
 }
 
 // next waits for the next event of a container or sandbox and returns it; another one
@@ -99,10 +147,7 @@ func (sub *subscription) next(id string, want runtimeapi.ContainerEventType) (*r
 			}
 			return e, nil
 		case err := <-sub.broken:
-			if errors.Is(err, cri.ErrUnimplemented) { // some say so behind the stream's header
-				return nil, conformance.NotApplicable("the runtime sends no events")
-			}
-			return nil, errors.Join(fmt.Errorf("the subscription ended before %v", want), err)
+			return nil, sub.ended(want.String(), err)
 		case <-late:
 			return nil, fmt.Errorf("the subscriber got no %v within %v", want, eventTime)
 		}
@@ -236,7 +281,8 @@ func checkSubscribers(ctx context.Context, s *subject) error {
 // least that HTTP/2 allows, and with a size that is set gRPC does not widen it.
 const deafWindow = 64 << 10
 
-// deaf subscribes on a connection of its own and never reads.
+// deaf subscribes on a connection of its own and reads no more when the subscription
+// stands.
 func (s *subject) deaf(ctx context.Context) (leave func(), err error) {
 	path, err := rpc.SocketPath(s.endpoint)
 	if err != nil {
@@ -256,14 +302,26 @@ func (s *subject) deaf(ctx context.Context) (leave func(), err error) {
 		leave()
 		return nil, unimplemented("GetContainerEvents", err)
 	}
-	stands := make(chan struct{})
+	sub := &subscription{make(chan *runtimeapi.ContainerEventResponse), make(chan error, 1), leave}
+	enough := make(chan struct{})
+	defer close(enough)
 	go func() {
-		_, _ = stream.Header() // some runtimes do not confirm a subscription
-		close(stands)
+		for {
+			e, err := stream.Recv()
+			if err != nil {
+				sub.broken <- rpc.FromStatus(err)
+				return
+			}
+			select {
+			case sub.events <- e:
+			case <-enough:
+				return
+			}
+		}
 	}()
-	select {
-	case <-stands:
-	case <-time.After(subscribeTime):
+	if err := s.stands(ctx, sub); err != nil {
+		leave()
+		return nil, err
 	}
 	return leave, nil
 }

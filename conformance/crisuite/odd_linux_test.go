@@ -1,8 +1,10 @@
 package crisuite_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/containerd/nri/pkg/api"
 	"google.golang.org/grpc/codes"
@@ -110,4 +112,44 @@ func oddPlugged(c *plugged) (any, error) {
 	}
 	rest := append(req.Containers, &api.Container{Id: "another's", PodSandboxId: "another's"})
 	return c.plugin.Synchronize(c.ctx, &api.SynchronizeRequest{Containers: rest})
+}
+
+// slowRuntime takes seconds until a subscription stands and a command runs, as a machine
+// may that does much else, and tells a subscriber first what there is.
+func slowRuntime() fault {
+	return fault{
+		request: func(c *exchange, _ proto.Message) (proto.Message, error) {
+			switch c.method {
+			case "GetContainerEvents":
+				time.Sleep(2 * time.Second)
+			case "ExecSync":
+				time.Sleep(4 * time.Second)
+			}
+			return nil, nil
+		},
+		streamed: func(c *exchange, m proto.Message) []proto.Message {
+			if _, ok := m.(*event); !ok || !c.once(fmt.Sprintf("%p", c)) {
+				return []proto.Message{m}
+			}
+			var all []proto.Message
+			sandboxes, err := c.rt.ListPodSandbox(c.ctx, &runtimeapi.ListPodSandboxRequest{})
+			if err != nil {
+				return []proto.Message{m}
+			}
+			for _, sb := range sandboxes.Items {
+				all = append(all, &event{
+					ContainerId: sb.Id, ContainerEventType: runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT, CreatedAt: sb.CreatedAt,
+					PodSandboxStatus: &runtimeapi.PodSandboxStatus{Id: sb.Id, Metadata: sb.Metadata},
+				})
+			}
+			return append(all, m)
+		},
+	}
+}
+
+// TestSlowRuntime holds that the suite takes slowness for no fault where it has no rule
+// about time.
+func TestSlowRuntime(t *testing.T) {
+	target := newHost(t, reference(t)).mutant(t, mutant{fault: slowRuntime()})
+	crisuite.Suite().Test(t, target, &conformance.Options{Only: []string{"CRI-EVENT-*", "CRI-EXEC-012"}, Tier: conformance.Crash})
 }
