@@ -124,9 +124,10 @@ func (p *Profile) waiver(id string) (reason string, waived bool) {
 	return reason, waived
 }
 
-// checkProfile holds a profile against the suite: everything in it must mean
-// something there.
-func (s *Suite[T]) checkProfile(p *Profile) error {
+// CheckProfile holds a profile against the suite: everything in it must mean
+// something there. Nil, which declares nothing, is fine. Run begins with it; who
+// acts on facts before a run calls it before that.
+func (s *Suite[T]) CheckProfile(p *Profile) error {
 	if p == nil {
 		return nil
 	}

@@ -169,7 +169,7 @@ func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], err
 	if err := s.Validate(); err != nil {
 		return nil, nil, err
 	}
-	if err := s.checkProfile(r.opts.Profile); err != nil {
+	if err := s.CheckProfile(r.opts.Profile); err != nil {
 		return nil, nil, err
 	}
 	rules, err := s.selected(r.opts.Tier, r.opts.Only)

@@ -32,6 +32,10 @@ cni lists all that it may declare:
 			if err != nil {
 				return err
 			}
+			suite := cnisuite.Suite()
+			if err := suite.CheckProfile(profile); err != nil {
+				return err
+			}
 			target, err := cnisuite.NewTarget(args[0], profile)
 			if err != nil {
 				return err
@@ -41,7 +45,7 @@ cni lists all that it may declare:
 					return err
 				}
 			}
-			return conform(cmd, args, &f, cnisuite.Suite(), target)
+			return conform(cmd, args, &f, suite, target)
 		},
 	}
 	f.addTo(cmd)

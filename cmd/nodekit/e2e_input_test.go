@@ -141,7 +141,7 @@ func TestPluginThatIsNone(t *testing.T) {
 func TestUsedWrongly(t *testing.T) {
 	c := newCLI(t)
 	for _, tt := range []struct{ line, want string }{
-		{"conform cnii", `unknown command "cnii" for "nodekit conform"`},
+		{"conform cnii", `unknown command "cnii" for "nodekit conform": there are cni, cni-runtime, cri, `},
 		{"image lst", `unknown command "lst" for "nodekit image"`},
 		{"serve cri", `unknown command "cri" for "nodekit serve"`},
 		{"foo", `unknown command "foo" for "nodekit"`},
@@ -166,6 +166,7 @@ func TestConformRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	misfit := c.write("misfit.yaml", "suite: cni\nfacts:\n  config: {ipam: 7}\n")
+	mistyped := c.write("mistyped.yaml", "suite: cni\nfacts:\n  confg: {root: /}\n")
 	misled := c.write("profile.yaml", "suite: cri\nfacts:\n  lacks: pull, isolation\n  image: mine\n  tool: /nowhere/podtool\n")
 	for _, tt := range []struct {
 		args []string
@@ -177,6 +178,7 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
 		{[]string{"cni", hostLocal}, "the plugin refuses a configuration without keys, and nothing was tested: write one into a profile"},
 		{[]string{"cni", hostLocal, "--profile", misfit}, "the plugin refuses the configuration of the profile, and nothing was tested"},
+		{[]string{"cni", hostLocal, "--profile", mistyped}, `confg`},
 		{[]string{"csi", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver answers at unix:///nowhere/c.sock"},
 		{[]string{"deviceplugin", "--exec", " "}, "--exec is empty"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -25,6 +26,15 @@ func explain(cmd *cobra.Command) {
 func usedWrongly(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil
+	}
+	if cmd.HasAvailableSubCommands() {
+		var names []string
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() {
+				names = append(names, c.Name())
+			}
+		}
+		return fmt.Errorf("%w: there are %s", err, strings.Join(names, ", "))
 	}
 	return fmt.Errorf("%w\nusage: %s\n%s --help says more", err, cmd.UseLine(), cmd.CommandPath())
 }
