@@ -113,7 +113,7 @@ func TestBadFiles(t *testing.T) {
 }
 
 func TestNoConfiguration(t *testing.T) {
-	if _, _, err := loadDir(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, fault.Unavailable) {
+	if _, _, err := loadDir(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "ends in .conflist") {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

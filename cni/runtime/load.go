@@ -27,6 +27,9 @@ func loadDir(dir string) (l *list, problems []error, err error) {
 			l = found
 		}
 	}
+	if len(files) == 0 {
+		return nil, nil, fault.Unavailable.Errorf("no network configuration is in %q: no file's name there ends in .conflist, .conf or .json", dir)
+	}
 	if l == nil {
 		return nil, problems, fault.Unavailable.Wrap(errors.Join(append([]error{fmt.Errorf("no valid network configuration is in %q", dir)}, problems...)...))
 	}
