@@ -84,7 +84,7 @@ func (r *registrar) session(ctx context.Context) error {
 
 // watchDir watches the directory, once it is there: making it is the kubelet's.
 func (r *registrar) watchDir(ctx context.Context) (*fsnotify.Watcher, error) {
-	for {
+	for told := false; ; told = true {
 		events, err := fsnotify.NewWatcher()
 		if err != nil {
 			return nil, fmt.Errorf("watching %q: %w", r.dir, err)
@@ -97,7 +97,9 @@ func (r *registrar) watchDir(ctx context.Context) (*fsnotify.Watcher, error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("watching %q: %w", r.dir, err)
 		}
-		r.log.Debug("waiting for the kubelet to make its directory", "dir", r.dir)
+		if !told {
+			r.log.Info("waiting for the kubelet to make its directory", "dir", r.dir)
+		}
 		if !sleep(ctx, recheckEvery/4) {
 			return nil, nil
 		}
@@ -130,11 +132,16 @@ func (r *registrar) register(ctx context.Context, l *sockfile.Listener, wake *si
 	notBefore := time.Now().Add(r.delay)
 	retry := firstRetry
 	var tried *sockfile.ID
+	told := false
 	for ctx.Err() == nil && l.Present() {
 		kubelet, err := sockfile.Identify(r.kubeletSocket())
 		wait := recheckEvery
 		switch {
 		case err != nil || kubelet == nil: // its creation is an event
+			if !told {
+				r.log.Info("waiting for the kubelet", "socket", r.kubeletSocket())
+			}
+			told = true
 		case kubelet.Same(r.kubelet) && time.Now().Before(notBefore):
 			wait = time.Until(notBefore)
 		default:

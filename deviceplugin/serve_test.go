@@ -216,6 +216,48 @@ func TestKubeletComesLater(t *testing.T) {
 
 // TestKubeletRestarts holds to exactly one registration for each restart,
 // whatever the plugin notices first.
+// TestWaitingIsSaid: who names the wrong directory sees where the kubelet is looked for.
+func TestWaitingIsSaid(t *testing.T) {
+	root := t.TempDir()
+	said := make(chan string, 100)
+	log := slog.New(slog.NewTextHandler(lineWriter(said), nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- deviceplugin.Serve(ctx, static("a"), &deviceplugin.Options{KubeletDir: root, Logger: log})
+	}()
+	await := func(want string) {
+		t.Helper()
+		for {
+			select {
+			case line := <-said:
+				if strings.Contains(line, want) {
+					return
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("nothing says %q", want)
+			}
+		}
+	}
+	await("waiting for the kubelet to make its directory")
+	if err := os.Mkdir(filepath.Join(root, "device-plugins"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	await(`msg="waiting for the kubelet" resource=example.com/thing socket=` + filepath.Join(root, "device-plugins", "kubelet.sock"))
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// lineWriter sends what is written to it.
+type lineWriter chan<- string
+
+func (w lineWriter) Write(b []byte) (int, error) {
+	w <- string(b)
+	return len(b), nil
+}
+
 func TestKubeletRestarts(t *testing.T) {
 	for name, down := range map[string]time.Duration{"at once": 0, "slowly": 500 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
