@@ -147,6 +147,7 @@ func TestUsedWrongly(t *testing.T) {
 		{"foo", `unknown command "foo" for "nodekit"`},
 		{"run --plugin /bin/true", "usage: nodekit run FILE [flags]\nnodekit run --help says more"},
 		{"run --plugins /bin/true pod.yaml", "unknown flag: --plugins\nusage: nodekit run FILE"},
+		{"run --runtime-endpoint unix:///r --cni-conf-dir /etc ../../examples/pod.yaml", "--cni-conf-dir is for the reference runtime"},
 		{"conform cni --exec /bin/true", "usage: nodekit conform cni BINARY"},
 	} {
 		if out, code := c.run(strings.Fields(tt.line)...); code != 1 || !strings.Contains(out, tt.want) {

@@ -284,6 +284,9 @@ func (f *partFlags) refuseForeign(cfg *node.Config) error {
 	if !f.selinux {
 		return fault.Invalid.Errorf("--selinux=false is for the reference runtime, and --runtime-endpoint names another: configure it there")
 	}
+	if cfg.CNIConfDir != "" {
+		return fault.Invalid.Errorf("--cni-conf-dir is for the reference runtime, and --runtime-endpoint names another: configure its network there")
+	}
 	if f.Socket != "" || f.PluginDir != "" {
 		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
 	}

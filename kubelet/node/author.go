@@ -81,7 +81,12 @@ func placed(cfg *Config, authors []*author) error {
 			return fault.Invalid.Errorf("the CNI plugin %q would never be called: the runtime at %q has a network configuration of its own", a.Path, cfg.RuntimeEndpoint)
 		case a.sign.kind == CRI && cfg.RuntimeEndpoint != "":
 			return fault.Invalid.Errorf("the plugin %q is a runtime, and so is what serves %q: leave one out", a.Path, cfg.RuntimeEndpoint)
+		case a.sign.kind == CRI && cfg.CNIConfDir != "":
+			return fault.Invalid.Errorf("the plugin %q is a runtime with a network of its own, which does not read %q: configure it there", a.Path, cfg.CNIConfDir)
 		}
+	}
+	if runtime, network := first[CRI], first[CNI]; runtime != "" && network != "" {
+		return fault.Invalid.Errorf("the CNI plugin %q would never be called: the runtime %q has a network configuration of its own", network, runtime)
 	}
 	return nil
 }

@@ -20,7 +20,9 @@ func TestPluginsThatHaveNoPlaceAreRefused(t *testing.T) {
 		cfg     Config
 		authors []*author
 	}{
-		"":                      {authors: some(CSI, CSI, DevicePlugin, DevicePlugin, CNI, CRI)},
+		"":                      {authors: some(CSI, CSI, DevicePlugin, DevicePlugin, CNI)},
+		"/x/cni\" would never":  {authors: some(CNI, CRI)},
+		"does not read":         {Config{CNIConfDir: "/c"}, some(CRI)},
 		"both cni":              {authors: some(CNI, CNI)},
 		"both cri":              {authors: some(CRI, CRI)},
 		"never be called":       {Config{RuntimeEndpoint: "unix:///r"}, some(CNI)},
