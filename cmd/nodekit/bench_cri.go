@@ -24,8 +24,8 @@ own. With --against it calls a runtime that runs already, too:
 
   nodekit bench cri --against mine=unix:///run/mine.sock --image mine/podtool:v1
 
-On a host with both versions of cgroups it mounts the hugetlb controller for the time,
-without which crun refuses to work there.`,
+On a host with both versions of cgroups it mounts the hugetlb controller for the time
+if a side runs on crun, which refuses to work there otherwise.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !inside {

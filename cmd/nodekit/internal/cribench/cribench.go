@@ -90,6 +90,11 @@ func (l *lab) close() error {
 	return errors.Join(errs...)
 }
 
+// uses reports whether a side is to be measured whose containers are the OCI runtime's.
+func (l *lab) uses(engine string) bool {
+	return l.wanted("nodekit, "+engine) || l.wanted("containerd, "+engine)
+}
+
 // wanted reports whether a side is to be measured.
 func (l *lab) wanted(name string) bool {
 	return len(l.Sides) == 0 || slices.ContainsFunc(l.Sides, func(prefix string) bool { return strings.HasPrefix(name, prefix) })

@@ -32,7 +32,7 @@ func (l *lab) floor(ctx context.Context) error {
 	var one, many []bench.Side
 	for _, engine := range []string{"crun", "runc"} {
 		program, err := exec.LookPath(engine)
-		if err != nil {
+		if err != nil || !l.uses(engine) {
 			continue
 		}
 		f := &floor{lab: l, program: program, root: root, dir: filepath.Join(l.dir, "floor", engine)}
@@ -47,6 +47,9 @@ func (l *lab) floor(ctx context.Context) error {
 			bench.Side{Name: engine + ", a Pod by hand", Run: plain.one}, bench.Side{Name: engine + ", with seccomp", Run: confined.one})
 		many = append(many, bench.Side{Name: engine + " run", Run: f.many},
 			bench.Side{Name: engine + ", a Pod by hand", Run: plain.many}, bench.Side{Name: engine + ", with seccomp", Run: confined.many})
+	}
+	if len(one) == 0 {
+		return nil
 	}
 	return errors.Join(
 		l.table(ctx, "the OCI runtime alone: run --detach of the smallest container, until it returns; end is SIGKILL, the wait for it, and the removal of the cgroup.\n"+
