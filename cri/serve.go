@@ -26,6 +26,9 @@ type Options struct {
 	// Logger gets state changes (Info), one line per call (Debug) and what
 	// went wrong where no caller sees it (Error). Nil discards.
 	Logger *slog.Logger
+	// Ready is called once, when what an earlier server left is recovered and calls are
+	// taken: the moment to tell a service manager. It must be quick. Nil is not called.
+	Ready func()
 }
 
 // drain is how long a stopping server waits for calls in flight before it
@@ -74,12 +77,12 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 		return errors.Join(err, s.wind(cancel, unwatched()))
 	}
 	defer s.Server.Close()
-	return s.run(ctx, base, cancel, endpoint)
+	return s.run(ctx, base, cancel, endpoint, opts.Ready)
 }
 
 // run serves until ctx ends or Watch fails. cancel ends base, the context of
 // detached calls and of Watch, for those that do not finish in time.
-func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpoint string) error {
+func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpoint string, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	l, err := rpc.Listen(endpoint)
@@ -93,6 +96,9 @@ func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpo
 	runtimeapi.RegisterImageServiceServer(g, s.images)
 	defer context.AfterFunc(ctx, s.events.Close)()
 	s.log.InfoContext(ctx, "serving the cri", "runtime", s.rt.Name, "endpoint", endpoint, "unsupported", s.rt.unsupported())
+	if ready != nil { // calls wait at the socket, if not yet in the server
+		ready()
+	}
 	err = rpc.Serve(ctx, g, l, drain)
 	s.Server.Close()
 	return errors.Join(err, s.wind(cancel, watched))

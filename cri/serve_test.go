@@ -3,6 +3,8 @@ package cri_test
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -413,6 +415,35 @@ func TestServeRefuses(t *testing.T) {
 	err = cri.Serve(t.Context(), filepath.Join(t.TempDir(), "s"), rt, &cri.Options{StateDir: n.dir})
 	if !errors.Is(err, cri.ErrAlreadyExists) {
 		t.Errorf("a second server on the directory: %v", err)
+	}
+}
+
+// TestServeReady: at that moment calls are taken.
+func TestServeReady(t *testing.T) {
+	_, rt := newFake()
+	dir, err := os.MkdirTemp("", "cri") // short: see unix(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "s")
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := make(chan error, 2), make(chan error, 1)
+	go func() {
+		ended <- cri.Serve(ctx, socket, rt, &cri.Options{StateDir: filepath.Join(dir, "state"), Ready: func() {
+			conn, err := net.Dial("unix", socket)
+			if err == nil {
+				err = conn.Close()
+			}
+			ready <- err
+		}})
+	}()
+	if err := <-ready; err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; err != nil || len(ready) > 0 {
+		t.Errorf("the server ended with %v, and was ready %d times more", err, len(ready))
 	}
 }
 

@@ -85,26 +85,21 @@ func absolute(paths ...*string) error {
 }
 
 func runNode(cmd *cobra.Command, cfg node.Config) error {
-	service, err := systemd.TakeNotifier()
+	service, err := takeNotifier(cfg.Logger)
 	if err != nil {
 		return err
-	}
-	tell := func(state string) {
-		if err := service.Tell(state); err != nil {
-			cfg.Logger.Warn("systemd does not listen", "err", err)
-		}
 	}
 	n, err := node.Start(cmd.Context(), cfg)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "node %s is up: http over %s\n", cfg.Root, filepath.Join(cfg.Run, "nodekit.sock"))
-	tell(systemd.Ready)
+	service.tell(systemd.Ready)
 	select {
 	case <-cmd.Context().Done():
 	case <-n.Done():
 	}
-	tell(systemd.Stopping)
+	service.tell(systemd.Stopping)
 	return n.Stop()
 }
 

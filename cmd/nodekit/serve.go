@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"path/filepath"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/csi/hostpath"
 	"github.com/nodekit-project/nodekit/deviceplugin"
 	"github.com/nodekit-project/nodekit/deviceplugin/gpu"
+	"github.com/nodekit-project/nodekit/internal/systemd"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
@@ -57,6 +59,12 @@ ends, and the next one at the same root takes them over.`,
 			if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
 				return err
 			}
+			service, err := takeNotifier(cfg.Logger)
+			if err != nil {
+				return err
+			}
+			cfg.Ready = func() { service.tell(systemd.Ready) }
+			defer context.AfterFunc(cmd.Context(), func() { service.tell(systemd.Stopping) })()
 			return node.ServeRuntime(cmd.Context(), cfg)
 		},
 	}

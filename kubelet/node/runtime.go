@@ -65,6 +65,8 @@ type RuntimeConfig struct {
 	PinnedImages []string
 	HostsDir     string
 
+	// Ready is called once, when calls are taken. It must be quick; nil is not called.
+	Ready func()
 	// Ephemeral makes the end of ServeRuntime take everything down.
 	Ephemeral bool
 
@@ -217,7 +219,7 @@ func (r *Runtime) serve(ctx context.Context) error {
 		}
 		defer r.plugins.Close()
 	}
-	return cri.Serve(ctx, r.cfg.Endpoint, served, &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger})
+	return cri.Serve(ctx, r.cfg.Endpoint, served, &cri.Options{StateDir: filepath.Join(r.cfg.Root, "cri"), Logger: r.cfg.Logger, Ready: r.cfg.Ready})
 }
 
 // close releases the runtime and leaves its containers running.
