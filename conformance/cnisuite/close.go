@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
@@ -27,7 +24,7 @@ func (l *lab) close(ctx context.Context) error {
 	l.handOver = 0 // nobody reads what is written now
 	errs := []error{l.ipam.wake()}
 	l.payDELs(ctx)
-	errs = append(errs, l.tearDown(ctx), l.endProcesses())
+	errs = append(errs, l.tearDown(ctx))
 	for _, c := range l.made {
 		errs = append(errs, netns.Remove(c.ns))
 	}
@@ -64,36 +61,36 @@ func (l *lab) payDELs(ctx context.Context) {
 	all.Wait()
 }
 
+// tearDown ends what the target's daemon has set up, and every process that the
+// plugin and the daemon left running. What comes next takes it for gone, so all of
+// them have let go of their files, locks and sockets when it returns.
 func (l *lab) tearDown(ctx context.Context) error {
-	var err error
+	dying := processes{}
+	defer dying.release()
+	if l.target.Teardown == "" && l.daemon == 0 {
+		return l.endProcesses(dying)
+	}
+	// One that is being killed has no memory any more by which it could be found.
+	err := l.hold(dying)
 	if l.target.Teardown != "" {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTime)
 		defer cancel()
-		_, err = l.shell(ctx, "teardown", l.target.Teardown)
+		_, failed := l.shell(ctx, "teardown", l.target.Teardown)
+		err = errors.Join(err, failed)
 	}
-	if l.daemon != 0 {
-		_ = syscall.Kill(-l.daemon, syscall.SIGKILL) // it may have ended
-	}
-	return err
+	return errors.Join(err, l.endProcesses(dying))
 }
 
-// endProcesses kills what the plugin and its daemon left running, and waits until it
-// is not seen any more: what comes next takes it for gone.
-func (l *lab) endProcesses() error {
-	for deadline := time.Now().Add(settleTime); ; time.Sleep(time.Millisecond) {
-		now, err := leak.Take(l.scopeOf(leak.Process))
-		if err != nil {
+// endProcesses kills what is dying and what the plugin and its daemon left running,
+// and waits for the end of all, until there is none.
+func (l *lab) endProcesses(dying processes) error {
+	deadline := time.Now().Add(settleTime)
+	for {
+		if err := l.hold(dying); err != nil || len(dying) == 0 {
 			return err
 		}
-		left := slices.DeleteFunc(now.Names(leak.Process), func(name string) bool { return pidOf(name) <= 1 })
-		if len(left) == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("killed and still there: %q", left)
-		}
-		for _, name := range left {
-			_ = syscall.Kill(pidOf(name), syscall.SIGKILL) // it may have ended
+		if left := dying.end(deadline); len(left) > 0 {
+			return fmt.Errorf("killed and still there: processes %v", left)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func rebootRules() []conformance.Rule[Target] {
 // its own when it is set up again. It alone sees the same id as before: with a
 // mount namespace of its own it would not see the containers that come.
 func (l *lab) reboot(ctx context.Context) error {
-	if err := errors.Join(l.tearDown(ctx), l.endProcesses()); err != nil {
+	if err := l.tearDown(ctx); err != nil {
 		return err
 	}
 	l.daemon = 0

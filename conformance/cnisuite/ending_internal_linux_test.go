@@ -1,0 +1,90 @@
+package cnisuite
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/testenv"
+)
+
+// untilReady starts the daemon hoards and waits for it.
+const untilReady = `echo $$ >"$DIR/group"; "%s" & for i in $(seq 1000); do [ -e "$DIR/ready" ] && exit 0; sleep 0.05; done; exit 1`
+
+// TestTearDownWaitsForTheLastDescriptor has processes that are killed and not seen any
+// more, and hold a lock still.
+func TestTearDownWaitsForTheLastDescriptor(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	for name, teardown := range map[string]string{"killed by the suite": "", "killed by the teardown": `kill -KILL "-$(cat "$DIR/group")"`} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			self, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			daemon := filepath.Join(dir, "test-plugin-hoards")
+			if err := os.Symlink(self, daemon); err != nil {
+				t.Fatal(err)
+			}
+			l := newLab(&Target{Setup: fmt.Sprintf(untilReady, daemon), Teardown: teardown}, dir)
+			if err := os.Mkdir(l.state(), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := netns.Create(l.host); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := netns.Remove(l.host); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := l.setUp(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.tearDown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			lock, err := os.Open(filepath.Join(l.state(), "lock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Close()
+			if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+				t.Errorf("taking the lock of what has ended: %v", err)
+			}
+		})
+	}
+}
+
+// TestTearDownLeavesOutZombies has one that nobody waits for in the daemon's group.
+func TestTearDownLeavesOutZombies(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	l := newLab(&Target{}, t.TempDir())
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.daemon = cmd.Process.Pid
+	if err := unix.Waitid(unix.P_PID, l.daemon, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- l.tearDown(t.Context()) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for a zombie")
+	}
+	_ = cmd.Wait() // it may have been killed
+}
