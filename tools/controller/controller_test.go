@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -44,8 +45,10 @@ func (r *reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 // manage runs a manager with the reconciler until the test ends.
 func manage(t *testing.T, n *nodetest.Node) {
 	t.Helper()
+	twice := true // with -count=2 there is a second one of the name
 	m, err := ctrl.NewManager(n.RESTConfig(), ctrl.Options{
 		Logger: testr.New(t), Metrics: server.Options{BindAddress: "0"}, LeaderElection: true, LeaderElectionID: "controller", LeaderElectionNamespace: v1.NamespaceDefault,
+		Controller: config.Controller{SkipNameValidation: &twice},
 	})
 	if err != nil {
 		t.Fatal(err)
