@@ -59,13 +59,7 @@ ends, and the next one at the same root takes them over.`,
 			if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
 				return err
 			}
-			service, err := takeNotifier(cfg.Logger)
-			if err != nil {
-				return err
-			}
-			cfg.Ready = func() { service.tell(systemd.Ready) }
-			defer context.AfterFunc(cmd.Context(), func() { service.tell(systemd.Stopping) })()
-			return node.ServeRuntime(cmd.Context(), cfg)
+			return serveRuntime(cmd.Context(), cfg)
 		},
 	}
 	v.addTo(cmd)
@@ -86,6 +80,16 @@ ends, and the next one at the same root takes them over.`,
 	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")
 	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
 	return cmd
+}
+
+func serveRuntime(ctx context.Context, cfg node.RuntimeConfig) error {
+	service, err := takeNotifier(cfg.Logger)
+	if err != nil {
+		return err
+	}
+	cfg.Ready = func() { service.tell(systemd.Ready) }
+	defer context.AfterFunc(ctx, func() { service.tell(systemd.Stopping) })()
+	return node.ServeRuntime(ctx, cfg)
 }
 
 func newServeHostpathCommand() *cobra.Command {

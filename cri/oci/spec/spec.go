@@ -179,13 +179,13 @@ func CheckNamespaces(sandbox *runtimeapi.PodSandboxConfig) error {
 func sameNamespaces(in Input) error {
 	pod := shared(in.Sandbox.GetLinux().GetSecurityContext().GetNamespaceOptions())
 	for i, n := range shared(in.security().GetNamespaceOptions()) {
-		switch {
-		case n.mode == runtimeapi.NamespaceMode_POD || n.mode == pod[i].mode:
-		case n.mode == runtimeapi.NamespaceMode_NODE:
-			return fault.Invalid.Errorf("the container asks for the node's %s namespace, and its sandbox has its own", n.kind)
-		default:
-			return fault.Unimplemented.Errorf("a container's %s namespace is its sandbox's, and %v is asked for", n.kind, n.mode)
+		if n.mode == runtimeapi.NamespaceMode_POD || n.mode == pod[i].mode {
+			continue
 		}
+		if n.mode == runtimeapi.NamespaceMode_NODE {
+			return fault.Invalid.Errorf("the container asks for the node's %s namespace, and its sandbox has its own", n.kind)
+		}
+		return fault.Unimplemented.Errorf("a container's %s namespace is its sandbox's, and %v is asked for", n.kind, n.mode)
 	}
 	return nil
 }
