@@ -194,6 +194,10 @@ func checkPreStop(ctx context.Context, l *lab) error {
 		return err
 	}
 	hook, stop := s.calls().of("ExecSync").first(), s.calls().of("StopContainer").first()
+	if hook == nil { // it may come yet, too late
+		l.calm(ctx)
+		hook = s.calls().of("ExecSync").first()
+	}
 	switch {
 	case hook == nil:
 		return errors.New("the preStop hook was not run")
