@@ -196,7 +196,7 @@ func TestRunOnContainerd(t *testing.T) {
 			ownNetwork(t)
 			c := newCLI(t)
 			d := c.startContainerd(plugins(c))
-			out, code := c.run("run", "--runtime-endpoint", d.endpoint(), "../../examples/pod.yaml")
+			out, code := c.run("run", "--runtime-endpoint", d.endpoint(), c.example())
 			if code != 0 {
 				t.Errorf("exit code %d:\n%s", code, out)
 			}

@@ -14,7 +14,7 @@ import (
 
 func TestRunExample(t *testing.T) {
 	c := newCLI(t)
-	out, code := c.run("run", "../../examples/pod.yaml")
+	out, code := c.run("run", c.example())
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, out)
 	}
@@ -23,6 +23,18 @@ func TestRunExample(t *testing.T) {
 		t.Log(out)
 	}
 	c.clean(out)
+}
+
+// example writes examples/pod.yaml with more time between the requests: the Pod is Ready
+// from the first to the last, and no node need see what is over in half a second.
+func (c *cli) example() string {
+	c.t.Helper()
+	const interval, longer = "--interval 300ms", "--interval 2s"
+	text, err := os.ReadFile("../../examples/pod.yaml")
+	if err != nil || strings.Count(string(text), interval) != 1 {
+		c.t.Fatalf("the example has not one %q: %v", interval, err)
+	}
+	return c.write("example.yaml", strings.Replace(string(text), interval, longer, 1))
 }
 
 // checkExample fails the test unless the output is that of examples/pod.yaml.
