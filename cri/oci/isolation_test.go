@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
 // TestDeviceRules: a device node opens only for those who asked for it, with
@@ -75,7 +77,14 @@ func TestConfinement(t *testing.T) {
 	if out, _ := n.exec(id, "/podtool", "cat", "/proc/keys", "/proc/timer_list"); out != "" {
 		t.Errorf("masked files show %q", out)
 	}
-	for _, file := range []string{"/proc/sys/kernel/domainname", "/sys/kernel/mm/ksm/run", "/sys/fs/cgroup/cgroup.procs"} {
+	procs := "/sys/fs/cgroup/cgroup.procs"
+	if cgroup.Version() == 1 { // where the hierarchies are below a file system of the container's own
+		procs = "/sys/fs/cgroup/pids/cgroup.procs"
+	}
+	if out, _ := n.exec(id, "/podtool", "cat", procs); !strings.Contains(out, "1\n") {
+		t.Errorf("%s shows %q", procs, out)
+	}
+	for _, file := range []string{"/proc/sys/kernel/domainname", "/sys/kernel/mm/ksm/run", procs} {
 		if out, code := n.exec(id, "/podtool", "write", file, "0"); code == 0 {
 			t.Errorf("%s was written: %q", file, out)
 		}
