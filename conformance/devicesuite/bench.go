@@ -37,9 +37,13 @@ type bench struct {
 	plugin   *supervisor.Process
 	release  func() error
 	ends     atomic.Int32 // how often the plugin ended by itself or was killed
+	last     atomic.Pointer[ending]
 	keeping  chan struct{}
 	done     chan struct{}
 }
+
+// ending is how a life of the plugin ended, and what it had printed.
+type ending struct{ how, printed string }
 
 func start(in *conformance.Input[Target]) (*bench, error) {
 	b := &bench{
@@ -100,6 +104,7 @@ func (b *bench) keep() {
 			return
 		case <-b.plugin.Done():
 		}
+		b.last.Store(&ending{b.plugin.Ending(), b.plugin.LifeTail()})
 		b.ends.Add(1)
 		select {
 		case <-b.keeping:
@@ -133,12 +138,10 @@ func (b *bench) stop() error {
 // explain adds what an author needs to understand a failure.
 func (b *bench) explain(err error) error {
 	text := fmt.Sprintf("the plugin is %s", b.plugin)
-	if n := b.ends.Load(); n > 0 {
-		text += fmt.Sprintf("; it ended %d times, the last time with: %s", n, b.plugin.Ending())
-	}
 	tail := strings.TrimSpace(b.plugin.LifeTail())
-	if tail == "" { // it has been started again just now
-		tail = strings.TrimSpace(b.plugin.Tail())
+	if last := b.last.Load(); last != nil {
+		text += fmt.Sprintf("; it ended %d times, the last time with: %s", b.ends.Load(), last.how)
+		tail = cmp.Or(tail, strings.TrimSpace(last.printed)) // it may have been started again just now
 	}
 	if len(tail) > 2000 {
 		tail = "..." + tail[len(tail)-2000:]
