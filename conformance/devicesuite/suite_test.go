@@ -53,6 +53,18 @@ func TestLegalPlugins(t *testing.T) {
 	}
 }
 
+// TestClosesLate: descriptors that go a while after a restart are no leak.
+func TestClosesLate(t *testing.T) {
+	t.Parallel()
+	report, err := devicesuite.Suite().Run(t.Context(), rawPlugin(t, "closes late", time.Minute), &conformance.Options{Only: []string{"DEV-LEAK-003"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := report.Result("DEV-LEAK-003"); r.Status != conformance.Pass {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestHardCodedDirectory runs a plugin that cannot be told the directory.
 func TestHardCodedDirectory(t *testing.T) {
 	testenv.Require(t, testenv.Root)
