@@ -47,7 +47,7 @@ func checkKubeletRestart(ctx context.Context, b *bench) error {
 		if err := b.restart(ctx, delay); err != nil {
 			return err
 		}
-		s, err := b.readyAgain(ctx, resource, before, asMany)
+		s, err := b.readyAgain(ctx, resource, before, noFewer)
 		if err != nil {
 			return fmt.Errorf("after the kubelet was down for %s: %w", delay, err)
 		}
@@ -92,7 +92,7 @@ func checkKill(ctx context.Context, b *bench) error {
 	}
 	b.plugin.Kill()
 	b.drain()
-	if _, err := b.readyAgain(ctx, resource, before, asMany); err != nil {
+	if _, err := b.readyAgain(ctx, resource, before, noFewer); err != nil {
 		return fmt.Errorf("after SIGKILL and a new start: %w", err)
 	}
 	return nil
@@ -105,15 +105,21 @@ func checkSameIDs(ctx context.Context, b *bench) error {
 	}
 	b.plugin.Kill()
 	b.drain()
-	if _, err := b.readyAgain(ctx, r.request.GetResourceName(), idsOf(list), slices.Equal); err != nil {
+	if _, err := b.readyAgain(ctx, r.request.GetResourceName(), idsOf(list), allOf); err != nil {
 		return fmt.Errorf("after SIGKILL and a new start: %w", err)
 	}
 	return nil
 }
 
-// asMany is what is expected of the devices after a restart: no sentence says
-// that ids are those of before.
-func asMany(before, after []string) bool { return len(before) == len(after) }
+// noFewer is what is expected of the devices after a restart: no sentence says
+// that ids are those of before. There may be more: a plugin's first list may come
+// while it is still looking for devices.
+func noFewer(before, after []string) bool { return len(before) <= len(after) }
+
+// allOf reports whether what was there before is there, whatever else is.
+func allOf(before, after []string) bool {
+	return !slices.ContainsFunc(before, func(id string) bool { return !slices.Contains(after, id) })
+}
 
 // drain forgets registrations of instances that are dead by now.
 func (b *bench) drain() {

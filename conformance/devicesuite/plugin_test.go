@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,8 +27,9 @@ import (
 type raw struct {
 	api.UnimplementedDevicePluginServer
 	trait string
-	dir   string // device-plugins
-	round int    // how often it has registered
+	dir   string       // device-plugins
+	round atomic.Int32 // how often it has registered
+	lists atomic.Int32 // how often it was asked for its devices
 }
 
 func (p *raw) is(traits ...string) bool { return slices.Contains(traits, p.trait) }
@@ -80,7 +82,7 @@ func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
 		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		child.Start()
 	}
-	for p.round == 0 || !p.is("forgets restarts") {
+	for p.round.Load() == 0 || !p.is("forgets restarts") {
 		if err := p.register(socket); err == nil {
 			break
 		}
@@ -91,7 +93,7 @@ func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	p.round++
+	p.round.Add(1)
 	return p.watch(socket, term)
 }
 
@@ -105,7 +107,7 @@ func (p *raw) lost() (again bool, err error) {
 
 func (p *raw) socket() string {
 	if p.is("odd") { // a new name each time, as many do
-		return filepath.Join(p.dir, fmt.Sprintf("dp.%d.%d", os.Getpid(), p.round))
+		return filepath.Join(p.dir, fmt.Sprintf("dp.%d.%d", os.Getpid(), p.round.Load()))
 	}
 	return filepath.Join(p.dir, "raw.sock")
 }
@@ -180,12 +182,13 @@ func (p *raw) devices() []*api.Device {
 	case "nothing healthy":
 		out[0].Health = api.Unhealthy
 	case "new ids":
-		out[0].ID = fmt.Sprintf("%d-%d", os.Getpid(), p.round)
+		out[0].ID = fmt.Sprintf("%d-%d", os.Getpid(), p.round.Load())
 	}
 	return out
 }
 
 func (p *raw) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAndWatchResponse]) error {
+	asked := p.lists.Add(1)
 	if p.is("odd") { // nothing at first, then the same list over and over
 		s.Send(&api.ListAndWatchResponse{})
 		time.Sleep(200 * time.Millisecond)
@@ -194,10 +197,13 @@ func (p *raw) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAn
 		}
 		return nil
 	}
+	if p.is("finds devices slowly") && asked == 1 {
+		s.Send(&api.ListAndWatchResponse{})
+	}
 	if !p.is("lists nothing") {
 		s.Send(&api.ListAndWatchResponse{Devices: p.devices()})
 	}
-	if p.is("ends its stream") && p.round > 0 {
+	if p.is("ends its stream") && asked > 1 {
 		return nil
 	}
 	<-s.Context().Done()
