@@ -87,19 +87,19 @@ func TestDriverThatEnds(t *testing.T) {
 func TestMutants(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	var mutants []conformance.Mutant[csisuite.Target]
-	for _, m := range []struct{ rule, name string }{
-		{"CSI-CREATE-001", "makes a new volume for every call"},
-		{"CSI-CREATE-002", "takes any size for an existing volume"},
-		{"CSI-NODE-001", "publishes a directory without mounting"},
-		{"CSI-NODE-002", "publishes read-only volumes writable"},
-		{"CSI-NODE-003", "ignores the arguments of a repeated publication"},
-		{"CSI-NODE-004", "answers NOT_FOUND to a repeated unpublication"},
-		{"CSI-CRASH-001", "keeps its volumes in memory"},
-		{"CSI-CRASH-002", "names a volume after it made it"},
-		{"CSI-LEAK-001", "leaves a mount in its state directory"},
-		{"CSI-LEAK-001", "leaves a file in the staging directory"},
+	for _, m := range []struct{ rule, name, seen string }{
+		{"CSI-CREATE-001", "makes a new volume for every call", "two calls with one name"},
+		{"CSI-CREATE-002", "takes any size for an existing volume", "with 1 MiB more answered OK"},
+		{"CSI-NODE-001", "publishes a directory without mounting", "published at another path: the file"},
+		{"CSI-NODE-002", "publishes read-only volumes writable", "a file could be made"},
+		{"CSI-NODE-003", "ignores the arguments of a repeated publication", "with readonly=true answered OK"},
+		{"CSI-NODE-004", "answers NOT_FOUND to a repeated unpublication", "the second call: NodeUnpublishVolume answered NotFound"},
+		{"CSI-CRASH-001", "keeps its volumes in memory", "staging again after the restart: NodeStageVolume answered NotFound"},
+		{"CSI-CRASH-002", "names a volume after it made it", "which no answer ever named"},
+		{"CSI-LEAK-001", "leaves a mount in its state directory", "left behind: mount"},
+		{"CSI-LEAK-001", "leaves a file in the staging directory", "the staging directory is not free"},
 	} {
-		mutants = append(mutants, conformance.Mutant[csisuite.Target]{Name: m.name, Rule: m.rule, Target: target(m.name)})
+		mutants = append(mutants, conformance.Mutant[csisuite.Target]{Name: m.name, Rule: m.rule, Seen: m.seen, Target: target(m.name)})
 	}
 	conformance.TestMutants(t, csisuite.Suite(), mutants)
 }

@@ -174,10 +174,16 @@ func makeNameless(d *csi.Driver, dir string) {
 	data := filepath.Join(dir, "data")
 	d.ListVolumes = func(context.Context) (list []*csi.Volume, err error) {
 		entries, err := os.ReadDir(data)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
 		for _, e := range entries {
 			list = append(list, &csi.Volume{ID: e.Name()})
 		}
 		return list, err
+	}
+	d.DeleteVolume = func(_ context.Context, r *csi.DeleteRequest) error {
+		return os.RemoveAll(filepath.Join(data, r.VolumeID))
 	}
 	d.CreateVolume = func(_ context.Context, r *csi.CreateRequest) (*csi.Volume, error) {
 		named, err := filepath.Glob(filepath.Join(data, "*", "name-"+r.Name))

@@ -226,12 +226,14 @@ var killInCreate = conformance.Rule[Target]{
 	Spec:  says("CreateVolume", "This operation MUST be idempotent."),
 	Check: func(ctx context.Context, in *conformance.Input[Target]) error {
 		return with(func(ctx context.Context, s *session) error {
-			return s.killInCreate(ctx, func() time.Duration { return time.Duration(in.Rand.IntN(3000)) * time.Microsecond })
+			return s.killInCreate(ctx, in.Rand.Float64)
 		})(ctx, in)
 	},
 }
 
-func (s *session) killInCreate(ctx context.Context, after func() time.Duration) error {
+// killInCreate kills the driver in each part of the time that it takes to make a
+// volume, at a moment in it that within (from 0 to 1) chooses.
+func (s *session) killInCreate(ctx context.Context, within func() float64) error {
 	if err := s.canKill(); err != nil {
 		return err
 	}
@@ -242,14 +244,19 @@ func (s *session) killInCreate(ctx context.Context, after func() time.Duration) 
 	if err != nil {
 		return err
 	}
-	for i := range 5 {
+	took, err := s.creation(ctx)
+	if err != nil {
+		return err
+	}
+	const parts = 5
+	for i := range parts {
 		name := fmt.Sprintf("csisuite-crash-%d", i)
 		gone := make(chan struct{})
 		go func() {
 			defer close(gone)
 			s.create(ctx, name) //nolint:errcheck // the kill decides what it answers
 		}()
-		time.Sleep(after())
+		time.Sleep(time.Duration(float64(took) * (float64(i) + within()) / parts))
 		s.kill()
 		<-gone
 		if err := s.restart(ctx); err != nil {
@@ -274,6 +281,17 @@ func (s *session) killInCreate(ctx context.Context, after func() time.Duration) 
 		}
 	}
 	return nil
+}
+
+// creation returns how long the driver takes to make a volume.
+func (s *session) creation(ctx context.Context) (time.Duration, error) {
+	start := time.Now()
+	v, err := s.create(ctx, "csisuite-time")
+	took := time.Since(start)
+	if err != nil {
+		return 0, err
+	}
+	return took, s.remove(ctx, v)
 }
 
 // alone checks that the driver lists no other volumes than these.
