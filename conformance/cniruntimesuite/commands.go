@@ -94,7 +94,7 @@ func (r *commander) await(ctx context.Context) error {
 		case <-r.daemon.Done():
 			return fmt.Errorf("the runtime ended (%s) before it was ready: %w\nit printed: %s", r.daemon.Ending(), err, r.daemon.LifeTail())
 		case <-ctx.Done():
-			return fmt.Errorf("the runtime is not ready: %w\nit printed: %s", err, r.daemon.Tail())
+			return fmt.Errorf("the runtime is not ready: %w\nit printed: %s", err, r.daemon.LifeTail())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -125,13 +125,15 @@ func (r *commander) env(more ...string) []string {
 }
 
 func (r *commander) run(ctx context.Context, command string, env ...string) error {
+	r.mu.Lock() // a restart sees all that were started
 	p, err := supervisor.Start(supervisor.Command{Path: "/bin/sh", Args: []string{"-c", command}, Env: r.env(env...)})
+	if err == nil {
+		r.running[p] = true
+	}
+	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	r.running[p] = true
-	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance/cniruntimesuite"
@@ -359,7 +358,10 @@ func (f *fake) collect(ctx context.Context, valid []container) error {
 		keep[c.ID+"/"+c.IfName] = true
 		list = append(list, cni.Attachment{ContainerID: c.ID, IfName: c.IfName})
 	}
-	for key := range maps.Clone(f.disk) {
+	f.mu.Lock()
+	held := maps.Clone(f.disk)
+	f.mu.Unlock()
+	for key := range held {
 		if a := f.get(key); a != nil && !keep[key] && !f.has("gc-for-del") {
 			if err := f.delChain(ctx, key, a); err != nil {
 				return err
@@ -424,7 +426,6 @@ func (f *fake) makeNetNS(a *attachment) error {
 // restart ends what runs, as the death of a process does.
 func (f *fake) restart(context.Context) error {
 	f.kill()
-	time.Sleep(50 * time.Millisecond) // until everything that ran has seen it
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.alive, f.kill = context.WithCancel(context.Background())
