@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -53,9 +54,30 @@ func reset(cmd *cobra.Command, cfg node.Config) error {
 	if err := n.Destroy(cmd.Context()); err != nil {
 		return err
 	}
-	if err := errors.Join(mount.RemoveAll(cfg.Root), mount.RemoveAll(cfg.Run)); err != nil {
+	if err := errors.Join(removeRoot(cfg.Root), mount.RemoveAll(cfg.Run)); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "the node at %s is gone (%s)\n", cfg.Root, n)
 	return nil
+}
+
+// removeRoot removes a node's directory. Of one that is a mount of the operator's it
+// removes what is in it.
+func removeRoot(dir string) error {
+	mounted, err := mount.IsMountPoint(dir)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		return mount.RemoveAll(dir)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, mount.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
 }

@@ -320,7 +320,7 @@ func anyBelow(dir string) (string, error) {
 
 // MakeShared makes dir a mount point whose mounts propagate to and from its
 // peers, which a kubelet's root must be for mounts that plugins and containers
-// make below it. Idempotent. Undo it with Detach.
+// make below it. Idempotent. Undo it with UndoShared.
 func MakeShared(dir string) error {
 	m, err := At(dir)
 	if err != nil {
@@ -338,4 +338,48 @@ func MakeShared(dir string) error {
 		return fmt.Errorf("making %q a shared mount: %w", dir, err)
 	}
 	return nil
+}
+
+// UndoShared detaches what is mounted below dir, and at dir what MakeShared has mounted.
+// A mount that was there before, a disk of the operator's say, stays.
+func UndoShared(dir string) error {
+	points, err := Below(dir)
+	if err != nil || len(points) == 0 {
+		return err
+	}
+	at, err := resolve(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range points {
+		if p != at {
+			errs = append(errs, Detach(p))
+		}
+	}
+	onItself, err := isOnItself(at)
+	if onItself {
+		err = Detach(at)
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// isOnItself reports whether what is mounted at path is what would be there without:
+// the same place in the same file system.
+func isOnItself(path string) (bool, error) {
+	m, err := At(path)
+	if err != nil || m == nil {
+		return false, err
+	}
+	table, err := Table()
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(table, func(parent Mount) bool { return parent.ID == m.Parent })
+	if i < 0 {
+		return false, nil
+	}
+	parent := table[i]
+	rel, err := filepath.Rel(parent.Point, path)
+	return err == nil && m.Source == parent.Source && m.Type == parent.Type && m.Root == filepath.Join(parent.Root, rel), nil
 }

@@ -40,3 +40,6 @@ func Free(string) error { return ErrUnsupported }
 
 // MakeShared returns ErrUnsupported.
 func MakeShared(string) error { return ErrUnsupported }
+
+// UndoShared returns ErrUnsupported.
+func UndoShared(string) error { return ErrUnsupported }

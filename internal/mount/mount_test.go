@@ -185,6 +185,36 @@ func TestMakeShared(t *testing.T) {
 	}
 }
 
+// TestUndoShared: what MakeShared has mounted goes, and what was mounted before stays.
+func TestUndoShared(t *testing.T) {
+	for _, before := range []string{"nothing", "a file system", "another directory"} {
+		t.Run(before, func(t *testing.T) {
+			root := dirs(t, "r", "other")
+			r, want := filepath.Join(root, "r"), 1
+			switch before {
+			case "nothing":
+				want = 0
+			case "a file system":
+				must(t, mount.Tmpfs(r, nil))
+			default:
+				must(t, mount.Bind(filepath.Join(root, "other"), r, nil))
+			}
+			below := filepath.Join(r, "below")
+			must(t, os.Mkdir(below, 0o755))
+			must(t, mount.MakeShared(r))
+			must(t, mount.Tmpfs(below, nil))
+			for range 2 {
+				if err := mount.UndoShared(r); err != nil {
+					t.Fatal(err)
+				}
+				if points, err := mount.Below(r); err != nil || len(points) != want {
+					t.Errorf("there are the mounts %q (%v), want %d", points, err, want)
+				}
+			}
+		})
+	}
+}
+
 // TestRemoveAllKeepsWhatIsMounted: nothing is removed while something is mounted
 // anywhere below, on a directory or a file, in few files or in many.
 func TestRemoveAllKeepsWhatIsMounted(t *testing.T) {

@@ -53,7 +53,7 @@ func (n *Node) shareRoot() error {
 	if err := mount.MakeShared(n.cfg.Root); err != nil {
 		return err
 	}
-	n.onDestroy(func(context.Context) error { return mount.DetachTree(n.cfg.Root) })
+	n.onDestroy(func(context.Context) error { return mount.UndoShared(n.cfg.Root) })
 	return nil
 }
 

@@ -119,7 +119,7 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeDownWithin)
 	defer cancel()
-	return errors.Join(served, r.destroy(ctx), removeCgroups(cfg.Root), mount.DetachTree(cfg.Root))
+	return errors.Join(served, r.destroy(ctx), removeCgroups(cfg.Root), mount.UndoShared(cfg.Root))
 }
 
 // openRuntime makes the runtime ready. It has to be closed or destroyed.
