@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -126,7 +127,7 @@ func lookupDevices(want []*runtimeapi.Device) (list []spec.Device, err error) {
 			if err != nil || node == nil {
 				return err
 			}
-			node.Path = filepath.Join(d.GetContainerPath(), strings.TrimPrefix(path, d.GetHostPath()))
+			node.Path = filepath.Join(cmp.Or(d.GetContainerPath(), d.GetHostPath()), strings.TrimPrefix(path, d.GetHostPath()))
 			list = append(list, spec.Device{Node: *node, Access: d.GetPermissions()})
 			return nil
 		})

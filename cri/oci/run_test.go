@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
@@ -198,7 +199,8 @@ func (n *node) namespace(id, kind string) string {
 
 func TestSharedMemoryAndMounts(t *testing.T) {
 	n := newNode(t)
-	volume := t.TempDir()
+	volume, node := t.TempDir(), n.dir+"/ctl" // a device that is in the container where the host has it
+	n.must(unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 237))))
 	sandbox, cfg := n.sandbox("share", nil)
 	writer := n.create(sandbox, cfg, "writer", func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: volume}}
@@ -209,20 +211,20 @@ func TestSharedMemoryAndMounts(t *testing.T) {
 	}
 	reader := n.create(sandbox, cfg, "reader", func(c *runtimeapi.ContainerConfig) {
 		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", HostPath: volume, Readonly: true}}
-		c.Devices = []*runtimeapi.Device{{ContainerPath: "/dev/other", HostPath: "/dev/full", Permissions: "r"}}
+		c.Devices = []*runtimeapi.Device{{ContainerPath: "/dev/other", HostPath: "/dev/full", Permissions: "r"}, {HostPath: node, Permissions: "r"}}
 		c.Linux.SecurityContext.ReadonlyRootfs = true
 		c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
 		c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 2000}
 		c.Linux.SecurityContext.SupplementalGroups = []int64{3000}
 		c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 		c.Linux.SecurityContext.NoNewPrivs = true
-	}, "do", "cat /dev/shm/a /data/b", "id", "stat-device /dev/other", "write /data/c no")
+	}, "do", "cat /dev/shm/a /data/b", "id", "stat-device /dev/other", "stat-device "+node, "write /data/c no")
 	n.startContainer(reader)
 	if st := n.exited(reader); st.ExitCode == 0 {
 		t.Error("the reader could write to a read-only mount")
 	}
 	got := n.logOf("share", "reader")
-	for _, want := range []string{"shared\n", "mounted\n", "1000", "2000", "3000", "character 1:7\n"} {
+	for _, want := range []string{"shared\n", "mounted\n", "1000", "2000", "3000", "character 1:7\n", "character 10:237\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the reader printed %q, want %q in it", got, want)
 		}

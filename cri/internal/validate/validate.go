@@ -56,15 +56,17 @@ func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 }
 
 // words refuses what would be more than one word in /etc/resolv.conf or
-// /etc/hostname: a second line in one says what nobody was asked about.
+// /etc/hostname: a second line in one says what nobody was asked about. Options may
+// be several on their line: the API takes any text for one's value.
 func words(c *runtimeapi.PodSandboxConfig) error {
+	const option = "dns option"
 	dns := c.GetDnsConfig()
 	for what, texts := range map[string][]string{
-		"hostname": {c.GetHostname()}, "dns server": dns.GetServers(), "dns search domain": dns.GetSearches(), "dns option": dns.GetOptions(),
+		"hostname": {c.GetHostname()}, "dns server": dns.GetServers(), "dns search domain": dns.GetSearches(), option: dns.GetOptions(),
 	} {
 		for _, text := range texts {
-			if strings.ContainsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
-				return fault.Invalid.Errorf("%s %q: it must have no white space", what, text)
+			if strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) && what != option }) {
+				return fault.Invalid.Errorf("%s %q: it must have no white space and no control characters", what, text)
 			}
 		}
 	}
@@ -147,11 +149,13 @@ func mount(m *runtimeapi.Mount) error {
 	return nil
 }
 
+// device takes one without a container path, as device plugins may give it to the
+// kubelet: it is the host's then.
 func device(d *runtimeapi.Device) error {
 	switch {
 	case !filepath.IsAbs(d.GetHostPath()):
 		return fmt.Errorf("the host path must be absolute")
-	case !filepath.IsAbs(d.GetContainerPath()):
+	case d.GetContainerPath() != "" && !filepath.IsAbs(d.GetContainerPath()):
 		return fmt.Errorf("the container path %q must be absolute", d.GetContainerPath())
 	case d.GetPermissions() == "" || strings.Trim(d.GetPermissions(), "rwm") != "":
 		return fmt.Errorf("the permissions %q are not one or more of r, w and m", d.GetPermissions())

@@ -16,7 +16,7 @@ func TestSandbox(t *testing.T) {
 		return &runtimeapi.PodSandboxConfig{
 			Metadata: &runtimeapi.PodSandboxMetadata{Name: "n", Namespace: "ns", Uid: "u"}, LogDirectory: "/logs",
 			PortMappings: []*runtimeapi.PortMapping{{ContainerPort: 80}, {ContainerPort: 65535, HostPort: 8080}},
-			Hostname:     "pod-0", DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.0.0.1", "fe80::1%eth0"}, Searches: []string{"a.b.", "."}, Options: []string{"ndots:5"}},
+			Hostname:     "pod-0", DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.0.0.1", "fe80::1%eth0"}, Searches: []string{"a.b.", "."}, Options: []string{"ndots:5 edns0"}},
 		}
 	}
 	if err := validate.Sandbox(good()); err != nil {
@@ -34,7 +34,7 @@ func TestSandbox(t *testing.T) {
 		`hostname "a\nb"`:  func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "a\nb" },
 		"dns server":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Servers[1] = "1.2.3.4\nnameserver 5.6.7.8" },
 		"dns search":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Searches[0] = "a b" },
-		"dns option":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Options[0] = "ndots:5\u0085" },
+		"dns option":       func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig.Options[0] = "ndots:5\nnameserver 5.6.7.8" },
 		"servers":          func(c *runtimeapi.PodSandboxConfig) { c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"\x00"}} },
 		"only a container": func(c *runtimeapi.PodSandboxConfig) { c.Linux = namespaced(&runtimeapi.NamespaceOption{Pid: 3}) },
 		"target": func(c *runtimeapi.PodSandboxConfig) {
@@ -97,7 +97,7 @@ func TestContainer(t *testing.T) {
 		return &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: "n"}, Image: &runtimeapi.ImageSpec{Image: "i"}, LogPath: "a/b.log",
 			Mounts: []*runtimeapi.Mount{{ContainerPath: "/x"}}, Envs: []*runtimeapi.KeyValue{{Key: "k"}},
-			Devices: []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "mrw"}},
+			Devices: []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "mrw"}, {HostPath: "/dev/null", Permissions: "r"}},
 		}
 	}
 	if err := validate.Container(good()); err != nil {
