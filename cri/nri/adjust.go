@@ -67,9 +67,12 @@ func (p *Plugins) adjust(doc *specs.Spec, a *api.ContainerAdjustment) error {
 		nrigenerate.WithRdtResolver(p.methods.RDT),
 		nrigenerate.WithResourceChecker(sparingSwap(doc)),
 	).Adjust(a)
+	if err != nil {
+		return err
+	}
 	limitMemory(doc, a.GetLinux().GetResources().GetMemory())
 	unlimitPIDs(doc, a.GetLinux().GetResources().GetPids())
-	return err
+	return nil
 }
 
 // unlimitPIDs takes away a limit of processes, which the generator leaves as it is.

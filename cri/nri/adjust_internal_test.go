@@ -130,3 +130,15 @@ func TestNothingIsIgnored(t *testing.T) {
 		}
 	}
 }
+
+// TestAdjustmentThatFails: an error comes before what the generator leaves out is done,
+// for which it has made the place.
+func TestAdjustmentThatFails(t *testing.T) {
+	doc := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}
+	err := new(Plugins).adjust(doc, &api.ContainerAdjustment{Linux: &api.LinuxContainerAdjustment{
+		Namespaces: []*api.LinuxNamespace{{Type: "nothing", Path: "/x"}}, Resources: &api.LinuxResources{Pids: &api.LinuxPids{Limit: -1}},
+	}})
+	if err == nil {
+		t.Error("there is no namespace of the kind nothing")
+	}
+}
