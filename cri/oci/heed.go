@@ -29,7 +29,9 @@ func (e engine) heeds(ctx context.Context, doc *specs.Spec) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, featuresLimit)
 	defer cancel()
-	text, err := exec.CommandContext(ctx, e.path, "features").Output()
+	cmd := exec.CommandContext(ctx, e.path, "features")
+	cmd.WaitDelay = outputPatience // a wrapper's child may outlive it
+	text, err := cmd.Output()
 	var can features.Features
 	if err == nil {
 		err = json.Unmarshal(text, &can)

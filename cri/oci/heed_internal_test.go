@@ -1,14 +1,17 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -66,5 +69,38 @@ func TestHeeds(t *testing.T) {
 		if !slices.Equal(named, c.refused) {
 			t.Errorf("%s: %q are refused, want %q", name, named, c.refused)
 		}
+	}
+}
+
+// TestHeedsDoesNotHang: what an OCI runtime has left behind, and holds its output open,
+// is not waited for when the time is over.
+func TestHeedsDoesNotHang(t *testing.T) {
+	dir := t.TempDir()
+	e, held := engine{path: filepath.Join(dir, "runtime")}, filepath.Join(dir, "held")
+	if err := unix.Mkfifo(held, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(e.path, []byte("#!/bin/sh\ncat "+held+"\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	asked := make(chan error, 1)
+	go func() {
+		asked <- e.heeds(ctx, &specs.Spec{Linux: &specs.Linux{NetDevices: map[string]specs.LinuxNetDevice{"eth9": {}}}})
+	}()
+	child, err := os.OpenFile(held, os.O_WRONLY, 0) // when it runs
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.Close() // ends it
+	cancel()
+	select {
+	case err := <-asked:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("it ends with %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for what the runtime has left")
 	}
 }
