@@ -62,7 +62,7 @@ func reset(cmd *cobra.Command, cfg node.Config) error {
 }
 
 // removeRoot removes a node's directory. Of one that is a mount of the operator's it
-// removes what is in it.
+// removes what is in it, but not what its file system is repaired with.
 func removeRoot(dir string) error {
 	mounted, err := mount.IsMountPoint(dir)
 	if err != nil {
@@ -77,7 +77,9 @@ func removeRoot(dir string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, mount.RemoveAll(filepath.Join(dir, e.Name())))
+		if e.Name() != "lost+found" {
+			errs = append(errs, mount.RemoveAll(filepath.Join(dir, e.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }

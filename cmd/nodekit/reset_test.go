@@ -1,8 +1,11 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/internal/mount"
@@ -13,28 +16,34 @@ import (
 // of the node on it.
 func TestRemoveRoot(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	for what, want := range map[string]int{"plain": 0, "mounted": 1} {
-		parent := t.TempDir()
-		root := filepath.Join(parent, "root")
+	for what, want := range map[string][]string{"plain": nil, "mounted": {"", "/lost+found"}} {
+		root := filepath.Join(t.TempDir(), "root")
 		if err := os.Mkdir(root, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if want > 0 {
+		if want != nil {
 			if err := mount.Tmpfs(root, nil); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = mount.Detach(root) })
 		}
-		if err := os.MkdirAll(filepath.Join(root, "images", "x"), 0o700); err != nil {
-			t.Fatal(err)
+		for _, dir := range append([]string{"/images/x"}, want...) {
+			if err := os.MkdirAll(root+dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := removeRoot(root); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		left, err := filepath.Glob(root + "*/*")
-		dirs, _ := os.ReadDir(parent)
-		if err != nil || len(left) > 0 || len(dirs) != want {
-			t.Errorf("%s: there are %q and %q (%v)", what, dirs, left, err)
+		var left []string
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil {
+				left = append(left, strings.TrimPrefix(path, root))
+			}
+			return nil
+		})
+		if err != nil || !slices.Equal(left, want) {
+			t.Errorf("%s: there are %q (%v), want %q", what, left, err, want)
 		}
 	}
 }
