@@ -277,7 +277,7 @@ func TestFailedUpdate(t *testing.T) {
 	if err == nil {
 		t.Error("a quota of a microsecond was given")
 	}
-	if diff := cmp.Diff(before, state()); diff != "" || len(before) < 5 {
+	if diff := cmp.Diff(before, state()); diff != "" || len(before) < 4 { // cpusets are not everywhere
 		t.Errorf("after an update that failed (-want +got):\n%s", diff)
 	}
 	n.removeSandbox(sandbox)
