@@ -115,14 +115,15 @@ func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
 }
 
 // write makes the directories and the file in them. Meanwhile a Delete of the last
-// attachment may take a directory away.
+// attachment may take a directory away: then it is not there for the file, or it was
+// there for mkdir and is not for MkdirAll's look at what it is.
 func write(path string, data []byte) (err error) {
 	const attempts = 100 // each lost to another container's DEL
 	for range attempts {
 		if err = os.MkdirAll(filepath.Dir(path), made); err == nil {
 			err = atomicfile.Write(path, data, 0o600)
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -140,6 +141,34 @@ func TestStoreGoesWithItsLastRecord(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(parent, "run")); err != nil {
 		t.Errorf("the directory above: %v", err)
 	}
+}
+
+// TestDirectoryFlickers: another's Put has made the directories, and its Delete has removed
+// them again before this one can look at them.
+func TestDirectoryFlickers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s := state.Open(dir)
+	var other sync.WaitGroup
+	var done atomic.Bool
+	other.Go(func() {
+		for !done.Load() {
+			_ = os.MkdirAll(filepath.Join(dir, "n"), 0o700)
+			_ = os.Remove(filepath.Join(dir, "n"))
+			_ = os.Remove(dir)
+		}
+	})
+	for range 500 {
+		if err := s.Put(&state.Record{Network: "n", ContainerID: "c", IfName: "eth0", Plugin: "p"}); err != nil {
+			t.Error(err)
+			break
+		}
+		if err := s.Delete("n", "c", "eth0"); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	done.Store(true)
+	other.Wait()
 }
 
 // TestDirectoryGoesAndComes: the last attachment of all goes while others come.
