@@ -214,8 +214,6 @@ func TestKubeletComesLater(t *testing.T) {
 	}
 }
 
-// TestKubeletRestarts holds to exactly one registration for each restart,
-// whatever the plugin notices first.
 // TestWaitingIsSaid: who names the wrong directory sees where the kubelet is looked for.
 func TestWaitingIsSaid(t *testing.T) {
 	root := t.TempDir()
@@ -258,6 +256,8 @@ func (w lineWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// TestKubeletRestarts holds to exactly one registration for each restart,
+// whatever the plugin notices first.
 func TestKubeletRestarts(t *testing.T) {
 	for name, down := range map[string]time.Duration{"at once": 0, "slowly": 500 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
