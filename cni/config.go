@@ -6,6 +6,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -59,7 +60,7 @@ func decodeInput(stdin []byte) (map[string]json.RawMessage, error) {
 	var fields map[string]json.RawMessage
 	dec := json.NewDecoder(bytes.NewReader(stdin))
 	if err := dec.Decode(&fields); err != nil {
-		return nil, Errorf(CodeDecode, "decoding network configuration: %w", err)
+		return nil, Errorf(CodeDecode, "decoding network configuration: %w", inWords(err))
 	}
 	if fields == nil {
 		return nil, Errorf(CodeDecode, "decoding network configuration: it is null, not an object")
@@ -152,11 +153,24 @@ func readKey(into any, key string, value json.RawMessage, strict bool) error {
 		return Errorf(CodeUnsupportedField, "configuration key %s below %q (value %s) is not supported%s",
 			inner, key, shorten(value), spelling.Meant(strings.Trim(inner, `"`), namesBelow(reflect.TypeOf(into).Elem(), key)))
 	}
-	var typed *json.UnmarshalTypeError
-	if errors.As(err, &typed) {
-		return Errorf(CodeConfig, "configuration key %q: its type is %s, and must be %s", typed.Field, typed.Value, wordFor(typed.Type))
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return Errorf(CodeConfig, "configuration %w", inWords(err))
 	}
 	return Errorf(CodeConfig, "configuration key %q: %w", key, err)
+}
+
+// inWords says which part of a document is of a wrong type, without Go's names for
+// types. It returns other errors as they are.
+func inWords(err error) error {
+	typed, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	if !ok {
+		return err
+	}
+	where := ""
+	if typed.Field != "" {
+		where = fmt.Sprintf("key %q: ", typed.Field)
+	}
+	return fmt.Errorf("%sits type is %s, and must be %s", where, typed.Value, wordFor(typed.Type))
 }
 
 // wordFor returns what JSON calls values of the type.
@@ -246,7 +260,7 @@ func shorten(value []byte) string {
 func (r *Request) readBase() error {
 	if raw, ok := r.input.fields["cniVersion"]; ok {
 		if err := json.Unmarshal(raw, &r.Version); err != nil {
-			return Errorf(CodeDecode, "decoding cniVersion: %w", err)
+			return Errorf(CodeDecode, "decoding cniVersion: %w", inWords(err))
 		}
 	}
 	if r.Version == "" {
@@ -257,7 +271,7 @@ func (r *Request) readBase() error {
 	}
 	if raw, ok := r.input.fields["name"]; ok {
 		if err := json.Unmarshal(raw, &r.Network); err != nil {
-			return Errorf(CodeDecode, "decoding name: %w", err)
+			return Errorf(CodeDecode, "decoding name: %w", inWords(err))
 		}
 	}
 	if !cniname.Valid(r.Network) {
@@ -299,7 +313,7 @@ func (r *Request) readValid() error {
 			continue
 		}
 		if err := json.Unmarshal(raw, &r.Valid); err != nil {
-			return Errorf(CodeDecode, "decoding %s: %w", key, err)
+			return Errorf(CodeDecode, "decoding %s: %w", key, inWords(err))
 		}
 		if r.Valid == nil {
 			r.Valid = []Attachment{}

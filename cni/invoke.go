@@ -223,7 +223,7 @@ func answerVersion(stdin []byte) ([]byte, error) {
 	}{Newest}
 	if len(stdin) > 0 {
 		if err := json.Unmarshal(stdin, &in); err != nil {
-			return fail(object(Errorf(CodeDecode, "decoding version request: %w", err), CmdVersion, ""))
+			return fail(object(Errorf(CodeDecode, "decoding version request: %w", inWords(err)), CmdVersion, ""))
 		}
 	}
 	return json.Marshal(struct {

@@ -82,8 +82,13 @@ func TestConfig(t *testing.T) {
 		{`,"on":true`, cni.CodeConfig, `"on": its type is bool, and must be array`},
 		{`,"nested":7`, cni.CodeConfig, `"nested": its type is number, and must be object`},
 		{`,"prevResult":{"cniVersion":"7"}`, cni.CodeDecode, "prevResult"},
-		{`,"prevResult":7`, cni.CodeDecode, "reading prevResult: decoding result: it is a number, not an object"},
-		{`,"prevResult":{"ips":"x"}`, cni.CodeDecode, `reading prevResult: decoding result: key "ips" cannot be a string`},
+		{`,"prevResult":7`, cni.CodeDecode, "reading prevResult: decoding result: its type is number, and must be object"},
+		{`,"prevResult":{"dns":[]}`, cni.CodeDecode, `decoding result: key "dns": its type is array, and must be object`},
+		{`,"prevResult":{"ips":"x"}`, cni.CodeDecode, `reading prevResult: decoding result: key "ips": its type is string, and must be array`},
+		{`,"prevResult":{"cniVersion":"1.0.0","ips":[{"address":7}]}`, cni.CodeDecode, `address": its type is number, and must be string`},
+		{`,"runtimeConfig":7`, cni.CodeConfig, `"runtimeConfig": its type is number, and must be object`},
+		{`,"name":7`, cni.CodeDecode, "decoding name: its type is number, and must be string"},
+		{`,"cniVersion":[]`, cni.CodeDecode, "decoding cniVersion: its type is array, and must be string"},
 		{`} {"more":1`, cni.CodeDecode, "follows the document"},
 	}
 	for _, c := range cases {

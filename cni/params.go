@@ -53,7 +53,7 @@ func (in *input) readParams(into any, args map[string]string, s strictness) erro
 			continue
 		}
 		if err := json.Unmarshal(raw, field.Addr().Interface()); err != nil && s != lenient {
-			return Errorf(CodeConfig, "%s (value %s): %w", from, shorten(raw), err)
+			return Errorf(CodeConfig, "%s (value %s): %w", from, shorten(raw), inWords(err))
 		}
 	}
 	return nil
@@ -63,7 +63,7 @@ func (in *input) decodeParams(runtimeConfig, args any) error {
 	for key, into := range map[string]any{"runtimeConfig": runtimeConfig, "args": args} {
 		if raw, ok := in.fields[key]; ok {
 			if err := json.Unmarshal(raw, into); err != nil {
-				return Errorf(CodeConfig, "configuration key %q: %w", key, err)
+				return Errorf(CodeConfig, "configuration key %q: %w", key, inWords(err))
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package cni
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -78,26 +77,13 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 	}
 	old, err := create.Create(head.CNIVersion, data)
 	if err != nil {
-		return nil, fmt.Errorf("decoding result: %w", err)
+		return nil, fmt.Errorf("decoding result: %w", inWords(err))
 	}
 	result, err := types100.NewResultFromResult(old)
 	if err != nil {
 		return nil, fmt.Errorf("converting result: %w", err)
 	}
 	return result, nil
-}
-
-// inWords says which part of a result is of a wrong type, without Go's name for the
-// right one.
-func inWords(err error) error {
-	typed, ok := errors.AsType[*json.UnmarshalTypeError](err)
-	switch {
-	case !ok:
-		return err
-	case typed.Field == "":
-		return fmt.Errorf("it is a %s, not an object", typed.Value)
-	}
-	return fmt.Errorf("key %q cannot be a %s", typed.Field, typed.Value)
 }
 
 // EncodeResult writes the result as a document of the version: fields of interfaces that
