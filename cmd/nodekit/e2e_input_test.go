@@ -181,7 +181,7 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", hostLocal, "--profile", misfit}, "the plugin refuses the configuration of the profile, and nothing was tested"},
 		{[]string{"cni", hostLocal, "--profile", mistyped}, `confg`},
 		{[]string{"csi", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
-		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver answers at unix:///nowhere/c.sock"},
+		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver is ready at unix:///nowhere/c.sock"},
 		{[]string{"deviceplugin", "--exec", " "}, "--exec is empty"},
 		{[]string{"cri", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"cni-runtime", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},

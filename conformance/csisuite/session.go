@@ -111,7 +111,7 @@ func prepare(ctx context.Context, target Target) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := c.Ready(ctx); err != nil {
-		return fmt.Errorf("no driver answers at %s: %w", target.Endpoint, err)
+		return fmt.Errorf("no driver is ready at %s: %w", target.Endpoint, err)
 	}
 	return nil
 }
