@@ -30,7 +30,8 @@ type Pair struct {
 // Each end has one queue in each direction, which is also what the kernel leaves a
 // pair with when nobody asks. But then it first makes one for every processor that the
 // machine could have, and takes the others away again, for which it waits twice for all
-// processors, with the lock on all links held.
+// processors, with the lock on all links held. The price is that nobody can give an end
+// more later on (ethtool -L), as with kernels that did not do that.
 //
 // What the alias is written to is found by name, so callers first make sure that
 // the name is free.
