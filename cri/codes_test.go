@@ -170,7 +170,10 @@ func TestContainerStatusIsComplete(t *testing.T) {
 	req := createRequest(sb.PodSandboxId, "main")
 	req.Config.LogPath = "main/0.log"
 	req.Config.Annotations = map[string]string{"a": "b"}
-	req.Config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", HostPath: "/y", Readonly: true}}
+	req.Config.Mounts = []*runtimeapi.Mount{
+		{ContainerPath: "/x", HostPath: "/y", Readonly: true},
+		{ContainerPath: "/z", Image: &runtimeapi.ImageSpec{Image: "volume"}, Readonly: true},
+	}
 	req.Config.Image.UserSpecifiedImage = "busybox:latest"
 	req.Config.Linux = &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{CpuShares: 7}}
 	c, err := n.Runtime.CreateContainer(t.Context(), req)
@@ -185,7 +188,8 @@ func TestContainerStatusIsComplete(t *testing.T) {
 		"image id":    st.ImageId == "id" && st.ImageRef == "id",
 		"user's name": st.Image.Image == "any" && st.Image.UserSpecifiedImage == "busybox:latest",
 		"log path":    st.LogPath == config.LogDirectory+"/main/0.log",
-		"mounts":      len(st.Mounts) == 1 && st.Mounts[0].HostPath == "/y",
+		"mounts":      len(st.Mounts) == 2 && st.Mounts[0].HostPath == "/y" && st.Mounts[0].Image == nil,
+		"volume":      st.Mounts[1].GetImage().GetImage() == "volume" && st.Mounts[1].Image.ImageRef == "id",
 		"resources":   st.Resources.GetLinux().GetCpuShares() == 7,
 		"labels":      st.Labels["container"] == "main" && st.Annotations["a"] == "b",
 		"times":       st.CreatedAt > 0 && st.StartedAt >= st.CreatedAt && st.FinishedAt == 0,

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/record"
@@ -204,6 +206,29 @@ func (s *server) newContainer(ctx context.Context, sb *Sandbox, config *runtimea
 	c := &Container{ID: record.NewID(), Sandbox: sb, Config: config, CreatedAt: time.Now(), StopSignal: config.GetStopSignal()}
 	c.Dir, c.LogPath = s.table.Home(c.ID), logPath(sb.Config, config)
 	var err error
-	c.ImageRef, err = s.images.Resolve(ctx, config.GetImage())
-	return c, err
+	if c.ImageRef, err = s.images.Resolve(ctx, config.GetImage()); err != nil {
+		return nil, err
+	}
+	c.Config = s.nameVolumes(ctx, config)
+	return c, nil
+}
+
+// nameVolumes returns the config with the ids of the images that it mounts, which the
+// container's status tells (ImageSpec.image_ref). An image that is not there stays without:
+// the runtime, which is to mount it, knows how to say so.
+func (s *server) nameVolumes(ctx context.Context, config *runtimeapi.ContainerConfig) *runtimeapi.ContainerConfig {
+	isVolume := func(m *runtimeapi.Mount) bool { return m.GetImage().GetImage() != "" }
+	if !slices.ContainsFunc(config.GetMounts(), isVolume) {
+		return config
+	}
+	named := proto.CloneOf(config) // a repeated request has the same
+	for _, m := range named.GetMounts() {
+		if !isVolume(m) {
+			continue
+		}
+		if id, err := s.images.Resolve(ctx, m.GetImage()); err == nil {
+			m.Image.ImageRef = id
+		}
+	}
+	return named
 }

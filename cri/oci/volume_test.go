@@ -27,6 +27,11 @@ func TestImageVolume(t *testing.T) {
 		id := n.create(sandbox, cfg, "of"+sub, func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{imageMount(sub)} }, "sleep", "forever")
 		n.restart()
 		n.startContainer(id)
+		st, err := n.rs.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+		n.must(err)
+		if m := st.GetStatus().GetMounts(); len(m) != 1 || m[0].GetImage().GetImageRef() != st.GetStatus().GetImageRef() { // it is of one image
+			t.Errorf("part %q: the container's mounts are %v", sub, m)
+		}
 		if out, code := n.exec(id, file, "do", "echo it runs"); out != "it runs\n" || code != 0 {
 			t.Errorf("part %q: %s printed %q and ended with %d", sub, file, out, code)
 		}
