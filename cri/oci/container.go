@@ -294,8 +294,7 @@ func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 	if err != nil {
 		return err
 	}
-	state := e.stateDir(c.ID)
-	if _, err := os.Stat(state); errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(e.stateDir(c.ID)); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	after := st.Poststop
@@ -310,7 +309,7 @@ func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 			return fmt.Errorf("deleting container %q: %s: %w", c.ID, logMessage(log), err)
 		}
 	}
-	return os.RemoveAll(state)
+	return e.dropState(c.ID)
 }
 
 // hooksAfter reports whether hooks run after the end of the container.

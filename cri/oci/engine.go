@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
 // engine is an OCI runtime program.
@@ -43,6 +45,20 @@ func (e engine) runArgs(log, cg, verb string, rest ...string) []string {
 
 // stateDir is where the engine keeps what it knows of a container.
 func (e engine) stateDir(id string) string { return filepath.Join(e.root, id) }
+
+// dropState removes what the engine knows of a container. A runc that was killed may
+// have left its own program mounted there, on the file from which it executes itself.
+func (e engine) dropState(id string) error {
+	dir := e.stateDir(id)
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	if err := mount.DetachTree(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
 
 // chooseEngine finds the OCI runtime. An empty name means crun where it works,
 // because it is several times faster, else runc. A runtime that has no
@@ -84,7 +100,7 @@ func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	cg := cgroupIn(parent, id)
 	bundle := filepath.Join(c.RunDir, rootsDir, id)
 	defer func() {
-		err = errors.Join(err, cgroup.Destroy(cg), os.RemoveAll(e.stateDir(id)), os.RemoveAll(bundle))
+		err = errors.Join(err, cgroup.Destroy(cg), e.dropState(id), os.RemoveAll(bundle))
 	}()
 	doc := bareSpec(c.Keeper, cg, "/keeper", "true")
 	u.join(doc)

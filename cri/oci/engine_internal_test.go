@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -9,8 +10,34 @@ import (
 	"testing"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
+
+// TestDropState: what a runc was killed at is no reason to keep a container, and its
+// program stays where it is.
+func TestDropState(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	dir := t.TempDir()
+	e := engine{path: filepath.Join(dir, "runc"), root: filepath.Join(dir, "runtime")}
+	itself := filepath.Join(e.stateDir("c"), "runc.x")
+	if err := errors.Join(os.MkdirAll(e.stateDir("c"), 0o700), os.WriteFile(e.path, []byte("program"), 0o700), os.WriteFile(itself, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.Bind(e.path, itself, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mount.Detach(itself) })
+	for range 2 {
+		if err := e.dropState("c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program, err := os.ReadFile(e.path)
+	if left, _ := os.ReadDir(e.root); err != nil || string(program) != "program" || len(left) > 0 {
+		t.Errorf("the program is %q (%v), and there are %v", program, err, left)
+	}
+}
 
 // TestProbe: every OCI runtime there is runs the bare container, which is also
 // the first process of shared PID namespaces; crun does not on a hybrid host, and

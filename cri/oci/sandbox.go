@@ -287,7 +287,7 @@ func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
 	id := pauseID(s.ID)
 	parent, _ := r.parentCgroup(s)
 	cg := cgroupIn(parent, id)
-	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Destroy(cg), os.RemoveAll(r.engines[""].stateDir(id)))
+	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Destroy(cg), r.engines[""].dropState(id))
 }
 
 // detach takes away every mount at path. Neither a missing mount nor a missing
