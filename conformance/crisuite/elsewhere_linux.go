@@ -1,17 +1,14 @@
 package crisuite
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/procmark"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // listens returns the paths of the unix sockets at which the runtime and its children
@@ -25,7 +22,7 @@ func (r *runtime) listens() (found []string) {
 		}
 		for _, name := range listensIn(filepath.Join("/proc", e.Name())) {
 			for _, path := range pathsOf(name) {
-				if r.owns(listener(path)) {
+				if r.owns(sockfile.Owner(path)) {
 					found = append(found, path)
 				}
 			}
@@ -81,26 +78,4 @@ func listensIn(proc string) (found []string) {
 		}
 	}
 	return found
-}
-
-// listener returns the process that listens at a unix socket, 0 for none.
-func listener(path string) (pid int) {
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		return 0
-	}
-	defer c.Close()
-	raw, err := c.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0
-	}
-	err = raw.Control(func(fd uintptr) {
-		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(peer.Pid)
-		}
-	})
-	if err != nil {
-		return 0
-	}
-	return pid
 }

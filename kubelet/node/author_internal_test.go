@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 func TestPluginsThatHaveNoPlaceAreRefused(t *testing.T) {
@@ -53,7 +55,7 @@ func TestSocketOfAnotherPluginIsNoSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if got := listenerOf(socket); got != os.Getpid() {
+	if got := sockfile.Owner(socket); got != os.Getpid() {
 		t.Errorf("process %d listens, and it is said to be %d", os.Getpid(), got)
 	}
 	if got := parentOf(os.Getpid()); got != os.Getppid() {

@@ -1,14 +1,12 @@
 package node
 
 import (
-	"net"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // another reports whether another plugin, or a child of its, listens at the
@@ -17,35 +15,12 @@ func (p *places) another(socket string) bool {
 	if len(p.others) == 0 {
 		return false
 	}
-	for pid := listenerOf(socket); pid > 1; pid = parentOf(pid) {
+	for pid := sockfile.Owner(socket); pid > 1; pid = parentOf(pid) {
 		if slices.Contains(p.others, pid) {
 			return true
 		}
 	}
 	return false
-}
-
-// listenerOf returns the process that listens at the socket, or 0.
-func listenerOf(socket string) int {
-	c, err := net.DialTimeout("unix", socket, time.Second)
-	if err != nil {
-		return 0
-	}
-	defer c.Close()
-	raw, err := c.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0
-	}
-	pid := 0
-	err = raw.Control(func(fd uintptr) {
-		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(peer.Pid)
-		}
-	})
-	if err != nil {
-		return 0
-	}
-	return pid
 }
 
 // parentOf returns the process's parent, or 0.

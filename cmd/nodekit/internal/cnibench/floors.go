@@ -7,7 +7,6 @@ import (
 	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/bench"
-	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
 // again is the step that is the same once more, at once. What nobody has used for a
@@ -68,18 +67,10 @@ func twice(call func() error) (bench.Sample, error) {
 
 // wire does by hand what ADD of bridge comes to, and undoes it.
 func (l *lab) wire(w *wires.Bridge) (s bench.Sample, err error) {
-	var pods []*pod
-	defer func() {
-		for _, p := range pods {
-			err = errors.Join(err, netns.Remove(p.ns))
-		}
-	}()
-	for range 2 {
-		p, err := l.newPod()
-		if err != nil {
-			return s, err
-		}
-		pods = append(pods, p)
+	pods, remove, err := l.newPods(2)
+	defer func() { err = errors.Join(err, remove()) }()
+	if err != nil {
+		return s, err
 	}
 	left := pods
 	s, err = twice(func() error {

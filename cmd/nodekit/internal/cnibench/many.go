@@ -9,7 +9,6 @@ import (
 
 	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
 	"github.com/nodekit-project/nodekit/internal/bench"
-	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
 // crowd is how many Pods come and go at once.
@@ -44,19 +43,10 @@ func (l *lab) parallel(ctx context.Context) (err error) {
 // many is a side that connects and disconnects many Pods at once.
 func (l *lab) many(name string, add, del func(context.Context, *pod) error) bench.Side {
 	return bench.Side{Name: name, Run: func(ctx context.Context) (s bench.Sample, err error) {
-		pods := make([]*pod, crowd)
-		defer func() {
-			for _, p := range pods {
-				if p != nil {
-					err = errors.Join(err, netns.Remove(p.ns))
-				}
-			}
-			err = errors.Join(err, l.settled(ctx))
-		}()
-		for i := range pods {
-			if pods[i], err = l.newPod(); err != nil {
-				return s, err
-			}
+		pods, remove, err := l.newPods(crowd)
+		defer func() { err = errors.Join(err, remove(), l.settled(ctx)) }()
+		if err != nil {
+			return s, err
 		}
 		if s, err = each(ctx, pods, add); err != nil {
 			return s, err

@@ -58,6 +58,25 @@ func (l *lab) newPod() (*pod, error) {
 	return p, netns.Create(p.ns)
 }
 
+// newPods makes Pods. remove takes away their network namespaces, also when not all
+// could be made.
+func (l *lab) newPods(n int) (pods []*pod, remove func() error, err error) {
+	remove = func() (err error) {
+		for _, p := range pods {
+			err = errors.Join(err, netns.Remove(p.ns))
+		}
+		return err
+	}
+	for range n {
+		p, err := l.newPod()
+		if err != nil {
+			return pods, remove, err
+		}
+		pods = append(pods, p)
+	}
+	return pods, remove, nil
+}
+
 // add attaches the Pod, and returns what each plugin took.
 func (n *network) add(ctx context.Context, p *pod) (steps []bench.Step, err error) {
 	for _, c := range n.plugins {
@@ -117,19 +136,10 @@ func total(steps []bench.Step) (sum time.Duration) {
 // life measures ADD after a rest, that of the next Pod, which comes at once, and DEL
 // while the network namespace stays.
 func (l *lab) life(ctx context.Context, n *network) (s bench.Sample, err error) {
-	pods := make([]*pod, 2)
-	defer func() {
-		for _, p := range pods {
-			if p != nil {
-				err = errors.Join(err, netns.Remove(p.ns))
-			}
-		}
-		err = errors.Join(err, l.quiet(ctx))
-	}()
-	for i := range pods {
-		if pods[i], err = l.newPod(); err != nil {
-			return s, err
-		}
+	pods, remove, err := l.newPods(2)
+	defer func() { err = errors.Join(err, remove(), l.quiet(ctx)) }()
+	if err != nil {
+		return s, err
 	}
 	steps, err := n.add(ctx, pods[0])
 	if err != nil {
