@@ -124,21 +124,29 @@ func moveReservation(dir int, tmp, name string) error {
 	return unix.Renameat(dir, tmp, dir, name)
 }
 
+// writeFile makes a new file, or one that was left behind a new one.
 func writeFile(dir int, name, content string, stamp func(fd int)) error {
-	fd, err := retry(func() (int, error) {
-		return unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	})
+	fd, err := openToWrite(dir, name, unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
+	err = writeAll(fd, content)
+	stamp(fd)
+	return errors.Join(err, unix.Close(fd))
+}
+
+func openToWrite(dir int, name string, flags int) (int, error) {
+	return retry(func() (int, error) {
+		return unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|flags, 0o600)
+	})
+}
+
+func writeAll(fd int, content string) error {
 	n, err := retry(func() (int, error) { return unix.Write(fd, []byte(content)) })
 	if err == nil && n != len(content) {
 		err = unix.ENOSPC
 	}
-	if stamp != nil {
-		stamp(fd)
-	}
-	return errors.Join(err, unix.Close(fd))
+	return err
 }
 
 // refreshReservation makes a reservation one of this boot, also on a file system
@@ -162,7 +170,8 @@ func retry(call func() (int, error)) (n int, err error) {
 func lastName(set int) string { return "last_reserved_ip." + strconv.Itoa(set) }
 
 // readLast returns where the search for a free address of the set goes on. The
-// file is a hint: without it, or with a torn one, the search begins at the start.
+// file is a hint: without it, or with a torn one, the search begins at the start, or
+// at an address that nobody had last.
 func readLast(dir, set int) netip.Addr {
 	fd, err := retry(func() (int, error) { return unix.Openat(dir, lastName(set), unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
@@ -175,9 +184,27 @@ func readLast(dir, set int) netip.Addr {
 	return a
 }
 
+// writeLast notes it. What is there is written over and not cut off first: a file that
+// became empty gets its block at once when it is closed, which is a write to the disk
+// for each address (ext4's auto_da_alloc).
 func writeLast(dir, set int, a netip.Addr) error {
-	if err := writeFile(dir, lastName(set), a.String(), nil); err != nil {
+	if err := overwrite(dir, lastName(set), a.String()); err != nil {
 		return fmt.Errorf("noting the last address: %w", err)
 	}
 	return nil
+}
+
+func overwrite(dir int, name, content string) error {
+	fd, err := openToWrite(dir, name, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err = writeAll(fd, content); err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err == nil && st.Size > int64(len(content)) {
+		err = unix.Ftruncate(fd, int64(len(content)))
+	}
+	return errors.Join(err, unix.Close(fd))
 }

@@ -218,6 +218,20 @@ func TestUpstreamFiles(t *testing.T) {
 	}
 }
 
+// TestLastAddressGetsShorter: upstream's plugin reads the whole file as one address.
+func TestLastAddressGetsShorter(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.9","rangeEnd":"10.0.0.10"}]]`)
+	p.add("a")
+	p.add("b")
+	p.del("a")
+	if got := p.add("c"); got != "10.0.0.9/24 via 10.0.0.1" {
+		t.Errorf("c got %s", got)
+	}
+	if last, _ := os.ReadFile(filepath.Join(p.dir, "n", "last_reserved_ip.0")); string(last) != "10.0.0.9" {
+		t.Errorf("the last address reads %q", last)
+	}
+}
+
 func TestParallel(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/22"}]]`)
 	const many = 200
