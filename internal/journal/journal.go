@@ -58,12 +58,19 @@ type Entry struct {
 
 // Journal is an open journal file.
 type Journal struct {
-	mu   sync.Mutex
-	path string
-	file *os.File
-	size int64
-	next ID
-	open []Entry // in the order they were begun
+	mu       sync.Mutex
+	path     string
+	file     *os.File
+	size     int64
+	next     ID
+	open     []Entry // in the order they were begun
+	appended uint64  // intents, since Open
+
+	syncing sync.Mutex // comes before mu
+	sync    func(*os.File) error
+	synced  uint64 // of those that were appended
+	lost    uint64 // the last of those that a failed sync may have lost
+	failure error  // of that sync
 }
 
 // Open opens or creates the journal at path, whose directory must exist. A
@@ -74,7 +81,7 @@ func Open(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening journal: %w", err)
 	}
-	j := &Journal{path: path, file: f, next: 1}
+	j := &Journal{path: path, file: f, next: 1, sync: syncData}
 	if err := j.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening journal %q: %w", path, err), f.Close())
 	}
@@ -171,33 +178,68 @@ func (j *Journal) apply(e Entry) {
 }
 
 // Begin records that the caller is about to act. It returns once the record is
-// on disk. On an error the act must not be done.
-func (j *Journal) Begin(kind string, data any) (ID, error) { return j.begin(kind, data, syncData) }
+// on disk; callers at the same time share a sync. On an error the act must not be done.
+func (j *Journal) Begin(kind string, data any) (ID, error) {
+	id, n, err := j.begin(kind, data)
+	if err == nil {
+		err = j.settle(n)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("journalling %s: %w", kind, errors.Join(err, j.Done(id)))
+	}
+	return id, nil
+}
 
 // Note is Begin for what the death of the process must not take, at whatever
 // instant, and a loss of power may: the record is in the kernel's hands when it
 // returns, which writes it within its half minute. Such a loss may take some records
 // and leave later ones, which is damage to the next Open.
 func (j *Journal) Note(kind string, data any) (ID, error) {
-	return j.begin(kind, data, func(*os.File) error { return nil })
-}
-
-func (j *Journal) begin(kind string, data any, settle func(*os.File) error) (ID, error) {
-	raw, err := json.Marshal(data)
+	id, _, err := j.begin(kind, data)
 	if err != nil {
 		return 0, fmt.Errorf("journalling %s: %w", kind, err)
+	}
+	return id, nil
+}
+
+// begin appends the intent, the n-th since Open.
+func (j *Journal) begin(kind string, data any) (id ID, n uint64, err error) {
+	raw, err := json.Marshal(data)
+	if err != nil {
+		return 0, 0, err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	e := Entry{ID: j.next, Kind: kind, Data: raw}
 	if err := j.append(e); err != nil {
-		return 0, fmt.Errorf("journalling %s: %w", kind, err)
+		return 0, 0, err
 	}
-	if err := settle(j.file); err != nil {
-		return 0, fmt.Errorf("journalling %s: %w", kind, err)
+	j.apply(e) // from now on nothing empties the file
+	j.appended++
+	return e.ID, j.appended, nil
+}
+
+// settle makes the first n intents durable, and with them those that were appended
+// meanwhile, whose callers then find it done. A sync that failed may have lost
+// all that it was for, and the kernel tells it once.
+func (j *Journal) settle(n uint64) error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	if n <= j.lost {
+		return j.failure
 	}
-	j.apply(e)
-	return e.ID, nil
+	if n <= j.synced {
+		return nil
+	}
+	j.mu.Lock()
+	all := j.appended
+	j.mu.Unlock()
+	if err := j.sync(j.file); err != nil {
+		j.lost, j.failure = all, err
+		return err
+	}
+	j.synced = all
+	return nil
 }
 
 // Done confirms that the act of the intent is complete, or undone. Confirming
@@ -228,6 +270,8 @@ func (j *Journal) Pending() []Entry {
 
 // Close releases the journal. Open intents stay open.
 func (j *Journal) Close() error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.file.Close()
