@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
 // Attach adds the container to the network: ADD of every plugin in order. When
@@ -15,20 +18,28 @@ import (
 // is fault.AlreadyExists; no valid configuration, or one with a plugin that is not
 // there, is fault.Unavailable, and nothing has run.
 func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error) {
+	return n.AttachWith(ctx, a, func() error { return nil })
+}
+
+// AttachWith is Attach for a network namespace that prepare makes. It is called once,
+// before the first plugin runs, and while the intent is written to the disk, which takes
+// about as long. It is not called where Attach refuses before it does anything; its error
+// is returned, and no plugin has run then.
+func (n *Network) AttachWith(ctx context.Context, a Attachment, prepare func() error) (*cni.Result, error) {
 	n.makeUp(ctx)
 	ctx, unlock, err := n.enter(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)
 	}
 	defer unlock()
-	result, err := n.attach(ctx, a)
+	result, err := n.attach(ctx, a, prepare)
 	if err != nil {
 		return nil, fmt.Errorf("attaching %q: %w", a.key(), err)
 	}
 	return result, nil
 }
 
-func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error) {
+func (n *Network) attach(ctx context.Context, a Attachment, prepare func() error) (*cni.Result, error) {
 	l, err := n.load()
 	if err != nil {
 		return nil, err
@@ -42,7 +53,8 @@ func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error)
 	r := &record{Version: recordVersion, Attachment: a, List: l}
 	var result *cni.Result
 	err = retry(ctx, func() (err error) {
-		result, err = n.tryAttach(ctx, r)
+		result, err = n.tryAttach(ctx, r, prepare)
+		prepare = func() error { return nil }
 		return err
 	})
 	if err != nil {
@@ -53,23 +65,20 @@ func (n *Network) attach(ctx context.Context, a Attachment) (*cni.Result, error)
 
 // tryAttach makes the attachment or leaves nothing of it. A failure that may
 // pass is transient; with an undoing that failed, too, there is no next try.
-func (n *Network) tryAttach(ctx context.Context, r *record) (*cni.Result, error) {
+func (n *Network) tryAttach(ctx context.Context, r *record, prepare func() error) (*cni.Result, error) {
 	r.Result = nil
-	if err := n.begin(r); err != nil {
+	if err := n.begin(r, prepare); err != nil {
 		return nil, err
 	}
 	var begun int
+	var result *cni.Result
 	var err error
 	r.Result, begun, err = n.runAdd(ctx, r)
-	if err == nil {
-		err = n.records.put(r)
-	}
-	var result *cni.Result
 	if err == nil {
 		result, err = cni.DecodeResult(r.Result, r.List.Version)
 	}
 	if err == nil {
-		err = n.confirm(r.Attachment.key())
+		err = n.succeed(r)
 	}
 	if err == nil {
 		return result, nil
@@ -158,19 +167,43 @@ func (n *Network) known(key cni.Attachment) (*record, error) {
 	return n.intents[key].record, nil
 }
 
-// begin makes the intent durable.
-func (n *Network) begin(r *record) error {
-	id, err := n.journal.Begin(kindAdd, r)
-	if err != nil {
+// begin makes the intent durable, while prepare runs.
+func (n *Network) begin(r *record, prepare func() error) error {
+	key := r.Attachment.key()
+	var id journal.ID
+	var disk errgroup.Group
+	disk.Go(func() (err error) {
+		id, err = n.journal.Begin(kindAdd, r)
 		return err
+	})
+	perr := prepare()
+	if err := disk.Wait(); err != nil {
+		return errors.Join(perr, err)
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.intents[r.Attachment.key()] = intent{id, r}
+	n.intents[key] = intent{id, r}
+	n.mu.Unlock()
+	if perr != nil {
+		return errors.Join(perr, n.confirm(key))
+	}
 	return nil
 }
 
-// confirm ends the intent: the attachment is recorded, or gone. When that cannot
+// succeed stores the result of an ADD. From now on it has succeeded, for the next process
+// too; what is left is the disk's.
+func (n *Network) succeed(r *record) error {
+	key := r.Attachment.key()
+	if err := n.records.put(r); err != nil {
+		return err
+	}
+	n.records.dropProgress(key)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.settle(written{key, n.intents[key].id})
+	return nil
+}
+
+// confirm ends the intent of an attachment that is gone. When that cannot
 // be written the intent goes on, and a DEL is due, which a restart would run too.
 func (n *Network) confirm(key cni.Attachment) error {
 	n.mu.Lock()

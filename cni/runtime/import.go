@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -70,7 +71,10 @@ func (n *Network) importFile(ctx context.Context, file string) (key cni.Attachme
 	if known, err := n.known(key); err != nil || known != nil {
 		return key, false, err
 	}
-	return key, true, n.records.put(r)
+	if err := n.records.put(r); err != nil {
+		return key, false, err
+	}
+	return key, true, errors.Join(atomicfile.Sync(n.records.path(key))...)
 }
 
 // libcniRecord is what libcni keeps of an attachment.

@@ -47,11 +47,12 @@ func (rs records) path(a cni.Attachment) string {
 	return filepath.Join(rs.dir, a.ContainerID+":"+a.IfName+".json")
 }
 
-// put makes the record durable.
+// put stores the record. The death of the process does not take it any more; a loss
+// of power does until it is synced.
 func (rs records) put(r *record) error {
 	data, err := encode(r)
 	if err == nil {
-		err = atomicfile.Write(rs.path(r.Attachment.key()), data, 0o600)
+		err = atomicfile.Replace(rs.path(r.Attachment.key()), data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)

@@ -7,7 +7,9 @@
 // same environment and documents. An intent is journalled before the first
 // plugin of an ADD runs and the result is stored before Attach returns, so that
 // after a kill -9 at any instruction every ADD that was begun gets its DEL: at
-// the next Open, or when Detach is called. DEL runs with the configuration and
+// the next Open where no result was stored, else when Detach is called. So it is
+// after a loss of power, which in the moment after Attach may take the result, and
+// then the next Open runs the DEL (settle.go). DEL runs with the configuration and
 // the parameters that ADD had, whatever the directory says by then, and with the last
 // result that a plugin gave.
 //
@@ -45,6 +47,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -131,9 +134,10 @@ type Network struct {
 	guard   *guard
 	status  status
 	strays  strays
+	settler settler
 
 	mu      sync.Mutex
-	intents map[cni.Attachment]intent // begun and not confirmed
+	intents map[cni.Attachment]intent // begun and not ended
 
 	ignored atomic.Pointer[string] // what was told of configurations that are passed over
 
@@ -176,7 +180,7 @@ func Open(c Config) (*Network, error) {
 	}
 	n.journal = j
 	if err := errors.Join(n.records.clean(), n.recover()); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening network: %w", err), j.Close())
+		return nil, errors.Join(fmt.Errorf("opening network: %w", err), n.Close())
 	}
 	_, problems, _ := loadDir(c.ConfDir)
 	n.tell(problems)
@@ -201,10 +205,11 @@ func openJournal(path string, log *slog.Logger) (*journal.Journal, error) {
 // Close gives the state directory up. Attachments stay as they are.
 func (n *Network) Close() error {
 	n.status.close()
+	n.settler.idle.Wait()
 	return n.journal.Close()
 }
 
-// recover runs the DEL of every ADD that was begun and not confirmed.
+// recover runs the DEL of every ADD that was begun and has not succeeded.
 func (n *Network) recover() error {
 	for _, e := range n.journal.Pending() {
 		if e.Kind != kindAdd {
@@ -217,8 +222,12 @@ func (n *Network) recover() error {
 		r.Result = n.records.progress(r.Attachment.key())
 		n.intents[r.Attachment.key()] = intent{e.ID, r}
 	}
-	for key, i := range n.intents {
-		if err := n.recoverOne(i.record.Attachment); err != nil {
+	for key, i := range maps.Clone(n.intents) {
+		attached, err := n.resume(key, i)
+		if err == nil && !attached {
+			err = n.recoverOne(i.record.Attachment)
+		}
+		if err != nil {
 			n.config.Logger.Error("undoing an interrupted attachment", "container", key.ContainerID, "interface", key.IfName, "err", err)
 		}
 	}

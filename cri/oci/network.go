@@ -49,7 +49,8 @@ func portProtocol(name string) string {
 	return "tcp"
 }
 
-func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox) error {
+// attachNetwork connects the sandbox, whose namespaces prepare makes meanwhile.
+func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox, prepare func() error) error {
 	if r.cfg.Network == nil {
 		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
 	}
@@ -58,7 +59,14 @@ func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox) error {
 	if a.CapabilityArgs, err = capabilityArgs(s.Config); err != nil {
 		return err
 	}
-	result, err := r.cfg.Network.Attach(ctx, a)
+	var prepared error
+	result, err := r.cfg.Network.AttachWith(ctx, a, func() error {
+		prepared = prepare()
+		return prepared
+	})
+	if prepared != nil {
+		return prepared
+	}
 	if err != nil {
 		return fmt.Errorf("connecting to the network: %w", err)
 	}

@@ -84,13 +84,14 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if err := errors.Join(r.openRoots(s, u), r.writeSandboxFiles(s, u, labels.Mount)); err != nil {
 		return err
 	}
-	if err := r.makeNamespaces(s, u, dir, labels.Mount); err != nil {
-		return err
+	namespaces := func() error { return r.makeNamespaces(s, u, dir, labels.Mount) }
+	if hostNetwork(s) {
+		err = namespaces()
+	} else {
+		err = r.attachNetwork(ctx, s, namespaces)
 	}
-	if !hostNetwork(s) {
-		if err := r.attachNetwork(ctx, s); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	if sharesPID(s) {
 		return r.startPause(ctx, s, u, dir)

@@ -61,6 +61,29 @@ func fill(f *os.File, data []byte, perm os.FileMode, settle func(*os.File) error
 	return errors.Join(err, f.Close())
 }
 
+// Sync makes the content of files that Replace has written durable, and their names,
+// with one sync of each directory. It returns what went wrong with each, nil for one
+// that is not there any more, in the order of the paths.
+func Sync(paths ...string) []error {
+	errs := make([]error, len(paths))
+	for i, path := range paths {
+		if errs[i] = syncFile(path); errors.Is(errs[i], os.ErrNotExist) {
+			errs[i] = nil
+		}
+	}
+	dirs := map[string]error{}
+	for i, path := range paths {
+		dir := filepath.Dir(path)
+		err, done := dirs[dir]
+		if !done {
+			err = SyncDir(dir)
+			dirs[dir] = err
+		}
+		errs[i] = errors.Join(errs[i], err)
+	}
+	return errs
+}
+
 // Remove deletes path and makes the deletion durable. A file that is not
 // there is not an error.
 func Remove(path string) error {
@@ -114,12 +137,14 @@ func isTemporary(name, base string) bool {
 }
 
 // SyncDir makes the entries of dir durable.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return syncFile(dir) }
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func removeIfThere(path string) error {

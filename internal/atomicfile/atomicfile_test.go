@@ -36,6 +36,18 @@ func wantReplaced(t *testing.T, write func(string, []byte, os.FileMode) error) {
 	}
 }
 
+func TestSync(t *testing.T) {
+	dir := t.TempDir()
+	there, gone, without := filepath.Join(dir, "f"), filepath.Join(dir, "gone"), filepath.Join(dir, "no", "f")
+	if err := atomicfile.Replace(there, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	errs := atomicfile.Sync(there, gone, without)
+	if len(errs) != 3 || errs[0] != nil || errs[1] != nil || !errors.Is(errs[2], os.ErrNotExist) {
+		t.Errorf("got %v: only the directory that is not there fails", errs)
+	}
+}
+
 func TestFailureLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
