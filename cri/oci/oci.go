@@ -290,7 +290,7 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 	for _, s := range sandboxes {
 		// A plugin that cannot undo its ADD shall not hold the rest: what it left in
 		// the namespace goes with it.
-		errs = append(errs, r.detachNetwork(ctx, s), r.unpin(ctx, s), r.unpinNetwork(s), r.removeSandbox(ctx, s))
+		errs = append(errs, r.removePause(ctx, s), r.detachNetwork(ctx, s), r.unpin(s), r.removeSandbox(ctx, s))
 	}
 	errs = append(errs, r.endKeeper(ctx), r.cfg.pruneCgroups())
 	for _, d := range []string{"sandboxes", "exec", "runtime", rootsDir} {

@@ -58,7 +58,7 @@ func (r *Runtime) pidOf(ctx context.Context, container string) (int, error) {
 }
 
 func unpin(path string) error {
-	if err := detach(path); err != nil {
+	if _, err := detach(path); err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

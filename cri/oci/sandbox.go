@@ -106,6 +106,10 @@ func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, dir, label string)
 	if err != nil {
 		return err
 	}
+	// One unmounting takes away what is mounted below, with one wait for all processors.
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting the sandbox's run directory: %w", err)
+	}
 	if !hostIPC(s) {
 		if err := makeShm(filepath.Join(dir, "shm"), u, label); err != nil {
 			return err
@@ -249,36 +253,30 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, d
 	return nspin.Pin(fmt.Sprintf("/proc/%d/ns/pid", st.PID), filepath.Join(dir, "pid"))
 }
 
-// stopSandbox disconnects the sandbox and lets its namespaces go. Both are waiting
-// for the kernel, most of the time.
+// stopSandbox disconnects the sandbox and lets its namespaces go.
 func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
 	var group errgroup.Group
-	group.Go(func() error { return r.unpin(ctx, s) })
-	group.Go(func() error {
-		if err := r.detachNetwork(ctx, s); err != nil {
-			return err
-		}
-		return r.unpinNetwork(s)
-	})
-	return group.Wait()
+	group.Go(func() error { return r.removePause(ctx, s) })
+	group.Go(func() error { return r.detachNetwork(ctx, s) })
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return r.unpin(s)
 }
 
-// unpin ends the sandbox's pause, if it has one, and gives its namespaces up, but for
-// the network's.
-func (r *Runtime) unpin(ctx context.Context, s *cri.Sandbox) error {
-	if err := r.removePause(ctx, s); err != nil {
+// unpin gives the sandbox's namespaces and its /dev/shm up, and with the network's what
+// plugins have left in it.
+func (r *Runtime) unpin(s *cri.Sandbox) error {
+	dir := r.sandboxDir(s.ID)
+	if all, err := detach(dir); all || err != nil {
 		return err
 	}
 	var errs []error
-	for _, name := range []string{"ipc", "uts", "pid", "shm", "user"} {
-		errs = append(errs, detach(filepath.Join(r.sandboxDir(s.ID), name)))
+	for _, name := range []string{"ipc", "uts", "pid", "shm", "user", "net"} { // as an earlier version had them
+		_, err := detach(filepath.Join(dir, name))
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// unpinNetwork gives the network namespace up, with what plugins have left in it.
-func (r *Runtime) unpinNetwork(s *cri.Sandbox) error {
-	return netns.Remove(filepath.Join(r.sandboxDir(s.ID), "net"))
 }
 
 func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
@@ -291,18 +289,19 @@ func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
 	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Destroy(cg), r.engines[""].dropState(id))
 }
 
-// detach takes away every mount at path. Neither a missing mount nor a missing
-// file is an error.
-func detach(path string) error {
+// detach takes away every mount at path, with what is mounted below, and reports whether
+// there was one. Neither a missing mount nor a missing file is an error.
+func detach(path string) (some bool, err error) {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		switch {
 		case err == nil:
+			some = true
 			continue
 		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
-			return nil
+			return some, nil
 		}
-		return fmt.Errorf("unmounting %q: %w", path, err)
+		return some, fmt.Errorf("unmounting %q: %w", path, err)
 	}
 }
 

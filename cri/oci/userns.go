@@ -233,7 +233,7 @@ func (r *Runtime) showRoot(c *cri.Container, root *image.Rootfs, u *ownUsers) er
 // hideRoot undoes showRoot.
 func (r *Runtime) hideRoot(c *cri.Container) error {
 	at := filepath.Join(r.rootsOf(c.Sandbox), c.ID)
-	if err := detach(at); err != nil {
+	if _, err := detach(at); err != nil {
 		return err
 	}
 	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
