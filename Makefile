@@ -25,7 +25,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build nodekit, its helpers and the demo image into bin/
-	$(BUILD) -o bin/ ./cmd/...
+	$(BUILD) -o bin/ ./cmd/*
 	@mkdir -p bin/images
 	bin/nodekit image pack --name $(PODTOOL_IMAGE) --output bin/images/podtool.tar bin/podtool
 
@@ -59,8 +59,9 @@ conformance: build ## hold the reference plugins to their specifications
 	@tools/deps test
 	tools/conformance
 
-upstream: ## build upstream's CNI plugins, which ours are compared with, into bin/upstream/
+upstream: ## build upstream's CNI plugins, and the least that there can be, which ours are compared with, into bin/upstream/
 	cd tools/upstream && $(GO) build -ldflags='-s -w -buildid=' -o ../../bin/upstream/ tool ./nothing
+	$(GO) build -ldflags='-s -w -buildid=' -o bin/upstream/ ./cmd/nodekit/internal/cnibench/least
 
 bench: build upstream ## measure a Pod's way to Ready, a node, its Kubernetes API, the CNI plugins beside upstream's, and the CRI runtime beside containerd
 	@tools/deps run

@@ -137,7 +137,7 @@ var plugins = []string{"bridge", "host-local", "portmap"}
 const (
 	ours   = home + "/bin"
 	shims  = home + "/shims"
-	theirs = home + "/upstream" // with a program that does nothing
+	theirs = home + "/upstream" // with programs that do next to nothing
 )
 
 // install makes the directory with a copy of the executable under the names. A file is
@@ -165,7 +165,7 @@ func install(executable, dir string, names ...string) error {
 // upstream returns the doors to upstream's plugins, and tells of those that are
 // missing.
 func (l *lab) upstream() (doors []door) {
-	for _, name := range append(slices.Clone(plugins), "nothing") {
+	for _, name := range append(slices.Clone(plugins), "nothing", "least") {
 		if err := install(filepath.Join(l.Upstream, name), theirs, name); err != nil {
 			fmt.Fprintf(l.Out, "Upstream's plugins are not measured: %v. make upstream builds them.\n", err)
 			l.Upstream = ""

@@ -32,7 +32,13 @@ func (l *lab) floors(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	sides = append(sides, bench.Side{Name: "veth, bridge port, address and route, in process", Run: func(context.Context) (bench.Sample, error) { return l.wire(w) }})
+	sides = append(sides, l.wires("veth, bridge port, address and route, in process", w, func(_ context.Context, p *pod) error { return w.Add(p.ns, p.id) }))
+	if l.Upstream != "" {
+		sides = append(sides, l.wires("exec a Go program that makes these", w, func(ctx context.Context, p *pod) error {
+			_, err := cni.Exec(ctx, theirs+"/least", map[string]string{"CNI_CONTAINERID": p.id, "CNI_NETNS": p.ns}, []byte("{}"), nil)
+			return err
+		}))
+	}
 	for i, s := range sides {
 		sides[i].Run = func(ctx context.Context) (bench.Sample, error) {
 			if err := l.quiet(ctx); err != nil {
@@ -65,23 +71,25 @@ func twice(call func() error) (bench.Sample, error) {
 	return s, err
 }
 
-// wire does by hand what ADD of bridge comes to, and undoes it.
-func (l *lab) wire(w *wires.Bridge) (s bench.Sample, err error) {
-	pods, remove, err := l.newPods(2)
-	defer func() { err = errors.Join(err, remove()) }()
-	if err != nil {
-		return s, err
-	}
-	left := pods
-	s, err = twice(func() error {
-		p := left[0]
-		left = left[1:]
-		return w.Add(p.ns, p.id)
-	})
-	if err != nil {
-		return s, err
-	}
-	del, err := bench.Timed(func() error { return w.Del(pods[0].id) })
-	s.Steps = append(s.Steps, bench.Step{Name: "deletion of the veth", Took: del.Total})
-	return s, errors.Join(err, w.Del(pods[1].id))
+// wires measures what makes by hand what ADD of bridge comes to, and undoes it.
+func (l *lab) wires(name string, w *wires.Bridge, add func(context.Context, *pod) error) bench.Side {
+	return bench.Side{Name: name, Run: func(ctx context.Context) (s bench.Sample, err error) {
+		pods, remove, err := l.newPods(2)
+		defer func() { err = errors.Join(err, remove()) }()
+		if err != nil {
+			return s, err
+		}
+		left := pods
+		s, err = twice(func() error {
+			p := left[0]
+			left = left[1:]
+			return add(ctx, p)
+		})
+		if err != nil {
+			return s, err
+		}
+		del, err := bench.Timed(func() error { return w.Del(pods[0].id) })
+		s.Steps = append(s.Steps, bench.Step{Name: "deletion of the veth", Took: del.Total})
+		return s, errors.Join(err, w.Del(pods[1].id))
+	}}
 }
