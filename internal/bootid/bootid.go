@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // Read returns the id of the running boot, which every start of the machine
@@ -18,7 +19,7 @@ func Read() (string, error) {
 	if id := running.Load(); id != nil {
 		return *id, nil
 	}
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	text, err := rawfile.Read("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", fmt.Errorf("reading the boot id: %w", err)
 	}

@@ -1,12 +1,13 @@
 package cgroup
 
 import (
-	"os"
 	"strings"
 	"sync/atomic"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // hierarchies are the directories that cgroups lie in: of each controller on v1, and
@@ -47,7 +48,7 @@ func attached() (string, error) {
 	if Version() == 2 {
 		return "", nil
 	}
-	text, err := os.ReadFile("/proc/cgroups")
+	text, err := rawfile.Read("/proc/cgroups")
 	if err != nil {
 		return "", err
 	}

@@ -11,6 +11,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // Lock is a lock that is held. It has an open file of its own.
@@ -93,9 +95,9 @@ func try(path string, t take) (*Lock, error) {
 func busy(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) }
 
 func openLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := rawfile.Open(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, unix.EISDIR) {
-		return os.Open(path)
+		return rawfile.Open(path, os.O_RDONLY, 0)
 	}
 	return f, err
 }

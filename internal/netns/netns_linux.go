@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/panics"
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 const threadNS = "/proc/thread-self/ns/net"
@@ -32,7 +33,7 @@ type ID struct {
 // mounted already is refused with fault.AlreadyExists; a plain file there, such
 // as a crash leaves between the two steps, is used.
 func Create(path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
+	f, err := rawfile.Open(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("creating network namespace: %w", err)
 	}
@@ -65,7 +66,7 @@ func Pin(namespace, path string) error {
 		return err
 	}
 	defer h.Close()
-	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
+	f, err := rawfile.Open(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("pinning network namespace: %w", err)
 	}
@@ -101,7 +102,7 @@ func Remove(path string) error {
 // fault.NotFound; one that is anything but a network namespace is
 // fault.Invalid.
 func Open(path string) (*Handle, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := rawfile.Open(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fault.NotFound.Errorf("opening network namespace: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // IPCAndUTS makes new IPC and UTS namespaces (flags says which), runs setup
@@ -57,7 +59,7 @@ func OnThrowAwayThread(f func() error) error {
 
 // Pin mounts a namespace at path.
 func Pin(namespace, path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
+	f, err := rawfile.Open(path, os.O_CREATE|os.O_RDONLY, 0o444)
 	if err != nil {
 		return fmt.Errorf("pinning a namespace: %w", err)
 	}

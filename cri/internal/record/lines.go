@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // A record's file grows by a line for each change, and the last whole line counts:
@@ -21,7 +22,7 @@ const maxLines = 64 << 10
 // appendLine adds a line to the file, which it makes if need be. After an error
 // the file ends as it did.
 func appendLine(file string, line []byte) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := rawfile.Open(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/nspin"
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 const (
@@ -103,7 +104,7 @@ func writeSelf(list, mounts string) error {
 	if file == "" {
 		return errors.ErrUnsupported
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	f, err := rawfile.Open(file, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func writeSelf(list, mounts string) error {
 // whichever hierarchy is found first below mounts: the lock is the same. It is ""
 // when none is found. list is the process's /proc/self/cgroup.
 func ownTasks(list, mounts string) string {
-	raw, err := os.ReadFile(list)
+	raw, err := rawfile.Read(list)
 	if err != nil {
 		return ""
 	}

@@ -1,9 +1,12 @@
-// Package rawfile reads many small files of /proc and /sys. os.ReadFile asks for
-// each one's kind and size and tries to poll it, which costs more than the read.
+// Package rawfile opens and reads small files, many of them in /proc and /sys, at less
+// cost. Package os tries to poll each file that it opens, and first makes what polls, where
+// nothing else has; os.ReadFile asks for the kind and size as well. That costs
+// more than the read.
 package rawfile
 
 import (
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +33,25 @@ func Read(path string) ([]byte, error) {
 			if buf = buf[:len(buf)+n]; len(buf) == cap(buf) {
 				buf = append(buf, make([]byte, cap(buf))...)[:len(buf)]
 			}
+		}
+	}
+}
+
+// Open is os.OpenFile for a file whose reads and writes do not wait for anybody, as those
+// of regular files, directories and namespaces do not. With O_NONBLOCK the opening
+// does not wait either, whatever is there. Errors are *fs.PathError.
+func Open(path string, flags int, perm os.FileMode) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, uint32(perm.Perm()))
+		if err == nil && flags&unix.O_NONBLOCK != 0 {
+			err = unix.SetNonblock(fd, false) // by which package os knows what it should poll
+		}
+		switch err {
+		case nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case unix.EINTR:
+		default:
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 		}
 	}
 }
