@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -270,10 +271,7 @@ func TestDiesWithItsCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = e.Wait() // it was killed
-	for {
-		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err != nil || strings.Contains(string(stat), ") Z ") {
-			break
-		}
+	for !procstat.Ended(pid) {
 		time.Sleep(time.Millisecond)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 // TestServerDies: containers run on while there is no server, their logs are
@@ -269,7 +270,7 @@ func TestKeeperAndAnchorDie(t *testing.T) {
 			if st := n.exited(runs); st.Reason != "ContainerStatusUnknown" || st.ExitCode != 137 {
 				t.Errorf("it ended with %d (%s), want 137 (ContainerStatusUnknown)", st.ExitCode, st.Reason)
 			}
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil && !hasEnded(pid) {
+			if !procstat.Ended(pid) {
 				t.Errorf("process %d still runs", pid)
 			}
 			if st := n.status(ended); st.ExitCode != 9 {

@@ -25,6 +25,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
@@ -242,16 +243,10 @@ func (n *node) start() {
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) || hasEnded(n.cmd.Process.Pid) {
+		if time.Now().After(deadline) || procstat.Ended(n.cmd.Process.Pid) {
 			n.t.Fatalf("the server does not answer: %v\n%s", err, n.serverLog())
 		}
 	}
-}
-
-// hasEnded also sees a zombie.
-func hasEnded(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
 func (n *node) serverLog() string {

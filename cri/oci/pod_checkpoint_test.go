@@ -25,6 +25,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -305,7 +306,7 @@ func (n *node) busy(bin string) (pid int) {
 // ended reports a criu that works on.
 func (p *savedPod) ended(pid int, why string) {
 	p.t.Helper()
-	if !hasEnded(pid) {
+	if !procstat.Ended(pid) {
 		p.t.Errorf("criu works on, behind %s", why)
 	}
 }

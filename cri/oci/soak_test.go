@@ -19,6 +19,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 var (
@@ -195,7 +196,7 @@ func (k *cycler) insist(call func(context.Context) (string, error)) string {
 		if err == nil {
 			return out
 		}
-		if hasEnded(k.cmd.Process.Pid) {
+		if procstat.Ended(k.cmd.Process.Pid) {
 			k.restart()
 			continue
 		}

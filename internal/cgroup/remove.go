@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 // How long Remove and Kill wait for the kernel. A process that was killed
@@ -202,21 +204,11 @@ func collect(dir string, into map[int]bool) {
 		return // gone
 	}
 	for line := range strings.FieldsSeq(string(content)) {
-		if pid, err := strconv.Atoi(line); err == nil && pid > 0 && !zombie(pid) {
+		if pid, err := strconv.Atoi(line); err == nil && pid > 0 && !procstat.Ended(pid) {
 			into[pid] = true
 		}
 	}
 	for _, child := range children(dir) {
 		collect(child, into)
 	}
-}
-
-func zombie(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true // gone
-	}
-	// The state follows the command in parentheses, which may hold anything.
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }

@@ -10,9 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 // lentAt is the descriptor of a lent lock in the program, or where it has that many the
@@ -123,9 +126,8 @@ func killTree(pid, fd int) {
 
 // standsStill says that a process is stopped, or gone.
 func standsStill(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	at := bytes.LastIndex(stat, []byte(") ")) // behind the name, which may have anything in it
-	return err != nil || at < 0 || bytes.IndexByte([]byte("TtZX"), stat[at+2]) >= 0
+	stat, err := procstat.Read(pid)
+	return err != nil || strings.IndexByte("TtZX", stat.State) >= 0
 }
 
 // children are those of a process, where the kernel tells (proc_pid_children(5)): with

@@ -4,12 +4,12 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -31,7 +32,7 @@ func TestEvict(t *testing.T) {
 	// The shell gives the program three descriptors in place of those that it has.
 	cmd := exec.Command("sh", "-c", "setsid sh -c 'echo $$; exec sleep 1000' 3</dev/null 4</dev/null 5</dev/null & wait")
 	first.Lend(cmd)
-	line := firstLine(t, cmd, first)
+	pid := firstLine(t, cmd, first)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func TestEvict(t *testing.T) {
 	if err := flock.Evict(t.Context(), path, 0); err != nil {
 		t.Error(err)
 	}
-	ends(t, strings.TrimSpace(line))
+	ends(t, pid)
 	l := take(t, path, flock.Exclusive)
 	if l == nil {
 		t.Error("the lock is not free")
@@ -89,22 +90,18 @@ func TestLendLeavesTheFilesOfTheCommand(t *testing.T) {
 
 // ends waits until a process has ended: one that is killed has no files any more some
 // time before that.
-func ends(t *testing.T, pid string) {
+func ends(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile("/proc/" + pid + "/stat")
-		if err != nil || strings.Contains(string(stat), ") Z ") {
-			return
-		}
+	for deadline := time.Now().Add(20 * time.Second); !procstat.Ended(pid); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the program runs on: %s", stat)
+			t.Fatal("the program runs on")
 		}
 	}
 }
 
 // firstLine starts the command, gives up the lock that was lent to it, and returns the
-// first line that it says.
-func firstLine(t *testing.T, cmd *exec.Cmd, lent *flock.Lock) string {
+// first line that it says, a process's id.
+func firstLine(t *testing.T, cmd *exec.Cmd, lent *flock.Lock) (pid int) {
 	t.Helper()
 	said, err := cmd.StdoutPipe()
 	if err != nil {
@@ -114,11 +111,10 @@ func firstLine(t *testing.T, cmd *exec.Cmd, lent *flock.Lock) string {
 		t.Fatal(err)
 	}
 	lent.Release()
-	line, err := bufio.NewReader(said).ReadString('\n')
-	if err != nil {
+	if _, err := fmt.Fscanln(said, &pid); err != nil {
 		t.Fatal(err)
 	}
-	return line
+	return pid
 }
 
 // TestEvictEndsAllOfIt: what a holder has started is ended with it, also if it has closed the
@@ -128,16 +124,13 @@ func TestEvictEndsAllOfIt(t *testing.T) {
 	l := take(t, path, flock.Exclusive)
 	cmd := exec.Command("bash", "-c", "(setsid bash -c 'sleep 1000 & echo $!; wait' 100>&- & wait) & wait")
 	l.Lend(cmd)
-	line := firstLine(t, cmd, l)
+	pid := firstLine(t, cmd, l)
 	if err := flock.Evict(t.Context(), path, 0); err != nil {
 		t.Error(err)
 	}
-	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(line) + "/stat")
-	if err == nil && !strings.Contains(string(stat), ") Z ") {
-		t.Errorf("it runs on: %s", stat)
-		if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
+	if !procstat.Ended(pid) {
+		t.Error("it runs on")
+		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	_ = cmd.Wait() // it was killed
 }

@@ -1,9 +1,9 @@
 package leak
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,20 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/procmark"
-	"github.com/nodekit-project/nodekit/internal/rawfile"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
-
-// proc is what /proc tells of a process.
-type proc struct {
-	pid, parent int
-	state       string
-	started     string // in clock ticks: with the id it names one process for ever
-	comm        string
-	kernel      bool // a kernel thread
-}
-
-// pfKthread is PF_KTHREAD of the kernel's include/linux/sched.h.
-const pfKthread = 0x00200000
 
 func processes(scope *Scope) (things, error) {
 	all, err := readProcs()
@@ -35,23 +23,23 @@ func processes(scope *Scope) (things, error) {
 	}
 	found, self := make(things), os.Getpid()
 	for pid, p := range all {
-		if pid == self || p.kernel || !scope.matches(Process, strconv.Itoa(pid)) {
+		if pid == self || p.Kernel() || !scope.matches(Process, strconv.Itoa(pid)) {
 			continue
 		}
-		if p.state == "Z" && !descends(all, pid, self) {
+		if p.Zombie() && !descends(all, pid, self) {
 			continue // its parent owes the wait; nothing of it is left but the id
 		}
 		if !scope.concerns(all, pid) {
 			continue
 		}
-		found.add(strconv.Itoa(pid)+" "+p.started, fmt.Sprintf("%d %s", pid, p.command()))
+		found.add(fmt.Sprintf("%d %d", pid, p.StartTime), fmt.Sprintf("%d %s", pid, command(pid, p)))
 	}
 	return found, nil
 }
 
 // concerns tells whether a process is one of those that the marker or the network
 // namespaces select.
-func (s *Scope) concerns(all map[int]proc, pid int) bool {
+func (s *Scope) concerns(all map[int]procstat.Stat, pid int) bool {
 	if s.Marker == "" || procmark.Carries(pid, s.Marker) || s.inside(pid) {
 		return true
 	}
@@ -68,78 +56,45 @@ func (s *Scope) inside(pid int) bool {
 	return err == nil && slices.Contains(s.NetNS, name)
 }
 
-func readProcs() (map[int]proc, error) {
+func readProcs() (map[int]procstat.Stat, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[int]proc)
+	all := make(map[int]procstat.Stat)
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
 		if err != nil {
 			continue
 		}
-		p, err := readProc(pid)
-		if err != nil {
-			return nil, err
-		}
-		if p.pid != 0 {
+		switch p, err := procstat.Read(pid); {
+		case err == nil:
 			all[pid] = p
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
 		}
 	}
 	return all, nil
 }
 
-// readProc reads /proc/PID/stat; a zero proc means that the process has ended.
-func readProc(pid int) (proc, error) {
-	data, err := rawfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
-	if gone(err) || errors.Is(err, unix.ESRCH) {
-		return proc{}, nil
-	}
-	if err != nil {
-		return proc{}, err
-	}
-	// The name stands in parentheses and may itself hold some.
-	open, end := bytes.IndexByte(data, '('), bytes.LastIndexByte(data, ')')
-	if open < 0 || end < open {
-		return proc{}, fmt.Errorf("/proc/%d/stat: unknown format", pid)
-	}
-	fields := strings.Fields(string(data[end+1:])) // from the third field of proc(5) on
-	if len(fields) < 20 {
-		return proc{}, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return proc{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
-	}
-	flags, err := strconv.ParseUint(fields[6], 10, 64)
-	if err != nil {
-		return proc{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
-	}
-	return proc{
-		pid: pid, parent: parent, state: fields[0], started: fields[19],
-		comm: string(data[open+1 : end]), kernel: flags&pfKthread != 0,
-	}, nil
-}
-
-func (p proc) command() string {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+func command(pid int, p procstat.Stat) string {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil || len(line) == 0 {
-		return fmt.Sprintf("[%s] (state %s)", p.comm, p.state)
+		return fmt.Sprintf("[%s] (state %c)", p.Comm, p.State)
 	}
 	return strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " "))
 }
 
-func descends(all map[int]proc, pid, ancestor int) bool {
+func descends(all map[int]procstat.Stat, pid, ancestor int) bool {
 	for range len(all) { // a torn read could make a loop
 		p, ok := all[pid]
-		if !ok || p.parent == 0 {
+		if !ok || p.PPID == 0 {
 			return false
 		}
-		if p.parent == ancestor {
+		if p.PPID == ancestor {
 			return true
 		}
-		pid = p.parent
+		pid = p.PPID
 	}
 	return false
 }

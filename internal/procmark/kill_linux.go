@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 // Kill kills every process, other than this one, that match says yes to, and returns
@@ -73,12 +75,11 @@ func (k *killer) look() (killed int, sure bool, err error) {
 
 // ended reports whether a process has ended since the last look.
 func (k *killer) ended(pid int) bool {
-	stat, err := statOf(pid)
+	stat, err := procstat.Read(pid)
 	if err != nil {
 		return true
 	}
-	zombie := stat.state == 'Z' || stat.state == 'X'
 	before := k.zombies[pid]
-	k.zombies[pid] = zombie
-	return zombie && !before
+	k.zombies[pid] = stat.Zombie()
+	return stat.Zombie() && !before
 }

@@ -5,12 +5,12 @@ package procmark
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
@@ -41,7 +41,7 @@ func Environ(pid int) ([]byte, error) {
 		if err != nil || len(env) > 0 {
 			return env, err
 		}
-		if stat, err := statOf(pid); err != nil || !stat.executing() || time.Now().After(deadline) {
+		if stat, err := procstat.Read(pid); err != nil || !executing(stat) || time.Now().After(deadline) {
 			// Either it has none, or it has one since it was asked.
 			return rawfile.Read(filepath.Join(dirOf(pid), "environ"))
 		}
@@ -53,31 +53,9 @@ const execLimit = time.Second
 
 func dirOf(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// stat is a part of proc_pid_stat(5).
-type stat struct {
-	state  byte
-	memory bool // it has some: threads of the kernel and zombies have not
-	envEnd bool // the place of the environment is known
-}
-
 // executing reports whether the process has the memory of a new program and not yet
 // its environment. That is only told to who may read the environment.
-func (s stat) executing() bool { return s.memory && !s.envEnd }
-
-func statOf(pid int) (stat, error) {
-	text, err := rawfile.Read(filepath.Join(dirOf(pid), "stat"))
-	if err != nil {
-		return stat{}, err
-	}
-	const state, vsize, envEnd = 3, 23, 51 // as the manual counts them
-	// The name, which is the second, may hold anything.
-	f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(f) <= envEnd-state {
-		return stat{}, errors.ErrUnsupported
-	}
-	is := func(field int) bool { return string(f[field-state]) != "0" }
-	return stat{state: f[0][0], memory: is(vsize), envEnd: is(envEnd)}, nil
-}
+func executing(s procstat.Stat) bool { return s.VSize != 0 && s.EnvEnd == 0 }
 
 // root returns the line of proc_pid_mountinfo(5) that is about the process's root,
 // the last where one mount hides another. Lines about other places tell nothing:

@@ -6,12 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/procmark"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -172,8 +172,8 @@ func TestKill(t *testing.T) {
 	if err := procmark.Kill(match, 10, time.Millisecond); err != nil {
 		t.Error(err)
 	}
-	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", second)); err == nil && !strings.Contains(string(stat), ") Z ") {
-		t.Errorf("what it has started runs on: %s", stat)
+	if !procstat.Ended(second) {
+		t.Error("what it has started runs on")
 		_ = syscall.Kill(second, syscall.SIGKILL)
 	}
 	if err := procmark.Kill(func(int) bool { return false }, 2, 0); err != nil {

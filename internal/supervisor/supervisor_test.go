@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
@@ -64,8 +65,7 @@ func waitFor(t *testing.T, p *supervisor.Process, word string) int {
 func gone(t *testing.T, pid int) {
 	t.Helper()
 	for range 500 {
-		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		if err != nil || strings.Contains(string(stat), ") Z ") {
+		if procstat.Ended(pid) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -1,11 +1,9 @@
 package node
 
 import (
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
@@ -25,18 +23,9 @@ func (p *places) another(socket string) bool {
 
 // parentOf returns the process's parent, or 0.
 func parentOf(pid int) int {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	stat, err := procstat.Read(pid)
 	if err != nil {
-		return 0
+		return 0 // it has ended
 	}
-	// The name, in parentheses, may hold anything; the state and the parent follow.
-	fields := strings.Fields(string(stat)[strings.LastIndexByte(string(stat), ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return parent
+	return stat.PPID
 }

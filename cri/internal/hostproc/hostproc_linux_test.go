@@ -1,7 +1,6 @@
 package hostproc_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/cri/internal/hostproc"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 type sink struct{ io.Writer }
@@ -40,13 +40,16 @@ func start(t *testing.T, s *hostproc.Set, id, script string) string {
 // gone fails the test unless the process ends soon.
 func gone(t *testing.T, pid string) {
 	t.Helper()
+	number, err := strconv.Atoi(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for late := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
-		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+		if procstat.Ended(number) {
 			return
 		}
 		if time.Now().After(late) {
-			t.Fatalf("process %s still runs: %s", pid, stat)
+			t.Fatalf("process %s still runs", pid)
 		}
 	}
 }

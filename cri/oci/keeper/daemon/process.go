@@ -1,13 +1,10 @@
 package daemon
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/child"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 // children is every process that the keeper is, or becomes, the parent of: the
@@ -198,12 +196,11 @@ func (p *process) becomesChild() bool {
 type parent int
 
 func (p *process) parent() parent {
-	stat, err := statOf(p.pid)
+	stat, err := procstat.Read(p.pid)
 	if err != nil {
 		return -1
 	}
-	pid, _ := strconv.Atoi(stat[1])
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := unix.PidfdOpen(stat.PPID, 0)
 	if err != nil {
 		return -1
 	}
@@ -356,31 +353,14 @@ func (p *process) askKernel() outcome {
 
 // zombieStatus returns how a process that nobody has reaped ended.
 func zombieStatus(pid int) (unix.WaitStatus, error) {
-	stat, err := statOf(pid)
+	stat, err := procstat.Read(pid)
 	if err != nil {
 		return 0, err
 	}
-	if stat[0] != "Z" {
+	if !stat.Zombie() {
 		return 0, errors.ErrUnsupported
 	}
-	code, err := strconv.Atoi(stat[49])
-	return unix.WaitStatus(code), err
-}
-
-// statOf returns what /proc tells of a process from its state on, which is the
-// third field (proc_pid_stat(5)): the parent is then the second, and the exit code
-// the fiftieth.
-func statOf(pid int) ([]string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return nil, err
-	}
-	// The name in parentheses may hold anything.
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 50 {
-		return nil, errors.ErrUnsupported
-	}
-	return fields, nil
+	return unix.WaitStatus(stat.ExitCode), nil
 }
 
 // signal sends a signal to the process. One that has ended is not an error.

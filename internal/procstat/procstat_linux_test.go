@@ -1,0 +1,75 @@
+package procstat_test
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/procstat"
+)
+
+// TestRead looks at a program with an odd name, at its zombie, and at what is no more.
+func TestRead(t *testing.T) {
+	const name = ") Z 1 (b"
+	cmd := exec.Command("sh", "-c", `printf '%s' "$0" >/proc/$$/comm; echo; read -r line; exit 3`, name)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(stdout, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	live, err := procstat.Read(pid)
+	if err != nil || live.Comm != name || live.PPID != os.Getpid() || live.Zombie() || live.Kernel() || live.VSize == 0 || live.EnvEnd == 0 {
+		t.Errorf("while it runs: %+v, %v", live, err)
+	}
+	self, err := procstat.Read(os.Getpid())
+	if err != nil || self.StartTime == 0 || self.StartTime > live.StartTime {
+		t.Errorf("this process started at %d, its child at %d: %v", self.StartTime, live.StartTime, err)
+	}
+	if procstat.Ended(pid) {
+		t.Error("it has ended while it runs")
+	}
+
+	stdin.Close()
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	dead, err := procstat.Read(pid)
+	if err != nil || !dead.Zombie() || unix.WaitStatus(dead.ExitCode).ExitStatus() != 3 || dead.StartTime != live.StartTime || dead.VSize != 0 {
+		t.Errorf("as a zombie: %+v, %v", dead, err)
+	}
+	if !procstat.Ended(pid) {
+		t.Error("a zombie has not ended")
+	}
+
+	if err := cmd.Wait(); err == nil {
+		t.Error("it ended well")
+	}
+	if _, err := procstat.Read(pid); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, unix.ESRCH) {
+		t.Errorf("when it is gone: %v", err)
+	}
+	if !procstat.Ended(pid) {
+		t.Error("what is gone has not ended")
+	}
+}
+
+func TestKernelThread(t *testing.T) {
+	// The thread that starts the others, where this is the first namespace of processes.
+	if s, err := procstat.Read(2); err == nil && s.Comm == "kthreadd" && !s.Kernel() {
+		t.Errorf("kthreadd is not of the kernel: %+v", s)
+	}
+}
