@@ -40,11 +40,7 @@ cni lists all that it may declare:
 			if err != nil {
 				return err
 			}
-			if len(f.rules) == 0 {
-				if err := cnisuite.Trial(cmd.Context(), target); err != nil {
-					return err
-				}
-			}
+			suite.Prepare = cnisuite.Trial
 			return conform(cmd, args, &f, suite, target)
 		},
 	}

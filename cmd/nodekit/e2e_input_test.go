@@ -179,6 +179,8 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
 		{[]string{"cni", hostLocal}, "the plugin refuses a configuration without keys, and nothing was tested: write one into a profile"},
 		{[]string{"cni", hostLocal, "--profile", misfit}, "the plugin refuses the configuration of the profile, and nothing was tested"},
+		{[]string{"cni", hostLocal, "--profile", misfit, "--rule", "CNI-DEL-001"}, "the plugin refuses the configuration of the profile, and nothing was tested"},
+		{[]string{"cni", hostLocal, "--profile", misfit, "--rule", "CNI-DEL-000"}, `no rule "CNI-DEL-000"`},
 		{[]string{"cni", hostLocal, "--profile", mistyped}, `confg`},
 		{[]string{"csi", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver is ready at unix:///nowhere/c.sock"},

@@ -9,7 +9,8 @@ import (
 
 // Trial runs one ADD, and its DEL, before a run: when the plugin calls what it is
 // configured with invalid or unknown, nearly every rule would fail and none would
-// say anything of the plugin. Whatever else is wrong is for the rules.
+// say anything of the plugin. Whatever else is wrong is for the rules. It can be the
+// suite's Prepare, whose work it does first.
 func Trial(ctx context.Context, target Target) error {
 	if err := prepare(ctx, target); err != nil {
 		return err
