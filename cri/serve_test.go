@@ -372,7 +372,10 @@ func TestRefusedRequests(t *testing.T) {
 		"no image":          container(func(c *runtimeapi.ContainerConfig) { c.Image = nil }),
 		"handler of image":  container(func(c *runtimeapi.ContainerConfig) { c.Image.RuntimeHandler = "kata" }),
 		"handler of volume": container(func(c *runtimeapi.ContainerConfig) {
-			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i", RuntimeHandler: "kata"}}}
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "i", RuntimeHandler: "kata"}}}
+		}),
+		"writable image": container(func(c *runtimeapi.ContainerConfig) {
+			c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "i"}}}
 		}),
 		"log path escapes": container(func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../bin/sh" }),
 		"relative mount":   container(func(c *runtimeapi.ContainerConfig) { c.Mounts = []*runtimeapi.Mount{{ContainerPath: "x"}} }),

@@ -90,7 +90,7 @@ func TestUserNamespaceReadOnly(t *testing.T) {
 	sandbox, cfg := n.sandbox("ro", ownUsers)
 	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) {
 		c.Linux.SecurityContext.ReadonlyRootfs = true
-		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/img/in/side", Image: &runtimeapi.ImageSpec{Image: imageName}}}
+		c.Mounts = []*runtimeapi.Mount{{ContainerPath: "/img/in/side", Image: &runtimeapi.ImageSpec{Image: imageName}, Readonly: true}}
 	}, "do", "sleep forever")
 	n.startContainer(id)
 	wantOwner(t, filepath.Join("/proc", itoa(n.pidOf(id)), "root/img/in/side/podtool"), hostUsers)

@@ -15,7 +15,7 @@ import (
 )
 
 func imageMount(sub string) *runtimeapi.Mount {
-	return &runtimeapi.Mount{ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: imageName}, ImageSubPath: sub}
+	return &runtimeapi.Mount{ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: imageName}, ImageSubPath: sub, Readonly: true}
 }
 
 // TestImageVolume: an image, or a part of it, is there to read, also after the
@@ -41,7 +41,7 @@ func TestImageVolume(t *testing.T) {
 	}
 	for what, m := range map[string]*runtimeapi.Mount{
 		"a part that is not there": imageMount("none"),
-		"an image that is not":     {ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: "example.com/none:v1"}},
+		"an image that is not":     {ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: "example.com/none:v1"}, Readonly: true},
 	} {
 		_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: what}, Image: &runtimeapi.ImageSpec{Image: imageName}, Mounts: []*runtimeapi.Mount{m},

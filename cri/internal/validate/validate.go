@@ -143,6 +143,10 @@ func mount(m *runtimeapi.Mount) error {
 		return fmt.Errorf("host path %q must be absolute", m.GetHostPath())
 	case m.GetImageSubPath() != "" && (!image || !filepath.IsLocal(m.GetImageSubPath())):
 		return fmt.Errorf("image sub path %q: it must stay in the image of the mount", m.GetImageSubPath())
+	case image && !m.GetReadonly():
+		// "All image mounts are per feature definition readonly" (Mount.image): what does not
+		// set readonly asks for a mount that there is not. critest and containerd read it so.
+		return fmt.Errorf("image %q can only be mounted read-only, and readonly is not set", m.GetImage().GetImage())
 	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE):
 		return fmt.Errorf("a recursive read-only mount must be read-only and private")
 	}

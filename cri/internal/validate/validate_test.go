@@ -103,6 +103,11 @@ func TestContainer(t *testing.T) {
 	if err := validate.Container(good()); err != nil {
 		t.Error(err)
 	}
+	volume := good()
+	volume.Mounts[0].Image, volume.Mounts[0].ImageSubPath, volume.Mounts[0].Readonly = &runtimeapi.ImageSpec{Image: "i"}, "a", true
+	if err := validate.Container(volume); err != nil {
+		t.Error(err)
+	}
 	for text, change := range map[string]func(*runtimeapi.ContainerConfig){
 		"name":               func(c *runtimeapi.ContainerConfig) { c.Metadata = nil },
 		"image":              func(c *runtimeapi.ContainerConfig) { c.Image = nil },
@@ -132,7 +137,10 @@ func TestContainer(t *testing.T) {
 			c.Mounts[0].ImageSubPath, c.Mounts[0].Image = "../..", &runtimeapi.ImageSpec{Image: "i"}
 		},
 		"sub path \"x\"": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ImageSubPath = "x" },
-		"recursive":      func(c *runtimeapi.ContainerConfig) { c.Mounts[0].RecursiveReadOnly = true },
+		"readonly is not set": func(c *runtimeapi.ContainerConfig) {
+			c.Mounts[0].Image = &runtimeapi.ImageSpec{Image: "i"}
+		},
+		"recursive": func(c *runtimeapi.ContainerConfig) { c.Mounts[0].RecursiveReadOnly = true },
 		"run_as_group": func(c *runtimeapi.ContainerConfig) {
 			c.Linux = secure(&runtimeapi.LinuxContainerSecurityContext{RunAsGroup: &runtimeapi.Int64Value{}})
 		},
