@@ -148,6 +148,10 @@ func TestUsedWrongly(t *testing.T) {
 		{"run --plugin /bin/true", "usage: nodekit run FILE [flags]\nnodekit run --help says more"},
 		{"run --plugins /bin/true pod.yaml", "unknown flag: --plugins\nusage: nodekit run FILE"},
 		{"run --runtime-endpoint unix:///r --cni-conf-dir /etc ../../examples/pod.yaml", "--cni-conf-dir is for the reference runtime"},
+		{"run --runtime-endpoint unix:///r --cni-timeout 2m ../../examples/pod.yaml", "--cni-timeout is for the reference runtime"},
+		{"serve runtime --cni-timeout 2", `--cni-timeout "2": want a time above zero`},
+		{"serve runtime --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
+		{"node --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
 		{"conform cni --exec /bin/true", "usage: nodekit conform cni BINARY"},
 	} {
 		if out, code := c.run(strings.Fields(tt.line)...); code != 1 || !strings.Contains(out, tt.want) {

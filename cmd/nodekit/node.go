@@ -22,6 +22,7 @@ type nodeFlags struct {
 	verbosity
 	partFlags
 	root, run, manifests string
+	importCache          string
 }
 
 // addTo adds the flags. manifests is where manifests are read unless the user
@@ -33,6 +34,7 @@ func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
 	fs.StringVar(&f.run, "run", defaultRun, "`directory` for sockets")
 	fs.StringVar(&f.manifests, "manifests", manifests, "`directory` of manifests to run")
 	f.partFlags.addTo(cmd)
+	addCNIImportCache(cmd, &f.importCache)
 }
 
 // config is the node that the flags describe.
@@ -41,7 +43,11 @@ func (f *nodeFlags) config() (node.Config, error) {
 	if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
 		return cfg, err
 	}
-	return cfg, f.apply(&cfg)
+	if err := f.apply(&cfg); err != nil {
+		return cfg, err
+	}
+	cfg.CNIImportCache = f.importCache
+	return cfg, completeImportCache(&cfg.CNIImportCache, cfg.CNIConfDir)
 }
 
 func newNodeCommand() *cobra.Command {
@@ -108,6 +114,7 @@ func runNode(cmd *cobra.Command, cfg node.Config) error {
 type foreignFlags struct {
 	runtimeEndpoint, cniConfDir string
 	cniBinDirs                  []string
+	timeouts                    timeoutFlags
 }
 
 func (f *foreignFlags) addTo(cmd *cobra.Command) {
@@ -115,6 +122,7 @@ func (f *foreignFlags) addTo(cmd *cobra.Command) {
 	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
 	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
 	addCNIBinDir(cmd, &f.cniBinDirs)
+	f.timeouts.addTo(cmd)
 }
 
 // apply sets what the flags say. A directory of plugins that was named and is not
@@ -122,6 +130,9 @@ func (f *foreignFlags) addTo(cmd *cobra.Command) {
 func (f *foreignFlags) apply(cfg *node.Config) (err error) {
 	cfg.RuntimeEndpoint, cfg.CNIConfDir = f.runtimeEndpoint, f.cniConfDir
 	if cfg.CNIBinDirs, err = binDirs(f.cniBinDirs); err != nil {
+		return err
+	}
+	if cfg.CNITimeout, cfg.CNITimeouts, err = f.timeouts.parse(); err != nil {
 		return err
 	}
 	return absolute(&cfg.CNIConfDir)
@@ -281,6 +292,9 @@ func (f *partFlags) refuseForeign(cfg *node.Config) error {
 	}
 	if cfg.CNIConfDir != "" {
 		return fault.Invalid.Errorf("--cni-conf-dir is for the reference runtime, and --runtime-endpoint names another: configure its network there")
+	}
+	if len(f.timeouts.values) > 0 {
+		return fault.Invalid.Errorf("--cni-timeout is for the reference runtime, and --runtime-endpoint names another: configure it there")
 	}
 	if f.Socket != "" || f.PluginDir != "" {
 		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")

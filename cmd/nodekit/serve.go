@@ -30,6 +30,7 @@ func newServeRuntimeCommand() *cobra.Command {
 	var more handlerFlags
 	var offered classFlags
 	var plugins nriFlags
+	var timeouts timeoutFlags
 	var selinux bool
 	cmd := &cobra.Command{
 		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
@@ -56,7 +57,7 @@ ends, and the next one at the same root takes them over.`,
 			if cfg.HostsDir, err = hostsDir(cfg.HostsDir); err != nil {
 				return err
 			}
-			if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
+			if err := completeNetwork(&cfg, &timeouts); err != nil {
 				return err
 			}
 			return serveRuntime(cmd.Context(), cfg)
@@ -73,13 +74,30 @@ ends, and the next one at the same root takes them over.`,
 	plugins.addTo(cmd)
 	addCgroupDriver(cmd, &cfg.SystemdCgroups)
 	addSELinux(cmd, &selinux)
-	fs.StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
-	addCNIBinDir(cmd, &cfg.CNIBinDirs)
+	addNetworkFlags(cmd, &cfg, &timeouts)
 	addImageFlags(cmd, &cfg.Images, &cfg.PinnedImages, &cfg.HostsDir)
 	addCheckNetwork(cmd, &cfg.CheckNetwork)
 	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")
 	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
 	return cmd
+}
+
+func addNetworkFlags(cmd *cobra.Command, cfg *node.RuntimeConfig, timeouts *timeoutFlags) {
+	cmd.Flags().StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
+	addCNIBinDir(cmd, &cfg.CNIBinDirs)
+	timeouts.addTo(cmd)
+	addCNIImportCache(cmd, &cfg.CNIImportCache)
+}
+
+// completeNetwork makes of what the network's flags were given what a runtime needs.
+func completeNetwork(cfg *node.RuntimeConfig, timeouts *timeoutFlags) (err error) {
+	if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
+		return err
+	}
+	if cfg.CNITimeout, cfg.CNITimeouts, err = timeouts.parse(); err != nil {
+		return err
+	}
+	return completeImportCache(&cfg.CNIImportCache, cfg.CNIConfDir)
 }
 
 func serveRuntime(ctx context.Context, cfg node.RuntimeConfig) error {

@@ -165,7 +165,7 @@ func flagValues(f *pflag.Flag) ([]string, error) {
 // absoluteValue makes a flag's value independent of the working directory.
 func absoluteValue(flag, value string) (string, error) {
 	switch flag {
-	case "root", "run", "manifests", "keeper", "cni-conf-dir", "cni-bin-dir", "image-archive", "cdi-spec-dir", "blockio-config-file", "hosts-dir",
+	case "root", "run", "manifests", "keeper", "cni-conf-dir", "cni-bin-dir", "cni-import-cache", "image-archive", "cdi-spec-dir", "blockio-config-file", "hosts-dir",
 		"nri-socket", "nri-plugins", "nri-plugin-config":
 		if value == "" {
 			return "", nil

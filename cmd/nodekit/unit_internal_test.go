@@ -110,6 +110,11 @@ func TestUnitArguments(t *testing.T) {
 			[]string{"node", "--blockio-config-file=" + dir + "/b.yaml", "--manifests=/m", "--rdt-class=gold", "--rdt-class=silver", "--root=/r", "--run=/s", "--selinux=false"},
 		},
 		{
+			"networks",
+			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--cni-conf-dir=/c", "--cni-import-cache=i", "--cni-timeout=2m,calico=3m"},
+			[]string{"node", "--cni-conf-dir=/c", "--cni-import-cache=" + dir + "/i", "--cni-timeout=2m", "--cni-timeout=calico=3m", "--manifests=/m", "--root=/r", "--run=/s"},
+		},
+		{
 			"programs by name",
 			[]string{"--root=/r", "--run=/s", "--manifests=/m", "--oci-runtime=crun", "--gpus=4", "--name=other", "--unit-dir=u", "--now"},
 			[]string{"node", "--gpus=4", "--manifests=/m", "--oci-runtime=crun", "--root=/r", "--run=/s"},

@@ -62,7 +62,9 @@ func (n *Node) startRuntime(ctx context.Context, authors []*author) error {
 		Endpoint: n.criEndpoint(), Root: n.cfg.Root, Run: n.cfg.Run,
 		OCIRuntime: n.cfg.OCIRuntime, Handlers: n.cfg.Handlers, CDIDirs: n.cfg.CDIDirs, Keeper: n.cfg.Keeper, SystemdCgroups: n.cfg.SystemdCgroups, NRI: n.cfg.NRI,
 		BlockIOClasses: n.cfg.BlockIOClasses, RDTClasses: n.cfg.RDTClasses, NoSELinux: n.cfg.NoSELinux,
-		CNIConfDir: n.cfg.CNIConfDir, CNIBinDirs: n.cfg.CNIBinDirs, Network: n.cfg.Network, CheckNetwork: n.cfg.CheckNetwork,
+		CNIConfDir: n.cfg.CNIConfDir, CNIBinDirs: n.cfg.CNIBinDirs,
+		CNITimeout: n.cfg.CNITimeout, CNITimeouts: n.cfg.CNITimeouts, CNIImportCache: n.cfg.CNIImportCache,
+		Network: n.cfg.Network, CheckNetwork: n.cfg.CheckNetwork,
 		Images: n.cfg.Images, PinnedImages: n.cfg.PinnedImages, HostsDir: n.cfg.HostsDir,
 		Observe: n.cfg.Observe, OnPull: n.cfg.OnPull, OnStderr: n.cfg.OnStderr, Logger: n.cfg.Logger,
 	}

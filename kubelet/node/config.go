@@ -67,6 +67,15 @@ type Config struct {
 	// process. The reference plugins are found behind the directories.
 	CNIConfDir string
 	CNIBinDirs []string
+	// CNITimeout bounds a call of a CNI plugin, and CNITimeouts those of plugins that
+	// differ, by type. Zero means a minute, which plugins of the node's own do not
+	// exceed.
+	CNITimeout  time.Duration
+	CNITimeouts map[string]time.Duration
+	// CNIImportCache is where a runtime that is retired has kept, by libcni, what it
+	// attached to the foreign network (runtime.LibcniResults of package cni/runtime).
+	// Each start takes that over and detaches it, as the Pods are no more. "" is nothing.
+	CNIImportCache string
 	// CheckNetwork is how often the network of each Pod is checked and, where its
 	// plugin is one of the node's own, repaired. Zero means a minute, less never.
 	CheckNetwork time.Duration

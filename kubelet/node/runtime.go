@@ -50,9 +50,12 @@ type RuntimeConfig struct {
 	SystemdCgroups bool
 	NRI            NRI
 
-	CNIConfDir string
-	CNIBinDirs []string
-	Network    Network // zero: chosen at the first start
+	CNIConfDir     string
+	CNIBinDirs     []string
+	CNITimeout     time.Duration
+	CNITimeouts    map[string]time.Duration
+	CNIImportCache string
+	Network        Network // zero: chosen at the first start
 
 	CheckNetwork time.Duration
 
@@ -134,7 +137,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	}
 	r := &Runtime{cfg: cfg}
 	var err error
-	if err := r.openNetwork(); err != nil {
+	if err := r.openNetwork(ctx); err != nil {
 		return nil, err
 	}
 	if r.images, err = image.Open(imageDir(cfg.Root), r.imageOptions()); err != nil {
@@ -240,10 +243,12 @@ func (r *Runtime) destroy(ctx context.Context) error {
 
 // openNetwork opens the configured network, or the node's own, whose plugins are
 // called in process.
-func (r *Runtime) openNetwork() (err error) {
+func (r *Runtime) openNetwork(ctx context.Context) (err error) {
 	if r.cfg.CNIConfDir != "" {
 		r.leave = func() error { return nil }
-		r.network, err = openNetwork(&r.cfg, nil)
+		if r.network, err = openNetwork(&r.cfg, nil); err == nil {
+			r.importAttachments(ctx)
+		}
 		return err
 	}
 	connect, leave := bridge.Resident()
@@ -259,9 +264,25 @@ func (r *Runtime) openNetwork() (err error) {
 	return nil
 }
 
+// importAttachments takes over what a retired runtime has left attached. The runtime
+// finds no sandboxes for it when it starts, and detaches it as it does what a crash
+// left. What cannot be read is told, and keeps nobody waiting.
+func (r *Runtime) importAttachments(ctx context.Context) {
+	dir := r.cfg.CNIImportCache
+	if dir == "" {
+		return
+	}
+	imported, err := r.network.Import(ctx, dir)
+	if err != nil {
+		r.cfg.Logger.Warn("attachments of another runtime are not taken over", "directory", dir, "err", err)
+	}
+	r.cfg.Logger.Info("took over attachments of another runtime, to detach them", "directory", dir, "count", len(imported))
+}
+
 func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntime.Network, error) {
 	c := cniruntime.Config{
 		ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDirs, StateDir: filepath.Join(cfg.Root, "cni"),
+		PluginTimeout: cfg.CNITimeout, Timeouts: cfg.CNITimeouts,
 		Observe: cfg.Observe, OnStderr: cfg.OnStderr, Logger: cfg.Logger,
 	}
 	if cfg.CNIConfDir != "" || cfg.chainType != "" {

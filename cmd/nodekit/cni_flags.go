@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// timeoutFlags say how long plugins of CNI may take.
+type timeoutFlags struct{ values []string }
+
+func (f *timeoutFlags) addTo(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&f.values, "cni-timeout", nil, "end a call of a CNI plugin that takes longer than this `time`, or, as type=time, "+
+		"of the plugin of that type; nodekit's own have a minute at most (default 1m)")
+}
+
+// parse returns the time for each plugin that has none of its own, zero where none was
+// given, and the times by type.
+func (f *timeoutFlags) parse() (each time.Duration, byType map[string]time.Duration, err error) {
+	for _, value := range f.values {
+		kind, text, named := strings.Cut(value, "=")
+		if !named {
+			kind, text = "", value
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d <= 0 || named && (kind == "" || strings.Contains(kind, "/")) {
+			return 0, nil, fault.Invalid.Errorf("--cni-timeout %q: want a time above zero, as 90s or 2m, or type=time with the type of a CNI plugin", value)
+		}
+		if _, twice := byType[kind]; twice || !named && each != 0 {
+			return 0, nil, fault.Invalid.Errorf("--cni-timeout %q: there is another time for the same", value)
+		}
+		switch {
+		case !named:
+			each = d
+		case byType == nil:
+			byType = map[string]time.Duration{kind: d}
+		default:
+			byType[kind] = d
+		}
+	}
+	return each, byType, nil
+}
+
+func addCNIImportCache(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "cni-import-cache", "", fmt.Sprintf("at the start, detach the Pods of a runtime that is retired: "+
+		"libcni's `directory` of their attachments, mostly %s", cniruntime.LibcniResults))
+}
+
+// completeImportCache makes the directory an absolute path. Without a directory of
+// configurations there is no network that another runtime may have had.
+func completeImportCache(dir *string, confDir string) error {
+	if *dir != "" && confDir == "" {
+		return fault.Invalid.Errorf("--cni-import-cache %q is for a network that another runtime had: name its configuration with --cni-conf-dir", *dir)
+	}
+	return absolute(dir)
+}
