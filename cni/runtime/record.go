@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,11 +41,26 @@ func (r *record) context(ctx context.Context) context.Context {
 }
 
 // records is the cache of results: one file for each attachment, in
-// <dir>/<container>:<interface>.json. Neither name can have a colon.
+// <dir>/<container>:<interface>.json. Neither name can have a colon. CNI has no limit
+// for the id of a container: where a file's name has no room for it, there is
+// <dir>/~<hash of both>.json, and the record tells whose it is.
 type records struct{ dir string }
 
+const (
+	separator = ":"
+	suffix    = ".json"
+	hashed    = "~" // begins no name of CNI
+	// longest is NAME_MAX less what atomicfile adds while it writes: the dot, ".tmp"
+	// and a number of ten digits.
+	longest = 255 - 15
+)
+
 func (rs records) path(a cni.Attachment) string {
-	return filepath.Join(rs.dir, a.ContainerID+":"+a.IfName+".json")
+	name := a.ContainerID + separator + a.IfName
+	if len(name)+len(suffix) > longest {
+		name = fmt.Sprintf("%s%x", hashed, sha256.Sum256([]byte(name)))
+	}
+	return filepath.Join(rs.dir, name+suffix)
 }
 
 // put stores the record. The death of the process does not take it any more; a loss
@@ -62,7 +78,12 @@ func (rs records) put(r *record) error {
 
 // get returns the record. None is fault.NotFound, a damaged one fault.Invalid.
 func (rs records) get(a cni.Attachment) (*record, error) {
-	return readRecord(rs.path(a))
+	path := rs.path(a)
+	r, err := readRecord(path)
+	if err == nil && r.Attachment.key() != a {
+		return nil, fault.Invalid.Errorf("attachment record in %q is damaged: it is about %q", path, r.Attachment.key())
+	}
+	return r, err
 }
 
 func readRecord(path string) (*record, error) {
@@ -99,7 +120,7 @@ func decodeRecord(data []byte, from string) (*record, error) {
 }
 
 func (rs records) progressPath(a cni.Attachment) string {
-	return strings.TrimSuffix(rs.path(a), ".json") + ".progress"
+	return strings.TrimSuffix(rs.path(a), suffix) + ".progress"
 }
 
 // keepProgress keeps the result so far of an ADD for the DEL that a kill makes due. A
@@ -133,19 +154,44 @@ func (rs records) remove(a cni.Attachment) error {
 }
 
 // keys returns the attachments that are recorded, whatever their records are worth.
+// Only of a damaged one whose file is named by a hash nobody can tell whose it is: it is
+// part of the error, and Detach of the attachment removes it.
 func (rs records) keys() ([]cni.Attachment, error) {
 	files, err := os.ReadDir(rs.dir)
 	if err != nil {
 		return nil, fmt.Errorf("listing attachments: %w", err)
 	}
 	var keys []cni.Attachment
+	var errs []error
 	for _, f := range files {
-		name, is := strings.CutSuffix(f.Name(), ".json")
-		if container, ifname, both := strings.Cut(name, ":"); is && both {
+		name, is := strings.CutSuffix(f.Name(), suffix)
+		container, ifname, both := strings.Cut(name, separator)
+		switch {
+		case is && both:
 			keys = append(keys, cni.Attachment{ContainerID: container, IfName: ifname})
+		case is && strings.HasPrefix(name, hashed):
+			key, err := rs.owner(filepath.Join(rs.dir, f.Name()))
+			if err == nil {
+				keys = append(keys, key)
+			} else if !errors.Is(err, fault.NotFound) { // detached just now
+				errs = append(errs, fmt.Errorf("listing attachments: %w", err))
+			}
 		}
 	}
-	return keys, nil
+	return keys, errors.Join(errs...)
+}
+
+// owner returns whose record a file is that is named by a hash.
+func (rs records) owner(path string) (cni.Attachment, error) {
+	r, err := readRecord(path)
+	if err != nil {
+		return cni.Attachment{}, err
+	}
+	key := r.Attachment.key()
+	if rs.path(key) != path {
+		return key, fault.Invalid.Errorf("attachment record in %q is damaged: it is about %q", path, key)
+	}
+	return key, nil
 }
 
 // clean removes what interrupted writes left.
