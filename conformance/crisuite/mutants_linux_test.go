@@ -53,6 +53,7 @@ func TestMutants(t *testing.T) {
 	add(mutants(), ref.mutant, true)
 	add(checkpointMutants(), pods.mutant, true)
 	add(programMutants(), mutantProgram, false)
+	add(savingMutants(), mutantSaver, false)
 	conformance.TestMutants(t, suite, all)
 }
 

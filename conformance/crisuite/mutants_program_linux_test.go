@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,7 +66,7 @@ func programMutants() []mutant {
 		{"CRI-CRASH-020", "removes no image from before", again("RemoveImage")},
 		{"CRI-CRASH-021", "updates no sandbox from before", again("UpdatePodSandboxResources")},
 		{"CRI-NRI-023", "tells plugins of nothing from before", seen("is not told of container", forgetsForPlugins())},
-	}, processMutants()...)
+	}, slices.Concat(sessionMutants(), processMutants())...)
 }
 
 // tellAgain edits answers of one kind when the mutant was killed before.

@@ -73,7 +73,7 @@ var buildTools = sync.OnceValue(func() error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the runtime: %w\n%s", err, out)
 	}
-	return nil
+	return writeSaver(dir)
 })
 
 // tools returns the directory with the reference runtime and podtool.
@@ -118,22 +118,24 @@ func mutantProgram(t testing.TB, m mutant) crisuite.Target {
 func serveMutant(name, root, endpoint string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	inner, innerNRI := filepath.Join(root, "i.sock"), filepath.Join(root, "o.sock")
-	env := os.Environ()
-	rt, err := supervisor.Start(supervisor.Command{
-		Path: filepath.Join(os.Getenv(toolsDir), "nodekit"), Args: runtimeArgs(root, "unix://"+inner, innerNRI), Env: env, Stdout: os.Stderr, Stderr: os.Stderr,
-	})
+	byName := func(m mutant) bool { return m.name == name }
+	all := slices.Concat(programMutants(), savingMutants(), []mutant{{name: oddName, fault: oddRuntime()}})
+	i := slices.IndexFunc(all, byName)
+	if i < 0 {
+		return fmt.Errorf("no mutant is named %q", name)
+	}
+	inner, innerNRI, dir := filepath.Join(root, "i.sock"), filepath.Join(root, "o.sock"), os.Getenv(toolsDir)
+	args, env := runtimeArgs(root, "unix://"+inner, innerNRI), os.Environ()
+	if slices.ContainsFunc(savingMutants(), byName) {
+		args, env = append(args, saverArgs(dir)...), append(env, saverPath(dir))
+	}
+	rt, err := supervisor.Start(supervisor.Command{Path: filepath.Join(dir, "nodekit"), Args: args, Env: env, Stdout: os.Stderr, Stderr: os.Stderr})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = rt.Stop(10 * time.Second) }()
 	if err := answers(ctx, inner); err != nil {
 		return fmt.Errorf("%w\n%s", err, rt.Tail())
-	}
-	all := append(programMutants(), mutant{name: oddName, fault: oddRuntime()})
-	i := slices.IndexFunc(all, func(m mutant) bool { return m.name == name })
-	if i < 0 {
-		return fmt.Errorf("no mutant is named %q", name)
 	}
 	p := &proxy{fault: all[i].fault, root: root, again: started(root), nri: filepath.Join(root, "n.sock"), innerNRI: innerNRI}
 	return serveProxy(ctx, p, inner, endpoint)

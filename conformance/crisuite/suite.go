@@ -34,13 +34,13 @@ import (
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cri", Version: "5",
+		Name: "cri", Version: "6",
 		Rules: slices.Concat(
 			runtimeRules(), sandboxRules(), namespaceRules(), networkRules(),
 			containerRules(), configRules(), stopRules(), listRules(), codeRules(),
 			execRules(), streamRules(), portForwardRules(), logRules(), imageRules(), pullRules(),
 			securityRules(), appArmorRules(), seLinuxRules(), userRules(), mountRules(), deviceRules(), resourceRules(), statsRules(), eventRules(),
-			concurrencyRules(), checkpointRules(), nriRules(), crashRules(), leakRules(), measureRules(),
+			concurrencyRules(), checkpointRules(), nriRules(), crashRules(), sessionCrashRules(), checkpointCrashRules(), leakRules(), measureRules(),
 		),
 		Facts:      facts(),
 		Open:       open,
