@@ -101,7 +101,7 @@ func (t *Target) reachable(ctx context.Context) error {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if _, err := c.Wait(ctx); err != nil {
+	if err := answered(ctx, c); err != nil {
 		return fmt.Errorf("no runtime answers at %s: %w", t.Endpoint, err)
 	}
 	return nil

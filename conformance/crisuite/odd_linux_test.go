@@ -1,6 +1,7 @@
 package crisuite_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -115,11 +116,16 @@ func oddPlugged(c *plugged) (any, error) {
 }
 
 // slowRuntime takes seconds until a subscription stands and a command runs, as a machine
-// may that does much else, and tells a subscriber first what there is.
+// may that does much else, and tells a subscriber first what there is. It serves before it
+// is ready to answer.
 func slowRuntime() fault {
 	return fault{
 		request: func(c *exchange, _ proto.Message) (proto.Message, error) {
 			switch c.method {
+			case "Version":
+				if c.calls > 1 && c.calls < 6 { // the first asks whether the proxy is there
+					return nil, errors.New("it is not initialised yet")
+				}
 			case "GetContainerEvents":
 				time.Sleep(2 * time.Second)
 			case "ExecSync":

@@ -14,6 +14,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
@@ -153,7 +154,7 @@ func (r *runtime) await(ctx context.Context) error {
 // another socket, or ctx ends.
 func (r *runtime) answers(ctx context.Context) error {
 	if r.process == nil {
-		if _, err := r.Wait(ctx); err != nil {
+		if err := answered(ctx, r.Client); err != nil {
 			return fmt.Errorf("the runtime does not answer: %w", err)
 		}
 		return nil
@@ -174,7 +175,7 @@ func (r *runtime) answers(ctx context.Context) error {
 			cancel(err)
 		}
 	}()
-	_, err := r.Wait(waits)
+	err := answered(waits, r.Client)
 	var misplaced misplacedError
 	switch {
 	case err == nil:
@@ -189,6 +190,26 @@ func (r *runtime) answers(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.LifeTail())
+}
+
+// answered waits until a runtime says what it is. One that serves already when it is not
+// ready to answer, as containerd does, answers with an error meanwhile; Unimplemented is
+// the answer of something else.
+func answered(ctx context.Context, c *client.Client) (last error) {
+	for {
+		_, err := c.Wait(ctx)
+		if err == nil || errors.Is(err, cri.ErrUnimplemented) {
+			return err
+		}
+		if last == nil || ctx.Err() == nil { // that the time is up says less than what it said before
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // without describes a runtime that has not made its socket.
