@@ -77,6 +77,40 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
+// TestRemovedOnASlowDisk: what a container has printed is in its log, though it was removed
+// while its disk did not answer, and the keeper was killed before it did.
+func TestRemovedOnASlowDisk(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	h := newHost(t)
+	disk := frozenDisk(t)
+	const count = 1000
+	printed := filepath.Join(h.dir, "printed")
+	script := fmt.Sprintf("%si=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done; : >%s; sleep 1000", held, count, printed)
+	_, err := h.container("slow0", script, func(r *keeper.StartRequest) { r.Log = disk.dir + "/log0" })
+	h.must(err)
+	disk.freeze()
+	h.release("slow0")
+	for _, err := os.Stat(printed); err != nil; _, err = os.Stat(printed) {
+		time.Sleep(time.Millisecond)
+	}
+	h.must(h.Remove(t.Context(), "slow0"))
+	hello, err := h.Hello(t.Context())
+	h.must(err)
+	h.must(unix.Kill(hello.PID, unix.SIGKILL)) // it ends when its disk answers
+	disk.thaw()
+	h.successor(hello)
+	h.awaitDrained("slow0")
+	var out, want strings.Builder
+	h.must(log.Read(t.Context(), disk.dir+"/log0", &out, nil, nil))
+	for i := range count {
+		fmt.Fprintln(&want, i+1)
+	}
+	h.same("the log", out.String(), want.String())
+	if list, err := h.List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("the keeper lists %v, %v; want no container", list, err)
+	}
+}
+
 // statusOf is what the keeper lists of a container.
 func (h *host) statusOf(id string) keeper.Status {
 	h.t.Helper()

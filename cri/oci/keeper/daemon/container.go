@@ -241,8 +241,11 @@ func (s *server) remove(id string) error {
 		}
 	}
 	if std != nil {
-		std.close()
-		hold.drop()
+		if err := hold.rename(fmt.Sprintf("%s%x", removedID, rand.Uint64())); err != nil {
+			s.log.Error("keeping the output of a container that is removed", "container", c.id, "err", err)
+			hold.drop()
+		}
+		std.dismiss()
 	}
 	s.forget(c)
 	return s.ack(c)

@@ -106,6 +106,25 @@ func (h *holding) change(alter func(*content)) (err error) {
 	return nil
 }
 
+// rename gives the entry another id, so that another one may have its own. If this keeper
+// dies half way there are both: see restoreRemoved. After an error it is as before; after
+// drop it does nothing.
+func (h *holding) rename(id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone {
+		return nil
+	}
+	entry := h.entry
+	entry.ID = id
+	if err := h.escrow.put(entry); err != nil {
+		return err
+	}
+	h.escrow.drop(h.entry.ID)
+	h.entry = entry
+	return nil
+}
+
 // kept reports whether the anchor could take the last change: see escrow.kept.
 func (h *holding) kept() error {
 	h.mu.Lock()

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 )
 
@@ -213,6 +214,94 @@ func TestRemovalLosesNothing(t *testing.T) {
 	}
 	if _, err := d.stdout.WriteString("too late"); err == nil {
 		t.Error("somebody reads on")
+	}
+}
+
+// kept are the ids of what the anchor has of containers.
+func (s *server) kept() (ids []string) {
+	s.escrow.mu.Lock()
+	defer s.escrow.mu.Unlock()
+	for id := range s.escrow.entries {
+		if !strings.HasPrefix(id, " ") || strings.HasPrefix(id, removedID) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// TestRemovedIsKept: the anchor has the streams of a container that was removed until all
+// of its output is in its log, under another id: there may be one of its own again.
+func TestRemovedIsKept(t *testing.T) {
+	d := newDescendant(t)
+	answer := d.busy()
+	d.write("late\n")
+	d.s.publish(d.c, &wire.Exit{ID: "c", Code: 3}, 0)
+	if err := d.s.remove("c"); err != nil {
+		t.Fatal(err)
+	}
+	if ids := d.s.kept(); len(ids) != 1 || !strings.HasPrefix(ids[0], removedID) {
+		t.Errorf("the anchor has %q, want what is left of the container", ids)
+	}
+	answer()
+	<-d.c.std.drained
+	if got := d.text(); got != "stdout F late\n" {
+		t.Errorf("the log is %q", got)
+	}
+	for late := time.Now().Add(10 * time.Second); len(d.s.kept()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("the anchor has %q still", d.s.kept())
+		}
+	}
+}
+
+// leftOutput is an entry with a line in a pipe that is in no log yet.
+func leftOutput(t *testing.T, id, log string) anchor.Entry {
+	t.Helper()
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(p[0]) })
+	if _, err := unix.Write(p[1], []byte("late\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(p[1]); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := openLog(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return entryOf(t, anchor.Entry{ID: id, Files: []int{p[0], fd}}, record{
+		Key: 1, Start: wire.StartRequest{Log: log}, Roles: []role{roleStdout, roleLog}, Exit: &wire.Exit{ID: "c", Code: 3},
+	})
+}
+
+// TestRemovedIsFinished: what a keeper has left of a container that was removed comes into
+// its log, and no container comes back by that. One of which its removal was interrupted,
+// so that it is there twice, is read once.
+func TestRemovedIsFinished(t *testing.T) {
+	for name, ids := range map[string][]string{"removed": {removedID + "1"}, "interrupted": {removedID + "1", "c"}} {
+		t.Run(name, func(t *testing.T) {
+			log := filepath.Join(t.TempDir(), "log")
+			var entries []anchor.Entry
+			for _, id := range ids {
+				entries = append(entries, leftOutput(t, id, log))
+			}
+			s := newTestServer(t, entries...)
+			for late := time.Now().Add(10 * time.Second); len(s.kept()) > 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(late) {
+					t.Fatalf("the anchor has %q still", s.kept())
+				}
+			}
+			if text, err := os.ReadFile(log); err != nil || strings.Count(string(text), "stdout F late\n") != 1 {
+				t.Errorf("the log is %q, %v; want the line in it once", text, err)
+			}
+			if got := len(s.list()); got != len(ids)-1 {
+				t.Errorf("there are %d containers, want %d", got, len(ids)-1)
+			}
+		})
 	}
 }
 

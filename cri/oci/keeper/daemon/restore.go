@@ -9,13 +9,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
-// execID begins the ids of the execs' entries.
-const execID = " exec"
+const (
+	// execID begins the ids of the execs' entries.
+	execID = " exec"
+	// removedID begins those of containers that were removed before all of their output
+	// was in their logs. Keepers of earlier versions pass over them.
+	removedID = " removed"
+)
 
 // restore goes on where an earlier keeper, of whatever version, was interrupted:
 // with the exits that nobody has acknowledged, the containers and the starts under
@@ -43,6 +49,11 @@ func (s *server) restore(exitInfo bool) (stop func(), err error) {
 	for _, x := range entries {
 		if !strings.HasPrefix(x.ID, " ") || strings.HasPrefix(x.ID, execID) {
 			s.restoreEntry(x, left)
+		}
+	}
+	for _, x := range entries {
+		if strings.HasPrefix(x.ID, removedID) {
+			s.restoreRemoved(x, left)
 		}
 	}
 	for _, desks := range left { // of containers that were removed
@@ -103,6 +114,46 @@ func (s *server) restoreContainer(hold *holding, std *stdio) error {
 	}
 	c.proc = proc
 	return s.watchOver(c, std, proc, oom)
+}
+
+// restoreRemoved goes on with what a container has printed that was removed. It passes
+// over one that is there still, because the keeper before died while it removed it: that
+// is asked for again.
+func (s *server) restoreRemoved(x anchor.Entry, left map[uint64][]*desk) {
+	hold, err := s.escrow.holdingOf(x)
+	if err == nil && s.hasKey(hold.rec.Key) {
+		hold.drop()
+		closeAll(x.Files)
+		return
+	}
+	var std *stdio
+	if err == nil {
+		std, err = s.restoreStdio(hold)
+	}
+	if err != nil {
+		s.log.Error("the output of a container that was removed is given up", "err", err)
+		hold.drop()
+		closeAll(x.Files)
+		return
+	}
+	std.resumeAt(left[hold.rec.Key])
+	delete(left, hold.rec.Key)
+	if err := std.pump(); err != nil {
+		s.log.Error("reading the output of a container that was removed", "err", err)
+	}
+	std.dismiss()
+}
+
+// hasKey reports whether there is a container of that key.
+func (s *server) hasKey(key uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.hold != nil && c.hold.rec.Key == key {
+			return true
+		}
+	}
+	return false
 }
 
 // noteExit says in the holding what the journal knows already, or could not be told:

@@ -402,6 +402,16 @@ func (s *stdio) finish() {
 	}
 }
 
+// dismiss is close for a container that is removed, whose holding goes when all is in the
+// log: if this keeper dies before that, the next one has the rest.
+func (s *stdio) dismiss() {
+	s.close()
+	go func() {
+		<-s.drained
+		s.hold.drop()
+	}()
+}
+
 // close gives up what is still open, when what has been written by now is in the log.
 // Whoever writes to it afterwards gets EPIPE, so the container's processes must have
 // ended. It does not wait for a worker that waits for its disk.
