@@ -258,12 +258,18 @@ func (r *runtime) restart(ctx context.Context) error {
 	return r.await(ctx)
 }
 
+// kill ends a runtime that did not come up, and what it has made until then.
 func (r *runtime) kill() {
-	if r.process != nil {
-		r.process.Kill()
-		_ = supervisor.EndMarked(r.root) // it did not come up: there should be nothing
+	if r.process == nil {
+		return
 	}
+	_ = r.process.Stop(killTime) // it is gone then, whatever it says of that
+	_ = supervisor.EndMarked(r.root)
+	_ = mount.DetachTree(r.dir)
 }
+
+// killTime is how long a runtime that did not come up may take to leave nothing.
+const killTime = 5 * time.Second
 
 // end stops a runtime that the suite started, and then what it left running on
 // purpose, as a monitor of containers does: its directory goes next.
