@@ -2,10 +2,13 @@ package cni
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // Delegate is another plugin, usually an IPAM plugin, that a plugin calls with
@@ -130,7 +133,23 @@ func Find(name string, dirs []string) (string, error) {
 			return file, nil
 		}
 	}
-	return "", Errorf(CodeDelegate, "plugin %q is in none of the directories %q", name, dirs)
+	return "", Errorf(CodeDelegate, "plugin %q is in none of the directories %q%s", name, dirs, nearly(name, dirs))
+}
+
+// nearly says what there is in place of the plugin: a file that cannot be
+// executed, or one whose name was probably meant.
+func nearly(name string, dirs []string) string {
+	var names []string
+	for _, dir := range dirs {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if e.Name() == name {
+				return fmt.Sprintf(": %q is no executable file: chmod +x makes a program one", filepath.Join(dir, name))
+			}
+			names = append(names, e.Name())
+		}
+	}
+	return spelling.Meant(name, names)
 }
 
 func checkType(name string) error {

@@ -50,7 +50,7 @@ func (n *Network) attach(ctx context.Context, a Attachment, prepare func() error
 	if err := n.find(l); err != nil { // before a plugin has run, whose DEL would need the others'
 		return nil, err
 	}
-	r := &record{Version: recordVersion, Attachment: a, List: l}
+	r := &record{Version: recordVersion, Attachment: a, List: l, Lacked: n.lacking(l)}
 	var result *cni.Result
 	err = retry(ctx, func() (err error) {
 		result, err = n.tryAttach(ctx, r, prepare)

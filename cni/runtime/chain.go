@@ -65,7 +65,8 @@ func excerpt(text []byte) string {
 // firewall removes nothing without. A plugin that does not speak the version needs no
 // DEL, unless the chain's ADD is recorded. The specification's text halts at the first
 // error; going on leaves less behind, and plugins must accept a DEL that has nothing
-// to do.
+// to do. One whose IPAM plugin has never been there may fail the DEL of its failed ADD:
+// no address was given, and it would fail for as long as the list is recorded.
 func (n *Network) runDel(ctx context.Context, r *record) error {
 	a := r.Attachment
 	if gone(a.NetNS) { // with the sandbox: DEL does without
@@ -78,6 +79,10 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 			err = n.insist(ctx, p, n.env(cni.CmdDel, a), stdin)
 		}
 		if unknownContainer(err) || !r.recorded && n.refusesVersion(ctx, p, r.List.Version, err) { // there is nothing to clean up
+			continue
+		}
+		if err != nil && !r.recorded && slices.Contains(r.Lacked, p.ipam()) && !n.has(p.ipam()) {
+			n.config.Logger.Warn("a failed attachment is forgotten: its IPAM plugin never was there", "container", a.ContainerID, "interface", a.IfName, "err", err)
 			continue
 		}
 		errs = append(errs, err)

@@ -3,6 +3,8 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -101,6 +103,68 @@ func TestNoAddBesideADueDel(t *testing.T) {
 			t.Errorf("with a DEL that is due: %v", err)
 		}
 	})
+}
+
+// A mistyped IPAM plugin fails the DEL of the failed ADD as well, for as long as the
+// list is recorded. No address was given, so nothing is due.
+func TestIPAMThatNeverWasThere(t *testing.T) {
+	conflist := strings.Replace(single, `"first"`, `"first","ipam":{"type":"hostlocal"}`, 1)
+	for name, c := range map[string]struct {
+		first, then string // what is there for the ADD, and for its DEL
+		due         bool
+	}{
+		"nowhere": {"", "", false},
+		"by now":  {"", "hostlocal", true}, // the DEL fails for another reason
+		"another": {"", "host-local", false},
+		"gone":    {"hostlocal", "", true}, // it may have given an address
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &refusing{code: cni.CodeDelegate, left: map[string]int{"ADD": 1, "DEL": 1 << 30}}
+			p := f.plugin("first")
+			w := newWorld(t, conflist, p)
+			install := func(name string) {
+				err := os.RemoveAll(w.config.BinDirs[0])
+				if err == nil && name != "" {
+					err = errors.Join(os.Mkdir(w.config.BinDirs[0], 0o755), os.WriteFile(filepath.Join(w.config.BinDirs[0], name), nil, 0o755))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			inner := p.Del
+			p.Del = func(ctx context.Context, r *cni.Request) error {
+				install(c.then)
+				return inner(ctx, r)
+			}
+			install(c.first)
+			n := w.open()
+			_, err := n.Attach(t.Context(), w.attachment)
+			if got := f.take(); err == nil || got != "ADD DEL" {
+				t.Errorf("the plugin saw %q, %v", got, err)
+			}
+			if err := n.Detach(t.Context(), w.attachment); (err != nil) != c.due {
+				t.Errorf("Detach: %v", err)
+			}
+			if _, err := n.Attach(t.Context(), w.attachment); errors.Is(err, fault.AlreadyExists) != c.due {
+				t.Errorf("the next ADD: %v", err)
+			}
+		})
+	}
+}
+
+// An attachment that was made has addresses, and its DEL is due.
+func TestIPAMThatIsGone(t *testing.T) {
+	f := &refusing{code: cni.CodeDelegate, left: map[string]int{"DEL": 1}}
+	w := newWorld(t, strings.Replace(single, `"first"`, `"first","ipam":{"type":"hostlocal"}`, 1), f.plugin("first"))
+	n := w.open()
+	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	for _, fails := range []bool{true, false} {
+		if err := n.Detach(t.Context(), w.attachment); (err != nil) != fails {
+			t.Errorf("Detach: %v", err)
+		}
+	}
 }
 
 func TestUnknownContainer(t *testing.T) {

@@ -44,6 +44,16 @@ func (p plugin) kind() string {
 	return s
 }
 
+// ipam returns the type of the plugin's IPAM plugin, or "". It is the name of an
+// executable (CNI 1.1.0, section 1, Well-known keys), if the plugin uses the key.
+func (p plugin) ipam() string {
+	var ipam plugin
+	if json.Unmarshal(p["ipam"], &ipam) != nil {
+		return ""
+	}
+	return ipam.kind()
+}
+
 // capabilities returns what the plugin declares to understand.
 func (p plugin) capabilities() map[string]bool {
 	var c map[string]bool

@@ -28,6 +28,7 @@ type record struct {
 	Attachment Attachment      `json:"attachment"`
 	List       *list           `json:"list"`
 	Result     json.RawMessage `json:"result,omitempty"`
+	Lacked     []string        `json:"lacked,omitempty"` // the types of IPAM plugins that were nowhere when the ADD began
 
 	recorded bool // its ADD has succeeded: its file is there, whole or not
 }

@@ -62,6 +62,23 @@ func (n *Network) find(l *list) error {
 	return nil
 }
 
+// lacking returns the types of the list's IPAM plugins that are nowhere.
+func (n *Network) lacking(l *list) []string {
+	var types []string
+	for _, p := range l.Plugins {
+		if kind := p.ipam(); kind != "" && !n.has(kind) {
+			types = append(types, kind)
+		}
+	}
+	return types
+}
+
+// has reports whether there is a plugin of that type.
+func (n *Network) has(kind string) bool {
+	_, err := cni.Find(kind, n.config.BinDirs)
+	return err == nil || n.config.Builtin[kind] != nil
+}
+
 func (n *Network) runStatus(ctx context.Context, l *list) error {
 	for _, p := range l.Plugins {
 		config, err := base(l, p)

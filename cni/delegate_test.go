@@ -1,0 +1,39 @@
+package cni_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nodekit-project/nodekit/cni"
+)
+
+func TestFind(t *testing.T) {
+	one, two := t.TempDir(), t.TempDir()
+	for file, mode := range map[string]os.FileMode{
+		filepath.Join(one, "plain"): 0o644, filepath.Join(one, "host-local"): 0o755,
+		filepath.Join(two, "plain"): 0o644, filepath.Join(two, "host-local"): 0o755, filepath.Join(two, "mine"): 0o755,
+	} {
+		if err := os.WriteFile(file, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dirs := []string{filepath.Join(one, "absent"), one, two}
+	for name, want := range map[string]string{"host-local": one, "mine": two} {
+		if got, err := cni.Find(name, dirs); err != nil || got != filepath.Join(want, name) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for name, want := range map[string]string{
+		"hostlocal": ` (did you mean "host-local"?)`,
+		"Mine":      ` (did you mean "mine"?)`,
+		"firewall":  "]",
+		"plain":     ": chmod +x makes a program one",
+		"../mine":   `is no plugin type`,
+	} {
+		if _, err := cni.Find(name, dirs); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: %v, want an error that ends with %s", name, err, want)
+		}
+	}
+}
