@@ -87,6 +87,10 @@ func TestWithoutAnOCIRuntime(t *testing.T) {
 
 func TestWithoutRoot(t *testing.T) {
 	c := newCLI(t)
+	secret := filepath.Join(c.tmp, "kubeconfig")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range []string{c.bin, c.tmp} {
 		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
@@ -98,6 +102,12 @@ func TestWithoutRoot(t *testing.T) {
 		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
 		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "needs root: run it as root") || strings.Contains(string(out), "FAIL") {
 			t.Errorf("conform %s: %v:\n%s", suite, err, out)
+		}
+	}
+	for _, command := range []string{"kubeconfig", "kubectl"} {
+		cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", filepath.Join(c.bin, "nodekit"), command, "--run", c.tmp)
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), secret+": permission denied: it is for root alone: run it with sudo") {
+			t.Errorf("%s: %v:\n%s", command, err, out)
 		}
 	}
 	manifest := filepath.Join(c.tmp, "p.yaml")
@@ -146,7 +156,16 @@ func TestUsedWrongly(t *testing.T) {
 		{"serve cri", `unknown command "cri" for "nodekit serve"`},
 		{"foo", `unknown command "foo" for "nodekit"`},
 		{"run --plugin /bin/true", "usage: nodekit run FILE [flags]\nnodekit run --help says more"},
-		{"run --plugins /bin/true pod.yaml", "unknown flag: --plugins\nusage: nodekit run FILE"},
+		{"run --plugins /bin/true pod.yaml", "unknown flag: --plugins (did you mean \"--plugin\"?)\nusage: nodekit run FILE"},
+		{"node --gpu=3", "unknown flag: --gpu (did you mean \"--gpus\"?)\nusage: nodekit node"},
+		{"node --colour", "unknown flag: --colour\nusage: nodekit node"},
+		{"node -z", "unknown shorthand flag: 'z' in -z\nusage: nodekit node"},
+		{"install --print --runtime-endpoint containerd.sock", "--runtime-endpoint: endpoint \"containerd.sock\": want unix:///absolute/path.sock"},
+		{"kubectl --run", "--run needs the run directory of a node"},
+		{"kubectl --run= get pods", "--run needs the run directory of a node"},
+		{"kubectl get pods --run /nowhere", "--run comes first: nodekit kubectl --run DIR"},
+		{"kubectl --run /nowhere get pods --run=/nowhere", "--run comes first: nodekit kubectl --run DIR"},
+		{"kubectl --run /nowhere exec p -- serve --run /x", "no node has its run directory at \"/nowhere\""},
 		{"run --runtime-endpoint unix:///r --cni-conf-dir /etc ../../examples/pod.yaml", "--cni-conf-dir is for the reference runtime"},
 		{"run --runtime-endpoint unix:///r --cni-timeout 2m ../../examples/pod.yaml", "--cni-timeout is for the reference runtime"},
 		{"serve runtime --cni-timeout 2", `--cni-timeout "2": want a time above zero`},

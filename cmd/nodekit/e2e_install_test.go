@@ -75,7 +75,7 @@ func TestInstallIsRefused(t *testing.T) {
 		{"a name that is none", []string{"install", "--unit-dir", dir, "--name", "../x"}, "--name"},
 		{"a path for no unit", []string{"install", "--unit-dir", dir, "--root", "/a\nb"}, "control character"},
 		{"a flag that the node refuses", []string{"install", "--unit-dir", dir, "--without", "nothing"}, "--without"},
-		{"a directory that is not there", []string{"install", "--unit-dir", filepath.Join(dir, "absent")}, "absent"},
+		{"a directory that is not there", []string{"install", "--unit-dir", filepath.Join(dir, "absent")}, "absent for the unit: make it first"},
 	}
 	if !cgroup.Systemd() {
 		tests = append(tests, []struct {

@@ -132,6 +132,9 @@ func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
 		return fault.FailedPrecondition.Errorf("systemd is not process 1 of this machine, so it can run no node: run \"nodekit node\" by what does, " +
 			"or name a --unit-dir to write the unit for another machine, without --now")
 	}
+	if _, err := os.Stat(f.dir); errors.Is(err, os.ErrNotExist) {
+		return fault.NotFound.Errorf("there is no directory %s for the unit: make it first, or name another with --unit-dir", f.dir)
+	}
 	if f.now {
 		return node.CheckHost(cfg)
 	}

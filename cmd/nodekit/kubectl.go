@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,10 +44,14 @@ func kubeconfig(run string) (string, error) {
 		return "", err
 	}
 	path := node.Kubeconfig(run)
-	if _, err := os.Stat(path); err != nil {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrPermission) {
+		return "", fault.PermissionDenied.Errorf("%w: it is for root alone: run it with sudo", err)
+	}
+	if err != nil {
 		return "", fault.NotFound.Errorf("no node has its run directory at %q: start one with \"nodekit node\", or name its directory with --run", run)
 	}
-	return path, nil
+	return path, f.Close()
 }
 
 func newKubectlCommand() *cobra.Command {
@@ -59,7 +64,10 @@ node's run directory; everything after it is kubectl's:
   nodekit kubectl --run /run/nodekit get pods -A`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			run, rest := splitRun(args)
+			run, rest, err := splitRun(args)
+			if err != nil {
+				return err
+			}
 			if len(rest) > 0 && slices.Contains([]string{"-h", "--help"}, rest[0]) && run == "" {
 				return cmd.Help()
 			}
@@ -75,17 +83,26 @@ node's run directory; everything after it is kubectl's:
 	}
 }
 
-// splitRun takes --run DIR or --run=DIR off the front.
-func splitRun(args []string) (run string, rest []string) {
-	if len(args) > 1 && args[0] == "--run" {
-		return args[1], args[2:]
-	}
-	if len(args) > 0 {
-		if run, ok := strings.CutPrefix(args[0], "--run="); ok {
-			return run, args[1:]
+// splitRun takes --run DIR or --run=DIR off the front. Further on it is refused:
+// kubectl has no such flag, and what is behind -- is for a program in a container.
+func splitRun(args []string) (run string, rest []string, err error) {
+	isRun := func(a string) bool { return a == "--run" || strings.HasPrefix(a, "--run=") }
+	rest = args
+	if len(args) > 0 && isRun(args[0]) {
+		_, value, attached := strings.Cut(args[0], "=")
+		run, rest = value, args[1:]
+		if !attached && len(rest) > 0 {
+			run, rest = rest[0], rest[1:]
+		}
+		if run == "" {
+			return "", nil, fault.Invalid.Errorf("--run needs the run directory of a node: nodekit kubectl --run DIR ARGUMENTS...")
 		}
 	}
-	return "", args
+	i := slices.IndexFunc(rest, func(a string) bool { return a == "--" || isRun(a) })
+	if i >= 0 && rest[i] != "--" {
+		return "", nil, fault.Invalid.Errorf("--run comes first: nodekit kubectl --run DIR ARGUMENTS...")
+	}
+	return run, rest, nil
 }
 
 // execKubectl becomes the kubectl beside this program. KUBECONFIG names the node:
@@ -97,7 +114,7 @@ func execKubectl(kubeconfig string, args []string) error {
 	}
 	program := filepath.Join(filepath.Dir(self), "kubectl")
 	if _, err := os.Stat(program); err != nil {
-		return fault.NotFound.Errorf("the program %q is missing: build it with \"make build\", or set KUBECONFIG=%s for a kubectl of your own", program, kubeconfig)
+		return fault.NotFound.Errorf("the program %q is missing: \"make build\" builds it, to be put beside nodekit; or set KUBECONFIG=%s for a kubectl of your own", program, kubeconfig)
 	}
 	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KUBECONFIG=") }), "KUBECONFIG="+kubeconfig)
 	return unix.Exec(program, append([]string{"kubectl"}, args...), env)

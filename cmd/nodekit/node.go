@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rpc"
 	"github.com/nodekit-project/nodekit/internal/systemd"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
@@ -128,6 +129,11 @@ func (f *foreignFlags) addTo(cmd *cobra.Command) {
 // apply sets what the flags say. A directory of plugins that was named and is not
 // there is refused; one of configurations may still come.
 func (f *foreignFlags) apply(cfg *node.Config) (err error) {
+	if f.runtimeEndpoint != "" {
+		if _, err := rpc.SocketPath(f.runtimeEndpoint); err != nil {
+			return fmt.Errorf("--runtime-endpoint: %w", err)
+		}
+	}
 	cfg.RuntimeEndpoint, cfg.CNIConfDir = f.runtimeEndpoint, f.cniConfDir
 	if cfg.CNIBinDirs, err = binDirs(f.cniBinDirs); err != nil {
 		return err

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // explain has a command and those below it say how they are used when they are
@@ -36,5 +40,20 @@ func usedWrongly(cmd *cobra.Command, err error) error {
 		}
 		return fmt.Errorf("%w: there are %s", err, strings.Join(names, ", "))
 	}
-	return fmt.Errorf("%w\nusage: %s\n%s --help says more", err, cmd.UseLine(), cmd.CommandPath())
+	return fmt.Errorf("%w%s\nusage: %s\n%s --help says more", err, flagMeant(cmd, err), cmd.UseLine(), cmd.CommandPath())
+}
+
+// flagMeant says which flag of the command one that it does not have may have meant.
+func flagMeant(cmd *cobra.Command, err error) string {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok || unknown.GetSpecifiedShortnames() != "" {
+		return ""
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, "--"+f.Name)
+		}
+	})
+	return spelling.Meant("--"+unknown.GetSpecifiedName(), names)
 }
