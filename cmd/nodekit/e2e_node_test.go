@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -218,12 +219,36 @@ func TestSecondNodeOnARootIsRefused(t *testing.T) {
 	if code != 1 || !strings.Contains(out, "another node runs on this root: stop it, or choose another root") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
+	second, other := filepath.Join(c.tmp, "second"), filepath.Join(c.tmp, "other")
+	out, code = c.run("node", "--root", second, "--run", d.runDir)
+	if want := fmt.Sprintf("another runtime uses %q: stop it, or choose other directories", filepath.Join(d.runDir, "oci")); code != 1 || !strings.Contains(out, want) {
+		t.Errorf("exit code %d, want 1 and %q:\n%s", code, want, out)
+	}
 	p.interrupt()
 	p.exit()
-	if err := os.RemoveAll(filepath.Join(c.tmp, "other")); err != nil {
-		t.Error(err)
+	out, code = c.run("reset", "--root", second, "--run", other)
+	if code != 0 {
+		t.Errorf("exit code %d:\n%s", code, out)
 	}
-	c.clean(p.out.String() + d.reset())
+	c.clean(p.out.String() + out + d.reset())
+}
+
+// TestWhatANodeStartsWithIsNotThere: the error says what to do.
+func TestWhatANodeStartsWithIsNotThere(t *testing.T) {
+	for name, tt := range map[string]struct{ flag, value, want string }{
+		"manifests": {"--manifests", "nowhere", "nowhere: no such file or directory: make it first"},
+		"runtime":   {"--runtime-endpoint", "/nowhere/cri.sock", "start it first, or name the socket of one that runs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCLI(t)
+			d := c.daemon()
+			out, code := c.run("node", "--root", d.root, "--run", d.runDir, tt.flag, tt.value)
+			if code != 1 || !strings.Contains(out, tt.want) {
+				t.Errorf("exit code %d, want 1 and %q:\n%s", code, tt.want, out)
+			}
+			c.clean(out + d.reset())
+		})
+	}
 }
 
 func TestInvalidManifestFileKeepsItsLastGoodVersion(t *testing.T) {

@@ -225,7 +225,7 @@ func (r *Runtime) own(dirs ...string) error {
 			return err
 		}
 		if l == nil {
-			return fault.AlreadyExists.Errorf("another runtime uses %q", d)
+			return fault.AlreadyExists.Errorf("another runtime uses %q: stop it, or choose other directories", d)
 		}
 		r.locks = append(r.locks, l)
 	}

@@ -72,6 +72,9 @@ func NewDirectory(path string, store Store, opts *Options) (*Directory, error) {
 		d.report = func(Report) {}
 	}
 	fi, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("opening the manifest directory: %w: make it first", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the manifest directory: %w", err)
 	}

@@ -145,7 +145,11 @@ func (n *Node) ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-patience.C:
-		return fmt.Errorf("waiting %v for the runtime at %q: %w", limit, n.criEndpoint(), n.asked())
+		err, hint := n.asked(), ""
+		if n.runtime == nil && errors.Is(err, fault.Unavailable) {
+			hint = ": start it first, or name the socket of one that runs"
+		}
+		return fmt.Errorf("waiting %v for the runtime at %q: %w%s", limit, n.criEndpoint(), err, hint)
 	}
 }
 

@@ -737,3 +737,14 @@ func TestSignalIsSentOnce(t *testing.T) {
 		t.Errorf("it has got %q", got)
 	}
 }
+
+func TestNoKeeperInTheRunDirectory(t *testing.T) {
+	dir := t.TempDir()
+	_, err := keeper.NewClient(dir).Hello(t.Context())
+	if !errors.Is(err, fault.Unavailable) || !errors.Is(err, unix.ENOENT) {
+		t.Errorf("got %v", err)
+	}
+	if socket := filepath.Join(dir, "keeper.sock"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q: no such file", socket)) {
+		t.Errorf("the error does not name %s: %v", socket, err)
+	}
+}

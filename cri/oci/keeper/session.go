@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,10 @@ func (c *Client) dial() (*net.UnixConn, error) {
 	switch {
 	case err == nil:
 		return conn, nil
-	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED):
+	case errors.Is(err, unix.ENOENT):
+		return nil, fault.Unavailable.Errorf("calling the keeper: %q: %w: one that runs serves in the run directory that it was started with: name that",
+			filepath.Join(c.run, wire.SocketName), unix.ENOENT)
+	case errors.Is(err, unix.ECONNREFUSED):
 		return nil, fault.Unavailable.Errorf("calling the keeper: %w", err)
 	}
 	return nil, fault.Exhausted.Errorf("calling the keeper: %w", err)
