@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/containerd/nri/pkg/api"
 	"github.com/spf13/cobra"
 
@@ -23,6 +25,11 @@ func (f *nriFlags) parse() (node.NRI, error) {
 	all := f.NRI
 	if all.Timeout < 0 {
 		return all, fault.Invalid.Errorf("--nri-timeout %v: want a time that a plugin may take, above zero", all.Timeout)
+	}
+	if all.PluginDir != "" { // without it Pods would run as if there were no plugins
+		if fi, err := os.Stat(all.PluginDir); err != nil || !fi.IsDir() {
+			return all, fault.Invalid.Errorf("--nri-plugins %q: there is no such directory", all.PluginDir)
+		}
 	}
 	return all, absolute(&all.Socket, &all.PluginDir, &all.ConfigDir)
 }

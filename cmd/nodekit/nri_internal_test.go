@@ -23,3 +23,16 @@ func TestNRITimeout(t *testing.T) {
 		t.Errorf("a negative one: %v", err)
 	}
 }
+
+// TestNRIPluginDir: a mistyped directory is not one without plugins.
+func TestNRIPluginDir(t *testing.T) {
+	dir := t.TempDir()
+	f := nriFlags{node.NRI{PluginDir: dir}}
+	if got, err := f.parse(); err != nil || got.PluginDir != dir {
+		t.Errorf("%q: %q, %v", dir, got.PluginDir, err)
+	}
+	f.PluginDir += "x"
+	if _, err := f.parse(); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "there is no such directory") {
+		t.Errorf("one that is not there: %v", err)
+	}
+}

@@ -88,6 +88,9 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 		c.Logger.Info("oci runtime chosen", "path", e.path)
 		return e, nil
 	}
+	if c.Runtime != "" {
+		return engine{}, fault.FailedPrecondition.Errorf("the OCI runtime %q is not there: install it, or name none: %w", c.Runtime, errors.Join(tried...))
+	}
 	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", errors.Join(tried...))
 }
 

@@ -85,6 +85,9 @@ func TestHandlerMissing(t *testing.T) {
 		if !errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), path) || len(cfg.Handlers) > 0 && !strings.Contains(err.Error(), `"fast"`) {
 			t.Errorf("%s: %v, want %q with its name", path, err, fault.FailedPrecondition)
 		}
+		if path == "no-default" && !strings.Contains(err.Error(), `the OCI runtime "no-default" is not there: install it, or name none`) {
+			t.Errorf("%s: %v", path, err)
+		}
 		for _, pattern := range []string{"/run-missing/*/*", "/oci-missing/*/*"} {
 			if left, _ := filepath.Glob(n.dir + pattern); len(left) > 0 {
 				t.Errorf("%s: left behind: %v", path, left)

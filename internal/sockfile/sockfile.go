@@ -86,6 +86,9 @@ func listen(path string) (*Listener, error) {
 	defer cancel()
 	// "/." so that a directory that is not there is not made as a file.
 	lock, err := flock.Acquire(ctx, filepath.Dir(path)+"/.", flock.Exclusive)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: make the directory first", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +125,7 @@ func listen(path string) (*Listener, error) {
 func vacate(path string) error {
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
-		return fault.AlreadyExists.Errorf("another process serves this socket")
+		return fault.AlreadyExists.Errorf("another process serves this socket: stop it, or choose another path")
 	}
 	fi, err := os.Lstat(path)
 	switch {

@@ -121,7 +121,7 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 		return nil, fmt.Errorf("taking the state directory: %w", err)
 	}
 	if lock == nil {
-		return nil, fault.AlreadyExists.Errorf("taking the state directory %q: another server uses it", path)
+		return nil, fault.AlreadyExists.Errorf("taking the state directory %q: another server uses it: stop it, or choose another directory", path)
 	}
 	for _, sub := range []string{"sandboxes", "containers", "dirs", "pauses"} {
 		err := os.MkdirAll(filepath.Join(path, sub), 0o700)

@@ -302,7 +302,7 @@ func TestFullDisk(t *testing.T) {
 func TestOneServerForADirectory(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
-	if _, err := record.Open(path, slog.New(slog.DiscardHandler)); !errors.Is(err, fault.AlreadyExists) || !strings.Contains(err.Error(), path) {
+	if _, err := record.Open(path, slog.New(slog.DiscardHandler)); !errors.Is(err, fault.AlreadyExists) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "stop it, or choose another directory") {
 		t.Errorf("a second server: %v", err)
 	}
 	d.Close()
