@@ -246,6 +246,21 @@ func TestPluginThatIsNowhere(t *testing.T) {
 	c.clean(p.out.String())
 }
 
+// TestIPAMPluginThatIsNowhere: the DEL that undoes the failed ADD fails for the same
+// mistyped name, and holds nothing up.
+func TestIPAMPluginThatIsNowhere(t *testing.T) {
+	c := newCLI(t)
+	conf := filepath.Dir(c.write("10-own.conflist",
+		`{"cniVersion": "1.1.0", "name": "own", "plugins": [{"type": "bridge", "bridge": "nke2eipam", "ipam": {"type": "hostlocal"}}]}`))
+	p := c.start("run", "--cni-conf-dir", conf, "--cni-bin-dir", t.TempDir(), c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	p.await(`wait .*plugin "hostlocal" is in none of the directories .*\(did you mean "host-local"\?\)`)
+	p.interrupt()
+	if code, out := p.exit(), p.out.String(); code != interrupted || !strings.Contains(out, "everything is taken down") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	c.clean(p.out.String())
+}
+
 func TestPluginThatNeverLetsGo(t *testing.T) {
 	c := newCLI(t)
 	script := filepath.Join(t.TempDir(), "stubborn")

@@ -114,7 +114,8 @@ func execKubectl(kubeconfig string, args []string) error {
 	}
 	program := filepath.Join(filepath.Dir(self), "kubectl")
 	if _, err := os.Stat(program); err != nil {
-		return fault.NotFound.Errorf("the program %q is missing: \"make build\" builds it, to be put beside nodekit; or set KUBECONFIG=%s for a kubectl of your own", program, kubeconfig)
+		return fault.NotFound.Errorf("the program %q is missing: \"make build\" builds it, to be put beside nodekit; or set KUBECONFIG=%s for a kubectl of your own",
+			program, kubeconfig)
 	}
 	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KUBECONFIG=") }), "KUBECONFIG="+kubeconfig)
 	return unix.Exec(program, append([]string{"kubectl"}, args...), env)
