@@ -79,6 +79,8 @@ func TestDamagedLongRecord(t *testing.T) {
 	if _, err := n.Attach(t.Context(), long); err != nil {
 		t.Fatal(err)
 	}
+	n.Close() // the intent, which knows the id, has ended
+	n = w.open()
 	files, err := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*.json"))
 	if err != nil || len(files) != 1 {
 		t.Fatal(files, err)
