@@ -124,7 +124,7 @@ func moveReservation(dir int, tmp, name string) error {
 	return unix.Renameat(dir, tmp, dir, name)
 }
 
-// writeFile makes a new file, or one that was left behind a new one.
+// writeFile writes a file that is new, or was left half written.
 func writeFile(dir int, name, content string, stamp func(fd int)) error {
 	fd, err := openToWrite(dir, name, unix.O_TRUNC)
 	if err != nil {

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -50,7 +51,7 @@ func (n *Network) attach(ctx context.Context, a Attachment, prepare func() error
 	if err := n.find(l); err != nil { // before a plugin has run, whose DEL would need the others'
 		return nil, err
 	}
-	r := &record{Version: recordVersion, Attachment: a, List: l, Lacked: n.lacking(l)}
+	r := &record{Version: recordVersion, Attachment: a, List: l, Lacked: n.lacking(l), Attempt: rand.Text()}
 	var result *cni.Result
 	err = retry(ctx, func() (err error) {
 		result, err = n.tryAttach(ctx, r, prepare)
@@ -122,11 +123,15 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 }
 
 // due returns what is recorded of an attachment that has to go, or nil. Where the
-// record is damaged, a DEL with the configuration of today is better than none.
+// record is damaged, the intent has all but the result, if it is open; else a DEL with
+// the configuration of today is better than none.
 func (n *Network) due(a Attachment) (*record, error) {
 	r, err := n.known(a.key())
 	if !errors.Is(err, fault.Invalid) {
 		return r, err
+	}
+	if r := n.begun(a.key()); r != nil {
+		return r, nil
 	}
 	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
 	l, err := n.load()
@@ -162,9 +167,14 @@ func (n *Network) known(key cni.Attachment) (*record, error) {
 	if !errors.Is(err, fault.NotFound) {
 		return nil, err
 	}
+	return n.begun(key), nil
+}
+
+// begun returns what the open intent of the attachment says, or nil.
+func (n *Network) begun(key cni.Attachment) *record {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.intents[key].record, nil
+	return n.intents[key].record
 }
 
 // begin makes the intent durable, while prepare runs.

@@ -28,7 +28,8 @@ type record struct {
 	Attachment Attachment      `json:"attachment"`
 	List       *list           `json:"list"`
 	Result     json.RawMessage `json:"result,omitempty"`
-	Lacked     []string        `json:"lacked,omitempty"` // the types of IPAM plugins that were nowhere when the ADD began
+	Attempt    string          `json:"attempt,omitempty"` // tells the ADDs of one attachment apart
+	Lacked     []string        `json:"lacked,omitempty"`  // the types of IPAM plugins that were nowhere when the ADD began
 
 	recorded bool // its ADD has succeeded: its file is there, whole or not
 }

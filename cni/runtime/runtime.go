@@ -202,7 +202,8 @@ func openJournal(path string, log *slog.Logger) (*journal.Journal, error) {
 	return journal.Open(path)
 }
 
-// Close gives the state directory up. Attachments stay as they are.
+// Close gives the state directory up, once the disk has what it is to have. Attachments stay
+// as they are. No other call may run meanwhile, or be made later.
 func (n *Network) Close() error {
 	n.status.close()
 	n.settler.idle.Wait()

@@ -19,10 +19,11 @@ import (
 //   - a loss of power may take the record, or a part of it, and leaves the intent, which
 //     is durable since before the first plugin ran. Then the DEL is due.
 //
-// The zero value is ready.
+// What a disk does not take now is tried again with the next. The zero value is ready.
 type settler struct {
 	mu      sync.Mutex
 	waiting []written
+	failed  []written
 	running bool
 	idle    sync.WaitGroup
 }
@@ -50,29 +51,39 @@ func (n *Network) settle(w written) {
 	})
 }
 
-// next returns what waits. With nothing it says that nobody works any more.
+// next returns what waits, with what failed before. Where nothing waits it says that nobody
+// works any more.
 func (s *settler) next() (batch []written) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	batch, s.waiting = s.waiting, nil
-	s.running = batch != nil
+	if s.running = len(s.waiting) > 0; s.running {
+		batch = append(s.failed, s.waiting...)
+		s.failed, s.waiting = nil, nil
+	}
 	return batch
 }
 
+func (s *settler) again(w written) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = append(s.failed, w)
+}
+
 // settleAll does what can be done. What cannot leaves the intent open: an attachment
-// that the next Open finds as it was, or whose DEL is due there.
+// that the next Open finds as it was.
 func (n *Network) settleAll(batch []written) {
 	paths := make([]string, len(batch))
 	for i, w := range batch {
 		paths[i] = n.records.path(w.key)
 	}
 	for i, err := range atomicfile.Sync(paths...) {
-		w := batch[i]
+		w, lacks := batch[i], "the record of an attachment is not on the disk"
 		if err == nil {
-			err = n.end(w)
+			err, lacks = n.end(w), "the intent of an attachment that is recorded cannot be ended"
 		}
 		if err != nil {
-			n.config.Logger.Error("a loss of power may take the record of an attachment", "container", w.key.ContainerID, "interface", w.key.IfName, "err", err)
+			n.config.Logger.Error(lacks, "container", w.key.ContainerID, "interface", w.key.IfName, "err", err)
+			n.settler.again(w)
 		}
 	}
 }
@@ -91,19 +102,30 @@ func (n *Network) end(w written) error {
 	return nil
 }
 
-// resume goes on with an intent that an earlier process has left. It reports whether its
-// ADD has succeeded; a record that a loss of power has damaged is worth less than the intent.
+// resume goes on with an intent that an earlier process has left, and reports whether it is
+// one of an attachment: the record of its ADD is there. One that is damaged is worth nothing
+// once the network namespace is gone, as it is after a loss of power; while that is there
+// it is the disk that is broken, and the Pod runs. A record of an earlier attachment, which
+// a loss of power has brought back, tells nothing of this one.
 func (n *Network) resume(key cni.Attachment, i intent) (attached bool, err error) {
-	switch _, err := n.records.get(key); {
-	case err == nil:
-		n.settle(written{key, i.id})
-		return true, nil
-	case errors.Is(err, fault.Invalid):
-		n.config.Logger.Error("undoing an attachment whose record is damaged", "container", key.ContainerID, "interface", key.IfName, "err", err)
-		return false, n.records.remove(key)
+	r, err := n.records.get(key)
+	switch {
 	case errors.Is(err, fault.NotFound):
 		return false, nil
-	default:
+	case errors.Is(err, fault.Invalid):
+		n.config.Logger.Error("the record of an attachment is damaged", "container", key.ContainerID, "interface", key.IfName, "err", err)
+		attached = !gone(i.record.Attachment.NetNS)
+	case err != nil:
 		return false, err
+	default:
+		attached = r.Attempt == i.record.Attempt
 	}
+	if !attached {
+		return false, n.records.remove(key)
+	}
+	n.records.dropProgress(key)
+	if err == nil {
+		n.settle(written{key, i.id})
+	}
+	return true, nil
 }

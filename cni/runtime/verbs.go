@@ -114,7 +114,7 @@ func (n *Network) makeUp(ctx context.Context) {
 	}
 }
 
-// stale returns what is recorded and not kept, with the ADDs whose DEL failed.
+// stale returns what is recorded and not kept, with the ADDs that are begun.
 func (n *Network) stale(keep map[cni.Attachment]bool) ([]cni.Attachment, error) {
 	keys, err := n.records.keys()
 	n.mu.Lock()

@@ -2,14 +2,20 @@ package oci_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
 func TestLife(t *testing.T) {
@@ -33,6 +39,63 @@ func TestLife(t *testing.T) {
 		t.Errorf("log = %q, want %q", got, want)
 	}
 	n.removeSandbox(sandbox)
+	n.removeSandbox(sandbox)
+}
+
+// TestMountsOfASandbox: each is there once, also where mounts propagate, and those that a
+// service has copied meanwhile go with the sandbox. Its namespaces would live on in them.
+func TestMountsOfASandbox(t *testing.T) {
+	n := newNode(t)
+	run := filepath.Join(n.dir, "run")
+	n.must(mount.MakeShared(run))
+	t.Cleanup(func() { n.must(mount.UndoShared(run)) })
+	sandbox, _ := n.sandbox("mounts", nil)
+	dir := filepath.Join(run, "sandboxes", sandbox)
+	points, err := mount.Below(dir)
+	n.must(err)
+	slices.Sort(points)
+	want := []string{dir, dir + "/ipc", dir + "/net", dir + "/shm", dir + "/uts"}
+	if !slices.Equal(points, want) {
+		t.Errorf("mounted are %q, want %q", points, want)
+	}
+	service := exec.Command("sleep", "60")
+	service.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	n.must(service.Start())
+	defer func() {
+		_ = service.Process.Kill()
+		_ = service.Wait()
+	}()
+	has := func() bool {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", service.Process.Pid))
+		n.must(err)
+		return strings.Contains(string(table), sandbox)
+	}
+	if !has() {
+		t.Error("the service has no copies")
+	}
+	n.removeSandbox(sandbox)
+	if has() {
+		t.Error("the service keeps its copies")
+	}
+}
+
+// TestStopWithoutPlugin: while the network cannot be undone its namespace stays, and the
+// Pod's memory does not.
+func TestStopWithoutPlugin(t *testing.T) {
+	n := newNode(t)
+	sandbox, _ := n.sandbox("stuck", nil)
+	plugin := filepath.Join(n.dir, "bin", "fake")
+	n.must(os.Rename(plugin, plugin+".away"))
+	if _, err := n.rs.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox}); err == nil {
+		t.Error("stopped without the plugin")
+	}
+	dir := filepath.Join(n.dir, "run", "sandboxes", sandbox)
+	left, err := mount.Below(dir)
+	n.must(err)
+	if slices.Sort(left); !slices.Equal(left, []string{dir, dir + "/net"}) {
+		t.Errorf("mounted are %q", left)
+	}
+	n.must(os.Rename(plugin+".away", plugin))
 	n.removeSandbox(sandbox)
 }
 

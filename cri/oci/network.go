@@ -64,10 +64,10 @@ func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox, prepare fun
 		prepared = prepare()
 		return prepared
 	})
-	if prepared != nil {
-		return prepared
-	}
-	if err != nil {
+	switch {
+	case prepared != nil:
+		return fmt.Errorf("making the namespaces: %w", err)
+	case err != nil:
 		return fmt.Errorf("connecting to the network: %w", err)
 	}
 	for _, ip := range result.IPs {

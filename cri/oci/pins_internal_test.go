@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/testenv"
@@ -32,7 +30,7 @@ func TestUnpin(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = mount.DetachTree(dir) })
 			if gathered {
-				if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+				if err := gather(dir); err != nil {
 					t.Fatal(err)
 				}
 			}

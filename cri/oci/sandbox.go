@@ -24,7 +24,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
-// sandboxDir holds what a reboot takes: the pins and /dev/shm.
+// sandboxDir holds what a reboot takes: the pins and /dev/shm. It is a mount point from the
+// making of the first of them on, so nothing can be renamed across it.
 func (r *Runtime) sandboxDir(id string) string { return r.run("sandboxes", id) }
 
 // pauseID names the container of a sandbox that is only the first process of
@@ -84,7 +85,11 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if err := errors.Join(r.openRoots(s, u), r.writeSandboxFiles(s, u, labels.Mount)); err != nil {
 		return err
 	}
-	namespaces := func() error { return r.makeNamespaces(s, u, dir, labels.Mount) }
+	sysctls, err := splitSysctls(s)
+	if err != nil {
+		return err
+	}
+	namespaces := func() error { return r.makeNamespaces(s, u, sysctls, labels.Mount) }
 	if hostNetwork(s) {
 		err = namespaces()
 	} else {
@@ -101,17 +106,14 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 
 // makeNamespaces pins the sandbox's namespaces and applies its sysctls to
 // those they belong to. The IPC namespace has its /dev/shm, with the SELinux label.
-func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, dir, label string) error {
-	sysctls, err := splitSysctls(s)
-	if err != nil {
+func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, sysctls sysctls, label string) error {
+	dir := r.sandboxDir(s.ID)
+	if err := gather(dir); err != nil {
 		return err
 	}
-	// One unmounting takes away what is mounted below, with one wait for all processors.
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mounting the sandbox's run directory: %w", err)
-	}
+	var err error
 	if !hostIPC(s) {
-		if err := makeShm(filepath.Join(dir, "shm"), u, label); err != nil {
+		if err = makeShm(filepath.Join(dir, "shm"), u, label); err != nil {
 			return err
 		}
 	}
@@ -129,6 +131,11 @@ func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, dir, label string)
 	}
 	return netns.Do(net, func() error { return setSysctls(sysctls.net) })
 }
+
+// gather mounts a sandbox's run directory on itself, so that one unmounting takes away what
+// is mounted below, with one wait for all processors. The mount is of a peer group of its
+// own: in that of the mount around it, each of those below would be there twice.
+func gather(dir string) error { return mount.Bind(dir, dir, nil) }
 
 // makeOwned makes the namespaces that belong to the sandbox's user namespace.
 func (r *Runtime) makeOwned(s *cri.Sandbox, u *ownUsers, ipc map[string]string) error {
@@ -258,8 +265,9 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
 	var group errgroup.Group
 	group.Go(func() error { return r.removePause(ctx, s) })
 	group.Go(func() error { return r.detachNetwork(ctx, s) })
-	if err := group.Wait(); err != nil {
-		return err
+	err := errors.Join(group.Wait(), r.endSave(ctx, s)) // the latter finds who is at work by the mount
+	if err != nil {
+		return errors.Join(err, r.unpinAll(s, "ipc", "uts", "pid", "shm"))
 	}
 	return r.unpin(s)
 }
@@ -271,9 +279,13 @@ func (r *Runtime) unpin(s *cri.Sandbox) error {
 	if all, err := detach(dir); all || err != nil {
 		return err
 	}
+	return r.unpinAll(s, "ipc", "uts", "pid", "shm", "user", "net") // as an earlier version had them
+}
+
+func (r *Runtime) unpinAll(s *cri.Sandbox, names ...string) error {
 	var errs []error
-	for _, name := range []string{"ipc", "uts", "pid", "shm", "user", "net"} { // as an earlier version had them
-		_, err := detach(filepath.Join(dir, name))
+	for _, name := range names {
+		_, err := detach(filepath.Join(r.sandboxDir(s.ID), name))
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -1,7 +1,7 @@
 // Package atomicfile replaces files so that a crash at any instant leaves
 // either the old content or the new one, never a mixture and never an empty
 // file (fsync of the file, rename(2), fsync of the directory). Replace does less,
-// for what a loss of power makes worthless anyway.
+// for what a loss of power makes worthless anyway, and for what Sync makes durable later.
 package atomicfile
 
 import (
@@ -27,7 +27,7 @@ func Write(path string, data []byte, perm os.FileMode) error {
 	return nil
 }
 
-// Replace is Write for a file that need not outlive a loss of power, which may
+// Replace is Write for a file that need not outlive a loss of power, or not before Sync, which may
 // leave the old content, none, or a file that is cut off or gone. The death of the
 // process at any instant leaves the old content or the new one.
 func Replace(path string, data []byte, perm os.FileMode) error {

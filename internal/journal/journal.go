@@ -15,7 +15,9 @@
 //
 // The file is a version line and one checksummed JSON record a line. A torn
 // last line, which is what a crash leaves, is dropped; damage anywhere else is
-// an error, because dropping it could leak what it describes. A file of a newer
+// an error, because dropping it could leak what it describes. A loss of power can
+// make some, where the file system keeps a later page and loses an earlier one, neither of
+// which was synced yet. A file of a newer
 // version is refused. One process owns a journal at a time (flock).
 //
 // A Journal is safe for concurrent use.
@@ -225,7 +227,7 @@ func (j *Journal) begin(kind string, data any) (id ID, n uint64, err error) {
 func (j *Journal) settle(n uint64) error {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
-	if n <= j.lost {
+	if n <= j.lost { // whatever a later one says
 		return j.failure
 	}
 	if n <= j.synced {

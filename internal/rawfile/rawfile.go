@@ -43,11 +43,11 @@ func Read(path string) ([]byte, error) {
 func Open(path string, flags int, perm os.FileMode) (*os.File, error) {
 	for {
 		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, uint32(perm.Perm()))
-		if err == nil && flags&unix.O_NONBLOCK != 0 {
-			err = unix.SetNonblock(fd, false) // by which package os knows what it should poll
-		}
 		switch err {
 		case nil:
+			if flags&unix.O_NONBLOCK != 0 {
+				_ = unix.SetNonblock(fd, false) // by which package os knows what it should poll
+			}
 			return os.NewFile(uintptr(fd), path), nil
 		case unix.EINTR:
 		default:
