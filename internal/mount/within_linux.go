@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // maxAsked is how many files are asked. The mount table of a node with a hundred
@@ -40,7 +42,7 @@ func ask(path string, dir bool, left *int) (point string, err error) {
 	if err != nil || !dir {
 		return "", err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	f, err := rawfile.Open(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return "", nil // it is gone, or was a file from the start
 	}
