@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/internal/cgroup"
@@ -95,15 +97,15 @@ func TestUpdate(t *testing.T) {
 		"huge pages of no size": {MemoryLimitInBytes: 128 << 20, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "3MB", Limit: 1}}},
 		"a cpu that is not":     {MemoryLimitInBytes: 128 << 20, CpusetCpus: "4000"},
 	} {
-		if err := update(r); err == nil {
-			t.Errorf("%s were given", what)
+		if err := update(r); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v, want InvalidArgument", what, err)
 		}
 		wantLimit(64 << 20)
 	}
 	// A quota below a millisecond is refused when the limit of memory is written.
 	late := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 128 << 20, CpuQuota: 1}
-	if err := update(late); err == nil {
-		t.Error("a quota of a microsecond was given")
+	if err := update(late); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a quota of a microsecond: %v, want InvalidArgument", err)
 	}
 	wantLimit(64 << 20)
 	free := n.create(sandbox, cfg, "free", nil, "sleep", "forever")
@@ -120,5 +122,42 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("a limit for huge pages of %s: %v", size, err)
 		}
 	}
+	n.removeSandbox(sandbox)
+}
+
+// TestImpossibleLimits: what the OCI runtime would refuse at the start is refused when the
+// container is made, or updated before its start.
+func TestImpossibleLimits(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("limits", nil)
+	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+	}, "sleep", "forever")
+	for what, r := range map[string]*runtimeapi.LinuxContainerResources{
+		"a quota of a microsecond": {CpuQuota: 1},
+		"a period of two seconds":  {CpuPeriod: 2000000},
+		"a cpu that is not":        {CpusetCpus: "4000"},
+		"memory that is not":       {CpusetMems: "4000"},
+		"less swap than memory":    {MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 32 << 20},
+		"huge pages of no size":    {HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "3MB", Limit: 1}}},
+		"huge pages twice":         {HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}, {PageSize: "2MB"}}},
+	} {
+		_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: "impossible"}, Image: &runtimeapi.ImageSpec{Image: imageName},
+			Linux: &runtimeapi.LinuxContainerConfig{Resources: r},
+		}})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("a container with %s: %v, want InvalidArgument", what, err)
+		}
+		_, err = n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("an update to %s: %v, want InvalidArgument", what, err)
+		}
+	}
+	// The limit of memory is the container's own.
+	_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemorySwapLimitInBytes: 96 << 20},
+	})
+	n.must(err)
 	n.removeSandbox(sandbox)
 }

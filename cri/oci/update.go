@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -17,7 +18,7 @@ import (
 // updateContainer writes new limits to the container's cgroup, all or none. One that
 // was not started has no cgroup yet: its spec gets them.
 func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
-	limits, err := limitsOf(res)
+	limits, err := limitsOf(spec.Resources(res))
 	if err != nil {
 		return err
 	}
@@ -41,6 +42,11 @@ func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerRes
 		return err
 	}
 	spec.Limit(doc, res)
+	if c.StartedAt.IsZero() {
+		if err := checkLimits(doc); err != nil {
+			return err
+		}
+	}
 	content, err := json.Marshal(doc)
 	if err != nil {
 		return err
@@ -48,19 +54,40 @@ func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerRes
 	return atomicfile.Replace(filepath.Join(r.bundleOf(c), "config.json"), content, 0o600)
 }
 
-// limitsOf translates the CRI's limits, whose zero fields mean "not set".
-func limitsOf(res *runtimeapi.LinuxContainerResources) (cgroup.Limits, error) {
-	l := cgroup.Limits{
-		CPUShares: uint64(max(res.GetCpuShares(), 0)), CPUQuota: res.GetCpuQuota(), CPUPeriod: uint64(max(res.GetCpuPeriod(), 0)),
-		Memory: res.GetMemoryLimitInBytes(), MemorySwap: res.GetMemorySwapLimitInBytes(),
-		CPUs: res.GetCpusetCpus(), Mems: res.GetCpusetMems(), Unified: res.GetUnified(),
-		Hugepages: map[string]uint64{},
+// limitsOf are the limits of a spec. A zero value means "not set", as in the CRI.
+func limitsOf(r *specs.LinuxResources) (cgroup.Limits, error) {
+	l := cgroup.Limits{Unified: r.Unified, Hugepages: map[string]uint64{}}
+	if c := r.CPU; c != nil {
+		l.CPUShares, l.CPUQuota, l.CPUPeriod = orZero(c.Shares), orZero(c.Quota), orZero(c.Period)
+		l.CPUs, l.Mems = c.Cpus, c.Mems
 	}
-	for _, h := range res.GetHugepageLimits() {
-		if _, twice := l.Hugepages[h.GetPageSize()]; twice {
-			return l, fault.Invalid.Errorf("two limits for huge pages of %q", h.GetPageSize())
+	if m := r.Memory; m != nil {
+		l.Memory, l.MemorySwap = orZero(m.Limit), orZero(m.Swap)
+	}
+	for _, h := range r.HugepageLimits {
+		if _, twice := l.Hugepages[h.Pagesize]; twice {
+			return l, fault.Invalid.Errorf("two limits for huge pages of %q", h.Pagesize)
 		}
-		l.Hugepages[h.GetPageSize()] = h.GetLimit()
+		l.Hugepages[h.Pagesize] = h.Limit
 	}
 	return l, nil
+}
+
+func orZero[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// checkLimits refuses what the OCI runtime would only when the container starts.
+func checkLimits(doc *specs.Spec) error {
+	if doc.Linux.Resources == nil {
+		return nil
+	}
+	limits, err := limitsOf(doc.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	return limits.Check()
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -102,22 +103,18 @@ type Limits struct {
 }
 
 // Set changes the limits of a cgroup that exists, all of them or none: after an error
-// they are what they were, but for those that the error says stay.
+// they are what they were, but for those that the error says stay. What the kernel calls
+// invalid is fault.Invalid.
 func Set(path string, l Limits) error {
-	if len(l.Unified) > 0 && Version() == 1 {
-		return fault.Invalid.Errorf("limiting cgroup %q: unified resources need cgroup v2", path)
-	}
-	for size := range l.Hugepages {
-		if !slices.Contains(HugepageSizes(), size) {
-			return fault.Invalid.Errorf("limiting cgroup %q: this machine has no huge pages of %q, but %q", path, size, HugepageSizes())
-		}
-	}
 	m, err := ownerOf(path)
-	if err == nil && len(l.Hugepages) > 0 && m.Path("hugetlb") == "" {
-		err = fault.FailedPrecondition.Errorf("huge pages cannot be limited: the hugetlb controller is not mounted with the others")
+	if err == nil {
+		err = l.known()
 	}
 	if err == nil {
 		err = l.set(m, IsUnit(path))
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) {
+		err = fault.Invalid.Wrap(err)
 	}
 	if err != nil {
 		return fmt.Errorf("limiting cgroup %q: %w", path, err)

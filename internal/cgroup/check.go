@@ -1,0 +1,112 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
+)
+
+// What the kernel takes, on either version (sched-bwc.rst), and the scale of v1's shares.
+const (
+	minPeriod, maxPeriod = 1000, 1000000 // µs
+	minQuota             = 1000          // µs
+	minShares, maxShares = 2, 262144
+)
+
+// Check refuses limits that no cgroup of this machine can get, before there is one: the
+// error is fault.Invalid, or fault.FailedPrecondition where a controller is missing. What
+// depends on the cgroup and on those above it is Set's to find out.
+func (l Limits) Check() error {
+	if err := l.known(); err != nil {
+		return err
+	}
+	switch {
+	case l.CPUPeriod != 0 && (l.CPUPeriod < minPeriod || l.CPUPeriod > maxPeriod):
+		return fault.Invalid.Errorf("a CPU period of %d µs: the kernel takes %d to %d", l.CPUPeriod, minPeriod, maxPeriod)
+	case l.CPUQuota > 0 && l.CPUQuota < minQuota:
+		return fault.Invalid.Errorf("a CPU quota of %d µs: the kernel takes %d or more", l.CPUQuota, minQuota)
+	case Version() == 1 && l.CPUShares != 0 && (l.CPUShares < minShares || l.CPUShares > maxShares):
+		return fault.Invalid.Errorf("%d CPU shares: with cgroup v1 they are %d to %d", l.CPUShares, minShares, maxShares)
+	case l.MemorySwap > 0 && l.Memory <= 0:
+		return fault.Invalid.Errorf("a limit of memory and swap together (%d bytes) needs one of memory", l.MemorySwap)
+	case l.MemorySwap > 0 && l.MemorySwap < l.Memory:
+		return fault.Invalid.Errorf("the limit of memory and swap together (%d bytes) is below the one of memory (%d)", l.MemorySwap, l.Memory)
+	}
+	if err := checkList(l.CPUs, "/sys/devices/system/cpu/possible"); err != nil {
+		return fault.Invalid.Errorf("the list of CPUs %q: %w", l.CPUs, err)
+	}
+	if err := checkList(l.Mems, "/sys/devices/system/node/possible"); err != nil {
+		return fault.Invalid.Errorf("the list of memory nodes %q: %w", l.Mems, err)
+	}
+	return nil
+}
+
+// known refuses limits of what this machine has not.
+func (l Limits) known() error {
+	if len(l.Unified) > 0 && Version() == 1 {
+		return fault.Invalid.Errorf("unified resources need cgroup v2")
+	}
+	for size := range l.Hugepages {
+		if !slices.Contains(HugepageSizes(), size) {
+			return fault.Invalid.Errorf("this machine has no huge pages of %q, but %q", size, HugepageSizes())
+		}
+	}
+	if len(l.Hugepages) == 0 || Version() == 2 {
+		return nil
+	}
+	all, err := roots()
+	if err == nil && all["hugetlb"] == "" {
+		err = fault.FailedPrecondition.Errorf("huge pages cannot be limited: the hugetlb controller is not mounted with the others")
+	}
+	return err
+}
+
+// checkList refuses a list ("0-3,7") that the kernel cannot read, or that has a number
+// above those of the file possible. Where there is no such file, none is too high.
+func checkList(list, possible string) error {
+	top, err := highest(list)
+	if err != nil || top < 0 {
+		return err
+	}
+	text, err := os.ReadFile(possible)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	limit, err := highest(string(text))
+	if err == nil && top > limit {
+		err = fmt.Errorf("this machine has none above %d", limit)
+	}
+	return err
+}
+
+// highest returns the highest number of a list as the kernel reads it (bitmap_parselist),
+// -1 where it names none. What newer kernels know beside numbers is passed over.
+func highest(list string) (int, error) {
+	top := -1
+	for region := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		if strings.ContainsAny(region, ":N") || strings.EqualFold(region, "all") { // "0-7:2/4", "0-N"
+			continue
+		}
+		from, to, isRange := strings.Cut(region, "-")
+		if !isRange {
+			to = from
+		}
+		low, err := strconv.ParseUint(from, 10, 31)
+		high, err2 := strconv.ParseUint(to, 10, 31)
+		if err := errors.Join(err, err2); err != nil || low > high {
+			return 0, fmt.Errorf("%q is no number, nor a range of them", region)
+		}
+		top = max(top, int(high))
+	}
+	return top, nil
+}
