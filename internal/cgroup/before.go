@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -117,16 +118,39 @@ func (b before) report(errs map[string]error) error {
 // write writes a setting line by line, as the kernel takes those files that have
 // several.
 func (s setting) write() error {
+	now, err := os.ReadFile(s.file)
+	if err != nil {
+		return err
+	}
 	f, err := os.OpenFile(s.file, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(s.text) {
+	for _, line := range s.lines(string(now)) {
 		if _, err := f.WriteString(line); err != nil {
 			return errors.Join(err, f.Close())
 		}
 	}
 	return f.Close()
+}
+
+// lines are what makes a file that has the text now as it was. To io.max a change may
+// have added devices, whose lines go when nothing in them is limited.
+func (s setting) lines(now string) (all []string) {
+	if path.Base(s.file) == "io.max" {
+		for line := range strings.Lines(now) {
+			if device := deviceOf(line); !strings.HasPrefix(s.text, device) && !strings.Contains(s.text, "\n"+device) {
+				all = append(all, device+"rbps=max wbps=max riops=max wiops=max\n")
+			}
+		}
+	}
+	return slices.AppendSeq(all, strings.Lines(s.text))
+}
+
+// deviceOf returns the beginning of a line of io.max: "8:16 ".
+func deviceOf(line string) string {
+	device, _, _ := strings.Cut(line, " ")
+	return device + " "
 }
 
 // resources are the settings as systemd is told them, which would write what it was told

@@ -89,6 +89,37 @@ func TestRestoreSaysWhatStays(t *testing.T) {
 	}
 }
 
+// TestRestoreAddedDevices: io.max has a line for each device that is limited, and those
+// that a change added are reset.
+func TestRestoreAddedDevices(t *testing.T) {
+	const none = " rbps=max wbps=max riops=max wiops=max\n"
+	for name, c := range map[string]struct{ file, was, now, want string }{
+		"none added":         {"io.max", "8:0 rbps=1\n", "8:0 rbps=2\n", "8:0 rbps=1\n"},
+		"one added":          {"io.max", "8:0 rbps=1\n", "8:16 rbps=2\n8:0 rbps=2\n", "8:16" + none + "8:0 rbps=1\n"},
+		"the first":          {"io.max", "", "8:0 rbps=2\n", "8:0" + none},
+		"behind another":     {"io.max", "8:0 rbps=1\n8:16 rbps=1\n", "8:16 rbps=2\n", "8:0 rbps=1\n8:16 rbps=1\n"},
+		"like another":       {"io.max", "8:160 rbps=1\n", "8:16 rbps=2\n", "8:16" + none + "8:160 rbps=1\n"},
+		"in another setting": {"pids.max", "7\n", "5\n", "7\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), c.file)
+			write(t, file, c.was)
+			had := remember(map[string]string{"": filepath.Dir(file)}, 2, Limits{Unified: map[string]string{c.file: ""}})
+			if len(had) != 1 {
+				t.Fatalf("it remembers %d files", len(had))
+			}
+			write(t, file, c.now)
+			if err := had[0].write(); err != nil {
+				t.Fatal(err)
+			}
+			// Nothing takes the lines from a plain file: they stand there as they were written.
+			if text, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(text), c.want) {
+				t.Errorf("it has written %q, %v; want %q", text, err, c.want)
+			}
+		})
+	}
+}
+
 func write(t *testing.T, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
