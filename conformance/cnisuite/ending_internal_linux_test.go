@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -87,4 +88,35 @@ func TestTearDownLeavesOutZombies(t *testing.T) {
 		t.Error("it waits for a zombie")
 	}
 	_ = cmd.Wait() // it may have been killed
+}
+
+// TestHoldKnowsProcessesByTheirStart: one that has the id of another is left alone.
+func TestHoldKnowsProcessesByTheirStart(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
+	pid := cmd.Process.Pid
+	st, err := procstat.Read(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := processes{}
+	defer held.release()
+	if all, err := held.open(map[int]uint64{pid: st.StartTime - 1}); all || err != nil || len(held) > 0 {
+		t.Errorf("a process that began later: %v, %v; held: %v", all, err, held)
+	}
+	if all, err := held.open(map[int]uint64{pid: st.StartTime}); !all || err != nil || len(held) != 1 {
+		t.Errorf("the process itself: %v, %v; held: %v", all, err, held)
+	}
+	if left := held.end(time.Now().Add(time.Minute)); len(left) > 0 {
+		t.Errorf("it lives on: %v", left)
+	}
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := held.open(map[int]uint64{pid: st.StartTime}); !all || err != nil || len(held) > 0 {
+		t.Errorf("a zombie: %v, %v; held: %v", all, err, held)
+	}
 }

@@ -2,6 +2,7 @@ package cnisuite
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 // processes are held by descriptors, by their ids. A descriptor tells the end of the
@@ -20,49 +22,83 @@ type processes map[int]int
 // hold adds what the plugin and its daemon have running. What has ended and was not
 // waited for is left out: it is no more than a number.
 func (l *lab) hold(into processes) error {
-	now, err := leak.Take(l.scopeOf(leak.Process))
-	if err != nil {
-		return err
-	}
-	pids := l.group()
-	for _, name := range now.Names(leak.Process) {
-		pids = append(pids, pidOf(name))
-	}
-	var errs []error
-	for _, pid := range pids {
-		if _, is := into[pid]; is || pid <= 1 {
-			continue
+	for {
+		found, err := l.running()
+		if err != nil {
+			return err
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		switch {
-		case errors.Is(err, unix.ESRCH): // it has ended
-		case err != nil:
-			errs = append(errs, os.NewSyscallError("pidfd_open", err))
-		case ended(fd, time.Now()):
-			_ = unix.Close(fd) // it was only read
-		default:
-			into[pid] = fd
+		if all, err := into.open(found); all || err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
 }
 
-// group returns the daemon's process group.
-func (l *lab) group() (pids []int) {
+// running returns the processes of the plugin and of its daemon: their start times, by
+// id.
+func (l *lab) running() (map[int]uint64, error) {
+	now, err := leak.Take(l.scopeOf(leak.Process))
+	if err != nil {
+		return nil, err
+	}
+	found := now.Processes()
+	maps.Copy(found, l.group())
+	return found, nil
+}
+
+// group returns the daemon's process group, as running does.
+func (l *lab) group() map[int]uint64 {
 	if l.daemon == 0 {
 		return nil
 	}
+	found := map[int]uint64{}
 	entries, _ := os.ReadDir("/proc") // leak.Take has read it
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
+		st, err := procstat.Read(pid)
+		if err != nil {
+			continue
+		}
 		if group, err := unix.Getpgid(pid); err == nil && group == l.daemon {
-			pids = append(pids, pid)
+			found[pid] = st.StartTime
 		}
 	}
-	return pids
+	return found
+}
+
+// open adds processes. all is false when one was left out because its id is another's by
+// now, which may be the plugin's as well.
+func (p processes) open(found map[int]uint64) (all bool, err error) {
+	all = true
+	var errs []error
+	for pid, start := range found {
+		if _, is := p[pid]; is || pid <= 1 {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) { // it has ended
+			continue
+		}
+		if err != nil {
+			errs = append(errs, os.NewSyscallError("pidfd_open", err))
+			continue
+		}
+		// Whoever has the id now and began then has had it all the time.
+		st, err := procstat.Read(pid)
+		switch {
+		case err == nil && st.StartTime == start && !ended(fd, time.Now()):
+			p[pid] = fd
+			continue
+		case err == nil && st.StartTime != start:
+			all = false
+		case err != nil && !errors.Is(err, unix.ESRCH):
+			errs = append(errs, err)
+		}
+		_ = unix.Close(fd) // it was only read
+	}
+	return all, errors.Join(errs...)
 }
 
 // end kills the processes and waits for their ends until the deadline. It returns those

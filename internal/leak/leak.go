@@ -168,6 +168,19 @@ func (s *Snapshot) Names(kind Kind) []string {
 	return slices.Sorted(slices.Values(names))
 }
 
+// Processes returns those in the snapshot: their start times, as procstat has them, by id.
+func (s *Snapshot) Processes() map[int]uint64 {
+	all := make(map[int]uint64)
+	for id := range s.kinds[Process] {
+		var pid int
+		var start uint64
+		if _, err := fmt.Sscan(id, &pid, &start); err == nil { // as it was written
+			all[pid] = start
+		}
+	}
+	return all
+}
+
 // clone copies a scope, so that the snapshot does not depend on what its
 // taker does with the parts.
 func (s Scope) clone() Scope {

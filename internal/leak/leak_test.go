@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -273,6 +274,11 @@ func TestZombies(t *testing.T) {
 	left := leak.Settled(ctx, before)
 	if len(left) != 1 || left[0].Name != fmt.Sprintf("%d [true] (state Z)", child.Process.Pid) {
 		t.Errorf("found %v", left)
+	}
+	st, err := procstat.Read(child.Process.Pid)
+	must(t, err)
+	if start, is := take(t, scope).Processes()[child.Process.Pid]; !is || start != st.StartTime {
+		t.Errorf("the process began at %d (%v), want %d", start, is, st.StartTime)
 	}
 	must(t, child.Wait())
 	if left := leak.Settled(t.Context(), before); len(left) != 0 {
