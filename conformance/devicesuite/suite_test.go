@@ -75,32 +75,33 @@ func TestHardCodedDirectory(t *testing.T) {
 }
 
 func TestMutants(t *testing.T) {
-	mutant := func(rule, name string) conformance.Mutant[devicesuite.Target] {
-		return conformance.Mutant[devicesuite.Target]{Name: name, Rule: rule, Target: func(t testing.TB) devicesuite.Target {
-			return rawPlugin(t, name, time.Second)
-		}}
+	var mutants []conformance.Mutant[devicesuite.Target]
+	for _, m := range []struct{ rule, name, seen string }{
+		{"DEV-REG-001", "registers first", "and does not serve"},
+		{"DEV-REG-001", "lists nothing", "ListAndWatch sent no list"},
+		{"DEV-REG-002", "wrong version", `version is "v1alpha"`},
+		{"DEV-REG-002", "endpoint is a path", `/device-plugins/raw.sock", want the name of a socket`},
+		{"DEV-REG-002", "resource without domain", `resource "raw": want a name with a domain`},
+		{"DEV-LIST-001", "id twice", `"a" is listed twice`},
+		{"DEV-LIST-001", "long id", "has 64 characters"},
+		{"DEV-LIST-001", "no id", "a device has no id"},
+		{"DEV-LIST-001", "health in lower case", `has health "healthy"`},
+		{"DEV-ALLOC-001", "answers no container", "answered 0 container responses"},
+		{"DEV-ALLOC-002", "allocates anything", "which was never listed, succeeded"},
+		{"DEV-CRASH-001", "forgets restarts", `down for 0s: resource "example.com/raw" did not register`},
+		{"DEV-CRASH-001", "ends its stream", "down for 0s: ListAndWatch ended"},
+		{"DEV-CRASH-002", "keeps a stale socket", "address already in use"},
+		{"DEV-CRASH-003", "new ids", `"b"] now, and had ["`},
+		{"DEV-LEAK-001", "ignores SIGTERM", "did not stop within 3s of SIGTERM"},
+		{"DEV-LEAK-001", "leaves a process", "left the processes"},
+		{"DEV-LEAK-002", "leaves its socket", `left the sockets ["raw.sock"]`},
+		{"DEV-LEAK-003", "leaks descriptors", "descriptors after one restart of the kubelet"},
+	} {
+		mutants = append(mutants, conformance.Mutant[devicesuite.Target]{Name: m.name, Rule: m.rule, Seen: m.seen, Parallel: true, Target: func(t testing.TB) devicesuite.Target {
+			return rawPlugin(t, m.name, 3*time.Second)
+		}})
 	}
-	conformance.TestMutants(t, devicesuite.Suite(), []conformance.Mutant[devicesuite.Target]{
-		mutant("DEV-REG-001", "registers first"),
-		mutant("DEV-REG-001", "lists nothing"),
-		mutant("DEV-REG-002", "wrong version"),
-		mutant("DEV-REG-002", "endpoint is a path"),
-		mutant("DEV-REG-002", "resource without domain"),
-		mutant("DEV-LIST-001", "id twice"),
-		mutant("DEV-LIST-001", "long id"),
-		mutant("DEV-LIST-001", "no id"),
-		mutant("DEV-LIST-001", "health in lower case"),
-		mutant("DEV-ALLOC-001", "answers no container"),
-		mutant("DEV-ALLOC-002", "allocates anything"),
-		mutant("DEV-CRASH-001", "forgets restarts"),
-		mutant("DEV-CRASH-001", "ends its stream"),
-		mutant("DEV-CRASH-002", "keeps a stale socket"),
-		mutant("DEV-CRASH-003", "new ids"),
-		mutant("DEV-LEAK-001", "ignores SIGTERM"),
-		mutant("DEV-LEAK-001", "leaves a process"),
-		mutant("DEV-LEAK-002", "leaves its socket"),
-		mutant("DEV-LEAK-003", "leaks descriptors"),
-	})
+	conformance.TestMutants(t, devicesuite.Suite(), mutants)
 }
 
 func TestWithoutACommand(t *testing.T) {
