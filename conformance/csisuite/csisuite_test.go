@@ -1,9 +1,17 @@
 package csisuite_test
 
 import (
+	"context"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	spec "github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/conformance/csisuite"
@@ -81,6 +89,50 @@ func TestDriverThatEnds(t *testing.T) {
 	want := "the driver ended (exit status 3) before it was ready\nit printed: no such backend"
 	if r := report.Result("CSI-NODE-001"); r.Status != conformance.Fail || r.Message != want {
 		t.Errorf("%+v, want %q", r, want)
+	}
+}
+
+// sick is a driver that answers Probe with its error, and nothing else.
+type sick struct {
+	spec.UnimplementedIdentityServer
+	err error
+}
+
+func (s *sick) Probe(context.Context, *spec.ProbeRequest) (*spec.ProbeResponse, error) {
+	return nil, s.err
+}
+
+// TestUnhealthyEndpoint: a driver that says that it is not healthy gets a report, in which
+// each rule says why it was not tried. One without Probe gets none.
+func TestUnhealthyEndpoint(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	run := func(answer error) (*conformance.Report, error) {
+		socket := filepath.Join(t.TempDir(), "csi.sock")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer()
+		spec.RegisterIdentityServer(server, &sick{err: answer})
+		go func() { _ = server.Serve(l) }() // it ends with Stop
+		defer server.Stop()
+		return csisuite.Suite().Run(t.Context(), csisuite.Target{Endpoint: "unix://" + socket}, nil)
+	}
+	report, err := run(status.Error(codes.FailedPrecondition, "no disks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "not tried, for the driver is not healthy: Probe answered FailedPrecondition (no disks), expected OK"
+	for _, r := range report.Results {
+		if r.Status != conformance.Fail || r.Message != want {
+			t.Errorf("%+v, want %q", r, want)
+		}
+	}
+	if len(report.Results) == 0 {
+		t.Error("the report is empty")
+	}
+	if report, err := run(status.Error(codes.Unimplemented, "no Probe")); report != nil || err == nil || !strings.Contains(err.Error(), "no driver is ready") {
+		t.Errorf("without Probe: %+v, %v", report, err)
 	}
 }
 

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/csi/client"
 	"github.com/nodekit-project/nodekit/internal/call"
@@ -95,7 +98,8 @@ func open(ctx context.Context, in *conformance.Input[Target]) (*session, error) 
 }
 
 // prepare reports what would fail every rule and says nothing of the driver. It is
-// the suite's Prepare.
+// the suite's Prepare. A driver that says of itself that it is not healthy is heard by
+// each rule, so that there is a report.
 func prepare(ctx context.Context, target Target) error {
 	if os.Geteuid() != 0 {
 		return errors.New("mounting volumes needs root: run it as root")
@@ -110,10 +114,16 @@ func prepare(ctx context.Context, target Target) error {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := c.Ready(ctx); err != nil {
+	if err := c.Ready(ctx); err != nil && !unhealthy(err) {
 		return fmt.Errorf("no driver is ready at %s: %w", target.Endpoint, err)
 	}
 	return nil
+}
+
+// unhealthy reports whether the error is a driver's answer to Probe that no waiting
+// mends. Who has no Probe at all is hardly a driver.
+func unhealthy(err error) bool {
+	return !client.Uncertain(err) && status.Code(err) != codes.Unimplemented
 }
 
 // scope is everything that a driver could leave in this rule's directory, and
@@ -168,6 +178,9 @@ func (s *session) ready(ctx context.Context) error {
 		}(s.process.Done())
 	}
 	err := s.Ready(ctx)
+	if err != nil && unhealthy(err) {
+		return fmt.Errorf("not tried, for the driver is not healthy: %w", answered("Probe", err, "OK"))
+	}
 	if err == nil {
 		s.info, err = s.GetInfo(ctx)
 	}
