@@ -125,6 +125,13 @@ func (h *holding) rename(id string) error {
 	return nil
 }
 
+// key names the container in the ledger.
+func (h *holding) key() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rec.Key
+}
+
 // kept reports whether the anchor could take the last change: see escrow.kept.
 func (h *holding) kept() error {
 	h.mu.Lock()

@@ -149,7 +149,7 @@ func (s *server) hasKey(key uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.containers {
-		if c.hold != nil && c.hold.rec.Key == key {
+		if c.hold != nil && c.hold.key() == key { // its worker may change what is held already
 			return true
 		}
 	}
