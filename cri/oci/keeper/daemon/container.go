@@ -262,11 +262,11 @@ func (s *server) ack(c *container) error {
 	hold := c.hold
 	c.entry, c.acked = 0, true
 	s.mu.Unlock()
-	if entry == 0 && hold != nil {
-		hold.forgetExit()
+	switch {
+	case entry != 0:
+		return s.journal.Done(entry)
+	case hold != nil:
+		return hold.forgetExit()
 	}
-	if entry == 0 {
-		return nil
-	}
-	return s.journal.Done(entry)
+	return nil
 }

@@ -181,20 +181,26 @@ func (h *holding) runs(run *process) error {
 }
 
 // forgetExit says that the exit is on record elsewhere.
-func (h *holding) forgetExit() {
+func (h *holding) forgetExit() error {
 	h.mu.Lock()
-	was := h.rec.Sole
-	h.rec.Sole = false
+	sole := h.rec.Sole
 	h.mu.Unlock()
-	if was {
-		h.release()
+	if !sole {
+		return nil
 	}
+	if err := h.change(func(h *content) { h.rec.Sole = false }); err != nil {
+		return err
+	}
+	h.release()
+	return nil
 }
 
-// release drops a holding that is only of use while the container lives.
+// release drops a holding that is of no more use: the container has ended, and all of its
+// output was read.
 func (h *holding) release() {
 	h.mu.Lock()
-	over := h.rec.Exit != nil && !h.rec.Sole
+	over := h.rec.Exit != nil && !h.rec.Sole &&
+		!slices.ContainsFunc([]role{roleStdout, roleStderr, roleTerminal}, func(r role) bool { return h.get(r) >= 0 })
 	h.mu.Unlock()
 	if over {
 		h.drop()

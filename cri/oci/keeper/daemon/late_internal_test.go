@@ -254,6 +254,37 @@ func TestRemovedIsKept(t *testing.T) {
 	}
 }
 
+// TestSoleExitIsForgotten: an exit that could not be journalled, and that the server has now,
+// takes no output along that is not in the log yet.
+func TestSoleExitIsForgotten(t *testing.T) {
+	d := newDescendant(t)
+	answer := d.busy()
+	d.write("late\n")
+	exit := &wire.Exit{ID: "c", Code: 3}
+	if err := d.c.hold.change(func(h *content) { h.rec.Exit, h.rec.Sole = exit, true }); err != nil {
+		t.Fatal(err)
+	}
+	d.s.publish(d.c, exit, 0)
+	if err := d.s.ack(d.c); err != nil {
+		t.Fatal(err)
+	}
+	if ids := d.s.kept(); len(ids) != 1 {
+		t.Errorf("the anchor has %q, want the container", ids)
+	}
+	d.s.escrow.mu.Lock()
+	data := string(d.s.escrow.entries["c"].Data)
+	d.s.escrow.mu.Unlock()
+	if strings.Contains(data, `"sole"`) {
+		t.Errorf("the next keeper would tell of the exit again, for it has %s", data)
+	}
+	answer()
+	d.stdout.Close()
+	<-d.c.std.drained
+	if ids := d.s.kept(); len(ids) != 0 {
+		t.Errorf("in the end the anchor has %q", ids)
+	}
+}
+
 // leftOutput is an entry with a line in a pipe that is in no log yet.
 func leftOutput(t *testing.T, id, log string) anchor.Entry {
 	t.Helper()
