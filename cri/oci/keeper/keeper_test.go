@@ -22,6 +22,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/daemon"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
 // The test binary is also the keeper, so that the race detector sees it.
@@ -94,6 +95,7 @@ func unstartedHostOf(t *testing.T, binary string) *host {
 	dir := t.TempDir()
 	h := &host{Client: keeper.NewClient(dir), t: t, dir: dir, binary: binary}
 	h.launch = keeper.Launch{Binary: binary, State: dir, Run: dir, Log: dir + "/log"}
+	t.Cleanup(h.audit())
 	t.Cleanup(func() {
 		if t.Failed() {
 			log, _ := os.ReadFile(dir + "/log")
@@ -113,6 +115,21 @@ func unstartedHostOf(t *testing.T, binary string) *host {
 		}
 	})
 	return h
+}
+
+// audit returns what looks for processes that are left: what a container leaves, whose
+// removal kills the first of its processes alone here, or a keeper.
+func (h *host) audit() func() {
+	h.t.Helper()
+	before, err := leak.Take(leak.Scope{Kinds: []leak.Kind{leak.Process}, Marker: h.dir, MarkedOnly: true})
+	h.must(err)
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		for _, l := range leak.Settled(ctx, before) {
+			h.t.Errorf("left behind: %v", l)
+		}
+	}
 }
 
 func (h *host) startKeeper() {
@@ -486,7 +503,7 @@ func TestShutdownOnlyWhenNothingRuns(t *testing.T) {
 // it for dead.
 func TestDescriptorsRunOut(t *testing.T) {
 	h := newHost(t)
-	h.start("c", "sleep 100")
+	h.start("c", "exec sleep 100")
 	hello, err := h.Hello(t.Context())
 	h.must(err)
 	var old unix.Rlimit

@@ -85,7 +85,7 @@ func TestRemovedOnASlowDisk(t *testing.T) {
 	disk := frozenDisk(t)
 	const count = 1000
 	printed := filepath.Join(h.dir, "printed")
-	script := fmt.Sprintf("%si=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done; : >%s; sleep 1000", held, count, printed)
+	script := fmt.Sprintf("%si=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done; : >%s; exec sleep 1000", held, count, printed)
 	_, err := h.container("slow0", script, func(r *keeper.StartRequest) { r.Log = disk.dir + "/log0" })
 	h.must(err)
 	disk.freeze()
