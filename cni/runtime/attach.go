@@ -124,14 +124,16 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 
 // due returns what is recorded of an attachment that has to go, or nil. Where the
 // record is damaged, the intent has all but the result, if it is open; else a DEL with
-// the configuration of today is better than none.
+// the configuration of today is better than none. The ADD has succeeded in both cases.
 func (n *Network) due(a Attachment) (*record, error) {
 	r, err := n.known(a.key())
 	if !errors.Is(err, fault.Invalid) {
 		return r, err
 	}
-	if r := n.begun(a.key()); r != nil {
-		return r, nil
+	if begun := n.begun(a.key()); begun != nil {
+		r := *begun
+		r.recorded = true
+		return &r, nil
 	}
 	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
 	l, err := n.load()

@@ -43,3 +43,25 @@ func TestSettledWithTheNext(t *testing.T) {
 		t.Errorf("open still: %v", n.intents)
 	}
 }
+
+// TestDamagedBeforeTheDisk: a record that is damaged is that of an ADD that has succeeded, also
+// while its intent is open, so nothing of its DEL is passed over.
+func TestDamagedBeforeTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	n, err := Open(Config{ConfDir: dir, StateDir: filepath.Join(dir, "state")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	a := Attachment{ContainerID: "c1", IfName: "eth0"}
+	r := &record{Version: recordVersion, Attachment: a, List: &list{}}
+	if err := n.begin(r, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(n.records.path(a.key()), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if due, err := n.due(a); err != nil || due == nil || !due.recorded || due.List != r.List {
+		t.Errorf("due is %+v, %v; want what has begun, recorded", due, err)
+	}
+}
