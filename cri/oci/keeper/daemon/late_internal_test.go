@@ -22,21 +22,22 @@ type descendant struct {
 	t      *testing.T
 	s      *server
 	c      *container
+	log    string
 	stdout *os.File
 }
 
 func newDescendant(t *testing.T) *descendant {
 	t.Helper()
 	s := newTestServer(t)
-	c := newContainer("c")
-	c.hold = s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: filepath.Join(t.TempDir(), "log")}})
+	c, log := newContainer("c"), filepath.Join(t.TempDir(), "log")
+	c.hold = s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: log}})
 	c.std = s.streams.newStdio(c.hold, s.log)
 	child, err := c.std.open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	wire.CloseAll([]*os.File{child[0], child[2]})
-	d := &descendant{t: t, s: s, c: c, stdout: child[1]}
+	d := &descendant{t: t, s: s, c: c, log: log, stdout: child[1]}
 	t.Cleanup(func() {
 		d.stdout.Close()
 		<-c.std.drained
@@ -58,7 +59,7 @@ func (d *descendant) write(text string) {
 // text is what the log has, without the times.
 func (d *descendant) text() string {
 	d.t.Helper()
-	log, err := os.ReadFile(d.c.hold.rec.Start.Log)
+	log, err := os.ReadFile(d.log)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func (d *descendant) text() string {
 
 func (d *descendant) size() int64 {
 	d.t.Helper()
-	st, err := os.Stat(d.c.hold.rec.Start.Log)
+	st, err := os.Stat(d.log)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -339,8 +340,8 @@ func TestRemovedIsFinished(t *testing.T) {
 // TestTerminalOfOneThatEnded: what is still in a terminal belongs to what was written.
 func TestTerminalOfOneThatEnded(t *testing.T) {
 	s := newTestServer(t)
-	c := newContainer("c")
-	c.hold = s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: filepath.Join(t.TempDir(), "log")}})
+	c, log := newContainer("c"), filepath.Join(t.TempDir(), "log")
+	c.hold = s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: log}})
 	c.std = s.streams.newStdio(c.hold, s.log)
 	child, err := c.std.open()
 	wire.CloseAll(child[:])
@@ -351,7 +352,7 @@ func TestTerminalOfOneThatEnded(t *testing.T) {
 	if err := c.std.useTerminal(master); err != nil {
 		t.Fatal(err)
 	}
-	d := &descendant{t: t, s: s, c: c, stdout: slave}
+	d := &descendant{t: t, s: s, c: c, log: log, stdout: slave}
 	if err := c.std.pump(); err != nil {
 		t.Fatal(err)
 	}

@@ -138,11 +138,13 @@ func TestDamagedEntries(t *testing.T) {
 	if len(s.journal.Pending()) != 2 {
 		t.Errorf("the journal has %v, want two exits", s.journal.Pending())
 	}
+	s.escrow.mu.Lock()
 	for _, id := range []string{"short", "strange", "starting", execID + "1", deskID + "0", deskID + "1"} {
 		if _, ok := s.escrow.entries[id]; ok {
 			t.Errorf("%q is still in the escrow", id)
 		}
 	}
+	s.escrow.mu.Unlock()
 	if k, err := s.streams.desks.take(); err != nil || s.streams.desks.made != 2 {
 		t.Errorf("the next desk is %+v, %v, number %d; want the second", k, err, s.streams.desks.made)
 	}
