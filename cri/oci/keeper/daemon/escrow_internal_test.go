@@ -46,6 +46,26 @@ func TestChangeFails(t *testing.T) {
 	}
 }
 
+// What is abandoned is closed, and has left the escrow.
+func TestAbandon(t *testing.T) {
+	s := newTestServer(t)
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := s.escrow.newHolding("c", record{Key: 1})
+	if err := hold.change(func(h *content) { h.set(roleLog, null) }); err != nil {
+		t.Fatal(err)
+	}
+	hold.abandon()
+	if _, err := unix.FcntlInt(uintptr(null), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+		t.Errorf("what was abandoned is still open: %v", err)
+	}
+	if ids := s.kept(); len(ids) > 0 || len(hold.entry.Files) > 0 {
+		t.Errorf("the anchor has %q, and the holding %v", ids, hold.entry.Files)
+	}
+}
+
 // What the anchor has after all is not closed.
 func TestNothingIsClosedThatIsHeld(t *testing.T) {
 	s := newTestServer(t)

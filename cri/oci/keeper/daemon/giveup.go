@@ -61,17 +61,15 @@ func (s *server) giveUp(hold *holding, std *stdio, cause error) {
 		}
 		s.know(exit, entry)
 	}
-	var files []int
 	if std == nil {
-		files, hold.entry.Files, hold.rec.Roles = hold.entry.Files, nil, nil
-	} else if process >= 0 {
-		files = []int{process}
+		hold.abandon()
+		return
 	}
 	hold.drop()
-	closeAll(files)
-	if std != nil {
-		std.close()
+	if process >= 0 {
+		_ = unix.Close(process) // nothing was written through it
 	}
+	std.close()
 }
 
 // endOf is the exit of a container that is given up; nil where there is none to

@@ -154,6 +154,17 @@ func (h *holding) drop() {
 	}
 }
 
+// abandon is drop for a holding whose descriptors nobody else has: they are closed. One that
+// was retired before is somebody else's by now.
+func (h *holding) abandon() {
+	h.mu.Lock()
+	files := h.entry.Files
+	h.entry.Files, h.rec.Roles = nil, nil
+	h.mu.Unlock()
+	h.drop()
+	closeAll(files)
+}
+
 // began says that the process was started, and forgets by what: that is most of
 // what a holding weighs. Within change.
 func (c *content) began(proc *process) {

@@ -121,19 +121,20 @@ func (s *server) restoreContainer(hold *holding, std *stdio) error {
 // is asked for again.
 func (s *server) restoreRemoved(x anchor.Entry, left map[uint64][]*desk) {
 	hold, err := s.escrow.holdingOf(x)
-	if err == nil && s.hasKey(hold.rec.Key) {
-		hold.drop()
-		closeAll(x.Files)
-		return
-	}
-	var std *stdio
-	if err == nil {
-		std, err = s.restoreStdio(hold)
-	}
 	if err != nil {
 		s.log.Error("the output of a container that was removed is given up", "err", err)
 		hold.drop()
-		closeAll(x.Files)
+		closeAll(x.Files) // nobody can tell what they are
+		return
+	}
+	if s.hasKey(hold.rec.Key) {
+		hold.abandon()
+		return
+	}
+	std, err := s.restoreStdio(hold)
+	if err != nil {
+		s.log.Error("the output of a container that was removed is given up", "err", err)
+		hold.abandon()
 		return
 	}
 	std.resumeAt(left[hold.rec.Key])
