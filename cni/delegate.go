@@ -143,7 +143,7 @@ func nearly(name string, dirs []string) string {
 	for _, dir := range dirs {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
-			if e.Name() == name {
+			if e.Name() == name && e.Type().IsRegular() {
 				return fmt.Sprintf(": %q is no executable file: chmod +x makes a program one", filepath.Join(dir, name))
 			}
 			names = append(names, e.Name())

@@ -171,6 +171,7 @@ func TestUsedWrongly(t *testing.T) {
 		{"serve runtime --cni-timeout 2", `--cni-timeout "2": want a time above zero`},
 		{"serve runtime --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
 		{"node --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
+		{"node --runtime-endpoint unix:///r --cni-import-cache /var/lib/cni/results", "--cni-import-cache is for the reference runtime"},
 		{"conform cni --exec /bin/true", "usage: nodekit conform cni BINARY"},
 	} {
 		if out, code := c.run(strings.Fields(tt.line)...); code != 1 || !strings.Contains(out, tt.want) {

@@ -47,6 +47,9 @@ func (f *nodeFlags) config() (node.Config, error) {
 	if err := f.apply(&cfg); err != nil {
 		return cfg, err
 	}
+	if cfg.RuntimeEndpoint != "" && f.importCache != "" {
+		return cfg, fault.Invalid.Errorf("--cni-import-cache is for the reference runtime, and --runtime-endpoint names another: retire the old one there")
+	}
 	cfg.CNIImportCache = f.importCache
 	return cfg, completeImportCache(&cfg.CNIImportCache, cfg.CNIConfDir)
 }

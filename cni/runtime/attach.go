@@ -130,12 +130,12 @@ func (n *Network) due(a Attachment) (*record, error) {
 	if !errors.Is(err, fault.Invalid) {
 		return r, err
 	}
+	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
 	if begun := n.begun(a.key()); begun != nil {
 		r := *begun
 		r.recorded = true
 		return &r, nil
 	}
-	n.config.Logger.Error("detaching without the record of the attachment", "container", a.ContainerID, "interface", a.IfName, "err", err)
 	l, err := n.load()
 	return &record{Version: recordVersion, Attachment: a, List: l, recorded: true}, err
 }

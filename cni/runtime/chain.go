@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	cniversion "github.com/containernetworking/cni/pkg/version"
@@ -65,8 +67,8 @@ func excerpt(text []byte) string {
 // firewall removes nothing without. A plugin that does not speak the version needs no
 // DEL, unless the chain's ADD is recorded. The specification's text halts at the first
 // error; going on leaves less behind, and plugins must accept a DEL that has nothing
-// to do. One whose IPAM plugin has never been there may fail the DEL of its failed ADD:
-// no address was given, and it would fail for as long as the list is recorded.
+// to do. One may fail the DEL of its failed ADD for want of an IPAM plugin that has never
+// been there: no address was given, and it would fail for as long as the list is recorded.
 func (n *Network) runDel(ctx context.Context, r *record) error {
 	a := r.Attachment
 	if gone(a.NetNS) { // with the sandbox: DEL does without
@@ -81,13 +83,20 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 		if unknownContainer(err) || !r.recorded && n.refusesVersion(ctx, p, r.List.Version, err) { // there is nothing to clean up
 			continue
 		}
-		if err != nil && !r.recorded && slices.Contains(r.Lacked, p.ipam()) && !n.has(p.ipam()) {
+		if !r.recorded && slices.Contains(r.Lacked, p.ipam()) && !n.has(p.ipam()) && misses(err, p.ipam()) {
 			n.config.Logger.Warn("a failed attachment is forgotten: its IPAM plugin never was there", "container", a.ContainerID, "interface", a.IfName, "err", err)
 			continue
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// misses reports whether a plugin answered that there is no such delegate. Any other error,
+// of a plugin that knows the type itself for one, may pass.
+func misses(err error, delegate string) bool {
+	e, answered := errors.AsType[*cni.Error](err)
+	return answered && !notRun(err) && !passes(err) && strings.Contains(e.Error(), strconv.Quote(delegate))
 }
 
 // gone reports whether there is no network namespace at the path any more: nothing

@@ -109,14 +109,17 @@ func TestNoAddBesideADueDel(t *testing.T) {
 // list is recorded. No address was given, so nothing is due.
 func TestIPAMThatNeverWasThere(t *testing.T) {
 	conflist := strings.Replace(single, `"first"`, `"first","ipam":{"type":"hostlocal"}`, 1)
+	const missing = `plugin "hostlocal" is in none of the directories`
 	for name, c := range map[string]struct {
 		first, then string // what is there for the ADD, and for its DEL
+		says        string // the DEL
 		due         bool
 	}{
-		"nowhere": {"", "", false},
-		"by now":  {"", "hostlocal", true}, // the DEL fails for another reason
-		"another": {"", "host-local", false},
-		"gone":    {"hostlocal", "", true}, // it may have given an address
+		"nowhere":  {"", "", missing, false},
+		"by now":   {"", "hostlocal", missing, true},
+		"another":  {"", "host-local", missing, false},
+		"gone":     {"hostlocal", "", missing, true}, // it may have given an address
+		"built in": {"", "", "the daemon is not up", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &refusing{code: cni.CodeDelegate, left: map[string]int{"ADD": 1, "DEL": 1 << 30}}
@@ -134,7 +137,10 @@ func TestIPAMThatNeverWasThere(t *testing.T) {
 			inner := p.Del
 			p.Del = func(ctx context.Context, r *cni.Request) error {
 				install(c.then)
-				return inner(ctx, r)
+				if err := inner(ctx, r); err != nil {
+					return cni.Errorf(cni.CodeDelegate, "%s", c.says)
+				}
+				return nil
 			}
 			install(c.first)
 			n := w.open()

@@ -19,11 +19,12 @@ import (
 //   - a loss of power may take the record, or a part of it, and leaves the intent, which
 //     is durable since before the first plugin ran. Then the DEL is due.
 //
-// What a disk does not take now is tried again with the next. The zero value is ready.
+// A sync that failed is not tried again: the kernel tells it once, and the next one would
+// succeed. Then the intent is open until the attachment goes. The zero value is ready.
 type settler struct {
 	mu      sync.Mutex
 	waiting []written
-	failed  []written
+	open    []written // on the disk, with an intent that could not be ended yet
 	running bool
 	idle    sync.WaitGroup
 }
@@ -51,14 +52,14 @@ func (n *Network) settle(w written) {
 	})
 }
 
-// next returns what waits, with what failed before. Where nothing waits it says that nobody
-// works any more.
+// next returns what waits, with what is to be tried again. Where nothing waits it says that
+// nobody works any more.
 func (s *settler) next() (batch []written) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running = len(s.waiting) > 0; s.running {
-		batch = append(s.failed, s.waiting...)
-		s.failed, s.waiting = nil, nil
+		batch = append(s.open, s.waiting...)
+		s.open, s.waiting = nil, nil
 	}
 	return batch
 }
@@ -66,7 +67,7 @@ func (s *settler) next() (batch []written) {
 func (s *settler) again(w written) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failed = append(s.failed, w)
+	s.open = append(s.open, w)
 }
 
 // settleAll does what can be done. What cannot leaves the intent open: an attachment
@@ -77,12 +78,14 @@ func (n *Network) settleAll(batch []written) {
 		paths[i] = n.records.path(w.key)
 	}
 	for i, err := range atomicfile.Sync(paths...) {
-		w, lacks := batch[i], "the record of an attachment is not on the disk"
-		if err == nil {
-			err, lacks = n.end(w), "the intent of an attachment that is recorded cannot be ended"
-		}
+		w := batch[i]
+		log := n.config.Logger.With("container", w.key.ContainerID, "interface", w.key.IfName)
 		if err != nil {
-			n.config.Logger.Error(lacks, "container", w.key.ContainerID, "interface", w.key.IfName, "err", err)
+			log.Error("the record of an attachment is not on the disk", "err", err)
+			continue
+		}
+		if err := n.end(w); err != nil {
+			log.Error("the intent of an attachment that is recorded cannot be ended yet", "err", err)
 			n.settler.again(w)
 		}
 	}
@@ -124,8 +127,13 @@ func (n *Network) resume(key cni.Attachment, i intent) (attached bool, err error
 		return false, n.records.remove(key)
 	}
 	n.records.dropProgress(key)
-	if err == nil {
-		n.settle(written{key, i.id})
+	if r == nil {
+		return true, nil
 	}
+	if err := n.records.put(r); err != nil { // anew, for its sync may have failed
+		n.config.Logger.Error("the record of an attachment cannot be written anew", "container", key.ContainerID, "interface", key.IfName, "err", err)
+		return true, nil
+	}
+	n.settle(written{key, i.id})
 	return true, nil
 }

@@ -5,63 +5,72 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
-// TestSettledWithTheNext: what the disk does not take is tried again, and the intent is
-// open until then.
-func TestSettledWithTheNext(t *testing.T) {
-	dir := t.TempDir()
-	n, err := Open(Config{ConfDir: dir, StateDir: filepath.Join(dir, "state")})
+// TestEndedWithTheNext: an intent that cannot be ended, as on a disk that is full, is open
+// until the next can.
+func TestEndedWithTheNext(t *testing.T) {
+	n := openEmpty(t)
+	first := begin(t, n, "c1")
+	whole := n.journal
+	broken, err := journal.Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
-	nothing := func() error { return nil }
-	settle := func(id string) cni.Attachment {
-		r := &record{Version: recordVersion, Attachment: Attachment{ContainerID: id, IfName: "eth0"}, List: &list{}}
-		key := r.Attachment.key()
-		if err := n.begin(r, nothing); err != nil {
-			t.Fatal(err)
-		}
-		n.settle(written{key, n.intents[key].id})
-		n.settler.idle.Wait()
-		return key
-	}
-	file := n.records.path(cni.Attachment{ContainerID: "c1", IfName: "eth0"})
-	if err := os.Symlink(file, file); err != nil { // which nobody can open
+	if _, err := broken.Note(kindAdd, nil); err != nil { // of the same id
 		t.Fatal(err)
 	}
-	if first := settle("c1"); n.begun(first) == nil {
-		t.Error("the intent has ended before the disk has the record")
+	broken.Close()
+	n.journal = broken
+	n.settle(first)
+	n.settler.idle.Wait()
+	if n.begun(first.key) == nil {
+		t.Error("the intent has ended without a journal")
 	}
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	settle("c2")
+	n.journal = whole
+	n.settle(begin(t, n, "c2"))
+	n.settler.idle.Wait()
 	if len(n.intents) > 0 || len(n.journal.Pending()) > 0 {
 		t.Errorf("open still: %v", n.intents)
 	}
 }
 
-// TestDamagedBeforeTheDisk: a record that is damaged is that of an ADD that has succeeded, also
-// while its intent is open, so nothing of its DEL is passed over.
-func TestDamagedBeforeTheDisk(t *testing.T) {
+// TestSyncFails: the kernel tells it once, so a later sync ends nothing.
+func TestSyncFails(t *testing.T) {
+	n := openEmpty(t)
+	first := begin(t, n, "c1")
+	file := n.records.path(first.key)
+	if err := os.Symlink(file, file); err != nil { // which nobody can open
+		t.Fatal(err)
+	}
+	n.settle(first)
+	n.settler.idle.Wait()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	n.settle(begin(t, n, "c2"))
+	n.settler.idle.Wait()
+	if n.begun(first.key) == nil || len(n.intents) != 1 {
+		t.Errorf("open are %v", n.intents)
+	}
+}
+
+func openEmpty(t *testing.T) *Network {
 	dir := t.TempDir()
 	n, err := Open(Config{ConfDir: dir, StateDir: filepath.Join(dir, "state")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
-	a := Attachment{ContainerID: "c1", IfName: "eth0"}
-	r := &record{Version: recordVersion, Attachment: a, List: &list{}}
+	t.Cleanup(func() { _ = n.Close() })
+	return n
+}
+
+func begin(t *testing.T, n *Network, id string) written {
+	r := &record{Version: recordVersion, Attachment: Attachment{ContainerID: id, IfName: "eth0"}, List: &list{}}
 	if err := n.begin(r, func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(n.records.path(a.key()), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if due, err := n.due(a); err != nil || due == nil || !due.recorded || due.List != r.List {
-		t.Errorf("due is %+v, %v; want what has begun, recorded", due, err)
-	}
+	key := r.Attachment.key()
+	return written{key, n.intents[key].id}
 }

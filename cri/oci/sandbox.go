@@ -18,6 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/flock"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nspin"
@@ -265,7 +266,8 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
 	var group errgroup.Group
 	group.Go(func() error { return r.removePause(ctx, s) })
 	group.Go(func() error { return r.detachNetwork(ctx, s) })
-	err := errors.Join(group.Wait(), r.endSave(ctx, s)) // the latter finds who is at work by the mount
+	// Who still saves the Pod is found by the mount.
+	err := errors.Join(group.Wait(), flock.Evict(ctx, r.savingFile(s.ID), criuGrace))
 	if err != nil {
 		return errors.Join(err, r.unpinAll(s, "ipc", "uts", "pid", "shm"))
 	}

@@ -25,7 +25,7 @@ func (p *places) another(socket string) bool {
 func parentOf(pid int) int {
 	stat, err := procstat.Read(pid)
 	if err != nil {
-		return 0 // it has ended
+		return 0 // most probably it has ended
 	}
 	return stat.PPID
 }

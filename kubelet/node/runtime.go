@@ -272,11 +272,17 @@ func (r *Runtime) importAttachments(ctx context.Context) {
 	if dir == "" {
 		return
 	}
+	if _, err := os.Stat(dir); err != nil { // it may have been removed since
+		r.cfg.Logger.Warn("no attachments of another runtime are taken over", "err", err)
+		return
+	}
 	imported, err := r.network.Import(ctx, dir)
 	if err != nil {
 		r.cfg.Logger.Warn("attachments of another runtime are not taken over", "directory", dir, "err", err)
 	}
-	r.cfg.Logger.Info("took over attachments of another runtime, to detach them", "directory", dir, "count", len(imported))
+	if len(imported) > 0 {
+		r.cfg.Logger.Info("took over attachments of another runtime, to detach them", "directory", dir, "count", len(imported))
+	}
 }
 
 func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntime.Network, error) {

@@ -34,7 +34,8 @@
 //     server has acknowledged them.
 //   - The keeper is killed, while it starts, too, with or without the server:
 //     nothing is lost of output that comes through a pipe, also of a container that
-//     was removed before its disk answered, no exit code and no start. Of a terminal,
+//     was removed before its disk answered (which Shutdown does not wait for), no exit
+//     code and no start. Of a terminal,
 //     what one read(2) takes, 4 KiB at most, is lost if the
 //     keeper dies between that and the write(2) that follows; a terminal cannot be
 //     copied without being read. The OCI runtime hands a terminal over once: the
