@@ -72,12 +72,17 @@ func (p *pod) printing(ctx context.Context) (*box, error) {
 	return b, b.says(ctx, "3\n")
 }
 
-func checkCheckpoint(ctx context.Context, s *subject) error {
+// printing starts such a container in a Pod of its own.
+func (s *subject) printing(ctx context.Context) (*box, error) {
 	p, err := s.pod(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b, err := p.printing(ctx)
+	return p.printing(ctx)
+}
+
+func checkCheckpoint(ctx context.Context, s *subject) error {
+	b, err := s.printing(ctx)
 	if err != nil {
 		return err
 	}

@@ -86,12 +86,17 @@ func (s *subject) listening(ctx context.Context, verb string) (*pod, error) {
 	return p, b.says(ctx, "ing on ")
 }
 
-func checkForward(ctx context.Context, s *subject) error {
-	port, err := s.podPort()
-	if err != nil {
-		return err
+// forwardable starts a web server, which says "forwarded", and returns its Pod and port.
+func (s *subject) forwardable(ctx context.Context) (p *pod, port int, err error) {
+	if port, err = s.podPort(); err != nil {
+		return nil, 0, err
 	}
-	p, err := s.listening(ctx, fmt.Sprintf("serve --port %d --text forwarded", port))
+	p, err = s.listening(ctx, fmt.Sprintf("serve --port %d --text forwarded", port))
+	return p, port, err
+}
+
+func checkForward(ctx context.Context, s *subject) error {
+	p, port, err := s.forwardable(ctx)
 	if err != nil {
 		return err
 	}

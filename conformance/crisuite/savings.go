@@ -50,13 +50,9 @@ func (b *box) archive(ctx context.Context, file string) error {
 	return nil
 }
 
-// printing starts a container that prints on and on, and whose process was seen.
-func (s *subject) printing(ctx context.Context) (*box, error) {
-	p, err := s.pod(ctx)
-	if err != nil {
-		return nil, err
-	}
-	b, err := p.printing(ctx)
+// printingWitnessed is printing, and has seen the container's process.
+func (s *subject) printingWitnessed(ctx context.Context) (*box, error) {
+	b, err := s.printing(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +66,7 @@ func (s *subject) archiving(ctx context.Context, look func(b *box, file string) 
 	return s.rounds(ctx, cut{
 		prepare: func(round int) (err error) {
 			file = filepath.Join(s.in.TempDir, fmt.Sprintf("checkpoint%d.tar", round))
-			b, err = s.printing(ctx)
+			b, err = s.printingWitnessed(ctx)
 			return err
 		},
 		call: func() error { return b.archive(ctx, file) },
@@ -105,7 +101,7 @@ func checkNoPartOfACheckpoint(ctx context.Context, s *subject) error {
 	return s.archiving(ctx, func(b *box, file string) error {
 		again := b
 		if err := b.alive(ctx); err != nil { // it has ended, which is another rule's finding
-			if again, err = s.printing(ctx); err != nil {
+			if again, err = s.printingWitnessed(ctx); err != nil {
 				return err
 			}
 		}

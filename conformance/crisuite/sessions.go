@@ -201,11 +201,7 @@ func checkKilledInExec(ctx context.Context, s *subject) error {
 
 // checkKilledInAttach has a container without stdin, whose end would be a reason to end.
 func checkKilledInAttach(ctx context.Context, s *subject) error {
-	p, err := s.pod(ctx)
-	if err != nil {
-		return err
-	}
-	b, err := p.printing(ctx)
+	b, err := s.printing(ctx)
 	if err != nil {
 		return err
 	}
@@ -264,11 +260,7 @@ func (b *box) streams(ctx context.Context) error {
 }
 
 func checkForwardsAgain(ctx context.Context, s *subject) error {
-	port, err := s.podPort()
-	if err != nil {
-		return err
-	}
-	p, err := s.listening(ctx, fmt.Sprintf("serve --port %d --text forwarded", port))
+	p, port, err := s.forwardable(ctx)
 	if err != nil {
 		return err
 	}

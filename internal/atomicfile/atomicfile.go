@@ -27,9 +27,9 @@ func Write(path string, data []byte, perm os.FileMode) error {
 	return nil
 }
 
-// Replace is Write for a file that need not outlive a loss of power, or not before Sync, which may
-// leave the old content, none, or a file that is cut off or gone. The death of the
-// process at any instant leaves the old content or the new one.
+// Replace is Write for a file that need not outlive a loss of power, or not before Sync:
+// such a loss may leave the old content, none, or a file that is cut off or gone. The
+// death of the process at any instant leaves the old content or the new one.
 func Replace(path string, data []byte, perm os.FileMode) error {
 	return replace(path, data, perm, func(*os.File) error { return nil })
 }

@@ -35,10 +35,9 @@
 //   - The keeper is killed, while it starts, too, with or without the server:
 //     nothing is lost of output that comes through a pipe, also of a container that
 //     was removed before its disk answered (which Shutdown does not wait for), no exit
-//     code and no start. Of a terminal,
-//     what one read(2) takes, 4 KiB at most, is lost if the
-//     keeper dies between that and the write(2) that follows; a terminal cannot be
-//     copied without being read. The OCI runtime hands a terminal over once: the
+//     code and no start. Of a terminal, what one read(2) takes, 4 KiB at most, is lost
+//     if the keeper dies between that and the write(2) that follows; a terminal cannot
+//     be copied without being read. The OCI runtime hands a terminal over once: the
 //     container is killed, and its exit Lost, if the keeper dies between the
 //     accept(2) of that and the sendmsg(2) that follows. Programs in Exec are
 //     killed, and their callers and those of Attach get fault.Unavailable.
