@@ -116,9 +116,10 @@ func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
 
 // write makes the directories and the file in them. Meanwhile a Delete of the last
 // attachment may take a directory away: then it is not there for the file, or it was
-// there for mkdir and is not for MkdirAll's look at what it is.
+// there for mkdir and is not for MkdirAll's look at what it is. It begins again then, as
+// often as nothing but a path that can't be made explains (a link to nowhere, some 10 ms).
 func write(path string, data []byte) (err error) {
-	const attempts = 100 // each lost to another container's DEL
+	const attempts = 1000 // each lost to another container's DEL; up to 99 seen, of DELs that do nothing else
 	for range attempts {
 		if err = os.MkdirAll(filepath.Dir(path), made); err == nil {
 			err = atomicfile.Write(path, data, 0o600)
