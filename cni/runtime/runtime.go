@@ -58,6 +58,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // Config says where a Network finds things. ConfDir and StateDir are required.
@@ -170,7 +171,7 @@ func Open(c Config) (*Network, error) {
 		c.PluginTimeout = cni.DefaultTimeout
 	}
 	n := &Network{config: c, records: records{filepath.Join(c.StateDir, "attachments")}, intents: map[cni.Attachment]intent{}}
-	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {
+	if err := errors.Join(topdir.Make(c.StateDir), os.MkdirAll(n.records.dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
 	n.guard = newGuard(c.StateDir)

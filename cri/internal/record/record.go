@@ -25,6 +25,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // Phase is what the server was about to do with an object when it last wrote
@@ -113,7 +114,7 @@ type Dir struct {
 // refused with fault.AlreadyExists. The logger gets what goes wrong while nobody
 // waits: see RemoveSandbox.
 func Open(path string, log *slog.Logger) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := topdir.Make(path); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	lock, err := flock.TryAcquire(filepath.Join(path, "lock"), flock.Exclusive)
@@ -124,7 +125,7 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 		return nil, fault.AlreadyExists.Errorf("taking the state directory %q: another server uses it: stop it, or choose another directory", path)
 	}
 	for _, sub := range []string{"sandboxes", "containers", "dirs", "pauses"} {
-		err := os.MkdirAll(filepath.Join(path, sub), 0o700)
+		err := topdir.Make(filepath.Join(path, sub))
 		if err == nil {
 			err = atomicfile.Clean(filepath.Join(path, sub))
 		}
@@ -133,7 +134,6 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 			return nil, fmt.Errorf("preparing the state directory: %w", err)
 		}
 	}
-	spread(filepath.Join(path, "dirs"))
 	gone, err := openBin(filepath.Join(path, "gone"), log)
 	if err != nil {
 		lock.Release()

@@ -47,6 +47,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/layer"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // Store is an open image store. It holds no descriptors and needs no closing.
@@ -127,6 +128,9 @@ func Open(dir string, opts *Options) (*Store, error) {
 }
 
 func (s *Store) prepare() error {
+	if err := topdir.Make(s.dir); err != nil {
+		return err
+	}
 	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "partial", "ingest"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
 			return err
