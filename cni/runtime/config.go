@@ -21,6 +21,15 @@ type list struct {
 	Plugins      []plugin `json:"plugins"`
 }
 
+// kinds returns the types of the network's plugins, in their order.
+func (l *list) kinds() []string {
+	out := make([]string, len(l.Plugins))
+	for i, p := range l.Plugins {
+		out[i] = p.kind()
+	}
+	return out
+}
+
 // flag is a boolean that may also be written as a string, which other runtimes
 // accept.
 type flag bool

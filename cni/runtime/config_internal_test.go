@@ -26,15 +26,6 @@ func writeAll(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// kinds is the chain by the plugins' types.
-func (l *list) kinds() string {
-	var kinds []string
-	for _, p := range l.Plugins {
-		kinds = append(kinds, p.kind())
-	}
-	return strings.Join(kinds, " ")
-}
-
 func TestLoad(t *testing.T) {
 	for name, c := range map[string]struct {
 		files         map[string]string
@@ -65,8 +56,8 @@ func TestLoad(t *testing.T) {
 			if err != nil || len(problems) > 0 {
 				t.Fatal(err, problems)
 			}
-			if l.Version != c.version || l.kinds() != c.want {
-				t.Errorf("version %s, plugins %s; want %s, %s", l.Version, l.kinds(), c.version, c.want)
+			if got := strings.Join(l.kinds(), " "); l.Version != c.version || got != c.want {
+				t.Errorf("version %s, plugins %s; want %s, %s", l.Version, got, c.version, c.want)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 )
@@ -121,6 +122,32 @@ func TestFileThatBecomesInvalid(t *testing.T) {
 		if got := out.lines("ignoring a network configuration", "10-meant.conflist", "line 1", "fi/rst"); len(got) != s.told {
 			t.Errorf("after step %d it is told %d times, want %d: %q", i, len(got), s.told, got)
 		}
+	}
+}
+
+// TestTimeoutForNothing: what is mistyped bounds nobody, which is told, once for each change.
+func TestTimeoutForNothing(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	out := &logged{}
+	w.config.Logger = slog.New(slog.NewTextHandler(out, nil))
+	w.config.Timeouts = map[string]time.Duration{"first": time.Minute, "secnod": time.Minute}
+	n := w.open()
+	words := []string{"level=WARN", `a timeout is for a plugin that is not in the network (did you mean \"second\"?)`, "type=secnod"}
+	for i, conf := range []struct {
+		plugin string
+		told   int
+	}{{"second", 1}, {"secnod", 1}, {"second", 2}} {
+		w.write("10-meant.conflist", `{"cniVersion":"1.1.0","name":"m","plugins":[{"type":"first"},{"type":"`+conf.plugin+`"}]}`)
+		_, err := n.Attach(t.Context(), w.attachment)
+		if err = errors.Join(err, n.Detach(t.Context(), w.attachment)); err != nil && conf.plugin == "second" {
+			t.Fatal(err)
+		}
+		if got := out.lines(words...); len(got) != conf.told {
+			t.Errorf("after step %d it is told %d times, want %d: %q", i, len(got), conf.told, out.buf.String())
+		}
+	}
+	if got := out.lines("a timeout is for", "type=first"); len(got) != 0 {
+		t.Errorf("of what is in the network it is told: %q", got)
 	}
 }
 

@@ -50,6 +50,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,6 +59,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
+	"github.com/nodekit-project/nodekit/internal/spelling"
 	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
@@ -82,7 +84,8 @@ type Config struct {
 	// one left behind: while it runs, that attachment gets no call of the plugin
 	// but DEL, and each call fails as fault.Unavailable.
 	PluginTimeout time.Duration
-	// Timeouts are the bounds of plugins, by type, that differ.
+	// Timeouts are the bounds of plugins, by type, that differ. Of a type that the network
+	// does not have the log tells, for it may be mistyped.
 	Timeouts map[string]time.Duration
 	// Observe is told of every call of a plugin. Nil means nobody.
 	Observe call.Observer
@@ -183,8 +186,8 @@ func Open(c Config) (*Network, error) {
 	if err := errors.Join(n.records.clean(), n.recover()); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening network: %w", err), n.Close())
 	}
-	_, problems, _ := loadDir(c.ConfDir)
-	n.tell(problems)
+	l, problems, _ := loadDir(c.ConfDir)
+	n.tell(l, problems)
 	return n, nil
 }
 
@@ -251,18 +254,27 @@ func (n *Network) recoverOne(a Attachment) error {
 func (n *Network) load() (*list, error) {
 	l, problems, err := loadDir(n.config.ConfDir)
 	if err == nil { // else they are in it
-		n.tell(problems)
+		n.tell(l, problems)
 	}
 	return l, err
 }
 
-// tell logs the problems, once for each change: it is called all the time.
-func (n *Network) tell(problems []error) {
-	text := fmt.Sprint(problems)
+// tell logs the problems, and which of the timeouts are for nothing, once for each change: it is
+// called all the time. The list is nil where there is none.
+func (n *Network) tell(l *list, problems []error) {
+	var idle, kinds []string
+	if l != nil {
+		kinds = l.kinds()
+		idle = slices.DeleteFunc(slices.Sorted(maps.Keys(n.config.Timeouts)), func(kind string) bool { return slices.Contains(kinds, kind) })
+	}
+	text := fmt.Sprint(problems, idle)
 	if last := n.ignored.Swap(&text); last != nil && *last == text {
 		return
 	}
 	for _, p := range problems {
 		n.config.Logger.Warn("ignoring a network configuration", "err", p)
+	}
+	for _, kind := range idle {
+		n.config.Logger.Warn("a timeout is for a plugin that is not in the network"+spelling.Meant(kind, kinds), "type", kind, "network", l.Name, "plugins", kinds)
 	}
 }
