@@ -146,6 +146,30 @@ func TestPluginThatIsNone(t *testing.T) {
 	c.clean(out)
 }
 
+// TestEndpointThatIsNone: what cannot listen starts no keeper, which would stay.
+func TestEndpointThatIsNone(t *testing.T) {
+	c := newCLI(t)
+	root, run := filepath.Join(c.tmp, "root"), filepath.Join(c.tmp, "run")
+	for endpoint, want := range map[string]string{
+		"unix://" + c.tmp + "/missing/cri.sock":            "make the directory first",
+		"unix://" + c.tmp:                                  "is not a socket: move it away",
+		"unix://" + c.tmp + "/" + strings.Repeat("x", 100): "choose a shorter directory",
+		"tcp://127.0.0.1:1":                                "want unix:///absolute/path.sock",
+	} {
+		out, code := c.run("serve", "runtime", "--root", root, "--run", run, "--endpoint", endpoint)
+		if code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit code %d, want 1 and %q:\n%s", endpoint, code, want, out)
+		}
+	}
+	if err := os.RemoveAll(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(run); err != nil {
+		t.Fatal(err)
+	}
+	c.clean("")
+}
+
 // TestUsedWrongly is about command lines: a mistyped name is no success, and each
 // answer says how the command is used.
 func TestUsedWrongly(t *testing.T) {

@@ -50,6 +50,16 @@ func SocketPath(endpoint string) (string, error) {
 	return p, nil
 }
 
+// Check reports why Listen would refuse the endpoint now, and changes nothing. See
+// sockfile.Check.
+func Check(endpoint string) error {
+	p, err := SocketPath(endpoint)
+	if err != nil {
+		return err
+	}
+	return sockfile.Check(p)
+}
+
 // Listen listens on a unix endpoint, readable by its owner alone. A socket
 // file that nobody answers on any more is replaced; one that somebody serves
 // is refused with fault.AlreadyExists. Closing the listener removes the file, if

@@ -64,6 +64,31 @@ type Listener struct {
 // directory at this moment.
 const lockTime = 5 * time.Second
 
+// Check reports why Listen would refuse path now, and changes nothing: for whoever has much to
+// begin before it can listen.
+func Check(path string) error {
+	err := possible(path)
+	if err == nil {
+		_, err = stale(path)
+	}
+	if err != nil {
+		return fmt.Errorf("listening on %q: %w", path, err)
+	}
+	return nil
+}
+
+// possible reports what keeps every socket from path.
+func possible(path string) error {
+	if len(path) > MaxPath {
+		return fault.Invalid.Errorf("the path has %d bytes, and %d are the most: choose a shorter directory", len(path), MaxPath)
+	}
+	_, err := os.Stat(filepath.Dir(path) + "/.") // which a file does not have
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: make the directory first", err)
+	}
+	return err
+}
+
 // Listen puts a listening socket, readable by its owner alone, at path, an
 // absolute path of at most 106 bytes, in one step: a peer that saw it between
 // bind(2) and listen(2) would be refused the connection. What a killed
@@ -79,16 +104,13 @@ func Listen(path string) (*Listener, error) {
 }
 
 func listen(path string) (*Listener, error) {
-	if len(path) > MaxPath {
-		return nil, fault.Invalid.Errorf("the path has %d bytes, and %d are the most: choose a shorter directory", len(path), MaxPath)
+	if err := possible(path); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
 	defer cancel()
-	// "/." so that a directory that is not there is not made as a file.
+	// "/." so that a directory that is gone by now is not made as a file.
 	lock, err := flock.Acquire(ctx, filepath.Dir(path)+"/.", flock.Exclusive)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: make the directory first", err)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -123,23 +145,32 @@ func listen(path string) (*Listener, error) {
 // vacate removes a stale socket. A rename over it would hide its end from who
 // watches the directory.
 func vacate(path string) error {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return fault.AlreadyExists.Errorf("another process serves this socket: stop it, or choose another path")
-	}
-	fi, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	is, err := stale(path)
+	if err != nil || !is {
 		return err
-	case fi.Mode()&os.ModeSocket == 0:
-		return fault.AlreadyExists.Errorf("the path exists and is not a socket: move it away")
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the stale socket: %w", err)
 	}
 	return nil
+}
+
+// stale reports whether a socket is at path that nobody listens at.
+func stale(path string) (bool, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return false, fault.AlreadyExists.Errorf("another process serves this socket: stop it, or choose another path")
+	}
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case fi.Mode()&os.ModeSocket == 0:
+		return false, fault.AlreadyExists.Errorf("the path exists and is not a socket: move it away")
+	}
+	return true, nil
 }
 
 // Addr returns the address of the path.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -114,25 +115,53 @@ func TestCloseLeavesASuccessor(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
+	listen := func(path string) error {
+		l, err := sockfile.Listen(path)
+		if err == nil {
+			l.Close()
+		}
+		return err
+	}
+	for name, call := range map[string]func(string) error{"Listen": listen, "Check": sockfile.Check} {
+		t.Run(name, func(t *testing.T) { testRefused(t, call) })
+	}
+}
+
+func testRefused(t *testing.T, call func(path string) error) {
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "missing")
-	if _, err := sockfile.Listen(filepath.Join(missing, "s")); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make the directory first") {
+	if err := call(filepath.Join(missing, "s")); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make the directory first") {
 		t.Errorf("no directory: %v", err)
 	}
 	if _, err := os.Lstat(missing); err == nil {
 		t.Error("something was made in place of the directory")
 	}
-	if _, err := sockfile.Listen("/" + strings.Repeat("x", sockfile.MaxPath)); !errors.Is(err, fault.Invalid) {
+	if err := call("/" + strings.Repeat("x", sockfile.MaxPath)); !errors.Is(err, fault.Invalid) {
 		t.Errorf("a long path: %v", err)
 	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := sockfile.Listen(file); !errors.Is(err, fault.AlreadyExists) {
+	if err := call(file); !errors.Is(err, fault.AlreadyExists) {
 		t.Errorf("a file in the way: %v", err)
+	}
+	if err := call(filepath.Join(file, "s")); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("a file in place of the directory: %v", err)
 	}
 	if id, err := sockfile.Identify(file); id != nil || err != nil {
 		t.Errorf("a file is taken for a socket: %v, %v", id, err)
+	}
+	path := filepath.Join(dir, "s")
+	l, err := sockfile.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := call(path); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("a socket that is served: %v", err)
+	}
+	l.Close()
+	if err := call(path); err != nil {
+		t.Errorf("after its end: %v", err)
 	}
 }

@@ -135,6 +135,9 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 			return nil, err
 		}
 	}
+	if err := rpc.Check(cfg.Endpoint); err != nil { // before the keeper, which would stay
+		return nil, err
+	}
 	r := &Runtime{cfg: cfg}
 	var err error
 	if err := r.openNetwork(ctx); err != nil {
