@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/nodekit-project/nodekit/conformance"
@@ -137,6 +139,14 @@ func (b *bench) stop() error {
 
 // explain adds what an author needs to understand a failure.
 func (b *bench) explain(err error) error {
+	if status.Code(err) == codes.Unavailable { // it may just have died of the call
+		for range 10 {
+			if b.last.Load() != nil {
+				break
+			}
+			time.Sleep(restartDelay / 10)
+		}
+	}
 	text := fmt.Sprintf("the plugin is %s", b.plugin)
 	tail := strings.TrimSpace(b.plugin.LifeTail())
 	if last := b.last.Load(); last != nil {
@@ -155,7 +165,7 @@ func (b *bench) explain(err error) error {
 // await returns the next registration that a kubelet accepts, of the resource
 // unless that is empty.
 func (b *bench) await(ctx context.Context, resource string) (*registered, error) {
-	timeout := time.After(b.patience)
+	began, timeout := time.Now(), time.After(b.patience)
 	look := time.NewTicker(restartDelay)
 	defer look.Stop()
 	ends := b.ends.Load()
@@ -177,14 +187,39 @@ func (b *bench) await(ctx context.Context, resource string) (*registered, error)
 				return nil, err
 			}
 		case <-timeout:
-			if refused != nil {
-				return nil, fmt.Errorf("%s tried to register and was refused: %w", what, refused)
-			}
-			return nil, fmt.Errorf("%s did not register within %s", what, b.patience)
-		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, b.unregistered(what, began, refused)
+		case <-ctx.Done(): // the rule's time may be shorter than the patience
+			return nil, errors.Join(b.unregistered(what, began, refused), gaveUp(ctx))
 		}
 	}
+}
+
+// unregistered says of what never came where it was waited for, or why what came
+// was refused.
+func (b *bench) unregistered(what string, began time.Time, refused error) error {
+	if refused != nil {
+		return fmt.Errorf("%s tried to register and was refused: %w", what, refused)
+	}
+	if in := b.kubelet.calling.Load(); in != nil {
+		return fmt.Errorf("%s calls Register for %q, and serves nothing at the endpoint %q that it names", what, in.GetResourceName(), in.GetEndpoint())
+	}
+	where := filepath.Join(b.dir(), kubeletSocket)
+	if _, told := expand(b.in.Target, b.root); !told {
+		where = filepath.Join(kubeletdir.Path, "device-plugins", kubeletSocket)
+	}
+	return fmt.Errorf("%s did not register within %s: nobody called Register at %s", what, waited(began), where)
+}
+
+// waited is how long something was waited for, as people say it.
+func waited(began time.Time) time.Duration { return time.Since(began).Round(100 * time.Millisecond) }
+
+// gaveUp is why a wait ended before its patience did, nil where that is the time
+// of the rule: the report says so itself.
+func gaveUp(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil
+	}
+	return ctx.Err()
 }
 
 // lost returns an error once the plugin has ended too often since it had ended

@@ -66,13 +66,11 @@ func checkAllocate(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.patience)
-	defer cancel()
-	out, err := r.plugin.Allocate(ctx, &pluginapi.AllocateRequest{ContainerRequests: []*pluginapi.ContainerAllocateRequest{{DevicesIds: []string{id}}}})
+	answers, err := b.allocate(ctx, r, id)
 	if err != nil {
-		return fmt.Errorf("Allocate of the healthy device %q: %w", id, err)
+		return err
 	}
-	if n := len(out.GetContainerResponses()); n != 1 {
+	if n := len(answers); n != 1 {
 		return fmt.Errorf("Allocate for one container answered %d container responses, want 1", n)
 	}
 	return nil
@@ -83,6 +81,7 @@ func checkUnknown(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, b.patience)
 	defer cancel()
 	const id = "nodekit-no-such-device"
@@ -91,27 +90,43 @@ func checkUnknown(ctx context.Context, b *bench) error {
 		return fmt.Errorf("Allocate of %q, which was never listed, succeeded with %v", id, out)
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("Allocate of %q, which was never listed, did not answer within %s", id, b.patience)
+		return fmt.Errorf("Allocate of %q, which was never listed, did not answer within %s", id, waited(began))
 	}
 	return nil
 }
 
-// healthy returns a healthy device of the plugin. A plugin that has none for a
-// while cannot be asked to allocate.
+// healthy returns a healthy device of the plugin.
 func (b *bench) healthy(ctx context.Context) (*registered, string, error) {
 	r, s, list, err := b.ready(ctx, "")
+	if err != nil {
+		return nil, "", err
+	}
+	ids, err := b.someHealthy(ctx, r, s, list)
+	if err != nil {
+		return nil, "", err
+	}
+	return r, ids[0], nil
+}
+
+// someHealthy returns the healthy devices of the list, or of the first behind it
+// that has some. A plugin that has none for a while cannot be asked to allocate.
+func (b *bench) someHealthy(ctx context.Context, r *registered, s *stream, list []*pluginapi.Device) ([]string, error) {
 	deadline := time.Now().Add(min(b.patience, time.Second))
 	for {
-		if err != nil {
-			return nil, "", err
-		}
+		var ids []string
 		for _, d := range list {
 			if d.GetHealth() == pluginapi.Healthy {
-				return r, d.GetID(), nil
+				ids = append(ids, d.GetID())
 			}
 		}
+		if len(ids) > 0 {
+			return ids, nil
+		}
+		var err error
 		if list, err = s.next(ctx, time.Until(deadline)); time.Now().After(deadline) {
-			return nil, "", conformance.NotApplicable("the plugin lists no healthy device of %q", r.request.GetResourceName())
+			return nil, conformance.NotApplicable("the plugin lists no healthy device of %q", r.request.GetResourceName())
+		} else if err != nil {
+			return nil, err
 		}
 	}
 }

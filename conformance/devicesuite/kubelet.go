@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -32,6 +33,7 @@ type kubelet struct {
 	server   *grpc.Server
 	requests chan *pluginapi.RegisterRequest // the first one, as it came
 	arrived  chan *registered
+	calling  atomic.Pointer[pluginapi.RegisterRequest] // whose plugin is being called back
 
 	mu   sync.Mutex
 	open []*grpc.ClientConn // to plugins
@@ -97,6 +99,8 @@ func (k *kubelet) Register(ctx context.Context, in *pluginapi.RegisterRequest) (
 	default:
 	}
 	r := &registered{request: in}
+	k.calling.Store(in)
+	defer k.calling.CompareAndSwap(in, nil)
 	r.refused = k.callBack(ctx, r)
 	k.arrived <- r
 	if r.refused != nil {
@@ -160,15 +164,18 @@ func (r *registered) watch(ctx context.Context) (*stream, error) {
 
 // next returns the next list.
 func (s *stream) next(ctx context.Context, patience time.Duration) ([]*pluginapi.Device, error) {
+	began := time.Now()
 	select {
 	case list, ok := <-s.lists:
-		if !ok {
+		if !ok && ctx.Err() == nil {
 			return nil, fmt.Errorf("ListAndWatch ended: %w; it should stay open", s.err)
 		}
-		return list, nil
+		if ok {
+			return list, nil
+		}
 	case <-time.After(patience):
 		return nil, fmt.Errorf("ListAndWatch sent no list within %s", patience)
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	case <-ctx.Done(): // which ends the stream, too
 	}
+	return nil, errors.Join(fmt.Errorf("ListAndWatch sent no list within %s", waited(began)), gaveUp(ctx))
 }

@@ -53,6 +53,10 @@ func runRaw(trait string, args []string) error {
 // live serves and registers once, and watches for the next restart.
 func (p *raw) live(term <-chan os.Signal) (again bool, err error) {
 	socket := p.socket()
+	if p.is("never registers") {
+		<-term
+		return false, nil
+	}
 	if p.is("registers first") {
 		if err := p.register(socket); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -153,6 +157,8 @@ func (p *raw) register(socket string) error {
 		in.Version = "v1alpha"
 	case "endpoint is a path":
 		in.Endpoint = socket
+	case "another endpoint":
+		in.Endpoint = "other.sock"
 	case "resource without domain":
 		in.ResourceName = "raw"
 	}
@@ -165,7 +171,10 @@ func (p *raw) register(socket string) error {
 }
 
 func (p *raw) GetDevicePluginOptions(context.Context, *api.Empty) (*api.DevicePluginOptions, error) {
-	return &api.DevicePluginOptions{PreStartRequired: p.is("odd")}, nil
+	return &api.DevicePluginOptions{
+		PreStartRequired:                p.is("odd", "has no PreStart", "starts for ever"),
+		GetPreferredAllocationAvailable: p.is("odd", "has no preference", "prefers nothing", "prefers what is not there"),
+	}, nil
 }
 
 func (p *raw) devices() []*api.Device {
@@ -203,7 +212,7 @@ func (p *raw) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAn
 	if !p.is("lists nothing") {
 		s.Send(&api.ListAndWatchResponse{Devices: p.devices()})
 	}
-	if p.is("ends its stream") && asked > 1 {
+	if p.is("ends its stream") && asked > 1 || p.is("lists once") {
 		return nil
 	}
 	<-s.Context().Done()
@@ -217,8 +226,66 @@ func (p *raw) Allocate(_ context.Context, in *api.AllocateRequest) (*api.Allocat
 			return nil, status.Error(codes.Unknown, "no such device")
 		}
 		if !p.is("answers no container") {
-			out.ContainerResponses = append(out.ContainerResponses, &api.ContainerAllocateResponse{})
+			out.ContainerResponses = append(out.ContainerResponses, p.response())
 		}
 	}
+	switch p.trait {
+	case "dies of an allocation":
+		fmt.Fprintln(os.Stderr, "panic: out of devices")
+		os.Exit(2)
+	case "allocates for ever":
+		time.Sleep(time.Hour)
+	}
 	return out, nil
+}
+
+func (p *raw) response() *api.ContainerAllocateResponse {
+	node := &api.DeviceSpec{HostPath: "/dev/null", ContainerPath: "/dev/raw", Permissions: "rw"}
+	cdi := &api.CDIDevice{Name: "example.com/raw=a"}
+	out := &api.ContainerAllocateResponse{}
+	switch p.trait {
+	case "odd":
+		node.Permissions = "m"
+		out.Devices, out.CdiDevices = []*api.DeviceSpec{node}, []*api.CDIDevice{cdi}
+		out.Mounts = []*api.Mount{{HostPath: "/usr/lib/made/later", ContainerPath: "/raw"}}
+	case "relative device":
+		node.HostPath = "null"
+		out.Devices = []*api.DeviceSpec{node}
+	case "wrong permissions":
+		node.Permissions = "rwx"
+		out.Devices = []*api.DeviceSpec{node}
+	case "relative mount":
+		out.Mounts = []*api.Mount{{HostPath: "/usr/lib/raw", ContainerPath: "lib"}}
+	case "short CDI name":
+		cdi.Name = "a"
+		out.CdiDevices = []*api.CDIDevice{cdi}
+	}
+	return out
+}
+
+func (p *raw) GetPreferredAllocation(_ context.Context, in *api.PreferredAllocationRequest) (*api.PreferredAllocationResponse, error) {
+	out := &api.PreferredAllocationResponse{}
+	for _, c := range in.GetContainerRequests() {
+		ids := c.GetAvailableDeviceIDs()[:c.GetAllocationSize()]
+		switch p.trait {
+		case "has no preference":
+			return nil, status.Error(codes.Unimplemented, "later")
+		case "prefers nothing":
+			continue
+		case "prefers what is not there":
+			ids = []string{"z"}
+		}
+		out.ContainerResponses = append(out.ContainerResponses, &api.ContainerPreferredAllocationResponse{DeviceIDs: ids})
+	}
+	return out, nil
+}
+
+func (p *raw) PreStartContainer(_ context.Context, _ *api.PreStartContainerRequest) (*api.PreStartContainerResponse, error) {
+	switch p.trait {
+	case "has no PreStart":
+		return nil, status.Error(codes.Unimplemented, "later")
+	case "starts for ever":
+		time.Sleep(time.Hour)
+	}
+	return &api.PreStartContainerResponse{}, nil
 }

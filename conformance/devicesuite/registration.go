@@ -36,6 +36,7 @@ func registrationRules() []conformance.Rule[Target] {
 // first returns the very first registration, also one that a kubelet refuses:
 // what the plugin does next does not mend it.
 func (b *bench) first(ctx context.Context) (*registered, error) {
+	began := time.Now()
 	if _, err := b.request(ctx); err != nil {
 		return nil, err
 	}
@@ -43,13 +44,13 @@ func (b *bench) first(ctx context.Context) (*registered, error) {
 	case r := <-b.kubelet.arrived: // the kubelet's own timeout bounds it
 		return r, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, errors.Join(b.unregistered("the plugin", began, nil), gaveUp(ctx))
 	}
 }
 
 // request returns the first request to register, before anybody calls back.
 func (b *bench) request(ctx context.Context) (*pluginapi.RegisterRequest, error) {
-	timeout := time.After(b.patience)
+	began, timeout := time.Now(), time.After(b.patience)
 	look := time.NewTicker(restartDelay)
 	defer look.Stop()
 	for {
@@ -61,9 +62,9 @@ func (b *bench) request(ctx context.Context) (*pluginapi.RegisterRequest, error)
 				return nil, err
 			}
 		case <-timeout:
-			return nil, fmt.Errorf("the plugin did not register within %s", b.patience)
+			return nil, b.unregistered("the plugin", began, nil)
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, errors.Join(b.unregistered("the plugin", began, nil), gaveUp(ctx))
 		}
 	}
 }

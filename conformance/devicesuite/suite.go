@@ -45,8 +45,8 @@ type Target struct {
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	return &conformance.Suite[Target]{
-		Name: "deviceplugin", Version: "1", Prepare: prepare,
-		Rules: slices.Concat(registrationRules(), deviceRules(), crashRules(), leakRules()),
+		Name: "deviceplugin", Version: "2", Prepare: prepare,
+		Rules: slices.Concat(registrationRules(), deviceRules(), answerRules(), crashRules(), leakRules()),
 	}
 }
 

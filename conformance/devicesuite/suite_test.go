@@ -87,6 +87,19 @@ func TestMutants(t *testing.T) {
 		{"DEV-LIST-001", "no id", "a device has no id"},
 		{"DEV-LIST-001", "health in lower case", `has health "healthy"`},
 		{"DEV-ALLOC-001", "answers no container", "answered 0 container responses"},
+		{"DEV-REG-001", "never registers", "nobody called Register at /"},
+		{"DEV-LIST-002", "lists once", "ListAndWatch ended: EOF; it should stay open"},
+		{"DEV-ALLOC-001", "allocates for ever", `device "a" did not answer within 3s`},
+		{"DEV-ALLOC-001", "dies of an allocation", "the last time with: exit status 2; it printed last:\npanic: out of devices"},
+		{"DEV-ALLOC-003", "relative device", `"null" has the host path "null", want an absolute one`},
+		{"DEV-ALLOC-003", "relative mount", `has the container path "lib"`},
+		{"DEV-ALLOC-003", "wrong permissions", `"/dev/null" has the permissions "rwx"`},
+		{"DEV-ALLOC-003", "short CDI name", `CDI device "a" is no qualified name`},
+		{"DEV-PREFER-001", "has no preference", "GetPreferredAllocation of 1 of"},
+		{"DEV-PREFER-002", "prefers nothing", `1 of ["a"] preferred []`},
+		{"DEV-PREFER-002", "prefers what is not there", `preferred ["z"]`},
+		{"DEV-START-001", "has no PreStart", `PreStartContainer of "a", which was allocated: `},
+		{"DEV-START-001", "starts for ever", "did not answer within 3s"},
 		{"DEV-ALLOC-002", "allocates anything", "which was never listed, succeeded"},
 		{"DEV-CRASH-001", "forgets restarts", `down for 0s: resource "example.com/raw" did not register`},
 		{"DEV-CRASH-001", "ends its stream", "down for 0s: ListAndWatch ended"},
@@ -102,6 +115,33 @@ func TestMutants(t *testing.T) {
 		}})
 	}
 	conformance.TestMutants(t, devicesuite.Suite(), mutants)
+}
+
+// TestShortRules: when the time of a rule is over before the suite's patience is,
+// the failure still says what was waited for.
+func TestShortRules(t *testing.T) {
+	for name, seen := range map[string]string{
+		"never registers":    "not done after 1s: the plugin did not register within 1s: nobody called Register at ",
+		"another endpoint":   `not done after 1s: the plugin calls Register for "example.com/raw", and serves nothing at the endpoint "other.sock" that it names`,
+		"lists nothing":      "not done after 1s: ListAndWatch sent no list within ",
+		"allocates for ever": `not done after 1s: Allocate of the healthy device "a" did not answer within `,
+	} {
+		for _, rule := range []string{"DEV-REG-001", "DEV-ALLOC-001"} {
+			if name == "allocates for ever" && rule == "DEV-REG-001" {
+				continue // it registers
+			}
+			t.Run(name+"/"+rule, func(t *testing.T) {
+				t.Parallel()
+				report, err := devicesuite.Suite().Run(t.Context(), rawPlugin(t, name, 0), &conformance.Options{Only: []string{rule}, Timeout: time.Second})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r := report.Result(rule); r.Status != conformance.Fail || !strings.HasPrefix(r.Message, seen) {
+					t.Errorf("%+v, want a failure that begins with %q", r, seen)
+				}
+			})
+		}
+	}
 }
 
 func TestWithoutACommand(t *testing.T) {
