@@ -87,7 +87,7 @@ func (m *Manager) free(needs []need, held map[slot][]string) (map[string][]strin
 			continue
 		}
 		if m.endpoint(n.resource) == nil {
-			return nil, missing("a device plugin for %q, which container %q asks for: none is registered at %s/kubelet.sock", n.resource, n.container, m.dir)
+			return nil, missing("a device plugin for %q, which container %q asks for: %s", n.resource, n.container, m.absence(n.resource))
 		}
 		ids := m.healthy(n.resource)
 		out[n.resource] = slices.DeleteFunc(ids, func(id string) bool { return used[n.resource][id] })

@@ -64,7 +64,8 @@ type Manager struct {
 	listener net.Listener // made by Listen, until Run serves on it
 
 	mu        sync.Mutex
-	stopped   bool // Run has ended
+	stopped   bool    // Run has ended
+	refused   refusal // the last plugin that could not register
 	resources map[string]*resource
 	bySocket  map[string]*client.Endpoint // those of plugins_registry, by registration socket
 }
@@ -199,7 +200,9 @@ type registrar struct {
 // Register takes a plugin that serves at a socket in the directory.
 func (r *registrar) Register(ctx context.Context, in *api.RegisterRequest) (*api.Empty, error) {
 	if !filepath.IsLocal(in.GetEndpoint()) {
-		return nil, fault.Invalid.Errorf("registering %q: endpoint %q: want the name of a socket in %q", in.GetResourceName(), in.GetEndpoint(), r.m.dir)
+		err := fault.Invalid.Errorf("registering %q: endpoint %q: want the name of a socket in %q", in.GetResourceName(), in.GetEndpoint(), r.m.dir)
+		r.m.refuse(in.GetResourceName(), err)
+		return nil, err
 	}
 	socket := filepath.Join(r.m.dir, in.GetEndpoint())
 	if _, err := r.m.register(ctx, in.GetResourceName(), socket, []string{in.GetVersion()}); err != nil {
@@ -236,6 +239,24 @@ func (m *Manager) Handler() registration.Handler {
 // register connects to an instance and puts it in the place of the one before.
 // The plugin has to answer before registration succeeds.
 func (m *Manager) register(ctx context.Context, name, socket string, versions []string) (*client.Endpoint, error) {
+	e, err := m.connect(ctx, name, socket, versions)
+	if err != nil {
+		m.refuse(name, err)
+	}
+	return e, err
+}
+
+// refuse remembers why a plugin could not register, for the Pod that waits for
+// it: the plugin is told, too, but many throw the answer away.
+func (m *Manager) refuse(name string, err error) {
+	m.log.Warn("device plugin refused", "resource", name, "err", err)
+	m.mu.Lock()
+	m.refused = refusal{name, err}
+	m.mu.Unlock()
+	m.notify()
+}
+
+func (m *Manager) connect(ctx context.Context, name, socket string, versions []string) (*client.Endpoint, error) {
 	if !slices.Contains(versions, api.Version) {
 		return nil, fault.Invalid.Errorf("registering %q: the plugin speaks version %q, and this node %q", name, versions, api.Version)
 	}
@@ -272,6 +293,9 @@ func (m *Manager) install(e *client.Endpoint) bool {
 		m.close(r.endpoint)
 	}
 	r.endpoint = e
+	if m.refused.resource == e.Resource() {
+		m.refused = refusal{}
+	}
 	return true
 }
 

@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/nodekit-project/nodekit/deviceplugin"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -221,6 +224,50 @@ func TestMissingPluginIsWaitedFor(t *testing.T) {
 	if _, err := m.Allocate(t.Context(), newPod("b", 1)); pod.Waiting(err) == nil {
 		t.Fatalf("with the plugin gone: %v, want a WaitError", err)
 	}
+}
+
+// TestWhyAPluginIsMissing: a Pod that waits for a plugin says what became of it.
+func TestWhyAPluginIsMissing(t *testing.T) {
+	root := newRoot(t)
+	m, _ := startManager(t, root)
+	dir := filepath.Join(root, "device-plugins")
+	waits := func(want string) {
+		t.Helper()
+		deadline := time.Now().Add(10 * time.Second)
+		for {
+			_, err := m.Allocate(t.Context(), newPod("a", 1))
+			if w := pod.Waiting(err); w != nil && strings.HasSuffix(w.For, want) {
+				return
+			} else if time.Now().After(deadline) {
+				t.Fatalf("got %v, want a WaitError that ends with %q", err, want)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	register := func(in *api.RegisterRequest) {
+		t.Helper()
+		conn, err := grpc.NewClient("unix://"+filepath.Join(dir, "kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := api.NewRegistrationClient(conn).Register(t.Context(), in, grpc.WaitForReady(true)); err == nil {
+			t.Fatalf("%v was not refused", in)
+		}
+	}
+	nobody := "none is registered at " + dir + "/kubelet.sock"
+	waits(nobody)
+	register(&api.RegisterRequest{ResourceName: gpu, Endpoint: "gpu.sock", Version: "v1alpha"})
+	waits(nobody + `; one was refused: registering "` + gpu + `": the plugin speaks version ["v1alpha"], and this node "v1beta1"`)
+	register(&api.RegisterRequest{ResourceName: gpu, Endpoint: "/run/gpu.sock", Version: api.Version})
+	waits(`; one was refused: registering "` + gpu + `": endpoint "/run/gpu.sock": want the name of a socket in "` + dir + `"`)
+	newFake("example.com/other", "0").start(t, root)
+	waits(`; there are plugins for "example.com/other"`)
+	stop := newFake(gpu, "0").start(t, root)
+	await(t, m, gpu, device.Resource{Capacity: 1, Allocatable: 1})
+	stop()
+	await(t, m, gpu, device.Resource{Capacity: 1})
+	waits(nobody + "; the one that was ended its ListAndWatch, or was killed, and has not registered again; there are plugins for \"example.com/other\"")
 }
 
 func TestHealth(t *testing.T) {

@@ -1,6 +1,11 @@
 package device
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nodekit-project/nodekit/deviceplugin/client"
@@ -24,6 +29,12 @@ type resource struct {
 	endpoint *client.Endpoint // nil when no instance serves it
 	devices  []client.Device  // the last list, all unhealthy when there is no endpoint
 	gone     time.Time        // since when there is no endpoint
+}
+
+// refusal is why a plugin of that resource could not register.
+type refusal struct {
+	resource string
+	err      error
 }
 
 // end takes the endpoint out of the resource and returns it. Its devices stay,
@@ -111,6 +122,30 @@ func (m *Manager) endpoint(name string) *client.Endpoint {
 		return r.endpoint
 	}
 	return nil
+}
+
+// absence says what the manager knows of a resource that nobody serves: that its
+// plugin was there, that one was refused, and what is served instead.
+func (m *Manager) absence(name string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	text := fmt.Sprintf("none is registered at %s/kubelet.sock", m.dir)
+	if r := m.resources[name]; r != nil {
+		text += "; the one that was ended its ListAndWatch, or was killed, and has not registered again"
+	}
+	if m.refused.err != nil {
+		text += fmt.Sprintf("; one was refused: %v", m.refused.err)
+	}
+	var others []string
+	for _, other := range slices.Sorted(maps.Keys(m.resources)) {
+		if m.resources[other].endpoint != nil {
+			others = append(others, strconv.Quote(other))
+		}
+	}
+	if len(others) > 0 {
+		text += "; there are plugins for " + strings.Join(others, ", ")
+	}
+	return text
 }
 
 // healthy returns the ids of the healthy devices in the order of the list.
