@@ -152,7 +152,8 @@ func (w *worker) acquire(p *v1.Pod) error {
 	return nil
 }
 
-// devicesOf names what device plugins gave to containers, for people.
+// devicesOf names what device plugins gave to containers, for people: devices,
+// or what else there is where a plugin gives none.
 func devicesOf(all map[string]pod.Devices) string {
 	var parts []string
 	for _, container := range slices.Sorted(maps.Keys(all)) {
@@ -161,7 +162,18 @@ func devicesOf(all map[string]pod.Devices) string {
 		for _, n := range d.Nodes {
 			names = append(names, n.ContainerPath)
 		}
-		parts = append(parts, strings.TrimSpace(strings.Join(names, " ")+" for "+container))
+		if len(names) == 0 {
+			for _, m := range d.Mounts {
+				names = append(names, m.ContainerPath)
+			}
+			for _, name := range slices.Sorted(maps.Keys(d.Envs)) {
+				names = append(names, "$"+name)
+			}
+		}
+		if len(names) == 0 {
+			names = []string{"counted, with nothing to add,"}
+		}
+		parts = append(parts, strings.Join(names, " ")+" for "+container)
 	}
 	return strings.Join(parts, ", ")
 }
