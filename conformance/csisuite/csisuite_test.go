@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -89,6 +90,21 @@ func TestDriverThatEnds(t *testing.T) {
 	want := "the driver ended (exit status 3) before it was ready\nit printed: no such backend"
 	if r := report.Result("CSI-NODE-001"); r.Status != conformance.Fail || r.Message != want {
 		t.Errorf("%+v, want %q", r, want)
+	}
+}
+
+// TestDriverAtAnotherSocket: a driver that serves elsewhere is told where it is looked for.
+func TestDriverAtAnotherSocket(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	of := csisuite.Target{Exec: []string{"/bin/sh", "-c", "echo serving elsewhere; exec sleep 60"}}
+	report, err := csisuite.Suite().Run(t.Context(), of, &conformance.Options{Only: []string{"CSI-NODE-001"}, Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"the driver runs, and makes no socket at /", "CSI_ENDPOINT", "it printed: serving elsewhere"} {
+		if r := report.Result("CSI-NODE-001"); r.Status != conformance.Fail || !strings.Contains(r.Message, want) {
+			t.Errorf("%+v, want %q", r, want)
+		}
 	}
 }
 

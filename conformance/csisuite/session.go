@@ -203,8 +203,16 @@ func (s *session) unready(err error) error {
 	case <-s.process.Done():
 		return fmt.Errorf("the driver ended (%s) before it was ready\nit printed: %s", s.process.Ending(), printed)
 	default:
-		return fmt.Errorf("the driver did not become ready within %s: %w\nit printed: %s", startTimeout, err, printed)
 	}
+	if path := strings.TrimPrefix(s.socket(), "unix://"); !present(path) {
+		return fmt.Errorf("the driver runs, and makes no socket at %s, which it is given as CSI_ENDPOINT and for %s\nit printed: %s", path, Endpoint, printed)
+	}
+	return fmt.Errorf("the driver did not become ready within %s: %w\nit printed: %s", startTimeout, err, printed)
+}
+
+func present(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // kill ends the driver with SIGKILL.
