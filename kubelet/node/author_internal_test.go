@@ -41,6 +41,17 @@ func TestPluginsThatHaveNoPlaceAreRefused(t *testing.T) {
 	}
 }
 
+// TestUnseen: who serves somewhere else is told where it was looked for, and how to
+// tell the plugin.
+func TestUnseen(t *testing.T) {
+	got := (&places{csi: "/r/plugins/x/csi.sock", cri: "/r/cri.sock"}).unseen()
+	for _, want := range []string{"CSI_ENDPOINT (/r/plugins/x/csi.sock)", "CONTAINER_RUNTIME_ENDPOINT (/r/cri.sock)", "--plugin-args"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %q", want, got)
+		}
+	}
+}
+
 // TestSocketOfAnotherPluginIsNoSign holds who a new socket belongs to, by the
 // process that listens and its parents.
 func TestSocketOfAnotherPluginIsNoSign(t *testing.T) {

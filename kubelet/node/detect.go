@@ -67,6 +67,12 @@ func (p *places) dirs() []string {
 	return []string{filepath.Dir(p.csi), filepath.Dir(p.cri), p.registry, p.devices}
 }
 
+// unseen says of a plugin that runs where it was looked for.
+func (p *places) unseen() string {
+	return fmt.Sprintf("it neither served CSI_ENDPOINT (%s) or CONTAINER_RUNTIME_ENDPOINT (%s) nor made a socket in plugins_registry or device-plugins of "+
+		"/var/lib/kubelet: does it read them from its environment, or is it to be told by --plugin-args '--endpoint=$(CSI_ENDPOINT)'?", p.csi, p.cri)
+}
+
 // sign is the first thing by which a plugin showed its kind.
 type sign struct {
 	kind Kind
@@ -105,8 +111,7 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 				"and without an answer to VERSION, as CNI plugins give one%s", p.Ending(), tailOf(p))
 		case <-time.After(50 * time.Millisecond): // a socket that is bound and does not listen yet makes no second event
 		case <-ctx.Done():
-			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v it neither served CSI_ENDPOINT "+
-				"or CONTAINER_RUNTIME_ENDPOINT nor registered below /var/lib/kubelet%s", detectWithin, tailOf(p))
+			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v %s%s", detectWithin, at.unseen(), tailOf(p))
 		}
 	}
 }
