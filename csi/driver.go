@@ -41,7 +41,9 @@ type Driver struct {
 	// Supports says whether volumes of this driver can be used in this way; its
 	// error says why not and reaches the user. It is asked about each requested
 	// capability, the driver's functions see only supported ones. nil accepts
-	// mounted volumes (not block devices) with any SINGLE_NODE access mode.
+	// mounted volumes (not block devices) with any SINGLE_NODE access mode, any
+	// FSType and any MountFlags: a driver that does not heed these refuses them
+	// here, or users get another file system than they asked for and are not told.
 	Supports func(Capability) error
 
 	// CreateVolume makes a volume and returns it (CSI v1.13 CreateVolume). The
