@@ -2,7 +2,9 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -200,10 +202,24 @@ func (r *Runtime) InjectCDI(doc *specs.Spec, names []string) error {
 	if err != nil {
 		return fmt.Errorf("reading CDI specs: %w", err)
 	}
-	if missing, err := cache.InjectDevices(doc, names...); err != nil {
-		return fault.Invalid.Errorf("injecting CDI devices (not found: %s): %w", strings.Join(missing, " "), err)
+	missing, err := cache.InjectDevices(doc, names...)
+	if len(missing) > 0 {
+		return fault.Invalid.Errorf("injecting CDI devices: no spec in %q describes %q, but %q%s", cache.GetSpecDirectories(), missing, cache.ListDevices(), unreadSpecs(cache))
+	}
+	if err != nil {
+		return fault.Invalid.Errorf("injecting CDI devices: %w", err)
 	}
 	return nil
+}
+
+// unreadSpecs names the files that were passed over, with the mistake in each: a
+// device that is not found may well be in one.
+func unreadSpecs(cache *cdi.Cache) (text string) {
+	wrong := cache.GetErrors()
+	for _, path := range slices.Sorted(maps.Keys(wrong)) {
+		text += fmt.Sprintf("; %q is not read: %v", path, errors.Join(wrong[path]...))
+	}
+	return text
 }
 
 // stopSignal is the container's own, the image's, or SIGTERM.

@@ -123,11 +123,13 @@ func TestCDI(t *testing.T) {
 			}
 		}
 	}
+	n.must(os.WriteFile(dir+"/two.json", []byte(`{"cdiVersion":"0.6.0","kind":"nodekit.dev/thing","devices":[{"name":"two"]}`), 0o600))
 	_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "x"}, Image: &runtimeapi.ImageSpec{Image: imageName}, CDIDevices: []*runtimeapi.CDIDevice{{Name: "nodekit.dev/thing=two"}},
 	}})
-	if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "nodekit.dev/thing=two") {
-		t.Errorf("a device that is not there is answered with %v, want %q", err, fault.Invalid)
+	want := fmt.Sprintf(`no spec in [%q] describes ["nodekit.dev/thing=two"], but ["nodekit.dev/thing=one"]; %q is not read: `, dir, dir+"/two.json")
+	if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
+		t.Errorf("a device that is not there is answered with %v, want %q and %q", err, fault.Invalid, want)
 	}
 	n.removeSandbox(sandbox)
 }
