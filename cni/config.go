@@ -52,6 +52,7 @@ type input struct {
 	raw    []byte
 	fields map[string]json.RawMessage
 	env    map[string]string
+	self   string // the plugin's name
 	peers  peers
 	stderr io.Writer // of delegates that are executed
 }

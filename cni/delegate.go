@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -71,7 +72,7 @@ func (d Delegate) Status(ctx context.Context) error { return d.verb(ctx, CmdStat
 // repair runs the delegate's Repair, where the delegate is in this process.
 func (d Delegate) repair(ctx context.Context) error {
 	p, _ := d.r.input.peers(d.name, d.r.Path)
-	if p == nil {
+	if p == nil || d.r.isSelf(d.name) {
 		return nil
 	}
 	c := d.invocation(p)
@@ -80,13 +81,25 @@ func (d Delegate) repair(ctx context.Context) error {
 	return err
 }
 
+// isSelf reports whether a delegate of that type would be the plugin that the request
+// is for. A delegate gets the plugin's configuration unchanged, and so would call itself
+// again, until the memory is used up.
+func (r *Request) isSelf(name string) bool {
+	var kind string // as which the runtime knows the plugin, whatever its own name is
+	_ = json.Unmarshal(r.input.fields["type"], &kind)
+	return name != "" && (name == kind || name == r.input.self)
+}
+
 func (d Delegate) verb(ctx context.Context, command string) error {
 	_, err := d.call(ctx, command)
 	return err
 }
 
-// lookup returns the delegate, in this process or as a file.
+// lookup returns the delegate, in this process or as a file. The plugin itself is none.
 func (d Delegate) lookup() (p *Plugin, file string, err error) {
+	if d.r.isSelf(d.name) {
+		return nil, "", Errorf(CodeConfig, "plugin %q cannot be its own delegate, which would call itself for ever: name an IPAM plugin, such as \"host-local\"", d.name)
+	}
 	p, file = d.r.input.peers(d.name, d.r.Path)
 	if p == nil && file == "" {
 		file, err = Find(d.name, d.r.Path)

@@ -146,7 +146,7 @@ func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byt
 	if trace := traceOf(env); trace != "" {
 		log = log.With("traceparent", trace)
 	}
-	r := &Request{Command: command, Log: log, Trace: traceOf(env), input: input{raw: stdin, env: env, peers: c.peers, stderr: c.stderr}}
+	r := &Request{Command: command, Log: log, Trace: traceOf(env), input: input{raw: stdin, env: env, self: c.plugin.Name, peers: c.peers, stderr: c.stderr}}
 	stdout, err = c.handle(ctx, r)
 	if err == nil {
 		return stdout, nil

@@ -154,6 +154,10 @@ func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegat
 		if name == "" || c.plugin.IPAM {
 			return nil
 		}
+		if c.strictness(r.Command) == lenient && r.isSelf(name) { // every ADD was refused, so there is nothing to remove
+			r.Log.Warn("the plugin is named as its own IPAM plugin, and not called again", "plugin", name)
+			return nil
+		}
 		return verb(r.Delegate(name), ctx)
 	})
 }
