@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,6 +85,17 @@ var executed = map[string]func(context.Context, *cni.Request, *execConfig) (*cni
 		fmt.Println("a line that an author left")
 		fmt.Fprintln(os.Stderr, "another one")
 		return &cni.Result{}, nil
+	},
+	"hanging": func(_ context.Context, r *cni.Request, _ *execConfig) (*cni.Result, error) {
+		r.Undo("it", func(context.Context) error { select {} })
+		return nil, cni.Errorf(cni.CodeConfig, "a mistake")
+	},
+	"leaving": func(_ context.Context, r *cni.Request, c *execConfig) (*cni.Result, error) {
+		r.Undo("it", func(context.Context) error { return c.touch("undone") })
+		return nil, netns.Do("/proc/self/ns/net", func() error {
+			runtime.Goexit()
+			return nil
+		})
 	},
 	"panicking": func(_ context.Context, r *cni.Request, c *execConfig) (*cni.Result, error) {
 		r.Undo("it", func(context.Context) error { return c.touch("undone") })
@@ -171,6 +183,30 @@ func TestTerminated(t *testing.T) {
 				t.Error("the delegate got no DEL")
 			}
 		})
+	}
+}
+
+// TestLeaving: a handler that ends its goroutine in the middle is one that failed.
+func TestLeaving(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	e := run(t, "leaving", "")
+	object := e.failed(t, e.Run())
+	if object.Code != cni.CodePanic || !e.has("undone") {
+		t.Errorf("%+v, undone %v", object, e.has("undone"))
+	}
+}
+
+// TestHangingUndo: a rollback that does not end is left behind, and the runtime gets the
+// error of the ADD in time.
+func TestHangingUndo(t *testing.T) {
+	t.Parallel()
+	e := run(t, "hanging", "")
+	begun := time.Now()
+	late := time.AfterFunc(2*cni.Grace, func() { _ = e.Process.Kill() })
+	defer late.Stop()
+	object := e.failed(t, e.Run())
+	if took := time.Since(begun); object.Code != cni.CodeConfig || !strings.HasPrefix(object.Msg, "a mistake\n") || took > cni.Grace {
+		t.Errorf("after %v: %+v", took, object)
 	}
 }
 

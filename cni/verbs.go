@@ -66,11 +66,27 @@ func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err er
 	if err == nil {
 		return stdout, nil
 	}
-	undone := r.undo.Run(ctx, err)
+	undone := c.rollBack(ctx, r, err)
 	if undone == err { //nolint:errorlint // Run returns the very same error when all is undone
 		undone = errors.Join(err, r.forget())
 	}
 	return nil, undone
+}
+
+// rollBack runs the rollback stack. Where the process is about to end, a step that ignores
+// its context is left behind, as a handler is.
+func (c *invocation) rollBack(ctx context.Context, r *Request, cause error) error {
+	if !c.lastCall {
+		return r.undo.Run(ctx, cause)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.undo.Run(ctx, cause) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(undoTime + delegateGrace + time.Second): // within Grace
+		return Errorf(CodeOf(cause), "%w\nundoing it was told to end and did not", cause)
+	}
 }
 
 // refuseTaken refuses an interface name that is taken by something else than
@@ -196,7 +212,16 @@ func (c *invocation) guard(ctx context.Context, r *Request, handler func(context
 		return protect(ctx, r, handler)
 	}
 	done := make(chan error, 1)
-	go func() { done <- protect(ctx, r, handler) }()
+	go func() {
+		// A handler may end its goroutine (runtime.Goexit); then nothing else is sent.
+		defer func() {
+			select {
+			case done <- Errorf(CodePanic, "the plugin ended without a result (runtime.Goexit)"):
+			default:
+			}
+		}()
+		done <- protect(ctx, r, handler)
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -171,7 +171,8 @@ func (h *Handle) Close() error { return h.file.Close() }
 // Do calls fn in the namespace and returns its error. fn runs on another
 // goroutine, locked to its thread: goroutines that fn starts run outside of the
 // namespace, processes and sockets that it makes are inside. A panic in fn
-// continues in the caller, as a *panics.Panic that knows where it began.
+// continues in the caller, as a *panics.Panic that knows where it began, and so does
+// runtime.Goexit, which t.FailNow calls.
 func (h *Handle) Do(fn func() error) error {
 	return onOwnThread(func() error {
 		if err := unix.Setns(h.FD(), unix.CLONE_NEWNET); err != nil {
@@ -202,11 +203,12 @@ func onOwnThread(fn func() error) error {
 	type outcome struct {
 		err      error
 		panicked *panics.Panic
+		exited   bool // by runtime.Goexit
 	}
 	done := make(chan outcome, 1)
 	go func() {
 		runtime.LockOSThread()
-		var out outcome
+		out := outcome{exited: true}
 		defer func() {
 			if p := recover(); p != nil {
 				out.panicked = panics.Of(p)
@@ -217,10 +219,14 @@ func onOwnThread(fn func() error) error {
 			done <- out
 		}()
 		out.err = fn()
+		out.exited = false
 	}()
 	out := <-done
-	if out.panicked != nil {
+	switch {
+	case out.panicked != nil:
 		panic(out.panicked)
+	case out.exited:
+		runtime.Goexit()
 	}
 	return out.err
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -174,5 +175,24 @@ func BenchmarkDo(b *testing.B) {
 		if err := netns.Do(path, func() error { return nil }); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestGoexit: who ends the goroutine in fn ends that of the caller, and fn never counts as
+// one that succeeded.
+func TestGoexit(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	went := make(chan bool, 1)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		_ = netns.Do("/proc/self/ns/net", func() error {
+			runtime.Goexit()
+			return nil
+		})
+		went <- true
+	})
+	ended.Wait()
+	if len(went) > 0 {
+		t.Error("the caller went on")
 	}
 }
