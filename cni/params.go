@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"encoding"
 	"encoding/json"
 	"reflect"
 	"strings"
@@ -47,7 +48,7 @@ func (in *input) readParams(into any, args map[string]string, s strictness) erro
 		}
 		field := reflect.ValueOf(into).Elem().FieldByIndex(f.Index)
 		if value, ok := args[arg]; raw == nil && ok && arg != "" {
-			raw, from = argument(value, field.Kind()), "CNI_ARGS "+arg
+			raw, from = argument(value, field.Type()), "CNI_ARGS "+arg
 		}
 		if raw == nil {
 			continue
@@ -70,16 +71,22 @@ func (in *input) decodeParams(runtimeConfig, args any) error {
 	return nil
 }
 
-// argument returns a value of CNI_ARGS as JSON for a field of that kind: words
-// for a string, a comma separated list for a slice, and for all else the value
-// itself, which then is a number or a boolean.
-func argument(value string, kind reflect.Kind) json.RawMessage {
+// argument returns a value of CNI_ARGS as JSON for a field of that type: words for a
+// string and for what reads itself from text, as addresses do, a comma separated list
+// for a slice, true and false also for 1 and 0, as in IgnoreUnknown=1, and for all else
+// the value itself, which then is a number.
+func argument(value string, t reflect.Type) json.RawMessage {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	var out any = json.RawMessage(value)
-	switch kind {
-	case reflect.String:
+	switch kind := t.Kind(); {
+	case kind == reflect.String, reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()):
 		out = value
-	case reflect.Slice:
+	case kind == reflect.Slice:
 		out = strings.Split(value, ",")
+	case kind == reflect.Bool && (value == "1" || value == "0"):
+		out = value == "1"
 	}
 	raw, err := json.Marshal(out)
 	if err != nil { // no JSON: the decoder says so, of the text itself

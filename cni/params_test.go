@@ -2,6 +2,8 @@ package cni_test
 
 import (
 	"context"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -68,5 +70,36 @@ func TestParams(t *testing.T) {
 	}
 	if _, err := cni.Invoke(t.Context(), p, env(cni.CmdStatus), []byte(request(`,"mac":"x"`))); cni.CodeOf(err) != cni.CodeUnsupportedField {
 		t.Errorf("mac as a key of the configuration: %v", err)
+	}
+}
+
+// TestArgumentTypes: a field may be of any type that runtimeConfig could fill, and gets the
+// same from CNI_ARGS.
+func TestArgumentTypes(t *testing.T) {
+	type typed struct {
+		Addr  netip.Addr   `json:"-" cni:"addr,ADDR"`
+		Old   net.IP       `json:"-" cni:"old,OLD"`
+		Addrs []netip.Addr `json:"-" cni:"addrs,ADDRS"`
+		Word  *string      `json:"-" cni:"word,WORD"`
+		Count *int         `json:"-" cni:"count,COUNT"`
+		On    bool         `json:"-" cni:"on,ON"`
+	}
+	var got *typed
+	p := cni.New("p", cni.Handlers[typed]{Status: func(_ context.Context, _ *cni.Request, c *typed) error { got = c; return nil }})
+	for args, has := range map[string]func() bool{
+		"ADDR=10.0.0.1":          func() bool { return got.Addr == netip.MustParseAddr("10.0.0.1") },
+		"OLD=fd00::1":            func() bool { return got.Old.Equal(net.ParseIP("fd00::1")) },
+		"ADDRS=10.0.0.1,fd00::1": func() bool { return len(got.Addrs) == 2 && got.Addrs[1] == netip.MustParseAddr("fd00::1") },
+		"WORD=12":                func() bool { return got.Word != nil && *got.Word == "12" },
+		"COUNT=12":               func() bool { return got.Count != nil && *got.Count == 12 },
+		"ON=1":                   func() bool { return got.On },
+		"ON=true":                func() bool { return got.On },
+		"ON=0":                   func() bool { return !got.On },
+	} {
+		e := env(cni.CmdStatus)
+		e["CNI_ARGS"] = args
+		if _, err := cni.Invoke(t.Context(), p, e, []byte(request(""))); err != nil || !has() {
+			t.Errorf("%s: %+v, %v", args, got, err)
+		}
 	}
 }
