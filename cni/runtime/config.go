@@ -3,6 +3,8 @@ package runtime
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -91,38 +93,76 @@ func (p plugin) check() error {
 // plugin that a list of one stands for.
 type document struct {
 	list
-	Versions    []string `json:"cniVersions"`
-	OnlyInlined flag     `json:"loadOnlyInlinedPlugins"`
+	versions    []string
+	onlyInlined flag
+	keys        plugin // all of them
+}
+
+// decode reads the document. Its keys are those of exactly that name, and of one that
+// stands there twice the last counts, whole: encoding/json would read plugins into what
+// the first list has left.
+func decode(content []byte) (*document, error) {
+	d := &document{}
+	if err := json.Unmarshal(content, &d.keys); err != nil {
+		if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			err = fault.Invalid.Errorf("it is no JSON object: %s", excerpt(content))
+		}
+		return nil, err
+	}
+	var plugins []json.RawMessage
+	for _, k := range []struct {
+		name string
+		into any
+		must string
+	}{
+		{"name", &d.Name, "a string"},
+		{"cniVersion", &d.Version, "a string"},
+		{"cniVersions", &d.versions, "an array of strings"},
+		{"disableCheck", &d.DisableCheck, "true or false"},
+		{"disableGC", &d.DisableGC, "true or false"},
+		{"loadOnlyInlinedPlugins", &d.onlyInlined, "true or false"},
+		{"plugins", &plugins, "an array of objects"},
+	} {
+		if value, ok := d.keys[k.name]; ok && json.Unmarshal(value, k.into) != nil {
+			return nil, atKey(fault.Invalid.Errorf("%s is %.60s, and must be %s", k.name, value, k.must), k.name)
+		}
+	}
+	if plugins != nil {
+		d.Plugins = make([]plugin, len(plugins))
+	}
+	for i, value := range plugins {
+		if json.Unmarshal(value, &d.Plugins[i]) != nil {
+			return nil, atKey(fault.Invalid.Errorf("plugins[%d] is %.60s, and must be an object", i, value), "plugins", i)
+		}
+	}
+	return d, nil
 }
 
 // parse reads a configuration. besides returns the plugins that stand in files
 // of their own for the network of that name.
 func parse(content []byte, besides func(name string) ([]plugin, error)) (*list, error) {
-	var d document
-	if err := json.Unmarshal(content, &d); err != nil {
+	d, err := decode(content)
+	if err != nil {
 		return nil, err
 	}
 	l := &d.list
 	if !cniname.Valid(l.Name) {
 		return nil, atKey(fault.Invalid.Errorf("the name is %q: it must begin with a letter or digit and go on with those, '_', '.' and '-'", l.Name), "name")
 	}
-	if err := l.selectVersion(d.Versions); err != nil {
+	if err := l.selectVersion(d.versions); err != nil {
 		return nil, err
 	}
-	single, err := singlePlugin(content, &d)
-	if err != nil {
-		return nil, err
-	}
+	single := d.single()
 	switch {
 	case single != nil:
 		l.Plugins = []plugin{single}
-	case l.Plugins == nil && bool(d.OnlyInlined):
+	case l.Plugins == nil && bool(d.onlyInlined):
 		return nil, atKey(fault.Invalid.Errorf("loadOnlyInlinedPlugins is true and there are no plugins"), "loadOnlyInlinedPlugins")
 	}
 	if err := l.checkPlugins(single != nil); err != nil {
 		return nil, err
 	}
-	if single == nil && !bool(d.OnlyInlined) {
+	if single == nil && !bool(d.onlyInlined) {
 		more, err := besides(l.Name)
 		if err != nil {
 			return nil, err
@@ -135,20 +175,17 @@ func parse(content []byte, besides func(name string) ([]plugin, error)) (*list, 
 	return l, nil
 }
 
-// singlePlugin returns the plugin that the whole document is, or nil.
-func singlePlugin(content []byte, d *document) (plugin, error) {
-	if d.Plugins != nil {
-		return nil, nil
+// single returns the plugin that the whole document is, or nil.
+func (d *document) single() plugin {
+	if d.Plugins != nil || d.keys["type"] == nil {
+		return nil
 	}
-	var p plugin
-	if err := json.Unmarshal(content, &p); err != nil || p["type"] == nil {
-		return nil, err
-	}
+	p := maps.Clone(d.keys)
 	// What speaks to the runtime is no part of the plugin's configuration.
-	for _, key := range []string{"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"} {
+	for _, key := range []string{"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"} {
 		delete(p, key)
 	}
-	return p, nil
+	return p
 }
 
 // selectVersion chooses the highest version that both the configuration and

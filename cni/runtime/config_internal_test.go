@@ -67,19 +67,23 @@ func TestLoad(t *testing.T) {
 // and looks for file, line and reason in what is said of the bad one.
 func TestBadFiles(t *testing.T) {
 	for content, want := range map[string][]string{
-		"{\n\"cniVersion\": \"1.1.0\",\n oops}":                                                 {`line 3`, "invalid character"},
-		"{\n\"cniVersion\": 7}":                                                                 {`line 2`, "cannot unmarshal number"},
-		"{\"cniVersion\":\"1.1.0\",\n\"name\":\n\"a/b\"}":                                       {`line 3`, `the name is "a/b"`},
-		"{\"cniVersion\":\"1.1.0\",\"plugins\":[{\"type\":\"a\"}]}":                             {`line 1`, `the name is ""`},
-		"{\"name\":\"n\",\n\"cniVersion\":\"9.0.0\"}":                                           {`line 2`, "cniVersion is 9.0.0", "1.1.0"},
-		"{\"name\":\"n\",\"plugins\":[{\"type\":\"a\"}]}":                                       {"cniVersion is missing"},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[\n{\"type\":\"a\"},\n{}]}":     {`line 4`, `the type is ""`},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[{\n\"type\":\"../a\"}]}":       {`line 3`, `the type is "../a"`},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[]}":                            {`line 2`, "no plugins"},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\"}":                                             {"no plugins"},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"loadOnlyInlinedPlugins\":true}":           {`line 2`, "loadOnlyInlinedPlugins"},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\"plugins\":[],\"disableGC\":\"perhaps\"}":    {"invalid character"},
-		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[\n7]}":                         {`line 3`, "number"},
+		"{\n\"cniVersion\": \"1.1.0\",\n oops}":                                                {`line 3`, "invalid character"},
+		"{\n\"cniVersion\": 7}":                                                                {`line 2`, "cniVersion is 7, and must be a string"},
+		"{\"cniVersion\":\"1.1.0\",\n\"name\":\n\"a/b\"}":                                      {`line 3`, `the name is "a/b"`},
+		"{\"cniVersion\":\"1.1.0\",\"plugins\":[{\"type\":\"a\"}]}":                            {`line 1`, `the name is ""`},
+		"{\"name\":\"n\",\n\"cniVersion\":\"9.0.0\"}":                                          {`line 2`, "cniVersion is 9.0.0", "1.1.0"},
+		"{\"name\":\"n\",\"plugins\":[{\"type\":\"a\"}]}":                                      {"cniVersion is missing"},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[\n{\"type\":\"a\"},\n{}]}":    {`line 4`, `the type is ""`},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[{\n\"type\":\"../a\"}]}":      {`line 3`, `the type is "../a"`},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[]}":                           {`line 2`, "no plugins"},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\"}":                                            {"no plugins"},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"loadOnlyInlinedPlugins\":true}":          {`line 2`, "loadOnlyInlinedPlugins"},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\"plugins\":[],\n\"disableGC\":\"perhaps\"}": {`line 2`, `disableGC is "perhaps", and must be true or false`},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"cniVersions\":\"1.0.0\"}":                {`line 2`, `cniVersions is "1.0.0", and must be an array of strings`},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":{}}":                           {`line 2`, "plugins is {}, and must be an array of objects"},
+		"{\"cniVersion\":\"1.1.0\",\"Name\":\"n\",\"plugins\":[{\"type\":\"a\"}]}":             {`the name is ""`},
+		"[{\"type\":\"a\"}]": {"it is no JSON object"},
+		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\n\"plugins\":[\n7]}":                         {`line 3`, "plugins[0] is 7, and must be an object"},
 		"{\"cniVersion\":\"1.1.0\",\"name\":\"dir\",\"plugins\":[{\"type\":\"a\"}]}":            {`dir/1.conf" line 2`, "the type"},
 		"{\"cniVersion\":\"1.1.0\",\"name\":\"torn\",\"plugins\":[{\"type\":\"a\"}]}":           {`torn/1.conf" line 3`, "unexpected end"},
 		"{\"cniVersion\":\"1.1.0\",\"name\":\"n\",\"type\":\"a\",\n\"capabilities\":[\"mac\"]}": {`line 2`, "capabilities"},
@@ -100,6 +104,15 @@ func TestBadFiles(t *testing.T) {
 				t.Errorf("%s: %v does not say %q", content, problems[0], w)
 			}
 		}
+	}
+}
+
+// TestDuplicatePlugins: of two lists of plugins the second counts, with nothing of the first.
+func TestDuplicatePlugins(t *testing.T) {
+	l, err := parse([]byte(`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a","of":"a"}],"plugins":[{"type":"b"}]}`),
+		func(string) ([]plugin, error) { return nil, nil })
+	if err != nil || l.kinds() != "b" || l.Plugins[0]["of"] != nil {
+		t.Errorf("%v, %v", l, err)
 	}
 }
 
