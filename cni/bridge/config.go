@@ -23,7 +23,7 @@ type Config struct {
 	// it is the VLAN's own interface "<bridge>.<vlan>" that gets them.
 	IsGateway bool `json:"isGateway"`
 	// IsDefaultGateway implies IsGateway and adds a default route to it, for each
-	// address family that IPAM gave no default route.
+	// address family that IPAM gave no default route in the main table.
 	IsDefaultGateway bool `json:"isDefaultGateway"`
 	// ForceAddress replaces other addresses of the bridge by the gateway's: of
 	// IPv4 all, of IPv6 those of an overlapping subnet. Without it an address of an

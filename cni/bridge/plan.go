@@ -43,7 +43,7 @@ func makePlan(c *Config, given *cni.Result) (*plan, error) {
 	}
 	for _, ip := range p.result.IPs {
 		all := defaultRoute(ip.Address.IP)
-		has := slices.ContainsFunc(p.result.Routes, func(r *types.Route) bool { return r.Dst.String() == all.String() })
+		has := slices.ContainsFunc(p.result.Routes, func(r *types.Route) bool { return r.Dst.String() == all.String() && inMainTable(r) })
 		if c.IsDefaultGateway && !has {
 			p.result.Routes = append(p.result.Routes, &types.Route{Dst: all, GW: ip.Gateway})
 		}
@@ -96,6 +96,13 @@ func gatewayOf(address netip.Prefix, given net.IP) (netip.Prefix, error) {
 		return out, fmt.Errorf("gateway %s of address %s", given, address)
 	}
 	return out, nil
+}
+
+// inMainTable reports whether a route counts for every packet, and not for those alone that
+// a rule sends to a table of its own.
+func inMainTable(r *types.Route) bool {
+	const mainTable = 254 // RT_TABLE_MAIN; 0 means it, too
+	return r.Table == nil || *r.Table == 0 || *r.Table == mainTable
 }
 
 func defaultRoute(ip net.IP) net.IPNet {
