@@ -20,12 +20,20 @@ func (h *host) ensureBridge(c *Config) (*rtnl.Link, error) {
 		br, err = h.makeBridge(c)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("bridge %q: %w", c.Bridge, err)
+		return nil, withoutVLANs(c, fmt.Errorf("bridge %q: %w", c.Bridge, err))
 	}
 	if br.Kind != "bridge" {
 		return nil, wrongKind(br)
 	}
-	return br, h.mend(br, c)
+	return br, withoutVLANs(c, h.mend(br, c))
+}
+
+// withoutVLANs says what the kernel lacks that does not support what was asked of it.
+func withoutVLANs(c *Config, err error) error {
+	if c.filtersVLANs() && errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("this kernel has no bridges that keep VLANs apart (CONFIG_BRIDGE_VLAN_FILTERING), which vlan and vlanTrunk need: %w", err)
+	}
+	return err
 }
 
 func wrongKind(l *rtnl.Link) error {
@@ -82,18 +90,29 @@ func (h *host) mend(br *rtnl.Link, c *Config) error {
 	return nil
 }
 
+// refuses reports why mend could not make the bridge what the configuration asks for. It
+// changes nothing.
+func (h *host) refuses(br *rtnl.Link, c *Config) error {
+	if br.Kind != "bridge" {
+		return wrongKind(br)
+	}
+	if c.MTU > br.MTU {
+		if err := h.refusesMTU(br, c.MTU); err != nil {
+			return err
+		}
+	}
+	if c.filtersVLANs() && !br.VLANFiltering {
+		return h.refusesFiltering(br)
+	}
+	return nil
+}
+
 // mendMTU lowers the MTU at any time; it raises it only while the bridge has no
 // port that could be too small for it.
 func (h *host) mendMTU(br *rtnl.Link, mtu int) error {
 	if mtu > br.MTU {
-		ports, err := h.links.Ports(br.Index)
-		if err != nil {
+		if err := h.refusesMTU(br, mtu); err != nil {
 			return err
-		}
-		for _, p := range ports {
-			if p.MTU < mtu {
-				return cni.Errorf(cni.CodeConfig, "mtu %d: bridge %q has %d, and its port %q no more than %d: use that, or another bridge", mtu, br.Name, br.MTU, p.Name, p.MTU)
-			}
 		}
 	}
 	if err := h.links.Do(rtnl.SetMTU(br, mtu)); err != nil {
@@ -103,9 +122,29 @@ func (h *host) mendMTU(br *rtnl.Link, mtu int) error {
 	return nil
 }
 
+func (h *host) refusesMTU(br *rtnl.Link, mtu int) error {
+	ports, err := h.links.Ports(br.Index)
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
+		if p.MTU < mtu {
+			return cni.Errorf(cni.CodeConfig, "mtu %d: bridge %q has %d, and its port %q no more than %d: use that, or another bridge", mtu, br.Name, br.MTU, p.Name, p.MTU)
+		}
+	}
+	return nil
+}
+
 // mendFiltering switches VLAN filtering on while no port relies on tagged frames
 // that pass.
 func (h *host) mendFiltering(br *rtnl.Link) error {
+	if err := h.refusesFiltering(br); err != nil {
+		return err
+	}
+	return h.links.Do(rtnl.FilterVLANs(br))
+}
+
+func (h *host) refusesFiltering(br *rtnl.Link) error {
 	ports, err := h.links.Ports(br.Index)
 	if err != nil {
 		return err
@@ -114,5 +153,5 @@ func (h *host) mendFiltering(br *rtnl.Link) error {
 		return cni.Errorf(cni.CodeConfig, "vlan: bridge %q does not filter VLANs, and switching that on could cut its %d ports off: "+
 			"do it (ip link set %s type bridge vlan_filtering 1) or use another bridge", br.Name, len(ports), br.Name)
 	}
-	return h.links.Do(rtnl.FilterVLANs(br))
+	return nil
 }

@@ -447,6 +447,48 @@ func TestStatus(t *testing.T) {
 	n.del("only", ns)
 }
 
+// TestStatusOfAnotherBridge: what ADD would refuse of a bridge that is there STATUS reports,
+// and leaves as it is.
+func TestStatusOfAnotherBridge(t *testing.T) {
+	n := newNetwork(t, nil)
+	ns := netnstest.New(t)
+	n.add("only", ns)
+	before := netnstest.Run(t, "", "ip", "link", "show", n.config["bridge"].(string))
+	for key, c := range map[string]struct {
+		value any
+		says  string
+	}{
+		"mtu":  {9000, "mtu 9000"},
+		"vlan": {5, "vlan_filtering"},
+	} {
+		n.config[key] = c.value
+		_, refused := n.call("ADD", "x", netnstest.New(t), nil)
+		_, err := n.call("STATUS", "", "", nil)
+		if cni.CodeOf(err) != cni.CodeUnavailable || !strings.Contains(err.Error(), c.says) || !strings.Contains(fmt.Sprint(refused), c.says) {
+			t.Errorf("%s: STATUS %v, ADD %v", key, err, refused)
+		}
+		delete(n.config, key)
+	}
+	if now := netnstest.Run(t, "", "ip", "link", "show", n.config["bridge"].(string)); now != before {
+		t.Errorf("the bridge was changed from %s to %s", before, now)
+	}
+	n.config["mtu"] = 1400 // which ADD would make of it
+	if _, err := n.call("STATUS", "", "", nil); err != nil {
+		t.Error(err)
+	}
+	delete(n.config, "mtu")
+	n.del("only", ns)
+}
+
+// TestVLANWithoutTheKernel: where the kernel has no VLANs on bridges the error says so.
+func TestVLANWithoutTheKernel(t *testing.T) {
+	n := newNetwork(t, map[string]any{"vlan": 5})
+	if _, err := n.call("ADD", "x", netnstest.New(t), nil); err != nil && !strings.Contains(err.Error(), "CONFIG_BRIDGE_VLAN_FILTERING") {
+		t.Error(err)
+	}
+	n.del("x", "")
+}
+
 func TestRefusesConfig(t *testing.T) {
 	cases := []struct {
 		key   string

@@ -164,8 +164,8 @@ func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 	switch {
 	case errors.Is(err, fault.NotFound):
 		err = errors.Join(h.links.Probe("bridge"), h.links.Probe("veth"))
-	case err == nil && br.Kind != "bridge":
-		err = wrongKind(br)
+	case err == nil:
+		err = h.refuses(br, c)
 	}
 	if err != nil {
 		return cni.Errorf(cni.CodeUnavailable, "%w", err)
