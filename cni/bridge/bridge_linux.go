@@ -80,6 +80,7 @@ func (h *host) mend(br *rtnl.Link, c *Config) error {
 	if !br.Up { // last; and nobody has learned a route by one that was never up
 		changes = append(changes,
 			func() error { return ignoreAdvertisements(br.Name) },
+			func() error { return useAtOnce(br.Name, c) },
 			func() error { return h.links.Do(rtnl.Up(br)) })
 	}
 	for _, change := range changes {

@@ -56,7 +56,8 @@ type Config struct {
 	// than its interface.
 	MACSpoofCheck bool `json:"macspoofchk"`
 	// EnableDAD makes ADD wait for the kernel to look for another owner of the IPv6
-	// addresses, 2 seconds and longer. Otherwise IPAM's word counts.
+	// addresses, 2 seconds and longer. Otherwise IPAM's word counts, and the bridge that
+	// the ADD brings up uses its link-local address at once, too.
 	EnableDAD bool `json:"enabledad"`
 	// DisableContainerInterface leaves the container's end down and without
 	// addresses. It excludes IPAM.

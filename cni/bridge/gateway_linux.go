@@ -90,7 +90,7 @@ func (h *host) ensureVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
 	if dev.Up {
 		return dev, nil
 	}
-	if err := ignoreAdvertisements(dev.Name); err != nil {
+	if err := errors.Join(ignoreAdvertisements(dev.Name), useAtOnce(dev.Name, c)); err != nil {
 		return nil, err
 	}
 	return dev, h.links.Do(rtnl.Up(dev)) // last: who sees it up has all of it

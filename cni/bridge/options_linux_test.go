@@ -41,6 +41,8 @@ func TestOptionsReachTheKernel(t *testing.T) {
 		{"no advertisements to the host", nil, false, "cat /proc/sys/net/ipv6/conf/$HOST/accept_ra /proc/sys/net/ipv6/conf/$BRIDGE/accept_ra | tr '\\n' ' '", "0 0"},
 		{"ARP announcements", nil, true, "cat /proc/sys/net/ipv4/conf/eth0/arp_notify", "1"},
 		{"IPv6 addresses stay", map[string]any{"ipam": six}, true, "cat /proc/sys/net/ipv6/conf/eth0/keep_addr_on_down", "1"},
+		{"no duplicate detection on the host", nil, false, "cat /proc/sys/net/ipv6/conf/$BRIDGE/accept_dad; ip -6 addr show dev $BRIDGE tentative | grep -c inet6 || true", "0\n0"},
+		{"duplicate detection on the host", map[string]any{"enabledad": true}, false, "cat /proc/sys/net/ipv6/conf/$BRIDGE/accept_dad", "1"},
 		{"no duplicate detection", map[string]any{"ipam": six}, true, "cat /proc/sys/net/ipv6/conf/eth0/accept_dad", "0"},
 		{"IPv6 forwarding", map[string]any{"ipam": six}, false, "cat /proc/sys/net/ipv6/conf/all/forwarding", "1"},
 		{"gateway", nil, false, "ip -br addr show dev $BRIDGE", "10.77.$ID.1/24"},
