@@ -21,6 +21,7 @@ type output struct {
 	saw   int  // how much of an unfinished line was seen when more was there
 	owed  int  // the most bytes that somebody waits for: see stdio.reckon
 	tap   *tap // where the pipe is the keeper's own; else nil
+	crowd crowd
 }
 
 // tap is a terminal, which cannot be copied without being read. So that no more
@@ -130,6 +131,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		s.complain(err)
 	}
 	n, err := k.duplicate(o.fd, p.in[:])
+	o.crowd.look(o.fd)
 	if n == 0 {
 		o.owed = 0
 		if o.over = err == nil || o.tap != nil && o.tap.hung; !o.over && !errors.Is(err, unix.EAGAIN) {
@@ -149,6 +151,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 			return true
 		case itWaits:
 			if o.owed <= 0 {
+				o.crowd.wait(s.wake)
 				return false
 			}
 		}
@@ -161,6 +164,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		s.lost += c.take
 	}
 	o.seen, o.saw, o.owed = o.seen-c.take, 0, o.owed-c.take
+	o.crowd.took(c.take)
 	return true
 }
 
@@ -183,11 +187,59 @@ func (o *output) unfinished(n int) rest {
 		o.saw = n
 		return itGrows
 	}
-	if hung || isFull(o.fd) {
+	if hung || isFull(o.fd) || o.crowd.impatient() {
 		return itEnds
 	}
 	return itWaits
 }
+
+// crowd tells whether somebody may be in the middle of a write, waiting for room in
+// the pipe. What such a writer adds to bytes that are there already is announced to
+// nobody before the write ends, and it does not end if the pipe is full again before.
+// So an unfinished line must not stay there for long: the pipe has to be looked at
+// again and, unless more has come, emptied, because what comes into an empty one
+// always is announced.
+type crowd struct {
+	taken int       // since the pipe was last looked at
+	last  time.Time // when it may have been full
+	until time.Time // how long the unfinished line stays; zero without one
+}
+
+const (
+	// crowdLasts is how long it takes at most, with a lot of patience, until who was
+	// waiting for room goes on.
+	crowdLasts = time.Second
+	// crowdStay is how long a line may stay unfinished meanwhile: a processor may be
+	// busy with others for some milliseconds before the writer has it.
+	crowdStay = 10 * time.Millisecond
+)
+
+// look is called for each look at the pipe. One with a writer who waits for room holds
+// half of what it could at least: pieces of no more than half a page share one.
+func (c *crowd) look(pipe int) {
+	most := held(pipe) + c.taken
+	c.taken = 0
+	if most < os.Getpagesize()/2 {
+		return
+	}
+	if size, err := unix.FcntlInt(uintptr(pipe), unix.F_GETPIPE_SZ, 0); err == nil && most >= size/2 {
+		c.last = time.Now()
+	}
+}
+
+// took notes that so much was taken out of the pipe.
+func (c *crowd) took(n int) { c.taken, c.until = n, time.Time{} }
+
+// wait calls again in time, where that is necessary.
+func (c *crowd) wait(again func()) {
+	if c.until.IsZero() && time.Since(c.last) < crowdLasts {
+		c.until = time.Now().Add(crowdStay)
+		time.AfterFunc(crowdStay, again)
+	}
+}
+
+// impatient reports whether an unfinished line has stayed for long enough.
+func (c *crowd) impatient() bool { return !c.until.IsZero() && !time.Now().Before(c.until) }
 
 // hungUp reports whether nobody holds the other end of a pipe or a connection.
 func hungUp(fd int) bool {

@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nodekit-project/nodekit/cri/log"
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+)
+
+// A line that is longer than the pipe, written at once, is read to its end: the kernel
+// says nothing of what a writer, who was waiting for room, adds to an unfinished line.
+func TestLineLongerThanThePipe(t *testing.T) {
+	s := newTestServer(t)
+	want := bytes.Repeat([]byte("b"), 130_000)
+	for i := range 200 {
+		path := filepath.Join(t.TempDir(), "0.log")
+		std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
+		child, err := std.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := std.pump(); err != nil {
+			t.Fatal(err)
+		}
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := child[1].Write(append(bytes.Clone(want), '\n'))
+			wire.CloseAll(child[:])
+			wrote <- err
+		}()
+		select {
+		case <-std.drained:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("line %d is not read to its end", i)
+		}
+		if err := <-wrote; err != nil {
+			t.Fatal(err)
+		}
+		if got := lineIn(t, path); !bytes.Equal(got, want) {
+			t.Fatalf("line %d has %d bytes, want %d", i, len(got), len(want))
+		}
+	}
+}
+
+// lineIn puts the only line of a log together.
+func lineIn(t *testing.T, path string) (line []byte) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for one := range bytes.Lines(content) {
+		r, err := log.Parse(bytes.TrimSuffix(one, []byte("\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		line = append(line, r.Content...)
+	}
+	return line
+}
+
+// An unfinished line stays in the pipe until its end comes, but for one behind so much
+// that somebody may wait for room.
+func TestUnfinishedLineAfterABurst(t *testing.T) {
+	s := newTestServer(t)
+	path := filepath.Join(t.TempDir(), "0.log")
+	std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
+	child, err := std.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := std.pump(); err != nil {
+		t.Fatal(err)
+	}
+	write := func(n int) {
+		if _, err := child[1].Write(bytes.Repeat([]byte("b"), n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(1000)
+	time.Sleep(5 * crowdStay)
+	if got := lineIn(t, path); len(got) > 0 {
+		t.Errorf("%d bytes without an end are in the log", len(got))
+	}
+	write(59_000)
+	for deadline := time.Now().Add(5 * time.Second); len(lineIn(t, path)) < 60_000; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are in the log, and 60000 were written", len(lineIn(t, path)))
+		}
+	}
+	wire.CloseAll(child[:])
+	<-std.drained
+}
