@@ -21,6 +21,8 @@ type Stat struct {
 	State byte   // a letter: R, S, D, Z, ...
 	PPID  int
 	Flags uint64 // the kernel's PF_*
+	// Threads are those that have not ended, and the first one in any case.
+	Threads int
 	// StartTime is in clock ticks since the boot. With the process's id it names one
 	// process until the next boot.
 	StartTime uint64
@@ -32,7 +34,8 @@ type Stat struct {
 }
 
 // Zombie reports whether the process has ended and its parent has yet to wait for it.
-func (s Stat) Zombie() bool { return s.State == 'Z' || s.State == 'X' }
+// One whose first thread has ended shows the same state while the others go on.
+func (s Stat) Zombie() bool { return (s.State == 'Z' || s.State == 'X') && s.Threads <= 1 }
 
 // Kernel reports whether it is a thread of the kernel.
 func (s Stat) Kernel() bool {
@@ -86,7 +89,7 @@ func parse(line []byte) (Stat, error) {
 		return Stat{}, fmt.Errorf("its stat %q ends before field %d", line, last)
 	}
 	s := Stat{
-		Comm: string(line[open+1 : end]), State: f.all[0][0], PPID: f.signed(4), Flags: f.unsigned(9),
+		Comm: string(line[open+1 : end]), State: f.all[0][0], PPID: f.signed(4), Flags: f.unsigned(9), Threads: f.signed(20),
 		StartTime: f.unsigned(22), VSize: f.unsigned(23), EnvEnd: f.unsigned(51), ExitCode: f.signed(last),
 	}
 	if f.err != nil {

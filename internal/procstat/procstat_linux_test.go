@@ -7,11 +7,61 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
+
+// With headless in its environment the test binary ends its first thread, and goes on.
+const headless = "NODEKIT_PROCSTAT_HEADLESS"
+
+// init runs on the first thread.
+func init() {
+	if os.Getenv(headless) != "" {
+		go func() {
+			time.Sleep(time.Minute)
+			os.Exit(1)
+		}()
+		unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+// TestFirstThreadEnded: a process without its first thread shows a zombie's state, and
+// goes on until its other threads have ended.
+func TestFirstThreadEnded(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), headless+"=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		s, err := procstat.Read(pid)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if s.State != 'Z' {
+			continue
+		}
+		if s.Zombie() || procstat.Ended(pid) {
+			t.Errorf("%+v has ended", s)
+		}
+		break
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !procstat.Ended(pid) {
+		t.Error("a process without threads has not ended")
+	}
+}
 
 // TestRead looks at a program with an odd name, at its zombie, and at what is no more.
 func TestRead(t *testing.T) {
