@@ -48,6 +48,13 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(cniCommand) != "" {
+		if err := plugin(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv(serverDir); dir != "" {
 		if err := serve(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -73,13 +72,12 @@ func pinned(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// setSysctls writes sysctls of the calling thread's namespaces. What the kernel does
-// not have, or not take, is the request's fault.
+// setSysctls writes sysctls of the calling thread's namespaces, by their paths. What the
+// kernel does not have, or not take, is the request's fault.
 func setSysctls(values map[string]string) error {
-	for name, value := range values {
-		file := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
-		if err := os.WriteFile(file, []byte(value), 0); err != nil {
-			return fault.Invalid.Errorf("setting sysctl %q to %q: %w", name, value, err)
+	for file, value := range values {
+		if err := os.WriteFile(filepath.Join("/proc/sys", file), []byte(value), 0); err != nil {
+			return fault.Invalid.Errorf("setting sysctl %q to %q: %w", swapSeparators(file), value, err)
 		}
 	}
 	return nil

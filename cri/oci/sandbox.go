@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -96,6 +98,9 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	} else {
 		err = r.attachNetwork(ctx, s, namespaces)
 	}
+	if err == nil {
+		err = r.inNetwork(s, sysctls.links)
+	}
 	if err != nil {
 		return err
 	}
@@ -118,19 +123,26 @@ func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, sysctls sysctls, l
 			return err
 		}
 	}
-	net := filepath.Join(dir, "net")
 	if u != nil {
 		err = r.makeOwned(s, u, sysctls.ipc)
 	} else {
 		err = makeHosts(s, dir, sysctls.ipc)
 		if err == nil && !hostNetwork(s) {
-			err = netns.Create(net)
+			err = netns.Create(filepath.Join(dir, "net"))
 		}
 	}
-	if err != nil || len(sysctls.net) == 0 {
+	if err != nil {
 		return err
 	}
-	return netns.Do(net, func() error { return setSysctls(sysctls.net) })
+	return r.inNetwork(s, sysctls.net)
+}
+
+// inNetwork applies sysctls to the sandbox's network namespace.
+func (r *Runtime) inNetwork(s *cri.Sandbox, values map[string]string) error {
+	if len(values) == 0 {
+		return nil
+	}
+	return netns.Do(filepath.Join(r.sandboxDir(s.ID), "net"), func() error { return setSysctls(values) })
 }
 
 // gather mounts a sandbox's run directory on itself, so that one unmounting takes away what
@@ -199,28 +211,55 @@ func makeShm(path string, u *ownUsers, label string) error {
 	return nil
 }
 
-type sysctls struct{ net, ipc map[string]string }
+// sysctls are values by their paths below /proc/sys.
+type sysctls struct {
+	net, ipc map[string]string
+	links    map[string]string // of interfaces that are there when the network is connected
+}
 
 // splitSysctls sorts the sandbox's sysctls by the namespace they belong to. One
 // that would reach the host is refused.
 func splitSysctls(s *cri.Sandbox) (sysctls, error) {
-	out := sysctls{net: map[string]string{}, ipc: map[string]string{}}
+	out := sysctls{net: map[string]string{}, ipc: map[string]string{}, links: map[string]string{}}
 	for name, value := range s.Config.GetLinux().GetSysctls() {
-		name = strings.ReplaceAll(name, "/", ".")
-		ipc := strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") ||
-			strings.HasPrefix(name, "fs.mqueue.") || name == "kernel.sem"
+		file := sysctlFile(name)
+		ipc := strings.HasPrefix(file, "kernel/shm") || strings.HasPrefix(file, "kernel/msg") ||
+			strings.HasPrefix(file, "fs/mqueue/") || file == "kernel/sem"
 		switch {
-		case strings.Contains(name, ".."):
+		case file != path.Clean(file):
 			return out, fault.Invalid.Errorf("sysctl %q is no name", name)
-		case strings.HasPrefix(name, "net.") && !hostNetwork(s):
-			out.net[name] = value
+		case strings.HasPrefix(file, "net/") && !hostNetwork(s):
+			if ofLink(file) {
+				out.links[file] = value
+			} else {
+				out.net[file] = value
+			}
 		case ipc && !hostIPC(s):
-			out.ipc[name] = value
+			out.ipc[file] = value
 		default:
 			return out, fault.Invalid.Errorf("sysctl %q belongs to no namespace of the sandbox", name)
 		}
 	}
 	return out, nil
+}
+
+// sysctlFile is where a sysctl is below /proc/sys. Its parts are separated by points, and
+// a point within one, of an interface's name, is a slash; or the other way round if a
+// slash comes first (sysctl.d(5)).
+func sysctlFile(name string) string {
+	if at := strings.IndexAny(name, "./"); at < 0 || name[at] == '/' {
+		return name
+	}
+	return swapSeparators(name)
+}
+
+func swapSeparators(name string) string { return strings.NewReplacer(".", "/", "/", ".").Replace(name) }
+
+// ofLink reports whether a sysctl is of one interface, which a new network namespace does
+// not have.
+func ofLink(file string) bool {
+	parts := strings.Split(file, "/")
+	return len(parts) > 4 && (parts[2] == "conf" || parts[2] == "neigh") && !slices.Contains([]string{"all", "default", "lo"}, parts[3])
 }
 
 // startPause runs the first process of the PID namespace that the sandbox's
