@@ -349,6 +349,14 @@ func TestRefused(t *testing.T) {
 			u := in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions
 			u.Gids = append(u.Gids, &runtimeapi.IDMapping{ContainerId: 65535, HostId: 1, Length: 1})
 		}},
+		"more mappings than the kernel takes": {fault.Invalid, func(in *spec.Input) {
+			inUserNamespace(in)
+			u := in.Sandbox.Linux.SecurityContext.NamespaceOptions.UsernsOptions
+			u.Uids = nil
+			for i := range uint32(341) {
+				u.Uids = append(u.Uids, &runtimeapi.IDMapping{ContainerId: i, HostId: 100_000 + 2*i, Length: 1})
+			}
+		}},
 		"user that is not mapped": {fault.Invalid, func(in *spec.Input) {
 			inUserNamespace(in)
 			in.Container.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 70000}

@@ -32,7 +32,13 @@ func UserNamespace(c *runtimeapi.PodSandboxConfig) (*runtimeapi.UserNamespace, e
 	return u, nil
 }
 
+// maxMappings is what the kernel takes (user_namespaces(7)).
+const maxMappings = 340
+
 func checkMappings(list []*runtimeapi.IDMapping) error {
+	if len(list) > maxMappings {
+		return fault.Invalid.Errorf("there are %d, and the kernel takes %d", len(list), maxMappings)
+	}
 	var seen []*runtimeapi.IDMapping
 	for _, m := range list {
 		n := uint64(m.GetLength())
