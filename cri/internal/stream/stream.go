@@ -24,6 +24,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
+	"github.com/nodekit-project/nodekit/cri/internal/validate"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -112,8 +113,8 @@ func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimea
 	if s.functions.Exec == nil {
 		return nil, unsupported("Exec")
 	}
-	if len(req.GetCmd()) == 0 {
-		return nil, fault.Invalid.Errorf("the request has no command")
+	if err := validate.Command(req.GetCmd()); err != nil {
+		return nil, err
 	}
 	if err := s.functions.Running(req.GetContainerId()); err != nil {
 		return nil, err

@@ -56,8 +56,14 @@ func TestUnsupportedAndRefused(t *testing.T) {
 	if _, err := s.ExecSync(t.Context(), request("x", 0)); !errors.Is(err, fault.NotFound) {
 		t.Errorf("of an unknown container: %v", err)
 	}
+	odd := request("c", 0)
+	odd.Cmd = []string{"x", "\x00"}
+	if _, err := s.ExecSync(t.Context(), odd); !errors.Is(err, fault.Invalid) {
+		t.Errorf("with a NUL byte: %v", err)
+	}
 	for what, req := range map[string]*runtimeapi.ExecRequest{
 		"without a command":          {ContainerId: "c", Stdout: true},
+		"with a NUL byte":            {ContainerId: "c", Cmd: []string{"x", "\x00"}, Stdout: true},
 		"without a stream":           {ContainerId: "c", Cmd: []string{"x"}},
 		"a terminal that has stderr": {ContainerId: "c", Cmd: []string{"x"}, Tty: true, Stdout: true, Stderr: true},
 	} {

@@ -10,7 +10,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
-	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/cri/internal/validate"
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
@@ -30,8 +30,8 @@ func (s *Server) ExecSync(client context.Context, req *runtimeapi.ExecSyncReques
 	if s.functions.Exec == nil {
 		return nil, unsupported("ExecSync")
 	}
-	if len(req.GetCmd()) == 0 {
-		return nil, fault.Invalid.Errorf("the request has no command")
+	if err := validate.Command(req.GetCmd()); err != nil {
+		return nil, err
 	}
 	if err := s.functions.Running(req.GetContainerId()); err != nil {
 		return nil, err

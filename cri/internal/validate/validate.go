@@ -126,6 +126,19 @@ func container(c *runtimeapi.ContainerConfig) error {
 	return Resources("resources", c.GetLinux().GetResources())
 }
 
+// Command checks what is to be executed in a container.
+func Command(cmd []string) error {
+	if len(cmd) == 0 {
+		return fault.Invalid.Errorf("the request has no command")
+	}
+	for i, arg := range cmd {
+		if strings.Contains(arg, "\x00") {
+			return fault.Invalid.Errorf("cmd[%d]: it has a NUL byte", i)
+		}
+	}
+	return nil
+}
+
 // logPath accepts nothing that, joined with a directory, is the directory or
 // outside of it. An empty one asks for no log.
 func logPath(p string) bool {

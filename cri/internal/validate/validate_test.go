@@ -181,3 +181,14 @@ func secure(s *runtimeapi.LinuxContainerSecurityContext) *runtimeapi.LinuxContai
 func limited(r *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerConfig {
 	return &runtimeapi.LinuxContainerConfig{Resources: r}
 }
+
+func TestCommand(t *testing.T) {
+	if err := validate.Command([]string{"a", ""}); err != nil {
+		t.Error(err)
+	}
+	for text, cmd := range map[string][]string{"no command": nil, "cmd[1]": {"a", "b\x00c"}} {
+		if err := validate.Command(cmd); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%q: %v", cmd, err)
+		}
+	}
+}
