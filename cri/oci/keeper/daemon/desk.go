@@ -45,7 +45,7 @@ type slot struct {
 	size  uint64 // of the records
 	take  uint64 // bytes of output in them
 	at    uint64 // their time, in nanoseconds of the epoch
-	flush uint64 // 1 when an unfinished line is among them
+	flush uint64 // 1 when an unfinished line is among them; earlier keepers go by it
 }
 
 const (

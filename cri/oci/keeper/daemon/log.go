@@ -231,7 +231,8 @@ func (l *logFile) finish(k *desk, pipe int) error {
 }
 
 // complete writes what of the announced records is missing at the end of the log,
-// which has the size. The same output at the same time makes the same records.
+// which has the size. The same output at the same time makes the same records; it is
+// flushed, because what showed that the last one's line goes on is not among it.
 func (l *logFile) complete(k *desk, pipe int, size uint64) error {
 	s := k.slot
 	if _, err := k.move(pipe, int(s.take)-held(k.transit[0])); err != nil {
@@ -242,7 +243,7 @@ func (l *logFile) complete(k *desk, pipe int, size uint64) error {
 	if err != nil {
 		return err
 	}
-	records, _ := encode(nil, time.Unix(0, int64(s.at)), byte(s.frame), data[:n], s.flush == 1)
+	records, _ := encode(nil, time.Unix(0, int64(s.at)), byte(s.frame), data[:n], true)
 	written := size - min(s.end, size)
 	switch {
 	case uint64(len(records)) == s.size && written <= s.size:

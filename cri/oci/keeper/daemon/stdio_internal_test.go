@@ -3,26 +3,28 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/log"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 )
 
 // interrupted returns the streams of a container whose keeper was interrupted when
 // so many bytes of the records of a piece of output were in the log, and how the
 // records are.
-func interrupted(t *testing.T, s *server, log, text string, written int) (std *stdio, records string) {
+func interrupted(t *testing.T, s *server, path, text string, written int) (std *stdio, records string) {
 	t.Helper()
 	at := time.Now()
-	out, _ := encode(nil, at, wire.FrameStdout, []byte(text), false)
+	out, _ := encode(nil, at, wire.FrameStdout, []byte(text), true) // a part of a long line, too
 	const before = "an earlier line\n"
-	if err := os.WriteFile(log, []byte(before+string(out[:written])), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(before+string(out[:written])), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := openLog(log)
+	fd, err := openLog(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +33,7 @@ func interrupted(t *testing.T, s *server, log, text string, written int) (std *s
 		t.Fatal(err)
 	}
 	unix.Close(p[1])
-	hold := s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: log}})
+	hold := s.escrow.newHolding("c", record{Key: 1, Start: wire.StartRequest{Log: path}})
 	err = hold.change(func(h *content) {
 		h.set(roleStdout, p[0])
 		h.set(roleLog, fd)
@@ -63,9 +65,9 @@ func TestRotationWaitsForTheTakeover(t *testing.T) {
 	s := newTestServer(t)
 	const text = "one line\nand another one\n"
 	for _, written := range []int{0, 10, 40, len(text)} {
-		log := filepath.Join(t.TempDir(), "log")
-		std, want := interrupted(t, s, log, text, written)
-		if err := os.Rename(log, log+".1"); err != nil {
+		path := filepath.Join(t.TempDir(), "log")
+		std, want := interrupted(t, s, path, text, written)
+		if err := os.Rename(path, path+".1"); err != nil {
 			t.Fatal(err)
 		}
 		reopened := make(chan error, 1)
@@ -83,12 +85,32 @@ func TestRotationWaitsForTheTakeover(t *testing.T) {
 			t.Error(err)
 		}
 		<-std.drained
-		old, err := os.ReadFile(log + ".1")
+		old, err := os.ReadFile(path + ".1")
 		if err != nil || string(old) != want {
 			t.Errorf("after %d bytes: the old file is %q, %v; want %q", written, old, err, want)
 		}
-		if fresh, _ := os.ReadFile(log); len(fresh) > 0 {
+		if fresh, _ := os.ReadFile(path); len(fresh) > 0 {
 			t.Errorf("after %d bytes: the new file is %q", written, fresh)
+		}
+	}
+}
+
+// A part of a long line, behind which the keeper had seen that more comes, is in the log
+// whole, wherever that keeper was killed.
+func TestPartOfALineIsTakenOver(t *testing.T) {
+	s := newTestServer(t)
+	part := strings.Repeat("x", log.MaxContent)
+	for _, text := range []string{part, "one line\n" + part} {
+		for _, written := range []int{0, 10, 5000, len(text)} {
+			path := filepath.Join(t.TempDir(), "log")
+			std, want := interrupted(t, s, path, text, written)
+			if err := std.pump(); err != nil {
+				t.Fatal(err)
+			}
+			<-std.drained
+			if got, err := os.ReadFile(path); err != nil || string(got) != want {
+				t.Errorf("after %d bytes: the log has %d bytes, want %d: %v", written, len(got), len(want), err)
+			}
 		}
 	}
 }
