@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -17,13 +18,21 @@ import (
 // With headless in its environment the test binary ends its first thread, and goes on.
 const headless = "NODEKIT_PROCSTAT_HEADLESS"
 
-// init runs on the first thread.
-func init() {
-	if os.Getenv(headless) != "" {
-		go func() {
-			time.Sleep(time.Minute)
-			os.Exit(1)
-		}()
+func TestMain(m *testing.M) {
+	if os.Getenv(headless) == "" {
+		os.Exit(m.Run())
+	}
+	time.AfterFunc(time.Minute, func() { os.Exit(1) })
+	for leave(); ; time.Sleep(time.Millisecond) {
+		go leave()
+	}
+}
+
+// leave ends the thread that it runs on if that is the first.
+func leave() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if unix.Gettid() == os.Getpid() {
 		unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
 	}
 }
