@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,7 +112,7 @@ func TestBadFiles(t *testing.T) {
 func TestDuplicatePlugins(t *testing.T) {
 	l, err := parse([]byte(`{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a","of":"a"}],"plugins":[{"type":"b"}]}`),
 		func(string) ([]plugin, error) { return nil, nil })
-	if err != nil || l.kinds() != "b" || l.Plugins[0]["of"] != nil {
+	if err != nil || !slices.Equal(l.kinds(), []string{"b"}) || l.Plugins[0]["of"] != nil {
 		t.Errorf("%v, %v", l, err)
 	}
 }
