@@ -20,9 +20,11 @@ import (
 // SIGTERM and SIGINT end the context of the handler and of the delegates that it
 // runs, and so lead to the rollback of an ADD; a handler that does not return
 // within three seconds is left behind for it, as is a rollback that goes on when its
-// own ten seconds are over. When the plugin's Timeout is over the same happens. The runtime gets code 11. Until the configuration has
-// been read to its end, and a moment longer, there is nothing to undo, and a signal ends
-// the process; so it does where the runtime only asks for the version.
+// own ten seconds are over. When the plugin's Timeout is over the same happens. The
+// runtime gets code 11. Until the configuration has been read to its end, and a moment
+// longer, there is nothing to undo, and a signal ends the process; so it does where the
+// runtime only asks for the version.
+//
 // What handlers print to os.Stdout goes to stderr, because stdout carries the
 // protocol.
 func Main(plugins ...*Plugin) {
