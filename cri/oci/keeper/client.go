@@ -25,7 +25,8 @@
 // place in the log, in a ledger that the anchor holds in memory; it is moved out
 // of the container's pipe into one that only the keeper writes to, written to the
 // log and then consumed. Whatever moment a keeper is killed in, the next one can
-// tell which bytes are in the log. An unfinished line stays in the pipe.
+// tell which bytes are in the log. An unfinished line stays in the pipe, for a second
+// at most.
 //
 // # What survives what
 //

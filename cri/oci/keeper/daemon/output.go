@@ -12,16 +12,16 @@ import (
 )
 
 // output is one output of a container: the end to read of a pipe, of which the
-// container has the other one. An unfinished line stays in the pipe.
+// container has the other one. An unfinished line stays in the pipe: see patience.
 type output struct {
-	fd    int
-	frame byte
-	over  bool // it has ended, and all of it was read
-	seen  int  // bytes in the pipe that the attached have got already
-	saw   int  // how much of an unfinished line was seen when more was there
-	owed  int  // the most bytes that somebody waits for: see stdio.reckon
-	tap   *tap // where the pipe is the keeper's own; else nil
-	crowd crowd
+	fd       int
+	frame    byte
+	over     bool // it has ended, and all of it was read
+	seen     int  // bytes in the pipe that the attached have got already
+	saw      int  // how much of an unfinished line was seen when more was there
+	owed     int  // the most bytes that somebody waits for: see stdio.reckon
+	tap      *tap // where the pipe is the keeper's own; else nil
+	patience patience
 }
 
 // tap is a terminal, which cannot be copied without being read. So that no more
@@ -131,7 +131,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		s.complain(err)
 	}
 	n, err := k.duplicate(o.fd, p.in[:])
-	o.crowd.look(o.fd)
+	o.patience.look(o.fd)
 	if n == 0 {
 		o.owed = 0
 		if o.over = err == nil || o.tap != nil && o.tap.hung; !o.over && !errors.Is(err, unix.EAGAIN) {
@@ -151,7 +151,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 			return true
 		case itWaits:
 			if o.owed <= 0 {
-				o.crowd.wait(s.wake)
+				o.patience.wait(s.wake)
 				return false
 			}
 		}
@@ -164,7 +164,7 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 		s.lost += c.take
 	}
 	o.seen, o.saw, o.owed = o.seen-c.take, 0, o.owed-c.take
-	o.crowd.took(c.take)
+	o.patience.took(c.take)
 	return true
 }
 
@@ -187,25 +187,33 @@ func (o *output) unfinished(n int) rest {
 		o.saw = n
 		return itGrows
 	}
-	if hung || isFull(o.fd) || o.crowd.impatient() {
+	if hung || isFull(o.fd) || o.patience.over() {
 		return itEnds
 	}
 	return itWaits
 }
 
-// crowd tells whether somebody may be in the middle of a write, waiting for room in
-// the pipe. What such a writer adds to bytes that are there already is announced to
-// nobody before the write ends, and it does not end if the pipe is full again before.
-// So an unfinished line must not stay there for long: the pipe has to be looked at
-// again and, unless more has come, emptied, because what comes into an empty one
-// always is announced.
-type crowd struct {
-	taken int       // since the pipe was last looked at
-	last  time.Time // when it may have been full
-	until time.Time // how long the unfinished line stays; zero without one
+// patience is how long an unfinished line stays in the pipe. What a writer adds to bytes
+// that are there already is announced to nobody before its write ends; and that does not
+// end if the pipe is full before. So the pipe has to be looked at again while there is an
+// unfinished line in it, and to be emptied when that stays for long, because what comes
+// into an empty one always is announced. The longer a line has waited the rarer it is
+// looked at: a writer is held up for no longer than it took to come.
+type patience struct {
+	taken int         // since the pipe was last looked at
+	last  time.Time   // when it may have been full
+	since time.Time   // when the unfinished line was first seen; zero without one
+	next  time.Time   // when the timer fires
+	timer *time.Timer // nil before there was an unfinished line
 }
 
 const (
+	// firstLook is after how long an unfinished line is looked at again. Most have their
+	// end by then.
+	firstLook = 10 * time.Millisecond
+	// lineStay is how long a line may stay unfinished: then what there is becomes a part of
+	// a line, and nobody has to look any more.
+	lineStay = time.Second
 	// crowdLasts is how long it takes at most, with a lot of patience, until who was
 	// waiting for room goes on.
 	crowdLasts = time.Second
@@ -216,30 +224,48 @@ const (
 
 // look is called for each look at the pipe. One with a writer who waits for room holds
 // half of what it could at least: pieces of no more than half a page share one.
-func (c *crowd) look(pipe int) {
-	most := held(pipe) + c.taken
-	c.taken = 0
+func (p *patience) look(pipe int) {
+	most := held(pipe) + p.taken
+	p.taken = 0
 	if most < os.Getpagesize()/2 {
 		return
 	}
 	if size, err := unix.FcntlInt(uintptr(pipe), unix.F_GETPIPE_SZ, 0); err == nil && most >= size/2 {
-		c.last = time.Now()
+		p.last = time.Now()
 	}
 }
 
 // took notes that so much was taken out of the pipe.
-func (c *crowd) took(n int) { c.taken, c.until = n, time.Time{} }
+func (p *patience) took(n int) { p.taken, p.since = n, time.Time{} }
 
-// wait calls again in time, where that is necessary.
-func (c *crowd) wait(again func()) {
-	if c.until.IsZero() && time.Since(c.last) < crowdLasts {
-		c.until = time.Now().Add(crowdStay)
-		time.AfterFunc(crowdStay, again)
+// wait calls again in time for the unfinished line.
+func (p *patience) wait(again func()) {
+	now := time.Now()
+	switch {
+	case p.since.IsZero():
+		p.since = now
+	case now.Before(p.next):
+		return
+	}
+	waited := now.Sub(p.since)
+	pause := min(max(firstLook, waited), p.stay()-waited)
+	p.next = now.Add(pause)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(pause, again)
+	} else {
+		p.timer.Reset(pause)
 	}
 }
 
-// impatient reports whether an unfinished line has stayed for long enough.
-func (c *crowd) impatient() bool { return !c.until.IsZero() && !time.Now().Before(c.until) }
+func (p *patience) stay() time.Duration {
+	if time.Since(p.last) < crowdLasts {
+		return crowdStay
+	}
+	return lineStay
+}
+
+// over reports whether the unfinished line has stayed for long enough.
+func (p *patience) over() bool { return !p.since.IsZero() && time.Since(p.since) >= p.stay() }
 
 // hungUp reports whether nobody holds the other end of a pipe or a connection.
 func hungUp(fd int) bool {

@@ -95,3 +95,43 @@ func TestUnfinishedLineAfterABurst(t *testing.T) {
 	wire.CloseAll(child[:])
 	<-std.drained
 }
+
+// A writer that has left a line unfinished and then writes more than the pipe holds is read
+// to its end, though the kernel announces nothing of what it adds.
+func TestLongWriteAfterAnUnfinishedLine(t *testing.T) {
+	s := newTestServer(t)
+	for _, pause := range []time.Duration{0, 5 * firstLook, lineStay + 20*firstLook} {
+		path := filepath.Join(t.TempDir(), "0.log")
+		std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
+		child, err := std.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := std.pump(); err != nil {
+			t.Fatal(err)
+		}
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := child[1].WriteString("unfinished ")
+			time.Sleep(pause)
+			if err == nil {
+				_, err = child[1].Write(append(bytes.Repeat([]byte("b"), 200_000), '\n'))
+			}
+			wire.CloseAll(child[:])
+			wrote <- err
+		}()
+		select {
+		case err := <-wrote:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("after %v the writer waits for ever", pause)
+		}
+		<-std.drained
+		want := append([]byte("unfinished "), bytes.Repeat([]byte("b"), 200_000)...)
+		if got := lineIn(t, path); !bytes.Equal(got, want) {
+			t.Errorf("after %v the line has %d bytes, want %d", pause, len(got), len(want))
+		}
+	}
+}
