@@ -87,7 +87,11 @@ func (o *output) pull(buf []byte) error {
 	return nil
 }
 
-// drain works on an output until there is nothing more to do for now.
+// turn is how many pieces of an output are worked on before it is another one's turn.
+const turn = 16
+
+// drain works on an output until there is nothing more to do for now, or so much that the
+// other one must not wait any longer.
 func (s *stdio) drain(o *output) {
 	if !s.goesOn(o) {
 		return
@@ -105,7 +109,11 @@ func (s *stdio) drain(o *output) {
 		defer s.desks.giveBack(k)
 		step = func() bool { return s.copy(o, k, p) }
 	}
-	for s.goesOn(o) && step() {
+	for n := 0; s.goesOn(o) && step(); n++ {
+		if n == turn && len(s.due) == 0 && !s.last {
+			s.wake()
+			return
+		}
 	}
 }
 

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri/log"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
@@ -133,5 +136,43 @@ func TestLongWriteAfterAnUnfinishedLine(t *testing.T) {
 		if got := lineIn(t, path); !bytes.Equal(got, want) {
 			t.Errorf("after %v the line has %d bytes, want %d", pause, len(got), len(want))
 		}
+	}
+}
+
+// An output that always has more does not keep the other one from being read.
+func TestOutputsTakeTurns(t *testing.T) {
+	s := newTestServer(t)
+	path := filepath.Join(t.TempDir(), "0.log")
+	std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
+	child, err := std.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := unix.FcntlInt(uintptr(std.outputs[0].fd), unix.F_SETPIPE_SZ, 1<<20)
+	if err != nil || size < 2*turn*pieceSize {
+		t.Fatalf("the pipe holds %d bytes: %v", size, err)
+	}
+	line := strings.Repeat("b", 127) + "\n"
+	if _, err := child[1].WriteString(strings.Repeat(line, size/len(line))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := child[2].WriteString("meanwhile\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := std.pump(); err != nil {
+		t.Fatal(err)
+	}
+	wire.CloseAll(child[:])
+	<-std.drained
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, found := strings.Cut(string(content), " stderr F meanwhile\n")
+	if !found || strings.Count(before, line)+strings.Count(after, line) != size/len(line) {
+		t.Error("output is missing")
+	}
+	if strings.Count(after, line) == 0 {
+		t.Error("stderr was read when stdout had no more")
 	}
 }
