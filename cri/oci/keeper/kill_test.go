@@ -241,6 +241,36 @@ func TestKilledBehindATerminal(t *testing.T) {
 	}
 }
 
+// TestTerminalThatNobodyHasOpen: a container that closes its terminal lives on, which a
+// hang-up would end, and may open it again, under this keeper and under the next.
+func TestTerminalThatNobodyHasOpen(t *testing.T) {
+	h := newHost(t)
+	script := "name=$(tty); echo one; exec <&- >&- 2>&-; : >closed; " + held + "exec <$name >$name 2>&1; echo two; exit 4"
+	for i := range 2 {
+		id := fmt.Sprint("tty", i)
+		_, err := h.container(id, script, func(r *keeper.StartRequest) {
+			r.Command.Console = "console"
+			r.Command.Args = append(r.Command.Args, "console")
+		})
+		h.must(err)
+		closed := filepath.Join(h.dir, id, "closed")
+		for _, err := os.Stat(closed); err != nil; _, err = os.Stat(closed) {
+			time.Sleep(time.Millisecond)
+		}
+		h.says(id, "one\r\n")
+		for range i {
+			h.kill(itself)
+		}
+		h.release(id)
+		if e := h.exit(id); e.Code != 4 {
+			t.Errorf("%s ended with %d, want 4", id, e.Code)
+		}
+		if got := h.text(id); got != "one\r\ntwo\r\n" {
+			t.Errorf("the log of %s is %q, want one and two", id, got)
+		}
+	}
+}
+
 // awaitTerminal waits until the process has a terminal, or has none.
 func (h *host) awaitTerminal(process int, want bool) {
 	h.t.Helper()

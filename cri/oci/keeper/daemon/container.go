@@ -178,6 +178,7 @@ func (s *server) witness(c *container, proc *process, oom oomWatch) {
 // conclude publishes the end of a container, once its output has ended or, where that
 // is not worth waiting for, what it has written before its end is in the log.
 func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
+	c.std.processEnded()
 	select {
 	case <-c.std.drained:
 	case <-time.After(drainLimit):

@@ -27,10 +27,15 @@ type output struct {
 // tap is a terminal, which cannot be copied without being read. So that no more
 // than what is being read at the moment is lost with the keeper, that is put into
 // a pipe at once and goes on from there as other output does.
+//
+// A terminal that no process has open says so, and may be opened again: it ends with the
+// container's process. Before that it must not be closed, which would be a hang-up for
+// that process.
 type tap struct {
 	tty  int
 	into *os.File
-	hung bool // the terminal has ended
+	hung bool // nobody has the terminal open
+	over bool // and nobody will
 }
 
 const (
@@ -66,18 +71,18 @@ func (o *output) there() int {
 	return held(o.fd)
 }
 
-// pull takes what the terminal has.
-func (o *output) pull(buf []byte) error {
+// pull takes what the terminal has. ended says that the container's process has.
+func (o *output) pull(buf []byte, ended bool) error {
 	if o.tap == nil {
 		return nil
 	}
-	for !o.tap.hung && held(o.fd) < tapLimit {
+	for held(o.fd) < tapLimit {
 		n, err := readAgain(o.tap.tty, buf[:ttyRead])
+		o.tap.hung = n <= 0 && !errors.Is(err, unix.EAGAIN) // with EIO
 		switch {
-		case errors.Is(err, unix.EAGAIN):
+		case n <= 0:
+			o.tap.over = o.tap.hung && ended
 			return nil
-		case n <= 0: // a terminal ends with EIO
-			o.tap.hung = true
 		default:
 			if _, err := o.tap.into.Write(buf[:n]); err != nil {
 				return err
@@ -119,7 +124,7 @@ func (s *stdio) drain(o *output) {
 
 // pass passes output on that goes into no log, and reports whether there was any.
 func (s *stdio) pass(o *output, p *pages) bool {
-	if err := o.pull(p.in[:]); err != nil {
+	if err := o.pull(p.in[:], s.hasEnded()); err != nil {
 		s.complain(err)
 	}
 	n, err := readAgain(o.fd, p.in[:])
@@ -129,20 +134,20 @@ func (s *stdio) pass(o *output, p *pages) bool {
 		return true
 	}
 	o.owed = 0
-	o.over = !errors.Is(err, unix.EAGAIN) || o.tap != nil && o.tap.hung
+	o.over = !errors.Is(err, unix.EAGAIN) || o.tap != nil && o.tap.over
 	return false
 }
 
 // copy brings what there is into the log, and reports whether there may be more.
 func (s *stdio) copy(o *output, k *desk, p *pages) bool {
-	if err := o.pull(p.in[:]); err != nil {
+	if err := o.pull(p.in[:], s.hasEnded()); err != nil {
 		s.complain(err)
 	}
 	n, err := k.duplicate(o.fd, p.in[:])
 	o.patience.look(o.fd)
 	if n == 0 {
 		o.owed = 0
-		if o.over = err == nil || o.tap != nil && o.tap.hung; !o.over && !errors.Is(err, unix.EAGAIN) {
+		if o.over = err == nil || o.tap != nil && o.tap.over; !o.over && !errors.Is(err, unix.EAGAIN) {
 			s.complain(fmt.Errorf("reading a container's output: %w", err))
 		}
 		return false

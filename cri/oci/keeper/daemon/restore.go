@@ -97,6 +97,7 @@ func (s *server) restoreContainer(hold *holding, std *stdio) error {
 		if err := s.noteExit(hold, exit, false); err != nil {
 			return err
 		}
+		std.ended = true // before there is a worker, which closes what is over
 		c.life.Lock()
 		go func() {
 			defer c.life.Unlock()

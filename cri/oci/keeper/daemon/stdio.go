@@ -42,6 +42,7 @@ type stdio struct {
 	stdin    *os.File // write end of the pipe, or the terminal, or nil
 	working  bool     // there is a worker, or it was the last, or must be none yet
 	dirty    bool     // something has happened since it looked
+	ended    bool     // the container's process has
 	closing  bool     // it is to give up what is still open
 	useless  bool     // and not to read what is there
 	asked    []chan struct{}
@@ -275,6 +276,23 @@ func (s *stdio) reckon() {
 			o.owed = o.there()
 		}
 	}
+}
+
+// processEnded says that the container's process has ended. It comes after pump.
+func (s *stdio) processEnded() {
+	s.mu.Lock()
+	wake := !s.ended && s.terminal != nil
+	s.ended = true
+	s.mu.Unlock()
+	if wake {
+		s.wake()
+	}
+}
+
+func (s *stdio) hasEnded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // settle tells those who asked that no output owes anything, if that is so.
