@@ -271,6 +271,43 @@ func TestFollowATruncatedFile(t *testing.T) {
 }
 
 // What is no log does not fill the memory, and the records after it are read.
+// TestFollowARecordThatIsTakenBack: half a record that finds no room is taken away again by
+// its writer. A follower that has seen it neither begins anew nor takes it for a part of the
+// next one.
+func TestFollowARecordThatIsTakenBack(t *testing.T) {
+	const one, half, two = "2026-01-01T00:00:00Z stdout F one\n", "2026-01-01T00:00:01Z stdout F ha", "2026-01-01T00:00:02Z stdout F two\n"
+	for name, pause := range map[string]time.Duration{"seen": 50 * time.Millisecond, "not seen": 0} {
+		path := filepath.Join(t.TempDir(), "0.log")
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		write := func(text string) {
+			if _, err := f.WriteString(text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out lines
+		ended, done := make(chan struct{}), make(chan error, 1)
+		go func() { done <- log.Read(t.Context(), path, &out, nil, &log.ReadOptions{Follow: true, Ended: ended}) }()
+		write(one)
+		out.await(t, "one\n")
+		write(half)
+		time.Sleep(50 * time.Millisecond) // it is read
+		if err := f.Truncate(int64(len(one))); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pause)
+		write(two)
+		out.await(t, "one\ntwo\n")
+		close(ended)
+		if err := <-done; err != nil || out.String() != "one\ntwo\n" {
+			t.Errorf("%s: %q, %v; want two lines", name, out.String(), err)
+		}
+	}
+}
+
 func TestReadPassesOverWhatIsTooLong(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	junk := strings.Repeat("x", 3<<20)

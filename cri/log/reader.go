@@ -60,7 +60,7 @@ type reader struct {
 	file    *os.File
 	size    int64  // of the first file, when it was opened
 	offset  int64  // of the next byte to read from file
-	pending []byte // an unfinished record
+	pending []byte // an unfinished record, which ends before offset
 	skip    bool   // the record is too long: it is passed over up to its end
 	out     map[Stream]*output
 }
@@ -116,6 +116,7 @@ func (r *reader) drain(ctx context.Context, upTo int64) error {
 			return werr
 		}
 		if errors.Is(err, io.EOF) {
+			r.unread()
 			return nil
 		}
 		if err != nil {
@@ -123,6 +124,14 @@ func (r *reader) drain(ctx context.Context, upTo int64) error {
 		}
 	}
 	return nil
+}
+
+// unread gives an unfinished record at the end of the file back. A writer that finds no room
+// on its disk for the rest of it takes it away again, and may have put another one in
+// its place by the time that this is looked at.
+func (r *reader) unread() {
+	r.offset -= int64(len(r.pending))
+	r.pending = r.pending[:0]
 }
 
 // mindTruncation begins again in a file that somebody cut off.
