@@ -133,8 +133,8 @@ func (l *logFile) record(k *desk, p *piece) error {
 	<-l.mine
 	defer func() { l.mine <- struct{}{} }()
 	var st unix.Stat_t
-	if err := unix.Fstat(l.fd, &st); err != nil {
-		return err
+	if err := unix.Fstat(l.fd, &st); err != nil { // a file on another machine, which has lost it
+		return errors.Join(fmt.Errorf("writing the container log: %w", err), discard(p.pipe, p.spare[:p.take]))
 	}
 	l.inspect(st.Size)
 	if l.torn {
@@ -218,7 +218,8 @@ func (l *logFile) takeBack(written []byte) error {
 func (l *logFile) finish(k *desk, pipe int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(l.fd, &st); err != nil {
-		return err
+		k.clear() // another container is the next to use it
+		return fmt.Errorf("completing the container log: %w", err)
 	}
 	s, size := k.slot, uint64(st.Size)
 	var err error

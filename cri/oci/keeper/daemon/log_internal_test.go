@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
@@ -46,6 +48,54 @@ func TestOpenLogTouchesNoOtherFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		unix.Close(fd)
+	}
+}
+
+// A log that can be asked nothing of, on another machine perhaps that has lost it, loses
+// what is written. The container does not wait for it, nor does anybody else.
+func TestLostLog(t *testing.T) {
+	s := newTestServer(t)
+	std := s.streams.newStdio(s.escrow.newHolding("c", record{}), s.log)
+	child, err := std.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	std.log = newLogFile("lost", 1, 1<<30)
+	if err := std.pump(); err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := child[1].WriteString(strings.Repeat("a line\n", 50_000))
+		wire.CloseAll(child[:])
+		wrote <- err
+	}()
+	select {
+	case <-std.drained:
+	case <-time.After(10 * time.Second):
+		t.Fatal("its output is not read")
+	}
+	if err := <-wrote; err != nil || std.lost != 350_000 {
+		t.Errorf("%d bytes are said to be lost, want all of 350000: %v", std.lost, err)
+	}
+}
+
+// A desk whose log is lost at a takeover is left empty for the next one who uses it.
+func TestTakeoverOfALostLog(t *testing.T) {
+	s := newTestServer(t)
+	k, err := s.streams.desks.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(k.transit[1], []byte("a line\n")); err != nil {
+		t.Fatal(err)
+	}
+	*k.slot = slot{busy: 1, key: 1, size: 50, take: 7}
+	if err := newLogFile("lost", 1, 1<<30).finish(k, -1); err == nil {
+		t.Error("nobody is told")
+	}
+	if n := held(k.transit[0]); n > 0 || k.slot.busy != 0 {
+		t.Errorf("the desk has %d bytes, and is busy: %d", n, k.slot.busy)
 	}
 }
 
