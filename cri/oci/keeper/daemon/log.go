@@ -99,10 +99,8 @@ func (l *logFile) reopen(keep func(fd int) error) error {
 	return unix.Close(old)
 }
 
-// close ends the log. Nobody writes any more.
+// close ends the log. The caller has it to itself, and nobody writes any more.
 func (l *logFile) close() error {
-	<-l.mine
-	defer func() { l.mine <- struct{}{} }()
 	fd := l.fd
 	l.fd = -1
 	return unix.Close(fd)

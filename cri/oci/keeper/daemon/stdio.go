@@ -395,6 +395,10 @@ func (s *stdio) finish() {
 		s.report.Error("a container's log is not complete", "bytes", s.lost)
 	}
 	defer close(s.drained)
+	if s.log != nil { // a rotation would put it into the holding again
+		<-s.log.mine
+		defer func() { s.log.mine <- struct{}{} }()
+	}
 	err := s.hold.change(func(h *content) {
 		for _, r := range []role{roleStdout, roleStderr, roleTerminal, roleLog} {
 			h.set(r, -1)

@@ -95,6 +95,42 @@ func TestRotationWaitsForTheTakeover(t *testing.T) {
 	}
 }
 
+// A rotation that comes when the output ends leaves nothing in the holding that is closed.
+func TestRotationAtTheEnd(t *testing.T) {
+	s := newTestServer(t)
+	for range 500 {
+		path := filepath.Join(t.TempDir(), "log")
+		std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
+		child, err := std.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := std.pump(); err != nil {
+			t.Fatal(err)
+		}
+		rotated := make(chan error, 1)
+		go func() {
+			var err error
+			for over := false; !over && err == nil; {
+				select {
+				case <-std.drained:
+					over = true
+				default:
+				}
+				err = std.reopen()
+			}
+			rotated <- err
+		}()
+		wire.CloseAll(child[:])
+		if err := <-rotated; err != nil {
+			t.Fatal(err)
+		}
+		if len(std.hold.rec.Roles) > 0 {
+			t.Fatalf("the holding has %v of a container whose output has ended", std.hold.rec.Roles)
+		}
+	}
+}
+
 // A part of a long line, behind which the keeper had seen that more comes, is in the log
 // whole, wherever that keeper was killed.
 func TestPartOfALineIsTakenOver(t *testing.T) {
