@@ -46,7 +46,7 @@ func runTests(m *testing.M) int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", dir+"/", "./testdata/standin", "../../../cmd/keeper")
+	build := exec.Command("go", "build", "-o", dir+"/", "./testdata/standin", "./testdata/scribe", "../../../cmd/keeper")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("building the test programs: %v\n%s", err, out))
