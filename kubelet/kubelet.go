@@ -68,8 +68,8 @@ type Config struct {
 	// SingleProcessOOMKill leaves the other processes of a container alone when
 	// the kernel kills one for memory. cgroup v1 knows nothing else.
 	SingleProcessOOMKill bool
-	// Observe is told of every call to a runtime or plugin; nil is allowed.
-	Observe call.Observer
+	// Observe is told of calls to a runtime or plugin; nil is allowed.
+	Observe *call.Observer
 	// OnStep is told of every step in a Pod's life, from many goroutines; nil is
 	// allowed. It must be quick.
 	OnStep func(pod.Step)

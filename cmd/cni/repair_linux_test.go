@@ -41,7 +41,7 @@ func TestWatchedPodGetsItsRulesBack(t *testing.T) {
 	})
 	seen := &steps{}
 	n, err := runtime.Open(runtime.Config{
-		ConfDir: filepath.Join(dir, "net.d"), StateDir: filepath.Join(dir, "state"), Observe: seen.observe,
+		ConfDir: filepath.Join(dir, "net.d"), StateDir: filepath.Join(dir, "state"), Observe: &call.Observer{Done: seen.observe},
 		Builtin: map[string]*cni.Plugin{"bridge": bridge.Plugin(), "host-local": hostlocal.Plugin()},
 		Logger:  slog.New(slog.NewTextHandler(seen, nil)),
 	})

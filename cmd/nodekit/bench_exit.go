@@ -28,7 +28,7 @@ func newBenchExitCommand(f *benchFlags) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			b := &exitBench{flags: f}
-			if b.dir, b.node, err = f.node(cmd.Context(), b.observe); err != nil {
+			if b.dir, b.node, err = f.node(cmd.Context(), &call.Observer{Done: b.observe}); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, b.node.Destroy(context.Background()), b.dir.remove()) }()

@@ -60,7 +60,7 @@ func (f *benchFlags) config(dir *runDir) node.Config {
 }
 
 // node starts a node that is measured while it runs.
-func (f *benchFlags) node(ctx context.Context, observe call.Observer) (*runDir, *node.Node, error) {
+func (f *benchFlags) node(ctx context.Context, observe *call.Observer) (*runDir, *node.Node, error) {
 	dir, err := makeRunDir()
 	if err != nil {
 		return nil, nil, err
@@ -255,7 +255,7 @@ type restartBench struct {
 
 func (b *restartBench) config() node.Config {
 	cfg := b.flags.config(b.dir)
-	cfg.Observe = func(_ context.Context, c call.Call) {
+	cfg.Observe = &call.Observer{Done: func(_ context.Context, c call.Call) {
 		if c.Method != "ContainerStatus" || c.Err != nil {
 			return
 		}
@@ -268,7 +268,7 @@ func (b *restartBench) config() node.Config {
 				close(b.all)
 			}
 		}
-	}
+	}}
 	return cfg
 }
 

@@ -288,6 +288,29 @@ esac
 	c.clean(p.out.String())
 }
 
+// TestPluginThatHangs: one sees what is waited for while it is.
+func TestPluginThatHangs(t *testing.T) {
+	c := newCLI(t)
+	script := filepath.Join(t.TempDir(), "slow")
+	text := `#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}' ;;
+ADD) sleep 6; echo '{"cniVersion":"1.1.0"}' ;; # which lacks an address
+esac
+`
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	p.await(`5\.00 s  wait       p  no answer yet to ADD of CNI plugin slow, which may take 1m0s`)
+	p.await(`wait       FailedCreatePodSandBox  .*no address`)
+	p.interrupt()
+	if code := p.exit(); code != interrupted {
+		t.Errorf("exit code %d", code)
+	}
+	c.clean(p.out.String())
+}
+
 func TestPluginThatDiesIsStartedAgain(t *testing.T) {
 	c := newCLI(t)
 	script, die := filepath.Join(t.TempDir(), "dies-once"), filepath.Join(t.TempDir(), "die")

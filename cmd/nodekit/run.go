@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
 
+	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
 	"github.com/nodekit-project/nodekit/kubelet/node"
@@ -33,7 +34,8 @@ func newRunCommand() *cobra.Command {
 		Short: "Run the Pods of a file on a node of their own, and take everything down after",
 		Long: `Run starts a node with directories, a bridge and a subnet of its own, runs the Pods of
 the file (- is standard input) on it, shows each step and what the containers print, and
-takes everything down when the Pods have ended, or at Ctrl-C.
+takes everything down when the Pods have ended, or at Ctrl-C. A call that a plugin has not
+answered after five and after thirty seconds is shown as what the Pod waits for.
 
 The exit code is 0 when all Pods succeeded, that of the first container that failed
 otherwise, 130 after Ctrl-C and 1 for everything else.
@@ -155,7 +157,8 @@ func (s *session) run(ctx context.Context, cfg node.Config, objects []manifest.O
 func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*node.Node, error) {
 	cfg.Root, cfg.Run = dir.root(), dir.run()
 	cfg.Images = append(builtinImages(), cfg.Images...)
-	cfg.OnPlugin, cfg.OnPull, cfg.Observe, cfg.OnStderr = s.view.plugin, s.view.pull, s.view.call, s.view.said
+	cfg.OnPlugin, cfg.OnPull, cfg.OnStderr = s.view.plugin, s.view.pull, s.view.said
+	cfg.Observe = &call.Observer{Done: s.view.call, Waits: s.view.waits}
 	for i := range cfg.Plugins {
 		cfg.Plugins[i].Stderr = s.view.lines(filepath.Base(cfg.Plugins[i].Path))
 	}

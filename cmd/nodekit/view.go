@@ -47,6 +47,41 @@ func (v *view) call(_ context.Context, c call.Call) {
 	}
 }
 
+// waits prints that a call has no answer yet, for whoever would else see nothing until
+// its time is over. That the next try takes as long is not said again.
+func (v *view) waits(_ context.Context, c call.Call) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case c.Method == "StopContainer", c.Method == "ExecSync":
+		return // they take what the Pod's processes take
+	case c.Method == "PullImage" && len(v.pulls) > 0:
+		return // the runtime shows how far it is
+	}
+	subject := "node"
+	if !c.Pod.IsZero() {
+		subject = c.Pod.Name
+	}
+	limit := "which may take any time"
+	if c.Limit > 0 {
+		limit = fmt.Sprintf("which may take %v", c.Limit.Round(time.Second))
+	}
+	text := fmt.Sprintf("%9s  %-9s  %s  no answer yet to %s of %s, %s\n", took(c.Took.Round(time.Second)), pod.StepWait, subject, c.Method, calledOf(c), limit)
+	if key := c.Pod.UID + text; !v.seen[key] {
+		v.seen[key] = true
+		v.print(text)
+	}
+}
+
+// calledOf names the plugin of a call.
+func calledOf(c call.Call) string {
+	if c.Family == "cri" {
+		return "the runtime" // there is one, and its socket says nothing
+	}
+	kinds := map[string]string{"cni": "CNI plugin", "csi": "CSI driver", "deviceplugin": "device plugin"}
+	return kinds[c.Family] + " " + c.Plugin
+}
+
 // step prints a step of a Pod. A Pod that waits says so once for each reason.
 func (v *view) step(s pod.Step) {
 	v.mu.Lock()

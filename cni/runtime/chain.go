@@ -162,7 +162,7 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.timeout(name))
 	defer cancel()
-	done := call.Call{Family: "cni", Plugin: name, Method: method, Start: time.Now()}
+	this := n.config.Observe.Begin(ctx, call.Call{Family: "cni", Plugin: name, Method: method})
 	stdout, err = step(ctx)
 	if err != nil && cni.CodeOf(err) == cni.CodeTryAgain && !outOfTime(ctx) {
 		err = &transient{err}
@@ -170,8 +170,8 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 	if err != nil {
 		err = fmt.Errorf("plugin %q, %s%s: %w", name, method, codeIn(err), err)
 	}
-	n.config.Observe.Done(ctx, done, err)
-	n.logCall(ctx, done, env, err)
+	this.Done(ctx, err)
+	n.logCall(ctx, this.Call(), env, err)
 	return stdout, err
 }
 

@@ -21,7 +21,7 @@ func TestImport(t *testing.T) {
 	const conf = `{"cniVersion":"1.0.0","cniVersions":["1.1.0"],"name":"n-1","plugins":[{"type":"show","capabilities":{"mac":true,"ips":true}}]}`
 	w := newWorld(t, conf)
 	var pods []call.Pod
-	w.config.Observe = func(_ context.Context, c call.Call) { pods = append(pods, c.Pod) }
+	w.config.Observe = &call.Observer{Done: func(_ context.Context, c call.Call) { pods = append(pods, c.Pod) }}
 	w.script("show", `{ echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS $CNI_ARGS"; cat; echo; } >> `+w.log+`
 [ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/24"}]}'; exit 0`)
 	results := libcniAdd(t, w, conf)

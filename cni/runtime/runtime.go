@@ -87,8 +87,8 @@ type Config struct {
 	// Timeouts are the bounds of plugins, by type, that differ. Of a type that the network
 	// does not have the log tells, for it may be mistyped.
 	Timeouts map[string]time.Duration
-	// Observe is told of every call of a plugin. Nil means nobody.
-	Observe call.Observer
+	// Observe is told of calls of a plugin. Nil means nobody.
+	Observe *call.Observer
 	// Logger gets what has no caller to be returned to: what built-in plugins log,
 	// and the lines, up to a hundred of a call, that executed ones write to stderr,
 	// with the plugin, the command and the attachment. Nil discards.

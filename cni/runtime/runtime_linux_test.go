@@ -12,10 +12,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/runtime"
@@ -90,11 +92,11 @@ func newWorld(t *testing.T, conflist string, builtin ...*cni.Plugin) *world {
 	w.config = runtime.Config{
 		ConfDir: filepath.Join(w.dir, "net.d"), BinDirs: []string{filepath.Join(w.dir, "bin")},
 		StateDir: filepath.Join(w.dir, "state"), Builtin: map[string]*cni.Plugin{},
-		Observe: func(ctx context.Context, c call.Call) {
+		Observe: &call.Observer{Done: func(ctx context.Context, c call.Call) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.calls = append(w.calls, fmt.Sprintf("%s %s %s %s", c.Family, c.Plugin, c.Method, c.Pod))
-		},
+		}},
 	}
 	for _, p := range builtin {
 		w.config.Builtin[p.Name] = p
@@ -429,11 +431,45 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestObserverOfACallThatHangs: it is told while a plugin runs, executed or in process,
+// with the plugin's own limit.
+func TestObserverOfACallThatHangs(t *testing.T) {
+	answer := make(chan struct{})
+	inside := &cni.Plugin{Name: "inside", IPAM: true, Add: func(context.Context, *cni.Request) (*cni.Result, error) {
+		<-answer
+		return &cni.Result{}, nil
+	}}
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"outside"},{"type":"inside"}]}`, inside)
+	fifo := filepath.Join(w.dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.script("outside", `[ $CNI_COMMAND = ADD ] && read x < `+fifo+`; echo '{"cniVersion":"1.1.0"}'`)
+	w.config.PluginTimeout = 50 * time.Second
+	var told []string
+	w.config.Observe = &call.Observer{Patience: 10 * time.Millisecond, Waits: func(_ context.Context, c call.Call) {
+		told = append(told, fmt.Sprintf("%s %s %s %v", c.Pod.UID, c.Plugin, c.Method, c.Limit.Round(time.Second)))
+		if c.Plugin == "inside" {
+			close(answer)
+		} else if err := os.WriteFile(fifo, []byte("\n"), 0); err != nil {
+			t.Error(err)
+		}
+	}}
+	if _, err := w.open().Attach(t.Context(), w.attachment); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"u outside ADD 50s", "u inside ADD 50s"}, told); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"show"},{"type":"show"}]}`)
 	w.script("show", `env | grep -v -e ^PWD= -e ^_= | sort | tr '\n' ' ' >> `+w.log+`; echo >> `+w.log+`; [ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0"}'; exit 0`)
 	var traced []string
-	w.config.Observe = func(ctx context.Context, c call.Call) { traced = append(traced, call.TraceFrom(ctx).Parent) }
+	w.config.Observe = &call.Observer{Done: func(ctx context.Context, c call.Call) {
+		traced = append(traced, call.TraceFrom(ctx).Parent)
+	}}
 	w.attachment.Args = [][2]string{{"IgnoreUnknown", "1"}, {"A", "b=c"}}
 	const trace, state = "00-0af7651916cd43dd8448eb211c80319c-", "vendor=1"
 	ctx := call.WithTrace(t.Context(), call.Trace{Parent: trace + "b7ad6b7169203331-01", State: state})

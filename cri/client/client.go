@@ -25,8 +25,8 @@ import (
 
 // Options of a client. Nil means the defaults.
 type Options struct {
-	// Observe is told of every call. Nil means nobody.
-	Observe call.Observer
+	// Observe is told of calls. Nil means nobody.
+	Observe *call.Observer
 }
 
 // Client is a connection to one endpoint. A runtime that restarts is

@@ -32,8 +32,8 @@ const DefaultTimeout = 2 * time.Minute
 
 // Options change a Client. nil means the defaults.
 type Options struct {
-	// Observe is told of every call.
-	Observe call.Observer
+	// Observe is told of calls.
+	Observe *call.Observer
 	// Timeout bounds each call; 0 is DefaultTimeout.
 	Timeout time.Duration
 }

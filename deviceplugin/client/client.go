@@ -49,8 +49,8 @@ type Options struct {
 	// Devices is called with each list that the plugin sends, one call at a
 	// time, and once with nil after the stream ended. Required to Watch.
 	Devices func(e *Endpoint, devices []Device)
-	// Observe is told of every call.
-	Observe call.Observer
+	// Observe is told of calls.
+	Observe *call.Observer
 	// Logger gets what the plugin does wrong. Nil discards.
 	Logger *slog.Logger
 }

@@ -72,7 +72,7 @@ func TestLists(t *testing.T) {
 	var methods []string
 	e, err := client.Connect(t.Context(), "example.com/x", serve(t, p), &client.Options{
 		Devices: func(_ *client.Endpoint, d []client.Device) { lists <- d },
-		Observe: func(_ context.Context, c call.Call) { methods = append(methods, c.Method) },
+		Observe: &call.Observer{Done: func(_ context.Context, c call.Call) { methods = append(methods, c.Method) }},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -4,15 +4,18 @@
 //
 // Every call that the node makes passes one interceptor (internal/rpc for
 // gRPC, cni/runtime for CNI), which reads the Pod from the context, measures
-// the call and reports it to an Observer. Timelines, metrics, fault injection
+// the call and reports it to an Observer, when it has ended and when it goes on
+// for long. Timelines, metrics, fault injection
 // and recording all hang on that single place.
 //
 // The package imports only the standard library.
 package call
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -48,36 +51,134 @@ func PodFrom(ctx context.Context) Pod {
 	return p
 }
 
-// Call is one finished call.
+// Call is one call.
 type Call struct {
 	Pod    Pod
 	Family string // "cri", "cni", "csi" or "deviceplugin"
 	Plugin string // the plugin's name or its socket
 	Method string // the RPC's short name ("RunPodSandbox") or the CNI verb ("ADD")
 	Start  time.Time
-	Took   time.Duration
-	Err    error // nil when the call succeeded
+	Took   time.Duration // until its end, or until now
+	Limit  time.Duration // what it may take; zero is no limit. Only Waits is told
+	Err    error         // nil when the call succeeded
 }
 
-// Observer is told of every call after it ended. It is called from many
-// goroutines at once, on the calling goroutine, and so must be quick. A nil
-// Observer is allowed wherever one is taken.
-type Observer func(context.Context, Call)
+// Observer is told of calls, by functions that may be nil. They are called from many
+// goroutines at once and must be quick. A nil *Observer is allowed wherever one is
+// taken. It is not changed once it is in use.
+type Observer struct {
+	// Done is told of every call after it ended, on the calling goroutine.
+	Done func(context.Context, Call)
+	// Waits is told of a call that has no answer after Patience, and once more after
+	// six times as long, on a goroutine of its own. It is not told of a call that
+	// Done has been told of: such a call waits for Waits to return before it ends.
+	Waits func(context.Context, Call)
+	// Patience is how long a call may take before Waits hears of it. Zero means five
+	// seconds, which no call takes that is well.
+	Patience time.Duration
+
+	plugin string // see Named
+}
+
+const (
+	defaultPatience = 5 * time.Second
+	secondPatience  = 6 // times the first
+)
 
 // Logged returns an observer that writes every call to the log, for who wants to see
 // what happens.
-func Logged(log *slog.Logger) Observer {
-	return func(ctx context.Context, c Call) {
+func Logged(log *slog.Logger) *Observer {
+	return &Observer{Done: func(ctx context.Context, c Call) {
 		log.DebugContext(ctx, "call", "family", c.Family, "method", c.Method, "took", c.Took, "err", c.Err)
-	}
+	}}
 }
 
-// Done reports c to the observer with the time since c.Start. It does nothing
-// when o is nil.
-func (o Observer) Done(ctx context.Context, c Call, err error) {
+// Named returns an observer that is told the same, of calls of the plugin of that name,
+// whose socket alone is known where they are made. That of a nil Observer is nil.
+func (o *Observer) Named(plugin string) *Observer {
 	if o == nil {
+		return nil
+	}
+	named := *o
+	named.plugin = plugin
+	return &named
+}
+
+// Begin begins a call, whose Start it sets. The caller ends it with Open.Done.
+func (o *Observer) Begin(ctx context.Context, c Call) Open {
+	c.Start = time.Now()
+	if o == nil {
+		return Open{call: c}
+	}
+	c.Pod, c.Plugin = PodFrom(ctx), cmp.Or(o.plugin, c.Plugin)
+	open := Open{observer: o, call: c}
+	if o.Waits != nil {
+		open.wait = o.await(ctx, c)
+	}
+	return open
+}
+
+// Open is a call that has begun.
+type Open struct {
+	observer *Observer // nil when nobody is told
+	call     Call
+	wait     *wait // nil when nobody is told before its end
+}
+
+// Call is the call as it has begun.
+func (b Open) Call() Call { return b.call }
+
+// Done ends the call and reports it with the time since it began. ctx is that of Begin.
+func (b Open) Done(ctx context.Context, err error) {
+	if b.wait != nil {
+		b.wait.end()
+	}
+	if b.observer == nil || b.observer.Done == nil {
 		return
 	}
-	c.Pod, c.Took, c.Err = PodFrom(ctx), time.Since(c.Start), err
-	o(ctx, c)
+	b.call.Took, b.call.Err = time.Since(b.call.Start), err
+	b.observer.Done(ctx, b.call)
+}
+
+// wait is the timer of a call that has not ended. A timer costs a quick call a fraction
+// of a microsecond, and no goroutine unless it fires.
+type wait struct {
+	mu    sync.Mutex // held while the observer is told
+	timer *time.Timer
+	ended bool
+}
+
+func (o *Observer) await(ctx context.Context, c Call) *wait {
+	patience := cmp.Or(o.Patience, defaultPatience)
+	if end, limited := ctx.Deadline(); limited {
+		c.Limit = end.Sub(c.Start)
+	}
+	w := &wait{}
+	again := true
+	w.mu.Lock() // until the timer is there
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(patience, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.ended {
+			return
+		}
+		c.Took = time.Since(c.Start)
+		o.Waits(ctx, c)
+		if again {
+			again = false
+			w.timer.Reset((secondPatience - 1) * patience)
+		}
+	})
+	return w
+}
+
+func (w *wait) end() {
+	if w.timer.Stop() {
+		return
+	}
+	w.mu.Lock() // it may be telling right now
+	defer w.mu.Unlock()
+	w.ended = true
+	w.timer.Stop()
 }

@@ -106,7 +106,7 @@ func Serve(ctx context.Context, s *grpc.Server, l net.Listener, grace time.Durat
 
 // Dial returns a connection to a unix endpoint. It does not wait for the peer:
 // the first call connects, and a peer that restarts is reconnected to.
-func Dial(endpoint, family string, observe call.Observer) (*grpc.ClientConn, error) {
+func Dial(endpoint, family string, observe *call.Observer) (*grpc.ClientConn, error) {
 	p, err := SocketPath(endpoint)
 	if err != nil {
 		return nil, err
@@ -164,26 +164,26 @@ func (s *serverSide) finish(ctx context.Context, method string, start time.Time,
 
 type clientSide struct {
 	family, plugin string
-	observe        call.Observer
+	observe        *call.Observer
 }
 
-func (c *clientSide) call(method string) call.Call {
-	return call.Call{Family: c.family, Plugin: c.plugin, Method: path.Base(method), Start: time.Now()}
+func (c *clientSide) begin(ctx context.Context, method string) call.Open {
+	return c.observe.Begin(ctx, call.Call{Family: c.family, Plugin: c.plugin, Method: path.Base(method)})
 }
 
 func (c *clientSide) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	this := c.call(method)
+	this := c.begin(ctx, method)
 	err := FromStatus(invoke(ctx, method, req, reply, cc, opts...))
-	c.observe.Done(ctx, this, err)
+	this.Done(ctx, err)
 	return err
 }
 
 func (c *clientSide) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 	open grpc.Streamer, opts ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	this := c.call(method)
+	this := c.begin(ctx, method)
 	s, err := open(ctx, desc, cc, method, opts...)
 	err = FromStatus(err)
-	c.observe.Done(ctx, this, err)
+	this.Done(ctx, err)
 	return s, err
 }

@@ -111,7 +111,7 @@ func TestPanic(t *testing.T) {
 func TestObserverKnowsThePod(t *testing.T) {
 	endpoint := serve(t, &peer{answer: func() error { return nil }})
 	var seen call.Call
-	conn, err := rpc.Dial(endpoint, "test", func(_ context.Context, c call.Call) { seen = c })
+	conn, err := rpc.Dial(endpoint, "test", &call.Observer{Done: func(_ context.Context, c call.Call) { seen = c }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +122,30 @@ func TestObserverKnowsThePod(t *testing.T) {
 	}
 	if seen.Pod != pod || seen.Method != "GetInfo" || seen.Family != "test" || seen.Took <= 0 || seen.Err != nil {
 		t.Fatalf("observed %+v", seen)
+	}
+}
+
+// TestObserverOfACallThatHangs: it is told while there is no answer, with what the caller
+// allows.
+func TestObserverOfACallThatHangs(t *testing.T) {
+	told, answer := make(chan call.Call, 1), make(chan struct{})
+	endpoint := serve(t, &peer{answer: func() error { <-answer; return nil }})
+	observe := &call.Observer{Patience: 10 * time.Millisecond, Waits: func(_ context.Context, c call.Call) {
+		told <- c
+		close(answer)
+	}}
+	conn, err := rpc.Dial(endpoint, "test", observe.Named("mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := registerapi.NewRegistrationClient(conn).GetInfo(ctx, &registerapi.InfoRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if c := <-told; c.Plugin != "mine" || c.Method != "GetInfo" || c.Took < observe.Patience || c.Limit.Round(time.Second) != time.Minute {
+		t.Errorf("observed %+v", c)
 	}
 }
 

@@ -46,8 +46,8 @@ type Config struct {
 	// Root is the kubelet's root directory. The manager owns device-plugins
 	// below it.
 	Root string
-	// Observe is told of every call to a plugin. Nil is allowed.
-	Observe call.Observer
+	// Observe is told of calls to a plugin. Nil is allowed.
+	Observe *call.Observer
 	// Logger gets what plugins come, go and do wrong. Nil discards.
 	Logger *slog.Logger
 }
@@ -55,7 +55,7 @@ type Config struct {
 // Manager gives devices to Pods.
 type Manager struct {
 	dir     string // device-plugins
-	observe call.Observer
+	observe *call.Observer
 	log     *slog.Logger
 	ledger  *ledger
 	changed chan struct{}
@@ -263,7 +263,7 @@ func (m *Manager) connect(ctx context.Context, name, socket string, versions []s
 	if err := deviceplugin.ValidResource(name); err != nil {
 		return nil, err
 	}
-	e, err := client.Connect(ctx, name, socket, &client.Options{Devices: m.listed, Observe: m.observe, Logger: m.log})
+	e, err := client.Connect(ctx, name, socket, &client.Options{Devices: m.listed, Observe: m.observe.Named(name), Logger: m.log})
 	if err != nil {
 		return nil, err
 	}

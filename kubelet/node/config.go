@@ -99,11 +99,11 @@ type Config struct {
 	// layout of containerd's certs.d. Empty means that there are none.
 	HostsDir string
 
-	// Observe is told of every call to every plugin, OnStep of every step of
+	// Observe is told of calls to every plugin, OnStep of every step of
 	// every Pod, OnPlugin of what becomes of the author's plugins, OnPull of how
 	// far the reference runtime's pulls are. All may be called from many
 	// goroutines and must be quick; nil is allowed.
-	Observe  call.Observer
+	Observe  *call.Observer
 	OnStep   func(pod.Step)
 	OnPlugin func(PluginEvent)
 	OnPull   func(Pull)

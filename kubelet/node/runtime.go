@@ -59,7 +59,7 @@ type RuntimeConfig struct {
 
 	CheckNetwork time.Duration
 
-	Observe  call.Observer
+	Observe  *call.Observer
 	OnPull   func(Pull)
 	OnStderr func(plugin, line string)
 	Logger   *slog.Logger

@@ -33,7 +33,7 @@ func (d *driver) stages() bool {
 // drivers are the registered ones. The newest instance of a name is used; when
 // it goes, the one before it is, if it is still there.
 type drivers struct {
-	observe call.Observer
+	observe *call.Observer
 	log     *slog.Logger
 	changed chan struct{}
 
@@ -41,7 +41,7 @@ type drivers struct {
 	known map[string][]*driver // by name, the newest last
 }
 
-func newDrivers(observe call.Observer, log *slog.Logger) *drivers {
+func newDrivers(observe *call.Observer, log *slog.Logger) *drivers {
 	return &drivers{observe: observe, log: log, changed: make(chan struct{}, 1), known: map[string][]*driver{}}
 }
 
@@ -54,7 +54,7 @@ func (d *drivers) register(ctx context.Context, p registration.Plugin) error {
 	if !slices.ContainsFunc(p.Versions, supported) {
 		return fault.Invalid.Errorf("driver %q supports the versions %q; 1.x.y is needed", p.Name, p.Versions)
 	}
-	c, err := client.Dial(cmp.Or(p.Endpoint, p.Socket), &client.Options{Observe: d.observe})
+	c, err := client.Dial(cmp.Or(p.Endpoint, p.Socket), &client.Options{Observe: d.observe.Named(p.Name)})
 	if err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ type Config struct {
 	Root     string // the kubelet's root directory, absolute
 	NodeName string
 	Objects  Objects
-	// Observe is told of every call to a driver.
-	Observe call.Observer
+	// Observe is told of calls to a driver. Nil is allowed.
+	Observe *call.Observer
 	Logger  *slog.Logger // nil discards
 }
 

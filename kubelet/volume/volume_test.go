@@ -120,7 +120,7 @@ func newWorld(t *testing.T, have ...volume.Object) *world {
 // restart replaces the manager by one that knows only the disk.
 func (w *world) restart() {
 	w.t.Helper()
-	m, err := volume.New(volume.Config{Root: w.root, NodeName: "n1", Objects: w.objects, Observe: w.observe})
+	m, err := volume.New(volume.Config{Root: w.root, NodeName: "n1", Objects: w.objects, Observe: &call.Observer{Done: w.observe}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
