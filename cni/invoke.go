@@ -55,7 +55,8 @@ type Caller struct {
 //
 // It may be called concurrently for different containers. It returns when the
 // plugin does, which is told by ctx to end, or by the plugin's Timeout, but may
-// ignore that: see Grace.
+// ignore that: see Grace. A handler that ends its goroutine (runtime.Goexit, which
+// t.FailNow calls) ends that of Invoke, after its rollback.
 func (c *Caller) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return c.Plugins.invoke(ctx, name, env, stdin, c.output())
 }

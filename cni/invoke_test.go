@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -289,6 +291,48 @@ func TestFailedAdd(t *testing.T) {
 		}
 		if e != nil && !strings.Contains(e.Msg, "undoing second") {
 			t.Errorf("%s: the error hides that the rollback failed: %s", name, e.Msg)
+		}
+	}
+}
+
+// TestHandlerThatExits: what a handler that ends its goroutine has to be followed by is
+// done all the same, and so is the rest of a rollback.
+func TestHandlerThatExits(t *testing.T) {
+	var calls []string
+	note := func(_ context.Context, r *cni.Request) error {
+		calls = append(calls, r.Command)
+		return nil
+	}
+	ipam := &cni.Plugin{Name: "ipam", IPAM: true, Del: note, GC: note, Add: func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		return &cni.Result{}, note(ctx, r)
+	}}
+	exit := func(context.Context, *cni.Request, *config) error {
+		runtime.Goexit()
+		return nil
+	}
+	p := cni.New("p", cni.Handlers[config]{Del: exit, GC: exit, Add: func(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+		if _, err := r.Delegate(c.IPAM.Type).Add(ctx); err != nil {
+			return nil, err
+		}
+		r.Undo("it", func(context.Context) error {
+			calls = append(calls, "undone")
+			runtime.Goexit()
+			return nil
+		})
+		return nil, exit(ctx, r, c)
+	}})
+	set := cni.Set{"p": p, "ipam": ipam}
+	for command, want := range map[string]string{"ADD": "ADD undone DEL", "DEL": "DEL", "GC": "GC"} {
+		calls = nil
+		p.IPAM = command == cni.CmdAdd // then no namespace is opened
+		var done sync.WaitGroup
+		done.Go(func() {
+			_, err := set.Invoke(t.Context(), "p", env(command), []byte(request(`,"ipam":{"type":"ipam"},"cni.dev/valid-attachments":[]`)))
+			t.Errorf("%s returned %v", command, err)
+		})
+		done.Wait()
+		if got := strings.Join(calls, " "); got != want {
+			t.Errorf("%s: %q, want %q", command, got, want)
 		}
 	}
 }

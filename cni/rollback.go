@@ -44,8 +44,8 @@ func (b *Rollback) Push(what string, fn func(ctx context.Context) error) {
 	b.steps = append(b.steps, undoStep{what, fn})
 }
 
-// Run runs the steps in the reverse order, each although others failed or
-// panicked, with a context of ten seconds that goes on when ctx has ended. It
+// Run runs the steps in the reverse order, each although others failed, panicked or ended
+// the goroutine, with a context of ten seconds that goes on when ctx has ended. It
 // returns cause as it is, or joined with what could not be undone under cause's
 // code. The stack is empty after it, so a second call undoes nothing.
 func (b *Rollback) Run(ctx context.Context, cause error) error {
@@ -55,16 +55,25 @@ func (b *Rollback) Run(ctx context.Context, cause error) error {
 	b.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
-	errs := []error{cause}
-	for i := len(steps) - 1; i >= 0; i-- {
-		if err := steps[i].run(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("undoing %s: %w", steps[i].what, err))
-		}
-	}
-	if len(errs) == 1 {
+	errs := runSteps(ctx, steps)
+	if len(errs) == 0 {
 		return cause
 	}
-	return Errorf(CodeOf(cause), "%w", errors.Join(errs...))
+	return Errorf(CodeOf(cause), "%w", errors.Join(append([]error{cause}, errs...)...))
+}
+
+// runSteps runs the steps from the last one on. The one before each is deferred, for a step
+// may end the goroutine.
+func runSteps(ctx context.Context, steps []undoStep) (errs []error) {
+	if len(steps) == 0 {
+		return nil
+	}
+	step, before := steps[len(steps)-1], steps[:len(steps)-1]
+	defer func() { errs = append(errs, runSteps(ctx, before)...) }()
+	if err := step.run(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("undoing %s: %w", step.what, err))
+	}
+	return errs
 }
 
 func (s *undoStep) run(ctx context.Context) (err error) {

@@ -204,7 +204,14 @@ func (s *Server) call(ctx context.Context, r *shimwire.Request) *shimwire.Answer
 	for _, p := range s.Plugins {
 		set[p.Name] = p
 	}
-	out, err := set.invoke(ctx, r.Plugin, env, r.Stdin, output{log, stderr})
+	var out []byte
+	err := <-apart(func() (err error) {
+		out, err = set.invoke(ctx, r.Plugin, env, r.Stdin, output{log, stderr})
+		return err
+	})
+	if err == errExited { //nolint:errorlint // it is apart's own
+		out, err = fail(object(err, env["CNI_COMMAND"], ""))
+	}
 	text, over := stderr.bytes()
 	if over {
 		text = append(text, "\n(more was written than is handed on)\n"...)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -128,6 +129,19 @@ func TestServerBoundsCalls(t *testing.T) {
 	calls.Wait()
 	if peak.Load() != most {
 		t.Errorf("%d calls at once", peak.Load())
+	}
+}
+
+// TestServerAnswersForAHandlerThatExits: the runtime hears of it, and the rollback is done.
+func TestServerAnswersForAHandlerThatExits(t *testing.T) {
+	undone := make(chan bool, 1)
+	s := serve(t, plugin(cni.Handlers[config]{Add: func(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
+		r.Undo("it", func(context.Context) error { undone <- true; return nil })
+		runtime.Goexit()
+		return nil, nil
+	}}))
+	if a := s.call(env("ADD"), request("")); a.OK || !strings.Contains(string(a.Stdout), "ended without a result") || len(undone) != 1 {
+		t.Errorf("undone %d times: %+v, %s", len(undone), a.OK, a.Stdout)
 	}
 }
 

@@ -47,6 +47,12 @@ func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err er
 	if err := c.begin(ctx, r); err != nil {
 		return nil, err
 	}
+	exited := true // unless the handler returns
+	defer func() {
+		if exited {
+			_ = c.undo(ctx, r, errExited) // nobody is there any more to return it to
+		}
+	}()
 	err = c.guard(ctx, r, func(ctx context.Context, r *Request) (err error) {
 		var result *Result
 		if c.plugin.Add != nil {
@@ -57,6 +63,7 @@ func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err er
 		}
 		return err
 	})
+	exited = false
 	if err == nil && ctx.Err() != nil {
 		err = Errorf(CodeTryAgain, "the ADD was told to end: %w", context.Cause(ctx))
 	}
@@ -66,11 +73,16 @@ func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err er
 	if err == nil {
 		return stdout, nil
 	}
-	undone := c.rollBack(ctx, r, err)
-	if undone == err { //nolint:errorlint // Run returns the very same error when all is undone
-		undone = errors.Join(err, r.forget())
+	return nil, c.undo(ctx, r, err)
+}
+
+// undo undoes a failed ADD, and forgets it when all is undone.
+func (c *invocation) undo(ctx context.Context, r *Request, cause error) error {
+	undone := c.rollBack(ctx, r, cause)
+	if undone == cause { //nolint:errorlint // Run returns the very same error when all is undone
+		undone = errors.Join(cause, r.forget())
 	}
-	return nil, undone
+	return undone
 }
 
 // rollBack runs the rollback stack. Where the process is about to end, a step that ignores
@@ -79,10 +91,12 @@ func (c *invocation) rollBack(ctx context.Context, r *Request, cause error) erro
 	if !c.lastCall {
 		return r.undo.Run(ctx, cause)
 	}
-	done := make(chan error, 1)
-	go func() { done <- r.undo.Run(ctx, cause) }()
+	done := apart(func() error { return r.undo.Run(ctx, cause) })
 	select {
 	case err := <-done:
+		if err == errExited { //nolint:errorlint // it is apart's own
+			return Errorf(CodeOf(cause), "%w\nundoing it: %w", cause, err)
+		}
 		return err
 	case <-time.After(undoTime + delegateGrace + time.Second): // within Grace
 		return Errorf(CodeOf(cause), "%w\nundoing it was told to end and did not", cause)
@@ -121,11 +135,17 @@ func encodeAdd(r *Request, result *Result) ([]byte, error) {
 // del runs the handler, and the delegate's DEL whatever came of it: addresses go
 // back last, when nothing uses them any more.
 func (c *invocation) del(ctx context.Context, r *Request) error {
-	err := errors.Join(c.guard(ctx, r, c.plugin.Del), c.delegate(ctx, r, Delegate.Del))
-	if err != nil {
+	if err := c.both(ctx, r, c.plugin.Del, Delegate.Del); err != nil {
 		return err
 	}
 	return r.forget()
+}
+
+// both calls the handler and the delegate, whatever came of the handler: one that ends its
+// goroutine included.
+func (c *invocation) both(ctx context.Context, r *Request, handler func(context.Context, *Request) error, verb func(Delegate, context.Context) error) (err error) {
+	defer func() { err = errors.Join(err, c.delegate(ctx, r, verb)) }()
+	return c.guard(ctx, r, handler)
 }
 
 func (c *invocation) check(ctx context.Context, r *Request) error {
@@ -136,11 +156,7 @@ func (c *invocation) check(ctx context.Context, r *Request) error {
 }
 
 func (c *invocation) collect(ctx context.Context, r *Request) error {
-	return errors.Join(
-		c.collectRecords(ctx, r),
-		c.guard(ctx, r, c.plugin.GC),
-		c.delegate(ctx, r, Delegate.GC),
-	)
+	return errors.Join(c.collectRecords(ctx, r), c.both(ctx, r, c.plugin.GC, Delegate.GC))
 }
 
 func (c *invocation) status(ctx context.Context, r *Request) error {
@@ -203,7 +219,9 @@ const abandonTime = 3 * time.Second
 
 // guard calls a handler and turns a panic into an error. The error has its
 // place, and the log the calls that led there. Where the process is about to end, a
-// handler that ignores its context is left behind.
+// handler that ignores its context is left behind, and one that ends its goroutine has
+// failed. Elsewhere handlers run on the caller's goroutine, for its thread may be in another
+// namespace, and end that: whoever waits for it has to see to the answer.
 func (c *invocation) guard(ctx context.Context, r *Request, handler func(context.Context, *Request) error) error {
 	if handler == nil {
 		return nil
@@ -211,17 +229,7 @@ func (c *invocation) guard(ctx context.Context, r *Request, handler func(context
 	if !c.lastCall {
 		return protect(ctx, r, handler)
 	}
-	done := make(chan error, 1)
-	go func() {
-		// A handler may end its goroutine (runtime.Goexit); then nothing else is sent.
-		defer func() {
-			select {
-			case done <- Errorf(CodePanic, "the plugin ended without a result (runtime.Goexit)"):
-			default:
-			}
-		}()
-		done <- protect(ctx, r, handler)
-	}()
+	done := apart(func() error { return protect(ctx, r, handler) })
 	select {
 	case err := <-done:
 		return err
@@ -233,6 +241,21 @@ func (c *invocation) guard(ctx context.Context, r *Request, handler func(context
 	case <-time.After(abandonTime):
 		return Errorf(CodeTryAgain, "the plugin was told to end and did not: %w", context.Cause(ctx))
 	}
+}
+
+// errExited is the error of what ended its goroutine.
+var errExited = Errorf(CodePanic, "the plugin ended without a result (runtime.Goexit)")
+
+// apart calls f on a goroutine of its own, which f may end (runtime.Goexit, which t.FailNow
+// calls). Its error is errExited then.
+func apart(f func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		err := errExited // unless f returns
+		defer func() { done <- err }()
+		err = f()
+	}()
+	return done
 }
 
 func protect(ctx context.Context, r *Request, handler func(context.Context, *Request) error) (err error) {

@@ -43,8 +43,9 @@ func (s *strays) bounded(ctx context.Context, c stray, call func(context.Context
 	got, ended := make(chan answer, 1), make(chan struct{})
 	go func() {
 		defer close(ended)
-		stdout, err := call(ctx)
-		got <- answer{stdout, err}
+		a := answer{err: cni.Errorf(cni.CodePanic, "it ended without a result (runtime.Goexit)")} // unless it returns
+		defer func() { got <- a }()
+		a.stdout, a.err = call(ctx)
 	}()
 	select {
 	case a := <-got:

@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -113,6 +114,20 @@ func TestHungBuiltin(t *testing.T) {
 				t.Errorf("%s, once it does not hang: %v", verb, err)
 			}
 		})
+	}
+}
+
+// TestBuiltinThatExits: a plugin that ends its goroutine has failed at once.
+func TestBuiltinThatExits(t *testing.T) {
+	p := &cni.Plugin{Name: "first", IPAM: true, Add: func(context.Context, *cni.Request) (*cni.Result, error) {
+		goruntime.Goexit()
+		return nil, nil
+	}}
+	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`, p)
+	begun := time.Now()
+	_, err := w.open().Attach(t.Context(), w.attachment)
+	if cni.CodeOf(err) != cni.CodePanic || time.Since(begun) > cni.DefaultTimeout/2 {
+		t.Errorf("after %v: %v", time.Since(begun), err)
 	}
 }
 
