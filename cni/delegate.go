@@ -3,27 +3,96 @@ package cni
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
 // Delegate is another plugin, usually an IPAM plugin, that a plugin calls with
-// its own environment and configuration (CNI 1.1.0, section 4). Of the plugin
+// its own environment and configuration (CNI 1.1.0, section 4), or another one, see
+// DelegateWith. Of the plugin
 // that a configuration's IPAM field names, handlers call ADD alone; the SDK
 // calls the other verbs behind the handlers.
 type Delegate struct {
 	r    *Request
 	name string
+	own  map[string]json.RawMessage // its configuration; nil is the request's
+	err  error                      // why there is none, which every verb returns
 }
 
 // Delegate returns the plugin of that type as the request sees it: built into
 // the same process, or the first of that name on CNI_PATH.
-func (r *Request) Delegate(name string) Delegate { return Delegate{r, name} }
+func (r *Request) Delegate(name string) Delegate { return Delegate{r: r, name: name} }
+
+// DelegateWith returns the plugin that the configuration names by its "type", to be
+// called with that configuration and not the plugin's own, as plugins do that have others
+// make the network. config is what encoding/json makes an object of, a json.RawMessage for
+// one. What belongs to the call comes from the request: cniVersion and the keys "cni.dev/"
+// always, name, args, runtimeConfig and prevResult where config has none.
+//
+// In a plugin with State, Add puts the configuration on record before the delegate runs,
+// and the SDK calls the delegate's DEL, CHECK and Repair behind the handlers, with what is on
+// record: the DEL of the last one first, each although others failed, also of attachments that
+// GC finds not to be valid. A plugin without State calls DEL and CHECK in its handlers,
+// with a configuration that it makes again. So does every plugin with GC and STATUS,
+// which belong to no attachment.
+func (r *Request) DelegateWith(config any) Delegate {
+	d := Delegate{r: r}
+	raw, err := json.Marshal(config)
+	if err == nil {
+		err = json.Unmarshal(raw, &d.own)
+	}
+	if err == nil && d.own == nil {
+		err = errors.New("it is null")
+	}
+	if err == nil && d.own["type"] != nil {
+		err = json.Unmarshal(d.own["type"], &d.name)
+	}
+	switch {
+	case err != nil:
+		d.err = Errorf(CodeConfig, "the configuration for a delegate: %w", inWords(err))
+	case d.name == "":
+		d.err = Errorf(CodeConfig, "the configuration for a delegate has no \"type\", which names the plugin")
+	}
+	return d
+}
+
+// stdin is the document that the delegate gets.
+func (d Delegate) stdin() ([]byte, error) {
+	if d.own == nil {
+		return d.r.input.raw, nil
+	}
+	config := maps.Clone(d.own)
+	for key, value := range d.r.input.fields {
+		_, has := config[key]
+		switch {
+		case key == "cniVersion", strings.HasPrefix(key, runtimePrefix):
+			config[key] = value
+		case !has && (key == "name" || key == "prevResult" || slices.Contains(opaque, key)):
+			config[key] = value
+		}
+	}
+	return json.Marshal(config)
+}
+
+// note records the delegate's configuration before its ADD.
+func (d Delegate) note() error {
+	if d.own == nil || d.r.kept.record == nil || d.r.Command != CmdAdd {
+		return nil
+	}
+	config, err := json.Marshal(d.own)
+	if err != nil {
+		return err
+	}
+	d.r.kept.record.Delegates = append(d.r.kept.record.Delegates, config)
+	return d.r.kept.store.Put(d.r.kept.record)
+}
 
 // Add runs the delegate's ADD and returns its result. When the handler that
 // calls it returns an error, this one or a later one, the SDK runs the
@@ -35,6 +104,9 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	p, file, err := d.lookup()
 	if err != nil {
 		return nil, err // nothing runs, and there is nothing to undo
+	}
+	if err := d.note(); err != nil {
+		return nil, err
 	}
 	d.r.Undo("ADD of "+d.name, d.Del)
 	stdout, err := d.run(ctx, CmdAdd, p, file)
@@ -50,6 +122,9 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 
 // named refuses what cannot be a plugin's type, before there is anything to undo.
 func (d Delegate) named() error {
+	if d.err != nil {
+		return d.err
+	}
 	key, ipam := ipamOf(d.r.Config)
 	if d.name != "" || key == "" || ipam != "" {
 		return checkType(d.name)
@@ -72,12 +147,16 @@ func (d Delegate) Status(ctx context.Context) error { return d.verb(ctx, CmdStat
 // repair runs the delegate's Repair, where the delegate is in this process.
 func (d Delegate) repair(ctx context.Context) error {
 	p, _ := d.r.input.peers(d.name, d.r.Path)
-	if p == nil || d.r.isSelf(d.name) {
+	if p == nil || d.r.isSelf(d.name) || d.err != nil {
 		return nil
+	}
+	stdin, err := d.stdin()
+	if err != nil {
+		return err
 	}
 	c := d.invocation(p)
 	c.repairs = true
-	_, err := c.run(ctx, d.env(CmdCheck), d.r.input.raw)
+	_, err = c.run(ctx, d.env(CmdCheck), stdin)
 	return err
 }
 
@@ -97,6 +176,9 @@ func (d Delegate) verb(ctx context.Context, command string) error {
 
 // lookup returns the delegate, in this process or as a file. The plugin itself is none.
 func (d Delegate) lookup() (p *Plugin, file string, err error) {
+	if d.err != nil {
+		return nil, "", d.err
+	}
 	if d.r.isSelf(d.name) {
 		return nil, "", Errorf(CodeConfig, "plugin %q cannot be its own delegate, which would call itself for ever: name an IPAM plugin, such as \"host-local\"", d.name)
 	}
@@ -117,11 +199,14 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 
 // run calls what lookup found.
 func (d Delegate) run(ctx context.Context, command string, p *Plugin, file string) ([]byte, error) {
-	in := d.r.input
-	if p != nil {
-		return d.invocation(p).run(ctx, d.env(command), in.raw)
+	stdin, err := d.stdin()
+	if err != nil {
+		return nil, err
 	}
-	return Exec(ctx, file, d.env(command), in.raw, &ExecOptions{Stderr: in.stderr, Grace: delegateGrace})
+	if p != nil {
+		return d.invocation(p).run(ctx, d.env(command), stdin)
+	}
+	return Exec(ctx, file, d.env(command), stdin, &ExecOptions{Stderr: d.r.input.stderr, Grace: delegateGrace})
 }
 
 func (d Delegate) invocation(p *Plugin) *invocation {

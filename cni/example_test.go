@@ -58,3 +58,24 @@ func ExampleRollback() {
 	// 101 no address is left
 	// undoing the rule: nftables is busy
 }
+
+// A meta plugin has another one make the network, with a configuration that it makes for each
+// container. With State the SDK keeps that, and calls the other's DEL and CHECK by itself.
+func ExampleRequest_DelegateWith() {
+	type config struct {
+		Subnets map[string]string `json:"subnets"` // by the Pod's namespace
+	}
+	cni.Main(cni.New("subnets", cni.Handlers[config]{
+		State: func(*config) string { return "/var/lib/cni/subnets" },
+		Add: func(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+			subnet, ok := c.Subnets[r.Args["K8S_POD_NAMESPACE"]]
+			if !ok {
+				return nil, cni.Errorf(cni.CodeConfig, "there is no subnet for namespace %q", r.Args["K8S_POD_NAMESPACE"])
+			}
+			return r.DelegateWith(map[string]any{
+				"type": "bridge", "bridge": "subnets0", "isGateway": true,
+				"ipam": map[string]any{"type": "host-local", "subnet": subnet},
+			}).Add(ctx)
+		},
+	}))
+}

@@ -178,19 +178,25 @@ func (c *invocation) repair(ctx context.Context, r *Request) error {
 	return c.delegate(ctx, r, Delegate.repair)
 }
 
-// delegate calls the IPAM plugin that the configuration names, if it has one. To
-// an IPAM plugin that name is its own.
+// delegate calls the delegates that are on record, the last one first, and the IPAM plugin
+// that the configuration names, if it has one. To an IPAM plugin that name is its own.
 func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegate, context.Context) error) error {
 	return c.guard(ctx, r, func(ctx context.Context, r *Request) error {
+		var errs []error
+		if r.kept.record != nil {
+			for _, config := range slices.Backward(r.kept.record.Delegates) {
+				errs = append(errs, verb(r.DelegateWith(config), ctx))
+			}
+		}
 		_, name := ipamOf(r.Config)
 		if name == "" || c.plugin.IPAM {
-			return nil
+			return errors.Join(errs...)
 		}
 		if c.strictness(r.Command) == lenient && r.isSelf(name) { // every ADD was refused, so there is nothing to remove
 			r.Log.Warn("the plugin is named as its own IPAM plugin, and not called again", "plugin", name)
-			return nil
+			return errors.Join(errs...)
 		}
-		return verb(r.Delegate(name), ctx)
+		return errors.Join(append(errs, verb(r.Delegate(name), ctx))...)
 	})
 }
 

@@ -32,8 +32,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Version is the version of the record format. A newer one is refused.
-const Version = 1
+// Version is the version of the record format. A newer one is refused. Version 2 has
+// Delegates; a record without is written as version 1, which earlier programs read.
+const Version = 2
 
 // Record is what is kept of one attachment.
 type Record struct {
@@ -63,6 +64,9 @@ type Record struct {
 	Config json.RawMessage `json:"config,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Data   json.RawMessage `json:"data,omitempty"`
+	// Delegates are the configurations of plugins whose ADD was run, or begun, in this
+	// order, and whose DEL is due with this attachment's.
+	Delegates []json.RawMessage `json:"delegates,omitempty"`
 }
 
 // Boot returns the id of the kernel's boot that a record made now is of. It needs
@@ -93,6 +97,9 @@ func (s *Store) Put(r *Record) error {
 		}
 	}
 	r.Version = Version
+	if len(r.Delegates) == 0 {
+		r.Version = 1
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
