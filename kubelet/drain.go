@@ -80,7 +80,7 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 		case <-soft:
 			soft, hard, grace = nil, time.After(drainForced), new(int64)
 		case <-hard:
-			return fault.Unavailable.Errorf("draining the node: the log says what holds %s", podNames(left))
+			return k.held(left)
 		case <-k.over:
 			return fault.Unavailable.Errorf("draining the node: it does not run any more, and has not ended %s", podNames(left))
 		}
@@ -108,9 +108,25 @@ func (k *Kubelet) waitEmpty(ctx context.Context) error {
 		}
 	}()
 	if err := workers.WaitEmpty(ctx); err != nil {
-		return fault.Unavailable.Errorf("draining the node: parts of Pods that have no object are left: the log says what holds them")
+		return k.held(nil)
 	}
 	return nil
+}
+
+// held is the error for what is left: these Pods, and others that have no object.
+func (k *Kubelet) held(pods []*v1.Pod) error {
+	var held []string
+	if workers := k.workers.Load(); workers != nil {
+		held = workers.Held()
+	}
+	if len(held) == 0 { // nothing was begun of them
+		return fault.Unavailable.Errorf("draining the node: what is left is %s", podNames(pods))
+	}
+	const most = 5
+	if more := len(held) - most; more > 0 {
+		held = append(held[:most], fmt.Sprintf("and %d more Pods, of which the log tells", more))
+	}
+	return fault.Unavailable.Errorf("draining the node: something is left of\n%s", strings.Join(held, "\n"))
 }
 
 // endAll ends all Pods that do not end yet, within the grace or their own, and

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/csi/client"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/bootid"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
@@ -135,10 +137,10 @@ func (m *Manager) unmountCSI(ctx context.Context, dir string) error {
 		return err
 	}
 	if err := d.NodeUnpublish(ctx, r.Handle, target); err != nil {
-		return fmt.Errorf("unpublishing it with driver %q: %w", r.Driver, err)
+		return fmt.Errorf("unpublishing it from %q with driver %q: %w%s", target, r.Driver, err, busy(err))
 	}
 	if on, err := mount.IsMountPoint(target); err != nil || on {
-		return notUndone(err, "driver %q answered NodeUnpublishVolume with OK, and %q is still mounted", r.Driver, target)
+		return notUndone(err, "driver %q answered NodeUnpublishVolume with OK, and %q is still mounted: mend the driver, or free it by hand (umount %[2]s)", r.Driver, target)
 	}
 	users, err := m.root.users(r.Driver, r.Handle)
 	if err != nil {
@@ -175,16 +177,25 @@ func (m *Manager) unstage(ctx context.Context, d *driver, r *record) error {
 		return err
 	}
 	if err := d.NodeUnstage(ctx, r.Handle, r.Staging); err != nil {
-		return fmt.Errorf("unstaging it with driver %q: %w", r.Driver, err)
+		return fmt.Errorf("unstaging it from %q with driver %q: %w%s", r.Staging, r.Driver, err, busy(err))
 	}
 	if on, err := mount.IsMountPoint(r.Staging); err != nil || on {
-		return notUndone(err, "driver %q answered NodeUnstageVolume with OK, and %q is still mounted", r.Driver, r.Staging)
+		return notUndone(err, "driver %q answered NodeUnstageVolume with OK, and %q is still mounted: mend the driver, or free it by hand (umount %[2]s)", r.Driver, r.Staging)
 	}
 	if err := mount.RemoveAll(dir); err != nil {
 		return err
 	}
 	os.Remove(filepath.Dir(dir)) // the driver's directory: ENOTEMPTY is normal
 	return nil
+}
+
+// busy says what to do about a call of the driver that never ends, and keeps others of the
+// same volume from being made (ABORTED).
+func busy(err error) string {
+	if errors.Is(err, fault.Aborted) {
+		return " (an earlier call for the volume goes on; where it hangs, end the driver and start it again)"
+	}
+	return ""
 }
 
 func notUndone(err error, format string, args ...any) error {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
@@ -151,6 +153,41 @@ func TestClaimLives(t *testing.T) {
 		t.Errorf("objects left: %v", w.objects.by)
 	}
 	w.emptyRoot()
+}
+
+// TestVolumeThatTheDriverKeeps: the error names what is left mounted and how to free it,
+// after which the next try goes on.
+func TestVolumeThatTheDriverKeeps(t *testing.T) {
+	w := newWorld(t, claim("c"))
+	hangs, leaks := true, true
+	socket, _ := serve(t, func(d *csi.Driver) {
+		unstage := d.UnstageVolume
+		d.UnstageVolume = func(ctx context.Context, r *csi.UnstageRequest) error {
+			switch {
+			case hangs:
+				return fault.Aborted.Errorf("an operation is going on")
+			case leaks:
+				return nil
+			}
+			return unstage(ctx, r)
+		}
+	})
+	w.register(driverName, socket)
+	w.mount(newPod("ua", usesClaim("c")))
+	staging := regexp.MustCompile(`"(/[^"]*/globalmount)" with driver .* end the driver and start it again`)
+	err := w.Unmount(t.Context(), "ua")
+	if err == nil || !staging.MatchString(err.Error()) {
+		t.Fatalf("a driver that is busy: %v", err)
+	}
+	path := staging.FindStringSubmatch(err.Error())[1]
+	hangs = false
+	if err := w.Unmount(t.Context(), "ua"); err == nil || !strings.Contains(err.Error(), "umount "+path) {
+		t.Fatalf("a driver that leaks: %v", err)
+	}
+	if err := mount.Unstage(path); err != nil { // as umount does
+		t.Fatal(err)
+	}
+	w.gone("ua")
 }
 
 // TestClaimOfTheSameName has a claim end after another of its name was created

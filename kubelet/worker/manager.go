@@ -2,8 +2,10 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,6 +168,23 @@ func (m *Manager) WaitEmpty(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// Held says of each Pod of which something is left what holds it, as far as that is known,
+// in the order of their names.
+func (m *Manager) Held() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for _, w := range m.workers {
+		why := "no step of its end has failed, so one of them goes on"
+		if held := w.held.Load(); held != nil {
+			why = strings.ReplaceAll(*held, "\n", "; ")
+		}
+		all = append(all, fmt.Sprintf("Pod %s: %s", call.PodFrom(w.ctx), why))
+	}
+	slices.Sort(all)
+	return all
 }
 
 // Wait returns when all workers have ended, after ctx did.

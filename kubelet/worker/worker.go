@@ -35,6 +35,9 @@ type inbox struct {
 	retryPulls atomic.Bool
 	// queues is set while the worker waits for room on the node.
 	queues atomic.Bool
+	// held is what the worker failed in last, nil after it has succeeded. The worker
+	// writes it.
+	held atomic.Pointer[string]
 }
 
 // worker is the life of one Pod in this process. Only its own goroutine uses
@@ -186,6 +189,7 @@ func (w *worker) sync() (again time.Time, gone bool) {
 		}
 		if until := w.waiting.until; plan.Sandbox != nil && time.Now().Before(until) {
 			w.trouble = trouble{}
+			w.held.Store(nil)
 			return sooner(until, plan.Again), false
 		}
 		next := plan.String()
@@ -237,6 +241,7 @@ func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
 		}
 	}
 	w.trouble = trouble{}
+	w.held.Store(nil)
 	if at := w.ready.again; !at.IsZero() {
 		again = sooner(at, again)
 	}
@@ -257,6 +262,7 @@ func (w *worker) later(what string, err error) time.Time {
 		return time.Now()
 	}
 	w.trouble.count++
+	w.held.Store(new(fmt.Sprintf("%s: %v", what, err)))
 	w.log.Warn(what, "err", err, "failures", w.trouble.count)
 	if text := err.Error(); text != w.trouble.said && w.trouble.count >= troubleTold {
 		w.trouble.said = text

@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,9 +220,15 @@ func TestTroubleAtTheEndIsTriedAgain(t *testing.T) {
 		w.failing("unmount", errDown)
 		w.manager.Update(ending(p, 30))
 		expect(t, w, "end", "stop 30", "stopsandbox", "removesandbox", "unmount", "unmount") // woken once by the container's end
+		if held := w.manager.Held(); len(held) != 1 || !strings.Contains(held[0], "taking the Pod away: ") || !strings.HasSuffix(held[0], errDown.Error()) {
+			t.Errorf("held: %q", held)
+		}
 		w.failing("unmount", nil)
 		time.Sleep(time.Second)
 		expect(t, w, "again", takenAway()[2:]...)
+		if held := w.manager.Held(); len(held) != 0 {
+			t.Errorf("held at the end: %q", held)
+		}
 	})
 }
 
