@@ -146,6 +146,22 @@ func TestPluginThatIsNone(t *testing.T) {
 	c.clean(out)
 }
 
+// TestPluginThatShowsNothing: its author reads early on where it is looked for.
+func TestPluginThatShowsNothing(t *testing.T) {
+	c := newCLI(t)
+	script := filepath.Join(t.TempDir(), "elsewhere")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := c.start("run", "--plugin", script, c.write("p.yaml", podRunning(`[exit, "0"]`)))
+	p.await(`3\.[0-9]+ s  plugin     elsewhere: shows no sign yet, and is waited for \(30s\): .*CSI_ENDPOINT \(/.*/csi\.sock\)`)
+	p.interrupt()
+	if code := p.exit(); code != interrupted {
+		t.Errorf("exit code %d:\n%s", code, p.out.String())
+	}
+	c.clean(p.out.String())
+}
+
 // TestEndpointThatIsNone: what cannot listen starts no keeper, which would stay.
 func TestEndpointThatIsNone(t *testing.T) {
 	c := newCLI(t)

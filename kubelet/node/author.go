@@ -117,7 +117,9 @@ func (n *Node) startAuthor(ctx context.Context, p *Plugin, others []*author) (*a
 		return nil, err
 	}
 	n.onEnd(func() error { process.Kill(); return nil })
-	s, err := detect(ctx, process, stdout, &at, p.Kind)
+	s, err := detect(ctx, process, stdout, &at, p.Kind, func(what string) {
+		n.cfg.OnPlugin(PluginEvent{Plugin: p.name(), What: what, Took: time.Since(start)})
+	})
 	if err != nil {
 		return nil, err
 	}

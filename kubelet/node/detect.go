@@ -25,6 +25,9 @@ import (
 // detectWithin is how long a plugin has to show what it is.
 const detectWithin = 30 * time.Second
 
+// detectQuietly is how long nobody is told that it has not: most show it in milliseconds.
+const detectQuietly = 3 * time.Second
+
 // kubeletSocket is the name of the kubelet's own socket among those of device plugins.
 const kubeletSocket = "kubelet.sock"
 
@@ -81,8 +84,9 @@ type sign struct {
 }
 
 // detect waits until the process shows what kind of plugin it is. want is the
-// kind that the author named, or empty.
-func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *places, want Kind) (sign, error) {
+// kind that the author named, or empty. late is told once, when that takes long, what is
+// waited for.
+func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *places, want Kind, late func(string)) (sign, error) {
 	ctx, cancel := context.WithTimeout(ctx, detectWithin)
 	defer cancel()
 	events, err := fsnotify.NewWatcher()
@@ -95,6 +99,7 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 			return sign{}, fmt.Errorf("watching %q: %w", dir, err)
 		}
 	}
+	quiet := time.After(detectQuietly)
 	for {
 		if s, ok := look(ctx, at); ok && (want == "" || want == s.kind) {
 			return s, nil
@@ -109,6 +114,8 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 			}
 			return sign{}, fault.FailedPrecondition.Errorf("it ended (%v) before it served or registered anything, as drivers, device plugins and runtimes do, "+
 				"and without an answer to VERSION, as CNI plugins give one%s", p.Ending(), tailOf(p))
+		case <-quiet:
+			late(fmt.Sprintf("shows no sign yet, and is waited for (%v): so far %s", detectWithin, at.unseen()))
 		case <-time.After(50 * time.Millisecond): // a socket that is bound and does not listen yet makes no second event
 		case <-ctx.Done():
 			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v %s%s", detectWithin, at.unseen(), tailOf(p))

@@ -43,8 +43,8 @@ type Plugin struct {
 	Stderr io.Writer
 }
 
-// PluginEvent is what became of one of the author's plugins: it is in use, it
-// ended and is started again.
+// PluginEvent is what became of one of the author's plugins: it is waited for, it is in
+// use, it ended and is started again.
 type PluginEvent struct {
 	Plugin string // the program's base name
 	What   string // for people
