@@ -17,6 +17,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +43,8 @@ type Device struct {
 	ID      string
 	Healthy bool
 	NUMA    []int // empty when the plugin gave no affinity
+	// Odd says what its plugin probably did not mean to list; "" is nothing.
+	Odd string
 }
 
 // Options are the options of Connect; nil means the defaults.
@@ -148,7 +151,14 @@ func (e *Endpoint) devices(list *api.ListAndWatchResponse) []Device {
 				one.NUMA = append(one.NUMA, int(n.GetID()))
 			}
 		}
+		switch health := d.GetHealth(); {
+		case one.ID == "":
+			one.Odd = "its id is empty"
+		case health != api.Healthy && health != api.Unhealthy:
+			one.Odd = fmt.Sprintf("its health is %q, and %q alone counts as healthy", health, api.Healthy)
+		}
 		if i, ok := at[one.ID]; ok {
+			one.Odd = strings.TrimPrefix(one.Odd+" and it is listed more than once, of which the last counts", " and ")
 			e.opts.Logger.Warn("the device plugin lists a device twice", "resource", e.resource, "device", one.ID)
 			out[i] = one
 			continue

@@ -66,7 +66,10 @@ func serve(t *testing.T, p *plugin) (socket string) {
 func TestLists(t *testing.T) {
 	node := func(id int64) *api.TopologyInfo { return &api.TopologyInfo{Nodes: []*api.NUMANode{{ID: id}}} }
 	p := &plugin{end: make(chan struct{}), devices: []*api.Device{
-		{ID: "a", Health: "Unhealthy"}, {ID: "b", Health: "healthy", Topology: node(-1)}, {ID: "a", Health: "Healthy", Topology: node(1)},
+		{ID: "a", Health: "Unhealthy"},
+		{ID: "b", Health: "healthy", Topology: node(-1)},
+		{ID: "a", Health: "Healthy", Topology: node(1)},
+		{ID: "", Health: "Healthy"},
 	}}
 	lists := make(chan []client.Device, 10)
 	var methods []string
@@ -81,7 +84,11 @@ func TestLists(t *testing.T) {
 		t.Errorf("endpoint %+v after %q", e, methods)
 	}
 	e.Watch()
-	want := []client.Device{{ID: "a", Healthy: true, NUMA: []int{1}}, {ID: "b"}} // as the kubelet reads it
+	want := []client.Device{ // as the kubelet reads it
+		{ID: "a", Healthy: true, NUMA: []int{1}, Odd: "it is listed more than once, of which the last counts"},
+		{ID: "b", Odd: `its health is "healthy", and "Healthy" alone counts as healthy`},
+		{ID: "", Healthy: true, Odd: "its id is empty"},
+	}
 	if diff := cmp.Diff(want, <-lists); diff != "" {
 		t.Error(diff)
 	}

@@ -97,8 +97,8 @@ func (m *Manager) free(needs []need, held map[slot][]string) (map[string][]strin
 
 func (m *Manager) short(s *shortage) error {
 	r := m.Resources()[s.resource]
-	return &pod.WaitError{Reason: "DevicesUnavailable", For: fmt.Sprintf("%d free devices of %q for container %q: there are %d, %d healthy, %d in use",
-		s.want, s.resource, s.container, r.Capacity, r.Allocatable, r.InUse)}
+	return &pod.WaitError{Reason: "DevicesUnavailable", For: fmt.Sprintf("%d free devices of %q for container %q: there are %d, %d healthy, %d in use%s",
+		s.want, s.resource, s.container, r.Capacity, r.Allocatable, r.InUse, m.oddities(s.resource))}
 }
 
 // missing says that a Pod waits for a plugin.

@@ -148,6 +148,25 @@ func (m *Manager) absence(name string) string {
 	return text
 }
 
+// oddities says of the first devices of the list that are odd what is wrong with them.
+func (m *Manager) oddities(name string) string {
+	const most = 3
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var odd []string
+	if r := m.resources[name]; r != nil {
+		for _, d := range r.devices {
+			if d.Odd != "" {
+				odd = append(odd, fmt.Sprintf("; of device %q the plugin says something odd: %s", d.ID, d.Odd))
+			}
+		}
+	}
+	if more := len(odd) - most; more > 0 {
+		odd = append(odd[:most], fmt.Sprintf("; and so on of %d more", more))
+	}
+	return strings.Join(odd, "")
+}
+
 // healthy returns the ids of the healthy devices in the order of the list.
 func (m *Manager) healthy(name string) []string {
 	m.mu.Lock()
