@@ -63,11 +63,15 @@ func (m *Manager) reserve(ctx context.Context, uid types.UID, needs []need) (map
 		if err != nil {
 			return nil, err
 		}
-		prefer := m.preference(ctx)
+		var failed error
+		prefer := m.preference(ctx, &failed)
 		if try >= choices {
 			prefer = nil
 		}
 		chosen, short := choose(needs, held, free, prefer)
+		if failed != nil {
+			return nil, failed
+		}
 		if short != nil {
 			return nil, m.short(short)
 		}
@@ -111,8 +115,14 @@ func reject(format string, args ...any) error {
 	return &pod.RejectError{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf(format, args...)}
 }
 
-// preference asks plugins that have one. A plugin that does not answer has none.
-func (m *Manager) preference(ctx context.Context) preference {
+// allocationFailed says that a Pod waits for its plugin to answer without an error.
+func allocationFailed(format, resource string, err error) error {
+	return &pod.WaitError{Reason: "DeviceAllocationFailed", For: fmt.Sprintf(format, resource), Err: err}
+}
+
+// preference asks plugins that have one. A plugin that fails to answer fails the Pod's
+// allocation, as in the kubelet (callGetPreferredAllocationIfAvailable); failed is set then.
+func (m *Manager) preference(ctx context.Context, failed *error) preference {
 	return func(name string, available, must []string, count int) []string {
 		e := m.endpoint(name)
 		if e == nil || !e.HasPreference() {
@@ -120,7 +130,7 @@ func (m *Manager) preference(ctx context.Context) preference {
 		}
 		ids, err := e.Prefer(ctx, available, must, count)
 		if err != nil {
-			m.log.Warn("choosing devices without the plugin's preference", "resource", name, "err", err)
+			*failed = allocationFailed("the device plugin for %q to choose among its devices", name, err)
 		}
 		return ids
 	}
@@ -135,7 +145,7 @@ func (m *Manager) ask(ctx context.Context, uid types.UID, chosen map[slot][]stri
 		}
 		answer, err := e.Allocate(ctx, ids)
 		if err != nil {
-			return &pod.WaitError{Reason: "DeviceAllocationFailed", For: fmt.Sprintf("the device plugin for %q to allocate", s.resource), Err: err}
+			return allocationFailed("the device plugin for %q to allocate", s.resource, err)
 		}
 		m.ledger.grant(uid, s, answer, e.NeedsPreStart())
 	}
