@@ -90,6 +90,35 @@ func TestTextAndProgress(t *testing.T) {
 	}
 }
 
+// TestAlike: what all rules see of a plugin that does not start is told once.
+func TestAlike(t *testing.T) {
+	s := newSuite()
+	s.Rules = append(s.Rules, newRule("T-C-001", conformance.Must, conformance.Quick))
+	seen := target{
+		"T-A-001": errors.New("it ended before it was ready\nit printed: 10:00:01 no kernel module"),
+		"T-A-002": errors.New("it ended before it was ready\nit printed: 10:00:02 no kernel module"),
+		"T-B-001": errors.New("it left veth1"),
+		"T-C-001": errors.New("it left veth2"),
+	}
+	var progress, text strings.Builder
+	report, err := s.Run(t.Context(), seen, &conformance.Options{Tier: conformance.Crash, Progress: &progress})
+	if err != nil || report.WriteText(&text) != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(text.String(), "no kernel module"); n != 1 {
+		t.Errorf("it is told %d times, want once:\n%s", n, text.String())
+	}
+	if !regexp.MustCompile(`(?m)^FAIL T-A-001 [\s\S]*\n  alike:  warn T-A-002 \(SHOULD\): `).MatchString(text.String()) {
+		t.Errorf("the other rule is not named:\n%s", text.String())
+	}
+	if !strings.Contains(text.String(), "it left veth1") || !strings.Contains(text.String(), "it left veth2") || !strings.Contains(text.String(), "3 failed, 1 not as recommended") {
+		t.Errorf("what differs is gone:\n%s", text.String())
+	}
+	if !regexp.MustCompile(`T-A-002 .*: the same as T-A-001\n`).MatchString(progress.String()) {
+		t.Errorf("progress:\n%s", progress.String())
+	}
+}
+
 func TestJUnit(t *testing.T) {
 	var b strings.Builder
 	if err := mixed(t, nil).WriteJUnit(&b); err != nil {

@@ -150,10 +150,11 @@ type runner[T any] struct {
 	opts    Options
 	report  *Report
 	samples samples
+	told    map[string]string // the rule that told a cause, for the progress
 }
 
 func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], error) {
-	r := &runner[T]{target: target}
+	r := &runner[T]{target: target, told: map[string]string{}}
 	if opts != nil {
 		r.opts = *opts
 	}
@@ -228,6 +229,12 @@ func (r *runner[T]) limit(tier Tier) time.Duration {
 // the run.
 func (r *runner[T]) progress(result Result) {
 	if r.opts.Progress != nil {
+		cause := result.cause()
+		if first := r.told[cause]; first != "" {
+			result.Message = "the same as " + first
+		} else if cause != "" {
+			r.told[cause] = result.ID
+		}
 		_, _ = fmt.Fprintln(r.opts.Progress, result.line())
 	}
 }

@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -17,6 +18,19 @@ func (r *Result) word() string {
 	}
 	return string(r.Status)
 }
+
+// cause is what was seen, and rules of one cause tell it once. Lines after the first are
+// what a plugin printed, which has times in it, and count without their digits. It is "" for
+// what did not fail.
+func (r *Result) cause() string {
+	if r.Status != Fail {
+		return ""
+	}
+	first, rest, _ := strings.Cut(r.Message, "\n")
+	return first + "\n" + digits.ReplaceAllString(rest, "")
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
 
 // line is the result in one line.
 func (r *Result) line() string {
@@ -42,13 +56,30 @@ func (r *Report) failure(result *Result) string {
 // WriteText writes the report for a person to read: the failures in full, how long
 // things took, and a summary. The line per rule is the progress of the run, see
 // Options.Progress.
+//
+// Rules that failed alike, because the plugin does not start for one, are named behind the
+// first of them.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
+	alike := map[string][]*Result{}
 	for i := range r.Results {
-		if r.Results[i].Status == Fail {
-			b.WriteString(r.failure(&r.Results[i]))
-			b.WriteByte('\n')
+		cause := r.Results[i].cause()
+		alike[cause] = append(alike[cause], &r.Results[i])
+	}
+	for i := range r.Results {
+		same := alike[r.Results[i].cause()]
+		if r.Results[i].Status != Fail || same[0] != &r.Results[i] {
+			continue
 		}
+		b.WriteString(r.failure(same[0]))
+		for n, other := range same[1:] {
+			label := "alike:"
+			if n > 0 {
+				label = ""
+			}
+			fmt.Fprintf(&b, "  %-6s  %s %s (%s): %s\n", label, other.word(), other.ID, other.Level, other.Title)
+		}
+		b.WriteByte('\n')
 	}
 	if err := r.writeLatencies(&b); err != nil {
 		return err
