@@ -153,12 +153,23 @@ func (s *server) startContainer(ctx context.Context, c *state.Container) error {
 	if err := s.table.IntendStart(c, started); err != nil {
 		return err
 	}
-	if err := s.guard("StartContainer", func() error { return s.rt.StartContainer(ctx, next) }); err != nil {
+	if err := s.started(ctx, c, next); err != nil {
 		return undone(fmt.Errorf("starting container %q: %w", now.ID, err), s.startFailed(ctx, c, err))
 	}
 	next.StartedAt = started
 	s.log.InfoContext(ctx, "container started", "container", now.ID, "name", now.Config.GetMetadata().GetName(), "sandbox", now.Sandbox.ID)
 	s.table.Start(c, next.record())
+	return nil
+}
+
+// started calls the author, whose context ends when somebody wants the container dead.
+func (s *server) started(ctx context.Context, c *state.Container, next *Container) error {
+	ctx, done := c.Starting.Guard(ctx)
+	defer done()
+	err := s.guard("StartContainer", func() error { return s.rt.StartContainer(ctx, next) })
+	if err != nil {
+		return ended(ctx, err)
+	}
 	return nil
 }
 
@@ -187,6 +198,7 @@ func (s *server) RemoveContainer(ctx context.Context, req *runtimeapi.RemoveCont
 		return nil, err
 	}
 	defer c.Sandbox.Saving.Break(errStopped)()
+	defer c.Starting.Break(errStopped)()
 	c.Deadline.Hasten(time.Now())
 	if err := s.alone(ctx, c.Sandbox, func(ctx context.Context) error { return s.removeContainer(ctx, c) }); err != nil {
 		return nil, err

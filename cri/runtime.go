@@ -61,7 +61,10 @@ type Runtime struct {
 	// it returns an error, or the process dies in it, RemoveContainer is next.
 	CreateContainer func(context.Context, *Container) error
 	// StartContainer runs the program of a created container. The SDK marks
-	// the container running when it returns nil; Watch reports its end.
+	// the container running when it returns nil; Watch reports its end. Its context
+	// ends also when somebody wants the container dead, and has then a cause
+	// (context.Cause) that is ErrFailedPrecondition, which it has not when the server
+	// stops. After an error, StopContainer is called next, without grace.
 	StartContainer func(context.Context, *Container) error
 	// StopContainer sends the container's stop signal, waits up to grace for
 	// its end and then kills it; it returns when the container has ended. Zero

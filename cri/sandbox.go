@@ -133,6 +133,7 @@ func (s *server) end(ctx context.Context, id string, do func(context.Context, *s
 	now := time.Now()
 	for _, c := range s.table.ContainersOf(sb) {
 		c.Deadline.Hasten(now)
+		defer c.Starting.Break(errStopped)()
 	}
 	return s.alone(ctx, sb, func(ctx context.Context) error { return do(ctx, sb) })
 }

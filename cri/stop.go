@@ -17,7 +17,7 @@ import (
 // Watch before the end is recorded without its code.
 const exitReport = 2 * time.Second
 
-// errStopped is why a checkpoint ends before it is done.
+// errStopped is why a checkpoint or a start ends before it is done.
 var errStopped = ErrFailedPrecondition.Errorf("something of its pod is being stopped or removed")
 
 // StopContainer ends the container. It succeeds for an unknown container and
@@ -33,6 +33,7 @@ func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContaine
 	deadline := time.Now().Add(flight.Seconds(req.GetTimeout()))
 	c.Deadline.Hasten(deadline)
 	defer c.Sandbox.Saving.Break(errStopped)()
+	defer breakStart(c, deadline)()
 	leave, err := c.Sandbox.Gate.Share(ctx)
 	if err != nil {
 		return nil, err
@@ -42,6 +43,22 @@ func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContaine
 		return nil, err
 	}
 	return &runtimeapi.StopContainerResponse{}, nil
+}
+
+// breakStart breaks a start of the container that is under way at the deadline, unless over
+// is called before: until then it may still come to a program that can be asked to end.
+func breakStart(c *state.Container, deadline time.Time) (over func()) {
+	late, done := time.NewTimer(time.Until(deadline)), make(chan struct{})
+	go func() {
+		defer late.Stop()
+		select {
+		case <-late.C:
+			defer c.Starting.Break(errStopped)()
+			<-done
+		case <-done:
+		}
+	}()
+	return func() { close(done) }
 }
 
 // stopUntil ends the container: it asks the author to stop it with the grace

@@ -85,6 +85,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if st.Restored {
 		p.images = restoredDir(c)
 	}
+	defer r.abortWith(ctx, c.ID)()
 	_, err = r.launch(ctx, p, &keeper.StartRequest{
 		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(cg),
@@ -109,6 +110,23 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.restoreOver(c)
 	return nil
 }
+
+// abortWith ends a start when somebody wants the container dead, until over is called. A
+// server that stops leaves it to the keeper, and the next one finds what became of it.
+func (r *Runtime) abortWith(ctx context.Context, id string) (over func()) {
+	started, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		// It may not have come to the keeper yet, or not as far as to have a process.
+		for errors.Is(context.Cause(ctx), fault.FailedPrecondition) && started.Err() == nil {
+			_, _, _ = r.keeper.Signal(started, id, unix.SIGKILL, killMoment)
+			time.Sleep(abortPause)
+		}
+	})
+	return func() { stop(); cancel() }
+}
+
+// abortPause is the rest between two attempts to end a start.
+const abortPause = 20 * time.Millisecond
 
 // checkLog refuses to log to anything but a file of the log's own: through a link,
 // say, a container that can write to its log's directory would have the keeper

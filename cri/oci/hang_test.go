@@ -89,3 +89,42 @@ func stopChild(parent int, word string) int {
 	}
 	return 0
 }
+
+// TestEndHangingStart: who wants a container dead does not wait for its start, which hangs
+// in the OCI runtime; a stop waits as long as it gives the container. It is the same for
+// the server after the one that began the start.
+func TestEndHangingStart(t *testing.T) {
+	for name, end := range map[string]func(ctx context.Context, n *node, sandbox, id string) error{
+		"remove": func(ctx context.Context, n *node, _, id string) error {
+			_, err := n.rs.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
+			return err
+		},
+		"stop": func(ctx context.Context, n *node, _, id string) error {
+			_, err := n.rs.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1})
+			return err
+		},
+		"stop the pod": func(ctx context.Context, n *node, sandbox, _ string) error {
+			_, err := n.rs.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox})
+			return err
+		},
+	} {
+		for _, killed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, server killed %v", name, killed), func(t *testing.T) {
+				n := newNode(t)
+				sandbox, cfg := n.sandbox("hangs", nil)
+				id, runtime := n.hangingStart(sandbox, cfg)
+				if killed {
+					n.kill()
+					n.start()
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+				defer cancel()
+				if err := end(ctx, n, sandbox, id); err != nil {
+					_ = unix.Kill(runtime, unix.SIGKILL)
+					t.Fatal(err)
+				}
+				n.removeSandbox(sandbox)
+			})
+		}
+	}
+}

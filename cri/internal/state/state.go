@@ -65,6 +65,9 @@ type Container struct {
 	// Deadline is when it wants to be over. Neither belongs to the state.
 	Turn     flight.Gate
 	Deadline flight.Deadline
+	// Starting is broken by calls that want the container dead, so that they need
+	// not wait for a start. It does not belong to the state either.
+	Starting flight.Breaker
 
 	cur   atomic.Pointer[record.Container] // as in Sandbox
 	ended chan struct{}                    // closed when there is an Exit

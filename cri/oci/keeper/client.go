@@ -151,7 +151,8 @@ func (c *Client) Hello(ctx context.Context) (Hello, error) {
 // exit if it has ended already. Starting a container again does nothing; a
 // start that failed leaves nothing behind in the keeper, and what it left
 // elsewhere is for the runtime's delete. A start that was under way when a keeper
-// died is ended by the next one. ctx does not interrupt a start.
+// died is ended by the next one. ctx does not interrupt a start; Remove and a Signal of
+// SIGKILL do.
 func (c *Client) Start(ctx context.Context, id string, r *StartRequest) (Status, error) {
 	rep, err := c.simple(context.WithoutCancel(ctx), &wire.Request{Op: wire.OpStart, ID: id, Start: r})
 	if err != nil {
@@ -166,7 +167,9 @@ func (c *Client) Runtime(ctx context.Context, cmd *Command) error {
 	return err
 }
 
-// Signal sends a signal to a container's first process; one that has ended gets none.
+// Signal sends a signal to a container's first process; one that has ended gets none,
+// nor does one that is being started, but that SIGKILL ends the start if the OCI runtime
+// runs by now.
 // Then it waits for the end, for a moment at most (wire.MaxAwait), which spares the
 // caller Wait mostly: nil for a container that has not ended by then, or whose keeper
 // went away once it had sent the signal, or is an earlier one that does not wait. sent
@@ -244,7 +247,8 @@ func (c *Client) Ack(ctx context.Context, id string) error {
 	return err
 }
 
-// Remove kills the container if it runs, forgets it and acknowledges its exit.
+// Remove kills the container if it runs or is being started, forgets it and acknowledges
+// its exit.
 // Idempotent.
 func (c *Client) Remove(ctx context.Context, id string) error {
 	_, err := c.simple(ctx, &wire.Request{Op: wire.OpRemove, ID: id})

@@ -28,7 +28,8 @@ func (s *server) running(id string) (*process, *stdio, error) {
 	return c.proc, c.std, nil
 }
 
-// signal reaches the container's first process; one that ended is fine. The reply
+// signal reaches the container's first process; one that ended is fine. SIGKILL ends a
+// start that is under way, too. The reply
 // comes before the wait for the end, so that a client knows that the signal was sent:
 // it must not be sent again when this keeper dies.
 func (s *server) signal(conn *net.UnixConn, req *wire.Request) error {
@@ -36,6 +37,9 @@ func (s *server) signal(conn *net.UnixConn, req *wire.Request) error {
 	proc, _, err := s.running(req.ID)
 	if err == nil {
 		err = proc.signal(req.Signal)
+	}
+	if c != nil && errors.Is(err, fault.FailedPrecondition) && req.Signal == int(unix.SIGKILL) {
+		err = s.abortStart(c)
 	}
 	if err != nil && !errors.Is(err, fault.FailedPrecondition) {
 		return err

@@ -26,7 +26,7 @@ type container struct {
 	// The fields below are guarded by server.mu.
 	proc  *process // nil before it is started and after its end
 	std   *stdio
-	hold  *holding // nil without a process or output of this or an earlier keeper
+	hold  *holding // nil without a process, output or start of this or an earlier keeper
 	exit  *wire.Exit
 	seq   uint64     // position among the exits of this keeper's life
 	entry journal.ID // the exit in the journal; 0 without one
@@ -78,6 +78,9 @@ func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
 	}
 	oom := watchOOM(r.OOMFile)
 	hold := s.escrow.newHolding(c.id, record{Key: rand.Uint64(), Start: *r, OOM: oom.before})
+	s.mu.Lock()
+	c.hold = hold // for abortStart
+	s.mu.Unlock()
 	std := s.streams.newStdio(hold, s.log.With("container", c.id))
 	defer func() {
 		if err != nil {
@@ -226,7 +229,11 @@ func (s *server) remove(id string) error {
 	if c == nil {
 		return nil
 	}
-	c.life.Lock() // waits for a start under way
+	for !c.lockLife(time.Now().Add(abortPause)) {
+		if err := s.abortStart(c); err != nil {
+			return err
+		}
+	}
 	defer c.life.Unlock()
 	s.mu.Lock()
 	proc, std, hold := c.proc, c.std, c.hold
@@ -251,6 +258,21 @@ func (s *server) remove(id string) error {
 	s.forget(c)
 	return s.ack(c)
 }
+
+// abortStart ends a start of the container that is under way: it fails then.
+func (s *server) abortStart(c *container) error {
+	s.mu.Lock()
+	hold := c.hold
+	s.mu.Unlock()
+	if hold == nil {
+		return nil
+	}
+	return hold.abortStart()
+}
+
+// abortPause is the rest between two looks at whether a start that is to end has come
+// as far as to have a process, or is over.
+const abortPause = 20 * time.Millisecond
 
 // removeLimit bounds the wait for a killed process, which ends as soon as it
 // leaves the kernel.

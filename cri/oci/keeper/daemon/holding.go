@@ -191,6 +191,21 @@ func (h *holding) runs(run *process) error {
 	return err
 }
 
+// abortStart kills the OCI runtime of a start under way, if it has come so far and is not
+// over.
+func (h *holding) abortStart() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	fd := h.get(roleRuntime)
+	if h.gone || fd < 0 {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("killing the OCI runtime of a start: %w", err)
+	}
+	return nil
+}
+
 // forgetExit says that the exit is on record elsewhere.
 func (h *holding) forgetExit() error {
 	h.mu.Lock()
