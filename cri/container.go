@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -103,7 +104,17 @@ func makeContainerDirs(c *Container) error {
 	if c.LogPath == "" {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(c.LogPath), 0o755); err != nil {
+	err := os.MkdirAll(filepath.Dir(c.LogPath), 0o755)
+	if err == nil {
+		// A name that the file system does not take is seen now, not by the start.
+		if _, err = os.Lstat(c.LogPath); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	}
+	if errors.Is(err, syscall.ENAMETOOLONG) {
+		err = ErrInvalid.Wrap(err)
+	}
+	if err != nil {
 		return fmt.Errorf("making the log directory: %w", err)
 	}
 	return nil

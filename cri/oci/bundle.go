@@ -123,11 +123,37 @@ func pidMode(c *cri.Container) runtimeapi.NamespaceMode {
 
 func devicesOf(c *cri.Container) ([]spec.Device, error) {
 	list, err := lookupDevices(c.Config.GetDevices())
-	if err != nil || !c.Config.GetLinux().GetSecurityContext().GetPrivileged() {
+	if err != nil {
+		return nil, err
+	}
+	privileged := c.Config.GetLinux().GetSecurityContext().GetPrivileged()
+	if err := checkDevices(list, privileged); err != nil || !privileged {
 		return list, err
 	}
 	all, err := allDevices()
+	all = slices.DeleteFunc(all, func(d spec.Device) bool {
+		return slices.ContainsFunc(list, func(asked spec.Device) bool { return asked.Node.Path == d.Node.Path })
+	})
 	return append(all, list...), err
+}
+
+// checkDevices refuses what would fail only in the OCI runtime, or would give the container
+// another device than it asks for. One that is given twice has the permissions of both.
+func checkDevices(list []spec.Device, privileged bool) error {
+	at, null := map[string]specs.LinuxDevice{}, ""
+	for _, d := range list {
+		if o, twice := at[d.Node.Path]; twice && (o.Type != d.Node.Type || o.Major != d.Node.Major || o.Minor != d.Node.Minor) {
+			return fault.Invalid.Errorf("two different devices are to be at %q in the container", d.Node.Path)
+		}
+		at[d.Node.Path] = d.Node
+		if d.Node.Path == "/dev/null" {
+			null += d.Access
+		}
+	}
+	if _, asked := at["/dev/null"]; asked && !privileged && !(strings.Contains(null, "r") && strings.Contains(null, "w")) {
+		return fault.Invalid.Errorf("device /dev/null: OCI runtimes open it for reading and writing, and the permissions are %q: leave it out, every container has it", null)
+	}
+	return nil
 }
 
 // resolveMounts follows the host paths of bind mounts, as the CRI demands, and

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,7 +73,37 @@ func seccompFilter(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	if len(profile) == 0 {
 		return seccomp.GetDefaultProfile(s)
 	}
-	return seccomp.LoadProfile(string(profile), s)
+	f, err := seccomp.LoadProfile(string(profile), s)
+	if err != nil {
+		return nil, err
+	}
+	return f, knownWords(f)
+}
+
+// knownWords refuses a filter with a word that runtime-spec does not have: loading one takes
+// any, and OCI runtimes find out when the container starts.
+func knownWords(f *specs.LinuxSeccomp) error {
+	actions := []specs.LinuxSeccompAction{
+		specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
+		specs.ActTrace, specs.ActAllow, specs.ActLog, specs.ActNotify,
+	}
+	operators := []specs.LinuxSeccompOperator{
+		specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual,
+	}
+	if !slices.Contains(actions, f.DefaultAction) {
+		return fmt.Errorf("defaultAction: %q is none of %q", f.DefaultAction, actions)
+	}
+	for i, call := range f.Syscalls {
+		if !slices.Contains(actions, call.Action) {
+			return fmt.Errorf("syscalls[%d].action: %q is none of %q", i, call.Action, actions)
+		}
+		for _, arg := range call.Args {
+			if !slices.Contains(operators, arg.Op) {
+				return fmt.Errorf("syscalls[%d].args: op %q is none of %q", i, arg.Op, operators)
+			}
+		}
+	}
+	return nil
 }
 
 func ownCapabilities() (bounding, effective uint64) {

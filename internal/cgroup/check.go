@@ -15,8 +15,8 @@ import (
 
 // What the kernel takes, on either version (sched-bwc.rst), and the scale of v1's shares.
 const (
-	minPeriod, maxPeriod = 1000, 1000000 // µs
-	minQuota             = 1000          // µs
+	minPeriod, maxPeriod = 1000, 1000000   // µs
+	minQuota, maxQuota   = 1000, 1<<44 - 1 // µs; 44 bits are what the kernel counts with
 	minShares, maxShares = 2, 262144
 )
 
@@ -32,6 +32,8 @@ func (l Limits) Check() error {
 		return fault.Invalid.Errorf("a CPU period of %d µs: the kernel takes %d to %d", l.CPUPeriod, minPeriod, maxPeriod)
 	case l.CPUQuota > 0 && l.CPUQuota < minQuota:
 		return fault.Invalid.Errorf("a CPU quota of %d µs: the kernel takes %d or more", l.CPUQuota, minQuota)
+	case l.CPUQuota > maxQuota:
+		return fault.Invalid.Errorf("a CPU quota of %d µs: the kernel takes %d or less, and -1 is none", l.CPUQuota, int64(maxQuota))
 	case Version() == 1 && l.CPUShares != 0 && (l.CPUShares < minShares || l.CPUShares > maxShares):
 		return fault.Invalid.Errorf("%d CPU shares: with cgroup v1 they are %d to %d", l.CPUShares, minShares, maxShares)
 	case l.MemorySwap > 0 && l.Memory <= 0:

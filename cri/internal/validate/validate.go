@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -105,6 +106,9 @@ func container(c *runtimeapi.ContainerConfig) error {
 	if err := plain(c); err != nil {
 		return err
 	}
+	if err := nameable(c); err != nil {
+		return err
+	}
 	for _, m := range c.GetMounts() {
 		if err := mount(m); err != nil {
 			return fmt.Errorf("mount %q: %w", m.GetContainerPath(), err)
@@ -143,6 +147,30 @@ func Command(cmd []string) error {
 // outside of it. An empty one asks for no log.
 func logPath(p string) bool {
 	return p == "" || filepath.IsLocal(p) && filepath.Clean(p) != "." && !strings.HasSuffix(p, "/")
+}
+
+// nameable refuses paths in the container that Linux has no files for (limits.h).
+func nameable(c *runtimeapi.ContainerConfig) error {
+	const nameMax, pathMax = 255, 4095 // bytes
+	sec := c.GetLinux().GetSecurityContext()
+	paths := slices.Concat([]string{c.GetWorkingDir()}, sec.GetMaskedPaths(), sec.GetReadonlyPaths())
+	for _, m := range c.GetMounts() {
+		paths = append(paths, m.GetContainerPath())
+	}
+	for _, d := range c.GetDevices() {
+		paths = append(paths, d.GetContainerPath())
+	}
+	for _, p := range paths {
+		if len(p) > pathMax {
+			return fmt.Errorf("path %.40q...: it has %d bytes, and a path has %d at most", p, len(p), pathMax)
+		}
+		for name := range strings.SplitSeq(p, "/") {
+			if len(name) > nameMax {
+				return fmt.Errorf("path %.300q: a name in it has %d bytes, and a file's has %d at most", p, len(name), nameMax)
+			}
+		}
+	}
+	return nil
 }
 
 func mount(m *runtimeapi.Mount) error {

@@ -96,7 +96,7 @@ func TestContainer(t *testing.T) {
 	good := func() *runtimeapi.ContainerConfig {
 		return &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: "n"}, Image: &runtimeapi.ImageSpec{Image: "i"}, LogPath: "a/b.log",
-			Mounts: []*runtimeapi.Mount{{ContainerPath: "/x"}}, Envs: []*runtimeapi.KeyValue{{Key: "k"}},
+			Mounts: []*runtimeapi.Mount{{ContainerPath: "/" + strings.Repeat("x", 255)}}, Envs: []*runtimeapi.KeyValue{{Key: "k"}},
 			Devices: []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/x", Permissions: "mrw"}, {HostPath: "/dev/null", Permissions: "r"}},
 		}
 	}
@@ -122,6 +122,8 @@ func TestContainer(t *testing.T) {
 		`path "a/"`:          func(c *runtimeapi.ContainerConfig) { c.LogPath = "a/" },
 		"log_path":           func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\x00b" },
 		"working":            func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "x" },
+		"256 bytes":          func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "/a/" + strings.Repeat("n", 256) },
+		"4096 bytes":         func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ContainerPath = strings.Repeat("/n", 2048) },
 		"args":               func(c *runtimeapi.ContainerConfig) { c.Args = []string{"a", "\x00"} },
 		"stop_signal":        func(c *runtimeapi.ContainerConfig) { c.StopSignal = 999 },
 		"propagation":        func(c *runtimeapi.ContainerConfig) { c.Mounts[0].Propagation = 7 },

@@ -78,8 +78,15 @@ func groups(in Input, who account) ([]uint32, error) {
 		}
 	}
 	slices.Sort(list)
-	return slices.Compact(list), nil
+	list = slices.Compact(list)
+	if len(list) > maxGroups {
+		return nil, fault.Invalid.Errorf("a process has %d groups at most, and the container would have %d", maxGroups, len(list))
+	}
+	return list, nil
 }
+
+// maxGroups is NGROUPS_MAX, which no setting changes (setgroups(2)).
+const maxGroups = 65536
 
 func id(v int64) (uint32, error) {
 	if v < 0 || v > 1<<31-1 {
