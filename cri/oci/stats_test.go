@@ -161,3 +161,26 @@ func TestImpossibleLimits(t *testing.T) {
 	n.must(err)
 	n.removeSandbox(sandbox)
 }
+
+// TestLimitBelowUse: a limit of memory below what a container cannot give back is refused for
+// the container's state, and changes nothing.
+func TestLimitBelowUse(t *testing.T) {
+	if cgroup.Version() == 2 {
+		return // the kernel takes the limit there, and kills
+	}
+	n := newNode(t)
+	sandbox, id := n.run("use", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 128 << 20}
+	}, "eat", "64Mi")
+	n.waitLog("use", "main", "holding")
+	_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
+		ContainerId: id, Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 8 << 20},
+	})
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "more memory is in use than 8388608 bytes") {
+		t.Errorf("%v, want FailedPrecondition", err)
+	}
+	if u, err := cgroup.Read(n.sandboxCgroup(sandbox) + "/" + id); err != nil || u.Limit != 128<<20 {
+		t.Errorf("the container may use %d bytes (%v)", u.Limit, err)
+	}
+	n.removeSandbox(sandbox)
+}

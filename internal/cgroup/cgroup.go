@@ -104,7 +104,8 @@ type Limits struct {
 
 // Set changes the limits of a cgroup that exists, all of them or none: after an error
 // they are what they were, but for those that the error says stay. What the kernel calls
-// invalid is fault.Invalid.
+// invalid is fault.Invalid; a limit of memory below what is used, and cannot be given back,
+// fault.FailedPrecondition.
 func Set(path string, l Limits) error {
 	m, err := ownerOf(path)
 	if err == nil {
@@ -113,6 +114,9 @@ func Set(path string, l Limits) error {
 	if err == nil {
 		err = l.set(m, IsUnit(path))
 	}
+	if l.belowUse(path, err) {
+		err = fault.FailedPrecondition.Errorf("more memory is in use than %d bytes, and it cannot be given back: %w", l.Memory, err)
+	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) {
 		err = fault.Invalid.Wrap(err)
 	}
@@ -120,6 +124,16 @@ func Set(path string, l Limits) error {
 		return fmt.Errorf("limiting cgroup %q: %w", path, err)
 	}
 	return nil
+}
+
+// belowUse reports whether err, of Set, is that more memory is in use than the limit. The
+// library has no error for it.
+func (l Limits) belowUse(path string, err error) bool {
+	if err == nil || l.Memory <= 0 || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) {
+		return false
+	}
+	u, uerr := Read(path)
+	return uerr == nil && u.Memory > uint64(l.Memory)
 }
 
 func (l Limits) set(m cgroups.Manager, unit bool) error {
