@@ -120,6 +120,7 @@ type Runtime struct {
 	rates    rates
 	filters  filters
 	cgroups  *warm.Lock
+	made     madeParents
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
@@ -147,7 +148,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	r := &Runtime{
 		cfg: cfg, classes: offered, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir), cgroups: warm.New(),
 		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
-		parents: map[string]string{},
+		parents: map[string]string{}, made: madeParents{file: filepath.Join(cfg.StateDir, "cgroups.json")},
 	}
 	if !cfg.NoSELinux {
 		r.labels = label.Open(cfg.Logger)

@@ -48,6 +48,14 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 		}
 	}
 	r.collectNetwork(ctx, sandboxes)
+	r.remember(sandboxes, containers, unsettled)
+	if err := r.releaseParents(); err != nil { // the next removal tries again
+		r.cfg.Logger.WarnContext(ctx, "removing cgroups of Pods that are no more", "err", err)
+	}
+	return nil
+}
+
+func (r *Runtime) remember(sandboxes []*cri.Sandbox, containers, unsettled []*cri.Container) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unsettled = unsettled
@@ -60,7 +68,6 @@ func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 			r.running[c.ID] = c
 		}
 	}
-	return nil
 }
 
 func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.Status) error {

@@ -77,6 +77,9 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	r.mu.Lock()
 	r.sandboxes[s.ID] = s
 	r.mu.Unlock()
+	if err := r.noteParent(s); err != nil {
+		return err
+	}
 	labels, err := r.chooseLabels(s)
 	if err != nil {
 		return err
@@ -374,5 +377,5 @@ func (r *Runtime) removeSandbox(_ context.Context, s *cri.Sandbox) error {
 	r.mu.Unlock()
 	r.rates.forget(s.ID)
 	r.labels.Release(s.ID)
-	return nil
+	return r.releaseParents()
 }

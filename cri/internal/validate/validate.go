@@ -30,6 +30,8 @@ func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 		return fault.Invalid.Errorf("sandbox metadata: name %q, namespace %q and uid %q must be set", m.GetName(), m.GetNamespace(), m.GetUid())
 	case c.GetLogDirectory() != "" && !filepath.IsAbs(c.GetLogDirectory()):
 		return fault.Invalid.Errorf("log directory %q: it must be absolute", c.GetLogDirectory())
+	case slices.Contains(strings.Split(c.GetLinux().GetCgroupParent(), "/"), ".."):
+		return fault.Invalid.Errorf("cgroup parent %q: it is a path from the root of the cgroups, and cannot have ..", c.GetLinux().GetCgroupParent())
 	case sec.GetRunAsGroup() != nil && sec.GetRunAsUser() == nil:
 		return fault.Invalid.Errorf("sandbox security context: run_as_group without run_as_user")
 	}
