@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
@@ -68,7 +69,7 @@ func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox, prepare fun
 	case prepared != nil:
 		return fmt.Errorf("making the namespaces: %w", err)
 	case err != nil:
-		return fmt.Errorf("connecting to the network: %w", err)
+		return fmt.Errorf("connecting to the network: %w", blamed(err))
 	}
 	for _, ip := range result.IPs {
 		s.IPs = append(s.IPs, ip.Address.IP.String())
@@ -77,6 +78,22 @@ func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox, prepare fun
 		return fault.FailedPrecondition.Errorf("the network gave the sandbox no address")
 	}
 	return nil
+}
+
+// blamed gives an error of a network plugin the kind by which the SDK answers, where it is
+// not the runtime's fault. Code 7 is that of the network's configuration, too: the Pod is to
+// blame for what it brings to that, which has the key runtimeConfig there.
+func blamed(err error) error {
+	switch {
+	case fault.Of(err) != fault.Internal:
+	case errors.Is(err, fault.Invalid) && strings.Contains(err.Error(), "runtimeConfig."):
+		return fault.Invalid.Wrap(err)
+	case errors.Is(err, fault.AlreadyExists): // a port of the host that another Pod has
+		return fault.FailedPrecondition.Wrap(err)
+	case errors.Is(err, fault.Exhausted):
+		return fault.Exhausted.Wrap(err)
+	}
+	return err
 }
 
 func (r *Runtime) detachNetwork(ctx context.Context, s *cri.Sandbox) error {
