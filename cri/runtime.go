@@ -89,12 +89,15 @@ type Runtime struct {
 	ReopenLog func(context.Context, *Container) error
 
 	// Exec runs a command in a running container and returns its exit code. It
-	// serves ExecSync and Exec. When ctx ends the command is killed.
+	// serves ExecSync and Exec. When ctx ends, which it does when the client has gone,
+	// the command is killed.
 	Exec func(ctx context.Context, c *Container, cmd []string, s Streams) (exitCode int32, err error)
-	// Attach joins the streams of the container's own process until they end.
+	// Attach joins the streams of the container's own process until they end, or ctx
+	// does because the client has gone.
 	Attach func(ctx context.Context, c *Container, s Streams) error
 	// PortForward carries one connection to a port inside the sandbox and
-	// closes conn.
+	// closes conn. After the Close, which tells the client that it is sent nothing
+	// more, the client may be read from still. When ctx ends nobody is there.
 	PortForward func(ctx context.Context, s *Sandbox, port int32, conn io.ReadWriteCloser) error
 
 	// Stats returns the container's usage now. Only running containers are

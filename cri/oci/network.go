@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	cniruntime "github.com/nodekit-project/nodekit/cni/runtime"
@@ -158,22 +159,62 @@ func (r *Runtime) portForward(ctx context.Context, s *cri.Sandbox, port int32, c
 	answered := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(conn, to)
+		_ = conn.Close() // the client may send on after the server's end
 		answered <- err
 	}()
-	asked := make(chan error, 1)
+	up := &moved{to: to}
+	asked := make(chan struct{})
 	go func() {
-		_, err := io.Copy(to, conn)
-		_ = to.(*net.TCPConn).CloseWrite() // the server may answer after our end
-		asked <- err
+		defer close(asked)
+		if _, err := io.Copy(up, conn); err == nil {
+			_ = to.(*net.TCPConn).CloseWrite() // the server may answer after our end
+		}
+		_, _ = io.Copy(io.Discard, conn) // nobody takes it any more
 	}()
 	select {
+	case <-asked: // the server may have answered also when it broke off what it was sent
+		return <-answered
 	case err = <-answered:
-	case err = <-asked:
-		if err == nil {
-			err = <-answered
+	}
+	if err != nil {
+		return err
+	}
+	up.rest(asked)
+	return nil
+}
+
+// moved counts what goes through it.
+type moved struct {
+	to    io.Writer
+	bytes atomic.Int64
+}
+
+func (m *moved) Write(p []byte) (int, error) {
+	n, err := m.to.Write(p)
+	m.bytes.Add(int64(n))
+	return n, err
+}
+
+// halfOpenPause is how long nothing may come from a client whose server has ended. One
+// that waits for the end of everything before it ends its own part would wait for ever.
+const halfOpenPause = 10 * time.Second
+
+// rest waits until all is over, or nothing moves any more.
+func (m *moved) rest(over <-chan struct{}) {
+	pause := time.NewTicker(halfOpenPause)
+	defer pause.Stop()
+	for before := m.bytes.Load(); ; {
+		select {
+		case <-over:
+			return
+		case <-pause.C:
+			now := m.bytes.Load()
+			if now == before {
+				return
+			}
+			before = now
 		}
 	}
-	return err
 }
 
 func (r *Runtime) dialInside(ctx context.Context, s *cri.Sandbox, port int32) (conn net.Conn, err error) {

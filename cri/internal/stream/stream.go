@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -31,8 +32,8 @@ import (
 // Functions are what a Server serves. Exec, Attach and PortForward may be nil,
 // and are Unimplemented then.
 type Functions struct {
-	// Exec runs a command and returns its exit code. When ctx ends the command
-	// is killed.
+	// Exec runs a command and returns its exit code. When ctx ends, with the client or
+	// the server, the command is killed.
 	Exec        func(ctx context.Context, containerID string, cmd []string, s Streams) (code int32, err error)
 	Attach      func(ctx context.Context, containerID string, s Streams) error
 	PortForward func(ctx context.Context, sandboxID string, port int32, conn io.ReadWriteCloser) error
@@ -62,6 +63,7 @@ type Server struct {
 	log       *slog.Logger
 	urls      streaming.Server
 	http      *http.Server
+	clients   clients
 }
 
 // New returns a server that answers ExecSync, and the rest after Start. base ends
@@ -87,10 +89,10 @@ func (s *Server) Start() error {
 	}
 	s.http = &http.Server{
 		Handler: s.urls, ReadHeaderTimeout: 10 * time.Second,
-		BaseContext: func(net.Listener) context.Context { return s.base },
+		BaseContext: func(net.Listener) context.Context { return s.base }, ConnContext: s.clients.join,
 	}
 	go func() {
-		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(listener{l, &s.clients}); !errors.Is(err, http.ErrServerClosed) {
 			s.log.ErrorContext(s.base, "serving streams", "err", err)
 		}
 	}()
@@ -174,11 +176,29 @@ func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errOu
 	return r.s.functions.Attach(ctx, id, Streams{in, out, errOut, tty, sizes})
 }
 
-// PortForward carries one connection.
+// PortForward carries one connection. What a client has sent before it went is passed on:
+// only then ctx ends, because nobody can be answered any more.
 func (r runtime) PortForward(ctx context.Context, id string, port int32, conn io.ReadWriteCloser) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return r.s.functions.PortForward(ctx, id, port, conn)
+	defer context.AfterFunc(r.s.base, cancel)()
+	client, over := r.s.clients.of(conn), make(chan func() bool, 1)
+	defer func() {
+		select {
+		case stop := <-over:
+			stop()
+		default:
+		}
+	}()
+	once := sync.OnceFunc(func() { over <- context.AfterFunc(client, cancel) })
+	err := r.s.functions.PortForward(ctx, id, port, &upload{conn, once})
+	if s, ok := conn.(interface{ Reset() error }); ok && err == nil {
+		// What the client sends still is nobody's: it would stop other streams of the
+		// same connection, which wait in one queue. The Close lets it see a clean end.
+		_ = conn.Close()
+		_ = s.Reset()
+	}
+	return err
 }
 
 // Latest hands on the values of in until it is closed or ctx ends, and keeps
