@@ -40,16 +40,14 @@ type client struct {
 
 // join returns the context of what the client asks for, as http.Server.ConnContext does.
 func (c *clients) join(base context.Context, conn net.Conn) context.Context {
-	ctx, cancel := context.WithCancel(base)
-	if cl, ok := conn.(*client); ok {
-		cl.gone = cancel
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.here == nil {
-			c.here = map[string]context.Context{}
-		}
-		c.here[conn.RemoteAddr().String()] = ctx
+	ctx, gone := context.WithCancel(base)
+	conn.(*client).gone = gone // the listener hands out no other
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.here == nil {
+		c.here = map[string]context.Context{}
 	}
+	c.here[conn.RemoteAddr().String()] = ctx
 	return ctx
 }
 
