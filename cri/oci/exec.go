@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,7 +47,7 @@ func (r *Runtime) exec(ctx context.Context, c *cri.Container, argv []string, s c
 		streams.cut()
 		return 0, fmt.Errorf("executing in container %q: %w", c.ID, err)
 	}
-	streams.drain()
+	streams.drain(ctx)
 	return code, nil
 }
 
@@ -80,6 +81,7 @@ type execStreams struct {
 	child [3]*os.File // the program's ends
 	own   [3]*os.File // ours; nil where nothing was asked for
 	outs  sync.WaitGroup
+	ways  []*way // of the output
 }
 
 func newExecStreams(s cri.Streams) (x *execStreams, err error) {
@@ -126,28 +128,48 @@ func (x *execStreams) copy(s cri.Streams, tty *os.File) {
 	}
 	for i, to := range map[int]io.Writer{1: s.Stdout, 2: s.Stderr} {
 		if from := x.own[i]; from != nil && to != nil {
-			x.outs.Go(func() { _, _ = io.Copy(to, from) }) // a terminal ends with EIO
+			w := newWay(from, to)
+			x.ways = append(x.ways, w)
+			x.outs.Go(w.copy)
 		}
 	}
 }
 
-// drainLimit is how long output is waited for after the program's end while a
-// process that it started still holds the streams.
+// drainLimit is how long output is waited for after the program's end, and once the client
+// has all that was written before, while a process that it started still holds the streams.
 const drainLimit = time.Second
 
-// drain waits until everything that the program wrote has been copied.
-func (x *execStreams) drain() {
+// drain waits until everything that the program wrote has been copied, as long as the client
+// takes for that or until ctx ends.
+func (x *execStreams) drain(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		x.outs.Wait()
 		close(done)
 	}()
-	select {
-	case <-done:
-	case <-time.After(drainLimit):
-		x.cut()
+	for _, w := range x.ways {
+		w.end()
 	}
+	look := time.NewTicker(drainLook)
+	defer look.Stop()
+	for until := time.Now().Add(drainLimit); time.Now().Before(until); {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+			x.cut()
+			return
+		case <-look.C:
+		}
+		if slices.ContainsFunc(x.ways, func(w *way) bool { return !w.delivered() }) {
+			until = time.Now().Add(drainLimit)
+		}
+	}
+	x.cut()
 }
+
+// drainLook is the rest between two looks at how far the client is.
+const drainLook = 20 * time.Millisecond
 
 // cut ends the copies of the output: nobody is written to after exec returned.
 func (x *execStreams) cut() {

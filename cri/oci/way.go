@@ -1,0 +1,73 @@
+package oci
+
+import (
+	"io"
+	"os"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// way is the way of a program's output to a client, who may be slow.
+type way struct {
+	from     *os.File
+	to       io.Writer
+	capacity int64 // the most that can be on the way
+	read     atomic.Int64
+	written  atomic.Int64
+	over     atomic.Bool
+	atEnd    int64 // what was written when the program ended
+	idle     int   // how often nothing was seen on the way since
+}
+
+// copyBuffer is what a copy has in its hands: that of io.Copy.
+const copyBuffer = 32 << 10
+
+func newWay(from *os.File, to io.Writer) *way {
+	w := &way{from: from, to: to, capacity: 64 << 10}
+	w.control(func(fd int) {
+		if size, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err == nil { // a terminal holds less
+			w.capacity = int64(size)
+		}
+	})
+	return w
+}
+
+// copy copies until the output ends, a terminal's with EIO, or the client does.
+func (w *way) copy() {
+	_, _ = io.Copy(w, struct{ io.Reader }{w.from})
+	w.over.Store(true)
+}
+
+// Write passes on what was read.
+func (w *way) Write(p []byte) (int, error) {
+	w.read.Add(int64(len(p)))
+	n, err := w.to.Write(p)
+	w.written.Add(int64(n))
+	return n, err
+}
+
+// end says that the program has ended.
+func (w *way) end() { w.atEnd = w.written.Load() }
+
+// delivered reports whether the client has all that was written before the end: nothing is
+// on the way, or as much has passed since as can be, because another process writes on.
+func (w *way) delivered() bool {
+	if w.idle < 2 {
+		held := 0
+		w.control(func(fd int) { held, _ = unix.IoctlGetInt(fd, unix.TIOCINQ) })
+		if held == 0 && w.read.Load() == w.written.Load() {
+			w.idle++ // what was just read may not be counted yet
+		} else {
+			w.idle = 0
+		}
+	}
+	return w.over.Load() || w.idle == 2 || w.written.Load()-w.atEnd >= w.capacity+copyBuffer
+}
+
+// control is for a file that may be closed, and has nothing then.
+func (w *way) control(f func(fd int)) {
+	if raw, err := w.from.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
+}
