@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,7 +89,7 @@ func (s *Server) Start() error {
 		return errors.Join(fmt.Errorf("making the streaming server: %w", err), l.Close())
 	}
 	s.http = &http.Server{
-		Handler: s.urls, ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return s.base }, ConnContext: s.clients.join,
 	}
 	go func() {
@@ -132,7 +133,26 @@ func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runt
 	if err := s.functions.Running(req.GetContainerId()); err != nil {
 		return nil, err
 	}
-	return s.urls.GetAttach(req)
+	resp, err := s.urls.GetAttach(req)
+	if err == nil && !req.GetStdin() {
+		resp.Url += withoutStdin
+	}
+	return resp, err
+}
+
+// withoutStdin ends the path of an attach without standard input. The streaming server hands
+// over an input that has ended to who comes by WebSocket, as if the client had closed it.
+const withoutStdin = "/without-stdin"
+
+type withoutStdinKey struct{}
+
+// serve passes a request on to the streaming server.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if path, ok := strings.CutSuffix(r.URL.Path, withoutStdin); ok {
+		r = r.Clone(context.WithValue(r.Context(), withoutStdinKey{}, true))
+		r.URL.Path = path
+	}
+	s.urls.ServeHTTP(w, r)
 }
 
 // PortForward returns the URL at which the ports will be.
@@ -166,6 +186,15 @@ func (r runtime) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	if err == nil && code != 0 {
 		return exitError(code)
 	}
+	return r.told(ctx, err)
+}
+
+// told is the error unless it is that the client has gone, which is of no interest to
+// anybody: the streaming server logs each.
+func (r runtime) told(ctx context.Context, err error) error {
+	if ctx.Err() != nil && r.s.base.Err() == nil {
+		return nil
+	}
 	return err
 }
 
@@ -173,7 +202,10 @@ func (r runtime) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, sizes <-chan Size) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return r.s.functions.Attach(ctx, id, Streams{in, out, errOut, tty, sizes})
+	if ctx.Value(withoutStdinKey{}) != nil {
+		in = nil
+	}
+	return r.told(ctx, r.s.functions.Attach(ctx, id, Streams{in, out, errOut, tty, sizes}))
 }
 
 // PortForward carries one connection. What a client has sent before it went is passed on:
