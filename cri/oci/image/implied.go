@@ -13,6 +13,7 @@ import (
 type impliedDirs struct {
 	own     map[string]bool // listed by the layer
 	implied map[string]bool
+	hiding  map[string]bool // those of the layer that show nothing of what is below
 }
 
 // note takes down an entry of the layer by its path below the root, which is
@@ -32,5 +33,25 @@ func (d *impliedDirs) note(path string, isDir bool) {
 	}
 }
 
-// sorted returns the directories, each before those in it.
-func (d *impliedDirs) sorted() []string { return slices.Sorted(maps.Keys(d.implied)) }
+// hide takes down that a directory of the layer takes the place of one below that is
+// gone: it has nothing of that one, nor do those in it.
+func (d *impliedDirs) hide(path string) {
+	if d.hiding == nil {
+		d.hiding = map[string]bool{}
+	}
+	d.hiding[path] = true
+}
+
+// sorted returns the directories that are as those below, each before those in it.
+func (d *impliedDirs) sorted() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(d.implied)), d.isHidden)
+}
+
+func (d *impliedDirs) isHidden(path string) bool {
+	for ; len(d.hiding) > 0 && path != "/"; path = filepath.Dir(path) {
+		if d.hiding[path] {
+			return true
+		}
+	}
+	return false
+}

@@ -213,7 +213,7 @@ func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
 	return mountMapped(o, filepath.Join(m.Dir, mappedDir), v.UserNS)
 }
 
-// lowerDirs are the layers, the topmost first, and as many as overlay wants.
+// lowerDirs are the layers that show, the topmost first, and as many as overlay wants.
 func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
 	least := 1
 	if v.ReadOnly {
@@ -221,6 +221,13 @@ func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
 	}
 	for _, chain := range slices.Backward(m.Layers) {
 		dirs = append(dirs, s.layerFS(chain))
+		alone, err := hidesAllBelow(s.layerFS(chain))
+		if err != nil {
+			return nil, err
+		}
+		if alone {
+			break
+		}
 	}
 	for i := 0; len(dirs) < least; i++ {
 		empty := filepath.Join(s.dir, "empty"+strconv.Itoa(i))

@@ -22,11 +22,15 @@ func applyLayer(ctx context.Context, root string, r io.Reader, accept archive.Fi
 	if os.Geteuid() != 0 {
 		return fault.PermissionDenied.Errorf("only root can unpack layers: run it with sudo")
 	}
+	gone := &whiteouts{root: root}
 	_, err := archive.Apply(ctx, root, r, archive.WithFilter(accept), archive.WithConvertWhiteout(func(h *tar.Header, path string) (bool, error) {
 		dirs.note(path[len(root):], h.Typeflag == tar.TypeDir)
-		return archive.OverlayConvertWhiteout(h, path)
+		return gone.convert(h, path)
 	}))
-	return err
+	if err != nil {
+		return err
+	}
+	return gone.finish(dirs)
 }
 
 // syncFS makes everything written to the file system of dir durable, in one

@@ -21,6 +21,8 @@ func applyLayer(context.Context, string, io.Reader, archive.Filter, *impliedDirs
 
 func copyAttributes(string, string, []string) error { return notLinux("unpacking image layers") }
 
+func hidesAllBelow(string) (bool, error) { return false, notLinux("mounting root file systems") }
+
 func syncFS(string) error { return notLinux("unpacking image layers") }
 
 func diskUsage(string) (bytes, inodes uint64, err error) {
