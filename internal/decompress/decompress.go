@@ -12,6 +12,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// maxWindow is how far back a zstd stream may refer, which is how much of it the reader
+// keeps in memory: what zstd(1) takes without being told to, and writes at its highest level.
+const maxWindow = 128 << 20
+
 // Reader recognises gzip and zstd by their first bytes and returns what r
 // decompresses to. Anything else is returned as it is.
 func Reader(r io.Reader) (io.ReadCloser, error) {
@@ -24,7 +28,7 @@ func Reader(r io.Reader) (io.ReadCloser, error) {
 	case "gzip":
 		return gzip.NewReader(buffered)
 	case "zstd":
-		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
+		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
 		}
@@ -41,6 +45,8 @@ func Kind(magic []byte) string {
 		return "gzip"
 	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return "zstd"
+	case len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
+		return "zstd" // a skippable frame first, as pzstd(1) writes (RFC 8878, 3.1.2)
 	}
 	return ""
 }

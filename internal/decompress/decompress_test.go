@@ -2,6 +2,7 @@ package decompress_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"testing"
 
@@ -66,5 +67,44 @@ func TestReaderDamaged(t *testing.T) {
 		if err == nil {
 			t.Errorf("%q was read", stream)
 		}
+	}
+}
+
+// TestReaderOfFrames: a stream may have several frames, and one that holds no data first.
+func TestReaderOfFrames(t *testing.T) {
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00data"), z.EncodeAll([]byte("some "), nil)...)
+	stream = append(stream, z.EncodeAll([]byte("text"), nil)...)
+	r, err := decompress.Reader(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); err != nil || string(got) != "some text" {
+		t.Errorf("it reads as %q, %v", got, err)
+	}
+}
+
+// TestReaderKeepsLittle: a stream that wants much of it to be kept in memory is refused.
+func TestReaderKeepsLittle(t *testing.T) {
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out, zstd.WithWindowSize(256<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := z.Write(make([]byte, 257<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := decompress.Reader(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, r); !errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		t.Errorf("%d bytes of it were read, %v", n, err)
 	}
 }
