@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -60,22 +62,39 @@ func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *implied
 	defer f.Close()
 	plain, err := decompress.Reader(f)
 	if err != nil {
-		return err
+		return damaged(err)
 	}
 	defer plain.Close()
 	g := layer.NewGuard(s.limits)
 	sum := sha256.New()
 	from := io.TeeReader(g.Reader(plain), sum)
 	if err := applyLayer(ctx, root, from, s.accepting(g), dirs); err != nil {
-		return err
+		return damaged(err)
 	}
 	if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, from)); err != nil { // padding belongs to the digest
-		return err
+		return damaged(err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != l.DiffID.Hex {
 		return fault.Invalid.Errorf("it unpacks to sha256:%s, and the image's config says %s", got, l.DiffID)
 	}
 	return nil
+}
+
+// ofTheMachine are the errors that say nothing about a layer which is being unpacked.
+var ofTheMachine = []error{
+	context.Canceled, context.DeadlineExceeded,
+	syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE,
+	syscall.EPERM, syscall.EACCES, syscall.ENOSYS, syscall.ENOTSUP,
+}
+
+// damaged makes fault.Invalid of an error of unpacking that has no kind yet, unless it
+// is the machine's: a stream that is no tar file, a link to what the layer does not have.
+func damaged(err error) error {
+	var kind fault.Kind
+	if err == nil || errors.As(err, &kind) || slices.ContainsFunc(ofTheMachine, func(of error) bool { return errors.Is(err, of) }) {
+		return err
+	}
+	return fault.Invalid.Errorf("it is damaged: %w", err)
 }
 
 func writeLayerInfo(tmp string) error {

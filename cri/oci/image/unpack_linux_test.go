@@ -249,6 +249,24 @@ func TestUnpackBelowWhatIsHidden(t *testing.T) {
 
 // TestUnpackRefusesOne: one bad layer among good ones ends it all, and nothing
 // is left.
+// TestUnpackRefusesDamaged: what is wrong with a layer is not called a fault of the runtime.
+func TestUnpackRefusesDamaged(t *testing.T) {
+	for name, l := range map[string]v1.Layer{
+		"link to nothing": layerOf(t, entry{name: "a", link: "b", kind: tar.TypeLink}),
+		"below a file":    layerOf(t, file("a", ""), file("a/b", "")),
+		"long name":       layerOf(t, file(strings.Repeat("a", 300), "")),
+		"cut short":       layerOfTar(t, tarOf(t, file("a", strings.Repeat("a", 2000)))[:1000]),
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := t.TempDir()
+			if _, err := open(t, store, nil).Load(t.Context(), archiveOf(t, imageOf(t, l))); !errors.Is(err, fault.Invalid) {
+				t.Errorf("Load: %v; want fault.Invalid", err)
+			}
+			wantEmpty(t, store)
+		})
+	}
+}
+
 func TestUnpackRefusesOne(t *testing.T) {
 	var layers []v1.Layer
 	for i := range 8 {
@@ -258,8 +276,8 @@ func TestUnpackRefusesOne(t *testing.T) {
 	store := t.TempDir()
 	s := open(t, store, nil)
 	_, err := s.Load(t.Context(), archiveOf(t, imageOf(t, layers...)))
-	if err == nil {
-		t.Error("a layer that is no tar stream was unpacked")
+	if !errors.Is(err, fault.Invalid) {
+		t.Errorf("a layer that is no tar stream: %v; want fault.Invalid", err)
 	}
 	wantEmpty(t, store)
 }
