@@ -145,12 +145,25 @@ func TestPullChoosesPlatform(t *testing.T) {
 		d := v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}
 		return mutate.IndexAddendum{Add: imageOf(t, layerOf(t, file("arch", body))), Descriptor: d}
 	}
-	ref := r.push(t, "multi:v1", mutate.AppendManifests(empty.Index, add("s390x", "other"), add(runtime.GOARCH, "mine")))
+	newer, unsaid := add(runtime.GOARCH, "newer"), add(runtime.GOARCH, "unsaid")
+	newer.Platform.Variant, unsaid.Platform = "v9", nil
+	index := mutate.AppendManifests(empty.Index, unsaid, add("s390x", "other"), newer, add(runtime.GOARCH, "mine"))
 	s := open(t, t.TempDir(), nil)
-	if _, err := s.Pull(t.Context(), ref, nil); err != nil {
-		t.Fatal(err)
+	for i := range 4 {
+		ref := r.push(t, fmt.Sprintf("multi%d:v1", i), index)
+		_, err := s.Pull(t.Context(), ref, nil)
+		if i == 3 {
+			if !errors.Is(err, fault.Invalid) {
+				t.Errorf("an image behind four indexes: %v; want fault.Invalid", err)
+			}
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantFile(t, filepath.Join(mounted(t, s, ref, t.TempDir()).Path, "arch"), "mine")
+		index = mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: index})
 	}
-	wantFile(t, filepath.Join(mounted(t, s, ref, t.TempDir()).Path, "arch"), "mine")
 	foreign := r.push(t, "foreign:v1", mutate.AppendManifests(empty.Index, add("s390x", "other")))
 	if _, err := s.Pull(t.Context(), foreign, nil); !errors.Is(err, fault.NotFound) || !strings.Contains(err.Error(), "linux/"+runtime.GOARCH) {
 		t.Errorf("an image for other machines: %v; want fault.NotFound that names the platform", err)

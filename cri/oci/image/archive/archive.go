@@ -123,8 +123,8 @@ func ociName(d v1.Descriptor) (name.Reference, error) {
 	return content.ParseReference(given)
 }
 
-// ociImage follows a descriptor to an image, through at most two levels of
-// indexes.
+// ociImage follows a descriptor to an image, through content.MaxIndexes with the
+// archive's own.
 func ociImage(src source, d v1.Descriptor, depth int) (*content.Image, error) {
 	raw, err := readDocument(src, blobName(d.Digest))
 	if err != nil {
@@ -141,7 +141,10 @@ func ociImage(src source, d v1.Descriptor, depth int) (*content.Image, error) {
 		return nil, fault.Invalid.Errorf("index %q: %w", d.Digest, err)
 	}
 	fitting := content.ForThisMachine(idx.Manifests)
-	if len(fitting) == 0 || depth == 2 {
+	if depth == content.MaxIndexes-1 {
+		return nil, fault.Invalid.Errorf("index %q: more than %d lead to it", d.Digest, depth)
+	}
+	if len(fitting) == 0 {
 		return nil, fault.Invalid.Errorf("index %q has %s", d.Digest, content.NoPlatform(idx.Manifests))
 	}
 	c, err := ociImage(src, fitting[0], depth+1)

@@ -27,6 +27,9 @@ type Image struct {
 // MaxLayers is how many directories overlay puts on top of each other.
 const MaxLayers = 500
 
+// MaxIndexes is how many indexes may lead to an image.
+const MaxIndexes = 3
+
 // FromManifest reads an image manifest and returns the image it describes,
 // without names; open returns the blob of each descriptor. What is no manifest
 // of an image that can run is fault.Invalid.
@@ -49,13 +52,31 @@ func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
 }
 
 // ForThisMachine returns the descriptors of an index without those for other
-// platforms and without attestations, which have a platform of their own.
+// platforms and without attestations, which have a platform of their own. The best come
+// first: what runs on every machine of the architecture, what needs a newer one, and at
+// last what names no platform, which may be no image at all.
 func ForThisMachine(all []v1.Descriptor) []v1.Descriptor {
-	return slices.DeleteFunc(slices.Clone(all), func(d v1.Descriptor) bool {
+	fitting := slices.DeleteFunc(slices.Clone(all), func(d v1.Descriptor) bool {
 		p := d.Platform
 		return p != nil && p.OS != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH)
 	})
+	slices.SortStableFunc(fitting, func(a, b v1.Descriptor) int { return rank(a.Platform) - rank(b.Platform) })
+	return fitting
 }
+
+func rank(p *v1.Platform) int {
+	switch {
+	case p == nil || p.OS == "":
+		return 2
+	case p.Variant == "" || p.Variant == baseline[p.Architecture]:
+		return 0
+	}
+	return 1
+}
+
+// baseline is the variant that every machine of an architecture is (OCI image spec v1.1
+// image-index.md, "Platform Variants").
+var baseline = map[string]string{"amd64": "v1", "arm64": "v8"}
 
 // NoPlatform says that an index has no image for this machine, and which it has.
 func NoPlatform(all []v1.Descriptor) string {

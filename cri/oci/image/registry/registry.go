@@ -99,9 +99,14 @@ func Resolve(ctx context.Context, ref string, opts *Options) (*content.Image, er
 // image describes what the reference led to, an image or an index.
 func (p *places) image(ctx context.Context, top document) (*content.Image, error) {
 	doc := top
-	if top.isIndex() {
+	var through []content.Blob
+	for doc.isIndex() {
+		if len(through) == content.MaxIndexes {
+			return nil, fault.Invalid.Errorf("index %q leads through more than %d others", top.digest, content.MaxIndexes-1)
+		}
+		through = append(through, content.Bytes(doc.raw))
 		var err error
-		if doc, err = p.platformImage(ctx, top); err != nil {
+		if doc, err = p.platformImage(ctx, doc); err != nil {
 			return nil, err
 		}
 	}
@@ -114,9 +119,7 @@ func (p *places) image(ctx context.Context, top document) (*content.Image, error
 		return nil, err
 	}
 	found.Config = content.Bytes(config)
-	if top.isIndex() {
-		found.Manifests = append(found.Manifests, content.Bytes(top.raw))
-	}
+	found.Manifests = append(found.Manifests, through...)
 	return found, nil
 }
 
@@ -125,11 +128,7 @@ func (p *places) platformImage(ctx context.Context, index document) (document, e
 	if len(fitting) == 0 {
 		return document{}, fault.NotFound.Errorf("the registry has %s", content.NoPlatform(index.Manifests))
 	}
-	doc, err := p.manifest(ctx, fitting[0].Digest.String())
-	if err == nil && doc.isIndex() {
-		err = fault.Invalid.Errorf("index %q leads to another index", index.digest)
-	}
-	return doc, err
+	return p.manifest(ctx, fitting[0].Digest.String())
 }
 
 // document is a manifest or an index, with the part of it that tells which.
