@@ -47,12 +47,17 @@ func (s *Store) addBlob(ctx context.Context, b content.Blob) error {
 		part = s.partialPath(b.Digest.Hex)
 	}
 	if err := writeBlob(ctx, part, b); err != nil {
-		if b.Resume == nil || errors.Is(err, fault.Invalid) || diskRefuses(err) {
+		if b.Resume == nil || errors.Is(err, fault.Invalid) || diskRefuses(err) || isEmpty(part) {
 			err = errors.Join(err, ignoreNotExist(os.Remove(part)))
 		}
 		return fmt.Errorf("storing blob %q: %w", b.Digest, err)
 	}
 	return commit(part, path)
+}
+
+func isEmpty(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Size() == 0
 }
 
 // writeBlob writes b to path, durably, and checks that it is what its digest

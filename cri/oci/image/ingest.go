@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -29,6 +30,9 @@ func (s *Store) add(ctx context.Context, im *content.Image) (id string, err erro
 		}
 	}
 	_, config, err := s.config(nil, id)
+	if errors.Is(err, fault.FailedPrecondition) { // it is what its digest says: the image came so
+		err = fault.Invalid.Wrap(err)
+	}
 	if err != nil {
 		return "", err
 	}

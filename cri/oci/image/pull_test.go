@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -352,7 +353,8 @@ func TestPullTokens(t *testing.T) {
 
 func TestPullErrors(t *testing.T) {
 	r := newRegistry(t)
-	ref := r.push(t, "app:v1", imageOf(t, layerOf(t, file("a", "b"))))
+	im := imageOf(t, layerOf(t, file("a", "b")))
+	ref := r.push(t, "app:v1", im)
 	broken := func(code int) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, req *http.Request) bool {
 			if strings.Contains(req.URL.Path, "/manifests/") {
@@ -369,12 +371,41 @@ func TestPullErrors(t *testing.T) {
 		io.WriteString(w, "something else")
 		return true
 	}
+	layers, err := im.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	incomplete := func(w http.ResponseWriter, req *http.Request) bool {
+		if !strings.HasSuffix(req.URL.Path, layer.String()) {
+			return false
+		}
+		w.WriteHeader(http.StatusNotFound)
+		return true
+	}
+	const config = "no json"
+	odd := func(w http.ResponseWriter, req *http.Request) bool {
+		switch {
+		case strings.Contains(req.URL.Path, "/manifests/"):
+			fmt.Fprintf(w, `{"schemaVersion":2,"config":{"digest":"sha256:%x","size":%d},"layers":[]}`, sha256.Sum256([]byte(config)), len(config))
+		case strings.Contains(req.URL.Path, "/blobs/"):
+			io.WriteString(w, config)
+		default:
+			return false
+		}
+		return true
+	}
 	for name, c := range map[string]struct {
 		ref   string
 		serve func(http.ResponseWriter, *http.Request) bool
 		kind  error
 		text  string
 	}{
+		"incomplete":    {ref, incomplete, fault.NotFound, "push the image again"},
+		"odd config":    {ref, odd, fault.Invalid, "is damaged"},
 		"no reference":  {"Not A Name", nil, fault.Invalid, "want [REGISTRY/]REPOSITORY"},
 		"no such tag":   {strings.Replace(ref, "v1", "v2", 1), nil, fault.NotFound, "check its name and tag"},
 		"no such image": {r.host + "/none:v1", nil, fault.NotFound, "has no such image"},

@@ -194,7 +194,7 @@ func (e *endpoint) ask(ctx context.Context, digest v1.Hash, header http.Header, 
 	resp, err := e.get(ctx, e.url("blobs", digest.String()), header, want...) //nolint:bodyclose // the connection closes it
 	c.silent.Stop()
 	if err != nil {
-		err = because(ctx, e, err)
+		err = because(ctx, e, e.explainBlob(err))
 		cancel(nil)
 		return nil, err
 	}

@@ -49,6 +49,15 @@ func (e *endpoint) explainBroken(err error) error {
 	return fault.Unavailable.Errorf("%s broke the connection: %w", e.place, err)
 }
 
+// explainBlob tells of a blob that is not there what explain says of a manifest.
+func (e *endpoint) explainBlob(err error) error {
+	var te *transport.Error
+	if errors.Is(err, fault.NotFound) && errors.As(err, &te) {
+		return fault.NotFound.Errorf("%s has the image's manifest and lacks what it lists: push the image again: %w", e.place, te)
+	}
+	return err
+}
+
 func (e *endpoint) explainStatus(te *transport.Error) error {
 	switch code := te.StatusCode; {
 	case code == http.StatusNotFound:
