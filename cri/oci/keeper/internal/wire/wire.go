@@ -7,6 +7,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -215,7 +216,22 @@ const (
 )
 
 // Failure turns an error into a reply.
-func Failure(err error) Reply { return Reply{Kind: fault.Of(err), Error: err.Error()} }
+func Failure(err error) Reply { return Reply{Kind: kindOf(err), Error: err.Error()} }
+
+// kindOf is the kind under which an error travels, where the server that receives it
+// cannot see any more that the disk was the reason.
+func kindOf(err error) fault.Kind {
+	var has fault.Kind
+	switch {
+	case errors.As(err, &has):
+		return fault.Of(err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fault.Exhausted
+	case errors.Is(err, syscall.EROFS):
+		return fault.FailedPrecondition
+	}
+	return fault.Internal
+}
 
 // Err is the error that Failure was made of, or nil.
 func (r Reply) Err() error {
