@@ -52,6 +52,9 @@ func openSource(from, scratch string, limit int64) (source, error) {
 		}
 		return dirSource{root}, nil
 	}
+	if !fi.Mode().IsRegular() { // opening a pipe waits for its writer, and nothing ends that
+		return nil, fault.Invalid.Errorf("it is no file: an archive is read here and there, write it to a file first")
+	}
 	f, err := os.Open(from)
 	if err != nil {
 		return nil, err
