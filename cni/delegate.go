@@ -15,10 +15,9 @@ import (
 )
 
 // Delegate is another plugin, usually an IPAM plugin, that a plugin calls with
-// its own environment and configuration (CNI 1.1.0, section 4), or another one, see
-// DelegateWith. Of the plugin
-// that a configuration's IPAM field names, handlers call ADD alone; the SDK
-// calls the other verbs behind the handlers.
+// its own environment and configuration (CNI 1.1.0, section 4), or another one (see
+// DelegateWith). Of the plugin that a configuration's IPAM field names, handlers call ADD
+// alone; the SDK calls the other verbs behind the handlers.
 type Delegate struct {
 	r    *Request
 	name string

@@ -5,8 +5,8 @@
 // Every call that the node makes passes one interceptor (internal/rpc for
 // gRPC, cni/runtime for CNI), which reads the Pod from the context, measures
 // the call and reports it to an Observer, when it has ended and when it goes on
-// for long. Timelines, metrics, fault injection
-// and recording all hang on that single place.
+// for long. Timelines, metrics, fault injection and recording all hang on that single
+// place.
 //
 // The package imports only the standard library.
 package call

@@ -40,7 +40,8 @@ type whiteouts struct {
 	gone []string // paths below root, without symbolic links when they were noted
 }
 
-// convert is the unpacker's archive.ConvertWhiteout. It returns true for what is no mark.
+// convert is the unpacker's archive.ConvertWhiteout. It returns true for what is no mark. A mark
+// of nothing, "." or ".." never gets here: the unpacker refuses it.
 func (w *whiteouts) convert(h *tar.Header, path string) (writeFile bool, err error) {
 	dir, base := filepath.Split(path)
 	if base == opaqueName {

@@ -2,13 +2,19 @@ package image_test
 
 import (
 	"archive/tar"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // TestWhiteoutsAreAboutTheLayersBelow: what a layer itself has under a name that it says
@@ -85,5 +91,18 @@ func TestWhiteoutKeepsTimes(t *testing.T) {
 	fi, err := os.Stat(filepath.Join(mounted(t, s, testName, t.TempDir()).Path, "d"))
 	if err != nil || !fi.ModTime().Equal(time.Unix(0, 0)) {
 		t.Errorf("d: %v, modified %v; want the time in the layer", err, fi.ModTime())
+	}
+}
+
+// TestWhiteoutOfNothing: a mark whose name is that of a directory itself, or of the one above,
+// is none of a file in the directory.
+func TestWhiteoutOfNothing(t *testing.T) {
+	for _, name := range []string{".wh.", ".wh..", ".wh...", "foo/.wh.", "foo/.wh..", "foo/.wh..."} {
+		s := open(t, t.TempDir(), nil)
+		layer := layerOf(t, dir("foo", 0o700), file("foo/new", "2"), file(name, ""))
+		_, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layer)}))
+		if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "whiteout") {
+			t.Errorf("%q: %v, want fault.Invalid that names the whiteout", name, err)
+		}
 	}
 }
