@@ -10,18 +10,26 @@ import (
 // pause is the first process of a PID namespace that a Pod's containers share.
 // It reaps whatever is orphaned there and ends on SIGTERM or SIGINT.
 func pause() error {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGCHLD)
-	for s := range signals {
-		if s != unix.SIGCHLD {
+	// A signal that finds its channel full is dropped, which only one of many ends may be.
+	told, ended := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(told, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(ended, unix.SIGCHLD)
+	for {
+		select {
+		case <-told:
 			return nil
-		}
-		for {
-			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-			if err != nil || pid <= 0 {
-				break
-			}
+		case <-ended:
+			reapAll()
 		}
 	}
-	return nil
+}
+
+// reapAll waits for every child that has ended.
+func reapAll() {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if err != nil || pid <= 0 {
+			return
+		}
+	}
 }
