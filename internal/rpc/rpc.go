@@ -50,8 +50,8 @@ func SocketPath(endpoint string) (string, error) {
 	return p, nil
 }
 
-// Check reports why Listen would refuse the endpoint now, and changes nothing. See
-// sockfile.Check.
+// Check reports why Listen would refuse the endpoint whoever listens there now, and changes
+// nothing. See sockfile.Check.
 func Check(endpoint string) error {
 	p, err := SocketPath(endpoint)
 	if err != nil {

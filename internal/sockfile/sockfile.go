@@ -64,12 +64,12 @@ type Listener struct {
 // directory at this moment.
 const lockTime = 5 * time.Second
 
-// Check reports why Listen would refuse path now, and changes nothing: for whoever has much to
-// begin before it can listen.
+// Check reports why Listen would refuse path whoever listens there now, and changes nothing: for
+// whoever has much to begin before it can listen.
 func Check(path string) error {
 	err := possible(path)
 	if err == nil {
-		_, err = stale(path)
+		_, err = present(path)
 	}
 	if err != nil {
 		return fmt.Errorf("listening on %q: %w", path, err)
@@ -145,7 +145,11 @@ func listen(path string) (*Listener, error) {
 // vacate removes a stale socket. A rename over it would hide its end from who
 // watches the directory.
 func vacate(path string) error {
-	is, err := stale(path)
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return fault.AlreadyExists.Errorf("another process serves this socket: stop it, or choose another path")
+	}
+	is, err := present(path)
 	if err != nil || !is {
 		return err
 	}
@@ -155,12 +159,8 @@ func vacate(path string) error {
 	return nil
 }
 
-// stale reports whether a socket is at path that nobody listens at.
-func stale(path string) (bool, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return false, fault.AlreadyExists.Errorf("another process serves this socket: stop it, or choose another path")
-	}
+// present reports whether a socket is at path, whether or not anybody listens at it.
+func present(path string) (bool, error) {
 	fi, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -125,6 +125,18 @@ func TestRefused(t *testing.T) {
 	for name, call := range map[string]func(string) error{"Listen": listen, "Check": sockfile.Check} {
 		t.Run(name, func(t *testing.T) { testRefused(t, call) })
 	}
+	path := socket(t)
+	l, err := sockfile.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := listen(path); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("a socket that is served: %v", err)
+	}
+	if err := sockfile.Check(path); err != nil {
+		t.Errorf("whoever serves it now: %v", err)
+	}
 }
 
 func testRefused(t *testing.T, call func(path string) error) {
@@ -152,16 +164,7 @@ func testRefused(t *testing.T, call func(path string) error) {
 	if id, err := sockfile.Identify(file); id != nil || err != nil {
 		t.Errorf("a file is taken for a socket: %v, %v", id, err)
 	}
-	path := filepath.Join(dir, "s")
-	l, err := sockfile.Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := call(path); !errors.Is(err, fault.AlreadyExists) {
-		t.Errorf("a socket that is served: %v", err)
-	}
-	l.Close()
-	if err := call(path); err != nil {
-		t.Errorf("after its end: %v", err)
+	if err := call(filepath.Join(dir, "s")); err != nil {
+		t.Errorf("where nothing is: %v", err)
 	}
 }
