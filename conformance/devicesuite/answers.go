@@ -83,7 +83,7 @@ func called[R any](ctx context.Context, b *bench, what string, call func(context
 	switch {
 	case err == nil:
 		return out, nil
-	case ctx.Err() != nil:
+	case expired(ctx, err):
 		return out, errors.Join(fmt.Errorf("%s did not answer within %s", what, waited(began)), gaveUp(ctx))
 	}
 	return out, fmt.Errorf("%s: %w", what, err)

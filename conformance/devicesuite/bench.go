@@ -213,6 +213,18 @@ func (b *bench) unregistered(what string, began time.Time, refused error) error 
 // waited is how long something was waited for, as people say it.
 func waited(began time.Time) time.Duration { return time.Since(began).Round(100 * time.Millisecond) }
 
+// expired reports whether a call failed because the time of ctx is over. The plugin's end of
+// gRPC is told of that time, too, and may be the first to give up.
+func expired(ctx context.Context, err error) bool {
+	if status.Code(err) == codes.DeadlineExceeded {
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond): // it is the plugin's own answer
+		}
+	}
+	return ctx.Err() != nil
+}
+
 // gaveUp is why a wait ended before its patience did, nil where that is the time
 // of the rule: the report says so itself.
 func gaveUp(ctx context.Context) error {

@@ -89,7 +89,7 @@ func checkUnknown(ctx context.Context, b *bench) error {
 	if err == nil {
 		return fmt.Errorf("Allocate of %q, which was never listed, succeeded with %v", id, out)
 	}
-	if ctx.Err() != nil {
+	if expired(ctx, err) {
 		return fmt.Errorf("Allocate of %q, which was never listed, did not answer within %s", id, waited(began))
 	}
 	return nil

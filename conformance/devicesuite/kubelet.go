@@ -167,7 +167,7 @@ func (s *stream) next(ctx context.Context, patience time.Duration) ([]*pluginapi
 	began := time.Now()
 	select {
 	case list, ok := <-s.lists:
-		if !ok && ctx.Err() == nil {
+		if !ok && !expired(ctx, s.err) {
 			return nil, fmt.Errorf("ListAndWatch ended: %w; it should stay open", s.err)
 		}
 		if ok {
