@@ -229,10 +229,8 @@ func (s *server) remove(id string) error {
 	if c == nil {
 		return nil
 	}
-	for !c.lockLife(time.Now().Add(abortPause)) {
-		if err := s.abortStart(c); err != nil {
-			return err
-		}
+	if err := s.takeLife(c); err != nil {
+		return err
 	}
 	defer c.life.Unlock()
 	s.mu.Lock()
@@ -257,6 +255,32 @@ func (s *server) remove(id string) error {
 	}
 	s.forget(c)
 	return s.ack(c)
+}
+
+// takeLife locks the container's life, and ends a start of it that is under way.
+func (s *server) takeLife(c *container) error {
+	if c.life.TryLock() {
+		return nil
+	}
+	taken := make(chan struct{})
+	go func() {
+		c.life.Lock()
+		close(taken)
+	}()
+	for {
+		select {
+		case <-taken:
+			return nil
+		case <-time.After(abortPause):
+		}
+		if err := s.abortStart(c); err != nil {
+			go func() {
+				<-taken
+				c.life.Unlock()
+			}()
+			return err
+		}
+	}
 }
 
 // abortStart ends a start of the container that is under way: it fails then.
