@@ -21,14 +21,7 @@ func TestLineLongerThanThePipe(t *testing.T) {
 	want := bytes.Repeat([]byte("b"), 130_000)
 	for i := range 200 {
 		path := filepath.Join(t.TempDir(), "0.log")
-		std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
-		child, err := std.open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := std.pump(); err != nil {
-			t.Fatal(err)
-		}
+		std, child := pumped(t, s, path)
 		wrote := make(chan error, 1)
 		go func() {
 			_, err := child[1].Write(append(bytes.Clone(want), '\n'))
@@ -71,14 +64,7 @@ func lineIn(t *testing.T, path string) (line []byte) {
 func TestUnfinishedLineAfterABurst(t *testing.T) {
 	s := newTestServer(t)
 	path := filepath.Join(t.TempDir(), "0.log")
-	std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
-	child, err := std.open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := std.pump(); err != nil {
-		t.Fatal(err)
-	}
+	std, child := pumped(t, s, path)
 	write := func(n int) {
 		if _, err := child[1].Write(bytes.Repeat([]byte("b"), n)); err != nil {
 			t.Fatal(err)
@@ -105,14 +91,7 @@ func TestLongWriteAfterAnUnfinishedLine(t *testing.T) {
 	s := newTestServer(t)
 	for _, pause := range []time.Duration{0, 5 * firstLook, lineStay + 20*firstLook} {
 		path := filepath.Join(t.TempDir(), "0.log")
-		std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
-		child, err := std.open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := std.pump(); err != nil {
-			t.Fatal(err)
-		}
+		std, child := pumped(t, s, path)
 		wrote := make(chan error, 1)
 		go func() {
 			_, err := child[1].WriteString("unfinished ")
@@ -175,4 +154,19 @@ func TestOutputsTakeTurns(t *testing.T) {
 	if strings.Count(after, line) == 0 {
 		t.Error("stderr was read when stdout had no more")
 	}
+}
+
+// pumped returns the streams of a container with that log, which are read already, and the
+// container's ends.
+func pumped(t *testing.T, s *server, path string) (*stdio, childFiles) {
+	t.Helper()
+	std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
+	child, err := std.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := std.pump(); err != nil {
+		t.Fatal(err)
+	}
+	return std, child
 }

@@ -100,14 +100,7 @@ func TestRotationAtTheEnd(t *testing.T) {
 	s := newTestServer(t)
 	for range 500 {
 		path := filepath.Join(t.TempDir(), "log")
-		std := s.streams.newStdio(s.escrow.newHolding("c", record{Start: wire.StartRequest{Log: path}}), s.log)
-		child, err := std.open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := std.pump(); err != nil {
-			t.Fatal(err)
-		}
+		std, child := pumped(t, s, path)
 		rotated := make(chan error, 1)
 		go func() {
 			var err error
