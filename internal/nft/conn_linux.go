@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -182,50 +181,6 @@ func (c *Conn) Get(rs *Ruleset, set string, keys ...[]byte) ([]*Element, error) 
 	return out, nil
 }
 
-// List returns what the sets and maps hold; nothing when there is no table.
-func (c *Conn) List(rs *Ruleset) (out []Element, err error) {
-	for _, s := range rs.Sets {
-		list, err := c.list(rs, s.Name)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, list...)
-	}
-	return out, nil
-}
-
-func (c *Conn) list(rs *Ruleset, set string) (out []Element, err error) {
-	replies, err := c.dump(rs.elementMessage(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, set, nil))
-	for _, reply := range replies {
-		out = append(out, parseElements(set, reply)...)
-	}
-	return out, err
-}
-
-// dump returns the answers to a request for a list; none when there is no table.
-// It begins again when a change ran through the list.
-func (c *Conn) dump(m *nlsock.Message) ([][]byte, error) {
-	const tries = 10
-	var err error
-	for try := range tries {
-		if try > 0 {
-			time.Sleep(pause(try))
-		}
-		answers, xerr := c.socket.Exchange(m)
-		if xerr != nil {
-			return nil, xerr
-		}
-		if err = answers[0].Err; errors.Is(err, nlsock.ErrInterrupted) || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if errors.Is(err, unix.ENOENT) {
-			return nil, nil
-		}
-		return answers[0].Replies, err
-	}
-	return nil, err
-}
-
 // headerLen is the length of struct nfgenmsg, which answers begin with.
 const headerLen = 4
 
@@ -300,29 +255,3 @@ const keyEnd = 10
 // comment encodes a text as nft(8) does: kind 0, the length, the text with its
 // terminating zero.
 func comment(s string) []byte { return append(append([]byte{0, byte(len(s) + 1)}, s...), 0) }
-
-func parseElements(set string, reply []byte) (out []Element) {
-	if len(reply) < headerLen {
-		return nil
-	}
-	list := nlsock.Attr(reply[headerLen:], unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-	nlsock.Attrs(list, func(_ uint16, b []byte) {
-		e := Element{Set: set}
-		nlsock.Attrs(b, func(kind uint16, v []byte) {
-			switch kind {
-			case unix.NFTA_SET_ELEM_KEY:
-				e.Key = nlsock.Attr(v, unix.NFTA_DATA_VALUE)
-			case keyEnd:
-				e.KeyEnd = nlsock.Attr(v, unix.NFTA_DATA_VALUE)
-			case unix.NFTA_SET_ELEM_DATA:
-				e.Value = nlsock.Attr(v, unix.NFTA_DATA_VALUE)
-			case unix.NFTA_SET_ELEM_USERDATA:
-				if len(v) > 2 && v[0] == 0 {
-					e.Owner = nlsock.String(v[2:])
-				}
-			}
-		})
-		out = append(out, e)
-	})
-	return out
-}

@@ -105,7 +105,7 @@ func (c *Change) first() Change {
 
 // retried are the kernel's words for "something else was faster".
 func retried(err error) bool {
-	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINTR)
+	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINTR) || errors.Is(err, nlsock.ErrInterrupted)
 }
 
 // transactAt makes the change if the rulesets are at that generation.
