@@ -1,8 +1,10 @@
 package leak
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -84,7 +86,7 @@ func (r *ruleset) sets() error {
 		}
 		name := fmt.Sprintf("%s set %s", r.name, set.Name)
 		r.found.add(name, name)
-		elements, err := dump(func() ([]nftables.SetElement, error) { return r.conn.GetSetElements(set) })
+		elements, err := r.elements(set)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
@@ -97,6 +99,29 @@ func (r *ruleset) sets() error {
 		}
 	}
 	return nil
+}
+
+// shortList is how many elements come in one part of a list.
+const shortList = 100
+
+// elements lists a set, a long one until its elements come in the same order twice:
+// while the kernel moves the elements of a set that has grown or shrunk, a list in
+// several parts may miss some (nft_rhash_walk in net/netfilter/nft_set_hash.c).
+func (r *ruleset) elements(set *nftables.Set) ([]nftables.SetElement, error) {
+	get := func() ([]nftables.SetElement, error) { return r.conn.GetSetElements(set) }
+	before, err := dump(get)
+	for range dumpTries {
+		if err != nil || len(before) <= shortList {
+			return before, err
+		}
+		var now []nftables.SetElement
+		now, err = dump(get)
+		if slices.EqualFunc(before, now, func(a, b nftables.SetElement) bool { return bytes.Equal(a.Key, b.Key) }) {
+			return now, err
+		}
+		before = now
+	}
+	return before, err
 }
 
 func family(f nftables.TableFamily) string {
