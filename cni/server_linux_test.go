@@ -20,30 +20,14 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/shimwire"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 )
 
 // served is a server of one plugin, as a shim sees it.
 type served struct {
 	*testing.T
 	socket string
-	log    safeBuffer
-}
-
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log    syncbuf.Buffer
 }
 
 func serve(t *testing.T, p *cni.Plugin) *served {

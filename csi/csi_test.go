@@ -1,7 +1,6 @@
 package csi_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -21,6 +20,7 @@ import (
 	"github.com/nodekit-project/nodekit/csi"
 	"github.com/nodekit-project/nodekit/csi/client"
 	"github.com/nodekit-project/nodekit/internal/registration"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 )
 
 // fake is a driver of which every function succeeds and does nothing; it runs
@@ -38,28 +38,10 @@ func fake() *csi.Driver {
 	}
 }
 
-// lines is a log that several goroutines write.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // serve runs the driver until stop is called.
-func serve(t *testing.T, d *csi.Driver) (c *client.Client, log *lines, stop func()) {
+func serve(t *testing.T, d *csi.Driver) (c *client.Client, log *syncbuf.Buffer, stop func()) {
 	t.Helper()
-	log = &lines{}
+	log = &syncbuf.Buffer{}
 	dir, err := os.MkdirTemp("", "csi") // t.TempDir of a fuzz test has a "#" in it
 	if err != nil {
 		t.Fatal(err)

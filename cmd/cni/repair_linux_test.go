@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,6 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/netnstest"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -82,23 +82,8 @@ func TestWatchedPodGetsItsRulesBack(t *testing.T) {
 }
 
 // steps is what the observer and the log were told.
-type steps struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
+type steps struct{ syncbuf.Buffer }
 
 func (s *steps) observe(_ context.Context, c call.Call) {
 	_, _ = fmt.Fprintln(s, c.Plugin, c.Method, c.Err)
-}
-
-func (s *steps) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *steps) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

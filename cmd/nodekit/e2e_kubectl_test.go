@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 	"github.com/nodekit-project/nodekit/kubelet/api"
 )
@@ -204,7 +205,7 @@ func (k *kubectl) start(args ...string) *process { return k.launch(k.command(arg
 
 func (k *kubectl) launch(cmd *exec.Cmd) *process {
 	k.Helper()
-	p := &process{Cmd: cmd, t: k.T, out: &syncBuffer{}}
+	p := &process{Cmd: cmd, t: k.T, out: &syncbuf.Buffer{}}
 	p.Stdout, p.Stderr = p.out, p.out
 	if err := p.Start(); err != nil {
 		k.Fatal(err)

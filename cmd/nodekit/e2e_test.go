@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
@@ -100,30 +100,13 @@ func newCLI(t *testing.T) *cli {
 type process struct {
 	*exec.Cmd
 	t   *testing.T
-	out *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	out *syncbuf.Buffer
 }
 
 // start starts nodekit with the arguments. It is killed when the test ends.
 func (c *cli) start(args ...string) *process {
 	c.t.Helper()
-	p := &process{Cmd: exec.Command(filepath.Join(c.bin, "nodekit"), args...), t: c.t, out: &syncBuffer{}}
+	p := &process{Cmd: exec.Command(filepath.Join(c.bin, "nodekit"), args...), t: c.t, out: &syncbuf.Buffer{}}
 	p.Env = append(os.Environ(), "TMPDIR="+c.tmp)
 	p.Stdout, p.Stderr = p.out, p.out
 	if err := p.Start(); err != nil {

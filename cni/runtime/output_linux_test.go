@@ -1,36 +1,24 @@
 package runtime_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 )
 
 // logged is what a network logs.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
+type logged struct{ syncbuf.Buffer }
 
 // lines returns the lines that have all the words.
 func (l *logged) lines(words ...string) (found []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.buf.String()) {
+	for line := range strings.Lines(l.String()) {
 		all := true
 		for _, w := range words {
 			all = all && strings.Contains(line, w)
@@ -94,7 +82,7 @@ func TestPluginsAreHeard(t *testing.T) {
 		}
 	}
 	if t.Failed() {
-		t.Log(out.buf.String())
+		t.Log(out.String())
 	}
 }
 
@@ -143,7 +131,7 @@ func TestTimeoutForNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := out.lines(words...); len(got) != conf.told {
-			t.Errorf("after step %d it is told %d times, want %d: %q", i, len(got), conf.told, out.buf.String())
+			t.Errorf("after step %d it is told %d times, want %d: %q", i, len(got), conf.told, out.String())
 		}
 	}
 	if got := out.lines("a timeout is for", "type=first"); len(got) != 0 {
@@ -161,8 +149,8 @@ func TestPluginsAreShown(t *testing.T) {
 	if _, err := w.open().Attach(t.Context(), w.attachment); err == nil {
 		t.Error("Attach succeeded")
 	}
-	if got := shown.buf.String(); !strings.HasPrefix(got, "foreign: one\nforeign: two\n") || len(out.lines("two")) != 0 {
-		t.Errorf("shown %q, logged %q", got, out.buf.String())
+	if got := shown.String(); !strings.HasPrefix(got, "foreign: one\nforeign: two\n") || len(out.lines("two")) != 0 {
+		t.Errorf("shown %q, logged %q", got, out.String())
 	}
 }
 
@@ -206,7 +194,7 @@ func TestBabblingPlugin(t *testing.T) {
 	if _, err := w.open().Attach(t.Context(), w.attachment); err != nil {
 		t.Fatal(err)
 	}
-	if size, told := out.buf.Len(), len(out.lines("more to its stderr")); size > 64<<10 || told != 1 {
+	if size, told := len(out.String()), len(out.lines("more to its stderr")); size > 64<<10 || told != 1 {
 		t.Errorf("%d bytes are logged, and %d times that it is not all", size, told)
 	}
 }

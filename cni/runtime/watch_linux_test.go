@@ -1,7 +1,6 @@
 package runtime_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,6 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 )
 
 // fragile is a plugin of which something can be lost, and put back.
@@ -113,37 +113,13 @@ func TestCheckAndRepair(t *testing.T) {
 	}
 }
 
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *lockedBuffer) Reset() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b.Reset()
-}
-
 // TestWatch loses a rule under a watched attachment, then breaks the plugin for
 // good, and looks at log and observer.
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fragile{}
 		w := newWorld(t, single, f.plugin("first"))
-		log := &lockedBuffer{}
+		log := &syncbuf.Buffer{}
 		w.config.Logger = slog.New(slog.NewTextHandler(log, nil))
 		n := w.open()
 		if _, err := n.Attach(t.Context(), w.attachment); err != nil {

@@ -8,11 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nodekit-project/nodekit/cri/log"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 5, time.UTC)
@@ -168,22 +168,7 @@ func TestReadOptions(t *testing.T) {
 }
 
 // lines is a writer that a test waits on.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
+type lines struct{ syncbuf.Buffer }
 
 func (l *lines) await(t *testing.T, want string) {
 	t.Helper()

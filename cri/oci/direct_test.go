@@ -10,7 +10,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci"
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -78,23 +78,8 @@ func (d *direct) start(id string, config *runtimeapi.ContainerConfig) *cri.Conta
 	return c
 }
 
-// buffer is a bytes.Buffer for several goroutines.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
+// buffer is the output of a container.
+type buffer struct{ syncbuf.Buffer }
 
 func (b *buffer) waitFor(t *testing.T, want string) {
 	t.Helper()

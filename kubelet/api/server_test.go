@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -18,6 +17,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"k8s.io/client-go/rest"
 
+	"github.com/nodekit-project/nodekit/internal/syncbuf"
 	"github.com/nodekit-project/nodekit/kubelet/api"
 	"github.com/nodekit-project/nodekit/kubelet/api/identity"
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
@@ -43,7 +43,7 @@ type testServer struct {
 	kubelet  *http.Client // that comes as the node's kubelet
 	client   *http.Client
 	handler  http.Handler
-	log      *buffer
+	log      *syncbuf.Buffer
 	listener *cutter
 	stop     func() // ends the server, not the store
 }
@@ -51,7 +51,7 @@ type testServer struct {
 // serve starts a server in the directory.
 func serve(t testing.TB, dir string) *testServer {
 	t.Helper()
-	s := &testServer{log: &buffer{}}
+	s := &testServer{log: &syncbuf.Buffer{}}
 	logger := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if s.store, err = store.Open(filepath.Join(dir, "objects.db"), &store.Options{Logger: logger}); err != nil {
@@ -116,24 +116,6 @@ func (kubelet) RoundTrip(r *http.Request) (*http.Response, error) {
 		answer.Body = io.NopCloser(strings.NewReader(`{"node":{"nodeName":"node"},"pods":[{"podRef":{"name":"web","namespace":"default"},"containers":[{"name":"c","cpu":{"usageNanoCores":5000000}}]}]}`))
 	}
 	return answer, nil
-}
-
-// buffer is a log that may be read while it is written.
-type buffer struct {
-	mu   sync.Mutex
-	data bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.String()
 }
 
 // cutter is a listener whose connections can be cut.
