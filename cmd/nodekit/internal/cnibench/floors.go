@@ -3,18 +3,24 @@ package cnibench
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cmd/nodekit/internal/wires"
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/bench"
 )
 
-// again is the step that is the same once more, at once. What nobody has used for a
-// while takes longer, on a virtual machine several times as long.
-const again = "again"
+// What nobody has used for a while takes longer, on a virtual machine several times as
+// long, so a call is made several times, one right after the other: after a rest, again,
+// and so on. These are the steps of the second and the last.
+const (
+	again = "again"
+	inRow = "in a row"
+	calls = 6
+)
 
-// floors measures what no plugin can be faster than, each as ADDs are: after a rest, and
-// again.
+// floors measures what no plugin can be faster than, each as ADDs are: after a rest, again,
+// and in a row.
 func (l *lab) floors(ctx context.Context) (err error) {
 	version := map[string]string{"CNI_COMMAND": "VERSION"}
 	sides := []bench.Side{
@@ -47,49 +53,64 @@ func (l *lab) floors(ctx context.Context) (err error) {
 			return s.Run(ctx)
 		}
 	}
-	return l.measure(ctx, "what the machine asks for at least, after a rest and once more", l.Rounds, sides)
+	return l.measure(ctx, "what the machine asks for at least, after a rest, again, and in a row", l.Rounds, sides)
 }
 
 func execution(name, file string, env map[string]string) bench.Side {
 	stdin := []byte(`{"cniVersion":"1.1.0"}`)
 	return bench.Side{Name: name, Run: func(ctx context.Context) (bench.Sample, error) {
-		return twice(func() error {
+		return repeated(timed(func(int) error {
 			_, err := cni.Exec(ctx, file, env, stdin, nil)
 			return err
-		})
+		}))
 	}}
 }
 
-// twice measures a call, and the same call again.
-func twice(call func() error) (bench.Sample, error) {
-	s, err := bench.Timed(call)
-	if err != nil {
-		return s, err
+// repeated makes a call, which is told its number and tells what it took, after a rest,
+// again and in a row.
+func repeated(call func(n int) (time.Duration, error)) (s bench.Sample, err error) {
+	for n := range calls {
+		took, err := call(n)
+		if err != nil {
+			return s, err
+		}
+		switch n {
+		case 0:
+			s.Total = took
+		case 1:
+			s.Steps = append(s.Steps, bench.Step{Name: again, Took: took})
+		case calls - 1:
+			s.Steps = append(s.Steps, bench.Step{Name: inRow, Took: took})
+		}
 	}
-	next, err := bench.Timed(call)
-	s.Steps = []bench.Step{{Name: again, Took: next.Total}}
-	return s, err
+	return s, nil
+}
+
+// timed tells what a call takes.
+func timed(call func(n int) error) func(n int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		s, err := bench.Timed(func() error { return call(n) })
+		return s.Total, err
+	}
 }
 
 // wires measures what makes by hand what ADD of bridge comes to, and undoes it.
 func (l *lab) wires(name string, w *wires.Bridge, add func(context.Context, *pod) error) bench.Side {
 	return bench.Side{Name: name, Run: func(ctx context.Context) (s bench.Sample, err error) {
-		pods, remove, err := l.newPods(2)
+		pods, remove, err := l.newPods(calls)
 		defer func() { err = errors.Join(err, remove()) }()
 		if err != nil {
 			return s, err
 		}
-		left := pods
-		s, err = twice(func() error {
-			p := left[0]
-			left = left[1:]
-			return add(ctx, p)
-		})
+		s, err = repeated(timed(func(n int) error { return add(ctx, pods[n]) }))
 		if err != nil {
 			return s, err
 		}
 		del, err := bench.Timed(func() error { return w.Del(pods[0].id) })
 		s.Steps = append(s.Steps, bench.Step{Name: "deletion of the veth", Took: del.Total})
-		return s, errors.Join(err, w.Del(pods[1].id))
+		for _, p := range pods[1:] {
+			err = errors.Join(err, w.Del(p.id))
+		}
+		return s, err
 	}}
 }
