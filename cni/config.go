@@ -304,11 +304,14 @@ func (r *Request) readPrevResult() error {
 	return nil
 }
 
+// validKeys hold the list of GC.
+var validKeys = []string{runtimePrefix + "valid-attachments", runtimePrefix + "attachments"}
+
 // readValid reads the attachments that GC keeps. Without the key nothing may be
 // removed: an empty list and no list are very different requests. The second
 // key is the one of drafts of the specification.
 func (r *Request) readValid() error {
-	for _, key := range []string{runtimePrefix + "valid-attachments", runtimePrefix + "attachments"} {
+	for _, key := range validKeys {
 		raw, ok := r.input.fields[key]
 		if !ok {
 			continue

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nodekit-project/nodekit/cni/state"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
@@ -23,6 +25,9 @@ type Delegate struct {
 	name string
 	own  map[string]json.RawMessage // its configuration; nil is the request's
 	err  error                      // why there is none, which every verb returns
+
+	ifName string          // CNI_IFNAME; "" is the request's
+	result json.RawMessage // of its ADD, where ifName is set and that is on record
 }
 
 // Delegate returns the plugin of that type as the request sees it: built into
@@ -40,7 +45,7 @@ func (r *Request) Delegate(name string) Delegate { return Delegate{r: r, name: n
 // record: the DEL of the last one first, each although others failed, also of attachments that
 // GC finds not to be valid. A plugin without State calls DEL and CHECK in its handlers,
 // with a configuration that it makes again. So does every plugin with GC and STATUS,
-// which belong to no attachment.
+// which belong to no attachment. Several may be called at once.
 func (r *Request) DelegateWith(config any) Delegate {
 	d := Delegate{r: r}
 	raw, err := json.Marshal(config)
@@ -62,13 +67,42 @@ func (r *Request) DelegateWith(config any) Delegate {
 	return d
 }
 
+// As returns the delegate to be called with that name of an interface (CNI_IFNAME) in place
+// of the request's, as plugins do that give one container several. To the delegate it
+// is another attachment, which begins with it: it gets no prevResult of the request. Its
+// CHECK and DEL get the result of its own ADD, which is on record in a plugin with State;
+// one without puts it into the configuration, as "prevResult". A name that is no
+// interface's is an error of every verb.
+func (d Delegate) As(ifName string) Delegate {
+	switch err := checkIfName(ifName); {
+	case d.err != nil:
+	case d.own == nil:
+		d.err = Errorf(CodeInternal, "delegate %q has the plugin's own configuration and so its interface: use DelegateWith", d.name)
+	case err != nil:
+		d.err = Errorf(CodeConfig, "the interface for delegate %q: %w", d.name, err)
+	}
+	d.ifName = ifName
+	return d
+}
+
+// noted returns a delegate that is on record.
+func (r *Request) noted(noted state.Delegate) Delegate {
+	d := r.DelegateWith(noted.Config)
+	d.ifName, d.result = noted.IfName, noted.Result
+	return d
+}
+
 // stdin is the document that the delegate gets.
 func (d Delegate) stdin() ([]byte, error) {
 	if d.own == nil {
 		return d.r.input.raw, nil
 	}
+	given, err := d.given()
+	if err != nil {
+		return nil, err
+	}
 	config := maps.Clone(d.own)
-	for key, value := range d.r.input.fields {
+	for key, value := range given {
 		_, has := config[key]
 		switch {
 		case key == "cniVersion", strings.HasPrefix(key, runtimePrefix):
@@ -80,17 +114,76 @@ func (d Delegate) stdin() ([]byte, error) {
 	return json.Marshal(config)
 }
 
-// note records the delegate's configuration before its ADD.
-func (d Delegate) note() error {
+// given is what the request has, as it is for this delegate.
+func (d Delegate) given() (map[string]json.RawMessage, error) {
+	given := d.r.input.fields
+	if d.ifName != "" {
+		given = maps.Clone(given)
+		delete(given, "prevResult")
+		if d.result != nil {
+			given["prevResult"] = d.result
+		}
+	}
+	if d.r.Command != CmdGC {
+		return given, nil
+	}
+	valid, err := d.r.validOfDelegates()
+	if err != nil {
+		return nil, err
+	}
+	given = maps.Clone(given)
+	for _, key := range validKeys {
+		delete(given, key)
+	}
+	given[validKeys[0]], err = json.Marshal(valid)
+	return given, err
+}
+
+// validOfDelegates is what GC keeps, with the attachments that delegates have for it under
+// names of their own. One whose record is damaged may have any, so nothing may go.
+func (r *Request) validOfDelegates() ([]Attachment, error) {
+	valid := slices.Clone(r.Valid)
+	if r.kept.store == nil {
+		return valid, nil
+	}
+	for _, a := range r.Valid {
+		record, err := r.kept.store.Get(r.Network, a.ContainerID, a.IfName)
+		if errors.Is(err, fault.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("what delegates have for attachment %q is not known: %w", a, err)
+		}
+		for _, noted := range record.Delegates {
+			if noted.IfName != "" {
+				valid = append(valid, Attachment{a.ContainerID, noted.IfName})
+			}
+		}
+	}
+	return valid, nil
+}
+
+// note records the delegate before its ADD, and returns how the ADD's result is added.
+func (d Delegate) note() (add func(result []byte) error, err error) {
+	none := func([]byte) error { return nil }
 	if d.own == nil || d.r.kept.record == nil || d.r.Command != CmdAdd {
-		return nil
+		return none, nil
 	}
 	config, err := json.Marshal(d.own)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d.r.kept.record.Delegates = append(d.r.kept.record.Delegates, config)
-	return d.r.kept.store.Put(d.r.kept.record)
+	place := 0
+	err = d.r.kept.change(func(rec *state.Record) {
+		place = len(rec.Delegates)
+		rec.Delegates = append(rec.Delegates, state.Delegate{Config: config, IfName: d.ifName})
+	})
+	if d.ifName == "" {
+		return none, err
+	}
+	return func(result []byte) error {
+		return d.r.kept.change(func(rec *state.Record) { rec.Delegates[place].Result = result })
+	}, err
 }
 
 // Add runs the delegate's ADD and returns its result. When the handler that
@@ -104,7 +197,8 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err // nothing runs, and there is nothing to undo
 	}
-	if err := d.note(); err != nil {
+	noteResult, err := d.note()
+	if err != nil {
 		return nil, err
 	}
 	d.r.Undo("ADD of "+d.name, d.Del)
@@ -115,6 +209,9 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	result, err := DecodeResult(stdout, d.r.Version)
 	if err != nil {
 		return nil, Errorf(CodeDelegate, "%s: %w", d.name, err)
+	}
+	if err := noteResult(stdout); err != nil {
+		return nil, err
 	}
 	return result, nil
 }
@@ -137,7 +234,8 @@ func (d Delegate) Del(ctx context.Context) error { return d.verb(ctx, CmdDel) }
 // Check runs the delegate's CHECK.
 func (d Delegate) Check(ctx context.Context) error { return d.verb(ctx, CmdCheck) }
 
-// GC runs the delegate's GC.
+// GC runs the delegate's GC. One with a configuration of its own keeps, in a plugin with
+// State, the attachments that Request.Valid names and what As called for them.
 func (d Delegate) GC(ctx context.Context) error { return d.verb(ctx, CmdGC) }
 
 // Status runs the delegate's STATUS.
@@ -216,6 +314,9 @@ func (d Delegate) invocation(p *Plugin) *invocation {
 func (d Delegate) env(command string) map[string]string {
 	env := maps.Clone(d.r.input.env)
 	env["CNI_COMMAND"] = command
+	if d.ifName != "" && env["CNI_IFNAME"] != "" { // GC and STATUS have none
+		env["CNI_IFNAME"] = d.ifName
+	}
 	return env
 }
 

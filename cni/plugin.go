@@ -91,7 +91,8 @@ type Plugin struct {
 	//   - DEL, with its delegates, gets the result, runtimeConfig, args and CNI_ARGS of
 	//     its ADD where the runtime forgot them, and no namespace when CNI_NETNS leads
 	//     to another one by now;
-	//   - DEL and CHECK of what Request.DelegateWith has run follow by themselves;
+	//   - DEL and CHECK of what Request.DelegateWith has run follow by themselves, each with
+	//     the interface's name that it had (Delegate.As);
 	//   - ADD of an attachment that is recorded is refused, except when the machine
 	//     was started anew meanwhile: then its DEL runs first;
 	//   - GC runs the DEL of every recorded attachment that is not valid;

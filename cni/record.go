@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 
 	"github.com/nodekit-project/nodekit/cni/state"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -16,6 +17,15 @@ import (
 type keeping struct {
 	store  *state.Store
 	record *state.Record // nil when there is none
+	mu     sync.Mutex    // held to change the record and put it, which delegates do beside each other
+}
+
+// change changes the record and makes it durable.
+func (k *keeping) change(how func(*state.Record)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	how(k.record)
+	return k.store.Put(k.record)
 }
 
 // Save keeps v, as JSON, with the record of the attachment: before Save returns
@@ -29,8 +39,7 @@ func (r *Request) Save(v any) error {
 	if err != nil {
 		return fmt.Errorf("saving state: %w", err)
 	}
-	r.kept.record.Data = data
-	return r.kept.store.Put(r.kept.record)
+	return r.kept.change(func(rec *state.Record) { rec.Data = data })
 }
 
 // Load reads what Save kept into v and reports whether there was something. There is
@@ -109,8 +118,7 @@ func (r *Request) confirm(result []byte) error {
 	if r.kept.record == nil {
 		return nil
 	}
-	r.kept.record.Done, r.kept.record.Result = true, result
-	return r.kept.store.Put(r.kept.record)
+	return r.kept.change(func(rec *state.Record) { rec.Done, rec.Result = true, result })
 }
 
 // forget removes the record.

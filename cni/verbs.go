@@ -184,8 +184,8 @@ func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegat
 	return c.guard(ctx, r, func(ctx context.Context, r *Request) error {
 		var errs []error
 		if r.kept.record != nil {
-			for _, config := range slices.Backward(r.kept.record.Delegates) {
-				errs = append(errs, verb(r.DelegateWith(config), ctx))
+			for _, noted := range slices.Backward(r.kept.record.Delegates) {
+				errs = append(errs, verb(r.noted(noted), ctx))
 			}
 		}
 		_, name := ipamOf(r.Config)

@@ -25,6 +25,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/bootid"
@@ -33,8 +34,9 @@ import (
 )
 
 // Version is the version of the record format. A newer one is refused. Version 2 has
-// Delegates; a record without is written as version 1, which earlier programs read.
-const Version = 2
+// Delegates, as bare configurations; a record without is written as version 1, which
+// earlier programs read.
+const Version = 3
 
 // Record is what is kept of one attachment.
 type Record struct {
@@ -64,9 +66,34 @@ type Record struct {
 	Config json.RawMessage `json:"config,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Data   json.RawMessage `json:"data,omitempty"`
-	// Delegates are the configurations of plugins whose ADD was run, or begun, in this
-	// order, and whose DEL is due with this attachment's.
-	Delegates []json.RawMessage `json:"delegates,omitempty"`
+	// Delegates are plugins whose ADD was run, or begun, in this order, and whose DEL is
+	// due with this attachment's.
+	Delegates []Delegate `json:"delegates,omitempty"`
+}
+
+// Delegate is a plugin that another one has called, with a configuration of its own.
+type Delegate struct {
+	Config json.RawMessage `json:"config"`
+	// IfName is its CNI_IFNAME, and Result the result of its ADD, where it has an
+	// interface of its own: else it has the attachment's.
+	IfName string          `json:"ifname,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// UnmarshalJSON reads version 2, too, which had the configuration alone. That has a type.
+func (d *Delegate) UnmarshalJSON(data []byte) error {
+	type plain Delegate // without this method
+	var bare struct {
+		Type any `json:"type"`
+	}
+	if err := json.Unmarshal(data, &bare); err != nil {
+		return err
+	}
+	if bare.Type != nil {
+		*d = Delegate{Config: slices.Clone(data)}
+		return nil
+	}
+	return json.Unmarshal(data, (*plain)(d))
 }
 
 // Boot returns the id of the kernel's boot that a record made now is of. It needs

@@ -1,7 +1,6 @@
 package state_test
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -32,7 +31,7 @@ func TestLife(t *testing.T) {
 	if err != nil || r.Boot != boot || r.Version != 1 { // without delegates earlier programs read it
 		t.Errorf("put %+v, boot %q, %v", r, boot, err)
 	}
-	r.Done, r.Result, r.Boot, r.Delegates = true, []byte(`{}`), "earlier", []json.RawMessage{[]byte(`{"type":"bridge"}`)}
+	r.Done, r.Result, r.Boot, r.Delegates = true, []byte(`{}`), "earlier", []state.Delegate{{Config: []byte(`{"type":"bridge"}`), IfName: "net1"}}
 	if err := s.Put(r); err != nil || r.Version != state.Version {
 		t.Fatalf("version %d, %v", r.Version, err)
 	}
@@ -47,6 +46,19 @@ func TestLife(t *testing.T) {
 	}
 	if _, err := s.Get("n", "c", "net@1"); !errors.Is(err, fault.NotFound) {
 		t.Errorf("after Delete: %v", err)
+	}
+}
+
+// TestVersion2 is a record of the program that knew delegates by their configurations alone.
+func TestVersion2(t *testing.T) {
+	dir := t.TempDir()
+	record := `{"version":2,"network":"n","containerID":"c","ifname":"eth0","plugin":"p","delegates":[{"type":"bridge","vlan":7}]}`
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "n"), 0o700), os.WriteFile(filepath.Join(dir, "n", "c@eth0.json"), []byte(record), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := state.Open(dir).Get("n", "c", "eth0")
+	if err != nil || !cmp.Equal(got.Delegates, []state.Delegate{{Config: []byte(`{"type":"bridge","vlan":7}`)}}) {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
