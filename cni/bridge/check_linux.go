@@ -150,6 +150,10 @@ func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
 	if port.Alias == want.leaving() {
 		return fmt.Errorf("interface %q on the host is being removed", port.Name)
 	}
+	if !want.owns(port.Alias) { // DEL would leave it, and give its addresses away
+		return fmt.Errorf("interface %q on the host has the alias %q instead of %q, so it is not known to be the attachment's",
+			port.Name, port.Alias, want.alias)
+	}
 	if port.Master != br.Index {
 		return fmt.Errorf("interface %q on the host is not a port of bridge %q", port.Name, c.Bridge)
 	}
@@ -160,6 +164,7 @@ func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
 		}
 	}
 	complain(!port.Up, "is down")
+	complain(port.Up && port.Disabled && !c.DisableContainerInterface, "is a disabled port of its bridge")
 	// What somebody switched on besides is not missing.
 	complain(c.HairpinMode && !port.Hairpin, "has lost its hairpin mode")
 	complain(c.PortIsolation && !port.Isolated, "has lost its isolation")

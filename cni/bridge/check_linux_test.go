@@ -35,6 +35,7 @@ func damages() map[string]damage {
 		"IPv6 default route":    {config: six, inside: "ip -6 route del default", says: "route to ::/0"},
 		"port":                  {host: "ip link set $HOST nomaster", says: "is not a port"},
 		"port down":             {host: "ip link set $HOST down", says: "on the host is down"},
+		"port disabled":         {host: "bridge link set dev $HOST state 0", says: "is a disabled port"},
 		"bridge down":           {host: "ip link set $BRIDGE down", says: "is down"},
 		"bridge":                {host: "ip link del $BRIDGE", says: "bridge"},
 		"gateway":               {host: "ip addr flush dev $BRIDGE", says: "lacks the address"},

@@ -54,7 +54,8 @@ func (w *wiring) repairPort(br, port *rtnl.Link, c *Config) error {
 		requests = append(requests, rtnl.SetMaster(port, br.Index))
 		port.Hairpin, port.Isolated = false, false // those of a new port
 	}
-	if c.HairpinMode && !port.Hairpin || c.PortIsolation && !port.Isolated {
+	// To set options enables a port that has a carrier, too.
+	if c.HairpinMode && !port.Hairpin || c.PortIsolation && !port.Isolated || port.Disabled {
 		requests = append(requests, rtnl.SetPort(port, c.HairpinMode || port.Hairpin, c.PortIsolation || port.Isolated))
 	}
 	if err := w.links.Do(requests...); err != nil {

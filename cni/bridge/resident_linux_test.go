@@ -112,13 +112,16 @@ func TestAnotherProcessFinishesRemovals(t *testing.T) {
 }
 
 // TestLeavesWhatIsNotItsOwn: an interface that has an attachment's name and
-// another's alias is not touched.
+// another's alias is not touched, and CHECK says so before.
 func TestLeavesWhatIsNotItsOwn(t *testing.T) {
 	n := newNetwork(t, nil)
 	ns := netnstest.New(t)
-	_, result := n.add("a", ns)
+	raw, result := n.add("a", ns)
 	host := result.Interfaces[1].Name
 	netnstest.Run(t, "", "ip", "link", "set", host, "alias", "somebody else's")
+	if _, err := n.call("CHECK", "a", ns, map[string]any{"prevResult": raw}); cni.CodeOf(err) != cni.CodeNotAsExpected || !strings.Contains(err.Error(), `has the alias "somebody else's"`) {
+		t.Error(err)
+	}
 	n.del("a", ns)
 	if links := netnstest.Run(t, "", "ip", "-br", "link"); !strings.Contains(links, host) {
 		t.Error("it is gone")
