@@ -87,7 +87,7 @@ func (v *view) undo(ctx context.Context, elements []nft.Element) error {
 	return v.plugin.connectedTo(v.rules, func(v *view) error {
 		_, err := v.conn.Decide(ctx, v.rules, func() (change nft.Change, err error) {
 			found, err := v.find(elements)
-			for i, h := range found {
+			for i, h := range slices.Backward(found) { // the summary is the first
 				if h != nil && h.Owner != "" && same(elements[i], *h) && !isUnknown(*h) {
 					change.Remove = append(change.Remove, *h)
 				}

@@ -10,8 +10,8 @@ import (
 
 // The summary of an attachment is the digest of all elements that it owns. By it
 // DEL sees that the documents tell everything, and need not list the table; they
-// may tell less than those of ADD did. Who has elements has one: they come and go in
-// one transaction.
+// may tell less than those of ADD did. Who has elements has one, whenever a kill may
+// come: where they need several transactions it is in the first, and goes in the last.
 
 const digestLen = 16
 
@@ -60,7 +60,7 @@ func (v *view) summarize(wanted []nft.Element, change *nft.Change) error {
 	case countOwned(change.Add, v.owner) < countOwned(wanted, v.owner):
 		want.Value = unknown()
 	}
-	change.Add = append(change.Add, want)
+	change.Add = slices.Insert(change.Add, 0, want)
 	return nil
 }
 
