@@ -39,10 +39,11 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 		if err != nil {
 			return result, i + 1, err
 		}
-		if _, err := cni.DecodeResult(out, r.List.Version); err != nil {
+		next, err := inVersion(out, r.List.Version)
+		if err != nil {
 			return result, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(out))
 		}
-		result = out
+		result = next
 		// For DELs that the kill of this process makes due. Our own do without.
 		if last := i == len(r.List.Plugins)-1; !last && n.config.Builtin[p.kind()] == nil {
 			if err := n.records.keepProgress(r.Attachment.key(), result); err != nil {
@@ -51,6 +52,23 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 		}
 	}
 	return result, len(r.List.Plugins), nil
+}
+
+// inVersion returns a result in the version that the network's plugins are spoken to in. One
+// that is in another is converted, for many plugins refuse such a prevResult; one
+// that names none is in this version, and as it was written.
+func inVersion(raw json.RawMessage, version string) (json.RawMessage, error) {
+	result, err := cni.DecodeResult(raw, version)
+	if err != nil {
+		return nil, err
+	}
+	var is struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(raw, &is); err != nil || is.CNIVersion == "" || is.CNIVersion == version {
+		return raw, err
+	}
+	return cni.EncodeResult(result, version)
 }
 
 // excerpt quotes the beginning of what a plugin wrote.

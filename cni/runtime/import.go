@@ -112,34 +112,17 @@ func decodeLibcni(content []byte, besides func(string) ([]plugin, error)) (*reco
 	if l.Name != in.NetworkName {
 		return nil, fault.Invalid.Errorf("its network is %q, and that of its configuration %q", in.NetworkName, l.Name)
 	}
-	result, err := importResult(in.Result, l.Version)
-	if err != nil {
-		return nil, err
+	result := in.Result
+	if len(result) == 0 || string(result) == "null" { // there is none, and it stays so
+		result = nil
+	} else if result, err = inVersion(result, l.Version); err != nil {
+		return nil, fault.Invalid.Wrap(err)
 	}
 	r := &record{Version: recordVersion, List: l, Result: result, Attachment: Attachment{
 		ContainerID: in.ContainerID, NetNS: in.NetNS, IfName: in.IfName,
 		Args: in.Args, CapabilityArgs: in.CapabilityArgs, Pod: podOf(in.Args),
 	}}
 	return r, r.Attachment.validate()
-}
-
-// importResult returns the result in the version of the configuration, which is
-// the one that plugins are spoken to in. One that is not there stays so.
-func importResult(raw json.RawMessage, version string) (json.RawMessage, error) {
-	if len(raw) == 0 || string(raw) == "null" {
-		return nil, nil
-	}
-	result, err := cni.DecodeResult(raw, version)
-	if err != nil {
-		return nil, fault.Invalid.Wrap(err)
-	}
-	var is struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(raw, &is); err != nil || is.CNIVersion == version {
-		return raw, err
-	}
-	return cni.EncodeResult(result, version)
 }
 
 // podOf reads the Pod that Kubernetes' runtimes put into CNI_ARGS.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +209,28 @@ func TestPluginAnswersGarbage(t *testing.T) {
 	for _, word := range []string{"foreign", "ADD", "no result", `"hello there\n"`} {
 		if err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%v, without %q", err, word)
+		}
+	}
+}
+
+// TestPluginAnswersInAnotherVersion: the next plugin gets the result in the version that it is
+// spoken to in, which upstream's insist on.
+func TestPluginAnswersInAnotherVersion(t *testing.T) {
+	for old, result := range map[string]string{
+		"0.2.0": `{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.7/24"}}`,
+		"0.4.0": `{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.7/24"}]}`,
+	} {
+		w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"old"},{"type":"next"}]}`)
+		w.script("old", `[ $CNI_COMMAND = ADD ] && echo '`+result+`'; exit 0`)
+		got := filepath.Join(w.dir, "got")
+		w.script("next", `[ $CNI_COMMAND = ADD ] && cat >`+got+` && echo '{"cniVersion":"1.1.0"}'; exit 0`)
+		if _, err := w.open().Attach(t.Context(), w.attachment); err != nil {
+			t.Error(old, err)
+			continue
+		}
+		stdin, err := os.ReadFile(got)
+		if want := `"prevResult":{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.7/24"}]}`; err != nil || !strings.Contains(string(stdin), want) {
+			t.Errorf("%s: %s, %v, want %s", old, stdin, err, want)
 		}
 	}
 }
