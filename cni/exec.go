@@ -82,6 +82,9 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 
 func execError(ctx context.Context, file string, err error, stderr []byte) *Error {
 	e := &Error{CNIVersion: Newest, Code: CodeDelegate, Msg: fmt.Sprintf("running %q: %v", file, err), Details: strings.TrimSpace(string(stderr))}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		e.Msg = fmt.Sprintf("running %q: it has ended, and something that it started holds its stdout or stderr open: redirect those of what goes on", file)
+	}
 	if cause := ctx.Err(); cause != nil {
 		e.Code = CodeTryAgain
 		if errors.Is(cause, context.DeadlineExceeded) {
