@@ -29,7 +29,8 @@
 // subnet must not have host bits.
 //
 // A mistake is an error of code 7 that names the key. An ADD that finds nothing
-// free has code 101, and STATUS then code 50.
+// free has code 101, and STATUS then code 50, as it has where no ADD could make the
+// directory.
 //
 // # Crashes
 //

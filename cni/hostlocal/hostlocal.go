@@ -11,6 +11,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/state"
 )
 
 // Plugin returns the plugin, under its usual name "host-local".
@@ -149,6 +150,9 @@ func (k keeper) status(ctx context.Context, r *cni.Request, c *config) error {
 	}
 	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error {
+		if s.dir < 0 { // ADD makes the directory
+			return state.Open(s.path).Check()
+		}
 		if _, err := s.reportDamage(); err != nil {
 			return err
 		}
