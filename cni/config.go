@@ -267,8 +267,11 @@ func (r *Request) readBase() error {
 	if r.Version == "" {
 		return Errorf(CodeVersion, "cniVersion is missing: the network's configuration has to say one of %s", strings.Join(Versions(), ", "))
 	}
-	if !supported(r.Version) || !AtLeast(r.Version, since(r.Command)) {
-		return Errorf(CodeVersion, "%s of cniVersion %q is not supported: this plugin speaks %s", r.Command, r.Version, strings.Join(Versions(), ", "))
+	if !supported(r.Version) {
+		return Errorf(CodeVersion, "cniVersion %q is not supported: this plugin speaks %s", r.Version, strings.Join(Versions(), ", "))
+	}
+	if first := since(r.Command); !AtLeast(r.Version, first) {
+		return Errorf(CodeVersion, "there is no %s in cniVersion %q: it came with %s", r.Command, r.Version, first)
 	}
 	if raw, ok := r.input.fields["name"]; ok {
 		if err := json.Unmarshal(raw, &r.Network); err != nil {

@@ -203,6 +203,9 @@ func TestVersionsOfVerbs(t *testing.T) {
 			if (e == nil) != want || e != nil && e.Code != cni.CodeVersion {
 				t.Errorf("%s of %q: %v", command, v, e)
 			}
+			if wrong := "is not supported"; e != nil && slices.Contains(cni.Versions(), v) && (strings.Contains(e.Msg, wrong) || !strings.Contains(e.Msg, oldest)) {
+				t.Errorf("%s of %q, which is a version of others: %v", command, v, e)
+			}
 		}
 	}
 }
