@@ -3,16 +3,12 @@ package cni
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/nodekit-project/nodekit/cni/state"
-	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
@@ -33,158 +29,6 @@ type Delegate struct {
 // Delegate returns the plugin of that type as the request sees it: built into
 // the same process, or the first of that name on CNI_PATH.
 func (r *Request) Delegate(name string) Delegate { return Delegate{r: r, name: name} }
-
-// DelegateWith returns the plugin that the configuration names by its "type", to be
-// called with that configuration and not the plugin's own, as plugins do that have others
-// make the network. config is what encoding/json makes an object of, a json.RawMessage for
-// one. What belongs to the call comes from the request: cniVersion and the keys "cni.dev/"
-// always, name, args, runtimeConfig and prevResult where config has none.
-//
-// In a plugin with State, Add puts the configuration on record before the delegate runs,
-// and the SDK calls the delegate's DEL, CHECK and Repair behind the handlers, with what is on
-// record: the DEL of the last one first, each although others failed, also of attachments that
-// GC finds not to be valid. A plugin without State calls DEL and CHECK in its handlers,
-// with a configuration that it makes again. So does every plugin with GC and STATUS,
-// which belong to no attachment. Several may be called at once.
-func (r *Request) DelegateWith(config any) Delegate {
-	d := Delegate{r: r}
-	raw, err := json.Marshal(config)
-	if err == nil {
-		err = json.Unmarshal(raw, &d.own)
-	}
-	if err == nil && d.own == nil {
-		err = errors.New("it is null")
-	}
-	if err == nil && d.own["type"] != nil {
-		err = json.Unmarshal(d.own["type"], &d.name)
-	}
-	switch {
-	case err != nil:
-		d.err = Errorf(CodeConfig, "the configuration for a delegate: %w", inWords(err))
-	case d.name == "":
-		d.err = Errorf(CodeConfig, "the configuration for a delegate has no \"type\", which names the plugin")
-	}
-	return d
-}
-
-// As returns the delegate to be called with that name of an interface (CNI_IFNAME) in place
-// of the request's, as plugins do that give one container several. To the delegate it
-// is another attachment, which begins with it: it gets no prevResult of the request. Its
-// CHECK and DEL get the result of its own ADD, which is on record in a plugin with State;
-// one without puts it into the configuration, as "prevResult". A name that is no
-// interface's is an error of every verb.
-func (d Delegate) As(ifName string) Delegate {
-	switch err := checkIfName(ifName); {
-	case d.err != nil:
-	case d.own == nil:
-		d.err = Errorf(CodeInternal, "delegate %q has the plugin's own configuration and so its interface: use DelegateWith", d.name)
-	case err != nil:
-		d.err = Errorf(CodeConfig, "the interface for delegate %q: %w", d.name, err)
-	}
-	d.ifName = ifName
-	return d
-}
-
-// noted returns a delegate that is on record.
-func (r *Request) noted(noted state.Delegate) Delegate {
-	d := r.DelegateWith(noted.Config)
-	d.ifName, d.result = noted.IfName, noted.Result
-	return d
-}
-
-// stdin is the document that the delegate gets.
-func (d Delegate) stdin() ([]byte, error) {
-	if d.own == nil {
-		return d.r.input.raw, nil
-	}
-	given, err := d.given()
-	if err != nil {
-		return nil, err
-	}
-	config := maps.Clone(d.own)
-	for key, value := range given {
-		_, has := config[key]
-		switch {
-		case key == "cniVersion", strings.HasPrefix(key, runtimePrefix):
-			config[key] = value
-		case !has && (key == "name" || key == "prevResult" || slices.Contains(opaque, key)):
-			config[key] = value
-		}
-	}
-	return json.Marshal(config)
-}
-
-// given is what the request has, as it is for this delegate.
-func (d Delegate) given() (map[string]json.RawMessage, error) {
-	given := d.r.input.fields
-	if d.ifName != "" {
-		given = maps.Clone(given)
-		delete(given, "prevResult")
-		if d.result != nil {
-			given["prevResult"] = d.result
-		}
-	}
-	if d.r.Command != CmdGC {
-		return given, nil
-	}
-	valid, err := d.r.validOfDelegates()
-	if err != nil {
-		return nil, err
-	}
-	given = maps.Clone(given)
-	for _, key := range validKeys {
-		delete(given, key)
-	}
-	given[validKeys[0]], err = json.Marshal(valid)
-	return given, err
-}
-
-// validOfDelegates is what GC keeps, with the attachments that delegates have for it under
-// names of their own. One whose record is damaged may have any, so nothing may go.
-func (r *Request) validOfDelegates() ([]Attachment, error) {
-	valid := slices.Clone(r.Valid)
-	if r.kept.store == nil {
-		return valid, nil
-	}
-	for _, a := range r.Valid {
-		record, err := r.kept.store.Get(r.Network, a.ContainerID, a.IfName)
-		if errors.Is(err, fault.NotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("what delegates have for attachment %q is not known: %w", a, err)
-		}
-		for _, noted := range record.Delegates {
-			if noted.IfName != "" {
-				valid = append(valid, Attachment{a.ContainerID, noted.IfName})
-			}
-		}
-	}
-	return valid, nil
-}
-
-// note records the delegate before its ADD, and returns how the ADD's result is added.
-func (d Delegate) note() (add func(result []byte) error, err error) {
-	none := func([]byte) error { return nil }
-	if d.own == nil || d.r.kept.record == nil || d.r.Command != CmdAdd {
-		return none, nil
-	}
-	config, err := json.Marshal(d.own)
-	if err != nil {
-		return nil, err
-	}
-	place := 0
-	err = d.r.kept.change(func(rec *state.Record) {
-		place = len(rec.Delegates)
-		rec.Delegates = append(rec.Delegates, state.Delegate{Config: config, IfName: d.ifName})
-	})
-	if d.ifName == "" {
-		return none, err
-	}
-	return func(result []byte) error {
-		return d.r.kept.change(func(rec *state.Record) { rec.Delegates[place].Result = result })
-	}, err
-}
 
 // Add runs the delegate's ADD and returns its result. When the handler that
 // calls it returns an error, this one or a later one, the SDK runs the
