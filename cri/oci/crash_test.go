@@ -309,6 +309,50 @@ func TestKeeperDiesInAStart(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
+// killInTurn kills the keeper, and when the next one serves the anchor, and waits for the
+// one after that.
+func (n *node) killInTurn() (serving keeper.Hello) {
+	n.t.Helper()
+	client := keeper.NewClient(n.dir + "/run")
+	serving, err := client.Hello(n.t.Context())
+	n.must(err)
+	for _, victim := range []func(keeper.Hello) int{
+		func(h keeper.Hello) int { return h.PID },
+		func(h keeper.Hello) int { return h.Anchor },
+	} {
+		before := serving.PID
+		n.must(unix.Kill(victim(serving), unix.SIGKILL))
+		for serving.PID == before {
+			serving, err = client.Hello(n.t.Context())
+			n.must(err)
+		}
+	}
+	return serving
+}
+
+// TestKeeperThenAnchorDieInAStart: an OCI runtime that is at work while its keeper and
+// then the anchor die, and so is nobody's child here, starts the container, which is gone
+// on with as any.
+func TestKeeperThenAnchorDieInAStart(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("adrift", nil)
+	id, runtime := n.hangingStart(sandbox, cfg, "do", "lines 1", "trap 6")
+	n.killInTurn()
+	n.must(unix.Kill(runtime, unix.SIGCONT))
+	n.waitLog("adrift", "hangs0", "1")
+	n.waitFor(func() bool {
+		list, err := keeper.NewClient(n.dir + "/run").List(t.Context())
+		n.must(err)
+		return len(list) > 0 && !list[0].Starting
+	}, "the end of the start")
+	_, err := n.rs.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 10})
+	n.must(err)
+	if st := n.exited(id); st.ExitCode != 6 {
+		t.Errorf("it ended with %d (%s: %s), want 6", st.ExitCode, st.Reason, st.Message)
+	}
+	n.removeSandbox(sandbox)
+}
+
 // TestKeeperAndAnchorDieInAStart: a program that began while they died does not
 // run on beside the one that takes its place.
 func TestKeeperAndAnchorDieInAStart(t *testing.T) {

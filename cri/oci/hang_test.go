@@ -49,13 +49,17 @@ func TestStartHangs(t *testing.T) {
 	}
 }
 
-// hangingStart begins to start a container and stops the OCI runtime at that.
-func (n *node) hangingStart(sandbox string, cfg *runtimeapi.PodSandboxConfig) (id string, runtime int) {
+// hangingStart begins to start a container, which ends with 6 unless args say otherwise,
+// and stops the OCI runtime at that.
+func (n *node) hangingStart(sandbox string, cfg *runtimeapi.PodSandboxConfig, args ...string) (id string, runtime int) {
 	n.t.Helper()
 	hello, err := keeper.NewClient(n.dir + "/run").Hello(n.t.Context())
 	n.must(err)
+	if args == nil {
+		args = []string{"exit", "6"}
+	}
 	for i := range 10 {
-		id = n.create(sandbox, cfg, fmt.Sprint("hangs", i), nil, "exit", "6")
+		id = n.create(sandbox, cfg, fmt.Sprint("hangs", i), nil, args...)
 		over := make(chan error, 1)
 		go func() {
 			_, err := n.rs.StartContainer(context.Background(), &runtimeapi.StartContainerRequest{ContainerId: id})

@@ -45,7 +45,9 @@
 //   - The anchor is killed: the same, and nothing is lost of a container that this
 //     keeper has started. One that an earlier keeper had started was the anchor's
 //     child: its exit code comes from the kernel (Linux 6.15 and later), and
-//     without that its exit is Lost, code 137.
+//     without that its exit is Lost, code 137. So it is for one whose start an earlier
+//     keeper had begun, when it is found in its cgroup; else its exit is Lost, and what
+//     runs is the server's to kill.
 //   - Both are killed, or one before the other is there again, some milliseconds:
 //     the containers' output has no readers. Lost is, of each output, what its
 //     pipe or terminal holds (64 KiB unless the container changed it); and exits

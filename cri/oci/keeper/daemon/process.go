@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -155,18 +159,31 @@ func (k *children) abandon(p *process) error {
 
 // adopt begins to wait for a child of the keeper or the anchor, running or
 // ended. Until an entry names it, it must be called between begin and end, which
-// keep the id from being reused.
-func (k *children) adopt(pid int) (*process, error) {
+// keep the id from being reused. One that may be nobody's child here, because an anchor
+// died while it was started, is known by its cgroup, a directory; "" is for all others.
+func (k *children) adopt(pid int, cgroup string) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("opening process %d: %w", pid, err)
 	}
 	p := &process{pid: pid, kids: k, pidfd: fd}
-	if !p.becomesChild() {
+	if !p.livesIn(cgroup) && !p.becomesChild() {
 		return nil, errors.Join(fault.FailedPrecondition.Errorf("process %d is not a child of the keeper", pid), unix.Close(fd))
 	}
 	k.know(p)
 	return p, nil
+}
+
+// livesIn reports whether the process is in the cgroup.
+func (p *process) livesIn(cgroup string) bool {
+	if cgroup == "" {
+		return false
+	}
+	text, err := os.ReadFile(filepath.Join(cgroup, "cgroup.procs"))
+	if err != nil || !slices.Contains(strings.Fields(string(text)), strconv.Itoa(p.pid)) {
+		return false
+	}
+	return unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil // else the id may be another's by now
 }
 
 // adoptLimit is how long a process may take to become a child of the keeper

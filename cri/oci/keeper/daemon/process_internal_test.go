@@ -23,7 +23,7 @@ func TestIdIsUsedAgain(t *testing.T) {
 	if err := first.Start(); err != nil {
 		t.Fatal(err)
 	}
-	gone, err := s.children.adopt(first.Process.Pid)
+	gone, err := s.children.adopt(first.Process.Pid, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestIdIsUsedAgain(t *testing.T) {
 	if err := second.Start(); err != nil {
 		t.Fatal(err)
 	}
-	next, err := s.children.adopt(second.Process.Pid)
+	next, err := s.children.adopt(second.Process.Pid, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestIdIsUsedAgain(t *testing.T) {
 func TestExecThatCannotBeAwaited(t *testing.T) {
 	s := newTestServer(t)
 	cmd, _ := sleeper(t)
-	proc, err := s.children.adopt(cmd.Process.Pid)
+	proc, err := s.children.adopt(cmd.Process.Pid, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestExitThatCannotBeAsked(t *testing.T) {
 func TestStartFailsAtTheLastStep(t *testing.T) {
 	s := newTestServer(t)
 	cmd, _ := sleeper(t)
-	proc, err := s.children.adopt(cmd.Process.Pid)
+	proc, err := s.children.adopt(cmd.Process.Pid, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -84,15 +84,20 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 		}
 		defer s.endConsole(hold, con)
 	}
+	adrift := true // it was reaped, by whomever
 	if pidfd >= 0 {
-		if err := s.awaitRuntime(run, pidfd); err != nil {
+		if adrift, err = s.awaitRuntime(run, pidfd); err != nil {
 			return nil, nil, err
 		}
 	}
 	if hold.get(roleTerminal) >= 0 {
 		con = nil // the keeper before has received it
 	}
-	return s.started(hold, con)
+	cgroup := ""
+	if adrift {
+		cgroup = cgroupOf(hold)
+	}
+	return s.started(hold, con, cgroup)
 }
 
 // beginAgain runs the OCI runtime for a start that has not come so far, with the
@@ -153,23 +158,48 @@ func runtimeOf(hold *holding) (pid, pidfd int, err error) {
 	return pid, pidfd, nil
 }
 
-// awaitRuntime waits for the end of an OCI runtime that is a child of the anchor.
-func (s *server) awaitRuntime(pid, pidfd int) error {
+// awaitRuntime waits for the end of an OCI runtime that an earlier keeper has started.
+// adrift says that it is no child of the anchor: that keeper reaped it, and died then, or
+// the anchor that had it died. It may be at work all the same, and what it starts is
+// nobody's child here either.
+func (s *server) awaitRuntime(pid, pidfd int) (adrift bool, err error) {
+	run := &process{pid: pid, kids: s.children, pidfd: pidfd}
 	for deadline := time.Now().Add(runtimeLimit); ; time.Sleep(time.Millisecond) {
 		ended, code, err := s.escrow.peek(pid, pidfd)
+		if adrift = errors.Is(err, unix.ECHILD); adrift {
+			ended, code, err = run.askAdrift()
+		}
 		switch {
-		case errors.Is(err, unix.ECHILD): // the keeper before reaped it, and died then
-			return nil
 		case err != nil:
-			return err
+			return adrift, err
 		case ended && code != 0:
-			return fault.Aborted.Errorf("the OCI runtime ended with %d", code)
+			return adrift, fault.Aborted.Errorf("the OCI runtime ended with %d", code)
 		case ended:
-			return nil
+			return adrift, nil
 		case time.Now().After(deadline):
-			return errors.Join(fault.Aborted.Errorf("the OCI runtime does not end"), unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0))
+			return adrift, errors.Join(fault.Aborted.Errorf("the OCI runtime does not end"), unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0))
 		}
 	}
+}
+
+// askAdrift is poll for an OCI runtime that is nobody's child here. Where nobody can tell
+// how it ended, its pid file says whether that was well.
+func (p *process) askAdrift() (ended bool, code int32, err error) {
+	if !readable(p.pidfd) {
+		return false, 0, nil
+	}
+	if out := p.askKernel(); !out.lost {
+		code = out.code
+	}
+	return true, code, nil
+}
+
+// cgroupOf is the directory of the container's cgroup; "" where it is not known.
+func cgroupOf(h *holding) string {
+	if file := h.rec.Start.OOMFile; file != "" {
+		return filepath.Dir(file)
+	}
+	return ""
 }
 
 // findRuntime finds a program that the keeper before has started and not told the

@@ -33,7 +33,7 @@ func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.Fi
 	if err := s.command(cmd, files, h.runs); err != nil {
 		return nil, nil, err
 	}
-	return s.started(h, con)
+	return s.started(h, con, "")
 }
 
 func (s *server) endConsole(h *holding, con *console) {
@@ -44,8 +44,9 @@ func (s *server) endConsole(h *holding, con *console) {
 	con.close()
 }
 
-// started returns the process that the OCI runtime has started, and its terminal.
-func (s *server) started(h *holding, con *console) (proc *process, tty *os.File, err error) {
+// started returns the process that the OCI runtime has started, and its terminal: see
+// children.adopt for the cgroup.
+func (s *server) started(h *holding, con *console, cgroup string) (proc *process, tty *os.File, err error) {
 	pid, err := readPID(pidFileOf(h))
 	if err != nil {
 		return nil, nil, err
@@ -56,7 +57,7 @@ func (s *server) started(h *holding, con *console) (proc *process, tty *os.File,
 			return nil, nil, errors.Join(err, unix.Kill(pid, unix.SIGKILL))
 		}
 	}
-	if proc, err = s.children.adopt(pid); err == nil {
+	if proc, err = s.children.adopt(pid, cgroup); err == nil {
 		// Once more: the OCI runtime may have forked before it had it.
 		s.setOOMScore(&h.rec.Start.Command, pid)
 		return proc, tty, nil
