@@ -353,6 +353,42 @@ func TestKeeperThenAnchorDieInAStart(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
+// TestLostIsEnded: a container of which nobody can tell whether it runs does not run on
+// when it is said to have ended.
+func TestLostIsEnded(t *testing.T) {
+	for name, restart := range map[string]bool{"by the server": false, "by the next server": true} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			sandbox, cfg := n.sandbox("lost", nil)
+			id, runtime := n.hangingStart(sandbox, cfg, "sleep", "forever")
+			serving := n.killInTurn()
+			n.must(unix.Kill(serving.PID, unix.SIGSTOP))
+			n.must(unix.Kill(runtime, unix.SIGCONT))
+			n.waitFor(func() bool { return procstat.Ended(runtime) }, "the end of the OCI runtime")
+			if restart {
+				n.kill()
+			}
+			file := fmt.Sprintf("%s/run/sandboxes/%s/bundle-%s/pid", n.dir, sandbox, id)
+			text, err := os.ReadFile(file)
+			n.must(err)
+			pid, err := strconv.Atoi(string(text))
+			n.must(err)
+			n.must(os.WriteFile(file, []byte(strconv.Itoa(os.Getpid())), 0o600))
+			n.must(unix.Kill(serving.PID, unix.SIGCONT))
+			if restart {
+				n.start()
+			}
+			if st := n.exited(id); st.Reason != "ContainerStatusUnknown" || st.ExitCode != 137 {
+				t.Errorf("it ended with %d (%s), want 137 (ContainerStatusUnknown)", st.ExitCode, st.Reason)
+			}
+			if !procstat.Ended(pid) {
+				t.Errorf("process %d still runs", pid)
+			}
+			n.removeSandbox(sandbox)
+		})
+	}
+}
+
 // TestKeeperAndAnchorDieInAStart: a program that began while they died does not
 // run on beside the one that takes its place.
 func TestKeeperAndAnchorDieInAStart(t *testing.T) {

@@ -89,6 +89,9 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 	case !c.StartedAt.IsZero() && st.Exit != nil:
 		e := exitOf(*st.Exit)
 		c.Exit = &e
+		if st.Exit.Lost {
+			return r.killRest(c)
+		}
 	}
 	return nil
 }
@@ -173,6 +176,9 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 	defer cancel()
 	for {
 		err := r.keeper.Watch(ctx, func(e keeper.Exit) error {
+			if e.Lost {
+				r.endLost(ctx, e.ID)
+			}
 			report(e.ID, exitOf(e))
 			return nil
 		})
@@ -189,6 +195,20 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 			r.cfg.Logger.Error("exits cannot be watched now", "err", err)
 			time.Sleep(watchPause)
 		}
+	}
+}
+
+// endLost kills what there is of a container whose end nobody saw: it may run on, if its
+// parents died while it was started.
+func (r *Runtime) endLost(ctx context.Context, id string) {
+	r.mu.Lock()
+	c := r.containers[id]
+	r.mu.Unlock()
+	if c == nil {
+		return
+	}
+	if err := r.killRest(c); err != nil {
+		r.cfg.Logger.ErrorContext(ctx, "ending a container whose exit is lost", "container", id, "err", err)
 	}
 }
 
