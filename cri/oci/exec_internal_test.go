@@ -2,9 +2,13 @@ package oci
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri"
 )
@@ -64,5 +68,56 @@ func TestDrainWaitsForSlowClient(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		})
+	}
+}
+
+// TestTerminalOpenedAgain: a terminal that no process has open is not at its end while the
+// program runs, which may have closed it, and a process of it open it again.
+func TestTerminalOpenedAgain(t *testing.T) {
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	master := os.NewFile(uintptr(fd), "terminal")
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		slave, err := os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slave.Close()
+		if _, err := slave.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var client bytes.Buffer
+	s := cri.Streams{Stdout: &client, TTY: true}
+	x, err := newExecStreams(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	write("one ")
+	x.copy(s, master)
+	for x.ways[0].written.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(2 * terminalRest) // for the copy to see that nobody has it open
+	write("two ")
+	for x.ways[0].written.Load() < 8 && !x.ways[0].over.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	write("three")
+	x.drain(t.Context())
+	x.closeChild()
+	if got := client.String(); got != "one two three" {
+		t.Errorf("the client got %q, want all three", got)
 	}
 }

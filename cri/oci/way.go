@@ -1,9 +1,11 @@
 package oci
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,16 +17,18 @@ type way struct {
 	capacity int64 // the most that can be on the way
 	read     atomic.Int64
 	written  atomic.Int64
+	refused  atomic.Bool // the client takes no more
 	over     atomic.Bool
-	atEnd    int64 // what was written when the program ended
-	idle     int   // how often nothing was seen on the way since
+	ended    chan struct{} // closed when the program has
+	atEnd    int64         // what was written when the program ended
+	idle     int           // how often nothing was seen on the way since
 }
 
 // copyBuffer is what a copy has in its hands: that of io.Copy.
 const copyBuffer = 32 << 10
 
 func newWay(from *os.File, to io.Writer) *way {
-	w := &way{from: from, to: to, capacity: 64 << 10}
+	w := &way{from: from, to: to, capacity: 64 << 10, ended: make(chan struct{})}
 	w.control(func(fd int) {
 		if size, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err == nil { // a terminal holds less
 			w.capacity = int64(size)
@@ -33,22 +37,43 @@ func newWay(from *os.File, to io.Writer) *way {
 	return w
 }
 
-// copy copies until the output ends, a terminal's with EIO, or the client does.
+// copy copies until the output ends or the client does. A terminal says EIO while no
+// process has it open, and may be opened again: it ends with the program.
 func (w *way) copy() {
-	_, _ = io.Copy(w, struct{ io.Reader }{w.from})
-	w.over.Store(true)
+	defer w.over.Store(true)
+	for ended := false; !ended; {
+		select {
+		case <-w.ended:
+			ended = true // what was written before that is there by now
+		default:
+		}
+		if _, err := io.Copy(w, struct{ io.Reader }{w.from}); !errors.Is(err, unix.EIO) || w.refused.Load() {
+			return
+		}
+		select {
+		case <-w.ended:
+		case <-time.After(terminalRest):
+		}
+	}
 }
+
+// terminalRest is the rest between two looks at a terminal that no process has open.
+const terminalRest = 20 * time.Millisecond
 
 // Write passes on what was read.
 func (w *way) Write(p []byte) (int, error) {
 	w.read.Add(int64(len(p)))
 	n, err := w.to.Write(p)
 	w.written.Add(int64(n))
+	w.refused.Store(err != nil)
 	return n, err
 }
 
 // end says that the program has ended.
-func (w *way) end() { w.atEnd = w.written.Load() }
+func (w *way) end() {
+	w.atEnd = w.written.Load()
+	close(w.ended)
+}
 
 // delivered reports whether the client has all that was written before the end: nothing is
 // on the way, or as much has passed since as can be, because another process writes on.
