@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -133,7 +134,11 @@ func TestImpossibleLimits(t *testing.T) {
 	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) {
 		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
 	}, "sleep", "forever")
-	for what, r := range map[string]*runtimeapi.LinuxContainerResources{
+	runs := n.create(sandbox, cfg, "runs", func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+	}, "sleep", "forever")
+	n.startContainer(runs)
+	impossible := map[string]*runtimeapi.LinuxContainerResources{
 		"a quota of a microsecond": {CpuQuota: 1},
 		"a period of two seconds":  {CpuPeriod: 2000000},
 		"a cpu that is not":        {CpusetCpus: "4000"},
@@ -141,7 +146,12 @@ func TestImpossibleLimits(t *testing.T) {
 		"less swap than memory":    {MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 32 << 20},
 		"huge pages of no size":    {HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "3MB", Limit: 1}}},
 		"huge pages twice":         {HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}, {PageSize: "2MB"}}},
-	} {
+	}
+	if cgroup.Version() == 1 {
+		impossible["one cpu share"] = &runtimeapi.LinuxContainerResources{CpuShares: 1}
+		impossible["all cpu shares"] = &runtimeapi.LinuxContainerResources{CpuShares: math.MaxInt64}
+	}
+	for what, r := range impossible {
 		_, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
 			Metadata: &runtimeapi.ContainerMetadata{Name: "impossible"}, Image: &runtimeapi.ImageSpec{Image: imageName},
 			Linux: &runtimeapi.LinuxContainerConfig{Resources: r},
@@ -149,9 +159,11 @@ func TestImpossibleLimits(t *testing.T) {
 		if status.Code(err) != codes.InvalidArgument {
 			t.Errorf("a container with %s: %v, want InvalidArgument", what, err)
 		}
-		_, err = n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
-		if status.Code(err) != codes.InvalidArgument {
-			t.Errorf("an update to %s: %v, want InvalidArgument", what, err)
+		for state, id := range map[string]string{"created": id, "running": runs} {
+			_, err = n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+			if status.Code(err) != codes.InvalidArgument {
+				t.Errorf("an update of a %s container to %s: %v, want InvalidArgument", state, what, err)
+			}
 		}
 	}
 	// The limit of memory is the container's own.

@@ -109,7 +109,7 @@ type Limits struct {
 func Set(path string, l Limits) error {
 	m, err := ownerOf(path)
 	if err == nil {
-		err = l.known()
+		err = l.checkEach()
 	}
 	if err == nil {
 		err = l.set(m, IsUnit(path))

@@ -24,6 +24,17 @@ const (
 // error is fault.Invalid, or fault.FailedPrecondition where a controller is missing. What
 // depends on the cgroup and on those above it is Set's to find out.
 func (l Limits) Check() error {
+	switch {
+	case l.MemorySwap > 0 && l.Memory <= 0:
+		return fault.Invalid.Errorf("a limit of memory and swap together (%d bytes) needs one of memory", l.MemorySwap)
+	case l.MemorySwap > 0 && l.MemorySwap < l.Memory:
+		return fault.Invalid.Errorf("the limit of memory and swap together (%d bytes) is below the one of memory (%d)", l.MemorySwap, l.Memory)
+	}
+	return l.checkEach()
+}
+
+// checkEach is Check of the limits for themselves: a cgroup that there is has others, too.
+func (l Limits) checkEach() error {
 	if err := l.known(); err != nil {
 		return err
 	}
@@ -36,10 +47,6 @@ func (l Limits) Check() error {
 		return fault.Invalid.Errorf("a CPU quota of %d µs: the kernel takes %d or less, and -1 is none", l.CPUQuota, int64(maxQuota))
 	case Version() == 1 && l.CPUShares != 0 && (l.CPUShares < minShares || l.CPUShares > maxShares):
 		return fault.Invalid.Errorf("%d CPU shares: with cgroup v1 they are %d to %d", l.CPUShares, minShares, maxShares)
-	case l.MemorySwap > 0 && l.Memory <= 0:
-		return fault.Invalid.Errorf("a limit of memory and swap together (%d bytes) needs one of memory", l.MemorySwap)
-	case l.MemorySwap > 0 && l.MemorySwap < l.Memory:
-		return fault.Invalid.Errorf("the limit of memory and swap together (%d bytes) is below the one of memory (%d)", l.MemorySwap, l.Memory)
 	}
 	if err := checkList(l.CPUs, "/sys/devices/system/cpu/possible"); err != nil {
 		return fault.Invalid.Errorf("the list of CPUs %q: %w", l.CPUs, err)
