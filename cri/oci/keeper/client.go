@@ -58,6 +58,11 @@
 //     lost, of exits as of logs, which are not synced: half a minute of them, where
 //     nobody has changed that. No container outlives the machine.
 //
+// A container's first process that has asked for a signal at its parent's death
+// (PR_SET_PDEATHSIG) gets it though nothing ends: from the OCI runtime when that has
+// started it, if it asked by then, from the keeper that did when that is killed or
+// replaced, and from each anchor that has it afterwards.
+//
 // A full disk loses the lines that are written meanwhile; a slow one delays its
 // container and no other. But a keeper that is killed while a thread of it waits for
 // a disk ends when that answers, and so long there is no other keeper.
