@@ -25,6 +25,7 @@ const criuPatience = 10 * time.Second
 func checkpoints(ctx context.Context, c *Config, e engine) bool {
 	path, err := exec.LookPath("criu")
 	if err != nil {
+		c.Logger.Info("criu is not in PATH: containers cannot be checkpointed")
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, criuPatience)

@@ -1,10 +1,25 @@
 package oci
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
+
+// TestSaysThatCRIULacks: a client hears no more than that checkpoints are not supported.
+func TestSaysThatCRIULacks(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	var log bytes.Buffer
+	if checkpoints(t.Context(), &Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, engine{path: "/bin/true"}) {
+		t.Error("there are checkpoints without criu")
+	}
+	if !strings.Contains(log.String(), "criu is not in PATH") {
+		t.Errorf("the log is %q", log.String())
+	}
+}
 
 // TestLacksCRIU: a crun says what it was built with, and every runc has it.
 func TestLacksCRIU(t *testing.T) {
