@@ -166,16 +166,32 @@ func (s *server) witness(c *container, proc *process, oom oomWatch) {
 		// The anchor keeps it, as long as that lives.
 		s.log.Error("recording an exit", "container", c.id, "code", exit.Code, "err", err)
 	}
-	err = c.hold.change(func(h *content) {
-		h.entry.PID, h.rec.Exit, h.rec.Sole = 0, exit, entry == 0
-		h.set(roleProcess, -1)
-	})
-	if err != nil {
+	hold := c.hold
+	if err = hold.keepExit(exit, entry == 0); err != nil {
 		s.log.Error("keeping an exit", "container", c.id, "err", err)
+		go s.keepExitLater(c, hold, proc, exit, entry == 0)
 	} else {
 		s.children.reap(proc)
 	}
 	s.conclude(c, exit, entry)
+}
+
+// keepExitLater is for an exit that the anchor could not be told of. Until it can, the
+// process is not reaped: the next keeper would take whoever has its id for it.
+func (s *server) keepExitLater(c *container, hold *holding, proc *process, exit *wire.Exit, sole bool) {
+	for hold.keepExit(exit, sole) != nil {
+		time.Sleep(putLimit)
+	}
+	s.children.reap(proc)
+	s.mu.Lock()
+	acked := c.acked
+	s.mu.Unlock()
+	if acked {
+		if err := hold.forgetExit(); err != nil {
+			s.log.Error("confirming an exit", "container", c.id, "err", err)
+		}
+	}
+	hold.release()
 }
 
 // conclude publishes the end of a container, once its output has ended or, where that

@@ -206,6 +206,14 @@ func (h *holding) abortStart() error {
 	return nil
 }
 
+// keepExit says how the container ended, and that its process may be reaped.
+func (h *holding) keepExit(exit *wire.Exit, sole bool) error {
+	return h.change(func(h *content) {
+		h.entry.PID, h.rec.Exit, h.rec.Sole = 0, exit, sole
+		h.set(roleProcess, -1)
+	})
+}
+
 // forgetExit says that the exit is on record elsewhere.
 func (h *holding) forgetExit() error {
 	h.mu.Lock()

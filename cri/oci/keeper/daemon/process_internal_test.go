@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,6 +98,67 @@ func TestExitThatCannotBeAsked(t *testing.T) {
 		}
 	default:
 		t.Error("nobody is told that it ended")
+	}
+}
+
+// An exit that the anchor cannot be told of is known, and its process is reaped and its
+// holding given up when it can.
+func TestExitThatCannotBeHandedIn(t *testing.T) {
+	s := newTestServer(t)
+	s.children.begin() // nothing is swept
+	defer s.children.end()
+	cmd := exec.Command("/bin/sh", "-c", "exit 3")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := s.children.adopt(cmd.Process.Pid, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newContainer("c")
+	c.hold = s.escrow.newHolding("c", record{})
+	if err := c.hold.change(func(h *content) { h.began(proc) }); err != nil {
+		t.Fatal(err)
+	}
+	c.std = s.streams.newStdio(c.hold, s.log)
+	close(c.std.drained)
+	s.containers["c"] = c
+	lengthen := func(n int) {
+		c.hold.mu.Lock()
+		defer c.hold.mu.Unlock()
+		c.hold.rec.Start.Log = strings.Repeat("x", n)
+	}
+	lengthen(100 << 10)
+	for ended := false; !ended; {
+		if ended, _, err = child.Peek(proc.pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.witness(c, proc, oomWatch{})
+	<-c.ended
+	if c.exit.Code != 3 {
+		t.Errorf("it ended as %+v, want 3", c.exit)
+	}
+	if err := s.ack(c); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := child.Peek(proc.pid); err != nil {
+		t.Errorf("before the anchor knows: %v, want a process that can be reaped", err)
+	}
+	lengthen(0)
+	held := func() bool {
+		s.escrow.mu.Lock()
+		defer s.escrow.mu.Unlock()
+		_, held := s.escrow.entries["c"]
+		return held
+	}
+	for late := time.Now().Add(10 * time.Second); held(); time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("the holding is not given up")
+		}
+	}
+	if _, _, err := child.Peek(proc.pid); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("the process was not reaped: %v", err)
 	}
 }
 
