@@ -27,8 +27,8 @@ var (
 	cycleSeed = flag.Uint64("cycle-seed", 0, "what TestRandomCycles draws its moments from; 0 takes the time")
 )
 
-// TestRandomCycles lets containers live while the server and the keeper are killed
-// at random moments, alone and one after the other in both orders, and while
+// TestRandomCycles lets containers live while the server, the keeper and its anchor are
+// killed at random moments, alone and one after the other in both orders, and while
 // either starts again. Every container runs once, ends with its code and has its
 // log complete to the byte, also over rotations; one that runs all the time stays
 // the same process. Some live in a sandbox of their own, which is made and removed
@@ -54,7 +54,8 @@ func TestRandomCycles(t *testing.T) {
 			t.Fatalf("in cycle %d", i+1)
 		}
 	}
-	t.Logf("%d cycles, %v: the server was killed %d times and the keeper %d times", *cycles, time.Since(begun).Round(time.Millisecond), k.servers, k.keepers)
+	t.Logf("%d cycles, %v: the server was killed %d times, the keeper %d times and the anchor %d times",
+		*cycles, time.Since(begun).Round(time.Millisecond), k.servers, k.keepers, k.anchors)
 	if now := n.pidOf(stays); now != pid {
 		t.Errorf("the container that runs all the time has process %d, want %d", now, pid)
 	}
@@ -72,10 +73,11 @@ func inSoak(c *runtimeapi.PodSandboxConfig) {
 // cycler kills a node again and again.
 type cycler struct {
 	*node
-	random           *rand.Rand
-	sandboxID        string
-	cfg              *runtimeapi.PodSandboxConfig
-	servers, keepers int
+	random    *rand.Rand
+	sandboxID string
+	cfg       *runtimeapi.PodSandboxConfig
+	// how many were killed
+	servers, keepers, anchors int
 }
 
 // cycle is the life of one container.
@@ -142,7 +144,7 @@ func (k *cycler) removeUnderKills(id string) {
 
 // kills kills in the background, and tells at the end whether the server was.
 func (k *cycler) kills() <-chan bool {
-	victims := [][]string{{"server"}, {"keeper"}, {"server", "keeper"}, {"keeper", "server"}, {"keeper", "keeper"}, {"keeper", "keeper", "server", "keeper"}}
+	victims := [][]string{{"server"}, {"keeper"}, {"server", "keeper"}, {"keeper", "server"}, {"keeper", "keeper"}, {"keeper", "keeper", "server", "keeper"}, {"anchor"}, {"anchor", "server"}, {"server", "anchor"}}
 	list := victims[k.random.IntN(len(victims))]
 	var pauses []time.Duration
 	for range list {
@@ -152,24 +154,48 @@ func (k *cycler) kills() <-chan bool {
 	go func() {
 		for i, v := range list {
 			time.Sleep(pauses[i])
-			if v == "server" {
+			switch v {
+			case "server":
 				_ = unix.Kill(server, unix.SIGKILL)
-				continue
-			}
-			if pid := k.keeperPID(); pid != 0 {
-				_ = unix.Kill(pid, unix.SIGKILL)
+			case "anchor":
+				k.killAnchor()
+			default:
+				if pid := k.keeperPID(); pid != 0 {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
 			}
 		}
 		done <- slices.Contains(list, "server")
 	}()
 	for _, v := range list {
-		if v == "server" {
+		switch v {
+		case "server":
 			k.servers++
-		} else {
+		case "anchor":
+			k.anchors++
+		default:
 			k.keepers++
 		}
 	}
 	return done
+}
+
+// killAnchor kills the anchor and waits until the next keeper serves: the two of them
+// must not die one before the other is there again.
+func (k *cycler) killAnchor() {
+	client := keeper.NewClient(k.dir + "/run")
+	before, err := client.Hello(context.Background())
+	if err != nil {
+		k.t.Error(err)
+		return
+	}
+	_ = unix.Kill(before.Anchor, unix.SIGKILL)
+	for now := before; now.PID == before.PID && err == nil; {
+		now, err = client.Hello(context.Background())
+	}
+	if err != nil {
+		k.t.Error(err)
+	}
 }
 
 // keeperPID is the keeper's process, whether it serves already or not.
