@@ -167,10 +167,10 @@ func (s *server) awaitRuntime(pid, pidfd int) (adrift bool, err error) {
 	for deadline := time.Now().Add(runtimeLimit); ; time.Sleep(time.Millisecond) {
 		ended, code, err := s.escrow.peek(pid, pidfd)
 		if adrift = errors.Is(err, unix.ECHILD); adrift {
-			ended, code, err = run.askAdrift()
+			ended, code = run.askAdrift()
 		}
 		switch {
-		case err != nil:
+		case err != nil && !adrift:
 			return adrift, err
 		case ended && code != 0:
 			return adrift, fault.Aborted.Errorf("the OCI runtime ended with %d", code)
@@ -184,14 +184,14 @@ func (s *server) awaitRuntime(pid, pidfd int) (adrift bool, err error) {
 
 // askAdrift is poll for an OCI runtime that is nobody's child here. Where nobody can tell
 // how it ended, its pid file says whether that was well.
-func (p *process) askAdrift() (ended bool, code int32, err error) {
+func (p *process) askAdrift() (ended bool, code int32) {
 	if !readable(p.pidfd) {
-		return false, 0, nil
+		return false, 0
 	}
 	if out := p.askKernel(); !out.lost {
 		code = out.code
 	}
-	return true, code, nil
+	return true, code
 }
 
 // cgroupOf is the directory of the container's cgroup; "" where it is not known.
