@@ -156,6 +156,45 @@ func TestPullFallsThrough(t *testing.T) {
 	}
 }
 
+// TestPullLeavesBrokenMirror: a mirror that begins to answer and never gets anywhere
+// is followed by the next place, as one that does not answer is.
+func TestPullLeavesBrokenMirror(t *testing.T) {
+	for name, c := range map[string]func(w http.ResponseWriter, r *http.Request, body []byte){
+		"cut at once": func(w http.ResponseWriter, r *http.Request, body []byte) { part(w, r, body, 0) },
+		"cut half way": func(w http.ResponseWriter, r *http.Request, body []byte) {
+			r.Header.Del("Range")
+			part(w, r, body, 500_000)
+		},
+		"ended at once": func(w http.ResponseWriter, r *http.Request, body []byte) { unannounced(w, r, body, 0) },
+		"ended half way": func(w http.ResponseWriter, r *http.Request, body []byte) {
+			r.Header.Del("Range")
+			unannounced(w, r, body, 500_000)
+		},
+		"other, too short": func(w http.ResponseWriter, r *http.Request, body []byte) {
+			r.Header.Del("Range")
+			unannounced(w, r, make([]byte, 1000), 1000)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFlaky(t)
+			mirror := newRegistryBeside(t, f.testRegistry)
+			mirror.on(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, f.layer) {
+					return false
+				}
+				c(w, r, f.body)
+				return true
+			})
+			f.serveLayer(func(w http.ResponseWriter, r *http.Request, _ int) { part(w, r, f.body, len(f.body)) })
+			s := open(t, t.TempDir(), hostsFile(t, f.host, fmt.Sprintf("[host.\"http://%s\"]\n", mirror.host)))
+			if _, err := s.Pull(t.Context(), f.ref, nil); err != nil {
+				t.Fatal(err)
+			}
+			wantPulled(t, s, f.ref)
+		})
+	}
+}
+
 func topLayer(t *testing.T, im v1.Image) string {
 	t.Helper()
 	layers, err := im.Layers()

@@ -46,8 +46,20 @@ type testRegistry struct {
 func newRegistry(t testing.TB) *testRegistry {
 	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir()) // never the developer's own
-	r := &testRegistry{}
-	r.inner = registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
+	r := &testRegistry{inner: registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))}
+	r.start(t)
+	return r
+}
+
+// newRegistryBeside is a registry with the content of another.
+func newRegistryBeside(t testing.TB, other *testRegistry) *testRegistry {
+	t.Helper()
+	r := &testRegistry{inner: other.inner}
+	r.start(t)
+	return r
+}
+
+func (r *testRegistry) start(t testing.TB) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if f := r.serve.Load(); f != nil && (*f)(w, req) {
 			return
@@ -59,7 +71,6 @@ func newRegistry(t testing.TB) *testRegistry {
 	}))
 	t.Cleanup(srv.Close)
 	r.host = strings.TrimPrefix(srv.URL, "http://")
-	return r
 }
 
 func (r *testRegistry) on(f func(http.ResponseWriter, *http.Request) bool) { r.serve.Store(&f) }

@@ -101,6 +101,19 @@ func part(w http.ResponseWriter, r *http.Request, body []byte, cut int) {
 	panic(http.ErrAbortHandler)
 }
 
+// unannounced serves body without saying how long it is, and ends in good order after
+// the given number of bytes, as a proxy does that lost the server behind it.
+func unannounced(w http.ResponseWriter, r *http.Request, body []byte, cut int) {
+	from := 0
+	if v := r.Header.Get("Range"); v != "" {
+		from, _ = strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(v, "bytes="), "-"))
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(body)-1, len(body)))
+		w.WriteHeader(http.StatusPartialContent)
+	}
+	w.(http.Flusher).Flush()
+	_, _ = w.Write(body[from:min(len(body), from+cut)])
+}
+
 func wantPulled(t *testing.T, s *image.Store, ref string) {
 	t.Helper()
 	root := mounted(t, s, ref, t.TempDir()).Path
@@ -211,6 +224,40 @@ func TestPullBreaksOff(t *testing.T) {
 	}
 	wantPulled(t, s, f.ref)
 	wantChildren(t, filepath.Join(store, "partial"), 0)
+}
+
+// TestPullEndsEarly: an answer of no announced length that ends before the layer does
+// is continued, within one pull and with the next.
+func TestPullEndsEarly(t *testing.T) {
+	f := newFlaky(t)
+	f.serveLayer(func(w http.ResponseWriter, r *http.Request, n int) {
+		unannounced(w, r, f.body, []int{400_000, 300_000, len(f.body)}[min(n, 2)])
+	})
+	s := open(t, t.TempDir(), nil)
+	if _, err := s.Pull(t.Context(), f.ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.asked(); len(got) != 3 || got[1] != "bytes=400000-" || got[2] != "bytes=700000-" {
+		t.Errorf("the layer was asked for with the ranges %q", got)
+	}
+	wantPulled(t, s, f.ref)
+
+	f = newFlaky(t)
+	f.serveLayer(func(w http.ResponseWriter, r *http.Request, n int) {
+		unannounced(w, r, f.body, []int{400_000, 0}[min(n, 1)])
+	})
+	s = open(t, t.TempDir(), nil)
+	if _, err := s.Pull(t.Context(), f.ref, nil); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "after 400000 of") {
+		t.Fatalf("Pull: %v; want fault.Unavailable that says how far it came", err)
+	}
+	f.serveLayer(func(w http.ResponseWriter, r *http.Request, _ int) { unannounced(w, r, f.body, len(f.body)) })
+	before := len(f.asked())
+	if _, err := s.Pull(t.Context(), f.ref, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.asked()[before:]; len(got) != 1 || got[0] != "bytes=400000-" {
+		t.Errorf("the second pull asked for the ranges %q; want the rest, once", got)
+	}
 }
 
 // TestPullResumesFrom puts all sorts of beginnings where a cut download would

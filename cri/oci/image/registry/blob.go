@@ -136,6 +136,8 @@ type connection struct {
 	body   io.ReadCloser
 	status int
 	span   string // its Content-Range
+	length int64  // its Content-Length, -1 where it has none
+	useful bool   // something was read that was not there before
 	from   *endpoint
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -198,7 +200,7 @@ func (e *endpoint) ask(ctx context.Context, digest v1.Hash, header http.Header, 
 		cancel(nil)
 		return nil, err
 	}
-	c.body, c.status, c.span = resp.Body, resp.StatusCode, resp.Header.Get("Content-Range")
+	c.body, c.status, c.span, c.length = resp.Body, resp.StatusCode, resp.Header.Get("Content-Range"), resp.ContentLength
 	return c, nil
 }
 
@@ -206,8 +208,9 @@ func isRange(got string, from, total int64) bool {
 	return got == fmt.Sprintf("bytes %d-%d/%d", from, total-1, total) || got == fmt.Sprintf("bytes %d-%d/*", from, total-1)
 }
 
-// Read implements io.Reader. A server that ends its answer in good order has no
-// more, also where it announced more; who reads will see.
+// Read implements io.Reader. A server that said how much it has and sends that has no
+// more, also where more was announced; who reads will see. One that did not say may
+// have been cut.
 func (r *blobReader) Read(b []byte) (int, error) {
 	for {
 		if r.now == nil {
@@ -218,7 +221,7 @@ func (r *blobReader) Read(b []byte) (int, error) {
 		}
 		n, err := r.receive(b)
 		if n > 0 {
-			r.tries = 0
+			r.tries, r.now.useful = 0, true
 			r.at += int64(n)
 			if r.at-r.told >= progressStep || r.at == r.total {
 				r.tell()
@@ -226,7 +229,10 @@ func (r *blobReader) Read(b []byte) (int, error) {
 			return n, nil
 		}
 		if err == io.EOF { //nolint:errorlint // a connection that was cut is an error that wraps it
-			return 0, io.EOF
+			if r.now.length >= 0 || r.at >= r.total {
+				return 0, io.EOF
+			}
+			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
 			if err := r.broken(err); err != nil {
@@ -261,9 +267,13 @@ func (r *blobReader) again() error {
 	return r.wait(err)
 }
 
-// broken gives up a connection. It returns nil when another is worth a try.
+// broken gives up a connection. It returns nil when another is worth a try, to
+// somebody else first if this one was of no use.
 func (r *blobReader) broken(err error) error {
 	err = r.now.from.explainBroken(err)
+	if !r.now.useful {
+		r.now.from.down.Store(true)
+	}
 	_ = r.now.close() // the reason is known already
 	r.now = nil
 	return r.wait(err)
