@@ -369,6 +369,7 @@ func TestPullErrors(t *testing.T) {
 	broken := func(code int) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, req *http.Request) bool {
 			if strings.Contains(req.URL.Path, "/manifests/") {
+				w.Header().Set("Retry-After", "3600")
 				w.WriteHeader(code)
 				return true
 			}

@@ -261,8 +261,8 @@ func (r *blobReader) receive(b []byte) (int, error) {
 func (r *blobReader) again() error {
 	at, err := r.connect()
 	r.skip = r.at - at
-	if err == nil || r.at == 0 || !errors.Is(err, fault.Unavailable) {
-		return err
+	if err == nil || r.at == 0 || isBusy(err) || !errors.Is(err, fault.Unavailable) {
+		return err // one that is busy has been asked often enough
 	}
 	return r.wait(err)
 }

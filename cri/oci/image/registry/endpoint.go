@@ -42,7 +42,8 @@ type endpoint struct {
 	inner   http.RoundTripper
 	timeout time.Duration
 
-	down atomic.Bool // it was of no use, lately
+	down  atomic.Bool // it was of no use, lately
+	leave leave
 
 	mu     sync.Mutex
 	client *http.Client // nil until it is connected
@@ -145,16 +146,25 @@ func wireTo(h hosts.Host) (http.RoundTripper, error) {
 
 // ownRequests adds to the requests to the endpoint, and to no other host that
 // they are redirected to, what the administrator wants there. It lets the first
-// of all, which asks for the way to authenticate, go where the API is.
+// of all, which asks for the way to authenticate, go where the API is. Of all
+// answers it notes how long the endpoint wants to be left alone.
 type ownRequests struct {
 	next     http.RoundTripper
 	endpoint *endpoint
 }
 
 func (o *ownRequests) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := o.next.RoundTrip(o.adapted(r))
+	if err == nil {
+		o.endpoint.leave.note(resp)
+	}
+	return resp, err
+}
+
+func (o *ownRequests) adapted(r *http.Request) *http.Request {
 	e := o.endpoint
 	if r.URL.Host != e.reg.RegistryStr() {
-		return o.next.RoundTrip(r)
+		return r
 	}
 	r = r.Clone(r.Context())
 	for key, values := range e.host.Header {
@@ -166,7 +176,7 @@ func (o *ownRequests) RoundTrip(r *http.Request) (*http.Response, error) {
 			r.URL = e.url("manifests", e.id)
 		}
 	}
-	return o.next.RoundTrip(r)
+	return r
 }
 
 // url is where the API has a manifest or a blob.
@@ -199,7 +209,7 @@ func (e *endpoint) connected(ctx context.Context) (*http.Client, error) {
 		transport.WithRetryBackoff(transport.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
 		transport.WithRetryPredicate(isBroken),
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
-			http.StatusServiceUnavailable, http.StatusGatewayTimeout))}
+			http.StatusGatewayTimeout))}
 	return e.client, nil
 }
 

@@ -66,7 +66,9 @@ func (e *endpoint) explainStatus(te *transport.Error) error {
 		return fault.Unauthenticated.Errorf("%s wants credentials for it, or the image does not exist: docker login %s: %w", e.place, e.login, te)
 	case code == http.StatusForbidden:
 		return fault.PermissionDenied.Errorf("%s does not allow these credentials to pull it: %w", e.place, te)
-	case code == http.StatusTooManyRequests || code >= 500:
+	case saysBusy(code):
+		return e.explainBusy(te)
+	case code >= 500:
 		return fault.Unavailable.Errorf("%s cannot serve it now: %w", e.place, te)
 	}
 	return fault.Internal.Errorf("%s: %w", e.place, te)

@@ -64,27 +64,54 @@ func registryName(r name.Reference) string {
 
 // try calls do with one place after the other until it succeeds. Places that
 // could not be reached before, or served nonsense, come in question only when no
-// other is left.
+// other is left. Where none serves, and the registry itself does not say why not,
+// those that are busy are asked again.
 func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*endpoint) error) error {
-	var failed []error
+	var candidates []*endpoint
+	for _, e := range p.all {
+		if fits(e.host) {
+			candidates = append(candidates, e)
+		}
+	}
+	failed, busy := p.round(ctx, candidates, do)
+	for times := 1; failed != nil && len(busy) > 0 && errors.Is(failed, fault.Unavailable); times++ {
+		p.opts.Logger.Info("waiting for who is busy", "image", p.ref.Name(), "err", failed)
+		if !patience(ctx, busy, times) {
+			break
+		}
+		var again error
+		if again, busy = p.round(ctx, busy, do); again == nil || !errors.Is(again, fault.Unavailable) {
+			return again
+		}
+	}
+	return failed
+}
+
+// round is one try of each place. It returns those that were busy; without an error
+// there are none.
+func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint) error) (failed error, busy []*endpoint) {
+	var all []error
 	for _, again := range []bool{false, true} {
-		for _, e := range p.all {
-			if !fits(e.host) || e.down.Load() != again {
+		for _, e := range from {
+			if e.down.Load() != again {
 				continue
 			}
 			err := do(e)
 			e.down.Store(errors.Is(err, fault.Unavailable) || errors.Is(err, fault.Invalid))
 			if err == nil || ctx.Err() != nil {
-				return err
+				return err, nil
 			}
 			p.opts.Logger.Info("this place does not serve the image", "image", p.ref.Name(), "place", e.place, "err", err)
-			failed = append(failed, err)
+			all = append(all, err)
+			if isBusy(err) {
+				busy = append(busy, e)
+			}
 		}
-		if len(failed) > 0 { // all of those that were not known to be down have been tried
+		if len(all) > 0 { // all of those that were not known to be down have been tried
 			break
 		}
 	}
-	return together(p.ref, failed)
+	return together(p.ref, all), busy
 }
 
 // together makes one error of those of several places. Its kind is that of the

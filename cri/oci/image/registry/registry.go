@@ -66,7 +66,9 @@ const (
 //
 // A mirror that fails, or does not have the image, is followed by the next, and
 // at last by the registry itself; so it is for each layer. A connection that
-// breaks is made again and goes on where it was.
+// breaks is made again and goes on where it was. Where none serves, one that is
+// busy (429 or 503) is asked again when it says, or after half a second, one, two
+// and four; not if that is more than a minute away.
 //
 // No such image: fault.NotFound. Wrong or missing credentials:
 // fault.Unauthenticated or fault.PermissionDenied. The registry cannot be
