@@ -72,7 +72,8 @@ func AuthKey(a *runtimeapi.AuthConfig) string {
 
 // httpGuard refuses requests without TLS to other machines, also those that a
 // server redirects to. go-containerregistry would make them to private addresses.
-// Nor may a server elsewhere redirect to this machine's own.
+// Nor may a server elsewhere redirect to this machine's own, or any send on to another
+// what it was asked with: the body of a request for a token is an identity token.
 type httpGuard struct {
 	next            http.RoundTripper
 	allow, loopback bool // any; those to this machine
@@ -83,7 +84,18 @@ func (g *httpGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fault.Unavailable.Errorf(
 			"%q was not reached by https; plain http is for this machine's own registries, unless it is allowed (--plain-http)", r.URL.Host)
 	}
+	if sender := redirectedBy(r); sender != "" && sender != r.URL.Host && r.Body != nil && r.Body != http.NoBody {
+		return nil, fault.Unavailable.Errorf("%q redirects credentials to %q: they go to no other host", sender, r.URL.Host)
+	}
 	return g.next.RoundTrip(r)
+}
+
+// redirectedBy is the host that redirected to a request, or nothing.
+func redirectedBy(r *http.Request) string {
+	if r.Response == nil || r.Response.Request == nil {
+		return ""
+	}
+	return r.Response.Request.URL.Host
 }
 
 func isLoopback(host string) bool {
