@@ -64,3 +64,56 @@ func TestPullKeepsTokens(t *testing.T) {
 		}
 	}
 }
+
+// TestPullTokensRunOut in the middle of a pull, where the token service gives tokens to
+// renew them with and takes those, or does not. What the credentials are good for counts.
+func TestPullTokensRunOut(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.push(t, "private:v1", imageOf(t, layerOf(t, file("a", "b"))))
+	for _, refused := range []int{0, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
+		for _, renewal := range []string{"", "renewal"} {
+			var given, asked atomic.Int64
+			service := func(w http.ResponseWriter, req *http.Request) bool {
+				user, password, _ := req.BasicAuth()
+				code := http.StatusUnauthorized
+				switch {
+				case req.Method == http.MethodPost && refused > 0:
+					code = refused
+				case req.Method == http.MethodPost && req.PostFormValue("refresh_token") == "renewal", user == "me" && password == "secret":
+					fmt.Fprintf(w, `{"token":"t%d","refresh_token":%q}`, given.Add(1), renewal)
+					return true
+				}
+				w.WriteHeader(code)
+				return true
+			}
+			// A token is good for the first two requests.
+			tokens(r, service, func(token string) bool {
+				return token == fmt.Sprint("t", given.Load()) && asked.Add(1) <= 2*given.Load()
+			})
+			_, err := open(t, t.TempDir(), nil).Pull(t.Context(), ref, &image.PullOptions{Auth: &runtimeapi.AuthConfig{Username: "me", Password: "secret"}})
+			if err != nil || given.Load() < 2 {
+				t.Errorf("renewing with %q, refused with %d: Pull: %v, with %d tokens", renewal, refused, err, given.Load())
+			}
+		}
+	}
+}
+
+// TestPullRefusedIdentityToken: whatever the token service answers, the reason is the token.
+func TestPullRefusedIdentityToken(t *testing.T) {
+	r := newRegistry(t)
+	ref := r.push(t, "private:v1", imageOf(t, layerOf(t, file("a", "b"))))
+	for _, code := range []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed} {
+		tokens(r, func(w http.ResponseWriter, req *http.Request) bool {
+			if req.Method == http.MethodPost {
+				http.Error(w, `{"error":"invalid_grant"}`, code)
+				return true
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}, func(string) bool { return false })
+		_, err := open(t, t.TempDir(), nil).Pull(t.Context(), ref, &image.PullOptions{Auth: &runtimeapi.AuthConfig{IdentityToken: "secret"}})
+		if !errors.Is(err, fault.Unauthenticated) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("refused with %d: Pull: %v; want fault.Unauthenticated", code, err)
+		}
+	}
+}

@@ -46,7 +46,13 @@ type endpoint struct {
 	leave leave
 
 	mu     sync.Mutex
-	client *http.Client // nil until it is connected
+	client *client // nil until it is connected
+}
+
+// client authenticates at one endpoint.
+type client struct {
+	http.Client
+	served atomic.Bool // its credentials were good, once
 }
 
 func newEndpoint(ref name.Reference, h hosts.Host, opts *Options) (*endpoint, error) {
@@ -194,7 +200,7 @@ func (e *endpoint) url(kind, id string) *url.URL {
 
 // connected returns the client for the endpoint, which authenticates. A failure
 // is not kept: the next call tries again.
-func (e *endpoint) connected(ctx context.Context) (*http.Client, error) {
+func (e *endpoint) connected(ctx context.Context) (*client, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.client != nil {
@@ -205,12 +211,21 @@ func (e *endpoint) connected(ctx context.Context) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.client = &http.Client{Transport: transport.NewRetry(rt,
+	e.client = &client{Client: http.Client{Transport: transport.NewRetry(rt,
 		transport.WithRetryBackoff(transport.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
 		transport.WithRetryPredicate(isBroken),
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway,
-			http.StatusGatewayTimeout))}
+			http.StatusGatewayTimeout))}}
 	return e.client, nil
+}
+
+// forget has the next call connect anew, unless that was done meanwhile.
+func (e *endpoint) forget(c *client) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.client == c {
+		e.client = nil
+	}
 }
 
 // isBroken reports whether a request failed by the connection.
@@ -222,24 +237,53 @@ func isBroken(err error) bool {
 
 // get makes a request. The caller closes the body of the response, whose status
 // is one of those wanted.
+//
+// A client whose credentials were good and are no longer is replaced, once: the token
+// that it has may have run out, and what it got to renew that may be of no use.
 func (e *endpoint) get(ctx context.Context, u *url.URL, header http.Header, want ...int) (*http.Response, error) {
-	client, err := e.connected(ctx)
+	c, err := e.connected(ctx)
 	if err != nil {
 		return nil, e.explain(err)
 	}
+	resp, err := c.get(ctx, u, header, want...)
+	if err != nil && c.served.Load() && refusesToken(err, u) {
+		e.forget(c)
+		if c, err = e.connected(ctx); err == nil {
+			resp, err = c.get(ctx, u, header, want...)
+		}
+	}
+	if err != nil {
+		return nil, e.explain(err)
+	}
+	c.served.Store(true)
+	return resp, nil
+}
+
+// refusesToken reports whether a request to u failed because of its token, or because
+// there was none to be had for it.
+func refusesToken(err error, u *url.URL) bool {
+	var te *transport.Error
+	if !errors.As(err, &te) {
+		return false
+	}
+	forToken := te.Request != nil && te.Request.URL.Path != u.Path && te.Request.Response == nil
+	return te.StatusCode == http.StatusUnauthorized || forToken && te.StatusCode < 500
+}
+
+func (c *client) get(ctx context.Context, u *url.URL, header http.Header, want ...int) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
 	// What is read is checked by its digest and must come as it is.
-	req.Header = header
+	req.Header = header.Clone()
 	req.Header.Set("Accept-Encoding", "identity")
-	resp, err := client.Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
-		return nil, e.explain(err)
+		return nil, err
 	}
 	if err := transport.CheckError(resp, want...); err != nil {
-		return nil, e.explain(errors.Join(err, resp.Body.Close()))
+		return nil, errors.Join(err, resp.Body.Close())
 	}
 	return resp, nil
 }

@@ -68,6 +68,8 @@ func (e *endpoint) explainStatus(te *transport.Error) error {
 		return fault.PermissionDenied.Errorf("%s does not allow these credentials to pull it: %w", e.place, te)
 	case saysBusy(code):
 		return e.explainBusy(te)
+	case code < 500 && te.Request != nil && te.Request.Method == http.MethodPost: // with 400, mostly (RFC 6749, 5.2)
+		return fault.Unauthenticated.Errorf("the token service of %s does not take the identity token: docker login %s: %w", e.place, e.login, te)
 	case code >= 500:
 		return fault.Unavailable.Errorf("%s cannot serve it now: %w", e.place, te)
 	}
