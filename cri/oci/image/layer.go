@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -69,6 +70,9 @@ func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *implied
 	sum := sha256.New()
 	from := io.TeeReader(g.Reader(plain), sum)
 	if err := applyLayer(ctx, root, from, s.accepting(g), dirs); err != nil {
+		if other := notALayer(f); other != nil && isDamage(err) {
+			return other
+		}
 		return damaged(err)
 	}
 	if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, from)); err != nil { // padding belongs to the digest
@@ -87,14 +91,44 @@ var ofTheMachine = []error{
 	syscall.EPERM, syscall.EACCES, syscall.ENOSYS, syscall.ENOTSUP,
 }
 
-// damaged makes fault.Invalid of an error of unpacking that has no kind yet, unless it
-// is the machine's: a stream that is no tar file, a link to what the layer does not have.
+// damaged makes fault.Invalid of an error of unpacking that the layer is to blame for.
 func damaged(err error) error {
-	var kind fault.Kind
-	if err == nil || errors.As(err, &kind) || slices.ContainsFunc(ofTheMachine, func(of error) bool { return errors.Is(err, of) }) {
-		return err
+	if isDamage(err) {
+		return fault.Invalid.Errorf("it is damaged: %w", err)
 	}
-	return fault.Invalid.Errorf("it is damaged: %w", err)
+	return err
+}
+
+// isDamage reports whether an error of unpacking has no kind yet and is not the
+// machine's: a stream that is no tar file, a link to what the layer does not have.
+func isDamage(err error) bool {
+	var kind fault.Kind
+	return err != nil && !errors.As(err, &kind) && !slices.ContainsFunc(ofTheMachine, func(of error) bool { return errors.Is(err, of) })
+}
+
+// otherKinds are the first bytes of what layers are sometimes made of.
+var otherKinds = map[string]string{
+	"xz": "\xfd7zXZ\x00", "bzip2": "BZh", "lz4": "\x04\x22\x4d\x18", "lzip": "LZIP", "zip": "PK\x03\x04",
+}
+
+// notALayer says of a blob that could not be unpacked what it is, if it is no layer at
+// all: neither a tar file, nor compressed in a way that is read.
+func notALayer(blob io.ReaderAt) error {
+	head := make([]byte, 512)
+	n, err := blob.ReadAt(head, 0)
+	if head = head[:n]; err != nil && !errors.Is(err, io.EOF) {
+		return nil // unpacking has told
+	}
+	_, err = tar.NewReader(bytes.NewReader(head)).Next()
+	if decompress.Kind(head) != "" || n == 512 && !errors.Is(err, tar.ErrHeader) {
+		return nil
+	}
+	for name, magic := range otherKinds {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return fault.Invalid.Errorf("it is compressed with %s, and only gzip and zstd are read: build the image with one of these", name)
+		}
+	}
+	return fault.Invalid.Errorf("it is neither a tar file nor compressed with gzip or zstd; it may be encrypted")
 }
 
 func writeLayerInfo(tmp string) error {

@@ -41,6 +41,9 @@ func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
 	if m.Config.Digest.Hex == "" {
 		return nil, fault.Invalid.Errorf("image manifest without a config: schema 1 and artifacts are not images that can run")
 	}
+	if err := isImage(&m); err != nil {
+		return nil, err
+	}
 	if len(m.Layers) > MaxLayers {
 		return nil, fault.Invalid.Errorf("image manifest with %d layers: the kernel mounts %d", len(m.Layers), MaxLayers)
 	}
@@ -52,13 +55,13 @@ func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
 }
 
 // ForThisMachine returns the descriptors of an index without those for other
-// platforms and without attestations, which have a platform of their own. The best come
-// first: what runs on every machine of the architecture, what needs a newer one, and at
-// last what names no platform, which may be no image at all.
+// platforms, without attestations, which have a platform of their own, and without
+// artifacts. The best come first: what runs on every machine of the architecture, what
+// needs a newer one, and at last what names no platform, which may be no image at all.
 func ForThisMachine(all []v1.Descriptor) []v1.Descriptor {
 	fitting := slices.DeleteFunc(slices.Clone(all), func(d v1.Descriptor) bool {
 		p := d.Platform
-		return p != nil && p.OS != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH)
+		return isArtifact(d) || p != nil && p.OS != "" && (p.OS != "linux" || p.Architecture != runtime.GOARCH)
 	})
 	slices.SortStableFunc(fitting, func(a, b v1.Descriptor) int { return rank(a.Platform) - rank(b.Platform) })
 	return fitting
