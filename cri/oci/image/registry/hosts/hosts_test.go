@@ -38,7 +38,7 @@ override_path = false
   override_path = true
   skip_verify = true
   ca = ["a.pem", "/etc/b.pem"]
-  client = [["c.cert", "c.key"], ["d.pem"]]
+  client = [["c.cert", "c.key"], ["d.pem"], ["e.pem", ""]]
   dial_timeout = "3s"
 [host."https://z.example.com/harbor/v2/hub".header]
   x-one = "1"
@@ -63,7 +63,7 @@ override_path = false
 		{
 			URL: at("https://z.example.com/harbor/v2/hub"), OverridePath: true, Resolve: true, Pull: true, SkipVerify: true,
 			CA:          []string{file("a.pem"), "/etc/b.pem"},
-			Client:      []hosts.KeyPair{{Cert: file("c.cert"), Key: file("c.key")}, {Cert: file("d.pem"), Key: file("d.pem")}},
+			Client:      []hosts.KeyPair{{Cert: file("c.cert"), Key: file("c.key")}, {Cert: file("d.pem"), Key: file("d.pem")}, {Cert: file("e.pem"), Key: file("e.pem")}},
 			Header:      http.Header{"X-One": {"1"}, "X-Two": {"2", "3"}},
 			DialTimeout: 3 * time.Second,
 		},

@@ -237,7 +237,7 @@ func capabilities(names []string) (resolve, pull bool, err error) {
 func (p *parser) files(value any) ([]string, error) {
 	list, err := texts(value)
 	for i := range list {
-		if !filepath.IsAbs(list[i]) {
+		if list[i] != "" && !filepath.IsAbs(list[i]) {
 			list[i] = filepath.Join(filepath.Dir(p.path), list[i])
 		}
 	}
@@ -258,7 +258,7 @@ func (p *parser) keyPairs(value any) (pairs []KeyPair, err error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case len(pair) == 1:
+		case len(pair) == 1, len(pair) == 2 && pair[1] == "": // the key is in the same file
 			pairs = append(pairs, KeyPair{pair[0], pair[0]})
 		case len(pair) == 2:
 			pairs = append(pairs, KeyPair{pair[0], pair[1]})
