@@ -340,6 +340,36 @@ func TestPullByTLS(t *testing.T) {
 	}
 }
 
+// TestPullLogsInByHeader: a header may be what a mirror wants to be logged in with, also
+// where it gives a token for that.
+func TestPullLogsInByHeader(t *testing.T) {
+	mirror := newRegistry(t)
+	mirror.push(t, "app:v1", imageOf(t, layerOf(t, file("a", "b"))))
+	const login = "Basic bWU6c2VjcmV0"
+	opts := hostsFile(t, "registry.invalid", fmt.Sprintf("[host.\"http://%s\"]\nheader = { Authorization = %q }\n", mirror.host, login))
+	for name, challenge := range map[string]string{
+		login:         `Basic realm="test"`,
+		"Bearer good": fmt.Sprintf(`Bearer realm="http://%s/token",service="test"`, mirror.host),
+	} {
+		mirror.on(func(w http.ResponseWriter, r *http.Request) bool {
+			got := r.Header.Get("Authorization")
+			if r.URL.Path == "/token" && got == login {
+				fmt.Fprint(w, `{"token":"good"}`)
+				return true
+			}
+			if r.URL.Path != "/token" && got == name {
+				return false
+			}
+			w.Header().Set("WWW-Authenticate", challenge)
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		})
+		if _, err := open(t, t.TempDir(), opts).Pull(t.Context(), "registry.invalid/app:v1", nil); err != nil {
+			t.Errorf("with %s: %v", challenge, err)
+		}
+	}
+}
+
 // TestPullKeepsSecrets: credentials and headers go to the host that they are
 // for, not to mirrors, and not to where a server redirects.
 func TestPullKeepsSecrets(t *testing.T) {

@@ -174,7 +174,9 @@ func (o *ownRequests) adapted(r *http.Request) *http.Request {
 	}
 	r = r.Clone(r.Context())
 	for key, values := range e.host.Header {
-		r.Header[key] = values
+		if key != "Authorization" || r.Header.Get(key) == "" { // a token may be what that was exchanged for
+			r.Header[key] = values
+		}
 	}
 	if e.host.URL != nil && r.URL.Path == "/v2/" {
 		r.URL.Scheme, r.URL.Path = e.host.URL.Scheme, e.host.URL.Path+"/"
