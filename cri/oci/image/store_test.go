@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +12,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -104,6 +107,15 @@ func TestFsInfo(t *testing.T) {
 	if _, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layer)})); err != nil {
 		t.Fatal(err)
 	}
+	info := wantUsage(t, s, dir)
+	if info.FsId.Mountpoint != dir || info.Timestamp == 0 {
+		t.Errorf("FsInfo is of %q at %d", info.FsId.Mountpoint, info.Timestamp)
+	}
+}
+
+// wantUsage compares FsInfo with what du counts.
+func wantUsage(t *testing.T, s *image.Store, dir string) *runtimeapi.FilesystemUsage {
+	t.Helper()
 	info, err := s.FsInfo(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -115,8 +127,65 @@ func TestFsInfo(t *testing.T) {
 	if got, want := float64(info.InodesUsed.Value), du(t, "--inodes", dir); math.Abs(got-want) > 12 {
 		t.Errorf("InodesUsed %v, du says %v", got, want)
 	}
-	if info.FsId.Mountpoint != dir || info.Timestamp == 0 {
-		t.Errorf("FsInfo is of %q at %d", info.FsId.Mountpoint, info.Timestamp)
+	return info
+}
+
+// TestFsInfoAlways: it is true of many small layers, of a pull that is under way, and of
+// what one has left that was killed.
+func TestFsInfoAlways(t *testing.T) {
+	var layers []v1.Layer
+	for i := range 100 {
+		layers = append(layers, layerOf(t, file(fmt.Sprint(i), "small")))
+	}
+	dir := t.TempDir()
+	s := open(t, dir, nil)
+	if _, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layers...)})); err != nil {
+		t.Fatal(err)
+	}
+	wantUsage(t, s, dir)
+
+	r := newRegistry(t)
+	lowest := layerOf(t, file("a", "b"))
+	ref := r.push(t, "app:v1", imageOf(t, lowest, layerOf(t, file("c", strings.Repeat("d", 5<<20)))))
+	digest, err := lowest.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate := make(chan struct{})
+	r.on(func(_ http.ResponseWriter, req *http.Request) bool {
+		if strings.HasSuffix(req.URL.Path, digest.Hex) {
+			<-gate
+		}
+		return false
+	})
+	pulled := make(chan error)
+	go func() {
+		_, err := s.Pull(t.Context(), ref, nil)
+		pulled <- err
+	}()
+	for { // the layer above is unpacked, and cannot be seen yet
+		found, err := filepath.Glob(filepath.Join(dir, "ingest", "*", "fs", "c"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) > 0 {
+			if fi, err := os.Stat(found[0]); err == nil && fi.Size() == 5<<20 {
+				break
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	wantUsage(t, s, dir)
+	close(gate)
+	if err := <-pulled; err != nil {
+		t.Fatal(err)
+	}
+	wantUsage(t, s, dir)
+	for _, ref := range []string{ref, testName} {
+		if err := s.Remove(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		wantUsage(t, s, dir)
 	}
 }
 

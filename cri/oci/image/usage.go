@@ -14,31 +14,52 @@ import (
 )
 
 // FsInfo returns what the store takes on its file system: allocated bytes and
-// inodes of blobs, also of those half fetched, and of unpacked layers, counted
-// once however many images share them. Layers were measured when they were
-// unpacked, so that it costs one small file each.
+// inodes of blobs, also of those half fetched, of what is being unpacked, and of
+// unpacked layers, counted once however many images share them. Layers were measured
+// when they were unpacked, so that it costs one small file each.
 func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
-	var bytes, inodes uint64
-	layers, err := os.ReadDir(s.layerPath(""))
+	layers, err := s.layersUsage()
 	if err != nil {
 		return nil, fmt.Errorf("measuring image store: %w", err)
 	}
-	for _, l := range layers {
-		info, err := readLayerInfo(filepath.Join(s.layerPath(l.Name()), "layer.json"))
-		if err != nil {
-			return nil, fmt.Errorf("measuring image store: layer %q: %w", l.Name(), err)
-		}
-		bytes += info.Bytes
-		inodes += info.Inodes
+	sum := taken{layers.Bytes, layers.Inodes, time.Now()}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("measuring image store: %w", err)
 	}
-	for _, path := range []string{s.blobPath(""), s.partialPath(""), s.reservePath()} {
-		b, i, err := diskUsage(path)
+	for _, e := range entries {
+		path := filepath.Join(s.dir, e.Name())
+		if path == filepath.Clean(s.layerPath("")) {
+			continue
+		}
+		bytes, inodes, err := diskUsage(path)
 		if err != nil {
 			return nil, fmt.Errorf("measuring image store: %w", err)
 		}
-		bytes, inodes = bytes+b, inodes+i
+		sum.bytes, sum.inodes = sum.bytes+bytes, sum.inodes+inodes
 	}
-	return usageOf(s.dir, taken{bytes, inodes, time.Now()}), nil
+	return usageOf(s.dir, sum), nil
+}
+
+// layersUsage is what all unpacked layers take, with the files that say so.
+func (s *Store) layersUsage() (sum layerInfo, err error) {
+	layers, err := os.ReadDir(s.layerPath(""))
+	if err != nil {
+		return sum, err
+	}
+	for _, l := range layers {
+		path := filepath.Join(s.layerPath(l.Name()), "layer.json")
+		info, err := readLayerInfo(path)
+		if err != nil {
+			return sum, fmt.Errorf("layer %q: %w", l.Name(), err)
+		}
+		bytes, inodes, err := diskUsage(path)
+		if err != nil {
+			return sum, fmt.Errorf("layer %q: %w", l.Name(), err)
+		}
+		sum.Bytes, sum.Inodes = sum.Bytes+info.Bytes+bytes, sum.Inodes+info.Inodes+inodes
+	}
+	return sum, nil
 }
 
 func usageOf(dir string, m taken) *runtimeapi.FilesystemUsage {
