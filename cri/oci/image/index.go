@@ -40,6 +40,17 @@ type record struct {
 	Added     time.Time  `json:"added"`
 }
 
+// layersSize is what the blobs of the layers have together. One that is there twice, as
+// layers without files often are, is one blob.
+func (r record) layersSize() (sum int64) {
+	for i, l := range r.Layers {
+		if !slices.ContainsFunc(r.Layers[:i], func(below layerRef) bool { return below.Blob == l.Blob }) {
+			sum += l.Size
+		}
+	}
+	return sum
+}
+
 // layerRef names a layer before and after decompression.
 type layerRef struct {
 	Blob   v1.Hash `json:"blob"`
@@ -126,15 +137,11 @@ func (s *Store) publish(at stamp, idx index) (*snapshot, error) {
 	snap := &snapshot{stamp: at, images: idx.Images, pinned: idx.Pinned, configs: map[string]*v1.ConfigFile{}, sizes: map[string]int64{}}
 	last := s.current.Load()
 	for id, rec := range idx.Images {
-		var size int64
-		for _, l := range rec.Layers {
-			size += l.Size
-		}
 		raw, config, err := s.config(last, id)
 		if err != nil {
 			return nil, err
 		}
-		snap.configs[id], snap.sizes[id] = config, size+raw
+		snap.configs[id], snap.sizes[id] = config, rec.layersSize()+raw
 	}
 	s.current.Store(snap)
 	return snap, nil
@@ -142,11 +149,7 @@ func (s *Store) publish(at stamp, idx index) (*snapshot, error) {
 
 func (s *Store) config(last *snapshot, id string) (size int64, config *v1.ConfigFile, err error) {
 	if last != nil && last.configs[id] != nil {
-		var layers int64
-		for _, l := range last.images[id].Layers {
-			layers += l.Size
-		}
-		return last.sizes[id] - layers, last.configs[id], nil
+		return last.sizes[id] - last.images[id].layersSize(), last.configs[id], nil
 	}
 	h, err := v1.NewHash(id)
 	if err != nil {

@@ -189,6 +189,16 @@ func TestFsInfoAlways(t *testing.T) {
 	}
 }
 
+// TestSize: an image is as large as its blobs, of which one may be several layers.
+func TestSize(t *testing.T) {
+	l := layerOf(t, noise(t, 1<<20))
+	s := loaded(t, nil, l, layerOf(t, file("c", "d")), l)
+	im, err := s.Status(t.Context(), testName)
+	if err != nil || im.Size < 1<<20 || im.Size > 1<<20+10<<10 {
+		t.Errorf("Status: %v, %v; want a size of one MiB", im, err)
+	}
+}
+
 // TestContainerFsInfo: what is written to root file systems counts, what is in
 // their images does not.
 func TestContainerFsInfo(t *testing.T) {
