@@ -50,3 +50,20 @@ func Kind(magic []byte) string {
 	}
 	return ""
 }
+
+// unread are the first bytes of what else layers and archives are compressed with.
+var unread = []struct{ name, magic string }{
+	{"xz", "\xfd7zXZ\x00"}, {"bzip2", "BZh"}, {"lz4", "\x04\x22\x4d\x18"}, {"lzip", "LZIP"}, {"zip", "PK\x03\x04"},
+}
+
+// Unread names the compression of a stream that begins with magic if it is one that
+// Reader does not undo, and "" otherwise. It is for errors: a tar file, too, may begin
+// with any of these bytes.
+func Unread(magic []byte) string {
+	for _, u := range unread {
+		if bytes.HasPrefix(magic, []byte(u.magic)) {
+			return u.name
+		}
+	}
+	return ""
+}

@@ -58,6 +58,17 @@ func TestReader(t *testing.T) {
 	}
 }
 
+func TestUnread(t *testing.T) {
+	for magic, want := range map[string]string{
+		"\xfd7zXZ\x00\x00": "xz", "BZh91AY&SY": "bzip2", "\x04\x22\x4d\x18d": "lz4", "LZIP\x01": "lzip", "PK\x03\x04": "zip",
+		"": "", "\xfd7z": "", "\x1f\x8b\x08": "", "etc/passwd": "",
+	} {
+		if got := decompress.Unread([]byte(magic)); got != want {
+			t.Errorf("Unread(%q) = %q, want %q", magic, got, want)
+		}
+	}
+}
+
 func TestReaderDamaged(t *testing.T) {
 	for _, stream := range []string{"\x1f\x8b", "\x1f\x8bnot gzip really", "\x28\xb5\x2f\xfdnot zstd really"} {
 		r, err := decompress.Reader(bytes.NewReader([]byte(stream)))

@@ -106,11 +106,6 @@ func isDamage(err error) bool {
 	return err != nil && !errors.As(err, &kind) && !slices.ContainsFunc(ofTheMachine, func(of error) bool { return errors.Is(err, of) })
 }
 
-// otherKinds are the first bytes of what layers are sometimes made of.
-var otherKinds = map[string]string{
-	"xz": "\xfd7zXZ\x00", "bzip2": "BZh", "lz4": "\x04\x22\x4d\x18", "lzip": "LZIP", "zip": "PK\x03\x04",
-}
-
 // notALayer says of a blob that could not be unpacked what it is, if it is no layer at
 // all: neither a tar file, nor compressed in a way that is read.
 func notALayer(blob io.ReaderAt) error {
@@ -123,10 +118,8 @@ func notALayer(blob io.ReaderAt) error {
 	if decompress.Kind(head) != "" || n == 512 && !errors.Is(err, tar.ErrHeader) {
 		return nil
 	}
-	for name, magic := range otherKinds {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return fault.Invalid.Errorf("it is compressed with %s, and only gzip and zstd are read: build the image with one of these", name)
-		}
+	if name := decompress.Unread(head); name != "" {
+		return fault.Invalid.Errorf("it is compressed with %s, and only gzip and zstd are read: build the image with one of these", name)
 	}
 	return fault.Invalid.Errorf("it is neither a tar file nor compressed with gzip or zstd; it may be encrypted")
 }

@@ -194,6 +194,7 @@ func TestLoadRefuses(t *testing.T) {
 	}{
 		"not there":      {"/nonexistent/archive", os.ErrNotExist, "no such file"},
 		"not a tar":      {write([]byte("hello, this is no archive" + strings.Repeat(".", 1000))), fault.Invalid, "not a tar archive"},
+		"xz":             {write([]byte("\xfd7zXZ\x00" + strings.Repeat(".", 1000))), fault.Invalid, "it is compressed with xz"},
 		"empty":          {write(nil), fault.Invalid, "not an image archive"},
 		"some other tar": {write(tarOf(t, file("a", "b"))), fault.Invalid, "not an image archive"},
 		"cut off":        {write(good[:len(good)/2]), nil, ""},

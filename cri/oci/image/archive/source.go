@@ -130,6 +130,16 @@ type member struct {
 	link         string // of a symbolic or hard link, what it points at
 }
 
+// unread names the compression of a file if it is one that is not undone.
+func unread(f *os.File) string {
+	var magic [8]byte
+	n, err := f.ReadAt(magic[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "" // reading it has told
+	}
+	return decompress.Unread(magic[:n])
+}
+
 func indexTar(f *os.File) (*tarSource, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -141,6 +151,9 @@ func indexTar(f *os.File) (*tarSource, error) {
 			return src, nil
 		}
 		if err != nil {
+			if name := unread(f); name != "" {
+				return nil, fault.Invalid.Errorf("it is compressed with %s, and only gzip and zstd are read: unpack it first", name)
+			}
 			return nil, fault.Invalid.Errorf("not a tar archive: %w", err)
 		}
 		name := path.Clean("/" + h.Name)[1:]
