@@ -91,11 +91,16 @@ func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*e
 // there are none.
 func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint) error) (failed error, busy []*endpoint) {
 	var all []error
-	for _, again := range []bool{false, true} {
-		for _, e := range from {
-			if e.down.Load() != again {
-				continue
-			}
+	var first, last []*endpoint // as it is now: other layers are fetched meanwhile
+	for _, e := range from {
+		if e.down.Load() {
+			last = append(last, e)
+		} else {
+			first = append(first, e)
+		}
+	}
+	for _, some := range [][]*endpoint{first, last} {
+		for _, e := range some {
 			err := do(e)
 			e.down.Store(errors.Is(err, fault.Unavailable) || errors.Is(err, fault.Invalid))
 			if err == nil || ctx.Err() != nil {
