@@ -68,6 +68,7 @@ func TestPullGivesUpOnBusy(t *testing.T) {
 		after string
 		asked int32
 	}{
+		"config":           {"0", 5},
 		"always":           {"0", 5},
 		"for an hour":      {"3600", 1},
 		"until next year":  {time.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat), 1},
@@ -75,7 +76,11 @@ func TestPullGivesUpOnBusy(t *testing.T) {
 		"longer than time": {strings.Repeat("9", 30), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			serve, asked := busy(http.StatusTooManyRequests, c.after, 1000, "/manifests/")
+			kind := "/manifests/"
+			if name == "config" {
+				kind = "/blobs/"
+			}
+			serve, asked := busy(http.StatusTooManyRequests, c.after, 1000, kind)
 			r.on(serve)
 			_, err := open(t, t.TempDir(), nil).Pull(t.Context(), ref, nil)
 			if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "cannot serve it now") {
@@ -96,8 +101,13 @@ func TestPullGivesUpOnBusy(t *testing.T) {
 		}()
 		return serve(w, r)
 	})
-	if _, err := open(t, t.TempDir(), nil).Pull(ctx, ref, nil); !errors.Is(err, context.Canceled) {
+	s := open(t, t.TempDir(), nil)
+	if _, err := s.Pull(ctx, ref, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("the pull that was given up: %v; want context.Canceled", err)
+	}
+	r.on(func(http.ResponseWriter, *http.Request) bool { return false })
+	if _, err := s.Pull(t.Context(), ref, nil); err != nil {
+		t.Errorf("the next pull: %v", err)
 	}
 }
 
@@ -120,6 +130,14 @@ func TestPullFromBusyMirror(t *testing.T) {
 	mirror.on(serve)
 	if _, err := open(t, t.TempDir(), opts("registry.invalid")).Pull(t.Context(), "registry.invalid/app:v1", nil); err != nil {
 		t.Errorf("from a busy mirror alone: %v", err)
+	}
+	// The mirror has the layers when the registry has too much to do; once it could not be reached.
+	serve, _ = busy(http.StatusBadGateway, "", 3, "/manifests/")
+	mirror.on(serve)
+	serve, _ = busy(http.StatusTooManyRequests, "1", 1000, "/blobs/")
+	origin.on(serve)
+	if _, err := open(t, t.TempDir(), opts(origin.host)).Pull(t.Context(), ref, nil); err != nil {
+		t.Errorf("from a mirror that was out of reach once: %v", err)
 	}
 	serve, asked = busy(http.StatusTooManyRequests, "", 1000, "/manifests/")
 	mirror.on(serve)

@@ -95,7 +95,9 @@ func (p *places) small(ctx context.Context, b content.Blob) (raw []byte, err err
 		return nil, fault.Invalid.Errorf("config %q is announced with %d bytes, too many for a description of an image", b.Digest, b.Size)
 	}
 	err = p.try(ctx, canPull, func(e *endpoint) (err error) {
-		r := &blobReader{ctx: ctx, places: p.alone(e), digest: b.Digest, total: b.Size, quiet: true}
+		from := p.alone(e)
+		from.impatient = true // as p waits
+		r := &blobReader{ctx: ctx, places: from, digest: b.Digest, total: b.Size, quiet: true}
 		raw, err = io.ReadAll(io.LimitReader(r, b.Size+1))
 		if err = errors.Join(err, r.Close()); err != nil {
 			return err

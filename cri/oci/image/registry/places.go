@@ -18,9 +18,10 @@ import (
 // places are where one image can be read: the mirrors of its registry and the
 // registry itself, in the order in which they are tried.
 type places struct {
-	ref  name.Reference
-	opts Options
-	all  []*endpoint
+	ref       name.Reference
+	opts      Options
+	all       []*endpoint
+	impatient bool // does not wait for who is busy
 }
 
 func newPlaces(ref string, opts *Options) (*places, error) {
@@ -64,8 +65,8 @@ func registryName(r name.Reference) string {
 
 // try calls do with one place after the other until it succeeds. Places that
 // could not be reached before, or served nonsense, come in question only when no
-// other is left. Where none serves, and the registry itself does not say why not,
-// those that are busy are asked again.
+// other is left. Where none serves, the registry itself does not say why not, and one is
+// busy, all are tried again later.
 func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*endpoint) error) error {
 	var candidates []*endpoint
 	for _, e := range p.all {
@@ -73,18 +74,16 @@ func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*e
 			candidates = append(candidates, e)
 		}
 	}
-	failed, busy := p.round(ctx, candidates, do)
-	for times := 1; failed != nil && len(busy) > 0 && errors.Is(failed, fault.Unavailable); times++ {
+	for times := 1; ; times++ {
+		failed, busy := p.round(ctx, candidates, do)
+		if len(busy) == 0 || p.impatient || !errors.Is(failed, fault.Unavailable) {
+			return failed
+		}
 		p.opts.Logger.Info("waiting for who is busy", "image", p.ref.Name(), "err", failed)
 		if !patience(ctx, busy, times) {
-			break
-		}
-		var again error
-		if again, busy = p.round(ctx, busy, do); again == nil || !errors.Is(again, fault.Unavailable) {
-			return again
+			return failed
 		}
 	}
-	return failed
 }
 
 // round is one try of each place. It returns those that were busy; without an error
