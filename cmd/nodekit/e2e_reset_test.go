@@ -89,6 +89,35 @@ func TestSweepWithAPluginThatNeverLetsGo(t *testing.T) {
 	c.clean(killed.out.String() + out + again)
 }
 
+// TestResetOfWhatIsNoNode: a directory that was named by mistake is not emptied.
+func TestResetOfWhatIsNoNode(t *testing.T) {
+	c := newCLI(t)
+	d := c.daemon()
+	mine := t.TempDir()
+	file := filepath.Join(mine, "letter")
+	if err := os.WriteFile(file, []byte("dear"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := d.up()
+	p.interrupt()
+	if code := p.exit(); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, p.out)
+	}
+	for flag, args := range map[string][]string{
+		"--root": {"reset", "--root", mine, "--run", filepath.Join(c.tmp, "other")},
+		"--run":  {"reset", "--root", d.root, "--run", mine},
+	} {
+		out, code := c.run(args...)
+		if code != 1 || !strings.Contains(out, flag+" ") || !strings.Contains(out, `"letter"`) {
+			t.Errorf("%s: exit code %d:\n%s", flag, code, out)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	c.clean(p.out.String() + d.reset())
+}
+
 // TestResetOfARuntimeServedAlone: what a runtime has mounted before there was a node at
 // its root is not hidden from the node.
 func TestResetOfARuntimeServedAlone(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +45,9 @@ network, name it as the node did.`,
 }
 
 func reset(cmd *cobra.Command, cfg node.Config) error {
+	if err := errors.Join(checkOwn(cfg.Root, "--root", rootMarks), checkOwn(cfg.Run, "--run", runMarks)); err != nil {
+		return err
+	}
 	if _, err := os.Stat(cfg.Root); errors.Is(err, os.ErrNotExist) {
 		return fault.NotFound.Errorf("there is no node at %q: name its directory with --root", cfg.Root)
 	}
@@ -59,6 +63,35 @@ func reset(cmd *cobra.Command, cfg node.Config) error {
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "the node at %s is gone (%s)\n", cfg.Root, n)
 	return nil
+}
+
+// What a node, or a runtime that is served alone, makes first in its directories, and
+// nobody else does.
+var (
+	rootMarks = []string{"objects.db", "node.json", "cri/lock", "oci/images", "oci/keeper"}
+	runMarks  = []string{"kubeconfig", "nodekit.sock", "cri.sock", "oci"}
+)
+
+// checkOwn refuses a directory in which there is something, and none of the marks:
+// all that is in it would be removed.
+func checkOwn(dir, flag string, marks []string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault.Invalid.Errorf("%s: %w", flag, err)
+	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return e.Name() == "lost+found" })
+	for _, mark := range marks {
+		if _, err := os.Lstat(filepath.Join(dir, mark)); err == nil {
+			return nil
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return fault.Invalid.Errorf("%s %q: it is no node's directory (there is %q), and all in it would be removed: name the node's", flag, dir, entries[0].Name())
 }
 
 // removeRoot removes a node's directory. Of one that is a mount of the operator's it
