@@ -212,6 +212,15 @@ func TestUsedWrongly(t *testing.T) {
 		{"serve runtime --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
 		{"node --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
 		{"node --runtime-endpoint unix:///r --cni-import-cache /var/lib/cni/results", "--cni-import-cache is for the reference runtime"},
+		{"node --gpus -1", "--gpus -1: want how many to simulate"},
+		{"node --check-network -5s", "--check-network -5s: want a time above zero, or 0"},
+		{"serve runtime --check-network -5s", "--check-network -5s: want a time above zero, or 0"},
+		{"node --cdi-spec-dir e2e_test.go", `--cdi-spec-dir "e2e_test.go": it is no directory`},
+		{"install --print --root=", `--root "" and --run "/run/nodekit": want two directories`},
+		{"serve runtime --root=", `--root "" and --run "/run/nodekit": want two directories`},
+		{"serve runtime --root /nowhere --run /nowhere/", `--root and --run are both "/nowhere"`},
+		{"node --root /nowhere --run /nowhere", `--root and --run are both "/nowhere"`},
+		{"reset --root /nowhere --run /nowhere", `--root and --run are both "/nowhere"`},
 		{"conform cni --exec /bin/true", "usage: nodekit conform cni BINARY"},
 	} {
 		if out, code := c.run(strings.Fields(tt.line)...); code != 1 || !strings.Contains(out, tt.want) {

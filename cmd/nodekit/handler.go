@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -18,7 +19,8 @@ func (f *handlerFlags) addTo(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "read what CDI devices are from this `directory`; none is /etc/cdi and /var/run/cdi")
 }
 
-// parse returns the handlers by name, and absolute directories.
+// parse returns the handlers by name, and absolute directories. A directory that is
+// not there may still come.
 func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err error) {
 	for _, text := range f.handlers {
 		name, program, ok := strings.Cut(text, "=")
@@ -34,6 +36,9 @@ func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err e
 		abs, err := filepath.Abs(d)
 		if err != nil {
 			return nil, nil, err
+		}
+		if fi, err := os.Stat(abs); d == "" || err == nil && !fi.IsDir() {
+			return nil, nil, fault.Invalid.Errorf("--cdi-spec-dir %q: it is no directory: name the one that the specs are in", d)
 		}
 		dirs = append(dirs, abs)
 	}

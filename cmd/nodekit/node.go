@@ -41,7 +41,7 @@ func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
 // config is the node that the flags describe.
 func (f *nodeFlags) config() (node.Config, error) {
 	cfg := node.Config{Root: f.root, Run: f.run, Manifests: f.manifests, Logger: f.logger(slog.LevelInfo)}
-	if err := absolute(&cfg.Root, &cfg.Run, &cfg.Manifests); err != nil {
+	if err := errors.Join(ownDirs(&cfg.Root, &cfg.Run), absolute(&cfg.Manifests)); err != nil {
 		return cfg, err
 	}
 	if err := f.apply(&cfg); err != nil {
@@ -77,6 +77,21 @@ The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
 	}
 	f.addTo(cmd, "")
 	return cmd
+}
+
+// ownDirs makes the two directories of a node, or of a runtime that is served alone,
+// absolute. They are two: each has parts of the same names.
+func ownDirs(root, run *string) error {
+	if *root == "" || *run == "" {
+		return fault.Invalid.Errorf("--root %q and --run %q: want two directories", *root, *run)
+	}
+	if err := absolute(root, run); err != nil {
+		return err
+	}
+	if *root == *run {
+		return fault.Invalid.Errorf("--root and --run are both %q: want two directories", *root)
+	}
+	return nil
 }
 
 // absolute makes paths absolute; an empty one stays empty.
@@ -213,13 +228,16 @@ func addCheckNetwork(cmd *cobra.Command, d *time.Duration) {
 	cmd.Flags().DurationVar(d, "check-network", time.Minute, "check each Pod's network once in this `time`, and repair what plugins of nodekit's own have lost; 0: never")
 }
 
-// orNever is what an interval's flag means to a configuration whose zero is the
+// orNever is what --check-network means to a configuration whose zero is the
 // default.
-func orNever(d time.Duration) time.Duration {
-	if d == 0 {
-		return -1
+func orNever(d time.Duration) (time.Duration, error) {
+	switch {
+	case d < 0:
+		return 0, fault.Invalid.Errorf("--check-network %v: want a time above zero, or 0 for never", d)
+	case d == 0:
+		return -1, nil
 	}
-	return d
+	return d, nil
 }
 
 func (f *partFlags) apply(cfg *node.Config) error {
@@ -238,7 +256,12 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	}
 	cfg.OCIRuntime, cfg.Keeper = f.ociRuntime, f.keeper
 	cfg.SystemdCgroups, cfg.NoSELinux = f.systemd, !f.selinux
-	cfg.CheckNetwork = orNever(f.checkNetwork)
+	if cfg.CheckNetwork, err = orNever(f.checkNetwork); err != nil {
+		return err
+	}
+	if f.gpus < 0 {
+		return fault.Invalid.Errorf("--gpus %d: want how many to simulate, 0 for none", f.gpus)
+	}
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {
 		cfg.GPUs = -1

@@ -29,7 +29,7 @@ network, name it as the node did.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelWarn)
-			if err := errors.Join(foreign.apply(&cfg), absolute(&cfg.Root, &cfg.Run)); err != nil {
+			if err := errors.Join(foreign.apply(&cfg), ownDirs(&cfg.Root, &cfg.Run)); err != nil {
 				return err
 			}
 			return reset(cmd, cfg)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 
@@ -40,11 +41,14 @@ ends, and the next one at the same root takes them over.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
-			cfg.CheckNetwork, cfg.NoSELinux = orNever(cfg.CheckNetwork), !selinux
-			if err := absolute(&cfg.Root, &cfg.Run, &cfg.CNIConfDir); err != nil {
+			cfg.NoSELinux = !selinux
+			if err := errors.Join(ownDirs(&cfg.Root, &cfg.Run), absolute(&cfg.CNIConfDir)); err != nil {
 				return err
 			}
 			var err error
+			if cfg.CheckNetwork, err = orNever(cfg.CheckNetwork); err != nil {
+				return err
+			}
 			if cfg.Handlers, cfg.CDIDirs, err = more.parse(); err != nil {
 				return err
 			}
