@@ -48,6 +48,10 @@ func run(ctx context.Context, d *Driver, args []string) (exitCode int) {
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "unexpected argument %q: flags alone are read\n", flags.Arg(0))
+		return 2
+	}
 	if *endpoint == "" {
 		fmt.Fprintln(os.Stderr, "no socket to serve on: set CSI_ENDPOINT, for example CSI_ENDPOINT=unix:///run/csi.sock")
 		return 2

@@ -2,6 +2,7 @@ package deviceplugin
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -19,21 +20,32 @@ import (
 // after an error and with 2 for wrong flags. A program that wants it otherwise
 // calls Serve.
 func Main(p *Plugin) {
-	flags := flag.NewFlagSet(os.Args[0], flag.ExitOnError)
+	os.Exit(run(p, os.Args))
+}
+
+func run(p *Plugin, args []string) (exitCode int) {
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	dir := flags.String("kubelet-dir", DefaultKubeletDir, "the kubelet's root `directory`")
 	verbose := flags.Bool("verbose", false, "log every call")
-	_ = flags.Parse(os.Args[1:]) // ExitOnError: it does not return one
-
+	if err := flags.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return 2
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "device plugin %q: unexpected argument %q: flags alone are read\n", p.Resource, flags.Arg(0))
+		return 2
+	}
 	level := slog.LevelInfo
 	if *verbose {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := Serve(ctx, p, &Options{KubeletDir: *dir, Logger: log})
-	stop()
-	if err != nil {
+	defer stop()
+	if err := Serve(ctx, p, &Options{KubeletDir: *dir, Logger: log}); err != nil {
 		fmt.Fprintf(os.Stderr, "device plugin %q: %v\n", p.Resource, err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
