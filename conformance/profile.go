@@ -44,22 +44,27 @@ var profileKeys = []string{"suite", "waivers", "facts"}
 func (p *Profile) UnmarshalJSON(data []byte) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(data, &keys); err != nil {
-		return err
+		return fmt.Errorf("want a mapping with keys of %q", profileKeys)
 	}
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if !slices.Contains(profileKeys, key) {
 			return fmt.Errorf("key %q%s: at the top are %q, and what is told of the plugin stands below facts", key, spelling.Meant(key, profileKeys), profileKeys)
 		}
 	}
-	type plain Profile
-	in := struct {
-		*plain
-		Facts map[string]json.RawMessage `json:"facts"`
-	}{plain: (*plain)(p)}
-	if err := json.Unmarshal(data, &in); err != nil {
-		return err
+	var facts map[string]json.RawMessage
+	for _, key := range []struct {
+		name, want string
+		into       any
+	}{
+		{"suite", "the name of a suite", &p.Suite},
+		{"waivers", "a mapping of rules to reasons", &p.Waivers},
+		{"facts", "a mapping of names to values", &facts},
+	} {
+		if raw, given := keys[key.name]; given && json.Unmarshal(raw, key.into) != nil {
+			return fmt.Errorf("key %q: want %s", key.name, key.want)
+		}
 	}
-	for name, raw := range in.Facts {
+	for name, raw := range facts {
 		var text string
 		if json.Unmarshal(raw, &text) != nil {
 			text = string(raw)

@@ -106,7 +106,7 @@ func TestRunRefuses(t *testing.T) {
 	}{
 		"a later tier":      {newSuite(), &conformance.Options{Only: []string{"T-B-*"}}, `later tier than quick: ask for tier crash`},
 		"not ready":         {unready(), nil, `suite "test" cannot start: no root`},
-		"unknown rule":      {newSuite(), &conformance.Options{Only: []string{"T-Z-*"}}, `suite "test" has no rule "T-Z-*"`},
+		"unknown rule":      {newSuite(), &conformance.Options{Only: []string{"T-Z-*"}}, `suite "test" has no rule "T-Z-*": nodekit conform rules test lists them`},
 		"unknown waiver":    {newSuite(), profile("waivers: {T-Z-001: why}"), `waiver for "T-Z-001": suite "test" has no such rule`},
 		"empty reason":      {newSuite(), profile(`waivers: {T-A-001: ""}`), "the reason is missing"},
 		"other suite":       {newSuite(), profile("suite: cni"), `profile is for suite "cni", not "test"`},
@@ -152,11 +152,17 @@ func TestProfileIsStrict(t *testing.T) {
 	}
 }
 
-// TestProfileKeyMisplaced: who writes a fact at the top is told where it belongs.
+// TestProfileKeyMisplaced: who writes a fact at the top is told where it belongs, and
+// who writes something else than a key takes what it takes.
 func TestProfileKeyMisplaced(t *testing.T) {
 	for text, want := range map[string]string{
-		"kind: chained": `key "kind": at the top are ["suite" "waivers" "facts"], and what is told of the plugin stands below facts`,
-		"fact: {a: b}":  `key "fact" (did you mean "facts"?)`,
+		"garbage":                `want a mapping with keys of ["suite" "waivers" "facts"]`,
+		"suite: [cni]":           `key "suite": want the name of a suite`,
+		"waivers: [{rule: X}]":   `key "waivers": want a mapping of rules to reasons`,
+		"waivers: {X: [a]}":      `key "waivers": want a mapping of rules to reasons`,
+		"facts: [kind: chained]": `key "facts": want a mapping of names to values`,
+		"kind: chained":          `key "kind": at the top are ["suite" "waivers" "facts"], and what is told of the plugin stands below facts`,
+		"fact: {a: b}":           `key "fact" (did you mean "facts"?)`,
 	} {
 		if _, err := conformance.ParseProfile([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "profile: "+want) {
 			t.Errorf("%s: %v, want %s", text, err, want)

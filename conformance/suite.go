@@ -102,5 +102,5 @@ func (s *Suite[T]) matching(tier Tier, pattern string) (ids []string, err error)
 	case later > 0:
 		return nil, fmt.Errorf("the rules %q of suite %q are of a later tier than %s: ask for tier %s, or name them one by one", pattern, s.Name, tier, later)
 	}
-	return nil, fmt.Errorf("suite %q has no rule %q", s.Name, pattern)
+	return nil, fmt.Errorf("suite %q has no rule %q: nodekit conform rules %s lists them", s.Name, pattern, s.Name)
 }
