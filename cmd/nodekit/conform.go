@@ -60,7 +60,7 @@ func (f *conformFlags) addTo(cmd *cobra.Command) {
 
 func (f *conformFlags) options(cmd *cobra.Command, args []string) (*conformance.Options, error) {
 	tier, err := conformance.ParseTier(f.tier)
-	if err := errors.Join(err, f.checkFormats()); err != nil {
+	if err := errors.Join(err, f.checkFormats(), f.checkValues(cmd)); err != nil {
 		return nil, err
 	}
 	o := &conformance.Options{
@@ -150,9 +150,33 @@ func (f *conformFlags) checkFormats() error {
 	errs := []error{checkFormat(f.output)}
 	for _, path := range f.reports {
 		_, err := formatOf(path)
-		errs = append(errs, err)
+		errs = append(errs, err, checkReport(path))
 	}
 	return errors.Join(errs...)
+}
+
+// checkReport says why no file can be written at path.
+func checkReport(path string) error {
+	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
+		return fault.Invalid.Errorf("report %q: it is a directory: name a file", path)
+	}
+	if fi, err := os.Stat(filepath.Dir(path)); err != nil || !fi.IsDir() {
+		return fault.Invalid.Errorf("report %q: there is no directory %q: make it first", path, filepath.Dir(path))
+	}
+	return nil
+}
+
+// checkValues refuses values that would be taken for none.
+func (f *conformFlags) checkValues(cmd *cobra.Command) error {
+	switch {
+	case f.parallel < 0:
+		return fault.Invalid.Errorf("--parallel %d: want how many rules run at a time, or 0", f.parallel)
+	case f.timeout < 0:
+		return fault.Invalid.Errorf("--timeout %v: want a time above zero, or 0", f.timeout)
+	case cmd.Flags().Changed("rule") && len(f.rules) == 0:
+		return fault.Invalid.Errorf("--rule is empty: name a rule or a pattern, or leave it out for all")
+	}
+	return nil
 }
 
 func checkFormat(format string) error {

@@ -248,6 +248,10 @@ func TestConformRefuses(t *testing.T) {
 	}{
 		{[]string{"cni", "/bin/true", "-o", "yaml"}, `output format "yaml": want text, json, junit or html`},
 		{[]string{"cni", "/bin/true", "--report", "x.foo"}, `report "x.foo": want a name that ends in`},
+		{[]string{"cni", "/bin/true", "--report", "/nowhere/x.json"}, `report "/nowhere/x.json": there is no directory "/nowhere"`},
+		{[]string{"cni", "/bin/true", "--parallel", "-1"}, "--parallel -1: want"},
+		{[]string{"cni", "/bin/true", "--timeout", "-1s"}, "--timeout -1s: want"},
+		{[]string{"cni", "/bin/true", "--rule", ""}, "--rule is empty"},
 		{[]string{"cni", "/nowhere"}, "the plugin cannot be executed"},
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
 		{[]string{"cni", hostLocal}, "the plugin refuses a configuration without keys, and nothing was tested: write one into a profile"},
@@ -256,7 +260,7 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", hostLocal, "--profile", misfit, "--rule", "CNI-DEL-000"}, `no rule "CNI-DEL-000"`},
 		{[]string{"cni", hostLocal, "--profile", mistyped}, `confg`},
 		{[]string{"csi", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
-		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver is ready at unix:///nowhere/c.sock"},
+		{[]string{"csi", "--endpoint", "unix:///nowhere/c.sock"}, "no driver is ready at unix:///nowhere/c.sock: start it first"},
 		{[]string{"deviceplugin", "--exec", " "}, "--exec is empty"},
 		{[]string{"cri", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"cni-runtime", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
@@ -264,7 +268,7 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cri-client", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"rules", "pod"}, `no suite "pod": there are`},
 		{[]string{"cri", "./mine"}, `--exec "./mine" starts what is tested`},
-		{[]string{"cri", "--endpoint", "unix:///nowhere/c.sock", "--rule", "CRI-STATUS-001"}, "no runtime answers at unix:///nowhere/c.sock"},
+		{[]string{"cri", "--endpoint", "unix:///nowhere/c.sock", "--rule", "CRI-STATUS-001"}, "no runtime answers at unix:///nowhere/c.sock: start it first"},
 		{[]string{"cri", "--exec", "/bin/true", "--profile", misled, "--rule", "CRI-STATUS-001"}, `fact tool: in a runtime that lacks "isolation"`},
 	} {
 		if out, code := c.run(append([]string{"conform"}, tt.args...)...); code != 1 || !strings.Contains(out, tt.want) {

@@ -102,7 +102,7 @@ func (t *Target) reachable(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	if err := answered(ctx, c); err != nil {
-		return fmt.Errorf("no runtime answers at %s: %w", t.Endpoint, err)
+		return fmt.Errorf("no runtime answers at %s: start it first, or name the socket of one that runs: %w", t.Endpoint, err)
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func prepare(ctx context.Context, target Target) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := c.Ready(ctx); err != nil && !unhealthy(err) {
-		return fmt.Errorf("no driver is ready at %s: %w", target.Endpoint, err)
+		return fmt.Errorf("no driver is ready at %s: start it first, or name the socket of one that runs: %w", target.Endpoint, err)
 	}
 	return nil
 }
