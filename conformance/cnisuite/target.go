@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -178,6 +179,7 @@ func (t *Target) config(dir string) (map[string]any, error) {
 		if err := decodeFact("runtimeConfig", t.RuntimeConfig, dir, &args); err != nil {
 			return nil, err
 		}
+		out = t.named(out)
 		out["runtimeConfig"] = args
 	}
 	return t.named(out), nil
@@ -189,11 +191,13 @@ func (t *Target) badConfigs(dir string) ([]map[string]any, error) {
 	if t.BadConfigs == "" {
 		return nil, nil
 	}
-	err := decodeFact("badConfigs", t.BadConfigs, dir, &all)
+	if err := decodeFact("badConfigs", t.BadConfigs, dir, &all); err != nil {
+		return nil, err
+	}
 	for i := range all {
 		all[i] = t.named(all[i])
 	}
-	return all, err
+	return all, nil
 }
 
 // exhaustible returns the configuration with few addresses; nil means none.
@@ -207,7 +211,12 @@ func (t *Target) exhaustible(dir string) (config map[string]any, err error) {
 	return t.named(config), nil
 }
 
+// named gives the configuration its type. Nil, a fact that is there without a value,
+// has no keys.
 func (t *Target) named(config map[string]any) map[string]any {
+	if config == nil {
+		config = map[string]any{}
+	}
 	if config["type"] == nil {
 		config["type"] = filepath.Base(t.Binary)
 	}
@@ -225,8 +234,15 @@ func decodeFact(fact, text, dir string, into any) error {
 	}
 	dec := json.NewDecoder(strings.NewReader(strings.ReplaceAll(text, "${DIR}", strings.Trim(string(quoted), `"`))))
 	dec.UseNumber()
-	if err := dec.Decode(into); err != nil {
-		return fmt.Errorf("fact %s of the profile: %w", fact, err)
+	err = dec.Decode(into)
+	var misfit *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &misfit) && misfit.Type.Kind() == reflect.Slice:
+		return fmt.Errorf("fact %s of the profile: want a list, not a JSON %s", fact, misfit.Value)
+	case errors.As(err, &misfit) && misfit.Type.Kind() == reflect.Map:
+		return fmt.Errorf("fact %s of the profile: want a mapping, not a JSON %s", fact, misfit.Value)
+	case err != nil:
+		return fmt.Errorf("fact %s of the profile: want YAML keys, or JSON: %w", fact, err)
 	}
 	return nil
 }
