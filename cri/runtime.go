@@ -89,8 +89,9 @@ type Runtime struct {
 	ReopenLog func(context.Context, *Container) error
 
 	// Exec runs a command in a running container and returns its exit code. It
-	// serves ExecSync and Exec. When ctx ends, which it does when the client has gone,
-	// the command is killed.
+	// serves ExecSync and Exec. It returns when the command has ended, though a child of
+	// it may hold the streams for longer (exec.Cmd.WaitDelay). When ctx ends, which it
+	// does when the client has gone, the command is killed.
 	Exec func(ctx context.Context, c *Container, cmd []string, s Streams) (exitCode int32, err error)
 	// Attach joins the streams of the container's own process until they end, or ctx
 	// does because the client has gone.
