@@ -24,7 +24,7 @@ func newResetCommand() *cobra.Command {
 		Short: "Take down a node that was stopped or died, with its Pods and its data",
 		Long: `Reset ends the Pods of a node whose process has gone, deletes the volumes that were
 provisioned for them, takes down its network and removes both directories. A node that
-runs is refused: stop it first. Of a node that used another runtime or another CNI
+runs is refused: stop it first. So is a directory that is no node's. Of a node that used another runtime or another CNI
 network, name it as the node did.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
