@@ -62,6 +62,7 @@ func TestPullFromBusy(t *testing.T) {
 // TestPullGivesUpOnBusy: it waits not for ever, and not at all where the registry wants to
 // be left alone for long. Who gives up meanwhile is not kept.
 func TestPullGivesUpOnBusy(t *testing.T) {
+	t.Parallel() // it waits
 	r := newRegistry(t)
 	ref := r.push(t, "app:v1", imageOf(t, layerOf(t, file("a", "b"))))
 	for name, c := range map[string]struct {
@@ -114,6 +115,7 @@ func TestPullGivesUpOnBusy(t *testing.T) {
 // TestPullFromBusyMirror: while another place serves, nobody waits for one that is
 // busy; and where none does, for that alone which is.
 func TestPullFromBusyMirror(t *testing.T) {
+	t.Parallel() // it waits
 	origin, mirror := newRegistry(t), newRegistry(t)
 	im := imageOf(t, layerOf(t, file("a", "b")))
 	ref := origin.push(t, "app:v1", im)

@@ -41,7 +41,26 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, use(dir, os.Args[1]))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(runTests(m))
+}
+
+// runTests runs the tests with nobody's credentials, which the developer's own
+// DOCKER_CONFIG may name.
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "docker-config")
+	if err == nil {
+		err = os.Setenv("DOCKER_CONFIG", dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // useForEver loads an image, mounts and releases root file systems of it and

@@ -159,6 +159,7 @@ func TestPullFallsThrough(t *testing.T) {
 // TestPullLeavesBrokenMirror: a mirror that begins to answer and never gets anywhere
 // is followed by the next place, as one that does not answer is.
 func TestPullLeavesBrokenMirror(t *testing.T) {
+	t.Parallel() // it waits
 	for name, c := range map[string]func(w http.ResponseWriter, r *http.Request, body []byte){
 		"cut at once": func(w http.ResponseWriter, r *http.Request, body []byte) { part(w, r, body, 0) },
 		"cut half way": func(w http.ResponseWriter, r *http.Request, body []byte) {

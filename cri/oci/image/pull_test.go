@@ -45,7 +45,6 @@ type testRegistry struct {
 
 func newRegistry(t testing.TB) *testRegistry {
 	t.Helper()
-	t.Setenv("DOCKER_CONFIG", t.TempDir()) // never the developer's own
 	r := &testRegistry{inner: registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))}
 	r.start(t)
 	return r

@@ -124,6 +124,7 @@ func wantPulled(t *testing.T, s *image.Store, ref string) {
 
 // TestPullGoesOn breaks the connection again and again within one pull.
 func TestPullGoesOn(t *testing.T) {
+	t.Parallel() // it waits
 	const step = 300_000
 	whole := func(w http.ResponseWriter, r *http.Request, body []byte, cut int) { // knows no ranges
 		r.Header.Del("Range")
@@ -200,6 +201,7 @@ func wantChildren(t testing.TB, dir string, want int) {
 // TestPullBreaksOff: a connection that breaks without end ends the pull, with
 // the right kind; the next goes on, with another store as after a restart.
 func TestPullBreaksOff(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFlaky(t)
 	f.serveLayer(func(w http.ResponseWriter, r *http.Request, n int) {
 		part(w, r, f.body, []int{500_000, 0}[min(n, 1)])
@@ -229,6 +231,7 @@ func TestPullBreaksOff(t *testing.T) {
 // TestPullEndsEarly: an answer of no announced length that ends before the layer does
 // is continued, within one pull and with the next.
 func TestPullEndsEarly(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFlaky(t)
 	f.serveLayer(func(w http.ResponseWriter, r *http.Request, n int) {
 		unannounced(w, r, f.body, []int{400_000, 300_000, len(f.body)}[min(n, 2)])
@@ -367,6 +370,7 @@ func partialSize(store, layer string) int64 {
 
 // TestPullSilence: a registry that hangs is asked again, and then given up.
 func TestPullSilence(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFlaky(t)
 	hang := func(r *http.Request) { <-r.Context().Done() }
 	f.serveLayer(func(w http.ResponseWriter, r *http.Request, n int) {
