@@ -33,6 +33,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-const header = "nodekit-journal 1\n"
+const (
+	header = kind + "1\n"
+	kind   = "nodekit-journal " // a number follows, of the version
+)
 
 // compactAbove is the size in bytes above which a journal without open
 // intents is emptied. It bounds both the file and the time to open it.
@@ -122,8 +126,7 @@ func (j *Journal) load() error {
 	}
 	body, ok := bytes.CutPrefix(content, []byte(header))
 	if !ok {
-		first, _, _ := bytes.Cut(content, []byte("\n"))
-		return fault.FailedPrecondition.Errorf("it begins with %.40q, and this program reads %q: use the version that wrote it", first, header)
+		return refuse(content)
 	}
 	good, err := j.replay(body)
 	if err != nil {
@@ -135,6 +138,18 @@ func (j *Journal) load() error {
 	}
 	_, err = j.file.Seek(j.size, 0)
 	return err
+}
+
+// refuse is the error of a file that does not begin as this program has its journals
+// begin.
+func refuse(content []byte) error {
+	first, _, _ := bytes.Cut(content, []byte("\n"))
+	if version, ok := strings.CutPrefix(string(first), kind); ok {
+		if _, err := strconv.ParseUint(version, 10, 32); err == nil {
+			return fault.FailedPrecondition.Errorf("it begins with %q, and this program reads %q: use the version that wrote it", first, header)
+		}
+	}
+	return fault.Invalid.Errorf("it begins with %.40q, and a journal with %q; move the file away to start without it, after checking what it describes", first, header)
 }
 
 // read reads the file, which is still the one at the path: another process may have

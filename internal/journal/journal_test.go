@@ -112,10 +112,12 @@ func TestRefuses(t *testing.T) {
 	whole, _ := os.ReadFile(path)
 	damaged := []byte(strings.Replace(string(whole), `"a"`, `"x"`, 1))
 	newer := []byte(strings.Replace(string(whole), "journal 1", "journal 2", 1))
+	header := []byte(strings.Replace(string(whole), "journal 1", "journal \x00", 1))
+	zeros := make([]byte, len(whole)) // what a file system may leave of a file when the machine fails
 	for _, c := range []struct {
 		content []byte
 		want    fault.Kind
-	}{{damaged, fault.Invalid}, {newer, fault.FailedPrecondition}} {
+	}{{damaged, fault.Invalid}, {newer, fault.FailedPrecondition}, {header, fault.Invalid}, {zeros, fault.Invalid}} {
 		if err := os.WriteFile(path, c.content, 0o600); err != nil {
 			t.Fatal(err)
 		}
