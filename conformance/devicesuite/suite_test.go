@@ -3,6 +3,7 @@ package devicesuite_test
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -89,7 +90,7 @@ func TestMutants(t *testing.T) {
 		{"DEV-ALLOC-001", "answers no container", "answered 0 container responses"},
 		{"DEV-REG-001", "never registers", "nobody called Register at /"},
 		{"DEV-LIST-002", "lists once", "ListAndWatch ended: EOF; it should stay open"},
-		{"DEV-ALLOC-001", "allocates for ever", `device "a" did not answer within 3s`},
+		{"DEV-ALLOC-001", "allocates for ever", `device "a" did not answer within `},
 		{"DEV-ALLOC-001", "dies of an allocation", "the last time with: exit status 2; it printed last:\npanic: out of devices"},
 		{"DEV-ALLOC-003", "relative device", `"null" has the host path "null", want an absolute one`},
 		{"DEV-ALLOC-003", "relative mount", `has the container path "lib"`},
@@ -99,13 +100,13 @@ func TestMutants(t *testing.T) {
 		{"DEV-PREFER-002", "prefers nothing", `1 of ["a"] preferred []`},
 		{"DEV-PREFER-002", "prefers what is not there", `preferred ["z"]`},
 		{"DEV-START-001", "has no PreStart", `PreStartContainer of "a", which was allocated: `},
-		{"DEV-START-001", "starts for ever", "did not answer within 3s"},
+		{"DEV-START-001", "starts for ever", "did not answer within "},
 		{"DEV-ALLOC-002", "allocates anything", "which was never listed, succeeded"},
 		{"DEV-CRASH-001", "forgets restarts", `down for 0s: resource "example.com/raw" did not register`},
 		{"DEV-CRASH-001", "ends its stream", "down for 0s: ListAndWatch ended"},
 		{"DEV-CRASH-002", "keeps a stale socket", "address already in use"},
 		{"DEV-CRASH-003", "new ids", `"b"] now, and had ["`},
-		{"DEV-LEAK-001", "ignores SIGTERM", "did not stop within 3s of SIGTERM"},
+		{"DEV-LEAK-001", "ignores SIGTERM", "did not stop within "},
 		{"DEV-LEAK-001", "leaves a process", "left the processes"},
 		{"DEV-LEAK-002", "leaves its socket", `left the sockets ["raw.sock"]`},
 		{"DEV-LEAK-003", "leaks descriptors", "descriptors after one restart of the kubelet"},
@@ -121,11 +122,12 @@ func TestMutants(t *testing.T) {
 // the failure still says what was waited for.
 func TestShortRules(t *testing.T) {
 	for name, seen := range map[string]string{
-		"never registers":    "not done after 1s: the plugin did not register within 1s: nobody called Register at ",
-		"another endpoint":   `not done after 1s: the plugin calls Register for "example.com/raw", and serves nothing at the endpoint "other.sock" that it names`,
-		"lists nothing":      "not done after 1s: ListAndWatch sent no list within ",
-		"allocates for ever": `not done after 1s: Allocate of the healthy device "a" did not answer within `,
+		"never registers":    "the plugin did not register within .*: nobody called Register at ",
+		"another endpoint":   `the plugin calls Register for "example.com/raw", and serves nothing at the endpoint "other.sock" that it names`,
+		"lists nothing":      "ListAndWatch sent no list within ",
+		"allocates for ever": `Allocate of the healthy device "a" did not answer within `,
 	} {
+		seen := regexp.MustCompile("^not done after 1s: " + seen)
 		for _, rule := range []string{"DEV-REG-001", "DEV-ALLOC-001"} {
 			if name == "allocates for ever" && rule == "DEV-REG-001" {
 				continue // it registers
@@ -136,7 +138,7 @@ func TestShortRules(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if r := report.Result(rule); r.Status != conformance.Fail || !strings.HasPrefix(r.Message, seen) {
+				if r := report.Result(rule); r.Status != conformance.Fail || !seen.MatchString(r.Message) {
 					t.Errorf("%+v, want a failure that begins with %q", r, seen)
 				}
 			})
