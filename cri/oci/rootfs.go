@@ -39,23 +39,34 @@ func usersOf(rootfs string) (u spec.Users, err error) {
 
 // readInside reads a regular file; one that is not there is empty.
 func readInside(root *os.File, name string) ([]byte, error) {
-	// Not blocking, in case it is a named pipe.
-	f, err := openInside(root, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	at, err := openInside(root, name, unix.O_PATH)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer at.Close()
+	return readRegular(at, maxAccounts)
+}
+
+// readRegular reads the regular file of at most limit bytes that an O_PATH descriptor
+// names. Anything else is not even opened, which a device may take for a command, and
+// which waits at a named pipe.
+func readRegular(at *os.File, limit int64) ([]byte, error) {
+	info, err := at.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxAccounts {
-		return nil, fmt.Errorf("want a file of at most %d bytes, and it is %v with %d", maxAccounts, info.Mode(), info.Size())
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("want a file of at most %d bytes, and it is %v with %d", limit, info.Mode(), info.Size())
 	}
-	return io.ReadAll(io.LimitReader(f, maxAccounts))
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // openInside opens a path as if root were the root of the file system.

@@ -1,12 +1,15 @@
 package oci
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // rootfsIn makes a root file system whose links would lead out of it if they
@@ -60,6 +63,20 @@ func TestAccounts(t *testing.T) {
 	}
 	if _, err := usersOf(root); err != nil {
 		t.Errorf("a link to nowhere: %v", err)
+	}
+}
+
+// TestAccountsOfADevice: a restored container's accounts may be a device, and opening one
+// does something: a watchdog begins to count.
+func TestAccountsOfADevice(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	root := rootfsIn(t)
+	const nobodys = 511 // a major number that no driver has: an open is ENXIO
+	if err := unix.Mknod(root+"/etc/group", unix.S_IFCHR|0o600, int(unix.Mkdev(nobodys, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := usersOf(root); err == nil || errors.Is(err, unix.ENXIO) {
+		t.Errorf("a device as /etc/group: %v, want it refused and not opened", err)
 	}
 }
 
