@@ -76,9 +76,30 @@ func readSeccomp(c *runtimeapi.ContainerConfig) ([]byte, error) {
 	if err != nil || p.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
 		return nil, err
 	}
-	content, err := os.ReadFile(p.GetLocalhostRef())
+	content, err := readProfile(p.GetLocalhostRef())
 	if err != nil {
 		return nil, fault.Invalid.Errorf("reading the seccomp profile: %w", err)
+	}
+	return content, nil
+}
+
+// maxProfile is far more than a profile that names every system call needs.
+const maxProfile = 4 << 20
+
+// readProfile reads a seccomp profile, whose path is absolute (SecurityProfile.localhost_ref).
+// At the end of a link may be anything, a named pipe say.
+func readProfile(path string) ([]byte, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("the path %q must be absolute", path)
+	}
+	at, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer at.Close()
+	content, err := readRegular(at, maxProfile)
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", path, err)
 	}
 	return content, nil
 }

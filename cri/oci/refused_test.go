@@ -1,10 +1,13 @@
 package oci_test
 
 import (
+	"context"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -43,6 +46,13 @@ func TestRefusedAtCreation(t *testing.T) {
 			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: file}
 		}
 	}
+	profileAt := func(path string) func(*runtimeapi.ContainerConfig) {
+		return func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: path}
+		}
+	}
+	pipe := n.dir + "/profile.pipe"
+	n.must(unix.Mkfifo(pipe, 0o600))
 	long := strings.Repeat("l", 256)
 	for _, c := range []struct {
 		name   string
@@ -63,6 +73,9 @@ func TestRefusedAtCreation(t *testing.T) {
 		{"dev null as it is", codes.OK, devices(device("/dev/null", "", "r"), device("/dev/null", "", "w"))},
 		{"dev null with less", codes.InvalidArgument, devices(device("/dev/null", "", "m"), device("/dev/null", "", "r"))},
 		{"a profile", codes.OK, seccomp(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["acct"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":1,"op":"SCMP_CMP_EQ"}]}]}`)},
+		{"a profile of another process", codes.InvalidArgument, profileAt(pipe)},
+		{"a profile without an end", codes.InvalidArgument, profileAt("/dev/zero")},
+		{"a profile somewhere", codes.InvalidArgument, profileAt("profile.json")},
 		{"no default action", codes.InvalidArgument, seccomp(`{"defaultAction":"SCMP_ACT_PERHAPS"}`)},
 		{"no action", codes.InvalidArgument, seccomp(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["acct"],"action":"allow"}]}`)},
 		{"no operator", codes.InvalidArgument, seccomp(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["acct"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":1,"op":"="}]}]}`)},
@@ -72,7 +85,9 @@ func TestRefusedAtCreation(t *testing.T) {
 			LogPath: "log", Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{}},
 		}
 		c.change(config)
-		resp, err := n.rs.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, Config: config, SandboxConfig: cfg})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		resp, err := n.rs.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, Config: config, SandboxConfig: cfg})
+		cancel()
 		if status.Code(err) != c.want {
 			t.Errorf("%s: %.400v, want %v", c.name, err, c.want)
 		}
