@@ -28,7 +28,7 @@ func (r *Runtime) exec(ctx context.Context, c *cri.Container, argv []string, s c
 	if err != nil {
 		return 0, err
 	}
-	streams, err := newExecStreams(s)
+	streams, err := newExecStreams(s, r.nulls.open)
 	if err != nil {
 		return 0, err
 	}
@@ -84,7 +84,9 @@ type execStreams struct {
 	ways  []*way // of the output
 }
 
-func newExecStreams(s cri.Streams) (x *execStreams, err error) {
+// newExecStreams takes null devices for what was not asked for. With a terminal the OCI
+// runtime alone sees the streams.
+func newExecStreams(s cri.Streams, null func() (*os.File, error)) (x *execStreams, err error) {
 	x = &execStreams{}
 	defer func() {
 		if err != nil {
@@ -94,8 +96,10 @@ func newExecStreams(s cri.Streams) (x *execStreams, err error) {
 	}()
 	for i, wanted := range []bool{s.Stdin != nil, s.Stdout != nil, s.Stderr != nil} {
 		switch {
-		case !wanted || s.TTY:
+		case s.TTY:
 			x.child[i], err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		case !wanted:
+			x.child[i], err = null()
 		case i == 0:
 			x.child[0], x.own[0], err = os.Pipe()
 		default:

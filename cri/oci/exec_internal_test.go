@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cri"
+	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
 // stalling is a client that takes nothing for a while.
@@ -23,6 +24,46 @@ func (s *stalling) Write(p []byte) (int, error) {
 	time.Sleep(s.stall)
 	s.stall = 0
 	return s.Buffer.Write(p)
+}
+
+func hostsNull() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
+
+// TestNulls: a null device is one, for every user, and is no other's file.
+func TestNulls(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	defer unix.Umask(unix.Umask(0o077))
+	var n nulls
+	defer n.close()
+	seen := map[[2]uint64]bool{}
+	for i := range 3 {
+		f, err := n.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Rdev != unix.Mkdev(1, 3) || st.Mode != unix.S_IFCHR|0o666 || st.Nlink != 0 {
+			t.Errorf("device %d:%d, mode %o, %d names", unix.Major(st.Rdev), unix.Minor(st.Rdev), st.Mode, st.Nlink)
+		}
+		seen[[2]uint64{st.Dev, st.Ino}] = true
+		if _, err := f.WriteString("x"); err != nil {
+			t.Error(err)
+		}
+		if text, err := io.ReadAll(f); len(text) > 0 || err != nil {
+			t.Errorf("it reads %q, %v", text, err)
+		}
+		if i == 1 { // as a runtime that ends
+			if err := n.close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("3 devices are %d files", len(seen))
+	}
 }
 
 // TestDrainWaitsForSlowClient: what a program has written before its end reaches a client
@@ -46,7 +87,7 @@ func TestDrainWaitsForSlowClient(t *testing.T) {
 			t.Parallel()
 			client := &stalling{stall: drainLimit + drainLimit/2}
 			s := cri.Streams{Stdout: client, Stderr: io.Discard}
-			x, err := newExecStreams(s)
+			x, err := newExecStreams(s, hostsNull)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,7 +140,7 @@ func TestTerminalOpenedAgain(t *testing.T) {
 	}
 	var client bytes.Buffer
 	s := cri.Streams{Stdout: &client, TTY: true}
-	x, err := newExecStreams(s)
+	x, err := newExecStreams(s, hostsNull)
 	if err != nil {
 		t.Fatal(err)
 	}

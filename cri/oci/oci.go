@@ -120,6 +120,7 @@ type Runtime struct {
 	rates    rates
 	filters  filters
 	cgroups  *warm.Lock
+	nulls    nulls
 	made     madeParents
 
 	mu         sync.Mutex
@@ -275,7 +276,7 @@ func (r *Runtime) Close() error {
 	for _, l := range r.locks {
 		l.Release()
 	}
-	return nil
+	return r.nulls.close()
 }
 
 // Shutdown ends every container, removes every sandbox that this Runtime has

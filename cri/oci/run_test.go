@@ -140,6 +140,42 @@ func TestExecSync(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
+// TestExecHasNoFileOfTheHost: root in a container may change the mode of the files that a
+// command's streams are, and none of them is the host's.
+func TestExecHasNoFileOfTheHost(t *testing.T) {
+	n := newNode(t)
+	sandbox, id := n.run("streams", nil, "sleep", "forever")
+	var host unix.Stat_t
+	n.must(unix.Stat(os.DevNull, &host))
+	over := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, err := n.rs.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/podtool", "sleep", "123"}})
+		over <- err
+	}()
+	n.waitFor(func() bool {
+		pids, err := cgroup.Processes(n.sandboxCgroup(sandbox) + "/" + id)
+		n.must(err)
+		for _, pid := range pids {
+			if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); string(line) != "/podtool\x00sleep\x00123\x00" {
+				continue
+			}
+			for fd := range 3 {
+				var st unix.Stat_t
+				n.must(unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), &st))
+				if st.Dev == host.Dev && st.Ino == host.Ino {
+					t.Errorf("descriptor %d is the host's %s", fd, os.DevNull)
+				}
+			}
+			return true
+		}
+		return false
+	}, "the command")
+	cancel()
+	<-over
+	n.removeSandbox(sandbox)
+}
+
 func TestNamespaces(t *testing.T) {
 	n := newNode(t)
 	for name, tc := range map[string]struct {

@@ -149,18 +149,10 @@ func (u *ownUsers) inside(f func() error) error {
 // while the two are made together, and runc labels it for SELinux, which is the owner's
 // to do.
 func (u *ownUsers) ownQueues() error {
-	fs, err := unix.Fsopen("mqueue", unix.FSOPEN_CLOEXEC)
+	at, err := mountNowhere("mqueue")
 	if errors.Is(err, unix.ENODEV) { // the kernel has no message queues
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("opening the message queues: %w", err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("opening the message queues: %w", err)
-	}
-	at, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0) // nowhere
 	if err != nil {
 		return fmt.Errorf("opening the message queues: %w", err)
 	}
