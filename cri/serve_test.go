@@ -225,6 +225,24 @@ func TestFailedStart(t *testing.T) {
 
 // An exit that is reported before StartContainer returned comes after the
 // start.
+// TestErrorThatIsANilPointer: the function that returns one has failed, and the server
+// goes on.
+func TestErrorThatIsANilPointer(t *testing.T) {
+	f, rt := newFake()
+	rt.StartContainer = func(context.Context, *cri.Container) error {
+		var none *os.SyscallError
+		return none
+	}
+	n := serve(t, rt, t.TempDir())
+	id := n.container(n.sandbox("a"), "c")
+	if err := n.start(id); status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "StartContainer returned an error that cannot be read, a *os.SyscallError") {
+		t.Errorf("start answers %v", err)
+	}
+	if calls := f.noted(); calls[len(calls)-1] != "kill c" {
+		t.Errorf("the author was asked for %q, and not to stop it", calls)
+	}
+}
+
 func TestExitDuringStart(t *testing.T) {
 	f, rt := newFake()
 	reported := make(chan struct{})

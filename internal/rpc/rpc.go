@@ -158,6 +158,7 @@ func (s *serverSide) finish(ctx context.Context, method string, start time.Time,
 		s.log.ErrorContext(ctx, "handler panicked", "method", method, "panic", p.Value, "stack", p.Stack())
 		err = fault.Internal.Errorf("%s panicked at %s: see the log of the plugin", path.Base(method), p.Place())
 	}
+	err = fault.Readable(path.Base(method), err)
 	s.log.DebugContext(ctx, "rpc", "family", s.family, "method", path.Base(method), "dur", time.Since(start), "err", err)
 	return ToStatus(err)
 }

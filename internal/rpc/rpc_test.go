@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -104,6 +105,25 @@ func TestPanic(t *testing.T) {
 		_, err = registerapi.NewRegistrationClient(conn).GetInfo(t.Context(), &registerapi.InfoRequest{})
 		if !errors.Is(err, fault.Internal) || status.Code(err) != codes.Internal || !want.MatchString(err.Error()) {
 			t.Errorf("got %v (%v)", err, status.Code(err))
+		}
+	}
+}
+
+// TestErrorThatIsANilPointer: it costs the one call, and not the server.
+func TestErrorThatIsANilPointer(t *testing.T) {
+	endpoint := serve(t, &peer{answer: func() error {
+		var none *net.OpError
+		return none
+	}})
+	conn, err := rpc.Dial(endpoint, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 2 {
+		_, err = registerapi.NewRegistrationClient(conn).GetInfo(t.Context(), &registerapi.InfoRequest{})
+		if !errors.Is(err, fault.Internal) || !strings.Contains(err.Error(), "GetInfo returned an error that cannot be read, a *net.OpError") {
+			t.Errorf("got %v", err)
 		}
 	}
 }

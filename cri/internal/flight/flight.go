@@ -119,7 +119,8 @@ func (g *Group) Close() {
 }
 
 // Guard calls a function of the author. A panic becomes an error that says where, and
-// what led there goes to the log.
+// what led there goes to the log; so that nothing panics later, an error whose methods
+// do is another one, too.
 func Guard(log *slog.Logger, name string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -128,5 +129,5 @@ func Guard(log *slog.Logger, name string, f func() error) (err error) {
 			err = fmt.Errorf("%s panicked at %s: %v", name, p.Place(), p.Value)
 		}
 	}()
-	return f()
+	return fault.Readable(name, f())
 }
