@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -75,7 +76,11 @@ func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtim
 		return nil, unsupported("ListImages")
 	}
 	if f.GetImage().GetImage() == "" {
-		return s.functions.List(ctx)
+		images, err := s.functions.List(ctx)
+		if err == nil && slices.Contains(images, nil) {
+			return nil, fault.Internal.Errorf("Images.List returned an image that is nil")
+		}
+		return images, err
 	}
 	image, err := s.status(ctx, f.GetImage())
 	if err != nil || image == nil {
@@ -133,11 +138,13 @@ func (s *Server) Resolve(ctx context.Context, spec *runtimeapi.ImageSpec) (id st
 		return spec.GetImage(), nil
 	}
 	image, err := s.status(ctx, spec)
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", err
-	}
-	if image == nil {
+	case image == nil:
 		return "", fault.NotFound.Errorf("image %q: not present, pull it first", spec.GetImage())
+	case image.GetId() == "":
+		return "", fault.Internal.Errorf("Images.Status returned image %q without its id", spec.GetImage())
 	}
 	return image.GetId(), nil
 }
@@ -157,6 +164,9 @@ func (s *Server) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest
 		var pulled string
 		err := flight.Guard(s.log, "Images.Pull", func() (err error) {
 			pulled, err = s.functions.Pull(ctx, req)
+			if err == nil && pulled == "" {
+				err = fault.Internal.Errorf("Images.Pull returned neither an id nor an error")
+			}
 			return err
 		})
 		s.log.InfoContext(ctx, "image pulled", "image", req.GetImage().GetImage(), "id", pulled, "dur", time.Since(start), "err", err)
@@ -192,20 +202,33 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoReque
 	if s.functions.FsInfo == nil {
 		return nil, unsupported("ImageFsInfo")
 	}
-	usage, err := s.functions.FsInfo(ctx)
+	usage, err := s.usage(ctx, "Images.FsInfo", s.functions.FsInfo)
 	if err != nil {
 		return nil, fmt.Errorf("image file system: %w", err)
 	}
 	images := []*runtimeapi.FilesystemUsage{usage}
 	resp := &runtimeapi.ImageFsInfoResponse{ImageFilesystems: images, ContainerFilesystems: images}
 	if s.functions.ContainerFsInfo != nil {
-		usage, err := s.functions.ContainerFsInfo(ctx)
+		usage, err := s.usage(ctx, "Images.ContainerFsInfo", s.functions.ContainerFsInfo)
 		if err != nil {
 			return nil, fmt.Errorf("container file system: %w", err)
 		}
 		resp.ContainerFilesystems = []*runtimeapi.FilesystemUsage{usage}
 	}
 	return resp, nil
+}
+
+func (s *Server) usage(
+	ctx context.Context, name string, ask func(context.Context) (*runtimeapi.FilesystemUsage, error),
+) (usage *runtimeapi.FilesystemUsage, err error) {
+	err = flight.Guard(s.log, name, func() (err error) {
+		usage, err = ask(ctx)
+		if err == nil && usage == nil {
+			err = fault.Internal.Errorf("%s returned neither a usage nor an error", name)
+		}
+		return err
+	})
+	return usage, err
 }
 
 // refuse checks what an author need not.

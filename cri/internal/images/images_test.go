@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,6 +91,38 @@ func TestPull(t *testing.T) {
 			t.Error("the pull ended with its client")
 		}
 	})
+}
+
+// What an author forgot to fill in is an error that names the function, and not an answer
+// that its client stumbles over.
+func TestNothingIsNoAnswer(t *testing.T) {
+	usage := func(context.Context) (*runtimeapi.FilesystemUsage, error) { return nil, nil }
+	s, _ := serve(t, images.Functions{
+		List: func(context.Context) ([]*runtimeapi.Image, error) { return []*runtimeapi.Image{{Id: "x"}, nil}, nil },
+		Status: func(context.Context, *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
+			return &runtimeapi.Image{}, nil
+		},
+		Pull:   func(context.Context, *runtimeapi.PullImageRequest) (string, error) { return "", nil },
+		FsInfo: usage,
+	})
+	containers, _ := serve(t, images.Functions{
+		FsInfo: func(context.Context) (*runtimeapi.FilesystemUsage, error) {
+			return &runtimeapi.FilesystemUsage{}, nil
+		},
+		ContainerFsInfo: usage,
+	})
+	_, list := s.ListImages(t.Context(), nil)
+	_, resolve := s.Resolve(t.Context(), spec("x"))
+	_, pull := s.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: spec("x")})
+	_, info := s.ImageFsInfo(t.Context(), nil)
+	_, containerInfo := containers.ImageFsInfo(t.Context(), nil)
+	for name, err := range map[string]error{
+		"Images.List": list, "Images.Status": resolve, "Images.Pull": pull, "Images.FsInfo": info, "Images.ContainerFsInfo": containerInfo,
+	} {
+		if !errors.Is(err, fault.Internal) || !strings.Contains(err.Error(), name+" returned") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // Resolve is called on a goroutine of the server's own.
