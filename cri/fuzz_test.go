@@ -255,6 +255,33 @@ func (rawCodec) Unmarshal(b []byte, v any) error { return proto.Unmarshal(b, v.(
 func (rawCodec) Name() string                    { return "proto" }
 
 // An answer about a text that is too long for an answer is one all the same.
+// TestAuthorsTextThatIsNotUTF8: what an author passes on of a program's output or a file's
+// name costs no answer, above all not that about everything else.
+func TestAuthorsTextThatIsNotUTF8(t *testing.T) {
+	_, rt := newFake()
+	rt.NetworkReady = func(context.Context) error { return errors.New("plugin said \xff") }
+	rt.CreateContainer = func(_ context.Context, c *cri.Container) error {
+		c.ImageRef = "image\xff"
+		return nil
+	}
+	rt.StartContainer = func(context.Context, *cri.Container) error { return errors.New("runtime said \xff") }
+	n := serve(t, rt, t.TempDir())
+	id := n.container(n.sandbox("a"), "c")
+	if err := n.start(id); err == nil || !strings.Contains(err.Error(), "runtime said") {
+		t.Errorf("start answers %v", err)
+	}
+	if st := n.status(id); st.GetMessage() != "runtime said \uFFFD" || st.GetImageRef() != "image\uFFFD" {
+		t.Errorf("the container's status is %v", st)
+	}
+	if list, err := n.Runtime.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{}); err != nil || len(list.GetContainers()) != 1 {
+		t.Errorf("the list is %v, %v", list, err)
+	}
+	resp, err := n.Runtime.Status(t.Context(), &runtimeapi.StatusRequest{})
+	if err != nil || !strings.Contains(fmt.Sprint(resp.GetStatus().GetConditions()), "plugin said \uFFFD") {
+		t.Errorf("the runtime's status is %v, %v", resp, err)
+	}
+}
+
 func TestHugeText(t *testing.T) {
 	_, rt := newFake()
 	n := serve(t, rt, t.TempDir())

@@ -130,7 +130,7 @@ func (s *server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*ru
 	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
 	if s.rt.NetworkReady != nil {
 		if err := s.guard("NetworkReady", func() error { return s.rt.NetworkReady(ctx) }); err != nil {
-			network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
+			network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", record.Text(err.Error())
 		}
 	}
 	resp := &runtimeapi.StatusResponse{

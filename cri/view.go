@@ -20,7 +20,7 @@ func viewContainer(r *record.Container) *Container {
 func (c *Container) record() *record.Container {
 	return &record.Container{
 		ID: c.ID, Sandbox: c.Sandbox.record(), Config: c.Config, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt,
-		Exit: (*record.Exit)(c.Exit), ImageRef: c.ImageRef, LogPath: c.LogPath,
+		Exit: (*record.Exit)(c.Exit), ImageRef: record.Text(c.ImageRef), LogPath: c.LogPath,
 		User: c.User, StopSignal: c.StopSignal, Dir: c.Dir, State: c.State,
 	}
 }

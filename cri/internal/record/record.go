@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -81,8 +82,9 @@ type Exit struct {
 	Message string
 }
 
-// Normal returns the exit with what an author may leave out.
+// Normal returns the exit with what an author may leave out, and in text that gRPC takes.
 func (e Exit) Normal() *Exit {
+	e.Reason, e.Message = Text(e.Reason), Text(e.Message)
 	if e.At.IsZero() {
 		e.At = time.Now()
 	}
@@ -182,3 +184,7 @@ func forget(file string) error {
 	}
 	return nil
 }
+
+// Text returns an author's text without bytes that are not UTF-8, which a program's output
+// may have: one of them in a message, and gRPC sends none of it.
+func Text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
