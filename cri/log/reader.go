@@ -79,7 +79,7 @@ func (r *reader) close() {
 
 // open opens the file for the first time, at the place that Tail says.
 func (r *reader) open() error {
-	f, err := os.Open(r.path)
+	f, err := openToRead(r.path)
 	if err != nil {
 		return err
 	}
@@ -90,6 +90,8 @@ func (r *reader) open() error {
 	r.offset, err = tailOffset(f, r.size, *r.opts.Tail)
 	return err
 }
+
+func openToRead(path string) (*os.File, error) { return os.OpenFile(path, os.O_RDONLY|noBlocking, 0) }
 
 // next turns to another file, read from its beginning.
 func (r *reader) next(f *os.File) {

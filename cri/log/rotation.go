@@ -16,7 +16,7 @@ func (r *reader) newer() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	newest, err := os.Open(r.path)
+	newest, err := openToRead(r.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -34,7 +34,7 @@ func (r *reader) newer() (*os.File, error) {
 	}
 	slices.Sort(rotated) // the names' times sort as text
 	for _, name := range afterMine(rotated, mine) {
-		if between, err := os.Open(name); err == nil {
+		if between, err := openToRead(name); err == nil {
 			return between, newest.Close()
 		}
 	}

@@ -23,7 +23,8 @@ type Writer struct {
 }
 
 // Open opens the log file for appending and makes it, but not its directory,
-// when it is not there.
+// when it is not there. Anything else at the path, a link say, is refused, now and by
+// Reopen: a container that can write to its log's directory would have any file written.
 func Open(path string) (*Writer, error) {
 	f, err := openLog(path)
 	if err != nil {
@@ -60,7 +61,18 @@ func (s *shared) Close() error {
 }
 
 func openLog(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|noFollow|noBlocking, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%q is no regular file (%v)", path, fi.Mode())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // Reopen goes on in a new file at the path, after somebody renamed the old one

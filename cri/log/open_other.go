@@ -1,0 +1,5 @@
+//go:build !unix
+
+package log
+
+const noFollow, noBlocking = 0, 0
