@@ -89,7 +89,7 @@ func (s *Server) Start() error {
 		return errors.Join(fmt.Errorf("making the streaming server: %w", err), l.Close())
 	}
 	s.http = &http.Server{
-		Handler: http.HandlerFunc(s.serve), ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(s.serve), ReadTimeout: requestLimit,
 		BaseContext: func(net.Listener) context.Context { return s.base }, ConnContext: s.clients.join,
 	}
 	go func() {
@@ -99,6 +99,10 @@ func (s *Server) Start() error {
 	}()
 	return nil
 }
+
+// requestLimit is how long a client may take for its request, and keep a connection without
+// one: every user of the machine can connect. A stream that has begun is not bound by it.
+const requestLimit = 10 * time.Second
 
 // Close gives no stream to anybody any more. Streams under way end with the
 // server's base context.
