@@ -38,7 +38,8 @@
 // The text of an error says what the author could not do, and why. For a sandbox
 // or a container the SDK puts before it what it asked for and the id (starting
 // container "id": ...), so that the author does not name it. Errors of Images
-// and Exec it passes on as they are.
+// and Exec it passes on as they are. Bytes of it that are not UTF-8 are replaced. A
+// panic, and an error that is a nil pointer, are Internal, and name the function.
 //
 // The SDK itself answers so, before the author is called (a dash is success, or
 // a situation that the call does not have):

@@ -12,7 +12,8 @@ import (
 // An image is asked for by an ImageSpec. Its Image is never empty: what a user
 // writes ("busybox", "registry/repo:tag", "repo@sha256:..."), or an image's id.
 // Its RuntimeHandler is one of Runtime.Handlers; a runtime that keeps other
-// images for other handlers goes by it, and by the annotations. Functions may be
+// images for other handlers goes by it, and by the annotations. A result is never
+// nil or an empty id where there is no error, but for Status. Functions may be
 // called at the same time. The contexts of Pull and Remove are detached from the
 // client's like those of the Runtime, so that a retry finds the work done.
 type Images struct {
