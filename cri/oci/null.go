@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -14,9 +13,8 @@ import (
 // mode and the owner of whatever it has a descriptor of, and a descriptor of the host's
 // /dev/null would be the host's own file. The zero value is ready.
 type nulls struct {
-	mu   sync.Mutex
-	at   *os.File // a tmpfs that is mounted nowhere; nil until it is needed
-	next int
+	mu sync.Mutex
+	at *os.File // a tmpfs that is mounted nowhere; nil until it is needed
 }
 
 // open returns a null device that is a file of its own, and that no path leads to.
@@ -30,9 +28,8 @@ func (n *nulls) open() (*os.File, error) {
 		}
 		n.at = os.NewFile(uintptr(fd), "tmpfs")
 	}
-	const major, minor = 1, 3 // null(4)
-	n.next++
-	dir, name := int(n.at.Fd()), strconv.Itoa(n.next)
+	const major, minor, name = 1, 3, "null" // null(4)
+	dir := int(n.at.Fd())
 	if err := unix.Mknodat(dir, name, unix.S_IFCHR, int(unix.Mkdev(major, minor))); err != nil {
 		return nil, fmt.Errorf("making a null device: %w", err)
 	}
