@@ -109,13 +109,18 @@ func checkImageStatus(ctx context.Context, s *subject) error {
 	}
 	for _, l := range listed.GetImages() {
 		if l.GetId() == im.GetId() {
-			if l.GetSize() != im.GetSize() || !slices.Equal(l.GetRepoTags(), im.GetRepoTags()) {
+			if l.GetSize() != im.GetSize() || !sameSet(l.GetRepoTags(), im.GetRepoTags()) || !sameSet(l.GetRepoDigests(), im.GetRepoDigests()) {
 				return fmt.Errorf("ListImages shows %v, and ImageStatus %v", l, im)
 			}
 			return nil
 		}
 	}
 	return fmt.Errorf("ListImages does not show the pulled image %q", id)
+}
+
+// sameSet reports whether two lists have the same names, in any order.
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 func checkImageIdentity(ctx context.Context, s *subject) error {
@@ -152,12 +157,28 @@ func checkRemoveImage(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
+	im, err := s.image(ctx, ref)
+	if err != nil {
+		return err
+	}
 	for i := range 3 {
 		if err := s.removeImage(ctx, ref); err != nil {
 			return fmt.Errorf("call %d: %w", i+1, err)
 		}
 	}
-	return s.without(ctx, ref)
+	if err := s.without(ctx, ref); err != nil {
+		return err
+	}
+	listed, err := s.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return fmt.Errorf("ListImages: %w", err)
+	}
+	for _, l := range listed.GetImages() {
+		if l.GetId() == im.GetId() || slices.Contains(l.GetRepoTags(), ref) {
+			return fmt.Errorf("the removed image %q is still in ListImages: %v", ref, l)
+		}
+	}
+	return nil
 }
 
 // twice pulls one image by two tags.
@@ -274,6 +295,9 @@ func checkFsInfo(ctx context.Context, s *subject) error {
 	info, err := os.Stat(mountpoint)
 	if err != nil || !filepath.IsAbs(mountpoint) || !info.IsDir() {
 		return fmt.Errorf("ImageFsInfo reports the file system %q, which is no directory: %w", mountpoint, errors.Join(err, errors.New("the kubelet measures it")))
+	}
+	if fs.GetUsedBytes() == nil {
+		return fmt.Errorf("ImageFsInfo reports the file system %q without used bytes (used_bytes, 0 if need be): the kubelet does not look whether they are there, and ends", mountpoint)
 	}
 	return recent(fs.GetTimestamp())
 }

@@ -40,6 +40,10 @@ const (
 	group  = "root:x:0:\nworker:x:1001:\nteam:x:50000:worker\n"
 )
 
+// oddBytes are lines that are easily altered: with space around them, empty, with the end of
+// another system, and of bytes that are no text.
+const oddBytes = "  spaces  \n\n\ttab\r\n\xff\xfe\x00\x1b[0m\nend\n"
+
 // configs are the images' configurations, by name.
 func configs() map[string]v1.Config {
 	base := v1.Config{Entrypoint: []string{toolPath}, Cmd: []string{"sleep", "forever"}, Env: []string{"PATH=/bin", "FROM=image", "BOTH=image"}}
@@ -88,6 +92,7 @@ func baseLayer(program string) (v1.Layer, error) {
 	add("etc/group", 0o644, group)
 	add("data/file", 0o644, "from the image\n")
 	add("data/sub/file", 0o644, "from below\n")
+	add("data/bytes", 0o644, oddBytes)
 	if failed != nil {
 		return nil, failed
 	}

@@ -41,6 +41,8 @@ func logRules() []rule {
 			"logs", "The kubelet makes the Pod's log directory and the container's; other clients rely on the runtime.", checkLogDir, Containers),
 		facto("CRI-LOG-011", "joins a line that comes in pieces",
 			"kubectl logs", "A line is what the program ends with a newline, however slowly it writes it: the records up to that one have the tag P, or are not there yet.", checkPieces, Containers),
+		facto("CRI-LOG-012", "writes what a container prints byte by byte",
+			"kubectl logs", "The content of a record is what the program printed: with its spaces, empty lines, and bytes that are no text.", checkLogBytes, Isolation),
 		facto("CRI-LOG-009", "makes records with times that do not go back",
 			"kubectl logs", "kubectl logs --since looks at the records' times.", checkLogTimes, Containers),
 		relied("CRI-LOG-010", "leaves the log when it removes the container",
@@ -302,6 +304,23 @@ func checkPieces(ctx context.Context, s *subject) error {
 		out, _, err := b.printed()
 		if err == nil && out != "onetwothree\nend\n" {
 			return fmt.Errorf("of a line that came in three pieces the log has %q", out)
+		}
+		return err
+	})
+}
+
+func checkLogBytes(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "do", do("cat /data/bytes", "sleep 20ms"))
+	if err != nil {
+		return err
+	}
+	if _, err := b.exited(ctx); err != nil {
+		return err
+	}
+	return until(ctx, logTime, func() error {
+		out, _, err := b.printed()
+		if err == nil && out != oddBytes {
+			return fmt.Errorf("of a program that printed %q the log has %q", oddBytes, out)
 		}
 		return err
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -88,7 +89,11 @@ func checkReadonlyMount(ctx context.Context, s *subject) error {
 		return err
 	}
 	_, err = s.prints(ctx, "write /mnt/new x", mounts(&runtimeapi.Mount{HostPath: dir, ContainerPath: "/mnt", Readonly: true}))
-	return refused("writing to a read-only mount", err, "read-only file system")
+	if err := refused("writing to a read-only mount", err, "read-only file system"); err != nil {
+		return err
+	}
+	_, err = s.prints(ctx, "write /a/file x", mounts(&runtimeapi.Mount{HostPath: filepath.Join(dir, "name"), ContainerPath: "/a/file", Readonly: true}))
+	return refused("writing to a file that is a read-only mount", err, "read-only file system")
 }
 
 func checkMountAbsent(ctx context.Context, s *subject) error {
@@ -253,7 +258,11 @@ func checkMountStatus(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	b, err := s.box(ctx, forever, mounts(&runtimeapi.Mount{HostPath: dir, ContainerPath: "/mnt", Readonly: true}))
+	want := []*runtimeapi.Mount{
+		{HostPath: dir, ContainerPath: "/mnt", Readonly: true},
+		{HostPath: filepath.Join(dir, "sub"), ContainerPath: "/open"},
+	}
+	b, err := s.box(ctx, forever, mounts(want...))
 	if err != nil {
 		return err
 	}
@@ -261,12 +270,14 @@ func checkMountStatus(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range st.GetMounts() {
-		if m.GetContainerPath() == "/mnt" && m.GetHostPath() == dir && m.GetReadonly() {
-			return nil
+	for _, w := range want {
+		if !slices.ContainsFunc(st.GetMounts(), func(m *runtimeapi.Mount) bool {
+			return m.GetContainerPath() == w.GetContainerPath() && m.GetHostPath() == w.GetHostPath() && m.GetReadonly() == w.GetReadonly()
+		}) {
+			return fmt.Errorf("ContainerStatus has the mounts %v, want %q at %s, read-only %v", st.GetMounts(), w.GetHostPath(), w.GetContainerPath(), w.GetReadonly())
 		}
 	}
-	return fmt.Errorf("ContainerStatus has the mounts %v, want %q at /mnt, read-only", st.GetMounts(), dir)
+	return nil
 }
 
 func (s *subject) imageMount(ctx context.Context, sub string) (edit, error) {

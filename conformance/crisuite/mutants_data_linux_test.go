@@ -72,6 +72,16 @@ func logMutants() []mutant {
 			}
 			return head + "one\n" + head + "two\n" + head + "three\n"
 		})))},
+		{"CRI-LOG-012", "trims lines", seen("  spaces", rewriteLog(eachLine(func(_ int, line string) string {
+			return strings.Replace(line, " F   ", " F ", 1)
+		})))},
+		{"CRI-LOG-012", "writes no empty lines", seen("the log has", rewriteLog(eachLine(func(_ int, line string) string {
+			if strings.HasSuffix(line, " F \n") {
+				return ""
+			}
+			return line
+		})))},
+		{"CRI-LOG-012", "writes text alone", seen("xff", rewriteLog(func(data []byte) []byte { return bytes.ToValidUTF8(data, []byte("?")) }))},
 		{"CRI-LOG-010", "removes logs", fault{request: func(c *exchange, req proto.Message) (proto.Message, error) {
 			if r, ok := req.(*runtimeapi.RemoveContainerRequest); ok {
 				_ = os.Remove(logOf(c, r.ContainerId))
@@ -93,8 +103,14 @@ func imageMutants() []mutant {
 	return []mutant{
 		{"CRI-IMG-001", "has every image", tell(func(r *runtimeapi.ImageStatusResponse) { r.Image = &runtimeapi.Image{Id: "sha256:0", Size: 1} })},
 		{"CRI-IMG-002", "does not weigh images", tellImage(func(i *runtimeapi.Image) { i.Size = 0 })},
+		{"CRI-IMG-002", "lists no digests", seen("ListImages shows", tell(func(r *runtimeapi.ListImagesResponse) {
+			for _, im := range r.Images {
+				im.RepoDigests = nil
+			}
+		}))},
 		{"CRI-IMG-003", "has no image ids of containers", tellStatus(func(s *runtimeapi.ContainerStatus) { s.ImageId = "" })},
 		{"CRI-IMG-004", "removes an image once", refuse("RemoveImage", codes.NotFound, second)},
+		{"CRI-IMG-004", "lists what is removed", seen("still in ListImages", listsRemovedImages())},
 		{"CRI-IMG-005", "removes one tag", keepsTags()},
 		{"CRI-IMG-006", "knows one tag", tellImage(func(i *runtimeapi.Image) { i.RepoTags = i.RepoTags[:1] })},
 		{"CRI-IMG-007", "knows no digests", tellImage(func(i *runtimeapi.Image) { i.RepoDigests = nil })},
@@ -102,6 +118,11 @@ func imageMutants() []mutant {
 		{"CRI-IMG-009", "has images nowhere", tell(func(r *runtimeapi.ImageFsInfoResponse) {
 			r.ImageFilesystems[0].FsId = &runtimeapi.FilesystemIdentifier{Mountpoint: "/no/such/place"}
 		})},
+		{"CRI-IMG-009", "does not measure images", seen("used bytes", tell(func(r *runtimeapi.ImageFsInfoResponse) {
+			for _, fs := range r.ImageFilesystems {
+				fs.UsedBytes = nil
+			}
+		}))},
 		{"CRI-IMG-010", "measures images once", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
 			if r, ok := resp.(*runtimeapi.ImageFsInfoResponse); ok && err == nil {
 				if first := c.note("fs", proto.Clone(r)); first != nil {
@@ -114,6 +135,24 @@ func imageMutants() []mutant {
 		{"CRI-IMG-012", "is always verbose about images", tell(func(r *runtimeapi.ImageStatusResponse) { r.Info = info() })},
 		{"CRI-IMG-013", "takes an image away from its containers", seen("beneath a container", emptiesContainers())},
 	}
+}
+
+// listsRemovedImages lists each image that it was asked about, also when it is removed.
+func listsRemovedImages() fault {
+	return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+		switch r := resp.(type) {
+		case *runtimeapi.ImageStatusResponse:
+			if err == nil && r.Image != nil {
+				c.note("image", proto.Clone(r.Image))
+			}
+		case *runtimeapi.ListImagesResponse:
+			known, _ := c.note("image", nil).(*runtimeapi.Image)
+			if err == nil && known != nil && !slices.ContainsFunc(r.Images, func(one *runtimeapi.Image) bool { return one.Id == known.Id }) {
+				r.Images = append(r.Images, known)
+			}
+		}
+		return resp, err
+	}}
 }
 
 // emptiesContainers removes a file of an image from its containers with it.
@@ -206,6 +245,9 @@ func securityMutants() []mutant {
 	unconfined, standard := profile(runtimeapi.SecurityProfile_Unconfined), profile(runtimeapi.SecurityProfile_RuntimeDefault)
 	return []mutant{
 		{"CRI-SEC-001", "leaves capabilities as they are", secured(func(c *sc) { c.Capabilities = nil })},
+		{"CRI-SEC-001", "adds and drops one capability", seen("capability", secured(func(c *sc) {
+			c.Capabilities.AddCapabilities, c.Capabilities.DropCapabilities = c.Capabilities.AddCapabilities[:1], c.Capabilities.DropCapabilities[:1]
+		}))},
 		{"CRI-SEC-002", "drops nothing", secured(func(c *sc) { c.Capabilities.DropCapabilities = nil })},
 		{"CRI-SEC-003", "knows no ambient capabilities", secured(func(c *sc) { c.Capabilities = nil })},
 		{"CRI-SEC-004", "gives all a capability of the node", secured(func(c *sc) {
@@ -222,6 +264,7 @@ func securityMutants() []mutant {
 		{"CRI-SEC-008", "has no read-only roots", secured(func(c *sc) { c.ReadonlyRootfs = false })},
 		{"CRI-SEC-009", "masks nothing", secured(func(c *sc) { c.MaskedPaths = nil })},
 		{"CRI-SEC-010", "has no read-only paths", secured(func(c *sc) { c.ReadonlyPaths = nil })},
+		{"CRI-SEC-010", "has one read-only path", secured(func(c *sc) { c.ReadonlyPaths = c.ReadonlyPaths[:1] })},
 		{"CRI-SEC-011", "filters no system calls", unconfined},
 		{"CRI-SEC-012", "always filters system calls", standard},
 		{"CRI-SEC-013", "knows no profiles of the node", unconfined},
@@ -258,6 +301,7 @@ func userMutants() []mutant {
 	return []mutant{
 		{"CRI-USER-001", "runs all as root", secured(func(c *sc) { c.RunAsUser, c.RunAsGroup = nil, nil })},
 		{"CRI-USER-002", "knows no names", secured(func(c *sc) { c.RunAsUsername = "" })},
+		{"CRI-USER-002", "forgets the group beside a name", seen("4712", secured(func(c *sc) { c.RunAsGroup = nil }))},
 		{"CRI-USER-003", "takes a stranger for root", secured(func(c *sc) { c.RunAsUsername = "" })},
 		{"CRI-USER-004", "forgets a group without a user", secured(func(c *sc) { c.RunAsGroup = nil })},
 		{"CRI-USER-005", "forgets the image's user", secured(func(c *sc) { c.RunAsUser = &runtimeapi.Int64Value{} })},
@@ -287,6 +331,11 @@ func mountMutants() []mutant {
 	return []mutant{
 		{"CRI-MOUNT-001", "mounts nothing", noMounts},
 		{"CRI-MOUNT-002", "mounts all for writing", mounted(func(m *runtimeapi.Mount) { m.Readonly = false })},
+		{"CRI-MOUNT-002", "mounts files for writing", seen("file", mounted(func(m *runtimeapi.Mount) {
+			if info, err := os.Stat(m.HostPath); err == nil && !info.IsDir() {
+				m.Readonly = false
+			}
+		}))},
 		{"CRI-MOUNT-003", "makes what is not there", mounted(func(m *runtimeapi.Mount) { _ = os.MkdirAll(m.HostPath, 0o755) })},
 		{"CRI-MOUNT-004", "does not follow links", mounted(func(m *runtimeapi.Mount) { m.HostPath = filepath.Dir(m.HostPath) })},
 		{"CRI-MOUNT-005", "propagates always", propagation(runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER)},
@@ -298,6 +347,11 @@ func mountMutants() []mutant {
 			c.Mounts = slices.DeleteFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.ContainerPath == "/mnt/sub" })
 		})},
 		{"CRI-MOUNT-011", "says nothing of mounts", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Mounts = nil })},
+		{"CRI-MOUNT-011", "says that all mounts are read-only", seen("want", tellStatus(func(s *runtimeapi.ContainerStatus) {
+			for _, m := range s.Mounts {
+				m.Readonly = true
+			}
+		}))},
 		{"CRI-MOUNT-012", "mounts no images", noMounts},
 		{"CRI-MOUNT-013", "mounts no parts of images", noMounts},
 		{"CRI-MOUNT-015", "relabels no files", mounted(func(m *runtimeapi.Mount) { m.SelinuxRelabel = false })},

@@ -19,6 +19,8 @@ const (
 	capSysAdmin = 21
 	capSysTime  = 25
 	capMknod    = 27
+	capFowner   = 3
+	capSysNice  = 23
 )
 
 func securityRules() []rule {
@@ -89,11 +91,15 @@ func wantCaps(status string, bit int, want bool, sets ...string) error {
 }
 
 func checkCaps(ctx context.Context, s *subject) error {
-	st, err := s.selfStatus(ctx, caps([]string{"SYS_TIME"}, []string{"CHOWN"}))
+	st, err := s.selfStatus(ctx, caps([]string{"SYS_TIME", "SYS_NICE"}, []string{"CHOWN", "FOWNER"}))
 	if err != nil {
 		return err
 	}
-	return errors.Join(wantCaps(st, capSysTime, true, "CapEff", "CapPrm", "CapBnd"), wantCaps(st, capChown, false, "CapEff", "CapPrm", "CapBnd"))
+	var errs []error
+	for bit, want := range map[int]bool{capSysTime: true, capSysNice: true, capChown: false, capFowner: false} {
+		errs = append(errs, wantCaps(st, bit, want, "CapEff", "CapPrm", "CapBnd"))
+	}
+	return errors.Join(errs...)
 }
 
 func checkDropAll(ctx context.Context, s *subject) error {
@@ -222,10 +228,14 @@ func checkMasked(ctx context.Context, s *subject) error {
 
 func checkReadonlyPaths(ctx context.Context, s *subject) error {
 	protect := secure(func(c *runtimeapi.LinuxContainerSecurityContext) {
-		c.ReadonlyPaths = []string{"/data/sub", "/no/such/path"}
+		c.ReadonlyPaths = []string{"/data/sub", "/no/such/path", "/data/file"}
 	})
 	_, err := s.prints(ctx, "write /data/sub/x y", protect)
 	if err := refused("writing below a read-only path", err, "read-only file system"); err != nil {
+		return err
+	}
+	_, err = s.prints(ctx, "write /data/file y", protect)
+	if err := refused("writing to a read-only path", err, "read-only file system"); err != nil {
 		return err
 	}
 	_, err = s.prints(ctx, "do", do("write /data/x y", "cat /data/x"), protect)

@@ -18,7 +18,7 @@ func userRules() []rule {
 			"LinuxContainerSecurityContext", "UID to run the container process as.", user("uid=4711 gid=4712", runAs(4711, 4712)), Isolation),
 		must("CRI-USER-002", "runs a container as the user of the image whose name it asks for",
 			"LinuxContainerSecurityContext", "User name to run the container process as. If specified, the user MUST exist in the container image (i.e. in the /etc/passwd inside the image), and be resolved there by the runtime; otherwise, the runtime MUST error.",
-			user("uid=1000 gid=1001", asName("worker")), Isolation),
+			checkUserName, Isolation),
 		must("CRI-USER-003", "refuses a user name that the image does not have",
 			"LinuxContainerSecurityContext", "If specified, the user MUST exist in the container image (i.e. in the /etc/passwd inside the image), and be resolved there by the runtime; otherwise, the runtime MUST error.", checkUnknownUser, Isolation),
 		must("CRI-USER-004", "refuses a group without a user",
@@ -57,6 +57,14 @@ func user(want string, edits ...edit) look {
 		}
 		return err
 	}
+}
+
+func checkUserName(ctx context.Context, s *subject) error {
+	if err := user("uid=1000 gid=1001", asName("worker"))(ctx, s); err != nil {
+		return err
+	}
+	other := secure(func(c *runtimeapi.LinuxContainerSecurityContext) { c.RunAsGroup = &runtimeapi.Int64Value{Value: 4712} })
+	return user("uid=1000 gid=4712", asName("worker"), other)(ctx, s)
 }
 
 func checkUnknownUser(ctx context.Context, s *subject) error {
