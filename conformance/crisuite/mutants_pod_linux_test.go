@@ -59,11 +59,26 @@ func sandboxMutants() []mutant {
 		{"CRI-SBX-007", "shows what is stopped as ready", tell(func(r *runtimeapi.PodSandboxStatusResponse) {
 			r.Status.State = runtimeapi.PodSandboxState_SANDBOX_READY
 		})},
+		{"CRI-SBX-007", "lists what is stopped as ready", seen("ListPodSandbox shows", tell(func(r *runtimeapi.ListPodSandboxResponse) {
+			for _, item := range r.Items {
+				item.State = runtimeapi.PodSandboxState_SANDBOX_READY
+			}
+		}))},
 		{"CRI-SBX-008", "stops nothing", swallow(&runtimeapi.StopPodSandboxResponse{}, "StopPodSandbox", nil)},
 		{"CRI-SBX-008", "runs where nobody sees it", hides()},
 		{"CRI-SBX-009", "removes nothing", swallow(&runtimeapi.RemovePodSandboxResponse{}, "RemovePodSandbox", nil)},
 		{"CRI-SBX-010", "does not look at attempts", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Metadata.Attempt = 0 })},
+		{"CRI-SBX-010", "lists no attempts", seen("ListPodSandbox", tell(func(r *runtimeapi.ListPodSandboxResponse) {
+			for _, item := range r.Items {
+				item.Metadata.Attempt = 0
+			}
+		}))},
 		{"CRI-SBX-011", "counts seconds", tell(func(r *runtimeapi.PodSandboxStatusResponse) { r.Status.CreatedAt /= 1e9 })},
+		{"CRI-SBX-011", "takes the time of the stop for that of the creation", seen("when it is stopped", tell(func(r *runtimeapi.PodSandboxStatusResponse) {
+			if r.Status.State == runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+				r.Status.CreatedAt++
+			}
+		}))},
 		{"CRI-SBX-012", "makes a sandbox for each request", anotherEach()},
 		{"CRI-SBX-013", "tidies annotations up", tell(func(r *runtimeapi.PodSandboxStatusResponse) {
 			for k, v := range r.Status.Annotations {
@@ -119,6 +134,9 @@ func namespaceMutants() []mutant {
 		{"CRI-NS-007", "shares the node's network", namespaced(func(n *runtimeapi.NamespaceOption) { n.Network = runtimeapi.NamespaceMode_NODE })},
 		{"CRI-NS-008", "shares no network with the node", namespaced(func(n *runtimeapi.NamespaceOption) { n.Network = runtimeapi.NamespaceMode_POD })},
 		{"CRI-NS-009", "sets no sysctls", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = nil })},
+		{"CRI-NS-010", "says the same of every sandbox", seen("network:NODE", tell(func(r *runtimeapi.PodSandboxStatusResponse) {
+			r.Status.Linux.Namespaces.Options = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+		}))},
 		{"CRI-NS-010", "says nothing of namespaces", tell(func(r *runtimeapi.PodSandboxStatusResponse) { r.Status.Linux = nil })},
 		{"CRI-NS-011", "claims user namespaces", both(claims(&runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}), namespaced(func(n *runtimeapi.NamespaceOption) {
 			n.UsernsOptions = nil
@@ -151,6 +169,7 @@ func networkMutants() []mutant {
 			}
 		})},
 		{"CRI-NET-005", "chooses a hostname", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "mutant" })},
+		{"CRI-NET-006", "maps one port", seen("second", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = c.PortMappings[:min(1, len(c.PortMappings))] }))},
 		{"CRI-NET-006", "maps no ports", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = nil })},
 		{"CRI-NET-007", "refuses a mapping without a host port", refuse("RunPodSandbox", codes.InvalidArgument, func(c *exchange) bool {
 			all := c.req.(*runtimeapi.RunPodSandboxRequest).GetConfig().GetPortMappings()

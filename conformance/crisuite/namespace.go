@@ -238,7 +238,18 @@ func checkSysctls(ctx context.Context, s *subject) error {
 }
 
 func checkNamespaceStatus(ctx context.Context, s *subject) error {
-	p, err := s.pod(ctx)
+	own := func(*runtimeapi.PodSandboxConfig) {}
+	nodes := func(c *runtimeapi.PodSandboxConfig) {
+		c.Hostname = "" // as for any Pod on the host's network
+		n := c.GetLinux().GetSecurityContext().GetNamespaceOptions()
+		n.Network, n.Pid, n.Ipc = runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_NODE
+	}
+	return errors.Join(s.showsNamespaces(ctx, own), s.showsNamespaces(ctx, nodes))
+}
+
+// showsNamespaces returns nil when the status of a sandbox has the namespaces of its config.
+func (s *subject) showsNamespaces(ctx context.Context, ask podEdit) error {
+	p, err := s.pod(ctx, ask)
 	if err != nil {
 		return err
 	}

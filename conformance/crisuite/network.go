@@ -274,28 +274,49 @@ func freePort() (port int, err error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// mapped starts a web server behind a port of the host.
-func (s *subject) mapped(ctx context.Context) (p *pod, address string, err error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, "", err
+// mapped starts a web server behind a port of the host. More ports of the Pod are mapped
+// from others of the host.
+func (s *subject) mapped(ctx context.Context, more ...int32) (p *pod, address string, err error) {
+	var all []*runtimeapi.PortMapping
+	for _, of := range append([]int32{8080}, more...) {
+		port, err := freePort()
+		if err != nil {
+			return nil, "", err
+		}
+		all = append(all, &runtimeapi.PortMapping{Protocol: runtimeapi.Protocol_TCP, ContainerPort: of, HostPort: int32(port)})
 	}
 	host, err := hostAddress()
 	if err != nil {
 		return nil, "", err
 	}
-	p, _, err = s.serving(ctx, "mapped-"+s.mark, func(c *runtimeapi.PodSandboxConfig) {
-		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: int32(port)}}
-	})
-	return p, net.JoinHostPort(host, fmt.Sprint(port)), err
+	p, _, err = s.serving(ctx, "mapped-"+s.mark, func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = all })
+	return p, net.JoinHostPort(host, fmt.Sprint(all[0].GetHostPort())), err
 }
 
 func checkHostPort(ctx context.Context, s *subject) error {
-	_, address, err := s.mapped(ctx)
+	p, address, err := s.mapped(ctx, 8081)
 	if err != nil {
 		return err
 	}
-	return answers(ctx, address, "mapped-"+s.mark)
+	if err := answers(ctx, address, "mapped-"+s.mark); err != nil {
+		return err
+	}
+	b, err := p.start(ctx, "serve --port 8081 --text second")
+	if err != nil {
+		return err
+	}
+	if err := b.says(ctx, "serving on"); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	second := p.config.GetPortMappings()[1].GetHostPort()
+	if err := answers(ctx, net.JoinHostPort(host, fmt.Sprint(second)), "second"); err != nil {
+		return fmt.Errorf("at the second port mapping of the Pod: %w", err)
+	}
+	return nil
 }
 
 func checkNoHostPort(ctx context.Context, s *subject) error {

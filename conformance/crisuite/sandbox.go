@@ -185,16 +185,12 @@ func checkFilter(ctx context.Context, s *subject) error {
 
 // exactly returns nil when a list has the ids and no others, each once.
 func exactly[T interface{ GetId() string }](items []T, want ...string) error {
-	got := map[string]bool{}
-	for _, item := range items {
-		got[item.GetId()] = true
+	got := make([]string, len(items))
+	for i, item := range items {
+		got[i] = item.GetId()
 	}
-	ok := len(items) == len(want)
-	for _, id := range want {
-		ok = ok && got[id]
-	}
-	if !ok {
-		return fmt.Errorf("the list has %d items, want exactly %q", len(items), want)
+	if !sameSet(got, want) {
+		return fmt.Errorf("the list has the ids %q, want exactly %q, in any order", got, want)
 	}
 	return nil
 }
@@ -231,7 +227,11 @@ func checkNotReady(ctx context.Context, s *subject) error {
 	if st.GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 		return fmt.Errorf("a stopped sandbox is shown as %v, want NOTREADY", st.GetState())
 	}
-	return nil
+	items, err := s.list(ctx)
+	if err == nil && (len(items) != 1 || items[0].GetState() != runtimeapi.PodSandboxState_SANDBOX_NOTREADY) {
+		return fmt.Errorf("of a stopped sandbox ListPodSandbox shows %v, want it once, as NOTREADY", items)
+	}
+	return err
 }
 
 func checkStopEnds(ctx context.Context, s *subject) error {
@@ -291,7 +291,22 @@ func checkAttempts(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	return sameSandbox(config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations())
+	if err := sameSandbox(config, st.GetMetadata(), st.GetLabels(), st.GetAnnotations()); err != nil {
+		return fmt.Errorf("PodSandboxStatus: %w", err)
+	}
+	items, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	for _, item := range items {
+		if item.GetId() != second {
+			continue
+		}
+		if err := sameSandbox(config, item.GetMetadata(), item.GetLabels(), item.GetAnnotations()); err != nil {
+			return fmt.Errorf("ListPodSandbox: %w", err)
+		}
+	}
+	return exactly(items, first.id, second)
 }
 
 func checkCreatedAt(ctx context.Context, s *subject) error {
@@ -310,7 +325,17 @@ func checkCreatedAt(ctx context.Context, s *subject) error {
 	if len(items) != 1 || items[0].GetCreatedAt() != st.GetCreatedAt() {
 		return fmt.Errorf("the status has %d as time of creation, and the list %v", st.GetCreatedAt(), items)
 	}
-	return recent(st.GetCreatedAt())
+	if err := recent(st.GetCreatedAt()); err != nil {
+		return err
+	}
+	if err := s.stop(ctx, p.id); err != nil {
+		return err
+	}
+	stopped, err := s.sandboxStatus(ctx, p.id)
+	if err == nil && stopped.GetCreatedAt() != st.GetCreatedAt() {
+		return fmt.Errorf("PodSandboxStatus has %d as time of creation, and %d when it is stopped", st.GetCreatedAt(), stopped.GetCreatedAt())
+	}
+	return err
 }
 
 func checkRepeatedRun(ctx context.Context, s *subject) error {
