@@ -65,6 +65,14 @@ func checkNotFoundCodes(ctx context.Context, s *subject) error {
 			_, err := s.Runtime.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: unknownID, Cmd: []string{"x"}})
 			return err
 		}},
+		{"Exec", Streaming, func() error {
+			_, err := s.Runtime.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: unknownID, Cmd: []string{"x"}, Stdout: true})
+			return err
+		}},
+		{"Attach", Streaming, func() error {
+			_, err := s.Runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: unknownID, Stdout: true})
+			return err
+		}},
 		{"ContainerStats", Stats, func() error {
 			_, err := s.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: unknownID})
 			return err

@@ -45,6 +45,8 @@ func containerRules() []rule {
 			"StartContainer", "A repeated StartContainer must not run the program a second time.", checkStartTwice, Containers, HostProcesses),
 		relied("CRI-CTR-015", "shows an exit within a second",
 			"PLEG", "The kubelet lists containers every second, and relies on the list for each container's state.", checkExitSeen, Containers),
+		relied("CRI-CTR-016", "removes a container that was never started, and a sandbox with one",
+			"container GC", "The kubelet's garbage collection removes every container that does not run, also one whose start failed or never came, and then its sandbox.", checkRemoveUnstarted, Containers),
 	}
 }
 
@@ -122,16 +124,16 @@ func checkContainerAnnotations(ctx context.Context, s *subject) error {
 		return err
 	}
 	want := map[string]string{"odd.example.com/key": "ünï = \"quoted\"\n second line", "empty": ""}
-	b, err := p.create(ctx, forever, func(c *runtimeapi.ContainerConfig) { c.Annotations = want })
+	b, err := p.create(ctx, "exit 0", func(c *runtimeapi.ContainerConfig) { c.Annotations = want })
 	if err != nil {
 		return err
 	}
 	st, err := b.status(ctx)
+	if err == nil {
+		err = b.described(st)
+	}
 	if err != nil {
 		return err
-	}
-	if !contains(st.GetAnnotations(), want) || !contains(st.GetLabels(), b.config.GetLabels()) {
-		return fmt.Errorf("ContainerStatus: annotations %q, labels %q; want %q and %q", st.GetAnnotations(), st.GetLabels(), want, b.config.GetLabels())
 	}
 	listed, err := s.containers(ctx, &runtimeapi.ContainerFilter{Id: b.id})
 	if err != nil {
@@ -139,6 +141,23 @@ func checkContainerAnnotations(ctx context.Context, s *subject) error {
 	}
 	if len(listed) != 1 || !contains(listed[0].GetAnnotations(), want) || !contains(listed[0].GetLabels(), b.config.GetLabels()) {
 		return fmt.Errorf("ListContainers shows %v, want the annotations %q and the labels %q", listed, want, b.config.GetLabels())
+	}
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	if st, err = b.exited(ctx); err != nil {
+		return err
+	}
+	if err := b.described(st); err != nil {
+		return fmt.Errorf("of a container that has ended: %w", err)
+	}
+	return nil
+}
+
+// described returns nil when a status has the annotations and the labels of the config.
+func (b *box) described(st *runtimeapi.ContainerStatus) error {
+	if !contains(st.GetAnnotations(), b.config.GetAnnotations()) || !contains(st.GetLabels(), b.config.GetLabels()) {
+		return fmt.Errorf("ContainerStatus: annotations %q, labels %q; want %q and %q", st.GetAnnotations(), st.GetLabels(), b.config.GetAnnotations(), b.config.GetLabels())
 	}
 	return nil
 }
@@ -221,18 +240,44 @@ func checkNextAttempt(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
+	for _, c := range all {
+		if c.GetId() == second.id && c.GetMetadata().GetAttempt() != 1 {
+			return fmt.Errorf("ListContainers shows the second container with attempt %d, want 1", c.GetMetadata().GetAttempt())
+		}
+	}
 	return exactly(all, first.id, second.id)
 }
 
 func checkLogPath(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, forever)
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := p.create(ctx, "exit 0")
 	if err != nil {
 		return err
 	}
 	st, err := b.status(ctx)
+	if err == nil {
+		err = b.logsTo(st)
+	}
 	if err != nil {
 		return err
 	}
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	if st, err = b.exited(ctx); err != nil {
+		return err
+	}
+	if err := b.logsTo(st); err != nil {
+		return fmt.Errorf("of a container that has ended: %w", err)
+	}
+	return nil
+}
+
+// logsTo returns nil when a status has the path of the container's log.
+func (b *box) logsTo(st *runtimeapi.ContainerStatus) error {
 	if st.GetLogPath() != b.logFile() || !filepath.IsAbs(st.GetLogPath()) {
 		return fmt.Errorf("ContainerStatus: log path %q, want %q", st.GetLogPath(), b.logFile())
 	}
@@ -265,7 +310,12 @@ func checkTimes(ctx context.Context, s *subject) error {
 	if st.GetCreatedAt() > st.GetStartedAt() || st.GetStartedAt() > st.GetFinishedAt() {
 		return fmt.Errorf("created at %d, started at %d, finished at %d: want them in this order", st.GetCreatedAt(), st.GetStartedAt(), st.GetFinishedAt())
 	}
-	return nil
+	again, err := b.status(ctx)
+	if err == nil && (again.GetCreatedAt() != st.GetCreatedAt() || again.GetStartedAt() != st.GetStartedAt() || again.GetFinishedAt() != st.GetFinishedAt()) {
+		return fmt.Errorf("created at %d, started at %d, finished at %d, and then at %d, %d and %d: the times of what has ended stay",
+			st.GetCreatedAt(), st.GetStartedAt(), st.GetFinishedAt(), again.GetCreatedAt(), again.GetStartedAt(), again.GetFinishedAt())
+	}
+	return err
 }
 
 func checkSignalled(ctx context.Context, s *subject) error {
@@ -345,6 +395,27 @@ func checkStartTwice(ctx context.Context, s *subject) error {
 		return fmt.Errorf("after a second StartContainer the processes %v run in the container, want one", pids)
 	}
 	return b.in(ctx, runtimeapi.ContainerState_CONTAINER_RUNNING)
+}
+
+func checkRemoveUnstarted(ctx context.Context, s *subject) error {
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := p.create(ctx, forever)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(b.remove(ctx), b.absent(ctx)); err != nil {
+		return fmt.Errorf("of a container that was never started: %w", err)
+	}
+	if b, err = p.create(ctx, forever); err != nil {
+		return err
+	}
+	if err := errors.Join(s.remove(ctx, p.id), s.absent(ctx, p.id), b.absent(ctx)); err != nil {
+		return fmt.Errorf("of a sandbox with a container that was never started: %w", err)
+	}
+	return nil
 }
 
 func checkExitSeen(ctx context.Context, s *subject) error {

@@ -56,9 +56,19 @@ func checkExecCode(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	resp, err := b.execSync(ctx, "exit 7", 0)
-	if err == nil && resp.GetExitCode() != 7 {
-		return fmt.Errorf("ExecSync: exit code %d, want 7, with which the command ends", resp.GetExitCode())
+	for _, want := range []int32{7, 200} {
+		resp, err := b.execSync(ctx, fmt.Sprint("exit ", want), 0)
+		if err != nil {
+			return err
+		}
+		if resp.GetExitCode() != want {
+			return fmt.Errorf("ExecSync: exit code %d, want %d, with which the command ends", resp.GetExitCode(), want)
+		}
+	}
+	resp, err := b.execSync(ctx, "cat /no/such/file", 0)
+	if err == nil && (resp.GetExitCode() != 1 || !strings.Contains(string(resp.GetStderr()), "no such file")) {
+		return fmt.Errorf("ExecSync of a command that complains and ends with code 1: exit code %d, stderr %q: what a command printed is answered also when it fails",
+			resp.GetExitCode(), resp.GetStderr())
 	}
 	return err
 }

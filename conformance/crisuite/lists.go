@@ -76,15 +76,28 @@ func checkContainerFilter(ctx context.Context, s *subject) error {
 }
 
 func checkListAgrees(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, forever)
+	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
+	made, err := p.create(ctx, forever)
+	if err != nil {
+		return err
+	}
+	running, err := p.start(ctx, forever)
+	if err != nil {
+		return err
+	}
+	return errors.Join(made.listedAsIs(ctx), running.listedAsIs(ctx))
+}
+
+// listedAsIs returns nil when the list shows of the container what its status does.
+func (b *box) listedAsIs(ctx context.Context) error {
 	st, err := b.status(ctx)
 	if err != nil {
 		return err
 	}
-	all, err := s.containers(ctx, &runtimeapi.ContainerFilter{Id: b.id})
+	all, err := b.s.containers(ctx, &runtimeapi.ContainerFilter{Id: b.id})
 	if err != nil {
 		return err
 	}
@@ -92,9 +105,19 @@ func checkListAgrees(ctx context.Context, s *subject) error {
 		return fmt.Errorf("ListContainers shows %d containers of one id", len(all))
 	}
 	c := all[0]
-	if c.GetPodSandboxId() != b.pod.id || !proto.Equal(c.GetMetadata(), st.GetMetadata()) || c.GetState() != st.GetState() ||
-		c.GetCreatedAt() != st.GetCreatedAt() {
-		return fmt.Errorf("ListContainers shows %v, and the status is %v", c, st)
+	for _, f := range []struct {
+		name      string
+		same      bool
+		got, want any
+	}{
+		{"pod_sandbox_id", c.GetPodSandboxId() == b.pod.id, c.GetPodSandboxId(), b.pod.id},
+		{"metadata", proto.Equal(c.GetMetadata(), st.GetMetadata()), c.GetMetadata(), st.GetMetadata()},
+		{"state", c.GetState() == st.GetState(), c.GetState(), st.GetState()},
+		{"created_at", c.GetCreatedAt() == st.GetCreatedAt(), c.GetCreatedAt(), st.GetCreatedAt()},
+	} {
+		if !f.same {
+			return fmt.Errorf("ListContainers shows container %q with the %s %v, want %v, as ContainerStatus and CreateContainer had it", b.id, f.name, f.got, f.want)
+		}
 	}
 	return nil
 }

@@ -264,7 +264,11 @@ func (b *box) absent(ctx context.Context) error {
 	if errors.Is(err, cri.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return nil
+	all, err := b.s.containers(ctx, nil)
+	if err == nil && slices.ContainsFunc(all, func(c *runtimeapi.Container) bool { return c.GetId() == b.id }) {
+		return fmt.Errorf("the removed container %q is still in ListContainers", b.id)
+	}
+	return err
 }
 
 func (b *box) logFile() string { return filepath.Join(b.s.logs, b.config.GetLogPath()) }

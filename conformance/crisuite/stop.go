@@ -70,6 +70,12 @@ func checkGraceOver(ctx context.Context, s *subject) error {
 	if took := time.Since(begin); took < 900*time.Millisecond {
 		return fmt.Errorf("a container that has a second to end was killed after %v", took.Round(time.Millisecond))
 	}
+	if b, err = s.trapping(ctx, "trap --delay 2s 9"); err != nil {
+		return err
+	}
+	if err := b.stoppedWith(ctx, 20, 9); err != nil {
+		return fmt.Errorf("a program that needs two seconds of twenty to end: %w", err)
+	}
 	return nil
 }
 
