@@ -161,14 +161,45 @@ func (e otherError) Error() string {
 	return fmt.Sprintf("the subscriber got %v, want %v", e.got, e.want)
 }
 
-// life returns the events of a whole life.
-func (sub *subscription) life(id string) error {
+// life waits for the events of a whole life, and returns them.
+func (sub *subscription) life(id string) (all []*runtimeapi.ContainerEventResponse, err error) {
 	for _, want := range []runtimeapi.ContainerEventType{created, started, stopped, deleted} {
-		if _, err := sub.next(id, want); err != nil {
-			return err
+		e, err := sub.next(id, want)
+		if err != nil {
+			return nil, err
+		}
+		if n := len(all); n > 0 && e.GetCreatedAt() < all[n-1].GetCreatedAt() {
+			return nil, fmt.Errorf("%v is of the time %d, and the event before of %d: the kubelet passes over what is older than what it knows",
+				want, e.GetCreatedAt(), all[n-1].GetCreatedAt())
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// over returns nil when nothing but a repeated end comes of a container that is deleted,
+// until an event comes of a sandbox that is made now.
+func (sub *subscription) over(ctx context.Context, s *subject, id string) error {
+	next, err := s.probe(ctx)
+	if err != nil {
+		return err
+	}
+	late := time.After(eventTime)
+	for {
+		select {
+		case e := <-sub.events:
+			switch {
+			case e.GetContainerId() == next || e.GetPodSandboxStatus().GetId() == next:
+				return nil
+			case e.GetContainerId() == id && e.GetContainerEventType() != deleted:
+				return fmt.Errorf("behind %v the subscriber got %v of the same container", deleted, e.GetContainerEventType())
+			}
+		case err := <-sub.broken:
+			return sub.ended("an event of another sandbox", err)
+		case <-late:
+			return fmt.Errorf("the subscriber got no event of another sandbox within %v", eventTime)
 		}
 	}
-	return nil
 }
 
 // comeAndGo makes a container, starts it, and removes it after its end. It lives so long
@@ -198,7 +229,10 @@ func checkEvents(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	return sub.life(b.id)
+	if _, err := sub.life(b.id); err != nil {
+		return err
+	}
+	return sub.over(ctx, s, b.id)
 }
 
 func checkEventsAtOnce(ctx context.Context, s *subject) error {
@@ -208,10 +242,10 @@ func checkEventsAtOnce(ctx context.Context, s *subject) error {
 	}
 	defer sub.cancel()
 	b, err := s.comeAndGoAs(ctx, do("exit 7"))
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = sub.life(b.id)
 	}
-	return sub.life(b.id)
+	return err
 }
 
 func checkSandboxEvents(ctx context.Context, s *subject) error {
@@ -227,7 +261,17 @@ func checkSandboxEvents(ctx context.Context, s *subject) error {
 	if err := s.remove(ctx, p.id); err != nil {
 		return err
 	}
-	return sub.life(p.id)
+	all, err := sub.life(p.id)
+	if err != nil {
+		return err
+	}
+	want := p.config.GetMetadata().GetUid()
+	for _, e := range all {
+		if got := e.GetPodSandboxStatus().GetMetadata().GetUid(); got != want {
+			return fmt.Errorf("%v of the sandbox has a status with the uid %q, want %q: the kubelet finds the Pod by it, and passes over an event without", e.GetContainerEventType(), got, want)
+		}
+	}
+	return nil
 }
 
 func checkEventStatus(ctx context.Context, s *subject) error {
@@ -236,7 +280,15 @@ func checkEventStatus(ctx context.Context, s *subject) error {
 		return err
 	}
 	defer sub.cancel()
-	b, err := s.box(ctx, forever)
+	p, err := s.pod(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := p.create(ctx, forever)
+	if err != nil {
+		return err
+	}
+	b, err := p.start(ctx, forever)
 	if err != nil {
 		return err
 	}
@@ -250,11 +302,13 @@ func checkEventStatus(ctx context.Context, s *subject) error {
 	if e.GetPodSandboxStatus().GetId() != b.pod.id || e.GetPodSandboxStatus().GetMetadata().GetUid() != b.pod.config.GetMetadata().GetUid() {
 		return fmt.Errorf("the event has the sandbox %v, want %q", e.GetPodSandboxStatus(), b.pod.id)
 	}
-	if err := exactly(e.GetContainersStatuses(), b.id); err != nil {
-		return fmt.Errorf("the event's container statuses: %w", err)
+	if err := exactly(e.GetContainersStatuses(), before.id, b.id); err != nil {
+		return fmt.Errorf("the event's container statuses, of all containers of the Pod: %w", err)
 	}
-	if st := e.GetContainersStatuses()[0].GetState(); st != runtimeapi.ContainerState_CONTAINER_RUNNING {
-		return fmt.Errorf("the event of a start has the container as %v", st)
+	for _, st := range e.GetContainersStatuses() {
+		if st.GetId() == b.id && st.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			return fmt.Errorf("the event of a start has the container as %v", st.GetState())
+		}
 	}
 	return recent(e.GetCreatedAt())
 }
@@ -274,7 +328,9 @@ func checkSubscribers(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(one.life(b.id), two.life(b.id))
+	_, first := one.life(b.id)
+	_, second := two.life(b.id)
+	return errors.Join(first, second)
 }
 
 // deafWindow is what a subscriber that does not read lets its server send ahead: the

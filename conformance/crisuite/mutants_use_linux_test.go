@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,12 +27,20 @@ func resourceMutants() []mutant {
 	return []mutant{
 		{"CRI-RES-001", "limits no memory", limited(func(r *r) { r.MemoryLimitInBytes = 0 })},
 		{"CRI-RES-002", "limits no processor time", limited(func(r *r) { r.CpuQuota = 0 })},
+		{"CRI-RES-002", "has one period", seen("period", limited(func(r *r) { r.CpuPeriod = 100_000 }))},
 		{"CRI-RES-003", "weighs all alike", limited(func(r *r) { r.CpuShares = 512 })},
 		{"CRI-RES-004", "sets no oom_score_adj", limited(func(r *r) { r.OomScoreAdj = 0 })},
 		{"CRI-RES-005", "runs anywhere", limited(func(r *r) { r.CpusetCpus = "" })},
 		{"CRI-RES-006", "does not say why", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Reason = "Error" })},
 		{"CRI-RES-007", "updates nothing", noUpdate},
+		{"CRI-RES-007", "keeps the processors that it had", seen("processors", edit(func(r *runtimeapi.UpdateContainerResourcesRequest) { r.Linux.CpusetCpus = "" }))},
+		{"CRI-RES-007", "keeps the weight that it had", seen("weight", edit(func(r *runtimeapi.UpdateContainerResourcesRequest) { r.Linux.CpuShares = 0 }))},
 		{"CRI-RES-008", "says nothing of limits", tellStatus(func(s *runtimeapi.ContainerStatus) { s.Resources = nil })},
+		{"CRI-RES-008", "says nothing of limits that were not updated", seen("before an update", tellStatus(func(s *runtimeapi.ContainerStatus) {
+			if s.GetResources().GetLinux().GetMemoryLimitInBytes() == 64<<20 {
+				s.Resources = nil
+			}
+		}))},
 		{"CRI-RES-009", "takes any update", noUpdate},
 		{"CRI-RES-011", "limits no huge pages", seen("bytes of pages", limited(func(r *r) { r.HugepageLimits = nil }))},
 		{"CRI-RES-010", "chooses cgroups", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "" })},
@@ -47,6 +56,16 @@ func statsMutants() []mutant {
 		{"CRI-STATS-001", "forgets the working set", tellStats(func(s *runtimeapi.ContainerStats) { s.Memory.WorkingSetBytes = nil })},
 		{"CRI-STATS-002", "counts no processor time", tellStats(func(s *runtimeapi.ContainerStats) { s.Cpu.UsageCoreNanoSeconds = nil })},
 		{"CRI-STATS-003", "has stats of nobody", tellStats(func(s *runtimeapi.ContainerStats) { s.Attributes.Labels = nil })},
+		{"CRI-STATS-003", "lists stats of nobody", seen("ListContainerStats", tell(func(r *runtimeapi.ListContainerStatsResponse) {
+			for _, st := range r.Stats {
+				st.Attributes.Labels = nil
+			}
+		}))},
+		{"CRI-STATS-003", "lists nothing that was measured", seen("ListContainerStats", tell(func(r *runtimeapi.ListContainerStatsResponse) {
+			for _, st := range r.Stats {
+				st.Cpu, st.Memory = nil, nil
+			}
+		}))},
 		{"CRI-STATS-004", "does not filter stats", edit(func(r *runtimeapi.ListContainerStatsRequest) { r.Filter.Id, r.Filter.LabelSelector = "", nil })},
 		{"CRI-STATS-005", "has stats of nothing", whitewash("ContainerStats", &runtimeapi.ContainerStatsResponse{})},
 		{"CRI-STATS-006", "does not look at what is written", tellStats(func(s *runtimeapi.ContainerStats) { s.WritableLayer = nil })},
@@ -78,13 +97,37 @@ func eventMutants() []mutant {
 		{"CRI-EVENT-001", "does not tell that containers end", send(func(e *event) []proto.Message {
 			return only(e, e.ContainerEventType != runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT)
 		})},
+		{"CRI-EVENT-001", "tells an end behind the removal", seen("behind CONTAINER_DELETED_EVENT", send(func(e *event) []proto.Message {
+			late := proto.Clone(e).(*event)
+			late.ContainerEventType = runtimeapi.ContainerEventType_CONTAINER_STOPPED_EVENT
+			if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && e.ContainerId != e.PodSandboxStatus.GetId() {
+				return []proto.Message{e, late}
+			}
+			return only(e, true)
+		}))},
+		{"CRI-EVENT-001", "goes back in time", seen("the event before", fault{streamed: func(c *exchange, m proto.Message) []proto.Message {
+			if e, ok := m.(*event); ok {
+				e.CreatedAt -= int64(c.count("events", 1)) * int64(time.Second)
+			}
+			return []proto.Message{m}
+		}})},
 		{"CRI-EVENT-002", "does not tell of sandboxes", send(func(e *event) []proto.Message {
 			return only(e, e.ContainerId != e.PodSandboxStatus.GetId())
 		})},
+		{"CRI-EVENT-002", "does not tell whose sandbox is gone", seen("uid", send(func(e *event) []proto.Message {
+			if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && e.ContainerId == e.PodSandboxStatus.GetId() {
+				e.PodSandboxStatus.Metadata = nil
+			}
+			return only(e, true)
+		}))},
 		{"CRI-EVENT-003", "sends no statuses", send(func(e *event) []proto.Message {
 			e.ContainersStatuses = nil
 			return only(e, true)
 		})},
+		{"CRI-EVENT-003", "sends the status of one container", seen("exactly", send(func(e *event) []proto.Message {
+			e.ContainersStatuses = slices.DeleteFunc(e.ContainersStatuses, func(st *runtimeapi.ContainerStatus) bool { return st.Id != e.ContainerId })
+			return only(e, true)
+		}))},
 		{"CRI-EVENT-004", "tells each event to one", toOne()},
 		{"CRI-EVENT-005", "tells one subscriber after the other", seen("beside a subscriber that does not read", oneAfterTheOther())},
 		{"CRI-EVENT-007", "tells an end before its start", seen("the subscriber got", endsFirst())},

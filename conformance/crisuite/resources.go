@@ -139,11 +139,18 @@ func (b *box) hasQuota(ctx context.Context, want string) error {
 }
 
 func checkCPUQuota(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.CpuPeriod, r.CpuQuota = fullPeriod, 30_000 }))
+	b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.CpuPeriod, r.CpuQuota = fullPeriod/2, 30_000 }))
 	if err != nil {
 		return err
 	}
-	return b.hasQuota(ctx, "30000")
+	if err := b.hasQuota(ctx, "30000"); err != nil {
+		return err
+	}
+	got, err := b.cgroupValue(ctx, "cpu.cfs_period_us", "cpu.max")
+	if err == nil && !strings.HasSuffix(" "+got, fmt.Sprint(" ", fullPeriod/2)) { // cpu.max has the quota before it
+		return fmt.Errorf("the period of the container's cgroup is %s, want %d", got, fullPeriod/2)
+	}
+	return err
 }
 
 // checkCPUShares compares two containers: how shares become a weight of cgroup v2 is
@@ -154,11 +161,7 @@ func checkCPUShares(ctx context.Context, s *subject) error {
 		if err != nil {
 			return 0, err
 		}
-		got, err := b.cgroupValue(ctx, "cpu.shares", "cpu.weight")
-		if err != nil {
-			return 0, err
-		}
-		return strconv.Atoi(got)
+		return b.weight(ctx)
 	}
 	small, err := weight(128)
 	if err != nil {
@@ -169,6 +172,15 @@ func checkCPUShares(ctx context.Context, s *subject) error {
 		return fmt.Errorf("containers with 128 and 2048 shares have the weights %d and %d", small, big)
 	}
 	return err
+}
+
+// weight is what the container's cgroup has of the processors.
+func (b *box) weight(ctx context.Context) (int, error) {
+	got, err := b.cgroupValue(ctx, "cpu.shares", "cpu.weight")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(got)
 }
 
 func checkOOMScore(ctx context.Context, s *subject) error {
@@ -219,7 +231,7 @@ func (b *box) update(ctx context.Context, r *runtimeapi.LinuxContainerResources)
 
 func (s *subject) limited(ctx context.Context) (*box, error) {
 	return s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) {
-		r.MemoryLimitInBytes, r.CpuPeriod, r.CpuQuota = 64*mib, fullPeriod, 30_000
+		r.MemoryLimitInBytes, r.CpuPeriod, r.CpuQuota, r.CpuShares = 64*mib, fullPeriod, 30_000, 128
 	}))
 }
 
@@ -228,11 +240,34 @@ func checkUpdate(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	err = b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000})
+	before, err := b.weight(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(b.hasMemory(ctx, 96*mib), b.hasQuota(ctx, "45000"))
+	err = b.update(ctx, &runtimeapi.LinuxContainerResources{
+		MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000, CpuShares: 2048, CpusetCpus: "0",
+	})
+	if err != nil {
+		return err
+	}
+	after, err := b.weight(ctx)
+	if err == nil && after < 2*before {
+		err = fmt.Errorf("behind an update from 128 shares to 2048 the weight of the container's cgroup is %d, and was %d", after, before)
+	}
+	return errors.Join(b.hasMemory(ctx, 96*mib), b.hasQuota(ctx, "45000"), err, b.runsOn(ctx, "0"))
+}
+
+// runsOn returns nil when the container's process may use these processors and no others.
+func (b *box) runsOn(ctx context.Context, want string) error {
+	pid, err := b.pid(ctx)
+	if err != nil {
+		return err
+	}
+	st, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err == nil && statusField(string(st), "Cpus_allowed_list") != want {
+		return fmt.Errorf("the container may run on the processors %s, want %s", statusField(string(st), "Cpus_allowed_list"), want)
+	}
+	return err
 }
 
 func checkUpdateStatus(ctx context.Context, s *subject) error {
@@ -240,15 +275,26 @@ func checkUpdateStatus(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
+	if err := b.shows(ctx, 64*mib, 30_000); err != nil {
+		return fmt.Errorf("before an update: %w", err)
+	}
 	if err := b.update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 96 * mib, CpuPeriod: fullPeriod, CpuQuota: 45_000}); err != nil {
 		return err
 	}
+	if err := b.shows(ctx, 96*mib, 45_000); err != nil {
+		return fmt.Errorf("behind an update: %w", err)
+	}
+	return nil
+}
+
+// shows returns nil when the container's status has the limits.
+func (b *box) shows(ctx context.Context, memory, quota int64) error {
 	st, err := b.status(ctx)
 	if err != nil {
 		return err
 	}
-	if r := st.GetResources().GetLinux(); r.GetMemoryLimitInBytes() != 96*mib || r.GetCpuQuota() != 45_000 {
-		return fmt.Errorf("behind an update ContainerStatus has the resources %v", r)
+	if r := st.GetResources().GetLinux(); r.GetMemoryLimitInBytes() != memory || r.GetCpuQuota() != quota {
+		return fmt.Errorf("ContainerStatus has the resources %v, want %d bytes of memory and a quota of %d", r, memory, quota)
 	}
 	return nil
 }

@@ -131,12 +131,31 @@ func checkStatsAttributes(ctx context.Context, s *subject) error {
 		return err
 	}
 	st, err := b.stats(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = b.attributed(st)
 	}
+	if err != nil {
+		return fmt.Errorf("ContainerStats: %w", err)
+	}
+	filter := &runtimeapi.ContainerStatsFilter{Id: b.id}
+	listed, err := s.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{Filter: filter})
+	if err != nil {
+		return fmt.Errorf("ListContainerStats: %w", err)
+	}
+	if err := exactly(statItems(listed.GetStats()), b.id); err != nil {
+		return fmt.Errorf("ListContainerStats with filter %v: %w", filter, err)
+	}
+	if err := b.attributed(listed.GetStats()[0]); err != nil {
+		return fmt.Errorf("ListContainerStats, which is the kubelet's call: %w", err)
+	}
+	return nil
+}
+
+// attributed returns nil when stats say whose they are, and of when.
+func (b *box) attributed(st *runtimeapi.ContainerStats) error {
 	a := st.GetAttributes()
 	if a.GetId() != b.id || a.GetMetadata().GetName() != b.config.GetMetadata().GetName() || !contains(a.GetLabels(), b.config.GetLabels()) || !contains(a.GetAnnotations(), b.config.GetAnnotations()) {
-		return fmt.Errorf("ContainerStats has the attributes %v", a)
+		return fmt.Errorf("the attributes are %v, want id %q, name %q, labels %q and annotations %q", a, b.id, b.config.GetMetadata().GetName(), b.config.GetLabels(), b.config.GetAnnotations())
 	}
 	return errors.Join(recent(st.GetCpu().GetTimestamp()), recent(st.GetMemory().GetTimestamp()))
 }
