@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/client"
 )
 
@@ -182,10 +183,11 @@ func with(id string, check look, needs []Feature) func(context.Context, *input) 
 			return err
 		}
 		defer s.close(ctx)
-		if err := check(ctx, s); err != nil {
-			return errors.Join(err, rt.died())
+		err = check(ctx, s)
+		if errors.Is(err, cri.ErrUnavailable) {
+			rt.settles(ctx)
 		}
-		return rt.died()
+		return errors.Join(err, rt.died())
 	}
 }
 
@@ -215,6 +217,21 @@ func withOwn(id string, check look, needs []Feature) func(context.Context, *inpu
 		}
 		defer s.close(ctx)
 		return check(ctx, s)
+	}
+}
+
+// dyingTime is how long a runtime may take from the end of its connections to its own.
+const dyingTime = 2 * time.Second
+
+// settles waits for the end of a runtime that does not answer, which may be about to come.
+func (r *runtime) settles(ctx context.Context) {
+	if r.process == nil {
+		return
+	}
+	select {
+	case <-r.process.Done():
+	case <-ctx.Done():
+	case <-time.After(dyingTime):
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -113,6 +114,7 @@ func processMutants() []mutant {
 	}
 	var kept [][]byte
 	return []mutant{
+		{"CRI-STOP-003", "ends in a call", seen("the runtime ended during this rule: exit status 3", endsIn("StopContainer"))},
 		{"CRI-LEAK-001", "leaves a process of its own", seen("process", run(func(c *exchange) { haunt("shim", "ROOT="+c.root) }))},
 		{"CRI-LEAK-001", "leaves a link", seen("link", run(func(*exchange) {
 			_ = exec.Command("ip", "link", "add", fmt.Sprintf("left%x", rand.Uint32()), "type", "bridge").Run()
@@ -124,6 +126,18 @@ func processMutants() []mutant {
 		}))},
 		{"CRI-TIME-004", "takes much memory", seen("bytes of memory", run(func(*exchange) { kept = append(kept, []byte(strings.Repeat("x", 25<<20))) }))},
 	}
+}
+
+// endsIn ends the mutant in a call, a moment behind the connection, as a program does that
+// prints why.
+func endsIn(method string) fault {
+	return fault{request: func(c *exchange, _ proto.Message) (proto.Message, error) {
+		if c.method != method {
+			return nil, nil
+		}
+		time.AfterFunc(300*time.Millisecond, func() { os.Exit(3) })
+		return nil, status.Error(codes.Unavailable, "error reading from server: EOF")
+	}}
 }
 
 // keepOpen keeps a file from the garbage collector, which would close it.
