@@ -54,6 +54,7 @@ func containerFieldRules() []rule {
 func environment(p *v1.Pod) {
 	p.Spec.Containers[0].Env = []v1.EnvVar{
 		{Name: "PLAIN", Value: "a=b c"},
+		{Name: "LINES", Value: " one\n two \n"},
 		{Name: "REFERS", Value: "[$(PLAIN)]"},
 		{Name: "EMPTY"},
 		{Name: "SPACE", ValueFrom: &v1.EnvVarSource{FieldRef: &v1.ObjectFieldSelector{FieldPath: "metadata.namespace"}}},
@@ -68,7 +69,7 @@ func lookEnvironment(r *runtimeapi.CreateContainerRequest) error {
 		}
 		got[e.GetKey()] = string(e.GetValue())
 	}
-	return wantPairs("the variables", got, map[string]string{"PLAIN": "a=b c", "REFERS": "[a=b c]", "EMPTY": "", "SPACE": "default"})
+	return wantPairs("the variables", got, map[string]string{"PLAIN": "a=b c", "LINES": " one\n two \n", "REFERS": "[a=b c]", "EMPTY": "", "SPACE": "default"})
 }
 
 func checkDevice(ctx context.Context, l *lab) error {

@@ -1,6 +1,7 @@
 package criclientsuite_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -31,6 +32,11 @@ func containerMutants() []mutant {
 		{"CRIC-CFG-001", "leaves references as they are", "args are", create(func(c *runtimeapi.ContainerConfig) { c.Args = []string{"--to", "$(TO)", "$$(TO)"} }), nil},
 		{"CRIC-CFG-002", "drops the environment", "the variables", create(func(c *runtimeapi.ContainerConfig) { c.Envs = nil }), nil},
 		{"CRIC-CFG-002", "has a variable twice", "is there twice", create(func(c *runtimeapi.ContainerConfig) { c.Envs = append(c.Envs, c.Envs[0]) }), nil},
+		{"CRIC-CFG-002", "trims values", "LINES", create(func(c *runtimeapi.ContainerConfig) {
+			for _, e := range c.Envs {
+				e.Value = bytes.TrimSpace(e.Value)
+			}
+		}), nil},
 		{"CRIC-CFG-003", "has no stdin", "stdin is false", create(func(c *runtimeapi.ContainerConfig) { c.Stdin = false }), nil},
 		{"CRIC-CFG-004", "has a terminal always", "tty is true", create(func(c *runtimeapi.ContainerConfig) { c.Tty = true }), nil},
 		{"CRIC-CFG-005", "drops the stop signal", "stop_signal", create(func(c *runtimeapi.ContainerConfig) { c.StopSignal = 0 }), nil},
@@ -71,6 +77,7 @@ func securityMutants() []mutant {
 		{"CRIC-SEC-002", "sets a group alone", "run_as_group is set", secure(func(s *security) { s.RunAsUser, s.RunAsUsername = nil, "" }), nil},
 		{"CRIC-SEC-003", "drops no capabilities", "drop_capabilities", secure(func(s *security) { s.Capabilities.DropCapabilities = nil }), nil},
 		{"CRIC-SEC-003", "adds no capabilities", "add_capabilities", secure(func(s *security) { s.Capabilities.AddCapabilities = nil }), nil},
+		{"CRIC-SEC-003", "adds one capability", "add_capabilities", secure(func(s *security) { s.Capabilities.AddCapabilities = s.Capabilities.AddCapabilities[:1] }), nil},
 		{"CRIC-SEC-004", "knows no privileged containers", "privileged", secure(func(s *security) { s.Privileged = false }), nil},
 		{"CRIC-SEC-005", "makes all privileged", "privileged", secure(func(s *security) { s.Privileged = true }), nil},
 		{"CRIC-SEC-006", "leaves the root writable", "readonly_rootfs", secure(func(s *security) { s.ReadonlyRootfs = false }), nil},
@@ -82,6 +89,9 @@ func securityMutants() []mutant {
 		{"CRIC-SEC-011", "drops groups", "is missing", secure(func(s *security) { s.SupplementalGroups = nil }), nil},
 		{"CRIC-SEC-012", "merges always", "supplemental_groups_policy", secure(func(s *security) { s.SupplementalGroupsPolicy = 0 }), nil},
 		{"CRIC-SEC-013", "knows no AppArmor", "was not called", fault{}, without},
+		{"CRIC-SEC-014", "passes the SELinux level alone", "SELinux type", secure(func(s *security) {
+			s.SelinuxOptions = &runtimeapi.SELinuxOption{Level: s.SelinuxOptions.GetLevel()}
+		}), nil},
 		{"CRIC-SEC-014", "drops SELinux options", "SELinux level", secure(func(s *security) { s.SelinuxOptions = nil }), nil},
 	}
 }

@@ -72,6 +72,11 @@ func sandboxMutants() []mutant {
 		{"CRIC-SBX-006", "never shares the PID namespace", "PID mode", pid(runtimeapi.NamespaceMode_CONTAINER), nil},
 		{"CRIC-SBX-007", "names no host", "no host name", run(func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "" }), nil},
 		{"CRIC-SBX-008", "drops annotations", "annotations", run(func(c *runtimeapi.PodSandboxConfig) { c.Annotations = nil }), nil},
+		{"CRIC-SBX-008", "tidies annotations up", "suite.example/lines", run(func(c *runtimeapi.PodSandboxConfig) {
+			for k, v := range c.Annotations {
+				c.Annotations[k] = strings.TrimSpace(v)
+			}
+		}), nil},
 		{"CRIC-SBX-009", "leaves the UID out of labels", "io.kubernetes.pod.uid", run(func(c *runtimeapi.PodSandboxConfig) { delete(c.Labels, "io.kubernetes.pod.uid") }), nil},
 		{"CRIC-SBX-010", "has the node's DNS always", "DNS servers", run(func(c *runtimeapi.PodSandboxConfig) {
 			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"192.0.2.1"}}
@@ -82,7 +87,9 @@ func sandboxMutants() []mutant {
 				m.Protocol = runtimeapi.Protocol_TCP
 			}
 		}), nil},
+		{"CRIC-SBX-011", "maps one port", "want the two", run(func(c *runtimeapi.PodSandboxConfig) { c.PortMappings = c.PortMappings[:min(1, len(c.PortMappings))] }), nil},
 		{"CRIC-SBX-012", "drops sysctls", "sysctls", run(func(c *runtimeapi.PodSandboxConfig) { c.Linux.Sysctls = nil }), nil},
+		{"CRIC-SBX-012", "passes one sysctl on", "sysctls", run(func(c *runtimeapi.PodSandboxConfig) { delete(c.Linux.Sysctls, "net.ipv4.ip_local_port_range") }), nil},
 		{"CRIC-SBX-013", "has one handler", "runtime_handler", edit(func(r *runtimeapi.RunPodSandboxRequest) { r.RuntimeHandler = "" }), nil},
 		{"CRIC-SBX-014", "has another default", "runtime_handler", edit(func(r *runtimeapi.RunPodSandboxRequest) { r.RuntimeHandler = "suite-handler" }), nil},
 		{"CRIC-SBX-015", "hides privileged containers", "privileged of the sandbox", run(func(c *runtimeapi.PodSandboxConfig) { ctx(c).Privileged = false }), nil},

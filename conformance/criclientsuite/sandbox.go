@@ -33,13 +33,18 @@ func sandboxRules() []rule {
 			"PodSandboxConfig.hostname", "Hostname could only be empty when the pod network namespace is NODE.", asksSandbox(nil, lookHostname)),
 		must("CRIC-SBX-008", "passes the Pod's annotations on",
 			"PodSandboxConfig.annotations", "This will include any annotations set on a pod through the Kubernetes API.", asksSandbox(func(p *v1.Pod) {
-				p.Annotations = map[string]string{"suite.example/colour": "blue, not red"}
+				p.Annotations = oddAnnotations()
 			}, func(r *runtimeapi.RunPodSandboxRequest) error {
-				return wantPairs("the sandbox's annotations", r.GetConfig().GetAnnotations(), map[string]string{"suite.example/colour": "blue, not red"})
+				return wantPairs("the sandbox's annotations", r.GetConfig().GetAnnotations(), oddAnnotations())
 			})),
 		facto("CRIC-SBX-009", "labels a sandbox with its Pod's name, namespace and UID, and with the Pod's own labels",
 			"labels", "crictl, log collectors and metrics find Pods by io.kubernetes.pod.name, .namespace and .uid.", asksSandbox(nil, lookSandboxLabels)),
 	}
+}
+
+// oddAnnotations are some whose values are easily altered.
+func oddAnnotations() map[string]string {
+	return map[string]string{"suite.example/colour": "blue, not red", "suite.example/lines": " one\n\"two\" ", "suite.example/empty": ""}
 }
 
 // asksSandbox makes a check of a change of a Pod and of what the runtime is then asked

@@ -22,9 +22,13 @@ func sandboxFieldRules() []rule {
 			"Pod", "A hostPort of a container leads to its containerPort.", asksSandbox(ports, lookPorts)),
 		relied("CRIC-SBX-012", "passes sysctls on",
 			"Pod", "The sysctls of a Pod's security context hold in its namespaces.", asksSandbox(func(p *v1.Pod) {
-				p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "81"}}}
+				p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{
+					{Name: "net.ipv4.ip_unprivileged_port_start", Value: "81"}, {Name: "net.ipv4.ip_local_port_range", Value: "20000 50000"},
+				}}
 			}, func(r *runtimeapi.RunPodSandboxRequest) error {
-				return wantPairs("the sandbox's sysctls", r.GetConfig().GetLinux().GetSysctls(), map[string]string{"net.ipv4.ip_unprivileged_port_start": "81"})
+				return wantPairs("the sandbox's sysctls", r.GetConfig().GetLinux().GetSysctls(), map[string]string{
+					"net.ipv4.ip_unprivileged_port_start": "81", "net.ipv4.ip_local_port_range": "20000 50000",
+				})
 			})),
 		must("CRIC-SBX-013", "asks for the handler of the Pod's RuntimeClass",
 			"RunPodSandboxRequest.runtime_handler", "Named runtime configuration to use for this PodSandbox.", checkHandler, RuntimeClasses),
@@ -90,6 +94,7 @@ func hostPort(pod string) int32 {
 func ports(p *v1.Pod) {
 	p.Spec.Containers[0].Ports = []v1.ContainerPort{
 		{ContainerPort: containerPort, HostPort: hostPort(p.Name), HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP}, {ContainerPort: containerPort + 1},
+		{ContainerPort: containerPort + 2, HostPort: hostPort(p.Name), Protocol: v1.ProtocolTCP},
 	}
 }
 
@@ -100,12 +105,18 @@ func lookPorts(r *runtimeapi.RunPodSandboxRequest) error {
 			mapped = append(mapped, m)
 		}
 	}
-	if len(mapped) != 1 {
-		return fmt.Errorf("the port mappings with a host port are %v, want one", mapped)
+	if len(mapped) != 2 {
+		return fmt.Errorf("the port mappings with a host port are %v, want the two of the Pod", mapped)
+	}
+	if mapped[0].ContainerPort > mapped[1].ContainerPort {
+		slices.Reverse(mapped)
 	}
 	m, host := mapped[0], hostPort(r.GetConfig().GetLabels()[podLabel])
 	if m.HostPort != host || m.ContainerPort != containerPort || m.Protocol != runtimeapi.Protocol_UDP || m.HostIp != "127.0.0.1" {
 		return fmt.Errorf("the port mapping is %v, want UDP from 127.0.0.1:%d to %d", m, host, containerPort)
+	}
+	if m = mapped[1]; m.HostPort != host || m.ContainerPort != containerPort+2 || m.Protocol != runtimeapi.Protocol_TCP || m.HostIp != "" {
+		return fmt.Errorf("the port mapping is %v, want TCP from any address's %d to %d", m, host, containerPort+2)
 	}
 	return nil
 }

@@ -35,9 +35,9 @@ func securityRules() []rule {
 			})),
 		must("CRIC-SEC-003", "passes capabilities on",
 			"LinuxContainerSecurityContext.capabilities", "Capabilities to add or drop.", secured(func(_ *v1.PodSecurityContext, c *v1.SecurityContext) {
-				c.Capabilities = &v1.Capabilities{Add: []v1.Capability{"NET_BIND_SERVICE"}, Drop: []v1.Capability{"ALL"}}
+				c.Capabilities = &v1.Capabilities{Add: []v1.Capability{"NET_BIND_SERVICE", "CHOWN"}, Drop: []v1.Capability{"ALL"}}
 			}, func(s *runtimeapi.LinuxContainerSecurityContext) error {
-				return errors.Join(wantList("add_capabilities", s.GetCapabilities().GetAddCapabilities(), []string{"NET_BIND_SERVICE"}),
+				return errors.Join(wantList("add_capabilities", s.GetCapabilities().GetAddCapabilities(), []string{"NET_BIND_SERVICE", "CHOWN"}),
 					wantList("drop_capabilities", s.GetCapabilities().GetDropCapabilities(), []string{"ALL"}))
 			})),
 		must("CRIC-SEC-004", "asks for a privileged container where the Pod does",
@@ -118,9 +118,11 @@ func profileRules() []rule {
 			}), AppArmor),
 		must("CRIC-SEC-014", "passes SELinux options on",
 			"LinuxContainerSecurityContext.selinux_options", "SELinux context to be optionally applied.", secured(func(p *v1.PodSecurityContext, _ *v1.SecurityContext) {
-				p.SELinuxOptions = &v1.SELinuxOptions{Level: "s0:c123,c456"}
+				p.SELinuxOptions = &v1.SELinuxOptions{User: "system_u", Role: "system_r", Type: "suite_t", Level: "s0:c123,c456"}
 			}, func(s *runtimeapi.LinuxContainerSecurityContext) error {
-				return want("the SELinux level", s.GetSelinuxOptions().GetLevel(), "s0:c123,c456")
+				o := s.GetSelinuxOptions()
+				return errors.Join(want("the SELinux level", o.GetLevel(), "s0:c123,c456"), want("the SELinux type", o.GetType(), "suite_t"),
+					want("the SELinux role", o.GetRole(), "system_r"), want("the SELinux user", o.GetUser(), "system_u"))
 			})),
 	}
 }
