@@ -221,7 +221,7 @@ func withOwn(id string, check look, needs []Feature) func(context.Context, *inpu
 }
 
 // dyingTime is how long a runtime may take from the end of its connections to its own.
-const dyingTime = 2 * time.Second
+const dyingTime = 5 * time.Second
 
 // settles waits for the end of a runtime that does not answer, which may be about to come.
 func (r *runtime) settles(ctx context.Context) {

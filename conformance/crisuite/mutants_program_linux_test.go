@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -114,7 +115,7 @@ func processMutants() []mutant {
 	}
 	var kept [][]byte
 	return []mutant{
-		{"CRI-STOP-003", "ends in a call", seen("the runtime ended during this rule: exit status 3", endsIn("StopContainer"))},
+		{"CRI-STATUS-006", "ends in a call", seen("the runtime ended during this rule", endsIn("UpdateRuntimeConfig"))},
 		{"CRI-LEAK-001", "leaves a process of its own", seen("process", run(func(c *exchange) { haunt("shim", "ROOT="+c.root) }))},
 		{"CRI-LEAK-001", "leaves a link", seen("link", run(func(*exchange) {
 			_ = exec.Command("ip", "link", "add", fmt.Sprintf("left%x", rand.Uint32()), "type", "bridge").Run()
@@ -129,13 +130,13 @@ func processMutants() []mutant {
 }
 
 // endsIn ends the mutant in a call, a moment behind the connection, as a program does that
-// prints why.
+// prints why. It takes the runtime behind it down first.
 func endsIn(method string) fault {
 	return fault{request: func(c *exchange, _ proto.Message) (proto.Message, error) {
 		if c.method != method {
 			return nil, nil
 		}
-		time.AfterFunc(300*time.Millisecond, func() { os.Exit(3) })
+		time.AfterFunc(100*time.Millisecond, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGTERM) })
 		return nil, status.Error(codes.Unavailable, "error reading from server: EOF")
 	}}
 }
