@@ -93,7 +93,8 @@ func hostPort(pod string) int32 {
 
 func ports(p *v1.Pod) {
 	p.Spec.Containers[0].Ports = []v1.ContainerPort{
-		{ContainerPort: containerPort, HostPort: hostPort(p.Name), HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP}, {ContainerPort: containerPort + 1},
+		{ContainerPort: containerPort, HostPort: hostPort(p.Name), HostIP: "127.0.0.1", Protocol: v1.ProtocolUDP},
+		{ContainerPort: containerPort + 1},
 		{ContainerPort: containerPort + 2, HostPort: hostPort(p.Name), Protocol: v1.ProtocolTCP},
 	}
 }
