@@ -3,13 +3,10 @@ package cnisuite
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 
-	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
@@ -63,62 +60,6 @@ func (l *lab) describes() error {
 	}
 	if !l.speaks("0.3.0") {
 		return conformance.NotApplicable("the plugin speaks %s at most, whose results list no interfaces", l.version)
-	}
-	return nil
-}
-
-func checkResultVersions(ctx context.Context, l *lab) error {
-	lives, err := found(ctx, l, "a life in each version", liveInEachVersion)
-	if err != nil {
-		return err
-	}
-	for _, f := range lives {
-		if f.add.rc != 0 && !cni.AtLeast(f.version, "0.3.0") {
-			continue // those results are addresses, and there may be none
-		}
-		if err := f.shaped(); err != nil {
-			return err
-		}
-		if err := f.del.ok(nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// shaped looks for what results of the version have, and those of others do not.
-func (f versionLife) shaped() error {
-	var r struct {
-		CNIVersion string          `json:"cniVersion"`
-		IP4        json.RawMessage `json:"ip4"`
-		IP6        json.RawMessage `json:"ip6"`
-		IPs        []struct {
-			Version string `json:"version"`
-			Address string `json:"address"`
-		} `json:"ips"`
-	}
-	if err := f.add.ok(&r); err != nil {
-		return err
-	}
-	if r.CNIVersion != f.version {
-		return fmt.Errorf("the result of an ADD of cniVersion %q has cniVersion %q", f.version, r.CNIVersion)
-	}
-	lists := cni.AtLeast(f.version, "0.3.0")
-	rich, old := len(r.IPs) > 0, len(r.IP4)+len(r.IP6) > 0
-	if !lists && rich && !old {
-		return fmt.Errorf("results of %s have ip4 and ip6 where this one has ips: %s", f.version, f.add.stdout)
-	}
-	if lists && old && !rich {
-		return fmt.Errorf("results of %s have ips where this one has ip4 or ip6: %s", f.version, f.add.stdout)
-	}
-	for _, ip := range r.IPs {
-		family := "4"
-		if strings.Contains(ip.Address, ":") {
-			family = "6"
-		}
-		if lists && !cni.AtLeast(f.version, "1.0.0") && ip.Version != family {
-			return fmt.Errorf("in results of %s each of ips has a version, %q for %s: %s", f.version, family, ip.Address, f.add.stdout)
-		}
 	}
 	return nil
 }

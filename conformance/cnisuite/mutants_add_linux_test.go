@@ -3,12 +3,14 @@ package cnisuite_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -47,6 +49,10 @@ func chained(t *cnisuite.Target) { t.Kind, t.Config = cnisuite.Chained, `{"state
 func addMutants() []attachment {
 	return []attachment{
 		{"says-newest", "CNI-ADD-003", nil},
+		{"old-without-interfaces", "CNI-ADD-003", nil},
+		{"old-without-sandbox", "CNI-ADD-003", nil},
+		{"old-without-ips", "CNI-ADD-003", nil},
+		{"old-without-prefix", "CNI-ADD-003", nil},
 		{"hides-host-end", "CNI-ADD-004", nil},
 		{"invents-mtu", "CNI-ADD-005", nil},
 		{"invents-interface", "CNI-ADD-005", nil},
@@ -237,6 +243,19 @@ func rawAttachers() map[string]func() int {
 			}
 			return out, rc
 		}),
+		"old-without-interfaces": inOldResults(func(r map[string]any) { delete(r, "interfaces") }),
+		"old-without-sandbox": inOldResults(func(r map[string]any) {
+			nics, _ := r["interfaces"].([]any)
+			for _, nic := range nics {
+				delete(nic.(map[string]any), "sandbox")
+			}
+		}),
+		"old-without-ips": inOldResults(func(r map[string]any) { delete(r, "ips"); delete(r, "ip4") }),
+		"old-without-prefix": inOldResults(func(r map[string]any) {
+			if ip4, old := r["ip4"].(map[string]any); old {
+				ip4["ip"], _, _ = strings.Cut(ip4["ip"].(string), "/")
+			}
+		}),
 		"dies-without-prev": raw(func(x *exchange) (string, int) {
 			if x.command() == "ADD" && x.config()["prevResult"] == nil {
 				return "", 2
@@ -261,4 +280,18 @@ func rawAttachers() map[string]func() int {
 			return x.good()
 		}),
 	}
+}
+
+// inOldResults is the good plugin with a change in results of versions before 1.1.0.
+func inOldResults(change func(map[string]any)) func() int {
+	return raw(func(x *exchange) (string, int) {
+		out, rc := x.good()
+		var r map[string]any
+		if x.command() != "ADD" || x.config()["cniVersion"] == cni.Newest || json.Unmarshal([]byte(out), &r) != nil {
+			return out, rc
+		}
+		change(r)
+		changed, _ := json.Marshal(r)
+		return string(changed), rc
+	})
 }

@@ -152,6 +152,8 @@ func (l *lab) refusesVersion(ctx context.Context, v string) error {
 // versionLife is an attachment in requests of one version.
 type versionLife struct {
 	version string
+	ifName  string // of its container
+	ns      string
 	add     *answer
 	del     *answer // nil behind an ADD that failed
 }
@@ -176,7 +178,7 @@ func liveInEachVersion(ctx context.Context, l *lab) ([]versionLife, error) {
 		if err != nil {
 			return nil, err
 		}
-		f, keys := versionLife{version: v}, map[string]any{"cniVersion": v}
+		f, keys := versionLife{version: v, ifName: c.ifName, ns: c.ns}, map[string]any{"cniVersion": v}
 		if f.add, err = l.call(ctx, "ADD", c, with{what: "ADD of cniVersion " + v, keys: keys}); err != nil {
 			return nil, err
 		}
