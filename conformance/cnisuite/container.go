@@ -130,6 +130,10 @@ func (l *lab) join(c *container) error {
 	}))
 }
 
+// queueLength is what the kernel gives an interface of which nothing else is said. The
+// kernel sets one that has none as soon as traffic control comes.
+const queueLength = 1000
+
 // pair makes a pair of interfaces, one on the host and one in the namespace.
 func (l *lab) pair(name, ns, far string) error {
 	h, err := netns.Open(ns)
@@ -138,9 +142,9 @@ func (l *lab) pair(name, ns, far string) error {
 	}
 	defer h.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
+	attrs.Name, attrs.TxQLen = name, queueLength
 	return netns.Do(l.host, func() error {
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: far, PeerNamespace: netlink.NsFd(h.FD())})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: far, PeerNamespace: netlink.NsFd(h.FD()), PeerTxQLen: queueLength})
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -52,8 +53,8 @@ func delRules() []conformance.Rule[Target] {
 }
 
 // checkDelInside leaves variables out: the container goes as a whole. What was
-// there before the ADD, as the interface that an earlier plugin made, must be there
-// again as it was.
+// there before the ADD, as the interface that an earlier plugin made with its end on
+// the host, must be there again as it was.
 func checkDelInside(ctx context.Context, l *lab) error {
 	c, err := l.newContainer()
 	if err != nil {
@@ -63,12 +64,9 @@ func checkDelInside(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	nic, err := c.look() // nil but for a chained plugin
+	given, err := l.given(c)
 	if err != nil {
 		return err
-	}
-	if l.target.loopback() {
-		nic = nil // it goes with the namespace, up or down
 	}
 	if err := l.life(ctx, c); err != nil {
 		return err
@@ -87,14 +85,37 @@ func checkDelInside(ctx context.Context, l *lab) error {
 	if len(gone) > 0 {
 		return fmt.Errorf("after ADD and DEL the container lacks %s", list(gone))
 	}
-	now, err := c.look()
-	switch {
-	case err != nil || nic == nil:
+	left, err := l.given(c)
+	if err != nil {
 		return err
-	case now == nil:
-		return fmt.Errorf("after ADD and DEL the container lacks interface %q", c.ifName)
 	}
-	return nic.same(now)
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		now, there := left[name]
+		if !there {
+			return fmt.Errorf("after ADD and DEL there is no interface %q any more, which was there before", name)
+		}
+		if err := given[name].other(now); err != nil {
+			return fmt.Errorf("after ADD and DEL the interface %q is not as it was before: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// given are the settings of the interfaces that an earlier plugin would have made for
+// a chained one: in the container, and the other end on the host. Loopback goes
+// with the namespace, up or down.
+func (l *lab) given(c *container) (map[string]settings, error) {
+	given := map[string]settings{}
+	for ns, name := range map[string]string{c.ns: c.ifName, l.host: c.hostEnd} {
+		all, err := settingsIn(ns)
+		if err != nil {
+			return nil, err
+		}
+		if s, there := all[name]; there && l.target.Kind == Chained {
+			given[name] = s
+		}
+	}
+	return given, nil
 }
 
 // checkSilent is about all commands that have no result. A command that fails is

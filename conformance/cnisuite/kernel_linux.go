@@ -2,6 +2,7 @@ package cnisuite
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 
@@ -33,6 +34,49 @@ func unshape() (found bool, err error) {
 		err = errors.Join(err, netlink.QdiscDel(q))
 	}
 	return found, err
+}
+
+// switches are the flags of an interface that can be set, in words.
+func switches(flags uint32) (all []string) {
+	for _, s := range []struct {
+		flag uint32
+		word string
+	}{{unix.IFF_UP, "up"}, {unix.IFF_PROMISC, "promisc"}, {unix.IFF_ALLMULTI, "allmulticast"}, {unix.IFF_NOARP, "noarp"}} {
+		if flags&s.flag != 0 {
+			all = append(all, s.word)
+		} else {
+			all = append(all, "not "+s.word)
+		}
+	}
+	return all
+}
+
+// hungOn describes the traffic control that somebody gave an interface of the
+// calling thread's namespace, and the neighbours that somebody told it.
+func hungOn(link netlink.Link) (all []string, err error) {
+	qdiscs, err := netlink.QdiscList(link)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range qdiscs {
+		if major, _ := netlink.MajorMinor(q.Attrs().Handle); major != 0 { // the kernel's own have none
+			all = append(all, fmt.Sprintf("qdisc %s %s", q.Type(), netlink.HandleStr(q.Attrs().Handle)))
+		}
+	}
+	classes, err := netlink.ClassList(link, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range classes {
+		all = append(all, fmt.Sprintf("class %s %s", c.Type(), netlink.HandleStr(c.Attrs().Handle)))
+	}
+	neighbours, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+	for _, n := range neighbours {
+		if n.State == unix.NUD_PERMANENT && (n.Family == unix.AF_INET || n.Family == unix.AF_INET6) {
+			all = append(all, fmt.Sprintf("neighbour %s %s", n.IP, n.HardwareAddr))
+		}
+	}
+	return all, err
 }
 
 func promiscuous(link netlink.Link) error { return netlink.SetPromiscOn(link) }

@@ -25,6 +25,12 @@ func unshape() (bool, error) {
 	return false, fault.Unimplemented.Errorf("traffic control needs Linux")
 }
 
+func switches(uint32) []string { return nil }
+
+func hungOn(netlink.Link) ([]string, error) {
+	return nil, fault.Unimplemented.Errorf("traffic control needs Linux")
+}
+
 func promiscuous(netlink.Link) error {
 	return fault.Unimplemented.Errorf("network interfaces need Linux")
 }

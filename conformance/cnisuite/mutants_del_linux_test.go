@@ -43,6 +43,12 @@ func delMutants() []attachment {
 		{"keeps-mtu", "CNI-DEL-005", chained},
 		{"keeps-mac", "CNI-DEL-005", chained},
 		{"keeps-down", "CNI-DEL-005", chained},
+		{"keeps-promisc", "CNI-DEL-005", chained},
+		{"keeps-allmulticast", "CNI-DEL-005", chained},
+		{"keeps-queue", "CNI-DEL-005", chained},
+		{"keeps-shaping", "CNI-DEL-005", chained},
+		{"keeps-neighbour", "CNI-DEL-005", chained},
+		{"keeps-shaping-outside", "CNI-DEL-005", chained},
 		{"takes-address", "CNI-DEL-005", chained},
 		{"tells-of-DEL", "CNI-DEL-006", nil},
 		{"tells-of-CHECK", "CNI-DEL-006", nil},
@@ -143,8 +149,34 @@ func adjusters() map[string]func(*cni.Plugin) {
 		"keeps-mac": doing(func(l netlink.Link) error {
 			return netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 1})
 		}, nothing),
-		"keeps-down": doing(netlink.LinkSetDown, nothing),
+		"keeps-down":         doing(netlink.LinkSetDown, nothing),
+		"keeps-promisc":      doing(netlink.SetPromiscOn, nothing),
+		"keeps-allmulticast": doing(netlink.LinkSetAllmulticastOn, nothing),
+		"keeps-queue":        doing(func(l netlink.Link) error { return netlink.LinkSetTxQLen(l, 77) }, nothing),
+		"keeps-shaping":      doing(shape, nothing),
+		"keeps-neighbour": doing(func(l netlink.Link) error {
+			return netlink.NeighSet(&netlink.Neigh{
+				LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.IPv4(10, 124, 0, 77), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+			})
+		}, nothing),
+		"keeps-shaping-outside": func(p *cni.Plugin) {
+			p.Adjusts, p.Check = true, nil
+			p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+				end, err := otherEnd(r)
+				if err != nil {
+					return nil, err
+				}
+				return r.PrevResult, shape(end)
+			}
+			p.Del = func(context.Context, *cni.Request) error { return nil }
+		},
 	}
+}
+
+// shape limits what an interface sends.
+func shape(l netlink.Link) error {
+	attrs := netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+	return netlink.QdiscReplace(&netlink.Tbf{QdiscAttrs: attrs, Rate: 125000, Limit: 32000, Buffer: 32000})
 }
 
 // rawDetachers answer by themselves what the SDK would answer for them.

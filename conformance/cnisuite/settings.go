@@ -1,0 +1,61 @@
+package cnisuite
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/nodekit-project/nodekit/internal/netns"
+)
+
+// settings are what an interface is set to, in words: its own attributes, and what
+// hangs on it. Addresses and routes are looked for elsewhere.
+type settings struct {
+	own  []string // attributes
+	hung []string // traffic control and neighbours
+}
+
+// settingsIn are those of each interface of a namespace, by its name.
+func settingsIn(ns string) (map[string]settings, error) {
+	all := map[string]settings{}
+	err := netns.Do(ns, func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, link := range links {
+			attrs := link.Attrs()
+			s := settings{own: append(switches(attrs.RawFlags), "mac "+attrs.HardwareAddr.String(), fmt.Sprint("mtu ", attrs.MTU),
+				fmt.Sprint("txqueuelen ", attrs.TxQLen), fmt.Sprintf("alias %q", attrs.Alias))}
+			if s.hung, err = hungOn(link); err != nil {
+				return err
+			}
+			all[attrs.Name] = s
+		}
+		return nil
+	})
+	return all, err
+}
+
+// other reports what of an interface's settings is not as before.
+func (s settings) other(now settings) error {
+	before, after := slices.Concat(s.own, s.hung), slices.Concat(now.own, now.hung)
+	if lost, more := without(before, after), without(after, before); len(lost)+len(more) > 0 {
+		return fmt.Errorf("before: %s; now: %s", inWords(lost), inWords(more))
+	}
+	return nil
+}
+
+// without is what one list has and the other has not.
+func without(list, other []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(word string) bool { return slices.Contains(other, word) })
+}
+
+func inWords(list []string) string {
+	if len(list) == 0 {
+		return "nothing"
+	}
+	return strings.Join(list, ", ")
+}
