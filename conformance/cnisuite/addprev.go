@@ -1,7 +1,7 @@
 package cnisuite
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,8 +10,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/leak"
+	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
 // prevRules are about the result of the plugins before.
@@ -38,9 +41,44 @@ func (l *lab) previous(c *container) (json.RawMessage, error) {
 			return nil, err
 		}
 	}
-	const dns = `,"dns":{"nameservers":["192.0.2.53"],"domain":"suite.example","search":["suite.example"],"options":["ndots:2"]}}`
-	return append(bytes.TrimSuffix(prev, []byte("}")), dns...), nil
+	return l.enrich(c, prev)
 }
+
+// enrich adds to a result of one address what results may have beside it: its
+// gateway, the interface's MTU, a route, and dns.
+func (l *lab) enrich(c *container, prev json.RawMessage) (json.RawMessage, error) {
+	var r map[string]any
+	if err := json.Unmarshal(prev, &r); err != nil {
+		return nil, err
+	}
+	nic := r["interfaces"].([]any)[0].(map[string]any)
+	name := nic["name"].(string)
+	nics, err := nicsIn(c.ns)
+	if err != nil {
+		return nil, err
+	}
+	if l.speaks("1.1.0") {
+		nic["mtu"] = nics[name].mtu
+	}
+	gateway := slices.Clone(c.address().IP)
+	gateway[3] = 1
+	r["ips"].([]any)[0].(map[string]any)["gateway"] = gateway.String()
+	r["routes"] = []any{map[string]any{"dst": prevRoute.String(), "gw": gateway.String()}}
+	r["dns"] = map[string]any{"nameservers": []string{"192.0.2.53"}, "domain": "suite.example", "search": []string{"suite.example"}, "options": []string{"ndots:2"}}
+	if err := netns.Do(c.ns, func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: prevRoute, Gw: gateway})
+	}); err != nil {
+		return nil, err
+	}
+	return json.Marshal(r)
+}
+
+// prevRoute is where the route of a prevResult leads.
+var prevRoute = &net.IPNet{IP: net.IPv4(10, 127, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}
 
 // checkPrevKept passes a plugin over that makes interfaces and refuses to be in a
 // chain: there is no harm in that.
@@ -67,7 +105,7 @@ func checkPrevKept(ctx context.Context, l *lab) error {
 	if err := errors.Join(json.Unmarshal(prev, &old), out.ok(&now)); err != nil {
 		return err
 	}
-	return l.stillTold(old, now, out)
+	return cmp.Or(l.stillTold(old, now, out), l.stillRouted(c, old, now, out))
 }
 
 // stillTold expects of what prevResult had that the result has it, too, if the
@@ -87,12 +125,45 @@ func (l *lab) stillTold(old, now result, out *answer) error {
 			return fmt.Errorf("prevResult has interface %q (sandbox %q), which is there, and the result lacks it: %s", i.Name, i.Sandbox, out.stdout)
 		}
 		for _, ip := range old.IPs {
-			if *ip.Interface == at && seen.addresses[canonical(ip.Address)] && !now.has(ip.Address) {
+			if *ip.Interface != at || !seen.addresses[canonical(ip.Address)] {
+				continue
+			}
+			if !now.has(ip.Address) {
 				return fmt.Errorf("prevResult has the address %s, which is there, and the result lacks it: %s", ip.Address, out.stdout)
+			}
+			if on := now.on(ip.Address); on != i.Name {
+				return fmt.Errorf("prevResult has the address %s on interface %q, and in the result its index leads to %q: an index counts the result's own interfaces: %s",
+					ip.Address, i.Name, on, out.stdout)
 			}
 		}
 	}
 	return nil
+}
+
+// stillRouted expects the same of prevResult's routes.
+func (l *lab) stillRouted(c *container, old, now result, out *answer) error {
+	have, err := routesIn(c.ns)
+	if err != nil {
+		return err
+	}
+	for _, route := range old.Routes {
+		there := slices.ContainsFunc(have, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == route.Dst })
+		if there && !slices.ContainsFunc(now.Routes, func(r routeEntry) bool { return r.Dst == route.Dst }) {
+			return fmt.Errorf("prevResult has the route to %s, which is there, and the result lacks it: %s", route.Dst, out.stdout)
+		}
+	}
+	return nil
+}
+
+// on is the name of the interface that the result's index for an address leads to,
+// or "".
+func (r *result) on(address string) string {
+	for _, ip := range r.IPs {
+		if canonical(ip.Address) == canonical(address) && ip.Interface != nil && *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) {
+			return r.Interfaces[*ip.Interface].Name
+		}
+	}
+	return ""
 }
 
 // has says whether one of the result's addresses is that, with any length of its

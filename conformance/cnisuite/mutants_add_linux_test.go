@@ -65,6 +65,10 @@ func addMutants() []attachment {
 		{"gives-back", "CNI-ADD-011", nil},
 		{"forgets-prev", "CNI-ADD-012", nil},
 		{"forgets-address", "CNI-ADD-012", chained},
+		{"forgets-route", "CNI-ADD-012", chained},
+		{"forgets-route", "CNI-ADD-013", chained},
+		{"counts-from-zero", "CNI-ADD-012", nil},
+		{"forgets-gateway", "CNI-ADD-013", chained},
 		{"changes-prev", "CNI-ADD-013", chained},
 		{"dies-without-prev", "CNI-ADD-014", chained},
 		{"ignores-netns", "CNI-ADD-015", nil},
@@ -164,6 +168,22 @@ func attachers() map[string]func(*cni.Plugin) {
 				return r.PrevResult, nil
 			}
 		},
+		"forgets-route": func(p *cni.Plugin) {
+			p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+				r.PrevResult.Routes = nil
+				return r.PrevResult, nil
+			}
+		},
+		"forgets-gateway": func(p *cni.Plugin) {
+			p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
+				r.PrevResult.IPs[0].Gateway = nil
+				return r.PrevResult, nil
+			}
+		},
+		"counts-from-zero": altered(func(_ *cni.Request, out *cni.Result) error {
+			slices.Reverse(out.Interfaces) // and the indices stay
+			return nil
+		}),
 		"changes-prev": func(p *cni.Plugin) {
 			p.Add = func(_ context.Context, r *cni.Request) (*cni.Result, error) {
 				r.PrevResult.DNS.Domain = "elsewhere.example"
