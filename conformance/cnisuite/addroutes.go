@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
@@ -22,6 +23,70 @@ func checkRoutesExist(ctx context.Context, l *lab) error {
 			return fmt.Sprintf("next hop %s", have.Gw)
 		}
 		return ""
+	})
+}
+
+// checkRoutesTold looks at the main table of the container alone. What leads to the
+// result's own subnets and gateways goes without saying.
+func checkRoutesTold(ctx context.Context, l *lab) error {
+	if err := l.describes(); err != nil {
+		return err
+	}
+	c, err := l.newContainer()
+	if err != nil {
+		return err
+	}
+	if err := l.ipam.result(c, l.routed(`{"dst":"10.205.0.0/16","gw":"10.123.0.1"}`)); err != nil {
+		return err
+	}
+	scope := leak.Scope{Kinds: []leak.Kind{leak.Route}}
+	before, err := takeIn(c.ns, scope)
+	if err != nil {
+		return err
+	}
+	r, err := l.add(ctx, c)
+	if err != nil {
+		return err
+	}
+	after, err := takeIn(c.ns, scope)
+	if err != nil {
+		return err
+	}
+	for _, made := range before.Diff(after) {
+		if strings.Contains(made.Name, " type ") || strings.Contains(made.Name, " table ") {
+			continue
+		}
+		if to := strings.Fields(made.Name)[1]; !r.leads(to) {
+			return fmt.Errorf("ADD made the route %q in the container, and the result has none to %s: %s", made.Name, to, c.result)
+		}
+	}
+	return nil
+}
+
+// leads says whether the result has a route to the destination, or an address in
+// whose subnet it is, or whose gateway it is.
+func (r *result) leads(to string) bool {
+	if to == "default" {
+		to = "0.0.0.0/0"
+	}
+	ip, dst, err := net.ParseCIDR(to)
+	if err != nil {
+		return false
+	}
+	if slices.ContainsFunc(r.Routes, func(told routeEntry) bool {
+		_, have, err := net.ParseCIDR(told.Dst)
+		return err == nil && have.String() == dst.String()
+	}) {
+		return true
+	}
+	return slices.ContainsFunc(r.IPs, func(told ipEntry) bool {
+		_, subnet, err := net.ParseCIDR(told.Address)
+		if err != nil {
+			return false
+		}
+		wide, _ := subnet.Mask.Size()
+		narrow, _ := dst.Mask.Size()
+		return subnet.Contains(ip) && narrow >= wide || ip.Equal(net.ParseIP(told.Gateway))
 	})
 }
 

@@ -59,7 +59,9 @@ func addMutants() []attachment {
 		{"tells-no-mtu", "CNI-ADD-006", nil},
 		{"another-prefix", "CNI-ADD-007", nil},
 		{"adds-an-address", "CNI-ADD-008", nil},
+		{"adds-an-address-to-lo", "CNI-ADD-008", nil},
 		{"invents-route", "CNI-ADD-009", nil},
+		{"hides-route", "CNI-ADD-029", nil},
 		{"invents-route-mtu", "CNI-ADD-025", nil},
 		{"replaces-interface", "CNI-ADD-010", nil},
 		{"gives-back", "CNI-ADD-011", nil},
@@ -135,6 +137,19 @@ func attachers() map[string]func(*cni.Plugin) {
 			return inside(r, func(l netlink.Link) error {
 				return netlink.AddrAdd(l, &netlink.Addr{IPNet: network("192.0.2.1/32")})
 			})
+		}),
+		"adds-an-address-to-lo": altered(func(r *cni.Request, _ *cni.Result) error {
+			return r.InNetNS(func() error {
+				lo, err := netlink.LinkByName("lo")
+				if err != nil {
+					return err
+				}
+				return netlink.AddrAdd(lo, &netlink.Addr{IPNet: network("192.0.2.1/32")})
+			})
+		}),
+		"hides-route": altered(func(_ *cni.Request, out *cni.Result) error {
+			out.Routes = nil
+			return nil
 		}),
 		"invents-route": altered(func(_ *cni.Request, out *cni.Result) error {
 			out.Routes = append(out.Routes, &types.Route{Dst: *network("198.51.100.0/24")})
