@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
@@ -160,12 +161,40 @@ func checkLaterChanges(ctx context.Context, l *lab) error {
 	if err := l.check(ctx, c, with{what: "CHECK after another plugin added a route"}); err != nil {
 		return err
 	}
+	if err := l.checkMoreInResult(ctx, c); err != nil {
+		return err
+	}
 	at := r.inside(c.ifName, c.ns)
 	fixed := l.target.configures(func(key string, _ any) bool { return strings.EqualFold(key, "mac") })
 	if l.target.Kind == Chained || at < 0 || r.Interfaces[at].Mac == "" || fixed || l.target.loopback() {
 		return nil
 	}
 	return l.checkOtherMAC(ctx, c, r.Interfaces[at].Mac)
+}
+
+// checkMoreInResult makes another interface, as a later plugin of the chain does,
+// whose final result has it, with an address and dns.
+func (l *lab) checkMoreInResult(ctx context.Context, c *container) error {
+	later := &container{number: c.number, id: c.id, ns: c.ns, ifName: "later0"}
+	if err := later.occupy(); err != nil {
+		return err
+	}
+	var final map[string]any
+	if err := json.Unmarshal(c.result, &final); err != nil {
+		return err
+	}
+	nics, _ := final["interfaces"].([]any)
+	ips, _ := final["ips"].([]any)
+	address := map[string]any{"address": later.address().String(), "interface": len(nics)}
+	if !cni.AtLeast(l.version, "1.0.0") {
+		address["version"] = "4"
+	}
+	final["interfaces"] = append(nics, iface{Name: later.ifName, Sandbox: c.ns})
+	final["ips"], final["dns"] = append(ips, address), map[string]any{"domain": "suite.example"}
+	return l.check(ctx, c, with{
+		what: "CHECK with the final result of a chain whose later plugin made another interface, with an address, and set dns",
+		keys: map[string]any{"prevResult": final},
+	})
 }
 
 // checkOtherMAC changes the kernel's and the final result's address alike.

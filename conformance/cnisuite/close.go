@@ -76,7 +76,9 @@ func (l *lab) tearDown(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTime)
 		defer cancel()
 		_, failed := l.shell(ctx, "teardown", l.target.Teardown)
-		err = errors.Join(err, failed)
+		if !l.killed {
+			err = errors.Join(err, failed)
+		}
 	}
 	return errors.Join(err, l.endProcesses(dying))
 }

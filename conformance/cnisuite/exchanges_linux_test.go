@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -119,17 +120,31 @@ func ofAnyVersion(command string) func() int {
 // exchanges are plugins with one fault in what they take or answer.
 func exchanges() map[string]func() int {
 	return map[string]func() int{
-		"forgets-names":        rewritten("", "CNI_", ""),
-		"garbage-is-config":    rewritten("", `"code":6`, `"code":7`),
-		"code-999-for-config":  rewritten("", `"code":7`, `"code":999`),
-		"unknown-is-internal":  rewritten("", `"code":2`, `"code":100`),
-		"code-8":               rewritten("", `"code":4`, `"code":8`),
-		"status-is-internal":   rewritten("STATUS", `"code":50`, `"code":999`),
-		"status-alone":         deaf("STATUS"),
-		"check-alone":          deaf("CHECK"),
-		"status-of-any-age":    ofAnyVersion("STATUS"),
-		"check-of-any-age":     ofAnyVersion("CHECK"),
-		"needs-path":           unlessGood(func(x *exchange) bool { return x.env["CNI_PATH"] == "" }),
+		"forgets-names":       rewritten("", "CNI_", ""),
+		"garbage-is-config":   rewritten("", `"code":6`, `"code":7`),
+		"code-999-for-config": rewritten("", `"code":7`, `"code":999`),
+		"unknown-is-internal": rewritten("", `"code":2`, `"code":100`),
+		"code-8":              rewritten("", `"code":4`, `"code":8`),
+		"status-is-internal":  rewritten("STATUS", `"code":50`, `"code":999`),
+		"status-alone":        deaf("STATUS"),
+		"check-alone":         deaf("CHECK"),
+		"status-of-any-age":   ofAnyVersion("STATUS"),
+		"check-of-any-age":    ofAnyVersion("CHECK"),
+		"needs-path":          unlessGood(func(x *exchange) bool { return x.env["CNI_PATH"] == "" }),
+		"jealous-of-interfaces": unlessGood(func(x *exchange) bool {
+			return x.command() == "CHECK" && strings.Contains(string(x.stdin), `"later0"`)
+		}),
+		"jealous-of-dns": unlessGood(func(x *exchange) bool {
+			return x.command() == "CHECK" && strings.Contains(string(x.stdin), `"suite.example"`)
+		}),
+		"knows-all": unlessGood(func(x *exchange) bool {
+			return x.command() == "GC" && strings.Contains(string(x.stdin), "-stranger")
+		}),
+		"shim": unlessGood(func(x *exchange) bool { // STATUS does not ask for the daemon
+			text, _ := os.ReadFile(x.state("pid"))
+			pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+			return x.command() == "ADD" && (err != nil || syscall.Kill(pid, 0) != nil)
+		}),
 		"splits-args":          unlessGood(func(x *exchange) bool { return strings.Contains(x.env["CNI_ARGS"], "==") }),
 		"refuses-runtime-keys": unlessGood(func(x *exchange) bool { return strings.Contains(string(x.stdin), "cni.dev/suite") }),
 		"version-needs-stdin":  unlessGood(func(x *exchange) bool { return len(x.stdin) == 0 }),

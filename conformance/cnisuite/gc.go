@@ -86,8 +86,10 @@ func checkKeeps(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
-	if err := l.collect(ctx, keep.c); err != nil {
-		return err
+	// Attachments may be older than the plugin's place in the network.
+	stranger := &container{id: other.id + "-stranger", ifName: other.ifName}
+	if err := l.collect(ctx, keep.c, stranger); err != nil {
+		return fmt.Errorf("a GC whose list has a valid attachment that the plugin never saw, %s: %w", stranger.id, err)
 	}
 	return keep.kept(ctx, l)
 }

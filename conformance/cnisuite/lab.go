@@ -39,6 +39,7 @@ type lab struct {
 	count    int
 	made     []*container
 	daemon   int    // process group that Target.Setup left, or 0
+	killed   bool   // the daemon, by a rule: Target.Teardown may find it gone
 	boot     string // file with the id of the boot, once there was a reboot
 	// handOver is how long the suite may take to read what an execution wrote, when
 	// that is more than a second because many run at the same time.

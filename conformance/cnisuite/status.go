@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
+	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
 )
@@ -31,7 +33,43 @@ func statusRules() []conformance.Rule[Target] {
 			"Plugins should always expect other CNI operations (like ADD, DEL, etc) even if STATUS returns an error. STATUS does not prevent other runtime requests."), checkAddAfterStatus),
 		checked(rule("CNI-STATUS-009", should, "STATUS of a plugin that delegates nothing works without CNI_PATH (de facto)", "STATUS",
 			"Optional environment parameters: CNI_PATH"), checkStatusNoPath),
+		checked(rule("CNI-STATUS-010", should, "STATUS without the daemon that ADD needs is an error of code 50 or 51", "STATUS",
+			"if a plugin relies on an external service or daemon, it should return an error to STATUS if that service is unavailable"), checkStatusNoDaemon),
 	}
+}
+
+// checkStatusNoDaemon kills what the profile's setup left in its process group. ADD
+// tells whether the plugin relies on it.
+func checkStatusNoDaemon(ctx context.Context, l *lab) error {
+	if err := l.hasStatus(); err != nil {
+		return err
+	}
+	if l.daemon == 0 || syscall.Kill(-l.daemon, syscall.SIGKILL) != nil {
+		return conformance.NotApplicable("the profile's setup leaves no daemon in its process group")
+	}
+	l.killed = true
+	for deadline := time.Now().Add(settleTime); syscall.Kill(-l.daemon, 0) == nil && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	out, err := l.call(ctx, "STATUS", nil, with{what: "STATUS after the daemon was killed"})
+	if err != nil {
+		return err
+	}
+	c, err := l.newContainer()
+	if err != nil {
+		return err
+	}
+	served, err := l.call(ctx, "ADD", c, with{what: "ADD after the daemon was killed"})
+	if err != nil {
+		return err
+	}
+	if served.failed() != nil {
+		return conformance.NotApplicable("ADD is served without what the profile's setup has started")
+	}
+	if _, err = out.refused(50, 51); err != nil {
+		return fmt.Errorf("ADD cannot be served without the daemon: %w", err)
+	}
+	return nil
 }
 
 // hasStatus returns NotApplicable for plugins of older versions.

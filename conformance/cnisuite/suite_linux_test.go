@@ -70,6 +70,7 @@ func TestMutants(t *testing.T) {
 		{"status-writes", "CNI-STATUS-007"},
 		{"status-decides", "CNI-STATUS-008"},
 		{"needs-path", "CNI-STATUS-009"},
+		{"shim", "CNI-STATUS-010"},
 		{"never-well", "CNI-CHECK-001"},
 		{"check-needs-no", "CNI-CHECK-002"},
 		{"blind-to-link", "CNI-CHECK-003"},
@@ -86,6 +87,9 @@ func TestMutants(t *testing.T) {
 		{"drops-args", "CNI-CHECK-013"},
 		{"drops-env", "CNI-CHECK-013"},
 		{"jealous", "CNI-CHECK-014"},
+		{"jealous-of-interfaces", "CNI-CHECK-014"},
+		{"jealous-of-dns", "CNI-CHECK-014"},
+		{"knows-all", "CNI-GC-002"},
 		{"check-of-any-age", "CNI-CHECK-015"},
 		{"check-writes", "CNI-CHECK-016"},
 		{"jumpy", "CNI-CHECK-017"},
@@ -128,6 +132,8 @@ func mutant(t testing.TB, name, rule string) cnisuite.Target {
 	switch {
 	case name == "needs-path" && rule != "CNI-VERSION-002":
 		tgt.Config = `{"state":"${DIR}"}`
+	case name == "shim":
+		tgt.Setup = `sleep 60 & echo $! >"${DIR}/pid"`
 	case name == "code-999-for-config":
 		tgt.BadConfigs = `[{"ipam":{"type":"suite-ipam"},"state":7}]`
 	case strings.HasPrefix(name, "ipam-"):
