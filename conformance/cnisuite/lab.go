@@ -58,8 +58,18 @@ func inLab(check func(context.Context, *lab) error) func(context.Context, *confo
 		if err := l.open(ctx); err != nil {
 			return err
 		}
-		return check(ctx, l)
+		if err = check(ctx, l); err != nil && !l.stands() {
+			err = fmt.Errorf("the plugin, or what the profile has started, took the suite's own things away while the rule ran: below %s it may touch nothing but ${DIR} and what CNI_NETNS leads to: %w", l.dir, err)
+		}
+		return err
 	}
+}
+
+// stands says whether the lab's places are where the suite has made them.
+func (l *lab) stands() bool {
+	_, err := nameOf(l.host)
+	_, spied := os.Stat(l.ipam.dirs()[0])
+	return err == nil && spied == nil
 }
 
 func newLab(target *Target, dir string) *lab {
@@ -117,15 +127,12 @@ func (l *lab) start(ctx context.Context) error {
 	return l.setUp(ctx)
 }
 
-// errMute says that VERSION has no usable answer.
-var errMute = errors.New("the plugin does not tell its versions")
-
 // negotiate asks the plugin for its versions, as a runtime may. A plugin that
 // gives no usable answer gets the newest; a rule is about that.
 func (l *lab) negotiate(ctx context.Context) error {
 	l.version, l.versions = newest, []string{newest}
 	common, err := found(ctx, l, "versions", askVersions)
-	if err != nil && !errors.Is(err, errMute) {
+	if err != nil {
 		return err
 	}
 	if len(common) > 0 {
@@ -134,7 +141,8 @@ func (l *lab) negotiate(ctx context.Context) error {
 	return nil
 }
 
-// askVersions returns the versions that plugin and suite have in common.
+// askVersions returns the versions that plugin and suite have in common: none if the
+// plugin does not tell, which costs every rule too much time to ask again.
 func askVersions(ctx context.Context, l *lab) ([]string, error) {
 	out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
 	if err != nil {
@@ -142,7 +150,7 @@ func askVersions(ctx context.Context, l *lab) ([]string, error) {
 	}
 	var a versionAnswer
 	if out.ok(&a) != nil {
-		return nil, errMute
+		return nil, nil
 	}
 	return slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) }), nil
 }

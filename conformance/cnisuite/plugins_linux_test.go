@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if !isPlugin {
 		os.Exit(m.Run())
 	}
-	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), bootedPools(), mappers(), moreMappers(), paths(), loopbacks(), harmful(), daemons()} {
+	for _, table := range []map[string]func() int{rawPlugins(), exchanges(), rawAttachers(), rawDetachers(), collectors(), pools(), bootedPools(), mappers(), moreMappers(), paths(), loopbacks(), harmful(), daemons(), hostiles()} {
 		if plugin := table[name]; plugin != nil {
 			os.Exit(plugin())
 		}
