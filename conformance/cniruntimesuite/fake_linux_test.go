@@ -175,6 +175,9 @@ func (f *fake) exec(ctx context.Context, a *attachment, p map[string]json.RawMes
 		return nil, err
 	}
 	env := map[string]string{"CNI_COMMAND": verb, "CNI_PATH": f.dirs.Bin, "PATH": "/usr/bin:/bin"}
+	if f.has("gc-of-one") && verb == cni.CmdGC {
+		env["CNI_CONTAINERID"], env["CNI_IFNAME"] = "suite-1", "eth0"
+	}
 	if verb != cni.CmdGC && verb != cni.CmdStatus {
 		env["CNI_CONTAINERID"], env["CNI_IFNAME"], env["CNI_NETNS"] = a.ID, a.IfName, a.NetNS
 		env["CNI_ARGS"] = "A=" + a.ID
@@ -372,8 +375,14 @@ func (f *fake) collect(ctx context.Context, valid []container) error {
 	if err != nil || l.NoGC && !f.has("gc-disabled") {
 		return err
 	}
-	if f.has("gc-list") {
-		list = list[:1]
+	switch {
+	case f.has("gc-list"):
+		list = list[:min(1, len(list))]
+	case f.has("gc-of-old"):
+		for key := range f.ever {
+			id, ifName, _ := strings.Cut(key, "/")
+			list = append(list, cni.Attachment{ContainerID: id, IfName: ifName})
+		}
 	}
 	if f.has("gc-order") {
 		slices.Reverse(l.Plugins)
@@ -385,7 +394,9 @@ func (f *fake) collect(ctx context.Context, valid []container) error {
 		if err != nil {
 			return err
 		}
-		in["cni.dev/valid-attachments"] = raw
+		if len(list) > 0 || !f.has("gc-without-list") {
+			in["cni.dev/valid-attachments"] = raw
+		}
 		a := &attachment{list: l}
 		if _, err := f.exec(ctx, a, p, cni.CmdGC, f.request(a, in, nil, cni.CmdGC)); err != nil {
 			if f.has("gc-halts") {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,14 +25,16 @@ func gcRules() []conformance.Rule[Target] {
 			"For every plugin defined in the plugins key of the network configuration, [...] Execute the plugin binary, with CNI_COMMAND=GC.", gcOrder),
 		rule("CNIRT-052", "GC goes on past errors and returns them", collecting,
 			"If the plugin returns an error, continue with execution, returning all errors to the caller.", gcContinues),
-		rule("CNIRT-053", "GC is told of every attachment that is valid", "2, GC",
-			"The runtime must provide a JSON-serialized plugin configuration object [...]. It contains an additional key; cni.dev/valid-attachments.", gcValid),
+		rule("CNIRT-053", "GC is told of every attachment that is valid, and of no other", "2, GC",
+			"The runtime must provide a JSON-serialized plugin configuration object [...]. It contains an additional key; cni.dev/valid-attachments (array of objects): The list of still valid attachments to this network", gcValid),
 		rule("CNIRT-054", "disableGC keeps GC away from the plugins", "1, Configuration format",
 			"If disableGC is true, runtimes must not call GC for this network configuration list.", disableGC),
 		rule("CNIRT-055", "what GC shall remove gets its DEL", "2, GC",
 			"The runtime MUST NOT use GC as a substitute for DEL.", gcNotForDel),
 		rule("CNIRT-056", "GC gives plugins the list of directories to search", "2, GC",
 			"Required environment parameters: CNI_COMMAND, CNI_PATH", gcPath),
+		rule("CNIRT-057", "GC gets no parameters of an attachment", collecting,
+			"When garbage-collecting a configuration, there are no Attachment Parameters.", gcOfNone),
 	}
 }
 
@@ -179,21 +183,34 @@ func gcContinues(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// gcValid compares what plugins are told with the ADDs that they have seen.
+// gcValid compares what plugins are told with the ADDs and DELs that they have seen:
+// of two containers beside one that has gone, and of none.
 func gcValid(ctx context.Context, l *lab) error {
 	c, err := l.collectable(ctx, nil)
 	if err != nil {
 		return err
 	}
-	other, err := l.container()
-	if err != nil {
+	var others [2]Container
+	for i := range others {
+		if others[i], err = l.container(); err != nil {
+			return err
+		}
+		if err := l.mustAdd(ctx, others[i]); err != nil {
+			return err
+		}
+	}
+	stays, goes := others[0], others[1]
+	if err := l.mustDel(ctx, goes); err != nil {
 		return err
 	}
-	if err := l.mustAdd(ctx, other); err != nil {
-		return err
-	}
-	if err := l.GC(ctx, []Container{c, other}); err != nil {
+	if err := l.GC(ctx, []Container{c, stays}); err != nil {
 		return fmt.Errorf("the runtime does not collect garbage: %w", err)
+	}
+	if err := errors.Join(l.mustDel(ctx, c), l.mustDel(ctx, stays)); err != nil {
+		return err
+	}
+	if err := l.GC(ctx, nil); err != nil {
+		return fmt.Errorf("the runtime does not collect garbage where no attachment is valid: %w", err)
 	}
 	gc, err := l.collected()
 	if err != nil {
@@ -204,21 +221,61 @@ func gcValid(ctx context.Context, l *lab) error {
 		return err
 	}
 	for _, g := range gc {
-		var valid []struct {
-			ContainerID string `json:"containerID"`
-			IfName      string `json:"ifname"`
+		if err := cs.toldRightly(g); err != nil {
+			return err
 		}
-		raw := g.request["cni.dev/valid-attachments"]
-		if err := json.Unmarshal(raw, &valid); err != nil {
-			return fmt.Errorf("%v got cni.dev/valid-attachments %s: %w", g, raw, err)
+	}
+	return nil
+}
+
+// toldRightly holds the list of a GC to the last ADD or DEL of each attachment before.
+func (cs calls) toldRightly(g *call) error {
+	var valid []struct {
+		ContainerID string `json:"containerID"`
+		IfName      string `json:"ifname"`
+	}
+	raw := g.request["cni.dev/valid-attachments"]
+	if err := json.Unmarshal(raw, &valid); err != nil || valid == nil {
+		return fmt.Errorf("%v got cni.dev/valid-attachments %q, want an array of objects, which may be empty (%v)", g, raw, err)
+	}
+	told := map[string]bool{}
+	for _, v := range valid {
+		told[v.ContainerID+"/"+v.IfName] = true
+	}
+	last := map[string]string{}
+	for _, c := range cs {
+		if c.begin < g.begin && (c.verb == "ADD" || c.verb == "DEL") {
+			last[c.container()+"/"+c.Env["CNI_IFNAME"]] = c.verb
 		}
-		told := map[string]bool{}
-		for _, v := range valid {
-			told[v.ContainerID+"/"+v.IfName] = true
+	}
+	for _, key := range slices.Sorted(maps.Keys(last)) {
+		if last[key] == "ADD" && !told[key] {
+			return fmt.Errorf("%v is not told that %s is valid, which had an ADD and no DEL: %s", g, key, raw)
 		}
-		for _, add := range cs.of("ADD") {
-			if key := add.container() + "/" + add.Env["CNI_IFNAME"]; !told[key] {
-				return fmt.Errorf("%v is not told that %s is valid: %s", g, key, raw)
+		if last[key] == "DEL" && told[key] {
+			return fmt.Errorf("%v is told that %s is valid, which had its DEL: %s", g, key, raw)
+		}
+	}
+	return nil
+}
+
+// gcOfNone looks for parameters of an attachment.
+func gcOfNone(ctx context.Context, l *lab) error {
+	c, err := l.collectable(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := l.GC(ctx, []Container{c}); err != nil {
+		return fmt.Errorf("the runtime does not collect garbage: %w", err)
+	}
+	gc, err := l.collected()
+	if err != nil {
+		return err
+	}
+	for _, g := range gc {
+		for _, name := range []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"} {
+			if value := g.Env[name]; value != "" {
+				return fmt.Errorf("%v got %s=%q, and is about no attachment", g, name, value)
 			}
 		}
 	}

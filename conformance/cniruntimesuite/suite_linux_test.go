@@ -61,9 +61,12 @@ func TestMutants(t *testing.T) {
 		{"CNIRT-051", "gc-order"},
 		{"CNIRT-052", "gc-halts"},
 		{"CNIRT-053", "gc-list"},
+		{"CNIRT-053", "gc-of-old"},
+		{"CNIRT-053", "gc-without-list"},
 		{"CNIRT-054", "gc-disabled"},
 		{"CNIRT-055", "gc-for-del"},
 		{"CNIRT-056", "gc-no-path"},
+		{"CNIRT-057", "gc-of-one"},
 	} {
 		own := m.rule == "CNIRT-001" || m.rule == "CNIRT-002"
 		mutants = append(mutants, conformance.Mutant[cniruntimesuite.Target]{
