@@ -83,7 +83,34 @@ func checkAfterAdd(ctx context.Context, l *lab) error {
 	if err := l.check(ctx, c, with{what: "CHECK right after ADD"}); err != nil {
 		return err
 	}
-	return l.check(ctx, c, with{what: "second CHECK"})
+	if err := l.check(ctx, c, with{what: "second CHECK"}); err != nil {
+		return err
+	}
+	for _, v := range l.versions {
+		if v == l.version || !cni.AtLeast(v, "0.4.0") {
+			continue
+		}
+		if err := l.checkIn(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkIn runs ADD and CHECK in requests of another version. An ADD that fails is
+// another rule's matter.
+func (l *lab) checkIn(ctx context.Context, version string) error {
+	c, err := l.newContainerOf(version)
+	if err != nil {
+		return err
+	}
+	keys := map[string]any{"cniVersion": version}
+	out, err := l.call(ctx, "ADD", c, with{what: "ADD of cniVersion " + version, keys: keys})
+	if err != nil || out.ok(new(any)) != nil {
+		return err
+	}
+	c.result = out.stdout
+	return l.check(ctx, c, with{what: "CHECK of cniVersion " + version + " right after ADD", keys: keys})
 }
 
 // checkNoPrevResult does not insist on the error: how to answer a runtime that

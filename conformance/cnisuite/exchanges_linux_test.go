@@ -145,6 +145,9 @@ func exchanges() map[string]func() int {
 			pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 			return x.command() == "ADD" && (err != nil || syscall.Kill(pid, 0) != nil)
 		}),
+		"checks-newest": unlessGood(func(x *exchange) bool {
+			return x.command() == "CHECK" && x.config()["cniVersion"] != cni.Newest
+		}),
 		"splits-args":          unlessGood(func(x *exchange) bool { return strings.Contains(x.env["CNI_ARGS"], "==") }),
 		"refuses-runtime-keys": unlessGood(func(x *exchange) bool { return strings.Contains(string(x.stdin), "cni.dev/suite") }),
 		"version-needs-stdin":  unlessGood(func(x *exchange) bool { return len(x.stdin) == 0 }),

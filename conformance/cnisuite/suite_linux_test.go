@@ -72,6 +72,7 @@ func TestMutants(t *testing.T) {
 		{"needs-path", "CNI-STATUS-009"},
 		{"shim", "CNI-STATUS-010"},
 		{"never-well", "CNI-CHECK-001"},
+		{"checks-newest", "CNI-CHECK-001"},
 		{"check-needs-no", "CNI-CHECK-002"},
 		{"blind-to-link", "CNI-CHECK-003"},
 		{"blind-to-address", "CNI-CHECK-004"},
