@@ -97,6 +97,19 @@ func unlessGood(bad func(*exchange) bool) func() int {
 	})
 }
 
+// speaksOldest knows no version that has lists of interfaces.
+func speaksOldest(x *exchange) (string, int) {
+	version := x.config()["cniVersion"]
+	switch {
+	case x.command() == "VERSION":
+		out, _ := json.Marshal(map[string]any{"cniVersion": version, "supportedVersions": []string{"0.1.0", "0.2.0"}})
+		return string(out), 0
+	case version != "0.1.0" && version != "0.2.0":
+		return refuse(1, "only 0.1.0 and 0.2.0 are spoken")
+	}
+	return x.good()
+}
+
 // deaf answers one command without doing anything.
 func deaf(command string) func() int {
 	return raw(func(x *exchange) (string, int) {
@@ -147,6 +160,13 @@ func exchanges() map[string]func() int {
 		}),
 		"checks-newest": unlessGood(func(x *exchange) bool {
 			return x.command() == "CHECK" && x.config()["cniVersion"] != cni.Newest
+		}),
+		"speaks-0.2.0": raw(speaksOldest),
+		"makes-nothing-in-0.2.0": raw(func(x *exchange) (string, int) {
+			if x.command() == "ADD" && x.config()["cniVersion"] == "0.2.0" {
+				return `{"cniVersion":"0.2.0","ip4":{"ip":"10.123.1.2/16"}}`, 0
+			}
+			return speaksOldest(x)
 		}),
 		"splits-args":          unlessGood(func(x *exchange) bool { return strings.Contains(x.env["CNI_ARGS"], "==") }),
 		"refuses-runtime-keys": unlessGood(func(x *exchange) bool { return strings.Contains(string(x.stdin), "cni.dev/suite") }),
