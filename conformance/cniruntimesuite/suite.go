@@ -100,7 +100,7 @@ func (c Container) CapabilityArgs() string {
 
 // Suite returns the suite's rules.
 func Suite() *conformance.Suite[Target] {
-	s := &conformance.Suite[Target]{Name: "cni-runtime", Version: "2"}
+	s := &conformance.Suite[Target]{Name: "cni-runtime", Version: "3"}
 	for _, rules := range [][]conformance.Rule[Target]{lifeRules(), orderRules(), resultRules(), requestRules(), configRules(), gcRules()} {
 		s.Rules = append(s.Rules, rules...)
 	}

@@ -44,7 +44,7 @@ import (
 // Suite returns the suite's rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cni", Version: "3",
+		Name: "cni", Version: "4",
 		Rules: slices.Concat(
 			protocolRules(), environmentRules(), inputRules(), processRules(),
 			lifeRules(), attachmentRules(), statusRules(), checkRules(), checkFaultRules(), checkHostRules(), gcRules(),
