@@ -30,7 +30,7 @@ import (
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cri-client", Version: "1",
+		Name: "cri-client", Version: "2",
 		Rules: slices.Concat(
 			connectRules(), sandboxRules(), sandboxFieldRules(), sandboxFaultRules(), containerRules(), containerFieldRules(), mountRules(),
 			securityRules(), profileRules(), resourceRules(), orderRules(), restartRules(), containerFaultRules(), imageRules(), execRules(), stopRules(),
