@@ -79,7 +79,7 @@ func (s *server) createContainer(ctx context.Context, sb *state.Sandbox, config 
 	if err := makeContainerDirs(c); err != nil {
 		return "", err
 	}
-	if err := s.guard("CreateContainer", func() error { return s.rt.CreateContainer(ctx, c) }); err != nil {
+	if err := s.hand("CreateContainer", func() error { return s.rt.CreateContainer(ctx, c) }, c.Sandbox, c); err != nil {
 		return "", err
 	}
 	if err := s.table.AddContainer(sb, c.record()); err != nil {
@@ -125,7 +125,7 @@ func makeContainerDirs(c *Container) error {
 func (s *server) rollbackContainer(ctx context.Context, sb *state.Sandbox, c *Container) error {
 	ctx, cancel := rollbackContext(ctx)
 	defer cancel()
-	err := s.guard("RemoveContainer", func() error { return s.rt.RemoveContainer(ctx, c) })
+	err := s.hand("RemoveContainer", func() error { return s.rt.RemoveContainer(ctx, c) }, c.Sandbox, c)
 	if err == nil {
 		err = s.table.ForgetContainer(c.ID)
 	}
@@ -177,7 +177,7 @@ func (s *server) startContainer(ctx context.Context, c *state.Container) error {
 func (s *server) started(ctx context.Context, c *state.Container, next *Container) error {
 	ctx, done := c.Starting.Guard(ctx)
 	defer done()
-	err := s.guard("StartContainer", func() error { return s.rt.StartContainer(ctx, next) })
+	err := s.hand("StartContainer", func() error { return s.rt.StartContainer(ctx, next) }, next.Sandbox, next)
 	if err != nil {
 		return ended(ctx, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -57,7 +58,10 @@ func (s *server) recoverWhole(ctx context.Context) error {
 		s.rt.Limits(s.changeLimits)
 	}
 	if s.rt.Recover != nil {
-		if err := s.guard("Recover", func() error { return s.rt.Recover(ctx, sandboxes, containers) }); err != nil {
+		err := s.hand("Recover", func() error {
+			return s.rt.Recover(ctx, slices.Clone(sandboxes), slices.Clone(containers))
+		}, allPinned(sandboxes, containers)...)
+		if err != nil {
 			return err
 		}
 	}

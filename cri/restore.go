@@ -113,9 +113,9 @@ func (s *server) restorePod(ctx context.Context, req *runtimeapi.RestorePodReque
 	if err := s.prepare(sb, containers); err != nil {
 		return "", err
 	}
-	err = s.guard("Checkpoints.Restore", func() error {
-		return s.rt.Checkpoints.Restore(ctx, sb, containers, req.GetCheckpointPath(), req.GetOptions())
-	})
+	err = s.hand("Checkpoints.Restore", func() error {
+		return s.rt.Checkpoints.Restore(ctx, sb, slices.Clone(containers), req.GetCheckpointPath(), req.GetOptions())
+	}, allPinned([]*Sandbox{sb}, containers)...)
 	if err := ended(ctx, err); err != nil {
 		return "", fmt.Errorf("restoring from %q: %w", req.GetCheckpointPath(), err)
 	}
@@ -173,7 +173,7 @@ func (s *server) rollbackRestore(ctx context.Context, sb *Sandbox, containers []
 	var left []*Container
 	var errs []error
 	for _, c := range containers {
-		err := s.guard("RemoveContainer", func() error { return s.rt.RemoveContainer(removing, c) })
+		err := s.hand("RemoveContainer", func() error { return s.rt.RemoveContainer(removing, c) }, sb, c)
 		if err == nil {
 			err = s.table.ForgetContainer(c.ID)
 		}

@@ -149,7 +149,7 @@ type Runtime struct {
 
 // Sandbox is a Pod sandbox as the SDK records it. The author may change IPs,
 // Ready and State during RunSandbox, StopSandbox and Recover, and nothing else
-// ever.
+// ever: it is put back.
 type Sandbox struct {
 	ID     string
 	Config *runtimeapi.PodSandboxConfig
@@ -169,7 +169,8 @@ type Sandbox struct {
 // Container is a container as the SDK records it. The author may change State,
 // ImageRef, Exit, LogPath, User and StopSignal during CreateContainer,
 // StartContainer and Recover, during CreateContainer and Restore also Config, to a
-// copy with the limits that the container really gets, and nothing else ever.
+// copy with the limits that the container really gets, and nothing else ever: it is
+// put back.
 type Container struct {
 	ID        string
 	Sandbox   *Sandbox

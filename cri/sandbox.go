@@ -69,7 +69,7 @@ func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRe
 	if err := os.Mkdir(sb.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("making the sandbox's directory: %w", err)
 	}
-	if err := s.guard("RunSandbox", func() error { return s.rt.RunSandbox(ctx, sb) }); err != nil {
+	if err := s.hand("RunSandbox", func() error { return s.rt.RunSandbox(ctx, sb) }, sb); err != nil {
 		return "", err
 	}
 	sb.Ready = true
@@ -87,9 +87,9 @@ func (s *server) rollbackSandbox(ctx context.Context, sb *Sandbox) error {
 	ctx, cancel := rollbackContext(ctx)
 	defer cancel()
 	sb.Ready = false
-	err := s.guard("StopSandbox", func() error { return s.rt.StopSandbox(ctx, sb) })
+	err := s.hand("StopSandbox", func() error { return s.rt.StopSandbox(ctx, sb) }, sb)
 	if err == nil {
-		err = s.guard("RemoveSandbox", func() error { return s.rt.RemoveSandbox(ctx, sb) })
+		err = s.hand("RemoveSandbox", func() error { return s.rt.RemoveSandbox(ctx, sb) }, sb)
 	}
 	if err == nil {
 		err = s.table.ForgetSandbox(sb.ID)
@@ -144,7 +144,7 @@ func (s *server) stopSandbox(ctx context.Context, sb *state.Sandbox) error {
 		return err
 	}
 	next := sb.Copy()
-	if err := s.guard("StopSandbox", func() error { return s.rt.StopSandbox(ctx, viewSandbox(next)) }); err != nil {
+	if err := s.hand("StopSandbox", func() error { return s.rt.StopSandbox(ctx, viewSandbox(next)) }, viewSandbox(next)); err != nil {
 		return fmt.Errorf("stopping sandbox %q: %w", next.ID, err)
 	}
 	changed, err := s.table.StopSandbox(sb, next)

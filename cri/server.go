@@ -107,6 +107,14 @@ func undone(err, undoing error) error {
 // guard calls a function of the author.
 func (s *server) guard(name string, f func() error) error { return flight.Guard(s.log, name, f) }
 
+// hand is guard for a function that is handed what is on record afterwards.
+func (s *server) hand(name string, f func() error, given ...pinned) error {
+	for _, g := range given {
+		defer g.pin()()
+	}
+	return s.guard(name, f)
+}
+
 // podContext attributes what the author calls in turn to the sandbox's Pod.
 func podContext(ctx context.Context, s *record.Sandbox) context.Context {
 	m := s.Config.GetMetadata()

@@ -9,6 +9,39 @@ func viewSandbox(r *record.Sandbox) *Sandbox { return (*Sandbox)(r) }
 
 func (s *Sandbox) record() *record.Sandbox { return (*record.Sandbox)(s) }
 
+// pinned is a Sandbox or a Container.
+type pinned interface{ pin() (putBack func()) }
+
+func allPinned(sandboxes []*Sandbox, containers []*Container) (all []pinned) {
+	for _, s := range sandboxes {
+		all = append(all, s)
+	}
+	for _, c := range containers {
+		all = append(all, c)
+	}
+	return all
+}
+
+// pin returns a function that puts back what an author may not change (Sandbox), and would
+// have the record go astray by.
+func (s *Sandbox) pin() (putBack func()) {
+	was := *s
+	return func() {
+		s.ID, s.Config, s.Handler, s.CreatedAt, s.Dir = was.ID, was.Config, was.Handler, was.CreatedAt, was.Dir
+	}
+}
+
+// pin is Sandbox.pin for a container.
+func (c *Container) pin() (putBack func()) {
+	was := *c
+	return func() {
+		c.ID, c.Sandbox, c.CreatedAt, c.StartedAt, c.Dir = was.ID, was.Sandbox, was.CreatedAt, was.StartedAt, was.Dir
+		if c.Config == nil {
+			c.Config = was.Config
+		}
+	}
+}
+
 func viewContainer(r *record.Container) *Container {
 	return &Container{
 		ID: r.ID, Sandbox: viewSandbox(r.Sandbox), Config: r.Config, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,

@@ -1,0 +1,56 @@
+package cri_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri"
+)
+
+// TestAuthorChangesTooMuch: what an author may not change stays, whatever an author does.
+func TestAuthorChangesTooMuch(t *testing.T) {
+	_, rt := newFake()
+	spoilSandbox := func(s *cri.Sandbox) {
+		s.ID, s.Config, s.Handler, s.CreatedAt, s.Dir = "../other", nil, "none", time.Time{}, "/"
+	}
+	spoil := func(c *cri.Container) {
+		spoilSandbox(c.Sandbox)
+		c.ID, c.Sandbox, c.Config, c.CreatedAt, c.StartedAt, c.Dir = "../other", nil, nil, time.Time{}, time.Time{}, "/"
+	}
+	run, create, start := rt.RunSandbox, rt.CreateContainer, rt.StartContainer
+	rt.RunSandbox = func(ctx context.Context, s *cri.Sandbox) error { defer spoilSandbox(s); return run(ctx, s) }
+	rt.CreateContainer = func(ctx context.Context, c *cri.Container) error { defer spoil(c); return create(ctx, c) }
+	rt.StartContainer = func(ctx context.Context, c *cri.Container) error { defer spoil(c); return start(ctx, c) }
+	stop, remove := rt.StopSandbox, rt.RemoveContainer
+	rt.StopSandbox = func(ctx context.Context, s *cri.Sandbox) error { defer spoilSandbox(s); return stop(ctx, s) }
+	rt.RemoveContainer = func(ctx context.Context, c *cri.Container) error { defer spoil(c); return remove(ctx, c) }
+	rt.Recover = func(_ context.Context, sandboxes []*cri.Sandbox, containers []*cri.Container) error {
+		for i, s := range sandboxes {
+			spoilSandbox(s)
+			sandboxes[i] = nil
+		}
+		for i, c := range containers {
+			c.ID, c.Sandbox, c.Config = "../other", nil, nil
+			containers[i] = nil
+		}
+		return nil
+	}
+	n := serve(t, rt, t.TempDir())
+	sandbox := n.sandbox("pod")
+	id := n.started(sandbox, "box")
+	n.stop()
+	n = serve(t, rt, n.dir)
+	if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_RUNNING || st.Metadata.GetName() != "box" || st.CreatedAt == 0 {
+		t.Errorf("the container is %v", st)
+	}
+	if st := n.sandboxStatus(sandbox).Status; st.State != runtimeapi.PodSandboxState_SANDBOX_READY || st.Metadata.GetName() != "pod" {
+		t.Errorf("the sandbox is %v", st)
+	}
+	if err := n.removeSandbox(sandbox); err != nil {
+		t.Error(err)
+	}
+	n.empty()
+}
