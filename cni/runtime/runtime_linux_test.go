@@ -1,22 +1,18 @@
 package runtime_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nodekit-project/nodekit/cni"
@@ -24,119 +20,6 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
-
-func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "recorder" { // a foreign plugin: this binary under another name
-		cni.Main(recorder("recorder"))
-	}
-	if dir := os.Getenv(attachIn); dir != "" {
-		attachForever(dir)
-	}
-	os.Exit(m.Run())
-}
-
-// recorder is a plugin that notes every call in the file that the Pod's name is.
-// It is an IPAM plugin so that it needs no network namespace.
-func recorder(name string) *cni.Plugin {
-	note := func(_ context.Context, r *cni.Request) error {
-		if logOf(r) == "" { // STATUS and GC belong to no Pod
-			return nil
-		}
-		f, err := os.OpenFile(logOf(r), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = fmt.Fprintf(f, "%s %s %d\n", name, r.Command, lenIPs(r.PrevResult))
-		return err
-	}
-	p := &cni.Plugin{Name: name, IPAM: true, Del: note, Check: note, GC: note, Status: note}
-	p.Add = func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
-		if err := note(ctx, r); err != nil {
-			return nil, err
-		}
-		if r.ContainerID == "fails" && name == "second" {
-			return nil, cni.Errorf(cni.CodeExhausted, "not today")
-		}
-		ip, err := types100.NewResult([]byte(`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/24"}]}`))
-		if err != nil {
-			return nil, err
-		}
-		return cni.Merge(r.PrevResult, ip.(*cni.Result)), nil
-	}
-	return p
-}
-
-func lenIPs(r *cni.Result) int {
-	if r == nil {
-		return 0
-	}
-	return len(r.IPs)
-}
-
-func logOf(r *cni.Request) string { return r.Args["K8S_POD_NAME"] }
-
-// world is a configuration directory and what goes with it.
-type world struct {
-	t          *testing.T
-	dir, log   string
-	config     runtime.Config
-	mu         sync.Mutex
-	calls      []string
-	attachment runtime.Attachment
-}
-
-func newWorld(t *testing.T, conflist string, builtin ...*cni.Plugin) *world {
-	w := &world{t: t, dir: t.TempDir()}
-	w.log = filepath.Join(w.dir, "log")
-	w.config = runtime.Config{
-		ConfDir: filepath.Join(w.dir, "net.d"), BinDirs: []string{filepath.Join(w.dir, "bin")},
-		StateDir: filepath.Join(w.dir, "state"), Builtin: map[string]*cni.Plugin{},
-		Observe: &call.Observer{Done: func(ctx context.Context, c call.Call) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.calls = append(w.calls, fmt.Sprintf("%s %s %s %s", c.Family, c.Plugin, c.Method, c.Pod))
-		}},
-	}
-	for _, p := range builtin {
-		w.config.Builtin[p.Name] = p
-	}
-	for _, d := range []string{w.config.ConfDir, w.config.BinDirs[0]} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.write("50-test.conflist", conflist)
-	w.attachment = runtime.Attachment{ContainerID: "c1", IfName: "eth0", NetNS: w.dir, Pod: call.Pod{Namespace: "ns", Name: w.log, UID: "u"}}
-	return w
-}
-
-func (w *world) write(name, content string) {
-	w.t.Helper()
-	if err := os.WriteFile(filepath.Join(w.config.ConfDir, name), []byte(content), 0o644); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func (w *world) open() *runtime.Network {
-	w.t.Helper()
-	n, err := runtime.Open(w.config)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { n.Close() })
-	return n
-}
-
-// seen returns what the recorders wrote since the last call.
-func (w *world) seen() string {
-	content, err := os.ReadFile(w.log)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		w.t.Fatal(err)
-	}
-	os.Remove(w.log)
-	return strings.ReplaceAll(strings.TrimSpace(string(content)), "\n", ", ")
-}
 
 const chain = `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"second"}]}`
 
@@ -267,137 +150,6 @@ echo '{"cniVersion":"1.0.0","code":1,"msg":"incompatible CNI versions"}'; exit 1
 	}
 	if got := w.seen(); got != "first DEL 0" {
 		t.Errorf("of what was interrupted plugins saw %q", got)
-	}
-}
-
-// TestKilledAddHasItsProgress: the DEL of an ADD that was interrupted has the last result
-// that there was, as that of one that failed has.
-func TestKilledAddHasItsProgress(t *testing.T) {
-	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"},{"type":"second"},{"type":"third"}]}`)
-	later, seen := filepath.Join(w.dir, "later"), filepath.Join(w.dir, "seen")
-	w.script("first", `echo '{"cniVersion":"1.1.0","dns":{"domain":"first"}}'; cat >`+seen)
-	w.script("second", `echo '{"cniVersion":"1.1.0","dns":{"domain":"second"}}'`)
-	w.script("third", `[ $CNI_COMMAND != ADD ] || cp -r `+w.config.StateDir+" "+later+`; echo '{"cniVersion":"1.1.0"}'`)
-	n := w.open()
-	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
-		t.Fatal(err)
-	}
-	if left, _ := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*.progress")); len(left) > 0 {
-		t.Errorf("left of an ADD that is done: %q", left)
-	}
-	n.Close()
-	w.config.StateDir = later // what the third plugin's ADD has found, as after a kill in it
-	w.open()
-	if raw, err := os.ReadFile(seen); !strings.Contains(string(raw), `"prevResult":{"cniVersion":"1.1.0","dns":{"domain":"second"}}`) {
-		t.Errorf("DEL saw %s, %v", raw, err)
-	}
-	if left, _ := filepath.Glob(filepath.Join(later, "attachments", "*")); len(left) > 0 {
-		t.Errorf("left after the DEL: %q", left)
-	}
-}
-
-// TestPluginGoneMissing: what ran before it gets its DEL, and the plugin's own stays due
-// until it is back.
-func TestPluginGoneMissing(t *testing.T) {
-	w := newWorld(t, chain)
-	second := filepath.Join(w.config.BinDirs[0], "second")
-	w.script("first", "rm -f "+second+`; echo '{"cniVersion":"1.1.0"}'`)
-	w.script("second", "exit 0")
-	n := w.open()
-	if _, err := n.Attach(t.Context(), w.attachment); err == nil || !strings.Contains(err.Error(), `"second", DEL`) {
-		t.Errorf("Attach: %v", err)
-	}
-	if err := n.Detach(t.Context(), w.attachment); err == nil {
-		t.Error("Detach succeeds without the plugin")
-	}
-	n.Close()
-	w.script("first", "exit 0")
-	w.script("second", "exit 0")
-	if err := w.open().Detach(t.Context(), w.attachment); err != nil {
-		t.Errorf("Detach with the plugin: %v", err)
-	}
-}
-
-// TestConfigOutlivesItsFile removes an attachment after its configuration was
-// replaced and the network restarted: DEL must see what ADD saw.
-func TestConfigOutlivesItsFile(t *testing.T) {
-	w := newWorld(t, chain, recorder("first"), recorder("second"))
-	n := w.open()
-	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
-		t.Fatal(err)
-	}
-	w.seen()
-	n.Close()
-	w.write("50-test.conflist", `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`)
-	n = w.open()
-	if r, err := n.Result(w.attachment); err != nil || len(r.IPs) != 2 {
-		t.Errorf("result after a restart: %v, %v", r, err)
-	}
-	if _, err := n.Attach(t.Context(), w.attachment); !errors.Is(err, fault.AlreadyExists) {
-		t.Errorf("attaching twice: %v", err)
-	}
-	if err := n.Detach(t.Context(), w.attachment); err != nil {
-		t.Fatal(err)
-	}
-	if got := w.seen(); got != "second DEL 2, first DEL 2" {
-		t.Errorf("plugins saw %q", got)
-	}
-}
-
-// TestDamagedRecord must not keep a Pod from ending.
-func TestDamagedRecord(t *testing.T) {
-	w := newWorld(t, chain, recorder("first"), recorder("second"))
-	n := w.open()
-	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
-		t.Fatal(err)
-	}
-	n.Close() // the intent has ended
-	n = w.open()
-	w.seen()
-	file := filepath.Join(w.config.StateDir, "attachments", "c1:eth0.json")
-	for content, want := range map[string]string{`{"version":2}`: "", "": "second DEL 0, first DEL 0"} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		err := n.Detach(t.Context(), w.attachment)
-		if got := w.seen(); got != want || (err == nil) != (want != "") {
-			t.Errorf("record %q: plugins saw %q, %v", content, got, err)
-		}
-		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func TestOneBadFile(t *testing.T) {
-	w := newWorld(t, chain, recorder("first"), recorder("second"))
-	w.write("10-broken.conflist", "{\n\"cniVersion\": \"1.1.0\",\n oops}")
-	w.write("20-old.conf", `{"cniVersion":"9.0.0","name":"n","type":"first"}`)
-	n := w.open()
-	if err := n.Status(t.Context()); err != nil {
-		t.Errorf("the good configuration does not count: %v", err)
-	}
-	os.Remove(filepath.Join(w.config.ConfDir, "50-test.conflist"))
-	err := n.Status(t.Context())
-	if !errors.Is(err, fault.Unavailable) {
-		t.Errorf("Status without a valid configuration: %v", err)
-	}
-	for _, want := range []string{`10-broken.conflist" line 3`, "20-old.conf", "9.0.0"} {
-		if !strings.Contains(fmt.Sprint(err), want) {
-			t.Errorf("%v does not say %q", err, want)
-		}
-	}
-	w.write("60-later.conf", `{"cniVersion":"0.4.0","name":"n","type":"first"}`)
-	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
-		t.Errorf("with a single-plugin file that came later: %v", err)
-	}
-}
-
-// script installs a shell script as a foreign plugin.
-func (w *world) script(name, body string) {
-	w.t.Helper()
-	if err := os.WriteFile(filepath.Join(w.config.BinDirs[0], name), []byte("#!/bin/sh\n"+body), 0o755); err != nil {
-		w.t.Fatal(err)
 	}
 }
 
@@ -634,76 +386,3 @@ func TestAttachWith(t *testing.T) {
 		t.Errorf("made %d times", made)
 	}
 }
-
-// TestDamagedJournal: a journal that cannot be read is kept for people, said of in the
-// log, and in nobody's way; GC frees what was interrupted.
-func TestDamagedJournal(t *testing.T) {
-	p := recorder("first")
-	w := newWorld(t, single, p)
-	n := w.open()
-	if _, err := n.Attach(t.Context(), w.attachment); err != nil {
-		t.Fatal(err)
-	}
-	n.Close()
-	path := filepath.Join(w.config.StateDir, "journal")
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	damaged := bytes.Replace(whole, []byte("eth0"), []byte("eth1"), 1)
-	if err := os.WriteFile(path, damaged, 0o600); err != nil || bytes.Equal(whole, damaged) {
-		t.Fatalf("damaging %s: %v", whole, err)
-	}
-	w.seen()
-	var log bytes.Buffer
-	w.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	n = w.open()
-	if kept, err := os.ReadFile(path + ".damaged"); err != nil || !bytes.Equal(kept, damaged) {
-		t.Errorf("put aside is %q, %v", kept, err)
-	}
-	if !strings.Contains(log.String(), "is damaged") || !strings.Contains(log.String(), path+".damaged") {
-		t.Errorf("the log says %q", log.String())
-	}
-	if err := n.Check(t.Context(), w.attachment); err != nil {
-		t.Errorf("what was attached: %v", err)
-	}
-	w.seen()
-	if err := n.GC(t.Context(), nil); err != nil {
-		t.Error(err)
-	}
-	if got := w.seen(); !strings.HasPrefix(got, "first DEL") {
-		t.Errorf("at GC the plugin saw %q", got)
-	}
-}
-
-// TestFailedDelStaysDue makes DEL fail, also across a restart, and then succeed.
-func TestFailedDelStaysDue(t *testing.T) {
-	fail := true
-	p := recorder("first")
-	del := p.Del
-	p.Del = func(ctx context.Context, r *cni.Request) error {
-		if fail {
-			return errors.New("not now")
-		}
-		return del(ctx, r)
-	}
-	p.Add = func(context.Context, *cni.Request) (*cni.Result, error) { return nil, errors.New("no") }
-	w := newWorld(t, `{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"first"}]}`, p)
-	n := w.open()
-	for _, err := range []error{errOf(n.Attach(t.Context(), w.attachment)), n.Detach(t.Context(), w.attachment)} {
-		if err == nil || !strings.Contains(err.Error(), "not now") {
-			t.Errorf("got %v", err)
-		}
-	}
-	n.Close()
-	n = w.open()
-	fail = false
-	if err := n.Detach(t.Context(), w.attachment); err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Fields(w.seen()); !slices.Equal(got, []string{"first", "DEL", "0"}) {
-		t.Errorf("the plugin saw %q", got)
-	}
-}
-
-func errOf(_ *cni.Result, err error) error { return err }
