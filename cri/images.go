@@ -32,7 +32,7 @@ type Images struct {
 	// Remove removes the image with all its names. Idempotent.
 	Remove func(context.Context, *runtimeapi.ImageSpec) error
 	// FsInfo reports the file system that holds the images. A kubelet does not
-	// start without.
+	// start without. UsedBytes that are nil are told as zero.
 	FsInfo func(context.Context) (*runtimeapi.FilesystemUsage, error)
 	// ContainerFsInfo reports the file system that holds what containers write.
 	// nil means that it is that of FsInfo.

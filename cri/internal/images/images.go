@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
@@ -228,6 +229,10 @@ func (s *Server) usage(
 		}
 		return err
 	})
+	if err == nil && usage.GetUsedBytes() == nil {
+		usage = proto.CloneOf(usage)
+		usage.UsedBytes = &runtimeapi.UInt64Value{} // a kubelet takes it for granted, and ends
+	}
 	return usage, err
 }
 

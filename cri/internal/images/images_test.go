@@ -125,6 +125,22 @@ func TestNothingIsNoAnswer(t *testing.T) {
 	}
 }
 
+// TestUsageWithoutBytes: a kubelet ends where they are nil.
+func TestUsageWithoutBytes(t *testing.T) {
+	theirs := &runtimeapi.FilesystemUsage{Timestamp: 7}
+	usage := func(context.Context) (*runtimeapi.FilesystemUsage, error) { return theirs, nil }
+	s, _ := serve(t, images.Functions{FsInfo: usage, ContainerFsInfo: usage})
+	resp, err := s.ImageFsInfo(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range append(resp.ImageFilesystems, resp.ContainerFilesystems...) {
+		if got.UsedBytes == nil || got.Timestamp != 7 || theirs.UsedBytes != nil {
+			t.Errorf("%v of %v", got, theirs)
+		}
+	}
+}
+
 // Resolve is called on a goroutine of the server's own.
 func TestResolveOutlivesAPanic(t *testing.T) {
 	s, _ := serve(t, images.Functions{Status: func(context.Context, *runtimeapi.ImageSpec) (*runtimeapi.Image, error) { panic("a bug") }})
