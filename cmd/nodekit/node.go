@@ -276,26 +276,8 @@ func (f *partFlags) apply(cfg *node.Config) error {
 			return fault.Invalid.Errorf("--without %q: want gpu or csi-hostpath", name)
 		}
 	}
-	if len(f.pluginArgs) > len(f.plugins) {
-		return fault.Invalid.Errorf("there are more --plugin-args than --plugin: give the arguments of one plugin in one --plugin-args")
-	}
-	for i, value := range f.plugins {
-		p, err := node.ParsePlugin(value)
-		if err != nil {
-			return err
-		}
-		if err := checkProgram(p.Path); err != nil {
-			if program, _, has := strings.Cut(value, " "); has && errors.Is(err, fault.NotFound) {
-				err = fmt.Errorf("%w: give %q alone, and its arguments by --plugin-args", err, program)
-			}
-			return fault.Invalid.Errorf("--plugin %q: %w", value, err)
-		}
-		if i < len(f.pluginArgs) {
-			if p.Args, err = words(f.pluginArgs[i]); err != nil {
-				return err
-			}
-		}
-		cfg.Plugins = append(cfg.Plugins, p)
+	if cfg.Plugins, err = f.parsePlugins(); err != nil {
+		return err
 	}
 	if f.runtimeEndpoint != "" {
 		if err := f.refuseForeign(cfg); err != nil {
@@ -305,6 +287,32 @@ func (f *partFlags) apply(cfg *node.Config) error {
 	cfg.Images, cfg.PinnedImages = append(cfg.Images, f.images...), f.pinned
 	cfg.HostsDir, err = hostsDir(f.hostsDir)
 	return err
+}
+
+// parsePlugins returns the plugins that the node starts, with their arguments.
+func (f *partFlags) parsePlugins() (plugins []node.Plugin, err error) {
+	if len(f.pluginArgs) > len(f.plugins) {
+		return nil, fault.Invalid.Errorf("there are more --plugin-args than --plugin: give the arguments of one plugin in one --plugin-args")
+	}
+	for i, value := range f.plugins {
+		p, err := node.ParsePlugin(value)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkProgram(p.Path); err != nil {
+			if program, _, has := strings.Cut(value, " "); has && errors.Is(err, fault.NotFound) {
+				err = fmt.Errorf("%w: give %q alone, and its arguments by --plugin-args", err, program)
+			}
+			return nil, fault.Invalid.Errorf("--plugin %q: %w", value, err)
+		}
+		if i < len(f.pluginArgs) {
+			if p.Args, err = words(f.pluginArgs[i]); err != nil {
+				return nil, err
+			}
+		}
+		plugins = append(plugins, p)
+	}
+	return plugins, nil
 }
 
 // refuseForeign names what is for the reference runtime alone.

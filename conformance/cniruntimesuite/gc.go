@@ -235,8 +235,11 @@ func (cs calls) toldRightly(g *call) error {
 		IfName      string `json:"ifname"`
 	}
 	raw := g.request["cni.dev/valid-attachments"]
-	if err := json.Unmarshal(raw, &valid); err != nil || valid == nil {
-		return fmt.Errorf("%v got cni.dev/valid-attachments %q, want an array of objects, which may be empty (%v)", g, raw, err)
+	if err := json.Unmarshal(raw, &valid); err != nil {
+		return fmt.Errorf("%v got cni.dev/valid-attachments %q, want an array of objects: %w", g, raw, err)
+	}
+	if valid == nil {
+		return fmt.Errorf("%v got cni.dev/valid-attachments %q, want an array of objects, which may be empty", g, raw)
 	}
 	told := map[string]bool{}
 	for _, v := range valid {

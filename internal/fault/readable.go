@@ -15,9 +15,9 @@ func Readable(what string, err error) (readable error) {
 		}
 	}()
 	_ = err.Error()
-	errors.Is(err, nobodys) // goes through the whole chain
+	errors.Is(err, errNobodys) // goes through the whole chain
 	return err
 }
 
-// nobodys is in no chain.
-var nobodys = errors.New("nobody's")
+// errNobodys is in no chain.
+var errNobodys = errors.New("nobody's")

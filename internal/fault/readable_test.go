@@ -22,7 +22,7 @@ func TestReadable(t *testing.T) {
 		}
 	}
 	for _, err := range []error{nil, os.ErrClosed, fault.NotFound.Errorf("x")} {
-		if got := fault.Readable("Exec", err); got != err {
+		if got := fault.Readable("Exec", err); !errors.Is(got, err) || !errors.Is(err, got) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}

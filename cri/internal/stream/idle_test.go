@@ -69,6 +69,7 @@ func outlasted(address, request string) error {
 		if err != nil {
 			return err
 		}
+		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusNotFound {
 			return fmt.Errorf("the answer is %s", resp.Status)
 		}

@@ -75,7 +75,7 @@ func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*e
 		}
 	}
 	for times := 1; ; times++ {
-		failed, busy := p.round(ctx, candidates, do)
+		busy, failed := p.round(ctx, candidates, do)
 		if len(busy) == 0 || p.impatient || !errors.Is(failed, fault.Unavailable) {
 			return failed
 		}
@@ -88,7 +88,7 @@ func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*e
 
 // round is one try of each place. It returns those that were busy; without an error
 // there are none.
-func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint) error) (failed error, busy []*endpoint) {
+func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint) error) (busy []*endpoint, failed error) {
 	var all []error
 	var first, last []*endpoint // as it is now: other layers are fetched meanwhile
 	for _, e := range from {
@@ -103,7 +103,7 @@ func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint)
 			err := do(e)
 			e.down.Store(errors.Is(err, fault.Unavailable) || errors.Is(err, fault.Invalid))
 			if err == nil || ctx.Err() != nil {
-				return err, nil
+				return nil, err
 			}
 			p.opts.Logger.Info("this place does not serve the image", "image", p.ref.Name(), "place", e.place, "err", err)
 			all = append(all, err)
@@ -115,7 +115,7 @@ func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint)
 			break
 		}
 	}
-	return together(p.ref, all), busy
+	return busy, together(p.ref, all)
 }
 
 // together makes one error of those of several places. Its kind is that of the
