@@ -54,3 +54,33 @@ func TestAuthorChangesTooMuch(t *testing.T) {
 	}
 	n.empty()
 }
+
+// TestStartNeverBegun: who recovers says so, and the container can be started.
+func TestStartNeverBegun(t *testing.T) {
+	f, rt := newFake()
+	rt.Recover = func(_ context.Context, _ []*cri.Sandbox, containers []*cri.Container) error {
+		for _, c := range containers {
+			c.StartedAt = time.Time{}
+		}
+		return nil
+	}
+	n := serve(t, rt, t.TempDir())
+	id := n.started(n.sandbox("pod"), "box")
+	n.stop()
+	n = serve(t, rt, n.dir)
+	if st := n.status(id); st.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+		t.Errorf("the container is %v", st)
+	}
+	if err := n.start(id); err != nil {
+		t.Error(err)
+	}
+	starts := 0
+	for _, call := range f.noted() {
+		if call == "start box" {
+			starts++
+		}
+	}
+	if st := n.status(id); starts != 2 || st.State != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("%d starts, and the container is %v", starts, st)
+	}
+}

@@ -169,7 +169,8 @@ type Sandbox struct {
 // Container is a container as the SDK records it. The author may change State,
 // ImageRef, Exit, LogPath, User and StopSignal during CreateContainer,
 // StartContainer and Recover, during CreateContainer and Restore also Config, to a
-// copy with the limits that the container really gets, and nothing else ever: it is
+// copy with the limits that the container really gets, and during Recover also
+// StartedAt, to zero where a start was meant and never begun. Nothing else ever: it is
 // put back.
 type Container struct {
 	ID        string

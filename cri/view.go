@@ -35,7 +35,10 @@ func (s *Sandbox) pin() (putBack func()) {
 func (c *Container) pin() (putBack func()) {
 	was := *c
 	return func() {
-		c.ID, c.Sandbox, c.CreatedAt, c.StartedAt, c.Dir = was.ID, was.Sandbox, was.CreatedAt, was.StartedAt, was.Dir
+		c.ID, c.Sandbox, c.CreatedAt, c.Dir = was.ID, was.Sandbox, was.CreatedAt, was.Dir
+		if !c.StartedAt.IsZero() { // a start that was never begun is Recover's to tell
+			c.StartedAt = was.StartedAt
+		}
 		if c.Config == nil {
 			c.Config = was.Config
 		}
