@@ -126,8 +126,8 @@ func (r *versionResult) tellsLessThan(newest *versionResult) error {
 		return fmt.Errorf("the result of an ADD of cniVersion %s has no %s, which that of %s has: %s, and of %s: %s",
 			r.of.version, what, newest.of.version, r.of.add.stdout, newest.of.version, newest.of.add.stdout)
 	}
-	for family := range newest.families() {
-		if newest.families()[family] && !r.families()[family] {
+	for family, has := range newest.families() {
+		if has && !r.families()[family] {
 			if r.lists() {
 				return lacks("address of IPv" + family + " in ips")
 			}

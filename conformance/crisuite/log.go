@@ -293,24 +293,18 @@ func checkLogDir(ctx context.Context, s *subject) error {
 }
 
 func checkPieces(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, "do", do("pieces --interval 60ms one two three", "echo end"))
-	if err != nil {
-		return err
-	}
-	if _, err := b.exited(ctx); err != nil {
-		return err
-	}
-	return until(ctx, logTime, func() error {
-		out, _, err := b.printed()
-		if err == nil && out != "onetwothree\nend\n" {
-			return fmt.Errorf("of a line that came in three pieces the log has %q", out)
-		}
-		return err
-	})
+	program := do("pieces --interval 60ms one two three", "echo end")
+	return s.logsAll(ctx, program, "onetwothree\nend\n", "a line that came in three pieces")
 }
 
 func checkLogBytes(ctx context.Context, s *subject) error {
-	b, err := s.box(ctx, "do", do("cat /data/bytes", "sleep 20ms"))
+	program := do("cat /data/bytes", "sleep 20ms")
+	return s.logsAll(ctx, program, oddBytes, fmt.Sprintf("a program that printed %q", oddBytes))
+}
+
+// logsAll returns nil when the log of a program that has ended comes to be what is wanted.
+func (s *subject) logsAll(ctx context.Context, program edit, want, of string) error {
+	b, err := s.box(ctx, "do", program)
 	if err != nil {
 		return err
 	}
@@ -319,8 +313,8 @@ func checkLogBytes(ctx context.Context, s *subject) error {
 	}
 	return until(ctx, logTime, func() error {
 		out, _, err := b.printed()
-		if err == nil && out != oddBytes {
-			return fmt.Errorf("of a program that printed %q the log has %q", oddBytes, out)
+		if err == nil && out != want {
+			return fmt.Errorf("of %s the log has %q", of, out)
 		}
 		return err
 	})
