@@ -431,10 +431,7 @@ func TestPullKeepsSecrets(t *testing.T) {
 		wantNone("the storage", atStorage.take(), "Authorization", "X-Secret")
 	}
 	basic := base64.StdEncoding.EncodeToString([]byte("mirror:secret"))
-	config := filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, mirror.host, basic), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	setDockerConfig(t, fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, mirror.host, basic))
 	origin.on(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusInternalServerError)
 		return true

@@ -250,6 +250,17 @@ func TestPullGivenUp(t *testing.T) {
 	}
 }
 
+// setDockerConfig lets the test have the user's docker configuration say what
+// config does, and takes it back when the test ends.
+func setDockerConfig(t *testing.T, config string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", dir)
+}
+
 func TestPullCredentials(t *testing.T) {
 	r := newRegistry(t)
 	ref := r.push(t, "private:v1", imageOf(t, layerOf(t, file("a", "b"))))
@@ -266,7 +277,6 @@ func TestPullCredentials(t *testing.T) {
 		}
 		return true
 	})
-	config := filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json")
 	basic := base64.StdEncoding.EncodeToString([]byte("me:secret"))
 	for name, c := range map[string]struct {
 		auth   *runtimeapi.AuthConfig
@@ -288,13 +298,8 @@ func TestPullCredentials(t *testing.T) {
 		"own before config's": {&runtimeapi.AuthConfig{Username: "me", Password: "secret"}, `{"auths":{}}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := os.WriteFile(config, []byte(c.config), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if c.config == "" {
-				if err := os.Remove(config); err != nil {
-					t.Fatal(err)
-				}
+			if c.config != "" {
+				setDockerConfig(t, c.config)
 			}
 			_, err := open(t, t.TempDir(), nil).Pull(t.Context(), ref, &image.PullOptions{Auth: c.auth})
 			if (c.kind == nil && err != nil) || !errors.Is(err, c.kind) {
