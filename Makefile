@@ -12,7 +12,7 @@ KUBECTL_VERSION := v1.37.2
 BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
 # The time is for what hangs: ./cmd/nodekit takes ten minutes on a slow machine.
 TEST := $(GO) test -count=1 -timeout=1800s
-# What an author builds a plugin with, on any system.
+# What an author builds a plugin with, on Linux and on macOS.
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./cni/state ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
 VM_TESTS := ./cni/bridge ./cri/oci/warm ./internal/cgroup ./internal/leak ./internal/mount ./internal/netns ./internal/supervisor ./kubelet/qos
@@ -99,12 +99,9 @@ vet:
 imports: ## check who imports whom
 	$(GO) test -count=1 -run 'Import|Scan|SmallBinaries|Optional|GoMod|Rules' ./internal/repocheck
 
-# Nothing that is built here is shared with the other builds.
-cross: export GOFLAGS := -buildvcs=false
-cross: ## build for linux/arm64, and what authors use for darwin
-	GOARCH=arm64 $(GO) build ./...
-	GOOS=darwin $(GO) build $(PORTABLE)
-	GOOS=darwin $(GO) vet $(PORTABLE)
+cross: bin/tools/typecheck ## check the types for linux/arm64, and of what authors use for darwin
+	GOARCH=arm64 $< ./...
+	GOOS=darwin $< $(PORTABLE)
 
 lint: bin/tools/golangci-lint ## run the linters of .golangci.yml
 	bin/tools/golangci-lint run ./...
@@ -119,6 +116,9 @@ clean: ## remove what make has built
 # dependencies.
 bin/tools/golangci-lint: tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../bin/tools/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/tools/typecheck: tools/go.mod tools/go.sum tools/typecheck/main.go
+	cd tools && $(GO) build -o ../bin/tools/ ./typecheck
 
 bin/tools/gofumpt: tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../bin/tools/ mvdan.cc/gofumpt
