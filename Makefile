@@ -10,8 +10,10 @@ export CGO_ENABLED := 0
 export GOFLAGS := -trimpath -buildvcs=false
 KUBECTL_VERSION := v1.37.2
 BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
-# The time is for what hangs: ./cmd/nodekit takes ten minutes on a slow machine.
-TEST := $(GO) test -count=1 -timeout=1800s
+# The time is for what hangs: ./cmd/nodekit takes ten minutes on a slow machine. Tests
+# wait more than they compute, so that two processors have four packages to test.
+PACKAGES_AT_ONCE := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 4 ? n : 4)))
+TEST := $(GO) test -count=1 -timeout=1800s -vet=all -p=$(PACKAGES_AT_ONCE)
 # What an author builds a plugin with, on Linux and on macOS.
 PORTABLE := ./cri ./cri/client ./cri/log ./cni ./cni/state ./csi ./csi/client ./deviceplugin ./deviceplugin/client ./conformance/... ./examples/...
 # Tests whose outcome depends on the kernel and its cgroup version.
