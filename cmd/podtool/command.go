@@ -24,6 +24,7 @@ func commands() []command {
 			"serve", "[--address IP] [--port 8080] [--text TEXT] [--ready-after D] [--requests N]",
 			"HTTP server: / says TEXT, /healthz is 503 until ready; end with 0 after N requests for /", runServe,
 		},
+		{"serve-udp", "[--address IP] [--port 8080] [--text TEXT]", "answer each UDP packet with TEXT", runServeUDP},
 		{"get", "[--count 1] [--retry D] [--interval D] URL", "request URL, print what it answers; try again for up to D", runGet},
 		{"write", "FILE TEXT", "write TEXT and a newline to FILE", runWrite},
 		{"append", "FILE TEXT", "append TEXT and a newline to FILE", runAppend},

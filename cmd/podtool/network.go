@@ -38,12 +38,8 @@ func runServe(t *tool, ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.text == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return err
-		}
-		o.text = "hello from " + host
+	if err := o.greet(); err != nil {
+		return err
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(o.address, strconv.Itoa(o.port)))
 	if err != nil {
@@ -51,6 +47,16 @@ func runServe(t *tool, ctx context.Context, args []string) error {
 	}
 	fmt.Fprintf(t.stdout, "serving on %s\n", l.Addr())
 	return o.serve(ctx, l, t.stdout)
+}
+
+// greet sets the text when there is none.
+func (o *serveOptions) greet() error {
+	if o.text != "" {
+		return nil
+	}
+	host, err := os.Hostname()
+	o.text = "hello from " + host
+	return err
 }
 
 // serve answers requests until ctx ends or enough came; both are success.
@@ -92,6 +98,46 @@ func (o serveOptions) serve(ctx context.Context, l net.Listener, log io.Writer) 
 		return exitCode(0) // no step comes after SIGTERM
 	}
 	return nil
+}
+
+func runServeUDP(t *tool, ctx context.Context, args []string) error {
+	o := serveOptions{port: 8080}
+	_, err := flags(args, 0, func(fs *flag.FlagSet) {
+		fs.StringVar(&o.address, "address", "", "")
+		fs.IntVar(&o.port, "port", o.port, "")
+		fs.StringVar(&o.text, "text", "", "")
+	})
+	if err != nil {
+		return err
+	}
+	if err := o.greet(); err != nil {
+		return err
+	}
+	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", net.JoinHostPort(o.address, strconv.Itoa(o.port)))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.stdout, "serving on %s\n", c.LocalAddr())
+	return o.serveUDP(ctx, c)
+}
+
+// serveUDP answers packets until ctx ends, which is success, as it is for serve.
+func (o serveOptions) serveUDP(ctx context.Context, c net.PacketConn) error {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	defer c.Close()
+	for buf := make([]byte, 1); ; {
+		_, from, err := c.ReadFrom(buf) // what is longer is cut off
+		if err == nil {
+			// The one who asked may be gone; the next one need not be.
+			_, _ = c.WriteTo([]byte(o.text+"\n"), from)
+			continue
+		}
+		if ctx.Err() != nil {
+			return exitCode(0) // no step comes after SIGTERM
+		}
+		return err
+	}
 }
 
 type getOptions struct {

@@ -55,6 +55,44 @@ func TestServeEndsAfterRequests(t *testing.T) {
 	}
 }
 
+func TestServeUDP(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- serveOptions{text: "hi"}.serveUDP(ctx, c) }()
+	conn, err := net.Dial("udp", c.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 2 {
+		if _, err := conn.Write([]byte("a question of many bytes")); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 16)
+		n, err := conn.Read(buf)
+		if err != nil || string(buf[:n]) != "hi\n" {
+			t.Fatalf("the answer is %q, %v", buf[:n], err)
+		}
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if err != exitCode(0) {
+			t.Errorf("it ends with %v, want success", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it goes on when it is told to end")
+	}
+}
+
 func TestServeBecomesReady(t *testing.T) {
 	early, _ := serving(t, serveOptions{text: "hi", readyAfter: time.Hour})
 	resp, err := http.Get(early + "/healthz")

@@ -188,6 +188,21 @@ func networkMutants() []mutant {
 		{"CRI-NET-010", "reports a second address of its own making", seen("at the additional address", tell(func(r *runtimeapi.PodSandboxStatusResponse) {
 			r.Status.Network.AdditionalIps = []*runtimeapi.PodIP{{Ip: "127.254.0.9"}}
 		}))},
+		{"CRI-NET-011", "maps all ports as TCP's", runSandbox(func(c *runtimeapi.PodSandboxConfig) {
+			for _, m := range c.PortMappings {
+				m.Protocol = runtimeapi.Protocol_TCP
+			}
+		})},
+		{"CRI-NET-012", "maps ports at every address", seen("leads to the Pod at 127.0.0.1, too", runSandbox(func(c *runtimeapi.PodSandboxConfig) {
+			for _, m := range c.PortMappings {
+				m.HostIp = ""
+			}
+		}))},
+		{"CRI-NET-012", "maps ports at another address", seen("at the address that the mapping names", runSandbox(func(c *runtimeapi.PodSandboxConfig) {
+			for _, m := range c.PortMappings {
+				m.HostIp = "127.0.0.1"
+			}
+		}))},
 	}
 }
 

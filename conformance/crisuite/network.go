@@ -41,6 +41,10 @@ func networkRules() []rule {
 			"StopPodSandbox", "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox.", onNetwork(checkPortFreed), Isolation, HostPorts)),
 		relied("CRI-NET-010", "answers at every address that it reports for a Pod, if there are several",
 			"Pod status", "The kubelet takes podIPs from PodSandboxStatus.network, the additional ones, too: on a node with two families a Pod has one of each.", onNetwork(checkMoreIPs), Isolation),
+		must("CRI-NET-011", "maps a port of UDP",
+			"PortMapping", "Protocol of the port mapping.", onNetwork(checkUDPPort), Isolation, HostPorts),
+		must("CRI-NET-012", "maps a port at the host's address that the mapping names, and at no other",
+			"PortMapping", "Host IP.", onNetwork(checkHostIP), Isolation, HostPorts),
 		facto("CRI-NET-009", "gives a Pod with the host's network the host's name and resolver",
 			"host network", "A Pod with hostNetwork has no hostname in its config, and finds the node's.", checkHostNetworkName, Isolation),
 	}
@@ -315,6 +319,85 @@ func checkHostPort(ctx context.Context, s *subject) error {
 	second := p.config.GetPortMappings()[1].GetHostPort()
 	if err := answers(ctx, net.JoinHostPort(host, fmt.Sprint(second)), "second"); err != nil {
 		return fmt.Errorf("at the second port mapping of the Pod: %w", err)
+	}
+	return nil
+}
+
+func checkUDPPort(ctx context.Context, s *subject) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	host, err := hostAddress()
+	if err != nil {
+		return err
+	}
+	p, err := s.pod(ctx, func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_UDP, ContainerPort: 8080, HostPort: int32(port)}}
+	})
+	if err != nil {
+		return err
+	}
+	text := "udp-" + s.mark
+	b, err := p.start(ctx, "serve-udp --port 8080 --text "+text)
+	if err != nil {
+		return err
+	}
+	if err := b.says(ctx, "serving on"); err != nil {
+		return err
+	}
+	address := net.JoinHostPort(host, fmt.Sprint(port))
+	return until(ctx, netTime, func() error {
+		said, err := asked(ctx, address)
+		if err == nil && said != text {
+			return fmt.Errorf("over UDP %s answers %q, want %q", address, said, text)
+		}
+		return err
+	})
+}
+
+// asked returns what answers a packet of UDP.
+func asked(ctx context.Context, address string) (string, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", address)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(netTime / 4)); err != nil { // the packet may be lost
+		return "", err
+	}
+	if _, err := c.Write([]byte("?")); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 256)
+	n, err := c.Read(buf)
+	return strings.TrimSpace(string(buf[:n])), err
+}
+
+func checkHostIP(ctx context.Context, s *subject) error {
+	host, err := hostAddress()
+	if err != nil {
+		return err
+	}
+	const other = "127.0.0.1"
+	if host == other {
+		return conformance.NotApplicable("the host has no address but those of loopback")
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	text := "mapped-" + s.mark
+	if _, _, err := s.serving(ctx, text, func(c *runtimeapi.PodSandboxConfig) {
+		c.PortMappings = []*runtimeapi.PortMapping{{Protocol: runtimeapi.Protocol_TCP, ContainerPort: 8080, HostPort: int32(port), HostIp: host}}
+	}); err != nil {
+		return err
+	}
+	if err := answers(ctx, net.JoinHostPort(host, fmt.Sprint(port)), text); err != nil {
+		return fmt.Errorf("at the address that the mapping names: %w", err)
+	}
+	if body, err := fetch(ctx, net.JoinHostPort(other, fmt.Sprint(port))); err == nil && body == text {
+		return fmt.Errorf("the port that is mapped at %s leads to the Pod at %s, too", host, other)
 	}
 	return nil
 }
