@@ -127,9 +127,6 @@ type invocation struct {
 	output
 	// lastCall says that the process ends with the call.
 	lastCall bool
-	// listening is closed when a signal ends the call's context, and not the process any
-	// more. No handler is called before. Nil where that is not this package's concern.
-	listening chan struct{}
 	// repairs says that a CHECK is to call Repair instead, which is no command of
 	// its own: nothing that comes from outside of the process can ask for it.
 	repairs bool

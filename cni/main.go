@@ -6,10 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"github.com/nodekit-project/nodekit/internal/termination"
 )
 
 // Main serves the plugins as this executable and does not return. With several
@@ -21,9 +21,10 @@ import (
 // runs, and so lead to the rollback of an ADD; a handler that does not return
 // within three seconds is left behind for it, as is a rollback that goes on when its
 // own ten seconds are over. When the plugin's Timeout is over the same happens. The
-// runtime gets code 11. Until the configuration has been read to its end, and a moment
-// longer, there is nothing to undo, and a signal ends the process; so it does where the
-// runtime only asks for the version.
+// runtime gets code 11. Until the configuration has been read to its end there is
+// nothing to undo, and a signal ends the process; so it does where the runtime only
+// asks for the version. Both signals are Main's: a plugin that calls signal.Notify for
+// one of them takes it away from it.
 //
 // What handlers print to os.Stdout goes to stderr, because stdout carries the
 // protocol.
@@ -62,7 +63,7 @@ func serve(proc process, plugins []*Plugin) (code int) {
 	}
 	ctx := context.Background()
 	if proc.env["CNI_COMMAND"] != CmdVersion {
-		ctx, c.listening = listen()
+		ctx = termination.Context() // before a handler has something to undo
 	}
 	if err != nil {
 		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
@@ -73,20 +74,6 @@ func serve(proc process, plugins []*Plugin) (code int) {
 		return 1
 	}
 	return 0
-}
-
-// listen returns a context that SIGTERM and SIGINT end from the time on when listening
-// is closed. That takes some turns of two threads, so the request is decoded and checked
-// beside it. It is for the rest of the process's life.
-func listen() (ctx context.Context, listening chan struct{}) {
-	ctx, end := context.WithCancelCause(context.Background())
-	signals, listening := make(chan os.Signal, 1), make(chan struct{})
-	go func() {
-		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-		close(listening)
-		end(fmt.Errorf("%v signal received", <-signals))
-	}()
-	return ctx, listening
 }
 
 // choose returns the plugin that argv[0] names.

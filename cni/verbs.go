@@ -18,9 +18,6 @@ func (c *invocation) handle(ctx context.Context, r *Request) ([]byte, error) {
 	if err := c.guard(ctx, r, func(context.Context, *Request) error { return c.prepare(r) }); err != nil {
 		return nil, err
 	}
-	if c.listening != nil {
-		<-c.listening
-	}
 	switch r.Command {
 	case CmdAdd:
 		return c.add(ctx, r)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -85,7 +86,7 @@ func TestServeUDP(t *testing.T) {
 	cancel()
 	select {
 	case err := <-done:
-		if err != exitCode(0) {
+		if !errors.Is(err, exitCode(0)) {
 			t.Errorf("it ends with %v, want success", err)
 		}
 	case <-time.After(5 * time.Second):
