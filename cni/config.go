@@ -19,14 +19,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
-// IPAM is the field of a configuration whose plugin delegates to an IPAM
-// plugin. The plugin itself reads the type alone; the other keys are the
-// delegate's, which gets the whole configuration.
+// IPAM is the configuration field of a plugin that delegates to an IPAM plugin. The
+// plugin itself reads only the type; the other keys belong to the delegate, which
+// receives the whole configuration.
 type IPAM struct {
 	Type string
 }
 
-// UnmarshalJSON reads the type and leaves the other keys to the delegate.
+// UnmarshalJSON reads the type and ignores the other keys, which are the delegate's.
 func (i *IPAM) UnmarshalJSON(data []byte) error {
 	var head struct {
 		Type string `json:"type"`

@@ -7,17 +7,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// Configure gives the container's interface of the name CNI_IFNAME the addresses
-// and the routes of the result, brings it up, and completes the result: with the
-// hardware address and MTU of each interface, on the host too, the index of the
-// interface at the addresses that have none, and the gateway at routes that have
-// none and are not to neighbours. The container's interface is added to the
-// result when it is not there.
+// Configure adds the addresses and routes of the result to the container's interface
+// CNI_IFNAME and brings the interface up. It also completes the result: the hardware
+// address and MTU of each interface, including those on the host, the interface index
+// of addresses that have none, and the gateway of routes that have none and are not
+// link-scoped. If the result lacks the container's interface, Configure adds it.
 //
-// It is for ADD of a plugin that has made the interface and got the addresses
-// from its delegate. IPv6 addresses are used at once, without a search for
-// duplicates: handing out each address once is the delegate's work. On an error
-// nothing is undone; the removal of the interface does that. Verify is its CHECK.
+// Call it in ADD of a plugin that has created the interface and got the addresses from
+// its delegate. IPv6 addresses are usable at once, without duplicate address detection:
+// handing out each address only once is the delegate's responsibility. On an error
+// nothing is undone; removing the interface does that. Verify is the counterpart for
+// CHECK.
 func (r *Request) Configure(result *Result) error {
 	if err := describeHost(result); err != nil {
 		return err

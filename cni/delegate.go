@@ -12,10 +12,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
-// Delegate is another plugin, usually an IPAM plugin, that a plugin calls with
-// its own environment and configuration (CNI 1.1.0, section 4), or another one (see
-// DelegateWith). Of the plugin that a configuration's IPAM field names, handlers call ADD
-// alone; the SDK calls the other verbs behind the handlers.
+// Delegate is another plugin, usually an IPAM plugin, that a plugin calls with its own
+// environment and configuration (CNI 1.1.0, section 4) or with a different
+// configuration (see DelegateWith). For the plugin named by a configuration's IPAM
+// field, handlers call only ADD; the SDK calls the other verbs after the handlers.
 type Delegate struct {
 	r    *Request
 	name string
@@ -26,13 +26,12 @@ type Delegate struct {
 	result json.RawMessage // of its ADD, where ifName is set and that is on record
 }
 
-// Delegate returns the plugin of that type as the request sees it: built into
-// the same process, or the first of that name on CNI_PATH.
+// Delegate returns the plugin of the given type as the request sees it: built into the
+// same process, or else the first executable of that name on CNI_PATH.
 func (r *Request) Delegate(name string) Delegate { return Delegate{r: r, name: name} }
 
-// Add runs the delegate's ADD and returns its result. When the handler that
-// calls it returns an error, this one or a later one, the SDK runs the
-// delegate's DEL.
+// Add runs the delegate's ADD and returns its result. If the calling handler then
+// returns an error, whether this one or a later one, the SDK runs the delegate's DEL.
 func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	if err := d.named(); err != nil {
 		return nil, err
@@ -78,8 +77,9 @@ func (d Delegate) Del(ctx context.Context) error { return d.verb(ctx, CmdDel) }
 // Check runs the delegate's CHECK.
 func (d Delegate) Check(ctx context.Context) error { return d.verb(ctx, CmdCheck) }
 
-// GC runs the delegate's GC. One with a configuration of its own keeps, in a plugin with
-// State, the attachments that Request.Valid names and what As called for them.
+// GC runs the delegate's GC. In a plugin with State, a delegate with a configuration of
+// its own keeps both the attachments in Request.Valid and those that As derived from
+// them.
 func (d Delegate) GC(ctx context.Context) error { return d.verb(ctx, CmdGC) }
 
 // Status runs the delegate's STATUS.
@@ -164,7 +164,7 @@ func (d Delegate) env(command string) map[string]string {
 	return env
 }
 
-// Find returns the first executable of that name in the directories.
+// Find returns the path of the first executable with the given name in dirs.
 func Find(name string, dirs []string) (string, error) {
 	if err := checkType(name); err != nil {
 		return "", err

@@ -12,18 +12,20 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// DelegateWith returns the plugin that the configuration names by its "type", to be
-// called with that configuration and not the plugin's own, as plugins do that have others
-// make the network. config is what encoding/json makes an object of, a json.RawMessage for
-// one. What belongs to the call comes from the request: cniVersion and the keys "cni.dev/"
-// always, name, args, runtimeConfig and prevResult where config has none.
+// DelegateWith returns the plugin named by the "type" key of config, to be called with
+// config in place of the plugin's own configuration. It is for plugins that have other
+// plugins set up the network. config is any value that encoding/json marshals to an
+// object, such as a json.RawMessage. The request supplies the keys that belong to the
+// call: cniVersion and "cni.dev/" keys always; name, args, runtimeConfig and prevResult
+// if config lacks them.
 //
-// In a plugin with State, Add puts the configuration on record before the delegate runs,
-// and the SDK calls the delegate's DEL, CHECK and Repair behind the handlers, with what is on
-// record: the DEL of the last one first, each although others failed, also of attachments that
-// GC finds not to be valid. A plugin without State calls DEL and CHECK in its handlers,
-// with a configuration that it makes again. So does every plugin with GC and STATUS,
-// which belong to no attachment. Several may be called at once.
+// In a plugin with State, Add records the configuration before the delegate runs, and
+// the SDK calls the delegate's DEL, CHECK and Repair after the handlers, with the
+// recorded configuration. It calls delegates in reverse order of their ADD, continues
+// past errors, and calls DEL also for the attachments that GC removes. A plugin without
+// State calls DEL and CHECK in its own handlers, with a configuration that it builds
+// again. Every plugin calls GC and STATUS itself, because they belong to no attachment.
+// Delegates may be called concurrently.
 func (r *Request) DelegateWith(config any) Delegate {
 	d := Delegate{r: r}
 	raw, err := json.Marshal(config)
@@ -45,12 +47,13 @@ func (r *Request) DelegateWith(config any) Delegate {
 	return d
 }
 
-// As returns the delegate to be called with that name of an interface (CNI_IFNAME) in place
-// of the request's, as plugins do that give one container several. To the delegate it
-// is another attachment, which begins with it: it gets no prevResult of the request. Its
-// CHECK and DEL get the result of its own ADD, which is on record in a plugin with State;
-// one without puts it into the configuration, as "prevResult". A name that is no
-// interface's is an error of every verb.
+// As returns the delegate with ifName as its CNI_IFNAME in place of the request's, for
+// plugins that give one container several interfaces. To the delegate this is an
+// attachment of its own and the first plugin of its chain: it does not get the
+// request's prevResult. Its CHECK and DEL get the result of its own ADD, which a plugin
+// with State has on record; a plugin without State puts that result into the
+// configuration as "prevResult". With an invalid interface name, every verb returns an
+// error.
 func (d Delegate) As(ifName string) Delegate {
 	switch err := checkIfName(ifName); {
 	case d.err != nil:

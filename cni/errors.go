@@ -11,35 +11,34 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// The codes of the specification's error table (CNI 1.1.0, Error). Code 3 tells
-// the runtime that no DEL is needed, so no kind of error maps to it: a handler
-// that means it says so.
+// Error codes of the specification (CNI 1.1.0, Error). Code 3 tells the runtime
+// that no DEL is needed, so no fault kind maps to it: a handler must return it
+// explicitly.
 const (
 	CodeVersion           uint = 1 // the version is not supported
-	CodeUnsupportedField  uint = 2 // the message has the key and its value
+	CodeUnsupportedField  uint = 2 // the message names the key and its value
 	CodeUnknownContainer  uint = 3 // the runtime need not clean up
-	CodeEnvironment       uint = 4 // the message has the variables' names
+	CodeEnvironment       uint = 4 // the message names the variables
 	CodeIO                uint = 5
 	CodeDecode            uint = 6
 	CodeConfig            uint = 7
 	CodeTryAgain          uint = 11
 	CodeUnavailable       uint = 50 // STATUS: ADD cannot be served
-	CodeLimitedConnection uint = 51 // STATUS: and running containers suffer too
+	CodeLimitedConnection uint = 51 // STATUS: and existing containers may have limited connectivity
 )
 
-// The SDK's own codes. The specification leaves those from 100 on to plugins.
+// Error codes of the SDK. The specification leaves codes from 100 on to plugins.
 const (
 	CodeInternal      uint = 100
-	CodeExhausted     uint = 101 // nothing is left to allocate
-	CodeExists        uint = 102 // the interface is there already
+	CodeExhausted     uint = 101 // nothing left to allocate
+	CodeExists        uint = 102 // something that ADD would create already exists
 	CodeNotAsExpected uint = 103 // CHECK found something missing or changed
 	CodePanic         uint = 104
 	CodeDelegate      uint = 105 // a delegate could not be run or understood
 )
 
-// Error is the error object of the specification. Handlers may return one, in
-// any wrapping; Invoke and the clients of plugins return one for every failure
-// of a plugin.
+// Error is the error object of the specification. Handlers may return one, also
+// wrapped; Invoke, Repair and Exec return one for every failure of a plugin.
 type Error struct {
 	CNIVersion string `json:"cniVersion"`
 	Code       uint   `json:"code"`
@@ -47,8 +46,8 @@ type Error struct {
 	Details    string `json:"details,omitempty"`
 }
 
-// Errorf returns an Error with the code. The format and its %w verbs work as in
-// fmt.Errorf.
+// Errorf returns an error that is reported with the given code (see CodeOf). The
+// format, including %w, works as in fmt.Errorf.
 func Errorf(code uint, format string, args ...any) error {
 	return &coded{code: code, err: fmt.Errorf(format, args...)}
 }
@@ -61,8 +60,8 @@ func (e *Error) Error() string {
 	return e.Msg + ": " + e.Details
 }
 
-// Is makes errors.Is answer by kind: code 11 is fault.Unavailable, 7 and 4 are
-// fault.Invalid, and so on.
+// Is lets errors.Is match by fault kind: code 11 is fault.Unavailable, codes 4 and 7
+// are fault.Invalid, and so on.
 func (e *Error) Is(target error) bool {
 	kind, ok := target.(fault.Kind)
 	return ok && kindOf(e.Code) == kind
@@ -94,9 +93,9 @@ type coded struct {
 func (c *coded) Error() string { return c.err.Error() }
 func (c *coded) Unwrap() error { return c.err }
 
-// CodeOf returns the code that err gets in an error object: that of an Error or
-// of Errorf or of containernetworking/cni, else the one that its fault kind
-// stands for, else CodeInternal.
+// CodeOf returns the code for err in an error object: the code of an *Error, of an
+// error made by Errorf or of a *types.Error of containernetworking/cni; else
+// CodeTryAgain for a context error; else the code for its fault kind, or CodeInternal.
 func CodeOf(err error) uint {
 	var e *Error
 	var c *coded
@@ -124,9 +123,9 @@ func CodeOf(err error) uint {
 	return CodeInternal
 }
 
-// TypesError returns err as the error of containernetworking/cni, for a plugin
-// that is served by its skel package, which takes code 999 for every other. The
-// code is that of CodeOf. Nil stays nil.
+// TypesError converts err to a containernetworking/cni error, with the code from
+// CodeOf. It is for plugins served by that project's skel package, which reports any
+// other error with code 999. TypesError(nil) is nil.
 func TypesError(err error) *types.Error {
 	if err == nil {
 		return nil

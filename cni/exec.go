@@ -13,10 +13,11 @@ import (
 	"time"
 )
 
-// Grace is how long a plugin may go on when the context of its call has ended, for
-// its rollback: then whoever called it kills it, or leaves it behind. It is the
-// sum of what that can take where delegates hang as well: three seconds after
-// which a handler is left behind, the rollback, and in that the end of a delegate.
+// Grace is how long a plugin may keep running after the context of its call has ended,
+// for its rollback; then the caller kills it or, if it is in process, abandons it. It
+// is the sum of the longest these steps can take, even if delegates hang: three seconds
+// after which a handler is abandoned, the rollback, and the end of a delegate within
+// it.
 const Grace = abandonTime + undoTime + delegateGrace + 2*time.Second
 
 // delegateGrace is the grace of a delegate, which must lie within that of the
@@ -29,25 +30,25 @@ const delegateGrace = 2 * time.Second
 // reading what stands in them.
 const drainTime = 10 * time.Second
 
-// ExecOptions says how Exec runs a plugin. Nil means the defaults.
+// ExecOptions configures Exec. Nil means the defaults.
 type ExecOptions struct {
-	// Stderr gets what the plugin writes to its stderr, also when it fails. Nil
-	// means that only the end of it is kept, for the error.
+	// Stderr receives what the plugin writes to stderr, also if it fails. If nil, only
+	// the end of it is kept, for the error.
 	Stderr io.Writer
-	// Grace is how long the plugin has for its rollback when ctx has ended, before
-	// it is killed. Zero means the constant of that name.
+	// Grace is the time that the plugin has for its rollback after ctx has ended,
+	// before it is killed. Zero means the constant Grace.
 	Grace time.Duration
 }
 
-// Exec runs a plugin's executable with exactly the environment, and returns
-// what it wrote to stdout. A plugin that fails, cannot be started or is still
-// running when ctx ends gives a *Error; one that fails without an error object, or
-// writes more than 16 MiB to stdout, gets CodeDelegate and the end of its stderr.
+// Exec runs a plugin's executable with exactly the environment env and returns what it
+// wrote to stdout. If the plugin fails, cannot be started, or is still running when ctx
+// ends, the error is an *Error; if it fails without an error object, or writes more
+// than 16 MiB to stdout, the code is CodeDelegate and the details are the end of
+// stderr.
 //
-// When ctx ends, the process and those that it started are told to end (SIGTERM)
-// and, when the grace is over, killed; on Linux the process is also killed when
-// the caller's process dies, so that nothing goes on behind the back of whoever
-// cleans up after a crash.
+// When ctx ends, the process and its descendants receive SIGTERM and, after the grace
+// period, SIGKILL. On Linux the process is also killed when the calling process dies,
+// so that it cannot interfere with the cleanup after a crash.
 func Exec(ctx context.Context, file string, env map[string]string, stdin []byte, opts *ExecOptions) ([]byte, error) {
 	if opts == nil {
 		opts = &ExecOptions{}

@@ -11,61 +11,60 @@ import (
 	"time"
 )
 
-// DefaultTimeout bounds a call of a plugin that sets no Timeout.
+// DefaultTimeout bounds a call of a plugin with a zero Timeout.
 const DefaultTimeout = time.Minute
 
-// Invoke calls one plugin as Caller.Invoke does. What it logs is discarded.
+// Invoke calls one plugin as Caller.Invoke does. The plugin's log is discarded.
 func Invoke(ctx context.Context, p *Plugin, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return Set{p.Name: p}.Invoke(ctx, p.Name, env, stdin)
 }
 
-// Set is plugins, by type, that find each other as delegates inside one
-// process. What is not in the set is looked for on CNI_PATH and executed.
+// Set maps types to plugins that find each other as delegates in process. Delegates not
+// in the set are looked up on CNI_PATH and executed.
 type Set map[string]*Plugin
 
-// Invoke calls one plugin of the set as Caller.Invoke does. What it logs is
+// Invoke calls one plugin of the set as Caller.Invoke does. The plugin's log is
 // discarded.
 func (s Set) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return (&Caller{Plugins: s}).Invoke(ctx, name, env, stdin)
 }
 
-// Repair calls one plugin of the set as Caller.Repair does. What it logs is
+// Repair calls one plugin of the set as Caller.Repair does. The plugin's log is
 // discarded.
 func (s Set) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
 	return (&Caller{Plugins: s}).Repair(ctx, name, env, stdin)
 }
 
-// Caller calls plugins inside this process, for a runtime that has them built
-// in. It has no state of its own: one may be made for every call.
+// Caller calls plugins in process, for a runtime that has them built in. It is
+// stateless: it may be created anew for every call.
 type Caller struct {
 	Plugins Set
-	// Logger gets what handlers log (Request.Log). Nil discards it.
+	// Logger receives what handlers log (Request.Log). Nil discards it.
 	Logger *slog.Logger
-	// Stderr gets what delegates that are executed write to their stderr, several
-	// at once where a handler calls several. Nil is that of the process.
+	// Stderr receives what executed delegates write to stderr, concurrently if a
+	// handler calls several at once. Nil means the process's own stderr.
 	Stderr io.Writer
 }
 
-// Invoke calls the plugin of that type with the documents of the execution
-// protocol: the environment's CNI_* variables, the configuration on stdin and
-// what the plugin would write to stdout, which is a result or an error object or
-// nothing, and never two of them. The error, a *Error, stands for the exit
-// status. Delegates are looked for among the plugins, else found on CNI_PATH and
-// executed with env.
+// Invoke calls the plugin of the given type. Its arguments and results are those of the
+// execution protocol: env has the CNI_* variables, stdin the configuration, and stdout
+// is what the plugin would write: one result, one error object, or nothing. The error,
+// always an *Error, stands for the exit status. Delegates are looked up in Plugins
+// first; others are found on CNI_PATH and executed with env.
 //
-// It may be called concurrently for different containers. It returns when the
-// plugin does, which is told by ctx to end, or by the plugin's Timeout, but may
-// ignore that: see Grace. A handler that ends its goroutine (runtime.Goexit, which
-// t.FailNow calls) ends that of Invoke, after its rollback.
+// Invoke may be called concurrently for different containers. It returns when the
+// plugin does. The end of ctx, or of the plugin's Timeout, asks the plugin to stop,
+// which it may ignore: see Grace. A handler that ends its goroutine (runtime.Goexit,
+// which t.FailNow calls) ends Invoke's goroutine as well, after the rollback.
 func (c *Caller) Invoke(ctx context.Context, name string, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	return c.Plugins.invoke(ctx, name, env, stdin, c.output())
 }
 
-// Repair puts back what CHECK would miss of an attachment, as far as the plugin
-// can: a lost rule, an address of the gateway, a port of the bridge. It is no
-// verb of the specification and so not on its wire: a runtime calls it inside
-// its process after a CHECK that failed, with the documents of that CHECK, and
-// checks again. A plugin without Repair does nothing. Errors are those of Invoke.
+// Repair restores what CHECK would find missing of an attachment, as far as the plugin
+// can: a lost rule, an address of the gateway, a port of the bridge. It is not a verb
+// of the specification and has no wire form: a runtime calls it in process after a
+// failed CHECK, with the documents of that CHECK, and then checks again. A plugin
+// without Repair does nothing. Errors are those of Invoke.
 func (c *Caller) Repair(ctx context.Context, name string, env map[string]string, stdin []byte) error {
 	check := maps.Clone(env)
 	check["CNI_COMMAND"] = CmdCheck

@@ -12,22 +12,20 @@ import (
 	"github.com/nodekit-project/nodekit/internal/termination"
 )
 
-// Main serves the plugins as this executable and does not return. With several
-// plugins the name that the executable was called by chooses one; a single
-// plugin is served under any name. Delegates that CNI_PATH finds to be this same
-// executable are called without executing it again.
+// Main serves the plugins as this executable and does not return. If there are several,
+// the name by which the executable was called selects one; a single plugin is served
+// under any name. Delegates that CNI_PATH resolves to this same executable are called
+// in process.
 //
-// SIGTERM and SIGINT end the context of the handler and of the delegates that it
-// runs, and so lead to the rollback of an ADD; a handler that does not return
-// within three seconds is left behind for it, as is a rollback that goes on when its
-// own ten seconds are over. When the plugin's Timeout is over the same happens. The
-// runtime gets code 11. Until the configuration has been read to its end there is
-// nothing to undo, and a signal ends the process; so it does where the runtime only
-// asks for the version. Both signals are Main's: a plugin that calls signal.Notify for
-// one of them takes it away from it.
+// SIGTERM and SIGINT cancel the context of the handler and its delegates, and so cause
+// the rollback of an ADD; the end of the plugin's Timeout does the same. The rollback
+// does not wait longer than three seconds for the handler to return, and is itself
+// abandoned if it outlasts its own ten seconds. The runtime gets code 11. Until the
+// configuration has been read there is nothing to undo, and a signal ends the process;
+// so it does for VERSION. Both signals belong to Main: a plugin that calls signal.Notify
+// for one of them disables this.
 //
-// What handlers print to os.Stdout goes to stderr, because stdout carries the
-// protocol.
+// What handlers print to os.Stdout goes to stderr, because stdout carries the protocol.
 func Main(plugins ...*Plugin) {
 	stdout := os.Stdout
 	os.Stdout = os.Stderr

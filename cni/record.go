@@ -28,9 +28,9 @@ func (k *keeping) change(how func(*state.Record)) error {
 	return k.store.Put(k.record)
 }
 
-// Save keeps v, as JSON, with the record of the attachment: before Save returns
-// it is on disk, and Load finds it in every later request, whatever happens to
-// this one. It is for ADD of a plugin with State; others get an error.
+// Save stores v, as JSON, in the record of the attachment. When Save returns, v is on
+// disk, and Load finds it in every later request, whatever happens to this one. Save is
+// for ADD of a plugin with State; otherwise it returns an error.
 func (r *Request) Save(v any) error {
 	if r.kept.record == nil || r.Command != CmdAdd {
 		return fault.FailedPrecondition.Errorf("saving state: only an ADD of a plugin with State has a record")
@@ -42,10 +42,10 @@ func (r *Request) Save(v any) error {
 	return r.kept.change(func(rec *state.Record) { rec.Data = data })
 }
 
-// Load reads what Save kept into v and reports whether there was something. There is
-// nothing, and no error, in a DEL whose ADD never was or did not come to Save, in the
-// second of two DELs, and where the record is damaged: then there is nothing to undo but
-// what can be found by its name. What cannot be read into v is an error.
+// Load reads what Save stored into v and reports whether there was anything. It returns
+// false and no error in a DEL whose ADD never ran or did not reach Save, in the second
+// of two DELs, and if the record is damaged: then only what can be found by name needs
+// undoing. It is an error if the data cannot be unmarshaled into v.
 func (r *Request) Load(v any) (bool, error) {
 	if r.kept.record == nil || r.kept.record.Data == nil {
 		return false, nil

@@ -14,18 +14,17 @@ import (
 // call's context may have ended.
 const undoTime = 10 * time.Second
 
-// Rollback is a stack of steps that undo what an ADD has done before it fails. A
-// request has one, see Request.Undo; a plugin that is served by something else
-// than this package can have one of its own:
+// Rollback is a stack of steps that undo what a failed ADD has done. Every request has
+// one, see Request.Undo; a plugin that is not served by this package can use its own:
 //
 //	var undo cni.Rollback
 //	defer func() {
-//		if err != nil {
-//			err = undo.Run(ctx, err)
-//		}
+//	if err != nil {
+//	err = undo.Run(ctx, err)
+//	}
 //	}()
 //
-// The zero value is empty. Methods are safe for concurrent use.
+// The zero value is an empty stack. Methods are safe for concurrent use.
 type Rollback struct {
 	mu    sync.Mutex
 	steps []undoStep
@@ -36,18 +35,18 @@ type undoStep struct {
 	fn   func(context.Context) error
 }
 
-// Push puts a step onto the stack: right after (or, where undoing nothing is
-// harmless, right before) the act that fn undoes.
+// Push adds a step to the stack. Call it right after the action that fn undoes or, if
+// undoing nothing is harmless, right before it.
 func (b *Rollback) Push(what string, fn func(ctx context.Context) error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.steps = append(b.steps, undoStep{what, fn})
 }
 
-// Run runs the steps in the reverse order, each although others failed, panicked or ended
-// the goroutine, with a context of ten seconds that goes on when ctx has ended. It
-// returns cause as it is, or joined with what could not be undone under cause's
-// code. The stack is empty after it, so a second call undoes nothing.
+// Run runs the steps in reverse order, continuing past those that fail, panic or end
+// their goroutine. Their context lasts ten seconds, even if ctx has ended. Run returns
+// cause unchanged or, if steps failed, joined with their errors under cause's code. It
+// empties the stack, so a second call undoes nothing.
 func (b *Rollback) Run(ctx context.Context, cause error) error {
 	b.mu.Lock()
 	steps := b.steps
@@ -85,11 +84,11 @@ func (s *undoStep) run(ctx context.Context) (err error) {
 	return s.fn(ctx)
 }
 
-// Undo puts a step onto the rollback stack of an ADD: call it right after (or,
-// where undoing nothing is harmless, right before) the act that fn undoes. If
-// ADD fails, panics, or is told to end (SIGTERM, a context that ends), the steps
-// run in the reverse order with a context that has not ended, each although
-// others failed. The other verbs ignore it.
+// Undo adds a step to the rollback stack of an ADD. Call it right after the action that
+// fn undoes or, if undoing nothing is harmless, right before it. If ADD fails, panics
+// or is canceled (SIGTERM, the end of its context), the steps run in reverse order,
+// continuing past errors, with a context that has not ended. Other verbs ignore the
+// stack.
 func (r *Request) Undo(what string, fn func(ctx context.Context) error) {
 	r.undo.Push(what, fn)
 }

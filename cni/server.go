@@ -26,35 +26,33 @@ const DefaultSocketDir = "/run/cni"
 // the memory and the threads of a node that starts all its Pods at once.
 const maxCalls = 64
 
-// Server serves plugins as a daemon: a process that stays, so that a call costs
-// no start of a large program and can use what earlier calls left open. A
-// runtime executes cmd/cni-shim under the plugin's name, which hands environment
-// and stdin over a unix socket and brings the answer back, as if the shim were
-// the plugin. Handlers cannot tell the difference.
+// Server serves plugins as a daemon, so that a call need not start a large program and
+// can reuse what earlier calls left open. A runtime executes cmd/cni-shim under the
+// plugin's name; the shim passes its environment and stdin over a unix socket and
+// returns the answer as if it were the plugin. Handlers cannot tell the difference.
 //
-// The paths in a request (CNI_NETNS, CNI_PATH) must lead to the same things for
-// the daemon as for the runtime: it runs in the host's mount and network
-// namespace, or mounts /run/netns and the like where the host has them.
+// The paths in a request (CNI_NETNS, CNI_PATH) must resolve to the same objects for the
+// daemon as for the runtime: run the daemon in the host's mount and network namespaces,
+// or mount /run/netns and the like at the same paths as on the host.
 type Server struct {
-	// Plugins are served, each on a socket of its own. They find each other as
+	// Plugins are the plugins to serve, each on its own socket. They find each other as
 	// delegates.
 	Plugins []*Plugin
-	// Dir is the directory of the sockets <name>.sock, made if need be, for root
-	// alone. Empty means DefaultSocketDir.
+	// Dir is the directory of the sockets <name>.sock. It is created if it does not
+	// exist, accessible to root only. Empty means DefaultSocketDir.
 	Dir string
-	// Logger gets what handlers log, which also goes to the shim's stderr. Nil
+	// Logger receives what handlers log, which also goes to the shim's stderr. Nil
 	// discards it.
 	Logger *slog.Logger
 
 	calls chan struct{}
 }
 
-// Serve serves until ctx ends, which is no error; a node that has run out of file
-// descriptors or memory for a while does not end it. Calls that have begun then are
-// brought to their end. A shim that goes away, because its runtime killed it,
-// ends the context of its call, and so an ADD is rolled back. Call it once; a
-// socket that another process serves is fault.AlreadyExists, one that a killed
-// process left is replaced.
+// Serve serves until ctx ends and then returns nil, after the calls in progress have
+// finished. A temporary shortage of file descriptors or memory does not stop it. If a
+// shim goes away, because its runtime killed it, the context of its call ends, and so
+// an ADD is rolled back. Call Serve only once. If another process serves a socket, the
+// error is fault.AlreadyExists; a socket left by a killed process is replaced.
 func (s *Server) Serve(ctx context.Context) error {
 	if s.Logger == nil {
 		s.Logger = slog.New(slog.DiscardHandler)

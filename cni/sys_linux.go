@@ -159,9 +159,9 @@ func (r *Request) close() {
 	}
 }
 
-// NetNSFD returns a descriptor of the verified CNI_NETNS, which the request
-// closes at its end, or -1: always for IPAM plugins, GC and STATUS, and for a DEL
-// without a namespace that it could mean.
+// NetNSFD returns a descriptor of the verified CNI_NETNS, which the request closes when
+// it ends. It returns -1 for IPAM plugins, for GC and STATUS, and for a DEL without a
+// usable namespace.
 func (r *Request) NetNSFD() int {
 	if r.ns == nil {
 		return -1
@@ -169,11 +169,11 @@ func (r *Request) NetNSFD() int {
 	return r.ns.FD()
 }
 
-// InNetNS calls fn in the container's network namespace, on a goroutine that is
-// locked to its thread: fn must not start goroutines that count on the namespace.
+// InNetNS calls fn in the container's network namespace, on a goroutine locked to its
+// thread: fn must not start goroutines that depend on the namespace.
 //
-// For DEL a namespace that is not given, gone, or another one than at the ADD
-// holds nothing to undo: fn is not called and the result is nil.
+// For DEL there is nothing to undo in a namespace that is not given, is gone, or is not
+// the one of the ADD: InNetNS then returns nil without calling fn.
 func (r *Request) InNetNS(fn func() error) error {
 	switch {
 	case r.ns != nil:

@@ -9,16 +9,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// Verify is what CHECK has to say of the work of Configure: that the container's
-// interface of the name CNI_IFNAME is there and up, has the hardware address and the
-// addresses that the result says, and that the container has the result's routes. The
-// error has CodeNotAsExpected and names everything that is missing.
+// Verify checks what Configure has done: that the container's interface CNI_IFNAME
+// exists, is up, and has the hardware address and addresses given in the result, and
+// that the container has the result's routes. The error has CodeNotAsExpected and names
+// everything that is missing.
 //
-// It is for CHECK of the plugin that made the interface, with Request.PrevResult, and
-// changes nothing. That a later plugin of the chain added something is no fault. An
-// address without an interface counts as this interface's, as Configure takes it;
-// what the result leaves open, as the gateway of a route, can be anything. What the plugin has
-// on the host stays to be looked at by its own CHECK.
+// Call it in CHECK of the plugin that created the interface, with Request.PrevResult.
+// It changes nothing. Additions by later plugins of the chain are not errors. As in
+// Configure, an address without an interface index belongs to this interface; what the
+// result leaves open, such as the gateway of a route, may have any value. The plugin's
+// own CHECK must verify what it has on the host.
 func (r *Request) Verify(result *Result) error {
 	mine := r.insideOf(result)
 	if mine < 0 {

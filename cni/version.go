@@ -12,12 +12,12 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 )
 
-// Newest is the newest version of the specification that the SDK speaks.
+// Newest is the newest version of the specification that the SDK supports.
 const Newest = "1.1.0"
 
-// Versions returns the versions that the SDK speaks, oldest first: all that there
-// ever were. Those before 0.3.0 know neither chains nor interfaces in results,
-// and one address of each family.
+// Versions returns the versions that the SDK supports, oldest first: all that were ever
+// published. Versions before 0.3.0 have no plugin chains, no interfaces in results, and
+// only one address per family.
 func Versions() []string {
 	return []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", Newest}
 }
@@ -35,8 +35,8 @@ func since(command string) string {
 
 func supported(version string) bool { return slices.Contains(Versions(), version) }
 
-// AtLeast reports whether version a is b or newer. Both are "major.minor.patch";
-// what is not a number counts as 0.
+// AtLeast reports whether version a is b or newer. Both have the form
+// "major.minor.patch"; parts that are not numbers count as 0.
 func AtLeast(a, b string) bool {
 	return slices.Compare(numbers(a), numbers(b)) >= 0
 }
@@ -49,8 +49,8 @@ func numbers(version string) []int {
 	return out
 }
 
-// DecodeResult reads a result of any version that the specification ever had.
-// A document without a cniVersion is read as one of the given version.
+// DecodeResult decodes a result of any published version of the specification. A
+// document without a cniVersion is read as one of the given version.
 func DecodeResult(data []byte, version string) (*Result, error) {
 	var head struct {
 		CNIVersion string            `json:"cniVersion"`
@@ -86,9 +86,9 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 	return result, nil
 }
 
-// EncodeResult writes the result as a document of the version: fields of interfaces that
-// the version does not know are left out, and before 0.3.0 all but addresses and
-// plain routes. An entry of a list that is nil is an error.
+// EncodeResult encodes the result as a document of the given version. It omits
+// interface fields that the version does not have and, before 0.3.0, everything but
+// addresses and plain routes. A nil entry in a list is an error.
 func EncodeResult(r *Result, version string) ([]byte, error) {
 	if slices.Contains(r.Interfaces, nil) || slices.Contains(r.IPs, nil) || slices.Contains(r.Routes, nil) {
 		return nil, fmt.Errorf("encoding result: an entry of a list is nil")
@@ -139,10 +139,10 @@ func before110(r Result) Result {
 	return r
 }
 
-// Merge returns prev with what r adds: its interfaces, addresses and routes
-// after those of prev, and its DNS where it has one. A plugin that creates an
-// interface behind another one of the chain returns Merge(r.PrevResult, own).
-// A nil prev leaves r as it is. Neither argument is changed.
+// Merge returns prev extended by r: the interfaces, addresses and routes of r follow
+// those of prev, and the DNS of r, if set, replaces that of prev. A plugin that creates
+// an additional interface in a chain returns Merge(r.PrevResult, own). If prev is nil,
+// Merge returns r. It changes neither argument.
 func Merge(prev, r *Result) *Result {
 	if prev == nil {
 		return r
