@@ -1,20 +1,19 @@
-// Package state keeps what a CNI plugin must know of its attachments after its
-// process has ended: one small file for each network, container and interface,
-// replaced whole and synced, so that a kill -9 or a power failure at any instant
-// leaves the old record or the new one.
+// Package state stores what a CNI plugin must remember about its attachments after its
+// process has ended: one small file per network, container and interface, replaced
+// atomically and synced, so that a kill -9 or a power failure at any instant leaves
+// either the old record or the new one.
 //
-// It is the rung of the SDK that a plugin on any other footing can take alone:
-// Put a record with Done unset before the first act of ADD, Put it again with the
-// result, Get it in DEL, Delete it when DEL is done, and let GC remove what List
-// returns and the runtime does not name. Plugins of package cni get all that by
-// Handlers.State.
+// A plugin that is not built on package cni can use this package alone: Put a record
+// with Done unset before the first action of ADD, Put it again with the result, Get it
+// in DEL, Delete it when DEL is done, and let GC remove what List returns and the
+// runtime does not name. Plugins of package cni get all of that through Handlers.State.
 //
-// What a crash can leave is a record without Done: its DEL is due. A record that
-// cannot be read any more is reported by Get and List, which still know whose it
-// is by its name, and goes with the DEL that follows.
+// A record without Done is left by a crash: its DEL is due. Get and List report a
+// record that cannot be read; they still know from its name which attachment it belongs
+// to, and the DEL that follows removes it.
 //
-// Methods are safe for concurrent use, by several processes too, as long as one
-// attachment has one writer at a time, which the specification demands of
+// Methods are safe for concurrent use, also by several processes, as long as each
+// attachment has only one writer at a time, which the specification requires of
 // runtimes (CNI 1.1.0, section 3).
 package state
 
@@ -33,12 +32,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Version is the version of the record format. A newer one is refused. Version 2 has
-// Delegates, as bare configurations; a record without is written as version 1, which
-// earlier programs read.
+// Version is the version of the record format. Records of a newer version are refused.
+// Version 2 introduced Delegates, as bare configurations. A record without Delegates is
+// written as version 1, which earlier programs read.
 const Version = 3
 
-// Record is what is kept of one attachment.
+// Record is what the store keeps about one attachment.
 type Record struct {
 	Version     int    `json:"version"`
 	Network     string `json:"network"`
@@ -47,40 +46,41 @@ type Record struct {
 	// Plugin is the type of the plugin that owns the record. Plugins that share a
 	// directory see each other's records and leave them alone.
 	Plugin string `json:"plugin"`
-	// Boot is the kernel's boot id when the record was begun: what the attachment
-	// had in another boot's kernel is gone. Put sets it when it is empty.
+	// Boot is the kernel's boot ID at the time of the ADD: nothing that the attachment
+	// had in the kernel outlives the boot. Put sets it if it is empty.
 	Boot string `json:"boot"`
-	// NetNS is CNI_NETNS. NetNSID and NetNSCookie say which namespace that was,
-	// because a path may lead to another one by now: the device and inode of its
-	// file, which the kernel gives again, and the number that it gives once in a
-	// boot (SO_NETNS_COOKIE, Linux 5.14). Empty or 0 where it is not known.
+	// NetNS is CNI_NETNS. Since a path may later lead to a different namespace, NetNSID
+	// and NetNSCookie identify it: NetNSID is the device and inode of its file, which
+	// the kernel reuses, and NetNSCookie is unique within a boot (SO_NETNS_COOKIE,
+	// Linux 5.14). They are empty or 0 if unknown.
 	NetNS       string `json:"netns,omitempty"`
 	NetNSID     string `json:"netnsID,omitempty"`
 	NetNSCookie uint64 `json:"netnsCookie,omitempty"`
-	// Args is CNI_ARGS of the ADD.
+	// Args is the CNI_ARGS of the ADD.
 	Args string `json:"args,omitempty"`
 	// Done says that ADD has succeeded.
 	Done bool `json:"done,omitempty"`
-	// Config is the configuration of the ADD, Result its result, Data the plugin's
-	// own. Each may be nil.
+	// Config is the configuration of the ADD, Result its result, and Data the plugin's
+	// own data. Each may be nil.
 	Config json.RawMessage `json:"config,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Data   json.RawMessage `json:"data,omitempty"`
-	// Delegates are plugins whose ADD was run, or begun, in this order, and whose DEL is
-	// due with this attachment's.
+	// Delegates are the plugins whose ADD was started, in this order, and whose DEL is
+	// due with that of this attachment.
 	Delegates []Delegate `json:"delegates,omitempty"`
 }
 
-// Delegate is a plugin that another one has called, with a configuration of its own.
+// Delegate is a plugin that the record's plugin called with a configuration of its own.
 type Delegate struct {
 	Config json.RawMessage `json:"config"`
-	// IfName is its CNI_IFNAME, and Result the result of its ADD, where it has an
-	// interface of its own: else it has the attachment's.
+	// IfName and Result are the CNI_IFNAME and the ADD result of a delegate with an
+	// interface of its own; they are empty if it has the attachment's.
 	IfName string          `json:"ifname,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
-// UnmarshalJSON reads version 2, too, which had the configuration alone. That has a type.
+// UnmarshalJSON also reads the version 2 form, a bare configuration, which it
+// recognizes by its type key.
 func (d *Delegate) UnmarshalJSON(data []byte) error {
 	type plain Delegate // without this method
 	var bare struct {
@@ -96,8 +96,7 @@ func (d *Delegate) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, (*plain)(d))
 }
 
-// Boot returns the id of the kernel's boot that a record made now is of. It needs
-// Linux.
+// Boot returns the kernel's current boot ID, for Record.Boot. It needs Linux.
 func Boot() (string, error) { return bootid.Read() }
 
 // Store is a directory of records.
@@ -106,13 +105,13 @@ type Store struct{ dir string }
 // made is the mode of the directories that Put makes.
 const made = 0o700
 
-// Open returns the store in dir, which the first Put makes, and the last Delete
-// removes. A directory with another mode than that of Put's was made for it by
-// somebody else, and stays. Nothing is read.
+// Open returns the store in dir without reading anything. The first Put creates the
+// directory, and the last Delete removes it, unless its mode is not the one that Put
+// gives: then somebody else created it, and it stays.
 func Open(dir string) *Store { return &Store{dir} }
 
-// Put makes the record durable, in place of one that is there. Names that cannot
-// be those of an attachment are fault.Invalid.
+// Put writes the record durably and replaces an existing one. Names that cannot be
+// those of an attachment are fault.Invalid.
 func (s *Store) Put(r *Record) error {
 	path, err := s.path(r.Network, r.ContainerID, r.IfName)
 	if err != nil {
@@ -137,9 +136,10 @@ func (s *Store) Put(r *Record) error {
 	return atomicfile.SyncDir(s.dir)
 }
 
-// Get returns the record of an attachment. None is fault.NotFound. One that is
-// damaged is fault.Invalid, and the record that is returned beside the error has
-// the names alone. One of a newer program is fault.FailedPrecondition.
+// Get returns the record of an attachment. If there is none, the error is
+// fault.NotFound. If the record is damaged, it is fault.Invalid, and the record
+// returned with it has only the names. If a newer program wrote it, it is
+// fault.FailedPrecondition.
 func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
 	path, err := s.path(network, containerID, ifName)
 	if err != nil {
@@ -165,9 +165,9 @@ func write(path string, data []byte) (err error) {
 	return err
 }
 
-// Delete forgets the attachment, with what an interrupted Put of it left. It
-// succeeds when there is no record. The last one of a network takes the network's
-// directory with it, and the last one of all the store's.
+// Delete removes the record of an attachment and what an interrupted Put of it left. It
+// succeeds if there is no record. Deleting the last record of a network also removes
+// the network's directory, and deleting the last one of all removes the store's.
 func (s *Store) Delete(network, containerID, ifName string) error {
 	path, err := s.path(network, containerID, ifName)
 	if err != nil {
@@ -183,10 +183,10 @@ func (s *Store) Delete(network, containerID, ifName string) error {
 	return nil
 }
 
-// List returns the network's records in the order of their names. What Get
-// reports of a record that is damaged or newer is joined into the error; the
-// names of the damaged ones are among the records, except where they are so long
-// that the file is not named by them (about 200 bytes): those only Get tells.
+// List returns the network's records sorted by name. The errors that Get would return
+// for damaged and newer records are joined into the error. Damaged records are
+// included, with only their names, unless the names are too long to be part of the file
+// name (about 200 bytes): only Get names those.
 func (s *Store) List(network string) ([]*Record, error) {
 	if !cniname.Valid(network) {
 		return nil, fault.Invalid.Errorf("%q is no name of a network", network)
@@ -217,9 +217,9 @@ func (s *Store) List(network string) ([]*Record, error) {
 	return out, errors.Join(errs...)
 }
 
-// Clean removes what interrupted writes of the network's records left. A Put that is
-// going on at the same time has to begin again by it, so this is for GC, which the
-// specification keeps apart from ADD and DEL.
+// Clean removes what interrupted writes of the network's records left. It makes a
+// concurrent Put start over, so it is meant for GC, which the specification never runs
+// beside ADD and DEL.
 func (s *Store) Clean(network string) error {
 	if !cniname.Valid(network) {
 		return fault.Invalid.Errorf("%q is no name of a network", network)
@@ -227,7 +227,7 @@ func (s *Store) Clean(network string) error {
 	return atomicfile.Clean(s.networkDir(network))
 }
 
-// Check reports why no record could be written now, without writing one.
+// Check reports why a record could not be written now, without writing one.
 func (s *Store) Check() error {
 	for dir := s.dir; ; dir = filepath.Dir(dir) {
 		err := writable(dir)
