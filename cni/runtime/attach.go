@@ -13,19 +13,19 @@ import (
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
-// Attach adds the container to the network: ADD of every plugin in order. When
-// it fails, DEL of every plugin has been run, and the runtime need not call
-// Detach, though it may. An attachment that exists, or whose DEL is still due,
-// is fault.AlreadyExists; no valid configuration, or one with a plugin that is not
-// there, is fault.Unavailable, and nothing has run.
+// Attach adds the container to the network: it runs ADD of every plugin in order. If
+// that fails, it runs DEL of every plugin, and the runtime need not call Detach, though
+// it may. An attachment that exists, or whose DEL is still due, is fault.AlreadyExists.
+// Without a valid configuration, or if one of its plugins is missing, the error is
+// fault.Unavailable and no plugin has run.
 func (n *Network) Attach(ctx context.Context, a Attachment) (*cni.Result, error) {
 	return n.AttachWith(ctx, a, func() error { return nil })
 }
 
-// AttachWith is Attach for a network namespace that prepare makes. It is called once,
-// before the first plugin runs, and while the intent is written to the disk, which takes
-// about as long. It is not called where Attach refuses before it does anything; its error
-// is returned, and no plugin has run then.
+// AttachWith is Attach for a network namespace that prepare creates. It calls prepare
+// once, before the first plugin runs and in parallel with writing the intent to disk,
+// which takes about as long. It does not call prepare if it refuses the attachment
+// beforehand. If prepare fails, its error is returned and no plugin has run.
 func (n *Network) AttachWith(ctx context.Context, a Attachment, prepare func() error) (*cni.Result, error) {
 	n.makeUp(ctx)
 	ctx, unlock, err := n.enter(ctx, a)
@@ -102,10 +102,10 @@ func (n *Network) undo(ctx context.Context, r *record) error {
 	return nil
 }
 
-// Detach removes the container from the network: DEL of every plugin in reverse
-// order, each although others failed. It succeeds at once when nothing is
-// recorded of the attachment: then no ADD was begun, or its DEL is done. NetNS
-// may be empty or gone. When it fails it can be called again.
+// Detach removes the container from the network: it runs DEL of every plugin in reverse
+// order, continuing past errors. It succeeds at once if the attachment is not recorded,
+// that is, if no ADD was started or its DEL is done. NetNS may be empty or gone. After
+// an error, Detach may be called again.
 func (n *Network) Detach(ctx context.Context, a Attachment) error {
 	ctx, unlock, err := n.enter(ctx, a)
 	if err != nil {

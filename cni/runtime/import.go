@@ -14,18 +14,18 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// LibcniResults is where runtimes that use libcni keep their results.
+// LibcniResults is the directory in which runtimes that use libcni keep their results.
 const LibcniResults = "/var/lib/cni/results"
 
-// Import takes attachments over that another runtime made with libcni, from the
-// directory of its results: from then on they are this network's, with the
-// configuration and the arguments that they were made with, and Detach, Check,
-// Watch and GC know them. It returns those that were not known before.
+// Import takes over attachments that another runtime made with libcni, from its results
+// directory. From then on they belong to this network, with their original
+// configuration and arguments, and Detach, Check, Watch and GC know them. It returns
+// those that were not known before.
 //
-// A file that is empty, damaged or of a format without the configuration, as
-// crashes and old versions leave, is skipped and part of the joined error; it
-// never stands in the way of others. The files stay where they are: whoever
-// retires the other runtime removes them. Import may be called again.
+// Files that are empty, damaged or in a format without the configuration, as crashes
+// and old versions leave them, are skipped and reported in the joined error; they never
+// prevent the import of others. The files stay in place: whoever retires the other
+// runtime removes them. Import may be called again.
 func (n *Network) Import(ctx context.Context, dir string) ([]cni.Attachment, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

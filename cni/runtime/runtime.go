@@ -1,44 +1,42 @@
-// Package runtime is the runtime side of CNI (specification 1.1.0): it loads a
-// network configuration, runs its chain of plugins for containers and remembers
-// what it did.
+// Package runtime is the runtime side of CNI (specification 1.1.0): it loads a network
+// configuration, runs its chain of plugins for containers, and records what it did.
 //
-// A Network is one configuration directory and one state directory. Plugins
-// that are built in are called in process, others are executed; both get the
-// same environment and documents. An intent is journalled before the first
-// plugin of an ADD runs and the result is stored before Attach returns, so that
-// after a kill -9 at any instruction every ADD that was begun gets its DEL: at
-// the next Open where no result was stored, else when Detach is called. So it is
-// after a loss of power, which in the moment after Attach may take the result, and
-// then the next Open runs the DEL (settle.go). DEL runs with the configuration and
-// the parameters that ADD had, whatever the directory says by then, and with the last
-// result that a plugin gave.
+// A Network is one configuration directory and one state directory. Built-in plugins
+// are called in process, others are executed; both get the same environment and
+// documents. An intent is journalled before the first plugin of an ADD runs, and the
+// result is stored before Attach returns. After a kill -9 at any instruction, every ADD
+// that was started therefore gets its DEL: at the next Open if no result was stored,
+// otherwise when Detach is called. The same holds after a power failure, which just
+// after Attach may lose the result; the next Open then runs the DEL (settle.go). DEL
+// runs with the configuration and parameters of its ADD, whatever the directory says by
+// then, and with the last result that a plugin returned.
 //
 // # Locks
 //
-// Operations of one container exclude each other, those of different containers
-// run in parallel, and GC excludes all. One process has a Network open on a state
-// directory at a time: its journal is locked, and a second Open is refused. The
-// other two locks are there for whoever else works on the same
-// attachments: a program that looks at or mends one, and the process that takes
-// the state directory over while calls of the one before still run.
+// Operations of one container exclude each other, those of different containers run in
+// parallel, and GC excludes all. Only one process can have a Network open on a state
+// directory: its journal is locked, and a second Open is refused. The other two locks
+// are for anything else that works on the same attachments: a program that inspects or
+// repairs one, and a process that takes the state directory over while calls of its
+// predecessor still run.
 //
 //	<StateDir>/gc.lock           flock(2): shared by every operation, exclusive for GC
 //	<StateDir>/containers.lock   fcntl(2), F_OFD_SETLK: exclusive for the operations
 //	                             of one container, on the byte that
 //	                             internal/flock.AcquireName has for its id
 //
-// The container's lock comes first where both are taken.
+// Whoever takes both takes the container's lock first.
 //
-// # Codes of plugins
+// # Error codes of plugins
 //
-// Code 11 (try again later) is tried again a few times, after a DEL where it was
-// ADD that failed, and then returned as fault.Unavailable. Code 3 (unknown
-// container) from the first plugin of an ADD spares the DEL, and from DEL it is
-// as good as success. An attachment of which any plugin is in none of the
-// directories is refused before the first one runs, and gets no DEL either; a plugin
-// that is missing later keeps the DEL of the chain due until it is there again.
+// Code 11 (try again later) is retried a few times, for ADD after a DEL, and then
+// returned as fault.Unavailable. Code 3 (unknown container) from the first plugin of an
+// ADD makes a DEL unnecessary; from DEL it counts as success. If a plugin of the chain
+// is in none of the directories, the attachment is refused before the first plugin runs
+// and gets no DEL; if a plugin disappears later, the DEL of the chain stays due until
+// it is back.
 //
-// It is not a plugin (see package cni) and does not make network namespaces.
+// The package is not a plugin (see package cni) and does not create network namespaces.
 package runtime
 
 import (
@@ -63,58 +61,57 @@ import (
 	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
-// Config says where a Network finds things. ConfDir and StateDir are required.
+// Config configures a Network. ConfDir and StateDir are required.
 type Config struct {
-	// ConfDir holds network configurations (*.conflist, *.conf, *.json); the first
-	// valid one by name is used, and what is wrong with others is logged. It is read
-	// anew for every ADD and STATUS, so that a configuration may come and change while
-	// the node runs.
+	// ConfDir holds network configurations (*.conflist, *.conf, *.json). The first
+	// valid one by name is used; errors in the others are logged. It is read for every
+	// ADD and STATUS, so a configuration may appear or change while the node runs.
 	ConfDir string
-	// BinDirs are searched in order for plugins that are not built in, and given
-	// to plugins as CNI_PATH.
+	// BinDirs are searched in order for plugins that are not built in, and passed to
+	// plugins as CNI_PATH.
 	BinDirs []string
-	// StateDir keeps the journal and the results. It is made if need be.
+	// StateDir holds the journal and the results. It is created if it does not exist.
 	StateDir string
-	// Builtin are plugins, by type, that are called in process. They come before
-	// those in BinDirs, also as delegates of each other.
+	// Builtin maps types to plugins that are called in process. They take precedence
+	// over those in BinDirs, also as delegates of each other.
 	Builtin map[string]*cni.Plugin
-	// PluginTimeout bounds one call of one plugin; a shorter Timeout of a built-in
-	// one counts. Zero means one minute. A plugin that does not end when it is over
-	// has cni.Grace for its rollback. Then an executed one is killed, and a built-in
-	// one left behind: while it runs, that attachment gets no call of the plugin
-	// but DEL, and each call fails as fault.Unavailable.
+	// PluginTimeout bounds one call of one plugin, unless the Timeout of a built-in
+	// plugin is shorter. Zero means one minute. A plugin that does not end in time has
+	// cni.Grace for its rollback. Then an executed plugin is killed and a built-in one
+	// abandoned: while it still runs, the same attachment gets no call of the plugin
+	// but DEL; others fail with fault.Unavailable.
 	PluginTimeout time.Duration
-	// Timeouts are the bounds of plugins, by type, that differ. Of a type that the network
-	// does not have the log tells, for it may be mistyped.
+	// Timeouts overrides PluginTimeout by plugin type. A type that the network does not
+	// have is logged, because it may be misspelled.
 	Timeouts map[string]time.Duration
-	// Observe is told of calls of a plugin. Nil means nobody.
+	// Observe is notified of plugin calls. Nil means no observer.
 	Observe *call.Observer
-	// Logger gets what has no caller to be returned to: what built-in plugins log,
-	// and the lines, up to a hundred of a call, that executed ones write to stderr,
-	// with the plugin, the command and the attachment. Nil discards.
+	// Logger receives what cannot be returned to a caller: the logs of built-in
+	// plugins, and what executed ones write to stderr, up to a hundred lines per call,
+	// with the plugin, the command and the attachment. Nil discards it.
 	Logger *slog.Logger
-	// OnStderr gets these lines instead of Logger, as their plugin wrote them. Of a
-	// delegate's the plugin is the one that called it. It is called from many
-	// goroutines and must be quick.
+	// OnStderr receives those stderr lines instead of Logger, unchanged. For the lines
+	// of a delegate, plugin is the plugin that called it. It is called concurrently and
+	// must return quickly.
 	OnStderr func(plugin, line string)
 }
 
-// Attachment is one interface of one container, as its runtime asks for it.
+// Attachment is one interface of one container, as requested by its runtime.
 // ContainerID and IfName identify it.
 type Attachment struct {
 	ContainerID string   `json:"containerID"`
 	NetNS       string   `json:"netns"` // path of the network namespace
 	IfName      string   `json:"ifname"`
 	Pod         call.Pod `json:"pod"`
-	// Args are CNI_ARGS as they are given to every plugin. Empty means those of
-	// Kubernetes' runtimes, made of Pod; a zero Pod has none.
+	// Args are the CNI_ARGS given to every plugin. Empty means the arguments that
+	// Kubernetes runtimes pass, derived from Pod; none if Pod is zero.
 	Args         [][2]string   `json:"args,omitempty"`
 	PortMappings []PortMapping `json:"portMappings,omitempty"`
-	// CapabilityArgs are arguments by capability, as CNI's conventions name them
-	// ("mac", "ips", "ipRanges", "bandwidth", "dns", "aliases", "deviceID",
-	// "cgroupPath", "infinibandGUID") or as others agree. A plugin gets those that
-	// its configuration declares, byte for byte but for white space. Port mappings
-	// are given here or in PortMappings, not in both.
+	// CapabilityArgs maps capabilities to their arguments, under the names of the CNI
+	// conventions ("mac", "ips", "ipRanges", "bandwidth", "dns", "aliases", "deviceID",
+	// "cgroupPath", "infinibandGUID") or any other agreed name. A plugin gets those
+	// that its configuration declares, byte for byte except for white space. Port
+	// mappings go here or into PortMappings, not both.
 	CapabilityArgs map[string]json.RawMessage `json:"capabilityArgs,omitempty"`
 }
 
@@ -158,11 +155,11 @@ type intent struct {
 // kindAdd is the journal's kind of intent for an ADD.
 const kindAdd = "cni-add"
 
-// Open opens the network and undoes what an earlier process left half done. A
-// DEL that fails is logged and stays due: Detach and the next Open try again.
-// A state directory that another process has open is fault.AlreadyExists.
+// Open opens the network and undoes what an earlier process left unfinished. A DEL that
+// fails is logged and stays due: Detach and the next Open try again. If another process
+// has the state directory open, the error is fault.AlreadyExists.
 //
-// The configuration need not be there yet; see Status.
+// The configuration need not exist yet; see Status.
 func Open(c Config) (*Network, error) {
 	if c.ConfDir == "" || c.StateDir == "" {
 		return nil, fault.Invalid.Errorf("opening network: ConfDir and StateDir are required")
@@ -206,8 +203,8 @@ func openJournal(path string, log *slog.Logger) (*journal.Journal, error) {
 	return journal.Open(path)
 }
 
-// Close gives the state directory up, once the disk has what it is to have. Attachments stay
-// as they are. No other call may run meanwhile, or be made later.
+// Close releases the state directory, after everything recorded has reached the disk.
+// Attachments stay as they are. No other call may run during Close or follow it.
 func (n *Network) Close() error {
 	n.status.close()
 	n.settler.idle.Wait()

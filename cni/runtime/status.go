@@ -21,16 +21,16 @@ const (
 	statusWithin = 10 * time.Second
 )
 
-// Status reports whether the network can serve an Attach now: a valid
-// configuration is there, its plugins are, and, from version 1.1.0 on, STATUS of
-// each succeeds. No configuration is fault.Unavailable, with what is wrong with
-// the files that there are.
+// Status reports whether the network can serve an Attach now: there is a valid
+// configuration, its plugins exist and, from version 1.1.0 on, STATUS of each succeeds.
+// If there is no valid configuration, the error is fault.Unavailable and says what is
+// wrong with the existing files.
 //
-// It is made to be polled. The directories are looked at every time; STATUS of
-// the plugins is run by one caller at a time, for all, and its answer holds for a
-// few seconds, until the configuration changes or an Attach fails. A plugin whose
-// STATUS does not end is fault.Unavailable after 10 s and holds up nothing else,
-// not even when it is built in and ignores its context.
+// Status is meant to be polled. It reads the directories every time. Only one caller at
+// a time runs STATUS of the plugins, on behalf of all; its answer is reused for a few
+// seconds, until the configuration changes or an Attach fails. A plugin whose STATUS
+// does not end is fault.Unavailable after 10 s and blocks nothing else, even if it is
+// built in and ignores its context.
 func (n *Network) Status(ctx context.Context) error {
 	l, err := n.load()
 	if err != nil {

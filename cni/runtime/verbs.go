@@ -11,10 +11,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Check asks every plugin in order whether the attachment is as ADD left it, with
-// the parameters and the configuration of that ADD. It stops at the first error;
-// an attachment that is not there is fault.NotFound. With disableCheck, or before
-// version 0.4.0 of the configuration, there is nothing to ask.
+// Check asks every plugin in order whether the attachment is as ADD left it, with the
+// parameters and configuration of that ADD. It stops at the first error. An attachment
+// that does not exist is fault.NotFound. With disableCheck, or a configuration version
+// before 0.4.0, no plugin is asked.
 func (n *Network) Check(ctx context.Context, a Attachment) error {
 	ctx, leave, err := n.enter(ctx, a)
 	if err != nil {
@@ -36,15 +36,14 @@ func (r *record) checkable() bool {
 	return !bool(r.List.DisableCheck) && cni.AtLeast(r.List.Version, "0.4.0")
 }
 
-// GC removes every attachment that is not in valid: those that this network
-// recorded get their DEL, and then, from version 1.1.0 on and unless the
-// configuration says disableGC, GC of every plugin frees what nobody recorded.
-// It goes on past errors and joins them, and it waits for running operations
-// and holds new ones back. A runtime calls it when it starts, with everything
-// that its records say is there.
+// GC removes every attachment that is not in valid. Those that this network recorded
+// get their DEL; then, from version 1.1.0 on and unless the configuration sets
+// disableGC, GC of every plugin frees what nobody recorded. It continues past errors
+// and joins them. It waits for running operations and holds back new ones. A runtime
+// calls it at startup, with all attachments in its records.
 //
-// Where there is no configuration yet, which is fault.Unavailable, the plugins'
-// part is made up for before the first Attach that finds one.
+// If there is no configuration yet, GC returns fault.Unavailable, and GC of the plugins
+// runs before the first Attach that finds a configuration.
 func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 	leave, err := n.guard.alone(ctx)
 	if err != nil {

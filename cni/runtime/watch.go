@@ -14,15 +14,14 @@ import (
 // no verb of CNI, and no plugin is ever executed with it.
 const cmdRepair = "REPAIR"
 
-// Watch checks the attachments one after the other, each once in an interval,
-// until ctx ends, and has built-in plugins repair what their CHECK misses. The
-// attachments of one round are spread over the interval, so that a thousand cost
-// no more at once than one. It reports to the log, once for each change of what
-// it finds, and every call to the observer. An interval of zero or less returns
-// at once.
+// Watch checks all attachments once per interval until ctx ends, and has built-in
+// plugins repair what their CHECK finds missing. The checks of one round are spread
+// over the interval, so that a thousand attachments cause no burst. Watch logs what it
+// finds once per change and reports every call to the observer. If the interval is zero
+// or less, it returns at once.
 //
-// Nothing else depends on it: it is for whoever has no other way to notice that
-// an administrator flushed the rules of a Pod that runs.
+// Nothing depends on Watch: it is for runtimes that cannot otherwise notice, for
+// example, that an administrator flushed the rules of a running Pod.
 func (n *Network) Watch(ctx context.Context, interval time.Duration) {
 	if interval <= 0 {
 		return
@@ -66,19 +65,18 @@ func (n *Network) watchOne(ctx context.Context, key cni.Attachment, said string)
 	return err.Error()
 }
 
-// Repaired is what CheckAndRepair put right.
+// Repaired is one repair made by CheckAndRepair.
 type Repaired struct {
 	Plugin string
-	Missed error // what CHECK had said
+	Missed error // the error of CHECK
 }
 
-// CheckAndRepair is Check with a remedy. Where CHECK of a plugin fails that is
-// built in and can repair, the plugin does so, and is checked again; each plugin
-// gets one chance. Repairing never changes an address. A plugin that is executed
-// is never repaired: nothing short of DEL and ADD could, and that would take the
-// Pod's connections with it.
+// CheckAndRepair is Check with repair. If CHECK of a built-in plugin with Repair fails,
+// the plugin repairs its part and is checked again; each plugin gets one chance. A
+// repair never changes an address. An executed plugin is never repaired: that would
+// take a DEL and an ADD, which would break the Pod's connections.
 //
-// The error is what CHECK says in the end, or why the repair failed.
+// The error is that of the last CHECK, or the reason why the repair failed.
 func (n *Network) CheckAndRepair(ctx context.Context, a Attachment) ([]Repaired, error) {
 	ctx, leave, err := n.enter(ctx, a)
 	if err != nil {
