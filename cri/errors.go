@@ -2,9 +2,9 @@ package cri
 
 import "github.com/nodekit-project/nodekit/internal/fault"
 
-// The kinds of error that the CRI allows; the package comment has the table.
-// Make one with ErrNotFound.Errorf or ErrNotFound.Wrap, test for it with
-// errors.Is, on the server's side and, with cri/client, on the client's.
+// The error kinds that the CRI allows; see the table in the package comment. Create one
+// with ErrNotFound.Errorf or ErrNotFound.Wrap and test for it with errors.Is, in the
+// server and, with cri/client, in the client.
 const (
 	ErrInvalid            = fault.Invalid
 	ErrNotFound           = fault.NotFound

@@ -7,35 +7,35 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Handler is a RuntimeClass handler and what it can do.
+// Handler is a RuntimeClass handler and its features.
 type Handler struct {
-	// Name is the handler's, "" for the default one. Names are unique.
+	// Name is the handler's name, "" for the default handler. Names are unique.
 	Name string
-	// RecursiveReadOnlyMounts says that a read-only mount can be made so with
-	// all mounts below it.
+	// RecursiveReadOnlyMounts says that a read-only mount can be made read-only
+	// together with all mounts below it.
 	RecursiveReadOnlyMounts bool
-	// UserNamespaces says that a Pod can have a user namespace of its own, with
-	// idmapped mounts.
+	// UserNamespaces says that a Pod can have its own user namespace, with idmapped
+	// mounts.
 	UserNamespaces bool
 }
 
-// Features are what a runtime can do beyond what every runtime must. The
-// kubelet keeps Pods away that need more.
+// Features are optional capabilities of a runtime. The kubelet rejects Pods that need
+// one that is missing.
 type Features struct {
-	// SupplementalGroupsPolicy says that the policy Strict is obeyed and that
+	// SupplementalGroupsPolicy says that the policy Strict is enforced and that
 	// Container.User is set.
 	SupplementalGroupsPolicy bool
-	// UserNamespacesHostNetwork says that a Pod on the host's network can have
-	// a user namespace.
+	// UserNamespacesHostNetwork says that a Pod on the host's network can have a user
+	// namespace.
 	UserNamespacesHostNetwork bool
-	// MountOptions says that noexec, nodev and nosuid of a mount are obeyed.
+	// MountOptions says that the mount options noexec, nodev and nosuid are applied.
 	MountOptions bool
 }
 
-// Info adds to verbose statuses, which people read who look for a fault
-// (crictl inspect). Values become JSON; a key of the SDK's own ("dir", "state",
-// "sandboxID") is replaced. Each function may be nil. They are called at any
-// time, also while the object changes, and should not wait for anything long.
+// Info adds to verbose statuses, which people read for troubleshooting (crictl
+// inspect). Values are encoded as JSON; a key that the SDK uses itself ("dir", "state",
+// "sandboxID") is replaced. Each function may be nil. They are called at any time, also
+// while the object changes, and should not block for long.
 type Info struct {
 	Runtime   func(context.Context) map[string]any
 	Sandbox   func(context.Context, *Sandbox) map[string]any

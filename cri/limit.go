@@ -11,18 +11,18 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/state"
 )
 
-// ChangeLimits has apply change the limits of a container for somebody who is no
-// client, and records limits in Container.Config after it. c says which container:
-// apply is given what is on record of it then.
+// ChangeLimits changes the limits of a container on behalf of something other than a
+// client: it calls apply and then records limits in Container.Config. c only identifies
+// the container: apply receives it as it is on record at that time.
 //
-// It takes its turn among the calls for the sandbox: apply overlaps with StopContainer
-// of other containers alone. When its turn is now, also within a call of the author's
-// for the same sandbox whose ctx is passed on, apply is called at once and its error
-// returned. Else it returns nil, and apply is called later, behind the calls that are
-// under way (the creation of the container may be one): what comes of it is logged. The
-// changes of one container keep their order. A server that stops makes none any more.
+// The change takes its turn among the calls for the sandbox: apply overlaps only with
+// StopContainer of other containers. If nothing stands in its way, or if ctx is that of
+// an author's function running for the same sandbox, ChangeLimits calls apply at once
+// and returns its error. Otherwise it returns nil, and apply runs after the calls in
+// progress (the creation of the container may be one); its error is logged. Changes of
+// one container keep their order. A server that is stopping makes no more changes.
 //
-// ErrNotFound says that the container is not there, and ErrFailedPrecondition that it
+// ErrNotFound means that the container does not exist, ErrFailedPrecondition that it
 // has ended. It is safe for concurrent use.
 type ChangeLimits func(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error
 

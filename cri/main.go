@@ -14,15 +14,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/statedir"
 )
 
-// Main is the main function of a runtime that has no settings of its own. It
-// serves rt until SIGINT or SIGTERM and then exits: 0 after such a signal, 1
-// after an error, which it prints, 2 for bad arguments.
+// Main is the main function of a runtime that has no settings of its own. It serves rt
+// until SIGINT or SIGTERM and then exits: 0 after such a signal, 1 after an error,
+// which it prints, 2 for bad arguments.
 //
 //	--endpoint  unix endpoint to serve; by default CONTAINER_RUNTIME_ENDPOINT,
 //	            as in crictl, or else unix:///run/NAME.sock
-//	--root      state directory, by default STATE_DIRECTORY, which systemd and
-//	            nodekit set for the programs that they start (the first of
-//	            several, which colons part), or else /var/lib/NAME
+//	--root      state directory; by default STATE_DIRECTORY, which systemd and
+//	            nodekit set for the programs that they start (the first of a
+//	            colon-separated list), or else /var/lib/NAME
 func Main(rt *Runtime) {
 	os.Exit(run(rt, os.Args, os.Getenv))
 }

@@ -17,17 +17,18 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// Options of a server. Nil means the defaults.
+// Options configures Serve. Nil means the defaults.
 type Options struct {
-	// StateDir holds the records and the Dir of every object. It should
-	// survive what the containers survive. One server at a time uses it; a
-	// second is refused. "" means /var/lib/NAME, with the runtime's name.
+	// StateDir holds the records and the Dir of every object. It should survive
+	// whatever the containers survive. Only one server can use it; a second one is
+	// refused. "" means /var/lib/NAME, where NAME is the runtime's name.
 	StateDir string
-	// Logger gets state changes (Info), one line per call (Debug) and what
-	// went wrong where no caller sees it (Error). Nil discards.
+	// Logger receives state changes (Info), one line per call (Debug), and errors that
+	// no caller sees (Error). Nil discards them.
 	Logger *slog.Logger
-	// Ready is called once, when what an earlier server left is recovered and calls are
-	// taken: the moment to tell a service manager. It must be quick. Nil is not called.
+	// Ready is called once, after the state of an earlier server has been recovered and
+	// calls are accepted: the moment to notify a service manager. It must return
+	// quickly. Nil is not called.
 	Ready func()
 }
 
@@ -36,15 +37,14 @@ type Options struct {
 const drain = 5 * time.Second
 
 // Serve serves the CRI, RuntimeService and ImageService, on a unix endpoint
-// ("unix:///run/x.sock" or an absolute path). It first recovers what an
-// earlier server left in Options.StateDir: Runtime.Recover corrects the
-// records, then creations and removals that were cut short are undone and
-// finished. It listens after that, so that a client's first call sees the
-// truth.
+// ("unix:///run/x.sock" or an absolute path). It first recovers what an earlier server
+// left in Options.StateDir: Runtime.Recover corrects the records, then interrupted
+// creations are undone and interrupted removals finished. Only then does it listen, so
+// that even a client's first call sees the actual state.
 //
-// It blocks until ctx ends, then answers what is in flight and returns nil.
-// Sandboxes and containers live on. It returns an error when it cannot start,
-// when the endpoint fails, or when Runtime.Watch does.
+// It blocks until ctx ends, then answers the calls in flight and returns nil. Sandboxes
+// and containers keep running. It returns an error if it cannot start, if the endpoint
+// fails, or if Runtime.Watch does.
 func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error {
 	var opts Options
 	if o != nil {
