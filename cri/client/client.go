@@ -1,10 +1,10 @@
-// Package client dials a CRI endpoint (cri-api v0.37, runtime.v1), of any
-// runtime: the kubelet, the conformance suite and tests reach runtimes with it.
+// Package client dials the CRI endpoint (cri-api v0.37, runtime.v1) of any runtime. The
+// kubelet, the conformance suite and tests use it.
 //
 // Errors have the kinds of internal/fault, which the cri package exports:
-// errors.Is(err, cri.ErrNotFound) and errors.Is(err, context.DeadlineExceeded)
-// hold for what the server answered. The package does not interpret answers,
-// retry or set deadlines, with the exceptions named at its functions.
+// errors.Is(err, cri.ErrNotFound) and errors.Is(err, context.DeadlineExceeded) work for
+// errors returned by the server. The package does not interpret answers, retry or set
+// deadlines, except where a function's comment says so.
 //
 // A Client is safe for concurrent use.
 package client
@@ -23,14 +23,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// Options of a client. Nil means the defaults.
+// Options configures Dial. Nil means the defaults.
 type Options struct {
-	// Observe is told of calls. Nil means nobody.
+	// Observe is notified of calls. Nil means no observer.
 	Observe *call.Observer
 }
 
-// Client is a connection to one endpoint. A runtime that restarts is
-// reconnected to; calls meanwhile fail with fault.Unavailable.
+// Client is a connection to one endpoint. It reconnects to a runtime that restarts;
+// calls in the meantime fail with fault.Unavailable.
 type Client struct {
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
@@ -38,8 +38,8 @@ type Client struct {
 	conn *grpc.ClientConn
 }
 
-// Dial returns a client of a unix endpoint ("unix:///run/x.sock" or an
-// absolute path). It does not wait for the server; Wait does.
+// Dial returns a client for a unix endpoint ("unix:///run/x.sock" or an absolute path).
+// It does not wait for the server; Wait does.
 func Dial(endpoint string, o *Options) (*Client, error) {
 	var opts Options
 	if o != nil {
@@ -56,12 +56,12 @@ func Dial(endpoint string, o *Options) (*Client, error) {
 	}, nil
 }
 
-// Close ends the connection and every call on it.
+// Close closes the connection and ends every call on it.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Wait calls Version until the server answers, and returns its answer. It
-// returns the last error when ctx ends first, and at once an error that
-// waiting cannot mend.
+// Wait calls Version until the server answers, and returns the answer. If ctx ends
+// first, it returns the last error. It returns at once any error that waiting cannot
+// resolve.
 func (c *Client) Wait(ctx context.Context) (*runtimeapi.VersionResponse, error) {
 	for {
 		v, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
@@ -80,12 +80,11 @@ func (c *Client) Wait(ctx context.Context) (*runtimeapi.VersionResponse, error) 
 	}
 }
 
-// Events subscribes to container events and hands each to handle, in order,
-// until ctx ends (nil) or the stream breaks (an error: subscribe and list
-// again, for events in between are lost). ready, unless nil, is called when the
-// subscription stands and before the first event: what changes from then on is
-// in the stream. Runtimes that do not confirm a subscription get ready called
-// with the first event at the latest.
+// Events subscribes to container events and passes each to handle, in order, until ctx
+// ends (nil) or the stream breaks (an error: subscribe and list again, since events in
+// between are lost). ready, if not nil, is called when the subscription is established,
+// before the first event: every later change is in the stream. If the runtime does not
+// confirm subscriptions, ready is called no later than the first event.
 func (c *Client) Events(ctx context.Context, ready func(), handle func(*runtimeapi.ContainerEventResponse)) error {
 	// A server that knew of a deadline would end the stream itself, a moment
 	// before ctx ends, and nobody could tell that from a stream that broke.

@@ -1,16 +1,16 @@
-// Package log writes and reads container logs in the format of the CRI
-// (cri-api v0.37, and the kubelet's readers):
+// Package log writes and reads container logs in the CRI format (cri-api v0.37, and the
+// kubelet's readers):
 //
 //	TIMESTAMP stdout|stderr TAGS CONTENT
 //
-// with a timestamp in RFC 3339 with nanoseconds, tag F for the end of a line
-// and P for a part of one, and further tags after a colon, which readers pass
-// over. A reader joins parts of a line again.
+// The timestamp is in RFC 3339 format with nanoseconds. Tag F marks the end of a line
+// and P a part of one; further tags may follow after a colon and are ignored by
+// readers. A reader joins the parts of a line.
 //
-// The runtime's keeper writes ([Writer], or [Append] for one who keeps account
-// of bytes), the kubelet and the command line read ([Read]). The package links
-// only the standard library and golang.org/x/sys. It does not rotate files:
-// that is the kubelet's doing, and both sides cope with it.
+// The runtime's keeper writes ([Writer], or [Append] for callers that account for every
+// byte); the kubelet and the command line read ([Read]). The package depends only on
+// the standard library and golang.org/x/sys. It does not rotate files: the kubelet
+// does, and both sides handle it.
 //
 // A Writer is safe for concurrent use, and so is Read.
 package log
@@ -30,20 +30,19 @@ const (
 	Stderr Stream = "stderr"
 )
 
-// MaxContent is how many bytes of a line one record holds, 16 KiB as in the
-// runtimes that the kubelet's tools know. A longer line becomes several
-// records, all but the last with tag P.
+// MaxContent is the maximum number of bytes of a line in one record: 16 KiB, as in the
+// runtimes that the kubelet's tools know. A longer line is split into several records,
+// all but the last with tag P.
 const MaxContent = 16 << 10
 
 // timeFormat is RFC 3339 with exactly nine digits, so that records of one zone
 // sort as text. Readers take any number of digits.
 const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
-// Append encodes data as records of the stream, appends them to dst and
-// returns how many bytes of data they hold. Without flush an unfinished line
-// at the end that is shorter than MaxContent is left for the next call, when
-// more of it is there; with flush it becomes a record with tag P, and all of
-// data is consumed.
+// Append encodes data as records of the stream, appends them to dst, and returns how
+// many bytes of data they hold. Without flush, an unfinished line at the end that is
+// not longer than MaxContent is left for the next call, when more of it has arrived;
+// with flush it becomes a record with tag P, and all of data is consumed.
 func Append(dst []byte, t time.Time, s Stream, data []byte, flush bool) (out []byte, consumed int) {
 	head := t.AppendFormat(make([]byte, 0, 64), timeFormat)
 	head = append(append(append(head, ' '), s...), ' ')
@@ -74,7 +73,7 @@ type Record struct {
 	Content []byte
 }
 
-// Parse parses a record without its newline. Content is a part of line.
+// Parse parses a record without its newline. Content aliases line.
 func Parse(line []byte) (Record, error) {
 	fields := bytes.SplitN(line, []byte{' '}, 4)
 	if len(fields) == 3 { // an empty line, written without its last space

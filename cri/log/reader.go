@@ -12,32 +12,31 @@ import (
 	"time"
 )
 
-// ReadOptions say what of a log is read. Nil means all that is there now, and nothing of
-// what is written meanwhile.
+// ReadOptions selects what Read returns. Nil means everything in the log now, and
+// nothing written later.
 type ReadOptions struct {
-	// Follow goes on with what is written later, over rotations of the file,
-	// and waits for a file that is not there yet (its directory must be),
-	// until Ended is closed or the context ends.
+	// Follow continues with what is written later, across rotations of the file, until
+	// Ended is closed or the context ends. It also waits for a file that does not exist
+	// yet (its directory must).
 	Follow bool
-	// Tail, when not nil, starts that many lines before the end. Parts of a
-	// line count as one.
+	// Tail, if not nil, starts that many lines before the end. The parts of a line
+	// count as one line.
 	Tail *int64
-	// Since leaves out what is older. The zero time leaves out nothing.
+	// Since omits older records. The zero time omits none.
 	Since time.Time
-	// Timestamps puts the time and a space before every line.
+	// Timestamps prefixes every line with its time and a space.
 	Timestamps bool
-	// Ended, when not nil, is closed once the container has ended and its log
-	// is complete. It only matters with Follow: Read then returns when it has
-	// come to the end.
+	// Ended, if not nil, is closed by the caller once the container has ended and its
+	// log is complete. It only matters with Follow: Read then returns at the end of the
+	// log.
 	Ended <-chan struct{}
 }
 
-// Read copies a container's log to stdout and stderr, either of which may be
-// nil for a stream that is not wanted. It returns nil at the end of the log,
-// the context's error when that ends first, and the error of a writer.
-// Without Follow, an absent file is os.ErrNotExist. Lines that are not in the
-// format, those longer than 1 MiB, and an unfinished one at the end, are passed
-// over.
+// Read copies a container's log to stdout and stderr, either of which may be nil if
+// that stream is not wanted. It returns nil at the end of the log, the context's error
+// if that ends first, or the error of a writer. Without Follow, a missing file is
+// os.ErrNotExist. Read skips lines that are not in the format or are longer than 1 MiB,
+// and an unfinished line at the end.
 func Read(ctx context.Context, path string, stdout, stderr io.Writer, o *ReadOptions) error {
 	r := &reader{path: path, out: map[Stream]*output{Stdout: {w: stdout}, Stderr: {w: stderr}}}
 	if o != nil {

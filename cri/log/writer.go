@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Writer writes one container's log file. Records of both streams come in the
-// order of the writes, each in one piece.
+// Writer writes one container's log file. Records of both streams appear in the order
+// of the writes, and are never interleaved.
 type Writer struct {
 	mu   sync.Mutex
 	path string
@@ -22,9 +22,10 @@ type Writer struct {
 	torn bool
 }
 
-// Open opens the log file for appending and makes it, but not its directory,
-// when it is not there. Anything else at the path, a link say, is refused, now and by
-// Reopen: a container that can write to its log's directory would have any file written.
+// Open opens the log file for appending and creates it, but not its directory, if it
+// does not exist. Open and Reopen refuse anything but a regular file, such as a
+// symbolic link: otherwise a container that can write to its log's directory could
+// redirect the writes to any file.
 func Open(path string) (*Writer, error) {
 	f, err := openLog(path)
 	if err != nil {
@@ -33,8 +34,8 @@ func Open(path string) (*Writer, error) {
 	return &Writer{path: path, file: f}, nil
 }
 
-// OpenStreams opens the log file as Open does and returns the writers of both
-// streams. Closing both writes what is unfinished and closes the file.
+// OpenStreams opens the log file as Open does and returns the writers of both streams.
+// Closing both writes unfinished lines and closes the file.
 func OpenStreams(path string) (stdout, stderr io.WriteCloser, err error) {
 	w, err := Open(path)
 	if err != nil {
@@ -75,9 +76,9 @@ func openLog(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Reopen goes on in a new file at the path, after somebody renamed the old one
-// away. When it returns an error, the old file stays in use. Nothing is lost in
-// either case.
+// Reopen switches to a new file at the path, after the old one has been renamed. If it
+// cannot open the new file, it returns an error and the old file stays in use. Nothing
+// is lost in either case.
 func (w *Writer) Reopen() error {
 	f, err := openLog(w.path)
 	if err != nil {
@@ -90,10 +91,9 @@ func (w *Writer) Reopen() error {
 	return old.Close()
 }
 
-// Append writes data as records of the stream, with the time now, in one
-// write(2), and returns how many bytes of data are in the file: see [Append].
-// After an error that is what was written for certain, possibly less than what
-// is there.
+// Append writes data as records of the stream, with the current time, in one write(2),
+// and returns how many bytes of data it has written: see [Append]. After an error it
+// returns 0, although part of the data may be in the file.
 func (w *Writer) Append(s Stream, data []byte, flush bool) (consumed int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -113,17 +113,16 @@ func (w *Writer) Append(s Stream, data []byte, flush bool) (consumed int, err er
 	return consumed, nil
 }
 
-// Close closes the file. Streams must have been closed before: they hold
-// unfinished lines.
+// Close closes the file. Close the streams before, because they hold unfinished lines.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.file.Close()
 }
 
-// Stream returns the writer of one stream. It keeps an unfinished line until
-// the rest comes; Close writes it with tag P. A stream's writer is for one
-// goroutine; Write never writes less than it is given without an error.
+// Stream returns the writer of one stream. It buffers an unfinished line until the rest
+// arrives; Close writes it with tag P. A stream's writer may be used by one goroutine
+// at a time. Write never writes less than it is given without an error.
 func (w *Writer) Stream(s Stream) io.WriteCloser { return &lineWriter{w: w, stream: s} }
 
 type lineWriter struct {
