@@ -239,8 +239,8 @@ func (r *Runtime) injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) erro
 	return r.InjectCDI(doc, names)
 }
 
-// InjectCDI adds the named CDI devices, as the files in Config.CDIDirs describe
-// them, to a spec. One that they do not describe is refused with fault.Invalid.
+// InjectCDI adds the named CDI devices to a spec, as the files in Config.CDIDirs
+// describe them. A device that they do not describe is refused with fault.Invalid.
 func (r *Runtime) InjectCDI(doc *specs.Spec, names []string) error {
 	if len(names) == 0 {
 		return nil

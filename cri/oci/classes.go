@@ -44,8 +44,8 @@ func (r *Runtime) classesOf(c *cri.Container) (io *specs.LinuxBlockIO, rdt strin
 	return io, rdt, err
 }
 
-// BlockIO returns what a class of Config.BlockIOClasses means now, for who chooses
-// one in a Pod's place.
+// BlockIO returns the current parameters of a class of Config.BlockIOClasses, for
+// callers that choose one on behalf of a Pod.
 func (r *Runtime) BlockIO(name string) (*specs.LinuxBlockIO, error) {
 	return r.classes.blockIO.Parameters(name)
 }

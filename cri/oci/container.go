@@ -337,7 +337,7 @@ func hooksAfter(doc *specs.Spec) bool { return doc.Hooks != nil && len(doc.Hooks
 // has the whole profile.
 const profileFile = "seccomp.json"
 
-// Spec returns the OCI spec of a container that was created.
+// Spec returns the OCI spec of a created container.
 func (r *Runtime) Spec(c *cri.Container) (*specs.Spec, error) { return readWholeSpec(r.bundleOf(c)) }
 
 // readWholeSpec is readSpec for whoever wants to know what the container is confined

@@ -1,29 +1,29 @@
-// Package oci is the reference CRI runtime: it fills in cri.Runtime with
-// sandboxes made of pinned namespaces and containers run by an OCI runtime
-// (crun or runc), whose parent is the keeper.
+// Package oci is the reference CRI runtime. It implements cri.Runtime with sandboxes
+// made of pinned namespaces, and containers that an OCI runtime (crun or runc) runs as
+// children of the keeper.
 //
-// A sandbox has no process. Its network, IPC and UTS namespaces are pinned by
-// bind mounts below the run directory; only a Pod that shares its PID namespace
-// gets a first process for it. Creating a container mounts its root file system
-// and writes its bundle; starting it is one run of the OCI runtime. Teardown
-// goes to the kernel directly: kill, remove cgroups, unmount.
+// A sandbox has no process. Its network, IPC and UTS namespaces are pinned by bind
+// mounts below the run directory; only a Pod that shares its PID namespace gets a first
+// process for it. Creating a container mounts its root file system and writes its
+// bundle; starting it is one run of the OCI runtime. Teardown uses the kernel directly:
+// kill, remove cgroups, unmount.
 //
-// The package keeps nothing on disk that the SDK's records and the keeper's
-// journal do not say; every path, cgroup and name follows from ids. That is why
-// every function may be called again, by another process, after a crash at any
-// instruction. What the process keeps in memory only helps to notice the death
-// of the keeper and to shut down.
+// Besides a list of the parent cgroups that it created, the package keeps nothing on
+// disk that does not follow from the SDK's records and the keeper's journal; every
+// path, cgroup and name is derived from ids. Nothing that it keeps in memory is needed
+// after a crash. Every function may therefore be called again, by another process,
+// after a crash at any instruction.
 //
-// Where criu works, containers and Pods can be checkpointed and Pods restored; what a
-// checkpoint of a Pod is made of says cri/oci/checkpoint. There are no options.
+// If criu works, containers and Pods can be checkpointed and Pods restored, without
+// options; cri/oci/checkpoint describes the checkpoint of a Pod.
 //
-// Where SELinux is on, Pods have its labels: see cri/oci/label.
+// If SELinux is enabled, Pods get its labels: see cri/oci/label.
 //
-// It runs as root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs or
-// the systemd driver. What it does not do is refused by name; see cri/oci/spec.
-// What the CRI says of the sandbox's own process
-// (user, groups, root, profiles, resources) has nothing to apply to: the first
-// process of a shared PID namespace is always without privileges.
+// The package needs root on Linux, with cgroup v1, hybrid or v2 and the cgroupfs or
+// systemd driver. Anything that it does not support is refused by name; see
+// cri/oci/spec. What the CRI says about the sandbox's own process (user, groups, root,
+// profiles, resources) does not apply: the first process of a shared PID namespace is
+// always unprivileged.
 package oci
 
 import (
@@ -55,45 +55,44 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// Config says where a Runtime lives and what it is made of.
+// Config configures a Runtime.
 type Config struct {
 	// StateDir holds what must survive a reboot, RunDir what must not. Both are
-	// made, root only. Two runtimes share neither: the second is refused with
-	// fault.AlreadyExists.
+	// created, accessible to root only except that others may traverse RunDir. Two
+	// runtimes cannot share either: the second is refused with fault.AlreadyExists.
 	StateDir, RunDir string
-	// CgroupParent is where sandboxes whose Pod names no parent go, and the keeper
-	// where systemd gives it no scope, as the cgroupfs driver names it. Empty means
-	// "/nodekit".
+	// CgroupParent is the cgroup, in the notation of the cgroupfs driver, of sandboxes
+	// whose Pod names no parent, and of the keeper if systemd gives it no scope. Empty
+	// means "/nodekit".
 	CgroupParent string
-	// Systemd has systemd make the cgroups of new containers: a scope for each.
-	// Where systemd is not process 1 it is refused with fault.FailedPrecondition.
-	// Containers that were made with the other driver go on in the cgroups that
-	// they have.
+	// Systemd has systemd create the cgroups of new containers, one scope each. If
+	// systemd is not process 1, it is refused with fault.FailedPrecondition. Containers
+	// created with the other driver keep their cgroups.
 	Systemd bool
 	// Runtime is an OCI runtime by name or path. Empty means crun if it works on
 	// this machine, else runc.
 	Runtime string
-	// Handlers are further OCI runtimes, by name or path, for the RuntimeClass
-	// handlers that Pods choose them by. One that is not installed, or does not
-	// work on this machine, is refused with fault.FailedPrecondition.
+	// Handlers maps RuntimeClass handlers that Pods can choose to further OCI runtimes,
+	// by name or path. One that is not installed, or does not work on this machine, is
+	// refused with fault.FailedPrecondition.
 	Handlers map[string]string
-	// CDIDirs are where the specs of CDI devices are. Empty means /etc/cdi and
+	// CDIDirs are the directories of the CDI specs. Empty means /etc/cdi and
 	// /var/run/cdi.
 	CDIDirs []string
-	// Adjust, unless nil, may change the spec of a new container before it is used:
-	// see package cri/nri. Its error fails the creation, and so does a limit in the
-	// spec that this machine's cgroups do not have.
+	// Adjust, if not nil, may modify the spec of a new container before it is used: see
+	// package cri/nri. Its error fails the creation, and so does a limit in the spec
+	// that this machine's cgroups do not support.
 	Adjust func(context.Context, *cri.Container, *specs.Spec) error
-	// BlockIOClasses is the file of the block I/O classes that Pods may choose, in
-	// goresctrl's format. Empty means that there are none. One that cannot be read,
-	// or has a mistake in it, is refused by its name.
+	// BlockIOClasses is the file, in goresctrl's format, of the block I/O classes that
+	// Pods may choose. Empty means none. A file that cannot be read or is invalid is
+	// refused by name.
 	BlockIOClasses string
-	// RDTClasses are the groups of resctrl that Pods may choose as their RDT class.
-	// A name that no group can have is refused with fault.Invalid; one that is not
-	// there is logged, and refused to the container that asks for it.
+	// RDTClasses are the resctrl groups that Pods may choose as their RDT class. A name
+	// that no group can have is refused with fault.Invalid. A group that does not exist
+	// is logged, and a container that asks for it is refused.
 	RDTClasses []string
-	// NoSELinux leaves Pods without SELinux labels, also where SELinux is on: what
-	// they ask for means nothing then. Containers that are there already keep theirs.
+	// NoSELinux leaves Pods without SELinux labels even if SELinux is enabled; the
+	// labels that they ask for are then ignored. Existing containers keep theirs.
 	NoSELinux bool
 	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
 	Keeper string
@@ -101,7 +100,7 @@ type Config struct {
 	Network *cniruntime.Network
 	// Images holds the images.
 	Images *image.Store
-	// Logger receives what an operator may want to know. nil discards it.
+	// Logger receives what an operator may want to know. Nil discards it.
 	Logger *slog.Logger
 }
 
@@ -135,9 +134,9 @@ type Runtime struct {
 	starting sync.RWMutex
 }
 
-// New makes the runtime ready: it probes the OCI runtimes and connects to the
-// keeper of RunDir, starting one where none runs. User namespaces are offered
-// where every user may pass through the directories to RunDir (mode 0711).
+// New prepares the runtime: it probes the OCI runtimes and connects to the keeper of
+// RunDir, or starts one if none runs. User namespaces are supported only if every user
+// can traverse the directories that lead to RunDir (mode 0711).
 func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
@@ -238,10 +237,10 @@ func (r *Runtime) run(elem ...string) string {
 	return filepath.Join(append([]string{r.cfg.RunDir}, elem...)...)
 }
 
-// Engine returns the path of the OCI runtime of Pods that choose none.
+// Engine returns the path of the OCI runtime for Pods that do not choose a handler.
 func (r *Runtime) Engine() string { return r.engines[""].path }
 
-// CRI returns the runtime as the SDK serves it.
+// CRI returns the cri.Runtime for the SDK to serve.
 func (r *Runtime) CRI() *cri.Runtime {
 	driver := runtimeapi.CgroupDriver_CGROUPFS
 	if r.cfg.Systemd {
@@ -270,7 +269,7 @@ func (r *Runtime) CRI() *cri.Runtime {
 	}
 }
 
-// Close gives the runtime up. Containers and the keeper run on, and the next
+// Close releases the directories. Containers and the keeper keep running, and the next
 // New with the same directories finds them.
 func (r *Runtime) Close() error {
 	for _, l := range r.locks {
@@ -279,9 +278,9 @@ func (r *Runtime) Close() error {
 	return r.nulls.close()
 }
 
-// Shutdown ends every container, removes every sandbox that this Runtime has
-// served or recovered, ends the keeper, and leaves nothing behind. It is for
-// nodes that are thrown away; nothing may be called at the same time or after.
+// Shutdown ends every container, removes every sandbox that this Runtime has served or
+// recovered, ends the keeper, and leaves nothing behind. It is for disposable nodes. No
+// other method may be called during or after it.
 func (r *Runtime) Shutdown(ctx context.Context) error {
 	// A keeper that died is replaced first, for the sake of what it left.
 	errs := []error{r.connect(ctx)}

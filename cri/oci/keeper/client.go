@@ -1,83 +1,82 @@
-// Package keeper is the process that outlives the runtime server: parent of
-// every container, owner of its standard streams, writer of its log and
-// witness of its exit. The server talks to it over a root-only unix socket
-// (Client); one keeper serves one run directory. It starts and executes
-// containers by running the OCI runtime, and knows nothing of images, pods,
-// networks or the CRI. It links neither grpc nor k8s.io.
+// Package keeper is the client of the keeper, the process that outlives the runtime
+// server: it is the parent of every container, owns its standard streams, writes its
+// log and witnesses its exit. The server talks to it over a root-only unix socket
+// (Client); one keeper serves one run directory. The keeper starts containers, and
+// executes programs in them, by running the OCI runtime. It knows nothing of images,
+// pods, networks or the CRI, and links neither grpc nor k8s.io.
 //
 // # Two processes
 //
-// Above the keeper stands its anchor, the same program in a role so small that it
-// never needs to be replaced. It starts the keeper, and another one when that
-// ends; the keeper's children become its own then, and it reaps none that the
-// keeper has not seen; and it holds a copy of every descriptor that matters. So
-// the death of a keeper closes no pipe and no terminal, a container that prints
-// meanwhile waits some milliseconds at worst, and the next keeper goes on with
-// what it finds in the anchor: running containers, starts under way, ends that
-// nobody has seen. When the anchor dies, the keeper becomes the anchor. An upgrade
-// is the same as a crash: Replace, or the death of a keeper whose program is
-// another one by now. Where that does not come up to serve, the anchor goes back to
-// the last one that did.
+// The keeper's parent is its anchor, the same program in a role so small that it never
+// needs to be replaced. The anchor starts the keeper, and a new one when that ends. It
+// adopts the keeper's children, and reaps none that a keeper has not seen. It holds a
+// copy of every descriptor that matters. The death of a keeper therefore closes no pipe
+// and no terminal, a container that writes meanwhile waits a few milliseconds at worst,
+// and the next keeper continues with what it finds in the anchor: running containers,
+// starts in progress, unseen exits. If the anchor dies, the keeper becomes the anchor.
+// An upgrade is the same as a crash: it happens by Replace, or at the death of a keeper
+// whose program has since been replaced by another. If the new program does not start
+// serving, the anchor falls back to the last one that did.
 //
-// The rule against loss is peek, record, consume. An exit is read without reaping
-// the process, written to the journal, and only then is the process
-// reaped and anybody told. Output is copied with tee(2) and announced, with its
-// place in the log, in a ledger that the anchor holds in memory; it is moved out
-// of the container's pipe into one that only the keeper writes to, written to the
-// log and then consumed. Whatever moment a keeper is killed in, the next one can
-// tell which bytes are in the log. An unfinished line stays in the pipe, for a second
-// at most.
+// The rule against loss is peek, record, consume. An exit is read without reaping the
+// process and written to the journal; only then is the process reaped and anybody told.
+// Output is copied with tee(2) and announced, with its offset in the log, in a ledger
+// that the anchor holds in memory; it is moved from the container's pipe into one that
+// only the keeper writes to, written to the log, and then consumed. Whenever a keeper
+// is killed, the next one can tell which bytes are in the log. An unfinished line stays
+// in the pipe for at most a second.
 //
 // # What survives what
 //
-//   - The server is killed, restarted or replaced at any instant: containers run
-//     on, logs are written on, and exits wait in the keeper's journal until a
-//     server has acknowledged them.
-//   - The keeper is killed, while it starts, too, with or without the server:
-//     nothing is lost of output that comes through a pipe, also of a container that
-//     was removed before its disk answered (which Shutdown does not wait for), no exit
-//     code and no start. Of a terminal, what one read(2) takes, 4 KiB at most, is lost
-//     if the keeper dies between that and the write(2) that follows; a terminal cannot
-//     be copied without being read. The OCI runtime hands a terminal over once: the
-//     container is killed, and its exit Lost, if the keeper dies between the
-//     accept(2) of that and the sendmsg(2) that follows. Programs in Exec are
-//     killed, and their callers and those of Attach get fault.Unavailable.
-//   - The anchor is killed: the same, and nothing is lost of a container that this
-//     keeper has started. One that an earlier keeper had started was the anchor's
-//     child: its exit code comes from the kernel (Linux 6.15 and later), and
-//     without that its exit is Lost, code 137. So it is for one whose start an earlier
-//     keeper had begun, when it is found in its cgroup; else its exit is Lost, and what
-//     runs is the server's to kill.
-//   - Both are killed, or one before the other is there again, some milliseconds:
-//     the containers' output has no readers. Lost is, of each output, what its
-//     pipe or terminal holds (64 KiB unless the container changed it); and exits
-//     that happen until the server finds out, ends those containers and reports
-//     them as unknown. Exits journalled before are kept. That is also what a
-//     shutdown of the scope or cgroup that they are in costs.
-//   - The machine goes down: what the kernel has not written to the disk yet is
-//     lost, of exits as of logs, which are not synced: half a minute of them, where
-//     nobody has changed that. No container outlives the machine.
+//   - The server is killed, restarted or replaced at any instant: containers keep running,
+//     logs are still written, and exits wait in the keeper's journal until a server has
+//     acknowledged them.
+//   - The keeper is killed, even while it starts, with or without the server: no output
+//     through a pipe is lost, no exit code and no start. That includes the output of a
+//     container that was removed before its disk responded (Shutdown does not wait for
+//     that). A terminal cannot be copied without being read: what one read(2) returns, at
+//     most 4 KiB, is lost if the keeper dies between it and the following write(2). The OCI
+//     runtime hands a terminal over only once: if the keeper dies between the accept(2) of
+//     it and the following sendmsg(2), the container is killed and its exit is Lost.
+//     Programs in Exec are killed; their callers, and those of Attach, get
+//     fault.Unavailable.
+//   - The anchor is killed: the same, and nothing is lost of a container that the current
+//     keeper started. A container started by an earlier keeper was the anchor's child: its
+//     exit code comes from the kernel (Linux 6.15 and later); without that, its exit is
+//     Lost, with code 137. The same holds for a container whose start an earlier keeper had
+//     begun, if it is found in its cgroup; otherwise its exit is Lost, and the server must
+//     kill what runs.
+//   - Both are killed, or one in the few milliseconds before the other is back: the
+//     containers' output has no readers. For each output, what its pipe or terminal holds
+//     is lost (64 KiB unless the container changed it), and so are exits that happen before
+//     the server notices, ends those containers and reports them as unknown. Exits already
+//     journalled are kept. Shutting down the scope or cgroup that both are in costs the
+//     same.
+//   - The machine goes down: what the kernel has not yet written to disk is lost, exits and
+//     logs alike, since they are not synced: half a minute of them by default. No container
+//     outlives the machine.
 //
-// A container's first process that has asked for a signal at its parent's death
-// (PR_SET_PDEATHSIG) gets it though nothing ends: from the OCI runtime when that has
-// started it, if it asked by then, from the keeper that did when that is killed or
-// replaced, and from each anchor that has it afterwards.
+// If a container's first process has requested a parent-death signal
+// (PR_SET_PDEATHSIG), it gets that signal although the container is not meant to end:
+// when the OCI runtime that started it exits, if it had asked by then; when the keeper
+// that started it is killed or replaced; and when any anchor that has adopted it dies.
 //
-// A full disk loses the lines that are written meanwhile; a slow one delays its
-// container and no other. But a keeper that is killed while a thread of it waits for
-// a disk ends when that answers, and so long there is no other keeper.
+// A full disk loses the lines written meanwhile; a slow one delays only its own
+// container. However, a keeper that is killed while one of its threads waits for a disk
+// ends only when the disk responds, and until then there is no other keeper.
 //
-// What is damaged, or cannot be taken over, costs its own container, which is killed
-// and has a Lost exit. A start that the anchor has no descriptors left for fails.
+// State that is damaged or cannot be taken over affects only its own container, which
+// is killed and gets a Lost exit. A start fails if the anchor has no descriptors left
+// for it.
 //
 // # Versions
 //
-// The protocol has a version, and each side does with the other one what both
-// know: a keeper answers requests of every version up to its own, and a client
-// asks for no more than an operation needs. What a keeper leaves in the anchor
-// is read by those of later versions and by the one before. A keeper of protocol 1
-// had no anchor: it serves a newer server as it served its own, and is replaced
-// when it has no containers; to replace it before ends them, once.
+// The protocol is versioned, and both sides use what both know: a keeper answers
+// requests of every version up to its own, and a client requests no higher version than
+// an operation needs. What a keeper leaves in the anchor can be read by keepers of
+// later versions and of the one before. A keeper of protocol 1 has no anchor: it serves
+// a newer server as it served its own, and is replaced once it has no containers;
+// replacing it earlier ends them, this one time.
 //
 // All methods of Client are safe for concurrent use.
 package keeper
@@ -99,7 +98,7 @@ import (
 
 // The messages that a caller makes or gets.
 type (
-	// Hello is who answers.
+	// Hello identifies the keeper that answers.
 	Hello = wire.Hello
 	// Command is an invocation of the OCI runtime.
 	Command = wire.Command
@@ -107,23 +106,23 @@ type (
 	StartRequest = wire.StartRequest
 	// Status is what the keeper knows of a container that it started.
 	Status = wire.Status
-	// Exit is how a process ended.
+	// Exit describes how a process ended.
 	Exit = wire.Exit
 )
 
 // Client talks to the keeper of a run directory. It stays usable when the keeper is
-// replaced: a connection that it holds, for a moment after a call, is only for the
-// next call to be faster. A call whose keeper is killed is made again to the next one,
-// which takes some milliseconds, unless it says otherwise. Calls fail with
-// fault.Unavailable when no keeper answers and none is coming back, and with
-// fault.Exhausted when the caller has no means left to ask one.
+// replaced; it keeps a connection for a moment after a call only to make the next call
+// faster. Unless a method says otherwise, a call whose keeper is killed is repeated
+// with the next keeper, which takes a few milliseconds. Calls fail with
+// fault.Unavailable if no keeper answers and none is coming back, and with
+// fault.Exhausted if the caller lacks the resources to connect.
 type Client struct {
 	run  string
 	idle idle
 }
 
-// NewClient returns the client of the keeper in a run directory, which need not
-// be there yet.
+// NewClient returns the client of the keeper in a run directory. The keeper need not
+// exist yet.
 func NewClient(run string) *Client { return &Client{run: run} }
 
 // simple makes a call with one reply.
@@ -144,7 +143,7 @@ func (c *Client) leave(s *session, op string) error {
 	return s.close()
 }
 
-// Hello asks who is there.
+// Hello asks the keeper for its protocol version and processes.
 func (c *Client) Hello(ctx context.Context) (Hello, error) {
 	r, err := c.simple(ctx, &wire.Request{Op: wire.OpHello})
 	if err != nil {
@@ -153,13 +152,12 @@ func (c *Client) Hello(ctx context.Context) (Hello, error) {
 	return *r.Hello, nil
 }
 
-// Start starts a container by the runtime command in r, which leaves the
-// container running and ends. It returns the container's process id, or its
-// exit if it has ended already. Starting a container again does nothing; a
-// start that failed leaves nothing behind in the keeper, and what it left
-// elsewhere is for the runtime's delete. A start that was under way when a keeper
-// died is ended by the next one. ctx does not interrupt a start; Remove and a Signal of
-// SIGKILL do.
+// Start starts a container by running the OCI runtime command in r, which must leave
+// the container running and exit. It returns the container's process id, or its exit if
+// it has already ended. Starting a container again does nothing. A failed start leaves
+// nothing in the keeper; what it leaves elsewhere must be removed with the OCI
+// runtime's delete. A start in progress when a keeper dies is completed by the next
+// one. ctx does not interrupt a start; Remove and a Signal of SIGKILL do.
 func (c *Client) Start(ctx context.Context, id string, r *StartRequest) (Status, error) {
 	rep, err := c.simple(context.WithoutCancel(ctx), &wire.Request{Op: wire.OpStart, ID: id, Start: r})
 	if err != nil {
@@ -168,20 +166,20 @@ func (c *Client) Start(ctx context.Context, id string, r *StartRequest) (Status,
 	return *rep.Status, nil
 }
 
-// Runtime runs a command of the OCI runtime that starts no process.
+// Runtime runs an OCI runtime command that starts no process.
 func (c *Client) Runtime(ctx context.Context, cmd *Command) error {
 	_, err := c.simple(ctx, &wire.Request{Op: wire.OpRuntime, Command: cmd})
 	return err
 }
 
-// Signal sends a signal to a container's first process; one that has ended gets none,
-// nor does one that is being started, but that SIGKILL ends the start if the OCI runtime
-// runs by now.
-// Then it waits for the end, for a moment at most (wire.MaxAwait), which spares the
-// caller Wait mostly: nil for a container that has not ended by then, or whose keeper
-// went away once it had sent the signal, or is an earlier one that does not wait. sent
-// is when the signal was. It is not sent twice, unless the keeper dies while it sends
-// it. fault.NotFound when the keeper does not know the container.
+// Signal sends a signal to a container's first process. A container that has ended or
+// is being started does not get it, except that SIGKILL ends a start once the OCI
+// runtime runs. Signal then waits up to moment (at most one second) for the
+// container to end, which usually saves the caller a Wait. exit is nil if the container
+// has not ended by then, if the keeper went away after sending the signal, or if it is
+// an earlier version that does not wait. sent is the time of the signal. The signal is
+// not sent twice, unless the keeper dies while sending it. If the keeper does not know
+// the container, the error is fault.NotFound.
 func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal, moment time.Duration) (exit *Exit, sent time.Time, err error) {
 	req := &wire.Request{Op: wire.OpSignal, ID: id, Signal: int(sig), Await: max(1, int(moment.Milliseconds()))}
 	s, err := c.call(ctx, req)
@@ -198,24 +196,25 @@ func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal, moment 
 	return s.reply.Exit, sent, c.leave(s, req.Op)
 }
 
-// Wait returns how the container ended, once it has. fault.NotFound when the
-// keeper does not know it, or no more because its start has failed.
+// Wait waits until the container has ended and returns its exit. If the keeper does not
+// know the container, or has forgotten it because its start failed, the error is
+// fault.NotFound.
 func (c *Client) Wait(ctx context.Context, id string) (*Exit, error) {
 	r, err := c.simple(ctx, &wire.Request{Op: wire.OpWait, ID: id})
 	return r.Exit, err
 }
 
-// List returns every container that the keeper knows. It waits for starts under
-// way, but not for long: see Status.Starting.
+// List returns all containers that the keeper knows. It waits briefly for starts in
+// progress: see Status.Starting.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
 	r, err := c.simple(ctx, &wire.Request{Op: wire.OpList})
 	return r.List, err
 }
 
-// Watch calls ended for every exit that was not acknowledged, past and future,
-// and acknowledges it when ended returns nil. It returns when ctx ends, with
-// nil, or when the keeper goes away, with fault.Unavailable. What was not
-// acknowledged comes again at the next Watch.
+// Watch calls ended for every unacknowledged exit, past and future, and acknowledges
+// the exit if ended returns nil. It returns nil when ctx ends, fault.Unavailable when
+// the keeper goes away, and an error of ended. Exits not acknowledged are delivered
+// again by the next Watch.
 func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
 	req := &wire.Request{Op: wire.OpWatch, Version: wire.Since(wire.OpWatch)}
 	if _, err := c.Hello(ctx); err != nil { // waits for a keeper that is coming back
@@ -248,36 +247,35 @@ func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
 	}
 }
 
-// Ack tells the keeper that the exit of a container is on record elsewhere.
+// Ack tells the keeper that the exit of a container has been recorded elsewhere.
 func (c *Client) Ack(ctx context.Context, id string) error {
 	_, err := c.simple(ctx, &wire.Request{Op: wire.OpAck, ID: id})
 	return err
 }
 
-// Remove kills the container if it runs or is being started, forgets it and acknowledges
-// its exit.
-// Idempotent.
+// Remove kills the container if it is running or being started, forgets it, and
+// acknowledges its exit. Idempotent.
 func (c *Client) Remove(ctx context.Context, id string) error {
 	_, err := c.simple(ctx, &wire.Request{Op: wire.OpRemove, ID: id})
 	return err
 }
 
-// Reopen opens the container's log file anew after a rotation.
+// Reopen reopens the container's log file after a rotation.
 func (c *Client) Reopen(ctx context.Context, id string) error {
 	_, err := c.simple(ctx, &wire.Request{Op: wire.OpReopen, ID: id})
 	return err
 }
 
-// Anchored reports whether the keeper's anchor lives, or a keeper that is about to
-// be one: then a keeper that does not answer is on its way back, and none is to be
-// started in its place.
+// Anchored reports whether the keeper's anchor, or a keeper about to become one, is
+// alive. If so, a keeper that does not answer is on its way back, and no other may be
+// started.
 func (c *Client) Anchored() (bool, error) {
 	return anchor.Locked(filepath.Join(c.run, wire.LockName))
 }
 
-// Shutdown ends the keeper and its anchor and returns when their processes are
-// gone. fault.FailedPrecondition when it still has containers; nil when there is
-// no keeper.
+// Shutdown ends the keeper and its anchor, and returns when their processes are gone.
+// If the keeper still has containers, the error is fault.FailedPrecondition; if there
+// is no keeper, Shutdown returns nil.
 func (c *Client) Shutdown(ctx context.Context) error {
 	hello, err := c.Hello(ctx)
 	if errors.Is(err, fault.Unavailable) {
@@ -309,11 +307,11 @@ func openProcesses(pids ...int) (list []*os.File) {
 	return list
 }
 
-// Replace has a keeper of another program take over: it goes on with all
-// containers, and the anchor stays. It returns once the new one answers. A program
-// that is no keeper changes nothing, and where one does not come up the program
-// before it goes on: fault.FailedPrecondition. That is also what a keeper of
-// protocol 1 says, which has no anchor and ends with its containers.
+// Replace has a keeper of another program take over all containers; the anchor stays.
+// It returns once the new keeper answers. A program that is not a keeper changes
+// nothing; if the new keeper does not come up, the previous program continues, and the
+// error is fault.FailedPrecondition. A keeper of protocol 1 returns the same error,
+// because it has no anchor and would end with its containers.
 func (c *Client) Replace(ctx context.Context, program string) error {
 	before, err := c.Hello(ctx)
 	if err != nil {

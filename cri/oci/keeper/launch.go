@@ -12,24 +12,24 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Launch says how a keeper is started where none runs.
+// Launch configures the start of a keeper.
 type Launch struct {
 	Binary string // the keeper program, absolute
 	State  string // directory of its journal, made by the caller; survives a reboot
 	Run    string // directory of its socket, made by the caller; root only
-	Log    string // file for what it has to say
-	// Place puts a process, and so the keeper that it starts a moment later, where
-	// it is to live: in a cgroup that lives on when the caller's is killed. Its
-	// error is Start's, and no keeper was started then. Nil leaves it where the
-	// caller is.
+	Log    string // file for its messages
+	// Place moves a process, and thus the keeper that it starts a moment later, to
+	// where it is to live: a cgroup that survives when the caller's is killed. If Place
+	// fails, Start returns its error and starts no keeper. Nil leaves the process where
+	// the caller is.
 	Place func(ctx context.Context, pid int) error
-	// NoExitInfo keeps the keeper from asking the kernel for exits that neither it
-	// nor its anchor can wait for, as if it were older than Linux 6.15.
+	// NoExitInfo keeps the keeper from asking the kernel for exits that neither it nor
+	// its anchor can wait for, as if the kernel were older than Linux 6.15.
 	NoExitInfo bool
 }
 
-// Start starts a keeper and returns once it accepts calls. It is no child of
-// the caller. Where another keeper runs already, or was faster, nothing is done.
+// Start starts a keeper and returns once it accepts calls. The keeper is not a child of
+// the caller. If another keeper already runs, or starts first, Start does nothing.
 func Start(ctx context.Context, l Launch) error {
 	err := l.start(ctx)
 	if err == nil || errors.Is(err, fault.AlreadyExists) {

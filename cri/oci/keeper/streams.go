@@ -12,16 +12,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Process is a program that was executed in a container.
+// Process is a program executed in a container.
 type Process struct {
-	// Terminal is its terminal, which the caller closes; nil without one.
+	// Terminal is the program's terminal, which the caller must close; nil without one.
 	Terminal *os.File
 	session  *session
 }
 
-// Exec runs a program by the runtime command in cmd, with the three files as
-// its standard streams unless it has a terminal. The program is killed when
-// ctx ends before it, and when the keeper dies: then Wait says fault.Unavailable.
+// Exec executes a program in a container by running the OCI runtime command in cmd.
+// files are its standard streams unless it has a terminal. The call is not repeated
+// with another keeper. The program is killed if ctx ends first or the keeper dies; in
+// the latter case Wait returns fault.Unavailable.
 func (c *Client) Exec(ctx context.Context, cmd *Command, files [3]*os.File) (*Process, error) {
 	s, err := c.call(ctx, &wire.Request{Op: wire.OpExec, Command: cmd}, files[:]...)
 	if err != nil {
@@ -34,7 +35,7 @@ func (c *Client) Exec(ctx context.Context, cmd *Command, files [3]*os.File) (*Pr
 	return p, nil
 }
 
-// Wait returns the program's exit code, once it has ended. Call it once.
+// Wait waits until the program has ended and returns its exit code. Call it only once.
 func (p *Process) Wait() (int32, error) {
 	err := p.session.next()
 	err = errors.Join(err, p.session.close())
@@ -53,7 +54,7 @@ type Attached struct {
 	mu      sync.Mutex // one frame at a time
 }
 
-// Attach joins the container's streams. stdin says that the caller will write
+// Attach connects to the container's streams. stdin says whether the caller will write
 // to its standard input.
 func (c *Client) Attach(ctx context.Context, id string, stdin bool) (*Attached, error) {
 	s, err := c.call(ctx, &wire.Request{Op: wire.OpAttach, ID: id, Attach: &wire.AttachRequest{Stdin: stdin}})
@@ -63,8 +64,8 @@ func (c *Client) Attach(ctx context.Context, id string, stdin bool) (*Attached, 
 	return &Attached{session: s}, nil
 }
 
-// Copy passes the container's output on until it ends (nil), the writers fail
-// or ctx of Attach ends.
+// Copy copies the container's output until it ends (nil), a writer fails, or the ctx of
+// Attach ends.
 func (a *Attached) Copy(stdout, stderr io.Writer) error {
 	buf := make([]byte, wire.MaxFrame)
 	for {
@@ -105,8 +106,8 @@ func (a *Attached) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// CloseStdin says that no more input comes. The container sees its end only if
-// it was started with StdinOnce.
+// CloseStdin signals that no more input follows. The container sees the end of its
+// input only if it was started with StdinOnce.
 func (a *Attached) CloseStdin() error { return a.frame(wire.FrameStdinClose, nil) }
 
 // Resize sets the size of the container's terminal.
@@ -121,5 +122,5 @@ func (a *Attached) frame(kind byte, payload []byte) error {
 	return wire.WriteFrame(a.session.conn, kind, payload)
 }
 
-// Close leaves the container's streams.
+// Close disconnects from the container's streams.
 func (a *Attached) Close() error { return a.session.close() }
