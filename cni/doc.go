@@ -2,9 +2,9 @@
 // to 0.1.0).
 //
 // An author fills in Handlers, a struct of functions; a nil function means that the
-// verb needs no work. The SDK does the rest of the specification. Before a handler can
-// touch anything it reads and checks the CNI_* environment, decodes the configuration
-// strictly (an unknown key is refused by name) and prevResult, and verifies the network
+// verb needs no work. The SDK does the rest of the specification. Before it calls a
+// handler, it reads and checks the CNI_* environment, decodes the configuration
+// (strictly: an unknown key is refused by name) and prevResult, and verifies the network
 // namespace and that the interface name is free. It converts the result to the version
 // of the request, runs the rollback stack when ADD fails or is canceled, delegates to
 // the IPAM plugin, answers VERSION, and turns every error and every panic into one

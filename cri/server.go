@@ -21,10 +21,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 )
 
-// server is the RuntimeService: reads are the Reader's and
-// the Reporter's, exec and the like the stream Server's. Its own calls change something, and follow one pattern: find the
-// object, pass its sandbox's gate, then go on detached from the client: write
-// the intent, call the author, write and publish the result.
+// server is the RuntimeService. The embedded types answer the calls that only read
+// (Reader, Reporter, Collector) or stream (Server). Its own calls change something and
+// follow one pattern: find the object, pass its sandbox's gate, and then, detached from
+// the client, record the intent, call the author, and record and publish the result.
 type server struct {
 	unsupported
 	*state.Reader

@@ -29,7 +29,7 @@
 //
 // # Error codes of plugins
 //
-// Code 11 (try again later) is retried a few times, for ADD after a DEL, and then
+// Code 11 (try again later) is retried a few times (ADD after a DEL) and then
 // returned as fault.Unavailable. Code 3 (unknown container) from the first plugin of an
 // ADD makes a DEL unnecessary; from DEL it counts as success. If a plugin of the chain
 // is in none of the directories, the attachment is refused before the first plugin runs
