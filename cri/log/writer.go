@@ -78,7 +78,8 @@ func openLog(path string) (*os.File, error) {
 
 // Reopen switches to a new file at the path, after the old one has been renamed. If it
 // cannot open the new file, it returns an error and the old file stays in use. Nothing
-// is lost in either case.
+// is lost in either case. An error of closing the old file is returned as well, and then
+// the new one is in use.
 func (w *Writer) Reopen() error {
 	f, err := openLog(w.path)
 	if err != nil {
@@ -88,7 +89,10 @@ func (w *Writer) Reopen() error {
 	old := w.file
 	w.file, w.torn = f, false
 	w.mu.Unlock()
-	return old.Close()
+	if err := old.Close(); err != nil {
+		return fmt.Errorf("closing the container log that was renamed: %w", err)
+	}
+	return nil
 }
 
 // Append writes data as records of the stream, with the current time, in one write(2),

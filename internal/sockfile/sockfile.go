@@ -121,12 +121,13 @@ func listen(path string) (*Listener, error) {
 	if err := errors.Join(vacate(path), vacate(hidden)); err != nil {
 		return nil, err
 	}
-	inner, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
+	made, err := (&net.ListenConfig{Control: Private}).Listen(ctx, "unix", hidden)
 	if err != nil {
 		return nil, err
 	}
+	inner := made.(*net.UnixListener)
 	inner.SetUnlinkOnClose(false) // by then the path may be another's
-	err = os.Chmod(hidden, 0o600)
+	err = os.Chmod(hidden, 0o600) // where Private does nothing
 	var id *ID
 	if err == nil {
 		id, err = Identify(hidden)

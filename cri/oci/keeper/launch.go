@@ -16,7 +16,7 @@ import (
 type Launch struct {
 	Binary string // the keeper program, absolute
 	State  string // directory of its journal, made by the caller; survives a reboot
-	Run    string // directory of its socket, made by the caller; root only
+	Run    string // directory of its socket, made by the caller; the socket is root's alone
 	Log    string // file for its messages
 	// Place moves a process, and thus the keeper that it starts a moment later, to
 	// where it is to live: a cgroup that survives when the caller's is killed. If Place

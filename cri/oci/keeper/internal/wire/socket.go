@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // Send writes one message with the files' descriptors.
@@ -184,12 +186,13 @@ func Listen(dir, name string) (*net.UnixListener, error) {
 	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", viaDescriptor(d, name))
+	made, err := (&net.ListenConfig{Control: sockfile.Private}).Listen(context.Background(), "unix", viaDescriptor(d, name).Name)
 	if err != nil {
 		return nil, err
 	}
+	l := made.(*net.UnixListener)
 	l.SetUnlinkOnClose(false) // the address means another file once d is closed
-	return l, os.Chmod(filepath.Join(dir, name), 0o600)
+	return l, nil
 }
 
 // Dial connects to the socket dir/name, as Listen listens there.
