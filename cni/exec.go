@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -38,13 +39,16 @@ type ExecOptions struct {
 	// Grace is the time that the plugin has for its rollback after ctx has ended,
 	// before it is killed. Zero means the constant Grace.
 	Grace time.Duration
+	// Started is called once the plugin's process runs, before Exec waits for it. A
+	// plugin for which it was not called has done nothing. Nil means nobody.
+	Started func()
 }
 
 // Exec runs a plugin's executable with exactly the environment env and returns what it
 // wrote to stdout. If the plugin fails, cannot be started, or is still running when ctx
 // ends, the error is an *Error; if it fails without an error object, or writes more
 // than 16 MiB to stdout, the code is CodeDelegate and the details are the end of
-// stderr.
+// stderr. A plugin whose file is being written gets CodeTryAgain.
 //
 // When ctx ends, the process and its descendants receive SIGTERM and, after the grace
 // period, SIGKILL. On Linux the process is also killed when the calling process dies,
@@ -68,27 +72,45 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	}
 	cmd.WaitDelay = grace + drainTime
 	defer contain(cmd, grace)()
-	err := cmd.Run()
+	var late error // why it was told to end, or not started
+	tell := cmd.Cancel
+	cmd.Cancel = func() error { late = ctx.Err(); return tell() }
+	err := cmd.Start()
+	if err != nil {
+		late = ctx.Err()
+		return nil, execError(late, file, err, nil)
+	}
+	if opts.Started != nil {
+		opts.Started()
+	}
+	err = cmd.Wait()
 	stdout, over := answer.bytes()
 	switch e, failed := decodeError(stdout); {
 	case over:
 		err = fmt.Errorf("it writes more than %d bytes to stdout", maxStdout)
 	case err == nil:
 		return stdout, nil
-	case failed && ctx.Err() == nil:
+	case failed && late == nil:
 		return stdout, e
+	case !failed && len(stdout) > 0 && !errors.Is(err, exec.ErrWaitDelay):
+		err = fmt.Errorf("%w, and what it wrote to stdout is no error object: %.300q", err, stdout)
 	}
-	return stdout, execError(ctx, file, err, tail.end)
+	return stdout, execError(late, file, err, tail.end)
 }
 
-func execError(ctx context.Context, file string, err error, stderr []byte) *Error {
+// execError is the error of a plugin that was not started or failed without one of its own;
+// late is that of the context for which it was stopped, if it was.
+func execError(late error, file string, err error, stderr []byte) *Error {
 	e := &Error{CNIVersion: Newest, Code: CodeDelegate, Msg: fmt.Sprintf("running %q: %v", file, err), Details: strings.TrimSpace(string(stderr))}
-	if errors.Is(err, exec.ErrWaitDelay) {
+	switch {
+	case errors.Is(err, syscall.ETXTBSY): // somebody installs it
+		e.Code = CodeTryAgain
+	case errors.Is(err, exec.ErrWaitDelay):
 		e.Msg = fmt.Sprintf("running %q: it has ended, and something that it started holds its stdout or stderr open: redirect those of what goes on", file)
 	}
-	if cause := ctx.Err(); cause != nil {
+	if late != nil {
 		e.Code = CodeTryAgain
-		if errors.Is(cause, context.DeadlineExceeded) {
+		if errors.Is(late, context.DeadlineExceeded) {
 			e.Msg = fmt.Sprintf("running %q: it did not end in time and was stopped", file)
 		}
 	}
