@@ -24,7 +24,7 @@ import (
 // runAdd runs the chain in order, each plugin with the result of the one before,
 // and returns the final result, or with an error the last there was. begun is how
 // many plugins may have done something: all that ran, without a last one that was
-// not found, or says it knows no such container (CNI 1.1.0, Error, code 3), which
+// not there to run, or says it knows no such container (CNI 1.1.0, Error, code 3), which
 // spares the runtime its DEL.
 func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage, begun int, err error) {
 	for i, p := range r.List.Plugins {
@@ -164,7 +164,12 @@ func (n *Network) call(ctx context.Context, p plugin, env map[string]string, std
 		if err != nil {
 			return nil, &nowhere{err}
 		}
-		return cni.Exec(ctx, file, env, stdin, &cni.ExecOptions{Stderr: caller.Stderr})
+		started := false
+		out, err := cni.Exec(ctx, file, env, stdin, &cni.ExecOptions{Stderr: caller.Stderr, Started: func() { started = true }})
+		if err != nil && !started {
+			err = &nowhere{err}
+		}
+		return out, err
 	})
 }
 
@@ -248,7 +253,8 @@ type transient struct{ err error }
 func (t *transient) Error() string { return t.err.Error() }
 func (t *transient) Unwrap() error { return t.err }
 
-// nowhere is the error of a plugin that was not found, and so did not run.
+// nowhere is the error of a plugin that was not found, or could not be started, and so
+// did not run.
 type nowhere struct{ err error }
 
 func (w *nowhere) Error() string { return w.err.Error() }

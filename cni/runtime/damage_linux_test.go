@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
+	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -61,6 +63,48 @@ func TestPluginGoneMissing(t *testing.T) {
 	w.script("second", "exit 0")
 	if err := w.open().Detach(t.Context(), w.attachment); err != nil {
 		t.Errorf("Detach with the plugin: %v", err)
+	}
+}
+
+// TestPluginNotStarted: a plugin that cannot be started has done nothing, so that nothing is
+// due where it is the first. For one that is being installed an ADD waits a moment.
+func TestPluginNotStarted(t *testing.T) {
+	w := newWorld(t, single)
+	w.script("first", "echo $CNI_COMMAND >>"+w.log+`; echo '{"cniVersion":"1.1.0"}'`)
+	n := w.open()
+	inArgs, otherMachine, installed := w.attachment, w.attachment, w.attachment
+	inArgs.ContainerID, inArgs.Args = "c2", [][2]string{{"A", "x\x00y"}}
+	otherMachine.ContainerID = "c3"
+	file := filepath.Join(w.config.BinDirs[0], "first")
+	script, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(a runtime.Attachment) {
+		t.Helper()
+		err := errOf(n.Attach(t.Context(), a))
+		if err == nil || strings.Contains(err.Error(), "undoing") {
+			t.Errorf("Attach: %v", err)
+		}
+		if err := n.Detach(t.Context(), a); err != nil {
+			t.Errorf("Detach: %v", err)
+		}
+	}
+	refused(inArgs)
+	if err := os.WriteFile(file, []byte("\x7fELF"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	refused(otherMachine)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _, _ = f.Write(script); f.Close() })
+	if err := errOf(n.Attach(t.Context(), installed)); err != nil {
+		t.Error(err)
+	}
+	if got := w.seen(); got != "ADD" {
+		t.Errorf("the plugin saw %q", got)
 	}
 }
 

@@ -33,8 +33,9 @@
 // returned as fault.Unavailable. Code 3 (unknown container) from the first plugin of an
 // ADD makes a DEL unnecessary; from DEL it counts as success. If a plugin of the chain
 // is in none of the directories, the attachment is refused before the first plugin runs
-// and gets no DEL; if a plugin disappears later, the DEL of the chain stays due until
-// it is back.
+// and gets no DEL, and neither does one whose first plugin cannot be started; if a
+// plugin disappears or can no longer be started later, the DEL of the chain stays due
+// until it can.
 //
 // The package is not a plugin (see package cni) and does not create network namespaces.
 package runtime
