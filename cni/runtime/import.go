@@ -23,9 +23,10 @@ const LibcniResults = "/var/lib/cni/results"
 // those that were not known before.
 //
 // Files that are empty, damaged or in a format without the configuration, as crashes
-// and old versions leave them, are skipped and reported in the joined error; they never
-// prevent the import of others. The files stay in place: whoever retires the other
-// runtime removes them. Import may be called again.
+// and old versions leave them, are skipped and reported in the joined error, and so is
+// the second network of an interface that is known; they never prevent the import of
+// others. The files stay in place: whoever retires the other runtime removes them.
+// Import may be called again.
 func (n *Network) Import(ctx context.Context, dir string) ([]cni.Attachment, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -68,7 +69,11 @@ func (n *Network) importFile(ctx context.Context, file string) (key cni.Attachme
 		return key, false, err
 	}
 	defer leave()
-	if known, err := n.known(key); err != nil || known != nil {
+	known, err := n.known(key)
+	if err == nil && known != nil && known.List.Name != r.List.Name {
+		err = fault.AlreadyExists.Errorf("%q is attached to network %q already: the DEL of this one is due from the runtime that made it", key, known.List.Name)
+	}
+	if err != nil || known != nil {
 		return key, false, err
 	}
 	if err := n.records.put(r); err != nil {

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/call"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 // TestImport has libcni itself attach a container, as containerd does, and takes
@@ -114,5 +116,24 @@ func TestImportNothing(t *testing.T) {
 	imported, err := w.open().Import(t.Context(), filepath.Join(w.dir, "absent"))
 	if err != nil || !slices.Equal(imported, []cni.Attachment(nil)) {
 		t.Errorf("imported %v, %v", imported, err)
+	}
+}
+
+// TestImportOfOneInterfaceTwice: the second network of an interface is nobody's then, and
+// its DEL would be lost without a word.
+func TestImportOfOneInterfaceTwice(t *testing.T) {
+	w := newWorld(t, single)
+	w.script("first", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion":"1.1.0"}'; exit 0`)
+	results := libcniAdd(t, w, strings.Replace(single, `"n"`, `"a"`, 1))
+	other := libcniAdd(t, w, strings.Replace(single, `"n"`, `"b"`, 1))
+	if err := os.Rename(filepath.Join(other, "b-c-1-eth0"), filepath.Join(results, "b-c-1-eth0")); err != nil {
+		t.Fatal(err)
+	}
+	n := w.open()
+	for range 2 {
+		_, err := n.Import(t.Context(), results)
+		if !errors.Is(err, fault.AlreadyExists) || !strings.Contains(err.Error(), "b-c-1-eth0") || !strings.Contains(err.Error(), `network "a"`) || strings.Contains(err.Error(), "a-c-1-eth0") {
+			t.Errorf("Import: %v", err)
+		}
 	}
 }
