@@ -108,3 +108,38 @@ func TestGC(t *testing.T) {
 		})
 	}
 }
+
+// TestGCThatFailsIsOver: a plugin whose GC is not ready, or hangs, has failed it. That is no
+// collection that every Attach from then on has to wait for.
+func TestGCThatFailsIsOver(t *testing.T) {
+	var seen []string
+	w := newWorld(t, single, collector("first", &seen, cni.Errorf(cni.CodeTryAgain, "not yet")))
+	n := w.open()
+	if err := n.GC(t.Context(), nil); !errors.Is(err, fault.Unavailable) {
+		t.Fatalf("GC: %v", err)
+	}
+	seen = nil
+	attach := func() {
+		t.Helper()
+		a := w.attachment
+		if err := errors.Join(errOf(n.Attach(t.Context(), a)), n.Detach(t.Context(), a)); err != nil {
+			t.Error(err)
+		}
+	}
+	if attach(); strings.Join(seen, ", ") != "first DEL c1" {
+		t.Errorf("with Attach the plugin saw %q", seen)
+	}
+	file := filepath.Join(w.config.ConfDir, "50-test.conflist")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.GC(t.Context(), nil); !errors.Is(err, fault.Unavailable) {
+		t.Fatalf("GC without a configuration: %v", err)
+	}
+	w.write("50-test.conflist", single)
+	attach() // makes up for it
+	seen = nil
+	if attach(); strings.Join(seen, ", ") != "first DEL c1" {
+		t.Errorf("with a later Attach the plugin saw %q", seen)
+	}
+}

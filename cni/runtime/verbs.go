@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -61,8 +62,11 @@ func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 	for _, key := range stale {
 		errs = append(errs, n.detachStale(ctx, key))
 	}
-	err = n.collect(ctx, list)
+	network, err := n.load()
 	n.owe(list, err)
+	if err == nil {
+		err = n.collect(ctx, network, list)
+	}
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return fmt.Errorf("collecting garbage: %w", err)
 	}
@@ -78,14 +82,18 @@ func (n *Network) owe(valid []cni.Attachment, err error) {
 	}
 }
 
+// makeUpWithin is how long a Pod waits for a collection that is made up for.
+const makeUpWithin = 30 * time.Second
+
 // makeUp makes up for a collection that is owed, if there is a configuration now:
 // before the first address is given, and keeping what else is on record. What
-// fails is logged, for it is no reason to refuse a Pod.
+// fails is logged, for it is no reason to refuse a Pod, nor is what does not end.
 func (n *Network) makeUp(ctx context.Context) {
 	if n.owed.Load() == nil {
 		return
 	}
-	if _, err := n.load(); err != nil {
+	l, err := n.load()
+	if err != nil {
 		return
 	}
 	leave, err := n.guard.alone(ctx)
@@ -103,10 +111,12 @@ func (n *Network) makeUp(ctx context.Context) {
 	}
 	since, err := n.stale(keep)
 	if err == nil {
-		err = n.collect(ctx, slices.Concat(*owed, since))
+		within, cancel := context.WithTimeout(ctx, makeUpWithin)
+		err = n.collect(within, l, slices.Concat(*owed, since))
+		cancel()
 	}
 	if err != nil {
-		if errors.Is(err, fault.Unavailable) || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			n.owed.CompareAndSwap(nil, owed) // the next Attach tries again
 		}
 		n.config.Logger.Error("the garbage that was left when there was no configuration is not collected", "err", err)
@@ -142,10 +152,9 @@ func (n *Network) detachStale(ctx context.Context, key cni.Attachment) error {
 }
 
 // collect runs GC of every plugin of the configuration.
-func (n *Network) collect(ctx context.Context, valid []cni.Attachment) error {
-	l, err := n.load()
-	if err != nil || bool(l.DisableGC) || !cni.AtLeast(l.Version, "1.1.0") {
-		return err
+func (n *Network) collect(ctx context.Context, l *list, valid []cni.Attachment) error {
+	if bool(l.DisableGC) || !cni.AtLeast(l.Version, "1.1.0") {
+		return nil
 	}
 	list, err := json.Marshal(valid)
 	if err != nil {
