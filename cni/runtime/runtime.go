@@ -54,6 +54,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -156,9 +158,10 @@ type intent struct {
 // kindAdd is the journal's kind of intent for an ADD.
 const kindAdd = "cni-add"
 
-// Open opens the network and undoes what an earlier process left unfinished. A DEL that
-// fails is logged and stays due: Detach and the next Open try again. If another process
-// has the state directory open, the error is fault.AlreadyExists.
+// Open opens the network and undoes what an earlier process left unfinished, for a
+// minute at most. A DEL that fails, or does not end in that time, is logged and stays
+// due: Detach and the next Open try again. If another process has the state directory
+// open, the error is fault.AlreadyExists.
 //
 // The configuration need not exist yet; see Status.
 func Open(c Config) (*Network, error) {
@@ -181,7 +184,7 @@ func Open(c Config) (*Network, error) {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
 	n.journal = j
-	if err := errors.Join(n.records.clean(), n.recover()); err != nil {
+	if err := errors.Join(n.records.clean(), n.recover(recoverWithin)); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening network: %w", err), n.Close())
 	}
 	l, problems, _ := loadDir(c.ConfDir)
@@ -213,7 +216,7 @@ func (n *Network) Close() error {
 }
 
 // recover runs the DEL of every ADD that was begun and has not succeeded.
-func (n *Network) recover() error {
+func (n *Network) recover(within time.Duration) error {
 	for _, e := range n.journal.Pending() {
 		if e.Kind != kindAdd {
 			return fault.FailedPrecondition.Errorf("the journal has an intent of the unknown kind %q: use the version that wrote it", e.Kind)
@@ -225,27 +228,33 @@ func (n *Network) recover() error {
 		r.Result = n.records.progress(r.Attachment.key())
 		n.intents[r.Attachment.key()] = intent{e.ID, r}
 	}
-	for key, i := range maps.Clone(n.intents) {
-		attached, err := n.resume(key, i)
-		if err == nil && !attached {
-			err = n.recoverOne(i.record.Attachment)
-		}
-		if err != nil {
-			n.config.Logger.Error("undoing an interrupted attachment", "container", key.ContainerID, "interface", key.IfName, "err", err)
-		}
-	}
-	return nil
-}
-
-// recoverWithin bounds the undoing of one interrupted attachment at Open. What
-// does not end by then stays due.
-const recoverWithin = time.Minute
-
-func (n *Network) recoverOne(a Attachment) error {
-	ctx, cancel := context.WithTimeout(context.Background(), recoverWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	return n.Detach(ctx, a)
+	var undoing errgroup.Group
+	undoing.SetLimit(recoverAtOnce)
+	for key, i := range maps.Clone(n.intents) {
+		undoing.Go(func() error {
+			attached, err := n.resume(key, i)
+			if err == nil && !attached {
+				err = n.Detach(ctx, i.record.Attachment)
+			}
+			if err != nil {
+				n.config.Logger.Error("undoing an interrupted attachment", "container", key.ContainerID, "interface", key.IfName, "err", err)
+			}
+			return nil
+		})
+	}
+	return undoing.Wait()
 }
+
+const (
+	// recoverWithin bounds the undoing of all that was interrupted, which a node's start
+	// waits for: a plugin may hang until its daemon runs, which is a Pod of that node. What
+	// does not end by then stays due.
+	recoverWithin = time.Minute
+	// recoverAtOnce is how many are undone at a time: each may be a process of some 30 MB.
+	recoverAtOnce = 16
+)
 
 // load reads the network's configuration. A file before it that became invalid makes
 // it another network than was meant, so what is passed over is told.

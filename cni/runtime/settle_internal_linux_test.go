@@ -1,10 +1,15 @@
 package runtime
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
+	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
@@ -73,4 +78,41 @@ func begin(t *testing.T, n *Network, id string) written {
 	}
 	key := r.Attachment.key()
 	return written{key, n.intents[key].id}
+}
+
+// TestUndoingInterruptedOnes: a start does not wait for the DELs of what was interrupted one
+// after the other, and for one that hangs no longer than for all.
+func TestUndoingInterruptedOnes(t *testing.T) {
+	const count = 8
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "bin")
+	script := "#!/bin/sh\ntouch " + dir + "/$CNI_CONTAINERID\n[ $CNI_CONTAINERID = hangs ] && exec sleep 60\n" + // all of them wait for each other
+		"until [ $(ls " + dir + "/c* | wc -l) -ge " + strconv.Itoa(count) + " ]; do sleep 0.01; done"
+	if err := errors.Join(os.Mkdir(bin, 0o755), os.WriteFile(filepath.Join(bin, "p"), []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{ConfDir: dir, StateDir: filepath.Join(dir, "state"), BinDirs: []string{bin}}
+	n, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := []string{"hangs"}
+	for i := range count {
+		ids = append(ids, fmt.Sprintf("c%d", i))
+	}
+	for _, id := range ids {
+		r := &record{Version: recordVersion, Attachment: Attachment{ContainerID: id, IfName: "eth0"}, List: &list{Name: "n", Version: "1.1.0", Plugins: []plugin{{"type": []byte(`"p"`)}}}}
+		if err := n.begin(r, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.recover(2 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.intents) != 1 || n.begun(cni.Attachment{ContainerID: "hangs", IfName: "eth0"}) == nil {
+		t.Errorf("due still: %v", n.intents)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
 }
