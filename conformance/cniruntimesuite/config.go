@@ -143,6 +143,9 @@ func (l *lab) reloaded(ctx context.Context) error {
 			return err
 		}
 		adds := cs.of("ADD")
+		if len(adds) == 0 {
+			return errors.New("ADD of no plugin was called")
+		}
 		if string(adds[len(adds)-1].request["suiteMark"]) == `"new"` {
 			return l.mustDel(ctx, probe)
 		}

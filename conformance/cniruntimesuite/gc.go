@@ -40,11 +40,13 @@ func gcRules() []conformance.Rule[Target] {
 
 // collectable is a lab whose runtime can collect garbage, with a container.
 func (l *lab) collectable(ctx context.Context, keys object) (Container, error) {
-	c, err := l.added(ctx, keys)
-	if err != nil {
-		return c, err
+	if err := l.configure(ctx, keys); err != nil {
+		return Container{}, err
 	}
-	return c, need(l.GC != nil, "GC")
+	if err := need(l.GC != nil, "GC"); err != nil {
+		return Container{}, err
+	}
+	return l.added(ctx, keys)
 }
 
 // collected returns the calls of GC. A runtime that speaks no version that has it

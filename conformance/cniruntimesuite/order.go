@@ -73,11 +73,13 @@ func delOrder(ctx context.Context, l *lab) error {
 
 // checked is added for rules about CHECK.
 func (l *lab) checked(ctx context.Context, keys object) (Container, error) {
-	c, err := l.added(ctx, keys)
-	if err != nil {
-		return c, err
+	if err := l.configure(ctx, keys); err != nil {
+		return Container{}, err
 	}
-	return c, need(l.Check != nil, "CHECK")
+	if err := need(l.Check != nil, "CHECK"); err != nil {
+		return Container{}, err
+	}
+	return l.added(ctx, keys)
 }
 
 func checkOrder(ctx context.Context, l *lab) error {

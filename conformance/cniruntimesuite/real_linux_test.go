@@ -138,6 +138,22 @@ func expect(t *testing.T, target cniruntimesuite.Target, results map[string]conf
 	}
 }
 
+// TestNothingAtAll: a runtime that calls no plugin fails by what it does not do, and one that
+// adds nothing is not blamed for verbs that it does not have.
+func TestNothingAtAll(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	commands := cniruntimesuite.Commands{Add: "true", Del: "true"}
+	report, err := cniruntimesuite.Suite().Run(t.Context(), commands.Target(), &conformance.Options{Only: []string{"CNIRT-043"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := report.Result("CNIRT-043"); r.Status != conformance.Fail || !strings.Contains(r.Message, "no plugin was called") {
+		t.Errorf("%s: %s", r.Status, r.Message)
+	}
+	commands.Add = "false"
+	expect(t, commands.Target(), map[string]conformance.Status{"CNIRT-012": conformance.NA, "CNIRT-051": conformance.NA, "CNIRT-054": conformance.NA})
+}
+
 // A daemon is started and killed, and one that ends is said to.
 func TestDaemon(t *testing.T) {
 	testenv.Require(t, testenv.Root)
