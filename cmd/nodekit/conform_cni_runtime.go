@@ -54,7 +54,9 @@ $VALID_ATTACHMENTS (JSON):
 	fs.StringVar(&verbs.Ready, "ready", "", "a `command` that succeeds once the runtime is ready")
 	fs.BoolVar(&verbs.OwnNetNS, "own-netns", false, "the commands make containers' network namespaces, and $NETNS is empty")
 	fs.BoolVar(&verbs.Ports, "ports", false, "the command of --add hands $CAP_ARGS to the plugins")
-	cmd.MarkFlagsMutuallyExclusive("exec", "add")
+	for _, other := range []string{"add", "del", "check", "gc", "status", "serve", "own-netns", "ports"} {
+		cmd.MarkFlagsMutuallyExclusive("exec", other)
+	}
 	cmd.MarkFlagsOneRequired("exec", "add")
 	cmd.MarkFlagsRequiredTogether("add", "del")
 	return cmd
@@ -64,6 +66,9 @@ func cniRuntimeTarget(exec string, verbs cniruntimesuite.Commands) (cniruntimesu
 	if exec == "" {
 		if verbs.Add == "" || verbs.Del == "" {
 			return cniruntimesuite.Target{}, fault.Invalid.Errorf("--add and --del must not be empty")
+		}
+		if verbs.Ready != "" && verbs.Serve == "" {
+			return cniruntimesuite.Target{}, fault.Invalid.Errorf("--ready is for a runtime that --serve or --exec starts, and there is none")
 		}
 		return verbs.Target(), nil
 	}
