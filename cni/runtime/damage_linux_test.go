@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -221,6 +223,36 @@ func TestDamagedJournal(t *testing.T) {
 	}
 	if got := w.seen(); !strings.HasPrefix(got, "first DEL") {
 		t.Errorf("at GC the plugin saw %q", got)
+	}
+}
+
+// TestOddFiles: what is no file cannot be read, and nothing waits for what it might say.
+func TestOddFiles(t *testing.T) {
+	w := newWorld(t, chain, recorder("first"), recorder("second"))
+	pipe, dir := filepath.Join(w.config.ConfDir, "10-pipe.conflist"), filepath.Join(w.config.ConfDir, "20-dir.conf")
+	if err := errors.Join(unix.Mkfifo(pipe, 0o600), os.Symlink(w.dir, dir)); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	w.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	opened := make(chan *runtime.Network, 1)
+	go func() {
+		n, _ := runtime.Open(w.config)
+		opened <- n
+	}()
+	select {
+	case n := <-opened:
+		defer n.Close()
+		if err := n.Status(t.Context()); err != nil {
+			t.Errorf("the good configuration does not count: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("Open waits for somebody to write a configuration into a pipe")
+	}
+	for _, name := range []string{"10-pipe.conflist", "20-dir.conf"} {
+		if !strings.Contains(log.String(), name) || !strings.Contains(log.String(), "no regular file") {
+			t.Errorf("the log does not tell of %s: %s", name, log.String())
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ func filesOf(dir string, extensions ...string) ([]string, error) {
 // loadFile reads a configuration. Its errors name the file and, where it is
 // known, the line.
 func loadFile(file string) (*list, error) {
-	content, err := os.ReadFile(file)
+	content, err := readRegular(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading network configuration: %w", err)
 	}
@@ -64,6 +64,14 @@ func loadFile(file string) (*list, error) {
 		return nil, fmt.Errorf("network configuration %w", place(file, content, err))
 	}
 	return l, nil
+}
+
+// readRegular reads a file, and nothing that might have a reader wait, or never end.
+func readRegular(file string) ([]byte, error) {
+	if fi, err := os.Stat(file); err == nil && !fi.Mode().IsRegular() {
+		return nil, fault.Invalid.Errorf("%q is no regular file", file)
+	}
+	return os.ReadFile(file)
 }
 
 // besides returns the function that reads the plugins of a network which stand
@@ -79,7 +87,7 @@ func besides(dir string) func(name string) ([]plugin, error) {
 		}
 		var out []plugin
 		for _, file := range files {
-			content, err := os.ReadFile(file)
+			content, err := readRegular(file)
 			if err != nil {
 				return nil, err
 			}
