@@ -234,3 +234,17 @@ func TestPluginAnswersInAnotherVersion(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorWithSuccess: a plugin that says why it failed, and exits as if it had not, has
+// given no result, and the Pod would run without a network.
+func TestErrorWithSuccess(t *testing.T) {
+	w := newWorld(t, single)
+	w.script("first", "echo $CNI_COMMAND >>"+w.log+`; echo '{"cniVersion":"1.1.0","code":7,"msg":"no subnet"}'`)
+	err := errOf(w.open().Attach(t.Context(), w.attachment))
+	if err == nil || !strings.Contains(err.Error(), "no subnet") {
+		t.Errorf("Attach: %v", err)
+	}
+	if got := w.seen(); got != "ADD, DEL" {
+		t.Errorf("the plugin saw %q", got)
+	}
+}
