@@ -47,8 +47,8 @@ const (
 	kind   = "nodekit-journal " // a number follows, of the version
 )
 
-// compactAbove is the size in bytes above which a journal without open
-// intents is emptied. It bounds both the file and the time to open it.
+// compactAbove is how many bytes a journal may grow by before what has ended is removed
+// from it. It bounds both the file and the time to open it.
 const compactAbove = 256 << 10
 
 // ID identifies an intent among those its journal holds.
@@ -68,6 +68,7 @@ type Journal struct {
 	path     string
 	file     *os.File
 	size     int64
+	limit    int64 // of size, above which it is compacted
 	next     ID
 	open     []Entry // in the order they were begun
 	appended uint64  // intents, since Open
@@ -87,10 +88,11 @@ func Open(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening journal: %w", err)
 	}
-	j := &Journal{path: path, file: f, next: 1, sync: syncData}
+	j := &Journal{path: path, file: f, next: 1, limit: compactAbove, sync: syncData}
 	if err := j.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening journal %q: %w", path, err), f.Close())
 	}
+	_ = os.Remove(j.anew()) // of a process that was killed
 	return j, nil
 }
 
@@ -272,8 +274,14 @@ func (j *Journal) Done(id ID) error {
 		return fmt.Errorf("confirming intent %d: %w", id, err)
 	}
 	j.apply(e)
-	if len(j.open) == 0 && j.size > compactAbove {
+	switch {
+	case j.size <= j.limit:
+	case len(j.open) == 0:
 		return j.compact()
+	case j.syncing.TryLock(): // else the next one does it
+		defer j.syncing.Unlock()
+		j.limit = j.size + compactAbove // where it cannot be done now, as on a full disk
+		return j.rewrite()
 	}
 	return nil
 }
@@ -329,8 +337,48 @@ func (j *Journal) compact() error {
 	if err := j.file.Truncate(int64(len(header))); err != nil {
 		return err
 	}
-	j.size = int64(len(header))
+	j.size, j.limit = int64(len(header)), compactAbove
 	return nil
+}
+
+// anew is the file that takes the journal's place.
+func (j *Journal) anew() string { return j.path + ".new" }
+
+// rewrite puts a file in the journal's place that has the open intents alone, and they are
+// on the disk then. It is locked before anybody can open it. Where that cannot be done,
+// the journal goes on as it is; an error is of the directory, which may not have the name.
+func (j *Journal) rewrite() error {
+	content := []byte(header)
+	for _, e := range j.open {
+		line, err := format(e)
+		if err != nil {
+			return err
+		}
+		content = append(content, line...)
+	}
+	f, err := os.OpenFile(j.anew(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		_, err = f.WriteAt(content, 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(j.anew(), j.path)
+	}
+	if err != nil {
+		_, _ = os.Remove(j.anew()), f.Close()
+		return nil
+	}
+	old := j.file
+	j.file, j.size = f, int64(len(content))
+	j.limit, j.synced = j.size+compactAbove, j.appended
+	_ = old.Close()
+	return atomicfile.SyncDir(filepath.Dir(j.path))
 }
 
 func format(e Entry) ([]byte, error) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
@@ -171,5 +173,58 @@ func TestStaysSmall(t *testing.T) {
 	}
 	if fi, err := os.Stat(path); err != nil || fi.Size() > 300<<10 {
 		t.Fatalf("journal has %d bytes (%v)", fi.Size(), err)
+	}
+}
+
+// TestStaysSmallBesideOpen: an intent that stays open, as that of a DEL that fails for ever,
+// does not keep the file from being emptied of what has ended.
+func TestStaysSmallBesideOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	if err := os.WriteFile(path+".new", []byte("of a process that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j := open(t, path)
+	if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left by an earlier process: %v", err)
+	}
+	first := begin(t, j, "first")
+	churn := func(n int) {
+		t.Helper()
+		var crowd errgroup.Group
+		for range 4 {
+			crowd.Go(func() error {
+				for range n / 4 {
+					id, err := j.Begin("x", strings.Repeat("x", 1000))
+					if err = errors.Join(err, j.Done(id)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err := crowd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	churn(1000)
+	if fi, err := os.Stat(path); err != nil || fi.Size() > 400<<10 {
+		t.Errorf("journal has %d bytes (%v)", fi.Size(), err)
+	}
+	if other, err := journal.Open(path); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("a second process has it: %v, %v", other, err)
+	}
+	last := begin(t, j, "last")
+	j.Close()
+	j = open(t, path)
+	if p := j.Pending(); len(p) != 2 || p[0].ID != first || p[1].ID != last || string(p[0].Data) != `{"of":"first"}` {
+		t.Errorf("open after a restart: %v", p)
+	}
+	if err := os.Mkdir(path+".new", 0o700); err != nil { // the new file cannot be made, as on a full disk
+		t.Fatal(err)
+	}
+	churn(1000)
+	j.Close()
+	if p := open(t, path).Pending(); len(p) != 2 {
+		t.Errorf("open are %v", p)
 	}
 }
