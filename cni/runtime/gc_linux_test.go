@@ -5,13 +5,19 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/cni/runtime"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
+
+// collecting guards what collectors note: DELs of different containers come side by side.
+var collecting sync.Mutex
 
 // collector is a plugin that notes GC with what it must keep, and DEL.
 func collector(name string, seen *[]string, gc error) *cni.Plugin {
@@ -19,6 +25,8 @@ func collector(name string, seen *[]string, gc error) *cni.Plugin {
 		Name: name, IPAM: true,
 		Add: func(context.Context, *cni.Request) (*cni.Result, error) { return &cni.Result{}, nil },
 		Del: func(_ context.Context, r *cni.Request) error {
+			collecting.Lock()
+			defer collecting.Unlock()
 			*seen = append(*seen, name+" DEL "+r.ContainerID)
 			return nil
 		},
@@ -99,6 +107,9 @@ func TestGC(t *testing.T) {
 			if (err == nil) != c.ok || err != nil && !strings.Contains(err.Error(), "the first cannot") {
 				t.Errorf("GC: %v", err)
 			}
+			// What containers are detached in which order is nobody's business.
+			dels := slices.IndexFunc(append(seen, "GC"), func(s string) bool { return strings.Contains(s, "GC") })
+			slices.SortStableFunc(seen[:dels], func(a, b string) int { return strings.Compare(a[len(a)-1:], b[len(b)-1:]) })
 			if got := strings.Join(seen, ", "); got != c.want {
 				t.Errorf("plugins saw %q, want %q", got, c.want)
 			}
@@ -141,5 +152,37 @@ func TestGCThatFailsIsOver(t *testing.T) {
 	seen = nil
 	if attach(); strings.Join(seen, ", ") != "first DEL c1" {
 		t.Errorf("with a later Attach the plugin saw %q", seen)
+	}
+}
+
+// TestGCBesideOneThatHangs: the DEL of one container that does not end takes none of the others'
+// time, and an error tells which it was; attachments of one container have it one after the other.
+func TestGCBesideOneThatHangs(t *testing.T) {
+	w := newWorld(t, single)
+	w.script("first", `D=`+w.dir+`
+case $CNI_COMMAND.$CNI_CONTAINERID in
+ADD.*) echo '{"cniVersion":"1.1.0"}';;
+DEL.a-hangs) exec sleep 60;;
+DEL.*) mkdir $D/$CNI_CONTAINERID || touch $D/beside; sleep 0.1; rmdir $D/$CNI_CONTAINERID;;
+esac`)
+	n := w.open()
+	for _, a := range []string{"a-hangs/eth0", "b/eth0", "b/net1", "c/eth0"} {
+		container, ifname, _ := strings.Cut(a, "/")
+		if err := errOf(n.Attach(t.Context(), runtime.Attachment{ContainerID: container, IfName: ifname, NetNS: w.dir})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	err := n.GC(ctx, nil)
+	if err == nil || !strings.Contains(err.Error(), `"a-hangs/eth0": plugin "first", DEL`) || strings.Contains(err.Error(), `detaching "b/`) || strings.Contains(err.Error(), `detaching "c/`) {
+		t.Errorf("GC: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, "beside")); err == nil {
+		t.Error("two DELs of one container ran beside each other")
+	}
+	left, err := filepath.Glob(filepath.Join(w.config.StateDir, "attachments", "*"))
+	if err != nil || len(left) != 1 || !strings.Contains(left[0], "hangs") {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
@@ -58,10 +60,7 @@ func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 		list = append(list, a.key())
 	}
 	stale, err := n.stale(keep)
-	errs := []error{err}
-	for _, key := range stale {
-		errs = append(errs, n.detachStale(ctx, key))
-	}
+	errs := append([]error{err}, n.detachAll(ctx, stale)...)
 	network, err := n.load()
 	n.owe(list, err)
 	if err == nil {
@@ -138,6 +137,28 @@ func (n *Network) stale(keep map[cni.Attachment]bool) ([]cni.Attachment, error) 
 		}
 	}
 	return out, err
+}
+
+// detachAll detaches what is stale: the attachments of a container one after the other, and
+// those of different ones side by side, for one that hangs must not have the time of all.
+func (n *Network) detachAll(ctx context.Context, keys []cni.Attachment) []error {
+	errs := make([]error, len(keys))
+	containers := map[string][]int{}
+	for i, key := range keys {
+		containers[key.ContainerID] = append(containers[key.ContainerID], i)
+	}
+	var detaching errgroup.Group
+	detaching.SetLimit(recoverAtOnce)
+	for _, of := range containers {
+		detaching.Go(func() error {
+			for _, i := range of {
+				errs[i] = n.detachStale(ctx, keys[i])
+			}
+			return nil
+		})
+	}
+	_ = detaching.Wait()
+	return errs
 }
 
 func (n *Network) detachStale(ctx context.Context, key cni.Attachment) error {
