@@ -72,13 +72,15 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	}
 	cmd.WaitDelay = grace + drainTime
 	defer contain(cmd, grace)()
-	var late error // why it was told to end, or not started
+	var late error // why it was told to end
 	tell := cmd.Cancel
 	cmd.Cancel = func() error { late = ctx.Err(); return tell() }
 	err := cmd.Start()
+	if err != nil && ctx.Err() != nil {
+		return nil, &Error{CNIVersion: Newest, Code: CodeTryAgain, Msg: fmt.Sprintf("running %q: it was not started: %v", file, ctx.Err())}
+	}
 	if err != nil {
-		late = ctx.Err()
-		return nil, execError(late, file, err, nil)
+		return nil, execError(nil, file, err, nil)
 	}
 	if opts.Started != nil {
 		opts.Started()
@@ -98,8 +100,8 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	return stdout, execError(late, file, err, tail.end)
 }
 
-// execError is the error of a plugin that was not started or failed without one of its own;
-// late is that of the context for which it was stopped, if it was.
+// execError is the error of a plugin that could not be started, or failed without one of its
+// own; late is that of the context for which it was stopped, if it was.
 func execError(late error, file string, err error, stderr []byte) *Error {
 	e := &Error{CNIVersion: Newest, Code: CodeDelegate, Msg: fmt.Sprintf("running %q: %v", file, err), Details: strings.TrimSpace(string(stderr))}
 	switch {

@@ -53,23 +53,24 @@ func TestExecEndedInTime(t *testing.T) {
 
 // TestExecStarted: whoever has to undo what a plugin did knows whether it ran at all.
 func TestExecStarted(t *testing.T) {
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
+	ended, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
 	for name, c := range map[string]struct {
 		ctx  context.Context
 		file string
 		want bool
+		says string
 	}{
-		"fails":      {t.Context(), "#!/bin/sh\nexit 1", true},
-		"no program": {t.Context(), "\x7fELF", false},
-		"too late":   {ended, "#!/bin/sh\nexit 1", false},
+		"fails":      {t.Context(), "#!/bin/sh\nexit 1", true, "exit status 1"},
+		"no program": {t.Context(), "\x7fELF", false, "exec format error"},
+		"too late":   {ended, "#!/bin/sh\nexit 1", false, "it was not started: context deadline exceeded"},
 	} {
 		file := filepath.Join(t.TempDir(), "plugin")
 		if err := os.WriteFile(file, []byte(c.file), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		got := false
-		if _, err := cni.Exec(c.ctx, file, nil, nil, &cni.ExecOptions{Started: func() { got = true }}); err == nil || got != c.want {
+		if _, err := cni.Exec(c.ctx, file, nil, nil, &cni.ExecOptions{Started: func() { got = true }}); err == nil || got != c.want || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: started is %t, %v", name, got, err)
 		}
 	}
