@@ -89,6 +89,7 @@ func (n *Network) runStatus(ctx context.Context, l *list) error {
 		if err != nil {
 			return err
 		}
+		n.status.asking(p.kind())
 		if _, err := n.call(ctx, p, n.env(cni.CmdStatus, Attachment{}), stdin); err != nil {
 			return err
 		}
@@ -102,6 +103,7 @@ type status struct {
 	mu      sync.Mutex
 	last    answer
 	running *flight // nil when nobody asks
+	plugin  string  // that is asked, or was last
 }
 
 type answer struct {
@@ -131,11 +133,25 @@ func (s *status) ask(ctx context.Context, question string, run func(context.Cont
 				return f.err
 			}
 		case <-ctx.Done():
-			return fault.Unavailable.Errorf("waiting for STATUS of the network's plugins: %w", context.Cause(ctx))
+			return fault.Unavailable.Errorf("waiting for STATUS of plugin %q: %w", s.asked(), context.Cause(ctx))
 		case <-late.C:
-			return fault.Unavailable.Errorf("STATUS of the network's plugins does not end")
+			return fault.Unavailable.Errorf("STATUS of plugin %q does not end", s.asked())
 		}
 	}
+}
+
+// asking notes the plugin that is asked, for those who wait in vain.
+func (s *status) asking(plugin string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plugin = plugin
+}
+
+// asked returns the plugin that is asked, or was last.
+func (s *status) asked() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plugin
 }
 
 // join returns the flight that will answer, of whatever question, or the answer
