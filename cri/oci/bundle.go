@@ -86,8 +86,9 @@ func readSeccomp(c *runtimeapi.ContainerConfig) ([]byte, error) {
 // maxProfile is far more than a profile that names every system call needs.
 const maxProfile = 4 << 20
 
-// readProfile reads a seccomp profile, whose path is absolute (SecurityProfile.localhost_ref).
-// At the end of a link may be anything, a named pipe say.
+// readProfile reads a seccomp profile, whose path is absolute
+// (SecurityProfile.localhost_ref). A symbolic link may lead to anything, such as a named
+// pipe.
 func readProfile(path string) ([]byte, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("the path %q must be absolute", path)
@@ -129,8 +130,8 @@ func (r *Runtime) namespacesOf(ctx context.Context, c *cri.Container) (n spec.Na
 	return n, err
 }
 
-// pidMode is whose PID namespace the container is in. A container that leaves its
-// options out reads as POD: then the sandbox decides.
+// pidMode returns the mode of the container's PID namespace. Options that are not set
+// read as POD: then the sandbox's options decide.
 func pidMode(c *cri.Container) runtimeapi.NamespaceMode {
 	mode := c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
 	switch {
@@ -158,8 +159,9 @@ func devicesOf(c *cri.Container) ([]spec.Device, error) {
 	return append(all, list...), err
 }
 
-// checkDevices refuses what would fail only in the OCI runtime, or would give the container
-// another device than it asks for. One that is given twice has the permissions of both.
+// checkDevices refuses devices that would only fail in the OCI runtime, or would give the
+// container another device than the requested one. A device listed twice gets the
+// permissions of both entries.
 func checkDevices(list []spec.Device, privileged bool) error {
 	at, null := map[string]specs.LinuxDevice{}, ""
 	for _, d := range list {
@@ -177,8 +179,8 @@ func checkDevices(list []spec.Device, privileged bool) error {
 	return nil
 }
 
-// resolveMounts follows the host paths of bind mounts, as the CRI demands, and
-// reports those that are not there, or cannot propagate as they should.
+// resolveMounts resolves symbolic links in the host paths of bind mounts, as the CRI
+// requires, and refuses paths that do not exist or cannot propagate mounts as requested.
 func resolveMounts(doc *specs.Spec) error {
 	for i := range doc.Mounts {
 		m := &doc.Mounts[i]
@@ -196,9 +198,9 @@ func resolveMounts(doc *specs.Spec) error {
 	return nil
 }
 
-// canPropagate reports why mounts made on one side would not be seen on the
-// other: those on the host come only from a mount that is shared or a slave,
-// those in the container reach only a shared one.
+// canPropagate returns an error if mounts made on one side would not be seen on the
+// other: mounts on the host propagate only from a source mount that is shared or a slave,
+// mounts in the container only to a shared one.
 func canPropagate(source string, options []string) error {
 	both := slices.Contains(options, "rshared")
 	if !both && !slices.Contains(options, "rslave") {
@@ -209,7 +211,7 @@ func canPropagate(source string, options []string) error {
 		return err
 	}
 	var on mount.Mount
-	for _, m := range table { // the deepest is the one that source is on, the last of several at one point
+	for _, m := range table { // source is on the deepest one; of several at one point, on the last
 		if len(m.Point) >= len(on.Point) && (m.Point == source || m.Point == "/" || strings.HasPrefix(source, m.Point+"/")) {
 			on = m
 		}
@@ -220,8 +222,8 @@ func canPropagate(source string, options []string) error {
 	return fault.Invalid.Errorf("it is on the mount at %q, which is not shared with others: mount --make-rshared makes it so", on.Point)
 }
 
-// injectCDI applies the devices that are named in the way of the Container
-// Device Interface, by field or by annotation.
+// injectCDI injects the CDI devices (Container Device Interface) that the container names
+// by field or by annotation.
 func (r *Runtime) injectCDI(doc *specs.Spec, c *runtimeapi.ContainerConfig) error {
 	var names []string
 	for _, d := range c.GetCDIDevices() {
@@ -259,8 +261,8 @@ func (r *Runtime) InjectCDI(doc *specs.Spec, names []string) error {
 	return nil
 }
 
-// unreadSpecs names the files that were passed over, with the mistake in each: a
-// device that is not found may well be in one.
+// unreadSpecs names the CDI spec files that were skipped, with the error in each: a
+// device that is not found may be defined in one of them.
 func unreadSpecs(cache *cdi.Cache) (text string) {
 	wrong := cache.GetErrors()
 	for _, path := range slices.Sorted(maps.Keys(wrong)) {
@@ -269,7 +271,7 @@ func unreadSpecs(cache *cdi.Cache) (text string) {
 	return text
 }
 
-// stopSignal is the container's own, the image's, or SIGTERM.
+// stopSignal returns the container's own stop signal, else the image's, else SIGTERM.
 func stopSignal(c *runtimeapi.ContainerConfig, image string) (unix.Signal, error) {
 	name := image
 	if s := c.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {

@@ -10,9 +10,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// capabilityArgs is what the sandbox offers to network plugins that declare the
-// capability, besides its port mappings. The names are those of CNI's conventions,
-// and the last is what other runtimes call it.
+// capabilityArgs returns what the sandbox offers, besides its port mappings, to CNI
+// plugins that declare the capability. The names are those of the CNI conventions;
+// io.kubernetes.cri.pod-annotations is the name that other runtimes use.
 func capabilityArgs(c *runtimeapi.PodSandboxConfig) (map[string]json.RawMessage, error) {
 	offer := map[string]any{}
 	if d := c.GetDnsConfig(); d != nil {
@@ -46,7 +46,7 @@ type dnsArgs struct {
 	Options  []string `json:"options,omitempty"`
 }
 
-// bandwidthArgs are in bits, and bits per second.
+// bandwidthArgs has rates in bits per second and bursts in bits.
 type bandwidthArgs struct {
 	IngressRate  uint64 `json:"ingressRate,omitempty"`
 	IngressBurst uint64 `json:"ingressBurst,omitempty"`
@@ -54,7 +54,7 @@ type bandwidthArgs struct {
 	EgressBurst  uint64 `json:"egressBurst,omitempty"`
 }
 
-// bandwidthOf reads the annotations that Kubernetes has for it.
+// bandwidthOf reads the bandwidth annotations of Kubernetes.
 func bandwidthOf(annotations map[string]string) (b bandwidthArgs, err error) {
 	for name, into := range map[string][2]*uint64{
 		"kubernetes.io/ingress-bandwidth": {&b.IngressRate, &b.IngressBurst},
@@ -74,8 +74,8 @@ func bandwidthOf(annotations map[string]string) (b bandwidthArgs, err error) {
 	return b, nil
 }
 
-// burst is what may pass at once at a rate, for plugins that demand a number: what
-// the rate allows in a second, within what a full-sized packet needs and what
+// burst returns how much may pass at once at a rate, for plugins that require a number:
+// what the rate allows in a second, but at least a full-sized packet, and no more than
 // fits into the kernel's field.
 func burst(rate uint64) uint64 {
 	const packets = 64 << 10 * 8

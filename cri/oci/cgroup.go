@@ -10,11 +10,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// scopePrefix is how the names of containers' scopes begin.
+// scopePrefix begins the names of the containers' systemd scopes.
 const scopePrefix = "nodekit"
 
-// cgroupIn returns the cgroup of a container below its sandbox's. Whose that
-// is says its name: below a slice a container is in a scope.
+// cgroupIn returns the cgroup of a container below its parent. The parent's name tells
+// the driver: below a slice, a container gets a scope.
 func cgroupIn(parent, id string) string {
 	if cgroup.IsUnit(parent) {
 		return cgroup.Scope(parent, scopePrefix, id)
@@ -22,7 +22,7 @@ func cgroupIn(parent, id string) string {
 	return filepath.Join(parent, id)
 }
 
-// specPath returns a container's cgroup as an OCI runtime is given it: a path,
+// specPath returns a container's cgroup in the form that an OCI runtime expects: a path,
 // or "SLICE:prefix:name" for a scope.
 func specPath(cg string) string {
 	if !cgroup.IsUnit(cg) {
@@ -38,9 +38,9 @@ func (r *Runtime) cgroupOf(c *cri.Container) string {
 	return cgroupIn(parent, c.ID)
 }
 
-// parentCgroup is where the sandbox's containers go: where the Pod says, or in
-// a cgroup that is the sandbox's own, and which may have been made when the
-// runtime had the other driver.
+// parentCgroup returns the parent cgroup of the sandbox's containers: the one that the
+// Pod names, or the sandbox's own, which may have been created under the other cgroup
+// driver.
 func (r *Runtime) parentCgroup(s *cri.Sandbox) (path string, own bool) {
 	if p := s.Config.GetLinux().GetCgroupParent(); p != "" {
 		return filepath.Clean("/" + p), false
@@ -57,13 +57,13 @@ func (r *Runtime) parentCgroup(s *cri.Sandbox) (path string, own bool) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sandboxes[s.ID] != nil { // and so taken away with it
+	if r.sandboxes[s.ID] != nil { // so the entry is deleted with the sandbox
 		r.parents[s.ID] = p
 	}
 	return p, true
 }
 
-// checkParent refuses a Pod whose kubelet has the other driver.
+// checkParent refuses a Pod whose kubelet uses the other cgroup driver.
 func (r *Runtime) checkParent(s *cri.Sandbox) error {
 	parent, own := r.parentCgroup(s)
 	switch slice := cgroup.IsUnit(parent); {
@@ -75,8 +75,8 @@ func (r *Runtime) checkParent(s *cri.Sandbox) error {
 	return fault.Invalid.Errorf("the Pod's cgroup parent %q is no slice, and this runtime has the systemd driver: kubelet and runtime must have the same", parent)
 }
 
-// driven returns a path below CgroupParent as the configured driver has it, and
-// as the other.
+// driven returns a path below CgroupParent in the form of the configured driver, and in
+// that of the other.
 func (c *Config) driven(files string) (path, other string) {
 	if c.Systemd {
 		return cgroup.Slice(files), files
@@ -84,7 +84,7 @@ func (c *Config) driven(files string) (path, other string) {
 	return files, cgroup.Slice(files)
 }
 
-// pruneCgroups takes the parent away when nothing is in it.
+// pruneCgroups removes the parent cgroup, of either driver, if nothing is in it.
 func (c *Config) pruneCgroups() error {
 	path, other := c.driven(c.CgroupParent)
 	return errors.Join(cgroup.Prune(path), cgroup.Prune(other))

@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// checkpointConfig is the file config.dump of a checkpoint's archive, by which
-// tools for such archives know what they have.
+// checkpointConfig is the file config.dump of a checkpoint archive, which tells tools for
+// such archives what is in it.
 type checkpointConfig struct {
 	ID           string    `json:"id"`
 	Name         string    `json:"name"`
@@ -26,18 +26,19 @@ type checkpointConfig struct {
 	Checkpointed time.Time `json:"checkpointedTime"`
 }
 
-// checkpointDir is where a checkpoint of a container is made, and its criu writes its log.
+// checkpointDir is where a checkpoint of a container is prepared and its criu writes its
+// log.
 func checkpointDir(c *cri.Container) string { return filepath.Join(c.Dir, "checkpoint") }
 
-// checkpoint writes an archive of a running container, which runs on: criu's
-// images, the spec, and what the container has changed in its root.
+// checkpoint writes an archive of a running container, which keeps running: criu's
+// images, the spec, and what the container has changed in its root file system.
 func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string) (err error) {
 	e, _, err := r.engineOf(c)
 	if err != nil {
 		return err
 	}
 	dir := checkpointDir(c)
-	if err := os.RemoveAll(dir); err != nil { // of one that was cut short
+	if err := os.RemoveAll(dir); err != nil { // left by an interrupted checkpoint
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
@@ -54,8 +55,8 @@ func (r *Runtime) checkpoint(ctx context.Context, c *cri.Container, file string)
 	return newArchive(ctx, file, filepath.Join(dir, "archive"))
 }
 
-// thaw lets a container go on that a checkpoint has stopped, also one that ended
-// with the server, and its Pod's network.
+// thaw resumes a container that a checkpoint has stopped, even if the checkpoint ended
+// with the server, and restores its Pod's network.
 func (r *Runtime) thaw(ctx context.Context, c *cri.Container) error {
 	return errors.Join(r.endSave(ctx, c.Sandbox), cgroup.Thaw(r.cgroupOf(c)))
 }
@@ -76,7 +77,7 @@ func (r *Runtime) describeCheckpoint(ctx context.Context, c *cri.Container, e en
 	)
 }
 
-// newArchive is writeArchive for a new file.
+// newArchive is writeArchive to a new file.
 func newArchive(ctx context.Context, file, dir string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -85,7 +86,7 @@ func newArchive(ctx context.Context, file, dir string) error {
 	return writeArchive(ctx, f, dir)
 }
 
-// writeArchive makes a file, which it closes, a tar file of what is below dir.
+// writeArchive writes a tar archive of the files below dir to f, and closes f.
 func writeArchive(ctx context.Context, f *os.File, dir string) error {
 	if err := errors.Join(changeset.Write(ctx, f, dir), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing the checkpoint: %w", err)

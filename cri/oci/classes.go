@@ -7,14 +7,14 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/class"
 )
 
-// classes are those that Pods may choose.
+// classes holds the classes that Pods may choose.
 type classes struct {
 	blockIO *class.BlockIO
 	rdt     *class.RDT
 }
 
-// loadClasses reads what the configuration says of them. An RDT class that is not
-// there yet may be made later, by whom the machine's start comes to after us.
+// loadClasses loads the configured classes. An RDT class that does not exist yet is only
+// logged: a service that starts after this one may create it.
 func loadClasses(c *Config) (all classes, err error) {
 	if all.blockIO, err = class.LoadBlockIO(c.BlockIOClasses, c.Logger); err != nil {
 		return all, err

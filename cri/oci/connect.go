@@ -16,13 +16,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/systemd"
 )
 
-// startLimit is how long a killed keeper may take to be gone.
+// startLimit is how long a killed keeper may take to disappear.
 const startLimit = 10 * time.Second
 
-// connect finds the keeper or starts one. One that was killed is back by itself
-// as long as its anchor lives, and nothing is done in its place then. A new keeper
-// that has no anchor before it inherits nothing, so what an earlier one left
-// running beside it, an OCI runtime at work perhaps, is ended first.
+// connect finds the keeper or starts one. A killed keeper comes back by itself as long as
+// its anchor lives, and connect then starts none. A new keeper that has no anchor
+// inherits nothing, so what an earlier one left running in its cgroup, such as an OCI
+// runtime at work, is killed first.
 func (r *Runtime) connect(ctx context.Context) error {
 	hello, err := r.keeper.Hello(ctx)
 	if err == nil {
@@ -37,12 +37,12 @@ func (r *Runtime) connect(ctx context.Context) error {
 	return r.startKeeper(ctx)
 }
 
-// renew has a keeper that runs another program than the configured one replaced.
-// One that cannot be replaced goes on: no container is ended for it.
+// renew replaces a keeper that runs another program than the configured one. A keeper
+// that cannot be replaced keeps running: no container is ended for that.
 func (r *Runtime) renew(ctx context.Context, hello keeper.Hello) error {
 	runs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", hello.PID))
 	if err != nil {
-		return nil // it has gone just now, and comes back
+		return nil // the keeper has just died, and comes back
 	}
 	want, err := os.Stat(r.cfg.Keeper)
 	if err != nil || os.SameFile(runs, want) {
@@ -52,7 +52,7 @@ func (r *Runtime) renew(ctx context.Context, hello keeper.Hello) error {
 		r.cfg.Logger.Info("the keeper was replaced by the one that is installed", "program", r.cfg.Keeper)
 		return nil
 	}
-	// A keeper without an anchor can be replaced only where it keeps nothing.
+	// A keeper without an anchor can be replaced only if it has no containers.
 	if hello.Anchor == 0 && r.keeper.Shutdown(ctx) == nil {
 		return r.startKeeper(ctx)
 	}
@@ -68,8 +68,8 @@ func (r *Runtime) startKeeper(ctx context.Context) error {
 		Binary: r.cfg.Keeper, State: r.keeperState(), Run: r.cfg.RunDir,
 		Log: filepath.Join(r.keeperState(), "log"), Place: r.placeKeeper,
 	}
-	// A thread of the dead one may still hold a lock, which looks as if another
-	// keeper ran; but that one would answer.
+	// A thread of the dead keeper may still hold its lock, which looks as if another
+	// keeper were running; but a running one would answer.
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
 		if err := keeper.Start(ctx, l); err != nil {
 			return err
@@ -81,13 +81,12 @@ func (r *Runtime) startKeeper(ctx context.Context) error {
 	}
 }
 
-// placeKeeper puts the process that becomes the keeper where neither the end of
-// this process's cgroup nor that of a Pod's reaches it: into a scope of its own
-// where systemd is process 1, which then knows it and says so to everybody who
-// asks, and else into a cgroup beside the Pods'. That is also where it goes when
-// systemd does not answer: it serves as well there, as long as nobody counts on
-// systemd's view of the machine. Who makes the containers' cgroups makes no
-// difference to it.
+// placeKeeper moves the process that becomes the keeper to where the end of neither this
+// process's cgroup nor a Pod's reaches it: into a scope of its own if systemd is process
+// 1, so that systemd knows and reports it, else into a cgroup beside the Pods'. It also
+// goes there if systemd does not answer: the keeper works as well there, as long as
+// nobody relies on systemd's view of the machine. Which driver creates the containers'
+// cgroups makes no difference.
 func (r *Runtime) placeKeeper(ctx context.Context, pid int) error {
 	if cgroup.Systemd() {
 		err := systemd.StartScope(ctx, r.keeperScope(), "Keeper of the containers at "+r.cfg.RunDir, pid)
@@ -113,12 +112,12 @@ func (r *Runtime) placeKeeper(ctx context.Context, pid int) error {
 	return nil
 }
 
-// endKeeper ends the keeper, which has no containers any more, and what else
-// is where it lived.
+// endKeeper ends the keeper, which has no containers any more, and whatever else is in
+// its scope or cgroup.
 func (r *Runtime) endKeeper(ctx context.Context) error {
 	errs := []error{r.keeper.Shutdown(ctx)}
 	if cgroup.Systemd() {
-		// Without an answer there is no scope, most likely, or it goes when it is empty.
+		// If this fails, most likely there is no scope, or it goes away once it is empty.
 		if err := systemd.StopScope(ctx, r.keeperScope()); err != nil {
 			r.cfg.Logger.Info("the keeper's scope may be left", "err", err)
 		}
@@ -129,7 +128,7 @@ func (r *Runtime) endKeeper(ctx context.Context) error {
 
 func (r *Runtime) keeperState() string { return filepath.Join(r.cfg.StateDir, "keeper") }
 
-// keeperName tells the keeper from those of other run directories.
+// keeperName distinguishes the keeper from those of other run directories.
 func (r *Runtime) keeperName() string {
 	sum := sha256.Sum256([]byte(r.cfg.RunDir))
 	return "keeper-" + hex.EncodeToString(sum[:4])

@@ -20,28 +20,29 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// containerState is cri.Container.State: what later calls need and nothing
-// else says.
+// containerState is the content of cri.Container.State: what later calls need and nothing
+// else records.
 type containerState struct {
 	Version    int    `json:"version"`
 	Engine     string `json:"engine"` // path of the OCI runtime that runs it
 	StopSignal int    `json:"stopSignal"`
-	// Poststop says that hooks run after the container's end.
+	// Poststop is set if hooks run after the container's end.
 	Poststop bool `json:"poststop,omitempty"`
-	// Restored says that its start is the going on from a checkpoint: see restoredDir.
+	// Restored is set if the start restores the container from a checkpoint: see
+	// restoredDir.
 	Restored bool `json:"restored,omitempty"`
 }
 
-// The version is 2 since bundles lie in the run directory; states of version 1 do not
-// tell of hooks. That of a restored container is 3: who knows only earlier ones would
-// start it anew.
+// Since version 2, bundles are in the run directory; states of version 1 do not record
+// hooks. The state of a restored container has version 3: a program that knows only
+// earlier versions would start it from the beginning.
 const (
 	stateVersion    = 2
 	restoredVersion = 3
 )
 
-// bundleOf is where the container's bundle is: among what a reboot takes, as the
-// container itself.
+// bundleOf returns the directory of the container's bundle. Like the container itself, it
+// does not survive a reboot.
 func (r *Runtime) bundleOf(c *cri.Container) string {
 	var st containerState
 	if err := json.Unmarshal(c.State, &st); err == nil && st.Version == 1 {
@@ -53,8 +54,8 @@ func (r *Runtime) bundleOf(c *cri.Container) string {
 // imageDir is where the image store keeps the container's root file system.
 func imageDir(c *cri.Container) string { return filepath.Join(c.Dir, "image") }
 
-// engineOf returns the OCI runtime that runs the container, which need not be
-// the one that new containers get.
+// engineOf returns the OCI runtime that runs the container, which may differ from that of
+// new containers.
 func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
 	st := containerState{Engine: r.engines[""].path, StopSignal: int(unix.SIGTERM)}
 	if len(c.State) > 0 {
@@ -68,8 +69,8 @@ func (r *Runtime) engineOf(c *cri.Container) (engine, containerState, error) {
 	return engine{path: st.Engine, root: r.engines[""].root}, st, nil
 }
 
-// startContainer runs the program. One run of the OCI runtime creates and
-// starts the container, which costs half of doing it in two.
+// startContainer runs the program. A single run of the OCI runtime creates and starts the
+// container, at half the cost of two.
 func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.starting.RLock()
 	defer r.starting.RUnlock()
@@ -93,7 +94,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	})
 	if err != nil {
 		r.filters.doubt(e)
-		if reachedKeeper(c) { // else the next server may find that it never began
+		if reachedKeeper(c) { // otherwise the next server may find that the start never began
 			r.restoreFailed(ctx, c)
 		}
 		return err
@@ -101,22 +102,23 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	r.mu.Lock()
 	r.running[c.ID] = c
 	r.mu.Unlock()
-	if err := r.filters.learn(c.ID, e); err != nil { // the next one learns it
+	if err := r.filters.learn(c.ID, e); err != nil { // the next start learns it
 		r.cfg.Logger.WarnContext(ctx, "keeping a seccomp filter", "container", c.ID, "err", err)
 	}
-	if err := r.releaseTrees(c); err != nil { // the removal does
+	if err := r.releaseTrees(c); err != nil { // removeContainer does
 		r.cfg.Logger.WarnContext(ctx, "giving up mounts of a container that has its own", "container", c.ID, "err", err)
 	}
 	r.restoreOver(c)
 	return nil
 }
 
-// abortWith ends a start when somebody wants the container dead, until over is called. A
-// server that stops leaves it to the keeper, and the next one finds what became of it.
+// abortWith ends a start in progress when somebody wants the container dead, until over
+// is called. A server that stops leaves the start to the keeper, and the next server
+// finds its outcome.
 func (r *Runtime) abortWith(ctx context.Context, id string) (over func()) {
 	started, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		// It may not have come to the keeper yet, or not as far as to have a process.
+		// The start may not have reached the keeper yet, or may not have a process yet.
 		for errors.Is(context.Cause(ctx), fault.FailedPrecondition) && started.Err() == nil {
 			_, _, _ = r.keeper.Signal(started, id, unix.SIGKILL, killMoment)
 			time.Sleep(abortPause)
@@ -125,12 +127,12 @@ func (r *Runtime) abortWith(ctx context.Context, id string) (over func()) {
 	return func() { stop(); cancel() }
 }
 
-// abortPause is the rest between two attempts to end a start.
+// abortPause is the pause between two attempts to end a start.
 const abortPause = 20 * time.Millisecond
 
-// checkLog refuses to log to anything but a file of the log's own: through a link,
-// say, a container that can write to its log's directory would have the keeper
-// write to any file.
+// checkLog refuses to log to anything but a regular file: through a symbolic link, for
+// example, a container that can write to its log's directory would have the keeper write
+// to any file.
 func checkLog(path string) error {
 	if path == "" {
 		return nil
@@ -154,16 +156,16 @@ func consoleName(tty bool) string {
 	return ""
 }
 
-// process is what an OCI runtime is to run: a bundle in a cgroup, or to let go on from
-// criu's images of it, a directory.
+// process is what an OCI runtime is to run: a bundle in a cgroup, to be restored from
+// criu's images in a directory if images is set.
 type process struct {
 	engine         engine
 	id, cg, bundle string
 	images         string
 }
 
-// launch has the keeper run it. The pid file and the console lie in the bundle,
-// and so do the OCI runtime's complaints.
+// launch has the keeper run p. The pid file, the console socket and the OCI runtime's log
+// are in the bundle.
 func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartRequest) (keeper.Status, error) {
 	r.cgroups.Keep()
 	const pidFile, log = "pid", "runtime.log"
@@ -197,29 +199,29 @@ func (r *Runtime) stopContainer(ctx context.Context, c *cri.Container, grace tim
 	if grace > 0 {
 		end, err := r.endWithin(ctx, c.ID, unix.Signal(st.StopSignal), grace, nil)
 		if ctx.Err() != nil {
-			return ctx.Err() // the grace is not over; who calls again decides
+			return ctx.Err() // the grace period is not over: the next call decides
 		}
 		if err != nil || end != notEnded {
 			return errors.Join(err, r.killLeft(c, end))
 		}
 	}
-	// A frozen process does not even die, where cgroups are of version 1.
+	// With cgroup v1, a frozen process does not even die of SIGKILL.
 	end, err := r.endWithin(ctx, c.ID, unix.SIGKILL, killLimit, func() error { return cgroup.Thaw(r.cgroupOf(c)) })
-	return errors.Join(err, r.killLeft(c, end)) // nothing runs on, also where the keeper is gone
+	return errors.Join(err, r.killLeft(c, end)) // nothing keeps running, even if the keeper is gone
 }
 
-// end is what is known of a container's end.
+// end says what is known about a container's end.
 type end int
 
 const (
 	notEnded end = iota
-	untold       // the keeper does not know the container, or not any more
+	untold       // the keeper does not know the container, or not how it ended
 	seen         // the keeper has seen its first process end
 )
 
 // killLeft kills what an ended container left behind. The first process of a PID
-// namespace does not end before all others have (pid_namespaces(7)): then there is
-// nothing to look for.
+// namespace does not end before all others have (pid_namespaces(7)); once it was seen to
+// end, nothing is left.
 func (r *Runtime) killLeft(c *cri.Container, e end) error {
 	if e == seen && ownPIDs(c) {
 		return nil
@@ -230,15 +232,15 @@ func (r *Runtime) killLeft(c *cri.Container, e end) error {
 // ownPIDs reports whether the container has a PID namespace of its own: see namespacesOf.
 func ownPIDs(c *cri.Container) bool { return pidMode(c) == runtimeapi.NamespaceMode_CONTAINER }
 
-// killLimit is how long a process that was sent SIGKILL may take to end; with
-// gigabytes of memory to give back that is seconds.
+// killLimit is how long a process may take to end after SIGKILL; releasing gigabytes of
+// memory takes seconds.
 const killLimit = 30 * time.Second
 
-// killMoment is how long most containers take to end at most.
+// killMoment is the time within which most containers end.
 const killMoment = 200 * time.Millisecond
 
-// endWithin signals the container and waits for its end. late, unless it is nil, is
-// called when the keeper does not tell of that in a moment.
+// endWithin signals the container and waits for its end. late, if not nil, is called if
+// the keeper does not report the end within killMoment.
 func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, limit time.Duration, late func() error) (end, error) {
 	exit, sent, err := r.keeper.Signal(ctx, id, sig, min(killMoment, limit))
 	timed, cancel := context.WithDeadline(ctx, sent.Add(limit))
@@ -264,8 +266,8 @@ func (r *Runtime) endWithin(ctx context.Context, id string, sig unix.Signal, lim
 	return notEnded, err
 }
 
-// killRest kills what a container left behind in its cgroup: everything, when
-// it shared its PID namespace with others. What is frozen would not die.
+// killRest kills what a container left in its cgroup: everything, if it shared its PID
+// namespace with others. Frozen processes would not die, so they are thawed first.
 func (r *Runtime) killRest(c *cri.Container) error {
 	cg := r.cgroupOf(c)
 	return errors.Join(cgroup.Thaw(cg), cgroup.Kill(cg))
@@ -305,8 +307,8 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	return os.RemoveAll(r.bundleOf(c))
 }
 
-// deleteState removes what the OCI runtime remembers of the container. Only
-// hooks that run after the end need the runtime itself for that.
+// deleteState removes the OCI runtime's state of the container. Only hooks that run after
+// the end need the runtime itself for that.
 func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 	e, st, err := r.engineOf(c)
 	if err != nil {
@@ -333,15 +335,15 @@ func (r *Runtime) deleteState(ctx context.Context, c *cri.Container) error {
 // hooksAfter reports whether hooks run after the end of the container.
 func hooksAfter(doc *specs.Spec) bool { return doc.Hooks != nil && len(doc.Hooks.Poststop) > 0 }
 
-// profileFile is beside a spec whose seccomp profile is without its system calls, and
-// has the whole profile.
+// profileFile is beside a spec whose seccomp profile has lost its system calls, and holds
+// the whole profile.
 const profileFile = "seccomp.json"
 
 // Spec returns the OCI spec of a created container.
 func (r *Runtime) Spec(c *cri.Container) (*specs.Spec, error) { return readWholeSpec(r.bundleOf(c)) }
 
-// readWholeSpec is readSpec for whoever wants to know what the container is confined
-// by, and may run it elsewhere.
+// readWholeSpec is readSpec for callers that want to know how the container is confined,
+// and may run it elsewhere.
 func readWholeSpec(bundle string) (*specs.Spec, error) {
 	doc, err := readSpec(bundle)
 	if err != nil {

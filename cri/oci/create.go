@@ -21,11 +21,11 @@ func (r *Runtime) createContainer(ctx context.Context, c *cri.Container) error {
 	return r.makeContainer(ctx, c, begins{r})
 }
 
-// origin is where a new container comes from: an image alone, or a checkpoint, too.
+// origin is where a new container comes from: an image alone, or a checkpoint as well.
 type origin interface {
-	// fill is for the root file system, before anything is read of it.
+	// fill completes the root file system before anything is read from it.
 	fill(ctx context.Context, c *cri.Container, root *image.Rootfs) error
-	// finish is for the spec. It returns what else the bundle has, by name, and
+	// finish completes the spec. It returns the further files of the bundle, by name, and
 	// whether the start is a restore.
 	finish(ctx context.Context, c *cri.Container, e engine, doc *specs.Spec) (files map[string][]byte, restored bool, err error)
 }
@@ -101,7 +101,7 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 	return err
 }
 
-// mountRoot mounts the root file system where the container's users can go.
+// mountRoot mounts the root file system where the container's users can reach it.
 func (r *Runtime) mountRoot(ctx context.Context, c *cri.Container, from origin, label string) (*image.Rootfs, error) {
 	u, err := r.usersIn(c.Sandbox)
 	if err != nil {
@@ -118,7 +118,7 @@ func (r *Runtime) mountRoot(ctx context.Context, c *cri.Container, from origin, 
 	return root, r.showRoot(c, root, u)
 }
 
-// fillBundle makes the bundle.
+// fillBundle writes the bundle.
 func (r *Runtime) fillBundle(c *cri.Container, doc *specs.Spec, files map[string][]byte) error {
 	if err := os.Mkdir(r.bundleOf(c), 0o700); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (r *Runtime) fillBundle(c *cri.Container, doc *specs.Spec, files map[string
 	return writeJSON(filepath.Join(r.bundleOf(c), "config.json"), doc)
 }
 
-// describe records what the image had a say in.
+// describe records the settings that also depend on the image.
 func describe(c *cri.Container, doc *specs.Spec, sig unix.Signal) {
 	who := doc.Process.User
 	c.User = &runtimeapi.LinuxContainerUser{Uid: int64(who.UID), Gid: int64(who.GID)}

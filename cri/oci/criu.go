@@ -16,12 +16,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// criuPatience is how long criu may take to find out whether it can work.
+// criuPatience is how long criu may take to check whether it works.
 const criuPatience = 10 * time.Second
 
-// checkpoints are what this machine can do: nothing where criu, which every OCI
-// runtime leaves it to, is not installed or does not work with the kernel, or where e,
-// the OCI runtime of Pods that choose none, was built without it.
+// checkpoints reports whether this machine can checkpoint containers. It cannot if criu,
+// which every OCI runtime relies on, is not installed or does not work with the kernel,
+// or if e, the default OCI runtime, was built without it.
 func checkpoints(ctx context.Context, c *Config, e engine) bool {
 	path, err := exec.LookPath("criu")
 	if err != nil {
@@ -41,16 +41,16 @@ func checkpoints(ctx context.Context, c *Config, e engine) bool {
 	return true
 }
 
-// lacksCRIU reports whether it is a crun that says so. Every runc can.
+// lacksCRIU reports whether e is a crun that says so. Every runc supports criu.
 func (e engine) lacksCRIU(ctx context.Context) bool {
 	out, err := exec.CommandContext(ctx, e.path, "--version").Output()
 	return err == nil && bytes.HasPrefix(out, []byte("crun ")) && !bytes.Contains(out, []byte("+CRIU"))
 }
 
 // saveImages has criu write its images of a container to an empty directory. The
-// container goes on as it was, frozen or not; but after an error, as when ctx ends, it may
-// be left either, and cut off from the network: thaw comes next. What criu has to say
-// comes into work.
+// container continues as it was, frozen or not. After an error, such as when ctx ends, it
+// may be left either way and cut off from the network: thaw comes next. criu and the OCI
+// runtime log to work.
 func (r *Runtime) saveImages(ctx context.Context, c *cri.Container, images, work string) error {
 	e, _, err := r.engineOf(c)
 	if err != nil {
@@ -66,13 +66,13 @@ func (r *Runtime) saveImages(ctx context.Context, c *cri.Container, images, work
 	return fault.Internal.Errorf("%s: %s", filepath.Base(e.path), said)
 }
 
-// outputPatience is how long what a program has started may go on to hold its output
-// when it has ended.
+// outputPatience is how long the children of a program may hold its output open after the
+// program has ended.
 const outputPatience = 5 * time.Second
 
-// runCRIU runs a command that runs criu. All processes that it consists of are killed when
-// ctx ends, wherever they are: the criu of a crun has a session of its own. After an error
-// some may be left, for endSave.
+// runCRIU runs a command that runs criu. When ctx ends, all its processes are killed,
+// wherever they are: crun's criu has a session of its own. After an error some may be
+// left, for endSave.
 func (r *Runtime) runCRIU(ctx context.Context, s *cri.Sandbox, args []string) (output []byte, err error) {
 	lock, err := r.beginSave(ctx, s)
 	if err != nil {
@@ -82,7 +82,7 @@ func (r *Runtime) runCRIU(ctx context.Context, s *cri.Sandbox, args []string) (o
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, outputPatience
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for this process
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's signals are for this process only
 	cmd.Cancel = func() error { return flock.Evict(context.WithoutCancel(ctx), file, criuGrace) }
 	lock.Lend(cmd)
 	err = cmd.Start()
@@ -96,8 +96,8 @@ func (r *Runtime) runCRIU(ctx context.Context, s *cri.Sandbox, args []string) (o
 	return out.Bytes(), err
 }
 
-// complaint returns the errors that criu has written into its log, "" where it has not:
-// an OCI runtime only says where the log is.
+// complaint returns the errors in criu's log, "" if there are none: an OCI runtime only
+// says where the log is.
 func complaint(log string) string {
 	text, err := os.ReadFile(log)
 	if err != nil {
@@ -109,7 +109,7 @@ func complaint(log string) string {
 		// "(00.342382) Error (criu/files-reg.c:1790): Can't lookup ..."
 		_, rest, failed := strings.Cut(lines.Text(), ") Error (")
 		_, what, _ := strings.Cut(rest, "): ")
-		if failed && !strings.Contains(what, "RLIMIT_NOFILE") { // which it goes on without
+		if failed && !strings.Contains(what, "RLIMIT_NOFILE") { // which criu ignores
 			all = append(all, what)
 		}
 	}
@@ -119,6 +119,6 @@ func complaint(log string) string {
 	return "criu: " + strings.Join(all, "; ")
 }
 
-// maxComplaints is how many errors are passed on: the cause comes first, and what
-// follows from it some lines later.
+// maxComplaints is how many errors are passed on: the cause comes first, its consequences
+// some lines later.
 const maxComplaints = 4

@@ -28,12 +28,12 @@ type engine struct {
 	root string // its --root, for the state of its containers
 }
 
-// args are the arguments of one invocation. What goes wrong is written to log.
+// args returns the command line of one invocation, which writes its errors to log.
 func (e engine) args(log, verb string, rest ...string) []string {
 	return append([]string{e.path, "--root", e.root, "--log", log, "--log-format", "json", verb}, rest...)
 }
 
-// runArgs are the arguments for a container that is to run in the cgroup, by the verb
+// runArgs returns the command line that runs a container in the cgroup, with the verb
 // "run" or "restore".
 func (e engine) runArgs(log, cg, verb string, rest ...string) []string {
 	args := e.args(log, verb, rest...)
@@ -43,11 +43,11 @@ func (e engine) runArgs(log, cg, verb string, rest ...string) []string {
 	return args
 }
 
-// stateDir is where the engine keeps what it knows of a container.
+// stateDir is where the engine keeps its state of a container.
 func (e engine) stateDir(id string) string { return filepath.Join(e.root, id) }
 
-// dropState removes what the engine knows of a container. A runc that was killed may
-// have left its own program mounted there, on the file from which it executes itself.
+// dropState removes the engine's state of a container. A killed runc may have left its
+// own program mounted there, on the file from which it executes itself.
 func (e engine) dropState(id string) error {
 	dir := e.stateDir(id)
 	err := os.RemoveAll(dir)
@@ -60,9 +60,9 @@ func (e engine) dropState(id string) error {
 	return os.RemoveAll(dir)
 }
 
-// chooseEngine finds the OCI runtime. An empty name means crun where it works,
-// because it is several times faster, else runc. A runtime that has no
-// alternative is not tried out: it says what is wrong when a container starts.
+// chooseEngine finds the OCI runtime. An empty name means crun if it works, because it is
+// several times faster, else runc. A runtime without an alternative is not probed: its
+// error shows when a container starts.
 func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 	names := []string{"crun", "runc"}
 	if c.Runtime != "" {
@@ -94,9 +94,9 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", errors.Join(tried...))
 }
 
-// probe runs the smallest container there is, in the user namespace of u if that
-// is not nil, because a version number does not tell whether a runtime can work
-// with this machine's cgroups and namespaces: crun, for one, refuses a hybrid host.
+// probe runs a minimal container, in the user namespace of u if that is not nil, because
+// a version number does not tell whether a runtime works with this machine's cgroups and
+// namespaces: crun, for one, refuses a host in cgroup hybrid mode.
 func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	id := "probe-" + randomID()
 	parent, _ := c.driven(c.CgroupParent)
@@ -121,12 +121,12 @@ func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	return nil
 }
 
-// writeBundle makes the bundle of a bare container. Its root must be open to
-// the container's user; the bundle around it is for root alone, the namespace's
-// where it has one.
+// writeBundle writes the bundle of a bare container. Its root must be accessible to the
+// container's user; the bundle around it is for root alone, or for the root of the user
+// namespace if there is one.
 func writeBundle(bundle string, s *specs.Spec, u *ownUsers) error {
 	root := filepath.Join(bundle, "rootfs")
-	for _, dir := range []string{root, filepath.Join(root, "dev")} { // crun wants /dev to be there
+	for _, dir := range []string{root, filepath.Join(root, "dev")} { // crun requires /dev to exist
 		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o755), u.give(dir)); err != nil {
 			return err
 		}

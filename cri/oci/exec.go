@@ -79,13 +79,13 @@ func (r *Runtime) execCommand(c *cri.Container, argv []string, tty bool, dir str
 // execStreams are the pipes between the client's streams and the program's.
 type execStreams struct {
 	child [3]*os.File // the program's ends
-	own   [3]*os.File // ours; nil where nothing was asked for
+	own   [3]*os.File // ours; nil for streams that are not requested
 	outs  sync.WaitGroup
-	ways  []*way // of the output
+	ways  []*way // one for each output
 }
 
-// newExecStreams takes null devices for what was not asked for. With a terminal the OCI
-// runtime alone sees the streams.
+// newExecStreams uses null devices for streams that are not requested. With a terminal,
+// only the OCI runtime sees the streams.
 func newExecStreams(s cri.Streams, null func() (*os.File, error)) (x *execStreams, err error) {
 	x = &execStreams{}
 	defer func() {
@@ -112,7 +112,7 @@ func newExecStreams(s cri.Streams, null func() (*os.File, error)) (x *execStream
 	return x, nil
 }
 
-// copy begins to move bytes. With a terminal it takes the place of the pipes.
+// copy starts moving bytes. With a terminal, tty takes the place of the pipes.
 func (x *execStreams) copy(s cri.Streams, tty *os.File) {
 	if tty != nil {
 		x.own = [3]*os.File{tty, tty, nil}
@@ -124,7 +124,7 @@ func (x *execStreams) copy(s cri.Streams, tty *os.File) {
 	}
 	if s.Stdin != nil {
 		go func() {
-			_, _ = io.Copy(x.own[0], s.Stdin) // the program may not want it
+			_, _ = io.Copy(x.own[0], s.Stdin) // the program may not read it
 			if tty == nil {
 				_ = x.own[0].Close()
 			}
@@ -139,12 +139,13 @@ func (x *execStreams) copy(s cri.Streams, tty *os.File) {
 	}
 }
 
-// drainLimit is how long output is waited for after the program's end, and once the client
-// has all that was written before, while a process that it started still holds the streams.
+// drainLimit is how long to wait for more output, after the program has ended and the
+// client has everything written before, while a child of the program still holds the
+// streams.
 const drainLimit = time.Second
 
-// drain waits until everything that the program wrote has been copied, as long as the client
-// takes for that or until ctx ends.
+// drain waits until everything that the program wrote has been copied, for as long as the
+// client takes or until ctx ends.
 func (x *execStreams) drain(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
@@ -172,10 +173,11 @@ func (x *execStreams) drain(ctx context.Context) {
 	x.cut()
 }
 
-// drainLook is the rest between two looks at how far the client is.
+// drainLook is the interval between two checks of the client's progress.
 const drainLook = 20 * time.Millisecond
 
-// cut ends the copies of the output: nobody is written to after exec returned.
+// cut ends the copies of the output: nothing may be written to the client after exec
+// returned.
 func (x *execStreams) cut() {
 	closeFiles(x.own[1:])
 	x.outs.Wait()
@@ -193,7 +195,7 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// attach joins the streams of the container's own program.
+// attach connects the streams of the client to those of the container's own program.
 func (r *Runtime) attach(ctx context.Context, c *cri.Container, s cri.Streams) error {
 	a, err := r.keeper.Attach(ctx, c.ID, s.Stdin != nil)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/spec"
 )
 
-// writeSandboxFiles makes the files that every container of the Pod sees in
-// /etc, unless its own mounts take their place.
+// writeSandboxFiles writes the files that every container of the Pod sees in /etc, unless
+// its own mounts replace them.
 func (r *Runtime) writeSandboxFiles(s *cri.Sandbox, u *ownUsers, label string) error {
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -31,7 +31,7 @@ func (r *Runtime) writeSandboxFiles(s *cri.Sandbox, u *ownUsers, label string) e
 	}
 	for name, content := range map[string][]byte{"hosts": hosts, "resolv.conf": resolv, "hostname": []byte(hostname + "\n")} {
 		file := filepath.Join(s.Dir, name)
-		// Open to every user of a container, whatever this process's umask is.
+		// Readable by every user of a container, whatever this process's umask is.
 		if err := errors.Join(os.WriteFile(file, content, 0o644), os.Chmod(file, 0o644), u.give(file), r.labels.SetFile(file, label)); err != nil {
 			return fmt.Errorf("writing the sandbox's files: %w", err)
 		}
@@ -39,7 +39,8 @@ func (r *Runtime) writeSandboxFiles(s *cri.Sandbox, u *ownUsers, label string) e
 	return nil
 }
 
-// resolvConf is what the Pod's DNS config says, or the host's file.
+// resolvConf returns a resolv.conf with the Pod's DNS config or, without one, the host's
+// file.
 func resolvConf(s *cri.Sandbox) ([]byte, error) {
 	dns := s.Config.GetDnsConfig()
 	if dns == nil {
@@ -62,7 +63,7 @@ func resolvConf(s *cri.Sandbox) ([]byte, error) {
 	return []byte(b.String()), nil
 }
 
-// sandboxFiles are the files and /dev/shm as a container mounts them.
+// sandboxFiles returns the paths of the files, and of /dev/shm, that a container mounts.
 func (r *Runtime) sandboxFiles(s *cri.Sandbox) spec.Files {
 	f := spec.Files{
 		ResolvConf: filepath.Join(s.Dir, "resolv.conf"),

@@ -16,23 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filters remembers the programs that an OCI runtime has made of seccomp
-// profiles. Making one of the default profile costs crun a third of its time
-// (measured), and crun both leaves the program beside the container's state, for
-// its execs, and takes one that is made already. The zero value is ready.
+// filters caches the BPF programs that an OCI runtime compiled from seccomp profiles.
+// Compiling the default profile takes a third of crun's time (measured); crun leaves the
+// program beside the container's state, for its execs, and accepts one that is already
+// compiled. The zero value is ready.
 //
-// The profile stays in the spec until the OCI runtime was seen to heed the
-// annotation: what does not know it makes its own program, as ever. From then on
-// the spec has a profile without system calls, which need not be read.
+// The profile stays in the spec until the OCI runtime was seen to use the annotation: a
+// runtime that does not know it compiles the profile as usual. From then on the spec has
+// a profile without system calls, which need not be parsed.
 type filters struct {
 	mu       sync.Mutex
-	made     map[filterKey]string   // in base64; "" where the OCI runtime leaves none
-	heeding  map[installed]bool     // OCI runtimes that take a program
+	made     map[filterKey]string   // in base64; "" if the OCI runtime leaves none
+	heeding  map[installed]bool     // whether an OCI runtime uses a given program
 	starting map[string]expectation // by container
 }
 
-// installed is an OCI runtime as it is installed now. One that was replaced may make
-// another program of a profile.
+// installed is an OCI runtime as it is installed now. Once replaced, it may compile a
+// profile to another program.
 type installed struct {
 	path  string
 	time  unix.Timespec
@@ -45,8 +45,8 @@ type filterKey struct {
 	profile [sha256.Size]byte
 }
 
-// expectation is what the start of a container will tell: the program of its
-// profile or, where it was given that, whether the OCI runtime has taken it.
+// expectation is what the start of a container will show: the program of its profile or,
+// if it was given one, whether the OCI runtime has used it.
 type expectation struct {
 	key   filterKey
 	given string
@@ -59,25 +59,24 @@ const (
 	filterFile = "seccomp.bpf"
 	// maxFilters bounds what is remembered. A node has few profiles.
 	maxFilters = 64
-	// filterStep is the length of one instruction (struct sock_filter), and
-	// maxFilter of the longest program that the kernel takes (BPF_MAXINSNS of
+	// filterStep is the size of one instruction (struct sock_filter), and maxFilter that
+	// of the longest program that the kernel accepts (BPF_MAXINSNS of
 	// linux/bpf_common.h).
 	filterStep = 8
 	maxFilter  = 4096 * filterStep
 )
 
-// marked puts an instruction behind a program, where nothing reaches it. By it a
-// program that was given can be told from one that the OCI runtime has made of the
-// same profile.
+// marked appends an unreachable instruction to a program. It distinguishes a program that
+// was given from one that the OCI runtime compiled from the same profile.
 func marked(program []byte) []byte {
 	program = binary.NativeEndian.AppendUint16(program, unix.BPF_RET|unix.BPF_K)
 	program = append(program, 0, 0) // no jumps
 	return binary.NativeEndian.AppendUint32(program, unix.SECCOMP_RET_KILL_PROCESS)
 }
 
-// offer adds the program of the profile in doc, if it is known, and else
-// remembers that the container will have one. Where it takes the system calls out of
-// the profile it returns the whole one, in JSON.
+// offer adds the program of the profile in doc, if it is known; otherwise it notes that
+// the container's start will show one. If it removes the system calls from the profile,
+// it returns the whole profile, in JSON.
 func (f *filters) offer(container string, e engine, doc *specs.Spec) (whole []byte, err error) {
 	if doc.Linux.Seccomp == nil {
 		return nil, nil
@@ -111,16 +110,17 @@ func (f *filters) offer(container string, e engine, doc *specs.Spec) (whole []by
 	return nil, nil
 }
 
-// doubt is for a start that failed: what was known of the OCI runtime may not hold any
-// more, as where a script chooses it, and the next containers have to tell anew.
+// doubt is called when a start failed: what was known of the OCI runtime may no longer
+// hold, for example if a script selects the runtime, and the next containers must show it
+// anew.
 func (f *filters) doubt(e engine) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.heeding, func(i installed, _ bool) bool { return i.path == e.path })
 }
 
-// withoutCalls is the profile for an OCI runtime that is given its program. One
-// that made a program of it after all would forbid everything.
+// withoutCalls returns the profile for an OCI runtime that is given its program. A
+// runtime that compiled this profile after all would deny every system call.
 func withoutCalls(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 	return &specs.LinuxSeccomp{
 		DefaultAction: specs.ActErrno,
@@ -128,8 +128,8 @@ func withoutCalls(s *specs.LinuxSeccomp) *specs.LinuxSeccomp {
 	}
 }
 
-// learn looks at the program of a container that has just been started, if that
-// tells something.
+// learn reads the program of a container that has just been started, if that shows
+// anything new.
 func (f *filters) learn(container string, e engine) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -162,7 +162,7 @@ func (f *filters) learn(container string, e engine) error {
 	return nil
 }
 
-// forget is for a container that was removed.
+// forget is called when a container was removed.
 func (f *filters) forget(container string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,9 +17,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// chooseEngines finds the OCI runtime of every RuntimeClass handler, the default
-// one by the empty name. A handler's runtime that is not there, or does not work
-// on this machine, is an error now and not when the first Pod asks for it.
+// chooseEngines finds the OCI runtime of every RuntimeClass handler; the default one has
+// the empty name. If a handler's runtime is missing or does not work on this machine,
+// that is an error now, not when the first Pod asks for it.
 func chooseEngines(ctx context.Context, c *Config, root string) (map[string]engine, error) {
 	first, err := chooseEngine(ctx, c, root)
 	if err != nil {
@@ -65,10 +65,10 @@ func describeHandlers(ctx context.Context, c *Config, engines map[string]engine)
 	return list
 }
 
-// probeDir is where, in the state and the run directory, things are tried out.
+// probeDir is the directory for probes, one in the state and one in the run directory.
 const probeDir = "probe"
 
-// cleanProbes takes away what a crash left of trying things out.
+// cleanProbes removes what probes left, even those that a crash interrupted.
 func (c *Config) cleanProbes() error {
 	errs := []error{mount.DetachTree(c.RunDir + "/" + probeDir), mount.DetachTree(c.StateDir + "/" + probeDir)}
 	bundles, err := filepath.Glob(filepath.Join(c.RunDir, rootsDir, "probe-*"))
@@ -78,8 +78,8 @@ func (c *Config) cleanProbes() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// recursiveReadOnly tries whether the kernel makes whole trees of mounts
-// read-only at once (Linux 5.12); which OCI runtime there is does not matter.
+// recursiveReadOnly tests whether the kernel can make whole mount trees read-only at once
+// (Linux 5.12); that does not depend on the OCI runtime.
 func recursiveReadOnly(at string) error {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
@@ -91,8 +91,8 @@ func recursiveReadOnly(at string) error {
 	return errors.Join(err, os.Remove(at))
 }
 
-// probeUsers tries a container in a user namespace of its own, and whether the
-// file system of the containers can show its files to one.
+// probeUsers tests a container in a user namespace of its own, and whether the
+// containers' file system supports ID-mapped mounts.
 func (e engine) probeUsers(ctx context.Context, c *Config) (err error) {
 	dir, shown := filepath.Join(c.RunDir, probeDir), filepath.Join(c.StateDir, probeDir)
 	ids := []*runtimeapi.IDMapping{{HostId: 1 << 16, Length: 1 << 16}}
@@ -115,7 +115,7 @@ func (e engine) probeUsers(ctx context.Context, c *Config) (err error) {
 	return e.probe(ctx, c, u)
 }
 
-// engineFor is the OCI runtime of the sandbox's handler.
+// engineFor returns the OCI runtime of the sandbox's handler.
 func (r *Runtime) engineFor(s *cri.Sandbox) (engine, error) {
 	e, ok := r.engines[s.Handler]
 	if !ok {

@@ -16,16 +16,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// featuresLimit is how long an OCI runtime may take to say what it can.
+// featuresLimit is how long an OCI runtime may take to report its features.
 const featuresLimit = 10 * time.Second
 
-// heeds refuses a spec with a property that the OCI runtime would pass over: runtimes
-// ignore what they do not know. The CRI has no word for any of these; NRI plugins and
-// CDI devices may want them. The error is fault.FailedPrecondition, and names them as
-// runtime-spec does.
+// heeds refuses a spec with a property that the OCI runtime would ignore: runtimes ignore
+// what they do not know. The CRI cannot express any of these; NRI plugins and CDI devices
+// may set them. The error is fault.FailedPrecondition, and names them as runtime-spec
+// does.
 func (e engine) heeds(ctx context.Context, doc *specs.Spec) error {
 	if !wantsNew(doc) {
-		return nil // as nearly always: nothing has to be asked
+		return nil // nearly always: the runtime need not be asked
 	}
 	ctx, cancel := context.WithTimeout(ctx, featuresLimit)
 	defer cancel()
@@ -39,7 +39,7 @@ func (e engine) heeds(ctx context.Context, doc *specs.Spec) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("asking %s for its features: %w", e.path, ctx.Err())
 	}
-	if err != nil { // those that were made before there was the question know none of them
+	if err != nil { // runtimes older than the command know none of them
 		can = features.Features{}
 	}
 	if names := passedOver(doc, &can); len(names) > 0 {
@@ -48,8 +48,8 @@ func (e engine) heeds(ctx context.Context, doc *specs.Spec) error {
 	return nil
 }
 
-// wantsNew reports whether the spec has a property that came later than the OCI runtimes
-// which are still in use.
+// wantsNew reports whether the spec has a property newer than OCI runtimes that are still
+// in use.
 func wantsNew(doc *specs.Spec) bool { return len(passedOver(doc, &features.Features{})) > 0 }
 
 // passedOver names the properties that an OCI runtime with these features does not know.
@@ -64,7 +64,7 @@ func passedOver(doc *specs.Spec, can *features.Features) (names []string) {
 		}
 	}
 	if p := doc.Process; p != nil {
-		const minor = 1 // of the version 1 that has brought both
+		const minor = 1 // version 1.1 introduced both
 		check(p.Scheduler != nil, knows(can.OCIVersionMax, minor), "process.scheduler")
 		check(p.IOPriority != nil, knows(can.OCIVersionMax, minor), "process.ioPriority")
 	}

@@ -23,7 +23,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// hostFacts reads once what a container's spec depends on.
+// hostFacts reads, once, the properties of the host that the containers' specs depend on.
 func hostFacts(log *slog.Logger) spec.Host {
 	h := spec.Host{CgroupV2: cgroup.Version() == 2, MinOOMScoreAdj: -1000}
 	bounding, effective := ownCapabilities()
@@ -53,8 +53,8 @@ func hostFacts(log *slog.Logger) spec.Host {
 // appArmorDefault is the name of the default profile in the kernel.
 const appArmorDefault = "nodekit-default"
 
-// checkAppArmor refuses a profile that is not loaded, which an OCI runtime would
-// find out only when the container starts.
+// checkAppArmor refuses a profile that is not loaded; an OCI runtime would find that out
+// only when the container starts.
 func checkAppArmor(name string) error {
 	if name == "" || name == appArmorDefault {
 		return nil
@@ -80,8 +80,9 @@ func seccompFilter(profile []byte, s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return f, knownWords(f)
 }
 
-// knownWords refuses a filter with a word that runtime-spec does not have: loading one takes
-// any, and OCI runtimes find out when the container starts.
+// knownWords refuses a filter with an action, operator or similar word that runtime-spec
+// does not define: loading a filter accepts any, and OCI runtimes find out only when the
+// container starts.
 func knownWords(f *specs.LinuxSeccomp) error {
 	actions := []specs.LinuxSeccompAction{
 		specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
@@ -133,7 +134,7 @@ func ownOOMScoreAdj() int {
 	return n
 }
 
-// capabilityNames are the names of capabilities(7) in the order of their bits.
+// capabilityNames returns the names of capabilities(7) in the order of their bits.
 func capabilityNames() []string {
 	return []string{
 		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
@@ -172,8 +173,8 @@ func lookupDevices(want []*runtimeapi.Device) (list []spec.Device, err error) {
 	return list, nil
 }
 
-// allDevices are those that a privileged container sees: every node in /dev
-// outside the file systems that it gets of its own.
+// allDevices returns the devices of a privileged container: every node in /dev outside
+// the file systems of which the container gets its own.
 func allDevices() (list []spec.Device, err error) {
 	own := map[string]bool{"/dev/pts": true, "/dev/shm": true, "/dev/mqueue": true, "/dev/fd": true, "/dev/.udev": true}
 	err = filepath.WalkDir("/dev", func(path string, entry fs.DirEntry, err error) error {
@@ -196,7 +197,7 @@ func allDevices() (list []spec.Device, err error) {
 	return list, err
 }
 
-// deviceNode returns nil for a file that is no device.
+// deviceNode returns nil for a file that is not a device.
 func deviceNode(path string) (*specs.LinuxDevice, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// runtimeInfo says what the runtime is made of.
+// runtimeInfo describes the configuration of the runtime.
 func (r *Runtime) runtimeInfo(context.Context) map[string]any {
 	return map[string]any{
 		"handlers": r.Handlers(), "stateDir": r.cfg.StateDir, "runDir": r.cfg.RunDir,
@@ -18,8 +18,8 @@ func (r *Runtime) runtimeInfo(context.Context) map[string]any {
 	}
 }
 
-// sandboxInfo says where the sandbox's parts are, for who looks for a fault. Of
-// the pid there is one only where the containers share a PID namespace.
+// sandboxInfo says where the parts of the sandbox are, for troubleshooting. It has a pid
+// only if the containers share a PID namespace.
 func (r *Runtime) sandboxInfo(ctx context.Context, s *cri.Sandbox) map[string]any {
 	parent, _ := r.parentCgroup(s)
 	info := map[string]any{"runDir": r.sandboxDir(s.ID), "cgroup": parent, "pid": r.pidNow(ctx, pauseID(s.ID))}
@@ -34,8 +34,7 @@ func (r *Runtime) sandboxInfo(ctx context.Context, s *cri.Sandbox) map[string]an
 	return info
 }
 
-// containerInfo includes the whole spec as the OCI runtime was given it, without what
-// spares that work.
+// containerInfo includes the OCI spec of the container: see readWholeSpec.
 func (r *Runtime) containerInfo(ctx context.Context, c *cri.Container) map[string]any {
 	info := map[string]any{"pid": r.pidNow(ctx, c.ID), "cgroup": r.cgroupOf(c), "bundle": r.bundleOf(c)}
 	if e, _, err := r.engineOf(c); err == nil {
@@ -47,8 +46,8 @@ func (r *Runtime) containerInfo(ctx context.Context, c *cri.Container) map[strin
 	return info
 }
 
-// pidNow is the process id of what the keeper runs by that id, 0 for nothing. It
-// does not wait for a keeper that does not answer.
+// pidNow returns the process id of the container that the keeper runs under this id, 0 if
+// there is none. It does not wait for a keeper that does not respond.
 func (r *Runtime) pidNow(ctx context.Context, id string) int {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -16,25 +16,27 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// A criu that saves processes freezes them, and lets nothing into or out of their
-// network namespace, by rules of the firewall. One that is killed leaves both; and one
-// that outlives its server would do both again, behind the back of the next. So each has a
-// file, locked by all processes that it consists of: who finds the file ends them first.
+// A criu that saves processes freezes them and blocks all traffic of their network
+// namespace with firewall rules. If it is killed, it leaves both; if it outlives its
+// server, it could do both again unknown to the next server. So each criu has a file,
+// locked by all its processes: whoever finds the file ends them first.
 
-// criuGrace is how long a criu may take to end by itself that is not wanted any more. It has
-// the container's processes do some of the work, by a few instructions at a time in place of
-// their own, and those that it is doing this to when it is killed die of them. A short work is
-// done by then, and of a long one nearly all is spent on writing memory, where there is no such
-// danger (measured with criu 4.2: of 4 MiB in two containers, one in 20 kills ended one).
+// criuGrace is how long a criu that is no longer wanted may take to end by itself. It has
+// the container's processes do part of the work, by injecting a few instructions at a
+// time, and killing criu kills the processes that are executing these. A short dump is
+// done by then, and a long one spends nearly all its time writing memory, which is safe
+// to interrupt (measured with criu 4.2: of dumps of 4 MiB in two containers, one kill in
+// 20 ended a container).
 const criuGrace = 3 * time.Second
 
-// savingFile says that a criu is at work in the sandbox, or was killed there.
+// savingFile exists while a criu is at work in the sandbox, or after one was killed
+// there.
 func (r *Runtime) savingFile(sandboxID string) string {
 	return filepath.Join(r.sandboxDir(sandboxID), "criu")
 }
 
-// beginSave returns the lock to lend to a criu that is about to begin. Once it has ended
-// by itself its file is to be removed.
+// beginSave returns the lock to lend to a criu that is about to start. Once criu has
+// ended by itself, its file must be removed.
 func (r *Runtime) beginSave(ctx context.Context, s *cri.Sandbox) (*flock.Lock, error) {
 	if err := r.endSave(ctx, s); err != nil {
 		return nil, err
@@ -42,8 +44,8 @@ func (r *Runtime) beginSave(ctx context.Context, s *cri.Sandbox) (*flock.Lock, e
 	return flock.Acquire(ctx, r.savingFile(s.ID), flock.Exclusive)
 }
 
-// endSave ends a criu that did not end by itself, and lets the network go on. What it has
-// frozen is to be thawed after that.
+// endSave ends a criu that did not end by itself, and unblocks the network. Whatever criu
+// has frozen must be thawed after that.
 func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 	file := r.savingFile(s.ID)
 	if err := flock.Evict(ctx, file, criuGrace); err != nil {
@@ -58,9 +60,9 @@ func (r *Runtime) endSave(ctx context.Context, s *cri.Sandbox) error {
 	return os.Remove(file)
 }
 
-// unlockNetwork lets the Pod's network go on that a killed criu has locked.
+// unlockNetwork unblocks the Pod's network, which a killed criu has blocked.
 func (r *Runtime) unlockNetwork(ctx context.Context, s *cri.Sandbox) error {
-	// The host's network criu never locks, for it is its own; and one may be gone.
+	// criu never blocks the host's network, which is its own; and a Pod's may be gone.
 	net := filepath.Join(r.sandboxDir(s.ID), "net")
 	if hostNetwork(s) || !pinned(net) {
 		return nil
@@ -74,8 +76,8 @@ func (r *Runtime) unlockNetwork(ctx context.Context, s *cri.Sandbox) error {
 	return nil
 }
 
-// endSaves is endSave for all that a server before this one had begun. The network of a
-// sandbox that is not among those given, which is half made or half removed, goes with it.
+// endSaves is endSave for everything that an earlier server had begun. A sandbox that is
+// not among those given is half created or half removed, and its network goes with it.
 // What fails is tried again when the sandbox's containers are thawed.
 func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 	entries, err := os.ReadDir(r.sandboxDir(""))
@@ -99,17 +101,19 @@ func (r *Runtime) endSaves(ctx context.Context, sandboxes []*cri.Sandbox) {
 	}
 }
 
-// forgetCheckpoints removes what is left of them, which may be all of a container's memory.
+// forgetCheckpoints removes the remains of interrupted checkpoints, which may include all
+// of a container's memory.
 func (r *Runtime) forgetCheckpoints(ctx context.Context, containers []*cri.Container) {
 	for _, c := range containers {
-		if err := os.RemoveAll(checkpointDir(c)); err != nil { // the next one, or the container's removal, does it
+		if err := os.RemoveAll(checkpointDir(c)); err != nil { // the next checkpoint, or the container's removal, does it
 			r.cfg.Logger.WarnContext(ctx, "removing a checkpoint that a killed server was making", "container", c.ID, "err", err)
 		}
 	}
 }
 
-// undoLock is what takes the rules away, and the chain, that criu's default makes, "" where
-// there are none. A criu that was killed while it took them away itself has left some.
+// undoLock returns the iptables-restore input that removes the rules and the chain that
+// criu creates by default, "" if there are none. A criu that was killed while removing
+// them itself has left some of them.
 func undoLock(list string) string {
 	lines := strings.Split(list, "\n")
 	if !slices.Contains(lines, "-N CRIU") {
@@ -124,14 +128,15 @@ func undoLock(list string) string {
 	return undo + "-F CRIU\n-X CRIU\nCOMMIT\n"
 }
 
-// dropChains undoes criu's lock with iptables in the calling thread's namespace. Where
-// that is not installed, or the kernel has not what it needs, criu cannot have used it.
+// dropChains undoes criu's blocking by iptables in the calling thread's network
+// namespace. If that is not installed, or the kernel lacks what it needs, criu cannot
+// have used it.
 func dropChains(ctx context.Context, tool string) error {
 	if _, err := exec.LookPath(tool + "-restore"); err != nil {
 		return nil
 	}
-	// Of a chain that is not there iptables-nft 1.8.9 says that it is incompatible: all are
-	// asked for.
+	// All chains are listed, because iptables-nft 1.8.9 reports a chain that does not
+	// exist as incompatible.
 	list, err := exec.CommandContext(ctx, tool, "-w", "-S").Output()
 	if err != nil {
 		return unlessUnable(fmt.Errorf("%s -S: %s: %w", tool, complaintOf(err), err))
@@ -148,8 +153,8 @@ func dropChains(ctx context.Context, tool string) error {
 	return nil
 }
 
-// unlessUnable is nil for what iptables and nft say that the kernel has not: legacy
-// tables, which are a module, IPv6, and nf_tables.
+// unlessUnable returns nil for the messages of iptables and nft that the kernel lacks
+// legacy tables (a module), IPv6 or nf_tables.
 func unlessUnable(err error) error {
 	for _, says := range []string{"Table does not exist", "Address family not supported by protocol", "Protocol not supported"} {
 		if strings.Contains(err.Error(), says) {
@@ -159,7 +164,7 @@ func unlessUnable(err error) error {
 	return err
 }
 
-// complaintOf is what a program has said that was run for its output.
+// complaintOf returns the standard error of a program that was run for its output.
 func complaintOf(err error) string {
 	var failed *exec.ExitError
 	if !errors.As(err, &failed) {
@@ -168,8 +173,8 @@ func complaintOf(err error) string {
 	return strings.TrimSpace(string(failed.Stderr))
 }
 
-// dropTables undoes the lock of a criu that was built, or told, to use nftables: a table
-// for each run.
+// dropTables undoes the blocking by a criu that was built or configured to use nftables:
+// one table for each run.
 func dropTables(ctx context.Context) error {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return nil

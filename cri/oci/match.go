@@ -10,23 +10,22 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// side is one of two specs of a container, in a Pod of a hostname.
+// side is one of two specs of a container, in a Pod with a hostname.
 type side struct {
 	*specs.Spec
 
 	hostname string
 }
 
-// environment is without the variable that follows from the Pod, whose name may be
-// another one.
+// environment omits the variable that follows from the Pod's hostname, which may differ.
 func (s side) environment() []string {
 	return slices.DeleteFunc(slices.Clone(s.Process.Env), func(v string) bool { return v == "HOSTNAME="+s.hostname })
 }
 
-// matches reports what the spec of a container that is to go on from a checkpoint has
-// otherwise than the one that it ran with, and criu would not heed. Free to be another
-// are: where the sources of mounts and the root are on the host, the cgroup, its limits,
-// and the oom score.
+// matches returns an error if the spec of a container to be restored differs from the one
+// that it ran with in something that criu would not apply. These may differ: the paths of
+// the root and of mount sources on the host, the cgroup and its limits, and the OOM
+// score.
 func matches(saved, now side) error {
 	s, n := saved.Process, now.Process
 	for _, part := range []struct {
@@ -64,7 +63,8 @@ func matches(saved, now side) error {
 	return nil
 }
 
-// sameJSON compares as the saved one was written, which tells nothing from empty no more.
+// sameJSON compares in the form in which the saved spec was written, which does not
+// distinguish nil from empty.
 func sameJSON(a, b any) (bool, error) {
 	one, err := json.Marshal(a)
 	if err != nil {
@@ -81,7 +81,7 @@ func isEmpty(text []byte) bool {
 	return slices.Contains([]string{"null", "[]", "{}"}, string(text))
 }
 
-// withoutSources are mounts as they are inside.
+// withoutSources returns the mounts as the container sees them.
 func withoutSources(mounts []specs.Mount) []specs.Mount {
 	out := slices.Clone(mounts)
 	for i := range out {

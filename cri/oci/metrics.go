@@ -14,7 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// The labels that every series has, as dashboards for cAdvisor know them.
+// The labels of every series, with the names that dashboards for cAdvisor use.
 const (
 	labelContainer = "container"
 	labelID        = "id"
@@ -24,14 +24,14 @@ const (
 	labelPod       = "pod"
 )
 
-// series is one metric by the name that cAdvisor has for it.
+// series is one metric, under its cAdvisor name.
 type series struct {
 	name, help string
 	gauge      bool
-	extra      []string // labels of its own
+	extra      []string // its further labels
 }
 
-// containerSeries are those of a container's cgroup, and of the Pod's as a whole.
+// containerSeries returns the series of a container's cgroup and of the Pod's.
 func containerSeries() []series {
 	// The samples of several devices or kinds differ in these labels.
 	byDevice, byFailure := []string{"device"}, []string{"failure_type"}
@@ -83,7 +83,7 @@ func containerSeries() []series {
 	}
 }
 
-// networkSeries are those of a Pod's interfaces.
+// networkSeries returns the series of a Pod's interfaces.
 func networkSeries() []series {
 	byInterface := []string{"interface"}
 	return []series{
@@ -98,7 +98,7 @@ func networkSeries() []series {
 	}
 }
 
-// metrics are the time series as the SDK asks for them.
+// metrics returns the time series in the form of the SDK.
 func (r *Runtime) metrics() *cri.Metrics {
 	m := &cri.Metrics{Sandbox: r.sandboxMetrics, Container: r.containerMetrics}
 	for _, s := range append(containerSeries(), networkSeries()...) {
@@ -110,7 +110,7 @@ func (r *Runtime) metrics() *cri.Metrics {
 	return m
 }
 
-// samples gathers what has the same labels but for the extra ones.
+// samples collects samples that have the same labels except for the extra ones.
 type samples struct {
 	labels map[string]string
 	known  map[string]series
@@ -129,7 +129,7 @@ func newSamples(s *cri.Sandbox, own map[string]string) *samples {
 	return out
 }
 
-// add adds one sample. extra are the values of the series' own labels.
+// add adds one sample. extra are the values of the series' further labels.
 func (s *samples) add(name string, v uint64, extra ...string) {
 	of := s.known[name]
 	labels := s.labels
@@ -190,7 +190,7 @@ func (r *Runtime) sandboxMetrics(_ context.Context, sb *cri.Sandbox) ([]cri.Samp
 	return s.list, nil
 }
 
-// addFileSystem adds what the container takes of the disk, and what there is.
+// addFileSystem adds the container's disk usage and the size of the file system.
 func (r *Runtime) addFileSystem(s *samples, c *cri.Container) error {
 	written, err := r.cfg.Images.RootfsUsage(imageDir(c))
 	if err != nil {
@@ -216,7 +216,7 @@ func deviceName(major, minor uint64) string {
 	return strconv.FormatUint(major, 10) + ":" + strconv.FormatUint(minor, 10)
 }
 
-// addCgroup adds what a cgroup tells.
+// addCgroup adds the samples of a cgroup.
 func (s *samples) addCgroup(cg string) error {
 	u, err := cgroup.Read(cg)
 	if err != nil {

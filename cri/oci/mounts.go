@@ -20,17 +20,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// mountsDir is where those of a container's mounts are made that an OCI runtime
-// could not make, or not each of them, from a host path. They are there until the
-// container has its own of them.
+// mountsDir is where those of a container's mounts are prepared that an OCI runtime, or
+// some of them, could not make from a host path. They exist until the container has its
+// own copies of them.
 func (r *Runtime) mountsDir(c *cri.Container) string {
 	return filepath.Join(r.sandboxDir(c.Sandbox.ID), "mounts-"+c.ID)
 }
 
-// volumesDir is where the image store keeps the images that are mounted.
+// volumesDir is where the image store keeps images that are mounted as volumes.
 func volumesDir(c *cri.Container) string { return filepath.Join(c.Dir, "volumes") }
 
-// prepareMounts makes them and returns where, by index.
+// prepareMounts makes these mounts and returns their paths, by index of the mount.
 func (r *Runtime) prepareMounts(ctx context.Context, c *cri.Container, u *ownUsers, label string) (map[int]string, error) {
 	sources := map[int]string{}
 	for i, m := range c.Config.GetMounts() {
@@ -50,11 +50,11 @@ func (r *Runtime) prepareMounts(ctx context.Context, c *cri.Container, u *ownUse
 	return sources, nil
 }
 
-// imageVolume is how a kubelet recognises what went wrong.
+// imageVolume is the error by which a kubelet recognizes that an image volume failed.
 const imageVolume = "ImageVolumeMountFailed"
 
-// mountImage mounts an image read-only below dir and returns where the wanted
-// part of it is. Links in the image are followed inside of it.
+// mountImage mounts an image read-only below dir and returns the path of the requested
+// part. Symbolic links in the image are resolved within it.
 func (r *Runtime) mountImage(ctx context.Context, dir string, m *runtimeapi.Mount, v image.View) (string, error) {
 	v.ReadOnly = true
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
@@ -74,7 +74,7 @@ func (r *Runtime) mountImage(ctx context.Context, dir string, m *runtimeapi.Moun
 	return at, nil
 }
 
-// inside returns where a path below root really is.
+// inside resolves a path below root.
 func inside(root, path string) (string, error) {
 	dir, err := os.Open(root)
 	if err != nil {
@@ -89,8 +89,8 @@ func inside(root, path string) (string, error) {
 	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 }
 
-// mountTree mounts what the host path means at the path at, with the owners and
-// the access that the mount asks for.
+// mountTree mounts the mount's host path, its symbolic links resolved, at the path at,
+// with the ID mapping and the access that the mount requests.
 func (r *Runtime) mountTree(at string, m *runtimeapi.Mount, u *ownUsers) (string, error) {
 	fail := func(err error) (string, error) {
 		return "", fault.Of(err).Errorf("mounting %q at %q: %w", m.GetHostPath(), m.GetContainerPath(), err)
@@ -119,7 +119,7 @@ func (r *Runtime) mountTree(at string, m *runtimeapi.Mount, u *ownUsers) (string
 	return at, nil
 }
 
-// makeTarget makes what source can be mounted at: a directory or a file.
+// makeTarget creates the mount point for source: a directory or a file.
 func makeTarget(source, at string) error {
 	fi, err := os.Stat(source)
 	if err != nil {
@@ -138,8 +138,8 @@ func makeTarget(source, at string) error {
 	return f.Close()
 }
 
-// ownersOf calls f with a user namespace that maps as the mount asks for: the
-// sandbox's own, nearly always.
+// ownersOf calls f with a user namespace that has the ID mappings of the mount: nearly
+// always the sandbox's own.
 func (r *Runtime) ownersOf(m *runtimeapi.Mount, u *ownUsers, f func(*os.File) error) error {
 	equal := func(a, b *runtimeapi.IDMapping) bool { return proto.Equal(a, b) }
 	if u != nil && slices.EqualFunc(m.GetUidMappings(), u.GetUids(), equal) && slices.EqualFunc(m.GetGidMappings(), u.GetGids(), equal) {
@@ -161,9 +161,9 @@ func withFile(path string, f func(*os.File) error) error {
 	return f(file)
 }
 
-// releaseTrees gives up the mounts that only had to be there until the container
-// was started. As long as they are, nobody can remove a directory of the host
-// path that something is mounted at.
+// releaseTrees unmounts what is needed only until the container has started. While these
+// mounts exist, a directory of the host path cannot be removed if something is mounted on
+// it.
 func (r *Runtime) releaseTrees(c *cri.Container) error {
 	at := r.mountsDir(c)
 	if _, err := os.Lstat(at); errors.Is(err, os.ErrNotExist) {
@@ -175,7 +175,7 @@ func (r *Runtime) releaseTrees(c *cri.Container) error {
 	return mount.RemoveAll(at)
 }
 
-// releaseMounts undoes prepareMounts, all of it or the part that was done.
+// releaseMounts undoes prepareMounts, whether all of it was done or a part.
 func (r *Runtime) releaseMounts(c *cri.Container) error {
 	if err := r.releaseTrees(c); err != nil {
 		return err

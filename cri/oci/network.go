@@ -19,8 +19,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// attachment is how the sandbox is connected. It follows from the record, so
-// that whoever undoes it need not know whether it was done.
+// attachment describes how the sandbox is connected. It follows from the record, so it
+// can be undone without knowing whether it was done.
 func (r *Runtime) attachment(s *cri.Sandbox) cniruntime.Attachment {
 	meta := s.Config.GetMetadata()
 	a := cniruntime.Attachment{
@@ -51,7 +51,7 @@ func portProtocol(name string) string {
 	return "tcp"
 }
 
-// attachNetwork connects the sandbox, whose namespaces prepare makes meanwhile.
+// attachNetwork connects the sandbox, while prepare creates its namespaces.
 func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox, prepare func() error) error {
 	if r.cfg.Network == nil {
 		return fault.Unavailable.Errorf("no network is configured: only Pods on the host's network can run")
@@ -81,15 +81,15 @@ func (r *Runtime) attachNetwork(ctx context.Context, s *cri.Sandbox, prepare fun
 	return nil
 }
 
-// blamed gives an error of a network plugin the kind by which the SDK answers, where it is
-// not the runtime's fault. Code 7 is that of the network's configuration, too: the Pod is to
-// blame for what it brings to that, which has the key runtimeConfig there.
+// blamed gives an error of a CNI plugin the kind of the SDK's answer if it is not the
+// runtime's fault. Code 7 is also used for faults of the network configuration; the Pod
+// is at fault for its own part of that, the key runtimeConfig.
 func blamed(err error) error {
 	switch {
 	case fault.Of(err) != fault.Internal:
 	case errors.Is(err, fault.Invalid) && strings.Contains(err.Error(), "runtimeConfig."):
 		return fault.Invalid.Wrap(err)
-	case errors.Is(err, fault.AlreadyExists): // a port of the host that another Pod has
+	case errors.Is(err, fault.AlreadyExists): // a host port that another Pod has
 		return fault.FailedPrecondition.Wrap(err)
 	case errors.Is(err, fault.Exhausted):
 		return fault.Exhausted.Wrap(err)
@@ -107,8 +107,8 @@ func (r *Runtime) detachNetwork(ctx context.Context, s *cri.Sandbox) error {
 	return nil
 }
 
-// networkPatience is how long the runtime's own status waits for the plugins':
-// less than a kubelet waits for the runtime's, which would look dead otherwise.
+// networkPatience is how long the runtime's status waits for the plugins' status: less
+// than a kubelet waits for the runtime, which would otherwise appear dead.
 const networkPatience = 3 * time.Second
 
 func (r *Runtime) networkReady(ctx context.Context) error {
@@ -120,13 +120,13 @@ func (r *Runtime) networkReady(ctx context.Context) error {
 	return r.cfg.Network.Status(ctx)
 }
 
-// collectWithin bounds the garbage collection at start, which Pods wait for.
+// collectWithin limits the garbage collection at start, which Pods wait for.
 const collectWithin = 30 * time.Second
 
-// collectNetwork frees what the network holds for sandboxes that are no more: a
-// sandbox that is stopped keeps its place until its record goes, which costs
-// nothing once it is detached. What cannot be freed now must not keep the
-// runtime down: it is logged, and the next start tries again.
+// collectNetwork frees what the network holds for sandboxes that no longer exist. A
+// stopped sandbox counts as existing until its record is removed, which costs nothing
+// once it is detached. What cannot be freed now must not prevent the start: it is logged,
+// and the next start tries again.
 func (r *Runtime) collectNetwork(ctx context.Context, sandboxes []*cri.Sandbox) {
 	if r.cfg.Network == nil {
 		return
@@ -140,14 +140,14 @@ func (r *Runtime) collectNetwork(ctx context.Context, sandboxes []*cri.Sandbox) 
 		}
 	}
 	switch err := r.cfg.Network.GC(ctx, valid); {
-	case errors.Is(err, fault.Unavailable): // often there is no configuration yet
+	case errors.Is(err, fault.Unavailable): // often, there is no configuration yet
 		r.cfg.Logger.Info("the network's garbage is not collected", "err", err)
 	case err != nil:
 		r.cfg.Logger.Error("the network's garbage is not collected", "err", err)
 	}
 }
 
-// portForward carries conn to a port on the sandbox's loopback.
+// portForward connects conn to a port on the sandbox's loopback.
 func (r *Runtime) portForward(ctx context.Context, s *cri.Sandbox, port int32, conn io.ReadWriteCloser) error {
 	defer conn.Close()
 	to, err := r.dialInside(ctx, s, port)
@@ -159,7 +159,7 @@ func (r *Runtime) portForward(ctx context.Context, s *cri.Sandbox, port int32, c
 	answered := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(conn, to)
-		_ = conn.Close() // the client may send on after the server's end
+		_ = conn.Close() // the client may continue to send after the server has ended
 		answered <- err
 	}()
 	up := &moved{to: to}
@@ -169,10 +169,10 @@ func (r *Runtime) portForward(ctx context.Context, s *cri.Sandbox, port int32, c
 		if _, err := io.Copy(up, conn); err == nil {
 			_ = to.(*net.TCPConn).CloseWrite() // the server may answer after our end
 		}
-		_, _ = io.Copy(io.Discard, conn) // nobody takes it any more
+		_, _ = io.Copy(io.Discard, conn) // nobody reads it any more
 	}()
 	select {
-	case <-asked: // the server may have answered also when it broke off what it was sent
+	case <-asked: // the server may have answered even if it stopped reading early
 		return <-answered
 	case err = <-answered:
 	}
@@ -183,7 +183,7 @@ func (r *Runtime) portForward(ctx context.Context, s *cri.Sandbox, port int32, c
 	return nil
 }
 
-// moved counts what goes through it.
+// moved counts the bytes written through it.
 type moved struct {
 	to    io.Writer
 	bytes atomic.Int64
@@ -195,11 +195,11 @@ func (m *moved) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// halfOpenPause is how long nothing may come from a client whose server has ended. One
-// that waits for the end of everything before it ends its own part would wait for ever.
+// halfOpenPause is how long a client may send nothing after the server has ended. A
+// client that closes its side only once everything has ended would wait forever.
 const halfOpenPause = 10 * time.Second
 
-// rest waits until all is over, or nothing moves any more.
+// rest waits until over is closed, or no bytes move any more.
 func (m *moved) rest(over <-chan struct{}) {
 	pause := time.NewTicker(halfOpenPause)
 	defer pause.Stop()

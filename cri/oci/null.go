@@ -9,15 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nulls are null devices for programs in containers. Root in a container may change the
-// mode and the owner of whatever it has a descriptor of, and a descriptor of the host's
-// /dev/null would be the host's own file. The zero value is ready.
+// nulls creates null devices for programs in containers. Root in a container may change
+// the mode and owner of any file that it has a descriptor of, and with the host's
+// /dev/null, that would be the host's own file. The zero value is ready.
 type nulls struct {
 	mu sync.Mutex
 	at *os.File // a tmpfs that is mounted nowhere; nil until it is needed
 }
 
-// open returns a null device that is a file of its own, and that no path leads to.
+// open returns a null device that is a file of its own, without a path.
 func (n *nulls) open() (*os.File, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -35,7 +35,7 @@ func (n *nulls) open() (*os.File, error) {
 	}
 	fd, err := unix.Openat(dir, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
-		// For every user of the container, whatever this process's umask is.
+		// For every user of the container, regardless of this process's umask.
 		if err = unix.Fchmod(fd, 0o666); err != nil {
 			_ = unix.Close(fd)
 		}
@@ -46,7 +46,7 @@ func (n *nulls) open() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "null"), nil
 }
 
-// close gives the file system up. Devices that are open go on.
+// close releases the file system. Open devices remain usable.
 func (n *nulls) close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,8 +58,8 @@ func (n *nulls) close() error {
 	return err
 }
 
-// mountNowhere returns a file system of the kind, a new one or the calling thread's
-// namespace's, as a mount that is in no tree.
+// mountNowhere returns a detached mount of a file system of this type: a new instance, or
+// that of the calling thread's namespace.
 func mountNowhere(kind string) (fd int, err error) {
 	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if err != nil {

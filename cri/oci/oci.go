@@ -124,13 +124,14 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	sandboxes  map[string]*cri.Sandbox
-	parents    map[string]string // cgroups of sandboxes that have been asked for: see parentCgroup
+	parents    map[string]string // parent cgroups determined so far, by sandbox: see parentCgroup
 	containers map[string]*cri.Container
-	running    map[string]*cri.Container // those whose exit was not seen
+	running    map[string]*cri.Container // containers whose exit has not been seen
 	unsettled  []*cri.Container          // of these, those whose start hung at recover
 
-	// starting is held, shared, while a container is started, so that it is
-	// either in running when the keeper is replaced or started by the next one.
+	// starting is read-locked while a container starts, so that when the keeper is
+	// replaced, the container either is in running already or is started by the next
+	// keeper.
 	starting sync.RWMutex
 }
 
@@ -173,8 +174,8 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	return r, nil
 }
 
-// makeDirs makes the directories, which are for root alone; but others may pass
-// through the run directory to the roots of user namespaces.
+// makeDirs makes the directories, accessible to root only; others may only traverse the
+// run directory, to reach the roots of containers in user namespaces.
 func (r *Runtime) makeDirs() error {
 	closed := []string{r.cfg.StateDir, r.keeperState(), r.cfg.RunDir, r.run("sandboxes"), r.run("exec"), r.run("runtime"), r.run(rootsDir)}
 	for _, d := range closed {
@@ -282,15 +283,15 @@ func (r *Runtime) Close() error {
 // recovered, ends the keeper, and leaves nothing behind. It is for disposable nodes. No
 // other method may be called during or after it.
 func (r *Runtime) Shutdown(ctx context.Context) error {
-	// A keeper that died is replaced first, for the sake of what it left.
+	// If the keeper died, a new one is started first, to deal with what the old one left.
 	errs := []error{r.connect(ctx)}
 	sandboxes, containers := r.known()
 	for _, c := range containers {
 		errs = append(errs, r.stopContainer(ctx, c, 0), r.removeContainer(ctx, c))
 	}
 	for _, s := range sandboxes {
-		// A plugin that cannot undo its ADD shall not hold the rest: what it left in
-		// the namespace goes with it.
+		// A CNI plugin whose DEL fails must not block the rest: what it left in the
+		// network namespace goes away with that.
 		errs = append(errs, r.removePause(ctx, s), r.detachNetwork(ctx, s), r.unpin(s), r.removeSandbox(ctx, s))
 	}
 	errs = append(errs, r.endKeeper(ctx), r.cfg.pruneCgroups())

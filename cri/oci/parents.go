@@ -17,15 +17,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// madeParents are the cgroups that Pods name as their parents and that were not there: the
-// OCI runtime makes them for the first container, and nobody but this runtime takes them
-// away. A kubelet makes those of its Pods itself, and then there are none. Those of slices
-// are systemd's.
+// madeParents records the parent cgroups that Pods name and that did not exist: the OCI
+// runtime creates them for the first container, and only this runtime removes them. A
+// kubelet creates the cgroups of its Pods itself, so then there are none. Slices belong
+// to systemd.
 type madeParents struct {
-	file string // what is made is on record there before it is
+	file string // records each cgroup before it is created
 
 	mu    sync.Mutex
-	paths map[string]bool // nil before the file was read
+	paths map[string]bool // nil until the file has been read
 }
 
 const parentsVersion = 1
@@ -35,7 +35,7 @@ type parentsRecord struct {
 	Paths   []string `json:"paths"`
 }
 
-// note records what is missing of the path.
+// note records the missing part of the path.
 func (m *madeParents) note(path string) error {
 	if cgroup.IsUnit(path) {
 		return nil
@@ -55,8 +55,8 @@ func (m *madeParents) note(path string) error {
 	})
 }
 
-// release takes away what was made, is empty and is of no use to those who are left, whose
-// parents are used.
+// release removes recorded cgroups that are empty and not needed by the remaining Pods,
+// whose parents are used.
 func (m *madeParents) release(used []string) error {
 	return m.change(func(paths map[string]bool) error {
 		var errs []error
@@ -75,7 +75,7 @@ func (m *madeParents) release(used []string) error {
 	})
 }
 
-// change changes what is on record.
+// change modifies the record.
 func (m *madeParents) change(alter func(map[string]bool) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -121,7 +121,7 @@ func readParents(file string) (map[string]bool, error) {
 	return paths, nil
 }
 
-// releaseParents takes away what was made for Pods that are no more.
+// releaseParents removes the cgroups created for Pods that no longer exist.
 func (r *Runtime) releaseParents() error {
 	var used []string
 	sandboxes, _ := r.known()
@@ -133,7 +133,7 @@ func (r *Runtime) releaseParents() error {
 	return r.made.release(used)
 }
 
-// noteParent is for a sandbox that is known.
+// noteParent records the parent cgroup of a sandbox, which must be in r.sandboxes.
 func (r *Runtime) noteParent(s *cri.Sandbox) error {
 	path, own := r.parentCgroup(s)
 	if own {

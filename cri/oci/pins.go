@@ -14,15 +14,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// targetPin is where a container that shares another one's PID namespace has
-// that pinned.
+// targetPin is where the PID namespace of another container is pinned that the container
+// shares.
 func (r *Runtime) targetPin(c *cri.Container) string {
 	return filepath.Join(r.sandboxDir(c.Sandbox.ID), "target-"+c.ID)
 }
 
-// pinTarget pins the PID namespace of a running container of the same sandbox
-// and returns where. A path below /proc would not do: when the target has ended
-// before the container starts, its process id may be anybody's.
+// pinTarget pins the PID namespace of a running container of the same sandbox and returns
+// the path. A path below /proc would not do: if the target ends before the container
+// starts, its process id may be reused.
 func (r *Runtime) pinTarget(ctx context.Context, c *cri.Container, target string) (path string, err error) {
 	r.mu.Lock()
 	t := r.containers[target]
@@ -38,7 +38,7 @@ func (r *Runtime) pinTarget(ctx context.Context, c *cri.Container, target string
 	if err := nspin.Pin(fmt.Sprintf("/proc/%d/ns/pid", pid), path); err != nil {
 		return "", err
 	}
-	// It still runs, so the process was its own all the while.
+	// It still runs, so the process id was its own all the time.
 	if again, err := r.pidOf(ctx, target); err != nil || again != pid {
 		return "", errors.Join(err, unpin(path))
 	}
@@ -72,8 +72,8 @@ func pinned(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// setSysctls writes sysctls of the calling thread's namespaces, by their paths. What the
-// kernel does not have, or not take, is the request's fault.
+// setSysctls writes sysctls of the calling thread's namespaces, by their paths. It is the
+// request's fault if the kernel does not have a sysctl or refuses its value.
 func setSysctls(values map[string]string) error {
 	for file, value := range values {
 		if err := os.WriteFile(filepath.Join("/proc/sys", file), []byte(value), 0); err != nil {

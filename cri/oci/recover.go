@@ -14,18 +14,18 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// recover corrects the records to what the keeper and the kernel say, and frees
-// the network of what they do not tell of.
+// recover corrects the records to the state of the keeper and the kernel, and frees what
+// the network holds for sandboxes without a record.
 func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, containers []*cri.Container) error {
 	statuses, err := r.statuses(ctx)
 	if err != nil {
 		return err
 	}
-	// Those of execs of a server before this one, which the keeper has ended by now.
+	// The files of an earlier server's execs, which the keeper has ended by now.
 	if err := emptyDir(r.run("exec")); err != nil {
 		return err
 	}
-	r.endSaves(ctx, sandboxes) // before anything is thawed, or killed, which what is frozen does not heed
+	r.endSaves(ctx, sandboxes) // before anything is thawed or killed: frozen processes do not react to SIGKILL
 	r.forgetCheckpoints(ctx, containers)
 	for _, s := range sandboxes {
 		s.Ready = s.Ready && r.sandboxAlive(s, statuses)
@@ -76,14 +76,14 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 	case c.Exit != nil:
 		return nil
 	case !kept:
-		// Whatever runs there has no keeper: a start may have been under way.
+		// What runs there has no keeper: a start may have been in progress.
 		switch {
 		case c.StartedAt.IsZero():
 		case reachedKeeper(c):
 			lost := lostExit()
 			c.Exit = &lost
 		default:
-			c.StartedAt = time.Time{} // the start was meant, and never begun
+			c.StartedAt = time.Time{} // the start was intended but never begun
 		}
 		return r.killRest(c)
 	case !c.StartedAt.IsZero() && st.Exit != nil:
@@ -96,9 +96,9 @@ func (r *Runtime) recoverContainer(c *cri.Container, statuses map[string]keeper.
 	return nil
 }
 
-// reachedKeeper reports whether a start of the container ever got as far as a
-// keeper, which opens the log before anything else. A container without a log
-// leaves no such trace, and counts as one that ran: better it ends than runs twice.
+// reachedKeeper reports whether a start of the container ever reached a keeper, which
+// opens the log first. A container without a log leaves no such trace and counts as
+// having run: it is better that it ends than that it runs twice.
 func reachedKeeper(c *cri.Container) bool {
 	if c.LogPath == "" {
 		return true
@@ -107,8 +107,8 @@ func reachedKeeper(c *cri.Container) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// sandboxAlive reports whether what the sandbox's containers would join is
-// there. After a reboot it is not.
+// sandboxAlive reports whether everything that the sandbox's containers join exists.
+// After a reboot it does not.
 func (r *Runtime) sandboxAlive(s *cri.Sandbox, statuses map[string]keeper.Status) bool {
 	dir := r.sandboxDir(s.ID)
 	if _, err := os.Stat(dir); err != nil {
@@ -152,7 +152,7 @@ func exitOf(e keeper.Exit) cri.Exit {
 	return out
 }
 
-// lostExit is the end of a container that nobody witnessed.
+// lostExit is the exit of a container whose end nobody witnessed.
 func lostExit() cri.Exit {
 	return cri.Exit{
 		Code: 137, At: time.Now(), Reason: "ContainerStatusUnknown",
@@ -160,10 +160,9 @@ func lostExit() cri.Exit {
 	}
 }
 
-// watch reports exits as the keeper sees them. A keeper that dies is followed by
-// one that goes on with its containers. When its anchor is gone, too, those have
-// lost the readers of their output: they are ended and reported, and a new keeper
-// is started for those to come.
+// watch reports exits as the keeper sees them. A keeper that dies is followed by one that
+// takes over its containers. If its anchor is gone as well, the containers' output has no
+// readers: they are ended and reported, and a new keeper is started for new ones.
 func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error {
 	report := func(id string, e cri.Exit) {
 		ended(id, e)
@@ -191,15 +190,15 @@ func (r *Runtime) watch(ctx context.Context, ended func(string, cri.Exit)) error
 		case !errors.Is(err, fault.Exhausted):
 			return err
 		}
-		if err != nil { // it may pass, and nothing runs here without a keeper
+		if err != nil { // it may be temporary, and nothing runs here without a keeper
 			r.cfg.Logger.Error("exits cannot be watched now", "err", err)
 			time.Sleep(watchPause)
 		}
 	}
 }
 
-// endLost kills what there is of a container whose end nobody saw: it may run on, if its
-// parents died while it was started.
+// endLost kills what remains of a container whose end nobody saw: it may still run if its
+// parents died while it started.
 func (r *Runtime) endLost(ctx context.Context, id string) {
 	r.mu.Lock()
 	c := r.containers[id]
@@ -212,8 +211,8 @@ func (r *Runtime) endLost(ctx context.Context, id string) {
 	}
 }
 
-// settle waits in the background for what becomes of the starts that were under
-// way when this server began and did not end in time.
+// settle waits in the background for the outcome of starts that were in progress when
+// this server began and did not finish in time.
 func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sync.WaitGroup {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,15 +235,16 @@ func (r *Runtime) settle(ctx context.Context, report func(string, cri.Exit)) *sy
 	return &starts
 }
 
-// awaitStart returns when the container's start is over, or ctx is, and whether it began, by
-// what the keeper has of it. The keeper's answers wait for it, too, but not for long.
+// awaitStart waits until the container's start is over or ctx ends, and reports whether
+// the container began, going by what the keeper knows of it. The keeper's replies wait
+// for the start as well, but not for long.
 func (r *Runtime) awaitStart(ctx context.Context, c *cri.Container) (began bool) {
 	for ctx.Err() == nil {
 		statuses, err := r.statuses(ctx)
 		switch st, kept := statuses[c.ID]; {
 		case err == nil && !st.Starting:
 			return kept
-		case err != nil: // another keeper comes, and tells
+		case err != nil: // another keeper is coming and will know
 			select {
 			case <-ctx.Done():
 			case <-time.After(watchPause):
@@ -271,11 +271,11 @@ func (r *Runtime) startFailed(ctx context.Context, c *cri.Container, report func
 	})
 }
 
-// watchPause is the rest before exits are watched again when that failed.
+// watchPause is the pause before watching exits again after a failure.
 const watchPause = time.Second
 
 func (r *Runtime) replaceKeeper(ctx context.Context, report func(string, cri.Exit)) error {
-	r.starting.Lock() // starts with the dead keeper have failed or are in running
+	r.starting.Lock() // starts by the dead keeper have failed or are in running
 	defer r.starting.Unlock()
 	if err := r.connect(ctx); err != nil {
 		return err
@@ -296,10 +296,9 @@ func (r *Runtime) replaceKeeper(ctx context.Context, report func(string, cri.Exi
 	return r.killPauses(statuses)
 }
 
-// notKept returns the containers that the keeper knows nothing of, and which of
-// them are running as far as others know; a start that failed when the keeper
-// died may have left its program behind, too. An exit that the dead keeper had
-// journalled is known to the next.
+// notKept returns the containers that the keeper does not know, and which of them count
+// as running. A start that failed when the keeper died may have left its program running,
+// too. An exit that the dead keeper had journalled is known to the next one.
 func (r *Runtime) notKept(statuses map[string]keeper.Status) (lost []*cri.Container, running map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -313,8 +312,8 @@ func (r *Runtime) notKept(statuses map[string]keeper.Status) (lost []*cri.Contai
 	return lost, running
 }
 
-// killPauses ends the first processes of shared PID namespaces that a dead
-// keeper left; their sandboxes are found broken when something is started there.
+// killPauses kills the first processes of shared PID namespaces that a dead keeper left.
+// Their sandboxes are found to be broken when something is started there.
 func (r *Runtime) killPauses(statuses map[string]keeper.Status) error {
 	sandboxes, _ := r.known()
 	var errs []error

@@ -25,21 +25,22 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// restoredDir is where criu's images are that a container goes on from, until it does.
+// restoredDir is where criu's images of a container to be restored are, until its start
+// is over.
 func restoredDir(c *cri.Container) string { return filepath.Join(c.Dir, "restored") }
 
 const (
-	// criuAnnotation names a file of further options for criu (runc-restore(8),
-	// crun(1)): those by which the processes join the Pod's namespaces.
+	// criuAnnotation names a file of further options for criu (runc-restore(8), crun(1)):
+	// those that make the processes join the Pod's namespaces.
 	criuAnnotation = "org.criu.config"
 	// criuFile is that file in the bundle.
 	criuFile = "criu.conf"
 )
 
-// savedLimits bound what a container can have changed, and what is in a /dev/shm.
+// savedLimits bounds the changes of a container and the contents of a /dev/shm.
 var savedLimits = layer.Limits{Bytes: 64 << 30, Entries: 4 << 20}
 
-// restore makes a sandbox as any, and in it the containers of a checkpoint.
+// restore creates a sandbox as usual, and in it the containers of a checkpoint.
 func (r *Runtime) restore(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) (err error) {
 	saved, err := checkpoint.Open(dir)
 	if err != nil {
@@ -64,7 +65,7 @@ func (r *Runtime) restore(ctx context.Context, s *cri.Sandbox, containers []*cri
 	return nil
 }
 
-// refuseRestore names what does not fit together, before anything is made.
+// refuseRestore names what does not match, before anything is created.
 func (r *Runtime) refuseRestore(saved *checkpoint.Saved, s *cri.Sandbox, containers []*cri.Container) error {
 	e, err := r.engineFor(s)
 	if err != nil {
@@ -86,7 +87,7 @@ func (r *Runtime) refuseRestore(saved *checkpoint.Saved, s *cri.Sandbox, contain
 	return refuseNames(saved, containers)
 }
 
-// savedSandbox is the config of the saved Pod.
+// savedSandbox returns the config of the saved Pod.
 func savedSandbox(saved *checkpoint.Saved) (*runtimeapi.PodSandboxConfig, error) {
 	var was runtimeapi.PodSandboxConfig
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(saved.Sandbox, &was); err != nil {
@@ -95,7 +96,8 @@ func savedSandbox(saved *checkpoint.Saved) (*runtimeapi.PodSandboxConfig, error)
 	return &was, nil
 }
 
-// sameNamespaces refuses a Pod that has other namespaces of its own than the saved one.
+// sameNamespaces refuses a Pod whose namespace options differ from those of the saved
+// one.
 func sameNamespaces(saved *checkpoint.Saved, s *cri.Sandbox) error {
 	was, err := savedSandbox(saved)
 	if err != nil {
@@ -111,7 +113,7 @@ func sameNamespaces(saved *checkpoint.Saved, s *cri.Sandbox) error {
 	return nil
 }
 
-// refuseNames wants the containers of the checkpoint, all of them, and no others.
+// refuseNames requires exactly the containers of the checkpoint.
 func refuseNames(saved *checkpoint.Saved, containers []*cri.Container) error {
 	var there []string
 	for _, c := range saved.Containers {
@@ -136,7 +138,7 @@ func refuseNames(saved *checkpoint.Saved, containers []*cri.Container) error {
 	return nil
 }
 
-// fillShm puts into the Pod's /dev/shm what was there: processes may have it mapped.
+// fillShm restores the content of the Pod's /dev/shm: processes may have it mapped.
 func (r *Runtime) fillShm(ctx context.Context, saved *checkpoint.Saved, s *cri.Sandbox) error {
 	if hostIPC(s) {
 		return nil
@@ -156,14 +158,14 @@ func unpackSaved(ctx context.Context, saved *checkpoint.Saved, name, root string
 	return nil
 }
 
-// goesOn is the origin of a container that goes on from a checkpoint, where it is n.
+// goesOn is the origin of a container that is restored from container n of a checkpoint.
 type goesOn struct {
 	r     *Runtime
 	saved *checkpoint.Saved
 	n     int
 }
 
-// fill changes the image's root as the container had.
+// fill applies the changes that the container had made to the image's root.
 func (g *goesOn) fill(ctx context.Context, _ *cri.Container, root *image.Rootfs) error {
 	if was := g.saved.Containers[g.n].ImageID; was != root.ImageID {
 		return fault.Invalid.Errorf("its image %q is not what the checkpoint has, %q", root.ImageID, was)
@@ -171,7 +173,7 @@ func (g *goesOn) fill(ctx context.Context, _ *cri.Container, root *image.Rootfs)
 	return unpackSaved(ctx, g.saved, checkpoint.Changes(g.n), root.Path)
 }
 
-// finish copies criu's images, and says how criu gets the processes to where the Pod is.
+// finish copies criu's images and tells criu how to place the processes in the Pod.
 func (g *goesOn) finish(ctx context.Context, c *cri.Container, _ engine, doc *specs.Spec) (map[string][]byte, bool, error) {
 	was, err := g.saved.Spec(g.n)
 	if err != nil {
@@ -198,9 +200,9 @@ func (g *goesOn) finish(ctx context.Context, c *cri.Container, _ engine, doc *sp
 	return map[string][]byte{criuFile: []byte(joins)}, true, nil
 }
 
-// joinOptions are criu's options for the namespaces that OCI runtimes leave out: of
-// those that are given by path they hand over the network's alone, and criu would make
-// each container IPC and UTS namespaces of its own.
+// joinOptions returns criu's options for the namespaces that OCI runtimes leave out: of
+// the namespaces given by path, they pass on only the network's, and criu would create
+// new IPC and UTS namespaces for each container.
 func joinOptions(doc *specs.Spec) (string, error) {
 	var b strings.Builder
 	for _, n := range doc.Linux.Namespaces {
@@ -219,10 +221,10 @@ func joinOptions(doc *specs.Spec) (string, error) {
 	return b.String(), nil
 }
 
-// restoreOver is for a container whose start is over, and does nothing but for one that was
-// restored. criu has given the Pod's UTS namespace the name that it had where it was saved;
-// and its images are of no use any more. What is not done here is done by the next server,
-// or with the container's removal.
+// restoreOver is called when a container's start is over, and does something only for a
+// restored one. criu has set the hostname of the Pod's UTS namespace to that of the saved
+// Pod, and its images are no longer needed. What is not done here is done by the next
+// server, or when the container is removed.
 func (r *Runtime) restoreOver(c *cri.Container) {
 	if _, err := os.Stat(restoredDir(c)); err != nil {
 		return
@@ -236,9 +238,10 @@ func (r *Runtime) restoreOver(c *cri.Container) {
 	}
 }
 
-// restoreFailed is restoreOver for a container whose start has failed, or ended in a way that
-// nobody knows. Its criu may be left, in the container's cgroup, or have been killed: then
-// the Pod's network is locked, and what was mounted for the time of the restore is there.
+// restoreFailed is restoreOver for a container whose start has failed, or whose outcome
+// nobody knows. Its criu may still run, in the container's cgroup, or may have been
+// killed: then the Pod's network is blocked, and the temporary mounts of the restore
+// remain.
 func (r *Runtime) restoreFailed(ctx context.Context, c *cri.Container) {
 	if _, err := os.Stat(restoredDir(c)); err != nil {
 		return
@@ -254,9 +257,9 @@ func (r *Runtime) restoreFailed(ctx context.Context, c *cri.Container) {
 	r.restoreOver(c)
 }
 
-// detachRestore takes away what is mounted for the time of a restore, and stays where its
-// runc or its criu is killed: the root, in runc's state of the container, and all of the
-// machine's cgroups, in the bundle, which is where criu works.
+// detachRestore unmounts the temporary mounts of a restore, which remain if its runc or
+// criu is killed: the root, in runc's state of the container, and all of the machine's
+// cgroups, in the bundle, which is criu's working directory.
 func (r *Runtime) detachRestore(c *cri.Container) error {
 	e, st, err := r.engineOf(c)
 	if err != nil || !st.Restored {
@@ -265,14 +268,14 @@ func (r *Runtime) detachRestore(c *cri.Container) error {
 	return errors.Join(mount.DetachTree(e.stateDir(c.ID)), mount.DetachTree(r.bundleOf(c)))
 }
 
-// nameAgain gives the sandbox's UTS namespace the hostname that it is to have.
+// nameAgain sets the sandbox's UTS namespace back to its own hostname.
 func (r *Runtime) nameAgain(s *cri.Sandbox) error {
 	uts := filepath.Join(r.sandboxDir(s.ID), "uts")
 	if hostNetwork(s) || !pinned(uts) { // it is the host's, or gone
 		return nil
 	}
 	host := s.Config.GetHostname()
-	if host == "" { // what a new namespace has
+	if host == "" { // the hostname of a new namespace
 		var err error
 		if host, err = os.Hostname(); err != nil {
 			return err

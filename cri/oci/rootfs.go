@@ -17,12 +17,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// maxAccounts bounds what is read of an image's passwd and group, which may be
+// maxAccounts bounds how much is read of an image's passwd and group files, which may be
 // as large as a layer.
 const maxAccounts = 4 << 20
 
-// usersOf reads the image's accounts. Its symbolic links are followed as the
-// container would follow them, and so never lead out of it.
+// usersOf reads the image's accounts. Symbolic links are resolved as in the container, so
+// they never lead out of the image.
 func usersOf(rootfs string) (u spec.Users, err error) {
 	root, err := os.Open(rootfs)
 	if err != nil {
@@ -37,7 +37,7 @@ func usersOf(rootfs string) (u spec.Users, err error) {
 	return u, nil
 }
 
-// readInside reads a regular file; one that is not there is empty.
+// readInside reads a regular file; a missing one counts as empty.
 func readInside(root *os.File, name string) ([]byte, error) {
 	at, err := openInside(root, name, unix.O_PATH)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -51,8 +51,8 @@ func readInside(root *os.File, name string) ([]byte, error) {
 }
 
 // readRegular reads the regular file of at most limit bytes that an O_PATH descriptor
-// names. Anything else is not even opened, which a device may take for a command, and
-// which waits at a named pipe.
+// refers to. Nothing else is even opened: opening a device may have effects, and opening
+// a named pipe blocks.
 func readRegular(at *os.File, limit int64) ([]byte, error) {
 	info, err := at.Stat()
 	if err != nil {
@@ -84,9 +84,9 @@ func openInside(root *os.File, name string, flags int) (*os.File, error) {
 	}
 }
 
-// addVolumes gives the container the volumes that its image declares, but for
-// those in or below a mount that it has already. They are directories of its own root file system,
-// which live and die with it; where that is read-only, they stay writable.
+// addVolumes gives the container the volumes that its image declares, except those at or
+// below one of its mounts. They are directories of its own root file system and live as
+// long as that; if it is read-only, they are still writable.
 func addVolumes(doc *specs.Spec, volumes map[string]struct{}, u *ownUsers) error {
 	root, err := os.Open(doc.Root.Path)
 	if err != nil {
@@ -110,12 +110,11 @@ func addVolumes(doc *specs.Spec, volumes map[string]struct{}, u *ownUsers) error
 	return nil
 }
 
-// directory are the flags of a descriptor that only names a directory.
+// directory has the flags of a descriptor that only refers to a directory.
 const directory = unix.O_PATH | unix.O_DIRECTORY
 
-// makeInside makes the missing directories of an absolute path below root and
-// returns where it really is. Nobody changes root meanwhile: the container has
-// never run.
+// makeInside creates the missing directories of an absolute path below root and returns
+// the resolved path. Nobody changes root meanwhile: the container has never run.
 func makeInside(root *os.File, dir string, u *ownUsers) (string, error) {
 	at, err := openInside(root, ".", directory)
 	if err != nil {
@@ -132,7 +131,8 @@ func makeInside(root *os.File, dir string, u *ownUsers) (string, error) {
 	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
 }
 
-// stepInside opens the directory whole, whose parent is at, and closes that.
+// stepInside opens the directory whole, creating it if necessary, and closes at, its
+// parent.
 func stepInside(root, at *os.File, u *ownUsers, whole, name string) (*os.File, error) {
 	defer at.Close()
 	next, err := openInside(root, whole, directory)
@@ -145,7 +145,7 @@ func stepInside(root, at *os.File, u *ownUsers, whole, name string) (*os.File, e
 	if next, err = openInside(root, whole, directory); err != nil {
 		return nil, err
 	}
-	// Whatever this process's umask is. fchmod takes no O_PATH descriptor.
+	// Regardless of this process's umask. fchmod accepts no O_PATH descriptor.
 	uid, gid := u.root()
 	here := fmt.Sprintf("/proc/self/fd/%d", next.Fd())
 	if err := errors.Join(os.Chmod(here, 0o755), os.Chown(here, uid, gid)); err != nil {

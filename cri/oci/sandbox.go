@@ -27,12 +27,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
-// sandboxDir holds what a reboot takes: the pins and /dev/shm. It is a mount point from the
-// making of the first of them on, so nothing can be renamed across it.
+// sandboxDir holds what does not survive a reboot: the pins and /dev/shm. It is a mount
+// point from the moment the first of them is created, so nothing can be renamed across
+// it.
 func (r *Runtime) sandboxDir(id string) string { return r.run("sandboxes", id) }
 
-// pauseID names the container of a sandbox that is only the first process of
-// its PID namespace.
+// pauseID names the sandbox's container that is only the first process of its PID
+// namespace.
 func pauseID(sandbox string) string { return sandbox + "-pause" }
 
 func namespaceOptions(s *cri.Sandbox) *runtimeapi.NamespaceOption {
@@ -47,15 +48,15 @@ func hostIPC(s *cri.Sandbox) bool {
 	return namespaceOptions(s).GetIpc() == runtimeapi.NamespaceMode_NODE
 }
 
-// sharesPID reports whether the Pod's containers share a PID namespace. POD is
-// the zero value, so a caller that says nothing of namespaces would get it; a
-// kubelet always says.
+// sharesPID reports whether the Pod's containers share a PID namespace. POD is the zero
+// value, so a caller that sets no namespace options would get it; a kubelet always sets
+// them.
 func sharesPID(s *cri.Sandbox) bool {
 	o := namespaceOptions(s)
 	return o != nil && o.GetPid() == runtimeapi.NamespaceMode_POD
 }
 
-// runSandbox makes the namespaces and files of a sandbox and connects it.
+// runSandbox creates the sandbox's namespaces and files and connects it to its network.
 func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if s.Config.GetWindows() != nil {
 		return fault.Unimplemented.Errorf("Windows options are not supported")
@@ -73,7 +74,7 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	if _, err := r.engineFor(s); err != nil {
 		return err
 	}
-	r.cgroups.Keep() // its first container is near
+	r.cgroups.Keep() // its first container follows soon
 	r.mu.Lock()
 	r.sandboxes[s.ID] = s
 	r.mu.Unlock()
@@ -113,8 +114,8 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 	return nil
 }
 
-// makeNamespaces pins the sandbox's namespaces and applies its sysctls to
-// those they belong to. The IPC namespace has its /dev/shm, with the SELinux label.
+// makeNamespaces pins the sandbox's namespaces and applies its sysctls in them. With an
+// IPC namespace comes a /dev/shm, which gets the SELinux label.
 func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, sysctls sysctls, label string) error {
 	dir := r.sandboxDir(s.ID)
 	if err := gather(dir); err != nil {
@@ -148,12 +149,13 @@ func (r *Runtime) inNetwork(s *cri.Sandbox, values map[string]string) error {
 	return netns.Do(filepath.Join(r.sandboxDir(s.ID), "net"), func() error { return setSysctls(values) })
 }
 
-// gather mounts a sandbox's run directory on itself, so that one unmounting takes away what
-// is mounted below, with one wait for all processors. The mount is of a peer group of its
-// own: in that of the mount around it, each of those below would be there twice.
+// gather bind-mounts a sandbox's run directory on itself, so that a single unmount
+// removes all mounts below it, waiting only once for all processors. The mount has a peer
+// group of its own: in the peer group of the surrounding mount, every mount below would
+// appear twice.
 func gather(dir string) error { return mount.Bind(dir, dir, nil) }
 
-// makeOwned makes the namespaces that belong to the sandbox's user namespace.
+// makeOwned creates the namespaces that belong to the sandbox's user namespace.
 func (r *Runtime) makeOwned(s *cri.Sandbox, u *ownUsers, ipc map[string]string) error {
 	if err := u.pin(r.cfg.Keeper, unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWNET); err != nil {
 		return err
@@ -169,7 +171,7 @@ func (r *Runtime) makeOwned(s *cri.Sandbox, u *ownUsers, ipc map[string]string) 
 	})
 }
 
-// makeHosts makes those that belong to the host's user namespace.
+// makeHosts creates the namespaces that belong to the host's user namespace.
 func makeHosts(s *cri.Sandbox, dir string, ipc map[string]string) error {
 	flags := 0
 	if !hostIPC(s) {
@@ -188,7 +190,7 @@ func makeHosts(s *cri.Sandbox, dir string, ipc map[string]string) error {
 	})
 }
 
-// setHostname sets that of the calling thread's namespace.
+// setHostname sets the hostname of the calling thread's UTS namespace.
 func setHostname(s *cri.Sandbox) error {
 	host := s.Config.GetHostname()
 	if host == "" {
@@ -200,8 +202,8 @@ func setHostname(s *cri.Sandbox) error {
 	return nil
 }
 
-// makeShm mounts the /dev/shm that the Pod's containers share, of the size
-// that every runtime gives it.
+// makeShm mounts the /dev/shm that the Pod's containers share, with the size that is
+// usual for container runtimes.
 func makeShm(path string, u *ownUsers, label string) error {
 	if err := os.Mkdir(path, 0o1777); err != nil {
 		return err
@@ -214,14 +216,14 @@ func makeShm(path string, u *ownUsers, label string) error {
 	return nil
 }
 
-// sysctls are values by their paths below /proc/sys.
+// sysctls holds values by their paths below /proc/sys.
 type sysctls struct {
 	net, ipc map[string]string
-	links    map[string]string // of interfaces that are there when the network is connected
+	links    map[string]string // of interfaces that exist once the network is connected
 }
 
-// splitSysctls sorts the sandbox's sysctls by the namespace they belong to. One
-// that would reach the host is refused.
+// splitSysctls sorts the sandbox's sysctls by namespace, and refuses those that would
+// affect the host.
 func splitSysctls(s *cri.Sandbox) (sysctls, error) {
 	out := sysctls{net: map[string]string{}, ipc: map[string]string{}, links: map[string]string{}}
 	for name, value := range s.Config.GetLinux().GetSysctls() {
@@ -246,9 +248,9 @@ func splitSysctls(s *cri.Sandbox) (sysctls, error) {
 	return out, nil
 }
 
-// sysctlFile is where a sysctl is below /proc/sys. Its parts are separated by points, and
-// a point within one, of an interface's name, is a slash; or the other way round if a
-// slash comes first (sysctl.d(5)).
+// sysctlFile returns the path of a sysctl below /proc/sys. The parts of its name are
+// separated by dots, and a dot within a part, such as an interface name, is written as a
+// slash; or the other way round if a slash comes first (sysctl.d(5)).
 func sysctlFile(name string) string {
 	if at := strings.IndexAny(name, "./"); at < 0 || name[at] == '/' {
 		return name
@@ -258,18 +260,18 @@ func sysctlFile(name string) string {
 
 func swapSeparators(name string) string { return strings.NewReplacer(".", "/", "/", ".").Replace(name) }
 
-// ofLink reports whether a sysctl is of one interface, which a new network namespace does
-// not have.
+// ofLink reports whether a sysctl belongs to a single interface, which does not exist in
+// a new network namespace.
 func ofLink(file string) bool {
 	parts := strings.Split(file, "/")
 	return len(parts) > 4 && (parts[2] == "conf" || parts[2] == "neigh") && !slices.Contains([]string{"all", "default", "lo"}, parts[3])
 }
 
-// startPause runs the first process of the PID namespace that the sandbox's
-// containers share. It is a container of its own, because the others can see it
-// and must not find the host's root in it. It has no SELinux label: its program is the
-// host's, and no container starts from one (container-selinux allows the entrypoints
-// container_file_t and the like alone). So the others cannot touch it.
+// startPause starts the first process of the PID namespace that the sandbox's containers
+// share. It is a container of its own, because the others can see it and must not reach
+// the host's root through it. It has no SELinux label: its program is a file of the host,
+// from which no labelled container can start (container-selinux allows only entrypoints
+// labelled container_file_t and the like). So the other containers cannot access it.
 func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, dir string) error {
 	id, bundle := pauseID(s.ID), filepath.Join(s.Dir, "pause")
 	if u != nil {
@@ -303,12 +305,12 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, d
 	return nspin.Pin(fmt.Sprintf("/proc/%d/ns/pid", st.PID), filepath.Join(dir, "pid"))
 }
 
-// stopSandbox disconnects the sandbox and lets its namespaces go.
+// stopSandbox disconnects the sandbox and unpins its namespaces.
 func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
 	var group errgroup.Group
 	group.Go(func() error { return r.removePause(ctx, s) })
 	group.Go(func() error { return r.detachNetwork(ctx, s) })
-	// Who still saves the Pod is found by the mount.
+	// A criu that still saves the Pod is found through this mount.
 	err := errors.Join(group.Wait(), flock.Evict(ctx, r.savingFile(s.ID), criuGrace))
 	if err != nil {
 		return errors.Join(err, r.unpinAll(s, "ipc", "uts", "pid", "shm"))
@@ -316,14 +318,14 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *cri.Sandbox) error {
 	return r.unpin(s)
 }
 
-// unpin gives the sandbox's namespaces and its /dev/shm up, and with the network's what
-// plugins have left in it.
+// unpin releases the sandbox's namespaces and its /dev/shm, and with the network
+// namespace whatever plugins have left in it.
 func (r *Runtime) unpin(s *cri.Sandbox) error {
 	dir := r.sandboxDir(s.ID)
 	if all, err := detach(dir); all || err != nil {
 		return err
 	}
-	return r.unpinAll(s, "ipc", "uts", "pid", "shm", "user", "net") // as an earlier version had them
+	return r.unpinAll(s, "ipc", "uts", "pid", "shm", "user", "net") // as earlier versions mounted them
 }
 
 func (r *Runtime) unpinAll(s *cri.Sandbox, names ...string) error {
@@ -345,7 +347,7 @@ func (r *Runtime) removePause(ctx context.Context, s *cri.Sandbox) error {
 	return errors.Join(r.keeper.Remove(ctx, id), cgroup.Destroy(cg), r.engines[""].dropState(id))
 }
 
-// detach takes away every mount at path, with what is mounted below, and reports whether
+// detach unmounts every mount at path, with the mounts below it, and reports whether
 // there was one. Neither a missing mount nor a missing file is an error.
 func detach(path string) (some bool, err error) {
 	for {

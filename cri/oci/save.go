@@ -21,13 +21,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// freeze stops all processes of a container, those of execs among them.
+// freeze freezes all processes of a container, including those of execs.
 func (r *Runtime) freeze(_ context.Context, c *cri.Container) error {
 	return cgroup.Freeze(r.cgroupOf(c))
 }
 
-// dump writes a checkpoint of the Pod, all of whose containers are frozen and stay so:
-// criu, which freezes by itself, too, leaves a cgroup as it was.
+// dump writes a checkpoint of the Pod. All its containers are frozen and remain so: criu
+// also freezes, but leaves a cgroup that was frozen as it was.
 func (r *Runtime) dump(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, _ map[string]string) (err error) {
 	if err := r.refuseDump(s, containers); err != nil {
 		return err
@@ -87,7 +87,7 @@ func (r *Runtime) refuseDump(s *cri.Sandbox, containers []*cri.Container) error 
 	})
 }
 
-// refuseSaved refuses sandboxes that cannot be checkpointed, and restored neither.
+// refuseSaved refuses sandboxes that can be neither checkpointed nor restored.
 func (r *Runtime) refuseSaved(s *cri.Sandbox) error {
 	u, err := r.usersIn(s)
 	switch {
@@ -102,8 +102,7 @@ func (r *Runtime) refuseSaved(s *cri.Sandbox) error {
 	return nil
 }
 
-// refuseSavedContainer refuses containers that cannot be checkpointed, and restored
-// neither.
+// refuseSavedContainer refuses containers that can be neither checkpointed nor restored.
 func refuseSavedContainer(c *cri.Container) error {
 	name := c.Config.GetMetadata().GetName()
 	switch {
@@ -116,18 +115,19 @@ func refuseSavedContainer(c *cri.Container) error {
 	return nil
 }
 
-// refuseSystemV refuses what is in the calling thread's IPC namespace. Each container's
-// images have all of it, and the namespace that they will share can have it but once.
+// refuseSystemV refuses System V objects in the calling thread's IPC namespace. The
+// images of each container include all of them, but the shared namespace can have them
+// only once.
 func refuseSystemV() error {
 	for _, kind := range []string{"shm", "sem", "msg"} {
 		text, err := os.ReadFile("/proc/sysvipc/" + kind)
-		if errors.Is(err, os.ErrNotExist) { // a kernel without them
+		if errors.Is(err, os.ErrNotExist) { // the kernel does not support them
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if n := strings.Count(string(text), "\n") - 1; n > 0 { // after a line of titles
+		if n := strings.Count(string(text), "\n") - 1; n > 0 { // after a header line
 			return fault.FailedPrecondition.Errorf("the Pod has System V IPC objects (%d in /proc/sysvipc/%s), which cannot be restored: "+
 				"only Pods that use POSIX shared memory, semaphores and pipes instead can be checkpointed", n, kind)
 		}
@@ -135,7 +135,7 @@ func refuseSystemV() error {
 	return nil
 }
 
-// describePod is all of the description that is not about containers.
+// describePod returns the description of the checkpoint, except for its containers.
 func (r *Runtime) describePod(ctx context.Context, s *cri.Sandbox) (*checkpoint.Pod, error) {
 	e, err := r.engineFor(s)
 	if err != nil {
@@ -159,10 +159,10 @@ func (r *Runtime) describePod(ctx context.Context, s *cri.Sandbox) (*checkpoint.
 	}, nil
 }
 
-// dumpContainer writes what there is of container n.
+// dumpContainer writes everything about container n.
 func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, d *checkpoint.Draft, n int) (err error) {
 	work := checkpointDir(c)
-	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o700)); err != nil { // there may be one that was cut short
+	if err := errors.Join(os.RemoveAll(work), os.Mkdir(work, 0o700)); err != nil { // an interrupted checkpoint may have left one
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
@@ -182,7 +182,7 @@ func (r *Runtime) dumpContainer(ctx context.Context, c *cri.Container, d *checkp
 	return archiveIn(ctx, d, checkpoint.Changes(n), filepath.Join(imageDir(c), "upper"))
 }
 
-// archiveIn is writeArchive for a file of a checkpoint.
+// archiveIn is writeArchive to a file of a checkpoint.
 func archiveIn(ctx context.Context, d *checkpoint.Draft, name, dir string) error {
 	f, err := d.Create(name)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// sandboxState is cri.Sandbox.State: what later calls need and nothing else says. A
-// sandbox without labels has none.
+// sandboxState is the content of cri.Sandbox.State: what later calls need and nothing
+// else records. A sandbox without labels has none.
 type sandboxState struct {
 	Version int         `json:"version"`
 	Labels  spec.Labels `json:"labels"`
@@ -30,7 +30,7 @@ func (r *Runtime) chooseLabels(s *cri.Sandbox) (spec.Labels, error) {
 	return labels, err
 }
 
-// labelsOf returns the labels of a sandbox, none where SELinux is off now.
+// labelsOf returns the labels of a sandbox, none if SELinux is off now.
 func (r *Runtime) labelsOf(s *cri.Sandbox) (spec.Labels, error) {
 	if r.labels == nil || len(s.State) == 0 {
 		return spec.Labels{}, nil
@@ -45,7 +45,7 @@ func (r *Runtime) labelsOf(s *cri.Sandbox) (spec.Labels, error) {
 	return st.Labels, nil
 }
 
-// holdLabels takes the level of a container, which may have one of its own.
+// holdLabels reserves the MCS level of a container, which may have one of its own.
 func (r *Runtime) holdLabels(c *cri.Container) (spec.Labels, error) {
 	pod, err := r.labelsOf(c.Sandbox)
 	if err != nil {
@@ -57,7 +57,7 @@ func (r *Runtime) holdLabels(c *cri.Container) (spec.Labels, error) {
 			"the policy knew no containers, or labels were switched off")
 	}
 	labels, err := spec.ContainerLabels(pod, c.Sandbox.Config, c.Config)
-	if err == nil && labels != pod { // the kernel has been asked for the Pod's
+	if err == nil && labels != pod { // the Pod's labels have been checked already
 		err = errors.Join(r.labels.Check(labels.Process), r.labels.Check(labels.Mount))
 	}
 	if err != nil {
@@ -67,7 +67,7 @@ func (r *Runtime) holdLabels(c *cri.Container) (spec.Labels, error) {
 	return labels, nil
 }
 
-// recoverLabels takes the levels again of what there is.
+// recoverLabels reserves the MCS levels of existing sandboxes and containers again.
 func (r *Runtime) recoverLabels(sandboxes []*cri.Sandbox, containers []*cri.Container) error {
 	for _, s := range sandboxes {
 		labels, err := r.labelsOf(s)
@@ -77,17 +77,17 @@ func (r *Runtime) recoverLabels(sandboxes []*cri.Sandbox, containers []*cri.Cont
 		r.labels.Hold(s.ID, labels.Process)
 	}
 	for _, c := range containers {
-		if _, err := r.holdLabels(c); err != nil { // of a policy that has become another
+		if _, err := r.holdLabels(c); err != nil { // the policy may have changed
 			r.cfg.Logger.Warn("taking the SELinux level of a container again", "container", c.ID, "err", err)
 		}
 	}
 	return nil
 }
 
-// relabel labels the host paths of those of the container's mounts that ask for it.
+// relabel labels the host paths of the container's mounts that request it.
 func (r *Runtime) relabel(c *cri.Container, label string) error {
 	for _, m := range c.Config.GetMounts() {
-		if !m.GetSelinuxRelabel() || m.GetHostPath() == "" { // an image is labelled as it is mounted
+		if !m.GetSelinuxRelabel() || m.GetHostPath() == "" { // an image gets its label when it is mounted
 			continue
 		}
 		real, err := filepath.EvalSymlinks(m.GetHostPath())

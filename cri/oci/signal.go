@@ -8,14 +8,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The kernel's real-time signals; a C library takes the first two for itself.
+// The kernel's real-time signals; a C library reserves the first two for itself.
 const (
 	rtMin = 34
 	rtMax = 64
 )
 
-// parseSignal reads "SIGTERM", "TERM", "15", "SIGRTMIN+3", "SIGRTMINPLUS3" (as
-// the CRI spells it) and the like. 0 is no signal.
+// parseSignal reads "SIGTERM", "TERM", "15", "SIGRTMIN+3", "SIGRTMINPLUS3" (the CRI's
+// spelling) and the like. It returns 0 for a name that is no signal.
 func parseSignal(name string) unix.Signal {
 	if n, err := strconv.Atoi(name); err == nil && n > 0 && n <= rtMax {
 		return unix.Signal(n)
@@ -48,8 +48,7 @@ func parseSignal(name string) unix.Signal {
 	return 0
 }
 
-// signalOf is the CRI's name of a signal, the runtime's default for one that it
-// has none for.
+// signalOf returns the CRI's value for a signal, the runtime's default if it has none.
 func signalOf(sig unix.Signal) runtimeapi.Signal {
 	name := strings.TrimPrefix(unix.SignalName(sig), "SIG")
 	switch {

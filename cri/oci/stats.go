@@ -14,7 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// stats reads the container's cgroup, and what it has written.
+// stats reads the usage of the container's cgroup and of its writable layer.
 func (r *Runtime) stats(_ context.Context, c *cri.Container) (*runtimeapi.ContainerStats, error) {
 	u, err := cgroup.Read(r.cgroupOf(c))
 	if err != nil {
@@ -33,8 +33,8 @@ func (r *Runtime) stats(_ context.Context, c *cri.Container) (*runtimeapi.Contai
 	}, nil
 }
 
-// sandboxStats reads the Pod's cgroup and counts what its network carried. A Pod
-// on the host's network has none of its own to count.
+// sandboxStats reads the usage of the Pod's cgroup and the counters of its network. A Pod
+// on the host's network has no counters of its own.
 func (r *Runtime) sandboxStats(_ context.Context, s *cri.Sandbox) (*runtimeapi.LinuxPodSandboxStats, error) {
 	parent, own := r.parentCgroup(s)
 	out := &runtimeapi.LinuxPodSandboxStats{}
@@ -54,7 +54,7 @@ func (r *Runtime) sandboxStats(_ context.Context, s *cri.Sandbox) (*runtimeapi.L
 	return out, nil
 }
 
-// cpuUsage includes the rate, which takes an earlier figure of the same object.
+// cpuUsage includes the rate if there is an earlier sample of the same object.
 func (r *Runtime) cpuUsage(id string, u cgroup.Usage) *runtimeapi.CpuUsage {
 	out := &runtimeapi.CpuUsage{Timestamp: u.At.UnixNano(), UsageCoreNanoSeconds: value(uint64(u.CPU)), Psi: psi(u.CPUPressure)}
 	if n, ok := r.rates.next(id, u.At, u.CPU); ok {
@@ -101,10 +101,10 @@ func psi(p *cgroup.Pressure) *runtimeapi.PsiStats {
 
 func value(v uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: v} }
 
-// ifName is the Pod's interface to its network.
+// ifName is the name of the Pod's network interface.
 const ifName = "eth0"
 
-// counters are those of the Pod's interfaces, but for its loopback.
+// counters returns the counters of the Pod's interfaces, except for the loopback.
 func (r *Runtime) counters(s *cri.Sandbox) (counted map[string]rtnl.Counters, err error) {
 	counted = map[string]rtnl.Counters{}
 	if hostNetwork(s) {
@@ -146,7 +146,7 @@ func (r *Runtime) networkUsage(s *cri.Sandbox) (*runtimeapi.NetworkUsage, error)
 	return n, nil
 }
 
-// rates remembers the last CPU time of each object. The zero value is ready.
+// rates keeps the last CPU time of each object. The zero value is ready.
 type rates struct {
 	mu   sync.Mutex
 	last map[string]sampled
@@ -155,16 +155,16 @@ type rates struct {
 type sampled struct {
 	at    time.Time
 	cpu   time.Duration
-	cores uint64 // the rate until then
+	cores uint64 // the rate up to then
 	known bool
 }
 
-// rateWindow is the shortest time that a rate is taken of. Who asks more often
-// gets the last one.
+// rateWindow is the shortest interval over which a rate is computed. More frequent calls
+// get the previous rate.
 const rateWindow = time.Second
 
-// next returns the CPU time a second since the last sample, in ns. ok is false
-// for the first.
+// next returns the CPU time per second since the last sample, in ns. ok is false for the
+// first sample.
 func (r *rates) next(id string, at time.Time, cpu time.Duration) (nanoCores uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,15 +185,15 @@ func (r *rates) next(id string, at time.Time, cpu time.Duration) (nanoCores uint
 	return cores, true
 }
 
-// forget is for an object that was removed.
+// forget is called when an object was removed.
 func (r *rates) forget(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.last, id)
 }
 
-// updateSandbox has nothing to do: the kubelet has changed the Pod's cgroup, and
-// the sandbox has neither a process nor anything else that is limited apart.
+// updateSandbox has nothing to do: the kubelet has already changed the Pod's cgroup, and
+// the sandbox has neither a process nor anything else with limits of its own.
 func (r *Runtime) updateSandbox(context.Context, *cri.Sandbox, *runtimeapi.LinuxContainerResources, *runtimeapi.LinuxContainerResources) error {
 	return nil
 }

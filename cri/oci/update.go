@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// updateContainer writes new limits to the container's cgroup, all or none. One that
-// was not started has no cgroup yet: its spec gets them.
+// updateContainer writes new limits to the container's cgroup, all or none. A container
+// that was not started has no cgroup yet: its spec gets the limits.
 func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
 	limits, err := limitsOf(spec.Resources(res))
 	if err != nil {
@@ -28,7 +28,8 @@ func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *ru
 	if err := cgroup.Set(r.cgroupOf(c), limits); err != nil {
 		return err
 	}
-	// The OCI runtime has read it: it is for who wants to know what the container has.
+	// The OCI runtime has already read the spec: the change only shows what the container
+	// has.
 	if err := r.updateSpec(c, res); err != nil {
 		r.cfg.Logger.WarnContext(ctx, "writing a container's new limits into its spec", "container", c.ID, "err", err)
 	}
@@ -54,7 +55,7 @@ func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerRes
 	return atomicfile.Replace(filepath.Join(r.bundleOf(c), "config.json"), content, 0o600)
 }
 
-// limitsOf are the limits of a spec. A zero value means "not set", as in the CRI.
+// limitsOf returns the limits of a spec. A zero value means "not set", as in the CRI.
 func limitsOf(r *specs.LinuxResources) (cgroup.Limits, error) {
 	l := cgroup.Limits{Unified: r.Unified, Hugepages: map[string]uint64{}}
 	if c := r.CPU; c != nil {
@@ -80,7 +81,8 @@ func orZero[T any](p *T) (v T) {
 	return v
 }
 
-// checkLimits refuses what the OCI runtime would only when the container starts.
+// checkLimits refuses limits that the OCI runtime would refuse only when the container
+// starts.
 func checkLimits(doc *specs.Spec) error {
 	if doc.Linux.Resources == nil {
 		return nil

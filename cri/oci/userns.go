@@ -22,8 +22,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// ownUsers is a sandbox's own user namespace, whose pins are in dir. The nil
-// *ownUsers stands for the host's, in which its methods do nothing.
+// ownUsers is a sandbox's own user namespace, whose pins are in dir. A nil *ownUsers is
+// the host's, for which its methods do nothing.
 type ownUsers struct {
 	*runtimeapi.UserNamespace
 
@@ -39,7 +39,7 @@ func (r *Runtime) usersIn(s *cri.Sandbox) (*ownUsers, error) {
 	return &ownUsers{UserNamespace: u, dir: r.sandboxDir(s.ID)}, nil
 }
 
-// root is how the host numbers the namespace's root.
+// root returns the host IDs of the namespace's root.
 func (u *ownUsers) root() (uid, gid int) {
 	if u == nil {
 		return 0, 0
@@ -49,7 +49,7 @@ func (u *ownUsers) root() (uid, gid int) {
 	return int(user), int(group)
 }
 
-// path is where the namespace is pinned, "" for the host's.
+// path returns where the namespace is pinned, "" for the host's.
 func (u *ownUsers) path() string {
 	if u == nil {
 		return ""
@@ -57,14 +57,15 @@ func (u *ownUsers) path() string {
 	return filepath.Join(u.dir, "user")
 }
 
-// view is how the namespace sees an image, whose files have the SELinux label.
+// view describes how to mount an image for the namespace, with files that have the
+// SELinux label.
 func (u *ownUsers) view(label string) image.View {
 	v := image.View{UserNS: u.path(), Label: label}
 	v.RootUID, v.RootGID = u.root()
 	return v
 }
 
-// give makes a file or directory that of the namespace's root.
+// give changes the owner of a file or directory to the namespace's root.
 func (u *ownUsers) give(path string) error {
 	if u == nil {
 		return nil
@@ -80,11 +81,11 @@ func (u *ownUsers) join(doc *specs.Spec) {
 	}
 	doc.Linux.Namespaces = append(doc.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: u.path()})
 	doc.Linux.UIDMappings, doc.Linux.GIDMappings = spec.IDMappings(u.GetUids()), spec.IDMappings(u.GetGids())
-	doc.Process.User = specs.User{} // which is mapped, and nobody on the host
+	doc.Process.User = specs.User{} // root, which is mapped and unprivileged on the host
 }
 
-// pin makes the namespace and those that flags name, which belong to it, and
-// pins them all in dir.
+// pin creates the namespace and those in flags, which it owns, and pins all of them in
+// dir.
 func (u *ownUsers) pin(program string, flags uintptr) error {
 	return u.hold(program, flags, func(pid int) error {
 		ns := fmt.Sprintf("/proc/%d/ns/", pid)
@@ -104,15 +105,15 @@ func (u *ownUsers) pin(program string, flags uintptr) error {
 	})
 }
 
-// hold calls f while a process lives in new namespaces. Only such a process can
-// make a user namespace that maps anybody: another has to write its mappings.
+// hold calls f while a process exists in new namespaces. A user namespace with mappings
+// needs such a process: another process has to write the mappings.
 func (u *ownUsers) hold(program string, flags uintptr, f func(pid int) error) error {
 	cmd := exec.Command(program, "pause")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: flags | unix.CLONE_NEWUSER, GidMappingsEnableSetgroups: true, Pdeathsig: unix.SIGKILL,
 		UidMappings: sysMappings(u.GetUids()), GidMappings: sysMappings(u.GetGids()),
 	}
-	runtime.LockOSThread() // whose end is what Pdeathsig means
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		return fault.FailedPrecondition.Errorf("making a user namespace: %w", err)
@@ -131,8 +132,8 @@ func sysMappings(list []*runtimeapi.IDMapping) (out []syscall.SysProcIDMap) {
 	return out
 }
 
-// inside calls f on a thread in the sandbox's IPC and UTS namespaces, as their
-// root: the sysctls of an IPC namespace obey nobody else.
+// inside calls f on a thread in the sandbox's IPC and UTS namespaces, as their root:
+// nobody else may set the sysctls of an IPC namespace.
 func (u *ownUsers) inside(f func() error) error {
 	return nspin.OnThrowAwayThread(func() error {
 		for name, kind := range map[string]int{"ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS} {
@@ -145,9 +146,9 @@ func (u *ownUsers) inside(f func() error) error {
 }
 
 // ownQueues gives /dev/mqueue of the calling thread's IPC namespace to the user
-// namespace's root. It is the host's as long as that root is not mapped, as it is not
-// while the two are made together, and runc labels it for SELinux, which is the owner's
-// to do.
+// namespace's root. It belongs to the host's root if the namespace's root was not mapped
+// when it was created, as when both namespaces are created together; and runc labels it
+// for SELinux, which only the owner may do.
 func (u *ownUsers) ownQueues() error {
 	at, err := mountNowhere("mqueue")
 	if errors.Is(err, unix.ENODEV) { // the kernel has no message queues
@@ -164,7 +165,7 @@ func (u *ownUsers) ownQueues() error {
 	return nil
 }
 
-// becomeRoot makes the calling thread, and no other, the namespace's root.
+// becomeRoot makes only the calling thread the namespace's root.
 func (u *ownUsers) becomeRoot() error {
 	const keep = ^uintptr(0)
 	uid, gid := u.root()
@@ -189,15 +190,16 @@ func enter(path string, kind int) error {
 	return nil
 }
 
-// rootsDir is the part of the run directory that is open to the roots of user
-// namespaces, which are nobody on the host: an OCI runtime that has become one
-// goes to a container's root by its path.
+// rootsDir is the part of the run directory that is accessible to the roots of user
+// namespaces, which are unprivileged on the host: an OCI runtime that has become one
+// reaches a container's root by its path.
 const rootsDir = "roots"
 
-// rootsOf is where the roots of a sandbox are that has a user namespace.
+// rootsOf is where the container roots of a sandbox with a user namespace are.
 func (r *Runtime) rootsOf(s *cri.Sandbox) string { return r.run(rootsDir, s.ID) }
 
-// openRoots makes the directory of the sandbox's roots, for its own root alone.
+// openRoots creates the directory of the sandbox's container roots, for the root of its
+// user namespace only.
 func (r *Runtime) openRoots(s *cri.Sandbox, u *ownUsers) error {
 	if u == nil {
 		return nil
@@ -206,7 +208,7 @@ func (r *Runtime) openRoots(s *cri.Sandbox, u *ownUsers) error {
 	return errors.Join(os.Mkdir(dir, 0o700), u.give(dir))
 }
 
-// showRoot mounts the container's root where the sandbox's users can go.
+// showRoot mounts the container's root where the sandbox's users can reach it.
 func (r *Runtime) showRoot(c *cri.Container, root *image.Rootfs, u *ownUsers) error {
 	if u == nil {
 		return nil

@@ -10,21 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// way is the way of a program's output to a client, who may be slow.
+// way carries a program's output to a client, which may be slow.
 type way struct {
 	from     *os.File
 	to       io.Writer
-	capacity int64 // the most that can be on the way
+	capacity int64 // the most that can be in transit before a read
 	read     atomic.Int64
 	written  atomic.Int64
-	refused  atomic.Bool // the client takes no more
+	refused  atomic.Bool // the client accepts no more
 	over     atomic.Bool
-	ended    chan struct{} // closed when the program has
-	atEnd    int64         // what was written when the program ended
-	idle     int           // how often nothing was seen on the way since
+	ended    chan struct{} // closed when the program has ended
+	atEnd    int64         // bytes written when the program ended
+	idle     int           // how often nothing was seen in transit since
 }
 
-// copyBuffer is what a copy has in its hands: that of io.Copy.
+// copyBuffer is how much a copy holds: the buffer of io.Copy.
 const copyBuffer = 32 << 10
 
 func newWay(from *os.File, to io.Writer) *way {
@@ -37,14 +37,14 @@ func newWay(from *os.File, to io.Writer) *way {
 	return w
 }
 
-// copy copies until the output ends or the client does. A terminal says EIO while no
+// copy copies until the output ends or the client does. A terminal returns EIO while no
 // process has it open, and may be opened again: it ends with the program.
 func (w *way) copy() {
 	defer w.over.Store(true)
 	for ended := false; !ended; {
 		select {
 		case <-w.ended:
-			ended = true // what was written before that is there by now
+			ended = true // everything written before that can be read by now
 		default:
 		}
 		if _, err := io.Copy(w, struct{ io.Reader }{w.from}); !errors.Is(err, unix.EIO) || w.refused.Load() {
@@ -57,7 +57,8 @@ func (w *way) copy() {
 	}
 }
 
-// terminalRest is the rest between two looks at a terminal that no process has open.
+// terminalRest is the interval at which a terminal that no process has open is read
+// again.
 const terminalRest = 20 * time.Millisecond
 
 // Write passes on what was read.
@@ -69,20 +70,21 @@ func (w *way) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// end says that the program has ended.
+// end records that the program has ended.
 func (w *way) end() {
 	w.atEnd = w.written.Load()
 	close(w.ended)
 }
 
-// delivered reports whether the client has all that was written before the end: nothing is
-// on the way, or as much has passed since as can be, because another process writes on.
+// delivered reports whether the client has everything written before the end: nothing is
+// in transit, or as much has passed since as can be in transit, because another process
+// keeps writing.
 func (w *way) delivered() bool {
 	if w.idle < 2 {
 		held := 0
 		w.control(func(fd int) { held, _ = unix.IoctlGetInt(fd, unix.TIOCINQ) })
 		if held == 0 && w.read.Load() == w.written.Load() {
-			w.idle++ // what was just read may not be counted yet
+			w.idle++ // bytes just read may not be counted yet
 		} else {
 			w.idle = 0
 		}
@@ -90,7 +92,7 @@ func (w *way) delivered() bool {
 	return w.over.Load() || w.idle == 2 || w.written.Load()-w.atEnd >= w.capacity+copyBuffer
 }
 
-// control is for a file that may be closed, and has nothing then.
+// control calls f, unless the file has been closed.
 func (w *way) control(f func(fd int)) {
 	if raw, err := w.from.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { f(int(fd)) })
