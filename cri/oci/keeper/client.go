@@ -134,7 +134,7 @@ func (c *Client) simple(ctx context.Context, req *wire.Request) (wire.Reply, err
 	return s.reply, c.leave(s, req.Op)
 }
 
-// leave ends a session whose call was answered.
+// leave ends a session whose call has been answered.
 func (c *Client) leave(s *session, op string) error {
 	if wire.InTurn(op) && s.stop() {
 		c.idle.put(s.conn)
@@ -240,7 +240,7 @@ func (c *Client) Watch(ctx context.Context, ended func(Exit) error) error {
 		if err := ended(*s.reply.Exit); err != nil {
 			return err
 		}
-		// It is on record, whether or not ctx has ended since.
+		// It is recorded, whether or not ctx has ended since.
 		if err := c.Ack(context.WithoutCancel(ctx), s.reply.Exit.ID); err != nil {
 			return err
 		}
@@ -297,7 +297,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// openProcesses opens those that there are.
+// openProcesses opens pidfds of those processes that exist.
 func openProcesses(pids ...int) (list []*os.File) {
 	for _, pid := range pids {
 		if fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK); pid > 1 && err == nil {
@@ -336,8 +336,7 @@ func (c *Client) Replace(ctx context.Context, program string) error {
 	}
 }
 
-// checkProgram reports whether the keeper that came is of the program that was
-// asked for.
+// checkProgram returns an error if the new keeper does not run the requested program.
 func checkProgram(runs os.FileInfo, program string) error {
 	want, err := os.Stat(program)
 	if err == nil && !os.SameFile(runs, want) {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// idle are connections that a call has left. The zero value is ready.
+// idle holds connections for reuse by later calls. The zero value is ready.
 type idle struct {
 	mu    sync.Mutex
 	conns []*net.UnixConn
@@ -16,7 +16,7 @@ type idle struct {
 const (
 	// maxIdle is for a burst of calls; each connection costs the keeper a goroutine.
 	maxIdle = 8
-	// idleTime is how long they wait for the next call.
+	// idleTime is how long a connection waits for the next call.
 	idleTime = 100 * time.Millisecond
 )
 
@@ -49,7 +49,7 @@ func (i *idle) put(conn *net.UnixConn) {
 	}
 }
 
-// close closes all that wait.
+// close closes all idle connections.
 func (i *idle) close() {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -50,8 +50,8 @@ func (l Launch) start(ctx context.Context) error {
 		return errors.Join(err, w.Close())
 	}
 	defer log.Close()
-	// Not CommandContext: the launcher is gone in a millisecond, and the
-	// keeper is to live on when ctx ends.
+	// Not CommandContext: the launcher ends within a millisecond, and the keeper must
+	// outlive ctx.
 	args := []string{"start", "--state", l.State, "--run", l.Run}
 	if l.NoExitInfo { // a keeper of protocol 1 does not know the flag
 		args = append(args, "--exit-info=false")
@@ -65,9 +65,9 @@ func (l Launch) start(ctx context.Context) error {
 	return wire.AwaitReady(r)
 }
 
-// launch runs the launcher: it waits for a word on its standard input, starts
-// the keeper and ends. When the word does not come, because Place failed or this
-// process died, it ends without.
+// launch runs the launcher, which waits for a word on its standard input, then starts the
+// keeper and exits. If the word does not come, because Place failed or this process died,
+// it exits without starting one.
 func (l Launch) launch(ctx context.Context, cmd *exec.Cmd) error {
 	word, err := cmd.StdinPipe()
 	if err != nil {

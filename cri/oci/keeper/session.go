@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// dial tells a keeper that is gone from a caller that has run out of
-// descriptors, say: the first is replaced, and its containers are ended.
+// dial distinguishes a keeper that is gone from a caller that lacks, for example,
+// descriptors: the former is replaced, and its containers are ended.
 func (c *Client) dial() (*net.UnixConn, error) {
 	conn, err := wire.Dial(c.run, wire.SocketName)
 	switch {
@@ -30,18 +30,18 @@ func (c *Client) dial() (*net.UnixConn, error) {
 	return nil, fault.Exhausted.Errorf("calling the keeper: %w", err)
 }
 
-// returnLimit is how long calls wait for a keeper that was killed to be back. A
-// keeper with some hundred containers takes some ten milliseconds.
+// returnLimit is how long calls wait for a killed keeper to come back. A keeper with some
+// hundred containers takes a few tens of milliseconds.
 const returnLimit = 10 * time.Second
 
-// call sends a request and reads the first reply. When the keeper is killed
-// meanwhile and its anchor lives, the next keeper is asked: every call that has one
-// reply may be made twice.
+// call sends a request and reads the first reply. If the keeper is killed meanwhile and
+// its anchor lives, the request goes to the next keeper: every call with a single reply
+// may be repeated.
 func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
 	for deadline := time.Now().Add(returnLimit); ; {
 		begun := time.Now()
 		s, err := c.once(ctx, req, files...)
-		if time.Since(begun) > returnLimit/10 { // it was answered for a while
+		if time.Since(begun) > returnLimit/10 { // a keeper was serving it for a while
 			deadline = time.Now().Add(returnLimit)
 		}
 		if !errors.Is(err, fault.Unavailable) || len(files) > 0 || time.Now().After(deadline) {
@@ -58,11 +58,11 @@ func (c *Client) call(ctx context.Context, req *wire.Request, files ...*os.File)
 	}
 }
 
-// returnPause is the rest between two attempts.
+// returnPause is the pause between two attempts.
 const returnPause = 5 * time.Millisecond
 
-// once makes one attempt of a call. A connection that was left by another one may
-// have ended since.
+// once makes one attempt of a call. An idle connection of an earlier call may have been
+// closed since.
 func (c *Client) once(ctx context.Context, req *wire.Request, files ...*os.File) (*session, error) {
 	req.Version = wire.Since(req.Op)
 	if wire.InTurn(req.Op) && len(files) == 0 {
@@ -93,7 +93,7 @@ func ask(ctx context.Context, conn *net.UnixConn, req *wire.Request, files ...*o
 	return s, nil
 }
 
-// session is a call under way.
+// session is a call in progress.
 type session struct {
 	conn  *net.UnixConn
 	stop  func() bool
@@ -102,7 +102,7 @@ type session struct {
 	files []*os.File
 }
 
-// next reads the following reply.
+// next reads the next reply.
 func (s *session) next() (err error) {
 	s.reply = wire.Reply{}
 	s.files, err = wire.Receive(s.conn, &s.reply)
@@ -115,7 +115,7 @@ func (s *session) next() (err error) {
 	return s.reply.Err()
 }
 
-// lost says why a connection ended early.
+// lost returns the reason why a connection ended early.
 func (s *session) lost(err error) error {
 	if s.ctx.Err() != nil {
 		return s.ctx.Err()

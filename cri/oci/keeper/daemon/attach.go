@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// attachment is one client that sees a container's output. The container is
-// never slowed down by it: a client that falls too far behind is let go.
+// attachment is one client that receives a container's output. It never slows the
+// container down: a client that falls too far behind is disconnected.
 type attachment struct {
 	queue chan chunk
 	slow  bool // set before queue is closed
@@ -23,7 +23,7 @@ type chunk struct {
 	data  []byte
 }
 
-// attachQueue is how many chunks a client may be behind.
+// attachQueue is how many chunks a client may lag behind.
 const attachQueue = 64
 
 // offer is called with stdio.mu held.
@@ -56,7 +56,7 @@ func (s *stdio) detach(a *attachment) {
 	delete(s.attached, a)
 }
 
-// deliver passes output on to those who are attached.
+// deliver passes output on to the attached clients.
 func (s *stdio) deliver(frame byte, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,7 +65,7 @@ func (s *stdio) deliver(frame byte, data []byte) {
 	}
 }
 
-// feed passes the client's frames on until its connection ends.
+// feed processes the client's frames until its connection ends.
 func (s *stdio) feed(conn *net.UnixConn) {
 	buf := make([]byte, wire.MaxFrame)
 	for {
@@ -90,19 +90,19 @@ func (s *stdio) feed(conn *net.UnixConn) {
 	}
 }
 
-// A write that the container does not read looks from time to time whether the
-// client is still there. What one that is gone has given goes on to a container that
-// reads, however slowly, but is not kept for ever for one that does not.
+// A write that the container does not read checks from time to time whether the client is
+// still connected. The input of a client that has gone is still passed to a container
+// that reads, however slowly, but is not kept forever for one that does not.
 const (
 	feedLook  = 200 * time.Millisecond
 	feedLimit = 5 * time.Second
 )
 
-// write writes input to the container and reports whether that was worth while. That
-// the container closed its end is its choice.
+// write writes input to the container and reports whether to continue. A container that
+// has closed its end does so by choice, which is no failure.
 func write(in *os.File, data []byte, conn *net.UnixConn) bool {
 	for idle := time.Duration(0); idle < feedLimit; {
-		_ = in.SetWriteDeadline(time.Now().Add(feedLook)) // where there are none it blocks
+		_ = in.SetWriteDeadline(time.Now().Add(feedLook)) // without deadline support, Write blocks
 		n, err := in.Write(data)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return true

@@ -14,7 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// running returns the container or why it cannot be reached.
+// running returns the container's process and streams, or an error that says why it
+// cannot be reached.
 func (s *server) running(id string) (*process, *stdio, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,10 +29,10 @@ func (s *server) running(id string) (*process, *stdio, error) {
 	return c.proc, c.std, nil
 }
 
-// signal reaches the container's first process; one that ended is fine. SIGKILL ends a
-// start that is under way, too. The reply
-// comes before the wait for the end, so that a client knows that the signal was sent:
-// it must not be sent again when this keeper dies.
+// signal sends a signal to the container's first process; it is no error if that has
+// ended. SIGKILL also ends a start in progress. The reply precedes the wait for the end,
+// so that the client knows that the signal was sent: it must not be sent again if this
+// keeper dies.
 func (s *server) signal(conn *net.UnixConn, req *wire.Request) error {
 	c := s.lookup(req.ID)
 	proc, _, err := s.running(req.ID)
@@ -74,7 +75,7 @@ func (s *server) reopen(id string) error {
 	return std.reopen()
 }
 
-// wait replies once the container has ended, or its start has failed.
+// wait replies once the container has ended or its start has failed.
 func (s *server) wait(conn *net.UnixConn, id string) error {
 	unknown := fault.NotFound.Errorf("the keeper has no container %q", id)
 	c := s.lookup(id)
@@ -93,8 +94,8 @@ func (s *server) wait(conn *net.UnixConn, id string) error {
 	}
 }
 
-// watch replies with each exit that is not acknowledged, those of the past
-// first, until the client goes away.
+// watch replies with each unacknowledged exit, past ones first, until the client goes
+// away.
 func (s *server) watch(conn *net.UnixConn) error {
 	client := gone(conn)
 	for seq := uint64(0); ; {
@@ -113,12 +114,12 @@ func (s *server) watch(conn *net.UnixConn) error {
 	}
 }
 
-// runtime runs a command of the OCI runtime that starts nothing.
+// runtime runs an OCI runtime command that starts no process.
 func (s *server) runtime(conn *net.UnixConn, cmd *wire.Command) error {
 	return done(conn, wire.Reply{}, s.silently(cmd))
 }
 
-// silently runs a program without standard streams to its end.
+// silently runs a program to completion without standard streams.
 func (s *server) silently(cmd *wire.Command) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -130,9 +131,9 @@ func (s *server) silently(cmd *wire.Command) error {
 	return s.command(cmd, childFiles{null, null, null}, func(*process) error { return nil })
 }
 
-// exec runs a program in a container. The first reply says that it runs, and
-// carries its terminal if it has one; the second how it ended. The program is
-// killed when the client goes away.
+// exec runs a program in a container. The first reply says that it runs, and carries its
+// terminal if it has one; the second says how it ended. The program is killed if the
+// client goes away.
 func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) error {
 	if len(files) != len(childFiles{}) {
 		return fault.Invalid.Errorf("exec needs %d descriptors, and came with %d", len(childFiles{}), len(files))
@@ -166,8 +167,8 @@ func (s *server) exec(conn *net.UnixConn, cmd *wire.Command, files []*os.File) e
 	}
 }
 
-// endOfExec waits for the end of a program that was executed. One that cannot be
-// waited for is killed: nobody could be told how it ends.
+// endOfExec waits for the end of an executed program. If that is not possible, the
+// program is killed, because nobody could be told how it ends.
 func (s *server) endOfExec(proc *process, hold *holding) (outcome, error) {
 	out, err := proc.wait()
 	if err != nil {
@@ -179,8 +180,8 @@ func (s *server) endOfExec(proc *process, hold *holding) (outcome, error) {
 	return out, err
 }
 
-// beginExec starts the program. The next keeper kills it: nobody can be told then
-// how it ends.
+// beginExec starts the program. If this keeper dies, the next one kills the program,
+// because nobody could be told how it ends.
 func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, tty *os.File, hold *holding, err error) {
 	if err = removePID(cmd); err != nil {
 		return nil, nil, nil, err
@@ -204,8 +205,8 @@ func (s *server) beginExec(cmd *wire.Command, files childFiles) (proc *process, 
 	return proc, tty, hold, err
 }
 
-// attach sends the container's output from now on, and passes on the client's
-// input, until either ends.
+// attach sends the container's output from now on, and passes on the client's input,
+// until either ends.
 func (s *server) attach(conn *net.UnixConn, id string, r *wire.AttachRequest) error {
 	_, std, err := s.running(id)
 	if err != nil {
@@ -257,8 +258,8 @@ func (a *attachment) finish(conn *net.UnixConn) error {
 	return nil
 }
 
-// shutdown ends the keeper when it keeps nothing any more. Nothing is started from
-// then on.
+// shutdown ends the keeper if all its containers have ended. Nothing is started from then
+// on.
 func (s *server) shutdown(conn *net.UnixConn) error {
 	if alive := s.close(); alive > 0 {
 		return fault.FailedPrecondition.Errorf("%d containers are running", alive)
@@ -273,8 +274,8 @@ func (s *server) shutdown(conn *net.UnixConn) error {
 	return wire.Send(conn, wire.Reply{})
 }
 
-// close lets no container be started any more if there is none, and returns how many
-// there are.
+// close prevents further starts if all containers have ended, and returns how many have
+// not.
 func (s *server) close() (alive int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,8 +288,9 @@ func (s *server) close() (alive int) {
 	return alive
 }
 
-// replace ends the keeper in favour of one of another program, which goes on with
-// the containers. No start is under way then; the client waits for the next keeper.
+// replace ends the keeper in favour of one of another program, which takes over the
+// containers. It first gives starts in progress a moment to finish; the client waits for
+// the next keeper.
 func (s *server) replace(conn *net.UnixConn, program string) error {
 	if err := s.silently(&wire.Command{Args: []string{program, "true"}, Dir: "/"}); err != nil {
 		return fault.FailedPrecondition.Errorf("the program %q is no keeper: %w", program, err)

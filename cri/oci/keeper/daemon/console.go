@@ -18,7 +18,7 @@ import (
 type console struct {
 	listener *net.UnixListener
 	path     string
-	fd       int // of the socket, as long as the listener is open
+	fd       int // of the socket, while the listener is open
 }
 
 func newConsole(c *wire.Command) (*console, error) {
@@ -29,7 +29,7 @@ func newConsole(c *wire.Command) (*console, error) {
 	return consoleOf(l, c)
 }
 
-// consoleOf returns the console of a socket that listens already.
+// consoleOf returns the console of a socket that is already listening.
 func consoleOf(l *net.UnixListener, c *wire.Command) (*console, error) {
 	raw, err := l.SyscallConn()
 	con := &console{listener: l, path: filepath.Join(c.Dir, c.Console)}
@@ -42,8 +42,8 @@ func consoleOf(l *net.UnixListener, c *wire.Command) (*console, error) {
 	return con, nil
 }
 
-// terminal returns the terminal that the runtime has sent. The runtime has
-// ended by now, so it is there or never comes.
+// terminal returns the terminal that the OCI runtime has sent. The runtime has exited by
+// now, so the terminal is either there or never comes.
 func (c *console) terminal() (*os.File, error) {
 	if err := c.listener.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
-// container is a container that the keeper started, or the exit of one that an
+// container is a container that the keeper started or took over, or an exit that an
 // earlier keeper witnessed.
 type container struct {
 	id string
@@ -24,15 +24,15 @@ type container struct {
 	life sync.Mutex
 
 	// The fields below are guarded by server.mu.
-	proc  *process // nil before it is started and after its end
+	proc  *process // nil before the start and after the end
 	std   *stdio
 	hold  *holding // nil without a process, output or start of this or an earlier keeper
 	exit  *wire.Exit
 	seq   uint64     // position among the exits of this keeper's life
 	entry journal.ID // the exit in the journal; 0 without one
 	acked bool       // the server has recorded the exit
-	// ended is closed when the exit is known, journalled, and the log complete; without
-	// an exit when the start has failed.
+	// ended is closed when the exit is known and journalled and the log is complete, or,
+	// without an exit, when the start has failed.
 	ended chan struct{}
 }
 
@@ -44,17 +44,17 @@ func (c *container) status() wire.Status {
 	return s
 }
 
-// drainLimit is how long the end of a container is kept back while something
-// still holds its output open: a process it left in the host's PID namespace.
+// drainLimit is how long the end of a container is held back while something still holds
+// its output open: a process that it left in the host's PID namespace.
 const drainLimit = 500 * time.Millisecond
 
-// logLimit is how long it is kept back beyond that for what the container had written
-// to be in its log. It is for a disk that does not answer: what it holds up is not
-// lost, but late.
+// logLimit is how much longer it is held back until everything that the container wrote
+// is in its log. This is for a disk that does not respond: what it delays is late, not
+// lost.
 const logLimit = 5 * time.Second
 
-// start runs the OCI runtime, which is to start a container and end. A
-// container that was started already is not started again.
+// start runs the OCI runtime, which must start a container and exit. A container that was
+// already started is not started again.
 func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
 	c, err := s.claim(id)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *server) start(id string, r *wire.StartRequest) (wire.Status, error) {
 	return s.statusOf(c), nil
 }
 
-// launch starts c's process and its attendants.
+// launch starts c's process, its streams and its OOM watch.
 func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
 	if err := removePID(&r.Command); err != nil {
 		return err
@@ -107,7 +107,7 @@ func (s *server) launch(c *container, r *wire.StartRequest) (err error) {
 	return s.settle(c, std, proc, tty, oom)
 }
 
-// settle makes c a container that runs. After an error the process is killed.
+// settle makes c a running container. After an error the process is killed.
 func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, oom oomWatch) (err error) {
 	if tty != nil {
 		err = std.useTerminal(tty)
@@ -131,14 +131,14 @@ func (s *server) settle(c *container, std *stdio, proc *process, tty *os.File, o
 	return nil
 }
 
-// attend makes the process, nil for none, and the streams the container's.
+// attend assigns the process, nil for none, and the streams to the container.
 func (s *server) attend(c *container, std *stdio, proc *process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.proc, c.std, c.hold = proc, std, std.hold
 }
 
-// watchOver begins to read the output of a container and to wait for its end.
+// watchOver starts reading the output of a container and waiting for its end.
 func (s *server) watchOver(c *container, std *stdio, proc *process, oom oomWatch) error {
 	if err := std.pump(); err != nil {
 		return err
@@ -151,19 +151,19 @@ func (s *server) watchOver(c *container, std *stdio, proc *process, oom oomWatch
 	return err
 }
 
-// witness makes the end of the container's process known: first to the journal, then
-// by reaping the process, then to those who wait.
+// witness records the end of the container's process: first in the journal, then by
+// reaping the process, then for those who wait.
 func (s *server) witness(c *container, proc *process, oom oomWatch) {
 	out, err := proc.outcome()
 	if err != nil {
-		// It has ended all the same, and somebody may be waiting for that.
+		// It has ended nevertheless, and somebody may be waiting for that.
 		s.log.Error("waiting for a container", "container", c.id, "err", err)
 		out = outcome{code: lostCode, at: time.Now(), lost: true}
 	}
 	exit := &wire.Exit{ID: c.id, Code: out.code, At: out.at, OOM: oom.killed(out.code), Lost: out.lost}
 	entry, err := s.journal.Note("exit", exit)
 	if err != nil {
-		// The anchor keeps it, as long as that lives.
+		// The anchor keeps the exit while it lives.
 		s.log.Error("recording an exit", "container", c.id, "code", exit.Code, "err", err)
 	}
 	hold := c.hold
@@ -176,8 +176,9 @@ func (s *server) witness(c *container, proc *process, oom oomWatch) {
 	s.conclude(c, exit, entry)
 }
 
-// keepExitLater is for an exit that the anchor could not be told of. Until it can, the
-// process is not reaped: the next keeper would take whoever has its id for it.
+// keepExitLater is for an exit that the anchor could not be told of. Until that succeeds,
+// the process is not reaped: otherwise the next keeper would mistake a process that
+// reuses its id for it.
 func (s *server) keepExitLater(c *container, hold *holding, proc *process, exit *wire.Exit, sole bool) {
 	for hold.keepExit(exit, sole) != nil {
 		time.Sleep(putLimit)
@@ -194,8 +195,8 @@ func (s *server) keepExitLater(c *container, hold *holding, proc *process, exit 
 	hold.release()
 }
 
-// conclude publishes the end of a container, once its output has ended or, where that
-// is not worth waiting for, what it has written before its end is in the log.
+// conclude publishes the end of a container once its output has ended or, if that takes
+// too long, once everything written before the end is in the log.
 func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
 	c.std.processEnded()
 	select {
@@ -216,7 +217,7 @@ func (s *server) conclude(c *container, exit *wire.Exit, entry journal.ID) {
 	}
 }
 
-// awaitLog waits for what a container that has ended has written.
+// awaitLog waits until the output of an ended container is in its log.
 func (s *server) awaitLog(c *container) {
 	select {
 	case <-c.std.drained:
@@ -226,8 +227,8 @@ func (s *server) awaitLog(c *container) {
 	}
 }
 
-// publish makes the end known to those who wait, and reports whether it was
-// acknowledged before: by a server that had it from an earlier keeper.
+// publish announces the end to those who wait, and reports whether it was already
+// acknowledged, by a server that knew it from an earlier keeper.
 func (s *server) publish(c *container, exit *wire.Exit, entry journal.ID) (acked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,7 +240,7 @@ func (s *server) publish(c *container, exit *wire.Exit, entry journal.ID) (acked
 	return c.acked
 }
 
-// remove ends the container if it runs and forgets it.
+// remove kills the container if it is running, and forgets it.
 func (s *server) remove(id string) error {
 	c := s.lookup(id)
 	if c == nil {
@@ -273,7 +274,7 @@ func (s *server) remove(id string) error {
 	return s.ack(c)
 }
 
-// takeLife locks the container's life, and ends a start of it that is under way.
+// takeLife locks the container's life, and ends its start if one is in progress.
 func (s *server) takeLife(c *container) error {
 	if c.life.TryLock() {
 		return nil
@@ -299,7 +300,7 @@ func (s *server) takeLife(c *container) error {
 	}
 }
 
-// abortStart ends a start of the container that is under way: it fails then.
+// abortStart ends a start of the container that is in progress: the start then fails.
 func (s *server) abortStart(c *container) error {
 	s.mu.Lock()
 	hold := c.hold
@@ -310,12 +311,12 @@ func (s *server) abortStart(c *container) error {
 	return hold.abortStart()
 }
 
-// abortPause is the rest between two looks at whether a start that is to end has come
-// as far as to have a process, or is over.
+// abortPause is the interval of checks whether a start to be ended has a process yet, or
+// is over.
 const abortPause = 20 * time.Millisecond
 
-// removeLimit bounds the wait for a killed process, which ends as soon as it
-// leaves the kernel.
+// removeLimit bounds the wait for a killed process, which ends as soon as it leaves the
+// kernel.
 const removeLimit = 10 * time.Second
 
 // ack confirms that the server has recorded the container's exit.

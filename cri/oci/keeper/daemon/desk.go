@@ -14,64 +14,62 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 )
 
-// desk is where a piece of output is worked on, on its way from a container's
-// pipe into its log. Whatever moment the keeper is killed in, the next one finds
-// the piece either still in the container's pipe or in the desk's transit pipe,
-// and in the ledger which bytes of the log it makes: so it can tell whether they
-// are there. The steps are
+// desk is where a piece of output is processed on its way from a container's pipe into
+// its log. Whenever the keeper is killed, the next one finds the piece either still in
+// the container's pipe or in the desk's transit pipe, and finds in the ledger which bytes
+// of the log it becomes: so it can tell whether they have been written. The steps are
 //
 //	copy      tee(2) what the pipe holds, and make records of the whole lines
 //	announce  the end of the log, and the size and the time of the records
 //	move      splice(2) what the records hold into the transit pipe
 //	write     the records
-//	consume   what is in the transit pipe, and strike the announcement out
+//	consume   what is in the transit pipe, and clear the announcement
 //
-// Only the keeper writes to a transit pipe, so what is in it tells how far the
-// work had come, which the container's pipe cannot: the container goes on
-// writing there.
+// Only the keeper writes to a transit pipe, so its content shows how far the work had
+// got. The container's pipe cannot show that, because the container keeps writing to it.
 type desk struct {
 	transit [2]int // held by the anchor as well
 	copy    [2]int // lost with the keeper, with nothing of value in it
 	slot    *slot
 }
 
-// slot is a desk's place in the ledger. A field more or of another meaning makes it
-// a ledger of another version.
+// slot is a desk's place in the ledger. Adding a field or changing its meaning requires a
+// new ledger version.
 type slot struct {
-	busy  uint64 // 1 from announce to consume; written last, struck out first
+	busy  uint64 // 1 from announce to consume; set last, cleared first
 	key   uint64 // of the container
-	frame uint64 // which output
+	frame uint64 // the kind of the output
 	end   uint64 // of the log before
 	size  uint64 // of the records
-	take  uint64 // bytes of output in them
+	take  uint64 // bytes of output in the records
 	at    uint64 // their time, in nanoseconds of the epoch
-	flush uint64 // 1 when an unfinished line is among them; earlier keepers go by it
+	flush uint64 // 1 if they include an unfinished line; earlier keepers depend on it
 }
 
 const (
 	slotSize = int(unsafe.Sizeof(slot{}))
-	maxDesks = 4096 // of a new ledger; pages that are not used cost nothing
+	maxDesks = 4096 // of a new ledger; unused pages cost nothing
 )
 
-// The ids of entries that are no container's begin with a space.
+// The ids of entries that are not containers begin with a space.
 const (
 	ledgerID = " ledger"
 	deskID   = " desk"
 )
 
-// desks are all desks. As many are made as outputs are worked on at a time; one
-// that waits for a slow disk keeps its desk to itself.
+// desks holds all desks. There are as many as outputs are worked on at the same time; an
+// output that waits for a slow disk keeps its desk.
 type desks struct {
 	escrow *escrow
 	ledger []byte
-	room   int // how many the ledger has room for
+	room   int // how many desks the ledger has room for
 
 	mu   sync.Mutex
 	made int
 	free []*desk
 }
 
-// ledgerEntry is the data of the ledger's entry; without any it is of version 1.
+// ledgerEntry is the data of the ledger's entry; an entry without data is of version 1.
 type ledgerEntry struct {
 	Version int `json:"version"`
 }
@@ -83,9 +81,9 @@ type deskEntry struct {
 	Index int `json:"index"`
 }
 
-// restoreDesks returns the desks of an earlier keeper, or the first, and those
-// at which that one was interrupted by the key of the container. A desk that is
-// damaged takes what was at it along, and nothing else.
+// restoreDesks returns the desks of an earlier keeper, or the first ones, and by the key
+// of the container those desks at which that keeper was interrupted. A damaged desk loses
+// only the piece of output that was at it.
 func restoreDesks(e *escrow, entries []anchor.Entry) (d *desks, left map[uint64][]*desk, err error) {
 	d = &desks{escrow: e}
 	if err := d.openLedger(entries); err != nil {
@@ -104,7 +102,7 @@ func restoreDesks(e *escrow, entries []anchor.Entry) (d *desks, left map[uint64]
 			continue
 		}
 		if atomic.LoadUint64(&k.slot.busy) == 0 {
-			k.clear() // of what a ledger that was lost knew of
+			k.clear() // of what only a lost ledger recorded
 			d.free = append(d.free, k)
 		} else {
 			left[k.slot.key] = append(left[k.slot.key], k)
@@ -113,8 +111,8 @@ func restoreDesks(e *escrow, entries []anchor.Entry) (d *desks, left map[uint64]
 	return d, left, nil
 }
 
-// restore takes up the desk of an entry. Its place in the ledger is not given to
-// another one, whatever becomes of it.
+// restore takes over the desk of an entry. Its place in the ledger is not reused, even if
+// that fails.
 func (d *desks) restore(x anchor.Entry) (*desk, error) {
 	var in deskEntry
 	if err := json.Unmarshal(x.Data, &in); err != nil {
@@ -130,8 +128,9 @@ func (d *desks) restore(x anchor.Entry) (*desk, error) {
 	return d.furnish(in.Index, [2]int(x.Files))
 }
 
-// openLedger maps the ledger of an earlier keeper, or makes one. What cannot be read
-// is given up, and with it what was at the desks: a piece of output of each at most.
+// openLedger maps the ledger of an earlier keeper, or creates one. A ledger that cannot
+// be read is given up, and with it what was at the desks: at most one piece of output
+// each.
 func (d *desks) openLedger(entries []anchor.Entry) error {
 	for _, x := range entries {
 		if x.ID != ledgerID {
@@ -159,8 +158,8 @@ func (d *desks) openLedger(entries []anchor.Entry) error {
 	return d.mapLedger(x)
 }
 
-// mapLedger maps as much as there is: a keeper of another version may have room for
-// more desks, or for less.
+// mapLedger maps the ledger in its actual size: a keeper of another version may have room
+// for more desks, or for fewer.
 func (d *desks) mapLedger(x anchor.Entry) error {
 	in := ledgerEntry{Version: 1}
 	if len(x.Data) > 0 {
@@ -183,7 +182,7 @@ func (d *desks) mapLedger(x anchor.Entry) error {
 	return err
 }
 
-// take returns a desk for the caller alone, until it is given back.
+// take returns a desk for exclusive use until it is given back.
 func (d *desks) take() (*desk, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -227,7 +226,7 @@ func (d *desks) giveBack(k *desk) {
 	d.free = append(d.free, k)
 }
 
-// clear throws away what is at the desk.
+// clear discards what is at the desk.
 func (k *desk) clear() {
 	_ = discard(k.transit[0], make([]byte, held(k.transit[0])))
 	*k.slot = slot{}
@@ -235,22 +234,21 @@ func (k *desk) clear() {
 
 func closeBoth(fds [2]int) error { return errors.Join(unix.Close(fds[0]), unix.Close(fds[1])) }
 
-// pages is the memory that a piece of output is worked on in.
+// pages is the memory for working on a piece of output.
 type pages struct {
 	in  [pieceSize]byte
 	out []byte
 }
 
-// pieceSize is the most that is worked on at once: the longest record and a
-// newline, or many short ones. Records are longer than what they hold, of empty
-// lines fifty times.
+// pieceSize is the most that is processed at once: the longest record and a newline, or
+// many short ones. Records are longer than their content, fifty times so for empty lines.
 const (
 	pieceSize = 20 << 10
-	keepOut   = 64 << 10 // longer memory is not kept
+	keepOut   = 64 << 10 // larger buffers are not kept
 )
 
-// pool is memory that is shared by all outputs: it is borrowed while there is
-// something to work on, so an idle container has none.
+// pool is memory shared by all outputs: it is borrowed while there is output to process,
+// so an idle container uses none.
 type pool struct{ pool sync.Pool }
 
 func (b *pool) get() *pages {
@@ -267,8 +265,8 @@ func (b *pool) put(p *pages) {
 	b.pool.Put(p)
 }
 
-// duplicate copies what a pipe holds into buf and leaves it there. 0 and no
-// error is the end.
+// duplicate copies what a pipe holds into buf without consuming it. 0 without an error is
+// the end of the output.
 func (k *desk) duplicate(pipe int, buf []byte) (n int, err error) {
 	again(func() error {
 		var m int64
@@ -282,7 +280,7 @@ func (k *desk) duplicate(pipe int, buf []byte) (n int, err error) {
 	return n, readFull(k.copy[0], buf[:n])
 }
 
-// move moves n bytes of a pipe into the transit pipe, or less on an error.
+// move moves n bytes of a pipe into the transit pipe, or fewer on an error.
 func (k *desk) move(pipe, n int) (moved int, err error) {
 	for moved < n && err == nil {
 		var m int64
@@ -298,7 +296,7 @@ func (k *desk) move(pipe, n int) (moved int, err error) {
 	return moved, err
 }
 
-// held is how many bytes are in a pipe.
+// held returns how many bytes are in a pipe.
 func held(pipe int) int {
 	n, err := unix.IoctlGetInt(pipe, unix.TIOCINQ)
 	if err != nil {
@@ -307,7 +305,7 @@ func held(pipe int) int {
 	return n
 }
 
-// readFull reads what is known to be there.
+// readFull reads bytes that are known to be available.
 func readFull(fd int, buf []byte) error {
 	for len(buf) > 0 {
 		n, err := readAgain(fd, buf)

@@ -16,9 +16,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// escrow is what the anchor holds for this keeper, and what this keeper takes
-// along when it has to become the anchor itself. A descriptor leaves the escrow
-// before it is closed, and comes in before anything depends on it.
+// escrow is what the anchor holds for this keeper, and what this keeper keeps if it has
+// to become the anchor itself. A descriptor is taken out of the escrow before it is
+// closed, and put in before anything depends on it.
 type escrow struct {
 	line *anchor.Line
 	args []string // of the anchor that this keeper may become
@@ -32,7 +32,7 @@ func newEscrow(line *anchor.Line, args []string, log *slog.Logger) *escrow {
 	return &escrow{line: line, args: args, log: log, entries: map[string]anchor.Entry{}}
 }
 
-// recall returns what an earlier keeper has left.
+// recall returns the entries that an earlier keeper left.
 func (e *escrow) recall() ([]anchor.Entry, error) {
 	list, err := e.line.List()
 	e.mu.Lock()
@@ -43,8 +43,8 @@ func (e *escrow) recall() ([]anchor.Entry, error) {
 	return list, err
 }
 
-// put replaces an entry. After an error, mostly that it is too large to be held,
-// what was there before is.
+// put replaces an entry. After an error, usually that the entry is too large, the
+// previous one remains.
 func (e *escrow) put(x anchor.Entry) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -67,11 +67,11 @@ func (e *escrow) put(x anchor.Entry) error {
 	return err
 }
 
-// putLimit bounds the wait for what a put lacks.
+// putLimit bounds the wait for resources that a put lacks.
 const putLimit = 500 * time.Millisecond
 
-// passes reports whether a put may succeed later: the kernel has no memory for it
-// now, or too much is on its way, or the anchor is dying.
+// passes reports whether a put may succeed later: the kernel has no memory for it now,
+// too many descriptors are in flight, or the anchor is dying.
 func passes(err error) bool {
 	for _, e := range []error{unix.ENOMEM, unix.ENOBUFS, unix.ETOOMANYREFS, unix.EPIPE, unix.ECONNRESET} {
 		if errors.Is(err, e) {
@@ -81,8 +81,8 @@ func passes(err error) bool {
 	return false
 }
 
-// kept reports whether the anchor could take what was put last, which is as good
-// as nothing otherwise.
+// kept returns an error if the anchor could not take the last put completely, which then
+// counts as not made.
 func (e *escrow) kept(id string) error {
 	err := e.line.Kept(id)
 	if err != nil && !errors.Is(err, fault.Exhausted) {
@@ -103,7 +103,7 @@ func (e *escrow) drop(id string) {
 	}
 }
 
-// check takes over when the anchor is gone.
+// check takes over if the anchor is gone.
 func (e *escrow) check() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -112,8 +112,8 @@ func (e *escrow) check() {
 	}
 }
 
-// takeOver makes this process the anchor, whatever it is doing: calls under way
-// end as they do when a keeper is killed. e.mu is held.
+// takeOver makes this process the anchor, whatever it is doing: calls in progress end as
+// they do when a keeper is killed. e.mu is held.
 func (e *escrow) takeOver() {
 	e.log.Error("the anchor died: this keeper takes its place")
 	syscall.ForkLock.Lock()

@@ -11,13 +11,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
-// restoreEntry goes on with what an entry is about. What is wrong with it costs
-// that one container, or exec: the others must not pay for it.
+// restoreEntry resumes what an entry describes. A fault in an entry affects only its own
+// container or exec.
 func (s *server) restoreEntry(x anchor.Entry, left map[uint64][]*desk) {
 	hold, err := s.escrow.holdingOf(x)
 	if err != nil {
 		s.giveUp(hold, nil, err)
-		closeAll(x.Files) // nobody can tell what they are
+		closeAll(x.Files) // their roles are unknown
 		return
 	}
 	if hold.rec.Exec {
@@ -43,9 +43,8 @@ func (s *server) restoreEntry(x anchor.Entry, left map[uint64][]*desk) {
 	}
 }
 
-// giveUp ends a container that cannot be gone on with and makes its end known:
-// nobody reads its output any more. Without std nobody has its descriptors but the
-// holding.
+// giveUp ends a container that cannot be taken over, and publishes its end: nobody reads
+// its output any more. Without std, only the holding has its descriptors.
 func (s *server) giveUp(hold *holding, std *stdio, cause error) {
 	s.log.Error("a container of an earlier keeper is given up", "container", hold.entry.ID, "err", cause)
 	process := hold.get(roleProcess)
@@ -72,8 +71,8 @@ func (s *server) giveUp(hold *holding, std *stdio, cause error) {
 	std.close()
 }
 
-// endOf is the exit of a container that is given up; nil where there is none to
-// tell of, or it is known.
+// endOf returns the exit of a container that is given up; nil if there is none to report,
+// or it is already known.
 func (s *server) endOf(hold *holding) *wire.Exit {
 	id, exit := hold.entry.ID, hold.rec.Exit
 	switch {
@@ -90,7 +89,7 @@ func (s *server) endOf(hold *holding) *wire.Exit {
 	return &wire.Exit{ID: id, Code: lostCode, At: time.Now(), Lost: true}
 }
 
-// know adds the exit of a container that there is nothing else of.
+// know adds the exit of a container of which nothing else is left.
 func (s *server) know(exit *wire.Exit, entry journal.ID) {
 	c := newContainer(exit.ID)
 	s.exits++
@@ -99,7 +98,8 @@ func (s *server) know(exit *wire.Exit, entry journal.ID) {
 	s.containers[c.id] = c
 }
 
-// killChild kills a child of the anchor; what is none may be anybody by now.
+// killChild kills a child of the anchor. If the process is not one, its id may have been
+// reused.
 func (s *server) killChild(pid int) {
 	if pid == 0 {
 		return

@@ -27,23 +27,23 @@ const (
 	roleRuntime  role = "runtime" // process of record.Run
 )
 
-// record is the data of an entry. Keepers of other versions read it: fields are
-// added, and never change. An older keeper drops those that it does not know at its
-// next change, so a newer one must do without.
+// record is the data of an entry. Keepers of other versions read it: fields may be added
+// but never change. An older keeper drops fields that it does not know at its next
+// change, so a newer one must work without them.
 type record struct {
 	// Key names the container in the ledger.
 	Key uint64 `json:"key"`
-	// Start is how it is started; of an exec, the command alone, and without the
-	// command once it was.
+	// Start is how the container is started; for an exec, only the command. The command
+	// is dropped once the process has started.
 	Start wire.StartRequest `json:"start"`
 	Exec  bool              `json:"exec,omitempty"`
 	OOM   int               `json:"oom,omitempty"` // see oomWatch.before
 	Run   int               `json:"run,omitempty"` // process of the OCI runtime that starts it
 	Exit  *wire.Exit        `json:"exit,omitempty"`
-	// Attached says that somebody has joined a standard input that is closed after
-	// the first: that client is gone with its keeper.
+	// Attached says that a client has attached to a standard input that is closed after
+	// the first one: that client is gone with its keeper.
 	Attached bool `json:"attached,omitempty"`
-	// Sole says that the exit could not be journalled, and is nowhere but here.
+	// Sole says that the exit could not be journalled and is recorded only here.
 	Sole  bool   `json:"sole,omitempty"`
 	Roles []role `json:"roles,omitempty"` // of the entry's descriptors
 }
@@ -57,19 +57,19 @@ type holding struct {
 	gone bool
 }
 
-// content is what a holding says.
+// content is the data of a holding.
 type content struct {
 	entry anchor.Entry
 	rec   record
-	spent []int // descriptors to close when the change under way is handed in
+	spent []int // descriptors to close once the change in progress is put
 }
 
 func (e *escrow) newHolding(id string, rec record) *holding {
 	return &holding{escrow: e, content: content{entry: anchor.Entry{ID: id, Starting: true}, rec: rec}}
 }
 
-// holdingOf returns the holding of an entry that was recalled; after an error,
-// without descriptors: nobody can tell what they are.
+// holdingOf returns the holding of a recalled entry; after an error, without descriptors,
+// whose roles are then unknown.
 func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
 	h := &holding{escrow: e, content: content{entry: x}}
 	err := json.Unmarshal(x.Data, &h.rec)
@@ -82,9 +82,9 @@ func (e *escrow) holdingOf(x anchor.Entry) (*holding, error) {
 	return h, err
 }
 
-// change alters the holding and hands it in. After an error it is as before, and so
-// is what the anchor has: no descriptor that was taken out may be closed. After drop
-// it does nothing.
+// change alters the holding and puts it. After an error, it is as before, and so is what
+// the anchor has: no descriptor that was taken out may be closed. After drop, change does
+// nothing.
 func (h *holding) change(alter func(*content)) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -106,9 +106,9 @@ func (h *holding) change(alter func(*content)) (err error) {
 	return nil
 }
 
-// rename gives the entry another id, so that another one may have its own. If this keeper
-// dies half way there are both: see restoreRemoved. After an error it is as before; after
-// drop it does nothing.
+// rename gives the entry another id, so that another entry may have its own. If this
+// keeper dies in between, both exist: see restoreRemoved. After an error it is as before;
+// after drop it does nothing.
 func (h *holding) rename(id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -132,7 +132,7 @@ func (h *holding) key() uint64 {
 	return h.rec.Key
 }
 
-// kept reports whether the anchor could take the last change: see escrow.kept.
+// kept returns an error if the anchor could not take the last change: see escrow.kept.
 func (h *holding) kept() error {
 	h.mu.Lock()
 	id := h.entry.ID
@@ -140,7 +140,7 @@ func (h *holding) kept() error {
 	return h.escrow.kept(id)
 }
 
-// drop gives the holding up; an ended process is reaped then.
+// drop drops the holding; the anchor then reaps the process if it has ended.
 func (h *holding) drop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -154,8 +154,8 @@ func (h *holding) drop() {
 	}
 }
 
-// abandon is drop for a holding whose descriptors nobody else has: they are closed. One that
-// was retired before is somebody else's by now.
+// abandon is drop for a holding whose descriptors nobody else uses: they are closed. A
+// descriptor that was retired earlier may have been reused by now.
 func (h *holding) abandon() {
 	h.mu.Lock()
 	files := h.entry.Files
@@ -165,8 +165,8 @@ func (h *holding) abandon() {
 	closeAll(files)
 }
 
-// began says that the process was started, and forgets by what: that is most of
-// what a holding weighs. Within change.
+// began records that the process was started, and drops the command that started it,
+// which is most of a holding's size. Within change.
 func (c *content) began(proc *process) {
 	c.entry.PID, c.entry.Starting, c.rec.Run = proc.pid, false, 0
 	c.retire(roleRuntime)
@@ -174,8 +174,8 @@ func (c *content) began(proc *process) {
 	c.set(roleProcess, proc.pidfd)
 }
 
-// runs says which process starts it. Its descriptor outlives the process: the next
-// keeper can tell that it has been reaped.
+// runs records the OCI runtime process of the start. Its descriptor outlives the process,
+// so that the next keeper can tell that it has been reaped.
 func (h *holding) runs(run *process) error {
 	fd, err := unix.FcntlInt(uintptr(run.pidfd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -191,8 +191,7 @@ func (h *holding) runs(run *process) error {
 	return err
 }
 
-// abortStart kills the OCI runtime of a start under way, if it has come so far and is not
-// over.
+// abortStart kills the OCI runtime of a start in progress, if it is running.
 func (h *holding) abortStart() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -206,7 +205,7 @@ func (h *holding) abortStart() error {
 	return nil
 }
 
-// keepExit says how the container ended, and that its process may be reaped.
+// keepExit records how the container ended, and that its process may be reaped.
 func (h *holding) keepExit(exit *wire.Exit, sole bool) error {
 	return h.change(func(h *content) {
 		h.entry.PID, h.rec.Exit, h.rec.Sole = 0, exit, sole
@@ -214,7 +213,7 @@ func (h *holding) keepExit(exit *wire.Exit, sole bool) error {
 	})
 }
 
-// forgetExit says that the exit is on record elsewhere.
+// forgetExit records that the exit is recorded elsewhere.
 func (h *holding) forgetExit() error {
 	h.mu.Lock()
 	sole := h.rec.Sole
@@ -229,8 +228,8 @@ func (h *holding) forgetExit() error {
 	return nil
 }
 
-// release drops a holding that is of no more use: the container has ended, and all of its
-// output was read.
+// release drops a holding that is no longer needed: the container has ended, and all its
+// output has been read.
 func (h *holding) release() {
 	h.mu.Lock()
 	over := h.rec.Exit != nil && !h.rec.Sole &&
@@ -241,7 +240,7 @@ func (h *holding) release() {
 	}
 }
 
-// set puts a descriptor into a role; -1 takes out what is there. Within change.
+// set assigns a descriptor to a role; -1 removes the present one. Within change.
 func (c *content) set(r role, fd int) {
 	if i := slices.Index(c.rec.Roles, r); i >= 0 {
 		c.rec.Roles = slices.Delete(c.rec.Roles, i, i+1)
@@ -252,8 +251,8 @@ func (c *content) set(r role, fd int) {
 	}
 }
 
-// retire takes a descriptor out that is nobody else's, and closes it afterwards.
-// Within change.
+// retire removes a descriptor that nobody else uses, and has it closed afterwards. Within
+// change.
 func (c *content) retire(r role) {
 	if fd := c.get(r); fd >= 0 {
 		c.set(r, -1)
@@ -261,7 +260,7 @@ func (c *content) retire(r role) {
 	}
 }
 
-// get returns the descriptor in a role; -1 for none. Within change, or before
+// get returns the descriptor in a role; -1 if there is none. Within change, or before
 // anybody else has the holding.
 func (c *content) get(r role) int {
 	if i := slices.Index(c.rec.Roles, r); i >= 0 {

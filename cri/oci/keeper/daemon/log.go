@@ -14,19 +14,19 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// logFile is a container's log. An error of the file system, a full disk
-// mostly, loses the lines that were written meanwhile and nothing else: the
-// container must neither block nor die of it.
+// logFile is a container's log. A file system error, usually a full disk, loses the lines
+// that are written meanwhile and nothing else: the container must neither block nor fail
+// because of it.
 type logFile struct {
 	path string
 	key  uint64        // of the container
-	mine chan struct{} // holds a token while nobody uses the file
+	mine chan struct{} // holds a token while the file is not in use
 	fd   int
-	// torn is true after a write that failed half way: the next one begins a
-	// new line, so that one damaged record does not take another along.
+	// torn is set after a write that failed halfway: the next one begins with a newline,
+	// so that one damaged record does not damage another.
 	torn bool
-	// unseen is true until the end of the file was looked at: whoever wrote it before
-	// may have left it torn.
+	// unseen is set until the end of the file has been inspected: an earlier writer may
+	// have left it torn.
 	unseen bool
 }
 
@@ -36,9 +36,9 @@ func newLogFile(path string, key uint64, fd int) *logFile {
 	return l
 }
 
-// openLog opens a file of the log's own, or makes it. A container may be able to write to
-// the directory of its log: what it puts there instead, a link to another file
-// or a pipe that nobody reads, is refused.
+// openLog opens or creates a log file. A container may be able to write to the directory
+// of its log: if it puts something else there, such as a symbolic link or a pipe that
+// nobody reads, that is refused.
 func openLog(path string) (fd int, err error) {
 	again(func() error {
 		fd, err = unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
@@ -72,11 +72,11 @@ func ownFile(fd int) error {
 	return nil
 }
 
-// reopenLimit is how long a reopening waits for a disk that does not answer.
+// reopenLimit is how long reopening waits for a disk that does not respond.
 const reopenLimit = 10 * time.Second
 
-// reopen goes on in a new file at the path. keep makes sure that the next keeper
-// does, too. Nothing is done for a log that is complete.
+// reopen continues in a new file at the path. keep makes sure that the next keeper does
+// so, too. Nothing is done for a log that is complete.
 func (l *logFile) reopen(keep func(fd int) error) error {
 	select {
 	case <-l.mine:
@@ -99,14 +99,14 @@ func (l *logFile) reopen(keep func(fd int) error) error {
 	return unix.Close(old)
 }
 
-// close ends the log. The caller has it to itself, and nobody writes any more.
+// close closes the log. The caller has exclusive use of it, and nobody writes any more.
 func (l *logFile) close() error {
 	fd := l.fd
 	l.fd = -1
 	return unix.Close(fd)
 }
 
-// encode makes records of output and returns how many bytes are in them.
+// encode makes records of output and returns how many bytes of output they contain.
 func encode(dst []byte, at time.Time, frame byte, data []byte, flush bool) (records []byte, take int) {
 	stream := log.Stdout
 	if frame == wire.FrameStderr {
@@ -115,23 +115,23 @@ func encode(dst []byte, at time.Time, frame byte, data []byte, flush bool) (reco
 	return log.Append(dst, at, stream, data, flush)
 }
 
-// piece is output on its way into the log.
+// piece is a piece of output on its way into the log.
 type piece struct {
-	pipe    int // where it still is
+	pipe    int // the pipe that still holds it
 	frame   byte
 	at      time.Time
 	flush   bool
 	records []byte
 	take    int
-	spare   []byte // to read into what is consumed; at least as long as take
+	spare   []byte // buffer for what is consumed; at least take bytes long
 }
 
-// record brings a piece into the log: see desk.
+// record writes a piece to the log: see desk.
 func (l *logFile) record(k *desk, p *piece) error {
 	<-l.mine
 	defer func() { l.mine <- struct{}{} }()
 	var st unix.Stat_t
-	if err := unix.Fstat(l.fd, &st); err != nil { // a file on another machine, which has lost it
+	if err := unix.Fstat(l.fd, &st); err != nil { // a network file system has lost the file
 		return errors.Join(fmt.Errorf("writing the container log: %w", err), discard(p.pipe, p.spare[:p.take]))
 	}
 	l.inspect(st.Size)
@@ -145,7 +145,7 @@ func (l *logFile) record(k *desk, p *piece) error {
 	atomic.StoreUint64(&k.slot.busy, 1)
 	moved, merr := k.move(p.pipe, p.take)
 	werr := l.write(p.records)
-	if merr != nil { // not without a bug here; it must not become an endless one
+	if merr != nil { // only by a bug here, which must not become an endless loop
 		merr = errors.Join(merr, discard(p.pipe, p.spare[:p.take-moved]))
 	}
 	cerr := discard(k.transit[0], p.spare[:moved])
@@ -153,8 +153,8 @@ func (l *logFile) record(k *desk, p *piece) error {
 	return errors.Join(werr, merr, cerr)
 }
 
-// inspect finds out whether there is half a record at the end of the file. The disk
-// may be slow, so that is for the worker.
+// inspect finds out whether the file ends with a partial record. The disk may be slow, so
+// the worker does that.
 func (l *logFile) inspect(size int64) {
 	if !l.unseen {
 		return
@@ -164,13 +164,13 @@ func (l *logFile) inspect(size int64) {
 	if size > 0 {
 		again(func() error {
 			_, err := unix.Pread(l.fd, last, size-1)
-			return err // one that was opened only to be written cannot tell
+			return err // a write-only descriptor cannot tell
 		})
 	}
 	l.torn = l.torn || last[0] != '\n'
 }
 
-// write writes everything or says that it did not. Then no half of a record stays.
+// write writes everything or returns an error. After an error, no partial record remains.
 func (l *logFile) write(b []byte) error {
 	for done := 0; done < len(b); {
 		var n int
@@ -191,8 +191,8 @@ func (l *logFile) write(b []byte) error {
 	return nil
 }
 
-// takeBack removes the half of a record at the end of what was written: readers would
-// take it for a whole one, of a line that nobody wrote.
+// takeBack removes the partial record at the end of what was written: readers would take
+// it for a whole one, a line that nobody wrote.
 func (l *logFile) takeBack(written []byte) error {
 	l.torn = true
 	half := len(written) - (bytes.LastIndexByte(written, '\n') + 1)
@@ -200,23 +200,23 @@ func (l *logFile) takeBack(written []byte) error {
 	if err := unix.Fstat(l.fd, &st); err != nil {
 		return err
 	}
-	if int64(half) > st.Size { // somebody has cut the file off
+	if int64(half) > st.Size { // somebody has truncated the file
 		return nil
 	}
 	if err := unix.Ftruncate(l.fd, st.Size-int64(half)); err != nil {
 		return err
 	}
-	l.torn, l.unseen = false, true // what was there before may have no end either
+	l.torn, l.unseen = false, true // what was there before may be torn as well
 	return nil
 }
 
-// finish does what an earlier keeper has left half done at a desk. The caller has
-// had the file to itself since it was restored: after a rotation nobody could tell
-// what of it is there.
+// finish completes what an earlier keeper left unfinished at a desk. The caller has had
+// exclusive use of the file since it was restored: after a rotation nobody could tell
+// which records are there.
 func (l *logFile) finish(k *desk, pipe int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(l.fd, &st); err != nil {
-		k.clear() // another container is the next to use it
+		k.clear() // another container may use it next
 		return fmt.Errorf("completing the container log: %w", err)
 	}
 	s, size := k.slot, uint64(st.Size)
@@ -229,9 +229,9 @@ func (l *logFile) finish(k *desk, pipe int) error {
 	return err
 }
 
-// complete writes what of the announced records is missing at the end of the log,
-// which has the size. The same output at the same time makes the same records; it is
-// flushed, because what showed that the last one's line goes on is not among it.
+// complete writes those of the announced records that are missing at the end of the log,
+// which has the given size. The same output at the same time makes the same records. It
+// flushes, because the bytes that showed that the last line continues are not included.
 func (l *logFile) complete(k *desk, pipe int, size uint64) error {
 	s := k.slot
 	if _, err := k.move(pipe, int(s.take)-held(k.transit[0])); err != nil {
@@ -247,16 +247,16 @@ func (l *logFile) complete(k *desk, pipe int, size uint64) error {
 	switch {
 	case uint64(len(records)) == s.size && written <= s.size:
 		records = records[written:]
-	case uint64(len(records))+1 == s.size && written > 0: // they began with a newline
+	case uint64(len(records))+1 == s.size && written > 0: // the records began with a newline
 		records = records[min(written, s.size)-1:]
-	default: // they begin with one, or the clock of this machine has another zone now
+	default: // they begin with one, or this machine's time zone has changed
 		records = append([]byte{'\n'}, records...)
 	}
 	return l.write(records)
 }
 
-// discard takes as much out of a pipe, which holds it, as the buffer is long.
-// read(2) of bytes that are there is not interrupted half way, as splice(2) is.
+// discard consumes len(spare) bytes, which the pipe must hold. Unlike splice(2), read(2)
+// of available bytes is not interrupted halfway.
 func discard(pipe int, spare []byte) error {
 	if len(spare) == 0 {
 		return nil

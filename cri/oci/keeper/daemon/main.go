@@ -29,7 +29,7 @@ import (
 type options struct {
 	state    string // directory of its journal
 	run      string // directory of its socket
-	exitInfo bool   // the kernel may be asked how processes of others ended
+	exitInfo bool   // the kernel may be asked for exits of processes with another parent
 	lock     int    // of an anchor; see anchor.Config
 	handed   int
 	log      *slog.Logger
@@ -67,13 +67,13 @@ func Main(args []string) error {
 	return fault.Invalid.Errorf("%q is none of start, anchor, run and pause", args[0])
 }
 
-// daemonize starts the anchor in a session of its own and leaves it to init.
+// daemonize starts the anchor in a session of its own, as an orphan that init adopts.
 func daemonize(args []string) error {
 	if word, _ := io.ReadAll(os.Stdin); string(word) != wire.Launch {
-		return nil // the caller thought better of it, or died
+		return nil // the caller has changed its mind, or died
 	}
-	// What the caller has open by accident is none of the containers' business.
-	// Linux older than 5.11 cannot do it so, and then it is the caller's.
+	// Descriptors that the caller has left open must not reach the containers. Before
+	// Linux 5.11 this call fails, and that is the caller's task.
 	_ = unix.CloseRange(anchor.ReadyFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -109,8 +109,8 @@ func runAnchor(args []string) error {
 	return anchor.Run(anchor.Config{Program: self, Args: append([]string{"run"}, o.args()...), Lock: o.lock, Handed: o.handed})
 }
 
-// tellFailure tells the one who started the anchor, and waits for a word, why none
-// comes.
+// tellFailure reports an error to whoever started the anchor and waits for it to be
+// ready.
 func tellFailure(err error) error {
 	if err != nil {
 		_, _ = unix.Write(anchor.ReadyFD, fmt.Appendf(nil, "%s %v\n", fault.Of(err), err))
@@ -129,8 +129,8 @@ func run(args []string) error {
 	protect()
 	o.escrow = newEscrow(anchor.NewLine(anchor.LineFD), append([]string{"anchor"}, o.args()...), o.log)
 	return serve(o, func() error {
-		// Whoever waited may have gone: a keeper that has nothing and that nobody
-		// wants ends, and its anchor with it.
+		// Whoever waited may be gone: a keeper that has nothing and that nobody wants
+		// ends, and its anchor with it.
 		_, err := unix.Write(anchor.ReadyFD, []byte(wire.Ready+"\n"))
 		return errors.Join(err, unix.Dup3(0, anchor.ReadyFD, unix.O_CLOEXEC))
 	})
@@ -150,7 +150,7 @@ func parse(args []string) (*options, error) {
 	return o, nil
 }
 
-// args are the arguments that the anchor and the keeper have in common. Keepers of
+// args returns the arguments that the anchor and the keeper have in common. Keepers of
 // other versions get them, too.
 func (o *options) args() []string {
 	args := []string{"--state", o.state, "--run", o.run}
@@ -160,11 +160,11 @@ func (o *options) args() []string {
 	return args
 }
 
-// protect makes the keeper the last process that the kernel kills for memory
-// and keeps its heap small.
+// protect makes the keeper the last process that the OOM killer chooses, and keeps its
+// heap small.
 func protect() {
-	// Refused without CAP_SYS_RESOURCE, and then the keeper is an ordinary
-	// process. The OCI runtime sets the value of every container itself.
+	// This fails without CAP_SYS_RESOURCE, and then the keeper is killed like any other
+	// process. Every container's value is set separately.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
 	debug.SetGCPercent(25)
 }

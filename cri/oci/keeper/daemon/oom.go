@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// oomWatch finds out whether the kernel killed a process of a container for
-// memory. The kernel counts such a kill in the cgroup of the killed process,
-// whichever limit above it was reached; on v2 in those above as well.
+// oomWatch finds out whether the OOM killer killed a process of a container. The kernel
+// counts such a kill in the cgroup of the killed process, whichever limit above it was
+// reached, and with cgroup v2 in its ancestors as well.
 type oomWatch struct {
-	file   string // counts for the container's cgroup; "" for no watch
-	parent string // the same of the cgroup above
-	before int    // what was counted there before the container started
+	file   string // counter file of the container's cgroup; "" for no watch
+	parent string // that of the parent cgroup
+	before int    // the parent's count before the container started
 }
 
-// watchOOM begins to watch a container that is about to be started.
+// watchOOM starts watching a container that is about to be started.
 func watchOOM(file string) oomWatch {
 	w := oomOf(file, 0)
 	if file != "" {
@@ -27,7 +27,7 @@ func watchOOM(file string) oomWatch {
 	return w
 }
 
-// oomOf takes up the watch of an earlier keeper.
+// oomOf resumes the watch of an earlier keeper.
 func oomOf(file string, before int) oomWatch {
 	if file == "" {
 		return oomWatch{}
@@ -35,11 +35,10 @@ func oomOf(file string, before int) oomWatch {
 	return oomWatch{file: file, parent: filepath.Join(filepath.Dir(filepath.Dir(file)), filepath.Base(file)), before: before}
 }
 
-// killed reports whether it is to blame for the container's end with the code.
-// A container that ended well may have lost a child, but not its work. Where
-// systemd was faster and the container's cgroup is gone, a kill in the cgroup
-// above counts if it was one of this container's kind: by SIGKILL, and while it
-// lived.
+// killed reports whether the OOM killer caused the container's end with this code. A
+// container that ended successfully may have lost a child, but not its work. If systemd
+// was faster and the container's cgroup is gone, a kill in the parent cgroup counts if it
+// may have been of this container: by SIGKILL, and during its lifetime.
 func (w oomWatch) killed(code int32) bool {
 	if code == 0 || w.file == "" {
 		return false
@@ -51,7 +50,7 @@ func (w oomWatch) killed(code int32) bool {
 	return err == nil && n > w.before && code == 128+int32(unix.SIGKILL)
 }
 
-// oomKills reads the counter of a v1 memory.oom_control or v2 memory.events.
+// oomKills reads the counter of memory.oom_control (cgroup v1) or memory.events (v2).
 func oomKills(file string) (int, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -11,40 +11,40 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 )
 
-// output is one output of a container: the end to read of a pipe, of which the
-// container has the other one. An unfinished line stays in the pipe: see patience.
+// output is one output of a container: the read end of a pipe whose write end the
+// container has. An unfinished line stays in the pipe: see patience.
 type output struct {
 	fd       int
 	frame    byte
-	over     bool // it has ended, and all of it was read
-	seen     int  // bytes in the pipe that the attached have got already
-	saw      int  // how much of an unfinished line was seen when more was there
-	owed     int  // the most bytes that somebody waits for: see stdio.reckon
-	tap      *tap // where the pipe is the keeper's own; else nil
+	over     bool // it has ended, and all of it has been read
+	seen     int  // bytes in the pipe that attached clients already have
+	saw      int  // the length of an unfinished line when more than it was there
+	owed     int  // at most so many bytes are waited for: see stdio.reckon
+	tap      *tap // set if the pipe is the keeper's own
 	patience patience
 }
 
-// tap is a terminal, which cannot be copied without being read. So that no more
-// than what is being read at the moment is lost with the keeper, that is put into
-// a pipe at once and goes on from there as other output does.
+// tap is a terminal, which cannot be copied without being read. So that the keeper's
+// death loses no more than what is being read at that moment, what is read goes into a
+// pipe at once and is processed from there like other output.
 //
-// A terminal that no process has open says so, and may be opened again: it ends with the
-// container's process. Before that it must not be closed, which would be a hang-up for
-// that process.
+// A read says so if no process has the terminal open; since it may be opened again, it
+// ends only with the container's process. It must not be closed before that: the process
+// would get a hang-up.
 type tap struct {
 	tty  int
 	into *os.File
-	hung bool // nobody has the terminal open
-	over bool // and nobody will
+	hung bool // no process has the terminal open
+	over bool // and none will again
 }
 
 const (
-	// ttyRead is the most that a terminal gives at once.
+	// ttyRead is the most that one read of a terminal returns.
 	ttyRead = 4 << 10
-	// tapLimit is how full the pipe may be for more to fit in for certain, in
-	// pieces of any size, and more than the longest record has room before.
+	// tapLimit is the fill level up to which the pipe certainly has room for another
+	// read, in pieces of any size. It is larger than the longest record.
 	tapLimit = 17 << 10
-	// ttyMost is more than the kernel keeps for a terminal that is not read.
+	// ttyMost is more than the kernel buffers for a terminal that is not read.
 	ttyMost = 1 << 20
 )
 
@@ -55,7 +55,7 @@ func (o *output) role() role {
 	return roleStdout
 }
 
-// source is the descriptor that tells of output.
+// source returns the descriptor that becomes readable when there is output.
 func (o *output) source() int {
 	if o.tap != nil {
 		return o.tap.tty
@@ -63,7 +63,8 @@ func (o *output) source() int {
 	return o.fd
 }
 
-// there is the most that can be read now. Of a terminal only reading tells.
+// there returns the most that can be read now. For a terminal, that shows only when it is
+// read.
 func (o *output) there() int {
 	if o.tap != nil {
 		return held(o.fd) + ttyMost
@@ -71,7 +72,8 @@ func (o *output) there() int {
 	return held(o.fd)
 }
 
-// pull takes what the terminal has. ended says that the container's process has.
+// pull moves what the terminal has into the pipe. ended says that the container's process
+// has ended.
 func (o *output) pull(buf []byte, ended bool) error {
 	if o.tap == nil {
 		return nil
@@ -90,11 +92,12 @@ func (o *output) pull(buf []byte, ended bool) error {
 	return nil
 }
 
-// turn is how many pieces of an output are worked on before it is another one's turn.
+// turn is how many pieces of an output are processed before it is the other output's
+// turn.
 const turn = 16
 
-// drain works on an output until there is nothing more to do for now, or so much that the
-// other one must not wait any longer.
+// drain processes an output until there is nothing more to do for now, or the other
+// output must not wait any longer.
 func (s *stdio) drain(o *output) {
 	if !s.goesOn(o) {
 		return
@@ -104,7 +107,7 @@ func (s *stdio) drain(o *output) {
 	step := func() bool { return s.pass(o, p) }
 	if s.log != nil {
 		k, err := s.desks.take()
-		if err != nil { // of a lack of descriptors, which passes or not
+		if err != nil { // no descriptors, which may be temporary
 			s.complain(err)
 			time.AfterFunc(acceptPause, s.wake)
 			return
@@ -120,7 +123,7 @@ func (s *stdio) drain(o *output) {
 	}
 }
 
-// pass passes output on that goes into no log, and reports whether there was any.
+// pass delivers output that is not logged, and reports whether there was any.
 func (s *stdio) pass(o *output, p *pages) bool {
 	if err := o.pull(p.in[:], s.hasEnded()); err != nil {
 		s.complain(err)
@@ -136,7 +139,7 @@ func (s *stdio) pass(o *output, p *pages) bool {
 	return false
 }
 
-// copy brings what there is into the log, and reports whether there may be more.
+// copy writes the available output to the log, and reports whether there may be more.
 func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 	if err := o.pull(p.in[:], s.hasEnded()); err != nil {
 		s.complain(err)
@@ -183,16 +186,16 @@ func (s *stdio) copy(o *output, k *desk, p *pages) bool {
 type rest int
 
 const (
-	itWaits rest = iota // for its end
-	itGrows             // there is more of it already
-	itEnds              // it is all that comes, or that the pipe can hold
+	itWaits rest = iota // for the end of the line
+	itGrows             // more of it is already there
+	itEnds              // no more of it comes, or fits into the pipe
 )
 
-// unfinished says what becomes of the n bytes without an end that are in the pipe.
+// unfinished says what becomes of the n bytes without a line end in the pipe.
 func (o *output) unfinished(n int) rest {
 	hung := o.tap != nil && o.tap.hung || o.tap == nil && hungUp(o.fd)
 	if held(o.fd) > n {
-		if o.saw == n { // there is more behind than one look sees
+		if o.saw == n { // there is more behind it than one look shows
 			return itEnds
 		}
 		o.saw = n
@@ -204,16 +207,15 @@ func (o *output) unfinished(n int) rest {
 	return itWaits
 }
 
-// hungUp reports whether nobody holds the other end of a pipe or a connection.
+// hungUp reports whether the other end of a pipe or connection is closed.
 func hungUp(fd int) bool {
 	poll := []unix.PollFd{{Fd: int32(fd)}}
 	n, err := unix.Poll(poll, 0)
 	return err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
 }
 
-// isFull reports whether a pipe takes no more, which with many small pieces in it
-// is so long before it holds the bytes that it could. Only the end to write
-// tells.
+// isFull reports whether a pipe accepts no more. With many small pieces in it, that is
+// long before it holds its capacity in bytes. Only the write end can tell.
 func isFull(pipe int) bool {
 	fd, err := openWriteEnd(pipe)
 	if err != nil {

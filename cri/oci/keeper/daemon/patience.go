@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long an unfinished line stays in the pipe. What a writer adds to bytes
-// that are there already is announced to nobody before its write ends; and that does not
-// end if the pipe is full before. So the pipe has to be looked at again while there is an
-// unfinished line in it, and to be emptied when that stays for long, because what comes
-// into an empty one always is announced. The longer a line has waited the rarer it is
-// looked at: a writer is held up for no longer than it took to come.
+// patience decides how long an unfinished line stays in the pipe. The kernel announces
+// bytes that are added to a pipe that is not empty only when the write ends, and a write
+// does not end if the pipe is full. So the pipe must be checked again while it holds an
+// unfinished line, and emptied if the line stays for long, because bytes that enter an
+// empty pipe are always announced. The longer a line has waited, the less often it is
+// checked: a writer is held up for no longer than the line took to arrive.
 type patience struct {
-	taken int         // since the pipe was last looked at
+	taken int         // bytes taken out since the last look at the pipe
 	last  time.Time   // when it may have been full
 	since time.Time   // when the unfinished line was first seen; zero without one
 	next  time.Time   // when the timer fires
@@ -22,22 +22,22 @@ type patience struct {
 }
 
 const (
-	// firstLook is after how long an unfinished line is looked at again. Most have their
-	// end by then.
+	// firstLook is after how long an unfinished line is checked again. Most are complete
+	// by then.
 	firstLook = 10 * time.Millisecond
-	// lineStay is how long a line may stay unfinished: then what there is becomes a part of
-	// a line, and nobody has to look any more.
+	// lineStay is how long a line may stay unfinished: then what there is becomes a
+	// partial line, and no more checks are needed.
 	lineStay = time.Second
-	// crowdLasts is how long it takes at most, with a lot of patience, until who was
-	// waiting for room goes on.
+	// crowdLasts is how long, generously, it takes until a writer that waited for room
+	// continues.
 	crowdLasts = time.Second
-	// crowdStay is how long a line may stay unfinished meanwhile: a processor may be
-	// busy with others for some milliseconds before the writer has it.
+	// crowdStay is how long a line may stay unfinished meanwhile: it may be some
+	// milliseconds until the writer gets a processor.
 	crowdStay = 10 * time.Millisecond
 )
 
-// look is called for each look at the pipe. One with a writer who waits for room holds
-// half of what it could at least: pieces of no more than half a page share one.
+// look is called for each look at the pipe. A pipe with a writer that waits for room
+// holds at least half of its capacity: pieces of no more than half a page share a page.
 func (p *patience) look(pipe int) {
 	most := held(pipe) + p.taken
 	p.taken = 0
@@ -49,10 +49,10 @@ func (p *patience) look(pipe int) {
 	}
 }
 
-// took notes that so much was taken out of the pipe.
+// took records that n bytes were taken out of the pipe.
 func (p *patience) took(n int) { p.taken, p.since = n, time.Time{} }
 
-// wait calls again in time for the unfinished line.
+// wait has again called in time for the unfinished line.
 func (p *patience) wait(again func()) {
 	now := time.Now()
 	switch {
@@ -78,5 +78,5 @@ func (p *patience) stay() time.Duration {
 	return lineStay
 }
 
-// over reports whether the unfinished line has stayed for long enough.
+// over reports whether the unfinished line has stayed long enough.
 func (p *patience) over() bool { return !p.since.IsZero() && time.Since(p.since) >= p.stay() }

@@ -10,7 +10,8 @@ import (
 // pause is the first process of a PID namespace that a Pod's containers share.
 // It reaps whatever is orphaned there and ends on SIGTERM or SIGINT.
 func pause() error {
-	// A signal that finds its channel full is dropped, which only one of many ends may be.
+	// A signal is dropped if its channel is full: that is harmless only for one of
+	// several SIGCHLDs, so the kinds have separate channels.
 	told, ended := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(told, unix.SIGTERM, unix.SIGINT)
 	signal.Notify(ended, unix.SIGCHLD)

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// poller tells when descriptors become readable: once for every time that
-// something new is there (edge-triggered). A descriptor that is idle costs a map
-// entry; a goroutine and a descriptor of the Go runtime for each would be several
-// times the keeper itself with some hundred containers.
+// poller reports when descriptors become readable, once each time something new arrives
+// (edge-triggered). An idle descriptor costs a map entry; a goroutine and a Go runtime
+// poll descriptor for each would take several times the keeper's own memory with some
+// hundred containers.
 type poller struct {
 	fd int
 
@@ -35,7 +35,7 @@ func (p *poller) run() {
 	for {
 		n, err := unix.EpollWait(p.fd, events, -1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			panic(fmt.Sprintf("waiting for events: %v", err)) // not without a bug here
+			panic(fmt.Sprintf("waiting for events: %v", err)) // only by a bug here
 		}
 		for _, e := range events[:max(n, 0)] {
 			p.mu.Lock()
@@ -48,9 +48,9 @@ func (p *poller) run() {
 	}
 }
 
-// add calls ready whenever something new can be read from the descriptor, its
-// end included, and soon if that is so already. ready must not block. It may be
-// called for nothing, when a number is used again.
+// add has ready called whenever something new can be read from the descriptor, including
+// its end, and soon if that is the case already. ready must not block. There may be
+// spurious calls when a descriptor number is reused.
 func (p *poller) add(fd int, ready func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -63,8 +63,8 @@ func (p *poller) add(fd int, ready func()) error {
 	return nil
 }
 
-// remove must come before the descriptor is closed: copies of it are elsewhere,
-// so the kernel would not forget it.
+// remove must precede closing the descriptor: there are copies of it elsewhere, so the
+// kernel would not remove it by itself.
 func (p *poller) remove(fd int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

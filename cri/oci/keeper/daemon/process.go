@@ -21,29 +21,29 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
-// children is every process that the keeper is, or becomes, the parent of: the
-// invocations of the OCI runtime, and the containers and exec'd programs that
-// reparent to the keeper when the invocation that made them ends. Those of an
-// earlier keeper are the anchor's, and the keeper asks there.
+// children holds every process whose parent the keeper is or becomes: the invocations of
+// the OCI runtime, and the containers and exec'd programs that are reparented to the
+// keeper when the invocation that made them ends. Those of an earlier keeper are the
+// anchor's children, and the keeper asks the anchor about them.
 //
-// No process is ever mistaken for another: its pidfd is asked, and not its id,
-// which is free once its parent has reaped it; and nothing is reaped whose exit has
-// not been taken note of. Those of whom the keeper was never told ("strangers": orphans
-// of containers that share the host's process ids) are reaped only while no
-// invocation is under way, because one of them may turn out to be a container
-// that died before the runtime had written its process id down.
+// No process is ever mistaken for another: its pidfd is used, not its id, which is free
+// once its parent has reaped it; and no process is reaped before its exit has been
+// recorded. "Strangers", of which the keeper was never told (orphans of containers in the
+// host's PID namespace), are reaped only while no invocation is in progress, because one
+// of them may turn out to be a container that died before the runtime had written its
+// process id.
 type children struct {
 	poller   *poller
 	escrow   *escrow
-	exitInfo bool // the kernel may be asked for exits of processes that are nobody's here
+	exitInfo bool // the kernel may be asked for exits of processes with another parent
 	copies   copies
 
 	mu       sync.Mutex
-	spawning int // invocations under way
+	spawning int // invocations in progress
 	known    map[int]*process
 }
 
-// process is a child of the keeper or the anchor that is waited for.
+// process is a child of the keeper or the anchor whose end is awaited.
 type process struct {
 	pid   int
 	kids  *children
@@ -51,8 +51,8 @@ type process struct {
 	pidfd int          // -1 once reaped
 }
 
-// newChildren makes the calling process the reaper of its descendants and
-// reaps strangers until stop is called.
+// newChildren makes the calling process a child subreaper and reaps strangers until stop
+// is called.
 func newChildren(p *poller, e *escrow, exitInfo bool) (k *children, stop func(), err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("becoming the subreaper: %w", err)
@@ -74,8 +74,8 @@ func newChildren(p *poller, e *escrow, exitInfo bool) (k *children, stop func(),
 	return k, func() { signal.Stop(ended); close(done) }, nil
 }
 
-// begin announces an invocation; end must follow once its process and what it
-// started are known.
+// begin announces an invocation; end must follow once its process, and what that started,
+// are known.
 func (k *children) begin() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -89,7 +89,7 @@ func (k *children) end() {
 	k.sweep()
 }
 
-// quiesce waits for the invocations that are under way, for a while.
+// quiesce waits for invocations in progress, up to quiesceLimit.
 func (k *children) quiesce() {
 	for deadline := time.Now().Add(quiesceLimit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		k.mu.Lock()
@@ -101,11 +101,11 @@ func (k *children) quiesce() {
 	}
 }
 
-// quiesceLimit is short: the next keeper ends what this one has begun.
+// quiesceLimit is short: the next keeper completes what this one has begun.
 const quiesceLimit = time.Second
 
-// fork starts a program with files as its first descriptors. Call it between
-// begin and end.
+// fork starts a program with files as its first descriptors. Call it between begin and
+// end.
 func (k *children) fork(args []string, dir string, files []*os.File) (*process, error) {
 	fds, err := wire.Descriptors(files)
 	if err == nil {
@@ -115,7 +115,7 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 		return nil, fmt.Errorf("starting %q: %w", args[0], err)
 	}
 	p := &process{kids: k}
-	// With the process comes its descriptor, or there is neither.
+	// The process comes with its pidfd, or neither exists.
 	attr := &syscall.ProcAttr{Dir: dir, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &p.pidfd}}
 	for _, fd := range fds {
 		attr.Files = append(attr.Files, uintptr(fd))
@@ -126,7 +126,7 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 	})
 	if err != nil {
 		err = fmt.Errorf("starting %q: %w", args[0], err)
-		// The same errors are those of a directory that is gone.
+		// A missing working directory causes the same errors.
 		if unix.Access(args[0], unix.X_OK) != nil || errors.Is(err, unix.ENOEXEC) {
 			err = fault.FailedPrecondition.Errorf("%w: is it installed?", err)
 		}
@@ -142,8 +142,8 @@ func (k *children) know(p *process) {
 	k.known[p.pid] = p
 }
 
-// abandon kills a process that nobody shall see, and reaps it when it has ended. It
-// needs nothing that may be lacking.
+// abandon kills a process that must not become known, and reaps it when it has ended. It
+// needs no resources that may be lacking.
 func (k *children) abandon(p *process) error {
 	err := p.signal(int(unix.SIGKILL))
 	go func() {
@@ -157,10 +157,10 @@ func (k *children) abandon(p *process) error {
 	return err
 }
 
-// adopt begins to wait for a child of the keeper or the anchor, running or
-// ended. Until an entry names it, it must be called between begin and end, which
-// keep the id from being reused. One that may be nobody's child here, because an anchor
-// died while it was started, is known by its cgroup, a directory; "" is for all others.
+// adopt starts waiting for a child of the keeper or the anchor, running or ended. Until
+// an entry names the process, call adopt between begin and end, which keep its id from
+// being reused. A process that may have neither as its parent, because an anchor died
+// while it was started, is recognized by its cgroup, a directory; "" is for all others.
 func (k *children) adopt(pid int, cgroup string) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
@@ -183,20 +183,19 @@ func (p *process) livesIn(cgroup string) bool {
 	if err != nil || !slices.Contains(strings.Fields(string(text)), strconv.Itoa(p.pid)) {
 		return false
 	}
-	return unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil // else the id may be another's by now
+	return unix.PidfdSendSignal(p.pidfd, 0, nil, 0) == nil // otherwise the id may have been reused
 }
 
-// adoptLimit is how long a process may take to become a child of the keeper
-// after the OCI runtime has ended. crun forks to detach: what it started becomes
-// ours when that fork ends, too, some microseconds later or, on a busy machine,
-// many milliseconds.
+// adoptLimit is how long a process may take to become a child of the keeper after the OCI
+// runtime has exited. crun forks to detach: what it started is reparented only when that
+// fork exits as well, some microseconds later or, on a busy machine, many milliseconds.
 const adoptLimit = 2 * time.Second
 
-// becomesChild reports whether the process is a child of the keeper or becomes
-// one in time. One that its parent has reaped never does.
+// becomesChild reports whether the process is a child of the keeper, or of the anchor, or
+// becomes one in time. One that its parent has reaped never does.
 func (p *process) becomesChild() bool {
 	for deadline := time.Now().Add(adoptLimit); ; {
-		parent := p.parent() // before it is asked whose child it is: an end in between is seen
+		parent := p.parent() // opened before the poll, so that its end in between is noticed
 		if _, _, err := p.poll(); !errors.Is(err, unix.ECHILD) {
 			parent.close()
 			return true
@@ -224,9 +223,9 @@ func (p *process) parent() parent {
 	return parent(fd)
 }
 
-// awaitEnd waits for the end of the parent, with which its children get another one,
-// and closes it. It waits for a moment only: the parent may have been another process
-// by the time that it was opened.
+// awaitEnd waits for the end of the parent, whose children are then reparented, and
+// closes it. It waits only for a moment: the id may have been reused by the time it was
+// opened.
 func (p parent) awaitEnd() {
 	if p < 0 {
 		time.Sleep(time.Millisecond)
@@ -243,8 +242,8 @@ func (p parent) close() {
 	}
 }
 
-// poll tells whether the process has ended, and leaves it as it is.
-// unix.ECHILD when neither the keeper nor the anchor is its parent.
+// poll reports whether the process has ended, without reaping it. The error is
+// unix.ECHILD if neither the keeper nor the anchor is its parent.
 func (p *process) poll() (ended bool, code int32, err error) {
 	ended, code, err = child.PeekFD(p.pidfd)
 	if errors.Is(err, unix.ECHILD) {
@@ -253,8 +252,8 @@ func (p *process) poll() (ended bool, code int32, err error) {
 	return ended, code, err
 }
 
-// reap consumes a process that ended, if it is the keeper's own: the anchor
-// reaps with the entry. Its id is free afterwards, and p can be used no more.
+// reap reaps a process that has ended, if it is the keeper's own: the anchor reaps its
+// own with the entry. The id is free afterwards, and p must not be used again.
 func (k *children) reap(p *process) {
 	p.mu.Lock()
 	k.poller.remove(p.pidfd)
@@ -263,15 +262,15 @@ func (k *children) reap(p *process) {
 	p.pidfd = -1
 	p.mu.Unlock()
 	k.mu.Lock()
-	if k.known[p.pid] == p { // the id may be another one's by now
+	if k.known[p.pid] == p { // the id may have been reused
 		delete(k.known, p.pid)
 	}
 	k.mu.Unlock()
 	k.sweep()
 }
 
-// sweep reaps the strangers that ended. It stops at a process that is known:
-// reap comes for that one, and sweeps again.
+// sweep reaps strangers that have ended. It stops at a known process: reap is called for
+// that one, and sweeps again.
 func (k *children) sweep() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -283,14 +282,14 @@ func (k *children) sweep() {
 	}
 }
 
-// outcome is how a process ended.
+// outcome describes how a process ended.
 type outcome struct {
 	code int32 // 128+n for death by signal n
 	at   time.Time
-	lost bool // nobody can tell the code
+	lost bool // the code is unknown
 }
 
-// onEnd calls ended once, on a goroutine of its own, when the process has ended.
+// onEnd has ended called once, on a goroutine of its own, when the process has ended.
 func (p *process) onEnd(ended func()) error {
 	var once sync.Once
 	fd := p.pidfd
@@ -306,7 +305,7 @@ func readable(fd int) bool {
 	return err == nil && n > 0
 }
 
-// wait returns when the process has ended. It does not reap it. Call it once.
+// wait waits until the process has ended, without reaping it. Call it once.
 func (p *process) wait() (outcome, error) {
 	ended := make(chan struct{})
 	if err := p.onEnd(func() { close(ended) }); err != nil {
@@ -316,7 +315,7 @@ func (p *process) wait() (outcome, error) {
 	return p.outcome()
 }
 
-// outcome returns how the process ended, which it has.
+// outcome returns how the process ended. It must have ended.
 func (p *process) outcome() (outcome, error) {
 	for deadline := time.Now().Add(outcomeLimit); ; time.Sleep(time.Millisecond) {
 		ended, code, err := p.poll()
@@ -328,20 +327,20 @@ func (p *process) outcome() (outcome, error) {
 		case err != nil && time.Now().After(deadline):
 			return outcome{}, fmt.Errorf("waiting for process %d: %w", p.pid, err)
 		}
-		// Its first thread has ended, and others live for a moment; or the anchor is
-		// dying, and this process is about to take its place.
+		// Its first thread has ended, and others still live for a moment; or the anchor
+		// is dying, and this process is about to take its place.
 	}
 }
 
-// outcomeLimit is for an error that does not pass.
+// outcomeLimit is for an error that is not temporary.
 const outcomeLimit = time.Second
 
 // lostCode is the exit code of a process whose code is lost.
 const lostCode = 128 + int32(unix.SIGKILL)
 
-// askKernel is for a process whose parent is neither the keeper nor the anchor:
-// the anchor that was died. Linux 6.15 and later tell who holds a pidfd, once the
-// parent has reaped the process; until then /proc does.
+// askKernel is for a process whose parent is neither the keeper nor the anchor, because
+// that anchor died. Since Linux 6.15, the holder of a pidfd can get the exit once the
+// parent has reaped the process; until it has, /proc shows it.
 func (p *process) askKernel() outcome {
 	o := outcome{code: lostCode, at: time.Now(), lost: true}
 	if !p.kids.exitInfo {
@@ -351,7 +350,7 @@ func (p *process) askKernel() outcome {
 	defer p.mu.RUnlock()
 	status, err := zombieStatus(p.pid)
 	if unix.PidfdSendSignal(p.pidfd, 0, nil, 0) != nil || err != nil {
-		// It was reaped; what was read is of another process, perhaps.
+		// It was reaped; what was read may belong to another process.
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		err = unix.IoctlPidfdInfo(p.pidfd, &info)
 		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT == 0 {
@@ -368,7 +367,7 @@ func (p *process) askKernel() outcome {
 	return o
 }
 
-// zombieStatus returns how a process that nobody has reaped ended.
+// zombieStatus returns how a process that has not been reaped ended.
 func zombieStatus(pid int) (unix.WaitStatus, error) {
 	stat, err := procstat.Read(pid)
 	if err != nil {
@@ -380,7 +379,7 @@ func zombieStatus(pid int) (unix.WaitStatus, error) {
 	return unix.WaitStatus(stat.ExitCode), nil
 }
 
-// signal sends a signal to the process. One that has ended is not an error.
+// signal sends a signal to the process. It is no error if that has ended.
 func (p *process) signal(sig int) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// execID begins the ids of the execs' entries.
+	// execID begins the ids of entries of execs.
 	execID = " exec"
-	// removedID begins those of containers that were removed before all of their output
-	// was in their logs. Keepers of earlier versions pass over them.
+	// removedID begins the ids of containers that were removed before all their output
+	// was in their logs. Keepers of earlier versions ignore them.
 	removedID = " removed"
 )
 
-// restore goes on where an earlier keeper, of whatever version, was interrupted:
-// with the exits that nobody has acknowledged, the containers and the starts under
-// way. stop ends the watch over children.
+// restore continues where an earlier keeper, of whatever version, was interrupted: with
+// the unacknowledged exits, the containers and the starts in progress. stop ends the
+// reaping of children.
 func (s *server) restore(exitInfo bool) (stop func(), err error) {
 	poll, err := newPoller()
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *server) restore(exitInfo bool) (stop func(), err error) {
 	return stop, poll.add(s.escrow.line.FD(), func() { go s.escrow.check() })
 }
 
-// restoreExits brings back the exits that nobody has acknowledged.
+// restoreExits restores the unacknowledged exits.
 func (s *server) restoreExits() error {
 	for _, e := range s.journal.Pending() {
 		var exit wire.Exit
@@ -77,8 +77,8 @@ func (s *server) restoreExits() error {
 	return nil
 }
 
-// restoreContainer brings back a container: one that runs, one whose start is
-// under way, or one that has ended and whose output may not have.
+// restoreContainer restores a container: one that is running, one whose start is in
+// progress, or one that has ended but whose output may not have.
 func (s *server) restoreContainer(hold *holding, std *stdio) error {
 	id := hold.entry.ID
 	known := s.containers[id]
@@ -97,7 +97,7 @@ func (s *server) restoreContainer(hold *holding, std *stdio) error {
 		if err := s.noteExit(hold, exit, false); err != nil {
 			return err
 		}
-		std.ended = true // before there is a worker, which closes what is over
+		std.ended = true // before a worker runs, which closes outputs that are over
 		c.life.Lock()
 		go func() {
 			defer c.life.Unlock()
@@ -117,15 +117,15 @@ func (s *server) restoreContainer(hold *holding, std *stdio) error {
 	return s.watchOver(c, std, proc, oom)
 }
 
-// restoreRemoved goes on with what a container has printed that was removed. It passes
-// over one that is there still, because the keeper before died while it removed it: that
-// is asked for again.
+// restoreRemoved continues with the output of a container that was removed. It skips a
+// container that still exists because the earlier keeper died while removing it: that
+// removal is requested again.
 func (s *server) restoreRemoved(x anchor.Entry, left map[uint64][]*desk) {
 	hold, err := s.escrow.holdingOf(x)
 	if err != nil {
 		s.log.Error("the output of a container that was removed is given up", "err", err)
 		hold.drop()
-		closeAll(x.Files) // nobody can tell what they are
+		closeAll(x.Files) // their roles are unknown
 		return
 	}
 	if s.hasKey(hold.rec.Key) {
@@ -146,20 +146,20 @@ func (s *server) restoreRemoved(x anchor.Entry, left map[uint64][]*desk) {
 	std.dismiss()
 }
 
-// hasKey reports whether there is a container of that key.
+// hasKey reports whether a container with this key exists.
 func (s *server) hasKey(key uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.containers {
-		if c.hold != nil && c.hold.key() == key { // its worker may change what is held already
+		if c.hold != nil && c.hold.key() == key { // its worker may already change the holding
 			return true
 		}
 	}
 	return false
 }
 
-// noteExit says in the holding what the journal knows already, or could not be told:
-// then the exit is nowhere else.
+// noteExit records in the holding an exit that the journal knows already, or that could
+// not be journalled: then it is recorded nowhere else.
 func (s *server) noteExit(hold *holding, exit *wire.Exit, sole bool) error {
 	if hold.rec.Exit != nil {
 		return nil
@@ -171,8 +171,8 @@ func (s *server) noteExit(hold *holding, exit *wire.Exit, sole bool) error {
 	})
 }
 
-// restoreStdio takes up the streams in a holding. After an error they are still the
-// holding's alone.
+// restoreStdio takes over the streams in a holding. After an error they still belong to
+// the holding alone.
 func (s *server) restoreStdio(hold *holding) (*stdio, error) {
 	std := s.streams.newStdio(hold, s.log.With("container", hold.entry.ID))
 	for r, frame := range map[role]byte{roleStdout: wire.FrameStdout, roleStderr: wire.FrameStderr} {
@@ -205,8 +205,8 @@ func (s *server) restoreStdio(hold *holding) (*stdio, error) {
 	return std, nil
 }
 
-// restoreTerminal takes up a terminal, with the write end of the pipe behind it,
-// opened again. One without that pipe was received and no more.
+// restoreTerminal takes over a terminal and reopens the write end of the pipe behind it.
+// A terminal without that pipe was received but not used yet.
 func (s *stdio) restoreTerminal(fd int) error {
 	if len(s.outputs) == 1 {
 		in, err := openWriteEnd(s.outputs[0].fd)
@@ -225,5 +225,5 @@ func (s *stdio) restoreTerminal(fd int) error {
 	return nil
 }
 
-// unused reports whether there is a terminal from which nothing is read yet.
+// unused reports whether there is a terminal that is not read yet.
 func (s *stdio) unused() bool { return s.terminal != nil && s.outputs[0].tap == nil }

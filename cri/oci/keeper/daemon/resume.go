@@ -16,8 +16,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// resume ends a start that an earlier keeper has begun. c.life is held until it
-// is over, so that a call that asks for the same start finds what became of it.
+// resume completes a start that an earlier keeper has begun. c.life is held until it is
+// over, so that a repeated call for the same start finds its outcome.
 func (s *server) resume(c *container, oom oomWatch) {
 	defer c.life.Unlock()
 	s.children.begin()
@@ -48,7 +48,7 @@ func (s *server) resume(c *container, oom oomWatch) {
 	c.hold.drop()
 }
 
-// lose records an end that nobody has seen.
+// lose records an end that nobody saw.
 func (s *server) lose(c *container) {
 	exit := &wire.Exit{ID: c.id, Code: lostCode, At: time.Now(), Lost: true}
 	entry, err := s.journal.Note("exit", exit)
@@ -63,9 +63,9 @@ func (s *server) lose(c *container) {
 	s.conclude(c, exit, entry)
 }
 
-// awaitStart waits for the OCI runtime of a start under way, and returns what it
-// has started. Where the keeper before had not come as far as to run it, it is run
-// now; but no exec is, for which nobody waits any more.
+// awaitStart waits for the OCI runtime of a start in progress, and returns what it
+// started. If the earlier keeper had not got as far as running it, it is run now; but not
+// for an exec, for which nobody waits any more.
 func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err error) {
 	run, pidfd, err := runtimeOf(hold)
 	if err != nil {
@@ -84,14 +84,14 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 		}
 		defer s.endConsole(hold, con)
 	}
-	adrift := true // it was reaped, by whomever
+	adrift := true // it was reaped, no matter by whom
 	if pidfd >= 0 {
 		if adrift, err = s.awaitRuntime(run, pidfd); err != nil {
 			return nil, nil, err
 		}
 	}
 	if hold.get(roleTerminal) >= 0 {
-		con = nil // the keeper before has received it
+		con = nil // the earlier keeper has received it
 	}
 	cgroup := ""
 	if adrift {
@@ -100,15 +100,15 @@ func (s *server) awaitStart(hold *holding) (proc *process, tty *os.File, err err
 	return s.started(hold, con, cgroup)
 }
 
-// beginAgain runs the OCI runtime for a start that has not come so far, with the
-// other ends of the pipes that are held.
+// beginAgain runs the OCI runtime for a start that had not got that far, with the other
+// ends of the pipes that are held.
 func (s *server) beginAgain(hold *holding) (proc *process, tty *os.File, err error) {
 	if hold.get(roleConsole) >= 0 {
 		if err := hold.change(func(h *content) { h.retire(roleConsole) }); err != nil {
 			return nil, nil, err
 		}
 	}
-	if err := removePID(&hold.rec.Start.Command); err != nil { // it is there and names nobody
+	if err := removePID(&hold.rec.Start.Command); err != nil { // it exists but names no process
 		return nil, nil, err
 	}
 	var files childFiles
@@ -128,14 +128,14 @@ func (s *server) beginAgain(hold *holding) (proc *process, tty *os.File, err err
 	return s.invoke(hold, files)
 }
 
-// runtimeOf returns the process of the OCI runtime of a start under way, whose
-// descriptor is the holding's; 0 when none was started, and no descriptor when it
-// was reaped.
+// runtimeOf returns the OCI runtime process of a start in progress, with a descriptor
+// that belongs to the holding; pid is 0 if none was started, and pidfd -1 if it was
+// reaped.
 func runtimeOf(hold *holding) (pid, pidfd int, err error) {
 	if fd := hold.get(roleRuntime); fd >= 0 {
 		return hold.rec.Run, fd, nil
 	}
-	if pid = hold.rec.Run; pid == 0 { // else a keeper before held no descriptor of it
+	if pid = hold.rec.Run; pid == 0 { // otherwise an earlier keeper held no descriptor of it
 		pid = findRuntime(hold.rec.Start.Command.Args)
 	}
 	if pid == 0 {
@@ -158,10 +158,10 @@ func runtimeOf(hold *holding) (pid, pidfd int, err error) {
 	return pid, pidfd, nil
 }
 
-// awaitRuntime waits for the end of an OCI runtime that an earlier keeper has started.
-// adrift says that it is no child of the anchor: that keeper reaped it, and died then, or
-// the anchor that had it died. It may be at work all the same, and what it starts is
-// nobody's child here either.
+// awaitRuntime waits for the end of an OCI runtime that an earlier keeper started. adrift
+// says that it is not a child of the anchor: that keeper reaped it and then died, or the
+// anchor that was its parent died. It may still be at work, and then what it starts is
+// not a child of the keeper or the anchor either.
 func (s *server) awaitRuntime(pid, pidfd int) (adrift bool, err error) {
 	run := &process{pid: pid, kids: s.children, pidfd: pidfd}
 	for deadline := time.Now().Add(runtimeLimit); ; time.Sleep(time.Millisecond) {
@@ -182,8 +182,8 @@ func (s *server) awaitRuntime(pid, pidfd int) (adrift bool, err error) {
 	}
 }
 
-// askAdrift is poll for an OCI runtime that is nobody's child here. Where nobody can tell
-// how it ended, its pid file says whether that was well.
+// askAdrift is poll for an OCI runtime whose parent is neither the keeper nor the anchor.
+// If nobody knows how it ended, its pid file tells whether it succeeded.
 func (p *process) askAdrift() (ended bool, code int32) {
 	if !readable(p.pidfd) {
 		return false, 0
@@ -194,7 +194,7 @@ func (p *process) askAdrift() (ended bool, code int32) {
 	return true, code
 }
 
-// cgroupOf is the directory of the container's cgroup; "" where it is not known.
+// cgroupOf returns the directory of the container's cgroup; "" if unknown.
 func cgroupOf(h *holding) string {
 	if file := h.rec.Start.OOMFile; file != "" {
 		return filepath.Dir(file)
@@ -202,13 +202,13 @@ func cgroupOf(h *holding) string {
 	return ""
 }
 
-// findRuntime finds a program that the keeper before has started and not told the
-// anchor of: it was killed in between. 0 when there is none.
+// findRuntime finds a program that the earlier keeper started without having told the
+// anchor, because it was killed in between. It returns 0 if there is none.
 func findRuntime(args []string) int {
 	want := strings.Join(args, "\x00") + "\x00"
 	own, _ := os.ReadFile("/proc/self/cmdline")
 	for deadline := time.Now().Add(findLimit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		forked := false // and not the program yet
+		forked := false // a sibling still runs the keeper program
 		for pid, line := range siblings() {
 			if line == want {
 				return pid
@@ -222,10 +222,10 @@ func findRuntime(args []string) int {
 	return 0
 }
 
-// findLimit is how long a process that was forked may take to become the program.
+// findLimit is how long a forked process may take to execute the program.
 const findLimit = time.Second
 
-// siblings are the anchor's children but this process, with their command lines.
+// siblings returns the anchor's children except this process, with their command lines.
 func siblings() map[int]string {
 	all := map[int]string{}
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", os.Getppid()))
@@ -241,8 +241,8 @@ func siblings() map[int]string {
 	return all
 }
 
-// restoreConsole takes up the socket of a console. net listens on a descriptor of
-// its own: that is held from then on.
+// restoreConsole takes over the socket of a console. net listens on a duplicate of the
+// descriptor, which is held from then on.
 func restoreConsole(hold *holding) (*console, error) {
 	fd, err := unix.FcntlInt(uintptr(hold.get(roleConsole)), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -272,8 +272,8 @@ func restoreConsole(hold *holding) (*console, error) {
 	return con, nil
 }
 
-// endExec kills a program that was executed in a container for a client of an
-// earlier keeper: that client knows no more.
+// endExec kills a program executed in a container for a client of an earlier keeper: that
+// client gets no more answers.
 func (s *server) endExec(hold *holding) {
 	if fd := hold.get(roleProcess); fd >= 0 {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it has ended

@@ -15,9 +15,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// invoke runs the command of a holding, one of the OCI runtime that starts a
-// process, and returns the process and its terminal. Call it between
-// children.begin and end, after removePID.
+// invoke runs the command of a holding, an OCI runtime command that starts a process, and
+// returns the process and its terminal. Call it between children.begin and end, after
+// removePID.
 func (s *server) invoke(h *holding, files childFiles) (proc *process, tty *os.File, err error) {
 	cmd := &h.rec.Start.Command
 	var con *console
@@ -44,8 +44,8 @@ func (s *server) endConsole(h *holding, con *console) {
 	con.close()
 }
 
-// started returns the process that the OCI runtime has started, and its terminal: see
-// children.adopt for the cgroup.
+// started returns the process that the OCI runtime started, and its terminal. For the
+// cgroup, see children.adopt.
 func (s *server) started(h *holding, con *console, cgroup string) (proc *process, tty *os.File, err error) {
 	pid, err := readPID(pidFileOf(h))
 	if err != nil {
@@ -58,7 +58,7 @@ func (s *server) started(h *holding, con *console, cgroup string) (proc *process
 		}
 	}
 	if proc, err = s.children.adopt(pid, cgroup); err == nil {
-		// Once more: the OCI runtime may have forked before it had it.
+		// Once more: the OCI runtime may have forked before its own score was set.
 		s.setOOMScore(&h.rec.Start.Command, pid)
 		return proc, tty, nil
 	}
@@ -72,8 +72,8 @@ func (s *server) started(h *holding, con *console, cgroup string) (proc *process
 	return nil, nil, errors.Join(err, cerr)
 }
 
-// terminalOf takes the terminal from the console into the holding, at once: it is
-// nowhere else between that the console's connection is accepted and that.
+// terminalOf receives the terminal from the console and puts it into the holding at once:
+// between accepting the console's connection and that, nobody else holds it.
 func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
 	tty, err := con.terminal()
 	if err != nil {
@@ -89,20 +89,21 @@ func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
 	return tty, nil
 }
 
-// command runs the OCI runtime to its end. begun is told its process.
+// command runs the OCI runtime to completion. begun is called with its process.
 func (s *server) command(cmd *wire.Command, files childFiles, begun func(*process) error) error {
 	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:])
 	if err != nil {
 		return err
 	}
 	defer s.children.reap(run)
-	// Before it forks, on any but a very busy machine: it was just loaded.
+	// It has just been executed and will not have forked yet, except on a very busy
+	// machine.
 	s.setOOMScore(cmd, run.pid)
 	if err := begun(run); err != nil {
 		_ = run.signal(int(unix.SIGKILL))
 	}
-	// A runtime that hangs, on a stuck file system perhaps, must not hold its
-	// caller for ever.
+	// A runtime that hangs, for example on a stuck file system, must not block its caller
+	// forever.
 	alarm := time.AfterFunc(runtimeLimit, func() { _ = run.signal(int(unix.SIGKILL)) })
 	defer alarm.Stop()
 	out, err := run.wait()
@@ -115,8 +116,8 @@ func (s *server) command(cmd *wire.Command, files childFiles, begun func(*proces
 	return nil
 }
 
-// setOOMScore gives a process the score of the command. The keeper has the lowest
-// that it may set, so this one is never lower and never refused.
+// setOOMScore gives a process the command's score. The keeper has the lowest score that
+// it may set, so this one is never lower and never refused.
 func (s *server) setOOMScore(cmd *wire.Command, pid int) {
 	if cmd.OOMScoreAdj == nil {
 		return
@@ -128,11 +129,11 @@ func (s *server) setOOMScore(cmd *wire.Command, pid int) {
 	}
 }
 
-// runtimeLimit is generous: starting a container takes tens of milliseconds,
-// and on a machine under heavy load some seconds.
+// runtimeLimit is generous: starting a container takes tens of milliseconds, and some
+// seconds on a machine under heavy load.
 const runtimeLimit = 2 * time.Minute
 
-// runtimeError is an invocation of the OCI runtime that ended with a code.
+// runtimeError says that the OCI runtime exited with a non-zero code.
 type runtimeError struct {
 	program string
 	code    int32
@@ -150,8 +151,8 @@ func pidFileOf(h *holding) string {
 	return filepath.Join(h.rec.Start.Command.Dir, h.rec.Start.Command.PIDFile)
 }
 
-// removePID removes the pid file of an earlier attempt. It comes before anything is
-// held: the next keeper trusts the file that it finds.
+// removePID removes the pid file of an earlier attempt. It is called before anything is
+// held: the next keeper trusts any pid file that it finds.
 func removePID(c *wire.Command) error {
 	err := os.Remove(filepath.Join(c.Dir, c.PIDFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

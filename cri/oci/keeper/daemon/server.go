@@ -35,7 +35,7 @@ type server struct {
 	streams  *streams
 	children *children
 	quit     context.CancelFunc
-	ending   atomic.Int32 // execs of an earlier keeper
+	ending   atomic.Int32 // execs of an earlier keeper that are being ended
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -43,15 +43,15 @@ type server struct {
 	over       bool          // it is ending, and its anchor with it
 	changed    chan struct{} // closed and replaced when an exit is added
 
-	// rest gives the memory of a burst of calls back when the last one is over.
+	// rest releases the memory of a burst of calls after the last one.
 	rest *time.Timer
 }
 
-// restAfter is how long after the last call the keeper is at rest.
+// restAfter is how long after the last call the keeper counts as idle.
 const restAfter = time.Second
 
-// serve answers calls until a shutdown is asked for. ready is called when the
-// socket accepts connections.
+// serve answers calls until a shutdown is requested. ready is called when the socket
+// accepts connections.
 func serve(o *options, ready func() error) (err error) {
 	j, err := openJournal(o.state, o.log)
 	if err != nil {
@@ -84,13 +84,13 @@ func serve(o *options, ready func() error) (err error) {
 	return s.accept(ctx, l)
 }
 
-// leave removes what says that there is a keeper, once this one has served for the
-// last time and has let go of the rest: another one may be started then.
+// leave removes the files that announce the keeper, once this one has served for the last
+// time and has released everything else: another one may be started then.
 func (s *server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.over {
-		return // another one of the anchor's follows
+		return // the anchor starts another one
 	}
 	for _, name := range []string{wire.SocketName, wire.LockName} {
 		if err := os.Remove(filepath.Join(s.run, name)); err != nil {
@@ -99,12 +99,12 @@ func (s *server) leave() {
 	}
 }
 
-// journalLimit is how long a thread of the keeper before this one, or a program
-// that it was about to start, may hold the journal's lock.
+// journalLimit is how long a thread of the previous keeper, or a program that it was
+// about to start, may hold the journal's lock.
 const journalLimit = 5 * time.Second
 
-// openJournal opens the journal of exits. They are not synced, and a loss of power
-// may have damaged it: an earlier boot's is put aside then, with whatever it told of
+// openJournal opens the journal of exits. Exits are not synced, so a power loss may have
+// damaged it: a damaged journal of an earlier boot is put aside, with the exits of
 // containers that ended with their machine.
 func openJournal(dir string, log *slog.Logger) (*journal.Journal, error) {
 	path, bootFile := filepath.Join(dir, "exits"), filepath.Join(dir, "boot")
@@ -122,7 +122,7 @@ func openJournal(dir string, log *slog.Logger) (*journal.Journal, error) {
 	if err != nil || !rebooted {
 		return j, err
 	}
-	if err := bootid.Note(bootFile, boot); err != nil { // the disk may be full: exits go to the anchor then
+	if err := bootid.Note(bootFile, boot); err != nil { // the disk may be full: then the anchor keeps exits
 		log.Error("noting the boot of the journal of exits", "err", err)
 	}
 	return j, nil
@@ -137,8 +137,8 @@ func awaitJournal(path string) (*journal.Journal, error) {
 	}
 }
 
-// accept serves connections until ctx ends. Whatever else is wrong, a lack of
-// descriptors mostly, passes or not, and the containers must not pay for it.
+// accept serves connections until ctx ends. Any other error, usually a lack of
+// descriptors, may be temporary or not, and must not affect the containers.
 func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
 	for failed := false; ; {
 		conn, err := l.AcceptUnix()
@@ -157,7 +157,7 @@ func (s *server) accept(ctx context.Context, l *net.UnixListener) error {
 	}
 }
 
-// acceptPause keeps a keeper that cannot accept from doing nothing but trying.
+// acceptPause keeps a keeper that cannot accept connections from busy-looping.
 const acceptPause = 50 * time.Millisecond
 
 func newContainer(id string) *container { return &container{id: id, ended: make(chan struct{})} }
@@ -173,8 +173,8 @@ func (s *server) handle(ctx context.Context, conn *net.UnixConn) {
 	}
 }
 
-// answer serves one call, and reports whether another one may follow. Once ctx has
-// ended it serves none: the client asks the next keeper.
+// answer serves one call, and reports whether another one may follow. Once ctx has ended
+// it serves none: the client then calls the next keeper.
 func (s *server) answer(ctx context.Context, conn *net.UnixConn) bool {
 	defer s.rest.Reset(restAfter)
 	var req wire.Request
@@ -196,8 +196,8 @@ func (s *server) answer(ctx context.Context, conn *net.UnixConn) bool {
 	return wire.InTurn(req.Op)
 }
 
-// checkPeer admits the keeper's own user. The socket's mode does too; this
-// holds also where the run directory was opened up.
+// checkPeer admits only the keeper's own user. The socket's mode does so, too; this also
+// holds if the run directory's permissions were widened.
 func checkPeer(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -215,8 +215,9 @@ func checkPeer(conn *net.UnixConn) error {
 	return nil
 }
 
-// call serves a request. An error that it returns is sent as the reply. A request
-// that makes the keeper panic would come again to the next one, and to that after it.
+// call serves a request. An error that it returns is sent as the reply. A panic is turned
+// into an error: a request that crashed the keeper would be repeated with the next one,
+// and the one after it.
 func (s *server) call(conn *net.UnixConn, req *wire.Request, files []*os.File) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -279,8 +280,8 @@ func gone(conn *net.UnixConn) context.Context {
 	return ctx
 }
 
-// claim returns the container, new or known, with its life held. A keeper that is
-// ending takes no new one: nobody would read its output.
+// claim returns the container, new or known, with its life held. A keeper that is ending
+// accepts no new one: nobody would read its output.
 func (s *server) claim(id string) (*container, error) {
 	for {
 		c := s.known(id)
@@ -295,7 +296,7 @@ func (s *server) claim(id string) (*container, error) {
 	}
 }
 
-// known returns the container, which is made unless the keeper is ending.
+// known returns the container, which is created unless the keeper is ending.
 func (s *server) known(id string) *container {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -321,7 +322,7 @@ func (s *server) forget(c *container) {
 	}
 	delete(s.containers, c.id)
 	if c.exit == nil {
-		close(c.ended) // for those who wait for what was never started
+		close(c.ended) // for those who wait for a container that never started
 	}
 }
 
@@ -331,10 +332,10 @@ func (s *server) statusOf(c *container) wire.Status {
 	return c.status()
 }
 
-// list waits for starts under way, so that each container has a process or an
-// exit, but not for long: one that hangs, on a disk that does not answer perhaps,
-// is said to be starting. As long it waits for the end of an earlier keeper's execs:
-// a server that begins asks for the list before it removes their directories.
+// list waits for starts in progress, so that each container has a process or an exit, but
+// not for long: a start that hangs, for example on a disk that does not respond, is
+// reported as starting. It waits equally long for the end of an earlier keeper's execs: a
+// new server requests the list before it removes their directories.
 func (s *server) list() []wire.Status {
 	s.mu.Lock()
 	containers := slices.Collect(maps.Values(s.containers))
@@ -356,11 +357,11 @@ func (s *server) list() []wire.Status {
 	return all
 }
 
-// listLimit is how long a list waits: longer than an end that was seen is kept back,
-// but where the disk of its log does not answer.
+// listLimit is how long list waits: longer than a known end is held back, except when the
+// disk of its log does not respond.
 const listLimit = drainLimit + 100*time.Millisecond
 
-// lockLife locks the container's life if that is possible until then.
+// lockLife locks the container's life if it can before the deadline.
 func (c *container) lockLife(deadline time.Time) bool {
 	for !c.life.TryLock() {
 		if time.Now().After(deadline) {

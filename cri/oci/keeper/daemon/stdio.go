@@ -12,26 +12,26 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 )
 
-// stdio is the keeper's side of a container's standard streams. Its output is
-// read for as long as any process holds the other end, written to the log and
-// then to those who are attached. A worker does that, a goroutine which lives
-// while there is something to do; it alone closes what it works on.
+// stdio is the keeper's side of a container's standard streams. Output is read for as
+// long as any process holds the other end, written to the log and then sent to attached
+// clients. That is done by a worker, a goroutine that exists only while there is
+// something to do; it alone closes what it works on.
 type stdio struct {
 	*streams
 	report  *slog.Logger
 	failed  sync.Once
-	lost    int // bytes of output that found no place in the log; the worker's
+	lost    int // bytes of output missing from the log; used by the worker
 	hold    *holding
 	log     *logFile // nil without one
 	once    bool     // close stdin after the first attach
 	outputs []*output
 	tty     int           // the terminal's descriptor; -1 without one
 	drained chan struct{} // closed when every output has ended
-	// left are the desks at which the keeper before this one was interrupted. While
-	// there are any the log is the worker's.
+	// left are the desks at which the previous keeper was interrupted. While there are
+	// any, the worker holds the log.
 	left []*desk
-	// due are closed when no output owes anything, and last says that it is given up
-	// then. Both are the worker's.
+	// due are closed when no output owes anything; last says that the output is given up
+	// then. Both are used by the worker.
 	due  []chan struct{}
 	last bool
 
@@ -39,23 +39,23 @@ type stdio struct {
 	attached map[*attachment]struct{}
 	terminal *os.File // nil without one
 	stdin    *os.File // write end of the pipe, or the terminal, or nil
-	working  bool     // there is a worker, or it was the last, or must be none yet
-	dirty    bool     // something has happened since it looked
-	ended    bool     // the container's process has
-	closing  bool     // it is to give up what is still open
-	useless  bool     // and not to read what is there
+	working  bool     // a worker runs, has finished for good, or must not run yet
+	dirty    bool     // something has happened since the worker looked
+	ended    bool     // the container's process has ended
+	closing  bool     // the worker must give up what is still open
+	useless  bool     // and need not read what is there
 	asked    []chan struct{}
 }
 
-// streams are what the streams of all containers share.
+// streams is what the streams of all containers share.
 type streams struct {
 	poller *poller
 	desks  *desks
 	pool   pool
 }
 
-// childFiles are the standard streams that the runtime's process is started
-// with; the container inherits them when it has no terminal.
+// childFiles are the standard streams with which the runtime's process is started; the
+// container inherits them if it has no terminal.
 type childFiles [3]*os.File
 
 func (t *streams) newStdio(h *holding, report *slog.Logger) *stdio {
@@ -65,8 +65,8 @@ func (t *streams) newStdio(h *holding, report *slog.Logger) *stdio {
 	}
 }
 
-// open opens the streams of a new container and puts them into its holding.
-// Nothing is read before pump. After an error, close is called.
+// open opens the streams of a new container and puts them into its holding. Nothing is
+// read before pump. After an error, discard must be called.
 func (s *stdio) open() (child childFiles, err error) {
 	r := s.hold.rec.Start
 	if r.Stdin && r.Command.Console == "" {
@@ -91,8 +91,8 @@ func (s *stdio) open() (child childFiles, err error) {
 	return child, err
 }
 
-// openLog opens the log of a container that is being started. Its start is on
-// record by then: who finds a log and nothing else takes it for one that ran.
+// openLog opens the log of a container that is being started. The start must already be
+// recorded: whoever finds only a log takes the container for one that ran.
 func (s *stdio) openLog() error {
 	path := s.hold.rec.Start.Log
 	if path == "" || s.log != nil {
@@ -106,7 +106,7 @@ func (s *stdio) openLog() error {
 	return s.hold.change(s.roles)
 }
 
-// pipe returns a pipe of which only the end to read does not block.
+// pipe returns a pipe with a non-blocking read end.
 func pipe() (r int, w *os.File, err error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
@@ -118,7 +118,7 @@ func pipe() (r int, w *os.File, err error) {
 	return p[0], os.NewFile(uintptr(p[1]), "pipe"), nil
 }
 
-// roles puts what is open into the holding.
+// roles puts the open descriptors into the holding.
 func (s *stdio) roles(h *content) {
 	for _, o := range s.outputs {
 		fd := o.fd
@@ -140,8 +140,8 @@ func (s *stdio) roles(h *content) {
 	}
 }
 
-// complaint returns what the runtime wrote before it failed, and keeps it out
-// of the container's log. The other ends must be closed.
+// complaint returns what the runtime wrote before it failed, and keeps it out of the
+// container's log. The other ends must be closed.
 func (s *stdio) complaint() string {
 	var text []byte
 	for _, o := range s.outputs {
@@ -159,8 +159,8 @@ func (s *stdio) complaint() string {
 	return string(text)
 }
 
-// useTerminal replaces the pipes by the container's terminal, whose output goes
-// through a pipe of the keeper's own: see tap.
+// useTerminal replaces the pipes with the container's terminal, whose output goes through
+// a pipe of the keeper's own: see tap.
 func (s *stdio) useTerminal(tty *os.File) error {
 	fds, err := wire.Descriptors([]*os.File{tty})
 	if err != nil {
@@ -182,18 +182,18 @@ func (s *stdio) useTerminal(tty *os.File) error {
 		h.set(roleStderr, -1)
 		s.roles(h)
 	})
-	if err != nil { // then the pipes are still what is held
+	if err != nil { // then the pipes are still held
 		s.outputs = before
 		return errors.Join(err, unix.Close(r), w.Close())
 	}
 	for _, o := range before {
-		_ = unix.Close(o.fd) // nobody reads the runtime's words now
+		_ = unix.Close(o.fd) // the runtime's own output is not needed
 	}
 	return nil
 }
 
-// pump begins to copy the outputs, until they end. Nobody works on them before all
-// are watched: of a container that has ended already a worker would close them.
+// pump starts copying the outputs until they end. The worker must not run before all
+// outputs are watched: for a container that has already ended, it would close them.
 func (s *stdio) pump() error {
 	s.setWorking(true)
 	err := s.watchOutputs()
@@ -220,16 +220,15 @@ func (s *stdio) watchOutputs() error {
 	return nil
 }
 
-// complain reports the first error of the log; the thousands that may follow
-// say the same.
+// complain reports only the first log error; the thousands that may follow say the same.
 func (s *stdio) complain(err error) {
 	if err != nil {
 		s.failed.Do(func() { s.report.Error("writing a container's log", "err", err) })
 	}
 }
 
-// dismiss is close for a container that is removed, whose holding goes when all is in the
-// log: if this keeper dies before that, the next one has the rest.
+// dismiss is close for a container that is removed; its holding is dropped when
+// everything is in the log. If this keeper dies before that, the next one continues.
 func (s *stdio) dismiss() {
 	s.close()
 	go func() {
@@ -238,13 +237,12 @@ func (s *stdio) dismiss() {
 	}()
 }
 
-// close gives up what is still open, when what has been written by now is in the log.
-// Whoever writes to it afterwards gets EPIPE, so the container's processes must have
-// ended. It does not wait for a worker that waits for its disk.
+// close gives up what is still open, once everything written so far is in the log. A
+// later write by the container gets EPIPE, so the container's processes must have ended.
+// close does not wait for a worker that waits for its disk.
 func (s *stdio) close() { s.end(false) }
 
-// discard is close for a container that was never one: nothing that was written is worth
-// reading.
+// discard is close for a container that did not start: its output need not be read.
 func (s *stdio) discard() { s.end(true) }
 
 func (s *stdio) end(useless bool) {
@@ -255,7 +253,7 @@ func (s *stdio) end(useless bool) {
 	s.wake()
 }
 
-// closeStdin closes the container's standard input, here and where it is held.
+// closeStdin closes the container's standard input, here and in the holding.
 func (s *stdio) closeStdin() {
 	s.mu.Lock()
 	in := s.stdin

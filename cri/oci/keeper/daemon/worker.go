@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the worker of a stdio does: when it works, in what order, and how it ends. What it does
-// with one output is in output.go.
+// The worker of a stdio: when it works, in what order, and how it ends. What it does with
+// one output is in output.go.
 
 func (s *stdio) wake() {
 	s.mu.Lock()
@@ -36,7 +36,8 @@ func (s *stdio) work() {
 	}
 }
 
-// again reports whether the worker has something to do. Otherwise it is none.
+// again reports whether the worker has something to do. If not, it stops being the
+// worker.
 func (s *stdio) again() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,8 +45,9 @@ func (s *stdio) again() bool {
 	return s.working
 }
 
-// logged returns a channel that is closed when all that has been written by now, an
-// unfinished line too, was read and is in the log. Once drained is closed it stays open.
+// logged returns a channel that is closed when everything written so far, including an
+// unfinished line, has been read and is in the log. Once drained is closed, the channel
+// stays open.
 func (s *stdio) logged() <-chan struct{} {
 	done := make(chan struct{})
 	s.mu.Lock()
@@ -55,8 +57,8 @@ func (s *stdio) logged() <-chan struct{} {
 	return done
 }
 
-// reckon notes what every output holds when that has been asked for, or when it is to be
-// the last: then it matters how much was there, because others may write on and on.
+// reckon records how much every output holds, if logged was called or the output is to be
+// given up: only that much is waited for, because other processes may keep writing.
 func (s *stdio) reckon() {
 	s.mu.Lock()
 	asked, closing, useless := s.asked, s.closing, s.useless
@@ -74,14 +76,15 @@ func (s *stdio) reckon() {
 	}
 }
 
-// isAsked reports whether there is something to reckon.
+// isAsked reports whether reckon has something to do.
 func (s *stdio) isAsked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.asked) > 0 || s.closing != s.last
 }
 
-// goesOn reports whether the worker goes on with the output, and not with others first.
+// goesOn reports whether the worker continues with the output, rather than turning to
+// something else first.
 func (s *stdio) goesOn(o *output) bool {
 	switch {
 	case o.over || s.isAsked():
@@ -92,7 +95,7 @@ func (s *stdio) goesOn(o *output) bool {
 	return true
 }
 
-// settle tells those who asked that no output owes anything, if that is so.
+// settle closes the due channels if no output owes anything.
 func (s *stdio) settle() {
 	if len(s.due) == 0 || slices.ContainsFunc(s.outputs, func(o *output) bool { return !o.over && o.owed > 0 }) {
 		return
@@ -101,10 +104,10 @@ func (s *stdio) settle() {
 		close(done)
 	}
 	s.due = nil
-	s.wake() // an output was left for the others
+	s.wake() // an output may have been left in favour of the others
 }
 
-// processEnded says that the container's process has ended. It comes after pump.
+// processEnded records that the container's process has ended. It is called after pump.
 func (s *stdio) processEnded() {
 	s.mu.Lock()
 	wake := !s.ended && s.terminal != nil
@@ -121,15 +124,15 @@ func (s *stdio) hasEnded() bool {
 	return s.ended
 }
 
-// resumeAt takes over the desks at which an earlier keeper was interrupted, and the
-// log for as long as it takes to finish there.
+// resumeAt takes over the desks at which an earlier keeper was interrupted, and the log
+// until their work is finished.
 func (s *stdio) resumeAt(left []*desk) {
 	if len(left) > 0 && s.log != nil {
 		<-s.log.mine
 		s.left = left
 		return
 	}
-	for _, k := range left { // whose log is lost
+	for _, k := range left { // their log is lost
 		k.clear()
 		s.desks.giveBack(k)
 	}
@@ -156,7 +159,7 @@ func (s *stdio) outputOf(frame byte) int {
 	return -1
 }
 
-// finish is the worker's last act: everything has been read, or is given up.
+// finish is the worker's last act: everything has been read or is given up.
 func (s *stdio) finish() {
 	s.mu.Lock()
 	s.closing = true
@@ -175,7 +178,7 @@ func (s *stdio) finish() {
 		s.report.Error("a container's log is not complete", "bytes", s.lost)
 	}
 	defer close(s.drained)
-	if s.log != nil { // a rotation would put it into the holding again
+	if s.log != nil { // a reopening would put it into the holding again
 		<-s.log.mine
 		defer func() { s.log.mine <- struct{}{} }()
 	}
@@ -184,7 +187,7 @@ func (s *stdio) finish() {
 			h.set(r, -1)
 		}
 	})
-	if err != nil { // then they stay open, as the anchor has them
+	if err != nil { // then they stay open, because the anchor still has them
 		s.complain(err)
 		return
 	}

@@ -41,7 +41,7 @@ import (
 
 // Descriptors of a keeper that an anchor has started.
 const (
-	ReadyFD = 3 // where the first keeper says that it serves; else /dev/null
+	ReadyFD = 3 // where the first keeper reports that it serves; else /dev/null
 	LineFD  = 4 // the keeper's end of the line
 	LockFD  = 5 // see Lock
 )
@@ -50,9 +50,9 @@ const (
 type Config struct {
 	Program string   // the keeper's program, absolute, until the keeper names another
 	Args    []string // its arguments, without the program
-	// Lock is the descriptor that Lock returned, or that was handed on by Become.
+	// Lock is the descriptor returned by Lock, or handed on by Become.
 	Lock int
-	// Handed is the descriptor of the entries that Become left; -1 without any.
+	// Handed is the descriptor of the entries that Become left; -1 if there are none.
 	Handed int
 }
 
@@ -86,17 +86,17 @@ type anchor struct {
 	mu       sync.Mutex
 	programs programs
 	entries  map[string]Entry
-	cut      map[string]bool // entries whose last put did not come whole
+	cut      map[string]bool // entries whose last put arrived incomplete
 	keeper   int             // its process id; 0 while there is none
-	serving  bool            // the keeper has come so far
-	served   bool            // this one or one before it
+	serving  bool            // the keeper serves
+	served   bool            // this keeper or an earlier one has served
 	released bool
 }
 
-// restartPause keeps an anchor whose keeper cannot start, or dies as soon as it
-// serves, from doing nothing but trying. It grows with each that is no better, but
-// not far where the keeper has served: calls and containers wait. One that has lived
-// for a while is replaced at once.
+// restartPause keeps an anchor from busy-looping if its keeper cannot start, or dies as
+// soon as it serves. The pause grows with each failure, but only a little if the keeper
+// has served: calls and containers wait. A keeper that has lived for a while is replaced
+// at once.
 const (
 	restartPause    = 10 * time.Millisecond
 	restartPauseMax = 2 * time.Second
@@ -129,8 +129,8 @@ func (a *anchor) run() error {
 	}
 }
 
-// pauseAfter is how long to wait after a keeper that has lived for so long, when
-// before it the pause was that.
+// pauseAfter returns how long to wait after a keeper that lived for this long, given the
+// previous pause.
 func pauseAfter(served bool, lived, before time.Duration) time.Duration {
 	longer := max(restartPause, 2*before)
 	switch {
@@ -142,7 +142,7 @@ func pauseAfter(served bool, lived, before time.Duration) time.Duration {
 	return min(longer, restartPauseMax)
 }
 
-// lifeOf is the life of the keeper that was started: it ends with it.
+// lifeOf serves the keeper that was started until that has ended.
 func (a *anchor) lifeOf(line int) {
 	a.mu.Lock()
 	watch := time.AfterFunc(a.programs.patience(), a.giveUp)
@@ -152,7 +152,7 @@ func (a *anchor) lifeOf(line int) {
 	a.bury()
 }
 
-// giveUp ends a keeper that does not come to serve.
+// giveUp kills a keeper that does not get to serve.
 func (a *anchor) giveUp() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -162,8 +162,7 @@ func (a *anchor) giveUp() {
 	}
 }
 
-// ended says whether the last keeper has served, and whether there shall be no
-// other.
+// ended returns whether the last keeper has served, and whether no other may follow.
 func (a *anchor) ended(started bool) (served, over bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -205,7 +204,7 @@ func (a *anchor) start(ready int) (line int, err error) {
 	return -1, errors.Join(err, unix.Close(pair[0]))
 }
 
-// converse does what the keeper asks for until it is gone.
+// converse serves the keeper's requests until it is gone.
 func (a *anchor) converse(line int) {
 	defer unix.Close(line)
 	buf := make([]byte, maxPacket)
@@ -224,7 +223,7 @@ func (a *anchor) converse(line int) {
 	}
 }
 
-// bury waits for the end of the keeper, which has let go of its line.
+// bury waits for the end of a keeper that has closed its line.
 func (a *anchor) bury() {
 	_ = unix.Kill(a.keeper, unix.SIGKILL) // not reaped yet, so it is no other process
 	_ = child.Await(a.keeper)
@@ -267,8 +266,8 @@ func (a *anchor) answer(line int, m *message, files []int) error {
 	return nil
 }
 
-// peek answers a question about a child. Keepers of version 1 send no pidfd, and
-// there may be no descriptor left for it.
+// peek answers a question about a child. Keepers of version 1 send no pidfd, and this
+// process may have no descriptor left to receive one.
 func peek(pid int, files []int) *message {
 	var m message
 	var err error
@@ -281,8 +280,8 @@ func peek(pid int, files []int) *message {
 	return &m
 }
 
-// put takes an entry. One that was cut is worth less than the one before, which
-// has all its descriptors. a.mu is held.
+// put stores an entry. An incomplete one is worth less than the previous one, which has
+// all its descriptors, and is ignored. a.mu is held.
 func (a *anchor) put(m *message, files []int) {
 	id := m.Entry.ID
 	if m.cut {
@@ -295,7 +294,7 @@ func (a *anchor) put(m *message, files []int) {
 	a.entries[id] = *m.Entry
 }
 
-// drop lets go of an entry. a.mu is held.
+// drop removes an entry. a.mu is held.
 func (a *anchor) drop(id string) {
 	delete(a.cut, id)
 	e, ok := a.entries[id]
@@ -309,8 +308,8 @@ func (a *anchor) drop(id string) {
 	}
 }
 
-// sweep reaps the strangers that ended. It stops at a child in an entry; that
-// one's drop sweeps again.
+// sweep reaps strangers that have ended. It stops at a child in an entry; dropping that
+// entry sweeps again.
 func (a *anchor) sweep() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -17,21 +17,21 @@ import (
 // Entry is what the anchor holds for the keeper under an id.
 type Entry struct {
 	ID string `json:"id"`
-	// PID is a child whose exit is to be kept; 0 without one.
+	// PID is a child whose exit must be kept; 0 for none.
 	PID int `json:"pid,omitempty"`
-	// Starting says that a child is about to be, so that no stranger is reaped.
+	// Starting says that a child is about to be started, so that no stranger is reaped.
 	Starting bool `json:"starting,omitempty"`
-	// Data means nothing to the anchor.
+	// Data is opaque to the anchor.
 	Data json.RawMessage `json:"data,omitempty"`
-	// Files are descriptors of the process that has the entry, which are its to close.
+	// Files are descriptors of the process that has the entry, which must close them.
 	Files []int `json:"files,omitempty"`
 }
 
-// MaxFiles is the most descriptors of an entry.
+// MaxFiles is the maximum number of descriptors of an entry.
 const MaxFiles = 8
 
-// The kinds of messages. List is answered by one for each entry and one
-// without, Peek and Kept by one; the others have no answer.
+// The kinds of messages. The answer to List is one message for each entry and one
+// without, to Peek and Kept a single one; the others have no answer.
 const (
 	opPut     = "put"
 	opDrop    = "drop"
@@ -43,8 +43,8 @@ const (
 	opKept    = "kept" // since version 2
 )
 
-// version is of the line. The anchor says its own at the end of a list; one that
-// says none is of version 1, and may be asked for no more than that had.
+// version is that of the line. The anchor reports its own at the end of a list; one that
+// reports none has version 1 and must be asked only what that supports.
 const version = 2
 
 type message struct {
@@ -54,23 +54,23 @@ type message struct {
 	PID     int    `json:"pid,omitempty"`
 	Ended   bool   `json:"ended,omitempty"`
 	Code    int32  `json:"code,omitempty"`
-	Gone    bool   `json:"gone,omitempty"` // no child of the anchor
-	Kept    bool   `json:"kept,omitempty"` // the last put of the entry came whole
+	Gone    bool   `json:"gone,omitempty"` // the process is not a child of the anchor
+	Kept    bool   `json:"kept,omitempty"` // the last put of the entry arrived complete
 	Version int    `json:"version,omitempty"`
 
-	cut bool // descriptors are missing: this process could take no more
+	cut bool // descriptors are missing: this process could receive no more
 }
 
 // maxPacket bounds a message. An entry's data is a command line and some paths.
 const maxPacket = 64 << 10
 
-// errNotUnderstood is a message that this side makes nothing of.
+// errNotUnderstood is returned for a message that this side does not understand.
 var errNotUnderstood = errors.New("not understood")
 
 func send(fd int, m *message, files []int) error {
 	if m.Entry != nil && m.Entry.Files != nil {
 		e := *m.Entry
-		e.Files = nil // they mean nothing elsewhere
+		e.Files = nil // they are meaningless in another process
 		m = &message{Op: m.Op, Entry: &e}
 	}
 	packet, err := json.Marshal(m)
@@ -92,8 +92,8 @@ func send(fd int, m *message, files []int) error {
 	}
 }
 
-// receive returns the next message. The other side's end is an error. Of a message
-// that was cut no descriptor is left.
+// receive returns the next message. It is an error if the other side has closed. The
+// descriptors of a truncated message are closed.
 func receive(fd int, buf []byte) (*message, []int, error) {
 	rights := make([]byte, unix.CmsgSpace(4*MaxFiles))
 	n, rn, flags, _, err := unix.Recvmsg(fd, buf, rights, unix.MSG_CMSG_CLOEXEC)
@@ -143,46 +143,46 @@ func closeAll(fds []int) {
 	}
 }
 
-// Line is the keeper's end. Once the anchor is gone every call fails; Gone tells.
-// It is safe for concurrent use.
+// Line is the keeper's end of the line. Once the anchor is gone, every call fails; see
+// Gone. It is safe for concurrent use.
 type Line struct {
 	fd      int
-	mu      sync.Mutex // of a question and its answer
+	mu      sync.Mutex // held for a question and its answer
 	version int        // the anchor's, once List was answered
 }
 
-// NewLine returns the line on a descriptor, LineFD in a keeper.
+// NewLine returns the line on a descriptor; in a keeper, that is LineFD.
 func NewLine(fd int) *Line {
 	unix.CloseOnExec(fd)
 	return &Line{fd: fd}
 }
 
-// FD is the descriptor of the line, which hangs up when the anchor is gone.
+// FD returns the descriptor of the line, which hangs up when the anchor is gone.
 func (l *Line) FD() int { return l.fd }
 
-// Gone reports whether the anchor is.
+// Gone reports whether the anchor is gone.
 func (l *Line) Gone() bool {
 	poll := []unix.PollFd{{Fd: int32(l.fd)}}
 	n, err := unix.Poll(poll, 0)
 	return err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
 }
 
-// Put has the anchor hold copies of the entry's descriptors, and nothing that it
-// held under the id before. Kept tells whether it could.
+// Put has the anchor hold copies of the entry's descriptors, and drop what it held under
+// the id before. Kept tells whether it could.
 func (l *Line) Put(e Entry) error { return l.tell(&message{Op: opPut, Entry: &e}, e.Files) }
 
-// Drop has the anchor let go of the entry, and reap its child if it has ended.
+// Drop has the anchor drop the entry and reap its child if that has ended.
 func (l *Line) Drop(id string) error { return l.tell(&message{Op: opDrop, Entry: &Entry{ID: id}}, nil) }
 
-// Serving says that the keeper answers calls. One that ends before is started
-// again more and more slowly, and the first one of an anchor not at all.
+// Serving reports that the keeper answers calls. A keeper that ends before is restarted
+// with growing pauses; if it is the first one of an anchor, it is not restarted.
 func (l *Line) Serving() error { return l.tell(&message{Op: opServing}, nil) }
 
-// Program says which program the next keeper is. If that does not come up the last
-// one that served is started instead.
+// Program sets the program of the next keeper. If that does not come up, the last one
+// that served is started instead.
 func (l *Line) Program(path string) error { return l.tell(&message{Op: opProgram, Program: path}, nil) }
 
-// Release says that this keeper is the last.
+// Release says that no keeper follows this one.
 func (l *Line) Release() error { return l.tell(&message{Op: opRelease}, nil) }
 
 func (l *Line) tell(m *message, files []int) error {
@@ -191,9 +191,9 @@ func (l *Line) tell(m *message, files []int) error {
 	return send(l.fd, m, files)
 }
 
-// Kept returns fault.Exhausted when the last Put of the entry did not come whole:
-// the anchor has run out of descriptors, and holds what it held before. One of
-// version 1 cannot tell.
+// Kept returns fault.Exhausted if the last Put of the entry arrived incomplete: the
+// anchor has run out of descriptors, and holds what it held before. An anchor of version
+// 1 cannot tell.
 func (l *Line) Kept(id string) error {
 	m, err := l.ask(&message{Op: opKept, Entry: &Entry{ID: id}}, 2)
 	if err != nil || m == nil || m.Kept {
@@ -202,9 +202,8 @@ func (l *Line) Kept(id string) error {
 	return fault.Exhausted.Errorf("the anchor has no descriptors left for %q", id)
 }
 
-// Peek asks whether the process of a pidfd, a child of the anchor by that id, has
-// ended, and with which code: see child.PeekFD. An anchor of version 1 looks at the
-// id alone.
+// Peek asks whether the process of a pidfd, a child of the anchor with this id, has
+// ended, and with which code: see child.PeekFD. An anchor of version 1 uses only the id.
 func (l *Line) Peek(pid, pidfd int) (ended bool, code int32, err error) {
 	m, err := l.ask(&message{Op: opPeek, PID: pid}, 2, pidfd)
 	if err == nil && m == nil {
@@ -219,8 +218,8 @@ func (l *Line) Peek(pid, pidfd int) (ended bool, code int32, err error) {
 	return m.Ended, m.Code, nil
 }
 
-// ask returns the answer to a question, or nil where the anchor is older than the
-// version that has it.
+// ask returns the answer to a question, or nil if the anchor's version is older than
+// since.
 func (l *Line) ask(m *message, since int, files ...int) (*message, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -235,8 +234,8 @@ func (l *Line) ask(m *message, since int, files ...int) (*message, error) {
 	return answer, err
 }
 
-// List returns every entry, with descriptors of the caller's own. One that this
-// process has too few left for comes without any.
+// List returns all entries, with descriptors of the caller's own. An entry comes without
+// descriptors if this process has too few left for them.
 func (l *Line) List() (list []Entry, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -262,10 +261,10 @@ func (l *Line) List() (list []Entry, err error) {
 	}
 }
 
-// Become makes the calling keeper, whose anchor is gone, the anchor: args are
-// the arguments of that role, to which the descriptors of what it takes along
-// are added. It returns on an error only. Nothing else may start programs
-// meanwhile: hold syscall.ForkLock.
+// Become makes the calling keeper, whose anchor is gone, the anchor. args are the
+// arguments of that role, to which the descriptors of lock and entries are added. It
+// returns only on an error. Nothing else may start programs meanwhile: hold
+// syscall.ForkLock.
 func Become(args []string, entries []Entry) error {
 	fd, err := unix.MemfdCreate("nodekit-anchor", 0)
 	if err != nil {
@@ -287,8 +286,8 @@ func Become(args []string, entries []Entry) error {
 	return errors.Join(err, f.Close())
 }
 
-// inherited makes descriptors outlive execve(2), and reports whether all are open:
-// one entry that is wrong must not take the others along.
+// inherited makes descriptors survive execve(2), and reports whether all are open: one
+// faulty entry must not affect the others.
 func inherited(fds []int) bool {
 	for _, fd := range fds {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {

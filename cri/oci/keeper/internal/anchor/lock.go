@@ -9,9 +9,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Lock takes the lock that says that an anchor or its keeper lives, and returns
-// the descriptor that holds it, for the process and those it is handed to.
-// fault.AlreadyExists when another one has it.
+// Lock takes the lock that shows that an anchor or its keeper lives, and returns the
+// descriptor that holds it, for this process and those that get it. If another one has
+// the lock, the error is fault.AlreadyExists.
 func Lock(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
 	if err != nil {

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cldExited is CLD_EXITED of <signal.h>; every other code of an ended child is
-// a death by signal.
+// cldExited is CLD_EXITED of <signal.h>; every other code of an ended child means death
+// by signal.
 const cldExited = 1
 
-// Peek returns whether the child has ended and with which code, 128+n for death
-// by signal n, and leaves it as it is. unix.ECHILD for what is no child.
+// Peek returns whether the child has ended and with which code, 128+n for death by signal
+// n, without reaping it. The error is unix.ECHILD if it is not a child.
 func Peek(pid int) (ended bool, code int32, err error) { return peek(unix.P_PID, pid) }
 
-// PeekFD is Peek of the process of a pidfd, which may have been reaped.
+// PeekFD is Peek for the process of a pidfd, which may have been reaped.
 func PeekFD(pidfd int) (ended bool, code int32, err error) { return peek(unix.P_PIDFD, pidfd) }
 
 func peek(kind, id int) (ended bool, code int32, err error) {
@@ -35,7 +35,7 @@ func peek(kind, id int) (ended bool, code int32, err error) {
 	return true, code, nil
 }
 
-// Ended returns a child that has ended, without reaping it; 0 when there is none.
+// Ended returns a child that has ended, without reaping it; 0 if there is none.
 func Ended() int {
 	var info siginfo
 	if err := waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
@@ -44,13 +44,13 @@ func Ended() int {
 	return int(info.pid)
 }
 
-// Reap consumes a child that has ended. It never waits.
+// Reap reaps a child that has ended. It never waits.
 func Reap(pid int) error {
 	var info siginfo
 	return waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG)
 }
 
-// ReapFD is Reap of the process of a pidfd. One that is no child is left alone.
+// ReapFD is Reap for the process of a pidfd. A process that is not a child is left alone.
 func ReapFD(pidfd int) error {
 	var info siginfo
 	return waitid(unix.P_PIDFD, pidfd, &info, unix.WEXITED|unix.WNOHANG)

@@ -45,7 +45,7 @@ func Send(c *net.UnixConn, msg any, files ...*os.File) error {
 	return err
 }
 
-// Descriptors returns the files' descriptors without changing their mode, as
+// Descriptors returns the files' descriptors without changing them to blocking mode, as
 // os.File.Fd would. They stay valid while the files are open.
 func Descriptors(files []*os.File) (fds []int, err error) {
 	for _, f := range files {
@@ -60,8 +60,8 @@ func Descriptors(files []*os.File) (fds []int, err error) {
 	return fds, nil
 }
 
-// Blocking makes descriptors fit to be a program's standard streams, which
-// expects reads and writes to block.
+// Blocking makes descriptors suitable as standard streams of a program, which expects
+// reads and writes to block.
 func Blocking(fds []int) error {
 	for _, fd := range fds {
 		if err := unix.SetNonblock(fd, false); err != nil {
@@ -71,12 +71,11 @@ func Blocking(fds []int) error {
 	return nil
 }
 
-// MaxFiles is the most descriptors that ride on one message.
+// MaxFiles is the maximum number of descriptors in one message.
 const MaxFiles = 3
 
-// Receive reads one message and the descriptors that came with it, which are the
-// caller's to close. fault.Exhausted when there were more than this process can
-// take.
+// Receive reads one message and its descriptors, which the caller must close. The error
+// is fault.Exhausted if there were more than this process can receive.
 func Receive(c *net.UnixConn, into any) (files []*os.File, err error) {
 	var head [4]byte
 	rights := make([]byte, unix.CmsgSpace(4*MaxFiles))
@@ -142,7 +141,7 @@ func ParseDescriptors(b []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// CloseAll closes the files that there are.
+// CloseAll closes the files that are not nil.
 func CloseAll(files []*os.File) {
 	for _, f := range files {
 		if f != nil {
@@ -174,9 +173,8 @@ func ReadFrame(r io.Reader, buf []byte) (kind byte, payload []byte, err error) {
 	return head[0], buf[:size], err
 }
 
-// Listen listens on the unix socket dir/name, also where that path is too
-// long for a socket address: it goes by way of the directory's descriptor. A
-// socket that is there already is replaced.
+// Listen listens on the unix socket dir/name, even if that path is too long for a socket
+// address, by going through the directory's descriptor. An existing socket is replaced.
 func Listen(dir, name string) (*net.UnixListener, error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -191,11 +189,11 @@ func Listen(dir, name string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	l := made.(*net.UnixListener)
-	l.SetUnlinkOnClose(false) // the address means another file once d is closed
+	l.SetUnlinkOnClose(false) // the address may be another file once d is closed
 	return l, nil
 }
 
-// Dial connects to the socket dir/name, as Listen listens there.
+// Dial connects to the socket dir/name, addressed in the same way as by Listen.
 func Dial(dir, name string) (*net.UnixConn, error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -222,14 +220,14 @@ func ResizeTerminal(tty *os.File, columns, rows uint16) error {
 	return errors.Join(err, serr)
 }
 
-// Launch is the word for which a launcher waits on its standard input.
+// Launch is the word that a launcher waits for on its standard input.
 const Launch = "go\n"
 
-// Ready is the line of a keeper that serves. Any other line is the kind of an
-// error and its text.
+// Ready is the line that a keeper writes once it serves. Any other line is the kind and
+// text of an error.
 const Ready = "ready"
 
-// AwaitReady reads what a new keeper says.
+// AwaitReady reads the line that a new keeper writes.
 func AwaitReady(r io.Reader) error {
 	line, err := bufio.NewReader(r).ReadString('\n')
 	line = strings.TrimSuffix(line, "\n")

@@ -16,19 +16,19 @@ import (
 // SocketName is the keeper's socket in its run directory.
 const SocketName = "keeper.sock"
 
-// LockName is the file in the run directory that is locked while an anchor or its
-// keeper lives.
+// LockName is the file in the run directory that is locked while an anchor or its keeper
+// lives.
 const LockName = "keeper.lock"
 
-// Protocol is the version of the protocol that this package speaks. A keeper
-// answers every version up to its own, and a request says the version that it
-// needs (Since): so each side does with the other one what both know.
+// Protocol is the version of the protocol that this package implements. A keeper answers
+// every version up to its own, and a request states the version that it needs (Since): so
+// both sides use what both know.
 //
 //	1  everything but the following
 //	2  replace; Hello.Anchor, Exit.Lost; a keeper below an anchor
 const Protocol = 2
 
-// Since is the version that has the operation.
+// Since returns the version that introduced the operation.
 func Since(op string) int {
 	if op == OpReplace {
 		return 2
@@ -36,11 +36,11 @@ func Since(op string) int {
 	return 1
 }
 
-// A connection carries one call, or several of those that InTurn names, one after the
-// other. A call is a request, one or more replies and, for attach, frames after the
-// first reply. Requests and replies are JSON after a big-endian 32-bit length;
-// descriptors ride on the length. Closing the connection cancels exec, wait, watch and
-// attach, and nothing else.
+// A connection carries one call, or several of the operations that InTurn names, one
+// after the other. A call is a request, one or more replies and, for attach, frames after
+// the first reply. Requests and replies are JSON after a big-endian 32-bit length;
+// descriptors are sent with the length. Closing the connection cancels exec, wait, watch
+// and attach, and nothing else.
 const (
 	OpHello    = "hello"
 	OpStart    = "start"
@@ -58,9 +58,9 @@ const (
 	OpReplace  = "replace"
 )
 
-// InTurn reports whether another request may follow on the connection once the
-// operation was answered without an error. Earlier keepers hang up after each, which
-// says as much.
+// InTurn reports whether another request may follow on the connection once the operation
+// was answered without an error. Earlier keepers hang up after each call, which a client
+// notices.
 func InTurn(op string) bool {
 	switch op {
 	case OpHello, OpStart, OpSignal, OpList, OpAck, OpRemove, OpReopen:
@@ -69,22 +69,23 @@ func InTurn(op string) bool {
 	return false
 }
 
-// MaxAwait bounds Request.Await: nobody looks meanwhile whether the client is there.
+// MaxAwait bounds Request.Await: meanwhile, nothing checks whether the client is still
+// there.
 const MaxAwait = time.Second
 
-// maxMessage bounds what one side makes the other allocate.
+// maxMessage bounds what one side can make the other allocate.
 const maxMessage = 8 << 20
 
-// Request begins a call. Beside Version and Op, an operation reads what it
+// Request begins a call. Besides Version and Op, it has the fields that the operation
 // needs.
 type Request struct {
 	Version int    `json:"version"`
 	Op      string `json:"op"`
 	ID      string `json:"id,omitempty"`
 	Signal  int    `json:"signal,omitempty"`
-	// Await is how many milliseconds signal waits for the end when it was answered, at
-	// most MaxAwait. A second reply has the exit then, or none. Earlier keepers hang up
-	// instead.
+	// Await is how many milliseconds, at most MaxAwait, signal waits for the container's
+	// end after its reply. A second reply then has the exit, or none. Earlier keepers
+	// hang up instead.
 	Await   int            `json:"await,omitempty"`
 	Start   *StartRequest  `json:"start,omitempty"`
 	Command *Command       `json:"command,omitempty"`
@@ -92,8 +93,8 @@ type Request struct {
 	Program string         `json:"program,omitempty"` // of the keeper that replaces this one
 }
 
-// Check returns fault.Invalid for a request without what its operation needs, or
-// with a name that the keeper uses itself.
+// Check returns fault.Invalid for a request that lacks what its operation needs, or uses
+// a name reserved for the keeper.
 func (r *Request) Check() error {
 	switch r.Op {
 	case OpStart:
@@ -121,7 +122,7 @@ func (c *Command) check() error {
 	return nil
 }
 
-// checkStarts is for a command that starts a process.
+// checkStarts checks a command that starts a process.
 func (c *Command) checkStarts() error {
 	if err := c.check(); err != nil {
 		return err
@@ -132,7 +133,7 @@ func (c *Command) checkStarts() error {
 	return nil
 }
 
-// Reply answers a call: with an error when Kind is set.
+// Reply answers a call; if Kind is set, with an error.
 type Reply struct {
 	Kind   fault.Kind `json:"kind,omitempty"` // of an error
 	Error  string     `json:"error,omitempty"`
@@ -142,7 +143,7 @@ type Reply struct {
 	Exit   *Exit      `json:"exit,omitempty"`
 }
 
-// Hello is who answers.
+// Hello identifies the keeper that answers.
 type Hello struct {
 	Protocol int `json:"protocol"`
 	PID      int `json:"pid"`
@@ -159,22 +160,22 @@ type Command struct {
 	// Console is the socket, relative to Dir, to which the runtime sends the
 	// terminal of what it started. Empty means no terminal.
 	Console string `json:"console,omitempty"`
-	// OOMScoreAdj is of the runtime and of the process that it starts; nil is the
-	// keeper's. crun sets that of a container unless it is zero, but not of what is
-	// executed there.
+	// OOMScoreAdj is set for the runtime and for the process that it starts; nil means
+	// the keeper's. crun sets that of a container unless it is zero, but not that of an
+	// exec.
 	OOMScoreAdj *int `json:"oomScoreAdj,omitempty"`
 }
 
 // StartRequest says how a container is started.
 type StartRequest struct {
 	Command Command `json:"command"`
-	// Log is the container's log file; empty means that its output is only seen
-	// by those who attach.
+	// Log is the container's log file; if it is empty, only attached clients see the
+	// output.
 	Log       string `json:"log,omitempty"`
 	Stdin     bool   `json:"stdin,omitempty"`     // keep its standard input open
 	StdinOnce bool   `json:"stdinOnce,omitempty"` // close it after the first attach
-	// OOMFile is read when the container ends: its line "oom_kill N" says
-	// whether the kernel killed a process for memory.
+	// OOMFile is read when the container ends: its line "oom_kill N" shows whether the
+	// OOM killer killed a process.
 	OOMFile string `json:"oomFile,omitempty"`
 }
 
@@ -183,21 +184,21 @@ type Status struct {
 	ID   string `json:"id"`
 	PID  int    `json:"pid,omitempty"` // 0 once ended
 	Exit *Exit  `json:"exit,omitempty"`
-	// Starting says that it has neither yet: its start hangs. Wait tells what
-	// becomes of it.
+	// Starting says that the container has neither yet: its start hangs. Wait shows its
+	// outcome.
 	Starting bool `json:"starting,omitempty"`
 }
 
-// Exit is how a process ended.
+// Exit describes how a process ended.
 type Exit struct {
 	ID   string    `json:"id"`
 	Code int32     `json:"code"` // 128+n for death by signal n
 	At   time.Time `json:"at"`
 	OOM  bool      `json:"oom,omitempty"`
-	Lost bool      `json:"lost,omitempty"` // nobody could tell the code
+	Lost bool      `json:"lost,omitempty"` // the code is unknown
 }
 
-// AttachRequest says what the client will do beside reading.
+// AttachRequest says what the client will do besides reading.
 type AttachRequest struct {
 	Stdin bool `json:"stdin,omitempty"`
 }
@@ -218,8 +219,8 @@ const (
 // Failure turns an error into a reply.
 func Failure(err error) Reply { return Reply{Kind: kindOf(err), Error: err.Error()} }
 
-// kindOf is the kind under which an error travels, where the server that receives it
-// cannot see any more that the disk was the reason.
+// kindOf returns the kind under which an error is sent, because the server that receives
+// it cannot see that the disk was the reason.
 func kindOf(err error) fault.Kind {
 	var has fault.Kind
 	switch {
@@ -233,7 +234,7 @@ func kindOf(err error) fault.Kind {
 	return fault.Internal
 }
 
-// Err is the error that Failure was made of, or nil.
+// Err returns the error that Failure was given, or nil.
 func (r Reply) Err() error {
 	if r.Kind == "" {
 		return nil
