@@ -12,13 +12,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/xattr"
 )
 
-// copyAttributes gives the directory dir of the unpacked layer at root what the
-// topmost of the layers below has: owner, mode, times and extended attributes.
-// Where none has it, or has something else in its place, it stays as it is. So it
-// does when it is no directory in the end.
+// copyAttributes gives the directory dir of the unpacked layer at root the owner, mode,
+// times and extended attributes that it has in the topmost of the layers below. If none
+// has it, or it is something else there, it stays as it is; likewise if dir turns out not
+// to be a directory.
 //
-// dir has no symbolic link in root. In a layer below it may; there it leads where
-// it leads in a container.
+// dir has no symbolic link in root. In a layer below it may; there it is resolved as in a
+// container.
 func copyAttributes(root, dir string, below []string) error {
 	target := filepath.Join(root, dir)
 	if fi, err := os.Lstat(target); err != nil || !fi.IsDir() {
@@ -40,8 +40,8 @@ func copyAttributes(root, dir string, below []string) error {
 	return nil
 }
 
-// hidesBelow reports whether the layer hides what those below it have at dir,
-// which it does not have itself: a directory above dir is opaque.
+// hidesBelow reports whether the layer, which does not have dir itself, hides dir of the
+// layers below it: a directory above dir is opaque.
 func hidesBelow(layer, dir string) bool {
 	for up := filepath.Dir(filepath.Join("/", dir)); ; up = filepath.Dir(up) {
 		fd, err := openIn(layer, up)
@@ -58,8 +58,8 @@ func hidesBelow(layer, dir string) bool {
 	}
 }
 
-// openIn opens a path in an unpacked layer, where absolute links begin at the
-// layer's root and nothing leads out of it.
+// openIn opens a path in an unpacked layer. Absolute links start at the layer's root, and
+// nothing leads out of it.
 func openIn(layer, path string) (int, error) {
 	top, err := unix.Open(layer, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -89,7 +89,7 @@ func copyFrom(from int, target string) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, target, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// copyXattrs leaves out the trusted ones, in which overlay keeps its marks.
+// copyXattrs omits the trusted attributes, in which overlay keeps its marks.
 func copyXattrs(from, target string) error {
 	names, err := xattr.ListAt(from)
 	if errors.Is(err, unix.ENOTSUP) || len(names) == 0 {

@@ -16,13 +16,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// addBlob stores b unless it is there already. Two that add the same blob at
-// the same time, in whatever processes, read it once. The caller holds the
-// ingest lock shared.
+// addBlob stores b unless it is there already. Concurrent calls for the same blob, in any
+// process, read it once. The caller holds the ingest lock shared.
 //
-// What has been read of a blob that costs something to read again is kept when
-// reading ends early, by an error or by the death of this process, and the next
-// call goes on there.
+// If a blob can be resumed, what has been read of it is kept when reading ends early, by
+// an error or by the death of this process, and the next call continues there.
 func (s *Store) addBlob(ctx context.Context, b content.Blob) error {
 	if b.Digest.Algorithm != "sha256" {
 		return fault.Invalid.Errorf("blob %q: only sha256 digests are read", b.Digest)
@@ -60,8 +58,8 @@ func isEmpty(path string) bool {
 	return err == nil && fi.Size() == 0
 }
 
-// writeBlob writes b to path, durably, and checks that it is what its digest
-// and size announce. It goes on where an earlier call ended, if b can.
+// writeBlob writes b to path durably and verifies its digest and size. If b can be
+// resumed, it continues where an earlier call ended.
 func writeBlob(ctx context.Context, path string, b content.Blob) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -80,8 +78,8 @@ func writeBlob(ctx context.Context, path string, b content.Blob) error {
 	return errors.Join(err, f.Close())
 }
 
-// blobFromElsewhere asks one source after the other, because the first one's
-// content was wrong.
+// blobFromElsewhere tries one source after the other, because the content from the first
+// was wrong.
 func blobFromElsewhere(ctx context.Context, f *os.File, b content.Blob, wrong error) error {
 	for ctx.Err() == nil && b.Elsewhere() {
 		err := wholeBlob(ctx, f, b)
@@ -93,9 +91,8 @@ func blobFromElsewhere(ctx context.Context, f *os.File, b content.Blob, wrong er
 	return errors.Join(ctx.Err(), wrong)
 }
 
-// errNotIts is the error of a blob that was continued and is not right as a
-// whole: what an earlier call left was perhaps not its beginning. A loss of power
-// does that.
+// errNotIts is the error of a blob that was resumed and is not right as a whole: perhaps
+// what an earlier call left was not its beginning, as can happen after a power loss.
 var errNotIts = errors.New("what was there is not its beginning")
 
 func resumeBlob(ctx context.Context, f *os.File, b content.Blob) error {
@@ -138,7 +135,7 @@ func wholeBlob(ctx context.Context, f *os.File, b content.Blob) error {
 	return readBlob(ctx, f, r, b)
 }
 
-// readBlob fills f with b, which r reads from the beginning.
+// readBlob fills f with b, read from the beginning from r.
 func readBlob(ctx context.Context, f *os.File, r io.Reader, b content.Blob) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -154,7 +151,7 @@ func readBlob(ctx context.Context, f *os.File, r io.Reader, b content.Blob) erro
 	return check(b, n, sum)
 }
 
-// check compares n bytes with the sum sum with what b announces.
+// check compares n bytes with the hash sum with what b announces.
 func check(b content.Blob, n int64, sum hash.Hash) error {
 	if n != b.Size {
 		return fault.Invalid.Errorf("its size is announced as %d bytes, and reading gave %d or more", b.Size, n)

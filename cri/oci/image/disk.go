@@ -8,8 +8,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// explainDisk gives the errors of a disk that takes no more a kind, and the
-// operator a place to look at.
+// explainDisk gives errors of a disk that is full or read-only a kind, and tells the
+// operator where to look.
 func (s *Store) explainDisk(err error) error {
 	switch {
 	case diskFull(err):
@@ -20,25 +20,25 @@ func (s *Store) explainDisk(err error) error {
 	return err
 }
 
-// diskFull reports whether there was no space, no inode, or no quota left.
+// diskFull reports whether space, inodes or quota were exhausted.
 func diskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
-// diskRefuses reports whether what is written so far is of no use: it stands in
-// the way of others, or is damaged.
+// diskRefuses reports whether what has been written so far is useless: it takes space
+// from others, or is damaged.
 func diskRefuses(err error) bool { return diskFull(err) || errors.Is(err, syscall.EIO) }
 
-// reserved is more than an index takes.
+// reserved is more than the size of an index.
 const reserved = 1 << 20
 
-// fillReserve makes the reserve what it should be, if there is space. Failing is
-// no harm: it is tried again when the store is opened, or an image removed.
+// fillReserve gives the reserve its full size if there is space. A failure does no harm:
+// it is tried again when the store is opened or an image removed.
 func (s *Store) fillReserve() {
 	if fi, err := os.Stat(s.reservePath()); err == nil && fi.Size() == reserved {
 		return
 	}
 	if err := os.WriteFile(s.reservePath(), make([]byte, reserved), 0o600); err != nil {
-		_ = os.Remove(s.reservePath()) // a part of it would be in the way of others
+		_ = os.Remove(s.reservePath()) // a part of it would only take space
 	}
 }

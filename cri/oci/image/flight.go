@@ -11,15 +11,15 @@ import (
 // pullFunc does the work of a pull and returns the image's id.
 type pullFunc func(ctx context.Context, report func(Progress)) (id string, err error)
 
-// flights lets concurrent calls for one key share the work. The zero value is
+// flights lets concurrent calls with the same key share the work. The zero value is
 // ready.
 type flights struct {
 	mu    sync.Mutex
 	byKey map[string]*flight
 }
 
-// flight is work under way. It has a context of its own, which ends when
-// nobody waits for it any more.
+// flight is work in progress. It has a context of its own, which ends when nobody waits
+// for it any more.
 type flight struct {
 	cancel  context.CancelFunc
 	waiting int
@@ -29,9 +29,8 @@ type flight struct {
 	err     error
 }
 
-// do runs work, or joins the run of an earlier call with the same key, and
-// returns its result. progress, when not nil, is called one call at a time
-// until do returns.
+// do runs work, or joins an earlier call with the same key, and returns its result.
+// progress, if not nil, is called by one goroutine at a time until do returns.
 func (fs *flights) do(ctx context.Context, key string, progress func(Progress), work pullFunc) (string, error) {
 	f, slot := fs.join(ctx, key, progress, work)
 	select {
@@ -76,8 +75,8 @@ func (fs *flights) run(ctx context.Context, key string, f *flight, work pullFunc
 	close(f.done)
 }
 
-// guarded makes an error of a panic, which a hostile layer may cause in a
-// decompressor: the other containers of the machine are not to pay for it.
+// guarded turns a panic into an error. A malicious layer may cause one in a decompressor,
+// which must not affect the other containers of the machine.
 func guarded(work func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -97,8 +96,8 @@ func (fs *flights) report(f *flight, p Progress) {
 	}
 }
 
-// leave gives up waiting. The last to leave ends the work; a later call starts
-// it anew.
+// leave stops waiting. The last caller to leave ends the work; a later call starts it
+// anew.
 func (fs *flights) leave(key string, f *flight, slot int) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

@@ -13,9 +13,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// collect removes what nothing refers to. While some process is loading or
-// pulling it does nothing: that process collects when it is done. Beginnings of
-// layers stay unless nobody has written to them for as long as keep.
+// collect removes what nothing refers to. While any process is loading or pulling, it
+// does nothing: that process collects when it is done. Partially downloaded layers are
+// removed only if nobody has written to them for the duration keep.
 func (s *Store) collect(keep time.Duration) error {
 	ingest, err := flock.TryAcquire(s.ingestLockPath(), flock.Exclusive)
 	if err != nil || ingest == nil {
@@ -28,15 +28,14 @@ func (s *Store) collect(keep time.Duration) error {
 	return errors.Join(removeOld(s.partialPath(""), keep), removeChildren(s.ingestPath("")))
 }
 
-// keepPartial is how long the beginning of a layer is kept.
+// keepPartial is how long a partially downloaded layer is kept.
 const keepPartial time.Duration = 24 * time.Hour
 
-// keepUnderPressure is how long it is kept when images are being removed, which
-// kubelets do for want of space. They try to pull again after five minutes at the
-// latest.
+// keepUnderPressure is how long it is kept when images are being removed, which kubelets
+// do for lack of space. They retry a pull after at most five minutes.
 const keepUnderPressure = 10 * time.Minute
 
-// removeOld removes the files in dir that nobody has written to for so long.
+// removeOld removes the files in dir that nobody has written to for the duration keep.
 func removeOld(dir string, keep time.Duration) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -53,9 +52,9 @@ func removeOld(dir string, keep time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// sweep moves unreferenced layers into the ingest directory, so that a crash
-// never leaves half of one under its name, and removes unreferenced blobs. It
-// holds the store's lock for that only; the long part, deleting, comes after.
+// sweep moves unreferenced layers into the ingest directory, so that a crash never leaves
+// a partial one under its name, and removes unreferenced blobs. It holds the store's lock
+// only for that; deleting, the long part, comes after.
 func (s *Store) sweep() error {
 	l, err := flock.Acquire(context.Background(), s.lockPath(), flock.Exclusive)
 	if err != nil {
@@ -74,8 +73,8 @@ func (s *Store) sweep() error {
 		atomicfile.Clean(s.dir), atomicfile.Clean(s.mountsPath("")))
 }
 
-// referenced returns the blobs and layers in use by images and by mounted root
-// file systems, by the hex of their ids.
+// referenced returns the blobs and layers in use by images and by mounted root file
+// systems, by the hex form of their IDs.
 func (s *Store) referenced() (blobs, layers map[string]bool, err error) {
 	snap, err := s.read()
 	if err != nil {
@@ -101,7 +100,7 @@ func (s *Store) referenced() (blobs, layers map[string]bool, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if !exists(m.Dir) { // whoever removed the directory had unmounted it
+		if !exists(m.Dir) { // it was unmounted before the directory was removed
 			if err := ignoreNotExist(os.Remove(path)); err != nil {
 				return nil, nil, err
 			}

@@ -50,7 +50,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
-// Store is an open image store. It holds no descriptors and needs no closing.
+// Store is an open image store. It holds no descriptors and need not be closed.
 type Store struct {
 	dir      string
 	log      *slog.Logger
@@ -58,34 +58,34 @@ type Store struct {
 	current  atomic.Pointer[snapshot]
 	pulls    flights
 	from     sources
-	busy     chan struct{} // one element for each layer that is being unpacked
+	busy     chan struct{} // holds one element for each layer being unpacked
 	written  measurements
 	progress func(ref string, p Progress) // of pulls over CRI; may be nil
 }
 
-// Options adjust a Store. nil means the defaults.
+// Options configure a Store. nil means the defaults.
 type Options struct {
 	// Logger receives what an operator may want to know. nil discards it.
 	Logger *slog.Logger
-	// Progress is told, for every layer, how far the pulls are that come over
-	// CRI, which itself has no word for it. It is called as PullOptions.Progress
-	// is, for different references at once. nil means nobody is.
+	// Progress is called with the progress of every layer of pulls through the CRI, which
+	// itself cannot report it. It is called like PullOptions.Progress, concurrently for
+	// different references. nil means that progress is not reported.
 	Progress func(ref string, p Progress)
-	// Hosts is the directory that says which mirrors registries have, in the
-	// layout of containerd's certs.d; see package registry/hosts. It is read anew
-	// for each pull. Empty means that there are none.
+	// Hosts is the directory that configures the mirrors of registries, in the layout of
+	// containerd's certs.d; see package registry/hosts. It is read anew for each pull.
+	// Empty means that there are none.
 	Hosts string
-	// PullStall is how long a registry may send nothing before it is asked again,
-	// or another in its place. Zero means a minute.
+	// PullStall is how long a registry may send nothing before the request is repeated,
+	// there or elsewhere. Zero means a minute.
 	PullStall time.Duration
-	// MaxLayerBytes bounds what one layer may have, and may unpack to, in bytes. A
-	// layer beyond it is refused. Zero means 64 GiB.
+	// MaxLayerBytes bounds the size of a layer in bytes, both compressed and unpacked. A
+	// larger layer is refused. Zero means 64 GiB.
 	MaxLayerBytes int64
-	// MaxLayerEntries bounds the files of one layer. Zero means 4 million.
+	// MaxLayerEntries bounds the number of files in a layer. Zero means 4 million.
 	MaxLayerEntries int
 }
 
-// sources say how registries are reached.
+// sources configures how registries are reached.
 type sources struct {
 	hosts string
 	stall time.Duration
@@ -96,10 +96,10 @@ const (
 	defaultMaxLayerEntries = 4 << 20
 )
 
-// Open opens the store in dir, which it creates when it is not there, and
-// collects what an interrupted process left. The directory is for root alone,
-// because images may hold set-uid programs. A store written by a newer version
-// is refused with fault.FailedPrecondition.
+// Open opens the store in dir, which it creates if it does not exist, and removes what an
+// interrupted process left. The directory is accessible to root only, because images may
+// contain set-uid programs. A store written by a newer version is refused with
+// fault.FailedPrecondition.
 func Open(dir string, opts *Options) (*Store, error) {
 	if opts == nil {
 		opts = &Options{}

@@ -6,19 +6,18 @@ import (
 	"slices"
 )
 
-// impliedDirs are the directories that a layer has things in and does not list
-// itself. In a file system made of the layers they are as the layers below have
-// them (OCI image spec v1.1 layer.md), and overlay shows those of the topmost
-// layer, so that this one has to have them too. The zero value is ready.
+// impliedDirs are the directories of which a layer contains entries but which it does not
+// list itself. In the combined file system they have the attributes from the layers below
+// (OCI image spec v1.1 layer.md), but overlay shows the attributes of the topmost layer,
+// so this layer must have them, too. The zero value is ready.
 type impliedDirs struct {
 	own     map[string]bool // listed by the layer
 	implied map[string]bool
-	hiding  map[string]bool // those of the layer that show nothing of what is below
+	hiding  map[string]bool // directories of the layer that hide everything below them
 }
 
-// note takes down an entry of the layer by its path below the root, which is
-// resolved and begins with a slash. A later entry may list a directory that an
-// earlier one implied.
+// note records an entry of the layer by its resolved path, which begins with a slash. A
+// later entry may list a directory that an earlier one implied.
 func (d *impliedDirs) note(path string, isDir bool) {
 	if d.own == nil {
 		d.own, d.implied = map[string]bool{}, map[string]bool{}
@@ -33,8 +32,8 @@ func (d *impliedDirs) note(path string, isDir bool) {
 	}
 }
 
-// hide takes down that a directory of the layer takes the place of one below that is
-// gone: it has nothing of that one, nor do those in it.
+// hide records that a directory of the layer replaces a deleted one below: neither it nor
+// the directories in it take anything from that one.
 func (d *impliedDirs) hide(path string) {
 	if d.hiding == nil {
 		d.hiding = map[string]bool{}
@@ -42,7 +41,8 @@ func (d *impliedDirs) hide(path string) {
 	d.hiding[path] = true
 }
 
-// sorted returns the directories that are as those below, each before those in it.
+// sorted returns the directories that take their attributes from the layers below,
+// parents first.
 func (d *impliedDirs) sorted() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(d.implied)), d.isHidden)
 }

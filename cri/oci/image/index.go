@@ -22,26 +22,26 @@ import (
 
 const indexVersion = 1
 
-// index is the content of index.json: every image by its id, which is the
-// digest of its config.
+// index is the content of index.json: every image by its ID, which is the digest of its
+// config.
 type index struct {
 	Version int               `json:"version"`
 	Images  map[string]record `json:"images"`
 	Pinned  []string          `json:"pinned,omitempty"` // see Store.Pin; sorted
 }
 
-// record is one image. Its config is the blob that the id names. A record is
-// never changed in place: whoever changes one clones its slices.
+// record is one image. Its config is the blob that the ID names. A record is never
+// changed in place: to change one, clone its slices.
 type record struct {
 	Names     []string   `json:"names,omitempty"`     // full form, sorted
 	Digests   []string   `json:"digests,omitempty"`   // repository@digest, sorted
-	Manifests []v1.Hash  `json:"manifests,omitempty"` // the blobs the digests are of
+	Manifests []v1.Hash  `json:"manifests,omitempty"` // the blobs with these digests
 	Layers    []layerRef `json:"layers"`              // the bottom first
 	Added     time.Time  `json:"added"`
 }
 
-// layersSize is what the blobs of the layers have together. One that is there twice, as
-// layers without files often are, is one blob.
+// layersSize is the total size of the layers' blobs. A blob that occurs twice, as is
+// common for layers without files, counts once.
 func (r record) layersSize() (sum int64) {
 	for i, l := range r.Layers {
 		if !slices.ContainsFunc(r.Layers[:i], func(below layerRef) bool { return below.Blob == l.Blob }) {
@@ -58,8 +58,8 @@ type layerRef struct {
 	Size   int64   `json:"size"` // of the blob
 }
 
-// snapshot is the index as it was read, with the parsed configs. It is
-// immutable and shared by all readers.
+// snapshot is the index at one time, with the parsed configs. It is immutable and shared
+// by all readers.
 type snapshot struct {
 	stamp   stamp
 	images  map[string]record
@@ -68,14 +68,13 @@ type snapshot struct {
 	pinned  []string
 }
 
-// stamp tells one index.json from the next. Every change makes a new inode.
+// stamp distinguishes one index.json from the next. Every change makes a new inode.
 type stamp struct {
 	ino         uint64
 	size, mtime int64
 }
 
-// read returns the index as it is now. It does no more than one stat(2) while
-// nobody changed the index.
+// read returns the current index. While nobody changes it, that takes a single stat(2).
 func (s *Store) read() (*snapshot, error) {
 	for {
 		at, err := s.stampNow()
@@ -89,8 +88,8 @@ func (s *Store) read() (*snapshot, error) {
 		if err == nil {
 			return snap, nil
 		}
-		// Between reading the index and a config the image may have been
-		// removed by another process. Then the index has changed.
+		// Between reading the index and a config, another process may have removed the
+		// image. Then the index has changed.
 		if now, statErr := s.stampNow(); statErr != nil || now == at {
 			return nil, fmt.Errorf("reading image index %q: %w", s.indexPath(), err)
 		}
@@ -131,8 +130,8 @@ func parseIndex(raw []byte) (index, error) {
 	return idx, nil
 }
 
-// publish makes idx what readers see. Configs that the last snapshot has
-// parsed are taken over.
+// publish makes idx visible to readers. Configs that the last snapshot has parsed are
+// reused.
 func (s *Store) publish(at stamp, idx index) (*snapshot, error) {
 	snap := &snapshot{stamp: at, images: idx.Images, pinned: idx.Pinned, configs: map[string]*v1.ConfigFile{}, sizes: map[string]int64{}}
 	last := s.current.Load()
@@ -166,8 +165,8 @@ func (s *Store) config(last *snapshot, id string) (size int64, config *v1.Config
 	return int64(len(raw)), config, nil
 }
 
-// update changes the index under the store's lock; the change is durable when
-// it returns nil. change works on a copy whose records it may replace.
+// update changes the index under the store's lock; the change is durable if it returns
+// nil. change works on a copy whose records it may replace.
 func (s *Store) update(ctx context.Context, change func(next *index) error) error {
 	l, err := flock.Acquire(ctx, s.lockPath(), flock.Exclusive)
 	if err != nil {
@@ -189,8 +188,8 @@ func (s *Store) update(ctx context.Context, change func(next *index) error) erro
 	return s.writeIndex(append(raw, '\n'), len(next.Images) < len(snap.images))
 }
 
-// writeIndex replaces the index. Where images are removed it may use the
-// reserve, for on a full disk that is what makes space.
+// writeIndex replaces the index. If images are removed, it may use the reserve, because
+// on a full disk the removal is what frees space.
 func (s *Store) writeIndex(raw []byte, removes bool) error {
 	err := atomicfile.Write(s.indexPath(), raw, 0o600)
 	if !removes || !diskFull(err) {
@@ -202,9 +201,9 @@ func (s *Store) writeIndex(raw []byte, removes bool) error {
 	return atomicfile.Write(s.indexPath(), raw, 0o600)
 }
 
-// find returns the id of the image that ref means: an id, a name, or a name
-// with a digest. It returns "" when there is none, and fault.Invalid when ref
-// can mean no image.
+// find returns the ID of the image that ref refers to: an ID, a name, or a name with a
+// digest. It returns "" if there is none, and fault.Invalid if ref is not a valid
+// reference.
 func (sn *snapshot) find(ref string) (id string, err error) {
 	if id := imageID(ref); id != "" {
 		if _, ok := sn.images[id]; ok {
@@ -224,8 +223,8 @@ func (sn *snapshot) find(ref string) (id string, err error) {
 	return "", nil
 }
 
-// imageID returns the image id that ref spells out, with or without its
-// "sha256:", or "" when it is a name.
+// imageID returns the image ID that ref spells out, with or without its "sha256:", or ""
+// if ref is a name.
 func imageID(ref string) string {
 	h, err := v1.NewHash("sha256:" + strings.TrimPrefix(ref, "sha256:"))
 	if err != nil {

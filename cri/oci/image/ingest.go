@@ -16,12 +16,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// downloads is how many layers of one image are fetched at a time, beside the
-// one that is being unpacked.
+// downloads is how many layers of one image are fetched concurrently, besides the one
+// that is being unpacked.
 const downloads = 3
 
-// add stores an image: blobs, then unpacked layers, then, once all of it
-// is durable, its record. The caller holds the ingest lock shared.
+// add stores an image: blobs, then unpacked layers, then, once all of it is durable, its
+// record. The caller holds the ingest lock shared.
 func (s *Store) add(ctx context.Context, im *content.Image) (id string, err error) {
 	id = im.Config.Digest.String()
 	for _, b := range append([]content.Blob{im.Config}, im.Manifests...) {
@@ -30,7 +30,7 @@ func (s *Store) add(ctx context.Context, im *content.Image) (id string, err erro
 		}
 	}
 	_, config, err := s.config(nil, id)
-	if errors.Is(err, fault.FailedPrecondition) { // it is what its digest says: the image came so
+	if errors.Is(err, fault.FailedPrecondition) { // the digest is right, so the image itself is faulty
 		err = fault.Invalid.Wrap(err)
 	}
 	if err != nil {
@@ -73,8 +73,8 @@ func layerRefs(im *content.Image, config *v1.ConfigFile) ([]layerRef, error) {
 	return refs, nil
 }
 
-// fetch stores the blobs and unpacks each as soon as it and those below it are
-// there. A layer that is unpacked already is not fetched.
+// fetch stores the blobs and unpacks each layer as soon as its blob and the layers below
+// are there. A layer that is already unpacked is not fetched.
 func (s *Store) fetch(ctx context.Context, blobs []content.Blob, layers []layerRef) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(downloads + 1)
@@ -97,8 +97,8 @@ func (s *Store) fetch(ctx context.Context, blobs []content.Blob, layers []layerR
 	return g.Wait()
 }
 
-// merge returns the record of the image with what im adds, and takes
-// the names of im away from every other image.
+// merge returns the record of the image with what im adds, and removes the names of im
+// from every other image.
 func merge(images map[string]record, id string, im *content.Image, layers []layerRef) record {
 	rec, known := images[id]
 	if !known {
@@ -128,10 +128,9 @@ func union(a, b []string) []string {
 	return slices.Compact(all)
 }
 
-// ingesting runs work with the ingest lock held shared, which keeps what it
-// stores from being collected before a record refers to it, and collects
-// garbage afterwards: of a failed try, and what others could not collect
-// meanwhile.
+// ingesting runs work with the ingest lock held shared, which keeps what work stores from
+// being collected before a record refers to it. Afterwards it collects garbage: that of a
+// failed attempt, and what others could not collect meanwhile.
 func (s *Store) ingesting(ctx context.Context, work func() error) error {
 	l, err := flock.Acquire(ctx, s.ingestLockPath(), flock.Shared)
 	if err != nil {
@@ -140,7 +139,7 @@ func (s *Store) ingesting(ctx context.Context, work func() error) error {
 	err = work()
 	l.Release()
 	keep := keepPartial
-	if diskRefuses(err) { // the space is wanted, by others too
+	if diskRefuses(err) { // the space is needed, by others as well
 		keep = 0
 	}
 	if unused := s.collect(keep); unused != nil { // the next one tries again

@@ -24,16 +24,16 @@ import (
 
 const layerVersion = 1
 
-// layerInfo is the content of layer.json: what the layer takes on disk.
+// layerInfo is the content of layer.json: the disk usage of the layer.
 type layerInfo struct {
 	Version int    `json:"version"`
 	Bytes   uint64 `json:"bytes"` // allocated, not apparent
 	Inodes  uint64 `json:"inodes"`
 }
 
-// chainIDs names each layer by its content and all that lies below it (OCI
-// image spec v1.1 config.md, "Layer ChainID"): unpacking depends on the layers
-// below, because a directory that a layer only implies has their attributes.
+// chainIDs names each layer by its content and that of all layers below (OCI image spec
+// v1.1 config.md, "Layer ChainID"). Unpacking depends on the layers below, because a
+// directory that a layer only implies has their attributes.
 func chainIDs(layers []layerRef) []string {
 	ids := make([]string, len(layers))
 	for i, l := range layers {
@@ -47,8 +47,8 @@ func chainIDs(layers []layerRef) []string {
 	return ids
 }
 
-// fill unpacks the layer's blob into root and checks the digest of the
-// uncompressed bytes. It notes in dirs which directories the layer only implies.
+// fill unpacks the layer's blob into root and verifies the digest of the uncompressed
+// bytes. It records in dirs which directories the layer only implies.
 func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *impliedDirs) error {
 	if err := makeOpen(root); err != nil {
 		return err
@@ -75,7 +75,7 @@ func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *implied
 		}
 		return damaged(err)
 	}
-	if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, from)); err != nil { // padding belongs to the digest
+	if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, from)); err != nil { // the digest includes padding
 		return damaged(err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != l.DiffID.Hex {
@@ -84,14 +84,14 @@ func (s *Store) fill(ctx context.Context, root string, l layerRef, dirs *implied
 	return nil
 }
 
-// ofTheMachine are the errors that say nothing about a layer which is being unpacked.
+// ofTheMachine are errors that say nothing about the layer being unpacked.
 var ofTheMachine = []error{
 	context.Canceled, context.DeadlineExceeded,
 	syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EROFS, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE,
 	syscall.EPERM, syscall.EACCES, syscall.ENOSYS, syscall.ENOTSUP,
 }
 
-// damaged makes fault.Invalid of an error of unpacking that the layer is to blame for.
+// damaged returns fault.Invalid for an unpacking error that is the layer's fault.
 func damaged(err error) error {
 	if isDamage(err) {
 		return fault.Invalid.Errorf("it is damaged: %w", err)
@@ -99,20 +99,21 @@ func damaged(err error) error {
 	return err
 }
 
-// isDamage reports whether an error of unpacking has no kind yet and is not the
-// machine's: a stream that is no tar file, a link to what the layer does not have.
+// isDamage reports whether an unpacking error has no kind yet and is not the machine's
+// fault, such as a stream that is not a tar file, or a link to a file that the layer
+// lacks.
 func isDamage(err error) bool {
 	var kind fault.Kind
 	return err != nil && !errors.As(err, &kind) && !slices.ContainsFunc(ofTheMachine, func(of error) bool { return errors.Is(err, of) })
 }
 
-// notALayer says of a blob that could not be unpacked what it is, if it is no layer at
-// all: neither a tar file, nor compressed in a way that is read.
+// notALayer says what a blob that could not be unpacked is, if it is not a layer at all:
+// neither a tar file, nor compressed in a supported way.
 func notALayer(blob io.ReaderAt) error {
 	head := make([]byte, 512)
 	n, err := blob.ReadAt(head, 0)
 	if head = head[:n]; err != nil && !errors.Is(err, io.EOF) {
-		return nil // unpacking has told
+		return nil // unpacking has already reported it
 	}
 	_, err = tar.NewReader(bytes.NewReader(head)).Next()
 	if decompress.Kind(head) != "" || n == 512 && !errors.Is(err, tar.ErrHeader) {
@@ -136,15 +137,15 @@ func writeLayerInfo(tmp string) error {
 	return os.WriteFile(filepath.Join(tmp, "layer.json"), content, 0o600)
 }
 
-// accepting is what the guard accepts, without devices.
+// accepting accepts what the guard accepts, except devices.
 func (s *Store) accepting(g *layer.Guard) func(*tar.Header) (bool, error) {
 	return func(h *tar.Header) (bool, error) {
 		if ok, err := g.Accept(h); !ok || err != nil {
 			return false, err
 		}
 		if h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
-			// A container gets its devices from the runtime. A character device 0:0
-			// would be overlay's own mark of a deleted file.
+			// A container gets its devices from the runtime. A character device 0:0 would
+			// be overlay's own mark for a deleted file.
 			s.log.Warn("device node of an image left out", "file", h.Name)
 			return false, nil
 		}
@@ -152,7 +153,7 @@ func (s *Store) accepting(g *layer.Guard) func(*tar.Header) (bool, error) {
 	}
 }
 
-// diffIDs returns the layers of a config as hashes that are safe in paths.
+// diffIDs returns the diff IDs of a config, verified to be safe in paths.
 func diffIDs(config *v1.ConfigFile) ([]v1.Hash, error) {
 	for _, id := range config.RootFS.DiffIDs {
 		if id.Algorithm != "sha256" {

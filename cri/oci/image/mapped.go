@@ -10,21 +10,21 @@ import (
 	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
-// mappedDir is where, below the directory of a root file system, its layers are
-// mounted while the overlay is made of them.
+// mappedDir is where, below the directory of a root file system, its layers are mounted
+// while the overlay is being mounted.
 const mappedDir = "mapped"
 
-// mountMapped mounts o with the owners of its lower directories mapped, which
-// overlay itself cannot: each is mounted below dir as the user namespace at
-// userns sees it. The overlay keeps hold of those mounts, so that they go from
-// the mount table as soon as it is there.
+// mountMapped mounts o with ID-mapped lower directories, which overlay itself cannot
+// provide: each is mounted below dir with the ID mapping of the user namespace at userns.
+// The overlay holds on to these mounts, so they are removed from the mount table once it
+// is mounted.
 func mountMapped(o overlay.Options, dir, userns string) (err error) {
 	owners, err := os.Open(userns)
 	if err != nil {
 		return err
 	}
 	defer owners.Close()
-	if err := unmap(dir); err != nil { // of a mount that a crash cut short
+	if err := unmap(dir); err != nil { // left by a crash during an earlier mount
 		return err
 	}
 	defer func() { err = errors.Join(err, unmap(dir)) }()
@@ -42,7 +42,7 @@ func mountMapped(o overlay.Options, dir, userns string) (err error) {
 	return overlay.Mount(o)
 }
 
-// unmap takes away what mountMapped left, if anything.
+// unmap removes what mountMapped left, if anything.
 func unmap(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

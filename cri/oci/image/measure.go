@@ -5,32 +5,33 @@ import (
 	"time"
 )
 
-// measurements are of directories that containers write to. Walking one costs
-// what is in it, and a kubelet asks every few seconds for ever: a figure is
-// given again as long as measuring anew would take more than a tenth of the
-// time. The zero value is ready.
+// measurements caches the sizes of directories that containers write to. Walking one
+// takes time proportional to its content, and a kubelet asks every few seconds: a size is
+// returned again as long as measuring it anew would take more than a tenth of the time.
+// The zero value is ready.
 type measurements struct {
 	mu  sync.Mutex
 	all map[string]*measurement
 }
 
-// measurement is of one directory.
+// measurement is that of one directory.
 type measurement struct {
-	mu   sync.Mutex // held while it is measured: others wait for the figure
-	last taken      // its time is zero before the first
+	mu   sync.Mutex // held while it is measured: others wait for the result
+	last taken      // its time is zero before the first measurement
 	cost time.Duration
 }
 
-// taken is what something takes, and when that was true.
+// taken is the disk usage of something at a given time.
 type taken struct {
 	bytes, inodes uint64
 	at            time.Time
 }
 
-// restBetween is how many times as long as it took a figure is good for.
+// restBetween is for how many times the duration of its measurement a size is valid.
 const restBetween = 9
 
-// usage returns what the tree at dir takes. One that is gone takes nothing.
+// usage returns the disk usage of the tree at dir. A directory that no longer exists uses
+// nothing.
 func (ms *measurements) usage(dir string) (taken, error) {
 	ms.mu.Lock()
 	if ms.all == nil {
@@ -52,14 +53,14 @@ func (ms *measurements) usage(dir string) (taken, error) {
 		}
 		have.last = taken{bytes, inodes, time.Now()}
 		have.cost = have.last.at.Sub(begun)
-		if inodes == 0 { // it went away, maybe after it was forgotten
+		if inodes == 0 { // it was removed, perhaps after it was forgotten
 			ms.forget(dir)
 		}
 	}
 	return have.last, nil
 }
 
-// forget is for a directory that is gone.
+// forget is called when a directory was removed.
 func (ms *measurements) forget(dir string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()

@@ -9,14 +9,14 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/image/content"
 )
 
-// Pin says which images a kubelet's garbage collection must spare: those whose
-// name, digest or id is one of patterns, in which * stands for any text, also
-// with slashes in it. A pattern without * may be short, as in Pull; the others
-// are compared with full names. What an earlier call said is forgotten.
+// Pin sets which images a kubelet's garbage collection must spare: those whose name,
+// digest or ID matches one of patterns, in which * matches any text, including slashes. A
+// pattern without * may be a short name, as in Pull; the others are compared with full
+// names. Each call replaces the patterns of earlier ones.
 //
-// It is kept in the store, so that all who have it open know. It only marks:
-// Remove removes a pinned image, too. A pattern that can mean no image is
-// fault.Invalid.
+// The patterns are kept in the store, for everybody who has it open. Pinning only marks
+// images: Remove removes a pinned image, too. If a pattern cannot match any image, the
+// error is fault.Invalid.
 func (s *Store) Pin(ctx context.Context, patterns []string) error {
 	full := make([]string, len(patterns))
 	for i, p := range patterns {
@@ -54,7 +54,7 @@ func (sn *snapshot) isPinned(id string) bool {
 	})
 }
 
-// matches reports whether name is what pattern says.
+// matches reports whether name matches pattern.
 func matches(pattern, name string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {

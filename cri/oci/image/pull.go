@@ -18,27 +18,26 @@ import (
 // Progress is how far the download of one layer is.
 type Progress = registry.Progress
 
-// PullOptions adjust one pull. nil means the defaults.
+// PullOptions configure one pull. nil means the defaults.
 type PullOptions struct {
 	// Auth are the credentials to use. nil, or an empty one, means those of the
 	// user's docker configuration (~/.docker/config.json and its helpers).
 	Auth *runtimeapi.AuthConfig
-	// PlainHTTP allows a registry other than this machine's own to be reached
-	// without TLS. The network then sees and can change what is pulled.
+	// PlainHTTP allows access without TLS to registries on other machines. The network
+	// can then see and change what is pulled.
 	PlainHTTP bool
-	// Progress is told about each layer that is fetched. It is called one call
-	// at a time, must not block and must not call the store, and is never called
-	// after Pull returned. nil means nobody is.
+	// Progress is called with the progress of each layer that is fetched. It is called by
+	// one goroutine at a time, must neither block nor call the store, and is never called
+	// after Pull has returned. nil means that progress is not reported.
 	Progress func(Progress)
 }
 
-// Pull fetches the image that ref names from its registry and returns its id.
-// Of an image for several platforms linux with this machine's architecture is
-// taken. What is in the store already is not fetched again, and a layer that an
-// earlier pull has begun, also in a process that was killed, is continued.
-// Concurrent pulls of one reference with the same credentials do the work once,
-// as long as one of them waits for it. Registries on this machine are tried with
-// https and plain http.
+// Pull fetches the image that ref names from its registry and returns its ID. Of a
+// multi-platform image, the one for linux and this machine's architecture is fetched.
+// What is already in the store is not fetched again, and a partially downloaded layer of
+// an earlier pull, even by a process that was killed, is continued. Concurrent pulls of
+// one reference with the same credentials do the work once, as long as one of them waits
+// for it. Registries on this machine are tried with https and plain http.
 //
 // The kinds of its errors are those of registry.Resolve.
 func (s *Store) Pull(ctx context.Context, ref string, opts *PullOptions) (id string, err error) {
@@ -82,9 +81,9 @@ func (s *Store) pullCRI(ctx context.Context, ref string, auth *runtimeapi.AuthCo
 	return id, err
 }
 
-// registryUnavailable is the error by which a kubelet tells that the registry
-// is to blame: its text begins with the name in cri-api's pkg/errors, and its
-// code is Unknown, the only one that kubelets take off before they compare.
+// registryUnavailable is the error by which a kubelet recognizes that the registry is at
+// fault: its text begins with the name in cri-api's pkg/errors, and its code is Unknown,
+// the only one that kubelets strip before they compare.
 type registryUnavailable struct{ error }
 
 func (e registryUnavailable) Error() string {
@@ -94,5 +93,5 @@ func (e registryUnavailable) Error() string {
 // Unwrap returns the error of Pull.
 func (e registryUnavailable) Unwrap() error { return e.error }
 
-// GRPCStatus is how the error goes over the wire.
+// GRPCStatus returns the gRPC status of the error.
 func (e registryUnavailable) GRPCStatus() *status.Status { return status.New(codes.Unknown, e.Error()) }

@@ -22,43 +22,44 @@ import (
 
 // Rootfs is a mounted root file system.
 type Rootfs struct {
-	// Path is the mount point, below the directory given to Store.Rootfs.
+	// Path is the mount point, below the directory given to Store.Mount.
 	Path string
 	// ImageID is the image it was made from.
 	ImageID string
-	// Config is how the image wants its program to be run (OCI image spec v1.1
-	// config.md): Entrypoint, Cmd, Env, User, WorkingDir, StopSignal, Volumes.
+	// Config says how the image's program is to be run (OCI image spec v1.1 config.md):
+	// Entrypoint, Cmd, Env, User, WorkingDir, StopSignal, Volumes.
 	Config v1.Config
 }
 
 const mountVersion = 1
 
-// mountRecord is the content of a file in mounts/. It is written before the
-// mount is made and removed after everything below Dir is, and keeps the layers
-// from being collected. It is not synced: a loss of power takes the mounts too.
+// mountRecord is the content of a file in mounts/. It is written before the mount is
+// made, removed after everything below Dir, and keeps the layers from being collected. It
+// is not synced: a power loss takes the mounts as well.
 type mountRecord struct {
 	Version int           `json:"version"`
 	Dir     string        `json:"dir"`
 	Image   string        `json:"image"`
 	Layers  []string      `json:"layers"` // chain ids, the bottom first
-	Boot    string        `json:"boot"`   // of the machine, when it was made
+	Boot    string        `json:"boot"`   // boot id of the machine at that time
 	Config  v1.ConfigFile `json:"config"`
 }
 
-// View changes how an image is mounted. The zero View is a writable file system
-// whose files belong to whom the image says.
+// View configures how an image is mounted. The zero View is a writable file system with
+// the file owners of the image.
 type View struct {
-	// ReadOnly leaves out what makes it writable: nothing can be written to it by
-	// anybody, and it costs no disk.
+	// ReadOnly omits the writable layer: nobody can write to the file system, and it
+	// takes no disk space.
 	ReadOnly bool
-	// UserNS is the path of a pinned user namespace whose users the files belong
-	// to: those of user 0 to the namespace's root, and so forth. Empty means the
-	// host's. It needs a file system that allows it (fault.FailedPrecondition).
+	// UserNS is the path of a pinned user namespace with whose ID mapping the files are
+	// mounted: those of user 0 belong to the namespace's root, and so forth. Empty means
+	// the host's. It requires a file system that supports ID-mapped mounts
+	// (fault.FailedPrecondition).
 	UserNS string
-	// RootUID and RootGID are the namespace's root as the host numbers it.
+	// RootUID and RootGID are the host IDs of the namespace's root.
 	RootUID, RootGID int
-	// Label is the SELinux label that all files have, also those which are made later;
-	// nobody can change it. Empty leaves each the one that it has.
+	// Label is the SELinux label of all files, including files created later; nobody can
+	// change it. If it is empty, each file keeps its own.
 	Label string
 }
 
@@ -67,21 +68,20 @@ func (s *Store) Rootfs(ctx context.Context, image, dir string) (*Rootfs, error) 
 	return s.Mount(ctx, image, dir, View{})
 }
 
-// Mount mounts a file system of the image below dir and returns it.
-// image is an id or any reference. What is written goes to dir as well. The
-// runtime calls it when it creates a container, with a directory that is that
-// container's alone and does not lie on an overlay itself.
+// Mount mounts a file system of the image below dir and returns it. image is an ID or any
+// reference. What is written is stored in dir as well. The runtime calls it when it
+// creates a container, with a directory that belongs to that container alone and is not
+// itself on an overlay.
 //
-// It may be called again, also after a crash of this process: a root file
-// system that is mounted is returned as it is, one that is not is mounted again
-// with what was written to it. Removing the image does not matter to either.
-// After a reboot it starts anew, as every container does; for that, and so that
-// releasing costs no sync of the disk, fsync(2) in it does nothing. When Mount
-// returns an error nothing new is left below dir. Every call for one dir wants
-// the same View.
+// It may be called again, even after a crash of this process: a mounted root file system
+// is returned as it is; one that is not mounted is mounted again with what was written to
+// it. Neither needs the image to exist any more. After a reboot it starts anew, as every
+// container does; therefore, and so that releasing costs no sync of the disk, fsync(2) in
+// it does nothing. If Mount returns an error, nothing new is left below dir. Every call
+// for one dir must have the same View.
 //
-// The image is not there: fault.NotFound. dir has a root file system of another
-// image: fault.AlreadyExists.
+// If the image does not exist, the error is fault.NotFound; if dir has a root file system
+// of another image, fault.AlreadyExists.
 func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -108,10 +108,10 @@ func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, 
 	return &Rootfs{Path: mountPoint(dir), ImageID: m.Image, Config: m.Config.Config}, nil
 }
 
-// ReleaseRootfs unmounts what Rootfs mounted below dir and deletes what was
-// written to it; dir itself stays. Every process of the container must have
-// ended. It may be called at any time and again: for a directory without a root
-// file system, with half of one, or that is gone, it returns nil.
+// ReleaseRootfs unmounts what Mount mounted below dir and deletes what was written to it;
+// dir itself stays. All processes of the container must have ended. It may be called at
+// any time and repeatedly: if dir has no root file system, or a partial one, or does not
+// exist, it returns nil.
 func (s *Store) ReleaseRootfs(dir string) error { return s.release(dir, deleteWritten) }
 
 // ForgetRootfs is ReleaseRootfs, but leaves what was written to whoever deletes dir,
@@ -148,9 +148,8 @@ func (s *Store) release(dir string, written func(dir string) error) error {
 func workDir(dir string) string    { return filepath.Join(dir, "work") }
 func mountPoint(dir string) string { return filepath.Join(dir, "rootfs") }
 
-// reserve records that dir is about to hold a root file system of the image,
-// or returns the record that does. While it has the store's lock nothing is
-// collected.
+// reserve records that dir is about to hold a root file system of the image, or returns
+// the existing record. While it holds the store's lock, nothing is collected.
 func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, fresh bool, err error) {
 	l, err := flock.Acquire(ctx, s.lockPath(), flock.Shared)
 	if err != nil {
@@ -213,7 +212,8 @@ func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
 	return mountMapped(o, filepath.Join(m.Dir, mappedDir), v.UserNS)
 }
 
-// lowerDirs are the layers that show, the topmost first, and as many as overlay wants.
+// lowerDirs returns the visible layers, topmost first, and at least as many as overlay
+// requires.
 func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
 	least := 1
 	if v.ReadOnly {
@@ -239,7 +239,7 @@ func (s *Store) lowerDirs(m mountRecord, v View) (dirs []string, err error) {
 	return dirs, nil
 }
 
-// writable gives the mount the directories that take what is written.
+// writable adds the directories for what is written to the mount.
 func (s *Store) writable(o overlay.Options, m mountRecord, v View) (overlay.Options, error) {
 	o.Upper, o.Work, o.Volatile = upperDir(m.Dir), workDir(m.Dir), true
 	if err := s.reuse(o, m); err != nil {
@@ -253,11 +253,11 @@ func (s *Store) writable(o overlay.Options, m mountRecord, v View) (overlay.Opti
 	if v.UserNS == "" {
 		return o, nil
 	}
-	return o, os.Lchown(o.Upper, v.RootUID, v.RootGID) // the root of what is mounted
+	return o, os.Lchown(o.Upper, v.RootUID, v.RootGID) // it becomes the root of the mount
 }
 
-// makeOpen makes a directory that every user may enter, whatever this process's
-// umask is: one that becomes the root of a container.
+// makeOpen creates a directory that every user may enter, regardless of this process's
+// umask: one that becomes the root of a container.
 func makeOpen(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -265,8 +265,8 @@ func makeOpen(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// reuse prepares the directories of an earlier mount for the next. What was
-// written to it is kept unless the machine was booted since.
+// reuse prepares the directories of an earlier mount for the next one. What was written
+// is kept unless the machine has been rebooted since.
 func (s *Store) reuse(o overlay.Options, m mountRecord) error {
 	now, err := bootid.Read()
 	if err != nil {
@@ -351,8 +351,8 @@ func mountKey(dir string) string {
 	return hex.EncodeToString(sum[:16]) + ".json"
 }
 
-// readMount returns the record at path. One that is not there, or was torn by
-// a loss of power, is the zero record.
+// readMount returns the record at path. If it does not exist, or was damaged by a power
+// loss, that is the zero record.
 func readMount(path string) (mountRecord, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {

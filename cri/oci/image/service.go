@@ -30,7 +30,8 @@ func (s *Store) CRI() *cri.Images {
 
 func (s *Store) list(context.Context) ([]*runtimeapi.Image, error) { return s.List() }
 
-// List returns every image in the order of their ids. It reads no disk.
+// List returns every image, ordered by ID. It does not read from disk unless the index
+// has changed.
 func (s *Store) List() ([]*runtimeapi.Image, error) {
 	snap, err := s.read()
 	if err != nil {
@@ -43,8 +44,8 @@ func (s *Store) List() ([]*runtimeapi.Image, error) {
 	return all, nil
 }
 
-// Status returns the image that ref means, an id or any reference, or nil and
-// no error when the store has none. It reads no disk.
+// Status returns the image that ref, an ID or any reference, refers to, or nil without an
+// error if the store has none. It does not read from disk unless the index has changed.
 func (s *Store) Status(_ context.Context, ref string) (*runtimeapi.Image, error) {
 	snap, err := s.read()
 	if err != nil {
@@ -76,9 +77,9 @@ func (sn *snapshot) describe(id string) *runtimeapi.Image {
 	return im
 }
 
-// Remove removes the image that ref means with all its names. Containers made
-// from it run on; its layers go when the last of them is released. An image that is not
-// there is not an error.
+// Remove removes the image that ref refers to, with all its names. Containers made from
+// it keep running; its layers are removed when the last of them is released. It is not an
+// error if the image does not exist.
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	removed := false
 	err := s.update(ctx, func(next *index) error {

@@ -16,8 +16,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// applyLayer unpacks a layer's tar stream into root, with the marks of deleted
-// files in overlay's form. The unpacker resolves every path inside root.
+// applyLayer unpacks a layer's tar stream into root, with whiteouts in overlay's form.
+// The unpacker resolves every path inside root.
 func applyLayer(ctx context.Context, root string, r io.Reader, accept archive.Filter, dirs *impliedDirs) error {
 	if os.Geteuid() != 0 {
 		return fault.PermissionDenied.Errorf("only root can unpack layers: run it with sudo")
@@ -33,8 +33,8 @@ func applyLayer(ctx context.Context, root string, r io.Reader, accept archive.Fi
 	return gone.finish(dirs)
 }
 
-// syncFS makes everything written to the file system of dir durable, in one
-// call instead of one for each file.
+// syncFS makes everything written to the file system of dir durable, in one call rather
+// than one per file.
 func syncFS(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -43,8 +43,8 @@ func syncFS(dir string) error {
 	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
-// diskUsage counts what the tree at root takes; a file with several links
-// counts once.
+// diskUsage returns the disk usage of the tree at root; a file with several links counts
+// once.
 func diskUsage(root string) (bytes, inodes uint64, err error) {
 	seen := map[uint64]bool{}
 	count := func(fi fs.FileInfo) {

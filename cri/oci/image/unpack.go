@@ -19,18 +19,18 @@ type staged struct {
 	layer layerRef
 	ready <-chan struct{} // closed when its blob can be read
 	below []*staged       // the layers below, the topmost first
-	final string          // where its files are once everybody sees it
+	final string          // where its files are once it is visible
 
-	// What is missing of the layer's way there. All of it is nil for one that was
-	// there before.
+	// The state of a layer on its way there. All fields are nil if the layer was there
+	// before.
 	tmp    string
 	lock   *flock.Lock
-	filled chan struct{} // closed when it is unpacked, or failed is why not
+	filled chan struct{} // closed when it is unpacked, or when failed says why not
 	failed error
 	dirs   impliedDirs
 }
 
-// root is where the layer's files are now.
+// root returns where the layer's files are now.
 func (st *staged) root() string {
 	if st.lock == nil {
 		return st.final
@@ -38,7 +38,7 @@ func (st *staged) root() string {
 	return filepath.Join(st.tmp, "fs")
 }
 
-// release gives up what is not visible yet.
+// release discards what is not visible yet.
 func (st *staged) release() error {
 	if st.lock == nil {
 		return nil
@@ -48,15 +48,14 @@ func (st *staged) release() error {
 	return err
 }
 
-// unpack makes every layer of the chain present. ready[i] is closed when the
-// blob of layer i can be read. The caller holds the ingest lock shared. Layers
-// that another goroutine or process is unpacking are waited for.
+// unpack makes every layer of the chain present. ready[i] is closed when the blob of
+// layer i can be read. The caller holds the ingest lock shared. If another goroutine or
+// process is unpacking a layer, unpack waits for that.
 //
-// The layers are unpacked at the same time, as many as there are CPUs, whatever
-// images they are of. What a layer takes from those below it, the attributes of
-// directories, is settled afterwards, from the bottom up; and as soon as that is
-// done the layer is there for other images that share it, whatever becomes of
-// those above.
+// The layers, of whatever images, are unpacked concurrently, as many as there are CPUs.
+// What a layer takes from those below, the attributes of directories, is settled
+// afterwards, from the bottom up; as soon as that is done, the layer is available to
+// other images that share it, whatever happens to the layers above.
 func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan struct{}) (err error) {
 	all, err := s.stage(ctx, layers, ready)
 	defer func() {
@@ -84,8 +83,8 @@ func (s *Store) unpack(ctx context.Context, layers []layerRef, ready []chan stru
 	return g.Wait()
 }
 
-// commitInOrder makes layers visible from the bottom up, each as soon as it can
-// be, together with those above it that can be, too.
+// commitInOrder makes layers visible from the bottom up, each as early as possible,
+// together with those above it that are ready, too.
 func (s *Store) commitInOrder(rest []*staged) error {
 	for len(rest) > 0 {
 		n := 0
@@ -118,8 +117,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// commitLayers makes unpacked layers visible, the lowest first, once they are
-// on the disk.
+// commitLayers makes unpacked layers visible, lowest first, once they are on disk.
 func (s *Store) commitLayers(batch []*staged) error {
 	for _, st := range batch {
 		if err := st.settle(); err != nil {
@@ -146,10 +144,9 @@ func (st *staged) explain(err error) error {
 	return err
 }
 
-// stage makes a place for each layer that is missing, and locks it. The locks
-// are taken from the bottom up by everybody, so that two images which share layers
-// never wait for each other. What it returns has to be released, also with an
-// error.
+// stage prepares a place for each missing layer, and locks it. Everybody takes these
+// locks from the bottom up, so that two images that share layers never wait for each
+// other. What it returns must be released, even after an error.
 func (s *Store) stage(ctx context.Context, layers []layerRef, ready []chan struct{}) (all []*staged, err error) {
 	for i, chain := range chainIDs(layers) {
 		st := &staged{chain: chain, layer: layers[i], ready: ready[i], below: slices.Clone(all), final: s.layerFS(chain)}
@@ -174,7 +171,7 @@ func (s *Store) stage(ctx context.Context, layers []layerRef, ready []chan struc
 	return all, nil
 }
 
-// unpackOne unpacks a layer, as soon as its blob is there and a CPU is free.
+// unpackOne unpacks a layer as soon as its blob is there and a CPU is free.
 func (s *Store) unpackOne(ctx context.Context, st *staged) error {
 	select {
 	case <-st.ready:
@@ -190,8 +187,8 @@ func (s *Store) unpackOne(ctx context.Context, st *staged) error {
 	return s.fill(ctx, st.root(), st.layer, &st.dirs)
 }
 
-// settle gives the directories that the layer only implies the attributes of
-// those below, and records what the layer takes.
+// settle gives the directories that the layer only implies the attributes from the layers
+// below, and records the layer's disk usage.
 func (st *staged) settle() error {
 	var below []string
 	for _, b := range st.below {

@@ -13,10 +13,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// FsInfo returns what the store takes on its file system: allocated bytes and
-// inodes of blobs, also of those half fetched, of what is being unpacked, and of
-// unpacked layers, counted once however many images share them. Layers were measured
-// when they were unpacked, so that it costs one small file each.
+// FsInfo returns the store's usage of its file system: allocated bytes and inodes of
+// blobs, including partial ones, of layers being unpacked, and of unpacked layers, which
+// count once however many images share them. Layers were measured when they were
+// unpacked, so this reads only one small file for each.
 func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
 	layers, err := s.layersUsage()
 	if err != nil {
@@ -41,7 +41,8 @@ func (s *Store) FsInfo(context.Context) (*runtimeapi.FilesystemUsage, error) {
 	return usageOf(s.dir, sum), nil
 }
 
-// layersUsage is what all unpacked layers take, with the files that say so.
+// layersUsage returns the usage of all unpacked layers, including the files that record
+// it.
 func (s *Store) layersUsage() (sum layerInfo, err error) {
 	layers, err := os.ReadDir(s.layerPath(""))
 	if err != nil {
@@ -71,9 +72,9 @@ func usageOf(dir string, m taken) *runtimeapi.FilesystemUsage {
 	}
 }
 
-// RootfsUsage returns what was written to the root file system that Mount made
-// below dir, and when that was true: of a large one it is not measured at each
-// call. Nothing, for a directory that has none.
+// RootfsUsage returns the size of what was written to the root file system that Mount
+// made below dir, and when it was measured: a large one is not measured at each call. It
+// is zero if there is no root file system.
 func (s *Store) RootfsUsage(dir string) (*runtimeapi.FilesystemUsage, error) {
 	m, err := s.written.usage(upperDir(dir))
 	if err != nil {
@@ -84,9 +85,9 @@ func (s *Store) RootfsUsage(dir string) (*runtimeapi.FilesystemUsage, error) {
 
 func upperDir(dir string) string { return filepath.Join(dir, "upper") }
 
-// ContainerFsInfo returns what the root file systems take, beside the layers of
-// their images: the sum of their RootfsUsage, as old as the oldest. They are
-// taken to be on one file system, which is the store's while there is none.
+// ContainerFsInfo returns the usage of the root file systems, without the layers of their
+// images: the sum of their RootfsUsage, with the oldest timestamp. They are assumed to be
+// on one file system, which is the store's if there are none.
 func (s *Store) ContainerFsInfo(ctx context.Context) (*runtimeapi.FilesystemUsage, error) {
 	records, err := filepath.Glob(s.mountsPath("*.json"))
 	if err != nil {

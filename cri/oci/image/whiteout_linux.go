@@ -14,15 +14,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/xattr"
 )
 
-// Names by which a layer says that something is gone, or hides what is below.
+// Names by which a layer marks something as deleted, or hides what is below.
 const gonePrefix, opaqueName = ".wh.", ".wh..wh..opq"
 
-// opaqueAttr is "y" on a directory that shows nothing of what is below it
+// opaqueAttr is "y" on a directory that hides everything below it
 // (Documentation/filesystems/overlayfs.rst).
 const opaqueAttr = "trusted.overlay.opaque"
 
-// hidesAllBelow reports whether an unpacked layer is opaque as a whole. Overlay does not
-// heed that on the roots of its layers.
+// hidesAllBelow reports whether an unpacked layer is opaque as a whole. Overlay ignores
+// that on the roots of its layers.
 func hidesAllBelow(layer string) (bool, error) {
 	value, err := xattr.GetAt(layer, opaqueAttr)
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
@@ -31,17 +31,17 @@ func hidesAllBelow(layer string) (bool, error) {
 	return string(value) == "y", err
 }
 
-// whiteouts makes a layer's marks of what is gone into overlay's. Such a mark is
-// about the layers below alone (OCI image spec v1.1 layer.md, "Whiteouts"): the layer
-// may have something of its own under the name, before the mark or after it. So the
-// marks are made when all else is there. It is for one goroutine.
+// whiteouts turns a layer's whiteouts into overlay's. A whiteout applies only to the
+// layers below (OCI image spec v1.1 layer.md, "Whiteouts"): the layer may have an entry
+// of its own under the same name, before or after it. So whiteouts are made after
+// everything else. It is for one goroutine.
 type whiteouts struct {
 	root string
 	gone []string // paths below root, without symbolic links when they were noted
 }
 
-// convert is the unpacker's archive.ConvertWhiteout. It returns true for what is no mark. A mark
-// of nothing, "." or ".." never gets here: the unpacker refuses it.
+// convert is the unpacker's archive.ConvertWhiteout. It returns true for an entry that is
+// not a whiteout. A whiteout of "", "." or ".." never gets here: the unpacker refuses it.
 func (w *whiteouts) convert(h *tar.Header, path string) (writeFile bool, err error) {
 	dir, base := filepath.Split(path)
 	if base == opaqueName {
@@ -54,15 +54,15 @@ func (w *whiteouts) convert(h *tar.Header, path string) (writeFile bool, err err
 	return !isGone, nil
 }
 
-// finish makes the marks. A file of the layer hides what is below by being there, a
-// directory by being opaque; dirs is told of those.
+// finish makes the whiteouts. A file of the layer hides what is below by its presence, a
+// directory by being opaque; the latter are recorded in dirs.
 func (w *whiteouts) finish(dirs *impliedDirs) error {
 	top, err := unix.Open(w.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(top)
-	slices.Sort(w.gone) // a directory that becomes opaque before what is in it
+	slices.Sort(w.gone) // a directory that becomes opaque comes before its entries
 	for _, path := range w.gone {
 		isDir, err := markGone(top, path)
 		if err != nil {
@@ -76,8 +76,8 @@ func (w *whiteouts) finish(dirs *impliedDirs) error {
 }
 
 // markGone hides what is below path, which begins with a slash, and reports whether the
-// layer has a directory there. A later entry may have put a link or a file in the place
-// of a directory on the way: then there is nothing to hide, and no link is followed.
+// layer has a directory there. A later entry may have replaced a directory on the way
+// with a link or a file: then there is nothing to hide, and no link is followed.
 func markGone(top int, path string) (isDir bool, err error) {
 	up, base := filepath.Split(path)
 	dir, err := unix.Openat2(top, "."+up, &unix.OpenHow{
@@ -91,7 +91,7 @@ func markGone(top int, path string) (isDir bool, err error) {
 	}
 	defer unix.Close(dir)
 	if value, err := xattr.Get(dir, opaqueAttr); err == nil && string(value) == "y" {
-		return false, nil // overlay lists a mark in such a directory as a file that cannot be opened
+		return false, nil // in an opaque directory, overlay would list a whiteout as a file that cannot be opened
 	}
 	var has unix.Stat_t
 	err = unix.Fstatat(dir, base, &has, unix.AT_SYMLINK_NOFOLLOW)
@@ -104,7 +104,7 @@ func markGone(top int, path string) (isDir bool, err error) {
 	return true, unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, base), opaqueAttr, []byte{'y'}, 0)
 }
 
-// mknodUnseen makes overlay's mark in dir, whose times stay those of the layer.
+// mknodUnseen makes overlay's whiteout in dir, whose times stay those of the layer.
 func mknodUnseen(dir int, base string) error {
 	var was unix.Stat_t
 	if err := unix.Fstat(dir, &was); err != nil {

@@ -22,28 +22,28 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Annotations under which tools keep an image's name in an OCI layout.
+// Annotations in which tools keep an image's name in an OCI layout.
 const (
-	// annotationRefName holds a tag, or with some tools a whole name (OCI image
-	// spec v1.1 annotations.md).
+	// annotationRefName holds a tag or, with some tools, a full name (OCI image spec v1.1
+	// annotations.md).
 	annotationRefName = "org.opencontainers.image.ref.name"
-	// annotationName holds a whole name; containerd and docker write it.
+	// annotationName holds a full name; containerd and docker write it.
 	annotationName = "io.containerd.image.name"
 )
 
 // Archive is an open archive. Its images can be read until it is closed.
 type Archive struct{ src source }
 
-// Options adjust how an archive is opened. All of it is required.
+// Options configure how an archive is opened. All fields are required.
 type Options struct {
-	// Scratch is a directory on disk where a compressed archive is expanded.
-	// The file has no name, so that nothing is left after a crash.
+	// Scratch is a directory on disk in which a compressed archive is decompressed. The
+	// file has no name, so a crash leaves nothing behind.
 	Scratch string
-	// MaxBytes bounds what a compressed archive may expand to.
+	// MaxBytes bounds the decompressed size of an archive.
 	MaxBytes int64
 }
 
-// Open opens the archive or directory at path. What is no archive is
+// Open opens the archive or directory at path. If it is not an archive, the error is
 // fault.Invalid.
 func Open(path string, opts *Options) (*Archive, error) {
 	src, err := openSource(path, opts.Scratch, opts.MaxBytes)
@@ -53,14 +53,14 @@ func Open(path string, opts *Options) (*Archive, error) {
 	return &Archive{src}, nil
 }
 
-// Close closes the archive; blobs that were opened end with it.
+// Close closes the archive and invalidates its open blobs.
 func (a *Archive) Close() error { return a.src.Close() }
 
-// Images returns the images of the archive; of one for several platforms, this
-// machine's. An archive without any, or with damaged documents, is fault.Invalid.
+// Images returns the images of the archive; of a multi-platform image, the one for this
+// machine. If the archive has none, or damaged documents, the error is fault.Invalid.
 //
-// One that is both an OCI layout and docker's, as docker writes since version
-// 25, is read as a layout, whose digests are known.
+// An archive that is both an OCI layout and a docker archive, as docker writes since
+// version 25, is read as a layout, whose digests are known.
 func (a *Archive) Images() ([]*content.Image, error) {
 	src := a.src
 	raw, err := readDocument(src, "index.json")
@@ -111,20 +111,20 @@ func ociImages(src source, raw []byte) ([]*content.Image, error) {
 	return found, nil
 }
 
-// ociName returns the name a descriptor is annotated with, or nil.
+// ociName returns the name in a descriptor's annotations, or nil.
 func ociName(d v1.Descriptor) (name.Reference, error) {
 	given := d.Annotations[annotationName]
 	if given == "" {
 		given = d.Annotations[annotationRefName]
-		if !strings.ContainsAny(given, "/:") { // a tag alone names no repository
+		if !strings.ContainsAny(given, "/:") { // a tag alone does not name a repository
 			return nil, nil
 		}
 	}
 	return content.ParseReference(given)
 }
 
-// ociImage follows a descriptor to an image, through content.MaxIndexes with the
-// archive's own.
+// ociImage follows a descriptor to an image, through at most content.MaxIndexes indexes
+// including the archive's own.
 func ociImage(src source, d v1.Descriptor, depth int) (*content.Image, error) {
 	raw, err := readDocument(src, blobName(d.Digest))
 	if err != nil {
@@ -220,8 +220,8 @@ func dockerImageAt(src source, im dockerImage) (*content.Image, error) {
 	return c, nil
 }
 
-// dockerLayer finds out the digest of a layer, which a docker archive does not
-// say: that of a plain layer is its diff id, a compressed one must be read.
+// dockerLayer determines the digest of a layer, which a docker archive does not record:
+// for an uncompressed layer it is the diff ID; a compressed one must be read.
 func dockerLayer(src source, name string, diffID v1.Hash) (content.Blob, error) {
 	packed, err := sniff(src, name)
 	if err != nil {

@@ -19,15 +19,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Pack makes an image of one file, a statically linked program, and returns it
-// as an archive that image.Store.Load, "docker load" and "ctr
-// images import" take.
-// The program lies at the root under its own name and is the entrypoint; "/" is
-// first in PATH. Beside it are the empty directories and files that every runtime mounts
-// over. Equal programs give equal archives: every time is 1970.
+// Pack makes an image of one file, a statically linked program, and returns it as an
+// archive that image.Store.Load, "docker load" and "ctr images import" accept. The
+// program is in the root directory under its own name and is the entrypoint; "/" comes
+// first in PATH. The image also has the empty directories and files that every runtime
+// mounts over. Equal programs give equal archives: all times are 1970.
 //
-// name is any reference with a tag. A program that is not a Linux executable
-// or needs a dynamic loader, which the image would not have, is fault.Invalid.
+// name is any reference with a tag. If the program is not a Linux executable, or needs a
+// dynamic loader, which the image would lack, the error is fault.Invalid.
 func Pack(binary, name string) ([]byte, error) {
 	archive, err := pack(binary, name)
 	if err != nil {
@@ -64,8 +63,8 @@ func pack(binary, name string) ([]byte, error) {
 	return packArchive(full, arch, config, layer)
 }
 
-// mounted are the directories, with a slash at the end, and files that every runtime
-// mounts over: one that does not find them has to make them for each container.
+// mounted lists the directories, with a trailing slash, and files that every runtime
+// mounts over: if they are missing, it has to create them for each container.
 var mounted = []string{"dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"}
 
 func mountPoints() (files []tarFile) {
@@ -113,8 +112,8 @@ func packConfig(file, arch string, diffID v1.Hash) ([]byte, error) {
 	})
 }
 
-// packArchive puts config and layer into an OCI layout, with the manifest.json
-// beside it that older dockers read.
+// packArchive puts config and layer into an OCI layout, with the manifest.json that older
+// versions of docker read.
 func packArchive(name, arch string, config, layer []byte) ([]byte, error) {
 	c, l := descriptor(types.OCIConfigJSON, config), descriptor(types.OCIUncompressedLayer, layer)
 	m, err := json.Marshal(v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: c, Layers: []v1.Descriptor{l}})

@@ -15,15 +15,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// source is the files of an archive or a directory, by slash-separated names.
+// source gives access to the files of an archive or a directory, by slash-separated
+// names.
 type source interface {
-	// open returns a file and its size. A name that is not there is
+	// open returns a file and its size. If the name does not exist, the error is
 	// fault.NotFound.
 	open(name string) (io.ReadCloser, int64, error)
 	Close() error
 }
 
-// maxDocument bounds what is read into memory of an archive's own JSON.
+// maxDocument bounds how much of an archive's own JSON is read into memory.
 const maxDocument = 8 << 20
 
 func readDocument(src source, name string) ([]byte, error) {
@@ -38,8 +39,8 @@ func readDocument(src source, name string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// openSource opens an archive, plain or compressed, or a directory. scratch is
-// where a compressed archive is expanded; the file there is unlinked at once.
+// openSource opens an archive, compressed or not, or a directory. A compressed archive is
+// decompressed into scratch; the file there is unlinked at once.
 func openSource(from, scratch string, limit int64) (source, error) {
 	fi, err := os.Stat(from)
 	if err != nil {
@@ -52,7 +53,7 @@ func openSource(from, scratch string, limit int64) (source, error) {
 		}
 		return dirSource{root}, nil
 	}
-	if !fi.Mode().IsRegular() { // opening a pipe waits for its writer, and nothing ends that
+	if !fi.Mode().IsRegular() { // opening a named pipe waits for a writer, and nothing interrupts that
 		return nil, fault.Invalid.Errorf("it is no file: an archive is read here and there, write it to a file first")
 	}
 	f, err := os.Open(from)
@@ -69,7 +70,8 @@ func openSource(from, scratch string, limit int64) (source, error) {
 	return src, nil
 }
 
-// plainFile returns f, or what f decompresses to and closes f.
+// plainFile returns f if it is not compressed; otherwise it returns the decompressed file
+// and closes f.
 func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
 	var magic [4]byte
 	n, err := f.ReadAt(magic[:], 0)
@@ -99,7 +101,7 @@ func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
 	return tmp, nil
 }
 
-// dirSource cannot be led out of its directory, also not by symbolic links.
+// dirSource cannot be led out of its directory, not even by symbolic links.
 type dirSource struct{ root *os.Root }
 
 func (d dirSource) open(name string) (io.ReadCloser, int64, error) {
@@ -119,7 +121,7 @@ func (d dirSource) open(name string) (io.ReadCloser, int64, error) {
 
 func (d dirSource) Close() error { return d.root.Close() }
 
-// tarSource reads members of a tar file where they lie.
+// tarSource reads the members of a tar file in place.
 type tarSource struct {
 	file    *os.File
 	members map[string]member
@@ -127,15 +129,15 @@ type tarSource struct {
 
 type member struct {
 	offset, size int64
-	link         string // of a symbolic or hard link, what it points at
+	link         string // the target of a symbolic or hard link
 }
 
-// unread names the compression of a file if it is one that is not undone.
+// unread returns the name of the file's compression if it is one that is not supported.
 func unread(f *os.File) string {
 	var magic [8]byte
 	n, err := f.ReadAt(magic[:], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return "" // reading it has told
+		return "" // reading the archive has already reported it
 	}
 	return decompress.Unread(magic[:n])
 }
@@ -174,7 +176,7 @@ func indexTar(f *os.File) (*tarSource, error) {
 
 func (t *tarSource) open(name string) (io.ReadCloser, int64, error) {
 	m, ok := t.members[path.Clean(name)]
-	if ok && m.link != "" { // old docker archives link a layer that two images share
+	if ok && m.link != "" { // old docker archives use links for layers that images share
 		m, ok = t.members[strings.TrimPrefix(m.link, "/")]
 	}
 	if !ok || m.link != "" {
@@ -185,7 +187,7 @@ func (t *tarSource) open(name string) (io.ReadCloser, int64, error) {
 
 func (t *tarSource) Close() error { return t.file.Close() }
 
-// sniff tells how a file of the source is compressed.
+// sniff returns how a file of the source is compressed.
 func sniff(src source, name string) (string, error) {
 	f, _, err := src.open(name)
 	if err != nil {

@@ -13,16 +13,16 @@ import (
 type Blob struct {
 	Digest v1.Hash
 	Size   int64 // in bytes
-	// Open starts reading from the beginning. It may be called again, also
-	// while another reader is open.
+	// Open starts reading from the beginning. It may be called again, even while another
+	// reader is open.
 	Open func() (io.ReadCloser, error)
-	// Resume starts reading at an offset, for who has the beginning already, or
-	// where it cannot do so, at 0, and returns at which. nil means that reading
-	// from the beginning costs nothing worth saving.
+	// Resume starts reading at an offset, for a caller that already has the beginning. If
+	// that is not possible, it starts at 0; it returns where it starts. nil means that
+	// reading from the beginning costs nothing worth saving.
 	Resume func(from int64) (r io.ReadCloser, at int64, err error)
-	// Elsewhere is called when what was read last is not the blob. It has the
-	// next Open read from another source alone, and returns false when none is
-	// left. nil means that there is one source only.
+	// Elsewhere is called if what was read last is not the blob. It makes the next Open
+	// read from another single source, and returns false if none is left. nil means that
+	// there is only one source.
 	Elsewhere func() bool
 }
 

@@ -18,21 +18,21 @@ import (
 // Image is an image that an archive or a registry offers.
 type Image struct {
 	Names     []string // in full form, see Canonical
-	Digests   []string // repository@digest, of the manifest or the index that led to it
+	Digests   []string // repository@digest, of the manifest, or of the index that led to it
 	Config    Blob
-	Manifests []Blob // the image's own and the indexes it was found through
+	Manifests []Blob // the image's own and the indexes that led to it
 	Layers    []Blob // the bottom first
 }
 
-// MaxLayers is how many directories overlay puts on top of each other.
+// MaxLayers is how many lower directories overlay supports.
 const MaxLayers = 500
 
 // MaxIndexes is how many indexes may lead to an image.
 const MaxIndexes = 3
 
-// FromManifest reads an image manifest and returns the image it describes,
-// without names; open returns the blob of each descriptor. What is no manifest
-// of an image that can run is fault.Invalid.
+// FromManifest parses an image manifest and returns the image that it describes, without
+// names; open returns the blob of each descriptor. If it is not a manifest of a runnable
+// image, the error is fault.Invalid.
 func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
 	var m v1.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
@@ -54,10 +54,10 @@ func FromManifest(raw []byte, open func(v1.Descriptor) Blob) (*Image, error) {
 	return im, nil
 }
 
-// ForThisMachine returns the descriptors of an index without those for other
-// platforms, without attestations, which have a platform of their own, and without
-// artifacts. The best come first: what runs on every machine of the architecture, what
-// needs a newer one, and at last what names no platform, which may be no image at all.
+// ForThisMachine returns the descriptors of an index without those for other platforms,
+// without attestations, which have a platform of their own, and without artifacts. The
+// best come first: those for every machine of the architecture, then those that need a
+// newer one, and last those without a platform, which may not be images at all.
 func ForThisMachine(all []v1.Descriptor) []v1.Descriptor {
 	fitting := slices.DeleteFunc(slices.Clone(all), func(d v1.Descriptor) bool {
 		p := d.Platform
@@ -77,11 +77,12 @@ func rank(p *v1.Platform) int {
 	return 1
 }
 
-// baseline is the variant that every machine of an architecture is (OCI image spec v1.1
-// image-index.md, "Platform Variants").
+// baseline is the variant that every machine of an architecture supports (OCI image spec
+// v1.1 image-index.md, "Platform Variants").
 var baseline = map[string]string{"amd64": "v1", "arm64": "v8"}
 
-// NoPlatform says that an index has no image for this machine, and which it has.
+// NoPlatform says that an index has no image for this machine, and for which platforms it
+// has.
 func NoPlatform(all []v1.Descriptor) string {
 	var names []string
 	for _, d := range all {

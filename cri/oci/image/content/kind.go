@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// configs are the media types of the configs of images that can run. The last are what
-// registries and tools of old called them (moby/moby issue 22378).
+// configs are the media types of the configs of runnable images. The last ones were used
+// by old registries and tools (moby/moby issue 22378).
 var configs = []types.MediaType{
 	types.OCIConfigJSON, types.DockerConfigJSON,
 	"application/octet-stream", "application/json", "text/html", "",
@@ -19,7 +19,7 @@ var configs = []types.MediaType{
 
 // isImage returns an error, fault.Invalid, for the manifest of something else: registries
 // hold artifacts of all kinds (OCI image specification v1.1, manifest.md, "Guidelines for
-// Artifact Usage"), whose layers are no file systems.
+// Artifact Usage"), whose layers are not file systems.
 func isImage(m *v1.Manifest) error {
 	if kind := m.Config.MediaType; !slices.Contains(configs, kind) {
 		if m.ArtifactType != "" {
@@ -39,7 +39,7 @@ func isImage(m *v1.Manifest) error {
 	return nil
 }
 
-// isArtifact reports whether a descriptor says that it is of something else than an image.
+// isArtifact reports whether a descriptor declares something other than an image.
 func isArtifact(d v1.Descriptor) bool {
 	return d.ArtifactType != "" && !slices.Contains(configs, types.MediaType(d.ArtifactType))
 }

@@ -12,17 +12,17 @@ import (
 // registry that go-containerregistry calls index.docker.io.
 const DockerHub = "docker.io"
 
-// What the names of a reference are made of (OCI distribution specification v1.1,
-// "Pulling manifests"). The registry's is a directory in the configuration of mirrors,
-// the others are parts of a URL: in none of them may ".." or "." be a part.
+// The allowed parts of a reference (OCI distribution specification v1.1, "Pulling
+// manifests"). The registry is a directory name in the configuration of mirrors, the
+// others are parts of a URL: none of them may contain a path element ".." or ".".
 var (
 	registryWord   = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])(:[0-9]+)?$`)
 	repositoryWord = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagWord        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
-// ParseReference reads a reference as users write it: "busybox",
-// "repo/app:tag", "registry:5000/app@sha256:...". What is none is fault.Invalid.
+// ParseReference parses a reference as users write it: "busybox", "repo/app:tag",
+// "registry:5000/app@sha256:...". If it is not a reference, the error is fault.Invalid.
 func ParseReference(ref string, how ...name.Option) (name.Reference, error) {
 	r, err := name.ParseReference(ref, append(how, name.WeakValidation)...)
 	if err == nil {
@@ -44,9 +44,9 @@ func Normalize(ref string) (string, error) {
 	return Canonical(r), nil
 }
 
-// Canonical returns the full form of a reference, in which names are stored
-// and reported: "busybox" is "docker.io/library/busybox:latest". One with a
-// digest loses its tag.
+// Canonical returns the full form of a reference, in which names are stored and reported:
+// "busybox" is "docker.io/library/busybox:latest". A reference with a digest loses its
+// tag.
 func Canonical(r name.Reference) string {
 	if d, ok := r.(name.Digest); ok {
 		return Repository(r) + "@" + d.DigestStr()

@@ -16,9 +16,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// authenticator returns the credentials for a repository: the given ones, unless
-// they are for another server, or else the user's own. Given ones that name no
-// server are for the registry of the image, so own, and for none of its mirrors.
+// authenticator returns the credentials for a repository: the given ones, unless they are
+// for another server, else the user's own. Given credentials without a server are for the
+// image's own registry (own), not for its mirrors.
 func authenticator(repo name.Repository, own bool, given *runtimeapi.AuthConfig) (authn.Authenticator, error) {
 	if !isEmpty(given) && isFor(given.ServerAddress, repo.RegistryStr(), own) {
 		cfg := authn.AuthConfig{Username: given.Username, Password: given.Password, IdentityToken: given.IdentityToken, RegistryToken: given.RegistryToken}
@@ -44,7 +44,7 @@ func isEmpty(a *runtimeapi.AuthConfig) bool {
 }
 
 // isFor reports whether credentials for server, a host or a URL as in docker's
-// configuration, are meant for the registry. Those for no server are, if the
+// configuration, are meant for the registry. Credentials without a server are, if the
 // registry is the image's own.
 func isFor(server, registry string, own bool) bool {
 	if server == "" {
@@ -60,8 +60,8 @@ func isFor(server, registry string, own bool) bool {
 	return registryHost(u) == registry
 }
 
-// AuthKey returns the same text for the same credentials and shows nothing of
-// them. It is empty when there are none.
+// AuthKey returns the same text for the same credentials without revealing them. It is
+// empty if there are none.
 func AuthKey(a *runtimeapi.AuthConfig) string {
 	if isEmpty(a) {
 		return ""
@@ -70,13 +70,13 @@ func AuthKey(a *runtimeapi.AuthConfig) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// httpGuard refuses requests without TLS to other machines, also those that a
-// server redirects to. go-containerregistry would make them to private addresses.
-// Nor may a server elsewhere redirect to this machine's own, or any send on to another
-// what it was asked with: the body of a request for a token is an identity token.
+// httpGuard refuses requests without TLS to other machines, including redirected ones.
+// go-containerregistry would send them to private addresses. A server elsewhere must not
+// redirect to this machine, and no server may redirect a request with its body to another
+// host: the body of a token request contains an identity token.
 type httpGuard struct {
 	next            http.RoundTripper
-	allow, loopback bool // any; those to this machine
+	allow, loopback bool // plain http to any machine; to this machine
 }
 
 func (g *httpGuard) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -90,7 +90,7 @@ func (g *httpGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	return g.next.RoundTrip(r)
 }
 
-// redirectedBy is the host that redirected to a request, or nothing.
+// redirectedBy returns the host that redirected to a request, or "".
 func redirectedBy(r *http.Request) string {
 	if r.Response == nil || r.Response.Request == nil {
 		return ""

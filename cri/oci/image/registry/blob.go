@@ -21,10 +21,10 @@ const (
 	errPipe  = syscall.EPIPE
 )
 
-// errStalled is the cause of a context that ended because a server was silent.
+// errStalled is the cause of a context that ended because a server sent nothing.
 var errStalled = errors.New("it sends nothing")
 
-// because names the silence of a server where it was the reason for err.
+// because replaces err if the reason for it was that the server sent nothing.
 func because(ctx context.Context, e *endpoint, err error) error {
 	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
 		return fault.Unavailable.Errorf("%s has sent nothing for %v", e.place, e.timeout)
@@ -32,7 +32,7 @@ func because(ctx context.Context, e *endpoint, err error) error {
 	return err
 }
 
-// layer is a blob that is fetched when it is opened.
+// layer returns a blob that is fetched when it is opened.
 func (p *places) layer(ctx context.Context, d v1.Descriptor) content.Blob {
 	l := &layer{ctx: ctx, all: p, from: p, blob: d, wrong: map[*endpoint]bool{}}
 	return content.Blob{Digest: d.Digest, Size: d.Size, Resume: l.resume, Elsewhere: l.elsewhere, Open: func() (io.ReadCloser, error) {
@@ -41,15 +41,15 @@ func (p *places) layer(ctx context.Context, d v1.Descriptor) content.Blob {
 	}}
 }
 
-// layer is what a pull knows of the sources of one blob. It is read by one
-// goroutine at a time.
+// layer is the state of a pull about the sources of one blob. It is used by one goroutine
+// at a time.
 type layer struct {
 	ctx   context.Context
 	all   *places
-	from  *places // those to ask now: all, or a single one
+	from  *places // the places to ask now: all, or a single one
 	blob  v1.Descriptor
 	last  *blobReader
-	wrong map[*endpoint]bool // served something else, all by themselves
+	wrong map[*endpoint]bool // places that, on their own, served something else
 }
 
 // resume is the Resume of a content.Blob.
@@ -65,8 +65,8 @@ func (l *layer) resume(from int64) (io.ReadCloser, int64, error) {
 	return r, at, nil
 }
 
-// elsewhere is the Elsewhere of a content.Blob. Of several places that served a
-// part each nobody knows which one was wrong; each is asked again alone.
+// elsewhere is the Elsewhere of a content.Blob. If several places served a part each, it
+// is unknown which one was wrong; each is asked again on its own.
 func (l *layer) elsewhere() bool {
 	if l.last != nil && len(l.last.used) == 1 {
 		e := l.last.used[0]
@@ -76,27 +76,27 @@ func (l *layer) elsewhere() bool {
 	for _, e := range l.all.all {
 		if !l.wrong[e] && canPull(e.host) {
 			l.from = l.all.alone(e)
-			l.wrong[e] = true // asked once, whatever comes of it
+			l.wrong[e] = true // asked only once, whatever the result
 			return true
 		}
 	}
 	return false
 }
 
-// alone are these places with only one of them.
+// alone returns these places reduced to one of them.
 func (p *places) alone(e *endpoint) *places {
 	return &places{ref: p.ref, opts: p.opts, all: []*endpoint{e}}
 }
 
-// small reads a blob that is kept in memory. A place that serves something else
-// is followed by the next.
+// small reads a blob that is kept in memory. If a place serves something else, the next
+// one is tried.
 func (p *places) small(ctx context.Context, b content.Blob) (raw []byte, err error) {
 	if b.Size > maxConfig || b.Size < 0 {
 		return nil, fault.Invalid.Errorf("config %q is announced with %d bytes, too many for a description of an image", b.Digest, b.Size)
 	}
 	err = p.try(ctx, canPull, func(e *endpoint) (err error) {
 		from := p.alone(e)
-		from.impatient = true // as p waits
+		from.impatient = true // because p waits
 		r := &blobReader{ctx: ctx, places: from, digest: b.Digest, total: b.Size, quiet: true}
 		raw, err = io.ReadAll(io.LimitReader(r, b.Size+1))
 		if err = errors.Join(err, r.Close()); err != nil {
@@ -113,12 +113,13 @@ func (p *places) small(ctx context.Context, b content.Blob) (raw []byte, err err
 const (
 	// progressStep is how many bytes pass between two reports.
 	progressStep = 256 << 10
-	// maxTries is how often in a row a connection may break without a byte.
+	// maxTries is how often in a row a connection may break without having delivered a
+	// byte.
 	maxTries = 5
 )
 
-// blobReader reads a blob. It connects again when the connection breaks or is
-// silent, and goes on where it was, with another place if need be.
+// blobReader reads a blob. If the connection breaks or stalls, it reconnects and
+// continues where it was, with another place if necessary.
 type blobReader struct {
 	ctx    context.Context
 	places *places
@@ -127,19 +128,19 @@ type blobReader struct {
 	quiet  bool // reports no progress
 
 	at, told int64 // bytes read, and reported
-	skip     int64 // bytes to read once more, from a server that begins anew
+	skip     int64 // bytes to skip, from a server that starts over
 	tries    int
-	now      *connection // nil: to be made
-	used     []*endpoint // those that served a part
+	now      *connection // nil if there is none
+	used     []*endpoint // the places that served a part
 }
 
-// connection is one answer of a server.
+// connection is one response of a server.
 type connection struct {
 	body   io.ReadCloser
 	status int
 	span   string // its Content-Range
-	length int64  // its Content-Length, -1 where it has none
-	useful bool   // something was read that was not there before
+	length int64  // its Content-Length, -1 if it has none
+	useful bool   // something new was read from it
 	from   *endpoint
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -153,8 +154,8 @@ func (c *connection) close() error {
 	return err
 }
 
-// connect asks for the blob from where the reader is, and returns from where it
-// is served.
+// connect requests the blob from the reader's position on, and returns from which
+// position it is served.
 func (r *blobReader) connect() (at int64, err error) {
 	err = r.places.try(r.ctx, canPull, func(e *endpoint) (err error) {
 		r.now, at, err = e.blob(r.ctx, r.digest, r.at, r.total)
@@ -166,7 +167,7 @@ func (r *blobReader) connect() (at int64, err error) {
 	return at, err
 }
 
-// blob asks for a blob from an offset on. A server that does not know how, or has
+// blob requests a blob from an offset on. A server that does not support this, or has
 // something else there, serves all of it.
 func (e *endpoint) blob(ctx context.Context, digest v1.Hash, from, total int64) (*connection, int64, error) {
 	header := http.Header{}
@@ -210,9 +211,9 @@ func isRange(got string, from, total int64) bool {
 	return got == fmt.Sprintf("bytes %d-%d/%d", from, total-1, total) || got == fmt.Sprintf("bytes %d-%d/*", from, total-1)
 }
 
-// Read implements io.Reader. A server that said how much it has and sends that has no
-// more, also where more was announced; who reads will see. One that did not say may
-// have been cut.
+// Read implements io.Reader. If a server announced a length and sent that much, there is
+// no more, even if the descriptor announced more; the caller notices that. If it
+// announced none, the connection may have been cut.
 func (r *blobReader) Read(b []byte) (int, error) {
 	for {
 		if r.now == nil {
@@ -244,33 +245,33 @@ func (r *blobReader) Read(b []byte) (int, error) {
 	}
 }
 
-// receive reads what comes next, which is nothing while bytes are skipped.
+// receive reads the next bytes, none while bytes are skipped.
 func (r *blobReader) receive(b []byte) (int, error) {
 	c := r.now
 	c.silent.Reset(c.from.timeout)
 	n, err := c.body.Read(b)
-	c.silent.Stop() // who reads may take its time
+	c.silent.Stop() // the caller may take its time
 	if n == 0 {
 		return 0, because(c.ctx, c.from, err)
 	}
 	again := min(r.skip, int64(n))
 	r.skip -= again
-	return copy(b, b[again:n]), nil // an error comes again with the next read
+	return copy(b, b[again:n]), nil // an error is returned again by the next read
 }
 
-// again connects, the first time or once more. It returns nil without a
-// connection when it failed and is worth another try.
+// again connects, for the first time or again. It returns nil without a connection if it
+// failed but another attempt is worthwhile.
 func (r *blobReader) again() error {
 	at, err := r.connect()
 	r.skip = r.at - at
 	if err == nil || r.at == 0 || isBusy(err) || !errors.Is(err, fault.Unavailable) {
-		return err // one that is busy has been asked often enough
+		return err // a busy place has been asked often enough
 	}
 	return r.wait(err)
 }
 
-// broken gives up a connection. It returns nil when another is worth a try, to
-// somebody else first if this one was of no use.
+// broken gives up a connection. It returns nil if another attempt is worthwhile, first
+// with another place if this one delivered nothing new.
 func (r *blobReader) broken(err error) error {
 	err = r.now.from.explainBroken(err)
 	if !r.now.useful {
@@ -281,8 +282,8 @@ func (r *blobReader) broken(err error) error {
 	return r.wait(err)
 }
 
-// wait lets a while pass before the next try, a longer one each time. Without a
-// try left it returns err.
+// wait pauses before the next attempt, longer each time. If no attempt is left, it
+// returns err.
 func (r *blobReader) wait(err error) error {
 	if r.ctx.Err() != nil {
 		return r.ctx.Err()
@@ -300,8 +301,8 @@ func (r *blobReader) wait(err error) error {
 	}
 }
 
-// pause is a quarter of the wait before the second try; each wait is four times
-// the last.
+// pause is a quarter of the wait before the second attempt; each wait is four times the
+// previous one.
 const pause = 25 * time.Millisecond
 
 // Close ends the connection.

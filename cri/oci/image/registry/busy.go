@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	// maxAsks is how often a busy place is asked, in all.
+	// maxAsks is how often in total a busy place is asked.
 	maxAsks = 5
-	// busyPause is the wait before the second time, where the place does not say how
-	// long; each wait is twice the last.
+	// busyPause is the wait before the second attempt if the place does not say how long;
+	// each wait is twice the previous one.
 	busyPause = 500 * time.Millisecond
-	// maxPause is the longest wait. Who is to come back later than that is told so, as
-	// a kubelet tries again by itself.
+	// maxPause is the longest wait. If a place asks for a longer one, that is an error; a
+	// kubelet tries again by itself.
 	maxPause = time.Minute
 )
 
-// leave is until when a place wants to be left alone, in nanoseconds since 1970; zero
-// where it did not say.
+// leave is the time, in nanoseconds since 1970, until which a place does not want to be
+// asked; zero if it did not say.
 type leave struct{ until atomic.Int64 }
 
-// note reads what a response says about the time of the next request (RFC 9110,
-// 10.2.3). It counts for the answers that tell of too many requests, also where a
-// token service or the storage behind a registry gives them.
+// note records what a response says about the time of the next request (RFC 9110,
+// 10.2.3). Only responses that report too many requests count, including those of a token
+// service or of the storage behind a registry.
 func (l *leave) note(resp *http.Response) {
 	if !saysBusy(resp.StatusCode) {
 		return
@@ -51,13 +51,13 @@ func saysBusy(code int) bool {
 	return code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable
 }
 
-// isBusy reports whether a place answered that it can serve later.
+// isBusy reports whether a place answered that it may serve later.
 func isBusy(err error) bool {
 	var te *transport.Error
 	return errors.As(err, &te) && saysBusy(te.StatusCode)
 }
 
-// pauseBefore is how long to leave the endpoint alone that has been busy so many times.
+// pauseBefore returns how long not to ask an endpoint that has been busy so many times.
 func (e *endpoint) pauseBefore(times int) time.Duration {
 	if asked := time.Until(time.Unix(0, e.leave.until.Load())); asked > 0 {
 		return asked
@@ -65,8 +65,8 @@ func (e *endpoint) pauseBefore(times int) time.Duration {
 	return busyPause << (times - 1)
 }
 
-// patience waits until the first of the busy endpoints can be asked again, for the
-// time after so many. It returns false at once when that is too late.
+// patience waits until the first of the busy endpoints may be asked again, after so many
+// attempts. It returns false at once if that takes too long.
 func patience(ctx context.Context, busy []*endpoint, times int) bool {
 	wait := maxPause + 1
 	for _, e := range busy {
@@ -83,7 +83,8 @@ func patience(ctx context.Context, busy []*endpoint, times int) bool {
 	}
 }
 
-// explainBusy tells of a place that cannot serve now, and for how long if that is long.
+// explainBusy returns the error of a place that cannot serve now, and until when if that
+// is long.
 func (e *endpoint) explainBusy(te *transport.Error) error {
 	if until := time.Unix(0, e.leave.until.Load()); time.Until(until) > maxPause {
 		return fault.Unavailable.Errorf("%s cannot serve it now and is not to be asked before %s: %w", e.place, until.UTC().Format(time.RFC3339), te)

@@ -32,8 +32,8 @@ import (
 type endpoint struct {
 	host  hosts.Host
 	place string // for people
-	login string // what docker login calls it
-	ns    string // the registry that a mirror is asked about; empty for the registry itself
+	login string // its name for docker login
+	ns    string // the registry that a mirror stands for; empty for the registry itself
 
 	reg     name.Registry
 	repo    string
@@ -42,7 +42,7 @@ type endpoint struct {
 	inner   http.RoundTripper
 	timeout time.Duration
 
-	down  atomic.Bool // it was of no use, lately
+	down  atomic.Bool // it failed recently
 	leave leave
 
 	mu     sync.Mutex
@@ -52,7 +52,7 @@ type endpoint struct {
 // client authenticates at one endpoint.
 type client struct {
 	http.Client
-	served atomic.Bool // its credentials were good, once
+	served atomic.Bool // its credentials have been accepted before
 }
 
 func newEndpoint(ref name.Reference, h hosts.Host, opts *Options) (*endpoint, error) {
@@ -86,9 +86,9 @@ func newEndpoint(ref name.Reference, h hosts.Host, opts *Options) (*endpoint, er
 	return e, nil
 }
 
-// registryHost is the registry that a host of a hosts.toml is, under the name that
-// go-containerregistry gives it: docker.io's server has several, and the port that
-// goes without saying is no other place.
+// registryHost returns the registry of a host in hosts.toml, under the name that
+// go-containerregistry uses: docker.io's server has several names, and the default port
+// does not make it a different place.
 func registryHost(u *url.URL) string {
 	host := u.Host
 	if u.Scheme == "https" {
@@ -111,8 +111,8 @@ func hostname(hostport string) string {
 	return strings.Trim(hostport, "[]")
 }
 
-// wireTo returns the transport of a host: everybody's, or one of its own where
-// the host has certificates or a timeout of its own.
+// wireTo returns the transport of a host: the shared one, or its own if the host has its
+// own certificates or timeout.
 func wireTo(h hosts.Host) (http.RoundTripper, error) {
 	if len(h.CA) == 0 && len(h.Client) == 0 && !h.SkipVerify && h.DialTimeout == 0 {
 		return remote.DefaultTransport, nil
@@ -150,10 +150,10 @@ func wireTo(h hosts.Host) (http.RoundTripper, error) {
 	}, nil
 }
 
-// ownRequests adds to the requests to the endpoint, and to no other host that
-// they are redirected to, what the administrator wants there. It lets the first
-// of all, which asks for the way to authenticate, go where the API is. Of all
-// answers it notes how long the endpoint wants to be left alone.
+// ownRequests adds the headers configured by the administrator to requests to the
+// endpoint, but not to hosts that they are redirected to. It sends the very first
+// request, which finds out how to authenticate, to the API's actual location. It records
+// from all responses how long the endpoint does not want to be asked.
 type ownRequests struct {
 	next     http.RoundTripper
 	endpoint *endpoint
@@ -174,20 +174,20 @@ func (o *ownRequests) adapted(r *http.Request) *http.Request {
 	}
 	r = r.Clone(r.Context())
 	for key, values := range e.host.Header {
-		if key != "Authorization" || r.Header.Get(key) == "" { // a token may be what that was exchanged for
+		if key != "Authorization" || r.Header.Get(key) == "" { // a token may have been obtained with it
 			r.Header[key] = values
 		}
 	}
 	if e.host.URL != nil && r.URL.Path == "/v2/" {
 		r.URL.Scheme, r.URL.Path = e.host.URL.Scheme, e.host.URL.Path+"/"
-		if e.host.OverridePath { // who knows what is there; the image is below it
+		if e.host.OverridePath { // what is there is unknown; the image is below it
 			r.URL = e.url("manifests", e.id)
 		}
 	}
 	return r
 }
 
-// url is where the API has a manifest or a blob.
+// url returns the URL of a manifest or a blob.
 func (e *endpoint) url(kind, id string) *url.URL {
 	u := &url.URL{Scheme: e.reg.Scheme(), Host: e.reg.RegistryStr(), Path: "/v2"}
 	if e.host.URL != nil {
@@ -200,8 +200,8 @@ func (e *endpoint) url(kind, id string) *url.URL {
 	return u
 }
 
-// connected returns the client for the endpoint, which authenticates. A failure
-// is not kept: the next call tries again.
+// connected returns an authenticated client for the endpoint. A failure is not kept: the
+// next call tries again.
 func (e *endpoint) connected(ctx context.Context) (*client, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -221,7 +221,7 @@ func (e *endpoint) connected(ctx context.Context) (*client, error) {
 	return e.client, nil
 }
 
-// forget has the next call connect anew, unless that was done meanwhile.
+// forget makes the next call connect anew, unless that has been done meanwhile.
 func (e *endpoint) forget(c *client) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -230,18 +230,18 @@ func (e *endpoint) forget(c *client) {
 	}
 }
 
-// isBroken reports whether a request failed by the connection.
+// isBroken reports whether a request failed because of the connection.
 func isBroken(err error) bool {
 	var temporary interface{ Temporary() bool }
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, errReset) || errors.Is(err, errPipe) || errors.As(err, &temporary) && temporary.Temporary()
 }
 
-// get makes a request. The caller closes the body of the response, whose status
-// is one of those wanted.
+// get makes a request. The caller closes the body of the response, whose status is one of
+// those wanted.
 //
-// A client whose credentials were good and are no longer is replaced, once: the token
-// that it has may have run out, and what it got to renew that may be of no use.
+// A client whose credentials were accepted before and no longer are is replaced, once:
+// its token may have expired, and the means that it got to renew it may be invalid.
 func (e *endpoint) get(ctx context.Context, u *url.URL, header http.Header, want ...int) (*http.Response, error) {
 	c, err := e.connected(ctx)
 	if err != nil {
@@ -261,8 +261,8 @@ func (e *endpoint) get(ctx context.Context, u *url.URL, header http.Header, want
 	return resp, nil
 }
 
-// refusesToken reports whether a request to u failed because of its token, or because
-// there was none to be had for it.
+// refusesToken reports whether a request to u failed because of its token, or because no
+// token could be obtained.
 func refusesToken(err error, u *url.URL) bool {
 	var te *transport.Error
 	if !errors.As(err, &te) {
@@ -277,7 +277,7 @@ func (c *client) get(ctx context.Context, u *url.URL, header http.Header, want .
 	if err != nil {
 		return nil, err
 	}
-	// What is read is checked by its digest and must come as it is.
+	// The content is verified by its digest, so it must arrive unencoded.
 	req.Header = header.Clone()
 	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := c.Do(req)
@@ -306,7 +306,7 @@ func (e *endpoint) manifest(ctx context.Context, id string) (document, error) {
 	if len(raw) > maxManifest {
 		return document{}, fault.Invalid.Errorf("%s serves a manifest of more than %d bytes", e.place, maxManifest)
 	}
-	// A parameter such as a charset has no meaning for JSON.
+	// Parameters such as charset have no meaning for JSON.
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	d, err := parseDocument(raw, types.MediaType(mediaType))
 	if err != nil {
@@ -320,6 +320,6 @@ func (e *endpoint) manifest(ctx context.Context, id string) (document, error) {
 	return d, nil
 }
 
-// accepted are the kinds of manifests that are understood.
+// accepted are the supported media types of manifests.
 const accepted = string(types.OCIManifestSchema1) + ", " + string(types.DockerManifestSchema2) + ", " +
 	string(types.OCIImageIndex) + ", " + string(types.DockerManifestList)

@@ -12,8 +12,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// explain gives an error of the endpoint or of the way to it a kind, and a
-// sentence that says what to do.
+// explain gives an error of the endpoint, or of the way to it, a kind and a sentence that
+// says what to do.
 func (e *endpoint) explain(err error) error {
 	var te *transport.Error
 	if errors.As(err, &te) {
@@ -26,7 +26,7 @@ func (e *endpoint) explain(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	// What went wrong, without the requests that it went wrong in.
+	// Only the cause, without the requests that it is wrapped in.
 	var op *net.OpError
 	var request *url.Error
 	switch {
@@ -41,7 +41,7 @@ func (e *endpoint) explain(err error) error {
 	return fault.Unavailable.Errorf("%s cannot be reached: %w", e.place, err)
 }
 
-// explainBroken gives the error of a connection that had been made a kind.
+// explainBroken gives an error of an established connection a kind.
 func (e *endpoint) explainBroken(err error) error {
 	if errors.Is(err, fault.Unavailable) {
 		return err
@@ -49,7 +49,7 @@ func (e *endpoint) explainBroken(err error) error {
 	return fault.Unavailable.Errorf("%s broke the connection: %w", e.place, err)
 }
 
-// explainBlob tells of a blob that is not there what explain says of a manifest.
+// explainBlob is explain for a blob: it says what a missing one means.
 func (e *endpoint) explainBlob(err error) error {
 	var te *transport.Error
 	if errors.Is(err, fault.NotFound) && errors.As(err, &te) {
@@ -68,7 +68,7 @@ func (e *endpoint) explainStatus(te *transport.Error) error {
 		return fault.PermissionDenied.Errorf("%s does not allow these credentials to pull it: %w", e.place, te)
 	case saysBusy(code):
 		return e.explainBusy(te)
-	case code < 500 && te.Request != nil && te.Request.Method == http.MethodPost: // with 400, mostly (RFC 6749, 5.2)
+	case code < 500 && te.Request != nil && te.Request.Method == http.MethodPost: // usually with 400 (RFC 6749, 5.2)
 		return fault.Unauthenticated.Errorf("the token service of %s does not take the identity token: docker login %s: %w", e.place, e.login, te)
 	case code >= 500:
 		return fault.Unavailable.Errorf("%s cannot serve it now: %w", e.place, te)

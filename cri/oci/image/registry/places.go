@@ -15,13 +15,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// places are where one image can be read: the mirrors of its registry and the
-// registry itself, in the order in which they are tried.
+// places are where one image can be read: the mirrors of its registry and the registry
+// itself, in the order in which they are tried.
 type places struct {
 	ref       name.Reference
 	opts      Options
 	all       []*endpoint
-	impatient bool // does not wait for who is busy
+	impatient bool // does not wait for busy places
 }
 
 func newPlaces(ref string, opts *Options) (*places, error) {
@@ -58,15 +58,15 @@ func newPlaces(ref string, opts *Options) (*places, error) {
 	return p, nil
 }
 
-// registryName is the registry of a reference as users know it.
+// registryName returns the registry of a reference under the name that users know.
 func registryName(r name.Reference) string {
 	return strings.SplitN(content.Repository(r), "/", 2)[0]
 }
 
-// try calls do with one place after the other until it succeeds. Places that
-// could not be reached before, or served nonsense, come in question only when no
-// other is left. Where none serves, the registry itself does not say why not, and one is
-// busy, all are tried again later.
+// try calls do with one place after the other until it succeeds. Places that could not be
+// reached before, or served wrong content, are tried only if no other is left. If none
+// serves, all are tried again later, provided that one is busy and the registry itself
+// does not give a reason for the failure.
 func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*endpoint) error) error {
 	var candidates []*endpoint
 	for _, e := range p.all {
@@ -86,11 +86,11 @@ func (p *places) try(ctx context.Context, fits func(hosts.Host) bool, do func(*e
 	}
 }
 
-// round is one try of each place. It returns those that were busy; without an error
-// there are none.
+// round tries each place once. It returns those that were busy; without an error there
+// are none.
 func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint) error) (busy []*endpoint, failed error) {
 	var all []error
-	var first, last []*endpoint // as it is now: other layers are fetched meanwhile
+	var first, last []*endpoint // at this moment: other layers are fetched concurrently
 	for _, e := range from {
 		if e.down.Load() {
 			last = append(last, e)
@@ -111,15 +111,15 @@ func (p *places) round(ctx context.Context, from []*endpoint, do func(*endpoint)
 				busy = append(busy, e)
 			}
 		}
-		if len(all) > 0 { // all of those that were not known to be down have been tried
+		if len(all) > 0 { // all places not known to be down have been tried
 			break
 		}
 	}
 	return busy, together(p.ref, all)
 }
 
-// together makes one error of those of several places. Its kind is that of the
-// last, which is the registry itself unless an administrator excluded it.
+// together combines the errors of several places. The kind is that of the last one, which
+// is the registry itself unless the administrator excluded it.
 func together(ref name.Reference, failed []error) error {
 	switch len(failed) {
 	case 0:
@@ -137,7 +137,7 @@ func together(ref name.Reference, failed []error) error {
 
 func canPull(h hosts.Host) bool { return h.Pull }
 
-// canResolve: whoever may say what a tag means is asked for the manifest, too.
+// canResolve: places that may resolve tags are asked for the manifest, too.
 func canResolve(h hosts.Host) bool { return h.Resolve }
 
 // manifest reads the manifest or index that id names, a tag or a digest.

@@ -26,27 +26,26 @@ type Progress struct {
 	Total int64  // bytes in all
 }
 
-// Options adjust how a registry is reached. nil means the defaults.
+// Options configure how a registry is reached. nil means the defaults.
 type Options struct {
-	// Auth are the credentials to use. nil, or an empty one, or one for another
-	// server, means those of the user's docker configuration
-	// (~/.docker/config.json and its helpers). A mirror never gets those that are
-	// for the registry.
+	// Auth are the credentials to use. If it is nil, empty or for another server, those
+	// of the user's docker configuration (~/.docker/config.json and its helpers) are
+	// used. Credentials for the registry are never sent to a mirror.
 	Auth *runtimeapi.AuthConfig
-	// PlainHTTP allows a registry other than this machine's own to be reached
-	// without TLS. The network then sees and can change what is read.
+	// PlainHTTP allows access without TLS to registries on other machines. The network
+	// can then see and change what is read.
 	PlainHTTP bool
-	// Hosts is the directory that says which mirrors registries have, see package
+	// Hosts is the directory that configures the mirrors of registries, see package
 	// hosts. Empty means none.
 	Hosts string
-	// Stall is how long a server may send nothing before it is asked again. Zero
+	// Stall is how long a server may send nothing before the request is repeated. Zero
 	// means a minute.
 	Stall time.Duration
-	// Progress is told about each layer that is read: at its start, every
-	// 256 KiB and at its end. It may be called by several goroutines at a time.
-	// nil means nobody is.
+	// Progress is called with the progress of each layer that is read: at its start,
+	// every 256 KiB and at its end. It may be called concurrently. nil means that
+	// progress is not reported.
 	Progress func(Progress)
-	// Logger is told which mirrors failed and what of their configuration is
+	// Logger receives which mirrors failed and which parts of their configuration are
 	// ignored. nil discards it.
 	Logger *slog.Logger
 }
@@ -54,27 +53,27 @@ type Options struct {
 const (
 	defaultStall = time.Minute
 
-	// What is read into memory has a bound. Registries refuse manifests beyond
-	// 4 MiB; configs grow with the layers and their history.
+	// What is read into memory is bounded. Registries refuse manifests larger than 4 MiB;
+	// configs grow with the layers and their history.
 	maxManifest = 4 << 20
 	maxConfig   = 8 << 20
 )
 
-// Resolve finds the image that ref names; of one for several platforms, this
-// machine's. Its layers are fetched when their blobs are opened, and with ctx.
-// Whichever mirror served it, the image bears the names of its registry.
+// Resolve finds the image that ref names; of a multi-platform image, the one for this
+// machine. Its layers are fetched with ctx when their blobs are opened. Whichever mirror
+// served it, the image has the names of its registry.
 //
-// A mirror that fails, or does not have the image, is followed by the next, and
-// at last by the registry itself; so it is for each layer. A connection that
-// breaks is made again and goes on where it was. Where none serves, one that is
-// busy (429 or 503) is asked again when it says, or after half a second, one, two
-// and four; not if that is more than a minute away.
+// If a mirror fails, or does not have the image, the next one is tried, and finally the
+// registry itself; the same holds for each layer. A broken connection is re-established
+// and continues where it was. If no place serves, a busy one (429 or 503) is asked again
+// when it says, or after half a second, one, two and four; but not if that is more than a
+// minute away.
 //
-// No such image: fault.NotFound. Wrong or missing credentials:
-// fault.Unauthenticated or fault.PermissionDenied. The registry cannot be
-// reached, or cannot serve now: fault.Unavailable. What it serves is no image,
-// or ref no reference: fault.Invalid. The configuration of its mirrors is
-// damaged: fault.FailedPrecondition. The errors of open blobs are the same.
+// If there is no such image, the error is fault.NotFound; if credentials are wrong or
+// missing, fault.Unauthenticated or fault.PermissionDenied; if the registry cannot be
+// reached, or cannot serve now, fault.Unavailable; if it does not serve an image, or ref
+// is not a reference, fault.Invalid; if the configuration of its mirrors is damaged,
+// fault.FailedPrecondition. The errors of open blobs are the same.
 func Resolve(ctx context.Context, ref string, opts *Options) (*content.Image, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -98,7 +97,7 @@ func Resolve(ctx context.Context, ref string, opts *Options) (*content.Image, er
 	return found, nil
 }
 
-// image describes what the reference led to, an image or an index.
+// image returns the image that the reference led to, directly or through indexes.
 func (p *places) image(ctx context.Context, top document) (*content.Image, error) {
 	doc := top
 	var through []content.Blob
@@ -133,7 +132,7 @@ func (p *places) platformImage(ctx context.Context, index document) (document, e
 	return p.manifest(ctx, fitting[0].Digest.String())
 }
 
-// document is a manifest or an index, with the part of it that tells which.
+// document is a manifest or an index, with the fields that tell which.
 type document struct {
 	raw       []byte
 	digest    v1.Hash
@@ -144,8 +143,8 @@ type document struct {
 
 func (d document) isIndex() bool { return d.MediaType.IsIndex() }
 
-// parseDocument reads what a server calls mediaType. Servers that do not know
-// call it anything; then its own word counts, or its form.
+// parseDocument parses a document that a server calls mediaType. Some servers do not know
+// the type and use any; then the document's own mediaType decides, or its form.
 func parseDocument(raw []byte, mediaType types.MediaType) (document, error) {
 	d := document{raw: raw, digest: content.Bytes(raw).Digest}
 	if err := json.Unmarshal(raw, &d); err != nil {

@@ -24,40 +24,40 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Host is one place to fetch images from.
+// Host is one place from which images can be fetched.
 type Host struct {
-	// URL has the scheme and the host, and as its path the root of the
-	// registry's API, "/v2" unless the administrator said otherwise. It is nil for
-	// the registry itself, reached as its name says.
+	// URL has the scheme and host, and as its path the root of the registry's API, which
+	// is "/v2" unless the administrator configured another. It is nil for the registry
+	// itself, reached under its own name.
 	URL *url.URL
-	// OverridePath is true when the path is the administrator's own: then
-	// nothing is known about what lies above a repository.
+	// OverridePath is true if the administrator configured the path: then nothing is
+	// known about what is above a repository.
 	OverridePath bool
 
-	Resolve bool // it may be asked which image a tag means
-	Pull    bool // it may be asked for content, by its digest
+	Resolve bool // it may be asked to resolve tags
+	Pull    bool // it may be asked for content by digest
 
-	CA          []string      // files of certificates to trust beside the system's
-	Client      []KeyPair     // to show to the server
+	CA          []string      // files of certificates to trust besides the system's
+	Client      []KeyPair     // client certificates for the server
 	SkipVerify  bool          // do not verify the server's certificate
-	Header      http.Header   // to send with each request to this host, and to no other
+	Header      http.Header   // to send with each request to this host only
 	DialTimeout time.Duration // zero is the caller's default
 }
 
-// KeyPair are the files of a certificate and its key, which may be one file.
+// KeyPair names the files of a certificate and its key, which may be the same file.
 type KeyPair struct{ Cert, Key string }
 
 // Origin is the registry itself without any configuration.
 func Origin() Host { return Host{Resolve: true, Pull: true} }
 
-// Load returns where to look for images of registry, a host with or without a
-// port as it stands in image names, in the order in which to try; the registry
-// itself comes last. notices say what in the file means nothing to this program.
+// Load returns the places for images of registry, a host with or without a port as in
+// image names, in the order in which to try them; the registry itself is last. notices
+// describe the unknown keys in the file.
 //
-// With an empty dir, or no file in dir for the registry, it is Origin alone. A
-// file that cannot be read or understood is fault.FailedPrecondition with the
-// file and the line: going to the registry instead could be what the
-// administrator wanted to prevent.
+// If dir is empty, or has no file for the registry, the result is Origin alone. If a file
+// cannot be read or understood, the error is fault.FailedPrecondition with the file and
+// the line: falling back to the registry could be what the administrator wanted to
+// prevent.
 func Load(dir, registry string) (all []Host, notices []string, err error) {
 	if dir == "" {
 		return []Host{Origin()}, nil, nil
@@ -72,8 +72,8 @@ func Load(dir, registry string) (all []Host, notices []string, err error) {
 	return []Host{Origin()}, nil, nil
 }
 
-// directory is the name of a registry's directory: a colon would have a meaning
-// in some file systems.
+// directory returns the name of a registry's directory, without the colon, which has a
+// special meaning in some file systems.
 func directory(registry string) string {
 	if at := strings.LastIndexByte(registry, ':'); at > 0 {
 		return registry[:at] + "_" + registry[at+1:] + "_"
@@ -94,9 +94,9 @@ func loadDir(dir string) ([]Host, []string, error) {
 	return parse(path, raw)
 }
 
-// dockerCerts reads a directory in the form of docker's certs.d, which has
-// certificates for the registry and no mirrors: NAME.crt to trust, NAME.cert with
-// NAME.key to show.
+// dockerCerts reads a directory in the form of docker's certs.d, which has certificates
+// for the registry and no mirrors: NAME.crt to trust, NAME.cert with NAME.key as client
+// certificate.
 func dockerCerts(dir string) (Host, error) {
 	h := Origin()
 	entries, err := os.ReadDir(dir)

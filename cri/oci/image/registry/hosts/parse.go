@@ -18,32 +18,32 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// file is hosts.toml. What stands at its top is about the server.
+// file is hosts.toml. Its top-level keys are about the server.
 type file struct {
 	table
 	Server string           `toml:"server"`
 	Host   map[string]table `toml:"host"`
 }
 
-// table is what the file says about one host.
+// table is the part of the file about one host.
 type table struct {
 	Capabilities []string       `toml:"capabilities"`
 	CA           any            `toml:"ca"`     // a file, or several
 	Client       any            `toml:"client"` // a file, several, or pairs of them
 	SkipVerify   bool           `toml:"skip_verify"`
-	Header       map[string]any `toml:"header"` // a text, or several
+	Header       map[string]any `toml:"header"` // a string, or several
 	OverridePath bool           `toml:"override_path"`
 	DialTimeout  string         `toml:"dial_timeout"`
 }
 
-// parser knows where in the file things stand.
+// parser knows the positions of keys in the file.
 type parser struct {
 	path  string
-	lines map[string]int // of a key, its parts joined by NUL
+	lines map[string]int // by key, its parts joined by NUL
 	order []string       // the hosts
 }
 
-// parse reads a hosts.toml. path is where it lies.
+// parse parses a hosts.toml. path is its location.
 func parse(path string, raw []byte) (all []Host, notices []string, err error) {
 	p := &parser{path: path, lines: map[string]int{}}
 	var f file
@@ -78,8 +78,8 @@ func (p *parser) damaged(err error) error {
 	return fault.FailedPrecondition.Errorf("%s: %w", p.path, err)
 }
 
-// notices tell of keys that this program does not know. They may be those of a
-// newer one, and do not keep images from being pulled.
+// notices reports keys that this program does not know. They may belong to a newer
+// version, and do not prevent images from being pulled.
 func (p *parser) notices(unknown *toml.StrictMissingError) (all []string) {
 	for i := range unknown.Errors {
 		e := &unknown.Errors[i]
@@ -89,8 +89,8 @@ func (p *parser) notices(unknown *toml.StrictMissingError) (all []string) {
 	return all
 }
 
-// scan notes the lines of keys, and the order of the hosts, which a map loses.
-// The file is known to be good.
+// scan records the lines of keys, and the order of the hosts, which a map loses. The file
+// must be valid.
 func (p *parser) scan(raw []byte) {
 	var in unstable.Parser
 	in.Reset(raw)
@@ -148,7 +148,7 @@ func keyOf(in *unstable.Parser, e *unstable.Node) (key []string, line int) {
 
 func join(key []string) string { return strings.Join(key, "\x00") }
 
-// host makes a Host of what the file says about server below the key under.
+// host makes a Host from the part of the file about server below the key under.
 func (p *parser) host(server string, t table, under ...string) (Host, error) {
 	h := Host{OverridePath: t.OverridePath, SkipVerify: t.SkipVerify}
 	fail := func(key string, err error) (Host, error) { return h, p.wrong(append(slices.Clone(under), key), err) }
@@ -180,7 +180,7 @@ func (p *parser) host(server string, t table, under ...string) (Host, error) {
 	return h, nil
 }
 
-// wrong says what is wrong with the value of a key, and where it stands.
+// wrong returns an error about the value of a key, with its position.
 func (p *parser) wrong(key []string, err error) error {
 	at := p.path
 	for k := key; len(k) > 0; k = k[:len(k)-1] {
@@ -192,7 +192,7 @@ func (p *parser) wrong(key []string, err error) error {
 	return fault.FailedPrecondition.Errorf("%s: %s: %w", at, strings.Join(key, "."), err)
 }
 
-// baseURL returns the root of a server's API; of none it is nil.
+// baseURL returns the root of a server's API, nil if there is no server.
 func baseURL(server string, override bool) (*url.URL, error) {
 	if server == "" {
 		return nil, nil
@@ -224,7 +224,7 @@ func capabilities(names []string) (resolve, pull bool, err error) {
 			resolve = true
 		case "pull":
 			pull = true
-		case "push", "referrers": // not what an image store does
+		case "push", "referrers": // not needed by an image store
 		default:
 			return false, false, fmt.Errorf("%q: want pull, resolve, push or referrers", n)
 		}
@@ -232,8 +232,8 @@ func capabilities(names []string) (resolve, pull bool, err error) {
 	return resolve, pull, nil
 }
 
-// files returns the paths that value names, one or several. Relative ones begin
-// at the file's own directory.
+// files returns the paths that value names, one or several. Relative ones are relative to
+// the file's directory.
 func (p *parser) files(value any) ([]string, error) {
 	list, err := texts(value)
 	for i := range list {
@@ -283,7 +283,7 @@ func header(values map[string]any) (http.Header, error) {
 	return h, nil
 }
 
-// texts reads a text or a list of texts.
+// texts reads a string or a list of strings.
 func texts(value any) ([]string, error) {
 	switch v := value.(type) {
 	case nil:
