@@ -15,12 +15,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Adjust asks the plugins about a new container and changes its spec as they say.
-// CreateContainer calls it once, with all that is decided without plugins, and
-// uses the spec only when it returns nil: after an error, which fails the
-// creation, the spec may be half changed. A spec that plugins may not have is
-// refused with fault.Invalid: its cgroup and its PID namespace are the runtime's.
-// Where plugins want other limits c.Config is a copy with these.
+// Adjust asks the plugins about a new container and applies their adjustments to its
+// spec. CreateContainer calls it once, after everything else has been decided, and uses
+// the spec only if it returns nil: after an error, which fails the creation, the spec may
+// be partly changed. Adjustments of the cgroup or the PID namespace, which belong to the
+// runtime, are refused with fault.Invalid. If plugins change limits, c.Config is replaced
+// by a copy with the new ones.
 func (p *Plugins) Adjust(ctx context.Context, c *cri.Container, doc *specs.Spec) error {
 	if err := p.ran(ctx, c.Sandbox); err != nil { // a sandbox that was restored with its containers
 		return err
@@ -48,7 +48,7 @@ func (p *Plugins) Adjust(ctx context.Context, c *cri.Container, doc *specs.Spec)
 	return p.applyAll(ctx, resp.GetUpdate())
 }
 
-// generator is what the adjustments are made with.
+// generator applies the adjustments.
 type generator struct{ *generate.Generator }
 
 func (g generator) Spec() *specs.Spec { return g.Config }
@@ -75,7 +75,7 @@ func (p *Plugins) adjust(doc *specs.Spec, a *api.ContainerAdjustment) error {
 	return nil
 }
 
-// unlimitPIDs takes away a limit of processes, which the generator leaves as it is.
+// unlimitPIDs removes a PID limit, which the generator leaves as it is.
 func unlimitPIDs(doc *specs.Spec, want *api.LinuxPids) {
 	if want.GetLimit() < 0 {
 		none := int64(nrigenerate.UnlimitedPidsLimit)
@@ -83,7 +83,7 @@ func unlimitPIDs(doc *specs.Spec, want *api.LinuxPids) {
 	}
 }
 
-// limitMemory does what the generator leaves out.
+// limitMemory applies the memory limits that the generator omits.
 func limitMemory(doc *specs.Spec, want *api.LinuxMemory) {
 	m := (&api.LinuxResources{Memory: want}).ToOCI().Memory
 	if m.Swap == nil && m.Reservation == nil && m.Swappiness == nil && m.DisableOOMKiller == nil {
@@ -100,8 +100,8 @@ func limitMemory(doc *specs.Spec, want *api.LinuxMemory) {
 	have.Swappiness, have.DisableOOMKiller = cmp.Or(m.Swappiness, have.Swappiness), cmp.Or(m.DisableOOMKiller, have.DisableOOMKiller)
 }
 
-// sparingSwap takes back that a limit of memory is one of swap, too, where there was
-// none: the machine need not count swap.
+// sparingSwap removes the swap limit that the generator sets along with a memory limit,
+// if there was none: the machine may not account for swap.
 func sparingSwap(doc *specs.Spec) func(*specs.LinuxResources) error {
 	limited := doc.Linux.Resources != nil && doc.Linux.Resources.Memory != nil && doc.Linux.Resources.Memory.Swap != nil
 	return func(r *specs.LinuxResources) error {
@@ -112,8 +112,8 @@ func sparingSwap(doc *specs.Spec) func(*specs.LinuxResources) error {
 	}
 }
 
-// refuse returns an error for what would be left out silently, or would take the
-// container from the runtime's hands.
+// refuse returns an error for adjustments that would be silently ignored, or would take
+// the container out of the runtime's control.
 func (p *Plugins) refuse(doc *specs.Spec, a *api.ContainerAdjustment) error {
 	l, m := a.GetLinux(), p.methods
 	memory := l.GetResources().GetMemory()
@@ -136,9 +136,9 @@ func (p *Plugins) refuse(doc *specs.Spec, a *api.ContainerAdjustment) error {
 	return p.refuseRDT(l.GetRdt())
 }
 
-// refuseRDT returns an error for what the RDT classes do not offer. A group's shares
-// are not one container's alone, and one that is made for a container is nobody's to
-// remove.
+// refuseRDT returns an error for what the RDT classes do not offer. The shares of a group
+// are not those of a single container, and nobody would remove a group made for one
+// container.
 func (p *Plugins) refuseRDT(r *api.LinuxRdt) error {
 	group := r.GetClosId()
 	switch {

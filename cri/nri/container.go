@@ -13,18 +13,18 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// container is a container that plugins have been told of.
+// container is a container that plugins know.
 type container struct {
-	// telling is held from before the program runs until plugins know that it does, and
-	// while they are told of its end: an end that comes at once, and a removal behind
-	// it, are told in this order. The author's StopContainer does not wait for it.
+	// telling is held from before the program runs until plugins know that it runs, and
+	// while they are told of its end, so that an immediate end, and a removal after it,
+	// are reported in this order. The author's StopContainer does not wait for it.
 	telling sync.Mutex
 
-	// These are guarded by Plugins.mu.
+	// Guarded by Plugins.mu.
 	is   *cri.Container
 	said stage
-	// draft describes the container while it is created: the author has no spec
-	// to show yet.
+	// draft describes the container during its creation: the author has no spec to show
+	// yet.
 	draft *api.Container
 }
 
@@ -61,7 +61,7 @@ func (p *Plugins) extendContainers(rt *cri.Runtime) {
 	}
 }
 
-// know returns the container as it is known, and makes it known.
+// know adds the container to the known ones, or updates it, and returns it.
 func (p *Plugins) know(c *cri.Container) *container {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,14 +75,15 @@ func (p *Plugins) know(c *cri.Container) *container {
 	return k
 }
 
-// known returns the container, nil when plugins have not been told of it.
+// known returns the container, nil if plugins have not been told of it.
 func (p *Plugins) known(id string) *container {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.containers[id]
 }
 
-// next says that the plugins are told of a stage, unless they were.
+// next moves the container from one stage to the next, and reports whether it was in the
+// former.
 func (p *Plugins) next(c *cri.Container, from, to stage) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,7 +103,7 @@ func (p *Plugins) createContainer(ctx context.Context, c *cri.Container) error {
 	return nil
 }
 
-// made tells of a container that the author has made.
+// made tells the plugins of a container that the author has created.
 func (p *Plugins) made(ctx context.Context, c *cri.Container) {
 	err := p.tell(func() error {
 		k := p.know(c)
@@ -116,7 +117,7 @@ func (p *Plugins) made(ctx context.Context, c *cri.Container) {
 	p.warn(ctx, "PostCreateContainer", c.ID, err)
 }
 
-// event calls f with the container as plugins see it, if there are any.
+// event calls f with the container in NRI's form, if there are any plugins.
 func (p *Plugins) event(c *cri.Container, f func(*api.Container) error) error {
 	if p.heard.Load() == 0 {
 		return nil
@@ -128,7 +129,7 @@ func (p *Plugins) startContainer(ctx context.Context, c *cri.Container) error {
 	k := p.know(c)
 	err := p.tell(func() error {
 		if !p.next(c, created, started) {
-			return nil // a second try
+			return nil // a second attempt
 		}
 		return p.event(c, func(m *api.Container) error {
 			return p.nri.StartContainer(ctx, &api.StartContainerRequest{Pod: podMessage(c.Sandbox), Container: m})
@@ -159,20 +160,20 @@ func (p *Plugins) launch(ctx context.Context, k *container, c *cri.Container) er
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	dup := *k.is // which may have ended by now
+	dup := *k.is // may have ended by now
 	dup.StartedAt = time.Now()
 	k.is = &dup
 	return nil
 }
 
-// ended tells of a container that does not run any more, once.
+// ended tells the plugins, once, of a container that no longer runs.
 func (p *Plugins) ended(ctx context.Context, c *cri.Container) {
 	if k := p.known(c.ID); k != nil {
 		k.telling.Lock()
 		defer k.telling.Unlock()
 	}
 	if p.next(c, created, stopped) {
-		return // it never ran, and nobody was told that it does
+		return // it never ran, and no plugin was told that it did
 	}
 	if !p.next(c, started, stopped) {
 		return
@@ -198,7 +199,7 @@ func (p *Plugins) removeContainer(ctx context.Context, c *cri.Container) error {
 		return p.author.RemoveContainer(ctx, c)
 	}
 	var m *api.Container
-	_ = p.event(c, func(seen *api.Container) error { // while there is something to see
+	_ = p.event(c, func(seen *api.Container) error { // while its spec still exists
 		m = seen
 		return nil
 	})
@@ -218,15 +219,15 @@ func (p *Plugins) removeContainer(ctx context.Context, c *cri.Container) error {
 	return nil
 }
 
-// updateContainer asks the plugins, which may have other limits in mind: limits become
-// those.
+// updateContainer asks the plugins, which may want other limits: limits is changed to
+// these.
 func (p *Plugins) updateContainer(ctx context.Context, c *cri.Container, limits *runtimeapi.LinuxContainerResources) error {
 	p.know(c)
 	wanted, err := p.askUpdate(ctx, c, limits)
 	if err != nil {
 		return refused("UpdateContainer", err)
 	}
-	if n := len(wanted); n > 0 { // the last is the container's own, nil where nobody minds
+	if n := len(wanted); n > 0 { // the last is the container's own, nil if no plugin changes it
 		if err := replace(limits, wanted[n-1]); err != nil {
 			return fmt.Errorf("updating the container as NRI plugins want it: %w", err)
 		}
@@ -259,8 +260,7 @@ func (p *Plugins) askUpdate(ctx context.Context, c *cri.Container, limits *runti
 	return wanted, err
 }
 
-// watch tells of ends that nobody asked for. Whoever waits for the end hears of
-// it before the plugins.
+// watch tells the plugins of ends that nobody requested, after reporting them.
 func (p *Plugins) watch(ctx context.Context, report func(string, cri.Exit)) error {
 	var telling sync.WaitGroup
 	defer telling.Wait()
@@ -279,7 +279,7 @@ func (p *Plugins) watch(ctx context.Context, report func(string, cri.Exit)) erro
 	})
 }
 
-// restore makes sandbox and containers in one; see cri.Checkpoints.
+// restore creates a sandbox together with its containers; see cri.Checkpoints.
 func (p *Plugins) restore(ctx context.Context, s *cri.Sandbox, containers []*cri.Container, dir string, options map[string]string) error {
 	if err := p.author.Checkpoints.Restore(ctx, s, containers, dir, options); err != nil {
 		return err
@@ -293,7 +293,7 @@ func (p *Plugins) restore(ctx context.Context, s *cri.Sandbox, containers []*cri
 	return nil
 }
 
-// refused is the error of a call that a plugin does not want.
+// refused returns the error of a call that a plugin rejected.
 func refused(event string, err error) error {
 	return fault.FailedPrecondition.Wrap(fmt.Errorf("an NRI plugin refused %s: %w", event, err))
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// limitsOf is a plugin's change of limits as the CRI says it. One that the CRI has no
-// word for is refused, as is a value that no client may ask for.
+// limitsOf converts a plugin's change of limits to the CRI's form. A limit that the CRI
+// cannot express is refused, and so is a value that no client may request.
 //
-// NRI's package (v0.12) itself leaves out a limit of processes and rules for devices
-// that an answer has for another container; those that come unasked are seen here.
+// NRI's package (v0.12) itself omits a PID limit and device rules in an answer for
+// another container; unsolicited ones get here.
 func limitsOf(r *api.LinuxResources) (*runtimeapi.LinuxContainerResources, error) {
 	if names := wordless(r); len(names) > 0 {
 		return nil, fault.Unimplemented.Errorf("%s cannot be changed after the container's creation: the CRI has no word for it", strings.Join(names, ", "))
@@ -27,8 +27,8 @@ func limitsOf(r *api.LinuxResources) (*runtimeapi.LinuxContainerResources, error
 	return limits, validate.Resources("limits", limits)
 }
 
-// replace makes limits what a plugin wants them to be. NRI has no word for the score
-// that goes with them.
+// replace replaces limits by those that a plugin wants, but for the OOM score adjustment,
+// which NRI cannot express.
 func replace(limits *runtimeapi.LinuxContainerResources, want *api.ContainerUpdate) error {
 	if want == nil {
 		return nil
@@ -43,7 +43,7 @@ func replace(limits *runtimeapi.LinuxContainerResources, want *api.ContainerUpda
 	return nil
 }
 
-// wordless names the limits of r that an update of the CRI has no word for.
+// wordless names the limits of r that an update in the CRI cannot express.
 func wordless(r *api.LinuxResources) (names []string) {
 	cpu, memory := r.GetCpu(), r.GetMemory()
 	for _, f := range []struct {
@@ -70,8 +70,9 @@ func wordless(r *api.LinuxResources) (names []string) {
 	return names
 }
 
-// sayable is what the CRI has a word for. Of several limits for huge pages of one size
-// it is the last: NRI's package puts a plugin's behind those of the request.
+// sayable returns the limits that the CRI can express. Of several limits for huge pages
+// of one size, it takes the last: NRI's package appends a plugin's to those of the
+// request.
 func sayable(r *api.LinuxResources) *runtimeapi.LinuxContainerResources {
 	cpu, memory := r.GetCpu(), r.GetMemory()
 	limits := &runtimeapi.LinuxContainerResources{
@@ -87,7 +88,7 @@ func sayable(r *api.LinuxResources) *runtimeapi.LinuxContainerResources {
 	return limits
 }
 
-// limitsIn are those of a spec.
+// limitsIn returns the limits of a spec.
 func limitsIn(doc *specs.Spec) *runtimeapi.LinuxContainerResources {
 	limits := &runtimeapi.LinuxContainerResources{}
 	if doc.Linux != nil {
@@ -99,8 +100,8 @@ func limitsIn(doc *specs.Spec) *runtimeapi.LinuxContainerResources {
 	return limits
 }
 
-// inForce returns what a container was asked for with, changed as before became after.
-// It is asked itself where nothing changed.
+// inForce returns the requested config of a container, changed as before became after. If
+// nothing changed, it returns asked itself.
 func inForce(asked *runtimeapi.ContainerConfig, before, after *runtimeapi.LinuxContainerResources) *runtimeapi.ContainerConfig {
 	if proto.Equal(before, after) {
 		return asked
@@ -118,11 +119,11 @@ func inForce(asked *runtimeapi.ContainerConfig, before, after *runtimeapi.LinuxC
 	}
 	have.HugepageLimits = nil // Merge appends to lists
 	proto.Merge(have, after)
-	have.OomScoreAdj = score // which may be none, or be less than the runtime could set
+	have.OomScoreAdj = score // which may be zero, or lower than the runtime could set
 	return next
 }
 
-// resourcesMessage is sayable the other way round. Nil stays nil.
+// resourcesMessage is the inverse of sayable. Nil stays nil.
 func resourcesMessage(l *runtimeapi.LinuxContainerResources) *api.LinuxResources {
 	if l == nil {
 		return nil

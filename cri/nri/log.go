@@ -10,8 +10,8 @@ import (
 	"github.com/containerd/nri/pkg/log"
 )
 
-// shared is the one logger of NRI's package, which is set once: plugins of an earlier
-// runtime in this process log at any time.
+// shared is the only logger of NRI's package. It is set once, because plugins of an
+// earlier runtime in this process may log at any time.
 var shared logger
 
 type logger struct {

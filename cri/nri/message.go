@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// podMessage is a sandbox as plugins see it.
+// podMessage returns a sandbox in NRI's form.
 func podMessage(s *cri.Sandbox) *api.PodSandbox {
 	meta := s.Config.GetMetadata()
 	return &api.PodSandbox{
@@ -26,8 +26,8 @@ func podMessage(s *cri.Sandbox) *api.PodSandbox {
 	}
 }
 
-// message is a container as plugins see it. A spec that cannot be shown, because
-// the container is going away, is left out.
+// message returns a container in NRI's form. If its spec is not available, because the
+// container is being removed, that is left out.
 func (p *Plugins) message(c *cri.Container) *api.Container {
 	doc, err := p.methods.Spec(c)
 	if err != nil {
@@ -37,8 +37,8 @@ func (p *Plugins) message(c *cri.Container) *api.Container {
 	return containerMessage(c, doc)
 }
 
-// containerMessage shares no map and no slice with what it describes: while plugins
-// are asked, NRI's package puts what they want into it.
+// containerMessage shares no map or slice with what it describes: NRI's package writes
+// the plugins' adjustments into it.
 func containerMessage(c *cri.Container, doc *specs.Spec) *api.Container {
 	m := &api.Container{
 		Id: c.ID, PodSandboxId: c.Sandbox.ID, Name: c.Config.GetMetadata().GetName(), State: stateOf(c),
@@ -65,8 +65,8 @@ func containerMessage(c *cri.Container, doc *specs.Spec) *api.Container {
 	return m
 }
 
-// annotations are those that the container was asked for with, and those of its spec,
-// to which plugins may have added.
+// annotations returns the requested annotations of the container and those of its spec,
+// to which plugins may have added some.
 func annotations(c *cri.Container, doc *specs.Spec) map[string]string {
 	all := map[string]string{}
 	maps.Copy(all, c.Config.GetAnnotations())
@@ -113,7 +113,7 @@ func stateOf(c *cri.Container) api.ContainerState {
 	return api.ContainerState_CONTAINER_CREATED
 }
 
-// nanoseconds is a time as NRI gives it: since 1970, 0 for none.
+// nanoseconds returns a time in NRI's form: nanoseconds since 1970, 0 for no time.
 func nanoseconds(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

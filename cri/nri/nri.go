@@ -68,51 +68,51 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Config says where plugins are.
+// Config configures where plugins are found.
 type Config struct {
-	// Socket is where plugins connect. It is for root alone. Another runtime's
-	// that is in use is refused with fault.AlreadyExists, what a killed one left is
-	// replaced. Empty means that none may connect.
+	// Socket is where plugins connect. It is accessible to root only. If another runtime
+	// uses it, it is refused with fault.AlreadyExists; one that a killed runtime left is
+	// replaced. Empty means that no plugin can connect.
 	Socket string
-	// PluginDir has programs to start as plugins, named by two digits, which give
-	// the order, and a name: 10-balloons. ConfigDir has their configurations:
-	// 10-balloons.conf or balloons.conf. An empty PluginDir, or one that is not
-	// there, means none.
+	// PluginDir contains programs to start as plugins, named by a two-digit index, which
+	// gives the order, and a name: 10-balloons. ConfigDir contains their configurations:
+	// 10-balloons.conf or balloons.conf. If PluginDir is empty or does not exist, none
+	// are started.
 	PluginDir, ConfigDir string
-	// Timeout is how long a plugin may take to answer before it is disconnected.
-	// Zero means NRI's two seconds; less is refused with fault.Invalid.
+	// Timeout is how long a plugin may take to answer before it is disconnected. Zero
+	// means NRI's two seconds; a negative value is refused with fault.Invalid.
 	Timeout time.Duration
-	// Logger may be nil. NRI's own package has one logger and one timeout in a
-	// process, which are those of the last Extend.
+	// Logger may be nil. NRI's package has a single logger and timeout per process: those
+	// of the last Extend.
 	Logger *slog.Logger
 }
 
-// Methods are what plugins need of a runtime beside its functions.
+// Methods are what plugins need of a runtime besides its functions.
 type Methods struct {
-	// Spec returns the OCI spec of a container that CreateContainer has made. It
-	// is required. It is called while other things happen to the container, and
-	// may fail for one that is going away.
+	// Spec returns the OCI spec of a container that CreateContainer has created. It is
+	// required. It is called concurrently with other calls for the container, and may
+	// fail for one that is being removed.
 	Spec func(*cri.Container) (*specs.Spec, error)
-	// InjectCDI adds the named CDI devices to a spec. Nil refuses plugins that
-	// want some.
+	// InjectCDI adds the named CDI devices to a spec. If it is nil, plugins that request
+	// any are refused.
 	InjectCDI func(doc *specs.Spec, names []string) error
-	// BlockIO and RDT return what a class of that name means. Nil refuses plugins
-	// that name one, and so does an error. A group of resctrl that a plugin names
-	// itself (ClosID) must be a class that means it.
+	// BlockIO and RDT return the parameters of a class. If one is nil or returns an
+	// error, plugins that name such a class are refused. A resctrl group that a plugin
+	// names itself (ClosID) must be that of a class.
 	BlockIO func(class string) (*specs.LinuxBlockIO, error)
 	RDT     func(class string) (*specs.LinuxIntelRdt, error)
 }
 
-// Plugins are the NRI plugins of one runtime. The methods are safe for concurrent
+// Plugins manages the NRI plugins of one runtime. The methods are safe for concurrent
 // use.
 type Plugins struct {
 	cfg     Config
-	author  cri.Runtime // as it was before Extend
+	author  cri.Runtime // the runtime as it was before Extend
 	methods Methods
 	nri     *adaptation.Adaptation
-	// change takes a plugin's wish among the calls for the sandbox.
+	// change applies a plugin's change in turn with the calls for the sandbox.
 	change cri.ChangeLimits
-	// heard is how many plugins listen; see Adaptation.UpdatePluginCount.
+	// heard is the number of connected plugins; see Adaptation.UpdatePluginCount.
 	heard atomic.Int64
 
 	mu         sync.Mutex
@@ -120,7 +120,7 @@ type Plugins struct {
 	containers map[string]*container
 }
 
-// New returns the plugins, of which none is there before the runtime recovers.
+// New returns a Plugins, which has no plugins before the runtime recovers.
 func New(cfg Config) *Plugins {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -128,9 +128,9 @@ func New(cfg Config) *Plugins {
 	return &Plugins{cfg: cfg, pods: map[string]*pod{}, containers: map[string]*container{}}
 }
 
-// Extend has the runtime's functions call the plugins. It is called once, before
-// the runtime is served. Plugins are started, and may connect, when rt.Recover has
-// succeeded: an error of that, a socket that cannot be made say, is Recover's.
+// Extend makes the runtime's functions call the plugins. Call it once, before the runtime
+// is served. Plugins are started, and may connect, when rt.Recover has succeeded; if that
+// fails, for example because the socket cannot be created, Recover returns the error.
 func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
 	if m.Spec == nil {
 		return fault.Invalid.Errorf("extending the runtime by NRI plugins: Methods.Spec is needed")
@@ -164,8 +164,8 @@ func (p *Plugins) Extend(rt *cri.Runtime, m Methods) error {
 	return nil
 }
 
-// Close disconnects and ends the plugins, and takes away the socket if it is this
-// runtime's. Nothing may be called at the same time. A second call does nothing.
+// Close disconnects and ends the plugins, and removes the socket if it is this runtime's.
+// It must not be called concurrently with anything else. A second call does nothing.
 func (p *Plugins) Close() {
 	if p.nri != nil {
 		p.nri.Stop()
@@ -203,7 +203,7 @@ func (p *Plugins) start() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("looking for NRI plugins: %w", err)
 	}
-	p.heard.Store(int64(len(dir))) // those that are started are counted with the first call
+	p.heard.Store(int64(len(dir))) // the real count comes with the first call to the plugins
 	if err := p.nri.Start(); err != nil {
 		return fmt.Errorf("starting NRI: %w", err)
 	}
@@ -213,8 +213,7 @@ func (p *Plugins) start() error {
 	return os.Chmod(p.cfg.Socket, 0o600)
 }
 
-// free refuses a socket that somebody listens on, which the adaptation would take
-// away.
+// free refuses a socket that somebody listens on, because the adaptation would remove it.
 func (p *Plugins) free(socket string) error {
 	if socket == "" {
 		return nil
@@ -232,7 +231,7 @@ func (p *Plugins) free(socket string) error {
 	}
 	conn, err := net.DialTimeout("unix", socket, time.Second)
 	if errors.Is(err, unix.ECONNREFUSED) {
-		return nil // of a killed runtime
+		return nil // left by a killed runtime
 	}
 	if err == nil {
 		_ = conn.Close()
@@ -240,7 +239,7 @@ func (p *Plugins) free(socket string) error {
 	return fault.AlreadyExists.Errorf("another runtime has the socket for NRI plugins %q: stop it, or choose another path", socket)
 }
 
-// counter keeps how many plugins there are, and no figures of their work.
+// counter records the number of plugins, and none of the other metrics.
 type counter struct{ heard *atomic.Int64 }
 
 func (c counter) UpdatePluginCount(n int)                         { c.heard.Store(int64(n)) }

@@ -9,21 +9,21 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// pod is a sandbox that plugins have been told of.
+// pod is a sandbox that plugins know.
 type pod struct {
 	is      *cri.Sandbox
-	stopped bool // they were told
+	stopped bool // plugins have been told
 }
 
-// tell calls the plugins while none can connect: one that does is told of all that
-// was there before, and hears all that comes after.
+// tell calls the plugins while no plugin can connect: a connecting plugin is told of
+// everything that existed before, and then gets everything that follows.
 func (p *Plugins) tell(call func() error) error {
 	block := p.nri.BlockPluginSync()
 	defer block.Unblock()
 	return call()
 }
 
-// warn logs what came of telling the plugins something that has happened anyway.
+// warn logs the error of telling plugins something that has happened anyway.
 func (p *Plugins) warn(ctx context.Context, what, id string, err error) {
 	if err != nil {
 		p.cfg.Logger.WarnContext(ctx, "an NRI plugin failed", "event", what, "id", id, "err", err)
@@ -56,7 +56,7 @@ func (p *Plugins) extendSandboxes(rt *cri.Runtime) {
 	}
 }
 
-// knowPod returns the sandbox as it is known, and makes it known.
+// knowPod adds the sandbox to the known ones, or updates it, and returns it.
 func (p *Plugins) knowPod(s *cri.Sandbox) *pod {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,7 +70,7 @@ func (p *Plugins) knowPod(s *cri.Sandbox) *pod {
 	return k
 }
 
-// ran tells of a new sandbox, once. Its error is a refusal.
+// ran tells the plugins, once, of a new sandbox. Its error is a refusal.
 func (p *Plugins) ran(ctx context.Context, s *cri.Sandbox) error {
 	return p.tell(func() error {
 		p.mu.Lock()
@@ -87,7 +87,7 @@ func (p *Plugins) ran(ctx context.Context, s *cri.Sandbox) error {
 	})
 }
 
-// halted tells of a stopped sandbox, once.
+// halted tells the plugins, once, of a stopped sandbox.
 func (p *Plugins) halted(ctx context.Context, s *cri.Sandbox) {
 	err := p.tell(func() error {
 		p.mu.Lock()
@@ -105,7 +105,7 @@ func (p *Plugins) halted(ctx context.Context, s *cri.Sandbox) {
 	p.warn(ctx, "StopPodSandbox", s.ID, err)
 }
 
-// forgotten tells of a removed sandbox, once.
+// forgotten tells the plugins, once, of a removed sandbox.
 func (p *Plugins) forgotten(ctx context.Context, s *cri.Sandbox) {
 	err := p.tell(func() error {
 		p.mu.Lock()

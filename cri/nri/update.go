@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// synchronize tells a new plugin what is there, and does what it wants changed.
-// Nothing is created or started meanwhile.
+// synchronize tells a new plugin of all existing sandboxes and containers, and applies
+// the changes that it wants. Nothing is created or started meanwhile.
 func (p *Plugins) synchronize(ctx context.Context, tell adaptation.SyncCB) error {
 	pods, containers := p.everything()
 	var messages []*api.Container
@@ -52,8 +52,8 @@ func (p *Plugins) everything() (pods []*api.PodSandbox, containers []*container)
 	return pods, containers
 }
 
-// unsolicited does what a plugin wants changed without having been asked, and
-// returns what could not be.
+// unsolicited applies changes that a plugin requests by itself, and returns those that
+// failed.
 func (p *Plugins) unsolicited(ctx context.Context, updates []*api.ContainerUpdate) (failed []*api.ContainerUpdate, err error) {
 	for _, u := range updates {
 		if err := p.apply(ctx, u); err != nil {
@@ -64,17 +64,17 @@ func (p *Plugins) unsolicited(ctx context.Context, updates []*api.ContainerUpdat
 	return failed, nil
 }
 
-// errGone says that a container needs no limits any more.
+// errGone says that a container no longer needs limits.
 var errGone = fault.NotFound.Errorf("it is not there, or has ended")
 
-// applyAll makes the changes that plugins answered with. One that may fail is only
-// logged when it does.
+// applyAll applies the changes in the plugins' answers. The failure of one that may fail
+// is only logged.
 func (p *Plugins) applyAll(ctx context.Context, updates []*api.ContainerUpdate) error {
 	var errs []error
 	for _, u := range updates {
 		err := p.apply(ctx, u)
-		// A plugin may not have heard yet of an end, which is no reason to refuse
-		// another container.
+		// A plugin may not know yet that a container has ended, which is no reason to
+		// refuse another one.
 		if err != nil && (u.GetIgnoreFailure() || errors.Is(err, errGone)) {
 			p.warn(ctx, "UpdateContainers", u.GetContainerId(), err)
 			err = nil
@@ -84,7 +84,7 @@ func (p *Plugins) applyAll(ctx context.Context, updates []*api.ContainerUpdate) 
 	return errors.Join(errs...)
 }
 
-// apply makes one change, now or when its turn is.
+// apply applies one change, at once or when it is its turn.
 func (p *Plugins) apply(ctx context.Context, u *api.ContainerUpdate) error {
 	id := u.GetContainerId()
 	limits, err := limitsOf(u.GetLinux().GetResources())
@@ -111,7 +111,7 @@ func (p *Plugins) limit(ctx context.Context, id string, limits *runtimeapi.Linux
 	if c.Exit != nil {
 		return errGone
 	}
-	var called atomic.Bool // at any time, also when ctx has ended
+	var called atomic.Bool // may be set at any time, even after ctx has ended
 	err := p.change(ctx, c, limits, func(ctx context.Context, c *cri.Container) error {
 		called.Store(true)
 		return p.author.UpdateContainer(ctx, c, limits)
