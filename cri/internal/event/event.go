@@ -23,31 +23,31 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Backlog is how many events a subscriber may be behind.
+// Backlog is how many events a subscriber may lag behind.
 const Backlog = 1024
 
-// The metadata of a subscription, beside the CRI.
+// The metadata of a subscription, an extension of the CRI.
 const (
-	// SnapshotKey in a request, with any value, asks for the state of
-	// everything before the first event. In the header it is the number of
-	// events of that snapshot, which do not count as events.
+	// SnapshotKey in a request, with any value, requests the state of everything before
+	// the first event. In the header it is the number of events of that snapshot, which
+	// do not count as events.
 	SnapshotKey = "nodekit-cri-snapshot"
-	// SequenceKey in the header is the number of events that there were before
-	// the first one of this subscription: it and the events received since say
-	// after a new subscription whether any were missed.
+	// SequenceKey in the header is the number of events before the first one of this
+	// subscription. With that and the number of events received since, a client can tell
+	// after a new subscription whether it missed any.
 	SequenceKey = "nodekit-cri-sequence"
-	// ServerKey in the header is new for every start of the server, which
-	// begins to count again.
+	// ServerKey in the header is new for every start of the server, which then counts
+	// from zero.
 	ServerKey = "nodekit-cri-server"
 )
 
-// Event is what subscribers get. It is shared by all of them and must not be
-// changed once it is published.
+// Event is what subscribers get. All of them share it, so it must not be changed once it
+// is published.
 type Event = runtimeapi.ContainerEventResponse
 
-// Hub has the subscribers. NewHub makes it.
+// Hub has the subscribers. NewHub creates it.
 type Hub struct {
-	name string // of this life of the server
+	name string // of this run of the server
 
 	mu       sync.Mutex
 	subs     map[chan *Event]struct{} // queues; the hub closes one that it cuts off
@@ -58,8 +58,8 @@ type Hub struct {
 // NewHub returns a hub without subscribers.
 func NewHub() *Hub { return &Hub{name: rand.Text(), subs: map[chan *Event]struct{}{}} }
 
-// Publish hands the event that make returns to every subscriber. Without
-// subscribers make is not called.
+// Publish passes the event that make returns to every subscriber. Without subscribers,
+// make is not called.
 func (h *Hub) Publish(make func() *Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -78,7 +78,7 @@ func (h *Hub) Publish(make func() *Event) {
 	}
 }
 
-// Close ends every subscription, after what it has queued, with
+// Close ends every subscription, after the events that it has queued, with
 // fault.Unavailable, and refuses new ones. Closing again does nothing.
 func (h *Hub) Close() {
 	h.mu.Lock()
@@ -90,7 +90,7 @@ func (h *Hub) Close() {
 	}
 }
 
-// Subscription is one subscriber's. Subscribe makes it.
+// Subscription is one subscriber's. Subscribe creates it.
 type Subscription struct {
 	hub   *Hub
 	queue chan *Event
@@ -110,10 +110,10 @@ func (h *Hub) Subscribe() (*Subscription, error) {
 	return s, nil
 }
 
-// Serve sends the header, which says that the subscription stands, then the
-// snapshot, and then events until the stream's context ends (nil), the hub is
-// closed (fault.Unavailable) or the subscriber is too slow (fault.Exhausted).
-// The subscription ends with it.
+// Serve sends the header, which says that the subscription is established, then the
+// snapshot, and then events until the stream's context ends (nil), the hub is closed
+// (fault.Unavailable) or the subscriber is too slow (fault.Exhausted). The subscription
+// then ends.
 func (s *Subscription) Serve(stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse], snapshot []*Event) error {
 	defer s.hub.unsubscribe(s.queue)
 	err := stream.SendHeader(metadata.Pairs(
@@ -150,7 +150,7 @@ func (h *Hub) unsubscribe(queue chan *Event) {
 	delete(h.subs, queue)
 }
 
-// whyCut is the error of a subscription whose queue was closed.
+// whyCut returns the error of a subscription whose queue was closed.
 func (h *Hub) whyCut() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -5,17 +5,17 @@ import (
 	"sync"
 )
 
-// Breaker ends a piece of work that others need not wait for. One piece at a
-// time: its callers take turns (a Gate). The zero Breaker is ready to use.
+// Breaker cancels work that others need not wait for. Only one piece of work runs at a
+// time: callers take turns (a Gate). The zero Breaker is ready to use.
 type Breaker struct {
 	mu    sync.Mutex
-	end   context.CancelCauseFunc // of the work under way, or nil
-	wants int                     // those who want it to end
+	end   context.CancelCauseFunc // cancels the work in progress, or nil
+	wants int                     // how many want it to end
 	why   error
 }
 
-// Guard returns a context for a piece of work, which Break ends. done must be
-// called after the work.
+// Guard returns a context for a piece of work, which Break cancels. done must be called
+// after the work.
 func (b *Breaker) Guard(ctx context.Context) (guarded context.Context, done func()) {
 	guarded, end := context.WithCancelCause(ctx)
 	b.mu.Lock()
@@ -32,8 +32,8 @@ func (b *Breaker) Guard(ctx context.Context) (guarded context.Context, done func
 	}
 }
 
-// Break ends the work under way, and any that begins before over is called.
-// why is the cause of the context's end.
+// Break cancels the work in progress, and any that begins before over is called. why is
+// the cause of the cancellation.
 func (b *Breaker) Break(why error) (over func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,7 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
-// Group has the calls that are under way. NewGroup makes it.
+// Group has the calls that are in progress. NewGroup creates it.
 type Group struct {
 	base context.Context
 
@@ -47,7 +47,7 @@ func (g *Group) Go(f func(context.Context)) error {
 	return g.start(f)
 }
 
-// start wants the lock.
+// start requires g.mu to be held.
 func (g *Group) start(f func(context.Context)) error {
 	if g.closed {
 		return fault.Unavailable.Errorf("the server is stopping")
@@ -56,8 +56,8 @@ func (g *Group) start(f func(context.Context)) error {
 	return nil
 }
 
-// Do runs f to its end, also when the client gives up waiting for it, which is
-// answered with the error of the client's context.
+// Do runs f to completion, even if the client stops waiting for it, which then gets the
+// error of its context.
 func (g *Group) Do(client context.Context, f func(context.Context) error) error {
 	done := make(chan error, 1)
 	if err := g.Go(func(ctx context.Context) { done <- f(call.WithTrace(ctx, call.TraceFrom(client))) }); err != nil {
@@ -71,8 +71,8 @@ func (g *Group) Do(client context.Context, f func(context.Context) error) error 
 	}
 }
 
-// Join is Do for a creation that answers with an id: one that has the same key
-// and is under way is joined.
+// Join is Do for a creation that returns an id: if one with the same key is in progress,
+// Join waits for that.
 func (g *Group) Join(client context.Context, key string, create func(context.Context) (id string, err error)) (string, error) {
 	f, err := g.flight(key, func(ctx context.Context) (string, error) {
 		return create(call.WithTrace(ctx, call.TraceFrom(client)))
@@ -109,8 +109,8 @@ func (g *Group) flight(key string, create func(context.Context) (string, error))
 	return f, nil
 }
 
-// Close refuses new calls and waits for those under way. A call that starts
-// after it would act for a server that is gone.
+// Close refuses new calls and waits for those in progress. A call that started after it
+// would act for a server that is gone.
 func (g *Group) Close() {
 	g.mu.Lock()
 	g.closed = true
@@ -118,9 +118,9 @@ func (g *Group) Close() {
 	g.calls.Wait()
 }
 
-// Guard calls a function of the author. A panic becomes an error that says where, and
-// what led there goes to the log; so that nothing panics later, an error whose methods
-// do is another one, too.
+// Guard calls a function of the author. A panic becomes an error that says where it
+// happened; the stack is logged. An error whose methods panic is replaced, so that
+// nothing panics later.
 func Guard(log *slog.Logger, name string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -8,35 +8,35 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// longest keeps a client's number of seconds within a Duration.
+// longest keeps a number of seconds from a client within a Duration.
 const longest = 100 * 365 * 24 * time.Hour
 
-// Seconds is the time that a client asks for; less than none is none.
+// Seconds returns the duration that a client requests; a negative one is zero.
 func Seconds(n int64) time.Duration {
 	return time.Duration(min(max(n, 0), int64(longest/time.Second))) * time.Second
 }
 
-// everybody is the weight of a call that wants the gate alone.
+// everybody is the weight of a call that needs the gate exclusively.
 const everybody = 1 << 20
 
-// Gate orders calls, first come first served: a call passes it alone, or
-// together with others that share it. NewGate makes it.
+// Gate orders calls, first come first served: a call passes it alone, or together with
+// others that share it. NewGate creates it.
 type Gate struct{ s *semaphore.Weighted }
 
 // NewGate returns an open gate.
 func NewGate() Gate { return Gate{semaphore.NewWeighted(everybody)} }
 
-// Alone waits until nobody is inside, or for the end of ctx, whose error it
-// returns then. leave must be called once.
+// Alone waits until nobody is inside, or returns the error of ctx when that ends. leave
+// must be called once.
 func (g Gate) Alone(ctx context.Context) (leave func(), err error) { return g.pass(ctx, everybody) }
 
-// Share waits until nobody is inside alone. It is otherwise like Alone.
+// Share waits until nobody is inside alone. Otherwise it is like Alone.
 func (g Gate) Share(ctx context.Context) (leave func(), err error) { return g.pass(ctx, 1) }
 
-// TryShare is Share where that need not wait. Otherwise ok is false.
+// TryShare is Share if that need not wait. Otherwise ok is false.
 func (g Gate) TryShare() (leave func(), ok bool) { return g.try(1) }
 
-// TryAlone is Alone where that need not wait. Otherwise ok is false.
+// TryAlone is Alone if that need not wait. Otherwise ok is false.
 func (g Gate) TryAlone() (leave func(), ok bool) { return g.try(everybody) }
 
 func (g Gate) try(weight int64) (func(), bool) {
@@ -53,17 +53,17 @@ func (g Gate) pass(ctx context.Context, weight int64) (func(), error) {
 	return func() { g.s.Release(weight) }, nil
 }
 
-// Deadline is the time by which an act must be done, set by several callers:
-// the earliest counts, also for an attempt that is under way. The zero
-// Deadline is ready to use and has no time.
+// Deadline is the time by which something must be done, set by several callers: the
+// earliest counts, even for an attempt in progress. The zero Deadline is ready to use and
+// has no time.
 type Deadline struct {
 	mu        sync.Mutex
 	by        time.Time
-	interrupt context.CancelFunc // of the attempt under way
+	interrupt context.CancelFunc // interrupts the attempt in progress
 }
 
-// Hasten moves the deadline to t if that is earlier, and interrupts an attempt
-// that was given more time.
+// Hasten moves the deadline to t if that is earlier, and interrupts an attempt that was
+// given more time.
 func (d *Deadline) Hasten(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,10 +76,10 @@ func (d *Deadline) Hasten(t time.Time) {
 	}
 }
 
-// Meet hastens the deadline to by and calls attempt with it, and again with an
-// earlier one when it was interrupted and failed. Its callers take turns (a
-// Gate); Hasten may come at any time. After a failure there is no deadline, so
-// that who tries again later gets the time that it asks for.
+// Meet hastens the deadline to by and calls attempt with it, and again with an earlier
+// one if attempt was interrupted and failed. Callers take turns (a Gate); Hasten may be
+// called at any time. After a failure there is no deadline, so a later caller gets the
+// time that it requests.
 func (d *Deadline) Meet(ctx context.Context, by time.Time, attempt func(ctx context.Context, by time.Time) error) error {
 	d.Hasten(by)
 	for {

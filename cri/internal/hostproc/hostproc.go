@@ -21,26 +21,26 @@ import (
 	"time"
 )
 
-// mark is the environment variable by which a later program knows the processes
-// that a killed one left.
+// mark is the environment variable by which a later program recognizes processes that a
+// killed one left.
 const mark = "NODEKIT_CONTAINER="
 
-// outputDelay is how long a process that ended waits for others that keep its
+// outputDelay is how long to wait, after a process has ended, for others that keep its
 // output open.
 const outputDelay = time.Second
 
-// Set has the processes that run, and the exits that nobody took yet. NewSet
-// makes it.
+// Set has the running processes, and the exits that have not been taken yet. NewSet
+// creates it.
 type Set struct {
 	mu      sync.Mutex
 	running map[string]*process
 	exits   []exit
-	news    chan struct{} // has a value when there are exits
+	news    chan struct{} // holds a value when there are exits
 }
 
 type process struct {
 	pid  int
-	done chan struct{} // closed when it was reaped
+	done chan struct{} // closed when it has been reaped
 
 	mu sync.Mutex
 	// over is set before the process is reaped: until then its id is its own.
@@ -57,9 +57,9 @@ func NewSet() *Set {
 	return &Set{running: map[string]*process{}, news: make(chan struct{}, 1)}
 }
 
-// Start starts cmd as the process of that id, the leader of a process group,
-// with its output to stdout and stderr, which it closes at the end and also
-// when it returns an error.
+// Start starts cmd as the process with this id, the leader of a process group, with its
+// output to stdout and stderr. It closes these when the process ends, and also if it
+// returns an error.
 func (s *Set) Start(id string, cmd *exec.Cmd, stdout, stderr io.WriteCloser) error {
 	cmd.Stdout, cmd.Stderr = lossy{stdout}, lossy{stderr}
 	cmd.Env = append(cmd.Environ(), mark+id)
@@ -74,15 +74,15 @@ func (s *Set) Start(id string, cmd *exec.Cmd, stdout, stderr io.WriteCloser) err
 	s.mu.Unlock()
 	go func() {
 		p.reap(cmd)
-		_, _ = stdout.Close(), stderr.Close() // nobody is left to tell
+		_, _ = stdout.Close(), stderr.Close() // nobody is left to report an error to
 		close(p.done)
 		s.ended(exit{id, cmd.ProcessState})
 	}()
 	return nil
 }
 
-// lossy takes everything: a process whose output cannot be written, because the
-// disk is full, loses that output and does not die of a broken pipe.
+// lossy accepts everything: a process whose output cannot be written, for example because
+// the disk is full, loses that output and does not die of a broken pipe.
 type lossy struct{ w io.Writer }
 
 func (l lossy) Write(p []byte) (int, error) {
@@ -90,7 +90,7 @@ func (l lossy) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// ended never waits: whoever watches may be gone.
+// ended never waits: the watcher may be gone.
 func (s *Set) ended(e exit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,18 +102,17 @@ func (s *Set) ended(e exit) {
 	}
 }
 
-// signal sends a signal to the process's group, unless the process is over.
+// signal sends a signal to the process's group, unless the process has been reaped.
 func (p *process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.over {
-		_ = syscall.Kill(-p.pid, sig) // its own group: what fails is only that nobody is left
+		_ = syscall.Kill(-p.pid, sig) // its own group: this fails only if nobody is left
 	}
 }
 
-// Stop sends SIGTERM to the process's group, and SIGKILL after grace or, with
-// none, at once. It returns when the process has ended, and at once when there
-// is none.
+// Stop sends SIGTERM to the process's group, and SIGKILL after grace, or at once if grace
+// is zero. It returns when the process has ended, or at once if there is none.
 func (s *Set) Stop(ctx context.Context, id string, grace time.Duration) error {
 	s.mu.Lock()
 	p := s.running[id]
@@ -142,7 +141,7 @@ func (s *Set) Stop(ctx context.Context, id string, grace time.Duration) error {
 	}
 }
 
-// Watch hands every exit to ended, once, until ctx ends.
+// Watch passes every exit to ended, once, until ctx ends.
 func (s *Set) Watch(ctx context.Context, ended func(id string, state *os.ProcessState)) {
 	for {
 		select {
@@ -160,7 +159,7 @@ func (s *Set) Watch(ctx context.Context, ended func(id string, state *os.Process
 	}
 }
 
-// Code is how a process ended: its code, or 128 and the number of the signal
+// Code returns how a process ended: its exit code, or 128 plus the number of the signal
 // that killed it.
 func Code(state *os.ProcessState) int32 {
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {

@@ -4,7 +4,7 @@ package hostproc
 
 import "os/exec"
 
-// reap waits for the process. What it left in its group lives on here.
+// reap waits for the process. What it left in its group keeps running here.
 func (p *process) reap(cmd *exec.Cmd) {
 	_ = cmd.Wait() // the state says how it ended
 	p.mu.Lock()

@@ -23,9 +23,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Functions are what a Server serves. They are those of cri.Images, which
-// documents them; one that is nil is Unimplemented. Their errors are passed on
-// as they are: they name the image.
+// Functions are what a Server serves. They are those of cri.Images, which documents them;
+// a nil one is Unimplemented. Their errors are passed on unchanged: they name the image.
 type Functions struct {
 	List            func(context.Context) ([]*runtimeapi.Image, error)
 	Status          func(context.Context, *runtimeapi.ImageSpec) (*runtimeapi.Image, error)
@@ -36,7 +35,7 @@ type Functions struct {
 	Info            func(context.Context, *runtimeapi.Image) map[string]any
 }
 
-// Server is the ImageService. NewServer makes it.
+// Server is the ImageService. NewServer creates it.
 type Server struct {
 	runtimeapi.UnimplementedImageServiceServer
 
@@ -46,8 +45,8 @@ type Server struct {
 	log       *slog.Logger
 }
 
-// NewServer returns a server whose pulls run in calls. handlers returns the
-// error of a runtime handler that the runtime does not have.
+// NewServer returns a server whose pulls run in calls. handlers returns an error for a
+// runtime handler that the runtime does not have.
 func NewServer(f Functions, handlers func(name string) error, calls *flight.Group, log *slog.Logger) *Server {
 	return &Server{functions: f, handlers: handlers, calls: calls, log: log}
 }
@@ -61,7 +60,7 @@ func (s *Server) ListImages(ctx context.Context, req *runtimeapi.ListImagesReque
 	return &runtimeapi.ListImagesResponse{Images: images}, nil
 }
 
-// StreamImages sends what ListImages answers, in pieces.
+// StreamImages sends the result of ListImages in pieces.
 func (s *Server) StreamImages(req *runtimeapi.StreamImagesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
 	images, err := s.list(stream.Context(), req.GetFilter())
 	if err != nil {
@@ -131,9 +130,8 @@ func (s *Server) status(ctx context.Context, spec *runtimeapi.ImageSpec) (*runti
 	return image, nil
 }
 
-// Resolve returns the id of an image that is present, which is how containers
-// report it, and fault.NotFound for one that is not. Without a Status function
-// the reference is the id.
+// Resolve returns the id of an image that is present, in the form that containers report,
+// or fault.NotFound. Without a Status function, the reference is the id.
 func (s *Server) Resolve(ctx context.Context, spec *runtimeapi.ImageSpec) (id string, err error) {
 	if s.functions.Status == nil {
 		return spec.GetImage(), nil
@@ -150,8 +148,8 @@ func (s *Server) Resolve(ctx context.Context, spec *runtimeapi.ImageSpec) (id st
 	return image.GetId(), nil
 }
 
-// PullImage pulls detached from the client: a caller that gives up and tries
-// again finds the work done, or joins it (Functions.Pull).
+// PullImage pulls independently of the client: a caller that gives up and tries again
+// finds the work done, or joins it (Functions.Pull).
 func (s *Server) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	if s.functions.Pull == nil {
 		return nil, unsupported("PullImage")
@@ -197,8 +195,8 @@ func (s *Server) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageReq
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo reports the file systems of images and of containers, which are
-// one unless the author says otherwise.
+// ImageFsInfo reports the file systems of images and of containers, which are the same
+// unless the author says otherwise.
 func (s *Server) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	if s.functions.FsInfo == nil {
 		return nil, unsupported("ImageFsInfo")
@@ -231,12 +229,12 @@ func (s *Server) usage(
 	})
 	if err == nil && usage.GetUsedBytes() == nil {
 		usage = proto.CloneOf(usage)
-		usage.UsedBytes = &runtimeapi.UInt64Value{} // a kubelet takes it for granted, and ends
+		usage.UsedBytes = &runtimeapi.UInt64Value{} // a kubelet requires it, and would crash
 	}
 	return usage, err
 }
 
-// refuse checks what an author need not.
+// refuse does the checks that an author need not do.
 func (s *Server) refuse(spec *runtimeapi.ImageSpec) error {
 	if spec.GetImage() == "" {
 		return fault.Invalid.Errorf("the request has no image")

@@ -11,9 +11,9 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/flight"
 )
 
-// Of returns what the server knows, own, and over it what the author's function
-// name says, each value in JSON. A nil ask says nothing; one that panics is
-// logged and says nothing. A value that has no JSON says why.
+// Of returns what the server knows, own, overlaid with what the author's function name
+// returns, each value in JSON. A nil ask adds nothing; if it panics, that is logged and
+// it adds nothing. A value that cannot be encoded is replaced by the error.
 func Of(log *slog.Logger, own map[string]any, name string, ask func() map[string]any) map[string]string {
 	all := maps.Clone(own)
 	if all == nil {

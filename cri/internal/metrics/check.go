@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Names that every version of the Prometheus format takes.
+// Names that every version of the Prometheus format accepts.
 const (
 	metricName = `^[a-zA-Z_:][a-zA-Z0-9_:]*$`
 	labelName  = `^[a-zA-Z_][a-zA-Z0-9_]*$`
@@ -39,8 +39,8 @@ func Check(descriptors []*runtimeapi.MetricDescriptor) error {
 	return nil
 }
 
-// values returns the sample's label values in the order of its descriptor. seen
-// has the samples before it of the same object.
+// values returns the sample's label values in the order of its descriptor. seen has the
+// earlier samples of the same object.
 func (c *Collector) values(s Sample, seen map[string]bool) ([]string, error) {
 	keys, ok := c.keys[s.Name]
 	if !ok {
@@ -67,8 +67,7 @@ func (c *Collector) values(s Sample, seen map[string]bool) ([]string, error) {
 	return values, nil
 }
 
-// warn logs the first sample of a name that is left out: the next scrape has it
-// again.
+// warn logs only the first omitted sample of a name: the next scrape has it again.
 func (c *Collector) warn(ctx context.Context, name, of string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,7 +20,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// atOnce bounds the author's calls of one scrape.
+// atOnce bounds the concurrent calls to the author in one scrape.
 const atOnce = 16
 
 // Sample is a cri.Sample, which documents it.
@@ -39,7 +39,7 @@ type Functions struct {
 	Container func(context.Context, *state.Container) ([]Sample, error)
 }
 
-// Collector answers the calls of the RuntimeService about metrics. New makes it.
+// Collector serves the RuntimeService calls about metrics. New creates it.
 type Collector struct {
 	descriptors []*runtimeapi.MetricDescriptor
 	keys        map[string][]string // label keys of a name
@@ -48,11 +48,11 @@ type Collector struct {
 	log         *slog.Logger
 
 	mu     sync.Mutex
-	warned map[string]bool // samples that were left out and logged, by name
+	warned map[string]bool // names of samples that were left out and logged
 }
 
-// New returns a collector of the table's sandboxes. Check approved the
-// descriptors. With nil descriptors every call is Unimplemented.
+// New returns a collector of the table's sandboxes. The descriptors must have passed
+// Check. If they are nil, every call is Unimplemented.
 func New(descriptors []*runtimeapi.MetricDescriptor, ask Functions, table *state.Table, log *slog.Logger) *Collector {
 	c := &Collector{descriptors: descriptors, keys: map[string][]string{}, ask: ask, table: table, log: log, warned: map[string]bool{}}
 	for _, d := range descriptors {
@@ -61,7 +61,7 @@ func New(descriptors []*runtimeapi.MetricDescriptor, ask Functions, table *state
 	return c
 }
 
-// ListMetricDescriptors answers with all descriptors, always the same.
+// ListMetricDescriptors returns all descriptors, always the same.
 func (c *Collector) ListMetricDescriptors(context.Context, *runtimeapi.ListMetricDescriptorsRequest) (*runtimeapi.ListMetricDescriptorsResponse, error) {
 	if c.descriptors == nil {
 		return nil, unsupported("ListMetricDescriptors")
@@ -69,7 +69,7 @@ func (c *Collector) ListMetricDescriptors(context.Context, *runtimeapi.ListMetri
 	return &runtimeapi.ListMetricDescriptorsResponse{Descriptors: c.descriptors}, nil
 }
 
-// ListPodSandboxMetrics answers for every ready sandbox, in no order.
+// ListPodSandboxMetrics returns the metrics of every ready sandbox, in no order.
 func (c *Collector) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.ListPodSandboxMetricsRequest) (*runtimeapi.ListPodSandboxMetricsResponse, error) {
 	if c.descriptors == nil {
 		return nil, unsupported("ListPodSandboxMetrics")
@@ -77,7 +77,7 @@ func (c *Collector) ListPodSandboxMetrics(ctx context.Context, _ *runtimeapi.Lis
 	return &runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: c.collect(ctx)}, nil
 }
 
-// StreamPodSandboxMetrics sends what ListPodSandboxMetrics answers, in pieces.
+// StreamPodSandboxMetrics sends the result of ListPodSandboxMetrics in pieces.
 func (c *Collector) StreamPodSandboxMetrics(
 	_ *runtimeapi.StreamPodSandboxMetricsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxMetricsResponse],
 ) error {
@@ -127,7 +127,7 @@ func (c *Collector) pod(ctx context.Context, s *state.Sandbox) *runtimeapi.PodSa
 	return pod
 }
 
-// samples returns the good ones of what ask returns.
+// samples returns the valid samples that ask returns.
 func (c *Collector) samples(ctx context.Context, of string, ask func() ([]Sample, error)) []*runtimeapi.Metric {
 	all, err := ask()
 	if err != nil {

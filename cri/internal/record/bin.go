@@ -12,27 +12,27 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// bin takes directories in by one rename(2) and deletes them afterwards, one at a
-// time, while nobody waits: what a container has written can be a million files. It
-// begins when nothing has come for a moment (lull), or too much waits for that (brim,
-// patience). What a killed process has not come to, the next one's bin deletes.
+// bin takes directories in by a single rename(2) and deletes them afterwards, one at a
+// time, while nobody waits: a container may have written a million files. It starts when
+// nothing has come for a moment (lull), or when too much waits for that (brim, patience).
+// What a killed process did not get to, the next one's bin deletes.
 type bin struct {
 	dir   string
 	log   *slog.Logger
 	hurry chan struct{} // closed by close
-	close func()        // waits until the bin is empty; nothing may be thrown any more
+	close func()        // waits until the bin is empty; throw must not be called any more
 	work  sync.WaitGroup
 
 	mu      sync.Mutex
 	full    []string  // directories to delete
-	since   time.Time // when it was empty last
+	since   time.Time // when it was last empty
 	thrown  time.Time // when the last of them came
-	working bool      // somebody deletes, or waits for a lull
+	working bool      // a goroutine deletes, or waits for a lull
 }
 
 const (
-	// lull is how long nothing must come before deletion begins, or goes on: the next
-	// removals would have to wait for the disk otherwise.
+	// lull is how long nothing must come before deletion begins or continues: otherwise
+	// the next removals would have to wait for the disk.
 	lull = 200 * time.Millisecond
 	// brim is how many directories may wait for that, and patience how long: they may
 	// fill the disk.
@@ -40,7 +40,7 @@ const (
 	patience = 5 * time.Second
 )
 
-// openBin makes the directory of the bin, if need be, and begins to empty it.
+// openBin creates the directory of the bin, if necessary, and starts to empty it.
 func openBin(dir string, log *slog.Logger) (*bin, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -60,8 +60,8 @@ func openBin(dir string, log *slog.Logger) (*bin, error) {
 	return b, nil
 }
 
-// throw takes a directory in, whose name no other has. One that is gone is no error.
-// One with a mount below is refused: what that shows must not be deleted.
+// throw takes a directory in, whose name must be unique. A missing directory is no error.
+// One with a mount below is refused: the mounted files must not be deleted.
 func (b *bin) throw(dir string) error {
 	if err := mount.Free(dir); err != nil && !errors.Is(err, mount.ErrUnsupported) {
 		return err
@@ -91,8 +91,7 @@ func (b *bin) take(dir string) {
 	}
 }
 
-// empty deletes what is in the bin. What cannot be deleted is tried again by the next
-// bin.
+// empty deletes what is in the bin. The next bin tries again what could not be deleted.
 func (b *bin) empty() {
 	for dir := b.next(); dir != ""; dir = b.next() {
 		if err := os.RemoveAll(dir); err != nil {
@@ -101,7 +100,7 @@ func (b *bin) empty() {
 	}
 }
 
-// next waits for a lull and takes a directory out, "" when there is none.
+// next waits for a lull and takes a directory out; it returns "" if there is none.
 func (b *bin) next() string {
 	for {
 		dir, rest := b.look()
@@ -115,7 +114,7 @@ func (b *bin) next() string {
 	}
 }
 
-// look takes a directory out, or says how long to wait.
+// look takes a directory out, or returns how long to wait.
 func (b *bin) look() (dir string, rest time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -6,15 +6,14 @@ import (
 	"path/filepath"
 )
 
-// Records are not synced: they have to outlive the server, whose sandboxes and
-// containers live on, and not the machine, with which all of them end. A sync or
-// two for each change would be most of what a change costs. After a loss of
-// power, then, the youngest records may be missing or cut off, and the file boot
-// says when to expect that.
+// Records are not synced: they must outlive the server, whose sandboxes and containers
+// keep running, but not the machine, with which all of them end. One or two syncs per
+// change would be most of its cost. After a power loss, therefore, the latest records may
+// be missing or truncated, and the file boot tells when to expect that.
 
 func (d *Dir) bootFile() string { return filepath.Join(d.path, "boot") }
 
-// clearHomes removes the directories of objects that are not on record.
+// clearHomes removes the directories of objects without a record.
 func (d *Dir) clearHomes(all *Content) error {
 	homes, err := os.ReadDir(d.Home(""))
 	if err != nil {

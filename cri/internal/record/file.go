@@ -16,13 +16,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/bootid"
 )
 
-// version is that of a line. A server refuses lines of a newer version, because it
-// would lose what it does not know. Files of version 1 have one line.
+// version is that of a line. A server refuses lines of a newer version, because it would
+// lose what it does not know. Files of version 1 have a single line.
 const version = 2
 
 // sandboxFile is a line of the file sandboxes/ID.json. The config is kept in the wire
-// format of its message, the one encoding that later versions of the CRI
-// promise to read; the metadata is repeated for the people who look.
+// format of its message, the one encoding that later versions of the CRI promise to read;
+// the metadata is repeated for human readers.
 type sandboxFile struct {
 	Version   int             `json:"version"`
 	Phase     Phase           `json:"phase"`
@@ -50,7 +50,7 @@ type containerFile struct {
 	ImageRef  string    `json:"imageRef"`
 	LogPath   string    `json:"logPath,omitempty"`
 	User      []byte    `json:"user,omitempty"` // as Config
-	// Signal is the stop signal by number, as in the CRI's enum.
+	// Signal is the stop signal as its number in the CRI's enum.
 	Signal runtimeapi.Signal `json:"stopSignal,omitempty"`
 	State  json.RawMessage   `json:"state,omitempty"`
 }
@@ -99,23 +99,22 @@ func put(file string, content any) error {
 	return nil
 }
 
-// Content is what a directory has on record, by id.
+// Content is what a directory has recorded, by id.
 type Content struct {
 	Sandboxes  map[string]*Sandbox
 	Containers map[string]*Container
 	phases     map[string]Phase
-	// Lost are the files that a loss of power has damaged and the directories
-	// whose records it took. They are gone now, as what they stood for is.
+	// Lost are the files that a power loss has damaged, and the directories whose records
+	// it destroyed. They have been removed, as what they described no longer exists.
 	Lost []string
 }
 
-// Phase is that of the object with the id.
+// Phase returns the phase of the object with this id.
 func (c *Content) Phase(id string) Phase { return c.phases[id] }
 
-// Load reads every record. One that cannot be read is an error that names the
-// file: going on without it would leak what it stands for. Only when the machine
-// was started since the last Load there may be some that were being written when
-// it stopped; they are Lost.
+// Load reads every record. If one cannot be read, the error names the file: continuing
+// without it would leak what it describes. Only if the machine was booted since the last
+// Load may there be some that were being written when it stopped; they are Lost.
 func (d *Dir) Load() (*Content, error) {
 	all := &Content{Sandboxes: map[string]*Sandbox{}, Containers: map[string]*Container{}, phases: map[string]Phase{}}
 	boot, rebooted, err := bootid.Changed(d.bootFile())
@@ -174,7 +173,7 @@ func (d *Dir) loadContainer(all *Content, data []byte) error {
 	return nil
 }
 
-// decodeUser returns nil for the user of a container that has none on record.
+// decodeUser returns nil for a container that has no user recorded.
 func decodeUser(wire []byte) (*runtimeapi.LinuxContainerUser, error) {
 	if len(wire) == 0 {
 		return nil, nil
@@ -183,8 +182,7 @@ func decodeUser(wire []byte) (*runtimeapi.LinuxContainerUser, error) {
 	return user, proto.Unmarshal(wire, user)
 }
 
-// each loads the records of a kind. After a reboot those that are damaged are
-// gone.
+// each loads the records of a kind. After a reboot, damaged records are removed.
 func (d *Dir) each(all *Content, rebooted bool, kind string, load func(*Content, []byte) error) error {
 	dir := filepath.Join(d.path, kind)
 	entries, err := os.ReadDir(dir)

@@ -10,17 +10,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// A record's file grows by a line for each change, and the last whole line counts:
-// that is one write(2), where a new file for each change is an inode made and one
-// deleted, ten times as dear. A write that is cut short leaves a line without its
-// end, of which nobody was told that it is written.
+// A record's file grows by one line per change, and the last complete line counts. That
+// is a single write(2); a new file per change would create an inode and delete one, at
+// ten times the cost. An interrupted write leaves an incomplete line, which nobody was
+// told is written.
 
-// maxLines is the size in bytes above which a file is begun anew. Most records
-// change five times.
+// maxLines is the size in bytes above which a file is started anew. Most records change
+// five times.
 const maxLines = 64 << 10
 
-// appendLine adds a line to the file, which it makes if need be. After an error
-// the file ends as it did.
+// appendLine adds a line to the file, which it creates if necessary. After an error the
+// file ends as before.
 func appendLine(file string, line []byte) error {
 	f, err := rawfile.Open(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -38,10 +38,10 @@ func appendLine(file string, line []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// lastLine calls load with the last whole line of the file and cuts off what
-// follows it. With damaged set a line that load calls damage is passed over, too.
-// A file without a line to load is removed: that is damage, unless it is only of a
-// first line that was never whole.
+// lastLine calls load with the last complete line of the file and truncates what follows.
+// If damaged is set, lines that load reports as damage are skipped, too. A file without a
+// line to load is removed: that is damage, unless it only has a first line that was never
+// complete.
 func lastLine(file string, damaged bool, load func(line []byte) error) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -73,7 +73,7 @@ func lastLine(file string, damaged bool, load func(line []byte) error) error {
 	return nil
 }
 
-// damage is an error of a record that nobody has written so.
+// damage is the error of a record that no server can have written in this form.
 type damage struct{ error }
 
 func (d damage) Unwrap() error { return d.error }

@@ -8,25 +8,25 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
-// Pause is a checkpoint under way.
+// Pause is a checkpoint in progress.
 type Pause struct {
 	SandboxID string
 	// Partial is the file that is being written, or "".
 	Partial string
 }
 
-// PutPause writes that containers of the sandbox are about to be paused. A
-// server that finds this resumes them, and removes the partial file.
+// PutPause records that containers of the sandbox are about to be paused. A server that
+// finds this record resumes them and removes the partial file.
 func (d *Dir) PutPause(p Pause) error {
 	return atomicfile.Replace(filepath.Join(d.path, "pauses", p.SandboxID), []byte(p.Partial), 0o600)
 }
 
-// ForgetPause writes that none of them is paused any more. Idempotent.
+// ForgetPause records that none of them is paused any more. Idempotent.
 func (d *Dir) ForgetPause(sandboxID string) error {
 	return forget(filepath.Join(d.path, "pauses", sandboxID))
 }
 
-// Pauses returns what PutPause was called with.
+// Pauses returns the recorded pauses.
 func (d *Dir) Pauses() ([]Pause, error) {
 	entries, err := os.ReadDir(filepath.Join(d.path, "pauses"))
 	if err != nil {

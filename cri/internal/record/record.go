@@ -29,8 +29,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
-// Phase is what the server was about to do with an object when it last wrote
-// the record: the intent that a restarted server completes.
+// Phase is what the server was about to do with an object when it last wrote the record:
+// the intent that a restarted server completes.
 type Phase string
 
 // The phases.
@@ -40,8 +40,8 @@ const (
 	Removing Phase = "removing" // the author's remove may have begun: finish it
 )
 
-// Sandbox is a sandbox on record. Its fields are those of cri.Sandbox, which
-// documents them.
+// Sandbox is a recorded sandbox. Its fields are those of cri.Sandbox, which documents
+// them.
 type Sandbox struct {
 	ID        string
 	Config    *runtimeapi.PodSandboxConfig
@@ -54,8 +54,8 @@ type Sandbox struct {
 	State json.RawMessage
 }
 
-// Container is a container on record. Its fields are those of cri.Container,
-// which documents them.
+// Container is a recorded container. Its fields are those of cri.Container, which
+// documents them.
 type Container struct {
 	ID         string
 	Sandbox    *Sandbox
@@ -74,7 +74,7 @@ type Container struct {
 // Running reports whether the container was started and has not ended.
 func (c *Container) Running() bool { return !c.StartedAt.IsZero() && c.Exit == nil }
 
-// Exit is how a container ended; cri.Exit documents its fields.
+// Exit describes how a container ended; cri.Exit documents its fields.
 type Exit struct {
 	Code    int32
 	At      time.Time
@@ -82,7 +82,8 @@ type Exit struct {
 	Message string
 }
 
-// Normal returns the exit with what an author may leave out, and in text that gRPC takes.
+// Normal returns the exit with defaults for what an author may leave out, and with text
+// that gRPC accepts.
 func (e Exit) Normal() *Exit {
 	e.Reason, e.Message = Text(e.Reason), Text(e.Message)
 	if e.At.IsZero() {
@@ -111,10 +112,10 @@ type Dir struct {
 	bin  *bin // of homes
 }
 
-// Open makes the directory if need be and takes it for this process, until
-// Close or until the process dies. A directory that another server has is
-// refused with fault.AlreadyExists. The logger gets what goes wrong while nobody
-// waits: see RemoveSandbox.
+// Open creates the directory if necessary and locks it for this process, until Close or
+// until the process dies. A directory that another server holds is refused with
+// fault.AlreadyExists. The logger gets errors that occur while nobody waits: see
+// RemoveSandbox.
 func Open(path string, log *slog.Logger) (*Dir, error) {
 	if err := topdir.Make(path); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
@@ -144,13 +145,13 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 	return &Dir{path: path, lock: lock, bin: gone}, nil
 }
 
-// Close waits until what was removed is deleted, and lets go of the directory.
+// Close waits until removed files are deleted, and releases the directory.
 func (d *Dir) Close() {
 	d.bin.close()
 	d.lock.Release()
 }
 
-// Home is the directory of an object's own, which its author gets as Dir.
+// Home returns the object's own directory, which its author gets as Dir.
 func (d *Dir) Home(id string) string { return filepath.Join(d.path, "dirs", id) }
 
 func (d *Dir) sandboxFile(id string) string {
@@ -161,10 +162,10 @@ func (d *Dir) containerFile(id string) string {
 	return filepath.Join(d.path, "containers", id+".json")
 }
 
-// RemoveSandbox and RemoveContainer take the object's own directory away and then
-// delete its record, so that a crash between the two leaves a record that says what
-// to finish. The directory's files are deleted a little later. A directory with a
-// mount below is refused. They are idempotent.
+// RemoveSandbox and RemoveContainer remove the object's own directory and then delete its
+// record, so that a crash between the two leaves a record of what to finish. The files in
+// the directory are deleted a little later. A directory with a mount below is refused.
+// Both are idempotent.
 func (d *Dir) RemoveSandbox(id string) error { return d.remove(id, d.sandboxFile(id)) }
 
 // RemoveContainer is RemoveSandbox for containers.
@@ -177,7 +178,7 @@ func (d *Dir) remove(id, file string) error {
 	return forget(file)
 }
 
-// forget removes the file of a record. It may be gone.
+// forget removes the file of a record, if it exists.
 func forget(file string) error {
 	if err := os.Remove(file); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -185,6 +186,6 @@ func forget(file string) error {
 	return nil
 }
 
-// Text returns an author's text without bytes that are not UTF-8, which a program's output
-// may have: one of them in a message, and gRPC sends none of it.
+// Text returns an author's text with bytes that are not UTF-8 replaced, as a program's
+// output may have them: gRPC refuses a whole message because of one.
 func Text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

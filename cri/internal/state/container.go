@@ -11,13 +11,12 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 )
 
-// IntendContainer writes that a container is about to be made. Nobody sees it
-// yet.
+// IntendContainer records that a container is about to be created. It is not visible yet.
 func (t *Table) IntendContainer(r *record.Container) error {
 	return t.records.PutContainer(r, record.Creating)
 }
 
-// AddContainer shows a container that was made.
+// AddContainer makes a created container visible.
 func (t *Table) AddContainer(s *Sandbox, r *record.Container) error {
 	if err := t.records.PutContainer(r, record.Live); err != nil {
 		return err
@@ -27,12 +26,12 @@ func (t *Table) AddContainer(s *Sandbox, r *record.Container) error {
 	return nil
 }
 
-// ForgetContainer deletes what IntendContainer wrote, after a creation that
-// failed and was undone.
+// ForgetContainer deletes what IntendContainer recorded, after a creation that failed and
+// was undone.
 func (t *Table) ForgetContainer(id string) error { return t.records.RemoveContainer(id) }
 
-// KeepContainer shows a container whose creation could not be undone as one
-// that ended, so that the kubelet removes it. It stays on record as half made.
+// KeepContainer shows a container whose creation could not be undone as exited, so that
+// the kubelet removes it. Its record says that its creation is incomplete.
 func (t *Table) KeepContainer(s *Sandbox, r *record.Container, e record.Exit) {
 	r.Exit = e.Normal()
 	c := newContainer(s, r, record.Creating)
@@ -49,15 +48,15 @@ func newContainer(s *Sandbox, r *record.Container, p record.Phase) *Container {
 	return c
 }
 
-// add wants the table locked.
+// add requires t.mu to be held.
 func (t *Table) add(c *Container) {
 	id := c.Now().ID
 	t.containers[id], c.Sandbox.containers[id] = c, c
 }
 
-// IntendStart writes the record of a running container before it runs: a killed
-// server finds it, and Recover says what became of it. Exits that are reported
-// from here on wait for Start or Exit.
+// IntendStart writes the record of a running container before it runs: if the server is
+// killed, the next one finds it, and Recover says what became of it. Exits reported from
+// here on wait for Start or Exit.
 func (t *Table) IntendStart(c *Container, at time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,8 +69,8 @@ func (t *Table) IntendStart(c *Container, at time.Time) error {
 	return nil
 }
 
-// Start shows the container as running, as next has it, and then its end if
-// that is known by now.
+// Start shows the container as running, in the state next, and then its exit if that is
+// already known.
 func (t *Table) Start(c *Container, next *record.Container) {
 	exit := next.Exit
 	next.Exit = nil
@@ -90,14 +89,14 @@ func (t *Table) Start(c *Container, next *record.Container) {
 	}
 }
 
-// sameContainer compares what an author may change, but for the Exit.
+// sameContainer compares what an author may change, except for the Exit.
 func sameContainer(a, b *record.Container) bool {
 	return string(a.State) == string(b.State) && a.ImageRef == b.ImageRef && a.LogPath == b.LogPath &&
 		a.StopSignal == b.StopSignal && proto.Equal(a.User, b.User)
 }
 
-// Report is an exit that the author reported by itself. It does not want the
-// gate, and an unknown container is nobody's any more.
+// Report handles an exit that the author reports unasked. It does not need the gate; a
+// container that is unknown has been removed.
 func (t *Table) Report(id string, e record.Exit) {
 	t.mu.RLock()
 	c := t.containers[id]
@@ -115,8 +114,8 @@ func (t *Table) Report(id string, e record.Exit) {
 	t.exit(c, e)
 }
 
-// Exit ends the container, also one whose start failed. The first exit of a
-// container counts. The gate may be shared.
+// Exit ends the container, even if its start failed. Only the first exit of a container
+// counts. The gate may be shared.
 func (t *Table) Exit(c *Container, e record.Exit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +123,7 @@ func (t *Table) Exit(c *Container, e record.Exit) {
 	t.exit(c, e)
 }
 
-// exit persists and then publishes the end of a container. It wants c.mu.
+// exit persists and then publishes the end of a container. It requires c.mu to be held.
 func (t *Table) exit(c *Container, e record.Exit) {
 	next := *c.Now()
 	if next.Exit != nil {
@@ -137,8 +136,8 @@ func (t *Table) exit(c *Container, e record.Exit) {
 	t.log.Info("container ended", "container", next.ID, "name", next.Config.GetMetadata().GetName(), "code", next.Exit.Code, "reason", next.Exit.Reason)
 }
 
-// Limit lays new limits over the container's own: a zero value leaves a limit as
-// it was.
+// Limit merges new limits into the container's own: a zero value leaves a limit
+// unchanged.
 func (t *Table) Limit(c *Container, limits *runtimeapi.LinuxContainerResources) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +156,7 @@ func limited(config *runtimeapi.ContainerConfig, limits *runtimeapi.LinuxContain
 	return dup
 }
 
-// merged changes have, or makes it, unless there is nothing to change.
+// merged merges limits into have, which it creates if necessary, unless limits is nil.
 func merged(have, limits *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
 	if limits == nil {
 		return have
@@ -172,8 +171,8 @@ func merged(have, limits *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxC
 	return have
 }
 
-// IntendContainerRemoval writes that the container, which has ended, is about
-// to be removed.
+// IntendContainerRemoval records that the container, which has ended, is about to be
+// removed.
 func (t *Table) IntendContainerRemoval(c *Container) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -194,8 +193,8 @@ func (t *Table) RemoveContainer(c *Container) error {
 	return nil
 }
 
-// logged reports a write that failed where the change has happened: the record
-// is behind, and Recover mends it after a restart.
+// logged logs a failed write of a change that has already happened: the record is out of
+// date, and Recover corrects it after a restart.
 func (t *Table) logged(doing, id string, err error) {
 	if err != nil {
 		t.log.ErrorContext(context.Background(), doing, "id", id, "err", err)

@@ -90,7 +90,7 @@ func nano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// eventOf wants the table locked.
+// eventOf requires the table to be locked.
 func eventOf(s *Sandbox, id string, kind runtimeapi.ContainerEventType) *event.Event {
 	return &runtimeapi.ContainerEventResponse{
 		ContainerId: id, ContainerEventType: kind, CreatedAt: time.Now().UnixNano(),
@@ -98,7 +98,7 @@ func eventOf(s *Sandbox, id string, kind runtimeapi.ContainerEventType) *event.E
 	}
 }
 
-// statusesOf wants the table locked.
+// statusesOf requires the table to be locked.
 func statusesOf(s *Sandbox) []*runtimeapi.ContainerStatus {
 	all := make([]*runtimeapi.ContainerStatus, 0, len(s.containers))
 	for _, c := range sorted(s.containers) {

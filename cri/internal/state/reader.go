@@ -13,23 +13,23 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/event"
 )
 
-// What a message of a Stream call has at most: so many items, and so many bytes of
-// them, for which even clients have room that know nothing of the CRI's message limit.
-// One item may be larger by itself, as its annotations may.
+// The limits of a message of a Stream call, in items and in bytes: even clients that do
+// not know the CRI's message limit accept such a message. A single item may be larger,
+// because of its annotations.
 const (
 	chunk      = 200
 	chunkBytes = 1 << 20
 )
 
-// Reader answers the calls of the RuntimeService that only read. It asks nobody
-// but the table, except for verbose statuses.
+// Reader serves the RuntimeService calls that only read. It uses nothing but the table,
+// except for verbose statuses.
 type Reader struct {
 	table *Table
 	infos Infos
 }
 
-// Infos say what a verbose status has beside the status, in JSON. They may ask
-// the author.
+// Infos return what a verbose status has besides the status, in JSON. They may call the
+// author.
 type Infos struct {
 	Sandbox   func(context.Context, *Sandbox) map[string]string
 	Container func(context.Context, *Container) map[string]string
@@ -38,9 +38,9 @@ type Infos struct {
 // NewReader returns a reader of the table.
 func NewReader(t *Table, i Infos) *Reader { return &Reader{t, i} }
 
-// GetContainerEvents sends its header once the subscription stands: every
-// later change is in the stream. A client may ask for a snapshot
-// (event.SnapshotKey): an event for every sandbox as it is, with its containers.
+// GetContainerEvents sends its header once the subscription is established: every later
+// change is in the stream. A client may request a snapshot (event.SnapshotKey): one event
+// for every present sandbox, with its containers.
 func (r *Reader) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	asked := metadata.ValueFromIncomingContext(stream.Context(), event.SnapshotKey)
 	sub, snapshot, err := r.table.subscribe(len(asked) > 0)
@@ -50,7 +50,7 @@ func (r *Reader) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.
 	return sub.Serve(stream, snapshot)
 }
 
-// PodSandboxStatus answers with the statuses of the containers, too.
+// PodSandboxStatus includes the statuses of the containers.
 func (r *Reader) PodSandboxStatus(ctx context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	s, err := r.table.Sandbox(req.GetPodSandboxId())
 	if err != nil {
@@ -63,7 +63,7 @@ func (r *Reader) PodSandboxStatus(ctx context.Context, req *runtimeapi.PodSandbo
 	return resp, nil
 }
 
-// statusOf shows one moment.
+// statusOf returns a consistent snapshot.
 func (t *Table) statusOf(s *Sandbox) *runtimeapi.PodSandboxStatusResponse {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -77,7 +77,7 @@ func (r *Reader) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandbo
 	return &runtimeapi.ListPodSandboxResponse{Items: r.sandboxes(req.GetFilter())}, nil
 }
 
-// StreamPodSandboxes sends what ListPodSandbox answers, in pieces.
+// StreamPodSandboxes sends the result of ListPodSandbox in pieces.
 func (r *Reader) StreamPodSandboxes(req *runtimeapi.StreamPodSandboxesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
 	return InChunks(r.sandboxes(req.GetFilter()), func(part []*runtimeapi.PodSandbox) error {
 		return stream.Send(&runtimeapi.StreamPodSandboxesResponse{PodSandboxes: part})
@@ -98,7 +98,7 @@ func (r *Reader) sandboxes(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSand
 	return items
 }
 
-// ContainerStatus answers with the container's status.
+// ContainerStatus returns the container's status.
 func (r *Reader) ContainerStatus(ctx context.Context, req *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
 	c, err := r.table.Container(req.GetContainerId())
 	if err != nil {
@@ -116,7 +116,7 @@ func (r *Reader) ListContainers(_ context.Context, req *runtimeapi.ListContainer
 	return &runtimeapi.ListContainersResponse{Containers: r.containers(req.GetFilter())}, nil
 }
 
-// StreamContainers sends what ListContainers answers, in pieces.
+// StreamContainers sends the result of ListContainers in pieces.
 func (r *Reader) StreamContainers(req *runtimeapi.StreamContainersRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamContainersResponse]) error {
 	return InChunks(r.containers(req.GetFilter()), func(part []*runtimeapi.Container) error {
 		return stream.Send(&runtimeapi.StreamContainersResponse{Containers: part})
@@ -166,7 +166,7 @@ func (c *Container) matches(id, sandboxID string, labels map[string]string) bool
 	return strings.HasPrefix(now.ID, id) && strings.HasPrefix(now.Sandbox.ID, sandboxID) && matches(now.Config.GetLabels(), labels)
 }
 
-// matches reports whether every selector is among the labels.
+// matches reports whether the labels include the whole selector.
 func matches(labels, selector map[string]string) bool {
 	for k, v := range selector {
 		if got, ok := labels[k]; !ok || got != v {
@@ -176,8 +176,8 @@ func matches(labels, selector map[string]string) bool {
 	return true
 }
 
-// InChunks sends every item once, in pieces that fit in messages, and never an
-// empty one.
+// InChunks sends every item once, in pieces that fit into messages, and never an empty
+// piece.
 func InChunks[T proto.Message](items []T, send func([]T) error) error {
 	for len(items) > 0 {
 		n := 0

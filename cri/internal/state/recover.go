@@ -2,8 +2,8 @@ package state
 
 import "github.com/nodekit-project/nodekit/cri/internal/record"
 
-// Load fills the table with what an earlier server left on record. What is half
-// made or half removed is shown as not ready, or as ended.
+// Load fills the table with what an earlier server recorded. What is partly created or
+// partly removed is shown as not ready, or as exited.
 func (t *Table) Load() error {
 	all, err := t.records.Load()
 	if err != nil {
@@ -32,15 +32,14 @@ func (t *Table) Load() error {
 	return nil
 }
 
-// Whole reports whether the sandbox was made and its removal has not begun.
+// Whole reports whether the sandbox was fully created and its removal has not begun.
 func (s *Sandbox) Whole() bool { return s.phase == record.Live }
 
-// Whole reports the same of the container, which cannot be whole in a sandbox
-// that is not.
+// Whole reports the same for the container, which is not whole if its sandbox is not.
 func (c *Container) Whole() bool { return c.phase == record.Live && c.Sandbox.Whole() }
 
-// AdoptSandbox takes over what Recover corrected in a sandbox of the table, on
-// disk if it is news.
+// AdoptSandbox takes over what Recover corrected in a sandbox of the table, and records
+// it if it differs.
 func (t *Table) AdoptSandbox(next *record.Sandbox) error {
 	s, err := t.Sandbox(next.ID)
 	if err != nil {

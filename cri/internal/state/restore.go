@@ -7,8 +7,9 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 )
 
-// AddRestored shows a sandbox that was made with its containers. The sandbox's
-// record is the last to say so: without it all of them are half made.
+// AddRestored makes a sandbox visible that was created together with its containers. The
+// sandbox's record is written last: without it, the creation of all of them counts as
+// incomplete.
 func (t *Table) AddRestored(r *record.Sandbox, containers []*record.Container) error {
 	for _, c := range containers {
 		if err := t.records.PutContainer(c, record.Live); err != nil {
@@ -23,7 +24,7 @@ func (t *Table) AddRestored(r *record.Sandbox, containers []*record.Container) e
 	for i, c := range containers {
 		made[i] = newContainer(s, c, record.Live)
 	}
-	// In one step: who removes the sandbox finds all that belongs to it.
+	// In one step: a removal of the sandbox must find everything that belongs to it.
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sandboxes[r.ID] = s
@@ -41,14 +42,14 @@ func (t *Table) AddRestored(r *record.Sandbox, containers []*record.Container) e
 	return nil
 }
 
-// IntendPause writes that containers of the sandbox are about to be paused, and
-// which file is written meanwhile, if it is one.
+// IntendPause records that containers of the sandbox are about to be paused, and the file
+// that is being written meanwhile, if any.
 func (t *Table) IntendPause(sandboxID, partial string) error {
 	return t.records.PutPause(record.Pause{SandboxID: sandboxID, Partial: partial})
 }
 
-// ForgetPause writes that no container of the sandbox is paused.
+// ForgetPause records that no container of the sandbox is paused.
 func (t *Table) ForgetPause(id string) error { return t.records.ForgetPause(id) }
 
-// Pauses returns what IntendPause wrote and ForgetPause did not take back.
+// Pauses returns the pauses that IntendPause recorded and ForgetPause did not end.
 func (t *Table) Pauses() ([]record.Pause, error) { return t.records.Pauses() }

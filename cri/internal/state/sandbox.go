@@ -11,12 +11,12 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/record"
 )
 
-// IntendSandbox writes that a sandbox is about to be made. Nobody sees it yet.
+// IntendSandbox records that a sandbox is about to be created. It is not visible yet.
 func (t *Table) IntendSandbox(r *record.Sandbox) error {
 	return t.records.PutSandbox(r, record.Creating)
 }
 
-// AddSandbox shows a sandbox that was made.
+// AddSandbox makes a created sandbox visible.
 func (t *Table) AddSandbox(r *record.Sandbox) error {
 	if err := t.records.PutSandbox(r, record.Live); err != nil {
 		return err
@@ -27,12 +27,12 @@ func (t *Table) AddSandbox(r *record.Sandbox) error {
 	return nil
 }
 
-// ForgetSandbox deletes what IntendSandbox wrote, after a creation that failed
-// and was undone.
+// ForgetSandbox deletes what IntendSandbox recorded, after a creation that failed and was
+// undone.
 func (t *Table) ForgetSandbox(id string) error { return t.records.RemoveSandbox(id) }
 
-// KeepSandbox shows a sandbox whose creation could not be undone, so that the
-// kubelet removes it. It stays on record as half made.
+// KeepSandbox shows a sandbox whose creation could not be undone, so that the kubelet
+// removes it. Its record says that its creation is incomplete.
 func (t *Table) KeepSandbox(r *record.Sandbox) {
 	r.Ready = false
 	s := newSandbox(r, record.Creating)
@@ -46,8 +46,8 @@ func newSandbox(r *record.Sandbox, p record.Phase) *Sandbox {
 	return s
 }
 
-// StopSandbox shows the sandbox as not ready, and otherwise as next has it. It
-// reports whether that changed anything.
+// StopSandbox shows the sandbox as not ready, and otherwise in the state next. It reports
+// whether that changed anything.
 func (t *Table) StopSandbox(s *Sandbox, next *record.Sandbox) (changed bool, err error) {
 	next.Ready = false
 	if sameSandbox(s.Now(), next) {
@@ -62,11 +62,11 @@ func (t *Table) StopSandbox(s *Sandbox, next *record.Sandbox) (changed bool, err
 	return true, nil
 }
 
-// Stopped reports whether StopSandbox has succeeded, in this process's life.
+// Stopped reports whether StopSandbox has succeeded in this process.
 func (s *Sandbox) Stopped() bool { return s.stopped }
 
-// LimitSandbox lays new limits over those in the sandbox's config, as Limit
-// does for containers. Either may be nil.
+// LimitSandbox merges new limits into those of the sandbox's config, as Limit does for
+// containers. Either may be nil.
 func (t *Table) LimitSandbox(s *Sandbox, overhead, resources *runtimeapi.LinuxContainerResources) {
 	next := s.Copy()
 	next.Config = proto.Clone(next.Config).(*runtimeapi.PodSandboxConfig)
@@ -85,14 +85,14 @@ func sameSandbox(a, b *record.Sandbox) bool {
 	return a.Ready == b.Ready && string(a.State) == string(b.State) && slices.Equal(a.IPs, b.IPs)
 }
 
-// IntendSandboxRemoval writes that the sandbox is about to be removed.
+// IntendSandboxRemoval records that the sandbox is about to be removed.
 func (t *Table) IntendSandboxRemoval(s *Sandbox) error {
 	s.phase = record.Removing
 	return t.records.PutSandbox(s.Now(), s.phase)
 }
 
-// RemoveSandbox deletes the sandbox, its directory and its record. Its
-// containers went before.
+// RemoveSandbox deletes the sandbox, its directory and its record. Its containers must
+// have been removed before.
 func (t *Table) RemoveSandbox(s *Sandbox) error {
 	id := s.Now().ID
 	if err := t.records.RemoveSandbox(id); err != nil {
@@ -102,10 +102,10 @@ func (t *Table) RemoveSandbox(s *Sandbox) error {
 	return nil
 }
 
-// publish applies a change to what readers see and tells the subscribers, in
-// one step, so that the order of events is that of the states. The event shows
-// the sandbox with all its containers after the change; id is the container's,
-// or the sandbox's for its own events.
+// publish applies a change to what readers see and notifies the subscribers in one step,
+// so that events are in the order of the states. The event shows the sandbox with all its
+// containers after the change; id is the container's, or the sandbox's for its own
+// events.
 func (t *Table) publish(s *Sandbox, id string, kind runtimeapi.ContainerEventType, apply func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -28,23 +28,23 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// shortestID is how many characters of an id a person must type at least.
+// shortestID is the minimum length of an abbreviated id.
 const shortestID = 4
 
 // Sandbox is a sandbox in memory.
 type Sandbox struct {
-	// Gate orders the calls that change the sandbox or its containers: alone,
-	// or shared by those that end containers.
+	// Gate orders the calls that change the sandbox or its containers: alone, or shared
+	// by those that end containers.
 	Gate flight.Gate
-	// Saving is broken by calls that end something, so that they need not wait
-	// for a checkpoint. It does not belong to the state.
+	// Saving is broken by calls that end something, so that they need not wait for a
+	// checkpoint. It is not part of the state.
 	Saving flight.Breaker
 
-	// What cur points to is never modified: a change replaces it, so that reads
-	// need no lock and see whole states.
+	// What cur points to is never modified: a change replaces it, so that reads need no
+	// lock and see consistent states.
 	cur        atomic.Pointer[record.Sandbox]
-	phase      record.Phase          // wants the gate
-	stopped    bool                  // by the author, since it was last ready; wants the gate
+	phase      record.Phase          // requires the gate
+	stopped    bool                  // by the author, since it was last ready; requires the gate
 	containers map[string]*Container // guarded by the table
 }
 
@@ -61,21 +61,21 @@ func (s *Sandbox) Copy() *record.Sandbox {
 // Container is a container in memory.
 type Container struct {
 	Sandbox *Sandbox
-	// Turn lets one stop of the container at a time through to the author, and
-	// Deadline is when it wants to be over. Neither belongs to the state.
+	// Turn lets one stop of the container at a time reach the author, and Deadline is the
+	// time by which stops want it to be over. Neither is part of the state.
 	Turn     flight.Gate
 	Deadline flight.Deadline
-	// Starting is broken by calls that want the container dead, so that they need
-	// not wait for a start. It does not belong to the state either.
+	// Starting is broken by calls that want the container dead, so that they need not
+	// wait for a start. It is not part of the state either.
 	Starting flight.Breaker
 
 	cur   atomic.Pointer[record.Container] // as in Sandbox
-	ended chan struct{}                    // closed when there is an Exit
+	ended chan struct{}                    // closed once there is an Exit
 
 	mu    sync.Mutex // held while a change is persisted and published
 	phase record.Phase
-	// starting is true while the author starts the container: an exit that is
-	// reported meanwhile waits in early until the start is published.
+	// starting is true while the author starts the container: an exit reported meanwhile
+	// is kept in early until the start is published.
 	starting bool
 	early    *record.Exit
 }
@@ -83,8 +83,8 @@ type Container struct {
 // Now returns the container's state, which must not be modified.
 func (c *Container) Now() *record.Container { return c.cur.Load() }
 
-// Copy returns the container's state for an author to change, with the sandbox
-// as it is now.
+// Copy returns the container's state for an author to change, with the present state of
+// its sandbox.
 func (c *Container) Copy() *record.Container {
 	dup := *c.cur.Load()
 	dup.Sandbox, dup.State = c.Sandbox.Copy(), slices.Clone(dup.State)
@@ -95,19 +95,19 @@ func (c *Container) Copy() *record.Container {
 // Ended is closed when the container has its Exit.
 func (c *Container) Ended() <-chan struct{} { return c.ended }
 
-// Table has the sandboxes and containers. NewTable makes it.
+// Table has the sandboxes and containers. NewTable creates it.
 type Table struct {
 	records *record.Dir
 	events  *event.Hub
 	log     *slog.Logger
 
-	// mu is held for every list and every event: both show one moment.
+	// mu is held for every list and every event: both are consistent snapshots.
 	mu         sync.RWMutex
 	sandboxes  map[string]*Sandbox
 	containers map[string]*Container
 }
 
-// NewTable returns an empty table that writes to records and tells events.
+// NewTable returns an empty table that writes to records and publishes to events.
 func NewTable(records *record.Dir, events *event.Hub, log *slog.Logger) *Table {
 	return &Table{
 		records: records, events: events, log: log,
@@ -115,12 +115,11 @@ func NewTable(records *record.Dir, events *event.Hub, log *slog.Logger) *Table {
 	}
 }
 
-// Home is the directory of the object's own.
+// Home returns the object's own directory.
 func (t *Table) Home(id string) string { return t.records.Home(id) }
 
-// Sandbox finds a sandbox by its id or a prefix of it that is unique. It
-// returns fault.NotFound when there is none, and fault.Invalid when there are
-// several or the id is empty.
+// Sandbox finds a sandbox by its id or a unique prefix of it. The error is fault.NotFound
+// if there is none, and fault.Invalid if there are several or the id is empty.
 func (t *Table) Sandbox(id string) (*Sandbox, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -156,7 +155,7 @@ func find[T any](kind string, all map[string]*T, id string) (found *T, err error
 	return found, nil
 }
 
-// ByPod returns the sandbox of the Pod's uid and attempt, or nil.
+// ByPod returns the sandbox with this Pod uid and attempt, or nil.
 func (t *Table) ByPod(meta *runtimeapi.PodSandboxMetadata) *Sandbox {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -169,7 +168,7 @@ func (t *Table) ByPod(meta *runtimeapi.PodSandboxMetadata) *Sandbox {
 	return nil
 }
 
-// ByName returns the sandbox's container of that name and attempt, or nil.
+// ByName returns the sandbox's container with this name and attempt, or nil.
 func (t *Table) ByName(s *Sandbox, meta *runtimeapi.ContainerMetadata) *Container {
 	for _, c := range t.ContainersOf(s) {
 		m := c.Now().Config.GetMetadata()
@@ -194,7 +193,7 @@ func (t *Table) Sandboxes() []*Sandbox {
 	return t.oldestFirst()
 }
 
-// oldestFirst wants the table locked.
+// oldestFirst requires the table to be locked.
 func (t *Table) oldestFirst() []*Sandbox {
 	return slices.SortedFunc(maps.Values(t.sandboxes), func(a, b *Sandbox) int {
 		x, y := a.Now(), b.Now()

@@ -6,8 +6,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/event"
 )
 
-// subscribe returns a subscription and, if it is asked for, what the events
-// before it came to: nothing is in neither.
+// subscribe returns a subscription and, if requested, the state that results from all
+// earlier events: no change is missing from both.
 func (t *Table) subscribe(withSnapshot bool) (*event.Subscription, []*event.Event, error) {
 	t.mu.RLock() // nobody publishes
 	defer t.mu.RUnlock()

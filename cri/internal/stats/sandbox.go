@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// PodSandboxStats asks the author for one sandbox's usage, which wants it ready.
+// PodSandboxStats asks the author for one sandbox's usage. The sandbox must be ready.
 func (s *Reporter) PodSandboxStats(ctx context.Context, req *runtimeapi.PodSandboxStatsRequest) (*runtimeapi.PodSandboxStatsResponse, error) {
 	if s.ask.Sandbox == nil {
 		return nil, unsupported("PodSandboxStats")
@@ -31,8 +31,8 @@ func (s *Reporter) PodSandboxStats(ctx context.Context, req *runtimeapi.PodSandb
 	return &runtimeapi.PodSandboxStatsResponse{Stats: st}, nil
 }
 
-// ListPodSandboxStats answers for every ready sandbox that the filter matches
-// and that is still there when it is asked, in no order.
+// ListPodSandboxStats returns the stats of every ready sandbox that the filter matches
+// and that still exists when the author is asked, in no order.
 func (s *Reporter) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
 	all, err := s.listSandboxes(ctx, req.GetFilter())
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Reporter) ListPodSandboxStats(ctx context.Context, req *runtimeapi.List
 	return &runtimeapi.ListPodSandboxStatsResponse{Stats: all}, nil
 }
 
-// StreamPodSandboxStats sends what ListPodSandboxStats answers, in pieces.
+// StreamPodSandboxStats sends the result of ListPodSandboxStats in pieces.
 func (s *Reporter) StreamPodSandboxStats(
 	req *runtimeapi.StreamPodSandboxStatsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse],
 ) error {

@@ -21,26 +21,25 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// atOnce bounds the author's calls of one list.
+// atOnce bounds the concurrent calls to the author for one list.
 const atOnce = 16
 
-// Functions ask the author for the usage of one container or sandbox. Calls
-// that need one that is nil are Unimplemented.
+// Functions ask the author for the usage of one container or sandbox. Calls that need a
+// nil function are Unimplemented.
 type Functions struct {
 	Container func(context.Context, *state.Container) (*runtimeapi.ContainerStats, error)
-	// Sandbox leaves the containers out.
+	// Sandbox does not include the containers.
 	Sandbox func(context.Context, *state.Sandbox) (*runtimeapi.LinuxPodSandboxStats, error)
 }
 
-// Reporter answers the calls of the RuntimeService about usage. NewReporter makes
-// it.
+// Reporter serves the RuntimeService calls about usage. NewReporter creates it.
 type Reporter struct {
 	ask   Functions
 	table *state.Table
 	log   *slog.Logger
 }
 
-// NewReporter returns a reporter of what the table has.
+// NewReporter returns a reporter for the objects in the table.
 func NewReporter(ask Functions, table *state.Table, log *slog.Logger) *Reporter {
 	return &Reporter{ask: ask, table: table, log: log}
 }
@@ -74,7 +73,7 @@ func (s *Reporter) stats(ctx context.Context, c *state.Container) (*runtimeapi.C
 		return nil, fmt.Errorf("stats of container %q: %w", now.ID, err)
 	}
 	if st.Attributes == nil {
-		st = proto.CloneOf(st) // it is the author's, who may answer with it again
+		st = proto.CloneOf(st) // it belongs to the author, who may return it again
 		st.Attributes = &runtimeapi.ContainerAttributes{
 			Id: now.ID, Metadata: now.Config.GetMetadata(),
 			Labels: now.Config.GetLabels(), Annotations: now.Config.GetAnnotations(),
@@ -83,8 +82,8 @@ func (s *Reporter) stats(ctx context.Context, c *state.Container) (*runtimeapi.C
 	return st, nil
 }
 
-// ListContainerStats answers for every running container that the filter
-// matches and that is still there when it is asked, in no order.
+// ListContainerStats returns the stats of every running container that the filter matches
+// and that still exists when the author is asked, in no order.
 func (s *Reporter) ListContainerStats(ctx context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
 	all, err := s.list(ctx, req.GetFilter())
 	if err != nil {
@@ -93,7 +92,7 @@ func (s *Reporter) ListContainerStats(ctx context.Context, req *runtimeapi.ListC
 	return &runtimeapi.ListContainerStatsResponse{Stats: all}, nil
 }
 
-// StreamContainerStats sends what ListContainerStats answers, in pieces.
+// StreamContainerStats sends the result of ListContainerStats in pieces.
 func (s *Reporter) StreamContainerStats(req *runtimeapi.StreamContainerStatsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamContainerStatsResponse]) error {
 	all, err := s.list(stream.Context(), req.GetFilter())
 	if err != nil {
@@ -111,8 +110,8 @@ func (s *Reporter) list(ctx context.Context, f *runtimeapi.ContainerStatsFilter)
 	return each(ctx, s.log, s.table.Running(f), s.stats), nil
 }
 
-// each asks about all of them, some at a time. What cannot be answered is left
-// out: it went away meanwhile, or the author logs why.
+// each asks about all of them, some concurrently. What fails is left out: it was removed
+// meanwhile, or the error is logged.
 func each[Of, Answer any](ctx context.Context, log *slog.Logger, about []Of, ask func(context.Context, Of) (Answer, error)) []Answer {
 	var mu sync.Mutex
 	var all []Answer

@@ -9,15 +9,15 @@ import (
 	"sync"
 )
 
-// clients knows when a client has gone: the streaming server tells nobody, and something
-// that is quiet would be served to a client that was killed until it says something. The
+// clients detects when a client is gone. The streaming server does not report that, and
+// an idle stream of a killed client would be served until there is output for it. The
 // zero clients is ready to use.
 type clients struct {
 	mu   sync.Mutex
-	here map[string]context.Context // by the address
+	here map[string]context.Context // by address
 }
 
-// listener hands out connections that notice the end of what the client sends.
+// listener returns connections that notice when the client closes its end.
 type listener struct {
 	net.Listener
 	clients *clients
@@ -31,17 +31,17 @@ func (l listener) Accept() (net.Conn, error) {
 	return &client{Conn: conn, clients: l.clients, gone: func() {}}, nil
 }
 
-// client is a connection. Nothing that is served here lets a client half-close it.
+// client is a connection. Nothing served here lets a client half-close it.
 type client struct {
 	net.Conn
 	clients *clients
 	gone    context.CancelFunc
 }
 
-// join returns the context of what the client asks for, as http.Server.ConnContext does.
+// join returns the context of the client's requests, like http.Server.ConnContext.
 func (c *clients) join(base context.Context, conn net.Conn) context.Context {
 	ctx, gone := context.WithCancel(base)
-	conn.(*client).gone = gone // the listener hands out no other
+	conn.(*client).gone = gone // the listener returns no others
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.here == nil {
@@ -67,9 +67,9 @@ func (c *client) Close() error {
 	return c.Conn.Close()
 }
 
-// of returns the context of the client that a stream belongs to. One that does not say
-// where it comes from is a WebSocket's, whose end is the client's; and so it is when the
-// client is not known any more.
+// of returns the context of the client of a stream. A stream without a remote address is
+// a WebSocket's, which ends with the client; the same applies if the client is no longer
+// known.
 func (c *clients) of(stream io.Reader) context.Context {
 	if from, ok := stream.(interface{ RemoteAddr() net.Addr }); ok {
 		c.mu.Lock()
@@ -83,7 +83,7 @@ func (c *clients) of(stream io.Reader) context.Context {
 	return ctx
 }
 
-// upload is a stream of which is told, once, when the client sends no more.
+// upload calls over, once, when the client sends no more.
 type upload struct {
 	io.ReadWriteCloser
 	over func()

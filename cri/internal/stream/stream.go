@@ -30,21 +30,21 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Functions are what a Server serves. Exec, Attach and PortForward may be nil,
-// and are Unimplemented then.
+// Functions are what a Server serves. Exec, Attach and PortForward may be nil; they are
+// then Unimplemented.
 type Functions struct {
 	// Exec runs a command and returns its exit code. When ctx ends, with the client or
 	// the server, the command is killed.
 	Exec        func(ctx context.Context, containerID string, cmd []string, s Streams) (code int32, err error)
 	Attach      func(ctx context.Context, containerID string, s Streams) error
 	PortForward func(ctx context.Context, sandboxID string, port int32, conn io.ReadWriteCloser) error
-	// Running and Ready return the error of a container or sandbox in which
-	// there is nothing to stream, before a URL is given away.
+	// Running and Ready return an error for a container or sandbox in which there is
+	// nothing to stream, before a URL is given out.
 	Running func(containerID string) error
 	Ready   func(sandboxID string) error
 }
 
-// Streams are the ends of an exec or attach. A nil stream was not asked for.
+// Streams are the ends of an exec or attach. A nil stream was not requested.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -56,7 +56,7 @@ type Streams struct {
 // Size is a terminal's size in characters.
 type Size = remotecommand.TerminalSize
 
-// Server answers the calls of the RuntimeService that stream. New makes it.
+// Server serves the streaming calls of the RuntimeService. New creates it.
 type Server struct {
 	functions Functions
 	calls     *flight.Group
@@ -67,7 +67,7 @@ type Server struct {
 	clients   clients
 }
 
-// New returns a server that answers ExecSync, and the rest after Start. base ends
+// New returns a server that serves ExecSync, and the other calls after Start. base ends
 // when the server stops for good; ExecSync's commands run in calls.
 func New(base context.Context, f Functions, calls *flight.Group, log *slog.Logger) *Server {
 	return &Server{functions: f, calls: calls, base: base, log: log}
@@ -100,12 +100,12 @@ func (s *Server) Start() error {
 	return nil
 }
 
-// requestLimit is how long a client may take for its request, and keep a connection without
-// one: every user of the machine can connect. A stream that has begun is not bound by it.
+// requestLimit is how long a client may take for its request, and keep an idle
+// connection: every user of the machine can connect. It does not apply to a stream that
+// has begun.
 const requestLimit = 10 * time.Second
 
-// Close gives no stream to anybody any more. Streams under way end with the
-// server's base context.
+// Close stops giving out streams. Streams in progress end with the server's base context.
 func (s *Server) Close() {
 	if s.http == nil {
 		return
@@ -144,8 +144,9 @@ func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runt
 	return resp, err
 }
 
-// withoutStdin ends the path of an attach without standard input. The streaming server hands
-// over an input that has ended to who comes by WebSocket, as if the client had closed it.
+// withoutStdin ends the path of an attach without standard input. For a WebSocket, the
+// streaming server passes an input that is already at its end, as if the client had
+// closed it.
 const withoutStdin = "/without-stdin"
 
 type withoutStdinKey struct{}
@@ -182,7 +183,8 @@ func unsupported(what string) error {
 // runtime is what the streaming server calls for a token.
 type runtime struct{ s *Server }
 
-// Exec runs the command. The streaming server sends an exitError's code on.
+// Exec runs the command. The streaming server sends the code of an exitError to the
+// client.
 func (r runtime) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, sizes <-chan Size) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -193,8 +195,8 @@ func (r runtime) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	return r.told(ctx, err)
 }
 
-// told is the error unless it is that the client has gone, which is of no interest to
-// anybody: the streaming server logs each.
+// told drops the error if the client has gone, which would only be logged by the
+// streaming server.
 func (r runtime) told(ctx context.Context, err error) error {
 	if ctx.Err() != nil && r.s.base.Err() == nil {
 		return nil
@@ -202,7 +204,7 @@ func (r runtime) told(ctx context.Context, err error) error {
 	return err
 }
 
-// Attach joins the container's streams.
+// Attach connects to the container's streams.
 func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, sizes <-chan Size) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -212,8 +214,8 @@ func (r runtime) Attach(ctx context.Context, id string, in io.Reader, out, errOu
 	return r.told(ctx, r.s.functions.Attach(ctx, id, Streams{in, out, errOut, tty, sizes}))
 }
 
-// PortForward carries one connection. What a client has sent before it went is passed on:
-// only then ctx ends, because nobody can be answered any more.
+// PortForward carries one connection. What a client sent before it went away is still
+// passed on; only then does ctx end, because there is nobody left to answer.
 func (r runtime) PortForward(ctx context.Context, id string, port int32, conn io.ReadWriteCloser) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -229,16 +231,17 @@ func (r runtime) PortForward(ctx context.Context, id string, port int32, conn io
 	once := sync.OnceFunc(func() { over <- context.AfterFunc(client, cancel) })
 	err := r.s.functions.PortForward(ctx, id, port, &upload{conn, once})
 	if s, ok := conn.(interface{ Reset() error }); ok && err == nil {
-		// What the client sends still is nobody's: it would stop other streams of the
-		// same connection, which wait in one queue. The Close lets it see a clean end.
+		// Nobody reads what the client still sends: it would block other streams of the
+		// same connection, which share one queue. The Close lets the client see a clean
+		// end.
 		_ = conn.Close()
 		_ = s.Reset()
 	}
 	return err
 }
 
-// Latest hands on the values of in until it is closed or ctx ends, and keeps
-// only the latest for a reader who is slow. A nil channel stays nil.
+// Latest passes on the values of in until it is closed or ctx ends, and keeps only the
+// latest one for a slow reader. A nil channel stays nil.
 func Latest[From, To any](ctx context.Context, in <-chan From, convert func(From) To) <-chan To {
 	if in == nil {
 		return nil
@@ -255,7 +258,7 @@ func Latest[From, To any](ctx context.Context, in <-chan From, convert func(From
 					return
 				}
 				select {
-				case <-out: // drop the one that nobody took
+				case <-out: // drop the one that was not read
 				default:
 				}
 				out <- convert(v)
@@ -265,7 +268,7 @@ func Latest[From, To any](ctx context.Context, in <-chan From, convert func(From
 	return out
 }
 
-// exitError has the methods by which the streaming server knows an exit code.
+// exitError has the methods by which the streaming server recognizes an exit code.
 type exitError int32
 
 func (e exitError) Error() string {

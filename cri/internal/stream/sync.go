@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// outputLimit caps what ExecSync keeps of both streams together, in bytes:
-	// the CRI's 16 MiB less room for the message around it, because a larger
-	// answer would not pass gRPC's limit and the command would fail for it.
+	// outputLimit bounds, in bytes, what ExecSync keeps of both streams together: the
+	// CRI's 16 MiB less room for the rest of the message, because a larger response would
+	// exceed gRPC's limit and fail the call.
 	outputLimit = rpc.MaxMessage - 4096
-	// patience is how long ExecSync waits for Functions.Exec after it ended its
-	// context. A process that keeps the streams open cannot hold up a probe.
+	// patience is how long ExecSync waits for Functions.Exec after it has canceled its
+	// context. A process that keeps the streams open must not block a probe.
 	patience = time.Second
 )
 
 // ExecSync runs a command and returns its output. A timeout is answered with
-// DeadlineExceeded, an exit code other than 0 is not an error.
+// DeadlineExceeded; a non-zero exit code is not an error.
 func (s *Server) ExecSync(client context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	if s.functions.Exec == nil {
 		return nil, unsupported("ExecSync")
@@ -36,8 +36,8 @@ func (s *Server) ExecSync(client context.Context, req *runtimeapi.ExecSyncReques
 	if err := s.functions.Running(req.GetContainerId()); err != nil {
 		return nil, err
 	}
-	// A child of the client's context: nobody needs the output of a command
-	// whose caller is gone.
+	// Derived from the client's context: nobody needs the output of a command whose
+	// caller is gone.
 	ctx, cancel := context.WithCancel(client)
 	defer cancel()
 	if req.GetTimeout() > 0 {
@@ -59,7 +59,7 @@ func (s *Server) ExecSync(client context.Context, req *runtimeapi.ExecSyncReques
 	return &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: code}, nil
 }
 
-// captured returns soon after ctx ended, also when the function does not.
+// captured returns soon after ctx has ended, even if the function does not.
 func (s *Server) captured(ctx context.Context, req *runtimeapi.ExecSyncRequest, out *capture) (int32, error) {
 	type result struct {
 		code int32
@@ -88,9 +88,8 @@ func (s *Server) captured(ctx context.Context, req *runtimeapi.ExecSyncRequest, 
 	}
 }
 
-// capture keeps the first bytes of two streams and takes the rest without
-// keeping it. After result it keeps nothing more, so that a writer that
-// outlives the call cannot disturb the answer.
+// capture keeps the first bytes of two streams and discards the rest. After result it
+// keeps nothing more, so that a writer that outlives the call cannot affect the response.
 type capture struct {
 	mu       sync.Mutex
 	room     int

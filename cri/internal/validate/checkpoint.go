@@ -12,8 +12,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Deadline refuses a call without one. The CRI wants it from clients that have a
-// Pod checkpointed or restored.
+// Deadline refuses a call without a deadline. The CRI requires one for checkpointing and
+// restoring a Pod.
 func Deadline(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {
 		return fault.Invalid.Errorf("the call has no deadline")
@@ -21,7 +21,7 @@ func Deadline(ctx context.Context) error {
 	return nil
 }
 
-// Options refuses options that are not known.
+// Options refuses unknown options.
 func Options(options map[string]string, known []string) error {
 	for key := range options {
 		if !slices.Contains(known, key) {
@@ -31,7 +31,7 @@ func Options(options map[string]string, known []string) error {
 	return nil
 }
 
-// Archive refuses a path at which no file can be made.
+// Archive refuses a path at which no file can be created.
 func Archive(path string) error {
 	if !filepath.IsAbs(path) || strings.Contains(path, "\x00") || strings.HasSuffix(path, "/") || filepath.Base(path) == ".." || filepath.Base(path) == "." {
 		return fault.Invalid.Errorf("location %q: it must be the absolute path of a file", path)
@@ -62,7 +62,7 @@ func Directory(what, path string) error {
 	return nil
 }
 
-// EmptyDirectory opens a directory where nothing can be lost, and refuses any other.
+// EmptyDirectory opens a directory in which nothing can be lost, and refuses any other.
 func EmptyDirectory(what, path string) (*os.Root, error) {
 	if err := Directory(what, path); err != nil {
 		return nil, err

@@ -9,15 +9,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// plain refuses, anywhere in the message, enum values that this version of the
-// CRI does not have, and strings with a NUL byte, which the kernel would cut.
+// plain refuses, anywhere in the message, enum values that this version of the CRI does
+// not define, and strings with a NUL byte, at which the kernel would cut them.
 func plain(m proto.Message) error { return plainMessage(m.ProtoReflect()) }
 
 func plainMessage(m protoreflect.Message) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case f.Name() == "annotations" || f.Name() == "labels":
-			// Theirs who wrote them: they come back as they are.
+			// They belong to whoever wrote them, and are returned unchanged.
 		case f.IsMap():
 			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
 				if err = plainValue(f.MapKey(), k.Value()); err == nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Sandbox checks what the CRI makes a duty of the client and what
-// would be dangerous to believe.
+// Sandbox checks what the CRI requires of the client and what would be dangerous to
+// trust.
 func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 	m, sec := c.GetMetadata(), c.GetLinux().GetSecurityContext()
 	switch {
@@ -58,9 +58,9 @@ func Sandbox(c *runtimeapi.PodSandboxConfig) error {
 	return Resources("sandbox resources", c.GetLinux().GetResources())
 }
 
-// words refuses what would be more than one word in /etc/resolv.conf or
-// /etc/hostname: a second line in one says what nobody was asked about. Options may
-// be several on their line: the API takes any text for one's value.
+// words refuses what would be more than one word in /etc/resolv.conf or /etc/hostname: a
+// second line would add settings that were never requested. An option may contain several
+// words: the API allows any text as its value.
 func words(c *runtimeapi.PodSandboxConfig) error {
 	const option = "dns option"
 	dns := c.GetDnsConfig()
@@ -132,7 +132,7 @@ func container(c *runtimeapi.ContainerConfig) error {
 	return Resources("resources", c.GetLinux().GetResources())
 }
 
-// Command checks what is to be executed in a container.
+// Command checks a command to be executed in a container.
 func Command(cmd []string) error {
 	if len(cmd) == 0 {
 		return fault.Invalid.Errorf("the request has no command")
@@ -145,13 +145,13 @@ func Command(cmd []string) error {
 	return nil
 }
 
-// logPath accepts nothing that, joined with a directory, is the directory or
-// outside of it. An empty one asks for no log.
+// logPath accepts only paths that, joined to a directory, are inside of it and not the
+// directory itself. An empty one requests no log.
 func logPath(p string) bool {
 	return p == "" || filepath.IsLocal(p) && filepath.Clean(p) != "." && !strings.HasSuffix(p, "/")
 }
 
-// nameable refuses paths in the container that Linux has no files for (limits.h).
+// nameable refuses paths in the container that are too long for Linux (limits.h).
 func nameable(c *runtimeapi.ContainerConfig) error {
 	const nameMax, pathMax = 255, 4095 // bytes
 	sec := c.GetLinux().GetSecurityContext()
@@ -187,8 +187,9 @@ func mount(m *runtimeapi.Mount) error {
 	case m.GetImageSubPath() != "" && (!image || !filepath.IsLocal(m.GetImageSubPath())):
 		return fmt.Errorf("image sub path %q: it must stay in the image of the mount", m.GetImageSubPath())
 	case image && !m.GetReadonly():
-		// "All image mounts are per feature definition readonly" (Mount.image): what does not
-		// set readonly asks for a mount that there is not. critest and containerd read it so.
+		// "All image mounts are per feature definition readonly" (Mount.image): a request
+		// without readonly asks for a mount that does not exist. critest and containerd
+		// read it so.
 		return fmt.Errorf("image %q can only be mounted read-only, and readonly is not set", m.GetImage().GetImage())
 	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE):
 		return fmt.Errorf("a recursive read-only mount must be read-only and private")
@@ -196,8 +197,8 @@ func mount(m *runtimeapi.Mount) error {
 	return nil
 }
 
-// device takes one without a container path, as device plugins may give it to the
-// kubelet: it is the host's then.
+// device accepts a device without a container path, as device plugins may give it to the
+// kubelet: it then has the host path.
 func device(d *runtimeapi.Device) error {
 	switch {
 	case !filepath.IsAbs(d.GetHostPath()):
@@ -210,7 +211,7 @@ func device(d *runtimeapi.Device) error {
 	return nil
 }
 
-// namespaces wants a target if, and only if, a mode refers to it.
+// namespaces requires a target if, and only if, a mode refers to it.
 func namespaces(o *runtimeapi.NamespaceOption, of string) error {
 	const target = runtimeapi.NamespaceMode_TARGET
 	aims := o.GetPid() == target || o.GetIpc() == target || o.GetNetwork() == target
@@ -226,8 +227,8 @@ func namespaces(o *runtimeapi.NamespaceOption, of string) error {
 	return nil
 }
 
-// Resources refuses limits that no kernel takes. -1 is no limit where a cgroup
-// has that.
+// Resources refuses limits that no kernel accepts. -1 means no limit where a cgroup
+// supports that.
 func Resources(what string, r *runtimeapi.LinuxContainerResources) error {
 	if r == nil {
 		return nil
@@ -255,7 +256,7 @@ func Resources(what string, r *runtimeapi.LinuxContainerResources) error {
 	return plain(r)
 }
 
-// PodCIDR reads the ranges of a node, one or several with commas between them.
+// PodCIDR parses the ranges of a node, one or several separated by commas.
 func PodCIDR(s string) ([]netip.Prefix, error) {
 	if s == "" {
 		return nil, nil
