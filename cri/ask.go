@@ -7,8 +7,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/stream"
 )
 
-// streams returns what the streaming server calls: the author's functions, for
-// containers that run and sandboxes that are ready.
+// streams returns the functions for the streaming server: the author's, for running
+// containers and ready sandboxes.
 func (s *server) streams() stream.Functions {
 	f := stream.Functions{
 		Running: func(id string) error { _, err := s.running(id); return err },

@@ -16,8 +16,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/validate"
 )
 
-// CreateContainer creates a container, joins a creation in flight, or returns
-// the created container of the same name and attempt.
+// CreateContainer creates a container, joins a creation in flight, or returns the
+// container already created with the same name and attempt.
 func (s *server) CreateContainer(ctx context.Context, req *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
 	if s.rt.CreateContainer == nil {
 		return nil, unimplemented("CreateContainer")
@@ -89,7 +89,7 @@ func (s *server) createContainer(ctx context.Context, sb *state.Sandbox, config 
 	return c.ID, nil
 }
 
-// logPath is where the container logs, "" when nobody asked for a log.
+// logPath returns the path of the container's log, "" if no log was requested.
 func logPath(s *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) string {
 	if s.GetLogDirectory() == "" || c.GetLogPath() == "" {
 		return ""
@@ -106,7 +106,7 @@ func makeContainerDirs(c *Container) error {
 	}
 	err := os.MkdirAll(filepath.Dir(c.LogPath), 0o755)
 	if err == nil {
-		// A name that the file system does not take is seen now, not by the start.
+		// A name that the file system refuses fails here rather than at the start.
 		if _, err = os.Lstat(c.LogPath); errors.Is(err, os.ErrNotExist) {
 			err = nil
 		}
@@ -120,8 +120,8 @@ func makeContainerDirs(c *Container) error {
 	return nil
 }
 
-// rollbackContainer undoes a creation that failed. When that fails, too, the
-// container becomes visible as an ended one, which the kubelet removes.
+// rollbackContainer undoes a failed creation. If that fails as well, the container
+// becomes visible as exited, so that the kubelet removes it.
 func (s *server) rollbackContainer(ctx context.Context, sb *state.Sandbox, c *Container) error {
 	ctx, cancel := rollbackContext(ctx)
 	defer cancel()
@@ -136,8 +136,8 @@ func (s *server) rollbackContainer(ctx context.Context, sb *state.Sandbox, c *Co
 	return fmt.Errorf("undoing the creation of container %q: %w", c.ID, err)
 }
 
-// StartContainer starts a created container. A repeated start of a running one
-// succeeds.
+// StartContainer starts a created container. It succeeds if the container is already
+// running.
 func (s *server) StartContainer(ctx context.Context, req *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
 	c, err := s.table.Container(req.GetContainerId())
 	if err != nil {
@@ -173,7 +173,8 @@ func (s *server) startContainer(ctx context.Context, c *state.Container) error {
 	return nil
 }
 
-// started calls the author, whose context ends when somebody wants the container dead.
+// started calls the author with a context that ends when the container is to be stopped
+// or removed.
 func (s *server) started(ctx context.Context, c *state.Container, next *Container) error {
 	ctx, done := c.Starting.Guard(ctx)
 	defer done()
@@ -184,8 +185,8 @@ func (s *server) started(ctx context.Context, c *state.Container, next *Containe
 	return nil
 }
 
-// startFailed makes sure that nothing runs and records the container as ended,
-// which the kubelet answers with a new attempt.
+// startFailed makes sure that nothing runs and records the container as exited, to which
+// the kubelet responds with a new attempt.
 func (s *server) startFailed(ctx context.Context, c *state.Container, cause error) error {
 	ctx, cancel := rollbackContext(ctx)
 	defer cancel()
@@ -198,8 +199,8 @@ func (s *server) startFailed(ctx context.Context, c *state.Container, cause erro
 	return nil
 }
 
-// RemoveContainer kills and removes the container. It succeeds for an unknown
-// one.
+// RemoveContainer kills and removes the container. It succeeds if the container is
+// unknown.
 func (s *server) RemoveContainer(ctx context.Context, req *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
 	c, err := s.table.Container(req.GetContainerId())
 	if errors.Is(err, ErrNotFound) {
@@ -217,14 +218,14 @@ func (s *server) RemoveContainer(ctx context.Context, req *runtimeapi.RemoveCont
 	return &runtimeapi.RemoveContainerResponse{}, nil
 }
 
-// removeContainer wants the gate alone.
+// removeContainer requires the gate to be held alone.
 func (s *server) removeContainer(ctx context.Context, c *state.Container) error {
 	id := c.Now().ID
 	if _, err := s.table.Container(id); errors.Is(err, ErrNotFound) {
 		return nil // removed while this call waited
 	}
-	// What never ran goes at once. Ending it first would, after a crash in
-	// between, show as a run that failed.
+	// A container that never ran is removed at once. If it were ended first, a crash in
+	// between would make it look like a failed run.
 	if now := c.Now(); now.Exit == nil && !now.Running() {
 		if err := s.table.IntendContainerRemoval(c); err != nil {
 			return err

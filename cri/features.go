@@ -42,7 +42,7 @@ type Info struct {
 	Container func(context.Context, *Container) map[string]any
 }
 
-// handler returns the handler of the name.
+// handler returns the handler with this name.
 func (rt *Runtime) handler(name string) (Handler, error) {
 	for _, h := range rt.handlers() {
 		if h.Name == name {
@@ -69,7 +69,7 @@ func (rt *Runtime) handlers() []Handler {
 	return all
 }
 
-// describe fills in what Status reports of handlers and features.
+// describe fills in the handlers and features in the answer of Status.
 func (rt *Runtime) describe(resp *runtimeapi.StatusResponse) {
 	for _, h := range rt.handlers() {
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
@@ -86,9 +86,9 @@ func (rt *Runtime) describe(resp *runtimeapi.StatusResponse) {
 	}
 }
 
-// refuseSandbox returns the error of a sandbox that asks for what the runtime
-// does not have. To leave it out would be to run something else, and often
-// something less safe, than what was asked for.
+// refuseSandbox returns an error for a sandbox that requests what the runtime does not
+// have. Ignoring the request would run something different, and often less safe, than
+// what was requested.
 func (rt *Runtime) refuseSandbox(h Handler, c *runtimeapi.PodSandboxConfig) error {
 	sec := c.GetLinux().GetSecurityContext()
 	return rt.refuse(h, sec.GetNamespaceOptions(), sec.GetSupplementalGroupsPolicy())

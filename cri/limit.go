@@ -26,20 +26,20 @@ import (
 // has ended. It is safe for concurrent use.
 type ChangeLimits func(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error
 
-// wish is a change of limits that somebody wants.
+// wish is a requested change of limits.
 type wish struct {
 	limits *runtimeapi.LinuxContainerResources
 	apply  func(context.Context, *Container) error
 }
 
-// wishes are those that wait for their turn, by container, in order. The zero wishes is
-// ready to use.
+// wishes are requests that wait for their turn, by container, in order. The zero wishes
+// is ready to use.
 type wishes struct {
 	mu  sync.Mutex
 	all map[string][]wish
 }
 
-// add puts a wish behind the others. first says that there is none.
+// add appends a wish. first says that no other was waiting.
 func (w *wishes) add(id string, one wish) (first bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -50,7 +50,7 @@ func (w *wishes) add(id string, one wish) (first bool) {
 	return len(w.all[id]) == 1
 }
 
-// take returns the wishes of a container, which do not wait any more.
+// take removes and returns the wishes of a container.
 func (w *wishes) take(id string) []wish {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -59,7 +59,7 @@ func (w *wishes) take(id string) []wish {
 	return all
 }
 
-// changeLimits is the ChangeLimits that an author gets.
+// changeLimits is the author's ChangeLimits.
 func (s *server) changeLimits(ctx context.Context, c *Container, limits *runtimeapi.LinuxContainerResources, apply func(context.Context, *Container) error) error {
 	id := c.ID
 	sb, err := s.table.Sandbox(c.Sandbox.ID)
@@ -67,7 +67,7 @@ func (s *server) changeLimits(ctx context.Context, c *Container, limits *runtime
 		return err
 	}
 	now := func(ctx context.Context) error {
-		s.fulfil(ctx, id) // what was wanted earlier comes first
+		s.fulfil(ctx, id) // earlier wishes come first
 		return s.grant(ctx, id, wish{limits, apply})
 	}
 	if isAloneIn(ctx, sb) {
@@ -90,16 +90,17 @@ func (s *server) changeLimits(ctx context.Context, c *Container, limits *runtime
 	})
 }
 
-// fulfil grants what waits for a container. It wants its turn, or the gate alone.
+// fulfil grants the wishes that wait for a container. It requires the container's turn,
+// or the gate to be held alone.
 func (s *server) fulfil(ctx context.Context, id string) {
 	for _, w := range s.wishes.take(id) {
-		if err := s.grant(ctx, id, w); err != nil && !errors.Is(err, ErrNotFound) { // then it was removed meanwhile, or never made
+		if err := s.grant(ctx, id, w); err != nil && !errors.Is(err, ErrNotFound) { // not found: it was removed meanwhile, or never created
 			s.log.WarnContext(ctx, "changing limits behind other calls", "container", id, "err", err)
 		}
 	}
 }
 
-// grant wants the container's turn, or the gate alone.
+// grant requires the container's turn, or the gate to be held alone.
 func (s *server) grant(ctx context.Context, id string, w wish) error {
 	c, err := s.table.Container(id)
 	if err != nil {
@@ -121,7 +122,7 @@ func (s *server) limit(ctx context.Context, c *state.Container, limits *runtimea
 	return nil
 }
 
-// tryTurn is turn where that need not wait. Otherwise ok is false.
+// tryTurn is turn if that need not wait. Otherwise ok is false.
 func (s *server) tryTurn(sb *state.Sandbox, id string) (leave func(), ok bool) {
 	out, ok := sb.Gate.TryShare()
 	if !ok {
@@ -139,7 +140,7 @@ func (s *server) tryTurn(sb *state.Sandbox, id string) (leave func(), ok bool) {
 	return func() { done(); out() }, true
 }
 
-// turn waits until nobody but stops of other containers is inside the sandbox.
+// turn waits until only stops of other containers are inside the sandbox.
 func (s *server) turn(ctx context.Context, sb *state.Sandbox, id string) (leave func(), err error) {
 	out, err := sb.Gate.Share(ctx)
 	if err != nil {

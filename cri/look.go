@@ -27,7 +27,7 @@ func (s *server) usage() stats.Functions {
 	return f
 }
 
-// collector returns what answers for Runtime.Metrics.
+// collector returns the collector that serves Runtime.Metrics.
 func (s *server) collector() *metrics.Collector {
 	m := s.rt.Metrics
 	if m == nil {
@@ -56,7 +56,7 @@ func convert(samples []Sample, err error) ([]metrics.Sample, error) {
 	return all, err
 }
 
-// lookAtContainer calls a function of the author's that only looks.
+// lookAtContainer calls a read-only function of the author.
 func lookAtContainer[T any](ctx context.Context, s *server, c *state.Container, name string, look func(context.Context, *Container) (T, error)) (got T, err error) {
 	view := viewContainer(c.Copy())
 	ctx = podContext(ctx, view.Sandbox.record())
@@ -78,7 +78,7 @@ func lookAtSandbox[T any](ctx context.Context, s *server, sb *state.Sandbox, nam
 	return got, err
 }
 
-// infos returns what verbose statuses say.
+// infos returns the functions for verbose statuses.
 func (s *server) infos() state.Infos {
 	return state.Infos{
 		Sandbox: func(ctx context.Context, sb *state.Sandbox) map[string]string {

@@ -42,7 +42,7 @@ func run(rt *Runtime, args []string, getenv func(string) string) int {
 	return 0
 }
 
-// settings says on standard error what is wrong with the arguments.
+// settings reports faulty arguments on standard error.
 func settings(name string, args []string, getenv func(string) string) (endpoint, root string, err error) {
 	flags := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
 	endpoint = cmp.Or(getenv("CONTAINER_RUNTIME_ENDPOINT"), "unix:///run/"+name+".sock")

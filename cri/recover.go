@@ -12,9 +12,9 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/state"
 )
 
-// recover reads the records, lets the author correct them, undoes creations
-// and finishes removals that were cut short. What cannot be undone now becomes
-// visible, so that the kubelet removes it.
+// recover reads the records, lets the author correct them, and undoes interrupted
+// creations and finishes interrupted removals. What cannot be undone now becomes visible,
+// so that the kubelet removes it.
 func (s *server) recover(ctx context.Context) error {
 	if err := s.table.Load(); err != nil {
 		return err
@@ -34,8 +34,8 @@ func (s *server) recover(ctx context.Context) error {
 	return nil
 }
 
-// recoverWhole hands the author copies of what is complete and takes over what
-// it corrected.
+// recoverWhole passes copies of complete objects to the author and takes over its
+// corrections.
 func (s *server) recoverWhole(ctx context.Context) error {
 	var sandboxes []*Sandbox
 	var containers []*Container
@@ -79,8 +79,8 @@ func (s *server) recoverWhole(ctx context.Context) error {
 	return nil
 }
 
-// holdAll keeps changes of limits, which NRI plugins want as soon as Recover has them
-// connect, behind all that is called here: they are the only ones that others make yet.
+// holdAll keeps changes of limits behind all calls made here. NRI plugins may request
+// such changes as soon as Recover lets them connect, and nobody else makes any calls yet.
 func (s *server) holdAll(ctx context.Context) (leave func(), err error) {
 	var leaves []func()
 	leave = func() {
@@ -99,7 +99,7 @@ func (s *server) holdAll(ctx context.Context) (leave func(), err error) {
 	return leave, nil
 }
 
-// clearHalves removes what is half created or half removed, the sandboxes in
+// clearHalves removes what is partly created or partly removed, the sandboxes in
 // parallel. Its caller holds all gates.
 func (s *server) clearHalves(ctx context.Context) {
 	var g errgroup.Group

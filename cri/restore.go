@@ -15,9 +15,9 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/validate"
 )
 
-// RestorePod makes a sandbox with created containers from a checkpoint. A
-// repeated request joins one in flight, and answers with what it made as long as
-// no container was started.
+// RestorePod creates a sandbox with created containers from a checkpoint. A repeated
+// request joins one in flight, and returns what that created as long as no container has
+// been started.
 func (s *server) RestorePod(client context.Context, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
 	if s.checkpoints().Restore == nil || s.rt.StartContainer == nil {
 		return nil, unimplemented("RestorePod")
@@ -75,8 +75,8 @@ func (s *server) refuseRestore(client context.Context, req *runtimeapi.RestorePo
 	return nil
 }
 
-// restored answers with the sandbox's containers if they are those of the
-// request, as it left them.
+// restored returns the sandbox's containers if they are those of the request, in the
+// state in which it left them.
 func (s *server) restored(id string, req *runtimeapi.RestorePodRequest) (*runtimeapi.RestorePodResponse, error) {
 	sb, err := s.table.Sandbox(id)
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *server) restorePod(ctx context.Context, req *runtimeapi.RestorePodReque
 	return sb.ID, nil
 }
 
-// newContainers returns the containers that a restore will make.
+// newContainers returns the containers that a restore is about to create.
 func (s *server) newContainers(ctx context.Context, sb *Sandbox, configs []*runtimeapi.ContainerConfig) ([]*Container, error) {
 	var all []*Container
 	for _, config := range configs {
@@ -144,8 +144,7 @@ func (s *server) newContainers(ctx context.Context, sb *Sandbox, configs []*runt
 	return all, nil
 }
 
-// prepare writes down what a restore is about to make, and makes the
-// directories.
+// prepare records what a restore is about to create, and creates the directories.
 func (s *server) prepare(sb *Sandbox, containers []*Container) error {
 	if err := s.table.IntendSandbox(sb.record()); err != nil {
 		return err
@@ -164,8 +163,8 @@ func (s *server) prepare(sb *Sandbox, containers []*Container) error {
 	return nil
 }
 
-// rollbackRestore undoes a restore that failed. What cannot be undone becomes
-// visible, the sandbox as one that is not ready and its containers as ended.
+// rollbackRestore undoes a failed restore. What cannot be undone becomes visible: the
+// sandbox as not ready, its containers as exited.
 func (s *server) rollbackRestore(ctx context.Context, sb *Sandbox, containers []*Container) error {
 	removing, cancel := rollbackContext(ctx)
 	defer cancel()
@@ -194,7 +193,7 @@ func (s *server) rollbackRestore(ctx context.Context, sb *Sandbox, containers []
 	return fmt.Errorf("undoing the restore of sandbox %q: %w", sb.ID, errors.Join(append(errs, err)...))
 }
 
-// newSandbox returns a sandbox that is about to be made.
+// newSandbox returns a sandbox that is about to be created.
 func (s *server) newSandbox(config *runtimeapi.PodSandboxConfig, handler string) *Sandbox {
 	sb := &Sandbox{ID: record.NewID(), Config: config, Handler: handler, CreatedAt: time.Now()}
 	sb.Dir = s.table.Home(sb.ID)
@@ -214,14 +213,14 @@ func (s *server) newContainer(ctx context.Context, sb *Sandbox, config *runtimea
 }
 
 // nameVolumes returns the config with the ids of the images that it mounts, which the
-// container's status tells (ImageSpec.image_ref). An image that is not there stays without:
-// the runtime, which is to mount it, knows how to say so.
+// container's status reports (ImageSpec.image_ref). An image that is not present gets
+// none: the runtime, which has to mount it, reports the error.
 func (s *server) nameVolumes(ctx context.Context, config *runtimeapi.ContainerConfig) *runtimeapi.ContainerConfig {
 	isVolume := func(m *runtimeapi.Mount) bool { return m.GetImage().GetImage() != "" }
 	if !slices.ContainsFunc(config.GetMounts(), isVolume) {
 		return config
 	}
-	named := proto.CloneOf(config) // a repeated request has the same
+	named := proto.CloneOf(config) // a repeated request has the same config
 	for _, m := range named.GetMounts() {
 		if !isVolume(m) {
 			continue

@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/validate"
 )
 
-// RunPodSandbox creates a sandbox, joins a creation in flight, or returns the
-// ready sandbox of the same Pod uid and attempt.
+// RunPodSandbox creates a sandbox, joins a creation in flight, or returns the ready
+// sandbox with the same Pod uid and attempt.
 func (s *server) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
 	if s.rt.RunSandbox == nil {
 		return nil, unimplemented("RunPodSandbox")
@@ -80,9 +80,9 @@ func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRe
 	return sb.ID, nil
 }
 
-// rollbackSandbox undoes a creation that failed. When that fails, too, the
-// sandbox becomes visible as one that is not ready: the kubelet's garbage
-// collection then tries again, and nothing is forgotten.
+// rollbackSandbox undoes a failed creation. If that fails as well, the sandbox becomes
+// visible as not ready: the kubelet's garbage collection then tries again, and nothing is
+// leaked.
 func (s *server) rollbackSandbox(ctx context.Context, sb *Sandbox) error {
 	ctx, cancel := rollbackContext(ctx)
 	defer cancel()
@@ -101,8 +101,8 @@ func (s *server) rollbackSandbox(ctx context.Context, sb *Sandbox) error {
 	return fmt.Errorf("undoing the creation of sandbox %q: %w", sb.ID, err)
 }
 
-// StopPodSandbox kills the containers and frees the network. It succeeds for
-// an unknown sandbox and for a stopped one.
+// StopPodSandbox kills the containers and releases the network. It succeeds if the
+// sandbox is unknown or already stopped.
 func (s *server) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
 	if err := s.end(ctx, req.GetPodSandboxId(), s.stopSandbox); err != nil {
 		return nil, err
@@ -110,8 +110,8 @@ func (s *server) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSand
 	return &runtimeapi.StopPodSandboxResponse{}, nil
 }
 
-// RemovePodSandbox removes the sandbox with its containers. It succeeds for an
-// unknown one.
+// RemovePodSandbox removes the sandbox with its containers. It succeeds if the sandbox is
+// unknown.
 func (s *server) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
 	if err := s.end(ctx, req.GetPodSandboxId(), s.removeSandbox); err != nil {
 		return nil, err
@@ -119,8 +119,8 @@ func (s *server) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePod
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
-// end passes the sandbox's gate, hastening every stop that holds it, and does
-// what ends the sandbox, if there is one.
+// end hastens every stop that holds the sandbox's gate, passes the gate, and calls do,
+// which ends the sandbox, if there is one.
 func (s *server) end(ctx context.Context, id string, do func(context.Context, *state.Sandbox) error) error {
 	sb, err := s.table.Sandbox(id)
 	if errors.Is(err, ErrNotFound) {
@@ -138,7 +138,7 @@ func (s *server) end(ctx context.Context, id string, do func(context.Context, *s
 	return s.alone(ctx, sb, func(ctx context.Context) error { return do(ctx, sb) })
 }
 
-// stopSandbox wants the gate alone, as do those below.
+// stopSandbox requires the gate to be held alone, as do those below.
 func (s *server) stopSandbox(ctx context.Context, sb *state.Sandbox) error {
 	if err := s.killContainers(ctx, sb); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (s *server) stopSandbox(ctx context.Context, sb *state.Sandbox) error {
 	return err
 }
 
-// killContainers ends all containers at once.
+// killContainers kills all containers concurrently.
 func (s *server) killContainers(ctx context.Context, sb *state.Sandbox) error {
 	var g errgroup.Group
 	for _, c := range s.table.ContainersOf(sb) {
@@ -168,7 +168,7 @@ func (s *server) removeSandbox(ctx context.Context, sb *state.Sandbox) error {
 	if _, err := s.table.Sandbox(id); errors.Is(err, ErrNotFound) {
 		return nil // removed while this call waited
 	}
-	if !sb.Stopped() { // once is enough: nothing starts in one that was
+	if !sb.Stopped() { // once is enough: nothing starts in a stopped sandbox
 		if err := s.stopSandbox(ctx, sb); err != nil {
 			return err
 		}

@@ -18,11 +18,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
-// archiveTime is how long a checkpoint of a container may take when the client
-// does not say.
+// archiveTime is how long a checkpoint of a container may take if the client does not
+// say.
 const archiveTime = 2 * time.Minute
 
-// checkpoints returns the author's functions, all nil without any.
+// checkpoints returns the author's functions, all nil if there are none.
 func (s *server) checkpoints() Checkpoints {
 	if s.rt.Checkpoints == nil {
 		return Checkpoints{}
@@ -30,8 +30,8 @@ func (s *server) checkpoints() Checkpoints {
 	return *s.rt.Checkpoints
 }
 
-// untilGone returns ctx, ended also when the client's ends. It is for work that
-// is of no use to a second try.
+// untilGone returns ctx, which then also ends with the client's. It is for work that is
+// of no use to a retry.
 func untilGone(ctx, client context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(client, cancel)
@@ -43,8 +43,8 @@ func untilGone(ctx, client context.Context) (context.Context, context.CancelFunc
 	return ctx, func() { stop(); cancelDeadline(); cancel() }
 }
 
-// CheckpointContainer has the author write an archive beside its place and moves
-// it there when it is complete.
+// CheckpointContainer has the author write an archive beside its location and moves it
+// there when it is complete.
 func (s *server) CheckpointContainer(client context.Context, req *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
 	if s.checkpoints().Container == nil {
 		return nil, unimplemented("CheckpointContainer")
@@ -76,8 +76,8 @@ func (s *server) CheckpointContainer(client context.Context, req *runtimeapi.Che
 	return &runtimeapi.CheckpointContainerResponse{}, nil
 }
 
-// saving returns the context of a checkpoint, which ends with the client's, and
-// when something of the sandbox is to end.
+// saving returns the context of a checkpoint, which also ends with the client's, and when
+// something of the sandbox is to be stopped or removed.
 func saving(ctx, client context.Context, sb *state.Sandbox) (context.Context, func()) {
 	ctx, done := sb.Saving.Guard(ctx)
 	ctx, cancel := untilGone(ctx, client)
@@ -107,7 +107,7 @@ func (s *server) archive(ctx context.Context, id, location string) error {
 	return err
 }
 
-// place moves a complete archive to where the client wants it, for good.
+// place moves a complete archive durably to the location that the client requested.
 func place(partial, location string) error {
 	f, err := os.Open(partial)
 	if err != nil {
@@ -122,7 +122,7 @@ func place(partial, location string) error {
 	return atomicfile.SyncDir(filepath.Dir(location))
 }
 
-// removed takes away what was written of an archive. It may be nothing.
+// removed removes a partly written archive, if there is one.
 func removed(partial string) error {
 	if err := os.Remove(partial); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -130,8 +130,8 @@ func removed(partial string) error {
 	return nil
 }
 
-// ended returns err, or why the context ended: what was done after that is not
-// wanted any more. Why it ended tells more than what came of it.
+// ended returns err, joined with the cause if the context has ended: the result is then
+// not wanted any more, and the cause says more than err.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)
@@ -139,8 +139,8 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// CheckpointPod pauses the containers, has the author write them down, and
-// resumes them, whatever came of it.
+// CheckpointPod pauses the containers, has the author dump them, and resumes them,
+// whatever the result.
 func (s *server) CheckpointPod(client context.Context, req *runtimeapi.CheckpointPodRequest) (*runtimeapi.CheckpointPodResponse, error) {
 	known := s.checkpoints()
 	if known.Dump == nil {
@@ -197,7 +197,7 @@ func (s *server) checkpointPod(ctx context.Context, sb *state.Sandbox, req *runt
 	return nil
 }
 
-// selected returns the containers of a checkpoint, each of which must run in the
+// selected returns the containers of a checkpoint, each of which must be running in the
 // sandbox.
 func (s *server) selected(sb *Sandbox, ids []string) ([]*Container, error) {
 	if len(ids) == 0 {
@@ -221,8 +221,8 @@ func (s *server) selected(sb *Sandbox, ids []string) ([]*Container, error) {
 	return all, nil
 }
 
-// paused calls f while the containers are paused. It wants the pause on record
-// and takes it off again.
+// paused calls f while the containers are paused. The pause must be recorded before;
+// paused removes the record.
 func (s *server) paused(ctx context.Context, containers []*Container, f func() error) error {
 	err := s.pause(ctx, containers)
 	if err == nil {
@@ -248,9 +248,9 @@ func (s *server) pause(ctx context.Context, containers []*Container) error {
 	return nil
 }
 
-// resume lets all of them go on, and takes the pause off the record if they do.
+// resume resumes all of them, and removes the record of the pause if that succeeds.
 func (s *server) resume(ctx context.Context, sandboxID string, containers []*Container) error {
-	if s.checkpoints().Resume == nil { // there is nothing but Container, which pauses nobody
+	if s.checkpoints().Resume == nil { // there is only Container, which leaves nothing paused
 		return s.table.ForgetPause(sandboxID)
 	}
 	var errs []error
@@ -267,8 +267,8 @@ func (s *server) resume(ctx context.Context, sandboxID string, containers []*Con
 	return errors.Join(errs...)
 }
 
-// thaw resumes what a killed server left paused, and removes the archive that
-// it was writing.
+// thaw resumes what a killed server left paused, and removes the archive that it was
+// writing.
 func (s *server) thaw(ctx context.Context) error {
 	pauses, err := s.table.Pauses()
 	if err != nil {
@@ -297,7 +297,8 @@ func (s *server) thaw(ctx context.Context) error {
 	return nil
 }
 
-// emptied removes everything in the directory, which stays, whatever is in its place.
+// emptied removes everything in the directory but not the directory itself, even if its
+// path now leads elsewhere.
 func emptied(dir *os.Root) error {
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {

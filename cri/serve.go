@@ -32,8 +32,8 @@ type Options struct {
 	Ready func()
 }
 
-// drain is how long a stopping server waits for calls in flight before it
-// cancels them, and then for them to return.
+// drain is how long a stopping server waits for calls in flight before it cancels them,
+// and then for them to return.
 const drain = 5 * time.Second
 
 // Serve serves the CRI, RuntimeService and ImageService, on a unix endpoint
@@ -69,7 +69,7 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	defer cancel()
 	s := newServer(base, rt, records, opts.Logger)
 	if err := s.recover(ctx); ctx.Err() != nil {
-		return s.wind(cancel, unwatched()) // what was not recovered is still on record
+		return s.wind(cancel, unwatched()) // what was not recovered is still recorded
 	} else if err != nil {
 		return errors.Join(fmt.Errorf("recovering the records in %q: %w", opts.StateDir, err), s.wind(cancel, unwatched()))
 	}
@@ -80,8 +80,8 @@ func Serve(ctx context.Context, endpoint string, rt *Runtime, o *Options) error 
 	return s.run(ctx, base, cancel, endpoint, opts.Ready)
 }
 
-// run serves until ctx ends or Watch fails. cancel ends base, the context of
-// detached calls and of Watch, for those that do not finish in time.
+// run serves until ctx ends or Watch fails. cancel ends base, the context of detached
+// calls and of Watch, for those that do not finish in time.
 func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpoint string, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -104,8 +104,8 @@ func (s *server) run(ctx, base context.Context, cancel context.CancelFunc, endpo
 	return errors.Join(err, s.wind(cancel, watched))
 }
 
-// wind ends what outlives the last answer, detached calls and Watch, and
-// returns Watch's error.
+// wind ends what outlives the last response, detached calls and Watch, and returns
+// Watch's error.
 func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
 	s.hurry()
 	idle := make(chan error, 1)
@@ -128,15 +128,15 @@ func (s *server) wind(cancel context.CancelFunc, watched <-chan error) error {
 	}
 }
 
-// unwatched is what startWatch returns where there is no Watch.
+// unwatched is what startWatch returns if there is no Watch.
 func unwatched() <-chan error {
 	done := make(chan error, 1)
 	done <- nil
 	return done
 }
 
-// startWatch runs Watch until base ends. The channel gets its error, nil when
-// it ended as it should.
+// startWatch runs Watch until base ends. The channel receives its error, nil if it ended
+// as it should.
 func (s *server) startWatch(base context.Context, stop context.CancelFunc) <-chan error {
 	if s.rt.Watch == nil {
 		return unwatched()
@@ -155,7 +155,7 @@ func (s *server) startWatch(base context.Context, stop context.CancelFunc) <-cha
 	return done
 }
 
-// validate refuses a Runtime that could create what it cannot end.
+// validate refuses a Runtime that could create what it cannot remove.
 func (rt *Runtime) validate() error {
 	var missing []string
 	need := func(ok bool, what string) {

@@ -39,19 +39,19 @@ type server struct {
 	images *images.Server
 	calls  *flight.Group
 	wishes wishes
-	// patience ends when the server begins to stop: what only waits for its turn then
-	// need not have it.
+	// patience ends when the server begins to stop: what is still waiting for its turn
+	// then may give up.
 	patience context.Context
 	hurry    context.CancelFunc
 }
 
-// unsupported answers calls that nobody else does. It is embedded deeper than
-// those who do.
+// unsupported serves the calls that no other embedded type does. It is embedded deeper
+// than those.
 type unsupported struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 }
 
-// newServer returns a server that does not listen yet, neither for streams.
+// newServer returns a server that does not listen yet, not even for streams.
 func newServer(base context.Context, rt *Runtime, records *record.Dir, log *slog.Logger) *server {
 	s := &server{rt: rt, log: log, events: event.NewHub(), calls: flight.NewGroup(base)}
 	s.patience, s.hurry = context.WithCancel(base)
@@ -78,8 +78,8 @@ func (s *server) alone(client context.Context, sb *state.Sandbox, f func(context
 	return s.inside(client, sb, leave, func(ctx context.Context) error { return f(aloneIn(ctx, sb)) })
 }
 
-// inside runs f detached from the client and leaves the gate after it. A server
-// that stops refuses f and stays inside: nobody comes after it.
+// inside runs f detached from the client and then leaves the gate. A server that is
+// stopping refuses f and does not leave the gate: nobody enters after it.
 func (s *server) inside(client context.Context, sb *state.Sandbox, leave func(), f func(context.Context) error) error {
 	return s.calls.Do(client, func(ctx context.Context) error {
 		defer leave()
@@ -87,16 +87,16 @@ func (s *server) inside(client context.Context, sb *state.Sandbox, leave func(),
 	})
 }
 
-// rollbackTime bounds the undoing of a failed creation, which must go on when
-// the context that the creation had has ended.
+// rollbackTime bounds the rollback of a failed creation, which must continue even if the
+// context of the creation has ended.
 const rollbackTime = 30 * time.Second
 
 func rollbackContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 }
 
-// undone returns the error of a creation and says whether undoing it failed,
-// too. What the caller may do about it depends on the first alone.
+// undone returns the error of a creation, with that of undoing it, if any. Its kind,
+// which tells the caller what to do, is that of the first alone.
 func undone(err, undoing error) error {
 	if undoing == nil {
 		return err
@@ -107,7 +107,7 @@ func undone(err, undoing error) error {
 // guard calls a function of the author.
 func (s *server) guard(name string, f func() error) error { return flight.Guard(s.log, name, f) }
 
-// hand is guard for a function that is handed what is on record afterwards.
+// hand is guard for a function whose arguments are recorded afterwards.
 func (s *server) hand(name string, f func() error, given ...pinned) error {
 	for _, g := range given {
 		defer g.pin()()
@@ -115,7 +115,7 @@ func (s *server) hand(name string, f func() error, given ...pinned) error {
 	return s.guard(name, f)
 }
 
-// podContext attributes what the author calls in turn to the sandbox's Pod.
+// podContext attributes the author's own calls to the sandbox's Pod.
 func podContext(ctx context.Context, s *record.Sandbox) context.Context {
 	m := s.Config.GetMetadata()
 	return call.WithPod(ctx, call.Pod{Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid()})
@@ -125,15 +125,14 @@ func unimplemented(what string) error {
 	return ErrUnimplemented.Errorf("%s: this runtime does not support it", what)
 }
 
-// Version answers with the runtime's name and version.
+// Version returns the runtime's name and version.
 func (s *server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
 	return &runtimeapi.VersionResponse{
 		Version: "0.1.0", RuntimeName: s.rt.Name, RuntimeVersion: s.rt.Version, RuntimeApiVersion: "v1",
 	}, nil
 }
 
-// Status reports RuntimeReady, which holds while the server answers, and
-// NetworkReady.
+// Status reports RuntimeReady, which is true while the server answers, and NetworkReady.
 func (s *server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
 	if s.rt.NetworkReady != nil {
@@ -162,8 +161,8 @@ func (s *server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: s.rt.CgroupDriver}}, nil
 }
 
-// UpdateRuntimeConfig hands the Pod CIDRs to the author. Without a function for
-// them the network configuration decides about addresses.
+// UpdateRuntimeConfig passes the Pod CIDRs to the author. Without a function for them,
+// the network configuration determines the addresses.
 func (s *server) UpdateRuntimeConfig(ctx context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	cidr := req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
 	ranges, err := validate.PodCIDR(cidr)

@@ -13,15 +13,15 @@ import (
 	"github.com/nodekit-project/nodekit/cri/internal/state"
 )
 
-// exitReport is how long a stopped container's exit may take to come through
-// Watch before the end is recorded without its code.
+// exitReport is how long Watch may take to report the exit of a stopped container before
+// the end is recorded without its exit code.
 const exitReport = 2 * time.Second
 
-// errStopped is why a checkpoint or a start ends before it is done.
+// errStopped is the cause when a checkpoint or a start is ended early.
 var errStopped = ErrFailedPrecondition.Errorf("something of its pod is being stopped or removed")
 
-// StopContainer ends the container. It succeeds for an unknown container and
-// for one that has ended. A second stop with less grace hastens the first.
+// StopContainer stops the container. It succeeds if the container is unknown or has
+// ended. A second stop with less grace hastens the first.
 func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
 	c, err := s.table.Container(req.GetContainerId())
 	if errors.Is(err, ErrNotFound) {
@@ -45,8 +45,9 @@ func (s *server) StopContainer(ctx context.Context, req *runtimeapi.StopContaine
 	return &runtimeapi.StopContainerResponse{}, nil
 }
 
-// breakStart breaks a start of the container that is under way at the deadline, unless over
-// is called before: until then it may still come to a program that can be asked to end.
+// breakStart breaks a start of the container that is still in progress at the deadline,
+// unless over is called before: until then, the start may still result in a program that
+// can be asked to end.
 func breakStart(c *state.Container, deadline time.Time) (over func()) {
 	late, done := time.NewTimer(time.Until(deadline)), make(chan struct{})
 	go func() {
@@ -61,9 +62,8 @@ func breakStart(c *state.Container, deadline time.Time) (over func()) {
 	return func() { close(done) }
 }
 
-// stopUntil ends the container: it asks the author to stop it with the grace
-// that is left, and again when the stop was hastened. It wants the sandbox's
-// gate, shared or alone.
+// stopUntil stops the container: it asks the author to stop it with the remaining grace,
+// and again if the stop was hastened. It requires the sandbox's gate, shared or alone.
 func (s *server) stopUntil(ctx context.Context, c *state.Container, deadline time.Time) error {
 	c.Deadline.Hasten(deadline)
 	leave, err := c.Turn.Alone(ctx)
@@ -89,7 +89,7 @@ func (s *server) stop(ctx context.Context, c *state.Container, by time.Time) err
 	}
 	grace := max(time.Until(by), 0)
 	if !next.Running() {
-		grace = 0 // its program never ran: there is nobody to ask
+		grace = 0 // its program never ran: there is nothing to ask
 	}
 	err := s.guard("StopContainer", func() error { return s.rt.StopContainer(ctx, next, grace) })
 	if err == nil && next.Exit != nil {
@@ -98,7 +98,8 @@ func (s *server) stop(ctx context.Context, c *state.Container, by time.Time) err
 	return err
 }
 
-// awaitExit waits for Watch to report the container that StopContainer ended.
+// awaitExit waits for Watch to report the exit of the container that StopContainer
+// stopped.
 func (s *server) awaitExit(ctx context.Context, c *state.Container) error {
 	now := c.Now()
 	switch {

@@ -1,7 +1,7 @@
 package cri
 
-// unsupported names the functions that answer Unimplemented, and Watch, without which
-// no container ends by itself.
+// unsupported names the nil functions whose calls return Unimplemented, and Watch,
+// without which no container ends by itself.
 func (rt *Runtime) unsupported() []string {
 	images, checkpoints := rt.Images, rt.Checkpoints
 	if images == nil {

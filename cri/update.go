@@ -26,7 +26,7 @@ func (s *server) UpdateContainerResources(ctx context.Context, req *runtimeapi.U
 	if err := validate.Resources("linux", req.GetLinux()); err != nil {
 		return nil, err
 	}
-	limits := proto.Clone(req.GetLinux()).(*runtimeapi.LinuxContainerResources) // which the author may change
+	limits := proto.Clone(req.GetLinux()).(*runtimeapi.LinuxContainerResources) // the author may change it
 	err = s.alone(ctx, c.Sandbox, func(ctx context.Context) error {
 		return s.limit(ctx, c, limits, func(ctx context.Context, c *Container) error { return s.rt.UpdateContainer(ctx, c, limits) })
 	})
@@ -36,8 +36,8 @@ func (s *server) UpdateContainerResources(ctx context.Context, req *runtimeapi.U
 	return &runtimeapi.UpdateContainerResourcesResponse{}, nil
 }
 
-// UpdatePodSandboxResources tells the author of the Pod's new limits and records
-// them in its config.
+// UpdatePodSandboxResources passes the Pod's new limits to the author and records them in
+// its config.
 func (s *server) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.UpdatePodSandboxResourcesRequest) (*runtimeapi.UpdatePodSandboxResourcesResponse, error) {
 	if s.rt.UpdateSandbox == nil {
 		return nil, unimplemented("UpdatePodSandboxResources")
@@ -69,7 +69,7 @@ func (s *server) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
-// ReopenContainerLog tells the author that the log file was rotated away.
+// ReopenContainerLog tells the author that the log file has been rotated.
 func (s *server) ReopenContainerLog(ctx context.Context, req *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
 	if s.rt.ReopenLog == nil {
 		return nil, unimplemented("ReopenContainerLog")

@@ -2,8 +2,8 @@ package cri
 
 import "github.com/nodekit-project/nodekit/cri/internal/record"
 
-// What an author sees and what is on record are the same data, in types of the
-// two packages: a Sandbox is a record.Sandbox by another name.
+// What an author sees and what is recorded are the same data, in types of the two
+// packages: a Sandbox is a record.Sandbox by another name.
 
 func viewSandbox(r *record.Sandbox) *Sandbox { return (*Sandbox)(r) }
 
@@ -22,8 +22,8 @@ func allPinned(sandboxes []*Sandbox, containers []*Container) (all []pinned) {
 	return all
 }
 
-// pin returns a function that puts back what an author may not change (Sandbox), and would
-// have the record go astray by.
+// pin returns a function that restores the fields that an author may not change
+// (Sandbox), and that would make the record inconsistent.
 func (s *Sandbox) pin() (putBack func()) {
 	was := *s
 	return func() {
@@ -36,7 +36,7 @@ func (c *Container) pin() (putBack func()) {
 	was := *c
 	return func() {
 		c.ID, c.Sandbox, c.CreatedAt, c.Dir = was.ID, was.Sandbox, was.CreatedAt, was.Dir
-		if !c.StartedAt.IsZero() { // a start that was never begun is Recover's to tell
+		if !c.StartedAt.IsZero() { // only Recover can tell that a start was never begun
 			c.StartedAt = was.StartedAt
 		}
 		if c.Config == nil {
