@@ -1,48 +1,47 @@
-// Package nri lets NRI plugins see and change the Pods of a CRI runtime that is
-// written with package cri.
+// Package nri lets NRI plugins see and change the Pods of a CRI runtime that is written
+// with package cri.
 //
-// An NRI plugin (Node Resource Interface, github.com/containerd/nri) is a program
-// of the node's administrator. It connects to a socket of the runtime, or the
-// runtime starts it, and is told what becomes of Pods and containers. When a
-// container is created it may add environment, mounts, devices, hooks and limits,
-// and at any time change the limits of others.
+// An NRI plugin (Node Resource Interface, github.com/containerd/nri) is a program of the
+// node's administrator. It connects to a socket of the runtime, or the runtime starts it,
+// and it is notified of the life cycle of Pods and containers. When a container is
+// created, a plugin may add environment variables, mounts, devices, hooks and limits; it
+// may change the limits of other containers at any time.
 //
-// The author of a runtime makes one Plugins and does two things with it: the
-// runtime's CreateContainer calls Adjust with the container's OCI spec before it
-// uses that, and Extend adds the calls of plugins around the runtime's own
-// functions before they are served. All else, who is connected, in which order they
-// are asked and what two of them must not change both, is NRI's own adaptation
-// package.
+// The author of a runtime creates one Plugins and does two things with it: the runtime's
+// CreateContainer calls Adjust with the container's OCI spec before it uses that, and
+// Extend wraps the runtime's own functions with the calls of plugins before they are
+// served. Everything else (who is connected, in which order plugins are called, and what
+// two of them must not both change) is done by NRI's own adaptation package.
 //
 // What plugins are told, and when:
 //
 //	RunPodSandbox                   the sandbox is ready; an error takes it down again
 //	UpdatePodSandbox, Post...       around UpdateSandbox; an error leaves all as it was
-//	StopPodSandbox, RemovePodSandbox   it is so, once each
+//	StopPodSandbox, RemovePodSandbox   it has happened, once each
 //	CreateContainer                 Adjust; an error fails the creation
 //	PostCreateContainer             CreateContainer has succeeded
 //	StartContainer                  before StartContainer, which fails with it
 //	PostStartContainer              the program runs
 //	UpdateContainer, Post...        around UpdateContainer, and may change the limits
-//	StopContainer                   the program has ended, however it did, once
+//	StopContainer                   the program has ended, for whatever reason, once
 //	RemoveContainer                 nothing is left of it
 //
-// What a plugin wants changed of other containers, in an answer or unasked, takes its
-// turn among the runtime's own calls for their sandboxes (cri.ChangeLimits): most often
-// it is done before the call goes on that the plugin was asked in, and when it fails so
-// does that, unless the plugin says IgnoreFailure. Where calls are under way in the
-// other sandbox it is done behind them, and a failure only logged: so a container that
-// is still being made has what is wanted of it when it is there. Of a container that has
-// ended, or is not there any more, a plugin may not have heard yet: that is logged, too,
-// and so is what is wanted of a container while its Pod is being restored.
+// A change that a plugin requests for another container, in an answer or unsolicited,
+// takes its turn among the runtime's own calls for that sandbox (cri.ChangeLimits).
+// Usually it is applied before the call continues for which the plugin was asked; if it
+// fails, so does the call, unless the plugin sets IgnoreFailure. If calls are in progress
+// in the other sandbox, it is applied after them, and a failure is only logged: a
+// container that is still being created thus has the change once it exists. A plugin may
+// not know yet that a container has ended or was removed: such a change is only logged,
+// and so is one for a container whose Pod is being restored.
 //
-// Limits are in force as plugins want them, and so ContainerStatus shows them. What a
-// limit cannot be, at a creation or, for what the CRI has no word for, at an update, is
-// refused with the field's name.
+// The limits in force are those that plugins want, and ContainerStatus shows them. A
+// limit that is impossible, or at an update cannot be expressed in the CRI, is refused
+// with the field's name.
 //
-// A plugin that connects later is told first what is there: every sandbox, and
-// every container that has not ended. No container that is created meanwhile is
-// left out. A plugin that does not answer in time is disconnected.
+// A plugin that connects later is first told what exists: every sandbox, and every
+// container that has not ended. No container created meanwhile is left out. A plugin that
+// does not answer in time is disconnected.
 package nri
 
 import (

@@ -1,14 +1,14 @@
-// Package event hands container events to every subscriber of the CRI's
-// GetContainerEvents. A publisher never waits: a subscriber that falls too far
-// behind is cut off with an error, so that it knows that it must list again.
+// Package event sends container events to every subscriber of the CRI's
+// GetContainerEvents. A publisher never waits: a subscriber that falls too far behind is
+// disconnected with an error, so that it knows that it must list again.
 //
-// The CRI has no number in an event, and no way to ask for what is missed. The
-// header of a subscription has what makes both up for who looks for it
-// (SequenceKey, SnapshotKey); who does not sees the plain CRI.
+// The CRI has no sequence number in an event, and no way to request missed ones. The
+// header of a subscription makes up for both (SequenceKey, SnapshotKey); a client that
+// ignores it sees the plain CRI.
 //
-// The package does not say what an event is or when one is due (state does).
-// A Hub is safe for concurrent use; each subscriber gets the events in the
-// order in which they were published.
+// The package does not define what an event is or when one is due (state does). A Hub is
+// safe for concurrent use; each subscriber gets the events in the order in which they
+// were published.
 package event
 
 import (

@@ -1,11 +1,9 @@
-// Package flight runs the calls that change something: detached from the
-// client that asked, at most one creation of the same thing at a time (Group);
-// one after the other for one sandbox (Gate); and a stop as soon as the most
-// impatient caller wants it (Deadline).
+// Package flight runs the calls that change something: detached from the client, at most
+// one creation of the same thing at a time (Group); one after the other for one sandbox
+// (Gate); and a stop by the earliest deadline of its callers (Deadline).
 //
-// It calls functions of an author, whose panic must not end the server (Guard).
-// The package knows nothing of containers. Its types are safe for concurrent
-// use.
+// It calls functions of an author, whose panic must not end the server (Guard). The
+// package knows nothing of containers. Its types are safe for concurrent use.
 package flight
 
 import (

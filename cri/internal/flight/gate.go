@@ -26,7 +26,7 @@ type Gate struct{ s *semaphore.Weighted }
 // NewGate returns an open gate.
 func NewGate() Gate { return Gate{semaphore.NewWeighted(everybody)} }
 
-// Alone waits until nobody is inside, or returns the error of ctx when that ends. leave
+// Alone waits until no call is inside, or returns the error of ctx when that ends. leave
 // must be called once.
 func (g Gate) Alone(ctx context.Context) (leave func(), err error) { return g.pass(ctx, everybody) }
 

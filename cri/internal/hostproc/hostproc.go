@@ -1,10 +1,10 @@
-// Package hostproc runs processes of the host that stand for containers: it
-// starts them, ends them with everything that they started in their process
-// group, and says how they ended.
+// Package hostproc runs processes of the host in place of containers: it starts them,
+// ends them with everything that they started in their process group, and reports how
+// they ended.
 //
-// A process belongs to the program that started it. What a killed program left
-// is found by a variable in the environment (KillLeft, Linux only). The package
-// knows no container, only its id; it is no sandbox and no init.
+// A process belongs to the program that started it. What a killed program left is found
+// by an environment variable (KillLeft, Linux only). The package knows only the id of a
+// container; it provides neither isolation nor an init.
 //
 // A Set is safe for concurrent use.
 package hostproc

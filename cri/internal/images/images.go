@@ -1,6 +1,6 @@
-// Package images serves the CRI's ImageService (cri-api v0.37) from the
-// functions of a runtime's author. It keeps nothing: the author does. A pull
-// goes on when its client gives up.
+// Package images serves the CRI's ImageService (cri-api v0.37) from the functions of a
+// runtime's author. It keeps no state: the author does. A pull continues when its client
+// gives up.
 //
 // A Server is safe for concurrent use.
 package images

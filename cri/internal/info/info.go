@@ -1,5 +1,5 @@
-// Package info makes the part of verbose answers that only people read. It is
-// for them that a mistake in it does not fail the answer.
+// Package info builds the part of verbose answers that only people read. Therefore an
+// error in it does not fail the answer.
 package info
 
 import (

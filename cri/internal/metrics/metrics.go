@@ -1,7 +1,7 @@
-// Package metrics answers the CRI's questions about time series of Pods and
-// containers (cri-api v0.37). The runtime's author has the values; the package
-// asks for them, not too many at once, and holds them to the descriptors, for a
-// kubelet fails a whole scrape over one bad sample.
+// Package metrics serves the CRI calls about time series of Pods and containers (cri-api
+// v0.37). The runtime's author has the values; the package asks for them, with limited
+// concurrency, and checks them against the descriptors, because a kubelet fails a whole
+// scrape over one bad sample.
 //
 // A Collector is safe for concurrent use.
 package metrics

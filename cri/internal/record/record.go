@@ -1,12 +1,11 @@
-// Package record keeps one file for every sandbox and container of a CRI
-// server, from which the next server goes on after a crash.
+// Package record keeps one file for every sandbox and container of a CRI server, from
+// which the next server continues after a crash.
 //
-// A record says what its object is and how far the server had come with it
-// (Phase). The package decides nothing: when to write is the server's business
-// (state), what to do about a phase that was cut short, too. A change adds a line to
-// the file (lines.go). What was written survives every death of the server; boot.go
-// says what a loss of power may take. A Dir is safe for concurrent use; callers order
-// the writes of one object.
+// A record says what its object is and how far the server had got with it (Phase). The
+// package makes no decisions: the server (state) decides when to write, and what to do
+// about an interrupted phase. A change adds a line to the file (lines.go). What was
+// written survives any death of the server; boot.go says what a power loss may take. A
+// Dir is safe for concurrent use; callers order the writes of one object.
 package record
 
 import (

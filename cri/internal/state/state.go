@@ -1,13 +1,12 @@
-// Package state is what a CRI server knows of its sandboxes and containers: in
-// memory, for reads that ask nobody (Reader); on disk, for the server after a
-// crash (record); and told to subscribers (event), in the order of the changes.
+// Package state is what a CRI server knows of its sandboxes and containers: in memory,
+// for reads that call nobody (Reader); on disk, for the server after a crash (record);
+// and published to subscribers (event), in the order of the changes.
 //
-// The package does not call the runtime's author and does not decide what
-// happens next; the server does. A change that must survive a crash is on disk
-// before anybody sees it.
+// The package does not call the runtime's author and does not decide what happens next;
+// the server does. A change that must survive a crash is on disk before anybody sees it.
 //
-// A Table is safe for concurrent use. The changes of one sandbox and of its
-// containers want its Gate, except where a method says otherwise.
+// A Table is safe for concurrent use. Changes of one sandbox and of its containers
+// require its Gate, unless a method says otherwise.
 package state
 
 import (

@@ -1,7 +1,7 @@
-// Package stats answers the CRI's questions about the usage of containers and
-// sandboxes (cri-api v0.37): of one, or of all that a filter matches. Figures
-// come from the runtime's author; the package asks for them, not too many at
-// once, says whose they are, and puts those of containers into their sandbox's.
+// Package stats serves the CRI calls about the usage of containers and sandboxes (cri-api
+// v0.37): of one, or of all that a filter matches. The values come from the runtime's
+// author; the package asks for them, with limited concurrency, adds the attributes of
+// their objects, and includes those of containers in their sandbox's.
 //
 // A Reporter is safe for concurrent use.
 package stats

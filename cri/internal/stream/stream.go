@@ -1,11 +1,10 @@
-// Package stream serves what a person or a probe does inside a container: exec,
-// attach and port-forward of the CRI (cri-api v0.37), over HTTP with the
-// protocols of kubectl (k8s.io/cri-streaming), and ExecSync, which answers with
-// the output.
+// Package stream serves what a person or a probe does inside a container: exec, attach
+// and port-forward of the CRI (cri-api v0.37), over HTTP with the protocols of kubectl
+// (k8s.io/cri-streaming), and ExecSync, which returns the output.
 //
-// HTTP is on a loopback address that the kernel picks; a URL carries a token
-// that works once, for a minute. The package runs nothing itself: Functions do.
-// A Server is safe for concurrent use.
+// HTTP is served on a loopback address with a port chosen by the kernel; a URL carries a
+// token that can be used once, within a minute. The package runs nothing itself:
+// Functions do. A Server is safe for concurrent use.
 package stream
 
 import (

@@ -1,9 +1,9 @@
-// Package validate refuses requests of the CRI (cri-api v0.37) that can never
-// succeed, and those that it would be dangerous to believe, before the runtime's
-// author sees them. Its errors are fault.Invalid and name the field.
+// Package validate refuses requests of the CRI (cri-api v0.37) that can never succeed,
+// and those that would be dangerous to trust, before the runtime's author sees them. Its
+// errors are fault.Invalid and name the field.
 //
-// It does not know what a runtime can do: that a handler has no user namespaces
-// is the server's business.
+// It does not know what a runtime supports: a handler without user namespaces, for
+// example, is the server's concern.
 package validate
 
 import (

@@ -1,38 +1,36 @@
-// Package image is the image store of the reference runtime: it loads and
-// pulls container images, keeps their layers unpacked, and mounts writable root
-// file systems made of them.
+// Package image is the image store of the reference runtime: it loads and pulls container
+// images, keeps their layers unpacked, and mounts writable root file systems made of
+// them.
 //
-// It follows the OCI image specification v1.1 (layout, manifest, config, layer
-// change sets), reads docker archives, and speaks the OCI distribution
-// protocol. It is not a build tool, it pushes nothing, and it is no
-// general snapshot store: a layer is always one read-only directory, and a root
-// file system always one overlay mount.
+// It follows the OCI image specification v1.1 (layout, manifest, config, layer change
+// sets), reads docker archives, and speaks the OCI distribution protocol. It is not a
+// build tool, does not push, and is not a general snapshot store: a layer is always one
+// read-only directory, and a root file system always one overlay mount.
 //
 // # On disk
 //
 //	DIR/index.json           names and images; replaced atomically; versioned
 //	DIR/blobs/sha256/HEX     configs, manifests and layers as they were received
-//	DIR/layers/HEX/fs        an unpacked layer, named by its chain id
-//	DIR/layers/HEX/layer.json  what it takes on disk; versioned
+//	DIR/layers/HEX/fs        an unpacked layer, named by its chain ID
+//	DIR/layers/HEX/layer.json  its disk usage; versioned
 //	DIR/mounts/HEX.json      one record for each root file system in use
-//	DIR/partial/HEX          beginnings of layers whose download was cut
+//	DIR/partial/HEX          partially downloaded layers
 //	DIR/ingest/              unfinished work; worthless after a crash
-//	DIR/reserve              space to remove images with when the disk is full
+//	DIR/reserve              space for removing images when the disk is full
 //	DIR/lock, DIR/ingest.lock
 //
-// Content becomes visible by one rename after it is on disk (fsync of a blob,
-// syncfs for a layer), so neither a kill nor a loss of power leaves a blob or a
-// layer that is there and wrong. What no image and no root file system refers
-// to is collected when an image is removed, a root file system released or the
-// store opened, unless some process is loading or pulling: then its end does it.
-// The beginning of a layer is kept for a day, for the next pull that wants the
-// layer to go on with.
+// Content becomes visible by one rename after it is on disk (fsync for a blob, syncfs for
+// a layer), so neither a kill nor a power loss leaves a visible blob or layer that is
+// wrong. What no image and no root file system refers to is collected when an image is
+// removed, a root file system released or the store opened; if some process is loading or
+// pulling then, it is collected when that has ended. A partially downloaded layer is kept
+// for a day, so that the next pull of the layer can continue.
 //
 // # Concurrency
 //
-// A Store is safe for concurrent use, and any number of processes may have one
-// directory open: changes are serialised by flock(2). Reads take no lock. They
-// are answered from memory while index.json is the file that was read last.
+// A Store is safe for concurrent use, and any number of processes may have one directory
+// open: changes are serialised by flock(2). Reads take no lock. They are answered from
+// memory as long as index.json has not been replaced.
 package image
 
 import (

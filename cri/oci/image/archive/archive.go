@@ -1,10 +1,10 @@
 // Package archive reads images from archives and makes archives of programs.
 //
-// It reads what "docker save" writes, OCI image layouts (OCI image
-// specification v1.1, image-layout.md) in a tar file or a directory, and either
-// compressed. It does not unpack: layers are read where they lie. What it reads
-// is not trusted: no name leads out of the archive, and documents have a bound.
-// An Archive may be read by several goroutines.
+// It reads what "docker save" writes and OCI image layouts (OCI image specification v1.1,
+// image-layout.md) in a tar file, compressed or not, or in a directory. It does not
+// unpack: layers are read in place. The input is not trusted: no name leads out of the
+// archive, and the size of documents is bounded. An Archive may be read by several
+// goroutines.
 package archive
 
 import (

@@ -1,7 +1,7 @@
-// Package content describes container images as archives and registries hand
-// them out: by digests, with readers for what the digests name (OCI image
-// specification v1.1). It stores nothing, checks no content, and knows no
-// transport. Its values are plain data.
+// Package content describes container images in the form in which archives and registries
+// provide them: by digests, with readers for what the digests name (OCI image
+// specification v1.1). It stores nothing, verifies no content, and knows no transport.
+// Its values are plain data.
 package content
 
 import (

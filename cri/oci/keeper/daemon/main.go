@@ -1,9 +1,9 @@
-// Package daemon is the keeper process (see package keeper for what it is and
-// what survives what): cmd/keeper is Main of this package and nothing else.
+// Package daemon is the keeper process (see package keeper for what it is and what
+// survives what): cmd/keeper is just Main of this package.
 //
-// A container that is idle costs descriptors and some small structures: one
-// poller waits for all of them, and a goroutine with a buffer comes to life where
-// there is something to do. The package links neither grpc nor k8s.io.
+// An idle container costs descriptors and some small structures: one poller waits for all
+// of them, and a goroutine with a buffer is started only when there is something to do.
+// The package links neither grpc nor k8s.io.
 package daemon
 
 import (

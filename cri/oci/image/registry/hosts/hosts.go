@@ -1,14 +1,13 @@
-// Package hosts says where the images of a registry are fetched from: at the
-// registry itself, or at mirrors that an administrator configured in the layout
-// that containerd made known (certs.d).
+// Package hosts determines from where the images of a registry are fetched: from the
+// registry itself, or from mirrors that an administrator configured in the layout of
+// containerd's certs.d.
 //
 //	DIR/HOST/hosts.toml          HOST as in image names: docker.io, quay.io
 //	DIR/HOST_PORT_/hosts.toml    for HOST:PORT
 //	DIR/_default/hosts.toml      for registries without a directory of their own
 //
-// It reads files and makes no connection. It keeps nothing, so that what an
-// administrator changes counts from the next pull on. All of it is safe for
-// concurrent use.
+// It reads files and makes no connections. It caches nothing, so an administrator's
+// changes apply from the next pull on. Everything is safe for concurrent use.
 package hosts
 
 import (

@@ -1,27 +1,25 @@
 // Package anchor is the process above the keeper, and the line between the two.
 //
-// The anchor does as little as can be done, so that there is no reason to ever
-// replace it: it starts the keeper, and another one when that ends, and it
-// holds what must not end with a keeper. It is a subreaper, so the keeper's
-// children become its own when the keeper dies; and the keeper leaves a copy of
-// every descriptor that matters with it, in entries that mean nothing to it. It
-// reads and writes none of them, opens no file but its lock and writes no
-// record: a child whose exit nobody has seen stays a zombie, which is as durable
-// as the anchor itself, until the keeper asks how it ended (Peek) and drops the
-// entry with its process id. A child that is in no entry is a stranger, and
-// reaped, unless an entry says that something is being started: the stranger may
+// The anchor does as little as possible, so that there is never a reason to replace it:
+// it starts the keeper, restarts it when it ends, and holds what must not end with a
+// keeper. It is a subreaper, so the keeper's children become its own when the keeper
+// dies; and the keeper leaves a copy of every important descriptor with it, in entries
+// that are opaque to it. The anchor neither reads nor writes these descriptors, opens no
+// file but its lock, and writes no record: a child whose exit nobody has seen stays a
+// zombie, which is as durable as the anchor itself, until the keeper asks how it ended
+// (Peek) and drops the entry with its process id. A child without an entry is a stranger
+// and is reaped, unless an entry says that something is being started: the stranger may
 // turn out to be that.
 //
-// The line is a pair of sockets that carry one message in a packet, with the
-// entry's descriptors. Put, Drop and the like have no answer: what was sent is
-// taken in order, also when the keeper is dead by then. The messages may gain
-// fields and kinds, which a keeper uses where the anchor says a version that has
-// them; those that there are never change, because the anchor of a node is as old as
-// the node's uptime. Of an entry an anchor hands on what it knows: Data alone may
-// grow.
+// The line is a pair of sockets; each packet carries one message, with the descriptors of
+// an entry. Put, Drop and the like have no answer: what was sent is processed in order,
+// even if the keeper is dead by then. New fields and kinds of messages may be added,
+// which a keeper uses only if the anchor reports a version that supports them; existing
+// ones never change, because a node's anchor is as old as the node's uptime. An anchor
+// hands on only the fields of an entry that it knows: only Data may grow.
 //
-// When the anchor dies its keeper becomes the anchor (Become): the same process
-// in another role, with its children, its place and the copies it has itself.
+// When the anchor dies, its keeper becomes the anchor (Become): the same process in
+// another role, with its children, its place and its own copies of the descriptors.
 package anchor
 
 import (

@@ -1,7 +1,7 @@
-// Package child asks the kernel how children of this process ended, with and
-// without reaping them. A child that has ended keeps its process id until it is
-// reaped; that of a process which is somebody else's child may be another one's at
-// any time, so of those that are not surely children a pidfd is asked.
+// Package child asks the kernel how children of this process ended, with and without
+// reaping them. A child that has ended keeps its process id until it is reaped; the id of
+// another process's child may be reused at any time. So processes that may not be
+// children are addressed by pidfd.
 package child
 
 import (

@@ -1,6 +1,5 @@
-// Package wire is the protocol between the keeper and its clients, and what
-// both sides need to speak it over a unix socket. It links neither grpc nor
-// k8s.io.
+// Package wire is the protocol between the keeper and its clients, and what both sides
+// need to speak it over a unix socket. It links neither grpc nor k8s.io.
 package wire
 
 import (
