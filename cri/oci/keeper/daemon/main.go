@@ -73,7 +73,7 @@ func daemonize(args []string) error {
 		return nil // the caller has changed its mind, or died
 	}
 	// Descriptors that the caller has left open must not reach the containers. Before
-	// Linux 5.11 this call fails, and that is the caller's task.
+	// Linux 5.11 this call fails, and then it is the caller's task.
 	_ = unix.CloseRange(anchor.ReadyFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
