@@ -8,10 +8,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// BenchmarkPodLife reports how long each call of a Pod's life takes, one Pod
-// after the other with a rest between them, as on a real node: the median in
-// milliseconds, with a CNI plugin that is a shell script, and with and without
-// the default seccomp profile.
+// BenchmarkPodLife reports how long each call in the life of a Pod takes, one Pod after
+// the other with pauses, as on a real node: the median in milliseconds, with a CNI plugin
+// that is a shell script, and with and without the default seccomp profile.
 func BenchmarkPodLife(b *testing.B) {
 	for name, profile := range map[string]runtimeapi.SecurityProfile_ProfileType{
 		"default": runtimeapi.SecurityProfile_RuntimeDefault, "unconfined": runtimeapi.SecurityProfile_Unconfined,

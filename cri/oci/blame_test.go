@@ -9,8 +9,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestBlameOfNetwork: what a network plugin says of the Pod's own port mappings is the
-// request's fault, and what it says of its configuration is not.
+// TestBlameOfNetwork: a network plugin's error about the Pod's own port mappings is the
+// request's fault; one about the plugin's configuration is not.
 func TestBlameOfNetwork(t *testing.T) {
 	n := newNode(t)
 	for text, want := range map[string]codes.Code{

@@ -17,14 +17,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// fakeCRIU stands for a criu that works. The OCI runtime beside it passes everything on
-// but a checkpoint, of which it leaves one file where criu would, and a restore, which
-// runs the program anew, in a Pod to which criu has given the hostname of the saved one.
-// BIN/fail makes it fail from so many calls on; behind a restore there is what a criu and a
-// runc leave that are killed: mounts, and a Pod that is cut off. BIN/hang keeps it busy as long as it is
-// there: a process in a session of its own, as the criu of a crun is, whose id is in
-// BIN/hangs, freezes the container that is saved again and again, and writes images. When
-// it ends by itself there is BIN/done.
+// fakeCRIU stands for a working criu. The OCI runtime beside it passes everything on,
+// except a checkpoint, for which it writes one file where criu would, and a restore,
+// which runs the program from the beginning, in a Pod to which criu has given the
+// hostname of the saved one. BIN/fail makes it fail from that many calls on; a failed
+// restore leaves what a killed criu and runc leave: mounts, and a Pod that is cut off
+// from the network. BIN/hang keeps it busy as long as it exists: a process in a session
+// of its own, like crun's criu, whose id is in BIN/hangs, repeatedly freezes the
+// container being saved and writes images. If it ends by itself, it creates BIN/done.
 const fakeCRIU = "#!/bin/sh\necho Version: 0\nexit 0\n"
 
 const fakeCheckpoint = `#!/bin/sh
@@ -96,7 +96,7 @@ done
 : >BIN/done
 `
 
-// newSaver is newNode with a criu and an OCI runtime that are fakes, in bin.
+// newSaver is newNode with a fake criu and a fake OCI runtime, in bin.
 func newSaver(t *testing.T) (n *node, bin string) {
 	t.Helper()
 	testenv.Require(t, testenv.Root, testenv.Runc)
@@ -117,14 +117,14 @@ func newSaver(t *testing.T) (n *node, bin string) {
 	return newNode(t), bin
 }
 
-// TestCheckpoint: the archive has criu's images, the spec and what the container
-// changed; where there is no criu, the call is not there either.
+// TestCheckpoint: the archive has criu's images, the spec and the container's changes;
+// without criu, the call does not exist.
 func TestCheckpoint(t *testing.T) {
 	n, bin := newSaver(t)
 	sandbox, cfg := n.sandbox("saved", nil)
 	id := n.create(sandbox, cfg, "main", nil, "do", "write /changed new", "echo written", "sleep forever")
 	n.startContainer(id)
-	n.waitLog("saved", "main", "written") // the file is there before it is
+	n.waitLog("saved", "main", "written") // the file exists before the log line
 	save := func(file string) error {
 		_, err := n.rs.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: id, Location: n.dir + "/" + file, Timeout: 10})
 		return err

@@ -2,5 +2,5 @@ package oci
 
 import "github.com/nodekit-project/nodekit/cri/oci/class"
 
-// OfferRDT has the runtime offer classes that need no processor with RDT.
+// OfferRDT makes the runtime offer classes without a processor that supports RDT.
 func (r *Runtime) OfferRDT(rdt *class.RDT) { r.classes.rdt = rdt }

@@ -25,13 +25,13 @@ const (
 	rdtOfPod      = "rdt.resources.beta.kubernetes.io/pod"
 )
 
-// annotated is a Pod that chooses by annotations.
+// annotated is a Pod that chooses classes by annotations.
 func annotated(as map[string]string) func(*runtimeapi.PodSandboxConfig) {
 	return func(c *runtimeapi.PodSandboxConfig) { c.Annotations = as }
 }
 
-// loopDevice returns a block device of the test's own. The kernel takes it away with
-// the last who has it open, so also when the test is killed.
+// loopDevice returns a block device of the test's own. The kernel removes it when it is
+// closed for the last time, so even if the test is killed.
 func loopDevice(t *testing.T) (path, numbers string) {
 	t.Helper()
 	must := func(err error) {
@@ -68,8 +68,8 @@ func loopDevice(t *testing.T) (path, numbers string) {
 	return "", ""
 }
 
-// readLimit is how many bytes per second the kernel lets a container read from the
-// device, "" for as many as it likes.
+// readLimit returns how many bytes per second the kernel lets a container read from the
+// device, "" if there is no limit.
 func (n *node) readLimit(sandbox, container, device string) string {
 	n.t.Helper()
 	file, field := "blkio.throttle.read_bps_device", ""
@@ -101,8 +101,8 @@ func (n *node) readLimit(sandbox, container, device string) string {
 	return ""
 }
 
-// TestBlockIOClass: the kernel has what the class of a container says, also after
-// other limits of it were changed, before it ran and while it does.
+// TestBlockIOClass: the limits of the container's class are in force, even after other
+// limits have been changed, before and during its run.
 func TestBlockIOClass(t *testing.T) {
 	device, numbers := loopDevice(t)
 	file := t.TempDir() + "/classes.yaml"
@@ -135,8 +135,8 @@ func TestBlockIOClass(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestClassRefused: who asks for a class that is not there gets no container, hears
-// why, and leaves nothing.
+// TestClassRefused: a request for a class that does not exist fails with the reason and
+// leaves nothing behind.
 func TestClassRefused(t *testing.T) {
 	file := t.TempDir() + "/classes.yaml"
 	n := newNode(t)
@@ -173,8 +173,8 @@ func TestClassRefused(t *testing.T) {
 	}
 }
 
-// TestClassesAtStart: a file with a mistake, and a name that is no group's, are
-// refused at start, by their names, and leave nothing.
+// TestClassesAtStart: a faulty file, and a name that no group can have, are refused by
+// name at start and leave nothing behind.
 func TestClassesAtStart(t *testing.T) {
 	n := newNode(t)
 	n.kill()
@@ -199,8 +199,8 @@ func TestClassesAtStart(t *testing.T) {
 	}
 }
 
-// TestRDTClass: the spec has the group of the class. That the OCI runtime and the
-// processor make something of it was never run: it needs RDT.
+// TestRDTClass: the spec has the group of the class. Whether the OCI runtime and the
+// processor apply it has never been tested: that needs RDT.
 func TestRDTClass(t *testing.T) {
 	groups := t.TempDir()
 	d := newDirect(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// TestContainerState: what every version before has written is read, as that meant it, and
-// what a later one writes is refused.
+// TestContainerState: the state that any earlier version wrote is read as that version
+// meant it, and that of a later version is refused.
 func TestContainerState(t *testing.T) {
 	r := &Runtime{cfg: Config{RunDir: "/run/x"}, engines: map[string]engine{"": {path: "/chosen", root: "/run/x/runtime"}}}
 	for text, want := range map[string]containerState{

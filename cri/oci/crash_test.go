@@ -20,8 +20,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
-// TestServerDies: containers run on while there is no server, their logs are
-// written on, and the exits that happen meanwhile are known afterwards.
+// TestServerDies: without a server, containers keep running and their logs are written;
+// exits that happen meanwhile are known afterwards.
 func TestServerDies(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("dies", nil)
@@ -97,7 +97,7 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-// consistent holds what the runtime says against the processes there are.
+// consistent compares what the runtime reports with the processes that exist.
 func (n *node) consistent() {
 	n.t.Helper()
 	list, err := n.rs.ListContainers(n.t.Context(), &runtimeapi.ListContainersRequest{})
@@ -119,7 +119,7 @@ func (n *node) wholeLife(name string) {
 		LogDirectory: n.dir + "/logs/" + name,
 	}
 	var mounts []*runtimeapi.Mount
-	if strings.HasSuffix(name, "p1") { // one of each two has all there is to leave behind
+	if strings.HasSuffix(name, "p1") { // every other one has everything that can be left behind
 		cfg.Linux = &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{}}}
 		ownUsers(cfg)
 		users := cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions
@@ -149,8 +149,8 @@ func (n *node) wholeLife(name string) {
 	_, _ = rs.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: s.PodSandboxId})
 }
 
-// TestKeeperDies: nothing is lost, beside the server or without one. What ended is
-// kept, what runs goes on, and what ends meanwhile is known.
+// TestKeeperDies: nothing is lost, with or without a server. Exits are kept, running
+// containers continue, and exits that happen meanwhile are known.
 func TestKeeperDies(t *testing.T) {
 	for name, withServer := range map[string]bool{"beside the server": true, "with the server": false} {
 		t.Run(name, func(t *testing.T) {
@@ -194,8 +194,8 @@ func TestKeeperDies(t *testing.T) {
 	}
 }
 
-// TestKeeperDiesBehindATerminal: the container sees no hang-up, and no more of its
-// output is lost than one read of a terminal takes.
+// TestKeeperDiesBehindATerminal: the container gets no hang-up, and loses no more output
+// than one read of a terminal returns.
 func TestKeeperDiesBehindATerminal(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("tty", nil)
@@ -247,8 +247,8 @@ func (n *node) killAnchored() {
 	n.must(unix.Kill(hello.Anchor, unix.SIGKILL))
 }
 
-// TestKeeperAndAnchorDie: the documented loss, and nothing more. What ended before
-// is kept, what ran is ended and reported, and the next container runs.
+// TestKeeperAndAnchorDie: the documented loss, and nothing more. Earlier exits are kept,
+// running containers are ended and reported, and the next container runs.
 func TestKeeperAndAnchorDie(t *testing.T) {
 	for name, withServer := range map[string]bool{"beside the server": true, "with the server": false} {
 		t.Run(name, func(t *testing.T) {
@@ -286,7 +286,7 @@ func TestKeeperAndAnchorDie(t *testing.T) {
 	}
 }
 
-// TestKeeperDiesInAStart: the start is done, once, by the keeper that follows.
+// TestKeeperDiesInAStart: the next keeper completes the start, once.
 func TestKeeperDiesInAStart(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("start", nil)
@@ -309,8 +309,8 @@ func TestKeeperDiesInAStart(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// killInTurn kills the keeper, and when the next one serves the anchor, and waits for the
-// one after that.
+// killInTurn kills the keeper, then, when the next one serves, the anchor, and waits for
+// the keeper after that.
 func (n *node) killInTurn() (serving keeper.Hello) {
 	n.t.Helper()
 	client := keeper.NewClient(n.dir + "/run")
@@ -331,8 +331,8 @@ func (n *node) killInTurn() (serving keeper.Hello) {
 }
 
 // TestKeeperThenAnchorDieInAStart: an OCI runtime that is at work while its keeper and
-// then the anchor die, and so is nobody's child here, starts the container, which is gone
-// on with as any.
+// then the anchor die, and so has neither as its parent, starts the container, which then
+// is like any other.
 func TestKeeperThenAnchorDieInAStart(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("adrift", nil)
@@ -353,8 +353,8 @@ func TestKeeperThenAnchorDieInAStart(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestLostIsEnded: a container of which nobody can tell whether it runs does not run on
-// when it is said to have ended.
+// TestLostIsEnded: a container of which nobody can tell whether it runs does not keep
+// running once it is reported as ended.
 func TestLostIsEnded(t *testing.T) {
 	for name, restart := range map[string]bool{"by the server": false, "by the next server": true} {
 		t.Run(name, func(t *testing.T) {
@@ -389,8 +389,8 @@ func TestLostIsEnded(t *testing.T) {
 	}
 }
 
-// TestKeeperAndAnchorDieInAStart: a program that began while they died does not
-// run on beside the one that takes its place.
+// TestKeeperAndAnchorDieInAStart: a program that started while they died does not keep
+// running beside the one that replaces it.
 func TestKeeperAndAnchorDieInAStart(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("start", nil)

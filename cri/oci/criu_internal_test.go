@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestSaysThatCRIULacks: a client hears no more than that checkpoints are not supported.
+// TestSaysThatCRIULacks: the log says why; a client only learns that checkpoints are not
+// supported.
 func TestSaysThatCRIULacks(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var log bytes.Buffer
@@ -21,7 +22,7 @@ func TestSaysThatCRIULacks(t *testing.T) {
 	}
 }
 
-// TestLacksCRIU: a crun says what it was built with, and every runc has it.
+// TestLacksCRIU: a crun reports how it was built, and every runc supports criu.
 func TestLacksCRIU(t *testing.T) {
 	for says, want := range map[string]bool{
 		"crun version 1.8.1\n+SYSTEMD +YAJL":       true,
@@ -38,8 +39,8 @@ func TestLacksCRIU(t *testing.T) {
 	}
 }
 
-// TestComplaint: of criu's log its errors are told, but for the one that it goes on
-// without.
+// TestComplaint: the errors in criu's log are reported, except for the one that criu
+// ignores.
 func TestComplaint(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "dump.log")
 	if got := complaint(log); got != "" {

@@ -17,7 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// livePod is a Pod that criu has something to do with.
+// livePod is a Pod that gives criu something to do.
 type livePod struct {
 	*savedPod
 	configs []*runtimeapi.ContainerConfig
@@ -39,7 +39,7 @@ func (n *node) livePod(name string) *livePod {
 	for c, args := range live {
 		id := n.create(p.sandbox, p.config, c, func(config *runtimeapi.ContainerConfig) {
 			config.Stdin = c == "stdin"
-			config.Envs = []*runtimeapi.KeyValue{{Key: "GODEBUG", Value: []byte("multipathtcp=0")}} // which criu does not know
+			config.Envs = []*runtimeapi.KeyValue{{Key: "GODEBUG", Value: []byte("multipathtcp=0")}} // which criu does not support
 			p.configs = append(p.configs, proto.CloneOf(config))
 		}, args...)
 		n.startContainer(id)
@@ -70,7 +70,8 @@ func (n *node) waitServed(id string) {
 	}, "served")
 }
 
-// restored restores the Pod as another one, whose server is killed before it is started.
+// restored restores the Pod under another name; its server is killed before the Pod is
+// started.
 func (p *livePod) restored(name string) *livePod {
 	p.t.Helper()
 	req := &runtimeapi.RestorePodRequest{CheckpointPath: p.dir, Config: proto.CloneOf(p.config), ContainerConfigs: p.configs}
@@ -98,7 +99,7 @@ func (p *livePod) first(name string) int {
 	return number
 }
 
-// goesOn looks at a Pod that was restored when the counter had got to a number.
+// goesOn checks a restored Pod whose counter had reached a number.
 func (p *livePod) goesOn(name string, after int) {
 	p.t.Helper()
 	if got := p.first(name); got < after {
@@ -128,7 +129,8 @@ func (p *livePod) goesOn(name string, after int) {
 	}
 }
 
-// interrupted has a criu killed in the middle of its work, behind which the Pod is as it was.
+// interrupted kills a criu in the middle of its work; the Pod must be unchanged after
+// that.
 func (p *livePod) interrupted() {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(p.t.Context())
@@ -145,7 +147,7 @@ func (p *livePod) interrupted() {
 	p.waitServed(p.container("server"))
 }
 
-// criuAtWork waits for a criu that saves a process.
+// criuAtWork waits for a criu that is saving a process.
 func (p *livePod) criuAtWork() {
 	p.t.Helper()
 	p.waitFor(func() bool { // the network is locked before it looks at memory
@@ -155,7 +157,7 @@ func (p *livePod) criuAtWork() {
 	}, "a criu at work")
 }
 
-// killed has the server killed in the middle of a checkpoint, which the Pod survives.
+// killed kills the server in the middle of a checkpoint, which the Pod must survive.
 func (p *livePod) killed() {
 	p.t.Helper()
 	over := make(chan error, 1)
@@ -173,8 +175,8 @@ func (p *livePod) killed() {
 	}
 }
 
-// restoreKilled has everybody killed who would tell what becomes of a restore, in the middle
-// of it. Its container has ended, and all of it can be removed.
+// restoreKilled kills, in the middle of a restore, everything that could report its
+// outcome. The container then has ended, and everything can be removed.
 func (p *livePod) restoreKilled(name string) {
 	p.t.Helper()
 	req := &runtimeapi.RestorePodRequest{CheckpointPath: p.dir, Config: proto.CloneOf(p.config), ContainerConfigs: p.configs}
@@ -205,8 +207,9 @@ func (p *livePod) restoreKilled(name string) {
 	p.removeSandbox(resp.PodSandboxId)
 }
 
-// TestCRIU: with a real criu, processes go on where they were, in a Pod of another name,
-// and are containers like any other; and so do those of a Pod that was restored.
+// TestCRIU: with a real criu, processes continue where they were, in a Pod with another
+// name, and are containers like any other; and so do those of a Pod that was restored
+// before.
 func TestCRIU(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Runc, testenv.CRIU)
 	t.Setenv(ociRuntime, "runc")

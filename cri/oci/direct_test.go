@@ -32,7 +32,7 @@ func readlink(t testing.TB, path string) string {
 	return to
 }
 
-// direct calls the runtime's functions without a server, for what would need a
+// direct calls the runtime's functions without a server, for tests that would need a
 // streaming client.
 type direct struct {
 	*node
@@ -120,8 +120,8 @@ func TestExecStreams(t *testing.T) {
 	close(sizes)
 }
 
-// TestExecGivenUp: when the caller gives up, nothing is written any more once
-// the call has returned, although the program still had much to say.
+// TestExecGivenUp: if the caller gives up, nothing is written after the call has
+// returned, although the program has more output.
 func TestExecGivenUp(t *testing.T) {
 	d := newDirect(t)
 	c := d.start("main", &runtimeapi.ContainerConfig{Args: []string{"sleep", "forever"}})
@@ -141,7 +141,7 @@ func TestExecGivenUp(t *testing.T) {
 	}
 }
 
-// watched notices writes that come or go on after end.
+// watched notices writes that come, or are still in progress, after end.
 type watched struct {
 	first            func()
 	inside           atomic.Int32
@@ -216,7 +216,7 @@ func (d *direct) ask(port int32, request string) (reply string, err error) {
 	return string(text), errors.Join(err, rerr, <-done)
 }
 
-// TestReopenLog: a container that prints all the while loses no line over a rotation.
+// TestReopenLog: a container that prints continuously loses no line in a rotation.
 func TestReopenLog(t *testing.T) {
 	d := newDirect(t)
 	c := d.start("log", &runtimeapi.ContainerConfig{Args: []string{"lines", "--interval", "1ms", "0"}})

@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// TestDropState: what a runc was killed at is no reason to keep a container, and its
-// program stays where it is.
+// TestDropState: what a killed runc left does not prevent the removal of a container, and
+// its program is not deleted.
 func TestDropState(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	dir := t.TempDir()
@@ -39,9 +39,9 @@ func TestDropState(t *testing.T) {
 	}
 }
 
-// TestProbe: every OCI runtime there is runs the bare container, which is also
-// the first process of shared PID namespaces; crun does not on a hybrid host, and
-// with the systemd driver only where a D-Bus broker runs.
+// TestProbe: every installed OCI runtime runs the bare container, which is also the first
+// process of shared PID namespaces; crun does not on a hybrid host, and with the systemd
+// driver only if a D-Bus broker runs.
 func TestProbe(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
 	dir := t.TempDir()

@@ -14,7 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// stalling is a client that takes nothing for a while.
+// stalling is a client that does not read for a while.
 type stalling struct {
 	bytes.Buffer
 	stall time.Duration
@@ -28,7 +28,7 @@ func (s *stalling) Write(p []byte) (int, error) {
 
 func hostsNull() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }
 
-// TestNulls: a null device is one, for every user, and is no other's file.
+// TestNulls: a null device works, for every user, and is a file of its own.
 func TestNulls(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	defer unix.Umask(unix.Umask(0o077))
@@ -66,9 +66,9 @@ func TestNulls(t *testing.T) {
 	}
 }
 
-// TestDrainWaitsForSlowClient: what a program has written before its end reaches a client
-// that does not read for longer than output is waited for, also where another process holds
-// the streams, or writes on.
+// TestDrainWaitsForSlowClient: what a program wrote before its end reaches a client that
+// pauses for longer than output is waited for, even if another process holds the streams
+// or keeps writing.
 func TestDrainWaitsForSlowClient(t *testing.T) {
 	for name, after := range map[string]func(*execStreams){
 		"all closed": func(x *execStreams) { x.closeChild() },
@@ -112,8 +112,9 @@ func TestDrainWaitsForSlowClient(t *testing.T) {
 	}
 }
 
-// TestTerminalOpenedAgain: a terminal that no process has open is not at its end while the
-// program runs, which may have closed it, and a process of it open it again.
+// TestTerminalOpenedAgain: a terminal that no process has open has not ended while the
+// program runs: the program may have closed it, and one of its processes may open it
+// again.
 func TestTerminalOpenedAgain(t *testing.T) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

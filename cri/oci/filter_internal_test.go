@@ -7,8 +7,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestDoubt: after a start that failed nothing is left out for that OCI runtime any
-// more, until it has shown again that it takes a program.
+// TestDoubt: after a failed start, the profiles for that OCI runtime are complete again
+// until it has shown anew that it uses a given program.
 func TestDoubt(t *testing.T) {
 	one, other := installed{path: "/bin/one"}, installed{path: "/bin/other"}
 	f := filters{heeding: map[installed]bool{one: true, other: true}}
@@ -19,7 +19,7 @@ func TestDoubt(t *testing.T) {
 	(&filters{}).doubt(engine{path: one.path})
 }
 
-// TestOfferKeepsAnnotations: those of NRI plugins stay beside the program.
+// TestOfferKeepsAnnotations: the annotations of NRI plugins are kept besides the program.
 func TestOfferKeepsAnnotations(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

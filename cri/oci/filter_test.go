@@ -14,10 +14,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestFilterIsMadeOnce: where the OCI runtime leaves the program of a seccomp
-// profile behind, the next container of that profile, and of no other, is given
-// it. Once it was seen to be taken, the system calls are left out of the profile.
-// All of the containers are confined.
+// TestFilterIsMadeOnce: if the OCI runtime leaves the program of a seccomp profile
+// behind, the next container with the same profile, and no other, is given it. Once it
+// was seen to be used, the system calls are left out of the profile. All containers are
+// confined.
 func TestFilterIsMadeOnce(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("filters", nil)
@@ -69,8 +69,8 @@ func TestFilterIsMadeOnce(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// wantProfile: whoever looks at the container sees the profile that confines it, and
-// not what the OCI runtime was spared.
+// wantProfile checks that the container's spec, as reported, has the profile that
+// confines it, and not the one that the OCI runtime was given.
 func (n *node) wantProfile(id string) {
 	n.t.Helper()
 	st, err := n.rs.ContainerStatus(n.t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})

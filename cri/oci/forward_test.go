@@ -80,8 +80,8 @@ func (n *node) listen(address string, serve func(*net.TCPConn)) (port int) {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// TestForwardHalfCloses: each side may end what it sends before the other, and gets all that
-// is sent after.
+// TestForwardHalfCloses: each side may end its stream before the other, and still gets
+// everything that is sent after that.
 func TestForwardHalfCloses(t *testing.T) {
 	n := newNode(t)
 	pod := n.hostPod("pod")
@@ -134,8 +134,8 @@ func TestForwardHalfCloses(t *testing.T) {
 	n.removeSandbox(pod)
 }
 
-// TestForwardClientGone: a server that says nothing and does not heed the end of what it is
-// sent is left when the client is killed.
+// TestForwardClientGone: a connection to a server that sends nothing and ignores the end
+// of its input is closed when the client is killed.
 func TestForwardClientGone(t *testing.T) {
 	n := newNode(t)
 	pod := n.hostPod("pod")

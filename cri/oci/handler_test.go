@@ -17,15 +17,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// TestHandlers: a Pod's containers, its first process and an exec run by the OCI
-// runtime of its handler, also after a restart; nobody gets an unknown one.
+// TestHandlers: a Pod's containers, its first process and an exec are run by the OCI
+// runtime of its handler, even after a restart; an unknown handler is refused.
 func TestHandlers(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Runc)
 	path, err := exec.LookPath("runc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path of its own, so that it is told from the default one.
+	// A path of its own, to distinguish it from the default one.
 	other := filepath.Join(t.TempDir(), "other-runc")
 	if err := os.Symlink(path, other); err != nil {
 		t.Fatal(err)
@@ -65,8 +65,8 @@ func TestHandlers(t *testing.T) {
 	n.removeSandbox(sandbox.PodSandboxId)
 }
 
-// TestHandlerMissing: an OCI runtime that is not there, or no OCI runtime, is
-// refused at start by the handler's name, and leaves nothing.
+// TestHandlerMissing: a missing OCI runtime, or a program that is not one, is refused at
+// start with the handler's name, and leaves nothing behind.
 func TestHandlerMissing(t *testing.T) {
 	n := newNode(t)
 	n.kill()

@@ -15,9 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 )
 
-// TestStartHangs: a start that hangs in its OCI runtime keeps no server from
-// beginning, and no other container from being started; and what becomes of it is
-// known when it is over.
+// TestStartHangs: a start that hangs in its OCI runtime prevents neither a server from
+// starting nor other containers from being started; its outcome is known when it is over.
 func TestStartHangs(t *testing.T) {
 	for name, c := range map[string]struct {
 		signal unix.Signal // what the runtime gets at last
@@ -50,7 +49,7 @@ func TestStartHangs(t *testing.T) {
 }
 
 // hangingStart begins to start a container, which ends with 6 unless args say otherwise,
-// and stops the OCI runtime at that.
+// and stops the OCI runtime (SIGSTOP) meanwhile.
 func (n *node) hangingStart(sandbox string, cfg *runtimeapi.PodSandboxConfig, args ...string) (id string, runtime int) {
 	n.t.Helper()
 	hello, err := keeper.NewClient(n.dir + "/run").Hello(n.t.Context())
@@ -94,8 +93,8 @@ func stopChild(parent int, word string) int {
 	return 0
 }
 
-// TestEndHangingStart: who wants a container dead does not wait for its start, which hangs
-// in the OCI runtime; a stop waits as long as it gives the container. It is the same for
+// TestEndHangingStart: stopping or removing a container does not wait for its start,
+// which hangs in the OCI runtime; a stop waits for the grace period. The same holds for
 // the server after the one that began the start.
 func TestEndHangingStart(t *testing.T) {
 	for name, end := range map[string]func(ctx context.Context, n *node, sandbox, id string) error{

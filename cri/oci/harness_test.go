@@ -89,7 +89,7 @@ type paths struct{ dir string }
 func (p paths) socket() string { return "unix://" + p.dir + "/s" }
 func (p paths) cgroup() string { return "/nodekit-oci-" + filepath.Base(p.dir) }
 
-// sandboxCgroup is where the containers of a sandbox of no Pod are.
+// sandboxCgroup is the parent cgroup of the containers of a sandbox that names none.
 func (p paths) sandboxCgroup(id string) string {
 	files := p.cgroup() + "/sandbox-" + id
 	if p.cfg().Systemd {
@@ -116,8 +116,8 @@ func (p paths) cfg() oci.Config {
 // nriSocket is where NRI plugins connect.
 func (p paths) nriSocket() string { return p.dir + "/nri.sock" }
 
-// openRuntime returns a runtime, whose specs plugins adjust unless they are nil,
-// and the function that closes its network.
+// openRuntime returns a runtime, with plugins unless they are nil, and the function that
+// closes its network.
 func openRuntime(ctx context.Context, dir string, log *slog.Logger, plugins *nri.Plugins) (*oci.Runtime, func() error, error) {
 	p := paths{dir}
 	cfg := p.cfg()
@@ -172,8 +172,8 @@ type node struct {
 	rs   runtimeapi.RuntimeServiceClient
 }
 
-// fakeCNI gives every sandbox one address of the documentation range and keeps
-// a file per attachment, so that a DEL that was forgotten is seen.
+// fakeCNI gives every sandbox one address of the documentation range and keeps a file per
+// attachment, so that a missing DEL is noticed.
 const fakeCNI = `#!/bin/sh
 d=$(dirname "$0")/../attached
 case "$CNI_COMMAND" in
@@ -184,7 +184,7 @@ VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}' ;;
 esac
 `
 
-// newNode starts a node and checks at the end that nothing of it is left.
+// newNode starts a node and checks at the end that it has left nothing behind.
 func newNode(t testing.TB) *node {
 	t.Helper()
 	testenv.Require(t, testenv.Root, testenv.OCIRuntime)
@@ -275,7 +275,7 @@ func (n *node) restart() {
 	n.start()
 }
 
-// end shuts everything down, in this process, and looks for what is left.
+// end shuts everything down, in this process, and checks for leftovers.
 func (n *node) end(before *leak.Snapshot) {
 	if n.cmd != nil {
 		_ = n.cmd.Process.Kill()
@@ -432,7 +432,7 @@ func (n *node) logOf(sandbox, container string) string {
 	return b.String()
 }
 
-// waitFor waits until ready says so.
+// waitFor waits until ready returns true.
 func (n *node) waitFor(ready func() bool, what string) {
 	n.t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ready(); time.Sleep(2 * time.Millisecond) {

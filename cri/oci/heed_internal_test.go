@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// TestHeeds: what an OCI runtime does not say that it knows is refused by name.
+// TestHeeds: a property that an OCI runtime does not declare is refused by name.
 func TestHeeds(t *testing.T) {
 	const (
 		old    = `{"ociVersionMin": "1.0.0", "ociVersionMax": "1.0.2-dev", "linux": {}}`
@@ -72,8 +72,8 @@ func TestHeeds(t *testing.T) {
 	}
 }
 
-// TestHeedsDoesNotHang: what an OCI runtime has left behind, and holds its output open,
-// is not waited for when the time is over.
+// TestHeedsDoesNotHang: a child that an OCI runtime has left, and that holds its output
+// open, is not waited for beyond the time limit.
 func TestHeedsDoesNotHang(t *testing.T) {
 	dir := t.TempDir()
 	e, held := engine{path: filepath.Join(dir, "runtime")}, filepath.Join(dir, "held")

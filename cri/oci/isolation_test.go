@@ -11,9 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// TestDeviceRules: a device node opens only for those who asked for it, with
-// what they asked for, whichever way it got into the container, and on either
-// version of cgroups.
+// TestDeviceRules: a device node can be opened only by containers that requested it, with
+// the requested access, however it got into the container, with either cgroup version.
 func TestDeviceRules(t *testing.T) {
 	n := newNode(t)
 	// The loop driver's control device: whoever may open it gets another error
@@ -51,8 +50,7 @@ func TestDeviceRules(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestConfinement: what the security context says holds for the container's
-// program and for what is executed beside it.
+// TestConfinement: the security context applies to the container's program and to execs.
 func TestConfinement(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("confined", nil)
@@ -114,8 +112,8 @@ func TestLinksInRootfs(t *testing.T) {
 	}
 }
 
-// TestOnlyRootReachesTheState: sockets, specs with the environment's secrets and
-// the keeper's journal. Others may pass through two directories, and see nothing.
+// TestOnlyRootReachesTheState: sockets, specs with secrets in the environment, and the
+// keeper's journal. Others may traverse two directories, and see nothing.
 func TestOnlyRootReachesTheState(t *testing.T) {
 	old := unix.Umask(0)
 	defer unix.Umask(old)

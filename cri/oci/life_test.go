@@ -42,8 +42,9 @@ func TestLife(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestMountsOfASandbox: each is there once, also where mounts propagate, and those that a
-// service has copied meanwhile go with the sandbox. Its namespaces would live on in them.
+// TestMountsOfASandbox: each mount exists once, even if mounts propagate, and copies that
+// a service has made meanwhile disappear with the sandbox; otherwise they would keep its
+// namespaces alive.
 func TestMountsOfASandbox(t *testing.T) {
 	n := newNode(t)
 	run := filepath.Join(n.dir, "run")
@@ -79,8 +80,8 @@ func TestMountsOfASandbox(t *testing.T) {
 	}
 }
 
-// TestStopWithoutPlugin: while the network cannot be undone its namespace stays, and the
-// Pod's memory does not.
+// TestStopWithoutPlugin: while the network cannot be detached, its namespace remains, but
+// the Pod's memory is released.
 func TestStopWithoutPlugin(t *testing.T) {
 	n := newNode(t)
 	sandbox, _ := n.sandbox("stuck", nil)
@@ -123,8 +124,8 @@ func TestStop(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// A container that somebody has frozen ends all the same: of cgroups of version 1 it
-// has to be thawed for that.
+// TestStopFrozen: a container that somebody has frozen can be stopped: with cgroup v1, it
+// must be thawed for that.
 func TestStopFrozen(t *testing.T) {
 	n := newNode(t)
 	sandbox, id := n.run("frozen", nil, "sleep", "forever")

@@ -13,7 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// TestNothingLocked: in a network namespace that no criu has locked there is nothing to do.
+// TestNothingLocked: there is nothing to do in a network namespace that no criu has
+// blocked.
 func TestNothingLocked(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	err := nspin.OnThrowAwayThread(func() error {
@@ -27,8 +28,8 @@ func TestNothingLocked(t *testing.T) {
 	}
 }
 
-// TestHalfLocked: a criu that takes its lock away does so in steps, and one that is killed
-// leaves what is of the others. One that locks what is locked has its rules there twice.
+// TestHalfLocked: criu removes its rules in steps, so a killed one leaves the remaining
+// ones. A criu that blocks what is already blocked adds its rules twice.
 func TestHalfLocked(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.NFT)
 	for _, tool := range []string{"iptables", "ip6tables"} {
@@ -61,7 +62,8 @@ func TestHalfLocked(t *testing.T) {
 	}
 }
 
-// TestUnlessUnable: what a kernel cannot do it has not done, and everything else is told.
+// TestUnlessUnable: an error about a feature that the kernel lacks is ignored; every
+// other one is returned.
 func TestUnlessUnable(t *testing.T) {
 	for says, none := range map[string]bool{
 		"iptables v1.8.9 (legacy): can't initialize iptables table `filter': Table does not exist (do you need to insmod?)": true,

@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// savable is a spec as any container has it.
+// savable is an ordinary container's spec.
 func savable() *specs.Spec {
 	s := bareSpec("/program", "/cgroup", "/program", "argument")
 	s.Process.Env = []string{"HOSTNAME=a", "A=1"}
@@ -20,8 +20,8 @@ func savable() *specs.Spec {
 	return s
 }
 
-// TestMatches: what the processes of a checkpoint keep must be what is asked for, and
-// everything else may differ.
+// TestMatches: what the processes of a checkpoint keep must match the request; everything
+// else may differ.
 func TestMatches(t *testing.T) {
 	text, err := json.Marshal(savable())
 	if err != nil {
@@ -91,7 +91,8 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-// TestJoinOptions: criu is told of the namespaces of the Pod that nobody else tells it of.
+// TestJoinOptions: criu gets those of the Pod's namespaces that the OCI runtime does not
+// pass on.
 func TestJoinOptions(t *testing.T) {
 	doc := savable()
 	doc.Linux.Namespaces = []specs.LinuxNamespace{

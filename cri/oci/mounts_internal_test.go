@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestInside: the links of an image lead to places in the image.
+// TestInside: symbolic links of an image are resolved within the image.
 func TestInside(t *testing.T) {
 	root := t.TempDir()
 	for _, err := range []error{

@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// TestCollectNetwork starts over an attachment that no sandbox record tells of,
-// beside one of a sandbox that is there.
+// TestCollectNetwork starts with an attachment without a sandbox record, beside one of an
+// existing sandbox.
 func TestCollectNetwork(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")

@@ -17,7 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// nriPlugin changes the containers named main, and notes those that it finds.
+// nriPlugin changes the containers named main, and records those that it is told of.
 type nriPlugin struct {
 	mounts string // what containers get at /from-nri
 	found  chan []string
@@ -53,7 +53,8 @@ func (p *nriPlugin) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.C
 	return nil, nil
 }
 
-// unheeded are adjustments that not every OCI runtime knows, by the property of the spec.
+// unheeded are adjustments that not every OCI runtime supports, by the property of the
+// spec.
 var unheeded = map[string]func(*api.ContainerAdjustment){
 	"process.scheduler": func(a *api.ContainerAdjustment) {
 		a.SetLinuxScheduler(&api.LinuxScheduler{Policy: api.LinuxSchedulerPolicy_SCHED_BATCH})
@@ -64,7 +65,7 @@ var unheeded = map[string]func(*api.ContainerAdjustment){
 	"linux.memoryPolicy": func(a *api.ContainerAdjustment) { a.SetLinuxMemoryPolicy(api.MpolMode_MPOL_BIND, "0") },
 }
 
-// isInForce reports whether a process has what one of them wants.
+// isInForce reports whether an adjustment is in force for a process.
 func isInForce(t *testing.T, name string, pid int) bool {
 	t.Helper()
 	switch name {
@@ -80,8 +81,7 @@ func isInForce(t *testing.T, name string, pid int) bool {
 	return err == nil && strings.Contains(string(maps), "bind:0")
 }
 
-// TestNRIWhatTheRuntimeDoesNotKnow: an adjustment is in force, or it is refused by its
-// name.
+// TestNRIWhatTheRuntimeDoesNotKnow: an adjustment is in force, or refused by name.
 func TestNRIWhatTheRuntimeDoesNotKnow(t *testing.T) {
 	t.Setenv(nriPlugins, "1")
 	n := newNode(t)
@@ -107,7 +107,7 @@ func TestNRIWhatTheRuntimeDoesNotKnow(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// connect connects the plugin and returns what it was told is there.
+// connect connects the plugin and returns what it was told exists.
 func (p *nriPlugin) connect(n *node) (stub.Stub, []string) {
 	n.t.Helper()
 	s, err := stub.New(p, stub.WithPluginName("test"), stub.WithPluginIdx("10"), stub.WithSocketPath(n.nriSocket()), stub.WithOnClose(func() {}))
@@ -117,8 +117,8 @@ func (p *nriPlugin) connect(n *node) (stub.Stub, []string) {
 	return s, <-p.found
 }
 
-// TestNRIAnnotations: what a plugin adds is in the spec, and not in the annotations that
-// the container was asked for with.
+// TestNRIAnnotations: annotations that a plugin adds are in the spec, but not among the
+// requested annotations of the container.
 func TestNRIAnnotations(t *testing.T) {
 	t.Setenv(nriPlugins, "1")
 	n := newNode(t)
@@ -137,9 +137,9 @@ func TestNRIAnnotations(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestNRI: a plugin changes a container before it starts and while it runs, hears
-// of its end, and finds it again when the server was killed; what it refuses is
-// not made.
+// TestNRI: a plugin changes a container before it starts and while it runs, is told of
+// its end, and is told of it again after the server was killed; what it refuses is not
+// created.
 func TestNRI(t *testing.T) {
 	t.Setenv(nriPlugins, "1")
 	n := newNode(t)

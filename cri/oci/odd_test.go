@@ -17,8 +17,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// TestFullDisk: nothing half made is left of what found no room, and once there
-// is room it works.
+// TestFullDisk: what found no space leaves nothing partly made, and once there is space
+// it works.
 func TestFullDisk(t *testing.T) {
 	n := newNode(t)
 	n.kill()
@@ -61,7 +61,7 @@ func TestFullDisk(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestReadOnlyState: a state directory that nothing can be written to is named.
+// TestReadOnlyState: a state directory that cannot be written to is named.
 func TestReadOnlyState(t *testing.T) {
 	n := newNode(t)
 	dir := n.dir + "/cri"
@@ -74,8 +74,8 @@ func TestReadOnlyState(t *testing.T) {
 	n.wantRefused("a sandbox in a read-only directory", err, codes.FailedPrecondition, "read-only")
 }
 
-// TestMissingRuntime: an OCI runtime that was taken away is named, and what needs none
-// goes on.
+// TestMissingRuntime: an OCI runtime that was removed is named, and what does not need
+// one still works.
 func TestMissingRuntime(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Runc)
 	found, err := exec.LookPath("runc")
@@ -121,7 +121,7 @@ func TestMissingRuntime(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// wantRefused wants an error that says why, and leaves nothing behind.
+// wantRefused requires an error that says why, and that nothing is left behind.
 func (n *node) wantRefused(what string, err error, code codes.Code, why string) {
 	n.t.Helper()
 	if err == nil || !strings.Contains(err.Error(), why) || status.Code(err) != code {
@@ -134,8 +134,8 @@ func (n *node) wantRefused(what string, err error, code codes.Code, why string) 
 	}
 }
 
-// TestOddLogPaths: whatever the log path of a container means, no other file is
-// written to or removed, not even when the log directory has a link to it.
+// TestOddLogPaths: whatever the log path of a container is, no other file is written to
+// or removed, even if the log directory has a symbolic link to it.
 func TestOddLogPaths(t *testing.T) {
 	n := newNode(t)
 	precious := filepath.Join(t.TempDir(), "precious")

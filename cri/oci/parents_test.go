@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// TestMissingCgroupParent: of a Pod's cgroup that was not there, as much is taken away as was
-// made, once no Pod names it: also by the server after the one that made it.
+// TestMissingCgroupParent: those parts of a Pod's cgroup that were created for it are
+// removed once no Pod names them, even by the server after the one that created them.
 func TestMissingCgroupParent(t *testing.T) {
 	n := newNode(t)
 	if n.cfg().Systemd {

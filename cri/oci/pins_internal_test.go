@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// TestUnpin takes away what a sandbox has mounted: at once where it lies on a mount of the
-// sandbox's directory, and one after the other as an earlier version left it.
+// TestUnpin unmounts what a sandbox has mounted: in one step below the mount of the
+// sandbox's directory, and one by one as an earlier version left it.
 func TestUnpin(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	for name, gathered := range map[string]bool{"gathered": true, "alone": false} {

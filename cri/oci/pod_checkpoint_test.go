@@ -57,7 +57,7 @@ func (p *savedPod) save(ctx context.Context) error {
 	return err
 }
 
-// runOn reports containers that do not answer, as those that are frozen.
+// runOn fails for containers that do not respond, such as frozen ones.
 func (p *savedPod) runOn() {
 	p.t.Helper()
 	for _, id := range p.ids {
@@ -67,7 +67,7 @@ func (p *savedPod) runOn() {
 	}
 }
 
-// empty reports what is in the checkpoint's directory.
+// empty fails if the checkpoint's directory is not empty.
 func (p *savedPod) empty() {
 	p.t.Helper()
 	if left, err := os.ReadDir(p.dir); err != nil || len(left) > 0 {
@@ -75,7 +75,7 @@ func (p *savedPod) empty() {
 	}
 }
 
-// restoring is a request to restore the Pod as another one.
+// restoring returns a request to restore the Pod under another name.
 func (p *savedPod) restoring(name string) *runtimeapi.RestorePodRequest {
 	req := &runtimeapi.RestorePodRequest{CheckpointPath: p.dir, Config: proto.CloneOf(p.config)}
 	req.Config.Metadata.Name, req.Config.Metadata.Uid, req.Config.LogDirectory = name, "uid-"+name, p.node.dir+"/logs/"+name
@@ -113,9 +113,9 @@ func (n *node) sandboxes() int {
 	return len(list.Items)
 }
 
-// TestPodCheckpoint: all containers stand still while each is saved, and run on; and
-// another Pod goes on from there, once it is started, whatever becomes of the server and
-// the checkpoint before.
+// TestPodCheckpoint: all containers are frozen while each is saved, and then continue;
+// another Pod, once it is started, continues from there, whatever happened to the server
+// and the checkpoint before.
 func TestPodCheckpoint(t *testing.T) {
 	n, bin := newSaver(t)
 	p := n.savedPod("saved")
@@ -137,7 +137,8 @@ func TestPodCheckpoint(t *testing.T) {
 	n.must(err)
 	n.must(os.RemoveAll(p.dir)) // the client's, to do with what it likes
 	n.filled(resp.PodSandboxId)
-	// Who does not know of restored containers must not start one from the beginning.
+	// A program that does not know restored containers must not start one from the
+	// beginning.
 	begun := n.create(resp.PodSandboxId, req.Config, "begun", nil, "sleep", "forever")
 	if got := n.stateVersion(begun); got != 2 {
 		t.Errorf("the state of a container that begins has version %d, want 2", got)
@@ -160,7 +161,8 @@ func TestPodCheckpoint(t *testing.T) {
 	n.removeSandbox(resp.PodSandboxId)
 }
 
-// stateVersion returns the version of what the runtime has on record of a container.
+// stateVersion returns the version of the state that the runtime has recorded for a
+// container.
 func (n *node) stateVersion(id string) int {
 	n.t.Helper()
 	var found []string
@@ -182,7 +184,7 @@ func (n *node) stateVersion(id string) int {
 	return version
 }
 
-// filled looks at the files of a restored Pod none of whose programs has run yet.
+// filled checks the files of a restored Pod whose programs have not run yet.
 func (n *node) filled(sandbox string) {
 	n.t.Helper()
 	for _, c := range savedNames {
@@ -197,7 +199,7 @@ func (n *node) filled(sandbox string) {
 	}
 }
 
-// goneOn looks at containers of a restored Pod that were started.
+// goneOn checks containers of a restored Pod that were started.
 func (n *node) goneOn(bin string, resp *runtimeapi.RestorePodResponse) {
 	n.t.Helper()
 	given, err := os.ReadFile(bin + "/restored")
@@ -229,15 +231,15 @@ func (n *node) goneOn(bin string, resp *runtimeapi.RestorePodResponse) {
 	}
 }
 
-// sorted brings lines into an order.
+// sorted sorts lines.
 func sorted(text string) string {
 	lines := strings.SplitAfter(text, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "")
 }
 
-// TestPodCheckpointFails: what goes wrong is told, and leaves neither files nor a
-// container that stands still.
+// TestPodCheckpointFails: a failure is reported, and leaves neither files nor a frozen
+// container.
 func TestPodCheckpointFails(t *testing.T) {
 	testenv.Require(t, testenv.NFT)
 	if _, err := exec.LookPath("iptables-restore"); err != nil {
@@ -255,7 +257,7 @@ func TestPodCheckpointFails(t *testing.T) {
 	p.runOn()
 	n.must(os.Remove(bin + "/fail"))
 
-	// The second freeze, for the kernel's file cannot be written.
+	// The second freeze, because the kernel's file cannot be written.
 	frozen := lockCgroup(t, n.sandboxCgroup(p.sandbox)+"/"+p.ids[1])
 	if err := p.save(t.Context()); err == nil || !strings.Contains(err.Error(), "freezing") {
 		t.Errorf("a container that cannot be frozen: %v", err)
@@ -286,8 +288,8 @@ func TestPodCheckpointFails(t *testing.T) {
 	n.removeSandbox(p.sandbox)
 }
 
-// TestNetworkStaysLocked: that the Pod may be cut off is told, and that is undone when it
-// can be.
+// TestNetworkStaysLocked: that the Pod may be cut off from the network is reported, and
+// undone as soon as possible.
 func TestNetworkStaysLocked(t *testing.T) {
 	testenv.Require(t, testenv.NFT)
 	n, bin := newSaver(t)
@@ -298,7 +300,7 @@ func TestNetworkStaysLocked(t *testing.T) {
 	go func() { over <- p.save(t.Context()) }()
 	p.busy(bin)
 	p.lockNetwork()
-	p.inNetwork("nft", "add rule ip filter CRIU meta mark set numgen inc mod 2") // which iptables does not know
+	p.inNetwork("nft", "add rule ip filter CRIU meta mark set numgen inc mod 2") // which iptables cannot show
 	n.must(os.Remove(bin + "/hang"))
 	if err := <-over; err == nil || !strings.Contains(err.Error(), "letting the Pod's network go on") || !strings.Contains(err.Error(), "incompatible") {
 		t.Errorf("a Pod that is cut off: %v", err)
@@ -325,8 +327,8 @@ func (p *savedPod) inNetwork(argv ...string) (output string) {
 	return output
 }
 
-// lockNetwork is what a real criu does with the network of the processes that it saves,
-// by iptables and by nftables.
+// lockNetwork does what a real criu does to the network of the processes that it saves,
+// with iptables and with nftables.
 func (p *savedPod) lockNetwork() {
 	p.t.Helper()
 	p.inNetwork("nft", "add table inet CRIU-7; add table inet kept; "+
@@ -351,7 +353,7 @@ func (n *node) waitFile(path string) {
 }
 
 // settled waits for the end of a checkpoint whose client has gone: the next call for the
-// sandbox comes behind it.
+// sandbox waits for it.
 func (p *savedPod) settled() {
 	p.t.Helper()
 	_, err := p.rs.UpdateContainerResources(p.t.Context(), &runtimeapi.UpdateContainerResourcesRequest{
@@ -360,8 +362,8 @@ func (p *savedPod) settled() {
 	p.must(err)
 }
 
-// TestPodCheckpointRefuses: what could not be restored is not saved, and the reason says
-// what can.
+// TestPodCheckpointRefuses: what could not be restored is not saved, and the error says
+// what can be.
 func TestPodCheckpointRefuses(t *testing.T) {
 	n, _ := newSaver(t)
 	p := n.savedPod("saved")

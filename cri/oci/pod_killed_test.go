@@ -27,7 +27,7 @@ func (n *node) busy(bin string) (pid int) {
 	return pid
 }
 
-// ended reports a criu that works on.
+// ended fails if a criu is still at work.
 func (p *savedPod) ended(pid int, why string) {
 	p.t.Helper()
 	if !procstat.Ended(pid) {
@@ -36,7 +36,7 @@ func (p *savedPod) ended(pid int, why string) {
 }
 
 // TestKilledInACheckpoint: a criu that outlives its server is ended by the next one, and
-// does nothing to a Pod behind its back that runs on.
+// does nothing later to the Pod, which keeps running.
 func TestKilledInACheckpoint(t *testing.T) {
 	testenv.Require(t, testenv.NFT)
 	for name, begin := range map[string]func(p *savedPod) error{
@@ -55,7 +55,7 @@ func TestKilledInACheckpoint(t *testing.T) {
 			criu := p.busy(bin)
 			p.lockNetwork()
 			n.kill()
-			// The next server thaws also where there is no criu any more.
+			// The next server thaws even if criu is no longer there.
 			n.must(os.Rename(bin+"/criu", bin+"/no-criu"))
 			n.start()
 			<-over
@@ -76,8 +76,8 @@ func TestKilledInACheckpoint(t *testing.T) {
 	}
 }
 
-// TestCheckpointMayEnd: a criu that nobody waits for any more is not killed if it ends soon:
-// it may have a process of the container in its hands, which would die of that.
+// TestCheckpointMayEnd: a criu that is no longer wanted is not killed if it ends soon: it
+// may be controlling a process of the container, which would die.
 func TestCheckpointMayEnd(t *testing.T) {
 	for name, leave := range map[string]func(n *node, cancel func()){
 		"by a client": func(_ *node, cancel func()) { cancel() },
@@ -103,8 +103,8 @@ func TestCheckpointMayEnd(t *testing.T) {
 	}
 }
 
-// TestKilledInARealRuncsCheckpoint: what criu is known by reaches the criu that a runc
-// starts.
+// TestKilledInARealRuncsCheckpoint: the lock by which criu is found reaches the criu that
+// a runc starts.
 func TestKilledInARealRuncsCheckpoint(t *testing.T) {
 	n, bin := newSaver(t)
 	n.must(os.WriteFile(bin+"/criu", []byte("#!/bin/sh\n[ \"$1\" = swrk ] || exit 0\n: >"+bin+"/hang\nexec sh "+bin+"/busy\n"), 0o755))
@@ -121,8 +121,8 @@ func TestKilledInARealRuncsCheckpoint(t *testing.T) {
 	n.removeSandbox(p.sandbox)
 }
 
-// TestKilledBehindACheckpoint: a Pod whose containers have ended by then gets its network
-// back, too.
+// TestKilledBehindACheckpoint: a Pod whose containers have ended meanwhile gets its
+// network back, too.
 func TestKilledBehindACheckpoint(t *testing.T) {
 	testenv.Require(t, testenv.NFT)
 	n, _ := newSaver(t)
@@ -136,7 +136,7 @@ func TestKilledBehindACheckpoint(t *testing.T) {
 	n.removeSandbox(p.sandbox)
 }
 
-// lockCgroup has nobody write to the files of a cgroup until the function is called.
+// lockCgroup prevents writes to the files of a cgroup until the function is called.
 func lockCgroup(t *testing.T, path string) (unlock func()) {
 	t.Helper()
 	dirs, err := cgroup.Dirs(path)

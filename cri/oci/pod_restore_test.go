@@ -19,7 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// TestPodRestoreRefuses: a restore that cannot be leaves nothing of the Pod.
+// TestPodRestoreRefuses: a restore that is not possible leaves nothing of the Pod.
 func TestPodRestoreRefuses(t *testing.T) {
 	n, bin := newSaver(t)
 	p := n.savedPod("saved")
@@ -58,7 +58,7 @@ func TestPodRestoreRefuses(t *testing.T) {
 		n.must(os.WriteFile(changes, text, 0o600))
 	}
 
-	// A start that fails is told, and ends the container.
+	// A failed start is reported, and ends the container.
 	resp, err := n.restore(t.Context(), good)
 	n.must(err)
 	n.must(os.WriteFile(bin+"/fail", []byte("0"), 0o600))
@@ -77,7 +77,7 @@ func TestPodRestoreRefuses(t *testing.T) {
 	n.removeSandbox(resp.PodSandboxId)
 }
 
-// nothingAttached reports attachments to the network that a sandbox has left.
+// nothingAttached fails if a sandbox has left attachments to the network.
 func (n *node) nothingAttached() {
 	n.t.Helper()
 	if left, _ := filepath.Glob(n.dir + "/attached/*"); len(left) > 0 {
@@ -85,15 +85,15 @@ func (n *node) nothingAttached() {
 	}
 }
 
-// TestKilledInARestore: the next server has nothing of a Pod whose restore was cut short.
+// TestKilledInARestore: the next server has nothing of a Pod whose restore was
+// interrupted.
 func TestKilledInARestore(t *testing.T) {
 	n, _ := newSaver(t)
 	p := n.savedPod("saved")
 	n.must(p.save(t.Context()))
 	req := p.restoring("restored")
 	n.removeSandbox(p.sandbox)
-	// The network's plugin is in the middle of it: behind the namespaces, before the
-	// containers.
+	// The CNI plugin is in the middle of it: after the namespaces, before the containers.
 	plugin, hold := n.dir+"/bin/fake", n.dir+"/hold"
 	n.must(os.WriteFile(plugin, []byte(strings.Replace(fakeCNI, "ADD) ", "ADD) while [ -e "+hold+" ]; do : >"+hold+".held; sleep 0.01; done; ", 1)), 0o755))
 	n.must(os.WriteFile(hold, nil, 0o600))
@@ -118,8 +118,8 @@ func TestKilledInARestore(t *testing.T) {
 }
 
 // TestKilledInARestoredStart: whatever becomes of the start of a restored container that
-// was under way when the server was killed, the Pod has its own hostname, and nothing is
-// left of the checkpoint.
+// was in progress when the server was killed, the Pod has its own hostname, and nothing
+// is left of the checkpoint.
 func TestKilledInARestoredStart(t *testing.T) {
 	for name, c := range map[string]struct {
 		become func(r *restart) // of the start
@@ -167,7 +167,7 @@ func TestKilledInARestoredStart(t *testing.T) {
 	}
 }
 
-// restart is a restored Pod the start of whose first container is under way, without a
+// restart is a restored Pod with the start of its first container in progress, without a
 // server.
 type restart struct {
 	*node
@@ -197,7 +197,7 @@ func newRestart(t *testing.T, host string) *restart {
 	return &restart{n, bin, resp.PodSandboxId, resp.RestoredContainers}
 }
 
-// goesOn lets the OCI runtime go on, and waits for the end of that.
+// goesOn lets the OCI runtime continue, and waits for its end.
 func (r *restart) goesOn() {
 	r.t.Helper()
 	r.must(os.Remove(r.bin + "/hang"))
@@ -221,7 +221,7 @@ func (r *restart) ends() {
 	r.waitFor(func() bool { return r.pidOf(r.containers[0].ContainerId) == 0 }, "its end")
 }
 
-// free reports what a killed criu and runc have left.
+// free fails if something of a killed criu and runc is left.
 func (r *restart) free() {
 	r.t.Helper()
 	p := &savedPod{node: r.node, sandbox: r.sandbox}
@@ -237,7 +237,7 @@ func (r *restart) free() {
 	}
 }
 
-// images are criu's, from which a container goes on.
+// images returns criu's images, from which a container is restored.
 func (r *restart) images(id string) []string {
 	found, err := filepath.Glob(r.dir + "/cri/*/" + id + "/restored/*")
 	r.must(err)

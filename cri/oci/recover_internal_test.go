@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// Of a container that no keeper knows, one whose start was only meant may still
-// be started; one that may have run is ended.
+// TestRecoverWithoutKeeper: of the containers that no keeper knows, one whose start was
+// only intended may still be started; one that may have run is ended.
 func TestRecoverWithoutKeeper(t *testing.T) {
 	testenv.Require(t, testenv.Root) // it kills what may be left in the cgroup
 	dir := t.TempDir()

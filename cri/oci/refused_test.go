@@ -13,8 +13,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestRefusedAtCreation: what no start could come to is the request's fault, and is said
-// when the container is made; what is just within the limits starts.
+// TestRefusedAtCreation: a request that could never start is refused when the container
+// is created; one just within the limits starts.
 func TestRefusedAtCreation(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("refused", nil)

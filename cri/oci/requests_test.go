@@ -14,9 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/protofill"
 )
 
-// TestOddRequests makes Pods of configurations in which some fields have what no
-// kubelet sends: what cannot work is the request's fault and is answered so, and
-// nothing is left of it.
+// TestOddRequests creates Pods with configurations in which some fields have values that
+// no kubelet sends: what cannot work is answered as the request's fault, and leaves
+// nothing behind.
 func TestOddRequests(t *testing.T) {
 	n := newNode(t)
 	n.must(os.MkdirAll(n.dir+"/host/dir", 0o755))

@@ -12,8 +12,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// rootfsIn makes a root file system whose links would lead out of it if they
-// were followed on the host.
+// rootfsIn creates a root file system whose symbolic links would lead out of it if they
+// were resolved on the host.
 func rootfsIn(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -30,8 +30,8 @@ func rootfsIn(t *testing.T) string {
 	return root
 }
 
-// TestAccounts: an image may keep its accounts anywhere in it, and whatever
-// they are, reading them ends.
+// TestAccounts: an image may keep its accounts anywhere within it, and whatever they are,
+// reading them terminates.
 func TestAccounts(t *testing.T) {
 	root := rootfsIn(t)
 	if u, err := usersOf(root); err != nil || string(u.Passwd) != "app:x:7:7::/:\n" || u.Group != nil {
@@ -67,7 +67,7 @@ func TestAccounts(t *testing.T) {
 }
 
 // TestAccountsOfADevice: a restored container's accounts may be a device, and opening one
-// does something: a watchdog begins to count.
+// has effects: it starts a watchdog, for example.
 func TestAccountsOfADevice(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	root := rootfsIn(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// TestOOM: the kernel's kill is the reason of the container's end, also when it
-// met a child of the container's first process, which then failed.
+// TestOOM: an OOM kill is the reason of the container's end, even if it hit a child of
+// the container's first process, which then failed.
 func TestOOM(t *testing.T) {
 	n := newNode(t)
 	for name, args := range map[string][]string{"first": {"eat", "128Mi"}, "child": {"child", "eat", "128Mi"}} {
@@ -33,8 +33,8 @@ func TestOOM(t *testing.T) {
 	}
 }
 
-// TestOOMScore: a container has the score that it asks for, none is zero, and not
-// that of the keeper.
+// TestOOMScore: a container has the score that it requests, or zero, and not that of the
+// keeper.
 func TestOOMScore(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("score", nil)
@@ -51,8 +51,8 @@ func TestOOMScore(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestCgroupParent: containers are in the cgroup that the Pod has, whose memory
-// limit holds for all of them and is the reason of the end of one.
+// TestCgroupParent: containers are in the Pod's cgroup, whose memory limit applies to all
+// of them together and can be the reason of one's end.
 func TestCgroupParent(t *testing.T) {
 	n := newNode(t)
 	parent := n.cgroup() + "/pod1"
@@ -84,7 +84,7 @@ func TestCgroupParent(t *testing.T) {
 	n.must(cgroup.Remove(parent))
 }
 
-// TestForeignDriver: a kubelet that has the other cgroup driver is told.
+// TestForeignDriver: a kubelet with the other cgroup driver gets an error that says so.
 func TestForeignDriver(t *testing.T) {
 	n := newNode(t)
 	for driver, parent := range map[bool]string{true: n.cgroup() + "/pod1", false: cgroup.Slice(n.cgroup() + "/pod1")} {
@@ -140,8 +140,8 @@ func TestExecSync(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestExecHasNoFileOfTheHost: root in a container may change the mode of the files that a
-// command's streams are, and none of them is the host's.
+// TestExecHasNoFileOfTheHost: root in a container may change the mode of the files of a
+// command's streams, and none of them is the host's.
 func TestExecHasNoFileOfTheHost(t *testing.T) {
 	n := newNode(t)
 	sandbox, id := n.run("streams", nil, "sleep", "forever")
@@ -288,8 +288,8 @@ func TestUpdateAndStats(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestFailedUpdate: an update that fails half way leaves the limits as they were, also
-// those that there were none of, and the record with them.
+// TestFailedUpdate: an update that fails halfway leaves the limits as they were,
+// including those that were not set, and the record.
 func TestFailedUpdate(t *testing.T) {
 	n := newNode(t)
 	sandbox, id := n.run("update", nil, "sleep", "forever")
@@ -319,8 +319,8 @@ func TestFailedUpdate(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestTargetPID: a container that shares another one's PID namespace sees that
-// one's processes or does not run.
+// TestTargetPID: a container that shares another one's PID namespace sees that one's
+// processes, or does not run.
 func TestTargetPID(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("target", nil)
@@ -359,7 +359,7 @@ func TestTargetPID(t *testing.T) {
 	n.removeSandbox(other)
 }
 
-// TestSandboxRefused names what is asked for in vain, and leaves nothing.
+// TestSandboxRefused: impossible requests are refused by name, and leave nothing behind.
 func TestSandboxRefused(t *testing.T) {
 	n := newNode(t)
 	for what, change := range map[string]func(*runtimeapi.PodSandboxConfig){

@@ -15,7 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// processLabel is the SELinux label of a process, "" of none that there is.
+// processLabel is the SELinux label of a process, "" if the process does not exist.
 func processLabel(pid int) string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", pid))
 	return strings.TrimRight(string(text), "\x00\n")
@@ -49,8 +49,8 @@ func (n *node) sleeper(name string, pod func(*runtimeapi.PodSandboxConfig), chan
 	return sandbox, id
 }
 
-// TestSELinuxLabels: a Pod has a level of its own, which its processes and its files
-// have, also for an exec, and for a container that is made after a restart.
+// TestSELinuxLabels: a Pod has a level of its own, which its processes and files have,
+// including those of an exec and of a container created after a restart.
 func TestSELinuxLabels(t *testing.T) {
 	testenv.Require(t, testenv.SELinux)
 	n := newNode(t)
@@ -91,7 +91,8 @@ func TestSELinuxLabels(t *testing.T) {
 	}
 }
 
-// TestSELinuxAsked: who asks for labels gets those; who is the host's has none.
+// TestSELinuxAsked: requested labels are applied; a Pod in the host's namespaces has
+// none.
 func TestSELinuxAsked(t *testing.T) {
 	testenv.Require(t, testenv.SELinux)
 	n := newNode(t)
@@ -144,8 +145,8 @@ func TestSELinuxAsked(t *testing.T) {
 	}
 }
 
-// TestSELinuxRelabel: a volume that is to be relabelled is the Pod's, and the kernel
-// keeps another Pod off it; what is the system's is not relabelled.
+// TestSELinuxRelabel: a volume that is to be relabelled gets the Pod's label, and the
+// kernel denies it to another Pod; system directories are not relabelled.
 func TestSELinuxRelabel(t *testing.T) {
 	testenv.Require(t, testenv.SELinux)
 	n := newNode(t)
@@ -190,8 +191,8 @@ func TestSELinuxRelabel(t *testing.T) {
 	}
 }
 
-// TestSELinuxOff: who switches it off has Pods in the runtime's own domain, and what
-// they ask for means nothing.
+// TestSELinuxOff: with labels switched off, Pods are in the runtime's own domain, and
+// requested labels are ignored.
 func TestSELinuxOff(t *testing.T) {
 	testenv.Require(t, testenv.SELinux)
 	t.Setenv(noSELinux, "yes")

@@ -27,12 +27,12 @@ var (
 	cycleSeed = flag.Uint64("cycle-seed", 0, "what TestRandomCycles draws its moments from; 0 takes the time")
 )
 
-// TestRandomCycles lets containers live while the server, the keeper and its anchor are
-// killed at random moments, alone and one after the other in both orders, and while
-// either starts again. Every container runs once, ends with its code and has its
-// log complete to the byte, also over rotations; one that runs all the time stays
-// the same process. Some live in a sandbox of their own, which is made and removed
-// under kills, too. The harness looks for what is left at the end.
+// TestRandomCycles runs containers while the server, the keeper and its anchor are killed
+// at random moments, alone and one after the other in both orders, and while either is
+// restarting. Every container runs once, ends with its code and has its log complete to
+// the byte, even over rotations; one that runs all the time stays the same process. Some
+// live in a sandbox of their own, which is created and removed under kills, too. The
+// harness checks for leftovers at the end.
 func TestRandomCycles(t *testing.T) {
 	seed := *cycleSeed
 	if seed == 0 {
@@ -45,7 +45,7 @@ func TestRandomCycles(t *testing.T) {
 	stays := n.create(k.sandboxID, k.cfg, "stays", nil, "trap", "3")
 	n.startContainer(stays)
 	pid := n.pidOf(stays)
-	k.cycle(0) // makes what a keeper keeps for itself
+	k.cycle(0) // creates what a keeper keeps for itself
 	before := k.descriptors()
 	begun := time.Now()
 	for i := range *cycles {
@@ -142,7 +142,7 @@ func (k *cycler) removeUnderKills(id string) {
 	}
 }
 
-// kills kills in the background, and tells at the end whether the server was.
+// kills kills in the background, and reports at the end whether the server was killed.
 func (k *cycler) kills() <-chan bool {
 	victims := [][]string{{"server"}, {"keeper"}, {"server", "keeper"}, {"keeper", "server"}, {"keeper", "keeper"}, {"keeper", "keeper", "server", "keeper"}, {"anchor"}, {"anchor", "server"}, {"server", "anchor"}}
 	list := victims[k.random.IntN(len(victims))]
@@ -180,8 +180,8 @@ func (k *cycler) kills() <-chan bool {
 	return done
 }
 
-// killAnchor kills the anchor and waits until the next keeper serves: the two of them
-// must not die one before the other is there again.
+// killAnchor kills the anchor and waits until the next keeper serves: neither of the two
+// may die before the other is back.
 func (k *cycler) killAnchor() {
 	client := keeper.NewClient(k.dir + "/run")
 	before, err := client.Hello(context.Background())
@@ -198,7 +198,7 @@ func (k *cycler) killAnchor() {
 	}
 }
 
-// keeperPID is the keeper's process, whether it serves already or not.
+// keeperPID returns the keeper's process, whether or not it serves already.
 func (k *cycler) keeperPID() int {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
@@ -211,8 +211,8 @@ func (k *cycler) keeperPID() int {
 	return 0
 }
 
-// insist calls until it works, as a kubelet does; a server that is dead is started
-// again first.
+// insist repeats a call until it succeeds, as a kubelet does; a dead server is restarted
+// first.
 func (k *cycler) insist(call func(context.Context) (string, error)) string {
 	k.t.Helper()
 	for late := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
@@ -257,7 +257,7 @@ func (k *cycler) rotate(ctx context.Context, id, name string) error {
 	return err
 }
 
-// whole is the text of a log and what was rotated away.
+// whole returns the text of a log including what was rotated away.
 func (k *cycler) whole(name string) string {
 	k.t.Helper()
 	file := filepath.Join(k.dir, "logs", "soak", name+".log")
@@ -274,7 +274,7 @@ func (k *cycler) whole(name string) string {
 	return b.String()
 }
 
-// descriptors are those of the keeper and its anchor, once they are at rest.
+// descriptors counts those of the keeper and its anchor, once they are idle.
 func (k *cycler) descriptors() (count int) {
 	k.t.Helper()
 	time.Sleep(50 * time.Millisecond)

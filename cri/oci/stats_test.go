@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// TestSandboxStats: what a Pod uses is what its containers use, and its metrics
-// have cAdvisor's names and labels.
+// TestSandboxStats: a Pod's usage is that of its containers, and its metrics have
+// cAdvisor's names and labels.
 func TestSandboxStats(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("usage", nil)
@@ -70,8 +70,8 @@ func TestSandboxStats(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestUpdate: limits change while the container runs and before it does; what
-// this machine has not is refused and changes nothing.
+// TestUpdate: limits change while the container runs and before; a limit that this
+// machine does not support is refused and changes nothing.
 func TestUpdate(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("update", nil)
@@ -103,7 +103,7 @@ func TestUpdate(t *testing.T) {
 		}
 		wantLimit(64 << 20)
 	}
-	// A quota below a millisecond is refused when the limit of memory is written.
+	// A quota below a millisecond is refused after the memory limit has been written.
 	late := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 128 << 20, CpuQuota: 1}
 	if err := update(late); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a quota of a microsecond: %v, want InvalidArgument", err)
@@ -126,8 +126,8 @@ func TestUpdate(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestImpossibleLimits: what the OCI runtime would refuse at the start is refused when the
-// container is made, or updated before its start.
+// TestImpossibleLimits: limits that the OCI runtime would refuse at the start are refused
+// when the container is created, or updated before its start.
 func TestImpossibleLimits(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("limits", nil)
@@ -174,8 +174,8 @@ func TestImpossibleLimits(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestLimitBelowUse: a limit of memory below what a container cannot give back is refused for
-// the container's state, and changes nothing.
+// TestLimitBelowUse: a memory limit below what a container cannot release is refused
+// because of the container's state, and changes nothing.
 func TestLimitBelowUse(t *testing.T) {
 	if cgroup.Version() == 2 {
 		return // the kernel takes the limit there, and kills

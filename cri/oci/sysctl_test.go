@@ -13,11 +13,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// cniCommand is set for a CNI plugin. The test binary is one, too, whose attachment has
-// interfaces, which fakeCNI's has not.
+// cniCommand is set for a CNI plugin. The test binary is also one, whose attachments have
+// interfaces, unlike those of fakeCNI.
 const cniCommand = "CNI_COMMAND"
 
-// odd is the name of an interface with a point in it, as those of VLANs have.
+// odd is the name of an interface with a dot, such as those of VLANs.
 const odd = "eth0.7"
 
 func plugin() error {
@@ -45,8 +45,8 @@ func makeLinks() (err error) {
 	)
 }
 
-// TestSysctlsOfInterfaces: the network's interfaces have theirs set, whatever their
-// names, and one that there is not is named.
+// TestSysctlsOfInterfaces: the sysctls of the network's interfaces are set, whatever
+// their names, and an interface that does not exist is named.
 func TestSysctlsOfInterfaces(t *testing.T) {
 	n := newNode(t)
 	fake := n.dir + "/bin/fake"

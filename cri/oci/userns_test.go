@@ -11,7 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// hostUsers is where the user namespaces of these tests begin on the host.
+// hostUsers is the first host ID of the user namespaces of these tests.
 const hostUsers = 200000
 
 func ownUsers(c *runtimeapi.PodSandboxConfig) {
@@ -21,8 +21,8 @@ func ownUsers(c *runtimeapi.PodSandboxConfig) {
 	}
 }
 
-// needUsers fails when the default handler claims no user namespaces: this
-// machine has them.
+// needUsers fails if the default handler does not support user namespaces: this machine
+// does.
 func (n *node) needUsers() {
 	n.t.Helper()
 	resp, err := n.rs.Status(n.t.Context(), &runtimeapi.StatusRequest{})
@@ -32,9 +32,9 @@ func (n *node) needUsers() {
 	}
 }
 
-// TestUserNamespace: root in such a Pod is nobody on the host, and yet owns its
-// image, its volumes, its /dev/shm and its namespaces, also for an exec and
-// after a restart of the server.
+// TestUserNamespace: root in such a Pod is unprivileged on the host, yet owns its image,
+// its volumes, its /dev/shm and its namespaces, including for an exec and after a restart
+// of the server.
 func TestUserNamespace(t *testing.T) {
 	n := newNode(t)
 	n.needUsers()
@@ -82,8 +82,8 @@ func wantOwner(t *testing.T, path string, uid uint32) {
 	}
 }
 
-// TestUserNamespaceVolumes: what an image declares, in a read-only root, belongs
-// to the Pod's root, too.
+// TestUserNamespaceReadOnly: a volume that an image declares, in a read-only root,
+// belongs to the Pod's root, too.
 func TestUserNamespaceReadOnly(t *testing.T) {
 	n := newNode(t)
 	n.needUsers()

@@ -18,8 +18,8 @@ func imageMount(sub string) *runtimeapi.Mount {
 	return &runtimeapi.Mount{ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: imageName}, ImageSubPath: sub, Readonly: true}
 }
 
-// TestImageVolume: an image, or a part of it, is there to read, also after the
-// server was killed, and leaves nothing.
+// TestImageVolume: an image, or a part of it, can be read, even after the server was
+// killed, and leaves nothing behind.
 func TestImageVolume(t *testing.T) {
 	n := newNode(t)
 	sandbox, cfg := n.sandbox("images", nil)
@@ -56,7 +56,7 @@ func TestImageVolume(t *testing.T) {
 	}
 }
 
-// TestMountRules: what a mount allows, itself and below.
+// TestMountRules: what a mount allows, at its root and below.
 func TestMountRules(t *testing.T) {
 	n := newNode(t)
 	volume := t.TempDir()
@@ -86,7 +86,7 @@ func TestMountRules(t *testing.T) {
 	if out, code := n.exec(id, "/plain/podtool", "do", "echo runs"); code != 0 {
 		t.Errorf("a program in a plain mount ended with %d: %s", code, out)
 	}
-	// Whoever cleans up on the host is not kept from it by a container that runs.
+	// A running container does not prevent a cleanup on the host.
 	if err := errors.Join(unix.Unmount(late, unix.MNT_DETACH), os.Remove(late)); err != nil {
 		t.Errorf("removing a directory that was mounted at: %v", err)
 	}
@@ -97,8 +97,8 @@ func TestMountRules(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
-// TestPropagation: what is mounted on the host later is seen where it was asked
-// for, and a source that cannot do it is refused.
+// TestPropagation: what is mounted on the host later is visible where that was requested,
+// and a source that cannot propagate is refused.
 func TestPropagation(t *testing.T) {
 	n := newNode(t)
 	private, shared := t.TempDir(), t.TempDir()
