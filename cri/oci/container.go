@@ -274,7 +274,7 @@ func (r *Runtime) killRest(c *cri.Container) error {
 }
 
 // removeContainer ends the container and removes everything that belongs to it, directly
-// through the kernel, at a third of the cost of the OCI runtime's delete.
+// through the kernel, which is cheaper than executing the OCI runtime for a delete.
 func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	if err := r.keeper.Remove(ctx, c.ID); err != nil {
 		return err
