@@ -11,13 +11,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// warnList is the size of a list, in bytes, above which an operator is warned
-// that the kubelet's limit comes near.
+// warnList is the size of a list, in bytes, above which the operator is warned that it
+// is close to the kubelet's limit.
 const warnList = 1 << 20
 
-// inventory is the present list of devices. Every watcher waits for a list that
-// is another than the one it has, so no watcher can take an update from another
-// and a slow one sees the last state only. It is safe for concurrent use.
+// inventory is the current list of devices. Every watcher waits for a list that differs
+// from the one it has, so watchers cannot take updates from each other, and a slow one
+// sees only the latest state. It is safe for concurrent use.
 type inventory struct {
 	log *slog.Logger
 
@@ -30,7 +30,7 @@ func newInventory(log *slog.Logger) *inventory {
 	return &inventory{log: log, changed: make(chan struct{})}
 }
 
-// update replaces the list. It is what Plugin.Watch is given.
+// update replaces the list. Plugin.Watch gets it as its argument.
 func (v *inventory) update(devices []Device) error {
 	list, err := listOf(devices)
 	if err != nil {
@@ -59,8 +59,8 @@ func (v *inventory) get() (*api.ListAndWatchResponse, <-chan struct{}) {
 	return v.list, v.changed
 }
 
-// known returns the ids sorted and without repetition if there is a device for
-// each, and a healthy one if that is asked for.
+// known returns the ids, sorted and without duplicates. It fails if one of them is not
+// in the list or, if healthy is set, is unhealthy.
 func (v *inventory) known(ids []string, healthy bool) ([]string, error) {
 	list, _ := v.get()
 	health := map[string]string{}

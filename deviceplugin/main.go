@@ -11,14 +11,13 @@ import (
 	"syscall"
 )
 
-// Main is the main function of a program that is one device plugin:
+// Main is the main function of a program that consists of one device plugin:
 //
 //	func main() { deviceplugin.Main(&deviceplugin.Plugin{...}) }
 //
-// It reads the flags --kubelet-dir (default /var/lib/kubelet) and --verbose,
-// logs to stderr, serves until SIGINT or SIGTERM, and exits with 0 then, with 1
-// after an error and with 2 for wrong flags. A program that wants it otherwise
-// calls Serve.
+// It reads the flags --kubelet-dir (default /var/lib/kubelet) and --verbose, logs to
+// stderr, and serves until SIGINT or SIGTERM. It exits with 0 after a signal, 1 after
+// an error, and 2 for invalid flags. A program with other needs calls Serve.
 func Main(p *Plugin) {
 	os.Exit(run(p, os.Args))
 }

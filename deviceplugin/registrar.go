@@ -29,9 +29,9 @@ const (
 	recheckEvery    = time.Second // the safety net behind inotify
 )
 
-// registrar keeps the plugin registered: one session after the other, each
-// from a new socket to the next restart of the kubelet. The kubelet keeps no
-// plugin over its own restart and wipes all sockets beside kubelet.sock then.
+// registrar keeps the plugin registered. It runs one session after another; each uses a
+// new socket and lasts until the kubelet restarts. A restarting kubelet forgets its
+// plugins and removes all sockets beside kubelet.sock.
 type registrar struct {
 	plugin      *Plugin
 	devices     *inventory
@@ -82,7 +82,7 @@ func (r *registrar) session(ctx context.Context) error {
 	return <-served
 }
 
-// watchDir watches the directory, once it is there: making it is the kubelet's.
+// watchDir watches the directory once the kubelet has created it.
 func (r *registrar) watchDir(ctx context.Context) (*fsnotify.Watcher, error) {
 	for told := false; ; told = true {
 		events, err := fsnotify.NewWatcher()
@@ -106,8 +106,9 @@ func (r *registrar) watchDir(ctx context.Context) (*fsnotify.Watcher, error) {
 	}
 }
 
-// listen waits a while for a predecessor that is still ending. A directory that
-// went away meanwhile gives no listener and no error.
+// listen waits a limited time for a predecessor that is still shutting down. If the
+// directory has disappeared in the meantime, it returns neither a listener nor an
+// error.
 func (r *registrar) listen(ctx context.Context) (*sockfile.Listener, error) {
 	deadline := time.Now().Add(takeoverTimeout)
 	for {
@@ -126,8 +127,8 @@ func (r *registrar) listen(ctx context.Context) (*sockfile.Listener, error) {
 	}
 }
 
-// register registers with the kubelet as soon as one is there. It reports false
-// when the session is over before that.
+// register registers with the kubelet as soon as it is running. It reports false if the
+// session ends before that.
 func (r *registrar) register(ctx context.Context, l *sockfile.Listener, wake *signals) bool {
 	notBefore := time.Now().Add(r.delay)
 	retry := firstRetry
@@ -165,7 +166,7 @@ func (r *registrar) kubeletSocket() string {
 	return filepath.Join(r.dir, filepath.Base(api.KubeletSocket))
 }
 
-// restarted reports whether there is a kubelet, and another one than before.
+// restarted reports whether a kubelet is running that is not the given one.
 func (r *registrar) restarted(before *sockfile.ID) bool {
 	now, err := sockfile.Identify(r.kubeletSocket())
 	return err == nil && now != nil && !now.Same(before)
@@ -188,9 +189,10 @@ func (r *registrar) registerOnce(ctx context.Context) error {
 	return err
 }
 
-// attend returns when the session is over: ctx ended, the kubelet wiped our
-// socket, another kubelet is there, or the kubelet does not watch us. The last
-// is not told by any file; without a stream the resource would stay at zero.
+// attend returns when the session is over: ctx has ended, the kubelet has removed the
+// plugin's socket, another kubelet is running, or the kubelet does not watch the
+// devices. No file event shows the last; without a stream the resource would stay at
+// zero.
 func (r *registrar) attend(ctx context.Context, srv *server, l *sockfile.Listener, wake *signals) {
 	over := func() bool { return !l.Present() || r.restarted(r.kubelet) }
 	watching := func() bool { now, _ := srv.open(); return now }
@@ -210,7 +212,7 @@ func (r *registrar) attend(ctx context.Context, srv *server, l *sockfile.Listene
 			return now || ever != before || over()
 		})
 		if _, ever := srv.open(); ever != before {
-			continue // it was open, however shortly
+			continue // it was open, however briefly
 		}
 		if ctx.Err() == nil && !watching() && !over() {
 			r.backOff(time.Since(began))
@@ -224,8 +226,8 @@ func (r *registrar) attend(ctx context.Context, srv *server, l *sockfile.Listene
 	}
 }
 
-// backOff keeps the plugin from hammering a kubelet that hangs up each time,
-// or from fighting over the resource with another plugin.
+// backOff keeps the plugin from hammering a kubelet that hangs up each time, and from
+// fighting with another plugin over the resource.
 func (r *registrar) backOff(lived time.Duration) {
 	if lived > lastRetry {
 		r.delay = 0
@@ -233,16 +235,16 @@ func (r *registrar) backOff(lived time.Duration) {
 	r.delay = min(max(2*r.delay, reopenGrace), lastRetry)
 }
 
-// signals are what a session waits for: changes in the directory, and streams
-// that open or end.
+// signals are the events that a session waits for: changes in the directory, and
+// streams that open or end.
 type signals struct {
 	files   *fsnotify.Watcher
 	streams <-chan struct{}
 	log     *slog.Logger
 }
 
-// await waits until the time is up, ctx ends or cond holds, which it asks at
-// each signal.
+// await waits until d has passed, ctx ends, or cond holds. It evaluates cond at each
+// signal.
 func (s *signals) await(ctx context.Context, d time.Duration, cond func() bool) {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()

@@ -14,32 +14,30 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
-// DefaultKubeletDir is the root directory of a kubelet that was not told
-// another.
+// DefaultKubeletDir is the kubelet's default root directory.
 const DefaultKubeletDir = "/var/lib/kubelet"
 
-// longDiscovery is when a first list is late.
+// longDiscovery is the time after which a first list is late.
 const longDiscovery = 5 * time.Second
 
-// Options are the options of Serve; nil means the defaults.
+// Options configures Serve. Nil means the defaults.
 type Options struct {
 	// KubeletDir is the kubelet's root directory; device-plugins below it holds
 	// kubelet.sock and the plugin's own socket. Empty means DefaultKubeletDir.
 	KubeletDir string
-	// Logger gets registrations, restarts of the kubelet and what is wrong with
-	// lists and allocations; one debug line a call. Nil discards.
+	// Logger receives registrations, restarts of the kubelet, invalid lists and
+	// allocations, and one debug line per call. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Serve runs the plugin until ctx ends; it ends the kubelet's streams, removes
-// its socket and returns nil then. It sends no empty list on the way: the
-// devices have not gone, only the plugin has.
+// Serve runs the plugin until ctx ends. Then it ends the kubelet's streams, removes its
+// socket and returns nil. It does not send an empty list: the devices have not gone,
+// only the plugin has.
 //
-// A kubelet that is not there, refuses the plugin or restarts is not an error:
-// Serve registers again, within milliseconds after kubelet.sock appears.
-// Errors are a plugin that breaks the contract (ErrInvalid), a Watch that ends
-// with one, and another process that serves the same resource here and does not
-// end within 10 s.
+// A kubelet that is not running, rejects the plugin or restarts is not an error: Serve
+// registers again, within milliseconds after kubelet.sock appears. Serve returns an
+// error if the plugin breaks the contract (ErrInvalid), if Watch returns one, or if
+// another process serves the same resource here and does not end within 10 s.
 func Serve(ctx context.Context, p *Plugin, opts *Options) error {
 	if err := p.validate(); err != nil {
 		return err
@@ -78,7 +76,7 @@ func Serve(ctx context.Context, p *Plugin, opts *Options) error {
 	return errors.Join(<-watched, err)
 }
 
-// watch runs the author's Watch. The end of ctx is no error.
+// watch runs the author's Watch. The end of ctx is not an error.
 func watch(ctx context.Context, p *Plugin, devices *inventory) error {
 	err := p.Watch(ctx, devices.update)
 	switch list, _ := devices.get(); {
@@ -92,8 +90,8 @@ func watch(ctx context.Context, p *Plugin, devices *inventory) error {
 	return nil
 }
 
-// awaitList waits for the first list or the end of ctx. It says so when that
-// takes long: a Watch that does not call update is easily written.
+// awaitList waits for the first list or the end of ctx. It logs a warning if that takes
+// long, since it is easy to write a Watch that never calls update.
 func awaitList(ctx context.Context, devices *inventory, log *slog.Logger) {
 	long := time.AfterFunc(longDiscovery, func() {
 		log.Warn("not registering yet: Watch has not called update", "after", longDiscovery)
@@ -109,8 +107,8 @@ func awaitList(ctx context.Context, devices *inventory, log *slog.Logger) {
 	}
 }
 
-// socketName returns a name that is the same at each start, so that what a
-// killed predecessor left is replaced and never piles up.
+// socketName returns a name that is the same at each start, so that the socket of a
+// killed predecessor is replaced and sockets do not pile up.
 func socketName(dir, resource string) string {
 	name := strings.ReplaceAll(resource, "/", "_") + ".sock"
 	if len(filepath.Join(dir, name)) <= sockfile.MaxPath {

@@ -14,7 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// server is the DevicePlugin service of one session: from one listening socket
+// server is the DevicePlugin service of one session: from the creation of a socket
 // until the kubelet restarts.
 type server struct {
 	api.UnimplementedDevicePluginServer
@@ -25,7 +25,7 @@ type server struct {
 
 	mu      sync.Mutex
 	streams int           // open ListAndWatch streams
-	watched bool          // one was open at some time
+	watched bool          // a stream has been open before
 	changed chan struct{} // holds a token when streams has changed
 }
 
@@ -40,13 +40,13 @@ func optionsOf(p *Plugin) *api.DevicePluginOptions {
 	}
 }
 
-// GetDevicePluginOptions answers what the plugin's functions imply.
+// GetDevicePluginOptions returns the options that the plugin's functions imply.
 func (s *server) GetDevicePluginOptions(context.Context, *api.Empty) (*api.DevicePluginOptions, error) {
 	return optionsOf(s.plugin), nil
 }
 
-// ListAndWatch sends the whole list, and again after each change, until the
-// kubelet goes or the session ends.
+// ListAndWatch sends the full list, and again after each change, until the kubelet ends
+// the stream or the session ends.
 func (s *server) ListAndWatch(_ *api.Empty, stream grpc.ServerStreamingServer[api.ListAndWatchResponse]) error {
 	s.count(+1)
 	defer s.count(-1)
@@ -78,14 +78,14 @@ func (s *server) count(delta int) {
 	}
 }
 
-// open reports whether the kubelet watches now, and whether it ever did.
+// open reports whether the kubelet watches now, and whether it has ever watched.
 func (s *server) open() (now, ever bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.streams > 0, s.watched
 }
 
-// Allocate answers one response for each container request, in order.
+// Allocate returns one response for each container request, in order.
 func (s *server) Allocate(ctx context.Context, in *api.AllocateRequest) (*api.AllocateResponse, error) {
 	out := &api.AllocateResponse{}
 	for _, r := range in.GetContainerRequests() {
@@ -113,7 +113,8 @@ func (s *server) allocate(ctx context.Context, ids []string) (*api.ContainerAllo
 	return responseOf(a)
 }
 
-// GetPreferredAllocation asks Prefer, and holds its answers to the contract.
+// GetPreferredAllocation calls Prefer and enforces the contract of Preference on its
+// answers.
 func (s *server) GetPreferredAllocation(ctx context.Context, in *api.PreferredAllocationRequest) (*api.PreferredAllocationResponse, error) {
 	if s.plugin.Prefer == nil {
 		return nil, fault.Unimplemented.Errorf("the plugin has no preference")
@@ -136,7 +137,7 @@ func (s *server) GetPreferredAllocation(ctx context.Context, in *api.PreferredAl
 
 // PreStartContainer calls PreStart for the devices of a container.
 func (s *server) PreStartContainer(ctx context.Context, in *api.PreStartContainerRequest) (*api.PreStartContainerResponse, error) {
-	ids, err := s.devices.known(in.GetDevicesIds(), false) // PreStart may be what mends a device
+	ids, err := s.devices.known(in.GetDevicesIds(), false) // PreStart may be what repairs a device
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +149,7 @@ func (s *server) PreStartContainer(ctx context.Context, in *api.PreStartContaine
 	return &api.PreStartContainerResponse{}, nil
 }
 
-// validate refuses a question that has no answer.
+// validate rejects a request that has no valid answer.
 func (p Preference) validate() error {
 	for _, id := range p.Must {
 		if !slices.Contains(p.Available, id) {
@@ -161,7 +162,7 @@ func (p Preference) validate() error {
 	return nil
 }
 
-// check holds an answer to the contract.
+// check validates an answer.
 func (p Preference) check(ids []string) error {
 	chosen := map[string]bool{}
 	for _, id := range ids {
@@ -181,7 +182,7 @@ func (p Preference) check(ids []string) error {
 	return nil
 }
 
-// any answers with what must be included and then the first available.
+// any returns all of Must, followed by the first available devices.
 func (p Preference) any() []string {
 	out := slices.Clone(p.Must)
 	for _, id := range p.Available {

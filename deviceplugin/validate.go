@@ -24,13 +24,13 @@ const (
 	maxList = 4 << 20
 )
 
-// envName is what the container runtimes accept: anything but "=" and NUL.
+// envName is what container runtimes accept: anything without "=" and NUL.
 var envName = regexp.MustCompile(`^[^=\x00]+$`)
 
-// ValidResource returns nil if name can be the name of a device plugin's
-// resource, and ErrInvalid with the reason otherwise. The rules are the
-// kubelet's: a qualified name with a domain, not in kubernetes.io, and short
-// enough that the quota "requests.<name>" is a qualified name too.
+// ValidResource returns nil if name is valid as the resource name of a device plugin,
+// and ErrInvalid with the reason otherwise. The rules are the kubelet's: a qualified
+// name with a domain other than kubernetes.io, short enough that the quota
+// "requests.<name>" is a qualified name, too.
 func ValidResource(name string) error {
 	switch {
 	case !strings.Contains(name, "/"):
@@ -54,7 +54,7 @@ func (p *Plugin) validate() error {
 	return err
 }
 
-// listOf checks devices and returns them as a message.
+// listOf validates devices and converts them to a message.
 func listOf(devices []Device) (*api.ListAndWatchResponse, error) {
 	seen := map[string]bool{}
 	out := &api.ListAndWatchResponse{}
@@ -99,8 +99,8 @@ func validID(id string) error {
 	return nil
 }
 
-// responseOf checks what Allocate answered and returns it as a message. All
-// problems are reported together.
+// responseOf validates the result of Allocate and converts it to a message. It reports
+// all problems together.
 func responseOf(a *Allocation) (*api.ContainerAllocateResponse, error) {
 	if a == nil {
 		return &api.ContainerAllocateResponse{}, nil
@@ -134,7 +134,7 @@ func responseOf(a *Allocation) (*api.ContainerAllocateResponse, error) {
 	return out, errors.Join(wrong...)
 }
 
-// problems collects what is wrong with one allocation.
+// problems collects the errors in one allocation.
 type problems []error
 
 func (p *problems) check(ok bool, format string, args ...any) {

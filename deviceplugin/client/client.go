@@ -1,12 +1,11 @@
-// Package client is the kubelet's side of the device plugin API
-// (k8s.io/kubelet deviceplugin/v1beta1): one Endpoint for each instance of a
-// plugin that registered.
+// Package client is the kubelet's side of the device plugin API (k8s.io/kubelet
+// deviceplugin/v1beta1): one Endpoint for each plugin instance that has registered.
 //
-// An Endpoint stands for an instance, not for a resource name: when a plugin
-// restarts, the end of the old instance says nothing about the new one. Whoever
-// keeps endpoints compares them by identity.
+// An Endpoint stands for an instance, not for a resource name: when a plugin restarts,
+// the end of the old instance says nothing about the new one. Code that stores
+// endpoints must compare them by identity.
 //
-// The package does not decide anything about devices: kubelet/device does, and
+// The package makes no decisions about devices: kubelet/device does.
 // conformance/devicesuite speaks the protocol directly.
 package client
 
@@ -29,8 +28,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// The kubelet itself bounds only PreStartContainer (constants.go, 30 s) and its
-// dial. The others keep a plugin that hangs from blocking its Pods for ever.
+// The kubelet itself bounds only PreStartContainer (constants.go, 30 s) and its dial.
+// The other timeouts keep a plugin that hangs from blocking its Pods forever.
 const (
 	optionsTimeout  = 10 * time.Second
 	allocateTimeout = time.Minute
@@ -38,28 +37,27 @@ const (
 	preStartTimeout = api.KubeletPreStartContainerRPCTimeoutInSecs * time.Second
 )
 
-// Device is one device as its plugin lists it.
+// Device is one device, as listed by its plugin.
 type Device struct {
 	ID      string
 	Healthy bool
-	NUMA    []int // empty when the plugin gave no affinity
-	// Odd says what its plugin probably did not mean to list; "" is nothing.
+	NUMA    []int // empty if the plugin reported no affinity
+	// Odd describes what the plugin probably did not mean to list; "" means nothing.
 	Odd string
 }
 
-// Options are the options of Connect; nil means the defaults.
+// Options configures Connect. Nil means the defaults.
 type Options struct {
-	// Devices is called with each list that the plugin sends, one call at a
-	// time, and once with nil after the stream ended. Required to Watch.
+	// Devices is called with each list that the plugin sends, one call at a time, and
+	// once with nil after the stream has ended. Watch requires it.
 	Devices func(e *Endpoint, devices []Device)
-	// Observe is told of calls.
+	// Observe is notified of calls. Nil means no observer.
 	Observe *call.Observer
-	// Logger gets what the plugin does wrong. Nil discards.
+	// Logger receives the mistakes of the plugin. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Endpoint is a registered instance of a device plugin. Its methods may be
-// called concurrently.
+// Endpoint is a registered instance of a device plugin. It is safe for concurrent use.
 type Endpoint struct {
 	resource, socket string
 	options          *api.DevicePluginOptions
@@ -71,9 +69,9 @@ type Endpoint struct {
 	watching         sync.WaitGroup
 }
 
-// Connect connects to the instance that serves the resource at socket, an
-// absolute path, and asks for its options. An instance that does not answer
-// within 10 s is an error, and is not in use then.
+// Connect connects to the instance that serves the resource at socket, an absolute
+// path, and gets its options. If the instance does not answer within 10 s, Connect
+// returns an error and no Endpoint.
 func Connect(ctx context.Context, resource, socket string, opts *Options) (*Endpoint, error) {
 	e := &Endpoint{resource: resource, socket: socket}
 	if opts != nil {
@@ -103,15 +101,15 @@ func (e *Endpoint) Resource() string { return e.resource }
 // Socket returns the path of the instance's socket.
 func (e *Endpoint) Socket() string { return e.socket }
 
-// NeedsPreStart reports whether the plugin wants PreStart before each start of
-// a container.
+// NeedsPreStart reports whether the plugin requires PreStart before each start of a
+// container.
 func (e *Endpoint) NeedsPreStart() bool { return e.options.GetPreStartRequired() }
 
-// HasPreference reports whether the plugin answers Prefer.
+// HasPreference reports whether the plugin implements Prefer.
 func (e *Endpoint) HasPreference() bool { return e.options.GetGetPreferredAllocationAvailable() }
 
-// Watch opens ListAndWatch and returns; Options.Devices gets what comes. The
-// stream is opened once: a plugin whose stream ended registers again.
+// Watch starts ListAndWatch and returns; Options.Devices receives the lists. The stream
+// is opened once: a plugin whose stream has ended registers again.
 func (e *Endpoint) Watch() {
 	e.watching.Go(func() {
 		err := e.receive()
@@ -139,8 +137,8 @@ func (e *Endpoint) receive() error {
 	}
 }
 
-// devices reads a list. As in the kubelet, of devices with one id the last
-// counts, and any health but "Healthy" is unhealthy. The result is never nil.
+// devices converts a list. As in the kubelet, the last of several devices with the same
+// id counts, and any health but "Healthy" is unhealthy. The result is never nil.
 func (e *Endpoint) devices(list *api.ListAndWatchResponse) []Device {
 	out := make([]Device, 0, len(list.GetDevices()))
 	at := map[string]int{}
@@ -169,8 +167,8 @@ func (e *Endpoint) devices(list *api.ListAndWatchResponse) []Device {
 	return out
 }
 
-// Allocate asks what one container needs to use the devices. An answer without
-// a response for the container is an error.
+// Allocate asks the plugin what one container needs to use the devices. An answer
+// without a response for the container is an error.
 func (e *Endpoint) Allocate(ctx context.Context, ids []string) (*api.ContainerAllocateResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
 	defer cancel()
@@ -186,8 +184,8 @@ func (e *Endpoint) Allocate(ctx context.Context, ids []string) (*api.ContainerAl
 	return out.GetContainerResponses()[0], nil
 }
 
-// Prefer asks which count of the available devices are best, those in must
-// among them. The answer is the plugin's and may break the rules.
+// Prefer asks the plugin which count of the available devices are best, including those
+// in must. The answer is returned unchecked and may break the rules.
 func (e *Endpoint) Prefer(ctx context.Context, available, must []string, count int) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, preferTimeout)
 	defer cancel()
@@ -207,8 +205,7 @@ func (e *Endpoint) Prefer(ctx context.Context, available, must []string, count i
 	return slices.Clone(out.GetContainerResponses()[0].GetDeviceIDs()), nil
 }
 
-// PreStart tells the plugin that a container that holds the devices is about to
-// start.
+// PreStart tells the plugin that a container with the devices is about to start.
 func (e *Endpoint) PreStart(ctx context.Context, ids []string) error {
 	ctx, cancel := context.WithTimeout(ctx, preStartTimeout)
 	defer cancel()
@@ -218,8 +215,8 @@ func (e *Endpoint) PreStart(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// Close ends the stream and the connection. Options.Devices may be called until
-// it returns, so it must not be called from there.
+// Close ends the stream and closes the connection. Options.Devices may be called until
+// Close returns, so Close must not be called from it.
 func (e *Endpoint) Close() error {
 	e.cancel()
 	err := e.conn.Close()

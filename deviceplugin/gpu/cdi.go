@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
-// cdiVersion is the oldest version of the CDI specification that has all we
-// use (hostPath of device nodes), for the sake of older runtimes.
+// cdiVersion is the oldest version of the CDI specification that has everything used
+// here (hostPath of device nodes), so that older runtimes accept the spec.
 const cdiVersion = "0.5.0"
 
 // specOf describes the GPUs in CDI's terms; the resource's name is the kind.

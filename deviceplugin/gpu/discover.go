@@ -16,17 +16,17 @@ import (
 
 // gpu is one GPU, real or simulated.
 type gpu struct {
-	id      string // stable over restarts and reboots
+	id      string // stable across restarts and reboots
 	vendor  string
-	model   string // empty when the kernel does not say
+	model   string // empty if unknown
 	pci     string // empty for a simulated one
-	numa    int    // -1 when not known
-	visible string // what NVIDIA_VISIBLE_DEVICES calls it
+	numa    int    // -1 if unknown
+	visible string // its name in NVIDIA_VISIBLE_DEVICES
 	nodes   []deviceplugin.Node
-	shared  []deviceplugin.Node // of the driver: given with every GPU, if they are there
+	shared  []deviceplugin.Node // of the driver: added for every GPU, if they exist
 }
 
-// healthy reports whether all device nodes of the GPU are there.
+// healthy reports whether all device nodes of the GPU exist.
 func (g *gpu) healthy() bool {
 	return !slices.ContainsFunc(g.nodes, func(n deviceplugin.Node) bool { return !exists(n.HostPath) })
 }
@@ -35,7 +35,7 @@ func (g *gpu) healthy() bool {
 func (g *gpu) allNodes() []deviceplugin.Node {
 	out := slices.Clone(g.nodes)
 	for _, n := range g.shared {
-		if exists(n.HostPath) { // nvidia-uvm comes with the first use of CUDA
+		if exists(n.HostPath) { // nvidia-uvm appears at the first use of CUDA
 			out = append(out, n)
 		}
 	}
@@ -47,7 +47,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Where the kernel and the NVIDIA driver tell of GPUs.
+// Where the NVIDIA driver and the kernel list GPUs.
 const (
 	nvidiaDir = "/proc/driver/nvidia/gpus"
 	drmDir    = "/sys/class/drm"
@@ -58,8 +58,7 @@ type machine struct {
 	root string
 }
 
-// discover returns the machine's GPUs of the vendors, in the order of their
-// place on the PCI bus.
+// discover returns the machine's GPUs of the given vendors, ordered by PCI address.
 func discover(root string, vendors []string) ([]gpu, error) {
 	m := &machine{root: root}
 	var out []gpu
@@ -79,8 +78,8 @@ func discover(root string, vendors []string) ([]gpu, error) {
 	return out, nil
 }
 
-// nvidia reads what the NVIDIA driver says in /proc: one directory a GPU, named
-// by its PCI address, with a file of "Key: value" lines.
+// nvidia reads what the NVIDIA driver exposes in /proc: one directory per GPU, named by
+// its PCI address, with a file of "Key: value" lines.
 func (m *machine) nvidia() ([]gpu, error) {
 	addresses, err := m.list(nvidiaDir)
 	if err != nil {
@@ -115,7 +114,7 @@ func (m *machine) nvidia() ([]gpu, error) {
 
 var card = regexp.MustCompile(`^card[0-9]+$`)
 
-// drm reads the graphics cards of the kernel's own drivers.
+// drm reads the graphics cards of the in-kernel drivers.
 func (m *machine) drm(vendors []string) ([]gpu, error) {
 	names, err := m.list(drmDir)
 	if err != nil {
@@ -148,22 +147,22 @@ func (m *machine) drm(vendors []string) ([]gpu, error) {
 			}
 		}
 		if vendor == AMD {
-			g.shared = []deviceplugin.Node{m.node("/dev/kfd")} // ROCm's compute interface, one for all
+			g.shared = []deviceplugin.Node{m.node("/dev/kfd")} // ROCm's compute interface, shared by all GPUs
 		}
 		out = append(out, g)
 	}
 	return out, nil
 }
 
-// node returns the device node of the machine for the same path in a container.
+// node returns the machine's device node at path, under the same path in the container.
 func (m *machine) node(path string) deviceplugin.Node {
 	return deviceplugin.Node{HostPath: m.path(path), ContainerPath: path, Permissions: "rw"}
 }
 
 func (m *machine) path(p string) string { return filepath.Join(m.root, p) }
 
-// list returns the names in a directory, none if it is not there, in the order
-// in which a person would count them: card2 before card10.
+// list returns the names in a directory in counting order, card2 before card10. A
+// missing directory has none.
 func (m *machine) list(dir string) ([]string, error) {
 	entries, err := os.ReadDir(m.path(dir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -177,7 +176,7 @@ func (m *machine) list(dir string) ([]string, error) {
 	return out, nil
 }
 
-// read returns the content of a small file, "" if it cannot be read.
+// read returns the content of a small file, or "" if it cannot be read.
 func (m *machine) read(path string) string {
 	raw, err := os.ReadFile(m.path(path))
 	if err != nil {
@@ -186,7 +185,8 @@ func (m *machine) read(path string) string {
 	return strings.TrimSpace(string(raw))
 }
 
-// numa returns the NUMA node of a PCI device. The kernel says -1 for none.
+// numa returns the NUMA node of a PCI device, or -1, as the kernel does, if there is
+// none.
 func (m *machine) numa(device string) int {
 	n, err := strconv.Atoi(m.read(device + "/numa_node"))
 	if err != nil {

@@ -1,13 +1,12 @@
-// Package gpu is the reference device plugin: it offers the machine's NVIDIA,
-// AMD and Intel GPUs, and simulated ones where there is none, as one resource.
+// Package gpu is the reference device plugin: it offers the machine's NVIDIA, AMD and
+// Intel GPUs, or simulated ones if it has none, as one resource.
 //
-// A container gets the device nodes of its GPUs, directly or through CDI, and
-// their ids in NODEKIT_GPU_IDS. GPUs are found in /proc/driver/nvidia and
-// /sys/class/drm, and are healthy as long as their device nodes are there: the
-// vendors' management libraries are not asked, so a GPU that fell off its bus
-// is noticed only when its nodes go. The user space of a driver is not injected;
-// for NVIDIA, its container runtime does that from NVIDIA_VISIBLE_DEVICES, or it
-// is part of the image.
+// A container gets the device nodes of its GPUs, directly or through CDI, and their ids
+// in NODEKIT_GPU_IDS. GPUs are found in /proc/driver/nvidia and /sys/class/drm, and are
+// healthy as long as their device nodes exist. The vendors' management libraries are
+// not used, so a GPU that fell off its bus is noticed only when its nodes disappear.
+// The user space of a driver is not injected; for NVIDIA, its container runtime does
+// that from NVIDIA_VISIBLE_DEVICES, or it is part of the image.
 //
 // A simulated GPU is a real character device that behaves as /dev/null.
 package gpu
@@ -27,44 +26,42 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// DefaultResource is the resource that is offered unless the configuration
-// names another.
+// DefaultResource is the resource name if the configuration does not set one.
 const DefaultResource = "nodekit.dev/gpu"
 
-// The vendors, as in Config.Vendors.
+// The valid values of Config.Vendors.
 const (
 	NVIDIA = "nvidia"
 	AMD    = "amd"
 	Intel  = "intel"
 )
 
-// Config says which GPUs are offered and how. The zero Config offers those of
-// the machine with their device nodes.
+// Config selects the GPUs to offer and how. The zero Config offers those of the machine
+// through their device nodes.
 type Config struct {
 	// Resource is the resource's name; empty means DefaultResource.
 	Resource string `json:"resource,omitempty"`
 	// Vendors restricts the search: "nvidia", "amd", "intel". Empty means all.
 	Vendors []string `json:"vendors,omitempty"`
-	// Simulate is the number of GPUs to simulate if the machine has none; 0
-	// means that a machine without GPU is an error. It needs root.
+	// Simulate is the number of GPUs to simulate if the machine has none; 0 means that
+	// a machine without GPUs is an error. Simulation needs root.
 	Simulate int `json:"simulate,omitempty"`
 	// StateDir holds the device nodes of simulated GPUs. Required with Simulate.
 	StateDir string `json:"stateDir,omitempty"`
-	// CDIDir is a directory for CDI specs that the container runtime reads,
-	// such as /var/run/cdi. Containers then get CDI names instead of device
-	// nodes. The spec stays there at the end: containers need it to start
-	// again. Empty means plain device nodes.
+	// CDIDir is a directory for CDI specs that the container runtime reads, such as
+	// /var/run/cdi. Containers then get CDI names instead of device nodes. The spec is
+	// not removed when the plugin ends, because containers need it to start again.
+	// Empty means plain device nodes.
 	CDIDir string `json:"cdiDir,omitempty"`
 
-	// Root is where the machine's /proc, /sys and /dev are found; empty means
-	// "/". Tests give a tree of their own.
+	// Root is the directory that contains the machine's /proc, /sys and /dev; empty
+	// means "/". Tests pass a tree of their own.
 	Root string `json:"-"`
-	// Logger gets what was found and what changes. Nil discards.
+	// Logger receives the GPUs found and their changes of health. Nil discards it.
 	Logger *slog.Logger `json:"-"`
 }
 
-// LoadConfig reads a YAML file. A key that Config does not have is ErrInvalid
-// and named.
+// LoadConfig reads a YAML file. An unknown key is ErrInvalid, and the error names it.
 func LoadConfig(path string) (Config, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -107,10 +104,9 @@ func (c *Config) setDefaults() error {
 	return deviceplugin.ValidResource(c.Resource)
 }
 
-// New finds the GPUs and returns the plugin that offers them, for
-// deviceplugin.Serve. It makes the simulated devices and writes the CDI spec;
-// both are safe to repeat, also after a crash. A machine without GPUs is
-// ErrNotFound unless Config.Simulate says otherwise.
+// New finds the GPUs and returns the plugin that offers them, for deviceplugin.Serve.
+// It creates the simulated devices and writes the CDI spec; both are idempotent, also
+// after a crash. A machine without GPUs is ErrNotFound, unless Config.Simulate is set.
 func New(c Config) (*deviceplugin.Plugin, error) {
 	if err := c.setDefaults(); err != nil {
 		return nil, fmt.Errorf("configuring the GPU plugin: %w", err)
@@ -141,7 +137,7 @@ func New(c Config) (*deviceplugin.Plugin, error) {
 	return &deviceplugin.Plugin{Resource: c.Resource, Watch: o.watch, Allocate: o.allocate, Prefer: o.prefer}, nil
 }
 
-// offer is the plugin's state: nothing but what New found.
+// offer is the plugin's state: only what New found.
 type offer struct {
 	config Config
 	gpus   []gpu

@@ -10,9 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// makeNull makes a character device that is another /dev/null, if it is not
-// there: what a container reads from it is nothing, and what it writes goes
-// nowhere.
+// makeNull creates a character device that behaves as /dev/null, unless it exists
+// already: reads return nothing, and writes are discarded.
 func makeNull(path string) error {
 	null := unix.Mkdev(1, 3) // Documentation/admin-guide/devices.txt
 	err := unix.Mknod(path, unix.S_IFCHR|0o666, int(null))

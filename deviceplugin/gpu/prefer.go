@@ -8,9 +8,9 @@ import (
 	"github.com/nodekit-project/nodekit/deviceplugin"
 )
 
-// prefer keeps a container's GPUs on as few NUMA nodes as possible: on those of
-// the GPUs it must have, then on the node with the fewest free GPUs that has
-// enough, so that large groups stay whole, then on the largest.
+// prefer keeps a container's GPUs on as few NUMA nodes as possible. It takes GPUs first
+// from the nodes of those the container must have, then from the node with the fewest
+// free GPUs that has enough, so that large groups stay whole, then from the largest.
 func (o *offer) prefer(_ context.Context, p deviceplugin.Preference) ([]string, error) {
 	numa := map[string]int{}
 	for _, g := range o.gpus {

@@ -8,8 +8,8 @@ import (
 	"github.com/nodekit-project/nodekit/deviceplugin"
 )
 
-// simulate makes n character devices below dir and returns them as GPUs. Those
-// that an earlier process made are kept: containers may have them open.
+// simulate creates n character devices below dir and returns them as GPUs. It keeps
+// those that an earlier process created, because containers may have them open.
 func simulate(dir string, n int) ([]gpu, error) {
 	dir, err := filepath.Abs(filepath.Join(dir, "dev"))
 	if err != nil {

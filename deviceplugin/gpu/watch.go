@@ -11,11 +11,11 @@ import (
 	"github.com/nodekit-project/nodekit/deviceplugin"
 )
 
-// recheckEvery is the period of the safety net behind inotify, which does not
-// see a /dev that is mounted over.
+// recheckEvery is the polling period behind inotify, which does not notice when
+// something is mounted over /dev.
 const recheckEvery = 10 * time.Second
 
-// watch tells the health of the GPUs whenever a device node comes or goes.
+// watch reports the health of the GPUs whenever a device node appears or disappears.
 func (o *offer) watch(ctx context.Context, update func([]deviceplugin.Device) error) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -56,8 +56,8 @@ func (o *offer) watch(ctx context.Context, update func([]deviceplugin.Device) er
 	}
 }
 
-// devices returns the list, and logs which GPUs changed their health since the
-// last call.
+// devices returns the list, and logs the GPUs whose health has changed since the last
+// call.
 func (o *offer) devices(before map[string]bool) []deviceplugin.Device {
 	var out []deviceplugin.Device
 	for _, g := range o.gpus {
