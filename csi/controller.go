@@ -73,7 +73,7 @@ func (s *controllerServer) CreateVolume(ctx context.Context, in *spec.CreateVolu
 
 func (s *controllerServer) DeleteVolume(ctx context.Context, in *spec.DeleteVolumeRequest) (*spec.DeleteVolumeResponse, error) {
 	var c checks
-	c.field("volume_id", in.GetVolumeId(), 0) // any other id is one that does not exist
+	c.field("volume_id", in.GetVolumeId(), 0) // any other id means a volume that does not exist
 	c.dict("secrets", in.GetSecrets())
 	if c.err != nil {
 		return nil, c.err
@@ -115,7 +115,7 @@ func (s *controllerServer) ValidateVolumeCapabilities(ctx context.Context, in *s
 			return &spec.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
 		}
 	}
-	// Parameters are not among what the driver was asked about.
+	// The driver was not asked about the parameters, so they are not confirmed.
 	return &spec.ValidateVolumeCapabilitiesResponse{Confirmed: &spec.ValidateVolumeCapabilitiesResponse_Confirmed{
 		VolumeContext: in.GetVolumeContext(), VolumeCapabilities: in.GetVolumeCapabilities(),
 	}}, nil
@@ -135,7 +135,7 @@ func (s *controllerServer) GetCapacity(ctx context.Context, in *spec.GetCapacity
 	}
 	for _, want := range req.Capabilities {
 		if s.driver.supports(want) != nil {
-			return &spec.GetCapacityResponse{}, nil // there is no room for what cannot be
+			return &spec.GetCapacityResponse{}, nil // no capacity for unsupported volumes
 		}
 	}
 	n, err := s.driver.GetCapacity(ctx, req)
@@ -178,8 +178,8 @@ func (s *controllerServer) ListVolumes(ctx context.Context, in *spec.ListVolumes
 	return resp, nil
 }
 
-// parseToken returns the id behind which a listing goes on. A token names an
-// id and not a position, so it stays good when volumes come and go.
+// parseToken returns the id after which a listing continues. A token names an id, not a
+// position, so it stays valid when volumes are created or deleted.
 func parseToken(token string) (after string, err error) {
 	if token == "" {
 		return "", nil
@@ -192,8 +192,8 @@ func parseToken(token string) (after string, err error) {
 	return after, nil
 }
 
-// page returns the volumes behind after, by id. Nil entries come first, where
-// volumeOut refuses them.
+// page returns the volumes after the given id, in order. Nil entries come first;
+// volumeOut rejects them.
 func page(all []*Volume, after string) []*Volume {
 	id := func(v *Volume) string {
 		if v == nil {

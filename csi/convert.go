@@ -14,8 +14,8 @@ const (
 	maxMap    = 4 << 10
 )
 
-// checks collects the first thing wrong with a request, in the order that
-// csi-sanity and common sense expect: what is missing before what is malformed.
+// checks records the first error in a request, in the order that csi-sanity and common
+// sense expect: what is missing before what is malformed.
 type checks struct{ err error }
 
 func (c *checks) fail(format string, args ...any) {
@@ -85,8 +85,8 @@ func (c *checks) capabilities(list []*spec.VolumeCapability) []Capability {
 	return out
 }
 
-// volumeOut converts what the author returned, and refuses what would break the
-// orchestrator.
+// volumeOut converts the volume that the author returned, and rejects one that would
+// break the orchestrator.
 func volumeOut(v *Volume) (*spec.Volume, error) {
 	switch {
 	case v == nil || v.ID == "":

@@ -8,76 +8,77 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Driver is what the author of a CSI driver fills in. A function left nil means
-// "not supported": its capability is not advertised and its RPC answers
-// Unimplemented. A driver has a controller part (CreateVolume and what belongs
-// to it), a node part (PublishVolume and what belongs to it), or both.
+// Driver is what the author of a CSI driver fills in. A nil function means "not
+// supported": its capability is not advertised and its RPC returns Unimplemented,
+// unless the field's comment says otherwise. A driver has a controller part
+// (CreateVolume and related functions), a node part (PublishVolume and related
+// functions), or both.
 //
-// Every function that changes something must be idempotent: an orchestrator
-// repeats a call until it hears an answer, also across a kill of the driver at
-// any instruction. The fields must not change once Serve was called.
+// Every function that changes something must be idempotent: an orchestrator repeats a
+// call until it gets an answer, even if the driver was killed at any instruction. The
+// fields must not change after Serve has been called.
 type Driver struct {
 	// Name identifies the driver: a domain name of at most 63 characters, as in
 	// "hello.csi.example.com". Required.
 	Name string
 	// Version is the vendor's version. Required.
 	Version string
-	// NodeID identifies this machine to the controller part, in at most 256
-	// bytes. Required with PublishVolume; Main defaults it to the host's name.
+	// NodeID identifies this machine to the controller part, in at most 256 bytes.
+	// Required with PublishVolume; Main defaults it to the host name.
 	NodeID string
-	// StateDir is a directory of the SDK's own on this machine, made when
-	// missing, which one process uses at a time: what was staged and published,
-	// with which arguments. Empty keeps it in memory, and then the answers to
-	// repeated calls are only right until the driver restarts.
+	// StateDir is a directory on this machine for the SDK alone, created if missing,
+	// and used by one process at a time. It records what was staged and published, and
+	// with which arguments. If it is empty, the records are kept in memory, and
+	// repeated calls get the right answers only until the driver restarts.
 	StateDir string
 
-	// Recover is called once by Serve, before any other function and when no
-	// other process has StateDir: it finishes or removes what an earlier process
-	// left half done. Its error ends Serve. nil has nothing to do.
+	// Recover is called once by Serve, before any other function and while no other
+	// process uses StateDir. It finishes or removes what an earlier process left half
+	// done. Its error ends Serve. Nil means that there is nothing to recover.
 	Recover func(context.Context) error
-	// Probe returns nil when the driver is healthy, ErrNotReady while it is still
-	// starting, and anything else when it cannot work. nil is always ready.
+	// Probe returns nil if the driver is healthy, ErrNotReady while it is still
+	// starting, and any other error if it cannot work. Nil means always ready.
 	Probe func(context.Context) error
-	// Supports says whether volumes of this driver can be used in this way; its
-	// error says why not and reaches the user. It is asked about each requested
-	// capability, the driver's functions see only supported ones. nil accepts
-	// mounted volumes (not block devices) with any SINGLE_NODE access mode, any
-	// FSType and any MountFlags: a driver that does not heed these refuses them
-	// here, or users get another file system than they asked for and are not told.
+	// Supports returns nil if volumes of this driver can be used in this way, and
+	// otherwise an error with the reason, which reaches the user. It is called for each
+	// requested capability; the driver's other functions get only supported ones. Nil
+	// accepts mounted volumes (not block devices) with any SINGLE_NODE access mode, any
+	// FSType and any MountFlags. A driver that ignores FSType or MountFlags must reject
+	// them here; otherwise users silently get another file system than they asked for.
 	Supports func(Capability) error
 
-	// CreateVolume makes a volume and returns it (CSI v1.13 CreateVolume). The
-	// same name with compatible arguments returns the same volume, with
-	// incompatible ones ErrAlreadyExists; a size that cannot be is ErrOutOfRange.
+	// CreateVolume creates a volume and returns it (CSI v1.13 CreateVolume). For an
+	// existing name it returns the same volume if the arguments are compatible, and
+	// ErrAlreadyExists if they are not. An impossible size is ErrOutOfRange.
 	CreateVolume func(context.Context, *CreateRequest) (*Volume, error)
-	// DeleteVolume deletes a volume and its data. A volume that does not exist,
-	// whatever its id looks like, is success. The SDK has refused a volume that is
-	// staged or published through this process.
+	// DeleteVolume deletes a volume and its data. It succeeds for a volume that does
+	// not exist, whatever its id looks like. The SDK has already rejected a volume that
+	// is staged or published through this Driver.
 	DeleteVolume func(context.Context, *DeleteRequest) error
-	// GetVolume returns an existing volume or ErrNotFound. Required with
-	// CreateVolume: ValidateVolumeCapabilities is answered from it.
+	// GetVolume returns an existing volume or ErrNotFound. Required with CreateVolume,
+	// because ValidateVolumeCapabilities depends on it.
 	GetVolume func(ctx context.Context, id string) (*Volume, error)
-	// ListVolumes returns every volume, in any order; the SDK pages.
+	// ListVolumes returns every volume, in any order. The SDK does the paging.
 	ListVolumes func(context.Context) ([]*Volume, error)
-	// GetCapacity returns how many bytes can still be given to volumes made with
-	// these parameters.
+	// GetCapacity returns how many bytes are available for new volumes with these
+	// parameters.
 	GetCapacity func(context.Context, *CapacityRequest) (int64, error)
 
-	// StageVolume makes the volume usable on this machine, once for all its
-	// targets, by mounting it at the existing directory StagingPath. Leave it nil
-	// when there is nothing to do before PublishVolume.
+	// StageVolume makes the volume usable on this machine, once for all its targets, by
+	// mounting it at the existing directory StagingPath. Leave it nil if PublishVolume
+	// needs no preparation.
 	StageVolume func(context.Context, *StageRequest) error
-	// UnstageVolume is the inverse. A volume that is unknown or not staged is
-	// success when nothing is left at the path.
+	// UnstageVolume is the inverse. It succeeds for a volume that is unknown or not
+	// staged, if nothing is left at the path.
 	UnstageVolume func(context.Context, *UnstageRequest) error
-	// PublishVolume makes the volume appear at TargetPath, whose parent exists;
-	// the driver makes the target itself.
+	// PublishVolume makes the volume available at TargetPath, whose parent exists. The
+	// driver creates the target itself.
 	PublishVolume func(context.Context, *PublishRequest) error
-	// UnpublishVolume takes the volume away from TargetPath and removes the target.
-	// A target or volume that is unknown is success.
+	// UnpublishVolume removes the volume from TargetPath and deletes the target. It
+	// succeeds for an unknown target or volume.
 	UnpublishVolume func(context.Context, *UnpublishRequest) error
-	// GetVolumeStats reports the use of a published volume, ErrNotFound when it
-	// does not exist or is not at the path. It must not block on a dead backend.
+	// GetVolumeStats reports the usage of a published volume, or ErrNotFound if the
+	// volume does not exist or is not at the path. It must not block on a dead backend.
 	GetVolumeStats func(context.Context, *StatsRequest) (*Stats, error)
 }
 
@@ -86,8 +87,8 @@ var ErrNotReady = fault.Unavailable.Errorf("the driver is still starting")
 
 var nameGrammar = regexp.MustCompile(`^[a-zA-Z0-9]([-a-zA-Z0-9.]{0,61}[a-zA-Z0-9])?$`)
 
-// Validate returns every contradiction of the driver, joined, each with the
-// kind ErrInvalid. Serve calls it.
+// Validate returns all contradictions in the driver, joined, each of the kind
+// ErrInvalid. Serve calls it.
 func (d *Driver) Validate() error {
 	var errs []error
 	refuse := func(broken bool, text string) {
@@ -127,9 +128,9 @@ func (d *Driver) supports(c Capability) error {
 	return nil
 }
 
-// severalWriters reports whether the two access modes that replace
-// SINGLE_NODE_WRITER are both supported. The SDK keeps their tables, so the
-// driver has nothing more to do for them.
+// severalWriters reports whether the driver supports both access modes that replace
+// SINGLE_NODE_WRITER. The SDK implements their tables, so the driver needs nothing more
+// for them.
 func (d *Driver) severalWriters() bool {
 	return d.supports(Capability{Access: SingleNodeMultiWriter}) == nil &&
 		d.supports(Capability{Access: SingleNodeSingleWriter}) == nil

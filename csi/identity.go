@@ -29,8 +29,8 @@ func (s *identityServer) GetPluginCapabilities(context.Context, *spec.GetPluginC
 	return resp, nil
 }
 
-// Probe answers not-ready with OK and ready=false, and unhealthy with
-// FAILED_PRECONDITION, which are different things to an orchestrator.
+// Probe reports not-ready as OK with ready=false, and unhealthy as FAILED_PRECONDITION:
+// orchestrators treat the two differently.
 func (s *identityServer) Probe(ctx context.Context, _ *spec.ProbeRequest) (*spec.ProbeResponse, error) {
 	var err error
 	if s.driver.Probe != nil {
@@ -45,7 +45,7 @@ func (s *identityServer) Probe(ctx context.Context, _ *spec.ProbeRequest) (*spec
 	return &spec.ProbeResponse{Ready: wrapperspb.Bool(true)}, nil
 }
 
-// controllerTypes and nodeTypes are the one place where functions become
+// controllerTypes and nodeTypes are the only places where functions become
 // capabilities.
 func (d *Driver) controllerTypes() []spec.ControllerServiceCapability_RPC_Type {
 	var types []spec.ControllerServiceCapability_RPC_Type

@@ -6,13 +6,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// locks keeps operations on one thing from overlapping. Nobody waits: the
-// specification's answer to an overlap is ABORTED, and the orchestrator comes
-// back. A lock belongs to the operation, not to the RPC, so it is held as long as the
-// work goes on, also after the caller has given up.
+// locks prevents overlapping operations. It never waits: the specification's answer to
+// an overlap is ABORTED, and the orchestrator retries. A lock belongs to the operation,
+// not to the RPC, so it is held until the work ends, even if the caller has given up.
 type locks struct {
 	mu   sync.Mutex
-	held map[string]int // -1 for one exclusive holder, n > 0 for n that share
+	held map[string]int // -1 for one exclusive holder, n > 0 for n shared holders
 }
 
 // claim is a lock that an operation needs.
@@ -27,7 +26,7 @@ func withinVolume(id string) claim    { return claim{key: "volume " + id, shared
 func onTarget(path string) claim      { return claim{key: "target " + path} }
 func (c claim) free(holders int) bool { return holders == 0 || c.shared && holders > 0 }
 
-// acquire takes all the claims or none and returns what gives them back. It
+// acquire takes all the claims or none, and returns a function that releases them. It
 // fails with fault.Aborted.
 func (l *locks) acquire(claims ...claim) (release func(), err error) {
 	l.mu.Lock()
@@ -50,7 +49,7 @@ func (l *locks) acquire(claims ...claim) (release func(), err error) {
 	return func() { l.release(claims) }, nil
 }
 
-// busy reports whether some operation holds the claim's key.
+// busy reports whether an operation holds the claim's key.
 func (l *locks) busy(c claim) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,26 +13,26 @@ import (
 	"github.com/nodekit-project/nodekit/internal/statedir"
 )
 
-// Main serves the driver as a program does, and exits: 0 after SIGTERM or an
-// interrupt, 1 with one line on stderr when it cannot serve, 2 for wrong flags.
+// Main serves the driver as a program, and exits: with 0 after SIGTERM or an interrupt,
+// with 1 and one line on stderr if it cannot serve, with 2 for invalid flags.
 //
-//	CSI_ENDPOINT          the socket, as the specification says; --endpoint wins
-//	KUBELET_REGISTRATION  a kubelet's plugins_registry directory; --registry wins
-//	                      none: the driver does not register itself
-//	NODE_ID               the node's id; --node-id wins, then Driver.NodeID, then
-//	                      the host's name
+//	CSI_ENDPOINT          the socket, as the specification says; --endpoint overrides it
+//	KUBELET_REGISTRATION  a kubelet's plugins_registry directory; --registry overrides
+//	                      it; if neither is set, the driver does not register itself
+//	NODE_ID               the node's id; --node-id overrides it; the defaults are
+//	                      Driver.NodeID, then the host name
 //	--verbose             logs every call on stderr
 //
-// Driver.StateDir, when empty, becomes StateDir(d.Name).
+// An empty Driver.StateDir becomes StateDir(d.Name).
 func Main(d *Driver) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, d, os.Args[1:]))
 }
 
-// StateDir returns the directory in which a program with this driver keeps what
-// must survive its restart: STATE_DIRECTORY, which systemd and nodekit set for
-// the programs that they start (the first of several, which colons part), or
+// StateDir returns the directory in which a program with this driver keeps what must
+// survive a restart: STATE_DIRECTORY, which systemd and nodekit set for the programs
+// that they start (the first entry, if it is a colon-separated list), or
 // /var/lib/<name>.
 func StateDir(name string) string {
 	return statedir.Of(name, os.Getenv)

@@ -136,8 +136,8 @@ func (s *nodeServer) NodeUnpublishVolume(ctx context.Context, in *spec.NodeUnpub
 	return &spec.NodeUnpublishVolumeResponse{}, nil
 }
 
-// NodeGetVolumeStats takes any path: one that is not absolute is a path where
-// the volume is not, which the driver answers with NOT_FOUND.
+// NodeGetVolumeStats accepts any path. The volume cannot be at one that is not
+// absolute, and the driver answers NOT_FOUND.
 func (s *nodeServer) NodeGetVolumeStats(ctx context.Context, in *spec.NodeGetVolumeStatsRequest) (*spec.NodeGetVolumeStatsResponse, error) {
 	if s.driver.GetVolumeStats == nil {
 		return s.UnimplementedNodeServer.NodeGetVolumeStats(ctx, in)

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-// logRequests writes each request at debug level, without its secrets.
+// logRequests logs each request at debug level, without its secrets.
 func logRequests(log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		if m, ok := req.(proto.Message); ok {
@@ -22,10 +22,9 @@ func logRequests(log *slog.Logger) grpc.UnaryServerInterceptor {
 	}
 }
 
-// redacted logs a message of the CSI without what must not be in a log: the
-// fields that the specification marks csi_secret, and mount_flags, of which it
-// says that they may be sensitive without marking them. The work is done only
-// when a handler wants the line.
+// redacted logs a CSI message without its sensitive fields: those that the
+// specification marks csi_secret, and mount_flags, which it calls sensitive without
+// marking them. The message is formatted only if a handler wants the line.
 type redacted struct{ message proto.Message }
 
 // LogValue implements slog.LogValuer.

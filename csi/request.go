@@ -6,7 +6,7 @@ import (
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// AccessMode says how many nodes and writers may use a volume at once.
+// AccessMode says how many nodes and writers may use a volume at the same time.
 type AccessMode int32
 
 // The access modes of the specification.
@@ -31,23 +31,23 @@ func (m AccessMode) singleNode() bool {
 // several targets of one node (CSI v1.13 NodePublishVolume, second table).
 func (m AccessMode) severalTargets() bool { return !m.singleNode() || m == SingleNodeMultiWriter }
 
-// ReadOnly reports whether the mode allows no writer at all.
+// ReadOnly reports whether the mode allows no writers.
 func (m AccessMode) ReadOnly() bool { return m == SingleNodeReaderOnly || m == MultiNodeReaderOnly }
 
-// Capability is one way in which a volume is going to be used.
+// Capability is one way in which a volume will be used.
 type Capability struct {
-	// Block asks for a block device instead of a mounted directory; the fields
-	// below it are then empty.
+	// Block asks for a block device instead of a mounted directory. FSType and
+	// MountFlags are then empty.
 	Block bool `json:"block,omitempty"`
-	// FSType is the wanted file system, empty for the driver's choice.
+	// FSType is the requested file system; empty means the driver's choice.
 	FSType string `json:"fsType,omitempty"`
 	// MountFlags are options for mount(8). They may hold secrets.
 	MountFlags []string   `json:"mountFlags,omitempty"`
 	Access     AccessMode `json:"access"`
 }
 
-// Secrets are credentials that the orchestrator passes along. They print and
-// log as their number only.
+// Secrets are credentials that the orchestrator passes on. They print as "[redacted]",
+// and slog logs only how many there are.
 type Secrets map[string]string
 
 // String hides the values.
@@ -68,31 +68,33 @@ type Volume struct {
 	ID string
 	// Capacity is the size in bytes; 0 means unknown.
 	Capacity int64
-	// Context is passed to the node functions with every call, unchanged; no
-	// secrets, at most 4 KiB.
+	// Context is passed unchanged to the node functions with every call. It must not
+	// contain secrets or exceed 4 KiB.
 	Context map[string]string
 }
 
 // CreateRequest asks for a volume.
 type CreateRequest struct {
-	// Name is the orchestrator's key for the request: the same name is the same
-	// volume. It is not the volume's id.
+	// Name is the orchestrator's idempotency key: the same name means the same volume.
+	// It is not the volume's id.
 	Name string
-	// Required and Limit bound the size in bytes; 0 is no bound.
+	// Required and Limit bound the size in bytes; 0 means no bound.
 	Required, Limit int64
-	// Capabilities are all the ways in which the volume must be usable, at least one.
+	// Capabilities are all the ways in which the volume must be usable. There is at
+	// least one.
 	Capabilities []Capability
 	Parameters   map[string]string
 	Secrets      Secrets
 }
 
-// DeleteRequest asks for the end of a volume.
+// DeleteRequest asks to delete a volume.
 type DeleteRequest struct {
 	VolumeID string
 	Secrets  Secrets
 }
 
-// CapacityRequest asks what is left for volumes like these. All may be empty.
+// CapacityRequest asks for the capacity available for such volumes. Both fields may be
+// empty.
 type CapacityRequest struct {
 	Capabilities []Capability
 	Parameters   map[string]string
@@ -113,25 +115,25 @@ type UnstageRequest struct {
 	StagingPath string
 }
 
-// PublishRequest asks to make a volume appear at a path.
+// PublishRequest asks to make a volume available at a path.
 type PublishRequest struct {
 	VolumeID string
-	// StagingPath is where StageVolume prepared the volume; empty for a driver
-	// without it, and for ephemeral volumes.
+	// StagingPath is where StageVolume prepared the volume. It is empty for a driver
+	// without StageVolume, and for ephemeral volumes.
 	StagingPath string
-	// TargetPath does not exist yet, or is the result of the same request before.
+	// TargetPath does not exist yet, or is the result of an earlier identical request.
 	TargetPath string
-	// ReadOnly asks that nobody can write through TargetPath.
+	// ReadOnly asks for a TargetPath through which nobody can write.
 	ReadOnly   bool
 	Capability Capability
-	// Context is Volume.Context, with the keys that a kubelet adds about the Pod.
+	// Context is Volume.Context, with the keys that the kubelet adds about the Pod.
 	Context map[string]string
 	Secrets Secrets
 }
 
-// Ephemeral reports whether the volume lives and dies with one Pod: a kubelet
-// asks for it without any CreateVolume before and any DeleteVolume after, so
-// PublishVolume makes it and UnpublishVolume deletes it.
+// Ephemeral reports whether the volume has the lifetime of one Pod. The kubelet
+// publishes such a volume without a CreateVolume before and a DeleteVolume after, so
+// PublishVolume creates it and UnpublishVolume deletes it.
 func (r *PublishRequest) Ephemeral() bool {
 	return r.Context["csi.storage.k8s.io/ephemeral"] == "true"
 }
@@ -142,14 +144,14 @@ type UnpublishRequest struct {
 	TargetPath string
 }
 
-// StatsRequest asks how full a volume is.
+// StatsRequest asks for the usage of a volume.
 type StatsRequest struct {
 	VolumeID    string
-	VolumePath  string // a target, or the staging path
+	VolumePath  string // the target or staging path
 	StagingPath string
 }
 
-// Stats is how full a volume is. A number is 0 when it is not known.
+// Stats is the usage of a volume. 0 means unknown.
 type Stats struct {
 	TotalBytes, UsedBytes, AvailableBytes    int64
 	TotalInodes, UsedInodes, AvailableInodes int64

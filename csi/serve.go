@@ -18,27 +18,26 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// grace is what calls in flight get when the server stops.
+// grace is how long calls in flight may take when the server stops.
 const grace = 5 * time.Second
 
-// Options change how Serve works. nil means the defaults.
+// Options configures Serve. Nil means the defaults.
 type Options struct {
-	// Registry is a kubelet's plugins_registry directory, where the driver
-	// announces itself for as long as it is served. Empty does not register, as
-	// when a registrar sidecar does.
+	// Registry is a kubelet's plugins_registry directory, in which the driver registers
+	// while it is served. Empty means no registration, for example because a registrar
+	// sidecar does it.
 	Registry string
-	// Logger gets one debug line per call, without secrets. nil discards.
+	// Logger receives one debug line per call, without secrets. Nil discards them.
 	Logger *slog.Logger
 }
 
-// Serve serves the driver on a unix socket ("unix:///run/x.sock") until ctx
-// ends, lets the calls in flight finish for 5 seconds, and returns nil then. The
-// socket is readable by its owner alone and removed at the end; one left by a
-// killed process is replaced.
+// Serve serves the driver on a unix socket ("unix:///run/x.sock") until ctx ends. Then
+// it gives the calls in flight 5 seconds to finish, and returns nil. Only the socket's
+// owner can access it. Serve removes the socket at the end, and replaces one left by a
+// killed process.
 //
-// It returns at once with ErrInvalid for a driver that contradicts itself, and
-// with ErrAlreadyExists when another process serves the socket or uses
-// Driver.StateDir.
+// It returns ErrInvalid at once if the driver contradicts itself, and ErrAlreadyExists
+// if another process serves the socket or uses Driver.StateDir.
 func Serve(ctx context.Context, endpoint string, d *Driver, o *Options) error {
 	if o == nil {
 		o = &Options{}
@@ -89,7 +88,7 @@ func newServer(c *core, log *slog.Logger) *grpc.Server {
 	return s
 }
 
-// core is what the services of one served driver share.
+// core is the state that the services of one driver share.
 type core struct {
 	driver  *Driver
 	locks   *locks
@@ -98,7 +97,7 @@ type core struct {
 	abandon context.CancelFunc
 }
 
-// newCore takes the state directory and recovers what is in it.
+// newCore locks the state directory and recovers what is in it.
 func newCore(ctx context.Context, d *Driver) (c *core, unlock func(), err error) {
 	c = &core{driver: d, locks: &locks{}}
 	published, unlock := "", func() {}
@@ -120,7 +119,8 @@ func newCore(ctx context.Context, d *Driver) (c *core, unlock func(), err error)
 	return c, unlock, nil
 }
 
-// lockDir takes dir for this process. The kernel gives it back on any death.
+// lockDir locks dir for this process. The kernel releases the lock however the process
+// dies.
 func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
@@ -135,9 +135,9 @@ func lockDir(dir string) (unlock func(), err error) {
 	return lock.Release, nil
 }
 
-// change runs an operation that changes something, under its claims. The
-// operation goes on when the caller gives up, and keeps its claims as long: the
-// caller's retry is answered ABORTED until the outcome is known.
+// change runs an operation that changes something, under its claims. If the caller
+// gives up, the operation continues and keeps its claims: the caller's retries return
+// ABORTED until the operation has ended.
 func (c *core) change(ctx context.Context, operation func(context.Context) error, claims ...claim) error {
 	release, err := c.locks.acquire(claims...)
 	if err != nil {

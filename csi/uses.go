@@ -17,17 +17,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// usesVersion is the version of the files below; a newer one is refused.
+// usesVersion is the version of the files below. Newer versions are rejected.
 const usesVersion = 1
 
-// uses remembers with which arguments each volume was staged and published on
-// this machine, which is what the specification's tables for repeated calls
-// need. An entry is written durably before the author's function runs and
-// removed after the inverse succeeded.
+// uses records with which arguments each volume was staged and published on this
+// machine, as the specification's tables for repeated calls require. An entry is
+// written durably before the author's function runs, and removed after the inverse has
+// succeeded.
 //
 // An entry alone proves nothing: the process may have died before the mount, the
-// machine may have been rebooted, an administrator may have unmounted. So an
-// entry counts only while something is at its path, or being made there.
+// machine may have been rebooted, or an administrator may have unmounted the path. So
+// an entry counts only while something is at its path or is being created there.
 type uses struct {
 	dir   string // "" keeps everything in memory
 	locks *locks
@@ -45,7 +45,7 @@ type volumeUse struct {
 	Published map[string]string `json:"published,omitempty"` // fingerprint by target path
 }
 
-// openUses reads what an earlier process left in dir.
+// openUses reads what earlier processes recorded in dir.
 func openUses(dir string, l *locks) (*uses, error) {
 	u := &uses{dir: dir, locks: l, volumes: map[string]*volumeUse{}}
 	if dir == "" {
@@ -78,8 +78,9 @@ func openUses(dir string, l *locks) (*uses, error) {
 	return u, nil
 }
 
-// stage applies the rule of CSI v1.13 NodeStageVolume: "already been staged
-// [...] but is incompatible with the specified volume_capability": ALREADY_EXISTS.
+// stage applies the rule of CSI v1.13 NodeStageVolume for a volume that has "already
+// been staged [...] but is incompatible with the specified volume_capability":
+// ALREADY_EXISTS.
 func (u *uses) stage(r *StageRequest) error {
 	v := u.volume(r.VolumeID)
 	v.mu.Lock()
@@ -94,8 +95,8 @@ func (u *uses) stage(r *StageRequest) error {
 	return u.save(v)
 }
 
-// publish applies the tables of CSI v1.13 NodePublishVolume. Contexts do not
-// count as arguments: a kubelet repeats a publication with fresh tokens in them.
+// publish applies the tables of CSI v1.13 NodePublishVolume. It does not compare
+// contexts: the kubelet repeats calls with fresh tokens in them.
 func (u *uses) publish(r *PublishRequest) error {
 	v := u.volume(r.VolumeID)
 	v.mu.Lock()
@@ -147,7 +148,7 @@ func (u *uses) unpublished(id, target string) error {
 	return u.save(v)
 }
 
-// where returns a path at which the volume is in use, or "".
+// where returns a path at which the volume is in use, or "" if there is none.
 func (u *uses) where(id string) string {
 	v := u.volume(id)
 	v.mu.Lock()
@@ -179,8 +180,8 @@ func (u *uses) volume(id string) *volumeUse {
 	return v
 }
 
-// save makes v durable, or removes its file when nothing is left. The caller
-// holds v.mu.
+// save writes v durably, or removes its file if no entry is left. The caller holds
+// v.mu.
 func (u *uses) save(v *volumeUse) error {
 	if u.dir == "" {
 		return nil
@@ -197,9 +198,9 @@ func (u *uses) save(v *volumeUse) error {
 	return atomicfile.Write(file, raw, 0o600)
 }
 
-// alive reports whether a staging or target path holds something: a mount, or
-// what a driver that does not mount put there. An empty directory is nothing,
-// some orchestrators make one before they call.
+// alive reports whether a staging or target path holds anything: a mount, or the files
+// of a driver that does not mount. An empty directory does not count, because some
+// orchestrators create one before the call.
 func alive(path string) (bool, error) {
 	on, err := mount.IsMountPoint(path)
 	if on || err != nil && !errors.Is(err, mount.ErrUnsupported) {

@@ -1,12 +1,13 @@
-// Package client is the orchestrator's side of the Container Storage Interface
-// v1.13: a connection to one driver, what the driver claims, the order of the
-// calls that the specification's state machine demands, and the classes of
-// error that say what must be undone.
+// Package client is the orchestrator's side of the Container Storage Interface v1.13: a
+// connection to one driver, the driver's capabilities, the calls with their place in
+// the specification's state machine, and the error classes that decide what must be
+// undone.
 //
-// The specification asks nothing of a caller that it cannot do after a crash: every
-// call is idempotent, so a caller that does not know the outcome of a call (Uncertain)
-// either repeats it or calls its inverse, and never forgets it. This package keeps no
-// state; its user records an intent before each call (see internal/journal).
+// Every call is idempotent, so the specification asks nothing of a caller that it
+// cannot do after a crash: a caller that does not know the outcome of a call
+// (Uncertain) either repeats it or calls its inverse, and never forgets it. This
+// package keeps no state; its user must record an intent before each call (see
+// internal/journal).
 //
 // A Client is safe for concurrent use.
 package client
@@ -27,19 +28,19 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// DefaultTimeout is what one call may take: the two minutes of the kubelet.
+// DefaultTimeout bounds one call: two minutes, as in the kubelet.
 const DefaultTimeout = 2 * time.Minute
 
-// Options change a Client. nil means the defaults.
+// Options configures Dial. Nil means the defaults.
 type Options struct {
-	// Observe is told of calls.
+	// Observe is notified of calls. Nil means no observer.
 	Observe *call.Observer
-	// Timeout bounds each call; 0 is DefaultTimeout.
+	// Timeout bounds each call; 0 means DefaultTimeout.
 	Timeout time.Duration
 }
 
-// Client is a connection to a driver's socket. Its three services are the raw
-// ones of the specification; the methods are what an orchestrator does with them.
+// Client is a connection to a driver's socket. The fields are the raw clients of the
+// specification's services; the methods are what an orchestrator does with them.
 type Client struct {
 	Identity   spec.IdentityClient
 	Controller spec.ControllerClient
@@ -49,8 +50,8 @@ type Client struct {
 	timeout time.Duration
 }
 
-// Dial returns a client for a unix endpoint. It does not wait: the first call
-// connects, and a driver that restarts is connected to again.
+// Dial returns a client for a unix endpoint. It does not wait: the first call connects,
+// and the client reconnects to a driver that restarts.
 func Dial(endpoint string, o *Options) (*Client, error) {
 	if o == nil {
 		o = &Options{}
@@ -69,30 +70,30 @@ func Dial(endpoint string, o *Options) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the connection. Calls in flight end with an Uncertain error.
+// Close closes the connection. Calls in flight end with an Uncertain error.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Info is what a driver says about itself and this node.
+// Info describes a driver and this node, as reported by the driver.
 type Info struct {
 	Name, Version string
 	HasNode       bool   // the driver has a node part
-	NodeID        string // "" without a node part, or one that does not say
+	NodeID        string // "" without a node part, or if it does not report one
 	Controller    []spec.ControllerServiceCapability_RPC_Type
 	Node          []spec.NodeServiceCapability_RPC_Type
 }
 
-// Can reports whether the driver claims the controller capability.
+// Can reports whether the driver advertises the controller capability.
 func (i *Info) Can(t spec.ControllerServiceCapability_RPC_Type) bool {
 	return slices.Contains(i.Controller, t)
 }
 
-// NodeCan reports whether the driver claims the node capability.
+// NodeCan reports whether the driver advertises the node capability.
 func (i *Info) NodeCan(t spec.NodeServiceCapability_RPC_Type) bool {
 	return slices.Contains(i.Node, t)
 }
 
-// GetInfo asks the driver for everything that an orchestrator needs to know
-// before it calls anything else. A driver without a node part has no NodeID.
+// GetInfo asks the driver for everything that an orchestrator needs to know before it
+// makes other calls.
 func (c *Client) GetInfo(ctx context.Context) (*Info, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -140,7 +141,8 @@ func (c *Client) addNode(ctx context.Context, info *Info) error {
 	return err
 }
 
-// Ready asks Probe until the driver is ready or ctx ends.
+// Ready calls Probe until the driver is ready or ctx ends. It returns at once an error
+// that is not Uncertain.
 func (c *Client) Ready(ctx context.Context) error {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		once, cancel := c.bound(ctx)
@@ -161,18 +163,18 @@ func (c *Client) Ready(ctx context.Context) error {
 	}
 }
 
-// Uncertain reports whether err leaves open what happened at the driver: the
-// operation may have been done, or may still be going on. Its caller repeats the
-// call or calls the inverse, and does not forget the volume before one of them
-// succeeded. Any other error is final: the driver says that the operation was not
-// done. The classes are the kubelet's.
+// Uncertain reports whether err leaves the outcome open: the driver may have performed
+// the operation, or may still be performing it. The caller must repeat the call or call
+// the inverse, and must not forget the volume until one of them has succeeded. Any
+// other error is final: the driver says that it has not performed the operation. The
+// classes are the kubelet's.
 func Uncertain(err error) bool {
 	if err == nil {
 		return false
 	}
 	s, ok := status.FromError(err)
 	if !ok {
-		return true // it never became an answer
+		return true // not an answer of the driver
 	}
 	switch s.Code() {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted, codes.Unknown:

@@ -6,7 +6,7 @@ import (
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 )
 
-// Access says how a volume is used, on every call that needs it.
+// Access describes how a volume is used, for every call that needs it.
 type Access struct {
 	Mode       spec.VolumeCapability_AccessMode_Mode
 	Block      bool
@@ -14,7 +14,7 @@ type Access struct {
 	MountFlags []string
 }
 
-// Capability returns the message for it.
+// Capability returns the message for a.
 func (a Access) Capability() *spec.VolumeCapability {
 	c := &spec.VolumeCapability{AccessMode: &spec.VolumeCapability_AccessMode{Mode: a.Mode}}
 	if a.Block {
@@ -25,18 +25,18 @@ func (a Access) Capability() *spec.VolumeCapability {
 	return c
 }
 
-// Create is a volume that is wanted.
+// Create describes a volume to create.
 type Create struct {
-	Name            string // the key: the same name is the same volume
-	Required, Limit int64  // bytes; 0 is no bound
+	Name            string // the idempotency key: the same name is the same volume
+	Required, Limit int64  // bytes; 0 means no bound
 	Access          []Access
 	Parameters      map[string]string
 	Secrets         map[string]string
 }
 
-// CreateVolume makes the volume, or finds it made. After an Uncertain error
-// the volume may exist: only a repetition with the same Name tells its id, with
-// which it can be deleted.
+// CreateVolume creates the volume, unless it exists, and returns it. After an Uncertain
+// error the volume may exist: only another call with the same Name returns the id that
+// is needed to delete it.
 func (c *Client) CreateVolume(ctx context.Context, v Create) (*spec.Volume, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -51,8 +51,8 @@ func (c *Client) CreateVolume(ctx context.Context, v Create) (*spec.Volume, erro
 	return resp.GetVolume(), err
 }
 
-// DeleteVolume deletes the volume; one that does not exist is success. It must
-// be unstaged everywhere. Repeat it after an Uncertain error.
+// DeleteVolume deletes the volume, which must be unstaged everywhere. It succeeds if
+// the volume does not exist. Repeat it after an Uncertain error.
 func (c *Client) DeleteVolume(ctx context.Context, id string, secrets map[string]string) error {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -60,10 +60,10 @@ func (c *Client) DeleteVolume(ctx context.Context, id string, secrets map[string
 	return err
 }
 
-// ControllerPublish makes the volume available on the node, which a driver with
-// PUBLISH_UNPUBLISH_VOLUME needs before NodeStage and NodePublish, and returns
-// their Use.PublishContext. After any error ControllerUnpublish is allowed; after
-// an Uncertain one it must succeed before the volume is used elsewhere.
+// ControllerPublish makes the volume available on the node, and returns the
+// Use.PublishContext for NodeStage and NodePublish. A driver with
+// PUBLISH_UNPUBLISH_VOLUME needs it before them. After any error ControllerUnpublish is
+// allowed; after an Uncertain one it must succeed before the volume is used elsewhere.
 func (c *Client) ControllerPublish(ctx context.Context, u Use, nodeID string, readOnly bool) (publishContext map[string]string, err error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -74,8 +74,8 @@ func (c *Client) ControllerPublish(ctx context.Context, u Use, nodeID string, re
 	return resp.GetPublishContext(), err
 }
 
-// ControllerUnpublish is the inverse, after NodeUnstage and every NodeUnpublish of
-// the volume on the node succeeded.
+// ControllerUnpublish is the inverse. NodeUnstage and every NodeUnpublish of the volume
+// on the node must have succeeded before.
 func (c *Client) ControllerUnpublish(ctx context.Context, volumeID, nodeID string, secrets map[string]string) error {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -83,15 +83,15 @@ func (c *Client) ControllerUnpublish(ctx context.Context, volumeID, nodeID strin
 	return err
 }
 
-// Use is a volume that is used on this node.
+// Use describes the use of a volume on this node.
 type Use struct {
 	VolumeID string
-	// StagingPath is the volume's one directory for staging, empty for a driver
-	// that does not stage. It must exist.
+	// StagingPath is the volume's only staging directory, which must exist. It is empty
+	// for a driver that does not stage.
 	StagingPath string
 	Access      Access
 	Context     map[string]string // the volume's, as CreateVolume returned it
-	// PublishContext is what ControllerPublish returned, nil for a driver without
+	// PublishContext is what ControllerPublish returned; nil for a driver without
 	// PUBLISH_UNPUBLISH_VOLUME.
 	PublishContext map[string]string
 	Secrets        map[string]string
@@ -109,7 +109,8 @@ func (c *Client) NodeStage(ctx context.Context, u Use) error {
 	return err
 }
 
-// NodeUnstage is the inverse, after every NodeUnpublish of the volume succeeded.
+// NodeUnstage is the inverse. Every NodeUnpublish of the volume must have succeeded
+// before.
 func (c *Client) NodeUnstage(ctx context.Context, volumeID, stagingPath string) error {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
@@ -117,9 +118,9 @@ func (c *Client) NodeUnstage(ctx context.Context, volumeID, stagingPath string) 
 	return err
 }
 
-// NodePublish makes the volume appear at target, whose parent must exist. After
-// any error, final or Uncertain, NodeUnpublish is allowed; after an Uncertain one
-// it must succeed before the target is forgotten.
+// NodePublish makes the volume available at target, whose parent must exist. After any
+// error NodeUnpublish is allowed; after an Uncertain one it must succeed before the
+// target is forgotten.
 func (c *Client) NodePublish(ctx context.Context, u Use, target string, readOnly bool) error {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()

@@ -1,11 +1,11 @@
-// Package hostpath is the reference CSI driver: volumes are directories of the
-// machine it runs on. It is made of the SDK's own parts (csi, csi/store,
-// csi/mount) and nothing else, and shows what is left for an author.
+// Package hostpath is the reference CSI driver. Its volumes are directories of the
+// machine that it runs on. It uses only the SDK's own parts (csi, csi/store,
+// csi/mount), and shows what remains for an author to write.
 //
-// Volumes survive a restart and a kill -9 of the driver at any instruction. Its
-// node is the only one that has them, so it is for one machine: development,
-// tests, edge. A volume's size is recorded and reported, and not yet enforced.
-// Snapshots, expansion and block devices are not supported and not advertised.
+// Volumes survive a restart and a kill -9 of the driver at any instruction. They exist
+// only on the driver's node, so it is for single machines: development, tests, edge. A
+// volume's size is recorded and reported, but not yet enforced. Snapshots, expansion
+// and block devices are not supported and not advertised.
 package hostpath
 
 import (
@@ -23,15 +23,15 @@ import (
 	internalmount "github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// DefaultName is the driver's name when Config has none.
+// DefaultName is the driver's name if Config does not set one.
 const DefaultName = "hostpath.csi.nodekit.dev"
 
-// Version is what the driver reports as its version.
+// Version is the version that the driver reports.
 const Version = "0.1.0"
 
-// Config says where a driver works.
+// Config configures New.
 type Config struct {
-	Name   string // empty is DefaultName
+	Name   string // empty means DefaultName
 	NodeID string // required
 	// StateDir holds the volumes and their records. Required; one process may
 	// use it at a time.
@@ -45,7 +45,7 @@ type driver struct {
 	volumes *store.Store
 }
 
-// New returns the driver. It touches nothing: pass the driver to csi.Serve.
+// New returns the driver, to be passed to csi.Serve. It does not touch the file system.
 func New(c Config) (*csi.Driver, error) {
 	if c.Name == "" {
 		c.Name = DefaultName
@@ -73,7 +73,7 @@ func (d *driver) recover(ctx context.Context) error {
 	return d.volumes.Recover(ctx)
 }
 
-// supports accepts every access mode: this driver's one node is all nodes.
+// supports accepts every access mode, because the driver has only one node.
 func (d *driver) supports(c csi.Capability) error {
 	switch {
 	case c.Block:
@@ -86,8 +86,8 @@ func (d *driver) supports(c csi.Capability) error {
 	return nil
 }
 
-// make, remove and path are the whole backend. The directories lie below one
-// that only root enters, because a volume's user may change its mode.
+// make, remove and path are the whole backend. The data directories are in one that
+// only root can enter, because a user may change the mode of a volume.
 func (d *driver) make(_ context.Context, v *store.Volume) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(d.dir, &fs); err != nil {

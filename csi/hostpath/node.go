@@ -22,8 +22,8 @@ func (d *driver) unstage(_ context.Context, r *csi.UnstageRequest) error {
 	return mount.Unstage(r.StagingPath)
 }
 
-// publish shows the staged volume, so that a target is only ever made from what
-// NodeStageVolume prepared. An ephemeral volume is made here and never staged.
+// publish bind-mounts the staged volume, so a target always comes from what
+// NodeStageVolume prepared. It creates ephemeral volumes here; they are never staged.
 func (d *driver) publish(ctx context.Context, r *csi.PublishRequest) error {
 	if r.Ephemeral() {
 		if err := d.volumes.MakeEphemeral(ctx, r.VolumeID); err != nil {
@@ -51,8 +51,8 @@ func (d *driver) unpublish(ctx context.Context, r *csi.UnpublishRequest) error {
 	return d.volumes.RemoveEphemeral(ctx, r.VolumeID)
 }
 
-// stats reports the recorded size as the total, because that is what the user
-// was given, and what the whole file system has left as the available bytes.
+// stats reports the recorded size as the total, because the user was given that. The
+// available bytes are the rest of it, or what the file system has left if that is less.
 func (d *driver) stats(_ context.Context, r *csi.StatsRequest) (*csi.Stats, error) {
 	v, err := d.volumes.Find(r.VolumeID)
 	if err != nil {

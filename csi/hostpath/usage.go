@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// sizes is what a directory holds, in allocated bytes and in files.
+// sizes is the contents of a directory, in allocated bytes and in files.
 type sizes struct{ bytes, inodes int64 }
 
-// usage walks dir as du does: files with several names count once, and what
-// disappears meanwhile does not count.
+// usage measures dir as du does: it counts files with several links once, and ignores
+// files that disappear during the walk.
 func usage(dir string) (s sizes, err error) {
 	seen := map[uint64]bool{}
 	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {

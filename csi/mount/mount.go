@@ -1,12 +1,12 @@
-// Package mount does the mounts of a CSI node plugin: each function is
-// idempotent in the way that the specification asks of the call it serves, so an
-// author's PublishVolume can be one line.
+// Package mount performs the mounts of a CSI node plugin. Each function is idempotent
+// as the specification requires of the call that it serves, so an author's
+// PublishVolume can be one line.
 //
-// The mount table of the kernel is the only state. A read-only mount is
-// read-only from the instant at which it appears, a path is never followed when
-// it is a symbolic link, and nothing that is still mounted is ever deleted.
-// Linux only: elsewhere every function returns an error that says so. Safe for
-// concurrent use on different paths.
+// The kernel's mount table is the only state. A read-only mount is read-only from the
+// instant at which it appears, a path that is a symbolic link is never followed, and
+// nothing that is still mounted is ever deleted. The package works only on Linux:
+// elsewhere every function returns an error that says so. It is safe for concurrent use
+// on different paths.
 package mount
 
 import (
@@ -18,13 +18,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// Stage shows the directory or file source at the existing path staging. A
-// repetition is success; another source at the path is csi.ErrAlreadyExists.
+// Stage bind-mounts source, a directory or file, at the existing path staging. It
+// succeeds if that is done already; if another source is at the path, the error is
+// csi.ErrAlreadyExists.
 func Stage(source, staging string) error { return show(source, staging, false) }
 
-// Publish makes target and shows the directory or file source there. A
-// repetition with the same arguments is success, one with others
-// csi.ErrAlreadyExists. source must exist (csi.ErrNotFound).
+// Publish creates target and bind-mounts source, a directory or file, there. A repeated
+// call succeeds with the same arguments, and returns csi.ErrAlreadyExists with others.
+// source must exist (csi.ErrNotFound).
 func Publish(source, target string, readOnly bool) error {
 	fi, err := os.Stat(source)
 	if errors.Is(err, os.ErrNotExist) {
@@ -39,13 +40,13 @@ func Publish(source, target string, readOnly bool) error {
 	return show(source, target, readOnly)
 }
 
-// Unstage takes away what is mounted at staging and leaves the directory. A path
-// that is not mounted or does not exist is success.
+// Unstage unmounts staging and keeps the directory. It succeeds for a path that is not
+// mounted or does not exist.
 func Unstage(staging string) error { return mount.Unmount(staging) }
 
-// Unpublish takes away what is mounted at target and removes target, which must
-// be empty then: data that a driver put there without a mount is not deleted. A
-// target that does not exist is success.
+// Unpublish unmounts target and removes it. It must then be empty: data that a driver
+// put there without a mount is not deleted. Unpublish succeeds if target does not
+// exist.
 func Unpublish(target string) error {
 	if err := mount.Unmount(target); err != nil {
 		return err
@@ -56,11 +57,11 @@ func Unpublish(target string) error {
 	return nil
 }
 
-// Mounted reports whether something is mounted at path. It does not touch the
-// file system that is mounted, so it never blocks on a dead one.
+// Mounted reports whether something is mounted at path. It does not access the mounted
+// file system, so it never blocks on a dead one.
 func Mounted(path string) (bool, error) { return mount.IsMountPoint(path) }
 
-// Shows reports whether the mount at path shows source.
+// Shows reports whether source is bind-mounted at path.
 func Shows(source, path string) (bool, error) {
 	is, _, err := mount.IsBind(source, path)
 	return is, err

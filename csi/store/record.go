@@ -13,13 +13,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// version is the format of a record; a newer one is refused.
+// version is the format version of a record. Newer ones are rejected.
 const version = 1
 
 // record is the file <id>.json.
 type record struct {
 	Version int `json:"version"`
-	// Ready is false while the volume is being made or removed.
+	// Ready is false while the volume is being created or removed.
 	Ready bool `json:"ready"`
 	Volume
 }
@@ -67,8 +67,8 @@ func (r *record) remove(dir string) error { return atomicfile.Remove(r.file(dir)
 
 func (v *Volume) volume() *csi.Volume { return &csi.Volume{ID: v.ID, Capacity: v.Capacity} }
 
-// answer is CreateVolume for a name that exists: "if a volume corresponding to
-// the specified volume name already exists [...] and is compatible", the same
+// answer is CreateVolume for an existing name: "if a volume corresponding to the
+// specified volume name already exists [...] and is compatible", it returns the same
 // volume (CSI v1.13 CreateVolume).
 func (r *record) answer(want *csi.CreateRequest) (*csi.Volume, error) {
 	differ := func(what string) (*csi.Volume, error) {

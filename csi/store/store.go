@@ -1,15 +1,15 @@
-// Package store keeps the volumes of a CSI driver whose state lives on this
-// machine: one durable record a volume, names that map to ids, sizes, and the
-// rules of CreateVolume and DeleteVolume for repeated calls. The author says how
-// a volume is made and removed; the methods of Store are then the driver's
-// Recover, CreateVolume, DeleteVolume, GetVolume and ListVolumes.
+// Package store keeps the volumes of a CSI driver whose state lives on this machine:
+// one durable record per volume, the mapping of names to ids, sizes, and the rules of
+// CreateVolume and DeleteVolume for repeated calls. The author supplies how a volume is
+// made and removed. The methods of Store then serve as the driver's Recover,
+// CreateVolume, DeleteVolume, GetVolume and ListVolumes.
 //
-// A volume exists once its record says "ready", which is written after Make
-// returned. A kill before that leaves a record that the next Recover removes, and a
-// kill during a deletion is finished by it, so no half of a volume stays.
+// A volume exists once its record is marked ready, which is written after Make has
+// returned. If the process is killed before that, or during a deletion, the next
+// Recover removes the volume, so no partial volume remains.
 //
-// A driver whose backend is the record, as a cloud's disks are, does not need
-// this package. A Store is safe for concurrent use by one process.
+// A driver whose backend already keeps the records, as a cloud's disks do, does not
+// need this package. A Store is safe for concurrent use by one process.
 package store
 
 import (
@@ -27,35 +27,36 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// DefaultCapacity is the size of a volume for which nobody asked for one.
+// DefaultCapacity is the size in bytes of a volume if the request names none.
 const DefaultCapacity = 1 << 30
 
 var errNotRecovered = fault.Internal.Errorf("the volume store has not been read: set the driver's Recover to Store.Recover")
 
-// Volume is a volume on record. Only the Store changes it.
+// Volume is a recorded volume. Only the Store changes it.
 type Volume struct {
 	ID           string            `json:"id"`
 	Name         string            `json:"name"`
 	Capacity     int64             `json:"capacity"`
 	Capabilities []csi.Capability  `json:"capabilities,omitempty"`
 	Parameters   map[string]string `json:"parameters,omitempty"`
-	// Ephemeral volumes were made by MakeEphemeral.
+	// Ephemeral is set for volumes created by MakeEphemeral.
 	Ephemeral bool `json:"ephemeral,omitempty"`
 }
 
-// Backend is what a driver adds to the store.
+// Backend is the driver's part of the store.
 type Backend struct {
-	// Make makes the volume's storage, empty. When it returns an error, or the
-	// process dies in it, Remove is called next and the volume never existed.
+	// Make creates the volume's storage, empty. If it returns an error, or the process
+	// dies in it, Remove is called next and the volume never existed.
 	Make func(context.Context, *Volume) error
-	// Remove removes the storage, or what there is of it. Idempotent.
+	// Remove removes the storage, even if it is incomplete or missing. It must be
+	// idempotent.
 	Remove func(context.Context, *Volume) error
-	// Parameters are the keys that CreateVolume accepts in its parameters beside
-	// those of the form "csi.storage.k8s.io/...". Any other is csi.ErrInvalid.
+	// Parameters are the keys that CreateVolume accepts in its parameters, in addition
+	// to "csi.storage.k8s.io/...". Any other key is csi.ErrInvalid.
 	Parameters []string
 }
 
-// Options change a Store. nil means the defaults.
+// Options configures New. Nil means the defaults.
 type Options struct {
 	Logger *slog.Logger // nil discards
 }
@@ -69,12 +70,12 @@ type Store struct {
 	mu     sync.Mutex
 	byID   map[string]*record
 	byName map[string]string
-	busy   map[string]bool // names with an operation going on
+	busy   map[string]bool // names with an operation in progress
 }
 
-// New returns a store of the records in dir. It reads nothing: Recover does,
-// and every other method fails until it has. dir should lie in the driver's
-// StateDir, which no other process has while the driver is served.
+// New returns a store of the records in dir. It reads nothing: until Recover has been
+// called, every other method fails. dir should be in the driver's StateDir, which no
+// other process uses while the driver is served.
 func New(dir string, b Backend, o *Options) *Store {
 	if o == nil {
 		o = &Options{}
@@ -86,10 +87,10 @@ func New(dir string, b Backend, o *Options) *Store {
 	return s
 }
 
-// Recover is a driver's Recover: it reads the records, makes dir when it is
-// missing, and removes the volumes that were half made or half deleted. One that
-// cannot be removed is logged and does not keep the driver from serving the
-// others: Create with its name, Delete and the next Recover try again.
+// Recover is a driver's Recover. It reads the records, creates dir if missing, and
+// removes volumes that were only partly created or deleted. A volume that cannot be
+// removed is logged and does not prevent the driver from serving the others: Create
+// with its name, Delete and the next Recover try again.
 func (s *Store) Recover(ctx context.Context) error {
 	records, err := load(s.dir)
 	if err != nil {
@@ -113,8 +114,8 @@ func (s *Store) Recover(ctx context.Context) error {
 	return nil
 }
 
-// Create is a driver's CreateVolume. The volume's size is the required one, or
-// the smaller of DefaultCapacity and the limit.
+// Create is a driver's CreateVolume. The size is the required one, if any; otherwise
+// DefaultCapacity, or the limit if that is smaller.
 func (s *Store) Create(ctx context.Context, r *csi.CreateRequest) (*csi.Volume, error) {
 	for _, k := range slices.Sorted(maps.Keys(r.Parameters)) {
 		if !slices.Contains(s.backend.Parameters, k) && !strings.HasPrefix(k, "csi.storage.k8s.io/") {
@@ -141,9 +142,8 @@ func (s *Store) Create(ctx context.Context, r *csi.CreateRequest) (*csi.Volume, 
 	return rec.volume(), nil
 }
 
-// MakeEphemeral makes the volume with the given id, which belongs to one Pod, or
-// finds it made. An id that belongs to another kind of volume is
-// csi.ErrAlreadyExists.
+// MakeEphemeral creates the volume with the given id, which belongs to one Pod, unless
+// it exists. If another kind of volume has the id, the error is csi.ErrAlreadyExists.
 func (s *Store) MakeEphemeral(ctx context.Context, id string) error {
 	if strings.ContainsAny(id, "/\x00") || strings.HasPrefix(id, ".") {
 		return fault.Invalid.Errorf("volume id %q cannot be a file name", id)
@@ -168,8 +168,8 @@ func (s *Store) MakeEphemeral(ctx context.Context, id string) error {
 	return err
 }
 
-// RemoveEphemeral is the inverse of MakeEphemeral. It does nothing to other
-// volumes, and succeeds when there is none of the id.
+// RemoveEphemeral is the inverse of MakeEphemeral. It ignores other volumes, and
+// succeeds if no volume has the id.
 func (s *Store) RemoveEphemeral(ctx context.Context, id string) error {
 	if r := s.withID(id); r != nil && !r.Ephemeral {
 		return nil
@@ -203,8 +203,8 @@ func (s *Store) Delete(ctx context.Context, r *csi.DeleteRequest) error {
 	return s.forget(ctx, &dying)
 }
 
-// Find returns a copy of the volume's record, or csi.ErrNotFound, also for a
-// volume that is being made or removed.
+// Find returns a copy of the volume's record. A volume that does not exist, or is being
+// created or removed, is csi.ErrNotFound.
 func (s *Store) Find(id string) (*Volume, error) {
 	if err := s.recovered(); err != nil {
 		return nil, err
@@ -226,8 +226,8 @@ func (s *Store) Get(_ context.Context, id string) (*csi.Volume, error) {
 	return v.volume(), nil
 }
 
-// List is a driver's ListVolumes. Ephemeral volumes are not in it: no
-// orchestrator made them.
+// List is a driver's ListVolumes. It omits ephemeral volumes, because no orchestrator
+// created them.
 func (s *Store) List(context.Context) ([]*csi.Volume, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -243,7 +243,7 @@ func (s *Store) List(context.Context) ([]*csi.Volume, error) {
 	return list, nil
 }
 
-// build makes a volume: record, storage, record.
+// build creates a volume in three steps: record, storage, ready record.
 func (s *Store) build(ctx context.Context, v Volume) (*record, error) {
 	r := &record{Version: version, Volume: v}
 	if err := r.write(s.dir); err != nil {
@@ -278,7 +278,7 @@ func (s *Store) forget(ctx context.Context, r *record) error {
 	return nil
 }
 
-// begin takes a name for one operation.
+// begin reserves a name for one operation.
 func (s *Store) begin(name string) (release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -311,7 +311,7 @@ func (s *Store) recovered() error {
 	return nil
 }
 
-// withID returns the record, also of a volume that is not ready, or nil.
+// withID returns the record, ready or not, or nil.
 func (s *Store) withID(id string) *record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
