@@ -17,7 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// claims are the claims that shall end, by uid.
+// claims are the claims that are being deleted, by UID.
 type claims struct {
 	mu      sync.Mutex
 	ending  map[types.UID]*v1.PersistentVolumeClaim
@@ -54,8 +54,8 @@ func (c *claims) list() []*v1.PersistentVolumeClaim {
 	return list
 }
 
-// endClaims deletes, until ctx ends, the volumes of claims that were deleted,
-// once no Pod uses them any more, and lets the claims go.
+// endClaims runs until ctx ends. It deletes the volumes of deleted claims once no Pod
+// uses them any more, and removes the claims' finalizers.
 func (k *Kubelet) endClaims(ctx context.Context) error {
 	c := &claims{ending: map[types.UID]*v1.PersistentVolumeClaim{}, changed: make(chan struct{}, 1)}
 	group, ctx := errgroup.WithContext(ctx)
@@ -84,8 +84,8 @@ func (k *Kubelet) endClaims(ctx context.Context) error {
 	return group.Wait()
 }
 
-// endUnused ends the claims that no Pod uses and reports whether any of them
-// could not be ended yet.
+// endUnused deletes the claims that no Pod uses, and reports whether any of them could
+// not be deleted yet.
 func (k *Kubelet) endUnused(ctx context.Context, ending []*v1.PersistentVolumeClaim) (waiting bool) {
 	for _, claim := range ending {
 		if k.uses(claim) {
@@ -99,7 +99,7 @@ func (k *Kubelet) endUnused(ctx context.Context, ending []*v1.PersistentVolumeCl
 	return waiting
 }
 
-// uses reports whether a Pod that is not finished has the claim.
+// uses reports whether a Pod that has not finished uses the claim.
 func (k *Kubelet) uses(claim *v1.PersistentVolumeClaim) bool {
 	return slices.ContainsFunc(k.pods.list(), func(p *v1.Pod) bool {
 		return p.Namespace == claim.Namespace && !pod.Terminal(p.Status.Phase) &&
@@ -109,8 +109,8 @@ func (k *Kubelet) uses(claim *v1.PersistentVolumeClaim) bool {
 	})
 }
 
-// deleteClaim deletes the claim's volume, and then the claim. It is idempotent,
-// and leaves another claim of its name alone.
+// deleteClaim deletes the claim's volume, and then the claim. It is idempotent, and
+// does not touch another claim with the same name.
 func (k *Kubelet) deleteClaim(ctx context.Context, claim *v1.PersistentVolumeClaim) error {
 	if err := k.volumes.DeleteClaim(ctx, claim); err != nil {
 		return err

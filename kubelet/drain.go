@@ -15,18 +15,18 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// drainForced is how long Drain goes on after its context ended.
+// drainForced is how long Drain continues after its context has ended.
 const drainForced = 10 * time.Second
 
-// What the Pods' end may take beyond their grace: slack in any case, and
+// The time that Pods may take to end beyond their grace period: slack in any case, and
 // slackPerPod for each, because many Pods share the machine's cores.
 const (
 	slack       = 5 * time.Second
 	slackPerPod = 200 * time.Millisecond
 )
 
-// patience is how long the Pods get to end: the longest grace of them and the
-// slack. A plugin that never lets go of a Pod shall hold nobody for ever.
+// patience returns how long the Pods may take to end: their longest grace period and
+// the slack. A plugin that never releases a Pod must not block Drain forever.
 func patience(pods []*v1.Pod) time.Duration {
 	var longest int64
 	for _, p := range pods {
@@ -37,12 +37,12 @@ func patience(pods []*v1.Pod) time.Duration {
 	return time.Duration(longest)*time.Second + slack + time.Duration(len(pods))*slackPerPod
 }
 
-// Drain ends every Pod of this node with its own grace, waits until nothing of
-// them is left, and deletes the claims with the volumes that were provisioned for
-// them. From then on manifest files are not read any more. Run must be running: it does the
-// work. When ctx ends first, or the Pods do not end within their longest grace
-// and some slack, those that are left are killed, and Drain goes on for a few
-// seconds more. When Run ends first, so does Drain, with fault.Unavailable if
+// Drain terminates every Pod of this node with its own grace period, waits until
+// nothing of them is left, and deletes the claims with the volumes that were
+// provisioned for them. From then on manifest files are no longer read. Run must be
+// running: it does the work. If ctx ends first, or the Pods do not end within their
+// longest grace period and some slack, Drain kills those that are left and continues
+// for a few seconds. If Run ends first, Drain returns, with fault.Unavailable if
 // anything is left.
 func (k *Kubelet) Drain(ctx context.Context) error {
 	k.drain()
@@ -91,12 +91,12 @@ func (k *Kubelet) Drain(ctx context.Context) error {
 	return k.deleteClaims(live)
 }
 
-// waitEmpty waits for what is left of Pods that have no object: somebody else
-// deleted it, or it was an orphan.
+// waitEmpty waits until nothing is left of Pods without an object: orphans, and Pods
+// whose object somebody else deleted.
 func (k *Kubelet) waitEmpty(ctx context.Context) error {
 	workers := k.workers.Load()
 	if workers == nil {
-		return nil // no runtime has answered, so nothing was begun
+		return nil // no runtime has answered, so nothing was started
 	}
 	ctx, cancel := context.WithTimeout(ctx, drainForced)
 	defer cancel()
@@ -113,13 +113,13 @@ func (k *Kubelet) waitEmpty(ctx context.Context) error {
 	return nil
 }
 
-// held is the error for what is left: these Pods, and others that have no object.
+// held returns the error for what is left: these Pods, and others that have no object.
 func (k *Kubelet) held(pods []*v1.Pod) error {
 	var held []string
 	if workers := k.workers.Load(); workers != nil {
 		held = workers.Held()
 	}
-	if len(held) == 0 { // nothing was begun of them
+	if len(held) == 0 { // nothing of them was started
 		return fault.Unavailable.Errorf("draining the node: what is left is %s", podNames(pods))
 	}
 	const most = 5
@@ -129,9 +129,10 @@ func (k *Kubelet) held(pods []*v1.Pod) error {
 	return fault.Unavailable.Errorf("draining the node: something is left of\n%s", strings.Join(held, "\n"))
 }
 
-// endAll ends all Pods that do not end yet, within the grace or their own, and
-// returns all that are there. A grace of zero is for those that end too: the
-// kubelet kills them, and their objects are removed when nothing of them is left.
+// endAll terminates all Pods, within their own grace period if grace is nil and within
+// soonest otherwise, and returns all that exist. With a grace it also shortens the
+// grace period of Pods that are terminating already. The kubelet removes their objects
+// when nothing of them is left.
 func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left []*v1.Pod, err error) {
 	pods, err := client.List[*v1.Pod](ctx, k.client, k.here())
 	if err != nil {
@@ -152,7 +153,7 @@ func (k *Kubelet) endAll(ctx context.Context, grace *int64) (left []*v1.Pod, err
 	return pods, nil
 }
 
-// podNames says which Pods these are, in a few words.
+// podNames lists the Pods briefly, for people.
 func podNames(pods []*v1.Pod) string {
 	const most = 5
 	var all []string
@@ -165,10 +166,11 @@ func podNames(pods []*v1.Pod) string {
 	return strings.Join(all, ", ")
 }
 
-// soonest is the shortest grace in seconds with which a Pod still ends in order.
+// soonest is the shortest grace period, in seconds, with which a Pod is still
+// terminated in order.
 const soonest = int64(1)
 
-// deleteClaims deletes all claims. A driver that is away is waited for a little.
+// deleteClaims deletes all claims. It retries for a while if a driver is unavailable.
 func (k *Kubelet) deleteClaims(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, drainForced)
 	defer cancel()

@@ -16,9 +16,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// recorder returns a function that writes events of Pods to the API until ctx
-// ends, like ones as one with a count, and tells OnEvent of them. It returns at
-// once; events that come faster than they can be written are dropped.
+// recorder returns a function that calls OnEvent for an event of a Pod and writes it to
+// the API, until ctx ends. Similar events are counted in one object. The function
+// returns at once; if events arrive faster than they can be written, some are dropped.
 func (k *Kubelet) recorder(ctx context.Context) func(pod.Event) {
 	quiet := klog.NewContext(ctx, logr.FromSlogHandler(k.config.Logger.Handler()))
 	broadcaster := record.NewBroadcaster(record.WithContext(quiet))
@@ -33,10 +33,10 @@ func (k *Kubelet) recorder(ctx context.Context) func(pod.Event) {
 	}
 }
 
-// sink writes events for a broadcaster, which looks at the type of an error, not
-// at what it wraps: an event that the API refuses is given up, one that is gone is
-// made again, and anything else is taken for an API that is away and waited for,
-// by one goroutine for all events. What comes when the kubelet ends is dropped.
+// sink writes events for a broadcaster, which checks the type of an error, not what it
+// wraps. It drops an event that the API rejects, creates one again that is gone, and
+// takes anything else for an unavailable API: it then waits, with one goroutine for all
+// events. Events are dropped when the kubelet ends.
 type sink struct {
 	ctx    context.Context
 	client *client.Client
@@ -57,7 +57,7 @@ func (s *sink) Patch(e *v1.Event, patch []byte) (*v1.Event, error) {
 	return made, s.told(s.client.Patch(s.ctx, made, types.StrategicMergePatchType, patch))
 }
 
-// told returns the API's own answer, bare, where err wraps one.
+// told returns the API's own error, unwrapped, if err wraps one.
 func (s *sink) told(err error) error {
 	if s.ctx.Err() != nil {
 		return nil

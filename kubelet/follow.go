@@ -15,11 +15,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
-// here selects the Pods of this node: an API may have others.
+// here is the field selector for the Pods of this node: an API may have others.
 func (k *Kubelet) here() string { return "spec.nodeName=" + k.config.NodeName }
 
-// listPods returns the Pods of this node, as soon as the API answers. The
-// error is the context's.
+// listPods returns the Pods of this node as soon as the API answers. The error is the
+// context's.
 func (k *Kubelet) listPods(ctx context.Context) ([]*v1.Pod, error) {
 	for failures := 1; ; failures++ {
 		pods, err := client.List[*v1.Pod](ctx, k.client, k.here())
@@ -35,7 +35,7 @@ func (k *Kubelet) listPods(ctx context.Context) ([]*v1.Pod, error) {
 	}
 }
 
-// followPods gives the workers every change of a Pod of this node.
+// followPods passes every change of a Pod of this node to the workers.
 func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error {
 	synced := make(chan struct{})
 	var first []*v1.Pod // until then
@@ -78,8 +78,8 @@ func (k *Kubelet) followPods(ctx context.Context, p *parts, again func()) error 
 	return group.Wait()
 }
 
-// updateAll tells of the Pods that there are at the start: first of those that
-// end, because others may wait for their room.
+// updateAll passes the Pods that exist at the start to the workers: first those that
+// are terminating, because others may wait for their room.
 func updateAll(workers *worker.Manager, pods []*v1.Pod) {
 	for _, ending := range []bool{true, false} {
 		for _, p := range pods {
@@ -90,8 +90,8 @@ func updateAll(workers *worker.Manager, pods []*v1.Pod) {
 	}
 }
 
-// retry makes waiting Pods try again when something came that they may be
-// waiting for: an object that they refer to, or any plugin.
+// retry makes waiting Pods try again when what they may be waiting for has appeared: an
+// object that they refer to, or any plugin.
 func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
 	tell := func(o object.Object) {
 		workers.Retry(func(p *v1.Pod) bool { return refers(p, o) })
@@ -117,7 +117,7 @@ func (k *Kubelet) retry(ctx context.Context, workers *worker.Manager) error {
 	return group.Wait()
 }
 
-// referred are the kinds that a Pod may wait for.
+// referred returns an object of each kind that a Pod may wait for.
 func referred() []object.Object {
 	return []object.Object{
 		&v1.ConfigMap{}, &v1.Secret{}, &v1.PersistentVolumeClaim{}, &v1.PersistentVolume{},

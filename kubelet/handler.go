@@ -12,9 +12,10 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// handler returns the runtime's handler that the Pod asks for by its RuntimeClass. A
-// class that is not there is waited for. A Pod that wants what the runtime does not say
-// that it can do is rejected: the runtime would leave it out and say nothing.
+// handler returns the runtime handler that the Pod requests with its RuntimeClass. It
+// returns a WaitError for a class that does not exist yet. It rejects a Pod that needs
+// a feature that the runtime does not report, because the runtime would silently omit
+// it.
 func (k *Kubelet) handler(ctx context.Context, p *v1.Pod) (string, error) {
 	if s := p.Spec.SecurityContext; s != nil && s.SupplementalGroupsPolicy != nil && *s.SupplementalGroupsPolicy == v1.SupplementalGroupsPolicyStrict {
 		resp, err := k.runtimeStatus(ctx)

@@ -17,8 +17,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// lock takes the root for this process, until the function is called or the
-// process ends in any way.
+// lock locks the root for this process, until unlock is called or the process ends in
+// any way.
 func lock(root string) (unlock func() error, err error) {
 	path := filepath.Join(root, "node.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -35,8 +35,8 @@ func lock(root string) (unlock func() error, err error) {
 	return f.Close, nil
 }
 
-// nodeIPs returns the node's addresses, IPv4 first; the loopback address of a
-// node that has no other.
+// nodeIPs returns one address of the node per IP family, IPv4 first, or the loopback
+// address if it has no other.
 func nodeIPs() []string {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
@@ -65,7 +65,8 @@ func nodeIPs() []string {
 	return ips
 }
 
-// admits is what Pods are admitted to until ctx ends: all that the machine has.
+// admits returns what Pods are admitted to until ctx ends: everything that the machine
+// has.
 func (k *Kubelet) admits(ctx context.Context) admission.Node {
 	return admission.Node{
 		Name: k.config.NodeName, Labels: func() map[string]string { return k.labels(ctx) }, MaxPods: k.config.MaxPods,
@@ -75,7 +76,7 @@ func (k *Kubelet) admits(ctx context.Context) admission.Node {
 
 func cpus() int64 { return int64(runtime.NumCPU()) }
 
-// memory returns the machine's memory in bytes, or zero when it is not known.
+// memory returns the machine's memory in bytes, or zero if it is unknown.
 func memory() int64 {
 	sizes, err := meminfo.Read()
 	if err != nil {

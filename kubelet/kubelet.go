@@ -1,11 +1,11 @@
-// Package kubelet is a minimal kubelet: it runs the Pods of a Kubernetes API, and
-// those of a manifest directory, on any CRI runtime, with the volumes and devices
-// of the plugins that register with it.
+// Package kubelet is a minimal kubelet: it runs the Pods of a Kubernetes API, and those
+// of a manifest directory, on any CRI runtime, with the volumes and devices of the
+// plugins that register with it.
 //
-// It only wires its parts (kubelet/worker, volume, device, probe, client, ...),
-// which know nothing of each other. It is crash-only: killed at any instruction
-// and started again on the same root, it goes on with the Pods as they are. It is
-// not a control plane, has no scheduler and joins no cluster.
+// The package only wires its parts (kubelet/worker, volume, device, probe, client,
+// ...), which do not know each other. It is crash-only: killed at any instruction and
+// restarted on the same root, it continues with the Pods in whatever state they are. It
+// is not a control plane, has no scheduler and joins no cluster.
 package kubelet
 
 import (
@@ -31,59 +31,60 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
-// Config says where and with what a kubelet works.
+// Config configures a kubelet.
 type Config struct {
-	// Root is the kubelet's root directory, in the upstream kubelet's layout.
-	// One kubelet at a time uses it. Required, absolute.
+	// Root is the kubelet's root directory, in the upstream kubelet's layout. Only one
+	// kubelet at a time can use it. Required, absolute.
 	Root string
 	// RunDir holds the socket of the HTTP API, nodekit.sock. Required, absolute.
 	RunDir string
-	// ManifestDir is the directory of manifest files; "" for none. It must exist.
+	// ManifestDir is the directory of manifest files; "" means none. It must exist.
 	ManifestDir string
 	// NodeName is the node's name in Pods. Required.
 	NodeName string
-	// ID marks what belongs to this node in a runtime that it shares with others.
-	// It stays the same as long as Root does. Required.
+	// ID marks the sandboxes and containers of this node in a runtime that it shares
+	// with others. It must stay the same for a given Root. Required.
 	ID string
-	// API is the Kubernetes API through which the kubelet reads and writes its
-	// world: its Pods are those with this node's name. Required. It may go away
+	// API is the Kubernetes API that the kubelet reads and writes objects through. Its
+	// Pods are those with this node's name. Required. The API may become unavailable
 	// and come back.
 	API *rest.Config
-	// NodeLabels are the labels that the node's object is given beside those for its
-	// host name, operating system and architecture. Pods that select nodes find
-	// them, and what users label the object with.
+	// NodeLabels are labels for the Node object, in addition to those for its host
+	// name, operating system and architecture. Node selectors of Pods see them, and the
+	// labels that users add to the object.
 	NodeLabels map[string]string
-	// MaxPods is how many Pods may run at once; zero means 110.
+	// MaxPods is the maximum number of Pods that run at the same time; zero means 110.
 	MaxPods int
-	// CRIEndpoint is the runtime's and image service's socket. Required.
+	// CRIEndpoint is the socket of the runtime and image services. Required.
 	CRIEndpoint string
-	// CgroupParent is the cgroup below which Pods get theirs, as the cgroupfs
-	// driver names it, this kubelet's alone; "" is "/nodekit".
+	// CgroupParent is the parent of the Pods' cgroups, in cgroupfs notation, for this
+	// kubelet alone; "" means "/nodekit".
 	CgroupParent string
-	// SystemdCgroups has systemd make cgroups where the runtime does not say
-	// whether it is to (RuntimeConfig). What the runtime says counts.
+	// SystemdCgroups selects the systemd cgroup driver if the runtime does not report
+	// one (RuntimeConfig). What the runtime reports takes precedence.
 	SystemdCgroups bool
-	// PodPIDs bounds the tasks of each Pod; zero does not.
+	// PodPIDs limits the number of tasks of each Pod; zero means no limit.
 	PodPIDs int64
-	// SingleProcessOOMKill leaves the other processes of a container alone when
-	// the kernel kills one for memory. cgroup v1 knows nothing else.
+	// SingleProcessOOMKill keeps the other processes of a container running when the
+	// kernel OOM-kills one. On cgroup v1 that is always so.
 	SingleProcessOOMKill bool
-	// Observe is told of calls to a runtime or plugin; nil is allowed.
+	// Observe is notified of calls to the runtime and to plugins. Nil means no
+	// observer.
 	Observe *call.Observer
-	// OnStep is told of every step in a Pod's life, from many goroutines; nil is
-	// allowed. It must be quick.
+	// OnStep is called for every step in a Pod's life, concurrently. It must return
+	// quickly. Nil is allowed.
 	OnStep func(pod.Step)
-	// OnEvent is told of every event of a Pod that a user of the Kubernetes API
-	// shall hear of, from many goroutines; nil is allowed. It must be quick.
+	// OnEvent is called for every Pod event for users of the Kubernetes API,
+	// concurrently. It must return quickly. Nil is allowed.
 	OnEvent func(pod.Event)
-	// OnManifest is told of every manifest file that was read; nil is allowed.
+	// OnManifest is called for every manifest file that was read. Nil is allowed.
 	OnManifest func(manifest.Report)
-	// Logger may be nil, which discards.
+	// Logger is the kubelet's logger. Nil discards.
 	Logger *slog.Logger
 }
 
-// Kubelet runs the Pods of one node. Its methods are safe for concurrent use;
-// Run is called once.
+// Kubelet runs the Pods of one node. Its methods are safe for concurrent use, but Run
+// must be called only once.
 type Kubelet struct {
 	config  Config
 	unlock  func() error
@@ -93,18 +94,18 @@ type Kubelet struct {
 	volumes *volume.Manager
 	devices *device.Manager
 
-	sources context.Context // ends when no new Pods shall come
+	sources context.Context // ends when manifest files are no longer read
 	drain   context.CancelFunc
 	closed  sync.Once
 	ready   chan struct{}                     // closed when Pods can run
 	over    chan struct{}                     // closed when Run has returned
-	workers atomic.Pointer[worker.Manager]    // once the runtime has answered
+	workers atomic.Pointer[worker.Manager]    // set once the runtime has answered
 	labeled atomic.Pointer[map[string]string] // the labels of the node's object, as last seen
 }
 
-// New opens the kubelet's root. It talks to nobody yet, but plugins that start
-// from now on find it. A root that another node uses is refused with
-// fault.AlreadyExists. Close releases it.
+// New opens the kubelet's root. It does not contact the API or the runtime yet, but
+// plugins that start from now on can register. If another node uses the root, the error
+// is fault.AlreadyExists. Close releases the root.
 func New(c Config) (*Kubelet, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -177,12 +178,12 @@ func (k *Kubelet) podsDir() string  { return filepath.Join(k.config.Root, "pods"
 func (k *Kubelet) registry() string { return filepath.Join(k.config.Root, "plugins_registry") }
 func (k *Kubelet) logDir() string   { return filepath.Join(k.config.Root, "logs") }
 
-// Client returns the client of the Kubernetes API that the kubelet works
-// through. Pods created there are run; Pods deleted there are ended first.
+// Client returns the client of the Kubernetes API that the kubelet uses. Pods created
+// there are run; Pods deleted there are terminated before their objects are removed.
 func (k *Kubelet) Client() *client.Client { return k.client }
 
-// Ready is closed when Run has read the manifests once and the runtime has
-// answered: from then on Pods are started, and the HTTP API can reach them.
+// Ready returns a channel that is closed when Run has read the manifests once and the
+// runtime has answered: from then on Pods are started and the HTTP API can reach them.
 func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
 
 // Close releases the root. Call it after Run has returned. Idempotent.

@@ -13,7 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// objects gives the client the shapes that the parts ask for.
+// objects adapts the client to the interfaces of the components.
 type objects struct{ client *client.Client }
 
 func (o objects) Get(ctx context.Context, namespace, name string, into object.Object) error {
@@ -28,8 +28,7 @@ func (o objects) Delete(ctx context.Context, x object.Object) error {
 	return o.client.Delete(ctx, x, nil)
 }
 
-// SetStatus records what became of a Pod. One of which only the uid is known has
-// no object.
+// SetStatus records a Pod's status. A Pod of which only the UID is known has no object.
 func (o objects) SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error {
 	if p.Namespace == "" {
 		return nil
@@ -38,7 +37,7 @@ func (o objects) SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatu
 	return o.client.PatchStatus(ctx, &v1.Pod{ObjectMeta: meta, Status: *was}, &v1.Pod{ObjectMeta: meta, Status: *now})
 }
 
-// Remove removes the object of an ended Pod, if it has one.
+// Remove removes the object of a terminated Pod, if it has one.
 func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
 	if p.Namespace == "" {
 		return nil
@@ -49,15 +48,15 @@ func (o objects) Remove(ctx context.Context, p *v1.Pod) error {
 	return nil
 }
 
-// files is where manifest files put their objects.
+// files is the API as seen by the manifest directory.
 type files struct{ objects }
 
-// End ends a Pod.
+// End terminates a Pod.
 func (f files) End(ctx context.Context, name types.NamespacedName, grace *int64) error {
 	return f.client.Delete(ctx, &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}, grace)
 }
 
-// All returns the objects of all kinds that files may hold.
+// All returns the objects of all kinds that manifest files may contain.
 func (f files) All(ctx context.Context) ([]object.Object, error) {
 	var all []object.Object
 	for _, k := range object.Kinds() {

@@ -14,9 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 )
 
-// endOrphans ends what is left of Pods that have no object: sandboxes and
-// containers in the runtime, volumes, devices, cgroups, directories and logs. It
-// is called when all sources have been read.
+// endOrphans removes the remains of Pods that have no object: sandboxes and containers
+// in the runtime, volumes, devices, cgroups, directories and logs. It is called after
+// all sources have been read.
 func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	known := map[types.UID]bool{}
 	for _, have := range k.pods.list() {
@@ -47,9 +47,9 @@ func (k *Kubelet) endOrphans(ctx context.Context, p *parts) error {
 	return nil
 }
 
-// found returns the Pods that have anything in the runtime. It tries until the
-// runtime answers, which may be restarting: nobody tells of a stray twice. The error
-// is ctx's.
+// found returns the Pods that have anything in the runtime. It retries until the
+// runtime answers, which may be restarting, because a stray is reported only once. The
+// error is ctx's.
 func (k *Kubelet) found(ctx context.Context, p *parts) (map[types.UID]call.Pod, error) {
 	for {
 		found, err := p.observer.Found(ctx)
@@ -65,9 +65,9 @@ func (k *Kubelet) found(ctx context.Context, p *parts) (map[types.UID]call.Pod, 
 	}
 }
 
-// endStrays ends sandboxes of Pods that have no object any more, whenever the
-// runtime tells of one: a sandbox whose making was broken off because its Pod
-// was to end may come about after the Pod is gone.
+// endStrays removes sandboxes of Pods whose object is gone, whenever the runtime
+// reports one: a sandbox whose creation was interrupted because its Pod was to end may
+// appear after the Pod is gone.
 func (k *Kubelet) endStrays(ctx context.Context, p *parts) error {
 	for {
 		select {
@@ -93,8 +93,8 @@ func (k *Kubelet) endStrays(ctx context.Context, p *parts) error {
 	}
 }
 
-// leftHere returns the Pods that have volumes, devices, a cgroup, a directory or
-// logs. A Pod of which only the uid is known takes that as its name.
+// leftHere returns the Pods that have volumes, devices, a cgroup, a directory or logs.
+// A Pod of which only the UID is known gets that as its name.
 func (k *Kubelet) leftHere(p *parts) (map[types.UID]call.Pod, error) {
 	found := map[types.UID]call.Pod{}
 	volumes, err := k.volumes.Pods()

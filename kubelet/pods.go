@@ -12,8 +12,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// podCache is what the kubelet knows of its Pods from the API. Its Pods are
-// shared and must not be changed. Safe for concurrent use.
+// podCache holds the Pods of the kubelet as the API last reported them. They are shared
+// and must not be changed. It is safe for concurrent use.
 type podCache struct {
 	mu      sync.Mutex
 	pods    map[types.UID]*v1.Pod
@@ -53,15 +53,16 @@ func (c *podCache) list() []*v1.Pod {
 	return list
 }
 
-// get returns the Pod, or nil, and a channel that is closed when any changes.
+// get returns the Pod, or nil, and a channel that is closed at the next change of any
+// Pod.
 func (c *podCache) get(uid types.UID) (*v1.Pod, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pods[uid], c.changed
 }
 
-// pod returns a Pod of this node as the API has it, or as it was last seen when
-// the API is away; nil where there is none.
+// pod returns a Pod of this node from the API, or as last seen if the API is
+// unavailable; nil if there is none.
 func (k *Kubelet) pod(ctx context.Context, namespace, name string) *v1.Pod {
 	var p v1.Pod
 	err := k.client.Get(ctx, namespace, name, &p)
@@ -80,7 +81,7 @@ func (k *Kubelet) pod(ctx context.Context, namespace, name string) *v1.Pod {
 }
 
 // ended returns a channel that is closed when the container instance has ended
-// by the Pod's recorded status, or when ctx ends.
+// according to the Pod's recorded status, or when ctx ends.
 func (k *Kubelet) ended(ctx context.Context, uid types.UID, container string, attempt uint32) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {

@@ -11,14 +11,14 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/credential"
 )
 
-// credentials returns what the Secrets named in the Pod's imagePullSecrets have for
-// the image. The Secrets are read anew for each pull: one that was mended counts for
-// the next. Those that cannot be used are the error.
+// credentials returns the credentials for the image from the Secrets in the Pod's
+// imagePullSecrets. The Secrets are read again for each pull, so a correction takes
+// effect with the next. The error names those that cannot be used.
 func (k *Kubelet) credentials(ctx context.Context, p *v1.Pod, image string) ([]*runtimeapi.AuthConfig, error) {
 	var ring credential.Keyring
 	var errs []error
 	for _, ref := range p.Spec.ImagePullSecrets {
-		if ref.Name == "" { // Kubernetes takes these, and passes over them
+		if ref.Name == "" { // Kubernetes accepts these and ignores them
 			continue
 		}
 		if err := k.addSecret(ctx, &ring, p.Namespace, ref.Name); err != nil {
@@ -28,8 +28,8 @@ func (k *Kubelet) credentials(ctx context.Context, p *v1.Pod, image string) ([]*
 	return ring.For(image), errors.Join(errs...)
 }
 
-// addSecret reads a Secret into the ring. Of an error of the API only the kind is
-// told: its text might quote from what was read.
+// addSecret adds a Secret to the ring. Of an API error it returns only the kind,
+// because the text might quote what was read.
 func (k *Kubelet) addSecret(ctx context.Context, ring *credential.Keyring, namespace, name string) error {
 	var s v1.Secret
 	err := k.client.Get(ctx, namespace, name, &s)

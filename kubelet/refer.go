@@ -10,9 +10,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// refers reports whether the Pod may be waiting for the object, or show it in a
-// volume. It may say so of too many: which objects a claim's volume needs is not
-// in the Pod.
+// refers reports whether the Pod may be waiting for the object, or shows it in a
+// volume. It may return true for too many Pods, because a Pod does not say which
+// objects its claims' volumes need.
 func refers(p *v1.Pod, o object.Object) bool {
 	near := p.Namespace == o.GetNamespace()
 	switch o := o.(type) {
@@ -30,14 +30,13 @@ func refers(p *v1.Pod, o object.Object) bool {
 	return hasCSI(p)
 }
 
-// pullsWith reports whether the object is a Secret that the Pod's images are pulled
-// with.
+// pullsWith reports whether the object is a Secret used to pull the Pod's images.
 func pullsWith(p *v1.Pod, o object.Object) bool {
 	s, is := o.(*v1.Secret)
 	return is && p.Namespace == s.Namespace && slices.Contains(p.Spec.ImagePullSecrets, v1.LocalObjectReference{Name: s.Name})
 }
 
-// hasCSI reports whether the Pod has volumes of drivers.
+// hasCSI reports whether the Pod has volumes of CSI drivers.
 func hasCSI(p *v1.Pod) bool {
 	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool { return v.CSI != nil || v.PersistentVolumeClaim != nil })
 }
@@ -45,7 +44,7 @@ func hasCSI(p *v1.Pod) bool {
 // named are names of objects in a Pod's namespace.
 type named struct{ configMaps, secrets []string }
 
-// references returns what the Pod's spec names.
+// references returns the ConfigMaps and Secrets that the Pod's spec names.
 func references(p *v1.Pod) named {
 	var n named
 	for i := range p.Spec.Volumes {

@@ -20,20 +20,20 @@ import (
 )
 
 const (
-	// statusEvery is how often the node's status is looked at, and written if it
-	// changed; leaseEvery how often its lease is renewed, and leaseFor how long that
-	// holds: all as the upstream kubelet has it.
+	// statusEvery is how often the node's status is computed, and written if it has
+	// changed; leaseEvery is how often its lease is renewed, and leaseFor how long a
+	// lease is valid. All are as in the upstream kubelet.
 	statusEvery = 10 * time.Second
 	leaseEvery  = 10 * time.Second
 	leaseFor    = 40 * time.Second
 	// labelsWithin is how long a Pod's admission waits for the node's labels.
 	labelsWithin = 2 * time.Second
-	// leaseNamespace is where nodes have their leases.
+	// leaseNamespace is the namespace of the nodes' leases.
 	leaseNamespace = v1.NamespaceNodeLease
 )
 
-// register keeps the node's own object and its lease up to date until ctx ends:
-// its capacity, what it runs, and whether its runtime is well.
+// register keeps the Node object and its lease up to date until ctx ends: its capacity,
+// the software it runs, and whether its runtime is healthy.
 func (k *Kubelet) register(ctx context.Context, version *runtimeapi.VersionResponse) error {
 	tick := time.NewTicker(min(statusEvery, leaseEvery))
 	defer tick.Stop()
@@ -51,8 +51,8 @@ func (k *Kubelet) register(ctx context.Context, version *runtimeapi.VersionRespo
 	}
 }
 
-// writeNode creates the node's object, or brings its labels and status up to
-// date. What others wrote into it stays.
+// writeNode creates the Node object, or updates its labels and status. It keeps what
+// others wrote into it.
 func (k *Kubelet) writeNode(ctx context.Context, version *runtimeapi.VersionResponse) error {
 	var have v1.Node
 	err := k.client.Get(ctx, "", k.config.NodeName, &have)
@@ -76,16 +76,16 @@ func (k *Kubelet) writeNode(ctx context.Context, version *runtimeapi.VersionResp
 	return k.client.Update(ctx, next)
 }
 
-// ownLabels are the labels that the kubelet gives the node's object.
+// ownLabels returns the labels that the kubelet sets on the Node object.
 func (k *Kubelet) ownLabels() map[string]string {
 	own := map[string]string{v1.LabelHostname: k.config.NodeName, v1.LabelOSStable: runtime.GOOS, v1.LabelArchStable: runtime.GOARCH}
 	maps.Copy(own, k.config.NodeLabels)
 	return own
 }
 
-// labels returns the labels of the node's object, those of its users included, as
-// they are: a Pod that is created after its label was must find it. While the
-// API is away they are as they were last seen.
+// labels returns the current labels of the Node object, including those of its users: a
+// Pod that is created after its label must see it. While the API is unavailable, it
+// returns the labels last seen.
 func (k *Kubelet) labels(ctx context.Context) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, labelsWithin)
 	defer cancel()
@@ -124,8 +124,8 @@ func (k *Kubelet) nodeStatus(s *v1.NodeStatus, version *runtimeapi.VersionRespon
 	setReady(s, unwell, metav1.Now().Rfc3339Copy())
 }
 
-// setReady sets the condition Ready. Its heartbeat is the lease: the condition
-// is written when it changes.
+// setReady sets the condition Ready. The lease is its heartbeat, so the condition is
+// written only when it changes.
 func setReady(s *v1.NodeStatus, unwell error, now metav1.Time) {
 	next := v1.NodeCondition{
 		Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "the runtime answers and its conditions are true",
@@ -151,7 +151,7 @@ func setReady(s *v1.NodeStatus, unwell error, now metav1.Time) {
 	s.Conditions = append(s.Conditions, next)
 }
 
-// renew renews the lease that says that the node is alive.
+// renew renews the lease that shows that the node is alive.
 func (k *Kubelet) renew(ctx context.Context) error {
 	var lease coordinationv1.Lease
 	err := k.client.Get(ctx, leaseNamespace, k.config.NodeName, &lease)
@@ -176,7 +176,7 @@ func firstLine(path string) string {
 	return line
 }
 
-// osName is the distribution's name for people (os-release(5)).
+// osName returns the distribution's pretty name (os-release(5)).
 func osName() string {
 	data, err := os.ReadFile("/etc/os-release")
 	if err != nil {

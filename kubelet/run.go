@@ -24,9 +24,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/worker"
 )
 
-// Run runs Pods until ctx ends and returns nil then; the Pods keep running. It
-// returns the first error of a part that cannot go on. The runtime and the
-// plugins may come, go and come back at any time.
+// Run runs Pods until ctx ends, and then returns nil; the Pods keep running. It returns
+// the first error of a part that cannot continue. The runtime and the plugins may
+// become unavailable and come back at any time.
 func (k *Kubelet) Run(ctx context.Context) error {
 	defer close(k.over)
 	group, ctx := errgroup.WithContext(ctx)
@@ -45,7 +45,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			defer cancel()
 			defer context.AfterFunc(k.sources, cancel)()
 			done := sync.OnceFunc(func() { close(synced) })
-			defer done() // Drain may have come first: what there is has to be ended
+			defer done() // Drain may have come first: existing Pods still have to be terminated
 			return dir.Run(ctx, done)
 		})
 	}
@@ -65,11 +65,10 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// runPods runs the workers. It begins when every source has been read and the
-// runtime answers: a Pod whose file is gone must not be started first, and
-// what belongs to no Pod must not be ended before all Pods are known. Pods have to
-// wait until the runtime says that it is ready; the node's object says meanwhile that
-// it is not.
+// runPods runs the workers. It starts when every source has been read and the runtime
+// answers: a Pod whose file is gone must not be started first, and nothing may be
+// treated as an orphan before all Pods are known. Pods wait until the runtime reports
+// ready; until then the Node object says that it is not.
 func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again func()) error {
 	select {
 	case <-synced:
@@ -104,17 +103,17 @@ func (k *Kubelet) runPods(ctx context.Context, synced <-chan struct{}, again fun
 	return err
 }
 
-// parts are the parts that live as long as a Run.
+// parts are the components that live as long as one call of Run.
 type parts struct {
 	workers  *worker.Manager
 	observer *observer.Observer
 	probes   *probe.Manager
 	cgroups  *qos.Tree
-	stray    chan struct{} // holds a token when the runtime told of a Pod that has no worker
+	stray    chan struct{} // holds a token when the runtime reported a Pod that has no worker
 }
 
-// wire makes the parts that need the runtime, and connects them. Those of the
-// Pods that were admitted have their room.
+// wire creates the components that need the runtime, and connects them. Pods that were
+// admitted before have their room.
 func (k *Kubelet) wire(ctx context.Context, runtime facts, pods []*v1.Pod) *parts {
 	p := &parts{stray: make(chan struct{}, 1)}
 	p.cgroups = qos.New(qos.Config{

@@ -16,10 +16,10 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// exec runs a probe's command.
+// exec runs a probe's command in a container.
 func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout time.Duration) (int32, string, error) {
-	// The runtime enforces the timeout; a little more is for its answer. Only the
-	// end of the probe, or of the node, breaks it off.
+	// The runtime enforces the timeout; the extra time is for its answer. Only the end
+	// of the probe, or of the node, interrupts the call.
 	probing := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout+5*time.Second)
 	defer cancel()
@@ -35,14 +35,14 @@ func (k *Kubelet) exec(ctx context.Context, id string, command []string, timeout
 	return resp.ExitCode, string(resp.Stdout) + string(resp.Stderr), nil
 }
 
-// facts are what the runtime says of itself.
+// facts describe the runtime, as reported by itself.
 type facts struct {
 	version *runtimeapi.VersionResponse
-	systemd bool // makes the cgroups
+	systemd bool // uses the systemd cgroup driver
 }
 
-// meet waits until the runtime answers and asks it. A runtime that goes away
-// meanwhile, or that answers to its version only, is waited for again.
+// meet waits until the runtime answers, and queries it. It starts again if the runtime
+// disappears meanwhile, or answers only the version request.
 func (k *Kubelet) meet(ctx context.Context) (met facts, err error) {
 	err = k.patiently(ctx, slog.LevelInfo, func() (err error) {
 		met, err = k.ask(ctx)
@@ -51,8 +51,8 @@ func (k *Kubelet) meet(ctx context.Context) (met facts, err error) {
 	return met, err
 }
 
-// awaitReady waits until the runtime says that it is ready. A runtime that cannot
-// even say so is waited for, whatever it answers.
+// awaitReady waits until the runtime reports that it is ready. Any error of its status
+// call means that it is not ready yet.
 func (k *Kubelet) awaitReady(ctx context.Context) error {
 	return k.patiently(ctx, slog.LevelWarn, func() error {
 		resp, err := k.runtimeStatus(ctx)
@@ -63,8 +63,8 @@ func (k *Kubelet) awaitReady(ctx context.Context) error {
 	})
 }
 
-// patiently calls ask again while it says that the runtime is not available, soon at
-// first and seldom in the end, and logs each reason once.
+// patiently calls ask until its error is not that the runtime is unavailable, with
+// increasing delays, and logs each reason once.
 func (k *Kubelet) patiently(ctx context.Context, level slog.Level, ask func() error) error {
 	told := ""
 	for failures := 1; ; failures++ {
@@ -84,8 +84,8 @@ func (k *Kubelet) patiently(ctx context.Context, level slog.Level, ask func() er
 	}
 }
 
-// ask waits for the runtime's answers for as long as one call may take: one that is
-// never answered must not hold the node for ever.
+// ask waits for the runtime's answers no longer than one call may take: a call that is
+// never answered must not block the node forever.
 func (k *Kubelet) ask(ctx context.Context) (facts, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerMost)
 	defer cancel()
@@ -100,8 +100,8 @@ func (k *Kubelet) ask(ctx context.Context) (facts, error) {
 // answerMost is the kubelet's own deadline for a call.
 const answerMost = 2 * time.Minute
 
-// systemdCgroups asks the runtime whether systemd is to make the cgroups. A
-// runtime that does not say leaves it to the configuration.
+// systemdCgroups reports whether the runtime uses the systemd cgroup driver. If the
+// runtime does not say, the configuration decides.
 func (k *Kubelet) systemdCgroups(ctx context.Context) (bool, error) {
 	resp, err := k.cri.Runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{})
 	asked := k.config.SystemdCgroups
@@ -113,15 +113,16 @@ func (k *Kubelet) systemdCgroups(ctx context.Context) (bool, error) {
 		asked = resp.Linux.CgroupDriver == runtimeapi.CgroupDriver_SYSTEMD
 	}
 	if asked && !cgroup.Systemd() {
-		// A runtime that leaves the field out says so, too, and one that means it
-		// refuses every Pod by itself.
+		// A runtime that omits the field seems to report systemd, too, and one that
+		// means it rejects every Pod by itself.
 		k.config.Logger.Warn("the runtime says that systemd makes its cgroups, and systemd is not process 1 here: files are used")
 		return false, nil
 	}
 	return asked, nil
 }
 
-// healthy asks the runtime for its conditions.
+// healthy returns an error if the runtime does not answer or one of its conditions is
+// false.
 func (k *Kubelet) healthy(ctx context.Context) error {
 	resp, err := k.runtimeStatus(ctx)
 	if err != nil {
@@ -130,8 +131,8 @@ func (k *Kubelet) healthy(ctx context.Context) error {
 	return falseOf(resp, runtimeapi.RuntimeReady, runtimeapi.NetworkReady)
 }
 
-// networkReady says why the runtime cannot connect Pods. A runtime that does
-// not answer says nothing of its network.
+// networkReady returns the reason why the runtime cannot connect Pods, or nil. If the
+// runtime does not answer, nothing is known about its network.
 func (k *Kubelet) networkReady(ctx context.Context) error {
 	resp, err := k.runtimeStatus(ctx)
 	if err != nil {
@@ -150,7 +151,7 @@ func (k *Kubelet) runtimeStatus(ctx context.Context) (*runtimeapi.StatusResponse
 	return resp, nil
 }
 
-// falseOf returns the first of the conditions that the runtime says is false.
+// falseOf returns an error for the first of the conditions that is false.
 func falseOf(resp *runtimeapi.StatusResponse, conditions ...string) error {
 	for _, c := range resp.GetStatus().GetConditions() {
 		if !c.Status && slices.Contains(conditions, c.Type) {
@@ -160,7 +161,7 @@ func falseOf(resp *runtimeapi.StatusResponse, conditions ...string) error {
 	return nil
 }
 
-// sandbox returns the id of the Pod's ready sandbox.
+// sandbox returns the ID of the Pod's ready sandbox.
 func (k *Kubelet) sandbox(ctx context.Context, uid types.UID) (string, error) {
 	resp, err := k.cri.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
 		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
