@@ -9,10 +9,10 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// admit asks for the Pod's room on the node until it has it. That it once did is
-// the startTime of its status, or that the runtime has anything of it: then it is
-// never asked for again. A Pod that has to wait holds up no other: its worker
-// sleeps and is woken when room is given back.
+// admit requests the Pod's room on the node until it is admitted. A Pod that has a
+// startTime in its status, or anything in the runtime, was admitted before and is not
+// asked for again. A Pod that has to wait does not block others: its worker sleeps and
+// is woken when room is freed.
 func (w *worker) admit(p *v1.Pod, seen *pod.Observation) {
 	switch {
 	case w.admitted || w.failed != nil:
@@ -25,9 +25,9 @@ func (w *worker) admit(p *v1.Pod, seen *pod.Observation) {
 		w.admitted = true
 		return
 	case p.DeletionTimestamp != nil:
-		return // it ends without having begun
+		return // it ends without having started
 	}
-	w.queues.Store(true) // before it is asked: what is given back meanwhile wakes this worker
+	w.queues.Store(true) // before the request: room freed in between wakes this worker
 	err := w.config.Admission.Admit(p)
 	if err == nil {
 		w.queues.Store(false)
@@ -48,8 +48,8 @@ func (w *worker) admit(p *v1.Pod, seen *pod.Observation) {
 	}
 }
 
-// settle returns the Pod with the resources that are allocated to it. When its
-// spec asks for others, it asks the node for them first.
+// settle returns the Pod with the resources that are allocated to it. If its spec asks
+// for others, settle requests them from the node first.
 func (w *worker) settle(p *v1.Pod) (*v1.Pod, *pod.ResizePending) {
 	if !w.admitted || !pod.Resized(p, &w.was) {
 		return p, nil

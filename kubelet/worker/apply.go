@@ -18,26 +18,26 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Deadlines of runtime calls: those that upstream's kubelet sets.
+// Deadlines of runtime calls, as in the upstream kubelet.
 const (
 	callTimeout    = 2 * time.Minute
 	sandboxTimeout = 4 * time.Minute
 )
 
-// resources is what the Pod has been given in this process. After a restart it
-// is asked for again when a container has to be started, and not before: what
-// runs needs nothing.
+// resources is what the Pod has been given in this process. After a restart it is
+// requested again only when a container has to be started: running containers need
+// nothing.
 type resources struct {
 	have     bool
 	released bool
 	stale    bool      // an object that volumes may show has changed
-	again    time.Time // when volumes want to be mounted again, zero for never
+	again    time.Time // when volumes are to be mounted again, zero for never
 	volumes  pod.Volumes
 	devices  map[string]pod.Devices
 }
 
-// apply carries out a plan. An error means that the rest of the plan was left;
-// failures that concern one container only are its block instead.
+// apply carries out a plan. An error means that the rest of the plan was not done. A
+// failure of a single container becomes its block instead.
 func (w *worker) apply(v *pod.View, plan *pod.Plan) error {
 	if err := w.killAll(v, plan.Kill); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (w *worker) apply(v *pod.View, plan *pod.Plan) error {
 	return nil
 }
 
-// tryOrWait turns an error that the Pod waits out into its waiting state.
+// tryOrWait turns an error into the waiting state of the Pod, or its rejection.
 func (w *worker) tryOrWait(err error) error {
 	if err == nil {
 		w.waiting.clear()
@@ -95,8 +95,7 @@ func (w *worker) tryOrWait(err error) error {
 	return nil
 }
 
-// waitFor makes an error one that the Pod waits out, unless it says itself what
-// is to become of the Pod.
+// waitFor wraps err in a WaitError, unless it is a WaitError or RejectError already.
 func waitFor(reason, what string, err error) error {
 	var reject *pod.RejectError
 	if pod.Waiting(err) != nil || errors.As(err, &reject) {
@@ -105,8 +104,8 @@ func waitFor(reason, what string, err error) error {
 	return &pod.WaitError{Reason: reason, For: what, Err: err}
 }
 
-// blockAll blocks containers that cannot be started because the Pod's volumes
-// or devices cannot be had again.
+// blockAll blocks containers that cannot be started because the Pod's volumes or
+// devices are not available.
 func (w *worker) blockAll(starts []pod.Start, err error) error {
 	var reject *pod.RejectError
 	if errors.As(err, &reject) {
@@ -122,8 +121,8 @@ func (w *worker) blockAll(starts []pod.Start, err error) error {
 	return nil
 }
 
-// acquire gets what containers need, once in this process: devices, then the
-// cgroup, then volumes.
+// acquire gets what containers need, once per process: devices, then the cgroup, then
+// volumes.
 func (w *worker) acquire(p *v1.Pod) error {
 	if w.ready.have {
 		return nil
@@ -152,8 +151,8 @@ func (w *worker) acquire(p *v1.Pod) error {
 	return nil
 }
 
-// devicesOf names what device plugins gave to containers, for people: devices,
-// or what else there is where a plugin gives none.
+// devicesOf describes what device plugins gave to containers, for people: devices, or
+// what else a plugin gives if it gives none.
 func devicesOf(all map[string]pod.Devices) string {
 	var parts []string
 	for _, container := range slices.Sorted(maps.Keys(all)) {
@@ -178,7 +177,7 @@ func devicesOf(all map[string]pod.Devices) string {
 	return strings.Join(parts, ", ")
 }
 
-// refresh brings the content of volumes up to date, where it is not fixed.
+// refresh updates the contents of volumes that are not fixed.
 func (w *worker) refresh(v *pod.View) error {
 	w.ready.stale, w.ready.again = false, time.Time{}
 	if v.Ending != nil || v.Finished() || len(v.Seen.Active()) == 0 || !changes(v.Pod) {
@@ -188,7 +187,7 @@ func (w *worker) refresh(v *pod.View) error {
 	switch {
 	case err == nil:
 		w.ready.again = refreshAt(volumes)
-	case pod.Waiting(err) != nil: // what is mounted stays as it is
+	case pod.Waiting(err) != nil: // mounted volumes stay as they are
 		w.ready.again = time.Now().Add(waitMax)
 	default:
 		w.ready.stale = true
@@ -197,7 +196,7 @@ func (w *worker) refresh(v *pod.View) error {
 	return nil
 }
 
-// refreshAt is when the first of the volumes wants to be mounted again.
+// refreshAt returns the earliest time at which a volume is to be mounted again.
 func refreshAt(volumes pod.Volumes) (at time.Time) {
 	for _, v := range volumes {
 		if v.Refresh > 0 {
@@ -207,8 +206,8 @@ func refreshAt(volumes pod.Volumes) (at time.Time) {
 	return at
 }
 
-// changes reports whether the Pod has volumes whose content follows objects, or
-// a driver's wish.
+// changes reports whether the Pod has volumes whose contents follow objects or are
+// refreshed at a driver's request.
 func changes(p *v1.Pod) bool {
 	return slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool {
 		return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil ||
@@ -216,7 +215,7 @@ func changes(p *v1.Pod) bool {
 	})
 }
 
-// release gives back what acquire got, and what an earlier process got.
+// release releases what acquire got in this process or an earlier one.
 func (w *worker) release(p *v1.Pod) error {
 	w.ready = resources{}
 	if err := w.config.Volumes.Unmount(w.ctx, p.UID); err != nil {
@@ -261,8 +260,8 @@ func (w *worker) newSandbox(p *v1.Pod, n *pod.NewSandbox) error {
 	return err
 }
 
-// explain joins why the network is not ready with what became of the sandbox,
-// unless that is the same.
+// explain joins the reason why the network is not ready with the sandbox's error,
+// unless they are the same.
 func explain(why, err error) error {
 	if _, reason, ok := strings.Cut(why.Error(), ": "); ok && strings.Contains(err.Error(), reason) {
 		return err
@@ -294,7 +293,7 @@ func (w *worker) removeContainer(ctx context.Context, id string) error {
 	return unlessGone("removing container", id, err)
 }
 
-// forget removes an instance that is no longer of interest, and its log.
+// forget removes an instance that is no longer needed, and its log.
 func (w *worker) forget(v *pod.View, id string) error {
 	if err := w.removeContainer(w.ctx, id); err != nil {
 		return err

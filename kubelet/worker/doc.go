@@ -1,17 +1,17 @@
-// Package worker brings Pods into the state that their specs ask for: one
-// goroutine per Pod, which looks at the Pod, makes a plan (kubelet/pod.Decide),
-// carries it out and looks again, until there is nothing to do; then it sleeps
-// until something changes or the plan said to look again.
+// Package worker brings Pods into the state that their specs ask for. There is one
+// goroutine per Pod. It observes the Pod, makes a plan (kubelet/pod.Decide), carries it
+// out and observes again, until there is nothing to do. Then it sleeps until something
+// changes or the plan's time to look again has come.
 //
-// A worker's observation is always newer than its last action, because it takes
-// it itself and acts alone: two instances of one container cannot come about. It
-// holds no state that a restart would miss: what was done is read from the
-// runtime, and volumes and devices are asked for again, which is idempotent.
+// A worker's observation is always newer than its last action, because the worker makes
+// it itself and acts alone: a container cannot get two instances. A worker holds no
+// state that a restart would lose: what was done is read from the runtime, and volumes
+// and devices are requested again, which is idempotent.
 //
-// A Pod syncs until its object has a deletionTimestamp, then it terminates:
-// containers are stopped within the grace, then everything of it is taken away,
-// volumes after containers, and last its object is removed. Pods of one name
-// follow each other.
+// A Pod is synced until its object has a deletionTimestamp; then it terminates. Its
+// containers are stopped within the grace period, everything else is removed, volumes
+// after containers, and finally its object is removed. A Pod starts only after an
+// earlier Pod of the same name is gone.
 package worker
 
 import (
@@ -25,19 +25,19 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Builder makes configurations and what they need on the host.
+// Builder makes configurations, and the files on the host that they need.
 type Builder interface {
 	Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error)
 	Container(context.Context, *pod.Request) (*runtimeapi.ContainerConfig, error)
-	// Update returns what a running instance is told when its resources change.
+	// Update returns the resources to set on a running instance when they change.
 	Update(*v1.Pod, *pod.Update) *runtimeapi.LinuxContainerResources
-	// Clean takes away what Container made, RemoveDir the Pod's directory.
+	// Clean removes what Container created, and RemoveDir the Pod's directory.
 	Clean(*v1.Pod) error
 	RemoveDir(types.UID) error
 }
 
-// Volumes mounts and unmounts a Pod's volumes. Both are idempotent, also after
-// a crash. Mount returns a *pod.WaitError for what may still come.
+// Volumes mounts and unmounts a Pod's volumes. Both methods are idempotent, also after
+// a crash. Mount returns a *pod.WaitError for what may still appear.
 type Volumes interface {
 	Mount(context.Context, *v1.Pod) (pod.Volumes, error)
 	Unmount(context.Context, types.UID) error
@@ -52,57 +52,57 @@ type Devices interface {
 
 // Probes runs the probes of running containers.
 type Probes interface {
-	// Sync starts and stops probes as the Pod's running containers ask for.
+	// Sync starts and stops probes according to the Pod's running containers.
 	Sync(*v1.Pod, *pod.Observation)
-	// Results returns the verdicts by container id.
+	// Results returns the results by container ID.
 	Results(types.UID) map[string]pod.Probed
 	Forget(types.UID)
 }
 
-// Admission gives Pods room on the node. All methods are idempotent and quick.
+// Admission reserves room on the node for Pods. All methods are idempotent and quick.
 type Admission interface {
-	// Admit gives the Pod room before its first start. It returns a
-	// *pod.WaitError when others have it and are ending, and a *pod.RejectError
-	// when the Pod will not run here.
+	// Admit reserves room for the Pod before its first start. It returns a
+	// *pod.WaitError if terminating Pods still occupy the room, and a *pod.RejectError
+	// if the Pod will not run here.
 	Admit(*v1.Pod) error
-	// Adopt gives room to a Pod that was admitted by an earlier process.
+	// Adopt reserves room for a Pod that an earlier process admitted.
 	Adopt(*v1.Pod)
-	// Ending notes that an admitted Pod shall end.
+	// Ending records that an admitted Pod is to terminate.
 	Ending(*v1.Pod)
-	// Resize gives an admitted Pod the room that its spec asks for now. A
-	// *pod.RejectError says that the node can never give it; after any error the
-	// Pod keeps what it has.
+	// Resize changes the room of an admitted Pod to what its spec asks for now. A
+	// *pod.RejectError means that the node can never provide it. After any error the
+	// Pod keeps the room that it has.
 	Resize(*v1.Pod) error
-	// Release takes the room of a Pod that has stopped.
+	// Release frees the room of a Pod that has stopped.
 	Release(types.UID)
 }
 
-// Cgroups makes and removes Pod cgroups, idempotently, also after a crash.
+// Cgroups creates and removes Pod cgroups, idempotently, also after a crash.
 type Cgroups interface {
-	// Apply makes the Pod's cgroup, or brings it up to the Pod's resources: before
-	// the first container is made, and whenever the resources have changed.
+	// Apply creates the Pod's cgroup or updates it to the Pod's resources: before the
+	// first container is created, and whenever the resources have changed.
 	Apply(*v1.Pod) error
 	Remove(types.UID) error
 }
 
-// Objects is where workers write what became of their Pods.
+// Objects is the API to which workers report.
 type Objects interface {
-	// SetStatus records what changed of the Pod's status since was, which is what
-	// was recorded last, or was there at the start. It returns fault.NotFound when
-	// the Pod's object is gone.
+	// SetStatus records the changes of the Pod's status since was, the status that was
+	// recorded last or found at the start. It returns fault.NotFound if the Pod's
+	// object is gone.
 	SetStatus(ctx context.Context, p *v1.Pod, was, now *v1.PodStatus) error
-	// Remove removes the object of an ended Pod. Idempotent.
+	// Remove removes the object of a terminated Pod. It must be idempotent.
 	Remove(context.Context, *v1.Pod) error
 }
 
-// Config is what workers work with. Everything is required but what says what
-// nil does.
+// Config configures a Manager. A field is required unless its comment says what nil
+// means.
 type Config struct {
 	Runtime   runtimeapi.RuntimeServiceClient
 	Images    runtimeapi.ImageServiceClient
 	Observe   func(context.Context, types.UID) (*pod.Observation, error)
 	Status    func(*pod.View) v1.PodStatus
-	Decide    func(*pod.View) pod.Plan // nil is pod.Decide; a wrong one shows what a test sees
+	Decide    func(*pod.View) pod.Plan // nil means pod.Decide; tests pass faulty ones to check themselves
 	Objects   Objects
 	Builder   Builder
 	Volumes   Volumes
@@ -110,24 +110,23 @@ type Config struct {
 	Probes    Probes
 	Cgroups   Cgroups
 	Admission Admission
-	// NetworkReady says why the runtime cannot connect Pods, or nil. It is asked
-	// when a sandbox could not be made, to tell that from other causes; nil is
-	// not asked.
+	// NetworkReady returns the reason why the runtime cannot connect Pods, or nil. It
+	// is called when a sandbox could not be created, to tell this cause from others.
+	// Nil skips the check.
 	NetworkReady func(context.Context) error
-	// Handler returns the runtime's handler that the Pod asks for, "" for the default
-	// one. It is asked before a sandbox is made, and returns a *pod.WaitError for what
-	// may still come and a *pod.RejectError for what the runtime cannot do. Nil is the
-	// default one.
+	// Handler returns the runtime handler that the Pod requests, "" for the default. It
+	// is called before a sandbox is created, and returns a *pod.WaitError for what may
+	// still appear and a *pod.RejectError for what the runtime cannot do. Nil means the
+	// default handler.
 	Handler func(context.Context, *v1.Pod) (string, error)
-	// Credentials returns what an image may be pulled with for the Pod, in the order
-	// in which it is to be tried; none leaves it to the runtime. It is asked before
-	// each pull. Its error says which of the Secrets that the Pod names cannot be used,
-	// and nothing of what is in them; the credentials beside it are tried all the same.
-	// Nil is none.
+	// Credentials returns the credentials to pull an image with for the Pod, in the
+	// order in which to try them; none leaves them to the runtime. It is called before
+	// each pull. Its error names the Secrets of the Pod that cannot be used, without
+	// their contents; the returned credentials are tried nevertheless. Nil means none.
 	Credentials func(ctx context.Context, p *v1.Pod, image string) ([]*runtimeapi.AuthConfig, error)
-	OnStep      func(pod.Step) // nil tells nobody
-	// Event is told what users shall hear of a Pod, from many goroutines. It must
-	// be quick; nil discards.
+	OnStep      func(pod.Step) // nil discards
+	// Event is called for every Pod event for users, concurrently. It must be quick;
+	// nil discards.
 	Event  func(pod.Event)
 	Logger *slog.Logger // nil discards
 }

@@ -13,27 +13,27 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// leastGrace is what a container has for its stop signal although its hook, or
-// the wait for others, used up the grace.
+// leastGrace is the time that a container has for its stop signal even if its hook, or
+// waiting for other containers, has used up the grace period.
 const leastGrace = 2 * time.Second
 
-// graceClock is the end of an ending Pod's grace. It only moves to an earlier
-// time, and tells who waits on it. From the moment it is set it runs by the
-// monotonic clock: somebody who sets the wall clock meanwhile changes nothing.
+// graceClock is the end of a terminating Pod's grace period. It only moves to an
+// earlier time, and notifies those who wait for it. Once set, it runs by the monotonic
+// clock: changing the wall clock has no effect.
 type graceClock struct {
 	mu       sync.Mutex
 	deadline time.Time     // with a monotonic reading; zero before the first set
-	seconds  int64         // the grace that was asked for last
+	seconds  int64         // the grace period requested last
 	shrunk   chan struct{} // closed at the next change
 }
 
 func newGraceClock() *graceClock { return &graceClock{shrunk: make(chan struct{})} }
 
-// set is told when the grace is over by the wall clock, and how long it is as a
-// whole; nil is not known. What is left is never more than the whole, whatever
-// became of the wall clock since the first was written. Only a shorter grace than
-// the last counts: the times of two are not compared, which a step of the clock
-// may lie between.
+// set sets the end of the grace period by the wall clock, and its full length; nil
+// means unknown. The remaining time is never more than the full length, whatever
+// happened to the wall clock since the end was written. Once set, only a shorter grace
+// period has an effect: the ends of two are not compared, because the clock may have
+// been stepped between them.
 func (g *graceClock) set(over time.Time, grace *int64) {
 	now := time.Now()
 	left, seconds := over.Sub(now), int64(math.MaxInt64)
@@ -69,7 +69,7 @@ func (g *graceClock) changed() <-chan struct{} {
 	return g.shrunk
 }
 
-// killAll ends containers side by side and returns when all have ended.
+// killAll stops containers in parallel and returns when all have ended.
 func (w *worker) killAll(v *pod.View, kills []pod.Kill) error {
 	errs := make([]error, len(kills))
 	var group sync.WaitGroup
@@ -80,9 +80,9 @@ func (w *worker) killAll(v *pod.View, kills []pod.Kill) error {
 	return errors.Join(errs...)
 }
 
-// kill ends one container within its grace: the preStop hook, then the stop
-// signal with what is left. A grace of the Pod that shrinks meanwhile holds at
-// once, for both.
+// kill stops one container within its grace period: first the preStop hook, then the
+// stop signal with the remaining time. If the Pod's grace period shrinks meanwhile,
+// that applies to both at once.
 func (w *worker) kill(v *pod.View, k pod.Kill) error {
 	w.log.Info("killing a container", "container", k.Name, "reason", k.Reason, "message", k.Message, "grace", k.Grace)
 	w.tellKill(k)
@@ -99,7 +99,7 @@ func (w *worker) kill(v *pod.View, k pod.Kill) error {
 		case err := <-done:
 			cancel()
 			return err
-		case <-changed: // the runtime is told again, with less
+		case <-changed: // called again, with less time
 			cancel()
 			if err := <-done; err == nil {
 				return nil
@@ -108,7 +108,8 @@ func (w *worker) kill(v *pod.View, k pod.Kill) error {
 	}
 }
 
-// sooner returns when a kill's own grace or the Pod's is over.
+// sooner returns the end of the kill's own grace period or of the Pod's, whichever is
+// earlier.
 func (g *graceClock) sooner(limit time.Time) time.Time {
 	if until, _ := g.get(); !until.IsZero() && until.Before(limit) {
 		return until
@@ -116,8 +117,8 @@ func (g *graceClock) sooner(limit time.Time) time.Time {
 	return limit
 }
 
-// left returns what a kill may still take. A hook that used up the grace leaves
-// the container a moment for its signal, unless there shall be no grace at all.
+// left returns the remaining time of a kill. If a hook has used up the grace period,
+// the container still gets a moment for its signal, unless the grace period is zero.
 func (w *worker) left(k pod.Kill, limit time.Time) time.Duration {
 	least := leastGrace
 	if _, force := w.grace.get(); force || k.Grace < leastGrace {
@@ -135,8 +136,8 @@ func (w *worker) stopContainer(ctx context.Context, id string, grace time.Durati
 	return unlessGone("stopping container", id, err)
 }
 
-// preStop runs the container's preStop hook, for as long as the grace lasts. A
-// hook that fails does not keep the container.
+// preStop runs the container's preStop hook, no longer than the grace period. A failed
+// hook does not keep the container alive.
 func (w *worker) preStop(v *pod.View, k pod.Kill, limit time.Time) {
 	c := pod.Find(v.Pod, k.Name)
 	if c == nil || c.Lifecycle == nil || c.Lifecycle.PreStop == nil {
@@ -166,8 +167,8 @@ func (w *worker) preStop(v *pod.View, k pod.Kill, limit time.Time) {
 	}
 }
 
-// end takes everything of the ended Pod away and removes its object. Each part
-// is idempotent, so a failure or a crash is followed by doing all of it again.
+// end removes everything of the terminated Pod, and then its object. Each part is
+// idempotent: after a failure or a crash, all of it is done again.
 func (w *worker) end(v *pod.View) (again time.Time, done bool) {
 	begun := time.Now()
 	if err := w.takeAway(v); err != nil {
@@ -183,9 +184,9 @@ func (w *worker) end(v *pod.View) (again time.Time, done bool) {
 	return time.Time{}, true
 }
 
-// takeLate takes away sandboxes that have come since the Pod was last looked at:
-// one whose making was broken off may come about all the same. The runtime told this
-// worker of it, and tells nobody else.
+// takeLate removes sandboxes that have appeared since the Pod was last observed: one
+// whose creation was interrupted may appear nevertheless. The runtime reported it to
+// this worker, and to nobody else.
 func (w *worker) takeLate(v *pod.View) error {
 	for w.woken() {
 		seen, err := w.config.Observe(w.ctx, v.Pod.UID)

@@ -10,18 +10,18 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// quiet is how long a failure is not told again: a worker tries much sooner
-// than people want to hear of it.
+// quiet is how long a failure is not reported again: a worker retries much more often
+// than people want to be told.
 const quiet = 10 * time.Second
 
-// told is what was told lately, so that one occurrence is one event. Containers
-// that are killed side by side use it at the same time.
+// told remembers recent reports, so that one occurrence is one event. It is used
+// concurrently by containers that are stopped in parallel.
 type told struct {
 	mu   sync.Mutex
 	till map[string]time.Time
 }
 
-// once reports whether the key is news, and keeps it from being so for a while.
+// once reports whether the key is new, and remembers it for a while.
 func (t *told) once(key string, lasts time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -41,13 +41,12 @@ func (t *told) once(key string, lasts time.Duration) bool {
 	return true
 }
 
-// event tells of something that went as it should. container is "" for the Pod.
+// event reports a success. container is "" for the Pod.
 func (w *worker) event(container, reason, message string) {
 	w.tellEvent(v1.EventTypeNormal, container, reason, message)
 }
 
-// warn tells of something that did not. The same failure is told again after a
-// while at the earliest.
+// warn reports a failure. The same failure is not reported again for a while.
 func (w *worker) warn(container, reason, message string) {
 	if w.told.once(container+" "+reason+" "+message, quiet) {
 		w.tellEvent(v1.EventTypeWarning, container, reason, message)
@@ -60,7 +59,7 @@ func (w *worker) tellEvent(kind, container, reason, message string) {
 	})
 }
 
-// tellKill tells that a container is being ended, once for each instance.
+// tellKill reports that a container is being stopped, once for each instance.
 func (w *worker) tellKill(k pod.Kill) {
 	if !w.told.once("killing "+k.ID, time.Hour) {
 		return
@@ -72,10 +71,10 @@ func (w *worker) tellKill(k pod.Kill) {
 	w.event(k.Name, pod.EventKilling, message)
 }
 
-// tellBackOff tells of containers that wait to be restarted after a failure:
-// once for each that ended.
+// tellBackOff reports containers that wait to be restarted after a failure, once for
+// each instance that has ended.
 func (w *worker) tellBackOff(old, status *v1.PodStatus) {
-	before := map[string]string{} // the last instance that was waited on, by container
+	before := map[string]string{} // the last instance for which that was reported, by container
 	for _, list := range pod.Statuses(old) {
 		for i := range list {
 			if crashLoops(&list[i]) {
@@ -96,7 +95,7 @@ func crashLoops(s *v1.ContainerStatus) bool {
 	return s.State.Waiting != nil && s.State.Waiting.Reason == "CrashLoopBackOff"
 }
 
-// tellPending tells of a resize that is not granted, when that is news.
+// tellPending reports a resize that is not granted, if that is new.
 func (w *worker) tellPending(old, status *v1.PodStatus) {
 	now := pendingOf(status)
 	if now == pendingOf(old) {
@@ -120,7 +119,7 @@ func pendingOf(s *v1.PodStatus) string {
 	return ""
 }
 
-// reject makes the Pod one that can never run, or run on, and tells why.
+// reject marks the Pod as one that can never run, or not any longer, and reports why.
 func (w *worker) reject(why *pod.RejectError) {
 	if w.failed == nil {
 		w.tellEvent(v1.EventTypeWarning, "", why.Reason, why.Message)

@@ -19,7 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// target is the container that a hook is about.
+// target identifies the container of a hook.
 type target struct{ id, address string }
 
 // hook runs a lifecycle hook to its end, or until ctx ends.

@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// image returns the container's image, pulled for the sandbox if its policy asks for
-// that.
+// image returns the container's image. It pulls it for the sandbox if the pull policy
+// requires that.
 func (w *worker) image(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
 	if _, err := name.ParseReference(c.Image); err != nil {
 		return nil, &pod.StartError{Reason: "InvalidImageName", Err: fmt.Errorf("image %q: %w", c.Image, err)}
@@ -54,10 +54,10 @@ func (w *worker) image(ctx context.Context, p *v1.Pod, c *v1.Container, sandbox 
 	return image, nil
 }
 
-// pull pulls an image with one of the Pod's credentials after the other, and at last
-// with those of the runtime, until one will do, and returns what the runtime calls it.
-// Which errors are for want of rights is not told over the CRI, so any is tried with
-// the next; all that differ are returned.
+// pull pulls an image and returns the runtime's reference to it. It tries the Pod's
+// credentials one after another, and finally those of the runtime. The CRI does not say
+// which errors are authorization failures, so any error leads to the next attempt; all
+// distinct errors are returned.
 func (w *worker) pull(ctx context.Context, p *v1.Pod, request *runtimeapi.PullImageRequest) (reference string, err error) {
 	credentials, err := w.config.Credentials(ctx, p, request.Image.Image)
 	if err != nil && ctx.Err() == nil {

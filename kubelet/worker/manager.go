@@ -19,8 +19,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Manager holds one worker per Pod. All its methods are safe for concurrent use
-// and return at once, except Wait and WaitEmpty.
+// Manager holds one worker per Pod. All its methods are safe for concurrent use, and
+// return at once except Wait and WaitEmpty.
 type Manager struct {
 	config Config
 	ctx    context.Context // ends all workers; Pods keep running
@@ -28,7 +28,7 @@ type Manager struct {
 	mu      sync.Mutex
 	workers map[types.UID]*worker
 	names   map[types.NamespacedName]types.UID
-	next    map[types.NamespacedName][]*v1.Pod // wait for the Pod that has their name
+	next    map[types.NamespacedName][]*v1.Pod // Pods that wait for an earlier one of their name
 	left    chan struct{}                      // closed and replaced when a worker has ended its Pod
 	group   sync.WaitGroup
 }
@@ -63,11 +63,11 @@ func New(ctx context.Context, c Config) *Manager {
 	}
 }
 
-// Update tells of a new or changed Pod. The Pod must not be changed afterwards.
+// Update adds or updates a Pod. The Pod must not be changed afterwards.
 func (m *Manager) Update(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p.DeletionTimestamp != nil { // known before the Pod that may wait for its room is told of
+	if p.DeletionTimestamp != nil { // recorded before a Pod that may wait for its room is added
 		m.config.Admission.Ending(p)
 	}
 	if w := m.workers[p.UID]; w != nil {
@@ -82,8 +82,8 @@ func (m *Manager) Update(p *v1.Pod) {
 	m.start(p)
 }
 
-// Gone tells that the Pod's object was removed by somebody else. What is left
-// of the Pod is ended at once.
+// Gone reports that somebody else removed the Pod's object. What remains of the Pod is
+// terminated without a grace period.
 func (m *Manager) Gone(p *v1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,8 +99,8 @@ func (m *Manager) Gone(p *v1.Pod) {
 	}
 }
 
-// Orphan ends what is left of a Pod that has no object, beside a Pod of its name
-// that has one.
+// Orphan terminates what remains of a Pod that has no object, even while another Pod of
+// its name has one.
 func (m *Manager) Orphan(id call.Pod) {
 	p := ended(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: id.Namespace, Name: id.Name, UID: types.UID(id.UID)}}, time.Now())
 	m.mu.Lock()
@@ -110,14 +110,14 @@ func (m *Manager) Orphan(id call.Pod) {
 	}
 }
 
-// ended returns p with a grace that is over.
+// ended returns p with a grace period that is over.
 func ended(p *v1.Pod, now time.Time) *v1.Pod {
 	p = p.DeepCopy()
 	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: now}, new(int64)
 	return p
 }
 
-// Wake makes the Pod's worker look again. It reports whether there is one.
+// Wake makes the Pod's worker observe it again. It reports whether there is one.
 func (m *Manager) Wake(uid types.UID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -128,16 +128,15 @@ func (m *Manager) Wake(uid types.UID) bool {
 	return w != nil
 }
 
-// Retry makes the workers of the Pods that are concerned try again at once what
-// they wait for, or bring volumes that show objects up to date. What others wait
-// for keeps its back-off. concerned must be quick.
+// Retry makes the workers of the Pods concerned retry at once what they wait for, and
+// update volumes that show objects. Other Pods keep their back-off. concerned must be
+// quick.
 func (m *Manager) Retry(concerned func(*v1.Pod) bool) {
 	m.again(concerned, func(w *worker) *atomic.Bool { return &w.retry })
 }
 
-// RetryPulls makes the workers of the Pods that are concerned pull again at once what
-// they could not: one of their pull Secrets has come or changed. concerned must be
-// quick.
+// RetryPulls makes the workers of the Pods concerned retry failed image pulls at once:
+// one of their pull Secrets was created or changed. concerned must be quick.
 func (m *Manager) RetryPulls(concerned func(*v1.Pod) bool) {
 	m.again(concerned, func(w *worker) *atomic.Bool { return &w.retryPulls })
 }
@@ -153,7 +152,8 @@ func (m *Manager) again(concerned func(*v1.Pod) bool, flag func(*worker) *atomic
 	}
 }
 
-// WaitEmpty returns when nothing is left of any Pod, or with ctx's error.
+// WaitEmpty waits until nothing is left of any Pod. If ctx ends first, it returns ctx's
+// error.
 func (m *Manager) WaitEmpty(ctx context.Context) error {
 	for {
 		m.mu.Lock()
@@ -170,8 +170,8 @@ func (m *Manager) WaitEmpty(ctx context.Context) error {
 	}
 }
 
-// Held says of each Pod of which something is left what holds it, as far as that is known,
-// in the order of their names.
+// Held returns, for each Pod of which something is left, what blocks its removal as far
+// as that is known, ordered by name.
 func (m *Manager) Held() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -187,10 +187,10 @@ func (m *Manager) Held() []string {
 	return all
 }
 
-// Wait returns when all workers have ended, after ctx did.
+// Wait waits until all workers have ended. They end with the context of New.
 func (m *Manager) Wait() { m.group.Wait() }
 
-// start starts the worker of the Pod that has its name now. The caller holds m.mu.
+// start starts a worker for the Pod, which takes its name. The caller holds m.mu.
 func (m *Manager) start(p *v1.Pod) {
 	m.names[nameOf(p)] = p.UID
 	m.run(p)
@@ -210,9 +210,9 @@ func (m *Manager) run(p *v1.Pod) {
 	})
 }
 
-// finished forgets an ended Pod and lets the next of its name begin. It returns
-// false when the worker was woken meanwhile: from then on nobody else would be told
-// of what has come late.
+// finished forgets a terminated Pod and starts the next one of its name. It returns
+// false if the worker was woken meanwhile: nobody else would learn of what has appeared
+// late.
 func (m *Manager) finished(w *worker, p *v1.Pod) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

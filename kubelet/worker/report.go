@@ -11,9 +11,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// report records the status that the view amounts to, when it is news. One whose
-// recording failed may have been recorded: it counts as that, since a phase must not
-// be taken back, and is recorded again first.
+// report records the status computed from the view, if it has changed. A failed write
+// may still have taken effect, so its status counts as recorded, because a phase must
+// not be reverted, and is written again first.
 func (w *worker) report(v *pod.View) error {
 	if w.unsure {
 		if err := w.record(v, w.was); err != nil {
@@ -43,7 +43,7 @@ func (w *worker) record(v *pod.View, status v1.PodStatus) error {
 	return nil
 }
 
-// tell reports what changed as steps.
+// tell reports changes of the status as steps.
 func (w *worker) tell(old, status *v1.PodStatus) {
 	if status.PodIP != "" && status.PodIP != old.PodIP {
 		w.step(pod.StepNetwork, status.PodIP, time.Time{}, nil)
@@ -58,8 +58,8 @@ func (w *worker) tell(old, status *v1.PodStatus) {
 	}
 }
 
-// noteExits reports containers that have ended since the last observation. The
-// first observation of a process is no news.
+// noteExits reports containers that have ended since the last observation. The first
+// observation of a process reports none.
 func (w *worker) noteExits(p *v1.Pod, seen *pod.Observation) {
 	last := w.last
 	w.last = seen

@@ -13,11 +13,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// resize changes the resources of running instances. The Pod's cgroup allows the
-// larger of old and new meanwhile, so that neither growing nor shrinking is in
-// the way of a container. Each step may be repeated: until the new status is
-// recorded, a worker that starts anew does all of it again. A failure concerns
-// its instance alone, which runs on with what it has.
+// resize changes the resources of running instances. Meanwhile the Pod's cgroup allows
+// the larger of the old and new resources, so that it limits no container while growing
+// or shrinking. Each step may be repeated: until the new status is recorded, a
+// restarted worker does all of it again. A failure affects only its instance, which
+// keeps running with the resources it has.
 func (w *worker) resize(v *pod.View, updates []pod.Update) {
 	if len(updates) == 0 {
 		return
@@ -49,8 +49,8 @@ func (w *worker) resizeOne(v *pod.View, u *pod.Update) error {
 	return err
 }
 
-// roomToShrink refuses a memory limit below what the instance uses: on cgroup
-// v2 the kernel would kill for it.
+// roomToShrink rejects a memory limit below the instance's current usage: on cgroup v2
+// the kernel would OOM-kill it.
 func (w *worker) roomToShrink(ctx context.Context, u *pod.Update, limit int64) error {
 	if had, ok := u.From.Limits[v1.ResourceMemory]; limit <= 0 || ok && had.Value() <= limit {
 		return nil
@@ -65,7 +65,7 @@ func (w *worker) roomToShrink(ctx context.Context, u *pod.Update, limit int64) e
 	return nil
 }
 
-// resized notes what became of a change.
+// resized records the outcome of a change.
 func (w *worker) resized(u *pod.Update, err error) {
 	if err == nil {
 		w.resizes.given[u.ID] = u.To
@@ -79,7 +79,8 @@ func (w *worker) resized(u *pod.Update, err error) {
 	w.log.Warn("container not resized", "container", u.Name, "err", err)
 }
 
-// resizes is what this process did to the resources of running instances, by container id.
+// resizes records the changes that this process made to running instances, by container
+// ID.
 type resizes struct {
 	given  map[string]v1.ResourceRequirements
 	failed blocks
@@ -87,7 +88,7 @@ type resizes struct {
 
 func newResizes() resizes { return resizes{map[string]v1.ResourceRequirements{}, blocks{}} }
 
-// forget drops what is kept of instances that are gone.
+// forget drops the records of instances that are gone.
 func (c *resizes) forget(seen *pod.Observation) {
 	there := map[string]bool{}
 	for _, s := range seen.Containers {

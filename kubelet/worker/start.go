@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// startOne starts a container. Its failure blocks that container alone.
+// startOne starts a container. A failure blocks only that container.
 func (w *worker) startOne(v *pod.View, s pod.Start) {
 	if w.starting.Err() != nil {
 		return
@@ -74,8 +74,8 @@ func (w *worker) start(ctx context.Context, v *pod.View, s pod.Start) error {
 	return w.postStart(ctx, v, c, id)
 }
 
-// targetOf returns the instance whose processes an ephemeral container shall
-// see, "" when it names none. One that does not run is waited for.
+// targetOf returns the instance whose processes an ephemeral container is to see, "" if
+// it names none. If that container is not running, the error is a WaitError.
 func targetOf(v *pod.View, name string) (id string, err error) {
 	e := pod.Ephemeral(v.Pod, name)
 	if e == nil || e.TargetContainerName == "" {
@@ -88,10 +88,10 @@ func targetOf(v *pod.View, name string) (id string, err error) {
 		"the target container %q does not run", e.TargetContainerName)}
 }
 
-// create creates and starts the container. One that did not start stays: the
-// runtime's record of it decides what follows, like that of one that ran and
-// failed. A runtime that has none still calls it created, and the next plan
-// replaces it.
+// create creates and starts the container. If it does not start, it is kept: the
+// runtime's record of it decides what follows, as for one that ran and failed. A
+// runtime without such a record still reports it as created, and the next plan replaces
+// it.
 func (w *worker) create(ctx context.Context, name string, request *runtimeapi.CreateContainerRequest) (id string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -108,10 +108,10 @@ func (w *worker) create(ctx context.Context, name string, request *runtimeapi.Cr
 	return id, nil
 }
 
-// postStart runs the container's postStart hook. When it fails the container
-// is killed, and its restart policy decides what follows. A hook that is cut
-// short because the Pod shall end has not failed: the container ends with the
-// Pod, by its grace.
+// postStart runs the container's postStart hook. If the hook fails, the container is
+// killed, and its restart policy decides what follows. A hook that is interrupted
+// because the Pod terminates has not failed: the container ends with the Pod, within
+// its grace period.
 func (w *worker) postStart(ctx context.Context, v *pod.View, c *v1.Container, id string) error {
 	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
 		return nil
@@ -130,7 +130,7 @@ func (w *worker) postStart(ctx context.Context, v *pod.View, c *v1.Container, id
 	return unlessGone("stopping container", id, err)
 }
 
-// address returns where the Pod's containers are reached from the node.
+// address returns the address at which the node reaches the Pod's containers.
 func address(v *pod.View) string {
 	if s := v.Seen.Sandbox(); s != nil && len(s.IPs) > 0 {
 		return s.IPs[0]

@@ -7,12 +7,12 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Back-off of what is waited for and tried again. Whoever makes it possible
-// usually tells (Manager.Retry), so this is the safety net.
+// Back-off of retries while waiting. A change that ends the wait is usually reported
+// (Manager.Retry), so this is the safety net.
 const (
 	waitMin = 500 * time.Millisecond
 	waitMax = 15 * time.Second
-	// resizeMin and resizeMax are for a resize that a runtime refuses.
+	// resizeMin and resizeMax are for a resize that the runtime rejects.
 	resizeMin = time.Second
 	resizeMax = time.Minute
 	// pullMin and pullMax are the kubelet's image and restart back-off.
@@ -20,14 +20,14 @@ const (
 	pullMax = 300 * time.Second
 )
 
-// waiting is what the whole Pod waits for before its sandbox can be made.
+// waiting is what the Pod waits for before its sandbox can be created.
 type waiting struct {
 	reason *pod.WaitError
 	until  time.Time
 	count  int
 }
 
-// set notes the reason and reports whether it is news.
+// set records the reason and reports whether it is new.
 func (w *waiting) set(reason *pod.WaitError) bool {
 	news := w.reason == nil || w.reason.Error() != reason.Error()
 	w.count++
@@ -45,14 +45,14 @@ type blocks map[string]*block
 type block struct {
 	pod.Block
 	count int
-	// waits is set when the cause may be mended at any moment by an object or a
-	// plugin that comes.
+	// waits is set if an object or a plugin that appears may remove the cause at any
+	// moment.
 	waits bool
-	// pulls is set when one of the Pod's pull Secrets may mend it.
+	// pulls is set if a change of the Pod's pull Secrets may remove the cause.
 	pulls bool
 }
 
-// set notes a failed start.
+// set records a failed start.
 func (b blocks) set(name string, err error) *block {
 	have := b[name]
 	if have == nil {
@@ -82,8 +82,8 @@ func (b blocks) set(name string, err error) *block {
 
 func (b blocks) clear(name string) { delete(b, name) }
 
-// retryNow ends the back-off of what waits for something that may have come, or of
-// pulls that a Secret may mend.
+// retryNow ends the back-off of blocks that wait for objects or plugins, or, with
+// pulls, of those that a Secret may resolve.
 func (b blocks) retryNow(pulls bool) {
 	for _, have := range b {
 		if have.waits && !pulls || have.pulls && pulls {
@@ -92,8 +92,8 @@ func (b blocks) retryNow(pulls bool) {
 	}
 }
 
-// another is told that the Pod has another sandbox: what could not be created in the
-// one that ended is tried in this one without delay.
+// another records that the Pod has a new sandbox: containers that could not be created
+// in the old one are retried at once.
 func (b blocks) another() {
 	for _, have := range b {
 		if have.Reason == "CreateContainerError" {

@@ -17,48 +17,48 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Back-off of a worker whose own work fails: the runtime is away, a volume
-// cannot be unmounted.
+// Back-off of a worker whose own work fails, for example because the runtime is
+// unavailable or a volume cannot be unmounted.
 const (
 	troubleMin = 50 * time.Millisecond
 	troubleMax = 10 * time.Second
-	// troubleTold is the failure in a row from which on people are told.
+	// troubleTold is the number of consecutive failures from which on they are
+	// reported.
 	troubleTold = 3
 )
 
-// inbox is what other goroutines give a worker.
+// inbox holds what other goroutines pass to a worker.
 type inbox struct {
 	wake  chan struct{}
 	spec  atomic.Pointer[v1.Pod]
 	retry atomic.Bool
-	// retryPulls is set when one of the Pod's pull Secrets has come or changed.
+	// retryPulls is set when one of the Pod's pull Secrets was created or changed.
 	retryPulls atomic.Bool
 	// queues is set while the worker waits for room on the node.
 	queues atomic.Bool
-	// held is what the worker failed in last, nil after it has succeeded. The worker
-	// writes it.
+	// held is the worker's last failure, nil after a success. The worker writes it.
 	held atomic.Pointer[string]
 }
 
-// worker is the life of one Pod in this process. Only its own goroutine uses
-// what is not in the inbox, grace aside.
+// worker is the life of one Pod in this process. Everything but the inbox and grace is
+// used only by its own goroutine.
 type worker struct {
 	inbox
 	config   *Config
 	ctx      context.Context // of all its calls; carries the Pod's identity
-	starting context.Context // ends when the Pod shall end
+	starting context.Context // ends when the Pod is to terminate
 	stop     context.CancelFunc
 	grace    *graceClock
 
 	was      v1.PodStatus     // as last recorded
-	unsure   bool             // the last recording failed, and may have had its effect
+	unsure   bool             // the last write failed, but may have taken effect
 	sure     v1.PodStatus     // as last recorded for certain
 	last     *pod.Observation // as last seen
 	ready    resources        // what the Pod has been given in this process
 	blocks   blocks
 	resizes  resizes
 	admitted bool
-	freed    func() // tells that room on the node was given back
+	freed    func() // reports that room on the node was freed
 	waiting  waiting
 	failed   *pod.RejectError
 	trouble  trouble
@@ -66,8 +66,8 @@ type worker struct {
 	log      *slog.Logger
 }
 
-// trouble is how often the worker's own work failed in a row, and what was said
-// of it last.
+// trouble counts the consecutive failures of the worker's own work, with the last one
+// reported.
 type trouble struct {
 	count int
 	said  string
@@ -84,7 +84,7 @@ func newWorker(ctx context.Context, c *Config, p *v1.Pod) *worker {
 	return w
 }
 
-// update gives the worker a newer version of its Pod. An ending Pod stays one.
+// update passes a newer version of its Pod to the worker. A terminating Pod stays one.
 func (w *worker) update(p *v1.Pod) {
 	old := w.spec.Load()
 	if old != nil && old.DeletionTimestamp != nil && p.DeletionTimestamp == nil {
@@ -124,7 +124,7 @@ func (w *worker) woken() bool {
 	}
 }
 
-// run works until the Pod has ended (true) or the process goes (false).
+// run works until the Pod has ended (true) or the process ends (false).
 func (w *worker) run() bool {
 	defer w.stop()
 	timer := time.NewTimer(time.Hour)
@@ -148,9 +148,8 @@ func (w *worker) run() bool {
 	}
 }
 
-// sync looks, plans and acts until there is nothing to do now. It returns when
-// to look again even if nothing happens, zero for never, and whether the Pod is
-// gone.
+// sync observes, plans and acts until there is nothing to do now. It returns when to do
+// so again even if nothing happens, zero for never, and whether the Pod is gone.
 func (w *worker) sync() (again time.Time, gone bool) {
 	if w.retryPulls.Swap(false) {
 		w.blocks.retryNow(true)
@@ -176,7 +175,7 @@ func (w *worker) sync() (again time.Time, gone bool) {
 			return w.later("recording the status", err), false
 		}
 		if !finished && view.Finished() {
-			continue // a finished Pod's plan is another
+			continue // a finished Pod has a different plan
 		}
 		if plan.Ended {
 			return w.end(view)
@@ -204,15 +203,15 @@ func (w *worker) sync() (again time.Time, gone bool) {
 	return time.Time{}, false
 }
 
-// look takes everything that is known of the Pod now.
+// look collects everything that is known of the Pod now.
 func (w *worker) look() (*pod.View, error) {
 	p := w.spec.Load()
 	seen, err := w.config.Observe(w.ctx, p.UID)
 	if err != nil {
 		return nil, err
 	}
-	// Before their results: an instance that this process sees for the first time
-	// has the verdicts that were recorded of it, or a restart would make it unready.
+	// Before reading the results: an instance that this process sees for the first time
+	// gets the results recorded in its status, or a restart would make it unready.
 	w.config.Probes.Sync(p, seen)
 	probes := w.config.Probes.Results(p.UID)
 	pod.Recall(&w.was, seen)
@@ -232,8 +231,8 @@ func (w *worker) look() (*pod.View, error) {
 	return v, nil
 }
 
-// rest is what a worker does before it sleeps: volumes follow their objects, and
-// a finished Pod gives back what it holds beside its containers.
+// rest does the work before a worker sleeps: it updates volumes that follow objects,
+// and releases what a finished Pod holds besides its containers.
 func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
 	if due := w.ready.again; w.ready.stale || !due.IsZero() && !time.Now().Before(due) {
 		if err := w.refresh(view); err != nil {
@@ -255,8 +254,7 @@ func (w *worker) rest(view *pod.View, again time.Time) (time.Time, bool) {
 	return again, false
 }
 
-// later logs the error, tells people when it is news, and returns when to try
-// again.
+// later logs the error, reports it if it is new, and returns when to retry.
 func (w *worker) later(what string, err error) time.Time {
 	if w.ctx.Err() != nil || errors.Is(err, context.Canceled) && w.starting.Err() != nil {
 		return time.Now()
