@@ -2,8 +2,8 @@ package pod
 
 import "time"
 
-// end stops an ending Pod: app containers and plain init containers together,
-// then the sidecars one by one in reverse order.
+// end stops a terminating Pod: app containers and plain init containers together, then
+// the sidecars one by one in reverse order.
 func end(v *View) Plan {
 	var p Plan
 	active := v.Seen.Active()
@@ -21,8 +21,8 @@ func end(v *View) Plan {
 	return p
 }
 
-// finish stops what a finished Pod left running, and its sandboxes, so that it
-// holds no address. Its containers stay on record for their logs.
+// finish stops what a finished Pod has left running, and its sandboxes, so that it
+// holds no address. Its containers stay in the runtime for their logs.
 func finish(v *View) Plan {
 	var p Plan
 	if active := v.Seen.Active(); len(active) > 0 {

@@ -31,23 +31,21 @@ const (
 	EventResizeError      = "ResizeError"
 )
 
-// Event is something that the user of the Kubernetes API shall hear of a Pod.
-// Whoever takes events counts those that are alike. Reasons beside the Event
-// constants are those of a WaitError or RejectError ("FailedMount",
-// "NetworkNotReady", "OutOfcpu").
+// Event is an event of a Pod for users of the Kubernetes API. The recipient counts
+// similar events. A reason is one of the Event constants, or that of a WaitError or
+// RejectError ("FailedMount", "NetworkNotReady", "OutOfcpu").
 type Event struct {
 	Pod call.Pod
-	// Field is the part of the Pod that it is about, as the fieldPath of an
-	// object reference; "" is the whole Pod.
+	// Field is the part of the Pod that the event is about, as the fieldPath of an
+	// object reference; "" means the whole Pod.
 	Field   string
 	Type    string // v1.EventTypeNormal or v1.EventTypeWarning
 	Reason  string // one CamelCase word
 	Message string // a sentence
 }
 
-// FieldOf returns the field path of the named container:
-// "spec.containers{web}". Of a container that the Pod does not have, or "", it
-// is "".
+// FieldOf returns the field path of the named container: "spec.containers{web}". It
+// returns "" for "" and for a container that the Pod does not have.
 func FieldOf(p *v1.Pod, container string) string {
 	switch {
 	case isApp(p, container):
@@ -60,8 +58,8 @@ func FieldOf(p *v1.Pod, container string) string {
 	return ""
 }
 
-// StartEvent returns the reason of the event that tells of a failed start with
-// the StartError's reason.
+// StartEvent returns the reason of the event for a failed start, given the StartError's
+// reason.
 func StartEvent(reason string) string {
 	switch reason {
 	case "ErrImageNeverPull":

@@ -8,10 +8,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// State is what a runtime says of a container.
+// State is the state of a container, as reported by the runtime.
 type State int
 
-// The states of a container, as CRI has them.
+// The states of a container in the CRI.
 const (
 	Unknown State = iota
 	Created
@@ -19,22 +19,22 @@ const (
 	Exited
 )
 
-// Sandbox is a sandbox of the Pod as the runtime reports it.
+// Sandbox is a sandbox of the Pod, as reported by the runtime.
 type Sandbox struct {
 	ID        string
 	Attempt   uint32
 	Ready     bool
 	CreatedAt time.Time
-	IPs       []string // the primary address first; none on the host's network
+	IPs       []string // the primary address first; none with host networking
 }
 
-// Container is one instance of a container as the runtime reports it.
+// Container is one instance of a container, as reported by the runtime.
 type Container struct {
 	ID, Name, SandboxID string
 	Attempt             uint32 // the restart count when it was created
-	Hash                string // Hash of the spec that it was made from
+	Hash                string // Hash of the spec that it was created from
 	State               State
-	// Image is the reference that it was made from, ImageID the image's id.
+	// Image is the reference that it was created from; ImageID is the image's ID.
 	Image, ImageID                   string
 	CreatedAt, StartedAt, FinishedAt time.Time
 	ExitCode                         int32
@@ -42,21 +42,21 @@ type Container struct {
 	LogPath                          string
 	// Delay is the restart delay that was in force when it was created.
 	Delay time.Duration
-	// Resources is what it was given, nil when that is not known.
+	// Resources are its resources, nil if unknown.
 	Resources *v1.ResourceRequirements
 }
 
-// Observation is what the runtime reported of one Pod at one moment. Both
-// lists are sorted as Sort does.
+// Observation is what the runtime reported of one Pod at one moment. Both lists are in
+// the order of Sort.
 type Observation struct {
 	Sandboxes  []Sandbox
 	Containers []Container
 }
 
-// Sort puts both lists into their order: what is in use, then the newest, by
-// attempt and then by creation. What is newer than what is in use, or was only
-// created although another of its attempt ran, comes from a call whose caller is
-// gone (a node that was killed): the runtime carried it out late.
+// Sort sorts both lists: what is in use first, then the newest, by attempt and then by
+// creation. An instance that is newer than the one in use, or was only created although
+// another of its attempt ran, comes from a call of a node that was killed: the runtime
+// carried it out late.
 func (o *Observation) Sort() {
 	used := map[string]int{}
 	for i := range o.Containers {
@@ -70,7 +70,7 @@ func (o *Observation) Sort() {
 	})
 }
 
-// active is 1 for an instance that runs, or may run, and else 0.
+// active returns 1 for an instance that runs, or may run, and 0 otherwise.
 func (c *Container) active() int {
 	if c.State == Running || c.State == Unknown {
 		return 1
@@ -78,7 +78,7 @@ func (c *Container) active() int {
 	return 0
 }
 
-// ran is 0 for an instance that was created only, and else 1.
+// ran returns 0 for an instance that was only created, and 1 otherwise.
 func (c *Container) ran() int {
 	if c.State == Created {
 		return 0
@@ -86,7 +86,7 @@ func (c *Container) ran() int {
 	return 1
 }
 
-// Sandbox returns the sandbox in use, else the newest, or nil.
+// Sandbox returns the sandbox in use, otherwise the newest, or nil.
 func (o *Observation) Sandbox() *Sandbox {
 	if len(o.Sandboxes) == 0 {
 		return nil
@@ -94,8 +94,7 @@ func (o *Observation) Sandbox() *Sandbox {
 	return &o.Sandboxes[0]
 }
 
-// Latest returns the instance of the container that is active, else the newest,
-// or nil.
+// Latest returns the active instance of the container, otherwise the newest, or nil.
 func (o *Observation) Latest(name string) *Container { return o.nth(name, 0) }
 
 // Previous returns the instance before the newest, or nil.

@@ -6,11 +6,11 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// Terminal reports whether a Pod in the phase is finished: nothing of it will run
-// again.
+// Terminal reports whether a Pod in the phase is finished, so that none of its
+// containers will run again.
 func Terminal(phase v1.PodPhase) bool { return phase == v1.PodSucceeded || phase == v1.PodFailed }
 
-// Ready reports whether the Pod is ready, as its condition says.
+// Ready reports whether the Pod's Ready condition is true.
 func Ready(s *v1.PodStatus) bool {
 	for _, c := range s.Conditions {
 		if c.Type == v1.PodReady {

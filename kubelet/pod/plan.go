@@ -8,8 +8,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// minGrace is the least time between stop signal and kill, also for a Pod
-// whose hooks used up its grace.
+// minGrace is the minimum time between stop signal and kill, even if the hooks have
+// used up the grace period.
 const minGrace = 2 * time.Second
 
 // Why containers are killed.
@@ -23,11 +23,11 @@ const (
 	KillResized   = "Resized"
 )
 
-// Kill ends one container instance.
+// Kill stops one container instance.
 type Kill struct {
 	ID, Name        string
 	Reason, Message string
-	// Grace includes the preStop hook's time.
+	// Grace is the grace period, including the time of the preStop hook.
 	Grace time.Duration
 }
 
@@ -41,22 +41,22 @@ type Start struct {
 // NewSandbox creates a sandbox.
 type NewSandbox struct{ Attempt uint32 }
 
-// Plan is what to do next with a Pod, in the order of its fields. After any of
-// it the Pod is observed again and a new plan made, so a plan never guesses
-// what its own actions will bring.
+// Plan is what to do next with a Pod, in the order of its fields. After any action the
+// Pod is observed again and a new plan is made, so a plan never has to predict the
+// effect of its own actions.
 type Plan struct {
 	Kill          []Kill   // all at the same time
-	Update        []Update // of instances that run on
+	Update        []Update // of instances that keep running
 	StopSandbox   []string // ids
 	Remove        []string // ids of ended or never started instances
-	RemoveSandbox []string // ids of sandboxes that hold nothing of interest
+	RemoveSandbox []string // ids of sandboxes that are no longer needed
 	Sandbox       *NewSandbox
 	Start         []Start // one after the other
-	// Failed ends the Pod for good.
+	// Failed, if not nil, makes the Pod fail for good.
 	Failed *RejectError
-	// Ended is set for an ending Pod of which nothing runs any more.
+	// Ended is set for a terminating Pod of which nothing runs any more.
 	Ended bool
-	// Again is when a decision may change without any event; zero is never.
+	// Again is when a decision may change without an event; zero means never.
 	Again time.Time
 }
 
@@ -66,7 +66,8 @@ func (p *Plan) Empty() bool {
 		p.Sandbox == nil && len(p.Start) == 0 && p.Failed == nil
 }
 
-// String says what the plan does, for logs: the same for two plans that do the same.
+// String describes the plan, for logs. Two plans that do the same have the same
+// description.
 func (p *Plan) String() string {
 	var parts []string
 	add := func(what string, id any) { parts = append(parts, fmt.Sprintf("%s %v", what, id)) }
@@ -94,9 +95,8 @@ func (p *Plan) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Decide returns what to do next. It is a pure function of the view: the same
-// view gives the same plan, and a view in which the plan has been carried out
-// gives an empty one.
+// Decide returns what to do next. It is a pure function: the same view gives the same
+// plan, and a view in which the plan has been carried out gives an empty one.
 func Decide(v *View) Plan {
 	switch {
 	case v.Ending != nil:
@@ -131,7 +131,7 @@ func (p *Plan) again(at time.Time) {
 	}
 }
 
-// deadline is when activeDeadlineSeconds is over, or zero.
+// deadline returns when activeDeadlineSeconds is over, or zero.
 func deadline(v *View) time.Time {
 	if v.Pod.Spec.ActiveDeadlineSeconds == nil || v.Was.StartTime == nil {
 		return time.Time{}
@@ -139,7 +139,7 @@ func deadline(v *View) time.Time {
 	return v.Was.StartTime.Add(time.Duration(*v.Pod.Spec.ActiveDeadlineSeconds) * time.Second)
 }
 
-// renew replaces a sandbox that is missing or dead.
+// renew replaces a sandbox that is missing or not ready.
 func renew(v *View, old *Sandbox, p *Plan) {
 	if active := v.Seen.Active(); len(active) > 0 {
 		for _, c := range active {
@@ -205,7 +205,7 @@ func initFailed(v *View, sandbox *Sandbox) bool {
 // run brings the containers of a ready sandbox forward.
 func run(v *View, sandbox *Sandbox, p *Plan) {
 	if initFailed(v, sandbox) || v.ended() {
-		return // the phase says so, and then it is a finished Pod
+		return // the phase becomes terminal, and then the Pod is finished
 	}
 	p.Kill = unwanted(v, sandbox)
 	prune(v, sandbox, p)
@@ -225,8 +225,8 @@ func run(v *View, sandbox *Sandbox, p *Plan) {
 	}
 }
 
-// debug starts ephemeral containers, each once in the Pod's life. They wait for
-// nobody, so that a Pod that hangs in its init containers can be looked into.
+// debug starts ephemeral containers, each once in the Pod's life. They do not wait for
+// other containers, so that a Pod that hangs in its init containers can be debugged.
 func debug(v *View, sandbox *Sandbox, p *Plan) {
 	for i := range v.Pod.Spec.EphemeralContainers {
 		start(v, sandbox, Common(&v.Pod.Spec.EphemeralContainers[i]), p)
@@ -263,7 +263,7 @@ func initialize(v *View, sandbox *Sandbox, p *Plan, killed map[string]bool) bool
 	return true
 }
 
-// start adds the start of the container when it is not running and due.
+// start adds the start of the container if it is not running and its start is due.
 func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 	latest := v.Seen.Latest(c.Name)
 	next := Start{Name: c.Name}
@@ -294,9 +294,9 @@ func start(v *View, sandbox *Sandbox, c *v1.Container, p *Plan) {
 	p.Start = append(p.Start, next)
 }
 
-// unwanted returns the kills of containers that the spec does not have or has
-// changed, whose probes failed, of which the runtime has lost track, or which are
-// in a sandbox that is not the Pod's any more.
+// unwanted returns the kills of containers that the spec no longer contains or has
+// changed, whose probes failed, that the runtime has lost track of, or that are in a
+// former sandbox of the Pod.
 func unwanted(v *View, sandbox *Sandbox) []Kill {
 	var kills []Kill
 	for _, seen := range v.Seen.Active() {
@@ -342,9 +342,9 @@ func probeGrace(p *v1.Probe, otherwise time.Duration) time.Duration {
 	return time.Duration(*p.TerminationGracePeriodSeconds) * time.Second
 }
 
-// prune removes instances older than the previous one, or that were created beside
-// another of the container, and sandboxes that are not in use: those with instances
-// on record are stopped only.
+// prune removes instances that are older than the previous one or were created beside
+// another of the container, and sandboxes that are not in use. A sandbox with instances
+// that are kept is only stopped.
 func prune(v *View, current *Sandbox, p *Plan) {
 	kept := map[string]bool{current.ID: true}
 	count, ran := map[string]int{}, map[string]int{}

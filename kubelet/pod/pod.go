@@ -1,7 +1,7 @@
-// Package pod holds the plain data that the parts of the kubelet hand to each
-// other, and the pure decisions over it: the plan (what to do next with a Pod)
-// and its helpers. Nothing here does I/O, reads a clock or starts a goroutine,
-// so all of it is tested without root.
+// Package pod holds the plain data that the parts of the kubelet exchange, and the pure
+// decisions based on it: the plan (what to do next with a Pod) and its helpers. Nothing
+// here does I/O, reads a clock or starts a goroutine, so all of it is tested without
+// root.
 //
 // The parts of the kubelet import this package and never each other.
 package pod
@@ -16,30 +16,31 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 )
 
-// CallOf returns the identity under which calls for the Pod are made.
+// CallOf returns the Pod's identity for calls made on its behalf.
 func CallOf(p *v1.Pod) call.Pod {
 	return call.Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}
 }
 
 // Volume is a Pod's volume, ready on the host.
 type Volume struct {
-	// HostPath is the directory, or the file of a file hostPath, that containers mount.
+	// HostPath is the directory that containers mount, or the file of a file hostPath.
 	HostPath string
 	// ReadOnly forces every mount of the volume read-only.
 	ReadOnly bool
-	// Relabel has the runtime give its files the Pod's SELinux label, as those of every
-	// volume that is made for Pods; what is the host's keeps its own.
+	// Relabel makes the runtime give the volume's files the Pod's SELinux label. It is
+	// set for every volume that is created for Pods; what belongs to the host keeps its
+	// own label.
 	Relabel bool
-	// Refresh is how often it is to be mounted again while the Pod runs, to bring
-	// its content up to date; zero is only when an object has changed.
+	// Refresh is how often the volume is to be mounted again while the Pod runs, to
+	// update its contents; zero means only after an object has changed.
 	Refresh time.Duration
 }
 
 // Volumes are a Pod's volumes by their name in the spec.
 type Volumes map[string]Volume
 
-// Devices is what device plugins answered for one container, merged over all
-// its resources.
+// Devices is what device plugins returned for one container, merged over all its
+// resources.
 type Devices struct {
 	Envs        map[string]string
 	Mounts      []DeviceMount
@@ -48,31 +49,31 @@ type Devices struct {
 	CDI         []string // fully qualified CDI device names
 }
 
-// DeviceMount is a mount that a device plugin asked for.
+// DeviceMount is a mount requested by a device plugin.
 type DeviceMount struct {
 	ContainerPath, HostPath string
 	ReadOnly                bool
 }
 
-// DeviceNode is a device node that a device plugin asked for. Permissions is
-// some of "rwm".
+// DeviceNode is a device node requested by a device plugin. Permissions is some of
+// "rwm".
 type DeviceNode struct {
 	ContainerPath, HostPath, Permissions string
 }
 
-// WaitError says that a Pod cannot go on yet and for what it waits: a plugin
-// that has not registered, an object that does not exist. It is not a failure:
-// the worker shows it in the Pod's status and tries again, at once when a
-// source it watches changes and otherwise with back-off.
+// WaitError says that a Pod cannot proceed yet and what it waits for: a plugin that has
+// not registered, an object that does not exist. It is not a failure: the worker shows
+// it in the Pod's status and retries, at once when a source that it watches changes,
+// and otherwise with back-off.
 type WaitError struct {
 	// Reason is one CamelCase word for the status, e.g. "FailedMount".
 	Reason string
-	// For is what is waited for, and what the user can do about it.
+	// For is what the Pod waits for, and what the user can do about it.
 	For string
 	Err error
 }
 
-// Error returns what is waited for, with the cause.
+// Error returns what the Pod waits for, with the cause.
 func (w *WaitError) Error() string {
 	if w.Err == nil {
 		return "waiting for " + w.For
@@ -92,8 +93,8 @@ func Waiting(err error) *WaitError {
 	return nil
 }
 
-// RejectError says that a Pod can never run here. Its phase becomes Failed
-// with the reason, finally.
+// RejectError says that a Pod can never run here. Its phase becomes Failed with the
+// reason, for good.
 type RejectError struct {
 	Reason  string // one CamelCase word: "UnexpectedAdmissionError", ...
 	Message string
@@ -107,7 +108,7 @@ func (r *RejectError) Error() string { return r.Message }
 type StartError struct {
 	Reason string
 	Err    error
-	// Pull is set for a pull that failed, which a pull Secret may mend.
+	// Pull is set for a failed image pull, which a change of a pull Secret may resolve.
 	Pull bool
 }
 
@@ -117,7 +118,7 @@ func (s *StartError) Error() string { return s.Err.Error() }
 // Unwrap returns the cause.
 func (s *StartError) Unwrap() error { return s.Err }
 
-// Request is what a container's configuration is made from, beside the node.
+// Request is the input for a container's configuration, apart from the node.
 type Request struct {
 	Pod       *v1.Pod
 	Container *v1.Container
@@ -125,10 +126,11 @@ type Request struct {
 	Volumes   Volumes
 	Devices   Devices
 	Sandbox   Sandbox // for its addresses
-	// Target is the id of the container whose processes an ephemeral container
-	// shall see, or "".
+	// Target is the ID of the container whose processes an ephemeral container is to
+	// see, or "".
 	Target string
-	// ImageID and the user that the image names: an id, or a name.
+	// ImageID is the image's ID. ImageUserName and ImageUser are the user that the
+	// image names: a name, or an ID.
 	ImageID, ImageUserName string
 	ImageUser              *int64
 }

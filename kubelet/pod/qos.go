@@ -5,8 +5,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// QOS returns the Pod's quality of service class: of its own resources, where
-// it has them, else of its containers'.
+// QOS returns the Pod's quality of service class, determined by its pod-level resources
+// if it has any, and otherwise by its containers' resources.
 func QOS(p *v1.Pod) v1.PodQOSClass {
 	guaranteed, any := true, false
 	for _, r := range accountable(p) {
@@ -29,10 +29,10 @@ func QOS(p *v1.Pod) v1.PodQOSClass {
 	}
 }
 
-// accountable returns the resources that decide about the Pod's class.
+// accountable returns the resources that determine the Pod's class.
 func accountable(p *v1.Pod) []v1.ResourceRequirements {
 	if own := p.Spec.Resources; own != nil && len(own.Limits)+len(own.Requests) > 0 {
-		// A request that is left out is what the containers ask for together.
+		// A missing request is what the containers request together.
 		asked := ownRequests(p)
 		return []v1.ResourceRequirements{{Limits: own.Limits, Requests: v1.ResourceList{
 			v1.ResourceCPU:    *resource.NewMilliQuantity(asked.MilliCPU, resource.DecimalSI),

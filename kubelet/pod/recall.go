@@ -7,15 +7,15 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// LostExitCode is what a container counts as having exited with when its
-// runtime has no record of it any more.
+// LostExitCode is the assumed exit code of a container that the runtime has no record
+// of any more.
 const LostExitCode = 137
 
-// Recall adds to the observation the containers that the recorded status knows
-// and the runtime does not: after a reboot, or when somebody removed them.
-// They have ended, with the recorded exit if there is one and else with reason
-// ContainerStatusUnknown. Without it a Pod whose records were lost would start
-// as if it were new, whatever its restart policy.
+// Recall adds to the observation the containers that the recorded status knows and the
+// runtime does not, after a reboot or because somebody removed them. They have ended,
+// with the recorded exit code if there is one, and otherwise with reason
+// ContainerStatusUnknown. Without it, a Pod whose records were lost would start as if
+// it were new, whatever its restart policy.
 func Recall(was *v1.PodStatus, seen *Observation) {
 	for n, list := range Statuses(was) {
 		for i := range list {
@@ -63,8 +63,8 @@ func recalled(s *v1.ContainerStatus, seen *Observation) (Container, bool) {
 	return c, true
 }
 
-// before compares a time from a status. One that was read back from the store has
-// whole seconds only: then what is of the same second is not before.
+// before compares a time from a status. A time that was read back from the store has
+// only whole seconds: a time in the same second is then not before t.
 func before(recorded, t time.Time) bool {
 	if recorded.Nanosecond() == 0 {
 		t = t.Truncate(time.Second)
@@ -72,15 +72,15 @@ func before(recorded, t time.Time) bool {
 	return recorded.Before(t)
 }
 
-// follows reports whether an instance on record makes one that ran, of that restart
-// count, a thing of the past. One of the same count that was created only does not:
-// it comes from a call whose caller is gone.
+// follows reports whether c supersedes an instance with the given restart count that
+// has run. An instance with the same count that was only created does not: it comes
+// from a call whose caller has died.
 func follows(c *Container, count int32) bool {
 	return int32(c.Attempt) > count || int32(c.Attempt) == count && c.State != Created
 }
 
-// ran reports whether the status says of the instance that it ever ran. One that
-// was created only is not missed: the next start makes another.
+// ran reports whether, by the status, the instance has ever run. One that was only
+// created is not missed: the next start creates another.
 func ran(s *v1.ContainerStatus, id string) bool {
 	last := s.LastTerminationState.Terminated
 	return s.State.Running != nil || s.State.Terminated != nil || last != nil && strings.HasSuffix(last.ContainerID, id)

@@ -7,8 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// Amount is how much of a node's processors and memory something takes: in
-// thousandths of a processor and in bytes.
+// Amount is an amount of CPU, in thousandths of a CPU, and of memory, in bytes.
 type Amount struct{ MilliCPU, Memory int64 }
 
 // Plus returns the sum.
@@ -18,11 +17,11 @@ func (a Amount) most(b Amount) Amount {
 	return Amount{max(a.MilliCPU, b.MilliCPU), max(a.Memory, b.Memory)}
 }
 
-// Requests returns what the Pod asks for: the sum of what may run at the same
-// time, which is its app containers and sidecars, or one of its init containers
-// beside the sidecars declared before it. Requests of the Pod itself replace
-// that, and its overhead comes on top. A limit without a request is one; that of
-// the Pod where its containers do not ask.
+// Requests returns what the Pod requests: the peak of what may run at the same time,
+// which is its app containers and sidecars, or one of its init containers with the
+// sidecars declared before it. Pod-level requests replace that; the Pod's overhead is
+// added. A limit without a request counts as a request, the Pod's own only if its
+// containers request nothing.
 func Requests(p *v1.Pod) Amount {
 	return ownRequests(p).Plus(amountIn(p.Spec.Overhead))
 }
@@ -41,8 +40,8 @@ func ownRequests(p *v1.Pod) Amount {
 	return total
 }
 
-// Limits returns what the Pod may use at most, reckoned as Requests is. It is no
-// bound where a container has no limit: see Bounded. What is zero has none.
+// Limits returns what the Pod may use at most, computed like Requests. If a container
+// has no limit, the result does not bound the Pod: see Bounded. Zero means no limit.
 func Limits(p *v1.Pod) Amount {
 	total := peak(p, func(r *v1.ResourceRequirements) Amount { return amountIn(r.Limits) })
 	if p.Spec.Resources != nil {
@@ -99,7 +98,7 @@ func amountIn(list v1.ResourceList) Amount {
 	return Amount{list.Cpu().MilliValue(), list.Memory().Value()}
 }
 
-// AmountOf returns what is asked for: the limit, where there is no request.
+// AmountOf returns what r requests: the limit if there is no request.
 func AmountOf(r *v1.ResourceRequirements) Amount {
 	var a Amount
 	if q, ok := requested(r, v1.ResourceCPU); ok {
@@ -111,8 +110,7 @@ func AmountOf(r *v1.ResourceRequirements) Amount {
 	return a
 }
 
-// requested returns the request for the resource, or the limit when there is no
-// request.
+// requested returns the request for the resource, or the limit if there is none.
 func requested(r *v1.ResourceRequirements, name v1.ResourceName) (resource.Quantity, bool) {
 	q, ok := r.Requests[name]
 	if !ok {

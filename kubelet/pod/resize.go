@@ -11,29 +11,29 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// A resize has three stages. What the spec asks for is *desired*. What the node
-// granted is *allocated*: it is recorded in the container statuses
-// (allocatedResources, and resources for what else there is) and replaces the
-// spec in every decision while a wish is not granted (Settled). What a running
-// instance was given is *actuated*: it stands in an annotation of the
-// instance from its creation, and in its recorded status from then on. What
-// runtimes report of it is not used: they round, and older ones report nothing.
+// A resize has three stages. What the spec asks for is *desired*. What the node has
+// granted is *allocated*: it is recorded in the container statuses (allocatedResources,
+// and resources for everything else), and replaces the spec in every decision until the
+// desired resources are granted (Settled). What a running instance was given is
+// *actuated*: it is in an annotation of the instance from its creation, and in its
+// recorded status after that. What runtimes report is not used: they round, and older
+// ones report nothing.
 
-// ResizePending says that the resources that the spec asks for are not granted.
+// ResizePending says that the resources in the spec have not been granted.
 type ResizePending struct {
-	// Reason is v1.PodReasonDeferred when others have the room at the moment, or
-	// v1.PodReasonInfeasible.
+	// Reason is v1.PodReasonDeferred if other Pods have the room at the moment, and
+	// otherwise v1.PodReasonInfeasible.
 	Reason, Message string
 }
 
 // Update changes the resources of a running instance.
 type Update struct {
 	ID, Name string
-	// From and To are what it has and what it shall have.
+	// From and To are the current and the new resources.
 	From, To v1.ResourceRequirements
 }
 
-// String says what is changed, for logs.
+// String describes the change, for logs.
 func (u Update) String() string { return fmt.Sprintf("%s to %s", u.ID, quantities(&u.To)) }
 
 func quantities(r *v1.ResourceRequirements) string {
@@ -47,8 +47,8 @@ func quantities(r *v1.ResourceRequirements) string {
 	return strings.Join(parts, " ")
 }
 
-// Resized reports whether the spec asks for other resources than were
-// allocated. Of a container without a record it does not.
+// Resized reports whether the spec asks for other resources than were allocated. A
+// container without a record does not count.
 func Resized(p *v1.Pod, was *v1.PodStatus) bool {
 	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
@@ -60,8 +60,8 @@ func Resized(p *v1.Pod, was *v1.PodStatus) bool {
 	return false
 }
 
-// Settled returns the Pod with the resources that are allocated by the recorded
-// status, where the spec asks for others. It shares memory with p.
+// Settled returns the Pod with the resources that are allocated by the recorded status,
+// where the spec differs. It shares memory with p.
 func Settled(p *v1.Pod, was *v1.PodStatus) *v1.Pod {
 	if !Resized(p, was) {
 		return p
@@ -78,9 +78,9 @@ func Settled(p *v1.Pod, was *v1.PodStatus) *v1.Pod {
 	return &next
 }
 
-// allocation returns what is allocated to the container, nil when that is what
-// its spec says. Only requests need room on the node, so a change of limits
-// alone is never refused.
+// allocation returns what is allocated to the container, or nil if that equals its
+// spec. Only requests need room on the node, so a change of limits alone is never
+// rejected.
 func allocation(c *v1.Container, was *v1.PodStatus) *v1.ResourceRequirements {
 	for _, list := range Statuses(was) {
 		for i := range list {
@@ -93,9 +93,9 @@ func allocation(c *v1.Container, was *v1.PodStatus) *v1.ResourceRequirements {
 	return nil
 }
 
-// RecallResources fills in what the instances of the observation were given
-// since they were created: updated is what this process gave, by container id,
-// and the recorded status knows what earlier ones gave.
+// RecallResources fills in what the observed instances were given since their creation:
+// updated is what this process gave them, by container ID, and the recorded status has
+// what earlier processes gave.
 func RecallResources(was *v1.PodStatus, updated map[string]v1.ResourceRequirements, seen *Observation) {
 	recorded := map[string]*v1.ResourceRequirements{}
 	for _, list := range Statuses(was) {
@@ -116,9 +116,8 @@ func RecallResources(was *v1.PodStatus, updated map[string]v1.ResourceRequiremen
 	}
 }
 
-// Resizing reports whether the instance runs with other resources than its spec
-// says, of those that can be changed while it runs: those of an app container
-// or sidecar.
+// Resizing reports whether the instance, of an app container or sidecar, runs with
+// resources that differ from its spec and can be changed while it runs.
 func Resizing(p *v1.Pod, seen *Container) bool {
 	c := Find(p, seen.Name)
 	if c == nil || seen.State != Running || seen.Resources == nil || !isApp(p, c.Name) && !IsSidecar(c) {
@@ -127,7 +126,7 @@ func Resizing(p *v1.Pod, seen *Container) bool {
 	return len(differing(seen.Resources, &c.Resources)) > 0
 }
 
-// differing returns which of processor and memory differ.
+// differing returns which of CPU and memory differ.
 func differing(a, b *v1.ResourceRequirements) []v1.ResourceName {
 	var names []v1.ResourceName
 	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
@@ -142,7 +141,7 @@ func differing(a, b *v1.ResourceRequirements) []v1.ResourceName {
 	return names
 }
 
-// resizeRestarts reports whether the resize policy has the instance restarted.
+// resizeRestarts reports whether the resize policy requires a restart of the instance.
 func resizeRestarts(p *v1.Pod, seen *Container, c *v1.Container) bool {
 	if !Resizing(p, seen) {
 		return false
@@ -153,7 +152,7 @@ func resizeRestarts(p *v1.Pod, seen *Container, c *v1.Container) bool {
 	})
 }
 
-// resize changes the resources of what runs on.
+// resize plans the changes of the resources of instances that keep running.
 func resize(v *View, p *Plan, killed map[string]bool) {
 	for i := range v.Seen.Containers {
 		seen := &v.Seen.Containers[i]
@@ -168,9 +167,9 @@ func resize(v *View, p *Plan, killed map[string]bool) {
 	}
 }
 
-// Widest returns the Pod with the larger of what its running instances have and
-// what they shall have: what its cgroup must allow while they are being changed.
-// It shares memory with p.
+// Widest returns the Pod with the larger of its running instances' current and new
+// resources: what its cgroup must allow while they are being changed. It shares memory
+// with p.
 func Widest(p *v1.Pod, seen *Observation) *v1.Pod {
 	next := *p
 	for _, list := range []*[]v1.Container{&next.Spec.InitContainers, &next.Spec.Containers} {
@@ -185,7 +184,7 @@ func Widest(p *v1.Pod, seen *Observation) *v1.Pod {
 	return &next
 }
 
-// wider has the larger quantities of both; what one does not limit is not
+// wider returns the larger quantities of both; what either does not limit is not
 // limited.
 func wider(a, b *v1.ResourceRequirements) v1.ResourceRequirements {
 	out := v1.ResourceRequirements{Requests: maps.Clone(b.Requests), Limits: v1.ResourceList{}}

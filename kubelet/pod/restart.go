@@ -7,15 +7,15 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// The restart back-off, as the upstream kubelet has it.
+// The restart back-off, as in the upstream kubelet.
 const (
 	delayMin   = 10 * time.Second
 	delayMax   = 300 * time.Second
-	delayReset = 10 * time.Minute // an instance that ran this long starts afresh
+	delayReset = 10 * time.Minute // an instance that ran this long resets the delay
 )
 
-// Restarts reports whether a container that ended with the code is started
-// again. An ephemeral container never is.
+// Restarts reports whether a container that exited with the code is started again. An
+// ephemeral container never is.
 func Restarts(p *v1.Pod, c *v1.Container, code int32) bool {
 	if Ephemeral(p, c.Name) != nil {
 		return false
@@ -36,17 +36,16 @@ func Restarts(p *v1.Pod, c *v1.Container, code int32) bool {
 	}
 }
 
-// Restarts reports whether the ended instance is followed by another: as the
-// restart policy says, and whatever it says when it was ended for a change of its
-// spec.
+// Restarts reports whether another instance follows the ended one: according to the
+// restart policy, and in any case if it was stopped for a change of its spec.
 func (v *View) Restarts(c *v1.Container, ended *Container) bool {
 	return v.replaced(c, ended) || Restarts(v.Pod, c, ended.ExitCode)
 }
 
-// replaced reports whether the app container changed while the ended instance ran.
-// One that had ended before is recorded as terminated for good, so a user who
-// changes it later does not have it run again. One that is recorded as to be
-// followed is, also when the runtime has forgotten what it was made from.
+// replaced reports whether the app container changed while the ended instance ran. An
+// instance that had ended before is recorded as terminated for good, so a later change
+// by a user does not run it again. If the record says that another instance follows,
+// that holds even when the runtime has forgotten what the ended one was created from.
 func (v *View) replaced(c *v1.Container, ended *Container) bool {
 	if !isApp(v.Pod, c.Name) {
 		return false
@@ -64,13 +63,13 @@ func (v *View) replaced(c *v1.Container, ended *Container) bool {
 	return differs
 }
 
-// RestartAt is the earliest time at which the ended instance may be followed
-// by another: at once after the first, then after delays that double.
+// RestartAt returns the earliest time at which another instance may follow the ended
+// one: at once after the first, then after delays that double.
 func RestartAt(c *Container) time.Time {
 	return c.FinishedAt.Add(delayInForce(c))
 }
 
-// nextDelay is the delay that the instance after c is created with.
+// nextDelay returns the delay to create the instance after c with.
 func nextDelay(c *Container) time.Duration {
 	d := delayInForce(c)
 	if d == 0 {
@@ -86,9 +85,9 @@ func delayInForce(c *Container) time.Duration {
 	return c.Delay
 }
 
-// Backoff returns the delay after n failures in a row of something other than
-// a container's own run: an image pull, a creation, a mount. The first retry
-// comes after base, and the delay doubles up to limit.
+// Backoff returns the delay after n consecutive failures of something other than a
+// container's own run: an image pull, a creation, a mount. The first retry comes after
+// base; the delay doubles up to limit.
 func Backoff(n int, base, limit time.Duration) time.Duration {
 	d := base
 	for ; n > 1 && d < limit; n-- {

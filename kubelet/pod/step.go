@@ -6,7 +6,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/call"
 )
 
-// The steps of a Pod's life that are reported, Step.What.
+// The reported steps of a Pod's life, for Step.What.
 const (
 	StepWait      = "wait"      // the Pod waits; Err says for what
 	StepVolume    = "volume"    // all volumes are mounted; Name lists them
@@ -21,12 +21,12 @@ const (
 	StepEnd       = "end"       // everything of the Pod is gone
 )
 
-// Step is one thing that happened to a Pod. It is for people: a line on a
+// Step is one thing that happened to a Pod. It is meant for people: a line on a
 // terminal, a row of a timeline.
 type Step struct {
 	Pod  call.Pod
 	What string // one of the Step constants
-	// Name is what the step was about: a container, an image, a phase.
+	// Name is the subject of the step: a container, an image, a phase.
 	Name string
 	// Took is how long the step's own work lasted, zero for a mere event.
 	Took time.Duration

@@ -6,63 +6,62 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// Outcome is the verdict of a probe.
+// Outcome is the result of a probe.
 type Outcome int
 
-// The verdicts. Pending is the state before enough probes ran.
+// The results. Pending is the state until enough probes have run.
 const (
 	Pending Outcome = iota
 	Success
 	Failure
 )
 
-// Probed is what the probes of one container instance say. A probe that the
-// spec does not have says Success.
+// Probed holds the results of the probes of one container instance. A probe that the
+// spec does not have counts as Success.
 type Probed struct {
 	Startup, Liveness, Readiness Outcome
-	// Message is the last failure's output.
+	// Message is the output of the last failure.
 	Message string
 }
 
-// Block says that the last attempt to start a container did not succeed.
+// Block says that the last attempt to start a container failed.
 type Block struct {
 	Reason, Message string    // for the container's waiting state
 	Until           time.Time // the earliest next attempt
 }
 
-// Ending says that the Pod shall end.
+// Ending says that the Pod is to terminate.
 type Ending struct {
-	// Deadline is when its grace is over, by the clock of Now. It only ever moves
-	// forward to an earlier time.
+	// Deadline is the end of its grace period, by the clock of Now. It only ever moves
+	// to an earlier time.
 	Deadline time.Time
-	// Force lets no container have the minimum grace.
+	// Force denies containers the minimum grace period.
 	Force bool
 }
 
-// View is all that is known of a Pod at one moment: the input of every pure
-// decision about it.
+// View is everything known of a Pod at one moment: the input of every pure decision
+// about it.
 type View struct {
 	Pod *v1.Pod
-	// Was is the status as last recorded. Its terminal phase is final, and it
-	// remembers containers of which the runtime has lost the record.
+	// Was is the status as last recorded. Its terminal phase is final, and it remembers
+	// containers that the runtime has lost the record of.
 	Was    *v1.PodStatus
 	Seen   *Observation
-	Probes map[string]Probed // by container id; none means no verdict yet
+	Probes map[string]Probed // by container id; a missing one means no result yet
 	Blocks map[string]Block  // by container name
-	// Resizes says of running instances, by container id, that the last attempt to
-	// change their resources did not succeed.
+	// Resizes has an entry, by container ID, for each running instance whose last
+	// attempt to change its resources failed.
 	Resizes map[string]Block
-	// Pending is set while the spec asks for resources that are not granted. Pod
-	// has those that are.
+	// Pending is set while the spec asks for resources that are not granted. Pod has
+	// the granted ones.
 	Pending *ResizePending
-	// Admitting is set while the Pod has not been admitted to the node: nothing of
-	// it is started.
+	// Admitting is set until the Pod is admitted to the node: nothing of it is started.
 	Admitting bool
-	// Wait is what the whole Pod waits for, or nil.
+	// Wait is what the Pod waits for, or nil.
 	Wait *WaitError
-	// Failed is why the Pod can never run, or run on, or nil.
+	// Failed is why the Pod can never run, or not any longer, or nil.
 	Failed *RejectError
-	// Ending is nil while the Pod shall run.
+	// Ending is nil unless the Pod is to terminate.
 	Ending *Ending
 	Now    time.Time
 }
@@ -72,7 +71,7 @@ func (v *View) Finished() bool {
 	return Terminal(v.Was.Phase)
 }
 
-// Probed returns the verdicts for an instance.
+// Probed returns the probe results of an instance.
 func (v *View) Probed(c *Container) Probed { return v.Probes[c.ID] }
 
 // IsSidecar reports whether an init container is a sidecar: one that runs
@@ -81,8 +80,8 @@ func IsSidecar(c *v1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 
-// Find returns the spec of the named container, init and ephemeral containers
-// included, or nil.
+// Find returns the spec of the named container, or nil. It includes init and ephemeral
+// containers.
 func Find(p *v1.Pod, name string) *v1.Container {
 	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
@@ -107,8 +106,8 @@ func Ephemeral(p *v1.Pod, name string) *v1.EphemeralContainer {
 	return nil
 }
 
-// Common returns what an ephemeral container has in common with others. It
-// shares e's memory.
+// Common returns the fields that an ephemeral container shares with other containers.
+// It shares e's memory.
 func Common(e *v1.EphemeralContainer) *v1.Container {
 	return (*v1.Container)(&e.EphemeralContainerCommon)
 }
@@ -119,7 +118,7 @@ func Statuses(s *v1.PodStatus) [][]v1.ContainerStatus {
 	return [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses}
 }
 
-// isApp reports whether the name is of an app container.
+// isApp reports whether the name is that of an app container.
 func isApp(p *v1.Pod, name string) bool {
 	for i := range p.Spec.Containers {
 		if p.Spec.Containers[i].Name == name {
@@ -129,7 +128,7 @@ func isApp(p *v1.Pod, name string) bool {
 	return false
 }
 
-// IsInit reports whether the name is of an init container, sidecars included.
+// IsInit reports whether the name is that of an init container, including sidecars.
 func IsInit(p *v1.Pod, name string) bool {
 	for i := range p.Spec.InitContainers {
 		if p.Spec.InitContainers[i].Name == name {
@@ -160,8 +159,8 @@ func (v *View) anyApp() bool {
 	return false
 }
 
-// Names returns the names of all the Pod's containers: those of its spec's
-// lists in the order app, init, ephemeral.
+// Names returns the names of all the Pod's containers, in the order of the spec's
+// lists: app, init, ephemeral.
 func Names(p *v1.Pod) []string {
 	var names []string
 	for _, list := range [][]v1.Container{p.Spec.Containers, p.Spec.InitContainers} {
