@@ -18,11 +18,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// maxMessage is the most of a termination message that is read, in bytes.
+// maxMessage is how much of a termination message is read, in bytes.
 const maxMessage = 4096
 
-// Observe asks the runtime for everything it knows of the Pod now. It sees
-// only what this node made.
+// Observe asks the runtime for everything that it knows of the Pod now. It sees only
+// what this node created.
 func (o *Observer) Observe(ctx context.Context, uid types.UID) (*pod.Observation, error) {
 	select {
 	case o.active <- struct{}{}:
@@ -99,7 +99,7 @@ func (o *Observer) container(ctx context.Context, item *runtimeapi.Container, se
 		return fmt.Errorf("asking for container %q: %w", item.Id, err)
 	}
 	s := resp.GetStatus()
-	delay, _ := time.ParseDuration(s.GetAnnotations()[pod.AnnotationDelay]) // absent is none
+	delay, _ := time.ParseDuration(s.GetAnnotations()[pod.AnnotationDelay]) // a missing one means none
 	c := pod.Container{
 		ID: item.Id, SandboxID: item.PodSandboxId, Name: s.GetLabels()[pod.LabelContainerName],
 		Attempt: s.GetMetadata().GetAttempt(), Hash: s.GetAnnotations()[pod.AnnotationHash], Delay: delay,
@@ -122,7 +122,8 @@ func (o *Observer) container(ctx context.Context, item *runtimeapi.Container, se
 	return nil
 }
 
-// imageName prefers what the user wrote over the id by which it was created.
+// imageName prefers the user's reference over the ID by which the container was
+// created.
 func imageName(spec *runtimeapi.ImageSpec) string {
 	if name := spec.GetUserSpecifiedImage(); name != "" {
 		return name
@@ -146,7 +147,7 @@ func stateOf(s runtimeapi.ContainerState) pod.State {
 	}
 }
 
-// moment converts nanoseconds since 1970, in which zero means never.
+// moment converts nanoseconds since 1970; zero means never.
 func moment(ns int64) time.Time {
 	if ns <= 0 {
 		return time.Time{}
@@ -154,8 +155,8 @@ func moment(ns int64) time.Time {
 	return time.Unix(0, ns)
 }
 
-// terminationMessage reads what the container left in its termination message
-// file, or the end of its log where its policy asks for that.
+// terminationMessage returns the contents of the container's termination message file,
+// or the end of its log if its policy asks for that.
 func terminationMessage(ctx context.Context, s *runtimeapi.ContainerStatus) string {
 	text := readMessage(s.GetAnnotations()[pod.AnnotationTerminationFile])
 	if text == "" && s.GetExitCode() != 0 && s.GetAnnotations()[pod.AnnotationTerminationPolicy] == "FallbackToLogsOnError" {

@@ -1,10 +1,10 @@
-// Package observer watches a CRI runtime for the kubelet. It answers what the
-// runtime knows of one Pod (Observe), and tells when that may have changed
-// (Run): at once by the runtime's events, and by listing everything from time
-// to time, often where the runtime has no events, seldom where it has.
+// Package observer watches a CRI runtime for the kubelet. It returns what the runtime
+// knows of one Pod (Observe), and reports when that may have changed (Run): at once by
+// the runtime's events, and by listing everything from time to time, often if the
+// runtime has no events and rarely if it has.
 //
-// It keeps no state that decides anything: what it tells is only "look again".
-// Safe for concurrent use.
+// It keeps no state that decides anything: its reports only mean "look again". It is
+// safe for concurrent use.
 package observer
 
 import (
@@ -24,29 +24,29 @@ import (
 )
 
 const (
-	retryMin = 20 * time.Millisecond // after the runtime went away
+	retryMin = 20 * time.Millisecond // after the runtime became unavailable
 	retryMax = 1000 * time.Millisecond
-	// lookMost is the most that a look at the runtime takes, the kubelet's own
-	// deadline for a call: one that is never answered must not hold a Pod for ever.
+	// lookMost bounds one query of the runtime, by the kubelet's own deadline for a
+	// call: a call that is never answered must not block a Pod forever.
 	lookMost = 2 * time.Minute
 )
 
-// rhythm is the time between lists: the least after a change or an observation,
-// twice as much each time that nothing has changed, until it is the most.
+// rhythm is the time between lists: least after a change or an observation, doubled
+// each time that nothing has changed, up to most.
 type rhythm struct{ least, most time.Duration }
 
-// besideEvents is the safety net of a runtime with events; withoutEvents lets
-// an exit be noticed after about as long again as the container ran, and a
-// second at most.
+// besideEvents is the safety net of a runtime with events. With withoutEvents, an exit
+// is noticed after about as long again as the container ran, and after a second at
+// most.
 func besideEvents() rhythm  { return rhythm{15 * time.Second, 15 * time.Second} }
 func withoutEvents() rhythm { return rhythm{50 * time.Millisecond, time.Second} }
 
-// Config is what an Observer works with.
+// Config configures an Observer.
 type Config struct {
 	Runtime runtimeapi.RuntimeServiceClient
 	NodeID  string // the value of pod.LabelNode on what belongs to this node
-	// Changed is told of a Pod whose sandbox or containers may have changed. It
-	// must not block.
+	// Changed is called for a Pod whose sandbox or containers may have changed. It must
+	// not block.
 	Changed func(types.UID)
 	Logger  *slog.Logger // nil discards
 }
@@ -68,8 +68,8 @@ func New(c Config) *Observer {
 	return &Observer{config: c, log: log, active: make(chan struct{}, 1)}
 }
 
-// Run tells of changes until ctx ends, and returns nil then. The runtime may
-// go away and come back meanwhile.
+// Run reports changes until ctx ends, and then returns nil. The runtime may become
+// unavailable and come back meanwhile.
 func (o *Observer) Run(ctx context.Context) error {
 	failures := 0
 	for ctx.Err() == nil {
@@ -88,8 +88,8 @@ func (o *Observer) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow reads the runtime's events and lists it at the beginning and every
-// now and then.
+// follow reads the runtime's events, and lists everything at the start and from time to
+// time.
 func (o *Observer) follow(ctx context.Context, failures *int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -100,7 +100,7 @@ func (o *Observer) follow(ctx context.Context, failures *int) error {
 	listed := make(chan struct{})
 	go func() {
 		defer close(listed)
-		defer cancel() // a runtime that cannot be listed is followed anew
+		defer cancel() // if the runtime cannot be listed, following starts again
 		if err := o.poll(ctx, besideEvents()); ctx.Err() == nil {
 			o.log.Debug("listing the runtime", "err", err)
 		}
@@ -123,8 +123,8 @@ func (o *Observer) follow(ctx context.Context, failures *int) error {
 	}
 }
 
-// poll lists the runtime at once and in the rhythm, and tells of differences.
-// It returns the first error.
+// poll lists everything at once and then in the rhythm, and reports differences. It
+// returns the first error.
 func (o *Observer) poll(ctx context.Context, r rhythm) error {
 	wait := r.least
 	for {
@@ -147,8 +147,8 @@ func (o *Observer) poll(ctx context.Context, r rhythm) error {
 	}
 }
 
-// rest waits, and reports true when somebody observed a Pod meanwhile and the
-// rhythm answers to that: whoever does works on it.
+// rest waits, and returns true if a Pod was observed meanwhile and the rhythm reacts to
+// that: whoever observes a Pod is working on it.
 func (o *Observer) rest(ctx context.Context, wait time.Duration, r rhythm) (active bool) {
 	answering := o.active
 	if r.least == r.most {
@@ -165,8 +165,7 @@ func (o *Observer) rest(ctx context.Context, wait time.Duration, r rhythm) (acti
 	return false
 }
 
-// Found returns the Pods that have anything in the runtime and belong to this
-// node.
+// Found returns the Pods of this node that have anything in the runtime.
 func (o *Observer) Found(ctx context.Context) (map[types.UID]call.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookMost)
 	defer cancel()
@@ -186,7 +185,7 @@ func identity(labels map[string]string) call.Pod {
 	return call.Pod{Namespace: labels[pod.LabelPodNamespace], Name: labels[pod.LabelPodName], UID: labels[pod.LabelPodUID]}
 }
 
-// list takes a snapshot of the states of all that belongs to this node.
+// list takes a snapshot of the states of everything that belongs to this node.
 func (o *Observer) list(ctx context.Context) (map[string]entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookMost)
 	defer cancel()
@@ -209,7 +208,7 @@ func (o *Observer) list(ctx context.Context) (map[string]entry, error) {
 	return all, nil
 }
 
-// pause sleeps until ctx ends at the latest.
+// pause sleeps for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -19,7 +19,7 @@ type snapshot struct {
 	entries map[string]entry
 }
 
-// replace stores the new list and returns the Pods for which it differs.
+// replace stores the new list and returns the Pods that differ in it.
 func (s *snapshot) replace(now map[string]entry) map[types.UID]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,8 +38,8 @@ func (s *snapshot) replace(now map[string]entry) map[types.UID]bool {
 	return changed
 }
 
-// saw adds what an observation of one Pod found. What was seen only then, between
-// two lists, would be missed by nobody when it goes.
+// saw adds what an observation of one Pod found. Otherwise, if something was seen only
+// then, between two lists, nobody would notice its disappearance.
 func (s *snapshot) saw(uid types.UID, seen map[string]int32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,7 +51,7 @@ func (s *snapshot) saw(uid types.UID, seen map[string]int32) {
 	}
 }
 
-// owner returns the Pod of a listed id.
+// owner returns the Pod that a listed ID belongs to.
 func (s *snapshot) owner(id string) (types.UID, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,14 +8,14 @@ import (
 	"github.com/nodekit-project/nodekit/cri/log"
 )
 
-// What FallbackToLogsOnError takes from the end of a log: the kubelet's
-// documented limits.
+// What FallbackToLogsOnError takes from the end of a log: the kubelet's documented
+// limits.
 const (
 	tailBytes = 2048
 	tailLines = 80
 )
 
-// logTail returns the end of a container's log, or "" when it cannot be read.
+// logTail returns the end of a container's log, or "" if it cannot be read.
 func logTail(ctx context.Context, path string) string {
 	if path == "" {
 		return ""

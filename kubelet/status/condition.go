@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// conditions recomputes the kubelet's conditions in s. Conditions of others
-// stay, and one that does not change keeps its transition time.
+// conditions recomputes the kubelet's conditions in s. It keeps the conditions of
+// others, and the transition time of those that do not change.
 func conditions(v *pod.View, s *v1.PodStatus) {
 	terminal := pod.Terminal(s.Phase)
 	set := func(kind v1.PodConditionType, ok bool, reason, message string) {
@@ -66,8 +66,8 @@ func conditions(v *pod.View, s *v1.PodStatus) {
 	resizes(v, s)
 }
 
-// resizes says what becomes of a change of resources. Both conditions are there
-// while they are true only.
+// resizes reports the state of a resource change. Both conditions exist only while they
+// are true.
 func resizes(v *pod.View, s *v1.PodStatus) {
 	show := func(kind v1.PodConditionType, ok bool, reason, message string) {
 		if !ok {

@@ -63,8 +63,8 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 		s.State.Terminated = c.terminated(latest)
 		s.Ready = pod.IsInit(c.view.Pod, spec.Name) && !pod.IsSidecar(spec) && latest.ExitCode == 0
 	case latest.State == pod.Unknown && was.State.Running != nil && was.ContainerID == s.ContainerID:
-		// It did run, which must not be forgotten: when the runtime loses its record as
-		// well, it has ended and was not merely created.
+		// It did run, and that must be remembered: if the runtime loses its record as
+		// well, the container has ended and was not merely created.
 		s.State.Running = was.State.Running
 	default: // created and not yet started, or unknown
 		s.State.Waiting = c.waiting(spec)
@@ -77,10 +77,10 @@ func (c *containers) one(spec *v1.Container, was *v1.ContainerStatus) v1.Contain
 	return s
 }
 
-// resources says what is allocated to the container, and what its instance has:
-// until it runs, what it will be given. Before the Pod is admitted it is
-// nothing. What is said here is also the record that a resize goes by
-// (pod.Settled, pod.RecallResources).
+// resources reports what is allocated to the container, and what its instance has:
+// until it runs, what it will be given. Before the Pod is admitted, that is nothing.
+// The result is also the record that a resize relies on (pod.Settled,
+// pod.RecallResources).
 func (c *containers) resources(s *v1.ContainerStatus, spec *v1.Container, latest *pod.Container) {
 	if c.view.Admitting {
 		return
@@ -103,7 +103,7 @@ func (c *containers) ephemeral(spec *v1.Container, was *v1.ContainerStatus) v1.C
 	return s
 }
 
-// restarts reports whether the ended instance will be followed by another.
+// restarts reports whether another instance will follow the ended one.
 func (c *containers) restarts(spec *v1.Container, latest *pod.Container) bool {
 	v := c.view
 	if v.Ending != nil || v.Failed != nil || v.Finished() {
@@ -118,8 +118,8 @@ func (c *containers) restarts(spec *v1.Container, latest *pod.Container) bool {
 	return !pod.IsInit(c.view.Pod, spec.Name) || pod.IsSidecar(spec) || !appStarted(v)
 }
 
-// renewed reports whether an init container that ended runs again because the Pod
-// has got another sandbox since.
+// renewed reports whether an init container that has ended runs again because the Pod
+// has a new sandbox.
 func (c *containers) renewed(spec *v1.Container, latest *pod.Container) bool {
 	s := c.view.Seen.Sandbox()
 	if s == nil || !s.Ready || s.ID == latest.SandboxID || !pod.IsInit(c.view.Pod, spec.Name) || pod.IsSidecar(spec) {
@@ -146,7 +146,7 @@ func (c *containers) restarting(spec *v1.Container, latest *pod.Container) *v1.C
 	return c.waiting(spec)
 }
 
-// waiting says why a container has not been started.
+// waiting returns why a container has not been started.
 func (c *containers) waiting(spec *v1.Container) *v1.ContainerStateWaiting {
 	if b, ok := c.view.Blocks[spec.Name]; ok {
 		return &v1.ContainerStateWaiting{Reason: b.Reason, Message: b.Message}

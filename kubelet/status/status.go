@@ -1,7 +1,7 @@
-// Package status computes a Pod's v1.PodStatus from what is known of it. It is
-// a pure function: phase, conditions and container states follow from the
-// view, and what must be stable over time (transition times, start time,
-// addresses of an ended Pod) is taken over from the status as last recorded.
+// Package status computes a Pod's v1.PodStatus from what is known of it. It is a pure
+// function: phase, conditions and container states follow from the view, and what must
+// be stable over time (transition times, start time, addresses of a terminated Pod) is
+// taken from the status as last recorded.
 package status
 
 import (
@@ -13,14 +13,14 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Node is what a status says of the node.
+// Node is what a status says about the node.
 type Node struct {
 	IPs     []string // the node's addresses, the primary first
 	Runtime string   // the prefix of container ids: "containerd", "nodekit"
 }
 
-// Compute returns the status that the view amounts to. It never changes v, and
-// the result shares no memory with it.
+// Compute returns the status that follows from the view. It never changes v, and the
+// result shares no memory with it.
 func Compute(v *pod.View, node Node) v1.PodStatus {
 	was := v.Was.DeepCopy()
 	s := v1.PodStatus{
@@ -67,7 +67,7 @@ func addresses(v *pod.View, node Node, was, s *v1.PodStatus) {
 			ips = node.IPs
 		}
 	}
-	if len(ips) == 0 { // an ended Pod keeps the addresses that it had
+	if len(ips) == 0 { // a terminated Pod keeps its addresses
 		s.PodIP, s.PodIPs = was.PodIP, slices.Clone(was.PodIPs)
 		return
 	}
