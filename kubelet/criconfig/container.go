@@ -12,10 +12,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Container makes what the container needs on the host and returns its
-// configuration. Errors are *pod.StartError with the reason
-// CreateContainerConfigError: they are tried again, because the ConfigMap, the
-// Secret or the subPath that is missing may come.
+// Container creates what the container needs on the host and returns its configuration.
+// Errors are *pod.StartError with the reason CreateContainerConfigError: they are
+// retried, because a missing ConfigMap, Secret or subPath may appear.
 func (b *Builder) Container(ctx context.Context, r *pod.Request) (*runtimeapi.ContainerConfig, error) {
 	env, err := b.environment(ctx, r)
 	if err != nil {
@@ -63,8 +62,8 @@ func (b *Builder) container(r *pod.Request, env []variable, security *runtimeapi
 	return config
 }
 
-// stopSignal is that of the container's image, the zero value, unless the container
-// names another.
+// stopSignal returns the container's stop signal. The zero value means the image's, and
+// is returned unless the container names another.
 func stopSignal(c *v1.Container) runtimeapi.Signal {
 	if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
 		return runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT

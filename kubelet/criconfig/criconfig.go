@@ -1,12 +1,11 @@
-// Package criconfig turns a Pod into what the CRI is asked for: the
-// PodSandboxConfig and one ContainerConfig per container.
+// Package criconfig translates a Pod into CRI configurations: the PodSandboxConfig and
+// one ContainerConfig per container.
 //
-// The configurations are computed by pure functions (Sandbox, container).
-// What must exist on the host before a container can mount it (the hosts file,
-// the termination message file, the log directory, resolved subPaths) is made
-// first by Container and taken away by Clean, and both may be repeated after a
-// crash. The package talks to no runtime. It is safe for concurrent use for
-// different Pods.
+// The configurations are computed by pure functions (Sandbox, container). What must
+// exist on the host before a container can mount it (the hosts file, the termination
+// message file, the log directory, resolved subPaths) is created first by Container and
+// removed by Clean; both may be repeated after a crash. The package does not call the
+// runtime. It is safe for concurrent use for different Pods.
 package criconfig
 
 import (
@@ -24,29 +23,29 @@ import (
 // Object is any Kubernetes object.
 type Object = object.Object
 
-// Objects is where ConfigMaps and Secrets for environments are read.
+// Objects reads the ConfigMaps and Secrets for environments.
 type Objects interface {
 	Get(ctx context.Context, namespace, name string, into Object) error
 }
 
-// Node is what configurations say about the node. All fields are required
-// except where a default is named.
+// Node is what configurations contain about the node. All fields are required unless a
+// default is documented.
 type Node struct {
 	Name string
 	ID   string   // goes into pod.LabelNode
 	IPs  []string // the node's addresses
-	// PodsDir is <root>/pods, LogDir the directory of all Pods' logs.
+	// PodsDir is <root>/pods. LogDir is the directory of all Pods' logs.
 	PodsDir, LogDir string
-	// SeccompDir holds the profiles that localhostProfile names.
+	// SeccompDir holds the profiles that localhostProfile refers to.
 	SeccompDir string
-	// PodCgroup returns the path of a Pod's cgroup, as runtimes are given it.
+	// PodCgroup returns the path of a Pod's cgroup in the form for the runtime.
 	PodCgroup func(*v1.Pod) string
-	// GroupOOMKill makes all processes of a container end when the kernel kills
-	// one of them for memory. It needs cgroup v2.
+	// GroupOOMKill ends all processes of a container when the kernel OOM-kills one of
+	// them. It needs cgroup v2.
 	GroupOOMKill bool
-	// ResolvConf is the node's resolver configuration.
+	// ResolvConf is the path of the node's resolver configuration.
 	ResolvConf string
-	// CPUs and Memory are what a container without limits may use at most, for
+	// CPUs and Memory are the maximum for a container without limits, for
 	// resourceFieldRef.
 	CPUs   int64
 	Memory int64
@@ -92,8 +91,8 @@ func (b *Builder) Sandbox(p *v1.Pod, attempt uint32) (*runtimeapi.PodSandboxConf
 	return config, nil
 }
 
-// labels returns the labels by which the Pod's objects are found again, over
-// those of its own.
+// labels returns the labels by which the Pod's objects are found again, in addition to
+// its own, which they override.
 func (b *Builder) labels(p *v1.Pod, own map[string]string) map[string]string {
 	labels := make(map[string]string, len(own)+4)
 	for k, v := range own {
@@ -111,7 +110,7 @@ func hostname(p *v1.Pod) string {
 	if name == "" {
 		name = p.Name
 	}
-	if len(name) > 63 { // HOST_NAME_MAX is 64 with its end
+	if len(name) > 63 { // HOST_NAME_MAX is 64 with the terminating NUL
 		name = name[:63]
 	}
 	for len(name) > 0 && (name[len(name)-1] == '-' || name[len(name)-1] == '.') {
@@ -152,8 +151,8 @@ func protocol(p v1.Protocol) runtimeapi.Protocol {
 	}
 }
 
-// containerNamespaces are the Pod's, except that an ephemeral container may be
-// in the PID namespace of the container that it shall look into.
+// containerNamespaces returns the Pod's namespaces, except that an ephemeral container
+// may share the PID namespace of its target container.
 func containerNamespaces(r *pod.Request) *runtimeapi.NamespaceOption {
 	n := namespaces(r.Pod)
 	if r.Target != "" && n.Pid == runtimeapi.NamespaceMode_CONTAINER {

@@ -11,15 +11,15 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The limits of resolv.conf(5) as Kubernetes has them.
+// The limits of resolv.conf(5) in Kubernetes.
 const (
 	maxNameservers = 3
 	maxSearches    = 32
 )
 
-// dns returns the resolver configuration for the Pod: with policy None only
-// what dnsConfig says, and otherwise the node's with dnsConfig added. There is
-// no cluster DNS here, so ClusterFirst means Default.
+// dns returns the resolver configuration for the Pod: only dnsConfig with policy None,
+// and otherwise the node's with dnsConfig added. There is no cluster DNS here, so
+// ClusterFirst means Default.
 func (b *Builder) dns(p *v1.Pod) (*runtimeapi.DNSConfig, error) {
 	config := &runtimeapi.DNSConfig{}
 	if p.Spec.DNSPolicy != v1.DNSNone && b.node.ResolvConf != "" {

@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// variable is one environment variable. A later one of the same name has
-// replaced the earlier: names are unique.
+// variable is one environment variable. Names are unique: a later variable replaces an
+// earlier one of the same name.
 type variable struct{ name, value string }
 
 type environment []variable
@@ -30,9 +30,9 @@ func (e *environment) set(name, value string) {
 	*e = append(*e, variable{name, value})
 }
 
-// environment returns the container's environment: envFrom, then env, each
-// value with its $(VAR) references replaced by what came before it, then the
-// variables of device plugins.
+// environment returns the container's environment: envFrom, then env, each value with
+// its $(VAR) references replaced by the variables before it, then the variables of
+// device plugins.
 func (b *Builder) environment(ctx context.Context, r *pod.Request) ([]variable, error) {
 	var env environment
 	for i := range r.Container.EnvFrom {
@@ -80,8 +80,8 @@ func (b *Builder) envFrom(ctx context.Context, namespace string, from *v1.EnvFro
 	return nil
 }
 
-// valueFrom returns the value of a reference; found is false for an optional
-// one to nothing.
+// valueFrom returns the value of a reference. found is false if an optional reference
+// refers to nothing.
 func (b *Builder) valueFrom(ctx context.Context, r *pod.Request, from *v1.EnvVarSource) (value string, found bool, err error) {
 	switch {
 	case from.ConfigMapKeyRef != nil:
@@ -142,8 +142,8 @@ func missing(err error, optional *bool) error {
 
 func isTrue(b *bool) bool { return b != nil && *b }
 
-// expand replaces each $(NAME) that env has by its value. What it does not
-// have stays as written, and $$ is a $.
+// expand replaces each $(NAME) that is in env with its value. Others stay as written,
+// and $$ becomes $.
 func expand(s string, env []variable) string {
 	if !strings.Contains(s, "$") {
 		return s

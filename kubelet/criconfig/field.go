@@ -66,9 +66,9 @@ func first(list []string) string {
 	return list[0]
 }
 
-// resourceField returns the value of a resourceFieldRef: the container's limit
-// or request divided by the divisor and rounded up. A limit that is not set is
-// what the node has.
+// resourceField returns the value of a resourceFieldRef: the container's limit or
+// request divided by the divisor and rounded up. For a limit that is not set, it uses
+// the node's capacity.
 func (b *Builder) resourceField(r *pod.Request, ref *v1.ResourceFieldSelector) (string, error) {
 	c := r.Container
 	if ref.ContainerName != "" {

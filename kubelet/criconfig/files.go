@@ -21,14 +21,14 @@ import (
 
 const hostsPath = "/etc/hosts"
 
-// hostFiles are the paths on the host that a container mounts.
+// hostFiles are the host paths that a container mounts.
 type hostFiles struct {
 	volumes     []string // by index in the container's volumeMounts
 	hosts       string
 	termination string
 }
 
-// prepare makes what the container mounts. It may be repeated.
+// prepare creates what the container mounts. It may be repeated.
 func (b *Builder) prepare(r *pod.Request, env []variable) (*hostFiles, error) {
 	logs := filepath.Join(b.node.LogDir, pod.LogDirectory(r.Pod), r.Container.Name)
 	if err := os.MkdirAll(logs, 0o755); err != nil {
@@ -83,11 +83,11 @@ func (b *Builder) subPath(uid types.UID, volume, container string, i int) string
 	return filepath.Join(b.podDir(uid), "volume-subpaths", volume, container, strconv.Itoa(i))
 }
 
-// bindSubPath mounts sub of the volume at target and returns target. Each
-// element of sub is resolved inside the volume (os.Root), and what was opened
-// there is what gets mounted, so that a container that swaps a directory for a
-// symbolic link at the wrong moment cannot reach the host. What does not exist
-// is made, as a directory that whoever may use the volume may use.
+// bindSubPath bind-mounts sub of the volume at target and returns target. Each element
+// of sub is resolved inside the volume (os.Root), and exactly what was opened there is
+// mounted, so a container that swaps a directory for a symbolic link at the wrong
+// moment cannot reach the host. If sub does not exist, it is created as a directory,
+// usable by whoever may use the volume.
 func bindSubPath(volume, sub, target string) (string, error) {
 	if !filepath.IsLocal(sub) {
 		return "", fault.Invalid.Errorf("subPath %q leaves the volume", sub)
@@ -97,7 +97,7 @@ func bindSubPath(volume, sub, target string) (string, error) {
 		return "", fmt.Errorf("opening the volume: %w", err)
 	}
 	defer root.Close()
-	f, err := root.OpenFile(sub, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold us
+	f, err := root.OpenFile(sub, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a FIFO must not block
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = makeLike(root, sub); err == nil {
 			f, err = root.OpenFile(sub, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -120,8 +120,7 @@ func bindSubPath(volume, sub, target string) (string, error) {
 	return target, mount.Bind(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), target, &mount.BindOptions{Recursive: true})
 }
 
-// makeLike makes the directories of sub that are missing, with the mode of the
-// volume's own.
+// makeLike creates the missing directories of sub, with the mode of the volume's root.
 func makeLike(root *os.Root, sub string) error {
 	fi, err := root.Stat(".")
 	if err != nil {
@@ -133,7 +132,7 @@ func makeLike(root *os.Root, sub string) error {
 		at = filepath.Join(at, part)
 		err := root.Mkdir(at, mode.Perm())
 		if err == nil {
-			err = root.Chmod(at, mode) // whatever the umask is
+			err = root.Chmod(at, mode) // regardless of the umask
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
@@ -142,7 +141,7 @@ func makeLike(root *os.Root, sub string) error {
 	return nil
 }
 
-// makeTarget makes an empty directory or file to mount on.
+// makeTarget creates an empty directory or file to mount on.
 func makeTarget(target string, dir bool) error {
 	if err := os.RemoveAll(target); err != nil {
 		return fmt.Errorf("making the mount point of a subPath: %w", err)
@@ -156,7 +155,7 @@ func makeTarget(target string, dir bool) error {
 	return os.WriteFile(target, nil, 0o640)
 }
 
-// writeHosts writes the Pod's hosts file when its content is another.
+// writeHosts writes the Pod's hosts file if its contents have changed.
 func (b *Builder) writeHosts(r *pod.Request, path string) error {
 	text, err := b.hosts(r)
 	if err != nil {
@@ -168,7 +167,7 @@ func (b *Builder) writeHosts(r *pod.Request, path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return fmt.Errorf("writing the hosts file: %w", err)
 	}
-	// Written in place: containers that run have this very file mounted.
+	// Written in place, because running containers have mounted this very file.
 	return errors.Join(os.WriteFile(path, []byte(text), 0o644), os.Chmod(path, 0o644))
 }
 
@@ -197,8 +196,8 @@ func (b *Builder) hosts(r *pod.Request) (string, error) {
 	return text.String(), nil
 }
 
-// Clean takes away what Container made for the Pod outside its volumes, its
-// logs included. No container of the Pod may run any more. Idempotent.
+// Clean removes what Container created for the Pod outside its volumes, including its
+// logs. No container of the Pod may be running. Clean is idempotent.
 func (b *Builder) Clean(p *v1.Pod) error {
 	dir := b.podDir(p.UID)
 	if err := mount.DetachTree(filepath.Join(dir, "volume-subpaths")); err != nil {
@@ -212,6 +211,5 @@ func (b *Builder) Clean(p *v1.Pod) error {
 	)
 }
 
-// RemoveDir removes the Pod's directory. It refuses while anything in it is
-// mounted.
+// RemoveDir removes the Pod's directory. It fails while anything in it is mounted.
 func (b *Builder) RemoveDir(uid types.UID) error { return mount.RemoveAll(b.podDir(uid)) }

@@ -30,8 +30,8 @@ func (b *Builder) resources(p *v1.Pod, c *v1.Container) *runtimeapi.LinuxContain
 	return r
 }
 
-// Update returns what a running instance is told when its resources change: its
-// processor and memory. A limit that it had and shall not have is taken away.
+// Update returns the CPU and memory settings for a running instance whose resources
+// change. It removes a limit that the new resources no longer have.
 func (b *Builder) Update(p *v1.Pod, u *pod.Update) *runtimeapi.LinuxContainerResources {
 	all := b.resources(p, &v1.Container{Name: u.Name, Resources: u.To})
 	r := &runtimeapi.LinuxContainerResources{
@@ -46,16 +46,15 @@ func (b *Builder) Update(p *v1.Pod, u *pod.Update) *runtimeapi.LinuxContainerRes
 	return r
 }
 
-// The scores of Pods that the kernel is to spare, and to end first.
+// The scores of Pods that the kernel is to spare, and to kill first.
 const (
 	spared    = -997
 	firstToGo = 1000
 )
 
-// oomScore is the kubelet's documented formula: Guaranteed is hardly ever
-// killed, BestEffort always first, and a Burstable container the sooner the
-// less of the node's memory it asked for. A sidecar is not killed before the
-// containers that it serves.
+// oomScore is the kubelet's documented formula: Guaranteed Pods are killed last,
+// BestEffort ones first, and a Burstable container the earlier the less of the node's
+// memory it requested. A sidecar is not killed before the containers that it serves.
 func (b *Builder) oomScore(p *v1.Pod, c *v1.Container) int64 {
 	switch pod.QOS(p) {
 	case v1.PodQOSGuaranteed:
@@ -81,8 +80,8 @@ func (b *Builder) oomScore(p *v1.Pod, c *v1.Container) int64 {
 
 func memoryRequest(c *v1.Container) int64 { return pod.AmountOf(&c.Resources).Memory }
 
-// unclaimed is each container's part of what the Pod itself asks for beyond what
-// its containers do.
+// unclaimed returns each container's share of what the Pod itself requests beyond its
+// containers.
 func unclaimed(p *v1.Pod) int64 {
 	if p.Spec.Resources == nil {
 		return 0

@@ -25,8 +25,8 @@ func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
-// security merges the Pod's and the container's security contexts; the
-// container's wins.
+// security merges the Pod's and the container's security contexts; the container's
+// takes precedence.
 func (b *Builder) security(r *pod.Request) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	common, own := podSecurity(r.Pod), r.Container.SecurityContext
 	if own == nil {
@@ -59,7 +59,7 @@ func (b *Builder) security(r *pod.Request) (*runtimeapi.LinuxContainerSecurityCo
 	return s, nil
 }
 
-// user decides as whom the container runs and holds it to runAsNonRoot.
+// user determines the user that the container runs as, and enforces runAsNonRoot.
 func (b *Builder) user(r *pod.Request, common *v1.PodSecurityContext, own *v1.SecurityContext, s *runtimeapi.LinuxContainerSecurityContext) error {
 	uid, gid, nonRoot := either(own.RunAsUser, common.RunAsUser), either(own.RunAsGroup, common.RunAsGroup), own.RunAsNonRoot
 	if nonRoot == nil {
@@ -69,7 +69,7 @@ func (b *Builder) user(r *pod.Request, common *v1.PodSecurityContext, own *v1.Se
 		uid = r.ImageUser
 	}
 	if uid == nil && r.ImageUserName == "" {
-		uid = new(int64) // an image that names nobody runs as root, and CRI wants a user with every group
+		uid = new(int64) // an image without a user runs as root, and the CRI requires a user with every group
 	}
 	if uid != nil {
 		s.RunAsUser = &runtimeapi.Int64Value{Value: *uid}
@@ -134,7 +134,7 @@ func capabilities(c *v1.Capabilities) *runtimeapi.Capability {
 	return out
 }
 
-// seccomp translates a profile; none is Unconfined, as for a kubelet without
+// seccomp translates a profile. None means Unconfined, as for a kubelet without
 // seccompDefault.
 func (b *Builder) seccomp(p *v1.SeccompProfile) *runtimeapi.SecurityProfile {
 	out := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
