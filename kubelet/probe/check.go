@@ -23,11 +23,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// maxOutput is how much of a probe's answer is kept, in bytes.
+// maxOutput is how much of a probe's output is kept, in bytes.
 const maxOutput = 10 << 10
 
-// redirected begins the message of a probe that passed because it was sent to
-// another host, which says little of the container.
+// redirected is the prefix of the message of a probe that passed because it was
+// redirected to another host, which says little about the container.
 const redirected = "redirected to another host: "
 
 // checker runs single probes of one container.
@@ -38,7 +38,7 @@ type checker struct {
 	container *v1.Container
 }
 
-// run probes once. An error is one of the probing, not of the container.
+// run probes once. The error is one of the probing, not of the container.
 func (c *checker) run(ctx context.Context, h *v1.ProbeHandler, timeout time.Duration) (pod.Outcome, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -109,7 +109,7 @@ func (c *checker) runHTTP(ctx context.Context, get *v1.HTTPGetAction) (pod.Outco
 	return pod.Success, string(body), nil
 }
 
-// client follows redirects on the same host. One to another host is an answer
+// client follows redirects on the same host. A redirect to another host is an answer
 // like any other below 400.
 func client() *http.Client {
 	return &http.Client{

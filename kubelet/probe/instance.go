@@ -19,7 +19,7 @@ const firstRetry = 5 * time.Millisecond
 type instance struct {
 	ctx      context.Context // of all probes
 	cancel   context.CancelFunc
-	early    context.Context // of startup and liveness: ends when the Pod shall end
+	early    context.Context // of startup and liveness: ends when the Pod is to terminate
 	endEarly context.CancelFunc
 	spec     *v1.Container
 	check    checker
@@ -37,7 +37,7 @@ func (i *instance) verdict() pod.Probed {
 	return i.result
 }
 
-// run runs the startup probe to its end, and then the others.
+// run runs the startup probe until it succeeds or fails, and then the others.
 func (i *instance) run() {
 	if p := i.spec.StartupProbe; p != nil && i.verdict().Startup != pod.Success {
 		i.loop(i.early, p, &i.result.Startup, true)
@@ -55,8 +55,8 @@ func (i *instance) run() {
 	group.Wait()
 }
 
-// loop probes until ctx ends. With hold it stops at the first failed verdict,
-// and a startup probe stops at success as well.
+// loop probes until ctx ends. With hold it returns at the first Failure; a startup
+// probe also returns at Success.
 func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, hold bool) {
 	if !sleep(ctx, time.Duration(p.InitialDelaySeconds)*time.Second) {
 		return
@@ -65,7 +65,7 @@ func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, 
 	counter := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1)}
 	wait := firstRetry
 	if verdict == &i.result.Liveness || i.read(verdict) == pod.Success {
-		wait = period // no extra tries: a failure costs the container, or there is nothing to find out
+		wait = period // no extra tries: a failure kills the container, or the result is known already
 	}
 	for {
 		outcome, message := i.try(ctx, p)
@@ -93,8 +93,8 @@ func (i *instance) loop(ctx context.Context, p *v1.Probe, verdict *pod.Outcome, 
 	}
 }
 
-// try probes once. Errors of the probing itself, which say nothing of the
-// container, are tried again and then count as nothing.
+// try probes once. It retries after errors of the probing itself, which say nothing
+// about the container. If all tries fail, the result is Pending.
 func (i *instance) try(ctx context.Context, p *v1.Probe) (pod.Outcome, string) {
 	timeout := time.Duration(max(p.TimeoutSeconds, 1)) * time.Second
 	last := ""
@@ -109,7 +109,7 @@ func (i *instance) try(ctx context.Context, p *v1.Probe) (pod.Outcome, string) {
 	return pod.Pending, last
 }
 
-// tell tells of a probe that failed, could not be made, or has a doubtful answer.
+// tell reports a probe that failed, could not run, or has a doubtful answer.
 func (i *instance) tell(verdict *pod.Outcome, outcome pod.Outcome, message string) {
 	kind := "Readiness"
 	switch verdict {
@@ -147,14 +147,14 @@ func (i *instance) set(verdict *pod.Outcome, now pod.Outcome, message string) {
 	}
 }
 
-// counter turns outcomes into verdicts by the probe's thresholds.
+// counter turns outcomes into results, according to the probe's thresholds.
 type counter struct {
 	success, failure int32
 	last             pod.Outcome
 	n                int32
 }
 
-// count returns the verdict after one more outcome, Pending for no verdict.
+// count returns the result after one more outcome; Pending means no result yet.
 func (c *counter) count(o pod.Outcome) pod.Outcome {
 	if o == pod.Pending {
 		return pod.Pending
@@ -172,7 +172,7 @@ func (c *counter) count(o pod.Outcome) pod.Outcome {
 	return pod.Pending
 }
 
-// sleep sleeps, and reports false when ctx ended.
+// sleep sleeps for d. It returns false if ctx has ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil

@@ -1,13 +1,12 @@
-// Package probe runs the startup, liveness and readiness probes of running
-// containers, and keeps their verdicts by container id: a new instance starts
-// without one, and after a liveness or startup failure the verdict is held
-// until the instance is replaced.
+// Package probe runs the startup, liveness and readiness probes of running containers,
+// and keeps their results by container ID: a new instance starts without one, and after
+// a liveness or startup failure the result is held until the instance is replaced.
 //
-// Defaults and counting are the kubelet's. One thing is not: a startup or
-// readiness probe is tried at once after the start (after initialDelaySeconds)
-// and then at short intervals that double until they reach the period, so that
-// a Pod that is ready at once is seen to be. Failures of these extra tries do
-// not count towards the failure threshold.
+// Defaults and counting are the kubelet's, with one exception: a startup or readiness
+// probe first runs right after the start (and initialDelaySeconds), and then at short
+// intervals that double until they reach the period, so that a Pod that is ready early
+// is soon seen to be. Failures of these extra tries do not count towards the failure
+// threshold.
 //
 // All methods are safe for concurrent use.
 package probe
@@ -26,17 +25,16 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Exec runs a command in a container and returns its exit code and output. An
-// error is context.DeadlineExceeded when the command took longer than timeout.
+// Exec runs a command in a container and returns its exit code and output. The error is
+// context.DeadlineExceeded if the command took longer than timeout.
 type Exec func(ctx context.Context, containerID string, command []string, timeout time.Duration) (code int32, output string, err error)
 
-// Config is what a Manager works with.
+// Config configures a Manager.
 type Config struct {
 	Exec Exec
-	// Changed is told when a verdict of the Pod changed. It must not block.
+	// Changed is called when a result of the Pod has changed. It must not block.
 	Changed func(types.UID)
-	// Event is told of probes that fail, from many goroutines. It must be quick;
-	// nil discards.
+	// Event is called for failing probes, concurrently. It must be quick; nil discards.
 	Event  func(pod.Event)
 	Logger *slog.Logger // nil discards
 }
@@ -62,9 +60,8 @@ func New(ctx context.Context, c Config) *Manager {
 	return &Manager{config: c, ctx: ctx, pods: map[types.UID]map[string]*instance{}}
 }
 
-// Sync starts the probes of instances that run and have none yet, and stops
-// those of instances that do not run. The probes of an ending Pod stop, except
-// readiness.
+// Sync starts the probes of running instances that have none yet, and stops those of
+// instances that do not run. The probes of a terminating Pod stop, except readiness.
 func (m *Manager) Sync(p *v1.Pod, seen *pod.Observation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -95,7 +92,7 @@ func (m *Manager) Sync(p *v1.Pod, seen *pod.Observation) {
 	}
 }
 
-// Results returns the verdicts on the Pod's instances.
+// Results returns the results for the Pod's instances.
 func (m *Manager) Results(uid types.UID) map[string]pod.Probed {
 	m.mu.Lock()
 	instances := maps.Clone(m.pods[uid])
@@ -107,8 +104,8 @@ func (m *Manager) Results(uid types.UID) map[string]pod.Probed {
 	return results
 }
 
-// Wait returns when no probe runs any more, after the manager's context ended.
-// Sync must not be called any more.
+// Wait waits until no probe runs any more. Call it after the manager's context has
+// ended; Sync must not be called after that.
 func (m *Manager) Wait() { m.group.Wait() }
 
 // Forget stops all probes of the Pod.
@@ -128,9 +125,8 @@ func address(seen *pod.Observation) string {
 	return "127.0.0.1"
 }
 
-// start starts the probes of an instance. What the recorded status says of it
-// holds until a probe says otherwise, so that a restart of the node does not
-// make Pods unready.
+// start starts the probes of an instance. The results in the recorded status hold until
+// a probe has another, so that a restart of the node does not make Pods unready.
 func (m *Manager) start(p *v1.Pod, spec *v1.Container, c *pod.Container, address string) *instance {
 	ctx, cancel := context.WithCancel(m.ctx)
 	early, endEarly := context.WithCancel(ctx)
@@ -161,7 +157,7 @@ func (m *Manager) start(p *v1.Pod, spec *v1.Container, c *pod.Container, address
 	return i
 }
 
-// unless returns the verdict before the first probe.
+// unless returns the result before the first probe.
 func unless(p *v1.Probe) pod.Outcome {
 	if p == nil {
 		return pod.Success
