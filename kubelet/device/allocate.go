@@ -14,18 +14,18 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// choices is how often devices are chosen with the plugin's preference before
-// the manager stops asking: another Pod took the preferred ones each time.
+// choices is how often devices are chosen by the plugin's preference before the manager
+// stops asking for it: each time, another Pod has taken the preferred ones.
 const choices = 3
 
-// Allocate gives the Pod's containers their devices and returns what each needs
-// to use them, by the container's name; a container without devices is not in
-// it. The grants are on disk when it returns. It is idempotent, also across
-// restarts: what a container holds it keeps, and the plugin is not asked again.
+// Allocate allocates devices to the Pod's containers and returns what each needs to use
+// them, by container name; containers without devices are omitted. The allocations are
+// on disk when it returns. It is idempotent, also across restarts: a container keeps
+// its devices, and the plugin is not asked again.
 //
-// It returns a *pod.WaitError when a plugin is missing, does not answer or has
-// too few free devices, and holds nothing new then; a *pod.RejectError when the
-// Pod asks for what cannot be. Calls for one Pod must not overlap.
+// It returns a *pod.WaitError if a plugin is missing, does not answer or has too few
+// free devices, and a *pod.RejectError if the request can never be satisfied. It then
+// allocates nothing new. Calls for one Pod must not overlap.
 func (m *Manager) Allocate(ctx context.Context, p *v1.Pod) (map[string]pod.Devices, error) {
 	needs, err := needsOf(p)
 	if err != nil || len(needs) == 0 {
@@ -42,15 +42,15 @@ func (m *Manager) Allocate(ctx context.Context, p *v1.Pod) (map[string]pod.Devic
 			err = m.ledger.save()
 		}
 		if err != nil {
-			m.ledger.drop(p.UID, chosen) // without notify: the Pod itself would try again at once
+			m.ledger.drop(p.UID, chosen) // without notify: the Pod itself would retry at once
 			return nil, err
 		}
 	}
 	return m.answers(p.UID), nil
 }
 
-// reserve chooses devices and sets them aside. Plugins are asked for their
-// preference without a lock, so the choice is made again when it is stale.
+// reserve chooses and reserves devices. Plugins are asked for their preference without
+// a lock, so the choice is repeated if it has become stale.
 func (m *Manager) reserve(ctx context.Context, uid types.UID, needs []need) (map[slot][]string, error) {
 	held := m.ledger.held(uid)
 	for _, n := range needs {
@@ -81,8 +81,8 @@ func (m *Manager) reserve(ctx context.Context, uid types.UID, needs []need) (map
 	}
 }
 
-// free returns the healthy devices that nobody holds of the resources of which
-// the Pod needs some that it does not hold.
+// free returns the free healthy devices of the resources that the Pod needs and does
+// not hold yet.
 func (m *Manager) free(needs []need, held map[slot][]string) (map[string][]string, error) {
 	used := m.ledger.inUse()
 	out := map[string][]string{}
@@ -105,23 +105,25 @@ func (m *Manager) short(s *shortage) error {
 		s.want, s.resource, s.container, r.Capacity, r.Allocatable, r.InUse, m.oddities(s.resource))}
 }
 
-// missing says that a Pod waits for a plugin.
+// missing returns the error of a Pod that waits for a plugin.
 func missing(format string, args ...any) error {
 	return &pod.WaitError{Reason: "DevicePluginMissing", For: fmt.Sprintf(format, args...)}
 }
 
-// reject says that a Pod can never get what it asks for.
+// reject returns the error of a Pod whose request can never be satisfied.
 func reject(format string, args ...any) error {
 	return &pod.RejectError{Reason: "UnexpectedAdmissionError", Message: fmt.Sprintf(format, args...)}
 }
 
-// allocationFailed says that a Pod waits for its plugin to answer without an error.
+// allocationFailed returns the error of a Pod that waits until its plugin answers
+// without an error.
 func allocationFailed(format, resource string, err error) error {
 	return &pod.WaitError{Reason: "DeviceAllocationFailed", For: fmt.Sprintf(format, resource), Err: err}
 }
 
-// preference asks plugins that have one. A plugin that fails to answer fails the Pod's
-// allocation, as in the kubelet (callGetPreferredAllocationIfAvailable); failed is set then.
+// preference asks the plugins that have a preference. If a plugin does not answer, the
+// Pod's allocation fails, as in the kubelet (callGetPreferredAllocationIfAvailable),
+// and failed is set.
 func (m *Manager) preference(ctx context.Context, failed *error) preference {
 	return func(name string, available, must []string, count int) []string {
 		e := m.endpoint(name)
@@ -136,7 +138,7 @@ func (m *Manager) preference(ctx context.Context, failed *error) preference {
 	}
 }
 
-// ask asks the plugins about the chosen devices, container by container.
+// ask calls the plugins' Allocate for the chosen devices, container by container.
 func (m *Manager) ask(ctx context.Context, uid types.UID, chosen map[slot][]string) error {
 	for s, ids := range chosen {
 		e := m.endpoint(s.resource)
@@ -152,9 +154,9 @@ func (m *Manager) ask(ctx context.Context, uid types.UID, chosen map[slot][]stri
 	return nil
 }
 
-// PreStart tells the plugins that want it that the container is about to
-// start. The kubelet calls it before every start. A container whose plugin
-// wants it and is not there is a *pod.WaitError.
+// PreStart calls PreStart of the plugins that require it. The kubelet calls it before
+// every start of the container. If such a plugin is missing, the error is a
+// *pod.WaitError.
 func (m *Manager) PreStart(ctx context.Context, p *v1.Pod, container string) error {
 	ctx = call.WithPod(ctx, pod.CallOf(p))
 	for s, g := range m.ledger.of(p.UID) {
@@ -172,21 +174,21 @@ func (m *Manager) PreStart(ctx context.Context, p *v1.Pod, container string) err
 	return nil
 }
 
-// Release takes all devices from the Pod. The containers must have ended. It
-// is idempotent; the API has no call that tells the plugin.
+// Release frees all devices of the Pod. Its containers must have ended. It is
+// idempotent. The device plugin API has no call to tell the plugin.
 func (m *Manager) Release(_ context.Context, uid types.UID) error {
 	if held := m.ledger.held(uid); len(held) > 0 {
 		m.ledger.drop(uid, held)
 		m.notify()
 	}
-	return m.ledger.save() // also when only an earlier call's write is missing
+	return m.ledger.save() // even if only an earlier call's write is missing
 }
 
-// Pods returns the Pods that hold devices, sorted: those that the kubelet does
-// not know any more must be released.
+// Pods returns the Pods that hold devices, sorted. Those that the kubelet no longer
+// knows must be released.
 func (m *Manager) Pods() []types.UID { return m.ledger.uids() }
 
-// answers merges what the plugins answered, by container.
+// answers merges the plugins' answers, by container.
 func (m *Manager) answers(uid types.UID) map[string]pod.Devices {
 	byContainer := map[string]map[string]*api.ContainerAllocateResponse{}
 	for s, g := range m.ledger.of(uid) {

@@ -18,14 +18,13 @@ type slot struct {
 type need struct {
 	slot
 	count int
-	// lends says that the container ends before the later ones start, so that
-	// they may have its devices too: an init container that is not a sidecar.
+	// lends is set for an init container that is not a sidecar: it ends before the
+	// later containers start, so they may use its devices, too.
 	lends bool
 }
 
-// needsOf returns what the Pod's containers need of device plugins, in the
-// order in which the containers start. Limits count; for extended resources
-// the API makes requests equal to them.
+// needsOf returns the device needs of the Pod's containers, in the order in which they
+// start. Limits are used; for extended resources the API makes requests equal to them.
 func needsOf(p *v1.Pod) ([]need, error) {
 	var out []need
 	add := func(c *v1.Container, lends bool) error {
@@ -57,23 +56,23 @@ func needsOf(p *v1.Pod) ([]need, error) {
 	return out, nil
 }
 
-// shortage says that a resource has too few free devices.
+// shortage describes a resource with too few free devices.
 type shortage struct {
 	slot
 	want, have int
 }
 
-// preference picks count of the available ids, must among them. It may answer
-// anything; what breaks the rules is not used.
+// preference picks count of the available ids, including must. An answer that breaks
+// the rules is ignored.
 type preference func(resource string, available, must []string, count int) []string
 
-// choose picks devices for every need that does not hold some already, or says
-// what is short; it never picks for only a part of the Pod, so Pods that wait
-// do not hold what others wait for. free is by resource and is not changed.
+// choose picks devices for every need that does not hold any yet, or returns the
+// shortage. It never picks for only a part of the Pod, so waiting Pods do not hold what
+// others wait for. free is by resource and is not changed.
 //
-// A container gets what earlier init containers lend before anything else
-// (kubelet, devicesToAllocate: the reuse set); once a sidecar or an app
-// container has a device, it is nobody else's.
+// A container first gets the devices that earlier init containers lend (in the kubelet,
+// the reuse set of devicesToAllocate). Devices of a sidecar or an app container are not
+// shared.
 func choose(needs []need, held map[slot][]string, free map[string][]string, prefer preference) (map[slot][]string, *shortage) {
 	free = maps.Clone(free)
 	lent := map[string][]string{}
@@ -97,7 +96,7 @@ func choose(needs []need, held map[slot][]string, free map[string][]string, pref
 	return chosen, nil
 }
 
-// pick returns count ids: the borrowed ones, and free ones as preferred.
+// pick returns count ids: the borrowed ones first, then free ones by preference.
 func pick(n need, borrowed, free []string, prefer preference) []string {
 	if more := n.count - len(borrowed); more > 0 && more < len(free) && prefer != nil {
 		ids := prefer(n.resource, slices.Concat(borrowed, free), borrowed, n.count)

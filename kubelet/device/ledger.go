@@ -21,16 +21,16 @@ import (
 
 const ledgerVersion = 1
 
-// grant is what a slot holds. A grant without an answer is reserved: its plugin
-// is being asked, and it is not on disk.
+// grant is what a slot holds. A grant without an answer is a reservation: its plugin is
+// being asked, and it is not on disk.
 type grant struct {
 	ids      []string
 	answer   *api.ContainerAllocateResponse
-	preStart bool // the plugin wants PreStart
+	preStart bool // the plugin requires PreStart
 }
 
-// ledger knows which Pod holds which devices, in memory and on disk. It is safe
-// for concurrent use.
+// ledger records which Pod holds which devices, in memory and on disk. It is safe for
+// concurrent use.
 type ledger struct {
 	path string
 
@@ -57,7 +57,7 @@ type record struct {
 	PreStart  bool            `json:"preStart,omitempty"`
 }
 
-// openLedger reads the file at path. None is an empty ledger.
+// openLedger reads the file at path. A missing file is an empty ledger.
 func openLedger(path string) (*ledger, error) {
 	l := &ledger{path: path, pods: map[types.UID]map[slot]*grant{}}
 	if err := atomicfile.Clean(filepath.Dir(path)); err != nil {
@@ -89,8 +89,8 @@ func openLedger(path string) (*ledger, error) {
 	return l, nil
 }
 
-// put sets or, with a nil grant, removes what a slot holds. The caller holds mu
-// or is alone.
+// put sets what a slot holds, or removes it if the grant is nil. The caller holds mu or
+// is the only user.
 func (l *ledger) put(uid types.UID, s slot, g *grant) {
 	l.version++
 	if g == nil {
@@ -106,7 +106,7 @@ func (l *ledger) put(uid types.UID, s slot, g *grant) {
 	l.pods[uid][s] = g
 }
 
-// held returns the ids that the Pod's slots hold, reserved ones included.
+// held returns the ids that the Pod's slots hold, including reserved ones.
 func (l *ledger) held(uid types.UID) map[slot][]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +117,7 @@ func (l *ledger) held(uid types.UID) map[slot][]string {
 	return out
 }
 
-// of returns what the Pod's slots hold and were answered.
+// of returns the grants of the Pod's slots.
 func (l *ledger) of(uid types.UID) map[slot]grant {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,7 +137,7 @@ func (l *ledger) uids() []types.UID {
 	return slices.Sorted(maps.Keys(l.pods))
 }
 
-// inUse returns the ids in use by resource.
+// inUse returns the ids in use, by resource.
 func (l *ledger) inUse() map[string]map[string]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,8 +163,8 @@ func (l *ledger) usedBut(uid types.UID) map[string]map[string]bool {
 	return out
 }
 
-// reserve sets the chosen ids aside for the Pod, all or none of them: it
-// reports false when another Pod has taken one meanwhile.
+// reserve reserves the chosen ids for the Pod, all or none: it returns false if another
+// Pod has taken one in the meantime.
 func (l *ledger) reserve(uid types.UID, chosen map[slot][]string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,7 +189,7 @@ func (l *ledger) grant(uid types.UID, s slot, answer *api.ContainerAllocateRespo
 	}
 }
 
-// drop takes the slots from the Pod.
+// drop removes the slots from the Pod.
 func (l *ledger) drop(uid types.UID, slots map[slot][]string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -198,8 +198,8 @@ func (l *ledger) drop(uid types.UID, slots map[slot][]string) {
 	}
 }
 
-// save returns when everything that was granted before the call is on disk.
-// Calls that wait for each other share one write.
+// save returns when everything granted before the call is on disk. Concurrent calls
+// share one write.
 func (l *ledger) save() error {
 	l.mu.Lock()
 	mine := l.version

@@ -1,18 +1,17 @@
-// Package device is the kubelet's device manager: it takes the registrations of
-// device plugins, follows their devices, and gives devices to the containers
-// that ask for them in resources.limits.
+// Package device is the kubelet's device manager: it accepts the registrations of
+// device plugins, tracks their devices, and allocates them to the containers that
+// request them in resources.limits.
 //
-// Allocations are on disk before a Pod gets them, and are read at start: a
-// container keeps its devices over any restart of the node or the plugin, and is
-// answered from the record without asking the plugin again. A Pod whose
-// plugin is missing, or whose devices are in use, waits; it is never rejected
-// for that, unlike in upstream's kubelet, where a reboot loses Pods to the race
-// with their plugin (kubernetes#125579).
+// Allocations are on disk before a Pod gets them, and are read at start: a container
+// keeps its devices across any restart of the node or the plugin, and is answered from
+// the record without asking the plugin again. A Pod whose plugin is missing, or whose
+// devices are in use, waits. It is never rejected for that, unlike in the upstream
+// kubelet, where a reboot can lose Pods to the race with their plugin
+// (kubernetes#125579).
 //
-// The kubelet's own checkpoint file is private to it; this package has a format
-// of its own. Topology hints are not part of it. A Manager is safe for
-// concurrent use; no lock is held while a plugin is called, so one that hangs
-// holds up its own Pods only.
+// The kubelet's own checkpoint file is private to it; this package has a format of its
+// own, without topology hints. A Manager is safe for concurrent use. No lock is held
+// while a plugin is called, so a plugin that hangs blocks only its own Pods.
 package device
 
 import (
@@ -41,18 +40,19 @@ import (
 
 const stopGrace = time.Second
 
-// Config says what the manager works on.
+// Config configures a Manager.
 type Config struct {
-	// Root is the kubelet's root directory. The manager owns device-plugins
-	// below it.
+	// Root is the kubelet's root directory. The manager owns its subdirectory
+	// device-plugins.
 	Root string
-	// Observe is told of calls to a plugin. Nil is allowed.
+	// Observe is notified of calls to plugins. Nil means no observer.
 	Observe *call.Observer
-	// Logger gets what plugins come, go and do wrong. Nil discards.
+	// Logger receives plugins that register or disappear, and their mistakes. Nil
+	// discards it.
 	Logger *slog.Logger
 }
 
-// Manager gives devices to Pods.
+// Manager allocates devices to Pods.
 type Manager struct {
 	dir     string // device-plugins
 	observe *call.Observer
@@ -67,13 +67,13 @@ type Manager struct {
 	stopped   bool    // Run has ended
 	refused   refusal // the last plugin that could not register
 	resources map[string]*resource
-	bySocket  map[string]*client.Endpoint // those of plugins_registry, by registration socket
+	bySocket  map[string]*client.Endpoint // from plugins_registry, by registration socket
 }
 
-// New reads the allocations of an earlier process, makes the directory for
-// plugins and returns the manager. Allocate answers from the record at once;
-// plugins come with Run and Handler. A record that is damaged, or of a newer
-// version, is fault.FailedPrecondition.
+// New reads the allocations of an earlier process, creates the directory for plugins,
+// and returns the manager. Allocate answers from the record at once; plugins are added
+// through Run and Handler. A record that is damaged or of a newer version is
+// fault.FailedPrecondition.
 func New(c Config) (*Manager, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -93,9 +93,9 @@ func New(c Config) (*Manager, error) {
 	}, nil
 }
 
-// Changed returns a channel that holds a token whenever plugins or their
-// devices have changed since the last one was taken: a Pod that waits may get
-// its devices now. Devices that a Pod released count too. It is meant for one receiver.
+// Changed returns a channel that holds a token if plugins or their devices have changed
+// since the last token was taken, including devices freed by a Pod: a waiting Pod may
+// now get its devices. It is meant for one receiver.
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
 
 func (m *Manager) notify() {
@@ -105,10 +105,10 @@ func (m *Manager) notify() {
 	}
 }
 
-// Listen makes device-plugins/kubelet.sock, at which Run answers. Before that it
-// removes every socket in the directory: this is how plugins know that the
-// kubelet restarted, and one that starts after Listen keeps its own. Another
-// kubelet that serves there is fault.AlreadyExists.
+// Listen creates device-plugins/kubelet.sock, which Run serves. It first removes every
+// socket in the directory: plugins recognize a restart of the kubelet by that, and
+// those that start after Listen keep their sockets. If another kubelet serves there,
+// the error is fault.AlreadyExists.
 func (m *Manager) Listen() error {
 	path := filepath.Join(m.dir, filepath.Base(api.KubeletSocket))
 	if err := m.wipe(path); err != nil {
@@ -122,7 +122,7 @@ func (m *Manager) Listen() error {
 	return nil
 }
 
-// Close takes back what Listen made, for a manager that is not run.
+// Close undoes Listen, for a manager that is not run.
 func (m *Manager) Close() error {
 	if m.listener == nil {
 		return nil
@@ -132,8 +132,8 @@ func (m *Manager) Close() error {
 	return l.Close()
 }
 
-// Run serves the registration of device plugins until ctx ends, hangs up on all
-// plugins and returns nil then. It calls Listen, unless that was done.
+// Run serves the registration of device plugins until ctx ends. Then it disconnects all
+// plugins and returns nil. It calls Listen if that has not been done.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.listener == nil {
 		if err := m.Listen(); err != nil {
@@ -149,7 +149,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	return errors.Join(err, m.hangUp())
 }
 
-// wipe removes the sockets of plugins. Other files stay, as in the kubelet.
+// wipe removes the sockets of plugins. It keeps other files, as the kubelet does.
 func (m *Manager) wipe(kubelet string) error {
 	if conn, err := net.DialTimeout("unix", kubelet, time.Second); err == nil {
 		conn.Close()
@@ -197,7 +197,7 @@ type registrar struct {
 	m *Manager
 }
 
-// Register takes a plugin that serves at a socket in the directory.
+// Register accepts a plugin that serves on a socket in the directory.
 func (r *registrar) Register(ctx context.Context, in *api.RegisterRequest) (*api.Empty, error) {
 	if !filepath.IsLocal(in.GetEndpoint()) {
 		err := fault.Invalid.Errorf("registering %q: endpoint %q: want the name of a socket in %q", in.GetResourceName(), in.GetEndpoint(), r.m.dir)
@@ -236,8 +236,8 @@ func (m *Manager) Handler() registration.Handler {
 	}
 }
 
-// register connects to an instance and puts it in the place of the one before.
-// The plugin has to answer before registration succeeds.
+// register connects to an instance and makes it replace the previous one. The plugin
+// has to answer before registration succeeds.
 func (m *Manager) register(ctx context.Context, name, socket string, versions []string) (*client.Endpoint, error) {
 	e, err := m.connect(ctx, name, socket, versions)
 	if err != nil {
@@ -246,8 +246,8 @@ func (m *Manager) register(ctx context.Context, name, socket string, versions []
 	return e, err
 }
 
-// refuse remembers why a plugin could not register, for the Pod that waits for
-// it: the plugin is told, too, but many throw the answer away.
+// refuse records why a plugin could not register, for the Pods that wait for it: the
+// plugin gets the error, too, but many ignore it.
 func (m *Manager) refuse(name string, err error) {
 	m.log.Warn("device plugin refused", "resource", name, "err", err)
 	m.mu.Lock()
@@ -275,9 +275,9 @@ func (m *Manager) connect(ctx context.Context, name, socket string, versions []s
 	return e, nil
 }
 
-// install puts the instance in the place of the one before, which is hung up
-// on: its stream must not go on beside the new one. It reports false when the
-// manager has stopped.
+// install makes the instance replace the previous one, and disconnects that, because
+// the two streams must not continue side by side. It returns false if the manager has
+// stopped.
 func (m *Manager) install(e *client.Endpoint) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -299,8 +299,8 @@ func (m *Manager) install(e *client.Endpoint) bool {
 	return true
 }
 
-// close closes an endpoint in the background, because closing waits for the
-// endpoint's callbacks. The caller holds mu, so that hangUp waits for it.
+// close closes an endpoint in the background, because closing waits for the endpoint's
+// callbacks. The caller holds mu, so that hangUp waits for it.
 func (m *Manager) close(e *client.Endpoint) {
 	m.closing.Go(func() {
 		if err := e.Close(); err != nil {

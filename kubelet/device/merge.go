@@ -10,8 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// merger merges the answers of a container's plugins. What two of them give is
-// taken from the first.
+// merger merges the answers of a container's plugins. On a conflict the first one wins.
 type merger struct {
 	pod.Devices
 	conflicts []string

@@ -17,27 +17,26 @@ const forgetAfter = 5 * time.Minute
 
 // Resource counts the devices of one resource.
 type Resource struct {
-	// Capacity counts the devices that the plugin lists, or listed less than
-	// five minutes ago; Allocatable the healthy ones among them; InUse those
-	// that are allocated, whether they are still listed or not.
+	// Capacity counts the devices that the plugin lists, or has listed within the last
+	// five minutes. Allocatable counts the healthy ones among them. InUse counts the
+	// allocated ones, whether they are still listed or not.
 	Capacity, Allocatable, InUse int
 }
 
-// resource is what the manager knows of one resource. The manager's lock
-// guards it.
+// resource is what the manager knows of one resource. The manager's lock protects it.
 type resource struct {
-	endpoint *client.Endpoint // nil when no instance serves it
-	devices  []client.Device  // the last list, all unhealthy when there is no endpoint
+	endpoint *client.Endpoint // nil if no instance serves it
+	devices  []client.Device  // the last list, all unhealthy if there is no endpoint
 	gone     time.Time        // since when there is no endpoint
 }
 
-// refusal is why a plugin of that resource could not register.
+// refusal is the reason why a plugin of the resource could not register.
 type refusal struct {
 	resource string
 	err      error
 }
 
-// end takes the endpoint out of the resource and returns it. Its devices stay,
+// end removes the endpoint from the resource and returns it. Its devices remain, as
 // unhealthy.
 func (r *resource) end() *client.Endpoint {
 	e := r.endpoint
@@ -60,8 +59,8 @@ func (r *resource) count() (capacity, allocatable int) {
 	return len(r.devices), allocatable
 }
 
-// listed takes a list, or the end of a stream when devices is nil. An instance
-// that another has replaced is not heard.
+// listed records a list, or the end of a stream if devices is nil. It ignores an
+// instance that has been replaced.
 func (m *Manager) listed(e *client.Endpoint, devices []client.Device) {
 	if devices == nil {
 		m.lost(e)
@@ -79,7 +78,7 @@ func (m *Manager) listed(e *client.Endpoint, devices []client.Device) {
 	}
 }
 
-// lost takes an instance out of use, unless another has replaced it.
+// lost removes an instance from use, unless another has replaced it.
 func (m *Manager) lost(e *client.Endpoint) {
 	m.mu.Lock()
 	r := m.resources[e.Resource()]
@@ -124,8 +123,8 @@ func (m *Manager) endpoint(name string) *client.Endpoint {
 	return nil
 }
 
-// absence says what the manager knows of a resource that nobody serves: that its
-// plugin was there, that one was refused, and what is served instead.
+// absence describes a resource that nobody serves: whether its plugin was there before
+// or was rejected, and what is served instead.
 func (m *Manager) absence(name string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -148,7 +147,7 @@ func (m *Manager) absence(name string) string {
 	return text
 }
 
-// oddities says of the first devices of the list that are odd what is wrong with them.
+// oddities describes what is wrong with the first odd devices of the list.
 func (m *Manager) oddities(name string) string {
 	const most = 3
 	m.mu.Lock()
