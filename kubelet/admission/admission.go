@@ -1,17 +1,16 @@
-// Package admission decides whether a Pod may run on the node before anything of
-// it is started: whether it is meant for this node, fits beside the others, and
-// finds its host ports free.
+// Package admission decides whether a Pod may run on the node before anything of it is
+// started: whether it is meant for this node, fits beside the other Pods, and finds its
+// host ports free.
 //
-// Decide is the pure decision. The Ledger holds what is given to whom and makes
-// decisions one after the other, so that two Pods never get the same room. It
-// keeps nothing on disk: that a Pod has been admitted is the startTime of its
-// recorded status, or, should a crash have come before that was written, that the
-// runtime has anything of it. Both come about after the decision and before
-// the first start, so a Pod that has neither was not begun, and deciding again
-// takes nothing from it.
+// Decide is the pure decision. The Ledger records which Pods have room and makes
+// decisions one at a time, so two Pods never get the same room. It keeps nothing on
+// disk. That a Pod has been admitted is shown by the startTime of its recorded status
+// or, if a crash came before that was written, by anything of it in the runtime. Both
+// appear after the decision and before the first start, so a Pod with neither was not
+// started, and deciding again takes nothing from it.
 //
-// Devices are allocated elsewhere (kubelet/device), ephemeral storage is not
-// counted. All methods are safe for concurrent use.
+// Devices are allocated elsewhere (kubelet/device); ephemeral storage is not counted.
+// All methods are safe for concurrent use.
 package admission
 
 import (
@@ -25,27 +24,25 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Node is what Pods are admitted to.
+// Node describes the node that Pods are admitted to.
 type Node struct {
 	Name string
-	// Labels are the node's at the moment, for node selectors and affinity. It is
-	// called for Pods that have such and for no others, from many goroutines; nil
-	// has none.
+	// Labels returns the node's current labels, for node selectors and affinity. It is
+	// called only for Pods that have any, concurrently. Nil means no labels.
 	Labels func() map[string]string
-	// Room is what all Pods together may ask for; a zero part is not counted.
+	// Room is what all Pods together may request; a zero part is not checked.
 	Room pod.Amount
-	// MaxPods is how many Pods may run at once.
+	// MaxPods is the maximum number of Pods that run at the same time.
 	MaxPods int
 }
 
-// rejected begins the message of a refusal.
+// rejected is the prefix of the message of a rejection.
 const rejected = "Pod was rejected: "
 
-// Decide returns nil when p may run on the node beside the Pods that have been
-// admitted, a *pod.WaitError when it may once Pods that are ending have ended,
-// and otherwise a *pod.RejectError: it will not run here. Which of held are ending
-// is what their deletionTimestamp says. p itself may be among held; it is passed
-// over.
+// Decide returns nil if p may run on the node beside the Pods in held, which have been
+// admitted. It returns a *pod.WaitError if p may run once terminating Pods have ended,
+// and otherwise a *pod.RejectError: p will not run here. A Pod of held is terminating
+// if it has a deletionTimestamp. p itself may be in held; it is ignored there.
 func Decide(p *v1.Pod, node Node, held []*v1.Pod) error {
 	if err := suits(p, node); err != nil {
 		return err
@@ -69,14 +66,14 @@ func beside(p *v1.Pod, node Node, held []*v1.Pod) error {
 	if err := room(p, node, staying); err != nil {
 		return err
 	}
-	if err := room(p, node, others); err != nil { // of those that end
+	if err := room(p, node, others); err != nil { // of those that are terminating
 		return waitFor("Pods that are ending to make room", err)
 	}
 	return nil
 }
 
-// waitFor makes a refusal one that time will change. What it returns is no
-// refusal any more, also not to errors.As.
+// waitFor turns a rejection that time will change into a WaitError. The result is not a
+// rejection any more, not even for errors.As.
 func waitFor(what string, why *pod.RejectError) error {
 	text := strings.TrimPrefix(why.Message, rejected)
 	return &pod.WaitError{Reason: why.Reason, For: what, Err: fault.Exhausted.Errorf("%s", text)}
@@ -90,8 +87,7 @@ func room(p *v1.Pod, node Node, others []*v1.Pod) *pod.RejectError {
 	return portsFree(p, others)
 }
 
-// Fits returns which of the node's resources p asks too much of, beside the
-// others.
+// Fits returns which of the node's resources p requests too much of, beside the others.
 func Fits(p *v1.Pod, node Node, others []*v1.Pod) *pod.RejectError {
 	if len(others)+1 > node.MaxPods {
 		return outOf("pods", 1, int64(len(others)), int64(node.MaxPods))
@@ -110,14 +106,14 @@ func Fits(p *v1.Pod, node Node, others []*v1.Pod) *pod.RejectError {
 	return nil
 }
 
-// over reports whether the node lacks what is asked for. A Pod that asks for
-// nothing always fits.
+// over reports whether the node lacks what is requested. A Pod that requests nothing
+// always fits.
 func over(asked, used, capacity int64) bool {
 	return capacity > 0 && asked > 0 && asked+used > capacity
 }
 
-// outOf has the reason and the form of the message that users of Kubernetes
-// know; cpu is in thousandths.
+// outOf returns the rejection with the reason and message known to users of Kubernetes.
+// cpu is in thousandths.
 func outOf(what v1.ResourceName, asked, used, capacity int64) *pod.RejectError {
 	return &pod.RejectError{
 		Reason: "OutOf" + string(what),
@@ -126,7 +122,7 @@ func outOf(what v1.ResourceName, asked, used, capacity int64) *pod.RejectError {
 	}
 }
 
-// suits checks what the Pod says of the nodes that it is for.
+// suits checks the Pod's own requirements on its node.
 func suits(p *v1.Pod, node Node) error {
 	if os := p.Spec.OS; os != nil && os.Name != "" && string(os.Name) != runtime.GOOS {
 		return &pod.RejectError{

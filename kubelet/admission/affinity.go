@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 )
 
-// mismatch returns why the Pod is not for this node, or "".
+// mismatch returns why the Pod is not meant for this node, or "".
 func mismatch(s *v1.PodSpec, node Node) string {
 	if s.NodeName != "" && s.NodeName != node.Name {
 		return fmt.Sprintf("spec.nodeName is %q, and this node is %q", s.NodeName, node.Name)
@@ -40,8 +40,8 @@ func requiredAffinity(s *v1.PodSpec) *v1.NodeSelector {
 	return s.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
 }
 
-// matches reports whether the node meets every requirement of the term. A term
-// without any matches nothing, as in the Kubernetes API.
+// matches reports whether the node meets every requirement of the term. A term without
+// requirements matches nothing, as in the Kubernetes API.
 func matches(t *v1.NodeSelectorTerm, node string, have labels.Set) bool {
 	if len(t.MatchExpressions)+len(t.MatchFields) == 0 {
 		return false

@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Ledger knows which Pods have been admitted and hold room on the node.
+// Ledger records which Pods have been admitted and occupy room on the node.
 type Ledger struct {
 	node Node
 
@@ -19,9 +19,8 @@ type Ledger struct {
 	held map[types.UID]*v1.Pod
 }
 
-// New returns a ledger in which those of the Pods have room that were admitted
-// by an earlier process and are not finished. It must know them before the first
-// decision.
+// New returns a ledger in which those of pods have room that an earlier process
+// admitted and that are not finished. It must know them before the first decision.
 func New(node Node, pods []*v1.Pod) *Ledger {
 	l := &Ledger{node: node, held: map[types.UID]*v1.Pod{}}
 	for _, p := range pods {
@@ -32,13 +31,13 @@ func New(node Node, pods []*v1.Pod) *Ledger {
 	return l
 }
 
-// Admit gives the Pod room on the node, or returns Decide's error. A Pod that
-// has room keeps it. Calls for one Pod follow each other.
+// Admit reserves room for the Pod, or returns Decide's error. A Pod that has room keeps
+// it. Calls for one Pod must not overlap.
 func (l *Ledger) Admit(p *v1.Pod) error {
 	if l.has(p.UID) {
 		return nil
 	}
-	if err := suits(p, l.node); err != nil { // which may take its time to learn the labels
+	if err := suits(p, l.node); err != nil { // without the lock: it may take a while to read the labels
 		return err
 	}
 	l.mu.Lock()
@@ -56,8 +55,8 @@ func (l *Ledger) has(uid types.UID) bool {
 	return l.held[uid] != nil
 }
 
-// Adopt gives a Pod that was admitted by an earlier process its room, whether
-// it fits or not: it runs.
+// Adopt reserves room for a Pod that an earlier process admitted, whether it fits or
+// not: it runs.
 func (l *Ledger) Adopt(p *v1.Pod) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,7 +65,7 @@ func (l *Ledger) Adopt(p *v1.Pod) {
 	}
 }
 
-// Ending notes that the Pod shall end: others may wait for its room from now
+// Ending records that the Pod is to terminate: others may wait for its room from now
 // on.
 func (l *Ledger) Ending(p *v1.Pod) {
 	l.mu.Lock()
@@ -78,9 +77,9 @@ func (l *Ledger) Ending(p *v1.Pod) {
 	}
 }
 
-// Resize gives an admitted Pod the room that p asks for now. It returns a
-// *pod.WaitError when others have it at the moment, and a *pod.RejectError when
-// the node could never give it. The Pod keeps what it has then.
+// Resize changes the room of an admitted Pod to what p requests now. It returns a
+// *pod.WaitError if other Pods have the room at the moment, and a *pod.RejectError if
+// the node can never provide it. The Pod then keeps the room that it has.
 func (l *Ledger) Resize(p *v1.Pod) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -96,7 +95,7 @@ func (l *Ledger) Resize(p *v1.Pod) error {
 	return nil
 }
 
-// Release takes the Pod's room: it has stopped. Idempotent.
+// Release frees the room of a Pod that has stopped. It is idempotent.
 func (l *Ledger) Release(uid types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// hostPort is a port of the node that a Pod takes.
+// hostPort is a port of the node that a Pod occupies.
 type hostPort struct {
-	ip       string // "" is every address
+	ip       string // "" means every address
 	port     int32
 	protocol v1.Protocol
 }
@@ -19,7 +19,7 @@ func (h hostPort) conflicts(o hostPort) bool {
 	return h.port == o.port && h.protocol == o.protocol && (h.ip == o.ip || h.ip == "" || o.ip == "")
 }
 
-// portsFree returns which of the Pod's host ports another one has.
+// portsFree returns which of the Pod's host ports is occupied by another Pod.
 func portsFree(p *v1.Pod, others []*v1.Pod) *pod.RejectError {
 	wanted := hostPorts(p)
 	if len(wanted) == 0 {
@@ -40,8 +40,8 @@ func portsFree(p *v1.Pod, others []*v1.Pod) *pod.RejectError {
 	return nil
 }
 
-// hostPorts returns the host ports of what may run for the Pod's whole life:
-// app containers and sidecars.
+// hostPorts returns the host ports of the containers that may run for the Pod's whole
+// life: app containers and sidecars.
 func hostPorts(p *v1.Pod) []hostPort {
 	var ports []hostPort
 	add := func(c *v1.Container) {
