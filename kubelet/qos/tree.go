@@ -1,17 +1,17 @@
-// Package qos keeps the cgroups of a node's Pods: a tree by quality of service
-// class, as upstream's kubelet has it, below a parent that is the node's alone.
+// Package qos maintains the cgroups of a node's Pods: a tree by quality of service
+// class, as in the upstream kubelet, below a parent that belongs to the node alone.
 //
 //	PARENT/kubepods/pod<uid>             Guaranteed
 //	PARENT/kubepods/burstable/pod<uid>   Burstable
 //	PARENT/kubepods/besteffort/pod<uid>  BestEffort
 //
 // With the systemd driver each of them is a slice,
-// PARENT.slice/PARENT-kubepods.slice/PARENT-kubepods-burstable.slice and so on,
-// with dashes inside a name as underscores.
+// PARENT.slice/PARENT-kubepods.slice/PARENT-kubepods-burstable.slice and so on, with
+// underscores for dashes inside a name.
 //
-// What a cgroup gets follows from Pods alone (PodLimits, classShares), so there
-// is nothing to remember: whatever a crash left half done is right again after
-// the next Apply, Remove or Refresh. Only cgroups of these names are touched.
+// The settings of a cgroup follow from Pods alone (PodLimits, classShares), so there is
+// no state to keep: whatever a crash left half done is corrected by the next Apply,
+// Remove or Refresh. Only cgroups with these names are touched.
 package qos
 
 import (
@@ -28,20 +28,20 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Config says where the tree is and whose Pods it holds.
+// Config configures a Tree.
 type Config struct {
-	// Parent is the cgroup below which the tree is, as the cgroupfs driver names
-	// it: "/nodekit-x". Required.
+	// Parent is the cgroup that contains the tree, in cgroupfs notation: "/nodekit-x".
+	// Required.
 	Parent string
-	// Systemd has systemd make the cgroups.
+	// Systemd selects the systemd driver for the cgroups.
 	Systemd bool
-	// PIDs bounds the tasks of each Pod; zero does not.
+	// PIDs limits the number of tasks of each Pod; zero means no limit.
 	PIDs int64
 	// Pods returns the Pods that are to run on the node. Required.
 	Pods func() []*v1.Pod
 }
 
-// Tree is the tree of one node. Its methods may be called concurrently for
+// Tree is the cgroup tree of one node. Its methods may be called concurrently for
 // different Pods.
 type Tree struct {
 	config Config
@@ -50,15 +50,15 @@ type Tree struct {
 	have map[v1.PodQOSClass]uint64 // the shares that this process has written
 }
 
-// New returns the tree. It touches nothing yet.
+// New returns the tree. It changes nothing yet.
 func New(c Config) *Tree { return &Tree{config: c, have: map[v1.PodQOSClass]uint64{}} }
 
-// PodPath returns the path of the Pod's cgroup, as runtimes are given it.
+// PodPath returns the path of the Pod's cgroup in the form for the runtime.
 func (t *Tree) PodPath(p *v1.Pod) string {
 	return podPath(t.driven(classPath(t.config.Parent, pod.QOS(p))), p.UID)
 }
 
-// driven returns the path as the node's driver has it.
+// driven returns the path in the notation of the node's cgroup driver.
 func (t *Tree) driven(p string) string {
 	if t.config.Systemd {
 		return cgroup.Slice(p)
@@ -82,15 +82,15 @@ func podPath(class string, uid types.UID) string {
 	return path.Join(class, "pod"+string(uid))
 }
 
-// slicePrefix is how the names of Pods' slices below a class begin.
+// slicePrefix returns the prefix of the names of Pods' slices below a class.
 func slicePrefix(class string) string {
 	return strings.TrimSuffix(path.Base(class), ".slice") + "-pod"
 }
 
-// Apply makes the Pod's cgroup, or brings that which it has up to its spec, and
-// the weight of its class with it. Call it before the Pod's first container is
-// made, and when its resources have changed. A memory limit below what the Pod
-// uses is an error, and what the cgroup had stays.
+// Apply creates the Pod's cgroup or updates it to its spec, and updates the weight of
+// its class. Call it before the Pod's first container is created, and when its
+// resources have changed. A memory limit below what the Pod uses is an error, and then
+// the cgroup keeps its settings.
 func (t *Tree) Apply(p *v1.Pod) error {
 	at, limits := t.PodPath(p), PodLimits(p, t.config.PIDs)
 	if !cgroup.Exists(at) {
@@ -105,9 +105,9 @@ func (t *Tree) Apply(p *v1.Pod) error {
 	return t.refresh("")
 }
 
-// Remove kills what is left in the Pod's cgroup and removes it, whatever the
-// Pod's class and whichever driver made it. Call it when the Pod's containers
-// have gone. Idempotent; a Pod of which only the uid is known will do.
+// Remove kills what is left in the Pod's cgroup and removes it, regardless of the Pod's
+// class and the driver that created it. Call it when the Pod's containers are gone. It
+// is idempotent, and needs only the UID.
 func (t *Tree) Remove(uid types.UID) error {
 	var errs []error
 	for _, class := range t.classes() {
@@ -118,7 +118,7 @@ func (t *Tree) Remove(uid types.UID) error {
 	return errors.Join(append(errs, t.refresh(uid))...)
 }
 
-// Pods returns the uids of the Pods that have a cgroup here.
+// Pods returns the UIDs of the Pods that have a cgroup here.
 func (t *Tree) Pods() ([]types.UID, error) {
 	known := map[string]types.UID{} // a slice does not tell dashes from underscores
 	for _, p := range t.config.Pods() {
@@ -150,8 +150,8 @@ func dashed(known map[string]types.UID, uid string) types.UID {
 	return types.UID(strings.ReplaceAll(uid, "_", "-"))
 }
 
-// classes returns where Pods' cgroups may be, those of the other driver too: a
-// node may have run with that before.
+// classes returns the cgroups that may contain Pods' cgroups, including those of the
+// other driver: an earlier process may have used it.
 func (t *Tree) classes() []string {
 	var paths []string
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
@@ -161,12 +161,11 @@ func (t *Tree) classes() []string {
 	return paths
 }
 
-// Refresh gives the classes the weights that the node's Pods make, where they
-// have not got them. Call it once at start: the Pods may have changed since the
-// last process wrote.
+// Refresh updates the weights of the classes to the node's Pods. Call it once at start:
+// the Pods may have changed since the last process wrote the weights.
 func (t *Tree) Refresh() error { return t.refresh("") }
 
-// refresh does it as if the Pod with the uid were gone.
+// refresh is Refresh as if the Pod with the given UID were gone.
 func (t *Tree) refresh(gone types.UID) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
