@@ -1,12 +1,11 @@
-// Package credential knows which of the credentials in a Pod's pull Secrets are
-// for an image: it reads Secrets of the types kubernetes.io/dockerconfigjson and
-// kubernetes.io/dockercfg, and matches the registries that they name by the rules
-// of the kubelet (Kubernetes' documentation, "Images", "Interpretation of
-// config.json").
+// Package credential selects the credentials for an image from a Pod's pull Secrets: it
+// reads Secrets of the types kubernetes.io/dockerconfigjson and
+// kubernetes.io/dockercfg, and matches the registries that they name by the rules of
+// the kubelet (Kubernetes' documentation, "Images", "Interpretation of config.json").
 //
-// It is pure: fetching Secrets and pulling images are its callers'. It knows no
-// credential helpers, which are programs of the node and not in a Secret. No error
-// of it quotes anything of a Secret's data.
+// It is pure: callers fetch the Secrets and pull the images. It does not support
+// credential helpers, which are programs of the node and not in a Secret. Its errors
+// never quote a Secret's data.
 package credential
 
 import (
@@ -18,8 +17,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Keyring holds the credentials of Secrets. The zero value is empty. It is made for
-// one pull and not safe for concurrent use.
+// Keyring holds the credentials of Secrets. The zero value is empty. A Keyring is made
+// for one pull and is not safe for concurrent use.
 type Keyring struct{ entries []entry }
 
 // entry is a login for the images at a location.
@@ -28,22 +27,21 @@ type entry struct {
 	login
 }
 
-// login is how one user is known to a registry.
+// login holds one user's credentials for a registry.
 type login struct{ username, password, identityToken, registryToken string }
 
-// Add adds the credentials of a Secret behind those that are there. Its error,
-// fault.Invalid, says what of the Secret cannot be used; what can be is added all the
-// same.
+// Add appends the credentials of a Secret. Its error, fault.Invalid, says which parts
+// of the Secret cannot be used; the rest is added nevertheless.
 func (k *Keyring) Add(s *v1.Secret) error {
 	entries, err := read(s)
 	k.entries = append(k.entries, entries...)
 	return err
 }
 
-// For returns the credentials for an image, named as in a Pod, in the order in which
-// they are to be tried: those for the more specific location first, and of equally
-// specific ones those that were added first. It returns none for a name that is none,
-// and names no server in them: they are for the image's own registry.
+// For returns the credentials for an image, named as in a Pod, in the order in which to
+// try them: those for a more specific location first, and among equally specific ones
+// those added first. For an invalid image name it returns none. The result names no
+// server, because it is for the image's own registry.
 func (k *Keyring) For(image string) []*runtimeapi.AuthConfig {
 	ref, err := name.ParseReference(image)
 	if err != nil {
@@ -70,8 +68,8 @@ func (k *Keyring) For(image string) []*runtimeapi.AuthConfig {
 	return list
 }
 
-// compare is negative if l says more exactly than other what it is for: the host
-// counts before the path.
+// compare is negative if l is more specific than other. The host counts before the
+// path.
 func (l location) compare(other location) int {
 	return cmp.Or(
 		cmp.Compare(l.patterns(), other.patterns()),

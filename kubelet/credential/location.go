@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// dockerHub is the host by which Docker Hub is compared.
+// dockerHub is the host name used to compare Docker Hub.
 const dockerHub = "docker.io"
 
-// location is what credentials are for, or where an image is: a registry and the
-// beginning of the names of its repositories.
+// location is what credentials are for, or where an image is: a registry and a prefix
+// of its repository names.
 type location struct {
 	host string // in lower case; in credentials each of its labels may be a pattern of path.Match
 	port string
@@ -17,10 +17,9 @@ type location struct {
 }
 
 // parseLocation reads the key of an entry in docker's configuration:
-// [https://]HOST[:PORT][/PATH], of which a leading /v1/ or /v2/ of the path is the
-// version of the registry's protocol and says nothing; without the second slash it is
-// the beginning of a repository's name, as for the kubelet. What is no location covers no
-// image.
+// [https://]HOST[:PORT][/PATH]. A leading /v1/ or /v2/ of the path is the version of the
+// registry protocol and is ignored; without the second slash it is a prefix of a
+// repository name, as in the kubelet. A key that is not a location covers no image.
 func parseLocation(key string) location {
 	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
 	host, rest, _ := strings.Cut(key, "/")
@@ -37,14 +36,14 @@ func parseLocation(key string) location {
 	return locate(host[strings.LastIndexByte(host, '@')+1:], rest)
 }
 
-// locate returns the location of a host and port, and a path. Docker Hub has one
-// location by all its names.
+// locate returns the location of a host, port and path. Docker Hub has one location
+// under all its names.
 func locate(authority, beginning string) location {
 	host, port := strings.ToLower(authority), ""
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
 		host, port = host[:i], host[i+1:]
 	}
-	if strings.Contains(host, ":") { // an IPv6 address; other brackets are of a pattern
+	if strings.Contains(host, ":") { // an IPv6 address; other brackets belong to a pattern
 		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	}
 	if host == "index.docker.io" && port == "" {
@@ -54,12 +53,12 @@ func locate(authority, beginning string) location {
 }
 
 // covers reports whether credentials for l are meant for an image at target. A path
-// covers all that begin with it, not only at a slash, as the kubelet has it.
+// covers every path that it is a prefix of, not only at a slash, as in the kubelet.
 func (l location) covers(target location) bool {
 	if l.port != target.port || !strings.HasPrefix(target.path, l.path) {
 		return false
 	}
-	if strings.Contains(target.host, ":") { // an IPv6 address, whose colons are no labels
+	if strings.Contains(target.host, ":") { // an IPv6 address: colons do not separate labels
 		return l.host == target.host
 	}
 	want, have := strings.Split(l.host, "."), strings.Split(target.host, ".")
@@ -74,7 +73,7 @@ func (l location) covers(target location) bool {
 	return true
 }
 
-// patterns is how many labels of the host are patterns.
+// patterns returns how many labels of the host are patterns.
 func (l location) patterns() (n int) {
 	for label := range strings.SplitSeq(l.host, ".") {
 		if strings.ContainsAny(label, `*?[\`) {

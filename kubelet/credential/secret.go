@@ -13,11 +13,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// errAuth is of an auth field that cannot be read. It quotes nothing.
+// errAuth is the error of an auth field that cannot be read. It quotes nothing.
 var errAuth = errors.New("auth is not the base64 of USER:PASSWORD")
 
-// read returns the entries of a Secret in the order of their keys, and what of it
-// cannot be used. The errors of package json are left out: they quote the data.
+// read returns the entries of a Secret in the order of their keys, and an error for
+// those that cannot be used. It omits the errors of package json, because they quote
+// the data.
 func read(s *v1.Secret) ([]entry, error) {
 	key := ""
 	switch s.Type {
@@ -39,7 +40,7 @@ func read(s *v1.Secret) ([]entry, error) {
 	return entriesOf(auths)
 }
 
-// registries returns what the configuration says of each registry.
+// registries returns the configuration of each registry.
 func registries(kind v1.SecretType, data []byte) (auths map[string]json.RawMessage, err error) {
 	if kind == v1.SecretTypeDockercfg {
 		err = json.Unmarshal(data, &auths)
@@ -52,8 +53,8 @@ func registries(kind v1.SecretType, data []byte) (auths map[string]json.RawMessa
 	return config.Auths, err
 }
 
-// entriesOf reads the registries one by one: one that is damaged is counted, and does
-// not keep the others from being used.
+// entriesOf reads the registries one by one. It counts damaged ones, which do not
+// prevent the use of the others.
 func entriesOf(auths map[string]json.RawMessage) ([]entry, error) {
 	var entries []entry
 	damaged := 0
@@ -75,7 +76,7 @@ func entriesOf(auths map[string]json.RawMessage) ([]entry, error) {
 	return entries, nil
 }
 
-// parseLogin reads the value of an entry. auth, where there is one, counts before
+// parseLogin reads the value of an entry. auth, if present, takes precedence over
 // username and password.
 func parseLogin(data []byte) (login, error) {
 	var e struct {
@@ -92,7 +93,7 @@ func parseLogin(data []byte) (login, error) {
 	if e.Auth == "" {
 		return l, nil
 	}
-	// Some tools leave the padding out, old ones of docker append zeros.
+	// Some tools omit the padding; old versions of docker append zeros.
 	plain, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(e.Auth), "="))
 	user, password, ok := strings.Cut(strings.TrimRight(string(plain), "\x00"), ":")
 	if err != nil || !ok {
