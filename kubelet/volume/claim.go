@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// mountClaim mounts the volume of a PersistentVolumeClaim, which is made and
-// bound first when it has none.
+// mountClaim mounts the volume of a PersistentVolumeClaim. If the claim has none, the
+// volume is created and bound first.
 func (m *Manager) mountClaim(ctx context.Context, p *v1.Pod, s *v1.Volume) (pod.Volume, error) {
 	ref := s.PersistentVolumeClaim
 	pv, err := m.bind(ctx, p.Namespace, ref.ClaimName)
@@ -45,7 +45,7 @@ func (m *Manager) bind(ctx context.Context, namespace, name string) (*v1.Persist
 	pv := &v1.PersistentVolume{}
 	err = m.objects.Get(ctx, "", claim.Spec.VolumeName, pv)
 	if errors.Is(err, fault.NotFound) {
-		if claim.Spec.VolumeName == volumeName(claim) { // ours: its record has it all
+		if claim.Spec.VolumeName == volumeName(claim) { // provisioned here: its record has everything
 			return m.provision(ctx, claim)
 		}
 		return nil, wait(nil, "PersistentVolume %q, to which PersistentVolumeClaim %q is bound: create it", claim.Spec.VolumeName, name)
@@ -56,7 +56,7 @@ func (m *Manager) bind(ctx context.Context, namespace, name string) (*v1.Persist
 	return pv, m.adopt(ctx, claim, pv)
 }
 
-// claim returns the claim, or nil when there is none.
+// claim returns the claim, or nil if it does not exist.
 func (m *Manager) claim(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, error) {
 	claim := &v1.PersistentVolumeClaim{}
 	err := m.objects.Get(ctx, namespace, name, claim)
@@ -85,7 +85,7 @@ func supportedClaim(c *v1.PersistentVolumeClaim) error {
 	return nil
 }
 
-// adopt completes the binding of a claim that names its volume: from both sides.
+// adopt completes, on both sides, the binding of a claim that names its volume.
 func (m *Manager) adopt(ctx context.Context, claim *v1.PersistentVolumeClaim, pv *v1.PersistentVolume) error {
 	want := claimRef(claim)
 	if have := pv.Spec.ClaimRef; have != nil {
@@ -114,8 +114,8 @@ func claimRef(c *v1.PersistentVolumeClaim) *v1.ObjectReference {
 	return &v1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: c.Namespace, Name: c.Name, UID: c.UID}
 }
 
-// volumeName is the name under which the claim's volume is provisioned. A claim
-// without uid, in a store that gives none, is known by its name.
+// volumeName returns the name under which the claim's volume is provisioned. A claim
+// without UID, in a store that assigns none, is identified by its name.
 func volumeName(c *v1.PersistentVolumeClaim) string {
 	if c.UID == "" {
 		return "pvc-" + hash(c.Namespace + "/" + c.Name)[:32]

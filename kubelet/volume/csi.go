@@ -18,8 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// csiVolume is one CSI volume of one Pod, with everything that the driver is
-// going to be told.
+// csiVolume is one CSI volume of one Pod, with all arguments for the driver.
 type csiVolume struct {
 	record
 	dir          string // the Pod's directory for it
@@ -27,17 +26,16 @@ type csiVolume struct {
 	stageSecrets map[string]string
 	readOnly     bool
 	republish    bool // CSIDriver.requiresRepublish
-	ownership    bool // fsGroup is the kubelet's to apply
+	ownership    bool // the kubelet applies fsGroup
 }
 
-// republishEvery is how often a volume is published again for a driver that
-// wants to bring its content up to date (CSIDriver.requiresRepublish).
+// republishEvery is how often a volume is published again for a driver that updates its
+// contents that way (CSIDriver.requiresRepublish).
 const republishEvery = time.Minute
 
 func (v *csiVolume) target() string { return filepath.Join(v.dir, "mount") }
 
-// mountCSI takes the volume from whatever state the disk says it is in to
-// published.
+// mountCSI brings the volume from whatever state is recorded on disk to published.
 func (m *Manager) mountCSI(ctx context.Context, p *v1.Pod, v *csiVolume) (pod.Volume, error) {
 	ready := pod.Volume{HostPath: v.target(), ReadOnly: v.readOnly, Relabel: !v.readOnly}
 	if v.republish {
@@ -87,7 +85,7 @@ func (m *Manager) mountCSI(ctx context.Context, p *v1.Pod, v *csiVolume) (pod.Vo
 	return ready, v.write(v.dir)
 }
 
-// stage calls NodeStageVolume unless it succeeded in this boot. The Pod's record
+// stage calls NodeStageVolume unless it has succeeded in this boot. The Pod's record
 // names the staging path already, so a crash here loses nothing.
 func (m *Manager) stage(ctx context.Context, d *driver, v *csiVolume, boot string) error {
 	if v.Staging == "" {
@@ -114,13 +112,13 @@ func (m *Manager) stage(ctx context.Context, d *driver, v *csiVolume, boot strin
 	return staged.write(dir)
 }
 
-// unmountCSI undoes mountCSI from the record in dir.
+// unmountCSI undoes mountCSI, from the record in dir.
 func (m *Manager) unmountCSI(ctx context.Context, dir string) error {
 	r, err := readRecord(dir)
 	if err != nil {
 		return err
 	}
-	if r == nil { // a crash before the first record: no driver was told anything
+	if r == nil { // a crash before the first record: no driver was called
 		return mount.RemoveAll(dir)
 	}
 	unlock, err := m.volumes.lock(ctx, r.key())
@@ -160,7 +158,7 @@ func (m *Manager) unmountCSI(ctx context.Context, dir string) error {
 	return mount.RemoveAll(dir)
 }
 
-// unpublished takes the mark of success away before the volume is, so that a
+// unpublished removes the mark of success before the volume is unpublished, so that a
 // Mount after a crash in between publishes again.
 func (m *Manager) unpublished(dir string, r *record) error {
 	if r.DoneInBoot == "" {
@@ -170,7 +168,7 @@ func (m *Manager) unpublished(dir string, r *record) error {
 	return r.write(dir)
 }
 
-// unstage undoes stage for a volume that nobody uses any more.
+// unstage undoes stage for a volume that is no longer used.
 func (m *Manager) unstage(ctx context.Context, d *driver, r *record) error {
 	dir := filepath.Dir(r.Staging)
 	if err := atomicfile.Remove(filepath.Join(dir, recordFile)); err != nil {
@@ -189,8 +187,8 @@ func (m *Manager) unstage(ctx context.Context, d *driver, r *record) error {
 	return nil
 }
 
-// busy says what to do about a call of the driver that never ends, and keeps others of the
-// same volume from being made (ABORTED).
+// busy explains what to do about a driver call that never ends and makes other calls
+// for the volume fail (ABORTED).
 func busy(err error) string {
 	if errors.Is(err, fault.Aborted) {
 		return " (an earlier call for the volume goes on; where it hangs, end the driver and start it again)"
@@ -205,8 +203,8 @@ func notUndone(err error, format string, args ...any) error {
 	return fmt.Errorf(format, args...)
 }
 
-// removeTarget removes what is left of a target that the driver should have
-// removed. Only an empty one: anything else may be data.
+// removeTarget removes a target that the driver should have removed, but only if it is
+// empty: anything else may be data.
 func removeTarget(target string) error {
 	if err := os.Remove(target); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("removing what the driver left at the target: %w", err)

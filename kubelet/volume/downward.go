@@ -36,8 +36,8 @@ func downward(p *v1.Pod, items []v1.DownwardAPIVolumeFile, mode *int32, into con
 	return nil
 }
 
-// field returns what a field path means. A volume knows fewer of them than an
-// environment variable does.
+// field returns the value of a field path. A volume supports fewer of them than an
+// environment variable.
 func field(p *v1.Pod, path string) (string, error) {
 	switch path {
 	case "metadata.name":
@@ -60,7 +60,7 @@ func field(p *v1.Pod, path string) (string, error) {
 	return "", refuse("downwardAPI field %q is not one that a volume can show", path)
 }
 
-// subscript takes key from field['key'].
+// subscript extracts key from field['key'].
 func subscript(path, field string) (key string, ok bool) {
 	rest, ok := strings.CutPrefix(path, field+"['")
 	if !ok {
@@ -69,7 +69,7 @@ func subscript(path, field string) (key string, ok bool) {
 	return strings.CutSuffix(rest, "']")
 }
 
-// table prints a map as Kubernetes does: sorted, the values quoted.
+// table formats a map as Kubernetes does: sorted, with quoted values.
 func table(m map[string]string) string {
 	var lines []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -78,8 +78,8 @@ func table(m map[string]string) string {
 	return strings.Join(lines, "\n")
 }
 
-// amount returns a container's request or limit in units of the divisor,
-// rounded up. A limit that is not set is what the machine has.
+// amount returns a container's request or limit in units of the divisor, rounded up.
+// For a limit that is not set, it uses the machine's capacity.
 func amount(p *v1.Pod, ref *v1.ResourceFieldSelector) (string, error) {
 	all := slices.Concat(p.Spec.InitContainers, p.Spec.Containers)
 	i := slices.IndexFunc(all, func(c v1.Container) bool { return c.Name == ref.ContainerName })

@@ -22,7 +22,7 @@ import (
 type driver struct {
 	*client.Client
 	info   *client.Info
-	socket string // of the registration: identifies the instance
+	socket string // of the registration; identifies the instance
 }
 
 // stages reports whether volumes are staged before they are published.
@@ -30,8 +30,8 @@ func (d *driver) stages() bool {
 	return d.info.NodeCan(spec.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME)
 }
 
-// drivers are the registered ones. The newest instance of a name is used; when
-// it goes, the one before it is, if it is still there.
+// drivers are the registered CSI drivers. The newest instance of a name is used; when
+// it disappears, the previous one is used again if it is still there.
 type drivers struct {
 	observe *call.Observer
 	log     *slog.Logger
@@ -45,7 +45,7 @@ func newDrivers(observe *call.Observer, log *slog.Logger) *drivers {
 	return &drivers{observe: observe, log: log, changed: make(chan struct{}, 1), known: map[string][]*driver{}}
 }
 
-// Handler takes CSI drivers from the plugin registry.
+// Handler returns the handler for CSI drivers in the plugin registry.
 func (m *Manager) Handler() registration.Handler {
 	return registration.Handler{Register: m.drivers.register, Deregister: m.drivers.deregister}
 }
@@ -106,11 +106,11 @@ func (d *drivers) remove(name, socket string) {
 func (d *drivers) notify() {
 	select {
 	case d.changed <- struct{}{}:
-	default: // one value is waiting already
+	default: // a value is pending already
 	}
 }
 
-// get returns the driver, or what to wait for.
+// get returns the driver, or an error that says what to wait for.
 func (d *drivers) get(name string) (*driver, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -124,8 +124,8 @@ func (d *drivers) get(name string) (*driver, error) {
 	return nil, wait(nil, "CSI driver %q to register in plugins_registry (%s): start it, for example with nodekit run --plugin", name, known)
 }
 
-// provisioner returns the one driver that can make volumes, for claims that
-// name no class.
+// provisioner returns the only driver that can create volumes, for claims that name no
+// class.
 func (d *drivers) provisioner() (*driver, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

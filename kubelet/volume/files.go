@@ -22,11 +22,11 @@ type file struct {
 	mode fs.FileMode
 }
 
-// content is all files of a volume by their relative path.
+// content holds all files of a volume by their relative path.
 type content map[string]file
 
-// mountFiles makes a volume that consists of objects' data. What comes from
-// Secrets never touches a disk.
+// mountFiles creates a volume from the data of objects. Data from Secrets is never
+// written to a disk.
 func (m *Manager) mountFiles(ctx context.Context, p *v1.Pod, v *v1.Volume) (pod.Volume, error) {
 	plugin, memory, sources, mode := asProjected(v)
 	files := content{}
@@ -48,7 +48,7 @@ func (m *Manager) mountFiles(ctx context.Context, p *v1.Pod, v *v1.Volume) (pod.
 	return pod.Volume{HostPath: dir, ReadOnly: true, Relabel: true}, nil
 }
 
-// asProjected reduces the four kinds to the one that includes the others.
+// asProjected reduces the four kinds to projected, which includes the others.
 func asProjected(v *v1.Volume) (plugin string, memory bool, sources []v1.VolumeProjection, mode *int32) {
 	switch {
 	case v.ConfigMap != nil:
@@ -68,8 +68,8 @@ func asProjected(v *v1.Volume) (plugin string, memory bool, sources []v1.VolumeP
 	return pluginProjected, true, v.Projected.Sources, v.Projected.DefaultMode
 }
 
-// collect adds the files of one source. A later source wins over an earlier one
-// at the same path, as in Kubernetes.
+// collect adds the files of one source. At the same path, a later source wins over an
+// earlier one, as in Kubernetes.
 func (m *Manager) collect(ctx context.Context, p *v1.Pod, s *v1.VolumeProjection, mode *int32, into content) error {
 	switch {
 	case s.ConfigMap != nil:
@@ -121,8 +121,8 @@ func (m *Manager) secret(ctx context.Context, namespace string, s *v1.SecretProj
 	return pick("Secret "+s.Name, secretData(&secret), s.Items, isTrue(s.Optional), mode, into)
 }
 
-// secretData returns the Secret's values. stringData is the write-only form
-// that an API server folds into data, and it wins there too.
+// secretData returns the Secret's values. As in an API server, the write-only
+// stringData takes precedence over data.
 func secretData(s *v1.Secret) map[string][]byte {
 	data := map[string][]byte{}
 	for k, v := range s.Data {
@@ -134,7 +134,7 @@ func secretData(s *v1.Secret) map[string][]byte {
 	return data
 }
 
-// pick takes all keys, or the items.
+// pick adds all keys, or only the items if there are any.
 func pick(object string, data map[string][]byte, items []v1.KeyToPath, optional bool, mode *int32, into content) error {
 	if len(items) == 0 {
 		for k, v := range data {
@@ -159,8 +159,8 @@ func pick(object string, data map[string][]byte, items []v1.KeyToPath, optional 
 	return nil
 }
 
-// add puts a file at a relative path that stays inside the volume and out of
-// the writer's own names.
+// add adds a file at a relative path, which must stay inside the volume and must not
+// conflict with the writer's own names.
 func (c content) add(name string, data []byte, volume, own *int32) error {
 	parts := strings.Split(name, "/")
 	if name == "" || name != path.Clean(name) || path.IsAbs(name) || slices.Contains(parts, "..") || strings.HasPrefix(name, "..") {

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// keyed is a set of locks by name. The zero value is ready.
+// keyed is a set of locks by name. The zero value is ready to use.
 type keyed struct {
 	mu   sync.Mutex
 	held map[string]*keyedLock
@@ -48,7 +48,7 @@ func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error)
 	}
 }
 
-// hash returns the name that the kubelet gives a volume's staging directory.
+// hash returns the kubelet's name for a volume's staging directory.
 func hash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:])

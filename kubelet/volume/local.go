@@ -13,7 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// mountEmptyDir makes a directory that everybody may use, on disk or in memory.
+// mountEmptyDir creates a directory that everybody may use, on disk or in memory.
 func (m *Manager) mountEmptyDir(p *v1.Pod, v *v1.Volume) (pod.Volume, error) {
 	dir := m.root.volume(p.UID, pluginEmptyDir, v.Name)
 	limit := v.EmptyDir.SizeLimit
@@ -36,8 +36,8 @@ func (m *Manager) mountEmptyDir(p *v1.Pod, v *v1.Volume) (pod.Volume, error) {
 	return pod.Volume{}, refuse("medium %q of an emptyDir is not supported; use \"\" or Memory", v.EmptyDir.Medium)
 }
 
-// makeOpen makes a directory for everybody. It appears with its mode and group:
-// once it is there it belongs to the Pod, which may have changed both.
+// makeOpen creates a directory that everybody may use. It appears with its mode and
+// group: once it exists it belongs to the Pod, which may have changed both.
 func makeOpen(dir string, p *v1.Pod) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
@@ -57,7 +57,7 @@ func makeOpen(dir string, p *v1.Pod) error {
 	return os.Rename(draft, dir)
 }
 
-// tmpfs mounts a tmpfs at dir, which it makes, unless one is there.
+// tmpfs creates dir and mounts a tmpfs there, unless one is mounted already.
 func tmpfs(dir string, o *mount.TmpfsOptions) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
@@ -69,8 +69,8 @@ func tmpfs(dir string, o *mount.TmpfsOptions) error {
 	return mount.Tmpfs(dir, o)
 }
 
-// mountHostPath checks that the host has what the Pod wants, and makes it for
-// the two types that ask for it.
+// mountHostPath checks that the path is on the host as the Pod requires, and creates it
+// for the two types that ask for it.
 func mountHostPath(h *v1.HostPathVolumeSource) (pod.Volume, error) {
 	kind := v1.HostPathUnset
 	if h.Type != nil {
@@ -119,7 +119,7 @@ var hostPathKinds = map[v1.HostPathType]func(fs.FileMode) bool{
 	v1.HostPathBlockDev:  func(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 },
 }
 
-// removeTree takes away what is mounted at dir or below and removes the rest.
+// removeTree unmounts everything at dir and below, and removes the rest.
 func removeTree(dir string) error {
 	if err := mount.DetachTree(dir); err != nil {
 		return err

@@ -11,10 +11,10 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// own gives a writable volume to the Pod's fsGroup, if it has one: everything in
-// it belongs to the group, which may read and write it, and directories pass the
-// group on to what is made in them. With fsGroupChangePolicy OnRootMismatch a
-// volume whose root has the group already is left alone.
+// own gives a writable volume to the Pod's fsGroup, if it has one: everything in it
+// belongs to the group, which may read and write it, and new entries of its directories
+// inherit the group. With fsGroupChangePolicy OnRootMismatch, a volume whose root
+// already has the group is left unchanged.
 func own(dir string, p *v1.Pod) error {
 	group := fsGroup(p)
 	if group < 0 {
@@ -26,7 +26,7 @@ func own(dir string, p *v1.Pod) error {
 			return err
 		}
 	}
-	// The root comes last: its group says that the walk was complete.
+	// The root comes last: its group shows that the walk was complete.
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && path != dir {
 			err = ownOne(path, group)
@@ -45,7 +45,7 @@ func own(dir string, p *v1.Pod) error {
 	return nil
 }
 
-// ownOne changes one file or directory. It never follows a link.
+// ownOne changes one file or directory. It never follows a symbolic link.
 func ownOne(path string, group int) error {
 	fi, err := os.Lstat(path)
 	if err != nil {

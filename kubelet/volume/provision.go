@@ -20,15 +20,15 @@ import (
 )
 
 // provisioned is the record of a dynamically provisioned volume, the file
-// <root>/claims/<PersistentVolume>.json. It exists from before CreateVolume until
-// after DeleteVolume and holds everything that the second needs, whatever became
-// of the objects.
+// <root>/claims/<PersistentVolume>.json. It exists from before CreateVolume until after
+// DeleteVolume, and holds everything that DeleteVolume needs, even if the objects are
+// gone.
 type provisioned struct {
 	Version   int    `json:"version"`
 	Namespace string `json:"namespace"`
 	Claim     string `json:"claim"`
 	Driver    string `json:"driver"`
-	// Create is the request, to repeat it exactly; its secrets are referred to.
+	// Create is the request, kept to repeat it exactly. It refers to its secrets.
 	Create  client.Create       `json:"create"`
 	Secret  *v1.SecretReference `json:"secret,omitempty"`
 	Publish *v1.SecretReference `json:"publishSecret,omitempty"`
@@ -36,7 +36,7 @@ type provisioned struct {
 	Class   string              `json:"class,omitempty"`
 	Mounts  []string            `json:"mountOptions,omitempty"`
 	Retain  bool                `json:"retain,omitempty"`
-	// Handle is what CreateVolume answered, empty while that is not known.
+	// Handle is the volume handle from CreateVolume, empty while unknown.
 	Handle   string            `json:"handle,omitempty"`
 	Capacity int64             `json:"capacity,omitempty"`
 	Context  map[string]string `json:"context,omitempty"`
@@ -44,8 +44,8 @@ type provisioned struct {
 
 func (m *Manager) recordOf(pv string) string { return filepath.Join(m.root.claims(), pv+".json") }
 
-// provision makes the claim's volume, its PersistentVolume, and binds them. Every
-// step is found done or repeated after a crash.
+// provision creates the claim's volume and its PersistentVolume, and binds them. After
+// a crash every step is found done or is repeated.
 func (m *Manager) provision(ctx context.Context, claim *v1.PersistentVolumeClaim) (*v1.PersistentVolume, error) {
 	name := volumeName(claim)
 	rec := &provisioned{}
@@ -82,8 +82,8 @@ func (m *Manager) provision(ctx context.Context, claim *v1.PersistentVolumeClaim
 	return pv, m.adopt(ctx, claim, pv)
 }
 
-// create calls CreateVolume unless its answer is on record, and records it. A
-// final error means that nothing was made, and the intent goes.
+// create calls CreateVolume, unless its answer is on record, and records it. A final
+// error means that nothing was created, and removes the intent.
 func (m *Manager) create(ctx context.Context, name string, rec *provisioned) error {
 	if rec.Handle != "" {
 		return nil
@@ -108,7 +108,7 @@ func (m *Manager) create(ctx context.Context, name string, rec *provisioned) err
 	return writeJSON(m.recordOf(name), rec)
 }
 
-// plan decides which driver makes the volume, and how.
+// plan decides which driver creates the volume, and how.
 func (m *Manager) plan(ctx context.Context, claim *v1.PersistentVolumeClaim) (*provisioned, error) {
 	rec := &provisioned{Version: recordVersion, Namespace: claim.Namespace, Claim: claim.Name}
 	class := &storagev1.StorageClass{}
@@ -153,10 +153,11 @@ func (m *Manager) plan(ctx context.Context, claim *v1.PersistentVolumeClaim) (*p
 	return rec, nil
 }
 
-// reserved is the prefix of the parameters that are for the orchestrator.
+// reserved is the prefix of the parameters for the orchestrator.
 const reserved = "csi.storage.k8s.io/"
 
-// parameters divides a class's parameters into the driver's and ours.
+// parameters splits a class's parameters into those for the driver and those for the
+// kubelet.
 func (r *provisioned) parameters(all map[string]string, claim *v1.PersistentVolumeClaim) (fsType string, err error) {
 	ours := map[string]string{}
 	for k, v := range all {
@@ -192,7 +193,7 @@ func (m *Manager) secretRef(ctx context.Context, ref *v1.SecretReference) (map[s
 	return m.credentials(ctx, ref.Namespace, ref.Name)
 }
 
-// object is the PersistentVolume of the record.
+// object returns the PersistentVolume of the record.
 func (r *provisioned) object(name string, claim *v1.PersistentVolumeClaim) *v1.PersistentVolume {
 	policy := v1.PersistentVolumeReclaimDelete
 	if r.Retain {

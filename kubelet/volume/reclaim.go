@@ -11,13 +11,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// DeleteClaim ends a claim: the volume that was provisioned for it is deleted
-// with its data, unless its class said Retain, and then the PersistentVolume and
-// the claim itself. Only the claim with that uid is meant, and what was made for
-// it: another of its name may have been created since. It is idempotent, needs no
-// object to be there, and finishes what a crash interrupted. While a Pod has the
-// volume it is refused with fault.FailedPrecondition; a *pod.WaitError names a
-// driver that must register first.
+// DeleteClaim deletes the volume that was provisioned for a claim, with its data,
+// unless its class says Retain, and then the PersistentVolume and the claim itself. It
+// affects only the claim with that UID, and what was created for it: another claim of
+// its name may have been created since. It is idempotent, needs no object to exist, and
+// finishes what a crash interrupted. While a Pod has the volume, it fails with
+// fault.FailedPrecondition. A *pod.WaitError names a driver that must register first.
 func (m *Manager) DeleteClaim(ctx context.Context, claim *v1.PersistentVolumeClaim) error {
 	unlock, err := m.claims.lock(ctx, claim.Namespace+"/"+claim.Name)
 	if err != nil {
@@ -39,7 +38,7 @@ func (m *Manager) DeleteClaim(ctx context.Context, claim *v1.PersistentVolumeCla
 	return ignoreNotFound(m.objects.Delete(ctx, claim))
 }
 
-// reclaim ends one provisioned volume. The record goes last.
+// reclaim deletes one provisioned volume. The record is removed last.
 func (m *Manager) reclaim(ctx context.Context, pvName string, rec *provisioned) error {
 	unlock, err := m.volumes.lock(ctx, (&record{Driver: rec.Driver, Handle: rec.Handle}).key())
 	if err != nil {
@@ -72,8 +71,8 @@ func (m *Manager) reclaim(ctx context.Context, pvName string, rec *provisioned) 
 	return atomicfile.Remove(m.recordOf(pvName))
 }
 
-// deleteVolume calls DeleteVolume. Of a volume whose CreateVolume never answered
-// the id is learned by asking for it once more.
+// deleteVolume calls DeleteVolume. If CreateVolume never answered, it repeats that call
+// to learn the volume's ID.
 func (m *Manager) deleteVolume(ctx context.Context, pvName string, rec *provisioned) error {
 	d, err := m.drivers.get(rec.Driver)
 	if err != nil {

@@ -12,16 +12,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// recordVersion is the format of the records below; a newer one is refused.
+// recordVersion is the format version of the records below. Newer ones are rejected.
 const recordVersion = 1
 
-// recordFile is the kubelet's name for the file beside a CSI mount. Ours has its
-// keys, so that tools which look for them find them, and is written atomically.
+// recordFile is the kubelet's name for the file beside a CSI mount. This one has the
+// kubelet's keys, so that tools that look for them find them, and is written
+// atomically.
 const recordFile = "vol_data.json"
 
-// record says what a Pod's CSI volume is, or what is staged on this node. It is
-// written before the driver is told anything and removed after the driver has
-// undone it.
+// record describes a Pod's CSI volume, or what is staged on this node. It is written
+// before the driver is called, and removed after the driver has undone the call.
 type record struct {
 	Version   int    `json:"nodekitVersion"`
 	Driver    string `json:"driverName"`
@@ -29,16 +29,16 @@ type record struct {
 	SpecName  string `json:"specVolID"`
 	Node      string `json:"nodeName"`
 	Lifecycle string `json:"volumeLifecycleMode"` // "Persistent" or "Ephemeral"
-	// Staging is the staging path, empty when the driver does not stage.
+	// Staging is the staging path, empty if the driver does not stage.
 	Staging string `json:"nodekitStagingPath,omitempty"`
-	// DoneInBoot is the boot in which the driver finished: NodePublishVolume
-	// beside a Pod's mount, NodeStageVolume beside a staging path.
+	// DoneInBoot identifies the boot in which the driver finished: NodePublishVolume in
+	// a record beside a Pod's mount, NodeStageVolume in one beside a staging path.
 	DoneInBoot string `json:"nodekitDoneInBoot,omitempty"`
 }
 
 func (r *record) key() string { return r.Driver + " " + r.Handle }
 
-// readRecord returns the record in dir, or nil when there is none.
+// readRecord returns the record in dir, or nil if there is none.
 func readRecord(dir string) (*record, error) {
 	r := &record{}
 	if err := readJSON(filepath.Join(dir, recordFile), r); err != nil || r.Driver == "" {
@@ -57,7 +57,7 @@ func (r *record) write(dir string) error {
 	return writeJSON(filepath.Join(dir, recordFile), r)
 }
 
-// readJSON fills v from the file, or leaves it as it is when there is none.
+// readJSON fills v from the file, or leaves it unchanged if the file does not exist.
 func readJSON(file string, v any) error {
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

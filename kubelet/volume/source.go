@@ -22,7 +22,7 @@ const (
 	ephemeral  = "Ephemeral"
 )
 
-// mountInline mounts a CSI volume that lives and dies with the Pod.
+// mountInline mounts a CSI ephemeral volume, which has the lifetime of the Pod.
 func (m *Manager) mountInline(ctx context.Context, p *v1.Pod, s *v1.Volume) (pod.Volume, error) {
 	src := s.CSI
 	opts, err := m.driverOptions(ctx, src.Driver)
@@ -68,7 +68,7 @@ func (m *Manager) mountPersistent(ctx context.Context, p *v1.Pod, pv *v1.Persist
 	}
 	d, err := m.drivers.get(src.Driver)
 	if err != nil {
-		// A volume that is published already does not need its driver.
+		// A volume that is already published does not need its driver.
 		if old, readErr := readRecord(v.dir); readErr != nil || old == nil || old.DoneInBoot == "" {
 			return pod.Volume{}, err
 		}
@@ -108,9 +108,9 @@ func (m *Manager) credentials(ctx context.Context, namespace, name string) (map[
 	return out, nil
 }
 
-// accessMode is the mode of the first of the claim's modes, as the kubelet maps
-// them. ReadWriteOnce is about nodes, not Pods, which only a driver with
-// SINGLE_NODE_MULTI_WRITER can be told.
+// accessMode returns the first of the claim's access modes, mapped as in the kubelet.
+// ReadWriteOnce is about nodes, not Pods, which can be expressed only to a driver with
+// SINGLE_NODE_MULTI_WRITER.
 func accessMode(modes []v1.PersistentVolumeAccessMode, d *driver) spec.VolumeCapability_AccessMode_Mode {
 	precise := d != nil && d.info.NodeCan(spec.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER)
 	first := v1.ReadWriteOnce
@@ -130,9 +130,9 @@ func accessMode(modes []v1.PersistentVolumeAccessMode, d *driver) spec.VolumeCap
 	return spec.VolumeCapability_AccessMode_SINGLE_NODE_WRITER
 }
 
-// driverOptions is what a CSIDriver object says. Without one the defaults are
-// Kubernetes', except that inline volumes get the Pod's identity: a driver cannot
-// tell them from others without it.
+// driverOptions are the settings of a CSIDriver object. Without one they are
+// Kubernetes' defaults, except that inline volumes get the Pod's identity: otherwise a
+// driver could not distinguish them from others.
 type driverOptions struct {
 	declared   bool
 	podInfo    bool
@@ -166,8 +166,8 @@ func (m *Manager) driverOptions(ctx context.Context, name string) (driverOptions
 	return o, nil
 }
 
-// context returns the volume's attributes with the Pod's identity, where the
-// driver wants it.
+// context returns the volume's attributes, with the Pod's identity if the driver wants
+// it.
 func (o driverOptions) context(p *v1.Pod, attributes map[string]string, lifecycle string) map[string]string {
 	out := map[string]string{}
 	for k, v := range attributes {
@@ -183,7 +183,7 @@ func (o driverOptions) context(p *v1.Pod, attributes map[string]string, lifecycl
 	return out
 }
 
-// owns reports whether the kubelet gives the volume to the Pod's fsGroup.
+// owns reports whether the kubelet applies the Pod's fsGroup to the volume.
 func (o driverOptions) owns(v *csiVolume) bool {
 	if v.readOnly {
 		return false

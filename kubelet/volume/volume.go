@@ -1,23 +1,21 @@
-// Package volume is the kubelet's volume manager: it makes a Pod's volumes
-// ready on the host before its sandbox exists, and takes them away after it is
-// gone.
+// Package volume is the kubelet's volume manager: it makes a Pod's volumes ready on the
+// host before its sandbox exists, and removes them after it is gone.
 //
-// Everything lies below the kubelet's root in the kubelet's own layout, because
-// CSI drivers depend on it (pods/<uid>/volumes/kubernetes.io~csi/<pv>/mount,
+// Everything is below the kubelet's root in the kubelet's own layout, because CSI
+// drivers depend on it (pods/<uid>/volumes/kubernetes.io~csi/<pv>/mount,
 // plugins/kubernetes.io/csi/<driver>/<hash>/globalmount).
 //
-// The disk is the state. What was begun for a Pod is written durably below its
-// directory before a driver is called, and removed after the inverse call
-// succeeded, so Unmount works after a kill -9 at any instruction and with all
-// objects gone. A staged volume is unstaged when the last Pod's record that names
-// it goes. A dynamically provisioned volume has a record of its own below
-// <root>/claims, written before CreateVolume under a name that a retry repeats,
-// so none leaks.
+// The disk is the state. What was started for a Pod is recorded durably below its
+// directory before a driver is called, and the record is removed after the inverse call
+// has succeeded, so Unmount works after a kill -9 at any instruction and with all
+// objects gone. A staged volume is unstaged when the last Pod's record that names it is
+// removed. A dynamically provisioned volume has its own record below <root>/claims,
+// written before CreateVolume under a name that a retry repeats, so no volume leaks.
 //
-// What is not here yet and refused by name: block devices, expansion, attaching,
-// snapshots, service account tokens, generic ephemeral volumes, image volumes and
-// all in-tree plugins. A Manager is safe for concurrent use; calls for one Pod
-// wait for each other, and so do calls that use one CSI volume.
+// Not supported yet, and rejected by name: block devices, expansion, attaching,
+// snapshots, service account tokens, generic ephemeral volumes, image volumes and all
+// in-tree plugins. A Manager is safe for concurrent use; calls for one Pod wait for
+// each other, as do calls that use the same CSI volume.
 package volume
 
 import (
@@ -41,28 +39,28 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Object is a Kubernetes object. Its kind follows from its Go type.
+// Object is a Kubernetes object. Its Go type determines its kind.
 type Object = object.Object
 
-// Objects is where the manager reads and writes Kubernetes objects. The
-// namespace of objects that have none is "".
+// Objects reads and writes Kubernetes objects for the manager. The namespace of
+// cluster-scoped objects is "".
 type Objects interface {
-	// Get fills into, or returns fault.NotFound.
+	// Get reads the object into into, or returns fault.NotFound.
 	Get(ctx context.Context, namespace, name string, into Object) error
 	// Create stores the object, or returns fault.AlreadyExists.
 	Create(ctx context.Context, o Object) error
 	Update(ctx context.Context, o Object) error
-	// Delete removes the object, if it has o's uid or o has none, or returns
-	// fault.NotFound.
+	// Delete removes the object, or returns fault.NotFound. If o has a UID, it removes
+	// only the object with that UID.
 	Delete(ctx context.Context, o Object) error
 }
 
-// Config says where a Manager works. Root, NodeName and Objects are required.
+// Config configures a Manager. Root, NodeName and Objects are required.
 type Config struct {
 	Root     string // the kubelet's root directory, absolute
 	NodeName string
 	Objects  Objects
-	// Observe is told of calls to a driver. Nil is allowed.
+	// Observe is notified of calls to drivers. Nil means no observer.
 	Observe *call.Observer
 	Logger  *slog.Logger // nil discards
 }
@@ -94,13 +92,13 @@ func New(c Config) (*Manager, error) {
 	}, nil
 }
 
-// Mount makes every volume of the Pod ready and returns them by name. It may
-// be called again at any time, also after a restart, and then brings the files of
-// configMap, secret, projected and downwardAPI volumes up to date.
+// Mount makes every volume of the Pod ready and returns them by name. It may be called
+// again at any time, also after a restart; it then updates the files of configMap,
+// secret, projected and downwardAPI volumes.
 //
-// A *pod.WaitError says what is missing and what to do about it, a
-// *pod.RejectError that the Pod asks for something that is not supported. After
-// any error a part of the volumes may be mounted; Unmount takes them away.
+// A *pod.WaitError says what is missing and what to do about it. A *pod.RejectError
+// says that the Pod requests something unsupported. After any error some of the volumes
+// may be mounted; Unmount removes them.
 func (m *Manager) Mount(ctx context.Context, p *v1.Pod) (pod.Volumes, error) {
 	ctx = call.WithPod(ctx, pod.CallOf(p))
 	unlock, err := m.pods.lock(ctx, string(p.UID))
@@ -130,8 +128,8 @@ func (m *Manager) Mount(ctx context.Context, p *v1.Pod) (pod.Volumes, error) {
 	return volumes, nil
 }
 
-// named adds the volume's name to an error, and to the message of a rejection,
-// which is all that a Pod's status shows of it.
+// named adds the volume's name to an error, and to the message of a rejection, because
+// a Pod's status shows nothing else of it.
 func named(volume string, err error) error {
 	if err == nil {
 		return nil
@@ -143,9 +141,9 @@ func named(volume string, err error) error {
 	return fmt.Errorf("volume %q: %w", volume, err)
 }
 
-// worst returns what the worker must act on first: a rejection, or failures, or
-// what is waited for. The others are left for the next try: beside a failure,
-// what is waited for would be all that anybody sees.
+// worst returns what the worker must act on first: a rejection, or failures, or waits.
+// It leaves the others for the next try: in a joined error, a wait would hide the
+// failures.
 func worst(errs []error) error {
 	var waits, failures []error
 	for _, err := range errs {
@@ -182,9 +180,9 @@ func (m *Manager) mount(ctx context.Context, p *v1.Pod, v *v1.Volume) (pod.Volum
 	return pod.Volume{}, refuse("its source is none of emptyDir, hostPath, configMap, secret, projected, downwardAPI, persistentVolumeClaim and csi, which are supported")
 }
 
-// Unmount takes away every volume of the Pod, from what the disk says alone. It
-// is idempotent. The Pod's containers must have ended. A *pod.WaitError names a
-// driver that must register first.
+// Unmount removes every volume of the Pod, using only the records on disk. It is
+// idempotent. The Pod's containers must have ended. A *pod.WaitError names a driver
+// that must register first.
 func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 	if call.PodFrom(ctx).IsZero() {
 		ctx = call.WithPod(ctx, call.Pod{UID: string(uid)})
@@ -212,7 +210,7 @@ func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 	if err := worst(errs); err != nil {
 		return fmt.Errorf("unmounting the volumes of pod %q: %w", uid, err)
 	}
-	// The Pod's directory has other owners; it goes when this was the last thing in it.
+	// The Pod's directory has other owners; it is removed when it is empty.
 	os.Remove(m.root.pod(uid)) // ENOTEMPTY is normal
 	return nil
 }
@@ -224,7 +222,7 @@ func (m *Manager) unmount(ctx context.Context, plugin, dir string) error {
 	return removeTree(dir)
 }
 
-// Pods returns the Pods that have volumes on disk, mounted or half mounted.
+// Pods returns the Pods that have volumes on disk, fully or partly mounted.
 func (m *Manager) Pods() ([]types.UID, error) {
 	names, err := readNames(filepath.Join(string(m.root), "pods"))
 	if err != nil {
@@ -243,9 +241,9 @@ func (m *Manager) Pods() ([]types.UID, error) {
 	return uids, nil
 }
 
-// Changed delivers a value after a driver registered or went away, which is
-// when a Pod that waits for one should be tried again. One value may stand for
-// several changes; one goroutine should read.
+// Changed delivers a value after a driver has registered or disappeared, which is when
+// a waiting Pod should be tried again. One value may stand for several changes. It is
+// meant for one receiver.
 func (m *Manager) Changed() <-chan struct{} { return m.drivers.changed }
 
 // refuse returns the error for what nodekit does not support.
@@ -253,12 +251,12 @@ func refuse(format string, args ...any) error {
 	return &pod.RejectError{Reason: "UnsupportedVolume", Message: fmt.Sprintf(format, args...)}
 }
 
-// wait returns the error for what is missing.
+// wait returns the error for something that is missing.
 func wait(err error, format string, args ...any) error {
 	return &pod.WaitError{Reason: "FailedMount", For: fmt.Sprintf(format, args...), Err: err}
 }
 
-// layout is the kubelet's root directory, and knows what lies where below it.
+// layout is the kubelet's root directory, with the paths below it.
 type layout string
 
 const (
@@ -274,20 +272,20 @@ func (l layout) pod(uid types.UID) string { return filepath.Join(string(l), "pod
 
 func (l layout) volumes(uid types.UID) string { return filepath.Join(l.pod(uid), "volumes") }
 
-// volume is the directory of one volume of a Pod.
+// volume returns the directory of one volume of a Pod.
 func (l layout) volume(uid types.UID, plugin, name string) string {
 	return filepath.Join(l.volumes(uid), plugin, name)
 }
 
-// staged is the directory of a volume that is staged on this node.
+// staged returns the directory of a volume that is staged on this node.
 func (l layout) staged(driver, handle string) string {
 	return filepath.Join(string(l), "plugins", "kubernetes.io", "csi", driver, hash(handle))
 }
 
 func (l layout) claims() string { return filepath.Join(string(l), "claims") }
 
-// makeDurable makes dir and its parents and makes their entries durable, so that
-// a record inside is found after a crash of the machine.
+// makeDurable creates dir and its parents and makes their entries durable, so that a
+// record inside is found after a crash of the machine.
 func makeDurable(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
@@ -302,8 +300,8 @@ func makeDurable(dir string) error {
 	return atomicfile.SyncDir(parent)
 }
 
-// readNames returns the names in dir, none when it does not exist. Names that
-// begin with a dot are interrupted writes.
+// readNames returns the names in dir; none if it does not exist. It skips names that
+// begin with a dot, which are interrupted writes.
 func readNames(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -321,7 +319,7 @@ func readNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// removeEmpty removes dir when nothing but interrupted writes is left in it.
+// removeEmpty removes dir if it is empty apart from interrupted writes.
 func removeEmpty(dir string) error {
 	names, err := readNames(dir)
 	if err != nil || len(names) > 0 {

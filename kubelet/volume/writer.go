@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// writer replaces the files of a volume in one step, in the layout that
-// programs in containers know:
+// writer replaces the files of a volume in one step, in the layout that programs in
+// containers know:
 //
 //	..2x7q.../a/b      the files, never changed once they are visible
-//	..data             a link to that directory, which is what is replaced
+//	..data             a link to that directory; a new version replaces it
 //	a -> ..data/a      one link for each name at the top
 //
 // A reader that opens ..data once sees one version of all files. A crash leaves
@@ -27,8 +27,7 @@ type writer struct {
 
 const dataLink = "..data"
 
-// write makes the volume hold exactly files. It changes nothing when it does
-// already.
+// write makes the volume contain exactly files. It changes nothing if it already does.
 func (w writer) write(files content) error {
 	if err := os.MkdirAll(w.dir, 0o755); err != nil {
 		return err
@@ -45,7 +44,7 @@ func (w writer) write(files content) error {
 	return w.tidy(current, files)
 }
 
-// replace writes a new version and turns ..data to it.
+// replace writes a new version and points ..data to it.
 func (w writer) replace(files content) (version string, err error) {
 	version = ".." + strings.ToLower(rand.Text())
 	if err := w.fill(filepath.Join(w.dir, version), files); err != nil {
@@ -94,7 +93,7 @@ func (w writer) makeDir(dir string) error {
 			return err
 		}
 	}
-	return os.Chmod(dir, mode) // whatever the umask is
+	return os.Chmod(dir, mode) // regardless of the umask
 }
 
 func (w writer) writeFile(name string, f file) error {
@@ -109,7 +108,8 @@ func (w writer) writeFile(name string, f file) error {
 	return os.Chmod(name, w.mode(f))
 }
 
-// mode lets the group of the Pod read what its owner may read.
+// mode returns the file's mode, with read permission for owner and group if the Pod has
+// an fsGroup.
 func (w writer) mode(f file) fs.FileMode {
 	if w.group >= 0 {
 		return f.mode | 0o440
@@ -144,7 +144,7 @@ func (w writer) holds(version string, files content) bool {
 	return err == nil && found == len(files)
 }
 
-// tidy makes the links at the top right and removes what no link leads to.
+// tidy corrects the links at the top and removes what no link leads to.
 func (w writer) tidy(current string, files content) error {
 	top := map[string]bool{}
 	for name := range files {
