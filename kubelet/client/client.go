@@ -1,9 +1,8 @@
-// Package client is how the kubelet reads and writes its world: through a
-// Kubernetes API, be it the node's own or that of a cluster. It gets, lists,
-// follows and writes objects by their Go type, and turns the API's errors into
-// kinds of fault.
+// Package client is the kubelet's client of a Kubernetes API, be it the node's own or
+// that of a cluster. It gets, lists, follows and writes objects by their Go type, and
+// maps the API's errors to the kinds of package fault.
 //
-// All of it is safe for concurrent use. Nothing is cached.
+// Everything in it is safe for concurrent use. Nothing is cached.
 package client
 
 import (
@@ -30,21 +29,21 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// Client talks to one API.
+// Client is a client of one API.
 type Client struct {
 	config *rest.Config
 	rest   *rest.RESTClient
 	log    slog.Handler
 }
 
-// New returns a client. It talks to nobody yet. A nil logger discards.
+// New returns a client. It makes no request yet. A nil logger discards.
 func New(c *rest.Config, logger *slog.Logger) (*Client, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	own := rest.CopyConfig(c)
-	own.WarningHandler = rest.NoWarnings{} // they are for people
-	own.QPS = -1                           // a node's own calls are bounded by its Pods
+	own.WarningHandler = rest.NoWarnings{} // meant for people
+	own.QPS = -1                           // a node's Pods bound its own calls
 	own.ContentConfig = rest.ContentConfig{NegotiatedSerializer: serializer.NewCodecFactory(object.Scheme()).WithoutConversion()}
 	r, err := rest.UnversionedRESTClientFor(own)
 	if err != nil {
@@ -53,13 +52,13 @@ func New(c *rest.Config, logger *slog.Logger) (*Client, error) {
 	return &Client{rest.CopyConfig(c), r, logger.Handler()}, nil
 }
 
-// Config returns how the API is reached, for other clients.
+// Config returns the client's configuration, for other clients of the API.
 func (c *Client) Config() *rest.Config { return rest.CopyConfig(c.config) }
 
-// Close closes the connections that are idle.
+// Close closes idle connections.
 func (c *Client) Close() { c.rest.Client.CloseIdleConnections() }
 
-// at returns the path of an object, of a part of it, or of a collection.
+// at returns the path of an object, a subresource, or a collection.
 func at(k *object.Kind, namespace string, more ...string) string {
 	p := "/apis/" + k.GroupVersion().String()
 	if k.Group == "" {
@@ -71,7 +70,7 @@ func at(k *object.Kind, namespace string, more ...string) string {
 	return path.Join(append([]string{p, k.Resource}, more...)...)
 }
 
-// Get reads an object into into. It returns fault.NotFound when there is none.
+// Get reads an object into into. If there is none, it returns fault.NotFound.
 func (c *Client) Get(ctx context.Context, namespace, name string, into object.Object) error {
 	k, err := object.KindOf(into)
 	if err != nil {
@@ -80,7 +79,8 @@ func (c *Client) Get(ctx context.Context, namespace, name string, into object.Ob
 	return told(c.rest.Get().AbsPath(at(k, namespace, name)).Do(ctx).Into(into))
 }
 
-// List reads all objects of T's kind for which fields hold, "" for all.
+// List reads all objects of T's kind that match the field selector fields; "" means
+// all.
 func List[T object.Object](ctx context.Context, c *Client, fields string) ([]T, error) {
 	k, err := object.KindOf(*new(T))
 	if err != nil {
@@ -94,7 +94,7 @@ func List[T object.Object](ctx context.Context, c *Client, fields string) ([]T, 
 	return out, err
 }
 
-// ListKind is List for a kind that is known by its name only.
+// ListKind is List for a kind that is not known at compile time.
 func (c *Client) ListKind(ctx context.Context, k *object.Kind) ([]object.Object, error) {
 	return c.list(ctx, k, "")
 }
@@ -116,8 +116,8 @@ func (c *Client) list(ctx context.Context, k *object.Kind, fields string) ([]obj
 	return out, nil
 }
 
-// Revision returns the resourceVersion of the API now, as a list of example's
-// kind has it: a watch from there misses nothing.
+// Revision returns the API's current resourceVersion, as in a list of example's kind: a
+// watch from there misses nothing.
 func (c *Client) Revision(ctx context.Context, example object.Object) (string, error) {
 	k, err := object.KindOf(example)
 	if err != nil {
@@ -130,9 +130,8 @@ func (c *Client) Revision(ctx context.Context, example object.Object) (string, e
 	return list.(metav1.ListInterface).GetResourceVersion(), nil
 }
 
-// Create adds the object, and its status in a second step as Update does. It
-// becomes what is stored. It returns fault.AlreadyExists when there is one of
-// that name.
+// Create creates the object, and its status in a second step, as Update does. o is set
+// to what is stored. If there is one of that name, it returns fault.AlreadyExists.
 func (c *Client) Create(ctx context.Context, o object.Object) error {
 	k, err := object.KindOf(o)
 	if err != nil {
@@ -149,7 +148,7 @@ func (c *Client) Create(ctx context.Context, o object.Object) error {
 	return c.status(ctx, o, body)
 }
 
-// Patch changes the object by a patch, and o becomes what is stored.
+// Patch patches the object and sets o to what is stored.
 func (c *Client) Patch(ctx context.Context, o object.Object, kind types.PatchType, patch []byte) error {
 	k, err := object.KindOf(o)
 	if err != nil {
@@ -158,10 +157,10 @@ func (c *Client) Patch(ctx context.Context, o object.Object, kind types.PatchTyp
 	return told(c.rest.Patch(kind).AbsPath(at(k, o.GetNamespace(), o.GetName())).Body(patch).Do(ctx).Into(o))
 }
 
-// Update replaces the object, with its status where its kind has one apart, in
-// a second step. It becomes what is stored. It returns fault.NotFound when there
-// is none, and fault.Aborted when o has a resourceVersion or uid that is not the
-// stored one's. After a crash between the steps only the first is done.
+// Update replaces the object and, if its kind has a status subresource, its status in a
+// second step. o is set to what is stored. It returns fault.NotFound if there is none,
+// and fault.Aborted if o's resourceVersion or UID is not that of the stored object.
+// After a crash between the steps only the first is done.
 func (c *Client) Update(ctx context.Context, o object.Object) error {
 	want := o.DeepCopyObject().(object.Object)
 	if err := c.put(ctx, o); err != nil {
@@ -170,13 +169,13 @@ func (c *Client) Update(ctx context.Context, o object.Object) error {
 	return c.status(ctx, o, want)
 }
 
-// UpdatePart writes a part of the object that the API keeps apart: a Pod's
-// "ephemeralcontainers" or "resize".
+// UpdatePart updates a subresource of the object: a Pod's "ephemeralcontainers" or
+// "resize".
 func (c *Client) UpdatePart(ctx context.Context, part string, o object.Object) error {
 	return c.put(ctx, o, part)
 }
 
-// status writes the status that want has, if o's is another.
+// status writes want's status if o has another.
 func (c *Client) status(ctx context.Context, o, want object.Object) error {
 	k, err := object.KindOf(o)
 	if err != nil || !k.Status {
@@ -200,9 +199,9 @@ func (c *Client) put(ctx context.Context, o object.Object, part ...string) error
 	return told(c.rest.Put().AbsPath(at(k, o.GetNamespace(), append([]string{o.GetName()}, part...)...)).Body(body).Do(ctx).Into(o))
 }
 
-// PatchStatus writes the difference between two versions of an object, which is
-// meant to be in the status, and leaves what others wrote there. now is for the
-// object with its uid: another of its name is fault.NotFound.
+// PatchStatus writes the difference between two versions of an object, which should be
+// in the status, and keeps what others wrote there. It applies only to the object with
+// now's UID: another of its name is fault.NotFound.
 func (c *Client) PatchStatus(ctx context.Context, was, now object.Object) error {
 	k, err := object.KindOf(now)
 	if err != nil {
@@ -219,7 +218,7 @@ func (c *Client) PatchStatus(ctx context.Context, was, now object.Object) error 
 	return told(err)
 }
 
-// difference is a strategic merge patch that is bound to the object's uid.
+// difference returns a strategic merge patch that applies only to the object's UID.
 func difference(was, now object.Object) ([]byte, error) {
 	old := was.DeepCopyObject().(object.Object)
 	old.SetUID("") // so that the patch names it
@@ -234,9 +233,9 @@ func difference(was, now object.Object) ([]byte, error) {
 	return strategicpatch.CreateTwoWayMergePatch(a, b, now)
 }
 
-// Delete ends an object. When o has a uid, only the object with that uid is
-// meant. grace is a Pod's, in seconds: nil is its own. It returns
-// fault.NotFound when there is none.
+// Delete deletes an object. If o has a UID, it deletes only the object with that UID.
+// grace is the grace period of a Pod in seconds; nil means the Pod's own. If there is
+// no such object, it returns fault.NotFound.
 func (c *Client) Delete(ctx context.Context, o object.Object, grace *int64) error {
 	k, err := object.KindOf(o)
 	if err != nil {
@@ -253,8 +252,8 @@ func (c *Client) Delete(ctx context.Context, o object.Object, grace *int64) erro
 	return told(err)
 }
 
-// told gives an error of the API its kind. A full disk under the API is an answer,
-// not an API that is away: who waits for one does not wait for the other.
+// told wraps an API error with its kind. A full disk of the API is an answer, not an
+// unavailable API: callers that wait for the API do not wait for room on its disk.
 func told(err error) error {
 	switch {
 	case err == nil:

@@ -18,21 +18,22 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// Handler is told of objects, one call at a time. It must be quick. Objects are
-// its own and may be kept, but not changed.
+// Handler receives objects, one call at a time. It must be quick. It may keep the
+// objects, but must not change them.
 type Handler struct {
-	// Changed is told of each object that is there, and of each change. It may be
-	// told twice of the same.
+	// Changed is called for each object that exists, and for each change. It may be
+	// called twice for the same state.
 	Changed func(object.Object)
-	// Gone is told of each object that is not there any more, as it was last seen.
+	// Gone is called for each object that no longer exists, with its last known state.
 	Gone func(object.Object)
-	// Synced is called once, when all objects that there were have been told of.
+	// Synced is called once, after Changed has been called for all objects that existed
+	// at the start.
 	Synced func()
 }
 
-// Follow tells the handler of all objects of example's kind, for which fields
-// hold ("" for all), until ctx ends. It goes on when the API goes away and comes
-// back, and misses nothing that lasted.
+// Follow passes all objects of example's kind that match the field selector fields (""
+// for all) to the handler, until ctx ends. It continues when the API becomes
+// unavailable and comes back, and misses no lasting change.
 func (c *Client) Follow(ctx context.Context, example object.Object, fields string, h Handler) error {
 	k, err := object.KindOf(example)
 	if err != nil {
@@ -44,8 +45,8 @@ func (c *Client) Follow(ctx context.Context, example object.Object, fields strin
 	return nil
 }
 
-// until is a handler until its context ends: a reflector that was told to end calls
-// the request that it had under way an error.
+// until is a handler that discards after its context has ended: a reflector that is
+// stopped logs its pending request as an error.
 type until struct {
 	slog.Handler
 	end context.Context
@@ -79,7 +80,7 @@ func (s *source) Watch(o metav1.ListOptions) (watch.Interface, error) {
 	return s.WatchWithContext(context.Background(), o)
 }
 
-// ListWithContext and WatchWithContext are what a reflector calls.
+// ListWithContext and WatchWithContext are called by the reflector.
 func (s *source) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	o.FieldSelector = s.fields
 	list := s.kind.NewList()
@@ -92,7 +93,7 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	return s.client.rest.Get().AbsPath(at(s.kind, "")).VersionedParams(&o, metav1.ParameterCodec).Watch(ctx)
 }
 
-// follower is a reflector's store that tells instead of keeping.
+// follower is a reflector's store that passes objects on instead of keeping them.
 type follower struct {
 	handler Handler
 	synced  sync.Once
@@ -123,8 +124,7 @@ func (f *follower) Delete(x any) error {
 	return nil
 }
 
-// Replace is told of everything that there is, at the beginning and whenever
-// changes were missed.
+// Replace receives all objects, at the start and whenever changes were missed.
 func (f *follower) Replace(list []any, _ string) error {
 	there := map[types.UID]bool{}
 	for _, x := range list {

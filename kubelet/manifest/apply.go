@@ -19,30 +19,30 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Store is where objects are kept.
+// Store is the store that manifests are applied to.
 type Store interface {
 	Create(context.Context, Object) error
 	Update(context.Context, Object) error
 	Delete(context.Context, Object) error
-	// End marks a Pod as ending; nil is its own grace.
+	// End marks a Pod as terminating; nil means its own grace period.
 	End(ctx context.Context, pod types.NamespacedName, grace *int64) error
-	// All returns the objects of all kinds that files may hold.
+	// All returns the objects of all kinds that files may contain.
 	All(context.Context) ([]Object, error)
 }
 
-// Desired is what a directory asks for.
+// Desired is the content of a manifest directory.
 type Desired struct {
 	Files map[string][]Object // by file name
-	// Keep are files that cannot be read now: what came from them stays.
+	// Keep are files that cannot be read at the moment: their objects are kept.
 	Keep map[string]bool
 }
 
-// Apply brings the store to what is desired, as far as that goes at once: a
-// Pod that changed is ended, and created anew by an Apply after its object is
-// gone. Objects that did not come from files are never touched, copies of such as
-// did included. A Pod whose file is gone ends; a volume, a claim or a snapshot
-// stays, for its data; other objects are deleted. Apply may be repeated, also
-// after a crash.
+// Apply updates the store to what is desired, as far as that is possible at once: a Pod
+// that has changed is terminated, and created again by an Apply after its object is
+// gone. Apply never touches objects that did not come from files, including copies of
+// those that did. If the file is gone, a Pod is terminated; a volume, a claim or a
+// snapshot is kept, for its data; other objects are deleted. Apply may be repeated,
+// also after a crash.
 func Apply(ctx context.Context, store Store, want *Desired) error {
 	all, err := store.All(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func Apply(ctx context.Context, store Store, want *Desired) error {
 		have[object.Name(o)] = o
 	}
 	a := &applier{ctx: ctx, store: store, have: have, wanted: map[string]string{}}
-	for _, pods := range []bool{false, true} { // what Pods refer to comes first
+	for _, pods := range []bool{false, true} { // first what Pods refer to
 		for _, file := range slices.Sorted(maps.Keys(want.Files)) {
 			for _, o := range want.Files[file] {
 				if _, isPod := o.(*v1.Pod); isPod == pods {
@@ -80,7 +80,7 @@ type applier struct {
 }
 
 func (a *applier) note(file string, err error) {
-	if err == nil || errors.Is(err, fault.NotFound) { // what is gone meanwhile is no problem
+	if err == nil || errors.Is(err, fault.NotFound) { // being gone already is no problem
 		return
 	}
 	err = fmt.Errorf("%s: %w", file, err)
@@ -92,12 +92,12 @@ func (a *applier) note(file string, err error) {
 	a.errs = append(a.errs, err)
 }
 
-// undone is the error of something that comes about when it is tried again.
+// undone is an error that a retry may resolve.
 type undone struct{ error }
 
 func (u *undone) Unwrap() error { return u.error }
 
-// unfinished reports whether anything is left that is worth another try.
+// unfinished reports whether a retry may help.
 func unfinished(err error) bool {
 	var u *undone
 	return errors.As(err, &u)
@@ -127,16 +127,16 @@ func (a *applier) put(file string, o Object) error {
 	return a.store.Update(a.ctx, marked)
 }
 
-// fromFile reports whether the object came from a file. A user's copy of one that
-// did has its annotations, too, and another name. One that an older version of
-// this program applied does not say what it was called: it counts.
+// fromFile reports whether the object came from a file. A user's copy of such an object
+// has its annotations, too, but another name. An object applied by an older version of
+// this program does not record its name, and counts as from a file.
 func fromFile(o Object) bool {
 	of, named := o.GetAnnotations()[pod.AnnotationFileOf]
 	return o.GetAnnotations()[pod.AnnotationSource] == "file" && (!named || of == object.Name(o))
 }
 
-// name writes down what an object that an older version applied is called, so
-// that copies made from now on are known as such.
+// name records the name of an object that an older version applied, so that copies made
+// from now on are recognized.
 func (a *applier) name(o Object) error {
 	if o.GetAnnotations()[pod.AnnotationFileOf] != "" || o.GetDeletionTimestamp() != nil {
 		return nil
@@ -167,7 +167,7 @@ func (a *applier) end(p *v1.Pod) error {
 	return a.store.End(a.ctx, types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, nil)
 }
 
-// mark returns a copy of o that says where it came from.
+// mark returns a copy of o that records where it came from.
 func mark(file string, o Object) Object {
 	marked := o.DeepCopyObject().(Object)
 	data, err := json.Marshal(o)
@@ -187,7 +187,7 @@ func mark(file string, o Object) Object {
 	return marked
 }
 
-// keepBinding takes over what the node wrote into a claim or a volume.
+// keepBinding copies what the node wrote into a claim or a volume.
 func keepBinding(have, next Object) {
 	switch next := next.(type) {
 	case *v1.PersistentVolumeClaim:

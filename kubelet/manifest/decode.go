@@ -1,6 +1,6 @@
-// Package manifest reads the node's objects from files: it splits and decodes
-// YAML and JSON strictly, completes the objects (kubelet/object), and keeps an
-// object store in step with a directory.
+// Package manifest reads the node's objects from files: it splits and decodes YAML and
+// JSON strictly, completes the objects (kubelet/object), and keeps an object store in
+// sync with a directory.
 //
 // Decode is pure; a Directory is used by one goroutine.
 package manifest
@@ -23,7 +23,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// MaxFile is the largest manifest file that is read, in bytes.
+// MaxFile is the maximum size of a manifest file, in bytes.
 const MaxFile = 10 << 20
 
 // Object is any Kubernetes object.
@@ -32,10 +32,10 @@ type Object = object.Object
 // Notice says that a field was accepted and has no effect here.
 type Notice = object.Notice
 
-// Decode reads all objects of a file: YAML documents or JSON, v1 List included.
-// They are complete: defaulted and validated. The errors of all documents are
-// joined; each names the document (from 1) when there are several. Objects are
-// returned only when there is no error.
+// Decode reads all objects of a file: YAML documents or JSON, including v1 List. The
+// objects are complete: defaulted and validated. The errors of all documents are
+// joined; if there are several documents, each error names its document, counted from
+// 1. Objects are returned only if there is no error.
 func Decode(data []byte) ([]Object, []Notice, error) {
 	documents, err := split(data)
 	if err != nil {
@@ -58,15 +58,15 @@ func Decode(data []byte) ([]Object, []Notice, error) {
 	return objects, notices, nil
 }
 
-// quoted is how the YAML parser quotes what it could not read. It may be a
-// Secret's, and errors go into logs.
+// quoted matches how the YAML parser quotes what it could not read. That may be part of
+// a Secret, and errors are logged.
 var quoted = regexp.MustCompile("(^|\\s)['`][^'`]*\\w[^'`]*['`]")
 
 func withoutValues(err error) string {
 	return quoted.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "$1(a value)")
 }
 
-// split returns the documents of a YAML stream that are not empty, as JSON.
+// split returns the non-empty documents of a YAML stream, as JSON.
 func split(data []byte) ([][]byte, error) {
 	var documents [][]byte
 	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
@@ -134,7 +134,7 @@ func decodeObject(doc []byte, head metav1.TypeMeta) (Object, []Notice, error) {
 	return o, notices, nil
 }
 
-// nameIn returns metadata.name of a document that may be wrong elsewhere.
+// nameIn returns metadata.name of a document that may be invalid elsewhere.
 func nameIn(doc []byte) string {
 	var m struct {
 		Metadata struct{ Name string }

@@ -23,16 +23,16 @@ const (
 	settled     = time.Second // how old a change must be for the relist, which cannot see that a writer is done
 )
 
-// Report is what reading a file came to: an error, in which case its last good
-// version stays in force, or notices.
+// Report is the result of reading a file: an error, in which case its last good version
+// stays in force, or notices.
 type Report struct {
 	File    string
 	Notices []Notice
 	Err     error
 }
 
-// Directory keeps a store in step with the manifest files of a directory: all
-// regular files but those whose names begin with a dot or end with "~".
+// Directory keeps a store in sync with the manifest files of a directory: all regular
+// files except those whose names begin with a dot or end with "~".
 type Directory struct {
 	path   string
 	store  Store
@@ -43,18 +43,18 @@ type Directory struct {
 	said   string // the last error of Apply, not to repeat it
 }
 
-// file is what is known of one file.
+// file is what is known about one file.
 type file struct {
 	size    int64
 	changed time.Time
 	objects []Object
-	good    bool // objects are those of a version that could be read
+	good    bool // objects are from a version that could be read
 }
 
-// Options are options of NewDirectory. nil means the defaults.
+// Options configures NewDirectory. Nil means the defaults.
 type Options struct {
-	// Report is told of every file that was read, whether it is new, changed or
-	// invalid. nil tells nobody; the logger hears of errors in any case.
+	// Report is called for every file that was read, whether it is new, changed or
+	// invalid. Nil means no call; errors are logged in any case.
 	Report func(Report)
 	Logger *slog.Logger // nil discards
 }
@@ -84,8 +84,8 @@ func NewDirectory(path string, store Store, opts *Options) (*Directory, error) {
 	return d, nil
 }
 
-// Again makes Run compare the store with the files again, which it must after a
-// Pod's object was removed: the next of its name may be waiting.
+// Again makes Run compare the store with the files again. Call it after a Pod's object
+// was removed: the next of its name may be waiting.
 func (d *Directory) Again() {
 	select {
 	case d.again <- struct{}{}:
@@ -93,10 +93,10 @@ func (d *Directory) Again() {
 	}
 }
 
-// Run keeps the store in step until ctx ends and returns nil then. It calls
-// synced once, when the store has for the first time all that the files can give
-// it and nothing that they do not have any more; a store that does not answer is
-// asked again until it does. That a file is refused holds nothing up.
+// Run keeps the store in sync until ctx ends, and then returns nil. It calls synced
+// once, when the store for the first time has everything that it can get from the files
+// and nothing that they no longer contain. It retries while the store does not answer.
+// A file that is rejected delays nothing.
 func (d *Directory) Run(ctx context.Context, synced func()) error {
 	changes := watch(ctx, d.path, d.log)
 	d.list(true)
@@ -133,8 +133,8 @@ func (d *Directory) Run(ctx context.Context, synced func()) error {
 	}
 }
 
-// list reads every file that changed, and forgets those that are gone. A
-// directory that cannot be listed has not lost its files.
+// list reads every file that has changed, and forgets those that are gone. If the
+// directory cannot be listed, its files are not considered gone.
 func (d *Directory) list(first bool) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -217,7 +217,7 @@ func load(path string) ([]Object, []Notice, error) {
 	return Decode(data)
 }
 
-// apply brings the store to what the files say, as far as that goes now.
+// apply updates the store to the files, as far as that is possible now.
 func (d *Directory) apply(ctx context.Context) error {
 	want := &Desired{Files: map[string][]Object{}, Keep: map[string]bool{}}
 	for name, f := range d.files {

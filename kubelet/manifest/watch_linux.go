@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is watched. A file counts as changed when its writer closed it: inotify
-// libraries that report every write would make us read half a file.
+// What is watched. A file counts as changed when its writer closes it: with inotify
+// libraries that report every write, half a file would be read.
 const interest = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE |
 	unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
 
-// watch delivers the names of changed files in dir until ctx ends. An empty
-// list means that names were missed: look at everything.
+// watch delivers the names of changed files in dir until ctx ends. An empty list means
+// that events were lost, and every file must be checked.
 func watch(ctx context.Context, dir string, log *slog.Logger) <-chan []string {
 	changes := make(chan []string)
 	begin := func() *os.File {
@@ -28,7 +28,7 @@ func watch(ctx context.Context, dir string, log *slog.Logger) <-chan []string {
 		}
 		return f
 	}
-	first := begin() // before the first listing, which then misses nothing
+	first := begin() // before the first listing, so that nothing is missed
 	go func() {
 		for f := first; ctx.Err() == nil; f = begin() {
 			if f != nil {
@@ -37,7 +37,7 @@ func watch(ctx context.Context, dir string, log *slog.Logger) <-chan []string {
 				stop()
 				f.Close()
 			}
-			// The directory is gone, or cannot be watched now.
+			// The directory is gone, or cannot be watched at the moment.
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -61,7 +61,7 @@ func inotify(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// readEvents returns when the directory went away or the watch was closed.
+// readEvents returns when the directory has disappeared or the watch was closed.
 func readEvents(ctx context.Context, f *os.File, changes chan<- []string) {
 	buffer := make([]byte, 64<<10)
 	for {
@@ -76,8 +76,8 @@ func readEvents(ctx context.Context, f *os.File, changes chan<- []string) {
 	}
 }
 
-// parseEvents returns the names in a block of events, none when some were lost,
-// and whether the watch still stands.
+// parseEvents returns the names in a block of events, none if some were lost, and
+// whether the watch is still valid.
 func parseEvents(b []byte) (names []string, alive bool) {
 	alive = true
 	lost := false

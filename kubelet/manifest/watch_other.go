@@ -7,5 +7,5 @@ import (
 	"log/slog"
 )
 
-// watch has no events here; the directory is listed from time to time.
+// watch has no events on this system; the directory is listed from time to time.
 func watch(context.Context, string, *slog.Logger) <-chan []string { return nil }
