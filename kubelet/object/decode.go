@@ -14,9 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
-// DecodeJSON decodes one object. Fields that its kind does not have, and keys
-// that stand there twice, do not fail it: they are returned as strict, one error
-// each, with the name that was probably meant.
+// DecodeJSON decodes one object. Unknown fields and duplicate keys are not an err: they
+// are returned as strict, one error each, with the name that was probably meant.
 func DecodeJSON(doc []byte, k *Kind) (o Object, strict []error, err error) {
 	codec := jsonserializer.NewSerializerWithOptions(jsonserializer.DefaultMetaFactory, Scheme(), Scheme(), jsonserializer.SerializerOptions{Strict: true})
 	gvk := k.GroupVersionKind
@@ -34,8 +33,8 @@ func DecodeJSON(doc []byte, k *Kind) (o Object, strict []error, err error) {
 	return o, strict, nil
 }
 
-// Known returns the kind that a document names, if it may stand in a manifest
-// file. Otherwise the error is fault.Invalid and says what the user can do.
+// Known returns the kind that a document names, if manifest files may contain it.
+// Otherwise the error is fault.Invalid and says what the user can do.
 func Known(head metav1.TypeMeta) (*Kind, error) {
 	switch {
 	case head.Kind == "":
@@ -64,11 +63,10 @@ func Known(head metav1.TypeMeta) (*Kind, error) {
 		spelling.Meant(head.Kind, names), strings.Join(names, ", "))
 }
 
-// Complete makes an object of a manifest one that can be stored: it drops what
-// only a node sets, sets defaults, and checks fields and values. Notices say
-// which fields have no effect. The error is fault.Invalid,
-// fault.Unimplemented or, for an object that is too large, fault.Exhausted, and
-// names every problem.
+// Complete turns an object of a manifest into one that can be stored: it drops what
+// only a node sets, sets defaults, and checks fields and values. Notices list the
+// fields that have no effect. The error is fault.Invalid, fault.Unimplemented or, for
+// an object that is too large, fault.Exhausted, and names every problem.
 func Complete(o Object) ([]Notice, error) {
 	k, err := KindOf(o)
 	if err != nil {
@@ -100,11 +98,11 @@ func Prepare(o Object) error {
 	return nil
 }
 
-// Classify sorts the fields that a Pod sets into those that work, those that
-// have no effect here, which it returns as notices, and those that are refused,
-// which it returns as an error of kind fault.Unimplemented. It wants the Pod as
-// the user wrote it, before defaults. Objects of other kinds are data: all
-// their fields are kept, and what uses them judges.
+// Classify classifies the fields that a Pod sets into those that work, those that have
+// no effect here, which are returned as notices, and those that are rejected, which are
+// returned as an error of kind fault.Unimplemented. It needs the Pod as the user wrote
+// it, before defaulting. Objects of other kinds are data: all their fields are kept,
+// and checked by whatever uses them.
 func Classify(o Object) ([]Notice, error) {
 	notices, err := classify(o)
 	if err != nil {

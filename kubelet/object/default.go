@@ -13,7 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// clean drops what a node sets itself, as an API server does on creation.
+// clean drops the fields that a node sets itself, as an API server does on creation.
 func clean(o Object) {
 	o.SetUID("")
 	o.SetResourceVersion("")
@@ -35,8 +35,8 @@ func clean(o Object) {
 	}
 }
 
-// Default sets what the Kubernetes API documents as the default of a field that
-// is left out. It may be called again.
+// Default sets the documented defaults of the Kubernetes API in fields that are not
+// set. It is idempotent.
 func Default(o Object) {
 	switch o := o.(type) {
 	case *v1.Pod:
@@ -205,7 +205,7 @@ func defaultHTTP(get *v1.HTTPGetAction) {
 	}
 }
 
-// pullPolicy is Always for an image that is named latest, or not at all.
+// pullPolicy returns Always for an image with the tag latest, or without a tag.
 func pullPolicy(image string) v1.PullPolicy {
 	rest := image[strings.LastIndexByte(image, '/')+1:]
 	if strings.Contains(rest, "@") {

@@ -1,10 +1,10 @@
-// Package object knows the kinds of objects that a node keeps: how they are
-// called on the wire, what the Kubernetes API sets in them by default, which
-// values and changes of them are refused, and which fields of a Pod work here.
+// Package object describes the kinds of objects that a node keeps: their names on the
+// wire, the defaults that the Kubernetes API sets in them, which values and changes of
+// them are rejected, and which fields of a Pod work here.
 //
-// It checks what a node can check. It is no admission control and has no
-// cluster to ask. Everything in it is a pure function and safe for concurrent
-// use; nothing does I/O.
+// It checks what a node can check. It is not admission control and has no cluster to
+// consult. Everything in it is a pure function, safe for concurrent use, and does no
+// I/O.
 package object
 
 import (
@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// Object is any Kubernetes object. Its kind follows from its Go type.
+// Object is any Kubernetes object. Its Go type determines its kind.
 type Object = interface {
 	metav1.Object
 	runtime.Object
@@ -33,8 +33,8 @@ func (n Notice) String() string {
 	return fmt.Sprintf("%s: %s has no effect: %s", n.Object, n.Field, n.Why)
 }
 
-// Name names an object for people: "Pod default/web". An object of a kind that
-// no node keeps is named without its kind.
+// Name returns an object's name for people: "Pod default/web". For a kind that no node
+// keeps, it omits the kind.
 func Name(o Object) string {
 	if k, err := KindOf(o); err == nil {
 		return NameOf(k, o.GetNamespace(), o.GetName())
@@ -42,13 +42,13 @@ func Name(o Object) string {
 	return strings.TrimPrefix(o.GetNamespace()+"/"+o.GetName(), "/")
 }
 
-// Permanent reports whether a namespace is one that always is, as in every
-// cluster: it is made when the first object needs it, and cannot be deleted.
+// Permanent reports whether a namespace always exists, as in every cluster: it is
+// created with its first object, and cannot be deleted.
 func Permanent(namespace string) bool {
 	return namespace == metav1.NamespaceDefault || namespace == metav1.NamespaceSystem
 }
 
-// NameOf is Name for an object that is not at hand.
+// NameOf is Name for an object that is not available.
 func NameOf(k *Kind, namespace, name string) string {
 	return k.Kind + " " + strings.TrimPrefix(namespace+"/"+name, "/")
 }

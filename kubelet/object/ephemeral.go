@@ -11,10 +11,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// ValidateEphemeral checks what may be changed by a Pod's subresource
-// ephemeralcontainers: ephemeral containers are added, and never changed or
-// removed. next has its defaults. Fields that do not work here are refused as
-// Classify refuses them.
+// ValidateEphemeral checks a change through a Pod's subresource ephemeralcontainers:
+// ephemeral containers may be added, but not changed or removed. next must be
+// defaulted. Fields that do not work here are rejected as by Classify.
 func ValidateEphemeral(next, old *v1.Pod) error {
 	var v problems
 	have := map[string]*v1.EphemeralContainer{}
@@ -38,8 +37,8 @@ func ValidateEphemeral(next, old *v1.Pod) error {
 
 const ephemeralPath = "spec.ephemeralContainers"
 
-// ephemeralTable returns the classes of an ephemeral container's fields by path.
-// None is harmless: what the API does not allow in one, validation refuses.
+// ephemeralTable returns the classes of an ephemeral container's fields by path. None
+// is harmless: validation rejects what the API does not allow in one.
 func ephemeralTable() map[string]class {
 	table := map[string]class{ephemeralPath + "[].targetContainerName": {works: true}}
 	for name := range containerFields() {
@@ -48,8 +47,7 @@ func ephemeralTable() map[string]class {
 	return table
 }
 
-// classifyEphemeral refuses fields that do not work here in the ephemeral
-// containers that are new.
+// classifyEphemeral rejects fields that do not work here, in new ephemeral containers.
 func (v *problems) classifyEphemeral(p *v1.Pod, kept map[string]bool) error {
 	c := &classifier{table: ephemeralTable(), object: Name(p), said: map[string]bool{}}
 	for i := range p.Spec.EphemeralContainers {
@@ -67,7 +65,7 @@ func (v *problems) classifyEphemeral(p *v1.Pod, kept map[string]bool) error {
 	return nil
 }
 
-// ephemeral checks an ephemeral container: as any other, and for what the
+// ephemeral checks an ephemeral container: as any other container, and for what the
 // Kubernetes API does not allow in one.
 func (v *problems) ephemeral(field string, e *v1.EphemeralContainer, s *v1.PodSpec, names, volumes map[string]bool) {
 	c := pod.Common(e)
@@ -91,8 +89,7 @@ func (v *problems) ephemeral(field string, e *v1.EphemeralContainer, s *v1.PodSp
 	}
 }
 
-// hasContainer reports whether there is a container or an init container of that
-// name.
+// hasContainer reports whether a container or init container has that name.
 func hasContainer(s *v1.PodSpec, name string) bool {
 	is := func(c v1.Container) bool { return c.Name == name }
 	return slices.ContainsFunc(s.Containers, is) || slices.ContainsFunc(s.InitContainers, is)

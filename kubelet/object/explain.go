@@ -25,7 +25,8 @@ func explain(strict interface{ Errors() []error }, decoded runtime.Object) []err
 	return errs
 }
 
-// suggestion looks for a name like the last of the path where it stands.
+// suggestion looks for a field with a name similar to the last of the path, in the same
+// place.
 func suggestion(t reflect.Type, path string) string {
 	elements := strings.Split(path, ".")
 	for _, e := range elements[:len(elements)-1] {

@@ -14,15 +14,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// class is what becomes of a field that a manifest sets.
+// class says what happens to a field that a manifest sets.
 type class struct {
 	works bool
 	why   string // for a field that does not work: why it is harmless
 }
 
-// A field that the table does not have, neither itself nor a parent, is
-// refused by name. An entry holds for everything below it. Lists are written as
-// name[].
+// A field is rejected by name if the table has neither it nor a parent of it. An entry
+// applies to everything below it. Lists are written as name[].
 const (
 	worksTable = `
 apiVersion kind metadata.name metadata.namespace metadata.labels metadata.annotations
@@ -86,7 +85,7 @@ func podTable() map[string]class {
 	return table
 }
 
-// containerFields yields the fields of a container that work.
+// containerFields yields the supported fields of a container.
 func containerFields() iter.Seq[string] { return strings.FieldsSeq(containerTable) }
 
 // classify checks every field that a Pod sets.
@@ -113,8 +112,8 @@ type classifier struct {
 	errs    []error
 }
 
-// walk visits a value. path is as in the table, shown as the user counts, with
-// the indices of lists.
+// walk visits a value. path is its path as in the table; shown is the path for users,
+// with list indices.
 func (c *classifier) walk(path, shown string, value any) {
 	if empty(value) {
 		return
@@ -141,7 +140,7 @@ func (c *classifier) walk(path, shown string, value any) {
 	}
 }
 
-// empty reports whether the value is what a field has that was not set.
+// empty reports whether the value is that of a field that was not set.
 func empty(value any) bool {
 	switch v := value.(type) {
 	case nil:
@@ -154,7 +153,7 @@ func empty(value any) bool {
 	return false
 }
 
-// knows reports whether the table has anything below the path.
+// knows reports whether the table has an entry below the path.
 func (c *classifier) knows(path string) bool {
 	for have := range c.table {
 		if strings.HasPrefix(have, path+".") || strings.HasPrefix(have, path+"[]") {

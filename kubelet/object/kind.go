@@ -21,17 +21,16 @@ import (
 // Kind is a kind of object that a node keeps.
 type Kind struct {
 	schema.GroupVersionKind
-	// Resource is the kind's name in paths, "pods", Singular that of one.
+	// Resource is the kind's name in paths, as in "pods". Singular is its singular.
 	Resource, Singular string
 	ShortNames         []string
 	// All is set for kinds that "kubectl get all" shows.
 	All        bool
 	Namespaced bool
-	// Status is set for kinds whose status is written apart from the rest, at
-	// the subresource status.
+	// Status is set for kinds with a status subresource.
 	Status bool
-	// InFiles is set for kinds that may stand in a manifest file. The others are
-	// written by the node itself, or by what talks to its API.
+	// InFiles is set for kinds that manifest files may contain. The others are written
+	// by the node itself, or by clients of its API.
 	InFiles bool
 
 	example Object
@@ -51,15 +50,15 @@ func (k *Kind) NewList() runtime.Object {
 	return list
 }
 
-// Key names the kind in a store: the kind, with its group unless that is core.
+// Key returns the kind's key in a store: the kind, with its group unless that is core.
 func (k *Kind) Key() string { return k.GroupKind().String() }
 
-// GroupResource returns the group and the resource, as errors name them.
+// GroupResource returns the group and the resource, as used in errors.
 func (k *Kind) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.Group, Resource: k.Resource}
 }
 
-// kind fills in what follows from the Go type and the group.
+// kind sets what follows from the Go type and the group.
 func kind(gv schema.GroupVersion, o Object, resource string, k Kind) *Kind {
 	name := reflect.TypeOf(o).Elem().Name()
 	k.GroupVersionKind, k.Resource, k.Singular, k.example = gv.WithKind(name), resource, strings.ToLower(name), o
@@ -95,8 +94,8 @@ var table = sync.OnceValue(func() []*Kind {
 // list, not the kinds.
 func Kinds() []*Kind { return slices.Clone(table()) }
 
-// KindOf returns the kind of an object's Go type, with fault.Invalid when no
-// node keeps such objects.
+// KindOf returns the kind of an object's Go type, or fault.Invalid if no node keeps
+// such objects.
 func KindOf(o Object) (*Kind, error) {
 	t := reflect.TypeOf(o)
 	for _, k := range table() {
@@ -117,6 +116,6 @@ func KindFor(gvk schema.GroupVersionKind) *Kind {
 	return nil
 }
 
-// Scheme returns the scheme of all kinds, their lists and what subresources
-// take and give. It is made once and never changed.
+// Scheme returns the scheme of all kinds, their lists, and the types that subresources
+// accept and return. It is created once and never changed.
 func Scheme() *runtime.Scheme { return scheme() }

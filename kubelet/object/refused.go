@@ -20,8 +20,8 @@ const (
 	noRBAC        = "the API of one node is for root alone, so nothing is granted to anybody; leave it out"
 )
 
-// RefusedKinds returns the kinds that users are known to try. The API names them, so
-// that a user is told what to do rather than that the kind is unknown.
+// RefusedKinds returns the kinds that users are known to try. The API lists them, so
+// that users learn what to do rather than that the kind is unknown.
 func RefusedKinds() []Refused {
 	apps, batch := schema.GroupVersion{Group: "apps", Version: "v1"}, schema.GroupVersion{Group: "batch", Version: "v1"}
 	core, rbac := schema.GroupVersion{Version: "v1"}, schema.GroupVersion{Group: "rbac.authorization.k8s.io", Version: "v1"}
@@ -54,7 +54,7 @@ func RefusedFor(gk schema.GroupKind) *Refused {
 	return nil
 }
 
-// Namespaced reports whether objects of the kind would be in a namespace.
+// Namespaced reports whether objects of the kind would be namespaced.
 func (r *Refused) Namespaced() bool {
 	return r.Kind != "ClusterRole" && r.Kind != "ClusterRoleBinding"
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// podResources checks what the Pod itself asks for and may use: of what, and
-// whether its containers fit in.
+// podResources checks the pod-level requests and limits: which resources they name, and
+// whether they cover the containers.
 func (v *problems) podResources(s *v1.PodSpec) {
 	own := s.Resources
 	if own == nil {
@@ -49,7 +49,7 @@ func (v *problems) podResources(s *v1.PodSpec) {
 	}
 }
 
-// requestsFit checks that no request is more than the limit.
+// requestsFit checks that no request exceeds its limit.
 func (v *problems) requestsFit(field string, r v1.ResourceRequirements) {
 	for name, request := range r.Requests {
 		if limit, ok := r.Limits[name]; ok && request.Cmp(limit) > 0 {

@@ -7,13 +7,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// MaxSize is the most that one object may take as JSON, in bytes: what the store
-// of a Kubernetes API takes (etcd.io/docs, "System limits"), so that what works
-// on a node works in a cluster.
+// MaxSize is the maximum size of one object as JSON, in bytes: the limit of the store
+// of a Kubernetes API (etcd.io/docs, "System limits"), so that what works on a node
+// works in a cluster.
 const MaxSize = 3 << 19
 
-// Encode returns the object's JSON. It returns fault.Exhausted for one that is
-// larger than MaxSize.
+// Encode returns the object's JSON, or fault.Exhausted if it is larger than MaxSize.
 func Encode(o Object) ([]byte, error) {
 	data, err := json.Marshal(o)
 	if err != nil {

@@ -13,15 +13,15 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// ClaimProtection is the finalizer that keeps a claim until no Pod uses it and
-// its volume is deleted, which the kubelet does
-// (kubernetes.io/docs/concepts/storage/persistent-volumes, "Storage Object in
-// Use Protection").
+// ClaimProtection is the finalizer that keeps a claim until no Pod uses it and the
+// kubelet has deleted its volume
+// (kubernetes.io/docs/concepts/storage/persistent-volumes, "Storage Object in Use
+// Protection").
 const ClaimProtection = "kubernetes.io/pvc-protection"
 
-// ValidateUpdate checks what the Kubernetes API lets a user change of an object:
-// next is what shall be stored, complete, and old what is. The error is
-// fault.Invalid and names every problem.
+// ValidateUpdate checks that the Kubernetes API lets a user change old, the stored
+// object, to next, which must be complete. The error is fault.Invalid and names every
+// problem.
 func ValidateUpdate(next, old Object) error {
 	var v problems
 	switch next := next.(type) {
@@ -56,8 +56,8 @@ func ValidateUpdate(next, old Object) error {
 	return nil
 }
 
-// ValidateStatus checks what a user may change of an object with its status: its
-// metadata, too.
+// ValidateStatus checks what a user may change through an object's status subresource,
+// including its metadata.
 func ValidateStatus(next, old Object) error {
 	var v problems
 	v.metadata(next)
@@ -68,7 +68,7 @@ func ValidateStatus(next, old Object) error {
 	return nil
 }
 
-// immutable complains about a field that may not change and did.
+// immutable reports a field that must not change and did.
 func (v *problems) immutable(field string, fixed, same bool) {
 	if fixed && !same {
 		v.add(field, "may not be changed: delete the object and create it anew")
@@ -96,15 +96,15 @@ func (v *problems) podUpdate(next, old *v1.Pod) {
 	}
 }
 
-// defaulted returns the Pod with the defaults that it would have were it written
-// now: one that an older version stored is not changed by what came since.
+// defaulted returns the Pod with the defaults that it would get now, so that newer
+// defaults do not count as changes of a Pod stored by an older version.
 func defaulted(p *v1.Pod) *v1.Pod {
 	p = p.DeepCopy()
 	Default(p)
 	return p
 }
 
-// sameToleration leaves out for how long: that may be changed.
+// sameToleration ignores the duration, which may be changed.
 func sameToleration(a, b v1.Toleration) bool {
 	a.TolerationSeconds, b.TolerationSeconds = nil, nil
 	return a == b
@@ -135,9 +135,9 @@ func (v *problems) claimUpdate(next, old *v1.PersistentVolumeClaim) {
 	}
 }
 
-// ValidateResize checks what may be changed by a Pod's subresource resize: the
-// cpu and memory of containers and sidecars. Another change would have no effect
-// on a Pod that runs.
+// ValidateResize checks a change through a Pod's subresource resize: only the CPU and
+// memory of containers and sidecars may change. Other changes would have no effect on a
+// running Pod.
 func ValidateResize(next, old *v1.Pod) error {
 	var v problems
 	if !equality.Semantic.DeepEqual(next.Spec.Resources, old.Spec.Resources) {
@@ -151,12 +151,12 @@ func ValidateResize(next, old *v1.Pod) error {
 				list[i].Resources, list[i].ResizePolicy = v1.ResourceRequirements{}, nil
 			}
 		}
-		s.Resources = nil // has a complaint of its own
+		s.Resources = nil // has an error of its own
 	})
 }
 
-// resized checks how the resources of containers change: not of those that do
-// not run long enough, and of the others cpu and memory only.
+// resized checks the changes of the containers' resources: none for those that do not
+// run long enough, and only CPU and memory for the others.
 func (v *problems) resized(field string, next, old []v1.Container, may func(*v1.Container) bool) {
 	for i := range min(len(next), len(old)) {
 		at, is, was := fmt.Sprintf("%s[%d].resources", field, i), &next[i].Resources, &old[i].Resources
@@ -170,7 +170,7 @@ func (v *problems) resized(field string, next, old []v1.Container, may func(*v1.
 	}
 }
 
-// fixed returns what a resize must leave as it is.
+// fixed returns what a resize must not change.
 func fixed(r *v1.ResourceRequirements) *v1.ResourceRequirements {
 	r = r.DeepCopy()
 	for _, list := range []v1.ResourceList{r.Requests, r.Limits} {

@@ -19,8 +19,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// validate checks what the Kubernetes API would refuse and the node could not
-// work with. All problems are joined.
+// validate checks for what the Kubernetes API would reject and the node could not work
+// with. All problems are joined.
 func validate(o Object) error {
 	var v problems
 	v.metadata(o)
@@ -65,8 +65,8 @@ func (v *problems) metadata(o Object) {
 	v.fields(apivalidation.ValidateFinalizers(o.GetFinalizers(), at.Child("finalizers")))
 }
 
-// metadataUpdate checks what may not change: nothing new holds up an object that
-// ends.
+// metadataUpdate checks the metadata that must not change: a terminating object accepts
+// no new finalizers.
 func (v *problems) metadataUpdate(next, old Object) {
 	if old.GetDeletionTimestamp() != nil {
 		v.fields(apivalidation.ValidateNoNewFinalizers(next.GetFinalizers(), old.GetFinalizers(), field.NewPath("metadata", "finalizers")))
@@ -247,7 +247,7 @@ func (v *problems) hook(field string, h *v1.LifecycleHandler) {
 	}
 }
 
-// stopSignal knows the signals that the CRI does.
+// stopSignal accepts the signals of the CRI.
 func (v *problems) stopSignal(field string, s *v1.Signal) {
 	if s == nil {
 		return

@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// A value that the node does not know would be taken for the default and so be
-// ignored. What follows refuses it by name.
+// An unknown value would be treated as the default and so be ignored. The following
+// functions reject it by name.
 
 func oneOf[T ~string](v *problems, field string, value T, known ...T) {
 	if value == "" || slices.Contains(known, value) {
