@@ -19,9 +19,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// containerLogs serves the log of one container instance: the newest, or with
-// previous=true the one before. The other parameters are those of
-// v1.PodLogOptions.
+// containerLogs serves the log of one container instance: the newest or, with
+// previous=true, the one before. The other parameters are those of v1.PodLogOptions.
 func (s *server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	p := s.config.Pod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
 	container := r.PathValue("container")
@@ -106,8 +105,8 @@ func readOptions(query url.Values) (*log.ReadOptions, error) {
 
 var errEnough = errors.New("the limit is reached")
 
-// limited returns a writer that flushes at once, so that who follows sees each
-// line, and ends at limitBytes.
+// limited returns a writer that flushes at once, so that a client that follows sees
+// each line, and stops at limitBytes.
 func limited(w http.ResponseWriter, query url.Values) (io.Writer, error) {
 	out := &flusher{w: w, control: http.NewResponseController(w), left: -1}
 	if text := query.Get("limitBytes"); text != "" {

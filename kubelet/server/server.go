@@ -1,7 +1,7 @@
-// Package server is the kubelet's HTTP API on a unix socket that only root can
-// open: /healthz, /pods, /runningpods, /stats/summary, /containerLogs, /exec, /attach
-// and /portForward of the upstream kubelet. It has no authentication of its own: the
-// socket's mode is it.
+// Package server is the kubelet's HTTP API on a unix socket that only root can open:
+// /healthz, /pods, /runningpods, /stats/summary, /containerLogs, /exec, /attach and
+// /portForward of the upstream kubelet. It has no authentication of its own and relies
+// on the socket's mode.
 package server
 
 import (
@@ -23,34 +23,33 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// Config is what a server serves from. All functions are safe for concurrent
-// use.
+// Config configures a server. All functions must be safe for concurrent use.
 type Config struct {
 	// Socket is the path of the unix socket. A stale one is replaced.
 	Socket string
-	// NodeName is the node's name, NodeID the value of pod.LabelNode on what belongs
-	// to it.
+	// NodeName is the node's name. NodeID is the value of pod.LabelNode on the node's
+	// containers and sandboxes.
 	NodeName, NodeID string
 	// Pods returns all Pods with their statuses.
 	Pods func() []*v1.Pod
-	// Pod returns a Pod as it is now, or nil. Who asks for a container that he has
-	// just seen running must find it.
+	// Pod returns the current state of a Pod, or nil. A client that asks for a
+	// container that it has just seen running must find it.
 	Pod func(ctx context.Context, namespace, name string) *v1.Pod
-	// Healthy returns why the node is not healthy, or nil.
+	// Healthy returns the reason why the node is not healthy, or nil.
 	Healthy func(context.Context) error
 	// LogDir is the directory of all Pods' logs.
 	LogDir string
-	// Ended returns a channel that is closed when the container instance has
-	// ended, or ctx has.
+	// Ended returns a channel that is closed when the container instance has ended, or
+	// when ctx ends.
 	Ended func(ctx context.Context, pod types.UID, container string, attempt uint32) <-chan struct{}
-	// Runtime says where it serves the streams of exec, attach and port-forward,
-	// and Sandbox which sandbox a Pod has.
+	// Runtime provides the streaming URLs of exec, attach and port-forward. Sandbox
+	// returns the Pod's sandbox.
 	Runtime runtimeapi.RuntimeServiceClient
 	Sandbox func(ctx context.Context, pod types.UID) (id string, err error)
 	Logger  *slog.Logger // nil discards
 }
 
-// Serve serves until ctx ends and returns nil then.
+// Serve serves until ctx ends, and then returns nil.
 func Serve(ctx context.Context, c Config) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -109,7 +108,7 @@ func (s *server) runningPods(w http.ResponseWriter, _ *http.Request) {
 	s.list(w, slices.DeleteFunc(s.config.Pods(), func(p *v1.Pod) bool { return p.Status.Phase != v1.PodRunning }))
 }
 
-// list answers with the Pods sorted by name.
+// list sends the Pods sorted by name.
 func (s *server) list(w http.ResponseWriter, pods []*v1.Pod) {
 	list := v1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []v1.Pod{}}
 	for _, p := range pods {

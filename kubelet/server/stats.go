@@ -20,26 +20,26 @@ import (
 )
 
 const (
-	// sampleApart is how long a first question waits between the two samples that a
-	// rate needs; sampleOld is when an earlier sample is too old for one.
+	// sampleApart is the time between the two samples that a first request needs for a
+	// rate; sampleOld is the age from which on an earlier sample is too old for one.
 	sampleApart = 200 * time.Millisecond
 	sampleOld   = time.Minute
 )
 
-// sample is the use of processor time, in nanoseconds, at a moment.
+// sample is the CPU time used, in nanoseconds, at a moment.
 type sample struct {
 	used uint64
 	at   time.Time
 }
 
-// meter makes rates of what runtimes and the kernel count.
+// meter computes rates from the counters of the runtime and the kernel.
 type meter struct {
 	mu   sync.Mutex
 	last map[string]sample
 }
 
-// rate returns the rate since the last sample in nanocores, and whether there
-// was one that is of use. The sample takes its place.
+// rate returns the rate since the last sample, in nanocores, and whether that sample
+// was usable. now replaces it.
 func (m *meter) rate(id string, now sample) (nanocores uint64, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -49,7 +49,7 @@ func (m *meter) rate(id string, now sample) (nanocores uint64, ok bool) {
 	before, ok := m.last[id]
 	apart := now.at.Sub(before.at)
 	if ok && apart > 0 && apart < sampleOld/1000 {
-		return 0, false // asked twice at once
+		return 0, false // two requests at the same time
 	}
 	m.last[id] = now
 	for other, s := range m.last {
@@ -63,7 +63,7 @@ func (m *meter) rate(id string, now sample) (nanocores uint64, ok bool) {
 	return uint64(float64(now.used-before.used) / apart.Seconds()), true
 }
 
-// summary serves /stats/summary: what the node and its containers use
+// summary serves /stats/summary: the resource usage of the node and its containers
 // (k8s.io/kubelet/pkg/apis/stats/v1alpha1).
 func (s *server) summary(w http.ResponseWriter, r *http.Request) {
 	sum, complete, err := s.measure(r.Context())
@@ -84,7 +84,7 @@ func (s *server) summary(w http.ResponseWriter, r *http.Request) {
 	s.write(w, data)
 }
 
-// measure takes the statistics once. They are complete when every rate has two
+// measure collects the statistics once. They are complete if every rate has two
 // samples.
 func (s *server) measure(ctx context.Context) (sum *stats.Summary, complete bool, err error) {
 	resp, err := s.config.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{
@@ -136,7 +136,7 @@ func (s *server) container(c *runtimeapi.ContainerStats) (one stats.ContainerSta
 // ticks is the unit of /proc/stat in nanoseconds (proc(5), USER_HZ).
 const ticks = uint64(time.Second / 100)
 
-// machineCPU reads what all processors have done but wait (proc(5)).
+// machineCPU reads how long all CPUs have been busy (proc(5)).
 func (s *server) machineCPU() (cpu *stats.CPUStats, complete bool) {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -155,7 +155,8 @@ func (s *server) machineCPU() (cpu *stats.CPUStats, complete bool) {
 	return &stats.CPUStats{Time: metav1.NewTime(now), UsageNanoCores: &rate, UsageCoreNanoSeconds: &used}, complete
 }
 
-// machineMemory reads what cannot be given to a new program (proc(5), MemAvailable).
+// machineMemory reads the memory that is not available to new programs (proc(5),
+// MemAvailable).
 func machineMemory() *stats.MemoryStats {
 	sizes, err := meminfo.Read()
 	if err != nil {

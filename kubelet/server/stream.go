@@ -14,9 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// The runtime serves streams itself: it answers Exec, Attach and PortForward
-// with a URL, and the kubelet passes the client's connection on to it, whatever
-// protocol the two agree on.
+// The runtime serves streams itself: it answers Exec, Attach and PortForward with a
+// URL, and the kubelet passes the client's connection on to it, whatever protocol the
+// two negotiate.
 
 func (s *server) exec(w http.ResponseWriter, r *http.Request) {
 	id, err := s.running(r)
@@ -80,7 +80,7 @@ func wants(q url.Values, names ...string) bool {
 	return false
 }
 
-// running returns the id of the running container that the request names.
+// running returns the ID of the running container that the request names.
 func (s *server) running(r *http.Request) (string, error) {
 	name := r.PathValue("namespace") + "/" + r.PathValue("pod")
 	p := s.config.Pod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
