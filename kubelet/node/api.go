@@ -16,8 +16,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
 )
 
-// Kubeconfig returns the path of the kubeconfig of the node whose run directory
-// is run. It is there once the node has started.
+// Kubeconfig returns the path of the kubeconfig of the node with the given run
+// directory. It exists once the node has started.
 func Kubeconfig(run string) string { return filepath.Join(run, "kubeconfig") }
 
 // kubernetes is the node's own Kubernetes API with the objects behind it.
@@ -25,12 +25,12 @@ type kubernetes struct {
 	store    *store.Store
 	server   *api.Server
 	listener net.Listener
-	kubelet  *rest.Config // as which the kubelet comes
-	root     *rest.Config // as which people and programs come
+	kubelet  *rest.Config // the kubelet's identity
+	root     *rest.Config // the identity of users and programs
 }
 
-// openAPI opens the node's objects, listens, and writes the kubeconfig. It serves
-// nobody yet.
+// openAPI opens the node's objects, listens, and writes the kubeconfig. It does not
+// serve yet.
 func openAPI(cfg *Config) (k *kubernetes, err error) {
 	k = &kubernetes{}
 	if k.store, err = store.Open(filepath.Join(cfg.Root, "objects.db"), &store.Options{Logger: cfg.Logger}); err != nil {
@@ -52,7 +52,7 @@ func openAPI(cfg *Config) (k *kubernetes, err error) {
 	return k, k.introduce(cfg, id)
 }
 
-// introduce makes the certificates of the server and its clients.
+// introduce creates the certificates of the server and its clients.
 func (k *kubernetes) introduce(cfg *Config, id *identity.Identity) error {
 	serverTLS, err := id.ServerTLS()
 	if err != nil {
@@ -83,8 +83,8 @@ func overSocket(path string) *http.Transport {
 
 func (k *kubernetes) serve(ctx context.Context) error { return k.server.Serve(ctx, k.listener) }
 
-// close closes what openAPI opened. Call it when serve has returned, or was
-// never called.
+// close closes what openAPI opened. Call it after serve has returned, or without
+// calling serve.
 func (k *kubernetes) close() error {
 	var errs []error
 	if k.listener != nil {
@@ -95,11 +95,11 @@ func (k *kubernetes) close() error {
 	return errors.Join(append(errs, k.store.Close())...)
 }
 
-// RESTConfig returns how clients reach the node's Kubernetes API, as the
-// kubeconfig says it.
+// RESTConfig returns the client configuration for the node's Kubernetes API, as in the
+// kubeconfig.
 func (n *Node) RESTConfig() *rest.Config { return rest.CopyConfig(n.api.root) }
 
-// removeKubeconfig removes what leads to an API that is gone.
+// removeKubeconfig removes the kubeconfig of an API that is gone.
 func (n *Node) removeKubeconfig(context.Context) error {
 	if err := os.Remove(Kubeconfig(n.cfg.Run)); !errors.Is(err, os.ErrNotExist) {
 		return err

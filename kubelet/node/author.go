@@ -20,7 +20,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
-// author is one of the author's plugins, started.
+// author is a started plugin of the author.
 type author struct {
 	Plugin
 	sign    sign
@@ -28,8 +28,7 @@ type author struct {
 	process *supervisor.Process
 }
 
-// startAuthors starts the author's plugins one after the other and finds out
-// what they are.
+// startAuthors starts the author's plugins one after another and detects their kinds.
 func (n *Node) startAuthors(ctx context.Context) ([]*author, error) {
 	if len(n.cfg.Plugins) == 0 {
 		return nil, nil
@@ -53,7 +52,7 @@ func (n *Node) startAuthors(ctx context.Context) ([]*author, error) {
 	return authors, placed(&n.cfg, authors)
 }
 
-// differ refuses plugins of one name: their directories are named after them.
+// differ rejects plugins with the same name, because directories are named after them.
 func differ(plugins []Plugin) error {
 	seen := map[string]string{}
 	for i := range plugins {
@@ -66,7 +65,7 @@ func differ(plugins []Plugin) error {
 	return nil
 }
 
-// placed refuses plugins for which the node has no use beside its others.
+// placed rejects plugins that the node cannot use beside its others.
 func placed(cfg *Config, authors []*author) error {
 	first := map[Kind]string{}
 	for _, a := range authors {
@@ -91,7 +90,7 @@ func placed(cfg *Config, authors []*author) error {
 	return nil
 }
 
-// startAuthor starts one plugin beside those that run already.
+// startAuthor starts one plugin in addition to those that already run.
 func (n *Node) startAuthor(ctx context.Context, p *Plugin, others []*author) (*author, error) {
 	start := time.Now()
 	env, at := n.surroundings(p)
@@ -106,7 +105,7 @@ func (n *Node) startAuthor(ctx context.Context, p *Plugin, others []*author) (*a
 	at.remember()
 	stdout := &output{pass: func([]byte) {}}
 	if p.Stderr != nil {
-		stdout.pass = func(b []byte) { _, _ = p.Stderr.Write(b) } // what a plugin prints is only shown
+		stdout.pass = func(b []byte) { _, _ = p.Stderr.Write(b) } // a plugin's output is only for display
 	}
 	process, err := supervisor.Start(supervisor.Command{
 		Path: p.Path, Args: expand(p.Args, env), Env: environ(env),
@@ -127,8 +126,8 @@ func (n *Node) startAuthor(ctx context.Context, p *Plugin, others []*author) (*a
 	return &author{Plugin: *p, sign: s, at: at, process: process}, nil
 }
 
-// surroundings returns the environment of a plugin beside this process's own,
-// and the places where it may show itself.
+// surroundings returns the environment that a plugin gets in addition to this
+// process's, and the places where it may show its kind.
 func (n *Node) surroundings(p *Plugin) (map[string]string, places) {
 	at := places{
 		csi:      filepath.Join(n.cfg.Root, "plugins", p.name(), "csi.sock"),
@@ -145,7 +144,7 @@ func (n *Node) surroundings(p *Plugin) (map[string]string, places) {
 		"STATE_DIRECTORY":            filepath.Join(n.cfg.Root, "plugin-state", p.name()),
 	}
 	if p.Kind == "" || p.Kind == CNI {
-		// A CNI plugin answers this and ends; others do not look at it.
+		// A CNI plugin answers this and ends; others ignore it.
 		env["CNI_COMMAND"] = "VERSION"
 	}
 	return env, at
@@ -159,8 +158,8 @@ func environ(extra map[string]string) []string {
 	return env
 }
 
-// keep is the part that keeps the plugin running, and registers it if it
-// counts on somebody else to do so.
+// keep is the part that keeps the plugin running, and registers it if it relies on
+// somebody else for that.
 func (n *Node) keep(a *author) {
 	n.parts.run("plugin "+a.name(), func(ctx context.Context) error {
 		return a.process.Keep(ctx, func(e supervisor.Event) {
@@ -181,9 +180,9 @@ func ending(err error) string {
 	return err.Error()
 }
 
-// register announces a CSI driver that does not do so itself, as the registrar
-// sidecar does in a cluster. A driver that cannot say its name is asked again: it
-// may have died, and starts again.
+// register registers a CSI driver that does not do so itself, as the registrar sidecar
+// does in a cluster. It retries if the driver does not report its name: the driver may
+// have died, and be restarting.
 func (n *Node) register(ctx context.Context, a *author) error {
 	info, err := n.askName(ctx, a)
 	for wait := askAgainMin; err != nil; wait = min(2*wait, askAgainMax) {

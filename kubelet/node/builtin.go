@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
-// startParts starts the author's plugins, and then the reference part of every
-// kind that none of them is.
+// startParts starts the author's plugins, and then the reference part of every kind
+// that they do not replace.
 func (n *Node) startParts(ctx context.Context) error {
 	authors, err := n.startAuthors(ctx)
 	if err != nil {
@@ -47,8 +47,8 @@ func (n *Node) startParts(ctx context.Context) error {
 	return nil
 }
 
-// shareRoot makes the root a shared mount of its own, so that mounts below it
-// reach containers and plugins in other mount namespaces.
+// shareRoot makes the root a shared mount of its own, so that mounts below it propagate
+// to containers and to plugins in other mount namespaces.
 func (n *Node) shareRoot() error {
 	if err := mount.MakeShared(n.cfg.Root); err != nil {
 		return err

@@ -17,124 +17,126 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Config says what a node is made of. The zero value of each optional field
-// is the reference part.
+// Config configures a node. The zero value of an optional field means the reference
+// part.
 type Config struct {
-	// Root holds everything that survives a restart, in the kubelet's own
-	// layout; Run holds sockets and what a reboot may lose. Both are required,
-	// absolute, and this node's alone.
+	// Root holds everything that must survive a restart, in the kubelet's layout. Run
+	// holds sockets and what a reboot may lose. Both are required, absolute, and for
+	// this node alone.
 	Root, Run string
-	// Manifests is a directory of manifests to run; "" for none.
+	// Manifests is a directory of manifests to run; "" means none.
 	Manifests string
-	// Name is the node's name, which has to be valid in Kubernetes; "" means the
-	// host's, in lower case.
+	// Name is the node's name, which must be valid in Kubernetes. "" means the host
+	// name in lower case.
 	Name string
 
-	// RuntimeEndpoint is a foreign CRI runtime ("unix:///run/containerd/containerd.sock").
-	// "" means the reference runtime, in this process.
+	// RuntimeEndpoint is the endpoint of an external CRI runtime
+	// ("unix:///run/containerd/containerd.sock"). "" means the reference runtime, in
+	// this process.
 	RuntimeEndpoint string
-	// OCIRuntime names the OCI runtime of the reference runtime: "crun", "runc",
-	// a path, or "" to take the first that works here.
+	// OCIRuntime is the OCI runtime of the reference runtime: "crun", "runc", a path,
+	// or "" for the first that works here.
 	OCIRuntime string
-	// Handlers are further OCI runtimes, by name or path, for the handlers that
-	// RuntimeClasses name. CDIDirs are where CDI devices are described; none means
-	// /etc/cdi and /var/run/cdi. A foreign runtime has its own of both.
+	// Handlers are additional OCI runtimes, by name or path, for the handlers of
+	// RuntimeClasses. CDIDirs are the directories of CDI specs; none means /etc/cdi and
+	// /var/run/cdi. An external runtime has its own settings for both.
 	Handlers map[string]string
 	CDIDirs  []string
-	// BlockIOClasses is the file of the block I/O classes, in goresctrl's format, and
-	// RDTClasses are the groups of resctrl, that Pods may choose by annotation; empty
-	// means that they may choose none. A foreign runtime has its own of both.
+	// BlockIOClasses is a file of block I/O classes in goresctrl's format, and
+	// RDTClasses are resctrl groups. Pods may choose them by annotation; empty means
+	// that there are none to choose. An external runtime has its own settings for both.
 	BlockIOClasses string
 	RDTClasses     []string
-	// NoSELinux leaves the Pods of the reference runtime without SELinux labels, also
-	// where SELinux is on. A foreign runtime has a switch of its own.
+	// NoSELinux disables SELinux labels for the Pods of the reference runtime, even if
+	// SELinux is enabled. An external runtime has its own setting.
 	NoSELinux bool
-	// NRI lets NRI plugins see and change the Pods of the reference runtime.
+	// NRI lets NRI plugins see and modify the Pods of the reference runtime.
 	NRI NRI
-	// SystemdCgroups has systemd make the cgroups of Pods and containers, instead
-	// of files; a machine without systemd is refused. A foreign runtime has its
-	// own way, and this counts only where it does not say which.
+	// SystemdCgroups selects the systemd driver for the cgroups of Pods and containers,
+	// instead of files. A machine without systemd is rejected. An external runtime
+	// chooses its own driver; the field then counts only if the runtime does not report
+	// one.
 	SystemdCgroups bool
-	// PodPIDs bounds the tasks of each Pod; zero does not.
+	// PodPIDs limits the number of tasks of each Pod; zero means no limit.
 	PodPIDs int64
-	// SingleProcessOOMKill leaves the other processes of a container alone when
-	// the kernel kills one for memory.
+	// SingleProcessOOMKill keeps the other processes of a container running when the
+	// kernel OOM-kills one.
 	SingleProcessOOMKill bool
-	// Keeper is the keeper program; "" looks beside this program and in PATH.
+	// Keeper is the keeper program; "" means to look beside this program and in PATH.
 	Keeper string
-	// CNIConfDir and CNIBinDirs are a foreign network's configuration and
-	// programs, which are absolute paths. "" means the node's own bridge, in this
-	// process. The reference plugins are found behind the directories.
+	// CNIConfDir and CNIBinDirs are the configuration and the plugin directories of an
+	// external network, as absolute paths. "" means the node's own bridge, in this
+	// process. The reference plugins are searched after the directories.
 	CNIConfDir string
 	CNIBinDirs []string
-	// CNITimeout bounds a call of a CNI plugin, and CNITimeouts those of plugins that
-	// differ, by type. Zero means a minute, which plugins of the node's own do not
-	// exceed.
+	// CNITimeout bounds a call of a CNI plugin; CNITimeouts overrides it by plugin
+	// type. Zero means a minute, which is also the most for the node's own plugins.
 	CNITimeout  time.Duration
 	CNITimeouts map[string]time.Duration
-	// CNIImportCache is where a runtime that is retired has kept, by libcni, what it
-	// attached to the foreign network (runtime.LibcniResults of package cni/runtime).
-	// Each start takes that over and detaches it, as the Pods are no more. "" is nothing.
+	// CNIImportCache is the libcni cache in which a retired runtime has recorded its
+	// attachments to the external network (runtime.LibcniResults of package
+	// cni/runtime). Each start imports them and detaches them, because their Pods are
+	// gone. "" imports nothing.
 	CNIImportCache string
-	// CheckNetwork is how often the network of each Pod is checked and, where its
-	// plugin is one of the node's own, repaired. Zero means a minute, less never.
+	// CheckNetwork is how often the network of each Pod is checked and, if its plugin
+	// is one of the node's own, repaired. Zero means a minute; negative means never.
 	CheckNetwork time.Duration
-	// Network places the node's own network on the host. The zero value is
-	// chosen at the first start so that it collides with nothing, and kept.
+	// Network determines the node's own network on the host. The zero value is replaced
+	// at the first start by values that collide with nothing, which are then kept.
 	Network Network
-	// Without switches reference parts off.
+	// Without disables reference parts.
 	Without Parts
-	// Plugins are the author's own, started before any Pod is; see Plugin.
+	// Plugins are the author's plugins, started before any Pod; see Plugin.
 	Plugins []Plugin
-	// GPUs is the number of GPUs to simulate where the machine has none; zero
-	// means 2, negative none.
+	// GPUs is the number of GPUs to simulate if the machine has none; zero means 2,
+	// negative means none.
 	GPUs int
-	// Images are archives to put into the reference runtime's store at start,
-	// unless what they hold is there already. Their images are pinned.
+	// Images are archives to load into the reference runtime's store at start, unless
+	// their contents are there already. Their images are pinned.
 	Images []string
-	// PinnedImages are the images that a kubelet's garbage collection must spare:
-	// names, in which * stands for any text.
+	// PinnedImages are the names of images that a kubelet's garbage collection must
+	// keep; * stands for any text.
 	PinnedImages []string
-	// HostsDir is the directory that says which mirrors registries have, in the
-	// layout of containerd's certs.d. Empty means that there are none.
+	// HostsDir is the directory of the registries' mirrors, in the layout of
+	// containerd's certs.d. Empty means no mirrors.
 	HostsDir string
 
-	// Observe is told of calls to every plugin, OnStep of every step of
-	// every Pod, OnPlugin of what becomes of the author's plugins, OnPull of how
-	// far the reference runtime's pulls are. All may be called from many
-	// goroutines and must be quick; nil is allowed.
+	// Observe is notified of calls to every plugin, OnStep of every step of every Pod,
+	// OnPlugin of the state of the author's plugins, and OnPull of the progress of the
+	// reference runtime's pulls. All are called concurrently and must be quick; nil is
+	// allowed.
 	Observe  *call.Observer
 	OnStep   func(pod.Step)
 	OnPlugin func(PluginEvent)
 	OnPull   func(Pull)
-	// OnStderr gets each line that an executed CNI plugin of the reference runtime
+	// OnStderr receives each line that an executed CNI plugin of the reference runtime
 	// writes to its standard error. Nil logs them. It is called like the others.
 	OnStderr func(plugin, line string)
 	// Logger may be nil.
 	Logger *slog.Logger
 }
 
-// NRI says where NRI plugins are: see package cri/nri. The zero value has none.
+// NRI configures NRI: see package cri/nri. The zero value disables it.
 type NRI struct {
-	// Socket is where plugins connect, "" for nowhere. Most plugins look at
+	// Socket is the socket that plugins connect to, "" for none. Most plugins expect
 	// /var/run/nri/nri.sock.
 	Socket string
-	// PluginDir has plugins that the runtime starts, "" for none, and ConfigDir
-	// their configurations.
+	// PluginDir contains plugins that the runtime starts, "" for none. ConfigDir
+	// contains their configurations.
 	PluginDir, ConfigDir string
-	// Timeout is how long a plugin may take to answer, zero for NRI's two seconds.
+	// Timeout bounds a plugin's answer; zero means NRI's two seconds.
 	Timeout time.Duration
 }
 
 func (n NRI) enabled() bool { return n.Socket != "" || n.PluginDir != "" }
 
-// Pull is how far the download of one layer of an image is, in bytes.
+// Pull is the progress of the download of one image layer, in bytes.
 type Pull struct {
 	Image, Layer string
 	Done, Total  int64
 }
 
-// Parts are the reference plugins that can be switched off.
+// Parts are the reference plugins that can be disabled.
 type Parts struct {
 	GPU, Hostpath bool
 }
@@ -147,7 +149,7 @@ func (c *Config) setDefaults() error {
 		}
 	}
 	for _, dir := range c.CNIBinDirs {
-		if !filepath.IsAbs(dir) { // CNI_PATH has them, and plugins run elsewhere
+		if !filepath.IsAbs(dir) { // they are in CNI_PATH, and plugins run in other directories
 			errs = append(errs, fault.Invalid.Errorf("the directory of CNI plugins %q: want an absolute path", dir))
 		}
 	}
@@ -171,9 +173,9 @@ func (c *Config) setDefaults() error {
 	return errors.Join(errs...)
 }
 
-// nodeName returns the name that was asked for, or makes one of the host's as
-// Kubernetes does. One that cannot be a Node's name, or the value of its host name
-// label, is refused with fault.Invalid.
+// nodeName returns the requested name, or derives one from the host name as Kubernetes
+// does. If the name cannot be a Node's name, or the value of its host name label, the
+// error is fault.Invalid.
 func nodeName(asked string, hostname func() (string, error)) (string, error) {
 	name, from := asked, "the node's name"
 	if asked == "" {

@@ -22,27 +22,29 @@ import (
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
-// detectWithin is how long a plugin has to show what it is.
+// detectWithin is how long a plugin may take to show its kind.
 const detectWithin = 30 * time.Second
 
-// detectQuietly is how long nobody is told that it has not: most show it in milliseconds.
+// detectQuietly is how long detection may take before that is reported: most plugins
+// show their kind within milliseconds.
 const detectQuietly = 3 * time.Second
 
-// kubeletSocket is the name of the kubelet's own socket among those of device plugins.
+// kubeletSocket is the name of the kubelet's own socket in the directory of device
+// plugins.
 const kubeletSocket = "kubelet.sock"
 
-// places are where a plugin shows itself.
+// places are where a plugin may show its kind.
 type places struct {
 	csi      string                  // the socket of CSI_ENDPOINT
 	cri      string                  // the socket of CONTAINER_RUNTIME_ENDPOINT
 	registry string                  // plugins_registry
 	devices  string                  // device-plugins
-	before   map[string]*sockfile.ID // the sockets that were there before it started
+	before   map[string]*sockfile.ID // the sockets that existed before it started
 	others   []int                   // the processes of plugins that started earlier
 }
 
-// fresh returns the sockets in dir that appeared since the plugin started and
-// are of no other one.
+// fresh returns the sockets in dir that have appeared since the plugin was started and
+// do not belong to another plugin.
 func (p *places) fresh(dir string) []string {
 	var found []string
 	for _, socket := range socketsIn(dir) {
@@ -54,7 +56,7 @@ func (p *places) fresh(dir string) []string {
 	return found
 }
 
-// remember records the sockets that are there now.
+// remember records the sockets that exist now.
 func (p *places) remember() {
 	p.before = map[string]*sockfile.ID{}
 	for _, dir := range p.dirs() {
@@ -70,7 +72,7 @@ func (p *places) dirs() []string {
 	return []string{filepath.Dir(p.csi), filepath.Dir(p.cri), p.registry, p.devices}
 }
 
-// unseen says of a plugin that runs where it was looked for.
+// unseen describes where a running plugin was looked for.
 func (p *places) unseen() string {
 	return fmt.Sprintf("it neither served CSI_ENDPOINT (%s) or CONTAINER_RUNTIME_ENDPOINT (%s) nor made a socket in plugins_registry or device-plugins of "+
 		"/var/lib/kubelet: does it read them from its environment, or is it to be told by --plugin-args '--endpoint=$(CSI_ENDPOINT)'?", p.csi, p.cri)
@@ -83,8 +85,8 @@ type sign struct {
 	registered bool
 }
 
-// detect waits until the process shows what kind of plugin it is. want is the
-// kind that the author named, or empty. late is told once, when that takes long, what is
+// detect waits until the process shows its kind of plugin. want is the kind that the
+// author named, or empty. late is called once, if that takes long, with what is being
 // waited for.
 func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *places, want Kind, late func(string)) (sign, error) {
 	ctx, cancel := context.WithTimeout(ctx, detectWithin)
@@ -116,7 +118,7 @@ func detect(ctx context.Context, p *supervisor.Process, stdout *output, at *plac
 				"and without an answer to VERSION, as CNI plugins give one%s", p.Ending(), tailOf(p))
 		case <-quiet:
 			late(fmt.Sprintf("shows no sign yet, and is waited for (%v): so far %s", detectWithin, at.unseen()))
-		case <-time.After(50 * time.Millisecond): // a socket that is bound and does not listen yet makes no second event
+		case <-time.After(50 * time.Millisecond): // a socket that is bound but not listening yet causes no second event
 		case <-ctx.Done():
 			return sign{}, fault.FailedPrecondition.Errorf("it runs, but within %v %s%s", detectWithin, at.unseen(), tailOf(p))
 		}
@@ -131,7 +133,7 @@ func tailOf(p *supervisor.Process) string {
 	return "; it printed:\n" + tail
 }
 
-// look reports the first sign that is there now. A registration comes before a
+// look returns the first sign that exists now. A registration takes precedence over a
 // served socket, because it says more.
 func look(ctx context.Context, at *places) (sign, bool) {
 	for _, socket := range at.fresh(at.registry) {
@@ -174,7 +176,7 @@ func socketsIn(dir string) []string {
 	return sockets
 }
 
-// kindOf asks a registration socket what it registers; "" when it does not answer.
+// kindOf returns what a registration socket registers, or "" if it does not answer.
 func kindOf(ctx context.Context, socket string) string {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -195,11 +197,11 @@ func served(socket string) bool {
 	if err != nil {
 		return false
 	}
-	_ = c.Close() // it was only to be connected to
+	_ = c.Close() // connecting was the only purpose
 	return true
 }
 
-// isCNI reports whether out is the answer to CNI's VERSION command.
+// isCNI reports whether out is an answer to CNI's VERSION command.
 func isCNI(out []byte) bool {
 	var answer struct {
 		SupportedVersions []string `json:"supportedVersions"`
@@ -207,8 +209,8 @@ func isCNI(out []byte) bool {
 	return json.Unmarshal(out, &answer) == nil && len(answer.SupportedVersions) > 0
 }
 
-// output keeps the first bytes that a program writes to standard output, and
-// passes all of them on.
+// output keeps the first bytes that a program writes to standard output, and passes
+// everything on.
 type output struct {
 	mu   sync.Mutex
 	kept bytes.Buffer

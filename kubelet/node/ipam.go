@@ -11,10 +11,10 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// refusesIPAM reports whether a CNI plugin refuses a configuration with the key
-// "ipam", as one does that gives no addresses or has its own way to them. CNI has
-// no call that asks for it, but an error for it: code 2, which names the key. A
-// plugin that does not know STATUS says something else, and gets the key.
+// refusesIPAM reports whether a CNI plugin rejects a configuration with the key "ipam",
+// because it assigns no addresses or does so in its own way. CNI has no command to
+// query that, but an error for it: code 2 with the name of the key. A plugin without
+// STATUS returns another error, and gets the key.
 func refusesIPAM(ctx context.Context, path string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -7,8 +7,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
-// another reports whether another plugin, or a child of its, listens at the
-// socket: one that registers late must not be taken for the one after it.
+// another reports whether another plugin, or a child process of it, listens on the
+// socket: a plugin that registers late must not be mistaken for the next one.
 func (p *places) another(socket string) bool {
 	if len(p.others) == 0 {
 		return false
@@ -25,7 +25,7 @@ func (p *places) another(socket string) bool {
 func parentOf(pid int) int {
 	stat, err := procstat.Read(pid)
 	if err != nil {
-		return 0 // most probably it has ended
+		return 0 // it has probably ended
 	}
 	return stat.PPID
 }

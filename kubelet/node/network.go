@@ -16,21 +16,21 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Network says where the node's own Pod network lives on the host. Two nodes
-// on one host need different values throughout.
+// Network configures the node's own Pod network on the host. Two nodes on one host need
+// different values in every field.
 type Network struct {
 	// Bridge is the Linux bridge's name, at most 15 bytes.
 	Bridge string `json:"bridge"`
 	// Subnet is the Pods' IPv4 network; its first address is the gateway.
 	Subnet string `json:"subnet"`
-	// Table is the nftables table that holds the node's masquerade rules; that of
-	// its port rules is named after it.
+	// Table is the nftables table with the node's masquerade rules. The table of its
+	// port rules is named after it.
 	Table string `json:"table"`
 }
 
 func (n Network) portTable() string { return n.Table + "-ports" }
 
-// record is what a node remembers about itself between starts.
+// record is what a node remembers between starts.
 type record struct {
 	Version int     `json:"version"`
 	Network Network `json:"network"`
@@ -38,9 +38,9 @@ type record struct {
 
 const recordVersion = 1
 
-// networkOf returns the network of the node at root: what an earlier start
-// recorded there, or names derived from the root and a subnet that no address
-// or route of the host touches. A new choice is recorded before it is used.
+// networkOf returns the network of the node at root: the one recorded there at an
+// earlier start, or one with names derived from the root and a subnet that does not
+// overlap any address or route of the host. A new choice is recorded before it is used.
 func networkOf(root string) (Network, error) {
 	path := filepath.Join(root, "node.json")
 	raw, err := os.ReadFile(path)
@@ -73,8 +73,8 @@ func parseRecord(path string, raw []byte) (Network, error) {
 	return r.Network, nil
 }
 
-// deriveID returns what tells the names of the node at root from those of other
-// nodes on this machine.
+// deriveID returns an ID that distinguishes the names of the node at root from those of
+// other nodes on this machine.
 func deriveID(root string) string {
 	sum := sha256.Sum256([]byte(root))
 	return hex.EncodeToString(sum[:4])
@@ -94,9 +94,9 @@ func chooseNetwork(root string) (Network, error) {
 	return Network{Bridge: "nk-" + id, Subnet: subnet.String(), Table: "nodekit-" + id}, nil
 }
 
-// freeSubnet returns a /24 of 10.128.0.0/9 that overlaps none of used. Where
-// the search begins depends on seed, so that two nodes that start at the same
-// instant do not choose the same one.
+// freeSubnet returns a /24 of 10.128.0.0/9 that overlaps none of used. seed determines
+// where the search begins, so that two nodes that start at the same time do not choose
+// the same one.
 func freeSubnet(seed [32]byte, used []netip.Prefix) (netip.Prefix, error) {
 	const count = 1 << 15
 	start := int(seed[4])<<8 | int(seed[5])
@@ -119,8 +119,8 @@ func overlapsAny(p netip.Prefix, used []netip.Prefix) bool {
 	return false
 }
 
-// usedPrefixes returns the IPv4 networks that the host routes to, the default
-// route aside.
+// usedPrefixes returns the IPv4 networks that the host has routes to, except the
+// default route.
 func usedPrefixes() ([]netip.Prefix, error) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {

@@ -1,13 +1,13 @@
 // Package node is the reference node: the kubelet wired to a CRI runtime, a Pod
-// network, a CSI driver and a device plugin, each replaceable. It is the one
-// place where the families meet; they know nothing of each other.
+// network, a CSI driver and a device plugin, each replaceable. It is the only place
+// where the plugin families meet; they do not know each other.
 //
-// Every part is reached over its interface's own wire, also the ones that run
-// in this process: gRPC on unix sockets below Run and Root, and CNI's
-// environment and JSON documents.
+// Every part is called through its interface's own protocol, even if it runs in this
+// process: gRPC on unix sockets below Run and Root, and CNI's environment and JSON
+// documents.
 //
-// Two nodes may live in one process and any number on one machine, as long as
-// no two share a root or a run directory.
+// Any number of nodes can run on one machine, and several in one process, if no two
+// share a root or a run directory.
 package node
 
 import (
@@ -31,17 +31,17 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
 )
 
-// Node is a node that was started. Its methods are safe for concurrent use.
+// Node is a started node. Its methods are safe for concurrent use.
 type Node struct {
 	cfg     Config
 	api     *kubernetes
 	kubelet *kubelet.Kubelet
-	runtime *Runtime // nil with a foreign one
+	runtime *Runtime // nil with an external one
 	parts   *parts
 	stop    context.CancelFunc // ends every part
 
 	atStop    []func() error                // what Stop releases
-	atDestroy []func(context.Context) error // what Destroy takes down instead
+	atDestroy []func(context.Context) error // what Destroy removes instead
 
 	fresh   bool          // no node was at the root before
 	stopped chan struct{} // closed when every part has ended
@@ -49,14 +49,13 @@ type Node struct {
 	end     sync.Once
 }
 
-// Start brings a node up and returns when Pods can run on it. The node lives
-// until Stop, Destroy or the failure of a part (see Done); ctx bounds only the
-// start. What an earlier node at the same root left, alive or crashed, is
-// taken over: containers run on.
+// Start starts a node and returns when Pods can run on it. The node lives until Stop,
+// Destroy or the failure of a part (see Done); ctx bounds only the start. Start takes
+// over the Pods that an earlier node at the same root has left, whether it was stopped
+// or crashed: their containers keep running.
 //
-// A root that another node uses is refused with fault.AlreadyExists, a machine
-// that lacks something with fault.FailedPrecondition and the command that
-// mends it.
+// If another node uses the root, the error is fault.AlreadyExists. If the machine lacks
+// something, it is fault.FailedPrecondition, with the command that fixes it.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err := CheckHost(&cfg); err != nil {
 		return nil, err
@@ -72,9 +71,9 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// CheckHost refuses a machine on which such a node cannot work, with
-// fault.FailedPrecondition: the error names what is missing, a line each, and
-// the command that mends it. Start does the same first of all.
+// CheckHost returns fault.FailedPrecondition if such a node cannot work on this
+// machine: the error names what is missing, one item per line, with the command that
+// fixes it. Start makes the same check first.
 func CheckHost(cfg *Config) error {
 	var errs []error
 	for _, r := range hostcheck.Missing(hostcheck.Run()) {
@@ -90,7 +89,7 @@ func CheckHost(cfg *Config) error {
 }
 
 func (n *Node) start(ctx context.Context) error {
-	before, _ := os.ReadDir(n.cfg.Root) // empty, or not there yet
+	before, _ := os.ReadDir(n.cfg.Root) // empty, or it does not exist yet
 	n.fresh = len(before) == 0
 	for _, dir := range []string{n.cfg.Root, n.cfg.Run} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -122,14 +121,14 @@ func (n *Node) start(ctx context.Context) error {
 	return n.ready(ctx)
 }
 
-// How long a runtime has to answer: one that runs already answers at once or
-// never, and the node's own first finds out about every container that runs.
+// How long a runtime may take to answer: an external one answers at once or never, and
+// the node's own first inspects every running container.
 const (
 	answerWithin = 5 * time.Second
 	serveWithin  = 30 * time.Second
 )
 
-// ready waits until the kubelet has the runtime, or a part fails.
+// ready waits until the kubelet has connected to the runtime, or a part fails.
 func (n *Node) ready(ctx context.Context) error {
 	limit := answerWithin
 	if n.runtime != nil {
@@ -153,7 +152,7 @@ func (n *Node) ready(ctx context.Context) error {
 	}
 }
 
-// asked asks the runtime once, for its error.
+// asked calls the runtime once and returns its error.
 func (n *Node) asked() error {
 	c, err := criclient.Dial(n.criEndpoint(), nil)
 	if err != nil {
@@ -168,16 +167,16 @@ func (n *Node) asked() error {
 	return fault.Unavailable.Errorf("it answers only now")
 }
 
-// Client returns a client of the node's Kubernetes API that works with objects
-// by their Go type.
+// Client returns a client of the node's Kubernetes API that uses objects by their Go
+// type.
 func (n *Node) Client() *client.Client { return n.kubelet.Client() }
 
-// Done is closed when the node has stopped, by Stop, Destroy or the failure of
-// a part; Err then says which.
+// Done returns a channel that is closed when the node has ended, by Stop, Destroy or
+// the failure of a part; Err then says which part.
 func (n *Node) Done() <-chan struct{} { return n.stopped }
 
-// Err returns nil for a node that runs or was stopped, and otherwise the error
-// of the part that failed.
+// Err returns nil if the node is running or was stopped, and otherwise the error of the
+// part that failed.
 func (n *Node) Err() error {
 	select {
 	case <-n.stopped:
@@ -192,9 +191,9 @@ func (n *Node) watch() {
 	close(n.stopped)
 }
 
-// Stop ends the node's parts and leaves its Pods running: a later Start on the
-// same root takes them over. It returns the error of the part that failed, if
-// one did. After the first Stop or Destroy, both only wait.
+// Stop ends the node's parts and leaves its Pods running: a later Start with the same
+// root takes them over. It returns the error of the part that failed, if one did. After
+// the first Stop or Destroy, both only wait.
 func (n *Node) Stop() error {
 	n.stop()
 	<-n.stopped
@@ -209,11 +208,11 @@ func (n *Node) Stop() error {
 	return err
 }
 
-// Destroy ends every Pod, with its grace, and takes down everything that the
-// node put on the machine, except its root and run directories, which belong to
-// the caller. When ctx ends first, or a plugin does not let go of a Pod within
-// the Pods' longest grace and some slack, it goes on without grace and returns
-// what is left as its error.
+// Destroy terminates every Pod within its grace period, and removes everything that the
+// node has set up on the machine, except its root and run directories, which belong to
+// the caller. If ctx ends first, or a plugin does not release a Pod within the Pods'
+// longest grace period and some slack, it continues without a grace period, and returns
+// what is left as an error.
 func (n *Node) Destroy(ctx context.Context) error {
 	drained := n.kubelet.Drain(ctx)
 	n.stop()
@@ -223,7 +222,7 @@ func (n *Node) Destroy(ctx context.Context) error {
 	return err
 }
 
-// takeDownWithin bounds what is left to do once all Pods have ended.
+// takeDownWithin bounds the cleanup after all Pods have ended.
 const takeDownWithin = time.Minute
 
 func (n *Node) takeDown(ctx context.Context) error {
@@ -236,13 +235,13 @@ func (n *Node) takeDown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// abandon releases what a start that failed has begun, all of it at a new
-// root. Pods that an earlier node left run on.
+// abandon releases what a failed start has set up; at a new root that is everything.
+// Pods of an earlier node keep running.
 func (n *Node) abandon() error {
 	var errs []error
 	if n.parts != nil {
 		n.stop()
-		_ = n.parts.wait() // the start's own error says it
+		_ = n.parts.wait() // the error of start covers it
 	}
 	if n.fresh {
 		errs = append(errs, n.takeDown(context.Background()))
@@ -255,25 +254,25 @@ func (n *Node) abandon() error {
 		errs = append(errs, n.kubelet.Close())
 	}
 	if n.api != nil {
-		errs = append(errs, n.api.close()) // last: the root is ours until then
+		errs = append(errs, n.api.close()) // last: until then no other node can use the root
 	}
 	return errors.Join(errs...)
 }
 
-// onStop and onDestroy note what to release when the node stops, and what to
-// take down when it is destroyed, both last first.
+// onStop and onDestroy register what to release when the node stops, and what to remove
+// when it is destroyed, both in reverse order.
 func (n *Node) onStop(release func() error) { n.atStop = append(n.atStop, release) }
 
 func (n *Node) onDestroy(undo func(context.Context) error) { n.atDestroy = append(n.atDestroy, undo) }
 
-// onEnd notes what to release in either case.
+// onEnd registers what to release in either case.
 func (n *Node) onEnd(release func() error) {
 	n.onStop(release)
 	n.onDestroy(func(context.Context) error { return release() })
 }
 
-// notices passes on what a manifest file asks for in vain; its errors are
-// logged by the kubelet.
+// notices reports what a manifest file requests without effect. The kubelet logs the
+// file's errors.
 func (n *Node) notices(r manifest.Report) {
 	for _, notice := range r.Notices {
 		n.cfg.Logger.Warn(notice.String(), "file", r.File)

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// parts runs the node's parts. The first that fails ends all of them: a node
-// without one of its parts would only fail later and less clearly.
+// parts runs the node's parts. The first failure ends all of them: without one of its
+// parts, a node would only fail later and less clearly.
 type parts struct {
 	ctx  context.Context
 	fail context.CancelCauseFunc
@@ -33,8 +33,8 @@ func (p *parts) run(name string, part func(context.Context) error) {
 	})
 }
 
-// wait returns when every part has ended: nil when the node's context ended
-// them, otherwise the error of the first that failed.
+// wait waits until every part has ended. It returns nil if the node's context ended
+// them, and otherwise the error of the first that failed.
 func (p *parts) wait() error {
 	p.wg.Wait()
 	defer p.fail(nil)

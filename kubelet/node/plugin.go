@@ -23,33 +23,33 @@ const (
 
 var kinds = []Kind{CNI, CSI, DevicePlugin, CRI}
 
-// Plugin is a plugin program that the node starts, restarts when it dies, and
-// uses instead of the reference part of its kind.
+// Plugin is a plugin program that the node starts, restarts when it dies, and uses
+// instead of the reference part of its kind.
 //
-// It runs in a mount namespace of its own in which the node's root is at
-// /var/lib/kubelet. Its environment is this process's and what the conventions
-// of the interfaces want: CSI_ENDPOINT, NODE_ID, NODE_NAME, KUBE_NODE_NAME,
-// CONTAINER_RUNTIME_ENDPOINT. A CSI driver that only serves CSI_ENDPOINT, as
-// those do that count on a registrar beside them, is registered by the node.
+// It runs in its own mount namespace, in which the node's root is at /var/lib/kubelet.
+// Its environment is this process's, plus the conventional variables of the interfaces:
+// CSI_ENDPOINT, NODE_ID, NODE_NAME, KUBE_NODE_NAME, CONTAINER_RUNTIME_ENDPOINT. If a
+// CSI driver only serves CSI_ENDPOINT, relying on a registrar sidecar, the node
+// registers it.
 type Plugin struct {
 	Path string
-	// Args may name variables of the plugin's environment: $(CSI_ENDPOINT).
+	// Args may refer to variables of the plugin's environment: $(CSI_ENDPOINT).
 	Args []string
-	// Kind is the plugin's kind. Empty means that the node finds out: the kind
-	// is that of the first thing it does, answer CNI's VERSION, serve
-	// CSI_ENDPOINT or CONTAINER_RUNTIME_ENDPOINT, or register.
+	// Kind is the plugin's kind. Empty means that the node detects it from the first
+	// thing that the plugin does: answer CNI's VERSION, serve CSI_ENDPOINT or
+	// CONTAINER_RUNTIME_ENDPOINT, or register.
 	Kind Kind
-	// Stderr gets what the program prints, on both streams. Nil discards it.
+	// Stderr receives what the program prints, on both streams. Nil discards it.
 	Stderr io.Writer
 }
 
-// PluginEvent is what became of one of the author's plugins: it is waited for, it is in
-// use, it ended and is started again.
+// PluginEvent is a change in the state of one of the author's plugins: the node waits
+// for it, uses it, or restarts it after it has ended.
 type PluginEvent struct {
 	Plugin string // the program's base name
 	What   string // for people
 	Took   time.Duration
-	Err    error // how the program ended, when it did
+	Err    error // how the program ended, if it did
 }
 
 // ParsePlugin reads "program" or "kind=program".
@@ -69,11 +69,11 @@ func ParsePlugin(s string) (Plugin, error) {
 	return p, err
 }
 
-// name is what events and directories call the plugin.
+// name returns the plugin's name in events and directories.
 func (p *Plugin) name() string { return filepath.Base(p.Path) }
 
-// expand replaces $(NAME) in the arguments by the value in env; a name that is
-// not there stays as it is, as in a container's args.
+// expand replaces $(NAME) in the arguments with the value in env. Unknown names stay as
+// they are, as in a container's args.
 func expand(args []string, env map[string]string) []string {
 	var pairs []string
 	for name, value := range env {

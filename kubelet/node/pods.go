@@ -21,9 +21,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// Run creates the objects and returns their Pods, in order, once all of them
-// have ended; a Pod that restarts for ever never does. When ctx ends or the
-// node fails it returns earlier, with an error. The Pods are not removed.
+// Run creates the objects and returns their Pods, in order, once all of them have
+// ended. A Pod that always restarts never does. Run returns earlier, with an error, if
+// ctx ends or the node fails. It does not remove the Pods.
 func (n *Node) Run(ctx context.Context, objects []manifest.Object) ([]*v1.Pod, error) {
 	pods, err := n.Create(ctx, objects)
 	if err != nil {
@@ -37,8 +37,8 @@ func (n *Node) Run(ctx context.Context, objects []manifest.Object) ([]*v1.Pod, e
 	return pods, nil
 }
 
-// Apply creates the objects of a manifest, YAML or JSON, and returns its Pods.
-// A manifest that is refused creates nothing.
+// Apply creates the objects of a manifest, YAML or JSON, and returns its Pods. If the
+// manifest is rejected, nothing is created.
 func (n *Node) Apply(ctx context.Context, text []byte) ([]*v1.Pod, error) {
 	objects, notices, err := manifest.Decode(text)
 	if err != nil {
@@ -50,8 +50,8 @@ func (n *Node) Apply(ctx context.Context, text []byte) ([]*v1.Pod, error) {
 	return n.Create(ctx, objects)
 }
 
-// Create stores the objects, Pods last, so that what a Pod refers to is there
-// when it starts. It returns the Pods.
+// Create stores the objects, Pods last, so that what a Pod refers to exists when it
+// starts. It returns the Pods.
 func (n *Node) Create(ctx context.Context, objects []manifest.Object) ([]*v1.Pod, error) {
 	var pods []*v1.Pod
 	for _, o := range objects {
@@ -75,12 +75,12 @@ func ended(p *v1.Pod) bool {
 	return pod.Terminal(p.Status.Phase)
 }
 
-// Ready reports whether the Pod is ready, as its condition says.
+// Ready reports whether the Pod's Ready condition is true.
 func Ready(p *v1.Pod) bool { return pod.Ready(&p.Status) }
 
-// Wait returns the Pod as soon as it is as wanted, at once if it is already. A
-// Pod that does not exist is waited for; one that is deleted meanwhile is
-// fault.NotFound. It ends early with ctx and with the node.
+// Wait returns the Pod as soon as wanted holds for it, at once if it already does. It
+// waits for a Pod that does not exist yet; if the Pod is deleted meanwhile, the error
+// is fault.NotFound. It returns early when ctx ends or the node does.
 func (n *Node) Wait(ctx context.Context, name types.NamespacedName, wanted func(*v1.Pod) bool) (*v1.Pod, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -118,8 +118,8 @@ func (n *Node) Wait(ctx context.Context, name types.NamespacedName, wanted func(
 	}
 }
 
-// Logs copies what the container printed and prints to w until it ends. It
-// asks the kubelet's HTTP API, as kubectl's server would.
+// Logs copies the container's output, past and future, to w until the container ends.
+// It uses the kubelet's HTTP API, as an API server does for kubectl.
 func (n *Node) Logs(ctx context.Context, p call.Pod, container string, w io.Writer) error {
 	socket := filepath.Join(n.cfg.Run, "nodekit.sock")
 	transport := overSocket(socket)
@@ -142,7 +142,7 @@ func (n *Node) Logs(ctx context.Context, p call.Pod, container string, w io.Writ
 	return err
 }
 
-// String describes the node in one line, for people.
+// String describes the node in one line, for users.
 func (n *Node) String() string {
 	if n.runtime == nil {
 		return fmt.Sprintf("%s, runtime at %s, control group %s", n.cfg.Name, n.criEndpoint(), cgroupParent(n.cfg.Root))

@@ -9,8 +9,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// findProgram looks for one of this project's programs beside the running one,
-// then in PATH.
+// findProgram looks for one of this project's programs beside the running one, and then
+// in PATH.
 func findProgram(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		beside := filepath.Join(filepath.Dir(self), name)
@@ -25,10 +25,10 @@ func findProgram(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// linkDelegates makes dir hold the reference CNI plugins as programs, for a
-// foreign network that names them and for plugins that execute them as delegates:
-// host-local gives addresses. Without the program there is nothing to link, and
-// plugins find what the machine has.
+// linkDelegates fills dir with the reference CNI plugins as programs, for an external
+// network that names them and for plugins that execute them as delegates, such as
+// host-local for addresses. If their program is missing there is nothing to link, and
+// plugins are looked for on the machine only.
 func linkDelegates(dir string) (binDirs []string, err error) {
 	program, err := findProgram("cni")
 	if errors.Is(err, fault.NotFound) {

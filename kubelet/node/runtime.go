@@ -33,8 +33,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// RuntimeConfig says where the reference runtime lives and what it is made of.
-// Its fields mean what Config's of the same name do.
+// RuntimeConfig configures the reference runtime. Its fields have the meaning of those
+// of the same name in Config.
 type RuntimeConfig struct {
 	Endpoint   string // the socket to serve on
 	Root, Run  string
@@ -68,13 +68,13 @@ type RuntimeConfig struct {
 	PinnedImages []string
 	HostsDir     string
 
-	// Ready is called once, when calls are taken. It must be quick; nil is not called.
+	// Ready is called once, when calls are accepted. It must be quick. Nil is allowed.
 	Ready func()
-	// Ephemeral makes the end of ServeRuntime take everything down.
+	// Ephemeral removes everything when ServeRuntime ends.
 	Ephemeral bool
 
-	// chainType puts a plugin of the author's in the place of the bridge, with
-	// addresses of host-local unless chainBare is set.
+	// chainType replaces the bridge with a plugin of the author, with addresses from
+	// host-local unless chainBare is set.
 	chainType string
 	chainBare bool
 }
@@ -86,14 +86,15 @@ type Runtime struct {
 	plugins *nri.Plugins // nil without NRI
 	images  *image.Store
 	network *cniruntime.Network
-	// leave waits for what the network's plugins still do, behind Network.Close.
+	// leave waits for what the network's plugins still do after Network.Close.
 	leave func() error
 }
 
-// ServeRuntime serves the reference runtime alone until ctx ends, for a stock
-// kubelet or crictl. Containers run on when it returns nil, and a later call with
-// the same directories takes them over; with Ephemeral they are ended, and all
-// that the runtime put on the machine is gone, its directories excepted.
+// ServeRuntime serves only the reference runtime until ctx ends, for an upstream
+// kubelet or crictl. It then returns nil and leaves the containers running; a later
+// call with the same directories takes them over. With Ephemeral it ends the containers
+// and removes everything that the runtime has set up on the machine, except its
+// directories.
 func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	if cfg.Keeper == "" {
 		keeper, err := findProgram("keeper")
@@ -109,7 +110,7 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	if err != nil {
 		return err
 	}
-	// As a node's is: one that comes later would hide what is mounted below it before.
+	// As for a node: a shared mount made later would hide earlier mounts below it.
 	if err := mount.MakeShared(cfg.Root); err != nil {
 		return errors.Join(err, r.close())
 	}
@@ -125,7 +126,7 @@ func ServeRuntime(ctx context.Context, cfg RuntimeConfig) error {
 	return errors.Join(served, r.destroy(ctx), removeCgroups(cfg.Root), mount.UndoShared(cfg.Root))
 }
 
-// openRuntime makes the runtime ready. It has to be closed or destroyed.
+// openRuntime makes the runtime ready. It must be closed or destroyed.
 func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -135,7 +136,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 			return nil, err
 		}
 	}
-	if err := rpc.Check(cfg.Endpoint); err != nil { // before the keeper, which would stay
+	if err := rpc.Check(cfg.Endpoint); err != nil { // before the keeper is started, which would stay
 		return nil, err
 	}
 	r := &Runtime{cfg: cfg}
@@ -165,7 +166,7 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 	return r, nil
 }
 
-// engines names the OCI runtimes: the default one, and those of handlers.
+// engines lists the OCI runtimes: the default one, and those of handlers.
 func (r *Runtime) engines() string {
 	text := filepath.Base(r.oci.Engine())
 	all := r.oci.Handlers()
@@ -187,8 +188,8 @@ func (r *Runtime) imageOptions() *image.Options {
 	return o
 }
 
-// load puts the configured archives into the image store. What is in them is
-// pinned: no registry need have it when a kubelet has collected it.
+// load loads the configured archives into the image store. Their images are pinned,
+// because no registry may have them if a kubelet garbage-collects them.
 func (r *Runtime) load(ctx context.Context) error {
 	pinned := slices.Clone(r.cfg.PinnedImages)
 	for _, a := range r.cfg.Images {
@@ -201,11 +202,11 @@ func (r *Runtime) load(ctx context.Context) error {
 	return r.images.Pin(ctx, pinned)
 }
 
-// PackImage makes an image of one static program, which is its entry point, and
-// returns it as an archive for Config.Images.
+// PackImage creates an image of one static program, its entry point, and returns it as
+// an archive for Config.Images.
 func PackImage(program, name string) (archive []byte, err error) { return image.Pack(program, name) }
 
-// imageDir is where the image store of the runtime at root is.
+// imageDir returns the directory of the image store of the runtime at root.
 func imageDir(root string) string { return filepath.Join(root, "oci", "images") }
 
 // defaultCheckNetwork is how often each Pod's network is checked.
@@ -216,7 +217,7 @@ func (r *Runtime) serve(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.network.Watch(ctx, cmp.Or(r.cfg.CheckNetwork, defaultCheckNetwork)) })
-	defer watch.Wait() // before anybody closes the network
+	defer watch.Wait() // before the network is closed
 	defer stop()
 	served := r.oci.CRI()
 	if r.plugins != nil {
@@ -233,7 +234,7 @@ func (r *Runtime) close() error { return errors.Join(r.oci.Close(), r.closeNetwo
 
 func (r *Runtime) closeNetwork() error { return errors.Join(r.network.Close(), r.leave()) }
 
-// destroy takes down everything that the runtime put on the machine.
+// destroy removes everything that the runtime has set up on the machine.
 func (r *Runtime) destroy(ctx context.Context) error {
 	errs := []error{r.oci.Shutdown(ctx), r.closeNetwork()}
 	if n := r.cfg.Network; r.cfg.CNIConfDir == "" {
@@ -244,8 +245,8 @@ func (r *Runtime) destroy(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// openNetwork opens the configured network, or the node's own, whose plugins are
-// called in process.
+// openNetwork opens the configured network, or the node's own, whose plugins are called
+// in process.
 func (r *Runtime) openNetwork(ctx context.Context) (err error) {
 	if r.cfg.CNIConfDir != "" {
 		r.leave = func() error { return nil }
@@ -267,15 +268,15 @@ func (r *Runtime) openNetwork(ctx context.Context) (err error) {
 	return nil
 }
 
-// importAttachments takes over what a retired runtime has left attached. The runtime
-// finds no sandboxes for it when it starts, and detaches it as it does what a crash
-// left. What cannot be read is told, and keeps nobody waiting.
+// importAttachments imports the attachments that a retired runtime has left. The
+// runtime finds no sandboxes for them when it starts, and detaches them like those left
+// by a crash. What cannot be read is logged and delays nothing.
 func (r *Runtime) importAttachments(ctx context.Context) {
 	dir := r.cfg.CNIImportCache
 	if dir == "" {
 		return
 	}
-	if _, err := os.Stat(dir); err != nil { // it may have been removed since
+	if _, err := os.Stat(dir); err != nil { // it may have been removed
 		r.cfg.Logger.Warn("no attachments of another runtime are taken over", "err", err)
 		return
 	}
@@ -300,8 +301,8 @@ func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntim
 		}
 	}
 	if cfg.CNIConfDir != "" {
-		// A foreign network gets its own programs, also where a reference plugin
-		// has the same name: that is what a user who brings them wants to run.
+		// An external network gets its own programs, even if a reference plugin has the
+		// same name: that is what a user who brings them wants to run.
 		return cniruntime.Open(c)
 	}
 	c.Builtin = builtin
@@ -318,9 +319,9 @@ func openNetwork(cfg *RuntimeConfig, builtin map[string]*cni.Plugin) (*cniruntim
 	return cniruntime.Open(c)
 }
 
-// network describes the node's own network, for people. Where a plugin of the
-// author's stands in the bridge's place there is none, and the addresses are only
-// offered to a plugin that takes them.
+// network describes the node's own network, for users. If a plugin of the author
+// replaces the bridge there is none, and the addresses are only offered to a plugin
+// that takes them.
 func (c *RuntimeConfig) network() string {
 	switch {
 	case c.chainType == "":
@@ -331,9 +332,9 @@ func (c *RuntimeConfig) network() string {
 	return fmt.Sprintf("network %s of plugin %s, Pods in %s", c.Network.Bridge, c.chainType, c.Network.Subnet)
 }
 
-// addDelegates puts the reference plugins, as programs, among the directories:
-// behind those that a foreign network brings, and, for a plugin of the author's,
-// behind its own and before the machine's.
+// addDelegates adds the directory of the reference plugins, as programs: after those of
+// an external network, and, for a plugin of the author, after its own and before the
+// machine's.
 func addDelegates(c *cniruntime.Config, cfg *RuntimeConfig) error {
 	delegates, err := linkDelegates(filepath.Join(cfg.Root, "cni", "bin"))
 	if err != nil {
@@ -347,8 +348,8 @@ func addDelegates(c *cniruntime.Config, cfg *RuntimeConfig) error {
 	return nil
 }
 
-// writeChain writes the node's own network configuration: what a user would
-// put into /etc/cni/net.d.
+// writeChain writes the node's own network configuration, as a user would write it in
+// /etc/cni/net.d.
 func writeChain(dir string, cfg *RuntimeConfig) error {
 	ipam := map[string]any{
 		"type": "host-local", "dataDir": filepath.Join(cfg.Root, "cni", "addresses"),
@@ -377,13 +378,12 @@ func writeChain(dir string, cfg *RuntimeConfig) error {
 	return atomicfile.Write(filepath.Join(dir, "10-nodekit.conflist"), raw, 0o644)
 }
 
-// cgroupParent is the control group, below which all of the node's are, as the
-// cgroupfs driver names it.
+// cgroupParent returns the parent of all cgroups of the node, in cgroupfs notation.
 func cgroupParent(root string) string {
 	return "/nodekit-" + deriveID(root)
 }
 
-// removeCgroups removes all of the node's, with whichever driver they were made.
+// removeCgroups removes all cgroups of the node, whichever driver created them.
 func removeCgroups(root string) error {
 	parent := cgroupParent(root)
 	return errors.Join(cgroup.Remove(parent), cgroup.Remove(cgroup.Slice(parent)))

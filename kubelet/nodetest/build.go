@@ -10,9 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// Build builds a Go package, named as for go build from the test's directory,
-// into a static program, and returns its path. Go's cache makes a second build
-// quick.
+// Build builds a Go package, named as for go build in the test's directory, into a
+// static program, and returns its path. Go's build cache makes a second build quick.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -28,8 +27,8 @@ func Build(t testing.TB, pkg string) string {
 	return programs[0]
 }
 
-// Image builds a Go package into an image of one file, its entry point, and
-// returns the archive, for node.Config.Images.
+// Image builds a Go package into an image with one file, its entry point, and returns
+// the archive, for node.Config.Images.
 func Image(t testing.TB, pkg, name string) string {
 	t.Helper()
 	archive, err := node.PackImage(Build(t, pkg), name)
@@ -43,9 +42,8 @@ func Image(t testing.TB, pkg, name string) string {
 	return path
 }
 
-// ShortDir returns a temporary directory whose path is short enough for the
-// sockets below it: unix(7) allows 107 bytes, and t.TempDir holds the name of
-// the test.
+// ShortDir returns a temporary directory whose path is short enough for the sockets
+// below it: unix(7) allows 107 bytes, and t.TempDir includes the name of the test.
 func ShortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nk-")

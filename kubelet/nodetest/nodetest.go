@@ -1,5 +1,5 @@
-// Package nodetest is a node inside go test: a real kubelet with real
-// containers, a network, storage and devices, for the life of a test.
+// Package nodetest runs a node inside go test: a real kubelet with real containers, a
+// network, storage and devices, for the duration of a test.
 //
 //	func TestMyDriver(t *testing.T) {
 //		n := nodetest.Start(t, &node.Config{
@@ -10,8 +10,8 @@
 //		n.WaitReady("my-pod")
 //	}
 //
-// It needs Linux, root and an OCI runtime; `nodekit doctor` says what is
-// missing. Any number of tests may have nodes of their own at the same time.
+// It needs Linux, root and an OCI runtime; `nodekit doctor` lists what is missing. Any
+// number of tests can have their own nodes at the same time.
 package nodetest
 
 import (
@@ -31,11 +31,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// patience bounds each wait. What takes longer on a node will not come.
+// patience bounds each wait. A node needs less for anything that will happen at all.
 const patience = time.Minute
 
-// Node is a node that belongs to a test. A method that cannot do what it
-// says fails the test.
+// Node is a node that belongs to a test. A method that cannot do what it says fails the
+// test.
 type Node struct {
 	*node.Node
 	Config node.Config // with the directories in use
@@ -43,10 +43,9 @@ type Node struct {
 	t testing.TB
 }
 
-// Start starts a node and destroys it when the test ends; what it could not
-// take down fails the test. cfg may be nil. Root, Run and Manifests that it
-// does not name are temporary directories, its Keeper is built, and the node's
-// warnings go to the test's log.
+// Start starts a node and destroys it when the test ends; the test fails if anything
+// could not be removed. cfg may be nil. Root, Run and Manifests default to temporary
+// directories, the Keeper is built, and the node's warnings go to the test's log.
 func Start(t testing.TB, cfg *node.Config) *Node {
 	t.Helper()
 	n := &Node{t: t}
@@ -94,7 +93,7 @@ func (n *Node) start() {
 	n.Node = started
 }
 
-// Restart stops the node, as an upgrade would, and starts it again. Pods run on.
+// Restart stops the node, as an upgrade would, and starts it again. Pods keep running.
 func (n *Node) Restart() {
 	n.t.Helper()
 	if err := n.Stop(); err != nil {
@@ -127,7 +126,7 @@ func (n *Node) Write(file, text string) {
 	}
 }
 
-// WaitReady waits until the Pod of the default namespace is Ready.
+// WaitReady waits until the Pod in the default namespace is Ready.
 func (n *Node) WaitReady(name string) *v1.Pod { return n.WaitPod(name, node.Ready) }
 
 // WaitPhase waits until the Pod is in the phase.
@@ -135,7 +134,7 @@ func (n *Node) WaitPhase(name string, phase v1.PodPhase) *v1.Pod {
 	return n.WaitPod(name, func(p *v1.Pod) bool { return p.Status.Phase == phase })
 }
 
-// WaitPod waits until the Pod of the default namespace is as wanted.
+// WaitPod waits until wanted holds for the Pod in the default namespace.
 func (n *Node) WaitPod(name string, wanted func(*v1.Pod) bool) *v1.Pod {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
@@ -158,7 +157,7 @@ func statusOf(p *v1.Pod) any {
 	return p.Status
 }
 
-// Log returns what the container has printed once it has ended.
+// Log waits until the container has ended, and returns its output.
 func (n *Node) Log(pod, container string) string {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
