@@ -10,16 +10,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// The questions of "kubectl auth" and of programs that look before they act.
-// They are answered, never stored: who the client's certificate says it is, and
-// that it may do everything.
+// The access reviews of "kubectl auth", and of programs that check before they act.
+// They are answered, not stored: who the client is by its certificate, and that it may
+// do everything.
 
 var (
 	authenticationVersion = schema.GroupVersion{Group: "authentication.k8s.io", Version: "v1"}
 	authorizationVersion  = schema.GroupVersion{Group: "authorization.k8s.io", Version: "v1"}
 )
 
-// questions returns what may be asked, by its path below /apis.
+// questions returns the handlers of these requests by path below /apis.
 func (s *Server) questions() map[string]handler {
 	return map[string]handler{
 		"authentication.k8s.io/v1/selfsubjectreviews":      s.whoAmI,
@@ -28,7 +28,7 @@ func (s *Server) questions() map[string]handler {
 	}
 }
 
-// client returns who the client's certificate says it is: "" without one.
+// client returns who the client is by its certificate; "" without one.
 func client(r *http.Request) (user string, groups []string) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return "", nil
@@ -50,7 +50,7 @@ func (s *Server) whoAmI(w http.ResponseWriter, r *http.Request) error {
 	return s.send(w, r, http.StatusCreated, &review)
 }
 
-// allowed is why a client may do everything.
+// allowed is the reason why a client may do everything.
 const allowed = "who has a certificate of this node may do everything"
 
 func (s *Server) mayI(w http.ResponseWriter, r *http.Request) error {
@@ -77,7 +77,8 @@ func (s *Server) whatMayI(w http.ResponseWriter, r *http.Request) error {
 	return s.send(w, r, http.StatusCreated, &review)
 }
 
-// questionResources names the questions of a group and version to discovery.
+// questionResources returns these requests' resources in a group and version, for
+// discovery.
 func questionResources(gv schema.GroupVersion) []metav1.APIResource {
 	ask := func(name, kind string) metav1.APIResource {
 		return metav1.APIResource{Name: name + "s", SingularName: name, Kind: kind, Verbs: metav1.Verbs{"create"}}

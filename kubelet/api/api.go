@@ -1,17 +1,17 @@
 // Package api serves a node's objects as a Kubernetes API: kubectl, client-go,
-// controllers and CSI sidecars work against it, and the kubelet itself reads
-// and writes its world through it.
+// controllers and CSI sidecars work with it, and the kubelet itself reads and writes
+// all its objects through it.
 //
-// It speaks the wire of a Kubernetes API server (API conventions and concepts
-// of kubernetes.io/docs/reference/using-api): get, list, watch with resumption
-// and bookmarks, create, update, the four kinds of patch with server-side
-// apply, dry run, strict field validation, delete with grace, finalizers and
-// propagation, tables, discovery and OpenAPI. It stands for one node: no
-// scheduler, no controllers but the collector of what lost its owner, no
-// authorization beyond "root on this machine". docs/api.md has the list.
+// It implements the protocol of a Kubernetes API server (API conventions and concepts
+// of kubernetes.io/docs/reference/using-api): get, list, watch with resumption and
+// bookmarks, create, update, the four kinds of patch with server-side apply, dry run,
+// strict field validation, delete with grace period, finalizers and propagation,
+// tables, discovery and OpenAPI. It is for a single node: it has no scheduler, no
+// controllers except the garbage collector, and no authorization beyond "root on this
+// machine". docs/api.md has the list.
 //
-// State lives in the store (kubelet/api/store) alone, so a Server may be killed
-// at any instruction. All of it is safe for concurrent use.
+// All state is in the store (kubelet/api/store), so a Server may be killed at any
+// instruction. Everything in it is safe for concurrent use.
 package api
 
 import (
@@ -30,17 +30,16 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/api/store"
 )
 
-// Config is what a Server works with.
+// Config configures a Server.
 type Config struct {
 	Store *store.Store // required
-	// NodeName is the node to which every Pod belongs. Required.
+	// NodeName is the node that every Pod belongs to. Required.
 	NodeName string
-	// Kubelet reaches the kubelet's HTTP API, for logs, exec, attach,
-	// port-forward and statistics; the host of its requests does not matter.
-	// Required.
+	// Kubelet sends requests to the kubelet's HTTP API, for logs, exec, attach,
+	// port-forward and statistics; their host does not matter. Required.
 	Kubelet http.RoundTripper
-	// TLS has the server's certificate and asks for the clients'. Required: who
-	// has a certificate that it accepts may do everything.
+	// TLS contains the server's certificate and requires those of clients. Required:
+	// whoever has a certificate that it accepts may do everything.
 	TLS    *tls.Config
 	Logger *slog.Logger // nil discards
 }
@@ -55,7 +54,7 @@ type Server struct {
 	handler  http.Handler
 }
 
-// New returns a server that serves nobody yet.
+// New returns a server that does not serve yet.
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.NodeName == "" || c.Kubelet == nil || c.TLS == nil {
 		return nil, fault.Invalid.Errorf("API server: Store, NodeName, Kubelet and TLS are required")
@@ -74,8 +73,8 @@ func New(c Config) (*Server, error) {
 // tests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Serve serves on the listener, which it closes, and collects objects whose
-// owners are gone, until ctx ends; it returns nil then. Watches end with it.
+// Serve serves on the listener, which it closes, and deletes objects whose owners are
+// gone, until ctx ends; then it returns nil. Watches end with it.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.collect(ctx) })
@@ -100,12 +99,12 @@ func (s *Server) serveHTTP(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// finishWithin is how long requests that are under way may take when the server
-// ends. Connections that are idle but open, as clients keep them, take all of it.
+// finishWithin is how long requests in flight may take when the server ends. Idle
+// connections that clients keep open use up all of it.
 const finishWithin = 100 * time.Millisecond
 
-// shut lets requests that are under way finish. Watches end at once, by the
-// context that all requests have.
+// shut lets requests in flight finish. Watches end at once, by the context that all
+// requests share.
 func shut(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), finishWithin)
 	defer cancel()

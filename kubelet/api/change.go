@@ -37,13 +37,12 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, t target) error 
 	return s.sendObject(w, r, http.StatusOK, t.kind, o)
 }
 
-// errStale says that an object was changed while a change of it was made.
+// errStale says that an object has changed while a change of it was prepared.
 var errStale = errors.New("changed meanwhile")
 
-// change stores what next makes of an object. next is called again when
-// somebody else was quicker, and must not modify what it is given. A change
-// that was made from a certain resourceVersion, or for a certain uid, is a
-// conflict when that is not the stored one's.
+// change stores the result of next for an object. next is called again if another
+// change came first, and must not modify its argument. A change for a certain
+// resourceVersion or UID is a conflict if the stored object has another.
 func (s *Server) change(e *edit, next func(old object.Object) (object.Object, error)) (object.Object, error) {
 	for {
 		old, err := s.config.Store.Get(e.kind, e.namespace, e.name)
@@ -74,7 +73,7 @@ func (s *Server) change(e *edit, next func(old object.Object) (object.Object, er
 	}
 }
 
-// over reports whether the object was only kept for finalizers that are gone now.
+// over reports whether the object was kept only for finalizers that are gone now.
 func over(o object.Object) bool {
 	if o.GetDeletionTimestamp() == nil || len(o.GetFinalizers()) > 0 {
 		return false
@@ -86,11 +85,11 @@ func over(o object.Object) bool {
 	return grace == nil || *grace == 0
 }
 
-// lazy reports whether the change may be lost in a crash that follows within a
-// moment, because who made it makes it again: a kubelet its statuses and its signs
-// of life, and whoever tells of an Event its next repeat. A status is durable
-// that is final, or says that the Pod was admitted: nothing of it may run before
-// that would be known after a crash. So is a Lease that changes hands.
+// lazy reports whether the change may be lost in a crash that follows within a moment,
+// because its author repeats it: a kubelet its statuses and leases, and a recorder of
+// Events the next occurrence. A status is durable if it is final, or says that the Pod
+// was admitted: nothing of the Pod may run before a restarted node would know that. So
+// is a Lease that changes its holder.
 func lazy(e *edit, o, old object.Object) bool {
 	switch o := o.(type) {
 	case *v1.Event:
@@ -107,9 +106,9 @@ func lazy(e *edit, o, old object.Object) bool {
 	return false
 }
 
-// settle makes what shall be stored of what a client wants: it keeps what the
-// request may not change, sets defaults and validates. It returns old itself
-// when nothing changes.
+// settle computes the object to store from what a client sent: it keeps what the
+// request must not change, sets defaults and validates. It returns old itself if
+// nothing changes.
 func (s *Server) settle(e *edit, o, old object.Object) (object.Object, error) {
 	if err := conflict(e, o, old); err != nil {
 		return nil, err
@@ -129,7 +128,7 @@ func (s *Server) settle(e *edit, o, old object.Object) (object.Object, error) {
 	return s.managers.note(e, o, old), nil
 }
 
-// conflict checks that the change is about the object that is stored.
+// conflict checks that the change is for the object that is stored.
 func conflict(e *edit, o, old object.Object) error {
 	switch {
 	case o.GetName() != "" && o.GetName() != old.GetName():
@@ -144,7 +143,7 @@ func conflict(e *edit, o, old object.Object) error {
 	return nil
 }
 
-// merge keeps what the request is not about.
+// merge keeps the parts of the stored object that the request does not change.
 func merge(e *edit, o, old object.Object) object.Object {
 	switch e.subresource {
 	case "":
@@ -154,7 +153,7 @@ func merge(e *edit, o, old object.Object) object.Object {
 		switch o := o.(type) {
 		case *v1.Pod:
 			if o.Spec.NodeName == "" {
-				o.Spec.NodeName = old.(*v1.Pod).Spec.NodeName // a client that applies may leave it out
+				o.Spec.NodeName = old.(*v1.Pod).Spec.NodeName // a client that applies may omit it
 			}
 		case *v1.Namespace:
 			set(o, "Spec", old) // its finalizers, which only the subresource changes
@@ -178,8 +177,8 @@ func merge(e *edit, o, old object.Object) object.Object {
 	return o
 }
 
-// takeResources takes over what a resize is about, by the containers' names. What
-// is none of the Pod's is taken over whole, for validation to refuse.
+// takeResources copies the resources that a resize changes, by container name. A
+// container that the Pod does not have is added as a whole, for validation to reject.
 func takeResources(to, from *v1.PodSpec) {
 	for _, pair := range [][2]*[]v1.Container{{&to.InitContainers, &from.InitContainers}, {&to.Containers, &from.Containers}} {
 		have := map[string]*v1.Container{}
@@ -197,7 +196,7 @@ func takeResources(to, from *v1.PodSpec) {
 	to.Resources = from.Resources
 }
 
-// field returns a field of an object by its Go name, nil where its kind has none.
+// field returns a field of an object by its Go name, or nil if its kind has none.
 func field(o object.Object, name string) any {
 	if f := reflect.ValueOf(o).Elem().FieldByName(name); f.IsValid() {
 		return f.Interface()
@@ -205,7 +204,7 @@ func field(o object.Object, name string) any {
 	return nil
 }
 
-// set takes over a copy of a field.
+// set copies a field from another object.
 func set(o object.Object, name string, from object.Object) {
 	if f := reflect.ValueOf(o).Elem().FieldByName(name); f.IsValid() {
 		f.Set(reflect.ValueOf(from.DeepCopyObject()).Elem().FieldByName(name))
@@ -243,7 +242,7 @@ func validate(e *edit, o, old object.Object) error {
 	return nil
 }
 
-// same reports whether the objects differ in nothing but who manages them.
+// same reports whether the objects differ only in their managed fields.
 func same(o, old object.Object) bool {
 	managed := o.GetManagedFields()
 	o.SetManagedFields(old.GetManagedFields())

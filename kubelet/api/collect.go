@@ -18,19 +18,19 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// gather is how long the collector waits for more to do before it looks at
-// everything.
+// gather is how long the collector waits for further events before it inspects all
+// objects.
 const gather = 5 * time.Millisecond
 
-// retry is how long the collector waits before it does again what failed, as it
-// does while the disk is full.
+// retry is how long the collector waits before it repeats what failed, for example
+// while the disk is full.
 const retry = time.Second
 
-// collect does until ctx ends what follows from the end of an object: its
-// dependents go with it or are let go, as its deletion asked for, and what is in
-// a namespace ends with that. It looks at all objects whenever something went, or
-// came that has an owner or ends; what it does is idempotent, so a crash between
-// any two steps is followed by the rest.
+// collect handles the consequences of deletions until ctx ends: an object's dependents
+// are deleted or orphaned, as its deletion requested, and the contents of a deleted
+// namespace are deleted. It inspects all objects whenever one was removed, or one
+// appeared that has an owner or is being deleted. Its work is idempotent, so after a
+// crash between any two steps the rest is done.
 func (s *Server) collect(ctx context.Context) error {
 	kick := make(chan struct{}, 1)
 	group, ctx := errgroup.WithContext(ctx)
@@ -60,14 +60,14 @@ func (s *Server) collect(ctx context.Context) error {
 	return group.Wait()
 }
 
-// notice kicks the collector when it may have to do something.
+// notice wakes the collector when it may have something to do.
 func (s *Server) notice(ctx context.Context, k *object.Kind, w *store.Watch, kick chan<- struct{}) error {
 	for {
 		events, err := w.Next(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, fault.OutOfRange) { // the sweep looks at everything anyway
+		if errors.Is(err, fault.OutOfRange) { // the sweep inspects everything anyway
 			_, at := s.config.Store.List(k, "")
 			w = s.config.Store.Watch(k, at)
 		}
@@ -84,18 +84,18 @@ func concerns(e *store.Event) bool {
 	return e.Type == store.Deleted || e.Object.GetDeletionTimestamp() != nil || e.Type == store.Added && len(e.Object.GetOwnerReferences()) > 0
 }
 
-// world is everything that is there, at about one moment.
+// world is all objects, at about one moment.
 type world struct {
 	objects    []object.Object
 	alive      map[types.UID]object.Object
 	dependents map[types.UID][]object.Object
-	failed     bool // to change some of it
+	failed     bool // some change of it
 }
 
 func (s *Server) world() *world {
 	w := &world{alive: map[types.UID]object.Object{}, dependents: map[types.UID][]object.Object{}}
-	// Dependents first: an owner that comes in between is alive, one that goes is
-	// seen by the next sweep.
+	// Dependents first: an owner that is created in between is alive, and the next
+	// sweep sees one that is removed.
 	for _, k := range object.Kinds() {
 		objects, _ := s.config.Store.List(k, "")
 		w.objects = append(w.objects, objects...)
@@ -114,15 +114,14 @@ func (s *Server) world() *world {
 	return w
 }
 
-// sweep does what is due once. It reports whether it changed anything, after
-// which more may be due, and whether something failed.
+// sweep does once what is due. It reports whether it changed anything, after which more
+// may be due, and whether anything failed.
 func (s *Server) sweep() (changed, failed bool) {
 	w := s.world()
 	return s.tidy(w), w.failed
 }
 
-// tidy does what is due by what was seen. What changed since is left for the next
-// sweep, which sees it.
+// tidy does what is due in the given view. The next sweep handles later changes.
 func (s *Server) tidy(w *world) (changed bool) {
 	for _, o := range w.objects {
 		switch {
@@ -135,8 +134,8 @@ func (s *Server) tidy(w *world) (changed bool) {
 	return changed
 }
 
-// ownerless reports whether the object had owners of kinds that are kept here
-// and all of them are gone.
+// ownerless reports whether the object had owners of kinds that are kept here, and all
+// of them are gone.
 func (w *world) ownerless(o object.Object) bool {
 	refs := o.GetOwnerReferences()
 	for _, ref := range refs {
@@ -147,14 +146,14 @@ func (w *world) ownerless(o object.Object) bool {
 	return len(refs) > 0
 }
 
-// elsewhere reports whether the owner is of a kind that no node keeps, so that
+// elsewhere reports whether the owner is of a kind that the node does not keep, so that
 // nobody here can say that it is gone.
 func elsewhere(ref *metav1.OwnerReference) bool {
 	return object.KindFor(schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)) == nil
 }
 
-// kept reports whether the object has an owner other than that one which
-// is there and does not wait for its dependents to go.
+// kept reports whether the object has an owner other than the given one that exists and
+// does not wait for its dependents to be deleted.
 func (w *world) kept(o object.Object, other types.UID) bool {
 	return slices.ContainsFunc(o.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
 		owner := w.alive[ref.UID]
@@ -168,14 +167,14 @@ func (w *world) kept(o object.Object, other types.UID) bool {
 	})
 }
 
-// finalize does what an object waits for that ends.
+// finalize does what a terminating object waits for.
 func (s *Server) finalize(w *world, o object.Object) (changed bool) {
 	if slices.Contains(o.GetFinalizers(), metav1.FinalizerOrphanDependents) {
 		released := true
 		for _, d := range w.dependents[o.GetUID()] {
 			released = s.release(w, d, o.GetUID()) && released
 		}
-		return released && s.unfinalize(w, o, metav1.FinalizerOrphanDependents) // or who was not let go would go with it
+		return released && s.unfinalize(w, o, metav1.FinalizerOrphanDependents) // or dependents that were not orphaned would be deleted with it
 	}
 	if slices.Contains(o.GetFinalizers(), metav1.FinalizerDeleteDependents) {
 		return s.finalizeForeground(w, o)
@@ -186,8 +185,8 @@ func (s *Server) finalize(w *world, o object.Object) (changed bool) {
 	return false
 }
 
-// finalizeForeground deletes the dependents, lets those be that another owner
-// keeps, and lets the object go when none is left that blocks it.
+// finalizeForeground deletes the dependents, except those that another owner keeps, and
+// removes the finalizer when none is left that blocks the deletion.
 func (s *Server) finalizeForeground(w *world, o object.Object) (changed bool) {
 	blocked := false
 	for _, d := range w.dependents[o.GetUID()] {
@@ -227,9 +226,9 @@ func (s *Server) finalizeNamespace(w *world, ns *v1.Namespace) (changed bool) {
 	return s.rewrite(w, ns, "finalize", func(o object.Object) { o.(*v1.Namespace).Spec.Finalizers = nil })
 }
 
-// holds reports whether anything is in the namespace now. One that ends takes
-// nothing new, so when nothing is, nothing will be; what was seen may be from
-// before it ended.
+// holds reports whether the namespace contains anything now. A terminating namespace
+// accepts nothing new, so once it is empty it stays so. An earlier view may be from
+// before it was terminating.
 func (s *Server) holds(namespace string) bool {
 	for _, k := range object.Kinds() {
 		if !k.Namespaced {
@@ -242,21 +241,22 @@ func (s *Server) holds(namespace string) bool {
 	return false
 }
 
-// asSeen is for a deletion that follows from what an object says: its owners may
-// have changed since, or it was told again.
+// asSeen returns the preconditions of a deletion that follows from an object's
+// contents: its owners may have changed since, or it may have been written again.
 func asSeen(o object.Object) *metav1.Preconditions {
 	p, revision := itself(o), o.GetResourceVersion()
 	p.ResourceVersion = &revision
 	return p
 }
 
-// itself is for a deletion that does not: the object, and no other of its name.
+// itself returns the preconditions of any other deletion: the object itself, and no
+// other of its name.
 func itself(o object.Object) *metav1.Preconditions {
 	uid := o.GetUID()
 	return &metav1.Preconditions{UID: &uid}
 }
 
-// discard deletes an object for the collector.
+// discard deletes an object on behalf of the collector.
 func (s *Server) discard(w *world, o object.Object, only *metav1.Preconditions, policy metav1.DeletionPropagation) bool {
 	k, err := object.KindOf(o)
 	if err == nil {
@@ -266,7 +266,7 @@ func (s *Server) discard(w *world, o object.Object, only *metav1.Preconditions, 
 	return s.done(w, "deleting what is not wanted any more", o, err)
 }
 
-// release takes an owner from an object.
+// release removes an owner from an object.
 func (s *Server) release(w *world, o object.Object, owner types.UID) bool {
 	return s.rewrite(w, o, "", func(o object.Object) {
 		o.SetOwnerReferences(slices.DeleteFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.UID == owner }))
@@ -279,7 +279,7 @@ func (s *Server) unfinalize(w *world, o object.Object, name string) bool {
 	})
 }
 
-// rewrite changes an object for the collector.
+// rewrite changes an object on behalf of the collector.
 func (s *Server) rewrite(w *world, o object.Object, subresource string, change func(object.Object)) bool {
 	k, err := object.KindOf(o)
 	if err == nil {
@@ -296,7 +296,7 @@ func (s *Server) rewrite(w *world, o object.Object, subresource string, change f
 	return s.done(w, "letting go of an object", o, err)
 }
 
-// done reports whether a step is behind us, also because the object is.
+// done reports whether a step is complete, which includes that the object is gone.
 func (s *Server) done(w *world, what string, o object.Object, err error) bool {
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return true

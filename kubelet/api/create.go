@@ -39,11 +39,11 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, t target) error 
 	return s.sendObject(w, r, http.StatusCreated, t.kind, made)
 }
 
-// maxTries bounds the names that are tried for a generateName.
+// maxTries bounds the number of names that are tried for a generateName.
 const maxTries = 8
 
-// insert stores a new object that was prepared, and its namespace before it. It
-// makes up its name where only the beginning is given.
+// insert stores a new, prepared object, and its namespace before it. For a generateName
+// it makes up the name.
 func (s *Server) insert(e *edit, o object.Object) (object.Object, error) {
 	generated := o.GetName() == ""
 	for n := 1; ; n++ {
@@ -69,7 +69,7 @@ func (s *Server) insert(e *edit, o object.Object) (object.Object, error) {
 	}
 }
 
-// prepare makes an object that a client sent one that can be stored.
+// prepare turns an object from a client into one that can be stored.
 func (s *Server) prepare(w http.ResponseWriter, e *edit, o object.Object) error {
 	if e.kind.Namespaced {
 		if o.GetNamespace() == "" {
@@ -106,9 +106,9 @@ func (s *Server) prepare(w http.ResponseWriter, e *edit, o object.Object) error 
 	return nil
 }
 
-// asWritten returns an object without its metadata, all of which works here or
-// is the server's to set, and without the defaults of fields that have no
-// effect: nobody who sends back what he was given is to be warned of them.
+// asWritten returns an object without its metadata, which either works here or is set
+// by the server, and without the defaults of fields that have no effect: a client that
+// sends back what it got must not be warned of them.
 func asWritten(o object.Object) object.Object {
 	p, ok := o.(*v1.Pod)
 	if !ok {
@@ -126,7 +126,7 @@ func asWritten(o object.Object) object.Object {
 	return p
 }
 
-// blank drops what only the API sets.
+// blank drops the fields that only the API sets.
 func blank(o object.Object) {
 	o.SetUID("")
 	o.SetGeneration(0)
@@ -147,7 +147,7 @@ func blank(o object.Object) {
 	}
 }
 
-// placePod gives the Pod to this node: there is no scheduler that would.
+// placePod assigns the Pod to this node: no scheduler would.
 func (s *Server) placePod(e *edit, p *v1.Pod) error {
 	if p.Spec.NodeName != "" && p.Spec.NodeName != s.config.NodeName {
 		return invalid(e.target, p.Name, fmt.Errorf("spec.nodeName: this is node %q, and there is no other: leave it out", s.config.NodeName))
@@ -156,10 +156,10 @@ func (s *Server) placePod(e *edit, p *v1.Pod) error {
 	return nil
 }
 
-// ensureNamespace makes the namespace of a new object if it is not there: on one
-// node nobody else would. An Event makes none: it tells of what is over, and the
-// namespace that it is late for would come back with nothing else in it. Those
-// that always are take Events all the same.
+// ensureNamespace creates the namespace of a new object if it does not exist: on a
+// single node nobody else would. An Event does not create one: it is about the past,
+// and would bring back a deleted namespace with nothing else in it. Permanent
+// namespaces accept Events nevertheless.
 func (s *Server) ensureNamespace(e *edit, name string) error {
 	if name == "" {
 		return nil
@@ -181,7 +181,7 @@ func (s *Server) ensureNamespace(e *edit, name string) error {
 	return err
 }
 
-// open returns the error of a namespace that ends, which takes nothing new.
+// open returns the error for a terminating namespace, which accepts nothing new.
 func open(e *edit, ns object.Object) error {
 	if ns.GetDeletionTimestamp() == nil {
 		return nil
@@ -191,8 +191,8 @@ func open(e *edit, ns object.Object) error {
 	return err
 }
 
-// stillOpen checks the namespace once more in the transaction that adds to it. It
-// returns errStale when it is gone since it was ensured.
+// stillOpen checks the namespace again in the transaction that adds to it. It returns
+// errStale if the namespace has been removed since ensureNamespace.
 func (s *Server) stillOpen(e *edit, name string) error {
 	if name == "" {
 		return nil
@@ -201,7 +201,7 @@ func (s *Server) stillOpen(e *edit, name string) error {
 	switch {
 	case err == nil:
 		return open(e, ns)
-	case e.dryRun: // which makes none
+	case e.dryRun: // which creates none
 		return nil
 	}
 	return errStale

@@ -15,17 +15,17 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// KubernetesVersion is the version of Kubernetes whose API is served.
+// KubernetesVersion is the Kubernetes version whose API is served.
 const KubernetesVersion = "v1.37.2"
 
 func (s *Server) version(w http.ResponseWriter, _ *http.Request) error {
 	return s.sendJSON(w, version.Info{Major: "1", Minor: "37", GitVersion: KubernetesVersion + "+nodekit", Platform: "linux"})
 }
 
-// metricsVersion is the group and version of what kubectl top shows.
+// metricsVersion is the group and version for kubectl top.
 var metricsVersion = schema.GroupVersion{Group: "metrics.k8s.io", Version: "v1beta1"}
 
-// groupVersions returns the groups and versions that are served, the core first.
+// groupVersions returns the served groups and versions, core first.
 func groupVersions() []schema.GroupVersion {
 	list := []schema.GroupVersion{metricsVersion, authenticationVersion, authorizationVersion, eventsv1.SchemeGroupVersion}
 	for _, k := range object.Kinds() {
@@ -40,7 +40,7 @@ func groupVersions() []schema.GroupVersion {
 	return slices.Insert(slices.Delete(list, core, core+1), 0, schema.GroupVersion{Version: "v1"})
 }
 
-// resourcesOf returns what is served of one group and version.
+// resourcesOf returns the served resources of a group and version.
 func resourcesOf(gv schema.GroupVersion) []metav1.APIResource {
 	list := questionResources(gv)
 	for _, k := range object.Kinds() {
@@ -97,8 +97,8 @@ func kindResources(k *object.Kind) []metav1.APIResource {
 	return list
 }
 
-// refusedResource lets clients find a kind that is not kept, so that they come
-// and are told what to do.
+// refusedResource lets clients discover a kind that is not kept, so that their requests
+// are answered with what to do instead.
 func refusedResource(r *object.Refused) metav1.APIResource {
 	a := metav1.APIResource{
 		Name: r.Resource, SingularName: r.Singular, Namespaced: r.Namespaced(), Kind: r.Kind, ShortNames: r.ShortNames,
@@ -155,7 +155,7 @@ func (s *Server) discoverResources(w http.ResponseWriter, r *http.Request) error
 	return s.sendJSON(w, list)
 }
 
-// aggregated reports whether the client asks for all of a tree at once.
+// aggregated reports whether the client asks for aggregated discovery.
 func aggregated(r *http.Request) bool {
 	return strings.Contains(r.Header.Get("Accept"), "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
 }

@@ -13,17 +13,17 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// edit is what a request says about how its change is to be made.
+// edit is how a request wants its change to be made.
 type edit struct {
 	target
-	manager    string // who owns the fields that it sets
+	manager    string // the owner of the fields that it sets
 	dryRun     bool
 	validation string // metav1.FieldValidation...
-	applied    bool   // by server-side apply, which records who owns what itself
-	kubelet    bool   // by a kubelet, which tells again what was lost
+	applied    bool   // by server-side apply, which records the owners itself
+	kubelet    bool   // by a kubelet, which repeats what was lost
 }
 
-// newEdit reads what create, update and patch have in common.
+// newEdit reads the options that create, update and patch share.
 func newEdit(r *http.Request, t target, dryRun []string, manager, validation string) (*edit, error) {
 	user, _ := client(r)
 	e := &edit{target: t, manager: manager, validation: validation, kubelet: strings.HasPrefix(user, "system:node:")}
@@ -38,7 +38,7 @@ func newEdit(r *http.Request, t target, dryRun []string, manager, validation str
 	default:
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("fieldValidation %q is none of Ignore, Warn, Strict", validation))
 	}
-	if e.manager == "" { // as an API server, which takes the program's name
+	if e.manager == "" { // as in an API server, which uses the program's name
 		e.manager, _, _ = strings.Cut(r.UserAgent(), "/")
 	}
 	return e, nil
@@ -53,7 +53,7 @@ func isDryRun(values []string) (bool, error) {
 	return len(values) > 0, nil
 }
 
-// read decodes the object that a request carries.
+// read decodes the object in a request.
 func (s *Server) read(w http.ResponseWriter, r *http.Request, e *edit) (object.Object, error) {
 	data, media, err := body(r)
 	if err != nil {
@@ -73,8 +73,8 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, e *edit) (object.O
 	return e.decode(w, data)
 }
 
-// toJSON makes JSON of YAML, which JSON is as well. A key that stands there twice
-// is as strict a matter as in decode; its last value holds.
+// toJSON converts YAML, of which JSON is a subset, to JSON. A duplicate key is handled
+// according to the request's strictness, as in decode; its last value is used.
 func (e *edit) toJSON(w http.ResponseWriter, data []byte) ([]byte, error) {
 	asJSON, err := yaml.YAMLToJSON(data)
 	if err != nil {
@@ -86,8 +86,8 @@ func (e *edit) toJSON(w http.ResponseWriter, data []byte) ([]byte, error) {
 	return asJSON, nil
 }
 
-// quotable returns what a library says about what a client sent. It may quote
-// values, and those of a Secret belong neither into answers nor into logs.
+// quotable returns a library's error about a client's data. For a Secret it returns a
+// fixed text: the error may quote values, which must not appear in answers or logs.
 func (e *edit) quotable(err error) string {
 	if e.kind.Kind == "Secret" {
 		return "what is wrong is not told of a Secret, since it would quote from it"
@@ -108,7 +108,7 @@ func (s *Server) readProtobuf(data []byte, e *edit) (object.Object, error) {
 	return o, nil
 }
 
-// decode decodes JSON as strictly as the request asks for.
+// decode decodes JSON with the strictness that the request asks for.
 func (e *edit) decode(w http.ResponseWriter, data []byte) (object.Object, error) {
 	o, strict, err := object.DecodeJSON(data, e.kind)
 	if err != nil {
@@ -117,8 +117,8 @@ func (e *edit) decode(w http.ResponseWriter, data []byte) (object.Object, error)
 	return o, e.complain(w, strict)
 }
 
-// complain does about what is only wrong strictly what the request asks for. Its
-// error is that of a request that wants it refused.
+// complain handles strict decoding errors as the request asks for. It returns an error
+// if the request wants them rejected.
 func (e *edit) complain(w http.ResponseWriter, strict []error) error {
 	switch {
 	case len(strict) == 0:

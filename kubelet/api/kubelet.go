@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// What the kubelet serves is passed on to it, as an API server does: logs,
+// Requests for what the kubelet serves are forwarded to it, as by an API server: logs,
 // exec, attach and port-forward (kubelet server, "/containerLogs" and so on).
 
 // pod returns the Pod of a request.
@@ -28,8 +28,8 @@ func (s *Server) pod(t target) (*v1.Pod, error) {
 	return o.(*v1.Pod), nil
 }
 
-// container returns the container that a request is about: the one that it
-// names, or the only one.
+// container returns the container that a request is for: the one that it names, or the
+// only one.
 func container(p *v1.Pod, name string) (string, error) {
 	if name == "" {
 		if len(p.Spec.Containers) != 1 {
@@ -60,7 +60,7 @@ func (s *Server) podLog(w http.ResponseWriter, r *http.Request, t target) error 
 	return s.pass(w, r, "containerLogs", p.Namespace, p.Name, name)
 }
 
-// podStream hands a connection to the kubelet for exec, attach or port-forward.
+// podStream passes a connection to the kubelet for exec, attach or port-forward.
 func (s *Server) podStream(w http.ResponseWriter, r *http.Request, t target) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return notAllowed(r, t)
@@ -79,7 +79,7 @@ func (s *Server) podStream(w http.ResponseWriter, r *http.Request, t target) err
 	return s.pass(w, r, t.subresource, p.Namespace, p.Name, name)
 }
 
-// nodeProxy passes any request on to the kubelet of the node.
+// nodeProxy forwards any request to the kubelet of the node.
 func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, t target) error {
 	if _, err := s.config.Store.Get(t.kind, "", t.name); err != nil {
 		return notFound(t)
@@ -87,7 +87,7 @@ func (s *Server) nodeProxy(w http.ResponseWriter, r *http.Request, t target) err
 	return s.pass(w, r, strings.Split(strings.TrimPrefix(strings.TrimPrefix(t.subresource, "proxy"), "/"), "/")...)
 }
 
-// pass sends the request on to a path of the kubelet's, with its query.
+// pass forwards the request to a path of the kubelet, with its query.
 func (s *Server) pass(w http.ResponseWriter, r *http.Request, path ...string) error {
 	to := (&url.URL{Scheme: "http", Host: "kubelet", Path: "/"}).JoinPath(path...)
 	to.RawQuery = r.URL.RawQuery
@@ -106,8 +106,8 @@ func (s *Server) pass(w http.ResponseWriter, r *http.Request, path ...string) er
 	return failed
 }
 
-// refusal returns what the kubelet says where it refuses, as an error whose
-// words reach the user: it answers in plain text, of which clients show nothing.
+// refusal converts an error response of the kubelet, which is plain text that clients
+// would not show, into an error whose text reaches the user.
 func refusal(answer *http.Response) error {
 	if answer.StatusCode < http.StatusBadRequest {
 		return nil
@@ -121,5 +121,5 @@ func refusal(answer *http.Response) error {
 	return status
 }
 
-// maxRefusal is the most that is read of an error of the kubelet's, in bytes.
+// maxRefusal is how much of a kubelet's error is read, in bytes.
 const maxRefusal = 4096

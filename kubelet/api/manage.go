@@ -14,11 +14,10 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// managers keep the record of who set which field, for server-side apply. An
-// object has such a record from its first server-side apply on: until then
-// nobody asks for it, and it would cost each write a millisecond. What was
-// there before belongs to "before-first-apply", as with objects that are older
-// than the record in an API server.
+// managers maintain managed fields, for server-side apply. An object has them only from
+// its first server-side apply: before that nobody asks for them, and they would cost
+// each write a millisecond. Earlier fields belong to "before-first-apply", as in an API
+// server for objects that are older than managed fields.
 type managers struct {
 	types func() (managedfields.TypeConverter, error)
 
@@ -30,7 +29,7 @@ func newManagers() *managers {
 	return &managers{types: sync.OnceValues(typeConverter), made: map[string]*managedfields.FieldManager{}}
 }
 
-// typeConverter knows all kinds by their OpenAPI schemas.
+// typeConverter converts all kinds by their OpenAPI schemas.
 func typeConverter() (managedfields.TypeConverter, error) {
 	models := map[string]*spec.Schema{}
 	for name, s := range openapi.Schemas(object.Kinds()) {
@@ -39,8 +38,7 @@ func typeConverter() (managedfields.TypeConverter, error) {
 	return managedfields.NewTypeConverter(models, false)
 }
 
-// inPlace rewrites the schema's references as OpenAPI v2 has them, which the
-// converter reads.
+// inPlace rewrites the schema's references to OpenAPI v2, which the converter needs.
 func inPlace(s *spec.Schema) *spec.Schema {
 	out := *s
 	if ref := s.Ref.String(); ref != "" {
@@ -65,7 +63,7 @@ func inPlace(s *spec.Schema) *spec.Schema {
 	return &out
 }
 
-// of returns the manager of a kind or of a part of it.
+// of returns the field manager of a kind or of a subresource of it.
 func (m *managers) of(t target) (*managedfields.FieldManager, error) {
 	types, err := m.types()
 	if err != nil {
@@ -85,8 +83,8 @@ func (m *managers) of(t target) (*managedfields.FieldManager, error) {
 	return m.made[key], nil
 }
 
-// reset returns the fields of an object that a request to it, or to the part that
-// is its status, does not change: who sends them along does not come to own them.
+// reset returns the fields that a request to an object, or to its status, does not
+// change: a client that sends them does not become their owner.
 func reset(t target) map[fieldpath.APIVersion]fieldpath.Filter {
 	var fields *fieldpath.Set
 	switch {
@@ -101,7 +99,7 @@ func reset(t target) map[fieldpath.APIVersion]fieldpath.Filter {
 	return map[fieldpath.APIVersion]fieldpath.Filter{version: fieldpath.NewExcludeSetFilter(fields)}
 }
 
-// note records the change that a manager made, where there is a record.
+// note records a manager's change, if the object has managed fields.
 func (m *managers) note(e *edit, o, old object.Object) object.Object {
 	if len(old.GetManagedFields()) == 0 || e.applied {
 		return o
@@ -113,7 +111,7 @@ func (m *managers) note(e *edit, o, old object.Object) object.Object {
 	return manager.UpdateNoErrors(old.DeepCopyObject(), o, e.manager).(object.Object)
 }
 
-// defaulter sets the defaults of what was applied, as the manager asks for.
+// defaulter sets the defaults of applied objects for the field manager.
 type defaulter struct{}
 
 func (defaulter) Default(o runtime.Object) {

@@ -20,8 +20,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// metrics serves metrics.k8s.io/v1beta1, what kubectl top shows, from the
-// kubelet's /stats/summary, as the metrics server does for a cluster.
+// metrics serves metrics.k8s.io/v1beta1 for kubectl top from the kubelet's
+// /stats/summary, as the metrics server does in a cluster.
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {
 		return apierrors.NewMethodNotSupported(metricsVersion.WithResource("").GroupResource(), strings.ToLower(r.Method))
@@ -55,7 +55,7 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
 	return apierrors.NewNotFound(metricsVersion.WithResource(strings.Join(parts, "/")).GroupResource(), name)
 }
 
-// summary asks the kubelet for its statistics.
+// summary gets the kubelet's statistics.
 func (s *Server) summary(r *http.Request) (*stats.Summary, error) {
 	request, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "http://kubelet/stats/summary", nil)
 	if err != nil {
@@ -141,7 +141,7 @@ func usage(cpu *stats.CPUStats, memory *stats.MemoryStats) v1.ResourceList {
 	return list
 }
 
-// window is over how long the kubelet measured the use of processors.
+// window returns the period over which the kubelet measured the CPU usage.
 func window(cpu *stats.CPUStats) time.Duration {
 	if cpu == nil {
 		return 0
@@ -149,6 +149,6 @@ func window(cpu *stats.CPUStats) time.Duration {
 	return statsWindow
 }
 
-// statsWindow is the time between two samples of the kubelet's, about which its
-// summary says nothing.
+// statsWindow is the time between two samples of the kubelet, which its summary does
+// not contain.
 const statsWindow = 10 * time.Second

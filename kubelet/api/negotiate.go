@@ -19,7 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// The media types that are spoken.
+// The supported media types.
 const (
 	mediaJSON     = "application/json"
 	mediaYAML     = "application/yaml"
@@ -40,7 +40,7 @@ func newCodecs() *codecs {
 	return c
 }
 
-// shape is how the answer to a request shall look.
+// shape is the requested form of a response.
 type shape struct {
 	media string
 	info  runtime.SerializerInfo
@@ -49,7 +49,7 @@ type shape struct {
 	as string
 }
 
-// accepted returns the first shape of the Accept header that is spoken.
+// accepted returns the first supported shape in the Accept header.
 func (s *Server) accepted(r *http.Request) (shape, error) {
 	header := r.Header.Get("Accept")
 	if header == "" {
@@ -78,8 +78,8 @@ func notAcceptable(asked, what string, spoken ...string) error {
 	}}
 }
 
-// asKnown reports whether objects can be shown so in the media type. A Table has
-// no protobuf.
+// asKnown reports whether the media type can carry objects in this form. A Table has no
+// protobuf.
 func asKnown(as, media string) bool {
 	return as == "Table" && media != mediaProtobuf || as == "PartialObjectMetadata" || as == "PartialObjectMetadataList"
 }
@@ -101,8 +101,8 @@ func body(r *http.Request) (data []byte, media string, err error) {
 	return data, media, nil
 }
 
-// decode reads into into, which need not be of a kind that the node keeps:
-// options, or what a subresource takes. An empty body leaves it as it is.
+// decode reads the body into into, which need not be of a kind that the node keeps:
+// options, or the argument of a subresource. An empty body leaves it unchanged.
 func (s *Server) decode(r *http.Request, into runtime.Object) error {
 	data, media, err := body(r)
 	if err != nil || len(bytes.TrimSpace(data)) == 0 {
@@ -140,7 +140,7 @@ func (s *Server) options(r *http.Request, into runtime.Object) error {
 	return nil
 }
 
-// revisionIn reads a resourceVersion; "" is zero.
+// revisionIn parses a resourceVersion; "" is zero.
 func revisionIn(text string) (uint64, error) {
 	if text == "" {
 		return 0, nil

@@ -14,15 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Events have two names: those of the core group and those of events.k8s.io, by
-// which newer recorders write them. They are the same objects, and differ in how
-// some fields are called. So a request for the one is made one for the other, and
-// its answer back again.
+// Events are served under two groups: the core group and events.k8s.io, which newer
+// recorders use. They are the same objects, with different names for some fields. So a
+// request for one group is translated to the other, and its response back.
 
-// newEventsPath is below which the newer ones are.
+// newEventsPath is the path prefix of the newer ones.
 const newEventsPath = "/apis/events.k8s.io/v1/"
 
-// coreNames are what the fields of an events.k8s.io Event are called in the core.
+// coreNames maps the fields of an events.k8s.io Event to their names in the core group.
 func coreNames() map[string]string {
 	return map[string]string{
 		"regarding": "involvedObject", "note": "message", "reportingController": "reportingComponent", "deprecatedSource": "source",
@@ -38,7 +37,7 @@ func newNames() map[string]string {
 	return names
 }
 
-// newEvents serves Events as events.k8s.io has them.
+// newEvents serves Events in the form of events.k8s.io.
 func (s *Server) newEvents(w http.ResponseWriter, r *http.Request) error {
 	_, parts := split(r.URL.Path)
 	if parts[0] == "namespaces" && len(parts) > 2 {
@@ -53,12 +52,12 @@ func (s *Server) newEvents(w http.ResponseWriter, r *http.Request) error {
 	}
 	inner := r.Clone(r.Context())
 	inner.URL.Path = "/api/v1/" + strings.TrimPrefix(r.URL.Path, newEventsPath)
-	if r.Method != http.MethodDelete { // whose options are of no group
+	if r.Method != http.MethodDelete { // whose options belong to no group
 		if err := s.renameBody(inner); err != nil {
 			return err
 		}
 	}
-	if as.as != "" { // a table, or metadata: of no group either
+	if as.as != "" { // a table, or metadata: these belong to no group, either
 		return s.resource(w, inner)
 	}
 	inner.Header.Set("Accept", mediaJSON)
@@ -69,7 +68,7 @@ func (s *Server) newEvents(w http.ResponseWriter, r *http.Request) error {
 	return renamed.finish()
 }
 
-// renameBody makes the body of a request for an events.k8s.io Event one for a core
+// renameBody translates the body of a request for an events.k8s.io Event to a core
 // Event.
 func (s *Server) renameBody(r *http.Request) error {
 	data, media, err := body(r)
@@ -100,8 +99,8 @@ func (s *Server) renameBody(r *http.Request) error {
 	return nil
 }
 
-// rename gives the fields of an Event, or of a patch of one, other names, and the
-// Event another version where it has one.
+// rename renames the fields of an Event, or of a patch of one, and sets the Event's
+// version if it has one.
 func rename(data []byte, names map[string]string, version string) ([]byte, error) {
 	var have map[string]json.RawMessage
 	if err := json.Unmarshal(data, &have); err != nil {
@@ -141,8 +140,8 @@ func renamePaths(data []byte) ([]byte, error) {
 	return json.Marshal(operations)
 }
 
-// renamer makes answers with core Events such of events.k8s.io: a whole one, or,
-// of a watch, one of each line.
+// renamer translates responses with core Events to events.k8s.io: a whole response or,
+// for a watch, each line.
 type renamer struct {
 	http.ResponseWriter
 
@@ -150,7 +149,7 @@ type renamer struct {
 	held  bytes.Buffer
 }
 
-// Unwrap is for http.ResponseController, which flushes what was written.
+// Unwrap lets http.ResponseController flush what was written.
 func (w *renamer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *renamer) Write(data []byte) (int, error) {
@@ -187,7 +186,7 @@ func (w *renamer) line(data []byte) error {
 	return err
 }
 
-// finish writes an answer that is one document.
+// finish writes a response that is a single document.
 func (w *renamer) finish() error {
 	if w.held.Len() == 0 {
 		return nil
@@ -200,8 +199,8 @@ func (w *renamer) finish() error {
 	return err
 }
 
-// toNew makes an Event, or a list of them, one of events.k8s.io. What is neither
-// stays.
+// toNew translates an Event, or a list of them, to events.k8s.io. Anything else is
+// returned unchanged.
 func toNew(data []byte) ([]byte, error) {
 	var head metav1.TypeMeta
 	if err := json.Unmarshal(data, &head); err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// documents are the OpenAPI documents that were asked for so far.
+// documents caches the OpenAPI documents that have been requested.
 type documents struct {
 	mu   sync.Mutex
 	made map[string]*document
@@ -29,7 +29,7 @@ type document struct {
 	err  error
 }
 
-// get returns the document of a path, which names a group and version that has
+// get returns the document of a path, which must name a group and version that has
 // kinds.
 func (d *documents) get(path string, gv schema.GroupVersion) *document {
 	d.mu.Lock()
@@ -61,7 +61,7 @@ func refusedOf(gv schema.GroupVersion) []object.Refused {
 	return slices.DeleteFunc(object.RefusedKinds(), func(r object.Refused) bool { return r.GroupVersion() != gv })
 }
 
-// openapiPaths are the paths of the documents.
+// openapiPaths returns the paths of the documents.
 func openapiPaths() map[string]schema.GroupVersion {
 	paths := map[string]schema.GroupVersion{}
 	for _, gv := range groupVersions() {
@@ -76,8 +76,8 @@ func openapiPaths() map[string]schema.GroupVersion {
 	return paths
 }
 
-// openapiIndex lists the documents. Their addresses do not carry a hash, which
-// would make all documents whenever one is asked for: clients ask again instead.
+// openapiIndex lists the documents. Their URLs have no hash, because computing it would
+// need all documents for any request: clients revalidate instead.
 func (s *Server) openapiIndex(w http.ResponseWriter, _ *http.Request) error {
 	type entry struct {
 		URL string `json:"serverRelativeURL"`

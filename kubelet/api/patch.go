@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// patcher makes a document of another by a patch.
+// patcher applies a patch to a document.
 type patcher func(original []byte) ([]byte, error)
 
 func (s *Server) patch(w http.ResponseWriter, r *http.Request, t target) error {
@@ -68,7 +68,7 @@ func patcherFor(media types.PatchType, patch []byte, k *object.Kind) (patcher, e
 	}}
 }
 
-// patched returns old as the patch makes it.
+// patched returns old with the patch applied.
 func (e *edit) patched(w http.ResponseWriter, old object.Object, do patcher) (object.Object, error) {
 	original, err := json.Marshal(old)
 	if err != nil {
@@ -84,9 +84,9 @@ func (e *edit) patched(w http.ResponseWriter, old object.Object, do patcher) (ob
 	return e.decode(w, data)
 }
 
-// apply is server-side apply: the fields that the client sends become its own,
-// those that it had and does not send go, and others' are a conflict unless it
-// forces. What does not exist is created.
+// apply is server-side apply: the client becomes the owner of the fields that it sends,
+// fields that it owned and does not send are removed, and fields of others are a
+// conflict unless it forces. If the object does not exist, it is created.
 func (s *Server) apply(w http.ResponseWriter, r *http.Request, e *edit, data []byte, force bool) error {
 	if r.URL.Query().Get("fieldManager") == "" {
 		return apierrors.NewBadRequest("server-side apply needs a fieldManager")
@@ -95,7 +95,7 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, e *edit, data []b
 	if err != nil {
 		return err
 	}
-	if _, err := e.decode(w, asJSON); err != nil { // for what is strict
+	if _, err := e.decode(w, asJSON); err != nil { // for strict errors
 		return err
 	}
 	applied := &unstructured.Unstructured{}
@@ -125,7 +125,7 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, e *edit, data []b
 			code = http.StatusCreated
 		}
 		if apierrors.IsAlreadyExists(err) {
-			continue // somebody else created it meanwhile
+			continue // it was created in the meantime
 		}
 		if err != nil {
 			return err

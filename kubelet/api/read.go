@@ -24,9 +24,9 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, t target) error {
 	return s.sendObject(w, r, http.StatusOK, t.kind, o)
 }
 
-// list answers with all objects that are selected, always the newest: a limit
-// is not needed on one node, and what is newest is not older than what any
-// resourceVersion asks for, unless that was never given out.
+// list returns all selected objects, always the newest: a limit is not needed on a
+// single node, and the newest state is not older than any requested resourceVersion,
+// unless that was never given out.
 func (s *Server) list(w http.ResponseWriter, r *http.Request, t target) error {
 	var o metav1.ListOptions
 	if err := s.options(r, &o); err != nil {
@@ -50,8 +50,8 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, t target) error {
 	return s.sendAs(w, as, http.StatusOK, shaped)
 }
 
-// find returns the objects that the options select, by namespace and name, and
-// the revision at which they were so.
+// find returns the objects that the options select, by namespace and name, and their
+// revision.
 func (s *Server) find(t target, o *metav1.ListOptions) ([]object.Object, uint64, error) {
 	sel, err := selected(t, o)
 	if err != nil {
@@ -65,9 +65,8 @@ func (s *Server) find(t target, o *metav1.ListOptions) ([]object.Object, uint64,
 	return objects, revision, nil
 }
 
-// asOf returns the revision that a list of what there is at have answers to: that
-// one, or exactly the one that is asked for, if nothing of the kind has changed
-// since.
+// asOf returns the revision of a list read at have: that one, or exactly the requested
+// one if nothing of the kind has changed since.
 func (s *Server) asOf(r *http.Request, t target, o *metav1.ListOptions, have uint64) (uint64, error) {
 	if err := matchable(o, false); err != nil {
 		return 0, err
@@ -82,7 +81,7 @@ func (s *Server) asOf(r *http.Request, t target, o *metav1.ListOptions, have uin
 		return have, nil
 	}
 	now, cancel := context.WithCancel(r.Context())
-	cancel() // what has happened, not what will
+	cancel() // past changes, not future ones
 	events, err := s.config.Store.Watch(t.kind, at).Next(now)
 	if errors.Is(err, fault.OutOfRange) || len(events) > 0 && events[0].Revision <= have {
 		return 0, apierrors.NewResourceExpired(fmt.Sprintf("what the %s were at resourceVersion %d is not known any more: list them as they are", t.kind.Resource, at))
@@ -106,8 +105,8 @@ func matchable(o *metav1.ListOptions, watch bool) error {
 	return nil
 }
 
-// tooLarge is the error for a resourceVersion from the future, which client-go
-// knows by its cause: the client's own view is of another store.
+// tooLarge returns the error for a resourceVersion from the future, which client-go
+// recognizes by its cause: the client's view is of another store.
 func tooLarge(asked, have uint64) error {
 	err := newTimeout(fmt.Sprintf("Too large resource version: %d, current: %d", asked, have))
 	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}

@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// refuse answers for a resource that is not kept. Where it is one that users
-// are known to try, reading finds nothing, and writing says what to do.
+// refuse serves a resource that is not kept. If users are known to try it, reading
+// finds nothing, and writing returns what to do instead.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, gr schema.GroupVersionResource, name string) error {
 	known := refused(gr)
 	switch {
@@ -38,7 +38,7 @@ func refused(gvr schema.GroupVersionResource) *object.Refused {
 	return nil
 }
 
-// sendNone answers with an empty list.
+// sendNone sends an empty list.
 func (s *Server) sendNone(w http.ResponseWriter, r *http.Request, known *object.Refused) error {
 	as, err := s.accepted(r)
 	if err != nil {

@@ -26,7 +26,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, t target) error 
 	if err != nil {
 		return err
 	}
-	if !gone || t.kind.Kind == "Pod" { // as an API server, which shows a Pod as it was
+	if !gone || t.kind.Kind == "Pod" { // as in an API server, which returns a Pod as it was
 		code := http.StatusOK
 		if !gone && t.kind.Kind != "Pod" {
 			code = http.StatusAccepted
@@ -39,7 +39,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, t target) error 
 	})
 }
 
-// deleteOptions reads the options of the query, and those of the body over them.
+// deleteOptions reads the options in the query; those in the body override them.
 func (s *Server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	var opts metav1.DeleteOptions
 	if err := s.options(r, &opts); err != nil {
@@ -51,7 +51,7 @@ func (s *Server) deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	return &opts, sane(&opts)
 }
 
-// sane checks the values of options.
+// sane validates options.
 func sane(opts *metav1.DeleteOptions) error {
 	if g := opts.GracePeriodSeconds; g != nil && *g < 0 {
 		return apierrors.NewBadRequest(fmt.Sprintf("gracePeriodSeconds %d is negative", *g))
@@ -63,8 +63,8 @@ func sane(opts *metav1.DeleteOptions) error {
 	return nil
 }
 
-// remove deletes an object, or marks it as one that ends: a Pod that has a
-// grace, which the kubelet deletes when it is over, and what has finalizers.
+// remove deletes an object, or marks it as terminating if it has finalizers or is a Pod
+// with a grace period, which the kubelet deletes when it has ended.
 func (s *Server) remove(t target, opts *metav1.DeleteOptions) (o object.Object, gone bool, err error) {
 	dry, err := isDryRun(opts.DryRun)
 	if err != nil {
@@ -103,8 +103,8 @@ func precondition(t target, o object.Object, p *metav1.Preconditions) error {
 	return nil
 }
 
-// ending returns the object as one that ends. The grace of one that ends
-// already can only shrink.
+// ending returns the object marked as terminating. The grace period of one that is
+// terminating already can only shrink.
 func ending(old object.Object, opts *metav1.DeleteOptions, now time.Time) object.Object {
 	next := old.DeepCopyObject().(object.Object)
 	if p := opts.PropagationPolicy; p != nil {
@@ -114,10 +114,11 @@ func ending(old object.Object, opts *metav1.DeleteOptions, now time.Time) object
 	if p, ok := old.(*v1.Pod); ok {
 		seconds = graceOf(p, opts.GracePeriodSeconds)
 	}
-	// deletionTimestamp is when the grace is over, as in the Kubernetes API.
+	// deletionTimestamp is the end of the grace period, as in the Kubernetes API.
 	at := metav1.NewTime(now.Add(time.Duration(seconds) * time.Second)).Rfc3339Copy()
 	if d := old.GetDeletionTimestamp(); d != nil {
-		// Graces are compared and not times, between which the clock may have been set.
+		// Grace periods are compared, not times: the clock may have been set in
+		// between.
 		was := *old.GetDeletionGracePeriodSeconds()
 		if seconds >= was {
 			return next
@@ -133,8 +134,8 @@ func ending(old object.Object, opts *metav1.DeleteOptions, now time.Time) object
 	return next
 }
 
-// propagate notes what becomes of the object's dependents, instead of what was
-// asked for before.
+// propagate records what happens to the object's dependents, instead of an earlier
+// request.
 func propagate(o object.Object, policy metav1.DeletionPropagation) {
 	finalizer := map[metav1.DeletionPropagation]string{
 		metav1.DeletePropagationOrphan: metav1.FinalizerOrphanDependents, metav1.DeletePropagationForeground: metav1.FinalizerDeleteDependents,
@@ -147,8 +148,8 @@ func propagate(o object.Object, policy metav1.DeletionPropagation) {
 	}
 }
 
-// graceOf is the grace in seconds of a Pod that shall end: nil asks for its own.
-// One that is finished needs none.
+// graceOf returns the grace period, in seconds, of a Pod that is to terminate; nil asks
+// for the Pod's own. A finished Pod needs none.
 func graceOf(p *v1.Pod, asked *int64) int64 {
 	switch {
 	case pod.Terminal(p.Status.Phase):
@@ -194,7 +195,7 @@ func (s *Server) evict(w http.ResponseWriter, r *http.Request, t target) error {
 	if r.Method != http.MethodPost {
 		return notAllowed(r, t)
 	}
-	if _, err := s.accepted(r); err != nil { // before anything is changed
+	if _, err := s.accepted(r); err != nil { // before anything changes
 		return err
 	}
 	var create metav1.CreateOptions
@@ -222,7 +223,7 @@ func (s *Server) evict(w http.ResponseWriter, r *http.Request, t target) error {
 	return s.send(w, r, http.StatusCreated, &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess})
 }
 
-// bind refuses what a scheduler would do.
+// bind rejects the request of a scheduler.
 func (s *Server) bind(_ http.ResponseWriter, _ *http.Request, t target) error {
 	return apierrors.NewConflict(t.kind.GroupResource(), t.name, fmt.Errorf("it is on node %q already, where every Pod is", s.config.NodeName))
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// write answers with bytes. A client that left is no problem of the server's.
+// write sends bytes. It ignores that a client has disconnected.
 func (s *Server) write(w http.ResponseWriter, code int, media string, data []byte) {
 	w.Header().Set("Content-Type", media)
 	w.WriteHeader(code)
@@ -30,7 +30,7 @@ func (s *Server) write(w http.ResponseWriter, code int, media string, data []byt
 	}
 }
 
-// send answers with an object as it is, in the media type of the request.
+// send sends an object as it is, in the media type of the request.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, code int, o runtime.Object) error {
 	as, err := s.accepted(r)
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *Server) sendAs(w http.ResponseWriter, as shape, code int, o runtime.Obj
 	return nil
 }
 
-// sendJSON answers with a value that has no kind of its own.
+// sendJSON sends a value that has no kind.
 func (s *Server) sendJSON(w http.ResponseWriter, value any) error {
 	return s.sendJSONAs(w, mediaJSON, value)
 }
@@ -62,8 +62,7 @@ func (s *Server) sendJSONAs(w http.ResponseWriter, media string, value any) erro
 	return nil
 }
 
-// sendObject answers with an object of a kind, in the shape that the request
-// asks for.
+// sendObject sends an object of a kind, in the shape that the request asks for.
 func (s *Server) sendObject(w http.ResponseWriter, r *http.Request, code int, k *object.Kind, o object.Object) error {
 	as, err := s.accepted(r)
 	if err != nil {
@@ -72,7 +71,7 @@ func (s *Server) sendObject(w http.ResponseWriter, r *http.Request, code int, k 
 	return s.sendAs(w, as, code, one(k, o, as, include(r)))
 }
 
-// one gives an object the shape.
+// one converts an object to the shape.
 func one(k *object.Kind, o object.Object, as shape, include metav1.IncludeObjectPolicy) runtime.Object {
 	switch as.as {
 	case "":
@@ -82,10 +81,10 @@ func one(k *object.Kind, o object.Object, as shape, include metav1.IncludeObject
 		t.ResourceVersion = o.GetResourceVersion()
 		return t
 	}
-	return partial(o) // also where a list of such is asked for, which this belongs to
+	return partial(o) // also for a request for a list of these, for its items
 }
 
-// many makes a list of the objects, in the shape.
+// many converts objects to a list in the shape.
 func many(k *object.Kind, objects []object.Object, revision string, as shape, include metav1.IncludeObjectPolicy) (runtime.Object, error) {
 	switch as.as {
 	case "Table":
@@ -127,7 +126,7 @@ func include(r *http.Request) metav1.IncludeObjectPolicy {
 	return metav1.IncludeObjectPolicy(r.URL.Query().Get("includeObject"))
 }
 
-// fail answers with an error.
+// fail sends an error.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
 	if status.Code >= http.StatusInternalServerError {
@@ -142,7 +141,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// statusOf returns the error as it is told to clients.
+// statusOf returns the error as a Status for clients.
 func statusOf(err error) metav1.Status {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
@@ -166,11 +165,11 @@ func statusOf(err error) metav1.Status {
 	return out
 }
 
-// notFound is the error for an object that is not there.
+// notFound returns the error for an object that does not exist.
 func notFound(t target) error { return apierrors.NewNotFound(t.kind.GroupResource(), t.name) }
 
-// invalid is the error for an object whose values are refused. Each problem is a
-// cause of its own: kubectl shows those and not the message.
+// invalid returns the error for an object with invalid values. Each problem is a
+// separate cause, because kubectl shows the causes and not the message.
 func invalid(t target, name string, err error) error {
 	text := strings.TrimPrefix(err.Error(), object.NameOf(t.kind, t.namespace, name)+": ")
 	details := &metav1.StatusDetails{Group: t.kind.Group, Kind: t.kind.Kind, Name: name}

@@ -10,10 +10,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// maxBody is the most that is read of a request, in bytes, as much as of a manifest file.
+// maxBody is the maximum size of a request body in bytes, the same as that of a
+// manifest file.
 const maxBody = 10 << 20
 
-// target is the object or the collection that a request is about.
+// target is the object or the collection that a request is for.
 type target struct {
 	kind                         *object.Kind
 	namespace, name, subresource string
@@ -56,7 +57,7 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
-// resource serves what has a kind.
+// resource serves a resource that has a kind.
 func (s *Server) resource(w http.ResponseWriter, r *http.Request) error {
 	gv, parts := split(r.URL.Path)
 	namespace := ""
@@ -78,7 +79,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) error {
 
 func namespaceSubresource(name string) bool { return name == "status" || name == "finalize" }
 
-// split takes a path apart: the group and version, and what follows.
+// split splits a path into the group and version, and the rest.
 func split(path string) (schema.GroupVersion, []string) {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	if parts[0] == "api" {
@@ -105,8 +106,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, t target) error {
 
 type subresource func(w http.ResponseWriter, r *http.Request, t target) error
 
-// subresources returns what can be asked of a kind's objects; "" is the object
-// itself, or all of them.
+// subresources returns the handlers of a kind's subresources; "" is the object itself,
+// or the collection.
 func (s *Server) subresources(t target) map[string]subresource {
 	all := map[string]subresource{"": s.main}
 	if t.kind.Status && t.name != "" {
@@ -127,7 +128,7 @@ func (s *Server) subresources(t target) map[string]subresource {
 	return all
 }
 
-// main serves an object, or all objects of a kind.
+// main serves an object or a collection.
 func (s *Server) main(w http.ResponseWriter, r *http.Request, t target) error {
 	if _, err := s.accepted(r); err != nil { // before anything is changed
 		return err
@@ -150,7 +151,7 @@ func (s *Server) main(w http.ResponseWriter, r *http.Request, t target) error {
 	return notAllowed(r, t)
 }
 
-// part reads or changes an object, or the part of it that a subresource is.
+// part reads or changes an object, or a subresource that is a part of it.
 func (s *Server) part(w http.ResponseWriter, r *http.Request, t target) error {
 	if _, err := s.accepted(r); err != nil { // before anything is changed
 		return err
@@ -170,7 +171,7 @@ func notAllowed(r *http.Request, t target) error {
 	return apierrors.NewMethodNotSupported(t.kind.GroupResource(), strings.ToLower(r.Method))
 }
 
-// isWatch reports whether a GET asks for changes rather than for what is.
+// isWatch reports whether a GET asks for a watch.
 func isWatch(r *http.Request) bool {
 	v := r.URL.Query().Get("watch")
 	return v == "true" || v == "1"

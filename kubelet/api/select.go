@@ -13,7 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// selection is what a list or a watch is about.
+// selection is what a list or a watch selects.
 type selection struct {
 	kind      *object.Kind
 	namespace string
@@ -21,8 +21,8 @@ type selection struct {
 	fields    fields.Selector
 }
 
-// selected reads the selectors of a request. name restricts it to one object, as
-// a watch of a single object does.
+// selected reads the selectors of a request. name restricts it to one object, for a
+// watch of a single object.
 func selected(t target, o *metav1.ListOptions) (*selection, error) {
 	sel := &selection{kind: t.kind, namespace: t.namespace}
 	var err error
@@ -49,8 +49,8 @@ func (s *selection) matches(o object.Object) bool {
 		(s.labels.Empty() || s.labels.Matches(labels.Set(o.GetLabels()))) && (s.fields.Empty() || s.fields.Matches(fieldsOf(o)))
 }
 
-// fieldsOf returns the fields by which an object can be selected: those that
-// the Kubernetes API has for its kind.
+// fieldsOf returns the fields by which an object can be selected, as in the Kubernetes
+// API for its kind.
 func fieldsOf(o object.Object) fields.Set {
 	set := fields.Set{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
 	add := func(more fields.Set) {

@@ -21,14 +21,14 @@ import (
 )
 
 const (
-	// bookmarkEvery is how often a watch that asked for it is told how far it is.
+	// bookmarkEvery is the interval of bookmarks, for a watch that asked for them.
 	bookmarkEvery = time.Minute
-	// watchMost is how long a watch lasts whose client names no time: at least
-	// this, and twice this at most, as an API server's.
+	// watchMost is the minimum duration of a watch whose client sets no timeout; the
+	// maximum is twice that, as in an API server.
 	watchMost = 30 * time.Minute
 )
 
-// watch streams changes until the client leaves, its time is over, or the
+// watch streams changes until the client disconnects, the timeout expires, or the
 // server ends.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request, t target) error {
 	var o metav1.ListOptions
@@ -78,10 +78,10 @@ type follower struct {
 	bookmarks bool
 }
 
-// follow sends what follows the revision, until ctx ends: what is there at that
-// moment, too. So a watch makes progress however short its time and slow the
-// machine, and a client can go on from the last resourceVersion that it saw. A
-// client that names none, or asks for initial events, gets what there is first.
+// follow sends the changes after the revision until ctx ends, but in any case those
+// that exist already. So a watch makes progress however short its timeout and slow the
+// machine, and a client can resume from the last resourceVersion that it saw. A client
+// that names none, or asks for initial events, gets the existing objects first.
 func (f *follower) follow(ctx context.Context, from *store.Store, at uint64, initial bool) error {
 	if at == 0 || initial {
 		var err error
@@ -129,8 +129,8 @@ func (f *follower) existing(from *store.Store) (uint64, error) {
 	return at, nil
 }
 
-// changes sends events as they look through the selection: an object that
-// comes into it was added, one that leaves it was deleted.
+// changes sends events as seen through the selection: an object that enters it was
+// added, one that leaves it was deleted.
 func (f *follower) changes(events []*store.Event) error {
 	for _, e := range events {
 		was, is := f.matches(e.Before), e.Type != store.Deleted && f.matches(e.Object)
@@ -156,7 +156,7 @@ func (f *follower) expired(err error) error {
 	return f.send(watch.Error, &status)
 }
 
-// bookmark tells the client how far it is; last ends the initial events.
+// bookmark sends a bookmark with the revision reached; last ends the initial events.
 func (f *follower) bookmark(at uint64, last bool) error {
 	o := f.selection.kind.New()
 	o.SetResourceVersion(strconv.FormatUint(at, 10))
@@ -175,7 +175,7 @@ type stream struct {
 	out     http.ResponseWriter
 	control *http.ResponseController
 	frames  frameWriter
-	rows    int // of a table, so far
+	rows    int // of a table, sent so far
 }
 
 type frameWriter interface{ Write([]byte) (int, error) }
@@ -198,11 +198,12 @@ func newStream(w http.ResponseWriter, as shape, k *object.Kind, include metav1.I
 
 func (s *stream) flush() error { return s.control.Flush() }
 
-// event sends a change. Its JSON is made once for all watches.
+// event sends a change. Its JSON is encoded once for all watches.
 func (s *stream) event(kind watch.EventType, e *store.Event) error {
 	o := e.Object
 	if kind == watch.Deleted && e.Type != store.Deleted {
-		// It left the selection: the client gets what it knew, with the revision of the change.
+		// It left the selection: the client gets the last state it knew, with the
+		// revision of the change.
 		o = e.Before.DeepCopyObject().(object.Object)
 		o.SetResourceVersion(e.Object.GetResourceVersion())
 		return s.object(kind, o)
@@ -223,7 +224,7 @@ func (s *stream) object(kind watch.EventType, o object.Object) error {
 	shaped := one(s.kind, o, s.shape, s.include)
 	if t, ok := shaped.(*metav1.Table); ok {
 		if s.rows++; s.rows > 1 {
-			t.ColumnDefinitions = nil // as an API server, which tells them once
+			t.ColumnDefinitions = nil // as in an API server, which sends them once
 		}
 	}
 	return s.send(kind, shaped)

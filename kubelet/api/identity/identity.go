@@ -1,10 +1,10 @@
-// Package identity is who a node's API is and who may use it: a certificate
-// authority of the node's own, made at its first start and kept, and the
-// certificates that it signs. Who can read the directory, or the kubeconfig, is
-// root on this node; nobody else gets past the TLS handshake.
+// Package identity authenticates a node's API and its clients: it has a certificate
+// authority of the node's own, created at the first start and kept, and the
+// certificates signed by it. Whoever can read the directory, or the kubeconfig, is root
+// on this node; nobody else gets past the TLS handshake.
 //
-// Certificates name no person and grant no less than everything, so they do not
-// expire within any machine's life, and a clock that is wrong locks nobody out.
+// A certificate names no person and grants everything, so it does not expire within a
+// machine's life, and a wrong clock locks nobody out.
 package identity
 
 import (
@@ -41,16 +41,15 @@ type Identity struct {
 	caPEM  []byte
 }
 
-// Open returns the identity that is kept in the directory, and makes it at the
-// first start: the directory too, for root alone. node is the node's name.
-// Killed at any instruction and opened again it is the same one, or a new one
-// that nobody has seen. A file that is there and cannot be read as one is an
-// error.
+// Open returns the identity kept in the directory. At the first start it creates it,
+// and the directory for root alone. node is the node's name. If the process is killed
+// at any instruction, the next Open returns the same identity, or a new one if no
+// client has seen the first. A file that exists and cannot be parsed is an error.
 func Open(dir, node string) (*Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "ca.pem") // key and certificate in one file, so that there is never half of it
+	path := filepath.Join(dir, "ca.pem") // key and certificate in one file, so that neither exists without the other
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if data, err = newCA(); err == nil {
@@ -68,7 +67,7 @@ func Open(dir, node string) (*Identity, error) {
 	return i, nil
 }
 
-// validity is before and after any date that a machine's clock shows.
+// validity returns dates before and after any that a machine's clock shows.
 func validity() (from, to time.Time) {
 	return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 }
@@ -121,7 +120,7 @@ func parse(data []byte) (*Identity, error) {
 	return &Identity{caCert: pair.Leaf, caKey: key, caPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Leaf.Raw})}, nil
 }
 
-// sign makes a certificate with a key of its own, both as PEM.
+// sign creates a certificate with its own key, both in PEM.
 func (i *Identity) sign(t *x509.Certificate) (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -138,8 +137,8 @@ func (i *Identity) sign(t *x509.Certificate) (cert, key []byte, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), nil
 }
 
-// ServerTLS returns the configuration of a server on the loopback addresses. It
-// talks to nobody whose certificate this identity has not signed.
+// ServerTLS returns the configuration of a server on the loopback addresses. It accepts
+// only clients with a certificate signed by this identity.
 func (i *Identity) ServerTLS() (*tls.Config, error) {
 	t := template(i.node, "")
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
@@ -160,8 +159,8 @@ func (i *Identity) ServerTLS() (*tls.Config, error) {
 	}, nil
 }
 
-// Client returns how a client that is user, in group, reaches the server at
-// the address ("127.0.0.1:6443"). Each call signs a new certificate.
+// Client returns the configuration of a client with the given user and group for the
+// server at address ("127.0.0.1:6443"). Each call signs a new certificate.
 func (i *Identity) Client(address, user, group string) (*rest.Config, error) {
 	t := template(user, group)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
@@ -172,7 +171,7 @@ func (i *Identity) Client(address, user, group string) (*rest.Config, error) {
 	return &rest.Config{Host: "https://" + address, TLSClientConfig: rest.TLSClientConfig{CAData: i.caPEM, CertData: cert, KeyData: key}}, nil
 }
 
-// Kubeconfig writes a kubeconfig with what c says, readable by its owner alone.
+// Kubeconfig writes c as a kubeconfig that only its owner can read.
 func (i *Identity) Kubeconfig(path string, c *rest.Config) error {
 	name := i.node
 	file := clientcmdapi.Config{

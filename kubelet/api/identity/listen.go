@@ -14,10 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
-// Listen listens on the loopback address, at the port that is kept in the
-// directory, so that clients find the server again after a restart. At the
-// first start, and when somebody else has the port, it takes a free one and
-// keeps that.
+// Listen listens on the loopback address, on the port that is kept in the directory, so
+// that clients find the server again after a restart. At the first start, and if
+// another process uses the port, it takes a free one and keeps that.
 func Listen(dir string) (net.Listener, error) {
 	path := filepath.Join(dir, "port")
 	if port := kept(path); port != 0 {
@@ -37,7 +36,7 @@ func Listen(dir string) (net.Listener, error) {
 	return l, nil
 }
 
-// kept returns the port in the file, or 0 when there is none.
+// kept returns the port in the file, or 0 if there is none.
 func kept(path string) uint16 {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -1,11 +1,11 @@
-// Package openapi describes kinds of objects in OpenAPI v3, one document per
-// group and version, as a Kubernetes API does at /openapi/v3. kubectl explain
-// reads the schemas, kubectl apply and --validate the operations.
+// Package openapi describes kinds of objects in OpenAPI v3, one document per group and
+// version, as a Kubernetes API does at /openapi/v3. kubectl explain reads the schemas;
+// kubectl apply and --validate read the operations.
 //
-// The schemas are made from the Go types: their fields, the documentation that
-// k8s.io/api carries with them, and the struct tags that say how lists are
-// merged. A document is made when it is asked for, in some ten milliseconds;
-// who serves it keeps it. Pure, and safe for concurrent use.
+// The schemas are generated from the Go types: their fields, their documentation in
+// k8s.io/api, and the struct tags that say how lists are merged. Generating a document
+// takes about ten milliseconds; the server caches it. The package is pure, and safe for
+// concurrent use.
 package openapi
 
 import (
@@ -16,11 +16,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// Document returns the description of the kinds, which are all of one group and
-// version. prefix is the path below which their resources are served.
+// Document returns the description of the kinds, which must all be of one group and
+// version. prefix is the path of their resources.
 //
-// The kinds that are refused have operations too, without schemas: a client
-// that checks what it sends against them sends it, and is told why not.
+// Rejected kinds have operations, too, without schemas: a client that checks its
+// requests against them sends the request, and gets the reason.
 func Document(prefix string, gv schema.GroupVersion, kinds []*object.Kind, refused []object.Refused) *spec3.OpenAPI {
 	b := &builder{schemas: map[string]*spec.Schema{}}
 	paths := map[string]*spec3.Path{}
@@ -53,8 +53,8 @@ func Document(prefix string, gv schema.GroupVersion, kinds []*object.Kind, refus
 	}
 }
 
-// Schemas returns the schemas of the kinds and of all types that they reach, by
-// the names of the models.
+// Schemas returns the schemas of the kinds and of all types that they refer to, by
+// model name.
 func Schemas(kinds []*object.Kind) map[string]*spec.Schema {
 	b := &builder{schemas: map[string]*spec.Schema{}}
 	for _, k := range kinds {
@@ -67,7 +67,7 @@ func gvk(k schema.GroupVersionKind) map[string]any {
 	return map[string]any{"group": k.Group, "version": k.Version, "kind": k.Kind}
 }
 
-// operation describes one verb; body is the schema of what is sent, "" for none.
+// operation describes one verb; body is the schema of the request body, "" for none.
 func operation(k schema.GroupVersionKind, action, body string) *spec3.Operation {
 	o := &spec3.Operation{OperationProps: spec3.OperationProps{
 		OperationId: action + k.Kind, Parameters: parameters(action),
@@ -100,7 +100,8 @@ func content(types map[string]*spec.Schema) *spec3.RequestBody {
 	return body
 }
 
-// parameters are those that clients look for to find out what a server can do.
+// parameters returns the parameters that clients check to find out what a server
+// supports.
 func parameters(action string) []*spec3.Parameter {
 	var names []string
 	switch action {

@@ -10,7 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// What types of the Kubernetes API say of themselves.
+// What types of the Kubernetes API say about themselves.
 type (
 	documented interface{ SwaggerDoc() map[string]string }
 	modelled   interface{ OpenAPIModelName() string }
@@ -20,7 +20,7 @@ type (
 	}
 )
 
-// builder makes the schemas of all types that the kinds reach.
+// builder builds the schemas of all types that the kinds refer to.
 type builder struct{ schemas map[string]*spec.Schema }
 
 // object adds a kind and returns the name of its schema.
@@ -39,7 +39,7 @@ func (b *builder) add(t reflect.Type) string {
 		return name
 	}
 	s := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{}}}
-	b.schemas[name] = s // before its fields, which may be of the same type
+	b.schemas[name] = s // before its fields, which may have the same type
 	docs := docsOf(t)
 	s.Description = docs[""]
 	b.fields(t, docs, s)
@@ -60,7 +60,7 @@ func (b *builder) fields(t reflect.Type, docs map[string]string, s *spec.Schema)
 			s.Properties[name] = *described(property, docs[name])
 			if t.Name() == "ContainerPort" && name == "protocol" {
 				p := s.Properties[name]
-				p.Default = "TCP" // a key of the list, so it is needed before defaults are set
+				p.Default = "TCP" // a key of the list, needed before defaults are set
 				s.Properties[name] = p
 			}
 			if !strings.Contains(options, "omitempty") {
@@ -70,8 +70,8 @@ func (b *builder) fields(t reflect.Type, docs map[string]string, s *spec.Schema)
 	}
 }
 
-// described gives the property its own description. A reference can have none
-// beside it, so it is wrapped.
+// described adds a description to the property. A reference cannot have one beside it,
+// so it is wrapped.
 func described(s *spec.Schema, text string) *spec.Schema {
 	if s.Ref.String() != "" {
 		s = &spec.Schema{SchemaProps: spec.SchemaProps{AllOf: []spec.Schema{*s}}, VendorExtensible: s.VendorExtensible}
@@ -80,8 +80,8 @@ func described(s *spec.Schema, text string) *spec.Schema {
 	return s
 }
 
-// mergeTags says how a strategic merge patch and server-side apply treat the
-// field: a list is merged by a key of its items, as a set, or replaced.
+// mergeTags adds how strategic merge patch and server-side apply treat the field: a
+// list is merged by a key of its items, as a set, or replaced.
 func mergeTags(f reflect.StructField, s *spec.Schema) {
 	strategy, key := f.Tag.Get("patchStrategy"), f.Tag.Get("patchMergeKey")
 	list := s.Items != nil
@@ -101,8 +101,8 @@ func mergeTags(f reflect.StructField, s *spec.Schema) {
 	}
 }
 
-// keys are the fields that tell a list's items apart. The tags have one; a
-// container's ports are told apart by two (k8s.io/api/core/v1, "listMapKey").
+// keys returns the fields that identify a list's items. The tags have one; a
+// container's ports have two (k8s.io/api/core/v1, "listMapKey").
 func keys(f reflect.StructField, key string) []any {
 	if f.Type.Elem().Name() == "ContainerPort" {
 		return []any{key, "protocol"}
@@ -141,8 +141,8 @@ func (b *builder) of(t reflect.Type) *spec.Schema {
 	return &spec.Schema{} // an interface: anything
 }
 
-// ownSchema returns the schema of a type that is not on the wire as it is in
-// Go, as it says itself.
+// ownSchema returns the schema that a type defines itself, because its JSON differs
+// from its Go fields.
 func ownSchema(t reflect.Type) *spec.Schema {
 	if t.Kind() == reflect.Pointer {
 		return nil
@@ -168,7 +168,7 @@ func docsOf(t reflect.Type) map[string]string {
 	return nil
 }
 
-// nameOf is the model's name, "io.k8s.api.core.v1.Pod".
+// nameOf returns the model's name, as in "io.k8s.api.core.v1.Pod".
 func nameOf(t reflect.Type) string {
 	if m, ok := reflect.New(t).Interface().(modelled); ok {
 		return m.OpenAPIModelName()

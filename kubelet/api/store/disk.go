@@ -22,11 +22,10 @@ import (
 
 const (
 	formatVersion = 1
-	// reserve is how many resourceVersions are set aside with one write, so
-	// that lazy changes that were lost in a crash have not used up numbers that
-	// are given out again.
+	// reserve is how many resourceVersions are reserved with one write, so that the
+	// numbers of lazy changes that were lost in a crash are not given out again.
 	reserve = 10_000
-	// lockWithin is how long another process may take to let go of the file.
+	// lockWithin is how long another process may take to release the file.
 	lockWithin = 200 * time.Millisecond
 	// lazyDelay is how long a change may stay in memory only.
 	lazyDelay = 250 * time.Millisecond
@@ -39,9 +38,8 @@ var (
 	idKey       = []byte("id")
 )
 
-// Open opens the store in the file, or makes a new one. The file is readable
-// by its owner alone: it holds Secrets. A store of a newer format version is
-// refused.
+// Open opens the store in the file, or creates one. Only its owner can read the file,
+// because it holds Secrets. A store of a newer format version is rejected.
 func Open(file string, opts *Options) (*Store, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -71,9 +69,8 @@ func Open(file string, opts *Options) (*Store, error) {
 	return s, nil
 }
 
-// load reads all objects and sets resourceVersions aside. On a disk that is full
-// it sets none aside: then every change waits for room, and what there is can be
-// read.
+// load reads all objects and reserves resourceVersions. On a full disk it reserves
+// none: then every change waits for room, but the existing objects can be read.
 func (s *Store) load() error {
 	if err := s.db.View(s.read); err != nil {
 		return err
@@ -84,7 +81,7 @@ func (s *Store) load() error {
 		s.reserved, err = s.revision, nil
 	}
 	for _, c := range s.collections {
-		c.horizon = s.revision // what happened before is not known
+		c.horizon = s.revision // earlier changes are not known
 	}
 	return err
 }
@@ -111,7 +108,7 @@ func (s *Store) read(tx *bbolt.Tx) error {
 	})
 }
 
-// reserve makes the file a store, if it is none, and sets resourceVersions aside.
+// reserve initializes the file if necessary, and reserves resourceVersions.
 func (s *Store) reserve(tx *bbolt.Tx) error {
 	meta, err := tx.CreateBucketIfNotExists(metaBucket)
 	if err != nil {
@@ -148,8 +145,8 @@ func (s *Store) readKind(k *object.Kind, b *bbolt.Bucket) error {
 	})
 }
 
-// commit runs change in one durable transaction together with the statuses
-// that are in memory only. The caller holds s.write.
+// commit runs change in one durable transaction, together with the changes that are
+// only in memory. The caller holds s.write.
 func (s *Store) commit(change func(*bbolt.Tx) error) error {
 	pending := s.pending()
 	reserved := s.reserved
@@ -178,7 +175,7 @@ func (s *Store) commit(change func(*bbolt.Tx) error) error {
 	return nil
 }
 
-// pending takes the objects that are in memory only.
+// pending takes the objects that are only in memory.
 func (s *Store) pending() map[ref][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,7 +191,7 @@ func (s *Store) again(pending map[ref][]byte) {
 	maps.Copy(s.lazy, pending)
 }
 
-// later sees to it that lazy writes reach the disk. The caller holds s.mu.
+// later schedules the write of lazy changes to disk. The caller holds s.mu.
 func (s *Store) later() {
 	if s.flush == nil {
 		s.flush = time.AfterFunc(lazyDelay, s.flushNow)
@@ -207,7 +204,7 @@ func (s *Store) flushNow() {
 	s.write.Lock()
 	defer s.write.Unlock()
 	s.mu.RLock()
-	nothing := len(s.lazy) == 0 // another write took it along
+	nothing := len(s.lazy) == 0 // another write included them
 	s.mu.RUnlock()
 	if s.closed || nothing {
 		return
@@ -245,7 +242,7 @@ func number(b []byte) uint64 {
 
 func bytesOf(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// Close writes what is not written yet and closes the file. Idempotent.
+// Close writes pending changes and closes the file. It is idempotent.
 func (s *Store) Close() error {
 	s.write.Lock()
 	defer s.write.Unlock()

@@ -1,15 +1,15 @@
-// Package store keeps the node's objects: Pods and what they refer to. It is
-// one bbolt file with all objects in memory before it, one resourceVersion over
-// all of them, and watches that can be resumed.
+// Package store keeps the node's objects: Pods and what they refer to. It consists of
+// one bbolt file and a copy of all objects in memory, with one resourceVersion for all
+// of them and watches that can be resumed.
 //
-// There is one way to change anything, Write, which is a transaction on one
-// object. It is durable when the call returns unless the caller says that the
-// change can be told again (Lazy), as a status can: then it follows within a
-// moment. A crash leaves the objects of the last durable write; a
-// resourceVersion is never given out twice, also not over a crash.
+// All changes are made with Write, a transaction on one object. It is durable when the
+// call returns, unless the caller says that the change can be repeated (Lazy), as a
+// status can: then it becomes durable within a moment. A crash leaves the objects of
+// the last durable write. A resourceVersion is never given out twice, not even after a
+// crash.
 //
-// What the store returns is shared between all readers and must not be changed.
-// All methods are safe for concurrent use. One process at a time opens a store.
+// What the store returns is shared between all readers and must not be changed. All
+// methods are safe for concurrent use. Only one process at a time can open a store.
 package store
 
 import (
@@ -38,19 +38,19 @@ type Store struct {
 	id  string
 	log *slog.Logger
 
-	write sync.Mutex // held by one writer at a time, over its fsync
+	write sync.Mutex // held by one writer at a time, during its fsync
 
 	mu          sync.RWMutex // guards what follows; never held over I/O
 	collections map[*object.Kind]*collection
 	revision    uint64
-	lazy        map[ref][]byte // written to memory only so far
+	lazy        map[ref][]byte // so far only in memory
 	flush       *time.Timer
 
 	reserved uint64 // guarded by write
 	closed   bool   // guarded by write
 }
 
-// ref names an object.
+// ref identifies an object.
 type ref struct {
 	kind *object.Kind
 	key  string // namespace/name
@@ -60,13 +60,13 @@ func refOf(k *object.Kind, namespace, name string) ref {
 	return ref{k, types.NamespacedName{Namespace: namespace, Name: name}.String()}
 }
 
-// Options are options of Open. nil means the defaults.
+// Options configures Open. Nil means the defaults.
 type Options struct {
 	Logger *slog.Logger // nil discards
 }
 
-// ID returns the random identity that the store was given when it was made. It
-// is the node's mark on what it owns in a shared runtime.
+// ID returns the random identity that the store got when it was created. The node uses
+// it to mark its objects in a shared runtime.
 func (s *Store) ID() string { return s.id }
 
 // Revision returns the resourceVersion of the last change of any object.
@@ -76,8 +76,8 @@ func (s *Store) Revision() uint64 {
 	return s.revision
 }
 
-// Get returns the object, or fault.NotFound. namespace is empty for kinds
-// without one.
+// Get returns the object, or fault.NotFound. namespace is empty for cluster-scoped
+// kinds.
 func (s *Store) Get(k *object.Kind, namespace, name string) (Object, error) {
 	r := refOf(k, namespace, name)
 	if o := s.at(r); o != nil {
@@ -88,9 +88,8 @@ func (s *Store) Get(k *object.Kind, namespace, name string) (Object, error) {
 
 func notFound(r ref) error { return fault.NotFound.Errorf("%s %q does not exist", r.kind.Kind, r.key) }
 
-// List returns the objects of the kind in the namespace, "" for all, in no
-// order, and the revision at which they were so: a watch from there misses
-// nothing.
+// List returns the objects of the kind in the namespace, "" for all, in no order, and
+// their revision: a watch from there misses nothing.
 func (s *Store) List(k *object.Kind, namespace string) ([]Object, uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -104,27 +103,26 @@ func (s *Store) List(k *object.Kind, namespace string) ([]Object, uint64) {
 	return list, s.revision
 }
 
-// Change makes the next state of an object from the one that is stored, which
-// it must not modify: old is nil when there is none, and a nil next deletes the
-// object. Returning old itself changes nothing. It is called with the store
-// locked for writers, so it must be quick and must not write.
+// Change returns the next state of an object, given the stored one, which it must not
+// modify. old is nil if there is none; a nil next deletes the object. Returning old
+// itself changes nothing. Change is called with the store locked for writers, so it
+// must be quick and must not write.
 type Change func(old Object) (next Object, err error)
 
-// WriteOptions are options of Write. The zero value writes durably.
+// WriteOptions configures Write. The zero value writes durably.
 type WriteOptions struct {
-	// Lazy lets the change be lost in a crash that follows within a moment. A new
-	// or deleted object is durable all the same.
+	// Lazy allows the change to be lost in a crash that follows within a moment.
+	// Creations and deletions are durable nevertheless.
 	Lazy bool
-	// DryRun does everything but the writing. The resourceVersion stays what it was.
+	// DryRun does everything except the write. The resourceVersion does not change.
 	DryRun bool
 }
 
-// Write changes one object and returns it as it is stored now; for a deleted
-// one, as it was last. An object that change returns belongs to the store from
-// then on, which sets its resourceVersion, and for a new one uid,
-// creationTimestamp and generation where they are missing. The error is that of
-// change, or of the disk, or fault.Exhausted for an object that is too large, and
-// nothing has changed then.
+// Write changes one object and returns it as it is stored now; after a deletion, its
+// last state. An object that change returns then belongs to the store, which sets its
+// resourceVersion and, for a new object, uid, creationTimestamp and generation if they
+// are missing. The error is that of change, or of the disk, or fault.Exhausted for an
+// object that is too large; then nothing has changed.
 func (s *Store) Write(k *object.Kind, namespace, name string, change Change, opts WriteOptions) (Object, error) {
 	r := refOf(k, namespace, name)
 	s.write.Lock()
@@ -169,8 +167,8 @@ func complete(o Object) {
 func (s *Store) put(r ref, o, old Object, opts WriteOptions) (Object, error) {
 	next := s.next()
 	o.SetResourceVersion(formatRevision(next))
-	// A disk that takes no writes does not set resourceVersions aside either: then
-	// lazy changes wait for it, or a number could be given out twice.
+	// A disk that cannot be written to does not allow reserving resourceVersions,
+	// either. Lazy changes then wait for it, or a number could be given out twice.
 	lazy := opts.Lazy && old != nil && next < s.reserved
 	data, err := object.Encode(o)
 	if err != nil {
@@ -211,7 +209,7 @@ func (s *Store) remove(r ref, old Object, opts WriteOptions) (Object, error) {
 	next := s.next()
 	last := old.DeepCopyObject().(Object)
 	last.SetResourceVersion(formatRevision(next))
-	data, err := json.Marshal(last) // whatever its size: it is to go
+	data, err := json.Marshal(last) // regardless of its size: it is being deleted
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s %q: %w", r.kind.Kind, r.key, err)
 	}

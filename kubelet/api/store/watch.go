@@ -12,7 +12,7 @@ import (
 // EventType says what happened to an object.
 type EventType string
 
-// What may happen.
+// The event types.
 const (
 	Added    EventType = "ADDED"
 	Modified EventType = "MODIFIED"
@@ -20,22 +20,22 @@ const (
 )
 
 const (
-	// window is how many changes of a kind are kept for who watches: a watch that
-	// is further behind has to list again.
+	// window is how many changes of a kind are kept for watches: a watch that is
+	// further behind has to list again.
 	window = 4096
-	// windowBytes is how much the objects of these changes may take as JSON, so
-	// that large ones that change often pin little of what they were.
+	// windowBytes bounds the size of these changes' objects as JSON, so that large
+	// objects that change often do not pin much of their history.
 	windowBytes = 16 << 20
-	// hot is how many of the newest changes keep their JSON, so that it is made
-	// once for any number of watches.
+	// hot is how many of the newest changes keep their JSON, so that it is encoded once
+	// for any number of watches.
 	hot = 128
 )
 
-// Event is one change. It is shared between watchers: read only.
+// Event is one change. It is shared between watchers and must not be changed.
 type Event struct {
 	Type EventType
-	// Object is what is stored since, for Deleted what was stored last, and
-	// Before what was stored until then, nil for Added.
+	// Object is the new state or, for Deleted, the last one. Before is the previous
+	// state, nil for Added.
 	Object, Before Object
 	Revision       uint64
 
@@ -56,12 +56,12 @@ func (e *Event) JSON() ([]byte, error) {
 	return data, nil
 }
 
-// collection is what the store has of one kind. The store's mu guards it.
+// collection is the store's data of one kind. The store's mu guards it.
 type collection struct {
 	objects map[string]Object
 	events  []*Event // the last changes, oldest first
-	bytes   int      // that these take
-	// horizon is the revision up to which changes are not known any more.
+	bytes   int      // their size
+	// horizon is the revision up to which changes are no longer known.
 	horizon uint64
 	changed chan struct{} // closed and replaced at each change
 }
@@ -79,7 +79,7 @@ func (c *collection) add(e *Event, data []byte) {
 	if len(c.events) > 2*window {
 		c.forget(len(c.events) - window)
 	}
-	if c.bytes > windowBytes { // half of it goes, so that this is seldom
+	if c.bytes > windowBytes { // drop half of it, so that this is rare
 		n, left := 0, c.bytes
 		for ; left > windowBytes/2 && n < len(c.events)-1; n++ {
 			left -= c.events[n].size
@@ -118,25 +118,25 @@ func (c *collection) after(revision uint64) []*Event {
 	return c.events[low:len(c.events):len(c.events)]
 }
 
-// Watch follows the changes of one kind. One goroutine uses it.
+// Watch follows the changes of one kind. It is for one goroutine.
 type Watch struct {
 	store *Store
 	kind  *object.Kind
 	seen  uint64
 }
 
-// Watch returns a watch of the changes that follow a revision, usually that of
-// a List. Its first Next returns fault.OutOfRange when they are not known any more, or
-// when no such revision was ever given out: then list again. A watch costs
-// nothing while nobody waits in Next and needs no closing.
+// Watch returns a watch of the changes after a revision, usually that of a List. If
+// those are no longer known, or no such revision was ever given out, its first Next
+// returns fault.OutOfRange: then list again. A watch costs nothing while nobody waits
+// in Next, and needs no closing.
 func (s *Store) Watch(k *object.Kind, after uint64) *Watch { return &Watch{s, k, after} }
 
 // Revision returns the revision up to which Next has returned every change.
 func (w *Watch) Revision() uint64 { return w.seen }
 
-// Next waits until there are changes and returns all of them in order, none
-// left out. It returns fault.OutOfRange when the watch has fallen so far behind
-// that changes were forgotten, and the context's error when that ends.
+// Next waits for changes and returns all of them in order, without gaps. It returns
+// fault.OutOfRange if the watch has fallen so far behind that changes were dropped, and
+// the context's error when that ends.
 func (w *Watch) Next(ctx context.Context) ([]*Event, error) {
 	for {
 		w.store.mu.RLock()

@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// eventColumns begin with when, not with the name, which says nothing.
+// eventColumns starts with the time, not the name, which says nothing.
 func eventColumns() []metav1.TableColumnDefinition {
 	list := columns("Last Seen", "Type", "Reason", "Object", "+Subobject", "+Source", "Message", "+First Seen", "+Count")
 	name := list[0]
@@ -110,7 +110,7 @@ func volumeCells(p *v1.PersistentVolume, now time.Time) []any {
 
 func orUnset(text string) string { return cmp.Or(text, "<unset>") }
 
-// accessModes are the modes in kubectl's abbreviations.
+// accessModes returns the modes in kubectl's abbreviations.
 func accessModes(modes []v1.PersistentVolumeAccessMode) string {
 	short := map[v1.PersistentVolumeAccessMode]string{
 		v1.ReadWriteOnce: "RWO", v1.ReadOnlyMany: "ROX", v1.ReadWriteMany: "RWX", v1.ReadWriteOncePod: "RWOP",

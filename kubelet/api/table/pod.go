@@ -61,8 +61,8 @@ func count(s *v1.ContainerStatus, restarts *int, last *time.Time) {
 	}
 }
 
-// podStatus is the one word that says most about a Pod: what its containers
-// wait for or ended with, rather than its phase.
+// podStatus returns the one word that says most about a Pod: what its containers wait
+// for, or how they ended, rather than its phase.
 func podStatus(p *v1.Pod) string {
 	word := string(p.Status.Phase)
 	if p.Status.Reason != "" {
@@ -82,7 +82,7 @@ func podStatus(p *v1.Pod) string {
 	return word
 }
 
-// initStatus tells of the first init container that is not done.
+// initStatus returns the status of the first init container that is not done.
 func initStatus(p *v1.Pod) (word string, busy bool) {
 	for i := range p.Status.InitContainerStatuses {
 		s := &p.Status.InitContainerStatuses[i]

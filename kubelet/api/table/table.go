@@ -1,6 +1,6 @@
-// Package table shows objects as kubectl get does: as rows of columns, which a
-// Kubernetes API makes on the server's side (API conventions, "Receiving
-// resources as Tables"). It is pure and safe for concurrent use.
+// Package table renders objects for kubectl get: as rows of columns, which a Kubernetes
+// API builds on the server side (API conventions, "Receiving resources as Tables"). It
+// is pure and safe for concurrent use.
 package table
 
 import (
@@ -19,9 +19,9 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/object"
 )
 
-// Of returns the table of objects of one kind, in their order. now is what ages are
-// counted from. include says what each row carries of its object: the whole,
-// its metadata, or nothing; "" is metadata.
+// Of returns the table of objects of one kind, in their order. now is the reference for
+// ages. include says what each row contains of its object: the whole, its metadata, or
+// nothing; "" means metadata.
 func Of(k *object.Kind, objects []object.Object, now time.Time, include metav1.IncludeObjectPolicy) *metav1.Table {
 	columns, cells := layout(k.New())
 	t := &metav1.Table{
@@ -49,8 +49,8 @@ func carried(o object.Object, include metav1.IncludeObjectPolicy) runtime.RawExt
 	return runtime.RawExtension{Object: meta}
 }
 
-// columns makes definitions from names; one that begins with "+" is shown by -o
-// wide only.
+// columns returns definitions for names; one that begins with "+" is only shown by -o
+// wide.
 func columns(names ...string) []metav1.TableColumnDefinition {
 	list := []metav1.TableColumnDefinition{{Name: "Name", Type: "string", Format: "name", Description: "Name of the object, unique among its kind in its namespace"}}
 	for _, name := range names {
@@ -65,7 +65,7 @@ func columns(names ...string) []metav1.TableColumnDefinition {
 
 type cellsOf func(o object.Object, now time.Time) []any
 
-// layout returns the columns of a kind and what fills them.
+// layout returns the columns of a kind and the function that fills them.
 func layout(example object.Object) ([]metav1.TableColumnDefinition, cellsOf) {
 	switch example.(type) {
 	case *v1.Pod:
@@ -130,7 +130,7 @@ func storageLayout(example object.Object) ([]metav1.TableColumnDefinition, cells
 	return columns("Age"), func(o object.Object, now time.Time) []any { return []any{o.GetName(), age(o, now)} }
 }
 
-// row gives a function of one type the shape that all have.
+// row adapts a function for one type to the signature that all have.
 func row[T object.Object](cells func(T, time.Time) []any) cellsOf {
 	return func(o object.Object, now time.Time) []any { return cells(o.(T), now) }
 }
@@ -151,7 +151,7 @@ func value[T any](p *T) T {
 	return *p
 }
 
-// orNone is what kubectl shows of a text that is not there.
+// orNone returns the text, or what kubectl shows if it is empty.
 func orNone(text string) string {
 	if text == "" {
 		return "<none>"
