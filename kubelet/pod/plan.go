@@ -350,7 +350,7 @@ func prune(v *View, current *Sandbox, p *Plan) {
 	count, ran := map[string]int{}, map[string]int{}
 	for _, c := range v.Seen.Containers {
 		count[c.Name]++
-		ran[c.Name] += c.ran() // what was created only makes nothing a thing of the past
+		ran[c.Name] += c.ran() // an instance that was only created supersedes nothing
 		if ran[c.Name] > 2 && c.State == Exited || count[c.Name] > 1 && c.State == Created {
 			p.Remove = append(p.Remove, c.ID)
 			continue

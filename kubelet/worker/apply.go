@@ -85,7 +85,7 @@ func (w *worker) tryOrWait(err error) error {
 		return nil
 	}
 	if w.starting.Err() != nil {
-		return nil // the Pod shall end: the next plan knows
+		return nil // the Pod is to terminate: the next plan handles that
 	}
 	wait := pod.Waiting(waitFor("FailedCreatePodSandBox", "its sandbox", err))
 	w.warn("", wait.Reason, wait.Error())
