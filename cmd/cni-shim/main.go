@@ -1,16 +1,16 @@
-// Command cni-shim is a CNI plugin that has a daemon do its work (cni.Server). A
+// Command cni-shim is a CNI plugin that forwards its calls to a daemon (cni.Server). A
 // runtime executes it under the plugin's name:
 //
 //	install cni-shim /opt/cni/bin/my-plugin
 //
-// It hands its environment and stdin to the daemon at <its own path>.sock, which
-// usually is a symbolic link, or where there is none at /run/cni/<name>.sock, and
-// exits as the daemon says. While the daemon is being restarted it waits, at most
-// two seconds; without one it answers with the error object of code 11 (try again
-// later), or 50 to STATUS.
+// It passes its environment and stdin to the daemon at <its own path>.sock, which is
+// usually a symbolic link, or if that does not exist at /run/cni/<name>.sock, and exits
+// as the daemon says. While the daemon is being restarted it waits, for at most two
+// seconds. Without a daemon it returns an error object with code 11 (try again later),
+// or 50 for STATUS.
 //
-// It is small and imports next to nothing, because all that it costs is the
-// start of a process.
+// It is small and imports next to nothing, because its only cost is the start of a
+// process.
 package main
 
 import (
@@ -58,7 +58,7 @@ func base(path string) string {
 	return path
 }
 
-// socket returns the path beside the shim if something is there, if only a link to
+// socket returns the path beside the shim if anything is there, even if only a link to
 // the socket of a daemon that is being restarted.
 func socket(self, name string) string {
 	var st syscall.Stat_t
@@ -68,7 +68,7 @@ func socket(self, name string) string {
 	return defaultDir + name + ".sock"
 }
 
-// connect waits for a daemon that is on its way up.
+// connect waits for a daemon that is starting.
 func connect(path string) (fd int, problem string) {
 	var err error
 	for range patience {
@@ -79,7 +79,7 @@ func connect(path string) (fd int, problem string) {
 			break
 		}
 		sleep := syscall.NsecToTimespec(pause)
-		_ = syscall.Nanosleep(&sleep, nil) // cut short by a signal, it is only a pause
+		_ = syscall.Nanosleep(&sleep, nil) // a pause may be interrupted by a signal
 	}
 	return -1, err.Error()
 }

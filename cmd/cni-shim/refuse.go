@@ -2,7 +2,7 @@ package main
 
 import "syscall"
 
-// refuse writes an error object of its own (CNI 1.1.0, Error) and returns the
+// refuse writes an error object of the shim's own (CNI 1.1.0, Error) and returns the
 // exit status.
 func refuse(stdin []byte, msg string) int {
 	code := "11"
@@ -13,9 +13,9 @@ func refuse(stdin []byte, msg string) int {
 	return 1
 }
 
-// version returns the first cniVersion in a document, or the newest one. A JSON
-// decoder would be most of this program, and the version is all that is needed
-// to say that nobody is there to ask.
+// version returns the first cniVersion in a document, or the newest version. A JSON
+// decoder would be most of this program, and the version is all that is needed to
+// report that no daemon answers.
 func version(doc []byte) string {
 	const key, newest = `"cniVersion"`, "1.1.0"
 	for i := 0; i+len(key) < len(doc); i++ {
@@ -36,7 +36,7 @@ func version(doc []byte) string {
 	return newest
 }
 
-// skip returns the first place from i on whose byte is not one of set.
+// skip returns the first index from i on whose byte is not in set.
 func skip(b []byte, i int, set string) int {
 	for ; i < len(b); i++ {
 		found := false
@@ -50,7 +50,7 @@ func skip(b []byte, i int, set string) int {
 	return i
 }
 
-// escape makes text the inside of a JSON string.
+// escape escapes text for use inside a JSON string.
 func escape(s string) string {
 	const hex = "0123456789abcdef"
 	var out []byte

@@ -1,11 +1,11 @@
-// Command cni is nodekit's CNI plugins in one executable. The name that it is
-// called by chooses the plugin, so it is installed under each of the names:
+// Command cni contains nodekit's CNI plugins in one executable. The name that it is
+// called by selects the plugin, so it is installed under each of the names:
 //
 //	install cni /opt/cni/bin/bridge
 //	for name in host-local portmap loopback; do ln -s bridge /opt/cni/bin/$name; done
 //
-// It speaks the CNI specification, and with arguments to people, who see and
-// release addresses: host-local list. What it links is kept free of grpc and
+// It implements the CNI specification and, with arguments, commands for people, who
+// list and release addresses with it: host-local list. It must not link grpc and
 // k8s.io, because a runtime starts it for every container.
 package main
 

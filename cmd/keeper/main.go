@@ -1,5 +1,5 @@
-// Command keeper is the parent of an OCI runtime server's containers; see
-// cri/oci/keeper. The server starts it; people do not.
+// Command keeper is the parent process of an OCI runtime server's containers; see
+// cri/oci/keeper. The server starts it; it is not meant to be run by hand.
 package main
 
 import (

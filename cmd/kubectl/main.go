@@ -1,5 +1,5 @@
-// The program kubectl is Kubernetes' own, built from k8s.io/kubectl, so that a
-// node can be looked at where no kubectl is installed. "nodekit kubectl" runs it.
+// Command kubectl is the kubectl of Kubernetes, built from k8s.io/kubectl, so that a
+// node can be inspected where no kubectl is installed. "nodekit kubectl" runs it.
 package main
 
 import (

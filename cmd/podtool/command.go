@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// command is one thing podtool can do.
+// command is one of podtool's commands.
 type command struct {
 	name, args, help string
 	run              func(t *tool, ctx context.Context, args []string) error
@@ -100,8 +100,8 @@ func runDo(t *tool, ctx context.Context, steps []string) error {
 	return nil
 }
 
-// split cuts a step into words at white space. Quotes of both kinds keep a word
-// together, and a backslash outside of single quotes keeps the next character.
+// split splits a step into words at white space. Quotes of both kinds keep a word
+// together, and a backslash outside single quotes escapes the next character.
 func split(step string) ([]string, error) {
 	var words []string
 	var word strings.Builder
@@ -140,10 +140,9 @@ func split(step string) ([]string, error) {
 	return words, nil
 }
 
-// flags parses args and returns the positional ones, of which there must be
-// want, or with -1 one or more. The flags that define registers may stand before and
-// behind them. Without define everything is positional, also what begins
-// with a dash.
+// flags parses args and returns the positional ones. There must be want of them or, if
+// want is -1, one or more. The flags that define registers may be before and after
+// them. Without define everything is positional, including what begins with a dash.
 func flags(args []string, want int, define func(*flag.FlagSet)) ([]string, error) {
 	rest := args
 	if define != nil {
@@ -177,8 +176,8 @@ func parseFlags(args []string, define func(*flag.FlagSet)) (rest []string, err e
 	return rest, nil
 }
 
-// pause waits for d and returns the context's error when that ends first. A
-// negative d is for ever.
+// pause waits for d. If ctx ends first, it returns the context's error. A negative d
+// means forever.
 func pause(ctx context.Context, d time.Duration) error {
 	if d < 0 {
 		<-ctx.Done()

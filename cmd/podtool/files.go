@@ -76,7 +76,7 @@ func runMkdir(_ *tool, _ context.Context, args []string) error {
 	return os.Mkdir(args[0], 0o755)
 }
 
-// runOpen changes nothing, and shows whether it may.
+// runOpen changes nothing, and reports whether it may open the file.
 func runOpen(_ *tool, _ context.Context, args []string) error {
 	args, err := flags(args, 1, nil)
 	if err != nil {
@@ -173,8 +173,8 @@ func runStatDevice(t *tool, _ context.Context, args []string) error {
 	return err
 }
 
-// deviceNumber takes Linux's 64-bit dev_t apart (makedev(3)). Other systems
-// have narrower ones.
+// deviceNumber splits Linux's 64-bit dev_t (makedev(3)). Other systems have narrower
+// ones.
 func deviceNumber[T ~int32 | ~uint32 | ~uint64](number T) (major, minor uint64) {
 	dev := uint64(number)
 	return dev>>32&0xfffff000 | dev>>8&0xfff, dev>>12&0xffffff00 | dev&0xff

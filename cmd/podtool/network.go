@@ -49,7 +49,7 @@ func runServe(t *tool, ctx context.Context, args []string) error {
 	return o.serve(ctx, l, t.stdout)
 }
 
-// greet sets the text when there is none.
+// greet sets the default text.
 func (o *serveOptions) greet() error {
 	if o.text != "" {
 		return nil
@@ -59,7 +59,8 @@ func (o *serveOptions) greet() error {
 	return err
 }
 
-// serve answers requests until ctx ends or enough came; both are success.
+// serve answers requests until ctx ends or it has received enough of them; both are
+// success.
 func (o serveOptions) serve(ctx context.Context, l net.Listener, log io.Writer) error {
 	enough, served := context.WithCancel(ctx)
 	defer served()

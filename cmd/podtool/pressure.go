@@ -65,7 +65,7 @@ func runLeave(t *tool, _ context.Context, args []string) error {
 	return cmd.Start()
 }
 
-// runCount is for connections of which one side is closed before the other.
+// runCount is for connections with one side closed before the other.
 func runCount(t *tool, ctx context.Context, args []string) error {
 	args, err := flags(args, 1, nil)
 	if err != nil {

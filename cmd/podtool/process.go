@@ -192,8 +192,8 @@ func runTrap(t *tool, ctx context.Context, args []string) error {
 	return exitCode(code)
 }
 
-// await waits for a signal. SIGTERM ends the context; another one waited for in
-// vain ends the command as it ends every other; a line says that it may come.
+// await waits for a signal. SIGTERM ends the context; if another one does not come, the
+// command ends like any other. A line says that the signal may come.
 func (t *tool) await(ctx context.Context, name string) error {
 	if name == "TERM" {
 		<-ctx.Done()
@@ -214,7 +214,7 @@ func (t *tool) await(ctx context.Context, name string) error {
 	}
 }
 
-// notify returns a channel that gets the signal.
+// notify returns a channel that receives the signal.
 func notify(sig os.Signal) (got <-chan os.Signal, stop func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, sig)
@@ -230,7 +230,7 @@ func runIgnoreTerm(t *tool, ctx context.Context, args []string) error {
 	return runSleep(t, ctx, args)
 }
 
-// runChild is for what befalls a process that is not the container's first.
+// runChild is for what happens to a process that is not the container's first.
 func runChild(t *tool, ctx context.Context, args []string) error {
 	args, err := flags(args, -1, nil)
 	if err != nil {
@@ -259,8 +259,8 @@ func runChild(t *tool, ctx context.Context, args []string) error {
 	return exitCode(ended.ExitCode())
 }
 
-// runEat maps memory instead of allocating it, so that the garbage collector
-// takes nothing beside it.
+// runEat maps memory instead of allocating it, so that the garbage collector uses none
+// in addition.
 func runEat(t *tool, ctx context.Context, args []string) error {
 	hold := "forever"
 	args, err := flags(args, 1, func(fs *flag.FlagSet) { fs.StringVar(&hold, "hold", hold, "") })

@@ -8,13 +8,13 @@ import (
 	"syscall"
 )
 
-// signals turns SIGTERM and SIGINT into the end of a context. The kernel does
-// not deliver a signal to process 1 that it has no handler for, so a handler is always
+// signals turns SIGTERM and SIGINT into the end of a context. The kernel does not
+// deliver a signal for which process 1 has no handler, so a handler is always
 // installed.
 type signals struct {
 	ctx        context.Context
 	ignoreTerm atomic.Bool
-	waiting    atomic.Bool  // for a child of our own, which reap must not take
+	waiting    atomic.Bool  // for a child process, which reap must not collect
 	got        atomic.Int32 // the signal that ended ctx
 }
 
@@ -25,7 +25,7 @@ func watchSignals(parent context.Context) (s *signals, stop func()) {
 	incoming := make(chan os.Signal, 8)
 	signal.Notify(incoming, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCHLD)
 	go func() {
-		s.reap() // what ended before there was a handler
+		s.reap() // those that ended before the handler was installed
 		for sig := range incoming {
 			switch {
 			case sig == syscall.SIGCHLD:
@@ -44,11 +44,11 @@ func watchSignals(parent context.Context) (s *signals, stop func()) {
 	}
 }
 
-// exitCode is what a shell reports for death by the signal that came.
+// exitCode returns the exit code that a shell reports for death by the received signal.
 func (s *signals) exitCode() int { return 128 + int(s.got.Load()) }
 
-// reap collects orphans that ended, which only process 1 is given. It cannot
-// tell them from a child of our own, and waits until that has ended.
+// reap collects ended orphans, which only process 1 gets. It cannot distinguish them
+// from a child of its own, and waits until that has ended.
 func (s *signals) reap() {
 	if os.Getpid() != 1 || s.waiting.Load() {
 		return
