@@ -21,8 +21,8 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// benchPod is the Pod of the benchmark: one container that is ready at once
-// and ends at once when it is asked to.
+// benchPod is the Pod of the benchmark: one container that is ready at once and ends at
+// once when asked to.
 const benchPod = `apiVersion: v1
 kind: Pod
 metadata: {name: %[1]q}
@@ -35,9 +35,9 @@ spec:
       args: [trap, "0"]
 `
 
-// settle is what the program gets between Ready and its end: the first process
-// of a container is deaf to signals until it has installed its handlers, and a
-// removal in that moment would measure the grace period.
+// settle is the time that the program gets between Ready and its end: the first process
+// of a container ignores signals until it has installed its handlers, and a removal
+// before that would measure the grace period.
 const settle = 50 * time.Millisecond
 
 // benchFlags are the flags of bench.
@@ -106,7 +106,7 @@ func runBench(cmd *cobra.Command, f *benchFlags) (err error) {
 	return table.Write(cmd.OutOrStdout())
 }
 
-// benchSide is one node that is measured.
+// benchSide is one node under measurement.
 type benchSide struct {
 	name, image string
 	dir         *runDir
@@ -114,7 +114,7 @@ type benchSide struct {
 	count       int
 
 	mu    sync.Mutex
-	steps []bench.Step // of the present Pod
+	steps []bench.Step // of the current Pod
 }
 
 func newBenchSide(ctx context.Context, f *benchFlags, name, endpoint string) (*benchSide, error) {

@@ -28,7 +28,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// apiLoad is what the API is put under.
+// apiLoad is the load on the API.
 type apiLoad struct{ objects, watches, changes int }
 
 func newBenchAPICommand(f *benchFlags) *cobra.Command {
@@ -101,18 +101,18 @@ func (l *apiLoad) fill(ctx context.Context, n *node.Node) (time.Duration, error)
 	return time.Since(began), err
 }
 
-// watchers are the clients of the API that watch.
+// watchers are the clients that watch the API.
 type watchers struct {
 	seen []atomic.Int64 // changes that each has seen
 
 	mu          sync.Mutex
 	first, last time.Time
 	count       int
-	all         chan struct{} // closed when all have seen the present change
-	want        string        // the value of the present change
+	all         chan struct{} // closed when all have seen the current change
+	want        string        // the value of the current change
 }
 
-// open starts the watches, from what there is now on.
+// open starts the watches, from the current state on.
 func (w *watchers) open(ctx context.Context, n *node.Node, l *apiLoad) error {
 	w.seen = make([]atomic.Int64, l.watches)
 	at, err := n.Client().Revision(ctx, &v1.ConfigMap{})
@@ -142,8 +142,8 @@ func (w *watchers) open(ctx context.Context, n *node.Node, l *apiLoad) error {
 	return group.Wait()
 }
 
-// follow reads one watch. It looks only for what changes, because decoding
-// everything would measure the watchers.
+// follow reads one watch. It looks only for what changes, because decoding everything
+// would measure the watchers.
 func (w *watchers) follow(i int, body io.ReadCloser, watches int) {
 	defer body.Close()
 	lines := bufio.NewScanner(body)
@@ -174,7 +174,7 @@ func (w *watchers) told(i int, value string, watches int) {
 	}
 }
 
-// measure makes changes one after the other.
+// measure makes one change after another.
 func (w *watchers) measure(ctx context.Context, n *node.Node, l *apiLoad) (first, last []time.Duration, err error) {
 	for i := range l.changes {
 		o := &v1.ConfigMap{
@@ -216,7 +216,7 @@ func spread(took []time.Duration) string {
 	return fmt.Sprintf("min %v, median %v, max %v", round(took[0]), round(took[len(took)/2]), round(took[len(took)-1]))
 }
 
-// residentMemory is what this process has in memory now.
+// residentMemory returns the resident memory of this process.
 func residentMemory() string {
 	debug.FreeOSMemory()
 	data, err := os.ReadFile("/proc/self/statm")

@@ -48,7 +48,7 @@ type exitBench struct {
 	mu    sync.Mutex
 	uid   string         // the Pod whose calls are awaited
 	since time.Time      // earlier ones do not count
-	first chan time.Time // gets the beginning of the first; holds one
+	first chan time.Time // receives the start of the first; holds one
 }
 
 func (b *exitBench) observe(_ context.Context, c call.Call) {
@@ -61,7 +61,7 @@ func (b *exitBench) observe(_ context.Context, c call.Call) {
 	b.first <- c.Start
 }
 
-// call measures until the kubelet begins to look.
+// call measures the time until the kubelet begins to look.
 func (b *exitBench) call(ctx context.Context) (s bench.Sample, err error) {
 	p, pid, err := b.run(ctx)
 	if err != nil {
@@ -84,7 +84,7 @@ func (b *exitBench) call(ctx context.Context) (s bench.Sample, err error) {
 	return s, takeAway(ctx, b.node, nameOf(p))
 }
 
-// status measures until a client of the API sees the end.
+// status measures the time until a client of the API sees the end.
 func (b *exitBench) status(ctx context.Context) (s bench.Sample, err error) {
 	p, pid, err := b.run(ctx)
 	if err != nil {
@@ -95,7 +95,7 @@ func (b *exitBench) status(ctx context.Context) (s bench.Sample, err error) {
 		_, err := b.node.Wait(ctx, nameOf(p), func(p *v1.Pod) bool { return p.Status.ContainerStatuses[0].State.Terminated != nil })
 		ended <- err
 	}()
-	time.Sleep(settle) // it watches now
+	time.Sleep(settle) // by now it watches
 	s, err = bench.Timed(func() error {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			return err
@@ -105,8 +105,8 @@ func (b *exitBench) status(ctx context.Context) (s bench.Sample, err error) {
 	return s, errors.Join(err, takeAway(ctx, b.node, nameOf(p)))
 }
 
-// run returns a Pod that runs and will not be started again, and the process
-// of its container.
+// run returns a running Pod that will not be restarted, and the process of its
+// container.
 func (b *exitBench) run(ctx context.Context) (*v1.Pod, int, error) {
 	b.count++
 	p := b.flags.pod(fmt.Sprintf("exit-%d", b.count))

@@ -36,7 +36,7 @@ func newBenchStartCommand(f *benchFlags) *cobra.Command {
 	}
 }
 
-// table runs the sides and prints what they took.
+// table runs the sides and prints their times.
 func (f *benchFlags) table(cmd *cobra.Command, title string, sides ...bench.Side) error {
 	opts := &bench.Options{Rounds: f.rounds}
 	if f.progress {
@@ -50,8 +50,8 @@ func (f *benchFlags) table(cmd *cobra.Command, title string, sides ...bench.Side
 	return table.Write(cmd.OutOrStdout())
 }
 
-// config is that of a node that is measured: what comes with nodekit, without
-// the parts that a Pod of the benchmark does not use.
+// config returns the configuration of a node under measurement: what comes with
+// nodekit, without the parts that a Pod of the benchmark does not use.
 func (f *benchFlags) config(dir *runDir) node.Config {
 	return node.Config{
 		Root: dir.root(), Run: dir.run(), Without: node.Parts{GPU: true, Hostpath: true},
@@ -74,7 +74,7 @@ func (f *benchFlags) node(ctx context.Context, observe *call.Observer) (*runDir,
 	return dir, n, nil
 }
 
-// pod is benchPod as an object.
+// pod returns benchPod as an object.
 func (f *benchFlags) pod(name string) *v1.Pod {
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: v1.NamespaceDefault},
@@ -85,7 +85,7 @@ func (f *benchFlags) pod(name string) *v1.Pod {
 	}
 }
 
-// start measures one start, of a node that was there before or not.
+// start measures one start, of a new node or of one that existed before.
 func (f *benchFlags) start(ctx context.Context, again bool) (s bench.Sample, err error) {
 	dir, err := makeRunDir()
 	if err != nil {
@@ -169,7 +169,7 @@ func (b *applyBench) kubectl(ctx context.Context) (bench.Sample, error) {
 	})
 }
 
-// alone is the part of kubectl apply that no server can change.
+// alone measures the part of kubectl apply that no server can change.
 func (b *applyBench) alone(ctx context.Context) (bench.Sample, error) {
 	return bench.Timed(func() error {
 		return exec.CommandContext(ctx, b.program, "version", "--client").Run() //nolint:gosec // the kubectl beside this program
@@ -181,8 +181,8 @@ func (b *applyBench) post(ctx context.Context) (bench.Sample, error) {
 	return b.measure(ctx, name, func() error { return b.node.Client().Create(ctx, b.flags.pod(name)) })
 }
 
-// measure times from the beginning of apply to the first sight of the running
-// container, and takes the Pod away again.
+// measure times from the start of apply until the container is first seen running, and
+// removes the Pod.
 func (b *applyBench) measure(ctx context.Context, name string, apply func() error) (bench.Sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -240,7 +240,7 @@ func newBenchRestartCommand(f *benchFlags) *cobra.Command {
 	return cmd
 }
 
-// restartBench is a node with Pods that is restarted again and again.
+// restartBench is a node with Pods that is restarted repeatedly.
 type restartBench struct {
 	flags *benchFlags
 	pods  int
@@ -294,8 +294,8 @@ func (b *restartBench) fill(ctx context.Context) (err error) {
 	return err
 }
 
-// containers returns the ids of all containers, which must be running and Ready
-// and never restarted.
+// containers returns the IDs of all containers, which must be running and Ready and
+// must never have been restarted.
 func (b *restartBench) containers(ctx context.Context) (map[string]string, error) {
 	pods, err := client.List[*v1.Pod](ctx, b.node.Client(), "")
 	ids := map[string]string{}
@@ -334,7 +334,7 @@ func (b *restartBench) run(ctx context.Context) (bench.Sample, error) {
 		return s, err
 	}
 	s.Steps = []bench.Step{{Name: "API and runtime up", Took: ready}}
-	time.Sleep(settle) // what would be written wrongly is written by now
+	time.Sleep(settle) // a wrong status would be written by now
 	now, err := b.containers(ctx)
 	if err != nil {
 		return s, err

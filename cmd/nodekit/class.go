@@ -2,8 +2,7 @@ package main
 
 import "github.com/spf13/cobra"
 
-// classFlags are the classes of service that Pods may choose from the reference
-// runtime.
+// classFlags are the service classes of the reference runtime that Pods may choose.
 type classFlags struct {
 	blockIO string
 	rdt     []string

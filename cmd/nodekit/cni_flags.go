@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// timeoutFlags say how long plugins of CNI may take.
+// timeoutFlags set the timeouts of CNI plugins.
 type timeoutFlags struct{ values []string }
 
 func (f *timeoutFlags) addTo(cmd *cobra.Command) {
@@ -19,8 +19,8 @@ func (f *timeoutFlags) addTo(cmd *cobra.Command) {
 		"of the plugin of that type; nodekit's own have a minute at most (default 1m)")
 }
 
-// parse returns the time for each plugin that has none of its own, zero where none was
-// given, and the times by type.
+// parse returns the timeout of plugins without one of their own, zero if none was
+// given, and the timeouts by type.
 func (f *timeoutFlags) parse() (each time.Duration, byType map[string]time.Duration, err error) {
 	for _, value := range f.values {
 		kind, text, named := strings.Cut(value, "=")
@@ -51,8 +51,8 @@ func addCNIImportCache(cmd *cobra.Command, dir *string) {
 		"libcni's `directory` of their attachments, mostly %s", cniruntime.LibcniResults))
 }
 
-// completeImportCache makes the directory an absolute path. Without a directory of
-// configurations there is no network that another runtime may have had.
+// completeImportCache makes the directory an absolute path. Without a configuration
+// directory there is no network that another runtime may have used.
 func completeImportCache(dir *string, confDir string) error {
 	if *dir != "" && confDir == "" {
 		return fault.Invalid.Errorf("--cni-import-cache %q is for a network that another runtime had: name its configuration with --cni-conf-dir", *dir)

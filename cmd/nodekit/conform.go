@@ -75,7 +75,7 @@ func (f *conformFlags) options(cmd *cobra.Command, args []string) (*conformance.
 	return o, err
 }
 
-// loadProfile returns nil when there is none.
+// loadProfile returns nil if there is no profile.
 func (f *conformFlags) loadProfile() (*conformance.Profile, error) {
 	if f.profile == "" {
 		return nil, nil
@@ -83,7 +83,7 @@ func (f *conformFlags) loadProfile() (*conformance.Profile, error) {
 	return conformance.LoadProfile(f.profile)
 }
 
-// command is the command line that repeats this run, for people to copy.
+// command returns the command line that repeats this run, for people to copy.
 func (f *conformFlags) command(cmd *cobra.Command, args []string) string {
 	words := []string{cmd.CommandPath()}
 	cmd.Flags().Visit(func(flag *pflag.Flag) {
@@ -145,7 +145,7 @@ func (f *conformFlags) print(stdout io.Writer, report *conformance.Report) error
 	return nil
 }
 
-// checkFormats finds a report that could not be written before the run.
+// checkFormats finds, before the run, a report that could not be written.
 func (f *conformFlags) checkFormats() error {
 	errs := []error{checkFormat(f.output)}
 	for _, path := range f.reports {
@@ -155,7 +155,7 @@ func (f *conformFlags) checkFormats() error {
 	return errors.Join(errs...)
 }
 
-// checkReport says why no file can be written at path.
+// checkReport returns the reason why no file can be written at path.
 func checkReport(path string) error {
 	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
 		return fault.Invalid.Errorf("report %q: it is a directory: name a file", path)
@@ -166,7 +166,7 @@ func checkReport(path string) error {
 	return nil
 }
 
-// checkValues refuses values that would be taken for none.
+// checkValues rejects values that would be treated as not set.
 func (f *conformFlags) checkValues(cmd *cobra.Command) error {
 	switch {
 	case f.parallel < 0:

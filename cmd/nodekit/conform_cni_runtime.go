@@ -80,7 +80,7 @@ func cniRuntimeTarget(exec string, verbs cniruntimesuite.Commands) (cniruntimesu
 	return cniruntimesuite.Target{Open: door.open, OwnNetNS: true, Ports: true}, nil
 }
 
-// newRecorderCommand is what the plugins of that suite are made of.
+// newRecorderCommand returns the command that implements the plugins of that suite.
 func newRecorderCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: cniruntimesuite.RecorderArg, Hidden: true, Args: cobra.ExactArgs(2),

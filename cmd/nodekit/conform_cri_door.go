@@ -19,12 +19,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
-// criDoor drives a CRI runtime as the CNI suite for runtimes wants it: a container
-// of the suite is a sandbox. It is here because a suite of one family does not
-// import another.
+// criDoor drives a CRI runtime for the CNI suite for runtimes: a container of the suite
+// is a sandbox. It is here because a suite of one family must not import another.
 type criDoor struct {
 	command []string
-	ready   string // repeated by a shell until it succeeds; "" is nothing
+	ready   string // repeated by a shell until it succeeds; "" means none
 }
 
 const (
@@ -136,8 +135,7 @@ func (r *criRuntime) add(ctx context.Context, c cniruntimesuite.Container) error
 	return err
 }
 
-// del takes down every sandbox of the container, as a kubelet does that finds
-// one it does not want.
+// del removes every sandbox of the container, as a kubelet does with an unwanted one.
 func (r *criRuntime) del(ctx context.Context, c cniruntimesuite.Container) error {
 	return r.remove(ctx, &runtimeapi.PodSandboxFilter{LabelSelector: map[string]string{doorLabel: c.ID}})
 }
@@ -175,8 +173,8 @@ func (r *criRuntime) close(ctx context.Context) error {
 	return errors.Join(r.remove(ctx, nil), r.end())
 }
 
-// end stops the runtime, then what it left running on purpose, as a monitor of
-// containers does, and what it left mounted: its directory goes next.
+// end stops the runtime, then what it left running on purpose, such as a container
+// monitor, and unmounts what it left mounted: its directory is removed next.
 func (r *criRuntime) end() error {
 	errs := []error{r.process.Stop(5 * time.Second)}
 	if r.Client != nil {

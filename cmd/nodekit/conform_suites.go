@@ -145,7 +145,7 @@ func addTargetFlags(cmd *cobra.Command, exec, endpoint *string) {
 	cmd.MarkFlagsOneRequired("exec", "endpoint")
 }
 
-// takesExec refuses what stands without a flag.
+// takesExec rejects arguments without a flag.
 func takesExec(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// handlerFlags are what the reference runtime has beside its OCI runtime.
+// handlerFlags are settings of the reference runtime besides its OCI runtime.
 type handlerFlags struct{ handlers, cdiDirs []string }
 
 func (f *handlerFlags) addTo(cmd *cobra.Command) {
@@ -19,8 +19,8 @@ func (f *handlerFlags) addTo(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "read what CDI devices are from this `directory`; none is /etc/cdi and /var/run/cdi")
 }
 
-// parse returns the handlers by name, and absolute directories. A directory that is
-// not there may still come.
+// parse returns the handlers by name, and absolute directories. A directory need not
+// exist yet.
 func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err error) {
 	for _, text := range f.handlers {
 		name, program, ok := strings.Cut(text, "=")

@@ -35,13 +35,13 @@ running node, which sees the change at once.`,
 	return cmd
 }
 
-// openImages opens the store of the node at root, and logs its warnings where
-// the command prints errors.
+// openImages opens the store of the node at root, and logs its warnings where the
+// command prints errors.
 func openImages(cmd *cobra.Command, root string) (*image.Store, error) {
 	return openImagesAt(cmd, root, "")
 }
 
-// openImagesAt is openImages for who pulls: hosts says where from.
+// openImagesAt is openImages for a pull: hosts says where from.
 func openImagesAt(cmd *cobra.Command, root, hosts string) (*image.Store, error) {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	s, err := image.Open(filepath.Join(root, "oci", "images"), &image.Options{Logger: log, Hosts: hosts})
@@ -72,10 +72,10 @@ func imageRows(all []*runtimeapi.Image) (rows []imageRow) {
 	return rows
 }
 
-// orEmpty makes json say [] and not null.
+// orEmpty makes the JSON [] instead of null.
 func orEmpty(list []string) []string { return append([]string{}, list...) }
 
-// imageColumns show one line for an image, or for each of its names.
+// imageColumns returns columns with one line for an image, or for each of its names.
 func imageColumns() []column[imageRow] {
 	return []column[imageRow]{
 		{title: "NAME", value: func(r imageRow) string { return orNone(r.Names) }},
@@ -128,7 +128,7 @@ func newImageListCommand(root *string) *cobra.Command {
 	return cmd
 }
 
-// printImages sorts by name and, in a table, gives each name a line.
+// printImages prints the images sorted by name, with one line per name in a table.
 func printImages(cmd *cobra.Command, format *outputFormat, rows []imageRow) error {
 	if format.value == "" || format.value == "wide" {
 		var lines []imageRow
@@ -184,7 +184,7 @@ a docker archive or an OCI archive, compressed or not, or the directory of an OC
 	return cmd
 }
 
-// report says what happened to images, or prints them in the format asked for.
+// report prints what happened to images, or the images in the requested format.
 func report(cmd *cobra.Command, s *image.Store, format *outputFormat, what string, refs []string) error {
 	var images []*runtimeapi.Image
 	for _, ref := range refs {

@@ -8,8 +8,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// addImageFlags adds the flags that say which images a node begins with, keeps,
-// and where the others come from.
+// addImageFlags adds the flags for the images that a node starts with and keeps, and
+// for the source of the others.
 func addImageFlags(cmd *cobra.Command, archives, pinned *[]string, hosts *string) {
 	fs := cmd.Flags()
 	fs.StringArrayVar(archives, "image-archive", nil, "put the images of this `archive` into the store at start, and pin them")
@@ -21,8 +21,8 @@ func addHostsDir(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "hosts-dir", "", "`directory` of the registries' mirrors, laid out as containerd's /etc/containerd/certs.d (HOST/hosts.toml); empty: none")
 }
 
-// hostsDir returns a directory that was named, absolute. One that is not there is
-// refused: images would come from elsewhere than the user thinks.
+// hostsDir returns the absolute path of the directory. It rejects one that does not
+// exist: images would come from elsewhere than the user thinks.
 func hostsDir(named string) (string, error) {
 	dir := named
 	if err := absolute(&dir); err != nil || dir == "" {

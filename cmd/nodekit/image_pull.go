@@ -48,7 +48,7 @@ A pull that was interrupted is continued by the next.`,
 	return cmd
 }
 
-// pullProgress shows how far a pull is: on a terminal one line that changes,
+// pullProgress shows the progress of a pull: on a terminal one line that changes,
 // elsewhere a line for each finished layer. It is used by one goroutine at a time.
 type pullProgress struct {
 	w        io.Writer
@@ -66,7 +66,7 @@ func newPullProgress(w io.Writer) *pullProgress {
 	return p
 }
 
-// redraw is how often the line on a terminal changes at most.
+// redraw is the minimum interval between changes of the line on a terminal.
 const redraw = 100 * time.Millisecond
 
 func (p *pullProgress) update(at image.Progress) {
@@ -92,7 +92,7 @@ func (p *pullProgress) update(at image.Progress) {
 	fmt.Fprintf(p.w, "\r\x1b[K%s of %s, %d of %d layers", size(uint64(done)), size(uint64(total)), complete, len(p.layers))
 }
 
-// finish takes the line away; what comes next has one of its own.
+// finish removes the line; the output that follows has its own.
 func (p *pullProgress) finish() {
 	if p.terminal && !p.shown.IsZero() {
 		fmt.Fprint(p.w, "\r\x1b[K")

@@ -39,7 +39,7 @@ they share with it goes when they do. A pinned image is one that the node was st
 	return cmd
 }
 
-// removal is how images are removed.
+// removal says how images are removed.
 type removal struct{ ignoreNotFound, force bool }
 
 func (r removal) remove(cmd *cobra.Command, s *image.Store, ref string) error {
@@ -67,8 +67,8 @@ func (r removal) remove(cmd *cobra.Command, s *image.Store, ref string) error {
 	return err
 }
 
-// resolveImage returns the id of the image that ref means, or "". A name comes
-// before the beginning of an id that reads the same.
+// resolveImage returns the ID of the image that ref refers to, or "". A name takes
+// precedence over a prefix of an ID that reads the same.
 func resolveImage(cmd *cobra.Command, s *image.Store, ref string) (id string, err error) {
 	im, statusErr := s.Status(cmd.Context(), ref)
 	if im != nil {
@@ -98,7 +98,7 @@ func resolveImage(cmd *cobra.Command, s *image.Store, ref string) (id string, er
 	return "", fmt.Errorf("image id %q is the beginning of %d ids: give more of it", ref, len(found))
 }
 
-// imageNames is what a shell offers for an image.
+// imageNames returns what the shell completes for an image.
 func imageNames(cmd *cobra.Command, root string) (names []string) {
 	s, err := openImages(cmd, root)
 	if err != nil {

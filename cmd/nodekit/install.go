@@ -18,7 +18,7 @@ import (
 
 const defaultUnitDir = "/etc/systemd/system"
 
-// unitFlags say which unit file is meant.
+// unitFlags select the unit file.
 type unitFlags struct{ dir, name string }
 
 func (f *unitFlags) addTo(cmd *cobra.Command) {
@@ -36,8 +36,8 @@ func (f *unitFlags) resolve() (err error) {
 
 func (f *unitFlags) path() string { return filepath.Join(f.dir, f.name) }
 
-// read returns the unit file, nil when there is none. One that install did not
-// write is fault.AlreadyExists.
+// read returns the unit file, or nil if there is none. If install did not write it, the
+// error is fault.AlreadyExists.
 func (f *unitFlags) read() ([]byte, error) {
 	have, err := os.ReadFile(f.path())
 	if errors.Is(err, os.ErrNotExist) {
@@ -52,7 +52,7 @@ func (f *unitFlags) read() ([]byte, error) {
 	return have, nil
 }
 
-// install is one `nodekit install`.
+// install is one run of `nodekit install`.
 type install struct {
 	nodeFlags
 	unitFlags
@@ -125,7 +125,7 @@ func (f *install) unit(cmd *cobra.Command, cfg *node.Config) ([]byte, error) {
 	return u.text()
 }
 
-// check refuses, before anything is written, what cannot come to a running node.
+// check rejects, before anything is written, what cannot lead to a running node.
 func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
 	running := cgroup.Systemd()
 	if !running && (f.now || !cmd.Flags().Changed("unit-dir")) {
@@ -141,7 +141,7 @@ func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
 	return nil
 }
 
-// write writes the unit and says whether that changed anything.
+// write writes the unit and reports whether that changed anything.
 func (f *install) write(text []byte, manifests string) (changed bool, err error) {
 	have, err := f.read()
 	if err != nil {
@@ -158,7 +158,7 @@ func (f *install) write(text []byte, manifests string) (changed bool, err error)
 	return true, atomicfile.Write(f.path(), text, 0o644)
 }
 
-// activate makes systemd know the unit, and run it if the user wants so.
+// activate makes systemd load the unit, and run it if the user wants that.
 func (f *install) activate(cmd *cobra.Command, changed bool) error {
 	say := func(format string, args ...any) { fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...) }
 	what := "%s is written"
@@ -197,8 +197,8 @@ func (f *install) activate(cmd *cobra.Command, changed bool) error {
 	return nil
 }
 
-// ownPath is the path of this program under which its next version will be
-// found, too: the one by which it was called, if that leads here, links and all.
+// ownPath returns a path of this program that will also lead to its next version: the
+// one by which it was called, including links, if that leads here.
 func ownPath() (string, error) {
 	self, err := os.Executable()
 	if err != nil {

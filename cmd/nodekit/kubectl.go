@@ -38,7 +38,8 @@ else speaks to a Kubernetes API:
 	return cmd
 }
 
-// kubeconfig returns the path of the kubeconfig of the node with the run directory.
+// kubeconfig returns the path of the kubeconfig of the node with the given run
+// directory.
 func kubeconfig(run string) (string, error) {
 	if err := absolute(&run); err != nil {
 		return "", err
@@ -83,8 +84,9 @@ node's run directory; everything after it is kubectl's:
 	}
 }
 
-// splitRun takes --run DIR or --run=DIR off the front. Further on it is refused:
-// kubectl has no such flag, and what is behind -- is for a program in a container.
+// splitRun removes --run DIR or --run=DIR from the front. Elsewhere it is rejected:
+// kubectl has no such flag, and the arguments after -- are for a program in a
+// container.
 func splitRun(args []string) (run string, rest []string, err error) {
 	isRun := func(a string) bool { return a == "--run" || strings.HasPrefix(a, "--run=") }
 	rest = args
@@ -105,8 +107,8 @@ func splitRun(args []string) (run string, rest []string, err error) {
 	return run, rest, nil
 }
 
-// execKubectl becomes the kubectl beside this program. KUBECONFIG names the node:
-// a --kubeconfig among the arguments still wins.
+// execKubectl replaces this process with the kubectl beside this program. KUBECONFIG
+// names the node; a --kubeconfig argument takes precedence.
 func execKubectl(kubeconfig string, args []string) error {
 	self, err := os.Executable()
 	if err != nil {

@@ -8,13 +8,13 @@ import (
 	logrushook "github.com/sirupsen/logrus/hooks/slog"
 )
 
-// silenceLibraries keeps what some libraries log (the wire of NRI plugins, cgroups) from
-// standard error, where it would be among what a command says. They have one logger in a
-// process.
+// silenceLibraries discards the log of some libraries (the connection of NRI plugins,
+// cgroups), which would mix with a command's output on standard error. They share one
+// logger per process.
 func silenceLibraries() { logrus.SetOutput(io.Discard) }
 
-// logLibraries has them log to l, in detail only: what matters they return as an error,
-// and the wire calls it one that a plugin leaves. The last l counts.
+// logLibraries makes them log to l, at debug level only: they return what matters as an
+// error, and the connection reports a plugin that leaves as one. The last l is used.
 func logLibraries(l *slog.Logger) {
 	hooks := logrus.LevelHooks{}
 	hooks.Add(logrushook.NewHook(l, &logrushook.HookOptions{

@@ -1,5 +1,5 @@
 // Command nodekit runs Pods on a node of its own, serves the reference plugins
-// one by one, and holds plugins to their specifications.
+// individually, and checks plugins against their specifications.
 package main
 
 import (
@@ -13,8 +13,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	// A reader that goes away makes a write fail and does not end the process in
-	// the middle of its work. Caught, not ignored: what it starts would inherit that.
+	// A reader that disappears must make a write fail and not end the process in the
+	// middle of its work. The signal is caught, not ignored, because child processes
+	// would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	code := run(ctx, os.Args[1:])
 	stop()
@@ -39,8 +40,8 @@ func run(ctx context.Context, args []string) int {
 	}
 }
 
-// exitCode is an error that only carries the exit code of a command that has
-// already said what there is to say.
+// exitCode is an error that only carries the exit code of a command that has already
+// reported everything.
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }

@@ -18,7 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// nodeFlags are the flags that say what a node is made of.
+// nodeFlags are the flags that configure a node.
 type nodeFlags struct {
 	verbosity
 	partFlags
@@ -26,8 +26,7 @@ type nodeFlags struct {
 	importCache          string
 }
 
-// addTo adds the flags. manifests is where manifests are read unless the user
-// says where.
+// addTo adds the flags. manifests is the default manifest directory.
 func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
 	f.verbosity.addTo(cmd)
 	fs := cmd.Flags()
@@ -38,7 +37,7 @@ func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
 	addCNIImportCache(cmd, &f.importCache)
 }
 
-// config is the node that the flags describe.
+// config returns the configuration that the flags describe.
 func (f *nodeFlags) config() (node.Config, error) {
 	cfg := node.Config{Root: f.root, Run: f.run, Manifests: f.manifests, Logger: f.logger(slog.LevelInfo)}
 	if err := errors.Join(ownDirs(&cfg.Root, &cfg.Run), absolute(&cfg.Manifests)); err != nil {
@@ -80,7 +79,7 @@ The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
 }
 
 // ownDirs makes the two directories of a node, or of a runtime that is served alone,
-// absolute. They are two: each has parts of the same names.
+// absolute. They must differ: both have entries of the same names.
 func ownDirs(root, run *string) error {
 	if *root == "" || *run == "" {
 		return fault.Invalid.Errorf("--root %q and --run %q: want two directories", *root, *run)
@@ -128,8 +127,8 @@ func runNode(cmd *cobra.Command, cfg node.Config) error {
 	return n.Stop()
 }
 
-// foreignFlags are the flags that name what of a node's is not its own. They say
-// how it is reached when the node is taken down, too.
+// foreignFlags are the flags for the parts that are not the node's own. They are also
+// needed to reach these parts when the node is reset.
 type foreignFlags struct {
 	runtimeEndpoint, cniConfDir string
 	cniBinDirs                  []string
@@ -144,8 +143,8 @@ func (f *foreignFlags) addTo(cmd *cobra.Command) {
 	f.timeouts.addTo(cmd)
 }
 
-// apply sets what the flags say. A directory of plugins that was named and is not
-// there is refused; one of configurations may still come.
+// apply applies the flags. It rejects a plugin directory that was given and does not
+// exist; a configuration directory need not exist yet.
 func (f *foreignFlags) apply(cfg *node.Config) (err error) {
 	if f.runtimeEndpoint != "" {
 		if _, err := rpc.SocketPath(f.runtimeEndpoint); err != nil {
@@ -166,8 +165,8 @@ func addCNIBinDir(cmd *cobra.Command, dirs *[]string) {
 	cmd.Flags().StringSliceVar(dirs, "cni-bin-dir", nil, "`directories` of CNI plugins, before those of nodekit's own (default /opt/cni/bin,/usr/lib/cni)")
 }
 
-// binDirs returns the directories of CNI plugins that were named, absolute as
-// plugins need them, or those where a machine has them.
+// binDirs returns the given directories of CNI plugins, absolute as plugins need them,
+// or else the machine's usual ones.
 func binDirs(named []string) ([]string, error) {
 	if len(named) == 0 {
 		return []string{"/opt/cni/bin", "/usr/lib/cni"}, nil
@@ -184,7 +183,7 @@ func binDirs(named []string) ([]string, error) {
 	return dirs, nil
 }
 
-// partFlags are the flags that swap or switch off parts of a node.
+// partFlags are the flags that replace or disable parts of a node.
 type partFlags struct {
 	foreignFlags
 	handlerFlags
@@ -228,8 +227,7 @@ func addCheckNetwork(cmd *cobra.Command, d *time.Duration) {
 	cmd.Flags().DurationVar(d, "check-network", time.Minute, "check each Pod's network once in this `time`, and repair what plugins of nodekit's own have lost; 0: never")
 }
 
-// orNever is what --check-network means to a configuration whose zero is the
-// default.
+// orNever converts --check-network for a configuration whose zero value is the default.
 func orNever(d time.Duration) (time.Duration, error) {
 	switch {
 	case d < 0:
@@ -315,7 +313,7 @@ func (f *partFlags) parsePlugins() (plugins []node.Plugin, err error) {
 	return plugins, nil
 }
 
-// refuseForeign names what is for the reference runtime alone.
+// refuseForeign rejects settings that are only for the reference runtime.
 func (f *partFlags) refuseForeign(cfg *node.Config) error {
 	if len(f.images) > 0 {
 		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: "+

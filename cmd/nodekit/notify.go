@@ -6,15 +6,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/systemd"
 )
 
-// notifier tells systemd how far the program is, where systemd has started it as a
+// notifier reports the program's state to systemd, if systemd has started it as a
 // service of Type=notify.
 type notifier struct {
 	systemd *systemd.Notifier
 	log     *slog.Logger
 }
 
-// takeNotifier is called before anything is started, which would speak for the service
-// otherwise.
+// takeNotifier must be called before any process is started: that could otherwise
+// report for the service.
 func takeNotifier(log *slog.Logger) (notifier, error) {
 	n, err := systemd.TakeNotifier()
 	return notifier{n, log}, err

@@ -10,7 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// nriFlags say where the NRI plugins of the reference runtime are.
+// nriFlags are the flags for the NRI plugins of the reference runtime.
 type nriFlags struct{ node.NRI }
 
 func (f *nriFlags) addTo(cmd *cobra.Command) {
@@ -26,7 +26,7 @@ func (f *nriFlags) parse() (node.NRI, error) {
 	if all.Timeout < 0 {
 		return all, fault.Invalid.Errorf("--nri-timeout %v: want a time that a plugin may take, above zero", all.Timeout)
 	}
-	if all.PluginDir != "" { // without it Pods would run as if there were no plugins
+	if all.PluginDir != "" { // if it is missing, Pods would run as if there were no plugins
 		if fi, err := os.Stat(all.PluginDir); err != nil || !fi.IsDir() {
 			return all, fault.Invalid.Errorf("--nri-plugins %q: there is no such directory", all.PluginDir)
 		}

@@ -36,10 +36,10 @@ type outputFormat struct {
 
 func (o *outputFormat) String() string { return o.value }
 
-// Type is what the help text shows behind the flag.
+// Type is shown behind the flag in the help text.
 func (o *outputFormat) Type() string { return "format" }
 
-// Set refuses what the command does not take, before it does anything.
+// Set rejects unsupported formats, before the command does anything.
 func (o *outputFormat) Set(v string) error {
 	if !slices.Contains(o.allowed, v) {
 		return fmt.Errorf("want %s", strings.Join(o.allowed, ", "))
@@ -48,8 +48,8 @@ func (o *outputFormat) Set(v string) error {
 	return nil
 }
 
-// addOutputFlag gives cmd the flag -o with the formats it takes. The format may
-// be read once the command runs.
+// addOutputFlag adds the flag -o with the supported formats to cmd. The format may be
+// read once the command runs.
 func addOutputFlag(cmd *cobra.Command, formats ...string) *outputFormat {
 	o := &outputFormat{allowed: formats}
 	cmd.Flags().VarP(o, "output", "o", "output format: "+strings.Join(formats, ", "))
@@ -57,7 +57,7 @@ func addOutputFlag(cmd *cobra.Command, formats ...string) *outputFormat {
 		return formats, cobra.ShellCompDirectiveNoFileComp
 	}
 	if err := cmd.RegisterFlagCompletionFunc("output", complete); err != nil {
-		panic(err) // only when the flag, added above, is not there
+		panic(err) // only if the flag, added above, did not exist
 	}
 	return o
 }

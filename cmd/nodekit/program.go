@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// commandOf returns the words of --exec. A program that is not there is refused:
-// else each rule of a suite would find it missing, and blame the plugin.
+// commandOf returns the words of --exec. It rejects a program that does not exist,
+// since otherwise each rule of a suite would fail and blame the plugin.
 func commandOf(line string) ([]string, error) {
 	command, err := words(line)
 	if err != nil {
@@ -26,8 +26,8 @@ func commandOf(line string) ([]string, error) {
 	return command, nil
 }
 
-// checkProgram says why a program cannot be started. Its name holds a slash, or
-// is looked up in PATH.
+// checkProgram returns the reason why a program cannot be started. A name without a
+// slash is looked up in PATH.
 func checkProgram(name string) error {
 	if strings.Contains(name, "$(") { // replaced later
 		return nil

@@ -65,15 +65,15 @@ func reset(cmd *cobra.Command, cfg node.Config) error {
 	return nil
 }
 
-// What a node, or a runtime that is served alone, makes first in its directories, and
-// nobody else does.
+// What a node, or a runtime that is served alone, creates first in its directories, and
+// nothing else does.
 var (
 	rootMarks = []string{"objects.db", "node.json", "cri/lock", "oci/images", "oci/keeper"}
 	runMarks  = []string{"kubeconfig", "nodekit.sock", "cri.sock", "oci"}
 )
 
-// checkOwn refuses a directory in which there is something, and none of the marks:
-// all that is in it would be removed.
+// checkOwn rejects a directory that is not empty and has none of the marks, because
+// everything in it would be removed.
 func checkOwn(dir, flag string, marks []string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -94,8 +94,8 @@ func checkOwn(dir, flag string, marks []string) error {
 	return fault.Invalid.Errorf("%s %q: it is no node's directory (there is %q), and all in it would be removed: name the node's", flag, dir, entries[0].Name())
 }
 
-// removeRoot removes a node's directory. Of one that is a mount of the operator's it
-// removes what is in it, but not what its file system is repaired with.
+// removeRoot removes a node's directory. If that is a mount of the operator's, it
+// removes the contents, except lost+found.
 func removeRoot(dir string) error {
 	mounted, err := mount.IsMountPoint(dir)
 	if err != nil {

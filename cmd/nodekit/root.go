@@ -7,11 +7,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Where a node lives unless it is told otherwise.
+// The default locations of a node.
 const (
 	defaultRoot = "/var/lib/nodekit"
 	defaultRun  = "/run/nodekit"
-	// defaultManifests is that of a node that the machine runs.
+	// defaultManifests is the manifest directory of a node that runs as a service.
 	defaultManifests = "/etc/nodekit/manifests"
 )
 
@@ -56,7 +56,8 @@ func (v *verbosity) addTo(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&v.verbose, "verbose", "v", false, "log in detail")
 }
 
-// logger writes to standard error: warnings and worse, or all of it.
+// logger returns a logger to standard error with level quiet and above, or everything
+// with --verbose.
 func (v *verbosity) logger(quiet slog.Level) *slog.Logger {
 	level := quiet
 	if v.verbose {

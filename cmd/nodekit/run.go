@@ -23,7 +23,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// interrupted is the exit code of a run that was ended by Ctrl-C.
+// interrupted is the exit code of a run that was ended with Ctrl-C.
 const interrupted = 130
 
 func newRunCommand() *cobra.Command {
@@ -52,7 +52,7 @@ otherwise, 130 after Ctrl-C and 1 for everything else.
 			if err := parts.apply(&cfg); err != nil {
 				return err
 			}
-			// For a node that stays it may come yet.
+			// For a permanent node it may still appear.
 			if fi, err := os.Stat(cfg.CNIConfDir); cfg.CNIConfDir != "" && (err != nil || !fi.IsDir()) {
 				return fault.Invalid.Errorf("--cni-conf-dir %q: there is no such directory (%s)", parts.cniConfDir, cfg.CNIConfDir)
 			}
@@ -64,7 +64,7 @@ otherwise, 130 after Ctrl-C and 1 for everything else.
 	return cmd
 }
 
-// readManifest reads a file whole before anything is touched on the machine.
+// readManifest reads a whole file before anything on the machine is changed.
 func readManifest(cmd *cobra.Command, path string) ([]manifest.Object, error) {
 	raw, err := os.ReadFile(path)
 	if path == "-" {
@@ -106,15 +106,15 @@ func builtinImages() []string {
 	return archives
 }
 
-// session is one `nodekit run`.
+// session is one execution of `nodekit run`.
 type session struct {
 	node *node.Node
 	view *view
 	logs sync.WaitGroup
 }
 
-// runObjects runs the objects' Pods and returns their exit code as its error,
-// nil for success. What else went wrong is said, and does not hide that code.
+// runObjects runs the objects' Pods and returns their exit code as its error, nil for
+// success. Other errors are printed, and do not hide that code.
 func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) error {
 	if err := node.CheckHost(&cfg); err != nil {
 		return err
@@ -132,7 +132,8 @@ func runObjects(cmd *cobra.Command, cfg node.Config, objects []manifest.Object) 
 	return code
 }
 
-// run is a node's whole life: what earlier ones left, the start, the Pods, the end.
+// run is a node's whole life: cleaning up after earlier ones, the start, the Pods, the
+// end.
 func (s *session) run(ctx context.Context, cfg node.Config, objects []manifest.Object) (code, err error) {
 	sweep(ctx, node.Config{Keeper: cfg.Keeper, Logger: cfg.Logger, OCIRuntime: cfg.OCIRuntime, RuntimeEndpoint: cfg.RuntimeEndpoint}, func(text string) {
 		s.view.line(text + "\n")
@@ -165,7 +166,7 @@ func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*nod
 	started := make(chan struct{})
 	var n *node.Node
 	cfg.OnStep = func(step pod.Step) {
-		<-started // steps of a Pod come only after the node is there
+		<-started // steps of a Pod follow the start of the node
 		s.step(ctx, n, step)
 	}
 	n, err := node.Start(ctx, cfg)
@@ -173,7 +174,7 @@ func (s *session) start(ctx context.Context, cfg node.Config, dir *runDir) (*nod
 	return n, err
 }
 
-// step shows a step and, when it is the start of a container, what that prints.
+// step prints a step and, for the start of a container, the container's output.
 func (s *session) step(ctx context.Context, n *node.Node, step pod.Step) {
 	s.view.step(step)
 	if step.What != pod.StepContainer || step.Err != nil {
@@ -191,8 +192,8 @@ func (s *session) step(ctx context.Context, n *node.Node, step pod.Step) {
 	})
 }
 
-// runPods creates the objects and waits until all Pods have ended, the node
-// fails or the user has had enough. The exit code is nil for success.
+// runPods creates the objects and waits until all Pods have ended, the node fails or
+// the user interrupts. The exit code is nil for success.
 func (s *session) runPods(ctx context.Context, objects []manifest.Object) (code, err error) {
 	finished, err := s.node.Run(ctx, objects)
 	switch {
@@ -210,8 +211,8 @@ func (s *session) runPods(ctx context.Context, objects []manifest.Object) (code,
 	return nil, nil
 }
 
-// exitCodeOf returns the code of the Pod's container that failed first, 0 for a
-// Pod that succeeded, and 1 for one that failed without a container's doing.
+// exitCodeOf returns the exit code of the Pod's container that failed first, 0 for a
+// Pod that succeeded, and 1 for one that failed for another reason.
 func exitCodeOf(p *v1.Pod) int {
 	if p.Status.Phase == v1.PodSucceeded {
 		return 0
@@ -231,8 +232,8 @@ func exitCodeOf(p *v1.Pod) int {
 	return int(first.ExitCode)
 }
 
-// end takes the node down. Pods still get their grace after an interrupt, until
-// the next one.
+// end destroys the node. After an interrupt Pods still get their grace period, until
+// the next interrupt.
 func (s *session) end(ctx context.Context) error {
 	patient, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -16,11 +16,11 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// runDirPrefix begins the names of the directories that throw-away nodes live in.
+// runDirPrefix is the prefix of the directories of throw-away nodes.
 const runDirPrefix = "nodekit-run-"
 
-// runDir is the home of a throw-away node. Its lock is held as long as its
-// process lives, so that a later run can tell what a killed one left.
+// runDir is the directory of a throw-away node. Its lock is held as long as its process
+// lives, so that a later run can recognize what a killed one left.
 type runDir struct {
 	path string
 	lock *os.File
@@ -29,7 +29,7 @@ type runDir struct {
 func (d *runDir) root() string { return filepath.Join(d.path, "root") }
 func (d *runDir) run() string  { return filepath.Join(d.path, "run") }
 
-// makeRunDir makes a directory for a node of this process.
+// makeRunDir creates a directory for a node of this process.
 func makeRunDir() (*runDir, error) {
 	fresh, err := os.MkdirTemp("", "nodekit-new-")
 	if err != nil {
@@ -47,8 +47,8 @@ func makeRunDir() (*runDir, error) {
 	return d, nil
 }
 
-// lockRunDir takes the directory's lock; unix.EWOULDBLOCK says that the process
-// it belongs to lives.
+// lockRunDir locks the directory; unix.EWOULDBLOCK means that the process that it
+// belongs to is alive.
 func lockRunDir(path string) (*runDir, error) {
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -60,13 +60,13 @@ func lockRunDir(path string) (*runDir, error) {
 	return &runDir{path: path, lock: lock}, nil
 }
 
-// remove deletes the directory, when nothing is mounted there any more.
+// remove deletes the directory if nothing is mounted there any more.
 func (d *runDir) remove() error {
 	return errors.Join(mount.RemoveAll(d.path), d.lock.Close())
 }
 
-// sweep takes down what runs that were killed have left: it starts each dead
-// node once more, which takes over what is there, and destroys it.
+// sweep cleans up after killed runs: it starts each dead node once more, which takes
+// over what exists, and destroys it.
 func sweep(ctx context.Context, cfg node.Config, tell func(string)) {
 	left, _ := filepath.Glob(filepath.Join(os.TempDir(), runDirPrefix+"*"))
 	for _, path := range left {
@@ -84,9 +84,9 @@ func sweep(ctx context.Context, cfg node.Config, tell func(string)) {
 	}
 }
 
-// sweep takes down the directory's node. One that does not start keeps the
-// directory, for the next run to try; of one that did, what a plugin never lets
-// go of is told and given up, as the run itself does at its end.
+// sweep destroys the directory's node. If the node does not start, the directory is
+// kept for the next run. If a plugin never releases something, that is reported and
+// abandoned, as at the end of the run itself.
 func (d *runDir) sweep(ctx context.Context, cfg node.Config, tell func(string)) error {
 	cfg.Root, cfg.Run = d.root(), d.run()
 	// The killed run may have made /var/lib/kubelet for its plugins.
@@ -104,8 +104,8 @@ func (d *runDir) sweep(ctx context.Context, cfg node.Config, tell func(string)) 
 	return errors.Join(release(), d.remove())
 }
 
-// mine reports whether path is a directory that only this user can have made:
-// the temporary directory is open to everybody.
+// mine reports whether only this user can have created the directory path: anybody can
+// create entries in the temporary directory.
 func mine(path string) bool {
 	fi, err := os.Lstat(path)
 	if err != nil || !fi.IsDir() || fi.Mode().Perm() != 0o700 {

@@ -93,7 +93,7 @@ func addNetworkFlags(cmd *cobra.Command, cfg *node.RuntimeConfig, timeouts *time
 	addCNIImportCache(cmd, &cfg.CNIImportCache)
 }
 
-// completeNetwork makes of what the network's flags were given what a runtime needs.
+// completeNetwork derives the runtime's settings from the network flags.
 func completeNetwork(cfg *node.RuntimeConfig, timeouts *timeoutFlags) (err error) {
 	if cfg.CNIBinDirs, err = binDirs(cfg.CNIBinDirs); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start returns when the node is up.
+// start starts the service and returns when the node is up.
 func (f *unitFlags) start(ctx context.Context, again bool) error {
 	if err := systemctl(ctx, "enable", f.name); err != nil {
 		return err
@@ -28,9 +28,9 @@ func (f *unitFlags) start(ctx context.Context, again bool) error {
 	return nil
 }
 
-// stale reports whether the service runs as an earlier file of the unit said, or
-// an earlier program: one of them was replaced since its start, by an install
-// without --now, one that was broken off, or an upgrade.
+// stale reports whether the service runs an older unit file or an older program: one of
+// them was replaced since its start, by an install without --now, an interrupted one,
+// or an upgrade.
 func (f *unitFlags) stale(ctx context.Context) (bool, error) {
 	pid, err := f.property(ctx, "MainPID")
 	if err != nil || pid == "0" {
@@ -67,7 +67,7 @@ func (f *unitFlags) stale(ctx context.Context) (bool, error) {
 	return err == nil && !os.SameFile(runs, installed), err
 }
 
-// loaded reports whether systemd takes the unit of that name from this file.
+// loaded reports whether systemd has loaded the unit of that name from this file.
 func (f *unitFlags) loaded(ctx context.Context) (bool, error) {
 	path, err := f.property(ctx, "FragmentPath")
 	if err != nil {
@@ -81,7 +81,7 @@ func (f *unitFlags) loaded(ctx context.Context) (bool, error) {
 	return err == nil && os.SameFile(ours, theirs), err
 }
 
-// property returns what systemd says of the unit.
+// property returns a property of the unit, as reported by systemd.
 func (f *unitFlags) property(ctx context.Context, name string) (string, error) {
 	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property="+name, "--value", f.name).Output()
 	if err != nil {
@@ -90,7 +90,7 @@ func (f *unitFlags) property(ctx context.Context, name string) (string, error) {
 	return string(bytes.TrimSpace(out)), nil
 }
 
-// systemctl runs a command of systemd's, whose own words are the error.
+// systemctl runs systemctl. The error contains its own message.
 func systemctl(ctx context.Context, args ...string) error {
 	out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
 	if err != nil {

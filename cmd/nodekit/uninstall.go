@@ -48,7 +48,7 @@ func (f *unitFlags) uninstall(cmd *cobra.Command) error {
 		if err := systemctl(cmd.Context(), "disable", "--now", f.name); err != nil {
 			return err
 		}
-		// It may have failed before, and would be remembered for that.
+		// It may have failed before, and systemd would remember that.
 		_ = systemctl(cmd.Context(), "reset-failed", f.name)
 	}
 	err = atomicfile.Remove(f.path())

@@ -17,8 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
 
-// unitMark is the first line of every unit file that install writes, and of
-// none that somebody else wrote.
+// unitMark is the first line of every unit file that install writes, and of no others.
 const unitMark = "# Written by nodekit install, which replaces a file with this line and no other."
 
 // unit is the service that runs a node.
@@ -28,9 +27,9 @@ type unit struct {
 	Root, Run, Manifests string   // absolute
 }
 
-// The node's processes and where systemd may reach them: nodekit itself is in
-// the unit's cgroup; the keeper is in a scope, containers are in the node's own
-// cgroup. See docs/guides/install-a-node.md.
+// The node's processes and where systemd may reach them: nodekit itself is in the
+// unit's cgroup, the keeper is in a scope, and containers are in the node's own cgroup.
+// See docs/guides/install-a-node.md.
 var unitTemplate = template.Must(template.New("unit").Parse(unitMark + `
 [Unit]
 Description=nodekit node at {{.Root}}
@@ -70,7 +69,7 @@ Environment=HOME=%h
 WantedBy=multi-user.target
 `))
 
-// text is the unit file. A path or an argument that no unit file can hold is
+// text returns the unit file. A path or argument that a unit file cannot contain is
 // fault.Invalid.
 func (u *unit) text() ([]byte, error) {
 	if strings.ContainsAny(u.Program, `"'\`) {
@@ -98,7 +97,8 @@ func (u *unit) text() ([]byte, error) {
 		"Mounts":           words(mounts...),
 		"Command":          words(append([]string{":" + u.Program}, u.Args...)...), // the colon: no variables
 		"RuntimeDirectory": u.runtimeDirectory(),
-		// The manifests' own directory is made at the start, another has to be there.
+		// The default manifest directory is created at the start; another one must
+		// exist.
 		"ConfigurationDirectory": map[bool]string{true: strings.TrimPrefix(defaultManifests, "/etc/")}[u.Manifests == defaultManifests],
 	})
 	if len(errs) > 0 {
@@ -107,8 +107,8 @@ func (u *unit) text() ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// runtimeDirectory is the run directory as systemd wants it named, relative to
-// /run. It is empty where systemd could not make it; the node makes it, too.
+// runtimeDirectory returns the run directory in systemd's notation, relative to /run.
+// It is empty if systemd could not create the directory; the node creates it, too.
 func (u *unit) runtimeDirectory() string {
 	rest, below := strings.CutPrefix(u.Run, "/run/")
 	if !below || !regexp.MustCompile(`^[A-Za-z0-9._/-]+$`).MatchString(rest) {
@@ -117,9 +117,9 @@ func (u *unit) runtimeDirectory() string {
 	return rest
 }
 
-// unitArguments are the arguments of `nodekit node` that mean what cmd's flags
-// do, with absolute paths. Where the node lives is always among them, so that
-// no later default moves it.
+// unitArguments returns the arguments of `nodekit node` that are equivalent to cmd's
+// flags, with absolute paths. The node's directories are always among them, so that
+// later defaults do not move it.
 func unitArguments(cmd *cobra.Command) ([]string, error) {
 	args := []string{"node"}
 	known := newNodeCommand().Flags()
@@ -140,7 +140,7 @@ func unitArguments(cmd *cobra.Command) ([]string, error) {
 	return args, failed
 }
 
-// flagValues returns what the flag is to be given, once for each value.
+// flagValues returns the flag's values, one element per occurrence.
 func flagValues(f *pflag.Flag) ([]string, error) {
 	values := []string{f.Value.String()}
 	list, isList := f.Value.(pflag.SliceValue)

@@ -11,9 +11,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/spelling"
 )
 
-// explain has a command and those below it say how they are used when they are
-// used wrongly, and refuse the name of a command that they do not have: cobra
-// answers it with the help, and exit code 0.
+// explain makes a command and its subcommands print their usage when they are used
+// wrongly, and reject the name of an unknown subcommand, for which cobra prints the
+// help with exit code 0.
 func explain(cmd *cobra.Command) {
 	if !cmd.Runnable() {
 		cmd.Args, cmd.DisableFlagsInUseLine = cobra.NoArgs, true
@@ -43,7 +43,7 @@ func usedWrongly(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w%s\nusage: %s\n%s --help says more", err, flagMeant(cmd, err), cmd.UseLine(), cmd.CommandPath())
 }
 
-// flagMeant says which flag of the command one that it does not have may have meant.
+// flagMeant suggests the flag of the command that an unknown one may have meant.
 func flagMeant(cmd *cobra.Command, err error) string {
 	unknown, ok := errors.AsType[*pflag.NotExistError](err)
 	if !ok || unknown.GetSpecifiedShortnames() != "" {

@@ -15,17 +15,17 @@ import (
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
-// view is what `nodekit run` shows: one line for each step of a Pod's life, and
-// what containers and plugins print, prefixed with who said it. Whole lines
-// are written at a time, from any goroutine.
+// view is the output of `nodekit run`: one line for each step of a Pod's life, and the
+// output of containers and plugins, prefixed with its source. Whole lines are written
+// at a time, from any goroutine.
 type view struct {
 	mu   sync.Mutex
 	w    io.Writer
-	many bool // several Pods: lines name theirs
+	many bool // several Pods: each line names its Pod
 	// unread is called when the output cannot be written any more.
 	unread func()
 	seen   map[string]bool
-	// network is the time that CNI plugins took, by the Pod's uid
+	// network is the time that CNI plugins took, by Pod UID.
 	network map[string]time.Duration
 	pulls   map[string]*download // by image
 }
@@ -37,8 +37,8 @@ func newView(w io.Writer, pods int, unread func()) *view {
 	}
 }
 
-// call notes what the network's plugins took: that is inside the sandbox's
-// time, and no step of its own.
+// call records the time of the network's plugins: it is part of the sandbox's time, and
+// not a separate step.
 func (v *view) call(_ context.Context, c call.Call) {
 	if c.Family == "cni" && c.Method == "ADD" {
 		v.mu.Lock()
@@ -47,8 +47,8 @@ func (v *view) call(_ context.Context, c call.Call) {
 	}
 }
 
-// waits prints that a call has no answer yet, for whoever would else see nothing until
-// its time is over. That the next try takes as long is not said again.
+// waits prints that a call has not been answered yet, because nothing else would be
+// shown until its timeout. It does not repeat that for retries.
 func (v *view) waits(_ context.Context, c call.Call) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -82,7 +82,7 @@ func calledOf(c call.Call) string {
 	return kinds[c.Family] + " " + c.Plugin
 }
 
-// step prints a step of a Pod. A Pod that waits says so once for each reason.
+// step prints a step of a Pod. A waiting Pod is reported once for each reason.
 func (v *view) step(s pod.Step) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -113,8 +113,8 @@ func (v *view) step(s pod.Step) {
 	v.print(fmt.Sprintf("%9s  %-9s  %s\n", took(s.Took), s.What, text))
 }
 
-// ids matches the ids of sandboxes and containers: all of one, and its beginning,
-// by which people tell them apart.
+// ids matches the IDs of sandboxes and containers: the whole ID, and the prefix by
+// which people tell them apart.
 var ids = regexp.MustCompile(`\b([0-9a-f]{12})[0-9a-f]{52}\b`)
 
 // inLine is the error's text on one line, with short ids.
@@ -125,7 +125,7 @@ func inLine(err error) string {
 // pullEvery is how often the progress of a download is shown.
 const pullEvery = time.Second
 
-// pull shows how far an image's download is.
+// pull shows the progress of an image's download.
 func (v *view) pull(p node.Pull) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -146,13 +146,13 @@ func (v *view) pull(p node.Pull) {
 	v.print(fmt.Sprintf("%9s  %-9s  %s  %s of %s\n", "", "pull", p.Image, size(uint64(done)), size(uint64(total))))
 }
 
-// download is an image on its way.
+// download is an image that is being downloaded.
 type download struct {
 	layers map[string]node.Pull // by digest
 	shown  time.Time
 }
 
-// plugin prints what became of one of the author's plugins.
+// plugin prints the state of one of the author's plugins.
 func (v *view) plugin(e node.PluginEvent) {
 	v.line(fmt.Sprintf("%9s  %-9s  %s: %s\n", took(e.Took), "plugin", e.Plugin, e.What))
 }
@@ -168,8 +168,8 @@ func (v *view) line(s string) {
 	v.print(s)
 }
 
-// print writes while the lock is held. When nobody reads any more, the run ends
-// as it does at an interrupt.
+// print writes; the caller holds the lock. When the output has no reader any more, the
+// run ends as after an interrupt.
 func (v *view) print(s string) {
 	if _, err := io.WriteString(v.w, s); err != nil {
 		v.unread()
@@ -190,8 +190,8 @@ func took(d time.Duration) string {
 	}
 }
 
-// lines returns a writer that passes whole lines on to the view, each behind
-// the prefix. Close passes on a last line that has no end.
+// lines returns a writer that passes whole lines on to the view, each with the prefix.
+// Close passes on a last line without a newline.
 func (v *view) lines(prefix string) io.WriteCloser {
 	return &prefixed{view: v, prefix: prefix}
 }

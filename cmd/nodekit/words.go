@@ -6,8 +6,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// words splits a command line at spaces, as a shell would: quotes keep words
-// together, a backslash takes the next character as it is. Nothing is expanded.
+// words splits a command line at spaces, as a shell would: quotes keep words together,
+// and a backslash escapes the next character. Nothing is expanded.
 func words(line string) ([]string, error) {
 	var (
 		list  []string

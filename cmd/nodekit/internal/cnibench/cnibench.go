@@ -1,10 +1,10 @@
-// Package cnibench measures the CNI plugins beside upstream's: every way in
-// which a runtime can call them, with the least that the machine asks for.
+// Package cnibench compares the CNI plugins with upstream's, in every way in which a
+// runtime can call them, and with the minimum that the machine needs.
 //
-// Isolate executes the program again in namespaces of its own; Run measures
-// there, and changes what it finds without asking. What upstream's plugins need
-// from the machine, iptables and nft, is taken as it is; a side whose tool is
-// missing is left out, and the report says so.
+// Isolate executes the program again in new namespaces; Run measures there, and changes
+// what it finds without asking. The tools that upstream's plugins need from the
+// machine, iptables and nft, are used as they are; a side whose tool is missing is
+// omitted, and the report says so.
 package cnibench
 
 import (
@@ -29,11 +29,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/bench"
 )
 
-// Options say what is measured.
+// Options configures a run.
 type Options struct {
 	CNI      string // nodekit's plugins, one executable
-	Shim     string // the executable that has a daemon do its work
-	Upstream string // directory of upstream's; what is not there is left out
+	Shim     string // the executable that forwards calls to a daemon
+	Upstream string // directory of upstream's; missing ones are omitted
 	Data     string // directory for reservations; empty: one in memory
 	Rounds   int    // samples of each side
 	Only     []string
@@ -56,8 +56,8 @@ func all() []tables.Table[*lab] {
 // Names returns the names of the tables, for Options.Only.
 func Names() string { return tables.Names(all()) }
 
-// Run measures, and writes each table as soon as it is there. It must run in
-// the namespaces that Isolate makes, and once.
+// Run measures, and writes each table as soon as it is complete. It must run in the
+// namespaces that Isolate creates, and only once.
 func Run(ctx context.Context, o *Options) error {
 	if err := tables.Check(all(), o.Only); err != nil {
 		return err
@@ -75,11 +75,11 @@ func Run(ctx context.Context, o *Options) error {
 	return errors.Join(err, l.serving.Wait(), l.leave())
 }
 
-// door is a way in which a runtime reaches the plugins.
+// door is a way in which a runtime calls the plugins.
 type door struct {
 	name     string
 	upstream bool
-	backend  string // that upstream's plugins shall use for their rules
+	backend  string // for the rules of upstream's plugins
 	resident bool   // nothing is executed
 	call     func(ctx context.Context, plugin string, env map[string]string, stdin []byte) ([]byte, error)
 }
@@ -130,7 +130,7 @@ func (l *lab) daemon(ctx context.Context, set cni.Set) (d door, err error) {
 	return door{name: "nodekit, shim and daemon", call: executed(shims)}, nil
 }
 
-// plugins are what is measured.
+// plugins are the measured plugins.
 var plugins = []string{"bridge", "host-local", "portmap"}
 
 // Where they are installed, each in a directory of its own.
@@ -140,9 +140,9 @@ const (
 	theirs = home + "/upstream" // with programs that do next to nothing
 )
 
-// install makes the directory with a copy of the executable under the names. A file is
-// executed a little faster when it was copied than as the linker has left it, and on
-// nobody's node it is as the linker has left it.
+// install creates the directory with a copy of the executable under the names. A copied
+// file executes slightly faster than one in the state in which the linker left it, and
+// nodes never have the latter.
 func install(executable, dir string, names ...string) error {
 	content, err := os.ReadFile(executable)
 	if err != nil {
@@ -162,8 +162,7 @@ func install(executable, dir string, names ...string) error {
 	return nil
 }
 
-// upstream returns the doors to upstream's plugins, and tells of those that are
-// missing.
+// upstream returns the doors to upstream's plugins, and reports those that are missing.
 func (l *lab) upstream() (doors []door) {
 	for _, name := range append(slices.Clone(plugins), "nothing", "least") {
 		if err := install(filepath.Join(l.Upstream, name), theirs, name); err != nil {
@@ -183,7 +182,7 @@ func (l *lab) upstream() (doors []door) {
 	return doors
 }
 
-// executed is the door of a runtime that executes what is in the directory.
+// executed returns the calls of a runtime that executes the plugins in the directory.
 func executed(dir string) func(context.Context, string, map[string]string, []byte) ([]byte, error) {
 	return func(ctx context.Context, plugin string, env map[string]string, stdin []byte) ([]byte, error) {
 		env["CNI_PATH"], env["PATH"] = dir, os.Getenv("PATH")
@@ -201,7 +200,7 @@ func (l *lab) measure(ctx context.Context, title string, rounds int, sides []ben
 	return errors.Join(err, t.Write(l.Out))
 }
 
-// next returns a number that nothing has yet.
+// next returns an unused number.
 func (l *lab) next() int {
 	l.count++
 	return l.count

@@ -10,17 +10,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/bench"
 )
 
-// What nobody has used for a while takes longer, on a virtual machine several times as
-// long, so a call is made several times, one right after the other: after a rest, again,
-// and so on. These are the steps of the second and the last.
+// What has not been used for a while takes longer, on a virtual machine several times
+// as long. So a call is made several times in a row: after a rest, again, and so on.
+// These are the steps of the second and the last.
 const (
 	again = "again"
 	inRow = "in a row"
 	calls = 6
 )
 
-// floors measures what no plugin can be faster than, each as ADDs are: after a rest, again,
-// and in a row.
+// floors measures lower bounds for any plugin, in the same way as ADDs: after a rest,
+// again, and in a row.
 func (l *lab) floors(ctx context.Context) (err error) {
 	version := map[string]string{"CNI_COMMAND": "VERSION"}
 	sides := []bench.Side{
@@ -66,7 +66,7 @@ func execution(name, file string, env map[string]string) bench.Side {
 	}}
 }
 
-// repeated makes a call, which is told its number and tells what it took, after a rest,
+// repeated makes a call, which gets its number and returns its duration, after a rest,
 // again and in a row.
 func repeated(call func(n int) (time.Duration, error)) (s bench.Sample, err error) {
 	for n := range calls {
@@ -86,7 +86,7 @@ func repeated(call func(n int) (time.Duration, error)) (s bench.Sample, err erro
 	return s, nil
 }
 
-// timed tells what a call takes.
+// timed measures the duration of a call.
 func timed(call func(n int) error) func(n int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		s, err := bench.Timed(func() error { return call(n) })
@@ -94,7 +94,7 @@ func timed(call func(n int) error) func(n int) (time.Duration, error) {
 	}
 }
 
-// wires measures what makes by hand what ADD of bridge comes to, and undoes it.
+// wires measures making by hand, and undoing, what ADD of bridge results in.
 func (l *lab) wires(name string, w *wires.Bridge, add func(context.Context, *pod) error) bench.Side {
 	return bench.Side{Name: name, Run: func(ctx context.Context) (s bench.Sample, err error) {
 		pods, remove, err := l.newPods(calls)

@@ -32,7 +32,7 @@ func (l *lab) reserved(ctx context.Context, reservations int) (err error) {
 	}()
 	for _, d := range l.doors {
 		if d.upstream && len(sides) > 0 && sides[len(sides)-1].Name == "upstream" {
-			continue // it makes no rules
+			continue // it creates no rules
 		}
 		if d.upstream {
 			d.name = "upstream"
@@ -50,7 +50,7 @@ func (l *lab) reserved(ctx context.Context, reservations int) (err error) {
 	return l.measure(ctx, fmt.Sprintf("ADD of host-local alone, with %d reservations", reservations), l.Rounds, sides)
 }
 
-// fill makes reservations the way upstream's plugin does, which ours takes
+// fill makes reservations in the format of upstream's plugin, which nodekit's takes
 // over.
 func fill(dir string, reservations int) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -11,12 +11,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/bench"
 )
 
-// crowd is how many Pods come and go at once.
+// crowd is the number of Pods that are connected and disconnected at once.
 const crowd = 100
 
-// parallel measures many Pods at once, through the doors that execute nothing:
-// with the others it would be the machine's forks that are measured. Each
-// sample is long, so there are fewer.
+// parallel measures many Pods at once, through the doors that execute nothing: the
+// others would measure the machine's forks. Each sample is long, so there are fewer.
 func (l *lab) parallel(ctx context.Context) (err error) {
 	var sides []bench.Side
 	for _, d := range l.doors {
@@ -40,7 +39,7 @@ func (l *lab) parallel(ctx context.Context) (err error) {
 	return l.measure(ctx, title, max(1, l.Rounds/3), sides)
 }
 
-// many is a side that connects and disconnects many Pods at once.
+// many returns a side that connects and disconnects many Pods at once.
 func (l *lab) many(name string, add, del func(context.Context, *pod) error) bench.Side {
 	return bench.Side{Name: name, Run: func(ctx context.Context) (s bench.Sample, err error) {
 		pods, remove, err := l.newPods(crowd)

@@ -14,14 +14,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// network is a chain of plugins behind a door.
+// network is a chain of plugins that is called through a door.
 type network struct {
 	door
 	name    string
 	plugins []map[string]any
 }
 
-// newNetwork returns a network of a bridge and addresses of its own.
+// newNetwork returns a network with its own bridge and addresses.
 func (l *lab) newNetwork(d door, masquerade, ports bool) *network {
 	l.networks++
 	id := l.networks // its subnet's second byte
@@ -43,7 +43,7 @@ func (l *lab) newNetwork(d door, masquerade, ports bool) *network {
 	return n
 }
 
-// pod is a container with what its runtime knows.
+// pod is a container with what its runtime knows about it.
 type pod struct {
 	id, ns string
 	port   int // of the host, when the network maps ports
@@ -58,8 +58,8 @@ func (l *lab) newPod() (*pod, error) {
 	return p, netns.Create(p.ns)
 }
 
-// newPods makes Pods. remove takes away their network namespaces, also when not all
-// could be made.
+// newPods creates Pods. remove removes their network namespaces, even if not all could
+// be created.
 func (l *lab) newPods(n int) (pods []*pod, remove func() error, err error) {
 	remove = func() (err error) {
 		for _, p := range pods {
@@ -77,7 +77,7 @@ func (l *lab) newPods(n int) (pods []*pod, remove func() error, err error) {
 	return pods, remove, nil
 }
 
-// add attaches the Pod, and returns what each plugin took.
+// add attaches the Pod, and returns the time of each plugin.
 func (n *network) add(ctx context.Context, p *pod) (steps []bench.Step, err error) {
 	for _, c := range n.plugins {
 		out, step, err := n.invoke(ctx, "ADD", p, c)
@@ -133,8 +133,8 @@ func total(steps []bench.Step) (sum time.Duration) {
 	return sum
 }
 
-// life measures ADD after a rest, of the next Pod, which comes at once, and of the last of
-// several in a row, and DEL while the network namespace stays.
+// life measures ADD after a rest, of the next Pod, which follows at once, and of the
+// last of several in a row, and DEL while the network namespace exists.
 func (l *lab) life(ctx context.Context, n *network) (s bench.Sample, err error) {
 	pods, remove, err := l.newPods(calls)
 	defer func() { err = errors.Join(err, remove(), l.quiet(ctx)) }()
@@ -164,9 +164,9 @@ func (l *lab) life(ctx context.Context, n *network) (s bench.Sample, err error) 
 	return s, err
 }
 
-// neighbour attaches a Pod that stays while others come and go, as on any node
-// that is in use: what the first Pod of a network makes and the last one takes
-// away is there already. leave detaches it.
+// neighbour attaches a Pod that stays while others come and go, as on any node in use:
+// what the first Pod of a network creates and the last one removes exists already.
+// leave detaches it.
 func (l *lab) neighbour(ctx context.Context, n *network) (leave func() error, err error) {
 	p, err := l.newPod()
 	if err != nil {

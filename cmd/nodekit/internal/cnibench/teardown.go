@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// patience is how long what DEL gave up may take to go.
+// patience is how long what DEL has given up may take to disappear.
 const patience = 5 * time.Second
 
 // settled waits until only neighbours are attached, so that the kernel's removals
@@ -37,16 +37,16 @@ func (l *lab) settled(ctx context.Context) error {
 	}
 }
 
-// quiet is settled, and some time for what the kernel still does then: it takes a link
-// off its list before it is done with it, and holds the lock on all links meanwhile. An
-// ADD that comes at once waits up to 20 ms for that, whichever plugin makes it.
+// quiet is settled with an additional wait for the kernel: it removes a link from its
+// list before it has finished with it, and holds the lock on all links meanwhile. An
+// ADD that follows at once waits up to 20 ms for that, whichever plugin makes it.
 func (l *lab) quiet(ctx context.Context) error {
 	err := l.settled(ctx)
 	time.Sleep(60 * time.Millisecond)
 	return err
 }
 
-// veths counts the ends of pairs in the run's namespace.
+// veths counts the ends of veth pairs in the run's namespace.
 func veths() (n int, err error) {
 	const tries = 10
 	var all []netlink.Link
@@ -63,7 +63,7 @@ func veths() (n int, err error) {
 	return n, err
 }
 
-// teardown measures DEL where the runtime removes the network namespace next.
+// teardown measures DEL if the runtime removes the network namespace next.
 func (l *lab) teardown(ctx context.Context) error {
 	var sides []bench.Side
 	for _, d := range l.doors {
@@ -103,8 +103,8 @@ func (l *lab) end(ctx context.Context, n *network) (s bench.Sample, err error) {
 	return s, err
 }
 
-// gone waits until nothing is there that was not before, and returns when it
-// looked and found that.
+// gone waits until everything that was not there before has disappeared, and returns
+// when it looked and found that.
 func (l *lab) gone(ctx context.Context, n *network, before *leak.Snapshot) (at time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -123,7 +123,7 @@ func (l *lab) gone(ctx context.Context, n *network, before *leak.Snapshot) (at t
 	}
 }
 
-// left returns what the network has more than before, and its reservations.
+// left returns what the network has in addition to before, and its reservations.
 func (n *network) left(data string, before *leak.Snapshot) ([]leak.Leak, error) {
 	now, err := leak.Take(scope())
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 
 const pauseImage = "nodekit.dev/bench-pause:v1"
 
-// containerdConfig is what every containerd from 1.6 on reads.
+// containerdConfig is a configuration that every containerd since 1.6 accepts.
 const containerdConfig = `version = 2
 root = "DIR/root"
 state = "DIR/state"
@@ -47,7 +47,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   BinaryName = "crun"
 `
 
-// containerdNetwork is the network that the reference runtime has, too.
+// containerdNetwork is the same network as that of the reference runtime.
 const containerdNetwork = `{"cniVersion": "1.0.0", "name": "bench", "plugins": [
   {"type": "bridge", "bridge": "bench0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.213.0.0/16"}]]}},
@@ -107,7 +107,8 @@ func (l *lab) configureContainerd(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text.Replace(containerdConfig)), 0o600)
 }
 
-// importImages gives containerd, once it answers, its images with its own client.
+// importImages imports containerd's images with its own client, once containerd
+// answers.
 func (l *lab) importImages(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -136,8 +137,8 @@ func (l *lab) importImages(ctx context.Context, dir string) error {
 	return nil
 }
 
-// archive makes the image of the containers or of the sandboxes, once, and
-// returns the path of its archive. Without arguments its program sleeps.
+// archive creates the image of the containers or of the sandboxes, once, and returns
+// the path of its archive. Without arguments its program sleeps.
 func (l *lab) archive(file, tag string) (string, error) {
 	path := filepath.Join(l.dir, file)
 	if _, err := os.Stat(path); err == nil {

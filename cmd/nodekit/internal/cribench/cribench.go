@@ -1,10 +1,10 @@
-// Package cribench measures CRI runtimes with one client program: the reference
-// runtime on crun and on runc, containerd, where it is installed, on the same, and
-// any other socket.
+// Package cribench measures CRI runtimes with one client program: the reference runtime
+// with crun and with runc, containerd, if installed, with the same, and any other
+// socket.
 //
-// Run is to be called in namespaces of its own (isolate.Run, with processes), and
-// changes what it finds without asking. The sides take turns (internal/bench). A
-// side whose programs are missing is left out, and the report says so.
+// Run must be called in new namespaces (isolate.Run, with processes), and changes what
+// it finds without asking. The sides take turns (internal/bench). A side whose programs
+// are missing is omitted, and the report says so.
 package cribench
 
 import (
@@ -23,9 +23,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// Options say what is measured.
+// Options configures a run.
 type Options struct {
-	Nodekit  string   // the nodekit executable; its helpers lie beside it
+	Nodekit  string   // the nodekit executable; its helpers are in the same directory
 	Podtool  string   // the program of the containers, static
 	CNI      string   // directory of the CNI plugins that containerd gets
 	Endpoint []string // sockets of other runtimes, as NAME=ENDPOINT or NAME@HANDLER=ENDPOINT; they must have Image
@@ -60,7 +60,7 @@ type lab struct {
 	count int // Pods so far
 }
 
-// Run measures, and writes each table as soon as it is there.
+// Run measures, and writes each table as soon as it is complete.
 func Run(ctx context.Context, o *Options) (err error) {
 	if err := tables.Check(all(), o.Only); err != nil {
 		return err
@@ -80,7 +80,7 @@ func Run(ctx context.Context, o *Options) (err error) {
 	return tables.Run(ctx, all(), l.Only, l)
 }
 
-// close takes the runtimes down and removes what the run has made.
+// close stops the runtimes and removes what the run has created.
 func (l *lab) close() error {
 	var errs []error
 	for _, s := range l.sides {
@@ -90,7 +90,7 @@ func (l *lab) close() error {
 	return errors.Join(errs...)
 }
 
-// uses reports whether a side is to be measured whose containers are the OCI runtime's.
+// uses reports whether a side with the OCI runtime is to be measured.
 func (l *lab) uses(engine string) bool {
 	return l.wanted("nodekit, "+engine) || l.wanted("containerd, "+engine)
 }

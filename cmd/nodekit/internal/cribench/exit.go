@@ -17,8 +17,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
-// exit measures from the death of a container's process to the event. Runtimes
-// without events are left out.
+// exit measures the time from the death of a container's process to the event. It omits
+// runtimes without events.
 func (l *lab) exit(ctx context.Context) error {
 	var sides []*side
 	for _, s := range l.sides {
@@ -37,8 +37,8 @@ func (l *lab) exit(ctx context.Context) error {
 	return l.measure(ctx, "from SIGKILL to a container's process to the event that says so, at a subscriber", l.Rounds, l.death, sides)
 }
 
-// events returns why the runtime has none, or nil. Not every runtime confirms a
-// subscription, so that only an error within a moment tells.
+// events returns why the runtime has no events, or nil. Not every runtime confirms a
+// subscription, so only an early error shows it.
 func (s *side) events(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()

@@ -19,11 +19,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 )
 
-// floor measures the OCI runtimes alone, without a CRI runtime: what one that
-// executes them as they are cannot be faster than. The container is the smallest:
-// no network, no image, no seccomp profile, no limits. Its end is that by the
-// kernel's ways, which is faster than by the OCI runtime's delete. See hand for a
-// whole Pod.
+// floor measures the OCI runtimes alone, without a CRI runtime: a lower bound for a
+// runtime that executes them as they are. The container is minimal: no network, image,
+// seccomp profile or limits. It is ended with the kernel's means, which is faster than
+// the OCI runtime's delete. See hand for a complete Pod.
 func (l *lab) floor(ctx context.Context) error {
 	root := filepath.Join(l.dir, "floor", "rootfs")
 	if err := l.rootfs(root); err != nil {
@@ -99,10 +98,10 @@ func (f *floor) crowd(ctx context.Context, size int) (s bench.Sample, err error)
 	return s, err
 }
 
-// pidFile is the name of a container's in its bundle.
+// pidFile is the name of a container's PID file in its bundle.
 const pidFile = "pid"
 
-// end ends a container by the ways of the kernel.
+// end ends a container with the kernel's means.
 func (f *floor) end(id string) error {
 	if err := kill(filepath.Join(f.dir, id, pidFile)); err != nil {
 		return err
@@ -110,7 +109,7 @@ func (f *floor) end(id string) error {
 	return cgroup.Destroy(f.lab.group + "/" + id)
 }
 
-// kill ends the process whose id is in a file, and waits for its end.
+// kill ends the process whose ID is in a file, and waits for its end.
 func kill(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -136,8 +135,8 @@ func kill(file string) error {
 	}
 }
 
-// execute runs the OCI runtime. What it starts keeps its output open, so that the
-// output is a file, in dir.
+// execute runs the OCI runtime. What it starts keeps its output open, so the output is
+// a file in dir.
 func (f *floor) execute(ctx context.Context, dir string, args ...string) error {
 	out, err := os.Create(filepath.Join(dir, "output"))
 	if err != nil {
@@ -153,7 +152,7 @@ func (f *floor) execute(ctx context.Context, dir string, args ...string) error {
 	return nil
 }
 
-// rootfs makes the root file system of the smallest container.
+// rootfs creates the root file system of the minimal container.
 func (l *lab) rootfs(root string) error {
 	for _, sub := range []string{"proc", "dev", "sys", "etc"} {
 		if err := os.MkdirAll(filepath.Join(root, sub), 0o755); err != nil {
@@ -163,7 +162,7 @@ func (l *lab) rootfs(root string) error {
 	return copyProgram(l.Podtool, filepath.Join(root, "podtool"))
 }
 
-// bundle writes the smallest container that both OCI runtimes run.
+// bundle writes the minimal container that both OCI runtimes accept.
 func (f *floor) bundle(id string) error {
 	doc := smallest(f.root, f.lab.group+"/"+id)
 	for _, kind := range []specs.LinuxNamespaceType{specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace} {
@@ -173,8 +172,8 @@ func (f *floor) bundle(id string) error {
 	return errors.Join(os.Mkdir(dir, 0o700), writeBundle(dir, doc))
 }
 
-// smallest has a process and a mount namespace, and those for the caller to add that
-// Pods share.
+// smallest returns a spec with a process and a mount namespace; the caller adds those
+// that Pods share.
 func smallest(root, group string) *specs.Spec {
 	return &specs.Spec{
 		Version: "1.0.2",

@@ -22,10 +22,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nspin"
 )
 
-// hand makes by hand what the kernel and the OCI runtime have to make of the Pod
-// that the CRI runtimes are asked for, and nothing else: no call, no record, no log,
-// no address that is anybody's. What the seccomp profile takes can be spared, where
-// the OCI runtime takes a program instead of it; so there is a hand without one.
+// hand creates by hand what the kernel and the OCI runtime have to create of the Pod
+// that the CRI runtimes are asked for, and nothing else: no calls, records, logs or
+// address allocation. The cost of the seccomp profile can be avoided if the OCI runtime
+// accepts a program instead of it; so there is a hand without one.
 type hand struct {
 	*floor
 	seccomp *runtimeapi.SecurityProfile
@@ -34,14 +34,14 @@ type hand struct {
 	disk    string
 }
 
-// handmade is one Pod's.
+// handmade is one such Pod.
 type handmade struct {
 	config        *runtimeapi.PodSandboxConfig
 	id, run, disk string
 }
 
-// hands returns one without the seccomp profile and one with it. They want a file
-// system of their own for what a reboot takes.
+// hands returns a hand without the seccomp profile and one with it. They need their own
+// file system for what a reboot removes.
 func (l *lab) hands(f *floor) (plain, confined *hand, err error) {
 	h := hand{floor: f, run: filepath.Join(f.dir, "run"), disk: filepath.Join(f.dir, "disk")}
 	plain, confined = &h, new(h)
@@ -88,7 +88,7 @@ func (h *hand) crowd(ctx context.Context, size int) (s bench.Sample, err error) 
 	return s, err
 }
 
-// make makes the sandbox and runs the container in it.
+// make creates the sandbox and runs the container in it.
 func (h *hand) make(ctx context.Context, p handmade) error {
 	for _, dir := range []string{p.run, p.disk, p.in("shm"), p.on("upper"), p.on("work"), p.on("root")} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -124,8 +124,8 @@ func (h *hand) make(ctx context.Context, p handmade) error {
 	return h.execute(ctx, p.run, "run", "--detach", "--pid-file", p.in(pidFile), "--bundle", p.run, p.id)
 }
 
-// end ends the container and gives all of it up. What the kernel does then, of the
-// network above all, nobody waits for.
+// end ends the container and releases everything. It does not wait for the kernel's
+// part, above all of the network.
 func (h *hand) end(p handmade) error {
 	if err := kill(p.in(pidFile)); err != nil {
 		return err

@@ -21,8 +21,8 @@ import (
 // few is the first point of the slope; Options.Pods is the second.
 const few = 10
 
-// memory measures what the runtime's own processes take with few and with many
-// Pods. Processes of containers, and of sandboxes, do not count.
+// memory measures the memory of the runtime's own processes with few and with many
+// Pods. Processes of containers and sandboxes do not count.
 func (l *lab) memory(ctx context.Context) error {
 	fmt.Fprintf(l.Out, "\nmemory of the runtimes' own processes (PSS), without those of containers and sandboxes, in MiB\n")
 	tw := tabwriter.NewWriter(l.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -77,8 +77,8 @@ type footprint struct {
 	helper    int // RSS of the largest that is not the server, bytes
 }
 
-// footprint adds up the processes that have the side's mark in their environment
-// and this process's mount namespace: a container has one of its own.
+// footprint adds up the processes that have the side's mark in their environment and
+// share this process's mount namespace: a container has its own.
 func (s *side) footprint() (f footprint, err error) {
 	ours, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {

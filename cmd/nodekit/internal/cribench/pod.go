@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// rest lies between two Pods, as on a node that is not busy.
+	// rest is the time between two Pods, as on a node that is not busy.
 	rest = 50 * time.Millisecond
-	// clients is how many ask at the same time where many Pods come and go.
+	// clients is the number of concurrent clients in the tables of many Pods.
 	clients = 10
 )
 
-// pod measures one Pod after the other.
+// pod measures one Pod after another.
 func (l *lab) pod(ctx context.Context) error {
 	return l.measure(ctx, "RunPodSandbox, CreateContainer and StartContainer of one Pod, default seccomp profile; down is StopPodSandbox and RemovePodSandbox",
 		l.Rounds, l.one, l.sides)
@@ -43,7 +43,7 @@ func (l *lab) one(ctx context.Context, s *side) (sample bench.Sample, err error)
 	return sample, err
 }
 
-// up makes a Pod and starts its container.
+// up creates a Pod and starts its container.
 func (l *lab) up(ctx context.Context, s *side, pod *runtimeapi.PodSandboxConfig) (sandbox, container string, sample bench.Sample, err error) {
 	step := func(name string, f func() error) {
 		if err != nil {
@@ -107,8 +107,8 @@ func (l *lab) many(ctx context.Context, s *side) (sample bench.Sample, err error
 	return sample, errors.Join(err, downErr)
 }
 
-// start makes the Pods and returns their sandboxes, also those of a start that
-// failed on the way.
+// start creates the Pods and returns their sandboxes, including those of a start that
+// failed halfway.
 func (l *lab) start(ctx context.Context, s *side, pods []*runtimeapi.PodSandboxConfig) (sandboxes []string, err error) {
 	var mu sync.Mutex
 	err = each(pods, func(p *runtimeapi.PodSandboxConfig) error {
@@ -123,12 +123,12 @@ func (l *lab) start(ctx context.Context, s *side, pods []*runtimeapi.PodSandboxC
 	return sandboxes, err
 }
 
-// stop takes the sandboxes down.
+// stop removes the sandboxes.
 func (s *side) stop(ctx context.Context, sandboxes []string) error {
 	return each(sandboxes, func(id string) error { return s.down(ctx, id) })
 }
 
-// each calls do for each, as many at once as there are clients.
+// each calls do for each, as many at a time as there are clients.
 func each[T any](all []T, do func(T) error) error {
 	var g errgroup.Group
 	g.SetLimit(clients)

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	// startTime bounds a runtime's start, stopTime its end with all that runs.
+	// startTime bounds a runtime's start; stopTime bounds its end with everything that
+	// runs.
 	startTime = 30 * time.Second
 	stopTime  = 20 * time.Second
 	// markVariable is in the environment of a runtime and of what it starts
@@ -29,11 +30,11 @@ const (
 	markVariable = "NODEKIT_BENCH_SIDE"
 )
 
-// side is a runtime that is measured.
+// side is a runtime under measurement.
 type side struct {
 	*client.Client
 	name, handler, endpoint string
-	dir                     string // in the environment of its processes; "" for one that was there before
+	dir                     string // in the environment of its processes; "" for a runtime that was running before
 	pid                     int    // of the server
 	process                 *supervisor.Process
 }
@@ -74,8 +75,8 @@ func (l *lab) open(ctx context.Context) error {
 	return nil
 }
 
-// makeRun makes a runtime's directory for what a reboot takes, on a tmpfs, as /run
-// is one on every distribution; this machine's need not be.
+// makeRun creates a runtime's directory for what a reboot removes, on a tmpfs: /run is
+// one on every distribution, but may not be on this machine.
 func makeRun(dir string) error {
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return err
@@ -112,7 +113,7 @@ func (l *lab) dial(ctx context.Context, s *side) (err error) {
 	return fmt.Errorf("waiting for %s: %w", s.name, err)
 }
 
-// run starts a runtime as a process of the side's own.
+// run starts a runtime as a process of the side.
 func (s *side) run(program string, args ...string) (err error) {
 	s.process, err = supervisor.Start(supervisor.Command{Path: program, Args: args, Env: append(os.Environ(), markVariable+"="+s.dir)})
 	if err == nil {
@@ -150,11 +151,12 @@ func (l *lab) openNodekit(ctx context.Context, engine string) error {
 	return l.dial(ctx, s)
 }
 
-// admitCrun mounts the hugetlb controller as a hierarchy of cgroup v1 on a hybrid
-// host, where crun refuses to work while it is v2's. The mount is gone with the
-// mount namespace. Where it fails, or nothing is hybrid, there is nothing to do:
-// crun says what it misses. Until then crun works for whoever looks for an OCI runtime
-// on this machine, and not any more afterwards: it is for runs that measure crun alone.
+// admitCrun mounts the hugetlb controller as a cgroup v1 hierarchy on a hybrid host,
+// where crun does not work while it belongs to v2. The mount disappears with the mount
+// namespace. If it fails, or the host is not hybrid, nothing is to be done: crun
+// reports what it lacks. While mounted, crun works for whatever looks for an OCI
+// runtime on this machine, and no longer afterwards: it is for runs that measure only
+// crun.
 func (l *lab) admitCrun() {
 	controllers, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers")
 	if err != nil || strings.TrimSpace(string(controllers)) != "hugetlb" {
@@ -171,7 +173,7 @@ func removeMounted(dir string) error {
 	return errors.Join(mount.DetachTree(dir), os.RemoveAll(dir))
 }
 
-// admit returns a new Pod and does the kubelet's part: its directories of logs and its
+// admit returns a new Pod and does the kubelet's part: its log directory and its
 // cgroup.
 func (l *lab) admit() (*runtimeapi.PodSandboxConfig, error) {
 	pod := l.config()
@@ -188,7 +190,7 @@ func dismiss(pods ...*runtimeapi.PodSandboxConfig) error {
 	return errors.Join(errs...)
 }
 
-// crowdOf admits many Pods. Those that it returns with an error have to be dismissed, too.
+// crowdOf admits many Pods. Those returned with an error must be dismissed, too.
 func (l *lab) crowdOf(size int) (pods []*runtimeapi.PodSandboxConfig, err error) {
 	for range size {
 		pod, err := l.admit()
@@ -200,7 +202,7 @@ func (l *lab) crowdOf(size int) (pods []*runtimeapi.PodSandboxConfig, err error)
 	return pods, nil
 }
 
-// config returns a new Pod as a kubelet makes it.
+// config returns a new Pod as a kubelet configures it.
 func (l *lab) config() *runtimeapi.PodSandboxConfig {
 	l.count++
 	name := "bench-" + strconv.Itoa(l.count)
@@ -226,7 +228,8 @@ func runtimeDefault() *runtimeapi.SecurityProfile {
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 }
 
-// containerMark is in the environment of a Pod's container, and no other has it.
+// containerMark returns the mark in the environment of the Pod's container, and of no
+// other.
 func containerMark(pod *runtimeapi.PodSandboxConfig) string { return pod.GetMetadata().GetUid() + "." }
 
 // container returns the container of a Pod.

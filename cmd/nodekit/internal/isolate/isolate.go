@@ -1,6 +1,6 @@
-// Package isolate executes the program again in namespaces of its own, for what
-// changes the machine that it runs on: a benchmark makes bridges, rules and
-// processes, and none of them is to be left, however it ends.
+// Package isolate executes the program again in new namespaces, for code that changes
+// the machine: a benchmark creates bridges, rules and processes, and none of them may
+// be left, however it ends.
 package isolate
 
 import (
@@ -19,14 +19,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// endTime is what the isolated program has to end in when ctx does.
+// endTime is how long the isolated program may take to end after ctx has.
 const endTime = 30 * time.Second
 
-// Run executes this program with the arguments, in a network and a mount
-// namespace of its own and, with processes, a PID namespace, and waits for it. The
-// kernel kills it when this process dies. With processes the program must call
-// Init first. The error is an exec.ExitError when the program ended with another
-// code than 0.
+// Run executes this program with the arguments in a new network and mount namespace
+// and, with processes, a new PID namespace, and waits for it. The kernel kills it when
+// this process dies. With processes the program must call Init first. If the program's
+// exit code is not 0, the error is an exec.ExitError.
 func Run(ctx context.Context, args []string, processes bool) error {
 	if os.Geteuid() != 0 {
 		return fault.PermissionDenied.Errorf("network namespaces need root")
@@ -48,10 +47,10 @@ func Run(ctx context.Context, args []string, processes bool) error {
 	return cmd.Run()
 }
 
-// Init is what the first process of a PID namespace does: it runs this program
-// again with the same arguments, reaps whatever is left to it meanwhile, and
-// returns first and how that program ended. What still runs then, the kernel kills
-// when the caller ends. In any other process Init does nothing.
+// Init does the work of the first process of a PID namespace: it runs this program
+// again with the same arguments, reaps orphans meanwhile, and returns first=true and
+// how that program ended. When the caller ends, the kernel kills what still runs. In
+// any other process Init does nothing.
 func Init(ctx context.Context) (first bool, err error) {
 	if os.Getpid() != 1 {
 		return false, nil
@@ -89,14 +88,14 @@ func reap(pid int) error {
 	}
 }
 
-// Exit is the code, not 0, that the program under Init ended with. It has said
+// Exit is the exit code, not 0, of the program under Init, which has already reported
 // why.
 type Exit int
 
 // Error says so.
 func (e Exit) Error() string { return fmt.Sprintf("the isolated program ended with code %d", int(e)) }
 
-// Loopback brings the loopback interface of the fresh network namespace up.
+// Loopback brings up the loopback interface of the new network namespace.
 func Loopback() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package tables is what the benchmarks of plugins have in common: a list of
-// things to measure, from which a user may choose.
+// Package tables is the common part of the plugin benchmarks: a list of things to
+// measure, from which a user may choose.
 package tables
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Table is one of the things that are measured, in a lab L. Run writes the table.
+// Table is one of the measurements, in a lab L. Run writes the table.
 type Table[L any] struct {
 	Name string
 	Run  func(L, context.Context) error
@@ -26,7 +26,7 @@ func Names[L any](all []Table[L]) string {
 	return strings.Join(names, ", ")
 }
 
-// Check returns fault.Invalid for a choice that is no table.
+// Check returns fault.Invalid for an unknown table.
 func Check[L any](all []Table[L], only []string) error {
 	for _, name := range only {
 		if !slices.ContainsFunc(all, func(t Table[L]) bool { return t.Name == name }) {
@@ -36,7 +36,7 @@ func Check[L any](all []Table[L], only []string) error {
 	return nil
 }
 
-// Run runs the chosen tables in their order, all of them when only is empty.
+// Run runs the chosen tables in order, or all of them if only is empty.
 func Run[L any](ctx context.Context, all []Table[L], only []string, lab L) error {
 	for _, t := range all {
 		if len(only) > 0 && !slices.Contains(only, t.Name) {

@@ -1,5 +1,5 @@
-// Package wires connects network namespaces to a bridge by bare netlink, with nothing
-// looked up, kept or checked: what no network plugin can be faster than.
+// Package wires connects network namespaces to a bridge with bare netlink calls,
+// without lookups, records or checks: a lower bound for any network plugin.
 package wires
 
 import (
@@ -14,14 +14,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// Bridge is a bridge of the calling process's network namespace. New makes it. It is
-// safe for concurrent use.
+// Bridge is a bridge in the network namespace of the calling process. Create one with
+// New. It is safe for concurrent use.
 type Bridge struct {
 	host *netlink.Handle
 	link netlink.Link
 }
 
-// New makes the bridge, which must not be there. Close it.
+// New creates the bridge, which must not exist. Close it after use.
 func New() (*Bridge, error) {
 	host, err := netlink.NewHandle()
 	if err != nil {
@@ -46,8 +46,8 @@ func (b *Bridge) Close() error {
 	return b.host.LinkDel(b.link)
 }
 
-// Add gives the network namespace that is pinned at path an eth0 with an address,
-// the same for all, and a default route. The other end, a port of the bridge, has the name.
+// Add gives the network namespace pinned at path an eth0 with an address, the same for
+// all, and a default route. The other end, a port of the bridge, gets the name.
 func (b *Bridge) Add(path, name string) error {
 	ns, err := netns.Open(path)
 	if err != nil {
@@ -68,11 +68,11 @@ func (b *Bridge) Add(path, name string) error {
 	return errors.Join(b.host.LinkAdd(pair), equip(inside))
 }
 
-// Del removes what Add has made, and waits for the kernel. The end of the namespace
-// does the same, and nobody waits.
+// Del removes what Add has created, and waits for the kernel. The end of the namespace
+// has the same effect, without waiting.
 func (b *Bridge) Del(name string) error { return b.host.LinkDel(b.pair(name)) }
 
-// Settle waits until nothing is connected to the bridge any more, or ctx ends.
+// Settle waits until nothing is connected to the bridge, or ctx ends.
 func (b *Bridge) Settle(ctx context.Context) error {
 	for {
 		links, err := b.host.LinkList()

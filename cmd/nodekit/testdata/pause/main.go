@@ -1,5 +1,5 @@
-// Command pause is what containerd runs as the first process of a sandbox in
-// the tests: it waits for the signal to end.
+// Command pause is the first process of a sandbox in the tests with containerd: it
+// waits for a signal to end.
 package main
 
 import (

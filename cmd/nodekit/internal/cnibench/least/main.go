@@ -1,8 +1,8 @@
-// Command least is executed as a CNI plugin is and makes a veth pair between the bridge
-// floor0 and the network namespace CNI_NETNS, with an address and a default route. It
-// looks nothing up, asks nobody for an address, keeps nothing, checks nothing and does not
-// read its configuration: its execution takes about the least that a bridge plugin
-// written in Go can take on a machine.
+// Command least is executed like a CNI plugin and creates a veth pair between the
+// bridge floor0 and the network namespace CNI_NETNS, with an address and a default
+// route. It looks nothing up, allocates no address, records nothing, checks nothing and
+// does not read its configuration: its execution takes about the minimum for a bridge
+// plugin written in Go on a machine.
 package main
 
 import (
