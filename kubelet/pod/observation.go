@@ -42,7 +42,7 @@ type Container struct {
 	LogPath                          string
 	// Delay is the restart delay that was in force when it was created.
 	Delay time.Duration
-	// Resources are its resources, nil if unknown.
+	// Resources are the resources that it was given, nil if unknown.
 	Resources *v1.ResourceRequirements
 }
 

@@ -19,7 +19,7 @@ import (
 // Document returns the description of the kinds, which must all be of one group and
 // version. prefix is the path of their resources.
 //
-// Rejected kinds have operations, too, without schemas: a client that checks its
+// Refused kinds have operations, too, without schemas: a client that checks its
 // requests against them sends the request, and gets the reason.
 func Document(prefix string, gv schema.GroupVersion, kinds []*object.Kind, refused []object.Refused) *spec3.OpenAPI {
 	b := &builder{schemas: map[string]*spec.Schema{}}
