@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// maxStdout bounds what a plugin may answer: far more than any result.
+	// maxStdout bounds a plugin's answer; it is far more than any result.
 	maxStdout = 16 << 20
-	// maxStderr bounds what a server hands back of a call's stderr.
+	// maxStderr bounds how much of a call's stderr a server returns.
 	maxStderr = 1 << 20
 )
 
@@ -17,7 +17,7 @@ const (
 // use: a handler logs while its delegates write.
 type capture struct {
 	most int
-	// strict makes a write that does not fit an error, which ends the writer.
+	// strict makes Write fail if the data does not fit, which ends the writer.
 	strict bool
 
 	mu   sync.Mutex
@@ -40,7 +40,7 @@ func (c *capture) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// bytes returns what is kept so far, and whether it is not all.
+// bytes returns what was kept so far and whether anything was dropped.
 func (c *capture) bytes() (kept []byte, over bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -36,15 +36,15 @@ func (i *IPAM) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// known are the keys that the specification and the runtime give to every
-// plugin (CNI 1.1.0, sections 1 and 3). Keys that begin with runtimePrefix too.
+// known are the keys that the specification and the runtime define for every plugin
+// (CNI 1.1.0, sections 1 and 3). Keys with runtimePrefix are known too.
 var known = []string{"cniVersion", "name", "type", "capabilities", "runtimeConfig", "args", "prevResult"}
 
-// runtimePrefix begins the keys that belong to the runtime.
+// runtimePrefix is the prefix of the keys that belong to the runtime.
 const runtimePrefix = "cni.dev/"
 
-// opaque keys hold what callers may extend freely: unknown keys inside them are
-// no mistake of the configuration's author.
+// opaque keys hold objects that callers may extend freely: an unknown key inside them
+// is not a mistake of the configuration's author.
 var opaque = []string{"runtimeConfig", "args"}
 
 // input is the document on stdin.
@@ -54,7 +54,7 @@ type input struct {
 	env    map[string]string
 	self   string // the plugin's name
 	peers  peers
-	stderr io.Writer // of delegates that are executed
+	stderr io.Writer // of executed delegates
 }
 
 func decodeInput(stdin []byte) (map[string]json.RawMessage, error) {
@@ -81,9 +81,9 @@ const (
 	strict                        // all
 )
 
-// readConfig fills into from the plugin's keys. An unknown key that counts is an
-// error of code 2. Where none counts, a value that does not fit is left out, too,
-// and told of.
+// readConfig fills into from the plugin's keys. An unknown key that s makes an error
+// has code 2. If s is lenient, a value of the wrong type is ignored as well, with a
+// warning.
 func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
 	var fields map[string]reflect.StructField
 	if into != nil {
@@ -114,18 +114,18 @@ func (in *input) readConfig(into any, s strictness, log *slog.Logger) error {
 	return nil
 }
 
-// readField reads the value alone, and spares readKey's object around it. The error
-// does not say where in the configuration the value stands: readKey's does.
+// readField decodes the value directly, without building readKey's object around it.
+// Its error does not say where in the configuration the value is: readKey's does.
 func readField(into any, f reflect.StructField, value json.RawMessage, strict bool) error {
 	if _, own := into.(json.Unmarshaler); own {
 		return errors.New("the configuration decodes itself")
 	}
 	field, err := reflect.ValueOf(into).Elem().FieldByIndexErr(f.Index)
-	if err != nil { // below an embedded pointer that is nil
+	if err != nil { // the field is in a nil embedded pointer
 		return err
 	}
 	if _, options, _ := strings.Cut(f.Tag.Get("json"), ","); options != "" && options != "omitempty" && options != "omitzero" {
-		return errors.New("the field has options") // that only a whole object's decoder heeds
+		return errors.New("the field has options") // that only the decoder of a whole object honors
 	}
 	if !strict || value[0] != '{' && value[0] != '[' {
 		return json.Unmarshal(value, field.Addr().Interface())
@@ -135,7 +135,7 @@ func readField(into any, f reflect.StructField, value json.RawMessage, strict bo
 	return dec.Decode(field.Addr().Interface())
 }
 
-// readKey reads an object that has the key alone.
+// readKey decodes an object that has only this key.
 func readKey(into any, key string, value json.RawMessage, strict bool) error {
 	one, err := json.Marshal(map[string]json.RawMessage{key: value})
 	if err != nil {
@@ -160,8 +160,8 @@ func readKey(into any, key string, value json.RawMessage, strict bool) error {
 	return Errorf(CodeConfig, "configuration key %q: %w", key, err)
 }
 
-// inWords says which part of a document is of a wrong type, without Go's names for
-// types. It returns other errors as they are.
+// inWords says which part of a document has the wrong type, without Go's type names.
+// It returns other errors unchanged.
 func inWords(err error) error {
 	typed, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	if !ok {
@@ -174,7 +174,7 @@ func inWords(err error) error {
 	return fmt.Errorf("%sits type is %s, and must be %s", where, typed.Value, wordFor(typed.Type))
 }
 
-// wordFor returns what JSON calls values of the type.
+// wordFor returns the JSON name of the type.
 func wordFor(t reflect.Type) string {
 	switch kind := t.Kind(); {
 	case kind == reflect.Pointer:
@@ -188,11 +188,11 @@ func wordFor(t reflect.Type) string {
 	case kind == reflect.Slice, kind == reflect.Array:
 		return "array"
 	}
-	return t.Kind().String() // a string's, or a number's, which may be too small for it
+	return t.Kind().String() // a string, or a numeric type, which may be too small for the value
 }
 
-// keysOf returns a struct's fields by their JSON names, those of embedded structs
-// included. Nobody changes the map.
+// keysOf returns a struct's fields by their JSON names, including those of embedded
+// structs. The map is shared and must not be changed.
 func keysOf(t reflect.Type) map[string]reflect.StructField {
 	if known, ok := keysOfType.Load(t); ok {
 		return known.(map[string]reflect.StructField)
@@ -216,8 +216,8 @@ func keysOf(t reflect.Type) map[string]reflect.StructField {
 
 var keysOfType sync.Map // map[string]reflect.StructField by reflect.Type
 
-// namesBelow returns the JSON names of all fields below the one of that name, at
-// any depth: the decoder does not tell how deep it was.
+// namesBelow returns the JSON names of all fields below the given key, at any depth:
+// the decoder does not report the depth of an unknown key.
 func namesBelow(t reflect.Type, key string) []string {
 	for _, f := range visibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name == key || name == "" && f.Name == key {
@@ -254,10 +254,10 @@ func shorten(value []byte) string {
 	return string(value)
 }
 
-// readBase reads the keys that belong to every plugin. The runtime always inserts
-// cniVersion (CNI 1.1.0, section 3), so one that is missing is an error and not
-// 0.1.0, as containernetworking's decoder has it: the caller would get a result in
-// a format that nobody has asked for.
+// readBase reads the keys common to all plugins. The runtime always inserts
+// cniVersion (CNI 1.1.0, section 3), so a missing one is an error.
+// containernetworking's decoder takes it for 0.1.0; the caller would then get a
+// result in a format that nobody asked for.
 func (r *Request) readBase() error {
 	if raw, ok := r.input.fields["cniVersion"]; ok {
 		if err := json.Unmarshal(raw, &r.Version); err != nil {
@@ -299,7 +299,7 @@ func (r *Request) readPrevResult() error {
 	switch {
 	case err == nil:
 		r.PrevResult = prev
-	case r.Command == CmdDel: // best effort: what cannot be read is as good as absent
+	case r.Command == CmdDel: // best effort: an unreadable result counts as absent
 		r.Log.Warn("ignoring prevResult", "err", err)
 	default:
 		return Errorf(CodeDecode, "reading prevResult: %w", err)
@@ -307,12 +307,12 @@ func (r *Request) readPrevResult() error {
 	return nil
 }
 
-// validKeys hold the list of GC.
+// validKeys are the keys of GC's list of valid attachments.
 var validKeys = []string{runtimePrefix + "valid-attachments", runtimePrefix + "attachments"}
 
 // readValid reads the attachments that GC keeps. Without the key nothing may be
-// removed: an empty list and no list are very different requests. The second
-// key is the one of drafts of the specification.
+// removed: an empty list and no list are very different requests. The second key
+// comes from drafts of the specification.
 func (r *Request) readValid() error {
 	for _, key := range validKeys {
 		raw, ok := r.input.fields[key]
@@ -330,8 +330,8 @@ func (r *Request) readValid() error {
 	return Errorf(CodeConfig, "GC needs cni.dev/valid-attachments, if only an empty list")
 }
 
-// visibleFields is reflect.VisibleFields, which walks the type each time that it is
-// asked; a process that stays asks for every call.
+// visibleFields caches reflect.VisibleFields, which walks the type each time it is
+// called; a daemon calls it for every request.
 func visibleFields(t reflect.Type) []reflect.StructField {
 	if known, ok := fieldsOf.Load(t); ok {
 		return known.([]reflect.StructField)

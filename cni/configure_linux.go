@@ -56,7 +56,7 @@ func (r *Request) Configure(result *Result) error {
 	return nil
 }
 
-// describeHost completes what the result says of interfaces on the host.
+// describeHost completes the result's interfaces on the host.
 func describeHost(result *Result) error {
 	conn, err := rtnl.Open()
 	if err != nil {
@@ -76,7 +76,7 @@ func describeHost(result *Result) error {
 	return nil
 }
 
-// describe completes what the result says of the container.
+// describe completes what the result says about the container.
 func (r *Request) describe(result *Result, link *rtnl.Link) {
 	mine := r.insideOf(result)
 	if mine < 0 {

@@ -19,11 +19,11 @@ import (
 type Delegate struct {
 	r    *Request
 	name string
-	own  map[string]json.RawMessage // its configuration; nil is the request's
-	err  error                      // why there is none, which every verb returns
+	own  map[string]json.RawMessage // its configuration; nil means the request's
+	err  error                      // why it cannot be called; every verb returns it
 
-	ifName string          // CNI_IFNAME; "" is the request's
-	result json.RawMessage // of its ADD, where ifName is set and that is on record
+	ifName string          // CNI_IFNAME; "" means the request's
+	result json.RawMessage // of its ADD, if ifName is set and the result is on record
 }
 
 // Delegate returns the plugin of the given type as the request sees it: built into the
@@ -38,7 +38,7 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	}
 	p, file, err := d.lookup()
 	if err != nil {
-		return nil, err // nothing runs, and there is nothing to undo
+		return nil, err // nothing has run: there is nothing to undo
 	}
 	noteResult, err := d.note()
 	if err != nil {
@@ -59,7 +59,7 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	return result, nil
 }
 
-// named refuses what cannot be a plugin's type, before there is anything to undo.
+// named rejects an invalid plugin type before there is anything to undo.
 func (d Delegate) named() error {
 	if d.err != nil {
 		return d.err
@@ -85,7 +85,7 @@ func (d Delegate) GC(ctx context.Context) error { return d.verb(ctx, CmdGC) }
 // Status runs the delegate's STATUS.
 func (d Delegate) Status(ctx context.Context) error { return d.verb(ctx, CmdStatus) }
 
-// repair runs the delegate's Repair, where the delegate is in this process.
+// repair runs the delegate's Repair if the delegate is in this process.
 func (d Delegate) repair(ctx context.Context) error {
 	p, _ := d.r.input.peers(d.name, d.r.Path)
 	if p == nil || d.r.isSelf(d.name) || d.err != nil {
@@ -101,11 +101,11 @@ func (d Delegate) repair(ctx context.Context) error {
 	return err
 }
 
-// isSelf reports whether a delegate of that type would be the plugin that the request
-// is for. A delegate gets the plugin's configuration unchanged, and so would call itself
-// again, until the memory is used up.
+// isSelf reports whether the named delegate would be the plugin that the request is
+// for. A delegate gets the plugin's configuration unchanged, so such a plugin would
+// call itself until memory runs out.
 func (r *Request) isSelf(name string) bool {
-	var kind string // as which the runtime knows the plugin, whatever its own name is
+	var kind string // the type by which the runtime calls the plugin, whatever its own name
 	_ = json.Unmarshal(r.input.fields["type"], &kind)
 	return name != "" && (name == kind || name == r.input.self)
 }
@@ -115,7 +115,8 @@ func (d Delegate) verb(ctx context.Context, command string) error {
 	return err
 }
 
-// lookup returns the delegate, in this process or as a file. The plugin itself is none.
+// lookup returns the delegate, in this process or as a file. It refuses the plugin
+// itself.
 func (d Delegate) lookup() (p *Plugin, file string, err error) {
 	if d.err != nil {
 		return nil, "", d.err
@@ -178,8 +179,8 @@ func Find(name string, dirs []string) (string, error) {
 	return "", Errorf(CodeDelegate, "plugin %q is in none of the directories %q%s", name, dirs, nearly(name, dirs))
 }
 
-// nearly says what there is in place of the plugin: a file that cannot be
-// executed, or one whose name was probably meant.
+// nearly describes the likely mistake: a file of that name that is not executable, or
+// a similar name that was probably meant.
 func nearly(name string, dirs []string) string {
 	var names []string
 	for _, dir := range dirs {

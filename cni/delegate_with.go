@@ -66,14 +66,14 @@ func (d Delegate) As(ifName string) Delegate {
 	return d
 }
 
-// noted returns a delegate that is on record.
+// noted returns a recorded delegate.
 func (r *Request) noted(noted state.Delegate) Delegate {
 	d := r.DelegateWith(noted.Config)
 	d.ifName, d.result = noted.IfName, noted.Result
 	return d
 }
 
-// stdin is the document that the delegate gets.
+// stdin returns the configuration for the delegate.
 func (d Delegate) stdin() ([]byte, error) {
 	if d.own == nil {
 		return d.r.input.raw, nil
@@ -95,7 +95,7 @@ func (d Delegate) stdin() ([]byte, error) {
 	return json.Marshal(config)
 }
 
-// given is what the request has, as it is for this delegate.
+// given returns the request's keys as this delegate may inherit them.
 func (d Delegate) given() (map[string]json.RawMessage, error) {
 	given := d.r.input.fields
 	if d.ifName != "" {
@@ -120,8 +120,9 @@ func (d Delegate) given() (map[string]json.RawMessage, error) {
 	return given, err
 }
 
-// validOfDelegates is what GC keeps, with the attachments that delegates have for it under
-// names of their own. One whose record is damaged may have any, so nothing may go.
+// validOfDelegates returns the attachments that GC must keep, including those that
+// delegates have under interface names of their own. A damaged record may hide such
+// names, so its error must stop GC from removing anything.
 func (r *Request) validOfDelegates() ([]Attachment, error) {
 	valid := slices.Clone(r.Valid)
 	if r.kept.store == nil {
@@ -144,7 +145,8 @@ func (r *Request) validOfDelegates() ([]Attachment, error) {
 	return valid, nil
 }
 
-// note records the delegate before its ADD, and returns how the ADD's result is added.
+// note records the delegate before its ADD and returns a function that adds the
+// result.
 func (d Delegate) note() (add func(result []byte) error, err error) {
 	none := func([]byte) error { return nil }
 	if d.own == nil || d.r.kept.record == nil || d.r.Command != CmdAdd {

@@ -9,8 +9,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/cniname"
 )
 
-// readEnv fills the request from CNI_*; every problem is reported at once, with
-// the variables' names (CNI 1.1.0, Error, code 4).
+// readEnv fills the request from CNI_*. It reports all problems at once, with the
+// names of the variables (CNI 1.1.0, Error, code 4).
 func (r *Request) readEnv(env map[string]string) error {
 	r.ContainerID, r.IfName, r.NetNS = env["CNI_CONTAINERID"], env["CNI_IFNAME"], env["CNI_NETNS"]
 	if env["CNI_PATH"] != "" {
@@ -40,8 +40,8 @@ func (r *Request) readEnv(env map[string]string) error {
 	return nil
 }
 
-// traceOf returns the trace context that OpenTelemetry's conventions put into
-// the environment of child processes.
+// traceOf returns the trace context that OpenTelemetry's conventions pass in the
+// environment of child processes.
 func traceOf(env map[string]string) string { return env["TRACEPARENT"] }
 
 func checkID(id string) error {
@@ -64,7 +64,7 @@ func checkIfName(name string) error {
 	return nil
 }
 
-// parseArgs reads "A=1;B=2". A value may hold further equal signs.
+// parseArgs parses "A=1;B=2". A value may contain further equal signs.
 func parseArgs(s string) (map[string]string, error) {
 	args := map[string]string{}
 	for pair := range strings.SplitSeq(s, ";") {

@@ -134,8 +134,8 @@ func TypesError(err error) *types.Error {
 	return types.NewError(e.Code, e.Msg, e.Details)
 }
 
-// object makes the error object of a request in the version. STATUS has codes
-// of its own: what would be a code of the plugin's becomes "not available".
+// object builds the error object in the version of the request. STATUS has codes of
+// its own: code 11 and the codes of plugins become "not available" there.
 func object(err error, command, version string) *Error {
 	code := CodeOf(err)
 	if command == CmdStatus && (code >= CodeInternal || code == CodeTryAgain) {
@@ -152,7 +152,7 @@ func object(err error, command, version string) *Error {
 	return out
 }
 
-// decodeError reads what a plugin that failed wrote to stdout.
+// decodeError decodes the error object that a failed plugin wrote to stdout.
 func decodeError(stdout []byte) (*Error, bool) {
 	var e Error
 	if err := json.Unmarshal(stdout, &e); err != nil || e.Msg == "" && e.Code == 0 {

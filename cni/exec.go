@@ -21,14 +21,14 @@ import (
 // it.
 const Grace = abandonTime + undoTime + delegateGrace + 2*time.Second
 
-// delegateGrace is the grace of a delegate, which must lie within that of the
-// plugin. A delegate that is killed loses its own rollback, but gets the DEL of
-// the plugin that called it.
+// delegateGrace is the grace of a delegate, which must be within that of the plugin.
+// A delegate that is killed does not finish its own rollback, but the plugin that
+// called it calls its DEL.
 const delegateGrace = 2 * time.Second
 
-// drainTime is how long the pipes of a plugin that has ended, or was killed, may
-// be held open by a descendant of it. On a busy machine it also has to do for
-// reading what stands in them.
+// drainTime is how long a descendant may hold open the pipes of a plugin that has
+// exited or was killed. On a busy machine it must also suffice for reading what the
+// pipes still hold.
 const drainTime = 10 * time.Second
 
 // ExecOptions configures Exec. Nil means the defaults.
@@ -119,7 +119,7 @@ func execError(late error, file string, err error, stderr []byte) *Error {
 	return e
 }
 
-// tail keeps the end of what passes through it.
+// tail passes on what is written to it and keeps the end.
 type tail struct {
 	to  io.Writer
 	end []byte

@@ -108,12 +108,12 @@ func (s Set) invocation(name string, out output) (*invocation, error) {
 	}, nil
 }
 
-// peers finds a delegate: inside the process, else (nil) as an executable; an
-// empty file is looked up on the path.
+// peers finds a delegate: a plugin in this process or, if p is nil, an executable. An
+// empty file means that CNI_PATH is to be searched.
 type peers func(name string, path []string) (p *Plugin, file string)
 
-// output is where all goes that is not the protocol's: what a plugin logs, and
-// what the delegates that it executes write to stderr.
+// output is where everything outside the protocol goes: the plugin's log and the
+// stderr of the delegates that it executes.
 type output struct {
 	log    *slog.Logger
 	stderr io.Writer
@@ -124,14 +124,14 @@ type invocation struct {
 	plugin *Plugin
 	peers  peers
 	output
-	// lastCall says that the process ends with the call.
+	// lastCall is set if the process exits after the call.
 	lastCall bool
-	// repairs says that a CHECK is to call Repair instead, which is no command of
-	// its own: nothing that comes from outside of the process can ask for it.
+	// repairs makes CHECK call Repair instead. It is not a CNI_COMMAND of its own, so
+	// that nothing outside the process can request it.
 	repairs bool
 }
 
-// run turns the documents of a call into those of its answer.
+// run answers one call of the execution protocol.
 func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byte) (stdout []byte, err error) {
 	command := env["CNI_COMMAND"]
 	if command == CmdVersion {
@@ -151,10 +151,10 @@ func (c *invocation) run(ctx context.Context, env map[string]string, stdin []byt
 	return fail(object(err, command, r.Version))
 }
 
-// fail returns the error object and its document.
+// fail returns the error object and its encoding.
 func fail(e *Error) ([]byte, error) {
 	stdout, err := json.Marshal(e)
-	if err != nil { // strings and a number: it cannot be
+	if err != nil { // strings and a number always marshal
 		panic(err)
 	}
 	return stdout, e
@@ -164,7 +164,7 @@ func fail(e *Error) ([]byte, error) {
 func (c *invocation) prepare(r *Request) (err error) {
 	fields, undecoded := decodeInput(r.input.raw)
 	r.input.fields = fields
-	_ = json.Unmarshal(fields["cniVersion"], &r.Version) // for whatever error comes first; readBase judges it
+	_ = json.Unmarshal(fields["cniVersion"], &r.Version) // so that even the first error has it; readBase checks it
 	if err := r.readEnv(r.input.env); err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func Main(plugins ...*Plugin) {
 	os.Exit(serve(process{os.Args[0], environ(), os.Stdin, stdout, os.Stderr}, plugins))
 }
 
-// process is what Main takes from the operating system.
+// process is what Main uses of the operating system's process.
 type process struct {
 	name           string
 	env            map[string]string
@@ -47,7 +47,7 @@ func serve(proc process, plugins []*Plugin) (code int) {
 			strings.Join(Versions(), ", "), strings.Join(names(plugins), ", "))
 	}
 	if p == nil {
-		p = &Plugin{} // which complains in the protocol's own way
+		p = &Plugin{} // which reports the error by the protocol
 		proc.env["CNI_COMMAND"] = ""
 	}
 	c := &invocation{
@@ -56,12 +56,12 @@ func serve(proc process, plugins []*Plugin) (code int) {
 	}
 	var stdin, stdout []byte
 	var err error
-	if proc.env["CNI_COMMAND"] != "" { // a person at a terminal gets an answer at once
+	if proc.env["CNI_COMMAND"] != "" { // without it, do not wait for stdin: it may be a terminal
 		stdin, err = io.ReadAll(proc.stdin)
 	}
 	ctx := context.Background()
 	if proc.env["CNI_COMMAND"] != CmdVersion {
-		ctx = termination.Context() // before a handler has something to undo
+		ctx = termination.Context() // before a handler has anything to undo
 	}
 	if err != nil {
 		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
@@ -74,7 +74,8 @@ func serve(proc process, plugins []*Plugin) (code int) {
 	return 0
 }
 
-// choose returns the plugin that argv[0] names.
+// choose returns the plugin that argv[0] names; a single plugin is served under any
+// name.
 func choose(name string, plugins []*Plugin) *Plugin {
 	if len(plugins) == 1 {
 		return plugins[0]
@@ -96,8 +97,8 @@ func names(plugins []*Plugin) []string {
 	return out
 }
 
-// peersOfExecutable keeps to what CNI_PATH says, and only saves the execution
-// where it leads back to this executable.
+// peersOfExecutable resolves delegates by CNI_PATH alone; it only avoids executing
+// this executable again if that is what CNI_PATH leads to.
 func peersOfExecutable(plugins []*Plugin) peers {
 	return func(name string, path []string) (*Plugin, string) {
 		file, err := Find(name, path)

@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// paramTag marks a configuration field that callers set at run time, by the
-// names that the conventions give it: first that of the capability, which is
-// also its name in args.cni, then that in CNI_ARGS.
+// paramTag marks a configuration field that callers set at run time. Its value has
+// the names that the conventions define: first that of the capability, which is also
+// its name in args.cni, then that in CNI_ARGS.
 const paramTag = "cni"
 
-// readParams fills the fields of a configuration that have the tag, as
+// readParams fills the configuration fields that have the tag, such as
 //
 //	MAC string   `json:"-" cni:"mac,MAC"`
 //	IPs []string `json:"-" cni:"ips,IP"`
 //
 // from runtimeConfig, else from args.cni, else from CNI_ARGS (CONVENTIONS.md of
-// containernetworking/cni). The first that is there counts, whole. With lenient,
-// values that do not fit are left out.
+// containernetworking/cni). The first one present supplies the whole value. If s is
+// lenient, values of the wrong type are ignored.
 func (in *input) readParams(into any, args map[string]string, s strictness) error {
 	t := reflect.TypeOf(into).Elem()
 	if t.Kind() != reflect.Struct {
@@ -71,10 +71,10 @@ func (in *input) decodeParams(runtimeConfig, args any) error {
 	return nil
 }
 
-// argument returns a value of CNI_ARGS as JSON for a field of that type: words for a
-// string and for what reads itself from text, as addresses do, a comma separated list
-// for a slice, true and false also for 1 and 0, as in IgnoreUnknown=1, and for all else
-// the value itself, which then is a number.
+// argument returns a value of CNI_ARGS as JSON for a field of type t: a string for
+// strings and for types that unmarshal from text, such as addresses; an array, from a
+// comma-separated list, for slices; true and false also for 1 and 0, as in
+// IgnoreUnknown=1; for anything else the value as it is, such as a number.
 func argument(value string, t reflect.Type) json.RawMessage {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -89,7 +89,7 @@ func argument(value string, t reflect.Type) json.RawMessage {
 		out = value == "1"
 	}
 	raw, err := json.Marshal(out)
-	if err != nil { // no JSON: the decoder says so, of the text itself
+	if err != nil { // not JSON: the decoder reports that, with the text itself
 		return json.RawMessage(value)
 	}
 	return raw

@@ -13,11 +13,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// keeping is the record of a request's attachment, where the plugin has State.
+// keeping is the record of a request's attachment, if the plugin has State.
 type keeping struct {
 	store  *state.Store
-	record *state.Record // nil when there is none
-	mu     sync.Mutex    // held to change the record and put it, which delegates do beside each other
+	record *state.Record // nil if there is none
+	mu     sync.Mutex    // held while the record is changed and stored, which delegates do concurrently
 }
 
 // change changes the record and makes it durable.
@@ -56,8 +56,9 @@ func (r *Request) Load(v any) (bool, error) {
 	return true, nil
 }
 
-// findRecord opens the plugin's store and, for the verbs of an attachment, its
-// record. A damaged one is reported; DEL does with what it says.
+// findRecord opens the plugin's store and, for the verbs of an attachment, reads its
+// record. A damaged record is an error, except for DEL, which uses what can be read
+// of it.
 func (c *invocation) findRecord(r *Request) error {
 	if c.plugin.State == nil {
 		return nil
@@ -77,7 +78,7 @@ func (c *invocation) findRecord(r *Request) error {
 	case r.Command == CmdDel && record != nil && err != nil:
 		r.Log.Warn("deleting with a damaged record", "err", err)
 		err = nil
-	case record != nil && err != nil: // nobody's configuration is wrong
+	case record != nil && err != nil: // not a fault of the configuration
 		return Errorf(CodeIO, "%w", err)
 	case err == nil && record.Plugin != c.plugin.Name:
 		return fault.FailedPrecondition.Errorf("the record of %q in %q is that of plugin %q: give each a directory of its own", r.Attachment, dir, record.Plugin)
@@ -86,9 +87,9 @@ func (c *invocation) findRecord(r *Request) error {
 	return err
 }
 
-// begin records an ADD before it acts. An attachment that is recorded must get
-// its DEL first, unless it ended with an earlier boot of the machine: then this
-// is that DEL's time.
+// begin records an ADD before it acts. An attachment that is already recorded must
+// first get its DEL; if its ADD was in an earlier boot of the machine, begin runs
+// that DEL now.
 func (c *invocation) begin(ctx context.Context, r *Request) error {
 	if r.kept.store == nil {
 		return nil
@@ -129,9 +130,9 @@ func (r *Request) forget() error {
 	return r.kept.store.Delete(r.Network, r.ContainerID, r.IfName)
 }
 
-// recall completes a DEL with what its ADD was given: the result, and what a
-// runtime forgets most, the values of runtimeConfig, args and CNI_ARGS. Delegates
-// get it too.
+// recall completes a DEL with what its ADD was given: the result and, because
+// runtimes most often omit them, the values of runtimeConfig, args and CNI_ARGS.
+// Delegates get these too.
 func (c *invocation) recall(r *Request) error {
 	rec := r.kept.record
 	if r.Command != CmdDel || rec == nil {
@@ -167,7 +168,7 @@ func (r *Request) recallArgs(rec *state.Record) (changed bool) {
 		return false
 	}
 	args, err := parseArgs(rec.Args)
-	if err != nil { // a record that is damaged in a way that is still JSON
+	if err != nil { // damaged, but still valid JSON
 		r.Log.Warn("ignoring the recorded CNI_ARGS", "err", err)
 		return false
 	}
@@ -189,8 +190,8 @@ func (r *Request) recallKeys(rec *state.Record) (changed bool) {
 	return changed
 }
 
-// collectRecords runs the DEL of every recorded attachment that is not valid
-// (CNI 1.1.0, GC), each although others failed.
+// collectRecords runs the DEL of every recorded attachment that is not valid (CNI
+// 1.1.0, GC), continuing past errors.
 func (c *invocation) collectRecords(ctx context.Context, r *Request) error {
 	if r.kept.store == nil {
 		return nil
@@ -201,7 +202,7 @@ func (c *invocation) collectRecords(ctx context.Context, r *Request) error {
 	}
 	records, unread := r.kept.store.List(r.Network)
 	errs := []error{r.kept.store.Clean(r.Network)}
-	if unread != nil { // most are damaged ones, whose names are in the list all the same
+	if unread != nil { // mostly damaged records, whose names are in the list nevertheless
 		r.Log.Warn("collecting damaged records", "err", unread)
 	}
 	for _, rec := range records {
@@ -220,8 +221,9 @@ func (c *invocation) collectRecords(ctx context.Context, r *Request) error {
 	return errors.Join(errs...)
 }
 
-// delRecorded runs the DEL of a recorded attachment with the documents of its
-// ADD, or of the request when the record is damaged.
+// delRecorded runs the DEL of a recorded attachment with the configuration and
+// environment of its ADD, or with the request's configuration if the record is
+// damaged.
 func (c *invocation) delRecorded(ctx context.Context, r *Request, rec *state.Record) error {
 	env := maps.Clone(r.input.env)
 	env["CNI_COMMAND"], env["CNI_CONTAINERID"], env["CNI_IFNAME"] = CmdDel, rec.ContainerID, rec.IfName

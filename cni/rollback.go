@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/panics"
 )
 
-// undoTime bounds the rollback of a failed ADD, which runs on although the
-// call's context may have ended.
+// undoTime bounds the rollback of a failed ADD, which runs even if the context of the
+// call has ended.
 const undoTime = 10 * time.Second
 
 // Rollback is a stack of steps that undo what a failed ADD has done. Every request has
@@ -19,9 +19,9 @@ const undoTime = 10 * time.Second
 //
 //	var undo cni.Rollback
 //	defer func() {
-//	if err != nil {
-//	err = undo.Run(ctx, err)
-//	}
+//		if err != nil {
+//			err = undo.Run(ctx, err)
+//		}
 //	}()
 //
 // The zero value is an empty stack. Methods are safe for concurrent use.
@@ -61,8 +61,8 @@ func (b *Rollback) Run(ctx context.Context, cause error) error {
 	return Errorf(CodeOf(cause), "%w", errors.Join(append([]error{cause}, errs...)...))
 }
 
-// runSteps runs the steps from the last one on. The one before each is deferred, for a step
-// may end the goroutine.
+// runSteps runs the steps from the last to the first. Each call defers the earlier
+// steps, because a step may end the goroutine.
 func runSteps(ctx context.Context, steps []undoStep) (errs []error) {
 	if len(steps) == 0 {
 		return nil

@@ -22,8 +22,8 @@ import (
 // DefaultSocketDir is where cmd/cni-shim looks for <plugin>.sock.
 const DefaultSocketDir = "/run/cni"
 
-// maxCalls is how many calls a server handles at once; others wait. It bounds
-// the memory and the threads of a node that starts all its Pods at once.
+// maxCalls is how many calls a server handles at once; others wait. It bounds the
+// memory and threads used on a node that starts all its Pods at once.
 const maxCalls = 64
 
 // Server serves plugins as a daemon, so that a call need not start a large program and
@@ -99,7 +99,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitG
 		conn, err := l.Accept()
 		switch {
 		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
-			if err == nil { // it came too late
+			if err == nil { // accepted too late
 				_ = conn.Close()
 			}
 			return nil
@@ -125,9 +125,9 @@ func (s *Server) accept(ctx context.Context, l net.Listener, running *sync.WaitG
 	}
 }
 
-// passing reports whether accepting may work again: the process or the node has
-// no descriptors or memory left, or who connected has gone. A daemon that ended
-// for it would take the calls that run with it.
+// passing reports whether the error of Accept is temporary: the process or the node
+// is out of file descriptors or memory, or the peer has gone. A daemon that stopped
+// for it would take the running calls with it.
 func passing(err error) bool {
 	for _, errno := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR} {
 		if errors.Is(err, errno) {
@@ -137,14 +137,14 @@ func passing(err error) bool {
 	return false
 }
 
-// answer serves one connection: one call, which the end of the server does not
-// end. A connection that has said nothing by then is none.
+// answer serves one connection: one call, which continues when the server stops. A
+// connection that has not sent its request by then is dropped.
 func (s *Server) answer(ctx context.Context, conn net.Conn) error {
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()); close(ended) })
 	r, err := readRequest(conn)
 	if !stop() {
-		<-ended // or the deadline would come in the middle of the call
+		<-ended // or the deadline could expire in the middle of the call
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -157,7 +157,7 @@ func (s *Server) answer(ctx context.Context, conn net.Conn) error {
 	}
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
-	go func() { // the shim says nothing more, so a read ends with the connection
+	go func() { // the shim sends nothing more, so Read returns when it closes the connection
 		_, _ = conn.Read(make([]byte, 1))
 		cancel(fault.Aborted.Errorf("the runtime ended the call"))
 	}()

@@ -16,10 +16,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// contain puts the process into a group of its own, which is told to end, and
-// killed after the grace, when the command's context ends, and makes the kernel kill the
-// process when this one dies. The function that it returns is called when the
-// process has ended.
+// contain puts the process into a process group of its own, which gets SIGTERM when
+// the command's context ends and SIGKILL after the grace period, and makes the kernel
+// kill the process when this one dies. The caller must call ended when the process
+// has exited.
 func contain(cmd *exec.Cmd, grace time.Duration) (ended func()) {
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	var kill *time.Timer
@@ -35,9 +35,9 @@ func contain(cmd *exec.Cmd, grace time.Duration) (ended func()) {
 	}
 }
 
-// openNetNS opens CNI_NETNS. For ADD and CHECK it refuses what is no network
-// namespace, or the one that the plugin itself runs in: configuring that as a
-// container's would cut off the host. For DEL there is nothing to be done in
+// openNetNS opens CNI_NETNS. For ADD and CHECK it refuses a path that is not a
+// network namespace, and the namespace that the plugin itself runs in: configuring
+// that as a container's would cut off the host. For DEL there is nothing to undo in
 // either.
 func (r *Request) openNetNS() error {
 	switch r.Command {
@@ -59,7 +59,7 @@ func (r *Request) openNetNS() error {
 	return nil
 }
 
-// foreign opens a network namespace that is not the calling thread's.
+// foreign opens a network namespace other than the calling thread's.
 func foreign(path string) (*netns.Handle, error) {
 	container, err := netns.Open(path)
 	if err != nil {
@@ -76,7 +76,7 @@ func foreign(path string) (*netns.Handle, error) {
 	return container, nil
 }
 
-// exists reports whether the container has the interface already.
+// exists reports whether the container already has the interface.
 func (r *Request) exists() (found bool, err error) {
 	if r.ns == nil {
 		return false, nil
@@ -91,9 +91,10 @@ func (r *Request) exists() (found bool, err error) {
 	return found, nil
 }
 
-// listed reports whether an interface is in a file like /proc/net/dev. Reading it waits
-// for no lock, as a request for the link does. Nor would SIOCGIFINDEX, which for a name
-// that is not there has the kernel execute modprobe, twice.
+// listed reports whether a file like /proc/net/dev lists the interface. Reading that
+// file takes no lock, unlike a netlink request for the link. SIOCGIFINDEX would take
+// none either, but for a name that does not exist it makes the kernel execute
+// modprobe, twice.
 func listed(file, name string) (bool, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -107,8 +108,8 @@ func listed(file, name string) (bool, error) {
 	return false, nil
 }
 
-// netnsID names the open namespace: by the numbers of its file and by its cookie,
-// each as good as absent where it cannot be told.
+// netnsID identifies the open namespace by the device and inode of its file and by
+// its cookie. Either is zero if it cannot be determined.
 func (r *Request) netnsID() (id string, cookie uint64) {
 	if r.ns == nil {
 		return "", 0
@@ -123,10 +124,10 @@ func (r *Request) netnsID() (id string, cookie uint64) {
 	return id, cookie
 }
 
-// dropForeignNetNS makes a DEL one without a namespace where the path leads to
-// another than at the ADD: it is another container's. No namespace outlives the
-// boot of its ADD, and within a boot the kernel gives the numbers of a file again,
-// but no cookie.
+// dropForeignNetNS makes a DEL one without a namespace if CNI_NETNS no longer refers
+// to the namespace of the ADD, because it is then another container's. No namespace
+// outlives the boot of its ADD; within a boot the kernel reuses inode numbers, but
+// never cookies.
 func (r *Request) dropForeignNetNS() {
 	rec := r.kept.record
 	if r.Command != CmdDel || r.ns == nil || rec == nil {
@@ -144,7 +145,7 @@ func (r *Request) dropForeignNetNS() {
 	r.forgetNetNS()
 }
 
-// forgetNetNS takes the namespace from the handler, and from delegates too.
+// forgetNetNS hides the namespace from the handler and from delegates.
 func (r *Request) forgetNetNS() {
 	r.close()
 	r.NetNS = ""

@@ -34,9 +34,8 @@ func (c *invocation) handle(ctx context.Context, r *Request) ([]byte, error) {
 	return nil, c.status(ctx, r)
 }
 
-// add runs the ADD handler and, when it or what follows it fails, the rollback
-// stack. An ADD that succeeds after its context has ended fails too: whoever
-// asked for it has gone.
+// add runs the ADD handler and, if it or a later step fails, the rollback stack. An
+// ADD that succeeds after its context has ended fails too: the caller has gone.
 func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err error) {
 	if err := c.refuseTaken(r); err != nil {
 		return nil, err
@@ -47,7 +46,7 @@ func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err er
 	exited := true // unless the handler returns
 	defer func() {
 		if exited {
-			_ = c.undo(ctx, r, errExited) // nobody is there any more to return it to
+			_ = c.undo(ctx, r, errExited) // there is no caller left to return it to
 		}
 	}()
 	err = c.guard(ctx, r, func(ctx context.Context, r *Request) (err error) {
@@ -73,7 +72,7 @@ func (c *invocation) add(ctx context.Context, r *Request) (stdout []byte, err er
 	return nil, c.undo(ctx, r, err)
 }
 
-// undo undoes a failed ADD, and forgets it when all is undone.
+// undo rolls back a failed ADD, and removes its record if all steps succeeded.
 func (c *invocation) undo(ctx context.Context, r *Request, cause error) error {
 	undone := c.rollBack(ctx, r, cause)
 	if undone == cause { //nolint:errorlint // Run returns the very same error when all is undone
@@ -82,8 +81,8 @@ func (c *invocation) undo(ctx context.Context, r *Request, cause error) error {
 	return undone
 }
 
-// rollBack runs the rollback stack. Where the process is about to end, a step that ignores
-// its context is left behind, as a handler is.
+// rollBack runs the rollback stack. If the process is about to exit, a step that
+// ignores its context is abandoned, as a handler is.
 func (c *invocation) rollBack(ctx context.Context, r *Request, cause error) error {
 	if !c.lastCall {
 		return r.undo.Run(ctx, cause)
@@ -100,8 +99,8 @@ func (c *invocation) rollBack(ctx context.Context, r *Request, cause error) erro
 	}
 }
 
-// refuseTaken refuses an interface name that is taken by something else than
-// what an earlier plugin of the chain made (CNI 1.1.0, ADD).
+// refuseTaken refuses an interface name that exists in the container, unless an
+// earlier plugin of the chain created the interface (CNI 1.1.0, ADD).
 func (c *invocation) refuseTaken(r *Request) error {
 	if c.plugin.Adjusts || c.plugin.Add == nil {
 		return nil
@@ -129,8 +128,8 @@ func encodeAdd(r *Request, result *Result) ([]byte, error) {
 	return r.input.fields["prevResult"], nil
 }
 
-// del runs the handler, and the delegate's DEL whatever came of it: addresses go
-// back last, when nothing uses them any more.
+// del runs the handler and then, even if it failed, the delegate's DEL: addresses are
+// released last, when nothing uses them any more.
 func (c *invocation) del(ctx context.Context, r *Request) error {
 	if err := c.both(ctx, r, c.plugin.Del, Delegate.Del); err != nil {
 		return err
@@ -138,8 +137,8 @@ func (c *invocation) del(ctx context.Context, r *Request) error {
 	return r.forget()
 }
 
-// both calls the handler and the delegate, whatever came of the handler: one that ends its
-// goroutine included.
+// both calls the handler and then the delegate, even if the handler fails or ends its
+// goroutine.
 func (c *invocation) both(ctx context.Context, r *Request, handler func(context.Context, *Request) error, verb func(Delegate, context.Context) error) (err error) {
 	defer func() { err = errors.Join(err, c.delegate(ctx, r, verb)) }()
 	return c.guard(ctx, r, handler)
@@ -175,8 +174,8 @@ func (c *invocation) repair(ctx context.Context, r *Request) error {
 	return c.delegate(ctx, r, Delegate.repair)
 }
 
-// delegate calls the delegates that are on record, the last one first, and the IPAM plugin
-// that the configuration names, if it has one. To an IPAM plugin that name is its own.
+// delegate calls the recorded delegates, last one first, and then the IPAM plugin
+// that the configuration names, if any. In an IPAM plugin that type is its own.
 func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegate, context.Context) error) error {
 	return c.guard(ctx, r, func(ctx context.Context, r *Request) error {
 		var errs []error
@@ -197,8 +196,8 @@ func (c *invocation) delegate(ctx context.Context, r *Request, verb func(Delegat
 	})
 }
 
-// ipamOf returns the key of the configuration's field of type IPAM and the type in
-// it. Either may be "".
+// ipamOf returns the key of the configuration's field of type IPAM, and the type
+// named there. Either may be "".
 func ipamOf(config any) (key, name string) {
 	v := reflect.ValueOf(config)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
@@ -207,7 +206,7 @@ func ipamOf(config any) (key, name string) {
 	for _, f := range visibleFields(v.Elem().Type()) {
 		if f.Type == reflect.TypeFor[IPAM]() && f.IsExported() {
 			key, _, _ = strings.Cut(f.Tag.Get("json"), ",")
-			if field, err := v.Elem().FieldByIndexErr(f.Index); err == nil { // or it is below an embedded pointer that is nil
+			if field, err := v.Elem().FieldByIndexErr(f.Index); err == nil { // else the field is in a nil embedded pointer
 				name = field.Interface().(IPAM).Type
 			}
 			return cmp.Or(key, f.Name), name
@@ -216,15 +215,16 @@ func ipamOf(config any) (key, name string) {
 	return "", ""
 }
 
-// abandonTime is how long a handler may go on after its context has ended where
-// the process ends with it: longer than a delegate that it waits for.
+// abandonTime is how long a handler may keep running after its context has ended, if
+// the process exits with it: longer than the grace of a delegate that it waits for.
 const abandonTime = 3 * time.Second
 
-// guard calls a handler and turns a panic into an error. The error has its
-// place, and the log the calls that led there. Where the process is about to end, a
-// handler that ignores its context is left behind, and one that ends its goroutine has
-// failed. Elsewhere handlers run on the caller's goroutine, for its thread may be in another
-// namespace, and end that: whoever waits for it has to see to the answer.
+// guard calls a handler and turns a panic into an error that says where it happened;
+// the stack goes to the log. If the process is about to exit, a handler that ignores
+// its context is abandoned, and one that ends its goroutine has failed. Otherwise
+// handlers run on the caller's goroutine, because its thread may be in another
+// namespace; a handler that ends it leaves the answer to whoever waits for that
+// goroutine.
 func (c *invocation) guard(ctx context.Context, r *Request, handler func(context.Context, *Request) error) error {
 	if handler == nil {
 		return nil
@@ -246,11 +246,11 @@ func (c *invocation) guard(ctx context.Context, r *Request, handler func(context
 	}
 }
 
-// errExited is the error of what ended its goroutine.
+// errExited is the error of a function that ended its goroutine.
 var errExited = Errorf(CodePanic, "the plugin ended without a result (runtime.Goexit)")
 
-// apart calls f on a goroutine of its own, which f may end (runtime.Goexit, which t.FailNow
-// calls). Its error is errExited then.
+// apart calls f on a goroutine of its own, which f may end (runtime.Goexit, which
+// t.FailNow calls); the error is then errExited.
 func apart(f func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() {

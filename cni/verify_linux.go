@@ -62,8 +62,8 @@ func (r *Request) insideOf(result *Result) int {
 	return mine
 }
 
-// lacks returns all that is missing of what the result says of its interface with that
-// index, and an error when that cannot be told.
+// lacks returns everything that is missing of what the result says about interface
+// mine, or an error if that cannot be determined.
 func lacks(conn *rtnl.Conn, link *rtnl.Link, result *Result, mine int) (missing, err error) {
 	var all []error
 	complain := func(format string, args ...any) { all = append(all, fmt.Errorf(format, args...)) }

@@ -62,7 +62,7 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 		return nil, fmt.Errorf("decoding result: %w", inWords(err))
 	}
 	for _, entry := range slices.Concat(head.Interfaces, head.IPs, head.Routes) {
-		if string(entry) == "null" { // which the types' own conversions do not expect
+		if string(entry) == "null" { // which the conversions of package types do not expect
 			return nil, fmt.Errorf("decoding result: an entry of a list is null")
 		}
 	}
@@ -113,8 +113,8 @@ func EncodeResult(r *Result, version string) ([]byte, error) {
 	return out, nil
 }
 
-// written is the document of a result since 1.0.0. The result's own way leads through
-// JSON three times, to leave out DNS that is empty.
+// written returns the document of a result since 1.0.0. The result's own MarshalJSON
+// goes through JSON three times in order to omit an empty DNS.
 func written(r *Result) any {
 	type fields Result // without its methods
 	out := struct {
@@ -127,9 +127,10 @@ func written(r *Result) any {
 	return out
 }
 
-// before110 leaves out what interfaces have since 1.1.0. The attributes of routes, which
-// are as new, stay: an older network can have them, too, and whoever puts an IPAM
-// plugin's result into effect, or checks one, would take the routes for others.
+// before110 omits the interface fields introduced in 1.1.0. The attributes of routes,
+// which are as new, stay: an older network can have them too, and whoever configures
+// or checks an IPAM plugin's result would otherwise take the routes for different
+// ones.
 func before110(r Result) Result {
 	interfaces := r.Interfaces
 	r.Interfaces = make([]*types100.Interface, len(interfaces))
