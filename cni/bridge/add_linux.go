@@ -16,8 +16,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// add touches the host only when the container is known to be fit, and the
-// container only when the host is ready for it.
+// add touches the host only after the container has been checked, and the container
+// only when the host is ready for it.
 func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Result, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
@@ -29,8 +29,8 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 	}
 	defer p.closeWiring(w)
 	id := identify(r.Network, r.Attachment)
-	// This comes before IPAM: the rollback of an ADD that finds the container
-	// connected already must not release the addresses of that connection.
+	// This comes before IPAM: the rollback of an ADD that finds the container already
+	// connected must not release the addresses of that connection.
 	if err := w.refuseTaken(r, id); err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 	if err != nil {
 		return nil, err
 	}
-	if len(todo.ips) > 0 { // now that the bridge passes it on
+	if len(todo.ips) > 0 { // now that the bridge forwards it
 		if err := w.inside.Do(rtnl.Announce(far)); err != nil {
 			return nil, err
 		}
@@ -60,10 +60,10 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 	return cni.Merge(r.PrevResult, todo.result), nil
 }
 
-// refuseTaken refuses names that are taken, after it has finished a removal of
-// the same attachment that is pending. (An ioctl would not wait for the kernel's lock
-// on links as these requests do; but for a name that is not there it has the kernel
-// execute modprobe, twice, and loads a module that is called so.)
+// refuseTaken refuses names that are taken, but first finishes a pending removal of
+// the same attachment. (An ioctl would not wait for the kernel's lock on links, as
+// these requests do; but for a name that does not exist it makes the kernel execute
+// modprobe, twice, and load any module of that name.)
 func (w *wiring) refuseTaken(r *cni.Request, id identity) error {
 	l, err := w.links.Link(id.host)
 	switch {
@@ -87,7 +87,7 @@ func (w *wiring) refuseTaken(r *cni.Request, id identity) error {
 	return cni.Errorf(cni.CodeExists, "interface %q (CNI_IFNAME) exists in the container already", r.IfName)
 }
 
-// allocate asks IPAM and plans with what it gives.
+// allocate calls the IPAM plugin and makes the plan from its result.
 func allocate(ctx context.Context, r *cni.Request, c *Config) (*plan, error) {
 	given := &cni.Result{}
 	if c.IPAM.Type != "" {
@@ -102,8 +102,8 @@ func allocate(ctx context.Context, r *cni.Request, c *Config) (*plan, error) {
 	return makePlan(c, given)
 }
 
-// build makes everything but what is inside the container, whose interface is
-// down meanwhile, and returns that.
+// build creates everything except the configuration inside the container, whose
+// interface is still down, and returns that interface.
 func (w *wiring) build(r *cni.Request, c *Config, id identity, todo *plan) (far *rtnl.Link, err error) {
 	br, err := w.ensureBridge(c)
 	if err != nil {
@@ -120,12 +120,13 @@ func (w *wiring) build(r *cni.Request, c *Config, id identity, todo *plan) (far 
 	return far, w.addRules(r, c, id, todo, far)
 }
 
-// carrierTime is how long the kernel may take to notice that both ends are up.
+// carrierTime is how long the kernel may take to detect the carrier once both ends
+// are up.
 const carrierTime = 3 * time.Second
 
-// awaitPort waits until the bridge passes the container's frames on, and returns
-// the interfaces on the host as they are then: the bridge, which a new port may
-// have changed, the near end and, with a VLAN, the gateway.
+// awaitPort waits until the bridge forwards the container's frames, and returns the
+// host's interfaces as they are then: the bridge, which a new port may have changed,
+// the host end and, with a VLAN, the gateway.
 func (w *wiring) awaitPort(ctx context.Context, c *Config, id identity, todo *plan) ([]*rtnl.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, carrierTime)
 	defer cancel()
@@ -149,8 +150,8 @@ func (w *wiring) awaitPort(ctx context.Context, c *Config, id identity, todo *pl
 	}
 }
 
-// connect makes the pair, with the far end in the container, in a single request:
-// nothing is ever half moved.
+// connect creates the pair, with its far end in the container, in a single request,
+// so that an end is never left in the wrong namespace.
 func (w *wiring) connect(r *cni.Request, c *Config, id identity, br *rtnl.Link) (far *rtnl.Link, err error) {
 	mac, err := c.mac()
 	if err != nil {
@@ -181,8 +182,8 @@ func (w *wiring) connect(r *cni.Request, c *Config, id identity, br *rtnl.Link) 
 	return &rtnl.Link{Name: r.IfName, Index: near.Peer, MTU: near.MTU, MAC: mac}, nil
 }
 
-// undoPair removes the pair on a connection of its own: the ADD's is closed when
-// its rollback runs.
+// undoPair removes the pair over a connection of its own: that of the ADD is already
+// closed when the rollback runs.
 func undoPair(id identity) error {
 	links, err := rtnl.Open()
 	if err != nil {
@@ -191,7 +192,7 @@ func undoPair(id identity) error {
 	return errors.Join(disconnect(links, id, nil), links.Close())
 }
 
-// addRules switches forwarding on and puts the rules' elements in, as configured.
+// addRules enables forwarding and adds the rules' elements, as configured.
 func (w *wiring) addRules(r *cni.Request, c *Config, id identity, todo *plan, far *rtnl.Link) error {
 	for _, ip := range todo.ips {
 		if c.IsGateway || c.IPMasq {
@@ -226,7 +227,7 @@ func describe(netns string, links []*rtnl.Link) (out []*cni.Interface) {
 	return out
 }
 
-// deleteLink removes a link and waits for it. It succeeds when there is none.
+// deleteLink removes a link and waits for that. It succeeds if there is none.
 func deleteLink(links *rtnl.Conn, l *rtnl.Link) error {
 	if err := links.Do(rtnl.Delete(l)); err != nil && !errors.Is(err, unix.ENODEV) {
 		return err

@@ -13,7 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// ensureBridge returns the bridge, made if need be, up and as it is configured.
+// ensureBridge returns the bridge, up and as configured, and creates it if necessary.
 func (h *host) ensureBridge(c *Config) (*rtnl.Link, error) {
 	br, err := h.links.Link(c.Bridge)
 	if errors.Is(err, fault.NotFound) {
@@ -28,7 +28,7 @@ func (h *host) ensureBridge(c *Config) (*rtnl.Link, error) {
 	return br, withoutVLANs(c, h.mend(br, c))
 }
 
-// withoutVLANs says what the kernel lacks that does not support what was asked of it.
+// withoutVLANs explains the error of a kernel that lacks VLAN filtering.
 func withoutVLANs(c *Config, err error) error {
 	if c.filtersVLANs() && errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("this kernel has no bridges that keep VLANs apart (CONFIG_BRIDGE_VLAN_FILTERING), which vlan and vlanTrunk need: %w", err)
@@ -44,10 +44,10 @@ func wrongKind(l *rtnl.Link) error {
 	return cni.Errorf(cni.CodeConfig, "bridge %q: an interface of this name exists and is a %s", l.Name, kind)
 }
 
-// makeBridge makes the bridge with an address of its own: one without would
-// take that of a port, and change it as ports come and go. It is down until all
-// else is done (mend), so that a bridge that is up has all of it. When another ADD
-// is faster, that one's bridge is as good.
+// makeBridge creates the bridge with a MAC address of its own: otherwise it would
+// take that of a port, and change it as ports come and go. It stays down until
+// everything else is done (mend), so a bridge that is up is complete. If another ADD
+// is faster, its bridge is as good.
 func (h *host) makeBridge(c *Config) (*rtnl.Link, error) {
 	err := h.links.Do(rtnl.AddBridge(c.Bridge, c.MTU, newMAC(), c.filtersVLANs()))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
@@ -56,7 +56,7 @@ func (h *host) makeBridge(c *Config) (*rtnl.Link, error) {
 	return h.links.Link(c.Bridge)
 }
 
-// newMAC returns an address of one interface that is administered locally.
+// newMAC returns a locally administered unicast address.
 func newMAC() net.HardwareAddr {
 	mac := make(net.HardwareAddr, 6)
 	_, _ = rand.Read(mac) // it never fails
@@ -64,8 +64,8 @@ func newMAC() net.HardwareAddr {
 	return mac
 }
 
-// mend makes a bridge that was there already what the configuration asks for,
-// as far as that harms nobody who uses it.
+// mend changes an existing bridge to what the configuration asks for, as far as that
+// harms no other user of it.
 func (h *host) mend(br *rtnl.Link, c *Config) error {
 	var changes []func() error
 	if c.PromiscMode && !br.Promisc {
@@ -77,7 +77,7 @@ func (h *host) mend(br *rtnl.Link, c *Config) error {
 	if c.filtersVLANs() && !br.VLANFiltering {
 		changes = append(changes, func() error { return h.mendFiltering(br) })
 	}
-	if !br.Up { // last; and nobody has learned a route by one that was never up
+	if !br.Up { // last; no route was ever learned through a bridge that was never up
 		changes = append(changes,
 			func() error { return ignoreAdvertisements(br.Name) },
 			func() error { return useAtOnce(br.Name, c) },
@@ -91,8 +91,8 @@ func (h *host) mend(br *rtnl.Link, c *Config) error {
 	return nil
 }
 
-// refuses reports why mend could not make the bridge what the configuration asks for. It
-// changes nothing.
+// refuses returns the reason why mend could not make the bridge what the
+// configuration asks for, without changing anything.
 func (h *host) refuses(br *rtnl.Link, c *Config) error {
 	if br.Kind != "bridge" {
 		return wrongKind(br)
@@ -108,8 +108,8 @@ func (h *host) refuses(br *rtnl.Link, c *Config) error {
 	return nil
 }
 
-// mendMTU lowers the MTU at any time; it raises it only while the bridge has no
-// port that could be too small for it.
+// mendMTU lowers the MTU at any time; it raises it only while no port of the bridge has
+// an MTU below the new one.
 func (h *host) mendMTU(br *rtnl.Link, mtu int) error {
 	if mtu > br.MTU {
 		if err := h.refusesMTU(br, mtu); err != nil {
@@ -136,8 +136,8 @@ func (h *host) refusesMTU(br *rtnl.Link, mtu int) error {
 	return nil
 }
 
-// mendFiltering switches VLAN filtering on while no port relies on tagged frames
-// that pass.
+// mendFiltering enables VLAN filtering while the bridge has no ports: one could rely on
+// tagged frames being forwarded.
 func (h *host) mendFiltering(br *rtnl.Link) error {
 	if err := h.refusesFiltering(br); err != nil {
 		return err

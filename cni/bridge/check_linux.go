@@ -17,8 +17,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// check compares the kernel with the final result of ADD, which later plugins
-// of the chain may have changed, and never writes. It reports all that is missing.
+// check compares the kernel with the final result of ADD, which later plugins of the
+// chain may have changed. It changes nothing and reports everything that is missing.
 func (p *plugin) check(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
@@ -45,7 +45,7 @@ func (p *plugin) check(_ context.Context, r *cni.Request, c *Config) error {
 	return nil
 }
 
-// expected is what the final result says of the attachment.
+// expected is what the final result says about the attachment.
 type expected struct {
 	identity
 	nic      *cni.Interface // in the container
@@ -150,7 +150,7 @@ func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
 	if port.Alias == want.leaving() {
 		return fmt.Errorf("interface %q on the host is being removed", port.Name)
 	}
-	if !want.owns(port.Alias) { // DEL would leave it, and give its addresses away
+	if !want.owns(port.Alias) { // DEL would leave it, but release its addresses
 		return fmt.Errorf("interface %q on the host has the alias %q instead of %q, so it is not known to be the attachment's",
 			port.Name, port.Alias, want.alias)
 	}
@@ -165,7 +165,7 @@ func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
 	}
 	complain(!port.Up, "is down")
 	complain(port.Up && port.Disabled && !c.DisableContainerInterface, "is a disabled port of its bridge")
-	// What somebody switched on besides is not missing.
+	// Options that somebody has enabled in addition are not an error.
 	complain(c.HairpinMode && !port.Hairpin, "has lost its hairpin mode")
 	complain(c.PortIsolation && !port.Isolated, "has lost its isolation")
 	return errors.Join(append(errs, w.checkVLANs(br, port, c))...)
@@ -189,8 +189,8 @@ func (w *wiring) checkVLANs(br, port *rtnl.Link, c *Config) error {
 	return errors.Join(errs...)
 }
 
-// compareVLANs returns the VLANs that the port lacks, and those it should not be
-// in, one by one.
+// compareVLANs returns the VLANs that the port lacks and those that it should not be
+// in, each as a single id.
 func (h *host) compareVLANs(br, port *rtnl.Link, c *Config) (missing, extra []rtnl.VLANs, err error) {
 	have, err := h.links.VLANsOf(port)
 	if err != nil {
@@ -243,7 +243,7 @@ func (w *wiring) checkGateway(br *rtnl.Link, want *expected, c *Config) error {
 	return hasAddresses(w.links, dev, want.gateways)
 }
 
-// checkRules looks for every element by its key, and for the rules that use them.
+// checkRules looks up every element by its key, and the rules that use them.
 func (w *wiring) checkRules(want *expected, c *Config) error {
 	mac, err := macOf(want.nic)
 	if err != nil {

@@ -16,75 +16,76 @@ import (
 
 // Config is the plugin's part of a network configuration.
 type Config struct {
-	// Bridge is the name of the bridge, which is made when it is missing. The
+	// Bridge is the name of the bridge, which is created if it does not exist. The
 	// default is "cni0".
 	Bridge string `json:"bridge"`
-	// IsGateway gives the bridge the gateway's address of every subnet; with VLAN
-	// it is the VLAN's own interface "<bridge>.<vlan>" that gets them.
+	// IsGateway assigns each subnet's gateway address to the bridge or, with VLAN, to
+	// the VLAN's own interface "<bridge>.<vlan>".
 	IsGateway bool `json:"isGateway"`
-	// IsDefaultGateway implies IsGateway and adds a default route to it, for each
-	// address family that IPAM gave no default route in the main table.
+	// IsDefaultGateway implies IsGateway and adds a default route through it for each
+	// address family for which IPAM returned no default route in the main table.
 	IsDefaultGateway bool `json:"isDefaultGateway"`
-	// ForceAddress replaces other addresses of the bridge by the gateway's: of
-	// IPv4 all, of IPv6 those of an overlapping subnet. Without it an address of an
-	// overlapping subnet is an error.
+	// ForceAddress replaces other addresses of the bridge by the gateway's: all IPv4
+	// addresses, and IPv6 addresses of an overlapping subnet. Without it an address
+	// of an overlapping subnet is an error.
 	ForceAddress bool `json:"forceAddress"`
-	// IPMasq translates the source of what leaves by another interface than the
-	// bridge, multicast excepted.
+	// IPMasq masquerades what leaves by an interface other than the bridge, except
+	// multicast.
 	IPMasq bool `json:"ipMasq"`
 	// IPMasqBackend is "nftables", "iptables" or empty. All three mean nftables,
-	// which works beside rules of iptables; for "iptables" a line in the log says so.
+	// which coexists with iptables rules; "iptables" is reported in the log.
 	IPMasqBackend string `json:"ipMasqBackend"`
-	// NFTTable is the name of the bridge's nftables tables, by default "cni-" and
-	// the bridge's name.
+	// NFTTable is the name of the bridge's nftables tables. The default is "cni-"
+	// followed by the bridge's name.
 	NFTTable string `json:"nftTable"`
-	// MTU of the pair and the bridge; 0 is the kernel's default.
+	// MTU is that of the pair and the bridge; 0 means the kernel's default.
 	MTU int `json:"mtu"`
-	// HairpinMode lets the bridge send a packet back by the port it came from.
+	// HairpinMode lets the bridge send a packet back out of the port that it came
+	// from.
 	HairpinMode bool `json:"hairpinMode"`
 	// PromiscMode makes the bridge promiscuous. It excludes HairpinMode.
 	PromiscMode bool `json:"promiscMode"`
-	// VLAN is the one that the container's untagged frames belong to; 0 is none.
+	// VLAN is the VLAN of the container's untagged frames; 0 means none.
 	VLAN int `json:"vlan"`
-	// VLANTrunk are VLANs whose tagged frames the container gets. Its untagged ones
-	// belong to VLAN, or to VLAN 1 when that is 0.
+	// VLANTrunk lists the VLANs whose tagged frames the container gets. Its untagged
+	// frames belong to VLAN, or to VLAN 1 if that is 0.
 	VLANTrunk []Trunk `json:"vlanTrunk"`
-	// PreserveDefaultVLAN leaves a port with VLAN or VLANTrunk in the bridge's
-	// default VLAN as well.
+	// PreserveDefaultVLAN keeps a port with VLAN or VLANTrunk in the bridge's default
+	// VLAN too.
 	PreserveDefaultVLAN bool `json:"preserveDefaultVlan"`
-	// MACSpoofCheck drops frames of the container that have another source address
-	// than its interface.
+	// MACSpoofCheck drops frames of the container whose source address is not that of
+	// its interface.
 	MACSpoofCheck bool `json:"macspoofchk"`
-	// EnableDAD makes ADD wait for the kernel to look for another owner of the IPv6
-	// addresses, 2 seconds and longer. Otherwise IPAM's word counts, and the bridge that
-	// the ADD brings up uses its link-local address at once, too.
+	// EnableDAD makes ADD wait for duplicate address detection of the IPv6 addresses,
+	// which takes 2 seconds or longer. Without it the plugin relies on IPAM, and a
+	// bridge that the ADD brings up also uses its link-local address at once.
 	EnableDAD bool `json:"enabledad"`
 	// DisableContainerInterface leaves the container's end down and without
 	// addresses. It excludes IPAM.
 	DisableContainerInterface bool `json:"disableContainerInterface"`
-	// PortIsolation keeps containers with it from each other; the host and ports
-	// without it reach them.
+	// PortIsolation isolates containers that have it from each other; the host and
+	// ports without it can reach them.
 	PortIsolation bool      `json:"portIsolation"`
 	IPAM          cni.IPAM  `json:"ipam"`
 	DNS           types.DNS `json:"dns"`
-	// MAC is the address of the container's end; the kernel's choice when empty.
+	// MAC is the address of the container's end. If empty, the plugin chooses one.
 	MAC string `json:"-" cni:"mac,MAC"`
 }
 
-// Trunk is an id of a VLAN, or the ids from the least to the greatest.
+// Trunk is a VLAN id, or the range of ids from MinID to MaxID.
 type Trunk struct {
 	MinID *int `json:"minID"`
 	MaxID *int `json:"maxID"`
 	ID    *int `json:"id"`
 }
 
-// iptables is the IPMasqBackend that is taken and not used.
+// iptables is the IPMasqBackend that is accepted but not used.
 const iptables = "iptables"
 
-// maxVLAN is the greatest id of a VLAN.
+// maxVLAN is the greatest VLAN id.
 const maxVLAN = 4094
 
-// complete puts defaults in and refuses what cannot work together.
+// complete sets defaults and refuses combinations that cannot work.
 func (c *Config) complete() error {
 	if c.Bridge == "" {
 		c.Bridge = "cni0"
@@ -112,7 +113,7 @@ func (c *Config) complete() error {
 	return c.checkVLANs()
 }
 
-// tell writes what the user of the configuration should know.
+// tell logs what the configuration's user should know.
 func (c *Config) tell(log *slog.Logger) {
 	if c.IPMasq && c.IPMasqBackend == iptables {
 		log.Warn("ipMasqBackend iptables: masquerading is in nftables, which this plugin always uses", "table", c.NFTTable)
@@ -135,10 +136,10 @@ func (c *Config) checkVLANs() error {
 	return nil
 }
 
-// idRange is the ids of VLANs from first to last.
+// idRange is the VLAN ids from first to last.
 type idRange struct{ first, last uint16 }
 
-// ids returns what the entry names: a range, an id, or both.
+// ids returns what the entry names: a range, a single id, or both.
 func (t Trunk) ids() (out []idRange, err error) {
 	add := func(first, last *int) error {
 		for _, id := range []*int{first, last} {
@@ -168,7 +169,7 @@ func (t Trunk) ids() (out []idRange, err error) {
 	return out, err
 }
 
-// filtersVLANs reports whether the bridge must keep VLANs apart.
+// filtersVLANs reports whether the bridge needs VLAN filtering.
 func (c *Config) filtersVLANs() bool { return c.VLAN != 0 || len(c.VLANTrunk) > 0 }
 
 // native returns the VLAN of a port's untagged frames, or 0.
@@ -203,10 +204,10 @@ func (c *Config) mac() (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// identity is what names everything that belongs to an attachment.
+// identity names everything that belongs to an attachment.
 type identity struct {
 	owner string // of nftables elements
-	host  string // the host's end of the pair
+	host  string // the host end of the pair
 	alias string // of that end
 }
 
@@ -215,8 +216,8 @@ func identify(network string, a cni.Attachment) identity {
 	return identity{owner: owner, host: a.HostName("veth", network), alias: aliasPrefix + owner}
 }
 
-// The aliases of host's ends begin so; the second when the rest is only to be
-// removed, the third for the port of a VLAN's gateway.
+// Prefixes of the aliases of host ends: the second if the pair only awaits its
+// removal, the third for the port of a VLAN's gateway.
 const (
 	aliasPrefix   = "nodekit:"
 	leavingPrefix = "nodekit-leaving:"
@@ -225,8 +226,8 @@ const (
 
 func (id identity) leaving() string { return leavingPrefix + id.owner }
 
-// owns reports whether a host's end with the alias is the attachment's. One
-// without an alias is: somebody took it away, or an older version made it.
+// owns reports whether a host end with the alias belongs to the attachment. So does
+// one without an alias: somebody removed it, or an older version created the pair.
 func (id identity) owns(alias string) bool {
 	return alias == "" || alias == id.alias || alias == id.leaving()
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// del goes from the outside in: a port that is alive never lacks the rules that
-// hold it. The addresses go back behind it: until then nobody else can have them.
-// It never looks into a network namespace, so it cannot harm one that has another
-// owner by now.
+// del works from the outside in: an active port never lacks the rules that restrict
+// it. Addresses are released afterwards, so until then nobody else can get them. It
+// never enters a network namespace, so it cannot harm one that belongs to another
+// container by now.
 func (p *plugin) del(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		r.Log.Warn("removing an attachment of an invalid configuration", "err", err)
@@ -24,7 +24,7 @@ func (p *plugin) del(_ context.Context, r *cni.Request, c *Config) error {
 	if err != nil {
 		return err
 	}
-	// The kernel's grace period for elements runs while it removes the pair.
+	// The kernel's grace period for elements elapses while it removes the pair.
 	defer p.release(h)
 	id := identify(r.Network, r.Attachment)
 	l, err := ownLink(h.links, id, r.Log)
@@ -44,9 +44,9 @@ func (p *plugin) del(_ context.Context, r *cni.Request, c *Config) error {
 	return errors.Join(err, deleteLink(h.links, l))
 }
 
-// silence makes the pair ineffective, without the time that its removal takes.
-// One that is gone, or whose port cannot be disabled and which is removed at once,
-// becomes nil.
+// silence makes the pair ineffective without waiting for its removal. It returns nil
+// if the pair is gone, or if its port cannot be disabled, so that the pair is removed
+// at once.
 func (p *plugin) silence(h *host, l *rtnl.Link, id identity, log *slog.Logger) (*rtnl.Link, error) {
 	err := h.links.Do(rtnl.DisablePort(l, id.leaving(), p.leavingGroup())...)
 	switch {
@@ -59,8 +59,8 @@ func (p *plugin) silence(h *host, l *rtnl.Link, id identity, log *slog.Logger) (
 	return nil, deleteLink(h.links, l)
 }
 
-// disconnect removes an attachment's pair and waits for it. It succeeds when
-// there is none.
+// disconnect removes an attachment's pair and waits for that. It succeeds if there is
+// none.
 func disconnect(links *rtnl.Conn, id identity, log *slog.Logger) error {
 	l, err := ownLink(links, id, log)
 	if err != nil || l == nil {
@@ -69,8 +69,8 @@ func disconnect(links *rtnl.Conn, id identity, log *slog.Logger) error {
 	return deleteLink(links, l)
 }
 
-// ownLink returns the host's end of the attachment's pair, or nil when there is
-// none, or another interface of that name.
+// ownLink returns the host end of the attachment's pair, or nil if there is none or
+// another interface has its name.
 func ownLink(links *rtnl.Conn, id identity, log *slog.Logger) (*rtnl.Link, error) {
 	l, err := links.Link(id.host)
 	if errors.Is(err, fault.NotFound) {
@@ -88,8 +88,8 @@ func ownLink(links *rtnl.Conn, id identity, log *slog.Logger) (*rtnl.Link, error
 	return l, nil
 }
 
-// gc removes the pairs and the elements of the network's attachments that are
-// not valid, all pairs in the time of one.
+// gc removes the pairs and elements of the network's attachments that are not valid,
+// all pairs in the time that one takes.
 func (p *plugin) gc(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
@@ -104,15 +104,15 @@ func (p *plugin) gc(_ context.Context, r *cni.Request, c *Config) error {
 		keep[nft.Owner(r.Network, a.String())] = true
 	}
 	stale := func(owner string) bool { return nft.OfNetwork(owner, r.Network) && !keep[owner] }
-	return errors.Join( // from the outside in, as DEL
+	return errors.Join( // from the outside in, as in DEL
 		h.removePairs(r.Network, stale),
 		h.rules.RemoveOwned(masquerading(c), stale),
 		h.rules.RemoveOwned(spoofChecking(c), stale),
 	)
 }
 
-// removePairs removes the network's pairs whose owner is stale, and those that
-// are only to be removed.
+// removePairs removes the network's pairs whose owner is stale or whose removal is
+// pending.
 func (h *host) removePairs(network string, stale func(owner string) bool) error {
 	all, err := h.links.Veths()
 	if err != nil {
@@ -140,9 +140,9 @@ func (h *host) removePairs(network string, stale func(owner string) bool) error 
 	return errors.Join(errs...)
 }
 
-// status reports what ADD would miss of the kernel. Rules that somebody removed
-// come back at once: runtimes ask for STATUS all the time, and for CHECK hardly
-// ever, and a node that only reported the loss would get no ADD to mend it.
+// status reports what the kernel lacks for an ADD. It restores removed rules at once:
+// runtimes call STATUS often and CHECK hardly ever, and a node that only reported the
+// loss would get no ADD that restores them.
 func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
@@ -173,10 +173,10 @@ func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 	return nil
 }
 
-// Teardown removes the bridge, its nftables tables and the gateways of its VLANs,
-// for an owner who knows that no container uses them any more: a node that leaves
-// the machine. The plugin itself never does, because networks may share them. It
-// succeeds when they are not there. Sysctls stay as they are.
+// Teardown removes the bridge, its nftables tables and the gateways of its VLANs. It
+// is for an owner who knows that no container uses them any more, such as a node that
+// is uninstalled. The plugin itself never does this, because networks may share them.
+// Teardown succeeds if they do not exist. Sysctls stay as they are.
 func Teardown(_ context.Context, c Config) error {
 	if err := c.complete(); err != nil {
 		return err
@@ -191,8 +191,8 @@ func Teardown(_ context.Context, c Config) error {
 	)
 }
 
-// removeBridge removes the bridge and the pairs that were made for it: those of
-// its gateways, and those that are only to be removed.
+// removeBridge removes the bridge and the pairs created for it: those of its
+// gateways, and those whose removal is pending.
 func removeBridge(links *rtnl.Conn, name string) error {
 	br, err := links.Link(name)
 	if errors.Is(err, fault.NotFound) {

@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// ensureGateway gives the bridge, or the interface of the VLAN, the gateway's
-// addresses.
+// ensureGateway assigns the gateway's addresses to the bridge or to the VLAN's
+// interface.
 func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) error {
 	dev := br
 	if c.VLAN != 0 {
@@ -39,8 +39,9 @@ func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) 
 		}
 		requests := []*nlsock.Message{rtnl.AddAddress(dev, want, false)}
 		if dev == br {
-			// A bridge that somebody else made may have a port's MAC address until then.
-			// In the same write, or an ADD that is killed would leave it so for good.
+			// Until then a bridge that somebody else created may have a port's MAC
+			// address. Both go in one write, or an ADD killed in between would leave
+			// it so for good.
 			requests = append(requests, rtnl.Announce(br))
 		}
 		if err := h.links.Do(requests...); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -50,8 +51,8 @@ func (h *host) ensureGateway(br *rtnl.Link, c *Config, gateways []netip.Prefix) 
 	return nil
 }
 
-// replaceAddresses removes the addresses that the gateway's replaces, or reports
-// them.
+// replaceAddresses removes the addresses that the gateway's replaces or, without
+// force, returns an error for them.
 func (h *host) replaceAddresses(dev *rtnl.Link, force bool, want netip.Prefix, others []rtnl.Address) error {
 	for _, a := range others {
 		overlaps := a.Prefix.Masked().Overlaps(want.Masked())
@@ -70,9 +71,9 @@ func (h *host) replaceAddresses(dev *rtnl.Link, force bool, want netip.Prefix, o
 }
 
 // ensureVLANGateway returns the interface that has the gateway's addresses in the
-// VLAN: the host's end of a pair whose other end is a port of the bridge. An
-// interface of that name which somebody else made is as good. Every ADD looks at
-// all of it, because others take ports down and flush rules.
+// VLAN: the host end of a pair whose other end is a port of the bridge. An interface
+// of that name that somebody else created is as good. Every ADD verifies all of it,
+// because others set ports down and flush rules.
 func (h *host) ensureVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
 	dev, err := h.links.Link(c.gatewayName())
 	if errors.Is(err, fault.NotFound) {
@@ -93,7 +94,7 @@ func (h *host) ensureVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
 	if err := errors.Join(ignoreAdvertisements(dev.Name), useAtOnce(dev.Name, c)); err != nil {
 		return nil, err
 	}
-	return dev, h.links.Do(rtnl.Up(dev)) // last: who sees it up has all of it
+	return dev, h.links.Do(rtnl.Up(dev)) // last: a gateway that is up is complete
 }
 
 func (h *host) makeVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
@@ -101,15 +102,15 @@ func (h *host) makeVLANGateway(br *rtnl.Link, c *Config) (*rtnl.Link, error) {
 	_, err := h.links.AddPair(&rtnl.Pair{
 		Name: gatewayPortName(c), Peer: name, Master: br.Index, MTU: c.MTU, PeerMAC: newMAC(), PeerNS: -1, Alias: gatewayPrefix + name,
 	})
-	if err != nil && !errors.Is(err, fault.AlreadyExists) { // another ADD is faster
+	if err != nil && !errors.Is(err, fault.AlreadyExists) { // otherwise another ADD was faster
 		return nil, err
 	}
 	return h.links.Link(name)
 }
 
-// settleGateway puts the gateway's port into its VLAN, also for an ADD that was
-// killed or is at it, and back into it when it is done. Networks share it: other
-// VLANs of a port that is done are left to who put it there.
+// settleGateway adds the gateway's port to its VLAN, also on behalf of an ADD that
+// was killed or is still running; done says that it was complete before, so that only
+// losses are restored. Networks share the port: other VLANs of a complete one stay.
 func (h *host) settleGateway(br *rtnl.Link, c *Config, done bool) error {
 	port, err := h.gatewayPort(c)
 	if err != nil || port == nil {
@@ -119,7 +120,7 @@ func (h *host) settleGateway(br *rtnl.Link, c *Config, done bool) error {
 		if err := h.links.Do(rtnl.SetMaster(port, br.Index)); err != nil {
 			return err
 		}
-		done = false // it is in the VLANs of a new port now
+		done = false // it now has the VLANs of a new port
 	}
 	if !done {
 		access := *c
@@ -165,8 +166,8 @@ func (h *host) lacksVLAN(br, port *rtnl.Link, c *Config) (bool, error) {
 	return len(missing) > 0, err
 }
 
-// gatewayPort returns the bridge's port to the gateway of the VLAN; nil when it is
-// no pair of this plugin's, of which nothing is known.
+// gatewayPort returns the bridge's port to the VLAN's gateway, or nil if the gateway
+// is not a pair of this plugin, so that its port is unknown.
 func (h *host) gatewayPort(c *Config) (*rtnl.Link, error) {
 	port, err := h.links.Link(gatewayPortName(c))
 	if errors.Is(err, fault.NotFound) {
@@ -175,13 +176,13 @@ func (h *host) gatewayPort(c *Config) (*rtnl.Link, error) {
 	return port, err
 }
 
-// gatewayPortName returns the name of the bridge's port to the gateway of the VLAN.
+// gatewayPortName returns the name of the bridge's port to the VLAN's gateway.
 func gatewayPortName(c *Config) string {
 	sum := sha256.Sum256([]byte(c.gatewayName()))
 	return fmt.Sprintf("vgw%x", sum[:5])
 }
 
-// setVLANs puts a port into the VLANs of the configuration and brings it up.
+// setVLANs adds a port to the VLANs of the configuration and brings it up.
 func (h *host) setVLANs(br, port *rtnl.Link, c *Config) error {
 	if br.DefaultVLAN != 0 && !c.PreserveDefaultVLAN {
 		def := rtnl.VLANs{First: br.DefaultVLAN, Last: br.DefaultVLAN}

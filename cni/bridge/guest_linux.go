@@ -12,9 +12,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// configure brings the container's end up and gives it its addresses and routes,
-// in one request. The link comes up first: packets to an IPv6 address that was
-// there before it are lost for the first second (measured on Linux 6.18).
+// configure brings the container's end up and adds its addresses and routes, in one
+// request. The link comes up first: if an IPv6 address is there before, packets to it
+// are lost for the first second (measured on Linux 6.18).
 func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, todo *plan, detect bool) error {
 	if slices.ContainsFunc(todo.ips, func(ip netip.Prefix) bool { return ip.Addr().Is6() }) {
 		if err := r.InNetNS(func() error { return prepareIPv6(l.Name, detect) }); err != nil {
@@ -29,7 +29,7 @@ func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, to
 	if err != nil {
 		return err
 	}
-	if detect { // routes whose source is an address that is not usable yet are refused
+	if detect { // the kernel refuses routes whose source address is still tentative
 		if err := w.inside.Do(requests...); err != nil {
 			return err
 		}
@@ -44,7 +44,7 @@ func (w *wiring) configure(ctx context.Context, r *cni.Request, l *rtnl.Link, to
 	return w.inside.Do(requests...)
 }
 
-// prepareIPv6 sets what only sysctls can. It runs in the container's namespace.
+// prepareIPv6 sets what only sysctls can set. It runs in the container's namespace.
 func prepareIPv6(link string, detect bool) error {
 	conf := "net/ipv6/conf/" + link + "/"
 	settings := [][2]string{

@@ -14,15 +14,15 @@ type plugin struct {
 	stays *resident // nil: nothing is kept between calls
 }
 
-// host is the connections to the kernel in the network namespace that the plugin
-// is called in. It belongs to one call at a time.
+// host holds the connections to the kernel in the network namespace in which the
+// plugin is called. Only one call uses it at a time.
 type host struct {
 	ns    netns.ID
 	links *rtnl.Conn
 	rules *nft.Conn
 }
 
-// openHost returns connections, which are given back with release.
+// openHost returns connections; the caller returns them with release.
 func (p *plugin) openHost() (*host, error) {
 	id, err := netns.CurrentID()
 	if err != nil {
@@ -47,13 +47,13 @@ func (p *plugin) release(h *host) {
 	}
 }
 
-// close closes the sockets; a netlink socket has nothing to lose by it.
+// close closes the sockets. Errors are ignored: a netlink socket has nothing to lose.
 func (h *host) close() {
 	_ = h.links.Close()
 	_ = h.rules.Close()
 }
 
-// wiring is the connections to both ends of a pair.
+// wiring holds the connections to both ends of a pair.
 type wiring struct {
 	*host
 	inside *rtnl.Conn
@@ -66,7 +66,7 @@ func (p *plugin) open(r *cni.Request) (*wiring, error) {
 		return nil, err
 	}
 	w := &wiring{host: h}
-	// A socket stays in the namespace that it was made in.
+	// A socket stays in the namespace in which it was opened.
 	err = r.InNetNS(func() (err error) {
 		w.inside, err = rtnl.Open()
 		return err

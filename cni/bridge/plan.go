@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rtnl"
 )
 
-// plan is what an ADD puts into effect, known before anything is touched. Its
-// slices run along with those of the result.
+// plan is what an ADD will configure, computed before anything is touched. Its slices
+// parallel those of the result.
 type plan struct {
 	result   *cni.Result // without interfaces
 	ips      []netip.Prefix
@@ -24,10 +24,10 @@ type plan struct {
 // leastIPv6 is the smallest MTU of a link with IPv6 (RFC 8200, section 5).
 const leastIPv6 = 1280
 
-// guest is the place of the container's interface in the result.
+// guest is the index of the container's interface in the result.
 const guest = 2
 
-// makePlan completes what IPAM gave.
+// makePlan completes IPAM's result.
 func makePlan(c *Config, given *cni.Result) (*plan, error) {
 	p := &plan{result: &cni.Result{Routes: slices.Clone(given.Routes), DNS: given.DNS}}
 	if !c.DNS.IsEmpty() {
@@ -81,8 +81,8 @@ func (p *plan) addIP(c *Config, given *types100.IPConfig) error {
 	return nil
 }
 
-// gatewayOf returns the bridge's address in the subnet: the given one, or the
-// subnet's first.
+// gatewayOf returns the bridge's address in the subnet: the given gateway, or the
+// subnet's first address.
 func gatewayOf(address netip.Prefix, given net.IP) (netip.Prefix, error) {
 	gw, ok := netip.AddrFromSlice(given)
 	if !ok {
@@ -98,10 +98,10 @@ func gatewayOf(address netip.Prefix, given net.IP) (netip.Prefix, error) {
 	return out, nil
 }
 
-// inMainTable reports whether a route counts for every packet, and not for those alone that
-// a rule sends to a table of its own.
+// inMainTable reports whether a route is in the main table, which applies to every
+// packet, and not in one that only rules select.
 func inMainTable(r *types.Route) bool {
-	const mainTable = 254 // RT_TABLE_MAIN; 0 means it, too
+	const mainTable = 254 // RT_TABLE_MAIN; 0 means the same
 	return r.Table == nil || *r.Table == 0 || *r.Table == mainTable
 }
 

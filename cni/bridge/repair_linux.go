@@ -12,9 +12,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// repair puts back what check would miss and nobody would want to be missing:
-// the bridge, the gateway's addresses, the port with its options and VLANs, link
-// states, routes and rules. The container's addresses are not its business, and a
+// repair restores what check would find missing and nobody would have removed on
+// purpose: the bridge, the gateway's addresses, the port with its options and VLANs,
+// link states, routes and rules. It leaves the container's addresses alone, and a
 // pair that is gone needs a new ADD.
 func (p *plugin) repair(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
@@ -52,9 +52,9 @@ func (w *wiring) repairPort(br, port *rtnl.Link, c *Config) error {
 	var requests []*nlsock.Message
 	if port.Master != br.Index {
 		requests = append(requests, rtnl.SetMaster(port, br.Index))
-		port.Hairpin, port.Isolated = false, false // those of a new port
+		port.Hairpin, port.Isolated = false, false // the defaults of a new port
 	}
-	// To set options enables a port that has a carrier, too.
+	// Setting options also enables a port that has a carrier.
 	if c.HairpinMode && !port.Hairpin || c.PortIsolation && !port.Isolated || port.Disabled {
 		requests = append(requests, rtnl.SetPort(port, c.HairpinMode || port.Hairpin, c.PortIsolation || port.Isolated))
 	}
@@ -106,7 +106,7 @@ func (w *wiring) repairRules(want *expected, c *Config) error {
 	return w.rules.Put(groups(c, want.identity, want.ips, mac)...)
 }
 
-// repairGuest brings the container's end up and puts routes back that the kernel
+// repairGuest brings the container's end up and restores the routes that the kernel
 // dropped when it went down.
 func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
 	if c.DisableContainerInterface {
@@ -136,7 +136,7 @@ func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
 	return w.inside.Do(requests...)
 }
 
-// macOf returns the address of the result's interface.
+// macOf returns the MAC address of the result's interface.
 func macOf(nic *cni.Interface) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(nic.Mac)
 	if err != nil && nic.Mac != "" {

@@ -16,7 +16,7 @@ import (
 // usualLinger is a resident's linger.
 const usualLinger = 15 * time.Millisecond
 
-// resident is what the plugin keeps in a process that stays.
+// resident is what the plugin keeps in a long-running process.
 type resident struct {
 	group  uint32        // of links that are to be removed
 	linger time.Duration // how long a removal waits for others, or for the namespace to go
@@ -31,15 +31,15 @@ func newResident() *resident {
 	return &resident{group: newGroup(), linger: usualLinger, batch: map[netns.ID]*rtnl.Conn{}}
 }
 
-// newGroup returns a number that no group of links has, in all likelihood. It
-// is never 0, the group of all links that were put into none.
+// newGroup returns a number that, in all likelihood, no group of links has. It is
+// never 0, the default group.
 func newGroup() uint32 {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // it never fails
 	return binary.NativeEndian.Uint32(b[:])>>1 | 1<<30
 }
 
-// kept is where sockets are kept; nil, which keeps none, of a plugin that does not stay.
+// kept returns the pool of kept sockets; nil, which keeps none, without a resident.
 func (s *resident) kept() *nspool.Pool[*host] {
 	if s == nil {
 		return nil
@@ -47,8 +47,8 @@ func (s *resident) kept() *nspool.Pool[*host] {
 	return &s.hosts
 }
 
-// leavingGroup returns the group of links that a removal takes together; 0, which
-// changes nothing, when each DEL removes its own.
+// leavingGroup returns the group of links that are removed together; 0, which changes
+// nothing, if each DEL removes its own pair.
 func (p *plugin) leavingGroup() uint32 {
 	if p.stays == nil {
 		return 0
@@ -56,8 +56,8 @@ func (p *plugin) leavingGroup() uint32 {
 	return p.stays.group
 }
 
-// remove has a pair that is in the group removed soon: the removal that it waits
-// for begins after this call. When there can be none the pair is removed at once.
+// remove schedules the removal of a pair that is in the group: by a removal that
+// begins after this call. If none can be scheduled, it removes the pair at once.
 func (s *resident) remove(h *host, l *rtnl.Link, log *slog.Logger) error {
 	if err := s.schedule(h.ns, log); err != nil {
 		return errors.Join(err, deleteLink(h.links, l))
@@ -65,14 +65,15 @@ func (s *resident) remove(h *host, l *rtnl.Link, log *slog.Logger) error {
 	return nil
 }
 
-// schedule makes sure that a removal begins in the namespace soon, and after now.
+// schedule ensures that a removal begins in the namespace soon, and not before this
+// call.
 func (s *resident) schedule(ns netns.ID, log *slog.Logger) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.batch[ns] != nil {
 		return nil
 	}
-	// The socket is opened here: this thread is in the right namespace.
+	// The socket is opened here, because this thread is in the right namespace.
 	conn, err := rtnl.Open()
 	if err != nil {
 		return err
@@ -81,7 +82,7 @@ func (s *resident) schedule(ns netns.ID, log *slog.Logger) error {
 	s.under.Go(func() {
 		time.Sleep(s.linger)
 		s.mu.Lock()
-		delete(s.batch, ns) // what comes from now on may be too late for this one
+		delete(s.batch, ns) // pairs added from now on may be too late for this removal
 		s.mu.Unlock()
 		// What fails is left to the next DEL, ADD or GC.
 		if err := conn.Do(rtnl.DeleteGroup(s.group)); err != nil && !rtnl.IsNotFound(err) {

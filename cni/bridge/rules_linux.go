@@ -16,10 +16,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// Sets and maps of the table of family inet: the addresses whose packets are
-// masqueraded, those of them that are in a VLAN with a gateway, interfaces that
-// lead to containers besides the bridge, and the index from (host's end, number) to
-// the address that it has an element for.
+// Sets and maps of the inet table: the addresses whose packets are masqueraded, those
+// of them in a VLAN with a gateway, the interfaces besides the bridge that lead to
+// containers, and the index from (host end, number) to the address that has an
+// element.
 const (
 	masq4 = "masquerade4"
 	masq6 = "masquerade6"
@@ -29,17 +29,16 @@ const (
 	index = "byport"
 )
 
-// Sets and maps of the table of family bridge: the ports that are watched, the
-// pairs of port and address that may be used, and the way from the port to the
-// address, which no rule uses: DEL does.
+// Sets and maps of the bridge table: the checked ports, the allowed pairs of port and
+// source address, and the map from port to address, which no rule uses, but DEL does.
 const (
 	watched   = "watched"
 	allowed   = "allowed"
 	addressOf = "address"
 )
 
-// masquerading describes the bridge's table of family inet. A process that stays
-// makes each description once.
+// masquerading describes the bridge's inet table. A long-running process builds each
+// description once.
 func masquerading(c *Config) *nft.Ruleset {
 	key := described{c.NFTTable, c.Bridge}
 	if rs, ok := descriptions.Load(key); ok {
@@ -49,7 +48,7 @@ func masquerading(c *Config) *nft.Ruleset {
 	return rs.(*nft.Ruleset)
 }
 
-// described are the names that a description of masquerading has in it.
+// described is the key of a description: the names that it contains.
 type described struct{ table, bridge string }
 
 var descriptions sync.Map // of *nft.Ruleset by described
@@ -90,11 +89,11 @@ func describeMasquerading(c *Config) *nft.Ruleset {
 	}
 }
 
-// untrackedOnTheBridge returns the rules for packets on their way to the gateway
-// of a VLAN, or back. Where br_netfilter is in use they pass netfilter on the
-// bridge already, and a connection that is tracked there is not masqueraded any
-// more when it is routed. What stays among the VLANs' containers is tracked:
-// answers of a container to a service may need it.
+// untrackedOnTheBridge returns the rules for packets on their way to the gateway of a
+// VLAN, or back. With br_netfilter they pass netfilter already on the bridge, and a
+// connection tracked there is no longer masqueraded when it is routed. Traffic
+// between containers of the VLANs remains tracked: a container's replies to a service
+// may need it.
 func untrackedOnTheBridge(c *Config, family byte, set string) [][]expr.Any {
 	bridged := slices.Concat(nft.EntersBy(c.Bridge), nft.Protocol(family))
 	return [][]expr.Any{
@@ -103,10 +102,10 @@ func untrackedOnTheBridge(c *Config, family byte, set string) [][]expr.Any {
 	}
 }
 
-// spoofChecking describes the bridge's table of family bridge: a frame of a
-// watched port passes when port and source address are allowed together.
+// spoofChecking describes the bridge's table of the bridge family: a frame from a
+// checked port passes if the pair of port and source address is allowed.
 func spoofChecking(c *Config) *nft.Ruleset {
-	const early = -300 // before whatever looks at frames by their addresses
+	const early = -300 // before anything that looks at the addresses of frames
 	name, mac := nftables.TypeIFName, nftables.TypeEtherAddr
 	return &nft.Ruleset{
 		Table: c.NFTTable, Bridge: true,
@@ -126,7 +125,7 @@ func spoofChecking(c *Config) *nft.Ruleset {
 	}
 }
 
-// groups returns the elements that an attachment with the addresses needs.
+// groups returns the elements needed by an attachment with these addresses.
 func groups(c *Config, id identity, ips []netip.Prefix, mac net.HardwareAddr) (out []nft.Group) {
 	if c.IPMasq && len(ips) > 0 {
 		out = append(out, nft.Group{Rules: masquerading(c), Elements: masqElements(c, id, ips)})
@@ -159,7 +158,7 @@ func masqElement(owner string, ip netip.Addr) nft.Element {
 	return nft.Element{Set: set, Key: ip.AsSlice(), Owner: owner}
 }
 
-// vlanSet returns the set for VLANs of the same family.
+// vlanSet returns the VLAN set of the same address family.
 func vlanSet(masq string) string {
 	if masq == masq4 {
 		return vlan4
@@ -185,13 +184,13 @@ func spoofElements(id identity, mac net.HardwareAddr) []nft.Element {
 	}
 }
 
-// gatewayElement makes packets to the VLAN's containers stay as they are.
+// gatewayElement exempts packets to the VLAN's containers from masquerading.
 func gatewayElement(c *Config) nft.Group {
 	return nft.Group{Rules: masquerading(c), Elements: []nft.Element{{Set: near, Key: nft.IfName(c.gatewayName())}}}
 }
 
-// removeRules removes the attachment's elements. What has another owner by now
-// stays: the index is removed in the same transaction, so whoever was second
+// removeRules removes the attachment's elements. Elements that have another owner by
+// now stay: the index is removed in the same transaction, so the second of two DELs
 // removes nothing.
 func removeRules(rules *nft.Conn, c *Config, id identity) error {
 	return errors.Join(removeMasquerade(rules, c, id), removeSpoofCheck(rules, c, id))
@@ -200,7 +199,7 @@ func removeRules(rules *nft.Conn, c *Config, id identity) error {
 func removeMasquerade(rules *nft.Conn, c *Config, id identity) error {
 	rs := masquerading(c)
 	var gone []nft.Element
-	for first := 0; ; first += 2 { // one request for the usual one or two
+	for first := 0; ; first += 2 { // one request suffices for the usual one or two
 		entries, err := rules.Get(rs, index, indexKey(id, first), indexKey(id, first+1))
 		if err != nil {
 			return err
@@ -223,7 +222,7 @@ func removeMasquerade(rules *nft.Conn, c *Config, id identity) error {
 	return removeElements(rules, rs, gone)
 }
 
-// ownElements returns the elements for the address that are the attachment's.
+// ownElements returns the elements for the address that belong to the attachment.
 func ownElements(rules *nft.Conn, rs *nft.Ruleset, id identity, address []byte) (out []nft.Element, err error) {
 	ip, ok := netip.AddrFromSlice(address)
 	if !ok {

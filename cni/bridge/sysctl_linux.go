@@ -7,13 +7,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// ignoreAdvertisements keeps containers from telling the host its routes.
+// ignoreAdvertisements keeps the host from accepting router advertisements of
+// containers.
 func ignoreAdvertisements(link string) error { return setIPv6(link, "accept_ra") }
 
-// useAtOnce spares an interface towards the containers the search for duplicates of its
-// link-local address. While that goes on, one or two seconds, the kernel asks nobody for the
-// container of an IPv6 packet that it forwards, and other machines do not reach the first
-// container of a bridge.
+// useAtOnce disables duplicate address detection on an interface towards the
+// containers. While its link-local address is tentative, one or two seconds, the
+// kernel sends no neighbor solicitation for an IPv6 packet that it forwards, and
+// other machines cannot reach the first container of a bridge.
 func useAtOnce(link string, c *Config) error {
 	if c.EnableDAD {
 		return nil
@@ -21,7 +22,7 @@ func useAtOnce(link string, c *Config) error {
 	return setIPv6(link, "accept_dad")
 }
 
-// setIPv6 switches an IPv6 setting of an interface off.
+// setIPv6 sets an IPv6 sysctl of an interface to 0.
 func setIPv6(link, setting string) error {
 	err := sysctl.Write("net/ipv6/conf/"+link+"/"+setting, "0")
 	if errors.Is(err, os.ErrNotExist) { // a kernel without IPv6

@@ -1,9 +1,9 @@
-// Package loopback is the loopback CNI plugin (specification 1.1.0): it brings
-// a container's loopback interface up, whatever CNI_IFNAME says.
+// Package loopback is the loopback CNI plugin (specification 1.1.0): it brings a
+// container's loopback interface up, whatever CNI_IFNAME says.
 //
-// The interface is the namespace's own and has its addresses from the kernel,
-// so there is nothing to undo: DEL leaves it as it is, which also keeps it from
-// touching a namespace that has another owner by then.
+// The interface belongs to the namespace and gets its addresses from the kernel, so
+// there is nothing to undo: DEL leaves it as it is, and so never touches a namespace
+// that belongs to another container by then.
 package loopback
 
 import "github.com/nodekit-project/nodekit/cni"

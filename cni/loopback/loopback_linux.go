@@ -27,13 +27,13 @@ func add(_ context.Context, r *cni.Request, _ *config) (*cni.Result, error) {
 		return nil, err
 	}
 	if r.PrevResult != nil {
-		return nil, nil // it is about other interfaces, and passed on as it is
+		return nil, nil // the result concerns other interfaces and is passed on unchanged
 	}
 	return result, nil
 }
 
-// describe makes the result. Another address than the kernel's own on lo is
-// somebody's mistake, which a result that names it would spread.
+// describe builds the result. An address on lo that is not the kernel's own is
+// somebody's mistake, which a result that contains it would spread.
 func describe(r *cni.Request, lo *rtnl.Link, addresses []rtnl.Address) (*cni.Result, error) {
 	out := &cni.Result{Interfaces: []*cni.Interface{{Name: lo.Name, Mac: "00:00:00:00:00:00", Mtu: lo.MTU, Sandbox: r.NetNS}}}
 	for _, a := range addresses {
@@ -62,7 +62,7 @@ func repair(_ context.Context, r *cni.Request, _ *config) error {
 	return withLo(r, func(conn *rtnl.Conn, lo *rtnl.Link) error { return conn.Do(rtnl.Up(lo)) })
 }
 
-// withLo calls fn with the loopback interface of the container.
+// withLo calls fn with the container's loopback interface.
 func withLo(r *cni.Request, fn func(*rtnl.Conn, *rtnl.Link) error) error {
 	return r.InNetNS(func() error {
 		conn, err := rtnl.Open()
