@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// block is 256 addresses in the index, which differ in their last byte.
+// block is the index entry of 256 addresses, which differ only in the last byte.
 type block []byte
 
 func (b block) first() netip.Addr    { return netip.AddrFrom16([16]byte(b)).Unmap() }
@@ -24,8 +24,8 @@ func (b block) set(at int, n byte, on bool) {
 	}
 }
 
-// next returns the first free address of the block from byte n on, of those that
-// rest too if tired, as its last byte.
+// next returns the last byte of the block's first free address from byte n on,
+// including addresses in their reuse delay if tired.
 func (b block) next(n byte, tired bool, now time.Duration) (byte, bool) {
 	tired = tired || b.until() <= now
 	for w := int(n / 64); w < 4; w++ {
@@ -43,14 +43,14 @@ func (b block) next(n byte, tired bool, now time.Duration) (byte, bool) {
 	return 0, false
 }
 
-// blockOf returns the block of an address. Without one all of it is free; make
-// makes one.
+// blockOf returns the block of an address. If there is none, all its addresses are
+// free; make creates it.
 func (i *index) blockOf(a netip.Addr, make bool) (found block) {
 	base := a.As16()
 	base[15] = 0
 	h := fnv.New64a()
 	h.Write(base[:14])
-	h.Write([]byte{base[14] &^ 31}) // neighbours share a page
+	h.Write([]byte{base[14] &^ 31}) // neighboring blocks share a page
 	hash := h.Sum64()
 	t := i.blockTable()
 	t.each(hash, func(p *page, n int) bool {
@@ -75,8 +75,9 @@ func (i *index) blockOf(a netip.Addr, make bool) (found block) {
 	return block(e)
 }
 
-// mark notes that an address is taken, or released and to rest for the delay.
-// A block has one time for all that rest in it, so some rest longer.
+// mark records that an address is taken, or released and not to be reused for the
+// delay. A block has a single end of the delay for all its released addresses, so
+// some wait longer.
 func (i *index) mark(a netip.Addr, taken bool, delay time.Duration) {
 	b := i.blockOf(a, true)
 	if b == nil {
@@ -98,8 +99,8 @@ func (i *index) isTaken(a netip.Addr) bool {
 	return b != nil && b.taken(int(last/64))&(1<<(last%64)) != 0
 }
 
-// free returns the first free address of the set behind last that does not rest,
-// or if there is none one that does.
+// free returns the set's first free address after last that is not in its reuse delay
+// or, if there is none, one that is.
 func (i *index) free(set rangeSet, last netip.Addr) (netip.Addr, bool) {
 	parts := set.after(last)
 	for _, tired := range []bool{false, true} {
@@ -112,8 +113,7 @@ func (i *index) free(set rangeSet, last netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// freeIn takes a step for each block and for each exclusion, not for each
-// address.
+// freeIn takes one step for each block and each exclusion, not one for each address.
 func (i *index) freeIn(p part, tired bool) (netip.Addr, bool) {
 	a, ok := p.usable(p.span.first)
 	for ok && !p.last.Less(a) {

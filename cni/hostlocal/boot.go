@@ -6,31 +6,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// boot is the run of the kernel in which a call happens. No container outlives
-// it, so a reservation of another boot is stale unless a runtime says otherwise.
+// boot is the boot of the kernel in which a call happens. No container outlives it,
+// so a reservation of another boot is stale unless a runtime says otherwise.
 type boot struct {
-	id     string        // empty where the system tells none: nothing is stale then
-	since  time.Time     // every file made in this boot is younger
-	uptime time.Duration // since the boot, for what is kept in the index alone
+	id     string        // empty if the system has none: then nothing is stale
+	since  time.Time     // no file made in this boot is older
+	uptime time.Duration // since the boot, for times that only the index holds
 }
 
-// stampName is an extended attribute of a reservation's file with the id of the
-// boot that it was made in. The content cannot hold it: upstream's plugin
-// compares the whole of that.
+// stampName is the extended attribute of a reservation's file that holds the id of
+// the boot in which it was made. The file's content cannot hold it, because the
+// upstream plugin compares all of that.
 const stampName = "user.nodekit.boot"
 
-// stamp marks an open file as one of this boot. A file system without extended
-// attributes leaves the file to be judged by its time, as upstream's are.
+// stamp marks an open file as one of this boot. Without extended attributes a file is
+// judged by its time, as the upstream plugin's files are.
 func (b boot) stamp(fd int) {
 	if b.id != "" {
 		_ = unix.Fsetxattr(fd, stampName, []byte(b.id), 0)
 	}
 }
 
-// isStale tells whether the open file was made in an earlier boot. What carries
-// no stamp is upstream's and is stale only if it is older than the boot beyond
-// doubt: one that stays too long is found by GC, one that goes too early is an
-// address given out twice.
+// isStale reports whether the open file was made in an earlier boot. A file without a
+// stamp is the upstream plugin's, and stale only if it is certainly older than the
+// boot: one kept too long is removed by GC, but one removed too early means an
+// address that is assigned twice.
 func (b boot) isStale(fd int) (bool, error) {
 	if b.id == "" {
 		return false, nil

@@ -8,16 +8,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/bootid"
 )
 
-// thisBoot returns the boot that the process runs in.
+// thisBoot returns the boot in which the process runs.
 //
 // The clock may have been stepped since the kernel started: a machine without a
-// battery begins in the past, a virtual machine that was paused jumps. Neither
-// may make a file of this boot look older than it, so the boot began when the
-// clock now says so or when the kernel's own device files were made, whichever
-// is earlier.
+// battery starts in the past, a paused virtual machine jumps. Neither may make a file
+// of this boot look older than the boot. So its start is what the clock now implies
+// or the time of the kernel's own device files, whichever is earlier.
 func thisBoot() boot {
 	b := boot{uptime: uptime()}
-	b.id, _ = bootid.Read() // without one nothing is stale
+	b.id, _ = bootid.Read() // without an id nothing is stale
 	b.since = time.Now().Add(-b.uptime)
 	var st unix.Stat_t
 	if err := unix.Stat("/dev/null", &st); err != nil {
@@ -28,7 +27,7 @@ func thisBoot() boot {
 	return b
 }
 
-// uptime is a clock that nobody steps and that does not stop in suspend.
+// uptime is a clock that is never stepped and does not stop during suspend.
 func uptime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {

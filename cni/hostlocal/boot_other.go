@@ -2,5 +2,5 @@
 
 package hostlocal
 
-// thisBoot returns the boot without an id: nothing is taken for older than it.
+// thisBoot returns a boot without an id, so that nothing is considered stale.
 func thisBoot() boot { return boot{} }

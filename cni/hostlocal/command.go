@@ -27,9 +27,9 @@ gives one back, or all that a container has in the network, whatever state they
 are in: the container itself is not asked.
 `
 
-// Command serves a person who calls the plugin with arguments: list and release.
-// It takes the networks' locks as the plugin does. list only reads. What release
-// logs goes to stderr.
+// Command serves people who call the plugin with the arguments list or release. It
+// takes the networks' locks as the plugin does. list only reads. What release logs
+// goes to stderr.
 func Command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	c := command{out: stdout, boot: thisBoot(), log: slog.New(slog.NewTextHandler(stderr, nil))}
 	flags := flag.NewFlagSet("host-local", flag.ContinueOnError)
@@ -103,7 +103,7 @@ func (r reservation) state() string {
 	case r.aside:
 		return "put aside, damaged: " + r.damage
 	case r.damage != "" && (r.empty || r.stale):
-		return "free, damaged: " + r.damage // the next call puts it aside
+		return "free, damaged: " + r.damage // the next call quarantines it
 	case r.damage != "":
 		return "kept back, damaged: " + r.damage
 	case r.stale:
@@ -112,7 +112,7 @@ func (r reservation) state() string {
 	return "reserved"
 }
 
-// everything reads what the index lists, in the order of the addresses.
+// everything reads all reservations in the index, ordered by address.
 func (s *store) everything() (all []reservation, err error) {
 	held := s.idx.all(func(holding) bool { return true })
 	if s.idx.err != nil {
@@ -164,7 +164,7 @@ func (c command) release(ctx context.Context, network, what string) error {
 	})
 }
 
-// discard gives an address back, or removes what was put aside.
+// discard releases an address or removes a quarantined file.
 func (s *store) discard(r reservation) error {
 	h := r.holding()
 	if r.aside {

@@ -12,18 +12,19 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// defaultDataDir is upstream's, so that the plugins can take turns.
+// defaultDataDir is that of the upstream plugin, so that either can replace the
+// other.
 const defaultDataDir = "/var/lib/cni/networks"
 
-// defaultReuseDelay is longer than neighbours usually remember who had an
-// address.
+// defaultReuseDelay is longer than neighbors usually cache the link-layer address of
+// an IP address.
 const defaultReuseDelay = 30 * time.Second
 
-// config is what the plugin reads of the whole network configuration.
+// config is the part of the whole network configuration that the plugin reads.
 type config struct {
 	IPAM          ipam `json:"ipam"`
 	RuntimeConfig struct {
-		// IPRanges are further sets, before those of the configuration.
+		// IPRanges are further sets; they come before those of the configuration.
 		IPRanges [][]rangeConfig `json:"ipRanges"`
 		IPs      []string        `json:"ips"`
 	} `json:"runtimeConfig"`
@@ -41,16 +42,16 @@ type ipam struct {
 	RangeStart string `json:"rangeStart"`
 	RangeEnd   string `json:"rangeEnd"`
 	Gateway    string `json:"gateway"`
-	// Exclude is taken out of all ranges.
+	// Exclude is excluded from all ranges.
 	Exclude []string `json:"exclude"`
 	// Ranges has one list for each address that an attachment gets.
 	Ranges  [][]rangeConfig `json:"ranges"`
 	Routes  []routeConfig   `json:"routes"`
 	DataDir string          `json:"dataDir"`
-	// ResolvConf is a resolv.conf(5), which becomes the result's dns.
+	// ResolvConf is the path of a resolv.conf(5) that becomes the result's dns.
 	ResolvConf string `json:"resolvConf"`
-	// ReuseDelay is how long the search passes over an address that was released,
-	// as long as it finds another one.
+	// ReuseDelay is how long a released address is not assigned again while another
+	// one is free.
 	ReuseDelay string `json:"reuseDelay"`
 }
 
@@ -73,10 +74,10 @@ type routeConfig struct {
 	Scope    *int   `json:"scope"`
 }
 
-// plan is a configuration that makes sense.
+// plan is a valid configuration.
 type plan struct {
 	sets   []rangeSet
-	asked  []netip.Addr // for each set, or not valid
+	asked  []netip.Addr // one for each set; the zero Addr if none was requested
 	routes []*types.Route
 }
 
@@ -87,7 +88,7 @@ func (i *ipam) dataDir() string {
 	return defaultDataDir
 }
 
-// delay is for DEL and GC too, which no mistake may keep from their work.
+// delay never fails: DEL and GC use it too, and no mistake may stop them.
 func (i *ipam) delay() time.Duration {
 	if d, err := time.ParseDuration(i.ReuseDelay); err == nil && d >= 0 {
 		return d
@@ -95,8 +96,7 @@ func (i *ipam) delay() time.Duration {
 	return defaultReuseDelay
 }
 
-// plan reads the configuration. What is wrong with it is an error of code 7 that
-// names the key.
+// plan parses the configuration. A mistake is an error of code 7 that names the key.
 func (c *config) plan(r *cni.Request) (p plan, err error) {
 	if c.IPAM.DataDir != "" && !filepath.IsAbs(c.IPAM.DataDir) {
 		return p, cni.Errorf(cni.CodeConfig, "ipam.dataDir is %q, which is no absolute path", c.IPAM.DataDir)
@@ -117,7 +117,7 @@ func (c *config) plan(r *cni.Request) (p plan, err error) {
 	return p, err
 }
 
-// onePerFamily: results before 0.3.0 have one address of each family.
+// onePerFamily: results before 0.3.0 have one address per family.
 func onePerFamily(sets []rangeSet, version string) error {
 	count := map[bool]int{}
 	for _, set := range sets {
@@ -129,9 +129,8 @@ func onePerFamily(sets []rangeSet, version string) error {
 	return nil
 }
 
-// requested returns, for each set, the address that the caller asks for or the
-// zero one. Of the three ways to ask, as the CNI conventions have them, the
-// first one that is used counts.
+// requested returns for each set the requested address or the zero Addr. The CNI
+// conventions define three ways to request one; the first that is used applies.
 func (c *config) requested(sets []rangeSet, args map[string]string) ([]netip.Addr, error) {
 	key, ips := "runtimeConfig.ips", c.RuntimeConfig.IPs
 	if len(ips) == 0 {

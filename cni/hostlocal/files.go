@@ -14,24 +14,25 @@ import (
 )
 
 const (
-	// tmpPrefix marks files that are being written. The lock's holder may remove
+	// tmpPrefix marks files that are being written. Whoever holds the lock may remove
 	// any that it finds.
 	tmpPrefix = ".tmp-"
-	// quarantinePrefix marks files whose owner cannot be told and needs no
-	// address any more. People look at them; release and GC remove them.
+	// quarantinePrefix marks files whose owner cannot be determined and no longer
+	// needs an address. They are kept for people to look at; release and GC remove
+	// them.
 	quarantinePrefix = ".damaged-"
 	// maxReservation is more than a container id and an interface name need.
 	maxReservation = 4 << 10
 )
 
-// reservation is what the file of an address says.
+// reservation is the content of an address's file.
 type reservation struct {
 	addr   netip.Addr
 	owner  cni.Attachment
 	stale  bool   // made in an earlier boot
 	damage string // why there is no owner, or empty
 	empty  bool   // nothing was ever written into it
-	aside  bool   // put aside, which holds no address
+	aside  bool   // quarantined, so it reserves no address
 	since  unix.Timespec
 }
 
@@ -42,8 +43,8 @@ func (r reservation) holding() holding {
 	return holding{keyOf(r.owner), r.addr, r.stale}
 }
 
-// readReservation reads the file of an address. An error is one of the file
-// system alone.
+// readReservation reads the file of an address. Damage is not an error; only a
+// failure of the file system is.
 func readReservation(dir int, name string, b boot) (r reservation, err error) {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
@@ -73,9 +74,9 @@ func readReservation(dir int, name string, b boot) (r reservation, err error) {
 	return r, nil
 }
 
-// parseOwner reads the content of a reservation: the container id, and behind a
-// line's end the interface name, which early versions of upstream's plugin did
-// not write.
+// parseOwner parses the content of a reservation: the container id and, on the next
+// line, the interface name, which early versions of the upstream plugin did not
+// write.
 func parseOwner(content string) (cni.Attachment, error) {
 	text := strings.TrimSpace(content)
 	id, ifName, _ := strings.Cut(text, "\n")
@@ -92,8 +93,8 @@ func parseOwner(content string) (cni.Attachment, error) {
 	return a, nil
 }
 
-// createReservation makes the file of an address appear with its content and
-// stamp, or not at all. It is fs.ErrExist when there is one.
+// createReservation creates the file of an address with its content and stamp, or not
+// at all. If the file exists, the error is fs.ErrExist.
 func createReservation(dir int, name string, owner cni.Attachment, b boot) error {
 	tmp := tmpPrefix + name
 	err := writeFile(dir, tmp, owner.ContainerID+"\r\n"+owner.IfName, b.stamp)
@@ -105,13 +106,13 @@ func createReservation(dir int, name string, owner cni.Attachment, b boot) error
 	}
 	rerr := unix.Unlinkat(dir, tmp, 0)
 	if errors.Is(rerr, unix.ENOENT) {
-		rerr = nil // it could not even be created
+		rerr = nil // it was never created
 	}
 	return errors.Join(err, rerr)
 }
 
-// moveReservation is for file systems without hard links; the lock keeps others
-// from creating the name meanwhile.
+// moveReservation is for file systems without hard links; the lock keeps others from
+// creating the name in the meantime.
 func moveReservation(dir int, tmp, name string) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -124,7 +125,7 @@ func moveReservation(dir int, tmp, name string) error {
 	return unix.Renameat(dir, tmp, dir, name)
 }
 
-// writeFile writes a file that is new, or was left half written.
+// writeFile writes a file that is new or was left partly written.
 func writeFile(dir int, name, content string, stamp func(fd int)) error {
 	fd, err := openToWrite(dir, name, unix.O_TRUNC)
 	if err != nil {
@@ -149,8 +150,8 @@ func writeAll(fd int, content string) error {
 	return err
 }
 
-// refreshReservation makes a reservation one of this boot, also on a file system
-// that keeps no stamp.
+// refreshReservation makes a reservation one of this boot, also on a file system that
+// stores no stamp.
 func refreshReservation(dir int, name string, b boot) error {
 	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0) })
 	if err != nil {
@@ -169,9 +170,9 @@ func retry(call func() (int, error)) (n int, err error) {
 
 func lastName(set int) string { return "last_reserved_ip." + strconv.Itoa(set) }
 
-// readLast returns where the search for a free address of the set goes on. The
-// file is a hint: without it, or with a torn one, the search begins at the start, or
-// at an address that nobody had last.
+// readLast returns the address after which the search of the set continues. The file
+// is a hint: if it is missing or torn, the search starts at the beginning, or at an
+// address that was never the last one.
 func readLast(dir, set int) netip.Addr {
 	fd, err := retry(func() (int, error) { return unix.Openat(dir, lastName(set), unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
@@ -184,9 +185,9 @@ func readLast(dir, set int) netip.Addr {
 	return a
 }
 
-// writeLast notes it. What is there is written over and not cut off first: a file that
-// became empty gets its block at once when it is closed, which is a write to the disk
-// for each address (ext4's auto_da_alloc).
+// writeLast stores it. It overwrites the file without truncating it first: ext4
+// allocates the blocks of a truncated file as soon as it is closed (auto_da_alloc),
+// which would be a disk write for each address.
 func writeLast(dir, set int, a netip.Addr) error {
 	if err := overwrite(dir, lastName(set), a.String()); err != nil {
 		return fmt.Errorf("noting the last address: %w", err)

@@ -17,8 +17,8 @@ import (
 // Plugin returns the plugin, under its usual name "host-local".
 func Plugin() *cni.Plugin { return plugin(thisBoot) }
 
-// plugin returns the plugin as it behaves in the boot, which is asked for at
-// every call.
+// plugin returns the plugin as it behaves in the boot that current returns, which is
+// called for every call of the plugin.
 func plugin(current func() boot) *cni.Plugin {
 	k := keeper{current}
 	p := cni.New("host-local", cni.Handlers[config]{Add: k.add, Del: k.del, Check: k.check, GC: k.gc, Status: k.status, Repair: k.repair})
@@ -47,7 +47,7 @@ func (k keeper) add(ctx context.Context, r *cni.Request, c *config) (*cni.Result
 	if err != nil {
 		return nil, err
 	}
-	r.Undo("reservations", func(ctx context.Context) error { // of an ADD that is told to end
+	r.Undo("reservations", func(ctx context.Context) error { // for an ADD that is canceled
 		s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 		return withStore(ctx, s, false, func() error { return s.giveBack(r.Attachment, fresh) })
 	})
@@ -73,8 +73,8 @@ func (k keeper) gc(ctx context.Context, r *cni.Request, c *config) error {
 	return withStore(ctx, s, false, func() error { return s.collect(r.Valid, c.IPAM.delay()) })
 }
 
-// check holds the reservations to prevResult: each of its addresses that is of
-// the configured ranges, and one at least, is the attachment's.
+// check compares the reservations with prevResult: each of its addresses in the
+// configured ranges, and at least one, must be reserved for the attachment.
 func (k keeper) check(ctx context.Context, r *cni.Request, c *config) error {
 	p, err := c.plan(r)
 	if err != nil {
@@ -108,9 +108,9 @@ func (k keeper) check(ctx context.Context, r *cni.Request, c *config) error {
 	})
 }
 
-// repair puts back reservations of prevResult's addresses that are lost, are
-// damaged or bear an earlier boot. What somebody else has by now stays theirs, and
-// is what CHECK goes on to report.
+// repair restores reservations of prevResult's addresses that are lost, damaged or of
+// an earlier boot. An address that by now belongs to somebody else stays theirs;
+// CHECK continues to report it.
 func (k keeper) repair(ctx context.Context, r *cni.Request, c *config) error {
 	p, err := c.plan(r)
 	if err != nil {
@@ -132,7 +132,7 @@ func (k keeper) repair(ctx context.Context, r *cni.Request, c *config) error {
 	})
 }
 
-// own returns the addresses of a result that are of the configured ranges.
+// own returns the result's addresses that are in the configured ranges.
 func (p plan) own(result *cni.Result) (addrs []netip.Addr) {
 	for _, ip := range result.IPs {
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
@@ -150,7 +150,7 @@ func (k keeper) status(ctx context.Context, r *cni.Request, c *config) error {
 	}
 	s := newStore(c.IPAM.dataDir(), r.Network, k.boot(), r.Log)
 	return withStore(ctx, s, false, func() error {
-		if s.dir < 0 { // ADD makes the directory
+		if s.dir < 0 { // ADD creates the directory
 			return state.Open(s.path).Check()
 		}
 		if _, err := s.reportDamage(); err != nil {
@@ -170,7 +170,7 @@ func (k keeper) status(ctx context.Context, r *cni.Request, c *config) error {
 	})
 }
 
-// keptBack says which addresses of the set damaged reservations keep back.
+// keptBack lists the addresses of the set that damaged reservations keep reserved.
 func (s *store) keptBack(set rangeSet) string {
 	var addrs []string
 	for _, h := range s.idx.held(damagedKey()) {

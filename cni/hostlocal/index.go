@@ -9,16 +9,16 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// The index answers, with a few reads, what the directory answers only when
-// every file of it is read: which addresses an attachment has, and which are
-// free. The files remain the truth. What the index says of an owner is compared
-// with the file, an address that it calls free is created exclusively, and a
-// disagreement of any kind makes the index new.
+// The index answers with a few reads what the directory answers only if each of its
+// files is read: which addresses an attachment has, and which are free. The files are
+// authoritative: what the index says about an owner is compared with the file, an
+// address that it calls free is created exclusively, and any disagreement causes the
+// index to be rebuilt.
 //
-// It is believed only while nobody else has changed the directory: see store.
+// It is trusted only while nobody else has changed the directory: see store.
 
-// ownerKey names who an address is reserved for. Whether two attachments are one
-// is never decided by it: the file is read.
+// ownerKey identifies the owner of an address. It never decides alone whether two
+// attachments are the same: the file is read.
 type ownerKey [15]byte
 
 func keyOf(a cni.Attachment) (key ownerKey) {
@@ -30,33 +30,33 @@ func keyOf(a cni.Attachment) (key ownerKey) {
 
 func (k ownerKey) hash() uint64 { return binary.LittleEndian.Uint64(k[7:]) }
 
-// What has no owner is listed under keys of its own; no attachment's text has a
-// space.
+// Files without an owner are listed under keys of their own, which cannot collide: an
+// attachment's text has no space.
 func damagedKey() ownerKey     { return keyOf(cni.Attachment{ContainerID: " damaged"}) }
 func quarantinedKey() ownerKey { return keyOf(cni.Attachment{ContainerID: " quarantined"}) }
 
-// holding is an address that somebody has.
+// holding is a reserved address.
 type holding struct {
 	key   ownerKey
 	addr  netip.Addr
 	stale bool // made in an earlier boot
 }
 
-// Owners: key, stale byte, address. Blocks of 256 addresses: the first one,
-// a bit for each that is taken, a bit for each that was released, and until when
-// the latter are passed over.
+// Owner entries: key, stale byte, address. Block entries of 256 addresses: the first
+// address, a bitmap of those taken, a bitmap of those released, and the end of the
+// latter's reuse delay.
 const (
 	ownerSize = 15 + 1 + 16
 	blockSize = 16 + 32 + 32 + 8
 
 	ownersPerPage = 64 // on average, of 127 that fit
-	blocksPerPage = 16 // of 46; neighbours share a page
+	blocksPerPage = 16 // of 46; neighboring blocks share a page
 )
 
-// header is exported to encoding/binary alone.
+// header has exported fields only for encoding/binary.
 type header struct {
 	Boot               [16]byte
-	Sec, Nsec          int64 // the directory's time that the index belongs to
+	Sec, Nsec          int64 // the directory's mtime to which the index belongs
 	Owners, OwnerPages uint32
 	Blocks, BlockPages uint32
 	Stale              uint32
@@ -68,7 +68,8 @@ type index struct {
 	now time.Duration // since the boot
 }
 
-// newIndex returns an empty index in memory that holds so many entries.
+// newIndex returns an empty index in memory with room for the given numbers of
+// entries.
 func newIndex(b boot, owners, blocks int) *index {
 	i := &index{pager: pager{fd: -1, pages: map[uint32]*page{}}, now: b.uptime}
 	i.Boot = bootHash(b)
@@ -87,7 +88,7 @@ func bootHash(b boot) (sum [16]byte) {
 func (i *index) ownerTable() table { return table{&i.pager, 1, i.OwnerPages, ownerSize} }
 func (i *index) blockTable() table { return table{&i.pager, 1 + i.OwnerPages, i.BlockPages, blockSize} }
 
-// held returns what the key has.
+// held returns the key's addresses.
 func (i *index) held(key ownerKey) (held []holding) {
 	t := i.ownerTable()
 	t.each(key.hash(), func(p *page, n int) bool {
@@ -99,7 +100,7 @@ func (i *index) held(key ownerKey) (held []holding) {
 	return held
 }
 
-// all returns everything that matches.
+// all returns all holdings that match.
 func (i *index) all(matches func(holding) bool) (held []holding) {
 	i.ownerTable().all(func(e []byte) {
 		if h := decodeHolding(e); matches(h) {
@@ -116,7 +117,7 @@ func decodeHolding(e []byte) (h holding) {
 	return h
 }
 
-// add notes a holding. Quarantined files hold no address.
+// add adds a holding. Quarantined files reserve no address.
 func (i *index) add(h holding) {
 	e := i.ownerTable().insert(h.key.hash())
 	if e == nil {
@@ -136,7 +137,7 @@ func (i *index) add(h holding) {
 	}
 }
 
-// remove forgets a holding, whose address is passed over for the delay.
+// remove removes a holding, whose address is not reused for the delay.
 func (i *index) remove(h holding, delay time.Duration) {
 	t := i.ownerTable()
 	t.each(h.key.hash(), func(p *page, n int) bool {
@@ -156,7 +157,7 @@ func (i *index) remove(h holding, delay time.Duration) {
 	}
 }
 
-// refresh makes a stale holding one of this boot.
+// refresh marks a stale holding as one of this boot.
 func (i *index) refresh(h holding) {
 	i.ownerTable().each(h.key.hash(), func(p *page, n int) bool {
 		e := p.entry(n, ownerSize)
@@ -171,12 +172,12 @@ func (i *index) refresh(h holding) {
 	})
 }
 
-// crowded tells that the tables want to be larger.
+// crowded reports whether the tables should grow.
 func (i *index) crowded() bool {
 	return i.Owners > i.OwnerPages*(ownersPerPage*3/2) || i.Blocks > i.BlockPages*blocksPerPage*2
 }
 
-// grown returns a copy with room for twice as much.
+// grown returns a copy with room for twice as many entries.
 func (i *index) grown() *index {
 	out := newIndex(boot{uptime: i.now}, int(i.Owners)*2, int(i.Blocks)*2)
 	out.Boot = i.Boot

@@ -10,12 +10,13 @@ import (
 const (
 	indexName = ".index"
 	indexTmp  = tmpPrefix + "index"
-	// magic ends with the format's version; another one is replaced.
+	// magic ends with the version of the format; an index of another version is
+	// replaced.
 	magic = "nkipam\x00\x03"
 )
 
-// openIndex opens the index file of the directory. It returns nil when there is
-// none that belongs to this boot and to the directory as it is now.
+// openIndex opens the directory's index file. It returns nil if there is none that
+// belongs to this boot and to the directory's current state.
 func openIndex(dir int, b boot, at unix.Timespec) (*index, error) {
 	if b.id == "" {
 		return nil, nil
@@ -73,9 +74,9 @@ func (i *index) close() {
 	}
 }
 
-// save writes what has changed, for a directory that gets the time at
-// afterwards. At no instant does a half-written index belong to the directory's
-// time: an index in place is disowned first, a new one appears whole.
+// save writes what has changed, for a directory whose mtime is then set to at. A
+// partly written index never matches the directory's mtime: an existing index is
+// first written without a time, and a new one appears whole.
 func (i *index) save(dir int, at unix.Timespec) error {
 	if i.err != nil {
 		return i.err
@@ -126,7 +127,7 @@ func (i *index) writeHeader(at unix.Timespec) error {
 	return writePage(i.fd, 0, head)
 }
 
-// writePages writes the pages that were changed.
+// writePages writes the changed pages.
 func (i *index) writePages() error {
 	for at, p := range i.pages {
 		if !p.dirty {

@@ -13,9 +13,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// look reads every file of the network, in the order of the addresses, under the
-// network's lock if there is one. It is for people who look, and who may look at
-// a copy or at what another program left: nothing is made, mended or put aside.
+// look reads every file of the network, ordered by address, under the network's lock
+// if there is one. It is for people, who may inspect a copy or what another program
+// left: it creates, repairs and quarantines nothing.
 func (s *store) look(ctx context.Context) (all []reservation, err error) {
 	file := filepath.Join(s.path, "lock")
 	if _, err := os.Stat(file); err == nil {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The index file is pages of one size, each with its own checksum, so that a
-// call reads and writes the few that it needs.
+// The index file consists of pages of one size, each with its own checksum, so that a
+// call reads and writes only the few that it needs.
 //
 //	page   = checksum uint64, entries uint16, overflowed uint16, 4 bytes, entries
-//	header = checksum uint64, magic [8]byte, and what the type header has
+//	header = checksum uint64, magic [8]byte, and the fields of the type header
 const (
 	pageSize = 4096
 	pageHead = 16
@@ -23,8 +23,8 @@ type page struct {
 	dirty bool
 }
 
-// sumOf is over all but itself. Castagnoli's polynomial is as fast, but its tables cost
-// each process 0.3 ms before it computes anything.
+// sumOf covers everything but the checksum itself. The Castagnoli polynomial is as
+// fast, but building its tables costs each process 0.3 ms.
 func sumOf(data []byte) uint64 { return uint64(crc32.ChecksumIEEE(data[8:])) }
 
 func (p *page) count() int            { return int(binary.LittleEndian.Uint16(p.data[8:])) }
@@ -32,9 +32,9 @@ func (p *page) overflowed() bool      { return p.data[10] != 0 }
 func (p *page) setCount(n int)        { binary.LittleEndian.PutUint16(p.data[8:], uint16(n)) }
 func (p *page) entry(i, n int) []byte { return p.data[pageHead+i*n:][:n] }
 
-// pager reads pages when they are asked for and keeps them. Its first error
-// stays: pages are empty from then on, and whoever draws a conclusion from
-// what is not in them looks at err first.
+// pager reads pages on demand and keeps them. Its first error is sticky: pages are
+// empty from then on, so err must be checked before anything is concluded from what
+// they lack.
 type pager struct {
 	fd    int // -1 while the file is only in memory
 	pages map[uint32]*page
@@ -43,7 +43,7 @@ type pager struct {
 
 var errIndex = errors.New("the index is damaged")
 
-// get returns a page, of which an entry has the given size.
+// get returns a page with entries of the given size.
 func (p *pager) get(at uint32, entry int) *page {
 	if got := p.pages[at]; got != nil {
 		return got
@@ -80,8 +80,8 @@ func writePage(fd int, at uint32, data []byte) error {
 	return err
 }
 
-// table is a hash table in pages of a file: an entry is on the page of its hash,
-// or where that page overflowed on one behind it.
+// table is a hash table in pages of a file: an entry is on the page of its hash or,
+// if that page overflowed, on a later one.
 type table struct {
 	*pager
 	first, pages uint32
@@ -90,7 +90,7 @@ type table struct {
 
 func (t table) most() int { return (pageSize - pageHead) / t.size }
 
-// each calls yield with the entries that may have the hash, until it returns
+// each calls yield with the entries that may have the hash, until yield returns
 // false.
 func (t table) each(hash uint64, yield func(p *page, i int) bool) {
 	at := uint32(hash % uint64(t.pages))
@@ -118,7 +118,7 @@ func (t table) all(yield func(entry []byte)) {
 	}
 }
 
-// insert returns a new entry of the hash, which the caller fills; nil when the
+// insert returns a new entry for the hash, which the caller fills, or nil if the
 // table is full.
 func (t table) insert(hash uint64) []byte {
 	at := uint32(hash % uint64(t.pages))

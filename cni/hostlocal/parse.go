@@ -34,7 +34,7 @@ func (c *config) sets() ([]rangeSet, error) {
 	return b.sets, b.err
 }
 
-// setBuilder keeps the first mistake.
+// setBuilder keeps the first error.
 type setBuilder struct {
 	sets []rangeSet
 	err  error
@@ -68,7 +68,7 @@ func (b *setBuilder) addAs(keys []string, key string, list []rangeConfig) {
 	b.sets = append(b.sets, set)
 }
 
-// checkBeside compares a range with those before it.
+// checkBeside compares a range with the earlier ones.
 func (b *setBuilder) checkBeside(key string, r addrRange, set rangeSet) {
 	if len(set) > 0 && set[0].first.Is4() != r.first.Is4() {
 		b.fail(key, "mixes IPv4 and IPv6 in one set")
@@ -82,7 +82,7 @@ func (b *setBuilder) checkBeside(key string, r addrRange, set rangeSet) {
 	}
 }
 
-// parse reads one range; on a mistake ok is false.
+// parse parses one range; ok is false if it is invalid.
 func (b *setBuilder) parse(key string, rc rangeConfig) (r addrRange, ok bool) {
 	subnet, err := netip.ParsePrefix(rc.Subnet)
 	switch {
@@ -122,9 +122,9 @@ func (b *setBuilder) parse(key string, rc rangeConfig) (r addrRange, ok bool) {
 	return r, b.err == nil
 }
 
-// wholeRange returns the range of a subnet for which nothing else is said. Two
-// addresses or one are a point-to-point link or a host route (RFC 3021, RFC
-// 6164): each is usable, and no gateway is made up.
+// wholeRange returns the default range of a subnet. A subnet of two addresses or one
+// is a point-to-point link or a host route (RFC 3021, RFC 6164): each address is
+// usable, and there is no default gateway.
 func wholeRange(subnet netip.Prefix) addrRange {
 	r := addrRange{span: spanOf(subnet), subnet: subnet}
 	if isLink(subnet) {
@@ -138,8 +138,8 @@ func wholeRange(subnet netip.Prefix) addrRange {
 	return r
 }
 
-// reserved returns what a subnet has for itself: its own address (for IPv6 that
-// of all routers) and IPv4's broadcast address.
+// reserved returns the addresses that a subnet reserves: its own (the subnet-router
+// anycast address in IPv6) and the IPv4 broadcast address.
 func reserved(subnet netip.Prefix) []span {
 	if isLink(subnet) {
 		return nil
@@ -154,9 +154,8 @@ func reserved(subnet netip.Prefix) []span {
 
 func isLink(subnet netip.Prefix) bool { return subnet.Addr().BitLen()-subnet.Bits() < 2 }
 
-// readAddr reads an address of the subnet, if there is one. A gateway may be
-// outside of it where that is how it is done: a link-local address, or the
-// gateway of a host route.
+// readAddr parses an optional address of the subnet. Only a gateway may be outside of
+// it, if it is link-local or that of a host route.
 func (b *setBuilder) readAddr(key, text string, subnet netip.Prefix, into *netip.Addr) {
 	if text == "" {
 		return
@@ -173,8 +172,8 @@ func (b *setBuilder) readAddr(key, text string, subnet netip.Prefix, into *netip
 	*into = a
 }
 
-// excludeEverywhere takes exclusions out of every range. One that is in none is
-// a mistake.
+// excludeEverywhere applies exclusions to every range. One that is in no range is a
+// mistake.
 func (b *setBuilder) excludeEverywhere(texts []string) {
 	for i, text := range texts {
 		key := fmt.Sprintf("ipam.exclude[%d]", i)
@@ -212,7 +211,7 @@ func parseAddr(text string) (netip.Addr, error) {
 	return a.Unmap(), nil
 }
 
-// parseSpan reads an address, "first-last" or a subnet.
+// parseSpan parses an address, "first-last" or a subnet.
 func parseSpan(text string) (span, error) {
 	if p, err := netip.ParsePrefix(text); err == nil {
 		return spanOf(p.Masked()), nil
@@ -229,7 +228,7 @@ func parseSpan(text string) (span, error) {
 	return span{first, last}, err
 }
 
-// routes reads the routes. Results before 0.3.0 have no place for their attributes.
+// routes parses the routes. Results before 0.3.0 cannot express their attributes.
 func (i *ipam) routes(version string) ([]*types.Route, error) {
 	var routes []*types.Route
 	for n, rc := range i.Routes {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// span is the addresses first to last.
+// span is the addresses from first to last.
 type span struct{ first, last netip.Addr }
 
 func (s span) String() string { return fmt.Sprintf("%s-%s", s.first, s.last) }
@@ -20,13 +20,13 @@ func (s span) overlaps(o span) bool { return s.contains(o.first) || o.contains(s
 type addrRange struct {
 	span
 	subnet  netip.Prefix
-	gateway netip.Addr // not valid where there is none
-	// excluded is in order and without overlaps: the configuration's exclusions,
-	// the gateway, and what the subnet has for itself.
+	gateway netip.Addr // the zero Addr if there is none
+	// excluded is sorted and without overlaps: the configured exclusions, the
+	// gateway, and what the subnet reserves.
 	excluded []span
 }
 
-// usable returns the first address from a on that may be handed out.
+// usable returns the first address from a on that may be assigned.
 func (r *addrRange) usable(a netip.Addr) (netip.Addr, bool) {
 	if a.Less(r.first) {
 		a = r.first
@@ -38,7 +38,7 @@ func (r *addrRange) usable(a netip.Addr) (netip.Addr, bool) {
 	return a, a.IsValid() && r.contains(a) // Next of the highest address is not valid
 }
 
-// exclude takes spans out of the range.
+// exclude excludes spans from the range.
 func (r *addrRange) exclude(spans []span) {
 	all := slices.Concat(r.excluded, spans)
 	slices.SortFunc(all, func(a, b span) int { return a.first.Compare(b.first) })
@@ -55,7 +55,7 @@ func (r *addrRange) exclude(spans []span) {
 	}
 }
 
-// rangeSet is the ranges of which an attachment gets one address.
+// rangeSet is the ranges from which an attachment gets one address.
 type rangeSet []addrRange
 
 func (s rangeSet) String() string {
@@ -82,8 +82,7 @@ type part struct {
 	span
 }
 
-// after returns the set in the order of a search that begins behind last and
-// goes round.
+// after returns the set in the order of a round-robin search that starts after last.
 func (s rangeSet) after(last netip.Addr) []part {
 	start := slices.IndexFunc(s, func(r addrRange) bool { return r.contains(last) })
 	if start < 0 {

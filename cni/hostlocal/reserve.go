@@ -9,11 +9,12 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// takeBackAtOnce bounds what one ADD takes back of earlier boots.
+// takeBackAtOnce bounds how many addresses of earlier boots one ADD frees.
 const takeBackAtOnce = 64
 
-// reserve reserves an address of every set for the owner, or none. An owner
-// that has one of a set keeps it; fresh are those that it did not have.
+// reserve reserves an address of every set for the owner, or none at all. If the
+// owner already has an address of a set, it keeps that; fresh are the newly reserved
+// ones.
 func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, fresh []holding, err error) {
 	defer func() {
 		if err != nil {
@@ -44,7 +45,7 @@ func (s *store) reserve(owner cni.Attachment, p plan) (addrs []netip.Addr, fresh
 	return addrs, fresh, nil
 }
 
-// giveBack gives back what reserve has reserved, as far as it is still the owner's.
+// giveBack releases what reserve reserved, unless it belongs to somebody else by now.
 func (s *store) giveBack(owner cni.Attachment, fresh []holding) error {
 	held, err := s.heldBy(owner)
 	if err != nil {
@@ -68,13 +69,13 @@ func (s *store) refresh(h holding) error {
 	return nil
 }
 
-// request is what is asked of a set.
+// request is what an ADD wants from a set.
 type request struct {
 	set  int
-	addr netip.Addr // not valid: any
+	addr netip.Addr // the zero Addr means any
 }
 
-// choose returns the owner's address in the set, or one that is free.
+// choose returns the owner's address in the set, or a free one.
 func (s *store) choose(owner cni.Attachment, held []holding, set rangeSet, ask request) (h holding, isNew bool, err error) {
 	own := slices.IndexFunc(held, func(h holding) bool { return set.rangeOf(h.addr) != nil })
 	switch {
@@ -102,8 +103,7 @@ func (s *store) choose(owner cni.Attachment, held []holding, set rangeSet, ask r
 	return holding{key: keyOf(owner), addr: addr}, true, nil
 }
 
-// chooseAsked returns the address that is asked for, unless somebody has it who
-// may live.
+// chooseAsked returns the requested address, unless its owner may be alive.
 func (s *store) chooseAsked(owner cni.Attachment, a netip.Addr) (holding, error) {
 	h := holding{key: keyOf(owner), addr: a}
 	taken := s.idx.isTaken(a)
@@ -127,8 +127,8 @@ func (s *store) chooseAsked(owner cni.Attachment, a netip.Addr) (holding, error)
 	return h, s.remove(r.holding(), 0)
 }
 
-// restore makes the address the owner's, of whose live interface it is known to
-// be.
+// restore reserves the address for the owner, whose live interface is known to have
+// it.
 func (s *store) restore(owner cni.Attachment, held []holding, a netip.Addr) error {
 	if i := slices.IndexFunc(held, func(h holding) bool { return h.addr == a }); i >= 0 {
 		if held[i].stale {
@@ -148,9 +148,9 @@ func (s *store) restore(owner cni.Attachment, held []holding, a netip.Addr) erro
 	return s.create(a, owner)
 }
 
-// takeBack frees addresses of the set whose containers died with an earlier boot:
-// a few, so that containers that come back find their own address, but of many
-// so many that not every ADD has to.
+// takeBack frees addresses of the set whose containers died with an earlier boot. It
+// frees only a few, so that returning containers find their own address, but more if
+// there are many, so that not every ADD has to.
 func (s *store) takeBack(set rangeSet) error {
 	stale := s.staleIn(set)
 	most := min(1+len(stale)/16, takeBackAtOnce)
@@ -179,7 +179,7 @@ func (s *store) staleIn(set rangeSet) []holding {
 	})
 }
 
-// release gives back what the attachment has.
+// release releases the attachment's addresses.
 func (s *store) release(a cni.Attachment, delay time.Duration) error {
 	held, err := s.heldBy(a)
 	if err != nil {
@@ -192,9 +192,9 @@ func (s *store) release(a cni.Attachment, delay time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// collect gives back what belongs to none of the attachments, and removes what
-// was put aside. Whom a damaged reservation belongs to is not known: it goes
-// when nothing is to be kept.
+// collect releases what belongs to none of the attachments, and removes quarantined
+// files. The owner of a damaged reservation is unknown, so it goes only if nothing is
+// to be kept.
 func (s *store) collect(valid []cni.Attachment, delay time.Duration) error {
 	keep := map[ownerKey]bool{damagedKey(): len(valid) > 0}
 	for _, a := range valid {

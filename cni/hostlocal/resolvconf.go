@@ -22,8 +22,8 @@ func (i *ipam) dns() (dns types.DNS, err error) {
 	return parseResolvConf(string(data)), nil
 }
 
-// parseResolvConf keeps what a result has a place for. As the resolver does, the
-// last of several domain and search lines counts, and unknown lines do not.
+// parseResolvConf keeps what a result can express. As for the resolver, the last of
+// several domain and search lines applies, and unknown lines are ignored.
 func parseResolvConf(text string) (dns types.DNS) {
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)

@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// scan reads every file of the directory and makes the index new. What it finds
-// damaged it reports; see settle for what becomes of it.
+// scan reads every file of the directory and rebuilds the index. It reports damaged
+// files; see settle for how they are handled.
 func (s *store) scan() error {
 	names, err := namesIn(s.path)
 	if err != nil {
@@ -20,7 +20,7 @@ func (s *store) scan() error {
 	}
 	var found []holding
 	for _, name := range names {
-		if strings.HasPrefix(name, tmpPrefix) { // of a call that was killed
+		if strings.HasPrefix(name, tmpPrefix) { // left by a killed call
 			if err := unix.Unlinkat(s.dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 				s.log.Warn("removing what a killed call left", "network", s.network, "file", name, "err", err)
 			}
@@ -64,11 +64,11 @@ func (s *store) scanOne(a netip.Addr) (h holding, there bool) {
 	return s.settle(r), true
 }
 
-// settle decides about a file that tells no owner. An empty one was never
-// answered to anybody: its writer died before it could. One of an earlier boot
-// has no living owner. Both are put aside, and the address is free. Any other may
-// belong to a living container, and holds its address until a person or a GC
-// that leaves nothing says otherwise.
+// settle handles a file without a readable owner. An empty file was never the answer
+// to an ADD: its writer died before it could answer. A file of an earlier boot has no
+// living owner. Both are quarantined, and the address is free. Any other file may
+// belong to a living container, and keeps its address reserved until a person
+// releases it or a GC keeps nothing.
 func (s *store) settle(r reservation) holding {
 	log := s.log.With("network", s.network, "address", r.addr, "damage", r.damage)
 	if !r.empty && !r.stale {
@@ -84,8 +84,8 @@ func (s *store) settle(r reservation) holding {
 	return holding{key: quarantinedKey(), addr: r.addr}
 }
 
-// reportDamage logs what is damaged in the network, and returns it. What somebody
-// has mended makes the index outdated.
+// reportDamage logs the network's damaged files and returns the damaged reservations.
+// If somebody has repaired one, the index is outdated.
 func (s *store) reportDamage() (damaged []holding, err error) {
 	for _, h := range s.idx.held(damagedKey()) {
 		r, err := readReservation(s.dir, h.addr.String(), s.boot)
@@ -102,7 +102,7 @@ func (s *store) reportDamage() (damaged []holding, err error) {
 	return damaged, nil
 }
 
-// removeQuarantined removes a file that was put aside.
+// removeQuarantined removes a quarantined file.
 func (s *store) removeQuarantined(h holding) error {
 	s.changed = true
 	err := unix.Unlinkat(s.dir, quarantinePrefix+h.addr.String(), 0)
@@ -122,8 +122,8 @@ func namesIn(path string) ([]string, error) {
 	return dir.Readdirnames(-1)
 }
 
-// reservedAddr returns the address that a file is named by. Upstream's plugin
-// writes each address in one way only.
+// reservedAddr returns the address after which a file is named. The upstream plugin
+// writes each address in only one form.
 func reservedAddr(name string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(name)
 	return a, err == nil && a.Zone() == "" && !a.Is4In6() && a.String() == name
@@ -137,8 +137,8 @@ func quarantinedAddr(name string) (netip.Addr, bool) {
 	return reservedAddr(rest)
 }
 
-// keysOf returns the keys under which an attachment's reservations may be: that
-// of the attachment and, for files without an interface name, the container's.
+// keysOf returns the keys that an attachment's reservations may have: the
+// attachment's and, for files without an interface name, the container's.
 func keysOf(a cni.Attachment) []ownerKey {
 	return []ownerKey{keyOf(a), keyOf(cni.Attachment{ContainerID: a.ContainerID})}
 }

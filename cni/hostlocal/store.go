@@ -18,21 +18,20 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// store is the reservations of one network under the network's lock, which is
-// held until close. Its directory holds upstream's files and, beside them, an
+// store is the reservations of one network under the network's lock, which is held
+// until close. Its directory holds the upstream plugin's files and, beside them, an
 // index.
 //
-// How the index knows that nobody else changed the directory: the last act of a
-// call that changed anything sets the directory's time to one that the index
-// names and that no clock gives, a second ago with a random fraction. Whoever
-// creates, removes or renames a file afterwards, a call of this plugin that is
-// killed included, makes the kernel set another time; then every file is read
-// and the index made new.
+// The index detects changes by others as follows. The last act of a call that changed
+// anything sets the directory's mtime to a value that the index records and that no
+// clock gives: a second ago, with a random fraction. If anybody then creates, removes
+// or renames a file, including a call of this plugin that is killed, the kernel sets
+// another mtime; then every file is read and the index rebuilt.
 type store struct {
 	path    string
 	network string
-	dir     int    // -1 when the network has no directory
-	leave   func() // the queue, once it was entered
+	dir     int    // -1 if the network has no directory
+	leave   func() // leaves the queue; nil before it was entered
 	lock    *flock.Lock
 	boot    boot
 	log     *slog.Logger
@@ -44,12 +43,12 @@ func newStore(dataDir, network string, b boot, log *slog.Logger) *store {
 	return &store{path: filepath.Join(dataDir, network), network: network, dir: -1, boot: b, log: log}
 }
 
-// errOutdated tells that the index and the files disagree.
+// errOutdated means that the index and the files disagree.
 var errOutdated = errors.New("the index disagrees with the reservations")
 
-// withStore calls fn with the network's reservations, and again when the index
-// turns out to be outdated. Where the network was never used fn sees none and,
-// unless create is set, nothing is made.
+// withStore calls fn with the network's reservations, and again if the index turns
+// out to be outdated. For a network that was never used fn sees none and, unless
+// create is set, nothing is created.
 func withStore(ctx context.Context, s *store, create bool, fn func() error) (err error) {
 	defer s.close()
 	if err := s.open(ctx, create); err != nil {
@@ -66,7 +65,7 @@ func withStore(ctx context.Context, s *store, create bool, fn func() error) (err
 	return err
 }
 
-// queue is of the calls in this process, by directory.
+// queue orders the calls in this process, by directory.
 var queue flock.Queue
 
 func (s *store) open(ctx context.Context, create bool) (err error) {
@@ -95,7 +94,7 @@ func (s *store) open(ctx context.Context, create bool) (err error) {
 	return s.load()
 }
 
-// load opens the index, or makes one.
+// load opens the index or builds one.
 func (s *store) load() error {
 	var st unix.Stat_t
 	err := unix.Fstat(s.dir, &st)
@@ -112,8 +111,8 @@ func (s *store) load() error {
 	return s.scan()
 }
 
-// close saves the index and ends the lock. An index that cannot be saved costs
-// the next call a look at every file, and nothing else.
+// close saves the index and releases the lock. If the index cannot be saved, the next
+// call has to read every file; that is all.
 func (s *store) close() {
 	if s.changed && s.dir >= 0 && s.idx != nil {
 		if err := s.save(); err != nil {
@@ -140,8 +139,8 @@ func (s *store) save() error {
 	return unix.UtimesNanoAt(s.dir, ".", times, 0)
 }
 
-// heldBy returns what the attachment has, as the files say. Files of early
-// versions of upstream's plugin name no interface and are the container's.
+// heldBy returns what the attachment has according to the files. Files of early
+// versions of the upstream plugin name no interface and belong to the container.
 func (s *store) heldBy(a cni.Attachment) (held []holding, err error) {
 	for _, owner := range []cni.Attachment{a, {ContainerID: a.ContainerID}} {
 		for _, h := range s.idx.held(keyOf(owner)) {
@@ -161,7 +160,7 @@ func (s *store) heldBy(a cni.Attachment) (held []holding, err error) {
 	return held, nil
 }
 
-// read reads the file of a holding and compares.
+// read reads the file of a holding and compares its owner.
 func (s *store) read(h holding) (reservation, error) {
 	r, err := readReservation(s.dir, h.addr.String(), s.boot)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
@@ -192,7 +191,7 @@ func (s *store) create(a netip.Addr, owner cni.Attachment) error {
 	return nil
 }
 
-// remove gives an address back, which rests for the delay.
+// remove releases an address, which is not reused for the delay.
 func (s *store) remove(h holding, delay time.Duration) error {
 	s.changed = true
 	if err := unix.Unlinkat(s.dir, h.addr.String(), 0); err != nil && !errors.Is(err, unix.ENOENT) {
