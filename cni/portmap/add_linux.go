@@ -18,11 +18,11 @@ import (
 type wanted struct {
 	forwards []forward
 	elements []nft.Element
-	ipv4     []bool // for each family that has to be forwarded whether it is IPv4
-	open     string // the interface that 127.0.0.1 is forwarded by, if any
+	ipv4     []bool // one entry for each address family to forward: whether it is IPv4
+	open     string // the interface by which 127.0.0.1 is forwarded, if any
 }
 
-// want returns what the request asks for; nil when it asks for nothing.
+// want returns what the request asks for, or nil if it asks for nothing.
 func want(r *cni.Request, c *Config) (*wanted, error) {
 	forwards, err := c.forwards(r.PrevResult, r.IfName)
 	if err != nil || len(forwards) == 0 {
@@ -40,8 +40,8 @@ func want(r *cni.Request, c *Config) (*wanted, error) {
 	return w, w.addInterfaces(containers)
 }
 
-// addInterfaces completes what is wanted by elements that attachments share:
-// those of the interfaces towards the container.
+// addInterfaces adds the elements that attachments share: those of the interfaces
+// towards the container.
 func (w *wanted) addInterfaces(containers map[bool]netip.Addr) (err error) {
 	links, err := rtnl.Open()
 	if err != nil {
@@ -93,7 +93,7 @@ func (p *plugin) add(ctx context.Context, r *cni.Request, c *Config) (*cni.Resul
 	})
 }
 
-// connected calls fn with the table. The connection belongs to the call.
+// connected calls fn with the table. The connection is valid only during the call.
 func (p *plugin) connected(r *cni.Request, c *Config, fn func(*view) error) error {
 	return p.connectedTo(table(c), func(v *view) error {
 		v.owner = nft.Owner(r.Network, r.Attachment.String())
@@ -101,8 +101,8 @@ func (p *plugin) connected(r *cni.Request, c *Config, fn func(*view) error) erro
 	})
 }
 
-// finish does what is not in the table: it opens the host for what the rules
-// forward, and makes connection tracking forget where that went before.
+// finish does what is outside the table: it sets the sysctls that the forwarding
+// needs, and deletes conntrack entries that lead to earlier destinations.
 func (w *wanted) finish(r *cni.Request) error {
 	for _, v4 := range w.ipv4 {
 		if err := sysctl.Ensure(sysctl.Forwarding(v4), "1"); err != nil {

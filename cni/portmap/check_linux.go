@@ -10,7 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// check compares the kernel with what ADD made, and never writes.
+// check compares the kernel with what ADD installed and changes nothing.
 func (p *plugin) check(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
@@ -51,7 +51,7 @@ func (w *wanted) checkSysctls() error {
 	return errors.Join(errs...)
 }
 
-// repair puts back what check would miss.
+// repair restores what check would find missing.
 func (p *plugin) repair(ctx context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err
@@ -68,8 +68,8 @@ func (p *plugin) repair(ctx context.Context, r *cni.Request, c *Config) error {
 	})
 }
 
-// status tries what ADD needs of the kernel, and puts rules back that somebody
-// removed: runtimes ask for STATUS all the time, and for CHECK hardly ever.
+// status tries what ADD needs of the kernel, and restores rules that somebody
+// removed: runtimes call STATUS often and CHECK hardly ever.
 func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
 		return err

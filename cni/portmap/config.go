@@ -9,32 +9,33 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// defaultTable is the nftables table (family inet) of a configuration that
-// names none.
+// defaultTable is the nftables table (family inet) of a configuration without
+// NFTTable.
 const defaultTable = "cni-portmap"
 
 // Config is the plugin's part of a network configuration.
 type Config struct {
-	// NFTTable is the nftables table, by default "cni-portmap". Nodes that share a
-	// machine have one each; ports of different tables are not compared.
+	// NFTTable is the nftables table. The default is "cni-portmap". Nodes that share
+	// a machine need one each; ports in different tables are not compared.
 	NFTTable string `json:"nftTable"`
 	// Backend is "nftables", "iptables" or empty. All three mean nftables, which
-	// works beside rules of iptables; for "iptables" a line in the log says so.
+	// coexists with iptables rules; "iptables" is reported in the log.
 	Backend string `json:"backend"`
-	// SNAT, true by default, masquerades what would be answered behind the host's
-	// back, and forwards 127.0.0.1.
+	// SNAT, true by default, masquerades connections whose replies would bypass the
+	// host, and forwards 127.0.0.1.
 	SNAT *bool `json:"snat"`
-	// MasqAll masquerades every forwarded connection, and those that others, such as
-	// a proxy of Services, translate to the same port of the container. It needs SNAT.
+	// MasqAll masquerades every forwarded connection, and also those that others,
+	// such as a Service proxy, translate to the same port of the container. It needs
+	// SNAT.
 	MasqAll bool `json:"masqAll"`
-	// MarkMasqBit is the bit, 0 to 31, with which iptables would mark packets.
-	// Connection tracking tells what to masquerade, so no packet is marked and every
-	// bit is left to others.
+	// MarkMasqBit is the bit, 0 to 31, with which iptables would mark packets. This
+	// plugin finds out by connection tracking what to masquerade, so it marks no
+	// packet and leaves every bit to others.
 	MarkMasqBit *int `json:"markMasqBit"`
-	// ExternalSetMarkChain is refused: the chain is one of iptables.
+	// ExternalSetMarkChain is refused: it names an iptables chain.
 	ExternalSetMarkChain string `json:"externalSetMarkChain"`
-	// ConditionsV4 and ConditionsV6 are refused: they are text for iptables or nft,
-	// neither of which is executed, and to leave out a condition would open a port.
+	// ConditionsV4 and ConditionsV6 are refused: they are arguments for iptables or
+	// nft, neither of which is executed, and ignoring a condition would open a port.
 	ConditionsV4  []string      `json:"conditionsV4"`
 	ConditionsV6  []string      `json:"conditionsV6"`
 	RuntimeConfig RuntimeConfig `json:"runtimeConfig"`
@@ -47,15 +48,15 @@ type RuntimeConfig struct {
 
 // Mapping forwards one port of the host.
 type Mapping struct {
-	HostPort      int    `json:"hostPort"` // 0: the mapping asks for nothing
+	HostPort      int    `json:"hostPort"` // 0 means that the mapping asks for nothing
 	ContainerPort int    `json:"containerPort"`
-	Protocol      string `json:"protocol"` // "tcp", "udp" or "sctp", in any case; empty is tcp
+	Protocol      string `json:"protocol"` // "tcp", "udp" or "sctp", in any case; empty means tcp
 	// HostIP is one address of the host. Empty means every address, 0.0.0.0 every
-	// IPv4 one, and :: every IPv6 one.
+	// IPv4 address, and :: every IPv6 address.
 	HostIP string `json:"hostIP"`
 }
 
-// complete fills in defaults and reports what cannot be served, all under code 7.
+// complete sets defaults and reports what is not supported, always with code 7.
 func (c *Config) complete() error {
 	if c.NFTTable == "" {
 		c.NFTTable = defaultTable
@@ -84,29 +85,29 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// tell writes what the user of the configuration should know.
+// tell logs what the configuration's user should know.
 func (c *Config) tell(log *slog.Logger) {
 	if c.Backend == "iptables" {
 		log.Warn("backend iptables: port mappings are in nftables, which this plugin always uses", "table", c.NFTTable)
 	}
 }
 
-// The protocols' numbers (IANA).
+// Protocol numbers (IANA).
 const (
 	protoTCP  = 6
 	protoUDP  = 17
 	protoSCTP = 132
 )
 
-// port is a mapping that makes sense.
+// port is a valid mapping.
 type port struct {
 	protocol byte
-	host     netip.Addr // not valid: every address of both families; unspecified: of its family
+	host     netip.Addr // the zero Addr: every address of both families; unspecified: every address of its family
 	from, to uint16
-	key      string // of the configuration, for errors
+	key      string // in the configuration, for errors
 }
 
-// ports reads the mappings. Two that want the same port are a mistake.
+// ports parses the mappings. Two mappings of the same port are an error.
 func (c *Config) ports() ([]port, error) {
 	var out []port
 	taken := map[[3]byte][]port{}
@@ -162,16 +163,16 @@ func (m Mapping) parse(key string) (port, error) {
 	return p, nil
 }
 
-// single reports whether the mapping is of one address.
+// single reports whether the mapping is for a single address.
 func (p port) single() bool { return p.host.IsValid() && !p.host.IsUnspecified() }
 
 // local reports whether only the host itself can reach the mapping.
 func (p port) local() bool { return p.host.Is4() && p.host.IsLoopback() }
 
-// covers reports whether the mapping is of that family.
+// covers reports whether the mapping includes the address family of a.
 func (p port) covers(a netip.Addr) bool { return !p.host.IsValid() || p.host.Is4() == a.Is4() }
 
-// overlaps compares the addresses of mappings of the same port.
+// overlaps compares the addresses of two mappings of the same port.
 func (p port) overlaps(o port) bool {
 	if p.single() && o.single() {
 		return p.host == o.host
@@ -185,8 +186,8 @@ type forward struct {
 	container netip.Addr
 }
 
-// forwards returns what the mappings come to for the container's addresses: one
-// for each address family that both sides have.
+// forwards applies the mappings to the container's addresses: one forward for each
+// address family that both have.
 func (c *Config) forwards(prev *cni.Result, ifname string) ([]forward, error) {
 	ports, err := c.ports()
 	if err != nil || len(ports) == 0 {
@@ -214,8 +215,8 @@ func (c *Config) forwards(prev *cni.Result, ifname string) ([]forward, error) {
 	return out, nil
 }
 
-// containerAddrs returns the first address of each family that is on the
-// interface, or of which the result does not say where it is.
+// containerAddrs returns the first address of each family that is on the interface,
+// or for which the result names no interface.
 func containerAddrs(prev *cni.Result, ifname string) (out []netip.Addr, err error) {
 	have4, have6 := false, false
 	for n, ip := range prev.IPs {

@@ -11,12 +11,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// Connection tracking remembers where the packets of a connection go, and UDP
-// has no connections that would end: a client that never pauses would be sent to
-// where it was sent first for ever.
+// Connection tracking remembers the destination of a flow, and UDP has no connections
+// that end: a client that never pauses would be sent to its first destination
+// forever.
 
-// flows matches tracked connections of UDP by the host port that they were
-// meant for.
+// flows matches conntrack entries of UDP by the host port of their original
+// destination.
 type flows map[uint16]func(to netip.Addr, now netip.AddrPort) bool
 
 // MatchConntrackFlow implements the library's filter.
@@ -30,8 +30,8 @@ func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 	return match(to.Unmap(), netip.AddrPortFrom(now.Unmap(), flow.Reverse.SrcPort))
 }
 
-// forgetBefore removes the tracked connections to ports of this host that are
-// forwarded from now on and go elsewhere.
+// forgetBefore deletes the conntrack entries of host ports that are forwarded from
+// now on if they lead elsewhere.
 func forgetBefore(forwards []forward) error {
 	var errs []error
 	for _, v4 := range []bool{true, false} {
@@ -58,8 +58,8 @@ func forgetBefore(forwards []forward) error {
 	return errors.Join(errs...)
 }
 
-// forgetAfter removes the tracked connections that were forwarded by the
-// elements.
+// forgetAfter deletes the conntrack entries of connections that the elements
+// forwarded.
 func forgetAfter(removed []nft.Element) error {
 	var errs []error
 	for _, v4 := range []bool{true, false} {

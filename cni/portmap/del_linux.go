@@ -16,8 +16,8 @@ func (p *plugin) del(ctx context.Context, r *cni.Request, c *Config) error {
 	})
 }
 
-// knownElements returns what ADD must have made of the same documents; nil when
-// they do not tell.
+// knownElements returns the elements that ADD must have made from the same
+// configuration, or nil if that cannot be derived.
 func knownElements(r *cni.Request, c *Config) []nft.Element {
 	if err := c.complete(); err != nil {
 		r.Log.Warn("removing port mappings of an invalid configuration", "err", err)
@@ -34,9 +34,10 @@ func knownElements(r *cni.Request, c *Config) []nft.Element {
 	return c.elements(forwards, nft.Owner(r.Network, r.Attachment.String()))
 }
 
-// uninstall plans the removal of what the attachment owns. When that is what it is
-// known to have nothing else is looked for, and nothing at all when it has no summary,
-// as most Pods; else everything is.
+// uninstall plans the removal of what the attachment owns. If its summary confirms
+// that known is all of that, nothing else is looked up. If nothing is known and there
+// is no summary, as for most Pods, there is nothing to remove. Otherwise the table is
+// listed.
 func (v *view) uninstall(known []nft.Element) (nft.Change, error) {
 	switch {
 	case len(known) == 0:
@@ -72,7 +73,8 @@ func (v *view) owned(matches func(owner string) bool) (change nft.Change, err er
 	return change, err
 }
 
-// remove removes what is planned, and the connections that were forwarded by it.
+// remove applies the planned removal and deletes the conntrack entries of what it
+// forwarded.
 func (v *view) remove(ctx context.Context, r *cni.Request, plan func() (nft.Change, error)) error {
 	made, err := v.conn.Decide(ctx, v.rules, plan)
 	if ferr := forgetAfter(made.Remove); ferr != nil {
@@ -81,13 +83,14 @@ func (v *view) remove(ctx context.Context, r *cni.Request, plan func() (nft.Chan
 	return err
 }
 
-// undo removes those of the elements that are still the attachment's. What an
-// earlier ADD left stays, and with it the word that it is more than documents tell.
+// undo removes those of the elements that are still the attachment's. What an earlier
+// ADD left stays, and so does the unknown summary, which says that it cannot be
+// derived.
 func (v *view) undo(ctx context.Context, elements []nft.Element) error {
 	return v.plugin.connectedTo(v.rules, func(v *view) error {
 		_, err := v.conn.Decide(ctx, v.rules, func() (change nft.Change, err error) {
 			found, err := v.find(elements)
-			for i, h := range slices.Backward(found) { // the summary is the first
+			for i, h := range slices.Backward(found) { // backward, because the summary goes last
 				if h != nil && h.Owner != "" && same(elements[i], *h) && !isUnknown(*h) {
 					change.Remove = append(change.Remove, *h)
 				}
@@ -119,9 +122,9 @@ func (p *plugin) gc(ctx context.Context, r *cni.Request, c *Config) error {
 	})
 }
 
-// Teardown removes the nftables table of the configuration with every mapping in
-// it, for an owner who knows that no container uses it any more, and closes the
-// interfaces that were opened for 127.0.0.1. It succeeds when there is none.
+// Teardown removes the configuration's nftables table with every mapping in it, and
+// closes the interfaces that were opened for 127.0.0.1. It is for an owner who knows
+// that no container uses them any more. It succeeds if there is no table.
 func Teardown(_ context.Context, c Config) error {
 	if err := c.complete(); err != nil {
 		return err

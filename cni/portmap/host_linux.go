@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sysctl"
 )
 
-// interfaceTo returns the host's interface towards a container's address; ""
-// when there is no route, and so nothing that could be forwarded.
+// interfaceTo returns the host's interface towards a container's address, or "" if
+// there is no route, and therefore nothing to forward.
 func interfaceTo(c *rtnl.Conn, container netip.Addr) (string, error) {
 	link, err := c.LinkTo(container)
 	switch {
@@ -30,8 +30,8 @@ func interfaceTo(c *rtnl.Conn, container netip.Addr) (string, error) {
 
 func localnetOf(name string) string { return "net/ipv4/conf/" + name + "/route_localnet" }
 
-// openLocalnet lets the interface carry the host's own addresses. The table has
-// the interface under guard by now: its rules were looked at just before.
+// openLocalnet lets the interface carry the host's loopback addresses. The table
+// already guards the interface: its rules were verified just before.
 func openLocalnet(name string) error {
 	if err := sysctl.Ensure(localnetOf(name), "1"); err != nil {
 		return fmt.Errorf("forwarding 127.0.0.1: %w", err)
@@ -39,16 +39,16 @@ func openLocalnet(name string) error {
 	return nil
 }
 
-// closeLocalnet undoes openLocalnet for an element of that set.
+// closeLocalnet undoes openLocalnet for an element of the set localnet.
 func closeLocalnet(e nft.Element) error {
 	err := sysctl.Ensure(localnetOf(ifaceOf(e)), "0")
-	if errors.Is(err, os.ErrNotExist) { // with its interface
+	if errors.Is(err, os.ErrNotExist) { // the interface is gone
 		return nil
 	}
 	return err
 }
 
-// ifaceOf reads elements of localnet and back.
+// ifaceOf returns the (input) interface of an element of localnet or back.
 func ifaceOf(e nft.Element) string {
 	name, _, _ := strings.Cut(string(e.Key), "\x00")
 	return name

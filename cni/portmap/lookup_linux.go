@@ -18,12 +18,10 @@ type view struct {
 	owner  string // of the request's attachment
 }
 
-// maxAsked is how many elements are asked for by their keys; of more a list is
-// cheaper.
+// maxAsked is how many elements are looked up by key; for more, listing is cheaper.
 const maxAsked = 48
 
-// find returns what the table has in the place of each of the elements, nil for
-// nothing.
+// find returns, for each element, what the table has under its key, or nil.
 func (v *view) find(wanted []nft.Element) ([]*nft.Element, error) {
 	if len(wanted) > maxAsked {
 		return v.findInList(wanted)
@@ -62,7 +60,7 @@ func (v *view) findInList(wanted []nft.Element) ([]*nft.Element, error) {
 	return out, nil
 }
 
-// list returns the elements of some sets.
+// list returns the elements of the named sets.
 func (v *view) list(sets ...string) ([]nft.Element, error) {
 	some := &nft.Ruleset{Table: v.rules.Table}
 	for _, s := range v.rules.Sets {
@@ -75,9 +73,9 @@ func (v *view) list(sets ...string) ([]nft.Element, error) {
 	return v.conn.List(some)
 }
 
-// install plans what is missing of the elements. What another attachment left
-// behind at the container's own address gives way; a port that it has does not.
-// The rules are made first, and anew when somebody removed one.
+// install plans the elements that are missing. It replaces what another attachment
+// left for the container's own address, but not a host port that another has. The
+// rules are created first, and again if somebody removed one.
 func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
 	if err := v.conn.Ensure(v.rules); err != nil {
 		return change, err
@@ -109,8 +107,8 @@ func (v *view) install(wanted []nft.Element) (change nft.Change, err error) {
 	return change, v.forgetInterfaces(&change)
 }
 
-// forgetInterfaces removes those that are gone when a new one comes: networks
-// may have one for each container.
+// forgetInterfaces removes interfaces that no longer exist when a new one is added:
+// networks may have one for each container.
 func (v *view) forgetInterfaces(change *nft.Change) error {
 	if !slices.ContainsFunc(change.Add, func(e nft.Element) bool { return e.Set == back }) {
 		return nil
@@ -130,10 +128,10 @@ func (v *view) goneInterfaces() (out []nft.Element, err error) {
 	return out, err
 }
 
-// refuseTaken compares ports of every address with those of one: they are in
-// different maps, where the kernel would take both.
+// refuseTaken compares ports of every address with ports of a single address: they
+// are in different maps, so the kernel would accept both.
 func (v *view) refuseTaken(wanted []nft.Element) error {
-	var single, every []nft.Element // what the other map would have
+	var single, every []nft.Element // what would conflict in the other map
 	sets := map[string]bool{}
 	for _, w := range wanted {
 		for _, f := range families() {
@@ -162,7 +160,7 @@ func (v *view) refuseTaken(wanted []nft.Element) error {
 		}
 		ports := map[[3]byte]nft.Element{}
 		for _, h := range have {
-			if !sameContainer(h.Owner, v.owner) { // whose port may be another's at another address
+			if !sameContainer(h.Owner, v.owner) { // another attachment of the same container may have the port, at another address
 				ports[slotOf(h)] = h
 			}
 		}
@@ -175,20 +173,21 @@ func (v *view) refuseTaken(wanted []nft.Element) error {
 	return nil
 }
 
-// sameContainer reports whether the owners are attachments of one container.
-// Runtimes give its mappings to each of its networks.
+// sameContainer reports whether the owners are attachments of one container. Runtimes
+// pass a container's mappings to each of its networks.
 func sameContainer(a, b string) bool { return a == b || containerOf(a) == containerOf(b) }
 
-// containerOf reads what nft.Owner wrote: the container's id or, of a long owner,
-// a digest of id and interface.
+// containerOf parses an owner from nft.Owner: it returns the container id or, for a
+// long owner, a digest of id and interface.
 func containerOf(owner string) string {
 	_, attachment, _ := strings.Cut(owner, "/")
 	id, _, _ := strings.Cut(attachment, "/")
 	return id
 }
 
-// shared reports whether the host port of the element is the container's by another
-// of its networks. The first that asked for it has it, until its DEL.
+// shared reports whether the element's host port already belongs to the same
+// container by another of its networks. The first attachment that asked for it has it
+// until its DEL.
 func shared(w, h nft.Element) bool {
 	return (isPort(w) || w.Set == quiet4) && h.Owner != w.Owner && sameContainer(h.Owner, w.Owner)
 }
@@ -203,13 +202,13 @@ func taken(w, h nft.Element) error {
 	return cni.Errorf(cni.CodeExists, "host port %s is forwarded to %q already", portName(w), h.Owner)
 }
 
-// portName returns protocol and host port as people write them.
+// portName formats host port and protocol for people.
 func portName(e nft.Element) string {
 	name := map[byte]string{protoTCP: "tcp", protoUDP: "udp", protoSCTP: "sctp"}[protocolOf(e)]
 	return fmt.Sprintf("%d/%s", hostPort(e), name)
 }
 
-// same reports whether the table has the element just as it is wanted.
+// same reports whether the table has the element exactly as wanted.
 func same(w, h nft.Element) bool {
 	return h.Owner == w.Owner && bytes.Equal(h.Key, w.Key) && bytes.Equal(h.Value, w.Value)
 }

@@ -10,7 +10,7 @@ import (
 
 // plugin is the handlers' receiver.
 type plugin struct {
-	kept *nspool.Pool[*nft.Conn] // nil, which keeps none, where the process does not stay
+	kept *nspool.Pool[*nft.Conn] // nil, which keeps none, unless the process is long-running
 }
 
 func newResident() *plugin { return &plugin{new(nspool.Pool[*nft.Conn])} }
@@ -23,8 +23,8 @@ func (p *plugin) close() error {
 	return errors.Join(errs...)
 }
 
-// connectedTo calls fn with a table of the network namespace that the plugin is called
-// in.
+// connectedTo calls fn with a table of the network namespace in which the plugin is
+// called.
 func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) (err error) {
 	ns, err := netns.CurrentID()
 	if err != nil {
@@ -36,7 +36,7 @@ func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) (err erro
 			return err
 		}
 	}
-	defer func() { // after a panic, too, which a server survives
+	defer func() { // also after a panic, which a server survives
 		if over, full := p.kept.Put(ns, conn); full {
 			err = errors.Join(err, over.Close())
 		}

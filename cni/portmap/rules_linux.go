@@ -17,13 +17,12 @@ import (
 type family struct {
 	proto byte
 	addr  nftables.SetDatatype
-	// loopback are the host's own addresses, which packets from elsewhere never
-	// have.
+	// loopback are the host's own addresses, which packets from elsewhere never have.
 	loopback net.IPNet
-	// Names of the maps from ports of every address, and of one; and of the sets of
-	// (protocol, container port, container) whose connections are masqueraded when
-	// they leave by the interface that they came by, and always; and of the set of
-	// (container, container) for connections of a container to itself.
+	// Names of the maps for ports of every address and of a single address; of the
+	// sets of (protocol, container port, container) whose connections are masqueraded
+	// if they leave by the interface by which they came, and always; and of the set
+	// of (container, container) for connections of a container to itself.
 	any, one, near, wide, self string
 }
 
@@ -42,14 +41,14 @@ func familyOf(a netip.Addr) family {
 }
 
 const (
-	// quiet4 has the (protocol, port) of mappings that 127.0.0.1 is kept out of.
+	// quiet4 has the (protocol, port) of mappings that do not apply to 127.0.0.1.
 	quiet4 = "quiet4"
-	// localnet has the interfaces that route_localnet was switched on for.
+	// localnet has the interfaces for which route_localnet was enabled.
 	localnet = "localnet"
-	// back has the interfaces towards containers, each twice: input and output.
+	// back has the interfaces towards containers, each as both input and output.
 	back = "back"
-	// owners has the summary of each attachment's elements, by the digest of its
-	// name. No rule uses it.
+	// owners has the summary of each attachment's elements, keyed by the digest of
+	// its name. No rule uses it.
 	owners = "owners"
 )
 
@@ -71,11 +70,12 @@ func table(c *Config) *nft.Ruleset {
 		nft.Set{Name: quiet4, Key: []nftables.SetDatatype{proto, port}},
 		nft.Set{Name: localnet, Key: []nftables.SetDatatype{nftables.TypeIFName}},
 		nft.Set{Name: back, Key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeIFName}},
-		// Types of the digests' length.
+		// These types have the length of the digests.
 		nft.Set{Name: owners, Key: []nftables.SetDatatype{nftables.TypeIP6Addr}, Value: []nftables.SetDatatype{nftables.TypeIP6Addr}},
 	)
 	out.Chains = []nft.Chain{
-		// Before connection tracking, which gives answers the address 127.0.0.1 again.
+		// Before connection tracking, which restores the address 127.0.0.1 in
+		// replies.
 		{Name: "guard", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw, Rules: guardRules()},
 		{Name: "prerouting", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest, Rules: arrivalRules()},
 		{Name: "output", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest, Rules: hostRules()},
@@ -84,8 +84,8 @@ func table(c *Config) *nft.Ruleset {
 	return out
 }
 
-// guardRules drop packets from or to the host's own addresses that come by an
-// interface that would let them in.
+// guardRules drop packets from or to loopback addresses that arrive on an interface
+// with route_localnet.
 func guardRules() [][]expr.Any {
 	f := families()[0]
 	came := slices.Concat(nft.Protocol(f.proto), nft.CameByOneOf(localnet))
@@ -95,7 +95,7 @@ func guardRules() [][]expr.Any {
 	}
 }
 
-// arrivalRules translate what comes to the host.
+// arrivalRules translate packets that arrive at the host.
 func arrivalRules() (out [][]expr.Any) {
 	for _, f := range families() {
 		toHost := slices.Concat(nft.Protocol(f.proto), nft.ToLocal(), nft.NotTo(f.proto, f.loopback.IP, f.loopback.Mask))
@@ -107,8 +107,8 @@ func arrivalRules() (out [][]expr.Any) {
 	return out
 }
 
-// hostRules translate what the host sends to itself: to 127.0.0.1 where the
-// mapping allows it, and to others of 127.0.0.0/8 where it names one.
+// hostRules translate what the host sends to itself: to 127.0.0.1 if the mapping
+// allows it, and to other addresses of 127.0.0.0/8 if the mapping names one.
 func hostRules() [][]expr.Any {
 	v4, v6 := families()[0], families()[1]
 	localhost := net.IPNet{IP: net.IP{127, 0, 0, 1}, Mask: net.CIDRMask(32, 32)}
@@ -124,10 +124,10 @@ func hostRules() [][]expr.Any {
 	}
 }
 
-// answerRules masquerade what would not be answered through the host. Only
-// connections whose destination was translated are looked at. Whether it was
-// translated here cannot be told: what others translate to the same port of the
-// same container needs the same, except for masqAll.
+// answerRules masquerade connections whose replies would bypass the host. They
+// consider only connections whose destination was translated, by whomever: what
+// others translate to the same port of the same container needs the same, except for
+// masqAll.
 func answerRules() (out [][]expr.Any) {
 	for _, f := range families() {
 		forwarded := slices.Concat(nft.Protocol(f.proto), nft.Forwarded())
@@ -142,8 +142,8 @@ func answerRules() (out [][]expr.Any) {
 		nft.From(v4.proto, v4.loopback.IP, v4.loopback.Mask), nft.LeavesBy("lo", false), nft.Masquerade()))
 }
 
-// elements returns what the forwards come to in the table and belongs to the
-// attachment. Mappings to one port of the container share what masquerades.
+// elements returns the elements of the forwards that belong to the attachment.
+// Mappings to one container port share the elements for masquerading.
 func (c *Config) elements(forwards []forward, owner string) (out []nft.Element) {
 	have := map[string]bool{}
 	put := func(e nft.Element) {
@@ -189,10 +189,10 @@ func portWord(n uint16) []byte {
 	return nft.Word(binary.BigEndian.AppendUint16(nil, n)...)
 }
 
-// isPort reports whether the element is of one of the port maps.
+// isPort reports whether the element is in one of the port maps.
 func isPort(e nft.Element) bool { return len(e.Value) > 0 && e.Set != owners }
 
-// hostPort, protocolOf and targetOf read elements of the port maps.
+// hostPort, protocolOf and targetOf decode elements of the port maps.
 func hostPort(e nft.Element) uint16 { return binary.BigEndian.Uint16(e.Key[len(e.Key)-4:]) }
 func protocolOf(e nft.Element) byte { return e.Key[0] }
 

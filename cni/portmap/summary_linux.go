@@ -8,15 +8,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// The summary of an attachment is the digest of all elements that it owns. By it
-// DEL sees that the documents tell everything, and need not list the table; they
-// may tell less than those of ADD did. Who has elements has one, whenever a kill may
-// come: where they need several transactions it is in the first, and goes in the last.
+// The summary of an attachment is the digest of all elements that it owns. With it
+// DEL can tell whether the configuration, which may be less than that of the ADD,
+// yields all of them; then it need not list the table. An attachment with elements
+// has a summary at every instant: if they need several transactions, it is in the
+// first, and is removed by the last.
 
 const digestLen = 16
 
-// summary returns the element of the owner's summary. The order of the elements
-// does not matter.
+// summary returns the element of the owner's summary. The order of own does not
+// matter.
 func summary(owner string, own []nft.Element) nft.Element {
 	var places []string
 	for _, e := range own {
@@ -34,16 +35,16 @@ func summary(owner string, own []nft.Element) nft.Element {
 	return nft.Element{Set: owners, Key: key[:digestLen], Value: h.Sum(nil)[:digestLen], Owner: owner}
 }
 
-// unknown is the summary of an attachment with the elements of several ADDs, of
-// which no document tells all.
+// unknown is the summary of an attachment with elements of several ADDs, which no
+// single configuration yields.
 func unknown() []byte { return make([]byte, digestLen) }
 
 func isUnknown(e nft.Element) bool {
 	return e.Set == owners && bytes.Equal(e.Value, unknown())
 }
 
-// summarize adds to the change what it makes of the summary. The elements that are
-// wanted are all of the attachment's, unless there were some before.
+// summarize adds the change of the summary. The wanted elements are all of the
+// attachment's, unless it had some before.
 func (v *view) summarize(wanted []nft.Element, change *nft.Change) error {
 	want := summary(v.owner, wanted)
 	found, err := v.conn.Get(v.rules, owners, want.Key)
