@@ -13,7 +13,7 @@ func ignoreAdvertisements(link string) error { return setIPv6(link, "accept_ra")
 
 // useAtOnce disables duplicate address detection on an interface towards the
 // containers. While its link-local address is tentative, one or two seconds, the
-// kernel sends no neighbor solicitation for an IPv6 packet that it forwards, and
+// kernel sends no neighbour solicitation for an IPv6 packet that it forwards, and
 // other machines cannot reach the first container of a bridge.
 func useAtOnce(link string, c *Config) error {
 	if c.EnableDAD {

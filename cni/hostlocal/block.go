@@ -50,7 +50,7 @@ func (i *index) blockOf(a netip.Addr, make bool) (found block) {
 	base[15] = 0
 	h := fnv.New64a()
 	h.Write(base[:14])
-	h.Write([]byte{base[14] &^ 31}) // neighboring blocks share a page
+	h.Write([]byte{base[14] &^ 31}) // neighbouring blocks share a page
 	hash := h.Sum64()
 	t := i.blockTable()
 	t.each(hash, func(p *page, n int) bool {

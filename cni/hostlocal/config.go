@@ -16,7 +16,7 @@ import (
 // other.
 const defaultDataDir = "/var/lib/cni/networks"
 
-// defaultReuseDelay is longer than neighbors usually cache the link-layer address of
+// defaultReuseDelay is longer than neighbours usually cache the link-layer address of
 // an IP address.
 const defaultReuseDelay = 30 * time.Second
 

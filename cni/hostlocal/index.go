@@ -50,7 +50,7 @@ const (
 	blockSize = 16 + 32 + 32 + 8
 
 	ownersPerPage = 64 // on average, of 127 that fit
-	blocksPerPage = 16 // of 46; neighboring blocks share a page
+	blocksPerPage = 16 // of 46; neighbouring blocks share a page
 )
 
 // header has exported fields only for encoding/binary.

@@ -10,9 +10,9 @@
 //
 // With snat (the default), connections whose replies would bypass the host are
 // masqueraded: those of the container to its own mapping, and those that leave by the
-// interface by which they came, such as a neighbor's on a bridge. (If br_netfilter
-// tracks a bridge's frames, replies to neighbors pass through the host anyway, and
-// neighbors keep their address.) This needs Linux 5.7.
+// interface by which they came, such as a neighbour's on a bridge. (If br_netfilter
+// tracks a bridge's frames, replies to neighbours pass through the host anyway, and
+// neighbours keep their address.) This needs Linux 5.7.
 //
 // With snat the host's own connections to 127.0.0.1 are forwarded too. For this the
 // host's interface towards the container is opened to such addresses
