@@ -48,7 +48,7 @@ func (n *Network) attach(ctx context.Context, a Attachment, prepare func() error
 	if known, err := n.known(a.key()); err != nil || known != nil {
 		return nil, errors.Join(fault.AlreadyExists.Errorf("it is attached already, or its removal is due"), err)
 	}
-	if err := n.find(l); err != nil { // before a plugin has run, whose DEL would need the others'
+	if err := n.find(l); err != nil { // before a plugin runs whose DEL would need the others
 		return nil, err
 	}
 	r := &record{Version: recordVersion, Attachment: a, List: l, Lacked: n.lacking(l), Attempt: rand.Text()}
@@ -64,8 +64,8 @@ func (n *Network) attach(ctx context.Context, a Attachment, prepare func() error
 	return result, err
 }
 
-// tryAttach makes the attachment or leaves nothing of it. A failure that may
-// pass is transient; with an undoing that failed, too, there is no next try.
+// tryAttach creates the attachment or leaves nothing of it. A failure that may pass
+// is transient, unless undoing it failed too: then it is not retried.
 func (n *Network) tryAttach(ctx context.Context, r *record, prepare func() error) (*cni.Result, error) {
 	r.Result = nil
 	if err := n.begin(r, prepare); err != nil {
@@ -93,8 +93,8 @@ func (n *Network) tryAttach(ctx context.Context, r *record, prepare func() error
 	return nil, err
 }
 
-// undo runs the DEL of a failed ADD. The specification demands one, and the
-// caller's context may have ended.
+// undo runs the DEL of a failed ADD, which the specification requires, even if the
+// caller's context has ended.
 func (n *Network) undo(ctx context.Context, r *record) error {
 	if err := n.detach(context.WithoutCancel(ctx), r); err != nil {
 		return fmt.Errorf("undoing it: %w", err)
@@ -122,9 +122,9 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 	return nil
 }
 
-// due returns what is recorded of an attachment that has to go, or nil. Where the
-// record is damaged, the intent has all but the result, if it is open; else a DEL with
-// the configuration of today is better than none. The ADD has succeeded in both cases.
+// due returns the record of an attachment whose DEL is to run, or nil. If the record
+// is damaged, an open intent has everything but the result; without one, a DEL with
+// the current configuration is better than none. In both cases the ADD has succeeded.
 func (n *Network) due(a Attachment) (*record, error) {
 	r, err := n.known(a.key())
 	if !errors.Is(err, fault.Invalid) {
@@ -160,7 +160,7 @@ func (n *Network) enter(ctx context.Context, a Attachment) (context.Context, fun
 	return ctx, leave, err
 }
 
-// known returns what is recorded of the attachment, or nil.
+// known returns what is recorded about the attachment, or nil.
 func (n *Network) known(key cni.Attachment) (*record, error) {
 	r, err := n.records.get(key)
 	if err == nil {
@@ -172,14 +172,14 @@ func (n *Network) known(key cni.Attachment) (*record, error) {
 	return n.begun(key), nil
 }
 
-// begun returns what the open intent of the attachment says, or nil.
+// begun returns the record in the attachment's open intent, or nil.
 func (n *Network) begun(key cni.Attachment) *record {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.intents[key].record
 }
 
-// begin makes the intent durable, while prepare runs.
+// begin makes the intent durable while prepare runs.
 func (n *Network) begin(r *record, prepare func() error) error {
 	key := r.Attachment.key()
 	var id journal.ID
@@ -201,8 +201,8 @@ func (n *Network) begin(r *record, prepare func() error) error {
 	return nil
 }
 
-// succeed stores the result of an ADD. From now on it has succeeded, for the next process
-// too; what is left is the disk's.
+// succeed stores the result of an ADD. From then on the ADD has succeeded, for the
+// next process too; only the sync to disk remains.
 func (n *Network) succeed(r *record) error {
 	key := r.Attachment.key()
 	if err := n.records.put(r); err != nil {
@@ -215,8 +215,8 @@ func (n *Network) succeed(r *record) error {
 	return nil
 }
 
-// confirm ends the intent of an attachment that is gone. When that cannot
-// be written the intent goes on, and a DEL is due, which a restart would run too.
+// confirm ends the intent of an attachment that is gone. If that cannot be written,
+// the intent stays open and a DEL is due, which a restart would also run.
 func (n *Network) confirm(key cni.Attachment) error {
 	n.mu.Lock()
 	i, ok := n.intents[key]

@@ -47,7 +47,8 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 			return result, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(out))
 		}
 		result = next
-		// For DELs that the kill of this process makes due. Our own do without.
+		// For the DELs that are due if this process is killed. An undo by this
+		// process does not need it.
 		if last := i == len(r.List.Plugins)-1; !last && n.config.Builtin[p.kind()] == nil {
 			if err := n.records.keepProgress(r.Attachment.key(), result); err != nil {
 				return result, i + 1, err
@@ -57,9 +58,10 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 	return result, len(r.List.Plugins), nil
 }
 
-// inVersion returns a result in the version that the network's plugins are spoken to in. One
-// that is in another is converted, for many plugins refuse such a prevResult; one
-// that names none is in this version, and as it was written.
+// inVersion returns a result in the version in which the network's plugins are
+// called. A result in another version is converted, because many plugins refuse such
+// a prevResult; one without a version is taken to be in this version and returned
+// unchanged.
 func inVersion(raw json.RawMessage, version string) (json.RawMessage, error) {
 	result, err := cni.DecodeResult(raw, version)
 	if err != nil {
@@ -96,16 +98,17 @@ func excerpt(text []byte) string {
 	return fmt.Sprintf("%q", text)
 }
 
-// runDel runs the chain in reverse order with the final result of ADD, if there
-// is one; else with the last that a plugin gave before another failed: upstream's
-// firewall removes nothing without. A plugin that does not speak the version needs no
-// DEL, unless the chain's ADD is recorded. The specification's text halts at the first
-// error; going on leaves less behind, and plugins must accept a DEL that has nothing
-// to do. One may fail the DEL of its failed ADD for want of an IPAM plugin that has never
-// been there: no address was given, and it would fail for as long as the list is recorded.
+// runDel runs the chain in reverse order with the final result of ADD or, if there is
+// none, with the last one that a plugin returned before another failed: the upstream
+// firewall plugin removes nothing without. A plugin that does not support the version
+// needs no DEL, unless the chain's ADD is recorded. The specification's text stops at
+// the first error; continuing leaves less behind, and plugins must accept a DEL that
+// has nothing to do. A plugin may fail the DEL of its failed ADD because its IPAM
+// plugin never existed: no address was assigned then, and the DEL would fail for as
+// long as the list is recorded.
 func (n *Network) runDel(ctx context.Context, r *record) error {
 	a := r.Attachment
-	if gone(a.NetNS) { // with the sandbox: DEL does without
+	if gone(a.NetNS) { // with the sandbox: call DEL without it
 		a.NetNS = ""
 	}
 	var errs []error
@@ -126,16 +129,16 @@ func (n *Network) runDel(ctx context.Context, r *record) error {
 	return errors.Join(errs...)
 }
 
-// misses reports whether a plugin answered that there is no such delegate. Any other error,
-// of a plugin that knows the type itself for one, may pass.
+// misses reports whether a plugin answered that this delegate does not exist. Any
+// other error may pass, for example if the plugin implements the type itself.
 func misses(err error, delegate string) bool {
 	e, answered := errors.AsType[*cni.Error](err)
 	return answered && !notRun(err) && !passes(err) && strings.Contains(e.Error(), strconv.Quote(delegate))
 }
 
-// gone reports whether there is no network namespace at the path any more: nothing
-// is, or the empty file that it was pinned on, which a restart of the machine leaves
-// on a disk. Upstream's plugins fail a DEL that leads to such a file, for ever.
+// gone reports whether there is no network namespace at the path any more: either
+// nothing, or the empty file on which it was mounted, which stays on a disk when the
+// machine restarts. Upstream plugins fail a DEL with such a file, forever.
 func gone(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -151,8 +154,8 @@ func gone(path string) bool {
 	return errors.Is(err, fault.Invalid)
 }
 
-// runCheck runs CHECK of the plugins from the one of that index on. It stops at
-// the first error and returns the index of the plugin that had it.
+// runCheck runs CHECK of the plugins from index from on. It stops at the first error
+// and returns the index of the plugin that returned it.
 func (n *Network) runCheck(ctx context.Context, r *record, from int) (failed int, err error) {
 	for i, p := range r.List.Plugins[from:] {
 		stdin, err := request(r, p, r.Result)
@@ -189,8 +192,8 @@ func (n *Network) call(ctx context.Context, p plugin, env map[string]string, std
 	})
 }
 
-// observed makes one step of one plugin: with its deadline, its span and its
-// report to the observer, whose context carries the span.
+// observed runs one step of one plugin with its deadline and its span, and reports it
+// to the observer, whose context carries the span.
 func (n *Network) observed(ctx context.Context, name, method string, env map[string]string, step func(context.Context) ([]byte, error)) (stdout []byte, err error) {
 	if span := call.TraceFrom(ctx).Child(); span.Parent != "" {
 		ctx = call.WithTrace(ctx, span)
@@ -214,7 +217,7 @@ func (n *Network) observed(ctx context.Context, name, method string, env map[str
 	return stdout, err
 }
 
-// codeIn names the code of a plugin's own error, for the message.
+// codeIn returns the code of a plugin's own error, for the message.
 func codeIn(err error) string {
 	if e, ok := errors.AsType[*cni.Error](err); ok {
 		return fmt.Sprintf(", code %d", e.Code)
@@ -222,7 +225,7 @@ func codeIn(err error) string {
 	return ""
 }
 
-// logCall logs what the observer is told of, for people who look for it.
+// logCall logs what the observer is notified of, for people who look for it.
 func (n *Network) logCall(ctx context.Context, c call.Call, env map[string]string, err error) {
 	if !n.config.Logger.Enabled(ctx, slog.LevelDebug) {
 		return
@@ -234,15 +237,15 @@ func (n *Network) logCall(ctx context.Context, c call.Call, env map[string]strin
 	n.config.Logger.DebugContext(ctx, "call", append(attrs, "dur", time.Since(c.Start), "err", err)...)
 }
 
-// outOfTime reports whether ctx has ended, or is about to: the SDK's own timer for
-// the same instant may have been faster.
+// outOfTime reports whether ctx has ended or is about to: the SDK's own timer for the
+// same instant may have fired first.
 func outOfTime(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
-// timeout is the plugin's deadline. Where the SDK has a shorter one for a built-in
-// plugin it counts, so that running out of time is never taken for code 11.
+// timeout returns the plugin's deadline. If the SDK has a shorter one for a built-in
+// plugin, that applies, so that a timeout is never mistaken for code 11.
 func (n *Network) timeout(name string) time.Duration {
 	d := n.config.PluginTimeout
 	if own := n.config.Timeouts[name]; own > 0 {
@@ -254,7 +257,7 @@ func (n *Network) timeout(name string) time.Duration {
 	return d
 }
 
-// insist runs a plugin again when it says that it may work later.
+// insist runs a plugin again if it answers that it may work later.
 func (n *Network) insist(ctx context.Context, p plugin, env map[string]string, stdin []byte) error {
 	return retry(ctx, func() error {
 		_, err := n.call(ctx, p, env, stdin)
@@ -262,8 +265,8 @@ func (n *Network) insist(ctx context.Context, p plugin, env map[string]string, s
 	})
 }
 
-// transient is an error of code 11 that the plugin itself gave, other than one
-// that stands for its running out of time.
+// transient is an error of code 11 that the plugin itself returned, other than one
+// that stands for its timeout.
 type transient struct{ err error }
 
 func (t *transient) Error() string { return t.err.Error() }
@@ -281,19 +284,19 @@ func notRun(err error) bool {
 	return ok
 }
 
-// settled is an error that is not tried again, whatever it is made of.
+// settled is an error that is not retried, whatever it wraps.
 type settled struct{ err error }
 
 func (s *settled) Error() string { return s.err.Error() }
 func (s *settled) Unwrap() error { return s.err }
 
-// retryPauses are the rests before an operation that a plugin put off is tried
-// again (CNI 1.1.0, Error, code 11). After the last the error is the caller's,
-// as fault.Unavailable, who has a patience of its own.
+// retryPauses are the pauses before an operation that a plugin put off is retried
+// (CNI 1.1.0, Error, code 11). After the last one the caller gets the error, as
+// fault.Unavailable, and may retry itself.
 var retryPauses = [...]time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 800 * time.Millisecond}
 
-// retry calls f until it returns something else than a transient error, the
-// pauses are used up or ctx ends.
+// retry calls f until its error is nil or not transient, the pauses are used up, or
+// ctx ends.
 func retry(ctx context.Context, f func() error) error {
 	err := f()
 	for _, pause := range retryPauses {
@@ -310,7 +313,7 @@ func retry(ctx context.Context, f func() error) error {
 	return err
 }
 
-// passes reports whether the operation may succeed when it is tried again.
+// passes reports whether the operation may succeed if it is retried.
 func passes(err error) bool {
 	_, again := errors.AsType[*transient](err)
 	_, not := errors.AsType[*settled](err)
@@ -320,10 +323,10 @@ func passes(err error) bool {
 // unknownContainer reports whether a plugin answered with code 3.
 func unknownContainer(err error) bool { return answered(err, cni.CodeUnknownContainer) }
 
-// refusesVersion reports whether a plugin answered with code 1 (CNI 1.1.0, Error), and
-// does not count the version among those that it speaks: the code may be that of its
-// delegate. It refuses every verb, and so has not done anything for an ADD in the same
-// version, unless its file was exchanged in the middle of that.
+// refusesVersion reports whether a plugin answered with code 1 (CNI 1.1.0, Error) and
+// does not list the version among those it supports: the code alone may be its
+// delegate's. Such a plugin refuses every verb, so it did nothing for an ADD in the
+// same version, unless its file was replaced during that ADD.
 func (n *Network) refusesVersion(ctx context.Context, p plugin, version string, err error) bool {
 	if !answered(err, cni.CodeVersion) {
 		return false

@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// list is a network configuration: a name and the plugins of its chain. It is
-// what a record keeps, so that DEL sees the configuration that ADD saw.
+// list is a network configuration: a name and a chain of plugins. A record keeps it,
+// so that DEL sees the configuration of its ADD.
 type list struct {
 	Name         string   `json:"name"`
 	Version      string   `json:"cniVersion"`
@@ -23,7 +23,7 @@ type list struct {
 	Plugins      []plugin `json:"plugins"`
 }
 
-// kinds returns the types of the network's plugins, in their order.
+// kinds returns the types of the network's plugins, in order.
 func (l *list) kinds() []string {
 	out := make([]string, len(l.Plugins))
 	for i, p := range l.Plugins {
@@ -32,8 +32,8 @@ func (l *list) kinds() []string {
 	return out
 }
 
-// flag is a boolean that may also be written as a string, which other runtimes
-// accept.
+// flag is a boolean that may also be written as a string, as other runtimes accept
+// it.
 type flag bool
 
 // UnmarshalJSON reads true, false, "true" and "false".
@@ -42,8 +42,8 @@ func (f *flag) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(text, (*bool)(f))
 }
 
-// plugin is one plugin's configuration. Values are kept as they were written:
-// a round trip through Go numbers would change large ones.
+// plugin is one plugin's configuration. Values are kept as they were written: a round
+// trip through Go numbers would change large ones.
 type plugin map[string]json.RawMessage
 
 // kind returns the plugin's type, or "".
@@ -55,8 +55,8 @@ func (p plugin) kind() string {
 	return s
 }
 
-// ipam returns the type of the plugin's IPAM plugin, or "". It is the name of an
-// executable (CNI 1.1.0, section 1, Well-known keys), if the plugin uses the key.
+// ipam returns the type of the plugin's IPAM plugin, or "". It names an executable
+// (CNI 1.1.0, section 1, Well-known keys), if the plugin uses the key.
 func (p plugin) ipam() string {
 	var ipam plugin
 	if json.Unmarshal(p["ipam"], &ipam) != nil {
@@ -65,7 +65,7 @@ func (p plugin) ipam() string {
 	return ipam.kind()
 }
 
-// capabilities returns what the plugin declares to understand.
+// capabilities returns the capabilities that the plugin declares.
 func (p plugin) capabilities() map[string]bool {
 	var c map[string]bool
 	if json.Unmarshal(p["capabilities"], &c) != nil {
@@ -74,7 +74,7 @@ func (p plugin) capabilities() map[string]bool {
 	return c
 }
 
-// check says what is wrong with a plugin's configuration, and under which key.
+// check returns what is wrong with a plugin's configuration, and under which key.
 func (p plugin) check() error {
 	kind := p.kind()
 	if !cniname.Valid(kind) {
@@ -89,8 +89,8 @@ func (p plugin) check() error {
 	return nil
 }
 
-// document is a configuration file as it is written: a list, or the single
-// plugin that a list of one stands for.
+// document is a configuration file as written: a list, or a single plugin that stands
+// for a list of one.
 type document struct {
 	list
 	versions    []string
@@ -98,9 +98,9 @@ type document struct {
 	keys        plugin // all of them
 }
 
-// decode reads the document. Its keys are those of exactly that name, and of one that
-// stands there twice the last counts, whole: encoding/json would read plugins into what
-// the first list has left.
+// decode decodes the document. Keys must match exactly, and if one occurs twice, the
+// last value replaces the first: encoding/json would decode the second plugins list
+// over the first.
 func decode(content []byte) (*document, error) {
 	d := &document{}
 	if err := json.Unmarshal(content, &d.keys); err != nil {
@@ -138,8 +138,8 @@ func decode(content []byte) (*document, error) {
 	return d, nil
 }
 
-// parse reads a configuration. besides returns the plugins that stand in files
-// of their own for the network of that name.
+// parse parses a configuration. besides returns the plugins in separate files for the
+// network of that name.
 func parse(content []byte, besides func(name string) ([]plugin, error)) (*list, error) {
 	d, err := decode(content)
 	if err != nil {
@@ -175,21 +175,21 @@ func parse(content []byte, besides func(name string) ([]plugin, error)) (*list, 
 	return l, nil
 }
 
-// single returns the plugin that the whole document is, or nil.
+// single returns the whole document as a plugin if it is one, or nil.
 func (d *document) single() plugin {
 	if d.Plugins != nil || d.keys["type"] == nil {
 		return nil
 	}
 	p := maps.Clone(d.keys)
-	// What speaks to the runtime is no part of the plugin's configuration.
+	// Keys for the runtime are not part of the plugin's configuration.
 	for _, key := range []string{"cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"} {
 		delete(p, key)
 	}
 	return p
 }
 
-// selectVersion chooses the highest version that both the configuration and
-// this runtime know (CNI 1.1.0, Version considerations).
+// selectVersion selects the highest version that both the configuration and this
+// runtime support (CNI 1.1.0, Version considerations).
 func (l *list) selectVersion(versions []string) error {
 	if l.Version != "" {
 		versions = append(versions, l.Version)

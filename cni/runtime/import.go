@@ -82,7 +82,7 @@ func (n *Network) importFile(ctx context.Context, file string) (key cni.Attachme
 	return key, true, errors.Join(atomicfile.Sync(n.records.path(key))...)
 }
 
-// libcniRecord is what libcni keeps of an attachment.
+// libcniRecord is libcni's file for an attachment.
 type libcniRecord struct {
 	Kind           string                     `json:"kind"`
 	ContainerID    string                     `json:"containerId"`
@@ -95,8 +95,8 @@ type libcniRecord struct {
 	Result         json.RawMessage            `json:"result"`
 }
 
-// libcniKind is the only format that libcni has ever given a name; the one
-// before was a bare result, without the configuration that a DEL needs.
+// libcniKind is the only format that libcni ever gave a name; the earlier one was a
+// bare result, without the configuration that a DEL needs.
 const libcniKind = "cniCacheV1"
 
 func decodeLibcni(content []byte, besides func(string) ([]plugin, error)) (*record, error) {
@@ -118,7 +118,7 @@ func decodeLibcni(content []byte, besides func(string) ([]plugin, error)) (*reco
 		return nil, fault.Invalid.Errorf("its network is %q, and that of its configuration %q", in.NetworkName, l.Name)
 	}
 	result := in.Result
-	if len(result) == 0 || string(result) == "null" { // there is none, and it stays so
+	if len(result) == 0 || string(result) == "null" { // there is none, and none is made up
 		result = nil
 	} else if result, err = inVersion(result, l.Version); err != nil {
 		return nil, fault.Invalid.Wrap(err)
@@ -130,7 +130,7 @@ func decodeLibcni(content []byte, besides func(string) ([]plugin, error)) (*reco
 	return r, r.Attachment.validate()
 }
 
-// podOf reads the Pod that Kubernetes' runtimes put into CNI_ARGS.
+// podOf returns the Pod that Kubernetes runtimes put into CNI_ARGS.
 func podOf(args [][2]string) (p call.Pod) {
 	for _, pair := range args {
 		switch pair[0] {

@@ -11,9 +11,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// loadDir returns the first valid network configuration of the directory in the
-// order of file names, and what is wrong with the files before and after it. No
-// valid one is fault.Unavailable: it may appear later.
+// loadDir returns the directory's first valid network configuration by file name, and
+// what is wrong with the other files. If none is valid, the error is
+// fault.Unavailable: one may appear later.
 func loadDir(dir string) (l *list, problems []error, err error) {
 	files, err := filesOf(dir, ".conflist", ".conf", ".json")
 	if err != nil {
@@ -36,8 +36,8 @@ func loadDir(dir string) (l *list, problems []error, err error) {
 	return l, problems, nil
 }
 
-// filesOf returns the files with one of the extensions, sorted by name. A
-// directory that is not there has none.
+// filesOf returns the files with one of the extensions, sorted by name; none if the
+// directory does not exist.
 func filesOf(dir string, extensions ...string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -52,8 +52,7 @@ func filesOf(dir string, extensions ...string) ([]string, error) {
 	return files, nil
 }
 
-// loadFile reads a configuration. Its errors name the file and, where it is
-// known, the line.
+// loadFile reads a configuration. Its errors name the file and, if known, the line.
 func loadFile(file string) (*list, error) {
 	content, err := readRegular(file)
 	if err != nil {

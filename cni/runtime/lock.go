@@ -11,14 +11,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// guard excludes operations as the specification wants it (CNI 1.1.0, Lifecycle
-// & Ordering): those of one container exclude each other, and GC excludes all.
-// Inside the process it goes by fair queues that a context leaves; between
-// processes by the lock files of the state directory, see the package comment.
+// guard excludes operations as the specification requires (CNI 1.1.0, Lifecycle &
+// Ordering): operations of one container exclude each other, and GC excludes all.
+// Within the process this is done by fair queues in which waiting ends with the
+// context; between processes by the lock files of the state directory, see the
+// package comment.
 type guard struct {
 	dir        string
 	containers flock.Queue
-	gc         *semaphore.Weighted // GC takes all of it, any other operation one
+	gc         *semaphore.Weighted // GC acquires all of it, any other operation 1
 }
 
 func newGuard(dir string) *guard {
@@ -28,7 +29,7 @@ func newGuard(dir string) *guard {
 func (g *guard) containerFile() string { return filepath.Join(g.dir, "containers.lock") }
 func (g *guard) gcFile() string        { return filepath.Join(g.dir, "gc.lock") }
 
-// enter waits until no other operation of the container and no GC runs, here or
+// enter waits until neither another operation of the container nor GC runs, here or
 // in another process.
 func (g *guard) enter(ctx context.Context, container string) (leave func(), err error) {
 	unlock, err := g.containers.Enter(ctx, container)
@@ -49,7 +50,7 @@ func (g *guard) enter(ctx context.Context, container string) (leave func(), err 
 	return func() { out(); file.Release(); unlock() }, nil
 }
 
-// alone waits until no operation of any container runs and holds new ones back.
+// alone waits until no operation of any container runs, and holds back new ones.
 func (g *guard) alone(ctx context.Context) (leave func(), err error) {
 	return g.pass(ctx, math.MaxInt64, flock.Exclusive)
 }

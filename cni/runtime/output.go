@@ -8,10 +8,10 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// caller calls built-in plugins for one call, and has the writer for the stderr
-// of those that are executed. What built-in ones log ends in the network's log,
-// with what the call is about, and so do the lines of stderr unless somebody
-// asked for them. done is called when the call has ended.
+// caller returns a Caller for one call of a plugin, which also has the writer for the
+// stderr of executed plugins. What built-in plugins log goes to the network's log,
+// with the subject of the call, and so do the lines of stderr unless OnStderr is set.
+// done must be called after the call.
 func (n *Network) caller(name string, env map[string]string) (c *cni.Caller, done func()) {
 	log := n.config.Logger.With("plugin", name, "command", env["CNI_COMMAND"])
 	if id := env["CNI_CONTAINERID"]; id != "" {
@@ -25,20 +25,20 @@ func (n *Network) caller(name string, env map[string]string) (c *cni.Caller, don
 }
 
 const (
-	// maxLine bounds a line of a plugin's stderr, and maxLines how many are told
-	// of one call: what a plugin babbles must not fill the node's log.
+	// maxLine bounds a line of a plugin's stderr, and maxLines the lines reported per
+	// call: a talkative plugin must not fill the node's log.
 	maxLine  = 2 << 10
 	maxLines = 100
 )
 
-// lines tells what is written to it line by line. A plugin that has left a
-// descendant behind may write when its call has ended.
+// lines reports line by line what is written to it. A plugin that left a descendant
+// behind may still write after its call has ended.
 type lines struct {
 	log  *slog.Logger
 	tell func(line string)
 
 	mu    sync.Mutex
-	rest  []byte // of a line whose end is not there yet
+	rest  []byte // an unfinished line
 	count int
 }
 
@@ -58,7 +58,7 @@ func (l *lines) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// flush tells a last line without an end.
+// flush reports an unfinished last line.
 func (l *lines) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

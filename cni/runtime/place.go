@@ -16,8 +16,8 @@ type keyError struct {
 func (k *keyError) Error() string { return k.err.Error() }
 func (k *keyError) Unwrap() error { return k.err }
 
-// atKey says where in its document an error is. Given an error that has a path
-// already, the new one leads to it.
+// atKey says where in its document an error is. If the error already has a path, the
+// new path is prepended.
 func atKey(err error, path ...any) error {
 	if inner, ok := errors.AsType[*keyError](err); ok {
 		return &keyError{append(path, inner.path...), inner.err}
@@ -25,10 +25,10 @@ func atKey(err error, path ...any) error {
 	return &keyError{path, err}
 }
 
-// placed is an error with the file it is about, and the line where one is known.
+// placed is an error with the file that it is about and, if known, the line.
 type placed struct {
 	file string
-	line int // 0 is unknown
+	line int // 0 if unknown
 	err  error
 }
 
@@ -41,8 +41,8 @@ func (p *placed) Error() string {
 
 func (p *placed) Unwrap() error { return p.err }
 
-// place says where in the file an error of its content is. An error that names
-// another file already stays as it is.
+// place says where in the file an error of its content is. An error that already
+// names another file is returned unchanged.
 func place(file string, content []byte, err error) error {
 	if _, ok := errors.AsType[*placed](err); ok || err == nil {
 		return err
@@ -61,9 +61,9 @@ func place(file string, content []byte, err error) error {
 	return &placed{file, 1 + bytes.Count(content[:offset], []byte("\n")), err}
 }
 
-// offsetOf returns where the value at the path ends its first line: the decoder
-// is left there. A path that the document does not have gives the end of what
-// it has of it, or -1.
+// offsetOf returns the offset just behind the first token of the value at the path,
+// where it leaves the decoder. If the document lacks the path, it returns that of the
+// deepest part that exists, or -1.
 func offsetOf(dec *json.Decoder, path []any) int64 {
 	if len(path) == 0 {
 		if _, err := dec.Token(); err != nil {

@@ -16,22 +16,21 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// recordVersion is the version of the record format. A newer one is refused.
+// recordVersion is the version of the record format. Newer records are refused.
 const recordVersion = 1
 
-// record is an attachment as ADD was asked for it, with the chain's result once
-// there is one. It is the data of the intent and the content of the cache file:
-// DEL and CHECK must see the same parameters and configuration (CNI 1.1.0,
-// section 3).
+// record is an attachment as ADD was asked for it, with the chain's result once there
+// is one. It is the data of the intent and the content of the cache file: DEL and
+// CHECK must see the same parameters and configuration (CNI 1.1.0, section 3).
 type record struct {
 	Version    int             `json:"version"`
 	Attachment Attachment      `json:"attachment"`
 	List       *list           `json:"list"`
 	Result     json.RawMessage `json:"result,omitempty"`
-	Attempt    string          `json:"attempt,omitempty"` // tells the ADDs of one attachment apart
-	Lacked     []string        `json:"lacked,omitempty"`  // the types of IPAM plugins that were nowhere when the ADD began
+	Attempt    string          `json:"attempt,omitempty"` // distinguishes the ADDs of one attachment
+	Lacked     []string        `json:"lacked,omitempty"`  // the types of IPAM plugins that did not exist when the ADD began
 
-	recorded bool // its ADD has succeeded: its file is there, whole or not
+	recorded bool // its ADD has succeeded: its file exists, whole or not
 }
 
 // context attributes calls to the attachment's Pod, if it has one.
@@ -42,17 +41,17 @@ func (r *record) context(ctx context.Context) context.Context {
 	return call.WithPod(ctx, r.Attachment.Pod)
 }
 
-// records is the cache of results: one file for each attachment, in
-// <dir>/<container>:<interface>.json. Neither name can have a colon. CNI has no limit
-// for the id of a container: where a file's name has no room for it, there is
-// <dir>/~<hash of both>.json, and the record tells whose it is.
+// records is the cache of results: one file per attachment,
+// <dir>/<container>:<interface>.json. Neither name can contain a colon. CNI does not
+// limit the length of container ids: if a file name would be too long, the file is
+// <dir>/~<hash of both>.json, and the record says whose it is.
 type records struct{ dir string }
 
 const (
 	separator = ":"
 	suffix    = ".json"
-	hashed    = "~" // begins no name of CNI
-	// longest is NAME_MAX less what atomicfile adds while it writes: the dot, ".tmp"
+	hashed    = "~" // no name in CNI begins with it
+	// longest is NAME_MAX less what atomicfile adds while it writes: a dot, ".tmp"
 	// and a number of ten digits.
 	longest = 255 - 15
 )
@@ -65,8 +64,8 @@ func (rs records) path(a cni.Attachment) string {
 	return filepath.Join(rs.dir, name+suffix)
 }
 
-// put stores the record. The death of the process does not take it any more; a loss
-// of power does until it is synced.
+// put stores the record. From then on it survives the death of the process, but not a
+// power failure until it is synced.
 func (rs records) put(r *record) error {
 	data, err := encode(r)
 	if err == nil {
@@ -78,7 +77,8 @@ func (rs records) put(r *record) error {
 	return nil
 }
 
-// get returns the record. None is fault.NotFound, a damaged one fault.Invalid.
+// get returns the record. If there is none, the error is fault.NotFound; if it is
+// damaged, fault.Invalid.
 func (rs records) get(a cni.Attachment) (*record, error) {
 	path := rs.path(a)
 	r, err := readRecord(path)
@@ -125,8 +125,8 @@ func (rs records) progressPath(a cni.Attachment) string {
 	return strings.TrimSuffix(rs.path(a), suffix) + ".progress"
 }
 
-// keepProgress keeps the result so far of an ADD for the DEL that a kill makes due. A
-// loss of power may take it: it takes what plugins have made, too.
+// keepProgress stores the result so far of an ADD for the DEL that a kill makes due.
+// A power failure may lose it: that also destroys what the plugins created.
 func (rs records) keepProgress(a cni.Attachment, result json.RawMessage) error {
 	if err := os.WriteFile(rs.progressPath(a), result, 0o600); err != nil {
 		return fmt.Errorf("recording the attachment's progress: %w", err)
@@ -134,7 +134,8 @@ func (rs records) keepProgress(a cni.Attachment, result json.RawMessage) error {
 	return nil
 }
 
-// progress returns what was kept; nil when there is nothing, or half of it.
+// progress returns what keepProgress stored, or nil if there is nothing or it is
+// incomplete.
 func (rs records) progress(a cni.Attachment) json.RawMessage {
 	data, err := os.ReadFile(rs.progressPath(a))
 	if err != nil || !json.Valid(data) {
@@ -143,11 +144,12 @@ func (rs records) progress(a cni.Attachment) json.RawMessage {
 	return data
 }
 
-// dropProgress is for an ADD that is over. What cannot be removed harms nobody.
+// dropProgress is for an ADD that is over. A file that cannot be removed does no
+// harm.
 func (rs records) dropProgress(a cni.Attachment) { _ = os.Remove(rs.progressPath(a)) }
 
-// remove forgets the attachment. It succeeds when there is none. A loss of power may
-// bring the record back, and the DEL that is due for it then succeeds at once.
+// remove removes the attachment's record. It succeeds if there is none. A power
+// failure may bring the record back; the DEL that is then due succeeds at once.
 func (rs records) remove(a cni.Attachment) error {
 	if err := os.Remove(rs.path(a)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("forgetting attachment: %w", err)
@@ -155,9 +157,9 @@ func (rs records) remove(a cni.Attachment) error {
 	return nil
 }
 
-// keys returns the attachments that are recorded, whatever their records are worth.
-// Only of a damaged one whose file is named by a hash nobody can tell whose it is: it is
-// part of the error, and Detach of the attachment removes it.
+// keys returns the recorded attachments, including those of damaged records. Only a
+// damaged record in a file named by a hash cannot be attributed: it is part of the
+// error, and Detach of its attachment removes it.
 func (rs records) keys() ([]cni.Attachment, error) {
 	files, err := os.ReadDir(rs.dir)
 	if err != nil {
@@ -175,7 +177,7 @@ func (rs records) keys() ([]cni.Attachment, error) {
 			key, err := rs.owner(filepath.Join(rs.dir, f.Name()))
 			if err == nil {
 				keys = append(keys, key)
-			} else if !errors.Is(err, fault.NotFound) { // detached just now
+			} else if !errors.Is(err, fault.NotFound) { // else it was detached just now
 				errs = append(errs, fmt.Errorf("listing attachments: %w", err))
 			}
 		}
@@ -183,7 +185,7 @@ func (rs records) keys() ([]cni.Attachment, error) {
 	return keys, errors.Join(errs...)
 }
 
-// owner returns whose record a file is that is named by a hash.
+// owner returns the attachment of a record whose file is named by a hash.
 func (rs records) owner(path string) (cni.Attachment, error) {
 	r, err := readRecord(path)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// env is the environment of a call. Executed plugins get nothing else but PATH,
-// which those that run tools need.
+// env returns the environment of a call. Executed plugins get nothing else but PATH,
+// which those that run other programs need.
 func (n *Network) env(command string, a Attachment) map[string]string {
 	env := map[string]string{
 		"CNI_COMMAND": command,
@@ -33,11 +33,11 @@ func (n *Network) env(command string, a Attachment) map[string]string {
 	return env
 }
 
-// args is the attachment's CNI_ARGS.
+// args returns the attachment's CNI_ARGS.
 func (a Attachment) args() string {
 	pairs := a.Args
 	if len(pairs) == 0 && !a.Pod.IsZero() {
-		// The conventions of Kubernetes' runtimes, which many plugins read.
+		// The convention of Kubernetes runtimes, which many plugins rely on.
 		pairs = [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", a.Pod.Namespace},
@@ -53,7 +53,7 @@ func (a Attachment) args() string {
 	return strings.Join(words, ";")
 }
 
-// capabilityArgs is everything that the attachment offers, by capability.
+// capabilityArgs returns all capability arguments of the attachment.
 func (a Attachment) capabilityArgs() (map[string]json.RawMessage, error) {
 	if len(a.PortMappings) == 0 {
 		return a.CapabilityArgs, nil
@@ -65,7 +65,7 @@ func (a Attachment) capabilityArgs() (map[string]json.RawMessage, error) {
 	return all, err
 }
 
-// validate refuses what no plugin could be given.
+// validate refuses what cannot be passed to any plugin.
 func (a Attachment) validate() error {
 	if !cniname.Valid(a.ContainerID) {
 		return fault.Invalid.Errorf("container id %q is not valid", a.ContainerID)
@@ -117,8 +117,8 @@ func request(r *record, p plugin, prev json.RawMessage) ([]byte, error) {
 	return encode(config)
 }
 
-// base is the part of the request that all verbs share: the configuration with
-// the network's name and version, without what belongs to the runtime.
+// base is the part of the request that all verbs share: the configuration with the
+// network's name and version, without the keys that belong to the runtime.
 func base(l *list, p plugin) (plugin, error) {
 	config := maps.Clone(p)
 	maps.DeleteFunc(config, func(key string, _ json.RawMessage) bool {
@@ -130,7 +130,7 @@ func base(l *list, p plugin) (plugin, error) {
 	return config, errors.Join(err, nerr)
 }
 
-// encode writes values as they were: json.Marshal would escape some characters.
+// encode encodes values unchanged: json.Marshal would escape some characters.
 func encode(v any) (json.RawMessage, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -192,9 +192,9 @@ func Open(c Config) (*Network, error) {
 	return n, nil
 }
 
-// openJournal opens the journal. One that is damaged is put aside: of the ADDs that
-// were interrupted, if there were any, GC alone frees what they left, and that is
-// better than no network for all others.
+// openJournal opens the journal. A damaged one is put aside: what interrupted ADDs
+// left, if there were any, is then freed only by GC, which is better than no network
+// for all others.
 func openJournal(path string, log *slog.Logger) (*journal.Journal, error) {
 	j, err := journal.Open(path)
 	if !errors.Is(err, fault.Invalid) {
@@ -260,14 +260,14 @@ const (
 // it another network than was meant, so what is passed over is told.
 func (n *Network) load() (*list, error) {
 	l, problems, err := loadDir(n.config.ConfDir)
-	if err == nil { // else they are in it
+	if err == nil { // otherwise err contains them
 		n.tell(l, problems)
 	}
 	return l, err
 }
 
-// tell logs the problems, and which of the timeouts are for nothing, once for each change: it is
-// called all the time. The list is nil where there is none.
+// tell logs the problems and the unused timeouts once per change, because it is
+// called all the time. l is nil if there is no list.
 func (n *Network) tell(l *list, problems []error) {
 	var idle, kinds []string
 	if l != nil {

@@ -10,32 +10,34 @@ import (
 	"github.com/nodekit-project/nodekit/internal/journal"
 )
 
-// settler makes records durable, and then ends the intents of their ADDs, behind the
-// back of Attach: a Pod waits for no disk. In between the record is written, and the
+// settler syncs records to disk and then ends the intents of their ADDs, in the
+// background: no Pod waits for the disk. In between, the record is written and the
 // intent is open:
 //
-//   - the death of the process leaves both, and Open goes on from there: an intent whose
-//     record is whole is that of an ADD that has succeeded;
-//   - a loss of power may take the record, or a part of it, and leaves the intent, which
-//     is durable since before the first plugin ran. Then the DEL is due.
+//   - the death of the process leaves both, and Open continues from there: an intent with a
+//     whole record is that of an ADD that has succeeded;
+//   - a power failure may lose the record, or a part of it, but not the intent, which was
+//     durable before the first plugin ran. Then the DEL is due.
 //
-// A sync that failed is not tried again: the kernel tells it once, and the next one would
-// succeed. Then the intent is open until the attachment goes. The zero value is ready.
+// A failed sync is not retried: the kernel reports the failure once, and the next
+// sync would succeed. The intent then stays open until the attachment goes. The zero
+// value is ready to use.
 type settler struct {
 	mu      sync.Mutex
 	waiting []written
-	open    []written // on the disk, with an intent that could not be ended yet
+	open    []written // synced, with an intent that could not be ended yet
 	running bool
 	idle    sync.WaitGroup
 }
 
-// written is a record, and the intent that it ends.
+// written is a record and the intent that it ends.
 type written struct {
 	key    cni.Attachment
 	intent journal.ID
 }
 
-// settle has the record made durable. Those that come meanwhile are done together.
+// settle schedules the sync of the record. Records that arrive in the meantime are
+// synced together.
 func (n *Network) settle(w written) {
 	s := &n.settler
 	s.mu.Lock()
@@ -52,8 +54,8 @@ func (n *Network) settle(w written) {
 	})
 }
 
-// next returns what waits, with what is to be tried again. Where nothing waits it says that
-// nobody works any more.
+// next returns what is waiting, together with what is to be retried. If nothing is
+// waiting, it marks the settler as idle.
 func (s *settler) next() (batch []written) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,8 +72,8 @@ func (s *settler) again(w written) {
 	s.open = append(s.open, w)
 }
 
-// settleAll does what can be done. What cannot leaves the intent open: an attachment
-// that the next Open finds as it was.
+// settleAll settles what it can. Otherwise the intent stays open, and the next Open
+// finds the attachment as it was.
 func (n *Network) settleAll(batch []written) {
 	paths := make([]string, len(batch))
 	for i, w := range batch {
@@ -91,7 +93,7 @@ func (n *Network) settleAll(batch []written) {
 	}
 }
 
-// end ends the intent, unless a DEL has, or another ADD has begun since.
+// end ends the intent, unless a DEL already has, or another ADD has begun since.
 func (n *Network) end(w written) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,11 +107,11 @@ func (n *Network) end(w written) error {
 	return nil
 }
 
-// resume goes on with an intent that an earlier process has left, and reports whether it is
-// one of an attachment: the record of its ADD is there. One that is damaged is worth nothing
-// once the network namespace is gone, as it is after a loss of power; while that is there
-// it is the disk that is broken, and the Pod runs. A record of an earlier attachment, which
-// a loss of power has brought back, tells nothing of this one.
+// resume continues with an intent that an earlier process left, and reports whether
+// the attachment exists: the record of its ADD is there. A damaged record counts for
+// nothing if the network namespace is gone, as after a power failure; if the
+// namespace exists, the disk is at fault and the Pod runs. A record of an earlier
+// attachment, which a power failure brought back, says nothing about this one.
 func (n *Network) resume(key cni.Attachment, i intent) (attached bool, err error) {
 	r, err := n.records.get(key)
 	switch {
@@ -130,7 +132,7 @@ func (n *Network) resume(key cni.Attachment, i intent) (attached bool, err error
 	if r == nil {
 		return true, nil
 	}
-	if err := n.records.put(r); err != nil { // anew, for its sync may have failed
+	if err := n.records.put(r); err != nil { // again, because its sync may have failed
 		n.config.Logger.Error("the record of an attachment cannot be written anew", "container", key.ContainerID, "interface", key.IfName, "err", err)
 		return true, nil
 	}

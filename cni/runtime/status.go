@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// readyFor is how long a successful STATUS answers for later ones: a kubelet
-	// asks every 5 s, and before every Pod.
+	// readyFor is how long a successful STATUS is reused: a kubelet asks every 5 s
+	// and before every Pod.
 	readyFor = 4 * time.Second
-	// failedFor is the same for a failed one, so that an end of it is seen soon.
+	// failedFor is the same for a failed STATUS, so that recovery is noticed soon.
 	failedFor = time.Second
 	// statusWithin bounds STATUS of all plugins together.
 	statusWithin = 10 * time.Second
@@ -49,7 +49,7 @@ func (n *Network) Status(ctx context.Context) error {
 	return n.status.ask(ctx, string(question), func(ctx context.Context) error { return n.runStatus(ctx, l) })
 }
 
-// find looks for the plugins, and calls none.
+// find looks for the plugins without calling any.
 func (n *Network) find(l *list) error {
 	for _, p := range l.Plugins {
 		if n.config.Builtin[p.kind()] != nil {
@@ -62,7 +62,7 @@ func (n *Network) find(l *list) error {
 	return nil
 }
 
-// lacking returns the types of the list's IPAM plugins that are nowhere.
+// lacking returns the types of the list's IPAM plugins that do not exist.
 func (n *Network) lacking(l *list) []string {
 	var types []string
 	for _, p := range l.Plugins {
@@ -73,7 +73,7 @@ func (n *Network) lacking(l *list) []string {
 	return types
 }
 
-// has reports whether there is a plugin of that type.
+// has reports whether a plugin of that type exists.
 func (n *Network) has(kind string) bool {
 	_, err := cni.Find(kind, n.config.BinDirs)
 	return err == nil || n.config.Builtin[kind] != nil
@@ -97,8 +97,8 @@ func (n *Network) runStatus(ctx context.Context, l *list) error {
 	return nil
 }
 
-// status remembers the last answer and runs one question at a time. The zero
-// value is ready.
+// status keeps the last answer and runs one query at a time. The zero value is ready
+// to use.
 type status struct {
 	mu      sync.Mutex
 	last    answer
@@ -114,7 +114,7 @@ type answer struct {
 
 type flight struct {
 	done chan struct{} // closed once answer is set
-	end  time.Time     // nobody waits any longer
+	end  time.Time     // when nobody waits any longer
 	stop context.CancelFunc
 	answer
 }
@@ -194,7 +194,7 @@ func (s *status) forget() {
 	s.last = answer{}
 }
 
-// close ends the question that runs.
+// close cancels the running query.
 func (s *status) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

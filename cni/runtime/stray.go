@@ -9,15 +9,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// strays are the calls of built-in plugins that did not end when they were told
-// to. Nothing can end them, and the container's lock must not wait for them. The
-// zero value is ready.
+// strays are calls of built-in plugins that did not end when they were canceled.
+// Nothing can end them, and the container's lock must not wait for them. The zero
+// value is ready to use.
 type strays struct {
 	mu   sync.Mutex
 	left map[stray]<-chan struct{} // closed when the call has ended
 }
 
-// stray is a call of a plugin; those of the network have no attachment.
+// stray identifies a call of a plugin; calls for the network have no attachment.
 type stray struct {
 	plugin, command string
 	attachment      cni.Attachment
@@ -27,13 +27,14 @@ func strayOf(plugin, command string, env map[string]string) stray {
 	return stray{plugin, command, cni.Attachment{ContainerID: env["CNI_CONTAINERID"], IfName: env["CNI_IFNAME"]}}
 }
 
-// bounded makes a call and returns when it has ended, or cni.Grace after ctx has.
-// A call that was left behind keeps others of the same plugin and attachment from
-// being made, which it would disturb as soon as it goes on. DEL alone is made all
-// the same, once: nothing else can give back what an ADD took that hangs.
+// bounded makes a call and returns when it has ended, or cni.Grace after ctx has. An
+// abandoned call blocks others of the same plugin and attachment, which it would
+// disturb as soon as it continues. Only DEL is made nevertheless, once: nothing else
+// can release what a hanging ADD took.
 func (s *strays) bounded(ctx context.Context, c stray, call func(context.Context) ([]byte, error)) ([]byte, error) {
 	if other := s.blocks(c); other != "" {
-		// That it passes is less likely than that every try costs a DEL.
+		// Settled, because it is less likely to pass than each retry is certain to
+		// cost a DEL.
 		return nil, &settled{fault.Unavailable.Errorf("an earlier %s of the plugin was given up and still runs", other)}
 	}
 	type answer struct {
@@ -72,7 +73,8 @@ func (s *strays) add(c stray, ended <-chan struct{}) {
 	s.left[c] = ended
 }
 
-// blocks returns the command of a stray that the call must not be made beside.
+// blocks returns the command of a stray during which the call must not be made, or
+// "".
 func (s *strays) blocks(c stray) (command string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

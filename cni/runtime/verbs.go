@@ -34,7 +34,7 @@ func (n *Network) Check(ctx context.Context, a Attachment) error {
 	return nil
 }
 
-// checkable reports whether the configuration lets its plugins be checked.
+// checkable reports whether the configuration allows CHECK.
 func (r *record) checkable() bool {
 	return !bool(r.List.DisableCheck) && cni.AtLeast(r.List.Version, "0.4.0")
 }
@@ -72,7 +72,7 @@ func (n *Network) GC(ctx context.Context, valid []Attachment) error {
 	return nil
 }
 
-// owe notes a collection that failed for want of a configuration.
+// owe records a collection that failed because there was no configuration.
 func (n *Network) owe(valid []cni.Attachment, err error) {
 	if errors.Is(err, fault.Unavailable) {
 		n.owed.Store(&valid)
@@ -102,7 +102,7 @@ func (n *Network) makeUp(ctx context.Context) {
 	defer leave()
 	owed := n.owed.Swap(nil)
 	if owed == nil {
-		return // another was faster
+		return // another call was faster
 	}
 	keep := map[cni.Attachment]bool{}
 	for _, key := range *owed {
@@ -122,7 +122,8 @@ func (n *Network) makeUp(ctx context.Context) {
 	}
 }
 
-// stale returns what is recorded and not kept, with the ADDs that are begun.
+// stale returns the attachments that are recorded or whose ADD has begun, and that
+// are not in keep.
 func (n *Network) stale(keep map[cni.Attachment]bool) ([]cni.Attachment, error) {
 	keys, err := n.records.keys()
 	n.mu.Lock()

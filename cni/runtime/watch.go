@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// cmdRepair is how observers know the repair of a plugin that is built in. It is
-// no verb of CNI, and no plugin is ever executed with it.
+// cmdRepair is the method under which observers see the repair of a built-in plugin.
+// It is not a CNI verb, and no plugin is ever executed with it.
 const cmdRepair = "REPAIR"
 
 // Watch checks all attachments once per interval until ctx ends, and has built-in
@@ -48,8 +48,8 @@ func (n *Network) Watch(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// watchOne checks one attachment and returns what is wrong with it, which is not
-// logged again when it was said before.
+// watchOne checks one attachment and returns what is wrong with it, which it does not
+// log again if it equals said.
 func (n *Network) watchOne(ctx context.Context, key cni.Attachment, said string) string {
 	log := n.config.Logger.With("container", key.ContainerID, "interface", key.IfName)
 	repaired, err := n.CheckAndRepair(ctx, Attachment{ContainerID: key.ContainerID, IfName: key.IfName})
@@ -97,8 +97,8 @@ func (n *Network) CheckAndRepair(ctx context.Context, a Attachment) ([]Repaired,
 	return repaired, nil
 }
 
-// repairChain checks the plugins in order, repairs those that can be, and goes on
-// behind one whose repair its CHECK confirms.
+// repairChain checks the plugins in order, repairs those that can be repaired, and
+// continues after one whose CHECK then succeeds.
 func (n *Network) repairChain(ctx context.Context, r *record) (repaired []Repaired, err error) {
 	for next := 0; ; next++ {
 		failed, missed := n.runCheck(ctx, r, next)

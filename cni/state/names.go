@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	separator = "@" // which no name of CNI has
+	separator = "@" // no name in CNI contains it
 	suffix    = ".json"
-	maxName   = 200 // what a file system takes, less what a temporary file adds
-	hashed    = "~" // begins names that are too long and stand as their hash
+	maxName   = 200 // what a file system allows, less what a temporary file adds
+	hashed    = "~" // prefix of names that are too long and replaced by their hash
 )
 
-// short returns the name, or its hash when it is too long for a file's.
+// short returns the name, or its hash if it is too long for a file name.
 func short(name string) string {
 	if len(name) <= maxName {
 		return name
@@ -44,7 +44,8 @@ func (s *Store) path(network, containerID, ifName string) (string, error) {
 // networkDir returns the directory of a network, whose name is valid.
 func (s *Store) networkDir(network string) string { return filepath.Join(s.dir, short(network)) }
 
-// namesOf returns the names that a file's name tells, or none where it is a hash.
+// namesOf returns the names in a file's name; the attachment's are empty if that is a
+// hash.
 func namesOf(network, file string) (names Record, is bool) {
 	base, is := strings.CutSuffix(file, suffix)
 	if !is || strings.HasPrefix(file, ".") {
@@ -58,8 +59,8 @@ func namesOf(network, file string) (names Record, is bool) {
 	return names, is
 }
 
-// read reads a record that must be about the names, or, where those of the
-// attachment are not known, about one whose file it is.
+// read reads a record, which must have the given names or, if those of the attachment
+// are unknown, the names to which its file belongs.
 func read(path string, names Record) (*Record, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

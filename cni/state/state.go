@@ -102,7 +102,7 @@ func Boot() (string, error) { return bootid.Read() }
 // Store is a directory of records.
 type Store struct{ dir string }
 
-// made is the mode of the directories that Put makes.
+// made is the mode of directories that Put creates.
 const made = 0o700
 
 // Open returns the store in dir without reading anything. The first Put creates the
@@ -148,12 +148,13 @@ func (s *Store) Get(network, containerID, ifName string) (*Record, error) {
 	return read(path, Record{Network: network, ContainerID: containerID, IfName: ifName})
 }
 
-// write makes the directories and the file in them. Meanwhile a Delete of the last
-// attachment may take a directory away: then it is not there for the file, or it was
-// there for mkdir and is not for MkdirAll's look at what it is. It begins again then, as
-// often as nothing but a path that can't be made explains (a link to nowhere, some 10 ms).
+// write creates the directories and the file in them. A concurrent Delete of the last
+// attachment may remove a directory: then it is missing when the file is created, or
+// mkdir finds it and MkdirAll's stat does not. write then starts over, until only a
+// path that cannot be created explains the failures (such as a dangling symlink,
+// after some 10 ms).
 func write(path string, data []byte) (err error) {
-	const attempts = 1000 // each lost to another container's DEL; up to 99 seen, of DELs that do nothing else
+	const attempts = 1000 // each lost to another container's DEL; up to 99 were seen, with DELs that do nothing else
 	for range attempts {
 		if err = os.MkdirAll(filepath.Dir(path), made); err == nil {
 			err = atomicfile.Write(path, data, 0o600)
@@ -176,9 +177,9 @@ func (s *Store) Delete(network, containerID, ifName string) error {
 	if err := errors.Join(atomicfile.Discard(path), atomicfile.Remove(path)); err != nil {
 		return fmt.Errorf("forgetting attachment: %w", err)
 	}
-	_ = os.Remove(filepath.Dir(path)) // which others' records keep
+	_ = os.Remove(filepath.Dir(path)) // fails while there are other records
 	if fi, err := os.Lstat(s.dir); err == nil && fi.Mode() == fs.ModeDir|made {
-		_ = os.Remove(s.dir) // which other networks keep
+		_ = os.Remove(s.dir) // fails while there are other networks
 	}
 	return nil
 }
@@ -204,7 +205,7 @@ func (s *Store) List(network string) ([]*Record, error) {
 	for _, e := range entries {
 		names, ok := namesOf(network, e.Name())
 		if !ok {
-			continue // an interrupted write's, which Clean removes
+			continue // left by an interrupted write; Clean removes it
 		}
 		r, err := read(filepath.Join(dir, e.Name()), names)
 		if err != nil && !errors.Is(err, fault.NotFound) {
@@ -232,7 +233,7 @@ func (s *Store) Check() error {
 	for dir := s.dir; ; dir = filepath.Dir(dir) {
 		err := writable(dir)
 		if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
-			continue // Put makes it
+			continue // Put creates it
 		}
 		if err != nil {
 			return fmt.Errorf("state directory %q cannot be written to: %w", s.dir, err)
