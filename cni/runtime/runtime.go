@@ -143,9 +143,9 @@ type Network struct {
 	mu      sync.Mutex
 	intents map[cni.Attachment]intent // begun and not ended
 
-	ignored atomic.Pointer[string] // what was told of configurations that are passed over
+	ignored atomic.Pointer[string] // what was last logged about ignored configurations
 
-	// owed is what was valid when a collection found no configuration, nil when
+	// owed is the valid attachments of a collection that found no configuration, nil if
 	// there was none; see makeUp.
 	owed atomic.Pointer[[]cni.Attachment]
 }

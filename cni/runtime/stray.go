@@ -33,8 +33,7 @@ func strayOf(plugin, command string, env map[string]string) stray {
 // can release what a hanging ADD took.
 func (s *strays) bounded(ctx context.Context, c stray, call func(context.Context) ([]byte, error)) ([]byte, error) {
 	if other := s.blocks(c); other != "" {
-		// Settled, because it is less likely to pass than each retry is certain to
-		// cost a DEL.
+		// Not retried: it is unlikely to pass, and each retry would cost a DEL.
 		return nil, &settled{fault.Unavailable.Errorf("an earlier %s of the plugin was given up and still runs", other)}
 	}
 	type answer struct {
