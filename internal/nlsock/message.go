@@ -1,14 +1,14 @@
-// Package nlsock speaks netlink with few system calls: the requests of one step
-// go to the kernel in one write, in order, and their answers come back together.
+// Package nlsock speaks netlink with few system calls: the requests of one step are
+// sent to the kernel in one write, in order, and their answers come back together.
 //
-// It knows messages, attributes, acknowledgements and dumps, and nothing of what
-// they mean: internal/rtnl and internal/nft do. A library that dials for every
-// request costs more than the kernel's work on it.
+// It knows messages, attributes, acknowledgements and dumps, but not what they mean:
+// internal/rtnl and internal/nft do. A library that opens a socket for every request
+// costs more than the kernel's work on it.
 package nlsock
 
 import "encoding/binary"
 
-// Sizes of linux/netlink.h.
+// Sizes in linux/netlink.h.
 const (
 	headerLen = 16
 	attrLen   = 4
@@ -18,21 +18,20 @@ const (
 // nested is NLA_F_NESTED.
 const nested = 0x8000
 
-// Message is one request that is being written. What names it in errors. It is
-// used by one goroutine and may be sent again.
+// Message is a request under construction. What names it in errors. Only one
+// goroutine may use it; it may be sent again.
 type Message struct {
 	What string
-	// Silent messages get no answer when they succeed, as those that frame a
-	// batch of nfnetlink.
+	// Silent messages get no answer if they succeed, such as those that frame an
+	// nfnetlink batch.
 	Silent bool
 
 	buf     []byte
-	tooLong bool // an attribute's length is more than it can tell
+	tooLong bool // an attribute is longer than its length field can express
 }
 
-// New begins a message. The header is what the family puts before the
-// attributes. NLM_F_REQUEST and, unless the message is silent, NLM_F_ACK are
-// added to the flags.
+// New begins a message. header is the family's header, which precedes the attributes.
+// NLM_F_REQUEST and, unless the message is silent, NLM_F_ACK are added to the flags.
 func New(what string, kind, flags uint16, header []byte) *Message {
 	m := &Message{What: what, buf: make([]byte, headerLen, 256)}
 	binary.NativeEndian.PutUint16(m.buf[4:], kind)
@@ -48,11 +47,11 @@ func (m *Message) raw(b []byte) {
 	}
 }
 
-// maxAttr is what the length of an attribute can tell.
+// maxAttr is the greatest length that an attribute's length field can express.
 const maxAttr = 1<<16 - 1
 
-// Bytes adds an attribute. A message with one that is longer than 65,531 bytes, or
-// that holds so many, is not sent: Exchange says so.
+// Bytes adds an attribute. If an attribute is longer than 65,531 bytes, or nests that
+// much, Exchange returns an error instead of sending the message.
 func (m *Message) Bytes(kind uint16, value []byte) {
 	m.tooLong = m.tooLong || attrLen+len(value) > maxAttr
 	m.buf = binary.NativeEndian.AppendUint16(m.buf, uint16(attrLen+len(value)))
@@ -71,7 +70,7 @@ func (m *Message) U32(kind uint16, value uint32) {
 	m.Bytes(kind, binary.NativeEndian.AppendUint32(nil, value))
 }
 
-// Nest adds an attribute that holds those which fn adds.
+// Nest adds an attribute that contains those that fn adds.
 func (m *Message) Nest(kind uint16, fn func()) {
 	start := len(m.buf)
 	m.Bytes(kind|nested, nil)
@@ -79,8 +78,8 @@ func (m *Message) Nest(kind uint16, fn func()) {
 	m.closeNest(start)
 }
 
-// NestRaw is Nest with bytes before the attributes, without the flag that new
-// attributes carry: some of the older ones must not.
+// NestRaw is Nest with bytes before the attributes and without the flag NLA_F_NESTED,
+// which some older attributes must not have.
 func (m *Message) NestRaw(kind uint16, header []byte, fn func()) {
 	start := len(m.buf)
 	m.Bytes(kind, header)
@@ -93,7 +92,7 @@ func (m *Message) closeNest(start int) {
 	binary.NativeEndian.PutUint16(m.buf[start:], uint16(len(m.buf)-start))
 }
 
-// Attrs calls fn with every attribute of b. Flags are taken off the kind.
+// Attrs calls fn with every attribute of b. The flags are cleared from kind.
 func Attrs(b []byte, fn func(kind uint16, value []byte)) {
 	for len(b) >= attrLen {
 		size := int(binary.NativeEndian.Uint16(b))
@@ -105,8 +104,7 @@ func Attrs(b []byte, fn func(kind uint16, value []byte)) {
 	}
 }
 
-// Attr returns the value of the first attribute of the kind, and nil when there
-// is none.
+// Attr returns the value of the first attribute of the kind, or nil if there is none.
 func Attr(b []byte, kind uint16) (value []byte) {
 	Attrs(b, func(k uint16, v []byte) {
 		if k == kind && value == nil {
@@ -116,7 +114,7 @@ func Attr(b []byte, kind uint16) (value []byte) {
 	return value
 }
 
-// U32 reads a number in the machine's byte order; what is too short is 0.
+// U32 decodes a number in the machine's byte order; it returns 0 if b is too short.
 func U32(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
@@ -124,7 +122,7 @@ func U32(b []byte) uint32 {
 	return binary.NativeEndian.Uint32(b)
 }
 
-// String reads a string with or without its terminating zero.
+// String decodes a string with or without its terminating zero.
 func String(b []byte) string {
 	for i, c := range b {
 		if c == 0 {

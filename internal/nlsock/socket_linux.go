@@ -12,9 +12,9 @@ import (
 // receiveSize is more than the kernel puts into one part of a dump.
 const receiveSize = 32 << 10
 
-// Socket is a netlink socket. It belongs to the network namespace of the thread
-// that opened it and keeps that alive. It is safe for concurrent use: exchanges
-// run one after the other.
+// Socket is a netlink socket. It belongs to the network namespace of the thread that
+// opened it and keeps that alive. It is safe for concurrent use: exchanges run one
+// after the other.
 type Socket struct {
 	fd int
 
@@ -22,8 +22,8 @@ type Socket struct {
 	seq uint32
 }
 
-// buffers are for receiving: an exchange has one, and a socket that waits for the
-// next has none.
+// buffers are for receiving: only a running exchange holds one, an idle socket does
+// not.
 var buffers = sync.Pool{New: func() any { return new([receiveSize]byte) }}
 
 // Open opens a socket of the protocol, such as NETLINK_ROUTE, in the network
@@ -33,8 +33,8 @@ func Open(protocol int) (*Socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening netlink: %w", err)
 	}
-	// Errors say what the kernel thought, do not repeat the request, and filters
-	// of dumps are obeyed. Kernels before 4.20 lack the last and filter nothing.
+	// Errors then include the kernel's text but not the request, and dumps are
+	// filtered. Kernels before 4.20 lack the last option and filter nothing.
 	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK, unix.NETLINK_GET_STRICT_CHK} {
 		err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, option, 1)
 		if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
@@ -50,12 +50,12 @@ func (s *Socket) Close() error { return unix.Close(s.fd) }
 
 // Error is the kernel's refusal of a message.
 type Error struct {
-	What  string // the message's
-	Text  string // the kernel's own words, where it has any
+	What  string // of the message
+	Text  string // the kernel's text, if any
 	Errno unix.Errno
 }
 
-// Error says what was asked for and why the kernel refused it.
+// Error returns what was requested and why the kernel refused it.
 func (e *Error) Error() string {
 	if e.Text == "" {
 		return e.What + ": " + e.Errno.Error()
@@ -63,23 +63,23 @@ func (e *Error) Error() string {
 	return e.What + ": " + e.Errno.Error() + ": " + e.Text
 }
 
-// Unwrap returns the number.
+// Unwrap returns the errno.
 func (e *Error) Unwrap() error { return e.Errno }
 
-// Answer is what came back for a message.
+// Answer is the answer to a message.
 type Answer struct {
 	Err     error    // an *Error, or nil
 	Replies [][]byte // the payloads of what the kernel sent besides the acknowledgement
 }
 
-// ErrInterrupted is the error of a dump that a change ran through.
+// ErrInterrupted is the error of a dump during which something changed.
 var ErrInterrupted = errors.New("the dump was interrupted")
 
-// Exchange sends the messages in one write and waits for the answers, one for
-// each. The kernel works on all of them, also when one fails. The error is that
-// of the exchange itself: a message that cannot be sent, of which none is, or an
-// answer that cannot be read, after which the socket can be used on. No message is
-// no exchange.
+// Exchange sends the messages in one write and waits for the answers, one for each.
+// The kernel processes all of them, even if one fails. The error is that of the
+// exchange itself: a message that cannot be sent, in which case none is, or an answer
+// that cannot be read, after which the socket remains usable. Without messages it
+// does nothing.
 func (s *Socket) Exchange(messages ...*Message) ([]Answer, error) {
 	if len(messages) == 0 {
 		return nil, nil
@@ -91,7 +91,7 @@ func (s *Socket) Exchange(messages ...*Message) ([]Answer, error) {
 	return s.exchange(buf[:], messages)
 }
 
-// exchange does it, and receives with buf.
+// exchange implements Exchange, and receives with buf.
 func (s *Socket) exchange(buf []byte, messages []*Message) ([]Answer, error) {
 	first := s.seq + 1
 	out, waiting, err := s.frame(messages)
@@ -134,10 +134,10 @@ func (s *Socket) frame(messages []*Message) (out []byte, waiting int, err error)
 	return out, waiting, nil
 }
 
-// receive returns the next part of what the kernel has to say.
+// receive returns the next part of the kernel's answer.
 func (s *Socket) receive(buf []byte) ([]byte, error) {
 	for {
-		n, _, err := unix.Recvfrom(s.fd, buf, unix.MSG_TRUNC) // with it n is the whole length
+		n, _, err := unix.Recvfrom(s.fd, buf, unix.MSG_TRUNC) // with MSG_TRUNC n is the full length
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -150,7 +150,7 @@ func (s *Socket) receive(buf []byte) ([]byte, error) {
 	}
 }
 
-// errTruncated is the error of an answer that is not all there.
+// errTruncated is the error of an incomplete answer.
 var errTruncated = errors.New("it is cut off")
 
 // exchange is the state of one Exchange.
@@ -158,11 +158,11 @@ type exchange struct {
 	messages []*Message
 	answers  []Answer
 	first    uint32 // the sequence number of the first message
-	waiting  int    // messages without their last word
+	waiting  int    // messages whose answer is not complete
 }
 
-// read takes the messages of one part. One that is cut off is an error: its last
-// word would be waited for in vain.
+// read processes the messages of one part. A truncated one is an error: its end would
+// be awaited in vain.
 func (x *exchange) read(b []byte) error {
 	for len(b) > 0 {
 		if len(b) < headerLen {
@@ -199,8 +199,8 @@ func (x *exchange) take(i int, b []byte) {
 	}
 }
 
-// done notes the last word on a message. An error on one that frames a batch is
-// the last word on the whole batch.
+// done records the end of the answer to a message. An error for a message that frames
+// a batch ends the whole batch.
 func (x *exchange) done(i int, err error) {
 	if !x.messages[i].Silent {
 		x.waiting--
@@ -217,8 +217,8 @@ func (x *exchange) done(i int, err error) {
 	x.waiting = 0
 }
 
-// readError reads the end of an answer: the number, and after it attributes
-// with the kernel's words.
+// readError decodes the end of an answer: the errno, followed by attributes with the
+// kernel's text.
 func readError(what string, kind, flags uint16, payload []byte) error {
 	if len(payload) < 4 {
 		return nil
@@ -229,7 +229,7 @@ func readError(what string, kind, flags uint16, payload []byte) error {
 	}
 	e := &Error{What: what, Errno: errno}
 	const withAttrs, message = 0x200, 1 // NLM_F_ACK_TLVS, NLMSGERR_ATTR_MSG
-	const request = 4 + headerLen       // the number, and the request's header
+	const request = 4 + headerLen       // the errno and the request's header
 	if kind == unix.NLMSG_ERROR && flags&withAttrs != 0 && len(payload) > request {
 		e.Text = String(Attr(payload[request:], message))
 	}

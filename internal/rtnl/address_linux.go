@@ -15,8 +15,8 @@ import (
 // Address is an address on a link.
 type Address struct {
 	Prefix    netip.Prefix // the address, not masked
-	Tentative bool         // duplicate address detection has not ended
-	Duplicate bool         // and it found another owner
+	Tentative bool         // duplicate address detection is still running
+	Duplicate bool         // duplicate address detection found another owner
 }
 
 func addressHeader(prefix netip.Prefix, link int) []byte {
@@ -26,8 +26,8 @@ func addressHeader(prefix netip.Prefix, link int) []byte {
 	return b
 }
 
-// AddAddress gives the link an address. Without detect an IPv6 one is usable at
-// once; otherwise the kernel first looks for another owner.
+// AddAddress adds an address to the link. Without detect an IPv6 address is usable at
+// once; otherwise the kernel first runs duplicate address detection.
 func AddAddress(l *Link, prefix netip.Prefix, detect bool) *nlsock.Message {
 	what := fmt.Sprintf("adding address %s to %q", prefix, l.Name)
 	m := nlsock.New(what, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, addressHeader(prefix, l.Index))
@@ -53,7 +53,7 @@ func broadcast(prefix netip.Prefix) []byte {
 	return ip
 }
 
-// RemoveAddress takes an address from the link.
+// RemoveAddress removes an address from the link.
 func RemoveAddress(l *Link, prefix netip.Prefix) *nlsock.Message {
 	what := fmt.Sprintf("removing address %s from %q", prefix, l.Name)
 	m := nlsock.New(what, unix.RTM_DELADDR, 0, addressHeader(prefix, l.Index))
@@ -67,8 +67,8 @@ func (c *Conn) Addresses(l *Link) ([]Address, error) { return c.addresses(l, uni
 // AllAddresses lists the link's addresses of every scope.
 func (c *Conn) AllAddresses(l *Link) ([]Address, error) { return c.addresses(l, unix.RT_SCOPE_NOWHERE) }
 
-// MissingAddresses returns those of the addresses that the link does not have. The
-// kernel is not asked about none.
+// MissingAddresses returns those of the addresses that the link does not have. If
+// there are none to look for, the kernel is not asked.
 func (c *Conn) MissingAddresses(l *Link, want []netip.Prefix) ([]netip.Prefix, error) {
 	if len(want) == 0 {
 		return nil, nil
@@ -95,13 +95,13 @@ func (c *Conn) addresses(l *Link, widest uint8) (out []Address, err error) {
 	return out, err
 }
 
-// parseAddress reads an address; ok is false for what is none.
+// parseAddress parses an address; ok is false if b is not one.
 func parseAddress(b []byte) (a Address, ok bool) {
 	if len(b) < unix.SizeofIfAddrmsg {
 		return a, false
 	}
 	attrs := b[unix.SizeofIfAddrmsg:]
-	raw := nlsock.Attr(attrs, unix.IFA_LOCAL) // the own address of a link between two points
+	raw := nlsock.Attr(attrs, unix.IFA_LOCAL) // the local address of a point-to-point link
 	if raw == nil {
 		raw = nlsock.Attr(attrs, unix.IFA_ADDRESS)
 	}

@@ -10,30 +10,30 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// Pair is a veth pair that is to be made.
+// Pair is a veth pair to be created.
 type Pair struct {
 	Name, Peer string
-	Master     int // the bridge that the near end becomes a port of, or 0
-	MTU        int // of both ends; 0 is the kernel's default
+	Master     int // the bridge of which the near end becomes a port, or 0
+	MTU        int // of both ends; 0 means the kernel's default
 	PeerMAC    net.HardwareAddr
 	PeerNS     int // a descriptor of the far end's network namespace, or -1
 	Alias      string
-	Hairpin    bool // of the near end as a port, as the next one
+	Hairpin    bool // of the near end as a port, like Isolated
 	Isolated   bool
 	Up         bool // brings the near end up
 }
 
-// AddPair makes the pair and returns its near end as it was right after that.
-// The kernel gets all of it in one write: a process that is killed leaves
-// nothing, or a pair with its alias. A name that is taken is fault.AlreadyExists.
+// AddPair creates the pair and returns its near end as it was right after that. The
+// kernel gets everything in one write: a process that is killed leaves nothing, or a
+// pair with its alias. If a name is taken, the error is fault.AlreadyExists.
 //
-// Each end has one queue in each direction, which is also what the kernel leaves a
-// pair with when nobody asks. But then it first makes one for every processor that the
-// machine could have, and takes the others away again, for which it waits twice for all
-// processors, with the lock on all links held. The price is that nobody can give an end
-// more later on (ethtool -L), as with kernels that did not do that.
+// Each end has one queue per direction, as by default. But by default the kernel
+// first creates one for every possible processor and then removes the others, for
+// which it waits twice for all processors while it holds the RTNL lock. The price is
+// that nobody can give an end more queues later (ethtool -L), as on kernels without
+// that behaviour.
 //
-// What the alias is written to is found by name, so callers first make sure that
+// The link that gets the alias is found by name, so callers must first make sure that
 // the name is free.
 func (c *Conn) AddPair(p *Pair) (*Link, error) {
 	create := nlsock.New(named("making veth pair", p.Name), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ECHO, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
@@ -65,7 +65,7 @@ func (c *Conn) AddPair(p *Pair) (*Link, error) {
 	if replies := answers[0].Replies; len(replies) > 0 {
 		return parseLink(replies[0]), nil
 	}
-	return c.Link(p.Name) // kernels before 6.2 do not tell
+	return c.Link(p.Name) // kernels before 6.2 do not echo it
 }
 
 func (p *Pair) addPeer(m *nlsock.Message) {
@@ -117,16 +117,16 @@ func addPortOptions(m *nlsock.Message, hairpin, isolated bool) {
 	})
 }
 
-// SetPort sets the options of a bridge's port.
+// SetPort sets the options of a bridge port.
 func SetPort(l *Link, hairpin, isolated bool) *nlsock.Message {
 	m := nlsock.New(named("setting hairpin mode and isolation of", l.Name), unix.RTM_NEWLINK, 0, linkHeader(unix.AF_UNSPEC, l.Index, 0, 0))
 	addPortOptions(m, hairpin, isolated)
 	return m
 }
 
-// DisablePort makes the bridge drop what comes from the port and goes to it,
-// without the wait that taking it down or out costs. The link also gets an alias
-// and into a group.
+// DisablePort makes the bridge drop all traffic from and to the port, without the
+// wait for setting it down or removing it from the bridge. It also sets the link's
+// alias and group.
 func DisablePort(l *Link, alias string, group uint32) []*nlsock.Message {
 	mark := setLink("marking", l, 0)
 	mark.String(unix.IFLA_IFALIAS, alias)
@@ -134,9 +134,10 @@ func DisablePort(l *Link, alias string, group uint32) []*nlsock.Message {
 	if l.Master == 0 {
 		return []*nlsock.Message{mark}
 	}
-	// A request of another family, because any change of the link itself enables a
-	// port that has a carrier, as does the carrier when it comes anew. So the
-	// port is locked as well: it learns nothing, and what it does not know it drops.
+	// This needs a separate request of another family, because any change of the link
+	// itself, and the return of its carrier, enables a port that has a carrier. For
+	// the latter the port is also locked: it learns nothing, and drops frames from
+	// unknown addresses.
 	disable := nlsock.New(named("disabling port", l.Name), unix.RTM_SETLINK, 0, linkHeader(unix.AF_BRIDGE, l.Index, 0, 0))
 	disable.Nest(unix.IFLA_PROTINFO, func() {
 		for _, option := range []uint16{portState, portLearning, portUnicastFlood, portMulticastFlood, portBroadcastFlood} {
@@ -148,7 +149,7 @@ func DisablePort(l *Link, alias string, group uint32) []*nlsock.Message {
 	return []*nlsock.Message{mark, disable}
 }
 
-// AddBridge makes a bridge that is down and has a MAC address of its own.
+// AddBridge creates a bridge that is down and has the given MAC address.
 func AddBridge(name string, mtu int, mac net.HardwareAddr, vlans bool) *nlsock.Message {
 	m := nlsock.New(named("making bridge", name), unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	m.String(unix.IFLA_IFNAME, name)
@@ -165,7 +166,7 @@ func AddBridge(name string, mtu int, mac net.HardwareAddr, vlans bool) *nlsock.M
 	return m
 }
 
-// FilterVLANs makes the bridge keep VLANs apart.
+// FilterVLANs enables VLAN filtering on the bridge.
 func FilterVLANs(l *Link) *nlsock.Message {
 	m := nlsock.New(named("switching VLAN filtering on for", l.Name), unix.RTM_NEWLINK, 0, linkHeader(unix.AF_UNSPEC, l.Index, 0, 0))
 	m.Nest(unix.IFLA_LINKINFO, func() {
@@ -182,7 +183,7 @@ func setLink(what string, l *Link, flags uint32) *nlsock.Message {
 // Up brings the link up.
 func Up(l *Link) *nlsock.Message { return setLink("bringing up", l, unix.IFF_UP) }
 
-// Promisc makes the link take packets for other addresses.
+// Promisc makes the link promiscuous.
 func Promisc(l *Link) *nlsock.Message { return setLink("making promiscuous", l, unix.IFF_PROMISC) }
 
 // SetMTU sets the link's MTU.
@@ -199,8 +200,8 @@ func SetMaster(l *Link, bridge int) *nlsock.Message {
 	return m
 }
 
-// AnnounceARP brings the link up and makes it announce its IPv4 addresses when
-// it comes up and when Announce says so (arp_notify).
+// AnnounceARP brings the link up and makes it announce its IPv4 addresses when it
+// comes up and on Announce (arp_notify).
 func AnnounceARP(l *Link) *nlsock.Message {
 	const inetConf, arpNotify = 1, 22 // IFLA_INET_CONF, IPV4_DEVCONF_ARP_NOTIFY
 	m := setLink("bringing up", l, unix.IFF_UP)
@@ -212,8 +213,8 @@ func AnnounceARP(l *Link) *nlsock.Message {
 	return m
 }
 
-// Announce sets the link's MAC address to what it is, on which the kernel tells
-// the neighbours who has the addresses now.
+// Announce sets the link's MAC address to its current value, upon which the kernel
+// announces the link's addresses to the neighbours.
 func Announce(l *Link) *nlsock.Message {
 	m := setLink("announcing the addresses of", l, 0)
 	m.Bytes(unix.IFLA_ADDRESS, l.MAC)
@@ -232,8 +233,8 @@ func Delete(l *Link) *nlsock.Message {
 	return nlsock.New(named("removing", l.Name), unix.RTM_DELLINK, 0, linkHeader(unix.AF_UNSPEC, l.Index, 0, 0))
 }
 
-// DeleteGroup removes every link of the group, which costs as much as removing
-// one. Group 0 is every link that is in no other: never name it.
+// DeleteGroup removes every link of the group, which takes as long as removing one.
+// Group 0 is the default group of all links: never pass it.
 func DeleteGroup(group uint32) *nlsock.Message {
 	m := nlsock.New("removing a group of links", unix.RTM_DELLINK, 0, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	m.U32(unix.IFLA_GROUP, group)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RoutesBy returns the routes of a CNI result as routes by the link.
+// RoutesBy returns the routes of a CNI result as routes over the link.
 func RoutesBy(l *Link, routes []*types.Route) (out []Route, err error) {
 	for _, r := range routes {
 		dst, err := PrefixOf(r.Dst)
@@ -28,7 +28,7 @@ func RoutesBy(l *Link, routes []*types.Route) (out []Route, err error) {
 	return out, nil
 }
 
-// MissingRoutes returns the routes of a CNI result that the kernel lacks, by whatever
+// MissingRoutes returns the routes of a CNI result that the kernel lacks, over any
 // link.
 func (c *Conn) MissingRoutes(routes []*types.Route) (out []*types.Route, err error) {
 	wanted, err := RoutesBy(&Link{}, routes)
@@ -57,8 +57,8 @@ func (c *Conn) MissingRoutes(routes []*types.Route) (out []*types.Route, err err
 	return out, nil
 }
 
-// serves reports whether the kernel's route is the wanted one; what that leaves
-// open can be anything.
+// serves reports whether the kernel's route is the wanted one; what want leaves open
+// may have any value.
 func serves(have, want *Route) bool {
 	open := func(w, h int) bool { return w == 0 || w == h }
 	return have.Dst == want.Dst &&

@@ -28,9 +28,9 @@ func Open() (*Conn, error) {
 // Close closes the connection.
 func (c *Conn) Close() error { return c.socket.Close() }
 
-// Do sends the messages in one write and returns the first refusal. The kernel
-// works on all of them: what follows a message that may fail must be harmless
-// without it.
+// Do sends the messages in one write and returns the first error. The kernel
+// processes all of them: messages after one that may fail must be harmless without
+// it.
 func (c *Conn) Do(messages ...*nlsock.Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -47,8 +47,8 @@ func (c *Conn) Do(messages ...*nlsock.Message) error {
 	return nil
 }
 
-// dump sends a request for a list and calls fn with each entry. It begins again
-// when a change ran through the list.
+// dump sends a dump request and calls fn with each entry. It starts over if a change
+// interrupted the dump.
 func (c *Conn) dump(m *nlsock.Message, fn func(entry []byte)) error {
 	const tries = 10
 	var answers []nlsock.Answer
@@ -70,8 +70,8 @@ func (c *Conn) dump(m *nlsock.Message, fn func(entry []byte)) error {
 	return nil
 }
 
-// ask sends requests that are answered by one object each, and returns those. What
-// is not there, or has no route, is fault.NotFound.
+// ask sends requests that are answered by one object each, and returns the objects.
+// If an object does not exist or there is no route, the error is fault.NotFound.
 func (c *Conn) ask(requests ...*nlsock.Message) (replies [][]byte, err error) {
 	answers, err := c.socket.Exchange(requests...)
 	if err != nil {
@@ -108,8 +108,8 @@ func familyOf(ip []byte) uint8 {
 	return unix.AF_INET6
 }
 
-// IsNotFound reports whether the kernel said that there is no such link,
-// address or route.
+// IsNotFound reports whether the kernel answered that there is no such link, address
+// or route.
 func IsNotFound(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) ||
 		errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EADDRNOTAVAIL)

@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// Attributes of linux/if_link.h that golang.org/x/sys/unix does not name.
+// Attributes in linux/if_link.h that golang.org/x/sys/unix does not name.
 const (
 	infoKind, infoData           = 1, 2
 	infoSlaveKind, infoSlaveData = 4, 5
@@ -32,8 +32,8 @@ const (
 
 // Link is a network interface.
 type Link struct {
-	Index, Master int // Master is 0 for one that is no port
-	Peer          int // the index of a veth's other end, in the namespace of that
+	Index, Master int // Master is 0 if the link is not a port
+	Peer          int // the index of a veth's other end, in that end's namespace
 	Name, Kind    string
 	Alias         string
 	MAC           net.HardwareAddr
@@ -41,18 +41,18 @@ type Link struct {
 	Group         uint32
 	Up, Promisc   bool
 	Loopback      bool
-	// VLANFiltering and DefaultVLAN are those of a bridge: whether it keeps VLANs
-	// apart, and the one that its ports are in at first, or 0.
+	// VLANFiltering and DefaultVLAN apply to bridges: whether VLAN filtering is
+	// enabled, and the VLAN in which new ports are, or 0.
 	VLANFiltering bool
 	DefaultVLAN   uint16
-	// Hairpin, Isolated and Disabled are those of a bridge's port.
+	// Hairpin, Isolated and Disabled apply to bridge ports.
 	Hairpin, Isolated, Disabled bool
-	// Operational is up with a carrier, as the kernel sees it at last.
+	// Operational means up with a carrier, as far as the kernel has processed it.
 	Operational bool
 }
 
-// Link returns the link of that name, or fault.NotFound. Since 6.9 the kernel
-// first does what is due since the link's carrier came: Operational is the truth.
+// Link returns the link of that name, or fault.NotFound. Since Linux 6.9 the kernel
+// first processes pending carrier events, so that Operational is accurate.
 func (c *Conn) Link(name string) (*Link, error) {
 	all, err := c.Links(name)
 	if err != nil {
@@ -79,8 +79,8 @@ func (c *Conn) Links(names ...string) (out []*Link, err error) {
 	return out, nil
 }
 
-// LinkTo returns the link by which the host sends to the address, or
-// fault.NotFound when it has no route to it.
+// LinkTo returns the link by which the host sends to the address. If there is no
+// route, the error is fault.NotFound.
 func (c *Conn) LinkTo(addr netip.Addr) (*Link, error) {
 	header := make([]byte, unix.SizeofRtMsg)
 	header[0], header[1] = familyOf(addr.AsSlice()), uint8(addr.BitLen())
@@ -111,10 +111,10 @@ func (c *Conn) Veths() ([]*Link, error) {
 	return c.links(m, func(l *Link) bool { return l.Kind == "veth" })
 }
 
-// Probe reports why the kernel would not make a link of the kind, without making
+// Probe reports why the kernel would not create a link of the kind, without creating
 // one.
 func (c *Conn) Probe(kind string) error {
-	// A MAC address of one byte is refused after everything else was found good.
+	// A MAC address of one byte is refused only after everything else was accepted.
 	m := nlsock.New("trying whether there can be links of kind "+kind, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	m.String(unix.IFLA_IFNAME, "probe-%d")
 	m.U8(unix.IFLA_ADDRESS, 2)
@@ -132,13 +132,13 @@ func (c *Conn) Ports(bridge int) ([]*Link, error) {
 	return c.links(m, func(l *Link) bool { return l.Master == bridge })
 }
 
-// Counters are what has passed through a link since it was made.
+// Counters are the traffic counters of a link since its creation.
 type Counters struct {
 	RxPackets, TxPackets, RxBytes, TxBytes, RxErrors, TxErrors, RxDropped, TxDropped uint64
 }
 
-// All lists the links of the namespace in which c was opened, in the order of
-// their indexes, with what has passed through each.
+// All lists the links of the namespace in which c was opened, ordered by index, with
+// the counters of each.
 func (c *Conn) All() (links []*Link, counted []Counters, err error) {
 	m := nlsock.New("listing links", unix.RTM_GETLINK, unix.NLM_F_DUMP, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
 	err = c.dump(m, func(entry []byte) {
@@ -147,8 +147,8 @@ func (c *Conn) All() (links []*Link, counted []Counters, err error) {
 	return links, counted, err
 }
 
-// parseCounters reads struct rtnl_link_stats64, whose first eight numbers are
-// those of Counters.
+// parseCounters decodes struct rtnl_link_stats64, whose first eight numbers are those
+// of Counters.
 func parseCounters(b []byte) (n Counters) {
 	if len(b) < unix.SizeofIfInfomsg {
 		return n

@@ -10,14 +10,15 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// Route is a route by one link.
+// Route is a route over one link.
 type Route struct {
 	Dst     netip.Prefix
-	Gateway netip.Addr // not valid: none
+	Gateway netip.Addr // the zero Addr means none
 	Link    int
-	// Table, Priority, MTU and AdvMSS are the kernel's defaults when they are 0.
+	// Table, Priority, MTU and AdvMSS have the kernel's defaults if they are 0.
 	Table, Priority, MTU, AdvMSS int
-	// Scope is link scope for a route without a gateway, else global, when nil.
+	// If Scope is nil, a route without a gateway has link scope, any other global
+	// scope.
 	Scope *int
 }
 
@@ -58,7 +59,7 @@ func (r *Route) header() []byte {
 	b[0], b[1] = familyOf(r.Dst.Addr().AsSlice()), uint8(r.Dst.Bits())
 	b[4], b[5], b[7] = unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, unix.RTN_UNICAST
 	if r.Table > 0 {
-		b[4] = unix.RT_TABLE_UNSPEC // the attribute says which
+		b[4] = unix.RT_TABLE_UNSPEC // the attribute has it
 	}
 	switch {
 	case r.Scope != nil:
@@ -84,13 +85,13 @@ func (c *Conn) Routes(ipv4 bool, table int) (out []Route, err error) {
 			}
 		}
 	})
-	if IsNotFound(err) { // no route was ever in that table
+	if IsNotFound(err) { // there was never a route in that table
 		return nil, nil
 	}
 	return out, err
 }
 
-// parseRoute reads a route, which has several paths or one; none when it is cut off.
+// parseRoute parses a route, which has one or several paths; none if it is truncated.
 func parseRoute(b []byte) []Route {
 	if len(b) < unix.SizeofRtMsg {
 		return nil

@@ -1,9 +1,9 @@
-// Package rtnl describes links, addresses and routes to the kernel over
-// rtnetlink, for plugins that must be quick: nothing is listed that can be asked
-// for by name, and what belongs together is one request (see internal/nlsock).
+// Package rtnl configures links, addresses and routes over rtnetlink, for plugins
+// that must be fast: nothing is listed that can be looked up by name, and what
+// belongs together is one request (see internal/nlsock).
 //
-// A Conn works in the network namespace that it was opened in, whichever thread
-// uses it.
+// A Conn works in the network namespace in which it was opened, whichever thread uses
+// it.
 package rtnl
 
 import (
@@ -13,8 +13,8 @@ import (
 	"net/netip"
 )
 
-// PrefixOf returns a network of CNI's types, whose address need not be masked, in
-// the shape of net/netip.
+// PrefixOf converts a network of CNI's types, whose address need not be masked, to
+// net/netip.
 func PrefixOf(n net.IPNet) (netip.Prefix, error) {
 	ip, ok := netip.AddrFromSlice(n.IP)
 	ones, bits := n.Mask.Size()
@@ -26,7 +26,7 @@ func PrefixOf(n net.IPNet) (netip.Prefix, error) {
 }
 
 // SameMAC reports whether the hardware address in a result is that of an interface.
-// Plugins write it as their configuration does: in capitals, or with hyphens.
+// Plugins write it as in their configuration: in upper case, or with hyphens.
 func SameMAC(text string, mac net.HardwareAddr) bool {
 	told, err := net.ParseMAC(text)
 	return err == nil && bytes.Equal(told, mac)

@@ -8,13 +8,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// VLANs are ids from First to Last.
+// VLANs is the VLAN ids from First to Last.
 type VLANs struct {
 	First, Last uint16
 	Native      bool // untagged in and out
 }
 
-// AddVLANs lets a port, or a bridge itself, take part in the VLANs.
+// AddVLANs adds a port, or a bridge itself, to the VLANs.
 func AddVLANs(l *Link, vlans ...VLANs) *nlsock.Message {
 	return vlanMessage(unix.RTM_SETLINK, l, vlans)
 }
@@ -24,7 +24,7 @@ func RemoveVLANs(l *Link, vlans ...VLANs) *nlsock.Message {
 	return vlanMessage(unix.RTM_DELLINK, l, vlans)
 }
 
-// Of linux/if_bridge.h.
+// From linux/if_bridge.h.
 const (
 	bridgeVLANInfo = 2
 	vlanPVID       = 1 << 1
@@ -56,7 +56,7 @@ func vlanMessage(kind uint16, l *Link, vlans []VLANs) *nlsock.Message {
 	return m
 }
 
-// Of linux/if_bridge.h; kernels before 5.6 have none of it.
+// From linux/if_bridge.h; kernels before 5.6 lack all of it.
 const (
 	sizeOfVLANHeader = 8
 	vlanEntry        = 1
@@ -64,7 +64,7 @@ const (
 	vlanRange        = 2
 )
 
-// VLANsOf lists the VLANs that a port takes part in, one by one.
+// VLANsOf lists the VLANs of a port, each as a single id.
 func (c *Conn) VLANsOf(l *Link) (out []VLANs, err error) {
 	header := make([]byte, sizeOfVLANHeader)
 	header[0] = unix.AF_BRIDGE
@@ -88,7 +88,7 @@ func parseVLANs(reply []byte) (out []VLANs) {
 		if end := nlsock.Attr(v, vlanRange); len(end) >= 2 {
 			last = binary.NativeEndian.Uint16(end)
 		}
-		for id := int(first); id <= int(last); id++ { // an uint16 would never exceed the greatest
+		for id := int(first); id <= int(last); id++ { // a uint16 would never exceed the greatest
 			out = append(out, VLANs{First: uint16(id), Last: uint16(id), Native: flags&vlanPVID != 0 && flags&vlanUntagged != 0})
 		}
 	})
