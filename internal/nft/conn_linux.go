@@ -12,12 +12,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// Conn changes elements over one socket, in the network namespace of the thread
-// that opened it. It is safe for concurrent use.
+// Conn changes elements over one socket, in the network namespace of the thread that
+// opened it. It is safe for concurrent use.
 //
-// The kernel frees what was removed only after a grace period, for which the
-// close of any such socket waits (10 ms, measured on Linux 6.18): a process that
-// stays keeps its Conn.
+// The kernel frees removed elements only after a grace period, for which closing any
+// such socket waits (10 ms, measured on Linux 6.18); a long-running process therefore
+// keeps its Conn.
 type Conn struct {
 	socket *nlsock.Socket
 }
@@ -34,8 +34,8 @@ func Open() (*Conn, error) {
 // Close closes the connection.
 func (c *Conn) Close() error { return c.socket.Close() }
 
-// Available reports whether the kernel and the caller's privileges allow
-// nftables at all.
+// Available reports whether the kernel and the caller's privileges allow nftables at
+// all.
 func (c *Conn) Available() error {
 	answers, err := c.socket.Exchange(message("asking for nftables", unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC))
 	if err != nil {
@@ -59,14 +59,14 @@ type Group struct {
 	Elements []Element
 }
 
-// Add adds the elements of all groups in one transaction, all or none. Before, it
-// ensures the tables: no element is ever added to one without its rules. An element
-// that is there already stays with its owner; in a map one with another value is the
-// error unix.EEXIST.
+// Add adds the elements of all groups in one transaction, all or none. It first
+// ensures the tables, so no element is ever added to a table without its rules. An
+// existing element keeps its owner; in a map, an existing element with a different
+// value is the error unix.EEXIST.
 func (c *Conn) Add(groups ...Group) error { return c.add(0, groups) }
 
-// Put is Add for elements that nobody else may have: one that is there already,
-// a leftover of another owner, is replaced.
+// Put is Add for elements that nobody else may have: an existing one, a leftover of
+// another owner, is replaced.
 func (c *Conn) Put(groups ...Group) error {
 	err := c.add(unix.NLM_F_EXCL, groups)
 	if !errors.Is(err, unix.EEXIST) {
@@ -76,7 +76,7 @@ func (c *Conn) Put(groups ...Group) error {
 	if err != nil {
 		return err
 	}
-	// In one transaction, so that what was there works on until it is replaced.
+	// In one transaction, so that the existing elements work until they are replaced.
 	return c.transact("replacing elements", func() []*nlsock.Message {
 		return append(elementMessages(unix.NFT_MSG_DELSETELEM, 0, stale), elementMessages(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, groups)...)
 	})
@@ -97,7 +97,7 @@ func (c *Conn) add(flags uint16, groups []Group) error {
 	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	for _, g := range groups { // somebody removed one since then, or a set that no rule uses
+	for _, g := range groups { // somebody has since removed one, or a set that no rule uses
 		if err := g.Rules.Define(); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (c *Conn) add(flags uint16, groups []Group) error {
 	return put()
 }
 
-// present returns those of the elements that there are.
+// present returns those of the elements that exist.
 func (c *Conn) present(groups []Group) (out []Group, err error) {
 	for _, g := range groups {
 		found := Group{Rules: g.Rules}
@@ -125,8 +125,8 @@ func (c *Conn) present(groups []Group) (out []Group, err error) {
 	return out, nil
 }
 
-// Remove removes the elements of all groups in one transaction. When one of them
-// is not there the error is fault.NotFound and all others stay.
+// Remove removes the elements of all groups in one transaction. If one does not
+// exist, the error is fault.NotFound and all others stay.
 func (c *Conn) Remove(groups ...Group) error {
 	err := c.transact("removing elements", func() []*nlsock.Message {
 		return elementMessages(unix.NFT_MSG_DELSETELEM, 0, groups)
@@ -157,7 +157,7 @@ func (c *Conn) transact(what string, build func() []*nlsock.Message) error {
 	})
 }
 
-// Get returns the elements with the keys; nil for one that is not there.
+// Get returns the elements with the keys; nil for a key that does not exist.
 func (c *Conn) Get(rs *Ruleset, set string, keys ...[]byte) ([]*Element, error) {
 	messages := make([]*nlsock.Message, len(keys))
 	for i, key := range keys {
@@ -181,15 +181,15 @@ func (c *Conn) Get(rs *Ruleset, set string, keys ...[]byte) ([]*Element, error) 
 	return out, nil
 }
 
-// headerLen is the length of struct nfgenmsg, which answers begin with.
+// headerLen is the size of struct nfgenmsg, with which replies begin.
 const headerLen = 4
 
-// message begins a message of nfnetlink's nftables part.
+// message begins a message of the nftables subsystem of nfnetlink.
 func message(what string, kind, flags uint16, family uint8) *nlsock.Message {
 	return nlsock.New(what, unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags, []byte{family, unix.NFNETLINK_V0, 0, 0})
 }
 
-// framed puts the messages between the marks of a transaction.
+// framed puts the messages between the begin and end messages of a batch.
 func framed(what string, changes []*nlsock.Message) []*nlsock.Message {
 	mark := func(kind uint16) *nlsock.Message {
 		header := binary.BigEndian.AppendUint16([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}, unix.NFNL_SUBSYS_NFTABLES)
@@ -201,8 +201,8 @@ func framed(what string, changes []*nlsock.Message) []*nlsock.Message {
 	return append(out, mark(unix.NFNL_MSG_BATCH_END))
 }
 
-// elementMessages returns the messages for each set that elements belong to, none
-// with more than its lengths can tell.
+// elementMessages returns the messages for each set that has elements, none with more
+// than its length fields can express.
 func elementMessages(kind, flags uint16, groups []Group) (out []*nlsock.Message) {
 	for _, g := range groups {
 		for _, s := range g.Rules.Sets {

@@ -13,32 +13,32 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// Change is what one transaction removes and, after that, adds. What is added
-// must not be there, what is removed must.
+// Change is what one transaction removes and then adds. What it adds must not exist,
+// what it removes must.
 type Change struct {
 	Remove, Add []Element
 }
 
 func (c *Change) size() int { return len(c.Remove) + len(c.Add) }
 
-// maxChange is how many elements one transaction changes, which the kernel takes
-// in one write, and maxMessage how many there are in one of its messages.
+// maxChange is how many elements one transaction changes, which the kernel accepts in
+// one write; maxMessage is how many are in one of its messages.
 const (
 	maxChange  = 1000
 	maxMessage = 100
 )
 
-// Decide makes a change that depends on what there is. The kernel makes it only
-// if nothing in the rulesets of the network namespace has changed since plan was
-// called, by whomever; else plan is called again after a pause, until ctx ends. So
-// of two callers who want what only one can have, exactly one gets it, and the
-// other's plan sees that.
+// Decide makes a change that depends on what exists. The kernel applies it only if
+// nobody has changed anything in the rulesets of the network namespace since plan was
+// called; otherwise plan is called again after a pause, until ctx ends. So of two
+// callers that want what only one can have, exactly one gets it, and the plan of the
+// other sees that.
 //
-// Nothing is looked at but elements: a plan that adds calls Ensure first, which
-// counts as a change when it has anything to do. An empty change is made of what
-// was true at one moment, too. One of more than 1,000 elements is made in several
-// transactions, after the first of which plan's errors leave a part: made tells
-// how far it came, also with an error.
+// Decide looks only at elements: a plan that adds some calls Ensure first, which
+// counts as a change if it had anything to do. Even an empty change reflects a single
+// moment. A change of more than 1,000 elements is made in several transactions, and
+// an error of plan after the first one leaves a part: made says how far it came, also
+// with an error.
 func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (made Change, err error) {
 	defined := false
 	for lost := 0; ; {
@@ -64,14 +64,14 @@ func (c *Conn) Decide(ctx context.Context, rs *Ruleset, plan func() (Change, err
 		}
 		lost++
 		select {
-		case <-ctx.Done(): // which the next attempt reports
+		case <-ctx.Done(): // the next attempt reports that
 		case <-time.After(pause(lost)):
 		}
 	}
 }
 
-// attempt makes one transaction of what is planned now, or tells with an error what
-// it would have been, and whether more is left to do.
+// attempt makes one transaction of the current plan. It returns what it changed or,
+// with an error, would have changed, and whether more remains to be done.
 func (c *Conn) attempt(ctx context.Context, rs *Ruleset, plan func() (Change, error)) (step Change, left bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return step, false, fmt.Errorf("changing nftables table %q: %w", rs.Table, err)
@@ -85,7 +85,7 @@ func (c *Conn) attempt(ctx context.Context, rs *Ruleset, plan func() (Change, er
 		return step, false, err
 	}
 	if want.size() == 0 {
-		// What plan saw may have been half of somebody's change.
+		// What plan saw may have been half of somebody else's change.
 		now, err := c.generation()
 		return step, now != generation, err
 	}
@@ -103,12 +103,12 @@ func (c *Change) first() Change {
 	return out
 }
 
-// retried are the kernel's words for "something else was faster".
+// retried reports whether the error means that somebody else was faster.
 func retried(err error) bool {
 	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINTR) || errors.Is(err, nlsock.ErrInterrupted)
 }
 
-// transactAt makes the change if the rulesets are at that generation.
+// transactAt makes the change if the rulesets still have that generation.
 func (c *Conn) transactAt(generation uint32, rs *Ruleset, change *Change) error {
 	messages := append(
 		elementMessages(unix.NFT_MSG_DELSETELEM, 0, []Group{{rs, change.Remove}}),
@@ -128,7 +128,7 @@ func firstError(answers []nlsock.Answer) error {
 	return nil
 }
 
-// generation returns the number that every change of a ruleset raises.
+// generation returns the number that every change of a ruleset increments.
 func (c *Conn) generation() (uint32, error) {
 	answers, err := c.socket.Exchange(message("asking for nftables", unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC))
 	if err != nil {
@@ -145,9 +145,9 @@ func (c *Conn) generation() (uint32, error) {
 	return binary.BigEndian.Uint32(id), nil
 }
 
-// NAT reports whether the kernel and the caller's privileges allow to translate
-// addresses in nftables: it begins a transaction that makes the table with one
-// such chain, and never ends it, so that the kernel forgets it again.
+// NAT reports whether the kernel and the caller's privileges allow NAT in nftables:
+// it begins a transaction that creates the table with a NAT chain, and never commits
+// it, so that the kernel discards it.
 func (c *Conn) NAT(table string) error {
 	t := message("trying an nftables table", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, unix.NFPROTO_INET)
 	t.String(unix.NFTA_TABLE_NAME, table)

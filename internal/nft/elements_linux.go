@@ -17,9 +17,9 @@ func with(fn func(*Conn) error) error {
 	return errors.Join(fn(c), c.Close())
 }
 
-// Add adds the elements, all or none, to a table that is ensured before. An element
-// that is there already stays with its owner; in a map one with another value is the
-// error unix.EEXIST.
+// Add ensures the table and then adds the elements, all or none. An existing element
+// keeps its owner; in a map, an existing element with a different value is the error
+// unix.EEXIST.
 func (rs *Ruleset) Add(elements ...Element) error {
 	err := with(func(c *Conn) error { return c.Add(Group{rs, elements}) })
 	if err != nil {
@@ -28,7 +28,7 @@ func (rs *Ruleset) Add(elements ...Element) error {
 	return nil
 }
 
-// Elements returns what the sets and maps hold; nothing when there is no table.
+// Elements returns the elements of the sets and maps; none if there is no table.
 func (rs *Ruleset) Elements() (out []Element, err error) {
 	err = with(func(c *Conn) (err error) {
 		out, err = c.List(rs)
@@ -37,16 +37,16 @@ func (rs *Ruleset) Elements() (out []Element, err error) {
 	return out, err
 }
 
-// Remove removes every element whose owner matches. It succeeds when there is
-// none, or no table.
+// Remove removes every element whose owner matches. It succeeds if there is none, or
+// no table.
 func (rs *Ruleset) Remove(matches func(owner string) bool) error {
 	return with(func(c *Conn) error { return c.RemoveOwned(rs, matches) })
 }
 
 // RemoveOwned is Ruleset.Remove over this connection.
 func (c *Conn) RemoveOwned(rs *Ruleset, matches func(owner string) bool) error {
-	// The kernel's listing may miss an element while others come and go, so an
-	// empty answer is asked for again.
+	// The kernel's listing may miss an element while others change the set, so an
+	// empty answer is retried.
 	const tries = 3
 	for range tries {
 		all, err := c.List(rs)
@@ -70,8 +70,8 @@ func (c *Conn) removeAll(rs *Ruleset, gone []Element) error {
 	return errors.Join(errs...)
 }
 
-// removePart removes the elements at once or, when another was faster with one of
-// them, one by one.
+// removePart removes the elements together or, if another caller has already removed
+// one of them, one by one.
 func (c *Conn) removePart(rs *Ruleset, gone []Element) error {
 	err := c.Remove(Group{rs, gone})
 	if !errors.Is(err, fault.NotFound) {

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Register 1 is the first of the 16-byte registers, which single values use.
+// reg is the first of the 16-byte registers, which single values use.
 const reg = unix.NFT_REG_1
 
 // Protocol matches the packet's network protocol in an inet table.
@@ -17,10 +17,11 @@ func Protocol(family byte) []expr.Any {
 	}
 }
 
-// SourceIn matches a source address in the set. Precede it with Protocol.
+// SourceIn matches packets whose source address is in the set. Precede it with
+// Protocol.
 func SourceIn(family byte, set string) []expr.Any { return addressIn(family, set, true, 12, 8) }
 
-// NotTo matches a destination address outside of the prefix, which is given
+// NotTo matches packets whose destination is outside of the prefix, which must be
 // masked. Precede it with Protocol.
 func NotTo(family byte, prefix, mask []byte) []expr.Any {
 	offset := uint32(16)
@@ -34,7 +35,7 @@ func NotTo(family byte, prefix, mask []byte) []expr.Any {
 	}
 }
 
-// IfName is an interface's name as keys of sets hold it.
+// IfName returns an interface name in the form of set keys.
 func IfName(name string) []byte {
 	padded := make([]byte, unix.IFNAMSIZ)
 	copy(padded, name)
@@ -61,7 +62,7 @@ func LeavesNotBy(set string) []expr.Any {
 	}
 }
 
-// PortIn matches frames that came by a port of the set.
+// PortIn matches frames that entered by a port in the set.
 func PortIn(ports string) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg},
@@ -69,8 +70,8 @@ func PortIn(ports string) []expr.Any {
 	}
 }
 
-// PortAndSourceIn matches frames whose port and source MAC address are together
-// in the set.
+// PortAndSourceIn matches frames whose pair of port and source MAC address is in the
+// set.
 func PortAndSourceIn(set string) []expr.Any {
 	const source, size, nameWords = 6, 6, unix.IFNAMSIZ / 4
 	return []expr.Any{
@@ -88,13 +89,13 @@ func EntersBy(name string) []expr.Any {
 	}
 }
 
-// DestinationIn matches a destination address that is in the set, or is not.
+// DestinationIn matches packets whose destination address is, or is not, in the set.
 // Precede it with Protocol.
 func DestinationIn(family byte, set string, is bool) []expr.Any {
 	return addressIn(family, set, is, 16, 24)
 }
 
-// SourceNotIn matches a source address outside of the set. Precede it with
+// SourceNotIn matches packets whose source address is not in the set. Precede it with
 // Protocol.
 func SourceNotIn(family byte, set string) []expr.Any { return addressIn(family, set, false, 12, 8) }
 
@@ -109,10 +110,10 @@ func addressIn(family byte, set string, is bool, ipv4, ipv6 uint32) []expr.Any {
 	}
 }
 
-// Untracked keeps connection tracking from seeing the packet.
+// Untracked exempts the packet from connection tracking.
 func Untracked() []expr.Any { return []expr.Any{&expr.Notrack{}} }
 
-// Accept ends the work on a packet in the chain.
+// Accept ends the evaluation of the packet in the chain.
 func Accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
 
 // Drop drops the packet.
@@ -127,8 +128,8 @@ func ToLocal() []expr.Any {
 	}
 }
 
-// FromTo matches the source and destination address against a set of such
-// pairs. Precede it with Protocol.
+// FromTo matches packets whose pair of source and destination address is in the set.
+// Precede it with Protocol.
 func FromTo(family byte, set string) []expr.Any {
 	source, destination, words := uint32(12), uint32(16), uint32(1)
 	if family == unix.NFPROTO_IPV6 {
@@ -142,14 +143,14 @@ func FromTo(family byte, set string) []expr.Any {
 }
 
 // word0 is the first of the sixteen 4-byte registers, which concatenations use;
-// results of a map go to those from word8 on.
+// results of a map go to the registers from word8 on.
 const (
 	word0 = unix.NFT_REG32_00
 	word8 = unix.NFT_REG32_08
 )
 
-// Forward translates the destination by a map from (protocol, port), or with
-// byAddress from (protocol, address, port), to (address, port). Precede it with
+// Forward translates the destination by a map from (protocol, port) or, with
+// byAddress, from (protocol, address, port), to (address, port). Precede it with
 // Protocol.
 func Forward(family byte, table string, byAddress bool) []expr.Any {
 	offset, words := uint32(16), uint32(1)

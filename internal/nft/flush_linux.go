@@ -8,8 +8,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// FlushAll removes every table of the network namespace, whoever made it, as
-// `nft flush ruleset` does.
+// FlushAll removes every table of the network namespace, whoever created it, as `nft
+// flush ruleset` does.
 func FlushAll() error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -22,10 +22,9 @@ func FlushAll() error {
 	return nil
 }
 
-// CutOff takes away what leads to the network namespace's rules: in the chains that
-// the kernel begins with, the rules that go on to other chains, or all rules where
-// none does that. It returns how many there were. Everything else stays: other
-// chains, sets and maps.
+// CutOff removes what leads to the network namespace's rules: in base chains, the
+// rules that jump or go to other chains, or all rules if none does. It returns how
+// many it removed. Everything else stays: other chains, sets and maps.
 func CutOff() (rules int, err error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -49,7 +48,7 @@ func CutOff() (rules int, err error) {
 	return len(gone), nil
 }
 
-// baseRules are the rules of chains that the kernel begins with, whoever made them.
+// baseRules returns the rules of all base chains, whoever created them.
 func baseRules(conn *nftables.Conn) (all []*nftables.Rule, err error) {
 	chains, err := conn.ListChains()
 	if err != nil {

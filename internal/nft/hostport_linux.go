@@ -5,7 +5,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// side is the place of an address in the network header.
+// side returns where an address is in the network header.
 func side(family byte, destination bool) (offset, length uint32) {
 	switch {
 	case family == unix.NFPROTO_IPV6 && destination:
@@ -18,11 +18,11 @@ func side(family byte, destination bool) (offset, length uint32) {
 	return 12, 4
 }
 
-// To matches a destination address inside of the prefix, which is given masked.
+// To matches packets whose destination is inside the prefix, which must be masked.
 // Precede it with Protocol.
 func To(family byte, prefix, mask []byte) []expr.Any { return within(family, true, prefix, mask) }
 
-// From matches a source address inside of the prefix, which is given masked.
+// From matches packets whose source is inside the prefix, which must be masked.
 // Precede it with Protocol.
 func From(family byte, prefix, mask []byte) []expr.Any { return within(family, false, prefix, mask) }
 
@@ -43,8 +43,7 @@ func CameByOneOf(set string) []expr.Any {
 	}
 }
 
-// ToPortIn matches the protocol and the destination port against a set of such
-// pairs.
+// ToPortIn matches packets whose pair of protocol and destination port is in the set.
 func ToPortIn(set string) []expr.Any {
 	return append(toPort(), &expr.Lookup{SourceRegister: word0, SetName: set})
 }
@@ -57,8 +56,8 @@ func toPort() []expr.Any {
 	}
 }
 
-// DeliveredIn matches protocol, destination port and destination address against
-// a set of such tuples. Precede it with Protocol.
+// DeliveredIn matches packets whose protocol, destination port and destination
+// address are together in the set. Precede it with Protocol.
 func DeliveredIn(family byte, set string) []expr.Any {
 	offset, length := side(family, true)
 	return append(toPort(),
@@ -67,8 +66,8 @@ func DeliveredIn(family byte, set string) []expr.Any {
 	)
 }
 
-// ThroughIn matches input and output interface against a set of such pairs.
-// Behind the routing of a packet it needs Linux 5.7.
+// ThroughIn matches packets whose pair of input and output interface is in the set.
+// After the routing decision it needs Linux 5.7.
 func ThroughIn(set string) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: word0},

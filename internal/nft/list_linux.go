@@ -11,9 +11,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// List returns what the sets and maps hold, each element once; nothing when there
-// is no table. The error is nlsock.ErrInterrupted when others changed rulesets
-// whenever it was tried.
+// List returns the elements of the sets and maps, each once; none if there is no
+// table. If others changed rulesets during every try, the error is
+// nlsock.ErrInterrupted.
 func (c *Conn) List(rs *Ruleset) (out []Element, err error) {
 	for _, s := range rs.Sets {
 		list, err := c.list(rs, s.Name)
@@ -25,13 +25,13 @@ func (c *Conn) List(rs *Ruleset) (out []Element, err error) {
 	return out, nil
 }
 
-// list lists one set until what came can be believed. After a set has grown or
-// shrunk the kernel moves its elements in the background: those it has moved while
-// it lists are listed again (rhashtable_walk_next in lib/rhashtable.c), and where
-// the list comes in parts some may not be in any of them, as the next part begins
-// by a count of elements (nft_rhash_walk). It tells neither. A list in one part has
-// all; one in several parts is believed when the next has the same in the same
-// order, which moving changes.
+// list lists one set until the result can be trusted. After a set has grown or
+// shrunk, the kernel moves its elements in the background: those that it moves during
+// a listing are listed again (rhashtable_walk_next in lib/rhashtable.c), and in a
+// listing of several parts some may be in none of them, because the next part starts
+// at a count of elements (nft_rhash_walk). The kernel reports neither. A listing in
+// one part is complete; one in several parts is trusted if the next has the same
+// elements in the same order, which moving would change.
 func (c *Conn) list(rs *Ruleset, set string) ([]Element, error) {
 	var before []Element
 	for try := range listTries {
@@ -55,7 +55,7 @@ func (c *Conn) list(rs *Ruleset, set string) ([]Element, error) {
 	return nil, nlsock.ErrInterrupted
 }
 
-// listTries is how often a list is asked for.
+// listTries is how often a listing is tried.
 const listTries = 20
 
 // distinct returns each element once.
@@ -75,8 +75,8 @@ func sameElement(a, b Element) bool {
 	return bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value) && a.Owner == b.Owner
 }
 
-// dump returns the parts of the answer to a request for a list; none when there is
-// no table. It begins again when a change ran through the list.
+// dump returns the parts of the reply to a dump request; none if there is no table.
+// It starts over if a change interrupted the dump.
 func (c *Conn) dump(m *nlsock.Message) ([][]byte, error) {
 	var err error
 	for try := range listTries {

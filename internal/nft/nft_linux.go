@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Ruleset is a table. It is not changed once it was used.
+// Ruleset is a table. It must not be changed once it was used.
 type Ruleset struct {
 	Table string
-	// Bridge says that the table's family is bridge, which sees the frames of
-	// bridges' ports. The usual one is inet.
+	// Bridge makes the table one of family bridge, which sees the frames of bridge
+	// ports, instead of family inet.
 	Bridge bool
 	Sets   []Set
 	Chains []Chain
@@ -26,8 +26,8 @@ type Ruleset struct {
 	tagErr  error
 }
 
-// Set is a named set, or a map when Value is set. Key and Value are lists of
-// types, which are concatenated; with Interval keys are ranges.
+// Set is a named set, or a map if Value is set. Key and Value are lists of types,
+// which are concatenated; with Interval, keys are ranges.
 type Set struct {
 	Name     string
 	Key      []nftables.SetDatatype
@@ -44,8 +44,8 @@ type Chain struct {
 	Rules    [][]expr.Any
 }
 
-// Element is one element of a set or map. Each part of a concatenated key or
-// value is padded to 4 bytes; Word does it.
+// Element is one element of a set or map. Each part of a concatenated key or value is
+// padded to 4 bytes, see Word.
 type Element struct {
 	Set    string
 	Key    []byte
@@ -70,7 +70,7 @@ func (rs *Ruleset) family() nftables.TableFamily {
 	return nftables.TableFamilyINet
 }
 
-// typeOf returns the type of a key or value. One that stands alone is not padded.
+// typeOf returns the type of a key or value. A single type is not padded.
 func typeOf(types []nftables.SetDatatype) (nftables.SetDatatype, error) {
 	if len(types) == 1 {
 		return types[0], nil
@@ -78,8 +78,8 @@ func typeOf(types []nftables.SetDatatype) (nftables.SetDatatype, error) {
 	return nftables.ConcatSetType(types...)
 }
 
-// set returns the library's form of a set. Its id only has to be unique within
-// a transaction; set here it keeps the library from counting in a global.
+// set returns the library's form of a set. The ID need only be unique within a
+// transaction; setting it here keeps the library from using a global counter.
 func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 	s := rs.Sets[i]
 	key, err := typeOf(s.Key)
@@ -88,7 +88,7 @@ func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 	}
 	out := &nftables.Set{Table: rs.table(), Name: s.Name, ID: uint32(i + 1), KeyType: key, Concatenation: len(s.Key) > 1, Interval: s.Interval}
 	if len(s.Key) == 1 && s.Key[0] == nftables.TypeIFName {
-		out.KeyByteOrder = binaryutil.NativeEndian // or nft(8) prints names as empty
+		out.KeyByteOrder = binaryutil.NativeEndian // otherwise nft(8) prints names as empty
 	}
 	if len(s.Value) > 0 {
 		out.IsMap = true
@@ -99,8 +99,8 @@ func (rs *Ruleset) set(i int) (*nftables.Set, error) {
 	return out, nil
 }
 
-// Define makes the table as it is described, or mends its chains: what rules they
-// have is replaced. Every rule carries the definition's tag.
+// Define creates the table as described, or repairs its chains by replacing their
+// rules. Every rule carries the tag of the definition.
 func (rs *Ruleset) Define() error {
 	if err := rs.commit(rs.define); err != nil {
 		return fmt.Errorf("defining nftables table %q: %w", rs.Table, err)
@@ -133,11 +133,11 @@ func (rs *Ruleset) define(c *nftables.Conn) error {
 	return nil
 }
 
-// Delete removes a table of family inet with all it holds. It succeeds when
-// there is none.
+// Delete removes a table of family inet with everything in it. It succeeds if there
+// is none.
 func Delete(table string) error { return (&Ruleset{Table: table}).Delete() }
 
-// Delete removes the table with all it holds. It succeeds when there is none.
+// Delete removes the table with everything in it. It succeeds if there is none.
 func (rs *Ruleset) Delete() error {
 	err := rs.commit(func(c *nftables.Conn) error {
 		c.DelTable(rs.table())
@@ -150,8 +150,7 @@ func (rs *Ruleset) Delete() error {
 }
 
 // commit runs one transaction that describes tables. The kernel refuses one that
-// raced with another (ERESTART is its business, EBUSY ours), which is then tried
-// again.
+// raced with another: it retries ERESTART itself, and commit retries EBUSY.
 func (rs *Ruleset) commit(build func(*nftables.Conn) error) error {
 	return again(func() error {
 		c, err := nftables.New()
@@ -165,8 +164,8 @@ func (rs *Ruleset) commit(build func(*nftables.Conn) error) error {
 	})
 }
 
-// again calls a transaction until the kernel no longer says that another one was
-// in its way.
+// again repeats a transaction until the kernel no longer reports that another one
+// interfered.
 func again(transaction func() error) (err error) {
 	const tries = 8
 	for try := range tries {

@@ -1,16 +1,16 @@
-// Package nft programs nftables over netlink for CNI plugins: a table that is
-// described whole, made on first use, and whose sets and maps hold one element
-// for each thing that a container needs.
+// Package nft programs nftables over netlink for CNI plugins. A table is described as
+// a whole and created on first use; its sets and maps have one element for each thing
+// that a container needs.
 //
-// Rules are as many as the table has kinds of work, never as many as there are
-// containers, and every element carries the name of its owner, so that what
-// belongs to a container can be removed without knowing what it was. Rules carry a
-// tag of their definition, so that who adds elements sees at once when some are
-// missing or of another version, and makes them anew.
+// The number of rules depends on what the table does, not on the number of
+// containers. Every element carries the name of its owner, so that a container's
+// elements can be removed without knowing what they were. Rules carry a tag of their
+// definition, so that a caller that adds elements sees at once if some are missing or
+// of another version, and creates them anew.
 //
-// Every change is one transaction: it happens whole or not at all. The table
-// belongs to the network namespace of the calling thread. All of it is safe for
-// concurrent use, between processes too.
+// Every change is one transaction: it happens completely or not at all. The table
+// belongs to the network namespace of the calling thread. Everything is safe for
+// concurrent use, also between processes.
 package nft
 
 import (
@@ -22,8 +22,8 @@ import (
 // maxOwner keeps owners well below what the kernel stores with an element.
 const maxOwner = 120
 
-// Owner returns the name under which an attachment of a network owns elements.
-// One that is too long to be stored is replaced by its hash.
+// Owner returns the name under which an attachment of a network owns elements. A name
+// that is too long to be stored is replaced by its hash.
 func Owner(network, attachment string) string {
 	if s := network + "/" + attachment; len(s) <= maxOwner {
 		return s

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Others may change rulesets all the time, as proxies of Services do: who tries
-// again at once, and many at once, keep all of them from coming through.
+// Others may change rulesets all the time, as Service proxies do: many callers that
+// retry at once would keep each other from succeeding.
 
-// The bounds of pauses.
+// Bounds of pauses.
 const (
 	leastPause = 50 * time.Microsecond
 	mostPause  = 10 * time.Millisecond
 )
 
-// pause returns how long to wait before the try of that number, of which 1 is the
-// first repetition: at random, and up to twice as long each time.
+// pause returns how long to wait before the given try, where 1 is the first retry: a
+// random time whose upper bound doubles with each try, up to mostPause.
 func pause(try int) time.Duration {
 	longest := leastPause << min(try, 10)
 	return leastPause + rand.N(min(longest, mostPause)-leastPause)

@@ -14,9 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
 
-// tag is what every rule carries, as a comment, which nft(8) prints and restores: it
-// tells this definition from those of other versions, whose rules may look for other
-// things in sets of the same names.
+// tag is carried by every rule, as a comment that nft(8) prints and restores. It
+// distinguishes this definition from those of other versions, whose rules may look
+// for other things in sets of the same names.
 func (rs *Ruleset) tag() ([]byte, error) {
 	rs.tagOnce.Do(func() { rs.tagged, rs.tagErr = rs.makeTag() })
 	return rs.tagged, rs.tagErr
@@ -37,14 +37,14 @@ func (rs *Ruleset) makeTag() ([]byte, error) {
 			}
 		}
 	}
-	const size = 8 // of the digest: enough to tell a few versions apart
+	const size = 8 // of the digest: enough to distinguish a few versions
 	return comment(fmt.Sprintf("nodekit %x", h.Sum(nil)[:size])), nil
 }
 
-// Ensure makes the table unless it has every rule of the definition; what it has
-// instead is replaced, and elements stay. Callers do so before they add elements,
-// because others flush tables, and because the table may be of another version.
-// It asks the kernel once when nothing is to be done.
+// Ensure defines the table unless it has every rule of the definition; other rules in
+// its chains are then replaced, and elements stay. Callers do this before they add
+// elements, because others flush tables, and because the table may be of another
+// version. If there is nothing to do, it asks the kernel once.
 func (c *Conn) Ensure(rs *Ruleset) error {
 	err := c.Verify(rs)
 	if errors.Is(err, fault.NotFound) {
@@ -53,8 +53,8 @@ func (c *Conn) Ensure(rs *Ruleset) error {
 	return err
 }
 
-// Verify reports every chain that is missing, or has not all rules of the
-// definition, as fault.NotFound. Rules that others put beside them do not matter.
+// Verify reports every chain that is missing or lacks rules of the definition, as
+// fault.NotFound. Rules that others have added do not matter.
 func (c *Conn) Verify(rs *Ruleset) error {
 	tag, err := rs.tag()
 	if err != nil {
@@ -87,7 +87,7 @@ func (c *Conn) tagged(rs *Ruleset, tag []byte) (map[string]int, error) {
 	return out, err
 }
 
-// parseRule reads where a rule is, and what its maker wrote on it.
+// parseRule returns where a rule is, and the user data that its creator attached.
 func parseRule(reply []byte) (chain, table string, data []byte) {
 	if len(reply) < headerLen {
 		return "", "", nil
@@ -105,8 +105,8 @@ func parseRule(reply []byte) (chain, table string, data []byte) {
 	return chain, table, data
 }
 
-// Mend is Ensure for who has no elements to add: it leaves it at that when there is
-// no table, and writes down what was lost.
+// Mend is Ensure for callers that have no elements to add: if there is no table it
+// does nothing, and it logs what was lost.
 func (c *Conn) Mend(rs *Ruleset, log *slog.Logger) error {
 	there, err := c.exists(rs)
 	if err != nil || !there {
