@@ -1,5 +1,5 @@
-// Package cniname holds the rules for names in CNI, which programs that live for
-// a millisecond need without the start-up time of a regular expression.
+// Package cniname holds the rules for names in CNI, for programs that live for a
+// millisecond and must avoid the start-up time of a regular expression.
 package cniname
 
 import (
@@ -8,9 +8,9 @@ import (
 	"unicode"
 )
 
-// Valid tells whether s may name a network or a container (CNI specification
-// 1.1.0, sections 1 and 2): a letter or digit, and on with those, '_', '.' and
-// '-'. No such name leads out of a directory.
+// Valid reports whether s may name a network or a container (CNI specification 1.1.0,
+// sections 1 and 2): it begins with a letter or digit and continues with those, '_',
+// '.' and '-'. No such name leads out of a directory.
 func Valid(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -22,14 +22,14 @@ func Valid(s string) bool {
 	return s != ""
 }
 
-// MaxInterfaceName is how many bytes the name of an interface has at most: the
-// kernel's IFNAMSIZ without the terminating zero.
+// MaxInterfaceName is the maximum length of an interface name in bytes: the kernel's
+// IFNAMSIZ without the terminating zero.
 const MaxInterfaceName = 15
 
-// InterfaceName says why name cannot be that of a network interface, or returns
-// nil. Beyond what the kernel refuses it refuses '%': the kernel takes "eth%d" for
-// a pattern and makes an interface of another name. The error quotes the name and
-// begins with it, so that callers can say before it whose name that is.
+// InterfaceName returns why name cannot be that of a network interface, or nil. It
+// refuses what the kernel refuses, and also '%': the kernel takes "eth%d" for a
+// pattern and creates an interface with another name. The error begins with the
+// quoted name, so that callers can say before it whose name that is.
 func InterfaceName(name string) error {
 	const forbidden = "/:%"
 	bad := func(c rune) bool {

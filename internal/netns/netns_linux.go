@@ -15,23 +15,23 @@ import (
 
 const threadNS = "/proc/thread-self/ns/net"
 
-// Handle is an open network namespace. It keeps the namespace alive until it
-// is closed.
+// Handle is an open network namespace. It keeps the namespace alive until it is
+// closed.
 type Handle struct {
 	file *os.File
 }
 
-// ID identifies a network namespace among those that are alive. The kernel
-// gives the numbers to another namespace once this one is gone, often to the next;
-// what is kept for later is kept with Cookie.
+// ID identifies a network namespace among those that are alive. After the namespace
+// is gone the kernel reuses the numbers, often for the next one; use Cookie for what
+// is stored for later.
 type ID struct {
 	Dev, Ino uint64
 }
 
-// Create makes a new network namespace, brings its loopback interface up and
-// pins it at path, whose directory must exist. A path where something is
-// mounted already is refused with fault.AlreadyExists; a plain file there, such
-// as a crash leaves between the two steps, is used.
+// Create creates a new network namespace, brings its loopback interface up and pins
+// it at path, whose directory must exist. If something is already mounted there, the
+// error is fault.AlreadyExists; a plain file, such as a crash between the two steps
+// leaves, is reused.
 func Create(path string) error {
 	f, err := rawfile.Open(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -57,9 +57,9 @@ func Create(path string) error {
 	return nil
 }
 
-// Pin pins a network namespace that somebody else made, that of a process by
-// "/proc/PID/ns/net" for one, at path, and brings its loopback interface up.
-// Repeating it after a crash is Create's affair: Remove what is there first.
+// Pin pins at path a network namespace that somebody else created, for example that
+// of a process by "/proc/PID/ns/net", and brings its loopback interface up. As for
+// Create, a repetition after a crash must first Remove what is there.
 func Pin(namespace, path string) error {
 	h, err := Open(namespace)
 	if err != nil {
@@ -80,13 +80,13 @@ func Pin(namespace, path string) error {
 	return nil
 }
 
-// Remove takes the pin at path away, and with it the namespace as soon as
-// nothing else refers to it. It succeeds when nothing is there.
+// Remove removes the pin at path, and with it the namespace as soon as nothing else
+// refers to it. It succeeds if nothing is there.
 func Remove(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break // nothing is mounted there, or there is no such path
+			break // nothing is mounted there, or the path does not exist
 		}
 		if err != nil {
 			return fmt.Errorf("unmounting network namespace %q: %w", path, err)
@@ -98,9 +98,8 @@ func Remove(path string) error {
 	return nil
 }
 
-// Open opens the network namespace at path. A path that does not exist is
-// fault.NotFound; one that is anything but a network namespace is
-// fault.Invalid.
+// Open opens the network namespace at path. If the path does not exist, the error is
+// fault.NotFound; if it is not a network namespace, fault.Invalid.
 func Open(path string) (*Handle, error) {
 	f, err := rawfile.Open(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -122,7 +121,8 @@ func Current() (*Handle, error) {
 	return Open(threadNS)
 }
 
-// CurrentID is the identity of the network namespace of the calling goroutine's thread.
+// CurrentID returns the identity of the network namespace of the calling goroutine's
+// thread.
 func CurrentID() (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(threadNS, &st); err != nil {
@@ -131,7 +131,7 @@ func CurrentID() (ID, error) {
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
-// FD returns the descriptor, which stays owned by the handle.
+// FD returns the descriptor, which the handle still owns.
 func (h *Handle) FD() int { return int(h.file.Fd()) }
 
 // ID returns the namespace's identity.
@@ -143,9 +143,9 @@ func (h *Handle) ID() (ID, error) {
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }
 
-// Cookie returns a number that the kernel gives to no other network namespace
-// until the machine starts anew, unlike the numbers of ID. It enters the namespace
-// to ask. Linux has it since 5.14; before that it is fault.Unimplemented.
+// Cookie returns a number that, unlike those of ID, the kernel gives to no other
+// network namespace until the machine restarts. It enters the namespace to ask.
+// Before Linux 5.14 the error is fault.Unimplemented.
 func (h *Handle) Cookie() (cookie uint64, err error) {
 	err = h.Do(func() error {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any socket does
@@ -165,12 +165,12 @@ func (h *Handle) Cookie() (cookie uint64, err error) {
 	return cookie, nil
 }
 
-// Close gives the handle up.
+// Close closes the handle.
 func (h *Handle) Close() error { return h.file.Close() }
 
-// Do calls fn in the namespace and returns its error. fn runs on another
-// goroutine, locked to its thread: goroutines that fn starts run outside of the
-// namespace, processes and sockets that it makes are inside. A panic in fn
+// Do calls fn in the namespace and returns its error. fn runs on another goroutine,
+// locked to its thread: goroutines that fn starts run outside of the namespace;
+// processes that it starts and sockets that it opens are inside. A panic in fn
 // continues in the caller, as a *panics.Panic that knows where it began, and so does
 // runtime.Goexit, which t.FailNow calls.
 func (h *Handle) Do(fn func() error) error {
@@ -192,8 +192,8 @@ func Do(path string, fn func() error) error {
 	return h.Do(fn)
 }
 
-// onOwnThread runs fn on a goroutine that is locked to a thread and brings the
-// thread back into the namespace that the caller was in.
+// onOwnThread runs fn on a goroutine locked to a thread, and then returns the thread
+// to the caller's namespace.
 func onOwnThread(fn func() error) error {
 	origin, err := Current()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package nspin makes namespaces outlive whoever made them, by mounts. Those of the
-// network have a package of their own, netns. Functions are safe for concurrent use.
+// Package nspin makes namespaces outlive their creator, by mounts. Network namespaces
+// have a package of their own, netns. Functions are safe for concurrent use.
 package nspin
 
 import (
@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// IPCAndUTS makes new IPC and UTS namespaces (flags says which), runs setup
-// inside them and pins them at dir/ipc and dir/uts.
+// IPCAndUTS creates new IPC and UTS namespaces (flags says which), runs setup inside
+// them and pins them at dir/ipc and dir/uts.
 func IPCAndUTS(dir string, flags int, setup func() error) error {
 	if flags == 0 {
 		return setup()
@@ -39,9 +39,9 @@ func IPCAndUTS(dir string, flags int, setup func() error) error {
 	})
 }
 
-// OnThrowAwayThread runs f on a thread that ends with it, so that nobody else
-// ever runs in the namespaces that f enters. It is never the process's first
-// thread, which cannot end and is what others see in /proc/PID.
+// OnThrowAwayThread runs f on a thread that ends with it, so that nothing else ever
+// runs in the namespaces that f enters. It is never the main thread of the process,
+// which cannot end and is what others see in /proc/PID.
 func OnThrowAwayThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -50,7 +50,8 @@ func OnThrowAwayThread(f func() error) error {
 			result <- f()
 			return // without unlocking, which ends the thread
 		}
-		// While this goroutine holds the first thread, another gets another.
+		// While this goroutine holds the main thread, another goroutine gets another
+		// thread.
 		defer runtime.UnlockOSThread()
 		result <- OnThrowAwayThread(f)
 	}()

@@ -1,5 +1,5 @@
-// Package nspool keeps what a process that stays has opened in a network namespace,
-// such as netlink sockets, for its next call in the same one.
+// Package nspool keeps what a long-running process has opened in a network namespace,
+// such as netlink sockets, for its next call in the same namespace.
 package nspool
 
 import (
@@ -9,11 +9,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// Max is how much a Pool keeps: more calls at once only wait for the kernel's locks.
+// Max is how many things a Pool keeps: more concurrent calls would only wait for the
+// kernel's locks.
 const Max = 8
 
-// Pool keeps things that belong to one call at a time. A nil Pool keeps nothing. It is
-// safe for concurrent use, and is not copied after its first.
+// Pool keeps things that belong to one call at a time. A nil Pool keeps nothing. It
+// is safe for concurrent use, and must not be copied after first use.
 type Pool[T any] struct {
 	mu     sync.Mutex
 	kept   []entry[T]
@@ -25,7 +26,8 @@ type entry[T any] struct {
 	it T
 }
 
-// Take takes out what was opened in the namespace and put in last, if anything was.
+// Take removes and returns the thing opened in the namespace that was put in last, if
+// any.
 func (p *Pool[T]) Take(ns netns.ID) (it T, ok bool) {
 	if p == nil {
 		return it, false
@@ -41,9 +43,9 @@ func (p *Pool[T]) Take(ns netns.ID) (it T, ok bool) {
 	return it, false
 }
 
-// Put keeps it, and returns what the caller has to close, if anything: the same, where
-// the pool is closed or has enough for the namespace, or what was put in first of those
-// for others, which may be gone and live on by it alone.
+// Put keeps it, and returns what the caller must close, if anything: the same thing,
+// if the pool is closed or has enough for the namespace, or the oldest of those for
+// other namespaces, which may be gone and kept alive only by it.
 func (p *Pool[T]) Put(ns netns.ID, it T) (over T, full bool) {
 	if p == nil {
 		return it, true
@@ -65,7 +67,7 @@ func (p *Pool[T]) Put(ns netns.ID, it T) (over T, full bool) {
 	return over, full
 }
 
-// Close empties the pool for good and returns what the caller has to close. A second
+// Close closes the pool for good and returns what the caller must close. A second
 // call returns nothing.
 func (p *Pool[T]) Close() (rest []T) {
 	if p == nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// Without package os, as in rawfile: plugins read and write these on their way.
+// Without package os, as in rawfile: these are on the critical path of plugins.
 
-// Read returns a variable's value, without the end of the line.
+// Read returns a variable's value without the trailing newline.
 func Read(name string) (value string, err error) {
 	b, err := rawfile.Read("/proc/sys/" + name)
 	if err != nil {
@@ -33,7 +33,7 @@ func Write(name, value string) error {
 	return nil
 }
 
-// Ensure sets a variable unless it has the value: /proc/sys may be read-only.
+// Ensure sets a variable unless it already has the value: /proc/sys may be read-only.
 func Ensure(name, value string) error {
 	if now, err := Read(name); err == nil && now == value {
 		return nil
