@@ -12,13 +12,13 @@ import (
 	"github.com/opencontainers/cgroups"
 )
 
-// before is what the files of a cgroup held that a change may write.
+// before is the earlier content of the cgroup files that a change may write.
 type before []setting
 
 type setting struct{ file, text string }
 
-// remember reads the files that the limits are written to. One that is not there is
-// left out: the change will not find it either.
+// remember reads the files to which the limits are written. A file that does not
+// exist is left out: the change will not find it either.
 func remember(dirs map[string]string, version int, l Limits) before {
 	var b before
 	for _, f := range l.files(dirs, version) {
@@ -29,8 +29,8 @@ func remember(dirs map[string]string, version int, l Limits) before {
 	return b
 }
 
-// files are those that the library writes the limits to. dirs are the cgroup's, by
-// controller and, on version 2, by an empty name.
+// files returns the files to which the library writes the limits. dirs are the
+// cgroup's directories by controller and, on version 2, under an empty name.
 func (l Limits) files(dirs map[string]string, version int) (files []string) {
 	add := func(controller string, on1, on2 []string) {
 		dir, names := dirs[controller], on1
@@ -68,14 +68,14 @@ func (l Limits) files(dirs map[string]string, version int) (files []string) {
 		}
 	}
 	for name := range l.Unified {
-		if !strings.Contains(name, "/") { // which the library refuses
+		if !strings.Contains(name, "/") { // the library refuses those
 			add("", nil, []string{name})
 		}
 	}
 	return files
 }
 
-// changed are the settings that are not in force.
+// changed returns the settings that are no longer in force.
 func (b before) changed() (list before) {
 	for _, s := range b {
 		if now, err := os.ReadFile(s.file); err != nil || string(now) != s.text {
@@ -85,9 +85,10 @@ func (b before) changed() (list before) {
 	return list
 }
 
-// restore writes what was there before. The kernel takes some limits only behind others,
-// that of memory below the one of memory and swap say, so it is tried again as long as
-// that brings something. It names what is still in force of the change.
+// restore writes the earlier content back. The kernel accepts some limits only after
+// others, such as the memory limit only below that of memory and swap, so it retries
+// as long as that makes progress. The error names what remains in force of the
+// change.
 func (b before) restore() error {
 	left := b.changed()
 	for {
@@ -115,8 +116,8 @@ func (b before) report(errs map[string]error) error {
 	return errors.Join(all...)
 }
 
-// write writes a setting line by line, as the kernel takes those files that have
-// several.
+// write writes a setting line by line, as the kernel requires for files of several
+// lines.
 func (s setting) write() error {
 	now, err := os.ReadFile(s.file)
 	if err != nil {
@@ -134,8 +135,8 @@ func (s setting) write() error {
 	return f.Close()
 }
 
-// lines are what makes a file that has the text now as it was. To io.max a change may
-// have added devices, whose lines go when nothing in them is limited.
+// lines returns what restores a file whose content is now. A change may have added
+// devices to io.max; their lines disappear when nothing in them is limited.
 func (s setting) lines(now string) (all []string) {
 	if path.Base(s.file) == "io.max" {
 		for line := range strings.Lines(now) {
@@ -153,8 +154,8 @@ func deviceOf(line string) string {
 	return device + " "
 }
 
-// resources are the settings as systemd is told them, which would write what it was told
-// last again some day. It has no word for an empty set of processors.
+// resources returns the settings in the form for systemd, which would otherwise write
+// again at some time what it was last told. It cannot express an empty cpuset.
 func (b before) resources() *cgroups.Resources {
 	r := &cgroups.Resources{SkipDevices: true}
 	var period, shares int64
@@ -172,7 +173,7 @@ func (b before) resources() *cgroups.Resources {
 			}
 			r.Unified[name] = text
 		case into != nil:
-			*into, _ = strconv.ParseInt(text, 10, 64) // the kernel has written it
+			*into, _ = strconv.ParseInt(text, 10, 64) // written by the kernel
 			if *into >= unlimited {
 				*into = -1
 			}

@@ -1,21 +1,20 @@
-// Package cgroup makes, limits, empties and removes control groups.
+// Package cgroup creates, limits, empties and removes control groups.
 //
 // A path is relative to the root of the hierarchies and begins with a slash
-// ("/nodekit-x/pod123"). On cgroup v2 it is one directory; on v1 and hybrid
-// hosts it is one directory in every hierarchy that is mounted below
-// /sys/fs/cgroup, with cpuset filled from the parents, and callers need not
-// know which it is.
+// ("/nodekit-x/pod123"). On cgroup v2 it is one directory; on v1 and hybrid hosts it
+// is one directory in every hierarchy mounted below /sys/fs/cgroup, with cpuset
+// filled from the parents. Callers need not know which it is.
 //
-// The name says whose a cgroup is, as in every CRI runtime: one whose last
-// element ends in ".slice" or ".scope" is a unit of systemd, which is asked to
-// make, limit and remove it (the systemd driver); Slice and Scope name those.
-// Every other is made of files (the cgroupfs driver), and on hosts where
-// systemd owns the tree belongs below a parent that was delegated.
+// The name says who owns a cgroup, as in every CRI runtime: if its last element ends
+// in ".slice" or ".scope", it is a systemd unit, and systemd is asked to create,
+// limit and remove it (the systemd driver); Slice and Scope return such names. Any
+// other cgroup is managed through its files (the cgroupfs driver); on hosts where
+// systemd owns the tree it belongs below a delegated parent.
 //
-// The work is that of github.com/opencontainers/cgroups, which runc uses too;
-// device rules are left to the OCI runtime. Functions keep no state but
-// where the hierarchies are, and calls for different paths may run concurrently. All of them are
-// idempotent and may be repeated by another process after a crash.
+// The work is done by github.com/opencontainers/cgroups, which runc also uses; device
+// rules are left to the OCI runtime. Functions keep no state except where the
+// hierarchies are, and calls for different paths may run concurrently. All functions
+// are idempotent and may be repeated by another process after a crash.
 package cgroup
 
 import (
@@ -34,8 +33,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// Version returns 2 when the host has the unified hierarchy alone, else 1
-// (which includes hybrid hosts, where the controllers are on v1).
+// Version returns 2 if the host has only the unified hierarchy, else 1 (which
+// includes hybrid hosts, where the controllers are on v1).
 func Version() int {
 	if cgroups.IsCgroup2UnifiedMode() {
 		return 2
@@ -43,9 +42,9 @@ func Version() int {
 	return 1
 }
 
-// Create makes the cgroup and its missing parents, and on v2 enables every
-// available controller in the parents' subtree_control. A slice without systemd
-// is fault.FailedPrecondition, and a scope fault.Invalid: see Enter.
+// Create creates the cgroup and its missing parents, and on v2 enables every
+// available controller in the parents' subtree_control. A slice without systemd is
+// fault.FailedPrecondition, and a scope fault.Invalid: see Enter.
 func Create(path string) error {
 	if isScope(path) {
 		return fault.Invalid.Errorf("creating cgroup %q: a scope is made around a process", path)
@@ -63,8 +62,8 @@ func Create(path string) error {
 	return nil
 }
 
-// devicesDir returns the directory in v1's devices hierarchy, which the
-// library passes over because device rules are left to the OCI runtime.
+// devicesDir returns the directory in v1's devices hierarchy, which the library skips
+// because device rules are left to the OCI runtime.
 func devicesDir(m cgroups.Manager) string {
 	if m == nil || Version() == 2 {
 		return ""
@@ -72,40 +71,40 @@ func devicesDir(m cgroups.Manager) string {
 	return m.Path("devices")
 }
 
-// Exists reports whether the cgroup is there in any hierarchy.
+// Exists reports whether the cgroup exists in any hierarchy.
 func Exists(path string) bool {
 	dirs, err := Dirs(path)
 	return err == nil && slices.ContainsFunc(dirs, cgroups.PathExists)
 }
 
-// HugepageSizes are the sizes of huge pages that can be limited here, as the
-// kernel writes them.
+// HugepageSizes returns the huge page sizes that can be limited here, as the kernel
+// writes them.
 func HugepageSizes() []string { return cgroups.HugePageSizes() }
 
-// Limits are what Set writes. A zero field leaves what the cgroup has.
+// Limits are what Set writes. A zero field leaves the cgroup's value unchanged.
 type Limits struct {
 	CPUShares  uint64 // v1's scale, 2 to 262144; converted on v2
-	CPUQuota   int64  // µs of CPU time per period; -1 takes the limit away
+	CPUQuota   int64  // µs of CPU time per period; -1 removes the limit
 	CPUPeriod  uint64 // µs, 1000 to 1000000
-	Memory     int64  // bytes; -1 takes the limit away
-	MemorySwap int64  // bytes of memory and swap together; -1 takes it away
-	PIDs       int64  // tasks; -1 takes the limit away
+	Memory     int64  // bytes; -1 removes the limit
+	MemorySwap int64  // bytes of memory and swap together; -1 removes the limit
+	PIDs       int64  // tasks; -1 removes the limit
 	CPUs, Mems string // cpuset lists, "0-3,7"
-	// Hugepages are bytes by page size, as the kernel writes it ("2MB"). A size
-	// that this machine has not is fault.Invalid.
+	// Hugepages maps page sizes, as the kernel writes them ("2MB"), to bytes. A size
+	// that this machine does not have is fault.Invalid.
 	Hugepages map[string]uint64
-	// KeepAlive refuses a memory limit below what is used now, which v1 does by
-	// itself and for which v2 would kill.
+	// KeepAlive refuses a memory limit below the current usage, which v1 does by
+	// itself, while v2 would kill processes.
 	KeepAlive bool
-	// Unified is written as it is, file name to content. v2 only: on v1 a
-	// non-empty map is fault.Invalid.
+	// Unified maps file names to content, which is written unchanged. v2 only: on v1
+	// a non-empty map is fault.Invalid.
 	Unified map[string]string
 }
 
-// Set changes the limits of a cgroup that exists, all of them or none: after an error
-// they are what they were, but for those that the error says stay. What the kernel calls
-// invalid is fault.Invalid; a limit of memory below what is used, and cannot be given back,
-// fault.FailedPrecondition.
+// Set changes the limits of an existing cgroup, all of them or none: after an error
+// they are what they were, except for those that the error names. What the kernel
+// calls invalid is fault.Invalid; a memory limit below the usage that cannot be
+// reclaimed is fault.FailedPrecondition.
 func Set(path string, l Limits) error {
 	m, err := ownerOf(path)
 	if err == nil {
@@ -126,8 +125,8 @@ func Set(path string, l Limits) error {
 	return nil
 }
 
-// belowUse reports whether err, of Set, is that more memory is in use than the limit. The
-// library has no error for it.
+// belowUse reports whether err, returned by Set, means that more memory is in use
+// than the limit. The library has no error for that.
 func (l Limits) belowUse(path string, err error) bool {
 	if err == nil || l.Memory <= 0 || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) {
 		return false
@@ -143,7 +142,7 @@ func (l Limits) set(m cgroups.Manager, unit bool) error {
 		return nil
 	}
 	if unit && len(had) > 0 {
-		_ = m.Set(had.resources()) // what matters of it is looked at next
+		_ = m.Set(had.resources()) // the files that matter are checked next
 	}
 	if rerr := had.restore(); rerr != nil {
 		return fmt.Errorf("%w; and a part of it is in force: %w", err, rerr)
@@ -171,8 +170,8 @@ func (l Limits) resources() *cgroups.Resources {
 	return r
 }
 
-// Dirs returns the cgroup's directories: one on v2, one a hierarchy on v1.
-// They need not exist.
+// Dirs returns the cgroup's directories: one on v2, one per hierarchy on v1. They
+// need not exist.
 func Dirs(path string) ([]string, error) {
 	paths, err := pathsOf(path)
 	if err != nil {
@@ -182,8 +181,8 @@ func Dirs(path string) ([]string, error) {
 	return slices.Compact(dirs), nil // cpu and cpuacct may be mounted together
 }
 
-// ProcsFiles returns the cgroup.procs files into which a process must be
-// written to enter the cgroup.
+// ProcsFiles returns the cgroup.procs files to which a process id must be written for
+// the process to enter the cgroup.
 func ProcsFiles(cgroup string) ([]string, error) {
 	dirs, err := Dirs(cgroup)
 	for i, d := range dirs {
@@ -192,8 +191,8 @@ func ProcsFiles(cgroup string) ([]string, error) {
 	return dirs, err
 }
 
-// OOMFile returns the file whose line "oom_kill N" counts the processes of the
-// cgroup that the kernel killed for memory, or "" where there is none.
+// OOMFile returns the file whose line "oom_kill N" counts the processes of the cgroup
+// that the kernel's OOM killer killed, or "" if there is none.
 func OOMFile(cgroup string) string {
 	m, err := managerOf(cgroup)
 	if err != nil {
@@ -232,8 +231,8 @@ func pathsOf(cgroup string) (map[string]string, error) {
 	return paths, nil
 }
 
-// check refuses every path that could name a cgroup which the caller did not
-// mean: the root, a relative one, or one that climbs.
+// check refuses every path that could name a cgroup that the caller did not mean: the
+// root, a relative path, or one with "..".
 func check(p string) error {
 	switch {
 	case p == "" || p == "/":
@@ -244,8 +243,8 @@ func check(p string) error {
 	return nil
 }
 
-// Children returns the names of the cgroups directly below, each once. A cgroup
-// that is not there has none.
+// Children returns the names of the cgroups directly below, each once. A cgroup that
+// does not exist has none.
 func Children(p string) ([]string, error) {
 	dirs, err := Dirs(p)
 	if err != nil {

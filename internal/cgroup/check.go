@@ -13,16 +13,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// What the kernel takes, on either version (sched-bwc.rst), and the scale of v1's shares.
+// What the kernel accepts, on either version (sched-bwc.rst), and the scale of v1's
+// shares.
 const (
 	minPeriod, maxPeriod = 1000, 1000000   // µs
-	minQuota, maxQuota   = 1000, 1<<44 - 1 // µs; 44 bits are what the kernel counts with
+	minQuota, maxQuota   = 1000, 1<<44 - 1 // µs; the kernel counts with 44 bits
 	minShares, maxShares = 2, 262144
 )
 
-// Check refuses limits that no cgroup of this machine can get, before there is one: the
-// error is fault.Invalid, or fault.FailedPrecondition where a controller is missing. What
-// depends on the cgroup and on those above it is Set's to find out.
+// Check refuses limits that no cgroup of this machine can have, before there is one:
+// the error is fault.Invalid, or fault.FailedPrecondition if a controller is missing.
+// What depends on the cgroup and its parents is left to Set.
 func (l Limits) Check() error {
 	switch {
 	case l.MemorySwap > 0 && l.Memory <= 0:
@@ -33,7 +34,8 @@ func (l Limits) Check() error {
 	return l.checkEach()
 }
 
-// checkEach is Check of the limits for themselves: a cgroup that there is has others, too.
+// checkEach checks each limit by itself: an existing cgroup may have the others
+// already.
 func (l Limits) checkEach() error {
 	if err := l.known(); err != nil {
 		return err
@@ -57,7 +59,7 @@ func (l Limits) checkEach() error {
 	return nil
 }
 
-// known refuses limits of what this machine has not.
+// known refuses limits of resources that this machine does not have.
 func (l Limits) known() error {
 	if len(l.Unified) > 0 && Version() == 1 {
 		return fault.Invalid.Errorf("unified resources need cgroup v2")
@@ -77,8 +79,9 @@ func (l Limits) known() error {
 	return err
 }
 
-// checkList refuses a list ("0-3,7") that the kernel cannot read, or that has a number
-// above those of the file possible. Where there is no such file, none is too high.
+// checkList refuses a list ("0-3,7") that the kernel cannot parse, or that has a
+// number above those in the file possible. If there is no such file, no number is too
+// high.
 func checkList(list, possible string) error {
 	top, err := highest(list)
 	if err != nil || top < 0 {
@@ -98,8 +101,9 @@ func checkList(list, possible string) error {
 	return err
 }
 
-// highest returns the highest number of a list as the kernel reads it (bitmap_parselist),
-// -1 where it names none. What newer kernels know beside numbers is passed over.
+// highest returns the highest number of a list as the kernel parses it
+// (bitmap_parselist), or -1 if it has none. What newer kernels accept besides numbers
+// is ignored.
 func highest(list string) (int, error) {
 	top := -1
 	for region := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {

@@ -11,9 +11,9 @@ import (
 )
 
 // Freeze stops the processes of a cgroup, and those that they start, until Thaw. It
-// returns when all of them have stopped, or with an error some seconds later; then
-// they may or may not run, and Thaw is for the caller. A cgroup that is not there is
-// fault.FailedPrecondition.
+// returns when all have stopped, or with an error some seconds later; then they may
+// or may not run, and the caller must call Thaw. If the cgroup does not exist, the
+// error is fault.FailedPrecondition.
 func Freeze(path string) error {
 	if !Exists(path) {
 		return fault.FailedPrecondition.Errorf("freezing cgroup %q: it is not there", path)
@@ -28,7 +28,8 @@ func Freeze(path string) error {
 	return nil
 }
 
-// Frozen reports whether the processes of a cgroup have stopped by its own Freeze.
+// Frozen reports whether the processes of a cgroup are stopped by a Freeze of this
+// very cgroup.
 func Frozen(path string) (bool, error) {
 	m, err := managerOf(path)
 	if err != nil {
@@ -41,14 +42,15 @@ func Frozen(path string) (bool, error) {
 	return state == cgroups.Frozen, nil
 }
 
-// Thaw lets the processes of a cgroup go on that somebody has frozen. One that is
-// not frozen, or not there, is not an error.
+// Thaw resumes the processes of a frozen cgroup. It succeeds if the cgroup is not
+// frozen or does not exist.
 func Thaw(path string) error {
 	m, err := managerOf(path)
 	if err == nil && Exists(path) {
 		err = m.Freeze(cgroups.Thawed)
-		// systemd takes a scope away when it is empty, and an OCI runtime that was killed
-		// has made the cgroup in some hierarchies only: there nothing is frozen.
+		// systemd removes an empty scope, and an OCI runtime that was killed has
+		// created the cgroup in only some hierarchies: in the others nothing is
+		// frozen.
 		if errors.Is(err, fs.ErrNotExist) || err != nil && !Exists(path) {
 			err = nil
 		}

@@ -16,17 +16,16 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
-// How long Remove and Kill wait for the kernel. A process that was killed
-// leaves its cgroup only when its address space is gone, which takes
-// milliseconds, or seconds for gigabytes.
+// How long Remove and Kill wait for the kernel. A killed process leaves its cgroup
+// only when its address space is gone, which takes milliseconds, or seconds for
+// gigabytes.
 const (
 	removeLimit = 5 * time.Second
 	killLimit   = 10 * time.Second
 )
 
-// Remove removes the cgroup and everything below it. It waits up to five
-// seconds for processes that are on their way out and kills nothing. A cgroup
-// that is not there is not an error.
+// Remove removes the cgroup and everything below it. It waits up to five seconds for
+// exiting processes and kills nothing. It succeeds if the cgroup does not exist.
 func Remove(path string) error {
 	dirs, err := Dirs(path)
 	if err != nil {
@@ -46,9 +45,9 @@ func Remove(path string) error {
 	return nil
 }
 
-// Destroy kills every process in the cgroup and below it, as Kill does, and
-// removes all of it. One that is empty, as most are when their time has come, is
-// removed without a look at what is in it.
+// Destroy kills every process in the cgroup and below it, as Kill does, and removes
+// all of it. A cgroup that is empty, as most are by then, is removed without reading
+// its processes.
 func Destroy(path string) error {
 	dirs, err := Dirs(path)
 	if err != nil {
@@ -66,8 +65,8 @@ func Destroy(path string) error {
 	return Remove(path)
 }
 
-// Prune removes the cgroup if nothing is in it or below it, and leaves it alone
-// otherwise.
+// Prune removes the cgroup if it is empty and has no children; otherwise it leaves
+// the cgroup alone.
 func Prune(path string) error {
 	dirs, err := Dirs(path)
 	if err != nil {
@@ -127,10 +126,10 @@ func children(dir string) []string {
 	return dirs
 }
 
-// Kill kills every process in the cgroup and below it and returns when they
-// are gone. A cgroup that is not there has none. On v2 the kernel does it at
-// once (cgroup.kill); on v1, or before Linux 5.14, the processes are killed
-// again and again until none is left.
+// Kill kills every process in the cgroup and below it and returns when they are gone.
+// It succeeds if the cgroup does not exist. On v2 the kernel kills them together
+// (cgroup.kill); on v1, or before Linux 5.14, the processes are killed again and
+// again until none is left.
 func Kill(path string) error {
 	dirs, err := Dirs(path)
 	if err != nil {
@@ -156,20 +155,20 @@ func killAtOnce(dirs []string) bool {
 	return len(dirs) == 1 && os.WriteFile(filepath.Join(dirs[0], "cgroup.kill"), []byte("1"), 0) == nil
 }
 
-// killEach kills processes by their ids, none of which may be another's by now:
-// a descriptor keeps hold of whatever has the id, and the signal is sent if that
-// id is in the cgroup still, or again.
+// killEach kills processes by id, none of which may belong to another process by now:
+// it opens a pidfd of whatever process has the id, and sends the signal only if the
+// id is still, or again, in the cgroup.
 func killEach(dirs []string, pids map[int]bool) {
 	held := map[int]int{}
 	for pid := range pids {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil { // else it is gone, which is what we want
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil { // otherwise it is gone, as it should be
 			held[pid] = fd
 		}
 	}
 	still := processes(dirs)
 	for pid, fd := range held {
 		if still[pid] {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may be gone by now, too
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may be gone by now
 		}
 		_ = unix.Close(fd)
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// hierarchies are the directories that cgroups lie in: of each controller on v1, and
-// one by an empty name on v2. To find them takes dozens of system calls, and every
-// function here wants them.
+// hierarchies are the root directories of the hierarchies: one per controller on v1,
+// and one under an empty name on v2. Finding them takes dozens of system calls, and
+// every function here needs them.
 type hierarchies struct {
 	attached string // see attached
 	roots    map[string]string
@@ -42,8 +42,8 @@ func roots() (map[string]string, error) {
 	return found.roots, nil
 }
 
-// attached says which hierarchy each controller of v1 is attached to (cgroups(7)),
-// which changes when one is mounted for the first time or unmounted for good.
+// attached returns which hierarchy each controller of v1 is attached to (cgroups(7)).
+// That changes when a hierarchy is first mounted or finally unmounted.
 func attached() (string, error) {
 	if Version() == 2 {
 		return "", nil
@@ -54,7 +54,7 @@ func attached() (string, error) {
 	}
 	var b strings.Builder
 	for line := range strings.Lines(string(text)) {
-		// The columns behind these two are counters.
+		// The columns after these two are counters.
 		if f := strings.Fields(line); len(f) > 1 {
 			b.WriteString(f[0] + " " + f[1] + "\n")
 		}

@@ -19,8 +19,8 @@ const (
 	scopeSuffix = ".scope"
 )
 
-// Systemd reports whether systemd is process 1, so that slices and scopes can
-// be made.
+// Systemd reports whether systemd is process 1, so that slices and scopes can be
+// created.
 func Systemd() bool { return systemd.IsRunningSystemd() }
 
 // IsUnit reports whether the path is that of a slice or a scope.
@@ -28,9 +28,9 @@ func IsUnit(p string) bool { return strings.HasSuffix(p, sliceSuffix) || isScope
 
 func isScope(p string) bool { return strings.HasSuffix(p, scopeSuffix) }
 
-// Slice returns the path of the slice that stands, with the systemd driver, for
-// the cgroup at p with the cgroupfs driver: "/kit-x/pods" is
-// "/kit_x.slice/kit_x-pods.slice". A dash in a slice's name is a step down, so
+// Slice returns the path of the slice that, with the systemd driver, corresponds to
+// the cgroup p of the cgroupfs driver: "/kit-x/pods" is
+// "/kit_x.slice/kit_x-pods.slice". A dash in a slice's name separates levels, so
 // dashes become underscores.
 func Slice(p string) string {
 	var at, name string
@@ -44,15 +44,15 @@ func Slice(p string) string {
 	return at
 }
 
-// Scope returns the path of the scope that an OCI runtime makes below a slice
-// when it is given "SLICE:prefix:name" as cgroup path.
+// Scope returns the path of the scope that an OCI runtime creates below a slice if it
+// is given "SLICE:prefix:name" as cgroup path.
 func Scope(slice, prefix, name string) string {
 	return path.Join(slice, prefix+"-"+name+scopeSuffix)
 }
 
-// Enter moves a process into the cgroup, which is made if it is not there. It
-// is the only way to make a scope: systemd ends one that holds no process, and
-// does not make a scope anew while it has one.
+// Enter moves a process into the cgroup, which is created if it does not exist. It is
+// the only way to create a scope: systemd ends a scope without processes, and does
+// not recreate one that has some.
 func Enter(p string, pid int) error {
 	m, err := ownerOf(p)
 	if err == nil {
@@ -64,8 +64,8 @@ func Enter(p string, pid int) error {
 	return nil
 }
 
-// ownerOf returns the manager of whoever owns the cgroup: systemd for a slice
-// or a scope, else the files.
+// ownerOf returns the manager for the cgroup's owner: systemd for a slice or a scope,
+// else cgroupfs.
 func ownerOf(p string) (cgroups.Manager, error) {
 	if !IsUnit(p) {
 		return managerOf(p)
@@ -80,8 +80,8 @@ func ownerOf(p string) (cgroups.Manager, error) {
 	return manager.New(unit)
 }
 
-// unitOf returns what the library calls the slice or scope at the path. A path
-// that systemd would not give to a unit of that name is refused.
+// unitOf returns the library's form of the slice or scope at the path. It refuses a
+// path that systemd would not give to a unit of that name.
 func unitOf(p string) (*cgroups.Cgroup, error) {
 	if err := check(p); err != nil {
 		return nil, err
@@ -106,9 +106,9 @@ func unitOf(p string) (*cgroups.Cgroup, error) {
 	return unit, nil
 }
 
-// removeUnit has systemd take a slice, and all slices below it, or a scope away
-// and forget how it ended. Stopping a unit kills what runs in it, so first the
-// processes must have gone.
+// removeUnit makes systemd remove a scope, or a slice and all slices below it, and
+// forget how it ended. Stopping a unit kills its processes, so it first waits for
+// them to be gone.
 func removeUnit(p string, dirs []string, deadline time.Time) error {
 	if !isScope(p) && !Exists(p) {
 		return nil

@@ -16,52 +16,52 @@ import (
 // Usage is what a cgroup and everything below it use now.
 type Usage struct {
 	At         time.Time
-	CPU        time.Duration // since the cgroup was made
+	CPU        time.Duration // since the cgroup was created
 	User, Sys  time.Duration // the parts of CPU
 	Memory     uint64        // bytes charged
-	WorkingSet uint64        // Memory less the page cache that is easily dropped
+	WorkingSet uint64        // Memory less the page cache that is easily reclaimed
 	RSS        uint64        // anonymous memory
 	Cache      uint64        // of files
 	Mapped     uint64        // the part of Cache that is mapped
-	Kernel     uint64        // the kernel's own, for the cgroup's processes
-	Peak       uint64        // the most that Memory ever was; 0 where the kernel does not tell
+	Kernel     uint64        // kernel memory of the cgroup's processes
+	Peak       uint64        // the highest Memory ever; 0 if the kernel does not report it
 	PageFaults uint64
 	MajorFault uint64
-	Limit      uint64 // of memory; 0 when there is none
-	Fails      uint64 // times that memory ran into the limit
-	Swap       uint64 // bytes; 0 also where swap is not accounted
-	SwapLimit  uint64 // of swap alone; 0 when there is none
+	Limit      uint64 // of memory; 0 if there is none
+	Fails      uint64 // how often memory hit the limit
+	Swap       uint64 // bytes; 0 also if swap is not accounted
+	SwapLimit  uint64 // of swap alone; 0 if there is none
 	PIDs       uint64
-	PIDLimit   uint64 // 0 when there is none
+	PIDLimit   uint64 // 0 if there is none
 
-	// Of the periods of a CPU quota.
+	// Periods of the CPU quota.
 	Periods, ThrottledPeriods uint64
 	Throttled                 time.Duration
 
 	IO []IO
-	// Pressure is how long tasks have waited for what; nil where the kernel does
-	// not tell, as on v1.
+	// CPUPressure, MemoryPressure and IOPressure are how long tasks have waited for
+	// each; nil if the kernel does not report it, as on v1.
 	CPUPressure, MemoryPressure, IOPressure *Pressure
 }
 
-// IO is what went to and came from a device.
+// IO is the traffic to and from a device.
 type IO struct {
 	Major, Minor                         uint64
 	ReadBytes, WriteBytes, Reads, Writes uint64
 }
 
-// Pressure is what psi(5) tells of some, and of all, of the tasks.
+// Pressure is what psi(5) reports for some, and for all, of the tasks.
 type Pressure struct{ Some, Full Waiting }
 
-// Waiting is the share of the time that was spent waiting, in percent, over the
-// last seconds, and in all.
+// Waiting is the percentage of time spent waiting over the last 10, 60 and 300
+// seconds, and the total time.
 type Waiting struct {
 	Avg10, Avg60, Avg300 float64
 	Total                time.Duration
 }
 
-// unlimited is above every real memory limit: v1 reports the largest page
-// aligned int64, v2 "max", which the library turns into MaxUint64.
+// unlimited is above every real memory limit: v1 reports the largest page-aligned
+// int64, v2 "max", which the library turns into MaxUint64.
 const unlimited = 1 << 62
 
 // Read returns the usage of a cgroup that exists.
@@ -150,8 +150,8 @@ func pressure(p *cgroups.PSIStats) *Pressure {
 	return &Pressure{Some: of(p.Some), Full: of(p.Full)}
 }
 
-// OOMKills returns how many processes of the cgroup the kernel has killed for
-// memory. 0 is also the answer where it does not tell.
+// OOMKills returns how many processes of the cgroup the kernel's OOM killer has
+// killed. It is 0 also if the kernel does not report it.
 func OOMKills(cgroup string) (uint64, error) {
 	content, err := os.ReadFile(OOMFile(cgroup))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -171,11 +171,11 @@ func OOMKills(cgroup string) (uint64, error) {
 // Open is what the processes of a cgroup have open.
 type Open struct {
 	Threads, Descriptors uint64
-	Sockets              uint64 // the part of Descriptors that are
+	Sockets              uint64 // the part of Descriptors that are sockets
 }
 
-// Tasks returns what the cgroup's processes and those below have open, as far as
-// they can be seen.
+// Tasks returns what the processes in the cgroup and below have open, as far as it is
+// visible.
 func Tasks(cgroup string) (o Open, err error) {
 	pids, err := Processes(cgroup)
 	for _, pid := range pids {
