@@ -1,7 +1,7 @@
-// Package atomicfile replaces files so that a crash at any instant leaves
-// either the old content or the new one, never a mixture and never an empty
-// file (fsync of the file, rename(2), fsync of the directory). Replace does less,
-// for what a loss of power makes worthless anyway, and for what Sync makes durable later.
+// Package atomicfile replaces files so that a crash at any instant leaves either the
+// old content or the new one, never a mixture and never an empty file (fsync of the
+// file, rename(2), fsync of the directory). Replace does less, for files that a power
+// failure makes worthless anyway, or that Sync makes durable later.
 package atomicfile
 
 import (
@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-const temporary = ".tmp" // stands between the name and a number
+const temporary = ".tmp" // between the name and a number
 
-// Write replaces path with data. The directory must exist. Concurrent writers
-// of one path each write a whole file; the last rename wins. A crash may leave
-// a file named ".<base>.tmp*" in the directory, which Clean and Discard remove.
+// Write replaces path with data. The directory must exist. Concurrent writers of one
+// path each write a whole file; the last rename wins. A crash may leave a file named
+// ".<base>.tmp*" in the directory, which Clean and Discard remove.
 func Write(path string, data []byte, perm os.FileMode) error {
 	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
 		return err
@@ -27,8 +27,8 @@ func Write(path string, data []byte, perm os.FileMode) error {
 	return nil
 }
 
-// Replace is Write for a file that need not outlive a loss of power, or not before Sync:
-// such a loss may leave the old content, none, or a file that is cut off or gone. The
+// Replace is Write for a file that need not survive a power failure, or not before
+// Sync: failure may leave the old content, an empty or truncated file, or none. The
 // death of the process at any instant leaves the old content or the new one.
 func Replace(path string, data []byte, perm os.FileMode) error {
 	return replace(path, data, perm, func(*os.File) error { return nil })
@@ -61,9 +61,9 @@ func fill(f *os.File, data []byte, perm os.FileMode, settle func(*os.File) error
 	return errors.Join(err, f.Close())
 }
 
-// Sync makes the content of files that Replace has written durable, and their names,
-// with one sync of each directory. It returns what went wrong with each, nil for one
-// that is not there any more, in the order of the paths.
+// Sync makes the content and the names of files written by Replace durable, with one
+// sync of each directory. It returns the error of each path, in order; it is nil if
+// the file no longer exists.
 func Sync(paths ...string) []error {
 	errs := make([]error, len(paths))
 	for i, path := range paths {
@@ -84,8 +84,8 @@ func Sync(paths ...string) []error {
 	return errs
 }
 
-// Remove deletes path and makes the deletion durable. A file that is not
-// there is not an error.
+// Remove deletes path and makes the deletion durable. It succeeds if there is no such
+// file.
 func Remove(path string) error {
 	if err := removeIfThere(path); err != nil {
 		return err
@@ -111,9 +111,9 @@ func Clean(dir string) error {
 	return errors.Join(errs...)
 }
 
-// Discard removes what interrupted writes of path left, and leaves path and all
-// other files alone. A write of path that is going on fails by it. A directory that
-// is not there is not an error.
+// Discard removes what interrupted writes of path left, and leaves path and all other
+// files alone. It makes a concurrent write of path fail. It succeeds if the directory
+// does not exist.
 func Discard(path string) error {
 	dir := filepath.Dir(path)
 	entries, err := os.ReadDir(dir)
@@ -129,8 +129,8 @@ func Discard(path string) error {
 	return errors.Join(errs...)
 }
 
-// isTemporary looks at the number, too: "f.tmp1" has temporary files as well, and
-// their names begin as those of "f" do.
+// isTemporary also checks the number: "f.tmp1" has temporary files too, and their
+// names begin like those of "f".
 func isTemporary(name, base string) bool {
 	number, is := strings.CutPrefix(name, "."+base+temporary)
 	return is && strings.Trim(number, "0123456789") == ""

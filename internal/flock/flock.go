@@ -1,6 +1,6 @@
-// Package flock takes locks that exclude goroutines as well as processes, and
-// that the kernel frees when their process dies: of files (flock(2)), and of names
-// in a file (F_OFD_SETLK of fcntl(2), on Linux). The two do not exclude each other.
+// Package flock takes locks that exclude goroutines as well as processes, and that
+// the kernel releases when their process dies: on files (flock(2)), and on names in a
+// file (F_OFD_SETLK of fcntl(2), on Linux). The two kinds do not exclude each other.
 // Functions are safe for concurrent use.
 package flock
 
@@ -24,16 +24,16 @@ const (
 	Exclusive = unix.LOCK_EX
 )
 
-// Acquire waits for the lock on path, Shared or Exclusive, until ctx ends. The
-// file is created when it is not there; a directory serves as well.
+// Acquire waits for the lock on path, Shared or Exclusive, until ctx ends. The file
+// is created if it does not exist; a directory works as well.
 func Acquire(ctx context.Context, path string, how int) (*Lock, error) {
 	return acquire(ctx, path, whole(how))
 }
 
-// TryAcquire returns nil and no error when somebody else has the lock.
+// TryAcquire returns nil and no error if somebody else has the lock.
 func TryAcquire(path string, how int) (*Lock, error) { return try(path, whole(how)) }
 
-// take locks an open file, waiting or with an error of busy.
+// take locks an open file: it waits, or returns an error for which busy is true.
 type take func(f *os.File, wait bool) error
 
 // whole locks the file itself.
@@ -68,7 +68,7 @@ func acquire(ctx context.Context, path string, t take) (*Lock, error) {
 		}
 		return &Lock{f}, nil
 	case <-ctx.Done():
-		go func() { // the wait cannot be given up: close the file once it has the lock
+		go func() { // the wait cannot be canceled: close the file once it has the lock
 			<-done
 			_ = f.Close()
 		}()
@@ -110,7 +110,7 @@ func lock(f *os.File, t take, wait bool) error {
 	}
 }
 
-// Release frees the lock. A nil lock is not held.
+// Release releases the lock. Releasing a nil lock does nothing.
 func (l *Lock) Release() {
 	if l != nil {
 		l.file.Close()

@@ -18,14 +18,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
-// lentAt is the descriptor of a lent lock in the program, or where it has that many the
-// first behind its own. Programs give those that they start descriptors from 3 on, in the
-// place of whatever is there, and leave the high ones alone.
+// lentAt is the descriptor of a lent lock in the started program or, if the program
+// has that many, the first one after its own. Programs assign descriptors from 3 on
+// to their children, replacing whatever is there, and leave the high ones alone.
 const lentAt = 100
 
-// Lend has a command that is about to be started, and all that it starts in turn, hold the
-// lock, too: it is free when this process has released it and the last of them has ended.
-// That is so whatever becomes of this process, and of their parents, sessions and process
+// Lend makes a command that is about to be started, and all its descendants, hold the
+// lock too: it is free when this process has released it and the last of them has
+// ended, whatever becomes of this process, and of their parents, sessions and process
 // groups. It is for a lock of a whole file.
 func (l *Lock) Lend(cmd *exec.Cmd) {
 	const first = 3 // behind the standard streams
@@ -39,11 +39,11 @@ func (l *Lock) Lend(cmd *exec.Cmd) {
 // evictLimit is how long killed processes may take to be gone.
 const evictLimit = 10 * time.Second
 
-// Evict returns when nobody has a lock of the whole file at path any more: it waits for
-// grace, and then kills the other processes that have one, those to which it was lent, with
-// all that they have started. A file that is not there has nobody. The caller has no lock
-// of it: it would wait for itself. It fails when ctx ends, and for processes that are not
-// gone some seconds after the grace.
+// Evict returns when nobody has a lock of the whole file at path any more: it waits
+// for grace, and then kills the other processes that have one, those to which it was
+// lent, with all their descendants. If the file does not exist, nobody has one. The
+// caller must not hold the lock: it would wait for itself. Evict fails if ctx ends,
+// or if processes are not gone some seconds after the grace.
 func Evict(ctx context.Context, path string, grace time.Duration) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -80,8 +80,8 @@ func Evict(ctx context.Context, path string, grace time.Duration) error {
 	}
 }
 
-// killHolders kills every other process that has a lock on the file of the name. What has
-// the process id by then is held by a descriptor before it is looked at.
+// killHolders kills every other process that has a lock on the named file. It opens a
+// pidfd of whatever process has the id before it checks that process.
 func killHolders(name string, file os.FileInfo) (pids []int) {
 	processes, _ := os.ReadDir("/proc")
 	for _, p := range processes {
@@ -102,13 +102,14 @@ func killHolders(name string, file os.FileInfo) (pids []int) {
 	return pids
 }
 
-// stopLimit is how long a process may take to stop, and to be gone that was killed. What is
-// stuck in the kernel for longer is not waited for.
+// stopLimit is how long a process may take to stop, and a killed one to be gone. A
+// process that hangs in the kernel for longer is not waited for.
 const stopLimit = time.Second
 
-// killTree kills a process and what it has started, which may have closed the lock, and would
-// work on: criu has iptables lock a network, say. It stands still first, so that it starts
-// nothing more, and reaps nothing whose number another process could have then.
+// killTree kills a process and its descendants, which may have closed the lock and
+// would continue: criu, for example, has iptables lock a network. It stops the
+// process first, so that it neither starts more nor reaps a child whose id another
+// process could then get.
 func killTree(pid, fd int) {
 	_ = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0) // it may be gone by now, here and below
 	for deadline := time.Now().Add(stopLimit); !standsStill(pid) && time.Now().Before(deadline); {
@@ -124,14 +125,14 @@ func killTree(pid, fd int) {
 	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 }
 
-// standsStill says that a process is stopped, or gone.
+// standsStill reports whether a process is stopped or gone.
 func standsStill(pid int) bool {
 	stat, err := procstat.Read(pid)
 	return err != nil || strings.IndexByte("TtZX", stat.State) >= 0
 }
 
-// children are those of a process, where the kernel tells (proc_pid_children(5)): with
-// CONFIG_CHECKPOINT_RESTORE it does.
+// children returns the children of a process if the kernel reports them
+// (proc_pid_children(5)), which it does with CONFIG_CHECKPOINT_RESTORE.
 func children(pid int) (pids []int) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, l := range lists {
@@ -145,16 +146,17 @@ func children(pid int) (pids []int) {
 	return pids
 }
 
-// holds says that a process has a lock on the file. One that has it open need not: it may
-// read it, or be about to become another program in a moment in which this one has it open.
-// Nor is the name enough: the file may be in a mount namespace of a container's.
+// holds reports whether a process has a lock on the file. Having it open is not
+// enough: the process may only read it, or may be about to exec another program, at a
+// moment when this process has the file open. Nor is the name enough: the file may be
+// in a container's mount namespace.
 func holds(pid int, name string, file os.FileInfo) bool {
 	dir := fmt.Sprintf("/proc/%d", pid)
-	entries, _ := os.ReadDir(dir + "/fd") // gone, or without any
+	entries, _ := os.ReadDir(dir + "/fd") // it is gone, or has none
 	for _, e := range entries {
 		at := filepath.Join(dir, "fd", e.Name())
 		if target, err := os.Readlink(at); err != nil || target != name {
-			continue // most of them, and no file system was asked
+			continue // most of them, without asking a file system
 		}
 		locks, err := os.ReadFile(filepath.Join(dir, "fdinfo", e.Name()))
 		if err != nil || !bytes.Contains(locks, []byte("FLOCK")) {

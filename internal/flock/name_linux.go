@@ -9,19 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AcquireName is Acquire, Exclusive, for a name: there may be any number of them in
-// one file, which stays. The lock is on the byte whose offset is the name's FNV-1a
-// hash of 64 bits, halved; that two names share one has not to be feared, and would
-// make them wait for each other.
+// AcquireName is Acquire, Exclusive, for a name: one file can have locks for any
+// number of names, and stays. The lock is on the byte whose offset is the 64-bit
+// FNV-1a hash of the name, halved; a collision is not to be expected, and would only
+// make two names wait for each other.
 func AcquireName(ctx context.Context, path, name string) (*Lock, error) {
 	return acquire(ctx, path, named(name))
 }
 
-// TryAcquireName is AcquireName without waiting: it returns nil and no error when
+// TryAcquireName is AcquireName without waiting: it returns nil and no error if
 // somebody else has the lock.
 func TryAcquireName(path, name string) (*Lock, error) { return try(path, named(name)) }
 
-// named locks a byte of it.
+// named locks one byte of the file.
 func named(name string) take {
 	h := fnv.New64a()
 	h.Write([]byte(name))

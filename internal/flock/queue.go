@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// Queue lets goroutines of this process through one at a time for each key, in the
-// order in which they came, before they ask the kernel for a lock: waiting here takes
-// no thread and no system call. The zero value is ready.
+// Queue admits goroutines of this process one at a time per key, in the order of
+// their arrival, before they ask the kernel for a lock: waiting here takes no thread
+// and no system call. The zero value is ready to use.
 type Queue struct {
 	mu   sync.Mutex
 	last map[string]chan struct{} // of the goroutine that came last; closed when it has left
 }
 
-// Enter waits for the key's turn, until ctx ends. The caller calls leave once.
+// Enter waits for the key's turn until ctx ends. The caller must call leave once.
 func (q *Queue) Enter(ctx context.Context, key string) (leave func(), err error) {
 	mine := make(chan struct{})
 	q.mu.Lock()
@@ -38,7 +38,7 @@ func (q *Queue) Enter(ctx context.Context, key string) (leave func(), err error)
 	case <-before:
 		return done, nil
 	case <-ctx.Done():
-		go func() { // whoever comes behind waits for those before
+		go func() { // later goroutines still wait for the earlier ones
 			<-before
 			done()
 		}()

@@ -1,24 +1,23 @@
-// Package journal records intents: what a process is about to do to the
-// machine, written durably before the act and confirmed after it. After a
-// crash the open intents say exactly what may be half done.
+// Package journal records intents: what a process is about to do to the machine,
+// written durably before the act and confirmed after it. After a crash the open
+// intents say exactly what may be half done.
 //
 //	id, err := j.Begin("cni-add", attachment) // durable when it returns
 //	...                                       // act; must be safe to undo or repeat
 //	err = j.Done(id)
 //
-// At the next start Pending returns every intent that was not confirmed, in the
-// order they were begun; the owner finishes or undoes each and confirms it.
-// A confirmation is not synced to disk: one lost in a crash only means that the
-// intent is replayed, so acts and their undoing must be idempotent. What is to be
-// known to the next process on this machine, and no longer, need not be synced
-// either: Note.
+// At the next start Pending returns every unconfirmed intent, in the order in which
+// they were begun; the owner finishes or undoes each and confirms it. A confirmation
+// is not synced to disk: if a crash loses one, the intent is only replayed, so acts
+// and their undoing must be idempotent. What matters only to the next process in the
+// same boot need not be synced either: see Note.
 //
-// The file is a version line and one checksummed JSON record a line. A torn
-// last line, which is what a crash leaves, is dropped; damage anywhere else is
-// an error, because dropping it could leak what it describes. A loss of power can
-// make some, where the file system keeps a later page and loses an earlier one, neither of
-// which was synced yet. A file of a newer
-// version is refused. One process owns a journal at a time (flock).
+// The file is a version line and one checksummed JSON record per line. A torn last
+// line, which is what a crash leaves, is dropped; damage anywhere else is an error,
+// because dropping it could leak what it describes. A power failure can cause such
+// damage if the file system keeps a later page and loses an earlier one, neither of
+// which was synced yet. A file of a newer version is refused. One process owns a
+// journal at a time (flock).
 //
 // A Journal is safe for concurrent use.
 package journal
@@ -44,14 +43,14 @@ import (
 
 const (
 	header = kind + "1\n"
-	kind   = "nodekit-journal " // a number follows, of the version
+	kind   = "nodekit-journal " // followed by the version number
 )
 
 // compactAbove is how many bytes a journal may grow by before what has ended is removed
 // from it. It bounds both the file and the time to open it.
 const compactAbove = 256 << 10
 
-// ID identifies an intent among those its journal holds.
+// ID identifies an intent within its journal.
 type ID uint64
 
 // Entry is an intent that was begun and not confirmed.
@@ -70,19 +69,19 @@ type Journal struct {
 	size     int64
 	limit    int64 // of size, above which it is compacted
 	next     ID
-	open     []Entry // in the order they were begun
+	open     []Entry // in the order in which they were begun
 	appended uint64  // intents, since Open
 
-	syncing sync.Mutex // comes before mu
+	syncing sync.Mutex // locked before mu
 	sync    func(*os.File) error
-	synced  uint64 // of those that were appended
-	lost    uint64 // the last of those that a failed sync may have lost
+	synced  uint64 // how many of the appended intents are synced
+	lost    uint64 // the last intent that a failed sync may have lost
 	failure error  // of that sync
 }
 
-// Open opens or creates the journal at path, whose directory must exist. A
-// journal that another process has open is refused with fault.AlreadyExists, a
-// newer one with fault.FailedPrecondition, a damaged one with fault.Invalid.
+// Open opens or creates the journal at path, whose directory must exist. If another
+// process has it open, the error is fault.AlreadyExists; if it is newer,
+// fault.FailedPrecondition; if it is damaged, fault.Invalid.
 func Open(path string) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -96,15 +95,16 @@ func Open(path string) (*Journal, error) {
 	return j, nil
 }
 
-// PutAside moves a journal that Open has called damaged to path + ".damaged", over an
-// earlier one, for people to look at, so that the next Open begins anew. One that is not
-// damaged any more, because another process was faster, stays.
+// PutAside renames a journal that Open reported as damaged to path + ".damaged",
+// replacing an earlier one, for people to look at, so that the next Open starts a new
+// journal. A journal that is no longer damaged, because another process was faster,
+// stays.
 func PutAside(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("putting journal aside: %w", err)
 	}
-	defer f.Close() // and the lock with it
+	defer f.Close() // and releases the lock
 	j := &Journal{path: path, file: f, next: 1}
 	if err := j.load(); !errors.Is(err, fault.Invalid) {
 		return err
@@ -142,8 +142,8 @@ func (j *Journal) load() error {
 	return err
 }
 
-// refuse is the error of a file that does not begin as this program has its journals
-// begin.
+// refuse returns the error for a file that does not begin like a journal of this
+// program.
 func refuse(content []byte) error {
 	first, _, _ := bytes.Cut(content, []byte("\n"))
 	if version, ok := strings.CutPrefix(string(first), kind); ok {
@@ -154,7 +154,7 @@ func refuse(content []byte) error {
 	return fault.Invalid.Errorf("it begins with %.40q, and a journal with %q; move the file away to start without it, after checking what it describes", first, header)
 }
 
-// read reads the file, which is still the one at the path: another process may have
+// read reads the file if it is still the one at the path: another process may have
 // put it aside before this one got the lock.
 func (j *Journal) read() ([]byte, error) {
 	locked, err := j.file.Stat()
@@ -196,8 +196,8 @@ func (j *Journal) apply(e Entry) {
 	j.open = slices.DeleteFunc(j.open, func(o Entry) bool { return o.ID == e.ID })
 }
 
-// Begin records that the caller is about to act. It returns once the record is
-// on disk; callers at the same time share a sync. On an error the act must not be done.
+// Begin records that the caller is about to act. It returns when the record is on
+// disk; concurrent callers share a sync. After an error the caller must not act.
 func (j *Journal) Begin(kind string, data any) (ID, error) {
 	id, n, err := j.begin(kind, data)
 	if err == nil {
@@ -209,10 +209,10 @@ func (j *Journal) Begin(kind string, data any) (ID, error) {
 	return id, nil
 }
 
-// Note is Begin for what the death of the process must not take, at whatever
-// instant, and a loss of power may: the record is in the kernel's hands when it
-// returns, which writes it within its half minute. Such a loss may take some records
-// and leave later ones, which is damage to the next Open.
+// Note is Begin for a record that must survive the death of the process at any
+// instant, but not a power failure: it returns when the kernel has the data, which
+// writes it to disk within half a minute. A power failure may lose some records and
+// keep later ones, which is damage for the next Open.
 func (j *Journal) Note(kind string, data any) (ID, error) {
 	id, _, err := j.begin(kind, data)
 	if err != nil {
@@ -233,18 +233,18 @@ func (j *Journal) begin(kind string, data any) (id ID, n uint64, err error) {
 	if err := j.append(e); err != nil {
 		return 0, 0, err
 	}
-	j.apply(e) // from now on nothing empties the file
+	j.apply(e) // from now on nothing may empty the file
 	j.appended++
 	return e.ID, j.appended, nil
 }
 
-// settle makes the first n intents durable, and with them those that were appended
-// meanwhile, whose callers then find it done. A sync that failed may have lost
-// all that it was for, and the kernel tells it once.
+// settle makes the first n intents durable, and with them those appended in the
+// meantime, whose callers then find that done. A failed sync may have lost everything
+// it was for, and the kernel reports that only once.
 func (j *Journal) settle(n uint64) error {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
-	if n <= j.lost { // whatever a later one says
+	if n <= j.lost { // even if a later sync succeeded
 		return j.failure
 	}
 	if n <= j.synced {
@@ -261,8 +261,8 @@ func (j *Journal) settle(n uint64) error {
 	return nil
 }
 
-// Done confirms that the act of the intent is complete, or undone. Confirming
-// an intent twice does nothing.
+// Done confirms that the act of the intent is complete or undone. Confirming an
+// intent twice does nothing.
 func (j *Journal) Done(id ID) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -309,7 +309,7 @@ func (j *Journal) append(e Entry) error {
 	}
 	n, err := j.file.WriteAt(line, j.size)
 	if err != nil {
-		// A part of the line may be there; the next append overwrites it.
+		// Part of the line may have been written; the next append overwrites it.
 		return err
 	}
 	j.size += int64(n)
