@@ -57,7 +57,7 @@ func files(scope *Scope) (things, error) {
 	return found, nil
 }
 
-// contents tells files apart by what they hold, which it does not keep.
+// contents identifies files by a digest of their content.
 func contents(scope *Scope) (things, error) {
 	found := make(things)
 	for _, dir := range scope.Dirs {

@@ -1,12 +1,11 @@
-// Package leak audits what is left on a machine: it takes a snapshot of the
-// kernel objects and files in a scope, and tells what a later snapshot has
-// more. It reads the kernel only (/proc, /sys, netlink), so it sees what any
-// program left, and changes nothing.
+// Package leak audits what is left on a machine: it takes a snapshot of the kernel
+// objects and files in a scope, and reports what a later snapshot has in addition. It
+// reads only the kernel (/proc, /sys, netlink), so it sees what any program left, and
+// changes nothing.
 //
-// What a Take of the network sees is that of the calling thread's network
-// namespace. Rules of iptables-legacy are not seen; those of iptables-nft are.
-// The package needs Linux; elsewhere Take returns an error. A Snapshot is
-// immutable.
+// Take sees the network of the calling thread's network namespace. It does not see
+// iptables-legacy rules, but it does see iptables-nft rules. The package needs Linux;
+// elsewhere Take returns an error. A Snapshot is immutable.
 package leak
 
 import (
@@ -21,8 +20,8 @@ import (
 // Kind is a kind of thing that can be left behind.
 type Kind string
 
-// The kinds. In parentheses is what a thing's name begins with, which is what
-// Scope.Prefixes looks at.
+// The kinds. In parentheses is how a thing's name begins, which Scope.Prefixes
+// matches.
 const (
 	Mount      Kind = "mount"      // a mount in this mount namespace (mount point)
 	Namespace  Kind = "namespace"  // a namespace pinned by a bind mount (path)
@@ -34,39 +33,39 @@ const (
 	Descriptor Kind = "descriptor" // an open file of one of Scope.PIDs (process id)
 	Loop       Kind = "loop"       // a loop device in use (path of the backing file)
 	File       Kind = "file"       // a file or directory below Scope.Dirs (path)
-	Route      Kind = "route"      // a route of any table that the kernel did not make by itself (name of its interface, or "-")
-	Rule       Kind = "rule"       // a rule of policy routing (its priority)
+	Route      Kind = "route"      // a route of any table that the kernel did not create by itself (name of its interface, or "-")
+	Rule       Kind = "rule"       // a policy routing rule (its priority)
 	Sysctl     Kind = "sysctl"     // a value below /proc/sys/net (path below /proc/sys)
-	Content    Kind = "content"    // what a file below Scope.Dirs holds (path)
-	// Audit is the kind of a finding that says why the audit itself could
-	// not be done. No snapshot holds it.
+	Content    Kind = "content"    // the content of a file below Scope.Dirs (path)
+	// Audit is the kind of a finding that says why the audit itself was not possible.
+	// No snapshot contains it.
 	Audit Kind = "audit"
 )
 
-// Kinds returns all kinds that a snapshot can hold.
+// Kinds returns all kinds that a snapshot can contain.
 func Kinds() []Kind {
 	return []Kind{Mount, Namespace, Link, Address, NFT, Cgroup, Process, Descriptor, Loop, File, Route, Rule, Sysctl, Content}
 }
 
-// Scope says what an audit looks at. Others work on the same machine: a scope
-// should be as narrow as what is tested allows. The zero value is everything
-// but descriptors and files, which need PIDs and Dirs.
+// Scope says what an audit covers. Others use the same machine, so a scope should be
+// as narrow as the tested subject allows. The zero value covers everything but
+// descriptors and files, which need PIDs and Dirs.
 type Scope struct {
 	// Kinds are the kinds to look at. Empty means all.
 	Kinds []Kind
-	// Prefixes restricts a kind to things whose name begins with one of the
-	// strings. A kind without an entry is not restricted. See the list of
-	// kinds for what names begin with.
+	// Prefixes restricts a kind to things whose name begins with one of the strings.
+	// A kind without an entry is not restricted. See the list of kinds for how names
+	// begin.
 	Prefixes map[Kind][]string
-	// Marker restricts processes to the descendants of this process and to
-	// those that carry it (see internal/procmark): a temporary directory's path
-	// is a good one. Empty means every process.
+	// Marker restricts processes to the descendants of this process and to those that
+	// carry the marker (see internal/procmark), such as the path of a temporary
+	// directory. Empty means every process.
 	Marker string
-	// MarkedOnly leaves out the descendants that do not carry the marker: an
-	// audit needs it where this process has other children meanwhile.
+	// MarkedOnly excludes descendants that do not carry the marker: an audit needs it
+	// if this process has other children at the same time.
 	MarkedOnly bool
-	// NetNS are network namespaces, as the links of /proc name them
-	// ("net:[4026531840]"). Their processes count although they carry no marker.
+	// NetNS are network namespaces, in the form of the links in /proc
+	// ("net:[4026531840]"). Their processes count even without a marker.
 	NetNS []string
 	// PIDs are the processes whose descriptors count.
 	PIDs []int
@@ -83,24 +82,24 @@ func (s *Scope) matches(kind Kind, name string) bool {
 	return !restricted || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// Leak is one thing that is there and should not be.
+// Leak is one thing that exists and should not.
 type Leak struct {
 	Kind Kind
-	// Name tells what it is, in the words of the tool that shows it.
+	// Name identifies it, in the notation of the tool that shows it.
 	Name string
 }
 
 // String returns kind and name.
 func (l Leak) String() string { return fmt.Sprintf("%s %s", l.Kind, l.Name) }
 
-// Snapshot is what was there at one time.
+// Snapshot is what existed at one time.
 type Snapshot struct {
 	scope Scope
 	kinds map[Kind]things
 }
 
-// things are those of one kind by what identifies them. Several may share an
-// identity: mounts on the same mount point, equal rules.
+// things are the things of one kind by identity. Several may share an identity:
+// mounts on the same mount point, equal rules.
 type things map[string]thing
 
 type thing struct {
@@ -112,8 +111,8 @@ func (t things) add(id, name string) {
 	t[id] = thing{name: name, count: t[id].count + 1}
 }
 
-// Diff returns what after has more than s, sorted by kind and name. With the
-// snapshots exchanged it returns what has gone.
+// Diff returns what after has in addition to s, sorted by kind and name. With the
+// snapshots exchanged it returns what is gone.
 func (s *Snapshot) Diff(after *Snapshot) []Leak {
 	var leaks []Leak
 	for _, kind := range Kinds() {
@@ -131,11 +130,11 @@ func (s *Snapshot) Diff(after *Snapshot) []Leak {
 	return leaks
 }
 
-// Settled takes the snapshot's scope again until nothing is left that was not
-// there before, or until ctx ends; then it returns what is left. The kernel
-// takes some things down on its own time, a network namespace above all, so
-// an audit that looks once blames the innocent. If the scope cannot be read,
-// the finding is of kind Audit.
+// Settled takes snapshots of the same scope until nothing is left that was not there
+// before, or until ctx ends; then it returns what is left. The kernel removes some
+// things asynchronously, network namespaces above all, so an audit that looks only
+// once blames the innocent. If the scope cannot be read, the finding is of kind
+// Audit.
 func Settled(ctx context.Context, before *Snapshot) []Leak {
 	const first, last = 2 * time.Millisecond, 100 * time.Millisecond
 	for wait := first; ; wait = min(2*wait, last) {
@@ -168,7 +167,8 @@ func (s *Snapshot) Names(kind Kind) []string {
 	return slices.Sorted(slices.Values(names))
 }
 
-// Processes returns those in the snapshot: their start times, as procstat has them, by id.
+// Processes returns the snapshot's processes: their start times, as in procstat, by
+// id.
 func (s *Snapshot) Processes() map[int]uint64 {
 	all := make(map[int]uint64)
 	for id := range s.kinds[Process] {
@@ -181,8 +181,8 @@ func (s *Snapshot) Processes() map[int]uint64 {
 	return all
 }
 
-// clone copies a scope, so that the snapshot does not depend on what its
-// taker does with the parts.
+// clone copies a scope, so that the snapshot does not depend on what the caller later
+// does with its parts.
 func (s Scope) clone() Scope {
 	s.Kinds, s.PIDs, s.Dirs, s.NetNS = slices.Clone(s.Kinds), slices.Clone(s.PIDs), slices.Clone(s.Dirs), slices.Clone(s.NetNS)
 	s.Prefixes = maps.Clone(s.Prefixes)

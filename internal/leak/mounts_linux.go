@@ -21,7 +21,7 @@ func mountinfo() ([]mountPoint, error) {
 	}
 	var all []mountPoint
 	for line := range strings.Lines(string(data)) {
-		// Optional fields stand between the sixth field and " - ".
+		// Optional fields are between the sixth field and " - ".
 		before, after, found := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
 		left, right := strings.Fields(before), strings.Fields(after)
 		if !found || len(left) < 6 || len(right) < 2 {
@@ -34,7 +34,7 @@ func mountinfo() ([]mountPoint, error) {
 	return all, nil
 }
 
-// unescape undoes what the kernel does to blanks in a path (octal escapes).
+// unescape undoes the kernel's octal escapes of blanks in a path.
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
@@ -58,8 +58,8 @@ func mounts(kind Kind, scope *Scope) (things, error) {
 	return found, nil
 }
 
-// cgroups walks every hierarchy once, also when it is mounted more than once
-// or co-mounts several controllers.
+// cgroups walks every hierarchy once, even if it is mounted more than once or has
+// several controllers.
 func cgroups(scope *Scope) (things, error) {
 	all, err := mountinfo()
 	if err != nil {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dumpTries is how often a netlink dump is begun again when the kernel says
-// that a change ran through it.
+// dumpTries is how often a netlink dump is retried if the kernel reports that a
+// change interrupted it.
 const dumpTries = 20
 
-// dump calls a dump until it is consistent.
+// dump calls get until its result is consistent.
 func dump[T any](get func() ([]T, error)) (all []T, err error) {
 	for range dumpTries {
 		all, err = get()

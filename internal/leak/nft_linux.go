@@ -104,7 +104,7 @@ func (r *ruleset) sets() error {
 // shortList is how many elements come in one part of a list.
 const shortList = 100
 
-// elements lists a set, a long one until its elements come in the same order twice:
+// elements lists a set; a long one until its elements come in the same order twice:
 // while the kernel moves the elements of a set that has grown or shrunk, a list in
 // several parts may miss some (nft_rhash_walk in net/netfilter/nft_set_hash.c).
 func (r *ruleset) elements(set *nftables.Set) ([]nftables.SetElement, error) {

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nftRule is a rule as the kernel tells of it. It is read without a library that
-// knows every expression: a snapshot must not fail on one that it does not know.
+// nftRule is a rule as the kernel reports it. It is parsed without a library that
+// knows every expression, because a snapshot must not fail on an unknown one.
 type nftRule struct {
 	handle uint64
-	// id identifies the rule by what it does, without what it counted and without
-	// its handle: a rule that was put in again is the same.
+	// id identifies the rule by what it does, without its counters and its handle: a
+	// rule that was added again is the same.
 	id    string
 	words []string // the kinds of its expressions
 }
@@ -58,7 +58,7 @@ func parseRule(message []byte) (rule nftRule, err error) {
 	return rule, err
 }
 
-// expression adds one, unless it only counts.
+// expression adds an expression, unless it is only a counter.
 func (r *nftRule) expression(value []byte) error {
 	word, data := "", ""
 	err := attributes(value, func(kind uint16, value []byte) error {
@@ -76,7 +76,7 @@ func (r *nftRule) expression(value []byte) error {
 	return err
 }
 
-// attributes goes through a message's attributes.
+// attributes calls each for every attribute of a message.
 func attributes(message []byte, each func(kind uint16, value []byte) error) error {
 	all, err := nl.ParseRouteAttr(message)
 	for _, a := range all {

@@ -27,7 +27,7 @@ func processes(scope *Scope) (things, error) {
 			continue
 		}
 		if p.Zombie() && !descends(all, pid, self) {
-			continue // its parent owes the wait; nothing of it is left but the id
+			continue // its parent must still reap it; only its id is left
 		}
 		if !scope.concerns(all, pid) {
 			continue
@@ -37,8 +37,7 @@ func processes(scope *Scope) (things, error) {
 	return found, nil
 }
 
-// concerns tells whether a process is one of those that the marker or the network
-// namespaces select.
+// concerns reports whether the marker or the network namespaces select a process.
 func (s *Scope) concerns(all map[int]procstat.Stat, pid int) bool {
 	if s.Marker == "" || procmark.Carries(pid, s.Marker) || s.inside(pid) {
 		return true
@@ -46,8 +45,8 @@ func (s *Scope) concerns(all map[int]procstat.Stat, pid int) bool {
 	return !s.MarkedOnly && descends(all, pid, os.Getpid())
 }
 
-// inside tells whether a process is in one of the network namespaces. One that has
-// ended, or may not be looked at, is not.
+// inside reports whether a process is in one of the network namespaces; false if it
+// has ended or may not be inspected.
 func (s *Scope) inside(pid int) bool {
 	if len(s.NetNS) == 0 {
 		return false
@@ -99,8 +98,7 @@ func descends(all map[int]procstat.Stat, pid, ancestor int) bool {
 	return false
 }
 
-// descriptors identifies an open file by what it is open on, not by its
-// number.
+// descriptors identifies an open file by what it refers to, not by its number.
 func descriptors(scope *Scope) (things, error) {
 	found := make(things)
 	for _, pid := range scope.PIDs {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routes leaves out what the kernel makes by itself for an address, and what
-// it learns from routers.
+// routes excludes routes that the kernel creates by itself for an address, or learns
+// from routers.
 func routes(scope *Scope) (things, error) {
 	names, err := linkNames()
 	if err != nil {

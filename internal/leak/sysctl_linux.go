@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// sysctls reads those of the calling thread's network namespace. Counters, and
-// what cannot be read, are no settings.
+// sysctls reads those of the calling thread's network namespace. Counters and
+// unreadable files are not settings.
 func sysctls(scope *Scope) (things, error) {
 	w := sysctlWalk{scope: scope, found: make(things)}
 	root, err := os.Open("/proc/sys/net")
@@ -22,15 +22,15 @@ func sysctls(scope *Scope) (things, error) {
 	return w.found, w.dir(root, "net")
 }
 
-// sysctlWalk goes by descriptors: there are many hundred files, and looking their
-// paths up costs more than reading them.
+// sysctlWalk uses descriptors: there are many hundred files, and resolving their
+// paths costs more than reading them.
 type sysctlWalk struct {
 	scope *Scope
 	found things
-	value [4 << 10]byte // one read(2) returns all of what fits
+	value [4 << 10]byte // one read(2) returns everything that fits
 }
 
-// dir reads the directory, whose key it is, and closes it.
+// dir reads the directory, which has the given key, and closes it.
 func (w *sysctlWalk) dir(d *os.File, key string) error {
 	defer d.Close()
 	entries, err := d.ReadDir(-1)
@@ -74,7 +74,7 @@ func (w *sysctlWalk) file(d *os.File, name, key string) {
 	defer unix.Close(fd)
 	n, err := unix.Read(fd, w.value[:])
 	value := w.value[:max(n, 0)]
-	if n == len(w.value) { // a list of ports, say
+	if n == len(w.value) { // such as a list of ports
 		value, err = rawfile.Read("/proc/sys/" + key)
 	}
 	if err == nil {

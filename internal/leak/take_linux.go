@@ -7,9 +7,8 @@ import (
 	"slices"
 )
 
-// Take takes a snapshot of what is there now. It may be called by several
-// goroutines at once; one that shall look into another network namespace calls
-// it from a thread that entered it.
+// Take takes a snapshot. It may be called concurrently; to look into another network
+// namespace, call it from a thread that entered that.
 func Take(scope Scope) (*Snapshot, error) {
 	s := &Snapshot{scope: scope.clone(), kinds: make(map[Kind]things)}
 	var errs []error
@@ -64,6 +63,6 @@ func look(kind Kind, scope *Scope) (things, error) {
 	return files(scope)
 }
 
-// gone tells that an error only says that a thing went away while it was
-// looked at, which is not there then.
+// gone reports whether an error only means that a thing disappeared while it was
+// read, so that it no longer exists.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
