@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Enter returns a function that gives the calling thread a mount namespace in
-// which root is at Path. It is meant for supervisor.Command.Enter: the thread
-// must be locked, and thrown away afterwards. Path must exist (Hold).
+// Enter returns a function that gives the calling thread a mount namespace in which
+// root is mounted at Path. It is meant for supervisor.Command.Enter: the thread must
+// be locked, and must end afterwards. Path must exist (see Hold).
 func Enter(root string) func() error {
 	return func() error {
 		if err := enter(root); err != nil {
@@ -24,9 +24,9 @@ func enter(root string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("making a mount namespace: %w", err)
 	}
-	// Copies of the mount, taken before the namespace is cut off from its
-	// parent, stay peers of the original. The root needs one at its own path
-	// too: that is where calls to the plugin say that it shall mount.
+	// Copies of the mount, made before the namespace is detached from its parent's
+	// propagation, stay peers of the original. The root needs a copy at its own path
+	// too: that is where calls to the plugin tell it to mount.
 	var trees [2]int
 	for i := range trees {
 		tree, err := unix.OpenTree(unix.AT_FDCWD, root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
@@ -47,14 +47,14 @@ func enter(root string) error {
 	return nil
 }
 
-// mark is the attribute of a directory that Hold made, so that the last who
-// needs it knows that it may go.
+// mark is the attribute of a directory created by Hold, so that its last user knows
+// that it may be removed.
 const mark = "trusted.nodekit"
 
-// Hold makes sure that the directory Path exists until release is called. The
-// last release removes it if a Hold made it and it is empty. It is safe
-// against other processes that do the same; one that is killed leaves an empty
-// directory, which the next one takes over.
+// Hold ensures that the directory Path exists until release is called. The last
+// release removes it if a Hold created it and it is empty. Other processes may do the
+// same concurrently; one that is killed leaves an empty directory, which the next one
+// takes over.
 func Hold() (release func() error, err error) {
 	for {
 		dir, gone, err := hold()
@@ -67,8 +67,8 @@ func Hold() (release func() error, err error) {
 	}
 }
 
-// hold opens the directory with a shared lock. gone says that somebody removed
-// it between the two.
+// hold opens the directory with a shared lock. gone says that somebody removed it in
+// between.
 func hold() (dir *os.File, gone bool, err error) {
 	switch err := os.Mkdir(Path, 0o750); {
 	case err == nil:

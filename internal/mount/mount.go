@@ -1,14 +1,14 @@
-// Package mount is the small part of mount(2) that nodekit needs: bind mounts
-// that appear complete or not at all, idempotent unmounting, tmpfs, shared
-// propagation, and the mount table as the kernel tells it.
+// Package mount is the small part of mount(2) that nodekit needs: bind mounts that
+// appear complete or not at all, idempotent unmounting, tmpfs, shared propagation,
+// and the kernel's mount table.
 //
 // Whether a path is a mount point is read from mountinfo (proc_pid_mountinfo(5)),
-// never from stat: a hung network file system blocks stat for ever, and two bind
-// mounts of one file system have the same device number. The last component of
-// a path is never followed when it is a symbolic link.
+// never from stat: a hung network file system blocks stat forever, and two bind
+// mounts of one file system have the same device number. The last component of a path
+// is never followed if it is a symbolic link.
 //
-// All functions act in the mount namespace of the calling thread and are safe
-// for concurrent use on different paths. Elsewhere than on Linux they return
+// All functions act in the mount namespace of the calling thread and are safe for
+// concurrent use on different paths. On systems other than Linux they return
 // ErrUnsupported. The package links neither grpc nor k8s.io.
 package mount
 
@@ -24,8 +24,8 @@ var ErrUnsupported = fault.Unimplemented.Errorf("mounts are only supported on li
 // Mount is one line of the mount table.
 type Mount struct {
 	ID, Parent int
-	// Root is the directory or file inside the file system that is mounted
-	// here: "/" for a whole file system, the source's path for a bind mount.
+	// Root is the directory or file of the file system that is mounted here: "/" for
+	// a whole file system, the source's path for a bind mount.
 	Root string
 	// Point is the absolute path of the mount point.
 	Point string
@@ -35,8 +35,8 @@ type Mount struct {
 	Options []string
 	// Shared reports that the mount sends and receives propagation events.
 	Shared bool
-	// Slave reports that it receives them only, or receives them from another
-	// group than it sends to.
+	// Slave reports that the mount only receives them, or receives them from a group
+	// other than the one it sends to.
 	Slave  bool
 	Type   string // the file system's type: "ext4", "tmpfs"
 	Source string // the file system's source, e.g. its device
@@ -45,17 +45,17 @@ type Mount struct {
 // BindOptions change how Bind mounts. nil means a writable, private,
 // non-recursive bind mount.
 type BindOptions struct {
-	// ReadOnly makes the mount read-only for everybody, also while it appears.
+	// ReadOnly makes the mount read-only for everybody, from the moment it appears.
 	ReadOnly bool
-	// Recursive takes the mounts below source along. With ReadOnly they become
-	// read-only too.
+	// Recursive includes the mounts below source. With ReadOnly they become read-only
+	// too.
 	Recursive bool
 	// NoExec, NoSUID and NoDev are the restrictions of mount(8).
 	NoExec, NoSUID, NoDev bool
-	// Owners, when it is not nil, is an open user namespace: the mount shows the
-	// files of user 0 as those of the user that the namespace maps 0 to, and so
-	// forth. It needs Linux 5.12 and a file system that can do it; where either
-	// is missing Bind returns fault.FailedPrecondition.
+	// Owners, if not nil, is an open user namespace: the mount is id-mapped, so that
+	// files of user 0 appear as those of the user to which the namespace maps 0, and
+	// so on. It needs Linux 5.12 and support by the file system; if either is
+	// missing, Bind returns fault.FailedPrecondition.
 	Owners *os.File
 }
 

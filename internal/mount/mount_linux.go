@@ -25,8 +25,8 @@ func Table() ([]Mount, error) {
 	return Parse(f)
 }
 
-// At returns the topmost mount whose mount point is path, or nil when path is
-// not a mount point or does not exist.
+// At returns the topmost mount whose mount point is path, or nil if path is not a
+// mount point or does not exist.
 func At(path string) (*Mount, error) {
 	p, err := resolve(path)
 	if err != nil || p == "" {
@@ -50,8 +50,9 @@ func IsMountPoint(path string) (bool, error) {
 	return m != nil, err
 }
 
-// Below returns the mount points at dir and below it, the latest mounted
-// first, which is an order in which they can be unmounted.
+// Below returns the mount points at dir and below it, in an order in which they can
+// be unmounted: each before those above it in the tree, and of several at one point
+// the latest first.
 func Below(dir string) ([]string, error) {
 	p, err := resolve(dir)
 	if err != nil || p == "" {
@@ -71,14 +72,14 @@ func Below(dir string) ([]string, error) {
 			found = append(found, point)
 		}
 	}
-	// A mount can be older than the one it lies below (mount --move, or a bind
-	// mount made later over a parent), so depth decides and age breaks ties.
+	// A mount can be older than the one below which it lies (mount --move, or a later
+	// bind mount over a parent), so depth decides and age breaks ties.
 	slices.SortStableFunc(found, func(a, b string) int { return len(b) - len(a) })
 	return found, nil
 }
 
-// resolve returns path with the links of its directory resolved and its last
-// component as it is, or "" when the directory does not exist.
+// resolve returns path with symbolic links in its directory resolved and its last
+// component unchanged, or "" if the directory does not exist.
 func resolve(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -94,10 +95,9 @@ func resolve(path string) (string, error) {
 	return filepath.Join(dir, filepath.Base(abs)), nil
 }
 
-// Bind mounts source at target. The mount appears with all its options at
-// once. It stacks on a mount that is there already: callers that must be
-// idempotent ask IsBind first. Both paths must exist, and target must not be a
-// symbolic link (fault.Invalid).
+// Bind mounts source at target. The mount appears with all its options at once. It
+// stacks on an existing mount: callers that must be idempotent call IsBind first.
+// Both paths must exist, and target must not be a symbolic link (fault.Invalid).
 func Bind(source, target string, o *BindOptions) error {
 	if o == nil {
 		o = &BindOptions{}
@@ -115,8 +115,8 @@ func Bind(source, target string, o *BindOptions) error {
 	return nil
 }
 
-// bindTree makes the mount detached, sets its attributes and only then moves it
-// to its place, so that no one ever sees it without them, a kill included.
+// bindTree creates a detached mount, sets its attributes and only then attaches it,
+// so that nobody ever sees it without them, even after a kill.
 func bindTree(source, target string, o *BindOptions) error {
 	flags, at := uint(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC), uint(unix.AT_EMPTY_PATH)
 	if o.Recursive {
@@ -159,9 +159,9 @@ func attributes(o *BindOptions) (set uint64) {
 	return set
 }
 
-// bindClassic needs two calls for a restricted mount. When the second fails or
-// never happens, a caller's retry finds an unrestricted mount, which IsBind
-// does not accept as the restricted one.
+// bindClassic needs two calls for a restricted mount. If the second fails or never
+// happens, a caller's retry finds an unrestricted mount, which IsBind does not accept
+// as the restricted one.
 func bindClassic(source, target string, o *BindOptions) error {
 	flags := uintptr(unix.MS_BIND)
 	if o.Recursive {
@@ -200,8 +200,8 @@ func refuseLink(target string) error {
 	return nil
 }
 
-// IsBind reports whether the topmost mount at target shows source, and whether
-// it is read-only. A target that is not mounted is neither.
+// IsBind reports whether the topmost mount at target shows source, and whether it is
+// read-only. Both are false if target is not a mount point.
 func IsBind(source, target string) (is, readOnly bool, err error) {
 	m, err := At(target)
 	if err != nil || m == nil {
@@ -240,9 +240,9 @@ func Tmpfs(target string, o *TmpfsOptions) error {
 	return nil
 }
 
-// Unmount takes away every mount at path, the topmost first, and leaves the
-// path itself. A path that is not mounted or does not exist is not an error; one
-// that is in use is, with unix.EBUSY in the chain.
+// Unmount unmounts every mount at path, the topmost first, and leaves the path
+// itself. It succeeds if the path is not mounted or does not exist; if a mount is in
+// use, the error wraps unix.EBUSY.
 func Unmount(path string) error { return unmountAll(path, unix.UMOUNT_NOFOLLOW) }
 
 // Detach is Unmount for a mount that may be in use: it disappears from the tree
@@ -257,7 +257,7 @@ func unmountAll(path string, flags int) error {
 		if err != nil || !mounted {
 			return err
 		}
-		// ENOENT and EINVAL: somebody else was faster; the next look decides.
+		// ENOENT and EINVAL: somebody else was faster; the next check decides.
 		err = unix.Unmount(path, flags)
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmounting %q: %w", path, err)
@@ -271,8 +271,8 @@ func unmountAll(path string, flags int) error {
 	}
 }
 
-// DetachTree detaches every mount at dir and below it and returns nil when none
-// is left.
+// DetachTree detaches every mount at dir and below it and returns nil if none is
+// left.
 func DetachTree(dir string) error {
 	points, err := Below(dir)
 	if err != nil {
@@ -285,9 +285,9 @@ func DetachTree(dir string) error {
 	return errors.Join(errs...)
 }
 
-// RemoveAll removes dir and everything below it, but nothing that is mounted
-// there: it refuses (fault.FailedPrecondition) while dir or anything below it
-// is a mount point, so that a volume whose unmount went wrong keeps its data.
+// RemoveAll removes dir and everything below it, but nothing that is mounted there:
+// it refuses (fault.FailedPrecondition) while dir or anything below it is a mount
+// point, so that a volume whose unmount failed keeps its data.
 func RemoveAll(dir string) error {
 	if err := Free(dir); err != nil {
 		return err
@@ -307,7 +307,7 @@ func Free(dir string) error {
 
 // anyBelow returns a mount point at dir or below it, or "".
 func anyBelow(dir string) (string, error) {
-	// Where a file cannot be asked the mount table says it all the same.
+	// If a file cannot be asked, the mount table has the answer nevertheless.
 	if point, sure, err := within(dir); err == nil && sure {
 		return point, nil
 	}
@@ -318,9 +318,9 @@ func anyBelow(dir string) (string, error) {
 	return points[0], nil
 }
 
-// MakeShared makes dir a mount point whose mounts propagate to and from its
-// peers, which a kubelet's root must be for mounts that plugins and containers
-// make below it. Idempotent. Undo it with UndoShared.
+// MakeShared makes dir a mount point whose mounts propagate to and from its peers, as
+// a kubelet's root needs for mounts that plugins and containers make below it. It is
+// idempotent. UndoShared undoes it.
 func MakeShared(dir string) error {
 	m, err := At(dir)
 	if err != nil {
@@ -340,8 +340,8 @@ func MakeShared(dir string) error {
 	return nil
 }
 
-// UndoShared detaches what is mounted below dir, and at dir what MakeShared has mounted.
-// A mount that was there before, a disk of the operator's say, stays.
+// UndoShared detaches what is mounted below dir, and what MakeShared mounted at dir.
+// A mount that was there before, such as an operator's disk, stays.
 func UndoShared(dir string) error {
 	points, err := Below(dir)
 	if err != nil || len(points) == 0 {
@@ -364,7 +364,7 @@ func UndoShared(dir string) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// isOnItself reports whether what is mounted at path is what would be there without:
+// isOnItself reports whether the mount at path shows what would be there without it:
 // the same place in the same file system.
 func isOnItself(path string) (bool, error) {
 	m, err := At(path)

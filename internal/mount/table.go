@@ -51,9 +51,9 @@ func parseLine(line string) (m Mount, err error) {
 	return m, nil
 }
 
-// points returns the mount points of a mount table, in its order. It looks at
-// nothing else, for whoever only has to know that nothing is mounted somewhere:
-// the table of a busy node has thousands of lines.
+// points returns the mount points of a mount table, in its order. It parses nothing
+// else, for callers that only need to know that nothing is mounted somewhere: the
+// table of a busy node has thousands of lines.
 func points(table string) ([]string, error) {
 	var all []string
 	for line := range strings.Lines(table) {

@@ -11,12 +11,12 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// maxAsked is how many files are asked. The mount table of a node with a hundred
-// Pods takes the kernel a millisecond to write.
+// maxAsked is how many files are asked. The mount table of a node with a hundred Pods
+// takes the kernel a millisecond to write.
 const maxAsked = 256
 
-// within returns a mount point at dir or below it, or "", by asking every file
-// there. It is not sure with more than maxAsked files, and before Linux 5.8.
+// within returns a mount point at dir or below it, or "", by asking every file there.
+// It is not sure if there are more than maxAsked files, and before Linux 5.8.
 func within(dir string) (point string, sure bool, err error) {
 	left := maxAsked
 	point, err = ask(dir, true, &left)
@@ -28,8 +28,8 @@ func within(dir string) (point string, sure bool, err error) {
 
 var errNotSure = errors.New("the files do not tell")
 
-// ask looks at path and, where it is a directory, at what is below. No file is asked
-// anything before it is known that it is no mount point, and no more names are read
+// ask checks path and, if it is a directory, everything below. Nothing else is asked
+// of a file before it is known not to be a mount point, and no more names are read
 // than may be asked.
 func ask(path string, dir bool, left *int) (point string, err error) {
 	if *left--; *left < 0 {
@@ -65,7 +65,8 @@ func ask(path string, dir bool, left *int) (point string, err error) {
 // isRoot reports whether something is mounted at the path.
 func isRoot(path string) (bool, error) {
 	var st unix.Statx_t
-	// A file system that is stuck is not asked: the answer is not its own.
+	// With AT_STATX_DONT_SYNC a hanging file system is not contacted: the answer is
+	// the kernel's own.
 	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
 	err := unix.Statx(unix.AT_FDCWD, path, flags, 0, &st)
 	switch {
