@@ -1,5 +1,5 @@
-// Package bootid tells the runs of the kernel apart: mounts, links and processes
-// do not outlive the one that they were made in.
+// Package bootid distinguishes boots of the kernel: mounts, links and processes do
+// not outlive the boot in which they were created.
 package bootid
 
 import (
@@ -13,8 +13,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// Read returns the id of the running boot, which every start of the machine
-// changes (random(4)). It needs Linux. No process outlives a boot: it is read once.
+// Read returns the id of the current boot, which changes at every start of the
+// machine (random(4)). It needs Linux. It reads the id only once, because no process
+// outlives a boot.
 func Read() (string, error) {
 	if id := running.Load(); id != nil {
 		return *id, nil
@@ -31,8 +32,8 @@ func Read() (string, error) {
 var running atomic.Pointer[string]
 
 // Changed reports whether the machine was started since Note was called for the file,
-// also when it never was, and returns which boot this is. Where the system does not
-// tell it was not, and boot is empty.
+// or Note was never called, and returns the current boot. If the system has no boot
+// id, changed is false and boot is empty.
 func Changed(file string) (boot string, changed bool, err error) {
 	boot, err = Read()
 	if errors.Is(err, os.ErrNotExist) {
@@ -48,6 +49,6 @@ func Changed(file string) (boot string, changed bool, err error) {
 	return boot, strings.TrimSpace(string(last)) != boot, nil
 }
 
-// Note writes into the file that what the boots before have left was dealt with, and
+// Note records in the file that what earlier boots left has been dealt with, and
 // syncs it.
 func Note(file, boot string) error { return atomicfile.Write(file, []byte(boot+"\n"), 0o600) }

@@ -1,12 +1,10 @@
-// Package call describes one call from the node to a plugin, whatever the
-// wire: a gRPC method of CRI, CSI or the device plugin API, or one execution
-// of a CNI plugin.
+// Package call describes one call from the node to a plugin, over any wire: a gRPC
+// method of CRI, CSI or the device plugin API, or one execution of a CNI plugin.
 //
-// Every call that the node makes passes one interceptor (internal/rpc for
-// gRPC, cni/runtime for CNI), which reads the Pod from the context, measures
-// the call and reports it to an Observer, when it has ended and when it goes on
-// for long. Timelines, metrics, fault injection and recording all hang on that single
-// place.
+// Every call that the node makes passes one interceptor (internal/rpc for gRPC,
+// cni/runtime for CNI), which reads the Pod from the context, measures the call, and
+// reports it to an Observer when it has ended and when it takes long. Timelines,
+// metrics, fault injection and recording all hook into that single place.
 //
 // The package imports only the standard library.
 package call
@@ -59,22 +57,22 @@ type Call struct {
 	Method string // the RPC's short name ("RunPodSandbox") or the CNI verb ("ADD")
 	Start  time.Time
 	Took   time.Duration // until its end, or until now
-	Limit  time.Duration // what it may take; zero is no limit. Only Waits is told
-	Err    error         // nil when the call succeeded
+	Limit  time.Duration // how long it may take; zero means no limit. Set only for Waits
+	Err    error         // nil if the call succeeded
 }
 
-// Observer is told of calls, by functions that may be nil. They are called from many
-// goroutines at once and must be quick. A nil *Observer is allowed wherever one is
-// taken. It is not changed once it is in use.
+// Observer is notified of calls, by functions that may be nil. They are called
+// concurrently and must return quickly. A nil *Observer is allowed wherever one is
+// accepted. It must not be changed once it is in use.
 type Observer struct {
-	// Done is told of every call after it ended, on the calling goroutine.
+	// Done is called after every call, on the calling goroutine.
 	Done func(context.Context, Call)
-	// Waits is told of a call that has no answer after Patience, and once more after
-	// six times as long, on a goroutine of its own. It is not told of a call that
-	// Done has been told of: such a call waits for Waits to return before it ends.
+	// Waits is called for a call that has no answer after Patience, and once more
+	// after six times as long, on a goroutine of its own. It is never called after
+	// Done for the same call: a call waits for Waits to return before it ends.
 	Waits func(context.Context, Call)
-	// Patience is how long a call may take before Waits hears of it. Zero means five
-	// seconds, which no call takes that is well.
+	// Patience is how long a call may take before Waits is called. Zero means five
+	// seconds, which no healthy call takes.
 	Patience time.Duration
 
 	plugin string // see Named
@@ -85,16 +83,16 @@ const (
 	secondPatience  = 6 // times the first
 )
 
-// Logged returns an observer that writes every call to the log, for who wants to see
-// what happens.
+// Logged returns an observer that logs every call, for people who want to see what
+// happens.
 func Logged(log *slog.Logger) *Observer {
 	return &Observer{Done: func(ctx context.Context, c Call) {
 		log.DebugContext(ctx, "call", "family", c.Family, "method", c.Method, "took", c.Took, "err", c.Err)
 	}}
 }
 
-// Named returns an observer that is told the same, of calls of the plugin of that name,
-// whose socket alone is known where they are made. That of a nil Observer is nil.
+// Named returns an observer that reports calls under the given plugin name, for
+// callers that know only the plugin's socket. For a nil Observer it returns nil.
 func (o *Observer) Named(plugin string) *Observer {
 	if o == nil {
 		return nil
@@ -104,7 +102,7 @@ func (o *Observer) Named(plugin string) *Observer {
 	return &named
 }
 
-// Begin begins a call, whose Start it sets. The caller ends it with Open.Done.
+// Begin begins a call and sets its Start. The caller ends it with Open.Done.
 func (o *Observer) Begin(ctx context.Context, c Call) Open {
 	c.Start = time.Now()
 	if o == nil {
@@ -120,12 +118,12 @@ func (o *Observer) Begin(ctx context.Context, c Call) Open {
 
 // Open is a call that has begun.
 type Open struct {
-	observer *Observer // nil when nobody is told
+	observer *Observer // nil if nobody is notified
 	call     Call
-	wait     *wait // nil when nobody is told before its end
+	wait     *wait // nil if nobody is notified before its end
 }
 
-// Call is the call as it has begun.
+// Call returns the call as it began.
 func (b Open) Call() Call { return b.call }
 
 // Done ends the call and reports it with the time since it began. ctx is that of Begin.
@@ -140,10 +138,10 @@ func (b Open) Done(ctx context.Context, err error) {
 	b.observer.Done(ctx, b.call)
 }
 
-// wait is the timer of a call that has not ended. A timer costs a quick call a fraction
-// of a microsecond, and no goroutine unless it fires.
+// wait is the timer of a call that has not ended. A timer costs a fast call a
+// fraction of a microsecond, and no goroutine unless it fires.
 type wait struct {
-	mu    sync.Mutex // held while the observer is told
+	mu    sync.Mutex // held while the observer is notified
 	timer *time.Timer
 	ended bool
 }
@@ -155,7 +153,7 @@ func (o *Observer) await(ctx context.Context, c Call) *wait {
 	}
 	w := &wait{}
 	again := true
-	w.mu.Lock() // until the timer is there
+	w.mu.Lock() // until the timer is set
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(patience, func() {
 		w.mu.Lock()
@@ -177,7 +175,7 @@ func (w *wait) end() {
 	if w.timer.Stop() {
 		return
 	}
-	w.mu.Lock() // it may be telling right now
+	w.mu.Lock() // it may be notifying right now
 	defer w.mu.Unlock()
 	w.ended = true
 	w.timer.Stop()

@@ -7,8 +7,8 @@ import (
 	"regexp"
 )
 
-// Trace is a W3C trace context: the two fields as HTTP headers and environment
-// variables carry them. The zero Trace means that nobody traces.
+// Trace is a W3C trace context: its two fields as in HTTP headers and environment
+// variables. The zero Trace means that there is no tracing.
 type Trace struct {
 	Parent string // traceparent: "00-<trace id>-<span id>-<flags>"
 	State  string // tracestate, opaque
@@ -18,8 +18,8 @@ var parentPattern = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[
 
 type traceKey struct{}
 
-// WithTrace returns a context whose calls belong to the trace. A Parent that is
-// no traceparent, as a stranger may have sent it, leaves the context as it is.
+// WithTrace returns a context whose calls belong to the trace. If Parent is not a
+// valid traceparent, which may come from anybody, it returns ctx unchanged.
 func WithTrace(ctx context.Context, t Trace) context.Context {
 	if !parentPattern.MatchString(t.Parent) {
 		return ctx
@@ -33,8 +33,8 @@ func TraceFrom(ctx context.Context) Trace {
 	return t
 }
 
-// Child returns the trace as a callee gets it, with a span id of its own. The
-// zero Trace has no children but itself.
+// Child returns the trace for a callee, with a span id of its own. The child of the
+// zero Trace is the zero Trace.
 func (t Trace) Child() Trace {
 	const spanAt, spanEnd = 36, 52
 	if !parentPattern.MatchString(t.Parent) {
@@ -42,7 +42,7 @@ func (t Trace) Child() Trace {
 	}
 	span := make([]byte, (spanEnd-spanAt)/2)
 	_, _ = rand.Read(span) // never fails
-	span[0] |= 1           // an id of zeros alone is none
+	span[0] |= 1           // an id of only zeros is invalid
 	t.Parent = t.Parent[:spanAt] + hex.EncodeToString(span) + t.Parent[spanEnd:]
 	return t
 }

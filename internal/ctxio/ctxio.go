@@ -1,4 +1,4 @@
-// Package ctxio lets a copy of many bytes end with a context.
+// Package ctxio makes a copy of many bytes end with a context.
 package ctxio
 
 import (
@@ -7,7 +7,7 @@ import (
 )
 
 // Reader returns a reader of r that fails with the context's error once the context
-// has ended. It looks before each Read: one that blocks in r is not woken.
+// has ended. It checks before each Read: a Read that blocks in r is not interrupted.
 func Reader(ctx context.Context, r io.Reader) io.Reader { return &reader{ctx, r} }
 
 type reader struct {

@@ -1,5 +1,5 @@
-// Package decompress reads streams whose compression is not announced.
-// Functions are safe for concurrent use on different readers.
+// Package decompress reads streams whose compression is not declared. Functions are
+// safe for concurrent use on different readers.
 package decompress
 
 import (
@@ -12,12 +12,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxWindow is how far back a zstd stream may refer, which is how much of it the reader
-// keeps in memory: what zstd(1) takes without being told to, and writes at its highest level.
+// maxWindow is the largest window of a zstd stream, which the reader keeps in memory:
+// what zstd(1) accepts by default, and writes at its highest level.
 const maxWindow = 128 << 20
 
-// Reader recognises gzip and zstd by their first bytes and returns what r
-// decompresses to. Anything else is returned as it is.
+// Reader recognises gzip and zstd by their first bytes and returns the decompressed
+// stream. Anything else is returned unchanged.
 func Reader(r io.Reader) (io.ReadCloser, error) {
 	buffered := bufio.NewReaderSize(r, 1<<16)
 	magic, err := buffered.Peek(4)
@@ -37,8 +37,8 @@ func Reader(r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(buffered), nil
 }
 
-// Kind names the compression of a stream that begins with magic: "gzip",
-// "zstd", or "" for none. It looks at four bytes.
+// Kind returns the compression of a stream that begins with magic: "gzip", "zstd", or
+// "" for none. It looks at four bytes.
 func Kind(magic []byte) string {
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
@@ -51,14 +51,14 @@ func Kind(magic []byte) string {
 	return ""
 }
 
-// unread are the first bytes of what else layers and archives are compressed with.
+// unread has the first bytes of other compressions of layers and archives.
 var unread = []struct{ name, magic string }{
 	{"xz", "\xfd7zXZ\x00"}, {"bzip2", "BZh"}, {"lz4", "\x04\x22\x4d\x18"}, {"lzip", "LZIP"}, {"zip", "PK\x03\x04"},
 }
 
-// Unread names the compression of a stream that begins with magic if it is one that
-// Reader does not undo, and "" otherwise. It is for errors: a tar file, too, may begin
-// with any of these bytes.
+// Unread returns the compression of a stream that begins with magic if Reader does
+// not support it, and "" otherwise. It is for errors: a tar file may also begin with
+// any of these bytes.
 func Unread(magic []byte) string {
 	for _, u := range unread {
 		if bytes.HasPrefix(magic, []byte(u.magic)) {

@@ -2,9 +2,9 @@ package fault
 
 import "errors"
 
-// Readable returns the error of an author's function, and another one in its place where
-// its methods panic, as those of a nil pointer that was returned as an error mostly do: who
-// receives it may look at it then without care. The function is named by what.
+// Readable returns the error of an author's function or, if its methods panic,
+// another error in its place: mostly a nil pointer was returned as an error. The
+// receiver may then use the error safely. what names the function.
 func Readable(what string, err error) (readable error) {
 	if err == nil {
 		return nil

@@ -91,7 +91,7 @@ func namespaces() (found, fix string) {
 	return "net mnt ipc uts pid user", ""
 }
 
-// filesystem looks for a file system type that is there or can be loaded.
+// filesystem looks for a file system type that is registered or can be loaded.
 func filesystem(name string) func() (string, string) {
 	return func() (found, fix string) {
 		raw, err := os.ReadFile("/proc/filesystems")
@@ -107,7 +107,7 @@ func filesystem(name string) func() (string, string) {
 	}
 }
 
-// module looks for a feature that shows itself in /sys, is built in, or can be loaded.
+// module looks for a feature that is visible in /sys, built in, or loadable.
 func module(name, sys string) func() (string, string) {
 	return func() (found, fix string) {
 		if _, err := os.Stat(sys); err == nil {
@@ -117,7 +117,7 @@ func module(name, sys string) func() (string, string) {
 	}
 }
 
-// loadable says whether modprobe would find the module, from the kernel's own
+// loadable reports whether modprobe would find the module, from the kernel's own
 // index files.
 func loadable(name string) (found, fix string) {
 	var u unix.Utsname

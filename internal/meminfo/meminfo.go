@@ -8,9 +8,9 @@ import (
 	"strconv"
 )
 
-// Read returns the sizes in /proc/meminfo (proc(5)) in bytes, by their names
-// there: "MemTotal", "MemAvailable" and so on. Safe for concurrent use; each call
-// reads anew.
+// Read returns the sizes in /proc/meminfo (proc(5)) in bytes, by their names there:
+// "MemTotal", "MemAvailable" and so on. It is safe for concurrent use; each call
+// reads the file.
 func Read() (map[string]uint64, error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
