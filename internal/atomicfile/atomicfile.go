@@ -28,8 +28,8 @@ func Write(path string, data []byte, perm os.FileMode) error {
 }
 
 // Replace is Write for a file that need not survive a power failure, or not before
-// Sync: failure may leave the old content, an empty or truncated file, or none. The
-// death of the process at any instant leaves the old content or the new one.
+// Sync: such a failure may leave the old content, an empty or truncated file, or none.
+// The death of the process at any instant leaves the old content or the new one.
 func Replace(path string, data []byte, perm os.FileMode) error {
 	return replace(path, data, perm, func(*os.File) error { return nil })
 }
