@@ -1,11 +1,11 @@
-// Package registration speaks the kubelet's plugin registration protocol
-// (k8s.io/kubelet pluginregistration/v1) on both sides: Watch is the kubelet's,
-// which watches <root>/plugins_registry once for every kind of plugin, and
-// Serve the plugin's, which puts a socket there.
+// Package registration implements both sides of the kubelet's plugin registration
+// protocol (k8s.io/kubelet pluginregistration/v1): Watch is the kubelet's side and
+// watches <root>/plugins_registry for plugins of every kind; Serve is the plugin's
+// side and puts a socket there.
 //
-// Both are driven by inotify: a plugin is registered some milliseconds after
-// its socket appears. A slow scan of the directory is the safety net behind it.
-// Both functions may be called any number of times in one process.
+// Both are driven by inotify: a plugin is registered some milliseconds after its
+// socket appears. A slow periodic scan of the directory is the safety net. Both
+// functions may be called any number of times in one process.
 package registration
 
 import (
@@ -30,28 +30,27 @@ type Plugin struct {
 	Socket   string   // the registration socket, which identifies this instance
 }
 
-// Handler takes the plugins of one kind. Its functions are called one at a
-// time for one socket, and concurrently for different sockets.
+// Handler handles the plugins of one kind. Its functions are called one at a time for
+// one socket, and concurrently for different sockets.
 type Handler struct {
-	// Register takes the plugin in use. An error is told to the plugin, and the
-	// registration is tried again with back-off while its socket is there.
-	// It is called again for a plugin whose process was replaced, after
-	// Deregister for the one before. Its context ends when the socket goes.
+	// Register starts using the plugin. An error is reported to the plugin, and the
+	// registration is retried with back-off while its socket exists. For a plugin
+	// whose process was replaced, Register is called again, after Deregister for the
+	// previous instance. Its context ends when the socket goes.
 	Register func(context.Context, Plugin) error
-	// Deregister is told that the plugin's socket is gone. It is called only
-	// for an instance that Register accepted, and not when Watch ends. It must
-	// return: a successor at the same path waits for it.
+	// Deregister is called when the plugin's socket is gone, only for an instance
+	// that Register accepted, and not when Watch ends. It must return: a successor at
+	// the same path waits for it.
 	Deregister func(Plugin)
 }
 
 // Options are the options of Watch and Serve; nil means the defaults.
 type Options struct {
-	// Logger gets registrations, refusals and their reasons. Nil discards.
+	// Logger receives registrations, refusals and their reasons. Nil discards them.
 	Logger *slog.Logger
-	// Status is told by Serve what the kubelet answered: nil for each
-	// registration, an error with the kubelet's words for each refusal. It is
-	// called while the kubelet waits and so must be quick. Nil means nobody asks.
-	// Watch does not use it.
+	// Status is called by Serve with the kubelet's answer: nil for each registration,
+	// an error with the kubelet's text for each refusal. The kubelet waits for it, so
+	// it must return quickly. Nil means no callback. Watch does not use it.
 	Status func(error)
 }
 

@@ -21,23 +21,23 @@ import (
 )
 
 const (
-	// stopGrace is what a call in flight gets when the server stops.
+	// stopGrace is how long calls in flight may take when the server stops.
 	stopGrace = time.Second
-	// recheckEvery is how often a registry that was removed is looked for.
+	// recheckEvery is how often Serve checks whether a removed registry exists again.
 	recheckEvery = time.Second
 )
 
-// Serve announces the plugin in dir, the kubelet's plugins_registry, until ctx
-// ends; it removes its socket and returns nil then. The plugin's endpoint must
-// be served before.
+// Serve announces the plugin in dir, the kubelet's plugins_registry, until ctx ends;
+// then it removes its socket and returns nil. The plugin's endpoint must be served
+// before.
 //
-// The socket is p.Socket, or has a stable name made from p.Name. One that a
-// killed predecessor left is replaced; a live one is fault.AlreadyExists. It
-// appears only when it can be connected to. When somebody removes it, as
-// administrators do to force a registration, it is put there again.
+// The socket is p.Socket, or has a stable name derived from p.Name. A socket left by
+// a killed predecessor is replaced; a live one is fault.AlreadyExists. The socket
+// appears only when it accepts connections. If somebody removes it, as administrators
+// do to force a registration, it is created again.
 //
-// No watch for a restart of the kubelet is needed: a kubelet that starts
-// registers what it finds in the directory.
+// Nothing need watch for a restart of the kubelet: a starting kubelet registers what
+// it finds in the directory.
 func Serve(ctx context.Context, dir string, p Plugin, opts *Options) error {
 	o := opts.orDefaults()
 	if p.Socket == "" {
@@ -55,7 +55,7 @@ func Serve(ctx context.Context, dir string, p Plugin, opts *Options) error {
 	return nil
 }
 
-// serveOnce serves until ctx ends or the socket file is not ours any more.
+// serveOnce serves until ctx ends or the socket file is no longer ours.
 func serveOnce(ctx context.Context, p Plugin, o *Options, log *slog.Logger) error {
 	l, err := sockfile.Listen(p.Socket)
 	if err != nil {
@@ -77,8 +77,8 @@ func serveOnce(ctx context.Context, p Plugin, o *Options, log *slog.Logger) erro
 	return errors.Join(err, <-watching)
 }
 
-// watchOwn returns when the file at l's path is not its own any more, and the
-// directory is there, or when ctx ends.
+// watchOwn returns when the file at l's path is no longer l's own and the directory
+// exists, or when ctx ends.
 func watchOwn(ctx context.Context, l *sockfile.Listener, log *slog.Logger) error {
 	path := l.Path()
 	events, err := fsnotify.NewWatcher()
@@ -117,7 +117,7 @@ type server struct {
 	log    *slog.Logger
 }
 
-// GetInfo says what the plugin is.
+// GetInfo returns what the plugin is.
 func (s *server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
 	return &registerapi.PluginInfo{
 		Type:              s.plugin.Kind,
@@ -127,8 +127,8 @@ func (s *server) GetInfo(context.Context, *registerapi.InfoRequest) (*registerap
 	}, nil
 }
 
-// NotifyRegistrationStatus takes the kubelet's verdict. A refusal does not end
-// the plugin: the kubelet tries again.
+// NotifyRegistrationStatus receives the kubelet's verdict. A refusal does not end the
+// plugin: the kubelet retries.
 func (s *server) NotifyRegistrationStatus(_ context.Context, in *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
 	if in.GetPluginRegistered() {
 		s.log.Info("the kubelet registered the plugin")

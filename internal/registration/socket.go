@@ -20,19 +20,19 @@ const (
 	lastRetry   = 30 * time.Second
 	callTimeout = 5 * time.Second // of GetInfo and of NotifyRegistrationStatus each
 
-	// wellKnownRoot is where plugins believe the kubelet's root to be.
+	// wellKnownRoot is where plugins assume the kubelet's root to be.
 	wellKnownRoot = "/var/lib/kubelet/"
 )
 
-// socket is one path of the registry. Instances come and go at it; each is
-// served by a goroutine that starts only when its predecessor's has ended, so
-// the handler's calls for one path never overlap, and none for an instance
-// comes after the first for its successor.
+// socket is one path of the registry. Instances come and go there; each is served by
+// a goroutine that starts only when its predecessor's has ended. So the handler's
+// calls for one path never overlap, and none for an instance comes after the first
+// for its successor.
 type socket struct {
 	w      *watcher
 	path   string
-	id     *sockfile.ID       // of the present instance; only the loop's goroutine uses it
-	cancel context.CancelFunc // ends the present instance
+	id     *sockfile.ID       // of the current instance; only the loop's goroutine uses it
+	cancel context.CancelFunc // ends the current instance
 	ended  chan struct{}      // closed when the latest instance has ended
 }
 
@@ -42,7 +42,7 @@ func (w *watcher) newSocket(path string) *socket {
 	return &socket{w: w, path: path, cancel: func() {}, ended: none}
 }
 
-// idle says that there is no instance, and that the last one has ended.
+// idle reports whether there is no instance and the last one has ended.
 func (s *socket) idle() bool {
 	select {
 	case <-s.ended:
@@ -52,8 +52,8 @@ func (s *socket) idle() bool {
 	}
 }
 
-// replace ends the present instance, if it is another one than id, and starts
-// one for id, if that is not nil. It does not wait for either.
+// replace ends the current instance if it is not id, and starts one for id if that is
+// not nil. It does not wait for either.
 func (s *socket) replace(id *sockfile.ID) {
 	if s.id.Same(id) {
 		return
@@ -74,9 +74,9 @@ func (s *socket) replace(id *sockfile.ID) {
 	})
 }
 
-// look finds out whether the present instance is still there, or already another: what
-// is told of a file can be older than what was found there. The path stays known when
-// nothing is, for a successor has to wait for the end.
+// look checks whether the current instance still exists or was replaced: an event
+// about a file can be older than what was found there. The path stays known if
+// nothing is there, because a successor must wait for the end.
 func (s *socket) look() {
 	id, err := sockfile.Identify(s.path)
 	if err != nil {
@@ -100,7 +100,7 @@ func (s *socket) serve(ctx context.Context) {
 			return
 		}
 		if ctx.Err() != nil {
-			return // the plugin or the watch went away meanwhile: nobody is to blame
+			return // the plugin or the watch went away in the meantime: nobody is to blame
 		}
 		log.Warn("registering a plugin", "plugin", p.Name, "err", err, "retry", wait)
 		select {
@@ -110,8 +110,8 @@ func (s *socket) serve(ctx context.Context) {
 	}
 }
 
-// register makes one attempt. When Register accepted the plugin and only the
-// notification was lost, the plugin is registered all the same.
+// register makes one attempt. If Register accepted the plugin and only the
+// notification was lost, the plugin is registered nevertheless.
 func (s *socket) register(ctx context.Context) (Plugin, error) {
 	conn, err := rpc.Dial(s.path, "registration", nil)
 	if err != nil {
@@ -156,8 +156,8 @@ func (s *socket) info(ctx context.Context, client registerapi.RegistrationClient
 	}, nil
 }
 
-// endpoint returns the path, in this process's view, of the endpoint that a
-// plugin named. An empty one means the registration socket itself.
+// endpoint returns the endpoint that a plugin named as a path in this process's view.
+// An empty one means the registration socket itself.
 func (s *socket) endpoint(named string) string {
 	named = strings.TrimPrefix(named, "unix://")
 	if named == "" {

@@ -19,18 +19,18 @@ import (
 // rescanEvery is the period of the safety net behind inotify.
 const rescanEvery = 30 * time.Second
 
-// Watch registers every plugin whose socket is in dir or a directory below it,
-// now and later, with the handler of its kind, until ctx ends; it returns nil
-// then. dir is made if it is not there.
+// Watch registers every plugin whose socket is in dir or a directory below it, now or
+// later, with the handler of its kind, until ctx ends; then it returns nil. dir is
+// created if it does not exist.
 //
-// The rules are the kubelet's: names that begin with a dot, and what is not a
-// socket, are ignored; the plugin says in GetInfo what it is and is told the
-// outcome with NotifyRegistrationStatus. An attempt that does not succeed is
-// repeated with back-off (10 ms doubling to 30 s) while the socket is there. A
-// socket that was replaced is a new instance, even at the same path.
+// The rules are the kubelet's: names that begin with a dot, and files that are not
+// sockets, are ignored; the plugin identifies itself in GetInfo and gets the outcome
+// with NotifyRegistrationStatus. A failed attempt is retried with back-off (10 ms
+// doubling to 30 s) while the socket exists. A socket that was replaced is a new
+// instance, even at the same path.
 //
-// An endpoint below /var/lib/kubelet, as a plugin in a container or in a mount
-// namespace of its own gives it, is looked for below the parent of dir first.
+// An endpoint below /var/lib/kubelet, as given by a plugin in a container or in a
+// mount namespace of its own, is first looked for below the parent of dir.
 func Watch(ctx context.Context, dir string, handlers map[string]Handler, opts *Options) error {
 	dir = filepath.Clean(dir)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -90,8 +90,8 @@ func (w *watcher) handle(e fsnotify.Event) {
 	}
 }
 
-// gone ends the instance at path, or all those below it: a directory that was
-// moved away tells nothing about its entries.
+// gone ends the instance at path, or all those below it: a directory that was moved
+// away causes no events for its entries.
 func (w *watcher) gone(path string) {
 	for p, s := range w.sockets {
 		if p == path || strings.HasPrefix(p, path+"/") {
@@ -119,12 +119,12 @@ func (w *watcher) scan() error {
 	return nil
 }
 
-// walk watches the directories at and below path and takes the sockets. A
-// directory is watched before it is read, so that nothing is missed between.
+// walk watches the directories at and below path and handles their sockets. A
+// directory is watched before it is read, so that nothing is missed in between.
 func (w *watcher) walk(path string) error {
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // gone meanwhile
+		case errors.Is(err, fs.ErrNotExist): // gone in the meantime
 			return nil
 		case err != nil:
 			return err
@@ -148,7 +148,7 @@ func (w *watcher) watchDir(dir string) error {
 	return nil
 }
 
-// found takes the socket at path, unless it is the instance known already.
+// found handles the socket at path, unless it is the known instance.
 func (w *watcher) found(path string) error {
 	id, err := sockfile.Identify(path)
 	if err != nil || id == nil {

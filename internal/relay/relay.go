@@ -1,8 +1,8 @@
-// Package relay passes the calls of the CRI on from one unix socket to another
-// and lets its owner see, hold, alter or answer each of them. The recording
-// runtime of the suite for CRI clients is one, and so are the mutants that prove
-// that suite and the one for runtimes. It knows the methods from the descriptors of cri-api alone, so that a new
-// one is passed on, too.
+// Package relay forwards CRI calls from one unix socket to another and lets its owner
+// see, hold, alter or answer each of them. The recording runtime of the suite for CRI
+// clients is one, and so are the mutants that prove that suite and the one for
+// runtimes. It knows the methods only from the descriptors of cri-api, so that new
+// ones are forwarded too.
 package relay
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rpc"
 )
 
-// Call is one call on its way. Its request may be altered before it is passed on.
+// Call is one call on its way. Its request may be altered before it is forwarded.
 type Call struct {
 	Method  string // "RunPodSandbox"
 	Request proto.Message
@@ -35,32 +35,32 @@ type Call struct {
 	answer protoreflect.MessageType
 }
 
-// Next passes the call on and returns what the server says.
+// Next forwards the call and returns the server's answer.
 type Next func(ctx context.Context) (proto.Message, error)
 
 // Send sends a message of a stream to the client.
 type Send func(proto.Message) error
 
-// Stream passes a call with a stream of answers on until the stream ends. each is
-// called with one message after the other, and sends what goes to the client in its
-// place: Send as it is.
+// Stream forwards a call with a stream of answers until the stream ends. It calls
+// each with one message after the other; each sends to the client what should replace
+// the message, or is Send to forward all unchanged.
 type Stream func(ctx context.Context, each Send) error
 
-// Hooks are told of every call, from many goroutines at once. A nil one passes
-// calls on. Errors are sent with the codes that package rpc gives them.
+// Hooks are called for every call, concurrently. A nil hook forwards calls. Errors
+// are sent with the codes that package rpc gives them.
 type Hooks struct {
 	Unary  func(ctx context.Context, c *Call, next Next) (proto.Message, error)
 	Stream func(ctx context.Context, c *Call, send Send, next Stream) error
 }
 
-// Relay passes calls on to one server. It is safe for concurrent use.
+// Relay forwards calls to one server. It is safe for concurrent use.
 type Relay struct {
 	hooks Hooks
 	conn  *grpc.ClientConn
 }
 
-// New returns a relay to the server at an endpoint, which may come later, and may
-// go away and come back. Close releases it.
+// New returns a relay to the server at an endpoint. The server may start later, and
+// may go away and come back. Close releases the relay.
 func New(to string, h Hooks) (*Relay, error) {
 	conn, err := rpc.Dial(to, "cri", nil)
 	if err != nil {
@@ -69,15 +69,15 @@ func New(to string, h Hooks) (*Relay, error) {
 	return &Relay{hooks: h, conn: conn}, nil
 }
 
-// Close ends the connection to the server.
+// Close closes the connection to the server.
 func (r *Relay) Close() error { return r.conn.Close() }
 
-// Conn is the connection to the server, for calls of the owner's own, which no
-// hook is told of.
+// Conn returns the connection to the server, for the owner's own calls, which bypass
+// the hooks.
 func (r *Relay) Conn() grpc.ClientConnInterface { return r.conn }
 
-// Serve serves on an endpoint until stop is called, which breaks the calls in
-// flight off, as the death of a server does, and removes the socket.
+// Serve serves on an endpoint until stop is called, which aborts the calls in flight,
+// as the death of a server does, and removes the socket.
 func (r *Relay) Serve(endpoint string) (stop func() error, err error) {
 	l, err := rpc.Listen(endpoint)
 	if err != nil {
@@ -95,7 +95,7 @@ func (r *Relay) Serve(endpoint string) (stop func() error, err error) {
 	}), nil
 }
 
-// pass is the handler of every method: on the wire a unary call is a stream, too.
+// pass is the handler of every method: on the wire a unary call is also a stream.
 func (r *Relay) pass(_ any, from grpc.ServerStream) error {
 	full, _ := grpc.MethodFromServerStream(from)
 	c, method, err := newCall(full)
@@ -121,7 +121,7 @@ func (r *Relay) pass(_ any, from grpc.ServerStream) error {
 	return from.SendMsg(answer)
 }
 
-// Invoke sends the call's request as it is now.
+// Invoke sends the call's current request.
 func (r *Relay) Invoke(ctx context.Context, c *Call) (proto.Message, error) {
 	answer := c.answer.New().Interface()
 	if err := r.conn.Invoke(ctx, c.full, c.Request, answer); err != nil {
@@ -149,7 +149,7 @@ func (r *Relay) copyStream(ctx context.Context, c *Call, from grpc.ServerStream,
 	if err := errors.Join(to.SendMsg(c.Request), to.CloseSend()); err != nil {
 		return err
 	}
-	if _, err := to.Header(); err != nil { // the client may wait for it: the subscription stands
+	if _, err := to.Header(); err != nil { // the client may wait for the header: it means that the subscription is established
 		return rpc.FromStatus(err)
 	}
 	if err := from.SendHeader(metadata.MD{}); err != nil {

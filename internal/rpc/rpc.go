@@ -1,11 +1,11 @@
-// Package rpc is the gRPC plumbing that CRI, CSI and device plugins share:
-// endpoints on unix sockets, one interceptor on each side, and the one table
-// between error kinds (internal/fault) and gRPC codes.
+// Package rpc is the gRPC plumbing that CRI, CSI and device plugins share: endpoints
+// on unix sockets, one interceptor on each side, and the one table between error
+// kinds (internal/fault) and gRPC codes.
 //
-// Server side: a handler's error kind becomes its code, a panic becomes
-// Internal and the server goes on, each call is one debug line. Client side:
-// the code becomes the kind again, the call is attributed to the Pod of its
-// context (internal/call) and reported to the Observer.
+// Server side: a handler's error kind becomes its code, a panic becomes Internal and
+// the server continues, each call is logged in one debug line. Client side: the code
+// becomes the kind again, and the call is attributed to the Pod of its context
+// (internal/call) and reported to the Observer.
 package rpc
 
 import (
@@ -50,8 +50,8 @@ func SocketPath(endpoint string) (string, error) {
 	return p, nil
 }
 
-// Check reports why Listen would refuse the endpoint whoever listens there now, and changes
-// nothing. See sockfile.Check.
+// Check reports why Listen would refuse the endpoint even if nobody listens there,
+// and changes nothing. See sockfile.Check.
 func Check(endpoint string) error {
 	p, err := SocketPath(endpoint)
 	if err != nil {
@@ -60,10 +60,10 @@ func Check(endpoint string) error {
 	return sockfile.Check(p)
 }
 
-// Listen listens on a unix endpoint, readable by its owner alone. A socket
-// file that nobody answers on any more is replaced; one that somebody serves
-// is refused with fault.AlreadyExists. Closing the listener removes the file, if
-// it is still its own. See sockfile.Listen.
+// Listen listens on a unix endpoint that only its owner can access. A socket file
+// that nobody serves any more is replaced; if somebody serves it, the error is
+// fault.AlreadyExists. Closing the listener removes the file if it is still its own.
+// See sockfile.Listen.
 func Listen(endpoint string) (net.Listener, error) {
 	p, err := SocketPath(endpoint)
 	if err != nil {
@@ -76,8 +76,8 @@ func Listen(endpoint string) (net.Listener, error) {
 	return l, nil
 }
 
-// ServerOptions returns the options every server of the kit is made with.
-// A nil logger discards.
+// ServerOptions returns the options with which every server of the kit is created. If
+// log is nil, nothing is logged.
 func ServerOptions(family string, log *slog.Logger) []grpc.ServerOption {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -89,8 +89,8 @@ func ServerOptions(family string, log *slog.Logger) []grpc.ServerOption {
 	}
 }
 
-// Serve serves on l until ctx ends, lets calls in flight finish for up to
-// grace, and returns nil then. It returns the listener's error otherwise.
+// Serve serves on l until ctx ends; it then lets calls in flight finish for up to
+// grace, and returns nil. Otherwise it returns the listener's error.
 func Serve(ctx context.Context, s *grpc.Server, l net.Listener, grace time.Duration) error {
 	stop := context.AfterFunc(ctx, func() {
 		t := time.AfterFunc(grace, s.Stop)
@@ -104,15 +104,15 @@ func Serve(ctx context.Context, s *grpc.Server, l net.Listener, grace time.Durat
 	return nil
 }
 
-// Dial returns a connection to a unix endpoint. It does not wait for the peer:
-// the first call connects, and a peer that restarts is reconnected to.
+// Dial returns a connection to a unix endpoint. It does not wait for the peer: the
+// first call connects, and the connection is re-established when a peer restarts.
 func Dial(endpoint, family string, observe *call.Observer) (*grpc.ClientConn, error) {
 	p, err := SocketPath(endpoint)
 	if err != nil {
 		return nil, err
 	}
 	in := &clientSide{family: family, plugin: p, observe: observe}
-	// The path is dialled as it is: in a target it would be parsed as a URL.
+	// The path is dialled unchanged: as a target it would be parsed as a URL.
 	dial := func(ctx context.Context, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", p)
 	}
@@ -134,8 +134,8 @@ func (s *serverSide) unary(ctx context.Context, req any, info *grpc.UnaryServerI
 	return next(traced(ctx), req)
 }
 
-// traced makes what the call leads to part of the caller's trace, as a stock
-// kubelet sends one.
+// traced makes the calls that this one causes part of the caller's trace, which a
+// stock kubelet sends.
 func traced(ctx context.Context) context.Context {
 	first := func(name string) string {
 		if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// table is the one place where kinds and codes meet.
+// table is the only mapping between kinds and codes.
 var table = map[fault.Kind]codes.Code{
 	fault.Invalid:            codes.InvalidArgument,
 	fault.NotFound:           codes.NotFound,
@@ -31,10 +31,10 @@ var table = map[fault.Kind]codes.Code{
 	fault.Internal:           codes.Internal,
 }
 
-// ToStatus returns err as a gRPC status error. An error that is one already,
-// and nil, come back as they are; the ends of contexts become Canceled and
-// DeadlineExceeded. Of those without a kind a full disk's becomes ResourceExhausted,
-// that of one that is read-only FailedPrecondition, and every other Internal.
+// ToStatus returns err as a gRPC status error. An error that already is one, and nil,
+// are returned unchanged; context errors become Canceled and DeadlineExceeded. Of
+// errors without a kind, that of a full disk becomes ResourceExhausted, that of a
+// read-only file system FailedPrecondition, and any other Internal.
 func ToStatus(err error) error {
 	if err == nil {
 		return nil
@@ -45,9 +45,9 @@ func ToStatus(err error) error {
 	return status.Error(codeOf(err), shortened(err.Error()))
 }
 
-// maxText is how long the text of an error may be, in bytes. It travels in a
-// header: one that quotes a huge request would break the connection, with every
-// other call on it.
+// maxText is the maximum length of an error's text in bytes. It is sent in a header:
+// a text that quotes a huge request would break the connection, with every other call
+// on it.
 const maxText = 4096
 
 func shortened(text string) string {
@@ -83,9 +83,9 @@ func codeOf(err error) codes.Code {
 	return table[kind]
 }
 
-// FromStatus gives a gRPC error its kind, so that errors.Is works on it. The
-// status stays in the chain: status.Code still answers, and
-// errors.Is(err, context.DeadlineExceeded) holds for that code.
+// FromStatus gives a gRPC error its kind, so that errors.Is works on it. The status
+// stays in the chain: status.Code still works, and errors.Is(err,
+// context.DeadlineExceeded) holds for that code.
 func FromStatus(err error) error {
 	s, ok := status.FromError(err)
 	if !ok || err == nil {
@@ -105,7 +105,7 @@ func FromStatus(err error) error {
 	return &remote{status: s, kind: fault.Internal}
 }
 
-// remote is an error that a peer answered. Its text is the peer's own.
+// remote is an error returned by a peer. Its text is the peer's own.
 type remote struct {
 	status *status.Status
 	kind   error
@@ -115,8 +115,8 @@ func (r *remote) Error() string              { return r.status.Message() }
 func (r *remote) Unwrap() error              { return r.kind }
 func (r *remote) GRPCStatus() *status.Status { return r.status }
 
-// quickReconnect keeps a restarted plugin from being waited for: gRPC's
-// default backs off to two minutes, which is meant for networks.
+// quickReconnect avoids long waits for a restarted plugin: gRPC's default backs off
+// to two minutes, which is meant for networks.
 func quickReconnect() grpc.ConnectParams {
 	return grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
