@@ -10,10 +10,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
-// Kill kills every process, other than this one, that match says yes to, and returns
-// when there is none. It looks at most so many times, with a pause in between, so that
-// processes that are started meanwhile are found, too; what goes on starting others for
-// longer is left, and an error.
+// Kill kills every process, except this one, that matches, and returns when there is
+// none. It looks at most the given number of times, with a pause in between, so that
+// processes started in the meantime are found too; if some keep starting others for
+// longer, they are left, and that is an error.
 func Kill(match func(pid int) bool, looks int, pause time.Duration) error {
 	k := killer{match: match, zombies: map[int]bool{}}
 	for range looks {
@@ -30,19 +30,19 @@ func Kill(match func(pid int) bool, looks int, pause time.Duration) error {
 	if k.busy {
 		return errors.New("processes go on starting others")
 	}
-	// Others came and went all the time, and none that was seen was one to kill.
+	// Processes came and went all the time, but none that was seen matched.
 	return nil
 }
 
 type killer struct {
 	match   func(pid int) bool
-	zombies map[int]bool // that were seen, and can leave nothing behind any more
+	zombies map[int]bool // that were seen, and can start nothing any more
 	busy    bool         // the last look killed some
 }
 
-// look is sure that none is left when it has killed none, and when none of the processes
-// in the list had ended before it was looked at: that one may have started another,
-// which is not in the list.
+// look is sure that none is left if it has killed none, and if no listed process had
+// ended before it was inspected: such a process may have started another, which is
+// not in the list.
 func (k *killer) look() (killed int, sure bool, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -55,7 +55,7 @@ func (k *killer) look() (killed int, sure bool, err error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		p, err := os.FindProcess(pid) // holds the process, whoever gets its id next
+		p, err := os.FindProcess(pid) // holds the process, even if its id is reused
 		if err != nil {
 			sure = false
 			continue

@@ -1,6 +1,6 @@
-// Package procmark tells which processes belong to something, a runtime that is tested
-// say: those that have a mark, which nobody else can have, as the path of a temporary
-// directory. It reads /proc, and so needs Linux.
+// Package procmark finds the processes that belong to something, such as a runtime
+// under test: those with a mark that nobody else can have, such as the path of a
+// temporary directory. It reads /proc, and therefore needs Linux.
 package procmark
 
 import (
@@ -14,11 +14,11 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// Carries reports whether the process's own command line, environment or root
-// file system holds the mark. A container's process has nothing else of the
-// runtime that started it than a root below the runtime's directory, and is found
-// by it when all of the runtime has been killed. A process that has ended, or may
-// not be read, does not.
+// Carries reports whether the process's command line, environment or root file system
+// has the mark. All that a container's process has of the runtime that started it is
+// a root below the runtime's directory, by which it is found when all of the runtime
+// has been killed. For a process that has ended, or may not be read, Carries returns
+// false.
 func Carries(pid int, mark string) bool {
 	text := []byte(mark)
 	env, err := Environ(pid)
@@ -32,9 +32,9 @@ func Carries(pid int, mark string) bool {
 	return bytes.Contains(root(dir), text)
 }
 
-// Environ returns the environment that a process was executed with
-// (proc_pid_environ(5)). In the middle of execve(2) a process has none, nor a command
-// line: the end of that is waited for.
+// Environ returns the environment with which a process was executed
+// (proc_pid_environ(5)). During execve(2) a process has neither an environment nor a
+// command line: Environ waits for the end of that.
 func Environ(pid int) ([]byte, error) {
 	for deadline := time.Now().Add(execLimit); ; time.Sleep(50 * time.Microsecond) {
 		env, err := rawfile.Read(filepath.Join(dirOf(pid), "environ"))
@@ -42,25 +42,25 @@ func Environ(pid int) ([]byte, error) {
 			return env, err
 		}
 		if stat, err := procstat.Read(pid); err != nil || !executing(stat) || time.Now().After(deadline) {
-			// Either it has none, or it has one since it was asked.
+			// Either it has none, or it has got one since the last read.
 			return rawfile.Read(filepath.Join(dirOf(pid), "environ"))
 		}
 	}
 }
 
-// execLimit is for a process that reads its program from a disk which does not answer.
+// execLimit is for a process that reads its program from a disk that does not answer.
 const execLimit = time.Second
 
 func dirOf(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// executing reports whether the process has the memory of a new program and not yet
-// its environment. That is only told to who may read the environment.
+// executing reports whether the process already has the memory of a new program but
+// not yet its environment. Only readers that may read the environment can see that.
 func executing(s procstat.Stat) bool { return s.VSize != 0 && s.EnvEnd == 0 }
 
-// root returns the line of proc_pid_mountinfo(5) that is about the process's root,
-// the last where one mount hides another. Lines about other places tell nothing:
-// every process sees the host's mounts. A process in the caller's mount namespace
-// has the caller's root, and it is not looked for.
+// root returns the line of proc_pid_mountinfo(5) about the process's root, the last
+// one if a mount hides another. Lines about other places tell nothing: every process
+// sees the host's mounts. A process in the caller's mount namespace has the caller's
+// root, so root returns nothing for it.
 func root(dir string) (found []byte) {
 	const mountPoint = 4 // the index of the field
 	if theirs, err := os.Readlink(filepath.Join(dir, "ns/mnt")); err == nil {

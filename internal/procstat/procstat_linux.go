@@ -1,4 +1,4 @@
-// Package procstat reads what the kernel says of a process in one line
+// Package procstat reads the kernel's one-line status of a process
 // (proc_pid_stat(5)). It needs Linux.
 package procstat
 
@@ -15,36 +15,38 @@ import (
 	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
-// Stat is a part of the line, named as the manual does.
+// Stat is a part of the line, with the manual's names.
 type Stat struct {
-	Comm  string // the program's name, at most 15 bytes, which the process may change to any others
+	Comm  string // the program's name, at most 15 bytes, which the process may change arbitrarily
 	State byte   // a letter: R, S, D, Z, ...
 	PPID  int
 	Flags uint64 // the kernel's PF_*
-	// Threads are those that have not ended, and the first one in any case.
+	// Threads counts the threads that have not ended; the first one always counts.
 	Threads int
-	// StartTime is in clock ticks since the boot. With the process's id it names one
-	// process until the next boot.
+	// StartTime is in clock ticks since the boot. Together with the process id it
+	// identifies a process until the next boot.
 	StartTime uint64
-	VSize     uint64 // of its memory, in bytes; threads of the kernel and zombies have none
-	// EnvEnd is where the environment ends in its memory, ExitCode a wait status. Both
-	// are 0 to a reader who may not trace the process (PTRACE_MODE_READ_FSCREDS).
+	VSize     uint64 // size of its memory in bytes; 0 for kernel threads and zombies
+	// EnvEnd is the address at which the environment ends, ExitCode a wait status.
+	// Both are 0 for a reader that may not trace the process
+	// (PTRACE_MODE_READ_FSCREDS).
 	EnvEnd   uint64
 	ExitCode int
 }
 
 // Zombie reports whether the process has ended and its parent has yet to wait for it.
-// One whose first thread has ended shows the same state while the others go on.
+// A process whose first thread has ended has the same state while its other threads
+// run.
 func (s Stat) Zombie() bool { return (s.State == 'Z' || s.State == 'X') && s.Threads <= 1 }
 
-// Kernel reports whether it is a thread of the kernel.
+// Kernel reports whether it is a kernel thread.
 func (s Stat) Kernel() bool {
 	const kthread = 0x00200000 // PF_KTHREAD of the kernel's include/linux/sched.h
 	return s.Flags&kthread != 0
 }
 
-// Read returns the state of a process. The error for one that is no more is both
-// fs.ErrNotExist and unix.ESRCH. A zombie is still there.
+// Read returns the state of a process. If the process no longer exists, the error is
+// both fs.ErrNotExist and unix.ESRCH. A zombie still exists.
 func Read(pid int) (Stat, error) {
 	line, err := rawfile.Read("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
@@ -57,8 +59,8 @@ func Read(pid int) (Stat, error) {
 	return s, nil
 }
 
-// Ended reports whether a process is no more, or a zombie. One of which the kernel
-// does not tell has not ended.
+// Ended reports whether a process no longer exists or is a zombie. A process whose
+// state cannot be read counts as not ended.
 func Ended(pid int) bool {
 	s, err := Read(pid)
 	if err != nil {
@@ -67,8 +69,8 @@ func Ended(pid int) bool {
 	return s.Zombie()
 }
 
-// failure is the error of a read. A process that ends between the opening of the file
-// and the reading is told from one that was gone before by the number alone.
+// failure returns the error of a read. Only the errno distinguishes a process that
+// ended between the opening of the file and the read from one that was gone before.
 func failure(pid int, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("process %d: %w (%w)", pid, unix.ESRCH, fs.ErrNotExist)
@@ -76,8 +78,8 @@ func failure(pid int, err error) error {
 	return fmt.Errorf("process %d: %w", pid, err)
 }
 
-// parse reads the line. The name stands in parentheses and may have some in it, spaces
-// and line ends, too: it ends with the last that closes.
+// parse parses the line. The name is in parentheses and may itself contain
+// parentheses, spaces and newlines: it ends at the last closing parenthesis.
 func parse(line []byte) (Stat, error) {
 	open, end := bytes.IndexByte(line, '('), bytes.LastIndexByte(line, ')')
 	if open < 0 || end < open {
@@ -98,10 +100,11 @@ func parse(line []byte) (Stat, error) {
 	return s, nil
 }
 
-// state is the number of the first field behind the name.
+// state is the number of the first field after the name.
 const state = 3
 
-// fields are those from the state on, counted as the manual does. It keeps the first error.
+// fields are the fields from the state on, numbered as in the manual. It keeps the
+// first error.
 type fields struct {
 	all []string
 	err error

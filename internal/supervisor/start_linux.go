@@ -15,12 +15,12 @@ import (
 )
 
 // lastWords is how long the reaping of a process waits for a listener that does not
-// take what it printed last.
+// read its last output.
 const lastWords = 2 * time.Second
 
-// start begins a life of the process. A thread of its own waits for it: the
-// kernel sends the parent death signal when the thread that forked ends, not
-// when its process does, and Go ends threads that goroutines lock and leave.
+// start begins a life of the process. A thread of its own waits for it: the kernel
+// sends the parent death signal when the thread that forked ends, not when its
+// process does, and Go ends threads that goroutines leave locked.
 func (p *Process) start() (*run, error) {
 	r := &run{done: make(chan struct{})}
 	started := make(chan error)
@@ -39,8 +39,8 @@ func (p *Process) start() (*run, error) {
 	return r, nil
 }
 
-// onThread runs f on a thread of its own. One that is spent enters something, so
-// it ends with f. It is never the first thread of the process: Go cannot end
+// onThread runs f on a thread of its own. If spent is set, f enters namespaces, and
+// the thread ends with it. It is never the main thread of the process: Go cannot end
 // that one, and what it has entered is what /proc/self shows of the process.
 func onThread(spent bool, f func()) {
 	go func() {
@@ -62,10 +62,10 @@ func onThread(spent bool, f func()) {
 	}()
 }
 
-// output is what a process prints.
+// output is the output of a process.
 type output struct {
 	pipes []*os.File
-	read  chan struct{} // closed when all that it printed was read
+	read  chan struct{} // closed when everything it printed has been read
 }
 
 // fork starts the process.
@@ -109,8 +109,8 @@ func (p *Process) fork(r *run) (printed *output, err error) {
 	return printed, nil
 }
 
-// reap waits for the process. What is left of its group is killed while the
-// process is still a zombie, so that the group's id cannot be anybody else's.
+// reap waits for the process. It kills the rest of its process group while the
+// process is still a zombie, so that the group's id cannot be reused yet.
 func (r *run) reap(printed *output) {
 	pid := r.cmd.Process.Pid
 	for {
@@ -121,8 +121,8 @@ func (r *run) reap(printed *output) {
 	}
 	_ = syscall.Kill(-pid, syscall.SIGKILL) // ESRCH: nothing is left
 	r.err = r.cmd.Wait()
-	for _, pipe := range printed.pipes { // which others may hold open for longer
-		_ = pipe.SetReadDeadline(time.Now()) // one that is closed is read
+	for _, pipe := range printed.pipes { // others may hold them open for longer
+		_ = pipe.SetReadDeadline(time.Now()) // an error means that it is closed, and read
 	}
 	select {
 	case <-printed.read:
@@ -130,7 +130,7 @@ func (r *run) reap(printed *output) {
 	}
 }
 
-// rest copies what is in the pipe now, and takes its deadline away.
+// rest copies what is in the pipe now, and clears its deadline.
 func rest(w io.Writer, from *os.File) {
 	raw, err := from.SyscallConn()
 	if err != nil || from.SetReadDeadline(time.Time{}) != nil {
@@ -139,10 +139,10 @@ func rest(w io.Writer, from *os.File) {
 	var buffer []byte
 	n := 0
 	_ = raw.Read(func(fd uintptr) (done bool) {
-		// More than it holds (F_GETPIPE_SZ of fcntl(2)) can nobody have left in it.
+		// Nobody can have left more in it than it holds (F_GETPIPE_SZ of fcntl(2)).
 		if size, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil {
 			buffer = make([]byte, size)
-			n, _ = syscall.Read(int(fd), buffer) // an error says that there is nothing
+			n, _ = syscall.Read(int(fd), buffer) // an error means that there is nothing
 		}
 		return true
 	})

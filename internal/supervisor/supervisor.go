@@ -1,11 +1,11 @@
-// Package supervisor runs a plugin as a child process: it starts it in a
-// process group of its own, ends it the hard or the soft way, starts it again
-// and keeps the end of what it printed.
+// Package supervisor runs a plugin as a child process: it starts it in a process
+// group of its own, kills or stops it, starts it again, and keeps the end of its
+// output.
 //
-// Nothing it starts outlives the caller: the child dies with this process
-// (PR_SET_PDEATHSIG), and what is left of its process group is killed when it
-// ends. Only what left the group on purpose, as the shim of a container does,
-// lives on. The package needs Linux; elsewhere Start returns an error.
+// Nothing that it starts outlives the caller: the child dies with this process
+// (PR_SET_PDEATHSIG), and the rest of its process group is killed when it ends. Only
+// processes that left the group on purpose, such as a container's shim, live on. The
+// package needs Linux; elsewhere Start returns an error.
 package supervisor
 
 import (
@@ -20,7 +20,7 @@ import (
 
 // Command says what to start. It must not be changed while a process uses it.
 type Command struct {
-	// Path is looked up in PATH unless it holds a slash.
+	// Path is looked up in PATH unless it contains a slash.
 	Path string
 	// Args are the arguments after the program's name.
 	Args []string
@@ -28,21 +28,19 @@ type Command struct {
 	Env []string
 	// Dir is the working directory. Empty means this process's own.
 	Dir string
-	// Stdout and Stderr get what the process prints, one write at a time,
-	// also when both are the same writer. Nil means that only Tail keeps it.
+	// Stdout and Stderr receive what the process prints, one write at a time, even if
+	// both are the same writer. Nil means that only Tail keeps it.
 	Stdout, Stderr io.Writer
 	// SysProcAttr adds to how the process is started: namespaces, credentials.
-	// Its Setpgid and Pdeathsig are set in any case. Nil means nothing.
+	// Setpgid and Pdeathsig are always set. Nil adds nothing.
 	SysProcAttr *syscall.SysProcAttr
-	// Enter runs before each start, on the thread that forks the process and
-	// that nothing else uses: what it does to the thread's namespaces holds for
-	// the process and for nobody else. An error of it is one of the start. Nil
-	// means nothing.
+	// Enter runs before each start, on the thread that forks the process and that
+	// nothing else uses: namespaces that it enters apply to the process and to
+	// nothing else. If it fails, so does the start. It may be nil.
 	Enter func() error
 }
 
-// Process is a started command. Its methods may be called by several
-// goroutines at once.
+// Process is a started command. Its methods are safe for concurrent use.
 type Process struct {
 	command Command
 	tail    tail
@@ -59,9 +57,9 @@ type run struct {
 	err  error         // of Wait; may be read once done is closed
 }
 
-// Start starts a command. The process is in the namespaces of this process,
-// whatever the calling thread has entered, unless SysProcAttr or Enter says otherwise.
-// The caller ends it with Kill or Stop.
+// Start starts a command. The process is in the namespaces of this process, whatever
+// the calling thread has entered, unless SysProcAttr or Enter says otherwise. The
+// caller must end it with Kill or Stop.
 func Start(command Command) (*Process, error) {
 	p := &Process{command: command}
 	current, err := p.start()
@@ -72,9 +70,8 @@ func Start(command Command) (*Process, error) {
 	return p, nil
 }
 
-// Restart kills the process if it still runs and starts the same command
-// again. Done, Err and PID speak of the new life from then on; Tail keeps the
-// end of all lives.
+// Restart kills the process if it still runs and starts the same command again. Done,
+// Err and PID then refer to the new life; Tail keeps the end of all lives.
 func (p *Process) Restart() error {
 	p.restart.Lock()
 	defer p.restart.Unlock()
@@ -90,17 +87,17 @@ func (p *Process) Restart() error {
 	return nil
 }
 
-// Kill sends SIGKILL to the whole process group and returns once the process
-// is reaped. A process that has ended already is left alone.
+// Kill sends SIGKILL to the whole process group and returns once the process is
+// reaped. If it has already ended, Kill does nothing.
 func (p *Process) Kill() {
 	r := p.life()
 	r.signal(syscall.SIGKILL)
 	<-r.done
 }
 
-// Stop sends SIGTERM to the process group and returns once the process is
-// reaped. It kills what is still there after grace, and says so in the error;
-// how the process exited otherwise is not an error of Stop.
+// Stop sends SIGTERM to the process group and returns once the process is reaped.
+// After grace it kills what is left, and reports that as an error; how the process
+// exits otherwise is not an error of Stop.
 func (p *Process) Stop(grace time.Duration) error {
 	r := p.life()
 	r.signal(syscall.SIGTERM)
@@ -118,8 +115,8 @@ func (p *Process) Stop(grace time.Duration) error {
 // Done is closed when the process has ended and is reaped.
 func (p *Process) Done() <-chan struct{} { return p.life().done }
 
-// Err returns how the process ended: nil while it runs and when it exited
-// with 0, else an *exec.ExitError.
+// Err returns how the process ended: nil while it runs and if it exited with 0, else
+// an *exec.ExitError.
 func (p *Process) Err() error {
 	r := p.life()
 	select {
@@ -130,8 +127,8 @@ func (p *Process) Err() error {
 	}
 }
 
-// Ending says how the process ended, for messages: "exit status 0", or what Err
-// says.
+// Ending describes how the process ended, for messages: "exit status 0", or the text
+// of Err.
 func (p *Process) Ending() string {
 	if err := p.Err(); err != nil {
 		return err.Error()
@@ -146,7 +143,7 @@ func (p *Process) PID() int { return p.life().cmd.Process.Pid }
 // output and error.
 func (p *Process) Tail() string { return p.tail.last(false) }
 
-// LifeTail is what of Tail the process printed since it was started last.
+// LifeTail returns the part of Tail that the process printed since its last start.
 func (p *Process) LifeTail() string { return p.tail.last(true) }
 
 // String returns the command line, for messages.

@@ -23,11 +23,11 @@ func (t *tail) writer(next io.Writer) io.Writer { return &tee{t, next} }
 
 type tee struct {
 	tail *tail
-	next io.Writer // nil: nobody else listens
+	next io.Writer // nil if nobody else listens
 }
 
-// Write never fails: a listener that went away must not stop the process
-// from being heard.
+// Write never fails: a listener that went away must not end the reading of the
+// process's output.
 func (w *tee) Write(b []byte) (int, error) {
 	w.tail.mu.Lock()
 	defer w.tail.mu.Unlock()
@@ -44,7 +44,7 @@ func (w *tee) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// begin is for what a new life of the process prints.
+// begin marks the beginning of a new life's output.
 func (t *tail) begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -60,17 +60,18 @@ func (t *tail) last(life bool) string {
 	return string(t.end)
 }
 
-// pump copies a pipe until everybody who holds its other end closed it, and
-// calls read once all is read that the process wrote: its end sets a deadline.
+// pump copies a pipe until all holders of its other end have closed it, and calls
+// read once everything that the process wrote has been read: the end of the process
+// sets a deadline.
 func (t *tail) pump(from *os.File, next io.Writer, read func()) {
 	defer from.Close()
 	w := t.writer(next)
-	_, err := io.Copy(w, from) // another error is the end of the pipe
+	_, err := io.Copy(w, from) // any other error is the end of the pipe
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		read()
 		return
 	}
 	rest(w, from)
 	read()
-	_, _ = io.Copy(w, from) // who left the group on purpose writes on
+	_, _ = io.Copy(w, from) // processes that left the group on purpose continue to write
 }

@@ -9,11 +9,11 @@ import (
 )
 
 // Quote returns s as one word of a unit file's setting, such as an argument in
-// ExecStart: with its % not read as a specifier and in quotes where it needs
-// them. What no line can hold (control characters, not UTF-8) is fault.Invalid.
+// ExecStart: with its % escaped and in quotes if it needs them. What no line can
+// contain (control characters, invalid UTF-8) is fault.Invalid.
 //
-// A $ is not touched, so a command line of such words begins with a colon,
-// which switches variables off.
+// It does not escape $, so a command line of such words must begin with a colon,
+// which disables variable substitution.
 func Quote(s string) (string, error) {
 	if !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
 		return "", fault.Invalid.Errorf("%q cannot stand in a unit file: it holds a control character or is not UTF-8", s)

@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// answerWithin bounds what is asked of systemd in one call.
+// answerWithin bounds what is requested from systemd in one call.
 const answerWithin = 10 * time.Second
 
 // StartScope puts the process into a transient scope of that name
 // ("nodekit-x.scope"): a cgroup of its own, which systemd neither stops with the
-// unit of the caller nor keeps when it is empty. What the process starts from
-// then on is in there, too. A scope of the name that is there already is ended
-// first, with all that is in it, so a repeated call is safe after a crash.
+// caller's unit nor keeps when it is empty. Everything that the process starts from
+// then on is in it too. An existing scope of that name is first ended, with
+// everything in it, so a repeated call is safe after a crash.
 //
-// The scope stays until the machine's very end, when everything is killed:
-// nothing in it ends before the containers that it keeps do.
+// The scope stays until the very end of the machine's shutdown, when everything is
+// killed: nothing in it ends before the containers that it keeps.
 func StartScope(ctx context.Context, name, description string, pid int) error {
 	err := ask(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		if err := stopUnit(ctx, conn, name); err != nil {
@@ -36,8 +36,8 @@ func StartScope(ctx context.Context, name, description string, pid int) error {
 	return nil
 }
 
-// StopScope kills what is in the scope and ends it. One that is not there is
-// not an error.
+// StopScope kills what is in the scope and ends it. It succeeds if there is no such
+// scope.
 func StopScope(ctx context.Context, name string) error {
 	err := ask(ctx, func(ctx context.Context, conn *dbus.Conn) error { return stopUnit(ctx, conn, name) })
 	if err != nil {
@@ -46,7 +46,8 @@ func StopScope(ctx context.Context, name string) error {
 	return nil
 }
 
-// ask connects to systemd, over the system bus or, as root, also without one.
+// ask connects to systemd, over the system bus or, as root, directly if there is
+// none.
 func ask(ctx context.Context, question func(context.Context, *dbus.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -69,7 +70,7 @@ func scopeProperties(description string, pid int) []dbus.Property {
 	}
 }
 
-// What systemd calls its errors.
+// Names of systemd's errors.
 const (
 	noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
 	unitExists = "org.freedesktop.systemd1.UnitExists"
@@ -80,7 +81,7 @@ func is(err error, name string) bool {
 	return errors.As(err, &e) && e.Name == name
 }
 
-// startUnit waits for one of the same name that is on its way out.
+// startUnit waits for an existing unit of the same name that is stopping.
 func startUnit(ctx context.Context, conn *dbus.Conn, name string, properties []dbus.Property) error {
 	for {
 		result := make(chan string, 1)

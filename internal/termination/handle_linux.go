@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeEnd is the end of the pipe that the handler writes to.
+// writeEnd is the end of the pipe to which the handler writes.
 var writeEnd int32 //nolint:unused // who reads it is in assembly
 
-// sigaction is the kernel's struct sigaction, which is not the C library's.
+// sigaction is the kernel's struct sigaction, which differs from the C library's.
 type sigaction struct {
 	handler  uintptr
 	flags    uint64
@@ -22,17 +22,17 @@ type sigaction struct {
 }
 
 const (
-	restart = 0x10000000 // SA_RESTART: the interrupted system call goes on
+	restart = 0x10000000 // SA_RESTART: an interrupted system call continues
 	onStack = 0x08000000 // SA_ONSTACK: Go's own stacks are too small
 )
 
-// entries returns the addresses of the handler and of what the kernel lets it return
-// to, with the flag that says so. It is written in assembly, as they are: the kernel
-// calls them, and no Go code may run there.
+// entries returns the addresses of the handler and of the restorer to which the
+// kernel lets it return, with the flag for the latter. Like these it is written in
+// assembly: the kernel calls them, and no Go code may run there.
 func entries() (handler, restorer, flag uintptr)
 
-// handle has both signals written into a pipe, whose reader waits as for a connection.
-// It returns what waits for the first of them.
+// handle makes both signals write into a pipe, whose reader waits as for a
+// connection. It returns a function that waits for the first of them.
 func handle() (wait func() syscall.Signal, err error) {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -51,7 +51,7 @@ func handle() (wait func() syscall.Signal, err error) {
 	return func() syscall.Signal {
 		var number [1]byte
 		if _, err := reader.Read(number[:]); err != nil {
-			panic(err) // an end of the pipe was closed, which are this package's alone
+			panic(err) // an end of the pipe was closed, but both belong to this package alone
 		}
 		return syscall.Signal(number[0])
 	}, nil

@@ -1,9 +1,9 @@
-// Package termination tells a process that lives for a moment that it is asked to end.
+// Package termination notifies a short-lived process that it is asked to end.
 //
-// os/signal does that with three threads and some twenty turns of them, for which a
-// process that is executed for one request waits: a third of its time on a busy
-// machine (docs/decisions/008). Where the kernel's interface is known, the signal's
-// handler is a system call and nothing else.
+// os/signal does that with three threads and some twenty switches between them, for
+// which a process that is executed for one request waits: a third of its time on a
+// busy machine (docs/decisions/008). On systems whose kernel interface is known, the
+// signal handler is a single system call.
 package termination
 
 import (
@@ -15,10 +15,10 @@ import (
 )
 
 // Context returns a context that ends when SIGTERM or SIGINT arrives, and whose cause
-// names the signal. From its return on neither of them ends the process any more, for
-// the rest of its life, also when the process was started with one of them ignored. It
-// is called once, before anybody calls os/signal for these signals: who does so later
-// has them instead of the context. Programs that are executed are not affected.
+// names the signal. After it returns, neither signal ends the process any more, for
+// the rest of its life, even if the process was started with one of them ignored.
+// Call it once, before anybody calls os/signal for these signals: a later call of
+// os/signal receives them instead of the context. Executed programs are not affected.
 func Context() context.Context {
 	ctx, end := context.WithCancelCause(context.Background())
 	wait, err := handle()
@@ -29,7 +29,7 @@ func Context() context.Context {
 	return ctx
 }
 
-// notify is handle by the means of os/signal, on every system.
+// notify is handle by means of os/signal, for every system.
 func notify() (wait func() syscall.Signal) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
