@@ -11,17 +11,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// mountOptionLimit is what mount(2) copies of its data: a page with its
+// mountOptionLimit is how much data mount(2) copies: a page, including the
 // terminating zero.
 const mountOptionLimit = 4095
 
-// maxLowerDirs is OVL_MAX_STACK of fs/overlayfs/params.h.
+// maxLowerDirs is OVL_MAX_STACK in fs/overlayfs/params.h.
 const maxLowerDirs = 500
 
-// Mount mounts o. Where the paths do not fit into the page that
-// mount(2) takes, or hold a character that has a meaning in its options (a quotation
-// mark has one to SELinux, which looks for its own among them), it
-// names the directories by descriptors, 17 bytes each.
+// Mount mounts o. If the paths do not fit into the page that mount(2) takes, or
+// contain a character with a meaning in its options (such as a quotation mark, which
+// SELinux interprets when it looks for its own options), it names the directories by
+// descriptors, 17 bytes each.
 func Mount(o Options) error {
 	if len(o.Lower) > maxLowerDirs {
 		return fault.FailedPrecondition.Errorf("%d lower directories, and overlay takes %d", len(o.Lower), maxLowerDirs)
@@ -45,11 +45,11 @@ func Mount(o Options) error {
 	return nil
 }
 
-// plain has every file of an upper directory be whole, and every directory where its name
-// says, whatever the defaults of the kernel and its module are: such a directory can be
-// read, and be a layer, without an overlay. Renaming a directory of a lower one fails
-// with EXDEV then, as it does by default, and programs copy it. Linux 4.19 knows the
-// options, and a mount in a user namespace takes them.
+// plain makes every file of an upper directory whole, and puts every directory where
+// its name says, whatever the defaults of the kernel and its module: such a directory
+// can be read, and be a layer, without an overlay. Renaming a lower directory then
+// fails with EXDEV, as it does by default, and programs copy it instead. Linux 4.19
+// knows the options, and mounts in user namespaces accept them.
 const plain = ",redirect_dir=nofollow,metacopy=off"
 
 func (o Options) options(name func(path string) string) string {
@@ -68,8 +68,8 @@ func (o Options) options(name func(path string) string) string {
 	return all
 }
 
-// byDescriptor returns the options with /proc/self/fd names. The descriptors
-// must stay open until the mount is made.
+// byDescriptor returns the options with /proc/self/fd names. The descriptors must
+// stay open until the mount is created.
 func (o Options) byDescriptor() (options string, closeAll func(), err error) {
 	var open []int
 	options = o.options(func(path string) string {
@@ -104,14 +104,14 @@ func IsMounted(path string) (bool, error) {
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// Unmount takes away the topmost mount on path. One that a process still uses
-// is detached and ends with its last user.
+// Unmount unmounts the topmost mount at path. If a process still uses it, it is
+// detached and ends with its last user.
 func Unmount(path string) error {
 	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) {
 		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is no mount point any more
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is no longer a mount point
 		return fmt.Errorf("unmounting %q: %w", path, err)
 	}
 	return nil

@@ -1,7 +1,7 @@
-// Package rawfile opens and reads small files, many of them in /proc and /sys, at less
-// cost. Package os tries to poll each file that it opens, and first makes what polls, where
-// nothing else has; os.ReadFile asks for the kind and size as well. That costs
-// more than the read.
+// Package rawfile opens and reads small files, many of them in /proc and /sys, at
+// lower cost. Package os tries to poll each file that it opens, and first sets up the
+// poller if nothing else has; os.ReadFile also stats the file. That costs more than
+// the read.
 package rawfile
 
 import (
@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Read returns what the file holds. Errors are *fs.PathError, as those of
-// os.ReadFile are.
+// Read returns the content of the file. Errors are *fs.PathError, as from
+// os.ReadFile.
 func Read(path string) ([]byte, error) {
 	fd, err := OpenAt(unix.AT_FDCWD, path, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
-	const first = 512 // most are a line
+	const first = 512 // most are one line
 	buf := make([]byte, 0, first)
 	for {
 		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
@@ -37,16 +37,16 @@ func Read(path string) ([]byte, error) {
 	}
 }
 
-// Open is os.OpenFile for a file whose reads and writes do not wait for anybody, as those
-// of regular files, directories and namespaces do not. With O_NONBLOCK the opening
-// does not wait either, whatever is there. Errors are *fs.PathError.
+// Open is os.OpenFile for a file whose reads and writes never block, such as regular
+// files, directories and namespaces. With O_NONBLOCK opening does not block either,
+// whatever is there. Errors are *fs.PathError.
 func Open(path string, flags int, perm os.FileMode) (*os.File, error) {
 	for {
 		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, uint32(perm.Perm()))
 		switch err {
 		case nil:
 			if flags&unix.O_NONBLOCK != 0 {
-				_ = unix.SetNonblock(fd, false) // by which package os knows what it should poll
+				_ = unix.SetNonblock(fd, false) // by this flag package os decides whether to poll
 			}
 			return os.NewFile(uintptr(fd), path), nil
 		case unix.EINTR:
@@ -56,8 +56,8 @@ func Open(path string, flags int, perm os.FileMode) (*os.File, error) {
 	}
 }
 
-// OpenAt opens what dir, a directory's descriptor, has by the name, for reading and
-// with the further flags. The error is the kernel's number.
+// OpenAt opens the file name in dir, a directory's descriptor, for reading and with
+// the given additional flags. The error is an errno.
 func OpenAt(dir int, name string, flags int) (fd int, err error) {
 	for {
 		fd, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)

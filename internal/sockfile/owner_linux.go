@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Owner returns the process that listens at the socket, as it was when it began to
-// (SO_PEERCRED, unix(7)), or 0 when there is none. It connects, and says nothing.
+// Owner returns the process that listens at the socket, as of its listen(2)
+// (SO_PEERCRED, unix(7)), or 0 if there is none. It connects without sending
+// anything.
 func Owner(path string) (pid int) {
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package sockfile is about the files of unix sockets: it tells instances of a
-// socket at one path apart, and listens so that the file appears only once it
-// can be connected to and disappears only if it is still one's own.
+// Package sockfile handles the files of unix sockets: it distinguishes instances of a
+// socket at one path, and listens so that the file appears only once it accepts
+// connections and disappears only if it is still one's own.
 //
 // Plugins and kubelets recognise each other's restarts by these files alone.
 package sockfile
@@ -20,19 +20,19 @@ import (
 	"github.com/nodekit-project/nodekit/internal/flock"
 )
 
-// MaxPath is the longest path of a socket in bytes: what unix(7) allows, less the
-// dot of the hidden name under which a socket is made.
+// MaxPath is the maximum length of a socket's path in bytes: what unix(7) allows,
+// less the dot of the hidden name under which a socket is created.
 const MaxPath = 106
 
-// ID tells the instances of a socket file apart. An inode number alone is
-// reused at once by the next file; the modification time is that of bind(2),
-// which chmod and rename leave alone. A nil ID stands for no socket.
+// ID distinguishes instances of a socket file. An inode number alone is reused at
+// once by the next file; the modification time is that of bind(2), and chmod and
+// rename do not change it. A nil ID means no socket.
 type ID struct {
 	info os.FileInfo
 }
 
-// Identify returns the identity of the socket at path: nil when nothing, or
-// something else, is there.
+// Identify returns the identity of the socket at path; nil if there is nothing, or
+// something else.
 func Identify(path string) (*ID, error) {
 	fi, err := os.Lstat(path)
 	switch {
@@ -46,8 +46,7 @@ func Identify(path string) (*ID, error) {
 	return &ID{fi}, nil
 }
 
-// Same reports whether both are the same instance. No socket is not the same
-// as no socket.
+// Same reports whether both are the same instance. Two nil IDs are not the same.
 func (a *ID) Same(b *ID) bool {
 	return a != nil && b != nil && os.SameFile(a.info, b.info) && a.info.ModTime().Equal(b.info.ModTime())
 }
@@ -60,12 +59,12 @@ type Listener struct {
 	close func() error
 }
 
-// lockTime bounds the wait for another process that takes a socket in the same
-// directory at this moment.
+// lockTime bounds the wait for another process that is creating a socket in the same
+// directory.
 const lockTime = 5 * time.Second
 
-// Check reports why Listen would refuse path whoever listens there now, and changes nothing: for
-// whoever has much to begin before it can listen.
+// Check reports why Listen would refuse path even if nobody listens there, and
+// changes nothing. It is for callers that have much to start before they can listen.
 func Check(path string) error {
 	err := possible(path)
 	if err == nil {
@@ -77,24 +76,24 @@ func Check(path string) error {
 	return nil
 }
 
-// possible reports what keeps every socket from path.
+// possible reports what prevents any socket at path.
 func possible(path string) error {
 	if len(path) > MaxPath {
 		return fault.Invalid.Errorf("the path has %d bytes, and %d are the most: choose a shorter directory", len(path), MaxPath)
 	}
-	_, err := os.Stat(filepath.Dir(path) + "/.") // which a file does not have
+	_, err := os.Stat(filepath.Dir(path) + "/.") // which fails for a file
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: make the directory first", err)
 	}
 	return err
 }
 
-// Listen puts a listening socket, readable by its owner alone, at path, an
-// absolute path of at most 106 bytes, in one step: a peer that saw it between
-// bind(2) and listen(2) would be refused the connection. What a killed
-// predecessor left at path is replaced; a socket that somebody serves is refused
-// with fault.AlreadyExists, and so is another kind of file. Of several processes
-// that listen at one path at the same time, one succeeds.
+// Listen puts a listening socket that only its owner can access at path, an absolute
+// path of at most 106 bytes, in one step: a peer that saw it between bind(2) and
+// listen(2) would be refused. What a killed predecessor left at path is replaced; if
+// somebody serves the socket, or if the file is of another kind, the error is
+// fault.AlreadyExists. Of several processes that listen at one path at the same time,
+// one succeeds.
 func Listen(path string) (*Listener, error) {
 	l, err := listen(path)
 	if err != nil {
@@ -109,14 +108,14 @@ func listen(path string) (*Listener, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
 	defer cancel()
-	// "/." so that a directory that is gone by now is not made as a file.
+	// "/." so that a directory that is gone by now is not created as a file.
 	lock, err := flock.Acquire(ctx, filepath.Dir(path)+"/.", flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Release()
-	// The name is always the same, so that what a crash leaves here is replaced
-	// at the next start; the kubelet ignores names with a dot.
+	// The name is always the same, so that what a crash leaves here is replaced at
+	// the next start; the kubelet ignores names that begin with a dot.
 	hidden := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if err := errors.Join(vacate(path), vacate(hidden)); err != nil {
 		return nil, err
@@ -126,8 +125,8 @@ func listen(path string) (*Listener, error) {
 		return nil, err
 	}
 	inner := made.(*net.UnixListener)
-	inner.SetUnlinkOnClose(false) // by then the path may be another's
-	err = os.Chmod(hidden, 0o600) // where Private does nothing
+	inner.SetUnlinkOnClose(false) // by then the path may belong to another socket
+	err = os.Chmod(hidden, 0o600) // for systems on which Private does nothing
 	var id *ID
 	if err == nil {
 		id, err = Identify(hidden)
@@ -143,8 +142,8 @@ func listen(path string) (*Listener, error) {
 	return l, nil
 }
 
-// vacate removes a stale socket. A rename over it would hide its end from who
-// watches the directory.
+// vacate removes a stale socket. A rename over it would hide its end from watchers of
+// the directory.
 func vacate(path string) error {
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()

@@ -1,5 +1,5 @@
-// Package xattr reads extended attributes, xattr(7), of any size. What the values
-// mean, and which errors are none, is the caller's business: an image's layer is
+// Package xattr reads extended attributes, xattr(7), of any size. The meaning of the
+// values, and which errors to ignore, are the caller's business: an image's layer is
 // refused for less than a copy of a container's files.
 package xattr
 
@@ -10,25 +10,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// List returns the names of the attributes of an open file. A file without any has
-// none, and so no error; one on a file system that has no attributes fails with
-// unix.ENOTSUP, one opened with O_PATH with unix.EBADF.
+// List returns the names of the attributes of an open file. For a file without any it
+// returns none and no error; on a file system without attributes it fails with
+// unix.ENOTSUP, for a file opened with O_PATH with unix.EBADF.
 func List(fd int) ([]string, error) {
 	return names(func(p []byte) (int, error) { return unix.Flistxattr(fd, p) })
 }
 
-// ListAt is List for a path, whose last link is followed.
+// ListAt is List for a path, and follows a symbolic link.
 func ListAt(path string) ([]string, error) {
 	return names(func(p []byte) (int, error) { return unix.Listxattr(path, p) })
 }
 
 // Get returns an attribute of an open file. unix.ENODATA means that there is none,
-// unix.ERANGE that it grew while it was read.
+// unix.ERANGE that it grew during the read.
 func Get(fd int, name string) ([]byte, error) {
 	return value(func(p []byte) (int, error) { return unix.Fgetxattr(fd, name, p) })
 }
 
-// GetAt is Get for a path, whose last link is followed.
+// GetAt is Get for a path, and follows a symbolic link.
 func GetAt(path, name string) ([]byte, error) {
 	return value(func(p []byte) (int, error) { return unix.Getxattr(path, name, p) })
 }
