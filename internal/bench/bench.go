@@ -1,10 +1,10 @@
-// Package bench compares sides that do the same job. The sides take turns, so
-// that what changes on the machine meanwhile (a hot cache, a busy neighbour)
-// meets them alike, and the order of the turns rotates. What is compared is
-// min, p50, p90 and max: a mean hides the tail that users feel.
+// Package bench compares sides that do the same job. The sides take turns, in
+// rotating order, so that what changes on the machine in the meantime (a hot cache, a
+// busy neighbour) affects them equally. It compares min, p50, p90 and max: a mean
+// hides the tail that users feel.
 //
-// It is for work of milliseconds and more, with set-up and tear-down between
-// the samples; for functions of nanoseconds there is testing.B.
+// It is for work of milliseconds and more, with set-up and tear-down between the
+// samples; for functions of nanoseconds use testing.B.
 package bench
 
 import (
@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// Side is one of the things that are compared.
+// Side is one of the compared things.
 type Side struct {
 	Name string
-	// Run does the job once and returns what it took. What it does before
-	// and after the timed part does not count. An error ends the benchmark.
+	// Run does the job once and returns how long it took. What it does before and
+	// after the timed part does not count. An error ends the benchmark.
 	Run func(ctx context.Context) (Sample, error)
 }
 
-// Sample is what one run took.
+// Sample is the duration of one run.
 type Sample struct {
 	Total time.Duration
-	// Steps are what the total is made of, as far as the side can tell. A
-	// name may stand twice; the durations are added up then.
+	// Steps are the parts of the total, as far as the side knows them. If a name
+	// occurs twice, its durations are added.
 	Steps []Step
 }
 
@@ -36,7 +36,7 @@ type Step struct {
 	Took time.Duration
 }
 
-// Timed runs f and returns what it took.
+// Timed runs f and returns how long it took.
 func Timed(f func() error) (Sample, error) {
 	start := time.Now()
 	err := f()
@@ -47,15 +47,15 @@ func Timed(f func() error) (Sample, error) {
 type Options struct {
 	// Rounds is how often each side runs. 0 means 20.
 	Rounds int
-	// WarmUp is how often each side runs before that, uncounted. 0 means 2,
-	// below 0 none.
+	// WarmUp is how often each side runs before that, uncounted. 0 means 2, a
+	// negative number none.
 	WarmUp int
-	// Progress gets a line for each round. Nil means none.
+	// Progress receives a line for each round. Nil means none.
 	Progress io.Writer
 }
 
-// Run runs the sides in turn and returns the table of what they took. The
-// side named first is the one that the others are compared with.
+// Run runs the sides in turn and returns the table of their durations. The others are
+// compared with the first side.
 func Run(ctx context.Context, sides []Side, opts *Options) (*Table, error) {
 	var o Options
 	if opts != nil {

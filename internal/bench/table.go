@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Table is what the sides took.
+// Table is the durations of the sides.
 type Table struct{ Rows []Row }
 
 // Row is the distribution of a side's total, or of one of its steps.
@@ -20,8 +20,8 @@ type Row struct {
 	P50  time.Duration
 	P90  time.Duration
 	Max  time.Duration
-	// Ratio is the P50 divided by that of the first side's row of the same
-	// step; 0 when it has none.
+	// Ratio is the P50 divided by that of the first side's row of the same step; 0 if
+	// it has none.
 	Ratio float64
 }
 
@@ -35,7 +35,7 @@ func (t *Table) Row(side, step string) *Row {
 	return nil
 }
 
-// Write writes the table for a person to read: the steps below their total.
+// Write writes the table for people: the steps below their total.
 func (t *Table) Write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "side\tn\tmin\tp50\tp90\tmax\tratio\t")
@@ -96,8 +96,8 @@ func newRow(side, step string, took []time.Duration) Row {
 	}
 }
 
-// Quantile returns the smallest value that at least percent of the sorted
-// values do not exceed (nearest rank); 0 when there are none.
+// Quantile returns the smallest value that at least percent of the sorted values do
+// not exceed (nearest rank); 0 if there are none.
 func Quantile(sorted []time.Duration, percent int) time.Duration {
 	if len(sorted) == 0 {
 		return 0

@@ -24,8 +24,8 @@ func Dial(t testing.TB, path, host string, port int) string {
 // TryDial is Dial for connections that may fail.
 func TryDial(path, host string, port int) (source string, err error) {
 	dial := func() error {
-		// The dialler's own goroutines would run elsewhere, so no name is looked
-		// up and no two address families are raced.
+		// The dialer's own goroutines would run in another namespace, so no name may
+		// be resolved and no two address families raced.
 		c, err := (&net.Dialer{Timeout: 3 * time.Second, FallbackDelay: -1}).Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 		if err != nil {
 			return err

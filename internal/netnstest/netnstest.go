@@ -1,5 +1,5 @@
-// Package netnstest gives the tests of a package a network namespace of their
-// own, so that they can change what they call the host's network.
+// Package netnstest gives the tests of a package a network namespace of their own,
+// which they may change as if it were the host's.
 package netnstest
 
 import (
@@ -18,9 +18,9 @@ import (
 // inside marks the process that runs the tests.
 const inside = "NODEKIT_TEST_NETNS"
 
-// Main is the body of a TestMain: it runs the tests in a child process whose
-// only network is a loopback interface. Without root, or elsewhere than on
-// Linux, it runs them where they are, and they skip what needs root.
+// Main is the body of a TestMain: it runs the tests in a child process whose only
+// network is a loopback interface. Without root, or on systems other than Linux, it
+// runs them in this process, and they skip what needs root.
 func Main(m *testing.M) {
 	if os.Geteuid() != 0 || os.Getenv(inside) != "" || listing() {
 		os.Exit(m.Run())
@@ -79,8 +79,8 @@ func New(t testing.TB) (path string) {
 	return path
 }
 
-// Run runs a program in the namespace ("" is the current one) and returns its
-// output. It fails the test when the program fails.
+// Run runs a program in the namespace ("" is the current one) and returns its output.
+// It fails the test if the program fails.
 func Run(t testing.TB, path string, argv ...string) string {
 	t.Helper()
 	var out []byte
@@ -100,8 +100,8 @@ func Run(t testing.TB, path string, argv ...string) string {
 	return string(out)
 }
 
-// Listen serves TCP in the namespace and answers every connection with the
-// address that it came from. It returns the port.
+// Listen serves TCP in the namespace and answers every connection with its source
+// address. It returns the port.
 func Listen(t testing.TB, path string) (port int) {
 	t.Helper()
 	var l net.Listener
@@ -133,8 +133,8 @@ func Listen(t testing.TB, path string) (port int) {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Link connects the current namespace with the one at path by a veth pair: the
-// near end has the name, the far end is eth0. The near end may have no address.
+// Link connects the current namespace with the one at path by a veth pair: the near
+// end has the name, the far end is eth0. The near end may have no address.
 func Link(t testing.TB, path, name, near, far string) {
 	t.Helper()
 	// ip(8) knows namespaces by their names in /run/netns.

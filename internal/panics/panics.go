@@ -1,5 +1,5 @@
-// Package panics says where a panic began, for whoever recovers it: the error
-// that is made of it has the place in it, and the log the calls that led there.
+// Package panics locates a recovered panic: the error made from it names the place,
+// and the log the calls that led there.
 package panics
 
 import (
@@ -9,23 +9,23 @@ import (
 	"strings"
 )
 
-// maxCalls bounds how many calls are told: what led to a panic stands in the
-// first few, and they go into one line of a log.
+// maxCalls bounds how many calls are reported: the cause of a panic is in the first
+// few, and they are logged in one line.
 const maxCalls = 16
 
 // Panic is a panic that was recovered.
 type Panic struct {
 	Value any // what panic was called with
-	// Calls are the functions that ran, with their files and lines, innermost
-	// first: that of the panic is the first. Those of the Go runtime are left out.
+	// Calls are the active functions, with their files and lines, innermost first,
+	// starting with the one that panicked. Functions of the Go runtime are left out.
 	Calls []runtime.Frame
 }
 
-// Of describes the panic of which recover returned the value, which is not nil.
-// The deferred function that recovers it calls Of, itself or through others.
+// Of describes the panic whose value recover returned, which must not be nil. It must
+// be called, directly or indirectly, by the deferred function that recovers.
 //
-// A *Panic as the value is one that was recovered on another goroutine and goes
-// on here: its calls come before those of this one.
+// If the value is a *Panic, it was recovered on another goroutine and continues here:
+// its calls come before those of this goroutine.
 func Of(value any) *Panic {
 	p := &Panic{Value: value}
 	if carried, ok := value.(*Panic); ok {
@@ -34,7 +34,7 @@ func Of(value any) *Panic {
 	}
 	var pcs [128]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
-	begun := false // past the frames of whoever recovers
+	begun := false // past the frames of the recovering function
 	for more := true; more && len(p.Calls) < maxCalls; {
 		var f runtime.Frame
 		f, more = frames.Next()
@@ -48,13 +48,13 @@ func Of(value any) *Panic {
 	return p
 }
 
-// ofGo reports whether the function is one of those by which a panic starts and a
-// goroutine begins: a nil map's, a nil pointer's, and so on.
+// ofGo reports whether the function is one of the runtime's, which start panics (for
+// nil maps, nil pointers and so on) and goroutines.
 func ofGo(function string) bool {
 	return function == "" || strings.HasPrefix(function, "runtime.") || strings.HasPrefix(function, "internal/runtime/")
 }
 
-// Place is the file's name and the line of the panic: "main.go:12".
+// Place returns the file name and line of the panic: "main.go:12".
 func (p *Panic) Place() string {
 	if len(p.Calls) == 0 {
 		return "an unknown place"
@@ -62,7 +62,7 @@ func (p *Panic) Place() string {
 	return fmt.Sprintf("%s:%d", filepath.Base(p.Calls[0].File), p.Calls[0].Line)
 }
 
-// Stack is the calls in one line, innermost first, with the files' whole names.
+// Stack returns the calls in one line, innermost first, with full file names.
 func (p *Panic) Stack() string {
 	words := make([]string, len(p.Calls))
 	for i, f := range p.Calls {
@@ -71,7 +71,7 @@ func (p *Panic) Stack() string {
 	return strings.Join(words, " < ")
 }
 
-// String is what Go prints of a *Panic that nobody recovers.
+// String is what Go prints for a *Panic that nobody recovers.
 func (p *Panic) String() string {
 	return fmt.Sprintf("%v, at %s", p.Value, p.Stack())
 }

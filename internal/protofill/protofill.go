@@ -1,4 +1,4 @@
-// Package protofill makes odd messages for fuzz tests, by reflection, so that no
+// Package protofill creates odd messages for fuzz tests, by reflection, so that no
 // field is forgotten.
 package protofill
 
@@ -10,17 +10,17 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Filler fills messages with what no client should send, and with what one
-// would. What it does follows from its seed.
+// Filler fills messages with values that no client should send, and with sensible
+// ones. Its output is determined by its seed.
 type Filler struct {
 	*rand.Rand
 	below string
 	known map[protoreflect.Name][]string
 }
 
-// New returns a filler. known has good values by the name of the field, so that
-// many requests pass the first checks. Odd paths that a CRI server writes to are
-// below a directory: a test may be root.
+// New returns a filler. known has good values by field name, so that many requests
+// pass the first checks. Odd paths to which a CRI server writes are below the given
+// directory, because a test may run as root.
 func New(seed uint64, below string, known map[protoreflect.Name][]string) Filler {
 	return Filler{rand.New(rand.NewPCG(seed, 1)), below, known}
 }
@@ -28,7 +28,7 @@ func New(seed uint64, below string, known map[protoreflect.Name][]string) Filler
 // Fill sets most fields of the message.
 func (f Filler) Fill(m protoreflect.ProtoMessage) { f.fill(m.ProtoReflect(), 0) }
 
-// Change sets one field somewhere in the message, or takes it away.
+// Change sets or clears one field somewhere in the message.
 func (f Filler) Change(m protoreflect.ProtoMessage) { f.change(m.ProtoReflect()) }
 
 func (f Filler) fill(m protoreflect.Message, depth int) {

@@ -1,6 +1,6 @@
-// Package repocheck holds what this repository promises about its own shape,
-// as tests: who may import whom, what the small binaries link, and that an
-// example folder can be copied out and built. Nothing imports it.
+// Package repocheck has tests of this repository's own structure: who may import
+// whom, what the small binaries link, and that an example folder can be copied out
+// and built. Nothing imports it.
 package repocheck
 
 import (
@@ -27,16 +27,15 @@ type Import struct {
 	Test     bool // in a _test.go file
 }
 
-// layer says what the packages that match From may import, in patterns as
-// matches reads them; an exclamation mark takes something out again.
+// layer says what the packages that match From may import, as patterns for matches;
+// an exclamation mark excludes again.
 type layer struct {
 	From string
 	May  []string
 }
 
-// layers returns who may import whom, as docs/architecture.md draws it. The
-// first match counts. What is below internal may be imported by all but the
-// examples.
+// layers returns who may import whom, as drawn in docs/architecture.md. The first
+// match applies. Everything but the examples may import packages below internal.
 func layers() []layer {
 	reference := []string{
 		"!cri/oci/...", "!cni/bridge/...", "!cni/hostlocal/...", "!cni/portmap/...", "!cni/loopback/...",
@@ -65,7 +64,7 @@ func layers() []layer {
 		{"conformance/devicesuite/...", []string{"conformance", "deviceplugin", "deviceplugin/client", "internal/..."}},
 		{"conformance/podsuite/...", []string{"conformance", "cri", "cri/client", "cri/log", "internal/..."}},
 
-		// Of cri/nri only tests know: TestOptional.
+		// Only tests use cri/nri: see TestOptional.
 		{"cri/oci/...", []string{"cri", "cri/log", "cri/nri", "cri/oci/...", "cni/runtime", "internal/..."}},
 		{"cni/bridge/...", slices.Concat([]string{"cni/...", "internal/..."}, reference)},
 		{"cni/hostlocal/...", slices.Concat([]string{"cni/...", "internal/..."}, reference)},
@@ -100,9 +99,9 @@ func (i Import) Check() error {
 	return fmt.Errorf("%s: %s is in no layer; see docs/architecture.md for where things belong", i.File, i.From)
 }
 
-// usesOwnSuite tells whether the import is of the family's own suite, which
-// any test of the family may use, or the other way round: the suite's tests make
-// mutants of the family's plugins.
+// usesOwnSuite reports whether the import is of the family's own suite, which any
+// test of the family may use, or the reverse: the suite's tests make mutants of the
+// family's plugins.
 func (i Import) usesOwnSuite() bool {
 	suites := map[string]string{
 		"cri": "crisuite", "cni": "cnisuite", "csi": "csisuite", "deviceplugin": "devicesuite", "kubelet": "podsuite",
@@ -128,7 +127,8 @@ func allowed(patterns []string, pkg string) bool {
 	return ok
 }
 
-// matches reads a pattern as the go command does: "a/..." is a and all below.
+// matches interprets a pattern as the go command does: "a/..." is a and everything
+// below.
 func matches(pattern, pkg string) bool {
 	if pattern == "..." {
 		return true
@@ -139,9 +139,9 @@ func matches(pattern, pkg string) bool {
 	return pattern == pkg
 }
 
-// Scan reads every import of a package of the module below dir, for every
-// operating system and architecture: build constraints are not looked at.
-// Other modules below dir, testdata and hidden folders are left out.
+// Scan reads every import of a package of the module below dir, for every operating
+// system and architecture: it ignores build constraints. It skips other modules below
+// dir, testdata and hidden folders.
 func Scan(dir string) ([]Import, error) {
 	var imports []Import
 	err := filepath.WalkDir(dir, func(file string, entry fs.DirEntry, err error) error {

@@ -1,22 +1,22 @@
-// Package shimwire is what a CNI shim and the daemon behind it say to each
-// other: one request and one answer on a connection of a unix socket, each a
-// length of four bytes (big endian) and as many bytes. Both carry lists of byte
-// strings in the same form.
+// Package shimwire is the protocol between a CNI shim and its daemon: one request and
+// one answer per connection of a unix socket, each preceded by its length in four
+// bytes (big endian). Both are lists of byte strings in the same form.
 //
 // It imports nothing, because a runtime starts the shim for every container.
 package shimwire
 
-// Protocol is the first string of a request. A daemon refuses another one.
+// Protocol is the first string of a request. A daemon refuses any other.
 const Protocol = "nodekit-cni/1"
 
-// MaxSize bounds a message: far more than any configuration with its prevResult.
+// MaxSize bounds a message; it is far more than any configuration with its
+// prevResult.
 const MaxSize = 64 << 20
 
 // LengthSize is the number of bytes before a message.
 const LengthSize = 4
 
-// Length returns the length that the bytes before a message announce, or -1 when
-// it is more than MaxSize.
+// Length decodes the length that precedes a message, or returns -1 if it is more than
+// MaxSize.
 func Length(b [LengthSize]byte) int {
 	n := int(b[0])<<24 | int(b[1])<<16 | int(b[2])<<8 | int(b[3])
 	if n > MaxSize {
@@ -25,8 +25,8 @@ func Length(b [LengthSize]byte) int {
 	return n
 }
 
-// Request is one execution of a plugin: its name, the environment as
-// "KEY=VALUE" and what stands on stdin.
+// Request is one execution of a plugin: its name, the environment as "KEY=VALUE", and
+// stdin.
 type Request struct {
 	Plugin string
 	Env    []string
@@ -39,7 +39,7 @@ type Answer struct {
 	Stdout, Stderr []byte
 }
 
-// Append appends the message to b, its length included.
+// Append appends the message to b, including its length.
 func (r *Request) Append(b []byte) []byte {
 	return frame(b, func(b []byte) []byte {
 		b = appendString(b, Protocol)
@@ -52,7 +52,7 @@ func (r *Request) Append(b []byte) []byte {
 	})
 }
 
-// Append appends the message to b, its length included.
+// Append appends the message to b, including its length.
 func (a *Answer) Append(b []byte) []byte {
 	return frame(b, func(b []byte) []byte {
 		status := "failed"
@@ -65,8 +65,8 @@ func (a *Answer) Append(b []byte) []byte {
 	})
 }
 
-// ParseRequest reads a message without its length. ok is false when it is none,
-// or one of another protocol.
+// ParseRequest parses a message without its length. ok is false if it is not a
+// request, or of another protocol.
 func ParseRequest(b []byte) (r Request, ok bool) {
 	p := parser{rest: b}
 	if p.text() != Protocol {
@@ -80,7 +80,7 @@ func ParseRequest(b []byte) (r Request, ok bool) {
 	return r, p.done()
 }
 
-// ParseAnswer reads a message without its length.
+// ParseAnswer parses a message without its length.
 func ParseAnswer(b []byte) (a Answer, ok bool) {
 	p := parser{rest: b}
 	status := p.text()

@@ -1,13 +1,13 @@
-// Package spelling finds what somebody who mistyped a word may have meant.
+// Package spelling suggests what a mistyped word may have meant.
 package spelling
 
 import "strings"
 
-// farthest is how many letters a suggestion may differ in.
+// farthest is the maximum edit distance of a suggestion.
 const farthest = 2
 
-// Meant returns ` (did you mean "x"?)` for the candidate that is nearest to the
-// word, the first of several, or "" when none is near. Case does not count.
+// Meant returns ` (did you mean "x"?)` for the candidate nearest to the word, the
+// first of several, or "" if none is near. It ignores case.
 func Meant(word string, candidates []string) string {
 	best, nearest := "", farthest+1
 	for _, c := range candidates {

@@ -1,5 +1,5 @@
-// Package syncbuf has a buffer that is read while others write: the log or the output
-// of what a test watches.
+// Package syncbuf has a buffer that can be read while others write: the log or the
+// output of what a test watches.
 package syncbuf
 
 import (
@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// Buffer is a bytes.Buffer that is safe for concurrent use. The zero value is empty and
-// ready.
+// Buffer is a bytes.Buffer that is safe for concurrent use. The zero value is an
+// empty buffer.
 type Buffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

@@ -1,10 +1,10 @@
-// Package testenv is the only way in which a test of this repository may
-// skip: it names what the test needs from the machine. A name listed in
-// TESTENV_REQUIRE (comma separated, "all" for every one that can be installed)
-// turns the skip into a failure, which is how CI proves that nothing was silently
-// left out. Systemd as process 1, another kernel, SELinux and a criu for this kernel cannot be
-// installed: make test-vm names them, in the virtual machine that it makes for the
-// tests that need them.
+// Package testenv is the only way in which a test of this repository may skip: it
+// names what the test needs from the machine. A name listed in TESTENV_REQUIRE (comma
+// separated, "all" for every one that can be installed) turns the skip into a
+// failure, by which CI proves that nothing was silently skipped. systemd as process
+// 1, another kernel, SELinux and a criu for this kernel cannot be installed: make
+// test-vm lists them, in the virtual machine that it creates for the tests that need
+// them.
 package testenv
 
 import (
@@ -18,25 +18,25 @@ import (
 // Need is something that a test needs from the machine.
 type Need string
 
-// What tests may need. Root means effective uid 0 with the capability to
-// create namespaces and mounts; OCIRuntime means crun or runc in PATH.
+// What tests may need. Root means effective uid 0 with the capability to create
+// namespaces and mounts; OCIRuntime means crun or runc in PATH.
 const (
 	Root       Need = "root"
 	OCIRuntime Need = "ociruntime"
 	Runc       Need = "runc"
-	NFT        Need = "nft"        // the nft tool, to look at rules from outside
+	NFT        Need = "nft"        // the nft tool, to inspect rules from outside
 	Containerd Need = "containerd" // Debian's containerd and ctr
 	CNIPlugins Need = "cniplugins" // upstream's binaries in /usr/lib/cni
 	QEMU       Need = "qemu"
 	Systemd    Need = "systemd"    // as process 1
 	Busybox    Need = "busybox"    // a static one, for a shell and tar in a container
-	CRIU       Need = "criu"       // one that works with the kernel
-	BridgeVLAN Need = "bridgevlan" // a kernel whose bridges can keep VLANs apart
+	CRIU       Need = "criu"       // one that works with this kernel
+	BridgeVLAN Need = "bridgevlan" // a kernel with VLAN filtering on bridges
 	SELinux    Need = "selinux"    // one that enforces its policy
 )
 
-// Require skips the test unless the machine has every one of the needs, or
-// fails it when TESTENV_REQUIRE names the missing one.
+// Require skips the test unless the machine has all of the needs, or fails it if
+// TESTENV_REQUIRE names a missing one.
 func Require(t testing.TB, needs ...Need) {
 	t.Helper()
 	for _, n := range needs {
@@ -88,7 +88,7 @@ func check(n Need) (missing string) {
 		}
 		return ""
 	case BridgeVLAN:
-		// In a namespace of its own, which goes with the command.
+		// In a namespace of its own, which ends with the command.
 		if out, err := exec.Command("unshare", "-n", "ip", "link", "add", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
 			return "the kernel makes no bridge with vlan_filtering: make test-vm runs this test in a virtual machine: " + string(out)
 		}
