@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// panicked is the error of a check that did not return: a fault of the check,
-// which makes its rule fail and proves nothing about the target.
+// panicked is the error of a check that did not return: a fault of the check, which
+// makes its rule fail but proves nothing about the target.
 type panicked struct{ what string }
 
 func (p *panicked) Error() string { return p.what }
 
-// check runs a rule's check in a goroutine of its own, so that one that
-// ignores its context cannot hold up the run for ever. stopped is false when
-// the check was still at work stopGrace after ctx ended.
+// check runs a rule's check on a goroutine of its own, so that one that ignores its
+// context cannot block the run forever. stopped is false if the check was still
+// running stopGrace after ctx ended.
 func (r *runner[T]) check(ctx context.Context, rule *Rule[T]) (seen error, stopped bool) {
 	done := make(chan error, 1)
 	go func() { done <- r.checkInDir(ctx, rule) }()

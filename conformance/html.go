@@ -15,8 +15,7 @@ type htmlRow struct {
 	Word, Repeat string
 }
 
-// WriteHTML writes the report as one page that needs no other file and no
-// network.
+// WriteHTML writes the report as one self-contained page that needs no network.
 func (r *Report) WriteHTML(w io.Writer) error {
 	page, err := template.New("report").Parse(reportPage)
 	if err != nil {

@@ -12,7 +12,7 @@ var reportSchema string
 // JSONSchema returns the JSON schema (draft 2020-12) of what WriteJSON writes.
 func JSONSchema() string { return reportSchema }
 
-// WriteJSON writes the report in the format that Schema names.
+// WriteJSON writes the report in the format named by Schema.
 func (r *Report) WriteJSON(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

@@ -6,8 +6,8 @@ import (
 	"io"
 )
 
-// The totals stand on both elements: some readers take those of the outer one,
-// some those of the inner one, and some refuse a document that lacks any.
+// The totals are on both elements: some readers take those of the outer one, some
+// those of the inner one, and some refuse a document that lacks any.
 type junitSuites struct {
 	XMLName xml.Name `xml:"testsuites"`
 	junitTotals
@@ -49,9 +49,9 @@ type junitText struct {
 	Text    string `xml:",chardata"`
 }
 
-// WriteJUnit writes the report as JUnit XML. Only a failed Must rule is a
-// failure there. What was waived, is not applicable or is not as recommended
-// is skipped, with the reason.
+// WriteJUnit writes the report as JUnit XML. There only a failed Must rule is a
+// failure. What is waived, not applicable or not as recommended is skipped, with the
+// reason.
 func (r *Report) WriteJUnit(w io.Writer) error {
 	suite := junitSuite{
 		junitTotals: junitTotals{Name: "conformance." + r.Suite, Tests: len(r.Results), Time: fmt.Sprintf("%.3f", r.Seconds())},

@@ -12,26 +12,26 @@ import (
 )
 
 // Latency is how long something of the target took: a command, a call. It is for
-// eyes: no verdict depends on it, and a busy machine is slow too.
+// people: no verdict depends on it, because a busy machine is slow too.
 type Latency struct {
 	What  string `json:"what"` // "ADD"
 	Count int    `json:"count"`
-	// Seconds: the shortest, the ones that half and nine in ten did not exceed, and
-	// the longest.
+	// In seconds: the shortest, the ones that half and nine in ten did not exceed,
+	// and the longest.
 	Min float64 `json:"min"`
 	P50 float64 `json:"p50"`
 	P90 float64 `json:"p90"`
 	Max float64 `json:"max"`
 }
 
-// Measure adds a sample of how long something took to the report's latencies. A
-// check measures what ran alone, see Rule.Alone. It may be called concurrently.
+// Measure adds a sample of how long something took to the report's latencies. A check
+// measures only what ran alone, see Rule.Alone. It may be called concurrently.
 func (in *Input[T]) Measure(what string, took time.Duration) { in.samples.add(what, took) }
 
-// samples are those of a run. Nil takes none.
+// samples are the measurements of a run. A nil *samples ignores them.
 type samples struct {
 	mu    sync.Mutex
-	names []string // in the order in which they came
+	names []string // in the order of their first samples
 	took  map[string][]time.Duration
 	sizes []Size
 }

@@ -32,15 +32,15 @@ type Profile struct {
 	// waived rule is not run. An id that the suite does not have and an empty
 	// reason are errors.
 	Waivers map[string]string `json:"waivers,omitempty"`
-	// Facts maps names that the suite knows to values. A value that is no string in
-	// YAML stands as its JSON text.
+	// Facts maps names that the suite knows to values. A value that is not a string
+	// in YAML is given as its JSON text.
 	Facts map[string]string `json:"facts,omitempty"`
 }
 
-// profileKeys are those at a profile's top.
+// profileKeys are the top-level keys of a profile.
 var profileKeys = []string{"suite", "waivers", "facts"}
 
-// UnmarshalJSON reads facts of any kind.
+// UnmarshalJSON accepts facts of any type.
 func (p *Profile) UnmarshalJSON(data []byte) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(data, &keys); err != nil {
@@ -104,7 +104,7 @@ func LoadProfile(path string) (*Profile, error) {
 	return p, nil
 }
 
-// Fact returns the declared value of a fact, and whether there is one.
+// Fact returns the declared value of a fact, and whether it is declared.
 func (p *Profile) Fact(name string) (value string, declared bool) {
 	if p == nil {
 		return "", false
@@ -113,8 +113,8 @@ func (p *Profile) Fact(name string) (value string, declared bool) {
 	return value, declared
 }
 
-// List returns the declared values of a fact that is a list: words with commas or
-// blanks between them, or a list of YAML's. It is empty where nothing is declared.
+// List returns the declared values of a fact that is a list: words separated by
+// commas or blanks, or a YAML list. It is empty if the fact is not declared.
 func (p *Profile) List(name string) []string {
 	text, _ := p.Fact(name)
 	return strings.FieldsFunc(text, func(c rune) bool { return strings.ContainsRune(", []\"", c) })
@@ -129,9 +129,9 @@ func (p *Profile) waiver(id string) (reason string, waived bool) {
 	return reason, waived
 }
 
-// CheckProfile holds a profile against the suite: everything in it must mean
-// something there. Nil, which declares nothing, is fine. Run begins with it; who
-// acts on facts before a run calls it before that.
+// CheckProfile checks a profile against the suite: everything in it must mean
+// something there. A nil profile, which declares nothing, is valid. Run calls it
+// first; callers that act on facts before a run call it before that.
 func (s *Suite[T]) CheckProfile(p *Profile) error {
 	if p == nil {
 		return nil

@@ -2,8 +2,8 @@ package conformance
 
 import "sync"
 
-// queue holds results in the order of their rules, in which it also shows them:
-// each as soon as it and all before it are known.
+// queue collects results in the order of their rules, and shows each as soon as it
+// and all before it are known.
 type queue struct {
 	show func(Result)
 
@@ -12,7 +12,7 @@ type queue struct {
 	shown   int
 }
 
-// put takes the result at a place; nil when there is none.
+// put stores the result at an index; nil if there is none.
 func (q *queue) put(i int, result *Result) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -21,7 +21,7 @@ func (q *queue) put(i int, result *Result) {
 	}
 }
 
-// made returns the results that there are, and shows what waited for others.
+// made returns the existing results, and shows those that waited for others.
 func (q *queue) made() []Result {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -8,16 +8,15 @@ import (
 	"unicode"
 )
 
-// Schema names the format of a report's JSON. The published JSON schema is
-// what JSONSchema returns.
+// Schema names the format of a report's JSON. JSONSchema returns the published JSON
+// schema.
 const Schema = "nodekit.conformance/v1"
 
-// Status is what came of one rule.
+// Status is the outcome of one rule.
 type Status string
 
-// The statuses. NA means that the target does not claim what the rule is
-// about; Waived that its author declared, with a reason, that the rule does not
-// apply.
+// The statuses. NA means that the target does not claim what the rule is about;
+// Waived that its author declared, with a reason, that the rule does not apply.
 const (
 	Pass   Status = "pass"
 	Fail   Status = "fail"
@@ -25,7 +24,7 @@ const (
 	NA     Status = "na"
 )
 
-// Result is what came of one rule.
+// Result is the outcome of one rule.
 type Result struct {
 	ID     string `json:"id"`
 	Level  Level  `json:"level"`
@@ -33,8 +32,8 @@ type Result struct {
 	Title  string `json:"title"`
 	// Spec is the place and the sentence in the specification.
 	Spec string `json:"spec"`
-	// Message is what was seen for a failure, and the reason for waived and
-	// na. It is empty for a pass.
+	// Message is what was seen, for a failure, or the reason, for waived and na. It
+	// is empty for a pass.
 	Message string  `json:"message"`
 	Seconds float64 `json:"seconds"`
 
@@ -55,17 +54,17 @@ type Report struct {
 	Command string    `json:"command"`
 	Started time.Time `json:"started"`
 	Results []Result  `json:"results"`
-	// Latencies are what checks measured, in the order in which they did first.
+	// Latencies are what checks measured, in the order of the first samples.
 	Latencies []Latency `json:"latencies,omitempty"`
 	Sizes     []Size    `json:"sizes,omitempty"`
 
-	took time.Duration // 0: one after the other
+	took time.Duration // 0 if the rules ran one after the other
 	cut  bool          // the run was cut short
-	test string        // what go test -run wants before a rule's id, if a test made it
+	test string        // the prefix of a rule's id for go test -run, if a test made the report
 }
 
-// Failed tells whether a rule of level Must failed, or, of a strict run, one of
-// level Should. Other failures are reported and do not count here.
+// Failed reports whether a rule of level Must failed or, in a strict run, one of
+// level Should. Other failures are reported but do not count here.
 func (r *Report) Failed() bool {
 	for i := range r.Results {
 		if r.Results[i].violation() {
@@ -86,7 +85,7 @@ func (r *Report) Count(status Status) int {
 	return n
 }
 
-// Result returns the result of a rule, or nil when the rule was not run.
+// Result returns the result of a rule, or nil if the rule was not run.
 func (r *Report) Result(id string) *Result {
 	for i := range r.Results {
 		if r.Results[i].ID == id {
@@ -117,7 +116,7 @@ func (r *Report) Seconds() float64 {
 	return sum
 }
 
-// judge fills in status and message from what the check returned.
+// judge sets status and message from what the check returned.
 func (r *Result) judge(seen error, late bool, limit time.Duration) {
 	if seen == nil {
 		r.Status = Pass
@@ -135,12 +134,13 @@ func (r *Result) judge(seen error, late bool, limit time.Duration) {
 	}
 }
 
-// violation tells whether the result makes the whole report fail.
+// violation reports whether the result makes the whole report fail.
 func (r *Result) violation() bool {
 	return r.Status == Fail && (r.Level == Must || r.strict && r.Level == Should)
 }
 
-// printable replaces what a terminal would act on: plugins print anything.
+// printable replaces control characters that a terminal would interpret: plugins
+// print anything.
 func printable(s string) string {
 	return strings.Map(func(c rune) rune {
 		if unicode.IsControl(c) && c != '\n' && c != '\t' {

@@ -20,42 +20,43 @@ type Options struct {
 	// Only names the rules to run: by id, whatever their tier, or by pattern
 	// ("CNI-DEL-*", as in path.Match), up to Tier. Empty means every rule up to Tier.
 	Only []string
-	// Seed makes the choices of every check repeatable. 0 means a new one,
-	// which the report names.
+	// Seed makes the choices of every check repeatable. 0 means a new seed, which the
+	// report names.
 	Seed uint64
 	// Profile is what the plugin's author declares. Nil means nothing.
 	Profile *Profile
 	// Strict makes a failed Should rule fail the report too.
 	Strict bool
-	// Parallel is how many rules run at a time where the suite and the target
-	// allow several. 0 means as many as there are processors, or a multiple of that:
-	// see Suite.PerProcessor.
+	// Parallel is how many rules run at a time if the suite and the target allow
+	// several. 0 means the number of processors, or a multiple of that: see
+	// Suite.PerProcessor.
 	Parallel int
-	// Progress gets one line per rule, in the suite's order, as soon as its result
-	// is known. Nil means none.
+	// Progress receives one line per rule, in the suite's order, as soon as its
+	// result is known. Nil means none.
 	Progress io.Writer
 	// Timeout bounds one rule. 0 means 30 s for a quick rule, 2 minutes for
 	// a crash rule and 30 minutes for a soak rule.
 	Timeout time.Duration
-	// Command is the command that made this run, up to --rule and --seed:
-	// "nodekit conform cni ./my-plugin". Failures print it as the way to
-	// repeat them. Empty means "nodekit conform SUITE TARGET".
+	// Command is the command that started this run, up to --rule and --seed: "nodekit
+	// conform cni ./my-plugin". Failures print it for repeating them. Empty means
+	// "nodekit conform SUITE TARGET".
 	Command string
-	// Logger gets what checks log. Nil means discard.
+	// Logger receives what checks log. Nil discards it.
 	Logger *slog.Logger
 }
 
 // stopGrace is how long a check may take to clean up after its context ended.
 const stopGrace = 20 * time.Second
 
-// Run runs the suite's rules and reports on them: one after the other, or several
-// at a time where Suite.Concurrent allows it, those that want to be alone last.
-// A rule that fails is part of the report, not an error: see Report.Failed.
+// Run runs the suite's rules and reports on them: one after the other, or several at
+// a time if Suite.Concurrent allows it, those with Alone set last. A rule that fails
+// is part of the report, not an error: see Report.Failed.
 //
-// The error is for a run that could not start (an unknown rule, a profile that
-// does not fit, what Suite.Prepare misses) and for one that was cut short, because ctx ended or because a
-// check did not stop at its timeout and so may still be at work; the report
-// then holds the results so far, and is nil only when the run did not start.
+// The error is for a run that could not start (an unknown rule, an invalid profile,
+// an error of Suite.Prepare or Suite.Open) and for one that was cut short, because
+// ctx ended or because a check did not stop at its timeout and so may still be
+// running. The report then has the results so far; it is nil only if the run did not
+// start.
 func (s *Suite[T]) Run(ctx context.Context, target T, opts *Options) (*Report, error) {
 	r, rules, err := s.prepare(target, opts)
 	if err != nil {
@@ -92,7 +93,7 @@ func (s *Suite[T]) ready(ctx context.Context, target T, rules []*Rule[T]) error 
 	return nil
 }
 
-// open gives the checks what they have in common; end takes it back.
+// open sets up what the checks share; end removes it.
 func (r *runner[T]) open(ctx context.Context, s *Suite[T], rules []*Rule[T]) (end func(), err error) {
 	if s.Open == nil || len(rules) == 0 {
 		return func() {}, nil
@@ -115,8 +116,8 @@ func (s *Suite[T]) width(target T, o *Options) int {
 	return runtime.GOMAXPROCS(0) * max(s.PerProcessor, 1)
 }
 
-// split returns the places of the rules that may run beside each other, and of
-// those that may not. One at a time, all keep the suite's order.
+// split returns the indexes of the rules that may run at the same time, and of those
+// that must run alone. With a width of one, all keep the suite's order.
 func split[T any](rules []*Rule[T], width int) (beside, alone []int) {
 	for i, rule := range rules {
 		if rule.Alone && width > 1 {
@@ -128,8 +129,7 @@ func split[T any](rules []*Rule[T], width int) (beside, alone []int) {
 	return beside, alone
 }
 
-// all runs the rules at the places, width at a time, until one cuts the run
-// short.
+// all runs the rules at the indexes, width at a time, until one cuts the run short.
 func (r *runner[T]) all(ctx context.Context, rules []*Rule[T], places []int, width int, q *queue) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(width)
@@ -143,14 +143,14 @@ func (r *runner[T]) all(ctx context.Context, rules []*Rule[T], places []int, wid
 	return g.Wait()
 }
 
-// runner is one run of a suite. Its rules may run at the same time; the report is
-// completed by one goroutine.
+// runner is one run of a suite. Its rules may run at the same time; one goroutine
+// completes the report.
 type runner[T any] struct {
 	target  T
 	opts    Options
 	report  *Report
 	samples samples
-	told    map[string]string // the rule that told a cause, for the progress
+	told    map[string]string // the rule that first reported a cause, for the progress
 }
 
 func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], error) {
@@ -185,7 +185,7 @@ func (s *Suite[T]) prepare(target T, opts *Options) (*runner[T], []*Rule[T], err
 	return r, rules, nil
 }
 
-// run runs one rule. The result is nil when the run was cut short in it.
+// run runs one rule. The result is nil if the run was cut short during the rule.
 func (r *runner[T]) run(ctx context.Context, rule *Rule[T]) (*Result, error) {
 	result := &Result{ID: rule.ID, Level: rule.Level, Title: rule.Title, Spec: rule.Spec.String(), strict: r.opts.Strict}
 	if reason, waived := r.opts.Profile.waiver(rule.ID); waived {
@@ -225,8 +225,7 @@ func (r *runner[T]) limit(tier Tier) time.Duration {
 	return 30 * time.Minute
 }
 
-// progress prints the one line of a result. A broken terminal does not end
-// the run.
+// progress prints the line of a result. A broken terminal does not end the run.
 func (r *runner[T]) progress(result Result) {
 	if r.opts.Progress != nil {
 		cause := result.cause()

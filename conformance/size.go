@@ -5,7 +5,7 @@ import (
 	"io"
 )
 
-// Size is how much of something the target takes. Like a Latency it is for eyes.
+// Size is how much of something the target uses. Like a Latency it is for people.
 type Size struct {
 	What  string `json:"what"` // "memory of a Pod"
 	Bytes int64  `json:"bytes"`
@@ -23,7 +23,7 @@ func (s *samples) addSize(size Size) {
 	s.sizes = append(s.sizes, size)
 }
 
-// measured puts what checks measured into the report, behind the last of them.
+// measured puts what checks measured into the report, after the last check.
 func (s *samples) measured(r *Report) {
 	r.Latencies = s.latencies()
 	s.mu.Lock()

@@ -6,7 +6,7 @@ import (
 	"path"
 )
 
-// Validate says what is wrong with the table itself: a rule without an id, a
+// Validate returns what is wrong with the table itself: a rule without an id, a
 // sentence or a check, an id used twice, an unknown level or tier.
 func (s *Suite[T]) Validate() error {
 	var errs []error
@@ -57,10 +57,10 @@ func (s *Suite[T]) rule(id string) *Rule[T] {
 	return nil
 }
 
-// selected returns the rules of a run in the suite's order: those that only names
-// by id, whatever their tier, and those of the tier and the tiers before it that
-// one of its patterns matches; all of those when it is empty. What selects nothing
-// is an error.
+// selected returns the rules of a run in the suite's order: those that only names by
+// id, whatever their tier, and those up to the tier that match one of its patterns;
+// if only is empty, all rules up to the tier. An entry that selects nothing is an
+// error.
 func (s *Suite[T]) selected(tier Tier, only []string) ([]*Rule[T], error) {
 	wanted := make(map[string]bool)
 	for _, pattern := range only {
@@ -83,7 +83,7 @@ func (s *Suite[T]) selected(tier Tier, only []string) ([]*Rule[T], error) {
 }
 
 func (s *Suite[T]) matching(tier Tier, pattern string) (ids []string, err error) {
-	later := Tier(0) // the first of the tiers of what matches and is left out
+	later := Tier(0) // the first of the tiers of rules that match and are left out
 	for i := range s.Rules {
 		r := &s.Rules[i]
 		ok, err := path.Match(pattern, r.ID)

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Test runs the suite inside go test, one subtest per rule. A failed Must rule
-// fails its subtest, with Options.Strict a failed Should rule too; everything else
-// that is not a pass is logged by it. Opts
-// may be nil; its Progress is not used.
+// Test runs the suite inside go test, one subtest per rule. A failed Must rule fails
+// its subtest, and with Options.Strict so does a failed Should rule; any other result
+// that is not a pass is logged by the subtest. opts may be nil; its Progress is not
+// used.
 //
-// Where Suite.Concurrent allows it, rules run beside each other as in Run, as subtests of
+// Where Suite.Concurrent allows it, rules run in parallel as in Run, as subtests of
 // "beside", and then those of "alone": go test -run 'TestX//ID' runs one of either.
 //
 // The context of the checks ends shortly before the test's deadline, so that
@@ -53,8 +53,8 @@ func (s *Suite[T]) Test(t *testing.T, target T, opts *Options) {
 	t.Log(r.report.summary())
 }
 
-// subtests runs the rules at the places, one after the other, or as many at a time as
-// there are slots.
+// subtests runs the rules at the indexes, one after the other or, with slots, as many
+// at a time as there are slots.
 func (r *runner[T]) subtests(ctx context.Context, t *testing.T, rules []*Rule[T], places []int, q *queue, slots chan struct{}) {
 	for _, i := range places {
 		t.Run(rules[i].ID, func(t *testing.T) {
@@ -101,20 +101,20 @@ type Mutant[T any] struct {
 	Name string
 	// Rule is the id of the rule that must catch it.
 	Rule string
-	// Seen, if it is set, is a part of what the rule must have seen: proof that it
-	// failed for this fault and no other.
+	// Seen, if set, is a part of what the rule must have seen: proof that it failed
+	// because of this fault and no other.
 	Seen string
-	// Target makes the faulty target. It may use t.Cleanup.
+	// Target creates the faulty target. It may use t.Cleanup.
 	Target func(t testing.TB) T
-	// Parallel lets others that have it, too, run beside it: nothing that its rule
-	// measures or looks at is theirs as well.
+	// Parallel allows the mutant to run at the same time as others with Parallel:
+	// nothing that its rule measures or looks at is shared with them.
 	Parallel bool
 }
 
-// TestMutants proves a suite: it runs each mutant's rule on the mutant and
-// fails unless the rule fails. It fails, too, for each rule, of any level,
-// without a mutant and for a mutant of a rule that does not exist. A check that
-// panics has caught nothing.
+// TestMutants proves a suite: it runs each mutant's rule on the mutant and fails
+// unless the rule fails. It also fails for each rule, of any level, without a mutant,
+// and for a mutant of a rule that does not exist. A check that panics has caught
+// nothing.
 func TestMutants[T any](t *testing.T, s *Suite[T], mutants []Mutant[T]) {
 	t.Helper()
 	proven := make(map[string]bool, len(mutants))

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// word is how a status reads in text. A failure that does not count is told
-// apart from one that does.
+// word returns a status as shown in text. Failures that do not count have a word of
+// their own.
 func (r *Result) word() string {
 	switch {
 	case r.violation():
@@ -19,9 +19,9 @@ func (r *Result) word() string {
 	return string(r.Status)
 }
 
-// cause is what was seen, and rules of one cause tell it once. Lines after the first are
-// what a plugin printed, which has times in it, and count without their digits. It is "" for
-// what did not fail.
+// cause returns what was seen; rules with the same cause report it once. Lines after
+// the first are a plugin's output, which contains times, so digits in them are
+// ignored. It is "" if the rule did not fail.
 func (r *Result) cause() string {
 	if r.Status != Fail {
 		return ""
@@ -32,7 +32,7 @@ func (r *Result) cause() string {
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// line is the result in one line.
+// line returns the result in one line.
 func (r *Result) line() string {
 	text := fmt.Sprintf("%-6s  %-16s  %-8s  %6.2fs  %s", r.word(), r.ID, r.Level, r.Seconds, r.Title)
 	if r.Message == "" {
@@ -42,8 +42,8 @@ func (r *Result) line() string {
 	return text + ": " + first
 }
 
-// failure is all that the reader of a failure needs: the duty, what was seen,
-// and how to see it again.
+// failure returns everything that the reader of a failure needs: the duty, what was
+// seen, and how to reproduce it.
 func (r *Report) failure(result *Result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s (%s): %s\n", result.word(), result.ID, result.Level, result.Title)
@@ -53,12 +53,11 @@ func (r *Report) failure(result *Result) string {
 	return b.String()
 }
 
-// WriteText writes the report for a person to read: the failures in full, how long
-// things took, and a summary. The line per rule is the progress of the run, see
-// Options.Progress.
+// WriteText writes the report for people: the failures in full, the durations, and a
+// summary. The line per rule is the progress of the run, see Options.Progress.
 //
-// Rules that failed alike, because the plugin does not start for one, are named behind the
-// first of them.
+// Rules that failed for the same cause, such as a plugin that does not start, are
+// named after the first of them.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	alike := map[string][]*Result{}

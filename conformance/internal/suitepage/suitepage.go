@@ -1,5 +1,6 @@
-// Package suitepage holds a suite's page in docs, and the sentences that its rules
-// quote, to what is true. It is for the tests of suites.
+// Package suitepage checks a suite's page in docs against its rules, and the
+// sentences that rules quote against the specification. It is for the tests of
+// suites.
 package suitepage
 
 import (
@@ -17,8 +18,8 @@ import (
 // row is a rule in a table: id, level, tier and title.
 var row = regexp.MustCompile(`(?m)^\| ([A-Z]+(?:-[A-Z]+)+-[0-9]{3}) \| ([MSFQ]) \| ([a-z]+) \| (.*) \|$`)
 
-// Tables holds the tables of the page to the rules: each stands there once, with its
-// level, tier and title, and no other does.
+// Tables checks the tables of the page against the rules: each rule occurs once, with
+// its level, tier and title, and there are no others.
 func Tables[T any](t *testing.T, page string, rules []conformance.Rule[T]) {
 	t.Helper()
 	text, err := os.ReadFile(page)
@@ -45,7 +46,8 @@ func Tables[T any](t *testing.T, page string, rules []conformance.Rule[T]) {
 	}
 }
 
-// deFacto ends the title of a rule that no sentence of a specification is behind.
+// deFacto ends the title of a rule that is not based on a sentence of a
+// specification.
 const deFacto = " (de facto)"
 
 func letter[T any](r *conformance.Rule[T]) string {
@@ -60,20 +62,20 @@ func letter[T any](r *conformance.Rule[T]) string {
 	return "M"
 }
 
-// CRISentences holds the rules that quote the CRI to the text of its api.proto. What a
-// sentence leaves out is "[...]".
+// CRISentences checks the rules that quote the CRI against the text of its api.proto.
+// Omissions in a sentence are marked "[...]".
 func CRISentences[T any](t *testing.T, rules []conformance.Rule[T]) {
 	t.Helper()
 	quoted(t, rules, "CRI", "k8s.io/cri-api", "pkg/apis/runtime/v1/api.proto")
 }
 
-// NRISentences holds the rules that quote NRI to its README and its api.proto.
+// NRISentences checks the rules that quote NRI against its README and its api.proto.
 func NRISentences[T any](t *testing.T, rules []conformance.Rule[T]) {
 	t.Helper()
 	quoted(t, rules, "NRI", "github.com/containerd/nri", "README.md", "pkg/api/api.proto")
 }
 
-// quoted holds the rules that quote a document to files of a module.
+// quoted checks the rules that quote a document against files of a module.
 func quoted[T any](t *testing.T, rules []conformance.Rule[T], document, module string, files ...string) {
 	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
@@ -106,5 +108,5 @@ func quoted[T any](t *testing.T, rules []conformance.Rule[T], document, module s
 	}
 }
 
-// Plain has one space for each white space.
+// Plain replaces all white space by single spaces.
 func Plain(text string) string { return strings.Join(strings.Fields(text), " ") }
