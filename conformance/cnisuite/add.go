@@ -53,7 +53,7 @@ func (l *lab) enters() error {
 	return nil
 }
 
-// describes returns NotApplicable where results have no list of interfaces.
+// describes returns NotApplicable if results have no list of interfaces.
 func (l *lab) describes() error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin makes no interface")
@@ -64,8 +64,8 @@ func (l *lab) describes() error {
 	return nil
 }
 
-// checkAddTwice looks that the first attachment is served by the second ADD as
-// little as it is hurt.
+// checkAddTwice checks that the second ADD neither serves nor harms the first
+// attachment.
 func checkAddTwice(ctx context.Context, l *lab) error {
 	if err := l.enters(); err != nil {
 		return err
@@ -134,8 +134,7 @@ func checkRefusedReleases(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkNoPrevOnAdd does not ask which of the two: some chained plugins need no
-// prevResult.
+// checkNoPrevOnAdd accepts either outcome: some chained plugins need no prevResult.
 func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
 	if l.target.Kind != Chained {
 		return conformance.NotApplicable("only a chained plugin needs a prevResult")
@@ -158,7 +157,7 @@ func checkNoPrevOnAdd(ctx context.Context, l *lab) error {
 	return out.ended()
 }
 
-// noNetNS are values of CNI_NETNS that lead to no network namespace.
+// noNetNS are values of CNI_NETNS that do not lead to a network namespace.
 func (l *lab) noNetNS() []with {
 	at := func(what, path string) with { return with{what: what, env: map[string]string{"CNI_NETNS": path}} }
 	return []with{
@@ -187,8 +186,8 @@ func checkNoNetNS(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkNoNetNSChanges allows what networks share: it stays, as a bridge does,
-// after the first attachment has gone.
+// checkNoNetNSChanges allows what networks share: like a bridge, it stays after the
+// first attachment is gone.
 func checkNoNetNSChanges(ctx context.Context, l *lab) error {
 	if err := l.enters(); err != nil {
 		return err
@@ -278,7 +277,7 @@ func again(times int) func(context.Context, *lab) error {
 	}
 }
 
-// canonical is an address as the kernel's are written, or "".
+// canonical returns an address in the kernel's notation, or "".
 func canonical(cidr string) string {
 	ip, network, err := net.ParseCIDR(cidr)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
-// paramRules are about what an ADD is asked for.
+// paramRules are about what callers ask of an ADD.
 func paramRules() []conformance.Rule[Target] {
 	const should, advisory = conformance.Should, conformance.Advisory
 	const only = "create the interface defined by CNI_IFNAME inside the container at CNI_NETNS"
@@ -47,7 +47,7 @@ func texts(value any) []string {
 	return all
 }
 
-// checkCapabilities looks at those arguments whose effect every plugin shows.
+// checkCapabilities checks those arguments whose effect is visible for every plugin.
 func checkCapabilities(ctx context.Context, l *lab) error {
 	args, err := l.asked()
 	if err != nil {
@@ -128,7 +128,7 @@ func checkPrecedence(ctx context.Context, l *lab) error {
 	return wrong
 }
 
-// argsBeatEnv learns two addresses that the plugin can give, and asks for them
+// argsBeatEnv learns two addresses that the plugin can assign, and requests them
 // again.
 func (l *lab) argsBeatEnv(ctx context.Context) error {
 	var known []string
@@ -167,8 +167,8 @@ func (l *lab) argsBeatEnv(ctx context.Context) error {
 	return nil
 }
 
-// asking runs an ADD with addresses in args and CNI_ARGS; a result of nil means
-// that it was refused.
+// asking runs an ADD with addresses in args and CNI_ARGS; a nil result means that it
+// was refused.
 func (l *lab) asking(ctx context.Context, args, env string) (*container, *result, error) {
 	c, err := l.newContainer()
 	if err != nil {
@@ -230,7 +230,7 @@ func checkDNS(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkSysctls looks at the first ADD on the host: later ones find things done.
+// checkSysctls looks at the first ADD on the host: later ones find the settings made.
 func checkSysctls(ctx context.Context, l *lab) error {
 	scope := leak.Scope{Kinds: []leak.Kind{leak.Sysctl}}
 	before, err := takeIn(l.host, scope)

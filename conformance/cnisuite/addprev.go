@@ -17,7 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// prevRules are about the result of the plugins before.
+// prevRules are about the result of the earlier plugins.
 func prevRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{
 		checked(rule("CNI-ADD-012", conformance.Must, "the result has what prevResult had", "ADD",
@@ -27,8 +27,8 @@ func prevRules() []conformance.Rule[Target] {
 	}
 }
 
-// previous is a prevResult with something of everything: of the interface that
-// the chained plugin adjusts, or of another one in the container.
+// previous is a prevResult with all kinds of entries: for the interface that the
+// chained plugin adjusts, or for another one in the container.
 func (l *lab) previous(c *container) (json.RawMessage, error) {
 	prev := c.prev
 	if prev == nil {
@@ -44,8 +44,8 @@ func (l *lab) previous(c *container) (json.RawMessage, error) {
 	return l.enrich(c, prev)
 }
 
-// enrich adds to a result of one address what results may have beside it: its
-// gateway, the interface's MTU, a route, and dns.
+// enrich adds to a result with one address what results may also have: its gateway,
+// the interface's MTU, a route, and dns.
 func (l *lab) enrich(c *container, prev json.RawMessage) (json.RawMessage, error) {
 	var r map[string]any
 	if err := json.Unmarshal(prev, &r); err != nil {
@@ -77,11 +77,11 @@ func (l *lab) enrich(c *container, prev json.RawMessage) (json.RawMessage, error
 	return json.Marshal(r)
 }
 
-// prevRoute is where the route of a prevResult leads.
+// prevRoute is the destination of the route in a prevResult.
 var prevRoute = &net.IPNet{IP: net.IPv4(10, 127, 0, 0).To4(), Mask: net.CIDRMask(16, 32)}
 
-// checkPrevKept passes a plugin over that makes interfaces and refuses to be in a
-// chain: there is no harm in that.
+// checkPrevKept skips a plugin that creates interfaces and refuses to be in a chain:
+// there is no harm in that.
 func checkPrevKept(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
@@ -108,9 +108,9 @@ func checkPrevKept(ctx context.Context, l *lab) error {
 	return cmp.Or(l.stillTold(old, now, out), l.stillRouted(c, old, now, out))
 }
 
-// stillTold expects of what prevResult had that the result has it, too, if the
-// kernel still has: what the plugin took away is modified appropriately. The
-// kernel does not know of dns.
+// stillTold expects the result to have what prevResult had, as long as the kernel has
+// it: what the plugin removed is modified appropriately. The kernel does not know
+// dns.
 func (l *lab) stillTold(old, now result, out *answer) error {
 	for at, i := range old.Interfaces {
 		nics, err := nicsIn(l.place(i.Sandbox))
@@ -155,8 +155,7 @@ func (l *lab) stillRouted(c *container, old, now result, out *answer) error {
 	return nil
 }
 
-// on is the name of the interface that the result's index for an address leads to,
-// or "".
+// on returns the name of the interface to which the result assigns an address, or "".
 func (r *result) on(address string) string {
 	for _, ip := range r.IPs {
 		if canonical(ip.Address) == canonical(address) && ip.Interface != nil && *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) {
@@ -166,8 +165,8 @@ func (r *result) on(address string) string {
 	return ""
 }
 
-// has says whether one of the result's addresses is that, with any length of its
-// prefix where none is asked for.
+// has reports whether the result has the address, with any prefix length if none is
+// given.
 func (r *result) has(address string) bool {
 	bare, _, prefixed := strings.Cut(address, "/")
 	for _, ip := range r.IPs {
@@ -221,8 +220,8 @@ func checkPrevEqual(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// reflected is what a result would tell of: the interfaces, addresses and routes
-// of container and host.
+// reflected returns what a result would describe: the interfaces, addresses and
+// routes of container and host.
 func (l *lab) reflected(c *container) ([]string, error) {
 	var all []string
 	for _, ns := range []string{c.ns, l.host} {
@@ -244,8 +243,8 @@ func (l *lab) reflected(c *container) ([]string, error) {
 	return all, nil
 }
 
-// lacks returns the first place where have has not what want has. More than that
-// is no lack, nor is the case of letters.
+// lacks returns the first place where have lacks what want has. It ignores additions
+// in have, and the case of letters.
 func lacks(want, have any) string {
 	switch want := want.(type) {
 	case map[string]any:

@@ -15,7 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// resultRules hold results against the kernel.
+// resultRules compare results with the kernel.
 func resultRules() []conformance.Rule[Target] {
 	const must = conformance.Must
 	const routes = "routes: Routes created by this attachment"
@@ -38,7 +38,7 @@ func resultRules() []conformance.Rule[Target] {
 	}
 }
 
-// details are what results say beyond what other rules read.
+// details are the parts of results that other rules do not read.
 type details struct {
 	Interfaces []struct {
 		iface
@@ -71,7 +71,7 @@ func (c *container) details() (*details, error) {
 	return &d, nil
 }
 
-// linksIn are the interfaces of a namespace by their names.
+// linksIn returns the interfaces of a namespace by name.
 func linksIn(ns string) (map[string]netlink.Link, error) {
 	found := map[string]netlink.Link{}
 	err := netns.Do(ns, func() error {
@@ -84,7 +84,7 @@ func linksIn(ns string) (map[string]netlink.Link, error) {
 	return found, err
 }
 
-// checkListed looks at the second attachment: what the first one made may belong
+// checkListed looks at the second attachment: what the first one created may belong
 // to the network.
 func checkListed(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
@@ -121,7 +121,7 @@ func checkListed(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// place is the namespace of a sandbox in a result.
+// place returns the namespace of a sandbox in a result.
 func (l *lab) place(sandbox string) string {
 	if sandbox == "" {
 		return l.host

@@ -14,8 +14,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// checkRoutesExist has the delegate, where the suite stands in for it, return
-// routes with a gateway and without.
+// checkRoutesExist makes the delegate, if the suite stands in for it, return routes
+// with and without a gateway.
 func checkRoutesExist(ctx context.Context, l *lab) error {
 	routes := `{"dst":"10.200.0.0/16"},{"dst":"10.201.0.0/16","gw":"10.123.0.1"}`
 	return l.routes(ctx, routes, func(told toldRoute, have netlink.Route) string {
@@ -26,8 +26,8 @@ func checkRoutesExist(ctx context.Context, l *lab) error {
 	})
 }
 
-// checkRoutesTold looks at the main table of the container alone. What leads to the
-// result's own subnets and gateways goes without saying.
+// checkRoutesTold looks only at the container's main table. Routes to the result's
+// own subnets and gateways need not be listed.
 func checkRoutesTold(ctx context.Context, l *lab) error {
 	if err := l.describes(); err != nil {
 		return err
@@ -63,8 +63,8 @@ func checkRoutesTold(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// leads says whether the result has a route to the destination, or an address in
-// whose subnet it is, or whose gateway it is.
+// leads reports whether the result has a route to the destination, or an address with
+// the destination as its subnet or gateway.
 func (r *result) leads(to string) bool {
 	if to == "default" {
 		to = "0.0.0.0/0"
@@ -121,8 +121,8 @@ func orZero(n *int) int {
 	return *n
 }
 
-// routes compares each route of the result with the kernel's of that destination;
-// differs says in what they differ.
+// routes compares each route of the result with the kernel's route to that
+// destination; differs returns how they differ.
 func (l *lab) routes(ctx context.Context, routes string, differs func(toldRoute, netlink.Route) string) error {
 	if err := l.describes(); err != nil {
 		return err
@@ -203,8 +203,8 @@ func (r toldRoute) String() string {
 		r.Dst, r.GW, r.MTU, r.AdvMSS, r.Priority, orZero(r.Table), orZero(r.Scope))
 }
 
-// leads says whether a route is one to the destination. The kernel's default
-// routes may have none.
+// leads reports whether a route leads to the destination. The kernel's default routes
+// may have none.
 func leads(r netlink.Route, dst *net.IPNet) bool {
 	if r.Dst == nil {
 		ones, bits := dst.Mask.Size()

@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// checkResultVersions holds every version's result to that version, and to what the
-// newest one tells of an attachment like it.
+// checkResultVersions compares every version's result with that version, and with
+// what the newest one reports about a similar attachment.
 func checkResultVersions(ctx context.Context, l *lab) error {
 	lives, err := found(ctx, l, "a life in each version", liveInEachVersion)
 	if err != nil {
@@ -59,10 +59,12 @@ type oldIP struct {
 	IP string `json:"ip"`
 }
 
-// lists says whether results of the version have lists of interfaces and addresses.
+// lists reports whether results of the version have lists of interfaces and
+// addresses.
 func (r *versionResult) lists() bool { return cni.AtLeast(r.of.version, "0.3.0") }
 
-// shaped looks for what results of the version have, and those of others do not.
+// shaped checks that the result has what its version has, and nothing that only
+// others have.
 func (f versionLife) shaped() (*versionResult, error) {
 	r := versionResult{of: f}
 	if err := f.add.ok(&r); err != nil {
@@ -101,7 +103,7 @@ func familyOf(address string) string {
 	return "4"
 }
 
-// families are those of the result's addresses.
+// families returns the families of the result's addresses.
 func (r *versionResult) families() map[string]bool {
 	all := map[string]bool{"4": r.IP4 != nil, "6": r.IP6 != nil}
 	if !r.lists() {
@@ -114,13 +116,13 @@ func (r *versionResult) families() map[string]bool {
 	return all
 }
 
-// names says whether the result lists the container's interface, with its sandbox.
+// names reports whether the result lists the container's interface, with its sandbox.
 func (r *versionResult) names() bool {
 	return (&result{Interfaces: r.Interfaces}).inside(r.of.ifName, r.of.ns) >= 0
 }
 
-// tellsLessThan reports what the newest version's result has, and this one lacks
-// although results of its version have it, too.
+// tellsLessThan reports what the newest version's result has and this one lacks,
+// although results of its version have it too.
 func (r *versionResult) tellsLessThan(newest *versionResult) error {
 	lacks := func(what string) error {
 		return fmt.Errorf("the result of an ADD of cniVersion %s has no %s, which that of %s has: %s, and of %s: %s",

@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-// answer is what one execution gave.
+// answer is the outcome of one execution.
 type answer struct {
 	what   string // the call in words
 	rc     int
 	stdout []byte
 	stderr []byte
 	took   time.Duration
-	hung   bool // until its deadline, when it was killed
-	killed bool // by a signal of the rule
+	hung   bool // it ran until its deadline, and was killed
+	killed bool // by a signal from the rule
 }
 
 func (a *answer) String() string {
 	return fmt.Sprintf("exit status %d, stdout %s, stderr %s", a.rc, shorten(a.stdout), shorten(a.stderr))
 }
 
-// shorten quotes what a plugin wrote, which may be long.
+// shorten quotes a plugin's output, which may be long.
 func shorten(text []byte) string {
 	const most = 1000
 	if len(text) > most {
@@ -42,7 +42,7 @@ func (a *answer) ended() error {
 	return nil
 }
 
-// ok expects exit status 0 and, where into is given, one JSON document.
+// ok expects exit status 0 and, if into is given, one JSON document.
 func (a *answer) ok(into any) error {
 	if err := a.ended(); err != nil {
 		return err
@@ -56,7 +56,7 @@ func (a *answer) ok(into any) error {
 	return a.document(into)
 }
 
-// document reads the one JSON document of stdout.
+// document decodes the single JSON document on stdout.
 func (a *answer) document(into any) error {
 	dec := json.NewDecoder(bytes.NewReader(a.stdout))
 	if err := dec.Decode(into); err != nil {
@@ -68,7 +68,7 @@ func (a *answer) document(into any) error {
 	return nil
 }
 
-// objects are the JSON objects that stdout begins with, whatever else follows.
+// objects returns the JSON objects with which stdout begins, whatever else follows.
 func (a *answer) objects() (all []map[string]any) {
 	dec := json.NewDecoder(bytes.NewReader(a.stdout))
 	for {
@@ -80,7 +80,7 @@ func (a *answer) objects() (all []map[string]any) {
 	}
 }
 
-// failed expects another exit status than 0.
+// failed expects a non-zero exit status.
 func (a *answer) failed() error {
 	if err := a.ended(); err != nil {
 		return err
@@ -99,7 +99,7 @@ type errorObject struct {
 	Details    string `json:"details"`
 }
 
-// failure expects another exit status than 0 and one error object.
+// failure expects a non-zero exit status and one error object.
 func (a *answer) failure() (*errorObject, error) {
 	if err := a.failed(); err != nil {
 		return nil, err
@@ -130,7 +130,7 @@ func either(codes []int) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(codes), " ", " or "), "[]")
 }
 
-// names expects the words in message or details.
+// names expects the words in the message or details.
 func (e *errorObject) names(what string, words ...string) error {
 	for _, word := range words {
 		if !strings.Contains(e.Msg+"\n"+e.Details, word) {
@@ -140,29 +140,29 @@ func (e *errorObject) names(what string, words ...string) error {
 	return nil
 }
 
-// note keeps what rules ask for later: how long the commands took. It may be called
-// concurrently.
+// note records how long the commands took, which rules ask for later. It may be
+// called concurrently.
 func (l *lab) note(command string, a *answer) {
 	l.notes.Lock()
 	defer l.notes.Unlock()
 	l.took[command] = append(l.took[command], a.took)
 }
 
-// calls counts those of a command.
+// calls returns the number of calls of a command.
 func (l *lab) calls(command string) int {
 	l.notes.Lock()
 	defer l.notes.Unlock()
 	return len(l.took[command])
 }
 
-// slowest is the longest that a command took so far.
+// slowest returns the longest duration of a command so far.
 func (l *lab) slowest(command string) time.Duration {
 	l.notes.Lock()
 	defer l.notes.Unlock()
 	return slices.Max(append([]time.Duration{time.Millisecond}, l.took[command]...))
 }
 
-// median is how long half of the calls of a command took at most.
+// median returns the duration that half of a command's calls did not exceed.
 func (l *lab) median(command string) time.Duration {
 	l.notes.Lock()
 	defer l.notes.Unlock()
@@ -173,12 +173,12 @@ func (l *lab) median(command string) time.Duration {
 	return took[len(took)/2]
 }
 
-// moment draws when to interrupt a command: up to a little after half of its
-// calls have ended. By the slowest call, which on a busy machine says little, most
+// moment draws when to interrupt a command: until a little after half of its calls
+// have ended. Based on the slowest call, which on a busy machine means little, most
 // interruptions would come too late.
 func (l *lab) moment(command string) time.Duration {
 	took := l.median(command)
-	// A fraction: with the same seed it is the same draw, however long calls take.
+	// A fraction, so that the same seed draws the same, however long calls take.
 	return time.Duration(l.rand.Float64() * float64(took+took/4))
 }
 
@@ -209,12 +209,12 @@ type iface struct {
 	PCIID      string `json:"pciID,omitempty"`
 }
 
-// elsewhere says whether the interface need not be one of the kernel's: it ends at
-// a process's socket, or is a device of which a driver of a guest may have hold.
+// elsewhere reports whether the kernel need not have the interface: it ends at a
+// process's socket, or is a device that a guest's driver may own.
 func (i iface) elsewhere() bool { return i.SocketPath != "" || i.PCIID != "" }
 
-// sameMAC compares what a result says with what the kernel does. Where a result
-// says nothing, or as much with zeros, nothing is wrong with it.
+// sameMAC compares a result's hardware address with the kernel's. A result without
+// one, or with zeros where the kernel has none, is correct.
 func sameMAC(told, have string) bool {
 	return told == "" || strings.EqualFold(told, have) || have == "" && strings.Trim(told, "0:") == ""
 }

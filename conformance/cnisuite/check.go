@@ -19,7 +19,7 @@ import (
 // missing is the sentence behind the rules on what CHECK finds.
 const missing = "The plugin should return an error if a resource included in the CNI Result type (interface, address or route) was created by the plugin, and is listed in prevResult, but is missing or in an invalid state."
 
-// untracked is the sentence on what a result does not hold.
+// untracked is the sentence on what a result does not contain.
 const untracked = "The plugin should return an error if other resources not tracked in the Result type such as the following are missing or are in an invalid state: Firewall rules, Traffic shaping controls, IP reservations, External dependencies such as a daemon required for connectivity, etc."
 
 // checkRules are about CHECK; checkFaultRules are about what it must find.
@@ -55,7 +55,7 @@ func (l *lab) hasCheck() error {
 	return nil
 }
 
-// attached makes a container and adds it.
+// attached creates a container and runs its ADD.
 func (l *lab) attached(ctx context.Context) (*container, *result, error) {
 	if err := l.hasCheck(); err != nil {
 		return nil, nil, err
@@ -98,7 +98,7 @@ func checkAfterAdd(ctx context.Context, l *lab) error {
 }
 
 // checkIn runs ADD and CHECK in requests of another version. An ADD that fails is
-// another rule's matter.
+// left to another rule.
 func (l *lab) checkIn(ctx context.Context, version string) error {
 	c, err := l.newContainerOf(version)
 	if err != nil {
@@ -113,8 +113,9 @@ func (l *lab) checkIn(ctx context.Context, version string) error {
 	return l.check(ctx, c, with{what: "CHECK of cniVersion " + version + " right after ADD", keys: keys})
 }
 
-// checkNoPrevResult does not insist on the error: how to answer a runtime that
-// leaves prevResult out is not said, and a plugin may know better by itself.
+// checkNoPrevResult does not insist on an error: the specification does not say how
+// to answer a runtime that omits prevResult, and a plugin may know the state by
+// itself.
 func checkNoPrevResult(ctx context.Context, l *lab) error {
 	c, _, err := l.attached(ctx)
 	if err != nil {
@@ -135,8 +136,7 @@ func checkNoPrevResult(ctx context.Context, l *lab) error {
 	return out.ended()
 }
 
-// untrue is a result with addresses that neither the container nor its interface
-// has.
+// untrue is a result with addresses that neither the container nor its interface has.
 func (l *lab) untrue(c *container) json.RawMessage {
 	if l.target.Kind == IPAM {
 		return fmt.Appendf(nil, `{"cniVersion":%q,"ips":[{"address":"192.0.2.77/24"}]}`, l.version)
@@ -163,9 +163,9 @@ func checkDelegateFinds(ctx context.Context, l *lab) error {
 	return out.failed()
 }
 
-// checkLaterChanges adds a route. To an interface that the plugin itself made it
-// also gives another address of the hardware, as in the specification's own
-// example, unless the target says something about that.
+// checkLaterChanges adds a route. It also changes the hardware address of an
+// interface that the plugin itself created, as in the specification's own example,
+// unless the target specifies one.
 func checkLaterChanges(ctx context.Context, l *lab) error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin makes no interface")
@@ -199,8 +199,8 @@ func checkLaterChanges(ctx context.Context, l *lab) error {
 	return l.checkOtherMAC(ctx, c, r.Interfaces[at].Mac)
 }
 
-// checkMoreInResult makes another interface, as a later plugin of the chain does,
-// whose final result has it, with an address and dns.
+// checkMoreInResult creates another interface, as a later plugin of the chain does,
+// whose final result contains it, with an address and dns.
 func (l *lab) checkMoreInResult(ctx context.Context, c *container) error {
 	later := &container{number: c.number, id: c.id, ns: c.ns, ifName: "later0"}
 	if err := later.occupy(); err != nil {
@@ -224,7 +224,8 @@ func (l *lab) checkMoreInResult(ctx context.Context, c *container) error {
 	})
 }
 
-// checkOtherMAC changes the kernel's and the final result's address alike.
+// checkOtherMAC changes the hardware address both in the kernel and in the final
+// result.
 func (l *lab) checkOtherMAC(ctx context.Context, c *container, old string) error {
 	const other = "02:00:00:00:12:34"
 	err := c.change(func(link netlink.Link) error {
@@ -268,7 +269,7 @@ func checkOldCheck(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// oldResult is a result without anything that versions write differently.
+// oldResult is a result without anything that versions encode differently.
 func (l *lab) oldResult(c *container, version string) (json.RawMessage, error) {
 	return json.Marshal(map[string]any{
 		"cniVersion": version, "interfaces": []iface{{Name: c.ifName, Sandbox: c.ns}},
@@ -293,7 +294,7 @@ func checkLooks(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkWithoutIPAM takes the delegate out of the configuration.
+// checkWithoutIPAM removes the delegate from the configuration.
 func checkWithoutIPAM(ctx context.Context, l *lab) error {
 	if l.target.Kind == IPAM || l.target.Kind == Meta {
 		return conformance.NotApplicable("the rule is about plugins that can do without an IPAM plugin")

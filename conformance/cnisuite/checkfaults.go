@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// checkFaultRules each break one thing and hold that CHECK notices.
+// checkFaultRules each break one thing and check that CHECK notices.
 func checkFaultRules() []conformance.Rule[Target] {
 	const should, advisory = conformance.Should, conformance.Advisory
 	return []conformance.Rule[Target]{
@@ -43,8 +43,8 @@ type attachment struct {
 	before *leak.Snapshot // of the host, before the ADD
 }
 
-// noticed makes the check of a rule: after ADD something is broken, and CHECK has
-// to fail. A fault that cannot be brought about is NotApplicable.
+// noticed returns the check of a rule: after ADD something is broken, and CHECK must
+// fail. A fault that cannot be produced is NotApplicable.
 func noticed(what string, breakIt func(*lab, *attachment) error) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		out, err := l.broke(ctx, what, breakIt)
@@ -75,7 +75,7 @@ func (l *lab) broke(ctx context.Context, what string, breakIt func(*lab, *attach
 	if a.result, err = l.add(ctx, c); err != nil {
 		return nil, err
 	}
-	// A CHECK that always fails finds nothing.
+	// A CHECK that always fails notices nothing.
 	_, err = found(ctx, l, "CHECK before anything was broken", func(ctx context.Context, l *lab) (struct{}, error) {
 		return struct{}{}, l.check(ctx, c, with{what: "CHECK before anything was broken"})
 	})
@@ -88,7 +88,7 @@ func (l *lab) broke(ctx context.Context, what string, breakIt func(*lab, *attach
 	return l.call(ctx, "CHECK", c, with{what: "CHECK with " + what})
 }
 
-// withRoute is a delegate's result that has a route besides an address.
+// withRoute is a delegate's result with a route besides an address.
 func withRoute(version string, number int) string {
 	result := ipamResult(version, fmt.Sprintf("10.123.%d.%d/16", 1+number/250, 1+number%250), "10.123.0.1")
 	if !slices.Contains([]string{"0.1.0", "0.2.0"}, version) {
@@ -97,7 +97,7 @@ func withRoute(version string, number int) string {
 	return result
 }
 
-// own returns NotApplicable where the interface is not the plugin's work.
+// own returns NotApplicable if the plugin did not create the interface.
 func (l *lab) own(a *attachment) error {
 	if l.target.Kind == Chained || l.target.Kind == IPAM || l.target.loopback() {
 		return conformance.NotApplicable("the plugin does not make the container's interface")
@@ -183,7 +183,7 @@ func breakMAC(l *lab, a *attachment) error {
 	return nil
 }
 
-// breakUp is for lo, too: it is there before the plugin, but not up.
+// breakUp also applies to lo: it exists before the plugin, but is down.
 func breakUp(l *lab, a *attachment) error {
 	if err := l.own(a); err != nil && !l.target.loopback() {
 		return err
@@ -196,7 +196,7 @@ func breakUp(l *lab, a *attachment) error {
 	return a.change(netlink.LinkSetDown)
 }
 
-// hostLinks are the interfaces that the host has more than before the ADD.
+// hostLinks returns the host's interfaces that did not exist before the ADD.
 func (l *lab) hostLinks(a *attachment) (made []netlink.Link, err error) {
 	known := a.before.Names(leak.Link)
 	err = netns.Do(l.host, func() error {
@@ -262,7 +262,7 @@ func breakFirewall(l *lab, a *attachment) error {
 	return netns.Do(l.host, nft.FlushAll)
 }
 
-// breakShaping deletes the queueing disciplines that no interface has by itself.
+// breakShaping deletes the queueing disciplines other than the kernel's defaults.
 func breakShaping(l *lab, a *attachment) error {
 	found := false
 	del := func() error {

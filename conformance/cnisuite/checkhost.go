@@ -10,8 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
-// checkHostRules break less than checkFaultRules do: most of what ADD made is
-// still there.
+// checkHostRules break less than checkFaultRules do: most of what ADD created still
+// exists.
 func checkHostRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{
 		checked(rule("CNI-CHECK-020", conformance.Should, "CHECK finds that nothing leads to firewall rules any more", "CHECK", untracked),
@@ -21,8 +21,8 @@ func checkHostRules() []conformance.Rule[Target] {
 	}
 }
 
-// breakWay takes away what leads to the rules, as another program does that empties
-// the chains that both share.
+// breakWay removes what leads to the rules, like another program that flushes the
+// chains that both share.
 func breakWay(l *lab, _ *attachment) error {
 	rules := 0
 	err := netns.Do(l.host, func() (err error) {
@@ -35,7 +35,7 @@ func breakWay(l *lab, _ *attachment) error {
 	return err
 }
 
-// breakHostEnd sets every veth interface down that ADD made on the host.
+// breakHostEnd sets down every veth interface that ADD created on the host.
 func breakHostEnd(l *lab, a *attachment) error {
 	if err := l.own(a); err != nil {
 		return err

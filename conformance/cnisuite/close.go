@@ -10,9 +10,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// How long each part of taking a lab down may last once the rule's own time is
-// over. A run waits for a check only so much longer than that: see stopGrace of
-// the package conformance.
+// How long each part of taking a lab down may last after the rule's own time is over.
+// A run waits only so much longer for a check: see stopGrace in package conformance.
 const (
 	owedTime     = 5 * time.Second
 	teardownTime = 5 * time.Second
@@ -31,10 +30,10 @@ func (l *lab) close(ctx context.Context) error {
 	return errors.Join(append(errs, netns.Remove(l.host))...)
 }
 
-// payDELs sends the DELs that a rule left out, for what the plugin keeps outside
-// of the lab: those of one container one after the other, as a runtime has to,
-// and all containers at the same time. Whether they succeed is not what the rule
-// is about. They may use what is left of the rule's time.
+// payDELs sends the DELs that a rule omitted, for what the plugin keeps outside of
+// the lab: those of one container one after the other, as a runtime must, and all
+// containers in parallel. Whether they succeed does not matter to the rule. They may
+// use the rest of the rule's time.
 func (l *lab) payDELs(ctx context.Context) {
 	deadline := time.Now().Add(owedTime)
 	if own, ok := ctx.Deadline(); ok && own.After(deadline) {
@@ -62,15 +61,16 @@ func (l *lab) payDELs(ctx context.Context) {
 }
 
 // tearDown ends what the target's daemon has set up, and every process that the
-// plugin and the daemon left running. What comes next takes it for gone, so all of
-// them have let go of their files, locks and sockets when it returns.
+// plugin and the daemon left running. What follows assumes that they are gone, so all
+// of them have released their files, locks and sockets when it returns.
 func (l *lab) tearDown(ctx context.Context) error {
 	dying := processes{}
 	defer dying.release()
 	if l.target.Teardown == "" && l.daemon == 0 {
 		return l.endProcesses(dying)
 	}
-	// One that is being killed has no memory any more by which it could be found.
+	// A process that is being killed has no memory any more by which it could be
+	// found.
 	err := l.hold(dying)
 	if l.target.Teardown != "" {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownTime)
@@ -84,7 +84,7 @@ func (l *lab) tearDown(ctx context.Context) error {
 }
 
 // endProcesses kills what is dying and what the plugin and its daemon left running,
-// and waits for the end of all, until there is none.
+// and waits until none is left.
 func (l *lab) endProcesses(dying processes) error {
 	deadline := time.Now().Add(settleTime)
 	for {

@@ -13,10 +13,10 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// crowdTime replaces answerTime where many calls wait for each other.
+// crowdTime replaces answerTime if many calls wait for each other.
 const crowdTime = time.Minute
 
-// concurrentRules are about calls at the same time.
+// concurrentRules are about concurrent calls.
 func concurrentRules() []conformance.Rule[Target] {
 	const section = "Section 3, Lifecycle & Ordering"
 	const sentence = "Plugins must handle being executed concurrently across different containers. If necessary, they must implement locking on shared resources (e.g. IPAM databases)."
@@ -29,7 +29,7 @@ func concurrentRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{add, more, del}
 }
 
-// at runs n calls at the same time and joins their errors, the first few of them.
+// at runs n calls concurrently and joins their errors, the first few of them.
 func at(n int, do func(i int) error) error {
 	errs := make([]error, n)
 	var all sync.WaitGroup
@@ -50,8 +50,8 @@ func at(n int, do func(i int) error) error {
 	return fmt.Errorf("%d of %d failed: %w", len(failed), n, errors.Join(failed[:min(most, len(failed))]...))
 }
 
-// together starts on a host where the plugin has not been: what networks share is
-// made by one of the first ADDs. The second crowd must leave nothing beside that.
+// together starts on a host where the plugin has not run: one of the first ADDs
+// creates what networks share. The second crowd must leave nothing besides that.
 func together(first, second int) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		if err := l.crowd(ctx, first); err != nil {
@@ -65,7 +65,7 @@ func together(first, second int) func(context.Context, *lab) error {
 	}
 }
 
-// crowd runs n ADDs at the same time, and then n DELs.
+// crowd runs n ADDs concurrently, and then n DELs.
 func (l *lab) crowd(ctx context.Context, n int) error {
 	l.handOver = 10 * time.Second
 	all, results := make([]*container, n), make([]*result, n)
@@ -97,7 +97,7 @@ func (l *lab) crowd(ctx context.Context, n int) error {
 	return nil
 }
 
-// patientAdd tries again when the plugin asks for it.
+// patientAdd retries if the plugin asks for it.
 func (l *lab) patientAdd(ctx context.Context, c *container) (*result, error) {
 	const tries = 20
 	for try := 1; ; try++ {
@@ -119,9 +119,9 @@ func (l *lab) patientAdd(ctx context.Context, c *container) (*result, error) {
 	}
 }
 
-// distinct expects that no two containers share an address, or a hardware address
-// where both are on one link of the host. A chained plugin repeats those that the
-// suite gave.
+// distinct expects that no two containers share an address, or a hardware address if
+// both are on one link of the host. A chained plugin repeats those that the suite
+// assigned.
 func (l *lab) distinct(all []*container, results []*result) error {
 	if l.target.Kind == Chained {
 		return nil
@@ -142,7 +142,7 @@ func (l *lab) distinct(all []*container, results []*result) error {
 	return nil
 }
 
-// identities are what no other container may have.
+// identities returns what no other container may have.
 func (l *lab) identities(c *container, r *result) ([]string, error) {
 	var own []string
 	seen, err := c.look()
@@ -151,7 +151,7 @@ func (l *lab) identities(c *container, r *result) ([]string, error) {
 	}
 	indexed := slices.ContainsFunc(r.IPs, func(ip ipEntry) bool { return ip.Interface != nil })
 	for _, ip := range r.IPs {
-		inside := !indexed || seen != nil && seen.addresses[canonical(ip.Address)] // or it is of something outside
+		inside := !indexed || seen != nil && seen.addresses[canonical(ip.Address)] // otherwise it belongs to something outside
 		if ip.Interface != nil {
 			inside = *ip.Interface >= 0 && *ip.Interface < len(r.Interfaces) && r.Interfaces[*ip.Interface].Sandbox != ""
 		}
@@ -166,15 +166,15 @@ func (l *lab) identities(c *container, r *result) ([]string, error) {
 	return own, err
 }
 
-// handedOut says whether the address is one that no two attachments have.
+// handedOut reports whether no two attachments may have the address.
 func (l *lab) handedOut(cidr string) bool {
 	ip, _, err := net.ParseCIDR(cidr)
 	return !l.target.Static && (err != nil || !ip.IsLoopback())
 }
 
-// segment is the index of the host's interface on which others can see the
+// segment returns the index of the host's interface on which others can see the
 // container's hardware address: a bridge, or the parent of a macvlan. 0 means none,
-// as where the container is alone on its link.
+// for example if the container is alone on its link.
 func (l *lab) segment(c *container) (index int, mac string, err error) {
 	links, err := linksIn(c.ns)
 	if err != nil || links[c.ifName] == nil {
@@ -197,7 +197,7 @@ func (l *lab) segment(c *container) (index int, mac string, err error) {
 	return 0, "", nil
 }
 
-// checkDelTogether lets kubelet's impatience loose on the plugin.
+// checkDelTogether calls DEL as an impatient kubelet does.
 func checkDelTogether(ctx context.Context, l *lab) error {
 	before, err := l.baseline(ctx)
 	if err != nil {
@@ -209,7 +209,7 @@ func checkDelTogether(ctx context.Context, l *lab) error {
 	}
 	l.handOver = 10 * time.Second
 	if err := at(20, func(int) error {
-		mine := *c // calls note in it what they did
+		mine := *c // calls record in it what they did
 		out, err := l.call(ctx, "DEL", &mine, with{what: "DEL beside others of the attachment", within: crowdTime})
 		if err != nil {
 			return err

@@ -17,13 +17,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// nic is an interface as the kernel has it.
+// nic is an interface as reported by the kernel.
 type nic struct {
 	mac       string
 	up        bool
 	mtu       int
 	addresses map[string]bool
-	lasting   []string // of them, those that the kernel neither makes nor learns
+	lasting   []string // those of the addresses that the kernel neither creates nor learns by itself
 }
 
 // look returns the container's interface, or nil.
@@ -42,13 +42,13 @@ func (c *container) look() (found *nic, err error) {
 	return found, err
 }
 
-// there says whether the container's namespace still is.
+// there reports whether the container's namespace still exists.
 func (c *container) there() bool {
 	name, err := nameOf(c.ns)
 	return err == nil && name == c.nsName
 }
 
-// lookIfThere is look for a container whose namespace may have gone.
+// lookIfThere is look for a container whose namespace may be gone.
 func (c *container) lookIfThere() (*nic, error) {
 	if !c.there() {
 		return nil, nil
@@ -56,7 +56,7 @@ func (c *container) lookIfThere() (*nic, error) {
 	return c.look()
 }
 
-// same reports what a later look at the interface finds changed, apart from
+// same reports what a later look at the interface finds changed, except for
 // addresses.
 func (n *nic) same(now *nic) error {
 	if now.mac != n.mac || now.mtu != n.mtu || now.up != n.up {
@@ -66,8 +66,7 @@ func (n *nic) same(now *nic) error {
 	return nil
 }
 
-// change does something to the container's interface, as an administrator by
-// mistake.
+// change modifies the container's interface, as an administrator might by mistake.
 func (c *container) change(do func(netlink.Link) error) error {
 	return netns.Do(c.ns, func() error {
 		l, err := netlink.LinkByName(c.ifName)
@@ -97,8 +96,8 @@ func (c *container) empty() error {
 	}
 }
 
-// occupy makes an interface of the container's name that is not the plugin's, with
-// its peer in the container too.
+// occupy creates an interface with the container's interface name that is not the
+// plugin's, with its peer in the container too.
 func (c *container) occupy() error {
 	return netns.Do(c.ns, func() error {
 		attrs := netlink.NewLinkAttrs()
@@ -111,8 +110,8 @@ func (c *container) occupy() error {
 	})
 }
 
-// join makes the interface that an earlier plugin of a chain would have made: one end
-// of a pair, whose other end is on the host.
+// join creates the interface that an earlier plugin of a chain would have created:
+// one end of a pair whose other end is on the host.
 func (l *lab) join(c *container) error {
 	c.hostEnd = fmt.Sprintf("suite-host%d", c.number)
 	if err := l.pair(c.hostEnd, c.ns, c.ifName); err != nil {
@@ -130,11 +129,11 @@ func (l *lab) join(c *container) error {
 	}))
 }
 
-// queueLength is what the kernel gives an interface of which nothing else is said. The
-// kernel sets one that has none as soon as traffic control comes.
+// queueLength is the kernel's default for an interface. The kernel sets it on an
+// interface without one as soon as traffic control is used.
 const queueLength = 1000
 
-// pair makes a pair of interfaces, one on the host and one in the namespace.
+// pair creates a veth pair with one end on the host and one in the namespace.
 func (l *lab) pair(name, ns, far string) error {
 	h, err := netns.Open(ns)
 	if err != nil {
@@ -175,7 +174,7 @@ func (c *container) address() *net.IPNet {
 func (l *lab) shell(ctx context.Context, name, script string) (group int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	// A file takes what it prints: a pipe would keep Wait waiting for a daemon.
+	// Output goes to a file: with a pipe, Wait would wait for a daemon.
 	log, err := os.Create(filepath.Join(l.dir, name+".log"))
 	if err != nil {
 		return 0, err

@@ -16,7 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// dataRules are about what interfaces are for.
+// dataRules are about the purpose of interfaces.
 func dataRules() []conformance.Rule[Target] {
 	const sentence = "\"Interface\" plugins, which create a network interface inside the container and ensure it has connectivity."
 	path := func(id, title string, check func(context.Context, *attached) error) conformance.Rule[Target] {
@@ -29,16 +29,16 @@ func dataRules() []conformance.Rule[Target] {
 	}
 }
 
-// reachTime is how long a path may take to come up: the kernel alone tries out an
-// IPv6 address for up to two seconds. exchangeTime is that of one attempt.
+// reachTime is how long a path may take to come up: duplicate address detection alone
+// takes up to two seconds. exchangeTime bounds one attempt.
 const reachTime, exchangeTime = 10 * time.Second, 2 * time.Second
 
 // attached are two containers with addresses.
 type attached struct {
 	*lab
 	containers [2]*container
-	addresses  [2][]net.IP // one of each family, of the same families in the same order
-	gateways   []net.IP    // of the first container, where the host has them
+	addresses  [2][]net.IP // one of each family; both have the same families in the same order
+	gateways   []net.IP    // of the first container, if they are the host's
 }
 
 // overPath attaches two containers.
@@ -71,8 +71,8 @@ func overPath(check func(context.Context, *attached) error) func(context.Context
 	}
 }
 
-// dual attaches a container with addresses of both families, where the suite
-// gives them and the plugin takes them.
+// dual attaches a container with addresses of both families, if the suite assigns
+// them and the plugin accepts them.
 func (l *lab) dual(ctx context.Context) (*container, *result, error) {
 	c, err := l.newContainer()
 	if err != nil {
@@ -101,8 +101,7 @@ func (l *lab) dual(ctx context.Context) (*container, *result, error) {
 	return c, r, err
 }
 
-// families are the first address of each family that is on the container's
-// interface.
+// families returns the first address of each family on the container's interface.
 func (r *result) families(c *container) (found []net.IP) {
 	var four, six net.IP
 	for _, told := range r.IPs {
@@ -126,7 +125,7 @@ func (r *result) families(c *container) (found []net.IP) {
 	return found
 }
 
-// gateways are those of the result that are addresses of the host.
+// gateways returns the result's gateways that are addresses of the host.
 func (l *lab) gateways(r *result) (found []net.IP, err error) {
 	err = netns.Do(l.host, func() error {
 		all, err := net.InterfaceAddrs()
@@ -180,8 +179,8 @@ func hostToPod(ctx context.Context, a *attached) error {
 	return nil
 }
 
-// reach opens a TCP connection from one namespace to an address in another, and
-// sends a few packets' worth of bytes there and back.
+// reach opens a TCP connection from one namespace to an address in another, and sends
+// a few packets' worth of bytes in both directions.
 func (a *attached) reach(ctx context.Context, from, to string, ip net.IP) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
@@ -195,7 +194,7 @@ func (a *attached) reach(ctx context.Context, from, to string, ip net.IP) error 
 	return retried(ctx, func() error { return exchange(ctx, from, net.JoinHostPort(ip.String(), port)) })
 }
 
-// listen waits until the address is no longer being tried out (IPv6).
+// listen waits until the address is no longer tentative (IPv6).
 func (a *attached) listen(ctx context.Context, ns string, ip net.IP) (listener net.Listener, err error) {
 	for {
 		err = netns.Do(ns, func() error {

@@ -18,7 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
-// effort is the sentence on DEL with less than it could have.
+// effort is the sentence on DEL with less than it should have.
 const effort = "plugins should always complete a DEL action without error to the fullest extent possible, even if some resources or state are missing"
 
 // delRules are about DEL alone.
@@ -52,9 +52,9 @@ func delRules() []conformance.Rule[Target] {
 	}
 }
 
-// checkDelInside leaves variables out: the container goes as a whole. What was
-// there before the ADD, as the interface that an earlier plugin made with its end on
-// the host, must be there again as it was.
+// checkDelInside ignores sysctls: the container goes as a whole. What was there
+// before the ADD, such as the interface that an earlier plugin created with its end
+// on the host, must be there again unchanged.
 func checkDelInside(ctx context.Context, l *lab) error {
 	c, err := l.newContainer()
 	if err != nil {
@@ -101,9 +101,9 @@ func checkDelInside(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// given are the settings of the interfaces that an earlier plugin would have made for
-// a chained one: in the container, and the other end on the host. Loopback goes
-// with the namespace, up or down.
+// given returns the settings of the interfaces that an earlier plugin would have
+// created for a chained one: in the container, and the other end on the host.
+// Loopback goes with the namespace, up or down.
 func (l *lab) given(c *container) (map[string]settings, error) {
 	given := map[string]settings{}
 	for ns, name := range map[string]string{c.ns: c.ifName, l.host: c.hostEnd} {
@@ -118,8 +118,8 @@ func (l *lab) given(c *container) (map[string]settings, error) {
 	return given, nil
 }
 
-// checkSilent is about all commands that have no result. A command that fails is
-// another rule's matter.
+// checkSilent is about all commands without a result. A command that fails is left to
+// another rule.
 func checkSilent(ctx context.Context, l *lab) error {
 	c, _, err := l.joined(ctx)
 	if err != nil {
@@ -146,7 +146,7 @@ func checkSilent(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// deletes expects that such a DEL does all its work.
+// deletes expects that such a DEL does its complete work.
 func deletes(w with) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		before, err := l.baseline(ctx)
@@ -171,13 +171,13 @@ func (l *lab) deletes(ctx context.Context, c *container, before *leak.Snapshot, 
 	return nil
 }
 
-// deletion is what is wrong with a DEL: that it failed, or that it left something.
+// deletion is the fault of a DEL: that it failed, or that it left something.
 type deletion struct {
 	failed, left error
 }
 
-// deletion runs a DEL and, if it succeeds, looks behind it. An error is about the
-// suite.
+// deletion runs a DEL and, if it succeeds, calls look for what it left. An error is a
+// fault of the suite.
 func (l *lab) deletion(ctx context.Context, c *container, w with, look func() error) (d deletion, err error) {
 	out, err := l.call(ctx, "DEL", c, w)
 	if err != nil {
@@ -192,7 +192,7 @@ func (l *lab) deletion(ctx context.Context, c *container, w with, look func() er
 	return d, ctx.Err()
 }
 
-// succeeds judges a DEL by its answer alone.
+// succeeds judges a DEL only by its answer.
 func succeeds(name string, carryOut func(context.Context, *lab) (deletion, error)) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		d, err := found(ctx, l, name, carryOut)
@@ -200,7 +200,7 @@ func succeeds(name string, carryOut func(context.Context, *lab) (deletion, error
 	}
 }
 
-// leavesNothing judges it by what it left, too.
+// leavesNothing judges it also by what it left.
 func leavesNothing(name string, carryOut func(context.Context, *lab) (deletion, error)) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		d, err := found(ctx, l, name, carryOut)
@@ -287,8 +287,9 @@ func checkDelOthers(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkDelOtherNetwork begins with an attachment that goes: two networks with one
-// configuration may count alike, and must not give the same address here.
+// checkDelOtherNetwork begins with an attachment that is removed again: two networks
+// with one configuration may allocate alike, and must not assign the same address
+// here.
 func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	ahead, _, err := l.joined(ctx)
 	if err != nil {
@@ -301,7 +302,7 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	if err := l.del(ctx, ahead, "DEL"); err != nil {
 		return err
 	}
-	if err := ahead.empty(); err != nil { // or its interface goes in between
+	if err := ahead.empty(); err != nil { // otherwise its interface could go in between
 		return err
 	}
 	kept, err := l.holdings(ctx, first, with{})
@@ -339,8 +340,8 @@ func checkDelOtherNetwork(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkDelForeign gives a DEL the namespace of a container that the plugin does
-// not know, as happens when the path of a namespace names a process.
+// checkDelForeign gives a DEL the namespace of a container that the plugin does not
+// know, as happens if the path of a namespace names a process.
 func checkDelForeign(ctx context.Context, l *lab) error {
 	if err := l.enters(); err != nil {
 		return err
@@ -383,8 +384,8 @@ type misfortune struct {
 	ipam reply
 }
 
-// misfortunes are of the delegate: a failure of its own, and results that only
-// the kernel refuses. A plugin may take them, too.
+// misfortunes are those of the delegate: a failure of its own, and results that only
+// the kernel refuses. A plugin may also accept them.
 func (l *lab) misfortunes() []misfortune {
 	route := strings.TrimSuffix(ipamResult(l.version, "10.123.210.2/16", "10.123.0.1"), "}") + `,"routes":[{"dst":"10.205.0.0/16","gw":"203.0.113.1"}]}`
 	return []misfortune{
@@ -451,8 +452,8 @@ func checkRollback(ctx context.Context, l *lab) error {
 	})
 }
 
-// cleanButVariables does not mind that the first ADD of a family lets the host
-// forward it.
+// cleanButVariables ignores that the first ADD of a family enables forwarding on the
+// host.
 func (l *lab) cleanButVariables(ctx context.Context, before *leak.Snapshot) error {
 	return l.settled(ctx, func() ([]leak.Leak, error) {
 		now, err := l.snapshot()

@@ -43,14 +43,14 @@ func delegateRules() []conformance.Rule[Target] {
 	}
 }
 
-// suiteArgs are args that get lost where a configuration is read and written by
-// somebody who knows it only in part.
+// suiteArgs are args that get lost if a configuration is decoded and encoded by a
+// program that knows only part of it.
 func suiteArgs() map[string]any {
 	return map[string]any{"suite": map[string]any{"number": json.Number("1152921504606846977")}}
 }
 
-// checkDelegateInput leaves the configuration of a meta plugin alone: it makes
-// others of its own.
+// checkDelegateInput ignores the configuration of a meta plugin: that builds others
+// of its own.
 func checkDelegateInput(command string) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		if err := l.asksSpy(); err != nil {
@@ -94,8 +94,8 @@ func checkDelegateInput(command string) func(context.Context, *lab) error {
 	}
 }
 
-// delegatedAs expects that the delegate was called for the command with what the
-// plugin got.
+// delegatedAs expects that the delegate was called for the command with the plugin's
+// own input.
 func (l *lab) delegatedAs(c *container, command string, env map[string]string, sent []byte) error {
 	calls, err := l.ipam.calls(c)
 	if err != nil {
@@ -108,7 +108,7 @@ func (l *lab) delegatedAs(c *container, command string, env map[string]string, s
 	return l.same(calls[at], env, sent)
 }
 
-// asksSpy returns NotApplicable for plugins whose ADD and DEL the spy does not see.
+// asksSpy returns NotApplicable for plugins whose ADD and DEL do not reach the spy.
 func (l *lab) asksSpy() error {
 	if l.target.Kind == IPAM {
 		return conformance.NotApplicable("an IPAM plugin is the delegate")
@@ -116,7 +116,7 @@ func (l *lab) asksSpy() error {
 	return l.spied()
 }
 
-// same compares what the delegate got with what the plugin got.
+// same compares the delegate's input with the plugin's.
 func (l *lab) same(got delegated, env map[string]string, sent []byte) error {
 	if first := l.ipam.dirs()[0]; got.dir != first {
 		return fmt.Errorf("the delegate was executed in %s, the first directory of CNI_PATH that has it is %s", got.dir, first)
@@ -145,8 +145,8 @@ func decodeNumbers(text []byte, into any) error {
 	return dec.Decode(into)
 }
 
-// checkDelegatesEveryDel counts: what is gone, or was never there, is the
-// delegate's to know. A meta plugin may not know its delegates any more.
+// checkDelegatesEveryDel counts calls: the delegate must know what is gone or was
+// never there. A meta plugin may no longer know its delegates.
 func checkDelegatesEveryDel(ctx context.Context, l *lab) error {
 	if err := l.asksSpy(); err != nil {
 		return err
@@ -195,7 +195,7 @@ func checkDelegatesEveryDel(ctx context.Context, l *lab) error {
 	return del(with{what: "DEL with a CNI_NETNS that is gone"})
 }
 
-// rejected is the answer to an ADD whose delegate replies so.
+// rejected returns the answer to an ADD whose delegate gives the reply.
 func (l *lab) rejected(ctx context.Context, r reply) (*container, *answer, error) {
 	if err := l.asksSpy(); err != nil {
 		return nil, nil, err

@@ -14,13 +14,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
-// processes are held by descriptors, by their ids. A descriptor tells the end of the
-// last thread (pidfd_open(2)), which has closed its files by then; /proc shows a
-// process without its memory, and so without its marks, before that.
+// processes maps process ids to pidfds. A pidfd reports the end of the last thread
+// (pidfd_open(2)), which has closed its files by then; before that, /proc already
+// shows the process without its memory, and so without its marks.
 type processes map[int]int
 
-// hold adds what the plugin and its daemon have running. What has ended and was not
-// waited for is left out: it is no more than a number.
+// hold adds the running processes of the plugin and its daemon. Zombies are left out:
+// they are no more than a number.
 func (l *lab) hold(into processes) error {
 	for {
 		found, err := l.running()
@@ -33,8 +33,8 @@ func (l *lab) hold(into processes) error {
 	}
 }
 
-// running returns the processes of the plugin and of its daemon: their start times, by
-// id.
+// running returns the processes of the plugin and of its daemon: their start times,
+// by id.
 func (l *lab) running() (map[int]uint64, error) {
 	now, err := leak.Take(l.scopeOf(leak.Process))
 	if err != nil {
@@ -68,8 +68,8 @@ func (l *lab) group() map[int]uint64 {
 	return found
 }
 
-// open adds processes. all is false when one was left out because its id is another's by
-// now, which may be the plugin's as well.
+// open adds processes. all is false if one was left out because its id belongs to
+// another process by now, which may also be the plugin's.
 func (p processes) open(found map[int]uint64) (all bool, err error) {
 	all = true
 	var errs []error
@@ -85,7 +85,8 @@ func (p processes) open(found map[int]uint64) (all bool, err error) {
 			errs = append(errs, os.NewSyscallError("pidfd_open", err))
 			continue
 		}
-		// Whoever has the id now and began then has had it all the time.
+		// A process that has the id now and the same start time has had it all the
+		// time.
 		st, err := procstat.Read(pid)
 		switch {
 		case err == nil && st.StartTime == start && !ended(fd, time.Now()):
@@ -101,8 +102,8 @@ func (p processes) open(found map[int]uint64) (all bool, err error) {
 	return all, errors.Join(errs...)
 }
 
-// end kills the processes and waits for their ends until the deadline. It returns those
-// that live on.
+// end kills the processes and waits until the deadline for them to end. It returns
+// those that still run.
 func (p processes) end(deadline time.Time) (left []int) {
 	for _, fd := range p {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may have ended

@@ -85,7 +85,7 @@ func (l *lab) badVariable(ctx context.Context, name string, values ...string) er
 	return nil
 }
 
-// delegation says why the target needs CNI_PATH, or "".
+// delegation returns why the target needs CNI_PATH, or "".
 func (l *lab) delegation() (string, error) {
 	if l.target.Kind == Meta {
 		return "a meta plugin finds other plugins on CNI_PATH", nil
@@ -131,8 +131,8 @@ func checkNoPath(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkKubernetesArgs sends what the kubelet's runtimes send, and a value that
-// holds an equal sign, as base64 does.
+// checkKubernetesArgs sends what Kubernetes runtimes send, and a value that contains
+// an equal sign, as base64 does.
 func checkKubernetesArgs(ctx context.Context, l *lab) error {
 	args := strings.Join([]string{
 		"IgnoreUnknown=1", "K8S_POD_NAMESPACE=default", "K8S_POD_NAME=web-0",

@@ -17,33 +17,32 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// answerTime is how long an execution may take. It is far from what is good:
-// it only ends a rule whose plugin hangs.
+// answerTime is how long an execution may take. It is far above a good duration: it
+// only ends a rule whose plugin hangs.
 const answerTime = 10 * time.Second
 
-// errHangs is why an execution is ended that had its time. When it is the rule's
-// time that is over, nothing is said about the plugin.
+// errHangs is the cause if an execution has used up its time. If instead the rule's
+// time is over, nothing is said about the plugin.
 var errHangs = errors.New("the plugin does not end")
 
-// with is what one call has other than a runtime would send. The zero value is
-// a call as it should be.
+// with is how one call differs from a runtime's. The zero value is a correct call.
 type with struct {
-	// keys replace keys of the configuration; nil takes the key away.
+	// keys replace keys of the configuration; nil removes a key.
 	keys map[string]any
-	// env replaces variables; unset takes variables away.
+	// env replaces variables; unset removes some.
 	env   map[string]string
 	unset []string
-	// stdin replaces the configuration altogether.
+	// stdin replaces the whole configuration.
 	stdin []byte
-	// what is the call in words, for messages. Empty means the command.
+	// what names the call in messages. Empty means the command.
 	what string
 	// within replaces answerTime.
 	within time.Duration
 }
 
-// call executes the plugin as a runtime would do it for the container; nil stands
-// for the commands that are about none. An error is about the suite: a plugin
-// that fails, or hangs until it is killed, is an answer.
+// call executes the plugin as a runtime would for the container; nil is for commands
+// without a container. An error is a fault of the suite: a plugin that fails, or
+// hangs until it is killed, is an answer.
 func (l *lab) call(ctx context.Context, command string, c *container, w with) (*answer, error) {
 	stdin := w.stdin
 	if stdin == nil {
@@ -81,8 +80,8 @@ func (l *lab) call(ctx context.Context, command string, c *container, w with) (*
 	return out, nil
 }
 
-// document is the request of a command for the container: the target's
-// configuration with what a runtime adds. Extra keys replace others.
+// document is the request of a command for the container: the target's configuration
+// with what a runtime adds. Keys in extra replace others.
 func (l *lab) document(command string, c *container, extra map[string]any) ([]byte, error) {
 	config, err := l.target.config(l.state())
 	if err != nil {
@@ -130,8 +129,8 @@ func (l *lab) env(command string, c *container) map[string]string {
 	return env
 }
 
-// exec runs the plugin in the host's namespace until it ends or the context
-// does, which kills it and what it started.
+// exec runs the plugin in the host's namespace until it ends or the context does,
+// which kills the plugin and what it started.
 func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*answer, error) {
 	cmd := l.command(ctx, env, stdin)
 	if err := netns.Do(l.host, cmd.Start); err != nil {
@@ -148,7 +147,7 @@ func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*a
 	return out, err
 }
 
-// logCall has the user see an execution with --verbose.
+// logCall shows the user an execution with --verbose.
 func (l *lab) logCall(env map[string]string, out *answer, took time.Duration) {
 	l.log.Debug("call", "command", env["CNI_COMMAND"], "container", env["CNI_CONTAINERID"], "interface", env["CNI_IFNAME"], "netns", env["CNI_NETNS"],
 		"exit", out.rc, "took", took, "stdout", string(out.stdout), "stderr", string(out.stderr))
@@ -166,7 +165,7 @@ func collect(ctx context.Context, cmd *exec.Cmd) (*answer, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, exec.ErrWaitDelay), errors.Is(err, syscall.EPIPE):
-		// It left someone behind who holds stdout, or did not read stdin: other
+		// It left a process behind that holds stdout, or did not read stdin: other
 		// rules are about that.
 	case err != nil && !errors.As(err, &exit):
 		return nil, fmt.Errorf("executing the plugin: %w", err)
@@ -174,8 +173,8 @@ func collect(ctx context.Context, cmd *exec.Cmd) (*answer, error) {
 	return out, nil
 }
 
-// execKilled sends the signal to the plugin, and to what it started where all is
-// set, after some time.
+// execKilled sends the signal to the plugin after some time and, if all is set, also
+// to what it started.
 func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byte, after time.Duration, signal syscall.Signal, all bool) (*answer, error) {
 	cmd := l.command(ctx, env, stdin)
 	if err := netns.Do(l.host, cmd.Start); err != nil {
@@ -202,8 +201,8 @@ func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byt
 	return out, nil
 }
 
-// hit returns NotApplicable where so few signals came in time that nothing is said
-// about a plugin that gets one.
+// hit returns NotApplicable if too few signals came in time to say anything about a
+// plugin that gets one.
 func hit(hits, rounds int) error {
 	if least := max(1, rounds/10); hits < least {
 		return conformance.NotApplicable("only %d of %d signals came before the plugin had ended", hits, rounds)

@@ -8,15 +8,15 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// experiments are what the rules of one Suite have found out about plugins. Rules that
-// judge the same calls execute them once: an execution is what the suite's time goes
-// to. They may be used concurrently; nil ones keep nothing.
+// experiments are what the rules of one Suite have found out about plugins. Rules
+// that judge the same calls execute them only once, because executions take most of
+// the suite's time. They may be used concurrently; a nil *experiments keeps nothing.
 type experiments struct {
 	mu  sync.Mutex
 	all map[string]*experiment // by name and target
 }
 
-// experiment is the outcome of one, once there is one.
+// experiment is the outcome of one experiment, once there is one.
 type experiment struct {
 	running chan struct{} // holds a token while a rule carries it out or reads the outcome
 	done    bool
@@ -38,10 +38,10 @@ func (e *experiments) of(name string, target *Target) *experiment {
 	return e.all[key]
 }
 
-// found returns the outcome of the experiment that was carried out for this rule or
-// for another one. An error is no outcome: the next rule that asks tries
-// again, in its own lab. An outcome must not be changed, and what it says of a lab
-// (paths, namespaces) may be of one that is gone.
+// found returns the outcome of the experiment, carried out for this rule or for
+// another one. An error is not an outcome: the next rule that asks tries again, in
+// its own lab. An outcome must not be changed, and what it has of a lab (paths,
+// namespaces) may belong to one that is gone.
 func found[T any](ctx context.Context, l *lab, name string, carryOut func(context.Context, *lab) (T, error)) (T, error) {
 	if l.target.known == nil {
 		return carryOut(ctx, l)
@@ -65,7 +65,7 @@ func found[T any](ctx context.Context, l *lab, name string, carryOut func(contex
 	return outcome, nil
 }
 
-// in lets a rule's check use them.
+// in makes the experiments available to a rule's check.
 func (e *experiments) in(check func(context.Context, *conformance.Input[Target]) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) error {
 		in.Target.known = e

@@ -10,7 +10,7 @@ import (
 )
 
 // checkFuzz breaks one thing in each call: a value of the configuration, of the
-// arguments, of prevResult. Whatever the plugin answers, it has to answer.
+// arguments, of prevResult. The plugin may answer anything, but it must answer.
 func checkFuzz(ctx context.Context, l *lab) error {
 	c, err := l.newContainer()
 	if err != nil {
@@ -40,14 +40,14 @@ func checkFuzz(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// died knows the last words of the languages that plugins are written in.
+// died recognises the crash messages of the languages in which plugins are written.
 func died(a *answer) bool {
 	last := []string{"\ngoroutine 1 [", "Traceback (most recent call last)", "' panicked at "}
 	return a.rc < 0 || a.rc == 2 && len(a.stdout) == 0 ||
 		slices.ContainsFunc(last, func(words string) bool { return strings.Contains(string(a.stderr), words) })
 }
 
-// odd are values that stand where others are expected.
+// odd are values in place of expected ones.
 func odd() []any {
 	return []any{
 		nil, true, -1, json.Number("1e400"), "", strings.Repeat("x", 5000), "\u0000",
@@ -59,7 +59,7 @@ func odd() []any {
 	}
 }
 
-// oddResults are results that no plugin gives.
+// oddResults are results that no plugin returns.
 func oddResults() []string {
 	return []string{
 		`null`, `{}`, `[]`, `"x"`, `{"cniVersion":"0.0.0"}`, `{"cniVersion":"1.1.0","ips":null}`,

@@ -64,7 +64,8 @@ func checkCollects(ctx context.Context, l *lab) error {
 	return s.collected(ctx, l)
 }
 
-// checkKeeps has a stale attachment of another container, and one of the same.
+// checkKeeps has a stale attachment of another container, and one of the same
+// container.
 func checkKeeps(ctx context.Context, l *lab) error {
 	if err := l.hasGC(); err != nil {
 		return err
@@ -106,7 +107,7 @@ func (l *lab) keep(ctx context.Context, w with) (*holdings, error) {
 	return l.holdings(ctx, c, w)
 }
 
-// checkCollectsByName has a stale attachment of a container that lives on.
+// checkCollectsByName has a stale attachment of a container that continues to exist.
 func checkCollectsByName(ctx context.Context, l *lab) error {
 	s, err := l.strand(ctx, func() (*container, error) { return l.beside(l.made[len(l.made)-1]) })
 	if err != nil {
@@ -135,7 +136,7 @@ func checkCollectsAll(ctx context.Context, l *lab) error {
 	return s.collected(ctx, l)
 }
 
-// checkNoList sends what libcni does for a runtime that names no attachments.
+// checkNoList sends what libcni sends for a runtime that names no attachments.
 func checkNoList(ctx context.Context, l *lab) error {
 	if err := l.hasGC(); err != nil {
 		return err
@@ -206,8 +207,8 @@ func checkGCGoesOn(ctx context.Context, l *lab) error {
 	return l.sameAsWithout(ctx, s)
 }
 
-// sameAsWithout says whether the delegate's failure is why the plugin did not do
-// its own part: a GC that never does any is another rule's matter.
+// sameAsWithout reports whether the delegate's failure is why the plugin did not do
+// its own part: a GC that never does its part is left to another rule.
 func (l *lab) sameAsWithout(ctx context.Context, s *stranded) error {
 	failed := s.collected(ctx, l)
 	if failed == nil {
@@ -321,8 +322,8 @@ func checkOldGC(ctx context.Context, l *lab) error {
 	return l.eachOld(ctx, "GC", "0.4.0", "1.0.0")
 }
 
-// eachOld calls a command without attachment in versions that do not have it
-// and that the plugin speaks otherwise.
+// eachOld calls a command without attachment in versions that do not have it but that
+// the plugin supports.
 func (l *lab) eachOld(ctx context.Context, command string, versions ...string) error {
 	asked := false
 	for _, v := range versions {

@@ -13,9 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/leak"
 )
 
-// holdings are what there is of an attachment, and of everything that was there
-// before it, at some time. Whatever is done about other attachments later, it must
-// stay.
+// holdings are the resources of an attachment at some time, and everything that
+// existed before it. Whatever is done later about other attachments, these must stay.
 type holdings struct {
 	c        *container
 	w        with           // of its CHECK
@@ -23,11 +22,11 @@ type holdings struct {
 	host     *leak.Snapshot // with the plugin's files
 	inside   *leak.Snapshot
 	nic      *nic
-	recorded bool // a file holds the container's id
-	released int  // DELs that the delegate was called for
+	recorded bool // a file contains the container's id
+	released int  // calls of the delegate for DEL
 }
 
-// holdings notes what an attachment has now.
+// holdings records what an attachment has now.
 func (l *lab) holdings(ctx context.Context, c *container, w with) (*holdings, error) {
 	h := &holdings{c: c, w: with{what: "CHECK of a valid attachment", keys: w.keys}}
 	var err error
@@ -48,8 +47,8 @@ func (l *lab) holdings(ctx context.Context, c *container, w with) (*holdings, er
 	return h, err
 }
 
-// around takes a snapshot of the host, and one of the container unless its
-// namespace has gone.
+// around takes a snapshot of the host, and one of the container unless its namespace
+// is gone.
 func (l *lab) around(c *container) (host, inside *leak.Snapshot, err error) {
 	kinds := standingKinds()
 	if host, err = takeIn(l.host, l.scopeOf(append(kinds, leak.File)...)); err != nil {
@@ -62,14 +61,14 @@ func (l *lab) around(c *container) (host, inside *leak.Snapshot, err error) {
 	return host, inside, err
 }
 
-// recorded says whether one of the plugin's files holds the container's id.
-// Which one may change: a plugin may write its files anew.
+// recorded reports whether one of the plugin's files contains the container's id.
+// Which one may change: a plugin may rewrite its files.
 func (l *lab) recorded(c *container) (bool, error) {
 	files, err := l.filesWith(func(_ string, text []byte) bool { return bytes.Contains(text, []byte(c.id)) })
 	return len(files) > 0, err
 }
 
-// releases counts how often the delegate was called for DEL of the attachment.
+// releases returns how often the delegate was called for DEL of the attachment.
 func (l *lab) releases(c *container) (int, error) {
 	calls, err := l.ipam.calls(c)
 	return len(slices.DeleteFunc(commands(calls), func(command string) bool { return command != "DEL" })), err
@@ -126,8 +125,8 @@ func (h *holdings) recordKept(l *lab) error {
 	return err
 }
 
-// concerns leaves out files that need not be about the attachment: a plugin may
-// come and go with those.
+// concerns excludes files that need not be about the attachment: a plugin may create
+// and remove those at any time.
 func (h *holdings) concerns(found leak.Leak) bool {
 	if found.Kind == leak.File {
 		return strings.Contains(found.Name, h.c.id) || h.owns(filepath.Base(found.Name))
@@ -139,12 +138,12 @@ func standingKinds() []leak.Kind {
 	return []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule}
 }
 
-// standing leaves out what comes and goes with the plugin's work.
+// standing excludes what comes and goes as the plugin works.
 func standing(found leak.Leak) bool {
 	return slices.Contains(standingKinds(), found.Kind)
 }
 
-// owns says whether a file's name is one of the attachment's addresses.
+// owns reports whether a file's name is one of the attachment's addresses.
 func (h *holdings) owns(name string) bool {
 	var r result
 	if json.Unmarshal(h.c.result, &r) != nil {

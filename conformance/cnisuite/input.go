@@ -71,7 +71,7 @@ func checkVersionEverywhere(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// commands are those that the version of the requests has, VERSION apart.
+// commands returns those of the requests' version, except VERSION.
 func (l *lab) commands() []string {
 	all := []string{"ADD", "DEL"}
 	if l.speaks("0.4.0") {
@@ -138,8 +138,8 @@ func checkBadConfigs(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// differing returns the names of the keys, at any depth, that one configuration
-// has otherwise than the other.
+// differing returns the names of the keys, at any depth, whose values differ between
+// the configurations.
 func differing(good, bad any) []string {
 	g, _ := good.(map[string]any)
 	b, ok := bad.(map[string]any)
@@ -209,8 +209,8 @@ func checkRuntimeKeys(ctx context.Context, l *lab) error {
 	return l.delWith(ctx, c, with{what: "DEL with keys of the runtime that nobody knows", keys: keys})
 }
 
-// checkLarge sends a number that no float holds and very long args, and
-// looks at what reaches the delegate, if there is one.
+// checkLarge sends a number that no float can represent and very long args, and
+// checks what reaches the delegate, if there is one.
 func checkLarge(ctx context.Context, l *lab) error {
 	c, err := l.newContainer()
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// determines is what the specification wants of an IPAM plugin in a sentence.
+// determines is what the specification requires of an IPAM plugin, in one sentence.
 const determines = "The IPAM plugin must determine the interface IP/subnet, Gateway and Routes and return this information to the \"main\" plugin to apply."
 
 // releases is the sentence on DEL for them.
 const releases = "an IPAM plugin should generally release an IP allocation and return success even if the container network namespace no longer exists"
 
-// ipamRules are about plugins that hand out addresses. They are called as a
-// delegate is: with the whole configuration of the plugin that delegates.
+// ipamRules are about plugins that assign addresses. They are called like a delegate:
+// with the whole configuration of the plugin that delegates.
 func ipamRules() []conformance.Rule[Target] {
 	const must, should, advisory = conformance.Must, conformance.Should, conformance.Advisory
 	const parallel = "The container runtime must not invoke parallel operations for the same container, but is allowed to invoke parallel operations for different containers."
@@ -103,8 +103,8 @@ func atOnce(n int) func(context.Context, *lab) error {
 	}
 }
 
-// checkRequests asks for an address that was given before, and for others next
-// to it: not all of them need be free and in the plugin's ranges.
+// checkRequests requests an address that was assigned before, and others next to it:
+// not all of them need be free and in the plugin's ranges.
 func checkRequests(ctx context.Context, l *lab) error {
 	ways, err := l.requests()
 	if err != nil {
@@ -198,8 +198,8 @@ func checkExhaustion(ctx context.Context, l *lab) error {
 	return refusal.failed()
 }
 
-// checkExhaustedKeeps looks at the plugin's files, where it has some, for what the
-// failed ADD keeps, which no DEL follows.
+// checkExhaustedKeeps looks in the plugin's files, if there are any, for what the
+// failed ADD keeps, because no DEL follows it.
 func checkExhaustedKeeps(ctx context.Context, l *lab) error {
 	keys, err := l.small()
 	if err != nil {
@@ -243,7 +243,7 @@ func checkStatusExhausted(ctx context.Context, l *lab) error {
 	return l.ready(ctx, with{what: "STATUS after DEL freed all addresses", keys: keys})
 }
 
-// releasing drains the few addresses, and expects that such a DEL makes one free.
+// releasing takes all of the few addresses, and expects that such a DEL frees one.
 func releasing(w with) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		all, keys, err := l.drained(ctx)
@@ -265,7 +265,7 @@ func releasing(w with) func(context.Context, *lab) error {
 	}
 }
 
-// checkReserved looks at all of the few addresses, or else at some.
+// checkReserved checks all of the few addresses or, if there are not few, some.
 func checkReserved(ctx context.Context, l *lab) error {
 	if err := l.isIPAM(); err != nil {
 		return err
@@ -300,8 +300,8 @@ func checkReserved(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// reserved leaves point-to-point networks out, in which every address is a
-// machine's (RFC 3021, RFC 6164).
+// reserved ignores point-to-point networks, in which every address may be assigned
+// (RFC 3021, RFC 6164).
 func (r *result) reserved() error {
 	for _, ip := range r.IPs {
 		p, err := netip.ParsePrefix(ip.Address)
@@ -340,7 +340,7 @@ func checkOneDelFreesAll(ctx context.Context, l *lab) error {
 	if err := out.ok(nil); err != nil {
 		return err
 	}
-	// Whether it is refused is not what this is about.
+	// Whether it is refused does not matter here.
 	if _, err := l.call(ctx, "ADD", first.c, with{what: "second ADD"}); err != nil {
 		return err
 	}
@@ -365,7 +365,7 @@ func checkSameTuple(ctx context.Context, l *lab) error {
 	return errors.Join(first.sameAs(second), l.askAgain(ctx, first))
 }
 
-// askAgain asks for another address for an attachment that has one.
+// askAgain requests another address for an attachment that has one.
 func (l *lab) askAgain(ctx context.Context, first lease) error {
 	ways, err := l.requests()
 	if err != nil {

@@ -17,9 +17,9 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// killings kills so many executions of ADD and DEL, each followed by the DEL that
-// a runtime sends again, and then some that are left to GC, if there is one: few
-// at a time, because there may be few addresses.
+// killings kills the given number of executions of ADD and DEL, each followed by the
+// DEL that a runtime sends again, and then some that are left to GC, if there is one:
+// few at a time, because there may be few addresses.
 func killings(rounds int) func(context.Context, *lab) error {
 	return func(ctx context.Context, l *lab) error {
 		lost, err := l.capacity(ctx)
@@ -67,8 +67,8 @@ func killings(rounds int) func(context.Context, *lab) error {
 	}
 }
 
-// capacity notes how many addresses there are, or what the plugin's files look
-// like where that is not known. What it returns reports that there are fewer.
+// capacity records how many addresses there are or, if that is not known, the state
+// of the plugin's files. The function that it returns reports a loss.
 func (l *lab) capacity(ctx context.Context) (func(context.Context) error, error) {
 	if err := l.isIPAM(); err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (l *lab) collectKilled(ctx context.Context) error {
 	return out.ok(nil)
 }
 
-// checkIsolated has one attachment in two networks.
+// checkIsolated has the same attachment in two networks.
 func checkIsolated(ctx context.Context, l *lab) error {
 	if err := l.isIPAM(); err != nil {
 		return err
@@ -222,8 +222,7 @@ func containersOf(all []lease) []*container {
 	return out
 }
 
-// checkCorruption empties the files of an attachment, as a machine does that
-// loses its power.
+// checkCorruption empties the files of an attachment, as a power failure does.
 func checkCorruption(ctx context.Context, l *lab) error {
 	if err := l.isIPAM(); err != nil {
 		return err
@@ -263,14 +262,14 @@ func checkCorruption(ctx context.Context, l *lab) error {
 	}
 	for _, path := range files {
 		if info, err := os.Stat(path); err == nil && info.Size() > 0 {
-			return nil // mended
+			return nil // repaired
 		}
 	}
 	return fmt.Errorf("neither STATUS nor CHECK said a word after %v lost their content", files)
 }
 
-// reports says whether STATUS or CHECK fails, or writes for the log what it is
-// about.
+// reports reports whether STATUS or CHECK fails, or logs something about the given
+// names.
 func (l *lab) reports(ctx context.Context, c *container, about []string) (bool, error) {
 	for _, command := range []string{"STATUS", "CHECK"} {
 		var of *container
@@ -293,15 +292,15 @@ func (l *lab) reports(ctx context.Context, c *container, about []string) (bool, 
 	return false, nil
 }
 
-// filesOf are the plugin's files that have the container's id in their names or
-// in them.
+// filesOf returns the plugin's files that have the container's id in their names or
+// content.
 func (l *lab) filesOf(c *container) ([]string, error) {
 	return l.filesWith(func(path string, text []byte) bool {
 		return strings.Contains(path, c.id) || bytes.Contains(text, []byte(c.id))
 	})
 }
 
-// filesWith are those of the plugin's files that are such.
+// filesWith returns the plugin's files that match.
 func (l *lab) filesWith(such func(path string, text []byte) bool) ([]string, error) {
 	var found []string
 	for _, dir := range append([]string{l.state()}, l.target.Dirs...) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What only Linux has, so that the suite can be built where its user writes code.
+// What only Linux has, so that the suite can be built on its users' machines.
 const (
 	allFamilies = netlink.FAMILY_ALL
 	familyV6    = netlink.FAMILY_V6
@@ -22,7 +22,7 @@ const (
 // ownMounts gives a process a mount namespace of its own.
 func ownMounts(attr *syscall.SysProcAttr) { attr.Unshareflags = syscall.CLONE_NEWNS }
 
-// unshape deletes the queueing disciplines that no interface has by itself.
+// unshape deletes the queueing disciplines other than the kernel's defaults.
 func unshape() (found bool, err error) {
 	plain := []string{"noqueue", "noop", "pfifo_fast", "pfifo", "fq_codel", "fq", "mq"}
 	all, err := netlink.QdiscList(nil)
@@ -36,7 +36,7 @@ func unshape() (found bool, err error) {
 	return found, err
 }
 
-// switches are the flags of an interface that can be set, in words.
+// switches returns the flags of an interface that can be set, in words.
 func switches(flags uint32) (all []string) {
 	for _, s := range []struct {
 		flag uint32
@@ -51,15 +51,15 @@ func switches(flags uint32) (all []string) {
 	return all
 }
 
-// hungOn describes the traffic control that somebody gave an interface of the
-// calling thread's namespace, and the neighbours that somebody told it.
+// hungOn describes the traffic control and the neighbours that were configured on an
+// interface of the calling thread's namespace.
 func hungOn(link netlink.Link) (all []string, err error) {
 	qdiscs, err := netlink.QdiscList(link)
 	if err != nil {
 		return nil, err
 	}
 	for _, q := range qdiscs {
-		if major, _ := netlink.MajorMinor(q.Attrs().Handle); major != 0 { // the kernel's own have none
+		if major, _ := netlink.MajorMinor(q.Attrs().Handle); major != 0 { // the kernel's defaults have none
 			all = append(all, fmt.Sprintf("qdisc %s %s", q.Type(), netlink.HandleStr(q.Attrs().Handle)))
 		}
 	}

@@ -1,33 +1,33 @@
-// Package cnisuite holds a CNI plugin to the CNI specification 1.1.0. It
-// executes the plugin's binary as a runtime does, with an exact environment and
-// with network namespaces of its own as host and container, and looks only at
-// exit status, stdout and the kernel.
+// Package cnisuite tests a CNI plugin against the CNI specification 1.1.0. It
+// executes the plugin's binary as a runtime does, with an exact environment and with
+// network namespaces of its own as host and container, and looks only at exit status,
+// stdout and the kernel.
 //
-// Where the plugin delegates to an IPAM plugin, the suite stands in with a
-// scripted one named "suite-ipam": a configuration whose ipam.type is that name
-// gets addresses of 10.123.0.0/16, and the suite sees every delegated call.
+// If the plugin delegates to an IPAM plugin, the suite stands in with a scripted one
+// named "suite-ipam": a configuration whose ipam.type is that name gets addresses
+// from 10.123.0.0/16, and the suite sees every delegated call.
 //
 // Positions where the specification's text is not clear:
 //
-//   - Errors are looked for on stdout only. Section 2, Overview, says stderr;
-//     STATUS, section 5 and every runtime say stdout.
-//   - STATUS is a command like the others. The list of CNI_COMMAND and "CNI
-//     defines 5 operations" leave it out; a section of its own defines it.
+//   - Errors are expected on stdout only. Section 2, Overview, says stderr; STATUS,
+//     section 5 and every runtime say stdout.
+//   - STATUS is a command like the others. The list of CNI_COMMAND and "CNI defines
+//     5 operations" omit it; a section of its own defines it.
 //   - "If an interface of the requested name already exists" binds plugins that
-//     make one. Chained plugins adjust the interface that is there.
-//   - DEL is best effort, as its own section says. Section 3 has the runtime halt
-//     at an error, which is no excuse for the plugin to leave things.
+//     create one. Chained plugins adjust the existing interface.
+//   - DEL is best effort, as its own section says. In section 3 the runtime halts at
+//     an error, which is no excuse for the plugin to leave things behind.
 //   - "Upon receiving a DEL command, [a plugin] should either delete the interface
-//     or undo any modifications" leaves the choice between the two, and not
-//     whether to do one of them: a DEL that has all it needs must undo the ADD.
-//     Where something is missing (a namespace, an interface, runtimeConfig), it
-//     must not fail for that; what it frees is effort, and those rules are Should.
-//   - GC has CNI_PATH, STATUS may not have it: each section is taken at its word,
-//     and a plugin that delegates nothing has to do without in either.
+//     or undo any modifications" leaves the choice between the two, not whether to
+//     do one of them: a DEL that has all it needs must undo the ADD. If something is
+//     missing (a namespace, an interface, runtimeConfig), it must not fail because of
+//     that; what it frees is effort, and those rules are Should.
+//   - GC has CNI_PATH, STATUS may not have it: each section is taken literally, and a
+//     plugin that delegates nothing must work without in either.
 //
-// Rules that the specification does not have, because runtimes and Kubernetes
-// need them all the same, are Should rules with "(de facto)" in the title.
-// Quality beyond that is Advisory. docs/conformance-cni.md lists the rules.
+// Rules that the specification does not have, but that runtimes and Kubernetes need
+// nevertheless, are Should rules with "(de facto)" in the title. Quality beyond that
+// is Advisory. docs/conformance-cni.md lists the rules.
 //
 // The suite needs Linux, /bin/sh, and root, if only that of a user namespace:
 // `unshare -Urnm` gives one.
@@ -53,14 +53,15 @@ func Suite() *conformance.Suite[Target] {
 		Facts:      facts(),
 		Prepare:    prepare,
 		Concurrent: Target.apart,
-		// A check waits, for the removal of interfaces and namespaces: a fifth of the
-		// processors' time is left with one for each.
+		// A check waits for the removal of interfaces and namespaces: with one
+		// per processor, a fifth of the processors' time would be idle.
 		PerProcessor: 2,
 	}
 	known := &experiments{}
 	for i := range s.Rules {
 		s.Rules[i].Check = known.in(s.Rules[i].Check)
-		// Moments to kill at, and crowds, are for a machine that does nothing else.
+		// Kills at chosen moments, and many calls at once, need an otherwise idle
+		// machine.
 		s.Rules[i].Alone = s.Rules[i].Alone || s.Rules[i].Tier > conformance.Quick
 	}
 	return s
@@ -73,7 +74,7 @@ func Test(t *testing.T, target Target) {
 	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
 }
 
-// rule makes a rule of the specification's current version.
+// rule returns a rule of the specification's current version.
 func rule(id string, level conformance.Level, title, section, sentence string) conformance.Rule[Target] {
 	return conformance.Rule[Target]{
 		ID: id, Level: level, Title: title,

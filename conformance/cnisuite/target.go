@@ -14,14 +14,14 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// Kind is what a plugin does, as far as the specification tells plugins apart.
+// Kind is what a plugin does, as far as the specification distinguishes plugins.
 type Kind string
 
 // The kinds. The empty string means Interface.
 const (
-	Interface Kind = "interface" // makes the interface that CNI_IFNAME names
-	Chained   Kind = "chained"   // adjusts an interface that an earlier plugin made
-	IPAM      Kind = "ipam"      // is a delegate that hands out addresses
+	Interface Kind = "interface" // creates the interface that CNI_IFNAME names
+	Chained   Kind = "chained"   // adjusts an interface that an earlier plugin created
+	IPAM      Kind = "ipam"      // is a delegate that assigns addresses
 	Meta      Kind = "meta"      // leaves the work to other plugins
 )
 
@@ -30,51 +30,50 @@ type Target struct {
 	// Binary is the path of the plugin's executable. Required.
 	Binary string
 	// Kind decides what the suite prepares and expects. A chained plugin gets an
-	// interface and a prevResult that describes it; of an IPAM plugin no
-	// interface is expected.
+	// interface and a prevResult that describes it; an IPAM plugin is not expected to
+	// create an interface.
 	Kind Kind
-	// IfName is the interface's name. Empty means "eth0". Of "lo", which every
-	// network namespace has, the plugin is not expected to make it, nor to take it
-	// away.
+	// IfName is the interface's name. Empty means "eth0". The plugin is not expected
+	// to create or remove "lo", which every network namespace has.
 	IfName string
-	// Static says that the configuration itself holds the addresses, so that two
+	// Static says that the configuration itself has the addresses, so that two
 	// attachments may have the same.
 	Static bool
 	// Config is the plugin's configuration, a JSON object without cniVersion and
-	// name, which the suite sets. A type that is missing is the binary's name.
-	// "${DIR}" in it stands for a directory of its own that each check makes.
-	// Empty means an object without keys.
+	// name, which the suite sets. If type is missing, it is the binary's name.
+	// "${DIR}" in it stands for a directory that each check creates for itself. Empty
+	// means an object without keys.
 	Config string
-	// RuntimeConfig is a JSON object of capability arguments, which every ADD,
-	// DEL and CHECK gets as runtimeConfig. Empty means none.
+	// RuntimeConfig is a JSON object of capability arguments, which every ADD, DEL
+	// and CHECK gets as runtimeConfig. Empty means none.
 	RuntimeConfig string
-	// BadConfigs is a JSON array of configurations, written as Config is, that the
+	// BadConfigs is a JSON array of configurations, in the form of Config, that the
 	// plugin must refuse. Empty means none.
 	BadConfigs string
-	// Exhaustible is a configuration of an IPAM plugin, written as Config is, that
-	// has no more than 64 addresses and no delay before one is used again. Empty
-	// means that rules on exhaustion do not apply.
+	// Exhaustible is a configuration of an IPAM plugin, in the form of Config, with
+	// at most 64 addresses and no delay before an address is reused. If it is empty,
+	// the rules on exhaustion do not apply.
 	Exhaustible string
 	// Requests are the ways in which an IPAM plugin can be asked for an address:
-	// "runtimeConfig" (also meant by a Config with the capability ips), "args" and
+	// "runtimeConfig" (also implied by a Config with the capability ips), "args" and
 	// "CNI_ARGS".
 	Requests []string
-	// Path are further directories of CNI_PATH, where real delegates are.
+	// Path are further directories of CNI_PATH, for real delegates.
 	Path []string
 	// Dirs are directories where the plugin keeps state, besides ${DIR}. Files
 	// that an attachment leaves there are leaks.
 	Dirs []string
-	// Shared are names of what may stay when the last attachment has gone: an
-	// interface, an nftables table, a file. What is there after the first
-	// attachment has gone counts as shared anyway.
+	// Shared are names of what may stay when the last attachment is gone: an
+	// interface, an nftables table, a file. What is left after the first attachment
+	// is gone counts as shared anyway.
 	Shared []string
-	// Setup and Teardown are shell commands around each check, for a plugin with
-	// a daemon: they run in the network namespace that stands for the host, with
-	// ${DIR} set. Setup returns when the daemon answers; what it leaves running
-	// is killed behind Teardown.
+	// Setup and Teardown are shell commands around each check, for a plugin with a
+	// daemon: they run in the network namespace that stands for the host, with ${DIR}
+	// set. Setup must return when the daemon answers; what it leaves running is
+	// killed after Teardown.
 	Setup, Teardown string
 
-	known *experiments // what other rules of the suite have found out; nil is fine
+	known *experiments // what other rules of the suite have found out; may be nil
 }
 
 // facts are what a profile may declare.
@@ -97,8 +96,8 @@ func facts() map[string]string {
 	}
 }
 
-// NewTarget makes the target of a command line: the binary, and what a profile
-// declares about it, which may be nil.
+// NewTarget returns the target of a command line: the binary, and what a profile,
+// which may be nil, declares about it.
 func NewTarget(binary string, profile *conformance.Profile) (Target, error) {
 	path, err := filepath.Abs(binary)
 	if err != nil {
@@ -134,12 +133,12 @@ func (t *Target) ifName() string {
 	return t.IfName
 }
 
-// loopback says whether the interface is the one that every network namespace has.
+// loopback reports whether the interface is the one that every network namespace has.
 func (t *Target) loopback() bool { return t.IfName == loName }
 
 const loName = "lo"
 
-// apart says that labs have nothing in common: neither a daemon's socket nor
+// apart reports whether labs share nothing: neither a daemon's socket nor
 // directories.
 func (t Target) apart() bool { return t.Setup == "" && len(t.Dirs) == 0 }
 
@@ -166,7 +165,7 @@ func (t *Target) validate() error {
 	return errors.Join(append(errs, err, badErr, smallErr)...)
 }
 
-// config returns the configuration's keys with ${DIR} put in.
+// config returns the configuration's keys with ${DIR} substituted.
 func (t *Target) config(dir string) (map[string]any, error) {
 	out := map[string]any{}
 	if t.Config != "" {
@@ -211,8 +210,8 @@ func (t *Target) exhaustible(dir string) (config map[string]any, err error) {
 	return t.named(config), nil
 }
 
-// named gives the configuration its type. Nil, a fact that is there without a value,
-// has no keys.
+// named sets the type of the configuration. A nil configuration, from a fact without
+// a value, has no keys.
 func (t *Target) named(config map[string]any) map[string]any {
 	if config == nil {
 		config = map[string]any{}
@@ -223,7 +222,7 @@ func (t *Target) named(config map[string]any) map[string]any {
 	return config
 }
 
-// decodeFact keeps numbers as they are written: they need not fit a float.
+// decodeFact keeps numbers as written: they need not fit a float.
 func decodeFact(fact, text, dir string, into any) error {
 	if strings.Contains(text, "$DIR") {
 		return fmt.Errorf("fact %s of the profile has $DIR: write ${DIR}", fact)
@@ -247,14 +246,14 @@ func decodeFact(fact, text, dir string, into any) error {
 	return nil
 }
 
-// delegates says whether the configuration names the suite's IPAM plugin, for
-// itself or, as a meta plugin's does, for another one.
+// delegates reports whether the configuration names the suite's IPAM plugin, either
+// directly or, in a meta plugin's configuration, for another plugin.
 func (t *Target) delegates() bool {
 	return t.configures(func(key string, value any) bool { return key == "type" && value == spyName })
 }
 
-// configures says whether a key of the configuration, at any depth, is such. A
-// configuration that cannot be read has none: validate reports it.
+// configures reports whether a key of the configuration, at any depth, matches such.
+// An invalid configuration has none: validate reports it.
 func (t *Target) configures(such func(key string, value any) bool) bool {
 	config, err := t.config("/")
 	return err == nil && hasKey(config, such)
@@ -274,8 +273,8 @@ func hasKey(value any, such func(key string, value any) bool) bool {
 	return false
 }
 
-// Build builds the program in a folder, which a test gives as ".", and returns
-// it as a target without configuration.
+// Build builds the program in a folder (a test passes ".") and returns it as a target
+// without configuration.
 func Build(t testing.TB, dir string) Target {
 	t.Helper()
 	abs, err := filepath.Abs(dir)

@@ -7,9 +7,9 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 )
 
-// Trial runs one ADD, and its DEL, before a run: when the plugin calls what it is
-// configured with invalid or unknown, nearly every rule would fail and none would
-// say anything of the plugin. Whatever else is wrong is for the rules. It can be the
+// Trial runs one ADD and its DEL before a run: if the plugin calls its own
+// configuration invalid or unknown, nearly every rule would fail and none would say
+// anything about the plugin. Any other fault is left to the rules. It can be the
 // suite's Prepare, whose work it does first.
 func Trial(ctx context.Context, target Target) error {
 	if err := prepare(ctx, target); err != nil {
