@@ -178,7 +178,7 @@ func checkIsolated(ctx context.Context, l *lab) error {
 	return keep.kept(ctx, l)
 }
 
-// checkGCReleases drains a network whose containers then disappear.
+// checkGCReleases takes all addresses of a network whose containers then disappear.
 func checkGCReleases(ctx context.Context, l *lab) error {
 	keys, err := l.small()
 	if err := cmp.Or(err, l.hasGC()); err != nil {

@@ -21,17 +21,17 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// newest is the newest version of the specification that the suite speaks.
+// newest is the newest version of the specification that the suite supports.
 const newest = "1.1.0"
 
-// lab is the place where one check runs: a network namespace that stands for
-// the host, and directories.
+// lab is the environment of one check: a network namespace that stands for the host,
+// and directories.
 type lab struct {
 	target   *Target
-	dir      string   // everything below it is the check's
+	dir      string   // everything below it belongs to the check
 	host     string   // pinned namespace
-	version  string   // of requests: the newest that plugin and suite speak
-	versions []string // all that both speak, oldest first
+	version  string   // of requests: the newest that both plugin and suite support
+	versions []string // all that both support, oldest first
 	ipam     spy
 	rand     *rand.Rand
 	log      *slog.Logger
@@ -39,17 +39,17 @@ type lab struct {
 	count    int
 	made     []*container
 	daemon   int    // process group that Target.Setup left, or 0
-	killed   bool   // the daemon, by a rule: Target.Teardown may find it gone
-	boot     string // file with the id of the boot, once there was a reboot
-	// handOver is how long the suite may take to read what an execution wrote, when
-	// that is more than a second because many run at the same time.
+	killed   bool   // a rule killed the daemon: Target.Teardown may find it gone
+	boot     string // file with the boot id, once there was a reboot
+	// handOver is how long the suite may take to read an execution's output, if that
+	// is more than a second because many run at the same time.
 	handOver time.Duration
 
 	notes sync.Mutex // guards what follows
 	took  map[string][]time.Duration
 }
 
-// inLab gives a check a lab, and takes it down afterwards.
+// inLab creates a lab for a check, and takes it down afterwards.
 func inLab(check func(context.Context, *lab) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) (err error) {
 		l := newLab(&in.Target, in.TempDir)
@@ -65,7 +65,8 @@ func inLab(check func(context.Context, *lab) error) func(context.Context, *confo
 	}
 }
 
-// stands says whether the lab's places are where the suite has made them.
+// stands reports whether the lab's namespace and directories are where the suite
+// created them.
 func (l *lab) stands() bool {
 	_, err := nameOf(l.host)
 	_, spied := os.Stat(l.ipam.dirs()[0])
@@ -80,8 +81,8 @@ func newLab(target *Target, dir string) *lab {
 	}
 }
 
-// prepare reports what would keep every check from its work: the machine, the
-// profile, a daemon that does not start. It is the suite's Prepare.
+// prepare reports what would prevent every check: the machine, the profile, a daemon
+// that does not start. It is the suite's Prepare.
 func prepare(ctx context.Context, target Target) error {
 	if os.Geteuid() != 0 {
 		return errors.New("making network namespaces needs root: run it as root, or in namespaces of your own with `unshare -Urnm nodekit conform cni ...`")
@@ -98,7 +99,7 @@ func prepare(ctx context.Context, target Target) error {
 	return inTrial(ctx, &target, (*lab).start)
 }
 
-// inTrial calls fn with a lab that belongs to no rule and is not open.
+// inTrial calls fn with a lab that belongs to no rule and is not started.
 func inTrial(ctx context.Context, target *Target, fn func(*lab, context.Context) error) (err error) {
 	dir, err := os.MkdirTemp("", "nk")
 	if err != nil {
@@ -116,7 +117,8 @@ func (l *lab) open(ctx context.Context) error {
 	return l.negotiate(ctx)
 }
 
-// start makes the lab's places, and starts what the target's daemon needs.
+// start creates the lab's namespace and directories, and starts what the target's
+// daemon needs.
 func (l *lab) start(ctx context.Context) error {
 	if err := os.Mkdir(l.state(), 0o755); err != nil {
 		return err
@@ -127,8 +129,8 @@ func (l *lab) start(ctx context.Context) error {
 	return l.setUp(ctx)
 }
 
-// negotiate asks the plugin for its versions, as a runtime may. A plugin that
-// gives no usable answer gets the newest; a rule is about that.
+// negotiate asks the plugin for its versions, as a runtime may. A plugin without a
+// usable answer gets the newest version; a rule is about that.
 func (l *lab) negotiate(ctx context.Context) error {
 	l.version, l.versions = newest, []string{newest}
 	common, err := found(ctx, l, "versions", askVersions)
@@ -141,8 +143,8 @@ func (l *lab) negotiate(ctx context.Context) error {
 	return nil
 }
 
-// askVersions returns the versions that plugin and suite have in common: none if the
-// plugin does not tell, which costs every rule too much time to ask again.
+// askVersions returns the versions that both plugin and suite support: none if the
+// plugin does not answer, because asking again would cost every rule too much time.
 func askVersions(ctx context.Context, l *lab) ([]string, error) {
 	out, err := l.call(ctx, "VERSION", nil, with{stdin: []byte(`{"cniVersion":"1.0.0"}`)})
 	if err != nil {
@@ -155,12 +157,12 @@ func askVersions(ctx context.Context, l *lab) ([]string, error) {
 	return slices.DeleteFunc(cni.Versions(), func(v string) bool { return !slices.Contains(a.SupportedVersions, v) }), nil
 }
 
-// speaks says whether plugin and suite can talk in a version at least so new.
+// speaks reports whether plugin and suite share a version that is at least this new.
 func (l *lab) speaks(version string) bool { return cni.AtLeast(l.version, version) }
 
-// network returns the name of the lab's network, or of another one that which
-// tells apart. No two labs have one name, as no two have a container's id: what a
-// plugin keeps outside of ${DIR} does not meet there.
+// network returns the name of the lab's network, or of another one, distinguished by
+// which. No two labs share a network name or a container id, so what a plugin keeps
+// outside of ${DIR} does not collide.
 func (l *lab) network(which string) string { return "suite" + which + "-" + filepath.Base(l.dir) }
 
 // state is what ${DIR} stands for.
@@ -176,7 +178,7 @@ func (l *lab) setUp(ctx context.Context) error {
 	return err
 }
 
-// container is a network namespace with what the runtime knows of it.
+// container is a network namespace with what the runtime knows about it.
 type container struct {
 	id, ifName, ns string
 	number         int             // of the attachment, from 1
@@ -184,13 +186,13 @@ type container struct {
 	prev           json.RawMessage // for a chained plugin
 	hostEnd        string          // for a chained plugin: of the interface's pair
 	result         json.RawMessage // of ADD, once it succeeded
-	keys           map[string]any  // of its configuration that differ from the target's; nil takes one away
-	owed           bool            // a DEL, because there was an ADD
+	keys           map[string]any  // of its configuration that differ from the target's; nil removes one
+	owed           bool            // a DEL is due, because there was an ADD
 }
 
 func (l *lab) newContainer() (*container, error) { return l.newContainerOf(l.version) }
 
-// newContainerOf makes one for requests of the version.
+// newContainerOf creates a container for requests of the version.
 func (l *lab) newContainerOf(version string) (*container, error) {
 	l.count++
 	c := &container{number: l.count, id: fmt.Sprintf("suite-%s-%d", filepath.Base(l.dir), l.count), ifName: l.target.ifName(), ns: filepath.Join(l.dir, fmt.Sprintf("container-%d", l.count))}
@@ -205,8 +207,7 @@ func (l *lab) newContainerOf(version string) (*container, error) {
 	return c, l.furnish(c, version)
 }
 
-// beside makes another attachment of the container, with an interface of another
-// name.
+// beside creates another attachment of the container, with another interface name.
 func (l *lab) beside(of *container) (*container, error) {
 	l.count++
 	c := &container{number: l.count, id: of.id, ns: of.ns, nsName: of.nsName, ifName: "net1"}
@@ -214,13 +215,13 @@ func (l *lab) beside(of *container) (*container, error) {
 	return c, l.furnish(c, l.version)
 }
 
-// furnish prepares what the plugin will find: the delegate's answer, and for a
-// chained plugin an interface with its result.
+// furnish prepares what the plugin will find: the delegate's answer and, for a
+// chained plugin, an interface with its result.
 func (l *lab) furnish(c *container, version string) error {
 	if err := l.ipam.prepare(c, version, c.number); err != nil {
 		return err
 	}
-	if c.ifName == loName { // as it is in a namespace that a runtime makes
+	if c.ifName == loName { // as in a namespace created by a runtime
 		return c.change(netlink.LinkSetDown)
 	}
 	if l.target.Kind != Chained {
@@ -234,8 +235,8 @@ func (l *lab) furnish(c *container, version string) error {
 	return err
 }
 
-// prevResult describes the interface that join or occupy made, in the shape of the
-// version, with the host's end behind it if there is one.
+// prevResult describes the interface that join or occupy created, in the version's
+// format, followed by the host end if there is one.
 func (l *lab) prevResult(c *container, version string) (json.RawMessage, error) {
 	seen, err := c.look()
 	if err != nil || seen == nil {

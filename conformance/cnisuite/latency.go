@@ -8,7 +8,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// latencyRules say how long the plugin takes. They are for eyes, not for gates:
+// latencyRules report how long the plugin takes. They are for people, not for gates:
 // a loaded machine is slow too.
 func latencyRules() []conformance.Rule[Target] {
 	latency := checked(rule("CNI-TIME-001", conformance.Advisory, "half of the calls of each command take less than a second", "Lifecycle & Ordering",
@@ -17,13 +17,13 @@ func latencyRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{latency}
 }
 
-// checkLatency lives a few lives. The report tells how long each command took.
+// checkLatency runs a few lives. The report says how long each command took.
 func checkLatency(ctx context.Context, l *lab) error {
 	const lives, limit = 3, time.Second
 	if _, err := l.askVersion(ctx, with{}); err != nil { // other rules may have asked
 		return err
 	}
-	// Of a slow plugin fewer lives tell as much.
+	// For a slow plugin fewer lives tell as much.
 	for start := time.Now(); l.calls("DEL") < lives && time.Since(start) < 5*limit; {
 		c, err := l.newContainer()
 		if err != nil {

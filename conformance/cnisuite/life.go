@@ -137,8 +137,8 @@ func checkDelTwice(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// delNetNSGone removes the namespace first. CNI_NETNS keeps its value once, as it does
-// with runtimes that do not look.
+// delNetNSGone removes the namespace first. Once, CNI_NETNS keeps its value, as with
+// runtimes that do not check.
 func delNetNSGone(ctx context.Context, l *lab) (d deletion, err error) {
 	before, err := l.baseline(ctx)
 	if err != nil {
@@ -184,8 +184,8 @@ func checkLeak(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkKilled kills the plugin and what it started at random moments of ADD. A
-// run of ADD that was not killed tells how long one takes.
+// checkKilled kills the plugin and what it started at random moments of ADD. The
+// duration is known from ADDs that were not killed.
 func checkKilled(ctx context.Context, l *lab) error {
 	before, err := l.baseline(ctx)
 	if err != nil {
@@ -242,8 +242,8 @@ func (l *lab) life(ctx context.Context, c *container) error {
 	return c.empty()
 }
 
-// baseline is what the machine looks like after the first attachment has gone:
-// what networks share, as a bridge, is allowed to stay.
+// baseline is the state of the machine after the first attachment is gone: what
+// networks share, such as a bridge, may stay.
 func (l *lab) baseline(ctx context.Context) (*leak.Snapshot, error) {
 	c, err := l.newContainer()
 	if err != nil {

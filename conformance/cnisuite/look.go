@@ -10,20 +10,20 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// sighting is the first attachment of a network, as its ADD tells of it and as the
+// sighting is the first attachment of a network, as its ADD describes it and as the
 // kernel had it right after that.
 type sighting struct {
 	*container
 	result *result
-	// nics are the interfaces that there were, by the sandbox that a result would say
-	// and by name. Sandboxes that the suite does not know are not among them.
+	// nics are the existing interfaces, by the sandbox that a result would name and
+	// by interface name. They do not include sandboxes that the suite does not know.
 	nics map[string]map[string]*nic
-	// another holds what the result calls the container's namespace, other than
-	// CNI_NETNS.
+	// another has the names, other than CNI_NETNS, that the result uses for the
+	// container's namespace.
 	another map[string]bool
 }
 
-// sighted returns one for rules that look, and touch nothing.
+// sighted returns a sighting for rules that only look.
 func (l *lab) sighted(ctx context.Context) (*sighting, error) {
 	return found(ctx, l, "an attachment that stands", attachAndLook)
 }
@@ -49,7 +49,7 @@ func attachAndLook(ctx context.Context, l *lab) (*sighting, error) {
 	return a, nil
 }
 
-// nicsIn are the interfaces of a namespace by their names.
+// nicsIn returns the interfaces of a namespace by name.
 func nicsIn(ns string) (map[string]*nic, error) {
 	all := map[string]*nic{}
 	err := netns.Do(ns, func() error {

@@ -30,7 +30,7 @@ func pathRules() []conformance.Rule[Target] {
 	}
 }
 
-// masquerades returns NotApplicable for configurations that do not ask for it.
+// masquerades returns NotApplicable for configurations without ipMasq.
 func (l *lab) masquerades() error {
 	if !l.target.configures(func(key string, value any) bool { return key == "ipMasq" && value == true }) {
 		return conformance.NotApplicable("the configuration has no ipMasq: true")
@@ -69,8 +69,8 @@ func checkMasquerade(ctx context.Context, a *attached) (err error) {
 	return nil
 }
 
-// route leads the first container's packets to the address by the gateway, where no
-// route of the plugin's does that.
+// route routes the first container's packets to the address via the gateway, unless a
+// route of the plugin's covers the address.
 func (a *attached) route(to, gateway net.IP) error {
 	return netns.Do(a.containers[0].ns, func() error {
 		if _, err := netlink.RouteGet(to); err == nil {
@@ -96,8 +96,8 @@ func checkNotMasqueraded(ctx context.Context, a *attached) error {
 	return nil
 }
 
-// source has the first container connect to an address in a namespace, and returns
-// where the connection comes from, as seen there.
+// source makes the first container connect to an address in a namespace, and returns
+// the source address seen there.
 func (a *attached) source(ctx context.Context, ns string, ip net.IP) (net.IP, error) {
 	ctx, cancel := context.WithTimeout(ctx, reachTime)
 	defer cancel()
@@ -124,9 +124,9 @@ func (a *attached) source(ctx context.Context, ns string, ip net.IP) (net.IP, er
 	return net.ParseIP(told), err
 }
 
-// hear returns what the first container is told there. It does not wait long: the
-// kernel drops what is sent in the first moment of an interface, and TCP tries
-// again after a second.
+// hear returns what the server tells the first container. It does not wait long: the
+// kernel drops what is sent in the first moment of an interface, and TCP retries only
+// after a second.
 func (a *attached) hear(ctx context.Context, address string) (told string, err error) {
 	err = netns.Do(a.containers[0].ns, func() error {
 		dialer := net.Dialer{Timeout: exchangeTime / 10, FallbackDelay: -1}
@@ -143,7 +143,7 @@ func (a *attached) hear(ctx context.Context, address string) (told string, err e
 	return told, err
 }
 
-// retried tries until it works or the context is done: a path may take a moment to
+// retried tries until it succeeds or the context ends: a path may take a moment to
 // come up.
 func retried(ctx context.Context, try func() error) error {
 	for {
@@ -159,8 +159,8 @@ func retried(ctx context.Context, try func() error) error {
 	}
 }
 
-// checkFullSize sends by UDP, of which no device makes smaller packets, as of TCP
-// some do. The kernel heeds a router that asks for smaller ones.
+// checkFullSize sends UDP, which no device segments, as some do with TCP. The kernel
+// obeys a router that asks for smaller packets.
 func checkFullSize(ctx context.Context, a *attached) error {
 	mtu := []int{}
 	for _, c := range a.containers {
@@ -190,8 +190,8 @@ func checkFullSize(ctx context.Context, a *attached) error {
 	return nil
 }
 
-// datagram sends a packet with so many bytes of content from the first container to
-// the second, and expects it back.
+// datagram sends a packet with the given payload size from the first container to the
+// second, and expects it back.
 func (a *attached) datagram(ctx context.Context, to net.IP, size int) error {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTime)
 	defer cancel()

@@ -27,7 +27,7 @@ func (l *lab) isIPAM() error {
 	return nil
 }
 
-// allocates returns NotApplicable for plugins that do not hand addresses out.
+// allocates returns NotApplicable for plugins that do not assign addresses.
 func (l *lab) allocates() error {
 	if l.target.Static {
 		return conformance.NotApplicable("the profile says that the configuration itself holds the addresses")
@@ -35,7 +35,8 @@ func (l *lab) allocates() error {
 	return l.isIPAM()
 }
 
-// small returns what replaces the configuration by the one with few addresses.
+// small returns the keys that replace the configuration by the one with few
+// addresses.
 func (l *lab) small() (map[string]any, error) {
 	if err := l.isIPAM(); err != nil {
 		return nil, err
@@ -67,13 +68,13 @@ func (r *result) addresses() []netip.Addr {
 	return all
 }
 
-// lease is an attachment of an IPAM plugin with what it got.
+// lease is an attachment of an IPAM plugin with its addresses.
 type lease struct {
 	c      *container
 	result *result // nil: nothing
 }
 
-// take asks for addresses once, with other keys of the configuration.
+// take requests addresses once, with other keys of the configuration.
 func (l *lab) take(ctx context.Context, keys map[string]any) (lease, *answer, error) {
 	c, err := l.newContainer()
 	if err != nil {
@@ -102,7 +103,7 @@ func (l *lab) takeFor(ctx context.Context, c *container, w with) (lease, *answer
 	return got, out, nil
 }
 
-// drain takes addresses until there are none, and returns the refusal, too.
+// drain takes addresses until there are none, and also returns the refusal.
 func (l *lab) drain(ctx context.Context, keys map[string]any) (all []lease, refusal *answer, err error) {
 	const most = 64
 	for len(all) <= most {
@@ -148,9 +149,9 @@ func distinct(all []lease) error {
 	return nil
 }
 
-// takeAtOnce runs the ADDs of so many containers in parallel. One that fails is
-// tried again alone, as often as it asks for that, and must not succeed then:
-// it may find no address, but other ADDs are no reason to fail.
+// takeAtOnce runs the ADDs of n containers in parallel. One that fails is retried
+// alone, as often as it asks for that, and must then not succeed: it may find no
+// address, but other ADDs are no reason to fail.
 func (l *lab) takeAtOnce(ctx context.Context, n int) ([]lease, error) {
 	all, errs := make([]lease, n), make([]error, n)
 	for i := range all {
@@ -173,7 +174,7 @@ func (l *lab) takeAtOnce(ctx context.Context, n int) ([]lease, error) {
 			defer seen.Unlock()
 			given = append(given, all[i])
 			if err := distinct(given); err != nil {
-				stop(err) // it is no use to wait for the others
+				stop(err) // waiting for the others would be useless
 			}
 		})
 	}
@@ -201,7 +202,7 @@ func (l *lab) takeAtOnce(ctx context.Context, n int) ([]lease, error) {
 	return all, nil
 }
 
-// requests are the ways in which the target can be asked for an address.
+// requests returns the ways in which the target can be asked for an address.
 func (l *lab) requests() ([]string, error) {
 	if err := l.isIPAM(); err != nil {
 		return nil, err
@@ -218,7 +219,7 @@ func (l *lab) requests() ([]string, error) {
 	return ways, err
 }
 
-// request asks for the address in one of the ways.
+// request requests the address in one of the ways.
 func (l *lab) request(ctx context.Context, c *container, way string, address netip.Prefix) (lease, *answer, error) {
 	w := with{what: fmt.Sprintf("ADD that asks for %s by %s", address, way)}
 	text := []string{address.String()}
@@ -242,8 +243,8 @@ func (l *lab) request(ctx context.Context, c *container, way string, address net
 	return l.takeFor(ctx, c, w)
 }
 
-// drained has all addresses of the exhaustible configuration, at least one, and its
-// keys.
+// drained takes all addresses of the exhaustible configuration, at least one, and
+// returns its keys.
 func (l *lab) drained(ctx context.Context) (all []lease, keys map[string]any, err error) {
 	if keys, err = l.small(); err != nil {
 		return nil, nil, err

@@ -72,7 +72,7 @@ func web() portMapping {
 	return portMapping{HostPort: mappedPort, ContainerPort: innerPort, Protocol: "tcp"}
 }
 
-// up makes a container whose server answers with its id, and adds it.
+// up creates a container whose server answers with its id, and runs its ADD.
 func (w *wires) up(ctx context.Context, mappings ...portMapping) (*container, error) {
 	c, err := w.container(mappings...)
 	if err != nil {
@@ -120,7 +120,7 @@ func checkUnmapped(ctx context.Context, w *wires) error {
 	if err != nil {
 		return err
 	}
-	// What was not there is not taken away.
+	// A mapping that did not exist cannot be removed.
 	if err := w.reach(c, "outside", w.outside, hostOut, mappedPort); err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func checkOtherMachine(ctx context.Context, w *wires) error {
 	if err != nil {
 		return err
 	}
-	// Who maps nothing leaves everything alone.
+	// A container without mappings leaves everything alone.
 	if err := w.reach(c, "outside", w.outside, hostOut, mappedPort); err != nil {
 		return err
 	}
@@ -163,8 +163,8 @@ func checkOtherMachine(ctx context.Context, w *wires) error {
 		return err
 	}
 	for _, from := range []struct{ name, ns string }{{"the host", w.l.host}, {"the container", c.ns}} {
-		// The other machine need not have a way back to the container, but
-		// nobody else may answer.
+		// The other machine need not have a route back to the container, but nobody
+		// else may answer.
 		if word, err := w.ask(from.ns, outsideAddress, mappedPort); err == nil && word != "another machine" {
 			return fmt.Errorf("a connection from %s to another machine's port %d reached %q", from.name, mappedPort, word)
 		}
@@ -190,7 +190,7 @@ func checkManyPorts(ctx context.Context, w *wires) error {
 	return nil
 }
 
-// checkHostIP uses the host's address on the bridge as the other one.
+// checkHostIP uses the host's address on the bridge as the other address.
 func checkHostIP(ctx context.Context, w *wires) error {
 	mapping := web()
 	mapping.HostIP = hostOut

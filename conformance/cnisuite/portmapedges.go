@@ -47,9 +47,8 @@ func checkDatagrams(ctx context.Context, w *wires) error {
 	return nil
 }
 
-// checkLocalhost does not apply where the configuration, in the words of the
-// plugin that most know, leaves the sources of packets alone: an answer to
-// 127.0.0.1 would not find its way.
+// checkLocalhost does not apply if the configuration, in the keys of the best-known
+// plugin, leaves source addresses alone: a reply to 127.0.0.1 could not be routed.
 func checkLocalhost(ctx context.Context, w *wires) error {
 	if w.l.target.configures(func(key string, value any) bool { return key == "snat" && value == false }) {
 		return conformance.NotApplicable("the configuration says snat: false")
@@ -105,7 +104,7 @@ func (w *wires) serveDatagrams(ns, word string, port int) error {
 					return
 				}
 				if err == nil {
-					_, _ = s.WriteTo([]byte(word), from) // who does not hear it asks again
+					_, _ = s.WriteTo([]byte(word), from) // a client that does not receive it asks again
 				}
 			}
 		}()
@@ -113,8 +112,8 @@ func (w *wires) serveDatagrams(ns, word string, port int) error {
 	})
 }
 
-// askDatagram sends packets for a while, as the first may get lost, and returns
-// the word of who answers.
+// askDatagram sends packets for a while, because the first may get lost, and returns
+// the answer.
 func (w *wires) askDatagram(ns, host string, port int) (word string, err error) {
 	err = netns.Do(ns, func() error {
 		conn, err := net.Dial("udp4", net.JoinHostPort(host, strconv.Itoa(port)))

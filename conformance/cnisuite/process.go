@@ -95,8 +95,8 @@ func addInVain(ctx context.Context, l *lab) (answers []*answer, err error) {
 	return answers, nil
 }
 
-// checkOneDocument gives the plugin its own namespace as the container, which
-// some find out when they have already answered.
+// checkOneDocument gives the plugin its own namespace as the container, which some
+// notice only after they have answered.
 func checkOneDocument(ctx context.Context, l *lab) error {
 	c, err := l.newContainer()
 	if err != nil {
@@ -131,7 +131,7 @@ func (l *lab) oneDocument(ctx context.Context, c *container, w with) error {
 	return cmp.Or(out.ended(), out.single())
 }
 
-// single reports a result and an error in one.
+// single reports a result combined with an error.
 func (a *answer) single() error {
 	seen := a.objects()
 	for _, object := range seen {
@@ -160,7 +160,7 @@ func checkErrorObjects(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkCodes looks at the codes alone.
+// checkCodes looks only at the codes.
 func checkCodes(ctx context.Context, l *lab) error {
 	answers, err := found(ctx, l, "failures of every kind", provoke)
 	if err != nil {
@@ -179,9 +179,8 @@ func checkCodes(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// provoke runs what must or may fail: requests that are wrong, an interface that is
-// there, a delegate that fails, CHECK of what is gone. A plugin that hangs has
-// answered none.
+// provoke runs what must or may fail: wrong requests, an existing interface, a
+// failing delegate, CHECK of what is gone. A plugin that hangs has not answered.
 func provoke(ctx context.Context, l *lab) (answers []*answer, err error) {
 	c, err := l.newContainer()
 	if err != nil {
@@ -242,8 +241,8 @@ func provoke(ctx context.Context, l *lab) (answers []*answer, err error) {
 	return answers, err
 }
 
-// checkBareRun makes everything read-only but what a plugin may write to. The
-// mounts are those of a namespace of the process's own.
+// checkBareRun makes everything read-only except what a plugin may write to. The
+// mounts are in a mount namespace of the process's own.
 func checkBareRun(ctx context.Context, l *lab) error {
 	if _, err := exec.LookPath("mount"); err != nil {
 		return conformance.NotApplicable("there is no mount command")
@@ -271,7 +270,8 @@ func checkBareRun(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkNothingRuns compares around an ADD what can keep a namespace alive.
+// checkNothingRuns compares, before and after an ADD, what can keep a namespace
+// alive.
 func checkNothingRuns(ctx context.Context, l *lab) error {
 	if _, err := l.baseline(ctx); err != nil {
 		return err
@@ -301,8 +301,8 @@ func checkNothingRuns(ctx context.Context, l *lab) error {
 // termTime is how long a plugin may take to undo an ADD after SIGTERM.
 const termTime = 5 * time.Second
 
-// checkTerminated sends SIGTERM to the plugin alone, as a runtime does that gives
-// up, at random moments of ADD.
+// checkTerminated sends SIGTERM only to the plugin, as a runtime that gives up does,
+// at random moments of ADD.
 func checkTerminated(ctx context.Context, l *lab) error {
 	before, err := l.baseline(ctx)
 	if err != nil {
@@ -335,8 +335,8 @@ func checkTerminated(ctx context.Context, l *lab) error {
 	return hit(hits, rounds)
 }
 
-// checkTerminatedDelegate has the delegate hang, so that the signal comes while
-// the plugin waits for it.
+// checkTerminatedDelegate makes the delegate hang, so that the signal comes while the
+// plugin waits for it.
 func checkTerminatedDelegate(ctx context.Context, l *lab) error {
 	if !l.target.delegates() {
 		return conformance.NotApplicable("the configuration does not delegate to %s", spyName)
@@ -383,8 +383,8 @@ func (l *lab) terminate(ctx context.Context, c *container, after time.Duration) 
 	return out, err
 }
 
-// hangTime is how long a runtime waits at most: the kubelet's own limit for a
-// Pod's sandbox is four minutes.
+// hangTime is the longest that a runtime waits: the kubelet's own limit for a Pod's
+// sandbox is four minutes.
 const hangTime = 3 * time.Minute
 
 func checkHungDelegate(ctx context.Context, l *lab) error {
@@ -406,7 +406,7 @@ func checkHungDelegate(ctx context.Context, l *lab) error {
 	return err
 }
 
-// readOnly is run by a shell in a mount namespace of its own: the first
+// readOnly is run by a shell in a mount namespace of its own: the paths in the first
 // arguments, up to "--", stay writable.
 const readOnly = `mount --make-rprivate / || exit 125
 while [ "$1" != -- ]; do if [ -e "$1" ]; then mount --rbind "$1" "$1" || exit 125; fi; shift; done; shift

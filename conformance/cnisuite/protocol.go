@@ -44,8 +44,8 @@ func checkVersion(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkMissingVariables leaves CNI_COMMAND alone: an execution without it is no
-// call of CNI, and plugins answer it with a line about themselves.
+// checkMissingVariables keeps CNI_COMMAND: an execution without it is not a CNI call,
+// and plugins answer it with a line about themselves.
 func checkMissingVariables(ctx context.Context, l *lab) error {
 	c, err := l.newContainer()
 	if err != nil {
@@ -92,8 +92,8 @@ func checkUnsupportedVersion(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// refusal makes a call that must fail with an error object of that code whose
-// text has the words.
+// refusal makes a call that must fail with an error object that has the code and
+// whose text contains the words.
 func (l *lab) refusal(ctx context.Context, command string, c *container, w with, code int, words ...string) error {
 	out, err := l.call(ctx, command, c, w)
 	if err != nil {

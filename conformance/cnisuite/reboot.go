@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// rebootRules are about what a plugin has to do with after the machine was started
-// anew: runtimes send the DELs of all containers then, and start others.
+// rebootRules are about what a plugin must cope with after a restart of the machine:
+// runtimes then send the DELs of all containers, and start others.
 func rebootRules() []conformance.Rule[Target] {
 	const must, should = conformance.Must, conformance.Should
 	return []conformance.Rule[Target]{
@@ -29,11 +29,11 @@ func rebootRules() []conformance.Rule[Target] {
 	}
 }
 
-// reboot starts the machine anew, as far as a plugin can tell: the network
-// namespaces of the host and of all containers are gone with what was in them, no
-// process is left, and the boot has another id. Files stay, and so a daemon finds
-// its own when it is set up again. It alone sees the same id as before: with a
-// mount namespace of its own it would not see the containers that come.
+// reboot restarts the machine as far as a plugin can tell: the network namespaces of
+// the host and of all containers are gone with their contents, no process is left,
+// and the boot id is different. Files stay, so a daemon finds its own when it is set
+// up again. Only the daemon sees the old boot id: in a mount namespace of its own it
+// would not see later containers.
 func (l *lab) reboot(ctx context.Context) error {
 	if err := l.tearDown(ctx); err != nil {
 		return err
@@ -54,14 +54,14 @@ func (l *lab) reboot(ctx context.Context) error {
 	return l.setUp(ctx)
 }
 
-// rebooted runs what follows its first argument where the boot has the id of that
-// file, and ends with notRebooted when that cannot be done.
+// rebooted runs what follows its first argument with the boot id of that file, and
+// exits with notRebooted if that is not possible.
 const (
 	rebooted    = `mount --bind "$1" /proc/sys/kernel/random/boot_id || exit 125; shift; exec "$@"`
 	notRebooted = 125
 )
 
-// inBoot has the command see the id that the lab's boot has since a reboot.
+// inBoot makes the command see the lab's boot id after a reboot.
 func (l *lab) inBoot(cmd *exec.Cmd) {
 	if l.boot == "" {
 		return
@@ -116,8 +116,8 @@ func checkRebootAdd(ctx context.Context, l *lab) error {
 	return keep.kept(ctx, l)
 }
 
-// checkRebootFrees counts addresses where there are few, and else looks at files
-// and at the delegate.
+// checkRebootFrees counts addresses if there are few; otherwise it looks at files and
+// at the delegate.
 func checkRebootFrees(ctx context.Context, l *lab) error {
 	if l.target.Exhaustible != "" {
 		return l.drainedAcross(ctx, func(some []lease) error { return l.giveBack(ctx, some...) })
@@ -165,7 +165,7 @@ func checkRebootGC(ctx context.Context, l *lab) error {
 	return l.noMoreFiles(before)
 }
 
-// collectWith runs a GC after a reboot, where no attachment is valid.
+// collectWith runs a GC after a reboot, when no attachment is valid.
 func (l *lab) collectWith(ctx context.Context, keys map[string]any) error {
 	w := with{what: "GC after a reboot", keys: attachments()}
 	maps.Copy(w.keys, keys)
@@ -176,8 +176,8 @@ func (l *lab) collectWith(ctx context.Context, keys map[string]any) error {
 	return out.ok(nil)
 }
 
-// drainedAcross takes all of the few addresses, and expects to get some again after
-// a reboot and what frees them then: two, because executions take time, and other
+// drainedAcross takes all of the few addresses, and expects to get some again after a
+// reboot and the call that frees them: two, because executions take time, and other
 // rules are about every address.
 func (l *lab) drainedAcross(ctx context.Context, free func([]lease) error) error {
 	all, keys, err := l.drained(ctx)
@@ -203,7 +203,7 @@ func (l *lab) drainedAcross(ctx context.Context, free func([]lease) error) error
 	return nil
 }
 
-// files are those that the plugin keeps.
+// files returns the files that the plugin keeps.
 func (l *lab) files() (*leak.Snapshot, error) { return leak.Take(l.scopeOf(leak.File)) }
 
 // noMoreFiles reports files that were not there before.

@@ -10,14 +10,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// settings are what an interface is set to, in words: its own attributes, and what
-// hangs on it. Addresses and routes are looked for elsewhere.
+// settings are the settings of an interface, in words: its own attributes, and what
+// is attached to it. Addresses and routes are checked elsewhere.
 type settings struct {
 	own  []string // attributes
 	hung []string // traffic control and neighbours
 }
 
-// settingsIn are those of each interface of a namespace, by its name.
+// settingsIn returns those of each interface of a namespace, by name.
 func settingsIn(ns string) (map[string]settings, error) {
 	all := map[string]settings{}
 	err := netns.Do(ns, func() error {
@@ -39,7 +39,7 @@ func settingsIn(ns string) (map[string]settings, error) {
 	return all, err
 }
 
-// other reports what of an interface's settings is not as before.
+// other reports which of an interface's settings have changed.
 func (s settings) other(now settings) error {
 	before, after := slices.Concat(s.own, s.hung), slices.Concat(now.own, now.hung)
 	if lost, more := without(before, after), without(after, before); len(lost)+len(more) > 0 {
@@ -48,7 +48,7 @@ func (s settings) other(now settings) error {
 	return nil
 }
 
-// without is what one list has and the other has not.
+// without returns what one list has and the other does not.
 func without(list, other []string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(word string) bool { return slices.Contains(other, word) })
 }

@@ -25,9 +25,9 @@ func attachmentRules() []conformance.Rule[Target] {
 	return slices.Concat(addRules(), resultRules(), prevRules(), paramRules(), delegateRules(), delRules(), concurrentRules(), dataRules())
 }
 
-// ofItsOwn makes an attachment's capability arguments of the sample, so that no two
-// attachments ask for the same address or port: only the first gets what cannot be
-// shared, and others get other ports of the host.
+// ofItsOwn derives an attachment's capability arguments from the sample, so that no
+// two attachments request the same address or port: only the first gets what cannot
+// be shared, and others get other host ports.
 func ofItsOwn(sample map[string]any, number int) map[string]any {
 	out := maps.Clone(sample)
 	if number <= 1 {

@@ -15,7 +15,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// settleTime is how long the kernel may take to remove what a DEL gave up.
+// settleTime is how long the kernel may take to remove what a DEL released.
 const settleTime = 3 * time.Second
 
 // network are the kinds of a network namespace.
@@ -39,10 +39,10 @@ func (l *lab) scopeOf(kinds ...leak.Kind) leak.Scope {
 	}
 }
 
-// spaces are the lab's network namespaces as the kernel names them. A process in
-// one of them is the plugin's whatever else it has put off: its parent, its
-// session, its environment. A namespace that is not pinned any more is left out:
-// its number may be another's by now.
+// spaces returns the lab's network namespaces as the kernel names them. A process in
+// one of them is the plugin's, whatever else it has detached from: its parent, its
+// session, its environment. A namespace that is no longer pinned is left out, because
+// its number may be reused by now.
 func (l *lab) spaces() []string {
 	var names []string
 	for _, path := range append([]string{l.host}, l.pinned()...) {
@@ -53,7 +53,7 @@ func (l *lab) spaces() []string {
 	return names
 }
 
-// pinned are the paths of the containers' namespaces.
+// pinned returns the paths of the containers' namespaces.
 func (l *lab) pinned() []string {
 	var paths []string
 	for _, c := range l.made {
@@ -79,7 +79,7 @@ func takeIn(ns string, scope leak.Scope) (s *leak.Snapshot, err error) {
 	return s, err
 }
 
-// clean reports what the host has more than in the snapshot, apart from what the
+// clean reports what the host has in addition to the snapshot, except for what the
 // target shares.
 func (l *lab) clean(ctx context.Context, before *leak.Snapshot) error {
 	return l.settled(ctx, func() ([]leak.Leak, error) {
@@ -91,8 +91,8 @@ func (l *lab) clean(ctx context.Context, before *leak.Snapshot) error {
 	})
 }
 
-// settled looks until nothing is left or settleTime is over: the kernel takes
-// some things down on its own time.
+// settled looks until nothing is left or settleTime is over: the kernel removes some
+// things asynchronously.
 func (l *lab) settled(ctx context.Context, look func() ([]leak.Leak, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
@@ -112,7 +112,7 @@ func (l *lab) settled(ctx context.Context, look func() ([]leak.Leak, error)) err
 	}
 }
 
-// list is for people: a leaked interface alone has dozens of sysctls.
+// list shortens the list for people: a leaked interface alone has dozens of sysctls.
 func list(leaks []leak.Leak) string {
 	const most = 12
 	more := ""
@@ -123,8 +123,8 @@ func list(leaks []leak.Leak) string {
 	return fmt.Sprint(leaks) + more
 }
 
-// mayStay leaves out what the target shares, what its daemon and the kernel do by
-// themselves, and pins of network namespaces that are not the lab's.
+// mayStay excludes what the target shares, what its daemon and the kernel do by
+// themselves, and pins of network namespaces outside the lab.
 func (l *lab) mayStay(found leak.Leak) bool {
 	words := strings.FieldsFunc(found.Name, func(c rune) bool { return c == ' ' || c == '(' || c == ')' })
 	path := ""
@@ -152,8 +152,8 @@ func (l *lab) mayStay(found leak.Leak) bool {
 	return false
 }
 
-// isHostEnd reports whether the words are about the host's end of an interface that
-// the suite itself made for a chained plugin.
+// isHostEnd reports whether the words are about the host end of an interface that the
+// suite itself created for a chained plugin.
 func (l *lab) isHostEnd(kind leak.Kind, words []string) bool {
 	if kind != leak.Link && kind != leak.Address && kind != leak.Route && kind != leak.Sysctl {
 		return false
@@ -165,15 +165,15 @@ func (l *lab) isHostEnd(kind leak.Kind, words []string) bool {
 	})
 }
 
-// pidOf is the id in the name of a process in a snapshot, or 0.
+// pidOf returns the id in the name of a process in a snapshot, or 0.
 func pidOf(name string) int {
 	first, _, _ := strings.Cut(name, " ")
 	pid, _ := strconv.Atoi(first)
 	return pid
 }
 
-// pins says whether a mount holds one of the lab's namespaces, or stands in one
-// of the plugin's directories, and is not the suite's own.
+// pins reports whether a mount pins one of the lab's namespaces, or is in one of the
+// plugin's directories, and is not the suite's own.
 func (l *lab) pins(mount string) bool {
 	path, _, _ := strings.Cut(mount, " (")
 	if filepath.Dir(path) == l.dir {
@@ -188,12 +188,12 @@ func (l *lab) pins(mount string) bool {
 		if !strings.Contains(mount, "("+c.nsName+")") {
 			return false
 		}
-		return c.there() // or the number is another's by now
+		return c.there() // otherwise the number may be reused by now
 	})
 }
 
-// unchanged reports what of the host, of the container unless it is nil, and of
-// the plugin's files is other than before: for commands that only look.
+// unchanged reports what has changed on the host, in the container unless it is nil,
+// and in the plugin's files: for commands that only look.
 func (l *lab) unchanged(c *container) (func() error, error) {
 	take := func() (all []*leak.Snapshot, err error) {
 		scope := l.scope()

@@ -16,14 +16,14 @@ import (
 // spyName is the type of the scripted IPAM plugin.
 const spyName = "suite-ipam"
 
-// spy is an IPAM plugin that notes every call and answers as was prepared. It is
-// a shell script with builtin commands alone, so it needs no PATH and is not
-// killed half-way through a note.
+// spy is an IPAM plugin that records every call and answers as prepared. It is a
+// shell script that uses only builtin commands, so it needs no PATH and is not killed
+// in the middle of a record.
 type spy struct{ dir string }
 
-// spyScript notes each call in files of its own, by attachment and number:
-// the command and the directory it was found in, the environment, and stdin.
-// The first of the prepared answers that exists is read as part of the script.
+// spyScript records each call in files of its own, by attachment and number: the
+// command and the directory in which it was found, the environment, and stdin. The
+// first existing one of the prepared answers is run as part of the script.
 const spyScript = `#!/bin/sh
 here=%s
 found=%s
@@ -44,8 +44,8 @@ esac
 exit 0
 `
 
-// dirs are the parts of CNI_PATH, in order: the script is in both, and a plugin
-// has to take the first.
+// dirs are the parts of CNI_PATH, in order: the script is in both, and a plugin must
+// use the first.
 func (s spy) dirs() []string {
 	return []string{filepath.Join(s.dir, "first"), filepath.Join(s.dir, "second")}
 }
@@ -65,7 +65,7 @@ func (s spy) install() error {
 	return unix.Mkfifo(s.fifo(), 0o600)
 }
 
-// wake lets the spies end that hang.
+// wake lets hanging spies end.
 func (s spy) wake() error {
 	for range 100 {
 		fd, err := unix.Open(s.fifo(), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -81,11 +81,11 @@ func (s spy) wake() error {
 	return errors.New("the suite's IPAM plugin does not end")
 }
 
-// reply is what the spy answers instead of success.
+// reply is the spy's answer instead of success.
 type reply struct {
 	stdout, stderr string
 	rc             int
-	hang           bool // for ever, before anything else
+	hang           bool // forever, before anything else
 }
 
 // failing is the reply of a delegate that fails with an error object.
@@ -93,8 +93,8 @@ func failing(code int, msg string) reply {
 	return reply{rc: 1, stdout: fmt.Sprintf(`{"cniVersion":"1.1.0","code":%d,"msg":%q}`, code, msg)}
 }
 
-// answer makes the spy reply so to every call of the command for the container,
-// or for all containers and for calls without one where c is nil.
+// answer makes the spy give the reply to every call of the command for the container
+// or, if c is nil, for all containers and for calls without one.
 func (s spy) answer(c *container, command string, r reply) error {
 	text := fmt.Sprintf("printf %%s %s >&2\nprintf %%s %s\nexit %d\n", shellQuote(r.stderr), shellQuote(r.stdout), r.rc)
 	if r.hang {
@@ -103,8 +103,8 @@ func (s spy) answer(c *container, command string, r reply) error {
 	return os.WriteFile(s.prepared(c, command), []byte(text), 0o644)
 }
 
-// obey takes the answer back that was prepared for a command: the spy then does
-// as it is told.
+// obey removes the answer that was prepared for a command: the spy then succeeds
+// again.
 func (s spy) obey(c *container, command string) error { return os.Remove(s.prepared(c, command)) }
 
 func (s spy) prepared(c *container, command string) string {
@@ -116,8 +116,7 @@ func (s spy) prepared(c *container, command string) string {
 
 func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// file is the name of something about a container; nil stands for calls that are
-// about none.
+// file returns the name of a file about a container; nil is for calls without one.
 func (s spy) file(c *container, kind string) string {
 	who := "network."
 	if c != nil {
@@ -126,13 +125,13 @@ func (s spy) file(c *container, kind string) string {
 	return filepath.Join(s.dir, who+"."+kind)
 }
 
-// prepare decides the address that the container will get.
+// prepare sets the address that the container will get.
 func (s spy) prepare(c *container, version string, number int) error {
 	return s.result(c, ipamResult(version, fmt.Sprintf("10.123.%d.%d/16", 1+number/250, 1+number%250), "10.123.0.1"))
 }
 
-// ipamResult is a delegate's result in the shape of the version (CNI 0.2.0,
-// 0.3.1, 1.0.0: Result).
+// ipamResult is a delegate's result in the version's format (CNI 0.2.0, 0.3.1, 1.0.0:
+// Result).
 func ipamResult(version, address, gateway string) string {
 	switch version {
 	case "0.1.0", "0.2.0":
@@ -143,7 +142,7 @@ func ipamResult(version, address, gateway string) string {
 	return fmt.Sprintf(`{"cniVersion":%q,"ips":[{"address":%q,"gateway":%q}]}`, version, address, gateway)
 }
 
-// result decides what ADD for the container answers; text is one line.
+// result sets the answer of ADD for the container; text is one line.
 func (s spy) result(c *container, text string) error {
 	return os.WriteFile(s.file(c, "result"), []byte(text+"\n"), 0o644)
 }
@@ -156,8 +155,8 @@ type delegated struct {
 	stdin   []byte
 }
 
-// calls returns what the plugin delegated for the container, or without one
-// (STATUS, GC) where c is nil, in order.
+// calls returns the calls that the plugin delegated for the container or, if c is
+// nil, without one (STATUS, GC), in order.
 func (s spy) calls(c *container) ([]delegated, error) {
 	var all []delegated
 	for n := 1; ; n++ {
@@ -174,7 +173,7 @@ func (s spy) calls(c *container) ([]delegated, error) {
 		if d.command == "" {
 			continue // killed before it did anything
 		}
-		// A spy that was killed has no more than the first of these.
+		// A spy that was killed may have only the first of these.
 		env, err := os.ReadFile(part("env"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -199,8 +198,8 @@ func commands(calls []delegated) []string {
 // shellOwn are variables that a shell sets by itself.
 var shellOwn = []string{"PWD", "OLDPWD", "SHLVL", "_"}
 
-// exported reads what `export -p` prints (POSIX, export): assignments in words
-// that are quoted for the shell.
+// exported parses the output of `export -p` (POSIX, export): assignments in words
+// quoted for the shell.
 func exported(text string) map[string]string {
 	env := map[string]string{}
 	for text != "" {
@@ -213,7 +212,7 @@ func exported(text string) map[string]string {
 	return env
 }
 
-// shellWord takes the first word of a text, without its quotes.
+// shellWord returns the first word of a text, without its quotes.
 func shellWord(text string) (word, rest string) {
 	var out strings.Builder
 	quote := byte(0)

@@ -39,7 +39,7 @@ func statusRules() []conformance.Rule[Target] {
 }
 
 // checkStatusNoDaemon kills what the profile's setup left in its process group. ADD
-// tells whether the plugin relies on it.
+// shows whether the plugin relies on it.
 func checkStatusNoDaemon(ctx context.Context, l *lab) error {
 	if err := l.hasStatus(); err != nil {
 		return err
@@ -80,7 +80,7 @@ func (l *lab) hasStatus() error {
 	return nil
 }
 
-// spied returns NotApplicable where the suite's delegate is not used.
+// spied returns NotApplicable if the suite's delegate is not used.
 func (l *lab) spied() error {
 	if !l.target.delegates() {
 		return conformance.NotApplicable("the configuration does not delegate to %s", spyName)
@@ -205,7 +205,7 @@ func checkStatusLooks(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkAddAfterStatus has the delegate fail STATUS alone, and with it the plugin's.
+// checkAddAfterStatus makes the delegate fail only STATUS, and with it the plugin's.
 func checkAddAfterStatus(ctx context.Context, l *lab) error {
 	if err := cmp.Or(l.hasStatus(), l.spied()); err != nil {
 		return err

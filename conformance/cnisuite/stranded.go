@@ -14,14 +14,14 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// The keys of a GC's list. Runtimes send both: the older one is that of a draft
-// of 1.1.0.
+// The keys of a GC's list. Runtimes send both: the older one comes from a draft of
+// 1.1.0.
 const (
 	validKey    = "cni.dev/valid-attachments"
 	oldValidKey = "cni.dev/attachments"
 )
 
-// attachments are the keys of a GC that names the containers.
+// attachments returns the keys of a GC that names the containers.
 func attachments(all ...*container) map[string]any {
 	list := []map[string]string{}
 	for _, c := range all {
@@ -30,7 +30,7 @@ func attachments(all ...*container) map[string]any {
 	return map[string]any{validKey: list, oldValidKey: list}
 }
 
-// collect runs a GC that must succeed; the containers are those that are valid.
+// collect runs a GC that must succeed and for which the containers are valid.
 func (l *lab) collect(ctx context.Context, all ...*container) error {
 	out, err := l.call(ctx, "GC", nil, with{keys: attachments(all...)})
 	if err != nil {
@@ -39,7 +39,7 @@ func (l *lab) collect(ctx context.Context, all ...*container) error {
 	return out.ok(nil)
 }
 
-// lists says whether the plugin speaks exactly that version.
+// lists reports whether the plugin supports exactly that version.
 func (l *lab) lists(version string) bool { return slices.Contains(l.versions, version) }
 
 // stranded is an attachment that nobody will DEL, next to a valid one.
@@ -49,13 +49,13 @@ type stranded struct {
 	left   []leak.Leak
 }
 
-// nothingSeen is why a rule cannot tell what GC does: as for a plugin without
-// state, or one whose state is a daemon's.
+// nothingSeen is why a rule cannot see what GC does: for example for a plugin without
+// state, or whose state is a daemon's.
 type nothingSeen struct{ error }
 
 func (n *nothingSeen) Unwrap() error { return n.error }
 
-// strand attaches a container that stays, and another one, whose interface then
+// strand attaches a container that stays, and another one whose interface then
 // disappears without a DEL.
 func (l *lab) strand(ctx context.Context, next func() (*container, error)) (*stranded, error) {
 	s := &stranded{}
@@ -72,7 +72,7 @@ func (l *lab) strand(ctx context.Context, next func() (*container, error)) (*str
 	return s, s.lose(ctx, l, next)
 }
 
-// strandAlone does it without one that stays.
+// strandAlone does the same without a container that stays.
 func (l *lab) strandAlone(ctx context.Context) (*stranded, error) {
 	s := &stranded{}
 	return s, s.lose(ctx, l, l.newContainer)
@@ -116,8 +116,8 @@ func (c *container) gone() error {
 	return c.change(netlink.LinkDel)
 }
 
-// remains is what the host has more, once the kernel has taken away the links
-// that go with a namespace.
+// remains returns what the host has in addition, after the kernel has removed the
+// links that go with a namespace.
 func (l *lab) remains(ctx context.Context, before *leak.Snapshot) ([]leak.Leak, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()

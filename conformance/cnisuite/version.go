@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// versionRules are about VERSION, behind the first of them.
+// versionRules are about VERSION, after the first of them.
 func versionRules(first conformance.Rule[Target]) []conformance.Rule[Target] {
 	const must, should, advisory = conformance.Must, conformance.Should, conformance.Advisory
 	return []conformance.Rule[Target]{
@@ -29,7 +29,7 @@ func versionRules(first conformance.Rule[Target]) []conformance.Rule[Target] {
 	}
 }
 
-// versionAnswer is what VERSION gives.
+// versionAnswer is the answer to VERSION.
 type versionAnswer struct {
 	CNIVersion        string   `json:"cniVersion"`
 	SupportedVersions []string `json:"supportedVersions"`
@@ -60,7 +60,7 @@ func checkBareVersion(ctx context.Context, l *lab) error {
 
 var semver = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$`)
 
-// checkListedVersions cannot know versions that are newer than the suite.
+// checkListedVersions cannot know versions newer than the suite.
 func checkListedVersions(ctx context.Context, l *lab) error {
 	a, err := l.askVersion(ctx, with{})
 	if err != nil {
@@ -96,8 +96,8 @@ func checkVersionLooks(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkEveryVersion goes through the versions, the newest first. Before 0.3.0 there
-// were no chains, so nothing to adjust, and no results without addresses.
+// checkEveryVersion tries all versions, newest first. Before 0.3.0 there were no
+// chains, so nothing to adjust, and no results without addresses.
 func checkEveryVersion(ctx context.Context, l *lab) error {
 	a, err := l.askVersion(ctx, with{})
 	if err != nil {
@@ -127,7 +127,7 @@ func checkEveryVersion(ctx context.Context, l *lab) error {
 		if err != nil {
 			return fmt.Errorf("VERSION lists %s: %w", v, err)
 		}
-		// Results of before 0.3.0 have no ips in any case.
+		// Results before 0.3.0 never have ips.
 		bare = bare || cni.AtLeast(v, "0.3.0") && len(r.IPs) == 0
 	}
 	return nil
@@ -155,10 +155,11 @@ type versionLife struct {
 	ifName  string // of its container
 	ns      string
 	add     *answer
-	del     *answer // nil behind an ADD that failed
+	del     *answer // nil after an ADD that failed
 }
 
-// fulfilled expects that ADD and DEL succeeded, the former in its version.
+// fulfilled expects that ADD and DEL succeeded, and that ADD's result has its
+// version.
 func (f versionLife) fulfilled() (*result, error) {
 	var r result
 	if err := f.add.ok(&r); err != nil {
@@ -170,7 +171,8 @@ func (f versionLife) fulfilled() (*result, error) {
 	return &r, f.del.ok(nil)
 }
 
-// liveInEachVersion gives each version that plugin and suite speak a container.
+// liveInEachVersion runs the life of a container in each version that both plugin and
+// suite support.
 func liveInEachVersion(ctx context.Context, l *lab) ([]versionLife, error) {
 	var all []versionLife
 	for _, v := range slices.Backward(l.versions) {

@@ -34,7 +34,7 @@ const (
 	hostIn6, containerAddresses = "fd12:4::1", "fd12:4::1:"
 )
 
-// wire builds the network. Close ends its servers; the namespaces take the rest.
+// wire builds the network. Close ends its servers; the rest goes with the namespaces.
 func (l *lab) wire() (*wires, error) {
 	w, err := l.machine()
 	if err != nil {
@@ -47,8 +47,8 @@ func (l *lab) wire() (*wires, error) {
 	})
 }
 
-// machine builds the part without the bridge: another machine, which has the host
-// as its router.
+// machine builds the part without the bridge: another machine, which has the host as
+// its router.
 func (l *lab) machine() (*wires, error) {
 	w := &wires{l: l, outside: filepath.Join(l.dir, "outside")}
 	_, err := os.Stat("/proc/sys/net/ipv6")
@@ -69,8 +69,8 @@ func (w *wires) close() error {
 	return errors.Join(append(errs, netns.Remove(w.outside))...)
 }
 
-// forward makes a router of the calling thread's namespace, as plugins do that
-// make a bridge.
+// forward enables forwarding in the calling thread's namespace, as plugins that
+// create a bridge do.
 func (w *wires) forward() error {
 	errs := []error{os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644)}
 	if w.v6 {
@@ -79,7 +79,8 @@ func (w *wires) forward() error {
 	return errors.Join(errs...)
 }
 
-// impatient makes IPv6 addresses usable at once.
+// impatient disables duplicate address detection, so that IPv6 addresses are usable
+// at once.
 func (w *wires) impatient() error {
 	if !w.v6 {
 		return nil
@@ -99,7 +100,8 @@ func (w *wires) plug(name, ns, far string) error {
 	return w.l.pair(name, ns, far)
 }
 
-// address brings an interface of the calling thread's namespace up.
+// address brings an interface of the calling thread's namespace up and adds the
+// addresses.
 func (w *wires) address(name string, addresses ...string) error {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
@@ -133,7 +135,7 @@ func (w *wires) connect(name, address, gateway, address6, gateway6 string) error
 	return err
 }
 
-// container makes one that is connected to the bridge, with the mappings.
+// container creates a container that is connected to the bridge, with the mappings.
 func (w *wires) container(mappings ...portMapping) (*container, error) {
 	c, err := w.l.newContainerOf(w.l.version)
 	if err != nil {
@@ -191,7 +193,7 @@ func (w *wires) serve(ns, word string, port int) error {
 				if err != nil {
 					return
 				}
-				_, _ = conn.Write([]byte(word)) // who went away is not answered
+				_, _ = conn.Write([]byte(word)) // a client that went away gets no answer
 				conn.Close()
 			}
 		}()
@@ -199,7 +201,7 @@ func (w *wires) serve(ns, word string, port int) error {
 	})
 }
 
-// ask returns the word of who answers there.
+// ask connects and returns the server's word.
 func (w *wires) ask(ns, host string, port int) (word string, err error) {
 	err = netns.Do(ns, func() error {
 		conn, err := net.DialTimeout("tcp", net.JoinHostPort(host, strconv.Itoa(port)), 2*time.Second)
