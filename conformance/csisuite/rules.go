@@ -85,7 +85,7 @@ var publishIsIdempotent = conformance.Rule[Target]{
 		if err := s.read("a"); err != nil {
 			return fmt.Errorf("after the second call: %w", err)
 		}
-		// At another path only what is in the volume itself appears.
+		// At another path only the content of the volume itself may appear.
 		if err := s.unpublish(ctx, v, "a"); err != nil {
 			return err
 		}
@@ -231,8 +231,8 @@ var killInCreate = conformance.Rule[Target]{
 	},
 }
 
-// killInCreate kills the driver in each part of the time that it takes to make a
-// volume, at a moment in it that within (from 0 to 1) chooses.
+// killInCreate kills the driver in each part of the time that it takes to create a
+// volume, at a moment within the part that within (from 0 to 1) chooses.
 func (s *session) killInCreate(ctx context.Context, within func() float64) error {
 	if err := s.canKill(); err != nil {
 		return err
@@ -283,7 +283,7 @@ func (s *session) killInCreate(ctx context.Context, within func() float64) error
 	return nil
 }
 
-// creation returns how long the driver takes to make a volume.
+// creation returns how long the driver takes to create a volume.
 func (s *session) creation(ctx context.Context) (time.Duration, error) {
 	start := time.Now()
 	v, err := s.create(ctx, "csisuite-time")
@@ -362,8 +362,8 @@ var nothingRemains = conformance.Rule[Target]{
 	}),
 }
 
-// clean ends the driver, if it is ours, and looks for what is left that was not
-// there before it started.
+// clean ends the driver, if the suite started it, and looks for what is left that was
+// not there before.
 func (s *session) clean(ctx context.Context) error {
 	for _, id := range s.staged { // the directories are ours
 		if err := os.Remove(s.staging(id)); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -26,11 +26,11 @@ const (
 	startTimeout = 10 * time.Second // of a driver, until Probe answers ready
 	callTimeout  = 15 * time.Second
 	stopTimeout  = 10 * time.Second
-	settle       = 3 * time.Second // what the kernel gets to take things down
+	settle       = 3 * time.Second // how long the kernel may take to remove things
 )
 
-// session is one rule's conversation with the driver. It remembers what it
-// asked for, so that close can take it back.
+// session is one rule's conversation with the driver. It records what it requested,
+// so that close can undo it.
 type session struct {
 	*client.Client
 	info    *client.Info
@@ -45,8 +45,8 @@ type session struct {
 	targets  map[string][]string          // target paths by id
 }
 
-// with runs a check in a session and takes everything back after it, also when
-// the check fails.
+// with runs a check in a session and undoes everything afterwards, even if the check
+// fails.
 func with(check func(context.Context, *session) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) error {
 		s, err := open(ctx, in)
@@ -97,9 +97,9 @@ func open(ctx context.Context, in *conformance.Input[Target]) (*session, error) 
 	return s, nil
 }
 
-// prepare reports what would fail every rule and says nothing of the driver. It is
-// the suite's Prepare. A driver that says of itself that it is not healthy is heard by
-// each rule, so that there is a report.
+// prepare reports what would fail every rule and says nothing about the driver. It is
+// the suite's Prepare. A driver that itself reports to be unhealthy is left to the
+// rules, so that there is a report.
 func prepare(ctx context.Context, target Target) error {
 	if os.Geteuid() != 0 {
 		return errors.New("mounting volumes needs root: run it as root")
@@ -120,14 +120,14 @@ func prepare(ctx context.Context, target Target) error {
 	return nil
 }
 
-// unhealthy reports whether the error is a driver's answer to Probe that no waiting
-// mends. Who has no Probe at all is hardly a driver.
+// unhealthy reports whether the error is a driver's answer to Probe that waiting does
+// not change. A peer without Probe is hardly a driver.
 func unhealthy(err error) bool {
 	return !client.Uncertain(err) && status.Code(err) != codes.Unimplemented
 }
 
-// scope is everything that a driver could leave in this rule's directory, and
-// the processes that know of it.
+// scope is everything that a driver could leave in this rule's directory, and the
+// processes that know the directory.
 func (s *session) scope() leak.Scope {
 	prefix := map[leak.Kind][]string{leak.Mount: {s.dir + "/"}, leak.Loop: {s.dir + "/"}}
 	return leak.Scope{
@@ -190,7 +190,7 @@ func (s *session) ready(ctx context.Context) error {
 	return nil
 }
 
-// unready says why the driver is not ready.
+// unready returns why the driver is not ready.
 func (s *session) unready(err error) error {
 	if s.process == nil {
 		return fmt.Errorf("the driver did not become ready within %s: %w", startTimeout, err)
@@ -226,7 +226,7 @@ func (s *session) restart(ctx context.Context) error {
 	return s.ready(ctx)
 }
 
-// canKill returns NotApplicable for a driver that is not ours to kill.
+// canKill returns NotApplicable for a driver that the suite did not start.
 func (s *session) canKill() error {
 	if s.process == nil {
 		return conformance.NotApplicable("the driver runs already: rules that kill it need --exec")
@@ -246,8 +246,7 @@ func (s *session) stop() error {
 	}
 }
 
-// close takes back what the check left, whatever the driver says to it, and
-// ends the driver.
+// close undoes what the check left, whatever the driver answers, and ends the driver.
 func (s *session) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

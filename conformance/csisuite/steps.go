@@ -15,8 +15,8 @@ import (
 	"github.com/nodekit-project/nodekit/csi/client"
 )
 
-// The steps are what an orchestrator does, with errors that say which call was
-// made and what came back.
+// The steps are those of an orchestrator, with errors that say which call was made
+// and what it returned.
 
 func (s *session) creates() bool {
 	return s.info.Can(spec.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME)
@@ -44,7 +44,7 @@ func (s *session) attaches() bool {
 	return s.info.Can(spec.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME)
 }
 
-// attach comes before anything on the node, for a driver that says so.
+// attach precedes everything on the node, for a driver that requires it.
 func (s *session) attach(ctx context.Context, v *spec.Volume) error {
 	if !s.attaches() {
 		return nil
@@ -123,7 +123,7 @@ func (s *session) unpublish(ctx context.Context, v *spec.Volume, target string) 
 	return nil
 }
 
-// unstage is what ends a staged volume. The directory is the orchestrator's.
+// unstage ends the staging of a volume. The directory belongs to the orchestrator.
 func (s *session) unstage(ctx context.Context, v *spec.Volume) error {
 	if !s.stages() {
 		return nil
@@ -176,8 +176,8 @@ func (s *session) read(target string) error {
 	return nil
 }
 
-// answered returns nil for a nil error, and else what a call answered and what
-// was expected.
+// answered returns nil for a nil error, and else what a call answered and what was
+// expected.
 func answered(method string, err error, want string) error {
 	if err == nil {
 		return nil
@@ -185,7 +185,7 @@ func answered(method string, err error, want string) error {
 	return fmt.Errorf("%s answered %s (%s), expected %s", method, status.Code(err), status.Convert(err).Message(), want)
 }
 
-// refused returns nil when err has the code, and else what came instead.
+// refused returns nil if err has the code, and else what came instead.
 func refused(method string, err error, want codes.Code) error {
 	switch {
 	case err == nil:

@@ -1,15 +1,14 @@
-// Package csisuite holds CSI drivers, in any language, to the Container Storage
+// Package csisuite tests CSI drivers, in any language, against the Container Storage
 // Interface v1.13.
 //
-// It is the orchestrator of a driver that it starts itself (Target.Exec) or that
-// runs already (Target.Endpoint), and looks at what a workload would see: bytes in
-// the published directory, mounts, files and processes. With Exec it also kills
-// the driver and starts it again. A rule about a capability that the driver does
-// not claim is not applicable.
+// It is the orchestrator of a driver that it starts itself (Target.Exec) or that is
+// already running (Target.Endpoint), and looks at what a workload would see: bytes in
+// the published directory, mounts, files and processes. With Exec it also kills the
+// driver and starts it again. A rule about a capability that the driver does not
+// claim is not applicable.
 //
-// The suite needs Linux and the right to mount; a driver reached by its endpoint
-// must see the directory for temporary files of the suite's process. Rules run
-// one after the other.
+// The suite needs Linux and the right to mount; a driver reached by its endpoint must
+// see the suite's directory for temporary files. Rules run one after the other.
 package csisuite
 
 import (
@@ -22,7 +21,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/testenv"
 )
 
-// What stands in Target.Exec and Target.Env for what a rule gives the driver.
+// Placeholders in Target.Exec and Target.Env for what a rule gives the driver.
 const (
 	Endpoint = "$(CSI_ENDPOINT)"
 	Root     = "$(STATE_DIRECTORY)"
@@ -31,22 +30,22 @@ const (
 
 // Target is the driver under test: a program or a socket.
 type Target struct {
-	// Exec is a program and its arguments, started anew for each rule. It gets
-	// what a driver's deployment gives it, in its environment, and in its
-	// arguments for "$(NAME)":
+	// Exec is a program and its arguments, started anew for each rule. It gets what a
+	// driver's deployment provides, in its environment, and in its arguments for
+	// "$(NAME)":
 	//
 	//	CSI_ENDPOINT     the socket to serve on, unix:///...
 	//	STATE_DIRECTORY  an empty directory for what must survive a restart
 	//	NODE_ID          the node's id
 	Exec []string
-	// Env is added to the environment of Exec, as NAME=value, with "$(NAME)"
-	// replaced, too.
+	// Env is added to the environment of Exec, as NAME=value, also with "$(NAME)"
+	// replaced.
 	Env []string
 	// Endpoint is the socket of a driver that runs already. Rules that restart
 	// the driver are not applicable then. It is used when Exec is empty.
 	Endpoint string
-	// Volume says which volumes the suite uses. The facts of a profile come before
-	// it.
+	// Volume says which volumes the suite uses. The facts of a profile take
+	// precedence.
 	Volume Volume
 }
 
@@ -54,7 +53,7 @@ type Target struct {
 type Volume struct {
 	// ID is an existing volume, for a driver that creates none.
 	ID string
-	// Size is what the suite asks for, in bytes. 0 means 1 MiB.
+	// Size is the requested size in bytes. 0 means 1 MiB.
 	Size int64
 	// FSType is the file system type. Empty means the driver's own.
 	FSType string
@@ -94,8 +93,8 @@ const (
 	factParameters = "parameters"
 )
 
-// Test holds the target to every rule of the quick and crash tiers, as
-// subtests. It skips when the machine does not allow mounts.
+// Test checks the target against every rule of the quick and crash tiers, as
+// subtests. It skips if the machine does not allow mounts.
 func Test(t *testing.T, target Target) {
 	t.Helper()
 	testenv.Require(t, testenv.Root)
@@ -116,7 +115,7 @@ func Build(t testing.TB, dir string) Target {
 	return Target{Exec: []string{binary}}
 }
 
-// says returns the sentence of the specification that a rule holds a driver to.
+// says returns the sentence of the specification that a rule checks.
 func says(section, sentence string) conformance.Spec {
 	return conformance.Spec{Document: "CSI", Version: "1.13.0", Section: section, Sentence: sentence}
 }

@@ -15,7 +15,7 @@ import (
 
 const defaultSize = 1 << 20
 
-// complete puts in what the profile declares, and then the defaults.
+// complete sets what the profile declares, and then the defaults.
 func (v *Volume) complete(p *conformance.Profile) error {
 	var errs []error
 	for fact, into := range map[string]*string{factVolume: &v.ID, factFSType: &v.FSType, factAccessMode: &v.AccessMode} {
@@ -62,7 +62,7 @@ func (v *Volume) mustWrite() error {
 
 func (v *Volume) access() client.Access { return client.Access{Mode: v.mode(), FSType: v.FSType} }
 
-// want is the volume of the given name that the suite asks for.
+// want returns the volume of the given name that the suite requests.
 func (v *Volume) want(name string) client.Create {
 	return client.Create{Name: name, Required: v.Size, Access: []client.Access{v.access()}, Parameters: v.Parameters}
 }

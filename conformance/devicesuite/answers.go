@@ -55,8 +55,8 @@ func answerRules() []conformance.Rule[Target] {
 	}
 }
 
-// checkStays takes the stream for one that stays when it does for a moment: what
-// ends it by mistake returns behind the first list.
+// checkStays considers a stream open if it stays open for a moment: a plugin that
+// ends it by mistake returns after the first list.
 func checkStays(ctx context.Context, b *bench) error {
 	_, s, _, err := b.ready(ctx, "")
 	if err != nil {
@@ -73,8 +73,8 @@ func (b *bench) allocate(ctx context.Context, r *registered, id string) ([]*plug
 	return out.GetContainerResponses(), err
 }
 
-// called makes a call of the plugin, and says of one that it does not answer that
-// it does not, and not how gRPC puts it.
+// called makes a call of the plugin; if the plugin does not answer, the error says
+// that in plain words instead of gRPC's.
 func called[R any](ctx context.Context, b *bench, what string, call func(context.Context) (R, error)) (R, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, b.patience)
@@ -133,8 +133,8 @@ func unusable(a *pluginapi.ContainerAllocateResponse) (wrong []error) {
 	return wrong
 }
 
-// prefer asks which one of all healthy devices is the best, and returns them with
-// the answer.
+// prefer asks which one of all healthy devices is the best, and returns them with the
+// answer.
 func (b *bench) prefer(ctx context.Context) (available, preferred []string, err error) {
 	r, s, list, err := b.ready(ctx, "")
 	if err != nil {

@@ -25,8 +25,8 @@ const (
 	defaultPatience = 30 * time.Second
 	// restartDelay is after how long a plugin that ended is started again.
 	restartDelay = 200 * time.Millisecond
-	// hopeless is how often a plugin may end before it registers. With a DaemonSet
-	// it would take most of an hour to get there.
+	// hopeless is how often a plugin may end before it registers. A DaemonSet would
+	// take most of an hour to get there.
 	hopeless = 15
 )
 
@@ -120,7 +120,7 @@ func (b *bench) keep() {
 	}
 }
 
-// letGo ends the keeping. The plugin is left as it is.
+// letGo stops keeping the plugin, which is left as it is.
 func (b *bench) letGo() {
 	select {
 	case <-b.keeping:
@@ -162,8 +162,8 @@ func (b *bench) explain(err error) error {
 	return fmt.Errorf("%w\n%s", err, text)
 }
 
-// await returns the next registration that a kubelet accepts, of the resource
-// unless that is empty.
+// await returns the next registration that a kubelet accepts, of the given resource
+// unless it is empty.
 func (b *bench) await(ctx context.Context, resource string) (*registered, error) {
 	began, timeout := time.Now(), time.After(b.patience)
 	look := time.NewTicker(restartDelay)
@@ -194,8 +194,8 @@ func (b *bench) await(ctx context.Context, resource string) (*registered, error)
 	}
 }
 
-// unregistered says of what never came where it was waited for, or why what came
-// was refused.
+// unregistered returns the error for a registration that never came where it was
+// awaited, or why one that came was refused.
 func (b *bench) unregistered(what string, began time.Time, refused error) error {
 	if refused != nil {
 		return fmt.Errorf("%s tried to register and was refused: %w", what, refused)
@@ -210,11 +210,11 @@ func (b *bench) unregistered(what string, began time.Time, refused error) error 
 	return fmt.Errorf("%s did not register within %s: nobody called Register at %s", what, waited(began), where)
 }
 
-// waited is how long something was waited for, as people say it.
+// waited returns how long something was awaited, rounded for people.
 func waited(began time.Time) time.Duration { return time.Since(began).Round(100 * time.Millisecond) }
 
-// expired reports whether a call failed because the time of ctx is over. The plugin's end of
-// gRPC is told of that time, too, and may be the first to give up.
+// expired reports whether a call failed because the time of ctx is over. The plugin's
+// side of gRPC knows that deadline too, and may be the first to give up.
 func expired(ctx context.Context, err error) bool {
 	if status.Code(err) == codes.DeadlineExceeded {
 		select {
@@ -225,8 +225,8 @@ func expired(ctx context.Context, err error) bool {
 	return ctx.Err() != nil
 }
 
-// gaveUp is why a wait ended before its patience did, nil where that is the time
-// of the rule: the report says so itself.
+// gaveUp returns why a wait ended before its patience did; nil if the rule's time is
+// over, which the report says itself.
 func gaveUp(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil
@@ -234,8 +234,7 @@ func gaveUp(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// lost returns an error once the plugin has ended too often since it had ended
-// some times.
+// lost returns an error once the plugin has ended too often since the count before.
 func (b *bench) lost(before int32) error {
 	if n := b.ends.Load() - before; n >= hopeless {
 		return fmt.Errorf("the plugin ended %d times, each time it was started, and did not register", n)
@@ -257,9 +256,9 @@ func (b *bench) ready(ctx context.Context, resource string) (*registered, *strea
 	return r, s, list, err
 }
 
-// readyAgain waits for a registration and a list whose ids are like before. A
-// list ahead of it may be one still being made, and a registration whose stream
-// ends may be that of an instance that died.
+// readyAgain waits for a registration and a list whose ids are like before. An
+// earlier list may still be incomplete, and a registration whose stream ends may be
+// that of an instance that died.
 func (b *bench) readyAgain(ctx context.Context, resource string, before []string, like func(before, after []string) bool) (*stream, error) {
 	deadline := time.Now().Add(b.patience)
 	var got []string

@@ -35,8 +35,8 @@ func crashRules() []conformance.Rule[Target] {
 	}
 }
 
-// checkKubeletRestart restarts the kubelet twice: at once, and so that the
-// plugin sees its streams break long before there is anybody to register with.
+// checkKubeletRestart restarts the kubelet twice: at once, and so that the plugin
+// sees its streams break long before there is a kubelet to register with.
 func checkKubeletRestart(ctx context.Context, b *bench) error {
 	r, _, list, err := b.ready(ctx, "")
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *stream) stays(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// checkKill kills the plugin once it works, and then some times at any moment
+// checkKill kills the plugin once it works, and then several times at random moments
 // of its start.
 func checkKill(ctx context.Context, b *bench) error {
 	r, _, list, err := b.ready(ctx, "")
@@ -111,12 +111,12 @@ func checkSameIDs(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// noFewer is what is expected of the devices after a restart: no sentence says
-// that ids are those of before. There may be more: a plugin's first list may come
-// while it is still looking for devices.
+// noFewer is what is expected of the devices after a restart: no sentence says that
+// the ids stay the same. There may be more: a plugin's first list may come while it
+// is still looking for devices.
 func noFewer(before, after []string) bool { return len(before) <= len(after) }
 
-// allOf reports whether what was there before is there, whatever else is.
+// allOf reports whether everything that was there before still is.
 func allOf(before, after []string) bool {
 	return !slices.ContainsFunc(before, func(id string) bool { return !slices.Contains(after, id) })
 }

@@ -108,8 +108,8 @@ func (b *bench) healthy(ctx context.Context) (*registered, string, error) {
 	return r, ids[0], nil
 }
 
-// someHealthy returns the healthy devices of the list, or of the first behind it
-// that has some. A plugin that has none for a while cannot be asked to allocate.
+// someHealthy returns the healthy devices of the list, or of the first later one that
+// has some. A plugin that has none for a while cannot be asked to allocate.
 func (b *bench) someHealthy(ctx context.Context, r *registered, s *stream, list []*pluginapi.Device) ([]string, error) {
 	deadline := time.Now().Add(min(b.patience, time.Second))
 	for {

@@ -29,7 +29,7 @@ const (
 type kubelet struct {
 	pluginapi.UnimplementedRegistrationServer
 	dir      string        // device-plugins
-	patience time.Duration // at most what dialTimeout is
+	patience time.Duration // at most dialTimeout
 	server   *grpc.Server
 	requests chan *pluginapi.RegisterRequest // the first one, as it came
 	arrived  chan *registered
@@ -39,7 +39,7 @@ type kubelet struct {
 	open []*grpc.ClientConn // to plugins
 }
 
-// registered is one call of Register, and what came of it.
+// registered is one call of Register and its outcome.
 type registered struct {
 	request *pluginapi.RegisterRequest
 	plugin  pluginapi.DevicePluginClient
@@ -47,8 +47,8 @@ type registered struct {
 	refused error // why a kubelet would refuse it
 }
 
-// startKubelet starts as the kubelet does: it wipes the sockets in the
-// directory and listens.
+// startKubelet starts like a kubelet: it removes the sockets in the directory and
+// listens.
 func startKubelet(dir string, patience time.Duration) (*kubelet, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("starting the suite's kubelet: %w", err)
@@ -91,8 +91,8 @@ func (k *kubelet) die() {
 	k.open = nil
 }
 
-// Register does what the kubelet does: it connects to the plugin and asks for
-// its options before it answers.
+// Register does what the kubelet does: it connects to the plugin and asks for its
+// options before it answers.
 func (k *kubelet) Register(ctx context.Context, in *pluginapi.RegisterRequest) (*pluginapi.Empty, error) {
 	select {
 	case k.requests <- in:
@@ -110,7 +110,7 @@ func (k *kubelet) Register(ctx context.Context, in *pluginapi.RegisterRequest) (
 }
 
 func (k *kubelet) callBack(ctx context.Context, r *registered) error {
-	// Without options for the message size: the kubelet gives none either.
+	// Without options for the message size: the kubelet sets none either.
 	quick := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}, MinConnectTimeout: time.Second}
 	conn, err := grpc.NewClient("unix://"+filepath.Join(k.dir, r.request.GetEndpoint()),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(quick))

@@ -38,8 +38,8 @@ func leakRules() []conformance.Rule[Target] {
 	}
 }
 
-// checkEnd marks the plugin's environment, which what it starts inherits, also
-// when it leaves the process group.
+// checkEnd marks the plugin's environment, which its descendants inherit even if they
+// leave the process group.
 func checkEnd(ctx context.Context, in *conformance.Input[Target]) error {
 	mark := "NODEKIT_SUITE=" + in.TempDir
 	in.Target.Env = append(slices.Clone(in.Target.Env), mark)
@@ -100,11 +100,10 @@ func checkSocketGone(ctx context.Context, b *bench) error {
 	return err
 }
 
-// checkDescriptors compares one restart with several more. Goroutines, buffers
-// and pools need some, so a few are allowed, and what was for an earlier kubelet may
-// take a while to go. There are fewer restarts for a plugin
-// that looks for a new kubelet every ten seconds, as that of the Kubernetes tests
-// does.
+// checkDescriptors compares one restart with several more. Goroutines, buffers and
+// pools need some descriptors, so a few are allowed, and those for an earlier kubelet
+// may take a while to go. There are fewer restarts for a plugin that looks for a new
+// kubelet only every ten seconds, as that of the Kubernetes tests does.
 func checkDescriptors(ctx context.Context, b *bench) error {
 	const most, least, enough = 8, 4, 45 * time.Second
 	r, _, _, err := b.ready(ctx, "")
@@ -140,8 +139,8 @@ func checkDescriptors(ctx context.Context, b *bench) error {
 	}
 }
 
-// descriptors counts what the plugin has open, once it has had the time to
-// close what it does not need any more.
+// descriptors counts the plugin's open descriptors, after it has had time to close
+// those that it no longer needs.
 func (b *bench) descriptors(ctx context.Context) (int, error) {
 	if err := pause(ctx, 300*time.Millisecond); err != nil {
 		return 0, err

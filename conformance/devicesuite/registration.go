@@ -33,8 +33,8 @@ func registrationRules() []conformance.Rule[Target] {
 	}
 }
 
-// first returns the very first registration, also one that a kubelet refuses:
-// what the plugin does next does not mend it.
+// first returns the very first registration, even if a kubelet refuses it: what the
+// plugin does next does not change that.
 func (b *bench) first(ctx context.Context) (*registered, error) {
 	began := time.Now()
 	if _, err := b.request(ctx); err != nil {

@@ -1,11 +1,11 @@
-// Package devicesuite holds device plugins, in any language, to the device
-// plugin API (k8s.io/kubelet deviceplugin/v1beta1) and to what the Kubernetes
+// Package devicesuite tests device plugins, in any language, against the device
+// plugin API (k8s.io/kubelet deviceplugin/v1beta1) and against what the Kubernetes
 // documentation expects of plugins.
 //
-// For each rule the suite plays a kubelet of its own in a directory of its own:
-// it starts the plugin, takes its registration, watches its devices, and then
-// restarts as a kubelet does, kills the plugin, or stops it. As a DaemonSet does, it
-// starts a plugin again that ends by itself. The suite needs Linux.
+// For each rule the suite plays a kubelet in a directory of its own: it starts the
+// plugin, accepts its registration, watches its devices, and then restarts as a
+// kubelet does, kills the plugin, or stops it. Like a DaemonSet, it restarts a plugin
+// that ends by itself. The suite needs Linux.
 package devicesuite
 
 import (
@@ -29,11 +29,10 @@ const KubeletDir = "$(KUBELET_DIR)"
 
 // Target is a device plugin under test.
 type Target struct {
-	// Exec is the plugin's program and its arguments, started anew for each
-	// rule. KubeletDir in it is replaced by the directory that plays
-	// /var/lib/kubelet. A target in which KubeletDir does not occur hard-codes
-	// /var/lib/kubelet: it is run in a mount namespace in which that is the
-	// suite's directory, which needs root.
+	// Exec is the plugin's program and its arguments, started anew for each rule.
+	// KubeletDir in it is replaced by the directory that plays /var/lib/kubelet. If
+	// KubeletDir does not occur, the target hard-codes /var/lib/kubelet: it then runs
+	// in a mount namespace in which that is the suite's directory, which needs root.
 	Exec []string
 	// Env is added to this process's environment, "NAME=value" each.
 	Env []string
@@ -50,7 +49,7 @@ func Suite() *conformance.Suite[Target] {
 	}
 }
 
-// prepare reports what would fail every rule and says nothing of the plugin.
+// prepare reports what would fail every rule and says nothing about the plugin.
 func prepare(_ context.Context, target Target) error {
 	if len(target.Exec) == 0 {
 		return errors.New("the target has no command")
@@ -68,8 +67,8 @@ func Test(t *testing.T, target Target) {
 	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
 }
 
-// Build builds the program in the directory dir and returns it as a target that
-// is told the directory with --kubelet-dir, as plugins with deviceplugin.Main are.
+// Build builds the program in the directory dir and returns it as a target that gets
+// the directory with --kubelet-dir, like plugins with deviceplugin.Main.
 func Build(t testing.TB, dir string) Target {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "plugin")
@@ -94,7 +93,7 @@ func specOf(document, section, sentence string) conformance.Spec {
 	return conformance.Spec{Document: document, Version: version, Section: section, Sentence: sentence}
 }
 
-// with gives a check a kubelet and the started plugin, and ends both after it.
+// with gives a check a kubelet and the started plugin, and ends both afterwards.
 func with(check func(ctx context.Context, b *bench) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) (err error) {
 		b, err := start(in)
