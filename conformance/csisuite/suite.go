@@ -41,8 +41,8 @@ type Target struct {
 	// Env is added to the environment of Exec, as NAME=value, also with "$(NAME)"
 	// replaced.
 	Env []string
-	// Endpoint is the socket of a driver that runs already. Rules that restart
-	// the driver are not applicable then. It is used when Exec is empty.
+	// Endpoint is the socket of a driver that is already running. Rules that restart
+	// the driver are then not applicable. It is used if Exec is empty.
 	Endpoint string
 	// Volume says which volumes the suite uses. The facts of a profile take
 	// precedence.
