@@ -17,8 +17,7 @@ type Route struct {
 	Link    int
 	// Table, Priority, MTU and AdvMSS have the kernel's defaults if they are 0.
 	Table, Priority, MTU, AdvMSS int
-	// If Scope is nil, a route without a gateway has link scope, any other global
-	// scope.
+	// Scope nil means link scope for a route without a gateway, else global scope.
 	Scope *int
 }
 
