@@ -23,7 +23,7 @@ func appArmorRules() []rule {
 	}
 }
 
-// onAppArmor is for rules about what the kernel does.
+// onAppArmor wraps checks of what the kernel does.
 func onAppArmor(check look) look {
 	return func(ctx context.Context, s *subject) error {
 		const switched = "/sys/module/apparmor/parameters/enabled"
@@ -66,8 +66,8 @@ func checkAppArmorOff(ctx context.Context, s *subject) error {
 	return err
 }
 
-// checkNoAppArmorProfile is for every machine: where there is no AppArmor no profile is
-// there either.
+// checkNoAppArmorProfile applies to every machine: without AppArmor, the profile does
+// not exist either.
 func checkNoAppArmorProfile(ctx context.Context, s *subject) error {
 	return s.runsNot(ctx, "whose AppArmor profile is not there", confined(runtimeapi.SecurityProfile_Localhost, s.mark+"-absent"))
 }

@@ -9,12 +9,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// cancelRounds is how often a rule cuts a call short at a moment of its choice.
+// cancelRounds is how often a rule cuts a call short at a random moment.
 const cancelRounds = 4
 
 // checkCancelStart allows a container whose start was cut off to have ended.
 func checkCancelStart(ctx context.Context, s *subject) error {
-	shown, err := s.watched(ctx, forever) // that processes are seen
+	shown, err := s.watched(ctx, forever) // shows that processes can be seen
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func checkCancelRemove(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// cutRemoval stops and removes a sandbox by calls that are cut off and tried again.
+// cutRemoval stops and removes a sandbox with calls that are cut short and retried.
 func (s *subject) cutRemoval(ctx context.Context, id string) error {
 	remove := func(ctx context.Context) error {
 		_, err := s.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
@@ -97,8 +97,8 @@ func checkCancelPull(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// whole pulls a unique image again, until that succeeds, and returns nil when a
-// container of it finds its file.
+// whole retries the pull of a unique image until it succeeds, and returns nil when a
+// container of the image finds the image's file.
 func (s *subject) whole(ctx context.Context, ref string) error {
 	err := retry(ctx, func() error { _, err := s.pull(ctx, ref); return err })
 	if err != nil {

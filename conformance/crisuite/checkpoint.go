@@ -17,7 +17,7 @@ import (
 const (
 	// checkpointTime bounds a checkpoint or a restore; the caller must set a deadline.
 	checkpointTime = 20 * time.Second
-	// goesOnTime is how long a program that prints every 20 ms may be silent behind one.
+	// goesOnTime is how long a program that prints every 20 ms may be silent after one.
 	goesOnTime = 2 * time.Second
 )
 
@@ -41,13 +41,13 @@ func checkpointRules() []rule {
 	}, restoreRules()...)
 }
 
-// timed gives a call of these its deadline.
+// timed sets the deadline of a checkpoint or a restore.
 func timed(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, checkpointTime)
 }
 
-// goesOn returns nil when the program, which prints on and on, has printed more than it
-// had.
+// goesOn returns nil when the program, which prints continuously, has printed more than
+// before.
 func (b *box) goesOn(ctx context.Context) error {
 	before, err := b.lines()
 	if err != nil {
@@ -63,7 +63,7 @@ func (b *box) goesOn(ctx context.Context) error {
 	return errors.Join(err, b.alive(ctx))
 }
 
-// printing starts a container whose program prints on and on.
+// printing starts a container whose program prints continuously.
 func (p *pod) printing(ctx context.Context) (*box, error) {
 	b, err := p.start(ctx, "lines --interval 20ms 0")
 	if err != nil {
@@ -111,8 +111,8 @@ func (s *subject) checkpointPod(ctx context.Context, req *runtimeapi.CheckpointP
 	return err
 }
 
-// checkpointsPods returns NotApplicable for a runtime that has no checkpoints of Pods,
-// and an error for one that takes nothing for a Pod.
+// checkpointsPods returns NotApplicable for a runtime that does not checkpoint Pods, and
+// an error for one that accepts a Pod that does not exist.
 func (s *subject) checkpointsPods(ctx context.Context) error {
 	err := s.checkpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: unknownID, OutputPath: s.in.TempDir, ContainerIds: []string{unknownID}})
 	switch {
@@ -133,7 +133,7 @@ type checkpointable struct {
 	dir      string
 }
 
-// checkpointable makes one where the runtime has checkpoints of Pods.
+// checkpointable creates one if the runtime checkpoints Pods.
 func (s *subject) checkpointable(ctx context.Context) (*checkpointable, error) {
 	if err := s.checkpointsPods(ctx); err != nil {
 		return nil, err
@@ -152,13 +152,13 @@ func (s *subject) checkpointable(ctx context.Context) (*checkpointable, error) {
 	return c, os.Mkdir(c.dir, 0o700)
 }
 
-// request asks for a checkpoint of containers.
+// request returns a request for a checkpoint of the containers.
 func (c *checkpointable) request(ids ...string) *runtimeapi.CheckpointPodRequest {
 	return &runtimeapi.CheckpointPodRequest{PodSandboxId: c.pod.id, OutputPath: c.dir, ContainerIds: ids}
 }
 
-// refuses returns nil when the runtime refuses a checkpoint, leaves the directory with what
-// it had, and lets the containers run on.
+// refuses returns nil when the runtime refuses a checkpoint, leaves as many entries in the
+// directory as it has, and lets the containers run on.
 func (c *checkpointable) refuses(ctx context.Context, what string, req *runtimeapi.CheckpointPodRequest, has int) error {
 	if err := c.s.checkpointPod(ctx, req); err == nil {
 		return fmt.Errorf("CheckpointPod %s succeeded", what)
@@ -237,8 +237,8 @@ func checkCheckpointFull(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// taken checkpoints the Pod. A runtime that cannot on this machine has an author who says
-// so.
+// taken checkpoints the Pod. If the runtime cannot do so on this machine, its author
+// declares that.
 func (c *checkpointable) taken(ctx context.Context) error {
 	if err := c.s.checkpointPod(ctx, c.request(c.one.id, c.two.id)); err != nil {
 		return fmt.Errorf("CheckpointPod: %w", err)
@@ -261,7 +261,7 @@ func checkCheckpointPod(ctx context.Context, s *subject) error {
 	return errors.Join(c.one.goesOn(ctx), c.two.goesOn(ctx))
 }
 
-// noRestore returns NotApplicable for a runtime that restores no Pods.
+// noRestore returns NotApplicable for a runtime that does not restore Pods.
 func noRestore(err error) error {
 	if errors.Is(err, cri.ErrUnimplemented) {
 		return conformance.NotApplicable("the runtime does not implement RestorePod")

@@ -47,14 +47,14 @@ func checkNoContainerCode(ctx context.Context, s *subject) error {
 	return notFound("ContainerStatus", err)
 }
 
-// attempt is a call, and what a runtime needs for it.
+// attempt is a call and the feature that a runtime needs for it.
 type attempt struct {
 	call  string
 	needs Feature
 	do    func() error
 }
 
-// checkNotFoundCodes leaves out the calls that the runtime does not have.
+// checkNotFoundCodes skips the calls that the runtime does not have.
 func checkNotFoundCodes(ctx context.Context, s *subject) error {
 	for _, a := range []attempt{
 		{"StartContainer", Containers, func() error {

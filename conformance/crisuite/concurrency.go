@@ -39,7 +39,7 @@ func concurrencyRules() []rule {
 	}
 }
 
-// together calls f so many times at once.
+// together calls f n times at once.
 func together(n int, f func(i int) error) error {
 	errs := make([]error, n)
 	var all sync.WaitGroup
@@ -50,7 +50,7 @@ func together(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// oneReady returns nil when the rule has the one sandbox, and it is ready.
+// oneReady returns nil when exactly one of the rule's sandboxes is ready.
 func (s *subject) oneReady(ctx context.Context) error {
 	items, err := s.list(ctx)
 	if err != nil {
@@ -105,11 +105,11 @@ func retry(ctx context.Context, f func() error) error {
 	return until(ctx, patience, f)
 }
 
-// cutShort gives a call some milliseconds.
+// cutShort gives a call a deadline of some milliseconds.
 func (s *subject) cutShort(ctx context.Context, call func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.in.Rand.Int64N(int64(20*time.Millisecond))))
 	defer cancel()
-	s.in.Log.Debug("cut short", "err", call(ctx)) // the deadline decides what it answers
+	s.in.Log.Debug("cut short", "err", call(ctx)) // the result depends on the deadline
 }
 
 func checkCancelRun(ctx context.Context, s *subject) error {
@@ -155,9 +155,9 @@ func checkCancelCreate(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// cameToOne tries a CreateContainer again that was cut off, and returns nil when that
-// comes to one container that can be started. One that was made and is refused now is
-// the only other, and both are removed.
+// cameToOne retries a CreateContainer that was cut off, and returns nil when that ends
+// in one container that can be started. The only other one allowed is one that was
+// created before and is now refused; both are removed.
 func (p *pod) cameToOne(ctx context.Context, config *runtimeapi.ContainerConfig) error {
 	var b *box
 	err := retry(ctx, func() (err error) {

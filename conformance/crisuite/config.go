@@ -39,7 +39,7 @@ func configRules() []rule {
 	}
 }
 
-// runs makes a check of what a container of the command image says.
+// runs returns a check of what a container of the command image prints.
 func runs(want string, command, args []string) look {
 	return func(ctx context.Context, s *subject) error {
 		image, err := s.present(ctx, commandImage)
@@ -88,7 +88,7 @@ func checkOwnEnv(ctx context.Context, s *subject) error {
 func checkWorkingDir(ctx context.Context, s *subject) error {
 	where := "/data/sub"
 	if s.target.Image != "" {
-		where = "/dev" // which is everywhere
+		where = "/dev" // exists everywhere
 	}
 	out, err := s.prints(ctx, "ls /proc/self/cwd", func(c *runtimeapi.ContainerConfig) { c.WorkingDir = where })
 	if err == nil && !strings.Contains(out, "-> "+where+"\n") {

@@ -276,7 +276,7 @@ func checkLogPath(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// logsTo returns nil when a status has the path of the container's log.
+// logsTo returns nil when a status has the container's log path.
 func (b *box) logsTo(st *runtimeapi.ContainerStatus) error {
 	if st.GetLogPath() != b.logFile() || !filepath.IsAbs(st.GetLogPath()) {
 		return fmt.Errorf("ContainerStatus: log path %q, want %q", st.GetLogPath(), b.logFile())
@@ -284,8 +284,8 @@ func (b *box) logsTo(st *runtimeapi.ContainerStatus) error {
 	return nil
 }
 
-// checkTimes has a program that lives for a while: of one that ends at once a runtime may
-// see the end before the start, for it takes the two times at different places.
+// checkTimes runs a program that lives for a while: if one ends at once, a runtime may see
+// the end before the start, because it takes the two times in different places.
 func checkTimes(ctx context.Context, s *subject) error {
 	b, err := s.box(ctx, "sleep 200ms")
 	if err != nil {
@@ -386,7 +386,7 @@ func checkStartTwice(ctx context.Context, s *subject) error {
 	if err := b.witness(ctx); err != nil {
 		return err
 	}
-	_ = b.start(ctx) // an error is as good as none
+	_ = b.start(ctx) // it may fail or succeed
 	pids, err := b.pids()
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// crashRounds is how often a rule kills the runtime at a moment of its choice.
+// crashRounds is how often a rule kills the runtime at a random moment.
 const crashRounds = 5
 
 func crashRules() []rule {
@@ -62,7 +62,7 @@ func crashRules() []rule {
 }
 
 // checkKilledAfterRun allows a runtime whose sandboxes end with it to show
-// them as not ready, or to have none left; not one that is half known.
+// them as not ready, or to have none left; no sandbox may be half known.
 func checkKilledAfterRun(ctx context.Context, s *subject) error {
 	p, err := s.pod(ctx)
 	if err != nil {
@@ -97,7 +97,7 @@ func checkKilledAfterRun(ctx context.Context, s *subject) error {
 	return s.absent(ctx, p.id)
 }
 
-// gone checks that a sandbox that is not listed any more is not known either,
+// gone checks that a sandbox that is no longer listed is not known either,
 // and that removing it succeeds.
 func (s *subject) gone(ctx context.Context, id string) error {
 	if err := s.absent(ctx, id); err != nil {
@@ -109,18 +109,18 @@ func (s *subject) gone(ctx context.Context, id string) error {
 	return nil
 }
 
-// cut is a call that is killed half way.
+// cut is a call during which the runtime is killed.
 type cut struct {
-	// prepare makes what the call is about.
+	// prepare creates what the call acts on.
 	prepare func(round int) error
 	call    func() error
-	// look is behind the restart: it tries again as the kubelet does, and says what
+	// look runs after the restart: it retries as the kubelet does, and reports what
 	// is wrong.
 	look func() error
 }
 
-// rounds measures how long the call takes, and then kills the runtime in it again and
-// again at moments of chance.
+// rounds measures how long the call takes, and then repeatedly kills the runtime during
+// it, at random moments.
 func (s *subject) rounds(ctx context.Context, c cut) error {
 	if err := c.prepare(0); err != nil {
 		return err
@@ -156,7 +156,7 @@ func (s *subject) killIn(ctx context.Context, delay time.Duration, call func() e
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
-		_ = call() // the kill decides what it answers
+		_ = call() // the result depends on the kill
 	}()
 	time.Sleep(delay)
 	s.process.Kill()
@@ -189,8 +189,8 @@ func checkKilledDuringRun(ctx context.Context, s *subject) error {
 }
 
 // converge does what the kubelet does after a failed RunPodSandbox: it uses a
-// ready sandbox that it finds; it stops one that is not ready and counts the
-// attempt up; else it tries again with the same metadata.
+// ready sandbox that it finds; it stops one that is not ready and increments
+// the attempt; otherwise it retries with the same metadata.
 func (s *subject) converge(ctx context.Context, config *runtimeapi.PodSandboxConfig) (id string, err error) {
 	items, err := s.list(ctx)
 	if err != nil {
@@ -212,8 +212,8 @@ func (s *subject) converge(ctx context.Context, config *runtimeapi.PodSandboxCon
 	return id, nil
 }
 
-// ready reports whether a sandbox is there and ready: those of some runtimes end with
-// them.
+// ready reports whether a sandbox exists and is ready: with some runtimes, sandboxes end
+// when the runtime does.
 func (s *subject) ready(ctx context.Context, p *pod) (bool, error) {
 	st, err := s.sandboxStatus(ctx, p.id)
 	if errors.Is(err, cri.ErrNotFound) {
@@ -247,9 +247,9 @@ func checkKilledDuringCreate(ctx context.Context, s *subject) error {
 	})
 }
 
-// again does what the kubelet does after a failed CreateContainer: it takes a created
-// container that it finds for one that failed, and counts the attempt up; else it tries
-// again with the same metadata.
+// again does what the kubelet does after a failed CreateContainer: it treats a
+// created container that it finds as failed, and increments the attempt; otherwise it
+// retries with the same metadata.
 func (p *pod) again(ctx context.Context, config *runtimeapi.ContainerConfig) (*box, error) {
 	all, err := p.s.containers(ctx, &runtimeapi.ContainerFilter{PodSandboxId: p.id})
 	if err != nil {
@@ -270,8 +270,8 @@ func (p *pod) again(ctx context.Context, config *runtimeapi.ContainerConfig) (*b
 }
 
 func checkKilledDuringStart(ctx context.Context, s *subject) error {
-	// A container that is found ended may never have had a process: that they can be
-	// seen is shown by another one.
+	// A container that is found exited may never have had a process, so another one
+	// shows that processes can be seen.
 	if _, err := s.watched(ctx, forever); err != nil {
 		return err
 	}
@@ -296,7 +296,7 @@ func checkKilledDuringStart(ctx context.Context, s *subject) error {
 }
 
 // startedOnce returns nil when a container runs with one process, or does not run and has
-// none. A program is executed, and can be told by its mark, some moments after the
+// none. Its program is executed, and recognizable by its mark, only some moments after the
 // container runs.
 func (b *box) startedOnce(ctx context.Context) (twice error) {
 	err := until(ctx, settleTime, func() error {
@@ -313,7 +313,7 @@ func (b *box) startedOnce(ctx context.Context) (twice error) {
 		}
 		wrong := fmt.Errorf("the container is %v, and its processes are %v", st.GetState(), pids)
 		switch {
-		case len(pids) > 1: // no time makes that right
+		case len(pids) > 1: // waiting cannot correct that
 			twice = wrong
 		case running != (len(pids) == 1):
 			return wrong
@@ -351,7 +351,7 @@ func checkKilledDuringRemove(ctx context.Context, s *subject) error {
 	})
 }
 
-// inhabited runs a sandbox, and in it a container where the runtime has some.
+// inhabited runs a sandbox, with a container in it if the runtime has containers.
 func (s *subject) inhabited(ctx context.Context) (*pod, *box, error) {
 	p, err := s.pod(ctx)
 	if err != nil || s.target.missing([]Feature{Containers}) != nil {
@@ -364,7 +364,7 @@ func (s *subject) inhabited(ctx context.Context) (*pod, *box, error) {
 	return p, b, err
 }
 
-// gone returns nil when there is no such container, or nothing of it is left.
+// gone returns nil when there is no container, or nothing of it is left.
 func (b *box) gone() error {
 	if b == nil {
 		return nil
@@ -422,7 +422,7 @@ func checkKilledDuringPull(ctx context.Context, s *subject) error {
 	})
 }
 
-// checkManyKills kills a runtime that does all kinds of things at once.
+// checkManyKills kills the runtime while it does all kinds of things at once.
 func checkManyKills(ctx context.Context, s *subject) error {
 	const kills = 100
 	for round := range kills {
@@ -434,7 +434,7 @@ func checkManyKills(ctx context.Context, s *subject) error {
 		time.Sleep(time.Duration(s.in.Rand.Int64N(int64(150 * time.Millisecond))))
 		s.process.Kill()
 		cancel()
-		s.in.Log.Debug("what was under way", "err", <-done) // the kill decides
+		s.in.Log.Debug("what was under way", "err", <-done) // the result depends on the kill
 		if err := s.restart(ctx); err != nil {
 			return fmt.Errorf("round %d: %w", round+1, err)
 		}

@@ -32,8 +32,8 @@ func device(d *runtimeapi.Device) edit {
 	return func(c *runtimeapi.ContainerConfig) { c.Devices = append(c.Devices, d) }
 }
 
-// hostDevice returns a device of the machine that containers do not have by themselves,
-// and that is harmless to open; number is as stat-device prints it.
+// hostDevice returns a device of the machine that containers do not have by default and
+// that is harmless to open; number is as stat-device prints it.
 func hostDevice() (path, number string, err error) {
 	candidates := []string{"/dev/loop-control", "/dev/fuse", "/dev/kmsg"}
 	for _, path := range candidates {
@@ -71,10 +71,10 @@ func checkDevicePermissions(ctx context.Context, s *subject) error {
 	return refused("writing to a device whose permissions are r", err, "operation not permitted", "permission denied")
 }
 
-// cdiDir is where runtimes look for CDI specifications without being told.
+// cdiDir is where runtimes look for CDI specifications by default.
 const cdiDir = "/var/run/cdi"
 
-// cdi writes a specification with a device of the host's, and returns its name.
+// cdi writes a CDI specification of a host device, and returns the CDI device's name.
 func (s *subject) cdi(path string) (device string, err error) {
 	file := filepath.Join(cdiDir, s.mark+".json")
 	s.files = append(s.files, file)
@@ -85,11 +85,11 @@ func (s *subject) cdi(path string) (device string, err error) {
 	for tries := 3; errors.Is(err, os.ErrNotExist) && tries > 0; tries-- {
 		switch err := os.Mkdir(cdiDir, 0o755); {
 		case err == nil:
-			s.files = append(s.files, cdiDir) // it stays when it is not empty any more
+			s.files = append(s.files, cdiDir) // it stays if it is no longer empty
 		case !errors.Is(err, os.ErrExist):
 			return "", err
 		}
-		err = os.WriteFile(file, []byte(text), 0o644) // another run may have taken it away
+		err = os.WriteFile(file, []byte(text), 0o644) // another run may have removed the directory
 	}
 	return kind + "=one", err
 }

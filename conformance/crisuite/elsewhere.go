@@ -11,24 +11,24 @@ import (
 )
 
 // elsewhereTime is how long a runtime may answer at another socket and not yet at
-// the one that it was given. What stands in front of a runtime has its socket within
-// moments of it.
+// the one that it was given. A proxy in front of a runtime has its socket moments
+// after the runtime has its own.
 const elsewhereTime = 5 * time.Second
 
-// misplacedError says that a runtime runs and does not serve the socket that it
-// was given: as long as its command is the same, starting it again is in vain.
+// misplacedError says that a runtime runs but does not serve the socket that it
+// was given: starting it again with the same command is useless.
 type misplacedError struct{ text string }
 
 func (e misplacedError) Error() string { return e.text }
 
-// misplaced describes what a runtime has been seen to do instead.
+// misplaced returns an error that describes what the runtime does instead.
 func (r *runtime) misplaced(does string) error {
 	return misplacedError{fmt.Sprintf("the runtime runs, and %s: it must serve %s, which it gets as CONTAINER_RUNTIME_ENDPOINT in its environment "+
 		"and for $(CONTAINER_RUNTIME_ENDPOINT) in its arguments\nit printed: %s", does, r.endpoint, r.process.Tail())}
 }
 
-// looksElsewhere returns an error once the runtime answers at another socket for
-// elsewhereTime, and nil when ctx ends before.
+// looksElsewhere returns an error once the runtime has answered at another socket for
+// elsewhereTime, and nil if ctx ends before that.
 func (r *runtime) looksElsewhere(ctx context.Context) error {
 	var since time.Time
 	for {
@@ -63,7 +63,7 @@ func (r *runtime) answersAt(ctx context.Context) string {
 		ctx, cancel := context.WithTimeout(ctx, elsewhereTime/5)
 		_, err = c.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
 		cancel()
-		_ = c.Close() // it was for one question
+		_ = c.Close() // it served one call
 		if err == nil {
 			return path
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
-// listens returns the paths of the unix sockets at which the runtime and its children
+// listens returns the paths of the unix sockets on which the runtime and its children
 // listen.
 func (r *runtime) listens() (found []string) {
 	entries, _ := os.ReadDir("/proc")
@@ -32,13 +32,13 @@ func (r *runtime) listens() (found []string) {
 	return slices.Compact(found)
 }
 
-// owns reports whether a process is the runtime's.
+// owns reports whether a process belongs to the runtime.
 func (r *runtime) owns(pid int) bool {
 	return pid > 0 && pid != os.Getpid() && procmark.Carries(pid, r.root)
 }
 
-// pathsOf returns where the socket may be that was bound to the name: there, or, as
-// some give it its name only when it works, beside it.
+// pathsOf returns where the socket that was bound to the name may be: there or, because
+// some give it its final name only when it works, beside it.
 func pathsOf(name string) []string {
 	if !filepath.IsAbs(name) {
 		return nil
@@ -47,7 +47,7 @@ func pathsOf(name string) []string {
 		return []string{name}
 	}
 	var paths []string
-	entries, _ := os.ReadDir(filepath.Dir(name)) // what is not there has none
+	entries, _ := os.ReadDir(filepath.Dir(name)) // a missing directory has none
 	for _, e := range entries {
 		if e.Type()&os.ModeSocket != 0 {
 			paths = append(paths, filepath.Join(filepath.Dir(name), e.Name()))
@@ -56,12 +56,12 @@ func pathsOf(name string) []string {
 	return paths
 }
 
-// listensIn returns the names that the unix sockets were bound to on which a process
-// listens: those of its network namespace that one of its descriptors is.
+// listensIn returns the names to which a process's listening unix sockets were bound:
+// those of its network namespace for which it has a descriptor.
 func listensIn(proc string) (found []string) {
 	const flags, inode, path, accepts = 3, 6, 7, 0x10000 // the fields of proc_net_unix(5), and __SO_ACCEPTCON of Linux
 	own := map[string]bool{}
-	fds, _ := os.ReadDir(filepath.Join(proc, "fd")) // it may have ended
+	fds, _ := os.ReadDir(filepath.Join(proc, "fd")) // the process may have ended
 	for _, fd := range fds {
 		if target, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil {
 			own[target] = true

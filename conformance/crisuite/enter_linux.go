@@ -8,7 +8,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// enterNetNS returns a function that takes its thread, which becomes the
+// enterNetNS returns a function that moves its thread, which becomes the
 // runtime's, into the network namespace.
 func enterNetNS(path string) func() error {
 	return func() error {

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// subscribeTime is how long a subscription may take until its first event.
+	// subscribeTime is how long the first event of a subscription may take.
 	subscribeTime = 15 * time.Second
-	// probeTime is how long to wait for an event of a sandbox that was made while
-	// the subscription may not have stood, until another is made.
+	// probeTime is how long to wait for an event of a sandbox before creating another:
+	// the subscription may not have been established for the first.
 	probeTime = time.Second
 	// eventTime is how late an event may be.
 	eventTime = 3 * time.Second
@@ -60,7 +60,7 @@ type subscription struct {
 	cancel context.CancelFunc
 }
 
-// subscribe returns when the subscription stands.
+// subscribe returns when the subscription is established.
 func (s *subject) subscribe(ctx context.Context) (*subscription, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	sub := &subscription{make(chan *runtimeapi.ContainerEventResponse, 1000), make(chan error, 1), cancel}
@@ -79,10 +79,10 @@ func (s *subject) subscribe(ctx context.Context) (*subscription, error) {
 	return sub, nil
 }
 
-// stands returns when the subscriber has got an event that was caused after it had
-// asked for them. The CRI has no other sign of a subscription: some runtimes
-// confirm the stream before they have entered the subscriber, some never, and some
-// send first what there is.
+// stands returns when the subscriber has received an event that was caused after it
+// subscribed. The CRI has no other sign of a subscription: some runtimes confirm the
+// stream before they have registered the subscriber, some never confirm it, and some
+// first send what exists already.
 func (s *subject) stands(ctx context.Context, sub *subscription) error {
 	late := time.After(subscribeTime)
 	probes := map[string]bool{}
@@ -110,7 +110,7 @@ func (s *subject) stands(ctx context.Context, sub *subscription) error {
 	}
 }
 
-// probe makes a sandbox, with a container where there are any, and removes it.
+// probe creates a sandbox, with a container if the runtime has them, and removes it.
 func (s *subject) probe(ctx context.Context) (id string, err error) {
 	p, err := s.pod(ctx)
 	if err != nil {
@@ -124,16 +124,16 @@ func (s *subject) probe(ctx context.Context) (id string, err error) {
 	return p.id, s.remove(ctx, p.id)
 }
 
-// ended is the error of a stream that ended before something came.
+// ended returns the error of a stream that ended before something came.
 func (sub *subscription) ended(before string, err error) error {
-	if errors.Is(err, cri.ErrUnimplemented) { // some say so behind the stream's header
+	if errors.Is(err, cri.ErrUnimplemented) { // some say so only after the stream's header
 		return conformance.NotApplicable("the runtime sends no events")
 	}
 	return errors.Join(fmt.Errorf("the subscription ended before %s", before), err)
 }
 
-// next waits for the next event of a container or sandbox and returns it; another one
-// of it than wanted is an error.
+// next waits for the next event of a container or sandbox and returns it; an event of a
+// type other than wanted is an error.
 func (sub *subscription) next(id string, want runtimeapi.ContainerEventType) (*runtimeapi.ContainerEventResponse, error) {
 	late := time.After(eventTime)
 	for {
@@ -154,7 +154,7 @@ func (sub *subscription) next(id string, want runtimeapi.ContainerEventType) (*r
 	}
 }
 
-// otherError is an event that is not the one to come.
+// otherError is an event other than the expected one.
 type otherError struct{ got, want runtimeapi.ContainerEventType }
 
 func (e otherError) Error() string {
@@ -177,8 +177,8 @@ func (sub *subscription) life(id string) (all []*runtimeapi.ContainerEventRespon
 	return all, nil
 }
 
-// over returns nil when nothing but a repeated end comes of a container that is deleted,
-// until an event comes of a sandbox that is made now.
+// over returns nil when a deleted container has no further events except a repeated
+// deletion, until the first event of a sandbox that is created now.
 func (sub *subscription) over(ctx context.Context, s *subject, id string) error {
 	next, err := s.probe(ctx)
 	if err != nil {
@@ -202,8 +202,8 @@ func (sub *subscription) over(ctx context.Context, s *subject, id string) error 
 	}
 }
 
-// comeAndGo makes a container, starts it, and removes it after its end. It lives so long
-// that no runtime sees the end before the start.
+// comeAndGo creates a container, starts it, and removes it after its end. It lives long
+// enough that no runtime sees the end before the start.
 func (s *subject) comeAndGo(ctx context.Context) (*box, error) {
 	return s.comeAndGoAs(ctx, do("sleep 100ms", "exit 7"))
 }
@@ -333,12 +333,12 @@ func checkSubscribers(ctx context.Context, s *subject) error {
 	return errors.Join(first, second)
 }
 
-// deafWindow is what a subscriber that does not read lets its server send ahead: the
-// least that HTTP/2 allows, and with a size that is set gRPC does not widen it.
+// deafWindow is how much a subscriber that does not read lets its server send: the
+// minimum that HTTP/2 allows, and gRPC does not widen a window whose size is set.
 const deafWindow = 64 << 10
 
-// deaf subscribes on a connection of its own and reads no more when the subscription
-// stands.
+// deaf subscribes on a connection of its own and stops reading once the subscription is
+// established.
 func (s *subject) deaf(ctx context.Context) (leave func(), err error) {
 	path, err := rpc.SocketPath(s.endpoint)
 	if err != nil {
@@ -382,8 +382,8 @@ func (s *subject) deaf(ctx context.Context) (leave func(), err error) {
 	return leave, nil
 }
 
-// checkSlowSubscriber has a Pod whose events are as large as annotations make them: a few
-// fill what the connection takes without a reader.
+// checkSlowSubscriber runs a Pod whose annotations make its events so large that a few
+// fill what the connection accepts without a reader.
 func checkSlowSubscriber(ctx context.Context, s *subject) error {
 	const filler, many = 60 << 10, 12
 	leave, err := s.deaf(ctx)
@@ -417,8 +417,8 @@ func checkSlowSubscriber(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// madeAndDeleted waits for the events of a container that never ran: some say that it
-// has stopped, too.
+// madeAndDeleted waits for the events of a container that never ran: some runtimes also
+// say that it has stopped.
 func (sub *subscription) madeAndDeleted(id string) error {
 	if _, err := sub.next(id, created); err != nil {
 		return err

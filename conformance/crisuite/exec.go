@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// execTimeout is what a rule gives a command that never ends, in seconds.
+	// execTimeout is the timeout of a command that never ends, in seconds.
 	execTimeout = 1
 	// execPatience is how long after that the answer may come.
 	execPatience = 5 * time.Second
@@ -87,7 +87,7 @@ func (b *box) timesOut(ctx context.Context, verb string) error {
 	return err
 }
 
-// lateError is an answer that is not the one to a timeout.
+// lateError says that a timeout got no answer in time, or one without an error.
 type lateError struct{ error }
 
 func checkExecTimeout(ctx context.Context, s *subject) error {
@@ -262,10 +262,10 @@ func statusField(status, field string) string {
 }
 
 // meetTime is how long a command waits for the other: much longer than any runtime
-// takes to start one, on any machine.
+// takes to start a command, on any machine.
 const meetTime = 20 * time.Second
 
-// checkExecTogether has two commands of which each ends when the other runs.
+// checkExecTogether runs two commands, each of which ends when the other runs.
 func checkExecTogether(ctx context.Context, s *subject) error {
 	b, err := s.sleeping(ctx)
 	if err != nil {
@@ -273,7 +273,7 @@ func checkExecTogether(ctx context.Context, s *subject) error {
 	}
 	dir := "/"
 	if s.target.missing([]Feature{Isolation}) != nil {
-		dir = s.in.TempDir // of this machine, as all that the container sees
+		dir = s.in.TempDir // on this machine, like everything that the container sees
 	}
 	one, other := filepath.Join(dir, s.mark+"-one"), filepath.Join(dir, s.mark+"-other")
 	answers := make(chan error, 2)

@@ -35,7 +35,7 @@ func portForwardRules() []rule {
 	}
 }
 
-// forward opens a port of the host that leads to one of the Pod.
+// forward forwards a port of the host to a port of the Pod.
 func (p *pod) forward(ctx context.Context, port int) (address string, stop func(), err error) {
 	resp, err := p.s.Runtime.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: p.id, Port: []int32{int32(port)}})
 	if err != nil {
@@ -113,7 +113,7 @@ func checkForward(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// podPort is a port for a server in a Pod, which may be on the host's network.
+// podPort returns a port for a server in a Pod, which may be on the host's network.
 func (s *subject) podPort() (int, error) {
 	if s.network {
 		return 8080, nil
@@ -201,7 +201,7 @@ func checkForwardIPv6(ctx context.Context, s *subject) error {
 	return errors.Join(l.Close(), s.forwardsTo(ctx, "::1"))
 }
 
-// forwardsTo returns nil when a server at one address of the Pod alone is reached.
+// forwardsTo returns nil when a server on only this address of the Pod is reached.
 func (s *subject) forwardsTo(ctx context.Context, listening string) error {
 	p, err := s.pod(ctx)
 	if err != nil {

@@ -29,10 +29,10 @@ type house struct {
 	images  *registry
 	program string
 	// online says that the runtime had a network for Pods at some time, offline that it
-	// came up without one and never had.
+	// came up without one and never had one.
 	online, offline atomic.Bool
 	// answered says that the runtime has answered at some time; vain is why it never
-	// will, told by the first start.
+	// will, as the first start found.
 	answered atomic.Bool
 	vain     atomic.Pointer[misplacedError]
 
@@ -43,14 +43,14 @@ type house struct {
 	ledger []entry
 }
 
-// maxStarts is how often the shared runtime may fail to start, on a busy machine perhaps,
-// until the rest of the rules do not wait for it any more.
+// maxStarts is how often the shared runtime may fail to start, perhaps because the machine
+// is busy, before the remaining rules no longer wait for it.
 const maxStarts = 3
 
-// entry is a thing that a rule made, by the name under which it could be left.
+// entry is a thing that a rule created, by the name under which it could be left.
 type entry struct{ rule, name string }
 
-// open makes the house of a run.
+// open creates the house of a run.
 func open(ctx context.Context, target Target) (Target, func(), error) {
 	if err := cmp.Or(target.validate(), target.reachable(ctx)); err != nil {
 		return target, nil, err
@@ -73,8 +73,8 @@ func open(ctx context.Context, target Target) (Target, func(), error) {
 	return target, h.close, nil
 }
 
-// passable makes a directory that others may pass through, and not read: the roots of
-// containers in user namespaces, who are nobody on the host, lie below it.
+// passable creates a directory that others may traverse but not read: below it are the
+// roots of containers in user namespaces, whose users are nobody on the host.
 func passable(in, prefix string) (dir string, err error) {
 	if dir, err = os.MkdirTemp(in, prefix); err == nil {
 		err = os.Chmod(dir, 0o711)
@@ -82,10 +82,10 @@ func passable(in, prefix string) (dir string, err error) {
 	return dir, err
 }
 
-// answerTime is how long a runtime that runs already may take to answer.
+// answerTime is how long a runtime that already runs may take to answer.
 const answerTime = 10 * time.Second
 
-// reachable reports what would fail every rule and says nothing of the runtime.
+// reachable reports what would fail every rule without saying anything about the runtime.
 func (t *Target) reachable(ctx context.Context) error {
 	if t.Tool != "" && len(t.Exec) > 0 && slices.Contains(t.Lacks, Isolation) {
 		if _, err := os.Stat(t.Tool); err != nil {
@@ -117,8 +117,8 @@ func (h *house) close() {
 	_ = os.RemoveAll(h.dir) // what is mounted there was detached
 }
 
-// shared returns the runtime of the rules that do not kill it, started where it does
-// not run: another rule may have been its end.
+// shared returns the runtime of the rules that do not kill it, and starts it if it does
+// not run: another rule may have ended it.
 func (h *house) shared(ctx context.Context, in *input) (*runtime, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -154,7 +154,7 @@ func (h *house) evict(log *slog.Logger) {
 	}
 }
 
-// note enters a thing into the ledger.
+// note records a thing in the ledger.
 func (h *house) note(rule, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -168,7 +168,7 @@ func (h *house) made() []entry {
 	return append([]entry(nil), h.ledger...)
 }
 
-// with makes a rule's check of a function that looks at the shared runtime.
+// with turns a function that looks at the shared runtime into a rule's check.
 func with(id string, check look, needs []Feature) func(context.Context, *input) error {
 	return func(ctx context.Context, in *input) error {
 		if err := in.Target.missing(needs); err != nil {
@@ -220,10 +220,10 @@ func withOwn(id string, check look, needs []Feature) func(context.Context, *inpu
 	}
 }
 
-// dyingTime is how long a runtime may take from the end of its connections to its own.
+// dyingTime is how long a runtime may take to end after its connections have ended.
 const dyingTime = 5 * time.Second
 
-// settles waits for the end of a runtime that does not answer, which may be about to come.
+// settles waits for the end of a runtime that does not answer: it may be about to end.
 func (r *runtime) settles(ctx context.Context) {
 	if r.process == nil {
 		return

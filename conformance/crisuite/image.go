@@ -56,7 +56,7 @@ func (s *subject) image(ctx context.Context, ref string) (*runtimeapi.Image, err
 	return resp.GetImage(), nil
 }
 
-// unpull removes an image of a rule's own.
+// unpull removes an image that belongs to the rule.
 func (s *subject) unpull(ctx context.Context, image string) {
 	if err := s.removeImage(context.WithoutCancel(ctx), s.images.ref(image)); err != nil {
 		s.in.Log.Warn("removing the rule's image", "err", err)
@@ -137,7 +137,7 @@ func checkImageIdentity(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = b.remove(ctx) }() // or the image is in use; close removes it, too
+	defer func() { _ = b.remove(ctx) }() // otherwise the image is in use; close removes the container, too
 	st, err := b.status(ctx)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func checkRemoveImage(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// twice pulls one image by two tags.
+// twice pulls one image under two tags.
 func (s *subject) twice(ctx context.Context) (one, two string, err error) {
 	_, one, _, err = s.own(ctx)
 	if err != nil {
@@ -312,7 +312,7 @@ func checkFsInfoGrows(ctx context.Context, s *subject) error {
 		return err
 	}
 	defer s.unpull(ctx, repository+":v1")
-	const fsTime = 15 * time.Second // containerd looks every ten
+	const fsTime = 15 * time.Second // containerd checks every ten seconds
 	return until(ctx, fsTime, func() error {
 		after, err := s.fsInfo(ctx)
 		if err == nil && (after.GetUsedBytes().GetValue() <= before.GetUsedBytes().GetValue() || after.GetUsedBytes().GetValue() == 0) {
@@ -377,7 +377,7 @@ func checkRemoveInUse(ctx context.Context, s *subject) error {
 	if err := b.says(ctx, "ready"); err != nil {
 		return err
 	}
-	_ = s.removeImage(ctx, ref) // an error is as good as none
+	_ = s.removeImage(ctx, ref) // it may fail or succeed
 	st, err := b.exited(ctx)
 	if err != nil {
 		return err

@@ -18,14 +18,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// The repositories of the suite's registry. Below unique and once every name is an
-// image of its own, which nobody else has.
+// The repositories of the suite's registry. Each name below unique/ is an image of its
+// own, which nobody else has.
 const (
 	mainImage    = "suite/main:v1"
 	uniqueRepo   = "unique/"  // any name, any tag: one image for each name
 	privateRepo  = "private/" // the same, for those who know the password
-	brokenRepo   = "broken/"  // the same, with a layer that is not what its digest says
-	cutRepo      = "cut/"     // the same, where the registry fails at the first request for a manifest, and for a layer
+	brokenRepo   = "broken/"  // the same, with a layer that does not match its digest
+	cutRepo      = "cut/"     // the same, where the registry fails the first request for a manifest, and for a layer
 	absentRepo   = "absent/"  // nothing
 	uidImage     = "suite/uid:v1"
 	userImage    = "suite/user:v1"
@@ -40,11 +40,11 @@ const (
 	group  = "root:x:0:\nworker:x:1001:\nteam:x:50000:worker\n"
 )
 
-// oddBytes are lines that are easily altered: with space around them, empty, and of bytes
-// that are no text. None ends with a carriage return, which containerd leaves out.
+// oddBytes are lines that are easily altered: surrounded by spaces, empty, and with bytes
+// that are not text. None ends with a carriage return, which containerd drops.
 const oddBytes = "  spaces  \n\n\ttab\n\xff\xfe\x00\x1b[0m\nend\n"
 
-// configs are the images' configurations, by name.
+// configs returns the images' configurations by name.
 func configs() map[string]v1.Config {
 	base := v1.Config{Entrypoint: []string{toolPath}, Cmd: []string{"sleep", "forever"}, Env: []string{"PATH=/bin", "FROM=image", "BOTH=image"}}
 	with := func(change func(*v1.Config)) v1.Config {
@@ -62,7 +62,7 @@ func configs() map[string]v1.Config {
 	}
 }
 
-// baseLayer is what all images have: the program and a few files.
+// baseLayer returns the layer that all images have: the program and a few files.
 func baseLayer(program string) (v1.Layer, error) {
 	code, err := os.ReadFile(program)
 	if err != nil {
@@ -103,7 +103,7 @@ func baseLayer(program string) (v1.Layer, error) {
 		tarball.WithCompressionLevel(gzip.NoCompression), tarball.WithCompressedCaching)
 }
 
-// smallLayer is a layer with one file, which says whose it is.
+// smallLayer returns a layer with one file, which says whose it is.
 func smallLayer(text string) (v1.Layer, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -119,7 +119,7 @@ func smallLayer(text string) (v1.Layer, error) {
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Bytes())), nil })
 }
 
-// build makes an image for this machine.
+// build creates an image for this machine.
 func build(config v1.Config, layers ...v1.Layer) (v1.Image, error) {
 	im, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.DockerManifestSchema2), layers...)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/xattr"
 )
 
-// bindMount makes a bind mount.
+// bindMount creates a bind mount.
 func bindMount(from, to string) error { return unix.Mount(from, to, "", unix.MS_BIND, "") }
 
 // shareMount makes a directory a shared mount of its own.
@@ -44,7 +44,7 @@ func characterDevice(path string) (string, error) {
 // hybrid reports whether the unified hierarchy is one of several.
 func hybrid() bool { return cgroup.Version() == 1 }
 
-// hugepageSizes are those that this machine's cgroups can limit, as the CRI names them.
+// hugepageSizes returns those that this machine's cgroups can limit, as the CRI names them.
 func hugepageSizes() []string {
 	for _, file := range []string{"/sys/fs/cgroup/hugetlb/cgroup.procs", "/sys/fs/cgroup/cgroup.controllers"} {
 		if data, err := os.ReadFile(file); err == nil && (cgroup.Version() == 1 || strings.Contains(string(data), "hugetlb")) {

@@ -18,8 +18,8 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// settleTime is how long the kernel and the runtime may take to take things
-// down after RemovePodSandbox.
+// settleTime is how long the kernel and the runtime may take to clean up after
+// RemovePodSandbox.
 const settleTime = 3 * time.Second
 
 const reclaimSentence = "StopPodSandbox stops any running process that is part of the sandbox and reclaims network resources (e.g., IP addresses) allocated to the sandbox."
@@ -40,11 +40,11 @@ func leakRules() []rule {
 	}
 }
 
-// checkNothingLeft compares the machine after one sandbox with that after
-// some more, so that what a runtime makes once (a bridge, a table, a monitor)
-// is no leak. A runtime that the suite starts as root has a network namespace
-// of its own, where everything that is new is its doing; elsewhere only what
-// bears a name of the sandboxes counts.
+// checkNothingLeft compares the machine after one sandbox with its state after
+// some more, so that what a runtime creates once (a bridge, a table, a monitor)
+// is not a leak. A runtime that the suite starts as root has a network namespace
+// of its own, where everything new is its doing; elsewhere only what bears a
+// name of the sandboxes counts.
 func checkNothingLeft(ctx context.Context, in *input) error {
 	a := &audit{in: in}
 	h := in.Target.house
@@ -92,7 +92,7 @@ func checkNothingLeft(ctx context.Context, in *input) error {
 	return nil
 }
 
-// audit is what the leak rule knows of the machine.
+// audit is what the leak rule knows about the machine.
 type audit struct {
 	in    *input
 	netns string // the runtime's own, "" for none
@@ -144,7 +144,7 @@ func (a *audit) forget() {
 	}
 }
 
-// comeAndGo makes a Pod, with a container where the runtime has some, and removes it.
+// comeAndGo creates a Pod, with a container if the runtime has them, and removes it.
 func (a *audit) comeAndGo(ctx context.Context, s *subject) error {
 	p, err := s.pod(ctx)
 	if err != nil {
@@ -179,7 +179,7 @@ func (a *audit) before(s *subject) (err error) {
 	})
 }
 
-// settled looks again until nothing of the runtime's is left or ctx ends.
+// settled looks repeatedly until nothing of the runtime's is left or ctx ends.
 func (a *audit) settled(ctx context.Context) []leak.Leak {
 	for {
 		left := a.look()
@@ -207,8 +207,8 @@ func (a *audit) look() []leak.Leak {
 	return left
 }
 
-// foreign reports whether a thing may be somebody else's: the audit of
-// processes is narrowed by the runtime's directory, and everything below that
+// foreign reports whether a thing may be somebody else's: the runtime's
+// directory already restricts the audit of processes, and everything below that
 // directory is the runtime's.
 func (a *audit) foreign(l leak.Leak) bool {
 	if l.Kind == leak.Audit || (l.Kind == leak.Process && len(a.in.Target.Exec) > 0) {
@@ -236,7 +236,7 @@ func (r *runtime) descriptors() (n int, err error) {
 	for _, pid := range append(pids, r.process.PID()) {
 		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 		if errors.Is(err, os.ErrNotExist) {
-			continue // it has ended
+			continue // the process has ended
 		}
 		if err != nil {
 			return 0, err
@@ -329,8 +329,8 @@ func checkAddresses(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// checkLedger makes and removes a Pod, and then looks for everything that any rule of
-// the run has made.
+// checkLedger creates and removes a Pod, and then looks for everything that any rule of
+// the run has created.
 func checkLedger(ctx context.Context, s *subject) error {
 	p, err := s.pod(ctx)
 	if err != nil {
@@ -339,7 +339,7 @@ func checkLedger(ctx context.Context, s *subject) error {
 	if s.in.Target.missing([]Feature{Containers}) == nil {
 		b, err := p.start(ctx, forever)
 		if err == nil {
-			err = b.witness(ctx) // or no process that a rule left could be seen either
+			err = b.witness(ctx) // otherwise no process that a rule left could be seen either
 		}
 		if err != nil {
 			return err
@@ -351,7 +351,7 @@ func checkLedger(ctx context.Context, s *subject) error {
 	return s.nothingLeft(ctx, s.in.Target.house.made())
 }
 
-// nothingLeft returns nil when the machine has no mount, namespace, cgroup, link and
+// nothingLeft returns nil when the machine has no mount, namespace, cgroup, link or
 // process with one of the names.
 func (s *subject) nothingLeft(ctx context.Context, made []entry) error {
 	return until(ctx, settleTime, func() error {
@@ -373,12 +373,12 @@ func (s *subject) nothingLeft(ctx context.Context, made []entry) error {
 	})
 }
 
-// owner returns the rule whose thing it is, "" for nobody's. A process of a container
-// bears no name of it but in its environment, which has the Pod's uid.
+// owner returns the rule to which the thing belongs, "" for none. A container's process
+// bears a name of the rule's only in its environment, which has the Pod's uid.
 func owner(l leak.Leak, made []entry) string {
 	name := l.Name
 	if pid, _, _ := strings.Cut(l.Name, " "); l.Kind == leak.Process {
-		env, _ := os.ReadFile(filepath.Join("/proc", pid, "environ")) // it may have ended
+		env, _ := os.ReadFile(filepath.Join("/proc", pid, "environ")) // the process may have ended
 		name += string(env)
 	}
 	for _, e := range made {

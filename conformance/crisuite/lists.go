@@ -91,7 +91,7 @@ func checkListAgrees(ctx context.Context, s *subject) error {
 	return errors.Join(made.listedAsIs(ctx), running.listedAsIs(ctx))
 }
 
-// listedAsIs returns nil when the list shows of the container what its status does.
+// listedAsIs returns nil when the list shows the container as its status does.
 func (b *box) listedAsIs(ctx context.Context) error {
 	st, err := b.status(ctx)
 	if err != nil {
@@ -155,8 +155,8 @@ func received[M any, I interface{ GetId() string }](from interface{ Recv() (*M, 
 	}
 }
 
-// sameIDs returns nil when both lists have the same ids, each once. Others may come and go
-// meanwhile: only those that mine says count.
+// sameIDs returns nil when both lists have the same ids equally often. Others may come and
+// go meanwhile: only those that mine accepts count.
 func sameIDs[I interface{ GetId() string }](listed, streamed []I, mine func(I) bool) error {
 	count := func(items []I) map[string]int {
 		n := map[string]int{}
@@ -243,12 +243,12 @@ func checkStreamImages(ctx context.Context, s *subject) error {
 	return sameIDs(listed.GetImages(), streamed, func(im *runtimeapi.Image) bool { return im.GetId() == id })
 }
 
-// item lets messages that have their id in a part be told apart by it.
+// item stands for a message without a GetId of its own.
 type item struct{ id string }
 
 func (i item) GetId() string { return i.id } //nolint:staticcheck // as the messages have it
 
-// items makes them of a list.
+// items returns the items of a list of messages.
 func items[M any](all []M, id func(M) string) []item {
 	var list []item
 	for _, one := range all {
@@ -295,8 +295,8 @@ func checkStreamStats(ctx context.Context, s *subject) error {
 	return sameIDs(statItems(listed.GetStats()), streamed, func(item) bool { return true })
 }
 
-// ownPods runs sandboxes as the kubelet does, each with a container where the runtime has
-// some, and returns which ids are theirs.
+// ownPods runs sandboxes as the kubelet does, each with a container if the runtime has
+// them, and returns a function that says which ids are theirs.
 func (s *subject) ownPods(ctx context.Context, n int) (mine func(id string) bool, err error) {
 	ids := map[string]bool{}
 	for range n {

@@ -70,7 +70,7 @@ func checkLog(ctx context.Context, s *subject) error {
 	})
 }
 
-// records parses the container's log, and demands that all of it is in the format.
+// records parses the container's log, and requires all of it to be in the format.
 func (b *box) records() (all []log.Record, err error) {
 	data, err := os.ReadFile(b.logFile())
 	if err != nil {
@@ -113,8 +113,8 @@ func checkLogStreams(ctx context.Context, s *subject) error {
 }
 
 func checkLongLine(ctx context.Context, s *subject) error {
-	// Many times what a pipe holds: the container has to wait for who reads it, in the
-	// middle of its writes.
+	// Many times what a pipe holds: in the middle of its writes, the container has to
+	// wait for the reader.
 	const (
 		long = 1_000_000
 		most = 50_000
@@ -158,7 +158,7 @@ func checkLastLine(ctx context.Context, s *subject) error {
 	if _, err := b.exited(ctx); err != nil {
 		return err
 	}
-	time.Sleep(50 * time.Millisecond) // what the kubelet needs to come
+	time.Sleep(50 * time.Millisecond) // what the kubelet takes to look
 	n, err := b.lines()
 	if err == nil && n != count {
 		return fmt.Errorf("when the container's end is known its log has %d lines of %d", n, count)
@@ -173,7 +173,7 @@ func (b *box) reopen(ctx context.Context) error {
 	return nil
 }
 
-// rotate does what the kubelet does.
+// rotate rotates the log as the kubelet does.
 func (b *box) rotate(ctx context.Context, to string) error {
 	if err := os.Rename(b.logFile(), b.logFile()+to); err != nil {
 		return err
@@ -225,7 +225,7 @@ func checkReopenUnderLoad(ctx context.Context, s *subject) error {
 		}
 		if err := b.rotate(ctx, fmt.Sprintf(".%d", i)); err != nil {
 			if st, statusErr := b.status(ctx); statusErr == nil && st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
-				break // it was too fast for us
+				break // it ended before all rotations
 			}
 			return err
 		}
@@ -302,7 +302,7 @@ func checkLogBytes(ctx context.Context, s *subject) error {
 	return s.logsAll(ctx, program, oddBytes, fmt.Sprintf("a program that printed %q", oddBytes))
 }
 
-// logsAll returns nil when the log of a program that has ended comes to be what is wanted.
+// logsAll returns nil when the log of a program that has ended becomes what is wanted.
 func (s *subject) logsAll(ctx context.Context, program edit, want, of string) error {
 	b, err := s.box(ctx, "do", program)
 	if err != nil {
