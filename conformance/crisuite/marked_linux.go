@@ -7,7 +7,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/procmark"
 )
 
-// markedPIDs returns the runtime's process and what else it started and left running.
+// markedPIDs returns the runtime's process and the processes that it left running.
 func (r *runtime) markedPIDs() (found []int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// measureRules say how long things take and what they cost. They are for eyes, not for
-// gates: a loaded machine is slow too.
+// measureRules report how long things take and what they cost. They are for people to
+// read, not for gates: a loaded machine is slow, too.
 func measureRules() []rule {
 	measure := func(id, title string, check look, needs ...Feature) rule {
 		r := heavy(facto(id, title, "node", "What a runtime takes is not left for Pods.", check, needs...))
@@ -29,7 +29,7 @@ func measureRules() []rule {
 	}
 }
 
-// samples is how often a measure is taken.
+// samples is how many times each measurement is taken.
 const samples = 10
 
 // median returns an error when more than half of the durations are longer than the limit.
@@ -69,7 +69,8 @@ func checkStartTimes(ctx context.Context, s *subject) error {
 	return errors.Join(median("the start of a Pod", starts, time.Second), median("the end of a Pod", ends, time.Second))
 }
 
-// checkExitTimes kills the container's process from the host, to know when.
+// checkExitTimes kills the container's process from the host, to know the time of the
+// exit.
 func checkExitTimes(ctx context.Context, s *subject) error {
 	var took []time.Duration
 	for range samples {
@@ -98,7 +99,8 @@ func checkExitTimes(ctx context.Context, s *subject) error {
 	return median("seeing an exit", took, 100*time.Millisecond)
 }
 
-// checkLogTimesTaken compares when a line is in the log with the time in its record.
+// checkLogTimesTaken compares the time at which a line is in the log with the time in its
+// record.
 func checkLogTimesTaken(ctx context.Context, s *subject) error {
 	b, err := s.box(ctx, "lines --interval 50ms 0")
 	if err != nil {
@@ -128,8 +130,8 @@ func checkLogTimesTaken(ctx context.Context, s *subject) error {
 	return median("writing a line", took, 100*time.Millisecond)
 }
 
-// memory returns the proportional set size of the runtime's processes, those of the
-// containers left out.
+// memory returns the proportional set size of the runtime's processes, without those of
+// the containers.
 func (s *subject) memory() (sum int64, err error) {
 	pids, err := s.markedPIDs()
 	if err != nil {

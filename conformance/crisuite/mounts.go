@@ -49,7 +49,7 @@ func mountRules() []rule {
 	}
 }
 
-// hostDir makes a directory with a file in it.
+// hostDir creates a directory with a file in it.
 func (s *subject) hostDir(name string) (string, error) {
 	dir := filepath.Join(s.in.TempDir, name)
 	err := os.MkdirAll(filepath.Join(dir, "sub"), 0o777)
@@ -123,7 +123,8 @@ func checkMountLink(ctx context.Context, s *subject) error {
 	return err
 }
 
-// propagates makes a check that a mount which the host makes later is seen, or is not.
+// propagates returns a check that a container sees, or does not see, a mount that the
+// host makes later.
 func propagates(kind runtimeapi.MountPropagation, want bool) look {
 	return func(ctx context.Context, s *subject) error {
 		dir, err := s.sharedDir()
@@ -159,8 +160,8 @@ func propagates(kind runtimeapi.MountPropagation, want bool) look {
 	}
 }
 
-// sharedDir makes a directory that is a shared mount of its own; it is detached with the
-// rule.
+// sharedDir creates a directory that is a shared mount of its own; it is detached when
+// the rule ends.
 func (s *subject) sharedDir() (string, error) {
 	dir, err := s.hostDir("shared")
 	if err != nil {

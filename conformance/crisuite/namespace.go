@@ -138,7 +138,7 @@ func checkPIDTarget(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// shares makes a check that two containers of a Pod share a namespace, which is not the
+// shares returns a check that two containers of a Pod share a namespace other than the
 // node's.
 func shares(kind string) look {
 	return func(ctx context.Context, s *subject) error {
@@ -168,7 +168,7 @@ func noNetwork() error {
 	return conformance.NotApplicable("the runtime says that it has no network for Pods: its NetworkReady is false")
 }
 
-// joins makes a check that a Pod is in the node's namespace.
+// joins returns a check that a Pod is in the node's namespace.
 func joins(kind string, ask func(*runtimeapi.NamespaceOption)) look {
 	return func(ctx context.Context, s *subject) error {
 		p, err := s.pod(ctx, namespaces(ask), func(c *runtimeapi.PodSandboxConfig) {
@@ -191,7 +191,8 @@ func namespaceIn(listing string) string {
 	return regexp.MustCompile(`[a-z]+:\[[0-9]+\]`).FindString(listing)
 }
 
-// sameNamespace compares the one in a listing with the node's, which is the suite's.
+// sameNamespace compares the namespace in a listing with the node's, which is also the
+// suite's.
 func sameNamespace(kind, listing string, want bool) error {
 	ours, err := os.Readlink("/proc/self/ns/" + kind)
 	if err != nil {
@@ -247,7 +248,7 @@ func checkNamespaceStatus(ctx context.Context, s *subject) error {
 	return errors.Join(s.showsNamespaces(ctx, own), s.showsNamespaces(ctx, nodes))
 }
 
-// showsNamespaces returns nil when the status of a sandbox has the namespaces of its config.
+// showsNamespaces returns nil when a sandbox's status has the namespaces of its config.
 func (s *subject) showsNamespaces(ctx context.Context, ask podEdit) error {
 	p, err := s.pod(ctx, ask)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// netTime is how late a way through the network may open or close.
+// netTime is how long a path through the network may take to open or close.
 const netTime = 2 * time.Second
 
 func networkRules() []rule {
@@ -60,8 +60,8 @@ func onNetwork(check look) look {
 	}
 }
 
-// serving starts a web server in a new Pod and returns the Pod's address. text is one
-// word.
+// serving starts a web server in a new Pod and returns the Pod's address. text is a
+// single word.
 func (s *subject) serving(ctx context.Context, text string, edits ...podEdit) (*pod, string, error) {
 	p, err := s.pod(ctx, edits...)
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *subject) serving(ctx context.Context, text string, edits ...podEdit) (*
 	return p, ip, nil
 }
 
-// fetch returns what a web server answers.
+// fetch returns the body of a web server's answer.
 func fetch(ctx context.Context, address string) (body string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, netTime)
 	defer cancel()
@@ -103,7 +103,7 @@ func fetch(ctx context.Context, address string) (body string, err error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// answers waits until a web server answers with the text.
+// answers waits until a web server answers with text.
 func answers(ctx context.Context, address, text string) error {
 	return until(ctx, netTime, func() error {
 		body, err := fetch(ctx, address)
@@ -203,7 +203,7 @@ func checkDNS(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// resolver returns what a resolv.conf(5) says, by keyword.
+// resolver returns the content of a resolv.conf(5), by keyword.
 func resolver(text string) map[string][]string {
 	have := map[string][]string{}
 	for line := range strings.Lines(text) {
@@ -254,8 +254,7 @@ func checkHostNetworkName(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// hostAddress returns an address of the node's that is not loopback, or loopback
-// where it has no other.
+// hostAddress returns a non-loopback address of the node, or loopback if it has no other.
 func hostAddress() (string, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
@@ -269,7 +268,7 @@ func hostAddress() (string, error) {
 	return "127.0.0.1", nil
 }
 
-// freePort returns a port of the host that nobody listens on.
+// freePort returns a host port that nobody listens on.
 func freePort() (port int, err error) {
 	l, err := net.Listen("tcp", ":0")
 	if err != nil {
@@ -278,8 +277,8 @@ func freePort() (port int, err error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// mapped starts a web server behind a port of the host. More ports of the Pod are mapped
-// from others of the host.
+// mapped starts a web server behind a host port. The Pod's ports in more are mapped from
+// further host ports.
 func (s *subject) mapped(ctx context.Context, more ...int32) (p *pod, address string, err error) {
 	var all []*runtimeapi.PortMapping
 	for _, of := range append([]int32{8080}, more...) {
@@ -356,7 +355,7 @@ func checkUDPPort(ctx context.Context, s *subject) error {
 	})
 }
 
-// asked returns what answers a packet of UDP.
+// asked returns the answer to a UDP packet.
 func asked(ctx context.Context, address string) (string, error) {
 	c, err := (&net.Dialer{}).DialContext(ctx, "udp", address)
 	if err != nil {
@@ -439,8 +438,8 @@ func checkPortFreed(ctx context.Context, s *subject) error {
 	return s.hasPort(ctx, address)
 }
 
-// hasPort returns nil when a server of the suite's own can have the port, and is reached
-// there: whoever mapped it before lets go of it.
+// hasPort returns nil when a server of the suite can listen on the port and is reached
+// there: whoever mapped it before has released it.
 func (s *subject) hasPort(ctx context.Context, address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -455,7 +454,7 @@ func (s *subject) hasPort(ctx context.Context, address string) error {
 		return fmt.Errorf("behind the stop the port is not free: %w", err)
 	}
 	own := &http.Server{ReadHeaderTimeout: netTime, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "own") })}
-	go func() { _ = own.Serve(l) }() // ends with close
+	go func() { _ = own.Serve(l) }() // ends with own.Close
 	defer own.Close()
 	if err := answers(ctx, address, "own"); err != nil {
 		return fmt.Errorf("behind the stop the port still leads elsewhere: %w", err)

@@ -19,14 +19,14 @@ const (
 	failSentence   = "It returns the error to the runtime, and the runtime fails the pod or container operation."
 )
 
-// plugs makes a rule of a sentence of NRI's README or of its api.proto.
+// plugs makes a rule of a sentence from NRI's README or its api.proto.
 func plugs(id, title, section, sentence string, check look, needs ...Feature) rule {
 	r := must(id, title, section, sentence, check, append(needs, Containers, NRI)...)
 	r.Spec.Document, r.Spec.Version = "NRI", "v0.12"
 	return r
 }
 
-// advised is plugs of what a sentence allows plugins to count on.
+// advised is for a rule of plugs about what a sentence lets plugins rely on.
 func advised(r rule) rule {
 	r.Level = conformance.Should
 	return r
@@ -49,8 +49,8 @@ func nriRules() []rule {
 	}, nriAdjustRules(), nriRefusalRules(), nriUpdateRules(), nriManyRules())
 }
 
-// checkNRISynchronize does not ask of a container that has ended: runtimes differ in
-// whether they know it.
+// checkNRISynchronize does not check an exited container: runtimes differ in whether they
+// still report it.
 func checkNRISynchronize(ctx context.Context, s *subject) error {
 	running, err := s.box(ctx, forever)
 	if err != nil {
@@ -82,7 +82,7 @@ func checkNRISynchronize(ctx context.Context, s *subject) error {
 		p.wasTold(running, api.ContainerState_CONTAINER_RUNNING), p.wasTold(made, api.ContainerState_CONTAINER_CREATED))
 }
 
-// wasTold returns nil when Synchronize told of a container, and of its Pod.
+// wasTold returns nil when Synchronize reported a container and its Pod.
 func (p *plugin) wasTold(b *box, state api.ContainerState) error {
 	pod, c := p.knownPod(b.pod.id), p.known(b.id)
 	switch {
@@ -105,7 +105,7 @@ func checkNRIPod(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	// The kubelet repeats both.
+	// The kubelet repeats both calls.
 	if err := errors.Join(s.stop(ctx, pod.id), s.remove(ctx, pod.id), s.remove(ctx, pod.id)); err != nil {
 		return err
 	}
@@ -127,14 +127,15 @@ func checkNRIContainer(ctx context.Context, s *subject) error {
 	return p.hearsLife(ctx, b.id)
 }
 
-// hearsLife waits until the plugin was told of a container's whole life, in order.
+// hearsLife waits until the plugin has received all events of a container's life, in
+// order.
 func (p *plugin) hearsLife(ctx context.Context, id string) error {
 	return p.hearsAll(ctx, id,
 		"CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer", "StopContainer", "RemoveContainer")
 }
 
-// checkNRIOwnEnd does not ask when the end is told beside PostStartContainer: the
-// program may have ended before that.
+// checkNRIOwnEnd does not check the order of the exit and PostStartContainer: the program
+// may have ended before that.
 func checkNRIOwnEnd(ctx context.Context, s *subject) error {
 	p, err := s.plugin(ctx, wishes{})
 	if err != nil {
@@ -178,7 +179,7 @@ func checkNRIPodWithContainer(ctx context.Context, s *subject) error {
 	return errors.Join(p.before(ctx, "StopContainer", b, "StopPodSandbox"), p.before(ctx, "RemoveContainer", b, "RemovePodSandbox"))
 }
 
-// before returns nil when the plugin was told of the container before its Pod.
+// before returns nil when the plugin received the container's event before its Pod's.
 func (p *plugin) before(ctx context.Context, event string, b *box, ofPod string) error {
 	first, err := p.hears(ctx, event, b.id)
 	if err != nil {

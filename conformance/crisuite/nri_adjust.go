@@ -31,8 +31,8 @@ func nriAdjustRules() []rule {
 }
 
 const (
-	added     = "SUITE_NRI"                  // is the variable that plugins add
-	addedNote = "conformance.nodekit.dev/of" // is the annotation
+	added     = "SUITE_NRI"                  // the variable that plugins add
+	addedNote = "conformance.nodekit.dev/of" // the annotation
 )
 
 func checkNRIAdjust(ctx context.Context, s *subject) error {
@@ -98,7 +98,7 @@ func checkNRIDevice(ctx context.Context, s *subject) error {
 func checkNRIProcess(ctx context.Context, s *subject) error {
 	_, err := s.plugin(ctx, adjusting(func(a *api.ContainerAdjustment) {
 		a.SetArgs([]string{s.tool(), "cat", "/proc/self/limits"})
-		a.AddRlimit("RLIMIT_CORE", 8192, 4096) // which podtool's runtime leaves alone
+		a.AddRlimit("RLIMIT_CORE", 8192, 4096) // which the Go runtime of podtool does not change
 	}))
 	if err != nil {
 		return err
@@ -147,7 +147,8 @@ func checkNRIPostCreate(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// checkNRIAnnotations has a plugin that replaces an annotation: in the OCI spec alone.
+// checkNRIAnnotations has a plugin that replaces an annotation, which affects only the
+// OCI spec.
 func checkNRIAnnotations(ctx context.Context, s *subject) error {
 	_, err := s.plugin(ctx, adjusting(func(a *api.ContainerAdjustment) {
 		a.RemoveAnnotation(addedNote)

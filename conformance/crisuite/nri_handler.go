@@ -6,7 +6,8 @@ import (
 	"github.com/containerd/nri/pkg/api"
 )
 
-// handler has the methods by which NRI's stub knows what a plugin wants to be told.
+// handler has the methods from which NRI's stub derives the events that a plugin
+// subscribes to.
 type handler struct{ p *plugin }
 
 func (h handler) pod(event string, pod *api.PodSandbox) bool {

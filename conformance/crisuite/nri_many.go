@@ -28,7 +28,7 @@ func nriManyRules() []rule {
 	}
 }
 
-// checkNRIOrder connects the plugin that is asked first behind the other.
+// checkNRIOrder connects the plugin that must be asked first after the other one.
 func checkNRIOrder(ctx context.Context, s *subject) error {
 	second, err := s.plugin(ctx, wishes{index: "90"})
 	if err != nil {
@@ -96,22 +96,23 @@ func checkNRIConflict(ctx context.Context, s *subject) error {
 }
 
 const (
-	// slowSync is how long a plugin thinks while containers are made, if that many are
-	// not made meanwhile. It is less than any runtime waits for a plugin.
+	// slowSync bounds how long a plugin delays its answer until slowSyncMade more
+	// containers have been created. It is shorter than any runtime's timeout for a
+	// plugin.
 	slowSync     = 400 * time.Millisecond
 	slowSyncMade = 2
-	// joining is how many plugins connect while containers are made.
+	// joining is how many plugins connect while containers are created.
 	joining = 2
 )
 
-// checkNRINoneMissed makes containers all the time while plugins connect that think
-// about what they are told. The runtime may make them wait for that, or not.
+// checkNRINoneMissed keeps creating containers while plugins connect that are slow to
+// answer Synchronize. The runtime may make the containers wait for that, or not.
 func checkNRINoneMissed(ctx context.Context, s *subject) error {
 	p, err := s.pod(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := p.create(ctx, forever); err != nil { // with the image
+	if _, err := p.create(ctx, forever); err != nil { // pulls the image, too
 		return err
 	}
 	crowd := &crowd{pod: p, done: make(chan struct{})}
@@ -130,12 +131,12 @@ func checkNRINoneMissed(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// crowd is a Pod in which one container is made after the other.
+// crowd is a Pod in which one container is created after the other.
 type crowd struct {
 	pod    *pod
 	made   atomic.Int64
 	enough atomic.Bool
-	done   chan struct{} // all and failed are as they stay
+	done   chan struct{} // closed when all and failed are final
 	all    []*box
 	failed error
 }
@@ -153,7 +154,7 @@ func (c *crowd) grow(ctx context.Context) {
 	}
 }
 
-// join connects plugins, one after the other.
+// join connects the plugins one after the other.
 func (c *crowd) join(ctx context.Context) (plugins []*plugin, err error) {
 	for range joining {
 		p, err := c.pod.s.plugin(ctx, wishes{synchronize: func([]*api.Container) []*api.ContainerUpdate {
@@ -178,8 +179,8 @@ func (c *crowd) wait(ctx context.Context) {
 	})
 }
 
-// missedNone returns nil when the plugin was told of all these containers, by
-// Synchronize or when they were made.
+// missedNone returns nil when the plugin was told of all these containers, by Synchronize
+// or when they were created.
 func (p *plugin) missedNone(ctx context.Context, all []*box) error {
 	for _, b := range all {
 		if p.known(b.id) != nil {
@@ -216,7 +217,7 @@ func checkNRIAfterKill(ctx context.Context, s *subject) error {
 	return p.hearsAll(ctx, b.id, "StopContainer", "RemoveContainer")
 }
 
-// checkNRINotYet looks from within the plugin's answer.
+// checkNRINotYet lists Pods and containers before the plugin answers.
 func checkNRINotYet(ctx context.Context, s *subject) error {
 	shown := make(chan error, 2)
 	_, err := s.plugin(ctx, wishes{
@@ -261,8 +262,8 @@ func (s *subject) notShown(ctx context.Context, id string) error {
 	return err
 }
 
-// checkNRIEndsAtOnce removes containers as soon as their end is seen. It is asked of
-// several, because what races need not be wrong each time.
+// checkNRIEndsAtOnce removes containers as soon as their exit is seen. It tries several,
+// because a race does not fail every time.
 func checkNRIEndsAtOnce(ctx context.Context, s *subject) error {
 	p, err := s.plugin(ctx, wishes{})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// listenTime is how long a runtime that answers may not yet listen for plugins.
+	// listenTime is how long a runtime that answers may take to listen for plugins.
 	listenTime = 3 * time.Second
 	// joinTime bounds the registration of a plugin, up to its Synchronize.
 	joinTime = 10 * time.Second
@@ -24,8 +24,8 @@ const (
 	tellTime = 5 * time.Second
 )
 
-// wishes are what a plugin of a rule's does. Nil functions want nothing. They are asked
-// about the Pods of the rule alone: other rules run beside it.
+// wishes are what a rule's plugin does. Nil functions do nothing. The functions are
+// called only for the rule's own Pods, because other rules run at the same time.
 type wishes struct {
 	index       string // "50" if empty
 	synchronize func([]*api.Container) []*api.ContainerUpdate
@@ -36,7 +36,7 @@ type wishes struct {
 	stop        func(*api.Container) []*api.ContainerUpdate
 }
 
-// adjusting are the wishes of a plugin that changes all containers.
+// adjusting returns the wishes of a plugin that changes all containers.
 func adjusting(change func(*api.ContainerAdjustment)) wishes {
 	return wishes{create: func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 		a := &api.ContainerAdjustment{}
@@ -45,16 +45,16 @@ func adjusting(change func(*api.ContainerAdjustment)) wishes {
 	}}
 }
 
-// occasion is one thing that a plugin was told.
+// occasion is one event that a plugin received.
 type occasion struct {
 	event     string
-	turn      int64 // counts up over all plugins of the rule
+	turn      int64 // increases over all plugins of the rule
 	pod       *api.PodSandbox
-	container *api.Container // nil for a Pod's
+	container *api.Container // nil for a Pod event
 	limits    *api.LinuxResources
 }
 
-// id is that of what it is about.
+// id is the id of the container or Pod that the event is about.
 func (o occasion) id() string {
 	if o.container != nil {
 		return o.container.GetId()
@@ -62,7 +62,7 @@ func (o occasion) id() string {
 	return o.pod.GetId()
 }
 
-// plugin is an NRI plugin of a rule's, and notes what it is told of the rule's Pods.
+// plugin is an NRI plugin of a rule. It records what it is told about the rule's Pods.
 type plugin struct {
 	s      *subject
 	wishes wishes
@@ -71,15 +71,15 @@ type plugin struct {
 	ready  bool        // the stub has started
 	lost   atomic.Bool // the runtime has closed the connection
 	synced chan struct{}
-	first  sync.Once // of Synchronize
+	first  sync.Once // guards the first Synchronize
 
 	mu   sync.Mutex
 	told []occasion
-	pods []*api.PodSandbox // as Synchronize told of them
+	pods []*api.PodSandbox // as Synchronize reported them
 	all  []*api.Container
 }
 
-// plugin connects a plugin, and returns when it was told what is there.
+// plugin connects a plugin, and returns once Synchronize has told it what exists.
 func (s *subject) plugin(ctx context.Context, a wishes) (*plugin, error) {
 	p, err := s.dialPlugin(ctx, a)
 	if err != nil {
@@ -114,7 +114,7 @@ func (s *subject) dialPlugin(ctx context.Context, a wishes) (*plugin, error) {
 	}
 	p.stub, err = stub.New(handler{p}, stub.WithPluginName(s.mark), stub.WithPluginIdx(p.wishes.index), stub.WithConnection(p.conn),
 		stub.WithLogger(silent{}), stub.WithOnClose(func() { p.lost.Store(true) }),
-		// A machine that is too busy for an answer in time is not the runtime's fault.
+		// It is not the runtime's fault if the machine is too busy for an answer in time.
 		stub.WithFailurePolicy(&api.FailurePolicy{KeepConnected: true}))
 	if err != nil {
 		return nil, errors.Join(err, p.conn.Close())
@@ -122,7 +122,7 @@ func (s *subject) dialPlugin(ctx context.Context, a wishes) (*plugin, error) {
 	return p, nil
 }
 
-// register bounds the stub's Start, which waits for a runtime that does not go on.
+// register bounds the stub's Start, which would wait forever for a runtime that hangs.
 func (p *plugin) register(ctx context.Context) error {
 	started := make(chan error, 1)
 	go func() { started <- p.stub.Start(ctx) }()
@@ -140,15 +140,16 @@ func (p *plugin) register(ctx context.Context) error {
 	}
 }
 
-// close disconnects the plugin. A stub that has not started holds its own lock.
+// close disconnects the plugin. It does not stop a stub that has not started, which holds
+// its own lock.
 func (p *plugin) close() {
 	if p.ready {
 		p.stub.Stop()
 	}
-	_ = p.conn.Close() // most often it is closed by then
+	_ = p.conn.Close() // usually it is closed by then
 }
 
-// mine reports whether a Pod is the rule's.
+// mine reports whether a Pod belongs to the rule.
 func (p *plugin) mine(pod *api.PodSandbox) bool { return strings.HasPrefix(pod.GetUid(), p.s.mark+"-") }
 
 func (p *plugin) note(o occasion) {
@@ -158,14 +159,14 @@ func (p *plugin) note(o occasion) {
 	p.told = append(p.told, o)
 }
 
-// about returns what the plugin was told of a Pod itself, or of a container.
+// about returns what the plugin was told about a Pod itself, or about a container.
 func (p *plugin) about(id string) []occasion {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(p.told), func(o occasion) bool { return o.id() != id })
 }
 
-// events are the names of what the plugin was told.
+// events returns the names of the events in told.
 func events(told []occasion) []string {
 	var names []string
 	for _, o := range told {
@@ -174,7 +175,7 @@ func events(told []occasion) []string {
 	return names
 }
 
-// hears waits until the plugin was told of an event, and returns what.
+// hears waits until the plugin has received an event, and returns it.
 func (p *plugin) hears(ctx context.Context, event, id string) (o occasion, err error) {
 	err = until(ctx, tellTime, func() error {
 		told := p.about(id)
@@ -188,8 +189,7 @@ func (p *plugin) hears(ctx context.Context, event, id string) (o occasion, err e
 	return o, err
 }
 
-// hearsAll waits until the plugin was told of these events, in this order, and of no
-// others.
+// hearsAll waits until the plugin has received these events, in this order and no others.
 func (p *plugin) hearsAll(ctx context.Context, id string, want ...string) error {
 	return until(ctx, tellTime, func() error {
 		if got := events(p.about(id)); !slices.Equal(got, want) {
@@ -199,7 +199,7 @@ func (p *plugin) hearsAll(ctx context.Context, id string, want ...string) error 
 	})
 }
 
-// missed is an error that says also when nothing can be told any more.
+// missed returns an error that also says when the runtime has closed the connection.
 func (p *plugin) missed(format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	if p.lost.Load() {
@@ -208,7 +208,7 @@ func (p *plugin) missed(format string, args ...any) error {
 	return err
 }
 
-// known returns what Synchronize told of a container, nil for nothing.
+// known returns the container as Synchronize reported it, or nil.
 func (p *plugin) known(id string) *api.Container {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -220,7 +220,7 @@ func (p *plugin) known(id string) *api.Container {
 	return nil
 }
 
-// knownPod is known of a Pod.
+// knownPod is known for a Pod.
 func (p *plugin) knownPod(id string) *api.PodSandbox {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,7 +232,7 @@ func (p *plugin) knownPod(id string) *api.PodSandbox {
 	return nil
 }
 
-// silent is the stub's logger: what matters is in the errors.
+// silent is the stub's logger, which discards all: what matters is in the errors.
 type silent struct{}
 
 func (silent) Debugf(context.Context, string, ...any) {}

@@ -23,8 +23,9 @@ func nriRefusalRules() []rule {
 
 var errRefused = errors.New("the suite's plugin does not want it")
 
-// checkNRIRefusedCreate has the container made when the plugin does not mind any more,
-// so that the refusal was the plugin's. A runtime may want another attempt for that.
+// checkNRIRefusedCreate creates the container once the plugin no longer refuses it, which
+// shows that the refusal was the plugin's. A runtime may require a new attempt number for
+// that.
 func checkNRIRefusedCreate(ctx context.Context, s *subject) error {
 	var willing atomic.Bool
 	_, err := s.plugin(ctx, wishes{create: func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
@@ -104,8 +105,7 @@ func checkNRIRefusedPod(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// checkNRIRefusedStart does not mind what such a container is afterwards, if it does
-// not run.
+// checkNRIRefusedStart accepts any state of such a container afterwards except running.
 func checkNRIRefusedStart(ctx context.Context, s *subject) error {
 	if _, err := s.plugin(ctx, wishes{start: func(*api.Container) error { return errRefused }}); err != nil {
 		return err

@@ -26,7 +26,7 @@ func nriUpdateRules() []rule {
 	}
 }
 
-// wants is an update of a container's memory.
+// wants returns an update of a container's memory limit.
 func wants(id string, memory int64) *api.ContainerUpdate {
 	u := &api.ContainerUpdate{}
 	u.SetContainerId(id)
@@ -34,7 +34,7 @@ func wants(id string, memory int64) *api.ContainerUpdate {
 	return u
 }
 
-// applied waits for a limit that is changed behind the answer to another call.
+// applied waits for a limit that is changed after the answer to another call.
 func (b *box) applied(ctx context.Context, memory int64) error {
 	return until(ctx, endTime, func() error { return b.hasMemory(ctx, memory) })
 }
@@ -62,10 +62,10 @@ func checkNRIUnsolicited(ctx context.Context, s *subject) error {
 	if err == nil && len(failed) != 1 {
 		return fmt.Errorf("UpdateContainers of a container that never was says that it could not change %v", failed)
 	}
-	return nil // an error says it as well
+	return nil // an error is just as good
 }
 
-// asks bounds the stub's call, which has no time of its own.
+// asks bounds the stub's call, which has no timeout of its own.
 func (p *plugin) asks(ctx context.Context, u *api.ContainerUpdate) (failed []*api.ContainerUpdate, err error) {
 	done := make(chan struct{})
 	go func() {
