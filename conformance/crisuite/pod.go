@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// endTime is how long a container that has been killed, or whose program ends
-	// at once, may be shown as running.
+	// endTime is how long a container may be shown as running after it was killed or, if
+	// its program exits at once, after its start.
 	endTime = 5 * time.Second
-	// logTime is how late the last line may be written after the end is known.
+	// logTime is how late the last line may be written after the exit is known.
 	logTime = time.Second
 	// forever is the program of a container that has nothing to do.
 	forever = "sleep forever"
 )
 
-// pod is a sandbox that a rule made.
+// pod is a sandbox that a rule created.
 type pod struct {
 	s      *subject
 	id     string
@@ -36,12 +36,12 @@ type pod struct {
 	boxes  int
 }
 
-// box is a container that a rule made.
+// box is a container that a rule created.
 type box struct {
 	*pod
 	id     string
 	config *runtimeapi.ContainerConfig
-	seen   atomic.Bool // a process of it
+	seen   atomic.Bool // a process of it was seen
 }
 
 type (
@@ -60,8 +60,8 @@ func (s *subject) pod(ctx context.Context, edits ...podEdit) (*pod, error) {
 	return p, err
 }
 
-// describe returns the config of another container of the Pod, as the kubelet makes
-// it. verb is what podtool does in it.
+// describe returns the config of another container of the Pod, as the kubelet writes it.
+// verb is what podtool does in it.
 func (p *pod) describe(ctx context.Context, verb string, edits ...edit) (*runtimeapi.ContainerConfig, error) {
 	image, err := p.s.present(ctx, mainImage)
 	if err != nil {
@@ -89,7 +89,7 @@ func (p *pod) describe(ctx context.Context, verb string, edits ...edit) (*runtim
 	return c, nil
 }
 
-// tool is the path of podtool in containers.
+// tool returns the path of podtool in containers.
 func (s *subject) tool() string {
 	if s.target.Tool != "" {
 		return s.target.Tool
@@ -97,7 +97,7 @@ func (s *subject) tool() string {
 	return toolPath
 }
 
-// create makes a container in the Pod.
+// create creates a container in the Pod.
 func (p *pod) create(ctx context.Context, verb string, edits ...edit) (*box, error) {
 	config, err := p.describe(ctx, verb, edits...)
 	if err != nil {
@@ -118,7 +118,7 @@ func (p *pod) createAs(ctx context.Context, config *runtimeapi.ContainerConfig) 
 	return &box{pod: p, id: resp.GetContainerId(), config: config}, nil
 }
 
-// start makes a container in the Pod and starts it.
+// start creates a container in the Pod and starts it.
 func (p *pod) start(ctx context.Context, verb string, edits ...edit) (*box, error) {
 	b, err := p.create(ctx, verb, edits...)
 	if err != nil {
@@ -127,7 +127,7 @@ func (p *pod) start(ctx context.Context, verb string, edits ...edit) (*box, erro
 	return b, b.start(ctx)
 }
 
-// box makes a Pod with one container and starts it.
+// box creates a Pod with one container and starts it.
 func (s *subject) box(ctx context.Context, verb string, edits ...edit) (*box, error) {
 	p, err := s.pod(ctx)
 	if err != nil {
@@ -157,7 +157,7 @@ func (p *pod) prints(ctx context.Context, verb string, edits ...edit) (string, e
 	}
 	stdout, stderr, err := b.output(ctx)
 	if errors.Is(err, errNoEnd) && st.GetExitCode() != 0 {
-		err = nil // it was killed, or did not come to run
+		err = nil // it was killed, or never ran
 	}
 	if err != nil {
 		return "", err
@@ -168,7 +168,7 @@ func (p *pod) prints(ctx context.Context, verb string, edits ...edit) (string, e
 	return stdout, nil
 }
 
-// failedError is the end of a program that did not do what it was told.
+// failedError is the exit of a program that failed.
 type failedError struct {
 	verb   []string
 	code   int32
@@ -179,8 +179,8 @@ func (e failedError) Error() string {
 	return fmt.Sprintf("in the container %q ended with code %d: %s", e.verb, e.code, strings.TrimSpace(e.stderr))
 }
 
-// refused returns nil when a program in a container failed with an error that has
-// the text, or when the container could not be made; anything else is an error.
+// refused returns nil when a program in a container failed with an error that contains
+// the text, or when the container could not be created; anything else is an error.
 func refused(what string, err error, texts ...string) error {
 	var failed failedError
 	switch {
@@ -197,8 +197,8 @@ func refused(what string, err error, texts ...string) error {
 	return fmt.Errorf("%s: %w, want one of %q", what, err, texts)
 }
 
-// runsNot returns nil when a container does not run for what is wrong with it: one
-// without that does.
+// runsNot returns nil when a container fails to run because of what is wrong with it: a
+// container without that runs.
 func (s *subject) runsNot(ctx context.Context, what string, wrong edit) error {
 	if _, err := s.prints(ctx, "echo ran"); err != nil {
 		return fmt.Errorf("a container without what is wrong: %w", err)
@@ -255,7 +255,7 @@ func (b *box) exited(ctx context.Context) (*runtimeapi.ContainerStatus, error) {
 	return b.status(ctx)
 }
 
-// absent returns nil when the runtime says that the container is not there.
+// absent returns nil when the runtime says that the container does not exist.
 func (b *box) absent(ctx context.Context) error {
 	_, err := b.status(ctx)
 	if err == nil {
@@ -276,16 +276,16 @@ func (b *box) logFile() string { return filepath.Join(b.s.logs, b.config.GetLogP
 // endMark is the last line of both streams of a program whose output is waited for.
 const endMark = "the-end-of-the-output"
 
-// ending has podtool print the mark behind all else.
+// ending has podtool print the mark after everything else.
 func ending(c *runtimeapi.ContainerConfig) {
 	c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: "PODTOOL_END", Value: []byte(endMark)})
 }
 
-// errNoEnd is the error of a log in which a program's end mark does not stand.
+// errNoEnd is the error for a log without a program's end mark.
 var errNoEnd = errors.New("the log does not have the last line that the program prints to each stream")
 
-// output returns what a container that has ended has printed, all of it: it was made
-// with ending. A program that was killed has errNoEnd.
+// output returns all that an exited container printed; the container must be created with
+// ending. For a program that was killed the error is errNoEnd.
 func (b *box) output(ctx context.Context) (stdout, stderr string, err error) {
 	err = until(ctx, logTime, func() (err error) {
 		if stdout, stderr, err = b.printed(); err != nil {
@@ -302,7 +302,7 @@ func (b *box) output(ctx context.Context) (stdout, stderr string, err error) {
 	return stdout, stderr, err
 }
 
-// printed returns what is in the container's log now.
+// printed returns what the container's log has now.
 func (b *box) printed() (stdout, stderr string, err error) {
 	records, err := b.records()
 	if err != nil {

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// unknownID is the id of nothing, of the length that ids have.
+// unknownID is an id that nothing has, as long as real ids are.
 const unknownID = "0000000000000000000000000000000000000000000000000000000000000bad"
 
-// clockSlack is how far the runtime's clock readings may be from the suite's.
+// clockSlack is how far the runtime's timestamps may be from the suite's clock.
 const clockSlack = time.Minute
 
-// recent returns an error unless a time in nanoseconds is about now.
+// recent returns an error unless a time in nanoseconds is close to now.
 func recent(nanoseconds int64) error {
 	if at := time.Unix(0, nanoseconds); time.Since(at).Abs() > clockSlack {
 		return fmt.Errorf("the time %d is %v from now: it is in nanoseconds since 1970", nanoseconds, time.Since(at).Round(time.Second))
@@ -25,7 +25,7 @@ func recent(nanoseconds int64) error {
 	return nil
 }
 
-// mark is what the environment of the container's processes has and nothing else's.
+// mark returns a string that only the environments of the container's processes have.
 func (b *box) mark() string {
 	for _, e := range b.config.GetEnvs() {
 		if e.GetKey() == "SUITE_MARK" {
@@ -35,8 +35,8 @@ func (b *box) mark() string {
 	return ""
 }
 
-// pids returns the processes of the container as the host numbers them. The box
-// remembers that there were some.
+// pids returns the host PIDs of the container's processes. The box remembers that there
+// were some.
 func (b *box) pids() (found []int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -55,15 +55,15 @@ func (b *box) pids() (found []int, err error) {
 	return found, nil
 }
 
-// carries looks at the environment alone: the runtime's own programs may have the
-// mark among their arguments.
+// carries looks only at the environment: the runtime's own programs may have the mark
+// among their arguments.
 func carries(pid int, mark string) bool {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	return err == nil && strings.Contains(string(env), mark)
 }
 
-// seenTime is how long the process of a container that was started may be missing
-// among those of the machine.
+// seenTime is how long the process of a started container may be missing from the
+// machine's.
 const seenTime = 3 * time.Second
 
 // pid returns the container's first process.
@@ -82,12 +82,12 @@ func (b *box) pid(ctx context.Context) (pid int, err error) {
 	return pid, err
 }
 
-// hidden reports whether the processes of containers are not those of this machine, by
-// their author's word.
+// hidden reports whether the runtime's author declares that the containers' processes are
+// not processes of this machine.
 func (s *subject) hidden() bool { return slices.Contains(s.target.Lacks, HostProcesses) }
 
-// witness returns when a process of the running container was seen, which is what ended
-// builds on. Of hidden processes nothing is asked.
+// witness returns when a process of the running container was seen, which ended relies
+// on. Hidden processes are not checked.
 func (b *box) witness(ctx context.Context) error {
 	if b.s.hidden() {
 		return nil
@@ -105,8 +105,8 @@ func (s *subject) watched(ctx context.Context, verb string, edits ...edit) (*box
 	return b, b.witness(ctx)
 }
 
-// ended returns nil when no process of the container is left. That none is seen says so
-// only of one whose process was seen before.
+// ended returns nil when no process of the container is left. Seeing none proves that
+// only if one was seen before.
 func (b *box) ended() error {
 	if b.s.hidden() {
 		return nil
@@ -121,5 +121,5 @@ func (b *box) ended() error {
 	return err
 }
 
-// hostname is the node's.
+// hostname returns the node's hostname.
 func hostname() (string, error) { return os.Hostname() }

@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// module is where podtool is built from.
+// module is the package that podtool is built from.
 const module = "github.com/nodekit-project/nodekit/cmd/podtool"
 
-// Tool returns the path of podtool, built where it is not found, for a target whose
+// Tool returns the path of podtool, which it builds if it finds none, for a target whose
 // containers are processes of the host.
 func Tool(t testing.TB) string {
 	t.Helper()
@@ -22,8 +22,8 @@ func Tool(t testing.TB) string {
 	return path
 }
 
-// findProgram returns the path of podtool: as declared, beside this program, in
-// PATH, or built into dir.
+// findProgram returns the path of podtool: as declared, next to this program, in PATH, or
+// built into dir.
 func findProgram(declared, dir string) (string, error) {
 	if declared != "" {
 		return declared, nil

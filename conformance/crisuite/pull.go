@@ -149,7 +149,7 @@ func checkPullAgain(ctx context.Context, s *subject) error {
 	return err
 }
 
-// checkPullCut allows a runtime to try again by itself.
+// checkPullCut allows a runtime to retry by itself.
 func checkPullCut(ctx context.Context, s *subject) error {
 	ref := s.images.ref(cutRepo + s.mark + ":v1")
 	defer func() { _ = s.removeImage(context.WithoutCancel(ctx), ref) }()

@@ -26,11 +26,11 @@ const (
 	registryPassword = "open sesame"
 )
 
-// registry serves the suite's images, read only, on loopback. Runtimes take a
-// registry on loopback without TLS.
+// registry serves the suite's images, read-only, on loopback. Runtimes accept a registry
+// on loopback without TLS.
 type registry struct {
-	host   string                   // where it listens, and what images are named after
-	base   func() (v1.Layer, error) // made when it is first asked for
+	host   string                   // where it listens; image names begin with it
+	base   func() (v1.Layer, error) // created on first use
 	server *http.Server
 
 	mu     sync.Mutex
@@ -39,14 +39,14 @@ type registry struct {
 	failed map[string]bool // by repository and kind
 }
 
-// blob is what the registry has under a digest.
+// blob is what the registry serves under a digest.
 type blob struct {
 	kind string
 	open func() (io.ReadCloser, error)
 	size int64
 }
 
-// newRegistry serves on a port of its own. listen is net.Listen, perhaps in a
+// newRegistry starts a registry on a port of its own. listen is net.Listen, perhaps in a
 // network namespace.
 func newRegistry(program string, listen func() (net.Listener, error)) (*registry, error) {
 	l, err := listen()
@@ -56,7 +56,7 @@ func newRegistry(program string, listen func() (net.Listener, error)) (*registry
 	base := sync.OnceValues(func() (v1.Layer, error) { return baseLayer(program) })
 	r := &registry{host: l.Addr().String(), base: base, images: map[string]v1.Image{}, blobs: map[v1.Hash]blob{}, failed: map[string]bool{}}
 	r.server = &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = r.server.Serve(l) }() // ends with close
+	go func() { _ = r.server.Serve(l) }() // ends when the server is closed
 	return r, nil
 }
 
@@ -64,8 +64,8 @@ func listenOnLoopback() (net.Listener, error) { return net.Listen("tcp", "127.0.
 
 func (r *registry) close() { _ = r.server.Close() }
 
-// image returns the image of a repository, which is made when it is first asked for;
-// nil means that there is none.
+// image returns the image of a repository, created on first use; nil means that there is
+// none.
 func (r *registry) image(repository string) (v1.Image, error) {
 	if im := r.images[repository]; im != nil {
 		return im, nil
@@ -96,7 +96,7 @@ func (r *registry) image(repository string) (v1.Image, error) {
 	return im, r.index(im)
 }
 
-// index makes the parts of an image known by their digests.
+// index registers the parts of an image under their digests.
 func (r *registry) index(im v1.Image) error {
 	config, err := im.RawConfigFile()
 	if err != nil {
@@ -141,7 +141,7 @@ func raw(kind string, data []byte) blob {
 	return blob{kind, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(string(data))), nil }, int64(len(data))}
 }
 
-// ServeHTTP answers the reading half of the distribution API.
+// ServeHTTP implements the read half of the distribution API.
 func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	where, reference := path.Split(strings.TrimPrefix(req.URL.Path, "/v2/"))
 	if where == "" {
@@ -181,11 +181,11 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.CopyN(w, body, b.size/2)
 		panic(http.ErrAbortHandler) // closes the connection
 	}
-	_, _ = io.Copy(w, body) // the client's loss
+	_, _ = io.Copy(w, body) // only the client suffers
 }
 
-// fails reports whether the request is to fail: the first for a manifest of an image in
-// the cut repositories, and the first for its own layer.
+// fails reports whether the request must fail: for an image in the cut repositories, the
+// first request for a manifest and the first for its own layer.
 func (r *registry) fails(repository, kind, reference string) bool {
 	if !strings.HasPrefix(repository, cutRepo) {
 		return false
@@ -201,8 +201,8 @@ func (r *registry) fails(repository, kind, reference string) bool {
 	return !again
 }
 
-// isOwnLayer reports whether a blob is the layer that the image alone has: the one that
-// all images have is larger, and the config is named by the manifest.
+// isOwnLayer reports whether a blob is the layer that only this image has: the layer that
+// all images share is larger, and the manifest names the config.
 func (r *registry) isOwnLayer(repository, reference string, b blob) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -210,7 +210,7 @@ func (r *registry) isOwnLayer(repository, reference string, b blob) bool {
 	return err == nil && reference != config.String() && b.size < smallestBase
 }
 
-// smallestBase is what every base layer is larger than, and no other one.
+// smallestBase is a size that every base layer exceeds, and no other layer.
 const smallestBase = 4096
 
 func fail(w http.ResponseWriter, code int, what string) {
@@ -220,8 +220,8 @@ func fail(w http.ResponseWriter, code int, what string) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"errors": []any{map[string]string{"code": what}}})
 }
 
-// find returns what is under a tag or a digest. A broken layer has the size that is
-// promised and another content.
+// find returns what a tag or a digest refers to. A broken layer has the promised size but
+// different content.
 func (r *registry) find(repository, kind, reference string) (blob, v1.Hash, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -20,7 +20,7 @@ const (
 	mib          = 1 << 20
 	fullPeriod   = 100_000
 	updateTruth  = "UpdateContainerResources updates ContainerConfig of the container synchronously."
-	statsPatient = 15 * time.Second // the caches of some runtimes are ten seconds old
+	statsPatient = 15 * time.Second // some runtimes' caches are up to ten seconds old
 )
 
 func resourceRules() []rule {
@@ -50,8 +50,8 @@ func resourceRules() []rule {
 	}
 }
 
-// cgroupDirs are the directories of a process's cgroup, one for each controller or one
-// for all.
+// cgroupDirs returns the directories of a process's cgroup: one for each controller, or
+// one for all.
 func cgroupDirs(pid int) (dirs []string, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -72,7 +72,7 @@ func cgroupDirs(pid int) (dirs []string, err error) {
 	return dirs, nil
 }
 
-// cgroupValue returns what the first of the files has that is there.
+// cgroupValue returns the content of the first of the files that exists.
 func (b *box) cgroupValue(ctx context.Context, names ...string) (string, error) {
 	pid, err := b.pid(ctx)
 	if err != nil {
@@ -92,7 +92,7 @@ func (b *box) cgroupValue(ctx context.Context, names ...string) (string, error) 
 	return "", fmt.Errorf("the container's cgroup is %q, and has none of %q", dirs, names)
 }
 
-// hasMemory returns nil when the limit of the container's cgroup is so.
+// hasMemory returns nil when the memory limit of the container's cgroup is want.
 func (b *box) hasMemory(ctx context.Context, want int64) error {
 	got, err := b.cgroupValue(ctx, "memory.limit_in_bytes", "memory.max")
 	if err == nil && got != strconv.FormatInt(want, 10) {
@@ -109,7 +109,7 @@ func checkMemoryLimit(ctx context.Context, s *subject) error {
 	return b.hasMemory(ctx, 64*mib)
 }
 
-// checkHugepages needs no huge page: what is limited is what the container may ask for.
+// checkHugepages needs no huge page: the limit is on what the container may request.
 func checkHugepages(ctx context.Context, s *subject) error {
 	sizes := hugepageSizes()
 	if len(sizes) == 0 {
@@ -129,7 +129,7 @@ func checkHugepages(ctx context.Context, s *subject) error {
 	return err
 }
 
-// hasQuota returns nil when the container may use so much of a period.
+// hasQuota returns nil when the container's CPU quota in a period is want.
 func (b *box) hasQuota(ctx context.Context, want string) error {
 	got, err := b.cgroupValue(ctx, "cpu.cfs_quota_us", "cpu.max")
 	if err == nil && strings.Fields(got)[0] != want {
@@ -147,14 +147,14 @@ func checkCPUQuota(ctx context.Context, s *subject) error {
 		return err
 	}
 	got, err := b.cgroupValue(ctx, "cpu.cfs_period_us", "cpu.max")
-	if err == nil && !strings.HasSuffix(" "+got, fmt.Sprint(" ", fullPeriod/2)) { // cpu.max has the quota before it
+	if err == nil && !strings.HasSuffix(" "+got, fmt.Sprint(" ", fullPeriod/2)) { // in cpu.max the quota precedes it
 		return fmt.Errorf("the period of the container's cgroup is %s, want %d", got, fullPeriod/2)
 	}
 	return err
 }
 
-// checkCPUShares compares two containers: how shares become a weight of cgroup v2 is
-// the OCI runtime's choice.
+// checkCPUShares compares two containers, because the OCI runtime chooses how to convert
+// shares into a cgroup v2 weight.
 func checkCPUShares(ctx context.Context, s *subject) error {
 	weight := func(shares int64) (int, error) {
 		b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.CpuShares = shares }))
@@ -174,7 +174,7 @@ func checkCPUShares(ctx context.Context, s *subject) error {
 	return err
 }
 
-// weight is what the container's cgroup has of the processors.
+// weight returns the CPU shares or weight of the container's cgroup.
 func (b *box) weight(ctx context.Context) (int, error) {
 	got, err := b.cgroupValue(ctx, "cpu.shares", "cpu.weight")
 	if err != nil {
@@ -257,7 +257,7 @@ func checkUpdate(ctx context.Context, s *subject) error {
 	return errors.Join(b.hasMemory(ctx, 96*mib), b.hasQuota(ctx, "45000"), err, b.runsOn(ctx, "0"))
 }
 
-// runsOn returns nil when the container's process may use these processors and no others.
+// runsOn returns nil when the container's process may use exactly these processors.
 func (b *box) runsOn(ctx context.Context, want string) error {
 	pid, err := b.pid(ctx)
 	if err != nil {
@@ -299,8 +299,8 @@ func (b *box) shows(ctx context.Context, memory, quota int64) error {
 	return nil
 }
 
-// checkBadUpdate asks for a quota that the kernel refuses, beside a limit that it would
-// take.
+// checkBadUpdate requests a quota that the kernel refuses, together with a limit that it
+// would accept.
 func checkBadUpdate(ctx context.Context, s *subject) error {
 	b, err := s.limited(ctx)
 	if err != nil {
@@ -312,8 +312,8 @@ func checkBadUpdate(ctx context.Context, s *subject) error {
 	return errors.Join(b.hasMemory(ctx, 64*mib), b.hasQuota(ctx, "30000"), b.alive(ctx))
 }
 
-// cgroupParent makes a cgroup for a Pod, as the kubelet does for every Pod, and returns
-// its name and the edit that names it.
+// cgroupParent creates a cgroup for a Pod, as the kubelet does for every Pod, and returns
+// its name and the edit that sets it.
 func (s *subject) cgroupParent(ctx context.Context) (name string, in podEdit, err error) {
 	name = fmt.Sprintf("%s%d", s.mark, len(s.cgroups))
 	if rc, err := s.Runtime.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{}); err == nil && rc.GetLinux() != nil && rc.GetLinux().GetCgroupDriver() == runtimeapi.CgroupDriver_SYSTEMD {

@@ -29,13 +29,13 @@ func restoreRules() []rule {
 	}
 }
 
-// saved is a checkpoint: a directory, and the containers that are in it, if any are.
+// saved is a checkpoint: a directory, and the containers in it, if any.
 type saved struct {
 	dir   string
 	boxes []*box
 }
 
-// restoring is a request to restore a Pod of two containers.
+// restoring returns a request to restore a Pod of two containers.
 func (s *subject) restoring(ctx context.Context, from saved) (*pod, *runtimeapi.RestorePodRequest, error) {
 	p := &pod{s: s, config: s.sandbox(fmt.Sprintf("restored%d", s.pods.Add(1)))}
 	req := &runtimeapi.RestorePodRequest{CheckpointPath: from.dir, Config: p.config}
@@ -44,7 +44,7 @@ func (s *subject) restoring(ctx context.Context, from saved) (*pod, *runtimeapi.
 		if err != nil {
 			return nil, nil, err
 		}
-		if i < len(from.boxes) { // the environment is that of a process that goes on
+		if i < len(from.boxes) { // the resumed process keeps its environment
 			c.Envs = from.boxes[i].config.GetEnvs()
 		}
 		req.ContainerConfigs = append(req.ContainerConfigs, c)
@@ -59,8 +59,9 @@ func (s *subject) restore(ctx context.Context, req *runtimeapi.RestorePodRequest
 	return s.Runtime.RestorePod(ctx, req)
 }
 
-// restorable returns a checkpoint whose Pod is gone, so that a refusal has one reason; or
-// an empty directory, where the runtime cannot make one, or not on this machine.
+// restorable returns a checkpoint whose Pod is gone, so that a refusal has only one
+// reason; or an empty directory if the runtime cannot make a checkpoint, at all or on
+// this machine.
 func (s *subject) restorable(ctx context.Context) (saved, error) {
 	err := s.checkpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: unknownID, OutputPath: s.in.TempDir, ContainerIds: []string{unknownID}})
 	if slices.Contains(s.target.Lacks, Checkpoint) || errors.Is(err, cri.ErrUnimplemented) {
@@ -78,14 +79,14 @@ func (s *subject) restorable(ctx context.Context) (saved, error) {
 
 func (c *checkpointable) saved() saved { return saved{c.dir, []*box{c.one, c.two}} }
 
-// empty is an empty directory.
+// empty returns an empty directory as a checkpoint.
 func (s *subject) empty() (saved, error) {
 	dir := filepath.Join(s.in.TempDir, "nothing")
 	return saved{dir: dir}, os.MkdirAll(dir, 0o700)
 }
 
-// refusesRestore returns nil when the runtime refuses a request that change has made a
-// wrong one, and has no sandbox and no container of it.
+// refusesRestore returns nil when the runtime refuses a request that change has made
+// invalid, and has no sandbox or container from it.
 func (s *subject) refusesRestore(ctx context.Context, from saved, what string, change func(*runtimeapi.RestorePodRequest)) error {
 	_, req, err := s.restoring(ctx, from)
 	if err != nil {
@@ -158,8 +159,8 @@ func checkRestoreNothing(ctx context.Context, s *subject) error {
 	return s.refusesRestore(ctx, from, "from an empty directory", func(*runtimeapi.RestorePodRequest) {})
 }
 
-// checkRestore takes the Pod away that it has checkpointed, and restores it as another
-// one of the same containers.
+// checkRestore removes the Pod that it has checkpointed, and restores it as another Pod
+// with the same containers.
 func checkRestore(ctx context.Context, s *subject) error {
 	c, err := s.checkpointable(ctx)
 	if err != nil {
@@ -195,7 +196,7 @@ func checkRestore(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// restored returns the containers of an answer, which has one for each of the configs.
+// restored returns the containers of an answer, which must have one for each config.
 func (p *pod) restored(resp *runtimeapi.RestorePodResponse, configs []*runtimeapi.ContainerConfig) (boxes []*box, err error) {
 	ids := map[string]string{}
 	for _, r := range resp.GetRestoredContainers() {

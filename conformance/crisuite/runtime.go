@@ -20,10 +20,10 @@ import (
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
-// startTime bounds the start of the runtime up to its first answer.
+// startTime bounds the start of the runtime, up to its first answer.
 const startTime = 20 * time.Second
 
-// runtime is a runtime that answers: a process of the suite's, or an endpoint.
+// runtime is a runtime that answers: a process of the suite, or an endpoint.
 type runtime struct {
 	*client.Client
 	target   Target
@@ -32,14 +32,15 @@ type runtime struct {
 	dir      string
 	root     string              // of a target with Exec
 	process  *supervisor.Process // nil for a target with an Endpoint
-	images   *registry           // nil where the suite's are not used
+	images   *registry           // nil if the suite's images are not used
 	network  bool                // Pods can have a network of their own
 	status   *runtimeapi.StatusResponse
 	pullOnce sync.Mutex
 	pulled   map[string]bool
 }
 
-// startRuntime starts or dials the house's target. enter is the supervisor's, or nil.
+// startRuntime starts or dials the house's target. enter is passed to the supervisor; it
+// may be nil.
 func startRuntime(ctx context.Context, h *house, dir string, images *registry, enter func() error) (*runtime, error) {
 	if in := h.vain.Load(); in != nil {
 		return nil, *in
@@ -87,7 +88,7 @@ func (r *runtime) launch(enter func() error) (endpoint string, err error) {
 	return endpoint, nil
 }
 
-// places returns what replaces the names in commands, and the environment.
+// places returns the replacer of names in commands, and the environment.
 func (r *runtime) places(endpoint string) (*strings.Replacer, []string) {
 	place := strings.NewReplacer(Endpoint, endpoint, Root, r.root, Archive, filepath.Join(r.dir, "images.tar"))
 	env := append(os.Environ(), "CONTAINER_RUNTIME_ENDPOINT="+endpoint, "STATE_DIRECTORY="+r.root)
@@ -103,7 +104,7 @@ func (r *runtime) nriSocket() string {
 	return place.Replace(r.target.NRI)
 }
 
-// load puts the images into a runtime that does not pull.
+// load loads the images into a runtime that does not pull.
 func (r *runtime) load(ctx context.Context, endpoint string) error {
 	archive := filepath.Join(r.dir, "images.tar")
 	if err := r.images.archive(ctx, archive); err != nil {
@@ -133,8 +134,8 @@ func (r *runtime) await(ctx context.Context) error {
 		return err
 	}
 	r.house.answered.Store(true)
-	// A runtime that is up may need a moment for its network. One that had none at its
-	// first start has none.
+	// A runtime that is up may need a moment for its network. One without a network at
+	// its first start is taken to have none.
 	for late := time.Now().Add(networkTime); ; time.Sleep(20 * time.Millisecond) {
 		if r.status, err = r.Runtime.Status(ctx, &runtimeapi.StatusRequest{}); err != nil {
 			return fmt.Errorf("asking for the runtime's status: %w", err)
@@ -150,8 +151,8 @@ func (r *runtime) await(ctx context.Context) error {
 	}
 }
 
-// answers waits for the first answer, until the runtime ends, turns out to serve
-// another socket, or ctx ends.
+// answers waits for the first answer, until the runtime exits, turns out to serve another
+// socket, or ctx ends.
 func (r *runtime) answers(ctx context.Context) error {
 	if r.process == nil {
 		if err := answered(ctx, r.Client); err != nil {
@@ -192,16 +193,16 @@ func (r *runtime) answers(ctx context.Context) error {
 	return fmt.Errorf("the runtime does not answer: %w\nit printed: %s", err, r.process.LifeTail())
 }
 
-// answered waits until a runtime says what it is. One that serves already when it is not
-// ready to answer, as containerd does, answers with an error meanwhile; Unimplemented is
-// the answer of something else.
+// answered waits until a runtime identifies itself. A runtime that serves before it is
+// ready, as containerd does, answers with an error meanwhile; Unimplemented comes from
+// something that is not a runtime.
 func answered(ctx context.Context, c *client.Client) (last error) {
 	for {
 		_, err := c.Wait(ctx)
 		if err == nil || errors.Is(err, cri.ErrUnimplemented) {
 			return err
 		}
-		if last == nil || ctx.Err() == nil { // that the time is up says less than what it said before
+		if last == nil || ctx.Err() == nil { // a timeout says less than the error before it
 			last = err
 		}
 		select {
@@ -212,7 +213,7 @@ func answered(ctx context.Context, c *client.Client) (last error) {
 	}
 }
 
-// without describes a runtime that has not made its socket.
+// without describes a runtime that has not created its socket.
 func (r *runtime) without(waited time.Duration) string {
 	text := fmt.Sprintf("there was no socket within %v", waited.Round(time.Second))
 	if listens := r.listens(); len(listens) > 0 {
@@ -258,21 +259,21 @@ func (r *runtime) restart(ctx context.Context) error {
 	return r.await(ctx)
 }
 
-// kill ends a runtime that did not come up, and what it has made until then.
+// kill ends a runtime that did not come up, and what it has created so far.
 func (r *runtime) kill() {
 	if r.process == nil {
 		return
 	}
-	_ = r.process.Stop(killTime) // it is gone then, whatever it says of that
+	_ = r.process.Stop(killTime) // it is gone then, whatever the error
 	_ = supervisor.EndMarked(r.root)
 	_ = mount.DetachTree(r.dir)
 }
 
-// killTime is how long a runtime that did not come up may take to leave nothing.
+// killTime is how long a runtime that did not come up may take to stop.
 const killTime = 5 * time.Second
 
-// end stops a runtime that the suite started, and then what it left running on
-// purpose, as a monitor of containers does: its directory goes next.
+// end stops a runtime that the suite started, and then the processes that it left running
+// on purpose, such as container monitors: its directory is removed next.
 func (r *runtime) end(log *slog.Logger) {
 	r.Close()
 	if r.process == nil {

@@ -183,7 +183,7 @@ func checkFilter(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// exactly returns nil when a list has the ids and no others, each once.
+// exactly returns nil when a list has exactly these ids, each once.
 func exactly[T interface{ GetId() string }](items []T, want ...string) error {
 	got := make([]string, len(items))
 	for i, item := range items {
@@ -377,7 +377,7 @@ func checkUpdateSandbox(ctx context.Context, s *subject) error {
 	return p.limit(ctx, 512)
 }
 
-// limit tells the runtime of the Pod's new share of the processors.
+// limit tells the runtime the Pod's new CPU shares.
 func (p *pod) limit(ctx context.Context, shares int64) error {
 	_, err := p.s.Runtime.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{
 		PodSandboxId: p.id, Resources: &runtimeapi.LinuxContainerResources{CpuShares: shares},

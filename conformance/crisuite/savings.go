@@ -13,9 +13,9 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// checkpointCrashRules kill the runtime in a checkpoint. A container may end with that, as
-// it does when a CRIU is killed that has hold of its process; the kubelet sees that, and
-// starts another one. It must not stand still, which nobody sees.
+// checkpointCrashRules kill the runtime during a checkpoint. A container may exit then,
+// as it does when the CRIU that holds its process is killed; the kubelet sees that, and
+// starts another one. It must not stay frozen, which nobody sees.
 func checkpointCrashRules() []rule {
 	return []rule{
 		crash(relied("CRI-CRASH-028", "leaves no container frozen when CheckpointContainer is killed half way",
@@ -27,7 +27,8 @@ func checkpointCrashRules() []rule {
 	}
 }
 
-// thawed returns nil when the program, which prints on and on, does so, or has ended.
+// thawed returns nil when the program, which prints all the time, still does so, or has
+// ended.
 func (b *box) thawed(ctx context.Context) error {
 	still := b.goesOn(ctx)
 	if still == nil {
@@ -39,7 +40,7 @@ func (b *box) thawed(ctx context.Context) error {
 	return until(ctx, settleTime, b.ended)
 }
 
-// archive asks for a checkpoint of the container in a file.
+// archive requests a checkpoint of the container in a file.
 func (b *box) archive(ctx context.Context, file string) error {
 	ctx, cancel := timed(ctx)
 	defer cancel()
@@ -50,7 +51,7 @@ func (b *box) archive(ctx context.Context, file string) error {
 	return nil
 }
 
-// printingWitnessed is printing, and has seen the container's process.
+// printingWitnessed is printing that also waits until the container's process was seen.
 func (s *subject) printingWitnessed(ctx context.Context) (*box, error) {
 	b, err := s.printing(ctx)
 	if err != nil {
@@ -59,7 +60,7 @@ func (s *subject) printingWitnessed(ctx context.Context) (*box, error) {
 	return b, b.witness(ctx)
 }
 
-// archiving are rounds of CheckpointContainer, each with a file of its own.
+// archiving runs rounds of CheckpointContainer, each with a file of its own.
 func (s *subject) archiving(ctx context.Context, look func(b *box, file string) error) error {
 	var b *box
 	file := ""
@@ -78,8 +79,8 @@ func checkKilledDuringCheckpoint(ctx context.Context, s *subject) error {
 	return s.archiving(ctx, func(b *box, _ string) error { return b.thawed(ctx) })
 }
 
-// checkKilledDuringPodCheckpoint looks at no file: what a runtime has written that was
-// killed is left to the caller, whose directory it is.
+// checkKilledDuringPodCheckpoint does not look at files: what a killed runtime has
+// written is up to the caller, who owns the directory.
 func checkKilledDuringPodCheckpoint(ctx context.Context, s *subject) error {
 	var c *checkpointable
 	return s.rounds(ctx, cut{
@@ -100,7 +101,7 @@ func checkKilledDuringPodCheckpoint(ctx context.Context, s *subject) error {
 func checkNoPartOfACheckpoint(ctx context.Context, s *subject) error {
 	return s.archiving(ctx, func(b *box, file string) error {
 		again := b
-		if err := b.alive(ctx); err != nil { // it has ended, which is another rule's finding
+		if err := b.alive(ctx); err != nil { // it has ended, which another rule reports
 			if again, err = s.printingWitnessed(ctx); err != nil {
 				return err
 			}
@@ -113,9 +114,9 @@ func checkNoPartOfACheckpoint(ctx context.Context, s *subject) error {
 	})
 }
 
-// asWhole returns nil when there is no such file, or what is in it is as whole as what is
-// in the other one. The CRI does not say what an archive is: that the other one is a tar
-// file says that this one is one to its end.
+// asWhole returns nil when file does not exist, or is as complete as the other one. The
+// CRI does not define the archive's format: only if the other one is a tar file must this
+// one be a complete one, too.
 func asWhole(file, other string) error {
 	info, err := os.Stat(file)
 	switch {

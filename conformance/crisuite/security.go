@@ -12,7 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The bits of capabilities(7) that rules look at.
+// The bits of capabilities(7) that rules check.
 const (
 	capChown    = 0
 	capNetRaw   = 13
@@ -66,7 +66,7 @@ func caps(add, drop []string) edit {
 	})
 }
 
-// selfStatus returns proc_pid_status(5) of a container's first process.
+// selfStatus returns the proc_pid_status(5) of a container's first process.
 func (s *subject) selfStatus(ctx context.Context, edits ...edit) (string, error) {
 	return s.prints(ctx, "cat /proc/self/status", edits...)
 }
@@ -76,7 +76,7 @@ func capSet(status, field string) (uint64, error) {
 	return strconv.ParseUint(statusField(status, field), 16, 64)
 }
 
-// wantCaps returns nil when the sets have a capability, or have it not.
+// wantCaps returns nil when the sets have, or do not have, a capability as wanted.
 func wantCaps(status string, bit int, want bool, sets ...string) error {
 	for _, set := range sets {
 		bits, err := capSet(status, set)
@@ -140,7 +140,7 @@ func checkDefaultCaps(ctx context.Context, s *subject) error {
 	return errors.Join(wantCaps(st, capSysAdmin, false, "CapEff", "CapBnd"), wantCaps(st, capSysTime, false, "CapEff", "CapBnd"))
 }
 
-// privileged asks for a privileged container in a sandbox that allows it.
+// privileged runs a privileged container in a sandbox that allows it.
 func (s *subject) privileged(ctx context.Context, verb string, edits ...edit) (string, error) {
 	p, err := s.privilegedPod(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func checkPrivilegedDevices(ctx context.Context, s *subject) error {
 	}
 	path, _, err := hostDevice()
 	if err != nil {
-		return nil // there is none that an ordinary container could have too much
+		return nil // there is none that an ordinary container could have wrongly
 	}
 	ordinary, err := s.prints(ctx, "ls /dev")
 	if err == nil && strings.Contains(ordinary, " "+filepath.Base(path)+"\n") {
@@ -242,7 +242,7 @@ func checkReadonlyPaths(ctx context.Context, s *subject) error {
 	return err
 }
 
-// seccomp makes a check of the mode that proc_pid_status(5) shows.
+// seccomp returns a check of the mode that proc_pid_status(5) shows.
 func seccomp(kind runtimeapi.SecurityProfile_ProfileType, mode string) look {
 	return func(ctx context.Context, s *subject) error {
 		st, err := s.selfStatus(ctx, profile(kind, ""))
@@ -259,7 +259,7 @@ func profile(kind runtimeapi.SecurityProfile_ProfileType, ref string) edit {
 	})
 }
 
-// noMkdir is a profile that forbids one thing.
+// noMkdir is a profile that forbids only making directories.
 const noMkdir = `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}`
 
 func checkLocalProfile(ctx context.Context, s *subject) error {

@@ -38,11 +38,11 @@ func onSELinux(check look) look {
 	}
 }
 
-// seLinuxLevel is one that a policy for containers allows.
+// seLinuxLevel is a level that a policy for containers allows.
 const seLinuxLevel = "s0:c17,c311"
 
-// ordinary makes a Pod that has a network of its own where there are any, for CRI-O has
-// no labels for those on the host's.
+// ordinary creates a Pod with a network of its own if the runtime has any, because CRI-O
+// does not label Pods on the host's network.
 func (s *subject) ordinary(ctx context.Context, edits ...podEdit) (*pod, error) {
 	return s.pod(ctx, append(edits, func(c *runtimeapi.PodSandboxConfig) {
 		if s.network {
@@ -51,8 +51,8 @@ func (s *subject) ordinary(ctx context.Context, edits ...podEdit) (*pod, error) 
 	})...)
 }
 
-// labelled makes a Pod that asks for the level, as the kubelet does: for the sandbox
-// and for each container.
+// labelled creates a Pod that requests the level as the kubelet does: for the sandbox and
+// for each container.
 func (s *subject) labelled(ctx context.Context) (*pod, edit, error) {
 	ask := &runtimeapi.SELinuxOption{Level: seLinuxLevel}
 	p, err := s.ordinary(ctx, func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.SelinuxOptions = ask })
@@ -65,7 +65,7 @@ func (p *pod) processLevel(ctx context.Context, edits ...edit) (string, error) {
 	return levelOf(out), err
 }
 
-// levelOf is what is behind a label's third colon.
+// levelOf returns what follows a label's third colon.
 func levelOf(label string) string {
 	parts := strings.SplitN(strings.Trim(label, "\x00\n"), ":", 4)
 	return strings.Join(parts[min(3, len(parts)):], "")

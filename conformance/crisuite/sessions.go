@@ -14,9 +14,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// sessionCrashRules kill the runtime while somebody is in a container. What becomes of
-// that call, and when a command ends that nobody waits for any more, is the runtime's
-// choice: the container is as it was, and when it ends, so does all that is in it.
+// sessionCrashRules kill the runtime while a client is connected to a container. What
+// becomes of that call, and when a command ends that nobody waits for any more, is the
+// runtime's choice. But the container must be as it was, and when it ends, so must all
+// that is in it.
 func sessionCrashRules() []rule {
 	const (
 		section  = "runtime restart"
@@ -38,10 +39,10 @@ func sessionCrashRules() []rule {
 	}
 }
 
-// life is which run of its program a container is in.
+// life identifies the run of its program that a container is in.
 type life struct {
 	startedAt int64
-	pid       int // 0 for one that is hidden
+	pid       int // 0 if hidden
 }
 
 func (b *box) life(ctx context.Context) (l life, err error) {
@@ -55,7 +56,7 @@ func (b *box) life(ctx context.Context) (l life, err error) {
 	return l, err
 }
 
-// livesOn returns nil when the container runs, and its program was not started again.
+// livesOn returns nil when the container runs, and its program was not restarted.
 func (b *box) livesOn(ctx context.Context, was life) error {
 	st, err := b.status(ctx)
 	if err != nil {
@@ -77,8 +78,8 @@ func (b *box) livesOn(ctx context.Context, was life) error {
 	return err
 }
 
-// killedIn kills the runtime while a call is at work in a container, which it must survive
-// with its program. begun returns when the call is at work.
+// killedIn kills the runtime while a call is in progress in a container, which must
+// survive that, as must its program. begun returns once the call is in progress.
 func (b *box) killedIn(ctx context.Context, call, begun func() error) error {
 	was, err := b.life(ctx)
 	if err != nil {
@@ -93,8 +94,8 @@ func (b *box) killedIn(ctx context.Context, call, begun func() error) error {
 	return nil
 }
 
-// killAt kills the runtime, and starts it again, when a call is at work. Why the call ended
-// before that, if it did, is in the error.
+// killAt kills the runtime, and restarts it, while a call is in progress. If the call
+// ended before that, the error says why.
 func (s *subject) killAt(ctx context.Context, call, begun func() error) error {
 	ended := make(chan error, 1)
 	go func() { ended <- call() }()
@@ -107,16 +108,16 @@ func (s *subject) killAt(ctx context.Context, call, begun func() error) error {
 		}
 	}
 	s.process.Kill()
-	s.in.Log.Debug("the call that was at work", "err", <-ended) // the kill decides
+	s.in.Log.Debug("the call that was at work", "err", <-ended) // its outcome depends on the kill
 	return s.restart(ctx)
 }
 
-// working is a command that says that it runs, and does not end by itself. It is called
-// for each container once.
+// working returns a command that reports that it runs, and does not end by itself. It is
+// called once for each container.
 func (b *box) working() (call, begun func(context.Context) error) {
 	dir := "/"
 	if b.s.target.missing([]Feature{Isolation}) != nil {
-		dir = b.s.in.TempDir // of this machine, as all that the container sees
+		dir = b.s.in.TempDir // on this machine, like all files that the container sees
 	}
 	file := filepath.Join(dir, b.s.mark+"-works")
 	call = func(ctx context.Context) error {
@@ -158,8 +159,8 @@ func checkExecEndsWithSandbox(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// talking streams to somebody who says again what it is told; its stdin stays open. begun
-// returns when it has said the text.
+// talking streams to a program that echoes its input; its stdin stays open. begun returns
+// once it has echoed the text.
 func (b *box) talking(ctx context.Context, text string, open func() (string, error)) (call, begun func() error) {
 	stdin, keep := io.Pipe()
 	out := &watcher{}
@@ -175,14 +176,14 @@ func (b *box) talking(ctx context.Context, text string, open func() (string, err
 	return call, func() error { return out.has(ctx, text) }
 }
 
-// copying is talking with a command of its own.
+// copying is talking to a command of its own.
 func (b *box) copying(ctx context.Context, text string) (call, begun func() error) {
 	return b.talking(ctx, text, func() (string, error) {
 		return b.execURL(ctx, "copy-stdin", &runtimeapi.ExecRequest{Stdin: true, Stdout: true})
 	})
 }
 
-// attached is talking with the container's program, which copies its stdin.
+// attached is talking to the container's program, which copies its stdin.
 func (b *box) attached(ctx context.Context, text string) (call, begun func() error) {
 	return b.talking(ctx, text, func() (string, error) {
 		resp, err := b.s.Runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: b.id, Stdin: true, Stdout: true})
@@ -199,7 +200,8 @@ func checkKilledInExec(ctx context.Context, s *subject) error {
 	return b.killedIn(ctx, call, begun)
 }
 
-// checkKilledInAttach has a container without stdin, whose end would be a reason to end.
+// checkKilledInAttach uses a container without stdin: the end of stdin would be a reason
+// for the program to exit.
 func checkKilledInAttach(ctx context.Context, s *subject) error {
 	b, err := s.printing(ctx)
 	if err != nil {
@@ -243,7 +245,7 @@ func checkStreamsAgain(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// streams returns nil when a command's stream and the container's own work.
+// streams returns nil when streams to a command and to the container itself work.
 func (b *box) streams(ctx context.Context) error {
 	for _, talk := range []func(context.Context, string) (call, begun func() error){b.copying, b.attached} {
 		each, leave := context.WithCancel(ctx)
@@ -287,8 +289,7 @@ func checkForwardsAgain(ctx context.Context, s *subject) error {
 	return answers(ctx, address, "forwarded")
 }
 
-// connected returns a connection to a web server by which it has answered, and which stays
-// open.
+// connected returns an open connection on which a web server has already answered.
 func connected(ctx context.Context, address string) (net.Conn, error) {
 	if err := answers(ctx, address, "forwarded"); err != nil {
 		return nil, err
@@ -304,7 +305,7 @@ func connected(ctx context.Context, address string) (net.Conn, error) {
 	return conn, nil
 }
 
-// ask asks a web server for its page, and reads its answer, or the begin of it.
+// ask requests a web server's page, and reads the answer or the beginning of it.
 func ask(conn net.Conn) error {
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: pod\r\n\r\n"); err != nil {
 		return err

@@ -65,8 +65,8 @@ func checkMemoryStats(ctx context.Context, s *subject) error {
 	})
 }
 
-// checkCPUStats has a container burn until the kernel has counted enough, and then looks
-// for a figure between what was used by then and what is used now.
+// checkCPUStats lets a container burn CPU until the kernel has counted enough, and then
+// expects a figure between what was used by then and what is used now.
 func checkCPUStats(ctx context.Context, s *subject) error {
 	const burnt, slack = 300 * time.Millisecond, 2 * time.Second
 	b, err := s.box(ctx, "burn forever")
@@ -104,7 +104,7 @@ func checkCPUStats(ctx context.Context, s *subject) error {
 	})
 }
 
-// processTime returns the processor time of a process, from proc_pid_schedstat.
+// processTime returns the CPU time of a process, from /proc/pid/schedstat.
 func processTime(pid int) (time.Duration, error) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
@@ -151,7 +151,8 @@ func checkStatsAttributes(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// attributed returns nil when stats say whose they are, and of when.
+// attributed returns nil when stats have the container's attributes and recent
+// timestamps.
 func (b *box) attributed(st *runtimeapi.ContainerStats) error {
 	a := st.GetAttributes()
 	if a.GetId() != b.id || a.GetMetadata().GetName() != b.config.GetMetadata().GetName() || !contains(a.GetLabels(), b.config.GetLabels()) || !contains(a.GetAnnotations(), b.config.GetAnnotations()) {
@@ -193,7 +194,7 @@ func checkStatsFilter(ctx context.Context, s *subject) error {
 		if err != nil {
 			return fmt.Errorf("ListContainerStats: %w", err)
 		}
-		running := slices.DeleteFunc(statItems(resp.GetStats()), func(st item) bool { return st.id == ended.id }) // which may be there
+		running := slices.DeleteFunc(statItems(resp.GetStats()), func(st item) bool { return st.id == ended.id }) // which may be listed
 		if err := exactly(running, c.want...); err != nil {
 			return fmt.Errorf("ListContainerStats with filter %v: %w", c.filter, err)
 		}
@@ -284,8 +285,8 @@ func checkPodStats(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// noLess returns nil when a Pod is reported with what its only container used before. The
-// memory of one that sleeps changes little.
+// noLess returns nil when a Pod is reported with at least what its only container used
+// before. The memory of a sleeping one changes little.
 func noLess(pod *runtimeapi.LinuxPodSandboxStats, of *runtimeapi.ContainerStats) error {
 	cpu, least := pod.GetCpu().GetUsageCoreNanoSeconds().GetValue(), of.GetCpu().GetUsageCoreNanoSeconds().GetValue()
 	if cpu == 0 || cpu < least {

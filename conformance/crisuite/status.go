@@ -52,8 +52,7 @@ func checkStatus(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// semver is loose: versions are told apart by readers that allow a v and a part that
-// is missing.
+// semver is loose: those who compare versions allow a leading v and missing parts.
 var semver = regexp.MustCompile(`^v?[0-9]+(\.[0-9]+(\.[0-9]+)?)?([-+~][0-9A-Za-z.+~-]+)?$`)
 
 func checkVersions(ctx context.Context, s *subject) error {
@@ -84,7 +83,7 @@ func checkVerbose(ctx context.Context, s *subject) error {
 	return isJSON(verbose.GetInfo())
 }
 
-// isJSON allows values that are plain strings, which containerd has always had.
+// isJSON allows plain strings as values, which containerd has always had.
 func isJSON(info map[string]string) error {
 	for key, value := range info {
 		if len(value) > 0 && (value[0] == '{' || value[0] == '[') && !json.Valid([]byte(value)) {

@@ -55,19 +55,19 @@ func streamRules() []rule {
 	}
 }
 
-// door is a protocol of streams.
+// door opens streams in one protocol.
 type door func(u *url.URL) (remotecommand.Executor, error)
 
 func spdyDoor(u *url.URL) (remotecommand.Executor, error) {
 	return remotecommand.NewSPDYExecutor(&rest.Config{}, http.MethodPost, u)
 }
 
-// webSocketDoor speaks v4: the fifth version is one of API servers alone.
+// webSocketDoor speaks v4: only API servers speak the fifth version.
 func webSocketDoor(u *url.URL) (remotecommand.Executor, error) {
 	return remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, http.MethodGet, u.String(), protocols.StreamProtocolV4Name)
 }
 
-// stream runs one stream to its end.
+// stream runs a stream to its end.
 func stream(ctx context.Context, open door, rawURL string, o remotecommand.StreamOptions) error {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -89,7 +89,7 @@ func stream(ctx context.Context, open door, rawURL string, o remotecommand.Strea
 	return err
 }
 
-// execURL asks for a stream of podtool.
+// execURL requests a stream to podtool.
 func (b *box) execURL(ctx context.Context, verb string, req *runtimeapi.ExecRequest) (string, error) {
 	req.ContainerId, req.Cmd = b.id, append([]string{b.s.tool()}, strings.Fields(verb)...)
 	resp, err := b.s.Runtime.Exec(ctx, req)
@@ -119,7 +119,7 @@ func checkSPDY(ctx context.Context, s *subject) error {
 	return b.streamsCode(ctx, spdyDoor)
 }
 
-// checkWebSocket closes no stdin, which this version of the protocol cannot.
+// checkWebSocket closes no stdin, which this version of the protocol cannot do.
 func checkWebSocket(ctx context.Context, s *subject) error {
 	b, err := s.sleeping(ctx)
 	if err != nil {
@@ -185,7 +185,7 @@ func (s sizes) Next() *remotecommand.TerminalSize {
 	return &size
 }
 
-// watcher keeps what is written, and tells whether a text was.
+// watcher keeps what is written, and can wait for a text.
 type watcher struct {
 	mu  sync.Mutex
 	all bytes.Buffer
@@ -212,7 +212,7 @@ func (w *watcher) has(ctx context.Context, text string) error {
 	})
 }
 
-// terminal runs the window command in a terminal and lets look follow it.
+// terminal runs the window command in a terminal and has look check it.
 func (b *box) terminal(ctx context.Context, look func(sizes, *watcher) error) error {
 	u, err := b.execURL(ctx, "window", &runtimeapi.ExecRequest{Stdin: true, Stdout: true, Tty: true})
 	if err != nil {
@@ -221,7 +221,7 @@ func (b *box) terminal(ctx context.Context, look func(sizes, *watcher) error) er
 	return atTerminal(ctx, u, look)
 }
 
-// atTerminal streams with a terminal of a size of its own, and lets look follow it.
+// atTerminal streams with a terminal of an unusual size, and has look check it.
 func atTerminal(ctx context.Context, u string, look func(sizes, *watcher) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -320,7 +320,7 @@ func interactive(once bool) edit {
 	return func(c *runtimeapi.ContainerConfig) { c.Stdin, c.StdinOnce = true, once }
 }
 
-// attach joins a container's streams, and sends it a text.
+// attach attaches to a container's streams, and sends it a text.
 func (b *box) attach(ctx context.Context, text string, stdout io.Writer) error {
 	resp, err := b.s.Runtime.Attach(ctx, &runtimeapi.AttachRequest{ContainerId: b.id, Stdin: true, Stdout: true})
 	if err != nil {

@@ -30,33 +30,33 @@ const (
 	poll = 5 * time.Millisecond
 )
 
-// subject is a runtime while one rule looks at it.
+// subject is a runtime while one rule tests it.
 type subject struct {
 	*runtime
 	in   *input
 	rule string
 	logs string // the log directory of all sandboxes
 	host bool   // Pods are on the host's network
-	mark string // in the names of all that the rule makes
+	mark string // in the names of all that the rule creates
 	pods atomic.Int64
-	// detach are directories that the rule made mounts of.
+	// detach are directories that the rule made into mounts.
 	detach []string
-	files  []string // files and directories outside of the rule's, in the order to remove them
-	// cgroups are those that the rule made for Pods.
+	files  []string // files and directories outside of the rule's own directory, in order of removal
+	// cgroups are those that the rule created for Pods.
 	cgroups []string
 	plugins []*plugin    // that the rule has connected
-	turns   atomic.Int64 // of what they were told
+	turns   atomic.Int64 // counts what they were told
 }
 
 func newSubject(_ context.Context, rule string, in *input, rt *runtime) (*subject, error) {
 	s := &subject{runtime: rt, in: in, rule: rule, mark: "nk" + strconv.FormatUint(in.Rand.Uint64(), 36)}
 	s.logs = filepath.Join(in.TempDir, "logs")
 	s.host = !rt.network || slices.ContainsFunc(indifferent(), func(area string) bool { return strings.HasPrefix(rule, area) })
-	return s, os.Mkdir(s.logs, 0o755) // the kubelet's part
+	return s, os.Mkdir(s.logs, 0o755) // which the kubelet would create
 }
 
-// indifferent are the rules for which a Pod's network is a matter of time alone: making
-// one takes longer than making a container.
+// indifferent returns the rules to which a Pod's network matters only for its cost:
+// creating one takes longer than creating a container.
 func indifferent() []string {
 	return []string{
 		"CRI-CODE", "CRI-CONF", "CRI-CTR", "CRI-DEV", "CRI-EVENT", "CRI-EXEC", "CRI-IMG", "CRI-LIST", "CRI-LOG", "CRI-MOUNT", "CRI-NRI", "CRI-PULL", "CRI-RES",
@@ -64,8 +64,8 @@ func indifferent() []string {
 	}
 }
 
-// close removes what the rule made. It logs what does not go, because that is
-// another rule's finding.
+// close removes what the rule created. It only logs what cannot be removed, because
+// another rule reports that.
 func (s *subject) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
@@ -81,7 +81,7 @@ func (s *subject) close(ctx context.Context) {
 		}
 	}
 	for _, file := range s.files {
-		_ = os.Remove(file) // the rule may have failed before it was there
+		_ = os.Remove(file) // the rule may have failed before it created the file
 	}
 	for _, path := range s.cgroups {
 		if err := removeCgroup(path); err != nil {
@@ -99,9 +99,9 @@ func (s *subject) removeAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sandbox returns the config of a sandbox as the kubelet makes it for an
-// ordinary Pod, or for one on the host's network, where the rule or the runtime has no
-// other: that one has no name, which runtimes refuse for the host.
+// sandbox returns the config of a sandbox as the kubelet writes it for an ordinary Pod,
+// or for one on the host's network if the rule or the runtime has no other. The latter
+// has no hostname, because runtimes refuse one on the host's network.
 func (s *subject) sandbox(name string) *runtimeapi.PodSandboxConfig {
 	network, hostname := runtimeapi.NamespaceMode_POD, name
 	if s.host {
@@ -132,7 +132,7 @@ func (s *subject) run(ctx context.Context, config *runtimeapi.PodSandboxConfig) 
 	return resp.GetPodSandboxId(), nil
 }
 
-// list returns the sandboxes that this rule made.
+// list returns the sandboxes that this rule created.
 func (s *subject) list(ctx context.Context) ([]*runtimeapi.PodSandbox, error) {
 	resp, err := s.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *subject) sandboxStatus(ctx context.Context, id string) (*runtimeapi.Pod
 	return resp.GetStatus(), nil
 }
 
-// absent returns nil when the runtime says that the sandbox is not there.
+// absent returns nil when the runtime says that the sandbox does not exist.
 func (s *subject) absent(ctx context.Context, id string) error {
 	_, err := s.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
 	if err == nil {
@@ -190,7 +190,7 @@ func (s *subject) absent(ctx context.Context, id string) error {
 	return nil
 }
 
-// present makes sure that the runtime has an image of the suite's, and returns its
+// present makes sure that the runtime has one of the suite's images, and returns its
 // name.
 func (s *subject) present(ctx context.Context, image string) (string, error) {
 	if s.target.Image != "" {
@@ -220,8 +220,8 @@ func (s *subject) pull(ctx context.Context, ref string) (id string, err error) {
 	return resp.GetImageRef(), nil
 }
 
-// until looks again and again until look returns nil or the time is up; then it
-// returns what look saw last.
+// until calls look repeatedly until it returns nil or the time is up; then it returns the
+// last error of look.
 func until(ctx context.Context, patience time.Duration, look func() error) error {
 	for late := time.Now().Add(patience); ; time.Sleep(poll) {
 		err := look()
@@ -231,14 +231,14 @@ func until(ctx context.Context, patience time.Duration, look func() error) error
 	}
 }
 
-// unimplemented returns NotApplicable for the answer to a call that a runtime may
-// do without.
+// unimplemented returns NotApplicable if a call was answered with Unimplemented, which is
+// for calls that a runtime may omit.
 func unimplemented(call string, err error) error {
-	if err = rpc.FromStatus(err); errors.Is(err, cri.ErrUnimplemented) { // streams answer with a bare status
+	if err = rpc.FromStatus(err); errors.Is(err, cri.ErrUnimplemented) { // streams return a bare status
 		return conformance.NotApplicable("the runtime does not implement %s", call)
 	}
 	return fmt.Errorf("%s: %w", call, err)
 }
 
-// short is what of an id stands in names that are limited.
+// short returns the part of an id for names of limited length.
 func short(id string) string { return id[:min(len(id), 12)] }

@@ -44,23 +44,23 @@ func Suite() *conformance.Suite[Target] {
 		),
 		Facts:      facts(),
 		Open:       open,
-		Concurrent: func(Target) bool { return true }, // Pods are apart from each other, or the runtime is none
+		Concurrent: func(Target) bool { return true }, // Pods are isolated from each other in any real runtime
 	}
 	for i := range s.Rules {
-		// Moments to kill at, and crowds, are for a machine that does nothing else.
+		// Exact moments of kills, and crowds, need a machine that does nothing else.
 		s.Rules[i].Alone = s.Rules[i].Alone || s.Rules[i].Tier > conformance.Quick
 	}
 	return s
 }
 
-// Test runs the quick and the crash rules on a runtime, a subtest each.
+// Test runs the quick and the crash rules on a runtime, each as a subtest.
 func Test(t *testing.T, target Target) {
 	t.Helper()
 	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
 }
 
-// Build builds the program in the directory dir and returns it as a target
-// that keeps its state where --root says, as runtimes with cri.Main do.
+// Build builds the program in the directory dir and returns it as a target that keeps its
+// state in --root, as runtimes with cri.Main do.
 func Build(t testing.TB, dir string) Target {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "runtime")
@@ -78,7 +78,7 @@ type (
 	look  = func(context.Context, *subject) error
 )
 
-// must makes a rule of a sentence of api.proto.
+// must makes a rule from a sentence of api.proto.
 func must(id, title, section, sentence string, check look, needs ...Feature) rule {
 	return rule{
 		ID: id, Level: conformance.Must, Title: title, Check: with(id, check, needs),
@@ -86,41 +86,41 @@ func must(id, title, section, sentence string, check look, needs ...Feature) rul
 	}
 }
 
-// should makes a rule of a sentence that recommends, or that is less than clear.
+// should makes a rule from a sentence that recommends something, or is not quite clear.
 func should(id, title, section, sentence string, check look, needs ...Feature) rule {
 	r := must(id, title, section, sentence, check, needs...)
 	r.Level = conformance.Should
 	return r
 }
 
-// relied makes a rule of what the kubelet does not work without.
+// relied makes a rule from what the kubelet needs to work.
 func relied(id, title, section, sentence string, check look, needs ...Feature) rule {
 	r := must(id, title, section, sentence, check, needs...)
 	r.Spec.Document, r.Spec.Version = "kubelet", "1.36"
 	return r
 }
 
-// facto makes a rule of what users and other runtimes have come to rely on.
+// facto makes a rule from what users and other runtimes have come to rely on.
 func facto(id, title, section, sentence string, check look, needs ...Feature) rule {
 	r := relied(id, title+" (de facto)", section, sentence, check, needs...)
 	r.Level = conformance.Should
 	return r
 }
 
-// crash puts a rule into the tier of those that kill the runtime: it gets one of
+// crash puts a rule into the tier of those that kill the runtime: it gets a runtime of
 // its own.
 func crash(r rule, check look, needs ...Feature) rule {
 	r.Tier, r.Check = conformance.Crash, withOwn(r.ID, check, needs)
 	return r
 }
 
-// alone keeps the other rules away while this one runs.
+// alone keeps other rules from running at the same time.
 func alone(r rule) rule {
 	r.Alone = true
 	return r
 }
 
-// heavy puts a rule that makes crowds, waits or measures into the second tier.
+// heavy puts a rule that creates crowds, waits or measures into the second tier.
 func heavy(r rule) rule {
 	r.Tier = conformance.Crash
 	return r

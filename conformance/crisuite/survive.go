@@ -141,8 +141,8 @@ func checkKilledDuringExec(ctx context.Context, s *subject) error {
 	})
 }
 
-// checkKilledDuringUpdate allows the container's cgroup and its status to be of two minds
-// until the kubelet has asked again: both have the limit of before or the new one.
+// checkKilledDuringUpdate allows the container's cgroup and its status to disagree until
+// the kubelet has retried: each has the old limit or the new one.
 func checkKilledDuringUpdate(ctx context.Context, s *subject) error {
 	const before, after = 64 * mib, 96 * mib
 	var b *box

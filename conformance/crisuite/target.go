@@ -51,7 +51,7 @@ type Target struct {
 	house *house // of the run; set by Suite.Open
 }
 
-// Feature is a part of the CRI that a runtime may do without when its author says so.
+// Feature is a part of the CRI that a runtime may lack if its author says so.
 type Feature string
 
 // The features.
@@ -84,7 +84,7 @@ const (
 	NRI                Feature = "nri"                // NRI plugins; who has them names their socket
 )
 
-// features are all of them.
+// features returns all of them.
 func features() []Feature {
 	return []Feature{
 		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
@@ -112,7 +112,7 @@ func join[T ~string](list []T, separator string) string {
 	return strings.Join(words, separator)
 }
 
-// Declare puts what a profile says into the target. A nil profile says nothing.
+// Declare copies what a profile declares into the target. A nil profile declares nothing.
 func (t *Target) Declare(profile *conformance.Profile) error {
 	for name, field := range map[string]*string{"load": &t.Load, "image": &t.Image, "tool": &t.Tool, "program": &t.Program, "nri": &t.NRI} {
 		if value, declared := profile.Fact(name); declared {
@@ -152,12 +152,12 @@ func (t *Target) validateNRI() error {
 	return nil
 }
 
-// missing returns NotApplicable for the first of the needs that the target lacks.
-// Containers come before all that is done with them.
+// missing returns NotApplicable for the first need that the target lacks. Containers come
+// before everything that is done with them.
 func (t *Target) missing(needs []Feature) error {
 	lacks := slices.Clone(t.Lacks)
 	if t.Image != "" {
-		lacks = append(lacks, Pull) // the suite's images are not there
+		lacks = append(lacks, Pull) // the runtime does not have the suite's images
 	}
 	for _, f := range needs {
 		if f != Pull && f != HostPorts && slices.Contains(lacks, Containers) {

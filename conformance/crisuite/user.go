@@ -48,7 +48,7 @@ func asName(name string) edit {
 	return secure(func(c *runtimeapi.LinuxContainerSecurityContext) { c.RunAsUsername = name })
 }
 
-// user makes a check of what the id command prints.
+// user returns a check of what the id command prints.
 func user(want string, edits ...edit) look {
 	return func(ctx context.Context, s *subject) error {
 		out, err := s.prints(ctx, "id", edits...)
