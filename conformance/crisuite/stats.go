@@ -104,7 +104,7 @@ func checkCPUStats(ctx context.Context, s *subject) error {
 	})
 }
 
-// processTime returns the CPU time of a process, from /proc/pid/schedstat.
+// processTime returns the CPU time of a process, from its threads' schedstat files.
 func processTime(pid int) (time.Duration, error) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {

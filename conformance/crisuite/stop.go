@@ -30,7 +30,7 @@ func stopRules() []rule {
 	}
 }
 
-// trapping starts a container that handles signals as trap says.
+// trapping starts a container that handles the stop signal as trap says.
 func (s *subject) trapping(ctx context.Context, trap string) (*box, error) {
 	b, err := s.box(ctx, "do", do("echo ready", trap))
 	if err != nil {

@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	// closeTime bounds the removal of what a rule made.
+	// closeTime bounds the removal of what a rule created.
 	closeTime = 15 * time.Second
-	// label is on every sandbox that the suite makes; its value is the rule
-	// run's own mark.
+	// label is on every sandbox that the suite creates; its value is the mark of the
+	// rule's run.
 	label = "conformance.nodekit.dev/run"
-	// poll is how often something is looked at that comes by itself.
+	// poll is the interval for polling what happens by itself.
 	poll = 5 * time.Millisecond
 )
 
@@ -231,8 +231,8 @@ func until(ctx context.Context, patience time.Duration, look func() error) error
 	}
 }
 
-// unimplemented returns NotApplicable if a call was answered with Unimplemented, which is
-// for calls that a runtime may omit.
+// unimplemented is for calls that a runtime may omit: it returns NotApplicable if the
+// answer is Unimplemented.
 func unimplemented(call string, err error) error {
 	if err = rpc.FromStatus(err); errors.Is(err, cri.ErrUnimplemented) { // streams return a bare status
 		return conformance.NotApplicable("the runtime does not implement %s", call)

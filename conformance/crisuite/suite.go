@@ -2,22 +2,22 @@
 // Kubernetes Container Runtime Interface (cri-api v0.37, runtime.v1), and to
 // what the kubelet (1.36) relies on beyond its text.
 //
-// The suite is a client of the runtime's socket and looks, beside its answers, at
-// what a program of its own, podtool, sees inside the containers, and at the kernel.
-// The images with that program are built by the suite and served by a registry of its
-// own on loopback: nothing of the network is needed.
+// The suite is a client of the runtime's socket. Besides the answers, it checks what
+// its own program, podtool, sees inside the containers, and the kernel's state. The
+// suite builds the images with that program and serves them from its own registry on
+// loopback, so it needs no access to a network.
 //
 // A program (Target.Exec) is started once for the rules that ask, and anew for each
-// rule that kills it, in directories of its own; a runtime that runs already
-// (Target.Endpoint) is used as it is, beside its other clients, and rules that kill
-// do not apply. What a rule makes on the runtime it removes again, also when it
-// fails; a rule of its own then looks for what is left.
+// rule that kills it, in directories of its own. A runtime that already runs
+// (Target.Endpoint) is used as it is, alongside its other clients, and rules that kill
+// do not apply. A rule removes what it creates on the runtime, also when it fails; a
+// separate rule then looks for leftovers.
 //
-// Nothing is skipped softly: a runtime that answers Unimplemented, or fails, where
-// the kubelet needs it fails the rule, unless its author declares that it lacks the
-// feature (Target.Lacks). docs/conformance-cri.md lists the rules.
+// Nothing is skipped silently: if a runtime answers Unimplemented, or fails, where the
+// kubelet needs an answer, the rule fails, unless the runtime's author declares that it
+// lacks the feature (Target.Lacks). docs/conformance-cri.md lists the rules.
 //
-// Exec needs Linux, and most rules root.
+// Exec needs Linux, and most rules need root.
 package crisuite
 
 import (

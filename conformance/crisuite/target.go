@@ -9,8 +9,8 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// Endpoint, Root and Archive stand in Target.Exec, Target.Env and Target.Load for
-// what the suite gives the runtime.
+// In Target.Exec, Target.Env and Target.Load, Endpoint, Root and Archive stand for what
+// the suite gives the runtime.
 const (
 	Endpoint = "$(CONTAINER_RUNTIME_ENDPOINT)"
 	Root     = "$(STATE_DIRECTORY)"
@@ -28,22 +28,22 @@ type Target struct {
 	// Env is added to the environment of Exec, as NAME=value, with "$(NAME)"
 	// replaced, too.
 	Env []string
-	// Endpoint is the socket of a runtime that runs already. Rules that kill
-	// the runtime do not apply then. It is used when Exec is empty.
+	// Endpoint is the socket of a runtime that already runs. Rules that kill the runtime
+	// do not apply then. It is used when Exec is empty.
 	Endpoint string
-	// Program is the path of podtool, statically linked. Empty looks beside this
-	// program and in PATH, and builds it where Go is.
+	// Program is the path of podtool, statically linked. If empty, the suite looks next
+	// to this program and in PATH, and otherwise builds it if Go is installed.
 	Program string
-	// Load is a command that puts the images of the archive "$(ARCHIVE)" into the
-	// runtime, for one that lacks Pull. It is run by /bin/sh with the variables of Exec.
+	// Load is a command that loads the images of the archive "$(ARCHIVE)" into a runtime
+	// that lacks Pull. It is run by /bin/sh with the variables of Exec.
 	Load string
 	// Image is an image that the runtime has, and Tool the path of podtool in it, for a
-	// runtime that takes no other images: its containers may be processes of the host.
+	// runtime that accepts no other images: its containers may be processes of the host.
 	// Empty means the suite's own images.
 	Image, Tool string
-	// NRI is the socket where the runtime's NRI plugins connect, with "$(STATE_DIRECTORY)"
-	// replaced where the suite starts it. Empty means that it has no NRI plugins, and
-	// rules about them do not apply.
+	// NRI is the socket where the runtime's NRI plugins connect, with
+	// "$(STATE_DIRECTORY)" replaced if the suite starts the runtime. Empty means that the
+	// runtime has no NRI plugins, and rules about them do not apply.
 	NRI string
 	// Lacks are the features that the runtime does not have.
 	Lacks []Feature
@@ -78,10 +78,10 @@ const (
 	AmbientCaps        Feature = "ambientCaps"        // ambient capabilities
 	ImageIdentity      Feature = "imageIdentity"      // one image id in all answers, as since 1.36
 	Survival           Feature = "survival"           // containers outlive the runtime
-	HostProcesses      Feature = "hostProcesses"      // what runs in containers are processes of this machine, with the containers' variables
+	HostProcesses      Feature = "hostProcesses"      // containers' programs are processes of this machine, with the containers' variables
 	Checkpoint         Feature = "checkpoint"         // checkpoints succeed, for which the node may need CRIU
-	SELinux            Feature = "selinux"            // labels for containers, where the machine has SELinux switched on
-	NRI                Feature = "nri"                // NRI plugins; who has them names their socket
+	SELinux            Feature = "selinux"            // labels for containers, if SELinux is enabled on the machine
+	NRI                Feature = "nri"                // NRI plugins; a runtime that has them declares their socket
 )
 
 // features returns all of them.
