@@ -69,8 +69,7 @@ func checkStartTimes(ctx context.Context, s *subject) error {
 	return errors.Join(median("the start of a Pod", starts, time.Second), median("the end of a Pod", ends, time.Second))
 }
 
-// checkExitTimes kills the container's process from the host, to know the time of the
-// exit.
+// checkExitTimes kills the container's process from the host, to know when it exits.
 func checkExitTimes(ctx context.Context, s *subject) error {
 	var took []time.Duration
 	for range samples {
@@ -99,8 +98,7 @@ func checkExitTimes(ctx context.Context, s *subject) error {
 	return median("seeing an exit", took, 100*time.Millisecond)
 }
 
-// checkLogTimesTaken compares the time at which a line is in the log with the time in its
-// record.
+// checkLogTimesTaken compares when a line is in the log with the time in its record.
 func checkLogTimesTaken(ctx context.Context, s *subject) error {
 	b, err := s.box(ctx, "lines --interval 50ms 0")
 	if err != nil {

@@ -123,8 +123,7 @@ func checkMountLink(ctx context.Context, s *subject) error {
 	return err
 }
 
-// propagates returns a check that a container sees, or does not see, a mount that the
-// host makes later.
+// propagates returns a check that a later mount on the host is seen, or is not.
 func propagates(kind runtimeapi.MountPropagation, want bool) look {
 	return func(ctx context.Context, s *subject) error {
 		dir, err := s.sharedDir()

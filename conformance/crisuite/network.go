@@ -60,8 +60,8 @@ func onNetwork(check look) look {
 	}
 }
 
-// serving starts a web server in a new Pod and returns the Pod's address. text is a
-// single word.
+// serving starts a web server in a new Pod and returns the Pod's address. text is one
+// word.
 func (s *subject) serving(ctx context.Context, text string, edits ...podEdit) (*pod, string, error) {
 	p, err := s.pod(ctx, edits...)
 	if err != nil {

@@ -134,8 +134,8 @@ func (p *plugin) hearsLife(ctx context.Context, id string) error {
 		"CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer", "StopContainer", "RemoveContainer")
 }
 
-// checkNRIOwnEnd does not check the order of the exit and PostStartContainer: the program
-// may have ended before that.
+// checkNRIOwnEnd does not check the order of StopContainer and PostStartContainer: the
+// program may have exited before the latter.
 func checkNRIOwnEnd(ctx context.Context, s *subject) error {
 	p, err := s.plugin(ctx, wishes{})
 	if err != nil {

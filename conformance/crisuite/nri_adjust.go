@@ -147,8 +147,7 @@ func checkNRIPostCreate(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// checkNRIAnnotations has a plugin that replaces an annotation, which affects only the
-// OCI spec.
+// checkNRIAnnotations has a plugin replace an annotation: only the OCI spec may change.
 func checkNRIAnnotations(ctx context.Context, s *subject) error {
 	_, err := s.plugin(ctx, adjusting(func(a *api.ContainerAdjustment) {
 		a.RemoveAnnotation(addedNote)

@@ -96,9 +96,8 @@ func checkNRIConflict(ctx context.Context, s *subject) error {
 }
 
 const (
-	// slowSync bounds how long a plugin delays its answer until slowSyncMade more
-	// containers have been created. It is shorter than any runtime's timeout for a
-	// plugin.
+	// slowSync bounds how long a plugin waits for slowSyncMade more containers before it
+	// answers. It is shorter than any runtime's timeout for plugins.
 	slowSync     = 400 * time.Millisecond
 	slowSyncMade = 2
 	// joining is how many plugins connect while containers are created.
@@ -106,7 +105,7 @@ const (
 )
 
 // checkNRINoneMissed keeps creating containers while plugins connect that are slow to
-// answer Synchronize. The runtime may make the containers wait for that, or not.
+// answer Synchronize. The runtime may delay the containers for that, or not.
 func checkNRINoneMissed(ctx context.Context, s *subject) error {
 	p, err := s.pod(ctx)
 	if err != nil {

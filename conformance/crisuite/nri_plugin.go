@@ -140,8 +140,8 @@ func (p *plugin) register(ctx context.Context) error {
 	}
 }
 
-// close disconnects the plugin. It does not stop a stub that has not started, which holds
-// its own lock.
+// close disconnects the plugin. Stop is for a started stub alone: until then Start holds
+// the lock that Stop needs.
 func (p *plugin) close() {
 	if p.ready {
 		p.stub.Stop()
@@ -189,7 +189,7 @@ func (p *plugin) hears(ctx context.Context, event, id string) (o occasion, err e
 	return o, err
 }
 
-// hearsAll waits until the plugin has received these events, in this order and no others.
+// hearsAll waits until the plugin has received exactly these events, in this order.
 func (p *plugin) hearsAll(ctx context.Context, id string, want ...string) error {
 	return until(ctx, tellTime, func() error {
 		if got := events(p.about(id)); !slices.Equal(got, want) {

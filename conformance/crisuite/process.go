@@ -35,8 +35,8 @@ func (b *box) mark() string {
 	return ""
 }
 
-// pids returns the host PIDs of the container's processes. The box remembers that there
-// were some.
+// pids returns the host PIDs of the container's processes. The box notes if there were
+// any.
 func (b *box) pids() (found []int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -64,8 +64,7 @@ func listenOnLoopback() (net.Listener, error) { return net.Listen("tcp", "127.0.
 
 func (r *registry) close() { _ = r.server.Close() }
 
-// image returns the image of a repository, created on first use; nil means that there is
-// none.
+// image returns the image of a repository, created on first use; nil if there is none.
 func (r *registry) image(repository string) (v1.Image, error) {
 	if im := r.images[repository]; im != nil {
 		return im, nil

@@ -39,8 +39,7 @@ type runtime struct {
 	pulled   map[string]bool
 }
 
-// startRuntime starts or dials the house's target. enter is passed to the supervisor; it
-// may be nil.
+// startRuntime starts or dials the house's target. enter is for the supervisor, or nil.
 func startRuntime(ctx context.Context, h *house, dir string, images *registry, enter func() error) (*runtime, error) {
 	if in := h.vain.Load(); in != nil {
 		return nil, *in

@@ -27,8 +27,7 @@ func checkpointCrashRules() []rule {
 	}
 }
 
-// thawed returns nil when the program, which prints all the time, still does so, or has
-// ended.
+// thawed returns nil when the program, which prints endlessly, still does, or has ended.
 func (b *box) thawed(ctx context.Context) error {
 	still := b.goesOn(ctx)
 	if still == nil {

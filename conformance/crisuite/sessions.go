@@ -112,8 +112,8 @@ func (s *subject) killAt(ctx context.Context, call, begun func() error) error {
 	return s.restart(ctx)
 }
 
-// working returns a command that reports that it runs, and does not end by itself. It is
-// called once for each container.
+// working returns a command that reports that it runs, and does not end by itself. Call
+// it once for each container.
 func (b *box) working() (call, begun func(context.Context) error) {
 	dir := "/"
 	if b.s.target.missing([]Feature{Isolation}) != nil {

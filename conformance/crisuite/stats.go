@@ -151,8 +151,7 @@ func checkStatsAttributes(ctx context.Context, s *subject) error {
 	return nil
 }
 
-// attributed returns nil when stats have the container's attributes and recent
-// timestamps.
+// attributed returns nil when stats have the container's attributes and recent times.
 func (b *box) attributed(st *runtimeapi.ContainerStats) error {
 	a := st.GetAttributes()
 	if a.GetId() != b.id || a.GetMetadata().GetName() != b.config.GetMetadata().GetName() || !contains(a.GetLabels(), b.config.GetLabels()) || !contains(a.GetAnnotations(), b.config.GetAnnotations()) {

@@ -23,8 +23,7 @@ import (
 const (
 	// closeTime bounds the removal of what a rule created.
 	closeTime = 15 * time.Second
-	// label is on every sandbox that the suite creates; its value is the mark of the
-	// rule's run.
+	// label is on every sandbox that the suite creates; its value is the rule run's mark.
 	label = "conformance.nodekit.dev/run"
 	// poll is the interval for polling what happens by itself.
 	poll = 5 * time.Millisecond
@@ -55,8 +54,8 @@ func newSubject(_ context.Context, rule string, in *input, rt *runtime) (*subjec
 	return s, os.Mkdir(s.logs, 0o755) // which the kubelet would create
 }
 
-// indifferent returns the rules to which a Pod's network matters only for its cost:
-// creating one takes longer than creating a container.
+// indifferent returns the areas of rules to which a Pod's network makes no difference but
+// time: creating one takes longer than creating a container.
 func indifferent() []string {
 	return []string{
 		"CRI-CODE", "CRI-CONF", "CRI-CTR", "CRI-DEV", "CRI-EVENT", "CRI-EXEC", "CRI-IMG", "CRI-LIST", "CRI-LOG", "CRI-MOUNT", "CRI-NRI", "CRI-PULL", "CRI-RES",
@@ -231,8 +230,8 @@ func until(ctx context.Context, patience time.Duration, look func() error) error
 	}
 }
 
-// unimplemented is for calls that a runtime may omit: it returns NotApplicable if the
-// answer is Unimplemented.
+// unimplemented returns NotApplicable for Unimplemented, the answer to a call that a
+// runtime may omit.
 func unimplemented(call string, err error) error {
 	if err = rpc.FromStatus(err); errors.Is(err, cri.ErrUnimplemented) { // streams return a bare status
 		return conformance.NotApplicable("the runtime does not implement %s", call)
