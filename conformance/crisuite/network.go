@@ -103,7 +103,7 @@ func fetch(ctx context.Context, address string) (body string, err error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// answers waits until a web server answers with text.
+// answers waits until a web server answers with the text.
 func answers(ctx context.Context, address, text string) error {
 	return until(ctx, netTime, func() error {
 		body, err := fetch(ctx, address)

@@ -122,7 +122,7 @@ func (s *subject) dialPlugin(ctx context.Context, a wishes) (*plugin, error) {
 	return p, nil
 }
 
-// register bounds the stub's Start, which would wait forever for a runtime that hangs.
+// register bounds the stub's Start, which waits for a runtime that hangs.
 func (p *plugin) register(ctx context.Context) error {
 	started := make(chan error, 1)
 	go func() { started <- p.stub.Start(ctx) }()
