@@ -13,9 +13,9 @@
 // do not apply. A rule removes what it creates on the runtime, also when it fails; a
 // separate rule then looks for leftovers.
 //
-// Nothing is skipped silently: if a runtime answers Unimplemented, or fails, where the
-// kubelet needs an answer, the rule fails, unless the runtime's author declares that it
-// lacks the feature (Target.Lacks). docs/conformance-cri.md lists the rules.
+// Nothing is skipped silently: if a runtime fails, or answers Unimplemented to, what the
+// kubelet needs, the rule fails, unless the runtime's author declares that it lacks the
+// feature (Target.Lacks). docs/conformance-cri.md lists the rules.
 //
 // Exec needs Linux, and most rules need root.
 package crisuite
