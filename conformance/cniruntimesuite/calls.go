@@ -16,7 +16,7 @@ import (
 type call struct {
 	event
 	verb       string
-	begin, end int // places in the log; end is -1 for a call that did not end
+	begin, end int // line numbers in the log; end is -1 for a call that did not end
 	request    map[string]json.RawMessage
 }
 
@@ -25,13 +25,13 @@ func (c *call) container() string { return c.Env["CNI_CONTAINERID"] }
 func (c *call) String() string { return c.Plugin + " " + c.verb }
 
 // overlaps reports whether two calls ran at the same time. A call that did not
-// end was killed, nobody knows when.
+// end was killed at an unknown time, and overlaps none.
 func (c *call) overlaps(o *call) bool {
 	return c.end >= 0 && o.end >= 0 && c.begin < o.end && o.begin < c.end
 }
 
-// calls returns everything that plugins recorded so far, in the order of their
-// begins.
+// calls returns all calls that plugins have recorded so far, in the order in which
+// they began.
 func (l *lab) calls() (calls, error) {
 	content, err := os.ReadFile(logFile(l.log))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -60,7 +60,7 @@ func (l *lab) calls() (calls, error) {
 
 type calls []*call
 
-// of returns the calls with the verb of plugins of the suite's network.
+// of returns the calls of this verb to plugins of the suite's network.
 func (cs calls) of(verb string) calls {
 	var out calls
 	for _, c := range cs {
@@ -71,7 +71,7 @@ func (cs calls) of(verb string) calls {
 	return out
 }
 
-// plugins are the calls' plugins in order.
+// plugins returns the names of the calls' plugins, in order.
 func (cs calls) plugins() string {
 	names := make([]string, len(cs))
 	for i, c := range cs {
@@ -98,7 +98,7 @@ func (cs calls) last(plugin string) *call {
 	return nil
 }
 
-// firsts are the first call of each plugin: a DEL may be repeated when the runtime
+// firsts returns the first call of each plugin: a runtime may repeat a DEL when it
 // has forgotten what it did.
 func (cs calls) firsts() calls {
 	seen := map[string]bool{}
@@ -109,8 +109,8 @@ func (cs calls) firsts() calls {
 	})
 }
 
-// sameJSON compares documents by what they mean: numbers digit by digit, and
-// something empty is as good as absent.
+// sameJSON compares documents by meaning: numbers digit by digit, and an empty value
+// equals an absent one.
 func sameJSON(a, b []byte) bool {
 	return reflect.DeepEqual(meaning(a), meaning(b))
 }

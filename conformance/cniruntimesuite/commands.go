@@ -11,20 +11,19 @@ import (
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
-// Commands are a runtime's verbs as command lines for /bin/sh. In them
-// $ID, $NETNS, $IFNAME, $CAP_ARGS (a JSON object) and $CNI_ARGS stand for the
-// container, $CONF_DIR, $BIN_DIR and $STATE_DIR for the directories, and
-// $VALID_ATTACHMENTS for the JSON list that GC keeps; they are environment
-// variables. A command fails by its exit code. An empty one is a verb that the
-// runtime does not have; Add and Del are required.
+// Commands are a runtime's verbs as command lines for /bin/sh. Environment variables
+// describe the container ($ID, $NETNS, $IFNAME, $CAP_ARGS, which is a JSON object, and
+// $CNI_ARGS), the directories ($CONF_DIR, $BIN_DIR and $STATE_DIR) and the attachments
+// that GC keeps ($VALID_ATTACHMENTS, a JSON list). A non-zero exit code means failure.
+// An empty command is a verb that the runtime does not have; Add and Del are required.
 type Commands struct {
 	Add, Del, Check, GC, Status string
 	// Serve runs the runtime's daemon, if it has one. It is killed at the end.
-	// Without it a restart kills the commands that run, and what they started.
+	// Without it a restart kills the running commands and what they started.
 	Serve string
 	// Ready is repeated after the start of Serve until it succeeds.
 	Ready string
-	// OwnNetNS and Ports are Target's.
+	// OwnNetNS and Ports are those of Target.
 	OwnNetNS, Ports bool
 }
 
@@ -33,7 +32,7 @@ func (c Commands) Target() Target {
 	return Target{Open: c.open, OwnNetNS: c.OwnNetNS, Ports: c.Ports}
 }
 
-// commander is a runtime that is driven by commands.
+// commander is a runtime driven by commands.
 type commander struct {
 	Commands
 	dirs   Dirs
@@ -125,7 +124,7 @@ func (r *commander) env(more ...string) []string {
 }
 
 func (r *commander) run(ctx context.Context, command string, env ...string) error {
-	r.mu.Lock() // a restart sees all that were started
+	r.mu.Lock() // a restart sees all commands that were started
 	p, err := supervisor.Start(supervisor.Command{Path: "/bin/sh", Args: []string{"-c", command}, Env: r.env(env...)})
 	if err == nil {
 		r.running[p] = true

@@ -11,7 +11,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// configRules are about the keys of a configuration that speak to the runtime.
+// configRules are about the configuration keys meant for the runtime.
 func configRules() []conformance.Rule[Target] {
 	const format = "1, Configuration format"
 	return []conformance.Rule[Target]{
@@ -44,7 +44,7 @@ func disableCheck(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// beside writes a plugin's configuration into the directory of the network.
+// beside writes a plugin's configuration into the network's directory.
 func (l *lab) beside() error {
 	dir := filepath.Join(l.dirs.Conf, network)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -127,8 +127,8 @@ func configFixed(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// reloaded waits until the runtime uses the changed configuration, so that a rule
-// does not only see one that had no time to.
+// reloaded waits until the runtime uses the changed configuration, so that no rule
+// passes only because the runtime had no time to load it.
 func (l *lab) reloaded(ctx context.Context) error {
 	probe, err := l.container()
 	if err != nil {

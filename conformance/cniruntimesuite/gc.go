@@ -38,7 +38,7 @@ func gcRules() []conformance.Rule[Target] {
 	}
 }
 
-// collectable is a lab whose runtime can collect garbage, with a container.
+// collectable configures a runtime that has GC, and adds a container.
 func (l *lab) collectable(ctx context.Context, keys object) (Container, error) {
 	if err := l.configure(ctx, keys); err != nil {
 		return Container{}, err
@@ -49,8 +49,8 @@ func (l *lab) collectable(ctx context.Context, keys object) (Container, error) {
 	return l.added(ctx, keys)
 }
 
-// collected returns the calls of GC. A runtime that speaks no version that has it
-// calls none.
+// collected returns the calls of GC. A runtime without a version that has GC makes
+// none.
 func (l *lab) collected() (calls, error) {
 	cs, err := l.calls()
 	if err != nil {
@@ -66,7 +66,7 @@ func (l *lab) collected() (calls, error) {
 	return gc, nil
 }
 
-// gcAlone has a GC come while an ADD is held, and an ADD and a DEL while GC is.
+// gcAlone requests a GC while an ADD is held, and an ADD and a DEL while the GC is.
 func gcAlone(ctx context.Context, l *lab) error {
 	c, err := l.collectable(ctx, nil)
 	if err != nil {
@@ -102,7 +102,7 @@ func gcAlone(ctx context.Context, l *lab) error {
 		calling.Go(func() error { return l.mustAdd(ctx, third) })
 		l.watch(ctx, took, "ADD", 3)
 		l.watch(ctx, took, "DEL", 1)
-	} // else collected says what that means
+	} // else collected returns the error
 	if err := errors.Join(l.release("GC"), calling.Wait()); err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func gcAlone(ctx context.Context, l *lab) error {
 	})
 }
 
-// gcPath asks it of GC alone: STATUS's section has no CNI_PATH.
+// gcPath checks CNI_PATH of GC only: the section on STATUS does not have it.
 func gcPath(ctx context.Context, l *lab) error {
 	c, err := l.collectable(ctx, nil)
 	if err != nil {
@@ -185,8 +185,8 @@ func gcContinues(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// gcValid compares what plugins are told with the ADDs and DELs that they have seen:
-// of two containers beside one that has gone, and of none.
+// gcValid compares the attachments that GC lists with the ADDs and DELs that the plugins
+// have seen: with two containers left and one deleted, and with none left.
 func gcValid(ctx context.Context, l *lab) error {
 	c, err := l.collectable(ctx, nil)
 	if err != nil {
@@ -230,7 +230,8 @@ func gcValid(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// toldRightly holds the list of a GC to the last ADD or DEL of each attachment before.
+// toldRightly compares the list of a GC with the last preceding ADD or DEL of each
+// attachment.
 func (cs calls) toldRightly(g *call) error {
 	var valid []struct {
 		ContainerID string `json:"containerID"`
@@ -264,7 +265,7 @@ func (cs calls) toldRightly(g *call) error {
 	return nil
 }
 
-// gcOfNone looks for parameters of an attachment.
+// gcOfNone checks that GC gets no attachment parameters.
 func gcOfNone(ctx context.Context, l *lab) error {
 	c, err := l.collectable(ctx, nil)
 	if err != nil {

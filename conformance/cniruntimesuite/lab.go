@@ -18,35 +18,35 @@ import (
 
 const (
 	network = "suite-net"
-	// settle is how long a runtime may take to do what it need not do at once.
+	// settle is how long a runtime may take for what it need not do immediately.
 	settle = 5 * time.Second
-	// beginTime is how long it may take to call a plugin that nothing keeps it from
-	// calling.
+	// beginTime is how long a runtime may take to call a plugin when nothing prevents
+	// the call.
 	beginTime = 20 * time.Second
-	// closeTime bounds the end of a runtime, within the time that a check has for it.
+	// closeTime bounds how long ending a runtime takes, within a check's cleanup time.
 	closeTime = 10 * time.Second
 )
 
-// chain are the types of the network's plugins, in order.
+// chain holds the types of the network's plugins, in order.
 var chain = []string{"suite-a", "suite-b", "suite-c"}
 
-// extra are types that are installed, too: that of a plugin in a file of its own,
+// extra holds further installed types: that of a plugin configured in its own file,
 // and loopback, which some runtimes run for every container.
 var extra = []string{"suite-d", "loopback"}
 
-// lab is the place where one check runs.
+// lab is the environment of one check.
 type lab struct {
 	*Runtime
 	target *Target
 	dirs   Dirs
-	log    string // where plugins record, and find their faults
+	log    string // directory where plugins record calls and find their faults
 	out    *slog.Logger
 	dir    string
 	faults int
 	made   []Container
 }
 
-// inLab gives a check a lab, and takes it down afterwards.
+// inLab creates a lab for a check, and takes it down afterwards.
 func inLab(check func(context.Context, *lab) error) func(context.Context, *conformance.Input[Target]) error {
 	return func(ctx context.Context, in *conformance.Input[Target]) (err error) {
 		l := &lab{target: &in.Target, dir: in.TempDir, out: in.Log, log: filepath.Join(in.TempDir, "log")}
@@ -90,7 +90,7 @@ func (l *lab) install() error {
 // object is a JSON object.
 type object = map[string]any
 
-// plugin is a plugin's configuration with further keys.
+// plugin returns a plugin's configuration with further keys.
 func plugin(kind string, keys object) object {
 	out := object{"type": kind}
 	for k, v := range keys {
@@ -99,9 +99,9 @@ func plugin(kind string, keys object) object {
 	return out
 }
 
-// configure writes the network's configuration, of which keys replace or add, and
-// starts the runtime if it does not run yet. Its version is one that runtimes of
-// CNI 1.0.0 know and those of 1.1.0 go beyond.
+// configure writes the network's configuration, with keys replaced or added, and
+// starts the runtime if it does not run yet. Its cniVersion is 1.0.0, for runtimes
+// that know no newer one; cniVersions offers 1.1.0 too.
 func (l *lab) configure(ctx context.Context, keys object) error {
 	config := object{"cniVersion": "1.0.0", "cniVersions": []string{"0.4.0", "1.1.0"}, "name": network}
 	var plugins []any
@@ -133,10 +133,10 @@ func (l *lab) configure(ctx context.Context, keys object) error {
 func (l *lab) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
-	errs := []error{l.heal()} // so that what is left can be deleted
+	errs := []error{l.heal()} // so that what remains can be deleted
 	if l.Runtime != nil && l.Close != nil {
 		if err := l.Close(ctx); err != nil {
-			l.out.Warn("ending the runtime", "err", err) // no duty that a rule is about
+			l.out.Warn("ending the runtime", "err", err) // no rule requires it
 		}
 	}
 	for _, c := range l.made {
@@ -147,7 +147,7 @@ func (l *lab) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// container makes a container that is not connected yet.
+// container creates a container that is not connected yet.
 func (l *lab) container() (Container, error) {
 	n := len(l.made) + 1
 	c := Container{ID: fmt.Sprintf("suite-%d", n), IfName: "eth0"}
@@ -161,8 +161,8 @@ func (l *lab) container() (Container, error) {
 	return c, nil
 }
 
-// prepare has the plugin do something else than succeed at its next call with
-// the verb that nothing was prepared for yet.
+// prepare makes the plugin do something other than succeed, at its next call of this
+// verb for which no fault is prepared yet.
 func (l *lab) prepare(plugin, verb string, f fault) error {
 	raw, err := json.Marshal(f)
 	if err != nil {
@@ -172,7 +172,7 @@ func (l *lab) prepare(plugin, verb string, f fault) error {
 	return os.WriteFile(faultFile(l.log, plugin, verb, l.faults), raw, 0o666)
 }
 
-// release lets the held calls of the command answer, and those that come.
+// release lets the held calls of the command answer, and later calls too.
 func (l *lab) release(command string) error {
 	return os.WriteFile(releaseFile(l.log, command), nil, 0o666)
 }
@@ -189,8 +189,8 @@ func (l *lab) heal() error {
 	return errors.Join(errs...)
 }
 
-// added is a lab whose network has further keys, with a container that Add has
-// connected.
+// added configures the network with further keys and returns a container that Add
+// has connected.
 func (l *lab) added(ctx context.Context, keys object) (Container, error) {
 	if err := l.configure(ctx, keys); err != nil {
 		return Container{}, err
@@ -216,7 +216,7 @@ func (l *lab) mustDel(ctx context.Context, c Container) error {
 	return nil
 }
 
-// addedAndDeleted is the life of one container.
+// addedAndDeleted adds and deletes one container, and returns the calls.
 func (l *lab) addedAndDeleted(ctx context.Context) (calls, error) {
 	c, err := l.added(ctx, nil)
 	if err != nil {
@@ -228,8 +228,8 @@ func (l *lab) addedAndDeleted(ctx context.Context) (calls, error) {
 	return l.calls()
 }
 
-// await waits until the calls so far satisfy the condition, or returns what it
-// says is missing.
+// await waits until missing returns nil for the calls so far; at the deadline it
+// returns what missing returned.
 func (l *lab) await(ctx context.Context, within time.Duration, missing func(calls) error) error {
 	for deadline := time.Now().Add(within); ; {
 		cs, err := l.calls()
@@ -260,8 +260,8 @@ func (l *lab) awaitBegin(ctx context.Context, plugin, verb string) (took time.Du
 	return time.Since(start), err
 }
 
-// watch gives calls that must not begin the time to begin: several times what one
-// that may has taken. A runtime that is slower than that is not blamed.
+// watch gives calls that must not begin the time to begin: several times as long as a
+// permitted call took. A runtime slower than that is not blamed.
 func (l *lab) watch(ctx context.Context, took time.Duration, verb string, n int) {
 	const least, times = 300 * time.Millisecond, 3
 	_ = l.await(ctx, max(least, times*took), func(cs calls) error { return began(cs, verb, n) }) // what began shows later

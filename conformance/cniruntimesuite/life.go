@@ -12,7 +12,7 @@ import (
 
 const lifecycle = "3, Lifecycle & Ordering"
 
-// lifeRules are about when a runtime calls plugins at all.
+// lifeRules are about when a runtime calls plugins.
 func lifeRules() []conformance.Rule[Target] {
 	killed := rule("CNIRT-005", "an ADD that the runtime's death interrupted gets its DEL", lifecycle,
 		"The container runtime must ensure that add is eventually followed by a corresponding delete.", interruptedAdd)
@@ -88,8 +88,8 @@ func namespaceRemoved(ctx context.Context, l *lab) error {
 	})
 }
 
-// oneAtATime holds a plugin while it calls what the runtime must not do at once:
-// ADD of two interfaces of a container, and its DEL twice.
+// oneAtATime holds a plugin while it requests what the runtime must not run in
+// parallel: ADD of two interfaces of a container, and its DEL twice.
 func oneAtATime(ctx context.Context, l *lab) error {
 	if err := l.configure(ctx, nil); err != nil {
 		return err
@@ -123,8 +123,8 @@ func oneAtATime(ctx context.Context, l *lab) error {
 }
 
 // atOnce calls the functions at the same time, and releases the command that they
-// come to once those have begun that will. What each says is no matter: a second
-// one may be refused.
+// lead to once all calls that will begin have begun. It ignores their errors: the
+// runtime may refuse a second one.
 func (l *lab) atOnce(ctx context.Context, command string, fs []func() error) error {
 	var calling sync.WaitGroup
 	start := time.Now()
@@ -141,8 +141,8 @@ func (l *lab) atOnce(ctx context.Context, command string, fs []func() error) err
 	}
 	err := l.await(ctx, beginTime, held(1))
 	if err == nil {
-		// The first plugin may be loopback or one that is not held; what is not held
-		// may come behind it.
+		// The first plugin may be loopback or one that is not held; a call that is not
+		// held may follow it.
 		l.watch(ctx, time.Since(start), command, len(fs))
 	}
 	err = errors.Join(err, l.release(command))
@@ -150,8 +150,7 @@ func (l *lab) atOnce(ctx context.Context, command string, fs []func() error) err
 	return err
 }
 
-// parallel returns an error about two calls that ran at the same time and must
-// not.
+// parallel returns an error about two calls that ran at the same time but must not.
 func (cs calls) parallel(excluded func(a, b *call) bool) error {
 	for i, a := range cs {
 		for _, b := range cs[i+1:] {
@@ -181,7 +180,7 @@ func failedAdd(ctx context.Context, l *lab) error {
 	return l.await(ctx, settle, deletedAfterAdd)
 }
 
-// deletedAfterAdd says which plugin's last ADD has no DEL behind it.
+// deletedAfterAdd reports the plugin whose last ADD is not followed by a DEL.
 func deletedAfterAdd(cs calls) error {
 	for _, add := range cs.of("ADD") {
 		del := cs.of("DEL").last(add.Plugin)
@@ -195,8 +194,8 @@ func deletedAfterAdd(cs calls) error {
 	return nil
 }
 
-// interruptedAdd kills the runtime while a plugin's ADD runs and has the next one
-// delete the container.
+// interruptedAdd kills the runtime while a plugin's ADD runs, and has the restarted
+// one delete the container.
 func interruptedAdd(ctx context.Context, l *lab) error {
 	if err := l.configure(ctx, nil); err != nil {
 		return err
@@ -215,7 +214,7 @@ func interruptedAdd(ctx context.Context, l *lab) error {
 	defer stop()
 	ended := make(chan struct{})
 	go func() {
-		_ = l.Add(adding, c) // what it says is cut off with it
+		_ = l.Add(adding, c) // its answer is lost with the runtime
 		close(ended)
 	}()
 	if _, err := l.awaitBegin(ctx, chain[1], "ADD"); err != nil {
@@ -250,8 +249,8 @@ func noCheckWithoutAdd(ctx context.Context, l *lab) error {
 	return l.refusesCheck(ctx, c, "after DEL")
 }
 
-// refusesCheck wants no plugin to be called for a CHECK. A runtime that makes one of
-// its own after each ADD has none to make here.
+// refusesCheck requires that no plugin is called for a CHECK. A runtime that runs CHECK
+// by itself after each ADD has no reason to do so here.
 func (l *lab) refusesCheck(ctx context.Context, c Container, when string) error {
 	before, err := l.calls()
 	if err != nil {
@@ -279,7 +278,7 @@ func noSecondAdd(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Add(ctx, c); err != nil { // the runtime leaves it to its caller
+	if err := l.Add(ctx, c); err != nil { // the runtime leaves the retry to its caller
 		if err := l.Add(ctx, c); err != nil {
 			return fmt.Errorf("the runtime does not add the container after a plugin asked once to be tried later: %w", err)
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// orderRules are about the order of a chain, and where it ends.
+// orderRules are about the order of a chain, and where it halts.
 func orderRules() []conformance.Rule[Target] {
 	return []conformance.Rule[Target]{
 		rule("CNIRT-010", "ADD runs the plugins in order", "3, Adding an attachment",
@@ -71,7 +71,7 @@ func delOrder(ctx context.Context, l *lab) error {
 	return dels.parallel(func(*call, *call) bool { return true })
 }
 
-// checked is added for rules about CHECK.
+// checked is like added, for rules about CHECK.
 func (l *lab) checked(ctx context.Context, keys object) (Container, error) {
 	if err := l.configure(ctx, keys); err != nil {
 		return Container{}, err

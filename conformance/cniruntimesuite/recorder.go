@@ -13,18 +13,18 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// RecorderArg is the argument that makes a program which calls Main a plugin.
+// RecorderArg is the argument that turns a program that calls Main into a plugin.
 const RecorderArg = "cni-runtime-suite-plugin"
 
-// Main ends the process after playing a recording plugin if the arguments (those
-// after the program's name) say so, and does nothing otherwise.
+// Main acts as a recording plugin and exits if the arguments (those after the
+// program's name) say so, and does nothing otherwise.
 func Main(args []string) {
 	if len(args) == 3 && args[0] == RecorderArg {
 		os.Exit(Record(args[1], args[2]))
 	}
 }
 
-// Record plays the plugin of that name once: it takes CNI's environment and stdin,
+// Record acts once as the plugin of that name: it takes CNI's environment and stdin,
 // records the call in the directory, does what was prepared there and returns the
 // exit code.
 func Record(dir, name string) int {
@@ -64,10 +64,10 @@ func complain(err error) int {
 type fault struct {
 	Code uint // answer with this error code; 0 is success
 	Hold bool // do not answer before the lab releases the command
-	Keep bool // every time; otherwise once
+	Keep bool // at every call; otherwise once
 }
 
-// event is a line of the log: the begin of a call, or its end.
+// event is a line of the log: the beginning of a call, or its end.
 type event struct {
 	ID     string
 	End    bool              `json:",omitempty"`
@@ -75,7 +75,7 @@ type event struct {
 	Env    map[string]string `json:",omitempty"`
 	Stdin  string            `json:",omitempty"`
 	// Own is the network namespace that the plugin ran in, Target the one that
-	// CNI_NETNS named; "" where that was none.
+	// CNI_NETNS named, or "" if it named none.
 	Own, Target string `json:",omitempty"`
 	Result      string `json:",omitempty"` // stdout
 	Failed      bool   `json:",omitempty"`
@@ -85,8 +85,8 @@ type recorder struct{ dir, name, id string }
 
 func logFile(dir string) string { return filepath.Join(dir, "calls") }
 
-// note appends a line in one write, which keeps lines of several plugins apart
-// and their order true.
+// note appends a line in one write, which keeps the lines of several plugins separate
+// and in the true order.
 func (r recorder) note(e event) error {
 	e.ID = r.id
 	line, err := json.Marshal(e)
@@ -101,11 +101,11 @@ func (r recorder) note(e event) error {
 	return errors.Join(err, f.Close())
 }
 
-// releaseFile is there when held calls of the command may answer.
+// releaseFile exists once held calls of the command may answer.
 func releaseFile(dir, command string) string { return filepath.Join(dir, "release-"+command) }
 
-// hold waits until the lab releases the command. It ends with the lab too, whose
-// directory goes, and in any case: a suite that was killed leaves its directory.
+// hold waits until the lab releases the command. It also ends when the lab's directory
+// is removed, and after a time limit, because a killed suite leaves its directory.
 func (r recorder) hold(f fault) error {
 	const longest = 3 * time.Minute // more than any rule has
 	for deadline := time.Now().Add(longest); f.Hold; {
@@ -128,7 +128,7 @@ func faultFile(dir, plugin, command string, n int) string {
 	return filepath.Join(dir, fmt.Sprintf("%s.%s.%03d", plugin, command, n))
 }
 
-// claim takes the next fault that was prepared for the plugin and the verb.
+// claim takes the next fault prepared for the plugin and the verb.
 func (r recorder) claim(command string) (f fault, err error) {
 	files, err := filepath.Glob(filepath.Join(r.dir, r.name+"."+command+".*"))
 	if err != nil {
@@ -152,7 +152,7 @@ func (r recorder) claim(command string) (f fault, err error) {
 	return fault{}, nil
 }
 
-// answer is what the plugin prints, and its exit code.
+// answer returns what the plugin prints, and its exit code.
 func (r recorder) answer(stdin []byte, f fault) (string, int) {
 	var in struct {
 		CNIVersion string         `json:"cniVersion"`
@@ -172,14 +172,14 @@ func (r recorder) answer(stdin []byte, f fault) (string, int) {
 		return "", 0
 	}
 	raw, err := json.Marshal(out)
-	if err != nil { // it was JSON before: it cannot be
+	if err != nil { // impossible: it was decoded from JSON
 		panic(err)
 	}
 	return string(raw), code
 }
 
-// result is the previous one with an interface that shows that the plugin was
-// here, or the interface and address of the first plugin.
+// result returns the previous result plus an interface that shows that the plugin ran;
+// without one, the interface and address of the first plugin.
 func (r recorder) result(version string, prev map[string]any) map[string]any {
 	if prev == nil {
 		ip := map[string]any{"address": fmt.Sprintf("10.124.%d.%d/16", os.Getpid()>>8&255, os.Getpid()&255), "interface": 0}
@@ -206,7 +206,7 @@ func environment() map[string]string {
 	return env
 }
 
-// namespace identifies the network namespace at the path, or is "".
+// namespace returns the identity of the network namespace at the path, or "".
 func namespace(path string) string {
 	h, err := netns.Open(path)
 	if err != nil {

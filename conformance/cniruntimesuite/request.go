@@ -14,7 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// requestRules are about what a plugin gets: the derived configuration and the
+// requestRules are about a plugin's input: the derived configuration and the
 // environment.
 func requestRules() []conformance.Rule[Target] {
 	const deriving = "3, Deriving request configuration from plugin configuration"
@@ -36,7 +36,7 @@ func requestRules() []conformance.Rule[Target] {
 	}
 }
 
-// attached are the calls of a container's life, with CHECK where there is one.
+// attached returns the calls of a container's life, with CHECK if the runtime has it.
 func (l *lab) attached(ctx context.Context, keys object, ports ...Port) (calls, error) {
 	if err := l.configure(ctx, keys); err != nil {
 		return nil, err
@@ -95,8 +95,8 @@ func nameAndVersion(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// withCapabilities is a chain whose first plugin knows port mappings, whose second
-// has switched them off, and whose third does not speak of them.
+// withCapabilities returns a chain whose first plugin declares port mappings, whose
+// second switches them off, and whose third does not mention them.
 func withCapabilities() object {
 	return object{"plugins": []object{
 		plugin(chain[0], object{"capabilities": object{"portMappings": true, "suiteNobodyOffers": true}}),
@@ -168,8 +168,8 @@ func fieldsUnchanged(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// exactly compares documents with every null in place and every number whole: one
-// that went through a float is another, one that is only written otherwise is not.
+// exactly compares documents, with nulls, and numbers by exact value: one that lost
+// digits in a float differs, one that is only written differently does not.
 func exactly(a, b []byte) bool {
 	va, aerr := decode(a)
 	vb, berr := decode(b)

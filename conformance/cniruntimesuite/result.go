@@ -86,7 +86,7 @@ func resultOfPrevious(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// haveFinal says which call with the verb does not have the final result.
+// haveFinal reports the call of this verb that did not get the final result.
 func (l *lab) haveFinal(verb string) error {
 	cs, err := l.calls()
 	if err != nil {
@@ -143,8 +143,8 @@ func resultPersists(ctx context.Context, l *lab) error {
 	return l.haveFinal("DEL")
 }
 
-// sameParameters compares the calls with the verb with the ADD of the same plugin.
-// A CNI_NETNS that is left out is one whose namespace is gone, if that is allowed.
+// sameParameters compares the calls of the verb with the ADD of the same plugin. If
+// netnsMayGo, a missing CNI_NETNS stands for a namespace that is gone.
 func (l *lab) sameParameters(verb string, netnsMayGo bool) error {
 	cs, err := l.calls()
 	if err != nil {
@@ -174,7 +174,7 @@ func (l *lab) sameParameters(verb string, netnsMayGo bool) error {
 	return nil
 }
 
-// inAnyOrder sorts what a variable lists: pairs have no order.
+// inAnyOrder sorts the pairs that a variable lists, because they have no order.
 func inAnyOrder(value string) string {
 	pairs := strings.Split(value, ";")
 	slices.Sort(pairs)

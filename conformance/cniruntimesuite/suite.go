@@ -1,25 +1,25 @@
-// Package cniruntimesuite holds a container runtime to the runtime's side of the
+// Package cniruntimesuite checks a container runtime against the runtime's side of the
 // CNI specification 1.1.0. It gives the runtime a network of plugins that record
 // every call (when, with which environment and stdin, in which network namespace)
 // and fail, wait or answer with a code on demand; it drives the runtime through a
-// small door and then reads what the plugins saw. Nothing else of the runtime is
-// looked at.
+// small interface and then reads what the plugins saw. It looks at nothing else of
+// the runtime.
 //
-// The door is a Target: a function that starts a runtime on given directories and
-// returns its verbs as functions. Commands makes one of command lines, for any
+// The interface is a Target: a function that starts a runtime on given directories and
+// returns its verbs as functions. Commands makes one from command lines, for any
 // runtime with a client. A rule about a verb that the runtime does not have is
 // not applicable.
 //
-// The plugins are this program itself, called as Recorder says: a test binary
+// The plugins are this program itself, called as Recorder specifies: a test binary
 // calls Main first in its TestMain.
 //
 // Positions where the specification's text is not clear: whether DEL of a chain
-// halts at an error (section 3) or goes on is the runtime's choice, because plugins
+// halts at an error (section 3) or continues is the runtime's choice, because plugins
 // must do their best (section 2). A DEL may come without CNI_NETNS once the
-// namespace is gone, and one that follows another may come without anything that
-// was remembered. Arguments and fields have no order, and a number may be written
-// otherwise as long as it is the same one. A runtime may or may not read plugins from the directory with
-// the network's name, and only loadOnlyInlinedPlugins forbids it.
+// namespace is gone, and a repeated DEL may come without anything that the runtime
+// remembered. Arguments and fields have no order, and a number may be written
+// differently as long as its value is the same. A runtime may or may not read plugins
+// from the directory with the network's name; only loadOnlyInlinedPlugins forbids it.
 //
 // The suite needs Linux, root and /bin/sh.
 package cniruntimesuite
@@ -36,43 +36,43 @@ import (
 type Target struct {
 	// Open starts a runtime that finds network configurations in d.Conf and plugins
 	// in d.Bin and keeps everything else below d.State. It is called anew for each
-	// rule, after the configuration was written, and in the network namespace that
-	// is the host's. Required.
+	// rule, after the configuration was written, and in the host's network namespace.
+	// Required.
 	Open func(ctx context.Context, d Dirs) (*Runtime, error)
-	// OwnNetNS says that the runtime makes the containers' network namespaces, and
-	// chooses their ids, as one behind the CRI does. Otherwise the suite makes them.
+	// OwnNetNS says that the runtime creates the containers' network namespaces and
+	// chooses their ids, as one behind the CRI does. Otherwise the suite does.
 	OwnNetNS bool
 	// Ports says that Add passes Container.Ports on as the capability portMappings.
 	Ports bool
-	// Recorder is the command that runs Main with what follows. Empty means this
-	// executable.
+	// Recorder is the command that runs Main with the arguments appended to it. Empty
+	// means this executable.
 	Recorder []string
 }
 
-// Dirs are where a runtime finds and keeps things. They are the rule's alone.
+// Dirs are where a runtime finds and keeps its files. Each rule has its own.
 type Dirs struct{ Conf, Bin, State string }
 
-// Runtime is a runtime that was started. A nil function is a verb that it does
-// not have; Add and Del are required. Functions are called concurrently where a
-// rule says so, and they return what the runtime says.
+// Runtime is a started runtime. A nil function is a verb that it does not have; Add
+// and Del are required. Some rules call the functions concurrently. They return what
+// the runtime reports.
 type Runtime struct {
 	Add func(ctx context.Context, c Container) error
-	// Del disconnects the container, also one whose Add failed. A runtime that
-	// makes namespaces itself removes everything of it.
+	// Del disconnects the container, including one whose Add failed. A runtime that
+	// creates namespaces itself removes the whole container.
 	Del   func(ctx context.Context, c Container) error
 	Check func(ctx context.Context, c Container) error
-	// GC is told of every container that is to be kept.
+	// GC gets every container that is to be kept.
 	GC     func(ctx context.Context, valid []Container) error
 	Status func(ctx context.Context) error
 	// Restart ends the runtime as SIGKILL does and starts it again on the same
 	// directories.
 	Restart func(ctx context.Context) error
-	// Close ends the runtime and removes what it has made. May be nil.
+	// Close ends the runtime and removes what it created. May be nil.
 	Close func(ctx context.Context) error
 }
 
-// Container is one interface of one container, as the suite asks for it. A
-// runtime with OwnNetNS takes ID as a name and the rest as it likes.
+// Container is one interface of one container, as the suite requests it. A runtime
+// with OwnNetNS uses ID as a name and may ignore the rest.
 type Container struct {
 	ID, IfName string
 	NetNS      string // "" with OwnNetNS
@@ -86,13 +86,13 @@ type Port struct {
 	Protocol      string `json:"protocol"`
 }
 
-// CapabilityArgs are the container's capability arguments as JSON.
+// CapabilityArgs returns the container's capability arguments as JSON.
 func (c Container) CapabilityArgs() string {
 	if len(c.Ports) == 0 {
 		return "{}"
 	}
 	raw, err := json.Marshal(map[string]any{"portMappings": c.Ports})
-	if err != nil { // numbers and strings: it cannot be
+	if err != nil { // impossible: it has only numbers and strings
 		panic(err)
 	}
 	return string(raw)
@@ -114,7 +114,7 @@ func Test(t *testing.T, target Target) {
 	Suite().Test(t, target, &conformance.Options{Tier: conformance.Crash})
 }
 
-// rule makes a MUST rule of the specification's current version.
+// rule returns a MUST rule from the specification's current version.
 func rule(id, title, section, sentence string, check func(context.Context, *lab) error) conformance.Rule[Target] {
 	return conformance.Rule[Target]{
 		ID: id, Level: conformance.Must, Title: title, Check: inLab(check),
