@@ -11,7 +11,7 @@ import (
 // calls are calls in the order of their arrival.
 type calls []call
 
-// such returns those that a condition holds for.
+// such returns the calls for which a condition holds.
 func (cs calls) such(holds func(*call) bool) calls {
 	var found calls
 	for i := range cs {
@@ -37,15 +37,15 @@ func (cs calls) about(id string) calls {
 	return cs.such(func(c *call) bool { return c.sandboxID == id && c.containerID == "" || c.containerID == id })
 }
 
-// good returns those that have succeeded.
+// good returns the calls that have succeeded.
 func (cs calls) good() calls {
 	return cs.such(func(c *call) bool { return !c.ended.IsZero() && c.err == nil })
 }
 
-// over returns those that have ended.
+// over returns the calls that have ended.
 func (cs calls) over() calls { return cs.such(func(c *call) bool { return !c.ended.IsZero() }) }
 
-// first returns the first call, nil if there is none.
+// first returns the first call, or nil if there is none.
 func (cs calls) first() *call {
 	if len(cs) == 0 {
 		return nil
@@ -53,7 +53,7 @@ func (cs calls) first() *call {
 	return &cs[0]
 }
 
-// last returns the last call, nil if there is none.
+// last returns the last call, or nil if there is none.
 func (cs calls) last() *call {
 	if len(cs) == 0 {
 		return nil
@@ -61,7 +61,7 @@ func (cs calls) last() *call {
 	return &cs[len(cs)-1]
 }
 
-// String lists the calls for people, without those that only look.
+// String lists the calls for people, without those that only read.
 func (cs calls) String() string {
 	var words []string
 	for i := range cs {
@@ -81,7 +81,7 @@ func (cs calls) String() string {
 	return strings.Join(words, ", ")
 }
 
-// sandboxes are the requests of RunPodSandbox.
+// sandboxes returns the requests of RunPodSandbox.
 func (cs calls) sandboxes() []*runtimeapi.RunPodSandboxRequest {
 	var list []*runtimeapi.RunPodSandboxRequest
 	for i := range cs {
@@ -92,7 +92,7 @@ func (cs calls) sandboxes() []*runtimeapi.RunPodSandboxRequest {
 	return list
 }
 
-// creates are the requests of CreateContainer.
+// creates returns the requests of CreateContainer.
 func (cs calls) creates() []*runtimeapi.CreateContainerRequest {
 	var list []*runtimeapi.CreateContainerRequest
 	for i := range cs {

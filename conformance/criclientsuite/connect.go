@@ -31,7 +31,7 @@ func connectRules() []rule {
 	}
 }
 
-// before makes a check that a method is called before the first RunPodSandbox of all.
+// before returns a check that a method is called before the very first RunPodSandbox.
 func before(method string) look {
 	return func(ctx context.Context, l *lab) error {
 		s, err := l.pod()
@@ -51,7 +51,7 @@ func before(method string) look {
 	}
 }
 
-// bareRuntime has none of the calls that came late.
+// bareRuntime returns faults for a runtime without the calls that the CRI got late.
 func bareRuntime() []*fault {
 	no := func(context.Context, *call) error {
 		return cri.ErrUnimplemented.Errorf("this runtime is an old one")
@@ -64,7 +64,7 @@ func checkBareRuntime(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	s.finish(1) // which no event tells
+	s.finish(1) // without an event
 	return s.again(ctx, mainName, 2)
 }
 
@@ -92,7 +92,7 @@ func (g *networkGate) check(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	// One that needs no network shows that the kubelet is at work.
+	// A Pod that needs no network shows that the kubelet is working.
 	if _, err := l.running(ctx, func(p *v1.Pod) { p.Spec.HostNetwork = true }); err != nil {
 		return fmt.Errorf("while NetworkReady is false: %w", err)
 	}
@@ -105,7 +105,7 @@ func (g *networkGate) check(ctx context.Context, l *lab) error {
 	return s.started(ctx)
 }
 
-// checkDeadlines looks at the life of a Pod, and at all that its kubelet has done yet.
+// checkDeadlines checks the life of a Pod, and all calls of its kubelet so far.
 func checkDeadlines(ctx context.Context, l *lab) error {
 	s, err := l.running(ctx, probed(exitProbe(0)))
 	if err != nil {
@@ -127,7 +127,7 @@ func checkDeadlines(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// mayLast reports whether a call may have no deadline.
+// mayLast reports whether a call may lack a deadline.
 func mayLast(c *call) bool {
 	switch req := c.req.(type) {
 	case *runtimeapi.PullImageRequest, *runtimeapi.GetEventsRequest:
@@ -138,7 +138,7 @@ func mayLast(c *call) bool {
 	return false
 }
 
-// called returns an error unless a method was.
+// called returns an error unless a method was called.
 func called(cs calls, method string) error {
 	if len(cs.of(method)) == 0 {
 		return fmt.Errorf("%s was not called", method)

@@ -32,8 +32,8 @@ func containerRules() []rule {
 	}
 }
 
-// asksContainer makes a check of a change of a Pod and of what the runtime is then
-// asked for.
+// asksContainer returns a check of the CreateContainer request that follows from a
+// change of a Pod.
 func asksContainer(change change, look func(*runtimeapi.CreateContainerRequest) error) look {
 	return func(ctx context.Context, l *lab) error {
 		s, err := l.pod(some(change)...)
@@ -73,7 +73,7 @@ func checkInSandbox(ctx context.Context, l *lab) error {
 			return fmt.Errorf("container %q was created in %q: RunPodSandbox had not answered with that", creates[i].container, creates[i].sandboxID)
 		}
 	}
-	// The mutant of this rule names another Pod's sandbox, under which its call stands.
+	// The mutant of this rule names another Pod's sandbox, so its call is recorded there.
 	return want("the number of containers that were created in the sandbox", len(creates), len(s.spec.Spec.Containers))
 }
 
@@ -81,7 +81,7 @@ func twoContainers(p *v1.Pod) {
 	p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "second"})
 }
 
-// checkSameConfig looks at a successor of the container, too.
+// checkSameConfig includes a successor of the container.
 func checkSameConfig(ctx context.Context, l *lab) error {
 	s, err := l.running(ctx, twoContainers, ports, func(p *v1.Pod) { p.Annotations = map[string]string{"suite.example/note": "x"} })
 	if err != nil {

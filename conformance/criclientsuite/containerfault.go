@@ -74,7 +74,7 @@ func checkCreateHurry(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkContainerGone lets somebody else remove an ended container after it was listed.
+// checkContainerGone has a third party remove an ended container after it was listed.
 func checkContainerGone(ctx context.Context, l *lab) error {
 	s, err := l.running(ctx, twoContainers)
 	if err != nil {
@@ -124,7 +124,7 @@ func checkSilentEnd(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	l.calm(ctx) // so that nobody is still at work on the Pod
+	l.calm(ctx) // so that the kubelet no longer works on the Pod
 	l.inject(&fault{pod: s.name, silent: true})
 	id := s.id()
 	s.finish(1)

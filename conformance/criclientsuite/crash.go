@@ -63,7 +63,7 @@ func checkRuntimeRestarts(ctx context.Context, l *lab) error {
 	if err := l.outage(ctx, nothing); err != nil {
 		return err
 	}
-	// A Pod that comes now shows that the kubelet has found the runtime again.
+	// A new Pod shows that the kubelet has found the runtime again.
 	if _, err := l.running(ctx); err != nil {
 		return fmt.Errorf("after the runtime restarted: %w", err)
 	}
@@ -71,7 +71,7 @@ func checkRuntimeRestarts(ctx context.Context, l *lab) error {
 	return s.untouched(ctx)
 }
 
-// untouched returns an error if anything of a Pod that runs was made again or ended.
+// untouched returns an error if any part of a running Pod was recreated or ended.
 func (s *subject) untouched(ctx context.Context) error {
 	cs := s.calls()
 	if n, wanted := len(cs.of("CreateContainer").good()), len(s.spec.Spec.Containers); n != wanted || len(cs.of("RunPodSandbox").good()) != 1 {
@@ -91,7 +91,8 @@ func checkRuntimeForgets(ctx context.Context, l *lab) error {
 	if err := l.outage(ctx, l.forget); err != nil {
 		return err
 	}
-	// One that had not listed the runtime since notices when it looks at the Pod again.
+	// A kubelet that had not listed the runtime since notices when it looks at the Pod
+	// again.
 	err = s.awaitSuch(ctx, seldom*l.target.patience(), s.mine, func(cs calls) error {
 		if n := len(cs.of("StartContainer").named(mainName).good()); n < 2 {
 			return fmt.Errorf("the container was started %d times, want 2", n)
@@ -104,8 +105,8 @@ func checkRuntimeForgets(ctx context.Context, l *lab) error {
 	return s.awaitSingle(ctx)
 }
 
-// checkEndsMeanwhile lets a container end in the same moment as its runtime, so that
-// no event tells of it.
+// checkEndsMeanwhile lets a container end at the same moment as its runtime, so that
+// no event reports it.
 func checkEndsMeanwhile(ctx context.Context, l *lab) error {
 	s, err := l.running(ctx)
 	if err != nil {
@@ -159,7 +160,7 @@ func checkAdopts(ctx context.Context, l *lab) error {
 	return s.single(ctx)
 }
 
-// checkDiesIn makes a check of a death between a call and its answer.
+// checkDiesIn returns a check of a kubelet's death between a call and its answer.
 func checkDiesIn(method string) look {
 	return func(ctx context.Context, l *lab) error {
 		s := l.draft()
@@ -182,7 +183,7 @@ func checkDiesIn(method string) look {
 		if err := l.reborn(ctx, func() error { bury(); return nil }); err != nil {
 			return err
 		}
-		// A Pod that comes now shows that the kubelet is at work again.
+		// A new Pod shows that the kubelet is working again.
 		if _, err := l.running(ctx); err != nil {
 			return fmt.Errorf("after the kubelet was killed and started again: %w", err)
 		}
@@ -221,7 +222,7 @@ func checkCountsOn(ctx context.Context, l *lab) error {
 	if err := l.reborn(ctx, nothing); err != nil {
 		return err
 	}
-	if _, err := l.running(ctx); err != nil { // it works again
+	if _, err := l.running(ctx); err != nil { // the kubelet works again
 		return err
 	}
 	s.finish(1)

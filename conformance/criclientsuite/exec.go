@@ -37,7 +37,7 @@ func execRules() []rule {
 	}
 }
 
-// exitProbe is a probe whose command ends with the code.
+// exitProbe returns a probe whose command exits with the code.
 func exitProbe(code int) *v1.Probe {
 	return &v1.Probe{
 		ProbeHandler: v1.ProbeHandler{Exec: command(code)}, TimeoutSeconds: probeTimeout, PeriodSeconds: 1, FailureThreshold: 1, SuccessThreshold: 1,
@@ -96,14 +96,14 @@ func checkProbeDeadline(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// tooLate answers a command as a runtime does whose command did not end.
+// tooLate answers as a runtime does when the command did not end in time.
 func tooLate(s *subject) *fault {
 	return &fault{method: "ExecSync", pod: s.name, times: 1, after: func(proto.Message, error) (proto.Message, error) {
 		return nil, context.DeadlineExceeded
 	}}
 }
 
-// checkLiveness makes a check of a probe that fails: by its code, or by a fault.
+// checkLiveness returns a check of a probe that fails: by its exit code, or by a fault.
 func checkLiveness(how func(*subject) *fault) look {
 	return func(ctx context.Context, l *lab) error {
 		code := 1
@@ -194,7 +194,7 @@ func checkPreStop(ctx context.Context, l *lab) error {
 		return err
 	}
 	hook, stop := s.calls().of("ExecSync").first(), s.calls().of("StopContainer").first()
-	if hook == nil { // it may come yet, too late
+	if hook == nil { // it may still come, too late
 		l.calm(ctx)
 		hook = s.calls().of("ExecSync").first()
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/relay"
 )
 
-// house is what the rules of one run share: a kubelet with its runtime, for those
+// house is what the rules of one run share: a kubelet with its runtime, for rules
 // that harm neither.
 type house struct {
 	dir    string
@@ -29,9 +29,9 @@ type house struct {
 	failed error // of the start of shared
 }
 
-// Open makes what the rules of one run share and returns the target with it; close
-// takes it down. A run opens a target that was not opened by itself: to open it
-// before is for who runs the suite many times on one kubelet.
+// Open creates what the rules of one run share and returns the target with it;
+// closeHouse takes it down. A run opens a target that is not open yet: only callers
+// that run the suite many times on one kubelet need to open it first.
 func Open(_ context.Context, target Target) (opened Target, closeHouse func(), err error) {
 	if target.house != nil {
 		return target, func() {}, nil
@@ -39,7 +39,7 @@ func Open(_ context.Context, target Target) (opened Target, closeHouse func(), e
 	if err := target.validate(); err != nil {
 		return target, nil, err
 	}
-	// Short: there are sockets below it, whose paths are limited to 107 bytes.
+	// A short name: it holds sockets, whose paths are limited to 107 bytes.
 	dir, err := os.MkdirTemp("", "nk")
 	if err != nil {
 		return target, nil, err
@@ -55,7 +55,7 @@ func (h *house) close() {
 	if h.shared != nil {
 		h.shared.close(context.Background(), slog.New(slog.DiscardHandler))
 	}
-	_ = os.RemoveAll(h.dir) // what a kubelet leaves mounted there stays
+	_ = os.RemoveAll(h.dir) // what a kubelet left mounted there stays
 }
 
 // common returns the site that rules share, opened for the first of them.
@@ -91,8 +91,7 @@ type site struct {
 	hangUp func() error // ends serving
 }
 
-// openSite starts a runtime and then the kubelet. Faults are there from the first call
-// on.
+// openSite starts a runtime and then the kubelet. Faults apply from the first call on.
 func openSite(ctx context.Context, h *house, dir string, faults ...*fault) (*site, error) {
 	s := &site{house: h, target: &h.target, dir: dir, manifests: filepath.Join(dir, "m"), images: &imageStore{}, rec: newRecorder()}
 	for _, f := range faults {
@@ -120,7 +119,7 @@ func openSite(ctx context.Context, h *house, dir string, faults ...*fault) (*sit
 
 func (s *site) endpoint() string { return "unix://" + filepath.Join(s.dir, "r.sock") }
 
-// up starts the runtime on the records that it has.
+// up starts the runtime on its existing records.
 func (s *site) up(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +135,7 @@ func (s *site) up(ctx context.Context) error {
 	return nil
 }
 
-// down ends the runtime as its death does: calls break off and the socket goes.
+// down ends the runtime as its death would: calls break off and the socket disappears.
 func (s *site) down() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,17 +147,17 @@ func (s *site) down() error {
 	return err
 }
 
-// forget takes the records of a runtime that is down: it will know of nothing.
+// forget removes the records of a runtime that is down: it will know nothing.
 func (s *site) forget() error { return os.RemoveAll(filepath.Join(s.dir, "state")) }
 
-// runtime is the runtime that is up. It is asked behind the recorder's back.
+// runtime returns the running runtime. Calls to it bypass the recorder.
 func (s *site) runtime() *engine {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.engine
 }
 
-// close takes the Pods away, as far as that is quick, and ends everything.
+// close removes the Pods, as far as that is quick, and ends everything.
 func (s *site) close(ctx context.Context, log *slog.Logger) {
 	if ctx.Err() == nil {
 		if err := s.empty(ctx); err != nil {
@@ -175,11 +174,11 @@ func (s *site) close(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// closeTime is what the end of a kubelet may take, within what a check has for its
-// clean-up when its own time is over.
+// closeTime is how long ending a kubelet may take, within the cleanup time that a check
+// has after its own time is over.
 const closeTime = 18 * time.Second
 
-// empty removes all manifests and waits until nothing runs any more.
+// empty removes all manifests and waits until no sandbox is ready any more.
 func (s *site) empty(ctx context.Context) error {
 	files, err := filepath.Glob(filepath.Join(s.manifests, "*"))
 	for _, f := range files {
@@ -204,10 +203,10 @@ func (s *site) empty(ctx context.Context) error {
 	}
 }
 
-// pause is how often the runtime is asked for what it has.
+// pause is the interval at which the suite polls its runtime.
 const pause = 10 * time.Millisecond
 
-// ready returns the ids of a Pod's sandboxes that are ready, of all Pods for "".
+// ready returns the ids of a Pod's ready sandboxes, or of all Pods' for "".
 func (s *site) ready(ctx context.Context, pod string) (ids []string, err error) {
 	e := s.runtime()
 	if e == nil {
@@ -226,7 +225,7 @@ func (s *site) ready(ctx context.Context, pod string) (ids []string, err error) 
 	return ids, nil
 }
 
-// said is the end of what the kubelet printed.
+// said returns the end of what the kubelet printed.
 func (s *site) said() string {
 	if s.kubelet == nil || s.kubelet.Said == nil {
 		return ""
@@ -237,7 +236,7 @@ func (s *site) said() string {
 // look is a rule's check.
 type look = func(context.Context, *lab) error
 
-// with makes a rule's check of a look at the kubelet that rules share.
+// with turns a look at the kubelet that rules share into a rule's check.
 func with(id string, check look, needs []Feature) func(context.Context, *input) error {
 	return func(ctx context.Context, in *input) (err error) {
 		if err := in.Target.missing(needs); err != nil {
@@ -253,8 +252,8 @@ func with(id string, check look, needs []Feature) func(context.Context, *input) 
 	}
 }
 
-// withOwn is with for rules that harm the kubelet or its runtime, or look at how they
-// meet: each gets both for itself, with the faults from the beginning.
+// withOwn is like with, for rules that harm the kubelet or its runtime, or check how
+// they connect: each gets its own pair, with the faults from the beginning.
 func withOwn(id string, check look, faults func() []*fault) func(context.Context, *input) error {
 	return func(ctx context.Context, in *input) error {
 		s, err := openSite(ctx, in.Target.house, in.TempDir, faults()...)

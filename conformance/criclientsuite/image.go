@@ -140,16 +140,16 @@ func checkPullAgain(ctx context.Context, l *lab) error {
 	})
 }
 
-// backOffTime is how long the first pause of a back-off may be, and what follows it.
+// backOffTime is how long the first pause of a back-off, and what follows it, may take.
 const backOffTime = 20 * time.Second
 
-// hurry is how often something may be tried within a time that fails each time.
+// hurry returns how often something that always fails may be tried within a time.
 func hurry(within time.Duration) int {
 	const first, every = 5, 100 * time.Millisecond
 	return first + int(within/every)
 }
 
-// checkCollects looks at all that was removed in the run so far.
+// checkCollects checks all images that were removed in the run so far.
 func checkCollects(ctx context.Context, l *lab) error {
 	pinned := registryHost + "/pinned/" + l.rule + ":v1"
 	l.images.add(pinned, true)

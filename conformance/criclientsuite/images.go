@@ -13,22 +13,22 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// registryHost is where images of the suite would come from.
+// registryHost is the registry that the suite's images would come from.
 const registryHost = "registry.suite.invalid"
 
-// imageStore has images without content. It outlives the runtime.
+// imageStore holds images without content. It outlives the runtime.
 type imageStore struct {
 	mu     sync.Mutex
 	images []*runtimeapi.Image
 }
 
-// imageID is the id of the image that a reference names.
+// imageID returns the id of the image that a reference names.
 func imageID(ref string) string {
 	sum := sha256.Sum256([]byte(ref))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// add puts an image into the store, unless it is there.
+// add puts an image into the store, unless it is already there.
 func (s *imageStore) add(ref string, pinned bool) (id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

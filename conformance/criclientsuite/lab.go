@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// podLabel is a label of every Pod of the suite: its name, to which kubelets add
-	// something.
+	// podLabel is a label of every Pod of the suite. It holds the Pod's name, because
+	// kubelets append something to the name itself.
 	podLabel = "cri-client-suite/pod"
 	// mainName is the container that each Pod has unless a rule says otherwise.
 	mainName = "main"
@@ -25,7 +25,7 @@ const (
 	grace = 7
 )
 
-// lab is the place where one check runs.
+// lab is the environment of one check.
 type lab struct {
 	*site
 	rule  string
@@ -39,7 +39,7 @@ func newLab(id string, s *site, in *input) *lab {
 	return l
 }
 
-// close takes the rule's Pods and faults away and does not wait for the former.
+// close removes the rule's Pods and faults, without waiting for the Pods to end.
 func (l *lab) close() error {
 	var errs []error
 	for _, undo := range l.undo {
@@ -53,27 +53,27 @@ func (l *lab) close() error {
 	return errors.Join(errs...)
 }
 
-// inject prepares a fault for the time of the check.
+// inject prepares a fault for the duration of the check.
 func (l *lab) inject(f *fault) (remove func()) {
 	remove = l.rec.inject(f)
 	l.undo = append(l.undo, remove)
 	return remove
 }
 
-// subject is a Pod that the kubelet was given.
+// subject is a Pod given to the kubelet.
 type subject struct {
 	*lab
 	name string
 	file string
 	spec *v1.Pod
-	at   time.Time // when the kubelet was given it
+	at   time.Time // when the kubelet got it
 }
 
-// change makes another Pod of the plain one, which has one container that runs until
-// it is stopped.
+// change modifies the default Pod, which has one container that runs until it is
+// stopped.
 type change = func(*v1.Pod)
 
-// draft makes a Pod that the kubelet does not know yet.
+// draft returns a Pod that the kubelet does not know yet.
 func (l *lab) draft(changes ...change) *subject {
 	name := fmt.Sprintf("%s-%d", l.rule, l.house.pods.Add(1))
 	seconds := int64(grace)
@@ -96,7 +96,8 @@ func (l *lab) draft(changes ...change) *subject {
 	return &subject{lab: l, name: name, spec: p, file: filepath.Join(l.manifests, name+".json")}
 }
 
-// image gives a container an image that is present, unless it has one.
+// image gives a container its own image, which is present unless the container's
+// image was absent.
 func (l *lab) image(pod string, c *v1.Container) {
 	if c.ImagePullPolicy == "" {
 		c.ImagePullPolicy = v1.PullIfNotPresent
@@ -109,14 +110,14 @@ func (l *lab) image(pod string, c *v1.Container) {
 	l.rec.claimImage(c.Image, pod, c.Name)
 }
 
-// absent as a container's image means its own one, which is not present.
+// absent, as a container's image, stands for its own image, not present.
 const absent = "absent"
 
-// imageOf is the name of a container's image.
+// imageOf returns the name of a container's image.
 func imageOf(pod, container string) string { return registryHost + "/" + pod + "/" + container + ":v1" }
 
-// give writes the Pod's manifest, or what has become of it, for the kubelet to read.
-// Objects that the Pod refers to stand before it.
+// give writes the Pod's manifest, or its changed version, for the kubelet to read.
+// Objects that the Pod refers to precede it.
 func (s *subject) give(objects ...any) error {
 	var text strings.Builder
 	for _, o := range append(objects, s.spec) {
@@ -138,7 +139,7 @@ func (s *subject) give(objects ...any) error {
 	return os.Rename(hidden, s.file)
 }
 
-// take removes the manifest.
+// take removes the Pod's manifest.
 func (s *subject) take() error { return os.Remove(s.file) }
 
 // pod gives the kubelet a Pod.
@@ -176,13 +177,13 @@ func (s *subject) calls() calls {
 
 func (s *subject) mine(c *call) bool { return c.pod == s.name }
 
-// await waits until the calls about the Pod so far satisfy a condition, or says what is
-// missing.
+// await waits until missing returns nil for the calls about the Pod so far; otherwise it
+// returns what is missing.
 func (s *subject) await(ctx context.Context, missing func(calls) error) error {
 	return s.awaitSuch(ctx, s.target.patience(), s.mine, missing)
 }
 
-// awaitSuch is await for other calls.
+// awaitSuch is await for any calls and any time limit.
 func (l *lab) awaitSuch(ctx context.Context, within time.Duration, such func(*call) bool, missing func(calls) error) error {
 	patience := time.NewTimer(within)
 	defer patience.Stop()
@@ -194,7 +195,7 @@ func (l *lab) awaitSuch(ctx context.Context, within time.Duration, such func(*ca
 		}
 		select {
 		case <-changed:
-			time.Sleep(time.Millisecond) // for what comes with it
+			time.Sleep(time.Millisecond) // to batch the changes that follow at once
 			continue
 		case <-patience.C:
 		case <-ctx.Done():
@@ -203,7 +204,7 @@ func (l *lab) awaitSuch(ctx context.Context, within time.Duration, such func(*ca
 	}
 }
 
-// printed is what the kubelet said of the rule's Pods, for messages.
+// printed returns what the kubelet printed about the rule's Pods, for messages.
 func (l *lab) printed() string {
 	const most = 5 // lines
 	var lines []string
@@ -224,7 +225,7 @@ func (l *lab) printed() string {
 	return "\nthe kubelet printed: " + strings.Join(lines, "\n")
 }
 
-// calm waits for as long as something must not happen.
+// calm waits for the time in which something must not happen.
 func (l *lab) calm(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -232,7 +233,7 @@ func (l *lab) calm(ctx context.Context) {
 	}
 }
 
-// sandbox waits for the kubelet to ask for the Pod's sandbox.
+// sandbox waits for the kubelet to request the Pod's sandbox.
 func (s *subject) sandbox(ctx context.Context) (req *runtimeapi.RunPodSandboxRequest, err error) {
 	err = s.await(ctx, func(cs calls) error {
 		list := cs.sandboxes()
@@ -245,7 +246,7 @@ func (s *subject) sandbox(ctx context.Context) (req *runtimeapi.RunPodSandboxReq
 	return req, err
 }
 
-// container waits for the kubelet to ask for the Pod's container.
+// container waits for the kubelet to request the Pod's container.
 func (s *subject) container(ctx context.Context) (req *runtimeapi.CreateContainerRequest, err error) {
 	err = s.await(ctx, func(cs calls) error {
 		list := cs.named(mainName).creates()
@@ -269,7 +270,7 @@ func (s *subject) id() string {
 // finish lets the Pod's container end by itself.
 func (s *subject) finish(code int32) { s.runtime().exit(s.id(), code) }
 
-// again waits until another instance of a container was started.
+// again waits until that many instances of a container were started.
 func (s *subject) again(ctx context.Context, container string, instances int) error {
 	return s.await(ctx, func(cs calls) error {
 		if n := len(cs.of("StartContainer").named(container).good()); n < instances {
@@ -279,7 +280,7 @@ func (s *subject) again(ctx context.Context, container string, instances int) er
 	})
 }
 
-// instances returns how often a container was created and runs now, by its name.
+// runningNow returns how many instances of each container run now, by its name.
 func (s *subject) runningNow(ctx context.Context) (map[string]int, error) {
 	e := s.runtime()
 	if e == nil {
@@ -300,8 +301,8 @@ func (s *subject) runningNow(ctx context.Context) (map[string]int, error) {
 	return count, nil
 }
 
-// single returns an error unless the Pod has one ready sandbox, and one of each of its
-// app containers runs.
+// single returns an error unless the Pod has one ready sandbox, and one running
+// instance of each of its app containers.
 func (s *subject) single(ctx context.Context) error {
 	ids, err := s.ready(ctx, s.name)
 	if err != nil {
@@ -322,7 +323,7 @@ func (s *subject) single(ctx context.Context) error {
 	return nil
 }
 
-// awaitSingle waits until single holds and goes on to hold.
+// awaitSingle waits until single holds and continues to hold.
 func (s *subject) awaitSingle(ctx context.Context) error {
 	over := time.Now().Add(s.target.patience())
 	for {

@@ -18,7 +18,7 @@ func logRules() []rule {
 	}
 }
 
-// logOf is the log file of the container's first instance.
+// logOf returns the log file of the container's first instance.
 func (s *subject) logOf(ctx context.Context) (string, error) {
 	sandbox, err := s.sandbox(ctx)
 	if err != nil {
@@ -31,7 +31,7 @@ func (s *subject) logOf(ctx context.Context) (string, error) {
 	return filepath.Join(sandbox.GetConfig().GetLogDirectory(), c.GetConfig().GetLogPath()), nil
 }
 
-// checkLogPlace relies on the suite's runtime, which makes a file and no directory.
+// checkLogPlace relies on the suite's runtime, which creates a file but no directory.
 func checkLogPlace(ctx context.Context, l *lab) error {
 	s, err := l.pod()
 	if err != nil {

@@ -50,7 +50,7 @@ func mountRules() []rule {
 	}
 }
 
-// volume gives the Pod a directory and its container a mount of it, at /NAME.
+// volume gives the Pod a directory, and its container a mount of it at /NAME.
 func volume(p *v1.Pod, name string) *v1.VolumeMount {
 	p.Spec.Volumes = append(p.Spec.Volumes, v1.Volume{Name: name, VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
 	c := &p.Spec.Containers[0]
@@ -58,7 +58,7 @@ func volume(p *v1.Pod, name string) *v1.VolumeMount {
 	return &c.VolumeMounts[len(c.VolumeMounts)-1]
 }
 
-// mountAt returns the container's mount at a path, nil if it has none.
+// mountAt returns the container's mount at a path, or nil if it has none.
 func mountAt(r *runtimeapi.CreateContainerRequest, path string) *runtimeapi.Mount {
 	for _, m := range r.GetConfig().GetMounts() {
 		if m.GetContainerPath() == path {
@@ -95,7 +95,7 @@ func checkMounts(ctx context.Context, l *lab) error {
 
 func propagating(p *v1.Pod) {
 	yes, from, both := true, v1.MountPropagationHostToContainer, v1.MountPropagationBidirectional
-	p.Spec.Containers[0].SecurityContext = &v1.SecurityContext{Privileged: &yes} // without which Bidirectional is refused
+	p.Spec.Containers[0].SecurityContext = &v1.SecurityContext{Privileged: &yes} // required for Bidirectional
 	volume(p, "none")
 	volume(p, "from").MountPropagation = &from
 	volume(p, "both").MountPropagation = &both

@@ -22,7 +22,7 @@ func orderRules() []rule {
 	}
 }
 
-// ending lets a container end at once with a code.
+// ending makes a container end at once, with an exit code.
 func ending(c v1.Container, code int) v1.Container {
 	c.Command = []string{exitWord, strconv.Itoa(code)}
 	return c
@@ -48,7 +48,8 @@ func checkInitOrder(ctx context.Context, l *lab) error {
 		if i == 0 {
 			continue
 		}
-		// One that was started has ended after that, and its successor may come then.
+		// A container ends after its StartContainer has answered; only then may its
+		// successor come.
 		if before := starts.named(order[i-1]).good().last(); before == nil || creates[i].begun.Before(before.ended) {
 			return fmt.Errorf("container %q was created before %q had run", name, order[i-1])
 		}

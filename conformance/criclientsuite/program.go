@@ -13,21 +13,21 @@ import (
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
 
-// Command is a kubelet that is started by a command line. In its words, in Env,
-// Setup and Cleanup, Endpoint, Manifests and State are replaced; they are in the
-// environment, too, under the names between the brackets.
+// Command is a kubelet started by a command line. Endpoint, Manifests and State are
+// replaced in its words, in Env, Setup and Cleanup; they are in the environment, too,
+// under the names between the brackets.
 type Command struct {
 	// Exec is the program and its arguments.
 	Exec []string
-	// Env is added to the environment, as NAME=value.
+	// Env is added to the environment, in the form NAME=value.
 	Env []string
-	// Setup and Cleanup are run by /bin/sh, before the first start and after the
-	// end. Empty means nothing.
+	// Setup and Cleanup are run by /bin/sh, before the first start and after the end.
+	// Empty means none.
 	Setup, Cleanup string
 }
 
-// CommandOf returns the command that a profile declares, with Exec left to whoever
-// splits command lines. A nil profile declares nothing.
+// CommandOf returns the command that a profile declares, without Exec, which is left
+// to the caller that splits command lines. A nil profile declares nothing.
 func CommandOf(profile *conformance.Profile) Command {
 	var c Command
 	c.Setup, _ = profile.Fact("setup")
@@ -37,7 +37,7 @@ func CommandOf(profile *conformance.Profile) Command {
 	return c
 }
 
-// stopTime is how long a kubelet may take to end when it is asked to.
+// stopTime is how long a kubelet may take to end on request.
 const stopTime = 15 * time.Second
 
 // program is a started command.
@@ -98,10 +98,10 @@ func (p *program) close(ctx context.Context) error {
 	return errors.Join(p.process.Stop(stopTime), p.shell(ctx, p.Cleanup))
 }
 
-// endedWords begin what is said of a kubelet that has ended.
+// endedWords begin what said returns for a kubelet that has ended.
 const endedWords = "it ended"
 
-// said begins with how the process ended, if it did.
+// said returns the end of the output, preceded by how the process ended if it did.
 func (p *program) said() string {
 	select {
 	case <-p.process.Done():

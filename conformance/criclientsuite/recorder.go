@@ -18,25 +18,25 @@ import (
 
 // call is one call of the kubelet. Its messages must not be changed.
 type call struct {
-	n           int // place in the order of arrival
+	n           int // index in the order of arrival
 	method      string
 	req, resp   proto.Message // resp is nil until the call has ended, and when it failed
 	err         error
 	begun       time.Time
 	ended       time.Time // zero until then
 	deadline    time.Time // zero for none
-	pod         string    // the name that the suite gave the Pod, "" for a call that is about none
+	pod         string    // the name that the suite gave the Pod, "" for a call about no Pod
 	container   string    // its name in the Pod
 	sandboxID   string
 	containerID string
-	logPlace    error // of CreateContainer: why its log could not be opened when it was called
+	logPlace    error // of CreateContainer: why its log's directory was not found at the call
 }
 
 // owner is what an id belongs to.
 type owner struct{ pod, container, sandboxID string }
 
-// recorder notes every call between the kubelet and the runtime, and does what a
-// rule has prepared.
+// recorder records every call between the kubelet and the runtime, and applies the
+// faults that a rule has prepared.
 type recorder struct {
 	mu      sync.Mutex
 	calls   []*call
@@ -50,20 +50,20 @@ func newRecorder() *recorder {
 	return &recorder{owners: map[string]owner{}, refs: map[string]owner{}, changed: make(chan struct{})}
 }
 
-// fault is what happens to some calls. Its functions may be nil.
+// fault changes what happens to some calls. Its functions may be nil.
 type fault struct {
 	method, pod, container string // "" is any
-	// times is how often it happens; 0 is always.
+	// times is how often the fault happens; 0 means always.
 	times int
-	// before runs in the place of the call: with an error, that is the answer.
+	// before runs before the runtime gets the call; an error of it is the answer.
 	before func(ctx context.Context, c *call) error
-	// after may replace the answer of the runtime, which has done what it was asked.
+	// after may replace the answer of the runtime, which has carried out the call.
 	after func(proto.Message, error) (proto.Message, error)
-	// silent leaves events of the Pod out of the stream.
+	// silent drops the Pod's events from the stream.
 	silent bool
 }
 
-// inject prepares a fault; remove takes it back.
+// inject prepares a fault; remove withdraws it.
 func (r *recorder) inject(f *fault) (remove func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +75,7 @@ func (r *recorder) inject(f *fault) (remove func()) {
 	}
 }
 
-// claim returns the faults that happen to the call.
+// claim returns the faults that apply to the call.
 func (r *recorder) claim(c *call) []*fault {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +139,7 @@ func (r *recorder) stream(ctx context.Context, wire *relay.Call, send relay.Send
 	})
 }
 
-// silenced reports whether a message is an event that nobody shall hear of.
+// silenced reports whether a message is an event that a fault suppresses.
 func (r *recorder) silenced(m proto.Message) bool {
 	e, ok := m.(*runtimeapi.ContainerEventResponse)
 	if !ok {
@@ -183,7 +183,7 @@ func (r *recorder) wake() {
 	r.changed = make(chan struct{})
 }
 
-// attribute finds out what the call is about.
+// attribute determines which Pod, container and sandbox the call is about.
 func (r *recorder) attribute(c *call) {
 	c.sandboxID, c.containerID = textField(c.req, "pod_sandbox_id"), textField(c.req, "container_id")
 	var of owner
@@ -218,7 +218,7 @@ func (r *recorder) imageOwner(spec *runtimeapi.ImageSpec) owner {
 	return r.owners[spec.GetImage()]
 }
 
-// claimImage says that an image is that of a container, by name and by id.
+// claimImage assigns an image to a container, by name and by id.
 func (r *recorder) claimImage(ref, pod, container string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -226,7 +226,7 @@ func (r *recorder) claimImage(ref, pod, container string) {
 	r.owners[imageID(ref)] = r.refs[ref]
 }
 
-// own notes whose the id is that the runtime answered.
+// own records the owner of the id in the runtime's answer.
 func (r *recorder) own(c *call, resp proto.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -240,7 +240,7 @@ func (r *recorder) own(c *call, resp proto.Message) {
 	}
 }
 
-// podOf returns the suite's name of a Pod: a kubelet may have added its own to it.
+// podOf returns the suite's name of a Pod, to which a kubelet may have appended its own.
 func podOf(labels map[string]string, name string) string {
 	if of, ok := labels[podLabel]; ok {
 		return of
@@ -248,7 +248,7 @@ func podOf(labels map[string]string, name string) string {
 	return name
 }
 
-// textField returns a field of a message by its name, "" where it has none.
+// textField returns a string field of a message by its name, or "" if there is none.
 func textField(m proto.Message, name protoreflect.Name) string {
 	d := m.ProtoReflect().Descriptor().Fields().ByName(name)
 	if d == nil || d.Kind() != protoreflect.StringKind || d.IsList() {
@@ -257,7 +257,7 @@ func textField(m proto.Message, name protoreflect.Name) string {
 	return m.ProtoReflect().Get(d).String()
 }
 
-// seen returns the calls so far that a condition holds for, in their order.
+// seen returns the calls so far for which a condition holds, in order of arrival.
 func (r *recorder) seen(such func(*call) bool) (found calls, changed <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -269,7 +269,7 @@ func (r *recorder) seen(such func(*call) bool) (found calls, changed <-chan stru
 	return found, r.changed
 }
 
-// podOfSandbox returns whose sandboxes the runtime has made, by their ids.
+// podOfSandbox returns the Pods of the sandboxes that the runtime created, by sandbox id.
 func (r *recorder) podOfSandbox() map[string]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

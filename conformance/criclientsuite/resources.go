@@ -10,13 +10,13 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// What the container of these rules asks for, and what the runtime is to be told.
+// What the container of these rules requests, and what the runtime must be told.
 const (
 	memoryLimit = int64(64 << 20)
-	cpuShares   = int64(256)  // of 250m
-	cpuCores    = 0.5         // of 500m
-	guaranteed  = int64(-997) // the score of a Guaranteed Pod's container
-	bestEffort  = int64(1000) // that of a BestEffort one
+	cpuShares   = int64(256)  // for 250m
+	cpuCores    = 0.5         // for 500m
+	guaranteed  = int64(-997) // oom_score_adj of a Guaranteed Pod's container
+	bestEffort  = int64(1000) // oom_score_adj of a BestEffort Pod's container
 )
 
 func resourceRules() []rule {

@@ -26,8 +26,8 @@ func restartRules() []rule {
 	}
 }
 
-// checkRestarts makes a check of what follows the end of a container. A second one
-// runs on, so that the Pod has not finished.
+// checkRestarts returns a check of what follows the end of a container. A second
+// container keeps running, so that the Pod has not finished.
 func checkRestarts(policy change, code int32, wanted bool) look {
 	return func(ctx context.Context, l *lab) error {
 		s, err := l.running(ctx, append(some(policy), twoContainers)...)
@@ -50,7 +50,7 @@ func checkRestarts(policy change, code int32, wanted bool) look {
 	}
 }
 
-// noticed waits until the kubelet has been told that a container has ended.
+// noticed waits until a ContainerStatus has told the kubelet that a container ended.
 func (s *subject) noticed(ctx context.Context, id string) error {
 	return s.await(ctx, func(cs calls) error {
 		seen := cs.of("ContainerStatus").good().such(func(c *call) bool {
@@ -73,7 +73,7 @@ func checkCrashLoop(ctx context.Context, l *lab) error {
 		return err
 	}
 	l.calm(ctx)
-	// Two in a row may come at once.
+	// Two restarts may follow without a pause.
 	if n := len(s.calls().of("StartContainer").named(mainName)); n > 3 {
 		return fmt.Errorf("a container that fails at once was started %d times within %v", n, l.target.calm())
 	}

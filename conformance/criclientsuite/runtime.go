@@ -19,18 +19,18 @@ import (
 )
 
 const (
-	// handler is the RuntimeClass handler that the runtime has beside the default one.
+	// handler is the RuntimeClass handler that the runtime has besides the default one.
 	handler = "suite-handler"
-	// exitWord as a container's first word lets it end at once, with the code that
-	// follows; as the first word of an ExecSync it is the code of that. Any other
-	// container runs until somebody ends it.
+	// exitWord as a container's first word makes it end at once, with the code that
+	// follows; as the first word of an ExecSync it sets that command's exit code. Any
+	// other container runs until it is ended.
 	exitWord = "suite-exit"
 	// startTime is how long the suite's own runtime may take to answer.
 	startTime = 10 * time.Second
 )
 
-// engine is a runtime whose containers are entries of a list. The SDK around it
-// keeps the records, and so is as strict with the kubelet as any runtime made with it.
+// engine is a runtime whose containers are entries of a list. The SDK around it keeps
+// the records, so engine is as strict with the kubelet as any runtime built on the SDK.
 type engine struct {
 	*client.Client
 	images   *imageStore
@@ -49,8 +49,8 @@ type exit struct {
 	e  cri.Exit
 }
 
-// startEngine serves a runtime on a socket below dir, with the records that an
-// earlier one left there.
+// startEngine serves a runtime on a socket in dir, with the records that an earlier
+// one left there.
 func startEngine(ctx context.Context, dir string, images *imageStore) (*engine, error) {
 	state := filepath.Join(dir, "state")
 	if err := os.MkdirAll(state, 0o700); err != nil {
@@ -132,7 +132,7 @@ func (e *engine) create(ctx context.Context, c *cri.Container) error {
 	return err
 }
 
-// start lets a container end soon if its words say so.
+// start makes a container end soon if its words say so.
 func (e *engine) start(_ context.Context, c *cri.Container) error {
 	words := slices.Concat(c.Config.GetCommand(), c.Config.GetArgs())
 	if err := touch(c.LogPath); err != nil {
@@ -174,7 +174,7 @@ func (e *engine) watch(ctx context.Context, ended func(string, cri.Exit)) error 
 
 func (e *engine) reopen(_ context.Context, c *cri.Container) error { return touch(c.LogPath) }
 
-// touch makes a log file, in whose directory it is the kubelet's to make.
+// touch creates a log file; the kubelet must create its directory.
 func touch(path string) error {
 	if path == "" {
 		return nil

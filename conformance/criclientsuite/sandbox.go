@@ -42,13 +42,13 @@ func sandboxRules() []rule {
 	}
 }
 
-// oddAnnotations are some whose values are easily altered.
+// oddAnnotations returns annotations whose values are easily altered on the way.
 func oddAnnotations() map[string]string {
 	return map[string]string{"suite.example/colour": "blue, not red", "suite.example/lines": " one\n\"two\" ", "suite.example/empty": ""}
 }
 
-// asksSandbox makes a check of a change of a Pod and of what the runtime is then asked
-// for.
+// asksSandbox returns a check of the RunPodSandbox request that follows from a change
+// of a Pod.
 func asksSandbox(change change, look func(*runtimeapi.RunPodSandboxRequest) error) look {
 	return func(ctx context.Context, l *lab) error {
 		s := l.draft(some(change)...)
@@ -63,7 +63,7 @@ func asksSandbox(change change, look func(*runtimeapi.RunPodSandboxRequest) erro
 	}
 }
 
-// some is the list of a change that may be nil.
+// some returns the list of one change, empty if it is nil.
 func some(one change) []change {
 	if one == nil {
 		return nil
@@ -71,8 +71,8 @@ func some(one change) []change {
 	return []change{one}
 }
 
-// lookMetadata accepts a name to which the kubelet has added its node's, as it does for
-// a Pod of a manifest.
+// lookMetadata accepts a name to which the kubelet has appended its node's, as it does
+// for a Pod from a manifest.
 func lookMetadata(r *runtimeapi.RunPodSandboxRequest) error {
 	m, name := r.GetConfig().GetMetadata(), r.GetConfig().GetLabels()[podLabel]
 	switch {
@@ -103,7 +103,7 @@ func checkSandboxAttempt(ctx context.Context, l *lab) error {
 	return want("the UID in the successor's metadata", next.GetUid(), first.GetUid())
 }
 
-// breakSandbox ends the Pod's sandbox with all that is in it, as its crash does.
+// breakSandbox ends the Pod's sandbox with all that is in it, as a crash would.
 func (s *subject) breakSandbox(ctx context.Context) error {
 	ids, err := s.ready(ctx, s.name)
 	if err != nil {
@@ -128,7 +128,7 @@ func plainNamespaces() *runtimeapi.NamespaceOption {
 	return &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
 }
 
-// checkNamespaces holds the sandbox and its container to the same modes.
+// checkNamespaces requires the same modes of the sandbox and its container.
 func checkNamespaces(change change, wanted *runtimeapi.NamespaceOption) look {
 	return func(ctx context.Context, l *lab) error {
 		s, err := l.pod(some(change)...)

@@ -58,7 +58,7 @@ func checkSandboxHurry(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// lost is the answer to a call that the runtime has carried out.
+// lost replaces the answer to a call that the runtime has carried out.
 func lost(proto.Message, error) (proto.Message, error) { return nil, context.DeadlineExceeded }
 
 func checkSandboxLost(ctx context.Context, l *lab) error {
@@ -88,7 +88,7 @@ func checkSandboxReplaced(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkSandboxGone lets somebody else remove the sandbox after it was listed.
+// checkSandboxGone has a third party remove the sandbox after it was listed.
 func checkSandboxGone(ctx context.Context, l *lab) error {
 	s, err := l.running(ctx)
 	if err != nil {
@@ -99,7 +99,7 @@ func checkSandboxGone(ctx context.Context, l *lab) error {
 		return errors.Join(err, cri.ErrNotFound.Errorf("it is gone"))
 	}})
 	s.finish(1)
-	// The container may have been started again where the sandbox still was.
+	// The container may have been restarted while the sandbox still existed.
 	err = s.again(ctx, mainName, 2)
 	if err == nil {
 		err = s.awaitSingle(ctx)

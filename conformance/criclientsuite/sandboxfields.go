@@ -83,8 +83,8 @@ func lookDNS(r *runtimeapi.RunPodSandboxRequest) error {
 
 const containerPort = 80
 
-// hostPort is the port of a Pod by its name: one that waits for another Pod's is not
-// asked for.
+// hostPort derives a Pod's host port from its name: the kubelet does not create a Pod
+// that waits for another Pod's port.
 func hostPort(pod string) int32 {
 	const first, room = 38000, 1000
 	n, _ := strconv.Atoi(pod[strings.LastIndex(pod, "-")+1:]) // every name ends with a number
@@ -122,7 +122,7 @@ func lookPorts(r *runtimeapi.RunPodSandboxRequest) error {
 	return nil
 }
 
-// checkHandler gives the RuntimeClass in the same file.
+// checkHandler puts the RuntimeClass into the same file as the Pod.
 func checkHandler(ctx context.Context, l *lab) error {
 	s := l.draft()
 	class := s.name
@@ -139,7 +139,7 @@ func checkHandler(ctx context.Context, l *lab) error {
 	return want("runtime_handler", req.GetRuntimeHandler(), handler)
 }
 
-// groupAlone gives the Pod a group and no user.
+// groupAlone gives the Pod a group but no user.
 func groupAlone(p *v1.Pod) {
 	group := int64(4000)
 	p.Spec.SecurityContext = &v1.PodSecurityContext{RunAsGroup: &group}

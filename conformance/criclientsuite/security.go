@@ -66,7 +66,7 @@ func securityRules() []rule {
 	}
 }
 
-// profileRules are the second half of those about security contexts.
+// profileRules are the second half of the rules about security contexts.
 func profileRules() []rule {
 	return []rule{
 		must("CRIC-SEC-008", "passes the seccomp profile on, the container's before the Pod's",
@@ -127,7 +127,8 @@ func profileRules() []rule {
 	}
 }
 
-// secured makes a check of security contexts and of what becomes of them.
+// secured returns a check of the container's security context that follows from a
+// change of the Pod's and the container's.
 func secured(change func(*v1.PodSecurityContext, *v1.SecurityContext), look func(*runtimeapi.LinuxContainerSecurityContext) error) look {
 	return asksContainer(func(p *v1.Pod) {
 		if change == nil {

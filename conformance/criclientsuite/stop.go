@@ -14,11 +14,11 @@ import (
 	"github.com/nodekit-project/nodekit/cri"
 )
 
-// leastGrace is the least that a kubelet gives a container in seconds.
+// leastGrace is the shortest grace period that a kubelet gives a container, in seconds.
 const leastGrace = 2
 
-// longGrace is so long that a busy kubelet, which takes off what has passed of it,
-// is still told from one that does not know it.
+// longGrace is so long that a busy kubelet, which subtracts the time already passed,
+// still differs from one that ignores the grace period.
 const longGrace = 80
 
 func stopRules() []rule {
@@ -57,8 +57,8 @@ func stopRules() []rule {
 	}
 }
 
-// comesAndGoes gives the kubelet the Pod, takes it away again once its containers were
-// started, and waits until enough of what follows is seen.
+// comesAndGoes gives the kubelet the Pod, removes it once its containers were started,
+// and waits until missing returns nil.
 func (s *subject) comesAndGoes(ctx context.Context, missing func(calls) error) error {
 	if err := s.give(); err != nil {
 		return err
@@ -72,13 +72,13 @@ func (s *subject) comesAndGoes(ctx context.Context, missing func(calls) error) e
 	return s.await(ctx, missing)
 }
 
-// takenAway is comesAndGoes of a Pod that is as the changes make it, until a call.
+// takenAway is comesAndGoes for a Pod with the changes, until method was called.
 func (l *lab) takenAway(ctx context.Context, method string, changes ...change) (*subject, error) {
 	s := l.draft(changes...)
 	return s, s.comesAndGoes(ctx, func(cs calls) error { return called(cs, method) })
 }
 
-// checkGrace makes a check of the first timeout that a container is stopped with.
+// checkGrace returns a check of the timeout of a container's first StopContainer.
 func checkGrace(change change, least, most int64) look {
 	return func(ctx context.Context, l *lab) error {
 		s, err := l.takenAway(ctx, "StopContainer", some(change)...)
@@ -93,7 +93,7 @@ func checkGrace(change change, least, most int64) look {
 	}
 }
 
-// checkStopsBeside holds the answer of each StopContainer until the other has come.
+// checkStopsBeside holds each StopContainer until the other one has come.
 func checkStopsBeside(ctx context.Context, l *lab) error {
 	s := l.draft(twoContainers)
 	both := make(chan struct{})
@@ -136,7 +136,7 @@ func checkStopsBeside(ctx context.Context, l *lab) error {
 }
 
 // seldom is how many times its patience a kubelet may take for what it does once a
-// minute: to remove what it has stopped, and to look at a Pod of which nobody tells.
+// minute: remove what it has stopped, and look at a Pod that nothing reports on.
 const seldom = 5
 
 func (s *subject) removed(ctx context.Context) error {
@@ -189,7 +189,7 @@ func checkLeavesNothing(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkStopsAgain makes a check of what follows a call that failed.
+// checkStopsAgain returns a check of what follows a failed call.
 func checkStopsAgain(method string, missing func(calls) error) look {
 	return func(ctx context.Context, l *lab) error {
 		s := l.draft()
@@ -215,7 +215,7 @@ func checkStopDeadline(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// checkStopsGone lets the runtime forget that it had stopped the container.
+// checkStopsGone has the runtime stop the container, but answer that it does not exist.
 func checkStopsGone(ctx context.Context, l *lab) error {
 	s := l.draft()
 	l.inject(&fault{method: "StopContainer", pod: s.name, after: func(proto.Message, error) (proto.Message, error) {

@@ -11,8 +11,8 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 )
 
-// Endpoint, Manifests and State stand in commands for what the suite gives the
-// kubelet; see Place.
+// Endpoint, Manifests and State are placeholders in commands for what the suite gives
+// the kubelet; see Place.
 const (
 	Endpoint  = "$(CONTAINER_RUNTIME_ENDPOINT)"
 	Manifests = "$(MANIFEST_DIRECTORY)"
@@ -21,44 +21,44 @@ const (
 
 // Target is the kubelet under test.
 type Target struct {
-	// Start starts a kubelet at a place that is its own. Command makes one of a
-	// command line. Required.
+	// Start starts a kubelet at a place of its own. Command.Start is one for a command
+	// line. Required.
 	Start func(ctx context.Context, p Place) (*Kubelet, error)
-	// Lacks are the features that the kubelet does not have, or not for Pods of a
+	// Lacks are the features that the kubelet does not have, or not for Pods from a
 	// manifest directory.
 	Lacks []Feature
-	// Device is an extended resource of which the kubelet has one, of a device plugin
-	// that runs beside it. Empty: rules about devices do not apply.
+	// Device is an extended resource of which the kubelet has one, from a device plugin
+	// that runs beside it. If empty, rules about devices do not apply.
 	Device string
-	// Patience is how long the kubelet may take for one step, and eight times as long
-	// as it is watched for what it must not do. Zero means 20 s, which is enough for a
-	// kubelet that looks for changes once a second.
+	// Patience is how long the kubelet may take for one step; the suite watches for an
+	// eighth of it for what the kubelet must not do. Zero means 20 s, which is enough for
+	// a kubelet that looks for changes once a second.
 	Patience time.Duration
 
 	house *house // of the run; set by Open
 }
 
-// Place is where a kubelet works.
+// Place is where a kubelet runs.
 type Place struct {
 	Endpoint  string // of the runtime, "unix:///..."
 	Manifests string // a directory of Pod manifests, the kubelet's staticPodPath
-	State     string // an empty directory for all that the kubelet keeps
+	State     string // an empty directory for everything that the kubelet keeps
 }
 
-// Kubelet is a kubelet that was started.
+// Kubelet is a started kubelet.
 type Kubelet struct {
-	// Kill ends the kubelet as SIGKILL does, Revive starts it again at the same
-	// place. Nil where it cannot be killed: rules that do so do not apply.
+	// Kill ends the kubelet as SIGKILL does; Revive starts it again at the same place.
+	// Nil if it cannot be killed: rules that kill it do not apply then.
 	Kill   func() error
 	Revive func(ctx context.Context) error
-	// Close ends the kubelet and takes down what it has put on the machine. The
-	// runtime runs meanwhile.
+	// Close ends the kubelet and removes what it left on the machine. The runtime
+	// keeps running meanwhile.
 	Close func(ctx context.Context) error
 	// Said returns the end of what the kubelet printed. May be nil.
 	Said func() string
 }
 
-// Feature is a part of a kubelet that one may do without when its author says so.
+// Feature is a part of a kubelet that may be missing if the kubelet's author says so.
 type Feature string
 
 // The features.
@@ -74,7 +74,7 @@ const (
 	ImageVolumes       Feature = "imageVolumes"       // images as volumes
 )
 
-// features are all of them.
+// features returns all features.
 func features() []Feature {
 	return []Feature{
 		RuntimeClasses, UserNamespaces, AppArmor, SupplementalGroups, StopSignals, LogRotation, Propagation, RecursiveReadOnly, ImageVolumes,
@@ -99,7 +99,7 @@ func facts() map[string]string {
 
 const (
 	defaultPatience = 20 * time.Second
-	// calmShare is the part of the patience for which something must not happen.
+	// calmShare divides the patience into the time in which something must not happen.
 	calmShare = 8
 )
 
@@ -110,11 +110,11 @@ func (t *Target) patience() time.Duration {
 	return defaultPatience
 }
 
-// calm is how long the suite waits for what must not happen.
+// calm returns how long the suite watches for what must not happen.
 func (t *Target) calm() time.Duration { return t.patience() / calmShare }
 
-// Declare puts what a profile says into the target, the start of the kubelet
-// excepted: see CommandOf. A nil profile says nothing.
+// Declare applies what a profile says to the target, except for the kubelet's start:
+// see CommandOf. A nil profile says nothing.
 func (t *Target) Declare(profile *conformance.Profile) error {
 	if device, declared := profile.Fact("device"); declared {
 		t.Device = device
@@ -147,7 +147,7 @@ func (t *Target) validate() error {
 	return nil
 }
 
-// missing returns NotApplicable for the first of the needs that the target lacks.
+// missing returns NotApplicable for the first needed feature that the target lacks.
 func (t *Target) missing(needs []Feature) error {
 	for _, f := range needs {
 		if slices.Contains(t.Lacks, f) {
