@@ -201,7 +201,11 @@ func TestPullOnce(t *testing.T) {
 			t.Errorf("the pull that was given up: %v", err)
 		}
 	})
-	<-started
+	select {
+	case <-started:
+	case <-time.After(10 * time.Second):
+		t.Error("the first pull asks for no blob")
+	}
 	for range 5 {
 		wg.Go(func() {
 			if _, err := s.Pull(t.Context(), ref, nil); err != nil {
