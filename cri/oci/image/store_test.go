@@ -173,7 +173,11 @@ func TestFsInfoAlways(t *testing.T) {
 				break
 			}
 		}
-		time.Sleep(time.Millisecond)
+		select {
+		case err := <-pulled:
+			t.Fatalf("the pull ended without its lowest layer: %v", err)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	wantUsage(t, s, dir)
 	close(gate)
