@@ -26,19 +26,31 @@ type serveOptions struct {
 	requests   int64
 }
 
-func runServe(t *tool, ctx context.Context, args []string) error {
-	o := serveOptions{port: 8080}
+// serveFlags parses the flags of both servers, and those that more defines for one.
+func serveFlags(args []string, more func(*serveOptions, *flag.FlagSet)) (*serveOptions, error) {
+	o := &serveOptions{port: 8080}
 	_, err := flags(args, 0, func(fs *flag.FlagSet) {
 		fs.StringVar(&o.address, "address", "", "")
 		fs.IntVar(&o.port, "port", o.port, "")
 		fs.StringVar(&o.text, "text", "", "")
+		if more != nil {
+			more(o, fs)
+		}
+	})
+	if err != nil || o.text != "" {
+		return o, err
+	}
+	host, err := os.Hostname()
+	o.text = "hello from " + host
+	return o, err
+}
+
+func runServe(t *tool, ctx context.Context, args []string) error {
+	o, err := serveFlags(args, func(o *serveOptions, fs *flag.FlagSet) {
 		fs.DurationVar(&o.readyAfter, "ready-after", 0, "")
 		fs.Int64Var(&o.requests, "requests", 0, "")
 	})
 	if err != nil {
-		return err
-	}
-	if err := o.greet(); err != nil {
 		return err
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(o.address, strconv.Itoa(o.port)))
@@ -47,16 +59,6 @@ func runServe(t *tool, ctx context.Context, args []string) error {
 	}
 	fmt.Fprintf(t.stdout, "serving on %s\n", l.Addr())
 	return o.serve(ctx, l, t.stdout)
-}
-
-// greet sets the default text.
-func (o *serveOptions) greet() error {
-	if o.text != "" {
-		return nil
-	}
-	host, err := os.Hostname()
-	o.text = "hello from " + host
-	return err
 }
 
 // serve answers requests until ctx ends or it has received enough of them; both are
@@ -102,16 +104,8 @@ func (o serveOptions) serve(ctx context.Context, l net.Listener, log io.Writer) 
 }
 
 func runServeUDP(t *tool, ctx context.Context, args []string) error {
-	o := serveOptions{port: 8080}
-	_, err := flags(args, 0, func(fs *flag.FlagSet) {
-		fs.StringVar(&o.address, "address", "", "")
-		fs.IntVar(&o.port, "port", o.port, "")
-		fs.StringVar(&o.text, "text", "", "")
-	})
+	o, err := serveFlags(args, nil)
 	if err != nil {
-		return err
-	}
-	if err := o.greet(); err != nil {
 		return err
 	}
 	c, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", net.JoinHostPort(o.address, strconv.Itoa(o.port)))
