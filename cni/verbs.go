@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -256,9 +257,21 @@ func apart(f func() error) <-chan error {
 	go func() {
 		err := errExited // unless f returns
 		defer func() { done <- err }()
+		deepen()
 		err = f()
 	}()
 	return done
+}
+
+// deepen gives the goroutine in one step the stack that a handler needs. From a new
+// goroutine's 2 KiB it would be doubled again and again, and each time the runtime looks
+// up every frame in tables that a process executed for one call has not touched yet:
+// a twentieth of an ADD (docs/decisions/008).
+//
+//go:noinline
+func deepen() {
+	var frame [16 << 10]byte
+	runtime.KeepAlive(&frame)
 }
 
 func protect(ctx context.Context, r *Request, handler func(context.Context, *Request) error) (err error) {
