@@ -381,5 +381,15 @@ func (r *Runtime) reopenLog(ctx context.Context, c *cri.Container) error {
 	if err := checkLog(c.LogPath); err != nil {
 		return err
 	}
-	return r.keeper.Reopen(ctx, c.ID)
+	return whileRunning(c, r.keeper.Reopen(ctx, c.ID))
+}
+
+// whileRunning translates the error of a call to the keeper that needs a running
+// container. The caller has seen it running; if the keeper does not know it, it has ended
+// since: a keeper that dies forgets an end that the server has recorded.
+func whileRunning(c *cri.Container, err error) error {
+	if errors.Is(err, fault.NotFound) {
+		return fault.FailedPrecondition.Errorf("container %q is not running", c.ID)
+	}
+	return err
 }

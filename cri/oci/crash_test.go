@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -15,8 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
@@ -428,4 +431,24 @@ func TestKeeperAndAnchorDieInAStart(t *testing.T) {
 		}
 	}
 	n.removeSandbox(sandbox)
+}
+
+// TestEndThatTheKeeperForgot: an end that the server has recorded is gone from the keeper
+// when that dies. A call that was under way to such a container finds one that does not
+// run, and not one that does not exist.
+func TestEndThatTheKeeperForgot(t *testing.T) {
+	n := newNode(t)
+	n.kill()
+	rt, closeNetwork, err := openRuntime(t.Context(), n.dir, slog.New(slog.DiscardHandler), nil)
+	n.must(err)
+	gone := &cri.Container{ID: "gone"}
+	for call, err := range map[string]error{
+		"ReopenLog": rt.CRI().ReopenLog(t.Context(), gone),
+		"Attach":    rt.CRI().Attach(t.Context(), gone, cri.Streams{}),
+	} {
+		if !errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), `"gone" is not running`) {
+			t.Errorf("%s: %v", call, err)
+		}
+	}
+	n.must(errors.Join(rt.Close(), closeNetwork()))
 }

@@ -199,7 +199,7 @@ func closeFiles(files []*os.File) {
 func (r *Runtime) attach(ctx context.Context, c *cri.Container, s cri.Streams) error {
 	a, err := r.keeper.Attach(ctx, c.ID, s.Stdin != nil)
 	if err != nil {
-		return fmt.Errorf("attaching to container %q: %w", c.ID, err)
+		return fmt.Errorf("attaching to container %q: %w", c.ID, whileRunning(c, err))
 	}
 	defer a.Close()
 	if s.Stdin != nil {
