@@ -75,7 +75,7 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 			return err
 		}
 	}
-	if err := checkLimits(doc); err != nil {
+	if err := fitLimits(doc); err != nil {
 		return err
 	}
 	if err := e.heeds(ctx, doc); err != nil {

@@ -126,6 +126,27 @@ func TestUpdate(t *testing.T) {
 	n.removeSandbox(sandbox)
 }
 
+// TestNoHugepages: a container that may use no huge pages runs and is updated, before its
+// start and after it, whether or not huge pages can be limited here: a kubelet asks for
+// that with each container.
+func TestNoHugepages(t *testing.T) {
+	n := newNode(t)
+	sandbox, cfg := n.sandbox("nohuge", nil)
+	none := &runtimeapi.LinuxContainerResources{}
+	for _, size := range cgroup.HugepageSizes() {
+		none.HugepageLimits = append(none.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size})
+	}
+	id := n.create(sandbox, cfg, "main", func(c *runtimeapi.ContainerConfig) { c.Linux.Resources = none }, "sleep", "forever")
+	update := func() {
+		_, err := n.rs.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: none})
+		n.must(err)
+	}
+	update()
+	n.startContainer(id)
+	update()
+	n.removeSandbox(sandbox)
+}
+
 // TestImpossibleLimits: limits that the OCI runtime would refuse at the start are refused
 // when the container is created, or updated before its start.
 func TestImpossibleLimits(t *testing.T) {

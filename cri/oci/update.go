@@ -3,7 +3,9 @@ package oci
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -44,7 +46,7 @@ func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerRes
 	}
 	spec.Limit(doc, res)
 	if c.StartedAt.IsZero() {
-		if err := checkLimits(doc); err != nil {
+		if err := fitLimits(doc); err != nil {
 			return err
 		}
 	}
@@ -56,6 +58,10 @@ func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerRes
 }
 
 // limitsOf returns the limits of a spec. A zero value means "not set", as in the CRI.
+//
+// A kubelet sends with each container a limit for each size of huge pages, which is zero
+// if the Pod asks for none. Such a container has to run where huge pages cannot be limited,
+// too, as it does with other runtimes.
 func limitsOf(r *specs.LinuxResources) (cgroup.Limits, error) {
 	l := cgroup.Limits{Unified: r.Unified, Hugepages: map[string]uint64{}}
 	if c := r.CPU; c != nil {
@@ -71,7 +77,14 @@ func limitsOf(r *specs.LinuxResources) (cgroup.Limits, error) {
 		}
 		l.Hugepages[h.Pagesize] = h.Limit
 	}
-	return l, nil
+	if len(l.Hugepages) == 0 {
+		return l, nil
+	}
+	possible, err := cgroup.LimitsHugepages()
+	if !possible {
+		maps.DeleteFunc(l.Hugepages, func(_ string, limit uint64) bool { return limit == 0 })
+	}
+	return l, err
 }
 
 func orZero[T any](p *T) (v T) {
@@ -81,15 +94,20 @@ func orZero[T any](p *T) (v T) {
 	return v
 }
 
-// checkLimits refuses limits that the OCI runtime would refuse only when the container
-// starts.
-func checkLimits(doc *specs.Spec) error {
-	if doc.Linux.Resources == nil {
+// fitLimits refuses limits that the OCI runtime would refuse only when the container
+// starts, and leaves out of the spec those that limitsOf leaves out.
+func fitLimits(doc *specs.Spec) error {
+	r := doc.Linux.Resources
+	if r == nil {
 		return nil
 	}
-	limits, err := limitsOf(doc.Linux.Resources)
+	limits, err := limitsOf(r)
 	if err != nil {
 		return err
 	}
+	r.HugepageLimits = slices.DeleteFunc(r.HugepageLimits, func(h specs.LinuxHugepageLimit) bool {
+		_, kept := limits.Hugepages[h.Pagesize]
+		return !kept
+	})
 	return limits.Check()
 }

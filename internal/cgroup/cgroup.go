@@ -91,7 +91,8 @@ type Limits struct {
 	PIDs       int64  // tasks; -1 removes the limit
 	CPUs, Mems string // cpuset lists, "0-3,7"
 	// Hugepages maps page sizes, as the kernel writes them ("2MB"), to bytes. A size
-	// that this machine does not have is fault.Invalid.
+	// that this machine does not have is fault.Invalid, and any where huge pages cannot
+	// be limited (LimitsHugepages) fault.FailedPrecondition.
 	Hugepages map[string]uint64
 	// KeepAlive refuses a memory limit below the current usage, which v1 does by
 	// itself, while v2 would kill processes.

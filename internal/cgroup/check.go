@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/rawfile"
 )
 
 // What the kernel accepts, on either version (sched-bwc.rst), and the scale of v1's
@@ -69,14 +70,25 @@ func (l Limits) known() error {
 			return fault.Invalid.Errorf("this machine has no huge pages of %q, but %q", size, HugepageSizes())
 		}
 	}
-	if len(l.Hugepages) == 0 || Version() == 2 {
+	if len(l.Hugepages) == 0 {
 		return nil
 	}
-	all, err := roots()
-	if err == nil && all["hugetlb"] == "" {
+	possible, err := LimitsHugepages()
+	if err == nil && !possible {
 		err = fault.FailedPrecondition.Errorf("huge pages cannot be limited: the hugetlb controller is not mounted with the others")
 	}
 	return err
+}
+
+// LimitsHugepages reports whether Set can limit huge pages on this machine: whether the
+// hugetlb controller is where the others are.
+func LimitsHugepages() (bool, error) {
+	if Version() == 2 {
+		controllers, err := rawfile.Read("/sys/fs/cgroup/cgroup.controllers")
+		return slices.Contains(strings.Fields(string(controllers)), "hugetlb"), err
+	}
+	all, err := roots()
+	return all["hugetlb"] != "", err
 }
 
 // checkList refuses a list ("0-3,7") that the kernel cannot parse, or that has a
