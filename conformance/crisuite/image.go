@@ -45,6 +45,10 @@ func imageRules() []rule {
 			"ImageStatusResponse", "It should only be returned non-empty when Verbose is true.", checkImageInfo, Pull),
 		facto("CRI-IMG-013", "runs a container on whose image was removed beneath it",
 			"image GC", "The kubelet asks to remove images by their age; what is in use must stay whole.", checkRemoveInUse, Pull, Containers),
+		relied("CRI-IMG-014", "pins no image because a client pulled it, and says the same of each image in its status and in the list",
+			"image GC", "The kubelet removes no image that is pinned in the list: if all are, they fill the disk.", checkUnpinned, Pull),
+		must("CRI-IMG-015", "says that an image is pinned which it pins, and removes it when it is asked to",
+			"Image", "It must only be treated as a recommendation -- the client can still request that the image be deleted, and the runtime must oblige.", checkPinned),
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,17 @@ func hugepageSizes() []string {
 		}
 	}
 	return nil
+}
+
+// limitsSwap reports whether cgroups of this machine can be limited to an amount of swap.
+// On v2 the root cgroup has no limits, so one below it must exist.
+func limitsSwap() bool {
+	for _, file := range []string{"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/*/memory.swap.max"} {
+		if found, err := filepath.Glob(file); err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func makeCgroup(path string) error { return cgroup.Create(path) }

@@ -16,6 +16,8 @@ func hugepageSizes() []string { return nil }
 
 func hybrid() bool { return false }
 
+func limitsSwap() bool { return false }
+
 func makeCgroup(string) error { return errors.ErrUnsupported }
 
 func removeCgroup(string) error { return errors.ErrUnsupported }

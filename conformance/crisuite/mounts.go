@@ -40,6 +40,8 @@ func mountRules() []rule {
 			"volumes", "A Pod may mount volumes below each other in any order.", checkMountOrder, Isolation),
 		relied("CRI-MOUNT-011", "reports a container's mounts",
 			"volume reconstruction", "ContainerStatus has the mounts of the config.", checkMountStatus, Isolation),
+		must("CRI-MOUNT-016", "reports how a container's mounts propagate",
+			"ContainerStatus", "Mounts for the container.", checkPropagationStatus, Isolation, Propagation),
 		must("CRI-MOUNT-012", "mounts an image, for reading",
 			"Mount", "All image mounts are per feature definition readonly.", checkImageVolume, Isolation, Pull, ImageVolumes),
 		must("CRI-MOUNT-013", "mounts a part of an image",
@@ -262,22 +264,52 @@ func checkMountStatus(ctx context.Context, s *subject) error {
 		{HostPath: dir, ContainerPath: "/mnt", Readonly: true},
 		{HostPath: filepath.Join(dir, "sub"), ContainerPath: "/open"},
 	}
+	if s.handles(func(f *runtimeapi.RuntimeHandlerFeatures) bool { return f.GetRecursiveReadOnlyMounts() }) {
+		want = append(want, &runtimeapi.Mount{HostPath: dir, ContainerPath: "/recursive", Readonly: true, RecursiveReadOnly: true})
+	}
 	b, err := s.box(ctx, forever, mounts(want...))
 	if err != nil {
 		return err
 	}
+	return b.reports(ctx, want)
+}
+
+// reports returns nil when the container's status has the mounts, beside any others.
+func (b *box) reports(ctx context.Context, want []*runtimeapi.Mount) error {
 	st, err := b.status(ctx)
 	if err != nil {
 		return err
 	}
 	for _, w := range want {
 		if !slices.ContainsFunc(st.GetMounts(), func(m *runtimeapi.Mount) bool {
-			return m.GetContainerPath() == w.GetContainerPath() && m.GetHostPath() == w.GetHostPath() && m.GetReadonly() == w.GetReadonly()
+			return m.GetContainerPath() == w.GetContainerPath() && m.GetHostPath() == w.GetHostPath() && m.GetPropagation() == w.GetPropagation() &&
+				m.GetReadonly() == w.GetReadonly() && m.GetRecursiveReadOnly() == w.GetRecursiveReadOnly()
 		}) {
-			return fmt.Errorf("ContainerStatus has the mounts %v, want %q at %s, read-only %v", st.GetMounts(), w.GetHostPath(), w.GetContainerPath(), w.GetReadonly())
+			return fmt.Errorf("ContainerStatus has the mounts %v, want %v", st.GetMounts(), w)
 		}
 	}
 	return nil
+}
+
+func checkPropagationStatus(ctx context.Context, s *subject) error {
+	dir, err := s.sharedDir()
+	if err != nil {
+		return err
+	}
+	p, err := s.privilegedPod(ctx)
+	if err != nil {
+		return err
+	}
+	want := []*runtimeapi.Mount{
+		{HostPath: dir, ContainerPath: "/none", Propagation: runtimeapi.MountPropagation_PROPAGATION_PRIVATE},
+		{HostPath: dir, ContainerPath: "/from", Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER},
+		{HostPath: dir, ContainerPath: "/both", Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL},
+	}
+	b, err := p.start(ctx, forever, asPrivileged, mounts(want...))
+	if err != nil {
+		return err
+	}
+	return b.reports(ctx, want)
 }
 
 func (s *subject) imageMount(ctx context.Context, sub string) (edit, error) {

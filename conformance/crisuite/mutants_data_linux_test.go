@@ -134,6 +134,31 @@ func imageMutants() []mutant {
 		{"CRI-IMG-011", "does not filter images", edit(func(r *runtimeapi.ListImagesRequest) { r.Filter = nil })},
 		{"CRI-IMG-012", "is always verbose about images", tell(func(r *runtimeapi.ImageStatusResponse) { r.Info = info() })},
 		{"CRI-IMG-013", "takes an image away from its containers", seen("beneath a container", emptiesContainers())},
+		{"CRI-IMG-014", "pins what it pulls", seen("want false", both(
+			tellImage(func(i *runtimeapi.Image) { i.Pinned = true }),
+			tell(func(r *runtimeapi.ListImagesResponse) {
+				for _, im := range r.Images {
+					im.Pinned = true
+				}
+			}),
+		))},
+		{"CRI-IMG-014", "lists what it pulls as pinned", seen("ListImages shows", tell(func(r *runtimeapi.ListImagesResponse) {
+			for _, im := range r.Images {
+				im.Pinned = true
+			}
+		}))},
+		{"CRI-IMG-014", "lists images of others as pinned", seen("in ListImages, and", tell(func(r *runtimeapi.ListImagesResponse) {
+			for _, im := range r.Images {
+				im.Pinned = strings.Contains(strings.Join(im.RepoTags, " "), "/suite/main:")
+			}
+		}))},
+		{"CRI-IMG-015", "does not list as pinned what it pins", seen("ListImages shows", tell(func(r *runtimeapi.ListImagesResponse) {
+			for _, im := range r.Images {
+				im.Pinned = false
+			}
+		}))},
+		{"CRI-IMG-015", "does not show as pinned what it pins", seen("ImageStatus shows", tellImage(func(i *runtimeapi.Image) { i.Pinned = false }))},
+		{"CRI-IMG-015", "removes no pinned image", seen("of the removed image", swallow(&runtimeapi.RemoveImageResponse{}, "RemoveImage", nil))},
 	}
 }
 
@@ -350,6 +375,17 @@ func mountMutants() []mutant {
 		{"CRI-MOUNT-011", "says that all mounts are read-only", seen("want", tellStatus(func(s *runtimeapi.ContainerStatus) {
 			for _, m := range s.Mounts {
 				m.Readonly = true
+			}
+		}))},
+		{"CRI-MOUNT-011", "says nothing of recursive read-only mounts", seen("recursive_read_only:true", both(recursive, plain))},
+		{"CRI-MOUNT-016", "says nothing of propagation", seen("propagation:PROPAGATION_HOST_TO_CONTAINER", tellStatus(func(s *runtimeapi.ContainerStatus) {
+			for _, m := range s.Mounts {
+				m.Propagation = 0
+			}
+		}))},
+		{"CRI-MOUNT-016", "says that all mounts propagate both ways", seen("want container_path:\"/none\"", tellStatus(func(s *runtimeapi.ContainerStatus) {
+			for _, m := range s.Mounts {
+				m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
 			}
 		}))},
 		{"CRI-MOUNT-012", "mounts no images", noMounts},

@@ -3,6 +3,7 @@ package crisuite_test
 import (
 	"flag"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +65,8 @@ func absent(t *testing.T, rule string) bool {
 	controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
 	levels, _ := os.ReadFile("/sys/fs/selinux/mls")
 	_, err := os.Stat("/sys/fs/cgroup/hugetlb/cgroup.procs")
+	_, noSwapV1 := os.Stat("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+	swapV2, _ := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")
 	have, listed := map[string]bool{
 		"CRI-SEC-017":   strings.HasPrefix(string(on), "Y"),
 		"CRI-SEC-018":   strings.HasPrefix(string(on), "Y"),
@@ -71,6 +74,9 @@ func absent(t *testing.T, rule string) bool {
 		"CRI-SEC-021":   string(levels) == "1",
 		"CRI-MOUNT-015": string(levels) == "1",
 		"CRI-RES-011":   err == nil || strings.Contains(string(controllers), "hugetlb"),
+		"CRI-RES-012":   noSwapV1 == nil || len(swapV2) > 0,
+		"CRI-STATS-010": noSwapV1 == nil || len(swapV2) > 0,
+		"CRI-RES-013":   len(swapV2) > 0,
 	}[rule]
 	if listed && !have {
 		t.Logf("%s: this machine does not have what it is about", rule)

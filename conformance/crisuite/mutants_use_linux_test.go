@@ -43,6 +43,14 @@ func resourceMutants() []mutant {
 		}))},
 		{"CRI-RES-009", "takes any update", noUpdate},
 		{"CRI-RES-011", "limits no huge pages", seen("bytes of pages", limited(func(r *r) { r.HugepageLimits = nil }))},
+		{"CRI-RES-012", "limits no swap", seen("bytes of swap", limited(func(r *r) { r.MemorySwapLimitInBytes = 0 }))},
+		{"CRI-RES-012", "limits swap to the memory's limit", seen("bytes of swap", limited(func(r *r) {
+			r.MemorySwapLimitInBytes = min(r.MemorySwapLimitInBytes, r.MemoryLimitInBytes)
+		}))},
+		{"CRI-RES-012", "updates to no swap", seen("behind an update", edit(func(r *runtimeapi.UpdateContainerResourcesRequest) {
+			r.Linux.MemorySwapLimitInBytes = r.Linux.MemoryLimitInBytes
+		}))},
+		{"CRI-RES-013", "writes nothing by its name", seen("memory.swap.max of the container's cgroup", limited(func(r *r) { r.Unified = nil }))},
 		{"CRI-RES-010", "chooses cgroups", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "" })},
 	}
 }
@@ -76,11 +84,44 @@ func statsMutants() []mutant {
 			r.Stats.Linux.Cpu = &runtimeapi.CpuUsage{Timestamp: time.Now().UnixNano(), UsageCoreNanoSeconds: &runtimeapi.UInt64Value{}}
 		}))},
 		{"CRI-STATS-007", "reports no memory", seen("a working set of 0", tell(func(r *runtimeapi.PodSandboxStatsResponse) { r.Stats.Linux.Memory = nil }))},
+		{"CRI-STATS-009", "measures once", seen("ContainerStats", firstStats(func(first, now *runtimeapi.ContainerStats) {
+			now.Cpu, now.Memory = first.Cpu, first.Memory
+		}))},
+		{"CRI-STATS-009", "measures once, with the time of the answer", seen("ns of processor time", firstStats(func(first, now *runtimeapi.ContainerStats) {
+			now.Cpu.UsageCoreNanoSeconds = first.Cpu.UsageCoreNanoSeconds
+		}))},
+		{"CRI-STATS-009", "has the time of the first measurement", seen("the time of the memory's use", firstStats(func(first, now *runtimeapi.ContainerStats) {
+			now.Memory.Timestamp = first.Memory.Timestamp
+		}))},
+		{"CRI-STATS-009", "lists what it measured once", seen("ListContainerStats", fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+			if r, ok := resp.(*runtimeapi.ListContainerStatsResponse); ok && err == nil {
+				if first := c.note("list", proto.Clone(r)); first != nil {
+					return first.(proto.Message), nil
+				}
+			}
+			return resp, err
+		}})},
+		{"CRI-STATS-010", "says nothing of swap", seen("with the swap {<nil>}", tellStats(func(s *runtimeapi.ContainerStats) { s.Swap = nil }))},
+		{"CRI-STATS-010", "counts the memory's limit as swap", seen("bytes of swap", tellStats(func(s *runtimeapi.ContainerStats) {
+			s.Swap.SwapAvailableBytes.Value += 64 << 20
+		}))},
 		{"CRI-STATS-008", "gives metrics that it does not describe", both(
 			swallow(&runtimeapi.ListMetricDescriptorsResponse{Descriptors: []*runtimeapi.MetricDescriptor{{Name: "one"}}}, "ListMetricDescriptors", nil),
 			swallow(&runtimeapi.ListPodSandboxMetricsResponse{PodMetrics: []*runtimeapi.PodSandboxMetrics{{Metrics: []*runtimeapi.Metric{{Name: "two"}}}}}, "ListPodSandboxMetrics", nil),
 		)},
 	}
+}
+
+// firstStats changes later stats of a container by its first ones.
+func firstStats(change func(first, now *runtimeapi.ContainerStats)) fault {
+	return fault{answer: func(c *exchange, resp proto.Message, err error) (proto.Message, error) {
+		if r, ok := resp.(*runtimeapi.ContainerStatsResponse); ok && err == nil {
+			if first := c.note("stats", proto.Clone(r.Stats)); first != nil {
+				change(first.(*runtimeapi.ContainerStats), r.Stats)
+			}
+		}
+		return resp, err
+	}}
 }
 
 type event = runtimeapi.ContainerEventResponse

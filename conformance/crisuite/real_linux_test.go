@@ -88,7 +88,7 @@ func tools(t testing.TB) string {
 
 // runtimeArgs are those of the reference runtime.
 func runtimeArgs(root, endpoint, nri string) []string {
-	return []string{"serve", "runtime", "--ephemeral", "--endpoint", endpoint, "--root", root, "--run", filepath.Join(root, "run"), "--nri-socket", nri}
+	return []string{"serve", "runtime", "--ephemeral", "--endpoint", endpoint, "--root", root, "--run", filepath.Join(root, "run"), "--nri-socket", nri, "--pin-image", "*/unique/pinned:v1"}
 }
 
 // nriSocket is where plugins connect to the reference runtime, and to its mutants.
@@ -99,7 +99,7 @@ func reference(t testing.TB) crisuite.Target {
 	dir := tools(t)
 	return crisuite.Target{
 		Exec:    append([]string{filepath.Join(dir, "nodekit")}, runtimeArgs(crisuite.Root, crisuite.Endpoint, nriSocket)...),
-		Program: filepath.Join(dir, "podtool"), NRI: nriSocket,
+		Program: filepath.Join(dir, "podtool"), NRI: nriSocket, Pinned: crisuite.Registry + "/unique/pinned:v1",
 	}
 }
 

@@ -45,6 +45,10 @@ func resourceRules() []rule {
 			"UpdateContainerResources", "If runtime fails to transactionally update the requested resources, an error is returned.", checkBadUpdate, Resources, HostProcesses),
 		must("CRI-RES-011", "limits a container's huge pages",
 			"LinuxContainerResources", "List of HugepageLimits to limit the HugeTLB usage of container per page size.", checkHugepages, Resources, HostProcesses),
+		must("CRI-RES-012", "limits a container's memory and swap together, and updates the limit",
+			"LinuxContainerResources", "Memory swap limit in bytes. Default 0 (not specified).", checkSwapLimit, Resources, Swap, HostProcesses),
+		must("CRI-RES-013", "writes what is for cgroup v2 to the container's cgroup, as the kubelet grants swap",
+			"LinuxContainerResources", "Each key/value in the map refers to the cgroup v2.", checkUnified, Resources, Swap, HostProcesses),
 		must("CRI-RES-010", "puts a Pod's containers below its cgroup",
 			"LinuxPodSandboxConfig", "Parent cgroup of the PodSandbox. The cgroupfs style syntax will be used, but the container runtime can convert it to systemd semantics if needed.", checkCgroupParent, Resources, HostProcesses),
 	}

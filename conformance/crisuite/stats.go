@@ -32,6 +32,10 @@ func statsRules() []rule {
 			"stats provider", "A Pod's usage is what eviction ranks it by: it is no less than what its containers use.", checkPodStats, Stats)),
 		must("CRI-STATS-008", "describes every metric that it gives, with as many labels as it says",
 			"ListMetricDescriptors", "Put differently, if ListPodSandboxMetrics references a name that is not described in the initial ListMetricDescriptors call, then the metric will not be broadcasted.", checkMetrics, Stats),
+		relied("CRI-STATS-009", "reports later stats with a later time, and what was used in between",
+			"stats provider", "The kubelet asks at intervals, and takes the difference of two answers for what was used between their times.", checkStatsGrow, Stats),
+		must("CRI-STATS-010", "reports the swap that a container uses, and how much more it may",
+			"SwapUsage", "Available swap for use. This is defined as the swap limit - swapUsageBytes.", checkSwapStats, Stats, Resources, Swap),
 	}
 }
 
@@ -197,6 +201,59 @@ func checkStatsFilter(ctx context.Context, s *subject) error {
 		if err := exactly(running, c.want...); err != nil {
 			return fmt.Errorf("ListContainerStats with filter %v: %w", c.filter, err)
 		}
+	}
+	return nil
+}
+
+// checkStatsGrow asks in both ways, because a runtime may answer one of them from a cache.
+// How old an answer may be is the runtime's choice.
+func checkStatsGrow(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, "burn forever")
+	if err != nil {
+		return err
+	}
+	listed := func(ctx context.Context) (*runtimeapi.ContainerStats, error) {
+		resp, err := s.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{Filter: &runtimeapi.ContainerStatsFilter{Id: b.id}})
+		if err != nil {
+			return nil, fmt.Errorf("ListContainerStats: %w", err)
+		}
+		if err := exactly(statItems(resp.GetStats()), b.id); err != nil {
+			return nil, fmt.Errorf("ListContainerStats: %w", err)
+		}
+		return resp.GetStats()[0], nil
+	}
+	for _, way := range []struct {
+		call string
+		ask  func(context.Context) (*runtimeapi.ContainerStats, error)
+	}{{"ContainerStats", b.stats}, {"ListContainerStats", listed}} {
+		first, err := way.ask(ctx)
+		if err != nil {
+			return err
+		}
+		err = until(ctx, statsPatient, func() error {
+			next, err := way.ask(ctx)
+			if err != nil {
+				return err
+			}
+			return grown(first, next)
+		})
+		if err != nil {
+			return fmt.Errorf("%s of a container that burns processor time, asked for %v: %w", way.call, statsPatient, err)
+		}
+	}
+	return nil
+}
+
+// grown returns nil when the later stats of a busy container are of a later time.
+func grown(first, next *runtimeapi.ContainerStats) error {
+	if was, is := first.GetCpu().GetTimestamp(), next.GetCpu().GetTimestamp(); is <= was {
+		return fmt.Errorf("the time of the processor's use is %d, and was %d at first", is, was)
+	}
+	if was, is := first.GetMemory().GetTimestamp(), next.GetMemory().GetTimestamp(); is <= was {
+		return fmt.Errorf("the time of the memory's use is %d, and was %d at first", is, was)
+	}
+	if was, is := first.GetCpu().GetUsageCoreNanoSeconds().GetValue(), next.GetCpu().GetUsageCoreNanoSeconds().GetValue(); is <= was {
+		return fmt.Errorf("the container is reported with %d ns of processor time, and with %d at first", is, was)
 	}
 	return nil
 }

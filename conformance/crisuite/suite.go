@@ -34,7 +34,7 @@ import (
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cri", Version: "7",
+		Name: "cri", Version: "8",
 		Rules: slices.Concat(
 			runtimeRules(), sandboxRules(), namespaceRules(), networkRules(),
 			containerRules(), configRules(), stopRules(), listRules(), codeRules(),

@@ -10,11 +10,12 @@ import (
 )
 
 // In Target.Exec, Target.Env and Target.Load, Endpoint, Root and Archive stand for what
-// the suite gives the runtime.
+// the suite gives the runtime; in Target.Pinned, Registry stands for the suite's registry.
 const (
 	Endpoint = "$(CONTAINER_RUNTIME_ENDPOINT)"
 	Root     = "$(STATE_DIRECTORY)"
 	Archive  = "$(ARCHIVE)"
+	Registry = "$(REGISTRY)"
 )
 
 // Target is the runtime under test: a program or a socket.
@@ -45,6 +46,11 @@ type Target struct {
 	// "$(STATE_DIRECTORY)" replaced if the suite starts the runtime. Empty means that the
 	// runtime has no NRI plugins, and rules about them do not apply.
 	NRI string
+	// Pinned is an image that the runtime exempts from garbage collection. With
+	// "$(REGISTRY)" for the suite's registry, it is one below "$(REGISTRY)/unique/", which
+	// the suite pulls, and removes; any other one must be present. Empty means that the
+	// runtime pins none, and the rule about it does not apply.
+	Pinned string
 	// Lacks are the features that the runtime does not have.
 	Lacks []Feature
 
@@ -64,6 +70,7 @@ const (
 	PortForward        Feature = "portForward"        // PortForward
 	Stats              Feature = "stats"              // ContainerStats
 	Resources          Feature = "resources"          // limits of containers
+	Swap               Feature = "swap"               // limits and stats of swap, if the machine's cgroups limit it
 	LogRotation        Feature = "logRotation"        // ReopenContainerLog
 	HostPorts          Feature = "hostPorts"          // port mappings
 	SharedPID          Feature = "sharedPID"          // the PID mode POD
@@ -87,7 +94,7 @@ const (
 // features returns all of them.
 func features() []Feature {
 	return []Feature{
-		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
+		Containers, Pull, Isolation, Exec, Streaming, PortForward, Stats, Resources, Swap, LogRotation, HostPorts, SharedPID, TargetPID, Seccomp,
 		Propagation, ImageVolumes, MountOptions, CDI, StopSignals, SupplementalGroups, AmbientCaps, ImageIdentity, Survival,
 		HostProcesses, Checkpoint, SELinux, NRI,
 	}
@@ -100,6 +107,7 @@ func facts() map[string]string {
 		"image":   "an image that the runtime has, for one that takes no others",
 		"tool":    "the path of podtool in that image",
 		"program": "the path of podtool, statically linked, where nodekit does not find it",
+		"pinned":  "an image that the runtime pins: one that is present, or one that the suite can pull, $(REGISTRY)/unique/NAME:TAG",
 		"nri":     "the socket where NRI plugins connect, an absolute path or one below $(STATE_DIRECTORY)",
 	}
 }
@@ -114,7 +122,7 @@ func join[T ~string](list []T, separator string) string {
 
 // Declare copies what a profile declares into the target. A nil profile declares nothing.
 func (t *Target) Declare(profile *conformance.Profile) error {
-	for name, field := range map[string]*string{"load": &t.Load, "image": &t.Image, "tool": &t.Tool, "program": &t.Program, "nri": &t.NRI} {
+	for name, field := range map[string]*string{"load": &t.Load, "image": &t.Image, "tool": &t.Tool, "program": &t.Program, "nri": &t.NRI, "pinned": &t.Pinned} {
 		if value, declared := profile.Fact(name); declared {
 			*field = value
 		}
@@ -133,6 +141,9 @@ func (t *Target) validate() error {
 	}
 	if (t.Image == "") != (t.Tool == "") {
 		return fmt.Errorf("facts image and tool: one is %q, the other %q, and they go together", t.Image, t.Tool)
+	}
+	if name, ours := strings.CutPrefix(t.Pinned, Registry+"/"); ours && !strings.HasPrefix(name, uniqueRepo) {
+		return fmt.Errorf("fact pinned: %q: the suite has images of any name below %s/%s only", t.Pinned, Registry, uniqueRepo)
 	}
 	return t.validateNRI()
 }
