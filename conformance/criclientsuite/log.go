@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func logRules() []rule {
@@ -15,6 +17,10 @@ func logRules() []rule {
 			"BuildContainerLogsDirectory", "A runtime opens the log file where it is told, and makes no directory.", checkLogPlace),
 		should("CRIC-LOG-002", "asks a runtime to open the log again that it has rotated",
 			"ReopenContainerLog", "This is often called after the log file has been rotated.", checkRotates, LogRotation),
+		relied("CRIC-LOG-003", "gives no containers of different Pods one log file",
+			"logs", "A container's log has what this container printed, and is read, rotated and removed as its own.", checkLogOfPods),
+		facto("CRIC-LOG-004", "gives each Pod a log directory of its own",
+			"BuildPodLogsDirectory", "A Pod's logs are removed with the directory, and collectors find out by its name whose they are.", checkLogDirectories),
 	}
 }
 
@@ -44,6 +50,51 @@ func checkLogPlace(ctx context.Context, l *lab) error {
 		if c.logPlace != nil {
 			return fmt.Errorf("looking at where the log is to be: %w", c.logPlace)
 		}
+	}
+	return nil
+}
+
+// logsOfTwo returns the configs of the sandboxes of two Pods, and of their containers, which
+// have the same name.
+func logsOfTwo(ctx context.Context, l *lab) (pods [2]*runtimeapi.PodSandboxConfig, containers [2]*runtimeapi.ContainerConfig, err error) {
+	for i := range pods {
+		s, err := l.pod()
+		if err != nil {
+			return pods, containers, err
+		}
+		sandbox, err := s.sandbox(ctx)
+		if err != nil {
+			return pods, containers, err
+		}
+		c, err := s.container(ctx)
+		if err != nil {
+			return pods, containers, err
+		}
+		pods[i], containers[i] = sandbox.GetConfig(), c.GetConfig()
+	}
+	return pods, containers, nil
+}
+
+func checkLogOfPods(ctx context.Context, l *lab) error {
+	pods, containers, err := logsOfTwo(ctx, l)
+	if err != nil {
+		return err
+	}
+	one := filepath.Join(pods[0].GetLogDirectory(), containers[0].GetLogPath())
+	if filepath.Join(pods[1].GetLogDirectory(), containers[1].GetLogPath()) == one {
+		return fmt.Errorf("%q is the log of containers of two Pods", one)
+	}
+	return nil
+}
+
+func checkLogDirectories(ctx context.Context, l *lab) error {
+	pods, _, err := logsOfTwo(ctx, l)
+	if err != nil {
+		return err
+	}
+	one, other := filepath.Clean(pods[0].GetLogDirectory()), filepath.Clean(pods[1].GetLogDirectory())
+	if one == other {
+		return fmt.Errorf("log_directory %q is that of two Pods", one)
 	}
 	return nil
 }

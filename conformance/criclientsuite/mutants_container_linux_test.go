@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -93,6 +94,12 @@ func securityMutants() []mutant {
 			s.SelinuxOptions = &runtimeapi.SELinuxOption{Level: s.SelinuxOptions.GetLevel()}
 		}), nil},
 		{"CRIC-SEC-014", "drops SELinux options", "SELinux level", secure(func(s *security) { s.SelinuxOptions = nil }), nil},
+		{"CRIC-SEC-015", "leaves the masks to the runtime", "masked_paths are", secure(func(s *security) { s.MaskedPaths = nil }), nil},
+		{"CRIC-SEC-015", "leaves what is read-only to the runtime", "is in neither", secure(func(s *security) { s.ReadonlyPaths = nil }), nil},
+		{"CRIC-SEC-015", "forgets one path", "/proc/sysrq-trigger is in neither", secure(func(s *security) {
+			s.ReadonlyPaths = slices.DeleteFunc(s.ReadonlyPaths, func(p string) bool { return p == "/proc/sysrq-trigger" })
+		}), nil},
+		{"CRIC-SEC-016", "knows no user namespaces", "was not called", fault{}, without},
 	}
 }
 
@@ -299,10 +306,24 @@ func stopMutants() []mutant {
 	}
 }
 
+// sharesDirectory gives all Pods one log directory, in which each container has its path.
+func sharesDirectory(name func(*runtimeapi.CreateContainerRequest)) fault {
+	share := func(c *runtimeapi.PodSandboxConfig) { c.LogDirectory = filepath.Dir(c.LogDirectory) }
+	return both(run(share), edit(func(r *runtimeapi.CreateContainerRequest) {
+		share(r.SandboxConfig)
+		r.Config.LogPath = strings.ReplaceAll(r.Config.LogPath, "/", "-")
+		name(r)
+	}))
+}
+
 func logMutants() []mutant {
 	return []mutant{
 		{"CRIC-LOG-001", "makes no directory", "no such file", create(func(c *runtimeapi.ContainerConfig) { c.LogPath = "nowhere/" + c.LogPath }), nil},
 		{"CRIC-LOG-002", "rotates nothing", "was not called", fault{}, without},
+		{"CRIC-LOG-003", "has a log for each name of a container", "the log of containers of two Pods", sharesDirectory(func(*runtimeapi.CreateContainerRequest) {}), nil},
+		{"CRIC-LOG-004", "has one log directory", "that of two Pods", sharesDirectory(func(r *runtimeapi.CreateContainerRequest) {
+			r.Config.LogPath = r.PodSandboxId + "-" + r.Config.LogPath
+		}), nil},
 	}
 }
 

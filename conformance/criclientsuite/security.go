@@ -84,14 +84,6 @@ func profileRules() []rule {
 				profile := "suite/strict.json"
 				p.SeccompProfile = &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost, LocalhostProfile: &profile}
 			}, lookLocalhost)),
-		must("CRIC-SEC-010", "masks paths of a container that is not privileged",
-			"LinuxContainerSecurityContext.masked_paths", "masked_paths is a slice of paths that should be masked by the container runtime, this can be passed directly to the OCI spec.",
-			secured(nil, func(s *runtimeapi.LinuxContainerSecurityContext) error {
-				if !slices.Contains(s.GetMaskedPaths(), "/proc/kcore") || !slices.Contains(s.GetReadonlyPaths(), "/proc/sys") {
-					return fmt.Errorf("masked_paths are %q and readonly_paths %q: want /proc/kcore and /proc/sys in them", s.GetMaskedPaths(), s.GetReadonlyPaths())
-				}
-				return nil
-			})),
 		must("CRIC-SEC-011", "passes supplemental groups and the group of volumes on",
 			"LinuxContainerSecurityContext.supplemental_groups", "List of groups applied to the first process run in each container.", secured(func(p *v1.PodSecurityContext, _ *v1.SecurityContext) {
 				p.SupplementalGroups, p.FSGroup = []int64{5001}, number(5002)
@@ -127,6 +119,35 @@ func profileRules() []rule {
 	}
 }
 
+// procRules are the rules about what a container sees of /proc and /sys.
+func procRules() []rule {
+	return []rule{
+		must("CRIC-SEC-010", "masks paths of a container that is not privileged",
+			"LinuxContainerSecurityContext.masked_paths", "masked_paths is a slice of paths that should be masked by the container runtime, this can be passed directly to the OCI spec.",
+			secured(nil, func(s *runtimeapi.LinuxContainerSecurityContext) error {
+				if !slices.Contains(s.GetMaskedPaths(), "/proc/kcore") || !slices.Contains(s.GetReadonlyPaths(), "/proc/sys") {
+					return fmt.Errorf("masked_paths are %q and readonly_paths %q: want /proc/kcore and /proc/sys in them", s.GetMaskedPaths(), s.GetReadonlyPaths())
+				}
+				return nil
+			})),
+		must("CRIC-SEC-015", "names all paths to mask, or to make read-only, of a container with the default proc mount",
+			"LinuxContainerSecurityContext.readonly_paths", "readonly_paths is a slice of paths that should be set as readonly by the container runtime, this can be passed directly to the OCI spec.",
+			secured(func(_ *v1.PodSecurityContext, c *v1.SecurityContext) {
+				mount := v1.DefaultProcMount
+				c.ProcMount = &mount
+			}, lookProtected)),
+		must("CRIC-SEC-016", "masks no paths of a container with an unmasked proc mount",
+			"LinuxContainerSecurityContext.masked_paths", "masked_paths is a slice of paths that should be masked by the container runtime, this can be passed directly to the OCI spec.",
+			asksContainer(func(p *v1.Pod) {
+				mount := v1.UnmaskedProcMount
+				p.Spec.HostUsers, p.Spec.Containers[0].SecurityContext = new(bool), &v1.SecurityContext{ProcMount: &mount}
+			}, func(r *runtimeapi.CreateContainerRequest) error {
+				s := r.GetConfig().GetLinux().GetSecurityContext()
+				return errors.Join(wantList("masked_paths", s.GetMaskedPaths(), nil), wantList("readonly_paths", s.GetReadonlyPaths(), nil))
+			}), UserNamespaces),
+	}
+}
+
 // secured returns a check of the container's security context that follows from a
 // change of the Pod's and the container's.
 func secured(change func(*v1.PodSecurityContext, *v1.SecurityContext), look func(*runtimeapi.LinuxContainerSecurityContext) error) look {
@@ -139,6 +160,24 @@ func secured(change func(*v1.PodSecurityContext, *v1.SecurityContext), look func
 	}, func(r *runtimeapi.CreateContainerRequest) error {
 		return look(r.GetConfig().GetLinux().GetSecurityContext())
 	})
+}
+
+// lookProtected wants what Kubernetes has always masked, and made read-only. A path that
+// is masked cannot be written to, either.
+func lookProtected(s *runtimeapi.LinuxContainerSecurityContext) error {
+	for _, path := range []string{
+		"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware",
+	} {
+		if !slices.Contains(s.GetMaskedPaths(), path) {
+			return fmt.Errorf("masked_paths are %q: %s is missing", s.GetMaskedPaths(), path)
+		}
+	}
+	for _, path := range []string{"/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"} {
+		if !slices.Contains(s.GetReadonlyPaths(), path) && !slices.Contains(s.GetMaskedPaths(), path) {
+			return fmt.Errorf("masked_paths are %q and readonly_paths %q: %s is in neither", s.GetMaskedPaths(), s.GetReadonlyPaths(), path)
+		}
+	}
+	return nil
 }
 
 func number(n int64) *int64 { return &n }

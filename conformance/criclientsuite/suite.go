@@ -30,10 +30,10 @@ import (
 // Suite returns the table of rules.
 func Suite() *conformance.Suite[Target] {
 	s := &conformance.Suite[Target]{
-		Name: "cri-client", Version: "2",
+		Name: "cri-client", Version: "3",
 		Rules: slices.Concat(
 			connectRules(), sandboxRules(), sandboxFieldRules(), sandboxFaultRules(), containerRules(), containerFieldRules(), mountRules(),
-			securityRules(), profileRules(), resourceRules(), orderRules(), restartRules(), containerFaultRules(), imageRules(), execRules(), stopRules(),
+			securityRules(), profileRules(), procRules(), resourceRules(), orderRules(), restartRules(), containerFaultRules(), imageRules(), execRules(), stopRules(),
 			logRules(), crashRules(),
 		),
 		Facts:      facts(),
