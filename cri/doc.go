@@ -37,8 +37,9 @@
 // The text of an error says what the author could not do, and why. For a sandbox or
 // container the SDK prepends the operation and the id (starting container "id": ...),
 // so the author need not name it. It passes errors of Images and Exec on unchanged.
-// Bytes that are not UTF-8 are replaced. A panic, or an error that is a nil pointer,
-// becomes Internal and names the function.
+// Bytes that are not UTF-8 are replaced. A panic, a function that ends its
+// goroutine (runtime.Goexit), or an error that is a nil pointer becomes Internal and names
+// the function.
 //
 // The SDK itself answers as follows, before it calls the author (a dash means success,
 // or a case that does not apply to the call):

@@ -2,8 +2,9 @@
 // one creation of the same thing at a time (Group); one after the other for one sandbox
 // (Gate); and a stop by the earliest deadline of its callers (Deadline).
 //
-// It calls functions of an author, whose panic must not end the server (Guard). The
-// package knows nothing of containers. Its types are safe for concurrent use.
+// It calls functions of an author, who must neither end the server by a panic nor leave a
+// call without an answer (Guard). The package knows nothing of containers. Its types are
+// safe for concurrent use.
 package flight
 
 import (
@@ -116,10 +117,21 @@ func (g *Group) Close() {
 	g.calls.Wait()
 }
 
-// Guard calls a function of the author. A panic becomes an error that says where it
-// happened; the stack is logged. An error whose methods panic is replaced, so that
-// nothing panics later.
-func Guard(log *slog.Logger, name string, f func() error) (err error) {
+// Guard calls a function of the author on a goroutine of its own, which it may end
+// (runtime.Goexit, which t.FailNow calls): this becomes an error, too. A panic becomes an
+// error that says where it happened; the stack is logged. An error whose methods panic is
+// replaced, so that nothing panics later.
+func Guard(log *slog.Logger, name string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		err := fmt.Errorf("%s ended its goroutine instead of returning (runtime.Goexit)", name) // unless it returns
+		defer func() { done <- err }()
+		err = protect(log, name, f)
+	}()
+	return <-done
+}
+
+func protect(log *slog.Logger, name string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			p := panics.Of(v)

@@ -71,12 +71,15 @@ func (s *Server) StreamImages(req *runtimeapi.StreamImagesRequest, stream grpc.S
 	})
 }
 
-func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+func (s *Server) list(ctx context.Context, f *runtimeapi.ImageFilter) (images []*runtimeapi.Image, err error) {
 	if s.functions.List == nil {
 		return nil, unsupported("ListImages")
 	}
 	if f.GetImage().GetImage() == "" {
-		images, err := s.functions.List(ctx)
+		err = flight.Guard(s.log, "Images.List", func() (err error) {
+			images, err = s.functions.List(ctx)
+			return err
+		})
 		if err == nil && slices.Contains(images, nil) {
 			return nil, fault.Internal.Errorf("Images.List returned an image that is nil")
 		}
