@@ -51,6 +51,10 @@ func resourceMutants() []mutant {
 			r.Linux.MemorySwapLimitInBytes = r.Linux.MemoryLimitInBytes
 		}))},
 		{"CRI-RES-013", "writes nothing by its name", seen("memory.swap.max of the container's cgroup", limited(func(r *r) { r.Unified = nil }))},
+		{"CRI-RES-014", "shows a score that it did not set", seen("shows the oom_score_adj 700", both(
+			edit(func(r *runtimeapi.UpdateContainerResourcesRequest) { r.Linux.OomScoreAdj = 0 }),
+			tellStatus(func(s *runtimeapi.ContainerStatus) { s.Resources.Linux.OomScoreAdj = 700 }),
+		))},
 		{"CRI-RES-010", "chooses cgroups", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "" })},
 	}
 }

@@ -49,6 +49,8 @@ func resourceRules() []rule {
 			"LinuxContainerResources", "Memory swap limit in bytes. Default 0 (not specified).", checkSwapLimit, Resources, Swap, HostProcesses),
 		must("CRI-RES-013", "writes what is for cgroup v2 to the container's cgroup, as the kubelet grants swap",
 			"LinuxContainerResources", "Each key/value in the map refers to the cgroup v2.", checkUnified, Resources, Swap, HostProcesses),
+		should("CRI-RES-014", "shows no oom_score_adj that a running container's process does not have, also behind an update",
+			"UpdateContainerResources", updateTruth, checkUpdateScore, Resources, HostProcesses),
 		must("CRI-RES-010", "puts a Pod's containers below its cgroup",
 			"LinuxPodSandboxConfig", "Parent cgroup of the PodSandbox. The cgroupfs style syntax will be used, but the container runtime can convert it to systemd semantics if needed.", checkCgroupParent, Resources, HostProcesses),
 	}
@@ -259,6 +261,32 @@ func checkUpdate(ctx context.Context, s *subject) error {
 		err = fmt.Errorf("behind an update from 128 shares to 2048 the weight of the container's cgroup is %d, and was %d", after, before)
 	}
 	return errors.Join(b.hasMemory(ctx, 96*mib), b.hasQuota(ctx, "45000"), err, b.runsOn(ctx, "0"))
+}
+
+// checkUpdateScore leaves it open whether a runtime updates the score: most know it for the
+// start alone.
+func checkUpdateScore(ctx context.Context, s *subject) error {
+	b, err := s.box(ctx, forever, limit(func(r *runtimeapi.LinuxContainerResources) { r.OomScoreAdj = 500 }))
+	if err != nil {
+		return err
+	}
+	if err := b.update(ctx, &runtimeapi.LinuxContainerResources{OomScoreAdj: 700, CpuShares: 512}); err != nil {
+		return err
+	}
+	st, err := b.status(ctx)
+	if err != nil {
+		return err
+	}
+	pid, err := b.pid(ctx)
+	if err != nil {
+		return err
+	}
+	has, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	shown := st.GetResources().GetLinux().GetOomScoreAdj()
+	if err == nil && strings.TrimSpace(string(has)) != strconv.FormatInt(shown, 10) {
+		return fmt.Errorf("behind an update from 500 to 700 ContainerStatus shows the oom_score_adj %d, and the container's process has %s", shown, strings.TrimSpace(string(has)))
+	}
+	return err
 }
 
 // runsOn returns nil when the container's process may use exactly these processors.

@@ -81,7 +81,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	if err := checkLog(c.LogPath); err != nil {
 		return err
 	}
-	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config, r.host)
+	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config.GetLinux().GetResources(), r.host)
 	p := process{engine: e, id: c.ID, cg: cg, bundle: r.bundleOf(c)}
 	if st.Restored {
 		p.images = restoredDir(c)

@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -17,8 +18,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-// updateContainer writes new limits to the container's cgroup, all or none. A container
-// that was not started has no cgroup yet: its spec gets the limits.
+// updateContainer writes new limits to the container's cgroup, and a new oom_score_adj to
+// its processes, all or none: a kubelet that changes a memory request changes nothing
+// else. A container that was not started has neither yet: its spec gets the limits.
 func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
 	limits, err := limitsOf(spec.Resources(res))
 	if err != nil {
@@ -27,7 +29,7 @@ func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *ru
 	if c.StartedAt.IsZero() {
 		return r.updateSpec(c, res)
 	}
-	if err := cgroup.Set(r.cgroupOf(c), limits); err != nil {
+	if err := r.change(c, limits, res); err != nil {
 		return err
 	}
 	// The OCI runtime has already read the spec: the change only shows what the container
@@ -38,13 +40,30 @@ func (r *Runtime) updateContainer(ctx context.Context, c *cri.Container, res *ru
 	return nil
 }
 
+// change changes the limits and, if there is a new one, the score of a container that was
+// started.
+func (r *Runtime) change(c *cri.Container, limits cgroup.Limits, res *runtimeapi.LinuxContainerResources) error {
+	cg := r.cgroupOf(c)
+	if res.GetOomScoreAdj() == 0 {
+		return cgroup.Set(cg, limits)
+	}
+	putBack, err := rescore(cg, spec.OOMScore(c.Config.GetLinux().GetResources(), r.host), spec.OOMScore(res, r.host))
+	if err != nil {
+		return err
+	}
+	if err := cgroup.Set(cg, limits); err != nil {
+		return errors.Join(err, putBack())
+	}
+	return nil
+}
+
 // updateSpec changes the limits in the container's spec, all or none.
 func (r *Runtime) updateSpec(c *cri.Container, res *runtimeapi.LinuxContainerResources) error {
 	doc, err := readSpec(r.bundleOf(c))
 	if err != nil {
 		return err
 	}
-	spec.Limit(doc, res)
+	spec.Limit(doc, res, r.host)
 	if c.StartedAt.IsZero() {
 		if err := fitLimits(doc); err != nil {
 			return err

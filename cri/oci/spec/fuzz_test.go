@@ -41,7 +41,7 @@ func FuzzBuild(f *testing.F) {
 		}
 		res := &runtimeapi.LinuxContainerResources{}
 		change(fill, res)
-		spec.Limit(doc, res)
+		spec.Limit(doc, res, spec.Host{})
 		text, err := json.Marshal(doc)
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestLimit(t *testing.T) {
 	}}}
 	spec.Limit(doc, &runtimeapi.LinuxContainerResources{
 		CpuQuota: quota, MemoryLimitInBytes: limit, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2}}, Unified: map[string]string{"b": "2"},
-	})
+	}, spec.Host{})
 	want := &specs.LinuxResources{
 		CPU: &specs.LinuxCPU{Shares: &shares, Quota: &quota, Cpus: "0"}, Memory: &specs.LinuxMemory{Limit: &limit},
 		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}, BlockIO: &specs.LinuxBlockIO{Weight: &weight},
@@ -86,5 +86,12 @@ func TestLimit(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, doc.Linux.Resources); diff != "" {
 		t.Errorf("resources (-want +got):\n%s", diff)
+	}
+	doc.Process = &specs.Process{}
+	for _, score := range []int64{-50, 0} { // the second one is none
+		spec.Limit(doc, &runtimeapi.LinuxContainerResources{OomScoreAdj: score}, spec.Host{MinOOMScoreAdj: -10})
+		if got := doc.Process.OOMScoreAdj; got == nil || *got != -10 {
+			t.Errorf("of the score %d: %v, want -10, the lowest", score, got)
+		}
 	}
 }

@@ -29,7 +29,7 @@ func process(in Input) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	oom := OOMScore(in.Container, in.Host)
+	oom := OOMScore(in.Container.GetLinux().GetResources(), in.Host)
 	return &specs.Process{
 		Terminal:        in.Container.GetTty(),
 		User:            u,
@@ -43,10 +43,10 @@ func process(in Input) (*specs.Process, error) {
 	}, nil
 }
 
-// OOMScore is the oom_score_adj of the container: what it asks for, as far as the
-// runtime may set it.
-func OOMScore(c *runtimeapi.ContainerConfig, h Host) int {
-	return max(int(c.GetLinux().GetResources().GetOomScoreAdj()), h.MinOOMScoreAdj)
+// OOMScore is the oom_score_adj of a container: what it asks for, as far as the runtime
+// may set it.
+func OOMScore(r *runtimeapi.LinuxContainerResources, h Host) int {
+	return max(int(r.GetOomScoreAdj()), h.MinOOMScoreAdj)
 }
 
 // Args are the program and its arguments. The kubelet's command replaces the

@@ -248,8 +248,12 @@ func resources(in Input) *specs.LinuxResources {
 
 // Limit puts an update's limits over those of a spec: a zero field leaves what is
 // there, and so does what the CRI's limits do not speak of, its devices say.
-func Limit(s *specs.Spec, change *runtimeapi.LinuxContainerResources) {
+func Limit(s *specs.Spec, change *runtimeapi.LinuxContainerResources, h Host) {
 	next := Resources(change)
+	if change.GetOomScoreAdj() != 0 {
+		score := OOMScore(change, h)
+		s.Process.OOMScoreAdj = &score
+	}
 	if s.Linux.Resources == nil {
 		s.Linux.Resources = &specs.LinuxResources{}
 	}
