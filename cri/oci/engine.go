@@ -24,8 +24,9 @@ import (
 
 // engine is an OCI runtime program.
 type engine struct {
-	path string // of the program
-	root string // its --root, for the state of its containers
+	path  string // of the program
+	root  string // its --root, for the state of its containers
+	users bool   // it runs containers in user namespaces on this machine: see try
 }
 
 // args returns the command line of one invocation, which writes its errors to log.
@@ -60,38 +61,52 @@ func (e engine) dropState(id string) error {
 	return os.RemoveAll(dir)
 }
 
-// chooseEngine finds the OCI runtime. An empty name means crun if it works, because it is
-// several times faster, else runc. A runtime without an alternative is not probed: its
-// error shows when a container starts.
+// chooseEngine finds the default OCI runtime. An empty name means crun if it works,
+// because it is several times faster, else runc.
 func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 	names := []string{"crun", "runc"}
 	if c.Runtime != "" {
 		names = []string{c.Runtime}
 	}
-	var candidates []engine
-	var tried []error
+	var found bool
+	var failed []error
 	for _, name := range names {
 		path, err := exec.LookPath(name)
 		if err != nil {
-			tried = append(tried, err)
+			failed = append(failed, err)
 			continue
 		}
-		candidates = append(candidates, engine{path: path, root: root})
-	}
-	for i, e := range candidates {
-		if i < len(candidates)-1 {
-			if err := e.probe(ctx, c, nil); err != nil {
-				c.Logger.Info("oci runtime does not work here", "path", e.path, "err", err)
-				continue
-			}
+		found = true
+		e, err := engine{path: path, root: root}.try(ctx, c)
+		if err == nil {
+			c.Logger.Info("oci runtime chosen", "path", path)
+			return e, nil
 		}
-		c.Logger.Info("oci runtime chosen", "path", e.path)
+		c.Logger.Info("oci runtime does not work here", "path", path, "err", err)
+		failed = append(failed, err)
+	}
+	why := errors.Join(failed...)
+	switch {
+	case c.Runtime != "" && found:
+		return engine{}, fault.FailedPrecondition.Errorf("the OCI runtime %q does not work on this machine: choose another, or name none: %w", c.Runtime, why)
+	case c.Runtime != "":
+		return engine{}, fault.FailedPrecondition.Errorf("the OCI runtime %q cannot be executed: install it, or name none: %w", c.Runtime, why)
+	case found:
+		return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime works on this machine: install another (apt-get install runc): %w", why)
+	}
+	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", why)
+}
+
+// try finds out whether the OCI runtime works on this machine, and whether with user
+// namespaces. Most do both, and that takes one container.
+func (e engine) try(ctx context.Context, c *Config) (engine, error) {
+	err := e.probeUsers(ctx, c)
+	if err == nil {
+		e.users = true
 		return e, nil
 	}
-	if c.Runtime != "" {
-		return engine{}, fault.FailedPrecondition.Errorf("the OCI runtime %q is not there: install it, or name none: %w", c.Runtime, errors.Join(tried...))
-	}
-	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", errors.Join(tried...))
+	c.Logger.Info("no user namespaces with this oci runtime", "path", e.path, "err", err)
+	return e, e.probe(ctx, c, nil)
 }
 
 // probe runs a minimal container, in the user namespace of u if that is not nil, because
@@ -112,11 +127,14 @@ func (e engine) probe(ctx context.Context, c *Config, u *ownUsers) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	log := filepath.Join(bundle, "log")
-	args := e.runArgs(log, cg, "run", "--bundle", bundle, id)
+	log, pid := filepath.Join(bundle, "log"), filepath.Join(bundle, "pid")
+	args := e.runArgs(log, cg, "run", "--bundle", bundle, "--pid-file", pid, id)
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %s", e.path, firstText(logMessage(log), string(out), err.Error()))
+	}
+	if _, err := os.Stat(pid); err != nil { // any program may end with 0
+		return fmt.Errorf("%s: it started no container: is it an OCI runtime?", e.path)
 	}
 	return nil
 }

@@ -34,10 +34,10 @@ func chooseEngines(ctx context.Context, c *Config, root string) (map[string]engi
 		case err != nil:
 			return nil, fault.FailedPrecondition.Errorf("the OCI runtime of handler %q: %w", name, err)
 		}
-		e := engine{path: path, root: root}
+		e := first
 		if path != first.path {
-			if err := e.probe(ctx, c, nil); err != nil {
-				return nil, fault.FailedPrecondition.Errorf("the OCI runtime of handler %q does not work here: %w", name, err)
+			if e, err = (engine{path: path, root: root}).try(ctx, c); err != nil {
+				return nil, fault.FailedPrecondition.Errorf("the OCI runtime of handler %q does not work on this machine: %w", name, err)
 			}
 		}
 		c.Logger.Info("oci runtime of a handler", "handler", name, "path", path)
@@ -46,21 +46,12 @@ func chooseEngines(ctx context.Context, c *Config, root string) (map[string]engi
 	return all, nil
 }
 
-// describeHandlers finds out what each handler can do on this machine.
-func describeHandlers(ctx context.Context, c *Config, engines map[string]engine) []cri.Handler {
+// describeHandlers says what each handler can do on this machine.
+func describeHandlers(c *Config, engines map[string]engine) []cri.Handler {
 	rro := recursiveReadOnly(filepath.Join(c.RunDir, probeDir)) == nil
-	users := map[string]error{}
 	var list []cri.Handler
 	for _, name := range slices.Sorted(maps.Keys(engines)) {
-		e := engines[name]
-		err, known := users[e.path]
-		if !known {
-			if err = e.probeUsers(ctx, c); err != nil {
-				c.Logger.Info("no user namespaces with this oci runtime", "path", e.path, "err", err)
-			}
-			users[e.path] = err
-		}
-		list = append(list, cri.Handler{Name: name, RecursiveReadOnlyMounts: rro, UserNamespaces: err == nil})
+		list = append(list, cri.Handler{Name: name, RecursiveReadOnlyMounts: rro, UserNamespaces: engines[name].users})
 	}
 	return list
 }

@@ -65,34 +65,61 @@ func TestHandlers(t *testing.T) {
 	n.removeSandbox(sandbox.PodSandboxId)
 }
 
-// TestHandlerMissing: a missing OCI runtime, or a program that is not one, is refused at
-// start with the handler's name, and leaves nothing behind.
-func TestHandlerMissing(t *testing.T) {
+// TestWrongPrograms: an OCI runtime or a keeper that is missing, or is another program, is
+// refused at start by name, and leaves nothing behind.
+func TestWrongPrograms(t *testing.T) {
 	n := newNode(t)
 	n.kill()
 	images, err := image.Open(n.dir+"/images", nil)
 	n.must(err)
-	for path, change := range map[string]func(*oci.Config){
-		"/no/such/runtime": func(c *oci.Config) { c.Handlers = map[string]string{"fast": "/no/such/runtime"} },
-		"/bin/false":       func(c *oci.Config) { c.Handlers = map[string]string{"fast": "/bin/false"} },
-		"no-default":       func(c *oci.Config) { c.Runtime = "no-default" },
+	text := filepath.Join(t.TempDir(), "text")
+	n.must(os.WriteFile(text, []byte("no program"), 0o644))
+	handler := func(path string) func(*oci.Config) {
+		return func(c *oci.Config) { c.Handlers = map[string]string{"fast": path} }
+	}
+	runtime := func(path string) func(*oci.Config) { return func(c *oci.Config) { c.Runtime = path } }
+	keeper := func(path string) func(*oci.Config) { return func(c *oci.Config) { c.Keeper = path } }
+	for name, c := range map[string]struct {
+		change func(*oci.Config)
+		want   []string
+	}{
+		"missing handler":            {handler("/no/such/runtime"), []string{`"fast"`, "/no/such/runtime"}},
+		"handler that fails":         {handler("/bin/false"), []string{`"fast"`, "/bin/false"}},
+		"handler that does nothing":  {handler("/bin/true"), []string{`"fast"`, "/bin/true", "is it an OCI runtime?"}},
+		"missing runtime":            {runtime("no-default"), []string{`the OCI runtime "no-default" cannot be executed`}},
+		"runtime without permission": {runtime(text), []string{text, "permission denied"}},
+		"runtime that fails":         {runtime("/bin/false"), []string{`the OCI runtime "/bin/false" does not work`}},
+		"runtime that does nothing":  {runtime("/bin/true"), []string{`the OCI runtime "/bin/true" does not work`, "is it an OCI runtime?"}},
+		"missing keeper":             {keeper("/no/such/keeper"), []string{"/no/such/keeper", "build cmd/keeper"}},
+		"keeper without permission":  {keeper(text), []string{text, "permission denied"}},
+		"keeper that fails":          {keeper("/bin/false"), []string{`"/bin/false" is not nodekit's keeper`}},
+		"keeper that does nothing":   {keeper("/bin/true"), []string{`"/bin/true" is not nodekit's keeper`}},
 	} {
-		cfg := n.cfg()
-		cfg.Images = images
-		cfg.StateDir, cfg.RunDir = n.dir+"/oci-missing", n.dir+"/run-missing"
-		change(&cfg)
-		_, err := oci.New(t.Context(), cfg)
-		if !errors.Is(err, fault.FailedPrecondition) || !strings.Contains(err.Error(), path) || len(cfg.Handlers) > 0 && !strings.Contains(err.Error(), `"fast"`) {
-			t.Errorf("%s: %v, want %q with its name", path, err, fault.FailedPrecondition)
-		}
-		if path == "no-default" && !strings.Contains(err.Error(), `the OCI runtime "no-default" is not there: install it, or name none`) {
-			t.Errorf("%s: %v", path, err)
-		}
-		for _, pattern := range []string{"/run-missing/*/*", "/oci-missing/*/*"} {
-			if left, _ := filepath.Glob(n.dir + pattern); len(left) > 0 {
-				t.Errorf("%s: left behind: %v", path, left)
+		t.Run(name, func(t *testing.T) {
+			cfg := n.cfg()
+			cfg.Images = images
+			cfg.StateDir, cfg.RunDir = n.dir+"/oci-missing", n.dir+"/run-missing"
+			c.change(&cfg)
+			r, err := oci.New(t.Context(), cfg)
+			if r != nil {
+				if err := r.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
 			}
-		}
+			if !errors.Is(err, fault.FailedPrecondition) {
+				t.Fatalf("got %v, want %q", err, fault.FailedPrecondition)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want %s in it", err, want)
+				}
+			}
+			for _, pattern := range []string{"/run-missing/*/*", "/oci-missing/*/*"} {
+				if left, _ := filepath.Glob(n.dir + pattern); len(left) > 0 {
+					t.Errorf("left behind: %v", left)
+				}
+			}
+		})
 	}
 }
 

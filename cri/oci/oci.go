@@ -70,11 +70,11 @@ type Config struct {
 	// created with the other driver keep their cgroups.
 	Systemd bool
 	// Runtime is an OCI runtime by name or path. Empty means crun if it works on
-	// this machine, else runc.
+	// this machine, else runc. One that is not installed, or does not work on this
+	// machine, is refused with fault.FailedPrecondition.
 	Runtime string
 	// Handlers maps RuntimeClass handlers that Pods can choose to further OCI runtimes,
-	// by name or path. One that is not installed, or does not work on this machine, is
-	// refused with fault.FailedPrecondition.
+	// by name or path, which are checked like Runtime.
 	Handlers map[string]string
 	// CDIDirs are the directories of the CDI specs. Empty means /etc/cdi and
 	// /var/run/cdi.
@@ -94,7 +94,8 @@ type Config struct {
 	// NoSELinux leaves Pods without SELinux labels even if SELinux is enabled; the
 	// labels that they ask for are then ignored. Existing containers keep theirs.
 	NoSELinux bool
-	// Keeper is the path of the keeper program (cmd/keeper), statically linked.
+	// Keeper is the path of the keeper program (cmd/keeper), statically linked. A program
+	// that is none is refused with fault.FailedPrecondition.
 	Keeper string
 	// Network connects Pods; nil serves only Pods on the host's network.
 	Network *cniruntime.Network
@@ -142,6 +143,9 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
 	}
+	if err := keeper.Check(ctx, cfg.Keeper); err != nil { // containers that probe OCI runtimes run it
+		return nil, err
+	}
 	offered, err := loadClasses(&cfg)
 	if err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
@@ -165,7 +169,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		r.engines, err = chooseEngines(ctx, &r.cfg, r.run("runtime"))
 	}
 	if err == nil {
-		r.handlers, r.criu = describeHandlers(ctx, &r.cfg, r.engines), checkpoints(ctx, &r.cfg, r.engines[""])
+		r.handlers, r.criu = describeHandlers(&r.cfg, r.engines), checkpoints(ctx, &r.cfg, r.engines[""])
 		err = r.connect(ctx)
 	}
 	if err != nil {

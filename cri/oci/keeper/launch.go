@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
+	"time"
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -26,6 +28,28 @@ type Launch struct {
 	// NoExitInfo keeps the keeper from asking the kernel for exits that neither it nor
 	// its anchor can wait for, as if the kernel were older than Linux 6.15.
 	NoExitInfo bool
+}
+
+// checkWithin is how long a program may take to show that it is a keeper.
+const checkWithin = 10 * time.Second
+
+// Check returns fault.FailedPrecondition if there is no keeper program, of any version,
+// at that path. It runs the program without arguments, which a keeper refuses.
+func Check(ctx context.Context, program string) error {
+	ctx, cancel := context.WithTimeout(ctx, checkWithin)
+	defer cancel()
+	var said strings.Builder
+	cmd := exec.CommandContext(ctx, program)
+	cmd.Stderr, cmd.WaitDelay = &said, time.Second
+	err := cmd.Run()
+	var refused *exec.ExitError
+	switch {
+	case errors.As(err, &refused) && strings.Contains(said.String(), wire.NoRole):
+		return nil
+	case err == nil || refused != nil:
+		return fault.FailedPrecondition.Errorf("the program %q is not nodekit's keeper: name the one that comes with nodekit, or build it with go build ./cmd/keeper", program)
+	}
+	return fault.FailedPrecondition.Errorf("the keeper program cannot be run: %w", err)
 }
 
 // Start starts a keeper and returns once it accepts calls. The keeper is not a child of

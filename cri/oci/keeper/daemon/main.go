@@ -50,7 +50,7 @@ type options struct {
 // it does nothing.
 func Main(args []string) error {
 	if len(args) == 0 {
-		return fault.Invalid.Errorf("the keeper is started by the runtime server: start, anchor, run or pause is missing")
+		return fault.Invalid.Errorf("%s: start, anchor, run or pause is missing", wire.NoRole)
 	}
 	switch args[0] {
 	case "start":

@@ -19,6 +19,10 @@ const SocketName = "keeper.sock"
 // lives.
 const LockName = "keeper.lock"
 
+// NoRole begins the error text of every keeper program of every version that is run
+// without arguments. keeper.Check recognizes a keeper by it.
+const NoRole = "the keeper is started by the runtime server"
+
 // Protocol is the version of the protocol that this package implements. A keeper answers
 // every version up to its own, and a request states the version that it needs (Since): so
 // both sides use what both know.
