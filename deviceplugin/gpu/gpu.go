@@ -20,10 +20,9 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/nodekit-project/nodekit/deviceplugin"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/yamlfile"
 )
 
 // DefaultResource is the resource name if the configuration does not set one.
@@ -61,15 +60,16 @@ type Config struct {
 	Logger *slog.Logger `json:"-"`
 }
 
-// LoadConfig reads a YAML file. An unknown key is ErrInvalid, and the error names it.
+// LoadConfig reads a YAML file. A mistake in it is ErrInvalid, and the error names the file,
+// and the line or key.
 func LoadConfig(path string) (Config, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("reading the GPU configuration: %w", err)
 	}
 	var c Config
-	if err := yaml.UnmarshalStrict(raw, &c); err != nil {
-		return Config{}, fault.Invalid.Errorf("reading the GPU configuration %q: %w", path, err)
+	if err := yamlfile.Decode(raw, &c); err != nil {
+		return Config{}, fmt.Errorf("reading the GPU configuration %q: %w", path, err)
 	}
 	if err := c.setDefaults(); err != nil {
 		return Config{}, fmt.Errorf("reading the GPU configuration %q: %w", path, err)

@@ -249,7 +249,9 @@ func TestLoadConfig(t *testing.T) {
 		"bad resource":   {"resource: gpu\n", "domain"},
 		"no state":       {"simulate: 1\n", "stateDir"},
 		"unknown vendor": {"vendors: [matrox]\n", "matrox"},
-		"not yaml":       {"{", "yaml"},
+		"not yaml":       {"{", "not valid YAML: line 1"},
+		"no mapping":     {"hello\n", `it is a string: want a mapping with keys of ["cdiDir" "resource" "simulate" "stateDir" "vendors"]`},
+		"wrong type":     {"simulate: many\n", `key "simulate" is a string: want a whole number`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "gpu.yaml")

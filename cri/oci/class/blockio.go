@@ -10,9 +10,9 @@ import (
 
 	"github.com/intel/goresctrl/pkg/blockio"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"sigs.k8s.io/yaml"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/yamlfile"
 )
 
 // BlockIO are block I/O classes. nil has none.
@@ -37,8 +37,8 @@ func LoadBlockIO(file string, log *slog.Logger) (*BlockIO, error) {
 		return nil, fault.FailedPrecondition.Errorf("reading the block I/O classes: %w", err)
 	}
 	var cfg blockio.Config
-	if err := yaml.UnmarshalStrict(content, &cfg); err != nil {
-		return nil, fault.Invalid.Errorf("reading the block I/O classes of %q: %w", file, err)
+	if err := yamlfile.Decode(content, &cfg); err != nil {
+		return nil, fmt.Errorf("reading the block I/O classes of %q: %w", file, err)
 	}
 	b := &BlockIO{file: file, classes: cfg.Classes, log: log}
 	for _, name := range b.Names() {

@@ -126,13 +126,13 @@ func TestBlockIONotThere(t *testing.T) {
 // TestBlockIOMistakes are found when the file is read.
 func TestBlockIOMistakes(t *testing.T) {
 	for name, tc := range map[string]struct{ text, says string }{
-		"no YAML":                 {"a\nb: c", "yaml"},
-		"an unknown field":        {"Classes: {slow: [{Wait: 80}]}", "Wait"},
+		"no YAML":                 {"a\nb: c", "not valid YAML"},
+		"an unknown field":        {"Classes: {slow: [{Wait: 80}]}", `"Wait"`},
 		"a weight out of range":   {"Classes: {slow: [{Weight: 5}]}", `"slow"`},
 		"no number":               {"Classes: {slow: [{Weight: much}]}", `"slow"`},
 		"a limit of no device":    {"Classes: {good: [], slow: [{ThrottleReadBps: 1M}]}", `"slow"`},
 		"a limit below zero":      {"Classes: {slow: [{Devices: [/dev/null], ThrottleReadBps: -1M}]}", `"slow"`},
-		"a class of another sort": {"Classes: [slow]", "cannot unmarshal"},
+		"a class of another sort": {"Classes: [slow]", `key "Classes" is a list: want a mapping`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := write(t, tc.text)
