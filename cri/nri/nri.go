@@ -65,13 +65,15 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/sockfile"
 )
 
 // Config configures where plugins are found.
 type Config struct {
-	// Socket is where plugins connect. It is accessible to root only. If another runtime
-	// uses it, it is refused with fault.AlreadyExists; one that a killed runtime left is
-	// replaced. Empty means that no plugin can connect.
+	// Socket is where plugins connect. It is accessible to root only. Its directory is made
+	// if it does not exist. If another runtime uses it, it is refused with
+	// fault.AlreadyExists; one that a killed runtime left is replaced. See CheckSocket.
+	// Empty means that no plugin can connect.
 	Socket string
 	// PluginDir contains programs to start as plugins, named by a two-digit index, which
 	// gives the order, and a name: 10-balloons. ConfigDir contains their configurations:
@@ -195,7 +197,7 @@ func (p *Plugins) recover(ctx context.Context, sandboxes []*cri.Sandbox, contain
 }
 
 func (p *Plugins) start() error {
-	if err := p.free(p.cfg.Socket); err != nil {
+	if err := CheckSocket(p.cfg.Socket); err != nil {
 		return err
 	}
 	dir, err := os.ReadDir(p.cfg.PluginDir)
@@ -212,30 +214,58 @@ func (p *Plugins) start() error {
 	return os.Chmod(p.cfg.Socket, 0o600)
 }
 
-// free refuses a socket that somebody listens on, because the adaptation would remove it.
-func (p *Plugins) free(socket string) error {
-	if socket == "" {
+// CheckSocket returns the reason why no plugin could connect at Config.Socket, and changes
+// nothing. Extend's Recover makes the same check; a caller can make it before it has much
+// to take down. A socket that another runtime uses is fault.AlreadyExists, because NRI's
+// package would remove it, and an impossible path fault.Invalid.
+func CheckSocket(path string) error {
+	if path == "" {
 		return nil
 	}
-	if !filepath.IsAbs(socket) {
-		return fault.Invalid.Errorf("the socket for NRI plugins %q: want an absolute path", socket)
+	if err := checkSocket(path); err != nil {
+		return fmt.Errorf("the socket for NRI plugins %q: %w", path, err)
 	}
-	switch fi, err := os.Lstat(socket); {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
+	return nil
+}
+
+func checkSocket(path string) error {
+	if !filepath.IsAbs(path) {
+		return fault.Invalid.Errorf("want an absolute path")
+	}
+	if len(path) > sockfile.MaxPath {
+		return fault.Invalid.Errorf("the path has %d bytes, and %d are the most: choose a shorter path", len(path), sockfile.MaxPath)
+	}
+	switch fi, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return checkParent(path)
 	case err != nil:
-		return fmt.Errorf("looking at the socket for NRI plugins: %w", err)
+		return err
 	case fi.Mode().Type() != fs.ModeSocket:
-		return fault.Invalid.Errorf("the socket for NRI plugins %q: there is something else (%v)", socket, fi.Mode())
+		return fault.Invalid.Errorf("what exists there is not a socket (%v): choose another path", fi.Mode())
 	}
-	conn, err := net.DialTimeout("unix", socket, time.Second)
+	conn, err := net.DialTimeout("unix", path, time.Second)
 	if errors.Is(err, unix.ECONNREFUSED) {
 		return nil // left by a killed runtime
 	}
 	if err == nil {
 		_ = conn.Close()
 	}
-	return fault.AlreadyExists.Errorf("another runtime has the socket for NRI plugins %q: stop it, or choose another path", socket)
+	return fault.AlreadyExists.Errorf("another runtime uses it: stop that, or choose another path")
+}
+
+// checkParent checks that the directory of a path exists or can be made below one that
+// does.
+func checkParent(path string) error {
+	dir := filepath.Dir(path)
+	switch fi, err := os.Stat(dir); {
+	case (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)) && dir != path:
+		return checkParent(dir)
+	case err != nil:
+		return err
+	case !fi.IsDir():
+		return fault.Invalid.Errorf("%q is not a directory: choose another path", dir)
+	}
+	return nil
 }
 
 // counter records the number of plugins, and none of the other metrics.

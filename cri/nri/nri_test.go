@@ -411,16 +411,43 @@ func TestSocket(t *testing.T) {
 	}
 	b.plugins.Close()
 	(&plugin{}).connect(t, left) // it is still the first one's
+	fresh := filepath.Join(dir, "run", "nri", "nri.sock")
+	do(t, nri.CheckSocket(fresh))
+	if _, err := os.Lstat(filepath.Dir(fresh)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the check made the directory: %v", err)
+	}
+	do(t, newAuthor(t, nri.Config{Socket: fresh}).rt.Recover(t.Context(), nil, nil))
+	(&plugin{}).connect(t, fresh)
+}
+
+// TestImpossibleSocket: a socket that cannot be made is refused with the reason, before
+// anything is made for it.
+func TestImpossibleSocket(t *testing.T) {
+	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	do(t, os.WriteFile(file, []byte("precious"), 0o600))
-	if err := newAuthor(t, nri.Config{Socket: file}).rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.Invalid) {
-		t.Errorf("a file in the socket's place: %v", err)
+	for _, c := range []struct{ socket, want string }{
+		{file, "is not a socket"},
+		{dir, "is not a socket"},
+		{"relative", "want an absolute path"},
+		{filepath.Join(file, "nri.sock"), `"` + file + `" is not a directory`},
+		{filepath.Join(file, "run", "nri.sock"), `"` + file + `" is not a directory`},
+		{filepath.Join(dir, "run", strings.Repeat("x", 108)), "choose a shorter path"},
+	} {
+		for name, err := range map[string]error{
+			"CheckSocket": nri.CheckSocket(c.socket),
+			"Recover":     newAuthor(t, nri.Config{Socket: c.socket}).rt.Recover(t.Context(), nil, nil),
+		} {
+			if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s of %q: %v, want %q with %s", name, c.socket, err, fault.Invalid, c.want)
+			}
+		}
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != "precious" {
 		t.Errorf("the file has %q, %v", text, err)
 	}
-	if err := newAuthor(t, nri.Config{Socket: "relative"}).rt.Recover(t.Context(), nil, nil); !errors.Is(err, fault.Invalid) {
-		t.Errorf("a relative socket: %v", err)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

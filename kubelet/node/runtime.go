@@ -136,7 +136,8 @@ func openRuntime(ctx context.Context, cfg RuntimeConfig) (*Runtime, error) {
 			return nil, err
 		}
 	}
-	if err := rpc.Check(cfg.Endpoint); err != nil { // before the keeper is started, which would stay
+	// Before the keeper is started, which would stay.
+	if err := errors.Join(rpc.Check(cfg.Endpoint), nri.CheckSocket(cfg.NRI.Socket)); err != nil {
 		return nil, err
 	}
 	r := &Runtime{cfg: cfg}
