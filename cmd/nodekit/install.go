@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nodekit-project/nodekit/cri/oci/class"
+	"github.com/nodekit-project/nodekit/cri/oci/image/archive"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
@@ -135,8 +138,35 @@ func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
 	if _, err := os.Stat(f.dir); errors.Is(err, os.ErrNotExist) {
 		return fault.NotFound.Errorf("there is no directory %s for the unit: make it first, or name another with --unit-dir", f.dir)
 	}
+	if running && !cmd.Flags().Changed("unit-dir") {
+		if err := f.checkFiles(cfg); err != nil {
+			return err
+		}
+	}
 	if f.now {
 		return node.CheckHost(cfg)
+	}
+	return nil
+}
+
+// checkFiles rejects files without which the node would not start. Another machine's
+// need not be here.
+func (f *install) checkFiles(cfg *node.Config) error {
+	for _, path := range cfg.Images {
+		if err := archive.Check(path); err != nil {
+			return fault.Invalid.Errorf("--image-archive %q: %w", path, err)
+		}
+	}
+	if _, err := class.LoadBlockIO(cfg.BlockIOClasses, slog.New(slog.DiscardHandler)); err != nil {
+		return fmt.Errorf("--blockio-config-file: %w", err)
+	}
+	for _, p := range []struct{ flag, path string }{{"--oci-runtime", cfg.OCIRuntime}, {"--keeper", cfg.Keeper}} {
+		if p.path == "" {
+			continue
+		}
+		if err := checkProgram(p.path); err != nil {
+			return fault.Invalid.Errorf("%s %q: %w", p.flag, p.path, err)
+		}
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/nodekit-project/nodekit/cri/oci/image"
+	"github.com/nodekit-project/nodekit/cri/oci/image/archive"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -210,6 +211,10 @@ func TestLoadRefuses(t *testing.T) {
 		"layers and diffs": {write(tarOf(t, file("manifest.json", `[{"Config":"c.json","Layers":["l"]}]`), file("c.json", `{}`))), fault.Invalid, "0 layers"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			// Check does not read layers.
+			if err := archive.Check(c.path); (err == nil) != (name == "corrupt layer") {
+				t.Errorf("Check: %v", err)
+			}
 			store := t.TempDir()
 			s := open(t, store, nil)
 			_, err := s.Load(t.Context(), c.path)

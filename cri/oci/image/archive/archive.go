@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -51,6 +52,32 @@ func Open(path string, opts *Options) (*Archive, error) {
 		return nil, err
 	}
 	return &Archive{src}, nil
+}
+
+// Check returns the reason why there are no images to read at path, as far as that shows
+// without decompressing anything. If what is there is not an archive, the error is
+// fault.Invalid.
+func Check(path string) error {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if fi.Mode().IsRegular() {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		packed, err := compressed(f)
+		if err = errors.Join(err, f.Close()); err != nil || packed {
+			return err
+		}
+	}
+	a, err := Open(path, &Options{})
+	if err != nil {
+		return err
+	}
+	_, err = a.Images()
+	return errors.Join(err, a.Close())
 }
 
 // Close closes the archive and invalidates its open blobs.

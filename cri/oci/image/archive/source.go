@@ -73,12 +73,11 @@ func openSource(from, scratch string, limit int64) (source, error) {
 // plainFile returns f if it is not compressed; otherwise it returns the decompressed file
 // and closes f.
 func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
-	var magic [4]byte
-	n, err := f.ReadAt(magic[:], 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	packed, err := compressed(f)
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if decompress.Kind(magic[:n]) == "" {
+	if !packed {
 		return f, nil
 	}
 	defer f.Close()
@@ -99,6 +98,16 @@ func plainFile(f *os.File, scratch string, limit int64) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("decompressing: %w", err), tmp.Close())
 	}
 	return tmp, nil
+}
+
+// compressed reports whether the file begins as a compressed one does.
+func compressed(f *os.File) (bool, error) {
+	var magic [4]byte
+	n, err := f.ReadAt(magic[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return decompress.Kind(magic[:n]) != "", nil
 }
 
 // dirSource cannot be led out of its directory, not even by symbolic links.
