@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
-	"os"
 	"runtime/debug"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/scratch"
 )
 
 // panicked is the error of a check that did not return: a fault of the check, which
@@ -38,19 +39,17 @@ func (r *runner[T]) check(ctx context.Context, rule *Rule[T]) (seen error, stopp
 }
 
 func (r *runner[T]) checkInDir(ctx context.Context, rule *Rule[T]) (seen error) {
-	// The name is short: checks put unix sockets below it, whose paths are
-	// limited to 107 bytes.
-	dir, err := os.MkdirTemp("", "nk")
+	dir, err := scratch.New()
 	if err != nil {
 		return &panicked{fmt.Sprintf("making a directory for the check: %v", err)}
 	}
 	defer func() {
-		if err := os.RemoveAll(dir); err != nil && seen == nil {
+		if err := dir.Remove(); err != nil && seen == nil {
 			seen = fmt.Errorf("removing the check's directory: %w", err)
 		}
 	}()
 	in := &Input[T]{
-		Target: r.target, Profile: r.opts.Profile, TempDir: dir,
+		Target: r.target, Profile: r.opts.Profile, TempDir: dir.Path(),
 		Rand: rand.New(rand.NewPCG(r.opts.Seed, hash(rule.ID))),
 		Log:  r.opts.Logger.With("rule", rule.ID), samples: &r.samples,
 	}

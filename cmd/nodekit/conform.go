@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/scratch"
 )
 
 func newConformCommand() *cobra.Command {
@@ -117,6 +119,7 @@ func conform[T any](cmd *cobra.Command, args []string, f *conformFlags, s *confo
 	if err != nil {
 		return err
 	}
+	sweepConform(cmd)
 	report, err := s.Run(cmd.Context(), target, opts)
 	if report == nil {
 		return err
@@ -131,6 +134,17 @@ func conform[T any](cmd *cobra.Command, args []string, f *conformFlags, s *confo
 		return exitCode(1)
 	}
 	return nil
+}
+
+// sweepConform takes down what killed runs have left. What it cannot take down does not
+// prevent a run.
+func sweepConform(cmd *cobra.Command) {
+	err := scratch.Sweep(func(path string) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "taking down what a killed run left in %s\n", path)
+	})
+	if err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "not everything could be taken down:", err)
+	}
 }
 
 func (f *conformFlags) print(stdout io.Writer, report *conformance.Report) error {

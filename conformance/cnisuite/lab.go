@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/scratch"
 )
 
 // newest is the newest version of the specification that the suite supports.
@@ -101,12 +102,12 @@ func prepare(ctx context.Context, target Target) error {
 
 // inTrial calls fn with a lab that belongs to no rule and is not started.
 func inTrial(ctx context.Context, target *Target, fn func(*lab, context.Context) error) (err error) {
-	dir, err := os.MkdirTemp("", "nk")
+	dir, err := scratch.New()
 	if err != nil {
 		return err
 	}
-	l := newLab(target, dir)
-	defer func() { err = errors.Join(err, l.close(ctx), os.RemoveAll(dir)) }()
+	l := newLab(target, dir.Path())
+	defer func() { err = errors.Join(err, l.close(ctx), dir.Remove()) }()
 	return fn(l, ctx)
 }
 

@@ -15,14 +15,15 @@ import (
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/relay"
+	"github.com/nodekit-project/nodekit/internal/scratch"
 )
 
 // house is what the rules of one run share: a kubelet with its runtime, for rules
 // that harm neither.
 type house struct {
-	dir    string
-	target Target // without the house
-	pods   atomic.Int64
+	scratch *scratch.Dir
+	target  Target // without the house
+	pods    atomic.Int64
 
 	mu     sync.Mutex
 	shared *site
@@ -39,12 +40,11 @@ func Open(_ context.Context, target Target) (opened Target, closeHouse func(), e
 	if err := target.validate(); err != nil {
 		return target, nil, err
 	}
-	// A short name: it holds sockets, whose paths are limited to 107 bytes.
-	dir, err := os.MkdirTemp("", "nk")
+	dir, err := scratch.New()
 	if err != nil {
 		return target, nil, err
 	}
-	h := &house{dir: dir, target: target}
+	h := &house{scratch: dir, target: target}
 	target.house = h
 	return target, h.close, nil
 }
@@ -55,7 +55,7 @@ func (h *house) close() {
 	if h.shared != nil {
 		h.shared.close(context.Background(), slog.New(slog.DiscardHandler))
 	}
-	_ = os.RemoveAll(h.dir) // what a kubelet left mounted there stays
+	_ = h.scratch.Remove() // what a kubelet left mounted there stays
 }
 
 // common returns the site that rules share, opened for the first of them.
@@ -63,7 +63,7 @@ func (h *house) common(ctx context.Context) (*site, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.shared == nil && h.failed == nil {
-		dir, err := os.MkdirTemp(h.dir, "s")
+		dir, err := os.MkdirTemp(h.scratch.Path(), "s")
 		if err == nil {
 			h.shared, err = openSite(ctx, h, dir)
 		}

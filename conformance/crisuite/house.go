@@ -16,6 +16,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/cri"
 	"github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/internal/scratch"
 )
 
 // toolPath is where podtool is in the suite's images.
@@ -25,7 +26,8 @@ const toolPath = "/podtool"
 // do not kill it.
 type house struct {
 	target  Target // without the house
-	dir     string
+	scratch *scratch.Dir
+	dir     string // of scratch
 	images  *registry
 	program string
 	// online says that the runtime had a network for Pods at some time, offline that it
@@ -55,32 +57,28 @@ func open(ctx context.Context, target Target) (Target, func(), error) {
 	if err := cmp.Or(target.validate(), target.reachable(ctx)); err != nil {
 		return target, nil, err
 	}
-	dir, err := passable("", "nk")
+	own, err := scratch.New()
 	if err != nil {
 		return target, nil, err
 	}
-	h := &house{target: target, dir: dir}
-	if target.Image == "" && target.missing([]Feature{Containers}) == nil {
-		h.program, err = findProgram(target.Program, dir)
+	h := &house{target: target, scratch: own, dir: own.Path()}
+	err = os.Chmod(h.dir, passableMode)
+	if err == nil && target.Image == "" && target.missing([]Feature{Containers}) == nil {
+		h.program, err = findProgram(target.Program, h.dir)
 		if err == nil {
 			h.images, err = newRegistry(h.program, listenOnLoopback)
 		}
 	}
 	if err != nil {
-		return target, nil, errors.Join(err, os.RemoveAll(dir))
+		return target, nil, errors.Join(err, own.Remove())
 	}
 	target.house = h
 	return target, h.close, nil
 }
 
-// passable creates a directory that others may traverse but not read: below it are the
-// roots of containers in user namespaces, whose users are nobody on the host.
-func passable(in, prefix string) (dir string, err error) {
-	if dir, err = os.MkdirTemp(in, prefix); err == nil {
-		err = os.Chmod(dir, 0o711)
-	}
-	return dir, err
-}
+// passableMode is that of a directory which others may traverse but not read: below it are
+// the roots of containers in user namespaces, whose users are nobody on the host.
+const passableMode = 0o711
 
 // answerTime is how long a runtime that already runs may take to answer.
 const answerTime = 10 * time.Second
@@ -114,7 +112,7 @@ func (h *house) close() {
 	if h.images != nil {
 		h.images.close()
 	}
-	_ = os.RemoveAll(h.dir) // what is mounted there was detached
+	_ = h.scratch.Remove() // what is mounted there was detached
 }
 
 // shared returns the runtime of the rules that do not kill it, and starts it if it does
@@ -132,7 +130,10 @@ func (h *house) shared(ctx context.Context, in *input) (*runtime, error) {
 		h.rt.end(in.Log)
 		h.rt = nil
 	}
-	dir, err := passable(h.dir, "r")
+	dir, err := os.MkdirTemp(h.dir, "r")
+	if err == nil {
+		err = os.Chmod(dir, passableMode)
+	}
 	if err != nil {
 		return nil, err
 	}

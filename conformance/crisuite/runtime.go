@@ -71,7 +71,7 @@ func startRuntime(ctx context.Context, h *house, dir string, images *registry, e
 
 func (r *runtime) launch(enter func() error) (endpoint string, err error) {
 	r.root = filepath.Join(r.dir, "root")
-	if err := errors.Join(os.Mkdir(r.root, 0o700), os.Chmod(r.root, 0o711)); err != nil { // see passable
+	if err := errors.Join(os.Mkdir(r.root, 0o700), os.Chmod(r.root, passableMode)); err != nil {
 		return "", err
 	}
 	endpoint = "unix://" + filepath.Join(r.dir, "s.sock")

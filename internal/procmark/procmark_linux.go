@@ -29,8 +29,12 @@ func Carries(pid int, mark string) bool {
 	if data, err := rawfile.Read(filepath.Join(dir, "cmdline")); err == nil && bytes.Contains(data, text) {
 		return true
 	}
-	return bytes.Contains(root(dir), text)
+	return HasRoot(pid, mark)
 }
+
+// HasRoot reports whether the process's root file system has the mark, as that of a
+// container has: see Carries.
+func HasRoot(pid int, mark string) bool { return bytes.Contains(root(dirOf(pid)), []byte(mark)) }
 
 // Environ returns the environment with which a process was executed
 // (proc_pid_environ(5)). During execve(2) a process has neither an environment nor a
