@@ -41,14 +41,16 @@ type process struct {
 }
 
 func serve(proc process, plugins []*Plugin) (code int) {
-	p := choose(proc.name, plugins)
-	if p == nil || proc.env["CNI_COMMAND"] == "" {
+	p, command := choose(proc.name, plugins), proc.env["CNI_COMMAND"]
+	if p == nil || command == "" {
 		fmt.Fprintf(proc.stderr, "This is a CNI plugin, which a container runtime executes with CNI_COMMAND set.\nIt serves CNI %s under the names: %s.\n",
 			strings.Join(Versions(), ", "), strings.Join(names(plugins), ", "))
 	}
 	if p == nil {
-		p = &Plugin{} // which reports the error by the protocol
-		proc.env["CNI_COMMAND"] = ""
+		err := Errorf(CodeConfig, "no plugin is called %q, the name of this executable: rename it to one of %q", filepath.Base(proc.name), names(plugins))
+		stdout, _ := fail(object(err, command, ""))
+		_, _ = proc.stdout.Write(stdout) // it fails in any case
+		return 1
 	}
 	c := &invocation{
 		plugin: p, peers: peersOfExecutable(plugins), lastCall: true,
@@ -56,15 +58,15 @@ func serve(proc process, plugins []*Plugin) (code int) {
 	}
 	var stdin, stdout []byte
 	var err error
-	if proc.env["CNI_COMMAND"] != "" { // without it, do not wait for stdin: it may be a terminal
+	if command != "" { // without it, do not wait for stdin: it may be a terminal
 		stdin, err = io.ReadAll(proc.stdin)
 	}
 	ctx := context.Background()
-	if proc.env["CNI_COMMAND"] != CmdVersion {
+	if command != CmdVersion {
 		ctx = termination.Context() // before a handler has anything to undo
 	}
 	if err != nil {
-		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), proc.env["CNI_COMMAND"], ""))
+		stdout, err = fail(object(Errorf(CodeIO, "reading network configuration: %w", err), command, ""))
 	} else {
 		stdout, err = c.run(ctx, proc.env, stdin)
 	}

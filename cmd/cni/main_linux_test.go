@@ -52,6 +52,9 @@ func build(t testing.TB) (dir string) {
 
 func TestProtocol(t *testing.T) {
 	dir := build(t)
+	if err := os.Symlink("bridge", filepath.Join(dir, "brige")); err != nil {
+		t.Fatal(err)
+	}
 	cases := []struct {
 		name, plugin, env, stdin string
 		rc                       int
@@ -59,6 +62,7 @@ func TestProtocol(t *testing.T) {
 	}{
 		{"version is echoed", "bridge", "CNI_COMMAND=VERSION", `{"cniVersion":"0.4.0"}`, 0, `{"cniVersion":"0.4.0","supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}`},
 		{"no command", "portmap", "", "", 1, `{"cniVersion":"1.1.0","code":4,"msg":"CNI_COMMAND is missing"}`},
+		{"unknown name", "brige", "CNI_COMMAND=ADD", "", 1, `{"cniVersion":"1.1.0","code":7,"msg":"no plugin is called \"brige\", the name of this executable: rename it to one of [\"bridge\" \"host-local\" \"loopback\" \"portmap\"]"}`},
 		{"strange command", "loopback", "CNI_COMMAND=FOO", "{}", 1, `{"cniVersion":"1.1.0","code":4,"msg":"CNI_COMMAND is \"FOO\", which is no command of CNI"}`},
 		{"several variables", "bridge", "CNI_COMMAND=ADD CNI_CONTAINERID=../x", "{}", 1, `{"cniVersion":"1.1.0","code":4,"msg":"CNI_CONTAINERID is \"../x\": it must begin with a letter or digit and go on with those, '_', '.' and '-'; CNI_IFNAME is missing; CNI_NETNS is missing"}`},
 		{"not JSON", "bridge", "CNI_COMMAND=STATUS", "{", 1, `{"cniVersion":"1.1.0","code":6,"msg":"decoding network configuration: unexpected EOF"}`},
