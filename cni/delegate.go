@@ -3,6 +3,7 @@ package cni
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -139,16 +140,24 @@ func (d Delegate) call(ctx context.Context, command string) ([]byte, error) {
 	return d.run(ctx, command, p, file)
 }
 
-// run calls what lookup found.
+// run calls what lookup found. Its error names the delegate, whose own words do not say
+// who speaks.
 func (d Delegate) run(ctx context.Context, command string, p *Plugin, file string) ([]byte, error) {
 	stdin, err := d.stdin()
 	if err != nil {
 		return nil, err
 	}
+	var stdout []byte
 	if p != nil {
-		return d.invocation(p).run(ctx, d.env(command), stdin)
+		stdout, err = d.invocation(p).run(ctx, d.env(command), stdin)
+	} else {
+		stdout, err = Exec(ctx, file, d.env(command), stdin, &ExecOptions{Stderr: d.r.input.stderr, Grace: delegateGrace})
 	}
-	return Exec(ctx, file, d.env(command), stdin, &ExecOptions{Stderr: d.r.input.stderr, Grace: delegateGrace})
+	var e *Error
+	if errors.As(err, &e) {
+		err = &Error{CNIVersion: e.CNIVersion, Code: e.Code, Msg: fmt.Sprintf("plugin %q: %s", d.name, e.Msg), Details: e.Details}
+	}
+	return stdout, err
 }
 
 func (d Delegate) invocation(p *Plugin) *invocation {

@@ -1,6 +1,8 @@
 package cni_test
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,5 +37,24 @@ func TestFind(t *testing.T) {
 		if _, err := cni.Find(name, dirs); err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: %v, want an error that ends with %s", name, err, want)
 		}
+	}
+}
+
+// TestErrorOfADelegate: the error has the delegate's code, says who speaks, and keeps its
+// details apart.
+func TestErrorOfADelegate(t *testing.T) {
+	inner := &cni.Plugin{Name: "inner", IPAM: true, Add: func(context.Context, *cni.Request) (*cni.Result, error) {
+		return nil, &cni.Error{Code: 111, Msg: "no address is left", Details: "in 10.0.0.0/29"}
+	}}
+	outer := &cni.Plugin{Name: "outer", IPAM: true, Add: func(ctx context.Context, r *cni.Request) (*cni.Result, error) {
+		return r.Delegate("inner").Add(ctx)
+	}}
+	e := env(cni.CmdAdd)
+	e["CNI_NETNS"] = "/nowhere"
+	_, err := cni.Set{"inner": inner, "outer": outer}.Invoke(t.Context(), "outer", e, []byte(`{"cniVersion":"1.1.0","name":"n","type":"outer"}`))
+	var got *cni.Error
+	want := cni.Error{CNIVersion: "1.1.0", Code: 111, Msg: `plugin "inner": no address is left`, Details: "in 10.0.0.0/29"}
+	if !errors.As(err, &got) || *got != want {
+		t.Errorf("%+v, want %+v", err, want)
 	}
 }

@@ -281,6 +281,10 @@ func TestExecuted(t *testing.T) {
 	if err := e.Run(); err != nil || !strings.Contains(e.stderr.String(), "another one") {
 		t.Errorf("the delegate's stderr is lost: %v, %q", err, &e.stderr)
 	}
+	e = run(t, "delegating", `,"ipam":{"type":"test-plugin-panicking"}`)
+	if object := e.failed(t, e.Run()); object.Code != cni.CodePanic || !strings.HasPrefix(object.Msg, `plugin "test-plugin-panicking": `) {
+		t.Errorf("the delegate's error: %+v, want its code, and its name", object)
+	}
 	e = run(t, "polite", "")
 	e.Env = append(e.Env, "CNI_COMMAND=(repair)")
 	if object := e.failed(t, e.Run()); object.Code != cni.CodeEnvironment {
