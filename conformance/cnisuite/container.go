@@ -189,7 +189,10 @@ func (l *lab) shell(ctx context.Context, name, script string) (group int, err er
 	}
 	if err := cmd.Wait(); err != nil {
 		said, _ := os.ReadFile(log.Name())
-		return cmd.Process.Pid, fmt.Errorf("the profile's %s: %w: %s", name, err, bytes.TrimSpace(said))
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = errors.New("it did not return in time: a daemon has to be started in the background, with &, and to answer")
+		}
+		return cmd.Process.Pid, fmt.Errorf("the profile's %s: %w; it printed: %s", name, err, bytes.TrimSpace(said))
 	}
 	return cmd.Process.Pid, nil
 }

@@ -1,10 +1,12 @@
 package cnisuite
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +63,25 @@ func TestTearDownWaitsForTheLastDescriptor(t *testing.T) {
 				t.Errorf("taking the lock of what has ended: %v", err)
 			}
 		})
+	}
+}
+
+// TestSetUpThatDoesNotReturn has a daemon in the foreground.
+func TestSetUpThatDoesNotReturn(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	l := newLab(&Target{Setup: "echo serving; exec sleep 100"}, t.TempDir())
+	if err := netns.Create(l.host); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Remove(l.host); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := l.setUp(ctx); err == nil || !strings.Contains(err.Error(), "in the background, with &, and to answer; it printed: serving") {
+		t.Errorf("%v, want what setup has to do", err)
 	}
 }
 

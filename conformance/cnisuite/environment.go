@@ -90,15 +90,22 @@ func (l *lab) delegation() (string, error) {
 	if l.target.Kind == Meta {
 		return "a meta plugin finds other plugins on CNI_PATH", nil
 	}
+	kind, err := l.ipamType()
+	if kind != "" {
+		return fmt.Sprintf("the configuration delegates to %q, which is found on CNI_PATH", kind), nil
+	}
+	return "", err
+}
+
+// ipamType returns the type of the IPAM plugin that the target delegates to, or "".
+func (l *lab) ipamType() (string, error) {
 	config, err := l.target.config(l.state())
 	if err != nil || l.target.Kind == IPAM {
 		return "", err
 	}
 	ipam, _ := config["ipam"].(map[string]any)
-	if kind, _ := ipam["type"].(string); kind != "" {
-		return fmt.Sprintf("the configuration delegates to %q, which is found on CNI_PATH", kind), nil
-	}
-	return "", nil
+	kind, _ := ipam["type"].(string)
+	return kind, nil
 }
 
 func checkNoPath(ctx context.Context, l *lab) error {

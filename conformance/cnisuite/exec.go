@@ -116,11 +116,14 @@ func (l *lab) document(command string, c *container, extra map[string]any) ([]by
 	return json.Marshal(config)
 }
 
+// path are the directories of CNI_PATH.
+func (l *lab) path() []string { return slices.Concat(l.ipam.dirs(), l.target.Path) }
+
 // env is the exact environment of an execution.
 func (l *lab) env(command string, c *container) map[string]string {
 	env := map[string]string{
 		"CNI_COMMAND": command,
-		"CNI_PATH":    strings.Join(slices.Concat(l.ipam.dirs(), l.target.Path), ":"),
+		"CNI_PATH":    strings.Join(l.path(), ":"),
 		"PATH":        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
 	if c != nil {

@@ -301,8 +301,9 @@ func TestPrepare(t *testing.T) {
 		"no binary":      {func(of *cnisuite.Target) { of.Binary = "/nowhere/plugin" }, "the plugin cannot be executed"},
 		"not executable": {func(of *cnisuite.Target) { of.Binary = "/etc/passwd" }, "the plugin cannot be executed"},
 		"bad profile":    {func(of *cnisuite.Target) { of.Kind = "strange" }, "none of interface, chained, ipam and meta"},
+		"relative path":  {func(of *cnisuite.Target) { of.Path = []string{"plugins"} }, `fact path: "plugins" is relative`},
 		"$DIR":           {func(of *cnisuite.Target) { of.Config = `{"state":"$DIR/x"}` }, "write ${DIR}"},
-		"bad setup":      {func(of *cnisuite.Target) { of.Setup = "echo no daemon; exit 3" }, "the profile's setup: exit status 3: no daemon"},
+		"bad setup":      {func(of *cnisuite.Target) { of.Setup = "echo no daemon; exit 3" }, "the profile's setup: exit status 3; it printed: no daemon"},
 	} {
 		of := target(t, "plain")
 		test.change(&of)
@@ -310,5 +311,16 @@ func TestPrepare(t *testing.T) {
 		if report != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %+v and %v, want no report and %q", name, report, err, test.want)
 		}
+	}
+}
+
+// TestTrialMissesTheDelegate has a profile whose IPAM plugin is not there, which is no
+// plugin's fault.
+func TestTrialMissesTheDelegate(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	of := target(t, "plain")
+	of.Config = `{"ipam":{"type":"host-local"}}`
+	if err := cnisuite.Trial(t.Context(), of); err == nil || !strings.Contains(err.Error(), `plugin "host-local" is in none of the directories`) || !strings.Contains(err.Error(), "as the fact path") {
+		t.Errorf("%v, want what the profile lacks", err)
 	}
 }

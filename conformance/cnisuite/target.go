@@ -162,6 +162,13 @@ func (t *Target) validate() error {
 			errs = append(errs, fmt.Errorf("fact requests: %q is none of %v", way, requestWays))
 		}
 	}
+	for fact, dirs := range map[string][]string{"path": t.Path, "dirs": t.Dirs} {
+		for _, dir := range dirs {
+			if !filepath.IsAbs(dir) {
+				errs = append(errs, fmt.Errorf("fact %s: %q is relative, and the plugin runs in /: want an absolute path", fact, dir))
+			}
+		}
+	}
 	return errors.Join(append(errs, err, badErr, smallErr)...)
 }
 
