@@ -120,8 +120,9 @@ func (r *Runtime) networkReady(ctx context.Context) error {
 	return r.cfg.Network.Status(ctx)
 }
 
-// collectWithin limits the garbage collection at start, which Pods wait for.
-const collectWithin = 30 * time.Second
+// CollectWithin limits the garbage collection of the network at start, before which the
+// runtime does not serve.
+const CollectWithin = 30 * time.Second
 
 // collectNetwork frees what the network holds for sandboxes that no longer exist. A
 // stopped sandbox counts as existing until its record is removed, which costs nothing
@@ -131,7 +132,7 @@ func (r *Runtime) collectNetwork(ctx context.Context, sandboxes []*cri.Sandbox) 
 	if r.cfg.Network == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, collectWithin)
+	ctx, cancel := context.WithTimeout(ctx, CollectWithin)
 	defer cancel()
 	var valid []cniruntime.Attachment
 	for _, s := range sandboxes {

@@ -23,6 +23,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	criclient "github.com/nodekit-project/nodekit/cri/client"
+	"github.com/nodekit-project/nodekit/cri/oci"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/hostcheck"
@@ -122,10 +123,11 @@ func (n *Node) start(ctx context.Context) error {
 }
 
 // How long a runtime may take to answer: an external one answers at once or never, and
-// the node's own first inspects every running container.
+// the node's own first inspects every running container, and has CNI plugins collect
+// their garbage.
 const (
 	answerWithin = 5 * time.Second
-	serveWithin  = 30 * time.Second
+	serveWithin  = oci.CollectWithin + 30*time.Second
 )
 
 // ready waits until the kubelet has connected to the runtime, or a part fails.
