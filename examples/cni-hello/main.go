@@ -28,7 +28,7 @@ func add(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
 	pair := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: r.IfName, PeerNamespace: netlink.NsFd(r.NetNSFD())}
 	pair.Name = r.HostName("hello", r.Network) // which del finds again, whatever happens to this process
 	if err := netlink.LinkAdd(pair); err != nil {
-		return nil, err
+		return nil, cni.Errorf(cni.CodeInternal, "creating %s and %s: %w", pair.Name, r.IfName, err)
 	}
 	r.Undo("veth pair", func(ctx context.Context) error { return del(ctx, r, c) })
 	result.Interfaces = []*cni.Interface{{Name: pair.Name}} // Configure adds the container's end

@@ -24,7 +24,7 @@ func main() {
 		CreateContainer: container, RemoveContainer: container,
 		StartContainer: host.Start, StopContainer: host.Stop,
 		Watch: host.Watch, Recover: host.Recover,
-		NetworkReady: func(context.Context) error { return errors.New("hello has the host's network only") },
+		NetworkReady: func(context.Context) error { return errors.New("there is only the host's network") },
 		Images:       &cri.Images{Status: image, FsInfo: fsInfo},
 	})
 }
