@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/execerr"
 )
 
 // Grace is how long a plugin may keep running after the context of its call has ended,
@@ -80,7 +82,7 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 		return nil, &Error{CNIVersion: Newest, Code: CodeTryAgain, Msg: fmt.Sprintf("running %q: it was not started: %v", file, ctx.Err())}
 	}
 	if err != nil {
-		return nil, execError(nil, file, err, nil)
+		return nil, execError(nil, file, execerr.Explain(file, err), nil)
 	}
 	if opts.Started != nil {
 		opts.Started()

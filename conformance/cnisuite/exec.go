@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/execerr"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
@@ -137,7 +138,7 @@ func (l *lab) env(command string, c *container) map[string]string {
 func (l *lab) exec(ctx context.Context, env map[string]string, stdin []byte) (*answer, error) {
 	cmd := l.command(ctx, env, stdin)
 	if err := netns.Do(l.host, cmd.Start); err != nil {
-		return nil, fmt.Errorf("executing the plugin: %w", err)
+		return nil, fmt.Errorf("executing the plugin: %w", execerr.Explain(l.target.Binary, err))
 	}
 	start := time.Now()
 	out, err := collect(ctx, cmd)
@@ -181,7 +182,7 @@ func collect(ctx context.Context, cmd *exec.Cmd) (*answer, error) {
 func (l *lab) execKilled(ctx context.Context, env map[string]string, stdin []byte, after time.Duration, signal syscall.Signal, all bool) (*answer, error) {
 	cmd := l.command(ctx, env, stdin)
 	if err := netns.Do(l.host, cmd.Start); err != nil {
-		return nil, fmt.Errorf("executing the plugin: %w", err)
+		return nil, fmt.Errorf("executing the plugin: %w", execerr.Explain(l.target.Binary, err))
 	}
 	pid := cmd.Process.Pid
 	if all {

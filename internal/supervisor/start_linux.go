@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/execerr"
 )
 
 // lastWords is how long the reaping of a process waits for a listener that does not
@@ -34,7 +36,7 @@ func (p *Process) start() (*run, error) {
 		close(r.done)
 	})
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("starting %q: %w", p.command.Path, err)
+		return nil, fmt.Errorf("starting %q: %w", p.command.Path, execerr.Explain(p.command.Path, err))
 	}
 	return r, nil
 }
