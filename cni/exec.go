@@ -48,13 +48,15 @@ type ExecOptions struct {
 
 // Exec runs a plugin's executable with exactly the environment env and returns what it
 // wrote to stdout. If the plugin fails, cannot be started, or is still running when ctx
-// ends, the error is an *Error; if it fails without an error object, or writes more
-// than 16 MiB to stdout, the code is CodeDelegate and the details are the end of
-// stderr. A plugin whose file is being written gets CodeTryAgain.
+// ends, the error is an *Error; if it fails without an error object, writes more than
+// 16 MiB to stdout, or leaves something running that holds its stdout or stderr open for
+// ten seconds, the code is CodeDelegate and the details are the end of stderr. A plugin
+// whose file is being written gets CodeTryAgain.
 //
-// When ctx ends, the process and its descendants receive SIGTERM and, after the grace
-// period, SIGKILL. On Linux the process is also killed when the calling process dies,
-// so that it cannot interfere with the cleanup after a crash.
+// When ctx ends, the process and its descendants receive SIGTERM. After the grace period
+// they receive SIGKILL; descendants already when the process has ended and its output is
+// closed, or those ten seconds have passed. On Linux the process is also killed when the
+// calling process dies, so that it cannot interfere with the cleanup after a crash.
 func Exec(ctx context.Context, file string, env map[string]string, stdin []byte, opts *ExecOptions) ([]byte, error) {
 	if opts == nil {
 		opts = &ExecOptions{}
@@ -65,29 +67,25 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	defer runtime.UnlockOSThread()
 	answer := &capture{most: maxStdout, strict: true}
 	tail := &tail{to: opts.Stderr}
-	cmd := exec.CommandContext(ctx, file)
+	cmd := exec.Command(file) // without ctx, from whose end on WaitDelay would count
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), answer, tail
 	cmd.Dir = "/"
 	cmd.Env = make([]string, 0, len(env))
 	for key, value := range env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
-	cmd.WaitDelay = grace + drainTime
-	defer contain(cmd, grace)()
-	var late error // why it was told to end
-	tell := cmd.Cancel
-	cmd.Cancel = func() error { late = ctx.Err(); return tell() }
-	err := cmd.Start()
-	if err != nil && ctx.Err() != nil {
+	cmd.WaitDelay = drainTime
+	contain(cmd)
+	if ctx.Err() != nil {
 		return nil, &Error{CNIVersion: Newest, Code: CodeTryAgain, Msg: fmt.Sprintf("running %q: it was not started: %v", file, ctx.Err())}
 	}
-	if err != nil {
+	if err := cmd.Start(); err != nil {
 		return nil, execError(nil, file, execerr.Explain(file, err), nil)
 	}
 	if opts.Started != nil {
 		opts.Started()
 	}
-	err = cmd.Wait()
+	late, err := wait(ctx, cmd, grace)
 	stdout, over := answer.bytes()
 	switch e, failed := decodeError(stdout); {
 	case over:
@@ -100,6 +98,29 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 		err = fmt.Errorf("%w, and what it wrote to stdout is no error object: %.300q", err, stdout)
 	}
 	return stdout, execError(late, file, err, tail.end)
+}
+
+// wait waits for the process and its output, and ends them after ctx has. If the process
+// was then still running, late is the error of ctx, and err is not nil either.
+func wait(ctx context.Context, cmd *exec.Cmd, grace time.Duration) (late, err error) {
+	told := make(chan struct{})
+	var kill *time.Timer
+	stop := context.AfterFunc(ctx, func() {
+		defer close(told)
+		if terminate(cmd) == nil {
+			late, kill = ctx.Err(), time.AfterFunc(grace, func() { killAll(cmd) })
+		}
+	})
+	err = cmd.Wait()
+	if stop() {
+		return nil, err
+	}
+	<-told
+	if late != nil {
+		kill.Stop()
+		killAll(cmd)
+	}
+	return late, cmp.Or(err, late)
 }
 
 // execError is the error of a plugin that could not be started, or failed without one of its

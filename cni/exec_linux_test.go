@@ -51,6 +51,71 @@ func TestExecEndedInTime(t *testing.T) {
 	}
 }
 
+// TestExecOutputHeld: what a plugin leaves behind may hold its pipes for a while, which does
+// not depend on the time that the plugin has for its rollback.
+func TestExecOutputHeld(t *testing.T) {
+	t.Parallel()
+	err := execShell(t.Context(), "sleep 15 & echo '{}'", nil)
+	if cni.CodeOf(err) != cni.CodeDelegate || !strings.Contains(err.Error(), "holds its stdout or stderr open") {
+		t.Errorf("code %d, %v", cni.CodeOf(err), err)
+	}
+}
+
+// TestExecOutputHeldAfterTheContext: what a plugin leaves behind that ends as it is told
+// does not have the plugin's grace period, and is killed.
+func TestExecOutputHeldAfterTheContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	began, held := time.Now(), filepath.Join(t.TempDir(), "pid")
+	err := execShell(ctx, `(trap '' TERM; exec sleep 30) & echo $! >`+held+`; echo ready >&2; wait`,
+		&cni.ExecOptions{Grace: time.Minute, Stderr: onWrite(cancel)})
+	if took := time.Since(began); cni.CodeOf(err) != cni.CodeTryAgain || took > 25*time.Second {
+		t.Errorf("code %d, %v after %v", cni.CodeOf(err), err, took)
+	}
+	pid, err := os.ReadFile(held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	process := "/proc/" + strings.TrimSpace(string(pid)) + "/cmdline" // empty once it is a zombie
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if line, _ := os.ReadFile(process); len(line) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("what the plugin left behind goes on")
+		}
+	}
+}
+
+// TestExecKilled: a plugin that does not end as it is told has its grace period.
+func TestExecKilled(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	err := execShell(ctx, `trap 'echo told >&2' TERM; echo ready >&2; while :; do sleep 0.1; done`,
+		&cni.ExecOptions{Grace: 2 * time.Second, Stderr: onWrite(cancel)})
+	if cni.CodeOf(err) != cni.CodeTryAgain || !strings.Contains(err.Error(), "signal: killed") || !strings.Contains(err.Error(), "told") {
+		t.Errorf("code %d, %v", cni.CodeOf(err), err)
+	}
+}
+
+// TestExecStoppedWithAnError: what a plugin says that was told to end is an error object.
+func TestExecStoppedWithAnError(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	err := execShell(ctx, `trap 'echo "{\"code\":7,\"msg\":\"told\"}"; exit 1' TERM
+echo ready >&2
+sleep 60 & wait`, &cni.ExecOptions{Stderr: onWrite(cancel)})
+	if cni.CodeOf(err) != cni.CodeTryAgain || strings.Contains(err.Error(), "no error object") {
+		t.Errorf("code %d, %v", cni.CodeOf(err), err)
+	}
+}
+
+// execShell is for tests that run at once: none of them writes a program, which another would
+// have open while it forks.
+func execShell(ctx context.Context, script string, opts *cni.ExecOptions) error {
+	_, err := cni.Exec(ctx, "/bin/sh", map[string]string{"PATH": os.Getenv("PATH")}, []byte(script), opts)
+	return err
+}
+
 // TestExecStarted: whoever has to undo what a plugin did knows whether it ran at all.
 func TestExecStarted(t *testing.T) {
 	ended, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
@@ -90,4 +155,12 @@ func TestExecWhileInstalled(t *testing.T) {
 	if _, err := cni.Exec(t.Context(), file, nil, nil, nil); !errors.Is(err, fault.Unavailable) || cni.CodeOf(err) != cni.CodeTryAgain {
 		t.Errorf("code %d, %v", cni.CodeOf(err), err)
 	}
+}
+
+// onWrite is called for each write.
+type onWrite func()
+
+func (f onWrite) Write(b []byte) (int, error) {
+	f()
+	return len(b), nil
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,24 +15,24 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// contain puts the process into a process group of its own, which gets SIGTERM when
-// the command's context ends and SIGKILL after the grace period, and makes the kernel
-// kill the process when this one dies. The caller must call ended when the process
-// has exited.
-func contain(cmd *exec.Cmd, grace time.Duration) (ended func()) {
+// contain puts the process into a process group of its own, and makes the kernel kill
+// the process when this one dies.
+func contain(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	var kill *time.Timer
-	cmd.Cancel = func() error {
-		group := -cmd.Process.Pid
-		kill = time.AfterFunc(grace, func() { _ = unix.Kill(group, unix.SIGKILL) })
-		return unix.Kill(group, unix.SIGTERM)
-	}
-	return func() {
-		if kill != nil {
-			kill.Stop()
-		}
-	}
 }
+
+// terminate tells the process and its descendants to end. It is an error if the process
+// has been waited for already.
+func terminate(cmd *exec.Cmd) error {
+	const exists = unix.Signal(0)
+	if err := cmd.Process.Signal(exists); err != nil {
+		return err
+	}
+	return unix.Kill(-cmd.Process.Pid, unix.SIGTERM)
+}
+
+// killAll kills what is left of the process and its descendants.
+func killAll(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 
 // openNetNS opens CNI_NETNS. For ADD and CHECK it refuses a path that is not a
 // network namespace, and the namespace that the plugin itself runs in: configuring

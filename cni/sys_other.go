@@ -4,12 +4,13 @@ package cni
 
 import (
 	"os/exec"
-	"time"
 
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
-func contain(*exec.Cmd, time.Duration) (ended func()) { return func() {} }
+func contain(*exec.Cmd)             {}
+func terminate(cmd *exec.Cmd) error { return cmd.Process.Kill() }
+func killAll(*exec.Cmd)             {}
 
 func (r *Request) openNetNS() error {
 	return fault.Unimplemented.Errorf("network namespaces need Linux")
