@@ -52,7 +52,7 @@ func (d Delegate) Add(ctx context.Context) (*Result, error) {
 	}
 	result, err := DecodeResult(stdout, d.r.Version)
 	if err != nil {
-		return nil, Errorf(CodeDelegate, "%s: %w", d.name, err)
+		return nil, Errorf(CodeDelegate, "delegate %q, ADD: what it wrote to stdout is no result: %w: %.200q", d.name, err, stdout)
 	}
 	if err := noteResult(stdout); err != nil {
 		return nil, err

@@ -2,6 +2,9 @@ package cni_test
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,5 +48,40 @@ func TestOwnDelegate(t *testing.T) {
 				t.Errorf("%s of %q with ipam.type %q: %d calls, %v", command, kind, ipam, calls, err)
 			}
 		}
+	}
+}
+
+// TestDelegateWithoutAResult: a delegate that exits as if it had succeeded, and gives no
+// result, has failed, or the plugin would go on with no addresses.
+func TestDelegateWithoutAResult(t *testing.T) {
+	p := cni.New("p", cni.Handlers[config]{Add: func(ctx context.Context, r *cni.Request, c *config) (*cni.Result, error) {
+		return r.Delegate(c.IPAM.Type).Add(ctx)
+	}})
+	p.Adjusts, p.IPAM = true, true // which needs no namespace
+	for name, c := range map[string]struct {
+		writes, says string
+	}{
+		"error":           {`{"cniVersion":"1.1.0","code":7,"msg":"no subnet"}`, "no subnet"},
+		"strange-version": {`{"cniVersion":"9.0.0","code":7,"msg":"no subnet"}`, "an error object, of code 7"},
+		"nothing":         {"", "unexpected end"},
+		"null":            {"null", "not a JSON object"},
+		"words":           {"no subnet", "no subnet"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			script := fmt.Sprintf("#!/bin/sh\necho $CNI_COMMAND >>%s/calls\n[ $CNI_COMMAND != ADD ] || echo '%s'\n", dir, c.writes)
+			if err := os.WriteFile(filepath.Join(dir, "leaf"), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			e := env(cni.CmdAdd)
+			e["CNI_PATH"], e["PATH"] = dir, os.Getenv("PATH")
+			out, err := cni.Invoke(t.Context(), p, e, []byte(request(`,"ipam":{"type":"leaf"}`)))
+			if cni.CodeOf(err) != cni.CodeDelegate || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), `"leaf", ADD: `) {
+				t.Errorf("%v, %s", err, out)
+			}
+			if calls, err := os.ReadFile(dir + "/calls"); string(calls) != "ADD\nDEL\n" {
+				t.Errorf("calls %q, %v", calls, err)
+			}
+		})
 	}
 }

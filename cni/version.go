@@ -50,7 +50,8 @@ func numbers(version string) []int {
 }
 
 // DecodeResult decodes a result of any published version of the specification. A
-// document without a cniVersion is read as one of the given version.
+// document without a cniVersion is read as one of the given version. An error object is
+// an error: its members are unknown to a result, so it would pass for an empty one.
 func DecodeResult(data []byte, version string) (*Result, error) {
 	var head struct {
 		CNIVersion string            `json:"cniVersion"`
@@ -60,6 +61,9 @@ func DecodeResult(data []byte, version string) (*Result, error) {
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, fmt.Errorf("decoding result: %w", inWords(err))
+	}
+	if e, is := decodeError(data); is && e.Code != 0 && e.Msg != "" {
+		return nil, fmt.Errorf("decoding result: it is an error object, of code %d", e.Code)
 	}
 	for _, entry := range slices.Concat(head.Interfaces, head.IPs, head.Routes) {
 		if string(entry) == "null" { // which the conversions of package types do not expect

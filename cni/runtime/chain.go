@@ -40,9 +40,6 @@ func (n *Network) runAdd(ctx context.Context, r *record) (result json.RawMessage
 			return result, i + 1, err
 		}
 		next, err := inVersion(out, r.List.Version)
-		if err == nil {
-			err = noError(out)
-		}
 		if err != nil {
 			return result, i + 1, fmt.Errorf("plugin %q, ADD: what it wrote to stdout is no result: %w: %s", p.kind(), err, excerpt(out))
 		}
@@ -74,19 +71,6 @@ func inVersion(raw json.RawMessage, version string) (json.RawMessage, error) {
 		return raw, err
 	}
 	return cni.EncodeResult(result, version)
-}
-
-// noError refuses an error object in place of a result, which would pass for an empty one:
-// its plugin has exited as if it had succeeded.
-func noError(result json.RawMessage) error {
-	var e struct {
-		Code int64  `json:"code"`
-		Msg  string `json:"msg"`
-	}
-	if json.Unmarshal(result, &e) != nil || e.Code == 0 || e.Msg == "" {
-		return nil
-	}
-	return fmt.Errorf("it is an error object, of code %d, and the exit status was 0", e.Code)
 }
 
 // excerpt quotes the beginning of what a plugin wrote.
