@@ -10,12 +10,13 @@ import (
 )
 
 // Verify checks what Configure has done: that the container's interface CNI_IFNAME
-// exists, is up, and has the hardware address and addresses given in the result, and
-// that the container has the result's routes. The error has CodeNotAsExpected and names
-// everything that is missing.
+// exists, is up, has the hardware address and addresses given in the result and no
+// greater MTU, and that the container has the result's routes. The error has
+// CodeNotAsExpected and names everything that is missing.
 //
 // Call it in CHECK of the plugin that created the interface, with Request.PrevResult.
-// It changes nothing. Additions by later plugins of the chain are not errors. As in
+// It changes nothing. Additions by later plugins of the chain are not errors, nor is a
+// smaller MTU, which upstream's tuning plugin does not write into the result. As in
 // Configure, an address without an interface index belongs to this interface; what the
 // result leaves open, such as the gateway of a route, may have any value. The plugin's
 // own CHECK must verify what it has on the host.
@@ -72,6 +73,9 @@ func lacks(conn *rtnl.Conn, link *rtnl.Link, result *Result, mine int) (missing,
 	}
 	if want := result.Interfaces[mine].Mac; want != "" && !rtnl.SameMAC(want, link.MAC) {
 		complain("interface %q in the container has the MAC address %s instead of %s", link.Name, link.MAC, want)
+	}
+	if most := result.Interfaces[mine].Mtu; most > 0 && link.MTU > most {
+		complain("interface %q in the container has the MTU %d instead of %d", link.Name, link.MTU, most)
 	}
 	wanted, err := addressesOf(result, mine)
 	if err != nil {

@@ -45,6 +45,8 @@ func TestVerify(t *testing.T) {
 		"a result of the host's":  {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}]}`, code: cni.CodeConfig, says: []string{"in a sandbox"}},
 		"an address with hyphens": {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any","mac":"02-00-00-00-00-0A"}]}`},
 		"a MAC that is none":      {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any","mac":"02"}]}`, code: cni.CodeNotAsExpected, says: []string{"instead of 02"}},
+		"a greater MTU":           {change: "ip link set eth0 mtu 1500", result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any","mtu":1400}]}`, code: cni.CodeNotAsExpected, says: []string{"has the MTU 1500 instead of 1400"}},
+		"an MTU tuned down":       {change: "ip link set eth0 mtu 1300", result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any","mtu":1400}]}`},
 		"a result of little":      {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any"}]}`},
 		"an address that is none": {result: `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/any"}],"ips":[{"address":"10.7.0.2/16"},{"address":"10.7.0.4/16"}]}`, code: cni.CodeNotAsExpected, says: []string{"10.7.0.4/16"}},
 	} {

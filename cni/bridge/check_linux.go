@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,9 @@ type expected struct {
 	nic      *cni.Interface // in the container
 	ips      []netip.Prefix
 	gateways []netip.Prefix
+
+	mtu     int // of the interface in the container, at most; 0 if nothing says it
+	portMTU int // of that on the host; 0 if nothing says it
 }
 
 func expect(r *cni.Request, c *Config) (*expected, error) {
@@ -59,6 +63,12 @@ func expect(r *cni.Request, c *Config) (*expected, error) {
 		return nil, cni.Errorf(cni.CodeConfig, "prevResult has no interface %q in a sandbox", r.IfName)
 	}
 	out := &expected{identity: identify(r.Network, r.Attachment), nic: r.PrevResult.Interfaces[mine]}
+	out.mtu, out.portMTU = cmp.Or(out.nic.Mtu, c.MTU), c.MTU // results before 1.1.0 have no MTU
+	for _, nic := range r.PrevResult.Interfaces {
+		if nic.Name == out.host && nic.Sandbox == "" {
+			out.portMTU = cmp.Or(nic.Mtu, c.MTU)
+		}
+	}
 	for _, ip := range r.PrevResult.IPs {
 		if ip.Interface == nil || *ip.Interface != mine {
 			continue
@@ -96,8 +106,18 @@ func (w *wiring) checkGuest(want *expected, c *Config) error {
 	if mac := want.nic.Mac; mac != "" && !rtnl.SameMAC(mac, l.MAC) {
 		errs = append(errs, fmt.Errorf("interface %q in the container has the MAC address %s instead of %s", l.Name, l.MAC, mac))
 	}
+	if want.raised(l) {
+		errs = append(errs, fmt.Errorf("interface %q in the container has the MTU %d instead of %d", l.Name, l.MTU, want.mtu))
+	}
 	return errors.Join(append(errs, hasAddresses(w.inside, l, want.ips))...)
 }
+
+// raised reports whether the container sends longer packets than it should. A smaller MTU
+// is no fault: upstream's tuning plugin sets one and does not write it into the result.
+func (e *expected) raised(l *rtnl.Link) bool { return e.mtu > 0 && l.MTU > e.mtu }
+
+// resized reports whether the port does not forward packets of the length that it should.
+func (e *expected) resized(port *rtnl.Link) bool { return e.portMTU > 0 && port.MTU != e.portMTU }
 
 func hasAddresses(conn *rtnl.Conn, l *rtnl.Link, want []netip.Prefix) error {
 	missing, err := conn.MissingAddresses(l, want)
@@ -163,6 +183,7 @@ func (w *wiring) checkPort(br *rtnl.Link, want *expected, c *Config) error {
 			errs = append(errs, fmt.Errorf("interface %q on the host %s", port.Name, what))
 		}
 	}
+	complain(want.resized(port), fmt.Sprintf("has the MTU %d instead of %d", port.MTU, want.portMTU))
 	complain(!port.Up, "is down")
 	complain(port.Up && port.Disabled && !c.DisableContainerInterface, "is a disabled port of its bridge")
 	// Options that somebody has enabled in addition are not an error.

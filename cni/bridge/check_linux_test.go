@@ -2,6 +2,7 @@ package bridge_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -29,6 +30,9 @@ func damages() map[string]damage {
 		"container's link":      {inside: "ip link del eth0", says: `"eth0"`, stays: true},
 		"container's link down": {inside: "ip link set eth0 down", says: `"eth0" in the container is down`},
 		"container's MAC":       {inside: "ip link set eth0 address 02:00:00:00:00:66", says: "MAC address 02:00:00:00:00:66", stays: true},
+		"container's MTU":       {inside: "ip link set eth0 mtu 9000", says: `"eth0" in the container has the MTU 9000 instead of 1500`},
+		"container's lower MTU": {inside: "ip link set eth0 mtu 1400"},
+		"port's MTU":            {host: "ip link set $HOST mtu 1400", says: "on the host has the MTU 1400 instead of 1500"},
 		"address":               {inside: "ip addr flush dev eth0", says: "lacks the address", stays: true},
 		"IPv6 address":          {config: six, inside: "ip -6 addr flush dev eth0 scope global", says: "lacks the address fd77", stays: true},
 		"default route":         {inside: "ip route del default", says: "route to 0.0.0.0/0"},
@@ -86,6 +90,43 @@ func TestCheckAndRepair(t *testing.T) {
 						t.Errorf("after Repair %q is not in %s", word, port)
 					}
 				}
+			}
+		})
+	}
+}
+
+// TestCheckMTU: the final result counts, in which a later plugin of the chain may have
+// written what it has set, and the configuration if the result has no MTU.
+func TestCheckMTU(t *testing.T) {
+	for name, c := range map[string]struct {
+		version  string
+		config   int
+		tuned    int // what a later plugin says
+		has, hub int // in the container, and on the host
+		says     string
+	}{
+		"1.0.0":                {version: "1.0.0", config: 1400, has: 1400, hub: 1400},
+		"1.0.0 tuned":          {version: "1.0.0", config: 1400, has: 1300, hub: 1400},
+		"1.0.0 raised":         {version: "1.0.0", config: 1400, has: 1500, hub: 1400, says: `"eth0" in the container has the MTU 1500 instead of 1400`},
+		"1.0.0 port":           {version: "1.0.0", config: 1400, has: 1400, hub: 1300, says: "on the host has the MTU 1300 instead of 1400"},
+		"1.0.0 not configured": {version: "1.0.0", has: 9000, hub: 1400},
+		"tuned":                {version: "1.1.0", tuned: 1300, has: 1300, hub: 1500},
+		"tuned up":             {version: "1.1.0", config: 1400, tuned: 1500, has: 1500, hub: 1400},
+		"tuned and raised":     {version: "1.1.0", tuned: 1300, has: 1500, hub: 1500, says: "has the MTU 1500 instead of 1300"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(t, map[string]any{"mtu": c.config, "cniVersion": c.version})
+			ns := netnstest.New(t)
+			raw, result := n.add("mtu", ns)
+			defer n.del("mtu", ns)
+			n.breakIt(ns, result, damage{inside: fmt.Sprintf("ip link set eth0 mtu %d", c.has), host: fmt.Sprintf("ip link set $HOST mtu %d", c.hub)})
+			if c.tuned > 0 {
+				result.Interfaces[2].Mtu = c.tuned
+				raw, _ = cni.EncodeResult(result, c.version)
+			}
+			_, err := n.call("CHECK", "mtu", ns, map[string]any{"prevResult": raw})
+			if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("CHECK says %v, want %q", err, c.says)
 			}
 		})
 	}

@@ -14,7 +14,7 @@ import (
 
 // repair restores what check would find missing and nobody would have removed on
 // purpose: the bridge, the gateway's addresses, the port with its options and VLANs,
-// link states, routes and rules. It leaves the container's addresses alone, and a
+// MTUs, link states, routes and rules. It leaves the container's addresses alone, and a
 // pair that is gone needs a new ADD.
 func (p *plugin) repair(_ context.Context, r *cni.Request, c *Config) error {
 	if err := c.complete(); err != nil {
@@ -45,10 +45,10 @@ func (p *plugin) repair(_ context.Context, r *cni.Request, c *Config) error {
 			return err
 		}
 	}
-	return errors.Join(w.repairPort(br, port, c), w.repairRules(want, c), w.repairGuest(r, want, c))
+	return errors.Join(w.repairPort(br, port, want, c), w.repairRules(want, c), w.repairGuest(r, want, c))
 }
 
-func (w *wiring) repairPort(br, port *rtnl.Link, c *Config) error {
+func (w *wiring) repairPort(br, port *rtnl.Link, want *expected, c *Config) error {
 	var requests []*nlsock.Message
 	if port.Master != br.Index {
 		requests = append(requests, rtnl.SetMaster(port, br.Index))
@@ -57,6 +57,9 @@ func (w *wiring) repairPort(br, port *rtnl.Link, c *Config) error {
 	// Setting options also enables a port that has a carrier.
 	if c.HairpinMode && !port.Hairpin || c.PortIsolation && !port.Isolated || port.Disabled {
 		requests = append(requests, rtnl.SetPort(port, c.HairpinMode || port.Hairpin, c.PortIsolation || port.Isolated))
+	}
+	if want.resized(port) {
+		requests = append(requests, rtnl.SetMTU(port, want.portMTU))
 	}
 	if err := w.links.Do(requests...); err != nil {
 		return err
@@ -106,8 +109,8 @@ func (w *wiring) repairRules(want *expected, c *Config) error {
 	return w.rules.Put(groups(c, want.identity, want.ips, mac)...)
 }
 
-// repairGuest brings the container's end up and restores the routes that the kernel
-// dropped when it went down.
+// repairGuest brings the container's end up, lowers an MTU that was raised, and restores
+// the routes that the kernel dropped when the end went down.
 func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
 	if c.DisableContainerInterface {
 		return nil
@@ -130,6 +133,9 @@ func (w *wiring) repairGuest(r *cni.Request, want *expected, c *Config) error {
 		return err
 	}
 	var requests []*nlsock.Message
+	if want.raised(l) {
+		requests = append(requests, rtnl.SetMTU(l, want.mtu))
+	}
 	for i := range routes {
 		requests = append(requests, rtnl.AddRoute(&routes[i]))
 	}
