@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -478,6 +481,59 @@ func TestStatusOfAnotherBridge(t *testing.T) {
 	}
 	delete(n.config, "mtu")
 	n.del("only", ns)
+}
+
+// TestStatusWithoutChains: where the kernel takes no more chains of a family, STATUS says that
+// ADD will fail, if the configuration needs some.
+func TestStatusWithoutChains(t *testing.T) {
+	for key, c := range map[string]struct {
+		family, hook string
+		says         string
+	}{
+		"macspoofchk": {"bridge", "filter hook prerouting", "macspoofchk"},
+		"ipMasq":      {"inet", "nat hook postrouting", "ipMasq"},
+		"hairpinMode": {"bridge", "filter hook prerouting", ""},
+	} {
+		t.Run(key, func(t *testing.T) {
+			n := newNetwork(t, map[string]any{"ipMasq": false})
+			n.add("first", netnstest.New(t)) // with the bridge br_netfilter gets its hooks
+			n.del("first", "")
+			n.config[key] = true
+			fillHook(t, c.family, c.hook)
+			_, refused := n.call("ADD", "x", netnstest.New(t), nil)
+			n.del("x", "")
+			_, err := n.call("STATUS", "", "", nil)
+			if (refused == nil) != (c.says == "") || c.says == "" && err != nil || c.says != "" && (cni.CodeOf(err) != cni.CodeUnavailable || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("STATUS says %v, want %q; ADD %v", err, c.says, refused)
+			}
+		})
+	}
+}
+
+// fillHook adds chains until the kernel refuses one.
+func fillHook(t *testing.T, family, hook string) {
+	t.Helper()
+	const most = 1024 // MAX_HOOK_COUNT, of which others may have some
+	netnstest.Run(t, "", "nft", "add table "+family+" full")
+	t.Cleanup(func() { netnstest.Run(t, "", "nft", "delete table "+family+" full") })
+	chain := func(name string) string {
+		return fmt.Sprintf("add chain %s full %s { type %s priority 0; }\n", family, name, hook)
+	}
+	var many strings.Builder
+	for i := range most - 10 {
+		many.WriteString(chain(fmt.Sprintf("c%d", i)))
+	}
+	file := filepath.Join(t.TempDir(), "many")
+	if err := os.WriteFile(file, []byte(many.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	netnstest.Run(t, "", "nft", "-f", file)
+	for i := range 11 {
+		if exec.Command("nft", chain(fmt.Sprintf("more%d", i))).Run() != nil {
+			return
+		}
+	}
+	t.Fatal("there is no limit")
 }
 
 // TestVLANWithoutTheKernel: where the kernel has no VLANs on bridges the error says so.

@@ -54,7 +54,7 @@ type Config struct {
 	// VLAN too.
 	PreserveDefaultVLAN bool `json:"preserveDefaultVlan"`
 	// MACSpoofCheck drops frames of the container whose source address is not that of
-	// its interface.
+	// its interface. It needs a kernel with nftables of family bridge.
 	MACSpoofCheck bool `json:"macspoofchk"`
 	// EnableDAD makes ADD wait for duplicate address detection of the IPv6 addresses,
 	// which takes 2 seconds or longer. Without it the plugin relies on IPAM, and a

@@ -152,10 +152,17 @@ func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 		return cni.Errorf(cni.CodeUnavailable, "%w", err)
 	}
 	defer p.release(h)
-	if c.IPMasq || c.MACSpoofCheck {
-		if err := h.rules.Available(); err != nil {
-			return cni.Errorf(cni.CodeUnavailable, "nftables: %w", err)
+	if c.IPMasq {
+		if err := h.rules.Try(masquerading(c)); err != nil {
+			return cni.Errorf(cni.CodeUnavailable, "ipMasq needs address translation by nftables: %w", err)
 		}
+	}
+	if c.MACSpoofCheck {
+		if err := h.rules.Try(spoofChecking(c)); err != nil {
+			return cni.Errorf(cni.CodeUnavailable, "macspoofchk needs nftables of family bridge (CONFIG_NF_TABLES_BRIDGE): %w", err)
+		}
+	}
+	if c.IPMasq || c.MACSpoofCheck {
 		if err := errors.Join(h.rules.Mend(masquerading(c), r.Log), h.rules.Mend(spoofChecking(c), r.Log)); err != nil {
 			return cni.Errorf(cni.CodeLimitedConnection, "rules that are lost: %w", err)
 		}

@@ -75,7 +75,7 @@ func (p *plugin) status(_ context.Context, r *cni.Request, c *Config) error {
 		return err
 	}
 	return p.connectedTo(table(c), func(v *view) error {
-		if err := v.conn.NAT(c.NFTTable + "-trial"); err != nil {
+		if err := v.conn.Try(v.rules); err != nil {
 			return cni.Errorf(cni.CodeUnavailable, "address translation by nftables: %w", err)
 		}
 		if err := v.conn.Mend(v.rules, r.Log); err != nil {

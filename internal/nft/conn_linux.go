@@ -34,25 +34,6 @@ func Open() (*Conn, error) {
 // Close closes the connection.
 func (c *Conn) Close() error { return c.socket.Close() }
 
-// Available reports whether the kernel and the caller's privileges allow nftables at
-// all.
-func (c *Conn) Available() error {
-	answers, err := c.socket.Exchange(message("asking for nftables", unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC))
-	if err != nil {
-		return err
-	}
-	return answers[0].Err
-}
-
-// Available is Conn.Available with a connection of its own.
-func Available() error {
-	c, err := Open()
-	if err != nil {
-		return err
-	}
-	return errors.Join(c.Available(), c.Close())
-}
-
 // Group is elements of one ruleset.
 type Group struct {
 	Rules    *Ruleset

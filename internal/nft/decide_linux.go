@@ -144,22 +144,3 @@ func (c *Conn) generation() (uint32, error) {
 	}
 	return binary.BigEndian.Uint32(id), nil
 }
-
-// NAT reports whether the kernel and the caller's privileges allow NAT in nftables:
-// it begins a transaction that creates the table with a NAT chain, and never commits
-// it, so that the kernel discards it.
-func (c *Conn) NAT(table string) error {
-	t := message("trying an nftables table", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, unix.NFPROTO_INET)
-	t.String(unix.NFTA_TABLE_NAME, table)
-	ch := message("trying a NAT chain of nftables", unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, unix.NFPROTO_INET)
-	ch.String(unix.NFTA_CHAIN_TABLE, table)
-	ch.String(unix.NFTA_CHAIN_NAME, "trial")
-	ch.String(unix.NFTA_CHAIN_TYPE, "nat")
-	ch.Nest(unix.NFTA_CHAIN_HOOK, func() {
-		ch.Bytes(unix.NFTA_HOOK_HOOKNUM, binary.BigEndian.AppendUint32(nil, unix.NF_INET_PRE_ROUTING))
-		ch.Bytes(unix.NFTA_HOOK_PRIORITY, binary.BigEndian.AppendUint32(nil, 0))
-	})
-	batch := framed("trying nftables", []*nlsock.Message{t, ch})
-	answers, err := c.socket.Exchange(batch[:len(batch)-1]...)
-	return errors.Join(err, firstError(answers))
-}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -132,4 +133,28 @@ func (c *Conn) exists(rs *Ruleset) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Try reports whether the kernel and the caller's privileges allow a table with the
+// chains of this one: it begins a transaction that creates them in another table, and
+// never commits it, so that the kernel discards it.
+func (c *Conn) Try(rs *Ruleset) error {
+	trial, family := rs.Table+"-trial", uint8(rs.family())
+	t := message("trying an nftables table", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, family)
+	t.String(unix.NFTA_TABLE_NAME, trial)
+	messages := []*nlsock.Message{t}
+	for _, ch := range rs.Chains {
+		m := message(fmt.Sprintf("trying an nftables chain of type %s", ch.Type), unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, family)
+		m.String(unix.NFTA_CHAIN_TABLE, trial)
+		m.String(unix.NFTA_CHAIN_NAME, ch.Name)
+		m.String(unix.NFTA_CHAIN_TYPE, string(ch.Type))
+		m.Nest(unix.NFTA_CHAIN_HOOK, func() {
+			m.Bytes(unix.NFTA_HOOK_HOOKNUM, binary.BigEndian.AppendUint32(nil, uint32(*ch.Hook)))
+			m.Bytes(unix.NFTA_HOOK_PRIORITY, binary.BigEndian.AppendUint32(nil, uint32(*ch.Priority)))
+		})
+		messages = append(messages, m)
+	}
+	batch := framed("trying nftables", messages)
+	answers, err := c.socket.Exchange(batch[:len(batch)-1]...)
+	return errors.Join(err, firstError(answers))
 }

@@ -120,6 +120,29 @@ func TestMend(t *testing.T) {
 	}
 }
 
+// TestTry tells what Ensure would fail at, and makes nothing.
+func TestTry(t *testing.T) {
+	_, rs, c := versions(t)
+	impossible := &nft.Ruleset{Table: rs.Table, Bridge: true, Chains: []nft.Chain{
+		{Name: "one", Type: nftables.ChainTypeNAT, Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
+	}}
+	if err := c.Try(rs); err != nil {
+		t.Error(err)
+	}
+	if err := c.Try(impossible); err == nil || !strings.Contains(err.Error(), "type nat") {
+		t.Errorf("a chain of an unknown type: %v", err)
+	}
+	if all := netnstest.Run(t, "", "nft", "list", "tables"); strings.Contains(all, rs.Table) {
+		t.Errorf("left: %s", all)
+	}
+	if err := c.Ensure(rs); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.Try(rs), c.Verify(rs)); err != nil {
+		t.Errorf("of a table that there is: %v", err)
+	}
+}
+
 func BenchmarkEnsure(b *testing.B) {
 	_, rs, c := versions(b)
 	for b.Loop() {
