@@ -60,7 +60,7 @@ func checkDelInside(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	_, before, err := l.around(c)
+	outside, inside, err := l.around(c)
 	if err != nil {
 		return err
 	}
@@ -77,13 +77,16 @@ func checkDelInside(ctx context.Context, l *lab) error {
 		if err != nil {
 			return nil, err
 		}
-		gone = slices.DeleteFunc(now.Diff(before), l.mayStay)
-		return slices.DeleteFunc(before.Diff(now), func(found leak.Leak) bool { return strings.HasPrefix(found.Name, "lo ") }), nil
+		gone = slices.DeleteFunc(now.Diff(inside), l.mayStay)
+		return slices.DeleteFunc(inside.Diff(now), func(found leak.Leak) bool { return strings.HasPrefix(found.Name, "lo ") }), nil
 	}); err != nil {
 		return err
 	}
 	if len(gone) > 0 {
 		return fmt.Errorf("after ADD and DEL the container lacks %s", list(gone))
+	}
+	if err := l.endKept(c, outside); err != nil {
+		return err
 	}
 	left, err := l.given(c)
 	if err != nil {
@@ -97,6 +100,23 @@ func checkDelInside(ctx context.Context, l *lab) error {
 		if err := given[name].other(now); err != nil {
 			return fmt.Errorf("after ADD and DEL the interface %q is not as it was before: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// endKept compares what is attached to the other end of the interface that a chained
+// plugin got.
+func (l *lab) endKept(c *container, before *leak.Snapshot) error {
+	now, _, err := l.around(c)
+	if err != nil {
+		return err
+	}
+	elsewhere := func(found leak.Leak) bool {
+		return c.hostEnd == "" || !slices.Contains(hungKinds(), found.Kind) || !strings.HasPrefix(found.Name, c.hostEnd+" ")
+	}
+	more, less := slices.DeleteFunc(before.Diff(now), elsewhere), slices.DeleteFunc(now.Diff(before), elsewhere)
+	if len(more)+len(less) > 0 {
+		return fmt.Errorf("after ADD and DEL the host's end of the interface is not as it was before: new %s, gone %s", list(more), list(less))
 	}
 	return nil
 }

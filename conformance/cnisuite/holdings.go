@@ -74,8 +74,8 @@ func (l *lab) releases(c *container) (int, error) {
 	return len(slices.DeleteFunc(commands(calls), func(command string) bool { return command != "DEL" })), err
 }
 
-// kept reports what has gone since: interfaces, addresses, routes, firewall rules,
-// files that are named after the container or its address, its record in others,
+// kept reports what has gone since: interfaces with what is attached to them,
+// addresses, routes, firewall rules, files that are named after the container or its address, its record in others,
 // its reservation at the delegate, or what CHECK finds.
 func (h *holdings) kept(ctx context.Context, l *lab) error {
 	host, inside, err := l.around(h.c)
@@ -135,8 +135,11 @@ func (h *holdings) concerns(found leak.Leak) bool {
 }
 
 func standingKinds() []leak.Kind {
-	return []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule}
+	return append(hungKinds(), leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule)
 }
+
+// hungKinds are what is attached to interfaces.
+func hungKinds() []leak.Kind { return []leak.Kind{leak.Neighbour, leak.Forwarding, leak.Traffic} }
 
 // standing excludes what comes and goes as the plugin works.
 func standing(found leak.Leak) bool {

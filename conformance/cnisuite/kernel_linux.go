@@ -2,12 +2,15 @@ package cnisuite
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"syscall"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/nft"
 )
 
 // What only Linux has, so that the suite can be built on its users' machines.
@@ -51,32 +54,30 @@ func switches(flags uint32) (all []string) {
 	return all
 }
 
-// hungOn describes the traffic control and the neighbours that were configured on an
-// interface of the calling thread's namespace.
-func hungOn(link netlink.Link) (all []string, err error) {
-	qdiscs, err := netlink.QdiscList(link)
+// addForeignRules adds an nftables table that no plugin has anything to do with, with
+// one of everything, to the calling thread's namespace. A kernel without nftables has
+// none.
+func addForeignRules() error {
+	rules := &nft.Ruleset{
+		Table: foreignTable,
+		Sets:  []nft.Set{{Name: "addresses", Key: []nftables.SetDatatype{nftables.TypeIPAddr}}},
+		Chains: []nft.Chain{{
+			Name: "forward", Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+			Rules: [][]expr.Any{append(nft.EntersBy("nowhere0"), nft.Accept()...)},
+		}},
+	}
+	conn, err := nft.Open()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for _, q := range qdiscs {
-		if major, _ := netlink.MajorMinor(q.Attrs().Handle); major != 0 { // the kernel's defaults have none
-			all = append(all, fmt.Sprintf("qdisc %s %s", q.Type(), netlink.HandleStr(q.Attrs().Handle)))
-		}
+	err = conn.Try(rules)
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return conn.Close()
 	}
-	classes, err := netlink.ClassList(link, 0)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = conn.Add(nft.Group{Rules: rules, Elements: []nft.Element{{Set: "addresses", Key: []byte{192, 0, 2, 77}}}})
 	}
-	for _, c := range classes {
-		all = append(all, fmt.Sprintf("class %s %s", c.Type(), netlink.HandleStr(c.Attrs().Handle)))
-	}
-	neighbours, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
-	for _, n := range neighbours {
-		if n.State == unix.NUD_PERMANENT && (n.Family == unix.AF_INET || n.Family == unix.AF_INET6) {
-			all = append(all, fmt.Sprintf("neighbour %s %s", n.IP, n.HardwareAddr))
-		}
-	}
-	return all, err
+	return errors.Join(err, conn.Close())
 }
 
 func promiscuous(link netlink.Link) error { return netlink.SetPromiscOn(link) }

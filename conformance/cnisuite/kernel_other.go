@@ -27,8 +27,8 @@ func unshape() (bool, error) {
 
 func switches(uint32) []string { return nil }
 
-func hungOn(netlink.Link) ([]string, error) {
-	return nil, fault.Unimplemented.Errorf("traffic control needs Linux")
+func addForeignRules() error {
+	return fault.Unimplemented.Errorf("nftables needs Linux")
 }
 
 func promiscuous(netlink.Link) error {

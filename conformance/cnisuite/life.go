@@ -164,7 +164,16 @@ func delNetNSGone(ctx context.Context, l *lab) (d deletion, err error) {
 	return d, nil
 }
 
+// checkLeak also looks at firewall rules that are not the plugin's, which it could
+// remove together with its own.
 func checkLeak(ctx context.Context, l *lab) error {
+	if err := netns.Do(l.host, addForeignRules); err != nil {
+		return fmt.Errorf("adding firewall rules beside the plugin's: %w", err)
+	}
+	foreign, err := l.foreignRules()
+	if err != nil {
+		return err
+	}
 	before, err := l.baseline(ctx)
 	if err != nil {
 		return err
@@ -181,7 +190,21 @@ func checkLeak(ctx context.Context, l *lab) error {
 			return err
 		}
 	}
+	now, err := l.foreignRules()
+	if err != nil {
+		return err
+	}
+	if gone := now.Diff(foreign); len(gone) > 0 {
+		return fmt.Errorf("firewall rules are gone that were there before the first ADD: %s", list(gone))
+	}
 	return nil
+}
+
+// foreignTable is the nftables table of addForeignRules.
+const foreignTable = "suite-foreign"
+
+func (l *lab) foreignRules() (*leak.Snapshot, error) {
+	return takeIn(l.host, leak.Scope{Kinds: []leak.Kind{leak.NFT}, Prefixes: map[leak.Kind][]string{leak.NFT: {foreignTable + " "}}})
 }
 
 // checkKilled kills the plugin and what it started at random moments of ADD. The

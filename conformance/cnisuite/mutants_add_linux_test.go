@@ -28,7 +28,7 @@ type attachment struct {
 }
 
 func attachmentMutants() (all []conformance.Mutant[cnisuite.Target]) {
-	for _, m := range slices.Concat(addMutants(), delMutants(), concurrentMutants(), pathMutants(), checkMoreMutants()) {
+	for _, m := range slices.Concat(addMutants(), delMutants(), leftoverMutants(), concurrentMutants(), pathMutants(), checkMoreMutants()) {
 		all = append(all, conformance.Mutant[cnisuite.Target]{
 			Name: m.name, Rule: m.rule,
 			Target: func(t testing.TB) cnisuite.Target {

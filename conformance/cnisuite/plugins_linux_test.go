@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	p := good()
-	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers(), adjusters(), hasty(), survivors()} {
+	for _, table := range []map[string]func(*cni.Plugin){observers(), changes(), attachers(), detachers(), leavers(), adjusters(), hasty(), survivors()} {
 		if change := table[name]; change != nil {
 			change(p)
 		}

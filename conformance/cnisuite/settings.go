@@ -10,12 +10,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
 
-// settings are the settings of an interface, in words: its own attributes, and what
-// is attached to it. Addresses and routes are checked elsewhere.
-type settings struct {
-	own  []string // attributes
-	hung []string // traffic control and neighbours
-}
+// settings are the attributes of an interface, in words. What is attached to it,
+// addresses and routes are checked elsewhere.
+type settings []string
 
 // settingsIn returns those of each interface of a namespace, by name.
 func settingsIn(ns string) (map[string]settings, error) {
@@ -27,12 +24,8 @@ func settingsIn(ns string) (map[string]settings, error) {
 		}
 		for _, link := range links {
 			attrs := link.Attrs()
-			s := settings{own: append(switches(attrs.RawFlags), "mac "+attrs.HardwareAddr.String(), fmt.Sprint("mtu ", attrs.MTU),
-				fmt.Sprint("txqueuelen ", attrs.TxQLen), fmt.Sprintf("alias %q", attrs.Alias))}
-			if s.hung, err = hungOn(link); err != nil {
-				return err
-			}
-			all[attrs.Name] = s
+			all[attrs.Name] = append(switches(attrs.RawFlags), "mac "+attrs.HardwareAddr.String(), fmt.Sprint("mtu ", attrs.MTU),
+				fmt.Sprint("txqueuelen ", attrs.TxQLen), fmt.Sprintf("alias %q", attrs.Alias))
 		}
 		return nil
 	})
@@ -41,8 +34,7 @@ func settingsIn(ns string) (map[string]settings, error) {
 
 // other reports which of an interface's settings have changed.
 func (s settings) other(now settings) error {
-	before, after := slices.Concat(s.own, s.hung), slices.Concat(now.own, now.hung)
-	if lost, more := without(before, after), without(after, before); len(lost)+len(more) > 0 {
+	if lost, more := without(s, now), without(now, s); len(lost)+len(more) > 0 {
 		return fmt.Errorf("before: %s; now: %s", inWords(lost), inWords(more))
 	}
 	return nil

@@ -19,9 +19,7 @@ import (
 const settleTime = 3 * time.Second
 
 // network are the kinds of a network namespace.
-func network() []leak.Kind {
-	return []leak.Kind{leak.Link, leak.Address, leak.NFT, leak.Route, leak.Rule, leak.Sysctl}
-}
+func network() []leak.Kind { return append(standingKinds(), leak.Sysctl) }
 
 // scope is the host's side of the lab: its namespace, processes, mounts and the
 // plugin's files.
@@ -153,9 +151,9 @@ func (l *lab) mayStay(found leak.Leak) bool {
 }
 
 // isHostEnd reports whether the words are about the host end of an interface that the
-// suite itself created for a chained plugin.
+// suite itself created for a chained plugin: that is CNI-DEL-005's.
 func (l *lab) isHostEnd(kind leak.Kind, words []string) bool {
-	if kind != leak.Link && kind != leak.Address && kind != leak.Route && kind != leak.Sysctl {
+	if !slices.Contains(append(hungKinds(), leak.Link, leak.Address, leak.Route, leak.Sysctl), kind) {
 		return false
 	}
 	return slices.ContainsFunc(l.made, func(c *container) bool {

@@ -35,6 +35,9 @@ const (
 	File       Kind = "file"       // a file or directory below Scope.Dirs (path)
 	Route      Kind = "route"      // a route of any table that the kernel did not create by itself (name of its interface, or "-")
 	Rule       Kind = "rule"       // a policy routing rule (its priority)
+	Neighbour  Kind = "neighbour"  // a permanent neighbour, or one that is answered for (name of its interface)
+	Forwarding Kind = "fdb"        // a static entry in the forwarding database of a bridge or a tunnel (name of its interface)
+	Traffic    Kind = "tc"         // a queueing discipline, class or filter that was configured (name of its interface)
 	Sysctl     Kind = "sysctl"     // a value below /proc/sys/net (path below /proc/sys)
 	Content    Kind = "content"    // the content of a file below Scope.Dirs (path)
 	// Audit is the kind of a finding that says why the audit itself was not possible.
@@ -44,7 +47,7 @@ const (
 
 // Kinds returns all kinds that a snapshot can contain.
 func Kinds() []Kind {
-	return []Kind{Mount, Namespace, Link, Address, NFT, Cgroup, Process, Descriptor, Loop, File, Route, Rule, Sysctl, Content}
+	return []Kind{Mount, Namespace, Link, Address, NFT, Cgroup, Process, Descriptor, Loop, File, Route, Rule, Neighbour, Forwarding, Traffic, Sysctl, Content}
 }
 
 // Scope says what an audit covers. Others use the same machine, so a scope should be

@@ -55,6 +55,12 @@ func look(kind Kind, scope *Scope) (things, error) {
 		return routes(scope)
 	case Rule:
 		return policyRules(scope)
+	case Neighbour:
+		return neighbours(scope)
+	case Forwarding:
+		return forwarding(scope)
+	case Traffic:
+		return traffic(scope)
 	case Sysctl:
 		return sysctls(scope)
 	case Content:
