@@ -137,13 +137,27 @@ func exchanges() map[string]func() int {
 		"garbage-is-config":   rewritten("", `"code":6`, `"code":7`),
 		"code-999-for-config": rewritten("", `"code":7`, `"code":999`),
 		"unknown-is-internal": rewritten("", `"code":2`, `"code":100`),
-		"code-8":              rewritten("", `"code":4`, `"code":8`),
-		"status-is-internal":  rewritten("STATUS", `"code":50`, `"code":999`),
-		"status-alone":        deaf("STATUS"),
-		"check-alone":         deaf("CHECK"),
-		"status-of-any-age":   ofAnyVersion("STATUS"),
-		"check-of-any-age":    ofAnyVersion("CHECK"),
-		"needs-path":          unlessGood(func(x *exchange) bool { return x.env["CNI_PATH"] == "" }),
+		"errs-in-newest": raw(func(x *exchange) (string, int) {
+			out, rc := x.good()
+			if old, _ := x.config()["cniVersion"].(string); rc != 0 && old != "" {
+				out = strings.ReplaceAll(out, `"cniVersion":"`+old+`"`, `"cniVersion":"1.1.0"`)
+			}
+			return out, rc
+		}),
+		"errs-without-version": raw(func(x *exchange) (string, int) {
+			out, rc := x.good()
+			if x.config()["cniVersion"] == nil {
+				out = strings.ReplaceAll(out, `"cniVersion":"1.1.0",`, "")
+			}
+			return out, rc
+		}),
+		"code-8":             rewritten("", `"code":4`, `"code":8`),
+		"status-is-internal": rewritten("STATUS", `"code":50`, `"code":999`),
+		"status-alone":       deaf("STATUS"),
+		"check-alone":        deaf("CHECK"),
+		"status-of-any-age":  ofAnyVersion("STATUS"),
+		"check-of-any-age":   ofAnyVersion("CHECK"),
+		"needs-path":         unlessGood(func(x *exchange) bool { return x.env["CNI_PATH"] == "" }),
 		"jealous-of-interfaces": unlessGood(func(x *exchange) bool {
 			return x.command() == "CHECK" && strings.Contains(string(x.stdin), `"later0"`)
 		}),

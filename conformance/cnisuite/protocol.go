@@ -59,21 +59,45 @@ func checkMissingVariables(ctx context.Context, l *lab) error {
 	return nil
 }
 
+// checkErrorVersion expects the request's version in the error of a plugin that has read
+// the configuration and speaks that version. Otherwise no version is in use, and any will
+// do: a plugin may check its variables before it reads anything.
 func checkErrorVersion(ctx context.Context, l *lab) error {
+	for _, w := range []with{
+		{what: "ADD without CNI_CONTAINERID", unset: []string{"CNI_CONTAINERID"}},
+		{what: "ADD of cniVersion 99.0.0", keys: map[string]any{"cniVersion": "99.0.0"}},
+		{what: "ADD without a cniVersion", keys: map[string]any{"cniVersion": nil}},
+	} {
+		if err := l.errorVersion(ctx, w, ""); err != nil {
+			return err
+		}
+	}
+	for _, v := range l.versions {
+		w := with{what: fmt.Sprintf("ADD of cniVersion %s without a name", v), keys: map[string]any{"cniVersion": v, "name": nil}}
+		if err := l.errorVersion(ctx, w, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errorVersion looks at the version in the error of an ADD; "" stands for any. That the
+// ADD should have failed is for other rules.
+func (l *lab) errorVersion(ctx context.Context, w with, want string) error {
 	c, err := l.newContainer()
 	if err != nil {
 		return err
 	}
-	out, err := l.call(ctx, "ADD", c, with{what: "ADD without CNI_CONTAINERID", unset: []string{"CNI_CONTAINERID"}})
-	if err != nil {
+	out, err := l.call(ctx, "ADD", c, w)
+	if err != nil || out.rc == 0 {
 		return err
 	}
 	e, err := out.failure()
 	if err != nil {
 		return err
 	}
-	if e.CNIVersion == "" {
-		return fmt.Errorf("the error object has no cniVersion: %s", out.stdout)
+	if e.CNIVersion == "" || want != "" && e.CNIVersion != want {
+		return fmt.Errorf("the error object of an %s has the cniVersion %q: %s", w.what, e.CNIVersion, out.stdout)
 	}
 	return nil
 }

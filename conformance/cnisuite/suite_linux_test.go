@@ -102,6 +102,8 @@ func TestMutants(t *testing.T) {
 		{"code-999", "CNI-ERROR-001"},
 		{"two-documents", "CNI-ERROR-001"},
 		{"no-version", "CNI-ERROR-002"},
+		{"errs-in-newest", "CNI-ERROR-002"},
+		{"errs-without-version", "CNI-ERROR-002"},
 		{"any-version", "CNI-ERROR-003"},
 		{"forgets-sandbox", "CNI-ADD-001"},
 		{"makes-nothing-in-0.2.0", "CNI-ADD-001"},
