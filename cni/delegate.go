@@ -155,7 +155,7 @@ func (d Delegate) run(ctx context.Context, command string, p *Plugin, file strin
 	}
 	var e *Error
 	if errors.As(err, &e) {
-		err = &Error{CNIVersion: e.CNIVersion, Code: e.Code, Msg: fmt.Sprintf("plugin %q: %s", d.name, e.Msg), Details: e.Details}
+		err = &Error{CNIVersion: e.CNIVersion, Code: e.Code, Msg: fmt.Sprintf("delegate %q, %s: %s", d.name, command, e.Msg), Details: e.Details}
 	}
 	return stdout, err
 }

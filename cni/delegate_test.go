@@ -53,7 +53,7 @@ func TestErrorOfADelegate(t *testing.T) {
 	e["CNI_NETNS"] = "/nowhere"
 	_, err := cni.Set{"inner": inner, "outer": outer}.Invoke(t.Context(), "outer", e, []byte(`{"cniVersion":"1.1.0","name":"n","type":"outer"}`))
 	var got *cni.Error
-	want := cni.Error{CNIVersion: "1.1.0", Code: 111, Msg: `plugin "inner": no address is left`, Details: "in 10.0.0.0/29"}
+	want := cni.Error{CNIVersion: "1.1.0", Code: 111, Msg: `delegate "inner", ADD: no address is left`, Details: "in 10.0.0.0/29"}
 	if !errors.As(err, &got) || *got != want {
 		t.Errorf("%+v, want %+v", err, want)
 	}

@@ -282,7 +282,7 @@ func TestExecuted(t *testing.T) {
 		t.Errorf("the delegate's stderr is lost: %v, %q", err, &e.stderr)
 	}
 	e = run(t, "delegating", `,"ipam":{"type":"test-plugin-panicking"}`)
-	if object := e.failed(t, e.Run()); object.Code != cni.CodePanic || !strings.HasPrefix(object.Msg, `plugin "test-plugin-panicking": `) {
+	if object := e.failed(t, e.Run()); object.Code != cni.CodePanic || !strings.HasPrefix(object.Msg, `delegate "test-plugin-panicking", ADD: `) {
 		t.Errorf("the delegate's error: %+v, want its code, and its name", object)
 	}
 	e = run(t, "polite", "")
