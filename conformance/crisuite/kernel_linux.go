@@ -49,11 +49,14 @@ func hybrid() bool { return cgroup.Version() == 1 }
 func hugepageSizes() []string {
 	for _, file := range []string{"/sys/fs/cgroup/hugetlb/cgroup.procs", "/sys/fs/cgroup/cgroup.controllers"} {
 		if data, err := os.ReadFile(file); err == nil && (cgroup.Version() == 1 || strings.Contains(string(data), "hugetlb")) {
-			return cgroup.HugepageSizes()
+			return machineHugepages()
 		}
 	}
 	return nil
 }
+
+// machineHugepages returns the sizes that this machine has, as the CRI names them.
+func machineHugepages() []string { return cgroup.HugepageSizes() }
 
 // limitsSwap reports whether cgroups of this machine can be limited to an amount of swap.
 // On v2 the root cgroup has no limits, so one below it must exist.

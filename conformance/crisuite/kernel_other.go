@@ -14,6 +14,8 @@ func fileLabel(string) (string, error) { return "", errors.ErrUnsupported }
 
 func hugepageSizes() []string { return nil }
 
+func machineHugepages() []string { return nil }
+
 func hybrid() bool { return false }
 
 func limitsSwap() bool { return false }

@@ -55,6 +55,12 @@ func resourceMutants() []mutant {
 			edit(func(r *runtimeapi.UpdateContainerResourcesRequest) { r.Linux.OomScoreAdj = 0 }),
 			tellStatus(func(s *runtimeapi.ContainerStatus) { s.Resources.Linux.OomScoreAdj = 700 }),
 		))},
+		{"CRI-RES-015", "cannot limit huge pages", refuse("CreateContainer", codes.FailedPrecondition, func(c *exchange) bool {
+			return len(c.req.(*runtimeapi.CreateContainerRequest).Config.Linux.Resources.HugepageLimits) > 0
+		})},
+		{"CRI-RES-015", "updates no limits of huge pages", seen("the same as an update", refuse("UpdateContainerResources", codes.FailedPrecondition, func(c *exchange) bool {
+			return len(c.req.(*runtimeapi.UpdateContainerResourcesRequest).Linux.HugepageLimits) > 0
+		}))},
 		{"CRI-RES-010", "chooses cgroups", runSandbox(func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "" })},
 	}
 }

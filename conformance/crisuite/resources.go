@@ -51,6 +51,8 @@ func resourceRules() []rule {
 			"LinuxContainerResources", "Each key/value in the map refers to the cgroup v2.", checkUnified, Resources, Swap, HostProcesses),
 		should("CRI-RES-014", "shows no oom_score_adj that a running container's process does not have, also behind an update",
 			"UpdateContainerResources", updateTruth, checkUpdateScore, Resources, HostProcesses),
+		facto("CRI-RES-015", "runs and updates a container with what a kubelet sends for one without limits",
+			"generateLinuxContainerResources", "For each size of huge pages that the machine has, a kubelet sends a limit with each container, which is 0 unless the Pod asks for such pages, and on cgroup v2 memory.oom.group.", checkKubeletDefaults, Resources),
 		must("CRI-RES-010", "puts a Pod's containers below its cgroup",
 			"LinuxPodSandboxConfig", "Parent cgroup of the PodSandbox. The cgroupfs style syntax will be used, but the container runtime can convert it to systemd semantics if needed.", checkCgroupParent, Resources, HostProcesses),
 	}
@@ -133,6 +135,34 @@ func checkHugepages(ctx context.Context, s *subject) error {
 		return fmt.Errorf("the limit of the container's cgroup is %s bytes of pages of %s, want %d", got, sizes[0], limited)
 	}
 	return err
+}
+
+// checkKubeletDefaults has a limit for huge pages whether or not the machine's cgroups can
+// limit them.
+func checkKubeletDefaults(ctx context.Context, s *subject) error {
+	_, in, err := s.cgroupParent(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := s.pod(ctx, in)
+	if err != nil {
+		return err
+	}
+	sent := &runtimeapi.LinuxContainerResources{CpuShares: 2, CpuPeriod: fullPeriod, OomScoreAdj: 1000}
+	for _, size := range machineHugepages() {
+		sent.HugepageLimits = append(sent.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size})
+	}
+	if !hybrid() {
+		sent.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	b, err := p.start(ctx, forever, func(c *runtimeapi.ContainerConfig) { c.Linux.Resources = sent })
+	if err != nil {
+		return err
+	}
+	if err := b.update(ctx, sent); err != nil {
+		return fmt.Errorf("the same as an update: %w", err)
+	}
+	return b.alive(ctx)
 }
 
 // hasQuota returns nil when the container's CPU quota in a period is want.
